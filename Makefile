@@ -1,0 +1,45 @@
+# make demo   the main job on embedded defaults (installs what it needs first)
+# make test   everything the default suite checks
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: demo test test-slow lint bench install lock clean
+
+demo: install
+	$(BIN)/qc-daemon demo
+
+test: install
+	@sh deploy/system-tools.sh
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: install
+	@sh deploy/system-tools.sh
+	$(BIN)/python -m pytest -m slow
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/python benchmarks/stages.py
+
+install: $(STAMP)
+
+# --no-deps: the lock is complete, and ultralytics' wish for the display build of OpenCV stays unmet.
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $(STAMP)
+
+lock:
+	$(BIN)/uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-annotate --no-header --python-version 3.11 --quiet -o requirements.lock
+
+clean:
+	rm -rf $(VENV) demo-out

@@ -1,0 +1,17 @@
+#!/bin/sh
+# The programs that tests/interop talks to: installed when root on Debian, else named.
+set -eu
+need=""
+command -v dcmsend >/dev/null 2>&1 && command -v dsrdump >/dev/null 2>&1 || need="$need dcmtk"
+command -v Orthanc >/dev/null 2>&1 || need="$need orthanc"
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null 2>&1 \
+  || need="$need postgresql"
+[ -z "$need" ] && exit 0
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+  apt-get update -qq
+  # policy-rc.d: the packages' own servers must not start, the tests start theirs.
+  DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $need >/dev/null
+else
+  echo "missing for the interoperability tests:$need (install with: sudo apt-get install$need)" >&2
+  [ -z "${QC_REQUIRE_ALL:-}" ] || exit 1
+fi

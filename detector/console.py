@@ -1,0 +1,54 @@
+"""Run a command line so that an error is one line and an exit status, never a traceback."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from detector.codes import QCError
+
+DONE, FAILED, WRONG_USAGE = 0, 1, 2
+
+
+class UsageError(Exception):
+    """Wrong usage or settings: one line that says which and the mend. Exit status 2."""
+
+
+def run(app: Callable[[], object]) -> int:
+    """The exit status: 0 done, 1 the work failed, 2 wrong usage or settings.
+
+    `--debug` (or QC_DEBUG=1) lets the traceback through.
+    """
+    debug = "--debug" in sys.argv or bool(os.environ.get("QC_DEBUG"))
+    if "--debug" in sys.argv:
+        sys.argv.remove("--debug")
+    try:
+        app()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else DONE if end.code is None else FAILED
+    except UsageError as error:
+        return _told(error, WRONG_USAGE, debug)
+    except QCError as error:
+        return _told(error, FAILED, debug)
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`); nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        print(
+            f"error: internal error ({type(error).__name__}); run again with --debug to see more",
+            file=sys.stderr,
+        )
+        return FAILED
+    return DONE
+
+
+def _told(error: Exception, status: int, debug: bool) -> int:
+    if debug:
+        raise error
+    print(f"error: {error}", file=sys.stderr)
+    return status
