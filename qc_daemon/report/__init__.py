@@ -1,0 +1,1 @@
+"""What is told of an exam: the structured report, overlay images and the exam page."""

@@ -1,0 +1,149 @@
+"""The codes our objects use: the private scheme 99QCD and the public ones it stands beside.
+
+`conformance_table` prints the private scheme as docs/conformance.md shows it.
+"""
+
+from types import MappingProxyType
+
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from detector.codes import Flag
+from detector.vocabulary import LABELS, View
+from model.criteria_table import RULES
+from model.finding import NON_STANDARD, REVIEW, STANDARD
+
+SCHEME = "99QCD"
+SCHEME_NAME = "qc-daemon ultrasound image quality"
+SCHEME_ORGANIZATION = "qc-daemon project"
+
+
+def _private(value: str, meaning: str) -> Code:
+    return Code(value, SCHEME, meaning)
+
+
+VIEW = _private("VIEW", "Ultrasound view")
+VIEW_PROBABILITY = _private("VIEW-P", "Probability of the view")
+QUALITY = _private("QLTY", "Quality of the view")
+PROBABILITY = _private("PSTD", "Probability of a standard view")
+RAW_PROBABILITY = _private("PSTD-RAW", "Probability of a standard view before calibration")
+GATES = (
+    _private("GIMG", "Fusion weight of the image"),
+    _private("GTXT", "Fusion weight of the text"),
+    _private("GSPA", "Fusion weight of the spatial layout"),
+)
+REGION = _private("REGION", "Index of the ultrasound region")
+REGION_BOX = (
+    _private("REGION-X0", "Ultrasound region, left edge"),
+    _private("REGION-Y0", "Ultrasound region, top edge"),
+    _private("REGION-X1", "Ultrasound region, right edge"),
+    _private("REGION-Y1", "Ultrasound region, bottom edge"),
+)
+FRAME = _private("FRAME", "Frame of an object whose class has single frames")
+REVISION = _private("REVISION", "Revision of the source instance's content")
+CREATED = _private("CREATED", "Moment of the finding, ISO 8601")
+FLAG = _private("FLAG", "Remark")
+VALUE = _private("VALUE", "Value the criterion was judged by")
+UNIT = _private("UNIT", "Unit of a criterion without a value")
+EVIDENCE = _private("EVIDENCE", "Structure the criterion was read from")
+CONFIDENCE = _private("CONF", "Confidence of the detection")
+
+VIEWS = MappingProxyType(
+    {
+        View.NT: _private("VIEW-NT", "Nuchal translucency, mid-sagittal"),
+        View.CRL: _private("VIEW-CRL", "Crown-rump length"),
+        View.HEAD: _private("VIEW-HEAD", "Head, axial"),
+        View.ABDOMEN: _private("VIEW-ABDOMEN", "Abdomen, axial"),
+        View.OTHER: _private("VIEW-OTHER", "None of the assessed views"),
+    }
+)
+QUALITIES = MappingProxyType(
+    {
+        STANDARD: _private("STD", "Standard view"),
+        NON_STANDARD: _private("NON", "Non-standard view"),
+        REVIEW: _private("REV", "To be reviewed by a person"),
+    }
+)
+FLAGS = MappingProxyType(
+    {
+        Flag.OUT_OF_DISTRIBUTION: _private("FLAG-OOD", "Unlike the images learned from"),
+        Flag.BURNED_IN_TEXT: _private("FLAG-TEXT", "Text burned into the picture"),
+        Flag.LOW_RESOLUTION: _private("FLAG-LOWRES", "Low resolution"),
+        Flag.HEADER_NORMALISED: _private("FLAG-HEADER", "Invalid header values were emptied"),
+        Flag.SAME_UID_OTHER_CONTENT: _private("FLAG-SAMEUID", "Other content under the same UID"),
+    }
+)
+LABEL_CODES = MappingProxyType(
+    {label.code: _private(label.code, label.meaning) for label in LABELS}
+)
+CRITERIA = MappingProxyType(
+    {rule.code: _private(rule.code, rule.meaning) for rules in RULES.values() for rule in rules}
+)
+
+FINDING_SITES = MappingProxyType(
+    {
+        "CP1": codes.SCT.StructureOfChoroidPlexus,
+        "CP2": codes.SCT.StructureOfChoroidPlexus,
+        "NB": codes.SCT.NasalBone,
+        "S": codes.SCT.StomachStructure,
+        "UC": codes.SCT.UmbilicalCord,
+        "TH": codes.SCT.Thalamus,
+        "MB": codes.SCT.Midbrain,
+        "CM": codes.SCT.CisternaMagna,
+    }
+)
+"""Public codes of the labels that have an exact one."""
+
+QUALITY_ASSESSMENT = codes.DCM.QualityAssessment
+QUALITY_ASSESSMENTS = MappingProxyType(
+    {
+        STANDARD: codes.DCM.UsableMeetsTheQualityControlStandard,
+        NON_STANDARD: codes.DCM.UsableDoesNotMeetTheQualityControlStandard,
+    }
+)
+IMAGE_QUALITY = codes.DCM.ImageQuality
+LIMITED_QUALITY = codes.RADLEX.LimitedQuality
+COMMENT = codes.DCM.Comment
+FINDING = codes.DCM.Finding
+TRACKING_IDENTIFIER = codes.DCM.TrackingIdentifier
+ALGORITHM_NAME = codes.DCM.AlgorithmName
+ALGORITHM_VERSION = codes.DCM.AlgorithmVersion
+ALGORITHM_PARAMETERS = codes.DCM.AlgorithmParameters
+SOURCE_OF_MEASUREMENT = codes.DCM.SourceOfMeasurement
+IMAGE_REGION = codes.DCM.ImageRegion
+IMAGING_MEASUREMENTS = codes.DCM.ImagingMeasurements
+DEFAULT_PROCEDURE = Code("268445003", "SCT", "Ultrasound scan - obstetric")
+"""Procedure reported where the source names none."""
+
+MET = MappingProxyType(
+    {True: codes.cid230.Yes, False: codes.cid230.No, None: codes.cid230.Undetermined}
+)
+NO_UNIT = Code("1", "UCUM", "no units")
+PIXELS = Code("{pixels}", "UCUM", "pixels")
+
+PRIVATE: tuple[tuple[str, tuple[Code, ...]], ...] = (
+    ("concept, CODE", (VIEW, QUALITY, FLAG, EVIDENCE)),
+    ("concept, NUM", (PROBABILITY, RAW_PROBABILITY, VIEW_PROBABILITY, *GATES, CONFIDENCE, VALUE)),
+    ("concept, NUM", (REGION, *REGION_BOX, FRAME, REVISION)),
+    ("concept, TEXT", (CREATED, UNIT)),
+    ("concept, CODE (CID 230)", tuple(CRITERIA.values())),
+    ("value of VIEW", tuple(VIEWS.values())),
+    ("value of QLTY", tuple(QUALITIES.values())),
+    ("value of FLAG", tuple(FLAGS.values())),
+    ("value of Finding and EVIDENCE", tuple(LABEL_CODES.values())),
+)
+"""The whole private scheme, by use."""
+
+
+def unit(ucum: str) -> Code:
+    """The UCUM code as a coded unit."""
+    return NO_UNIT if ucum == NO_UNIT.value else Code(ucum, "UCUM", ucum)
+
+
+def conformance_table() -> str:
+    """The private scheme as a Markdown table."""
+    lines = ["| code | meaning | use |", "|---|---|---|"]
+    lines += [
+        f"| `{code.value}` | {code.meaning} | {use} |" for use, listed in PRIVATE for code in listed
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,70 @@
+"""Who made an object (Enhanced General Equipment Module, PS3.3 C.7.5.2) and in which file."""
+
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
+
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filewriter import dcmwrite
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+MANUFACTURER = "qc-daemon project"
+MODEL_NAME = "qc-daemon"
+
+
+def software_version() -> str:
+    """Version of the installed package; `source` where it runs from an uninstalled tree."""
+    try:
+        return version("qc-daemon")
+    except PackageNotFoundError:
+        return "source"
+
+
+def local_time(created: datetime, header: Dataset) -> datetime:
+    """`created` in the source's zone (0008,0201) if it names one, else in its own.
+
+    One object has one zone: its dates stand beside those inherited from the source. Raises
+    ValueError for a moment without a zone.
+    """
+    if created.tzinfo is None:
+        raise ValueError("a moment without a time zone")
+    offset = header.get("TimezoneOffsetFromUTC")
+    if not offset:
+        return created
+    return created.astimezone(datetime.strptime(offset, "%z").tzinfo)
+
+
+def date_of(moment: datetime) -> str:
+    """DA."""
+    return moment.strftime("%Y%m%d")
+
+
+def time_of(moment: datetime) -> str:
+    """TM to the microsecond."""
+    return moment.strftime("%H%M%S.%f")
+
+
+def stamp(dataset: Dataset, moment: datetime) -> None:
+    """Replaces the clock's time, which highdicom writes: same arguments make the same bytes."""
+    for kind in ("InstanceCreation", "Content"):
+        setattr(dataset, f"{kind}Date", date_of(moment))
+        setattr(dataset, f"{kind}Time", time_of(moment))
+    for equipment in dataset.get("ContributingEquipmentSequence", []):
+        if "ContributionDateTime" in equipment:
+            equipment.ContributionDateTime = date_of(moment) + time_of(moment)
+
+
+def to_bytes(dataset: Dataset) -> bytes:
+    """The PS3.10 file of the dataset, Explicit VR Little Endian; same dataset, same bytes."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    dataset.file_meta = meta
+    buffer = BytesIO()
+    dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue()

@@ -1,0 +1,312 @@
+"""The normalised copy of a source's header: what our objects inherit, valid and in UTF-8.
+
+Scanners write headers that no validator passes; an object that inherits from them must be valid all
+the same. Valid values are inherited exactly. Missing Type 2 elements become empty, character-set
+aliases and ACR-NEMA dates and times are mapped, anything else invalid is emptied. UIDs that
+references must repeat are kept as received, legal or not.
+"""
+
+import re
+import unicodedata
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from datetime import datetime
+from typing import Any
+
+from pydicom import config
+from pydicom.charset import convert_encodings, python_encoding
+from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+UTF8 = "ISO_IR 192"
+
+PATIENT_AND_STUDY = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+    "StudyID",
+    "AccessionNumber",
+)
+"""Type 2 of the Patient and General Study Modules (PS3.3 C.7.1.1, C.7.2.1)."""
+CONTEXT = (
+    "IssuerOfPatientID",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+    "StudyDescription",
+    "TimezoneOffsetFromUTC",
+    "InstitutionName",
+)
+"""Optional elements that our objects share with their source."""
+ACQUISITION = (
+    "Manufacturer",
+    "ManufacturerModelName",
+    "DeviceSerialNumber",
+    "SoftwareVersions",
+    "StationName",
+    "Modality",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+)
+"""What describes the source itself and is not inherited."""
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
+REQUEST = ("RequestedProcedureID", "RequestedProcedureDescription")
+
+_ENUMERATED: Mapping[str, frozenset[str]] = {"PatientSex": frozenset("MFO")}
+_LINE_VRS = frozenset({"AE", "CS", "LO", "PN", "SH"})
+_UNDECLARED = ["ascii"]
+
+_ACR_NEMA_DATE = re.compile(r"(\d{4})\.(\d{2})\.(\d{2})")
+_ACR_NEMA_TIME = re.compile(r"(\d{2}):(\d{2})(?::(\d{2}(?:\.\d{1,6})?))?")
+_OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")
+_SINGLE_ALIAS = re.compile(r"ISO[ _-]?IR[ _-]?(\d+)", re.IGNORECASE)
+_EXTENSION_ALIAS = re.compile(r"ISO[ _-]?2022[ _-]?IR[ _-]?(\d+)", re.IGNORECASE)
+_UTF8_ALIAS = re.compile(r"(ISO[ _-]?10646[ _-]?)?UTF[ _-]?8", re.IGNORECASE)
+
+_UNCONVERTIBLE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
+"""What pydicom raises on values that are not what their representation says."""
+
+
+def normalise(header: Dataset) -> tuple[Dataset, bool]:
+    """The copy, and whether a value was lost in making it; `header` is left as it was.
+
+    Mapped values (aliases, ACR-NEMA dates) and absent ones lose nothing. The copy holds the
+    elements named above, ProcedureCodeSequence, RequestAttributesSequence and
+    ReferencedPerformedProcedureStepSequence with their valid items, and ISO_IR 192.
+    """
+    reader = _Reader(header)
+    copy = Dataset()
+    copy.SpecificCharacterSet = UTF8
+    for keyword in UIDS:
+        value = reader.raw_uid(keyword)
+        if value:
+            copy.add(_element(keyword, value, config.IGNORE))
+    for keyword in PATIENT_AND_STUDY:
+        copy.add(reader.valid(keyword) or _element(keyword, None, config.IGNORE))
+    for keyword in (*CONTEXT, *ACQUISITION):
+        element = reader.valid(keyword)
+        if element is not None:
+            copy.add(element)
+    reader.copy_items(copy, "ProcedureCodeSequence", _code_item)
+    reader.copy_items(copy, "RequestAttributesSequence", _request_item)
+    reader.copy_items(copy, "ReferencedPerformedProcedureStepSequence", _step_item)
+    return copy, reader.lost
+
+
+def inherit(target: Dataset, normalised: Dataset) -> None:
+    """Gives `target` the patient, study and context of a normalised header, exactly."""
+    for keyword in (*PATIENT_AND_STUDY, *CONTEXT):
+        if keyword in normalised:
+            target.add(normalised[keyword])
+
+
+class _Reader:
+    """Takes values out of a received header and remembers whether one had to be dropped."""
+
+    def __init__(self, header: Dataset) -> None:
+        self.lost = False
+        # Reading converts raw elements in place; the caller's header stays as received.
+        self._header = deepcopy(header)
+        self._encodings = encodings(header)
+
+    def raw_uid(self, keyword: str) -> str:
+        """The UID as received, "" if there is none."""
+        value = self._value(keyword)
+        return str(value) if isinstance(value, str) else ""
+
+    def valid(self, keyword: str) -> DataElement | None:
+        """The element if it has a valid value, else None."""
+        value = self._value(keyword)
+        if value is None or value == "" or value == []:
+            return None
+        element = _valid_element(keyword, value)
+        self.lost |= element is None
+        return element
+
+    def copy_items(
+        self, target: Dataset, keyword: str, make: Callable[["_Reader"], Dataset | None]
+    ) -> None:
+        """Adds the sequence with the items that `make` finds valid, if there are any."""
+        items = self._value(keyword)
+        if not items:
+            return
+        if not isinstance(items, Sequence) or not all(isinstance(i, Dataset) for i in items):
+            self.lost = True
+            return
+        kept = []
+        for item in items:
+            reader = _Reader(item)
+            if "SpecificCharacterSet" not in item:
+                reader._encodings = self._encodings
+            made = make(reader)
+            self.lost |= reader.lost or made is None
+            if made is not None:
+                kept.append(made)
+        if kept:
+            setattr(target, keyword, kept)
+
+    def _value(self, keyword: str) -> Any:
+        tag = tag_for_keyword(keyword)
+        assert tag is not None
+        if tag not in self._header:
+            return None
+        try:
+            with warnings.catch_warnings():
+                # The warnings quote the value, which may be patient data.
+                warnings.simplefilter("ignore")
+                element = self._header.get_item(tag)
+                if isinstance(element, RawDataElement) and dictionary_VR(tag) != "SQ":
+                    element = convert_raw_data_element(
+                        element, encoding=self._encodings, ds=self._header
+                    )
+                else:
+                    element = self._header[tag]
+                return element.value
+        except _UNCONVERTIBLE:
+            self.lost = True
+            return None
+
+
+def encodings(header: Dataset) -> list[str]:
+    """Python codecs of the header's character sets, misspelt names mapped to those they mean.
+
+    Nothing declared is ASCII, so that bytes beyond it are found invalid instead of guessed at; so
+    is an unknown name.
+    """
+    try:
+        declared = header.get("SpecificCharacterSet")
+    except _UNCONVERTIBLE:
+        return _UNDECLARED
+    names = [declared] if isinstance(declared, str) else list(declared or [])
+    names = [_defined_term(str(name)) for name in names]
+    if not any(names):
+        return _UNDECLARED
+    if any(name not in python_encoding for name in names):
+        return _UNDECLARED
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found: list[str] = convert_encodings(names)
+    return found
+
+
+def _defined_term(name: str) -> str:
+    """The Defined Term (PS3.3 C.12.1.1.2) that a character-set name means."""
+    name = name.strip()
+    if name in python_encoding:
+        return name
+    if _UTF8_ALIAS.fullmatch(name):
+        return UTF8
+    if found := _EXTENSION_ALIAS.fullmatch(name):
+        return f"ISO 2022 IR {found[1]}"
+    if found := _SINGLE_ALIAS.fullmatch(name):
+        return f"ISO_IR {found[1]}"
+    # ISO 8859-1 is what ISO_IR 100 encodes; its other parts are rare enough to be left unknown.
+    if re.fullmatch(r"(ISO[ _-]?8859[ _-]?1|LATIN[ _-]?1)", name, re.IGNORECASE):
+        return "ISO_IR 100"
+    return name
+
+
+def _valid_element(keyword: str, value: Any) -> DataElement | None:
+    vr = dictionary_VR(keyword)
+    several = isinstance(value, MultiValue | list | tuple)
+    if several and dictionary_VM(keyword) == "1":
+        return None
+    mapped = [_mapped(vr, v) for v in value] if several else _mapped(vr, value)
+    if not all(_allowed(keyword, vr, v) for v in (mapped if several else [mapped])):
+        return None
+    try:
+        return _element(keyword, mapped, config.RAISE)
+    except _UNCONVERTIBLE:
+        return None
+
+
+def _mapped(vr: str, value: Any) -> Any:
+    """ACR-NEMA dates (1994.11.05) and times (11:20:00) as DICOM writes them."""
+    if not isinstance(value, str):
+        return value
+    if vr == "DA" and (found := _ACR_NEMA_DATE.fullmatch(value.strip())):
+        return "".join(found.groups())
+    if vr == "TM" and (found := _ACR_NEMA_TIME.fullmatch(value.strip())):
+        return "".join(part or "" for part in found.groups())
+    return value
+
+
+def _allowed(keyword: str, vr: str, value: Any) -> bool:
+    """What pydicom's validation of value representations leaves out."""
+    text = str(value)
+    if "�" in text:
+        return False
+    if vr in _LINE_VRS and any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
+        return False
+    if vr == "PN" and not _is_name(text):
+        return False
+    if vr == "DA" and not _is_date(text):
+        return False
+    if vr == "TM" and "-" in text:
+        return False
+    if keyword == "TimezoneOffsetFromUTC" and not _OFFSET.fullmatch(text):
+        return False
+    return keyword not in _ENUMERATED or text in _ENUMERATED[keyword]
+
+
+def _is_name(text: str) -> bool:
+    """At most three groups of at most 64 characters and five components (PS3.5 6.2.1)."""
+    groups = text.split("=")
+    return len(groups) <= 3 and all(len(g) <= 64 and g.count("^") <= 4 for g in groups)
+
+
+def _is_date(text: str) -> bool:
+    try:
+        datetime.strptime(text, "%Y%m%d")
+    except ValueError:
+        return False
+    return len(text) == 8
+
+
+def _element(keyword: str, value: Any, mode: int) -> DataElement:
+    tag = tag_for_keyword(keyword)
+    assert tag is not None
+    return DataElement(tag, dictionary_VR(keyword), value, validation_mode=mode)
+
+
+def _code_item(reader: _Reader) -> Dataset | None:
+    """A code of the basic Code Sequence Macro (PS3.3 table 8.8-1), None if incomplete."""
+    item = Dataset()
+    for keyword in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"):
+        element = reader.valid(keyword)
+        if element is None:
+            return None
+        item.add(element)
+    version = reader.valid("CodingSchemeVersion")
+    if version is not None:
+        item.add(version)
+    return item
+
+
+def _request_item(reader: _Reader) -> Dataset | None:
+    """The identity of a requested procedure, None if nothing identifies it."""
+    item = Dataset()
+    for keyword in REQUEST:
+        element = reader.valid(keyword)
+        if element is not None:
+            item.add(element)
+    return item if "RequestedProcedureID" in item else None
+
+
+def _step_item(reader: _Reader) -> Dataset | None:
+    """A reference to a performed procedure step, None if incomplete."""
+    item = Dataset()
+    for keyword in ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID"):
+        element = reader.valid(keyword)
+        if element is None:
+            return None
+        item.add(element)
+    return item

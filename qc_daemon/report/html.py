@@ -1,0 +1,106 @@
+"""The exam page: every finding with its picture, in one file that needs no other."""
+
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from detector.frame import Pixels
+from model.finding import Criterion, Finding
+from qc_daemon.report import words
+from qc_daemon.report.codes import FLAGS, LABEL_CODES, VIEWS
+
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A finding with a name for its image, its overlay (RGB, None: not drawn) and seconds taken."""
+
+    finding: Finding
+    name: str
+    picture: Pixels | None = None
+    seconds: float | None = None
+
+
+def exam_page(entries: Sequence[Entry], *, title: str, banner: str) -> str:
+    """The page as HTML: a table of all entries, then each with picture, criteria and mends.
+
+    Pictures, style and words are inside; the page's own policy forbids it to load anything.
+    `banner` stands at the top of every printed or shown page: what the models are not meant for.
+    """
+    return _ENVIRONMENT.get_template("exam.html").render(
+        title=title,
+        banner=banner,
+        entries=[_shown(entry) for entry in entries],
+    )
+
+
+def png(pixels: Pixels) -> bytes:
+    """The picture as a PNG file."""
+    buffer = BytesIO()
+    Image.fromarray(pixels, "RGB").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _shown(entry: Entry) -> dict[str, object]:
+    finding, judgement = entry.finding, entry.finding.judgement
+    return {
+        "name": entry.name,
+        "frame": finding.frame,
+        "region": judgement.region_index,
+        "view": VIEWS[judgement.view].meaning,
+        "view_probability": words.percent(judgement.view_probability),
+        "quality": judgement.quality,
+        "verdict": words.VERDICTS[judgement.quality],
+        "probability": words.percent(judgement.probability),
+        "gates": [
+            (name, words.percent(gate))
+            for name, gate in zip(("image", "text", "layout"), judgement.gates, strict=True)
+        ],
+        "unmet": [rule.meaning for rule in words.unmet(judgement)],
+        "criteria": [_criterion(entry.finding, c) for c in judgement.criteria],
+        "detections": [
+            (d.label, LABEL_CODES[d.label].meaning, words.percent(d.confidence))
+            for d in judgement.detections
+        ],
+        "description": judgement.description,
+        "flags": [FLAGS[flag].meaning for flag in judgement.flags],
+        "bundle": words.bundle_line(finding),
+        "seconds": None if entry.seconds is None else f"{entry.seconds:.2f}",
+        "picture": None if entry.picture is None else _data_uri(entry.picture),
+    }
+
+
+def _criterion(finding: Finding, criterion: Criterion) -> dict[str, str]:
+    rule = words.rule(finding.judgement, criterion.code)
+    outcome = {True: "met", False: "not met", None: "cannot tell"}[criterion.met]
+    return {
+        "meaning": rule.meaning,
+        "outcome": outcome,
+        "kind": outcome.replace(" ", "-"),
+        "mend": rule.mend if criterion.met is False else "",
+        "value": " ".join(_value(criterion)),
+        "source": rule.source,
+    }
+
+
+def _value(criterion: Criterion) -> Iterator[str]:
+    if criterion.value is not None:
+        yield f"{criterion.value:.3g}"
+        if criterion.unit != "1":
+            yield criterion.unit
+
+
+def _data_uri(pixels: Pixels) -> str:
+    return f"data:image/png;base64,{b64encode(png(pixels)).decode('ascii')}"

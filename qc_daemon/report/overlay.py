@@ -1,0 +1,298 @@
+"""The overlay: the frame with its boxes, and a panel below it with the verdict.
+
+Many viewers drop the boxes of a structured report; a Secondary Capture (PS3.3 A.8.1) every viewer
+shows. The verdict stands in the panel, never over the anatomy, in letters that survive a thumbnail.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from highdicom.sc import SCImage
+from PIL import Image, ImageDraw, ImageFont
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes as dicom
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+from detector.codes import ErrorCode, QCError
+from detector.detection import Box
+from detector.frame import Pixels
+from detector.vocabulary import BY_CODE
+from model.finding import NON_STANDARD, REVIEW, STANDARD, Finding
+from qc_daemon.report import words
+from qc_daemon.report.equipment import (
+    MANUFACTURER,
+    MODEL_NAME,
+    date_of,
+    local_time,
+    software_version,
+    stamp,
+    time_of,
+)
+from qc_daemon.report.header import UTF8, inherit
+from qc_daemon.report.source import Source
+from qc_daemon.report.uids import derived_uid, object_uid
+
+SERIES_NUMBER = 9902
+SERIES_DESCRIPTION = "Ultrasound image quality overlay (machine-made)"
+DERIVATION = "Boxes of detected structures drawn into the frame, verdict in a panel below it"
+FOOTER = "Machine-made judgement of the picture, not of the fetus"
+MIN_WIDTH = 640
+"""Smaller pictures are magnified by a whole number, so that the letters fit."""
+
+Colour = tuple[int, int, int]
+BLACK: Colour = (0, 0, 0)
+WHITE: Colour = (255, 255, 255)
+GREY: Colour = (120, 120, 120)
+# Okabe and Ito's palette, told apart with every kind of colour vision; black left out, since
+# ultrasound is drawn on it.
+PALETTE: tuple[Colour, ...] = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (213, 94, 0),
+    (204, 121, 167),
+    (120, 170, 255),
+)
+VERDICT_COLOURS: dict[str, tuple[Colour, Colour]] = {
+    STANDARD: ((0, 114, 178), WHITE),
+    NON_STANDARD: ((213, 94, 0), BLACK),
+    REVIEW: ((240, 228, 66), BLACK),
+}
+"""Background and letters of the banner."""
+
+
+def build_overlay(
+    source: Source, pixels: Pixels, finding: Finding, *, revision: int, created: datetime
+) -> Dataset:
+    """The overlay of one finding as a Secondary Capture; same arguments, same dataset.
+
+    `pixels` is the finding's frame, RGB, shape (rows, columns, 3). Raises QCError REPORT_INVALID
+    where no valid object can be made.
+    """
+    picture = render_overlay(pixels, finding)
+    moment = local_time(created, source.header)
+    try:
+        overlay: Dataset = SCImage(
+            pixel_array=picture,
+            photometric_interpretation="RGB",
+            bits_allocated=8,
+            coordinate_system="PATIENT",
+            study_instance_uid=source.study_instance_uid,
+            series_instance_uid=derived_uid(
+                "overlay-series", source.study_instance_uid, finding.bundle.model_id
+            ),
+            series_number=SERIES_NUMBER,
+            series_description=SERIES_DESCRIPTION,
+            sop_instance_uid=overlay_uid(source, finding, revision),
+            instance_number=revision,
+            manufacturer=MANUFACTURER,
+            manufacturer_model_name=MODEL_NAME,
+            software_versions=software_version(),
+            patient_orientation=("L", "F"),
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+            specific_character_set=UTF8,
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise QCError(
+            ErrorCode.REPORT_INVALID, f"the overlay was refused ({type(error).__name__})"
+        ) from error
+    inherit(overlay, source.header)
+    _describe(overlay, source, finding)
+    overlay.DateOfSecondaryCapture = date_of(moment)
+    overlay.TimeOfSecondaryCapture = time_of(moment)
+    stamp(overlay, moment)
+    return overlay
+
+
+def overlay_uid(source: Source, finding: Finding, revision: int) -> str:
+    """SOP Instance UID of the finding's overlay."""
+    return object_uid(
+        f"overlay {finding.frame} {finding.judgement.region_index}",
+        SecondaryCaptureImageStorage,
+        source.study_instance_uid,
+        [source.sha256],
+        finding.bundle.model_id,
+        revision,
+    )
+
+
+def _describe(overlay: Dataset, source: Source, finding: Finding) -> None:
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = source.sop_class_uid
+    reference.ReferencedSOPInstanceUID = source.sop_instance_uid
+    numbers = source.frame_numbers(finding.frame)
+    if numbers:
+        reference.ReferencedFrameNumber = numbers
+    purpose = Dataset()
+    code = dicom.DCM.SourceImageForImageProcessingOperation
+    purpose.CodeValue, purpose.CodingSchemeDesignator = code.value, code.scheme_designator
+    purpose.CodeMeaning = code.meaning
+    reference.PurposeOfReferenceCodeSequence = [purpose]
+    overlay.SourceImageSequence = [reference]
+    overlay.DerivationDescription = DERIVATION
+    overlay.Modality = "US"
+    overlay.BurnedInAnnotation = "YES"
+    # No direction is known of a freehand picture (Type 2C may be empty), nor has it a side.
+    overlay.PatientOrientation = None
+    overlay.ImageLaterality = "U"
+
+
+def render_overlay(pixels: Pixels, finding: Finding) -> Pixels:
+    """The frame with boxes over a panel with the verdict; RGB, at least MIN_WIDTH wide."""
+    rows, columns = pixels.shape[:2]
+    scale = max(1, -(-MIN_WIDTH // columns))
+    frame = Image.fromarray(pixels, "RGB").resize(
+        (columns * scale, rows * scale), Image.Resampling.NEAREST
+    )
+    _draw_boxes(frame, finding, scale)
+    panel = _panel(frame.width, finding)
+    whole = Image.new("RGB", (frame.width, frame.height + panel.height), BLACK)
+    whole.paste(frame, (0, 0))
+    whole.paste(panel, (0, frame.height))
+    return np.asarray(whole).copy()
+
+
+def colour_of(label: str) -> Colour:
+    """The label's colour."""
+    return PALETTE[BY_CODE[label].index % len(PALETTE)]
+
+
+def _draw_boxes(frame: Image.Image, finding: Finding, scale: int) -> None:
+    draw = ImageDraw.Draw(frame)
+    stroke = max(2, frame.width // 400)
+    font = _font(max(14, frame.width // 45))
+    region = finding.judgement.region_bbox
+    if region != (0.0, 0.0, frame.width / scale, frame.height / scale):
+        draw.rectangle(_drawn(region, scale, frame), outline=GREY, width=1)
+    detections = finding.judgement.detections
+    taken: list[Box] = []
+    # All boxes first: a caption may cover a box's line, a box must not cut through a caption.
+    for detection in detections:
+        colour = colour_of(detection.label)
+        draw.rectangle(_drawn(detection.bbox, scale, frame), outline=colour, width=stroke)
+    for detection in detections:
+        width = draw.textlength(detection.label, font=font) + 4
+        place = _free_place(
+            _drawn(detection.bbox, scale, frame), (width, font.size + 4), frame.size, taken
+        )
+        taken.append(place)
+        draw.rectangle(place, fill=BLACK)
+        anchor = (place[0] + 2, (place[1] + place[3]) / 2)
+        draw.text(anchor, detection.label, colour_of(detection.label), font, anchor="lm")
+
+
+def _drawn(box: Box, scale: int, frame: Image.Image) -> Box:
+    """The box in the magnified frame's pixels, maximum inclusive as Pillow draws it."""
+    x0, y0, x1, y1 = (edge * scale for edge in box)
+    x1, y1 = min(x1, frame.width) - 1, min(y1, frame.height) - 1
+    return (min(x0, x1), min(y0, y1), x1, y1)
+
+
+def _free_place(
+    box: Box, size: tuple[float, float], frame: tuple[int, int], taken: list[Box]
+) -> Box:
+    """Where a caption of this size goes beside the box without covering another one."""
+    width, height = size
+    x0, y0, x1, y1 = box
+    corners = [
+        (x0, y0 - height - 1),
+        (x0, y1 + 1),
+        (x1 - width, y0 - height - 1),
+        (x1 - width, y1 + 1),
+        (x1 + 1, y0),
+        (x0 - width - 1, y0),
+        (x1 + 1, y1 - height),
+        (x0 - width - 1, y1 - height),
+    ]
+    places = [_inside((x, y, x + width, y + height), frame) for x, y in corners]
+    free = (place for place in places if not any(_overlap(place, other) for other in taken))
+    return next(free, places[0])
+
+
+def _inside(place: Box, frame: tuple[int, int]) -> Box:
+    x0, y0, x1, y1 = place
+    dx = max(0.0, -x0) - max(0.0, x1 - frame[0])
+    dy = max(0.0, -y0) - max(0.0, y1 - frame[1])
+    return (x0 + dx, y0 + dy, x1 + dx, y1 + dy)
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    text: str
+    colour: Colour = WHITE
+    small: bool = False
+
+
+def _panel(width: int, finding: Finding) -> Image.Image:
+    """The banner with the verdict, then the reasons line by line, wrapped to the width."""
+    banner_height = width // 7
+    background, letters = VERDICT_COLOURS[finding.judgement.quality]
+    regular, small = _font(width // 28), _font(width // 38)
+    margin = width // 40
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    lines = [
+        _Line(part, line.colour, line.small)
+        for line in _lines(finding)
+        for part in _wrapped(
+            measure, line.text, small if line.small else regular, width - 2 * margin
+        )
+    ]
+    heights = [int((small if line.small else regular).size * 1.4) for line in lines]
+    panel = Image.new("RGB", (width, banner_height + sum(heights) + 2 * margin), BLACK)
+    draw = ImageDraw.Draw(panel)
+    draw.rectangle((0, 0, width, banner_height - 1), fill=background)
+    verdict = words.VERDICTS[finding.judgement.quality]
+    draw.text(
+        (width / 2, banner_height / 2), verdict, letters, _font(width // 11, bold=True), anchor="mm"
+    )
+    y = banner_height + margin
+    for line, height in zip(lines, heights, strict=True):
+        font = small if line.small else regular
+        draw.text((margin, y + height / 2), line.text, line.colour, font, anchor="lm")
+        y += height
+    return panel
+
+
+def _lines(finding: Finding) -> Iterator[_Line]:
+    judgement = finding.judgement
+    yield _Line(words.view_line(judgement))
+    for rule in words.unmet(judgement):
+        yield _Line(f"✗ Not met: {rule.meaning}", (255, 170, 90))
+    undecided = words.undecided(judgement)
+    if undecided:
+        yield _Line(
+            "? Cannot tell: " + ", ".join(rule.meaning for rule in undecided), (200, 200, 200)
+        )
+    yield _Line(f"{FOOTER} · {words.bundle_line(finding)}", (170, 170, 170), small=True)
+
+
+def _wrapped(
+    draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, width: int
+) -> Iterator[str]:
+    line = ""
+    for word in text.split(" "):
+        longer = f"{line} {word}".strip()
+        if line and draw.textlength(longer, font=font) > width:
+            yield line
+            line = word
+        else:
+            line = longer
+    yield line
+
+
+@lru_cache(maxsize=32)
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans as matplotlib ships it, since servers have no fonts; one layout engine."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
+    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)

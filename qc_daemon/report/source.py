@@ -1,0 +1,72 @@
+"""A source instance as a report sees it: its header and the hash of its content."""
+
+from dataclasses import dataclass
+
+from pydicom.dataset import Dataset
+
+from detector.codes import ErrorCode, QCError
+from qc_daemon.report.header import UIDS, normalise
+
+MULTI_FRAME_CLASSES = frozenset(
+    {
+        "1.2.840.10008.5.1.4.1.1.3",  # Ultrasound Multi-frame (retired)
+        "1.2.840.10008.5.1.4.1.1.3.1",  # Ultrasound Multi-frame
+        "1.2.840.10008.5.1.4.1.1.6.2",  # Enhanced US Volume
+        "1.2.840.10008.5.1.4.1.1.7.1",  # Multi-frame Single Bit Secondary Capture
+        "1.2.840.10008.5.1.4.1.1.7.2",  # Multi-frame Grayscale Byte Secondary Capture
+        "1.2.840.10008.5.1.4.1.1.7.3",  # Multi-frame Grayscale Word Secondary Capture
+        "1.2.840.10008.5.1.4.1.1.7.4",  # Multi-frame True Color Secondary Capture
+        "1.2.840.10008.5.1.4.1.1.77.1.1.1",  # Video Endoscopic
+        "1.2.840.10008.5.1.4.1.1.77.1.2.1",  # Video Microscopic
+        "1.2.840.10008.5.1.4.1.1.77.1.4.1",  # Video Photographic
+    }
+)
+"""Classes whose references carry a frame number; what the object's NumberOfFrames says is moot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A normalised header, the SHA-256 of the received content, and whether values were lost."""
+
+    header: Dataset
+    sha256: str
+    lost: bool = False
+
+    @classmethod
+    def of(cls, received: Dataset, sha256: str) -> "Source":
+        """The source with this received header (pixels not needed).
+
+        Raises QCError REPORT_INVALID if a UID is missing that references must repeat.
+        """
+        header, lost = normalise(received)
+        for keyword in UIDS:
+            if keyword not in header:
+                raise QCError(
+                    ErrorCode.REPORT_INVALID,
+                    f"the source has no {keyword}, so that no report can refer to it",
+                )
+        return cls(header, sha256, lost)
+
+    @property
+    def study_instance_uid(self) -> str:
+        return str(self.header.StudyInstanceUID)
+
+    @property
+    def series_instance_uid(self) -> str:
+        return str(self.header.SeriesInstanceUID)
+
+    @property
+    def sop_class_uid(self) -> str:
+        return str(self.header.SOPClassUID)
+
+    @property
+    def sop_instance_uid(self) -> str:
+        return str(self.header.SOPInstanceUID)
+
+    @property
+    def multi_frame(self) -> bool:
+        return self.sop_class_uid in MULTI_FRAME_CLASSES
+
+    def frame_numbers(self, frame: int) -> list[int] | None:
+        """What Referenced Frame Number says for this frame: nothing for single-frame classes."""
+        return [frame] if self.multi_frame else None

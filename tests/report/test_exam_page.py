@@ -1,0 +1,79 @@
+"""The exam page: complete, self-contained, and safe with hostile words."""
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+
+from detector.vocabulary import View
+from model.finding import Criterion
+from qc_daemon.report.html import Entry, exam_page, png
+from qc_daemon.report.overlay import render_overlay
+
+Make = Callable[..., Any]
+BANNER = "Trained on simulations. Not for clinical use."
+
+
+class Addresses(HTMLParser):
+    """Collects everything a browser would load or follow, and the tags."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        wanted = ("src", "href", "srcset", "action", "data")
+        self.addresses += [value or "" for name, value in attrs if name in wanted]
+
+
+def test_page_tells_all_and_loads_nothing(a_source: Make, a_finding: Make) -> None:
+    finding = a_finding(a_source())
+    picture = render_overlay(np.zeros((48, 64, 3), np.uint8), finding)
+    other = a_finding(
+        a_source(), view=View.OTHER, quality="review", probability=None, criteria=(), detections=()
+    )
+    page = exam_page(
+        [Entry(finding, "NT still", picture, 0.5), Entry(other, "Doppler")],
+        title="Exam",
+        banner=BANNER,
+    )
+    parser = Addresses()
+    parser.feed(page)
+    assert all(a.startswith(("data:image/png;base64,", "#finding-")) for a in parser.addresses)
+    assert parser.tags.count("img") == 1
+    assert "script" not in parser.tags
+    assert not re.search(r"https?://|url\(|@import", page)
+    assert BANNER in page
+    for word in ("NON-STANDARD", "REVIEW", "Gain adequate", "Adjust the overall gain", "12\xa0%"):
+        assert word in page
+    assert "nuchal translucency at the lower left" in page
+
+
+def test_hostile_words_stay_words(a_source: Make, a_finding: Make) -> None:
+    evil = '<script>alert(1)</script>"><img src=x>'
+    finding = a_finding(
+        a_source(), description=evil, criteria=(Criterion("CRIT-NT", False, 1.0, "<b>"),)
+    )
+    page = exam_page([Entry(finding, evil)], title=evil, banner=evil)
+    parser = Addresses()
+    parser.feed(page)
+    assert "script" not in parser.tags
+    assert "img" not in parser.tags
+    assert "b" not in parser.tags
+
+
+def test_mend_is_told_for_what_is_not_met_only(a_source: Make, a_finding: Make) -> None:
+    finding = a_finding(
+        a_source(), criteria=(Criterion("CRIT-GAIN", True), Criterion("CRIT-SIZE", False))
+    )
+    page = exam_page([Entry(finding, "x")], title="t", banner="b")
+    assert "Magnify" in page
+    assert "Adjust the overall gain" not in page
+
+
+def test_png_is_a_png() -> None:
+    assert png(np.zeros((2, 3, 3), np.uint8)).startswith(b"\x89PNG\r\n")

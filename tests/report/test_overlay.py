@@ -1,0 +1,138 @@
+"""The overlay: the picture untouched but for boxes, the verdict below it, a valid object."""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from detector.detection import Detection
+from detector.vocabulary import LABELS
+from model.finding import NON_STANDARD, REVIEW, STANDARD
+from qc_daemon.report.equipment import to_bytes
+from qc_daemon.report.overlay import (
+    MIN_WIDTH,
+    VERDICT_COLOURS,
+    build_overlay,
+    colour_of,
+    render_overlay,
+)
+from qc_daemon.report.source import Source
+
+Make = Callable[..., Any]
+CREATED = datetime(2026, 1, 2, 9, 30, tzinfo=UTC)
+ILLEGAL_ROOT = re.compile(r'Error - Illegal root for UID - "999\.999\.')
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 90, (480, 700, 3), dtype=np.uint8)
+
+
+def test_picture_without_boxes_is_untouched(
+    a_source: Make, a_finding: Make, pixels: np.ndarray
+) -> None:
+    finding = a_finding(a_source(), detections=(), region_bbox=(0.0, 0.0, 700.0, 480.0))
+    drawn = render_overlay(pixels, finding)
+    assert drawn.shape[1] == 700
+    assert drawn.shape[0] > 480
+    np.testing.assert_array_equal(drawn[:480], pixels)
+
+
+def test_box_is_drawn_where_it_is(a_source: Make, a_finding: Make, pixels: np.ndarray) -> None:
+    box = (100.0, 200.0, 300.0, 280.0)
+    finding = a_finding(
+        a_source(),
+        detections=(Detection("NT", box, 0.9),),
+        region_bbox=(0.0, 0.0, 700.0, 480.0),
+    )
+    drawn = render_overlay(pixels, finding)
+    colour = colour_of("NT")
+    for row, column in [(200, 250), (279, 250), (240, 100), (240, 299)]:
+        assert tuple(drawn[row, column]) == colour
+    np.testing.assert_array_equal(drawn[205:275, 105:295], pixels[205:275, 105:295])
+    np.testing.assert_array_equal(drawn[300:480], pixels[300:480])
+
+
+@pytest.mark.parametrize("quality", [STANDARD, NON_STANDARD, REVIEW])
+def test_verdict_shows_at_thumbnail_size(
+    a_source: Make, a_finding: Make, pixels: np.ndarray, quality: str
+) -> None:
+    """The banner takes at least a tenth of the picture's height and the verdict's colour."""
+    drawn = render_overlay(pixels, a_finding(a_source(), quality=quality))
+    background = VERDICT_COLOURS[quality][0]
+    rows = [i for i in range(len(drawn)) if tuple(drawn[i, 2]) == background]
+    assert min(rows) == 480
+    assert len(rows) >= len(drawn) / 10
+
+
+def test_small_pictures_are_magnified(a_source: Make, a_finding: Make) -> None:
+    small = np.full((60, 80, 3), 7, np.uint8)
+    drawn = render_overlay(small, a_finding(a_source(), detections=()))
+    assert drawn.shape[1] >= MIN_WIDTH
+    assert drawn.shape[1] % 80 == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3000), (900, 40)])
+def test_any_shape_and_box_can_be_drawn(
+    a_source: Make, a_finding: Make, shape: tuple[int, int]
+) -> None:
+    detections = tuple(
+        Detection(label.code, (0.0, 0.0, float(shape[1]), float(shape[0])), 0.5) for label in LABELS
+    )
+    drawn = render_overlay(
+        np.zeros((*shape, 3), np.uint8), a_finding(a_source(), detections=detections)
+    )
+    assert drawn.dtype == np.uint8
+    assert drawn.shape[2] == 3
+
+
+def test_object_describes_itself(a_source: Make, a_finding: Make, pixels: np.ndarray) -> None:
+    source = a_source(SOPClassUID="1.2.840.10008.5.1.4.1.1.3.1", NumberOfFrames=9)
+    finding = a_finding(source, frame=4)
+
+    def build(**changes: Any) -> bytes:
+        return to_bytes(
+            build_overlay(source, pixels, finding, **{"revision": 1, "created": CREATED, **changes})
+        )
+
+    assert build() == build()
+    made = dcmread(BytesIO(build()))
+    assert made.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
+    assert made.BurnedInAnnotation == "YES"
+    assert made.PatientName == "Müller^Änne"
+    assert made.StudyInstanceUID == source.study_instance_uid
+    assert made.DerivationDescription
+    (reference,) = made.SourceImageSequence
+    assert reference.ReferencedSOPInstanceUID == source.sop_instance_uid
+    assert reference.ReferencedFrameNumber == 4
+    np.testing.assert_array_equal(made.pixel_array, render_overlay(pixels, finding))
+    assert dcmread(BytesIO(build(revision=2))).SOPInstanceUID != made.SOPInstanceUID
+
+
+def test_valid_over_every_real_header(
+    tmp_path: Path,
+    shared_data: Path,
+    a_finding: Make,
+    pixels: np.ndarray,
+    dciodvfy: Callable[[Path], list[str]],
+) -> None:
+    paths = sorted((shared_data / "us_dicom").glob("*.dcm"))
+    assert len(paths) >= 26
+    unexpected = {}
+    for path in paths:
+        header = dcmread(path, stop_before_pixels=True)
+        source = Source.of(header, "cc" * 32)
+        made = tmp_path / path.name
+        overlay = build_overlay(source, pixels, a_finding(source), revision=1, created=CREATED)
+        made.write_bytes(to_bytes(overlay))
+        illegal = source.sop_instance_uid.startswith("999.999.")
+        errors = [e for e in dciodvfy(made) if not (illegal and ILLEGAL_ROOT.match(e))]
+        if errors:
+            unexpected[path.name] = errors
+    assert unexpected == {}

@@ -1,0 +1,277 @@
+"""Report jobs: from stored findings to stored objects and deliver jobs, once."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from detector.codes import ErrorCode, Flag, QCError
+from detector.frame import Frame
+from detector.vocabulary import View
+from model.finding import Finding
+from qc_daemon.records import jobs, reports, schema
+from qc_daemon.records.exams import close_due, end_association, touch
+from qc_daemon.records.findings import store as store_findings
+from qc_daemon.records.jobs import Job
+from qc_daemon.records.receipts import Receipt, admit
+from qc_daemon.records.reports import Deliverable
+from qc_daemon.records.revisions import pixels_known
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import JobKind, JobState
+from qc_daemon.report.equipment import to_bytes
+from qc_daemon.report.reader import from_sr
+from qc_daemon.report.source import Source
+from qc_daemon.report.worker import Told, run_one, shown
+from qc_daemon.settings import DestinationSettings, Settings, StoreSettings
+
+Make = Callable[..., Any]
+START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3.1"
+
+
+def black_frames(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
+    """What a decoder gives back, all black."""
+    assert path.is_file()
+    for number in numbers:
+        yield Frame(number, np.zeros((120, 160, 3), np.uint8), ())
+
+
+class Clinic:
+    """A store with a spool; receives, scores and closes as the other stages do."""
+
+    def __init__(self, folder: Path, objects: Sequence[str]) -> None:
+        self.settings = Settings(
+            store=StoreSettings(url=f"sqlite:///{folder / 'qc.db'}", spool=folder),
+            destination=[DestinationSettings(name="pacs", objects=list(objects))],  # type: ignore[arg-type]
+        )
+        schema.upgrade(self.settings.store.url)
+        self.store = Store(self.settings.store.url)
+        self.now = START
+
+    def receive(self, header: Dataset, *findings: Finding) -> Path:
+        """An object arrives and is scored."""
+        payload = to_bytes(header)
+        sha256 = hashlib.sha256(payload).hexdigest()
+        path = self.settings.store.spool / f"{sha256}.dcm"
+        path.write_bytes(payload)
+        receipt = Receipt(
+            sop_instance_uid=header.SOPInstanceUID,
+            sop_class_uid=header.SOPClassUID,
+            study_instance_uid=header.StudyInstanceUID,
+            series_instance_uid=header.SeriesInstanceUID,
+            patient_id=header.PatientID,
+            transfer_syntax_uid="1.2.840.10008.1.2.1",
+            calling_ae="VOLUSON1",
+            sha256=sha256,
+            size=len(payload),
+            path=path.name,
+            association="assoc-1",
+        )
+        with self.store.begin() as session:
+            exam = admit(
+                session,
+                receipt,
+                source_destinations=(),
+                bundle_id=findings[0].bundle.model_id,
+                now=self.now,
+            ).exam_id
+            touch(session, "assoc-1", exam, self.now, self.now + timedelta(minutes=5))
+            end_association(session, "assoc-1")
+            job = jobs.claim(session, [JobKind.SCORE], "scorer", self.now, 300)
+            assert job is not None
+            assert job.revision_id is not None
+            pixels_known(session, job.revision_id, f"pixels of {sha256}", self.now)
+            store_findings(session, job.revision_id, [f.to_json() for f in findings], self.now)
+            assert jobs.finish(session, job, self.now)
+        return path
+
+    def close(self) -> None:
+        self.now += timedelta(minutes=5)
+        with self.store.begin() as session:
+            assert close_due(session, self.now, 60, 240)
+
+    def report(self, frames: Callable[..., Any] = black_frames) -> bool:
+        return run_one(self.store, self.settings, "reporter", self.now, frames)
+
+    def jobs(self, kind: JobKind) -> list[Job]:
+        with self.store.read() as session:
+            return jobs.listing(session, kinds=[kind])
+
+    def sent(self) -> list[Deliverable]:
+        """What the deliver jobs would send."""
+        with self.store.read() as session:
+            return [
+                reports.deliverable(session, job)
+                for job in jobs.listing(session, kinds=[JobKind.DELIVER])
+            ]
+
+
+@pytest.fixture
+def clinic(tmp_path: Path) -> Iterator[Clinic]:
+    made = Clinic(tmp_path, ["sr", "overlay"])
+    yield made
+    made.store.close()
+
+
+def test_nothing_due_is_no_work(clinic: Clinic) -> None:
+    assert not clinic.report()
+
+
+def test_exam_becomes_sr_and_overlay(clinic: Clinic, us_header: Make, a_finding: Make) -> None:
+    header = us_header()
+    finding = a_finding(Source.of(header, ""))
+    clinic.receive(header, finding)
+    clinic.close()
+    assert clinic.report()
+    assert not clinic.report()
+    sr, overlay = clinic.sent()
+    assert (sr.kind, overlay.kind) == ("sr", "overlay")
+    assert sr.payload is not None
+    assert overlay.payload is not None
+    assert from_sr(sr.payload) == [finding]
+    assert dcmread(BytesIO(overlay.payload)).SOPInstanceUID == overlay.sop_instance_uid
+    assert [job.state for job in clinic.jobs(JobKind.REPORT)] == [JobState.DONE]
+
+
+def test_late_image_amends_the_report(clinic: Clinic, us_header: Make, a_finding: Make) -> None:
+    first = us_header()
+    clinic.receive(first, a_finding(Source.of(first, "")))
+    clinic.close()
+    assert clinic.report()
+    late = us_header(SOPInstanceUID="1.2.3.77")
+    clinic.receive(late, a_finding(Source.of(late, "")))
+    clinic.close()
+    assert clinic.report()
+    old, new = (dcmread(BytesIO(s.payload or b"")) for s in clinic.sent() if s.kind == "sr")
+    assert len(from_sr(new)) == 2
+    series = new.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0]
+    assert series.SeriesInstanceUID == old.SeriesInstanceUID
+    assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == old.SOPInstanceUID
+
+
+def test_frames_are_not_decoded_where_no_one_wants_overlays(
+    tmp_path: Path, us_header: Make, a_finding: Make
+) -> None:
+    clinic = Clinic(tmp_path, ["sr"])
+    header = us_header()
+    clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.close()
+
+    def never(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
+        raise AssertionError("decoded")
+
+    assert clinic.report(never)
+    assert [s.kind for s in clinic.sent()] == ["sr"]
+
+
+def test_lost_header_values_are_flagged(clinic: Clinic, us_header: Make, a_finding: Make) -> None:
+    header = us_header(PatientSex="W")
+    clinic.receive(header, a_finding(Source.of(header, ""), flags=()))
+    clinic.close()
+    assert clinic.report()
+    (finding,) = from_sr(clinic.sent()[0].payload or b"")
+    assert finding.judgement.flags == (Flag.HEADER_NORMALISED,)
+
+
+def test_missing_file_is_an_alarm_and_waits(
+    clinic: Clinic, us_header: Make, a_finding: Make
+) -> None:
+    header = us_header()
+    clinic.receive(header, a_finding(Source.of(header, ""))).unlink()
+    clinic.close()
+    assert clinic.report()
+    (job,) = clinic.jobs(JobKind.REPORT)
+    assert (job.state, job.error_code) == (JobState.READY, ErrorCode.SPOOL_MISSING)
+    assert clinic.sent() == []
+
+
+def test_decoder_failure_fails_the_job_with_its_reason(
+    clinic: Clinic, us_header: Make, a_finding: Make
+) -> None:
+    header = us_header()
+    clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.close()
+
+    def broken(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
+        raise QCError(ErrorCode.DECODE_FAILED, "the decoder gave up")
+
+    assert clinic.report(broken)
+    (job,) = clinic.jobs(JobKind.REPORT)
+    assert (job.state, job.error_code) == (JobState.QUARANTINED, ErrorCode.DECODE_FAILED)
+    assert clinic.sent() == []
+
+
+def test_unexpected_failure_concerns_its_job_only(
+    clinic: Clinic, us_header: Make, a_finding: Make
+) -> None:
+    header = us_header()
+    clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.close()
+
+    def surprised(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
+        raise ZeroDivisionError("Müller")
+
+    assert clinic.report(surprised)
+    (job,) = clinic.jobs(JobKind.REPORT)
+    assert (job.state, job.error_code) == (JobState.READY, ErrorCode.INTERNAL)
+    assert "Müller" not in (job.error_message or "")
+
+
+def test_lost_lease_publishes_nothing(clinic: Clinic, us_header: Make, a_finding: Make) -> None:
+    header = us_header()
+    clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.close()
+
+    def slow(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
+        with clinic.store.begin() as session:
+            assert jobs.release_owner(session, "reporter", clinic.now) == 1
+        return black_frames(path, numbers)
+
+    assert clinic.report(slow)
+    assert clinic.sent() == []
+    assert clinic.report()
+    assert [s.kind for s in clinic.sent()] == ["sr", "overlay"]
+
+
+def test_cine_shows_the_best_frame_of_each_view(a_source: Make, a_finding: Make) -> None:
+    source = a_source(SOPClassUID=MULTI_FRAME, NumberOfFrames=5)
+
+    def told(frame: int, view: View, probability: float | None) -> Told:
+        finding = a_finding(source, frame=frame, view=view, probability=probability)
+        return Told(finding, frame, source, Path("x"))
+
+    cine = [
+        told(1, View.OTHER, None),
+        told(2, View.CRL, 0.9),
+        told(3, View.NT, 0.2),
+        told(4, View.NT, 0.7),
+        told(5, View.NT, 0.4),
+    ]
+    assert [each.finding.frame for each in shown(cine)] == [2, 4]
+    assert [each.finding.frame for each in shown(cine[:1])] == [1]
+
+
+def test_cine_overlays_ask_for_the_shown_frames_only(
+    clinic: Clinic, us_header: Make, a_finding: Make
+) -> None:
+    header = us_header(SOPClassUID=MULTI_FRAME, NumberOfFrames=3)
+    source = Source.of(header, "")
+    found = [a_finding(source, frame=n, probability=p) for n, p in ((1, 0.1), (2, 0.8), (3, 0.3))]
+    clinic.receive(header, *found)
+    clinic.close()
+    asked: list[list[int]] = []
+
+    def decoder(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
+        asked.append(list(numbers))
+        return black_frames(path, numbers)
+
+    assert clinic.report(decoder)
+    assert asked == [[2]]
+    assert [s.kind for s in clinic.sent()] == ["sr", "overlay"]
