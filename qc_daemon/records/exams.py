@@ -1,0 +1,209 @@
+"""Exams: open while objects may come, closed when all is quiet and scored, then told."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Select, delete, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from qc_daemon.records import jobs
+from qc_daemon.records.revisions import RevisionFacts, as_facts, select_facts
+from qc_daemon.records.rows import changed, insert_or_update
+from qc_daemon.records.tables import (
+    AssociationLease,
+    Exam,
+    ExamOutcome,
+    ExamState,
+    Finding,
+    JobKind,
+    JobRow,
+    ObjectKind,
+    ReportObjectRow,
+    Revision,
+    RevisionState,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredFinding:
+    """A finding with the revision it is told of: the newest header with the finding's pixels."""
+
+    finding_id: int
+    finding: dict[str, Any]
+    revision: RevisionFacts
+
+
+@dataclass(frozen=True, slots=True)
+class ExamContent:
+    """All the report stage needs to know of an exam.
+
+    `findings` are those of each instance's newest scored content, ordered by SOP Instance UID,
+    frame and region. `previous_sr_uids` are the SRs already made, oldest first.
+    """
+
+    exam_id: int
+    study_instance_uid: str
+    patient_id: str
+    bundle_id: str | None
+    report_revision: int
+    findings: tuple[ScoredFinding, ...]
+    previous_sr_uids: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of which findings are told; findings never change once stored."""
+        ids = ",".join(str(i) for i in sorted(f.finding_id for f in self.findings))
+        return hashlib.sha256(ids.encode()).hexdigest()
+
+
+def touch(
+    session: Session, association: str, exam_id: int, now: datetime, expires: datetime
+) -> None:
+    """The association has stored to the exam: it holds it open until it ends or `expires`."""
+    insert_or_update(
+        session,
+        AssociationLease,
+        {"token": association, "exam_id": exam_id, "expires_at": max(now, expires)},
+        ("token", "exam_id"),
+    )
+
+
+def end_association(session: Session, association: str) -> None:
+    """The association is over (released, aborted or lost): it holds no exam open any more."""
+    session.execute(delete(AssociationLease).where(AssociationLease.token == association))
+
+
+def open_count(session: Session) -> int:
+    """How many exams are open."""
+    return session.execute(
+        select(func.count()).select_from(Exam).where(Exam.state == ExamState.OPEN)
+    ).scalar_one()
+
+
+def close_due(
+    session: Session, now: datetime, quiet_seconds: float, max_open_minutes: float
+) -> list[int]:
+    """Close the exams whose time has come; inserts their report jobs; returns their ids.
+
+    An exam closes `quiet_seconds` after its last object with no association open for it, or
+    `max_open_minutes` after it opened; in both cases only when no score job of it is ready or
+    leased. A report job is inserted if there are findings and they differ from the last report's.
+    """
+    session.execute(delete(AssociationLease).where(AssociationLease.expires_at <= now))
+    quiet = now - timedelta(seconds=quiet_seconds)
+    oldest = now - timedelta(minutes=max_open_minutes)
+    candidates = session.scalars(
+        select(Exam.id)
+        .where(
+            Exam.state == ExamState.OPEN,
+            or_(Exam.last_object_at <= quiet, Exam.opened_at <= oldest),
+        )
+        .order_by(Exam.id)
+    ).all()
+    return [
+        exam_id for exam_id in candidates if _close_if_due(session, exam_id, now, quiet, oldest)
+    ]
+
+
+def _close_if_due(
+    session: Session, exam_id: int, now: datetime, quiet: datetime, oldest: datetime
+) -> bool:
+    # Lock first and look afterwards: an object admitted until then is seen, one admitted later
+    # waits for us and opens the exam again.
+    exam = session.execute(
+        select(Exam.state, Exam.last_object_at, Exam.opened_at)
+        .where(Exam.id == exam_id)
+        .with_for_update(key_share=True, skip_locked=True)
+    ).one_or_none()
+    if exam is None or exam.state != ExamState.OPEN:
+        return False
+    if _any(
+        session,
+        select(JobRow.id).where(
+            JobRow.exam_id == exam_id, JobRow.kind == JobKind.SCORE, JobRow.state.in_(jobs.PENDING)
+        ),
+    ):
+        return False
+    held = _any(session, select(AssociationLease.token).where(AssociationLease.exam_id == exam_id))
+    if exam.opened_at > oldest and (held or exam.last_object_at > quiet):
+        return False
+    _close(session, exam_id, now)
+    return True
+
+
+def _close(session: Session, exam_id: int, now: datetime) -> None:
+    content = exam_content(session, exam_id)
+    told = session.execute(select(Exam.reported_content).where(Exam.id == exam_id)).scalar_one()
+    values: dict[str, Any] = {"state": ExamState.CLOSED, "closed_at": now}
+    if not content.findings:
+        values["outcome"] = ExamOutcome.NOTHING_TO_TELL
+    elif content.fingerprint == told:
+        values["outcome"] = ExamOutcome.UNCHANGED
+    else:
+        revision = content.report_revision + 1
+        values |= {
+            "outcome": ExamOutcome.REPORT,
+            "report_revision": revision,
+            "reported_content": content.fingerprint,
+        }
+        jobs.insert(session, JobKind.REPORT, f"exam:{exam_id}", revision, exam_id=exam_id, now=now)
+    changed(session, update(Exam).where(Exam.id == exam_id).values(**values))
+
+
+def exam_content(session: Session, exam_id: int) -> ExamContent:
+    """What there is to tell of the exam now; raises LookupError if there is no such exam."""
+    exam = session.execute(
+        select(
+            Exam.id,
+            Exam.study_instance_uid,
+            Exam.patient_id,
+            Exam.bundle_id,
+            Exam.report_revision,
+        ).where(Exam.id == exam_id)
+    ).one_or_none()
+    if exam is None:
+        raise LookupError(f"no exam {exam_id}")
+    return ExamContent(
+        exam_id=exam.id,
+        study_instance_uid=exam.study_instance_uid,
+        patient_id=exam.patient_id,
+        bundle_id=exam.bundle_id,
+        report_revision=exam.report_revision,
+        findings=tuple(_findings(session, exam_id)),
+        previous_sr_uids=tuple(
+            session.scalars(
+                select(ReportObjectRow.sop_instance_uid)
+                .where(ReportObjectRow.exam_id == exam_id, ReportObjectRow.kind == ObjectKind.SR)
+                .order_by(ReportObjectRow.report_revision, ReportObjectRow.id)
+            )
+        ),
+    )
+
+
+def _findings(session: Session, exam_id: int) -> list[ScoredFinding]:
+    """Findings of the newest readable content of each instance in the exam."""
+    rows = session.execute(
+        select_facts()
+        .add_columns(Revision.source_revision_id)
+        .where(
+            Revision.exam_id == exam_id,
+            Revision.state.in_((RevisionState.SCORED, RevisionState.HEADER)),
+        )
+        .order_by(Revision.number)
+    )
+    # Later numbers overwrite earlier ones: the newest content of each instance is left.
+    newest = {row.instance_id: row for row in rows}
+    told_as = {row.source_revision_id or row.revision_id: as_facts(row) for row in newest.values()}
+    found = session.execute(
+        select(Finding.id, Finding.revision_id, Finding.frame, Finding.region, Finding.body)
+        .where(Finding.revision_id.in_(told_as))
+        .order_by(Finding.frame, Finding.region, Finding.id)
+    )
+    scored = [ScoredFinding(row.id, row.body, told_as[row.revision_id]) for row in found]
+    return sorted(scored, key=lambda each: each.revision.sop_instance_uid)
+
+
+def _any(session: Session, statement: Select[Any]) -> bool:
+    return session.execute(statement.limit(1)).first() is not None

@@ -1,0 +1,478 @@
+"""The job queue: a table in the same database, so that job and data commit together.
+
+A job is unique by (kind, subject, revision, destination):
+
+    kind     subject             revision            destination  row ids it carries
+    score    instance:<id>       revision number     ""           exam_id, revision_id
+    report   exam:<id>           report revision     ""           exam_id
+    deliver  instance:<id>       revision number     name         exam_id, revision_id (the source)
+    deliver  object:<id>         report revision     name         exam_id, object_id
+
+Jobs of one kind, subject and destination are done in order of revision: a later content never
+overtakes an earlier one that is still ready or leased.
+
+Transitions, all there are:
+
+    from                      to           when
+    -                         ready        insert
+    ready                     leased       claim: oldest that is due
+    leased                    leased       renew, with the current token
+    leased                    done         finish, with the current token
+    leased                    ready        fail RETRY (attempt counted, back-off) or ALARM (alarm
+                                           counted, back-off); lease expired or its owner died
+                                           (death counted)
+    leased                    dead         fail RETRY, attempts used up
+    leased                    quarantined  fail QUARANTINE; deaths used up (worker-deaths)
+    ready, leased             dead         cancel
+    ready, dead, quarantined  ready        retry: at once, counts reset
+    done                      ready        revisions.release only
+
+When a score job ends dead or quarantined its revision is quarantined with the same reason, so that
+every object ends as findings or as a recorded reason.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import Select, func, select, update
+from sqlalchemy.orm import Session, aliased
+
+from detector.codes import ErrorCode, FailureClass, QCError
+from qc_daemon.records.rows import changed, insert_once
+from qc_daemon.records.tables import (
+    Exam,
+    ExamState,
+    JobKind,
+    JobRow,
+    JobState,
+    Revision,
+    RevisionState,
+)
+from qc_daemon.settings import JobSettings
+
+UNIQUE = ("kind", "subject", "revision", "destination")
+PENDING = (JobState.READY, JobState.LEASED)
+_NO_LEASE: dict[str, Any] = {"owner": None, "lease_token": None, "lease_until": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as it was when read; `lease_token` proves the right to finish it."""
+
+    id: int
+    kind: JobKind
+    subject: str
+    revision: int
+    destination: str
+    exam_id: int
+    revision_id: int | None
+    object_id: int | None
+    state: JobState
+    attempts: int
+    deaths: int
+    alarms: int
+    not_before: datetime
+    owner: str | None
+    lease_token: str | None
+    lease_until: datetime | None
+    error_code: str | None
+    error_message: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how fast: seconds double from `backoff_seconds` up to the cap."""
+
+    max_attempts: int = 15
+    max_deaths: int = 3
+    backoff_seconds: float = 30.0
+    backoff_cap_seconds: float = 3600.0
+
+    @classmethod
+    def of(cls, settings: JobSettings) -> "RetryPolicy":
+        return cls(
+            max_attempts=settings.max_attempts,
+            max_deaths=settings.max_deaths,
+            backoff_seconds=settings.backoff_seconds,
+            backoff_cap_seconds=settings.backoff_cap_seconds,
+        )
+
+
+def backoff(attempt: int, policy: RetryPolicy, u: float) -> float:
+    """Seconds to wait after the `attempt`-th failure (from 1), `u` uniform in [0, 1).
+
+    The full wait doubles with each attempt up to the cap; jitter takes up to half of it away, so
+    that jobs which failed together do not come back together.
+    """
+    # 2^64 first waits outlast any cap; larger exponents would only overflow.
+    full = min(policy.backoff_cap_seconds, policy.backoff_seconds * 2.0 ** min(attempt - 1, 64))
+    return full * (0.5 + 0.5 * u)
+
+
+def insert(
+    session: Session,
+    kind: JobKind,
+    subject: str,
+    revision: int,
+    *,
+    exam_id: int,
+    now: datetime,
+    destination: str = "",
+    revision_id: int | None = None,
+    object_id: int | None = None,
+) -> int | None:
+    """The new job's id, or None if it is already there (whatever its state)."""
+    return insert_once(
+        session,
+        JobRow,
+        {
+            "kind": kind,
+            "subject": subject,
+            "revision": revision,
+            "destination": destination,
+            "exam_id": exam_id,
+            "revision_id": revision_id,
+            "object_id": object_id,
+            "not_before": now,
+            "created_at": now,
+            "updated_at": now,
+        },
+        UNIQUE,
+    )
+
+
+def claim(
+    session: Session,
+    kinds: Sequence[JobKind],
+    owner: str,
+    now: datetime,
+    lease_seconds: float,
+    max_deaths: int = 3,
+) -> Job | None:
+    """Lease the oldest due job of these kinds to `owner`, or None; commit to make it yours.
+
+    Leases that ended before `now` go back first, each counting a death of its worker. On
+    PostgreSQL claimers pass over each other's rows (SKIP LOCKED); on SQLite they take turns.
+    """
+    expired = select(JobRow).where(JobRow.state == JobState.LEASED, JobRow.lease_until <= now)
+    _lost(session, _locked(session, expired), now, max_deaths, count_death=True)
+    earlier = aliased(JobRow)
+    due = (
+        select(JobRow)
+        .where(
+            JobRow.state == JobState.READY,
+            JobRow.kind.in_(kinds),
+            JobRow.not_before <= now,
+            ~select(earlier.id)
+            .where(
+                earlier.kind == JobRow.kind,
+                earlier.subject == JobRow.subject,
+                earlier.destination == JobRow.destination,
+                earlier.revision < JobRow.revision,
+                earlier.state.in_(PENDING),
+            )
+            .exists(),
+        )
+        .order_by(JobRow.id)
+        .limit(1)
+    )
+    found = _locked(session, due)
+    if not found:
+        return None
+    _set(
+        session,
+        found[0].id,
+        now,
+        state=JobState.LEASED,
+        owner=owner,
+        lease_token=uuid4().hex,
+        lease_until=now + timedelta(seconds=lease_seconds),
+    )
+    return get(session, found[0].id)
+
+
+def renew(session: Session, job: Job, now: datetime, lease_seconds: float) -> bool:
+    """Keep the lease until `now` + `lease_seconds`; False if it is no longer ours."""
+    return _set_leased(session, job, now, lease_until=now + timedelta(seconds=lease_seconds))
+
+
+def finish(session: Session, job: Job, now: datetime) -> bool:
+    """Done, in the transaction that stores the job's result.
+
+    False if the lease is no longer ours: another worker has the job, so the caller rolls back.
+    """
+    return _set_leased(
+        session,
+        job,
+        now,
+        state=JobState.DONE,
+        error_code=None,
+        error_message=None,
+        **_NO_LEASE,
+    )
+
+
+def fail(
+    session: Session,
+    job: Job,
+    error: QCError,
+    now: datetime,
+    policy: RetryPolicy,
+    rng: random.Random,
+) -> JobState | None:
+    """What becomes of the job after `error`, by its failure class; None if no longer ours."""
+    attempts, alarms = job.attempts, job.alarms
+    state, not_before = JobState.READY, now
+    match error.failure_class:
+        case FailureClass.ALARM:
+            alarms += 1
+            not_before += timedelta(seconds=backoff(alarms, policy, rng.random()))
+        case FailureClass.QUARANTINE:
+            attempts += 1
+            state = JobState.QUARANTINED
+        case FailureClass.RETRY:
+            attempts += 1
+            if attempts >= policy.max_attempts:
+                state = JobState.DEAD
+            not_before += timedelta(seconds=backoff(attempts, policy, rng.random()))
+    ours = _set_leased(
+        session,
+        job,
+        now,
+        state=state,
+        attempts=attempts,
+        alarms=alarms,
+        not_before=not_before,
+        error_code=error.code,
+        error_message=error.message,
+        **_NO_LEASE,
+    )
+    if not ours:
+        return None
+    if state is not JobState.READY:
+        _ended_badly(session, job, error.code, error.message, now)
+    return state
+
+
+def release_owner(
+    session: Session,
+    owner: str,
+    now: datetime,
+    max_deaths: int = 3,
+    *,
+    count_death: bool = True,
+) -> int:
+    """Give back at once what a worker held that we know is gone; how many jobs that was.
+
+    `count_death` is False where the worker was stopped together with the service (shutdown, power
+    cut), which says nothing against the job.
+    """
+    held = select(JobRow).where(JobRow.state == JobState.LEASED, JobRow.owner == owner)
+    return _lost(session, _locked(session, held), now, max_deaths, count_death=count_death)
+
+
+def retry(session: Session, ids: Sequence[int], now: datetime) -> int:
+    """Make dead, quarantined or waiting jobs due at once, counts reset; how many that was.
+
+    A score job's revision and exam open again with it.
+    """
+    again = (JobState.READY, JobState.DEAD, JobState.QUARANTINED)
+    return _again(session, ids, again, now)
+
+
+def cancel(session: Session, ids: Sequence[int], now: datetime) -> int:
+    """End ready or leased jobs as dead; how many. A worker that has one can no longer finish it."""
+    message = "cancelled by an operator"
+    chosen = select(JobRow).where(JobRow.id.in_(ids), JobRow.state.in_(PENDING))
+    rows = _locked(session, chosen, wait=True)
+    for row in rows:
+        _set(
+            session,
+            row.id,
+            now,
+            state=JobState.DEAD,
+            error_code=ErrorCode.CANCELLED,
+            error_message=message,
+            **_NO_LEASE,
+        )
+        _ended_badly(session, row, ErrorCode.CANCELLED, message, now)
+    return len(rows)
+
+
+def get(session: Session, job_id: int) -> Job | None:
+    """The job as it is now."""
+    row = session.execute(
+        select(JobRow).where(JobRow.id == job_id).execution_options(populate_existing=True)
+    ).scalar_one_or_none()
+    return None if row is None else _job(row)
+
+
+def counts(session: Session) -> dict[tuple[JobKind, JobState], int]:
+    """How many jobs there are by kind and state; combinations without any are left out."""
+    rows = session.execute(
+        select(JobRow.kind, JobRow.state, func.count()).group_by(JobRow.kind, JobRow.state)
+    )
+    return {(JobKind(kind), JobState(state)): n for kind, state, n in rows}
+
+
+def listing(
+    session: Session,
+    states: Sequence[JobState] | None = None,
+    kinds: Sequence[JobKind] | None = None,
+    limit: int | None = None,
+) -> list[Job]:
+    """Jobs, oldest first."""
+    statement = (
+        select(JobRow).order_by(JobRow.id).limit(limit).execution_options(populate_existing=True)
+    )
+    if states is not None:
+        statement = statement.where(JobRow.state.in_(states))
+    if kinds is not None:
+        statement = statement.where(JobRow.kind.in_(kinds))
+    return [_job(row) for row in session.scalars(statement)]
+
+
+def make_ready(session: Session, row: JobRow, now: datetime) -> None:
+    """Due at once with counts reset; a score job's revision is received and its exam open again."""
+    _set(
+        session,
+        row.id,
+        now,
+        state=JobState.READY,
+        attempts=0,
+        deaths=0,
+        alarms=0,
+        not_before=now,
+        error_code=None,
+        error_message=None,
+        **_NO_LEASE,
+    )
+    if row.kind != JobKind.SCORE:
+        return
+    changed(
+        session,
+        update(Revision)
+        .where(Revision.id == row.revision_id, Revision.state == RevisionState.QUARANTINED)
+        .values(
+            state=RevisionState.RECEIVED, reason_code=None, reason_message=None, reason_at=None
+        ),
+    )
+    reopen(session, row.exam_id, now)
+
+
+def _again(session: Session, ids: Sequence[int], states: Sequence[JobState], now: datetime) -> int:
+    chosen = select(JobRow).where(JobRow.id.in_(ids), JobRow.state.in_(states))
+    rows = _locked(session, chosen, wait=True)
+    for row in rows:
+        make_ready(session, row, now)
+    return len(rows)
+
+
+def _lost(
+    session: Session,
+    rows: Sequence[JobRow],
+    now: datetime,
+    max_deaths: int,
+    *,
+    count_death: bool,
+) -> int:
+    """Take leases away from workers that are gone."""
+    for row in rows:
+        deaths = row.deaths + count_death
+        if deaths < max_deaths:
+            _set(session, row.id, now, state=JobState.READY, deaths=deaths, **_NO_LEASE)
+            continue
+        message = f"{deaths} workers died on it"
+        _set(
+            session,
+            row.id,
+            now,
+            state=JobState.QUARANTINED,
+            deaths=deaths,
+            error_code=ErrorCode.WORKER_DEATHS,
+            error_message=message,
+            **_NO_LEASE,
+        )
+        _ended_badly(session, row, ErrorCode.WORKER_DEATHS, message, now)
+    return len(rows)
+
+
+def reopen(session: Session, exam_id: int, now: datetime) -> None:
+    """Open the exam again if it was closed: there is something new to score."""
+    changed(
+        session,
+        update(Exam)
+        .where(Exam.id == exam_id, Exam.state == ExamState.CLOSED)
+        .values(state=ExamState.OPEN, opened_at=now, closed_at=None, outcome=None),
+    )
+
+
+def record_reason(
+    session: Session, revision_id: int, code: ErrorCode, message: str, now: datetime
+) -> None:
+    """Quarantine the revision with its reason; one that is scored already stays as it is."""
+    changed(
+        session,
+        update(Revision)
+        .where(
+            Revision.id == revision_id,
+            Revision.state.in_((RevisionState.RECEIVED, RevisionState.QUARANTINED)),
+        )
+        .values(
+            state=RevisionState.QUARANTINED,
+            reason_code=code,
+            reason_message=message,
+            reason_at=now,
+        ),
+    )
+
+
+def _ended_badly(
+    session: Session, row: Job | JobRow, code: ErrorCode, message: str, now: datetime
+) -> None:
+    if row.kind == JobKind.SCORE and row.revision_id is not None:
+        record_reason(session, row.revision_id, code, message, now)
+
+
+def _set(session: Session, job_id: int, now: datetime, **values: Any) -> None:
+    changed(session, update(JobRow).where(JobRow.id == job_id).values(updated_at=now, **values))
+
+
+def _set_leased(session: Session, job: Job, now: datetime, **values: Any) -> bool:
+    """Change the job if it is leased under this very token."""
+    return (
+        changed(
+            session,
+            update(JobRow)
+            .where(
+                JobRow.id == job.id,
+                JobRow.state == JobState.LEASED,
+                JobRow.lease_token == job.lease_token,
+            )
+            .values(updated_at=now, **values),
+        )
+        == 1
+    )
+
+
+def _locked(session: Session, statement: Select[JobRow], *, wait: bool = False) -> Sequence[JobRow]:
+    """The rows, locked until the transaction ends; those that another holds are waited for or not.
+
+    `populate_existing`: rows are changed by statements here, never through the session's copies.
+    """
+    return session.scalars(
+        statement.with_for_update(
+            of=JobRow, skip_locked=not wait, key_share=True
+        ).execution_options(populate_existing=True)
+    ).all()
+
+
+def _job(row: JobRow) -> Job:
+    values = {name: getattr(row, name) for name in Job.__slots__}
+    return Job(**values | {"kind": JobKind(row.kind), "state": JobState(row.state)})

@@ -1,0 +1,154 @@
+"""Report objects: built once, stored with their deliver jobs, sent as stored."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from qc_daemon.records import jobs, revisions
+from qc_daemon.records.jobs import Job
+from qc_daemon.records.rows import insert_once
+from qc_daemon.records.tables import JobKind, ObjectKind, ReportObjectRow
+
+EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+
+
+@dataclass(frozen=True, slots=True)
+class ReportObject:
+    """A DICOM object made for an exam; `payload` is the complete file (PS3.10, with meta group).
+
+    `finding_id` (of `exams.ScoredFinding`) where it shows one finding, as an overlay does.
+    """
+
+    kind: ObjectKind
+    sop_instance_uid: str
+    sop_class_uid: str
+    payload: bytes
+    transfer_syntax_uid: str = EXPLICIT_VR_LITTLE_ENDIAN
+    finding_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReport:
+    """An SR as stored; `payload` is the complete PS3.10 file."""
+
+    exam_id: int
+    report_revision: int
+    sop_instance_uid: str
+    sop_class_uid: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Deliverable:
+    """What a deliver job sends: either `payload` (a PS3.10 file) or `path` relative to the spool.
+
+    `kind` is "source" or a report object's kind.
+    """
+
+    kind: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    payload: bytes | None
+    path: str | None
+
+
+def publish(
+    session: Session,
+    job: Job,
+    objects: Sequence[ReportObject],
+    destinations: Mapping[str, Sequence[str]],
+    now: datetime,
+) -> list[int]:
+    """Store the report job's objects and insert a deliver job per object and destination.
+
+    `destinations` names, for each object kind, who wants it. An object whose SOP Instance UID is
+    stored already keeps its first bytes. The caller finishes `job` in the same transaction.
+    Returns the objects' row ids in order.
+    """
+    return [_publish(session, job, made, destinations.get(made.kind, ()), now) for made in objects]
+
+
+def _publish(
+    session: Session, job: Job, made: ReportObject, destinations: Sequence[str], now: datetime
+) -> int:
+    insert_once(
+        session,
+        ReportObjectRow,
+        {
+            "exam_id": job.exam_id,
+            "report_revision": job.revision,
+            "kind": made.kind,
+            "sop_instance_uid": made.sop_instance_uid,
+            "sop_class_uid": made.sop_class_uid,
+            "transfer_syntax_uid": made.transfer_syntax_uid,
+            "finding_id": made.finding_id,
+            "payload": made.payload,
+            "created_at": now,
+        },
+        ("sop_instance_uid",),
+    )
+    object_id = session.execute(
+        select(ReportObjectRow.id).where(ReportObjectRow.sop_instance_uid == made.sop_instance_uid)
+    ).scalar_one()
+    for destination in destinations:
+        jobs.insert(
+            session,
+            JobKind.DELIVER,
+            f"object:{object_id}",
+            job.revision,
+            destination=destination,
+            exam_id=job.exam_id,
+            object_id=object_id,
+            now=now,
+        )
+    return object_id
+
+
+def deliverable(session: Session, job: Job) -> Deliverable:
+    """What the deliver job sends: a received object or one of ours.
+
+    Raises LookupError for a job that is not a deliver job.
+    """
+    if job.kind is not JobKind.DELIVER:
+        raise LookupError(f"job {job.id} delivers nothing")
+    if job.revision_id is not None:
+        source = revisions.facts(session, job.revision_id)
+        return Deliverable(
+            "source",
+            source.sop_class_uid,
+            source.sop_instance_uid,
+            source.transfer_syntax_uid,
+            payload=None,
+            path=source.path,
+        )
+    made = session.execute(
+        select(
+            ReportObjectRow.kind,
+            ReportObjectRow.sop_class_uid,
+            ReportObjectRow.sop_instance_uid,
+            ReportObjectRow.transfer_syntax_uid,
+            ReportObjectRow.payload,
+        ).where(ReportObjectRow.id == job.object_id)
+    ).one()
+    return Deliverable(*made, path=None)
+
+
+def latest_sr(session: Session, exam_id: int) -> StoredReport | None:
+    """The exam's last SR, which an amended one names as its predecessor."""
+    row = session.execute(
+        select(
+            ReportObjectRow.exam_id,
+            ReportObjectRow.report_revision,
+            ReportObjectRow.sop_instance_uid,
+            ReportObjectRow.sop_class_uid,
+            ReportObjectRow.payload,
+        )
+        .where(ReportObjectRow.exam_id == exam_id, ReportObjectRow.kind == ObjectKind.SR)
+        .order_by(ReportObjectRow.report_revision.desc(), ReportObjectRow.id.desc())
+        .limit(1)
+    ).one_or_none()
+    return None if row is None else StoredReport(*row)

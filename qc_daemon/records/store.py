@@ -1,0 +1,166 @@
+"""The store: one database, opened per process, handing out transactions."""
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
+from sqlalchemy.orm import Session
+
+from detector.codes import ErrorCode, QCError
+
+BUSY_TIMEOUT_MS = 30_000
+# Execution option of a connection that only reads.
+READ_ONLY = "qc_read_only"
+_INHERITED: list[Engine] = []
+
+
+class Store:
+    """Transactions on the database at `url` (`sqlite:///PATH` or `postgresql+psycopg://…`).
+
+    Safe to pickle (spawn) and to carry across a fork: each process makes its own connections.
+    Whatever keeps the database from being used is QCError STORAGE with one line, no password in it.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._parsed = parse(url)
+        self._made: tuple[int, Engine] | None = None
+
+    def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
+        return (type(self), (self.url,))
+
+    def __repr__(self) -> str:
+        return f"Store({shown(self._parsed)})"
+
+    @contextmanager
+    def begin(self) -> Iterator[Session]:
+        """One write transaction: committed at the end of the block, rolled back on any error.
+
+        SQLite takes the write lock at once (BEGIN IMMEDIATE), so what the block reads stays true
+        until it commits.
+        """
+        with (
+            translated(self._parsed),
+            Session(self._engine(), expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            session.connection()
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A read-only session on one consistent snapshot; it never waits for a writer."""
+        options: dict[str, Any] = {READ_ONLY: True}
+        if self._parsed.get_backend_name() == "postgresql":
+            options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        engine = self._engine().execution_options(**options)
+        with translated(self._parsed), Session(engine) as session:
+            session.connection()
+            yield session
+
+    def close(self) -> None:
+        """Close this process's connections; the store opens new ones when used again."""
+        if self._made is not None and self._made[0] == os.getpid():
+            self._made[1].dispose()
+            self._made = None
+
+    def _engine(self) -> Engine:
+        if self._made is None or self._made[0] != os.getpid():
+            if self._made is not None:
+                # After a fork the parent's connections are the parent's: never close them here.
+                _INHERITED.append(self._made[1])
+            self._made = (os.getpid(), engine(self._parsed))
+        return self._made[1]
+
+
+def parse(url: str) -> URL:
+    """The URL, if it is one of the two databases we know; else QCError STORAGE."""
+    try:
+        parsed = make_url(url)
+    except (exc.ArgumentError, ValueError):
+        raise QCError(
+            ErrorCode.STORAGE,
+            "store.url is not a database URL; use sqlite:///PATH or postgresql+psycopg://…",
+        ) from None
+    if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
+        if parsed.database in (None, "", ":memory:"):
+            raise QCError(
+                ErrorCode.STORAGE,
+                "store.url names an in-memory database, which processes cannot share; name a file",
+            )
+        return parsed
+    if parsed.drivername in ("postgresql", "postgresql+psycopg"):
+        return parsed.set(drivername="postgresql+psycopg")
+    raise QCError(
+        ErrorCode.STORAGE,
+        f"store.url: {parsed.drivername} is not supported;"
+        " use sqlite:///PATH or postgresql+psycopg://…",
+    )
+
+
+def shown(url: URL) -> str:
+    """The URL without its password and query, fit for logs."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def engine(url: URL) -> Engine:
+    """A new engine: SQLite in WAL mode with full synchronisation, PostgreSQL as it comes."""
+    if url.get_backend_name() == "postgresql":
+        return create_engine(url, pool_pre_ping=True)
+    made = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+    event.listen(made, "connect", _prepare_sqlite)
+    event.listen(made, "begin", _begin_sqlite)
+    return made
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    # Python's driver would begin transactions by itself, and later than we mean.
+    connection.isolation_level = None
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}").close()
+    _write_ahead(connection)
+    connection.execute("PRAGMA synchronous = FULL").close()
+    connection.execute("PRAGMA foreign_keys = ON").close()
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch a new database to WAL; the busy timeout does not cover two that switch at once."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").close()
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reads = connection.get_execution_options().get(READ_ONLY, False)
+    connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if reads else 'OFF'}")
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def translated(url: URL) -> Iterator[None]:
+    """Turns a database that cannot be opened or used into QCError STORAGE with one line.
+
+    Broken constraints and bad values pass as they are: they are faults of a row, not of the store.
+    """
+    try:
+        yield
+    except (exc.IntegrityError, exc.DataError):
+        raise
+    except exc.TimeoutError as error:
+        raise QCError(
+            ErrorCode.STORAGE, f"the database {shown(url)} has no free connection"
+        ) from error
+    except exc.DatabaseError as error:
+        lines = str(error.orig).strip().splitlines() or ["unknown error"]
+        raise QCError(
+            ErrorCode.STORAGE, f"the database {shown(url)} cannot be used: {lines[0]}"
+        ) from error

@@ -1,0 +1,322 @@
+"""The tables: what is remembered, and the rules the database itself enforces.
+
+Two databases, one shape: SQLite and PostgreSQL. Closed lists are strings under a CHECK; moments are
+UTC; a uniqueness that idempotence rests on is a UNIQUE constraint, never only code.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """A moment that knows its zone, kept in UTC; refuses a naive one with ValueError.
+
+    SQLite has no zone: there the UTC wall time is stored, whose text sorts in time order.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a moment without a time zone")
+        moment = value.astimezone(UTC)
+        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class ExamState(StrEnum):
+    """Open while objects may still come; closed once told (or nothing to tell)."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class ExamOutcome(StrEnum):
+    """What the last closing led to."""
+
+    REPORT = "report"
+    UNCHANGED = "unchanged"
+    NOTHING_TO_TELL = "nothing-to-tell"
+
+
+class RevisionState(StrEnum):
+    """Where one content of an instance stands; `header` shares an earlier revision's findings."""
+
+    RECEIVED = "received"
+    SCORED = "scored"
+    HEADER = "header"
+    QUARANTINED = "quarantined"
+
+
+class Content(StrEnum):
+    """How a revision's pixels relate to the instance's other revisions, decided once."""
+
+    SCORE = "score"
+    HEADER = "header"
+    OTHER = "other"
+
+
+class JobKind(StrEnum):
+    """Which stage does the job."""
+
+    SCORE = "score"
+    REPORT = "report"
+    DELIVER = "deliver"
+
+
+class JobState(StrEnum):
+    """Where a job stands; the transitions are written down in `jobs`."""
+
+    READY = "ready"
+    LEASED = "leased"
+    DONE = "done"
+    DEAD = "dead"
+    QUARANTINED = "quarantined"
+
+
+class ObjectKind(StrEnum):
+    """What we make of an exam."""
+
+    SR = "sr"
+    OVERLAY = "overlay"
+    KEY_OBJECTS = "key-objects"
+    PDF = "pdf"
+
+
+Key = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _one_of(column: str, values: Iterable[str]) -> CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+class Base(DeclarativeBase):
+    """All tables; constraint names follow one convention, so that migrations can drop them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012  (SQLAlchemy's own declaration)
+        datetime: UTCDateTime(),
+        str: String(),
+        dict[str, Any]: JSON(),
+        bytes: LargeBinary(),
+    }
+
+
+class Exam(Base):
+    """Study Instance UID + Patient ID; `bundle_id` (model id) is fixed when it first opens.
+
+    `report_revision` counts the reports asked for; `reported_content` fingerprints the last.
+    """
+
+    __tablename__ = "exam"
+    __table_args__ = (
+        UniqueConstraint("study_instance_uid", "patient_id"),
+        _one_of("state", ExamState),
+        _one_of("outcome", ExamOutcome),
+        Index(None, "state"),
+    )
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    study_instance_uid: Mapped[str]
+    patient_id: Mapped[str]
+    state: Mapped[str] = mapped_column(default=ExamState.OPEN)
+    outcome: Mapped[str | None]
+    bundle_id: Mapped[str | None]
+    opened_at: Mapped[datetime]
+    last_object_at: Mapped[datetime]
+    closed_at: Mapped[datetime | None]
+    report_revision: Mapped[int] = mapped_column(default=0)
+    reported_content: Mapped[str | None]
+
+
+class Instance(Base):
+    """One SOP Instance UID, whatever contents came under it."""
+
+    __tablename__ = "instance"
+    __table_args__ = (UniqueConstraint("sop_instance_uid"),)
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    sop_instance_uid: Mapped[str]
+    created_at: Mapped[datetime]
+
+
+class Revision(Base):
+    """One content (SHA-256 of the received bytes) of an instance, numbered from 1.
+
+    A revision belongs to the exam its own header names: a corrected Patient ID makes a revision in
+    another exam and takes nothing from the first. `source_revision_id` is set for state `header`.
+    """
+
+    __tablename__ = "revision"
+    __table_args__ = (
+        UniqueConstraint("instance_id", "number"),
+        UniqueConstraint("instance_id", "sha256"),
+        _one_of("state", RevisionState),
+        _one_of("content", Content),
+        Index(None, "exam_id"),
+        Index(None, "received_at"),
+        Index(None, "state"),
+    )
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"))
+    exam_id: Mapped[int] = mapped_column(ForeignKey("exam.id"))
+    number: Mapped[int]
+    state: Mapped[str] = mapped_column(default=RevisionState.RECEIVED)
+    content: Mapped[str | None]
+    source_revision_id: Mapped[int | None] = mapped_column(ForeignKey("revision.id"))
+    sha256: Mapped[str]
+    pixel_sha256: Mapped[str | None]
+    size: Mapped[int] = mapped_column(BigInteger)
+    path: Mapped[str]
+    sop_class_uid: Mapped[str]
+    series_instance_uid: Mapped[str]
+    transfer_syntax_uid: Mapped[str]
+    calling_ae: Mapped[str]
+    received_at: Mapped[datetime]
+    reason_code: Mapped[str | None]
+    reason_message: Mapped[str | None]
+    reason_at: Mapped[datetime | None]
+
+
+class Finding(Base):
+    """One scored frame and region; the columns beside `body` are copies to query by."""
+
+    __tablename__ = "finding"
+    __table_args__ = (UniqueConstraint("revision_id", "frame", "region", "model_id"),)
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revision.id"))
+    frame: Mapped[int]
+    region: Mapped[int]
+    model_id: Mapped[str]
+    view: Mapped[str]
+    view_probability: Mapped[float]
+    quality: Mapped[str]
+    probability: Mapped[float | None]
+    body: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class ReportObjectRow(Base):
+    """A DICOM object we made: built once, its bytes kept, a resend sends these bytes."""
+
+    __tablename__ = "report_object"
+    __table_args__ = (
+        UniqueConstraint("sop_instance_uid"),
+        _one_of("kind", ObjectKind),
+        Index(None, "exam_id"),
+    )
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    exam_id: Mapped[int] = mapped_column(ForeignKey("exam.id"))
+    report_revision: Mapped[int]
+    kind: Mapped[str]
+    sop_instance_uid: Mapped[str]
+    sop_class_uid: Mapped[str]
+    transfer_syntax_uid: Mapped[str]
+    finding_id: Mapped[int | None] = mapped_column(ForeignKey("finding.id"))
+    payload: Mapped[bytes]
+    created_at: Mapped[datetime]
+
+
+class JobRow(Base):
+    """One piece of work; see `jobs` for states, transitions and what `subject` names."""
+
+    __tablename__ = "job"
+    __table_args__ = (
+        UniqueConstraint("kind", "subject", "revision", "destination"),
+        _one_of("kind", JobKind),
+        _one_of("state", JobState),
+        # Leased, and only then, it has a token, an owner and an end.
+        CheckConstraint(
+            "(state = 'leased') = (lease_token IS NOT NULL)"
+            " AND (lease_token IS NULL) = (lease_until IS NULL)"
+            " AND (lease_token IS NULL) = (owner IS NULL)",
+            name="lease",
+        ),
+        Index(None, "state", "kind", "not_before"),
+        Index(None, "exam_id", "kind", "state"),
+        Index(None, "revision_id"),
+    )
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    kind: Mapped[str]
+    subject: Mapped[str]
+    revision: Mapped[int]
+    destination: Mapped[str] = mapped_column(default="")
+    exam_id: Mapped[int] = mapped_column(ForeignKey("exam.id"))
+    revision_id: Mapped[int | None] = mapped_column(ForeignKey("revision.id"))
+    object_id: Mapped[int | None] = mapped_column(ForeignKey("report_object.id"))
+    state: Mapped[str] = mapped_column(default=JobState.READY)
+    attempts: Mapped[int] = mapped_column(default=0)
+    deaths: Mapped[int] = mapped_column(default=0)
+    alarms: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime]
+    owner: Mapped[str | None]
+    lease_token: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class AssociationLease(Base):
+    """An association that has stored to an exam keeps it open until it ends or this expires."""
+
+    __tablename__ = "association_lease"
+    __table_args__ = (Index(None, "exam_id"),)
+
+    token: Mapped[str] = mapped_column(primary_key=True)
+    exam_id: Mapped[int] = mapped_column(ForeignKey("exam.id"), primary_key=True)
+    expires_at: Mapped[datetime]
+
+
+class BundleRow(Base):
+    """A bundle that is or has been active; the latest activation is the active one.
+
+    Earlier ones stay, because an exam keeps the bundle it opened with.
+    """
+
+    __tablename__ = "active_bundle"
+
+    model_id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    path: Mapped[str]
+    activated_at: Mapped[datetime]

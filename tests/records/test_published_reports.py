@@ -1,0 +1,104 @@
+"""Report objects are built once, stored with their deliveries and sent as stored."""
+
+from dataclasses import replace
+
+import pytest
+
+from qc_daemon.records.jobs import finish
+from qc_daemon.records.reports import ReportObject, deliverable, latest_sr, publish
+from qc_daemon.records.tables import JobKind, JobState, ObjectKind
+
+SR = ReportObject(ObjectKind.SR, "2.25.1", "1.2.840.10008.5.1.4.1.1.88.34", b"sr\0bytes")
+OVERLAY = ReportObject(ObjectKind.OVERLAY, "2.25.2", "1.2.840.10008.5.1.4.1.1.7", b"overlay")
+
+
+@pytest.fixture
+def exam(lab) -> int:
+    """An exam that is closed and waits for its report."""
+    found: int = lab.receive("pacs").exam_id
+    lab.score_all()
+    lab.wait(60)
+    lab.close_due()
+    return found
+
+
+def test_each_object_goes_to_those_who_want_its_kind(lab, exam: int) -> None:
+    lab.publish(SR, OVERLAY, sr=["pacs", "archive"], overlay=["archive"])
+    jobs = [job for job in lab.jobs(JobKind.DELIVER) if job.object_id is not None]
+    sent = {}
+    with lab.store.read() as session:
+        for job in jobs:
+            made = deliverable(session, job)
+            sent[(made.kind, job.destination)] = made.payload
+            assert made.path is None
+            assert made.transfer_syntax_uid == "1.2.840.10008.1.2.1"
+            assert (job.exam_id, job.revision) == (exam, 1)
+    assert sent == {
+        ("sr", "pacs"): SR.payload,
+        ("sr", "archive"): SR.payload,
+        ("overlay", "archive"): OVERLAY.payload,
+    }
+
+
+def test_a_received_object_is_delivered_from_the_spool(lab, exam: int) -> None:
+    job = lab.claim(JobKind.DELIVER)
+    with lab.store.read() as session:
+        made = deliverable(session, job)
+    assert (made.kind, made.payload, made.path) == ("source", None, lab.receipt.path)
+    assert made.sop_instance_uid == lab.receipt.sop_instance_uid
+    assert made.sop_class_uid == lab.receipt.sop_class_uid
+    assert made.transfer_syntax_uid == lab.receipt.transfer_syntax_uid
+
+
+def test_only_deliver_jobs_deliver(lab, exam: int) -> None:
+    job = lab.claim(JobKind.REPORT)
+    with lab.store.read() as session, pytest.raises(LookupError):
+        deliverable(session, job)
+
+
+def test_objects_deliveries_and_the_finished_job_are_one_transaction(lab, exam: int) -> None:
+    late = lab.claim(JobKind.REPORT)
+    lab.wait(301)
+
+    def publish_late() -> None:
+        with lab.store.begin() as session:
+            publish(session, late, [SR], {"sr": ["pacs"]}, lab.now)
+            if not finish(session, late, lab.now):
+                raise TimeoutError
+
+    lab.publish(OVERLAY, overlay=["pacs"])
+    with pytest.raises(TimeoutError):
+        publish_late()
+    with lab.store.read() as session:
+        assert latest_sr(session, exam) is None
+    assert [job.object_id for job in lab.jobs(JobKind.DELIVER)].count(None) == 1
+    assert len(lab.jobs(JobKind.DELIVER)) == 2
+
+
+def test_publishing_again_keeps_the_first_bytes_and_adds_no_delivery(lab, exam: int) -> None:
+    job = lab.claim(JobKind.REPORT)
+    with lab.store.begin() as session:
+        first = publish(session, job, [SR], {"sr": ["pacs"]}, lab.now)
+    with lab.store.begin() as session:
+        other = replace(SR, payload=b"otherwise")
+        assert publish(session, job, [other], {"sr": ["pacs"]}, lab.now) == first
+    deliveries = [job for job in lab.jobs(JobKind.DELIVER) if job.object_id is not None]
+    assert len(deliveries) == 1
+    with lab.store.read() as session:
+        assert deliverable(session, deliveries[0]).payload == SR.payload
+    assert deliveries[0].state is JobState.READY
+
+
+def test_the_latest_sr_is_the_one_to_amend(lab, exam: int) -> None:
+    lab.publish(SR, OVERLAY)
+    lab.image()
+    lab.score_all()
+    lab.wait(60)
+    lab.close_due()
+    lab.publish(replace(SR, sop_instance_uid="2.25.0", payload=b"amended"))
+    with lab.store.read() as session:
+        last = latest_sr(session, exam)
+        assert latest_sr(session, 99) is None
+    assert last is not None
+    assert (last.sop_instance_uid, last.report_revision) == ("2.25.0", 2)
+    assert last.payload == b"amended"

@@ -1,0 +1,62 @@
+"""Settings: the file, the environment, and one clear line for what is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from qc_daemon.settings import SettingsError, load
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "qc.toml"
+    path.write_text(text)
+    return path
+
+
+def test_paths_resolve_from_the_file(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, '[store]\nurl = "sqlite:///a/qc.db"\nspool = "spool"\n'))
+    assert settings.store.url == f"sqlite:///{tmp_path}/a/qc.db"
+    assert settings.store.spool == tmp_path / "spool"
+
+
+def test_an_absolute_database_path_stays(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, f'[store]\nurl = "sqlite:///{tmp_path}/qc.db"\n'))
+    assert settings.store.url == f"sqlite:///{tmp_path}/qc.db"
+
+
+def test_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QC_DAEMON_RECEIVE__PORT", "4711")
+    settings = load(write(tmp_path, '[receive]\nport = 104\nae_title = "HERE"\n'))
+    assert settings.receive.port == 4711
+    assert settings.receive.ae_title == "HERE"
+
+
+def test_defaults_need_no_file() -> None:
+    settings = load(None)
+    assert settings.receive.host == "127.0.0.1"
+    assert settings.store.url.endswith("var/qc.db")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[receive]\nportt = 1\n", "receive.portt is unknown"),
+        ("[receive]\nport = 70000\n", "receive.port"),
+        ('[receive]\nae_title = "A TITLE THAT IS TOO LONG"\n', "16 printable"),
+        ('[[receive.peer]]\nae_title = "US1"\naddress = "10.0.0.0/99"\n', "receive.peer.0.address"),
+        ("[receive\n", "not valid TOML"),
+        ('[[destination]]\nname = "a"\n[[destination]]\nname = "a"\n', "share a name"),
+        ('[[destination]]\nname = "a"\nkind = "folder"\n', "needs folder"),
+        ('[[destination]]\nname = "a"\nobjects = ["pdf"]\n', "destination.0.objects.0"),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(write(tmp_path, text))
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"missing\.toml does not exist"):
+        load(tmp_path / "missing.toml")
