@@ -1,0 +1,250 @@
+"""Decoding in a child process that can be killed.
+
+Codecs are C code fed with bytes from the network: they may crash, hang or ask for all memory. The
+child takes that with it, and the worker with its loaded models lives on. Between the two goes
+JSON and raw pixels, never a pickle.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from detector.codes import ErrorCode, QCError
+from detector.frame import Frame, Pixels, Region
+from detector.reader import MAX_PIXELS, Summary
+
+_START_SECONDS = 60.0
+_EXIT_SECONDS = 2.0
+_MAX_MESSAGE = 1_000_000
+
+
+class DecodeProcess:
+    """A decoder in its own process, started at the first call and again after each loss.
+
+    `megabytes` is what the child may take beyond its own start; `seconds` how long one call may
+    wait for it in all (the caller's own time between two frames does not count); `max_pixels`
+    rows x columns of a frame. For use by one thread, one call at a time: the child dies with the
+    thread that started it.
+    """
+
+    def __init__(
+        self, *, megabytes: int = 4096, seconds: float = 120.0, max_pixels: int = MAX_PIXELS
+    ) -> None:
+        self._megabytes = megabytes
+        self._seconds = seconds
+        self._max_pixels = max_pixels
+        self._child: _Child | None = None
+        self._busy = False
+
+    def __enter__(self) -> Self:
+        self._ready()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child; None while there is none."""
+        return self._child.process.pid if self._child else None
+
+    def close(self) -> None:
+        """End the child; the next call would start another."""
+        if self._child:
+            self._child.kill()
+        self._child = None
+        self._busy = False
+
+    def summary(self, path: Path) -> Summary:
+        """Header, frame count and pixel hash. Decodes every frame, keeps none.
+
+        Raises QCError as `detector.reader.summarise`, or DECODE_TIMEOUT, DECODE_MEMORY,
+        DECODE_FAILED.
+        """
+        with _Call(self, {"do": "summary", "path": str(path.absolute())}) as call:
+            reply = call.reply()
+            call.finished()
+            return Summary(**reply["summary"])
+
+    def frames(self, path: Path, numbers: Sequence[int] | None = None) -> Iterator[Frame]:
+        """The frames of these numbers (None: all), ascending, one in memory at a time.
+
+        Raises QCError as `detector.reader.read_frames`, or DECODE_TIMEOUT, DECODE_MEMORY,
+        DECODE_FAILED. Leaving early costs a restart of the child.
+        """
+        asked = None if numbers is None else sorted(set(numbers))
+        with _Call(self, {"do": "frames", "path": str(path.absolute()), "numbers": asked}) as call:
+            while "done" not in (reply := call.reply()):
+                yield _frame(reply, call.pixels(reply["shape"], self._max_pixels))
+            call.finished()
+
+    def _ready(self) -> "_Child":
+        """The child, started if there is none or it died while idle."""
+        if self._busy:
+            raise RuntimeError("the decoder is still busy with another call")
+        if self._child and self._child.process.poll() is not None:
+            self.close()
+        if self._child is None:
+            self._child = _Child(self._megabytes, self._max_pixels)
+        return self._child
+
+
+def spread(count: int, wanted: int) -> tuple[int, ...]:
+    """Frame numbers, from 1, in the middle of `wanted` equal parts of a cine; 0: all of it."""
+    if wanted <= 0 or wanted >= count:
+        return tuple(range(1, count + 1))
+    return tuple((2 * part + 1) * count // (2 * wanted) + 1 for part in range(wanted))
+
+
+class _Child:
+    """The process and our end of the socket to it."""
+
+    def __init__(self, megabytes: int, max_pixels: int) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-P", "-m", "qc_daemon.score.decode_child"]
+            arguments = (theirs.fileno(), os.getpid(), megabytes, max_pixels)
+            self.process = subprocess.Popen(
+                [*command, *map(str, arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=_environment(),
+            )
+        self.connection = Connection(ours.detach())
+        try:
+            started = self.connection.poll(_START_SECONDS) and self.connection.recv_bytes()
+        except (EOFError, OSError):
+            started = False
+        if not started:
+            self.kill()
+            raise QCError(ErrorCode.INTERNAL, "the decoder process does not start")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.connection.close()
+
+    def died(self) -> int:
+        """Exit status of a child that hung up; negative: the signal that ended it."""
+        try:
+            return self.process.wait(_EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+
+class _Call:
+    """One request and its replies. Whatever ends it early, kills the child with what it still had
+    to say, so that the next call starts clean."""
+
+    def __init__(self, owner: DecodeProcess, request: dict[str, Any]) -> None:
+        self._owner = owner
+        self._request = request
+        self._left = owner._seconds
+
+    def __enter__(self) -> Self:
+        self._child = self._owner._ready()
+        self._owner._busy = True
+        try:
+            self._child.connection.send_bytes(json.dumps(self._request).encode())
+        except OSError:
+            raise self._lost() from None
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._owner._busy:
+            self._owner.close()
+
+    def reply(self) -> dict[str, Any]:
+        """The next message. Raises QCError: what the child says, or what became of it."""
+        message: dict[str, Any] = json.loads(self._receive())
+        if "error" in message:
+            error = QCError(ErrorCode(message["error"]), message["message"])
+            # A child that ran out of memory is replaced: its heap may be in pieces.
+            if error.code is not ErrorCode.DECODE_MEMORY:
+                self.finished()
+            raise error
+        return message
+
+    def pixels(self, shape: Sequence[int], max_pixels: int) -> Pixels:
+        """The raw frame that follows a frame message."""
+        rows, columns = map(int, shape)
+        if rows * columns > max_pixels:
+            raise QCError(ErrorCode.DECODE_FAILED, "the decoder process sent a wrong frame")
+        pixels = np.empty((rows, columns, 3), np.uint8)
+        self._wait()
+        try:
+            self._child.connection.recv_bytes_into(pixels.data.cast("B"))
+        except (EOFError, OSError):
+            raise self._lost() from None
+        return pixels
+
+    def finished(self) -> None:
+        """The child has said all; it may be asked again."""
+        self._owner._busy = False
+
+    def _receive(self) -> bytes:
+        self._wait()
+        try:
+            return self._child.connection.recv_bytes(_MAX_MESSAGE)
+        except (EOFError, OSError):
+            raise self._lost() from None
+
+    def _wait(self) -> None:
+        before = time.monotonic()
+        try:
+            ready = self._child.connection.poll(max(0.0, self._left))
+        except OSError:
+            raise self._lost() from None
+        self._left -= time.monotonic() - before
+        if not ready:
+            raise QCError(
+                ErrorCode.DECODE_TIMEOUT, f"decoding took more than {self._owner._seconds:g} s"
+            )
+
+    def _lost(self) -> QCError:
+        status = self._child.died()
+        self._owner.close()
+        name = signal.Signals(-status).name if status < 0 else f"exit {status}"
+        return QCError(ErrorCode.DECODE_FAILED, f"the decoder process died ({name})")
+
+
+def _environment() -> dict[str, str]:
+    """Ours without the service's settings, which may hold passwords; one thread a library."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("QC_DAEMON_")}
+    return kept | {
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+
+
+def _frame(reply: dict[str, Any], pixels: Pixels) -> Frame:
+    regions = tuple(
+        Region(index, tuple(bbox), tuple(spacing) if spacing else None)
+        for index, bbox, spacing in reply["regions"]
+    )
+    return Frame(reply["frame"], pixels, regions)

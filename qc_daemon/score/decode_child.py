@@ -1,0 +1,106 @@
+"""What runs in the decoding child: `decode.DecodeProcess` is its other end.
+
+Imports neither torch nor any model, so that it starts fast and stays small. Writes no file,
+prints nothing, and dies with its parent.
+"""
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pydicom.config
+
+from detector.codes import ErrorCode, QCError
+from detector.frame import Frame
+from detector.reader import read_frames, summarise
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(descriptor: int, parent: int, megabytes: int, max_pixels: int) -> None:
+    """Answer requests on the socket until its other end closes."""
+    die_with(parent)
+    confine(megabytes)
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    with Connection(descriptor) as connection:
+        send(connection, {"ready": True})
+        while True:
+            try:
+                request = json.loads(connection.recv_bytes())
+            except EOFError:
+                return
+            answer(connection, request, max_pixels)
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the parent ends, also while busy; the terminal's Ctrl-C is its affair."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the parent has gone already")
+
+
+def confine(megabytes: int) -> None:
+    """Limit memory to this much beyond the present, and forbid files and core dumps."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    limit = pages * resource.getpagesize() + megabytes * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+def answer(connection: Connection, request: dict[str, Any], max_pixels: int) -> None:
+    """Send all replies to one request; the last is the summary, `done` or an error."""
+    try:
+        for message, pixels in replies(request, max_pixels):
+            send(connection, message)
+            if pixels is not None:
+                connection.send_bytes(pixels)
+    except QCError as error:
+        send(connection, {"error": error.code.value, "message": error.message})
+    except MemoryError:
+        code = ErrorCode.DECODE_MEMORY
+        send(connection, {"error": code.value, "message": "decoding needs too much memory"})
+    except (BrokenPipeError, ConnectionResetError):
+        sys.exit("the parent has hung up")
+    except Exception as error:
+        # Nothing this process prints is seen, so what went wrong is told to the other end.
+        reason = f"the decoder failed with {type(error).__name__}"
+        send(connection, {"error": ErrorCode.DECODE_FAILED.value, "message": reason})
+
+
+def replies(
+    request: dict[str, Any], max_pixels: int
+) -> Iterator[tuple[dict[str, Any], memoryview | None]]:
+    """Messages, each with the raw pixels that follow it, if any."""
+    path = Path(request["path"])
+    if request["do"] == "summary":
+        yield {"summary": asdict(summarise(path, max_pixels))}, None
+        return
+    for frame in read_frames(path, request["numbers"], max_pixels):
+        yield described(frame), frame.pixels.data.cast("B")
+    yield {"done": True}, None
+
+
+def described(frame: Frame) -> dict[str, Any]:
+    return {
+        "frame": frame.number,
+        "shape": frame.pixels.shape[:2],
+        "regions": [(region.index, region.bbox, region.spacing_mm) for region in frame.regions],
+    }
+
+
+def send(connection: Connection, message: dict[str, Any]) -> None:
+    connection.send_bytes(json.dumps(message).encode())
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
