@@ -1,0 +1,241 @@
+"""A bundle: the folder of everything that judges, with a manifest that answers for each byte."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Self
+
+from detector.codes import ErrorCode, QCError
+from detector.vocabulary import BY_CODE, View
+from model.finding import BundleId
+
+if TYPE_CHECKING:
+    import torch
+
+    from detector.yolo import YoloDetector
+    from model.calibration import Temperature
+    from model.describer import Describer
+    from model.inputs import Preprocessor
+    from model.outlier import OutlierModel
+    from model.spatialclip import SpatialClip
+
+FORMAT = 1
+MANIFEST, CARD, OUTLIER = "bundle.json", "MODEL_CARD.md", "outlier.safetensors"
+DETECTOR, DESCRIBER, SPATIALCLIP = "detector", "describer", "spatialclip"
+REQUIRED_FILES = (
+    CARD,
+    OUTLIER,
+    f"{DETECTOR}/architecture.yaml",
+    f"{DETECTOR}/detector.json",
+    f"{DETECTOR}/weights.safetensors",
+    f"{DESCRIBER}/config.json",
+    f"{DESCRIBER}/model.safetensors",
+    f"{SPATIALCLIP}/config.json",
+    f"{SPATIALCLIP}/weights.safetensors",
+)
+REQUIRED_FACTS: dict[str, type] = {
+    "name": str,
+    "version": str,
+    "vocabulary": list,
+    "views": list,
+    "thresholds": dict,
+    "criteria": dict,
+    "calibration": dict,
+    "preprocessing": dict,
+    "training": dict,
+    "metrics": dict,
+}
+"""What every manifest says; `write_manifest` adds `format` and `files`."""
+# Formats that can run code when they are read.
+_PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"})
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified folder. Parts are loaded by its methods, each call anew."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    id: BundleId
+
+    @classmethod
+    def open(cls, path_or_name: str | Path) -> Self:
+        """A folder, or the name of a bundle that ships ("default"); every file is hashed.
+
+        Raises QCError: bundle-incomplete on missing or extra files, bundle-mismatch on a wrong
+        hash or manifest; one line, with the mend.
+        """
+        path = locate(path_or_name)
+        content = _content(path)
+        manifest = _parsed(content)
+        for problem in _problems(path, manifest):
+            raise problem
+        return cls(
+            path,
+            manifest,
+            BundleId(manifest["name"], manifest["version"], hashlib.sha256(content).hexdigest()),
+        )
+
+    @property
+    def model_id(self) -> str:
+        """SHA-256 of the manifest's bytes, in hexadecimal."""
+        return self.id.model_id
+
+    @property
+    def calibration(self) -> "Temperature":
+        from model.calibration import Temperature
+
+        try:
+            return Temperature.from_json(self.manifest["calibration"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _mismatch(f"{MANIFEST}: calibration is unusable ({error})") from error
+
+    def detector(self, device: "str | torch.device" = "cpu") -> "YoloDetector":
+        from detector.yolo import YoloDetector
+
+        return YoloDetector.load(self.path / DETECTOR, device)
+
+    def describer(self, device: "str | torch.device" = "cpu") -> "Describer":
+        from model.describer import Describer
+
+        return Describer.load(self.path / DESCRIBER, device)
+
+    def spatialclip(self, device: "str | torch.device" = "cpu") -> "SpatialClip":
+        from model.checkpoint import load_spatialclip
+
+        return load_spatialclip(self.path / SPATIALCLIP, device)
+
+    def preprocessor(self) -> "Preprocessor":
+        """Pictures, words and boxes to SpatialCLIP's tensors, at its own picture size."""
+        from model.inputs import Preprocessor
+
+        config = json.loads((self.path / SPATIALCLIP / "config.json").read_text(encoding="utf-8"))
+        size = int(config["clip"]["vision_config"]["image_size"])
+        return Preprocessor.load(self.path / SPATIALCLIP, size)
+
+    def outlier(self) -> "OutlierModel":
+        from model.outlier import OutlierModel
+
+        return OutlierModel.load(self.path / OUTLIER)
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the bundles that come with the package."""
+    folder = _shipped_folder()
+    if not folder.is_dir():
+        return ()
+    return tuple(sorted(p.name for p in folder.iterdir() if (p / MANIFEST).is_file()))
+
+
+def locate(path_or_name: str | Path) -> Path:
+    """The folder of a shipped name, else the path itself."""
+    if isinstance(path_or_name, str) and path_or_name in shipped():
+        return _shipped_folder() / path_or_name
+    return Path(path_or_name)
+
+
+def verify(path_or_name: str | Path) -> list[str]:
+    """Everything wrong with a bundle's manifest and files, a line each; empty if nothing is."""
+    path = locate(path_or_name)
+    try:
+        manifest = _parsed(_content(path))
+    except QCError as error:
+        return [error.message]
+    return [problem.message for problem in _problems(path, manifest)]
+
+
+def write_manifest(folder: Path, facts: Mapping[str, Any]) -> str:
+    """Hash every file of the folder and write bundle.json; returns the model id.
+
+    `facts` must hold REQUIRED_FACTS and may hold more (seeds, reference distributions). Raises
+    QCError on missing facts or files.
+    """
+    files = {name: _digest(folder / name) for name in sorted(_files(folder))}
+    manifest = {**facts, "format": FORMAT, "files": files}
+    content = (
+        json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    ).encode()
+    for problem in _problems(folder, _parsed(content), hashed=False):
+        raise problem
+    partial = folder / f".{MANIFEST}.partial"
+    partial.write_bytes(content)
+    partial.replace(folder / MANIFEST)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _shipped_folder() -> Path:
+    return Path(str(resources.files("model"))) / "bundles"
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return (path / MANIFEST).read_bytes()
+    except OSError as error:
+        raise _incomplete(
+            f"no readable {MANIFEST} in {path}: name a bundle's folder, or make one (bundle build)"
+        ) from error
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    try:
+        manifest = json.loads(content)
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise ValueError(f"format is not {FORMAT}")
+        for key, kind in {**REQUIRED_FACTS, "files": dict}.items():
+            if not isinstance(manifest.get(key), kind):
+                raise ValueError(f"{key} is missing or no {kind.__name__}")
+        if not manifest["vocabulary"] or not set(manifest["vocabulary"]) <= set(BY_CODE):
+            raise ValueError("the vocabulary has unknown labels")
+        if not set(manifest["views"]) <= {view.value for view in View}:
+            raise ValueError("views has an unknown view")
+        for name, digest in manifest["files"].items():
+            place = PurePosixPath(name)
+            if place.is_absolute() or ".." in place.parts or not isinstance(digest, str):
+                raise ValueError(f"files has {name!r}, which is no file of the bundle")
+    except (ValueError, TypeError) as error:
+        raise _mismatch(f"{MANIFEST} is invalid ({error}): build the bundle again") from error
+    return manifest
+
+
+def _problems(folder: Path, manifest: Mapping[str, Any], hashed: bool = True) -> Iterator[QCError]:
+    """What is wrong with the files; `hashed` False leaves the hashing out."""
+    listed, present = set(manifest["files"]), set(_files(folder))
+    for name in sorted(set(REQUIRED_FILES) - listed):
+        yield _incomplete(f"{name} is not in the bundle: build the bundle again")
+    for name in sorted(listed - present):
+        yield _incomplete(f"{name} is missing: copy the whole bundle again")
+    for name in sorted(present - listed):
+        yield _incomplete(f"{name} is not listed in {MANIFEST}: remove it")
+    for name in sorted(present):
+        if PurePosixPath(name).suffix.lower() in _PICKLES:
+            yield _mismatch(f"{name} is a pickle: convert it with bundle build --trust")
+    for name in sorted(listed & present) if hashed else ():
+        if _digest(folder / name) != manifest["files"][name]:
+            yield _mismatch(f"{name} has another hash than {MANIFEST} says: copy the bundle again")
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Every file but the manifest, as a POSIX path in the folder."""
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if not path.is_dir() and name != MANIFEST:
+            yield name
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _incomplete(f"{path.name} cannot be read: mend its permissions") from error
+
+
+def _incomplete(message: str) -> QCError:
+    return QCError(ErrorCode.BUNDLE_INCOMPLETE, message)
+
+
+def _mismatch(message: str) -> QCError:
+    return QCError(ErrorCode.BUNDLE_MISMATCH, message)

@@ -1,0 +1,182 @@
+"""A finding: what one scored frame (and ultrasound region) was judged to be, and its JSON form."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from detector.codes import Flag
+from detector.detection import Box, Detection
+from detector.vocabulary import View
+
+STANDARD = "standard"
+NON_STANDARD = "non-standard"
+REVIEW = "review"
+QUALITY_LABELS = (STANDARD, NON_STANDARD, REVIEW)
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """One criterion's outcome: met True, False or None (cannot tell).
+
+    `value` is in `unit` (UCUM); `evidence` names the labels it was read from.
+    """
+
+    code: str
+    met: bool | None
+    value: float | None = None
+    unit: str = "1"
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BundleId:
+    """Which models judged: the bundle's name, version and SHA-256 of its manifest."""
+
+    name: str
+    version: str
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the models say of one frame's region; knows nothing of files or DICOM.
+
+    `probability` is the calibrated P(standard), None for OTHER; `gates` are the fusion weights of
+    image, text and spatial branch and sum to 1.
+    """
+
+    region_index: int
+    region_bbox: Box
+    view: View
+    view_probability: float
+    quality: str
+    probability: float | None
+    raw_probability: float | None
+    gates: tuple[float, float, float]
+    detections: tuple[Detection, ...]
+    description: str
+    criteria: tuple[Criterion, ...]
+    flags: tuple[Flag, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A judgement with its provenance: the stored, reported and exchanged result.
+
+    `frame` counts from 1. `source` is a path for files scored outside the daemon, else None.
+    """
+
+    judgement: Judgement
+    bundle: BundleId
+    frame: int = 1
+    revision: int = 1
+    source: str | None = None
+    study_instance_uid: str | None = None
+    series_instance_uid: str | None = None
+    sop_instance_uid: str | None = None
+    created: str = field(default="")
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object of the design's section 5."""
+        j = self.judgement
+        return {
+            "source": self.source,
+            "study_instance_uid": self.study_instance_uid,
+            "series_instance_uid": self.series_instance_uid,
+            "sop_instance_uid": self.sop_instance_uid,
+            "revision": self.revision,
+            "frame": self.frame,
+            "region": {"index": j.region_index, "bbox": list(j.region_bbox)},
+            "bundle": asdict(self.bundle),
+            "view": {"code": j.view.value, "probability": j.view_probability},
+            "quality": {
+                "label": j.quality,
+                "probability": j.probability,
+                "raw_probability": j.raw_probability,
+            },
+            "gates": dict(zip(("image", "text", "spatial"), j.gates, strict=True)),
+            "detections": [
+                {"label": d.label, "bbox": list(d.bbox), "confidence": d.confidence}
+                for d in j.detections
+            ],
+            "description": j.description,
+            "criteria": [
+                {
+                    "code": c.code,
+                    "met": c.met,
+                    "value": c.value,
+                    "unit": c.unit,
+                    "evidence": list(c.evidence),
+                }
+                for c in j.criteria
+            ],
+            "flags": [flag.value for flag in j.flags],
+            "created": self.created,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Finding":
+        """The inverse of `to_json`; raises KeyError or ValueError on what is not a finding."""
+        judgement = Judgement(
+            region_index=data["region"]["index"],
+            region_bbox=_box(data["region"]["bbox"]),
+            view=View(data["view"]["code"]),
+            view_probability=_probability(data["view"]["probability"]),
+            quality=_one_of(data["quality"]["label"], QUALITY_LABELS),
+            probability=_probability_or_none(data["quality"]["probability"]),
+            raw_probability=_probability_or_none(data["quality"]["raw_probability"]),
+            gates=(data["gates"]["image"], data["gates"]["text"], data["gates"]["spatial"]),
+            detections=tuple(
+                Detection(d["label"], _box(d["bbox"]), _probability(d["confidence"]))
+                for d in data["detections"]
+            ),
+            description=data["description"],
+            criteria=tuple(
+                Criterion(c["code"], c["met"], c["value"], c["unit"], tuple(c["evidence"]))
+                for c in data["criteria"]
+            ),
+            flags=tuple(Flag(flag) for flag in data["flags"]),
+        )
+        return cls(
+            judgement=judgement,
+            bundle=BundleId(**data["bundle"]),
+            frame=data["frame"],
+            revision=data["revision"],
+            source=data["source"],
+            study_instance_uid=data["study_instance_uid"],
+            series_instance_uid=data["series_instance_uid"],
+            sop_instance_uid=data["sop_instance_uid"],
+            created=data["created"],
+        )
+
+
+def utc(moment: datetime) -> str:
+    """ISO 8601 in UTC to the millisecond; the moment must know its zone."""
+    if moment.tzinfo is None:
+        raise ValueError("a moment without a time zone")
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _box(values: Any) -> Box:
+    x0, y0, x1, y1 = (float(v) for v in values)
+    if not all(map(math.isfinite, (x0, y0, x1, y1))):
+        raise ValueError("a box that is not finite")
+    return (x0, y0, x1, y1)
+
+
+def _probability(value: Any) -> float:
+    p = float(value)
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"{p} is no probability")
+    return p
+
+
+def _probability_or_none(value: Any) -> float | None:
+    return None if value is None else _probability(value)
+
+
+def _one_of(value: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ValueError(f"{value!r} is none of {', '.join(allowed)}")
+    return value

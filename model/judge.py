@@ -1,0 +1,225 @@
+"""Judge a frame: boxes, words, view, quality, criteria, and how sure.
+
+The story of one region: detect, describe, look at picture, words and layout together, calibrate,
+check the criteria, and say "review" wherever the evidence does not carry a verdict.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from detector.codes import Flag
+from detector.detection import Box, Detection, clip
+from detector.frame import Frame, Pixels, Region
+from detector.vocabulary import BY_CODE, View
+from detector.yolo import YoloDetector
+from model import criteria
+from model.bundle import Bundle
+from model.calibration import Temperature
+from model.describer import Describer
+from model.finding import NON_STANDARD, REVIEW, STANDARD, BundleId, Judgement
+from model.inputs import Preprocessor
+from model.outlier import OutlierModel, evidence
+from model.spatialclip import VIEWS, SpatialClip
+
+LOW_RESOLUTION_PX = 200
+"""A region with a shorter side than this many pixels cannot show a nuchal membrane."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Where verdicts turn; chosen on validation data, kept in the bundle.
+
+    `detection`: boxes below it are not shown, described or counted. `view`: a view below this
+    probability is OTHER. `review`: calibrated probabilities inside it give no verdict.
+    """
+
+    detection: float = 0.25
+    view: float = 0.5
+    review: tuple[float, float] = (0.4, 0.6)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Thresholds":
+        low, high = data["review"]
+        return cls(float(data["detection"]), float(data["view"]), (float(low), float(high)))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"detection": self.detection, "view": self.view, "review": list(self.review)}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the networks say of one region, before any threshold on the verdict."""
+
+    crop: Pixels
+    detections: tuple[Detection, ...]
+    description: str
+    logit: float
+    views: dict[View, float]
+    gates: tuple[float, float, float]
+    outlier: float
+
+
+class Judge:
+    """The loaded models of one bundle. Not thread-safe; one a process."""
+
+    def __init__(
+        self,
+        bundle_id: BundleId,
+        detector: YoloDetector,
+        describer: Describer,
+        spatialclip: SpatialClip,
+        preprocessor: Preprocessor,
+        calibration: Temperature,
+        outlier: OutlierModel,
+        thresholds: Thresholds,
+        criteria_thresholds: criteria.CriteriaThresholds,
+    ) -> None:
+        self.bundle_id = bundle_id
+        self.detector = detector
+        self.describer = describer
+        self.spatialclip = spatialclip.eval()
+        self.preprocessor = preprocessor
+        self.calibration = calibration
+        self.outlier = outlier
+        self.thresholds = thresholds
+        self.criteria_thresholds = criteria_thresholds
+
+    @classmethod
+    def open(cls, bundle: Bundle, device: str = "auto") -> "Judge":
+        """Load every part of a verified bundle; raises QCError on a part that cannot be used."""
+        chosen = torch.device(
+            ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        )
+        spatialclip = bundle.spatialclip(chosen)
+        return cls(
+            bundle.id,
+            bundle.detector(chosen),
+            bundle.describer(),
+            spatialclip,
+            bundle.preprocessor(),
+            bundle.calibration,
+            bundle.outlier(),
+            Thresholds.from_json(bundle.manifest["thresholds"]),
+            criteria.CriteriaThresholds.from_json(bundle.manifest["criteria"]),
+        )
+
+    def judge(self, frame: Frame) -> list[Judgement]:
+        """One judgement per tissue region of the frame."""
+        looks = self.look([cut(frame.pixels, region) for region in frame.regions])
+        return [
+            self._judgement(frame, region, look)
+            for region, look in zip(frame.regions, looks, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def look(self, crops: Sequence[Pixels]) -> list[Look]:
+        """Run the networks over region crops (each (H, W, 3) uint8 RGB)."""
+        sizes = [(crop.shape[1], crop.shape[0]) for crop in crops]
+        found = [
+            tuple(d for d in boxes if d.confidence >= self.thresholds.detection)
+            for boxes in self.detector.detect(crops)
+        ]
+        descriptions = self.describer.describe_batch(found, sizes)
+        inputs = self.preprocessor.batch(
+            [self.preprocessor.letterbox(crop) for crop in crops], descriptions, found, sizes
+        ).to(self.spatialclip.device)
+        output = self.spatialclip(
+            **{name: getattr(inputs, name) for name in type(inputs).__slots__}
+        )
+        views = output.view_logits.double().softmax(-1).cpu().numpy()
+        gates = output.gates.double().cpu().numpy()
+        features = output.image.double().cpu().numpy()
+        looks = []
+        for i, crop in enumerate(crops):
+            confidence = evidence([d.confidence for d in found[i]])
+            looks.append(
+                Look(
+                    crop,
+                    found[i],
+                    descriptions[i],
+                    float(output.logit[i]),
+                    dict(zip(VIEWS, map(float, views[i]), strict=True)),
+                    (float(gates[i, 0]), float(gates[i, 1]), float(gates[i, 2])),
+                    self.outlier.score(features[i], confidence),
+                )
+            )
+        return looks
+
+    def _judgement(self, frame: Frame, region: Region, look: Look) -> Judgement:
+        view, view_probability = self._view(look)
+        strange = look.outlier > self.outlier.threshold
+        probability = raw = None
+        quality = REVIEW
+        if view is not View.OTHER:
+            raw = float(1 / (1 + np.exp(-look.logit)))
+            probability = self.calibration.calibrate(look.logit, view)
+            quality = self._quality(probability, strange)
+        height, width = frame.pixels.shape[:2]
+        offset = corner(region)
+        flags = []
+        if strange:
+            flags.append(Flag.OUT_OF_DISTRIBUTION)
+        if min(look.crop.shape[:2]) < LOW_RESOLUTION_PX:
+            flags.append(Flag.LOW_RESOLUTION)
+        return Judgement(
+            region_index=region.index,
+            region_bbox=region.bbox,
+            view=view,
+            view_probability=view_probability,
+            quality=quality,
+            probability=probability,
+            raw_probability=raw,
+            gates=look.gates,
+            detections=tuple(
+                Detection(d.label, clip(_moved(d.bbox, offset), width, height), d.confidence)
+                for d in look.detections
+            ),
+            description=look.description,
+            criteria=criteria.judge(
+                view,
+                look.detections,
+                look.crop.shape[1],
+                look.crop.shape[0],
+                look.crop,
+                region.spacing_mm,
+                self.criteria_thresholds,
+            ),
+            flags=tuple(flags),
+        )
+
+    def _view(self, look: Look) -> tuple[View, float]:
+        """The likeliest view; OTHER when it is unlikely or none of its structures was found."""
+        view = max(look.views, key=lambda v: look.views[v])
+        if view is View.OTHER:
+            return view, look.views[view]
+        supported = any(BY_CODE[d.label].view is view for d in look.detections)
+        if look.views[view] < self.thresholds.view or not supported:
+            return View.OTHER, 1 - look.views[view]
+        return view, look.views[view]
+
+    def _quality(self, probability: float, strange: bool) -> str:
+        low, high = self.thresholds.review
+        if strange or low < probability < high:
+            return REVIEW
+        return STANDARD if probability >= high else NON_STANDARD
+
+
+def corner(region: Region) -> tuple[int, int]:
+    """The whole pixel at which the region's crop begins (x, y)."""
+    return int(np.floor(region.bbox[0])), int(np.floor(region.bbox[1]))
+
+
+def cut(pixels: Pixels, region: Region) -> Pixels:
+    """The region's pixels, outer pixels included."""
+    x, y = corner(region)
+    x_end, y_end = int(np.ceil(region.bbox[2])), int(np.ceil(region.bbox[3]))
+    return np.ascontiguousarray(pixels[y:y_end, x:x_end])
+
+
+def _moved(box: Box, offset: tuple[int, int]) -> Box:
+    x, y = offset
+    return (box[0] + x, box[1] + y, box[2] + x, box[3] + y)

@@ -1,0 +1,91 @@
+"""The finding's JSON form: the contract of the design's section 5."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detector.codes import Flag
+from detector.detection import Detection
+from detector.vocabulary import LABELS, View
+from model.finding import QUALITY_LABELS, BundleId, Criterion, Finding, Judgement, utc
+
+probability = st.floats(0, 1)
+box = st.tuples(*[st.floats(0, 2000) for _ in range(4)])
+judgements = st.builds(
+    Judgement,
+    region_index=st.integers(0, 3),
+    region_bbox=box,
+    view=st.sampled_from(View),
+    view_probability=probability,
+    quality=st.sampled_from(QUALITY_LABELS),
+    probability=st.none() | probability,
+    raw_probability=st.none() | probability,
+    gates=st.tuples(probability, probability, probability),
+    detections=st.lists(
+        st.builds(
+            Detection,
+            label=st.sampled_from([label.code for label in LABELS]),
+            bbox=box,
+            confidence=probability,
+        ),
+        max_size=4,
+    ).map(tuple),
+    description=st.text(),
+    criteria=st.lists(
+        st.builds(
+            Criterion,
+            code=st.just("CRIT-SIZE"),
+            met=st.sampled_from([True, False, None]),
+            value=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+            evidence=st.lists(st.just("NT"), max_size=2).map(tuple),
+        ),
+        max_size=3,
+    ).map(tuple),
+    flags=st.lists(st.sampled_from(Flag), unique=True).map(tuple),
+)
+findings = st.builds(
+    Finding,
+    judgement=judgements,
+    bundle=st.just(BundleId("default", "0", "ab" * 32)),
+    frame=st.integers(1, 500),
+    revision=st.integers(1, 9),
+    source=st.none() | st.just("a.dcm"),
+    sop_instance_uid=st.none() | st.just("1.2.3"),
+    created=st.just("2026-11-22T00:00:00.000Z"),
+)
+
+
+@given(findings)
+def test_json_round_trip(finding: Finding) -> None:
+    assert Finding.from_json(json.loads(json.dumps(finding.to_json()))) == finding
+
+
+@given(findings)
+def test_json_has_the_contract_s_keys(finding: Finding) -> None:
+    assert list(finding.to_json()) == [
+        "source",
+        "study_instance_uid",
+        "series_instance_uid",
+        "sop_instance_uid",
+        "revision",
+        "frame",
+        "region",
+        "bundle",
+        "view",
+        "quality",
+        "gates",
+        "detections",
+        "description",
+        "criteria",
+        "flags",
+        "created",
+    ]
+
+
+def test_a_moment_is_utc_to_the_millisecond() -> None:
+    assert utc(datetime(2026, 3, 1, 12, 0, 0, 5000, UTC)) == "2026-03-01T12:00:00.005Z"
+    with pytest.raises(ValueError, match="time zone"):
+        utc(datetime(2026, 3, 1))
