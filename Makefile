@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test test-slow lint bench install lock clean
+.PHONY: demo test test-slow lint bench bundle install lock clean
 
 demo: install
 	$(BIN)/qc-daemon demo
@@ -43,3 +43,7 @@ lock:
 
 clean:
 	rm -rf $(VENV) demo-out
+
+# The default bundle, from the data on; each step resumes or is skipped when its result is there.
+bundle: install
+	sh training/make_bundle.sh

@@ -1,0 +1,132 @@
+"""Judging a frame with the default bundle: shape of the answer, places, and the review rules."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from detector.frame import Frame, Region
+from detector.vocabulary import LABELS, View
+from model.bundle import Bundle
+from model.calibration import Scaling, Temperature
+from model.criteria_table import RULES
+from model.finding import NON_STANDARD, REVIEW, STANDARD
+from model.judge import Judge, Thresholds, corner, cut
+from training.phantom import make
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return Judge.open(Bundle.open("default"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def frame() -> Frame:
+    phantom = make(77, View.NT, standard=True)
+    region = Region(2, phantom.region, (phantom.spacing_mm, phantom.spacing_mm))
+    return Frame(1, phantom.pixels, (region,))
+
+
+def test_the_answer_is_whole(judge: Judge, frame: Frame) -> None:
+    (judgement,) = judge.judge(frame)
+    rows, columns = frame.pixels.shape[:2]
+    assert judgement.region_index == 2
+    assert sum(judgement.gates) == pytest.approx(1, abs=1e-5)
+    assert [c.code for c in judgement.criteria] == [r.code for r in RULES[judgement.view]]
+    assert judgement.description
+    for detection in judgement.detections:
+        x0, y0, x1, y1 = detection.bbox
+        assert 0 <= x0 < x1 <= columns
+        assert 0 <= y0 < y1 <= rows
+
+
+def test_the_same_frame_gets_the_same_answer(judge: Judge, frame: Frame) -> None:
+    assert judge.judge(frame) == judge.judge(frame)
+
+
+def test_boxes_stand_in_the_stored_image(judge: Judge, frame: Frame) -> None:
+    """A wider canvas around the same region moves the boxes and changes nothing else."""
+    rows, columns = frame.pixels.shape[:2]
+    canvas = np.zeros((rows + 40, columns + 60, 3), np.uint8)
+    canvas[30 : 30 + rows, 50 : 50 + columns] = frame.pixels
+    region = frame.regions[0]
+    x0, y0, x1, y1 = region.bbox
+    moved = replace(region, bbox=(x0 + 50, y0 + 30, x1 + 50, y1 + 30))
+    (here,) = judge.judge(frame)
+    (there,) = judge.judge(Frame(1, canvas, (moved,)))
+    assert there.probability == here.probability
+    assert there.description == here.description
+    for a, b in zip(here.detections, there.detections, strict=True):
+        assert b.bbox == pytest.approx([v + d for v, d in zip(a.bbox, (50, 30) * 2, strict=True)])
+
+
+def test_each_region_is_judged(judge: Judge, frame: Frame) -> None:
+    x0, y0, x1, y1 = frame.regions[0].bbox
+    half = Region(5, (x0, y0, (x0 + x1) / 2, y1))
+    judgements = judge.judge(replace(frame, regions=(frame.regions[0], half)))
+    assert [j.region_index for j in judgements] == [2, 5]
+
+
+def test_an_empty_picture_is_other_and_review(judge: Judge) -> None:
+    black = np.zeros((400, 500, 3), np.uint8)
+    (judgement,) = judge.judge(Frame(1, black, (Region(0, (0, 0, 500, 400)),)))
+    assert judgement.view is View.OTHER
+    assert judgement.quality == REVIEW
+    assert judgement.probability is None
+    assert judgement.criteria == ()
+
+
+@pytest.mark.parametrize(
+    ("bias", "quality"), [(50.0, STANDARD), (-50.0, NON_STANDARD), (None, REVIEW)]
+)
+def test_the_label_follows_the_calibrated_probability(
+    judge: Judge, frame: Frame, bias: float | None, quality: str
+) -> None:
+    """Sure calibrations decide; one that says a half for everything leaves it to a person."""
+    scaling = Scaling(1.0, bias) if bias is not None else Scaling(1e9, 0.0)
+    forced = Judge(
+        judge.bundle_id,
+        judge.detector,
+        judge.describer,
+        judge.spatialclip,
+        judge.preprocessor,
+        Temperature(scaling),
+        judge.outlier.with_threshold(float("inf")),
+        Thresholds(detection=0.0, view=0.0),
+        judge.criteria_thresholds,
+    )
+    (judgement,) = forced.judge(frame)
+    assert judgement.view is not View.OTHER, "the phantom is one of the views"
+    assert judgement.quality == quality
+
+
+def test_a_strange_picture_is_left_to_a_person(judge: Judge, frame: Frame) -> None:
+    wary = Judge(
+        judge.bundle_id,
+        judge.detector,
+        judge.describer,
+        judge.spatialclip,
+        judge.preprocessor,
+        Temperature(Scaling(1.0, 50.0)),
+        judge.outlier.with_threshold(-1e9),
+        Thresholds(detection=0.0, view=0.0),
+        judge.criteria_thresholds,
+    )
+    (judgement,) = wary.judge(frame)
+    assert judgement.quality == REVIEW
+    assert "out-of-distribution" in judgement.flags
+
+
+def test_no_structure_of_another_name_is_described(judge: Judge, frame: Frame) -> None:
+    (judgement,) = judge.judge(frame)
+    found = {d.label for d in judgement.detections}
+    for label in LABELS:
+        if label.code not in found and label.view is not None:
+            assert label.meaning not in judgement.description.lower()
+
+
+def test_a_cut_holds_the_region_s_outer_pixels() -> None:
+    pixels = np.arange(10 * 12 * 3, dtype=np.uint8).reshape(10, 12, 3)
+    region = Region(0, (1.5, 2.2, 7.1, 9.0))
+    assert corner(region) == (1, 2)
+    assert np.array_equal(cut(pixels, region), pixels[2:9, 1:8])

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detector.detection import Detection
+from detector.vocabulary import View
+from model.criteria import Better, CriteriaThresholds
+from training.criteria import CriteriaSample, band_of, fit, rates
+
+MET = np.array([True] * 20 + [False] * 20)
+
+
+def test_values_apart_are_cut_between():
+    values = np.r_[np.linspace(5, 6, 20), np.linspace(1, 2, 20)]
+    band = band_of(values, MET, Better.HIGH)
+    assert 2 < band.unmet_below <= band.met_from < 5
+    low = band_of(-values, MET, Better.LOW)
+    assert (low.met_to, low.unmet_above) == (-band.met_from, -band.unmet_below)
+
+
+def test_overlap_becomes_the_band_of_cannot_tell():
+    values = np.r_[np.linspace(4, 10, 20), np.linspace(0, 6, 20)]
+    band = band_of(values, MET, Better.HIGH)
+    assert band.unmet_below < band.met_from
+    assert band.judge((band.unmet_below + band.met_from) / 2) is None
+
+
+def test_middle_has_two_ends():
+    values = np.r_[np.linspace(4, 6, 20), np.linspace(0, 1, 10), np.linspace(9, 10, 10)]
+    band = band_of(values, MET, Better.MIDDLE)
+    assert [band.judge(v) for v in (0.5, 5, 9.5)] == [False, True, False]
+
+
+def test_values_that_do_not_tell_give_no_band():
+    values = np.r_[np.arange(20), np.arange(20)].astype(float)
+    assert band_of(values, MET, Better.HIGH) is None
+    assert band_of(np.ones(40), MET, Better.HIGH) is None
+
+
+@given(st.lists(st.tuples(st.floats(-9, 9), st.booleans()), min_size=2, max_size=60))
+def test_any_values_give_a_band_or_none(pairs):
+    values = np.array([value for value, _ in pairs])
+    truths = np.array([truth for _, truth in pairs])
+    if truths.all() or not truths.any():
+        return
+    for better in Better:
+        band = band_of(values, truths, better)
+        assert band is None or band.unmet_below <= band.met_from <= band.met_to
+
+
+@pytest.fixture(scope="module")
+def samples():
+    """Heads large and small, with a plexus or without; grey enough to be measured."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(40, 160, (200, 300, 3)).astype(np.uint8)
+    made = []
+    for number in range(40):
+        large, both = number % 2 == 0, number % 4 < 2
+        half = rng.uniform(70, 90) if large else rng.uniform(20, 40)
+        found = [Detection("CB", (150 - half, 100 - half, 150 + half, 100 + half), 0.9)]
+        found += [Detection("CP1", (130, 90, 145, 110), 0.8)]
+        found += [Detection("CP2", (155, 90, 170, 110), 0.8)] if both else []
+        truth = {"CRIT-SIZE": large, "CRIT-CHOROID": both}
+        made.append(CriteriaSample(View.HEAD, found, pixels, truth))
+    return made
+
+
+def test_fit_learns_what_the_samples_show(samples):
+    thresholds = fit(samples, CriteriaThresholds(measured={}))
+    assert set(thresholds.measured[View.HEAD]) == {"CRIT-SIZE"}
+    by_code = {rate.code: rate for rate in rates(samples, thresholds)}
+    for code in ("CRIT-SIZE", "CRIT-CHOROID"):
+        assert (by_code[code].sensitivity, by_code[code].specificity) == (1, 1)
+        assert by_code[code].undecided == 0
+        assert (by_code[code].met, by_code[code].unmet) == (20, 20)
+
+
+def test_too_few_samples_keep_the_start(samples):
+    start = CriteriaThresholds()
+    assert fit(samples[:6], start).measured == {
+        view: dict(bands) for view, bands in start.measured.items()
+    }
+
+
+def test_undecided_is_reported(samples):
+    rate = rates(samples, CriteriaThresholds(measured={}))[0]
+    assert rate.code == "CRIT-SIZE"
+    assert (rate.undecided, rate.sensitivity, rate.specificity) == (1, None, None)

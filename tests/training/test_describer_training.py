@@ -1,0 +1,95 @@
+import json
+import random
+
+import pytest
+
+from model.describer import Describer
+from model.grammar import Writer
+from model.lexicon import Wording, join
+from training.describer import (
+    DescriberSettings,
+    collate,
+    exact_rates,
+    examples,
+    fresh,
+    reference,
+    train_describer,
+)
+
+TINY = DescriberSettings(
+    steps=30, batch=8, hidden=32, layers=1, heads=2, warmup=5, learning_rate=1e-2, held_out=50
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("describer")
+    return folder, train_describer(folder, TINY)
+
+
+def test_loss_falls(trained):
+    _, facts = trained
+    assert facts.last_loss < 0.6 * facts.first_loss
+
+
+def test_facts_stand_beside_the_weights(trained):
+    folder, facts = trained
+    written = json.loads((folder / "training.json").read_text())
+    assert written["settings"]["seed"] == TINY.seed
+    assert written["settings"]["steps"] == TINY.steps
+    assert written["last_loss"] == facts.last_loss
+    assert 0 <= written["free_exact"] <= written["held_exact"] <= 1
+
+
+def test_the_result_loads_and_writes(trained):
+    folder, _ = trained
+    describer = Describer.load(folder)
+    free, held = exact_rates(describer, random.Random(9), 50)
+    assert free <= held
+
+
+def test_same_seed_same_weights(trained, tmp_path):
+    folder, _ = trained
+    train_describer(tmp_path, TINY)
+    name = "model.safetensors"
+    assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_a_base_is_trained_on(trained, tmp_path):
+    folder, facts = trained
+    further = train_describer(tmp_path, TINY, base=folder)
+    assert further.first_loss < facts.first_loss
+    assert further.parameters == facts.parameters
+
+
+def test_references_are_sentences_of_the_grammar():
+    stream = examples(random.Random(2))
+    describer = fresh(TINY)
+    for _ in range(200):
+        found, wording = next(stream)
+        pieces = reference(found, wording)
+        writer = Writer(found, describer.spell)
+        for piece in pieces:
+            for token in describer.spell(piece):
+                writer.write(token)
+        assert writer.done
+        assert writer.text == join(pieces)
+
+
+def test_wordings():
+    found = next(f for f, _ in examples(random.Random(0)) if len(f) == 3)
+    texts = {join(reference(found, wording)) for wording in Wording}
+    assert len(texts) >= 3
+
+
+def test_only_the_answer_is_a_target():
+    describer = fresh(TINY)
+    stream = examples(random.Random(1))
+    batch = [next(stream) for _ in range(4)]
+    ids, targets = collate(describer, batch)
+    for row, (found, wording) in enumerate(batch):
+        asked = len(describer.encode_prompt(found, wording))
+        assert (targets[row, :asked] == -100).all()
+        answer = targets[row][targets[row] != -100]
+        assert ids[row, asked : asked + len(answer)].equal(answer)
+        assert describer.tokenizer.decode(answer[-1:].tolist()).startswith(".")

@@ -1,0 +1,174 @@
+"""The training loops learn, resume and write what serving loads; at the smallest scale."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from detector.detection import Detection
+from detector.vocabulary import View
+from detector.yolo import YoloDetector
+from model.checkpoint import load_spatialclip
+from model.describer import Describer
+from model.inputs import Preprocessor
+from training import detector as detector_training
+from training.corpus import divide
+from training.describer import DescriberSettings, fresh
+from training.detector import DetectorRecipe, Picture, augment, batches, load_picture
+from training.negatives import shuffled
+from training.phantom.dataset import write_dataset
+from training.pipeline import train_small_spatialclip
+from training.samples import Sample, read_samples
+from training.spatialclip import SpatialClipRecipe, contrastive, mirror, modality_mask
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    out = tmp_path_factory.mktemp("phantoms")
+    return read_samples(write_dataset(out, 24, 31, other_share=0.1, progress=False))
+
+
+@pytest.fixture(scope="module")
+def detector_folder(samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("detector")
+    recipe = DetectorRecipe(size=64, epochs=1, batch=8, warmup_steps=1)
+    detector_training.train_detector(samples[:16], samples[16:], out, recipe)
+    return out
+
+
+def test_the_detector_s_run_can_be_loaded_and_resumed(
+    detector_folder: Path, samples: list[Sample]
+) -> None:
+    facts = json.loads((detector_folder / "training.json").read_text())
+    assert facts["training"]["images"] == 16
+    before = YoloDetector.load(detector_folder)
+    recipe = DetectorRecipe(size=64, epochs=2, batch=8, warmup_steps=1)
+    detector_training.train_detector(
+        samples[:16], samples[16:], detector_folder, recipe, resume=True
+    )
+    state = torch.load(detector_folder / "checkpoint.pt", weights_only=True)
+    assert (state["epoch"], state["step"]) == (2, 4)
+    after = YoloDetector.load(detector_folder)
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(before.network.parameters(), after.network.parameters(), strict=True)
+    )
+
+
+def test_an_epoch_is_the_same_for_the_same_seed(samples: list[Sample]) -> None:
+    pictures = [load_picture(sample, 64) for sample in samples[:8]]
+    recipe = DetectorRecipe(size=64, batch=4)
+    first, again = (list(batches(pictures, recipe, 3)) for _ in range(2))
+    assert len(first) == 2
+    for a, b in zip(first, again, strict=True):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.targets["bboxes"], b.targets["bboxes"])
+
+
+def test_mirroring_moves_boxes_and_renames_sides() -> None:
+    """A bright patch marks each structure; after augmentation its box still lies on it."""
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[10:20, 4:16] = (255, 0, 0)
+    pixels[30:44, 40:60] = (0, 255, 0)
+    sample = Sample(Path("none"), True)
+    boxes = [("CP1", (4.0, 10.0, 16.0, 20.0)), ("CP2", (40.0, 30.0, 60.0, 44.0))]
+    picture = Picture(pixels, boxes, frozenset({"CP1", "CP2"}), sample)
+    seen = set()
+    for seed in range(40):
+        moved, found = augment(picture, np.random.default_rng(seed))
+        for code, (x0, y0, x1, y1) in found:
+            patch = moved[round(y0) + 2 : round(y1) - 1, round(x0) + 2 : round(x1) - 1]
+            if patch.size == 0:
+                continue
+            red = patch[..., 0].mean() > patch[..., 1].mean()
+            # The red patch is CP1 as drawn; a mirrored picture calls it CP2.
+            seen.add((code, bool(red)))
+    assert seen == {("CP1", True), ("CP2", True), ("CP2", False), ("CP1", False)}
+
+
+def test_labels_that_were_not_annotated_cost_nothing(samples: list[Sample]) -> None:
+    """Scores of unknown labels get no gradient: unannotated is not negative."""
+    from detector.yolo import build_network
+
+    torch.manual_seed(0)
+    network = build_network("yolo11n.yaml", len(detector_training.CODES))
+    loss = detector_training.DetectionLoss(network)
+    known = frozenset({"NT"})
+    pixels = np.full((64, 64, 3), 90, np.uint8)
+    batch = detector_training.collate([(pixels, [("NT", (8.0, 8.0, 40.0, 40.0))], known)] * 2)
+    network.train()
+    output = network(batch.images)
+    output["scores"].retain_grad()
+    loss(output, batch).backward()
+    gradient = output["scores"].grad.abs().sum(dim=(0, 2))
+    index = detector_training.CODES.index("NT")
+    assert gradient[index] > 0
+    assert torch.count_nonzero(gradient) == 1
+
+
+def test_spatialclip_trains_saves_and_resumes(
+    samples: list[Sample], detector_folder: Path, tmp_path: Path
+) -> None:
+    describer = tmp_path / "describer"
+    fresh(DescriberSettings(seed=0, layers=1, hidden=32, heads=2)).save(describer)
+    arguments = (samples[:16], samples[16:], detector_folder, describer, tmp_path / "run")
+    recipe = SpatialClipRecipe(epochs=1, batch=8, warmup_steps=1)
+    first = train_small_spatialclip(*arguments, recipe, resume=False, command="test")
+    assert first["training"]["images"] == 16
+    longer = SpatialClipRecipe(epochs=2, batch=8, warmup_steps=1)
+    train_small_spatialclip(*arguments, longer, resume=True, command="test")
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert (state["epoch"], state["step"]) == (2, 4)
+    network = load_spatialclip(tmp_path / "run")
+    preprocessor = Preprocessor.load(tmp_path / "run", 224)
+    detections = [[Detection("NT", (10.0, 20.0, 60.0, 50.0), 0.8)]]
+    picture = np.zeros((224, 224, 3), np.uint8)
+    inputs = preprocessor.batch(
+        [picture],
+        Describer.load(describer).describe_batch(detections, [(100, 80)]),
+        detections,
+        [(100, 80)],
+    )
+    with torch.inference_mode():
+        output = network(**{name: getattr(inputs, name) for name in type(inputs).__slots__})
+    assert torch.isfinite(output.logit).all()
+
+
+def test_equal_captions_are_no_negatives() -> None:
+    features = torch.eye(4)
+    same = contrastive(features, features, torch.tensor(50.0), ["a", "b", "c", "d"])
+    assert same < 1e-6
+    # With one caption for all, a model that tells nothing apart loses nothing but the entropy.
+    flat = torch.ones(4, 4) / 2
+    assert contrastive(flat, flat, torch.tensor(50.0), ["a"] * 4) == pytest.approx(np.log(4))
+    assert contrastive(features, features, torch.tensor(50.0), ["a"] * 4) > 10
+
+
+def test_at_most_one_modality_is_dropped() -> None:
+    present = modality_mask(2000, 0.1, torch.Generator().manual_seed(0))
+    assert present.sum(1).min() == 2
+    dropped = (~present).float().mean(0)
+    assert torch.all((dropped > 0.07) & (dropped < 0.13))
+
+
+def test_mirrored_boxes_return_when_mirrored_twice() -> None:
+    boxes = (Detection("CP1", (3.0, 4.0, 20.0, 30.0), 0.9), Detection("CF", (1.0, 1, 9, 9), 0.5))
+    once = mirror(boxes, 100)
+    assert once[0] == Detection("CP2", (80.0, 4.0, 97.0, 30.0), 0.9)
+    assert mirror(once, 100) == boxes
+
+
+def test_a_shuffled_picture_keeps_its_pixels(samples: list[Sample]) -> None:
+    pixels = np.arange(60 * 60 * 3, dtype=np.uint32).reshape(60, 60, 3).astype(np.uint8)
+    made = shuffled(pixels, np.random.default_rng(3))
+    assert made.shape == pixels.shape
+    assert np.array_equal(np.sort(made, axis=None), np.sort(pixels, axis=None))
+    assert not np.array_equal(made, pixels)
+
+
+def test_held_out_groups_do_not_change_when_pictures_join(samples: list[Sample]) -> None:
+    few, many = divide(samples[:12], 0.5, 0)[1], divide(samples, 0.5, 0)[1]
+    assert [s for s in many if s in samples[:12]] == few
+    assert all(s.view in View for s in samples)

@@ -1,0 +1,209 @@
+"""`qc-model`: make phantoms, train, calibrate, evaluate. One verb, one function."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detector import console
+from training.phantom.command import phantom
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train, calibrate and evaluate the models of qc-daemon.",
+)
+train = typer.Typer(no_args_is_help=True, help="Train one of the models.")
+app.add_typer(train, name="train")
+app.command()(phantom)
+
+Samples = Annotated[
+    list[Path] | None, typer.Option("--samples", help="SpatialCLIP JSON; repeatable.")
+]
+FetusFramework = Annotated[
+    Path | None, typer.Option(help="Folder of the Fetus Framework data set.")
+]
+Splits = Annotated[list[str] | None, typer.Option("--split", help="Its splits; repeatable.")]
+Out = Annotated[Path, typer.Option(help="Where the run goes.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
+
+
+def main() -> None:
+    sys.exit(console.run(app))
+
+
+@train.command("detector")
+def train_detector(
+    out: Out,
+    samples: Samples = None,
+    fetus_framework: FetusFramework = None,
+    split: Splits = None,
+    scale: Annotated[str, typer.Option(help="YOLO11 n, s, m, l or x")] = "n",
+    size: int = 416,
+    epochs: int = 30,
+    batch: int = 16,
+    seed: int = 0,
+    held_out: Annotated[float, typer.Option(help="Share of groups kept for validation.")] = 0.1,
+    resume: Resume = False,
+) -> None:
+    """Train the anatomy detector on boxed pictures.
+
+    Example: qc-model train detector --out runs/detector --samples runs/phantoms/samples.json
+    """
+    from training import corpus, detector
+
+    boxed = [s for s in corpus.gather(samples, fetus_framework, split) if s.annotated]
+    training, validation = corpus.divide(boxed, held_out, seed)
+    recipe = detector.DetectorRecipe(scale, size, epochs, batch, seed=seed)
+    facts = detector.train_detector(
+        training, validation, out, recipe, resume=resume, command=_command()
+    )
+    typer.echo(json.dumps(facts["validation"], indent=1))
+
+
+@train.command("describer")
+def train_describer(out: Out, seed: int = 0, steps: int = 1500) -> None:
+    """Train the small describer on phrases made for it.
+
+    Example: qc-model train describer --out runs/describer
+    """
+    from training import describer
+
+    describer.describer(out, seed=seed, steps=steps)
+
+
+@train.command("spatialclip")
+def train_spatialclip(
+    out: Out,
+    detector: Annotated[Path, typer.Option(help="Folder of a trained detector.")],
+    describer: Annotated[Path, typer.Option(help="Folder of a trained describer.")],
+    samples: Samples = None,
+    fetus_framework: FetusFramework = None,
+    split: Splits = None,
+    epochs: int = 16,
+    seed: int = 0,
+    held_out: Annotated[float, typer.Option(help="Share of groups kept for validation.")] = 0.1,
+    resume: Resume = False,
+) -> None:
+    """Train SpatialCLIP on what the detector and the describer make of the pictures.
+
+    Example: qc-model train spatialclip --out runs/spatialclip --detector runs/detector
+    --describer runs/describer --samples runs/phantoms/samples.json
+    """
+    from training import corpus, pipeline
+    from training.spatialclip import SpatialClipRecipe
+
+    training, validation = corpus.divide(
+        corpus.gather(samples, fetus_framework, split), held_out, seed
+    )
+    facts = pipeline.train_small_spatialclip(
+        training,
+        validation,
+        detector,
+        describer,
+        out,
+        SpatialClipRecipe(epochs=epochs, seed=seed),
+        resume=resume,
+        command=_command(),
+    )
+    typer.echo(json.dumps(facts["validation"], indent=1))
+
+
+@app.command()
+def negatives(
+    out: Out,
+    dicom: Annotated[
+        Path | None, typer.Option(help="Folder of other ultrasound; its tuning half is used.")
+    ] = None,
+    fetus_framework: FetusFramework = None,
+    split: Splits = None,
+    count: int = 600,
+    seed: int = 0,
+) -> None:
+    """Write pictures that are none of the views, made of real pixels.
+
+    Example: qc-model negatives --out runs/negatives --dicom us_dicom --fetus-framework ff
+    """
+    from training import corpus
+    from training.negatives import write_negatives
+    from training.us_dicom import halves
+
+    made = write_negatives(
+        out,
+        halves(dicom)[0] if dicom else [],
+        corpus.gather(None, fetus_framework, split),
+        count,
+        seed,
+    )
+    typer.echo(f"{made} pictures in {out}")
+
+
+@app.command()
+def calibrate(
+    out: Annotated[Path, typer.Option(help="The bundle's folder.")],
+    detector: Annotated[Path, typer.Option(help="Folder of a trained detector.")],
+    describer: Annotated[Path, typer.Option(help="Folder of a trained describer.")],
+    spatialclip: Annotated[Path, typer.Option(help="Folder of a trained SpatialCLIP.")],
+    samples: Samples = None,
+    fetus_framework: FetusFramework = None,
+    split: Splits = None,
+    seed: Annotated[int, typer.Option(help="As in training: it names the groups held out.")] = 0,
+    held_out: Annotated[float, typer.Option(help="As in training, for the real pictures.")] = 0.1,
+    dicom: Annotated[
+        Path | None, typer.Option(help="Folder of other ultrasound; its tuning half is used.")
+    ] = None,
+    name: str = "default",
+    version: str = "0",
+) -> None:
+    """Fit calibration, thresholds and the out-of-distribution score, and write the bundle.
+
+    Example: qc-model calibrate --out model/bundles/default --detector runs/detector
+    --describer runs/describer --spatialclip runs/spatialclip --samples runs/val/samples.json
+    """
+    from training import corpus, pipeline
+    from training.us_dicom import halves
+
+    known = corpus.gather(samples, None, None)
+    if fetus_framework:
+        # The simulated pictures are a set of their own; of the real ones only those held out.
+        known += corpus.divide(corpus.gather(None, fetus_framework, split), held_out, seed)[1]
+    manifest = pipeline.make_bundle(
+        out,
+        detector,
+        describer,
+        spatialclip,
+        known,
+        halves(dicom)[0] if dicom else [],
+        name=name,
+        version=version,
+        command=_command(),
+    )
+    typer.echo(json.dumps(manifest["metrics"], indent=1))
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[str, typer.Option(help="A shipped bundle's name or a folder.")] = "default",
+    count: Annotated[int, typer.Option(help="Phantoms of unseen seeds.")] = 400,
+    seed: int = 9_000_000,
+    dicom: Annotated[
+        Path | None, typer.Option(help="Folder of other ultrasound; its judging half is used.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the figures as JSON too.")] = None,
+) -> None:
+    """Print how good a bundle is on unseen phantoms, and on other organs' real pictures.
+
+    Example: qc-model evaluate --dicom ../shared/data/us_dicom
+    """
+    from training.evaluate import evaluate_bundle
+
+    figures = evaluate_bundle(bundle, count, seed, dicom)
+    if out:
+        out.write_text(json.dumps(figures, indent=1))
+
+
+def _command() -> str:
+    """The command as typed, without the folders of this machine."""
+    return " ".join(["qc-model", *(Path(a).name if a.startswith("/") else a for a in sys.argv[1:])])

@@ -1,0 +1,361 @@
+"""Train the anatomy detector: YOLO11 from scratch on boxed pictures.
+
+One file reads top to bottom: data, augmentation, loss, loop, evaluation, export.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from detector.detection import Box, Detection
+from detector.frame import Pixels
+from detector.letterbox import Letterbox
+from detector.vocabulary import LABELS
+from detector.yolo import YoloDetector, build_network, save_detector
+from training.metrics import DetectorScore, score_detector
+from training.samples import Sample, data_hash
+
+CODES = tuple(label.code for label in LABELS if label.code != "UNKNOWN")
+"""The labels a detector of ours knows, in class order."""
+
+MIRROR = {"CP1": "CP2", "CP2": "CP1"}
+"""Labels that mean left and right in the picture change when it is mirrored."""
+
+FILL = 128
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorRecipe:
+    """What decides a run, beside its data."""
+
+    scale: str = "n"
+    size: int = 416
+    epochs: int = 30
+    batch: int = 16
+    learning_rate: float = 2e-3
+    weight_decay: float = 5e-4
+    warmup_steps: int = 200
+    ema_decay: float = 0.999
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class Picture:
+    """A letterboxed training picture and its boxes in the letterboxed frame."""
+
+    pixels: Pixels
+    boxes: list[tuple[str, Box]]
+    annotated: frozenset[str]
+    sample: Sample
+
+
+def load_picture(sample: Sample, size: int) -> Picture:
+    """The sample's region letterboxed to (size, size, 3), as serving does it."""
+    crop, truths = read_region(sample)
+    letterbox = Letterbox.fit(crop.shape[1], crop.shape[0], size)
+    boxes = [(truth.label, letterbox.to_model(truth.bbox)) for truth in truths]
+    return Picture(letterbox.apply(crop, fill=FILL), boxes, sample.annotated, sample)
+
+
+def read_region(sample: Sample) -> tuple[Pixels, list[Detection]]:
+    """The sample's tissue region as RGB, and its boxes in the region's pixels."""
+    pixels = cv2.cvtColor(cv2.imread(str(sample.image), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    x0, y0, x1, y1 = _whole_pixels(sample.region, pixels.shape[1], pixels.shape[0])
+    boxes = [
+        Detection(
+            box.label,
+            (box.bbox[0] - x0, box.bbox[1] - y0, box.bbox[2] - x0, box.bbox[3] - y0),
+            box.confidence,
+        )
+        for box in sample.boxes
+    ]
+    return np.ascontiguousarray(pixels[y0:y1, x0:x1]), boxes
+
+
+def _whole_pixels(region: Box | None, width: int, height: int) -> tuple[int, int, int, int]:
+    if region is None:
+        return 0, 0, width, height
+    x0, y0, x1, y1 = region
+    return (
+        max(0, math.floor(x0)),
+        max(0, math.floor(y0)),
+        min(width, math.ceil(x1)),
+        min(height, math.ceil(y1)),
+    )
+
+
+def augment(
+    picture: Picture, generator: np.random.Generator
+) -> tuple[Pixels, list[tuple[str, Box]]]:
+    """A scaled, moved, mirrored and re-toned copy; boxes move along, slivers are dropped."""
+    size = picture.pixels.shape[0]
+    scale = generator.uniform(0.75, 1.25)
+    mirrored = generator.random() < 0.5
+    shift = generator.uniform(-0.12, 0.12, 2) * size + size * (1 - scale) / 2
+    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+    if mirrored:
+        matrix = np.array([[-scale, 0, size - shift[0]], [0, scale, shift[1]]])
+    pixels = cv2.warpAffine(picture.pixels, matrix, (size, size), flags=cv2.INTER_LINEAR)
+    boxes = []
+    for code, (x0, y0, x1, y1) in picture.boxes:
+        xs = sorted((matrix[0, 0] * x0 + matrix[0, 2], matrix[0, 0] * x1 + matrix[0, 2]))
+        ys = (matrix[1, 1] * y0 + matrix[1, 2], matrix[1, 1] * y1 + matrix[1, 2])
+        clipped = np.clip([xs[0], ys[0], xs[1], ys[1]], 0, size)
+        visible = (clipped[2] - clipped[0]) * (clipped[3] - clipped[1])
+        # A box that lost most of itself at the border no longer shows its structure.
+        if visible >= 0.5 * (xs[1] - xs[0]) * (ys[1] - ys[0]):
+            name = MIRROR.get(code, code) if mirrored else code
+            boxes.append((name, (clipped[0], clipped[1], clipped[2], clipped[3])))
+    return retone(pixels, generator), boxes
+
+
+def retone(pixels: Pixels, generator: np.random.Generator) -> Pixels:
+    """Another scanner's look: gamma, gain, noise, sharpness; colour where there is none stays so."""
+    gamma = math.exp(generator.normal(0, 0.25))
+    gain = math.exp(generator.normal(0, 0.12))
+    curve = np.clip(255 * gain * (np.arange(256) / 255) ** gamma, 0, 255).astype(np.uint8)
+    toned: Any = cv2.LUT(pixels, curve)
+    if generator.random() < 0.25:
+        toned = cv2.GaussianBlur(toned, (0, 0), generator.uniform(0.4, 1.0))
+    if generator.random() < 0.25:
+        noise = generator.normal(0, generator.uniform(2, 8), (*pixels.shape[:2], 1))
+        toned = np.clip(toned + noise, 0, 255).astype(np.uint8)
+    return np.asarray(toned, np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images (B,3,S,S) in 0..1, ultralytics' targets, and which labels are known per image."""
+
+    images: Tensor
+    targets: dict[str, Tensor]
+    known: Tensor
+
+
+def collate(
+    items: Sequence[tuple[Pixels, list[tuple[str, Box]], frozenset[str]]],
+) -> Batch:
+    """Stack pictures; boxes become normalised centre-x, centre-y, width, height."""
+    size = items[0][0].shape[0]
+    images = torch.from_numpy(np.stack([pixels for pixels, _, _ in items]))
+    rows = [
+        (index, CODES.index(code), (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)
+        for index, (_, boxes, _) in enumerate(items)
+        for code, (x0, y0, x1, y1) in boxes
+    ]
+    table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
+    known = torch.tensor([[code in annotated for code in CODES] for _, _, annotated in items])
+    return Batch(
+        images.permute(0, 3, 1, 2).float().div_(255).contiguous(memory_format=torch.channels_last),
+        {"batch_idx": table[:, 0], "cls": table[:, 1], "bboxes": table[:, 2:] / size},
+        known,
+    )
+
+
+def batches(pictures: Sequence[Picture], recipe: DetectorRecipe, epoch: int) -> Iterator[Batch]:
+    """One shuffled, augmented epoch; the same for the same seed and epoch."""
+    generator = np.random.default_rng((recipe.seed, epoch))
+    order = generator.permutation(len(pictures))
+    starts = range(0, len(order) - recipe.batch + 1, recipe.batch)
+
+    def make(start: int) -> Batch:
+        own = np.random.default_rng((recipe.seed, epoch, start))
+        chosen = [pictures[i] for i in order[start : start + recipe.batch]]
+        return collate([(*augment(p, own), p.annotated) for p in chosen])
+
+    with ThreadPoolExecutor(1) as ahead:
+        pending = ahead.submit(make, 0)
+        for start in starts:
+            batch = pending.result()
+            if start + recipe.batch in starts:
+                pending = ahead.submit(make, start + recipe.batch)
+            yield batch
+
+
+class DetectionLoss:
+    """ultralytics' detection loss, blind to labels an image was not annotated for."""
+
+    def __init__(self, network: nn.Module) -> None:
+        from ultralytics.utils.loss import v8DetectionLoss
+
+        network.args = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)  # type: ignore[assignment]
+        self.loss = v8DetectionLoss(network)
+
+    def __call__(self, output: dict[str, Any], batch: Batch) -> Tensor:
+        scores = output["scores"].float()
+        # A very negative logit costs nothing and gets no gradient: unannotated is not negative.
+        scores = scores.masked_fill(~batch.known[:, :, None].to(scores.device), -30.0)
+        parts, _ = self.loss(
+            {"boxes": output["boxes"].float(), "scores": scores, "feats": output["feats"]},
+            batch.targets,
+        )
+        total: Tensor = parts.sum() / len(batch.images)
+        return total
+
+
+def train_detector(
+    training: Sequence[Sample],
+    validation: Sequence[Sample],
+    out: Path,
+    recipe: DetectorRecipe,
+    *,
+    resume: bool = False,
+    command: str = "",
+) -> dict[str, Any]:
+    """Train, export to `out` (architecture, safetensors) and return the run's facts.
+
+    A checkpoint is written after each epoch; `resume` goes on from it.
+    """
+    console = Console(stderr=True)
+    torch.manual_seed(recipe.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    network = build_network(f"yolo11{recipe.scale}.yaml", len(CODES)).to(
+        memory_format=torch.channels_last
+    )
+    loss = DetectionLoss(network)
+    optimizer = torch.optim.AdamW(_groups(network, recipe.weight_decay), recipe.learning_rate)
+    average = deepcopy(network).eval()
+    steps_per_epoch = len(training) // recipe.batch
+    total_steps = recipe.epochs * steps_per_epoch
+    epoch, step = 0, 0
+    checkpoint = out / "checkpoint.pt"
+    if resume and checkpoint.is_file():
+        state = torch.load(checkpoint, weights_only=True)
+        network.load_state_dict(state["network"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        epoch, step = state["epoch"], state["step"]
+        console.print(f"resumed after epoch {epoch} of {recipe.epochs}")
+
+    with ThreadPoolExecutor(2) as pool:
+        pictures = list(pool.map(lambda s: load_picture(s, recipe.size), training))
+    console.print(f"{len(pictures)} pictures, {steps_per_epoch} steps an epoch")
+    writer = SummaryWriter(str(out / "tensorboard"))
+    while epoch < recipe.epochs:
+        network.train()
+        started, losses = time.monotonic(), []
+        for batch in batches(pictures, recipe, epoch):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * schedule(
+                    step, total_steps, recipe.warmup_steps
+                )
+            with torch.autocast("cpu", torch.bfloat16):
+                output = network(batch.images)
+            value = loss(output, batch)
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+            optimizer.step()
+            step += 1
+            update_average(average, network, step, recipe.ema_decay)
+            losses.append(float(value.detach()))
+        epoch += 1
+        writer.add_scalar("loss/train", float(np.mean(losses)), epoch)
+        line = f"epoch {epoch}/{recipe.epochs} loss {np.mean(losses):.3f}"
+        if epoch % 5 == 0 or epoch == recipe.epochs:
+            score = evaluate_detector(_as_detector(average, recipe), validation)
+            writer.add_scalar("map50/validation", score.map50, epoch)
+            line += f" validation mAP50 {score.map50:.3f}"
+        console.print(f"{line} ({time.monotonic() - started:.0f} s)")
+        _checkpoint(checkpoint, network, average, optimizer, epoch, step)
+
+    score = evaluate_detector(_as_detector(average, recipe), validation)
+    save_detector(out, average, CODES, recipe.size)
+    facts = {
+        "command": command,
+        "recipe": asdict(recipe),
+        "training": {"images": len(training), "sha256": data_hash(training)},
+        "validation": {
+            "images": len(validation),
+            "map50": score.map50,
+            "ap50": score.ap50,
+            "truths": score.truths,
+        },
+    }
+    (out / "training.json").write_text(json.dumps(facts, indent=1))
+    return facts
+
+
+def schedule(step: int, total: int, warmup: int) -> float:
+    """Linear warm-up, then a cosine to 1 %."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, step: int, decay: float) -> None:
+    """Exponential moving average of weights and buffers, ramped up over the first steps."""
+    keep = decay * (1 - math.exp(-step / 500))
+    for mean, value in zip(
+        average.state_dict().values(), network.state_dict().values(), strict=True
+    ):
+        if mean.dtype.is_floating_point:
+            mean.mul_(keep).add_(value, alpha=1 - keep)
+        else:
+            mean.copy_(value)
+
+
+def evaluate_detector(detector: YoloDetector, samples: Sequence[Sample]) -> DetectorScore:
+    """AP50 per label of the detector as it serves, on the samples' regions."""
+    predictions: list[tuple[Detection, ...]] = []
+    truths: list[list[Detection]] = []
+    for start in range(0, len(samples), 16):
+        crops = []
+        for sample in samples[start : start + 16]:
+            crop, boxes = read_region(sample)
+            crops.append(crop)
+            truths.append(boxes)
+        predictions.extend(detector.detect(crops, confidence=0.001))
+    return score_detector(predictions, truths, [sample.annotated for sample in samples])
+
+
+def _as_detector(network: nn.Module, recipe: DetectorRecipe) -> YoloDetector:
+    return YoloDetector(deepcopy(network).eval(), CODES, recipe.size)
+
+
+def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights decay; biases and normalisation do not."""
+    decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
+    free = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+
+
+def _checkpoint(
+    path: Path,
+    network: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+    step: int,
+) -> None:
+    partial = path.with_suffix(".partial")
+    torch.save(
+        {
+            "network": network.state_dict(),
+            "average": average.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "epoch": epoch,
+            "step": step,
+        },
+        partial,
+    )
+    partial.replace(path)

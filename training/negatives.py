@@ -1,0 +1,105 @@
+"""Pictures that are none of the four views, from real pixels.
+
+Real ultrasound of other organs, real NT pictures cut into tiles and shuffled, and real NT pictures'
+parts without any structure: they teach that texture alone is no view.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from detector.codes import QCError
+from detector.detection import area, iou
+from detector.frame import Pixels
+from detector.letterbox import crop
+from detector.reader import read_frames
+from training.detector import read_region
+from training.samples import Sample
+
+
+def write_negatives(
+    out: Path, dicom: Sequence[Path], pictures: Sequence[Sample], count: int, seed: int
+) -> int:
+    """Write PNG files and samples.json (view OTHER); returns how many.
+
+    Every tissue region of the DICOM files' frames once, then `count` made of the pictures.
+    """
+    generator = np.random.default_rng(seed)
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    items = []
+    for path in dicom:
+        for index, pixels in enumerate(read_negatives([path])):
+            items.append(_write(out, f"{path.stem}_{index}".replace(".", "_"), pixels, path.name))
+    for index in range(count):
+        sample = pictures[int(generator.integers(len(pictures)))]
+        pixels, boxes = read_region(sample)
+        made = None
+        if boxes and generator.random() < 0.5:
+            made = _empty_part(pixels, [box.bbox for box in boxes], generator)
+        if made is None:
+            made = shuffled(pixels, generator)
+        items.append(_write(out, f"made_{index:05d}", made, sample.group))
+    (out / "samples.json").write_text(json.dumps(items))
+    return len(items)
+
+
+def read_negatives(files: Sequence[Path]) -> list[Pixels]:
+    """Every tissue region of every frame of the files; a file that no decoder reads has none."""
+    regions: list[Pixels] = []
+    for path in files:
+        try:
+            regions += [
+                crop(frame, region).pixels
+                for frame in read_frames(path)
+                for region in frame.regions
+            ]
+        except QCError:
+            continue
+    return regions
+
+
+def shuffled(pixels: Pixels, generator: np.random.Generator) -> Pixels:
+    """The picture's tiles (3 x 3 to 5 x 5) in another order, each perhaps turned upside down."""
+    tiles = int(generator.integers(3, 6))
+    height, width = pixels.shape[0] // tiles, pixels.shape[1] // tiles
+    made = np.zeros((height * tiles, width * tiles, 3), np.uint8)
+    for place, tile in enumerate(generator.permutation(tiles * tiles)):
+        y, x = divmod(int(tile), tiles)
+        part = pixels[y * height : (y + 1) * height, x * width : (x + 1) * width]
+        if generator.random() < 0.5:
+            part = part[::-1, ::-1]
+        row, column = divmod(place, tiles)
+        made[row * height : (row + 1) * height, column * width : (column + 1) * width] = part
+    return made
+
+
+def _empty_part(
+    pixels: Pixels,
+    boxes: Sequence[tuple[float, float, float, float]],
+    generator: np.random.Generator,
+) -> Pixels | None:
+    """A part that no structure's box touches, a quarter to a half of each side; None if none."""
+    height, width = pixels.shape[:2]
+    for _ in range(20):
+        w, h = (int(side * generator.uniform(0.25, 0.5)) for side in (width, height))
+        x, y = int(generator.integers(width - w)), int(generator.integers(height - h))
+        part = (float(x), float(y), float(x + w), float(y + h))
+        if all(iou(part, box) == 0 for box in boxes) and area(part) >= 100 * 100:
+            return np.ascontiguousarray(pixels[y : y + h, x : x + w])
+    return None
+
+
+def _write(out: Path, name: str, pixels: Pixels, origin: str) -> dict[str, object]:
+    path = out / "images" / f"{name}.png"
+    cv2.imwrite(str(path), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+    return {
+        "image_path": f"images/{path.name}",
+        "description": "",
+        "class_label": "non-standard",
+        "coordinates": [],
+        "view": "OTHER",
+        "exam": origin,
+    }

@@ -1,0 +1,235 @@
+"""From trained parts to a bundle: SpatialCLIP on the parts' evidence, then calibration."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerFast
+
+from detector.vocabulary import View
+from detector.yolo import YoloDetector
+from model.build import build
+from model.bundle import CARD, DESCRIBER, DETECTOR, OUTLIER, SPATIALCLIP, write_manifest
+from model.calibration import Temperature, expected_calibration_error
+from model.checkpoint import load_spatialclip, save_spatialclip
+from model.criteria_thresholds import CriteriaThresholds
+from model.describer import Describer
+from model.inputs import Preprocessor
+from model.judge import Thresholds
+from model.outlier import OutlierModel, evidence
+from model.spatialclip import VIEWS, SpatialClip, small_config
+from model.stages import Stage, set_stage
+from training.card import model_card
+from training.criteria import CriteriaSample, fit, rates
+from training.detector import read_region
+from training.negatives import read_negatives
+from training.samples import Sample, data_hash
+from training.spatialclip import (
+    Evidence,
+    SpatialClipRecipe,
+    gather,
+    predict,
+    train_spatialclip,
+)
+
+BOS, PAD, EOS = "<s>", "<pad>", "</s>"
+PICTURE_SIZE = 224
+KNOWN_SHARE = 0.99
+"""Share of known pictures that the out-of-distribution threshold lets pass."""
+
+
+def train_tokenizer(descriptions: Sequence[str], vocabulary: int = 512) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of our own descriptions, sentences between BOS and EOS."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = ByteLevel()
+    tokenizer.train_from_iterator(
+        descriptions,
+        BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=[BOS, PAD, EOS],
+            initial_alphabet=ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    tokenizer.post_processor = TemplateProcessing(
+        single=f"{BOS} $A {EOS}", special_tokens=[(BOS, 0), (EOS, 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BOS, pad_token=PAD, eos_token=EOS
+    )
+
+
+def train_small_spatialclip(
+    training: Sequence[Sample],
+    validation: Sequence[Sample],
+    detector: Path,
+    describer: Path,
+    out: Path,
+    recipe: SpatialClipRecipe,
+    *,
+    resume: bool,
+    command: str,
+) -> dict[str, Any]:
+    """Train the default bundle's small SpatialCLIP from nothing and save it to `out`."""
+    floor = Thresholds().detection
+    finder, writer = YoloDetector.load(detector), Describer.load(describer)
+    # The letterbox needs no tokenizer; the tokenizer is learnt from what is then described.
+    seen = gather(training, finder, writer, Preprocessor(None, PICTURE_SIZE), floor=floor)
+    held = gather(validation, finder, writer, Preprocessor(None, PICTURE_SIZE), floor=floor)
+    tokenizer = train_tokenizer(sorted({words for e in seen for words in e.descriptions}))
+    preprocessor = Preprocessor(tokenizer, PICTURE_SIZE)
+    torch.manual_seed(recipe.seed)
+    network = SpatialClip(small_config(len(tokenizer)))
+    set_stage(network, Stage.ALL)
+    facts = train_spatialclip(network, seen, held, preprocessor, out, recipe, resume=resume)
+    save_spatialclip(out, network)
+    tokenizer.save_pretrained(str(out))
+    facts["command"] = command
+    (out / "training.json").write_text(json.dumps(facts, indent=1))
+    return facts
+
+
+def make_bundle(
+    out: Path,
+    detector: Path,
+    describer: Path,
+    spatialclip: Path,
+    known: Sequence[Sample],
+    strange: Sequence[Path],
+    *,
+    name: str,
+    version: str,
+    command: str,
+) -> dict[str, Any]:
+    """Calibrate the parts on `known` pictures that none of them was trained on, set the
+    out-of-distribution threshold, report on the `strange` files, and write the bundle to `out`."""
+    thresholds = Thresholds()
+    finder, writer = YoloDetector.load(detector), Describer.load(describer)
+    network = load_spatialclip(spatialclip)
+    preprocessor = Preprocessor.load(spatialclip, PICTURE_SIZE)
+
+    seen = gather(known, finder, writer, preprocessor, floor=thresholds.detection, mirrored=False)
+    outputs = predict(network, seen, preprocessor)
+    views = [item.sample.view or View.OTHER for item in seen]
+    judged = np.array([view is not View.OTHER for view in views])
+    standard = np.array([item.sample.standard for item in seen], float)
+    judged_views = [view for view in views if view is not View.OTHER]
+    calibration = Temperature.fit(outputs.logit[judged], standard[judged], judged_views)
+    calibrated = calibration.calibrate_many(outputs.logit[judged], judged_views)
+
+    found = np.array([evidence([d.confidence for d in item.detections[0]]) for item in seen])
+    outlier, beyond = fit_outlier(outputs.image[judged], judged_views, found[judged])
+    with_truth = _criteria_samples(seen)
+    criteria = fit(with_truth, CriteriaThresholds(known=frozenset(finder.labels)))
+    metrics = {
+        "calibration pictures": len(seen),
+        "expected calibration error (fitted on these pictures)": expected_calibration_error(
+            calibrated, standard[judged]
+        ),
+        "view accuracy": float(
+            np.mean([VIEWS[k] is v for k, v in zip(outputs.views.argmax(1), views, strict=True)])
+        ),
+        "known pictures beyond the outlier threshold": beyond,
+        "other ultrasound (tuning half) beyond it": _strange_share(
+            strange, finder, writer, network, preprocessor, outlier, thresholds
+        ),
+        "criteria": [asdict(rate) for rate in rates(with_truth, criteria)],
+    }
+    facts = {
+        "name": name,
+        "version": version,
+        "vocabulary": list(finder.labels),
+        "views": [view.value for view in VIEWS],
+        "thresholds": thresholds.to_json(),
+        "criteria": criteria.to_json(),
+        "calibration": calibration.to_json(),
+        "preprocessing": {
+            "detector size": finder.size,
+            "picture size": PICTURE_SIZE,
+            "fill": 128,
+            "region": "ultrasound region, aspect kept",
+        },
+        "training": {
+            part: json.loads((folder / "training.json").read_text())
+            for part, folder in (
+                (DETECTOR, detector),
+                (DESCRIBER, describer),
+                (SPATIALCLIP, spatialclip),
+            )
+        }
+        | {"calibration": {"command": command, "sha256": data_hash([e.sample for e in seen])}},
+        "metrics": metrics,
+    }
+    shutil.rmtree(out, ignore_errors=True)
+    build(detector, describer, spatialclip, out, name=name, version=version, facts=facts)
+    outlier.save(out / OUTLIER)
+    (out / CARD).write_text(model_card(facts), encoding="utf-8")
+    write_manifest(out, facts)
+    return facts
+
+
+def fit_outlier(features: Any, views: Sequence[View], found: Any) -> tuple[OutlierModel, float]:
+    """Fit on every second picture, set the threshold on the others; returns the share of the
+    latter beyond it."""
+    even = np.arange(len(features)) % 2 == 0
+    fitted = OutlierModel.fit(
+        features[even], [v for v, e in zip(views, even, strict=True) if e], found[even]
+    )
+    scores = fitted.score_many(features[~even], found[~even])
+    outlier = fitted.with_threshold(float(np.quantile(scores, KNOWN_SHARE)))
+    return outlier, float(np.mean(scores > outlier.threshold))
+
+
+def _strange_share(
+    files: Sequence[Path],
+    detector: YoloDetector,
+    describer: Describer,
+    network: SpatialClip,
+    preprocessor: Preprocessor,
+    outlier: OutlierModel,
+    thresholds: Thresholds,
+) -> float | None:
+    """Share of the files' regions whose score is beyond the threshold; None without files."""
+    crops = read_negatives(files)
+    if not crops:
+        return None
+    scores = []
+    for crop in crops:
+        found = [d for d in detector.detect([crop])[0] if d.confidence >= thresholds.detection]
+        size = (crop.shape[1], crop.shape[0])
+        inputs = preprocessor.batch(
+            [preprocessor.letterbox(crop)],
+            describer.describe_batch([found], [size]),
+            [found],
+            [size],
+        )
+        with torch.inference_mode():
+            image = network.trimodal_clip.encode_image(inputs.pixel_values)
+        scores.append(
+            outlier.score(image[0].double().numpy(), evidence([d.confidence for d in found]))
+        )
+    return float(np.mean(np.array(scores) > outlier.threshold))
+
+
+def _criteria_samples(seen: Sequence[Evidence]) -> list[CriteriaSample]:
+    """The pictures whose criteria are known; real ones carry none."""
+    return [
+        CriteriaSample(
+            item.sample.view or View.OTHER,
+            item.detections[0],
+            read_region(item.sample)[0],
+            item.sample.criteria,
+        )
+        for item in seen
+        if item.sample.criteria
+    ]

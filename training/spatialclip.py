@@ -1,0 +1,349 @@
+"""Train SpatialCLIP on what serving sees: the detector's boxes and the describer's words.
+
+One file reads top to bottom: evidence, augmentation, losses, loop, calibration, export. The small
+CLIP of the default bundle starts from nothing, so that it is trained whole in one stage; the
+published three stages need a pretrained CLIP.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from detector.detection import Detection
+from detector.frame import Pixels
+from detector.vocabulary import View
+from detector.yolo import YoloDetector
+from model.describer import Describer
+from model.inputs import Inputs, Preprocessor
+from model.spatialclip import VIEWS, SpatialClip
+from training.detector import MIRROR, read_region, schedule
+from training.samples import Sample, data_hash
+
+
+@dataclass(frozen=True, slots=True)
+class SpatialClipRecipe:
+    """What decides a run, beside its data. Loss weights follow the published ones."""
+
+    epochs: int = 16
+    batch: int = 64
+    learning_rate: float = 6e-4
+    weight_decay: float = 0.05
+    warmup_steps: int = 100
+    image_text: float = 0.06
+    image_spatial: float = 0.04
+    text_spatial: float = 0.04
+    modality_dropout: float = 0.1
+    smoothing: float = 0.02
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class Evidence:
+    """A sample as serving sees it; `size` is (width, height) of the region that boxes refer to.
+
+    Descriptions and detections come twice: as seen, and of the mirrored picture.
+    """
+
+    picture: Pixels
+    detections: tuple[tuple[Detection, ...], tuple[Detection, ...]]
+    descriptions: tuple[str, str]
+    size: tuple[int, int]
+    sample: Sample
+
+
+def gather(
+    samples: Sequence[Sample],
+    detector: YoloDetector,
+    describer: Describer,
+    preprocessor: Preprocessor,
+    *,
+    floor: float,
+    mirrored: bool = True,
+    batch: int = 16,
+) -> list[Evidence]:
+    """Run the detector and the describer over the samples; `floor` hides weaker boxes from both
+    the words and the layout."""
+    evidence: list[Evidence] = []
+    for start in track(
+        range(0, len(samples), batch), "detecting, describing", console=Console(stderr=True)
+    ):
+        chunk = samples[start : start + batch]
+        crops = [read_region(sample)[0] for sample in chunk]
+        found = [
+            tuple(d for d in boxes if d.confidence >= floor) for boxes in detector.detect(crops)
+        ]
+        sizes = [(crop.shape[1], crop.shape[0]) for crop in crops]
+        flipped = [mirror(boxes, size[0]) for boxes, size in zip(found, sizes, strict=True)]
+        words = describer.describe_batch(found, sizes)
+        mirrored_words = describer.describe_batch(flipped, sizes) if mirrored else words
+        for i, sample in enumerate(chunk):
+            evidence.append(
+                Evidence(
+                    preprocessor.letterbox(crops[i]),
+                    (found[i], flipped[i]),
+                    (words[i], mirrored_words[i]),
+                    sizes[i],
+                    sample,
+                )
+            )
+    return evidence
+
+
+def mirror(boxes: Sequence[Detection], width: int) -> tuple[Detection, ...]:
+    """The boxes of the mirrored picture; labels that name a side change it."""
+    return tuple(
+        Detection(
+            MIRROR.get(d.label, d.label),
+            (width - d.bbox[2], d.bbox[1], width - d.bbox[0], d.bbox[3]),
+            d.confidence,
+        )
+        for d in boxes
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Inputs and truths: standard (B,), view index (B,), and which rows have a quality truth."""
+
+    inputs: Inputs
+    standard: Tensor
+    view: Tensor
+    judged: Tensor
+    words: list[str]
+
+
+def make_batch(
+    items: Sequence[Evidence],
+    preprocessor: Preprocessor,
+    generator: np.random.Generator | None = None,
+) -> Batch:
+    """A batch, mirrored and re-toned at random when a generator is given."""
+    pictures, words, boxes = [], [], []
+    for item in items:
+        flip = int(generator is not None and generator.random() < 0.5)
+        picture = item.picture[:, ::-1] if flip else item.picture
+        if generator is not None:
+            picture = retone(picture, generator)
+        pictures.append(np.ascontiguousarray(picture))
+        words.append(item.descriptions[flip])
+        boxes.append(item.detections[flip])
+    return Batch(
+        preprocessor.batch(pictures, words, boxes, [item.size for item in items]),
+        torch.tensor([float(item.sample.standard) for item in items]),
+        torch.tensor([VIEWS.index(item.sample.view or View.OTHER) for item in items]),
+        torch.tensor([item.sample.view is not View.OTHER for item in items]),
+        words,
+    )
+
+
+def retone(picture: Pixels, generator: np.random.Generator) -> Pixels:
+    """A slightly other gain and gamma; small, since gain and sharpness are themselves judged."""
+    gamma = math.exp(generator.normal(0, 0.06))
+    gain = math.exp(generator.normal(0, 0.04))
+    curve = np.clip(255 * gain * (np.arange(256) / 255) ** gamma, 0, 255).astype(np.uint8)
+    return np.asarray(cv2.LUT(picture, curve), np.uint8)
+
+
+def contrastive(a: Tensor, b: Tensor, scale: Tensor, words: Sequence[str]) -> Tensor:
+    """Symmetric InfoNCE in which equal captions count as matches, not as negatives."""
+    index = {word: i for i, word in enumerate(dict.fromkeys(words))}
+    keys = torch.tensor([index[word] for word in words], device=a.device)
+    same = (keys[:, None] == keys[None, :]).float()
+    targets = same / same.sum(1, keepdim=True)
+    logits = scale * a @ b.T
+    return 0.5 * (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets))
+
+
+def modality_mask(batch: int, rate: float, generator: torch.Generator) -> Tensor:
+    """(B, 3) True: present. At most one modality of a row is dropped."""
+    dropped = torch.rand(batch, generator=generator) < 3 * rate
+    which = torch.randint(0, 3, (batch,), generator=generator)
+    present = torch.ones(batch, 3, dtype=torch.bool)
+    present[torch.arange(batch), which] = ~dropped
+    return present
+
+
+def losses(
+    network: SpatialClip, batch: Batch, recipe: SpatialClipRecipe, present: Tensor
+) -> Tensor:
+    """Quality (where known), view, and the three contrastive losses, weighted and summed."""
+    inputs = batch.inputs
+    with torch.autocast(network.device.type, torch.bfloat16):
+        output = network(
+            **{name: getattr(inputs, name) for name in inputs.__slots__}, present=present
+        )
+    target = batch.standard * (1 - 2 * recipe.smoothing) + recipe.smoothing
+    per_row = F.binary_cross_entropy_with_logits(output.logit.float(), target, reduction="none")
+    judged = batch.judged.float()
+    total = (per_row * judged).sum() / judged.sum().clamp(min=1)
+    total = total + F.cross_entropy(
+        output.view_logits.float(), batch.view, label_smoothing=recipe.smoothing
+    )
+    scale = network.trimodal_clip.scale()
+    image, text, spatial = (f.float() for f in (output.image, output.text, output.spatial))
+    for weight, a, b in (
+        (recipe.image_text, image, text),
+        (recipe.image_spatial, image, spatial),
+        (recipe.text_spatial, text, spatial),
+    ):
+        total = total + weight * contrastive(a, b, scale, batch.words)
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Outputs over samples: logit (N,), view probabilities (N, 5), gates (N, 3), image features."""
+
+    logit: npt.NDArray[np.float64]
+    views: npt.NDArray[np.float64]
+    gates: npt.NDArray[np.float64]
+    image: npt.NDArray[np.float64]
+
+
+@torch.no_grad()
+def predict(
+    network: SpatialClip, evidence: Sequence[Evidence], preprocessor: Preprocessor
+) -> Predictions:
+    """The network in evaluation, unmirrored, in float32."""
+    network.eval()
+    rows = []
+    for start in range(0, len(evidence), 32):
+        inputs = make_batch(evidence[start : start + 32], preprocessor).inputs
+        rows.append(network(**{name: getattr(inputs, name) for name in inputs.__slots__}))
+    stacked = [
+        torch.cat([getattr(row, name) for row in rows])
+        for name in ("logit", "view_logits", "gates", "image")
+    ]
+    return Predictions(
+        stacked[0].double().numpy(),
+        stacked[1].double().softmax(-1).numpy(),
+        stacked[2].double().numpy(),
+        stacked[3].double().numpy(),
+    )
+
+
+def epoch_batches(
+    evidence: Sequence[Evidence],
+    preprocessor: Preprocessor,
+    recipe: SpatialClipRecipe,
+    epoch: int,
+) -> Iterator[Batch]:
+    """One shuffled, augmented epoch; the same for the same seed and epoch."""
+    generator = np.random.default_rng((recipe.seed, epoch))
+    order = generator.permutation(len(evidence))
+    for start in range(0, len(order) - recipe.batch + 1, recipe.batch):
+        chosen = [evidence[i] for i in order[start : start + recipe.batch]]
+        yield make_batch(chosen, preprocessor, generator)
+
+
+def train_spatialclip(
+    network: SpatialClip,
+    training: Sequence[Evidence],
+    validation: Sequence[Evidence],
+    preprocessor: Preprocessor,
+    out: Path,
+    recipe: SpatialClipRecipe,
+    *,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Train in place and return the run's facts; a checkpoint after each epoch allows resuming."""
+    console = Console(stderr=True)
+    torch.manual_seed(recipe.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    matrices = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
+    vectors = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": recipe.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        recipe.learning_rate,
+    )
+    epoch, step = 0, 0
+    total_steps = recipe.epochs * (len(training) // recipe.batch)
+    checkpoint = out / "checkpoint.pt"
+    if resume and checkpoint.is_file():
+        state = torch.load(checkpoint, weights_only=True)
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        epoch, step = state["epoch"], state["step"]
+        console.print(f"resumed after epoch {epoch} of {recipe.epochs}")
+    dropout = torch.Generator().manual_seed(recipe.seed)
+    writer = SummaryWriter(str(out / "tensorboard"))
+    while epoch < recipe.epochs:
+        network.train()
+        started, values = time.monotonic(), []
+        for batch in epoch_batches(training, preprocessor, recipe, epoch):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * schedule(
+                    step, total_steps, recipe.warmup_steps
+                )
+            present = modality_mask(len(batch.view), recipe.modality_dropout, dropout)
+            loss = losses(network, batch, recipe, present)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+            values.append(float(loss.detach()))
+        epoch += 1
+        figures = summarise(predict(network, validation, preprocessor), validation)
+        for name, figure in figures.items():
+            writer.add_scalar(f"validation/{name}", figure, epoch)
+        writer.add_scalar("loss/train", float(np.mean(values)), epoch)
+        shown = " ".join(f"{name} {figure:.3f}" for name, figure in figures.items())
+        console.print(
+            f"epoch {epoch}/{recipe.epochs} loss {np.mean(values):.3f} {shown}"
+            f" ({time.monotonic() - started:.0f} s)"
+        )
+        torch.save(
+            {
+                "network": network.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "epoch": epoch,
+                "step": step,
+            },
+            checkpoint,
+        )
+    return {
+        "recipe": asdict(recipe),
+        "training": {
+            "images": len(training),
+            "sha256": data_hash([item.sample for item in training]),
+        },
+        "validation": {"images": len(validation), **figures},
+    }
+
+
+def summarise(predictions: Predictions, evidence: Sequence[Evidence]) -> dict[str, float]:
+    """View accuracy over all, AUROC of standard among the four views, by simulated and real."""
+    from sklearn.metrics import roc_auc_score
+
+    views = np.array([VIEWS.index(item.sample.view or View.OTHER) for item in evidence])
+    standard = np.array([item.sample.standard for item in evidence])
+    real = np.array([item.sample.source.startswith("set") for item in evidence])
+    judged = views != VIEWS.index(View.OTHER)
+    figures = {"view accuracy": float(np.mean(predictions.views.argmax(1) == views))}
+    for name, rows in (("AUROC simulated", judged & ~real), ("AUROC real", judged & real)):
+        if len(set(standard[rows])) == 2:
+            figures[name] = float(roc_auc_score(standard[rows], predictions.logit[rows]))
+    return figures
+
+
+def write_facts(out: Path, facts: dict[str, Any]) -> None:
+    """The run's facts beside its weights, for the bundle's manifest."""
+    (out / "training.json").write_text(json.dumps(facts, indent=1))
