@@ -80,7 +80,9 @@ class ScoreSettings(_Section):
     bundle: str = "default"
     device: str = "auto"
     threads: int = Field(default=0, ge=0, description="torch threads, 0: one per core")
-    cine_frames: int = Field(default=16, ge=0, description="frames scored of a cine, evenly spread; 0: all")
+    cine_frames: int = Field(
+        default=16, ge=0, description="frames scored of a cine, evenly spread; 0: all"
+    )
     decode_seconds: float = Field(default=120.0, gt=0)
     decode_megabytes: int = Field(default=4096, ge=256)
     max_pixels: int = Field(default=64_000_000, ge=1, description="rows x columns of one frame")

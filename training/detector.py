@@ -124,7 +124,7 @@ def augment(
 
 
 def retone(pixels: Pixels, generator: np.random.Generator) -> Pixels:
-    """Another scanner's look: gamma, gain, noise, sharpness; colour where there is none stays so."""
+    """Another scanner's look: gamma, gain, sharpness, noise."""
     gamma = math.exp(generator.normal(0, 0.25))
     gain = math.exp(generator.normal(0, 0.12))
     curve = np.clip(255 * gain * (np.arange(256) / 255) ** gamma, 0, 255).astype(np.uint8)

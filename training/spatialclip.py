@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812  (torch's own custom)
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor

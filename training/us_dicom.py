@@ -1,4 +1,4 @@
-"""Real non-fetal ultrasound DICOM as out-of-distribution pictures, in a tuning and a judging half."""
+"""Real ultrasound of other organs, as pictures out of distribution: a tuning and a judging half."""
 
 import hashlib
 from collections import defaultdict

@@ -53,14 +53,14 @@ def test_any_values_give_a_band_or_none(pairs):
 def samples():
     """Heads large and small, with a plexus or without; grey enough to be measured."""
     rng = np.random.default_rng(0)
-    pixels = rng.integers(40, 160, (200, 300, 3)).astype(np.uint8)
+    pixels = rng.integers(40, 160, (100, 150, 3)).astype(np.uint8)
     made = []
     for number in range(40):
         large, both = number % 2 == 0, number % 4 < 2
-        half = rng.uniform(70, 90) if large else rng.uniform(20, 40)
-        found = [Detection("CB", (150 - half, 100 - half, 150 + half, 100 + half), 0.9)]
-        found += [Detection("CP1", (130, 90, 145, 110), 0.8)]
-        found += [Detection("CP2", (155, 90, 170, 110), 0.8)] if both else []
+        half = rng.uniform(35, 45) if large else rng.uniform(10, 20)
+        found = [Detection("CB", (75 - half, 50 - half, 75 + half, 50 + half), 0.9)]
+        found += [Detection("CP1", (65, 45, 72, 55), 0.8)]
+        found += [Detection("CP2", (78, 45, 85, 55), 0.8)] if both else []
         truth = {"CRIT-SIZE": large, "CRIT-CHOROID": both}
         made.append(CriteriaSample(View.HEAD, found, pixels, truth))
     return made

@@ -29,7 +29,7 @@ def trained(tmp_path_factory):
 
 def test_loss_falls(trained):
     _, facts = trained
-    assert facts.last_loss < 0.6 * facts.first_loss
+    assert facts.last_loss < 0.75 * facts.first_loss
 
 
 def test_facts_stand_beside_the_weights(trained):

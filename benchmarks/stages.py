@@ -1,0 +1,163 @@
+"""Seconds per image by stage, and peak memory of each process of the service.
+
+    make bench        or        .venv/bin/python benchmarks/stages.py [--repeat 3]
+
+Figures are of this machine at this moment; docs/benchmarks.md says on which ours were taken.
+"""
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from model import criteria
+from model.bundle import Bundle
+from model.judge import Judge, cut
+from qc_daemon.demo import service, storage_scp, wait_until_told, write_exam, write_settings
+from qc_daemon.report.equipment import to_bytes
+from qc_daemon.report.overlay import build_overlay
+from qc_daemon.report.source import Source
+from qc_daemon.report.sr import build_sr
+from qc_daemon.score.decode import DecodeProcess
+from qc_daemon.score.findings import findings_of
+from qc_daemon.sender import send
+from qc_daemon.settings import load
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--repeat", type=int, default=3)
+    repeat = arguments.parse_args().repeat
+    console = Console()
+    threads = torch.get_num_threads()
+    console.print(f"{os.cpu_count()} cores, torch {torch.__version__}, {threads} threads")
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_exam(Path(folder) / "exam")
+        stages = time_stages([p for p in paths if p.name.startswith("phantom")][:8], repeat)
+        show("seconds an image, median", stages, console, "{:.4f}")
+        memory = peak_memory(Path(folder), paths, console)
+        show("peak resident memory, MiB", memory, console, "{:.0f}")
+
+
+def time_stages(paths: list[Path], repeat: int) -> dict[str, float]:
+    """Median wall seconds of each stage over phantom stills, one image at a time."""
+    judge = Judge.open(Bundle.open("default"), device="cpu")
+    taken: dict[str, list[float]] = defaultdict(list)
+
+    @contextmanager
+    def timed(stage: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        taken[stage].append(time.perf_counter() - begun)
+
+    with DecodeProcess(megabytes=4096, seconds=120, max_pixels=64_000_000) as decoder:
+        for path in paths * (repeat + 1):
+            with timed("decode: summary and hash"):
+                decoder.summary(path)
+            with timed("decode: frames"):
+                (frame,) = decoder.frames(path)
+            crop = cut(frame.pixels, frame.regions[0])
+            size = [(crop.shape[1], crop.shape[0])]
+            with timed("detect"):
+                found = judge.detector.detect([crop])
+            with timed("describe"):
+                words = judge.describer.describe_batch(found, size)
+            with timed("SpatialCLIP"):
+                look(judge, crop, words, found, size)
+            findings = findings_of([frame], judge, **uids(path))
+            view = findings[0].judgement.view
+            with timed("criteria"):
+                criteria.judge(view, found[0], *size[0], crop, None, judge.criteria_thresholds)
+            source = Source.of(header(path), "00" * 32)
+            now = datetime.now(UTC)
+            with timed("SR"):
+                to_bytes(build_sr([source], findings, revision=1, created=now))
+            with timed("overlay"):
+                to_bytes(build_overlay(source, frame.pixels, findings[0], revision=1, created=now))
+    # The first round warms up.
+    return {stage: statistics.median(values[len(paths) :]) for stage, values in taken.items()}
+
+
+@torch.inference_mode()
+def look(judge: Judge, crop: Any, words: Any, found: Any, size: Any) -> Any:
+    inputs = judge.preprocessor.batch([judge.preprocessor.letterbox(crop)], words, found, size)
+    return judge.spatialclip(**{name: getattr(inputs, name) for name in type(inputs).__slots__})
+
+
+def header(path: Path) -> Any:
+    from pydicom import dcmread
+
+    return dcmread(path, stop_before_pixels=True)
+
+
+def uids(path: Path) -> dict[str, str]:
+    dataset = header(path)
+    return {
+        "study_instance_uid": str(dataset.StudyInstanceUID),
+        "series_instance_uid": str(dataset.SeriesInstanceUID),
+        "sop_instance_uid": str(dataset.SOPInstanceUID),
+    }
+
+
+def peak_memory(folder: Path, paths: list[Path], console: Console) -> dict[str, float]:
+    """VmHWM of each process of the service while it does the demo's exam."""
+    from rich.progress import Progress
+
+    with storage_scp(folder / "pacs") as pacs:
+        config = write_settings(folder, pacs)
+        with service(config, folder / "service.log"):
+            send(paths, f"QCDAEMON@127.0.0.1:{load(config).receive.port}")
+            with Progress(console=console) as progress:
+                wait_until_told(config, progress, folder / "service.log")
+            return dict(_processes(str(config)))
+
+
+def _processes(config: str) -> list[tuple[str, float]]:
+    """(name, VmHWM in MiB) of the supervisor and everything below it."""
+    listed = subprocess.run(
+        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    ).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()]
+    wanted = {int(pid) for pid, _, command in rows if config in command and "serve" in command}
+    while more := {int(p) for p, parent, _ in rows if int(parent) in wanted} - wanted:
+        wanted |= more
+    found = []
+    for pid, _, command in rows:
+        if int(pid) in wanted:
+            status = Path(f"/proc/{pid}/status").read_text()
+            peak = re.search(r"VmHWM:\s+(\d+)", status)
+            found.append((_name(command), int(peak.group(1)) / 1024 if peak else 0.0))
+    return found
+
+
+def _name(command: str) -> str:
+    for name in ("decode_child", "roles receive", "roles work", "roles deliver", "roles schedule"):
+        if name in command:
+            return name.removeprefix("roles ")
+    return "supervisor"
+
+
+def show(title: str, figures: dict[str, float], console: Console, form: str) -> None:
+    table = Table(title=title)
+    table.add_column("what")
+    table.add_column("figure", justify="right")
+    for name, value in figures.items():
+        table.add_row(name, form.format(value))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,308 @@
+"""The command line: one verb, one function; what it does stands in the module it calls.
+
+Heavy modules are imported inside their verb, so that `--help` and the receiver stay light.
+"""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from detector import console
+from qc_daemon.settings import Settings, load
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Quality control of first-trimester fetal ultrasound, between modality and PACS. "
+    "Not a medical device.",
+)
+queue = typer.Typer(no_args_is_help=True, help="Look at and mend the job queue.")
+quarantine = typer.Typer(no_args_is_help=True, help="Objects that could not be scored, and why.")
+bundle = typer.Typer(no_args_is_help=True, help="Models: list, verify, build, activate.")
+db = typer.Typer(no_args_is_help=True, help="The database: migrate, check, back up.")
+app.add_typer(queue, name="queue")
+app.add_typer(quarantine, name="quarantine")
+app.add_typer(bundle, name="bundle")
+app.add_typer(db, name="db")
+
+Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Settings file (TOML); see the README.")
+]
+Paths = Annotated[list[Path], typer.Argument(help="Files or folders.")]
+
+
+def main() -> None:
+    sys.exit(console.run(app))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where results go.")] = Path("demo-out"),
+) -> None:
+    """Run the main job on embedded defaults: store an exam, score it, return SRs.
+
+    Example: qc-daemon demo --out demo-out
+    """
+    from qc_daemon.demo import run_demo
+
+    run_demo(out, Console())
+
+
+@app.command()
+def serve(
+    config: Config = None,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(help="all, receive, work, deliver or schedule; repeatable."),
+    ] = None,
+) -> None:
+    """Run the service until SIGTERM or SIGINT.
+
+    Example: qc-daemon serve --config /etc/qc-daemon.toml
+    """
+    from qc_daemon import daemon
+
+    raise typer.Exit(daemon.serve(load(config), role or ["all"], config))
+
+
+@app.command()
+def send(
+    paths: Paths,
+    to: Annotated[str, typer.Option(help="AET@HOST:PORT of the receiver.")],
+    calling: Annotated[str, typer.Option(help="Our AE title.")] = "QCSEND",
+) -> None:
+    """Store files or folders to a DICOM receiver.
+
+    Example: qc-daemon send exam/ --to QCDAEMON@127.0.0.1:11112
+    """
+    from qc_daemon.sender import send_with_progress
+
+    if not send_with_progress(paths, to, calling, Console(stderr=True)):
+        raise typer.Exit(console.FAILED)
+
+
+@app.command()
+def score(
+    paths: Paths,
+    bundle: Annotated[str, typer.Option(help="A shipped bundle's name or a folder.")] = "default",
+    format: Annotated[str, typer.Option(help="table or jsonl")] = "table",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+) -> None:
+    """Score DICOM or picture files without a network or a database.
+
+    Example: qc-daemon score exam/*.dcm --format jsonl > findings.jsonl
+    """
+    from qc_daemon.score.offline import score_files
+    from qc_daemon.tables import write_findings
+
+    settings = Settings()
+    settings.score.bundle, settings.score.device = bundle, device
+    failed = write_findings(score_files(paths, settings.score), _format(format, "table", "jsonl"))
+    if failed:
+        raise typer.Exit(console.FAILED)
+
+
+@app.command()
+def results(
+    config: Config = None,
+    study: Annotated[str | None, typer.Option(help="Study Instance UID.")] = None,
+    since: Annotated[str | None, typer.Option(help="Received since, ISO 8601, UTC.")] = None,
+    format: Annotated[str, typer.Option(help="table, jsonl or csv")] = "table",
+) -> None:
+    """Show stored findings and recorded reasons.
+
+    Example: qc-daemon results --since 2026-11-01 --format csv
+    """
+    from qc_daemon.operate import stored_findings
+    from qc_daemon.tables import write_findings
+
+    found = stored_findings(load(config), study, since)
+    write_findings(found, _format(format, "table", "jsonl", "csv"))
+
+
+@queue.command("list")
+def queue_list(
+    config: Config = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help="ready, leased, done, dead, quarantined; repeatable.")
+    ] = None,
+) -> None:
+    """List jobs that are not done, or those in the given states."""
+    from qc_daemon.operate import list_jobs
+
+    _show("jobs", list_jobs(load(config), state or []))
+
+
+@queue.command("retry")
+def queue_retry(ids: Annotated[list[int], typer.Argument()], config: Config = None) -> None:
+    """Make dead or quarantined jobs ready again. Example: qc-daemon queue retry 12 13"""
+    from qc_daemon.operate import retry_jobs
+
+    typer.echo(f"{retry_jobs(load(config), ids)} jobs are ready again")
+
+
+@queue.command("cancel")
+def queue_cancel(ids: Annotated[list[int], typer.Argument()], config: Config = None) -> None:
+    """Give jobs up: they become dead, and stay in the list. Example: qc-daemon queue cancel 12"""
+    from qc_daemon.operate import cancel_jobs
+
+    typer.echo(f"{cancel_jobs(load(config), ids)} jobs are cancelled")
+
+
+@quarantine.command("list")
+def quarantine_list(config: Config = None) -> None:
+    """List quarantined objects with their reasons."""
+    from qc_daemon.operate import quarantined
+
+    _show("quarantine", quarantined(load(config)))
+
+
+@quarantine.command("show")
+def quarantine_show(id: int, config: Config = None) -> None:
+    """Show one quarantined object: its reason and where its bytes lie."""
+    from qc_daemon.operate import show_quarantined
+
+    for name, value in show_quarantined(load(config), id).items():
+        typer.echo(f"{name}: {value}")
+
+
+@quarantine.command("release")
+def quarantine_release(ids: Annotated[list[int], typer.Argument()], config: Config = None) -> None:
+    """Score quarantined objects again. Example: qc-daemon quarantine release 7"""
+    from qc_daemon.operate import release
+
+    typer.echo(f"{release(load(config), ids)} objects are to be scored again")
+
+
+@bundle.command("list")
+def bundle_list(config: Config = None) -> None:
+    """List shipped bundles and the active one."""
+    from qc_daemon.operate import list_bundles
+
+    _show("bundles", list_bundles(load(config)))
+
+
+@bundle.command("show")
+def bundle_show(name: Annotated[str, typer.Argument()] = "default") -> None:
+    """Show a bundle's manifest and model card."""
+    from qc_daemon.operate import describe_bundle
+
+    typer.echo(describe_bundle(name))
+
+
+@bundle.command("verify")
+def bundle_verify(name: Annotated[str, typer.Argument()] = "default") -> None:
+    """Check every file of a bundle against its manifest."""
+    from model.bundle import verify
+    from qc_daemon.operate import bundle_folder
+
+    problems = verify(bundle_folder(name))
+    for problem in problems:
+        typer.echo(problem)
+    if problems:
+        raise typer.Exit(console.FAILED)
+    typer.echo("verified: every file is as the manifest says")
+
+
+@bundle.command("build")
+def bundle_build(
+    out: Annotated[Path, typer.Option(help="The new bundle's folder.")],
+    detector: Annotated[Path, typer.Option(help="YOLO folder, or a .pt with --trust.")],
+    describer: Annotated[Path, typer.Option(help="BioGPT folder.")],
+    spatialclip: Annotated[Path, typer.Option(help="SpatialCLIP or CLIP folder.")],
+    name: Annotated[str, typer.Option()] = "custom",
+    version: Annotated[str, typer.Option()] = "1",
+    clip: Annotated[
+        Path | None, typer.Option(help="CLIP folder under a SpatialCLIP checkpoint.")
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Unpickle a .pt that you trust, once.")
+    ] = False,
+) -> None:
+    """Make a bundle of local model folders.
+
+    Example: qc-daemon bundle build --out mine --detector yolo/ --describer biogpt/
+    --spatialclip spatialclip/ --name mine
+    """
+    from model.build import build
+
+    made = build(
+        detector, describer, spatialclip, out, name=name, version=version, trust=trust, clip=clip
+    )
+    typer.echo(f"{out}: {made.id.name} {made.id.version}, model_id {made.id.model_id}")
+
+
+@bundle.command("activate")
+def bundle_activate(name: str, config: Config = None) -> None:
+    """Score new exams with this bundle. Example: qc-daemon bundle activate ./mine"""
+    from qc_daemon.operate import activate_bundle
+
+    typer.echo(f"active: model_id {activate_bundle(load(config), name)}")
+
+
+@db.command("upgrade")
+def db_upgrade(config: Config = None) -> None:
+    """Bring the database to this version's tables."""
+    from qc_daemon.records import schema
+
+    schema.upgrade(load(config).store.url)
+    typer.echo("the database is up to date")
+
+
+@db.command("downgrade")
+def db_downgrade(revision: str, config: Config = None) -> None:
+    """Take the database back to an earlier revision. Example: qc-daemon db downgrade -- -1"""
+    from qc_daemon.records import schema
+
+    schema.downgrade(load(config).store.url, revision)
+    typer.echo(f"the database is at {revision}")
+
+
+@db.command("check")
+def db_check(config: Config = None) -> None:
+    """Say whether the database has this version's tables."""
+    from qc_daemon.records import schema
+
+    problem = schema.check(load(config).store.url)
+    if problem:
+        typer.echo(problem)
+        raise typer.Exit(console.FAILED)
+    typer.echo("the database is up to date")
+
+
+@db.command("backup")
+def db_backup(target: Path, config: Config = None) -> None:
+    """Copy the embedded database while it is in use. Example: qc-daemon db backup copy.db"""
+    from qc_daemon.records import schema
+
+    schema.backup(load(config).store.url, target)
+    typer.echo(f"{target}: written")
+
+
+@app.command()
+def doctor(config: Config = None) -> None:
+    """Check settings, folders, database, bundle, ports and destinations."""
+    from qc_daemon.doctor import examine
+
+    healthy = True
+    for check in examine(load(config)):
+        typer.echo(f"{'ok  ' if check.healthy else 'FAIL'} {check.name}: {check.message}")
+        healthy = healthy and check.healthy
+    if not healthy:
+        raise typer.Exit(console.FAILED)
+
+
+def _format(value: str, *allowed: str) -> str:
+    if value not in allowed:
+        raise console.UsageError(f"--format {value}: give one of {', '.join(allowed)}")
+    return value
+
+
+def _show(title: str, rows: Iterable[dict[str, Any]]) -> None:
+    from qc_daemon.tables import write_rows
+
+    write_rows(title, list(rows))

@@ -1,0 +1,177 @@
+"""What an operator asks of the stored state: results, queue, quarantine, bundles."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from detector.codes import ErrorCode, QCError
+from detector.console import UsageError
+from qc_daemon.records import bundles, findings, jobs, revisions, schema
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import JobState
+from qc_daemon.score.models import model_id_of
+from qc_daemon.settings import Settings
+
+OPEN_STATES = (JobState.READY, JobState.LEASED, JobState.DEAD, JobState.QUARANTINED)
+
+
+def open_store(settings: Settings) -> Store:
+    """The store, if its tables are this version's; else one line that says what to do."""
+    problem = schema.check(settings.store.url)
+    if problem:
+        raise QCError(ErrorCode.STORAGE, problem)
+    return Store(settings.store.url)
+
+
+def stored_findings(
+    settings: Settings, study: str | None, since: str | None
+) -> list[dict[str, Any]]:
+    """Finding and error objects of a study, or received since a moment (ISO 8601, UTC)."""
+    moment = None
+    if since is not None:
+        try:
+            moment = datetime.fromisoformat(since)
+        except ValueError:
+            raise UsageError(f"--since {since}: give ISO 8601, as 2026-11-01T08:00") from None
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    with open_store(settings).read() as session:
+        return findings.query(session, study=study, since=moment)
+
+
+def list_jobs(settings: Settings, states: Sequence[str]) -> list[dict[str, Any]]:
+    """Jobs in the states, by default those not done."""
+    try:
+        chosen = [JobState(state) for state in states] or list(OPEN_STATES)
+    except ValueError:
+        raise UsageError(f"--state: give one of {', '.join(JobState)}") from None
+    with open_store(settings).read() as session:
+        return [
+            {
+                "id": job.id,
+                "kind": job.kind.value,
+                "subject": job.subject,
+                "revision": job.revision,
+                "destination": job.destination,
+                "state": job.state.value,
+                "attempts": job.attempts,
+                "not before": job.not_before.isoformat(timespec="seconds"),
+                "reason": _reason(job.error_code, job.error_message),
+            }
+            for job in jobs.listing(session, states=chosen)
+        ]
+
+
+def retry_jobs(settings: Settings, ids: Sequence[int]) -> int:
+    with open_store(settings).begin() as session:
+        return jobs.retry(session, ids, datetime.now(UTC))
+
+
+def cancel_jobs(settings: Settings, ids: Sequence[int]) -> int:
+    with open_store(settings).begin() as session:
+        return jobs.cancel(session, ids, datetime.now(UTC))
+
+
+def quarantined(settings: Settings) -> list[dict[str, Any]]:
+    """Objects that could not be scored, newest last."""
+    with open_store(settings).read() as session:
+        return [
+            {
+                "id": held.facts.revision_id,
+                "sop_instance_uid": held.facts.sop_instance_uid,
+                "revision": held.facts.number,
+                "code": held.code,
+                "message": held.message,
+                "since": held.since.isoformat(timespec="seconds"),
+            }
+            for held in revisions.quarantined(session)
+        ]
+
+
+def show_quarantined(settings: Settings, id: int) -> dict[str, Any]:
+    for row in quarantined(settings):
+        if row["id"] == id:
+            with open_store(settings).read() as session:
+                facts = revisions.facts(session, id)
+            return row | {
+                "study_instance_uid": facts.study_instance_uid,
+                "transfer_syntax_uid": facts.transfer_syntax_uid,
+                "bytes": facts.size,
+                "file": str(settings.store.spool / facts.path),
+            }
+    raise QCError(ErrorCode.STORAGE, f"nothing quarantined has id {id}; see quarantine list")
+
+
+def release(settings: Settings, ids: Sequence[int]) -> int:
+    with open_store(settings).begin() as session:
+        now = datetime.now(UTC)
+        return sum(revisions.release(session, id, now) for id in ids)
+
+
+def bundle_folder(name: str) -> Path:
+    """A shipped bundle by name, else the folder itself."""
+    shipped = Path(str(files("model") / "bundles" / name))
+    folder = shipped if shipped.is_dir() and "/" not in name else Path(name).resolve()
+    if not folder.is_dir():
+        raise QCError(ErrorCode.BUNDLE_INCOMPLETE, f"no bundle {name}; see bundle list")
+    return folder
+
+
+def list_bundles(settings: Settings) -> list[dict[str, Any]]:
+    """The shipped bundles and those that were ever active here."""
+    rows = {
+        model_id_of(folder): {"name": folder.name, "path": str(folder), "state": "shipped"}
+        for folder in sorted(Path(str(files("model") / "bundles")).iterdir())
+        if (folder / "bundle.json").is_file()
+    }
+    if schema.check(settings.store.url) is None:
+        with Store(settings.store.url).read() as session:
+            for place, known in enumerate(bundles.known(session)):
+                rows[known.model_id] = {
+                    "name": known.name,
+                    "path": known.path,
+                    "state": "active" if place == 0 else "was active",
+                }
+    return [row | {"model_id": model_id} for model_id, row in rows.items()]
+
+
+def describe_bundle(name: str) -> str:
+    """Manifest and model card as text."""
+    folder = bundle_folder(name)
+    model_id = model_id_of(folder)
+    manifest = json.loads((folder / "bundle.json").read_text())
+    card = folder / "MODEL_CARD.md"
+    return "\n".join(
+        [
+            f"model_id: {model_id}",
+            json.dumps(manifest, indent=1),
+            card.read_text() if card.is_file() else "",
+        ]
+    )
+
+
+def activate_bundle(settings: Settings, name: str) -> str:
+    """Verify the bundle and make it the active one; returns its model id."""
+    from model.bundle import verify
+
+    folder = bundle_folder(name)
+    problems = verify(folder)
+    if problems:
+        raise QCError(ErrorCode.BUNDLE_MISMATCH, f"not activated: {problems[0]}")
+    model_id = model_id_of(folder)
+    with open_store(settings).begin() as session:
+        bundles.activate(session, folder.name, str(folder), model_id, datetime.now(UTC))
+    return model_id
+
+
+def seed_bundle(settings: Settings, store: Store) -> None:
+    """Make the settings' bundle the active one if none has been; called once at start."""
+    folder = bundle_folder(settings.score.bundle)
+    with store.begin() as session:
+        bundles.seed(session, folder.name, str(folder), model_id_of(folder), datetime.now(UTC))
+
+
+def _reason(code: str | None, message: str | None) -> str:
+    return f"{code}: {message}" if code else ""

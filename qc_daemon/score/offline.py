@@ -1,0 +1,60 @@
+"""Score files without a network or a database."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from detector.codes import ErrorCode, QCError
+from model.bundle import Bundle
+from model.judge import Judge
+from qc_daemon.score.decode import DecodeProcess, spread
+from qc_daemon.score.findings import findings_of
+from qc_daemon.settings import ScoreSettings
+
+
+def files_under(paths: Sequence[Path]) -> list[Path]:
+    """The files themselves, and those below folders, in a fixed order."""
+    found: list[Path] = []
+    for path in paths:
+        found.extend(sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path])
+    return found
+
+
+def score_files(paths: Sequence[Path], settings: ScoreSettings) -> Iterator[dict[str, Any]]:
+    """Finding objects, or {"source", "error"} for a file that cannot be scored."""
+    files = files_under(paths)
+    judge = Judge.open(Bundle.open(settings.bundle), settings.device)
+    with DecodeProcess(
+        megabytes=settings.decode_megabytes,
+        seconds=settings.decode_seconds,
+        max_pixels=settings.max_pixels,
+    ) as decoder:
+        for path in files:
+            try:
+                yield from _score(path, judge, decoder, settings.cine_frames)
+            except QCError as error:
+                yield _refused(path, error)
+
+
+def _score(
+    path: Path, judge: Judge, decoder: DecodeProcess, cine_frames: int
+) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise QCError(ErrorCode.UNREADABLE, "no such file")
+    summary = decoder.summary(path)
+    findings = findings_of(
+        decoder.frames(path, spread(summary.frames, cine_frames)),
+        judge,
+        source=str(path),
+        study_instance_uid=summary.study_instance_uid,
+        series_instance_uid=summary.series_instance_uid,
+        sop_instance_uid=summary.sop_instance_uid,
+    )
+    return [finding.to_json() for finding in findings]
+
+
+def _refused(path: Path, error: QCError) -> dict[str, Any]:
+    return {
+        "source": str(path),
+        "error": {"code": error.code.value, "message": error.message},
+    }

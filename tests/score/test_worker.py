@@ -1,0 +1,195 @@
+"""Score jobs against a real database, spool, decoding child and the default bundle."""
+
+import hashlib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import ImplicitVRLittleEndian
+
+from detector.codes import ErrorCode
+from detector.vocabulary import View
+from qc_daemon.operate import activate_bundle, quarantined, release, seed_bundle, stored_findings
+from qc_daemon.records import jobs, schema
+from qc_daemon.records.receipts import Receipt, admit
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import JobKind, JobState
+from qc_daemon.score.worker import ScoreWorker
+from qc_daemon.settings import Settings, load
+from training.phantom.dicom import exam
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    config = tmp_path / "qc.toml"
+    config.write_text("[score]\ncine_frames = 2\n[jobs]\nbackoff_seconds = 0\n")
+    settings = load(config)
+    settings.store.spool.mkdir(parents=True)
+    schema.upgrade(settings.store.url)
+    return settings
+
+
+@pytest.fixture
+def worker(settings: Settings) -> Iterator[ScoreWorker]:
+    store = Store(settings.store.url)
+    seed_bundle(settings, store)
+    worker = ScoreWorker(store, settings, "work:test")
+    yield worker
+    worker.close()
+
+
+@pytest.fixture(scope="module")
+def objects() -> list[Dataset]:
+    return exam(3, views=[View.NT], cine_frames=4)
+
+
+def receive(worker: ScoreWorker, dataset: Dataset | bytes, uid: str = "1.2.3") -> int:
+    """Put the object where the receiver would; returns its revision's id."""
+    if isinstance(dataset, Dataset):
+        uid = str(dataset.SOPInstanceUID)
+        buffer = BytesIO()
+        dataset.save_as(buffer, enforce_file_format=True)
+        dataset = buffer.getvalue()
+    name = hashlib.sha256(dataset).hexdigest()
+    (worker.settings.store.spool / name).write_bytes(dataset)
+    receipt = Receipt(
+        sop_instance_uid=uid,
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.6.1",
+        study_instance_uid="1.2",
+        series_instance_uid="1.2.1",
+        patient_id="P",
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        calling_ae="US1",
+        sha256=name,
+        size=len(dataset),
+        path=name,
+        association="a",
+    )
+    with worker.store.begin() as session:
+        return admit(
+            session, receipt, source_destinations=(), bundle_id=None, now=datetime.now(UTC)
+        ).revision_id
+
+
+def test_a_still_gets_one_finding(worker: ScoreWorker, objects: list[Dataset]) -> None:
+    receive(worker, objects[0])
+    assert worker.run_one()
+    assert not worker.run_one()
+    (finding,) = stored_findings(worker.settings, None, None)
+    assert finding["sop_instance_uid"] == objects[0].SOPInstanceUID
+    assert finding["frame"] == 1
+    assert finding["source"] is None
+    assert len(finding["bundle"]["model_id"]) == 64
+
+
+def test_a_cine_gets_a_finding_per_chosen_frame(
+    worker: ScoreWorker, objects: list[Dataset]
+) -> None:
+    receive(worker, objects[-1])
+    worker.run_one()
+    assert [f["frame"] for f in stored_findings(worker.settings, None, None)] == [2, 4]
+
+
+def test_the_same_pixels_in_another_syntax_are_not_scored_again(
+    worker: ScoreWorker, objects: list[Dataset]
+) -> None:
+    receive(worker, objects[0])
+    other = Dataset.from_json(objects[0].to_json())
+    other.file_meta = objects[0].file_meta
+    other.PatientName = "CORRECTED^NAME"
+    other.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    receive(worker, other)
+    while worker.run_one():
+        pass
+    (finding,) = stored_findings(worker.settings, None, None)
+    assert finding["revision"] == 1
+
+
+def test_other_pixels_under_one_uid_are_flagged(
+    worker: ScoreWorker, objects: list[Dataset]
+) -> None:
+    receive(worker, objects[0])
+    other = Dataset.from_json(objects[1].to_json())
+    other.file_meta = objects[1].file_meta
+    other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = objects[0].SOPInstanceUID
+    receive(worker, other)
+    while worker.run_one():
+        pass
+    first, second = stored_findings(worker.settings, None, None)
+    assert (first["revision"], second["revision"]) == (1, 2)
+    assert "same-uid-other-content" not in first["flags"]
+    assert "same-uid-other-content" in second["flags"]
+
+
+def test_what_is_no_image_is_quarantined_kept_and_releasable(worker: ScoreWorker) -> None:
+    revision = receive(worker, b"this is no image at all")
+    worker.run_one()
+    (held,) = quarantined(worker.settings)
+    assert held["id"] == revision
+    assert held["code"] == ErrorCode.NOT_AN_IMAGE
+    assert release(worker.settings, [revision]) == 1
+    assert worker.run_one()
+    assert len(quarantined(worker.settings)) == 1
+
+
+def test_a_file_gone_from_the_spool_alarms_and_waits(
+    worker: ScoreWorker, objects: list[Dataset]
+) -> None:
+    receive(worker, objects[0])
+    (file,) = worker.settings.store.spool.iterdir()
+    hidden = file.rename(file.with_suffix(".hidden"))
+    worker.run_one()
+    with worker.store.read() as session:
+        (job,) = jobs.listing(session, kinds=[JobKind.SCORE])
+    assert (job.state, job.error_code) == (JobState.READY, ErrorCode.SPOOL_MISSING)
+    hidden.rename(file)
+    assert worker.run_one()
+    assert len(stored_findings(worker.settings, None, None)) == 1
+
+
+def test_a_lease_that_another_took_over_stores_nothing(
+    worker: ScoreWorker, objects: list[Dataset]
+) -> None:
+    """Between claim and finish the lease runs out and somebody else claims the job."""
+    receive(worker, objects[0])
+
+    def usurp() -> None:
+        with worker.store.begin() as session:
+            later = datetime.now(UTC) + timedelta(hours=1)
+            assert jobs.claim(session, [JobKind.SCORE], "work:other", later, 60) is not None
+
+    judge = worker.models.judge(None)
+    judged = judge.judge
+
+    def judge_and_lose(frame):  # type: ignore[no-untyped-def]
+        usurp()
+        return judged(frame)
+
+    judge.judge = judge_and_lose  # type: ignore[method-assign]
+    worker.run_one()
+    assert stored_findings(worker.settings, None, None) == []
+    with worker.store.read() as session:
+        (job,) = jobs.listing(session, kinds=[JobKind.SCORE])
+    assert job.owner == "work:other"
+
+
+def test_an_exam_keeps_the_bundle_it_was_opened_with(worker: ScoreWorker, tmp_path: Path) -> None:
+    """A bundle whose manifest changed since it was activated is refused, not silently used."""
+    import shutil
+
+    from detector.codes import QCError
+    from qc_daemon.operate import bundle_folder
+
+    copy = tmp_path / "mine"
+    shutil.copytree(bundle_folder("default"), copy)
+    manifest = copy / "bundle.json"
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format":  1'))
+    model_id = activate_bundle(worker.settings, str(copy))
+    assert worker.models.judge(model_id).bundle_id.model_id == model_id
+    worker.models._judges.clear()
+    manifest.write_text(manifest.read_text().replace('"format":  1', '"format":   1'))
+    with pytest.raises(QCError, match="has changed"):
+        worker.models.judge(model_id)

@@ -1,0 +1,137 @@
+"""The command line's contract: which verbs there are, their help, formats and exit statuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from detector.console import UsageError
+from qc_daemon.cli import app
+from qc_daemon.records import schema
+from qc_daemon.settings import load
+
+VERBS = [
+    ["demo"],
+    ["serve"],
+    ["send"],
+    ["score"],
+    ["results"],
+    ["queue", "list"],
+    ["queue", "retry"],
+    ["queue", "cancel"],
+    ["quarantine", "list"],
+    ["quarantine", "show"],
+    ["quarantine", "release"],
+    ["bundle", "list"],
+    ["bundle", "show"],
+    ["bundle", "verify"],
+    ["bundle", "build"],
+    ["bundle", "activate"],
+    ["db", "upgrade"],
+    ["db", "downgrade"],
+    ["db", "check"],
+    ["db", "backup"],
+    ["doctor"],
+]
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / "qc.toml"
+    path.write_text("")
+    schema.upgrade(load(path).store.url)
+    return str(path)
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_every_verb_has_help(verb: list[str]) -> None:
+    result = runner.invoke(app, [*verb, "--help"])
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+
+
+def test_verbs_of_later_issues_are_absent() -> None:
+    for verb in ("audit", "report", "peer", "user"):
+        assert runner.invoke(app, [verb]).exit_code == 2
+
+
+@pytest.mark.parametrize("format", ["table", "jsonl", "csv"])
+def test_results_of_an_empty_store(config: str, format: str) -> None:
+    result = runner.invoke(app, ["results", "--config", config, "--format", format])
+    assert result.exit_code == 0, result.output
+
+
+def test_an_unknown_format_is_wrong_usage(config: str) -> None:
+    result = runner.invoke(app, ["results", "--config", config, "--format", "xml"])
+    assert isinstance(result.exception, UsageError)
+    assert "--format xml" in str(result.exception)
+
+
+def test_a_bad_moment_is_wrong_usage(config: str) -> None:
+    result = runner.invoke(app, ["results", "--config", config, "--since", "yesterday"])
+    assert isinstance(result.exception, UsageError)
+
+
+def test_a_store_that_was_never_made_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "qc.toml"
+    path.write_text("")
+    result = runner.invoke(app, ["results", "--config", str(path)])
+    assert "db upgrade" in str(result.exception)
+
+
+def test_the_shipped_bundle_verifies() -> None:
+    result = runner.invoke(app, ["bundle", "verify"])
+    assert result.exit_code == 0, result.output
+
+
+def test_the_shipped_bundle_shows_its_card() -> None:
+    result = runner.invoke(app, ["bundle", "show"])
+    assert "Not for clinical use" in result.output
+    assert "model_id: " in result.output
+
+
+def test_activating_makes_it_the_active_one(config: str) -> None:
+    assert runner.invoke(app, ["bundle", "activate", "default", "--config", config]).exit_code == 0
+    listed = runner.invoke(app, ["bundle", "list", "--config", config]).output
+    assert "active" in listed
+
+
+def test_queue_and_quarantine_of_an_empty_store(config: str) -> None:
+    for verb in (["queue", "list"], ["quarantine", "list"]):
+        result = runner.invoke(app, [*verb, "--config", config])
+        assert result.exit_code == 0
+        assert "no " in result.output
+    assert "0 jobs" in runner.invoke(app, ["queue", "retry", "5", "--config", config]).output
+    assert runner.invoke(app, ["quarantine", "show", "5", "--config", config]).exit_code == 1
+
+
+def test_a_backup_is_a_database(config: str, tmp_path: Path) -> None:
+    target = tmp_path / "copy.db"
+    assert runner.invoke(app, ["db", "backup", str(target), "--config", config]).exit_code == 0
+    assert schema.check(f"sqlite:///{target}") is None
+
+
+def test_doctor_names_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "qc.toml"
+    path.write_text(
+        '[receive]\nport = 1\n[[destination]]\nname = "pacs"\nhost = "127.0.0.1"\nport = 1\n'
+    )
+    result = runner.invoke(app, ["doctor", "--config", str(path)])
+    assert result.exit_code == 1
+    assert "FAIL database" in result.output
+    assert "FAIL destination pacs" in result.output
+    assert "ok   bundle" in result.output
+
+
+def test_help_loads_no_model_library() -> None:
+    """The receiver's process imports this module too: it must stay light."""
+    import subprocess
+    import sys
+
+    heavy = ("torch", "transformers", "ultralytics")
+    code = f"import sys, qc_daemon.cli; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.replace("'", '"')) == []
