@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
@@ -54,7 +55,7 @@ class Describer:
         try:
             config = BioGptConfig(**json.loads((folder / CONFIG).read_text(encoding="utf-8")))
             weights = load_file(folder / WEIGHTS)
-        except (ValueError, TypeError, SafetensorError) as error:
+        except (ValueError, TypeError, StrictDataclassError, SafetensorError) as error:
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
             raise QCError(ErrorCode.BUNDLE_MISMATCH, f"describer: {first_line}") from None
         return cls(_build(config, weights).to(device), tokenizer)
@@ -68,6 +69,7 @@ class Describer:
             if name != TIED
         }
         save_file(weights, folder / WEIGHTS)
+        (folder / WEIGHTS).chmod(0o644)  # safetensors writes for the owner alone
         self.model.config.to_json_file(folder / CONFIG, use_diff=False)
         self.tokenizer.save(str(folder / subwords.TOKENIZER))
 

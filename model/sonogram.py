@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from detector.detection import Box
+from detector.detection import Box, clip
 from detector.frame import Pixels
 
 Floats = npt.NDArray[np.float32]
@@ -27,6 +27,9 @@ many radii; the last is as good as a linear array."""
 
 BEAMS, DEPTHS = 192, 128
 """Samples across and along the beams of a structure."""
+
+QUANTILE = 0.85
+"""Of a beam's brightness, for which it counts."""
 
 OUTSIDE = 0.03
 """Share of the shorter side by which a box may overstep the recognised field of view."""
@@ -82,7 +85,8 @@ class Sonogram:
 
         None if far outside: then the field of view was not recognised (dark or shadowed edges).
         """
-        x0, y0, x1, y1 = (self.scale * end for end in box)
+        rows, columns = self.grey.shape
+        x0, y0, x1, y1 = clip(self._scaled(box), columns, rows)
         x, y = (x0 + x1) / 2, (y0 + y1) / 2
         distances = [
             cv2.pointPolygonTest(self.hull, point, True)
@@ -94,10 +98,10 @@ class Sonogram:
     def shadow(self, box: Box) -> float | None:
         """How dark the darkest band of beams through the box is, 0 (as the rest) to 1 (black).
 
-        A shadow darkens a beam all the way, fluid over a stretch only: so each beam counts with the
-        85th percentile of its brightness between the box's top and just below it. The beams'
-        meeting point is unknown; the one that sets the beams most apart is taken. None if the box
-        holds too little of the field of view.
+        A shadow darkens a beam all the way, fluid over a stretch only: so each beam counts with a
+        high percentile (QUANTILE) of its brightness between the box's top and just below it. The
+        beams' meeting point is unknown; the one that sets the beams most apart is taken. None if
+        the box holds too little of the field of view.
         """
         found = [
             darkness
@@ -106,8 +110,12 @@ class Sonogram:
         ]
         return max(found) if found else None
 
+    def _scaled(self, box: Box) -> Box:
+        x0, y0, x1, y1 = box
+        return (self.scale * x0, self.scale * y0, self.scale * x1, self.scale * y1)
+
     def _darkest_beam(self, box: Box, apex_height: float) -> float | None:
-        x0, y0, x1, y1 = (self.scale * end for end in box)
+        x0, y0, x1, y1 = self._scaled(box)
         rows, columns = self.grey.shape
         apex_x, apex_y = columns / 2, -apex_height * rows
         middle = (y0 + y1) / 2 - apex_y
@@ -121,9 +129,10 @@ class Sonogram:
         long_enough = seen.sum(axis=0) >= DEPTHS // 4
         if long_enough.sum() < BEAMS // 4:
             return None
-        level = np.nanpercentile(
-            np.where(seen, beams, np.nan)[:, long_enough].astype(np.float64), 85, axis=0
-        )
+        # NaN sorts last, so the rank among the seen samples is the percentile.
+        ranked = np.sort(np.where(seen, beams, np.nan)[:, long_enough], axis=0)
+        rank = np.round(QUANTILE * (seen.sum(axis=0)[long_enough] - 1)).astype(int)
+        level = np.take_along_axis(ranked, rank[None, :], axis=0)[0].astype(np.float64)
         window = max(3, len(level) // 10)
         smooth = np.convolve(level, np.full(window, 1 / window), mode="valid")
         usual = float(np.median(level))

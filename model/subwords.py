@@ -45,7 +45,8 @@ def from_biogpt(vocabulary: dict[str, int], merges: Iterable[str]) -> Tokenizer:
     """BioGPT's tokenizer for our closed lexicon.
 
     Moses tokenization reduces to splitting words, marks and hyphens ("crown @-@ rump") for plain
-    lower-case English without digits, quotes or abbreviations, so sacremoses is not needed. Merges
+    lower-case English without digits, quotes or abbreviations, so sacremoses is not needed (but for
+    a full stop before a small letter, which Moses leaves on its word). Merges
     can pass through a subword that the vocabulary lacks; it gets an id past the vocabulary's end,
     which `Describer` refuses if it ever comes out.
     """
@@ -71,7 +72,27 @@ def train(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
+    return _renumbered(tokenizer)
+
+
+def _renumbered(tokenizer: Tokenizer) -> Tokenizer:
+    """The same subwords under ids that depend on the texts alone: the trainer numbers the letters
+    that end words in an order that changes from run to run."""
+    merges = [(left, right) for left, right in json.loads(tokenizer.to_str())["model"]["merges"]]
+    special = [BEGIN, PADDING, END, UNKNOWN]
+    merged = [left + right for left, right in merges]
+    letters = sorted(tokenizer.get_vocab().keys() - {*special, *merged})
+    subwords = list(dict.fromkeys([*special, *letters, *merged]))
+    again = _words(
+        BPE(
+            vocab={subword: number for number, subword in enumerate(subwords)},
+            merges=merges,
+            unk_token=UNKNOWN,
+            end_of_word_suffix=WORD_END,
+        )
+    )
+    again.add_special_tokens(special)
+    return again
 
 
 def _words(model: BPE) -> Tokenizer:

@@ -267,13 +267,15 @@ def write_reports(
             overlays[key] = dcmread(path).pixel_array
             Image.fromarray(overlays[key]).save(results / f"overlay_{path.stem}.png")
     told = [Finding.from_json(each) for each in found if "error" not in each]
+    # Of a cine the page shows the frames that an overlay was made of.
+    drawn = [f for f in told if f.frame == 1 or (f.sop_instance_uid, f.frame) in overlays]
     entries = [
         Entry(
             finding,
             name=names.get(finding.sop_instance_uid or "", str(finding.sop_instance_uid)),
             picture=overlays.get((finding.sop_instance_uid or "", finding.frame)),
         )
-        for finding in told
+        for finding in drawn
     ]
     (out / "report.html").write_text(
         exam_page(entries, title="qc-daemon demo", banner=BANNER), encoding="utf-8"

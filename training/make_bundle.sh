@@ -16,7 +16,7 @@ phantoms phantoms-calibration 900 3 0.1
   --split set2_train --split set1_train --count 500
 [ -f runs/detector/training.json ] || "$qc_model" train detector --out runs/detector --resume \
   --samples runs/phantoms-detector/samples.json \
-  --fetus-framework "$data/fetus_framework" --split set1_train --epochs 14
+  --fetus-framework "$data/fetus_framework" --split set1_train --epochs 9
 [ -f runs/describer/training.json ] || "$qc_model" train describer --out runs/describer
 [ -f runs/spatialclip/training.json ] || "$qc_model" train spatialclip --out runs/spatialclip \
   --resume --detector runs/detector --describer runs/describer \

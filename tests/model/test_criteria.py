@@ -1,0 +1,290 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detector.detection import Detection
+from detector.vocabulary import LABELS, View
+from model.band import Band
+from model.criteria import CHECKS, CriteriaThresholds, judge
+from model.criteria_table import RULES
+from model.sonogram import Sonogram
+
+WIDTH, HEIGHT = 400, 300
+VIEWS = [view for view in View if view is not View.OTHER]
+
+
+def speckle(level=0.35, sigma=0.0, seed=0):
+    """A picture full of speckle with a few dark lakes; `sigma` blurs it."""
+    import cv2
+
+    rng = np.random.default_rng(seed)
+    field = cv2.GaussianBlur(rng.standard_normal((2, HEIGHT, WIDTH))[0], (0, 0), 1.0)
+    other = cv2.GaussianBlur(rng.standard_normal((HEIGHT, WIDTH)), (0, 0), 1.0)
+    grey = np.hypot(field, other)
+    grey *= level / np.percentile(cv2.GaussianBlur(grey, (0, 0), 3), 90)
+    for x in (80, 200, 320):
+        cv2.circle(grey, (x, 150), 25, 0.05 * level, -1)
+    if sigma:
+        grey = cv2.GaussianBlur(grey, (0, 0), sigma)
+    return np.repeat(np.clip(grey * 255, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def verdicts(view, detections, pixels=None, thresholds=None):
+    pixels = speckle() if pixels is None else pixels
+    criteria = judge(
+        view, detections, WIDTH, HEIGHT, pixels, None, thresholds or CriteriaThresholds()
+    )
+    return {criterion.code: criterion for criterion in criteria}
+
+
+def head(**boxes):
+    """A standard head; a keyword replaces a box, or takes it out with None."""
+    placed = {
+        "CB": (100, 40, 300, 260),
+        "CP1": (120, 100, 190, 200),
+        "CP2": (210, 100, 280, 200),
+        "CF": (196, 50, 204, 250),
+    } | boxes
+    return [Detection(code, box, 0.9) for code, box in placed.items() if box]
+
+
+def abdomen(*codes):
+    boxes = {
+        "AS": (120, 60, 300, 240),
+        "S": (230, 130, 270, 160),
+        "UC": (190, 20, 240, 60),
+        "UI": (195, 50, 225, 75),
+    }
+    return [Detection(code, boxes[code], 0.9) for code in codes]
+
+
+@pytest.mark.parametrize("view", View)
+def test_one_outcome_for_each_rule_in_order(view):
+    codes = [c.code for c in judge(view, [], 400, 300, speckle(), None, CriteriaThresholds())]
+    assert codes == [rule.code for rule in RULES[view]]
+    assert set(CHECKS[view]) == set(codes)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_without_detections_only_the_pixels_are_judged(view):
+    found = verdicts(view, [])
+    assert {code for code, c in found.items() if c.met is not None} <= {"CRIT-GAIN", "CRIT-FOCUS"}
+    assert all(c.evidence == () for c in found.values())
+
+
+def test_standard_head():
+    found = verdicts(View.HEAD, head())
+    for code in ("CRIT-SKULL", "CRIT-FALX", "CRIT-CHOROID", "CRIT-SIZE", "CRIT-COMPLETE"):
+        assert found[code].met is True, code
+    assert found["CRIT-CHOROID"].evidence == ("CP1", "CP2")
+    assert found["CRIT-FALX"].evidence == ("CF", "CB")
+    assert found["CRIT-SIZE"].value == pytest.approx(220 / 300)
+
+
+def test_falx_off_the_middle():
+    found = verdicts(View.HEAD, head(CF=(236, 50, 244, 250)))
+    assert found["CRIT-FALX"].met is False
+    assert found["CRIT-FALX"].value == pytest.approx(0.2)
+
+
+def test_small_head():
+    small = [Detection("CB", (150, 110, 220, 190), 0.9)]
+    assert verdicts(View.HEAD, small)["CRIT-SIZE"].met is False
+
+
+def test_section_at_the_edge_is_not_complete():
+    at_edge = [Detection("AS", (230, 60, 404, 240), 0.9), *abdomen("UC", "UI")]
+    found = verdicts(View.ABDOMEN, at_edge)
+    assert found["CRIT-COMPLETE"].met is False
+    assert found["CRIT-OUTLINE"].met is False
+    inside = verdicts(View.ABDOMEN, abdomen("AS", "UC", "UI"))
+    assert inside["CRIT-COMPLETE"].met is True
+    assert inside["CRIT-OUTLINE"].met is True
+
+
+def test_missing_structure_of_a_sure_view():
+    found = verdicts(View.HEAD, head(CP2=None))
+    assert found["CRIT-CHOROID"].met is False
+    assert found["CRIT-CHOROID"].value == 0
+    assert found["CRIT-CHOROID"].evidence == ("CP1",)
+
+
+def test_missing_structure_of_an_unsure_view_cannot_be_told():
+    weak = [Detection("CB", (100, 40, 300, 260), 0.4)]
+    assert verdicts(View.HEAD, weak)["CRIT-CHOROID"].met is None
+
+
+def test_missing_structure_the_bundle_does_not_know_cannot_be_told():
+    known = frozenset({"CB", "CF", "CP1"})
+    thresholds = CriteriaThresholds(known=known)
+    found = verdicts(View.HEAD, head(CP2=None), thresholds=thresholds)
+    assert found["CRIT-CHOROID"].met is None
+    assert verdicts(View.HEAD, head(CF=None), thresholds=thresholds)["CRIT-FALX"].met is False
+
+
+def test_faint_structure_cannot_be_told():
+    faint = [*abdomen("AS", "UC", "UI"), Detection("S", (230, 130, 270, 160), 0.3)]
+    assert verdicts(View.ABDOMEN, faint)["CRIT-STOMACH"].met is None
+
+
+def test_either_cord_label_shows_the_cord():
+    assert verdicts(View.ABDOMEN, abdomen("AS", "S", "UI"))["CRIT-CORD"].met is True
+    assert verdicts(View.ABDOMEN, abdomen("AS", "S"))["CRIT-CORD"].met is False
+
+
+def test_flattened_section_is_oblique():
+    round_ = verdicts(View.ABDOMEN, abdomen("AS", "S", "UC", "UI"))["CRIT-PLANE"]
+    flat = [*abdomen("S"), Detection("AS", (60, 100, 340, 200), 0.9)]
+    assert round_.met is True
+    assert verdicts(View.ABDOMEN, flat)["CRIT-PLANE"].met is False
+
+
+def test_of_two_boxes_the_likelier_counts():
+    both = [*head(), Detection("CF", (290, 50, 298, 250), 0.5)]
+    assert verdicts(View.HEAD, both)["CRIT-FALX"].met is True
+    assert verdicts(View.HEAD, both[::-1])["CRIT-FALX"].met is True
+
+
+@pytest.mark.parametrize(
+    ("box", "ends", "level"),
+    [
+        ((60, 100, 340, 200), True, True),
+        ((60, 100, 404, 220), False, True),
+        ((130, 30, 280, 270), True, False),
+    ],
+)
+def test_crown_rump(box, ends, level):
+    found = verdicts(View.CRL, [Detection("CRL", box, 0.9)])
+    assert found["CRIT-ENDS"].met is ends
+    assert found["CRIT-HORIZONT"].met is level
+    assert found["CRIT-HORIZONT"].unit == "deg"
+    assert found["CRIT-PLANE"].met is None
+    assert found["CRIT-NECK"].met is None
+
+
+@pytest.mark.parametrize(("angle", "met"), [(98, True), (87, None), (75, False), (125, False)])
+def test_neck_needs_face_base_and_nape(angle, met):
+    """The nape lies 30 degrees below the horizontal as seen from the skull base at (200, 200)."""
+
+    def at(code, degrees, distance):
+        x = 200 + distance * np.cos(np.radians(degrees))
+        y = 200 + distance * np.sin(np.radians(degrees))
+        return Detection(code, (x - 5, y - 5, x + 5, y + 5), 0.9)
+
+    nose, base, nape = at("NB", 30 - angle, 90), at("CM", 0, 0), at("NT", 30, 60)
+    found = verdicts(View.NT, [nose, base, nape])["CRIT-NECK"]
+    assert found.value == pytest.approx(angle)
+    assert found.met is met
+    assert set(found.evidence) == {"NB", "CM", "NT"}
+    assert verdicts(View.NT, [nose, nape])["CRIT-NECK"].met is None
+
+
+@pytest.mark.parametrize(("level", "met"), [(0.1, False), (0.38, True), (0.75, False)])
+def test_gain(level, met):
+    gain = verdicts(View.HEAD, head(), speckle(level))["CRIT-GAIN"]
+    assert gain.met is met
+    assert gain.value == pytest.approx(level, rel=0.12)
+
+
+def test_sharpness_falls_with_blur_and_not_with_gain():
+    sharp = Sonogram.of(speckle(0.3)).sharpness()
+    assert Sonogram.of(speckle(0.2)).sharpness() == pytest.approx(sharp, rel=0.05)
+    assert Sonogram.of(speckle(0.3, sigma=1.5)).sharpness() < 0.8 * sharp
+    assert verdicts(View.HEAD, head(), speckle(sigma=5.0))["CRIT-FOCUS"].met is False
+
+
+def test_band_of_dark_beams_is_a_shadow():
+    clear = speckle()
+    shaded = clear.copy()
+    shaded[60:, 180:225] //= 20
+    before = verdicts(View.HEAD, head(), clear)["CRIT-SHADOW"]
+    after = verdicts(View.HEAD, head(), shaded)["CRIT-SHADOW"]
+    assert before.met is True
+    assert after.met is False
+    beside = clear.copy()
+    beside[60:, 350:] //= 20
+    assert verdicts(View.HEAD, head(), beside)["CRIT-SHADOW"].met is True
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((HEIGHT, WIDTH, 3), np.uint8),
+        np.zeros((1, 1, 3), np.uint8),
+        np.zeros((2, 900, 3), np.uint8),
+    ],
+)
+def test_a_picture_of_nothing_tells_nothing(pixels):
+    found = verdicts(View.HEAD, [], pixels)
+    assert all(c.met is None for c in found.values())
+    assert verdicts(View.HEAD, head(), pixels)["CRIT-GAIN"].met is None
+
+
+def test_even_grey_has_no_sharpness():
+    even = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+    found = verdicts(View.HEAD, head(), even)
+    assert found["CRIT-FOCUS"].met is not True
+    assert found["CRIT-SHADOW"].value == pytest.approx(0, abs=0.01)
+
+
+def test_criterion_without_a_band_cannot_be_told():
+    found = verdicts(View.HEAD, head(), thresholds=CriteriaThresholds(measured={}))
+    assert found["CRIT-SIZE"].met is None
+    assert found["CRIT-SIZE"].value is not None
+    assert found["CRIT-CHOROID"].met is True
+
+
+ANY_BOX = st.tuples(*[st.floats(-20, 420, allow_nan=False)] * 4).map(
+    lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3]))
+)
+PIXELS = speckle(seed=4)
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from(VIEWS),
+    st.lists(
+        st.builds(
+            Detection, st.sampled_from([label.code for label in LABELS]), ANY_BOX, st.floats(0, 1)
+        ),
+        max_size=6,
+    ),
+)
+def test_any_boxes_give_finite_values_and_true_evidence(view, detections):
+    for criterion in judge(
+        view, detections, WIDTH, HEIGHT, PIXELS, (0.1, 0.1), CriteriaThresholds()
+    ):
+        assert criterion.value is None or np.isfinite(criterion.value)
+        assert set(criterion.evidence) <= {d.label for d in detections}
+        json.dumps([criterion.met, criterion.value])
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4).map(sorted), st.floats(-2e6, 2e6))
+def test_band_judges_and_returns_from_json(four, value):
+    band = Band(*four)
+    assert Band.from_json(json.loads(json.dumps(band.to_json()))) == band
+    if value < four[0] or value > four[3]:
+        assert band.judge(value) is False
+    elif four[1] <= value <= four[2]:
+        assert band.judge(value) is True
+    else:
+        assert band.judge(value) is None
+
+
+@pytest.mark.parametrize("data", [None, [1, 2, 3], [2, 1, 3, 4], [1, 2, 5, 4], "1234"])
+def test_no_band(data):
+    with pytest.raises((ValueError, TypeError)):
+        Band.from_json(data)
+
+
+def test_thresholds_return_from_json():
+    thresholds = CriteriaThresholds(
+        known=frozenset({"NT", "NB"}),
+        support=0.4,
+        presence={View.NT: {"CRIT-NT": Band(unmet_below=0.2, met_from=0.5)}},
+    )
+    again = CriteriaThresholds.from_json(json.loads(json.dumps(thresholds.to_json())))
+    assert again == thresholds
