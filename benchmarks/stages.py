@@ -23,9 +23,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from detector.letterbox import crop
 from model import criteria
 from model.bundle import Bundle
-from model.judge import Judge, cut
+from model.judge import Judge
 from qc_daemon.demo import service, storage_scp, wait_until_told, write_exam, write_settings
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.overlay import build_overlay
@@ -69,18 +70,18 @@ def time_stages(paths: list[Path], repeat: int) -> dict[str, float]:
                 decoder.summary(path)
             with timed("decode: frames"):
                 (frame,) = decoder.frames(path)
-            crop = cut(frame.pixels, frame.regions[0])
-            size = [(crop.shape[1], crop.shape[0])]
+            pixels = crop(frame, frame.regions[0]).pixels
+            size = [(pixels.shape[1], pixels.shape[0])]
             with timed("detect"):
-                found = judge.detector.detect([crop])
+                found = judge.detector.detect([pixels])
             with timed("describe"):
                 words = judge.describer.describe_batch(found, size)
             with timed("SpatialCLIP"):
-                look(judge, crop, words, found, size)
+                look(judge, pixels, words, found, size)
             findings = findings_of([frame], judge, **uids(path))
             view = findings[0].judgement.view
             with timed("criteria"):
-                criteria.judge(view, found[0], *size[0], crop, None, judge.criteria_thresholds)
+                criteria.judge(view, found[0], *size[0], pixels, None, judge.criteria_thresholds)
             source = Source.of(header(path), "00" * 32)
             now = datetime.now(UTC)
             with timed("SR"):
@@ -92,8 +93,8 @@ def time_stages(paths: list[Path], repeat: int) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def look(judge: Judge, crop: Any, words: Any, found: Any, size: Any) -> Any:
-    inputs = judge.preprocessor.batch([judge.preprocessor.letterbox(crop)], words, found, size)
+def look(judge: Judge, pixels: Any, words: Any, found: Any, size: Any) -> Any:
+    inputs = judge.preprocessor.batch([judge.preprocessor.letterbox(pixels)], words, found, size)
     return judge.spatialclip(**{name: getattr(inputs, name) for name in type(inputs).__slots__})
 
 

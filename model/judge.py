@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from detector.codes import Flag
-from detector.detection import Box, Detection, clip
+from detector.detection import Detection, clip
 from detector.frame import Frame, Pixels, Region
+from detector.letterbox import Crop, crop
 from detector.vocabulary import BY_CODE, View
 from detector.yolo import YoloDetector
 from model import criteria
@@ -54,7 +55,7 @@ class Thresholds:
 class Look:
     """What the networks say of one region, before any threshold on the verdict."""
 
-    crop: Pixels
+    pixels: Pixels
     detections: tuple[Detection, ...]
     description: str
     logit: float
@@ -109,23 +110,24 @@ class Judge:
 
     def judge(self, frame: Frame) -> list[Judgement]:
         """One judgement per tissue region of the frame."""
-        looks = self.look([cut(frame.pixels, region) for region in frame.regions])
+        crops = [crop(frame, region) for region in frame.regions]
+        looks = self.look([each.pixels for each in crops])
         return [
-            self._judgement(frame, region, look)
-            for region, look in zip(frame.regions, looks, strict=True)
+            self._judgement(frame, region, place, look)
+            for region, place, look in zip(frame.regions, crops, looks, strict=True)
         ]
 
     @torch.inference_mode()
-    def look(self, crops: Sequence[Pixels]) -> list[Look]:
-        """Run the networks over region crops (each (H, W, 3) uint8 RGB)."""
-        sizes = [(crop.shape[1], crop.shape[0]) for crop in crops]
+    def look(self, regions: Sequence[Pixels]) -> list[Look]:
+        """Run the networks over regions' pixels (each (H, W, 3) uint8 RGB)."""
+        sizes = [(pixels.shape[1], pixels.shape[0]) for pixels in regions]
         found = [
             tuple(d for d in boxes if d.confidence >= self.thresholds.detection)
-            for boxes in self.detector.detect(crops)
+            for boxes in self.detector.detect(regions)
         ]
         descriptions = self.describer.describe_batch(found, sizes)
         inputs = self.preprocessor.batch(
-            [self.preprocessor.letterbox(crop) for crop in crops], descriptions, found, sizes
+            [self.preprocessor.letterbox(pixels) for pixels in regions], descriptions, found, sizes
         ).to(self.spatialclip.device)
         output = self.spatialclip(
             **{name: getattr(inputs, name) for name in type(inputs).__slots__}
@@ -134,11 +136,11 @@ class Judge:
         gates = output.gates.double().cpu().numpy()
         features = output.image.double().cpu().numpy()
         looks = []
-        for i, crop in enumerate(crops):
+        for i, pixels in enumerate(regions):
             confidence = evidence([d.confidence for d in found[i]])
             looks.append(
                 Look(
-                    crop,
+                    pixels,
                     found[i],
                     descriptions[i],
                     float(output.logit[i]),
@@ -149,7 +151,7 @@ class Judge:
             )
         return looks
 
-    def _judgement(self, frame: Frame, region: Region, look: Look) -> Judgement:
+    def _judgement(self, frame: Frame, region: Region, place: Crop, look: Look) -> Judgement:
         view, view_probability = self._view(look)
         strange = look.outlier > self.outlier.threshold
         probability = raw = None
@@ -159,11 +161,10 @@ class Judge:
             probability = self.calibration.calibrate(look.logit, view)
             quality = self._quality(probability, strange)
         height, width = frame.pixels.shape[:2]
-        offset = corner(region)
         flags = []
         if strange:
             flags.append(Flag.OUT_OF_DISTRIBUTION)
-        if min(look.crop.shape[:2]) < LOW_RESOLUTION_PX:
+        if min(look.pixels.shape[:2]) < LOW_RESOLUTION_PX:
             flags.append(Flag.LOW_RESOLUTION)
         return Judgement(
             region_index=region.index,
@@ -175,16 +176,16 @@ class Judge:
             raw_probability=raw,
             gates=look.gates,
             detections=tuple(
-                Detection(d.label, clip(_moved(d.bbox, offset), width, height), d.confidence)
+                Detection(d.label, clip(place.to_image(d.bbox), width, height), d.confidence)
                 for d in look.detections
             ),
             description=look.description,
             criteria=criteria.judge(
                 view,
                 look.detections,
-                look.crop.shape[1],
-                look.crop.shape[0],
-                look.crop,
+                look.pixels.shape[1],
+                look.pixels.shape[0],
+                look.pixels,
                 region.spacing_mm,
                 self.criteria_thresholds,
             ),
@@ -206,20 +207,3 @@ class Judge:
         if strange or low < probability < high:
             return REVIEW
         return STANDARD if probability >= high else NON_STANDARD
-
-
-def corner(region: Region) -> tuple[int, int]:
-    """The whole pixel at which the region's crop begins (x, y)."""
-    return int(np.floor(region.bbox[0])), int(np.floor(region.bbox[1]))
-
-
-def cut(pixels: Pixels, region: Region) -> Pixels:
-    """The region's pixels, outer pixels included."""
-    x, y = corner(region)
-    x_end, y_end = int(np.ceil(region.bbox[2])), int(np.ceil(region.bbox[3]))
-    return np.ascontiguousarray(pixels[y:y_end, x:x_end])
-
-
-def _moved(box: Box, offset: tuple[int, int]) -> Box:
-    x, y = offset
-    return (box[0] + x, box[1] + y, box[2] + x, box[3] + y)

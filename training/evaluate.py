@@ -13,12 +13,13 @@ from sklearn.metrics import roc_auc_score
 from detector.codes import QCError
 from detector.detection import Detection
 from detector.frame import Frame, Region
+from detector.letterbox import crop
 from detector.reader import read_frames
 from detector.vocabulary import BY_CODE, View
 from model.bundle import Bundle
 from model.calibration import bootstrap_interval, expected_calibration_error
 from model.finding import STANDARD, Judgement
-from model.judge import Judge, cut
+from model.judge import Judge
 from training.metrics import score_detector
 from training.phantom import Phantom, make
 from training.us_dicom import halves
@@ -46,8 +47,9 @@ def on_phantoms(judge: Judge, count: int, seed: int) -> dict[str, Any]:
     for i in track(range(count), "judging phantoms", console=Console(stderr=True)):
         phantom = make(seed + i)
         region = Region(0, phantom.region, (phantom.spacing_mm, phantom.spacing_mm))
-        judgements += judge.judge(Frame(1, phantom.pixels, (region,)))
-        found += judge.detector.detect([cut(phantom.pixels, region)], confidence=0.001)
+        frame = Frame(1, phantom.pixels, (region,))
+        judgements += judge.judge(frame)
+        found += judge.detector.detect([crop(frame, region).pixels], confidence=0.001)
         phantoms.append(phantom)
 
     standard = np.array([p.standard for p in phantoms])

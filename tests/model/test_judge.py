@@ -11,7 +11,7 @@ from model.bundle import Bundle
 from model.calibration import Scaling, Temperature
 from model.criteria_table import RULES
 from model.finding import NON_STANDARD, REVIEW, STANDARD
-from model.judge import Judge, Thresholds, corner, cut
+from model.judge import Judge, Thresholds
 from training.phantom import make
 
 
@@ -123,10 +123,3 @@ def test_no_structure_of_another_name_is_described(judge: Judge, frame: Frame) -
     for label in LABELS:
         if label.code not in found and label.view is not None:
             assert label.meaning not in judgement.description.lower()
-
-
-def test_a_cut_holds_the_region_s_outer_pixels() -> None:
-    pixels = np.arange(10 * 12 * 3, dtype=np.uint8).reshape(10, 12, 3)
-    region = Region(0, (1.5, 2.2, 7.1, 9.0))
-    assert corner(region) == (1, 2)
-    assert np.array_equal(cut(pixels, region), pixels[2:9, 1:8])
