@@ -154,6 +154,9 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> str:
     QCError on missing facts or files.
     """
     files = {name: _digest(folder / name) for name in sorted(_files(folder))}
+    for name in files:
+        # safetensors writes files that their owner alone may read; the service is another user.
+        (folder / name).chmod(0o644)
     manifest = {**facts, "format": FORMAT, "files": files}
     content = (
         json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,0 +1,252 @@
+"""Starts the service's processes and keeps them running: one process per role, one supervisor.
+
+The supervisor holds the listening socket, so a receiver that dies leaves callers waiting for its
+successor instead of being refused; and it gives back at once what a dead worker had leased.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from detector.codes import ErrorCode, QCError
+from detector.console import UsageError
+from qc_daemon.observe import log
+from qc_daemon.owner import gone, owner
+from qc_daemon.receive import Spool, listen
+from qc_daemon.records import jobs, schema
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import JobState
+from qc_daemon.roles import ALARM, DONE, ROLES, WRONG_SETTINGS, on_signals
+from qc_daemon.settings import Settings
+
+STOP_SECONDS = 30.0
+_POLL_SECONDS = 0.1
+_FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
+# A process that lived this long was well; its next death is a first one again.
+_STABLE_SECONDS = 60.0
+
+
+def serve(settings: Settings, roles: Sequence[str], config_path: Path | None = None) -> int:
+    """Run the roles until SIGTERM or SIGINT; returns the exit status.
+
+    Raises UsageError (unknown role, port in use) or QCError (database, spool) before anything has
+    started. `config_path` is only named in messages.
+    """
+    log.configure()
+    log.quiet_libraries()
+    chosen = _chosen(roles)
+    schema.upgrade(settings.store.url)
+    spool = Spool(settings.store.spool)
+    _prepare(spool)
+    listener = None
+    if "receive" in chosen:
+        listener = _listen(settings, config_path)
+        # We hold the port: no receiver of this spool is at work.
+        spool.sweep()
+    supervisor = Supervisor(settings, Store(settings.store.url), spool, listener)
+    try:
+        return supervisor.run(chosen)
+    finally:
+        if listener is not None:
+            listener.close()
+
+
+def _chosen(roles: Sequence[str]) -> list[str]:
+    unknown = [role for role in roles if role != "all" and role not in ROLES]
+    if unknown:
+        raise UsageError(f"--role {unknown[0]}: give all or one of {', '.join(ROLES)}")
+    return [role for role in ROLES if role in roles or "all" in roles or not roles]
+
+
+def _prepare(spool: Spool) -> None:
+    try:
+        spool.prepare()
+    except OSError as error:
+        raise QCError(
+            ErrorCode.STORAGE,
+            f"the spool {spool.root} cannot be written: {(error.strerror or 'error').lower()};"
+            " mend it or set store.spool",
+        ) from error
+
+
+def _listen(settings: Settings, config_path: Path | None) -> socket.socket:
+    receive = settings.receive
+    try:
+        listener = listen(receive.host, receive.port)
+    except OSError as error:
+        where = f" in {config_path}" if config_path else ""
+        raise UsageError(
+            f"cannot listen on {receive.host}:{receive.port}:"
+            f" {(error.strerror or 'error').lower()}; change receive.host or receive.port{where}"
+        ) from None
+    host, port = listener.getsockname()[:2]
+    log.get().info("listening", host=host, port=port, ae_title=receive.ae_title)
+    return listener
+
+
+@dataclass
+class Child:
+    """One role's process, and when the next is due if it has died."""
+
+    role: str
+    process: "subprocess.Popen[str] | None" = None
+    owner: str = ""
+    started: float = 0.0
+    starts: int = 0
+    quick_deaths: int = 0
+    due: float = field(default_factory=time.monotonic)
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+
+class Supervisor:
+    """Starts children, restarts those that die, stops them all."""
+
+    def __init__(
+        self, settings: Settings, store: Store, spool: Spool, listener: socket.socket | None
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.spool = spool
+        self.listener = listener
+        self.log = log.get(role="supervisor")
+        self.children: list[Child] = []
+        self._stop = threading.Event()
+        self._at_once = threading.Event()
+
+    def run(self, roles: Sequence[str]) -> int:
+        on_signals(self._signalled, signal.SIGTERM, signal.SIGINT)
+        self._release_dead()
+        self.children = [Child(role) for role in roles]
+        status = DONE
+        try:
+            while not self._stop.is_set() and status == DONE:
+                for child in self.children:
+                    status = status or self._look_after(child)
+                self._stop.wait(_POLL_SECONDS)
+        finally:
+            self._stop_all()
+        return status
+
+    def _signalled(self) -> None:
+        """The first signal asks for an orderly stop, a second one for one at once."""
+        if self._stop.is_set():
+            self._at_once.set()
+        self._stop.set()
+
+    def _look_after(self, child: Child) -> int:
+        """Start what is due, settle what has died; an exit status if the service cannot run."""
+        if child.process is None:
+            if time.monotonic() >= child.due:
+                self._start(child)
+            return DONE
+        ended = child.process.poll()
+        if ended is None:
+            return DONE
+        if child.starts == 1 and ended in (WRONG_SETTINGS, ALARM):
+            # It has said why in one line; starting it again would only say it again.
+            return WRONG_SETTINGS if ended == WRONG_SETTINGS else 1
+        self._bury(child, ended)
+        return DONE
+
+    def _start(self, child: Child) -> None:
+        orders = {
+            "parent": os.getpid(),
+            "settings": self.settings.model_dump(mode="json"),
+            "listener": None,
+        }
+        inherited: tuple[int, ...] = ()
+        if child.role == "receive" and self.listener is not None:
+            inherited = (self.listener.fileno(),)
+            orders["listener"] = self.listener.fileno()
+        child.process = subprocess.Popen(
+            [sys.executable, "-m", "qc_daemon.roles", child.role],
+            stdin=subprocess.PIPE,
+            text=True,
+            pass_fds=inherited,
+            # The orders are the whole settings; the environment must not be applied twice.
+            env={k: v for k, v in os.environ.items() if not k.upper().startswith("QC_DAEMON_")},
+        )
+        child.owner = owner(child.role, child.process.pid)
+        child.started = time.monotonic()
+        child.starts += 1
+        assert child.process.stdin is not None
+        try:
+            with child.process.stdin as orders_pipe:
+                json.dump(orders, orders_pipe)
+        except BrokenPipeError:
+            # It died before it read them; the next look finds that.
+            return
+
+    def _bury(self, child: Child, ended: int) -> None:
+        lived = time.monotonic() - child.started
+        child.quick_deaths = 1 if lived > _STABLE_SECONDS else child.quick_deaths + 1
+        delay = min(_FIRST_DELAY * 2 ** min(child.quick_deaths - 1, 16), _LONGEST_DELAY)
+        child.process, child.due = None, time.monotonic() + delay
+        self.log.error(
+            "process died",
+            kind=child.role,
+            exit_status=ended if ended >= 0 else None,
+            signal=signal.Signals(-ended).name if ended < 0 else None,
+            retry_in=delay,
+        )
+        self._release(child.owner, count_death=True)
+        if child.role == "receive":
+            self.spool.sweep()
+
+    def _stop_all(self) -> None:
+        if self.listener is not None:
+            self.listener.close()
+        for child in self.children:
+            if child.process is not None and child.running:
+                child.process.terminate()
+        until = time.monotonic() + STOP_SECONDS
+        while any(child.running for child in self.children):
+            if time.monotonic() > until or self._at_once.is_set():
+                break
+            time.sleep(_POLL_SECONDS)
+        for child in self.children:
+            if child.process is None:
+                continue
+            if child.running:
+                self.log.warning("process killed", kind=child.role)
+                child.process.kill()
+            child.process.wait()
+            self._release(child.owner, count_death=False)
+        self.log.info("stopped")
+
+    def _release_dead(self) -> None:
+        """Give back what processes of this host had leased when the whole service went down."""
+        with self.store.read() as session:
+            leased = jobs.listing(session, states=[JobState.LEASED])
+        for name in {job.owner for job in leased if job.owner is not None and gone(job.owner)}:
+            # They did not die of their jobs, as far as anyone knows.
+            self._release(name, count_death=False)
+
+    def _release(self, name: str, *, count_death: bool) -> None:
+        try:
+            with self.store.begin() as session:
+                count = jobs.release_owner(
+                    session,
+                    name,
+                    datetime.now(UTC),
+                    self.settings.jobs.max_deaths,
+                    count_death=count_death,
+                )
+        except QCError as error:
+            # Then the leases run out by themselves.
+            self.log.warning("leases not released", owner=name, code=error.code.value)
+            return
+        if count:
+            self.log.info("leases released", owner=name, count=count)

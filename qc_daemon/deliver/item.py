@@ -1,0 +1,48 @@
+"""What is sent, and who can send it."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from detector.codes import ErrorCode, QCError
+
+
+@dataclass(frozen=True)
+class Item:
+    """One object on its way: a PS3.10 file, as `path` or as `payload`, sent as stored.
+
+    `name` tells this content from any other under the same SOP Instance UID.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    name: str
+    path: Path | None = None
+    payload: bytes | None = None
+
+    @contextlib.contextmanager
+    def file(self) -> Iterator[Path]:
+        """The object as a file. Raises QCError SPOOL_MISSING if its bytes are gone."""
+        if self.payload is not None:
+            with tempfile.NamedTemporaryFile(suffix=".dcm") as made:
+                made.write(self.payload)
+                made.flush()
+                yield Path(made.name)
+        elif self.path is not None and self.path.is_file():
+            yield self.path
+        else:
+            raise QCError(ErrorCode.SPOOL_MISSING, "the bytes to send are not in the spool")
+
+
+class Carrier(Protocol):
+    """A way to one destination."""
+
+    def send(self, item: Item) -> None:
+        """Deliver; returning means the destination has it. Raises QCError."""
+
+    def close(self) -> None:
+        """Let go of connections; `send` opens new ones."""

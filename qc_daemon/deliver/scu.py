@@ -1,0 +1,132 @@
+"""C-STORE to a DICOM destination: the bytes as stored, in their own transfer syntax."""
+
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+from pynetdicom import AE, _config, build_context
+
+from detector.codes import ErrorCode, QCError
+from qc_daemon.deliver.item import Item
+from qc_daemon.deliver.outcome import outcome
+from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from qc_daemon.settings import DestinationSettings
+
+MAX_PDU = 128 << 10
+# Between these a data set may be re-encoded without touching a pixel.
+CONVERTIBLE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)
+# An association proposes at most 128 contexts (PS3.8 9.3.2: odd numbers up to 255); two a pair.
+_MAX_PAIRS = 60
+
+Pair = tuple[str, str]
+
+
+class StoreSCU:
+    """A carrier that keeps its association open from one object to the next.
+
+    It proposes what it has been asked to send so far: a new pair of SOP class and transfer syntax
+    opens a new association, so that after the first exam one association carries them all.
+    """
+
+    def __init__(self, destination: DestinationSettings, calling_ae: str) -> None:
+        self.destination = destination
+        self._pairs: list[Pair] = []
+        self._association: Any = None
+        self._ae = AE(calling_ae)
+        self._ae.maximum_pdu_size = MAX_PDU
+        self._ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        self._ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        for limit in ("acse_timeout", "dimse_timeout", "network_timeout", "connection_timeout"):
+            setattr(self._ae, limit, destination.timeout)
+        # Send files as they lie on the disk, in chunks; a process-wide switch of pynetdicom.
+        _config.STORE_SEND_CHUNKED_DATASET = True
+
+    def send(self, item: Item) -> None:
+        pair = (item.sop_class_uid, item.transfer_syntax_uid)
+        association = self._associate(pair)
+        accepted = {
+            (str(context.abstract_syntax), str(context.transfer_syntax[0]))
+            for context in association.accepted_contexts
+        }
+        with item.file() as path:
+            if pair in accepted:
+                self._send(association, path)
+            elif any((pair[0], syntax) in accepted for syntax in _alternatives(pair[1])):
+                self._send(association, dcmread(path))
+            else:
+                raise self._error(
+                    ErrorCode.DELIVERY_REFUSED, "accepts no presentation context for the object"
+                )
+
+    def close(self) -> None:
+        association, self._association = self._association, None
+        if association is not None and association.is_established:
+            association.release()
+
+    def _send(self, association: Any, what: Any) -> None:
+        try:
+            status = association.send_c_store(str(what) if isinstance(what, Path) else what)
+        except (RuntimeError, OSError) as error:
+            self._drop()
+            raise self._error(ErrorCode.DELIVERY_UNREACHABLE, "lost the association") from error
+        except (AttributeError, ValueError) as error:
+            raise self._error(
+                ErrorCode.DELIVERY_REFUSED, "cannot be sent the object: its header is invalid"
+            ) from error
+        if "Status" not in status:
+            self._drop()
+            raise self._error(ErrorCode.DELIVERY_UNREACHABLE, "did not answer the C-STORE")
+        code = outcome(status.Status)
+        if code is not None:
+            raise self._error(code, f"answered C-STORE status {status.Status:04X}")
+
+    def _associate(self, pair: Pair) -> Any:
+        known = pair in self._pairs
+        if known and self._association is not None and self._association.is_established:
+            return self._association
+        self.close()
+        if not known:
+            self._pairs = [*self._pairs, pair][-_MAX_PAIRS:]
+        association = self._ae.associate(
+            self.destination.host,
+            self.destination.port,
+            contexts=[
+                build_context(sop_class, syntax)
+                for sop_class, own in self._pairs
+                for syntax in (own, _alternatives(own))
+                if syntax
+            ],
+            ae_title=self.destination.ae_title,
+            max_pdu=MAX_PDU,
+        )
+        if association.is_established:
+            self._association = association
+            return association
+        if association.is_rejected:
+            raise self._error(ErrorCode.DELIVERY_UNREACHABLE, "rejected the association")
+        if association.rejected_contexts and not association.accepted_contexts:
+            raise self._error(
+                ErrorCode.DELIVERY_REFUSED, "accepts no presentation context for the object"
+            )
+        raise self._error(ErrorCode.DELIVERY_UNREACHABLE, "cannot be reached")
+
+    def _drop(self) -> None:
+        association, self._association = self._association, None
+        if association is not None and association.is_established:
+            association.abort()
+
+    def _error(self, code: ErrorCode, what: str) -> QCError:
+        return QCError(code, f"destination {self.destination.name} {what}")
+
+
+def _alternatives(transfer_syntax: str) -> list[str]:
+    """The other transfer syntaxes that the same object may be sent in; none for compressed ones."""
+    if transfer_syntax not in CONVERTIBLE:
+        return []
+    # Deflating is never needed: what takes deflated takes one of the other two.
+    return [str(uid) for uid in CONVERTIBLE[:2] if uid != transfer_syntax]

@@ -1,0 +1,8 @@
+"""How this implementation names itself on the wire and in files (PS3.7 D.3.3.2, PS3.10 7.1).
+
+Both are constants: they stand in every received file's meta group, so a name that changed with the
+release would give the same object other bytes and another SHA-256 after each upgrade.
+"""
+
+IMPLEMENTATION_CLASS_UID = "2.25.142857958582252099662572707024426216067"
+IMPLEMENTATION_VERSION_NAME = "QC_DAEMON"

@@ -1,0 +1,131 @@
+"""JSON log lines on standard error that cannot carry patient data.
+
+A closed list of keys is the guard: whatever is not on it is dropped and only its key is named, so a
+name, identifier, birth date, accession number or free text never reaches a log by accident. The
+libraries' own loggers and warnings quote element values, so they are silenced here too; an uncaught
+exception is told by its type and place, never by its message.
+"""
+
+import logging
+import os
+import re
+import sys
+import threading
+import warnings
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import structlog
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+
+ALLOWED = frozenset(
+    {
+        # structlog's own
+        "event", "level", "timestamp",
+        # who speaks
+        "role", "pid", "owner", "host", "port", "version",
+        # network: titles and addresses name machines, not people
+        "ae_title", "calling_ae", "called_ae", "address", "association", "destination", "status",
+        "objects",
+        # what it is about; UIDs may stand in logs (DESIGN section 5)
+        "study", "series", "sop_class", "sop_instance", "transfer_syntax", "sha256", "revision",
+        "job", "kind", "attempt", "bundle", "model_id", "stage", "exam", "instance", "report",
+        # how it went; a reason is a fixed phrase or a QCError's message, which carries no values
+        "reason", "code", "failure_class", "state", "content", "findings", "frames", "error_type",
+        "error_at", "exit_status", "signal", "count", "bytes", "seconds", "retry_in", "path",
+        "setting", "dropped",
+    }
+)  # fmt: skip
+
+# An event is a fixed phrase, never a sentence put together from values.
+_PHRASE = re.compile(r"[a-z][a-z0-9 \-]{0,63}")
+_QUOTING_LIBRARIES = ("pynetdicom", "pydicom", "highdicom", "PIL", "sqlalchemy", "alembic")
+
+Logger = structlog.typing.FilteringBoundLogger
+
+
+def only_allowed(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> Mapping[str, Any]:
+    """Drop what is not on the list, and any value that is more than a plain scalar."""
+    kept: dict[str, Any] = {key: _plain(value) for key, value in event.items() if key in ALLOWED}
+    if not _PHRASE.fullmatch(str(kept.get("event", ""))):
+        kept["event"] = "event withheld"
+    dropped = sorted(key for key in event if key not in ALLOWED)
+    if dropped:
+        kept["dropped"] = dropped
+    return kept
+
+
+def _plain(value: object) -> str | int | float | bool | None:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str | Path):
+        # One line, bounded: a value from the wire must not forge lines or flood the log.
+        return "".join(c if c.isprintable() else "?" for c in str(value))[:256]
+    return type(value).__name__
+
+
+def configure(level: str | None = None, stream: TextIO | None = None) -> None:
+    """Set logging up for this process; `level` beats QC_LOG, the default is info.
+
+    An unknown level falls back to info rather than stopping a service over its log.
+    """
+    name = (level or os.environ.get("QC_LOG", "info")).lower()
+    number = getattr(logging, name.upper()) if name in LEVELS else logging.INFO
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            only_allowed,
+            structlog.processors.JSONRenderer(sort_keys=False),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(file=stream or sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def quiet_libraries() -> None:
+    """Silence library loggers and warnings: they quote element values."""
+    for name in _QUOTING_LIBRARIES:
+        library = logging.getLogger(name)
+        library.handlers = [logging.NullHandler()]
+        library.propagate = False
+        library.setLevel(logging.CRITICAL + 1)
+    warnings.simplefilter("ignore")
+
+
+def quiet_crashes() -> None:
+    """Tell uncaught errors by type and place: a traceback's last line may quote element values."""
+    sys.excepthook = _crashed
+    threading.excepthook = _thread_crashed
+
+
+def get(**bound: object) -> Logger:
+    """A logger with `bound` on every line."""
+    logger: Logger = structlog.get_logger(**bound)
+    return logger
+
+
+def where(error: BaseException) -> str:
+    """The innermost `file:line` of an error: a place to look at, without the message."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "unknown"
+    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+
+
+def _crashed(kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
+    get().critical("crashed", error_type=kind.__name__, error_at=where(error))
+
+
+def _thread_crashed(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is not None:
+        _crashed(args.exc_type, args.exc_value, args.exc_traceback)

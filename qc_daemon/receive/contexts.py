@@ -1,0 +1,71 @@
+"""What we accept to store: SOP classes and transfer syntaxes (the conformance statement's list)."""
+
+from pydicom._uid_dict import UID_dictionary
+from pydicom.uid import UID, AllTransferSyntaxes
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.service_class import StorageServiceClass
+from pynetdicom.sop_class import register_uid
+
+VERIFICATION = "1.2.840.10008.1.1"
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+
+# Retired in 1999 and 1995, still sent by old machines; pynetdicom does not know them.
+RETIRED_ULTRASOUND = {
+    _STORAGE + "6": "UltrasoundImageStorageRetired",
+    _STORAGE + "3": "UltrasoundMultiFrameImageStorageRetired",
+}
+
+SOP_CLASSES = (
+    *RETIRED_ULTRASOUND,
+    _STORAGE + "6.1",  # Ultrasound Image
+    _STORAGE + "3.1",  # Ultrasound Multi-frame Image
+    _STORAGE + "6.2",  # Enhanced US Volume
+    _STORAGE + "6.3",  # Photoacoustic Image
+    _STORAGE + "7",  # Secondary Capture Image
+    _STORAGE + "7.1",  # Multi-frame Single Bit Secondary Capture
+    _STORAGE + "7.2",  # Multi-frame Grayscale Byte Secondary Capture
+    _STORAGE + "7.3",  # Multi-frame Grayscale Word Secondary Capture
+    _STORAGE + "7.4",  # Multi-frame True Color Secondary Capture
+    _STORAGE + "77.1.4",  # VL Photographic Image
+    _STORAGE + "77.1.4.1",  # Video Photographic Image
+    _STORAGE + "88.11",  # Basic Text SR
+    _STORAGE + "88.22",  # Enhanced SR
+    _STORAGE + "88.33",  # Comprehensive SR
+    _STORAGE + "88.34",  # Comprehensive 3D SR
+    _STORAGE + "88.35",  # Extensible SR
+    _STORAGE + "88.40",  # Procedure Log
+    _STORAGE + "88.59",  # Key Object Selection Document
+    _STORAGE + "88.71",  # Acquisition Context SR
+    _STORAGE + "88.72",  # Simplified Adult Echo SR
+    _STORAGE + "11.1",  # Grayscale Softcopy Presentation State
+    _STORAGE + "11.2",  # Color Softcopy Presentation State
+    _STORAGE + "11.3",  # Pseudo-Color Softcopy Presentation State
+    _STORAGE + "11.4",  # Blending Softcopy Presentation State
+    _STORAGE + "66",  # Raw Data
+    _STORAGE + "66.4",  # Segmentation
+    _STORAGE + "67",  # Real World Value Mapping
+    _STORAGE + "104.1",  # Encapsulated PDF
+    _STORAGE + "104.2",  # Encapsulated CDA
+    _STORAGE + "104.3",  # Encapsulated STL
+)
+
+# Not encodings of a stored data set: live video (PS3.22), MIME and XML.
+_NOT_STORED = ("1.2.840.10008.1.2.7.", "1.2.840.10008.1.2.6.")
+
+
+def transfer_syntaxes() -> list[str]:
+    """Every transfer syntax pydicom knows, retired ones too; the usual ones first."""
+    known = [UID(uid) for uid, entry in UID_dictionary.items() if entry[1] == "Transfer Syntax"]
+    ordered = [*AllTransferSyntaxes, *(uid for uid in known if uid not in AllTransferSyntaxes)]
+    return [str(uid) for uid in ordered if not uid.startswith(_NOT_STORED)]
+
+
+def accepted() -> list[PresentationContext]:
+    """Presentation contexts of the storage SCP, Verification among them."""
+    for uid, keyword in RETIRED_ULTRASOUND.items():
+        register_uid(uid, keyword, StorageServiceClass)
+    syntaxes = transfer_syntaxes()
+    return [
+        build_context(VERIFICATION),
+        *(build_context(sop_class, syntaxes) for sop_class in SOP_CLASSES),
+    ]

@@ -1,0 +1,186 @@
+"""The few identifiers of a received object that decide where it belongs, read without decoding it.
+
+pydicom would do, but its reader looks up the declared character set on the way and inflates a
+whole deflated object; receipt must neither fail on text nor be blown up by a sender. So this walks
+element headers (PS3.5 section 7) only as far as Series Instance UID and keeps six values.
+"""
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from pydicom.charset import python_encoding
+
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_SHORT_VR = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
+_LONG_VR = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_MAX_DEPTH = 64
+# Before Series Instance UID come kilobytes; a deflated object with more is an attack or rubbish.
+_MAX_INFLATED = 16 << 20
+_MAX_VALUE = 1 << 16
+
+_CHARSET, _SOP_CLASS, _SOP_INSTANCE = 0x00080005, 0x00080016, 0x00080018
+_PATIENT_ID, _STUDY, _SERIES = 0x00100020, 0x0020000D, 0x0020000E
+_WANTED = frozenset({_CHARSET, _SOP_CLASS, _SOP_INSTANCE, _PATIENT_ID, _STUDY, _SERIES})
+
+IMPLICIT = "1.2.840.10008.1.2"
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+DEFLATED = frozenset(
+    {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"}
+)
+
+
+class HeaderError(ValueError):
+    """The bytes are not a data set in the named transfer syntax; the message quotes no value."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the object says it is; an absent value is empty."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    patient_id: str
+
+
+def data_set_offset(path: Path) -> int:
+    """Where the data set of a PS3.10 file with a meta group of ours begins (PS3.10 7.1)."""
+    with path.open("rb") as file:
+        head = file.read(144)
+    # Preamble, DICM, then (0002,0000) UL of length 4: the length of the rest of the group.
+    if len(head) < 144 or head[128:140] != b"DICM\x02\x00\x00\x00UL\x04\x00":
+        raise HeaderError("the file has no meta group")
+    return 144 + int.from_bytes(head[140:144], "little")
+
+
+def read_identity(path: Path, offset: int, transfer_syntax: str) -> Identity:
+    """Identity of the data set that begins at `offset` of a file. Raises HeaderError, OSError."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        stream: BinaryIO = file
+        if transfer_syntax in DEFLATED:
+            stream = _inflated(file)
+        values = _Walk(stream, transfer_syntax).values()
+    return Identity(
+        sop_class_uid=_uid(values.get(_SOP_CLASS, b"")),
+        sop_instance_uid=_uid(values.get(_SOP_INSTANCE, b"")),
+        study_instance_uid=_uid(values.get(_STUDY, b"")),
+        series_instance_uid=_uid(values.get(_SERIES, b"")),
+        patient_id=_text(values.get(_PATIENT_ID, b""), values.get(_CHARSET, b"")),
+    )
+
+
+def _inflated(file: BinaryIO) -> BinaryIO:
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    out = bytearray()
+    try:
+        while len(out) < _MAX_INFLATED and (chunk := file.read(1 << 16)):
+            out += inflate.decompress(chunk, _MAX_INFLATED - len(out))
+    except zlib.error:
+        raise HeaderError("the deflated data set cannot be inflated") from None
+    return io.BytesIO(bytes(out))
+
+
+class _Walk:
+    """One pass over element headers."""
+
+    def __init__(self, stream: BinaryIO, transfer_syntax: str) -> None:
+        self.stream = stream
+        self.implicit = transfer_syntax == IMPLICIT
+        self.order = ">" if transfer_syntax == BIG_ENDIAN else "<"
+        here = stream.tell()
+        self.end = stream.seek(0, io.SEEK_END)
+        stream.seek(here)
+
+    def values(self) -> dict[int, bytes]:
+        found: dict[int, bytes] = {}
+        while self.stream.tell() < self.end:
+            tag, length = self._header(self.implicit)
+            if tag > _SERIES:
+                break
+            if length == _UNDEFINED:
+                self._skip_items(self.implicit, depth=1)
+            elif tag in _WANTED:
+                if length > _MAX_VALUE:
+                    raise HeaderError("an identifier is longer than any can be")
+                found[tag] = self._read(length)
+            else:
+                self._skip(length)
+        return found
+
+    def _read(self, count: int) -> bytes:
+        data = self.stream.read(count)
+        if len(data) < count:
+            raise HeaderError("the data set ends inside an element")
+        return data
+
+    def _skip(self, count: int) -> None:
+        if self.stream.tell() + count > self.end:
+            raise HeaderError("an element is longer than the data set")
+        self.stream.seek(count, io.SEEK_CUR)
+
+    def _header(self, implicit: bool) -> tuple[int, int]:
+        """Tag and value length of the next element.
+
+        Tolerant of the two common lies about the syntax: implicit elements in an explicit data set
+        (no VR there) and explicit ones in an implicit data set (a VR, and an impossible length).
+        """
+        head = self._read(8)
+        group, element = struct.unpack(self.order + "HH", head[:4])
+        (long,) = struct.unpack(self.order + "I", head[4:])
+        (short,) = struct.unpack(self.order + "H", head[6:])
+        tag, vr = group << 16 | element, head[4:6]
+        fits = long == _UNDEFINED or self.stream.tell() + long <= self.end
+        if group == 0xFFFE or (implicit and fits):
+            return tag, long
+        if vr in _LONG_VR:
+            return tag, struct.unpack(self.order + "I", self._read(4))[0]
+        if vr in _SHORT_VR:
+            return tag, short
+        return tag, long
+
+    def _skip_items(self, implicit: bool, depth: int) -> None:
+        """Pass over the items of an element of undefined length (PS3.5 7.5)."""
+        if depth > _MAX_DEPTH:
+            raise HeaderError("sequences are nested too deeply")
+        while True:
+            tag, length = self._header(implicit)
+            if tag == _SEQUENCE_END:
+                return
+            if tag != _ITEM:
+                raise HeaderError("a sequence holds something that is not an item")
+            if length == _UNDEFINED:
+                self._skip_item(implicit, depth)
+            else:
+                self._skip(length)
+
+    def _skip_item(self, implicit: bool, depth: int) -> None:
+        while True:
+            tag, length = self._header(implicit)
+            if tag == _ITEM_END:
+                return
+            if length == _UNDEFINED:
+                self._skip_items(implicit, depth + 1)
+            else:
+                self._skip(length)
+
+
+def _uid(raw: bytes) -> str:
+    return raw.decode("ascii", errors="replace").replace("\0", "").strip()
+
+
+def _text(raw: bytes, charset: bytes) -> str:
+    """A text as declared, else as Latin-1, which any bytes are; databases take no NUL."""
+    declared = charset.decode("latin-1").split("\\")[0].strip(" \0")
+    encoding = python_encoding.get(declared, "latin-1")
+    try:
+        text = raw.decode(encoding)
+    except (UnicodeDecodeError, LookupError):
+        text = raw.decode("latin-1")
+    return text.replace("\0", "").strip()

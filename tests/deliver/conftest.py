@@ -1,0 +1,91 @@
+"""A store with one exam and its deliver jobs, and a PACS on loopback."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset
+from sqlalchemy import select
+
+from qc_daemon.deliver.worker import Deliverer
+from qc_daemon.records import receipts, schema
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import JobRow
+from qc_daemon.settings import Settings
+from tests.wire import Pacs, part10
+
+MONDAY = datetime(2026, 11, 2, 8, tzinfo=UTC)
+
+
+@dataclass
+class Yard:
+    """Settings, store and spool of a deliverer."""
+
+    settings: Settings
+    store: Store
+    spool: Path
+    now: datetime = field(default=MONDAY)
+
+    def admit(self, dataset: Dataset, destination: str = "pacs") -> Path:
+        """The object as if received, with its deliver job; its file."""
+        content = part10(dataset)
+        sha256 = hashlib.sha256(content).hexdigest()
+        path = self.spool / f"{sha256}.dcm"
+        path.write_bytes(content)
+        receipt = receipts.Receipt(
+            sop_instance_uid=dataset.SOPInstanceUID,
+            sop_class_uid=dataset.SOPClassUID,
+            study_instance_uid=dataset.StudyInstanceUID,
+            series_instance_uid=dataset.SeriesInstanceUID,
+            patient_id=dataset.PatientID,
+            transfer_syntax_uid=dataset.file_meta.TransferSyntaxUID,
+            calling_ae="MODALITY",
+            sha256=sha256,
+            size=len(content),
+            path=path.name,
+            association="test/1",
+        )
+        with self.store.begin() as session:
+            receipts.admit(
+                session, receipt, source_destinations=[destination], bundle_id=None, now=self.now
+            )
+        return path
+
+    def deliverer(self) -> Deliverer:
+        return Deliverer(self.store, self.settings, "test", clock=lambda: self.now)
+
+    def states(self) -> list[tuple[str, str | None]]:
+        """State and error code of each deliver job."""
+        with self.store.read() as session:
+            rows = session.scalars(
+                select(JobRow).where(JobRow.kind == "deliver").order_by(JobRow.id)
+            )
+            return [(row.state, row.error_code) for row in rows]
+
+
+@pytest.fixture
+def pacs() -> Iterator[Pacs]:
+    made = Pacs()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def yard(tmp_path: Path, pacs: Pacs) -> Iterator[Yard]:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    settings = Settings(
+        store={"url": f"sqlite:///{tmp_path / 'qc.db'}", "spool": spool},
+        jobs={"backoff_seconds": 30, "poll_seconds": 0.05},
+        destination=[
+            {"name": "pacs", "host": "127.0.0.1", "port": pacs.port, "timeout": 20},
+            {"name": "share", "kind": "folder", "folder": tmp_path / "share"},
+        ],
+    )
+    schema.upgrade(settings.store.url)
+    store = Store(settings.store.url)
+    yield Yard(settings, store, spool)
+    store.close()

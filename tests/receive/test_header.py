@@ -1,0 +1,170 @@
+"""The header walk: what pydicom writes it reads, what nobody could read it refuses."""
+
+import contextlib
+import io
+import zlib
+from pathlib import Path
+
+import pydicom
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom import Dataset
+from pydicom.dataelem import DataElement
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from qc_daemon.receive.header import HeaderError, Identity, data_set_offset, read_identity
+from tests.wire import CANARY_ID, US, part10, ultrasound
+
+SYNTAXES = [
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+]
+
+
+def identity(content: bytes, folder: Path, syntax: str) -> Identity:
+    path = folder / "object.dcm"
+    path.write_bytes(content)
+    return read_identity(path, data_set_offset(path), syntax)
+
+
+def nested(depth: int, undefined: bool) -> Dataset:
+    inner = Dataset()
+    inner.CodeValue = "X"
+    if depth:
+        element = DataElement(0x00081110, "SQ", Sequence([nested(depth - 1, undefined)]))
+        element.is_undefined_length = undefined
+        inner.add(element)
+        inner[0x00081110].value[0].is_undefined_length_sequence_item = undefined
+    return inner
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("undefined", [True, False])
+def test_reads_what_pydicom_writes(tmp_path: Path, syntax: str, undefined: bool) -> None:
+    dataset = ultrasound(syntax=syntax, pixels=b"" if syntax == ExplicitVRBigEndian else b"12" * 64)
+    dataset.update(nested(4, undefined))
+    found = identity(part10(dataset), tmp_path, syntax)
+    assert found == Identity(US, dataset.SOPInstanceUID, "1.2.3.4.5", "1.2.3.4.5.1", CANARY_ID)
+
+
+def test_every_real_file_is_read_as_pydicom_reads_it(shared_data: Path) -> None:
+    for path in sorted((shared_data / "us_dicom").glob("*.dcm")):
+        expected = pydicom.dcmread(path, stop_before_pixels=True)
+        with path.open("rb") as file:
+            pydicom.filereader.read_preamble(file, False)
+            meta = pydicom.filereader._read_file_meta_info(file)
+            found = read_identity(path, file.tell(), str(meta.TransferSyntaxUID))
+        assert found.sop_instance_uid == expected.SOPInstanceUID, path.name
+        assert found.sop_class_uid == expected.SOPClassUID
+        assert found.study_instance_uid == expected.StudyInstanceUID
+        assert found.series_instance_uid == expected.SeriesInstanceUID
+        assert found.patient_id == str(expected.get("PatientID") or "").strip()
+
+
+@pytest.mark.parametrize("declared", ["ISO_IR 999", "nonsense", "zlib", "ISO_IR 192\\x", "a\0b"])
+def test_no_character_set_refuses_an_object(tmp_path: Path, declared: str) -> None:
+    dataset = ultrasound()
+    content = part10(dataset)
+    element = b"\x08\x00\x05\x00CS" + len(declared).to_bytes(2, "little") + declared.encode()
+    place = content.index(b"\x08\x00\x16\x00UI")
+    content = content[:place] + element + content[place:]
+    content = content.replace(CANARY_ID.encode(), b"\xff\xfe\x80\x00" + b"\xe4" * 8)
+    found = identity(content, tmp_path, ExplicitVRLittleEndian)
+    assert found.sop_instance_uid == dataset.SOPInstanceUID
+    assert "\0" not in found.patient_id
+
+
+def test_patient_id_in_its_declared_character_set(tmp_path: Path) -> None:
+    dataset = ultrasound(SpecificCharacterSet="ISO_IR 192", PatientID="Ж-7")
+    assert identity(part10(dataset), tmp_path, ExplicitVRLittleEndian).patient_id == "Ж-7"
+
+
+def test_absent_identifiers_are_empty(tmp_path: Path) -> None:
+    dataset = ultrasound()
+    del dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.PatientID
+    found = identity(part10(dataset), tmp_path, ExplicitVRLittleEndian)
+    assert (found.study_instance_uid, found.series_instance_uid, found.patient_id) == ("", "", "")
+
+
+def test_explicit_elements_under_an_implicit_label_are_read(tmp_path: Path) -> None:
+    dataset = ultrasound()
+    found = identity(part10(dataset), tmp_path, ImplicitVRLittleEndian)
+    assert found.sop_instance_uid == dataset.SOPInstanceUID
+
+
+def test_implicit_elements_under_an_explicit_label_are_read(tmp_path: Path) -> None:
+    dataset = ultrasound(syntax=ImplicitVRLittleEndian)
+    found = identity(part10(dataset), tmp_path, ExplicitVRLittleEndian)
+    assert found.sop_instance_uid == dataset.SOPInstanceUID
+
+
+@pytest.mark.parametrize("keep", [1, 7, 30, 100])
+def test_cut_inside_the_header_is_refused(tmp_path: Path, keep: int) -> None:
+    content = part10(ultrasound())
+    start = content.index(b"\x08\x00\x16\x00UI")
+    with pytest.raises(HeaderError):
+        identity(content[: start + keep], tmp_path, ExplicitVRLittleEndian)
+
+
+def test_cut_inside_the_pixels_is_not_the_receivers_business(tmp_path: Path) -> None:
+    dataset = ultrasound()
+    found = identity(part10(dataset)[:-100], tmp_path, ExplicitVRLittleEndian)
+    assert found.sop_instance_uid == dataset.SOPInstanceUID
+
+
+def test_a_deflate_bomb_is_not_inflated(tmp_path: Path) -> None:
+    head = part10(ultrasound(syntax=DeflatedExplicitVRLittleEndian))
+    path = tmp_path / "head.dcm"
+    path.write_bytes(head)
+    compress = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    # An OB element of 1 GiB of zeros before anything the walk wants.
+    bomb = compress.compress(b"\x08\x00\x01\x00OB\0\0\0\0\0\x40")
+    for _ in range(64):
+        bomb += compress.compress(bytes(1 << 20))
+    bomb += compress.flush()
+    with pytest.raises(HeaderError):
+        identity(head[: data_set_offset(path)] + bomb, tmp_path, DeflatedExplicitVRLittleEndian)
+
+
+def test_too_deep_is_refused(tmp_path: Path) -> None:
+    item = b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    sequence = b"\x08\x00\x10\x11SQ\0\0\xff\xff\xff\xff"
+    content = part10(ultrasound())
+    start = content.index(b"\x08\x00\x16\x00UI")
+    with pytest.raises(HeaderError, match="deep"):
+        identity(content[:start] + (sequence + item) * 5000, tmp_path, ExplicitVRLittleEndian)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(max_size=400), syntax=st.sampled_from(SYNTAXES))
+def test_any_bytes_give_an_identity_or_a_header_error(
+    tmp_path: Path, data: bytes, syntax: str
+) -> None:
+    path = tmp_path / "any"
+    path.write_bytes(data)
+    with contextlib.suppress(HeaderError):
+        assert isinstance(read_identity(path, 0, syntax), Identity)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.integers(0, 500), value=st.integers(0, 255), syntax=st.sampled_from(SYNTAXES))
+def test_any_damaged_byte_gives_an_identity_or_a_header_error(
+    tmp_path: Path, place: int, value: int, syntax: str
+) -> None:
+    content = bytearray(io.BytesIO(part10(ultrasound(syntax=ExplicitVRLittleEndian))).read())
+    path = tmp_path / "damaged"
+    path.write_bytes(content)
+    start = data_set_offset(path)
+    content[min(start + place, len(content) - 1)] = value
+    path.write_bytes(content)
+    with contextlib.suppress(HeaderError):
+        assert isinstance(read_identity(path, start, syntax), Identity)
