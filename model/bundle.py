@@ -137,6 +137,11 @@ def locate(path_or_name: str | Path) -> Path:
     return Path(path_or_name)
 
 
+def model_id_of(path_or_name: str | Path) -> str:
+    """SHA-256 of the bundle's manifest, without reading anything else; raises QCError."""
+    return hashlib.sha256(_content(locate(path_or_name))).hexdigest()
+
+
 def verify(path_or_name: str | Path) -> list[str]:
     """Everything wrong with a bundle's manifest and files, a line each; empty if nothing is."""
     path = locate(path_or_name)

@@ -20,6 +20,7 @@ from pathlib import Path
 from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
 from qc_daemon.observe import log
+from qc_daemon.operate import seed_bundle
 from qc_daemon.owner import gone, owner
 from qc_daemon.receive import Spool, listen
 from qc_daemon.records import jobs, schema
@@ -45,6 +46,10 @@ def serve(settings: Settings, roles: Sequence[str], config_path: Path | None = N
     log.quiet_libraries()
     chosen = _chosen(roles)
     schema.upgrade(settings.store.url)
+    store = Store(settings.store.url)
+    if "work" in chosen:
+        # Before the first object comes: an exam is fixed to a bundle when it opens.
+        seed_bundle(settings, store)
     spool = Spool(settings.store.spool)
     _prepare(spool)
     listener = None
@@ -52,7 +57,7 @@ def serve(settings: Settings, roles: Sequence[str], config_path: Path | None = N
         listener = _listen(settings, config_path)
         # We hold the port: no receiver of this spool is at work.
         spool.sweep()
-    supervisor = Supervisor(settings, Store(settings.store.url), spool, listener)
+    supervisor = Supervisor(settings, store, spool, listener)
     try:
         return supervisor.run(chosen)
     finally:

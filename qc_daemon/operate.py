@@ -3,16 +3,15 @@
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
+from model.bundle import locate, model_id_of, shipped, verify
 from qc_daemon.records import bundles, findings, jobs, revisions, schema
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobState
-from qc_daemon.score.models import model_id_of
 from qc_daemon.settings import Settings
 
 OPEN_STATES = (JobState.READY, JobState.LEASED, JobState.DEAD, JobState.QUARANTINED)
@@ -111,9 +110,8 @@ def release(settings: Settings, ids: Sequence[int]) -> int:
 
 
 def bundle_folder(name: str) -> Path:
-    """A shipped bundle by name, else the folder itself."""
-    shipped = Path(str(files("model") / "bundles" / name))
-    folder = shipped if shipped.is_dir() and "/" not in name else Path(name).resolve()
+    """A shipped bundle by name, else the folder itself; raises QCError if there is neither."""
+    folder = locate(name).resolve()
     if not folder.is_dir():
         raise QCError(ErrorCode.BUNDLE_INCOMPLETE, f"no bundle {name}; see bundle list")
     return folder
@@ -122,9 +120,8 @@ def bundle_folder(name: str) -> Path:
 def list_bundles(settings: Settings) -> list[dict[str, Any]]:
     """The shipped bundles and those that were ever active here."""
     rows = {
-        model_id_of(folder): {"name": folder.name, "path": str(folder), "state": "shipped"}
-        for folder in sorted(Path(str(files("model") / "bundles")).iterdir())
-        if (folder / "bundle.json").is_file()
+        model_id_of(name): {"name": name, "path": str(locate(name)), "state": "shipped"}
+        for name in shipped()
     }
     if schema.check(settings.store.url) is None:
         with Store(settings.store.url).read() as session:
@@ -154,8 +151,6 @@ def describe_bundle(name: str) -> str:
 
 def activate_bundle(settings: Settings, name: str) -> str:
     """Verify the bundle and make it the active one; returns its model id."""
-    from model.bundle import verify
-
     folder = bundle_folder(name)
     problems = verify(folder)
     if problems:

@@ -64,11 +64,9 @@ def receive(brief: Brief, stop: threading.Event) -> None:
 
 def work(brief: Brief, stop: threading.Event) -> None:
     """Score objects and write reports: a due report first, for someone waits for it."""
-    from qc_daemon.operate import seed_bundle
     from qc_daemon.report import worker as report_worker
     from qc_daemon.score.worker import ScoreWorker
 
-    seed_bundle(brief.settings, brief.store)
     scorer = ScoreWorker(brief.store, brief.settings, brief.owner)
     # Load before the first claim: a broken bundle is told at the start, and a worker killed while
     # it loads counts against no job.

@@ -1,8 +1,5 @@
 """The loaded models of this process, by model id: loaded once each, when first needed."""
 
-import hashlib
-from pathlib import Path
-
 from detector.codes import ErrorCode, QCError
 from model.bundle import Bundle
 from model.judge import Judge
@@ -42,14 +39,3 @@ class Models:
                 )
             self._judges[found.model_id] = Judge.open(bundle, self._device)
         return self._judges[found.model_id]
-
-
-def model_id_of(folder: Path) -> str:
-    """SHA-256 of the bundle's manifest, without loading anything."""
-    try:
-        return hashlib.sha256((folder / "bundle.json").read_bytes()).hexdigest()
-    except OSError:
-        raise QCError(
-            ErrorCode.BUNDLE_INCOMPLETE,
-            f"{folder} holds no bundle.json; give a bundle's folder or name",
-        ) from None
