@@ -4,7 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
-export OMP_NUM_THREADS ?= 2
 
 .PHONY: demo test test-slow lint bench bundle install lock clean
 
@@ -13,7 +12,7 @@ demo: install
 
 test: install
 	@sh deploy/system-tools.sh
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: install
 	@sh deploy/system-tools.sh
