@@ -60,7 +60,11 @@ class SpatialClipConfig:
 def small_config(
     vocabulary: int = 512, *, bos: int = 0, eos: int = 2, pad: int = 1
 ) -> SpatialClipConfig:
-    """The default bundle's size (about 4 M parameters), for a text vocabulary of that many."""
+    """The default bundle's size (about 4 M parameters), for a text vocabulary of that many.
+
+    Patches of 28 pixels: on two cores a quarter of the cost of 16, and small structures reach the
+    model as boxes.
+    """
     clip = _clip_dict(
         width=192,
         vision={
@@ -69,7 +73,7 @@ def small_config(
             "num_hidden_layers": 6,
             "num_attention_heads": 3,
             "image_size": 224,
-            "patch_size": 16,
+            "patch_size": 28,
         },
         text={
             "hidden_size": 128,

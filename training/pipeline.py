@@ -32,15 +32,10 @@ from model.stages import Stage, set_stage
 from training.card import model_card
 from training.criteria import CriteriaSample, fit, rates
 from training.detector import read_region
+from training.evidence import Evidence, gather, gathered
 from training.negatives import read_negatives
 from training.samples import Sample, data_hash
-from training.spatialclip import (
-    Evidence,
-    SpatialClipRecipe,
-    gather,
-    predict,
-    train_spatialclip,
-)
+from training.spatialclip import SpatialClipRecipe, predict, train_spatialclip
 
 BOS, PAD, EOS = "<s>", "<pad>", "</s>"
 PICTURE_SIZE = 224
@@ -82,10 +77,11 @@ def train_small_spatialclip(
 ) -> dict[str, Any]:
     """Train the default bundle's small SpatialCLIP from nothing and save it to `out`."""
     floor = Thresholds().detection
-    finder, writer = YoloDetector.load(detector), Describer.load(describer)
     # The letterbox needs no tokenizer; the tokenizer is learnt from what is then described.
-    seen = gather(training, finder, writer, Preprocessor(None, PICTURE_SIZE), floor=floor)
-    held = gather(validation, finder, writer, Preprocessor(None, PICTURE_SIZE), floor=floor)
+    letterboxer = Preprocessor(None, PICTURE_SIZE)
+    cache = out / "evidence"
+    seen = gathered(training, detector, describer, letterboxer, cache, floor=floor)
+    held = gathered(validation, detector, describer, letterboxer, cache, floor=floor)
     tokenizer = train_tokenizer(sorted({words for e in seen for words in e.descriptions}))
     preprocessor = Preprocessor(tokenizer, PICTURE_SIZE)
     torch.manual_seed(recipe.seed)

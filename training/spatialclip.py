@@ -1,11 +1,11 @@
 """Train SpatialCLIP on what serving sees: the detector's boxes and the describer's words.
 
-One file reads top to bottom: evidence, augmentation, losses, loop, calibration, export. The small
-CLIP of the default bundle starts from nothing, so that it is trained whole in one stage; the
-published three stages need a pretrained CLIP.
+One file reads top to bottom: batches, losses, loop. The small CLIP of the default bundle starts
+from nothing, so that it is trained whole in one stage; the published three stages need a
+pretrained CLIP. One bit a picture teaches an untrained encoder little, so it is also asked which
+criteria each phantom fails; the heads for that are dropped after training.
 """
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -19,24 +19,26 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812  (torch's own custom)
 from rich.console import Console
-from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from detector.detection import Detection
 from detector.frame import Pixels
 from detector.vocabulary import View
-from detector.yolo import YoloDetector
-from model.describer import Describer
+from model.criteria_table import RULES
 from model.inputs import Inputs, Preprocessor
-from model.spatialclip import VIEWS, SpatialClip
-from training.detector import MIRROR, read_region, schedule
-from training.samples import Sample, data_hash
+from model.spatialclip import VIEWS, SpatialClip, SpatialClipOutput
+from training.detector import schedule
+from training.evidence import Evidence
+from training.samples import data_hash
 
 
 @dataclass(frozen=True, slots=True)
 class SpatialClipRecipe:
-    """What decides a run, beside its data. Loss weights follow the published ones."""
+    """What decides a run, beside its data. Contrastive weights follow the published ones.
+
+    `head_rate` times the learning rate goes to the linear heads: on features of unit length their
+    weights must grow long before a logit says anything.
+    """
 
     epochs: int = 16
     batch: int = 64
@@ -46,83 +48,40 @@ class SpatialClipRecipe:
     image_text: float = 0.06
     image_spatial: float = 0.04
     text_spatial: float = 0.04
+    criteria: float = 1.0
+    head_rate: float = 10.0
     modality_dropout: float = 0.1
     smoothing: float = 0.02
     seed: int = 0
 
 
-@dataclass(slots=True)
-class Evidence:
-    """A sample as serving sees it; `size` is (width, height) of the region that boxes refer to.
-
-    Descriptions and detections come twice: as seen, and of the mirrored picture.
-    """
-
-    picture: Pixels
-    detections: tuple[tuple[Detection, ...], tuple[Detection, ...]]
-    descriptions: tuple[str, str]
-    size: tuple[int, int]
-    sample: Sample
+CRITERIA = tuple(sorted({rule.code for rules in RULES.values() for rule in rules}))
+HEADS = ("gate_proj.", "classifier.", "view_head.")
 
 
-def gather(
-    samples: Sequence[Sample],
-    detector: YoloDetector,
-    describer: Describer,
-    preprocessor: Preprocessor,
-    *,
-    floor: float,
-    mirrored: bool = True,
-    batch: int = 16,
-) -> list[Evidence]:
-    """Run the detector and the describer over the samples; `floor` hides weaker boxes from both
-    the words and the layout."""
-    evidence: list[Evidence] = []
-    for start in track(
-        range(0, len(samples), batch), "detecting, describing", console=Console(stderr=True)
-    ):
-        chunk = samples[start : start + batch]
-        crops = [read_region(sample)[0] for sample in chunk]
-        found = [
-            tuple(d for d in boxes if d.confidence >= floor) for boxes in detector.detect(crops)
-        ]
-        sizes = [(crop.shape[1], crop.shape[0]) for crop in crops]
-        flipped = [mirror(boxes, size[0]) for boxes, size in zip(found, sizes, strict=True)]
-        words = describer.describe_batch(found, sizes)
-        mirrored_words = describer.describe_batch(flipped, sizes) if mirrored else words
-        for i, sample in enumerate(chunk):
-            evidence.append(
-                Evidence(
-                    preprocessor.letterbox(crops[i]),
-                    (found[i], flipped[i]),
-                    (words[i], mirrored_words[i]),
-                    sizes[i],
-                    sample,
-                )
-            )
-    return evidence
+class CriteriaHeads(nn.Module):
+    """Which criteria are met, from the image alone and from all three features: (B, C) logits."""
 
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.of_image = nn.Linear(dim, len(CRITERIA))
+        self.of_all = nn.Linear(3 * dim, len(CRITERIA))
 
-def mirror(boxes: Sequence[Detection], width: int) -> tuple[Detection, ...]:
-    """The boxes of the mirrored picture; labels that name a side change it."""
-    return tuple(
-        Detection(
-            MIRROR.get(d.label, d.label),
-            (width - d.bbox[2], d.bbox[1], width - d.bbox[0], d.bbox[3]),
-            d.confidence,
-        )
-        for d in boxes
-    )
+    def forward(self, output: SpatialClipOutput) -> tuple[Tensor, Tensor]:
+        features = torch.cat((output.image, output.text, output.spatial), dim=-1).float()
+        return self.of_image(output.image.float()), self.of_all(features)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Inputs and truths: standard (B,), view index (B,), and which rows have a quality truth."""
+    """Inputs and truths: standard (B,), view index (B,), which rows have a quality truth, and
+    criteria (B, C): 1 met, 0 not met, NaN unknown."""
 
     inputs: Inputs
     standard: Tensor
     view: Tensor
     judged: Tensor
+    criteria: Tensor
     words: list[str]
 
 
@@ -146,6 +105,9 @@ def make_batch(
         torch.tensor([float(item.sample.standard) for item in items]),
         torch.tensor([VIEWS.index(item.sample.view or View.OTHER) for item in items]),
         torch.tensor([item.sample.view is not View.OTHER for item in items]),
+        torch.tensor(
+            [[item.sample.criteria.get(code, math.nan) for code in CRITERIA] for item in items]
+        ),
         words,
     )
 
@@ -178,9 +140,13 @@ def modality_mask(batch: int, rate: float, generator: torch.Generator) -> Tensor
 
 
 def losses(
-    network: SpatialClip, batch: Batch, recipe: SpatialClipRecipe, present: Tensor
+    network: SpatialClip,
+    heads: CriteriaHeads,
+    batch: Batch,
+    recipe: SpatialClipRecipe,
+    present: Tensor,
 ) -> Tensor:
-    """Quality (where known), view, and the three contrastive losses, weighted and summed."""
+    """Quality and criteria (where known), view, and the contrastive losses, weighted, summed."""
     inputs = batch.inputs
     with torch.autocast(network.device.type, torch.bfloat16):
         output = network(
@@ -193,6 +159,12 @@ def losses(
     total = total + F.cross_entropy(
         output.view_logits.float(), batch.view, label_smoothing=recipe.smoothing
     )
+    known = ~batch.criteria.isnan()
+    if known.any():
+        for logits in heads(output):
+            total = total + recipe.criteria * F.binary_cross_entropy_with_logits(
+                logits[known], batch.criteria[known]
+            )
     scale = network.trimodal_clip.scale()
     image, text, spatial = (f.float() for f in (output.image, output.text, output.spatial))
     for weight, a, b in (
@@ -264,21 +236,15 @@ def train_spatialclip(
     console = Console(stderr=True)
     torch.manual_seed(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)
-    matrices = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": recipe.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        recipe.learning_rate,
-    )
+    heads = CriteriaHeads(network.config.dim)
+    optimizer = torch.optim.AdamW(parameter_groups(network, heads, recipe))
     epoch, step = 0, 0
     total_steps = recipe.epochs * (len(training) // recipe.batch)
     checkpoint = out / "checkpoint.pt"
     if resume and checkpoint.is_file():
         state = torch.load(checkpoint, weights_only=True)
         network.load_state_dict(state["network"])
+        heads.load_state_dict(state["heads"])
         optimizer.load_state_dict(state["optimizer"])
         epoch, step = state["epoch"], state["step"]
         console.print(f"resumed after epoch {epoch} of {recipe.epochs}")
@@ -289,11 +255,9 @@ def train_spatialclip(
         started, values = time.monotonic(), []
         for batch in epoch_batches(training, preprocessor, recipe, epoch):
             for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * schedule(
-                    step, total_steps, recipe.warmup_steps
-                )
+                group["lr"] = group["peak"] * schedule(step, total_steps, recipe.warmup_steps)
             present = modality_mask(len(batch.view), recipe.modality_dropout, dropout)
-            loss = losses(network, batch, recipe, present)
+            loss = losses(network, heads, batch, recipe, present)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -313,6 +277,7 @@ def train_spatialclip(
         torch.save(
             {
                 "network": network.state_dict(),
+                "heads": heads.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "epoch": epoch,
                 "step": step,
@@ -329,6 +294,29 @@ def train_spatialclip(
     }
 
 
+def parameter_groups(
+    network: SpatialClip, heads: CriteriaHeads, recipe: SpatialClipRecipe
+) -> list[dict[str, Any]]:
+    """Every trainable parameter once: matrices decay, vectors do not, linear heads learn faster."""
+    fast = [p for name, p in network.named_parameters() if name.startswith(HEADS)]
+    fast += list(heads.parameters())
+    slow = [
+        p
+        for name, p in network.named_parameters()
+        if p.requires_grad and not name.startswith(HEADS)
+    ]
+    rate = recipe.learning_rate
+    return [
+        {
+            "params": [p for p in slow if p.ndim > 1],
+            "peak": rate,
+            "weight_decay": recipe.weight_decay,
+        },
+        {"params": [p for p in slow if p.ndim <= 1], "peak": rate, "weight_decay": 0.0},
+        {"params": fast, "peak": rate * recipe.head_rate, "weight_decay": 0.0},
+    ]
+
+
 def summarise(predictions: Predictions, evidence: Sequence[Evidence]) -> dict[str, float]:
     """View accuracy over all, AUROC of standard among the four views, by simulated and real."""
     from sklearn.metrics import roc_auc_score
@@ -342,8 +330,3 @@ def summarise(predictions: Predictions, evidence: Sequence[Evidence]) -> dict[st
         if len(set(standard[rows])) == 2:
             figures[name] = float(roc_auc_score(standard[rows], predictions.logit[rows]))
     return figures
-
-
-def write_facts(out: Path, facts: dict[str, Any]) -> None:
-    """The run's facts beside its weights, for the bundle's manifest."""
-    (out / "training.json").write_text(json.dumps(facts, indent=1))

@@ -13,15 +13,24 @@ from detector.yolo import YoloDetector
 from model.checkpoint import load_spatialclip
 from model.describer import Describer
 from model.inputs import Preprocessor
+from model.spatialclip import SpatialClip, small_config
+from model.stages import Stage, set_stage
 from training import detector as detector_training
 from training.corpus import divide
 from training.describer import DescriberSettings, fresh
 from training.detector import DetectorRecipe, Picture, augment, batches, load_picture
+from training.evidence import gathered, mirror
 from training.negatives import shuffled
 from training.phantom.dataset import write_dataset
 from training.pipeline import train_small_spatialclip
 from training.samples import Sample, read_samples
-from training.spatialclip import SpatialClipRecipe, contrastive, mirror, modality_mask
+from training.spatialclip import (
+    CriteriaHeads,
+    SpatialClipRecipe,
+    contrastive,
+    modality_mask,
+    parameter_groups,
+)
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +143,37 @@ def test_spatialclip_trains_saves_and_resumes(
     with torch.inference_mode():
         output = network(**{name: getattr(inputs, name) for name in type(inputs).__slots__})
     assert torch.isfinite(output.logit).all()
+
+
+def test_the_optimizer_holds_every_trainable_parameter_once() -> None:
+    network = SpatialClip(small_config(300))
+    set_stage(network, Stage.ALL)
+    heads = CriteriaHeads(network.config.dim)
+    groups = parameter_groups(network, heads, SpatialClipRecipe())
+    held = [id(p) for group in groups for p in group["params"]]
+    wanted = [p for p in (*network.parameters(), *heads.parameters()) if p.requires_grad]
+    assert sorted(held) == sorted(map(id, wanted))
+
+
+def test_gathered_evidence_is_the_same_when_read_again(
+    samples: list[Sample], detector_folder: Path, tmp_path: Path
+) -> None:
+    fresh(DescriberSettings(seed=0, layers=1, hidden=32, heads=2)).save(tmp_path / "describer")
+    first, again = (
+        gathered(
+            samples[:4],
+            detector_folder,
+            tmp_path / "describer",
+            Preprocessor(None, 64),
+            tmp_path / "cache",
+            floor=0.0,
+        )
+        for _ in range(2)
+    )
+    for a, b in zip(first, again, strict=True):
+        assert np.array_equal(a.picture, b.picture)
+        assert (a.detections, a.descriptions, a.size) == (b.detections, b.descriptions, b.size)
+        assert a.sample is b.sample
 
 
 def test_equal_captions_are_no_negatives() -> None:

@@ -1,0 +1,155 @@
+"""Samples as serving sees them: the detector's boxes, the describer's words, the letterboxed
+picture; kept on disk, for they cost minutes and a run is begun more than once."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from detector.detection import Detection
+from detector.frame import Pixels
+from detector.yolo import YoloDetector
+from model.describer import Describer
+from model.inputs import Preprocessor
+from training.detector import MIRROR, read_region
+from training.samples import Sample, data_hash
+
+
+@dataclass(slots=True)
+class Evidence:
+    """A sample as serving sees it; `size` is (width, height) of the region that boxes refer to.
+
+    Descriptions and detections come twice: as seen, and of the mirrored picture.
+    """
+
+    picture: Pixels
+    detections: tuple[tuple[Detection, ...], tuple[Detection, ...]]
+    descriptions: tuple[str, str]
+    size: tuple[int, int]
+    sample: Sample
+
+
+def gather(
+    samples: Sequence[Sample],
+    detector: YoloDetector,
+    describer: Describer,
+    preprocessor: Preprocessor,
+    *,
+    floor: float,
+    mirrored: bool = True,
+    batch: int = 16,
+) -> list[Evidence]:
+    """Run the detector and the describer over the samples; `floor` hides weaker boxes from both
+    the words and the layout."""
+    evidence: list[Evidence] = []
+    for start in track(
+        range(0, len(samples), batch), "detecting, describing", console=Console(stderr=True)
+    ):
+        chunk = samples[start : start + batch]
+        crops = [read_region(sample)[0] for sample in chunk]
+        found = [
+            tuple(d for d in boxes if d.confidence >= floor) for boxes in detector.detect(crops)
+        ]
+        sizes = [(crop.shape[1], crop.shape[0]) for crop in crops]
+        flipped = [mirror(boxes, size[0]) for boxes, size in zip(found, sizes, strict=True)]
+        words = describer.describe_batch(found, sizes)
+        mirrored_words = describer.describe_batch(flipped, sizes) if mirrored else words
+        for i, sample in enumerate(chunk):
+            evidence.append(
+                Evidence(
+                    preprocessor.letterbox(crops[i]),
+                    (found[i], flipped[i]),
+                    (words[i], mirrored_words[i]),
+                    sizes[i],
+                    sample,
+                )
+            )
+    return evidence
+
+
+def mirror(boxes: Sequence[Detection], width: int) -> tuple[Detection, ...]:
+    """The boxes of the mirrored picture; labels that name a side change it."""
+    return tuple(
+        Detection(
+            MIRROR.get(d.label, d.label),
+            (width - d.bbox[2], d.bbox[1], width - d.bbox[0], d.bbox[3]),
+            d.confidence,
+        )
+        for d in boxes
+    )
+
+
+def gathered(
+    samples: Sequence[Sample],
+    detector: Path,
+    describer: Path,
+    preprocessor: Preprocessor,
+    cache: Path,
+    *,
+    floor: float,
+    mirrored: bool = True,
+) -> list[Evidence]:
+    """`gather` with the models of these folders, or what it gave for the same inputs before."""
+    key = hashlib.sha256(
+        repr(
+            (
+                data_hash(samples),
+                [path.read_bytes() for path in _weights(detector, describer)],
+                preprocessor.size,
+                floor,
+                mirrored,
+            )
+        ).encode()
+    ).hexdigest()[:16]
+    pictures, facts = cache / f"evidence-{key}.npy", cache / f"evidence-{key}.json"
+    if facts.is_file() and pictures.is_file():
+        return _read(samples, np.load(pictures), json.loads(facts.read_text()))
+    evidence = gather(
+        samples,
+        YoloDetector.load(detector),
+        Describer.load(describer),
+        preprocessor,
+        floor=floor,
+        mirrored=mirrored,
+    )
+    cache.mkdir(parents=True, exist_ok=True)
+    np.save(pictures, np.stack([item.picture for item in evidence]))
+    facts.write_text(
+        json.dumps(
+            [
+                {
+                    "detections": [[astuple(d) for d in found] for found in item.detections],
+                    "descriptions": item.descriptions,
+                    "size": item.size,
+                }
+                for item in evidence
+            ]
+        )
+    )
+    return evidence
+
+
+def _weights(detector: Path, describer: Path) -> tuple[Path, Path]:
+    return detector / "weights.safetensors", describer / "model.safetensors"
+
+
+def _read(samples: Sequence[Sample], pictures: Pixels, facts: list[Any]) -> list[Evidence]:
+    return [
+        Evidence(
+            picture,
+            tuple(  # type: ignore[arg-type]
+                tuple(Detection(label, tuple(box), confidence) for label, box, confidence in found)
+                for found in fact["detections"]
+            ),
+            tuple(fact["descriptions"]),  # type: ignore[arg-type]
+            tuple(fact["size"]),  # type: ignore[arg-type]
+            sample,
+        )
+        for sample, picture, fact in zip(samples, pictures, facts, strict=True)
+    ]
