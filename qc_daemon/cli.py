@@ -96,12 +96,17 @@ def score(
 
     Example: qc-daemon score exam/*.dcm --format jsonl > findings.jsonl
     """
-    from qc_daemon.score.offline import score_files
+    from model.bundle import Bundle
     from qc_daemon.tables import write_findings
+
+    # What is wrong with the wish is said before the models' libraries load, which takes seconds.
+    chosen = _format(format, "table", "jsonl")
+    Bundle.open(bundle)
+    from qc_daemon.score.offline import score_files
 
     settings = Settings()
     settings.score.bundle, settings.score.device = bundle, device
-    failed = write_findings(score_files(paths, settings.score), _format(format, "table", "jsonl"))
+    failed = write_findings(score_files(paths, settings.score), chosen)
     if failed:
         raise typer.Exit(console.FAILED)
 

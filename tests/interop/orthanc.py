@@ -1,0 +1,115 @@
+"""A real Orthanc in a folder of its own, and what it holds, over its REST API."""
+
+import json
+import subprocess
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from tests.wire import eventually, free_port
+
+START_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Received:
+    """An object as Orthanc gives it out."""
+
+    content: bytes
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return dcmread(BytesIO(self.content))
+
+
+@dataclass
+class Orthanc:
+    """Debian's server on loopback; it may be stopped and started again with what it has."""
+
+    program: str
+    folder: Path
+    dicom_port: int = field(default_factory=free_port)
+    http_port: int = field(default_factory=free_port)
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def start(self) -> "Orthanc":
+        self.folder.mkdir(parents=True, exist_ok=True)
+        config = self.folder / "orthanc.json"
+        config.write_text(json.dumps(self._settings()))
+        with (self.folder / "orthanc.log").open("ab") as log:
+            self.process = subprocess.Popen([self.program, config], stdout=log, stderr=log)
+        eventually(self._answers, START_SECONDS)
+        return self
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(timeout=60)
+            self.process = None
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "Name": "INTEROP",
+            "StorageDirectory": str(self.folder / "storage"),
+            "IndexDirectory": str(self.folder / "storage"),
+            "StorageCompression": False,
+            "Plugins": [],
+            "DicomAet": "ORTHANC",
+            "DicomPort": self.dicom_port,
+            "DicomCheckCalledAet": False,
+            "StrictAetComparison": False,
+            "UnknownSopClassAccepted": True,
+            "HttpPort": self.http_port,
+            "RemoteAccessAllowed": False,
+            "AuthenticationEnabled": False,
+            "SslEnabled": False,
+            "StableAge": 1,
+        }
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.folder / "orthanc.log").read_text(
+            errors="replace"
+        )
+        try:
+            return bool(self.get("/system"))
+        except (urllib.error.URLError, ConnectionError):
+            return False
+
+    def _bytes(self, path: str) -> bytes:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self.http_port}{path}", timeout=60
+        ) as reply:
+            content: bytes = reply.read()
+        return content
+
+    def get(self, path: str) -> Any:
+        """The JSON answer."""
+        return json.loads(self._bytes(path))
+
+    def instances(self) -> dict[str, str]:
+        """SOP Instance UID to Orthanc's own id, of everything stored."""
+        return {
+            each["MainDicomTags"]["SOPInstanceUID"]: each["ID"]
+            for each in self.get("/instances?expand")
+        }
+
+    def of_series(self, description: str) -> list[Received]:
+        """The objects of every series with this Series Description."""
+        return [
+            self.received(instance)
+            for series in self.get("/series?expand")
+            if series["MainDicomTags"].get("SeriesDescription") == description
+            for instance in series["Instances"]
+        ]
+
+    def received(self, id: str) -> Received:
+        """The object with Orthanc's id, as stored."""
+        return Received(self._bytes(f"/instances/{id}/file"))

@@ -1,0 +1,58 @@
+"""A PACS that is away: what it should have waits, and goes out once when it is back."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from detector.codes import ErrorCode
+from detector.vocabulary import View
+from qc_daemon.records import jobs
+from qc_daemon.records.tables import JobKind, JobState
+from qc_daemon.report.overlay import SERIES_DESCRIPTION as OVERLAYS
+from qc_daemon.report.sr import SERIES_DESCRIPTION as REPORTS
+from tests.command import qc_daemon
+from tests.interop.conftest import SETTLE_SECONDS, Site
+from tests.wire import eventually, store
+from training.phantom.dicom import exam
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+def test_report_waits_and_goes_out_once(make_site: Callable[..., Site]) -> None:
+    site = make_site(attempts=1000)
+    port = site.service.spawn().port
+    pictures = exam(815, views=(View.CRL,), cine_frames=0)
+    assert store(port, *pictures) == [0, 0]
+
+    def waiting() -> list[jobs.Job]:
+        """Deliver jobs of our own objects that have been tried, and are ready to be tried again."""
+        return [
+            job
+            for job in site.pending()
+            if job.kind is JobKind.DELIVER
+            and job.object_id is not None
+            and job.state is JobState.READY
+            and job.error_code == ErrorCode.DELIVERY_UNREACHABLE
+        ]
+
+    # A report and an overlay of each picture.
+    eventually(lambda: len(waiting()) == 3, SETTLE_SECONDS)
+    for job in waiting():
+        assert job.attempts >= 1
+        assert job.not_before > job.created_at
+    listed = qc_daemon("queue", "list", "--config", site.service.config)
+    assert listed.returncode == 0
+    assert listed.stdout.count(ErrorCode.DELIVERY_UNREACHABLE) >= 3
+    assert len([each for each in site.results() if "error" not in each]) == 2
+
+    site.pacs.start()
+    eventually(site.settled, SETTLE_SECONDS)
+    assert len(site.pacs.of_series(REPORTS)) == 1
+    assert len(site.pacs.of_series(OVERLAYS)) == 2
+    assert len(site.pacs.instances()) == 5
+    with site.store.read() as session:
+        deliveries = jobs.listing(session, kinds=[JobKind.DELIVER])
+    assert {job.state for job in deliveries} == {JobState.DONE}
+    sent = Counter(line["job"] for line in site.service.events("delivered"))
+    assert sent == dict.fromkeys((job.id for job in deliveries), 1)
