@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ BOS, PAD, EOS = "<s>", "<pad>", "</s>"
 PICTURE_SIZE = 224
 KNOWN_SHARE = 0.99
 """Share of known pictures that the out-of-distribution threshold lets pass."""
+KNOWN_VIEW_SHARE = 0.995
+"""Share of rightly named views that are sure enough to keep their name."""
 
 
 def train_tokenizer(descriptions: Sequence[str], vocabulary: int = 512) -> PreTrainedTokenizerFast:
@@ -124,6 +126,7 @@ def make_bundle(
     calibrated = calibration.calibrate_many(outputs.logit[judged], judged_views)
 
     found = np.array([evidence([d.confidence for d in item.detections[0]]) for item in seen])
+    thresholds = replace(thresholds, view=fit_view_threshold(outputs.views, views))
     outlier, beyond = fit_outlier(outputs.image[judged], judged_views, found[judged])
     with_truth = _criteria_samples(seen)
     criteria = fit(with_truth, CriteriaThresholds(known=frozenset(finder.labels)))
@@ -172,6 +175,16 @@ def make_bundle(
     (out / CARD).write_text(model_card(facts), encoding="utf-8")
     write_manifest(out, facts)
     return facts
+
+
+def fit_view_threshold(probabilities: Any, views: Sequence[View]) -> float:
+    """The probability that all but a few of the rightly named known views reach."""
+    right = [
+        row.max()
+        for row, view in zip(probabilities, views, strict=True)
+        if view is not View.OTHER and VIEWS[row.argmax()] is view
+    ]
+    return float(np.quantile(right, 1 - KNOWN_VIEW_SHARE))
 
 
 def fit_outlier(features: Any, views: Sequence[View], found: Any) -> tuple[OutlierModel, float]:
