@@ -41,7 +41,7 @@ BOS, PAD, EOS = "<s>", "<pad>", "</s>"
 PICTURE_SIZE = 224
 KNOWN_SHARE = 0.99
 """Share of known pictures that the out-of-distribution threshold lets pass."""
-KNOWN_VIEW_SHARE = 0.995
+KNOWN_VIEW_SHARE = 0.99
 """Share of rightly named views that are sure enough to keep their name."""
 
 
