@@ -224,7 +224,7 @@ def show(found: list[dict[str, Any]], names: Mapping[str, str], console: Console
         frames = list(group)
         best = max(frames, key=_sureness)
         row = flat(best)
-        frame = f"{row['frame']} (of {len(frames)} scored)" if len(frames) > 1 else row["frame"]
+        frame = f"{row['frame']}; {len(frames)} scored" if len(frames) > 1 else row["frame"]
         table.add_row(
             names.get(uid, uid),
             str(frame),
