@@ -24,6 +24,7 @@ FILES = (ARCHITECTURE, WEIGHTS, DESCRIPTION)
 FILL = 128
 MAX_DETECTIONS = 32
 LEAST_CONFIDENCE = 0.05
+STRIDE = 32
 _BATCH = 16
 
 
@@ -85,21 +86,26 @@ class YoloDetector:
         found: list[tuple[Detection, ...]] = []
         for start in range(0, len(images), _BATCH):
             chunk = images[start : start + _BATCH]
-            boxes = [Letterbox.fit(i.shape[1], i.shape[0], self.size) for i in chunk]
-            batch = np.stack(
-                [box.apply(image, fill=FILL) for box, image in zip(boxes, chunk, strict=True)]
-            )
-            best, scores = self._best(batch)
-            found.extend(
-                self._detections(image, box, best[row], scores[row], floor)
-                for row, (image, box) in enumerate(zip(chunk, boxes, strict=True))
-            )
+            fits = [Letterbox.fit(i.shape[1], i.shape[0], self.size) for i in chunk]
+            rows: list[tuple[Detection, ...]] = [()] * len(chunk)
+            # Each picture's window depends on itself alone, so that its batch cannot change it.
+            for window in sorted({_window(fit) for fit in fits}):
+                alike = [row for row, fit in enumerate(fits) if _window(fit) == window]
+                batch = np.stack([fits[row].apply(chunk[row], fill=FILL) for row in alike])
+                best, scores = self._best(batch, window)
+                for row, box, score in zip(alike, best, scores, strict=True):
+                    rows[row] = self._detections(chunk[row], fits[row], box, score, floor)
+            found.extend(rows)
         return found
 
-    def _best(self, batch: Pixels) -> tuple[Any, Any]:
-        """(B, S, S, 3) -> best corner box (B, classes, 4) and score (B, classes) of each label."""
+    def _best(self, batch: Pixels, window: tuple[int, int, int, int]) -> tuple[Any, Any]:
+        """(B, S, S, 3), of which only `window` (left, top, right, bottom) is looked at -> best
+        corner box (B, classes, 4) in pixels of the square, and score (B, classes), of each label.
+        """
+        left, top, right, bottom = window
         device = next(self.network.parameters()).device
-        pixels = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float().div_(255)
+        inner = np.ascontiguousarray(batch[:, top:bottom, left:right])
+        pixels = torch.from_numpy(inner).to(device).permute(0, 3, 1, 2).float().div_(255)
         output = self.network(pixels.contiguous(memory_format=torch.channels_last))
         output = output[0] if isinstance(output, (tuple, list)) else output
         best, scores = (
@@ -107,7 +113,8 @@ class YoloDetector:
             if getattr(self.network, "end2end", False)
             else _best_of_anchors(output)
         )
-        return best.double().cpu().numpy(), scores.double().cpu().numpy()
+        offset = np.array([left, top, left, top], float)
+        return best.double().cpu().numpy() + offset, scores.double().cpu().numpy()
 
     def _detections(
         self, image: Pixels, letterbox: Letterbox, boxes: Any, scores: Any, floor: float
@@ -189,6 +196,16 @@ def convert_checkpoint(
         raise QCError(ErrorCode.BUNDLE_MISMATCH, f"{checkpoint.name}: {error}") from error
 
 
+def _window(fit: Letterbox) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the square that holds the picture, in whole strides: grey
+    padding beyond it would only cost time."""
+    right, bottom = fit.size - fit.pad_x, fit.size - fit.pad_y
+    return (
+        *(fit.pad_x // STRIDE * STRIDE, fit.pad_y // STRIDE * STRIDE),
+        *(-(-right // STRIDE) * STRIDE, -(-bottom // STRIDE) * STRIDE),
+    )
+
+
 def _best_of_anchors(output: Tensor) -> tuple[Tensor, Tensor]:
     """(B, 4 + classes, anchors), boxes by centre, width, height."""
     scores, anchor = output[:, 4:].max(-1)
@@ -209,7 +226,7 @@ def _check(labels: tuple[str, ...], size: int) -> None:
     unknown = [label for label in labels if label not in BY_CODE]
     if unknown or not labels or len(set(labels)) != len(labels):
         raise ValueError(f"labels {list(labels)} must be distinct codes of the vocabulary")
-    if size < 32 or size % 32:
+    if size < STRIDE or size % STRIDE:
         raise ValueError(f"size {size} is no multiple of 32, the coarsest stride")
 
 

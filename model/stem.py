@@ -5,35 +5,31 @@ that must be small start from what an image network has already learnt about tex
 """
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from model.inputs import MEAN, STD
 
 # What TensorFlow's EfficientNet-Lite weights expect: (grey level - 127) / 128.
 _CENTRE, _SPREAD = 127.0, 128.0
 STRIDE = 32
-_FROZEN_STAGES = 3
+_FROZEN_STAGES = 4
 
 
 class ConvStem(nn.Module):
     """CLIP-normalised pictures (B, 3, S, S) -> patch features (B, width, S / 32, S / 32).
 
-    `name` is a timm EfficientNet. Its batch normalisation keeps the statistics it came with, in
-    training too: batches of ultrasound must not hide how bright or sharp one picture is.
+    `name` is a timm EfficientNet. Its batch normalisation is folded into the convolutions, with the
+    statistics it came with: batches must not hide how bright or sharp one picture is.
     """
 
     def __init__(self, name: str, width: int) -> None:
         super().__init__()
-        # Imported here: it is slow, and bundles on a plain CLIP do without.
-        from timm import create_model
-
-        self.features: Any = create_model(
-            name, pretrained=False, features_only=True, out_indices=(4,)
-        )
-        self.features.to(memory_format=torch.channels_last)
+        self.name = name
+        self.features = folded(_network(name))
         self.projection = nn.Conv2d(self.features.feature_info.channels()[0], width, 1, bias=False)
         gain = 255 / _SPREAD * torch.tensor(STD)
         offset = (255 * torch.tensor(MEAN) - _CENTRE) / _SPREAD
@@ -52,11 +48,6 @@ class ConvStem(nn.Module):
             (features,) = self.features(pixels.contiguous(memory_format=torch.channels_last))
         return self.projection(features)  # type: ignore[no-any-return]
 
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        self.features.eval()
-        return self
-
     def freeze_early(self) -> None:
         """Stop training the first stages, whose edges and textures serve any picture."""
         for module in (
@@ -72,8 +63,30 @@ class ConvStem(nn.Module):
         Matched by order, each shape checked; what lies behind the features (head, classes) is left
         out. Raises ValueError on another network's weights.
         """
-        own = self.features.state_dict()
+        network = _network(self.name)
+        own = network.state_dict()
         given = list(weights.values())[: len(own)]
         if [tuple(t.shape) for t in own.values()] != [tuple(t.shape) for t in given]:
             raise ValueError("these weights are another network's")
-        self.features.load_state_dict(dict(zip(own, given, strict=True)))
+        network.load_state_dict(dict(zip(own, given, strict=True)))
+        self.features.load_state_dict(folded(network).state_dict())
+
+
+def folded(network: Any) -> Any:
+    """The network with each batch normalisation folded into the convolution before it, in place."""
+    for parent in list(network.modules()):
+        before: tuple[str, nn.Module] | None = None
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d) and before is not None:
+                setattr(parent, before[0], fuse_conv_bn_eval(before[1], child))  # type: ignore[type-var]
+                # timm's normalisation carries the activation that follows it.
+                setattr(parent, name, getattr(child, "act", nn.Identity()))
+            before = (name, child) if isinstance(child, nn.Conv2d) else None
+    return network.to(memory_format=torch.channels_last)
+
+
+def _network(name: str) -> Any:
+    # Imported here: it is slow, and bundles on a plain CLIP do without.
+    from timm import create_model
+
+    return create_model(name, pretrained=False, features_only=True, out_indices=(4,)).eval()

@@ -26,6 +26,11 @@ FetusFramework = Annotated[
     Path | None, typer.Option(help="Folder of the Fetus Framework data set.")
 ]
 Splits = Annotated[list[str] | None, typer.Option("--split", help="Its splits; repeatable.")]
+FOLDS = 5
+Fold = Annotated[
+    int | None,
+    typer.Option(min=0, max=FOLDS - 1, help="Hold this fold of the real pictures out instead."),
+]
 Out = Annotated[Path, typer.Option(help="Where the run goes.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
 
@@ -46,6 +51,13 @@ def train_detector(
     batch: int = 16,
     seed: int = 0,
     held_out: Annotated[float, typer.Option(help="Share of groups kept for validation.")] = 0.1,
+    fold: Fold = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Folder of a trained detector to begin with.")
+    ] = None,
+    simulated: Annotated[
+        float, typer.Option(help="Simulated pictures an epoch, for each real one.")
+    ] = 1.0,
     resume: Resume = False,
 ) -> None:
     """Train the anatomy detector on boxed pictures.
@@ -55,10 +67,14 @@ def train_detector(
     from training import corpus, detector
 
     boxed = [s for s in corpus.gather(samples, fetus_framework, split) if s.annotated]
-    training, validation = corpus.divide(boxed, held_out, seed)
-    recipe = detector.DetectorRecipe(scale, size, epochs, batch, seed=seed)
+    training, validation = (
+        corpus.divide(boxed, held_out, seed)
+        if fold is None
+        else corpus.without_fold(boxed, fold, FOLDS, seed)
+    )
+    recipe = detector.DetectorRecipe(scale, size, epochs, batch, simulated=simulated, seed=seed)
     facts = detector.train_detector(
-        training, validation, out, recipe, resume=resume, command=_command()
+        training, validation, out, recipe, start=start, resume=resume, command=_command()
     )
     typer.echo(json.dumps(facts["validation"], indent=1))
 

@@ -36,7 +36,28 @@ def divide(
     training: list[Sample] = []
     validation: list[Sample] = []
     for sample in samples:
-        digest = hashlib.sha256(f"{seed}/{sample.group}".encode()).digest()
-        held = int.from_bytes(digest[:4]) < held_out * 2**32
-        (validation if held else training).append(sample)
+        (validation if place(sample.group, seed) < held_out else training).append(sample)
     return training, validation
+
+
+def fold_of(sample: Sample, folds: int, seed: int) -> int:
+    """The one fold map of all stages: which fold, 0 to folds - 1, holds the sample's group out."""
+    return int(place(sample.group, seed) * folds)
+
+
+def without_fold(
+    samples: Sequence[Sample], fold: int, folds: int, seed: int
+) -> tuple[list[Sample], list[Sample]]:
+    """(training, held out): the real pictures of the fold are held out, simulated ones never."""
+    training: list[Sample] = []
+    held: list[Sample] = []
+    for sample in samples:
+        outside = sample.simulated or fold_of(sample, folds, seed) != fold
+        (training if outside else held).append(sample)
+    return training, held
+
+
+def place(group: str, seed: int) -> float:
+    """Where in [0, 1) a group falls."""
+    digest = hashlib.sha256(f"{seed}/{group}".encode()).digest()
+    return int.from_bytes(digest[:4]) / 2**32

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -25,9 +26,10 @@ from detector.detection import Box, Detection
 from detector.frame import Pixels
 from detector.letterbox import Letterbox
 from detector.vocabulary import LABELS
-from detector.yolo import YoloDetector, build_network, save_detector
+from detector.yolo import WEIGHTS, YoloDetector, build_network, save_detector
+from training import look
 from training.metrics import DetectorScore, score_detector
-from training.samples import Sample, data_hash
+from training.samples import Sample, data_hash, file_hash
 
 CODES = tuple(label.code for label in LABELS if label.code != "UNKNOWN")
 """The labels a detector of ours knows, in class order."""
@@ -40,7 +42,11 @@ FILL = 128
 
 @dataclass(frozen=True, slots=True)
 class DetectorRecipe:
-    """What decides a run, beside its data."""
+    """What decides a run, beside its data.
+
+    An epoch takes every real picture and `simulated` times as many simulated ones, drawn anew;
+    all of them where there are no real ones.
+    """
 
     scale: str = "n"
     size: int = 416
@@ -50,6 +56,7 @@ class DetectorRecipe:
     weight_decay: float = 5e-4
     warmup_steps: int = 200
     ema_decay: float = 0.999
+    simulated: float = 1.0
     seed: int = 0
 
 
@@ -98,43 +105,44 @@ def _whole_pixels(region: Box | None, width: int, height: int) -> tuple[int, int
     )
 
 
+def canvas(size: int) -> tuple[int, int]:
+    """(width, height) of a training picture: ultrasound is wider than high, grey rows teach
+    nothing."""
+    return size, max(32, round(size * 0.75 / 32) * 32)
+
+
 def augment(
     picture: Picture, generator: np.random.Generator
 ) -> tuple[Pixels, list[tuple[str, Box]]]:
     """A scaled, moved, mirrored and re-toned copy; boxes move along, slivers are dropped."""
     size = picture.pixels.shape[0]
-    scale = generator.uniform(0.75, 1.25)
+    width, height = canvas(size)
+    scale = math.exp(generator.uniform(math.log(0.65), math.log(1.3)))
     mirrored = generator.random() < 0.5
     shift = generator.uniform(-0.12, 0.12, 2) * size + size * (1 - scale) / 2
+    shift[1] -= (size - height) / 2
     matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
     if mirrored:
         matrix = np.array([[-scale, 0, size - shift[0]], [0, scale, shift[1]]])
-    pixels = cv2.warpAffine(picture.pixels, matrix, (size, size), flags=cv2.INTER_LINEAR)
+    around = int(generator.integers(0, 160))
+    pixels = cv2.warpAffine(
+        picture.pixels,
+        matrix,
+        (width, height),
+        flags=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR,
+        borderValue=(around, around, around),
+    )
     boxes = []
     for code, (x0, y0, x1, y1) in picture.boxes:
         xs = sorted((matrix[0, 0] * x0 + matrix[0, 2], matrix[0, 0] * x1 + matrix[0, 2]))
         ys = (matrix[1, 1] * y0 + matrix[1, 2], matrix[1, 1] * y1 + matrix[1, 2])
-        clipped = np.clip([xs[0], ys[0], xs[1], ys[1]], 0, size)
+        clipped = np.clip([xs[0], ys[0], xs[1], ys[1]], 0, np.array([width, height, width, height]))
         visible = (clipped[2] - clipped[0]) * (clipped[3] - clipped[1])
         # A box that lost most of itself at the border no longer shows its structure.
         if visible >= 0.5 * (xs[1] - xs[0]) * (ys[1] - ys[0]):
             name = MIRROR.get(code, code) if mirrored else code
             boxes.append((name, (clipped[0], clipped[1], clipped[2], clipped[3])))
-    return retone(pixels, generator), boxes
-
-
-def retone(pixels: Pixels, generator: np.random.Generator) -> Pixels:
-    """Another scanner's look: gamma, gain, sharpness, noise."""
-    gamma = math.exp(generator.normal(0, 0.25))
-    gain = math.exp(generator.normal(0, 0.12))
-    curve = np.clip(255 * gain * (np.arange(256) / 255) ** gamma, 0, 255).astype(np.uint8)
-    toned: Any = cv2.LUT(pixels, curve)
-    if generator.random() < 0.25:
-        toned = cv2.GaussianBlur(toned, (0, 0), generator.uniform(0.4, 1.0))
-    if generator.random() < 0.25:
-        noise = generator.normal(0, generator.uniform(2, 8), (*pixels.shape[:2], 1))
-        toned = np.clip(toned + noise, 0, 255).astype(np.uint8)
-    return np.asarray(toned, np.uint8)
+    return look.change(pixels, generator), boxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +158,14 @@ def collate(
     items: Sequence[tuple[Pixels, list[tuple[str, Box]], frozenset[str]]],
 ) -> Batch:
     """Stack pictures; boxes become normalised centre-x, centre-y, width, height."""
-    size = items[0][0].shape[0]
+    height, width = items[0][0].shape[:2]
     images = torch.from_numpy(np.stack([pixels for pixels, _, _ in items]))
     rows = [
-        (index, CODES.index(code), (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)
+        (
+            *(index, CODES.index(code)),
+            *((x0 + x1) / 2 / width, (y0 + y1) / 2 / height),
+            *((x1 - x0) / width, (y1 - y0) / height),
+        )
         for index, (_, boxes, _) in enumerate(items)
         for code, (x0, y0, x1, y1) in boxes
     ]
@@ -161,15 +173,26 @@ def collate(
     known = torch.tensor([[code in annotated for code in CODES] for _, _, annotated in items])
     return Batch(
         images.permute(0, 3, 1, 2).float().div_(255).contiguous(memory_format=torch.channels_last),
-        {"batch_idx": table[:, 0], "cls": table[:, 1], "bboxes": table[:, 2:] / size},
+        {"batch_idx": table[:, 0], "cls": table[:, 1], "bboxes": table[:, 2:]},
         known,
     )
+
+
+def epoch_order(
+    simulated: Sequence[bool], ratio: float, generator: np.random.Generator
+) -> list[int]:
+    """The pictures of one epoch: every real one and `ratio` times as many simulated ones."""
+    real = [i for i, made in enumerate(simulated) if not made]
+    made = [i for i, made in enumerate(simulated) if made]
+    if real:
+        made = list(generator.permutation(made)[: round(ratio * len(real))])
+    return [int(i) for i in generator.permutation(real + made)]
 
 
 def batches(pictures: Sequence[Picture], recipe: DetectorRecipe, epoch: int) -> Iterator[Batch]:
     """One shuffled, augmented epoch; the same for the same seed and epoch."""
     generator = np.random.default_rng((recipe.seed, epoch))
-    order = generator.permutation(len(pictures))
+    order = epoch_order([p.sample.simulated for p in pictures], recipe.simulated, generator)
     starts = range(0, len(order) - recipe.batch + 1, recipe.batch)
 
     def make(start: int) -> Batch:
@@ -213,12 +236,14 @@ def train_detector(
     out: Path,
     recipe: DetectorRecipe,
     *,
+    start: Path | None = None,
     resume: bool = False,
     command: str = "",
 ) -> dict[str, Any]:
     """Train, export to `out` (architecture, safetensors) and return the run's facts.
 
-    A checkpoint is written after each epoch; `resume` goes on from it.
+    `start` is the folder of a detector of ours whose weights to begin with. A checkpoint is
+    written after each epoch; `resume` goes on from it.
     """
     console = Console(stderr=True)
     torch.manual_seed(recipe.seed)
@@ -226,10 +251,17 @@ def train_detector(
     network = build_network(f"yolo11{recipe.scale}.yaml", len(CODES)).to(
         memory_format=torch.channels_last
     )
+    if start is not None:
+        weights = load_file(start / WEIGHTS)
+        network.load_state_dict(
+            {name: t.to(network.state_dict()[name]) for name, t in weights.items()}
+        )
     loss = DetectionLoss(network)
     optimizer = torch.optim.AdamW(_groups(network, recipe.weight_decay), recipe.learning_rate)
     average = deepcopy(network).eval()
-    steps_per_epoch = len(training) // recipe.batch
+    simulated = [sample.simulated for sample in training]
+    an_epoch = epoch_order(simulated, recipe.simulated, np.random.default_rng(0))
+    steps_per_epoch = len(an_epoch) // recipe.batch
     total_steps = recipe.epochs * steps_per_epoch
     epoch, step = 0, 0
     checkpoint = out / "checkpoint.pt"
@@ -278,6 +310,7 @@ def train_detector(
     facts = {
         "command": command,
         "recipe": asdict(recipe),
+        "start": None if start is None else file_hash(start / WEIGHTS),
         "training": {"images": len(training), "sha256": data_hash(training)},
         "validation": {
             "images": len(validation),

@@ -37,6 +37,10 @@ class Sample:
     group: str = ""
     source: str = ""
 
+    @property
+    def simulated(self) -> bool:
+        return not self.source.startswith("set")
+
 
 def read_samples(path: Path) -> list[Sample]:
     """Samples of a SpatialCLIP JSON file; image paths resolve from its folder.
@@ -102,6 +106,11 @@ def _region(value: Any) -> Box | None:
         return None
     x0, y0, x1, y1 = (float(v) for v in value)
     return (x0, y0, x1, y1)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def data_hash(samples: Sequence[Sample]) -> str:

@@ -74,6 +74,17 @@ def test_best_box_of_each_label_in_the_pictures_own_pixels():
     assert found[1].bbox == pytest.approx((110, 24, 128, 40))  # clipped to the picture
 
 
+def test_padding_is_not_looked_at_and_boxes_stay_where_they_are():
+    # Square of 128 for a picture of 128 x 32: rows 48 to 80, so the network sees rows 32 to 96.
+    answer = Answer([[32.0, 32.0, 16.0, 8.0, 0.9, 0.0, 0.0]])
+    seen = []
+    answer.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    found = YoloDetector(answer, LABELS, 128).detect([picture(128, 32), picture(32, 128)])
+    assert sorted(seen) == [(1, 3, 64, 128), (1, 3, 128, 64)]
+    assert found[0][0].bbox == pytest.approx((24, 12, 40, 20))
+    assert found[1][0].bbox == pytest.approx((8, 28, 24, 36))
+
+
 def test_head_without_suppression():
     answer = Answer(
         [  # corners, score, class

@@ -367,7 +367,7 @@ def test_on_a_pretrained_clip(tmp_path):
 
 def test_small_size():
     model = SpatialClip(small_config(1000))
-    assert sum(p.numel() for p in model.parameters()) < 6_000_000
+    assert sum(p.numel() for p in model.parameters()) < 7_000_000
     assert SpatialClipConfig.from_json(model.config.to_json()) == model.config
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from detector.detection import Detection
 from detector.vocabulary import View
@@ -16,14 +17,21 @@ from model.inputs import Preprocessor
 from model.spatialclip import SpatialClip, small_config
 from model.stages import Stage, set_stage
 from training import detector as detector_training
-from training.corpus import divide
+from training.corpus import divide, fold_of, without_fold
 from training.describer import DescriberSettings, fresh
-from training.detector import DetectorRecipe, Picture, augment, batches, load_picture
+from training.detector import (
+    DetectorRecipe,
+    Picture,
+    augment,
+    batches,
+    epoch_order,
+    load_picture,
+)
 from training.evidence import gathered, mirror
 from training.negatives import shuffled
 from training.phantom.dataset import write_dataset
-from training.pipeline import train_small_spatialclip
-from training.samples import Sample, read_samples
+from training.pipeline import PICTURE_SIZE, train_small_spatialclip
+from training.samples import Sample, file_hash, read_samples
 from training.spatialclip import (
     CriteriaHeads,
     SpatialClipRecipe,
@@ -64,6 +72,31 @@ def test_the_detector_s_run_can_be_loaded_and_resumed(
         not torch.equal(a, b)
         for a, b in zip(before.network.parameters(), after.network.parameters(), strict=True)
     )
+
+
+def test_a_run_can_begin_with_another_s_weights(
+    detector_folder: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    recipe = DetectorRecipe(size=64, epochs=1, batch=8, learning_rate=0.0, warmup_steps=1)
+    facts = detector_training.train_detector(
+        samples[:16], samples[16:], tmp_path, recipe, start=detector_folder
+    )
+    assert facts["start"] == file_hash(detector_folder / "weights.safetensors")
+    first, again = (load_file(f / "weights.safetensors") for f in (detector_folder, tmp_path))
+    kept = [name for name in first if name.endswith("conv.weight")]
+    assert kept
+    assert all(torch.equal(first[name], again[name]) for name in kept)
+
+
+def test_an_epoch_takes_every_real_picture_and_some_simulated() -> None:
+    simulated = [True] * 40 + [False] * 10
+    epochs = [epoch_order(simulated, 1.5, np.random.default_rng(seed)) for seed in range(2)]
+    for order in epochs:
+        assert sorted(i for i in order if not simulated[i]) == list(range(40, 50))
+        assert sum(simulated[i] for i in order) == 15
+        assert len(set(order)) == 25
+    assert set(epochs[0]) != set(epochs[1])
+    assert sorted(epoch_order([True] * 5, 1.0, np.random.default_rng(0))) == list(range(5))
 
 
 def test_an_epoch_is_the_same_for_the_same_seed(samples: list[Sample]) -> None:
@@ -131,9 +164,9 @@ def test_spatialclip_trains_saves_and_resumes(
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     assert (state["epoch"], state["step"]) == (2, 4)
     network = load_spatialclip(tmp_path / "run")
-    preprocessor = Preprocessor.load(tmp_path / "run", 224)
+    preprocessor = Preprocessor.load(tmp_path / "run", PICTURE_SIZE)
     detections = [[Detection("NT", (10.0, 20.0, 60.0, 50.0), 0.8)]]
-    picture = np.zeros((224, 224, 3), np.uint8)
+    picture = np.zeros((PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)
     inputs = preprocessor.batch(
         [picture],
         Describer.load(describer).describe_batch(detections, [(100, 80)]),
@@ -212,3 +245,19 @@ def test_held_out_groups_do_not_change_when_pictures_join(samples: list[Sample])
     few, many = divide(samples[:12], 0.5, 0)[1], divide(samples, 0.5, 0)[1]
     assert [s for s in many if s in samples[:12]] == few
     assert all(s.view in View for s in samples)
+
+
+def test_the_folds_hold_each_real_picture_out_once_and_no_simulated_one(
+    samples: list[Sample],
+) -> None:
+    real = [
+        Sample(Path(f"{i}.png"), True, group=f"group {i // 2}", source="set2_train")
+        for i in range(60)
+    ]
+    mixed = [*samples, *real]
+    held = [without_fold(mixed, fold, 5, 0)[1] for fold in range(5)]
+    assert sorted(str(s.image) for part in held for s in part) == sorted(str(s.image) for s in real)
+    for fold, part in enumerate(held):
+        training = without_fold(mixed, fold, 5, 0)[0]
+        assert {s.group for s in training}.isdisjoint(s.group for s in part)
+        assert {fold_of(s, 5, 0) for s in part} <= {fold}

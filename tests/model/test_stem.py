@@ -1,0 +1,69 @@
+"""The convolutional stem: what an image network knows, as CLIP's patches."""
+
+import pytest
+import torch
+from torch import nn
+
+from model.inputs import MEAN, STD
+from model.spatialclip import SpatialClip, small_config
+from model.stages import Stage, set_stage
+from model.stem import ConvStem, folded
+
+NAME = "tf_efficientnet_lite0"
+
+
+@pytest.fixture(scope="module")
+def stem() -> ConvStem:
+    return ConvStem(NAME, 24).eval()
+
+
+def test_one_feature_for_each_patch_of_32_pixels(stem: ConvStem) -> None:
+    assert stem(torch.zeros(2, 3, 96, 64)).shape == (2, 24, 3, 2)
+
+
+def test_the_network_sees_grey_levels_as_its_weights_were_trained(stem: ConvStem) -> None:
+    seen = []
+    hook = stem.features.conv_stem.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    grey = torch.tensor([0.0, 127.0, 255.0]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
+    stem((grey / 255 - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1))
+    hook.remove()
+    expected = (torch.tensor([0.0, 127.0, 255.0]) - 127) / 128
+    assert torch.allclose(seen[0][0, :, 0, 0], expected, atol=1e-5)
+
+
+def test_folding_changes_no_output_and_leaves_no_normalisation() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    network[1].running_mean.uniform_(-1, 1)
+    network[1].running_var.uniform_(0.5, 2)
+    network.eval()
+    pixels = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        before = network(pixels)
+        after = folded(network)(pixels)
+    assert torch.allclose(before, after, atol=1e-5)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+
+
+def test_pretrained_weights_are_taken_by_order_and_others_refused(stem: ConvStem) -> None:
+    from timm import create_model
+
+    published = create_model(NAME, pretrained=False).eval()
+    weights = {f"other.{i}": t for i, t in enumerate(published.state_dict().values())}
+    stem.load_pretrained(weights)
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        x = published.bn1(published.conv_stem(pixels))
+        assert torch.allclose(published.blocks(x), stem.features(pixels)[0], atol=1e-4)
+    weights["other.0"] = torch.zeros(1)
+    with pytest.raises(ValueError, match="another network"):
+        stem.load_pretrained(weights)
+
+
+def test_the_first_stages_are_not_trained() -> None:
+    model = SpatialClip(small_config(300))
+    set_stage(model, Stage.ALL)
+    features = model.trimodal_clip.stem.features
+    assert not any(p.requires_grad for p in features.conv_stem.parameters())
+    assert not any(p.requires_grad for p in features.blocks[0].parameters())
+    assert all(p.requires_grad for p in features.blocks[-1].parameters())
