@@ -31,6 +31,7 @@ class ErrorCode(StrEnum):
     DELIVERY_UNREACHABLE = "delivery-unreachable"
     DELIVERY_RESOURCES = "delivery-out-of-resources"
     SPOOL_MISSING = "spool-file-missing"
+    NOT_AVAILABLE = "original-not-available"
     WORKER_DEATHS = "worker-deaths"
     STORAGE = "storage-failed"
     INTERNAL = "internal-error"
@@ -55,6 +56,7 @@ FAILURE_CLASS: dict[ErrorCode, FailureClass] = {
     ErrorCode.DELIVERY_UNREACHABLE: FailureClass.RETRY,
     ErrorCode.DELIVERY_RESOURCES: FailureClass.RETRY,
     ErrorCode.SPOOL_MISSING: FailureClass.ALARM,
+    ErrorCode.NOT_AVAILABLE: FailureClass.QUARANTINE,
     ErrorCode.WORKER_DEATHS: FailureClass.QUARANTINE,
     ErrorCode.STORAGE: FailureClass.RETRY,
     ErrorCode.INTERNAL: FailureClass.RETRY,

@@ -1,5 +1,6 @@
 """A detected structure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 Box = tuple[float, float, float, float]
@@ -14,6 +15,11 @@ class Detection:
     label: str
     bbox: Box
     confidence: float
+
+
+def at_least(confidence: float, detections: Sequence[Detection]) -> tuple[Detection, ...]:
+    """The detections of that confidence or more, in their order."""
+    return tuple(d for d in detections if d.confidence >= confidence)
 
 
 def area(box: Box) -> float:

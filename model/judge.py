@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from detector.codes import Flag
-from detector.detection import Detection, clip
+from detector.detection import Detection, at_least, clip
 from detector.frame import Frame, Pixels, Region
 from detector.letterbox import Crop, crop
 from detector.vocabulary import BY_CODE, View
@@ -34,21 +34,35 @@ LOW_RESOLUTION_PX = 200
 class Thresholds:
     """Where verdicts turn; chosen on validation data, kept in the bundle.
 
-    `detection`: boxes below it are not shown, described or counted. `view`: a view below this
-    probability is OTHER. `review`: calibrated probabilities inside it give no verdict.
+    `detection`: boxes below it are not shown, described or counted. `layout`: boxes below it do not
+    reach SpatialCLIP's layout, which reads confidences and learns from weak boxes too. `view`: a
+    view below this probability is OTHER. `review`: calibrated probabilities inside it give no
+    verdict.
     """
 
     detection: float = 0.25
+    layout: float = 0.05
     view: float = 0.5
     review: tuple[float, float] = (0.4, 0.6)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Thresholds":
         low, high = data["review"]
-        return cls(float(data["detection"]), float(data["view"]), (float(low), float(high)))
+        return cls(
+            detection=float(data["detection"]),
+            # Bundles made before there was one showed SpatialCLIP what they showed to people.
+            layout=float(data.get("layout", data["detection"])),
+            view=float(data["view"]),
+            review=(float(low), float(high)),
+        )
 
     def to_json(self) -> dict[str, Any]:
-        return {"detection": self.detection, "view": self.view, "review": list(self.review)}
+        return {
+            "detection": self.detection,
+            "layout": self.layout,
+            "view": self.view,
+            "review": list(self.review),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +135,15 @@ class Judge:
     def look(self, regions: Sequence[Pixels]) -> list[Look]:
         """Run the networks over regions' pixels (each (H, W, 3) uint8 RGB)."""
         sizes = [(pixels.shape[1], pixels.shape[0]) for pixels in regions]
-        found = [
-            tuple(d for d in boxes if d.confidence >= self.thresholds.detection)
-            for boxes in self.detector.detect(regions)
-        ]
+        boxes = self.detector.detect(regions)
+        found = [at_least(self.thresholds.detection, each) for each in boxes]
+        layouts = [at_least(self.thresholds.layout, each) for each in boxes]
         descriptions = self.describer.describe_batch(found, sizes)
         inputs = self.preprocessor.batch(
-            [self.preprocessor.letterbox(pixels) for pixels in regions], descriptions, found, sizes
+            [self.preprocessor.letterbox(pixels) for pixels in regions],
+            descriptions,
+            layouts,
+            sizes,
         ).to(self.spatialclip.device)
         output = self.spatialclip(
             **{name: getattr(inputs, name) for name in type(inputs).__slots__}

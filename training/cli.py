@@ -93,14 +93,32 @@ def train_describer(out: Out, seed: int = 0, steps: int = 1500) -> None:
 @train.command("spatialclip")
 def train_spatialclip(
     out: Out,
-    detector: Annotated[Path, typer.Option(help="Folder of a trained detector.")],
+    detector: Annotated[
+        list[Path],
+        typer.Option(help="Folder of a trained detector; or five times, the folds' in order."),
+    ],
     describer: Annotated[Path, typer.Option(help="Folder of a trained describer.")],
     samples: Samples = None,
     fetus_framework: FetusFramework = None,
     split: Splits = None,
-    epochs: int = 16,
+    epochs: Annotated[int, typer.Option(help="Epochs in which everything learns at once.")] = 16,
+    stages: Annotated[
+        tuple[int, int, int],
+        typer.Option(help="Epochs of the three published stages; any above 0 replaces --epochs."),
+    ] = (0, 0, 0),
+    start: Annotated[
+        Path | None, typer.Option(help="Folder of a trained SpatialCLIP to begin with.")
+    ] = None,
+    learning_rate: float = 6e-4,
+    simulated: Annotated[
+        float, typer.Option(help="Simulated pictures an epoch, for each real one; 0: all.")
+    ] = 0.0,
+    focal: Annotated[float, typer.Option(help="Exponent of the focal loss; 0: none.")] = 0.0,
+    balanced: Annotated[bool, typer.Option(help="Weigh both classes alike.")] = False,
+    ema: Annotated[float, typer.Option(help="Decay of the weights' average; 0: none.")] = 0.0,
     seed: int = 0,
     held_out: Annotated[float, typer.Option(help="Share of groups kept for validation.")] = 0.1,
+    fold: Fold = None,
     resume: Resume = False,
 ) -> None:
     """Train SpatialCLIP on what the detector and the describer make of the pictures.
@@ -111,16 +129,33 @@ def train_spatialclip(
     from training import corpus, pipeline
     from training.spatialclip import SpatialClipRecipe
 
-    training, validation = corpus.divide(
-        corpus.gather(samples, fetus_framework, split), held_out, seed
+    if len(detector) not in (1, FOLDS):
+        raise console.UsageError(f"--detector: give one, or {FOLDS} for the folds")
+    found = corpus.gather(samples, fetus_framework, split)
+    training, validation = (
+        corpus.divide(found, held_out, seed)
+        if fold is None
+        else corpus.without_fold(found, fold, FOLDS, seed)
+    )
+    seen, held = (
+        pipeline.gather_folds(part, detector, describer, out.parent / "evidence", seed)
+        for part in (training, validation)
     )
     facts = pipeline.train_small_spatialclip(
-        training,
-        validation,
-        detector,
-        describer,
+        seen,
+        held,
         out,
-        SpatialClipRecipe(epochs=epochs, seed=seed),
+        SpatialClipRecipe(
+            epochs=epochs,
+            stages=stages,
+            learning_rate=learning_rate,
+            simulated=simulated,
+            focal=focal,
+            balanced=balanced,
+            ema_decay=ema,
+            seed=seed,
+        ),
+        start=start,
         resume=resume,
         command=_command(),
     )

@@ -12,11 +12,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from detector.detection import Detection
+from detector.detection import Detection, at_least
 from detector.frame import Pixels
 from detector.yolo import YoloDetector
 from model.describer import Describer
 from model.inputs import Preprocessor
+from model.judge import Thresholds
 from training.detector import MIRROR, read_region
 from training.samples import Sample, data_hash
 
@@ -25,7 +26,8 @@ from training.samples import Sample, data_hash
 class Evidence:
     """A sample as serving sees it; `size` is (width, height) of the region that boxes refer to.
 
-    Descriptions and detections come twice: as seen, and of the mirrored picture.
+    Descriptions and detections come twice: as seen, and of the mirrored picture. Detections are
+    those of the layout, weak ones among them.
     """
 
     picture: Pixels
@@ -41,25 +43,27 @@ def gather(
     describer: Describer,
     preprocessor: Preprocessor,
     *,
-    floor: float,
+    thresholds: Thresholds,
     mirrored: bool = True,
     batch: int = 16,
 ) -> list[Evidence]:
-    """Run the detector and the describer over the samples; `floor` hides weaker boxes from both
-    the words and the layout."""
+    """Run the detector and the describer over the samples, with the thresholds of serving."""
     evidence: list[Evidence] = []
     for start in track(
         range(0, len(samples), batch), "detecting, describing", console=Console(stderr=True)
     ):
         chunk = samples[start : start + batch]
         crops = [read_region(sample)[0] for sample in chunk]
-        found = [
-            tuple(d for d in boxes if d.confidence >= floor) for boxes in detector.detect(crops)
-        ]
+        found = [at_least(thresholds.layout, boxes) for boxes in detector.detect(crops)]
+        shown = [at_least(thresholds.detection, boxes) for boxes in found]
         sizes = [(crop.shape[1], crop.shape[0]) for crop in crops]
         flipped = [mirror(boxes, size[0]) for boxes, size in zip(found, sizes, strict=True)]
-        words = describer.describe_batch(found, sizes)
-        mirrored_words = describer.describe_batch(flipped, sizes) if mirrored else words
+        words = describer.describe_batch(shown, sizes)
+        mirrored_words = (
+            describer.describe_batch([at_least(thresholds.detection, f) for f in flipped], sizes)
+            if mirrored
+            else words
+        )
         for i, sample in enumerate(chunk):
             evidence.append(
                 Evidence(
@@ -92,7 +96,7 @@ def gathered(
     preprocessor: Preprocessor,
     cache: Path,
     *,
-    floor: float,
+    thresholds: Thresholds,
     mirrored: bool = True,
 ) -> list[Evidence]:
     """`gather` with the models of these folders, or what it gave for the same inputs before."""
@@ -102,7 +106,7 @@ def gathered(
                 data_hash(samples),
                 [path.read_bytes() for path in _weights(detector, describer)],
                 preprocessor.size,
-                floor,
+                (thresholds.detection, thresholds.layout),
                 mirrored,
             )
         ).encode()
@@ -115,7 +119,7 @@ def gathered(
         YoloDetector.load(detector),
         Describer.load(describer),
         preprocessor,
-        floor=floor,
+        thresholds=thresholds,
         mirrored=mirrored,
     )
     cache.mkdir(parents=True, exist_ok=True)

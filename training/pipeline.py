@@ -17,25 +17,26 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from detector.codes import ErrorCode, QCError
+from detector.detection import Detection, at_least
 from detector.vocabulary import View
 from detector.yolo import YoloDetector
 from model.build import build
 from model.bundle import CARD, DESCRIBER, DETECTOR, OUTLIER, SPATIALCLIP, write_manifest
 from model.calibration import Temperature, expected_calibration_error
-from model.checkpoint import load_spatialclip, save_spatialclip
+from model.checkpoint import WEIGHTS, load_spatialclip, save_spatialclip
 from model.criteria_thresholds import CriteriaThresholds
 from model.describer import Describer
 from model.inputs import Preprocessor
 from model.judge import Thresholds
 from model.outlier import OutlierModel, evidence
 from model.spatialclip import VIEWS, SpatialClip, small_config
-from model.stages import Stage, set_stage
+from training import corpus
 from training.card import model_card
 from training.criteria import CriteriaSample, fit, rates
 from training.detector import read_region
 from training.evidence import Evidence, gather, gathered
 from training.negatives import read_negatives
-from training.samples import Sample, data_hash
+from training.samples import Sample, data_hash, file_hash
 from training.spatialclip import SpatialClipRecipe, predict, train_spatialclip
 
 BOS, PAD, EOS = "<s>", "<pad>", "</s>"
@@ -67,34 +68,66 @@ def train_tokenizer(descriptions: Sequence[str], vocabulary: int = 512) -> PreTr
     )
 
 
-def train_small_spatialclip(
-    training: Sequence[Sample],
-    validation: Sequence[Sample],
-    detector: Path,
+def gather_folds(
+    samples: Sequence[Sample],
+    detectors: Sequence[Path],
     describer: Path,
+    cache: Path,
+    seed: int,
+) -> list[Evidence]:
+    """Evidence in the samples' order. With one detector it sees all; with one for each fold, a
+    real picture's boxes come from the detector of its own fold, which did not see it."""
+    # The letterbox needs no tokenizer.
+    letterboxer = Preprocessor(None, PICTURE_SIZE)
+    parts: dict[int, list[int]] = {}
+    for index, sample in enumerate(samples):
+        fold = 0 if sample.simulated else corpus.fold_of(sample, len(detectors), seed)
+        parts.setdefault(fold, []).append(index)
+    evidence: dict[int, Evidence] = {}
+    for fold, indices in sorted(parts.items()):
+        seen = gathered(
+            [samples[i] for i in indices],
+            detectors[fold],
+            describer,
+            letterboxer,
+            cache,
+            thresholds=Thresholds(),
+        )
+        evidence.update(zip(indices, seen, strict=True))
+    return [evidence[i] for i in range(len(samples))]
+
+
+def train_small_spatialclip(
+    training: Sequence[Evidence],
+    validation: Sequence[Evidence],
     out: Path,
     recipe: SpatialClipRecipe,
     *,
+    start: Path | None = None,
     resume: bool,
     command: str,
 ) -> dict[str, Any]:
-    """Train the default bundle's small SpatialCLIP and save it to `out`."""
-    floor = Thresholds().detection
-    # The letterbox needs no tokenizer; the tokenizer is learnt from what is then described.
-    letterboxer = Preprocessor(None, PICTURE_SIZE)
-    cache = out / "evidence"
-    seen = gathered(training, detector, describer, letterboxer, cache, floor=floor)
-    held = gathered(validation, detector, describer, letterboxer, cache, floor=floor)
-    tokenizer = train_tokenizer(sorted({words for e in seen for words in e.descriptions}))
-    preprocessor = Preprocessor(tokenizer, PICTURE_SIZE)
+    """Train the default bundle's small SpatialCLIP and save it to `out`; from the folder `start`,
+    tokenizer included, or from nothing but the stem's ImageNet weights."""
     torch.manual_seed(recipe.seed)
-    network = SpatialClip(small_config(len(tokenizer)))
-    start_stem(network)
-    set_stage(network, Stage.ALL)
-    facts = train_spatialclip(network, seen, held, preprocessor, out, recipe, resume=resume)
+    if start is None:
+        tokenizer = train_tokenizer(sorted({words for e in training for words in e.descriptions}))
+        preprocessor = Preprocessor(tokenizer, PICTURE_SIZE)
+        network = SpatialClip(small_config(len(tokenizer)))
+        start_stem(network)
+    else:
+        preprocessor = Preprocessor.load(start, PICTURE_SIZE)
+        network = load_spatialclip(start)
+    facts = train_spatialclip(
+        network, training, validation, preprocessor, out, recipe, resume=resume
+    )
     save_spatialclip(out, network)
-    tokenizer.save_pretrained(str(out))
-    facts["command"] = command
+    preprocessor.tokenizer.save_pretrained(str(out))
+    facts |= {
+        "command": command,
+        "start": None if start is None else file_hash(start / WEIGHTS),
+        "layout": Thresholds().layout,
+    }
     (out / "training.json").write_text(json.dumps(facts, indent=1))
     return facts
 
@@ -133,12 +166,14 @@ def make_bundle(
 ) -> dict[str, Any]:
     """Calibrate the parts on `known` pictures that none of them was trained on, set the
     out-of-distribution threshold, report on the `strange` files, and write the bundle to `out`."""
+    trained = json.loads((spatialclip / "training.json").read_text())
     thresholds = Thresholds()
+    thresholds = replace(thresholds, layout=trained.get("layout", thresholds.detection))
     finder, writer = YoloDetector.load(detector), Describer.load(describer)
     network = load_spatialclip(spatialclip)
     preprocessor = Preprocessor.load(spatialclip, PICTURE_SIZE)
 
-    seen = gather(known, finder, writer, preprocessor, floor=thresholds.detection, mirrored=False)
+    seen = gather(known, finder, writer, preprocessor, thresholds=thresholds, mirrored=False)
     outputs = predict(network, seen, preprocessor)
     views = [item.sample.view or View.OTHER for item in seen]
     judged = np.array([view is not View.OTHER for view in views])
@@ -147,10 +182,11 @@ def make_bundle(
     calibration = Temperature.fit(outputs.logit[judged], standard[judged], judged_views)
     calibrated = calibration.calibrate_many(outputs.logit[judged], judged_views)
 
-    found = np.array([evidence([d.confidence for d in item.detections[0]]) for item in seen])
+    shown = [at_least(thresholds.detection, item.detections[0]) for item in seen]
+    found = np.array([evidence([d.confidence for d in boxes]) for boxes in shown])
     thresholds = replace(thresholds, view=fit_view_threshold(outputs.views, views))
     outlier, beyond = fit_outlier(outputs.image[judged], judged_views, found[judged])
-    with_truth = _criteria_samples(seen)
+    with_truth = _criteria_samples(seen, shown)
     criteria = fit(with_truth, CriteriaThresholds(known=frozenset(finder.labels)))
     metrics = {
         "calibration pictures": len(seen),
@@ -236,12 +272,13 @@ def _strange_share(
         return None
     scores = []
     for crop in crops:
-        found = [d for d in detector.detect([crop])[0] if d.confidence >= thresholds.detection]
+        boxes = detector.detect([crop])[0]
+        found = at_least(thresholds.detection, boxes)
         size = (crop.shape[1], crop.shape[0])
         inputs = preprocessor.batch(
             [preprocessor.letterbox(crop)],
             describer.describe_batch([found], [size]),
-            [found],
+            [at_least(thresholds.layout, boxes)],
             [size],
         )
         with torch.inference_mode():
@@ -252,15 +289,17 @@ def _strange_share(
     return float(np.mean(np.array(scores) > outlier.threshold))
 
 
-def _criteria_samples(seen: Sequence[Evidence]) -> list[CriteriaSample]:
+def _criteria_samples(
+    seen: Sequence[Evidence], shown: Sequence[tuple[Detection, ...]]
+) -> list[CriteriaSample]:
     """The pictures whose criteria are known; real ones carry none."""
     return [
         CriteriaSample(
             item.sample.view or View.OTHER,
-            item.detections[0],
+            boxes,
             read_region(item.sample)[0],
             item.sample.criteria,
         )
-        for item in seen
+        for item, boxes in zip(seen, shown, strict=True)
         if item.sample.criteria
     ]

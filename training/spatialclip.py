@@ -1,19 +1,19 @@
 """Train SpatialCLIP on what serving sees: the detector's boxes and the describer's words.
 
-One file reads top to bottom: batches, losses, loop. Of the default bundle's small CLIP only the
-image stem is pretrained, so that it is trained whole in one stage; the published three stages need
-a pretrained CLIP. One bit a picture teaches an untrained encoder little, so it is also asked which
-criteria each phantom fails; the heads for that are dropped after training.
+One file reads top to bottom: recipe, batches, losses, loop. Of the default bundle's small CLIP only
+the image stem is pretrained, so that it first learns whole, from simulations; the published three
+stages then follow on real pictures. One bit a picture teaches an untrained encoder little, so it is
+also asked which criteria each phantom fails; the heads for that are dropped after training.
 """
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -22,39 +22,60 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from detector.frame import Pixels
 from detector.vocabulary import View
 from model.criteria_table import RULES
 from model.inputs import Inputs, Preprocessor
 from model.spatialclip import VIEWS, SpatialClip, SpatialClipOutput
-from training.detector import schedule
+from model.stages import Stage, set_stage
+from training.detector import epoch_order, schedule, update_average
 from training.evidence import Evidence
+from training.losses import class_weights, contrastive, quality_loss
 from training.samples import data_hash
+from training.variation import vary
 
 
 @dataclass(frozen=True, slots=True)
 class SpatialClipRecipe:
     """What decides a run, beside its data. Contrastive weights follow the published ones.
 
+    `epochs` train everything at once; `stages`, where any is not 0, are the epochs of the three
+    published stages instead, for a network that has learnt before. `simulated` is as in
+    `DetectorRecipe`, 0: every simulated picture in every epoch. `focal` is the exponent of the
+    focal loss (Lin et al. 2017), 0: plain cross-entropy; `balanced` weighs the two classes by
+    their effective number (Cui et al. 2019).
     `head_rate` times the learning rate goes to the linear heads: on features of unit length their
     weights must grow long before a logit says anything. `stem_rate` times it goes to the image
     network, which is already trained.
     """
 
     epochs: int = 16
+    stages: tuple[int, int, int] = (0, 0, 0)
     batch: int = 64
     learning_rate: float = 6e-4
     weight_decay: float = 0.05
-    warmup_steps: int = 100
+    warmup: float = 0.05
     image_text: float = 0.06
     image_spatial: float = 0.04
     text_spatial: float = 0.04
     criteria: float = 1.0
+    preservation: float = 0.1
     head_rate: float = 10.0
     stem_rate: float = 0.2
     modality_dropout: float = 0.1
     smoothing: float = 0.02
+    focal: float = 0.0
+    balanced: bool = False
+    simulated: float = 0.0
+    ema_decay: float = 0.0
     seed: int = 0
+
+    @property
+    def plan(self) -> tuple[tuple[Stage, int], ...]:
+        """(stage, epochs) in order."""
+        if not any(self.stages):
+            return ((Stage.ALL, self.epochs),)
+        published = (Stage.FUSION, Stage.PROJECTION, Stage.TOP)
+        return tuple((s, n) for s, n in zip(published, self.stages, strict=True) if n)
 
 
 CRITERIA = tuple(sorted({rule.code for rules in RULES.values() for rule in rules}))
@@ -93,44 +114,22 @@ def make_batch(
     preprocessor: Preprocessor,
     generator: np.random.Generator | None = None,
 ) -> Batch:
-    """A batch, mirrored and re-toned at random when a generator is given."""
-    pictures, words, boxes = [], [], []
-    for item in items:
-        flip = int(generator is not None and generator.random() < 0.5)
-        picture = item.picture[:, ::-1] if flip else item.picture
-        if generator is not None:
-            picture = retone(picture, generator)
-        pictures.append(np.ascontiguousarray(picture))
-        words.append(item.descriptions[flip])
-        boxes.append(item.detections[flip])
+    """A batch, varied at random when a generator is given."""
+    if generator is None:
+        varied = [(e.picture, e.descriptions[0], e.detections[0], e.size) for e in items]
+    else:
+        varied = [vary(item, generator) for item in items]
+    pictures, words, boxes, sizes = ([row[k] for row in varied] for k in range(4))
     return Batch(
-        preprocessor.batch(pictures, words, boxes, [item.size for item in items]),
+        preprocessor.batch(pictures, words, boxes, sizes),  # type: ignore[arg-type]
         torch.tensor([float(item.sample.standard) for item in items]),
         torch.tensor([VIEWS.index(item.sample.view or View.OTHER) for item in items]),
         torch.tensor([item.sample.view is not View.OTHER for item in items]),
         torch.tensor(
             [[item.sample.criteria.get(code, math.nan) for code in CRITERIA] for item in items]
         ),
-        words,
+        [str(word) for word in words],
     )
-
-
-def retone(picture: Pixels, generator: np.random.Generator) -> Pixels:
-    """A slightly other gain and gamma; small, since gain and sharpness are themselves judged."""
-    gamma = math.exp(generator.normal(0, 0.06))
-    gain = math.exp(generator.normal(0, 0.04))
-    curve = np.clip(255 * gain * (np.arange(256) / 255) ** gamma, 0, 255).astype(np.uint8)
-    return np.asarray(cv2.LUT(picture, curve), np.uint8)
-
-
-def contrastive(a: Tensor, b: Tensor, scale: Tensor, words: Sequence[str]) -> Tensor:
-    """Symmetric InfoNCE in which equal captions count as matches, not as negatives."""
-    index = {word: i for i, word in enumerate(dict.fromkeys(words))}
-    keys = torch.tensor([index[word] for word in words], device=a.device)
-    same = (keys[:, None] == keys[None, :]).float()
-    targets = same / same.sum(1, keepdim=True)
-    logits = scale * a @ b.T
-    return 0.5 * (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets))
 
 
 def modality_mask(batch: int, rate: float, generator: torch.Generator) -> Tensor:
@@ -147,18 +146,23 @@ def losses(
     heads: CriteriaHeads,
     batch: Batch,
     recipe: SpatialClipRecipe,
+    stage: Stage,
     present: Tensor,
+    weights: Tensor,
+    before: SpatialClip | None,
 ) -> Tensor:
-    """Quality and criteria (where known), view, and the contrastive losses, weighted, summed."""
-    inputs = batch.inputs
+    """Quality and criteria (where known), view, and the losses of the stage, weighted, summed.
+
+    `weights` (2,) are those of non-standard and standard; `before` is the network as the stage
+    found it, whose image and text features are to be preserved.
+    """
+    inputs = {name: getattr(batch.inputs, name) for name in batch.inputs.__slots__}
     with torch.autocast(network.device.type, torch.bfloat16):
-        output = network(
-            **{name: getattr(inputs, name) for name in inputs.__slots__}, present=present
-        )
+        output = network(**inputs, present=present)
     target = batch.standard * (1 - 2 * recipe.smoothing) + recipe.smoothing
-    per_row = F.binary_cross_entropy_with_logits(output.logit.float(), target, reduction="none")
-    judged = batch.judged.float()
-    total = (per_row * judged).sum() / judged.sum().clamp(min=1)
+    rows = quality_loss(output.logit.float(), target, recipe.focal)
+    judged = batch.judged.float() * weights[batch.standard.long()]
+    total = (rows * judged).sum() / judged.sum().clamp(min=1e-6)
     total = total + F.cross_entropy(
         output.view_logits.float(), batch.view, label_smoothing=recipe.smoothing
     )
@@ -168,14 +172,20 @@ def losses(
             total = total + recipe.criteria * F.binary_cross_entropy_with_logits(
                 logits[known], batch.criteria[known]
             )
-    scale = network.trimodal_clip.scale()
     image, text, spatial = (f.float() for f in (output.image, output.text, output.spatial))
-    for weight, a, b in (
-        (recipe.image_text, image, text),
-        (recipe.image_spatial, image, spatial),
-        (recipe.text_spatial, text, spatial),
-    ):
-        total = total + weight * contrastive(a, b, scale, batch.words)
+    if stage is not Stage.FUSION:
+        scale = network.trimodal_clip.scale()
+        for weight, a, b in (
+            (recipe.image_text, image, text),
+            (recipe.image_spatial, image, spatial),
+            (recipe.text_spatial, text, spatial),
+        ):
+            total = total + weight * contrastive(a, b, scale, batch.words)
+    if before is not None:
+        with torch.no_grad():
+            was = before(**inputs, present=present)
+        for now, then in ((image, was.image), (text, was.text)):
+            total = total + recipe.preservation * (1 - (now * then.float()).sum(-1)).mean()
     return total
 
 
@@ -211,20 +221,6 @@ def predict(
     )
 
 
-def epoch_batches(
-    evidence: Sequence[Evidence],
-    preprocessor: Preprocessor,
-    recipe: SpatialClipRecipe,
-    epoch: int,
-) -> Iterator[Batch]:
-    """One shuffled, augmented epoch; the same for the same seed and epoch."""
-    generator = np.random.default_rng((recipe.seed, epoch))
-    order = generator.permutation(len(evidence))
-    for start in range(0, len(order) - recipe.batch + 1, recipe.batch):
-        chosen = [evidence[i] for i in order[start : start + recipe.batch]]
-        yield make_batch(chosen, preprocessor, generator)
-
-
 def train_spatialclip(
     network: SpatialClip,
     training: Sequence[Evidence],
@@ -235,58 +231,37 @@ def train_spatialclip(
     *,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Train in place and return the run's facts; a checkpoint after each epoch allows resuming."""
+    """Train in place and return the run's facts; a checkpoint after each epoch allows resuming.
+
+    With `ema_decay` the network ends as the moving average of its weights.
+    """
     console = Console(stderr=True)
     torch.manual_seed(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)
-    heads = CriteriaHeads(network.config.dim)
-    optimizer = torch.optim.AdamW(parameter_groups(network, heads, recipe))
-    epoch, step = 0, 0
-    total_steps = recipe.epochs * (len(training) // recipe.batch)
+    run = _Run(network, recipe, training, preprocessor)
     checkpoint = out / "checkpoint.pt"
     if resume and checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(state["network"])
-        heads.load_state_dict(state["heads"])
-        optimizer.load_state_dict(state["optimizer"])
-        epoch, step = state["epoch"], state["step"]
-        console.print(f"resumed after epoch {epoch} of {recipe.epochs}")
-    dropout = torch.Generator().manual_seed(recipe.seed)
+        run.load(checkpoint)
+        console.print(f"resumed after epoch {run.epoch} of stage {run.stage.name}")
     writer = SummaryWriter(str(out / "tensorboard"))
-    while epoch < recipe.epochs:
-        network.train()
-        started, values = time.monotonic(), []
-        for batch in epoch_batches(training, preprocessor, recipe, epoch):
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * schedule(step, total_steps, recipe.warmup_steps)
-            present = modality_mask(len(batch.view), recipe.modality_dropout, dropout)
-            loss = losses(network, heads, batch, recipe, present)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            step += 1
-            values.append(float(loss.detach()))
-        epoch += 1
-        figures = summarise(predict(network, validation, preprocessor), validation)
+    figures = {}
+    while run.begin_epoch():
+        started = time.monotonic()
+        loss = run.train_epoch()
+        figures = summarise(predict(run.average, validation, preprocessor), validation)
         for name, figure in figures.items():
-            writer.add_scalar(f"validation/{name}", figure, epoch)
-        writer.add_scalar("loss/train", float(np.mean(values)), epoch)
+            writer.add_scalar(f"validation/{name}", figure, run.epochs_done)
+        writer.add_scalar("loss/train", loss, run.epochs_done)
         shown = " ".join(f"{name} {figure:.3f}" for name, figure in figures.items())
         console.print(
-            f"epoch {epoch}/{recipe.epochs} loss {np.mean(values):.3f} {shown}"
-            f" ({time.monotonic() - started:.0f} s)"
+            f"{run.stage.name} epoch {run.epoch}/{run.epochs} loss {loss:.3f} {shown}"
+            f" ({time.monotonic() - started:.0f} s)",
+            soft_wrap=True,
         )
-        torch.save(
-            {
-                "network": network.state_dict(),
-                "heads": heads.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "epoch": epoch,
-                "step": step,
-            },
-            checkpoint,
-        )
+        run.save(checkpoint)
+    if not figures:
+        figures = summarise(predict(run.average, validation, preprocessor), validation)
+    network.load_state_dict(run.average.state_dict())
     return {
         "recipe": asdict(recipe),
         "training": {
@@ -295,6 +270,127 @@ def train_spatialclip(
         },
         "validation": {"images": len(validation), **figures},
     }
+
+
+class _Run:
+    """Where a run is: stage, epoch, weights, their average, and the optimiser of the stage."""
+
+    def __init__(
+        self,
+        network: SpatialClip,
+        recipe: SpatialClipRecipe,
+        training: Sequence[Evidence],
+        preprocessor: Preprocessor,
+    ) -> None:
+        self.network = network
+        self.recipe = recipe
+        self.training = training
+        self.preprocessor = preprocessor
+        self.heads = CriteriaHeads(network.config.dim)
+        self.average = deepcopy(network) if recipe.ema_decay else network
+        judged = [e.sample.standard for e in training if e.sample.view is not View.OTHER]
+        self.weights = class_weights(judged) if recipe.balanced else torch.ones(2)
+        self.simulated = [e.sample.simulated for e in training]
+        self.steps = len(self._order(np.random.default_rng(0))) // recipe.batch
+        self.before: SpatialClip | None = None
+        self.part, self.epoch, self.step, self.epochs_done = 0, 0, 0, 0
+        self._begin_stage()
+
+    @property
+    def stage(self) -> Stage:
+        return self.recipe.plan[self.part][0]
+
+    @property
+    def epochs(self) -> int:
+        return self.recipe.plan[self.part][1]
+
+    def begin_epoch(self) -> bool:
+        """Go to the next stage where this one is done; False when all are."""
+        if self.epoch == self.epochs and self.part + 1 < len(self.recipe.plan):
+            self.part, self.epoch, self.step = self.part + 1, 0, 0
+            self._begin_stage()
+        return self.epoch < self.epochs
+
+    def train_epoch(self) -> float:
+        """The mean loss."""
+        recipe, total = self.recipe, self.epochs * self.steps
+        warm = max(1, round(recipe.warmup * total))
+        generator = np.random.default_rng((recipe.seed, self.epochs_done))
+        dropout = torch.Generator().manual_seed(recipe.seed + 1000 * self.epochs_done)
+        self.network.train()
+        values: list[float] = []
+        order = self._order(generator)
+        for start in range(0, self.steps * recipe.batch, recipe.batch):
+            chosen = [self.training[i] for i in order[start : start + recipe.batch]]
+            batch = make_batch(chosen, self.preprocessor, generator)
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["peak"] * schedule(self.step, total, warm)
+            rate = 0.0 if self.stage is Stage.FUSION else recipe.modality_dropout
+            present = modality_mask(len(batch.view), rate, dropout)
+            loss = losses(
+                self.network,
+                self.heads,
+                batch,
+                recipe,
+                self.stage,
+                present,
+                self.weights,
+                self.before,
+            )
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(
+                [p for group in self.optimizer.param_groups for p in group["params"]], 1.0
+            )
+            self.optimizer.step()
+            self.step += 1
+            if recipe.ema_decay:
+                done = self.epochs_done * self.steps + len(values)
+                update_average(self.average, self.network, done, recipe.ema_decay)
+            values.append(float(loss.detach()))
+        self.epoch += 1
+        self.epochs_done += 1
+        return float(np.mean(values))
+
+    def save(self, path: Path) -> None:
+        partial = path.with_suffix(".partial")
+        torch.save(
+            {
+                "network": self.network.state_dict(),
+                "average": self.average.state_dict(),
+                "before": None if self.before is None else self.before.state_dict(),
+                "heads": self.heads.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "place": [self.part, self.epoch, self.step, self.epochs_done],
+            },
+            partial,
+        )
+        partial.replace(path)
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        self.part, self.epoch, self.step, self.epochs_done = state["place"]
+        self._begin_stage()
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        if self.before is not None:
+            self.before.load_state_dict(state["before"])
+        self.heads.load_state_dict(state["heads"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _begin_stage(self) -> None:
+        """A new optimiser holds exactly what the stage trains."""
+        set_stage(self.network, self.stage)
+        self.before = None
+        if self.stage is Stage.TOP and self.recipe.preservation:
+            self.before = deepcopy(self.network).requires_grad_(False).eval()
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.network, self.heads, self.recipe))
+
+    def _order(self, generator: np.random.Generator) -> list[int]:
+        ratio = self.recipe.simulated
+        if ratio == 0:
+            return [int(i) for i in generator.permutation(len(self.training))]
+        return epoch_order(self.simulated, ratio, generator)
 
 
 def parameter_groups(
@@ -327,7 +423,7 @@ def summarise(predictions: Predictions, evidence: Sequence[Evidence]) -> dict[st
 
     views = np.array([VIEWS.index(item.sample.view or View.OTHER) for item in evidence])
     standard = np.array([item.sample.standard for item in evidence])
-    real = np.array([item.sample.source.startswith("set") for item in evidence])
+    real = np.array([not item.sample.simulated for item in evidence])
     judged = views != VIEWS.index(View.OTHER)
     figures = {"view accuracy": float(np.mean(predictions.views.argmax(1) == views))}
     for name, rows in (("AUROC simulated", judged & ~real), ("AUROC real", judged & real)):

@@ -1,6 +1,8 @@
 """The training loops learn, resume and write what serving loads; at the smallest scale."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from detector.yolo import YoloDetector
 from model.checkpoint import load_spatialclip
 from model.describer import Describer
 from model.inputs import Preprocessor
+from model.judge import Thresholds
 from model.spatialclip import SpatialClip, small_config
 from model.stages import Stage, set_stage
 from training import detector as detector_training
@@ -27,18 +30,19 @@ from training.detector import (
     epoch_order,
     load_picture,
 )
-from training.evidence import gathered, mirror
+from training.evidence import Evidence, gathered, mirror
+from training.losses import class_weights, contrastive, quality_loss
 from training.negatives import shuffled
 from training.phantom.dataset import write_dataset
-from training.pipeline import PICTURE_SIZE, train_small_spatialclip
+from training.pipeline import PICTURE_SIZE, gather_folds, train_small_spatialclip
 from training.samples import Sample, file_hash, read_samples
 from training.spatialclip import (
     CriteriaHeads,
     SpatialClipRecipe,
-    contrastive,
     modality_mask,
     parameter_groups,
 )
+from training.variation import vary
 
 
 @pytest.fixture(scope="module")
@@ -150,26 +154,42 @@ def test_labels_that_were_not_annotated_cost_nothing(samples: list[Sample]) -> N
     assert torch.count_nonzero(gradient) == 1
 
 
+@pytest.fixture(scope="module")
+def describer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("describer")
+    fresh(DescriberSettings(seed=0, layers=1, hidden=32, heads=2)).save(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def seen(
+    samples: list[Sample],
+    detector_folder: Path,
+    describer_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> list[Evidence]:
+    cache = tmp_path_factory.mktemp("evidence")
+    return gather_folds(samples, [detector_folder], describer_folder, cache, 0)
+
+
 def test_spatialclip_trains_saves_and_resumes(
-    samples: list[Sample], detector_folder: Path, tmp_path: Path
+    seen: list[Evidence], describer_folder: Path, tmp_path: Path
 ) -> None:
-    describer = tmp_path / "describer"
-    fresh(DescriberSettings(seed=0, layers=1, hidden=32, heads=2)).save(describer)
-    arguments = (samples[:16], samples[16:], detector_folder, describer, tmp_path / "run")
-    recipe = SpatialClipRecipe(epochs=1, batch=8, warmup_steps=1)
+    arguments = (seen[:16], seen[16:], tmp_path / "run")
+    recipe = SpatialClipRecipe(epochs=1, batch=8)
     first = train_small_spatialclip(*arguments, recipe, resume=False, command="test")
     assert first["training"]["images"] == 16
-    longer = SpatialClipRecipe(epochs=2, batch=8, warmup_steps=1)
+    longer = SpatialClipRecipe(epochs=2, batch=8)
     train_small_spatialclip(*arguments, longer, resume=True, command="test")
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
-    assert (state["epoch"], state["step"]) == (2, 4)
+    assert state["place"] == [0, 2, 4, 2]
     network = load_spatialclip(tmp_path / "run")
     preprocessor = Preprocessor.load(tmp_path / "run", PICTURE_SIZE)
     detections = [[Detection("NT", (10.0, 20.0, 60.0, 50.0), 0.8)]]
     picture = np.zeros((PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)
     inputs = preprocessor.batch(
         [picture],
-        Describer.load(describer).describe_batch(detections, [(100, 80)]),
+        Describer.load(describer_folder).describe_batch(detections, [(100, 80)]),
         detections,
         [(100, 80)],
     )
@@ -177,15 +197,93 @@ def test_spatialclip_trains_saves_and_resumes(
         output = network(**{name: getattr(inputs, name) for name in type(inputs).__slots__})
     assert torch.isfinite(output.logit).all()
 
+    # The published stages go on from there, and from a checkpoint between two of them.
+    staged = SpatialClipRecipe(stages=(1, 0, 0), batch=8, ema_decay=0.9)
+    further = (seen[:16], seen[16:], tmp_path / "staged")
+    train_small_spatialclip(*further, staged, start=tmp_path / "run", resume=False, command="test")
+    before = load_spatialclip(tmp_path / "run").state_dict()
+    after = load_spatialclip(tmp_path / "staged").state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert not any(".clip_model." in name for name in moved)
+    more = SpatialClipRecipe(stages=(1, 1, 1), batch=8, ema_decay=0.9, focal=1.5, balanced=True)
+    train_small_spatialclip(*further, more, start=tmp_path / "run", resume=True, command="test")
+    state = torch.load(tmp_path / "staged" / "checkpoint.pt", weights_only=True)
+    assert state["place"] == [2, 1, 2, 3]
+    assert state["before"] is not None
 
-def test_the_optimizer_holds_every_trainable_parameter_once() -> None:
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_the_optimizer_holds_every_trainable_parameter_once(stage: Stage) -> None:
     network = SpatialClip(small_config(300))
-    set_stage(network, Stage.ALL)
+    set_stage(network, stage)
     heads = CriteriaHeads(network.config.dim)
     groups = parameter_groups(network, heads, SpatialClipRecipe())
     held = [id(p) for group in groups for p in group["params"]]
     wanted = [p for p in (*network.parameters(), *heads.parameters()) if p.requires_grad]
     assert sorted(held) == sorted(map(id, wanted))
+
+
+def test_each_fold_s_pictures_are_seen_by_its_own_detector(
+    samples: list[Sample], describer_folder: Path, detector_folder: Path, tmp_path: Path
+) -> None:
+    """Three copies that find different labels tell which of them looked at which picture."""
+    folders = []
+    for fold, codes in enumerate((("NT",), ("CRL",), ("AS",))):
+        folders.append(tmp_path / f"fold-{fold}")
+        shutil.copytree(detector_folder, folders[-1])
+        description = json.loads((folders[-1] / "detector.json").read_text())
+        renamed = [*codes, *(c for c in description["labels"] if c not in codes)]
+        description |= {"labels": renamed, "confidence": 0.0}
+        (folders[-1] / "detector.json").write_text(json.dumps(description))
+    real = [replace(s, source="set2_train", group=f"g{i}") for i, s in enumerate(samples[:9])]
+    mixed = [*real, *samples[9:12]]
+    together = gather_folds(mixed, folders, describer_folder, tmp_path / "cache", 0)
+    assert [e.sample for e in together] == mixed
+    for item in together:
+        fold = 0 if item.sample.simulated else fold_of(item.sample, 3, 0)
+        (own,) = gather_folds([item.sample], [folders[fold]], describer_folder, tmp_path / "own", 0)
+        assert own.detections == item.detections
+
+
+def test_boxes_move_with_the_varied_picture() -> None:
+    """A bright patch marks the structure: wherever the picture goes, its box lies on it."""
+    pixels = np.full((128, 128, 3), 30, np.uint8)
+    pixels[40:64, 70:100] = 200
+    for source in ("set2_train", "phantoms"):
+        sample = Sample(Path("none"), True, view=View.NT, source=source)
+        own = (Detection("NT", (70.0, 40.0, 100.0, 64.0), 0.9),)
+        item = Evidence(pixels, (own, mirror(own, 128)), ("one", "two"), (128, 128), sample)
+        sides = set()
+        for seed in range(30):
+            picture, words, (box,), size = vary(item, np.random.default_rng(seed))
+            x0, y0, x1, y1 = (round(v) for v in box.bbox)
+            inside = picture[y0 + 4 : y1 - 4, x0 + 4 : x1 - 4].mean()
+            assert inside > picture[:30, :30].mean() + 40
+            assert size == (128, 128)
+            sides.add((words, (x0 + x1) / 2 > 64))
+        assert sides == {("one", True), ("two", False)}
+
+
+def test_a_box_that_left_the_picture_is_gone() -> None:
+    sample = Sample(Path("none"), True, view=View.NT, source="set2_train")
+    own = (Detection("NT", (0.0, 60.0, 4.0, 64.0), 0.9),)
+    item = Evidence(
+        np.zeros((128, 128, 3), np.uint8), (own, mirror(own, 128)), ("", ""), (128, 128), sample
+    )
+    counts = {len(vary(item, np.random.default_rng(seed))[2]) for seed in range(40)}
+    assert counts == {0, 1}
+
+
+def test_focal_loss_counts_the_hard_and_weights_even_the_classes() -> None:
+    logits, target = torch.tensor([3.0, -3.0]), torch.ones(2)
+    plain, focal = quality_loss(logits, target, 0.0), quality_loss(logits, target, 2.0)
+    sure = logits.sigmoid()
+    assert torch.allclose(focal, plain * (1 - sure) ** 2)
+    weights = class_weights([True] * 300 + [False] * 100)
+    assert weights[0] > weights[1]
+    assert (weights[0] * 100 + weights[1] * 300) / 400 == pytest.approx(1.0)
+    assert class_weights([True] * 5)[0] == 0
 
 
 def test_gathered_evidence_is_the_same_when_read_again(
@@ -199,7 +297,7 @@ def test_gathered_evidence_is_the_same_when_read_again(
             tmp_path / "describer",
             Preprocessor(None, 64),
             tmp_path / "cache",
-            floor=0.0,
+            thresholds=Thresholds(detection=0.0, layout=0.0),
         )
         for _ in range(2)
     )

@@ -1,0 +1,79 @@
+"""A training picture with its boxes and words, varied at random: place, size, side and look."""
+
+import math
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from detector.detection import Detection
+from detector.frame import Pixels
+from detector.letterbox import Letterbox
+from model.inputs import FILL
+from training import look
+from training.evidence import Evidence
+
+
+def vary(
+    item: Evidence, generator: np.random.Generator
+) -> tuple[Pixels, str, tuple[Detection, ...], tuple[int, int]]:
+    """The picture mirrored, scaled, moved and re-toned, its boxes moved along; its words.
+
+    A real picture gets another scanner's look. A simulated one is changed little: its gain,
+    sharpness, size and place are themselves judged.
+    """
+    flip = int(generator.random() < 0.5)
+    side = item.picture.shape[0]
+    spread, shift = (0.03, 0.02) if item.sample.simulated else (0.15, 0.06)
+    scale = math.exp(generator.uniform(-spread, spread))
+    move = generator.uniform(-shift, shift, 2) * side + side * (1 - scale) / 2
+    picture = np.ascontiguousarray(item.picture[:, ::-1] if flip else item.picture)
+    picture = np.asarray(
+        cv2.warpAffine(
+            picture,
+            np.array([[scale, 0, move[0]], [0, scale, move[1]]]),
+            (side, side),
+            flags=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR,
+            borderValue=(FILL, FILL, FILL),
+        ),
+        np.uint8,
+    )
+    picture = (
+        retone(picture, generator) if item.sample.simulated else look.change(picture, generator)
+    )
+    fit = Letterbox.fit(*item.size, side)
+    boxes = tuple(
+        moved
+        for detection in item.detections[flip]
+        if (moved := _moved(detection, fit, scale, move, side, generator)) is not None
+    )
+    return picture, item.descriptions[flip], boxes, (side, side)
+
+
+def _moved(
+    detection: Detection,
+    fit: Letterbox,
+    scale: float,
+    move: npt.NDArray[np.float64],
+    side: int,
+    generator: np.random.Generator,
+) -> Detection | None:
+    """The box in the varied square, a little uncertain; None once most of it has left."""
+    x0, y0, x1, y1 = fit.to_model(detection.bbox)
+    noise = generator.normal(0, 0.02, 4) * (x1 - x0, y1 - y0, x1 - x0, y1 - y0)
+    moved = np.array([x0, y0, x1, y1]) * scale + np.tile(move, 2) + noise
+    box = np.clip(moved, 0, side)
+    width, height = box[2] - box[0], box[3] - box[1]
+    if width <= 1 or height <= 1 or width * height < 0.5 * (x1 - x0) * (y1 - y0) * scale**2:
+        return None
+    sure = min(max(detection.confidence, 1e-3), 1 - 1e-3)
+    logit = math.log(sure / (1 - sure)) + generator.normal(0, 0.2)
+    return Detection(detection.label, (box[0], box[1], box[2], box[3]), 1 / (1 + math.exp(-logit)))
+
+
+def retone(picture: Pixels, generator: np.random.Generator) -> Pixels:
+    """A slightly other gain and gamma; small, since gain and sharpness are themselves judged."""
+    gamma = math.exp(generator.normal(0, 0.06))
+    gain = math.exp(generator.normal(0, 0.04))
+    curve = np.clip(255 * gain * (np.arange(256) / 255) ** gamma, 0, 255).astype(np.uint8)
+    return np.asarray(cv2.LUT(picture, curve), np.uint8)
