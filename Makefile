@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-slow lint bench bundle install lock clean
+.PHONY: demo test test-slow lint bench bench-receive bench-faults conformance bundle install lock clean
 
 demo: install
 	$(BIN)/qc-daemon demo
@@ -26,6 +26,20 @@ lint: install
 
 bench: install
 	$(BIN)/python benchmarks/stages.py
+
+bench-receive: install
+	@sh deploy/system-tools.sh
+	$(BIN)/python benchmarks/receive.py
+
+# kill -9 under load; KILLS=1000 DAEMON_KILLS=100 is the long run, which goes on where it stopped.
+KILLS ?= 50
+DAEMON_KILLS ?= 5
+bench-faults: install
+	$(BIN)/python benchmarks/faults.py --kills $(KILLS) --daemon-kills $(DAEMON_KILLS)
+
+# The tables of docs/conformance.md from the code.
+conformance: install
+	$(BIN)/python -m qc_daemon.conformance
 
 install: $(STAMP)
 

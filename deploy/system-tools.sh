@@ -6,6 +6,7 @@ command -v dcmsend >/dev/null 2>&1 && command -v dsrdump >/dev/null 2>&1 || need
 command -v Orthanc >/dev/null 2>&1 || need="$need orthanc"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null 2>&1 \
   || need="$need postgresql"
+ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || need="$need faketime"
 [ -z "$need" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
   apt-get update -qq

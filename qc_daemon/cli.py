@@ -3,6 +3,7 @@
 Heavy modules are imported inside their verb, so that `--help` and the receiver stay light.
 """
 
+import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 from rich.console import Console
 
 from detector import console
-from qc_daemon.settings import Settings, load
+from qc_daemon.settings import ClientTLSSettings, Settings, load
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,10 +24,16 @@ app = typer.Typer(
 queue = typer.Typer(no_args_is_help=True, help="Look at and mend the job queue.")
 quarantine = typer.Typer(no_args_is_help=True, help="Objects that could not be scored, and why.")
 bundle = typer.Typer(no_args_is_help=True, help="Models: list, verify, build, activate.")
+peer = typer.Typer(no_args_is_help=True, help="Who may store to us; callers that were refused.")
+spool = typer.Typer(no_args_is_help=True, help="Received files that the database does not know.")
+commitment = typer.Typer(no_args_is_help=True, help="Storage commitment asked of us.")
 db = typer.Typer(no_args_is_help=True, help="The database: migrate, check, back up.")
 app.add_typer(queue, name="queue")
 app.add_typer(quarantine, name="quarantine")
 app.add_typer(bundle, name="bundle")
+app.add_typer(peer, name="peer")
+app.add_typer(spool, name="spool")
+app.add_typer(commitment, name="commitment")
 app.add_typer(db, name="db")
 
 Config = Annotated[
@@ -74,6 +81,10 @@ def send(
     paths: Paths,
     to: Annotated[str, typer.Option(help="AET@HOST:PORT of the receiver.")],
     calling: Annotated[str, typer.Option(help="Our AE title.")] = "QCSEND",
+    tls: Annotated[bool, typer.Option("--tls", help="Send over TLS.")] = False,
+    ca: Annotated[Path | None, typer.Option(help="Authority of its certificate (PEM).")] = None,
+    cert: Annotated[Path | None, typer.Option(help="The certificate we show (PEM).")] = None,
+    key: Annotated[Path | None, typer.Option(help="The key of --cert.")] = None,
 ) -> None:
     """Store files or folders to a DICOM receiver.
 
@@ -81,7 +92,12 @@ def send(
     """
     from qc_daemon.sender import send_with_progress
 
-    if not send_with_progress(paths, to, calling, Console(stderr=True)):
+    if not tls and (ca or cert or key):
+        raise console.UsageError("--ca, --cert and --key are for TLS; add --tls")
+    if bool(cert) != bool(key):
+        raise console.UsageError("--cert and --key go together; give both or neither")
+    secure = ClientTLSSettings(ca=ca, certificate=cert, key=key) if tls else None
+    if not send_with_progress(paths, to, calling, Console(stderr=True), secure):
         raise typer.Exit(console.FAILED)
 
 
@@ -158,6 +174,27 @@ def queue_cancel(ids: Annotated[list[int], typer.Argument()], config: Config = N
     typer.echo(f"{cancel_jobs(load(config), ids)} jobs are cancelled")
 
 
+@commitment.command("list")
+def commitment_list(
+    config: Config = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help="waiting, ready, reported, dead; repeatable.")
+    ] = None,
+) -> None:
+    """List requests for storage commitment that are not reported, or those in the given states."""
+    from qc_daemon.operate import list_commitments
+
+    _show("commitment", list_commitments(load(config), state or []))
+
+
+@commitment.command("retry")
+def commitment_retry(ids: Annotated[list[int], typer.Argument()], config: Config = None) -> None:
+    """Report requests that were given up again. Example: qc-daemon commitment retry 7"""
+    from qc_daemon.operate import retry_commitments
+
+    typer.echo(f"{retry_commitments(load(config), ids)} reports are due again")
+
+
 @quarantine.command("list")
 def quarantine_list(config: Config = None) -> None:
     """List quarantined objects with their reasons."""
@@ -181,6 +218,34 @@ def quarantine_release(ids: Annotated[list[int], typer.Argument()], config: Conf
     from qc_daemon.operate import release
 
     typer.echo(f"{release(load(config), ids)} objects are to be scored again")
+
+
+@spool.command("list")
+def spool_list(config: Config = None) -> None:
+    """List files in the spool that no row knows: a kill came between file and row."""
+    from qc_daemon.orphans import list_orphans
+
+    _show("spool", list_orphans(load(config)))
+
+
+@spool.command("release")
+def spool_release(
+    sha256: Annotated[list[str], typer.Argument(help="As listed.")], config: Config = None
+) -> None:
+    """Take such files in as if they had been received now."""
+    from qc_daemon.orphans import release_orphans
+
+    typer.echo(f"{release_orphans(load(config), sha256)} objects are taken in")
+
+
+@spool.command("discard")
+def spool_discard(
+    sha256: Annotated[list[str], typer.Argument(help="As listed.")], config: Config = None
+) -> None:
+    """Delete such files for good."""
+    from qc_daemon.orphans import discard_orphans
+
+    typer.echo(f"{discard_orphans(load(config), sha256)} files are deleted")
 
 
 @bundle.command("list")
@@ -247,6 +312,72 @@ def bundle_activate(name: str, config: Config = None) -> None:
     from qc_daemon.operate import activate_bundle
 
     typer.echo(f"active: model_id {activate_bundle(load(config), name)}")
+
+
+@peer.command("list")
+def peer_list(
+    config: Config = None,
+    format: Annotated[str, typer.Option(help="table or jsonl")] = "table",
+) -> None:
+    """List peers of the settings file, approved peers, and callers that were refused."""
+    from qc_daemon.peers import list_peers
+
+    chosen = _format(format, "table", "jsonl")
+    rows = list_peers(load(config))
+    if chosen == "jsonl":
+        for row in rows:
+            typer.echo(json.dumps(row))
+    else:
+        _show("peers", [{k: "" if v is None else v for k, v in row.items()} for row in rows])
+
+
+@peer.command("add")
+def peer_add(
+    ae_title: str,
+    address: Annotated[str, typer.Option(help="Address or network it calls from.")],
+    certificate: Annotated[
+        str | None, typer.Option(help="SHA-256 of the certificate it must show over TLS.")
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Let a sender store to us. Example: qc-daemon peer add VOLUSON1 --address 10.1.0.0/16"""
+    from qc_daemon.peers import add_peer
+
+    typer.echo(add_peer(load(config), ae_title, address, certificate))
+
+
+@peer.command("approve")
+def peer_approve(
+    ae_title: str,
+    address: Annotated[
+        str | None, typer.Option(help="Its address, where several called by this title.")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="Let it call from all of a network, not one address.")
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Let a caller that was refused store to us, with the certificate it showed.
+
+    Example: qc-daemon peer approve VOLUSON1
+    """
+    from qc_daemon.peers import approve_caller
+
+    typer.echo(approve_caller(load(config), ae_title, address, network))
+
+
+@peer.command("remove")
+def peer_remove(
+    ae_title: str,
+    address: Annotated[
+        str | None, typer.Option(help="Only the approval of this address or network.")
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Take an approval back. Example: qc-daemon peer remove VOLUSON1"""
+    from qc_daemon.peers import remove_peer
+
+    typer.echo(f"{remove_peer(load(config), ae_title, address)} approvals are taken back")
 
 
 @db.command("upgrade")

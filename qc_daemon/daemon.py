@@ -1,4 +1,4 @@
-"""Starts the service's processes and keeps them running: one process per role, one supervisor.
+"""Starts the service's processes and keeps them running: one for each role, more for receiving.
 
 The supervisor holds the listening socket, so a receiver that dies leaves callers waiting for its
 successor instead of being refused; and it gives back at once what a dead worker had leased.
@@ -19,15 +19,20 @@ from pathlib import Path
 
 from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
-from qc_daemon.observe import log
+from qc_daemon.certificate import Expiry
+from qc_daemon.observe import log, metrics, tally
 from qc_daemon.operate import seed_bundle
 from qc_daemon.owner import gone, owner
-from qc_daemon.receive import Spool, listen
+from qc_daemon.receive import Places, Spool, check_tls, listen
 from qc_daemon.records import jobs, schema
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobState
-from qc_daemon.roles import ALARM, DONE, ROLES, WRONG_SETTINGS, on_signals
+from qc_daemon.retain.reconcile import reconcile, report
+from qc_daemon.roles import ALARM, DONE, PLAIN, ROLES, TLS, WRONG_SETTINGS, on_signals
 from qc_daemon.settings import Settings
+
+# The listening sockets by kind, PLAIN and TLS.
+Listeners = dict[str, socket.socket]
 
 STOP_SECONDS = 30.0
 _POLL_SECONDS = 0.1
@@ -52,16 +57,15 @@ def serve(settings: Settings, roles: Sequence[str], config_path: Path | None = N
         seed_bundle(settings, store)
     spool = Spool(settings.store.spool)
     _prepare(spool)
-    listener = None
+    listeners: Listeners = {}
     if "receive" in chosen:
-        listener = _listen(settings, config_path)
-        # We hold the port: no receiver of this spool is at work.
+        listeners = _listen(settings, config_path)
         spool.sweep()
-    supervisor = Supervisor(settings, store, spool, listener)
+    supervisor = Supervisor(settings, store, spool, listeners)
     try:
         return supervisor.run(chosen)
     finally:
-        if listener is not None:
+        for listener in listeners.values():
             listener.close()
 
 
@@ -83,19 +87,26 @@ def _prepare(spool: Spool) -> None:
         ) from error
 
 
-def _listen(settings: Settings, config_path: Path | None) -> socket.socket:
-    receive = settings.receive
-    try:
-        listener = listen(receive.host, receive.port)
-    except OSError as error:
-        where = f" in {config_path}" if config_path else ""
-        raise UsageError(
-            f"cannot listen on {receive.host}:{receive.port}:"
-            f" {(error.strerror or 'error').lower()}; change receive.host or receive.port{where}"
-        ) from None
-    host, port = listener.getsockname()[:2]
-    log.get().info("listening", host=host, port=port, ae_title=receive.ae_title)
-    return listener
+def _listen(settings: Settings, config_path: Path | None) -> Listeners:
+    """The ports of the settings: a plain one, one for TLS, or both."""
+    receive, tls = settings.receive, settings.receive.tls
+    ports = {} if tls is not None and tls.only else {PLAIN: ("receive.port", receive.port)}
+    if tls is not None:
+        check_tls(tls)
+        ports[TLS] = ("receive.tls.port", tls.port)
+    listeners: Listeners = {}
+    for kind, (setting, port) in ports.items():
+        try:
+            listeners[kind] = listen(receive.host, port)
+        except OSError as error:
+            where = f" in {config_path}" if config_path else ""
+            raise UsageError(
+                f"cannot listen on {receive.host}:{port}:"
+                f" {(error.strerror or 'error').lower()}; change receive.host or {setting}{where}"
+            ) from None
+        host, bound = listeners[kind].getsockname()[:2]
+        log.get().info("listening", host=host, port=bound, ae_title=receive.ae_title, kind=kind)
+    return listeners
 
 
 @dataclass
@@ -119,26 +130,44 @@ class Supervisor:
     """Starts children, restarts those that die, stops them all."""
 
     def __init__(
-        self, settings: Settings, store: Store, spool: Spool, listener: socket.socket | None
+        self, settings: Settings, store: Store, spool: Spool, listeners: Listeners
     ) -> None:
         self.settings = settings
         self.store = store
         self.spool = spool
-        self.listener = listener
+        self.listeners = listeners
+        receive = settings.receive
+        self.places = Places.make(receive.max_associations, receive.max_associations_per_ae)
+        tls = receive.tls
+        self.expiry = Expiry(tls.certificate) if tls is not None and listeners else None
         self.log = log.get(role="supervisor")
         self.children: list[Child] = []
+        self.board = tally.Board.create(
+            tally.deliveries(destination.name for destination in settings.destination)
+        )
+        tally.use(self.board, 0)
         self._stop = threading.Event()
         self._at_once = threading.Event()
 
     def run(self, roles: Sequence[str]) -> int:
         on_signals(self._signalled, signal.SIGTERM, signal.SIGINT)
         self._release_dead()
-        self.children = [Child(role) for role in roles]
+        self.children = [
+            Child(role)
+            for role in roles
+            for _ in range(self.settings.receive.processes if role == "receive" else 1)
+        ]
+        service = self._observed()
+        if "receive" in roles:
+            threading.Thread(target=self._reconcile, daemon=True).start()
         status = DONE
         try:
             while not self._stop.is_set() and status == DONE:
+                service.beat()
                 for child in self.children:
                     status = status or self._look_after(child)
+                if self.expiry is not None:
+                    self.expiry.look()
                 self._stop.wait(_POLL_SECONDS)
         finally:
             self._stop_all()
@@ -169,12 +198,17 @@ class Supervisor:
         orders = {
             "parent": os.getpid(),
             "settings": self.settings.model_dump(mode="json"),
-            "listener": None,
+            "board": {"fd": self.board.fd, "more": self.board.more},
+            "row": self._row(child),
+            "listeners": {},
+            "places": None,
         }
-        inherited: tuple[int, ...] = ()
-        if child.role == "receive" and self.listener is not None:
-            inherited = (self.listener.fileno(),)
-            orders["listener"] = self.listener.fileno()
+        inherited: tuple[int, ...] = (self.board.fd,)
+        if child.role == "receive":
+            orders["listeners"] = {kind: each.fileno() for kind, each in self.listeners.items()}
+            orders["places"] = self.places.descriptor
+            inherited += tuple(each.fileno() for each in self.listeners.values())
+            inherited += (self.places.descriptor,)
         child.process = subprocess.Popen(
             [sys.executable, "-m", "qc_daemon.roles", child.role],
             stdin=subprocess.PIPE,
@@ -198,6 +232,8 @@ class Supervisor:
         lived = time.monotonic() - child.started
         child.quick_deaths = 1 if lived > _STABLE_SECONDS else child.quick_deaths + 1
         delay = min(_FIRST_DELAY * 2 ** min(child.quick_deaths - 1, 16), _LONGEST_DELAY)
+        assert child.process is not None
+        pid = child.process.pid
         child.process, child.due = None, time.monotonic() + delay
         self.log.error(
             "process died",
@@ -206,13 +242,15 @@ class Supervisor:
             signal=signal.Signals(-ended).name if ended < 0 else None,
             retry_in=delay,
         )
+        self.board.end(self._row(child))
         self._release(child.owner, count_death=True)
         if child.role == "receive":
+            self.places.clear(pid)
             self.spool.sweep()
 
     def _stop_all(self) -> None:
-        if self.listener is not None:
-            self.listener.close()
+        for listener in self.listeners.values():
+            listener.close()
         for child in self.children:
             if child.process is not None and child.running:
                 child.process.terminate()
@@ -230,6 +268,44 @@ class Supervisor:
             child.process.wait()
             self._release(child.owner, count_death=False)
         self.log.info("stopped")
+
+    def _row(self, child: Child) -> int:
+        """The child's row on the board; 0 is ours."""
+        return next(row for row, each in enumerate(self.children, 1) if each is child)
+
+    def _observed(self) -> metrics.Service:
+        """The service's figures, over HTTP if the settings say so. Raises UsageError."""
+        service = metrics.Service(self.settings, self.store, self.board, self._processes)
+        observe = self.settings.observe
+        if observe.port is None:
+            return service
+        try:
+            server = metrics.listen(observe.host, observe.port, service)
+        except OSError as error:
+            raise UsageError(
+                f"cannot listen on {observe.host}:{observe.port}:"
+                f" {(error.strerror or 'error').lower()}; change observe.host or observe.port"
+            ) from None
+        host, port = server.server_address[:2]
+        self.log.info("metrics", host=str(host), port=port)
+        return service
+
+    def _processes(self) -> list[metrics.Process]:
+        return [
+            metrics.Process(child.role, child.running, max(0, child.starts - 1))
+            for child in self.children
+        ]
+
+    def _reconcile(self) -> None:
+        """Compare spool and database beside the service: nobody waits for it."""
+        try:
+            found = reconcile(self.store, self.spool.root, datetime.now(UTC), self._stop, mend=True)
+        except (QCError, OSError) as error:
+            self.log.warning("spool not reconciled", error_type=type(error).__name__)
+            return
+        report(found)
+        tally.put("spool_orphans", found.orphans)
+        tally.put("spool_missing", found.missing + found.damaged)
 
     def _release_dead(self) -> None:
         """Give back what processes of this host had leased when the whole service went down."""

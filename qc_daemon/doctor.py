@@ -5,15 +5,22 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from pynetdicom import AE
 
 from detector.codes import QCError
+from detector.console import UsageError
 from model.bundle import verify
+from qc_daemon.certificate import WARN_BEFORE, expires
 from qc_daemon.operate import bundle_folder
+from qc_daemon.receive import check_tls
 from qc_daemon.records import schema
-from qc_daemon.settings import DestinationSettings, Settings
+from qc_daemon.records.store import Store
+from qc_daemon.retain.reconcile import reconcile
+from qc_daemon.settings import DestinationSettings, Settings, TLSSettings
+from qc_daemon.tls import tls_args
 
 T = TypeVar("T")
 VERIFICATION = "1.2.840.10008.1.1"
@@ -34,10 +41,13 @@ def examine(settings: Settings) -> Iterator[Check]:
     for name, check in (
         ("spool", _spool),
         ("database", _database),
+        ("spool and database", _reconciled),
         ("bundle", _bundle),
         ("receiver", _receiver),
     ):
         yield _checked(name, check, settings)
+    if settings.receive.tls is not None:
+        yield _checked("certificate", _certificate, settings.receive.tls)
     for destination in settings.destination:
         yield _checked(f"destination {destination.name}", _destination, destination)
 
@@ -47,6 +57,8 @@ def _checked(name: str, check: Callable[[T], str], subject: T) -> Check:
         return Check(name, True, check(subject))
     except QCError as error:
         return Check(name, False, error.message)
+    except UsageError as error:
+        return Check(name, False, str(error))
     except OSError as error:
         return Check(name, False, error.strerror or str(error))
 
@@ -69,6 +81,20 @@ def _database(settings: Settings) -> str:
     return "tables are up to date"
 
 
+def _reconciled(settings: Settings) -> str:
+    spool = settings.store.spool
+    if schema.check(settings.store.url) or not spool.is_dir():
+        return "nothing to compare yet"
+    found = reconcile(Store(settings.store.url), spool, datetime.now(UTC))
+    if not found.clean:
+        raise OSError(
+            0,
+            f"{found.missing} files are missing and {found.damaged} damaged,"
+            f" {found.orphans} are orphans (see spool list)",
+        )
+    return f"{found.files} files, all known"
+
+
 def _bundle(settings: Settings) -> str:
     folder = bundle_folder(settings.score.bundle)
     problems = verify(folder)
@@ -78,13 +104,33 @@ def _bundle(settings: Settings) -> str:
 
 
 def _receiver(settings: Settings) -> str:
-    receive = settings.receive
+    receive, tls = settings.receive, settings.receive.tls
+    only = tls if tls is not None and tls.only else None
+    port = receive.port if only is None else only.port
     with socket.socket() as probe:
         probe.settimeout(2)
-        if probe.connect_ex((receive.host, receive.port)) != 0:
-            return f"{receive.host}:{receive.port} is free; the service is not running"
-    _echo(receive.ae_title, receive.host, receive.port, "QCDOCTOR", 5)
-    return f"{receive.ae_title} answers on {receive.host}:{receive.port}"
+        if probe.connect_ex((receive.host, port)) != 0:
+            return f"{receive.host}:{port} is free; the service is not running"
+    if only is not None:
+        return f"{receive.host}:{port} is open, for TLS only"
+    try:
+        ours = DestinationSettings(
+            name="receiver", ae_title=receive.ae_title, host=receive.host, port=port
+        )
+        _echo(ours, "QCDOCTOR", 5)
+    except ConnectionRefusedError:
+        return f"{receive.ae_title} answers on {receive.host}:{port}; we are none of its peers"
+    return f"{receive.ae_title} answers on {receive.host}:{port}"
+
+
+def _certificate(tls: TLSSettings) -> str:
+    check_tls(tls)
+    end = expires(tls.certificate)
+    left = end - datetime.now(UTC)
+    if left <= timedelta(0):
+        raise OSError(0, f"{tls.certificate} expired on {end:%Y-%m-%d}; renew it")
+    told = f"{tls.certificate.name} holds until {end:%Y-%m-%d}, {left.days} days"
+    return f"{told}; renew it soon" if left < WARN_BEFORE else told
 
 
 def _destination(destination: DestinationSettings) -> str:
@@ -92,16 +138,19 @@ def _destination(destination: DestinationSettings) -> str:
         if not os.access(destination.folder, os.W_OK):
             raise OSError(0, f"{destination.folder} is not a writable folder")
         return f"{destination.folder} is writable"
-    _echo(destination.ae_title, destination.host, destination.port, "QCDAEMON", 10)
+    _echo(destination, "QCDAEMON", 10)
     return f"{destination.ae_title} answers C-ECHO"
 
 
-def _echo(called: str, host: str, port: int, calling: str, timeout: float) -> None:
+def _echo(peer: DestinationSettings, calling: str, timeout: float) -> None:
+    called, host, port = peer.ae_title, peer.host, peer.port
     entity = AE(calling)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = timeout
     entity.connection_timeout = timeout
     entity.add_requested_context(VERIFICATION)
-    association = entity.associate(host, port, ae_title=called)
+    association = entity.associate(host, port, ae_title=called, tls_args=tls_args(peer))
+    if association.is_rejected:
+        raise ConnectionRefusedError(0, f"{called}@{host}:{port} rejects our association")
     if not association.is_established:
         raise OSError(0, f"{called}@{host}:{port} does not accept our association")
     try:

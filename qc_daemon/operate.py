@@ -9,9 +9,9 @@ from typing import Any
 from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
 from model.bundle import locate, model_id_of, shipped, verify
-from qc_daemon.records import bundles, findings, jobs, revisions, schema
+from qc_daemon.records import bundles, commitments, findings, jobs, revisions, schema
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import JobState
+from qc_daemon.records.tables import CommitmentState, JobState
 from qc_daemon.settings import Settings
 
 OPEN_STATES = (JobState.READY, JobState.LEASED, JobState.DEAD, JobState.QUARANTINED)
@@ -71,6 +71,33 @@ def retry_jobs(settings: Settings, ids: Sequence[int]) -> int:
 def cancel_jobs(settings: Settings, ids: Sequence[int]) -> int:
     with open_store(settings).begin() as session:
         return jobs.cancel(session, ids, datetime.now(UTC))
+
+
+def list_commitments(settings: Settings, states: Sequence[str]) -> list[dict[str, Any]]:
+    """Storage commitment requests in the states, by default those not reported."""
+    try:
+        chosen = [CommitmentState(state) for state in states]
+    except ValueError:
+        raise UsageError(f"--state: give one of {', '.join(CommitmentState)}") from None
+    chosen = chosen or [state for state in CommitmentState if state != CommitmentState.REPORTED]
+    with open_store(settings).read() as session:
+        return [
+            {
+                "id": row.id,
+                "requested by": row.requested_by,
+                "transaction": row.transaction_uid,
+                "state": row.state,
+                "attempts": row.attempts,
+                "requested": row.requested_at.isoformat(timespec="seconds"),
+                "reason": row.error_message or "",
+            }
+            for row in commitments.listing(session, chosen)
+        ]
+
+
+def retry_commitments(settings: Settings, ids: Sequence[int]) -> int:
+    with open_store(settings).begin() as session:
+        return commitments.requeue(session, ids, datetime.now(UTC))
 
 
 def quarantined(settings: Settings) -> list[dict[str, Any]]:

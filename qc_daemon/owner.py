@@ -9,7 +9,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 def owner(role: str, pid: int) -> str:
     """`role:host:pid:birth`; the birth mark tells the process from a later one with its number."""
-    return f"{role}:{socket.gethostname()}:{pid}:{_birth(pid)}"
+    return f"{role}:{socket.gethostname()}:{pid}:{birth(pid)}"
 
 
 def gone(owner: str) -> bool:
@@ -21,11 +21,11 @@ def gone(owner: str) -> bool:
     _, *place = owner.rsplit(":", 3)
     if len(place) != 3 or place[0] != socket.gethostname() or not place[1].isdecimal():
         return False
-    _, pid, birth = place
-    return _birth(int(pid)) != birth
+    _, pid, born = place
+    return birth(int(pid)) != born
 
 
-def _birth(pid: int) -> str:
+def birth(pid: int) -> str:
     """Boot and start time in clock ticks since then (proc(5), stat field 22); "" if not running."""
     boot = stat = ""
     with contextlib.suppress(OSError):

@@ -5,55 +5,69 @@ the roles: the receiver must stay small and never load a model library.
 """
 
 import ctypes
+import gc
 import json
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from detector.codes import FailureClass, QCError
 from detector.console import UsageError
-from qc_daemon.observe import log
+from qc_daemon.observe import log, tally
 from qc_daemon.owner import owner
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
 
 DONE, CRASHED, WRONG_SETTINGS, ALARM = 0, 1, 2, 3
+# What a listening socket speaks.
+PLAIN, TLS = "plain", "tls"
 
 DRAIN_SECONDS = 25.0
 _HOLD_EVERY_SECONDS = 5.0
 _CLOCK_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
+_DECODERS = ("numpy", "gdcm", "pylibjpeg", "libjpeg", "openjpeg", "rle", "PIL", "jpeg_ls")
 
 
 @dataclass(frozen=True)
 class Brief:
-    """What a role needs: settings, its database, its name as lease owner, its listening socket."""
+    """What a role needs: settings, its database, its name as lease owner, its listening sockets."""
 
     settings: Settings
     store: Store
     owner: str
-    listener: int | None
+    listeners: dict[str, int]
+    places: int | None = None
 
 
 def receive(brief: Brief, stop: threading.Event) -> None:
     """Take objects in; at the end let associations finish."""
-    from qc_daemon.receive import Receiver, Spool
+    _never_decode()
+    from qc_daemon.receive import Handshake, Places, Receiver, Spool
 
-    assert brief.listener is not None
+    assert brief.places is not None
     settings = brief.settings
+    limits = settings.receive
     receiver = Receiver(
         settings.receive,
         brief.store,
         Spool(settings.store.spool),
         brief.owner,
         tuple(each.name for each in settings.destination if "source" in each.objects),
+        places=Places(brief.places, limits.max_associations, limits.max_associations_per_ae),
     )
-    receiver.start(socket.socket(fileno=brief.listener))
+    for kind, listener in brief.listeners.items():
+        tls = settings.receive.tls if kind == TLS else None
+        receiver.start(socket.socket(fileno=listener), None if tls is None else Handshake(tls))
+    # What was imported is never garbage: collections need not look at it again.
+    gc.freeze()
     _ready("receive")
     while not stop.wait(_HOLD_EVERY_SECONDS):
         receiver.hold()
@@ -65,16 +79,25 @@ def receive(brief: Brief, stop: threading.Event) -> None:
 def work(brief: Brief, stop: threading.Event) -> None:
     """Score objects and write reports: a due report first, for someone waits for it."""
     from qc_daemon.report import worker as report_worker
+    from qc_daemon.retain import Originals
     from qc_daemon.score.worker import ScoreWorker
 
     scorer = ScoreWorker(brief.store, brief.settings, brief.owner)
+    scorer.originals = Originals(
+        brief.store, brief.settings, lambda path: scorer.decoder.summary(path).pixel_sha256
+    )
     # Load before the first claim: a broken bundle is told at the start, and a worker killed while
     # it loads counts against no job.
     scorer.models.judge(None)
 
     def step() -> bool:
         told = report_worker.run_one(
-            brief.store, brief.settings, brief.owner, datetime.now(UTC), scorer.decoder.frames
+            brief.store,
+            brief.settings,
+            brief.owner,
+            datetime.now(UTC),
+            scorer.decoder.frames,
+            scorer.originals,
         )
         return scorer.run_one() or told
 
@@ -88,15 +111,26 @@ def work(brief: Brief, stop: threading.Event) -> None:
 def deliver(brief: Brief, stop: threading.Event) -> None:
     """Send what is due."""
     from qc_daemon.deliver import run
+    from qc_daemon.retain import Originals
 
+    def pixel_hash(path: Path) -> str:
+        # Asked once in a blue moon: when a destination gave an object back changed.
+        from qc_daemon.score.decode import DecodeProcess
+
+        with DecodeProcess(megabytes=brief.settings.score.decode_megabytes) as decoder:
+            return decoder.summary(path).pixel_sha256
+
+    originals = Originals(brief.store, brief.settings, pixel_hash)
     _ready("deliver")
-    run(brief.store, brief.settings, brief.owner, stop)
+    run(brief.store, brief.settings, brief.owner, stop, originals)
 
 
 def schedule(brief: Brief, stop: threading.Event) -> None:
-    """The exam clock: close exams whose time has come."""
+    """The exam clock: close exams whose time has come; once an hour drop originals whose has."""
     from qc_daemon.records import exams
+    from qc_daemon.retain import Retention
 
+    retention = Retention(brief.store, brief.settings)
     settings = brief.settings.receive
 
     def step() -> bool:
@@ -106,6 +140,7 @@ def schedule(brief: Brief, stop: threading.Event) -> None:
             )
         for exam_id in closed:
             log.get(role="schedule").info("exam closed", exam=exam_id)
+        retention.step(datetime.now(UTC), time.monotonic())
         return False
 
     _ready("schedule")
@@ -118,6 +153,12 @@ ROLES: dict[str, Callable[[Brief, threading.Event], None]] = {
     "deliver": deliver,
     "schedule": schedule,
 }
+
+
+def _never_decode() -> None:
+    """Keep pydicom from loading codecs and numpy, 35 MB of each receiver: it decodes no pixel."""
+    for name in _DECODERS:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
 
 
 def _loop(role: str, step: Callable[[], bool], idle: float, stop: threading.Event) -> None:
@@ -171,7 +212,9 @@ def main() -> int:
     log.quiet_libraries()
     log.quiet_crashes()
     settings = Settings(**orders["settings"])
-    brief = Brief(settings, Store(settings.store.url), owner(role, os.getpid()), orders["listener"])
+    tally.use(tally.Board(**orders["board"]), orders["row"])
+    store = Store(settings.store.url)
+    brief = Brief(settings, store, owner(role, os.getpid()), orders["listeners"], orders["places"])
     try:
         ROLES[role](brief, stop)
     except UsageError as error:

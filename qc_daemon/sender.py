@@ -14,7 +14,7 @@ from detector.console import UsageError
 from qc_daemon.deliver.item import Item
 from qc_daemon.deliver.scu import StoreSCU
 from qc_daemon.observe import log
-from qc_daemon.settings import DestinationSettings
+from qc_daemon.settings import ClientTLSSettings, DestinationSettings
 
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 # After so many failures to reach the receiver in a row the rest is not tried: each costs a timeout.
@@ -57,6 +57,7 @@ def send(
     calling_ae: str = "QCSEND",
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     timeout: float = 60.0,
+    tls: ClientTLSSettings | None = None,
 ) -> SendReport:
     """Store every DICOM file under `paths` in its own transfer syntax.
 
@@ -66,7 +67,7 @@ def send(
     title, host, port = parse_address(to)
     files = list(_files(paths))
     destination = DestinationSettings(
-        name="receiver", ae_title=title, host=host, port=port, timeout=timeout
+        name="receiver", ae_title=title, host=host, port=port, timeout=timeout, tls=tls
     )
     scu = StoreSCU(destination, calling_ae)
     report = SendReport()
@@ -92,7 +93,13 @@ def send(
     return report
 
 
-def send_with_progress(paths: Sequence[Path], to: str, calling_ae: str, console: Console) -> bool:
+def send_with_progress(
+    paths: Sequence[Path],
+    to: str,
+    calling_ae: str,
+    console: Console,
+    tls: ClientTLSSettings | None = None,
+) -> bool:
     """`send`, shown on a terminal; True if every file was stored."""
     log.quiet_libraries()
     with Progress(
@@ -103,7 +110,11 @@ def send_with_progress(paths: Sequence[Path], to: str, calling_ae: str, console:
     ) as bar:
         task = bar.add_task("Storing", total=None)
         report = send(
-            paths, to, calling_ae, lambda done, total: bar.update(task, completed=done, total=total)
+            paths,
+            to,
+            calling_ae,
+            lambda done, total: bar.update(task, completed=done, total=total),
+            tls=tls,
         )
     for failure in report.failed:
         console.print(f"{failure.path}: {failure.reason}", markup=False, highlight=False)

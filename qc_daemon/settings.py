@@ -5,11 +5,19 @@ resolve from the settings file's folder.
 """
 
 import ipaddress
+import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -36,7 +44,16 @@ def _network(value: str) -> str:
     return value
 
 
+def _fingerprint(value: str) -> str:
+    """SHA-256 of a certificate in hexadecimal; colons and capitals as openssl prints them pass."""
+    digits = value.replace(":", "").lower()
+    if len(digits) != 64 or not set(digits) <= set("0123456789abcdef"):
+        raise ValueError("a certificate is named by its SHA-256, 64 hexadecimal digits")
+    return digits
+
+
 AETitle = Annotated[str, AfterValidator(_ae_title)]
+Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 Network = Annotated[str, AfterValidator(_network)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 ObjectKind = Literal["source", "sr", "overlay"]
@@ -51,14 +68,72 @@ class StoreSettings(_Section):
 
     url: str = "sqlite:///var/qc.db"
     spool: Path = Path("var/spool")
-    keep_pixels_days: int = Field(default=400, ge=0)
+    keep_pixels_days: Annotated[int, Field(ge=0)] | Literal["forever"] = 400
+
+
+class ClientTLSSettings(_Section):
+    """TLS towards a peer that we call (PS3.15 B.12).
+
+    `ca` verifies it, the system's authorities do without; `server_name` is the name in its
+    certificate where that is not the host we call; `certificate` and `key` are what we show.
+    """
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    server_name: str | None = None
+    minimum: Literal["1.2", "1.3"] = "1.2"
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key go together; give both or neither")
+        return self
 
 
 class PeerSettings(_Section):
-    """A sender that may store to us: calling AE title and address range."""
+    """A sender that may store to us: calling AE title and address range.
+
+    With a `certificate` it must come over TLS and show that one. `port` is where it takes storage
+    commitment reports, at the address that the request came from; `tls` how it is called there.
+    """
 
     ae_title: AETitle
     address: Network = "0.0.0.0/0"
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    certificate: Fingerprint | None = None
+    tls: ClientTLSSettings | None = None
+
+
+class TLSSettings(_Section):
+    """TLS for the receiver (PS3.15 B.12): a port of its own beside the plain one.
+
+    `ca` holds the authorities of the senders' certificates; files may be renewed while we run.
+    """
+
+    certificate: Path
+    key: Path
+    ca: Path | None = None
+    mutual: Literal["required", "optional", "none"] = "required"
+    minimum: Literal["1.2", "1.3"] = "1.2"
+    port: Port = 2762
+    only: bool = Field(default=False, description="no plain port beside this one")
+
+
+class PressureSettings(_Section):
+    """When we ask senders to wait: soft marks turn new associations away, hard ones every object.
+
+    Free space of the spool's disk: below the percentage or the megabytes, whichever is less, so
+    that neither a huge nor a small disk stops early. Queue: how long the oldest due score job has
+    waited; 0: no mark. A week by default: workers that are down are no reason to stop forwarding.
+    """
+
+    soft_free_percent: float = Field(default=10.0, ge=0, le=100)
+    hard_free_percent: float = Field(default=5.0, ge=0, le=100)
+    soft_free_megabytes: int = Field(default=10_240, ge=0)
+    hard_free_megabytes: int = Field(default=2_048, ge=0)
+    soft_queue_minutes: float = Field(default=10_080.0, ge=0)
+    hard_queue_minutes: float = Field(default=0.0, ge=0)
 
 
 class ReceiveSettings(_Section):
@@ -67,11 +142,25 @@ class ReceiveSettings(_Section):
     ae_title: AETitle = "QCDAEMON"
     host: str = "127.0.0.1"
     port: Port = 11112
-    max_associations: int = Field(default=64, ge=1)
+    processes: int = Field(
+        default_factory=lambda: min(2, os.cpu_count() or 1),
+        ge=1,
+        le=64,
+        description="receivers on the one port, each bound by Python's lock",
+    )
+    max_associations: int = Field(default=64, ge=1, description="of all processes together")
+    max_associations_per_ae: int = Field(
+        default=16, ge=0, description="with one calling AE title; 0: no cap"
+    )
+    artim_timeout: float = Field(
+        default=10.0, gt=0, description="how long a connection may stay without a request"
+    )
     network_timeout: float = Field(default=60.0, gt=0)
     quiet_seconds: float = Field(default=60.0, ge=0)
     max_open_minutes: float = Field(default=240.0, gt=0)
     peer: list[PeerSettings] = []
+    tls: TLSSettings | None = None
+    pressure: PressureSettings = PressureSettings()
 
 
 class ScoreSettings(_Section):
@@ -98,6 +187,7 @@ class DestinationSettings(_Section):
     port: Port = 104
     folder: Path | None = None
     objects: list[ObjectKind] = ["sr", "overlay"]
+    tls: ClientTLSSettings | None = None
     timeout: float = Field(default=60.0, gt=0)
 
 
@@ -112,6 +202,13 @@ class JobSettings(_Section):
     poll_seconds: float = Field(default=1.0, gt=0)
 
 
+class ObserveSettings(_Section):
+    """`/metrics`, `/health` and `/ready` over HTTP; off unless a port is named (0: a free one)."""
+
+    host: str = "127.0.0.1"
+    port: Port | None = None
+
+
 class Settings(BaseSettings):
     """All settings; `load` is the one way to make them."""
 
@@ -123,6 +220,7 @@ class Settings(BaseSettings):
     receive: ReceiveSettings = ReceiveSettings()
     score: ScoreSettings = ScoreSettings()
     jobs: JobSettings = JobSettings()
+    observe: ObserveSettings = ObserveSettings()
     destination: list[DestinationSettings] = []
 
     @classmethod
@@ -164,7 +262,23 @@ def load(path: Path | None = None) -> Settings:
     for destination in settings.destination:
         if destination.kind == "folder" and destination.folder is None:
             raise SettingsError(f"destination {destination.name}: kind folder needs folder = PATH")
+    _check_certificates(settings.receive)
     return _resolve(settings, base)
+
+
+def _check_certificates(receive: ReceiveSettings) -> None:
+    """Certificates can be asked of senders only where senders are asked for certificates."""
+    tls = receive.tls
+    if tls is not None and tls.mutual != "none" and tls.ca is None:
+        raise SettingsError(
+            "receive.tls.ca is missing: name the authorities of the senders' certificates,"
+            ' or set receive.tls.mutual = "none"'
+        )
+    bound = next((peer for peer in receive.peer if peer.certificate), None)
+    if bound is not None and (tls is None or tls.mutual == "none"):
+        raise SettingsError(
+            f"receive.peer {bound.ae_title}: certificate needs [receive.tls], and mutual not none"
+        )
 
 
 def _resolve(settings: Settings, base: Path) -> Settings:
@@ -173,10 +287,24 @@ def _resolve(settings: Settings, base: Path) -> Settings:
     prefix = "sqlite:///"
     if store.url.startswith(prefix) and store.url != "sqlite:///:memory:":
         store.url = f"{prefix}{base / store.url.removeprefix(prefix)}"
+    if settings.receive.tls is not None:
+        _resolve_files(settings.receive.tls, base)
+    for peer in settings.receive.peer:
+        if peer.tls is not None:
+            _resolve_files(peer.tls, base)
     for destination in settings.destination:
         if destination.folder is not None:
             destination.folder = base / destination.folder
+        if destination.tls is not None:
+            _resolve_files(destination.tls, base)
     return settings
+
+
+def _resolve_files(tls: TLSSettings | ClientTLSSettings, base: Path) -> None:
+    for name in ("certificate", "key", "ca"):
+        path = getattr(tls, name)
+        if path is not None:
+            setattr(tls, name, base / path)
 
 
 def _one_line(error: ValidationError) -> str:

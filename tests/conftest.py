@@ -1,14 +1,9 @@
 """Fixtures every test may use."""
 
 import os
-import pwd
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 from hypothesis import settings
+
+from tests.postgres import PostgresServer, program
 
 # How long an example takes says more of the machine's load than of the code.
 settings.register_profile("unhurried", deadline=None)
@@ -74,55 +71,24 @@ def dsrdump() -> Callable[[Path], str]:
     return dump
 
 
-def _postgres_program(name: str) -> str | None:
-    """The server's programs: on the path, or where Debian keeps the newest version's."""
-    debian = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    return shutil.which(name) or (str(debian[-1]) if debian else None)
-
-
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """A throwaway PostgreSQL on a free loopback port; the URL of its superuser, no database."""
-    initdb, server = _postgres_program("initdb"), _postgres_program("postgres")
+    """The URL of a throwaway PostgreSQL's superuser, no database."""
+    server = make_postgres()
+    try:
+        server.start()
+        yield server.url
+    finally:
+        server.remove()
+
+
+def make_postgres() -> PostgresServer:
+    """A PostgreSQL server, not started; the test is skipped where there is none."""
+    initdb, server = program("initdb"), program("postgres")
     require(initdb is not None and server is not None, "a PostgreSQL server")
     assert initdb is not None
     assert server is not None
-    folder = Path(tempfile.mkdtemp(prefix="qc-postgres-"))
-    as_user: list[str] = []
-    if os.geteuid() == 0:
-        # PostgreSQL refuses to run as root.
-        account = pwd.getpwnam("postgres")
-        os.chown(folder, account.pw_uid, account.pw_gid)
-        ids = [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
-        as_user = ["setpriv", *ids]
-    data = folder / "data"
-    subprocess.run(
-        [*as_user, initdb, "-D", data, "-U", "qc", "-A", "trust", "-E", "UTF8", "--no-sync"],
-        check=True,
-        capture_output=True,
-        cwd=folder,
-    )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = ["-h", "127.0.0.1", "-p", str(port), "-k", str(folder), "-c", "fsync=off"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*as_user, server, "-D", data, *options], cwd=folder, stdout=log, stderr=log
-        )
-    try:
-        for _ in range(300):
-            try:
-                psycopg.connect(f"host=127.0.0.1 port={port} user=qc dbname=postgres").close()
-                break
-            except psycopg.OperationalError:
-                assert process.poll() is None, (folder / "log").read_text(errors="replace")
-                time.sleep(0.1)
-        yield f"postgresql+psycopg://qc@127.0.0.1:{port}"
-    finally:
-        process.send_signal(signal.SIGQUIT)
-        process.wait(timeout=60)
-        shutil.rmtree(folder)
+    return PostgresServer(initdb, server)
 
 
 @pytest.fixture

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qc_daemon.settings import ReceiveSettings
 from tests.wire import eventually
 
 # The worker loads its models first, on cores that may be busy.
@@ -51,8 +53,13 @@ class Service:
     def start(self) -> "Service":
         """Spawn and wait until every role is ready."""
         self.spawn()
-        eventually(lambda: len(self.events("ready")) >= len(self.roles), START_SECONDS)
+        eventually(lambda: len(self.events("ready")) >= self._processes(), START_SECONDS)
         return self
+
+    def _processes(self) -> int:
+        receive = tomllib.loads(self.settings).get("receive", {})
+        receivers: int = ReceiveSettings(**receive).processes if "receive" in self.roles else 1
+        return len(self.roles) - 1 + receivers
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """This start's log lines of an event."""

@@ -36,6 +36,7 @@ url = "sqlite:///qc.db"
 spool = "spool"
 [receive]
 port = {port}
+processes = 1
 quiet_seconds = 0
 [jobs]
 poll_seconds = 0.1

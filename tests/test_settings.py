@@ -45,6 +45,13 @@ def test_defaults_need_no_file() -> None:
         ('[receive]\nae_title = "A TITLE THAT IS TOO LONG"\n', "16 printable"),
         ('[[receive.peer]]\nae_title = "US1"\naddress = "10.0.0.0/99"\n', "receive.peer.0.address"),
         ("[receive\n", "not valid TOML"),
+        ('[[receive.peer]]\nae_title = "US1"\ncertificate = "ab:cd"\n', "64 hexadecimal digits"),
+        (
+            f'[[receive.peer]]\nae_title = "US1"\ncertificate = "{"ab" * 32}"\n',
+            "needs [receive.tls]",
+        ),
+        ('[receive.tls]\ncertificate = "c"\nkey = "k"\n', "receive.tls.ca is missing"),
+        ('[receive.tls]\nkey = "k"\n', "receive.tls.certificate"),
         ('[[destination]]\nname = "a"\n[[destination]]\nname = "a"\n', "share a name"),
         ('[[destination]]\nname = "a"\nkind = "folder"\n', "needs folder"),
         ('[[destination]]\nname = "a"\nobjects = ["pdf"]\n', "destination.0.objects.0"),
@@ -55,6 +62,18 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, named: str) -> Non
         load(write(tmp_path, text))
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_tls_files_resolve_from_the_file(tmp_path: Path) -> None:
+    peer = f'[[receive.peer]]\nae_title = "US1"\ncertificate = "{":".join(["AB"] * 32)}"\n'
+    files = '[receive.tls]\ncertificate = "own.pem"\nkey = "/keys/own.key"\nca = "pki/ca.pem"\n'
+    receive = load(write(tmp_path, files + peer)).receive
+    assert receive.tls is not None
+    assert receive.tls.certificate == tmp_path / "own.pem"
+    assert receive.tls.key == Path("/keys/own.key")
+    assert receive.tls.ca == tmp_path / "pki" / "ca.pem"
+    assert (receive.tls.mutual, receive.tls.minimum, receive.tls.port) == ("required", "1.2", 2762)
+    assert receive.peer[0].certificate == "ab" * 32
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

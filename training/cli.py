@@ -162,6 +162,65 @@ def train_spatialclip(
     typer.echo(json.dumps(facts["validation"], indent=1))
 
 
+@app.command("cross-validate")
+def cross_validate(
+    out: Out,
+    fetus_framework: Annotated[Path, typer.Option(help="Folder of the Fetus Framework data set.")],
+    boxed: Annotated[Path, typer.Option(help="Simulated pictures (JSON) for the detectors.")],
+    judged: Annotated[Path, typer.Option(help="Simulated pictures (JSON) for SpatialCLIP.")],
+    describer: Annotated[Path, typer.Option(help="Folder of a trained describer.")],
+    detector_start: Annotated[
+        Path, typer.Option(help="Folder of a detector that saw simulated pictures only.")
+    ],
+    spatialclip_start: Annotated[
+        Path, typer.Option(help="Folder of a SpatialCLIP that saw simulated pictures only.")
+    ],
+    detector_size: int = 512,
+    detector_epochs: int = 40,
+    stages: tuple[int, int, int] = (2, 2, 6),
+    seed: int = 0,
+    nested: Annotated[
+        bool, typer.Option(help="Also bound the leak that is left, with one nested fold.")
+    ] = False,
+) -> None:
+    """Judge every real picture by models that never saw it; resumes where it was stopped.
+
+    Example: qc-model cross-validate --out runs/folds --fetus-framework ff --boxed a/samples.json
+    --judged b/samples.json --describer runs/describer --detector-start runs/detector-simulated
+    --spatialclip-start runs/spatialclip-simulated
+    """
+    from training import corpus, crossval
+    from training.detector import DetectorRecipe
+    from training.spatialclip import SpatialClipRecipe
+
+    figures = crossval.cross_validate(
+        crossval.Plan(
+            out,
+            corpus.gather(None, fetus_framework, None),
+            corpus.gather([boxed], None, None),
+            corpus.gather([judged], None, None),
+            describer,
+            detector_start,
+            spatialclip_start,
+            DetectorRecipe(size=detector_size, epochs=detector_epochs, simulated=0.3, seed=seed),
+            SpatialClipRecipe(
+                stages=stages,
+                learning_rate=3e-4,
+                simulated=1.0,
+                balanced=True,
+                ema_decay=0.99,
+                modality_dropout=0.2,
+                seed=seed,
+            ),
+            folds=FOLDS,
+            seed=seed,
+        ),
+        nested=nested,
+    )
+    del figures["risk and coverage"]
+    typer.echo(json.dumps(figures, indent=1))
+
+
 @app.command()
 def negatives(
     out: Out,

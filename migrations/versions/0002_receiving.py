@@ -16,6 +16,7 @@ MOMENT = sa.DateTime(timezone=True)
 def upgrade() -> None:
     op.add_column("revision", sa.Column("dropped_at", MOMENT, nullable=True))
     op.add_column("revision", sa.Column("unavailable_at", MOMENT, nullable=True))
+    op.create_index("ix_revision_path", "revision", ["path"])
     op.create_table(
         "peer",
         sa.Column("id", KEY, nullable=False),
@@ -128,5 +129,6 @@ def downgrade() -> None:
         "peer",
     ):
         op.drop_table(table)
+    op.drop_index("ix_revision_path", table_name="revision")
     op.drop_column("revision", "unavailable_at")
     op.drop_column("revision", "dropped_at")

@@ -16,6 +16,7 @@ from qc_daemon.deliver.item import Item
 from qc_daemon.deliver.outcome import outcome
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.settings import DestinationSettings
+from qc_daemon.tls import tls_args
 
 MAX_PDU = 128 << 10
 # Between these a data set may be re-encoded without touching a pixel.
@@ -103,6 +104,7 @@ class StoreSCU:
             ],
             ae_title=self.destination.ae_title,
             max_pdu=MAX_PDU,
+            tls_args=tls_args(self.destination),
         )
         if association.is_established:
             self._association = association

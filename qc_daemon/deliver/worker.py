@@ -10,48 +10,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 from detector.codes import ErrorCode, QCError
+from qc_daemon.deliver.commitment_report import CommitmentJudge, CommitmentReporter
 from qc_daemon.deliver.folder import FolderCarrier
 from qc_daemon.deliver.item import Carrier, Item
+from qc_daemon.deliver.outages import Outages
 from qc_daemon.deliver.scu import StoreSCU
-from qc_daemon.observe import log
-from qc_daemon.records import jobs, reports
+from qc_daemon.observe import log, tally
+from qc_daemon.records import jobs, reports, revisions
 from qc_daemon.records.jobs import Job, RetryPolicy
+from qc_daemon.records.revisions import Originals, in_spool
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
 from qc_daemon.settings import DestinationSettings, Settings
 
 _MAX_THREADS = 8
-# After a failed connection the destination's other jobs fail at once instead of each waiting for
-# the same timeout, which would keep healthy destinations waiting too.
-_MIN_COOLDOWN, _MAX_COOLDOWN = 5.0, 60.0
 
 Clock = Callable[[], datetime]
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-class Outages:
-    """Which destinations were just found unreachable; shared by the threads of a process."""
-
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
-        self._until: dict[str, float] = {}
-
-    def check(self, name: str) -> None:
-        """Raises QCError DELIVERY_UNREACHABLE while the destination is left alone."""
-        if self._until.get(name, 0.0) > self._monotonic():
-            raise QCError(
-                ErrorCode.DELIVERY_UNREACHABLE, f"destination {name} was just found unreachable"
-            )
-
-    def record(self, name: str, took_seconds: float) -> None:
-        cooldown = min(max(2 * took_seconds, _MIN_COOLDOWN), _MAX_COOLDOWN)
-        self._until[name] = self._monotonic() + cooldown
 
 
 class Deliverer:
@@ -64,11 +44,13 @@ class Deliverer:
         owner: str,
         outages: Outages | None = None,
         clock: Clock = _now,
+        originals: Originals | None = None,
     ) -> None:
         self.store = store
         self.settings = settings
         self.owner = owner
         self.clock = clock
+        self.originals = originals or in_spool(settings.store.spool)
         self.outages = outages or Outages()
         self.log = log.get(role="deliver")
         self._destinations = {each.name: each for each in settings.destination}
@@ -131,6 +113,7 @@ class Deliverer:
     def _item(self, job: Job) -> Item:
         with self.store.read() as session:
             made = reports.deliverable(session, job)
+            facts = job.revision_id and revisions.facts(session, job.revision_id)
         again = made.path is not None and job.revision > 1
         return Item(
             sop_class_uid=made.sop_class_uid,
@@ -138,7 +121,7 @@ class Deliverer:
             transfer_syntax_uid=made.transfer_syntax_uid,
             # Another content under the same UID must not take the first one's place in a folder.
             name=made.sop_instance_uid + (f"-r{job.revision}" if again else ""),
-            path=None if made.path is None else self.settings.store.spool / Path(made.path),
+            path=self.originals(facts) if facts else None,
             payload=made.payload,
         )
 
@@ -168,8 +151,10 @@ class Deliverer:
                     raise
                 time.sleep(min(1.0, self.settings.jobs.poll_seconds))
         if error is None:
+            tally.delivery(job.destination, done=True)
             self.log.info("delivered", job=job.id, destination=job.destination)
         else:
+            tally.delivery(job.destination, done=False)
             self.log.warning(
                 "not delivered", job=job.id, destination=job.destination, code=error.code
             )
@@ -204,22 +189,35 @@ def carrier(destination: DestinationSettings, calling_ae: str) -> Carrier:
             return FolderCarrier(destination)
 
 
-def run(store: Store, settings: Settings, owner: str, stop: threading.Event) -> None:
-    """Deliver until `stop`, one destination's slowness not holding up another's objects."""
+def run(
+    store: Store,
+    settings: Settings,
+    owner: str,
+    stop: threading.Event,
+    originals: Originals | None = None,
+) -> None:
+    """Deliver until `stop`, one destination's slowness not holding up another's objects.
+
+    Storage commitment is judged and reported beside it.
+    """
     outages = Outages()
     count = min(len(settings.destination) + 1, _MAX_THREADS)
-    deliverers = [Deliverer(store, settings, owner, outages) for _ in range(count)]
+    workers: list[Deliverer | CommitmentJudge | CommitmentReporter] = [
+        *(Deliverer(store, settings, owner, outages, originals=originals) for _ in range(count)),
+        CommitmentJudge(store, settings, owner),
+        CommitmentReporter(store, settings, owner),
+    ]
     failed: list[BaseException] = []
 
-    def work(deliverer: Deliverer) -> None:
+    def work(worker: Deliverer | CommitmentJudge | CommitmentReporter) -> None:
         try:
-            deliverer.run(stop)
+            worker.run(stop)
         except BaseException as error:
             failed.append(error)
             stop.set()
             raise
 
-    threads = [threading.Thread(target=work, args=(each,)) for each in deliverers]
+    threads = [threading.Thread(target=work, args=(each,)) for each in workers]
     for thread in threads:
         thread.start()
     for thread in threads:

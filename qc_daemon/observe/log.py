@@ -32,7 +32,8 @@ ALLOWED = frozenset(
         "objects",
         # what it is about; UIDs may stand in logs (DESIGN section 5)
         "study", "series", "sop_class", "sop_instance", "transfer_syntax", "sha256", "revision",
-        "job", "kind", "attempt", "bundle", "model_id", "stage", "exam", "instance", "report",
+        "transaction", "job", "kind", "attempt", "bundle", "model_id", "stage", "exam", "instance",
+        "report",
         # how it went; a reason is a fixed phrase or a QCError's message, which carries no values
         "reason", "code", "failure_class", "state", "content", "findings", "frames", "error_type",
         "error_at", "exit_status", "signal", "count", "bytes", "seconds", "retry_in", "path",

@@ -6,8 +6,9 @@ pixel is decoded and no text can refuse an object on the way.
 """
 
 import itertools
+import os
 import socket
-import socketserver
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,23 +17,33 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
-from pynetdicom.transport import ThreadedAssociationServer
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from detector.codes import QCError
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from qc_daemon.observe import log
-from qc_daemon.receive import chunks, contexts, policy
-from qc_daemon.receive.header import HeaderError, Identity, data_set_offset, read_identity
+from qc_daemon.observe import log, tally
+from qc_daemon.receive import contexts, tls, upper_layer
+from qc_daemon.receive.commitment import StorageCommitment
+from qc_daemon.receive.commits import Commits
+from qc_daemon.receive.gate import Gate, Opened
+from qc_daemon.receive.header import HeaderError, Identity, read_identity
+from qc_daemon.receive.places import Places
+from qc_daemon.receive.policy import TEMPORARY, Door, Rejection
+from qc_daemon.receive.pressure import Level, Pressure
+from qc_daemon.receive.procedure_step import ProcedureSteps
 from qc_daemon.receive.spool import Incoming, Spool
 from qc_daemon.records import bundles, exams, receipts
 from qc_daemon.records.store import Store
 from qc_daemon.settings import ReceiveSettings
 
-MAX_PDU = (
-    128 << 10
-)  # 46 % faster than pynetdicom's 16 KiB; unlimited is slower again (daemon-peers 4)
-BACKLOG = 128
+# Fragments go to the spool as they come, so that a long PDU takes no more memory than a short one.
+MAX_PDU = 1 << 20
+BACKLOG = 1024
+# Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21): try again later.
+LOCAL_LIMIT: Rejection = (0x02, 0x03, 0x02)
+# TLS handshakes at once; each takes a thread.
+MAX_HANDSHAKES = 32
 # An exam is held open by a live association for this long after its last sign of life, so that a
 # receiver killed in mid-association cannot hold it for ever.
 HOLD_SECONDS = 20.0
@@ -42,8 +53,6 @@ PROCESSING_FAILURE = 0x0110
 OUT_OF_RESOURCES = 0xA700
 DATA_SET_MISMATCH = 0xA900
 CANNOT_UNDERSTAND = 0xC000
-
-_REJECTED_PERMANENT, _SERVICE_USER, _CALLING_AE_NOT_RECOGNISED = 0x01, 0x01, 0x03
 
 
 class RefusedError(Exception):
@@ -71,32 +80,6 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-class _Server(ThreadedAssociationServer):  # type: ignore[misc]
-    """An association server on a socket that is listening already, and is not its to shut down."""
-
-    socket: Any
-
-    def __init__(self, *args: Any, listener: Any, **options: Any) -> None:
-        self._listener = listener
-        super().__init__(*args, **options)
-
-    def server_bind(self) -> None:
-        self.socket.close()
-        self.socket = self._listener
-        self.server_address = self.socket.getsockname()
-
-    def server_activate(self) -> None:
-        """Nothing: the socket listens, and connections may be waiting in it."""
-
-    def server_close(self) -> None:
-        self.socket.close()
-
-    def shutdown(self) -> None:
-        # pynetdicom's own also shuts the socket down, for every process that shares it.
-        socketserver.BaseServer.shutdown(self)
-        self.server_close()
-
-
 class Receiver:
     """The SCP of one process: `start` on a listening socket, `drain` to stop."""
 
@@ -108,6 +91,7 @@ class Receiver:
         owner: str,
         source_destinations: tuple[str, ...] = (),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        places: Places | None = None,
     ) -> None:
         self.settings = settings
         self.store = store
@@ -115,58 +99,96 @@ class Receiver:
         self.source_destinations = source_destinations
         self.clock = clock
         self.log = log.get(role="receive")
+        self.commitment = StorageCommitment(store, clock)
+        self.procedure_steps = ProcedureSteps(store, clock)
+        self.door = Door(settings.peer, store, clock)
+        self.pressure = Pressure(settings.pressure, spool.root, store, clock)
+        # Shared with other receivers where the supervisor made it.
+        self.places = places or Places.make(
+            settings.max_associations, settings.max_associations_per_ae
+        )
+        self.commits = Commits(store)
         self._tokens = (f"{owner}/{number}" for number in itertools.count(1))
         self._lock = threading.Lock()
         # The exams that each open association has stored to, by its token.
         self._held: dict[str, set[int]] = {}
         self._open: dict[Any, str] = {}
-        self._server: _Server | None = None
+        self._taken: dict[Any, int] = {}
+        self._associations: set[upper_layer.Acceptor] = set()
+        self._gates: list[Gate] = []
         self._ae = AE(settings.ae_title)
         self._ae.require_called_aet = True
         self._ae.maximum_pdu_size = MAX_PDU
-        self._ae.maximum_associations = settings.max_associations
+        # The places decide; pynetdicom would count those of this process, the refused ones too.
+        self._ae.maximum_associations = sys.maxsize
         self._ae.network_timeout = settings.network_timeout
-        self._ae.acse_timeout = min(30.0, settings.network_timeout)
+        self._ae.acse_timeout = settings.artim_timeout
         self._ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         self._ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
 
-    def start(self, listener: socket.socket) -> None:
-        """Serve associations in threads of their own."""
-        chunks.receive_into(self.spool)
-        self._server = self._ae.make_server(
-            listener.getsockname(),
-            contexts=contexts.accepted(),
-            evt_handlers=[
+    def start(self, listener: socket.socket, handshake: tls.Handshake | None = None) -> None:
+        """Serve associations in threads of their own; again for another listener, as one for TLS.
+
+        With `handshake` every connection of this listener begins with one.
+        """
+        self.door.refresh()
+        server = upper_layer.Server(
+            self._ae,
+            self.spool,
+            contexts=[
+                *contexts.accepted(),
+                *self.commitment.contexts(),
+                *self.procedure_steps.contexts(),
+            ],
+            handlers=[
                 (evt.EVT_REQUESTED, self._requested),
                 (evt.EVT_ACCEPTED, self._accepted),
                 (evt.EVT_C_ECHO, lambda _event: SUCCESS),
                 (evt.EVT_C_STORE, self._store),
+                *self.commitment.handlers(),
+                *self.procedure_steps.handlers(),
                 (evt.EVT_RELEASED, self._ended),
                 (evt.EVT_ABORTED, self._ended),
-                (evt.EVT_CONN_CLOSE, self._closed),
+                (evt.EVT_CONN_CLOSE, self._ended),
             ],
-            server_class=_Server,
-            listener=listener,
+            ended=self._over,
         )
-        threading.Thread(target=self._server.serve_forever, args=(0.2,), daemon=True).start()
+
+        def opened(connection: socket.socket, address: Any, begun: bytes) -> None:
+            association = server.accept(connection, address, begun)
+            with self._lock:
+                self._associations.add(association)
+            association.start()
+
+        gate = Gate(
+            listener,
+            opened if handshake is None else _shaken(opened, handshake),
+            self.settings.artim_timeout,
+            encrypted=handshake is not None,
+            busier=self._busier,
+        )
+        self._gates.append(gate)
+        gate.open()
 
     def drain(self, limit_seconds: float) -> int:
         """Accept nothing more, let associations finish, abort those that outlast the limit.
 
         Returns how many were aborted.
         """
-        if self._server is not None:
-            self._server.shutdown()
+        while self._gates:
+            self._gates.pop().close()
         until = time.monotonic() + limit_seconds
-        while self._ae.active_associations and time.monotonic() < until:
+        while self._associations and time.monotonic() < until:
             time.sleep(0.05)
-        lasting = self._ae.active_associations
+        with self._lock:
+            lasting = list(self._associations)
         for association in lasting:
             association.abort()
         return len(lasting)
 
     def hold(self) -> None:
         """Renew the hold of open associations on their exams; called every few seconds."""
+        self.door.flush()
         with self._lock:
             held = [(token, exam) for token, exam_ids in self._held.items() for exam in exam_ids]
         if not held:
@@ -182,40 +204,76 @@ class Receiver:
     # Events of pynetdicom, each in its association's thread.
 
     def _requested(self, event: Any) -> None:
-        requestor = event.assoc.requestor
-        calling = requestor.primitive.calling_ae_title
-        if policy.allowed(calling, requestor.address_info.address, self.settings.peer):
-            return
-        self.log.warning(
-            "caller refused", calling_ae=calling, address=requestor.address_info.address
-        )
-        event.assoc.acse.send_reject(_REJECTED_PERMANENT, _SERVICE_USER, _CALLING_AE_NOT_RECOGNISED)
-        event.assoc.kill()
+        try:
+            rejection = self._rejection(event.assoc)
+        except Exception as error:
+            # pynetdicom would log it, and accept the association that nobody has judged.
+            self.log.error(
+                "caller not judged", error_type=type(error).__name__, error_at=log.where(error)
+            )
+            rejection = TEMPORARY
+        if rejection is not None:
+            busy = rejection in (TEMPORARY, LOCAL_LIMIT)
+            tally.add("rejected_busy" if busy else "rejected_unknown")
+            event.assoc.acse.send_reject(*rejection)
+            event.assoc.kill()
+
+    def _rejection(self, association: Any) -> Rejection | None:
+        """What to answer the request with, if not acceptance."""
+        rejection = self.door.rejection(association)
+        if rejection is None and self.pressure.level() >= Level.SOFT:
+            rejection = TEMPORARY
+        if rejection is None and not self._seated(association):
+            rejection = LOCAL_LIMIT
+        return rejection
 
     def _accepted(self, event: Any) -> None:
         with self._lock:
             token = self._open[event.assoc] = next(self._tokens)
             self._held[token] = set()
+            tally.put("associations", len(self._open))
 
     def _ended(self, event: Any) -> None:
+        self._end(event.assoc)
+
+    def _end(self, association: Any) -> None:
         with self._lock:
-            token = self._open.pop(event.assoc, None)
+            token = self._open.pop(association, None)
             exam_ids = self._held.pop(token, set()) if token is not None else set()
+            tally.put("associations", len(self._open))
         if token is not None and exam_ids:
             self._release(token)
 
-    def _closed(self, event: Any) -> None:
-        if event.assoc.requestor.primitive is None:
-            # A probe: it connected and left. pynetdicom would keep its thread, and its place among
-            # max_associations, until the ACSE timeout; None is what it takes for that timeout.
-            event.assoc.dul.to_user_queue.put(None)
-        chunks.abandon(event.assoc)
-        self._ended(event)
+    def _seated(self, association: Any) -> bool:
+        """Whether there is a place for the association; it keeps it until its thread ends."""
+        title = str(association.requestor.primitive.calling_ae_title).strip()
+        place = self.places.take(title)
+        if place is None:
+            self.log.warning("too many associations", calling_ae=title)
+            return False
+        with self._lock:
+            self._taken[association] = place
+        return True
+
+    def _over(self, association: upper_layer.Acceptor) -> None:
+        """The last word of an association's thread, however it came to its end."""
+        self._end(association)
+        with self._lock:
+            self._associations.discard(association)
+            place = self._taken.pop(association, None)
+        if place is not None:
+            self.places.leave(place)
+
+    def _busier(self) -> bool:
+        """Whether another receiver has fewer associations, or none, while we have some."""
+        held = self.places.held()
+        mine = held.pop(os.getpid(), 0)
+        others = self.settings.processes - 1
+        return others > 0 and mine > min(held.values() if len(held) >= others else [0])
 
     def _release(self, token: str) -> None:
         try:
-            with self.store.begin() as session:
-                exams.end_association(session, token)
+            self.commits.write("", lambda session: exams.end_association(session, token))
         except (QCError, SQLAlchemyError) as error:
             # The hold runs out by itself.
             self.log.warning("hold not released", error_type=type(error).__name__)
@@ -224,6 +282,7 @@ class Receiver:
         try:
             admission, receipt = self._take(event)
         except RefusedError as refusal:
+            tally.refused(refusal.status)
             self.log.warning(
                 "object refused",
                 reason=refusal.reason,
@@ -234,10 +293,12 @@ class Receiver:
             return _response(refusal.status, refusal.reason)
         except Exception as error:
             # A fault of ours: the sender keeps the object and may send it again.
+            tally.refused(PROCESSING_FAILURE)
             self.log.error(
                 "object not taken", error_type=type(error).__name__, error_at=log.where(error)
             )
             return _response(PROCESSING_FAILURE, "internal error")
+        tally.stored(admission.kind, receipt.size)
         self.log.info(
             "object stored",
             kind=admission.kind,
@@ -250,11 +311,14 @@ class Receiver:
 
     def _take(self, event: Any) -> tuple[receipts.Admission, receipts.Receipt]:
         """Everything between the last chunk and the answer. Raises RefusedError."""
-        incoming = chunks.received(event.request)
-        if incoming is None:
+        received = event.request._dataset_file
+        if received is None:
             raise RefusedError(CANNOT_UNDERSTAND, "no data set")
         syntax = str(event.context.transfer_syntax)
+        incoming: Incoming = received.incoming
         with incoming:
+            if self.pressure.level() is Level.HARD:
+                raise RefusedError(OUT_OF_RESOURCES, "no room for now")
             identity = self._identify(event, incoming, syntax)
             try:
                 path, sha256 = self.spool.adopt(incoming)
@@ -278,7 +342,7 @@ class Receiver:
     def _identify(self, event: Any, incoming: Incoming, syntax: str) -> Identity:
         try:
             incoming.flush()
-            identity = read_identity(incoming.path, data_set_offset(incoming.path), syntax)
+            identity = read_identity(incoming.path, incoming.data_set_offset, syntax)
         except HeaderError as error:
             raise RefusedError(CANNOT_UNDERSTAND, str(error)) from error
         except OSError as error:
@@ -291,17 +355,21 @@ class Receiver:
 
     def _record(self, association: Any, receipt: receipts.Receipt) -> receipts.Admission:
         now = self.clock()
+
+        def admit(session: Session) -> receipts.Admission:
+            bundle = bundles.active(session)
+            admission = receipts.admit(
+                session,
+                receipt,
+                source_destinations=self.source_destinations,
+                bundle_id=None if bundle is None else bundle.model_id,
+                now=now,
+            )
+            exams.touch(session, receipt.association, admission.exam_id, now, _hold_until(now))
+            return admission
+
         try:
-            with self.store.begin() as session:
-                bundle = bundles.active(session)
-                admission = receipts.admit(
-                    session,
-                    receipt,
-                    source_destinations=self.source_destinations,
-                    bundle_id=None if bundle is None else bundle.model_id,
-                    now=now,
-                )
-                exams.touch(session, receipt.association, admission.exam_id, now, _hold_until(now))
+            admission = self.commits.write(receipt.study_instance_uid, admit)
         except (QCError, SQLAlchemyError) as error:
             # The file stays: it may be the bytes of an earlier revision, and a resend needs it.
             raise RefusedError(OUT_OF_RESOURCES, "database cannot be used") from error
@@ -320,6 +388,29 @@ class Receiver:
                 self._held[token].add(exam_id)
         if not alive:
             self._release(token)
+
+
+def _shaken(opened: Opened, handshake: tls.Handshake) -> Opened:
+    """The same behind a handshake, each in a thread of its own: a slow one holds up nobody else."""
+    shaking = threading.BoundedSemaphore(MAX_HANDSHAKES)
+
+    def shake(connection: socket.socket, address: Any, begun: bytes) -> None:
+        try:
+            opened(handshake(connection), address, begun)
+        except OSError as error:
+            log.get(role="receive").warning(
+                "handshake failed", reason=tls.reason(error), address=address[0]
+            )
+        finally:
+            shaking.release()
+
+    def begin(connection: socket.socket, address: Any, begun: bytes) -> None:
+        if not shaking.acquire(blocking=False):
+            connection.close()
+            return
+        threading.Thread(target=shake, args=(connection, address, begun), daemon=True).start()
+
+    return begin
 
 
 def _hold_until(now: datetime) -> datetime:

@@ -4,14 +4,22 @@ import contextlib
 import hashlib
 import os
 import tempfile
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-_INCOMING = "incoming"
-_BUFFER = 1 << 20
+from qc_daemon.owner import birth
+
+_INCOMING, _PART = "incoming", ".part"
+# Hashing and writing let other threads run, and cost a thread switch: not for every few kilobytes.
+_BLOCK = 512 << 10
+# Blocks kept for the next object rather than asked of the system anew.
+_SPARE_BLOCKS = 8
+_spare: "deque[memoryview]" = deque(maxlen=_SPARE_BLOCKS)
 
 
 class Incoming:
@@ -24,29 +32,45 @@ class Incoming:
     def __init__(self, folder: Path) -> None:
         self.error: OSError | None = None
         self.size = 0
+        self.data_set_offset = 0
         self._digest = hashlib.sha256()
         self._fd = -1
-        self._buffer = bytearray()
+        self._block = _spare.pop() if _spare else memoryview(bytearray(_BLOCK))
+        self._used = 0
         self.path = folder / "none"
         try:
-            self._fd, name = tempfile.mkstemp(suffix=".part", dir=folder)
+            self._fd, name = tempfile.mkstemp(prefix=_mark(os.getpid()), suffix=_PART, dir=folder)
             self.path = Path(name)
         except OSError as error:
             self.error = error
 
+    def space(self, wanted: int) -> memoryview:
+        """Room for at most `wanted` bytes, at least one; tell with `filled` how many it holds."""
+        return self._block[self._used : self._used + wanted]
+
+    def filled(self, count: int) -> None:
+        """The first `count` bytes of the last `space` are the file's next."""
+        self._used += count
+        self.size += count
+        if self._used == len(self._block):
+            self._write_out()
+
     def write(self, data: bytes) -> int:
         """Append `data`; after the first error the rest is only counted."""
-        self.size += len(data)
-        if self.error is None:
-            self._digest.update(data)
-            self._buffer += data
-            if len(self._buffer) >= _BUFFER:
-                self._write_out()
+        rest = memoryview(data)
+        while rest:
+            space = self.space(len(rest))
+            space[:] = rest[: len(space)]
+            self.filled(len(space))
+            rest = rest[len(space) :]
         return len(data)
 
     def _write_out(self) -> None:
-        view = memoryview(bytes(self._buffer))
-        self._buffer.clear()
+        view = self._block[: self._used]
+        self._used = 0
+        if self.error is not None:
+            return
+        self._digest.update(view)
         try:
             while view:
                 view = view[os.write(self._fd, view) :]
@@ -55,8 +79,7 @@ class Incoming:
 
     def flush(self) -> None:
         """Let readers of `path` see every byte. Raises the first OSError there was."""
-        if self.error is None:
-            self._write_out()
+        self._write_out()
         if self.error is not None:
             raise self.error
 
@@ -70,6 +93,9 @@ class Incoming:
 
     def discard(self) -> None:
         """Close, and remove the file unless it was adopted under its final name."""
+        if self._block:
+            _spare.append(self._block)
+            self._block = memoryview(b"")
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -112,11 +138,11 @@ class Spool:
         _sync_folder(self.root)
 
     def sweep(self) -> int:
-        """Remove files left by a process that died while receiving; returns how many.
+        """Remove files that dead processes were receiving; returns how many.
 
-        Only for a moment at which no receiver runs on this spool: none of them was acknowledged.
+        None of them was acknowledged. What living processes receive is left alone.
         """
-        stale = [path for path in self.incoming.glob("*.part") if path.is_file()]
+        stale = [path for path in self.incoming.glob(f"*{_PART}") if _left(path.name)]
         for path in stale:
             path.unlink(missing_ok=True)
         return len(stale)
@@ -141,6 +167,19 @@ class Spool:
 
     def path(self, sha256: str) -> Path:
         return self.root / sha256[:2] / sha256[2:4] / f"{sha256}.dcm"
+
+
+@cache
+def _mark(pid: int) -> str:
+    """What the names of the process's partial files begin with."""
+    return f"{pid}-{birth(pid)}-"
+
+
+def _left(name: str) -> bool:
+    """Whether the process that the name of a partial file tells of runs no more."""
+    pid, _, rest = name.partition("-")
+    born = birth(int(pid)) if pid.isdecimal() else ""
+    return not born or not rest.startswith(f"{born}-")
 
 
 def _missing_folders(folder: Path) -> Iterator[Path]:

@@ -6,8 +6,14 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from qc_daemon.records.rows import insert_once, insert_or_update
+from qc_daemon.records.rows import insert_once, insert_or_update, table_of
 from qc_daemon.records.tables import BundleRow
+
+_columns = table_of(BundleRow).c
+# Asked with every object: built once, and on the table (see `rows`).
+_KNOWN = select(_columns.name, _columns.path, _columns.model_id, _columns.activated_at).order_by(
+    _columns.activated_at.desc(), _columns.model_id
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +55,7 @@ def active(session: Session) -> ActiveBundle | None:
 
 def known(session: Session) -> list[ActiveBundle]:
     """Every bundle that has been active, the active one first."""
-    rows = session.execute(
-        select(BundleRow.name, BundleRow.path, BundleRow.model_id, BundleRow.activated_at).order_by(
-            BundleRow.activated_at.desc(), BundleRow.model_id
-        )
-    )
-    return [ActiveBundle(*row) for row in rows]
+    return [ActiveBundle(*row) for row in session.execute(_KNOWN)]
 
 
 def _values(name: str, path: str, model_id: str, now: datetime) -> dict[str, str | datetime]:

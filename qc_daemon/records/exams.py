@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Select, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from qc_daemon.records import jobs
+from qc_daemon.records import jobs, steps
 from qc_daemon.records.revisions import RevisionFacts, as_facts, select_facts
 from qc_daemon.records.rows import changed, insert_or_update
 from qc_daemon.records.tables import (
@@ -87,24 +87,40 @@ def close_due(
 ) -> list[int]:
     """Close the exams whose time has come; inserts their report jobs; returns their ids.
 
-    An exam closes `quiet_seconds` after its last object with no association open for it, or
-    `max_open_minutes` after it opened; in both cases only when no score job of it is ready or
-    leased. A report job is inserted if there are findings and they differ from the last report's.
+    An exam closes at once when its procedure steps say that it is over and all they name is here
+    (`steps.exam_is_whole`), else `quiet_seconds` after its last object with no association open for
+    it, else `max_open_minutes` after it opened; never while a score job of it is ready or leased. A
+    report job is inserted if there are findings and they differ from the last report's.
     """
     session.execute(delete(AssociationLease).where(AssociationLease.expires_at <= now))
+    _forget_future(session, now)
     quiet = now - timedelta(seconds=quiet_seconds)
     oldest = now - timedelta(minutes=max_open_minutes)
     candidates = session.scalars(
         select(Exam.id)
         .where(
             Exam.state == ExamState.OPEN,
-            or_(Exam.last_object_at <= quiet, Exam.opened_at <= oldest),
+            or_(
+                Exam.last_object_at <= quiet,
+                Exam.opened_at <= oldest,
+                steps.may_be_whole(),
+            ),
         )
         .order_by(Exam.id)
     ).all()
     return [
         exam_id for exam_id in candidates if _close_if_due(session, exam_id, now, quiet, oldest)
     ]
+
+
+def _forget_future(session: Session, now: datetime) -> None:
+    """An object that came before the clock was set back came now, as far as the quiet time goes."""
+    changed(
+        session,
+        update(Exam)
+        .where(Exam.state == ExamState.OPEN, Exam.last_object_at > now + jobs.CLOCK_SKEW)
+        .values(last_object_at=now),
+    )
 
 
 def _close_if_due(
@@ -127,7 +143,8 @@ def _close_if_due(
     ):
         return False
     held = _any(session, select(AssociationLease.token).where(AssociationLease.exam_id == exam_id))
-    if exam.opened_at > oldest and (held or exam.last_object_at > quiet):
+    due = exam.opened_at <= oldest or (exam.last_object_at <= quiet and not held)
+    if not due and not steps.exam_is_whole(session, exam_id):
         return False
     _close(session, exam_id, now)
     return True

@@ -56,6 +56,8 @@ from qc_daemon.settings import JobSettings
 
 UNIQUE = ("kind", "subject", "revision", "destination")
 PENDING = (JobState.READY, JobState.LEASED)
+# How far apart the clocks of hosts on one database may be.
+CLOCK_SKEW = timedelta(minutes=1)
 _NO_LEASE: dict[str, Any] = {"owner": None, "lease_token": None, "lease_until": None}
 
 
@@ -162,6 +164,7 @@ def claim(
     """
     expired = select(JobRow).where(JobRow.state == JobState.LEASED, JobRow.lease_until <= now)
     _lost(session, _locked(session, expired), now, max_deaths, count_death=True)
+    _forget_future(session, kinds, now)
     earlier = aliased(JobRow)
     due = (
         select(JobRow)
@@ -313,12 +316,26 @@ def get(session: Session, job_id: int) -> Job | None:
     return None if row is None else _job(row)
 
 
-def counts(session: Session) -> dict[tuple[JobKind, JobState], int]:
+def counts(
+    session: Session, states: Sequence[JobState] = tuple(JobState)
+) -> dict[tuple[JobKind, JobState], int]:
     """How many jobs there are by kind and state; combinations without any are left out."""
     rows = session.execute(
-        select(JobRow.kind, JobRow.state, func.count()).group_by(JobRow.kind, JobRow.state)
+        select(JobRow.kind, JobRow.state, func.count())
+        .where(JobRow.state.in_(states))
+        .group_by(JobRow.kind, JobRow.state)
     )
     return {(JobKind(kind), JobState(state)): n for kind, state, n in rows}
+
+
+def oldest_due(session: Session) -> dict[JobKind, datetime]:
+    """Since when the longest waiting ready job of each kind has been due, or will be."""
+    rows = session.execute(
+        select(JobRow.kind, func.min(JobRow.not_before))
+        .where(JobRow.state == JobState.READY)
+        .group_by(JobRow.kind)
+    )
+    return {JobKind(kind): since for kind, since in rows}
 
 
 def listing(
@@ -401,6 +418,22 @@ def _lost(
         )
         _ended_badly(session, row, ErrorCode.WORKER_DEATHS, message, now)
     return len(rows)
+
+
+def _forget_future(session: Session, kinds: Sequence[JobKind], now: datetime) -> None:
+    """Jobs that were made to wait by a clock that has been set back since are due now."""
+    ahead = now + CLOCK_SKEW
+    changed(
+        session,
+        update(JobRow)
+        .where(
+            JobRow.state == JobState.READY,
+            JobRow.kind.in_(kinds),
+            JobRow.not_before > ahead,
+            JobRow.updated_at > ahead,
+        )
+        .values(not_before=now, updated_at=now),
+    )
 
 
 def reopen(session: Session, exam_id: int, now: datetime) -> None:

@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import func, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from qc_daemon.records import jobs
-from qc_daemon.records.rows import changed, insert_once
-from qc_daemon.records.tables import Exam, Instance, JobKind, Revision
+from qc_daemon.records.rows import insert_once, table_of
+from qc_daemon.records.tables import Exam, ExamState, Instance, JobKind, Revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,37 +59,39 @@ def admit(
     to. Safe against another association that stores the same object at the same moment.
     """
     receipt = _storable(receipt)
-    instance_id = _instance(session, receipt.sop_instance_uid, now)
-    known = session.execute(
-        select(Revision.id, Revision.exam_id, Revision.path).where(
-            Revision.instance_id == instance_id, Revision.sha256 == receipt.sha256
-        )
-    ).one_or_none()
-    if known is not None:
-        return Admission("same", instance_id, known.id, known.exam_id, known.path)
+    instance_id, number = _instance(session, receipt.sop_instance_uid, now), 1
+    if instance_id is None:
+        instance_id = session.execute(
+            _LOCK_INSTANCE, {"uid": receipt.sop_instance_uid}
+        ).scalar_one()
+        for revision in session.execute(_REVISIONS, {"instance": instance_id}):
+            if revision.sha256 == receipt.sha256:
+                return Admission("same", instance_id, revision.id, revision.exam_id, revision.path)
+            number = max(number, revision.number + 1)
     exam_id = _exam(session, receipt, bundle_id, now)
-    last = session.scalar(
-        select(func.max(Revision.number)).where(Revision.instance_id == instance_id)
+    revision_id = insert_once(
+        session,
+        Revision,
+        {
+            "instance_id": instance_id,
+            "exam_id": exam_id,
+            "number": number,
+            "sha256": receipt.sha256,
+            "size": receipt.size,
+            "path": receipt.path,
+            "sop_class_uid": receipt.sop_class_uid,
+            "series_instance_uid": receipt.series_instance_uid,
+            "transfer_syntax_uid": receipt.transfer_syntax_uid,
+            "calling_ae": receipt.calling_ae,
+            "received_at": now,
+        },
+        ("instance_id", "number"),
     )
-    number = (last or 0) + 1
-    revision = Revision(
-        instance_id=instance_id,
-        exam_id=exam_id,
-        number=number,
-        sha256=receipt.sha256,
-        size=receipt.size,
-        path=receipt.path,
-        sop_class_uid=receipt.sop_class_uid,
-        series_instance_uid=receipt.series_instance_uid,
-        transfer_syntax_uid=receipt.transfer_syntax_uid,
-        calling_ae=receipt.calling_ae,
-        received_at=now,
-    )
-    session.add(revision)
-    session.flush()
+    # The instance is locked: nobody else numbers its revisions.
+    assert revision_id is not None
     subject = f"instance:{instance_id}"
     jobs.insert(
-        session, JobKind.SCORE, subject, number, exam_id=exam_id, revision_id=revision.id, now=now
+        session, JobKind.SCORE, subject, number, exam_id=exam_id, revision_id=revision_id, now=now
     )
     for destination in source_destinations:
         jobs.insert(
@@ -99,59 +101,74 @@ def admit(
             number,
             destination=destination,
             exam_id=exam_id,
-            revision_id=revision.id,
+            revision_id=revision_id,
             now=now,
         )
     return Admission(
-        "new" if number == 1 else "revision", instance_id, revision.id, exam_id, receipt.path
+        "new" if number == 1 else "revision", instance_id, revision_id, exam_id, receipt.path
     )
 
 
-def _instance(session: Session, sop_instance_uid: str, now: datetime) -> int:
-    """The instance's row, made if need be and locked: its revisions are numbered one by one."""
-    insert_once(
+# On the tables and built once, for the reason that `rows` gives.
+_instances, _exams, _revisions = (table_of(row).c for row in (Instance, Exam, Revision))
+_LOCK_INSTANCE = (
+    select(_instances.id)
+    .where(_instances.sop_instance_uid == bindparam("uid"))
+    .with_for_update(key_share=True)
+)
+_REVISIONS = select(
+    _revisions.id, _revisions.exam_id, _revisions.path, _revisions.sha256, _revisions.number
+).where(_revisions.instance_id == bindparam("instance"))
+_LOCK_EXAM = (
+    select(_exams.id, _exams.bundle_id, _exams.state)
+    .where(
+        _exams.study_instance_uid == bindparam("study"), _exams.patient_id == bindparam("patient")
+    )
+    .with_for_update(key_share=True)
+)
+_TOUCH_EXAM = (
+    update(table_of(Exam))
+    .where(_exams.id == bindparam("exam"))
+    .values(
+        last_object_at=bindparam("now"), bundle_id=func.coalesce(_exams.bundle_id, bindparam("to"))
+    )
+)
+
+
+def _instance(session: Session, sop_instance_uid: str, now: datetime) -> int | None:
+    """The new instance's row; None if there is one. Locked: its revisions are numbered in turn."""
+    return insert_once(
         session,
         Instance,
         {"sop_instance_uid": sop_instance_uid, "created_at": now},
         ("sop_instance_uid",),
     )
-    instance_id: int = session.execute(
-        select(Instance.id)
-        .where(Instance.sop_instance_uid == sop_instance_uid)
-        .with_for_update(key_share=True)
-    ).scalar_one()
-    return instance_id
 
 
 def _exam(session: Session, receipt: Receipt, bundle_id: str | None, now: datetime) -> int:
     """The exam's row, open, its last object being this one."""
-    insert_once(
-        session,
-        Exam,
-        {
-            "study_instance_uid": receipt.study_instance_uid,
-            "patient_id": receipt.patient_id,
-            "bundle_id": bundle_id,
-            "opened_at": now,
-            "last_object_at": now,
-        },
-        ("study_instance_uid", "patient_id"),
-    )
-    exam = session.execute(
-        select(Exam.id, Exam.bundle_id)
-        .where(
-            Exam.study_instance_uid == receipt.study_instance_uid,
-            Exam.patient_id == receipt.patient_id,
+    key = {"study": receipt.study_instance_uid, "patient": receipt.patient_id}
+    exam = session.execute(_LOCK_EXAM, key).one_or_none()
+    if exam is None:
+        made = insert_once(
+            session,
+            Exam,
+            {
+                "study_instance_uid": receipt.study_instance_uid,
+                "patient_id": receipt.patient_id,
+                "bundle_id": bundle_id,
+                "opened_at": now,
+                "last_object_at": now,
+            },
+            ("study_instance_uid", "patient_id"),
         )
-        .with_for_update(key_share=True)
-    ).one()
-    changed(
-        session,
-        update(Exam).where(Exam.id == exam.id).values(last_object_at=now),
-    )
-    if exam.bundle_id is None and bundle_id is not None:
-        changed(session, update(Exam).where(Exam.id == exam.id).values(bundle_id=bundle_id))
-    jobs.reopen(session, exam.id, now)
+        if made is not None:
+            return made
+        # Another association has just made it.
+        exam = session.execute(_LOCK_EXAM, key).one()
+    session.execute(_TOUCH_EXAM, {"exam": exam.id, "now": now, "to": bundle_id})
+    if exam.state == ExamState.CLOSED:
+        jobs.reopen(session, exam.id, now)
     exam_id: int = exam.id
     return exam_id
 

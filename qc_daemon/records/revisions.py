@@ -1,13 +1,15 @@
 """Revisions of an instance: what their pixels are, and why one could not be scored."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Literal
 
 from sqlalchemy import Row, Select, select, update
 from sqlalchemy.orm import Session
 
-from detector.codes import ErrorCode
+from detector.codes import ErrorCode, QCError
 from qc_daemon.records import jobs
 from qc_daemon.records.rows import changed
 from qc_daemon.records.tables import (
@@ -45,6 +47,22 @@ class RevisionFacts:
     path: str
     bundle_id: str | None
     received_at: datetime
+
+
+Originals = Callable[[RevisionFacts], Path]
+"""Gives the file with a revision's received object; raises QCError if it cannot be had."""
+
+
+def in_spool(spool: Path) -> Originals:
+    """Originals that are in the spool or nowhere; raises QCError SPOOL_MISSING then."""
+
+    def find(facts: RevisionFacts) -> Path:
+        path = spool / facts.path
+        if not path.is_file():
+            raise QCError(ErrorCode.SPOOL_MISSING, "the received file is gone from the spool")
+        return path
+
+    return find
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,6 +206,7 @@ class Revision(Base):
         _one_of("state", RevisionState),
         _one_of("content", Content),
         Index(None, "exam_id"),
+        Index(None, "path"),
         Index(None, "received_at"),
         Index(None, "state"),
     )

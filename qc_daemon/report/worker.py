@@ -22,6 +22,7 @@ from qc_daemon.records import exams, jobs, reports
 from qc_daemon.records.exams import ScoredFinding
 from qc_daemon.records.jobs import Job, RetryPolicy
 from qc_daemon.records.reports import ReportObject, StoredReport
+from qc_daemon.records.revisions import Originals, in_spool
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, ObjectKind
 from qc_daemon.report.equipment import to_bytes
@@ -51,9 +52,15 @@ class LeaseLostError(Exception):
 
 
 def run_one(
-    store: Store, settings: Settings, owner: str, now: datetime, frames: FrameReader
+    store: Store,
+    settings: Settings,
+    owner: str,
+    now: datetime,
+    frames: FrameReader,
+    originals: Originals | None = None,
 ) -> bool:
     """Do one due report job; False if there is none."""
+    originals = originals or in_spool(settings.store.spool)
     with store.begin() as session:
         job = jobs.claim(
             session,
@@ -66,7 +73,7 @@ def run_one(
     if job is None:
         return False
     try:
-        _report(store, settings, job, now, frames)
+        _report(store, settings, job, now, frames, originals)
     except LeaseLostError:
         log.warning("lease lost", job=job.id, kind=job.kind.value)
     except QCError as error:
@@ -78,12 +85,19 @@ def run_one(
     return True
 
 
-def _report(store: Store, settings: Settings, job: Job, now: datetime, frames: FrameReader) -> None:
+def _report(
+    store: Store,
+    settings: Settings,
+    job: Job,
+    now: datetime,
+    frames: FrameReader,
+    originals: Originals,
+) -> None:
     with store.read() as session:
         content = exams.exam_content(session, job.exam_id)
         latest = reports.latest_sr(session, job.exam_id)
     wanted = destinations(settings)
-    told = _told(content.findings, settings.store.spool)
+    told = _told(content.findings, originals)
     objects = [_sr(told, job.revision, now, latest)]
     if wanted.get(ObjectKind.OVERLAY):
         objects += _overlays(told, job.revision, now, frames)
@@ -124,15 +138,15 @@ def _rank(told: Told) -> tuple[float, float]:
     return (probability, judgement.view_probability)
 
 
-def _told(findings: Iterable[ScoredFinding], spool: Path) -> list[Told]:
-    sources: dict[int, Source] = {}
+def _told(findings: Iterable[ScoredFinding], originals: Originals) -> list[Told]:
+    sources: dict[int, tuple[Source, Path]] = {}
     told = []
     for scored in findings:
         facts = scored.revision
-        path = spool / facts.path
         if facts.revision_id not in sources:
-            sources[facts.revision_id] = Source.of(_header(path), facts.sha256)
-        source = sources[facts.revision_id]
+            path = originals(facts)
+            sources[facts.revision_id] = (Source.of(_header(path), facts.sha256), path)
+        source, path = sources[facts.revision_id]
         told.append(Told(_as_told(scored.finding, source), scored.finding_id, source, path))
     return told
 

@@ -23,6 +23,7 @@ import numpy as np
 from detector.codes import ErrorCode, QCError
 from detector.frame import Frame, Pixels, Region
 from detector.reader import MAX_PIXELS, Summary
+from qc_daemon.score.obgyn import Measured
 
 _START_SECONDS = 60.0
 _EXIT_SECONDS = 2.0
@@ -81,6 +82,17 @@ class DecodeProcess:
             reply = call.reply()
             call.finished()
             return Summary(**reply["summary"])
+
+    def measurements(self, path: Path) -> list[Measured]:
+        """What a structured report measured; at least one.
+
+        Raises QCError as `obgyn.read_measurements`, or DECODE_TIMEOUT, DECODE_MEMORY,
+        DECODE_FAILED.
+        """
+        with _Call(self, {"do": "measurements", "path": str(path.absolute())}) as call:
+            reply = call.reply()
+            call.finished()
+            return [Measured(**each) for each in reply["measurements"]]
 
     def frames(self, path: Path, numbers: Sequence[int] | None = None) -> Iterator[Frame]:
         """The frames of these numbers (None: all), ascending, one in memory at a time.

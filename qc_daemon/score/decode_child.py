@@ -21,6 +21,7 @@ import pydicom.config
 from detector.codes import ErrorCode, QCError
 from detector.frame import Frame
 from detector.reader import read_frames, summarise
+from qc_daemon.score.obgyn import read_measurements
 
 _PR_SET_PDEATHSIG = 1
 
@@ -84,6 +85,9 @@ def replies(
     path = Path(request["path"])
     if request["do"] == "summary":
         yield {"summary": asdict(summarise(path, max_pixels))}, None
+        return
+    if request["do"] == "measurements":
+        yield {"measurements": [asdict(each) for each in read_measurements(path)]}, None
         return
     for frame in read_frames(path, request["numbers"], max_pixels):
         yield described(frame), frame.pixels.data.cast("B")

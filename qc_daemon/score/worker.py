@@ -10,14 +10,16 @@ from sqlalchemy.orm import Session
 from detector.codes import ErrorCode, Flag, QCError
 from model.finding import Finding
 from qc_daemon.records import findings as stored_findings
-from qc_daemon.records import jobs, revisions
+from qc_daemon.records import jobs, measurements, revisions
 from qc_daemon.records.jobs import Job, RetryPolicy
-from qc_daemon.records.revisions import RevisionFacts
+from qc_daemon.records.measurements import MeasuredValue
+from qc_daemon.records.revisions import Originals, RevisionFacts, in_spool
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
 from qc_daemon.score.decode import DecodeProcess, spread
 from qc_daemon.score.findings import findings_of
 from qc_daemon.score.models import Models
+from qc_daemon.score.obgyn import STRUCTURED_REPORTS
 from qc_daemon.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -30,10 +32,13 @@ class LeaseLostError(Exception):
 class ScoreWorker:
     """Scores one job at a time; models and the decoding child live as long as it does."""
 
-    def __init__(self, store: Store, settings: Settings, owner: str) -> None:
+    def __init__(
+        self, store: Store, settings: Settings, owner: str, originals: Originals | None = None
+    ) -> None:
         self.store = store
         self.settings = settings
         self.owner = owner
+        self.originals = originals or in_spool(settings.store.spool)
         self.policy = RetryPolicy.of(settings.jobs)
         self.models = Models(store, settings.score.device)
         self.decoder = DecodeProcess(
@@ -73,9 +78,10 @@ class ScoreWorker:
         assert job.revision_id is not None
         with self.store.read() as session:
             facts = revisions.facts(session, job.revision_id)
-        path = self.settings.store.spool / facts.path
-        if not path.is_file():
-            raise QCError(ErrorCode.SPOOL_MISSING, "the received file is gone from the spool")
+        path = self.originals(facts)
+        if facts.sop_class_uid in STRUCTURED_REPORTS:
+            self._read(job, facts, path)
+            return
         summary = self.decoder.summary(path)
         with self.store.begin() as session:
             content = revisions.pixels_known(
@@ -93,6 +99,15 @@ class ScoreWorker:
             )
             self._finish(session, job)
         log.info("scored", job=job.id, findings=len(found), content=content)
+
+    def _read(self, job: Job, facts: RevisionFacts, path: Path) -> None:
+        """A report has no pixels to score, but the machine's measurements."""
+        found = self.decoder.measurements(path)
+        values = [MeasuredValue(m.fetus, m.concept, m.value, m.unit) for m in found]
+        with self.store.begin() as session:
+            measurements.store(session, facts.revision_id, values)
+            self._finish(session, job)
+        log.info("report read", job=job.id, count=len(values))
 
     def _judged(
         self, job: Job, facts: RevisionFacts, path: Path, frames: int, other: bool

@@ -2,6 +2,7 @@
 
 import threading
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pydicom
@@ -15,8 +16,9 @@ from pydicom.uid import (
 
 from detector.codes import ErrorCode, QCError
 from qc_daemon.deliver import run, worker
-from qc_daemon.deliver.worker import Outages
+from qc_daemon.deliver.worker import Deliverer, Outages
 from qc_daemon.records import jobs, reports
+from qc_daemon.records.revisions import RevisionFacts
 from qc_daemon.records.tables import JobKind, ObjectKind
 from tests.deliver.conftest import Yard
 from tests.wire import US, Pacs, eventually, part10, ultrasound
@@ -172,6 +174,26 @@ def test_missing_spool_file_stays_in_the_queue_as_an_alarm(yard: Yard) -> None:
     yard.admit(ultrasound(), destination="share").unlink()
     yard.deliverer().run_once()
     assert yard.states() == [("ready", ErrorCode.SPOOL_MISSING)]
+
+
+def test_an_original_is_sent_from_where_it_was_fetched_back_to(yard: Yard) -> None:
+    file = yard.admit(ultrasound(), destination="share")
+    back = file.rename(yard.spool / "elsewhere.dcm")
+    deliverer = Deliverer(yard.store, yard.settings, "test", originals=lambda _facts: back)
+    deliverer.run_once()
+    folder = yard.settings.destination[1].folder
+    assert folder is not None
+    assert [path.read_bytes() for path in folder.iterdir()] == [back.read_bytes()]
+
+
+def test_an_original_that_nobody_has_is_quarantined(yard: Yard) -> None:
+    yard.admit(ultrasound(), destination="share")
+
+    def nowhere(_facts: RevisionFacts) -> Path:
+        raise QCError(ErrorCode.NOT_AVAILABLE, "nowhere")
+
+    Deliverer(yard.store, yard.settings, "test", originals=nowhere).run_once()
+    assert yard.states() == [("quarantined", ErrorCode.NOT_AVAILABLE)]
 
 
 def test_folder_and_second_revision(yard: Yard) -> None:

@@ -66,6 +66,7 @@ class Orthanc:
             "DicomCheckCalledAet": False,
             "StrictAetComparison": False,
             "UnknownSopClassAccepted": True,
+            "DicomAlwaysAllowGet": True,
             "HttpPort": self.http_port,
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
@@ -93,6 +94,19 @@ class Orthanc:
     def get(self, path: str) -> Any:
         """The JSON answer."""
         return json.loads(self._bytes(path))
+
+    def send(self, method: str, path: str, body: bytes | dict[str, Any]) -> Any:
+        """The JSON answer to a request with a file's bytes or a JSON object; {} if it is empty."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.http_port}{path}", data=content, method=method
+        )
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return json.loads(reply.read() or b"{}")
+
+    def delete(self, id: str) -> None:
+        """Take the object with Orthanc's id away."""
+        self.send("DELETE", f"/instances/{id}", b"")
 
     def instances(self) -> dict[str, str]:
         """SOP Instance UID to Orthanc's own id, of everything stored."""

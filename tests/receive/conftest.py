@@ -1,5 +1,6 @@
 """A receiver on a free loopback port with a database and a spool of its own."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from qc_daemon.records import schema
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import AssociationLease, Exam, Instance, JobRow, Revision
 from qc_daemon.settings import ReceiveSettings
+from tests.conftest import require
 
 
 @dataclass
@@ -80,6 +82,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     mount = shutil.which("mount")
     command = [mount or "mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
     if mount is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        # Only root may mount; root that may not (a container) is no reason to fail but in CI.
+        require(os.geteuid() != 0, "the right to mount a small tmpfs")
         pytest.skip("mounting a small tmpfs is not allowed here; the patched disk is tested")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -150,6 +150,17 @@ def test_a_file_gone_from_the_spool_alarms_and_waits(
     assert len(stored_findings(worker.settings, None, None)) == 1
 
 
+def test_an_original_that_was_fetched_back_is_scored_where_it_lies(
+    worker: ScoreWorker, objects: list[Dataset]
+) -> None:
+    receive(worker, objects[0])
+    (file,) = worker.settings.store.spool.iterdir()
+    back = file.rename(file.with_suffix(".back"))
+    worker.originals = lambda _facts: back
+    assert worker.run_one()
+    assert len(stored_findings(worker.settings, None, None)) == 1
+
+
 def test_a_lease_that_another_took_over_stores_nothing(
     worker: ScoreWorker, objects: list[Dataset]
 ) -> None:

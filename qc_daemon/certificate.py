@@ -1,0 +1,102 @@
+"""X.509 certificates as far as a service must know its own: until when they hold, whose they are.
+
+Only the validity is read (RFC 5280 4.1.2.5), by walking the DER; whether a certificate is to be
+trusted is OpenSSL's to say.
+"""
+
+import hashlib
+import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from qc_daemon.observe import log
+
+_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+_INTEGER, _SEQUENCE, _VERSION = 0x02, 0x30, 0xA0
+# How long before its end a certificate is warned of.
+WARN_BEFORE = timedelta(days=30)
+_LOOK_EVERY = timedelta(days=1)
+_TIME_FORMATS = {0x17: "%y%m%d%H%M%SZ", 0x18: "%Y%m%d%H%M%SZ"}
+
+
+def fingerprint(der: bytes) -> str:
+    """SHA-256 of a certificate as `openssl x509 -fingerprint -sha256` has it, without colons."""
+    return hashlib.sha256(der).hexdigest()
+
+
+def expires(path: Path) -> datetime:
+    """When the first certificate of a PEM file to expire does so, in UTC.
+
+    Raises OSError where the file cannot be read, ValueError where it holds no certificate.
+    """
+    try:
+        return min(not_after(der) for der in _certificates(path.read_text("ascii")))
+    except IndexError:
+        raise ValueError("a certificate that is cut short") from None
+
+
+def not_after(der: bytes) -> datetime:
+    """The end of a certificate's validity. Raises ValueError or IndexError for other bytes."""
+    certificate, _ = _content(der, _SEQUENCE)
+    fields, _ = _content(certificate, _SEQUENCE)
+    if fields[0] == _VERSION:
+        _, fields = _content(fields, _VERSION)
+    for tag in (_INTEGER, _SEQUENCE, _SEQUENCE):
+        # Serial number, signature algorithm, issuer.
+        _, fields = _content(fields, tag)
+    validity, _ = _content(fields, _SEQUENCE)
+    _, end = _content(validity, validity[0])
+    moment, _ = _content(end, end[0])
+    if end[0] not in _TIME_FORMATS:
+        raise ValueError("not a certificate")
+    # Two-digit years pivot at 1950 (RFC 5280 4.1.2.5.1), Python's at 1969.
+    found = datetime.strptime(moment.decode("ascii"), _TIME_FORMATS[end[0]]).replace(tzinfo=UTC)
+    return found.replace(year=found.year - 100) if found.year >= 2050 and end[0] == 0x17 else found
+
+
+class Expiry:
+    """Warns of a certificate that ends soon: at the first look, then once a day."""
+
+    def __init__(
+        self, path: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self.path = path
+        self._clock = clock
+        self._due: datetime | None = None
+
+    def look(self) -> None:
+        now = self._clock()
+        if self._due is not None and now < self._due:
+            return
+        self._due = now + _LOOK_EVERY
+        try:
+            left = expires(self.path) - now
+        except (OSError, ValueError) as error:
+            log.get().warning(
+                "certificate not readable", path=str(self.path), error_type=type(error).__name__
+            )
+            return
+        if left < WARN_BEFORE:
+            told = "certificate expires soon" if left > timedelta(0) else "certificate has expired"
+            log.get().warning(told, path=str(self.path), seconds=round(left.total_seconds()))
+
+
+def _content(der: bytes, tag: int) -> tuple[bytes, bytes]:
+    """The content of the element at the start, and what follows it (X.690 8.1)."""
+    if der[0] != tag:
+        raise ValueError("not a certificate")
+    length, start = der[1], 2
+    if length & 0x80:
+        start += length & 0x7F
+        length = int.from_bytes(der[2:start], "big")
+    if start + length > len(der):
+        raise ValueError("a certificate that is cut short")
+    return der[start : start + length], der[start + length :]
+
+
+def _certificates(pem: str) -> list[bytes]:
+    blocks = [block.partition(_END)[0] for block in pem.split(_BEGIN)[1:]]
+    if not blocks:
+        raise ValueError("no certificate in PEM form")
+    return [ssl.PEM_cert_to_DER_cert(f"{_BEGIN}{block}{_END}") for block in blocks]

@@ -1,0 +1,229 @@
+"""The tables of the DICOM conformance statement, made from the code they are about.
+
+`python -m qc_daemon.conformance` writes them into docs/conformance.md, each between its two marks.
+"""
+
+import codecs
+import re
+import ssl
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydicom.charset import python_encoding
+from pydicom.uid import UID, Comprehensive3DSRStorage, SecondaryCaptureImageStorage
+
+from detector.codes import ErrorCode
+from qc_daemon.commitment import PUSH_MODEL
+from qc_daemon.deliver.outcome import outcome
+from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from qc_daemon.receive import contexts, dimse, policy, scp
+from qc_daemon.receive.procedure_step import MPPS
+from qc_daemon.records import commitments
+from qc_daemon.report import codes
+from qc_daemon.retain import retrieve
+from qc_daemon.score import obgyn
+from qc_daemon.settings import ReceiveSettings
+from qc_daemon.tls import CIPHERS, MINIMUM
+
+STATEMENT = Path(__file__).parent.parent / "docs" / "conformance.md"
+
+STORE_STATUSES = {
+    scp.SUCCESS: "the object is on the disk and in the database; also for the same bytes again",
+    scp.PROCESSING_FAILURE: "a fault of ours; the sender may try again",
+    scp.OUT_OF_RESOURCES: "disk full or not to be written, database away, or the hard mark of"
+    " back-pressure passed; the sender keeps the object and tries again",
+    scp.DATA_SET_MISMATCH: "SOP Class or Instance UID of the data set differ from the command's",
+    scp.CANNOT_UNDERSTAND: "no data set, or bytes that are none in the negotiated transfer syntax"
+    " as far as Series Instance UID",
+}
+REQUEST_STATUSES = {
+    dimse.SUCCESS: "done",
+    dimse.INVALID_ATTRIBUTE_VALUE: "MPPS: attributes cannot be read, a status that is none, or"
+    " N-CREATE with another status than IN PROGRESS",
+    dimse.PROCESSING_FAILURE: "database away; MPPS: the step is final (Error ID A506H)",
+    dimse.DUPLICATE_SOP_INSTANCE: "MPPS N-CREATE: the step is known already",
+    dimse.NO_SUCH_SOP_INSTANCE: "MPPS N-SET: no such step; N-ACTION: not the well-known instance",
+    dimse.INVALID_ARGUMENT_VALUE: "N-ACTION: Action Information without Transaction UID or"
+    " Referenced SOP Sequence, or unreadable",
+    dimse.INVALID_OBJECT_INSTANCE: "MPPS N-CREATE: no Affected SOP Instance UID",
+    dimse.MISSING_ATTRIBUTE: "MPPS N-CREATE: no status or no Scheduled Step Attributes Sequence",
+    dimse.MISSING_ATTRIBUTE_VALUE: "MPPS N-CREATE: no Study Instance UID",
+    dimse.NO_SUCH_ACTION: "N-ACTION: another Action Type than 1",
+}
+REJECTIONS = {
+    policy.NOT_RECOGNISED: "unknown caller: AE title, address or certificate (it is listed for"
+    " `qc-daemon peer approve`)",
+    policy.TEMPORARY: "back-pressure, or the approved peers cannot be read now",
+    scp.LOCAL_LIMIT: "no place left, in all or for this AE title",
+    (0x01, 0x01, 0x07): "the called AE title is not ours",
+}
+COMMITMENT_FAILURES = {
+    commitments.PROCESSING_FAILURE: "the bytes on the disk are not those that were received",
+    commitments.NO_SUCH_OBJECT: "no such object here",
+    commitments.CLASS_INSTANCE_CONFLICT: "the object is of another SOP class",
+}
+MEASUREMENTS = {
+    obgyn.CRL: "mm",
+    obgyn.NT: "mm",
+    obgyn.GA: "d",
+}
+
+
+def tables() -> dict[str, str]:
+    """Every table, by the name its marks carry."""
+    return {
+        "services": _services(),
+        "storage": _uids(contexts.SOP_CLASSES),
+        "transfer-syntaxes": _uids(contexts.transfer_syntaxes()),
+        "association": _association(),
+        "rejections": _table(
+            ("result", "source", "reason", "when"),
+            ([*map(str, answer), when] for answer, when in REJECTIONS.items()),
+        ),
+        "store-statuses": _statuses(STORE_STATUSES),
+        "request-statuses": _statuses(REQUEST_STATUSES),
+        "commitment-failures": _statuses(COMMITMENT_FAILURES),
+        "outcomes": _outcomes(),
+        "measurements": _measurements(),
+        "character-sets": _character_sets(),
+        "cipher-suites": _cipher_suites(),
+        "private-codes": codes.conformance_table(),
+    }
+
+
+def renewed(statement: str) -> str:
+    """The statement with its tables as the code has them now. Raises KeyError for a lost mark."""
+    for name, table in tables().items():
+        marks = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
+        found = marks.search(statement)
+        if found is None:
+            raise KeyError(f"no marks for table {name}")
+        statement = f"{statement[: found.end(1)]}{table}\n{statement[found.start(2) :]}"
+    return statement
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _uids(uids: Iterable[str]) -> str:
+    return _table(("UID", "name"), ((f"`{uid}`", _name(uid)) for uid in uids))
+
+
+def _name(uid: str) -> str:
+    known = UID(uid)
+    return f"{known.name} (retired)" if known.is_retired else known.name
+
+
+def _services() -> str:
+    count = len(contexts.SOP_CLASSES)
+    return _table(
+        ("service", "SCU", "SCP"),
+        (
+            ("Verification", "no", "yes"),
+            (f"Storage of {count} SOP classes (below)", "yes, as received", "yes"),
+            (f"Storage: {_name(Comprehensive3DSRStorage)}", "yes, made here", "yes"),
+            (f"Storage: {_name(SecondaryCaptureImageStorage)}", "yes, made here", "yes"),
+            (f"{_name(PUSH_MODEL)} (`{PUSH_MODEL}`)", "no", "yes"),
+            (f"{_name(MPPS)} (`{MPPS}`)", "no", "yes"),
+            (f"{_name(retrieve.GET)} (`{retrieve.GET}`)", "yes", "no"),
+            (f"{_name(retrieve.MOVE)} (`{retrieve.MOVE}`)", "yes", "no"),
+        ),
+    )
+
+
+def _association() -> str:
+    receive = ReceiveSettings()
+    return _table(
+        ("parameter", "value"),
+        (
+            ("Application context", "`1.2.840.10008.3.1.1.1`"),
+            ("Implementation class UID", f"`{IMPLEMENTATION_CLASS_UID}`"),
+            ("Implementation version name", f"`{IMPLEMENTATION_VERSION_NAME}`"),
+            ("AE title", f"`{receive.ae_title}` (`receive.ae_title`)"),
+            ("Port", f"{receive.port} (`receive.port`)"),
+            ("Maximum PDU length received", f"{scp.MAX_PDU} bytes"),
+            ("Associations at once, in all", f"{receive.max_associations}"),
+            ("Associations at once, one AE title", f"{receive.max_associations_per_ae}"),
+            ("Time for the A-ASSOCIATE-RQ (ARTIM)", f"{receive.artim_timeout:g} s"),
+            ("Idle time before an A-ABORT", f"{receive.network_timeout:g} s"),
+            ("Asynchronous operations", "none (one operation at a time)"),
+            ("Role selection, extended and user identity negotiation", "none as acceptor"),
+        ),
+    )
+
+
+def _statuses(statuses: dict[int, str]) -> str:
+    return _table(
+        ("status", "when"),
+        ((f"{status:04X}H", when) for status, when in sorted(statuses.items())),
+    )
+
+
+def _outcomes() -> str:
+    """What we do with a peer's C-STORE status, asked of the function that decides."""
+    groups = (
+        ("0000H", (0x0000,)),
+        ("B000H–BFFFH", (0xB000, 0xB006, 0xB007, 0xBFFF)),
+        ("0001H, 0107H, 0116H", (0x0001, 0x0107, 0x0116)),
+        ("0111H", (0x0111,)),
+        ("A700H–A7FFH", (0xA700, 0xA7FF)),
+        ("0110H, 0213H", (0x0110, 0x0213)),
+        ("A900H–A9FFH, C000H–CFFFH, any other", (0xA900, 0xC000, 0xCFFF, 0x0122)),
+    )
+    words = {
+        None: "delivered",
+        ErrorCode.DELIVERY_RESOURCES: "tried again, with back-off",
+        ErrorCode.DELIVERY_REFUSED: "not sent again; kept with the reason, for an operator",
+    }
+    rows = []
+    for name, statuses in groups:
+        (told,) = {words[outcome(status)] for status in statuses}
+        rows.append((name, told))
+    return _table(("status", "the object is"), rows)
+
+
+def _measurements() -> str:
+    names = {concept: code for code, concept in obgyn.CONCEPTS.items()}
+    return _table(
+        ("concept", "kept as", "unit"),
+        (
+            (f"({names[concept][0]}, {names[concept][1]})", f"`{concept}`", f"`{unit}`")
+            for concept, unit in MEASUREMENTS.items()
+        ),
+    )
+
+
+def _character_sets() -> str:
+    return _table(
+        ("Specific Character Set", "decoder"),
+        (
+            (f"`{term or '(absent)'}`", f"`{codecs.lookup(name).name}`")
+            for term, name in python_encoding.items()
+        ),
+    )
+
+
+def _cipher_suites() -> str:
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.minimum_version = min(MINIMUM.values())
+    made.set_ciphers(CIPHERS)
+    return _table(
+        ("TLS", "cipher suite"),
+        sorted(
+            (cipher["protocol"].removeprefix("TLSv"), f"`{cipher['name']}`")
+            for cipher in made.get_ciphers()
+        ),
+    )
+
+
+def main() -> int:
+    """Write the tables into the statement."""
+    STATEMENT.write_text(renewed(STATEMENT.read_text(encoding="utf-8")), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

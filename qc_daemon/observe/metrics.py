@@ -1,0 +1,255 @@
+"""`/metrics` for Prometheus, `/health` and `/ready` for whoever watches the service.
+
+Counts come from the shared board (`tally`), the rest is looked up at each scrape. Labels are closed
+lists and names from the settings; nothing a sender or a patient brings stands in them.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+from sqlalchemy.exc import SQLAlchemyError
+
+from detector.codes import QCError
+from qc_daemon.certificate import expires
+from qc_daemon.observe.tally import Board, deliveries
+from qc_daemon.records import exams, figures, jobs
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import JobState
+from qc_daemon.settings import Settings
+
+# The supervisor looks after its children ten times a second.
+_ALIVE_SECONDS = 15.0
+_REQUEST_SECONDS = 10.0
+_HARD = 2
+_OPEN = (JobState.READY, JobState.LEASED, JobState.DEAD, JobState.QUARANTINED)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process of the service, as its supervisor sees it."""
+
+    role: str
+    running: bool
+    restarts: int
+
+
+class Service(Collector):
+    """All the figures of a service; `beat` is called by the supervisor on every round."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        board: Board,
+        processes: Callable[[], Sequence[Process]],
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.board = board
+        self.processes = processes
+        self.clock = clock
+        self._beat = time.monotonic()
+
+    def beat(self) -> None:
+        self._beat = time.monotonic()
+
+    @property
+    def alive(self) -> bool:
+        return time.monotonic() - self._beat < _ALIVE_SECONDS
+
+    def unready(self) -> list[str]:
+        """Why the service cannot do its work now; empty if it can."""
+        away = [f"{p.role} is not running" for p in self.processes() if not p.running]
+        if self.board.most("pressure") >= _HARD:
+            away.append("receiving is stopped by back-pressure")
+        try:
+            with self.store.read() as session:
+                exams.open_count(session)
+        except (QCError, SQLAlchemyError):
+            away.append("the database cannot be used")
+        return away
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._received()
+        yield from self._delivered()
+        yield from self._stored()
+        yield from self._disk()
+        yield from self._processes()
+        yield from self._certificates()
+
+    def _received(self) -> Iterator[Metric]:
+        board = self.board
+        stored = CounterMetricFamily(
+            "qc_daemon_objects_stored", "Objects answered with success.", labels=["kind"]
+        )
+        for kind in ("new", "same", "revision"):
+            stored.add_metric([kind], board.total(f"stored_{kind}"))
+        refused = CounterMetricFamily(
+            "qc_daemon_objects_refused", "Objects answered with a failure.", labels=["status"]
+        )
+        for status in ("0110", "A700", "A900", "C000", "other"):
+            refused.add_metric([status], board.total(f"refused_{status}"))
+        rejected = CounterMetricFamily(
+            "qc_daemon_associations_rejected", "Associations turned away.", labels=["reason"]
+        )
+        for reason in ("unknown", "busy"):
+            rejected.add_metric([reason], board.total(f"rejected_{reason}"))
+        yield from (stored, refused, rejected)
+        yield CounterMetricFamily(
+            "qc_daemon_received_bytes", "Bytes of stored objects.", board.total("stored_bytes")
+        )
+        yield _gauge("associations_open", "Associations now open.", board.total("associations"))
+        yield _gauge(
+            "pressure",
+            "Back-pressure: 0 none, 1 new associations wait, 2 every object waits.",
+            board.most("pressure"),
+        )
+        yield _gauge("spool_orphans", "Files without a row at start.", board.most("spool_orphans"))
+        yield _gauge(
+            "spool_missing",
+            "Rows whose file was missing or damaged at start.",
+            board.most("spool_missing"),
+        )
+
+    def _delivered(self) -> Iterator[Metric]:
+        made = CounterMetricFamily(
+            "qc_daemon_deliveries", "Attempts to deliver.", labels=["destination", "outcome"]
+        )
+        for destination in self.settings.destination:
+            for outcome, name in zip(
+                ("delivered", "failed"), deliveries([destination.name]), strict=True
+            ):
+                made.add_metric([destination.name, outcome], self.board.total(name))
+        yield made
+        fetched = CounterMetricFamily(
+            "qc_daemon_originals_fetched", "Dropped originals asked back.", labels=["outcome"]
+        )
+        for outcome in ("back", "nowhere"):
+            fetched.add_metric([outcome], self.board.total(f"fetched_{outcome}"))
+        yield fetched
+
+    def _stored(self) -> Iterator[Metric]:
+        """What only the database knows; without it one figure says so and the others are absent."""
+        try:
+            with self.store.read() as session:
+                counts = jobs.counts(session, _OPEN)
+                due = jobs.oldest_due(session)
+                found = figures.look(session)
+        except (QCError, SQLAlchemyError):
+            yield _gauge("database_up", "Whether the database can be used.", 0)
+            return
+        yield _gauge("database_up", "Whether the database can be used.", 1)
+        depth = GaugeMetricFamily("qc_daemon_jobs", "Jobs not done.", labels=["kind", "state"])
+        for (kind, state), count in counts.items():
+            depth.add_metric([kind, state], count)
+        age = GaugeMetricFamily(
+            "qc_daemon_oldest_due_job_seconds",
+            "How long the longest waiting job has been due.",
+            labels=["kind"],
+        )
+        for kind, since in due.items():
+            age.add_metric([kind], max(0.0, (self.clock() - since).total_seconds()))
+        waiting = GaugeMetricFamily(
+            "qc_daemon_commitments", "Storage commitment requests not told.", labels=["state"]
+        )
+        for state_name, count in found.commitments.items():
+            waiting.add_metric([state_name], count)
+        yield from (depth, age, waiting)
+        yield _gauge("exams_open", "Open exams.", found.open_exams)
+        yield _gauge("objects_quarantined", "Objects in quarantine.", found.quarantined)
+
+    def _disk(self) -> Iterator[Metric]:
+        try:
+            disk = os.statvfs(self.settings.store.spool)
+        except OSError:
+            return
+        yield _gauge(
+            "spool_free_bytes", "Free space of the spool's disk.", disk.f_bavail * disk.f_frsize
+        )
+        yield _gauge("spool_size_bytes", "Size of the spool's disk.", disk.f_blocks * disk.f_frsize)
+
+    def _processes(self) -> Iterator[Metric]:
+        running = GaugeMetricFamily(
+            "qc_daemon_processes", "Processes now running.", labels=["role"]
+        )
+        restarts = CounterMetricFamily(
+            "qc_daemon_process_restarts", "Processes started again.", labels=["role"]
+        )
+        every = list(self.processes())
+        for role in dict.fromkeys(each.role for each in every):
+            own = [each for each in every if each.role == role]
+            running.add_metric([role], sum(each.running for each in own))
+            restarts.add_metric([role], sum(each.restarts for each in own))
+        yield from (running, restarts)
+
+    def _certificates(self) -> Iterator[Metric]:
+        tls = self.settings.receive.tls
+        if tls is None:
+            return
+        expiry = GaugeMetricFamily(
+            "qc_daemon_certificate_expiry_timestamp_seconds",
+            "When the first certificate of a file expires; absent: unreadable.",
+            labels=["use"],
+        )
+        for use, path in (("own", tls.certificate), ("authority", tls.ca)):
+            if path is None:
+                continue
+            try:
+                expiry.add_metric([use], expires(path).timestamp())
+            except (OSError, ValueError):
+                continue
+        yield expiry
+
+
+def _gauge(name: str, meaning: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"qc_daemon_{name}", meaning, value)
+
+
+def listen(host: str, port: int, service: Service) -> ThreadingHTTPServer:
+    """Serve the figures in a thread of their own. Raises OSError (in use, no such address)."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(service)
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = _REQUEST_SECONDS
+
+        def do_GET(self) -> None:
+            match self.path:
+                case "/metrics":
+                    self._answer(200, generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4)
+                case "/health":
+                    self._answer(200 if service.alive else 503, b"alive\n" * service.alive)
+                case "/ready":
+                    reasons = service.unready()
+                    text = "\n".join(reasons or ["ready"]) + "\n"
+                    self._answer(503 if reasons else 200, text.encode())
+                case _:
+                    self._answer(404, b"/metrics, /health or /ready\n")
+
+        def _answer(
+            self, status: int, body: bytes, kind: str = "text/plain; charset=utf-8"
+        ) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nothing: a scrape is no event."""
+
+    server = ThreadingHTTPServer((host, port), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server

@@ -1,0 +1,115 @@
+"""What an operator does about orphans: files in the spool that no row knows (`retain.reconcile`).
+
+Their senders were never told success and have most likely sent them again, so nothing is done by
+itself. Released, an orphan is admitted as if it had been received now; discarded, it is gone.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydicom.filereader import read_file_meta_info
+
+from detector.codes import ErrorCode, QCError
+from qc_daemon.operate import open_store
+from qc_daemon.receive import Spool
+from qc_daemon.receive.header import HeaderError, data_set_offset, read_identity
+from qc_daemon.records import bundles, receipts, retention
+from qc_daemon.records.store import Store
+from qc_daemon.retain.reconcile import MARGIN, reconcile
+from qc_daemon.settings import Settings
+
+_NAME = re.compile(r"[0-9a-f]{64}")
+
+
+def list_orphans(settings: Settings) -> list[dict[str, Any]]:
+    """Orphans by SHA-256, those old enough that no row for them can be on its way."""
+    spool = settings.store.spool
+    found = reconcile(open_store(settings), spool, datetime.now(UTC))
+    return [
+        {
+            "sha256": Path(path).stem,
+            "bytes": (spool / path).stat().st_size,
+            "written": _written(spool / path).isoformat(timespec="seconds"),
+            "reason": "received, but its receipt was not completed",
+        }
+        for path in found.orphan_paths
+    ]
+
+
+def release_orphans(settings: Settings, names: Sequence[str]) -> int:
+    """Admit orphans as if received now; how many. Raises QCError at the first that cannot be."""
+    store = open_store(settings)
+    paths = [_orphan(store, settings, name) for name in names]
+    for path in paths:
+        receipt = _receipt(settings.store.spool, path)
+        with store.begin() as session:
+            bundle = bundles.active(session)
+            receipts.admit(
+                session,
+                receipt,
+                source_destinations=[
+                    each.name for each in settings.destination if "source" in each.objects
+                ],
+                bundle_id=None if bundle is None else bundle.model_id,
+                now=datetime.now(UTC),
+            )
+    return len(paths)
+
+
+def discard_orphans(settings: Settings, names: Sequence[str]) -> int:
+    """Remove orphans for good; how many. Raises QCError at the first that is none."""
+    store = open_store(settings)
+    paths = [_orphan(store, settings, name) for name in names]
+    for path in paths:
+        path.unlink(missing_ok=True)
+    return len(paths)
+
+
+def _orphan(store: Store, settings: Settings, name: str) -> Path:
+    spool = Spool(settings.store.spool)
+    path = spool.path(name)
+    if _NAME.fullmatch(name) is None or not path.is_file():
+        raise QCError(ErrorCode.STORAGE, f"the spool has no file {name[:80]}; see spool list")
+    with store.read() as session:
+        known = retention.kept(session, [path.relative_to(spool.root).as_posix()])
+    if known:
+        raise QCError(ErrorCode.STORAGE, f"{name} is no orphan: the database knows it")
+    if _written(path) > datetime.now(UTC) - MARGIN:
+        raise QCError(ErrorCode.STORAGE, f"{name} is being received; wait and see spool list")
+    return path
+
+
+def _receipt(spool: Path, path: Path) -> receipts.Receipt:
+    """What the receiver would have recorded, but for the sender, whom the file does not name."""
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != path.stem:
+        raise QCError(
+            ErrorCode.UNREADABLE, f"{path.stem} is damaged: its bytes have another hash; discard it"
+        )
+    syntax = str(read_file_meta_info(path).TransferSyntaxUID)
+    try:
+        identity = read_identity(path, data_set_offset(path), syntax)
+    except HeaderError as error:
+        raise QCError(ErrorCode.UNREADABLE, f"{path.stem} cannot be read: {error}") from error
+    return receipts.Receipt(
+        sop_instance_uid=identity.sop_instance_uid,
+        sop_class_uid=identity.sop_class_uid,
+        study_instance_uid=identity.study_instance_uid,
+        series_instance_uid=identity.series_instance_uid,
+        patient_id=identity.patient_id,
+        transfer_syntax_uid=syntax,
+        calling_ae="",
+        sha256=sha256,
+        size=path.stat().st_size,
+        path=path.relative_to(spool).as_posix(),
+        association="",
+    )
+
+
+def _written(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)

@@ -1,0 +1,49 @@
+"""What the DIMSE-N services share: refusing with a status, and reading a request's identifiers."""
+
+import re
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+SUCCESS = 0x0000
+INVALID_ATTRIBUTE_VALUE = 0x0106
+PROCESSING_FAILURE = 0x0110
+DUPLICATE_SOP_INSTANCE = 0x0111
+NO_SUCH_SOP_INSTANCE = 0x0112
+INVALID_ARGUMENT_VALUE = 0x0115
+INVALID_OBJECT_INSTANCE = 0x0117
+MISSING_ATTRIBUTE = 0x0120
+MISSING_ATTRIBUTE_VALUE = 0x0121
+NO_SUCH_ACTION = 0x0123
+
+# Digits and dots are all we ask: machines in use break the finer rules of PS3.5 9.1.
+_UID = re.compile(r"[0-9.]{1,64}")
+
+
+class RefusedRequestError(Exception):
+    """A request we do not do: DIMSE status, a reason without any value of it, and an Error ID."""
+
+    def __init__(self, status: int, reason: str, error_id: int | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.error_id = error_id
+
+    def response(self) -> Dataset:
+        """The status elements (PS3.7 Annex C); Error Comment is an LO of 64 characters."""
+        made = Dataset()
+        made.Status = self.status
+        made.ErrorComment = self.reason[:64]
+        if self.error_id is not None:
+            made.ErrorID = self.error_id
+        return made
+
+
+def calling_ae(event: Any) -> str:
+    return str(event.assoc.requestor.primitive.calling_ae_title).strip()
+
+
+def uid(dataset: Dataset, keyword: str) -> str | None:
+    """The value of a UID element; None if it is absent, empty or no UID at all."""
+    value = str(dataset.get(keyword) or "").strip()
+    return value if _UID.fullmatch(value) else None

@@ -1,0 +1,491 @@
+"""The acceptor's side of an association: pynetdicom's, without its polling and its copies.
+
+pynetdicom reads its socket in 4,096-byte pieces, copies a data set five times, and has two threads
+an association that wake up a thousand times a second. The subclasses here wait for what they need,
+and let the bytes of a C-STORE go from the socket straight into the spool's buffer. Everything else
+(state machine, negotiation, DIMSE, services) stays pynetdicom's; nothing of it is changed for
+others in the process. What we override is pinned by tests/receive/test_upper_layer.py.
+"""
+
+import contextlib
+import os
+import queue
+import select
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pynetdicom import evt
+from pynetdicom._globals import MODE_ACCEPTOR
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.transport import AddressInformation, AssociationSocket
+
+from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from qc_daemon.observe import log
+from qc_daemon.receive.header import file_head
+from qc_daemon.receive.spool import Incoming, Spool
+
+ASSOCIATE_RQ, P_DATA_TF = 0x01, 0x04
+_PDU_TYPES = range(0x01, 0x08)
+# A PDU that is no P-DATA, and a command set, are held in memory; both take some kilobytes.
+MAX_PDU_IN_MEMORY = 1 << 20
+# As are data sets other than a C-STORE's: the longest, a storage commitment's, takes 150 bytes for
+# each object.
+MAX_DATA_SET_IN_MEMORY = 64 << 20
+# How long a thread waits before it looks at its timers.
+_LOOK_SECONDS = 0.5
+
+_COMMAND, _LAST = 0x01, 0x02
+_CONNECTED, _CLOSING = "Sta6", "Sta13"
+_CLOSED, _INVALID = "Evt17", "Evt19"
+
+
+class InvalidPDUError(Exception):
+    """The peer sent what is no PDU, or one that is none of ours to keep in memory."""
+
+
+class Source(Protocol):
+    """Where the bytes of a fragment are read from."""
+
+    def read(self, count: int) -> bytes: ...
+
+    def read_into(self, buffer: memoryview) -> None: ...
+
+
+class _Ringing(queue.Queue):  # type: ignore[type-arg]
+    """A queue that tells when something is put in."""
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        super().__init__()
+        self._ring = ring
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        super().put(item, block, timeout)
+        self._ring()
+
+
+class Connection(AssociationSocket):  # type: ignore[misc]
+    """A connection whose first bytes may have been read already."""
+
+    socket: Any
+
+    def __init__(self, association: Any, client_socket: socket.socket, begun: bytes) -> None:
+        super().__init__(association, client_socket=client_socket)
+        self._begun = begun
+
+    @property
+    def waiting(self) -> bool:
+        """Whether bytes lie here that no poll of the socket would tell of."""
+        return bool(self._begun) or (
+            isinstance(self.socket, ssl.SSLSocket) and self.socket.pending() > 0
+        )
+
+    @property
+    def ready(self) -> bool:
+        # select() fails for descriptors from 1,024 on; poll() takes any.
+        if self.waiting:
+            return True
+        if self.socket is None:
+            return False
+        look = select.poll()
+        look.register(self.socket, select.POLLIN)
+        return bool(look.poll(0))
+
+    def read(self, count: int) -> bytes:
+        """Exactly so many bytes. Raises ConnectionError if the peer left first, or OSError."""
+        buffer = bytearray(count)
+        self.read_into(memoryview(buffer))
+        return bytes(buffer)
+
+    def read_into(self, buffer: memoryview) -> None:
+        if self._begun:
+            taken = min(len(buffer), len(self._begun))
+            buffer[:taken] = self._begun[:taken]
+            self._begun, buffer = self._begun[taken:], buffer[taken:]
+        while buffer:
+            count = self.socket.recv_into(buffer)
+            if count == 0:
+                raise ConnectionError
+            buffer = buffer[count:]
+
+
+class Provider(DULServiceProvider):  # type: ignore[misc]
+    """The upper layer service provider, awake only when the peer or its user wants something."""
+
+    socket: Any
+
+    def __init__(self, association: Any, wake_user: Callable[[], None]) -> None:
+        super().__init__(association)
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell_lock = threading.Lock()
+        self.to_provider_queue = _Ringing(self.ring)
+        self.to_user_queue = _Ringing(wake_user)
+        # We wait in _is_transport_event.
+        self._run_loop_delay = 0
+        self._head = bytearray(6)
+        self._reading = False
+
+    def ring(self) -> None:
+        """Wake the provider's thread."""
+        with self._bell_lock:
+            if self._bell >= 0:
+                os.eventfd_write(self._bell, 1)
+
+    def run_reactor(self) -> None:
+        try:
+            super().run_reactor()
+        except Exception as error:
+            # PDUs in an order, or an abort from a source, that the state machine has no answer to:
+            # this association is over, and nothing else.
+            log.get(role="receive").warning(
+                "association broken", error_type=type(error).__name__, error_at=log.where(error)
+            )
+        finally:
+            with self._bell_lock:
+                os.close(self._bell)
+                self._bell = -1
+            # If the association still waits for a request, none will come.
+            self.to_user_queue.put(None)
+
+    def kill_dul(self) -> None:
+        super().kill_dul()
+        self.ring()
+
+    def stop_dul(self) -> bool:
+        if self.state_machine.current_state != "Sta1":
+            return False
+        self._kill_thread = True
+        self.ring()
+        if threading.current_thread() is not self:
+            self.join()
+        return True
+
+    def hang_up(self) -> None:
+        """Give up a PDU that is being read: its rest may never come."""
+        connection = self.socket.socket
+        if self._reading and connection is not None:
+            with contextlib.suppress(OSError):
+                # The plain socket's, which a TLS one hides.
+                socket.socket.shutdown(connection, socket.SHUT_RD)
+
+    def _is_transport_event(self) -> bool:
+        if self.state_machine.current_state == _CLOSING:
+            event: bool = super()._is_transport_event()
+            return event
+        if self.socket is None or self.socket.socket is None:
+            return False
+        if not self.socket.waiting and self.event_queue.empty() and not self._readable():
+            return False
+        if not self.socket.ready:
+            return False
+        self._read_pdu_data()
+        return True
+
+    def _readable(self) -> bool:
+        """Wait until the peer has sent something; False if our user, or a timer, comes first."""
+        wait = select.poll()
+        try:
+            wait.register(self.socket.socket, select.POLLIN)
+        except (AttributeError, ValueError):
+            # Closed meanwhile, by an abort from another thread.
+            self.event_queue.put(_CLOSED)
+            return False
+        wait.register(self._bell, select.POLLIN)
+        told = dict(wait.poll(_LOOK_SECONDS * 1000))
+        if told.pop(self._bell, 0):
+            os.eventfd_read(self._bell)
+        return bool(told)
+
+    def _read_pdu_data(self) -> None:
+        """Read one PDU; a fragment of a data set goes straight to where it is kept."""
+        self._reading = True
+        try:
+            self.socket.read_into(memoryview(self._head))
+            kind, length = struct.unpack(">BxL", self._head)
+            if kind == P_DATA_TF and self.state_machine.current_state == _CONNECTED:
+                self._read_fragments(length)
+                return
+            if kind not in _PDU_TYPES or length > MAX_PDU_IN_MEMORY:
+                raise InvalidPDUError
+            pdu, event = self._decoded(length)
+        except InvalidPDUError:
+            self.event_queue.put(_INVALID)
+        except (OSError, AttributeError):
+            # AttributeError: an abort from another thread took the socket away.
+            self.event_queue.put(_CLOSED)
+        else:
+            self.event_queue.put(event)
+            self._recv_pdu.put(pdu)
+        finally:
+            self._reading = False
+
+    def _decoded(self, length: int) -> tuple[Any, str]:
+        body = self.socket.read(length)
+        try:
+            decoded: tuple[Any, str] = self._decode_pdu(bytearray(self._head + body))
+        except Exception as error:
+            # pynetdicom's decoders raise what rubbish leads them to.
+            raise InvalidPDUError from error
+        return decoded
+
+    def _read_fragments(self, length: int) -> None:
+        """The presentation data values of a P-DATA-TF (PS3.8 9.3.5)."""
+        while length:
+            if length < 6:
+                raise InvalidPDUError
+            size, context_id, control = struct.unpack(">LBB", self.socket.read(6))
+            if size < 2 or size + 4 > length:
+                raise InvalidPDUError
+            self.assoc.dimse.receive_fragment(context_id, control, size - 2, self.socket)
+            length -= size + 4
+
+
+class Messages(DIMSEServiceProvider):  # type: ignore[misc]
+    """The DIMSE provider, with the data sets of C-STORE requests in the spool."""
+
+    def __init__(self, association: Any, spool: Spool, wake_user: Callable[[], None]) -> None:
+        super().__init__(association)
+        self.msg_queue = _Ringing(wake_user)
+        self._spool = spool
+
+    def receive_fragment(self, context_id: int, control: int, count: int, source: Source) -> None:
+        """Take one fragment (PS3.8 E.2) from the connection.
+
+        Raises InvalidPDUError, OSError (the connection failed).
+        """
+        message = self.message
+        if control & _COMMAND:
+            if message is not None and message.encoded_command_set.tell() > MAX_PDU_IN_MEMORY:
+                raise InvalidPDUError
+            self._deliver(context_id, control, self._held(count, MAX_PDU_IN_MEMORY, source))
+            if isinstance(self.message, C_STORE_RQ) and self.message._data_set_file is None:
+                self.message._data_set_file = _Received(self._open(self.message, context_id))
+            return
+        if message is None or message.context_id != context_id:
+            # A data set that no command announced.
+            raise InvalidPDUError
+        if message._data_set_file is None:
+            limit = MAX_DATA_SET_IN_MEMORY - message.data_set.tell()
+            self._deliver(context_id, control, self._held(count, limit, source))
+            return
+        incoming = message._data_set_file.incoming
+        while count:
+            space = incoming.space(count)
+            source.read_into(space)
+            incoming.filled(len(space))
+            count -= len(space)
+        if control & _LAST:
+            self._deliver(context_id, control, b"")
+
+    def abandon(self) -> None:
+        """Drop the object whose last byte will not come, and those that nobody will look at."""
+        _drop(getattr(self.message, "_data_set_file", None))
+        while not self.msg_queue.empty():
+            message = self.get_msg()[1]
+            if message is not None:
+                _drop(message._dataset_file)
+
+    def _held(self, count: int, limit: int, source: Source) -> bytes:
+        if count > limit:
+            raise InvalidPDUError
+        return source.read(count)
+
+    def _deliver(self, context_id: int, control: int, data: bytes) -> None:
+        primitive = P_DATA()
+        primitive.presentation_data_value_list.append((context_id, bytes((control,)) + data))
+        try:
+            self.receive_primitive(primitive)
+        except Exception as error:
+            # A command set that is none; pydicom raises what rubbish leads it to.
+            raise InvalidPDUError from error
+
+    def _open(self, message: Any, context_id: int) -> Incoming:
+        context = self.assoc._accepted_cx.get(context_id)
+        command = message.command_set
+        if context is None:
+            raise InvalidPDUError
+        incoming = self._spool.open()
+        try:
+            head = file_head(
+                str(command.AffectedSOPClassUID),
+                str(command.AffectedSOPInstanceUID),
+                str(context.transfer_syntax[0]),
+                IMPLEMENTATION_CLASS_UID,
+                IMPLEMENTATION_VERSION_NAME,
+            )
+        except (AttributeError, ValueError) as error:
+            incoming.discard()
+            raise InvalidPDUError from error
+        incoming.write(head)
+        incoming.data_set_offset = len(head)
+        return incoming
+
+
+def _drop(received: "_Received | None") -> None:
+    if received is not None:
+        received.close()
+
+
+class _Received:
+    """What pynetdicom wants of the file of a data set."""
+
+    def __init__(self, incoming: Incoming) -> None:
+        self.incoming = incoming
+        self.name = str(incoming.path)
+
+    @property
+    def file(self) -> "_Received":
+        return self
+
+    def write(self, data: bytes) -> None:
+        """Nothing: the last fragment comes through pynetdicom without its bytes."""
+
+    def flush(self) -> None:
+        """Nothing: the handler asks for every byte at once, with `Incoming.finish`."""
+
+    def close(self) -> None:
+        self.incoming.discard()
+
+
+class Acceptor(Association):  # type: ignore[misc]
+    """An association that somebody opened to us; its server hears of its end."""
+
+    is_established: bool
+
+    def __init__(self, server: "Server", client_socket: socket.socket, begun: bytes) -> None:
+        super().__init__(server.ae, MODE_ACCEPTOR)
+        self._news = threading.Event()
+        self._server = server
+        self.dul = Provider(self, self.wake)
+        self.dimse = Messages(self, server.spool, self.wake)
+        # The setters hand these on to the provider, which is a new one.
+        self.acse_timeout, self.network_timeout = server.ae.acse_timeout, server.ae.network_timeout
+        # By this name pynetdicom tells acceptors from other threads.
+        self.name = f"AcceptorThread@{client_socket.fileno()}"
+        self.set_socket(Connection(self, client_socket, begun))
+
+    def _bind_defaults(self) -> None:
+        # Not the loggers of every PDU and message, which quote values; the server binds the rest.
+        for event in evt._INTERVENTION_EVENTS:
+            self.bind(event, evt.get_default_handler(event))
+
+    def wake(self) -> None:
+        """Let the association's thread look for news."""
+        self._news.set()
+
+    def kill(self) -> None:
+        self.wake()
+        self.dul.hang_up()
+        super().kill()
+
+    def run_reactor(self) -> None:
+        try:
+            super().run_reactor()
+        finally:
+            self.wake()
+            self._close()
+            self._server.ended(self)
+
+    def _close(self) -> None:
+        """Whatever ended the thread: no descriptor, file or provider outlives it."""
+        self.dul._kill_thread = True
+        self.dul.ring()
+        connection = self.dul.socket.socket
+        if connection is not None:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        if self._started_dul:
+            self.dul.join()
+        if connection is not None:
+            connection.close()
+        self.dimse.abandon()
+
+    def _run_reactor(self) -> None:
+        while not self._kill:
+            # Others may send on this association while we wait (N-EVENT-REPORT).
+            self._is_paused = True
+            self._news.wait(_LOOK_SECONDS)
+            self._news.clear()
+            self._reactor_checkpoint.wait()
+            self._is_paused = False
+            if self._kill:
+                return
+            context_id, message = self.dimse.get_msg()
+            while message:
+                self._serve_request(message, context_id)
+                # Also where it was no C-STORE, or none that pynetdicom asks a handler about.
+                _drop(message._dataset_file)
+                context_id, message = self.dimse.get_msg()
+            if self._is_over():
+                self.kill()
+                return
+
+    def _is_over(self) -> bool:
+        """Whether the peer released or aborted, or the connection is lost or idle too long."""
+        if self.is_established and self.acse.is_release_requested():
+            self.acse.send_release(is_response=True)
+            self.is_released = True
+            self.is_established = False
+            evt.trigger(self, evt.EVT_RELEASED, {})
+            return True
+        if self.acse.is_aborted():
+            self.dul.receive_pdu(wait=False)
+            self.is_aborted = True
+            self.is_established = False
+            evt.trigger(self, evt.EVT_ABORTED, {})
+            return True
+        if not self.dul.is_alive():
+            return True
+        if self.dul.idle_timer_expired():
+            self.abort()
+            return True
+        return False
+
+
+class Server:
+    """What pynetdicom's acceptors want of their server: no socket, no thread of its own."""
+
+    def __init__(
+        self,
+        ae: Any,
+        spool: Spool,
+        contexts: list[Any],
+        handlers: list[tuple[Any, Callable[[Any], Any]]],
+        ended: Callable[[Any], None],
+    ) -> None:
+        self.ae = ae
+        self.spool = spool
+        self.contexts = contexts
+        self.ended = ended
+        self._handlers = handlers
+
+    def accept(self, client_socket: socket.socket, address: Any, begun: bytes) -> Acceptor:
+        """An association on a new connection, as pynetdicom's RequestHandler makes one.
+
+        Not started yet. Raises OSError if the connection is gone.
+        """
+        client_socket.settimeout(self.ae.network_timeout)
+        client_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        association = Acceptor(self, client_socket, begun)
+        ours, theirs = association.acceptor, association.requestor
+        ours.maximum_length = self.ae.maximum_pdu_size
+        ours.ae_title = self.ae.ae_title
+        ours.address_info = AddressInformation.from_tuple(client_socket.getsockname())
+        ours.implementation_class_uid = self.ae.implementation_class_uid
+        ours.implementation_version_name = self.ae.implementation_version_name
+        # Not copies, as pynetdicom has: negotiation changes none of these 1,700 pairs.
+        ours.supported_contexts = list(self.contexts)
+        theirs.address_info = AddressInformation.from_tuple(address)
+        for event, handler in self._handlers:
+            association.bind(event, handler)
+        return association
+
+    def shutdown_request(self, request: Any) -> None:
+        """pynetdicom is done with a connection; the association closes it itself."""

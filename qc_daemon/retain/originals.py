@@ -1,0 +1,180 @@
+"""Where an original's bytes lie, fetched back from a destination if they have left the spool."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from detector.codes import ErrorCode, QCError
+from qc_daemon.observe import log, tally
+from qc_daemon.records import retention
+from qc_daemon.records.revisions import RevisionFacts
+from qc_daemon.records.store import Store
+from qc_daemon.retain.retrieve import NotOfferedError, Wanted, get, move
+from qc_daemon.settings import DestinationSettings, Settings
+
+PixelHash = Callable[[Path], str]
+"""SHA-256 of a file's decoded pixels, as at scoring; raises QCError."""
+
+
+class Originals:
+    """Gives stages the file of a revision, whether it is still in the spool or has to be fetched.
+
+    A destination may have coerced the header or changed the transfer syntax. Then the bytes are
+    not those received, and they are taken only if their pixels are.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        pixel_hash: PixelHash,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.store = store
+        self.spool = settings.store.spool
+        self.ae_title = settings.receive.ae_title
+        self.sources = [
+            each
+            for each in settings.destination
+            if "source" in each.objects and each.kind == "dicom"
+        ]
+        self.pixel_hash = pixel_hash
+        self.clock = clock
+        self.log = log.get(role="retain")
+
+    def __call__(self, facts: RevisionFacts) -> Path:
+        """The revision's file.
+
+        Raises QCError: DELIVERY_UNREACHABLE if a destination that may have the object cannot be
+        asked; if none has it NOT_AVAILABLE, or SPOOL_MISSING if it was never dropped.
+        """
+        path = self.spool / facts.path
+        if path.is_file():
+            return path
+        if not self.spool.is_dir():
+            # A disk that is not mounted: nothing is lost, and nothing to fetch into.
+            raise QCError(ErrorCode.SPOOL_MISSING, "the spool is away")
+        return self._fetch(facts)
+
+    def _fetch(self, facts: RevisionFacts) -> Path:
+        wanted = Wanted(
+            facts.study_instance_uid,
+            facts.series_instance_uid,
+            facts.sop_instance_uid,
+            facts.sop_class_uid,
+            facts.transfer_syntax_uid,
+        )
+        unreachable: QCError | None = None
+        for destination in self.sources:
+            try:
+                path = self._from(destination, wanted, facts)
+            except QCError as error:
+                if error.code is not ErrorCode.DELIVERY_UNREACHABLE:
+                    raise
+                unreachable = error
+                continue
+            if path is not None:
+                return path
+        if unreachable is not None:
+            raise unreachable
+        with self.store.begin() as session:
+            dropped = retention.unavailable(session, facts.revision_id, self.clock())
+        tally.add("fetched_nowhere")
+        self.log.error("original not available", sop_instance=facts.sop_instance_uid)
+        raise QCError(
+            # One that we did not drop may come back with its disk: that job waits, as an alarm.
+            ErrorCode.NOT_AVAILABLE if dropped else ErrorCode.SPOOL_MISSING,
+            "the received file is neither in the spool nor at a destination to fetch it from",
+        )
+
+    def _from(
+        self, destination: DestinationSettings, wanted: Wanted, facts: RevisionFacts
+    ) -> Path | None:
+        try:
+            content = get(destination, self.ae_title, wanted)
+        except NotOfferedError:
+            return self._moved(destination, wanted, facts)
+        return None if content is None else self._taken(destination, content, facts)
+
+    def _moved(
+        self, destination: DestinationSettings, wanted: Wanted, facts: RevisionFacts
+    ) -> Path | None:
+        """Our receiver puts the bytes it knows where they were; others come as a new revision."""
+        move(destination, self.ae_title, wanted)
+        if not (self.spool / facts.path).is_file():
+            return None
+        return self._back(destination, facts, facts.path, facts.size)
+
+    def _taken(
+        self, destination: DestinationSettings, content: bytes, facts: RevisionFacts
+    ) -> Path | None:
+        sha256 = hashlib.sha256(content).hexdigest()
+        with _written(content, self.spool / "incoming") as part:
+            if sha256 != facts.sha256 and not self._same_pixels(part, facts):
+                self.log.warning(
+                    "other pixels came back",
+                    destination=destination.name,
+                    sop_instance=facts.sop_instance_uid,
+                )
+                return None
+            path = f"{sha256[:2]}/{sha256[2:4]}/{sha256}.dcm"
+            # The same bytes go where the row says they were.
+            path = facts.path if sha256 == facts.sha256 else path
+            self._place(part, self.spool / path)
+        return self._back(destination, facts, path, len(content))
+
+    def _back(
+        self, destination: DestinationSettings, facts: RevisionFacts, path: str, size: int
+    ) -> Path:
+        with self.store.begin() as session:
+            retention.fetched(session, facts.revision_id, path, size)
+        tally.add("fetched_back")
+        self.log.info(
+            "original fetched back",
+            destination=destination.name,
+            sop_instance=facts.sop_instance_uid,
+            bytes=size,
+        )
+        return self.spool / path
+
+    def _same_pixels(self, part: Path, facts: RevisionFacts) -> bool:
+        if facts.pixel_sha256 is None:
+            return False
+        try:
+            return self.pixel_hash(part) == facts.pixel_sha256
+        except QCError:
+            return False
+
+    @staticmethod
+    def _place(part: Path, target: Path) -> None:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part.replace(target)
+        except OSError as error:
+            raise _storage(error) from error
+
+
+@contextlib.contextmanager
+def _written(content: bytes, folder: Path) -> Iterator[Path]:
+    """The content as a file that is gone afterwards unless it was moved."""
+    try:
+        fd, name = tempfile.mkstemp(suffix=".fetched", dir=folder)
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(fd)
+    except OSError as error:
+        raise _storage(error) from error
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _storage(error: OSError) -> QCError:
+    reason = (error.strerror or "error").lower()
+    return QCError(ErrorCode.STORAGE, f"the spool cannot be written: {reason}")

@@ -1,0 +1,149 @@
+"""Senders that vanish, flood or lie about lengths, against the service's real processes."""
+
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.faults.kills import receivers
+from tests.faults.receiving import receiving, stored
+from tests.receive import fuzz
+from tests.service import Service
+from tests.wire import association, eventually, store, ultrasound
+
+PLACES = 8
+SMALL = b"a data set's first bytes, of many that were promised"
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    """Few places, and a network timeout that a test can wait for."""
+    more = f"max_associations = {PLACES}\nmax_associations_per_ae = 0"
+    made = receiving(tmp_path, timeout=3, more=more).start()
+    yield made
+    made.stop()
+
+
+def begun(port: int) -> socket.socket:
+    """A connection in the middle of an object."""
+    seed = fuzz.seeds(None, [ultrasound()])[0]
+    peer = socket.create_connection(("127.0.0.1", port), timeout=60)
+    peer.sendall(fuzz.associate([(seed.sop_class, seed.syntax)]))
+    kind, body = read(peer)
+    assert kind == 0x02, body
+    command = fuzz.c_store(seed.sop_class, seed.instance)
+    first = fuzz.p_data(1, command, SMALL)[0]
+    # Of a fragment of a megabyte some bytes come, and no more.
+    head = struct.pack(">BBIIBB", 0x04, 0, (1 << 20) - 6, (1 << 20) - 10, 1, 0x00)
+    peer.sendall(first + head + SMALL)
+    return peer
+
+
+def read(peer: socket.socket) -> tuple[int, bytes]:
+    head = peer.recv(6, socket.MSG_WAITALL)
+    kind, _, length = struct.unpack(">BBI", head)
+    return kind, peer.recv(length, socket.MSG_WAITALL)
+
+
+def parts(service: Service) -> list[Path]:
+    return list((service.folder / "spool" / "incoming").glob("*.part"))
+
+
+def handles(service: Service) -> int:
+    return sum(psutil.Process(pid).num_fds() for pid in receivers(service))
+
+
+def assert_as_before(service: Service) -> None:
+    """Nothing is left of the vanished: no file, no row, and all places are free."""
+    eventually(lambda: not parts(service))
+    url = f"sqlite:///{service.folder / 'qc.db'}"
+    assert stored(url) == []
+    peers = [socket.create_connection(("127.0.0.1", service.port), 60) for _ in range(PLACES)]
+    for peer in peers:
+        peer.sendall(fuzz.associate([(fuzz.VERIFICATION, "1.2.840.10008.1.2")]))
+    assert [read(peer)[0] for peer in peers] == [0x02] * PLACES
+    for peer in peers:
+        peer.close()
+    sound = ultrasound()
+    eventually(lambda: taken(service.port, sound))
+    assert stored(url) == [sound.SOPInstanceUID]
+    assert service.events("process died") == []
+
+
+def taken(port: int, dataset: object) -> bool:
+    with association(port) as made:
+        return bool(made.is_established and made.send_c_store(dataset).get("Status") == 0)
+
+
+def test_a_sender_that_resets_in_mid_object(service: Service) -> None:
+    for _ in range(3 * PLACES):
+        peer = begun(service.port)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        eventually(lambda: len(parts(service)) < PLACES)
+    assert_as_before(service)
+
+
+def test_a_sender_that_falls_silent_in_mid_object(service: Service) -> None:
+    """As behind a cable that was pulled: no FIN, no RST, no more bytes."""
+    before = handles(service)
+    peers = [begun(service.port) for _ in range(PLACES)]
+    eventually(lambda: parts(service))
+    for peer in peers:
+        while peer.recv(4096):
+            pass
+    assert_as_before(service)
+    for peer in peers:
+        peer.close()
+    # A pool of database connections may have grown.
+    eventually(lambda: handles(service) <= before + 32)
+
+
+def test_a_flood_of_sound_associations(service: Service) -> None:
+    """Beyond the limit a transient rejection (PS3.8 9.3.4), and those inside it are served."""
+    request = fuzz.associate([(fuzz.VERIFICATION, "1.2.840.10008.1.2")])
+    peers = [socket.create_connection(("127.0.0.1", service.port), 60) for _ in range(100)]
+    for peer in peers:
+        peer.sendall(request)
+    answers = [read(peer) for peer in peers]
+    accepted = [peer for peer, (kind, _) in zip(peers, answers, strict=True) if kind == 0x02]
+    assert len(accepted) == PLACES
+    # Result 2: rejected transient.
+    assert {body[1] for kind, body in answers if kind == 0x03} == {2}
+    for peer in accepted:
+        peer.sendall(fuzz.RELEASE)
+        assert read(peer)[0] == 0x06
+    for peer in peers:
+        peer.close()
+    assert_as_before(service)
+
+
+def test_objects_in_pdus_of_the_maximum_length(service: Service) -> None:
+    """One that fills the length we offered, then one that claims 4 GiB."""
+    large = ultrasound(pixels=bytes(3 << 20))
+    with association(service.port) as made:
+        offered = made.acceptor.maximum_length
+        assert made.send_c_store(large).Status == 0x0000
+    assert offered >= 1 << 17
+    sent: list[int] = []
+
+    def claim() -> None:
+        with begun(service.port) as peer:
+            peer.sendall(bytes(1 << 20) + struct.pack(">BBIIBB", 4, 0, 0xFFFFFFFF, 99, 1, 0))
+            while peer.recv(4096):
+                pass
+            sent.append(1)
+
+    threads = [threading.Thread(target=claim) for _ in range(PLACES)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert all(psutil.Process(pid).memory_info().rss < 300 << 20 for pid in receivers(service))
+    eventually(lambda: not parts(service))
+    assert store(service.port, ultrasound()) == [0x0000]
+    assert service.events("process died") == []

@@ -1,0 +1,107 @@
+"""Storage commitment asked by an Orthanc that archives through the service."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.interop.orthanc import Orthanc
+from tests.service import Service
+from tests.wire import eventually, part10, ultrasound
+
+SETTINGS = """
+[store]
+url = "sqlite:///qc.db"
+spool = "spool"
+[receive]
+port = 0
+[[receive.peer]]
+ae_title = "ORTHANC"
+address = "127.0.0.1"
+port = {port}
+[jobs]
+poll_seconds = 0.1
+backoff_seconds = 0.5
+backoff_cap_seconds = 2.0
+[[destination]]
+name = "archive"
+kind = "folder"
+folder = "archive"
+objects = ["source"]
+"""
+
+
+@dataclass
+class Ward:
+    """The Orthanc and the service it sends to."""
+
+    orthanc: Orthanc
+    service: Service
+
+    def store(self, *instances: str) -> str:
+        """Send these and ask for their commitment; the Transaction UID."""
+        answer = self.orthanc.send(
+            "POST",
+            "/modalities/qc/store",
+            {"Resources": list(instances), "StorageCommitment": True, "Synchronous": True},
+        )
+        return str(answer["StorageCommitmentTransactionUID"])
+
+    def outcome(self, transaction: str) -> dict[str, Any]:
+        """What Orthanc knows of it, once it was told."""
+
+        def told() -> dict[str, Any] | None:
+            report: dict[str, Any] = self.orthanc.get(f"/storage-commitment/{transaction}")
+            return None if report["Status"] == "Pending" else report
+
+        report: dict[str, Any] = eventually(told, 120)
+        return report
+
+
+@pytest.fixture(scope="module")
+def ward(tmp_path_factory: pytest.TempPathFactory, orthanc_program: str) -> Iterator[Ward]:
+    folder = tmp_path_factory.mktemp("ward")
+    orthanc = Orthanc(orthanc_program, folder / "orthanc").start()
+    settings = SETTINGS.format(port=orthanc.dicom_port)
+    service = Service(folder, settings, roles=("receive", "deliver")).start()
+    orthanc.send(
+        "PUT",
+        "/modalities/qc",
+        {
+            "AET": "QCDAEMON",
+            "Host": "127.0.0.1",
+            "Port": service.port,
+            "AllowStorageCommitment": True,
+        },
+    )
+    yield Ward(orthanc, service)
+    service.stop()
+    orthanc.stop()
+
+
+def test_what_the_archive_holds_is_committed(ward: Ward) -> None:
+    datasets = [ultrasound(), ultrasound()]
+    ids = [ward.orthanc.send("POST", "/instances", part10(dataset))["ID"] for dataset in datasets]
+    report = ward.outcome(ward.store(*ids))
+    assert report["Status"] == "Success"
+    assert report["RemoteAET"] == "QCDAEMON"
+    committed = {each["SOPInstanceUID"] for each in report["Success"]}
+    assert committed == {dataset.SOPInstanceUID for dataset in datasets}
+    held = {path.stem for path in (ward.service.folder / "archive").rglob("*.dcm")}
+    assert committed <= held
+
+
+def test_what_was_never_sent_is_told_as_unknown(ward: Ward) -> None:
+    dataset = ultrasound()
+    id = ward.orthanc.send("POST", "/instances", part10(dataset))["ID"]
+    answer = ward.orthanc.send(
+        "POST",
+        "/modalities/qc/storage-commitment",
+        {"Resources": [id]},
+    )
+    report = ward.outcome(answer["ID"])
+    assert report["Status"] == "Failure"
+    (failure,) = report["Failures"]
+    assert failure["SOPInstanceUID"] == dataset.SOPInstanceUID
+    assert failure["FailureReason"] == 0x0112

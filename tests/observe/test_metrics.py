@@ -1,0 +1,179 @@
+"""The figures over HTTP: in Prometheus' own format, true, and without a patient in them."""
+
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from detector.codes import ErrorCode
+from qc_daemon.observe import metrics, tally
+from qc_daemon.observe.metrics import Process
+from qc_daemon.observe.tally import Board
+from qc_daemon.records import receipts, revisions, schema
+from qc_daemon.records.store import Store
+from qc_daemon.settings import Settings
+from tests.wire import CANARY, CANARY_ID
+
+NOW = datetime(2026, 11, 2, 8, tzinfo=UTC)
+
+
+@dataclass
+class Site:
+    """A service's figures behind a port."""
+
+    settings: Settings
+    store: Store
+    board: Board
+    service: metrics.Service
+    port: int
+    processes: list[Process] = field(default_factory=list)
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as reply:
+                return reply.status, reply.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def figures(self) -> dict[str, float]:
+        """Each sample by its name and the values of its labels."""
+        _, text = self.get("/metrics")
+        families = text_string_to_metric_families(text)
+        samples = [sample for family in families for sample in family.samples]
+        return {
+            " ".join((each.name.removeprefix("qc_daemon_"), *each.labels.values())): each.value
+            for each in samples
+        }
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    settings = Settings(
+        store={"url": f"sqlite:///{tmp_path / 'qc.db'}", "spool": tmp_path},
+        destination=[{"name": "pacs", "objects": ["source"]}],
+    )
+    schema.upgrade(settings.store.url)
+    store = Store(settings.store.url)
+    board = Board.create(tally.deliveries(["pacs"]))
+    processes = [Process("receive", True, 0), Process("receive", True, 2), Process("work", True, 1)]
+    service = metrics.Service(settings, store, board, lambda: processes, clock=lambda: NOW)
+    server = metrics.listen("127.0.0.1", 0, service)
+    yield Site(settings, store, board, service, server.server_address[1], processes)
+    server.shutdown()
+    server.server_close()
+    store.close()
+
+
+def receive(site: Site, number: int = 1) -> int:
+    receipt = receipts.Receipt(
+        sop_instance_uid=f"1.2.3.{number}",
+        sop_class_uid="1.2",
+        study_instance_uid="1.2",
+        series_instance_uid="1.2.1",
+        patient_id=CANARY_ID,
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        calling_ae=CANARY,
+        sha256=f"{number:064x}",
+        size=10,
+        path=f"{number}.dcm",
+        association="a",
+    )
+    with site.store.begin() as session:
+        return receipts.admit(
+            session,
+            receipt,
+            source_destinations=["pacs"],
+            bundle_id=None,
+            now=NOW - timedelta(minutes=5),
+        ).revision_id
+
+
+def test_counts_of_all_processes_are_summed(site: Site) -> None:
+    for row, count in ((1, 3), (2, 4)):
+        site.board.put(row, "stored_new", count)
+        site.board.put(row, "stored_bytes", 100 * count)
+        site.board.put(row, "refused_A700", 1)
+        site.board.put(row, "associations", 2)
+        site.board.put(row, "delivered pacs", 5)
+    site.board.put(2, "pressure", 1)
+    found = site.figures()
+    assert found["objects_stored_total new"] == 7
+    assert found["received_bytes_total"] == 700
+    assert found["objects_refused_total A700"] == 2
+    assert found["associations_open"] == 4
+    assert found["pressure"] == 1
+    assert (found["deliveries_total pacs delivered"], found["deliveries_total pacs failed"]) == (
+        10,
+        0,
+    )
+    assert found["processes receive"] == 2
+    assert (found["process_restarts_total receive"], found["process_restarts_total work"]) == (2, 1)
+    assert found["spool_free_bytes"] > 0
+
+
+def test_queue_and_quarantine_come_from_the_database(site: Site) -> None:
+    receive(site)
+    second = receive(site, 2)
+    with site.store.begin() as session:
+        revisions.quarantine(session, second, ErrorCode.TRUNCATED, "cut short", NOW)
+    found = site.figures()
+    assert found["jobs score ready"] == 2
+    assert found["jobs deliver ready"] == 2
+    assert found["oldest_due_job_seconds score"] == 300
+    assert found["objects_quarantined"] == 1
+    assert found["exams_open"] == 1
+    assert found["database_up"] == 1
+
+
+def test_without_the_database_the_rest_is_told(site: Site) -> None:
+    site.store.close()
+    Path(site.settings.store.url.removeprefix("sqlite:///")).write_bytes(b"not a database" * 100)
+    found = site.figures()
+    assert found["database_up"] == 0
+    assert "exams_open" not in found
+    assert "objects_stored_total new" in found
+    status, said = site.get("/ready")
+    assert (status, said) == (503, "the database cannot be used\n")
+
+
+def test_no_patient_and_no_caller_is_named(site: Site) -> None:
+    receive(site)
+    _, text = site.get("/metrics")
+    assert "qc_daemon_jobs" in text
+    for canary in (CANARY, CANARY_ID, "1.2.3.1"):
+        assert canary not in text
+
+
+@pytest.mark.parametrize(
+    ("disturb", "said"),
+    [
+        (lambda site: None, "ready"),
+        (
+            lambda site: site.processes.append(Process("deliver", False, 0)),
+            "deliver is not running",
+        ),
+        (
+            lambda site: site.board.put(1, "pressure", 2),
+            "receiving is stopped by back-pressure",
+        ),
+    ],
+)
+def test_ready_says_why_not(site: Site, disturb: Callable[[Site], None], said: str) -> None:
+    disturb(site)
+    assert site.get("/ready") == (200 if said == "ready" else 503, f"{said}\n")
+
+
+def test_health_is_the_supervisors_own_pulse(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.service.beat()
+    assert site.get("/health") == (200, "alive\n")
+    monkeypatch.setattr("qc_daemon.observe.metrics._ALIVE_SECONDS", 0.0)
+    assert site.get("/health")[0] == 503
+
+
+def test_anything_else_is_not_found(site: Site) -> None:
+    assert site.get("/../etc/passwd")[0] == 404

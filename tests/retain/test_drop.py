@@ -1,0 +1,119 @@
+"""Dropping: the row first, then the file, an hour apart, never where nothing gives it back."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from detector.codes import QCError
+from qc_daemon.records.tables import Exam, ExamState, JobRow, JobState, Revision, RevisionState
+from qc_daemon.retain.reconcile import reconcile
+from qc_daemon.retain.worker import Retention, Rule, drop_due
+from qc_daemon.settings import Settings, SettingsError, load
+from tests.retain.conftest import MONDAY, Yard
+
+RULE = Rule(timedelta(days=400), ("pacs",))
+LATER = MONDAY + timedelta(days=401)
+
+
+def told(yard: Yard) -> None:
+    """Everything is scored, delivered and closed."""
+    with yard.store.begin() as session:
+        session.execute(update(Revision).values(state=RevisionState.SCORED))
+        session.execute(update(JobRow).values(state=JobState.DONE, updated_at=MONDAY))
+        session.execute(update(Exam).values(state=ExamState.CLOSED))
+
+
+def files(yard: Yard) -> list[Path]:
+    return list(yard.spool.root.rglob("*.dcm"))
+
+
+def test_a_batch_at_a_time(yard: Yard) -> None:
+    for _ in range(3):
+        yard.receive()
+    told(yard)
+    assert drop_due(yard.store, yard.spool.root, RULE, MONDAY) == 0
+    assert drop_due(yard.store, yard.spool.root, RULE, LATER, limit=2) == 2
+    assert len(files(yard)) == 1
+    assert drop_due(yard.store, yard.spool.root, RULE, LATER, limit=2) == 1
+    assert files(yard) == []
+    assert reconcile(yard.store, yard.spool.root, LATER).clean
+
+
+def test_a_crash_before_the_file_goes_is_mended_at_the_next_start(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yard.receive()
+    told(yard)
+
+    def crash(_path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("qc_daemon.retain.worker._unlink", crash)
+        with pytest.raises(KeyboardInterrupt):
+            drop_due(yard.store, yard.spool.root, RULE, LATER)
+    assert len(files(yard)) == 1
+    assert reconcile(yard.store, yard.spool.root, LATER, mend=True).removed == 1
+    assert files(yard) == []
+
+
+def test_nothing_leaves_while_the_database_is_away(yard: Yard) -> None:
+    yard.receive()
+    told(yard)
+    database = Path(yard.settings.store.url.removeprefix("sqlite:///"))
+    yard.store.close()
+    database.rename(database.with_name("away"))
+    database.mkdir()
+    with pytest.raises(QCError):
+        drop_due(yard.store, yard.spool.root, RULE, LATER)
+    assert len(files(yard)) == 1
+
+
+def test_every_hour_and_at_once_while_there_is_more(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qc_daemon.retain.worker.BATCH", 1)
+    made: list[int] = []
+    monkeypatch.setattr(
+        "qc_daemon.retain.worker.drop_due", lambda *_args: made.append(1) or (len(made) < 3)
+    )
+    retention = Retention(yard.store, yard.settings)
+    for second in (0.0, 1.0, 2.0, 3.0, 3601.0):
+        retention.step(LATER, second)
+    assert len(made) == 3
+    retention.step(LATER, 3602.0)
+    assert len(made) == 4
+
+
+DICOM = {"name": "pacs", "objects": ["source"]}
+FOLDER = {"name": "share", "kind": "folder", "folder": "share", "objects": ["source"]}
+
+
+@pytest.mark.parametrize(
+    ("days", "destinations", "expected"),
+    [
+        (10, [DICOM], ("pacs",)),
+        (10, [DICOM, FOLDER], ("pacs", "share")),
+        ("forever", [DICOM], None),
+        (10, [], None),
+        (10, [FOLDER], None),
+        (10, [{"name": "pacs", "objects": ["sr"]}], None),
+    ],
+)
+def test_who_must_hold_an_original(
+    days: Any, destinations: list[dict[str, Any]], expected: tuple[str, ...] | None
+) -> None:
+    rule = Rule.of(Settings(store={"keep_pixels_days": days}, destination=destinations))
+    assert (rule.source_destinations if rule else None) == expected
+    assert rule is None or rule.keep == timedelta(days=10)
+
+
+@pytest.mark.parametrize("days", ["-1", '"never"', "1.5"])
+def test_other_values_of_keep_pixels_days_are_refused(tmp_path: Path, days: str) -> None:
+    config = tmp_path / "qc.toml"
+    config.write_text(f"[store]\nkeep_pixels_days = {days}\n")
+    with pytest.raises(SettingsError, match="keep_pixels_days"):
+        load(config)

@@ -1,0 +1,239 @@
+"""An original that has left the spool comes back from where it was delivered to."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, evt
+from sqlalchemy import update
+
+from detector.codes import ErrorCode, QCError
+from qc_daemon.receive import Receiver, listen
+from qc_daemon.records.revisions import RevisionFacts
+from qc_daemon.records.tables import Revision
+from qc_daemon.retain.originals import Originals
+from qc_daemon.retain.reconcile import reconcile
+from qc_daemon.retain.retrieve import GET, MOVE
+from qc_daemon.settings import ReceiveSettings
+from tests.retain.conftest import MONDAY, Yard
+from tests.wire import US, Pacs, ultrasound
+
+BUSY = 0xA701
+
+
+@dataclass
+class Archive:
+    """A PACS that gives back what it holds, by C-GET or C-MOVE; `status` instead if not 0."""
+
+    port: int
+    models: tuple[str, ...] = (GET,)
+    holds: list[Dataset] = field(default_factory=list)
+    status: int = 0x0000
+    move_to: int = 0
+    asked: list[str] = field(default_factory=list)
+    _server: Any = None
+
+    def start(self) -> None:
+        ae = AE("PACS")
+        for model in self.models:
+            ae.add_supported_context(model)
+        syntaxes = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+        ae.add_supported_context(US, syntaxes, scu_role=True, scp_role=True)
+        # For what it stores itself, as a C-MOVE has it do.
+        ae.add_requested_context(US, ExplicitVRLittleEndian)
+        self._server = ae.start_server(
+            ("127.0.0.1", self.port),
+            block=False,
+            evt_handlers=[(evt.EVT_C_GET, self._get), (evt.EVT_C_MOVE, self._move)],
+        )
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+
+    def _found(self, event: Any) -> list[Dataset]:
+        wanted = event.identifier.SOPInstanceUID
+        self.asked.append(str(wanted))
+        return [each for each in self.holds if each.SOPInstanceUID == wanted]
+
+    def _get(self, event: Any) -> Iterator[Any]:
+        found = self._found(event)
+        if self.status:
+            yield 1
+            yield self.status, None
+            return
+        yield len(found)
+        for each in found:
+            yield 0xFF00, each
+
+    def _move(self, event: Any) -> Iterator[Any]:
+        found = self._found(event)
+        yield "127.0.0.1", self.move_to, {"ae_title": event.move_destination}
+        yield len(found)
+        for each in found:
+            yield 0xFF00, each
+
+
+@pytest.fixture
+def archive(pacs: Pacs) -> Iterator[Archive]:
+    made = Archive(pacs.port)
+    yield made
+    made.stop()
+
+
+def pixel_hash(path: Path) -> str:
+    return hashlib.sha256(dcmread(path).PixelData).hexdigest()
+
+
+def originals(yard: Yard) -> Originals:
+    return Originals(yard.store, yard.settings, pixel_hash, clock=lambda: MONDAY)
+
+
+def dropped(yard: Yard, dataset: Dataset) -> RevisionFacts:
+    """Received, scored, and its file gone again."""
+    facts = yard.receive(dataset)
+    path = yard.spool.root / facts.path
+    with yard.store.begin() as session:
+        session.execute(
+            update(Revision)
+            .where(Revision.id == facts.revision_id)
+            .values(pixel_sha256=pixel_hash(path), dropped_at=MONDAY)
+        )
+    path.unlink()
+    return yard.facts(facts.revision_id)
+
+
+def row(yard: Yard, facts: RevisionFacts) -> Revision:
+    with yard.store.read() as session:
+        return session.get_one(Revision, facts.revision_id)
+
+
+def refusal(ask: Callable[[], object]) -> ErrorCode:
+    with pytest.raises(QCError) as caught:
+        ask()
+    return caught.value.code
+
+
+def test_what_is_there_is_given_without_asking_anyone(yard: Yard, archive: Archive) -> None:
+    archive.start()
+    facts = yard.receive()
+    assert originals(yard)(facts) == yard.spool.root / facts.path
+    assert archive.asked == []
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_the_same_bytes_go_where_they_were(yard: Yard, archive: Archive, syntax: str) -> None:
+    dataset = ultrasound(syntax=syntax)
+    facts = dropped(yard, dataset)
+    archive.holds = [ultrasound(), dataset]
+    archive.start()
+    path = originals(yard)(facts)
+    assert path == yard.spool.root / facts.path
+    assert dcmread(path).PixelData == dataset.PixelData
+    assert row(yard, facts).dropped_at is None
+    assert archive.asked == [facts.sop_instance_uid]
+    assert list(yard.spool.incoming.iterdir()) == []
+
+
+def test_a_coerced_header_with_the_same_pixels_is_taken(yard: Yard, archive: Archive) -> None:
+    dataset = ultrasound()
+    facts = dropped(yard, dataset)
+    dataset.PatientName = "COERCED"
+    archive.holds = [dataset]
+    archive.start()
+    path = originals(yard)(facts)
+    assert dcmread(path).PatientName == "COERCED"
+    kept = row(yard, facts)
+    assert (kept.sha256, kept.dropped_at) == (facts.sha256, None)
+    assert yard.spool.root / kept.path == path
+    assert path.stem == hashlib.sha256(path.read_bytes()).hexdigest()
+    # The next time it is simply there, and the row still matches its file.
+    assert originals(yard)(yard.facts(facts.revision_id)) == path
+    assert reconcile(yard.store, yard.spool.root, MONDAY).clean
+
+
+def test_other_pixels_are_not_the_original(yard: Yard, archive: Archive) -> None:
+    dataset = ultrasound()
+    facts = dropped(yard, dataset)
+    dataset.PixelData = bytes(256)
+    archive.holds = [dataset]
+    archive.start()
+    assert refusal(lambda: originals(yard)(facts)) is ErrorCode.NOT_AVAILABLE
+    assert list(yard.spool.root.rglob("*.dcm")) == []
+
+
+@pytest.mark.parametrize("status", [0x0000, 0xC000])
+def test_an_original_that_nobody_has_is_not_available(
+    yard: Yard, archive: Archive, status: int
+) -> None:
+    facts = dropped(yard, ultrasound())
+    archive.status = status
+    archive.start()
+    assert refusal(lambda: originals(yard)(facts)) is ErrorCode.NOT_AVAILABLE
+    assert row(yard, facts).unavailable_at == MONDAY
+
+
+def test_a_file_that_was_never_dropped_is_an_alarm_and_waited_for(
+    yard: Yard, archive: Archive
+) -> None:
+    facts = yard.receive()
+    (yard.spool.root / facts.path).unlink()
+    archive.start()
+    assert refusal(lambda: originals(yard)(facts)) is ErrorCode.SPOOL_MISSING
+    assert row(yard, facts).unavailable_at == MONDAY
+
+
+def test_a_destination_that_is_away_is_asked_again_later(yard: Yard, archive: Archive) -> None:
+    facts = dropped(yard, ultrasound())
+    assert refusal(lambda: originals(yard)(facts)) is ErrorCode.DELIVERY_UNREACHABLE
+    assert row(yard, facts).unavailable_at is None
+
+
+def test_a_destination_that_is_busy_is_asked_again_later(yard: Yard, archive: Archive) -> None:
+    facts = dropped(yard, ultrasound())
+    archive.status = BUSY
+    archive.start()
+    assert refusal(lambda: originals(yard)(facts)) is ErrorCode.DELIVERY_UNREACHABLE
+
+
+def test_without_c_get_it_is_moved_to_our_own_receiver(
+    yard: Yard, archive: Archive, request: pytest.FixtureRequest
+) -> None:
+    dataset = ultrasound()
+    facts = dropped(yard, dataset)
+    # MONDAY is long ago, and so is its score job.
+    marks = {"soft_queue_minutes": 0}
+    receiver = Receiver(ReceiveSettings(pressure=marks), yard.store, yard.spool, "test")
+    request.addfinalizer(lambda: receiver.drain(10))
+    listener = listen("127.0.0.1", 0)
+    archive.models, archive.holds = (MOVE,), [dataset]
+    archive.move_to = listener.getsockname()[1]
+    archive.start()
+    receiver.start(listener)
+    assert originals(yard)(facts) == yard.spool.root / facts.path
+    assert row(yard, facts).dropped_at is None
+
+
+def test_neither_c_get_nor_c_move(yard: Yard, archive: Archive) -> None:
+    facts = dropped(yard, ultrasound())
+    archive.models = ()
+    archive.start()
+    assert refusal(lambda: originals(yard)(facts)) is ErrorCode.DELIVERY_UNREACHABLE
+
+
+def test_a_spool_that_is_away_loses_nothing(yard: Yard, archive: Archive) -> None:
+    facts = yard.receive()
+    yard.spool.root.rename(yard.spool.root.with_name("away"))
+    assert refusal(lambda: originals(yard)(facts)) is ErrorCode.SPOOL_MISSING
+    assert row(yard, facts).unavailable_at is None
+
+
+def test_a_folder_destination_is_no_place_to_fetch_from(yard: Yard, tmp_path: Path) -> None:
+    facts = dropped(yard, ultrasound())
+    yard.settings.destination[0].kind = "folder"
+    assert refusal(lambda: originals(yard)(facts)) is ErrorCode.NOT_AVAILABLE

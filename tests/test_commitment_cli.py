@@ -1,0 +1,56 @@
+"""`qc-daemon commitment`: what waits for a report, and telling again what was given up."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+from typer.testing import CliRunner
+
+from qc_daemon.cli import app
+from qc_daemon.records import commitments, schema
+from qc_daemon.records.commitments import Reference, Request
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import Commitment, CommitmentState
+from qc_daemon.settings import load
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    """Settings of a site with one request that was given up."""
+    path = tmp_path / "qc.toml"
+    path.write_text("")
+    url = load(path).store.url
+    schema.upgrade(url)
+    store = Store(url)
+    asked = Request("1.9", "VOLUSON1", "127.0.0.1", "a", (Reference("1.2", "1.1"),))
+    with store.begin() as session:
+        commitments.request(session, asked, datetime.now(UTC))
+        session.execute(update(Commitment).values(state=CommitmentState.DEAD))
+    store.close()
+    return str(path)
+
+
+def run(*arguments: str) -> str:
+    result = runner.invoke(app, ["commitment", *arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_listed_by_state(config: str) -> None:
+    assert "VOLUSON1" in run("list", "--config", config)
+    assert "VOLUSON1" in run("list", "--state", "dead", "--config", config)
+    assert "VOLUSON1" not in run("list", "--state", "reported", "--config", config)
+
+
+def test_retried(config: str) -> None:
+    assert "1 reports" in run("retry", "1", "2", "--config", config)
+    assert "VOLUSON1" in run("list", "--state", "ready", "--config", config)
+    assert "0 reports" in run("retry", "1", "--config", config)
+
+
+def test_an_unknown_state_is_wrong_usage(config: str) -> None:
+    result = runner.invoke(app, ["commitment", "list", "--state", "x", "--config", config])
+    assert result.exit_code != 0

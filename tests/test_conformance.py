@@ -1,0 +1,43 @@
+"""The conformance statement says what the code does."""
+
+import ast
+import inspect
+from types import ModuleType
+
+import pytest
+
+from qc_daemon import conformance
+from qc_daemon.receive import commitment, procedure_step, scp
+
+
+def refusals(module: ModuleType, error: str) -> set[int]:
+    """The statuses that a module refuses with: the first argument of each such error it raises."""
+    tree = ast.parse(inspect.getsource(module))
+    return {
+        getattr(module, call.args[0].id)
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Name)
+        and call.func.id == error
+        and isinstance(call.args[0], ast.Name)
+    }
+
+
+def test_the_tables_are_the_codes() -> None:
+    statement = conformance.STATEMENT.read_text(encoding="utf-8")
+    assert conformance.renewed(statement) == statement, "run python -m qc_daemon.conformance"
+
+
+def test_every_status_we_refuse_with_is_told() -> None:
+    store = refusals(scp, "RefusedError")
+    assert {scp.OUT_OF_RESOURCES, scp.DATA_SET_MISMATCH, scp.CANNOT_UNDERSTAND} <= store
+    assert store <= set(conformance.STORE_STATUSES)
+    requests = refusals(commitment, "RefusedRequestError")
+    requests |= refusals(procedure_step, "RefusedRequestError")
+    assert len(requests) > 3
+    assert requests <= set(conformance.REQUEST_STATUSES)
+
+
+def test_a_lost_mark_is_told() -> None:
+    with pytest.raises(KeyError, match="no marks for table"):
+        conformance.renewed("nothing here")

@@ -1,0 +1,75 @@
+"""What the doctor says of the receiver and its certificate."""
+
+from pathlib import Path
+
+import pytest
+from pynetdicom import AE
+
+from qc_daemon.doctor import Check, examine
+from qc_daemon.settings import ReceiveSettings, Settings, TLSSettings
+from tests.certificates import Authority
+from tests.wire import free_port
+
+
+def check(name: str, **receive: object) -> Check:
+    settings = Settings(receive=ReceiveSettings(**receive))
+    return next(each for each in examine(settings) if each.name == name)
+
+
+def tls(authority: Authority, days: int, **options: object) -> TLSSettings:
+    own = authority.issue("receiver", days)
+    return TLSSettings(
+        certificate=own.certificate, key=own.key, ca=authority.certificate, **options
+    )
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority.make(tmp_path / "ca")
+
+
+@pytest.mark.parametrize(
+    ("days", "healthy", "said"),
+    [(400, True, "399 days"), (8, True, "7 days; renew it soon"), (-1, False, "expired on")],
+)
+def test_the_certificates_end_is_told(
+    authority: Authority, days: int, healthy: bool, said: str
+) -> None:
+    found = check("certificate", tls=tls(authority, days))
+    assert found.healthy is healthy
+    assert said in found.message
+
+
+def test_a_certificate_that_cannot_be_used_is_told(authority: Authority) -> None:
+    settings = tls(authority, 8)
+    settings.key.unlink()
+    found = check("certificate", tls=settings)
+    assert not found.healthy
+    assert "receive.tls.key" in found.message
+
+
+def test_a_receiver_that_knows_its_peers_is_healthy() -> None:
+    ae = AE("QCDAEMON")
+    ae.add_supported_context("1.2.840.10008.1.1")
+    ae.require_calling_aet = ["US1"]
+    server = ae.start_server(("127.0.0.1", 0), block=False)
+    try:
+        port = server.server_address[1]
+        found = check("receiver", port=port)
+        assert found.healthy
+        assert "none of its peers" in found.message
+    finally:
+        server.shutdown()
+
+
+def test_a_receiver_for_tls_only_is_not_asked(authority: Authority) -> None:
+    port = free_port()
+    settings = tls(authority, 8, port=port, only=True)
+    assert "not running" in check("receiver", tls=settings).message
+    server = AE("QCDAEMON")
+    server.add_supported_context("1.2.840.10008.1.1")
+    running = server.start_server(("127.0.0.1", port), block=False)
+    try:
+        assert "for TLS only" in check("receiver", tls=settings).message
+    finally:
+        running.shutdown()

@@ -1,0 +1,66 @@
+"""Cross-validation at the smallest scale: nothing judges a picture it has seen, and it resumes."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from training import corpus, pipeline
+from training.crossval import ABLATIONS, Plan, cross_validate, predictions
+from training.describer import DescriberSettings, fresh
+from training.detector import DetectorRecipe, train_detector
+from training.phantom.dataset import write_dataset
+from training.samples import data_hash, read_samples
+from training.spatialclip import SpatialClipRecipe
+
+
+@pytest.mark.slow
+def test_every_real_picture_is_judged_once_by_models_that_never_saw_it(tmp_path: Path) -> None:
+    simulated = read_samples(write_dataset(tmp_path / "p", 60, 5, progress=False))
+    real = [
+        replace(s, source="set2_train", group=f"real {i}", standard=i % 2 == 0)
+        for i, s in enumerate(simulated[:40])
+    ]
+    fresh(DescriberSettings(seed=0, layers=1, hidden=32, heads=2)).save(tmp_path / "describer")
+    recipe = DetectorRecipe(size=64, epochs=1, batch=8, warmup_steps=1)
+    train_detector(simulated[40:], real[:4], tmp_path / "base", recipe)
+    evidence = pipeline.gather_folds(
+        simulated[40:], [tmp_path / "base"], tmp_path / "describer", tmp_path / "cache", 0
+    )
+    pipeline.train_small_spatialclip(
+        evidence,
+        evidence,
+        tmp_path / "clip",
+        SpatialClipRecipe(epochs=1, batch=8),
+        resume=False,
+        command="test",
+    )
+    plan = Plan(
+        tmp_path / "out",
+        real,
+        simulated[40:50],
+        simulated[50:],
+        tmp_path / "describer",
+        tmp_path / "base",
+        tmp_path / "clip",
+        recipe,
+        SpatialClipRecipe(stages=(1, 0, 1), batch=8, simulated=1.0, ema_decay=0.9),
+        folds=3,
+    )
+    figures = cross_validate(plan, nested=True)
+    assert set(figures["ablation"]) == set(ABLATIONS)
+    assert set(figures["fold 0, nested and not"]) == {"nested", "not nested"}
+    judged = predictions(plan)
+    assert sorted(row["group"] for row in judged) == sorted(s.group for s in real)
+    for fold in range(3):
+        training, held = corpus.without_fold([*real, *simulated[50:]], fold, 3, 0)
+        facts = json.loads((plan.out / f"spatialclip-{fold}" / "training.json").read_text())
+        assert facts["training"]["sha256"] == data_hash(training)
+        assert {row["group"] for row in judged if row["fold"] == fold} == {s.group for s in held}
+        boxed = json.loads((plan.out / f"detector-{fold}" / "training.json").read_text())
+        own, _ = corpus.without_fold(real, fold, 3, 0)
+        assert boxed["training"]["sha256"] == data_hash([*own, *simulated[40:50]])
+    before = {p: p.stat().st_mtime_ns for p in plan.out.rglob("weights.safetensors")}
+    assert cross_validate(plan, nested=True) == figures
+    assert before == {p: p.stat().st_mtime_ns for p in plan.out.rglob("weights.safetensors")}

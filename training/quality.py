@@ -1,0 +1,81 @@
+"""Figures of a standard / non-standard judgement, each with its bootstrap interval by group."""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from model.calibration import bootstrap_interval, expected_calibration_error
+
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
+SPECIFICITY = 0.95
+"""Specificity at which sensitivity is told: one in twenty poor pictures passes."""
+
+
+def figures(
+    probability: npt.ArrayLike, standard: npt.ArrayLike, groups: Sequence[Hashable]
+) -> dict[str, Any]:
+    """Each figure as {"value", "interval"} of 95 %; those a single class leaves undefined are NaN.
+
+    The positive class is "standard"; labels are P >= 0.5.
+    """
+    p, y = np.asarray(probability, float), np.asarray(standard, bool)
+    if p.shape != y.shape or p.ndim != 1 or len(p) != len(groups):
+        raise ValueError(f"{p.shape} probabilities, {y.shape} labels, {len(groups)} groups")
+    metrics: Mapping[str, Callable[[Indices], float]] = {
+        "AUROC": lambda rows: _ranked(roc_auc_score, y[rows], p[rows]),
+        "PR-AUC": lambda rows: _ranked(average_precision_score, y[rows], p[rows]),
+        "accuracy": lambda rows: float(np.mean((p[rows] >= 0.5) == y[rows])),
+        "F1": lambda rows: float(f1_score(y[rows], p[rows] >= 0.5, zero_division=0)),
+        f"sensitivity at specificity {SPECIFICITY}": lambda rows: sensitivity_at(p[rows], y[rows]),
+        "Brier": lambda rows: float(np.mean((p[rows] - y[rows]) ** 2)),
+        "ECE": lambda rows: expected_calibration_error(p[rows], y[rows]),
+    }
+    everyone = np.arange(len(p))
+    return {
+        "pictures": len(p),
+        "standard": int(y.sum()),
+        **{name: _figure(metric, everyone, groups) for name, metric in metrics.items()},
+    }
+
+
+def sensitivity_at(probability: Floats, standard: Any, specificity: float = SPECIFICITY) -> float:
+    """Share of standard pictures above the threshold that lets `1 - specificity` of the others
+    pass; NaN without either class."""
+    negatives = np.sort(probability[~standard])
+    if len(negatives) == 0 or not standard.any():
+        return float("nan")
+    allowed = int(np.floor((1 - specificity) * len(negatives) + 1e-9))
+    threshold = negatives[len(negatives) - 1 - allowed]
+    return float(np.mean(probability[standard] > threshold))
+
+
+def risk_coverage(probability: npt.ArrayLike, standard: npt.ArrayLike) -> dict[str, list[float]]:
+    """Error rate among the surest pictures, against the share that is decided at all
+    (Geifman and El-Yaniv 2017)."""
+    p, y = np.asarray(probability, float), np.asarray(standard, bool)
+    order = np.argsort(-np.abs(p - 0.5), kind="stable")
+    wrong = ((p >= 0.5) != y)[order]
+    counts = np.arange(1, len(p) + 1)
+    return {
+        "coverage": [float(v) for v in counts / len(p)],
+        "risk": [float(v) for v in np.cumsum(wrong) / counts],
+    }
+
+
+def _ranked(score: Any, standard: Any, probability: Floats) -> float:
+    if standard.all() or not standard.any():
+        return float("nan")
+    return float(score(standard, probability))
+
+
+def _figure(
+    metric: Callable[[Indices], float], everyone: Indices, groups: Sequence[Hashable]
+) -> dict[str, Any]:
+    value = metric(everyone)
+    if np.isnan(value):
+        return {"value": value, "interval": [value, value]}
+    return {"value": value, "interval": list(bootstrap_interval(metric, groups))}
