@@ -36,8 +36,8 @@ class Thresholds:
 
     `detection`: boxes below it are not shown, described or counted. `layout`: boxes below it do not
     reach SpatialCLIP's layout, which reads confidences and learns from weak boxes too. `view`: a
-    view below this probability is OTHER. `review`: calibrated probabilities inside it give no
-    verdict.
+    view below this probability gets no verdict. `review`: calibrated probabilities inside it give
+    none either.
     """
 
     detection: float = 0.25
@@ -168,14 +168,14 @@ class Judge:
         return looks
 
     def _judgement(self, frame: Frame, region: Region, place: Crop, look: Look) -> Judgement:
-        view, view_probability = self._view(look)
+        view = self._view(look)
         strange = look.outlier > self.outlier.threshold
         probability = raw = None
         quality = REVIEW
         if view is not View.OTHER:
             raw = float(1 / (1 + np.exp(-look.logit)))
             probability = self.calibration.calibrate(look.logit, view)
-            quality = self._quality(probability, strange)
+            quality = self._quality(probability, strange or not self._is_sure(view, look))
         height, width = frame.pixels.shape[:2]
         flags = []
         if strange:
@@ -186,7 +186,7 @@ class Judge:
             region_index=region.index,
             region_bbox=region.bbox,
             view=view,
-            view_probability=view_probability,
+            view_probability=look.views[view],
             quality=quality,
             probability=probability,
             raw_probability=raw,
@@ -208,18 +208,19 @@ class Judge:
             flags=tuple(flags),
         )
 
-    def _view(self, look: Look) -> tuple[View, float]:
-        """The likeliest view; OTHER when it is unlikely or none of its structures was found."""
-        view = max(look.views, key=lambda v: look.views[v])
-        if view is View.OTHER:
-            return view, look.views[view]
-        supported = any(BY_CODE[d.label].view is view for d in look.detections)
-        if look.views[view] < self.thresholds.view or not supported:
-            return View.OTHER, 1 - look.views[view]
-        return view, look.views[view]
+    def _view(self, look: Look) -> View:
+        """The likeliest view; OTHER when it is likelier than all of them together."""
+        if look.views[View.OTHER] >= 0.5:
+            return View.OTHER
+        return max(set(look.views) - {View.OTHER}, key=lambda v: (look.views[v], v))
 
-    def _quality(self, probability: float, strange: bool) -> str:
+    def _is_sure(self, view: View, look: Look) -> bool:
+        """Whether the view is likely enough and at least one of its structures was found."""
+        supported = any(BY_CODE[d.label].view is view for d in look.detections)
+        return supported and look.views[view] >= self.thresholds.view
+
+    def _quality(self, probability: float, unsure: bool) -> str:
         low, high = self.thresholds.review
-        if strange or low < probability < high:
+        if unsure or low < probability < high:
             return REVIEW
         return STANDARD if probability >= high else NON_STANDARD

@@ -36,7 +36,8 @@ device.
 - Detector: YOLO11{detector["recipe"]["scale"]}, {facts["preprocessing"]["detector size"]} px,
   labels {", ".join(facts["vocabulary"])}.
 - Describer: a small BioGPT held to the grammar of what was detected.
-- SpatialCLIP: a small CLIP with extended text positions, a spatial encoder and a gate, trained from
+- SpatialCLIP: a small CLIP with extended text positions, a spatial encoder and a gate. Its image
+  tower stands on the ImageNet features of EfficientNet-Lite0 (Apache-2.0); the rest began from
   nothing.
 
 ## Training data

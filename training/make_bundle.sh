@@ -21,8 +21,8 @@ phantoms phantoms-calibration 900 3 0.1
 [ -f runs/spatialclip/training.json ] || "$qc_model" train spatialclip --out runs/spatialclip \
   --resume --detector runs/detector --describer runs/describer \
   --samples runs/phantoms-spatialclip/samples.json --samples runs/negatives/samples.json \
-  --fetus-framework "$data/fetus_framework" --split set2_train --held-out 0.15 --epochs 14
-"$qc_model" calibrate --out model/bundles/default --detector runs/detector \
+  --fetus-framework "$data/fetus_framework" --split set2_train --held-out 0.15 --epochs 8
+"$qc_model" calibrate --out model/bundles/default --version 0.1 --detector runs/detector \
   --describer runs/describer --spatialclip runs/spatialclip \
   --samples runs/phantoms-calibration/samples.json \
   --fetus-framework "$data/fetus_framework" --split set2_train --held-out 0.15 \

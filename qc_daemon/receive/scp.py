@@ -110,8 +110,9 @@ class Receiver:
         self.commits = Commits(store)
         self._tokens = (f"{owner}/{number}" for number in itertools.count(1))
         self._lock = threading.Lock()
-        # The exams that each open association has stored to, by its token.
-        self._held: dict[str, set[int]] = {}
+        # The exams that each open association has stored to, by its token, and how long they stay
+        # held.
+        self._held: dict[str, dict[int, datetime]] = {}
         self._open: dict[Any, str] = {}
         self._taken: dict[Any, int] = {}
         self._associations: set[upper_layer.Acceptor] = set()
@@ -190,16 +191,22 @@ class Receiver:
         """Renew the hold of open associations on their exams; called every few seconds."""
         self.door.flush()
         with self._lock:
-            held = [(token, exam) for token, exam_ids in self._held.items() for exam in exam_ids]
+            held = [(token, exam) for token, exams_ in self._held.items() for exam in exams_]
         if not held:
             return
         now = self.clock()
+        until = _hold_until(now)
         try:
             with self.store.begin() as session:
                 for token, exam_id in held:
-                    exams.touch(session, token, exam_id, now, _hold_until(now))
+                    exams.touch(session, token, exam_id, now, until)
         except (QCError, SQLAlchemyError) as error:
             self.log.warning("hold not renewed", error_type=type(error).__name__)
+            return
+        with self._lock:
+            for token, exam_id in held:
+                if token in self._held:
+                    self._held[token][exam_id] = until
 
     # Events of pynetdicom, each in its association's thread.
 
@@ -230,7 +237,7 @@ class Receiver:
     def _accepted(self, event: Any) -> None:
         with self._lock:
             token = self._open[event.assoc] = next(self._tokens)
-            self._held[token] = set()
+            self._held[token] = {}
             tally.put("associations", len(self._open))
 
     def _ended(self, event: Any) -> None:
@@ -239,9 +246,9 @@ class Receiver:
     def _end(self, association: Any) -> None:
         with self._lock:
             token = self._open.pop(association, None)
-            exam_ids = self._held.pop(token, set()) if token is not None else set()
+            held = self._held.pop(token, {}) if token is not None else {}
             tally.put("associations", len(self._open))
-        if token is not None and exam_ids:
+        if token is not None and held:
             self._release(token)
 
     def _seated(self, association: Any) -> bool:
@@ -278,7 +285,7 @@ class Receiver:
             # The hold runs out by itself.
             self.log.warning("hold not released", error_type=type(error).__name__)
 
-    def _store(self, event: Any) -> Dataset:
+    def _store(self, event: Any) -> int | Dataset:
         try:
             admission, receipt = self._take(event)
         except RefusedError as refusal:
@@ -290,14 +297,14 @@ class Receiver:
                 sop_instance=str(event.request.AffectedSOPInstanceUID),
                 calling_ae=_calling_ae(event),
             )
-            return _response(refusal.status, refusal.reason)
+            return _refusal(refusal.status, refusal.reason)
         except Exception as error:
             # A fault of ours: the sender keeps the object and may send it again.
             tally.refused(PROCESSING_FAILURE)
             self.log.error(
                 "object not taken", error_type=type(error).__name__, error_at=log.where(error)
             )
-            return _response(PROCESSING_FAILURE, "internal error")
+            return _refusal(PROCESSING_FAILURE, "internal error")
         tally.stored(admission.kind, receipt.size)
         self.log.info(
             "object stored",
@@ -307,7 +314,7 @@ class Receiver:
             bytes=receipt.size,
             calling_ae=receipt.calling_ae,
         )
-        return _response(SUCCESS)
+        return SUCCESS
 
     def _take(self, event: Any) -> tuple[receipts.Admission, receipts.Receipt]:
         """Everything between the last chunk and the answer. Raises RefusedError."""
@@ -355,37 +362,50 @@ class Receiver:
 
     def _record(self, association: Any, receipt: receipts.Receipt) -> receipts.Admission:
         now = self.clock()
+        until = _hold_until(now)
 
-        def admit(session: Session) -> receipts.Admission:
+        def bundle_id(session: Session) -> str | None:
             bundle = bundles.active(session)
+            return None if bundle is None else bundle.model_id
+
+        def admit(session: Session) -> tuple[receipts.Admission, bool]:
             admission = receipts.admit(
                 session,
                 receipt,
                 source_destinations=self.source_destinations,
-                bundle_id=None if bundle is None else bundle.model_id,
+                bundle_id=lambda: bundle_id(session),
                 now=now,
             )
-            exams.touch(session, receipt.association, admission.exam_id, now, _hold_until(now))
-            return admission
+            holds = self._holds(receipt.association, admission.exam_id, now)
+            if not holds:
+                exams.touch(session, receipt.association, admission.exam_id, now, until)
+            return admission, holds
 
         try:
-            admission = self.commits.write(receipt.study_instance_uid, admit)
+            admission, held = self.commits.write(receipt.study_instance_uid, admit)
         except (QCError, SQLAlchemyError) as error:
             # The file stays: it may be the bytes of an earlier revision, and a resend needs it.
             raise RefusedError(OUT_OF_RESOURCES, "database cannot be used") from error
-        self._keep(association, receipt.association, admission.exam_id)
+        if not held:
+            self._keep(association, receipt.association, admission.exam_id, until)
         return admission
 
     def _token(self, association: Any) -> str:
         with self._lock:
             return self._open.get(association) or next(self._tokens)
 
-    def _keep(self, association: Any, token: str, exam_id: int) -> None:
+    def _holds(self, token: str, exam_id: int, now: datetime) -> bool:
+        """Whether the association holds the exam for some time yet, so that no row need say so."""
+        with self._lock:
+            until = self._held.get(token, {}).get(exam_id)
+        return until is not None and now < until - timedelta(seconds=HOLD_SECONDS / 2)
+
+    def _keep(self, association: Any, token: str, exam_id: int, until: datetime) -> None:
         """Remember the hold, or let go at once if the association ended meanwhile."""
         with self._lock:
             alive = self._open.get(association) == token
             if alive:
-                self._held[token].add(exam_id)
+                self._held[token][exam_id] = until
         if not alive:
             self._release(token)
 
@@ -426,10 +446,9 @@ def _errno(error: OSError) -> str:
     return (error.strerror or "short write").lower()
 
 
-def _response(status: int, comment: str = "") -> Dataset:
-    """A C-STORE response; Error Comment is an LO of 64 characters (PS3.7 C)."""
-    response = Dataset()
-    response.Status = status
-    if comment:
-        response.ErrorComment = comment[:64]
-    return response
+def _refusal(status: int, comment: str) -> Dataset:
+    """A C-STORE response's status; Error Comment is an LO of 64 characters (PS3.7 C)."""
+    refusal = Dataset()
+    refusal.Status = status
+    refusal.ErrorComment = comment[:64]
+    return refusal

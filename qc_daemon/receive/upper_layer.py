@@ -2,12 +2,14 @@
 
 pynetdicom reads its socket in 4,096-byte pieces, copies a data set five times, and has two threads
 an association that wake up a thousand times a second. The subclasses here wait for what they need,
-and let the bytes of a C-STORE go from the socket straight into the spool's buffer. Everything else
-(state machine, negotiation, DIMSE, services) stays pynetdicom's; nothing of it is changed for
-others in the process. What we override is pinned by tests/receive/test_upper_layer.py.
+let the bytes of a C-STORE go from the socket straight into the spool's buffer, and answer it in the
+thread that has read it. Everything else (state machine, negotiation, DIMSE, services, and any
+C-STORE that is not the usual one) stays pynetdicom's; nothing of it is changed for others in the
+process. What we override is pinned by tests/receive/test_upper_layer.py.
 """
 
 import contextlib
+import io
 import os
 import queue
 import select
@@ -16,6 +18,7 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pynetdicom import evt
@@ -23,12 +26,15 @@ from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.observe import log
+from qc_daemon.receive import command
+from qc_daemon.receive.contexts import SOP_CLASSES
 from qc_daemon.receive.header import file_head
 from qc_daemon.receive.spool import Incoming, Spool
 
@@ -41,6 +47,8 @@ MAX_PDU_IN_MEMORY = 1 << 20
 MAX_DATA_SET_IN_MEMORY = 64 << 20
 # How long a thread waits before it looks at its timers.
 _LOOK_SECONDS = 0.5
+# Read at once where few bytes are asked for: heads, commands, and some small PDUs whole.
+_AHEAD = 32 << 10
 
 _COMMAND, _LAST = 0x01, 0x02
 _CONNECTED, _CLOSING = "Sta6", "Sta13"
@@ -72,18 +80,22 @@ class _Ringing(queue.Queue):  # type: ignore[type-arg]
 
 
 class Connection(AssociationSocket):  # type: ignore[misc]
-    """A connection whose first bytes may have been read already."""
+    """A connection read with few calls, whose first bytes may have been read already."""
 
     socket: Any
 
     def __init__(self, association: Any, client_socket: socket.socket, begun: bytes) -> None:
         super().__init__(association, client_socket=client_socket)
-        self._begun = begun
+        # What was read ahead and not asked for yet.
+        self._ahead = memoryview(begun)
+        self._space = memoryview(bytearray(_AHEAD))
+        # A TLS socket takes no flags.
+        self._whole = 0 if isinstance(client_socket, ssl.SSLSocket) else socket.MSG_WAITALL
 
     @property
     def waiting(self) -> bool:
         """Whether bytes lie here that no poll of the socket would tell of."""
-        return bool(self._begun) or (
+        return bool(self._ahead) or (
             isinstance(self.socket, ssl.SSLSocket) and self.socket.pending() > 0
         )
 
@@ -100,20 +112,29 @@ class Connection(AssociationSocket):  # type: ignore[misc]
 
     def read(self, count: int) -> bytes:
         """Exactly so many bytes. Raises ConnectionError if the peer left first, or OSError."""
+        if not self._ahead and count <= len(self._space):
+            self._ahead = self._space[: _some(self.socket.recv_into(self._space))]
+        if count <= len(self._ahead):
+            taken, self._ahead = bytes(self._ahead[:count]), self._ahead[count:]
+            return taken
         buffer = bytearray(count)
         self.read_into(memoryview(buffer))
         return bytes(buffer)
 
     def read_into(self, buffer: memoryview) -> None:
-        if self._begun:
-            taken = min(len(buffer), len(self._begun))
-            buffer[:taken] = self._begun[:taken]
-            self._begun, buffer = self._begun[taken:], buffer[taken:]
+        """Fill the buffer; raises as `read` does."""
+        if self._ahead:
+            taken = min(len(buffer), len(self._ahead))
+            buffer[:taken] = self._ahead[:taken]
+            self._ahead, buffer = self._ahead[taken:], buffer[taken:]
         while buffer:
-            count = self.socket.recv_into(buffer)
-            if count == 0:
-                raise ConnectionError
-            buffer = buffer[count:]
+            buffer = buffer[_some(self.socket.recv_into(buffer, 0, self._whole)) :]
+
+
+def _some(count: int) -> int:
+    if count == 0:
+        raise ConnectionError
+    return count
 
 
 class Provider(DULServiceProvider):  # type: ignore[misc]
@@ -129,8 +150,8 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         self.to_user_queue = _Ringing(wake_user)
         # We wait in _is_transport_event.
         self._run_loop_delay = 0
-        self._head = bytearray(6)
-        self._reading = False
+        self._poll: tuple[int, select.poll] | None = None
+        self._reading = self._serving = False
 
     def ring(self) -> None:
         """Wake the provider's thread."""
@@ -181,40 +202,67 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
             return event
         if self.socket is None or self.socket.socket is None:
             return False
-        if not self.socket.waiting and self.event_queue.empty() and not self._readable():
-            return False
-        if not self.socket.ready:
-            return False
-        self._read_pdu_data()
-        return True
+        found = False
+        while self.event_queue.empty() and self._readable():
+            found = True
+            self._read_pdu_data()
+            self._idle_timer.restart()
+            if self._kill_thread or self.to_provider_queue.queue:
+                break
+        return found
+
+    def idle_timer_expired(self) -> bool:
+        # To wait for our own disk and database is no idleness of the peer.
+        return not self._serving and bool(super().idle_timer_expired())
 
     def _readable(self) -> bool:
         """Wait until the peer has sent something; False if our user, or a timer, comes first."""
-        wait = select.poll()
+        connection = self.socket
+        if connection.waiting:
+            return True
         try:
-            wait.register(self.socket.socket, select.POLLIN)
+            told = dict(self._waits_for(connection.socket.fileno()).poll(_LOOK_SECONDS * 1000))
         except (AttributeError, ValueError):
             # Closed meanwhile, by an abort from another thread.
             self.event_queue.put(_CLOSED)
             return False
-        wait.register(self._bell, select.POLLIN)
-        told = dict(wait.poll(_LOOK_SECONDS * 1000))
         if told.pop(self._bell, 0):
             os.eventfd_read(self._bell)
         return bool(told)
+
+    def _waits_for(self, descriptor: int) -> select.poll:
+        if self._poll is None or self._poll[0] != descriptor:
+            made = select.poll()
+            made.register(descriptor, select.POLLIN)
+            made.register(self._bell, select.POLLIN)
+            self._poll = (descriptor, made)
+        return self._poll[1]
+
+    def serve(self, work: Callable[[], None]) -> None:
+        """Do what was asked for in the provider's own thread, which reads nothing meanwhile."""
+        self._serving = True
+        try:
+            work()
+        finally:
+            self._idle_timer.restart()
+            self._serving = False
+
+    def send_now(self, pdu: bytes) -> None:
+        """Send a P-DATA-TF; in the provider's own thread only."""
+        self.socket.send(pdu)
 
     def _read_pdu_data(self) -> None:
         """Read one PDU; a fragment of a data set goes straight to where it is kept."""
         self._reading = True
         try:
-            self.socket.read_into(memoryview(self._head))
-            kind, length = struct.unpack(">BxL", self._head)
+            head = self.socket.read(6)
+            kind, length = struct.unpack(">BxL", head)
             if kind == P_DATA_TF and self.state_machine.current_state == _CONNECTED:
                 self._read_fragments(length)
                 return
             if kind not in _PDU_TYPES or length > MAX_PDU_IN_MEMORY:
                 raise InvalidPDUError
-            pdu, event = self._decoded(length)
+            pdu, event = self._decoded(head, length)
         except InvalidPDUError:
             self.event_queue.put(_INVALID)
         except (OSError, AttributeError):
@@ -226,10 +274,10 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         finally:
             self._reading = False
 
-    def _decoded(self, length: int) -> tuple[Any, str]:
+    def _decoded(self, head: bytes, length: int) -> tuple[Any, str]:
         body = self.socket.read(length)
         try:
-            decoded: tuple[Any, str] = self._decode_pdu(bytearray(self._head + body))
+            decoded: tuple[Any, str] = self._decode_pdu(bytearray(head + body))
         except Exception as error:
             # pynetdicom's decoders raise what rubbish leads them to.
             raise InvalidPDUError from error
@@ -254,20 +302,46 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
         super().__init__(association)
         self.msg_queue = _Ringing(wake_user)
         self._spool = spool
+        # The usual C-STORE that is coming in.
+        self._storing: _Storing | None = None
 
     def receive_fragment(self, context_id: int, control: int, count: int, source: Source) -> None:
         """Take one fragment (PS3.8 E.2) from the connection.
 
         Raises InvalidPDUError, OSError (the connection failed).
         """
-        message = self.message
         if control & _COMMAND:
-            if message is not None and message.encoded_command_set.tell() > MAX_PDU_IN_MEMORY:
+            self._receive_command(context_id, control, count, source)
+        elif self._storing is not None:
+            if self._storing.context_id != context_id:
                 raise InvalidPDUError
-            self._deliver(context_id, control, self._held(count, MAX_PDU_IN_MEMORY, source))
-            if isinstance(self.message, C_STORE_RQ) and self.message._data_set_file is None:
-                self.message._data_set_file = _Received(self._open(self.message, context_id))
-            return
+            _fill(self._storing.incoming, count, source)
+            if control & _LAST:
+                storing, self._storing = self._storing, None
+                self._received(storing)
+        else:
+            self._receive_data(context_id, control, count, source)
+
+    def _receive_command(self, context_id: int, control: int, count: int, source: Source) -> None:
+        message = self.message
+        held = 0 if message is None else message.encoded_command_set.tell()
+        if self._storing is not None or held > MAX_PDU_IN_MEMORY:
+            raise InvalidPDUError
+        encoded = self._held(count, MAX_PDU_IN_MEMORY, source)
+        if message is None and control & _LAST:
+            request = command.store_request(encoded)
+            if request is not None and self._is_storable(request, context_id):
+                incoming = self._open(context_id, request.sop_class_uid, request.sop_instance_uid)
+                self._storing = _Storing(context_id, request, incoming)
+                return
+        self._deliver(context_id, control, encoded)
+        if isinstance(self.message, C_STORE_RQ) and self.message._data_set_file is None:
+            named = self.message.command_set
+            uids = (str(named.get(f"AffectedSOP{each}UID", "")) for each in ("Class", "Instance"))
+            self.message._data_set_file = _Received(self._open(context_id, *uids))
+
+    def _receive_data(self, context_id: int, control: int, count: int, source: Source) -> None:
+        message = self.message
         if message is None or message.context_id != context_id:
             # A data set that no command announced.
             raise InvalidPDUError
@@ -275,22 +349,55 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
             limit = MAX_DATA_SET_IN_MEMORY - message.data_set.tell()
             self._deliver(context_id, control, self._held(count, limit, source))
             return
-        incoming = message._data_set_file.incoming
-        while count:
-            space = incoming.space(count)
-            source.read_into(space)
-            incoming.filled(len(space))
-            count -= len(space)
+        _fill(message._data_set_file.incoming, count, source)
         if control & _LAST:
             self._deliver(context_id, control, b"")
 
+    def _is_storable(self, request: command.StoreRequest, context_id: int) -> bool:
+        context = self.assoc._accepted_cx.get(context_id)
+        return (
+            context is not None
+            and context.abstract_syntax == request.sop_class_uid
+            and request.sop_class_uid in SOP_CLASSES
+        )
+
+    def _received(self, storing: "_Storing") -> None:
+        """Answer at once where the association is up and nothing else waits for its answer."""
+        most = self.maximum_pdu_size
+        # In this order: the association's thread is at work before it takes a message.
+        free = self.msg_queue.empty() and self.assoc._is_paused
+        if self.assoc.is_established and free and not 0 < most < command.LONGEST_RESPONSE:
+            self.dul.serve(lambda: self._answer(storing))
+        else:
+            self.msg_queue.put((storing.context_id, storing.primitive()))
+
+    def _answer(self, storing: "_Storing") -> None:
+        try:
+            status = evt.trigger(
+                self.assoc,
+                evt.EVT_C_STORE,
+                {
+                    "request": storing.primitive(),
+                    "context": self.assoc._accepted_cx[storing.context_id].as_tuple,
+                },
+            )
+        finally:
+            storing.incoming.discard()
+        if self.assoc.is_established:
+            code, comment = (
+                (status, "") if isinstance(status, int) else (status.Status, status.ErrorComment)
+            )
+            answer = command.store_response(storing.request, code, comment)
+            self.dul.send_now(command.in_one_pdu(storing.context_id, answer))
+
     def abandon(self) -> None:
         """Drop the object whose last byte will not come, and those that nobody will look at."""
+        if self._storing is not None:
+            self._storing.incoming.discard()
         _drop(getattr(self.message, "_data_set_file", None))
-        while not self.msg_queue.empty():
-            message = self.get_msg()[1]
-            if message is not None:
-                _drop(message._dataset_file)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                _drop(getattr(self.msg_queue.get_nowait()[1], "_dataset_file", None))
 
     def _held(self, count: int, limit: int, source: Source) -> bytes:
         if count > limit:
@@ -306,26 +413,53 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
             # A command set that is none; pydicom raises what rubbish leads it to.
             raise InvalidPDUError from error
 
-    def _open(self, message: Any, context_id: int) -> Incoming:
+    def _open(self, context_id: int, sop_class: str, sop_instance: str) -> Incoming:
         context = self.assoc._accepted_cx.get(context_id)
-        command = message.command_set
         if context is None:
             raise InvalidPDUError
-        incoming = self._spool.open()
         try:
             head = file_head(
-                str(command.AffectedSOPClassUID),
-                str(command.AffectedSOPInstanceUID),
+                sop_class,
+                sop_instance,
                 str(context.transfer_syntax[0]),
                 IMPLEMENTATION_CLASS_UID,
                 IMPLEMENTATION_VERSION_NAME,
             )
-        except (AttributeError, ValueError) as error:
-            incoming.discard()
+        except ValueError as error:
             raise InvalidPDUError from error
+        incoming = self._spool.open()
         incoming.write(head)
         incoming.data_set_offset = len(head)
         return incoming
+
+
+@dataclass(frozen=True, slots=True)
+class _Storing:
+    """A C-STORE whose data set is coming in."""
+
+    context_id: int
+    request: command.StoreRequest
+    incoming: Incoming
+
+    def primitive(self) -> C_STORE:
+        """The request as pynetdicom's handlers and services know it."""
+        made = C_STORE()
+        made.MessageID = self.request.message_id
+        made.Priority = self.request.priority
+        made.AffectedSOPClassUID = self.request.sop_class_uid
+        made.AffectedSOPInstanceUID = self.request.sop_instance_uid
+        made.DataSet = io.BytesIO()
+        made._context_id = self.context_id
+        made._dataset_file = _Received(self.incoming)
+        return made
+
+
+def _fill(incoming: Incoming, count: int, source: Source) -> None:
+    while count:
+        space = incoming.space(count)
+        source.read_into(space)
+        incoming.filled(len(space))
+        count -= len(space)
 
 
 def _drop(received: "_Received | None") -> None:
@@ -420,8 +554,8 @@ class Acceptor(Association):  # type: ignore[misc]
             context_id, message = self.dimse.get_msg()
             while message:
                 self._serve_request(message, context_id)
-                # Also where it was no C-STORE, or none that pynetdicom asks a handler about.
-                _drop(message._dataset_file)
+                # Also where it was a C-STORE that pynetdicom asks no handler about.
+                _drop(getattr(message, "_dataset_file", None))
                 context_id, message = self.dimse.get_msg()
             if self._is_over():
                 self.kill()
@@ -471,7 +605,7 @@ class Server:
 
         Not started yet. Raises OSError if the connection is gone.
         """
-        client_socket.settimeout(self.ae.network_timeout)
+        _limit(client_socket, self.ae.network_timeout)
         client_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         association = Acceptor(self, client_socket, begun)
         ours, theirs = association.acceptor, association.requestor
@@ -489,3 +623,14 @@ class Server:
 
     def shutdown_request(self, request: Any) -> None:
         """pynetdicom is done with a connection; the association closes it itself."""
+
+
+def _limit(connection: socket.socket, seconds: float) -> None:
+    """How long one call may wait for the peer; the system's limit saves Python a poll each time."""
+    if isinstance(connection, ssl.SSLSocket):
+        connection.settimeout(seconds)
+        return
+    connection.settimeout(None)
+    limit = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        connection.setsockopt(socket.SOL_SOCKET, option, limit)

@@ -1,11 +1,11 @@
 """Admitting a received object: its rows and its jobs in the caller's transaction."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from qc_daemon.records import jobs
@@ -49,14 +49,16 @@ def admit(
     receipt: Receipt,
     *,
     source_destinations: Sequence[str],
-    bundle_id: str | None,
+    bundle_id: str | Callable[[], str | None] | None,
     now: datetime,
 ) -> Admission:
     """Record the object and insert its score job and one deliver job per source destination.
 
     The same bytes under the same UID change nothing at all. Anything else is a new revision; it
     opens its exam, again if that was closed. `bundle_id` is the model id that a new exam is fixed
-    to. Safe against another association that stores the same object at the same moment.
+    to, or tells it when asked: most objects belong to an exam that has one.
+
+    Safe against another association that stores the same object at the same moment.
     """
     receipt = _storable(receipt)
     instance_id, number = _instance(session, receipt.sop_instance_uid, now), 1
@@ -119,19 +121,18 @@ _LOCK_INSTANCE = (
 _REVISIONS = select(
     _revisions.id, _revisions.exam_id, _revisions.path, _revisions.sha256, _revisions.number
 ).where(_revisions.instance_id == bindparam("instance"))
-_LOCK_EXAM = (
-    select(_exams.id, _exams.bundle_id, _exams.state)
+_TOUCH_EXAM = (
+    update(table_of(Exam))
     .where(
         _exams.study_instance_uid == bindparam("study"), _exams.patient_id == bindparam("patient")
     )
-    .with_for_update(key_share=True)
+    .values(last_object_at=bindparam("now"))
+    .returning(_exams.id, _exams.bundle_id, _exams.state)
 )
-_TOUCH_EXAM = (
+_FIX_BUNDLE = (
     update(table_of(Exam))
     .where(_exams.id == bindparam("exam"))
-    .values(
-        last_object_at=bindparam("now"), bundle_id=func.coalesce(_exams.bundle_id, bindparam("to"))
-    )
+    .values(bundle_id=bindparam("bundle"))
 )
 
 
@@ -145,10 +146,19 @@ def _instance(session: Session, sop_instance_uid: str, now: datetime) -> int | N
     )
 
 
-def _exam(session: Session, receipt: Receipt, bundle_id: str | None, now: datetime) -> int:
-    """The exam's row, open, its last object being this one."""
-    key = {"study": receipt.study_instance_uid, "patient": receipt.patient_id}
-    exam = session.execute(_LOCK_EXAM, key).one_or_none()
+def _exam(
+    session: Session,
+    receipt: Receipt,
+    bundle_id: str | Callable[[], str | None] | None,
+    now: datetime,
+) -> int:
+    """The exam's row, locked and open, its last object being this one."""
+    key = {"study": receipt.study_instance_uid, "patient": receipt.patient_id, "now": now}
+    exam = session.execute(_TOUCH_EXAM, key).one_or_none()
+    if exam is not None and exam.bundle_id is not None and exam.state == ExamState.OPEN:
+        known: int = exam.id
+        return known
+    bundle_id = bundle_id() if callable(bundle_id) else bundle_id
     if exam is None:
         made = insert_once(
             session,
@@ -165,19 +175,21 @@ def _exam(session: Session, receipt: Receipt, bundle_id: str | None, now: dateti
         if made is not None:
             return made
         # Another association has just made it.
-        exam = session.execute(_LOCK_EXAM, key).one()
-    session.execute(_TOUCH_EXAM, {"exam": exam.id, "now": now, "to": bundle_id})
-    if exam.state == ExamState.CLOSED:
-        jobs.reopen(session, exam.id, now)
+        exam = session.execute(_TOUCH_EXAM, key).one()
     exam_id: int = exam.id
+    if exam.bundle_id is None and bundle_id is not None:
+        session.execute(_FIX_BUNDLE, {"exam": exam_id, "bundle": bundle_id})
+    if exam.state == ExamState.CLOSED:
+        jobs.reopen(session, exam_id, now)
     return exam_id
 
 
 def _storable(receipt: Receipt) -> Receipt:
     """Text that both databases take: PostgreSQL has no NUL and neither has lone surrogates."""
-    texts = {
+    values = {field.name: getattr(receipt, field.name) for field in fields(receipt)}
+    changed: dict[str, Any] = {
         name: value.replace("\0", "").encode("utf-8", "replace").decode()
-        for name, value in asdict(receipt).items()
-        if isinstance(value, str)
+        for name, value in values.items()
+        if isinstance(value, str) and not value.isprintable()
     }
-    return Receipt(**texts, size=receipt.size)
+    return replace(receipt, **changed) if changed else receipt

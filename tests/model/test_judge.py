@@ -1,17 +1,19 @@
 """Judging a frame with the default bundle: shape of the answer, places, and the review rules."""
 
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from detector.frame import Frame, Region
+from detector.letterbox import crop
 from detector.vocabulary import LABELS, View
 from model.bundle import Bundle
 from model.calibration import Scaling, Temperature
 from model.criteria_table import RULES
 from model.finding import NON_STANDARD, REVIEW, STANDARD
-from model.judge import Judge, Thresholds
+from model.judge import Judge, Look, Thresholds
 from training.phantom import make
 
 
@@ -115,6 +117,49 @@ def test_a_strange_picture_is_left_to_a_person(judge: Judge, frame: Frame) -> No
     (judgement,) = wary.judge(frame)
     assert judgement.quality == REVIEW
     assert "out-of-distribution" in judgement.flags
+
+
+@pytest.mark.parametrize(
+    "thresholds",
+    [Thresholds(detection=1.0, view=0.0), Thresholds(detection=0.0, view=1.0)],
+    ids=["no structure of the view was found", "the view is not likely enough"],
+)
+def test_a_view_on_slim_evidence_is_named_and_left_to_a_person(
+    judge: Judge, frame: Frame, thresholds: Thresholds
+) -> None:
+    unsure = Judge(
+        judge.bundle_id,
+        judge.detector,
+        judge.describer,
+        judge.spatialclip,
+        judge.preprocessor,
+        Temperature(Scaling(1.0, 50.0)),
+        judge.outlier.with_threshold(float("inf")),
+        thresholds,
+        judge.criteria_thresholds,
+    )
+    looks = unsure.look([crop(frame, frame.regions[0]).pixels])
+    views = {View.OTHER: 0.3, View.NT: 0.5, View.CRL: 0.2}
+    (judgement,) = replace_look(unsure, looks, views).judge(frame)
+    assert (judgement.view, judgement.quality) == (View.NT, REVIEW)
+    assert judgement.probability is not None
+
+
+def test_other_is_said_when_it_is_likelier_than_all_views_together(
+    judge: Judge, frame: Frame
+) -> None:
+    looks = judge.look([crop(frame, frame.regions[0]).pixels])
+    told = replace_look(judge, looks, {View.OTHER: 0.5, View.NT: 0.5, View.CRL: 0.0})
+    assert told.judge(frame)[0].view is View.OTHER
+    told = replace_look(judge, looks, {View.OTHER: 0.45, View.NT: 0.4, View.CRL: 0.15})
+    assert told.judge(frame)[0].view is View.NT
+
+
+def replace_look(judge: Judge, looks: list[Look], views: dict[View, float]) -> Judge:
+    """The same judge, whose networks see these views in every picture."""
+    told = copy(judge)
+    told.look = lambda _: [replace(look, views=views) for look in looks]  # type: ignore[method-assign]
+    return told
 
 
 def test_no_structure_of_another_name_is_described(judge: Judge, frame: Frame) -> None:

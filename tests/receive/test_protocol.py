@@ -68,6 +68,8 @@ def test_an_object_that_is_whole_when_its_sender_aborts_leaves_no_file(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Abort and last byte arrive together, and the abort is seen first."""
+    # As one that is not the usual C-STORE, it waits for the association's thread.
+    monkeypatch.setattr(upper_layer.command, "store_request", lambda _encoded: None)
     monkeypatch.setattr(upper_layer.Messages, "get_msg", lambda *_: (None, None))
     seed = fuzz.seeds(None, [ultrasound()])[0]
     with socket.create_connection(("127.0.0.1", site.port), timeout=60) as peer:

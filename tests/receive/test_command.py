@@ -1,0 +1,122 @@
+"""Command sets of C-STORE, byte for byte what pynetdicom and pydicom make of them."""
+
+import io
+import struct
+from typing import Any
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+from pynetdicom.dimse_messages import C_STORE_RQ, C_STORE_RSP, DIMSEMessage
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dsutils import decode, encode
+from pynetdicom.pdu import P_DATA_TF
+from pynetdicom.pdu_primitives import P_DATA
+
+from qc_daemon.receive.command import (
+    LONGEST_RESPONSE,
+    StoreRequest,
+    in_one_pdu,
+    store_request,
+    store_response,
+)
+
+numbers = st.integers(0, 0xFFFF)
+uids = st.from_regex(r"[1-9][0-9]{0,5}(\.[1-9][0-9]{0,10}){1,4}", fullmatch=True)
+comments = st.text(st.sampled_from("abc XYZ:0-9"), max_size=64).map(str.strip)
+requests = st.builds(StoreRequest, numbers, st.integers(0, 2), uids, uids)
+
+
+def primitive(request: StoreRequest) -> C_STORE:
+    made = C_STORE()
+    made.MessageID = request.message_id
+    made.Priority = request.priority
+    made.AffectedSOPClassUID = request.sop_class_uid
+    made.AffectedSOPInstanceUID = request.sop_instance_uid
+    made.DataSet = io.BytesIO(b"\0\0")
+    return made
+
+
+def encoded(message: DIMSEMessage, made: C_STORE) -> bytes:
+    message.primitive_to_message(made)
+    command = encode(message.command_set, True, True)
+    assert command is not None
+    return command
+
+
+@given(requests)
+def test_a_usual_request_is_read_as_pynetdicom_writes_it(request: StoreRequest) -> None:
+    assert store_request(encoded(C_STORE_RQ(), primitive(request))) == request
+
+
+@given(requests, numbers, comments)
+@example(StoreRequest(0xFFFF, 0, "1." + "2" * 62, "1." + "3" * 62), 0xA700, "x" * 64)
+def test_the_response_is_what_pynetdicom_writes(
+    request: StoreRequest, status: int, comment: str
+) -> None:
+    made = primitive(request)
+    made.DataSet = None
+    made.MessageIDBeingRespondedTo = request.message_id
+    made.MessageID = None
+    made.Status = status
+    made.ErrorComment = comment or None
+    command = store_response(request, status, comment)
+    assert command == encoded(C_STORE_RSP(), made)
+    data = P_DATA()
+    data.presentation_data_value_list.append((7, b"\x03" + command))
+    pdu = in_one_pdu(7, command)
+    assert pdu == P_DATA_TF(data).encode()
+    assert len(pdu) <= LONGEST_RESPONSE
+
+
+@given(st.data(), requests)
+def test_what_is_read_is_never_other_than_what_pydicom_reads(
+    data: st.DataObject, request: StoreRequest
+) -> None:
+    """Broken and unusual command sets are left to pynetdicom, or mean the same to it."""
+    damaged = bytearray(encoded(C_STORE_RQ(), primitive(request)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    del damaged[data.draw(st.integers(0, len(damaged))) :]
+    read = store_request(bytes(damaged))
+    if read is None:
+        return
+    known: Any = decode(io.BytesIO(bytes(damaged)), True, True)
+    assert (known.CommandField, known.MessageID, known.Priority) == (
+        1, read.message_id, read.priority,
+    )  # fmt: skip
+    assert known.CommandDataSetType != 0x0101
+    assert known.AffectedSOPClassUID == read.sop_class_uid
+    assert known.AffectedSOPInstanceUID == read.sop_instance_uid
+
+
+@given(st.binary(max_size=300))
+def test_rubbish_is_no_request(rubbish: bytes) -> None:
+    assert store_request(rubbish) is None
+
+
+def test_what_is_not_usual_is_left_to_pynetdicom() -> None:
+    usual = encoded(C_STORE_RQ(), primitive(StoreRequest(1, 2, "1.2.3", "1.2.4")))
+    known = Dataset()
+    known.update(decode(io.BytesIO(usual), True, True))
+
+    def without_data_set(command: Dataset) -> None:
+        command.CommandDataSetType = 0x0101
+
+    def of_a_move(command: Dataset) -> None:
+        command.MoveOriginatorMessageID = 5
+
+    def other(command: Dataset) -> None:
+        command.CommandField = 0x0030
+
+    def nameless(command: Dataset) -> None:
+        del command.AffectedSOPInstanceUID
+
+    for change in (without_data_set, of_a_move, other, nameless):
+        command = Dataset()
+        command.update(known)
+        change(command)
+        assert store_request(encode(command, True, True) or b"") is None
+    assert store_request(usual + struct.pack("<HHL", 0, 0x1031, 2) + b"\0\0") is None
+    assert store_request(usual[:-1]) is None
+    assert store_request(usual) is not None
