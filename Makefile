@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-slow lint bench bench-receive bench-faults conformance bundle install lock clean
+.PHONY: demo test test-slow lint bench bench-receive bench-faults bench-soak conformance bundle install lock clean
 
 demo: install
 	$(BIN)/qc-daemon demo
@@ -14,9 +14,10 @@ test: install
 	@sh deploy/system-tools.sh
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
+TESTS ?= tests
 test-slow: install
 	@sh deploy/system-tools.sh
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 $(TESTS)
 
 lint: install
 	$(BIN)/ruff check .
@@ -36,6 +37,11 @@ KILLS ?= 50
 DAEMON_KILLS ?= 5
 bench-faults: install
 	$(BIN)/python benchmarks/faults.py --kills $(KILLS) --daemon-kills $(DAEMON_KILLS)
+
+# Half an hour of mixed load: does anything grow?
+bench-soak: install
+	@sh deploy/system-tools.sh
+	$(BIN)/python benchmarks/soak.py
 
 # The tables of docs/conformance.md from the code.
 conformance: install

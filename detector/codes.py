@@ -30,6 +30,8 @@ class ErrorCode(StrEnum):
     DELIVERY_REFUSED = "delivery-refused"
     DELIVERY_UNREACHABLE = "delivery-unreachable"
     DELIVERY_RESOURCES = "delivery-out-of-resources"
+    COMMITMENT_REFUSED = "commitment-refused"
+    COMMITMENT_AWAITED = "commitment-awaited"
     SPOOL_MISSING = "spool-file-missing"
     NOT_AVAILABLE = "original-not-available"
     WORKER_DEATHS = "worker-deaths"
@@ -55,6 +57,8 @@ FAILURE_CLASS: dict[ErrorCode, FailureClass] = {
     ErrorCode.DELIVERY_REFUSED: FailureClass.QUARANTINE,
     ErrorCode.DELIVERY_UNREACHABLE: FailureClass.RETRY,
     ErrorCode.DELIVERY_RESOURCES: FailureClass.RETRY,
+    ErrorCode.COMMITMENT_REFUSED: FailureClass.RETRY,
+    ErrorCode.COMMITMENT_AWAITED: FailureClass.ALARM,
     ErrorCode.SPOOL_MISSING: FailureClass.ALARM,
     ErrorCode.NOT_AVAILABLE: FailureClass.QUARANTINE,
     ErrorCode.WORKER_DEATHS: FailureClass.QUARANTINE,

@@ -149,7 +149,8 @@ def results(
 def queue_list(
     config: Config = None,
     state: Annotated[
-        list[str] | None, typer.Option(help="ready, leased, done, dead, quarantined; repeatable.")
+        list[str] | None,
+        typer.Option(help="ready, leased, sent, done, dead, quarantined; repeatable."),
     ] = None,
 ) -> None:
     """List jobs that are not done, or those in the given states."""

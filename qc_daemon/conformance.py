@@ -43,13 +43,17 @@ REQUEST_STATUSES = {
     " N-CREATE with another status than IN PROGRESS",
     dimse.PROCESSING_FAILURE: "database away; MPPS: the step is final (Error ID A506H)",
     dimse.DUPLICATE_SOP_INSTANCE: "MPPS N-CREATE: the step is known already",
-    dimse.NO_SUCH_SOP_INSTANCE: "MPPS N-SET: no such step; N-ACTION: not the well-known instance",
+    dimse.NO_SUCH_SOP_INSTANCE: "MPPS N-SET: no such step; N-ACTION and N-EVENT-REPORT: not the"
+    " well-known instance",
+    dimse.NO_SUCH_EVENT_TYPE: "N-EVENT-REPORT: another Event Type than 1 and 2",
     dimse.INVALID_ARGUMENT_VALUE: "N-ACTION: Action Information without Transaction UID or"
-    " Referenced SOP Sequence, or unreadable",
+    " Referenced SOP Sequence, or unreadable; N-EVENT-REPORT: unreadable, or not a transaction that"
+    " we asked of this caller",
     dimse.INVALID_OBJECT_INSTANCE: "MPPS N-CREATE: no Affected SOP Instance UID",
     dimse.MISSING_ATTRIBUTE: "MPPS N-CREATE: no status or no Scheduled Step Attributes Sequence",
     dimse.MISSING_ATTRIBUTE_VALUE: "MPPS N-CREATE: no Study Instance UID",
     dimse.NO_SUCH_ACTION: "N-ACTION: another Action Type than 1",
+    dimse.NOT_AUTHORISED: "N-ACTION: the caller is no peer; as a destination it may report only",
 }
 REJECTIONS = {
     policy.NOT_RECOGNISED: "unknown caller: AE title, address or certificate (it is listed for"
@@ -126,7 +130,7 @@ def _services() -> str:
             (f"Storage of {count} SOP classes (below)", "yes, as received", "yes"),
             (f"Storage: {_name(Comprehensive3DSRStorage)}", "yes, made here", "yes"),
             (f"Storage: {_name(SecondaryCaptureImageStorage)}", "yes, made here", "yes"),
-            (f"{_name(PUSH_MODEL)} (`{PUSH_MODEL}`)", "no", "yes"),
+            (f"{_name(PUSH_MODEL)} (`{PUSH_MODEL}`)", "yes", "yes"),
             (f"{_name(MPPS)} (`{MPPS}`)", "no", "yes"),
             (f"{_name(retrieve.GET)} (`{retrieve.GET}`)", "yes", "no"),
             (f"{_name(retrieve.MOVE)} (`{retrieve.MOVE}`)", "yes", "no"),
@@ -150,7 +154,8 @@ def _association() -> str:
             ("Time for the A-ASSOCIATE-RQ (ARTIM)", f"{receive.artim_timeout:g} s"),
             ("Idle time before an A-ABORT", f"{receive.network_timeout:g} s"),
             ("Asynchronous operations", "none (one operation at a time)"),
-            ("Role selection, extended and user identity negotiation", "none as acceptor"),
+            ("Role selection", f"as acceptor: SCU and SCP, for {_name(PUSH_MODEL)} only"),
+            ("Extended and user identity negotiation", "none as acceptor"),
         ),
     )
 

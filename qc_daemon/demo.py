@@ -34,7 +34,7 @@ from model.finding import Finding
 from qc_daemon.observe import log
 from qc_daemon.operate import open_store
 from qc_daemon.records import exams, findings, jobs
-from qc_daemon.records.tables import JobKind, JobState
+from qc_daemon.records.tables import JobKind
 from qc_daemon.report.html import Entry, exam_page
 from qc_daemon.sender import send
 from qc_daemon.settings import load
@@ -206,9 +206,9 @@ def wait_until_told(config: Path, progress: Progress, journal: Path) -> None:
             (telling, (JobKind.REPORT, JobKind.DELIVER)),
         ):
             chosen = [job for job in every if job.kind in kinds]
-            ended = [job for job in chosen if job.state not in (JobState.READY, JobState.LEASED)]
+            ended = [job for job in chosen if job.state not in jobs.PENDING]
             progress.update(task, total=len(chosen), completed=len(ended))
-        pending = [job for job in every if job.state in (JobState.READY, JobState.LEASED)]
+        pending = [job for job in every if job.state in jobs.PENDING]
         if not pending and not open_exams:
             return
         time.sleep(0.3)

@@ -14,7 +14,7 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import CommitmentState, JobState
 from qc_daemon.settings import Settings
 
-OPEN_STATES = (JobState.READY, JobState.LEASED, JobState.DEAD, JobState.QUARANTINED)
+OPEN_STATES = (*jobs.PENDING, JobState.DEAD, JobState.QUARANTINED)
 
 
 def open_store(settings: Settings) -> Store:

@@ -20,13 +20,19 @@ _NETWORK: TypeAdapter[str] = TypeAdapter(Network)
 
 
 def list_peers(settings: Settings) -> list[dict[str, Any]]:
-    """Peers of the settings and of the database, then refused callers, latest first."""
+    """Peers of the settings, destinations that may report storage commitment, peers of the
+    database, then refused callers, latest first."""
     with open_store(settings).read() as session:
         approved, refused = peers.approved(session), peers.refused(session)
     return [
         *(
             _row("settings", peer.ae_title, shown(peer.address), peer.certificate)
             for peer in settings.receive.peer
+        ),
+        *(
+            _row("reports only", each.ae_title, each.host, None)
+            for each in settings.destination
+            if each.kind == "dicom" and each.commitment != "off"
         ),
         *(
             _row("approved", peer.ae_title, peer.address, peer.certificate, peer.approved_at)

@@ -62,6 +62,7 @@ def receive(brief: Brief, stop: threading.Event) -> None:
         brief.owner,
         tuple(each.name for each in settings.destination if "source" in each.objects),
         places=Places(brief.places, limits.max_associations, limits.max_associations_per_ae),
+        destinations=settings.destination,
     )
     for kind, listener in brief.listeners.items():
         tls = settings.receive.tls if kind == TLS else None

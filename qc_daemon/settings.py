@@ -69,6 +69,7 @@ class StoreSettings(_Section):
     url: str = "sqlite:///var/qc.db"
     spool: Path = Path("var/spool")
     keep_pixels_days: Annotated[int, Field(ge=0)] | Literal["forever"] = 400
+    keep_overlays_days: int = Field(default=7, ge=0)
 
 
 class ClientTLSSettings(_Section):
@@ -178,7 +179,11 @@ class ScoreSettings(_Section):
 
 
 class DestinationSettings(_Section):
-    """Where originals and results go."""
+    """Where originals and results go.
+
+    `commitment`: whether an object counts as delivered only once the destination has committed to
+    it. auto: where it takes such requests; required: it waits until it does; off: never asked.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
     kind: Literal["dicom", "folder"] = "dicom"
@@ -189,6 +194,10 @@ class DestinationSettings(_Section):
     objects: list[ObjectKind] = ["sr", "overlay"]
     tls: ClientTLSSettings | None = None
     timeout: float = Field(default=60.0, gt=0)
+    commitment: Literal["auto", "off", "required"] = "auto"
+    commitment_timeout: float = Field(
+        default=600.0, gt=0, description="seconds a report may take before it is asked for again"
+    )
 
 
 class JobSettings(_Section):
@@ -262,6 +271,11 @@ def load(path: Path | None = None) -> Settings:
     for destination in settings.destination:
         if destination.kind == "folder" and destination.folder is None:
             raise SettingsError(f"destination {destination.name}: kind folder needs folder = PATH")
+        if destination.kind != "dicom" and destination.commitment == "required":
+            raise SettingsError(
+                f"destination {destination.name}: commitment required needs kind dicom;"
+                " leave commitment away"
+            )
     _check_certificates(settings.receive)
     return _resolve(settings, base)
 

@@ -12,6 +12,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, evt
 
 from qc_daemon.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
+from qc_daemon.requestor import steady
 from tests.wire import US, free_port
 
 MPPS = "1.2.840.10008.3.1.2.3.3"
@@ -70,6 +71,7 @@ class Modality:
             evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._reported)],
         )
         assert made.is_established
+        steady(made)
         try:
             yield made
         finally:

@@ -55,6 +55,11 @@ def test_defaults_need_no_file() -> None:
         ('[[destination]]\nname = "a"\n[[destination]]\nname = "a"\n', "share a name"),
         ('[[destination]]\nname = "a"\nkind = "folder"\n', "needs folder"),
         ('[[destination]]\nname = "a"\nobjects = ["pdf"]\n', "destination.0.objects.0"),
+        ('[[destination]]\nname = "a"\ncommitment = "on"\n', "destination.0.commitment"),
+        (
+            '[[destination]]\nname = "a"\nkind = "folder"\nfolder = "f"\ncommitment = "required"\n',
+            "needs kind dicom",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, named: str) -> None:

@@ -14,6 +14,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, evt
 
+from qc_daemon.requestor import steady
+
 US = "1.2.840.10008.5.1.4.1.1.6.1"
 US_RETIRED = "1.2.840.10008.5.1.4.1.1.6"
 # A name, identifier and number that must turn up in no log.
@@ -91,7 +93,7 @@ def association(
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 60
     for sop_class, syntax in contexts or [(US, ExplicitVRLittleEndian)]:
         ae.add_requested_context(sop_class, syntax)
-    made = ae.associate("127.0.0.1", port, ae_title=called)
+    made = steady(ae.associate("127.0.0.1", port, ae_title=called))
     try:
         yield made
     finally:

@@ -116,6 +116,10 @@ def train_spatialclip(
     focal: Annotated[float, typer.Option(help="Exponent of the focal loss; 0: none.")] = 0.0,
     balanced: Annotated[bool, typer.Option(help="Weigh both classes alike.")] = False,
     ema: Annotated[float, typer.Option(help="Decay of the weights' average; 0: none.")] = 0.0,
+    lora: Annotated[
+        int,
+        typer.Option(help="Rank of adapters in place of whole blocks in the last stage; 0: none."),
+    ] = 0,
     seed: int = 0,
     held_out: Annotated[float, typer.Option(help="Share of groups kept for validation.")] = 0.1,
     fold: Fold = None,
@@ -153,6 +157,7 @@ def train_spatialclip(
             focal=focal,
             balanced=balanced,
             ema_decay=ema,
+            lora=lora,
             seed=seed,
         ),
         start=start,

@@ -27,6 +27,7 @@ from model.criteria_table import RULES
 from model.inputs import Inputs, Preprocessor
 from model.spatialclip import VIEWS, SpatialClip, SpatialClipOutput
 from model.stages import Stage, set_stage
+from training.adapters import add_adapters, merge_adapters
 from training.detector import epoch_order, schedule, update_average
 from training.evidence import Evidence
 from training.losses import class_weights, contrastive, quality_loss
@@ -43,6 +44,7 @@ class SpatialClipRecipe:
     `DetectorRecipe`, 0: every simulated picture in every epoch. `focal` is the exponent of the
     focal loss (Lin et al. 2017), 0: plain cross-entropy; `balanced` weighs the two classes by
     their effective number (Cui et al. 2019).
+    `lora` is the rank of adapters that learn in the top stage in place of the top blocks; 0: none.
     `head_rate` times the learning rate goes to the linear heads: on features of unit length their
     weights must grow long before a logit says anything. `stem_rate` times it goes to the image
     network, which is already trained.
@@ -67,6 +69,7 @@ class SpatialClipRecipe:
     balanced: bool = False
     simulated: float = 0.0
     ema_decay: float = 0.0
+    lora: int = 0
     seed: int = 0
 
     @property
@@ -261,6 +264,7 @@ def train_spatialclip(
         run.save(checkpoint)
     if not figures:
         figures = summarise(predict(run.average, validation, preprocessor), validation)
+    run.end_stage()
     network.load_state_dict(run.average.state_dict())
     return {
         "recipe": asdict(recipe),
@@ -307,6 +311,7 @@ class _Run:
     def begin_epoch(self) -> bool:
         """Go to the next stage where this one is done; False when all are."""
         if self.epoch == self.epochs and self.part + 1 < len(self.recipe.plan):
+            self.end_stage()
             self.part, self.epoch, self.step = self.part + 1, 0, 0
             self._begin_stage()
         return self.epoch < self.epochs
@@ -369,6 +374,7 @@ class _Run:
 
     def load(self, path: Path) -> None:
         state = torch.load(path, weights_only=True)
+        self.end_stage()
         self.part, self.epoch, self.step, self.epochs_done = state["place"]
         self._begin_stage()
         self.network.load_state_dict(state["network"])
@@ -380,11 +386,26 @@ class _Run:
 
     def _begin_stage(self) -> None:
         """A new optimiser holds exactly what the stage trains."""
-        set_stage(self.network, self.stage)
+        adapted = self.stage is Stage.TOP and self.recipe.lora > 0
+        set_stage(self.network, Stage.PROJECTION if adapted else self.stage)
         self.before = None
         if self.stage is Stage.TOP and self.recipe.preservation:
             self.before = deepcopy(self.network).requires_grad_(False).eval()
+        if adapted:
+            for each in self._copies():
+                # The average starts from the same adapters.
+                torch.manual_seed(self.recipe.seed)
+                add_adapters(each, self.recipe.lora)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.network, self.heads, self.recipe))
+
+    def end_stage(self) -> None:
+        """Leave the network, and its average, without adapters."""
+        if self.stage is Stage.TOP and self.recipe.lora:
+            for each in self._copies():
+                merge_adapters(each)
+
+    def _copies(self) -> list[SpatialClip]:
+        return [self.network] if self.average is self.network else [self.network, self.average]
 
     def _order(self, generator: np.random.Generator) -> list[int]:
         ratio = self.recipe.simulated

@@ -29,6 +29,7 @@ from qc_daemon.records.commitments import Claim, Hold, KeptFile, Report, Standin
 from qc_daemon.records.jobs import RetryPolicy
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import CommitmentState
+from qc_daemon.requestor import steady
 from qc_daemon.settings import PeerSettings, Settings
 
 Clock = Callable[[], datetime]
@@ -45,14 +46,16 @@ _REASONS = {
 }
 
 
-def _now() -> datetime:
+def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class _Worker:
-    """What both have: a loop that rests where there is nothing to do or the database is away."""
+class CommitmentWorker:
+    """What all have: a loop that rests where there is nothing to do or the database is away."""
 
-    def __init__(self, store: Store, settings: Settings, owner: str, clock: Clock = _now) -> None:
+    def __init__(
+        self, store: Store, settings: Settings, owner: str, clock: Clock = utc_now
+    ) -> None:
         self.store = store
         self.settings = settings
         self.owner = owner
@@ -79,7 +82,7 @@ class _Worker:
             return commitments.claim(session, state, self.owner, self.clock(), _LEASE_SECONDS)
 
 
-class CommitmentJudge(_Worker):
+class CommitmentJudge(CommitmentWorker):
     """Decides, object by object, what can be promised."""
 
     def run_once(self) -> bool:
@@ -160,10 +163,12 @@ class CommitmentJudge(_Worker):
         return True
 
 
-class CommitmentReporter(_Worker):
+class CommitmentReporter(CommitmentWorker):
     """Reports what is decided, each on an association of its own."""
 
-    def __init__(self, store: Store, settings: Settings, owner: str, clock: Clock = _now) -> None:
+    def __init__(
+        self, store: Store, settings: Settings, owner: str, clock: Clock = utc_now
+    ) -> None:
         super().__init__(store, settings, owner, clock)
         self.outages = Outages()
         # Jitter only spreads load; it guards nothing.
@@ -226,7 +231,7 @@ class CommitmentReporter(_Worker):
             self.outages.record(claim.requested_by, time.monotonic() - began)
             raise _error(ErrorCode.DELIVERY_UNREACHABLE, claim, "cannot be reached")
         try:
-            self._send(association, claim, told)
+            self._send(steady(association), claim, told)
         finally:
             if association.is_established:
                 association.release()

@@ -32,7 +32,7 @@ class FolderCarrier:
         self.name = destination.name
         self.folder: Path = destination.folder
 
-    def send(self, item: Item) -> None:
+    def send(self, item: Item) -> bool:
         try:
             with item.file() as path:
                 self._place(path, self.folder / file_name(item.name))
@@ -42,6 +42,7 @@ class FolderCarrier:
             raise QCError(
                 code, f"destination {self.name} cannot be written: {error.strerror}"
             ) from error
+        return False
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -41,8 +41,11 @@ class Item:
 class Carrier(Protocol):
     """A way to one destination."""
 
-    def send(self, item: Item) -> None:
-        """Deliver; returning means the destination has it. Raises QCError."""
+    def send(self, item: Item) -> bool:
+        """Deliver; returning means the destination has it. Raises QCError.
+
+        True: the destination is to be asked to commit to it too.
+        """
 
     def close(self) -> None:
         """Let go of connections; `send` opens new ones."""

@@ -12,9 +12,11 @@ from pydicom.uid import (
 from pynetdicom import AE, _config, build_context
 
 from detector.codes import ErrorCode, QCError
+from qc_daemon.commitment import PUSH_MODEL
 from qc_daemon.deliver.item import Item
 from qc_daemon.deliver.outcome import outcome
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from qc_daemon.requestor import steady
 from qc_daemon.settings import DestinationSettings
 from qc_daemon.tls import tls_args
 
@@ -47,7 +49,7 @@ class StoreSCU:
         # Send files as they lie on the disk, in chunks; a process-wide switch of pynetdicom.
         _config.STORE_SEND_CHUNKED_DATASET = True
 
-    def send(self, item: Item) -> None:
+    def send(self, item: Item) -> bool:
         pair = (item.sop_class_uid, item.transfer_syntax_uid)
         association = self._associate(pair)
         accepted = {
@@ -63,6 +65,13 @@ class StoreSCU:
                 raise self._error(
                     ErrorCode.DELIVERY_REFUSED, "accepts no presentation context for the object"
                 )
+        return self._commits(accepted)
+
+    def _commits(self, accepted: set[Pair]) -> bool:
+        """Whether commitment is to be asked for; if the peer takes requests shows in passing."""
+        if self.destination.commitment == "auto":
+            return any(sop_class == PUSH_MODEL for sop_class, _ in accepted)
+        return self.destination.commitment == "required"
 
     def close(self) -> None:
         association, self._association = self._association, None
@@ -96,18 +105,13 @@ class StoreSCU:
         association = self._ae.associate(
             self.destination.host,
             self.destination.port,
-            contexts=[
-                build_context(sop_class, syntax)
-                for sop_class, own in self._pairs
-                for syntax in (own, _alternatives(own))
-                if syntax
-            ],
+            contexts=self._contexts(),
             ae_title=self.destination.ae_title,
             max_pdu=MAX_PDU,
             tls_args=tls_args(self.destination),
         )
         if association.is_established:
-            self._association = association
+            self._association = steady(association)
             return association
         if association.is_rejected:
             raise self._error(ErrorCode.DELIVERY_UNREACHABLE, "rejected the association")
@@ -116,6 +120,16 @@ class StoreSCU:
                 ErrorCode.DELIVERY_REFUSED, "accepts no presentation context for the object"
             )
         raise self._error(ErrorCode.DELIVERY_UNREACHABLE, "cannot be reached")
+
+    def _contexts(self) -> list[Any]:
+        made = [
+            build_context(sop_class, syntax)
+            for sop_class, own in self._pairs
+            for syntax in (own, _alternatives(own))
+            if syntax
+        ]
+        # Requests go on associations of their own; this only asks whether the peer takes any.
+        return made if self.destination.commitment == "off" else [*made, build_context(PUSH_MODEL)]
 
     def _drop(self) -> None:
         association, self._association = self._association, None

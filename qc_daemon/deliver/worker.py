@@ -1,7 +1,8 @@
 """Deliver jobs: claim, send as stored, settle.
 
 Sending twice is harmless (same UID, same bytes) and losing is not, so a job is finished only after
-the destination said it has the object.
+the destination said it has the object; where that can commit to objects (PS3.4 J), only after it
+has committed to this one.
 """
 
 import contextlib
@@ -12,13 +13,19 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from detector.codes import ErrorCode, QCError
-from qc_daemon.deliver.commitment_report import CommitmentJudge, CommitmentReporter
+from qc_daemon.deliver.capability import Capability
+from qc_daemon.deliver.commitment_report import (
+    CommitmentJudge,
+    CommitmentReporter,
+    CommitmentWorker,
+)
+from qc_daemon.deliver.commitment_request import CommitmentAsker
 from qc_daemon.deliver.folder import FolderCarrier
 from qc_daemon.deliver.item import Carrier, Item
 from qc_daemon.deliver.outages import Outages
 from qc_daemon.deliver.scu import StoreSCU
 from qc_daemon.observe import log, tally
-from qc_daemon.records import jobs, reports, revisions
+from qc_daemon.records import jobs, pledges, reports, revisions
 from qc_daemon.records.jobs import Job, RetryPolicy
 from qc_daemon.records.revisions import Originals, in_spool
 from qc_daemon.records.store import Store
@@ -45,6 +52,7 @@ class Deliverer:
         outages: Outages | None = None,
         clock: Clock = _now,
         originals: Originals | None = None,
+        capability: Capability | None = None,
     ) -> None:
         self.store = store
         self.settings = settings
@@ -52,6 +60,7 @@ class Deliverer:
         self.clock = clock
         self.originals = originals or in_spool(settings.store.spool)
         self.outages = outages or Outages()
+        self.capability = capability or Capability()
         self.log = log.get(role="deliver")
         self._destinations = {each.name: each for each in settings.destination}
         self._carriers: dict[str, Carrier] = {}
@@ -87,28 +96,32 @@ class Deliverer:
             return False
         try:
             with self._lease_kept(job):
-                self._deliver(job)
+                to_commit = self._deliver(job)
         except QCError as error:
             self._settle(job, error)
         else:
-            self._settle(job, None)
+            self._settle(job, None, to_commit=to_commit)
         return True
 
     def close(self) -> None:
         for carrier in self._carriers.values():
             carrier.close()
 
-    def _deliver(self, job: Job) -> None:
+    def _deliver(self, job: Job) -> bool:
+        """True if the destination, which now has the object, is to be asked to commit to it."""
         carrier = self._carrier(job.destination)
         item = self._item(job)
         self.outages.check(job.destination)
         began = time.monotonic()
         try:
-            carrier.send(item)
+            to_commit = carrier.send(item)
         except QCError as error:
             if error.code is ErrorCode.DELIVERY_UNREACHABLE:
                 self.outages.record(job.destination, time.monotonic() - began)
             raise
+        destination = self._destinations[job.destination]
+        lacks = destination.commitment == "auto" and self.capability.lacks(job.destination)
+        return to_commit and not lacks
 
     def _item(self, job: Job) -> Item:
         with self.store.read() as session:
@@ -134,13 +147,16 @@ class Deliverer:
             self._carriers[name] = carrier(self._destinations[name], self.settings.receive.ae_title)
         return self._carriers[name]
 
-    def _settle(self, job: Job, error: QCError | None) -> None:
+    def _settle(self, job: Job, error: QCError | None, *, to_commit: bool = False) -> None:
         """Write down how it went; a database that is away is waited for as long as the lease."""
         until = time.monotonic() + self.settings.jobs.lease_seconds
         while True:
             try:
                 with self.store.begin() as session:
-                    if error is None:
+                    if error is None and to_commit:
+                        now = self.clock()
+                        jobs.sent(session, job, now, now + pledges.GATHER)
+                    elif error is None:
                         jobs.finish(session, job, self.clock())
                     else:
                         policy = RetryPolicy.of(self.settings.jobs)
@@ -150,7 +166,9 @@ class Deliverer:
                 if time.monotonic() > until:
                     raise
                 time.sleep(min(1.0, self.settings.jobs.poll_seconds))
-        if error is None:
+        if error is None and to_commit:
+            self.log.info("sent", job=job.id, destination=job.destination)
+        elif error is None:
             tally.delivery(job.destination, done=True)
             self.log.info("delivered", job=job.id, destination=job.destination)
         else:
@@ -198,18 +216,22 @@ def run(
 ) -> None:
     """Deliver until `stop`, one destination's slowness not holding up another's objects.
 
-    Storage commitment is judged and reported beside it.
+    Storage commitment is asked for, and where others ask us judged and reported, beside it.
     """
-    outages = Outages()
+    outages, capability = Outages(), Capability()
     count = min(len(settings.destination) + 1, _MAX_THREADS)
-    workers: list[Deliverer | CommitmentJudge | CommitmentReporter] = [
-        *(Deliverer(store, settings, owner, outages, originals=originals) for _ in range(count)),
+    workers: list[Deliverer | CommitmentWorker] = [
+        *(
+            Deliverer(store, settings, owner, outages, originals=originals, capability=capability)
+            for _ in range(count)
+        ),
+        CommitmentAsker(store, settings, owner, outages=outages, capability=capability),
         CommitmentJudge(store, settings, owner),
         CommitmentReporter(store, settings, owner),
     ]
     failed: list[BaseException] = []
 
-    def work(worker: Deliverer | CommitmentJudge | CommitmentReporter) -> None:
+    def work(worker: Deliverer | CommitmentWorker) -> None:
         try:
             worker.run(stop)
         except BaseException as error:

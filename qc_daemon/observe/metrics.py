@@ -31,7 +31,7 @@ from qc_daemon.settings import Settings
 _ALIVE_SECONDS = 15.0
 _REQUEST_SECONDS = 10.0
 _HARD = 2
-_OPEN = (JobState.READY, JobState.LEASED, JobState.DEAD, JobState.QUARANTINED)
+_OPEN = (*jobs.PENDING, JobState.DEAD, JobState.QUARANTINED)
 
 
 @dataclass(frozen=True, slots=True)

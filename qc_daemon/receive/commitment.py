@@ -3,6 +3,9 @@
 A request is in the database before it is answered; whether it can be granted is found out
 elsewhere. While its association lasts, and for some seconds at most, we watch for the outcome and
 report it there; after that it is the deliver role's, on an association of its own.
+
+As SCU we ask destinations for commitment, which they may report on an association that they open:
+such a report is believed from the destination that was asked only, and written down.
 """
 
 from collections.abc import Callable
@@ -15,43 +18,102 @@ from pynetdicom.presentation import PresentationContext
 from sqlalchemy.exc import SQLAlchemyError
 
 from detector.codes import QCError
-from qc_daemon.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
+from qc_daemon.commitment import (
+    ALL_COMMITTED,
+    FAILURES_EXIST,
+    PUSH_MODEL,
+    PUSH_MODEL_INSTANCE,
+    REQUEST_STORAGE_COMMITMENT,
+    read_report,
+)
 from qc_daemon.observe import log
 from qc_daemon.receive.commitment_watch import CommitmentWatch
+from qc_daemon.receive.contexts import VERIFICATION
 from qc_daemon.receive.dimse import (
     INVALID_ARGUMENT_VALUE,
     NO_SUCH_ACTION,
+    NO_SUCH_EVENT_TYPE,
     NO_SUCH_SOP_INSTANCE,
+    NOT_AUTHORISED,
     PROCESSING_FAILURE,
     SUCCESS,
     RefusedRequestError,
     calling_ae,
-    uid,
 )
-from qc_daemon.records import commitments
-from qc_daemon.records.commitments import Reference, Request
+from qc_daemon.receive.policy import Reporters, caller_of
+from qc_daemon.records import commitments, pledges
+from qc_daemon.records.commitments import Reference, Report, Request
 from qc_daemon.records.store import Store
-
-REQUEST_STORAGE_COMMITMENT = 1
+from qc_daemon.uid import uid
 
 
 class StorageCommitment:
-    """Takes commitment requests of one process's associations."""
+    """Takes commitment requests and reports of one process's associations."""
 
-    def __init__(self, store: Store, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, store: Store, clock: Callable[[], datetime], reporters: Reporters | None = None
+    ) -> None:
         self.store = store
         self.clock = clock
+        self.reporters = reporters or Reporters(())
         self.log = log.get(role="receive")
 
     def contexts(self) -> list[PresentationContext]:
-        return [build_context(PUSH_MODEL)]
+        """Requestors are SCU by default; one that selects the role is SCP (PS3.7 D.3.3.4)."""
+        made = build_context(PUSH_MODEL)
+        made.scu_role = made.scp_role = True
+        return [made]
 
     def handlers(self) -> list[tuple[evt.EventType, Callable[[Any], Any]]]:
-        return [(evt.EVT_N_ACTION, self._asked)]
+        return [(evt.EVT_N_ACTION, self._asked), (evt.EVT_N_EVENT_REPORT, self._told)]
+
+    def restrict(self, association: Any) -> None:
+        """Let an association that is being negotiated carry nothing but reports and C-ECHO."""
+        association.acceptor.supported_contexts = [build_context(VERIFICATION), *self.contexts()]
+        association.reports_only = True
+
+    def _told(self, event: Any) -> tuple[Dataset | int, None]:
+        try:
+            report = _reported(event)
+            self._write_down(report, self._reporting(event))
+        except RefusedRequestError as refusal:
+            self.log.warning(
+                "commitment report refused",
+                reason=refusal.reason,
+                status=f"{refusal.status:04X}",
+                calling_ae=calling_ae(event),
+            )
+            return refusal.response(), None
+        self.log.info(
+            "commitment told",
+            transaction=report.transaction_uid,
+            count=len(report.committed),
+            reason=f"{len(report.failed)} failed" if report.failed else None,
+            calling_ae=calling_ae(event),
+        )
+        return SUCCESS, None
+
+    def _reporting(self, event: Any) -> list[str]:
+        """The destinations that the caller may be: a peer by its title, others by address too."""
+        caller = caller_of(event.assoc)
+        if _reports_only(event):
+            return self.reporters.at(caller)
+        return self.reporters.titled(caller.ae_title)
+
+    def _write_down(self, report: Report, destinations: list[str]) -> None:
+        try:
+            with self.store.begin() as session:
+                known = pledges.tell(session, report, destinations)
+        except (QCError, SQLAlchemyError) as error:
+            raise RefusedRequestError(PROCESSING_FAILURE, "database cannot be used") from error
+        if not known:
+            raise RefusedRequestError(INVALID_ARGUMENT_VALUE, "no such transaction")
 
     def _asked(self, event: Any) -> tuple[Dataset | int, None]:
         watch = self._watch(event)
         try:
+            if _reports_only(event):
+                raise RefusedRequestError(NOT_AUTHORISED, "not a peer: it may report only")
             request = _request(event, watch.token)
             new = self._record(request)
         except RefusedRequestError as refusal:
@@ -86,6 +148,22 @@ class StorageCommitment:
         if watch is None:
             watch = event.assoc.commitment_watch = CommitmentWatch(event, self.store, self.clock)
         return watch
+
+
+def _reports_only(event: Any) -> bool:
+    return getattr(event.assoc, "reports_only", False)
+
+
+def _reported(event: Any) -> Report:
+    """The report as values. Raises RefusedRequestError."""
+    if event.request.AffectedSOPInstanceUID != PUSH_MODEL_INSTANCE:
+        raise RefusedRequestError(NO_SUCH_SOP_INSTANCE, "not the well-known SOP instance")
+    if event.event_type not in (ALL_COMMITTED, FAILURES_EXIST):
+        raise RefusedRequestError(NO_SUCH_EVENT_TYPE, "not a report of storage commitment")
+    try:
+        return read_report(event.event_information)
+    except ValueError as error:
+        raise RefusedRequestError(INVALID_ARGUMENT_VALUE, str(error)) from error
 
 
 def _request(event: Any, association: str) -> Request:

@@ -1,6 +1,5 @@
-"""What the DIMSE-N services share: refusing with a status, and reading a request's identifiers."""
+"""What the DIMSE-N services share: refusing with a status."""
 
-import re
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -10,14 +9,13 @@ INVALID_ATTRIBUTE_VALUE = 0x0106
 PROCESSING_FAILURE = 0x0110
 DUPLICATE_SOP_INSTANCE = 0x0111
 NO_SUCH_SOP_INSTANCE = 0x0112
+NO_SUCH_EVENT_TYPE = 0x0113
 INVALID_ARGUMENT_VALUE = 0x0115
 INVALID_OBJECT_INSTANCE = 0x0117
 MISSING_ATTRIBUTE = 0x0120
 MISSING_ATTRIBUTE_VALUE = 0x0121
 NO_SUCH_ACTION = 0x0123
-
-# Digits and dots are all we ask: machines in use break the finer rules of PS3.5 9.1.
-_UID = re.compile(r"[0-9.]{1,64}")
+NOT_AUTHORISED = 0x0124
 
 
 class RefusedRequestError(Exception):
@@ -41,9 +39,3 @@ class RefusedRequestError(Exception):
 
 def calling_ae(event: Any) -> str:
     return str(event.assoc.requestor.primitive.calling_ae_title).strip()
-
-
-def uid(dataset: Dataset, keyword: str) -> str | None:
-    """The value of a UID element; None if it is absent, empty or no UID at all."""
-    value = str(dataset.get(keyword) or "").strip()
-    return value if _UID.fullmatch(value) else None

@@ -5,6 +5,7 @@ database, where commands approve them; the latter are read again while we run.
 """
 
 import ipaddress
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -15,20 +16,22 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from detector.codes import QCError
+from qc_daemon.address import Address, parsed
 from qc_daemon.observe import log
 from qc_daemon.receive.tls import certificate_of
 from qc_daemon.records import peers as records
 from qc_daemon.records.peers import RefusedCaller
 from qc_daemon.records.store import Store
-from qc_daemon.settings import PeerSettings
+from qc_daemon.settings import DestinationSettings, PeerSettings
 
 # How old the list of approved peers may be, and how often refused callers are written down.
 REFRESH_SECONDS = 3.0
 WRITE_SECONDS = 3.0
+# How long the addresses of a destination's host stay known.
+RESOLVE_SECONDS = 60.0
 # Refused callers that wait to be written; a flood's others are only logged.
 _MOST_WAITING = 64
 
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 # Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21).
 Rejection = tuple[int, int, int]
@@ -57,7 +60,7 @@ class Rule:
     def of(cls, ae_title: str, address: str, certificate: str | None) -> "Rule":
         return cls(ae_title, ipaddress.ip_network(address, strict=False), certificate)
 
-    def covers(self, title: str, address: _Address) -> bool:
+    def covers(self, title: str, address: Address) -> bool:
         """AE titles compare case-sensitively with padding spaces removed (PS3.5 6.2)."""
         return (
             self.ae_title == title
@@ -80,7 +83,7 @@ def configured(peers: Iterable[PeerSettings]) -> list[Rule]:
 
 def covering(caller: Caller, rules: Iterable[Rule]) -> list[Rule]:
     """The peers that a caller may be, by title and address."""
-    address = _parsed(caller.address)
+    address = parsed(caller.address)
     title = caller.ae_title.strip()
     return [] if address is None else [rule for rule in rules if rule.covers(title, address)]
 
@@ -92,20 +95,69 @@ def allowed(caller: Caller, settings: list[Rule], approved: list[Rule]) -> bool:
     wide approval never loosens a narrow one.
     """
     if not settings and not approved:
-        address = _parsed(caller.address)
+        address = parsed(caller.address)
         return address is not None and address.is_loopback
     candidates = covering(caller, settings) or covering(caller, approved)
     named = [rule.certificate for rule in candidates if rule.certificate]
     return caller.certificate in named if named else bool(candidates)
 
 
+class Reporters:
+    """Destinations as callers: they may report storage commitment, from their host's address.
+
+    That is all a destination may do that is no peer.
+    """
+
+    def __init__(self, destinations: Iterable[DestinationSettings]) -> None:
+        self._destinations = [
+            each for each in destinations if each.kind == "dicom" and each.commitment != "off"
+        ]
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[float, frozenset[Address]]] = {}
+
+    def titled(self, ae_title: str) -> list[str]:
+        """Names of the destinations with this AE title, which several may share."""
+        return [each.name for each in self._destinations if each.ae_title == ae_title]
+
+    def at(self, caller: Caller) -> list[str]:
+        """Those of them whose host is where the caller calls from."""
+        address = parsed(caller.address)
+        return [
+            each.name
+            for each in self._destinations
+            if each.ae_title == caller.ae_title and address in self._addresses(each.host)
+        ]
+
+    def _addresses(self, host: str) -> frozenset[Address]:
+        """What the host's name stands for; a name server that is slow is asked by one thread."""
+        with self._lock:
+            until, known = self._known.get(host, (0.0, frozenset()))
+            if time.monotonic() < until:
+                return known
+            try:
+                found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+                known = frozenset(filter(None, (parsed(str(each[4][0])) for each in found)))
+            except OSError as error:
+                # The last known stay.
+                log.get(role="receive").warning(
+                    "destination not resolved", host=host, error_type=type(error).__name__
+                )
+            self._known[host] = (time.monotonic() + RESOLVE_SECONDS, known)
+            return known
+
+
 class Door:
     """The policy of one receiver, over real associations. Safe to use from many threads."""
 
     def __init__(
-        self, peers: list[PeerSettings], store: Store, clock: Callable[[], datetime]
+        self,
+        peers: list[PeerSettings],
+        store: Store,
+        clock: Callable[[], datetime],
+        reporters: Reporters | None = None,
     ) -> None:
         self.log = log.get(role="receive")
+        self.reporters = reporters or Reporters(())
         self._settings = configured(peers)
         self._store = store
         self._clock = clock
@@ -133,6 +185,21 @@ class Door:
         )
         self._note(caller)
         return NOT_RECOGNISED
+
+    def only_reports(self, association: Any) -> bool:
+        """Whether the caller is no peer, but a destination calling to report.
+
+        One that a peer's line covers is that peer, with all that is asked of it (a certificate).
+        """
+        caller = caller_of(association)
+        if not self.reporters.titled(caller.ae_title):
+            return False
+        self.refresh()
+        approved = self._approved
+        if approved is None or allowed(caller, self._settings, approved):
+            return False
+        covered = covering(caller, [*self._settings, *approved])
+        return not covered and bool(self.reporters.at(caller))
 
     def refresh(self) -> None:
         """Read the approved peers again if it is time; the last known stay if it cannot be done.
@@ -170,7 +237,7 @@ class Door:
 
     def _note(self, caller: Caller) -> None:
         now = self._clock()
-        title, address = printable(caller.ae_title), str(_parsed(caller.address))
+        title, address = printable(caller.ae_title), str(parsed(caller.address))
         seen = RefusedCaller(title, address, caller.certificate, 1, now, now)
         with self._lock:
             known = self._waiting.get((title, address))
@@ -201,14 +268,3 @@ def printable(title: str) -> str:
     """A title from the wire as an AE title: what may not stand in one becomes a question mark."""
     kept = "".join(c if c.isascii() and c.isprintable() and c != "\\" else "?" for c in title)
     return kept.strip()[:16] or "?"
-
-
-def _parsed(text: str) -> _Address | None:
-    """An address without its zone; IPv4 seen through a dual-stack socket is IPv4."""
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address

@@ -25,12 +25,12 @@ from qc_daemon.receive.dimse import (
     SUCCESS,
     RefusedRequestError,
     calling_ae,
-    uid,
 )
 from qc_daemon.records import steps
 from qc_daemon.records.steps import Change, Step
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import StepStatus
+from qc_daemon.uid import uid
 
 MPPS = "1.2.840.10008.3.1.2.3.3"
 

@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -29,13 +29,13 @@ from qc_daemon.receive.commits import Commits
 from qc_daemon.receive.gate import Gate, Opened
 from qc_daemon.receive.header import HeaderError, Identity, read_identity
 from qc_daemon.receive.places import Places
-from qc_daemon.receive.policy import TEMPORARY, Door, Rejection
+from qc_daemon.receive.policy import TEMPORARY, Door, Rejection, Reporters
 from qc_daemon.receive.pressure import Level, Pressure
 from qc_daemon.receive.procedure_step import ProcedureSteps
 from qc_daemon.receive.spool import Incoming, Spool
 from qc_daemon.records import bundles, exams, receipts
 from qc_daemon.records.store import Store
-from qc_daemon.settings import ReceiveSettings
+from qc_daemon.settings import DestinationSettings, ReceiveSettings
 
 # Fragments go to the spool as they come, so that a long PDU takes no more memory than a short one.
 MAX_PDU = 1 << 20
@@ -92,6 +92,7 @@ class Receiver:
         source_destinations: tuple[str, ...] = (),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         places: Places | None = None,
+        destinations: Sequence[DestinationSettings] = (),
     ) -> None:
         self.settings = settings
         self.store = store
@@ -99,9 +100,10 @@ class Receiver:
         self.source_destinations = source_destinations
         self.clock = clock
         self.log = log.get(role="receive")
-        self.commitment = StorageCommitment(store, clock)
+        reporters = Reporters(destinations)
+        self.commitment = StorageCommitment(store, clock, reporters)
         self.procedure_steps = ProcedureSteps(store, clock)
-        self.door = Door(settings.peer, store, clock)
+        self.door = Door(settings.peer, store, clock, reporters)
         self.pressure = Pressure(settings.pressure, spool.root, store, clock)
         # Shared with other receivers where the supervisor made it.
         self.places = places or Places.make(
@@ -227,6 +229,10 @@ class Receiver:
 
     def _rejection(self, association: Any) -> Rejection | None:
         """What to answer the request with, if not acceptance."""
+        if self.door.only_reports(association):
+            # It brings no object, so that no mark of back-pressure need stop it.
+            self.commitment.restrict(association)
+            return None if self._seated(association) else LOCAL_LIMIT
         rejection = self.door.rejection(association)
         if rejection is None and self.pressure.level() >= Level.SOFT:
             rejection = TEMPORARY

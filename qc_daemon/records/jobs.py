@@ -9,7 +9,8 @@ A job is unique by (kind, subject, revision, destination):
     deliver  object:<id>         report revision     name         exam_id, object_id
 
 Jobs of one kind, subject and destination are done in order of revision: a later content never
-overtakes an earlier one that is still ready or leased.
+overtakes an earlier one that is still ready or leased. It does not wait for a commitment to the
+earlier one; but if that has to be sent again, the later ones are sent again after it.
 
 Transitions, all there are:
 
@@ -18,14 +19,19 @@ Transitions, all there are:
     ready                     leased       claim: oldest that is due
     leased                    leased       renew, with the current token
     leased                    done         finish, with the current token
+    leased                    sent         sent, with the current token (deliver jobs)
+    sent                      done         committed
+    sent                      ready, dead  uncommitted (attempt counted, back-off; attempts used up)
     leased                    ready        fail RETRY (attempt counted, back-off) or ALARM (alarm
                                            counted, back-off); lease expired or its owner died
                                            (death counted)
     leased                    dead         fail RETRY, attempts used up
     leased                    quarantined  fail QUARANTINE; deaths used up (worker-deaths)
-    ready, leased             dead         cancel
-    ready, dead, quarantined  ready        retry: at once, counts reset
-    done                      ready        revisions.release only
+    sent                      quarantined  reject
+    ready, leased, sent       dead         cancel
+    ready, sent, dead,        ready        retry: at once, counts reset
+    quarantined
+    done                      ready        revisions.release; uncommitted, for later contents
 
 When a score job ends dead or quarantined its revision is quarantined with the same reason, so that
 every object ends as findings or as a recorded reason.
@@ -38,7 +44,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from detector.codes import ErrorCode, FailureClass, QCError
@@ -49,13 +55,16 @@ from qc_daemon.records.tables import (
     JobKind,
     JobRow,
     JobState,
+    PledgeItem,
     Revision,
     RevisionState,
 )
 from qc_daemon.settings import JobSettings
 
 UNIQUE = ("kind", "subject", "revision", "destination")
-PENDING = (JobState.READY, JobState.LEASED)
+# Not handed over yet; not ended yet.
+TO_DO = (JobState.READY, JobState.LEASED)
+PENDING = (*TO_DO, JobState.SENT)
 # How far apart the clocks of hosts on one database may be.
 CLOCK_SKEW = timedelta(minutes=1)
 _NO_LEASE: dict[str, Any] = {"owner": None, "lease_token": None, "lease_until": None}
@@ -178,7 +187,7 @@ def claim(
                 earlier.subject == JobRow.subject,
                 earlier.destination == JobRow.destination,
                 earlier.revision < JobRow.revision,
-                earlier.state.in_(PENDING),
+                earlier.state.in_(TO_DO),
             )
             .exists(),
         )
@@ -218,6 +227,102 @@ def finish(session: Session, job: Job, now: datetime) -> bool:
         error_code=None,
         error_message=None,
         **_NO_LEASE,
+    )
+
+
+def sent(session: Session, job: Job, now: datetime, ask_at: datetime) -> bool:
+    """The destination has the object and is to be asked from `ask_at` on to commit to it.
+
+    Attempts stay counted, or one that it takes and never commits to would be sent for ever. What
+    was told of an earlier sending counts no more. False if the lease is no longer ours.
+    """
+    session.execute(delete(PledgeItem).where(PledgeItem.job_id == job.id))
+    return _set_leased(
+        session,
+        job,
+        now,
+        state=JobState.SENT,
+        alarms=0,
+        not_before=ask_at,
+        error_code=None,
+        error_message=None,
+        **_NO_LEASE,
+    )
+
+
+def committed(session: Session, job_id: int, now: datetime) -> bool:
+    """The destination keeps the object for good, or can commit to nothing; False if not sent."""
+    return _set_sent(session, job_id, now, state=JobState.DONE, error_code=None, error_message=None)
+
+
+def uncommitted(
+    session: Session,
+    row: JobRow,
+    error: QCError,
+    now: datetime,
+    policy: RetryPolicy,
+    rng: random.Random,
+) -> JobState:
+    """The destination does not commit to what a sent job, locked by the caller, has sent.
+
+    It is sent again, and so are the later contents of its subject that went after it.
+    """
+    attempts = row.attempts + 1
+    state = JobState.DEAD if attempts >= policy.max_attempts else JobState.READY
+    wait = timedelta(seconds=backoff(attempts, policy, rng.random()))
+    _set_sent(
+        session,
+        row.id,
+        now,
+        state=state,
+        attempts=attempts,
+        not_before=now + wait,
+        error_code=error.code,
+        error_message=error.message,
+    )
+    if state is JobState.READY:
+        changed(
+            session,
+            update(JobRow)
+            .where(
+                JobRow.kind == row.kind,
+                JobRow.subject == row.subject,
+                JobRow.destination == row.destination,
+                JobRow.revision > row.revision,
+                JobRow.state.in_((JobState.SENT, JobState.DONE)),
+            )
+            .values(state=JobState.READY, not_before=now, updated_at=now),
+        )
+    return state
+
+
+def ask_later(session: Session, job_id: int, now: datetime, until: datetime) -> None:
+    """A sent job's commitment is asked for; again from `until` on."""
+    _set_sent(session, job_id, now, not_before=until)
+
+
+def put_off(session: Session, row: JobRow, error: QCError, now: datetime, until: datetime) -> None:
+    """Ask for the commitment of a sent job again from `until` on; the alarm is counted."""
+    _set_sent(
+        session,
+        row.id,
+        now,
+        alarms=row.alarms + 1,
+        not_before=until,
+        error_code=error.code,
+        error_message=error.message,
+    )
+
+
+def reject(session: Session, job_id: int, error: QCError, now: datetime) -> None:
+    """End a sent job that no commitment can be asked for."""
+    _set_sent(
+        session,
+        job_id,
+        now,
+        state=JobState.QUARANTINED,
+        error_code=error.code,
+        error_message=error.message,
     )
 
 
@@ -283,14 +388,14 @@ def release_owner(
 def retry(session: Session, ids: Sequence[int], now: datetime) -> int:
     """Make dead, quarantined or waiting jobs due at once, counts reset; how many that was.
 
-    A score job's revision and exam open again with it.
+    A score job's revision and exam open again with it; what is sent is sent again.
     """
-    again = (JobState.READY, JobState.DEAD, JobState.QUARANTINED)
+    again = (JobState.READY, JobState.SENT, JobState.DEAD, JobState.QUARANTINED)
     return _again(session, ids, again, now)
 
 
 def cancel(session: Session, ids: Sequence[int], now: datetime) -> int:
-    """End ready or leased jobs as dead; how many. A worker that has one can no longer finish it."""
+    """End pending jobs as dead; how many. A worker that has one can no longer finish it."""
     message = "cancelled by an operator"
     chosen = select(JobRow).where(JobRow.id.in_(ids), JobRow.state.in_(PENDING))
     rows = _locked(session, chosen, wait=True)
@@ -488,6 +593,19 @@ def _set_leased(session: Session, job: Job, now: datetime, **values: Any) -> boo
                 JobRow.state == JobState.LEASED,
                 JobRow.lease_token == job.lease_token,
             )
+            .values(updated_at=now, **values),
+        )
+        == 1
+    )
+
+
+def _set_sent(session: Session, job_id: int, now: datetime, **values: Any) -> bool:
+    """Change the job if it is sent."""
+    return (
+        changed(
+            session,
+            update(JobRow)
+            .where(JobRow.id == job_id, JobRow.state == JobState.SENT)
             .values(updated_at=now, **values),
         )
         == 1

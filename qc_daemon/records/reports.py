@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from detector.codes import ErrorCode, QCError
 from qc_daemon.records import jobs, revisions
 from qc_daemon.records.jobs import Job
 from qc_daemon.records.rows import insert_once
@@ -111,7 +112,7 @@ def _publish(
 def deliverable(session: Session, job: Job) -> Deliverable:
     """What the deliver job sends: a received object or one of ours.
 
-    Raises LookupError for a job that is not a deliver job.
+    Raises LookupError for a job that is not a deliver job, QCError NOT_AVAILABLE.
     """
     if job.kind is not JobKind.DELIVER:
         raise LookupError(f"job {job.id} delivers nothing")
@@ -134,6 +135,8 @@ def deliverable(session: Session, job: Job) -> Deliverable:
             ReportObjectRow.payload,
         ).where(ReportObjectRow.id == job.object_id)
     ).one()
+    if made.payload is None:
+        raise QCError(ErrorCode.NOT_AVAILABLE, "the overlay was delivered and is no longer kept")
     return Deliverable(*made, path=None)
 
 
@@ -151,4 +154,10 @@ def latest_sr(session: Session, exam_id: int) -> StoredReport | None:
         .order_by(ReportObjectRow.report_revision.desc(), ReportObjectRow.id.desc())
         .limit(1)
     ).one_or_none()
-    return None if row is None else StoredReport(*row)
+    if row is None:
+        return None
+    # Retention takes overlays only.
+    assert row.payload is not None
+    return StoredReport(
+        row.exam_id, row.report_revision, row.sop_instance_uid, row.sop_class_uid, row.payload
+    )

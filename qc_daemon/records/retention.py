@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, exists, func, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from qc_daemon.records.rows import changed
@@ -29,6 +29,8 @@ from qc_daemon.records.tables import (
     JobKind,
     JobRow,
     JobState,
+    ObjectKind,
+    ReportObjectRow,
     Revision,
     RevisionState,
 )
@@ -127,6 +129,42 @@ def _may_leave(
             other.path == Revision.path, other.id != Revision.id, other.dropped_at.is_(None)
         ),
     ]
+
+
+def drop_overlays(session: Session, now: datetime, keep: timedelta, *, limit: int) -> int:
+    """Let go of the bytes of overlays that every destination has held for `keep`; how many.
+
+    Structured reports stay: they are small, and what an amendment starts from.
+    """
+    job, waiting = aliased(JobRow), aliased(JobRow)
+
+    def of_overlay(job: type[JobRow]) -> ColumnElement[bool]:
+        # There is an index on the exam.
+        return and_(
+            job.exam_id == ReportObjectRow.exam_id,
+            job.kind == JobKind.DELIVER,
+            job.object_id == ReportObjectRow.id,
+        )
+
+    due = (
+        select(ReportObjectRow.id)
+        .where(
+            ReportObjectRow.kind == ObjectKind.OVERLAY,
+            ReportObjectRow.payload.is_not(None),
+            ReportObjectRow.created_at <= now - keep,
+            exists().where(of_overlay(job)),
+            ~exists().where(
+                of_overlay(waiting),
+                or_(waiting.state != JobState.DONE, waiting.updated_at > now - keep),
+            ),
+        )
+        .order_by(ReportObjectRow.id)
+        .limit(limit)
+    )
+    return changed(
+        session,
+        update(ReportObjectRow).where(ReportObjectRow.id.in_(due)).values(payload=None),
+    )
 
 
 def fetched(session: Session, revision_id: int, path: str, size: int) -> None:

@@ -4,6 +4,7 @@ Two databases, one shape: SQLite and PostgreSQL. Closed lists are strings under 
 UTC; a uniqueness that idempotence rests on is a UNIQUE constraint, never only code.
 """
 
+import zlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -50,6 +51,22 @@ class UTCDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class Deflated(TypeDecorator[bytes]):
+    """Bytes kept by zlib: an overlay shrinks to a fraction. What an older version kept is as it is:
+    a PS3.10 file begins with zeros, a zlib stream never does."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: bytes | None, dialect: Dialect) -> bytes | None:
+        return None if value is None else zlib.compress(value, 1)
+
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> bytes | None:
+        if value is None or value[:1] == b"\0":
+            return value
+        return zlib.decompress(value)
+
+
 class ExamState(StrEnum):
     """Open while objects may still come; closed once told (or nothing to tell)."""
 
@@ -91,10 +108,14 @@ class JobKind(StrEnum):
 
 
 class JobState(StrEnum):
-    """Where a job stands; the transitions are written down in `jobs`."""
+    """Where a job stands; the transitions are written down in `jobs`.
+
+    Sent: the destination has the object and is yet to commit to it.
+    """
 
     READY = "ready"
     LEASED = "leased"
+    SENT = "sent"
     DONE = "done"
     DEAD = "dead"
     QUARANTINED = "quarantined"
@@ -272,7 +293,8 @@ class ReportObjectRow(Base):
     sop_class_uid: Mapped[str]
     transfer_syntax_uid: Mapped[str]
     finding_id: Mapped[int | None] = mapped_column(ForeignKey("finding.id"))
-    payload: Mapped[bytes]
+    # None once retention took an overlay's bytes: every destination holds it.
+    payload: Mapped[bytes | None] = mapped_column(Deflated)
     created_at: Mapped[datetime]
 
 
@@ -410,6 +432,35 @@ class CommitmentItem(Base):
     commitment_id: Mapped[int] = mapped_column(ForeignKey("commitment.id"), primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     sop_class_uid: Mapped[str]
+    sop_instance_uid: Mapped[str]
+    failure: Mapped[int | None]
+
+
+class Pledge(Base):
+    """A storage commitment that we ask of a destination (PS3.4 J): one transaction.
+
+    `taken_at` is when the destination answered the request with success.
+    """
+
+    __tablename__ = "pledge"
+    __table_args__ = (UniqueConstraint("transaction_uid"), Index(None, "destination", "taken_at"))
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    transaction_uid: Mapped[str]
+    destination: Mapped[str]
+    asked_at: Mapped[datetime]
+    taken_at: Mapped[datetime | None]
+
+
+class PledgeItem(Base):
+    """One object of a pledge, by its deliver job; `failure` is NULL until it is told, 0 when
+    committed, else the Failure Reason (PS3.3 C.14-1)."""
+
+    __tablename__ = "pledge_item"
+    __table_args__ = (Index(None, "job_id"),)
+
+    pledge_id: Mapped[int] = mapped_column(ForeignKey("pledge.id"), primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), primary_key=True)
     sop_instance_uid: Mapped[str]
     failure: Mapped[int | None]
 

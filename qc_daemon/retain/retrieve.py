@@ -14,6 +14,7 @@ from pynetdicom.dsutils import create_file_meta
 
 from detector.codes import ErrorCode, QCError
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from qc_daemon.requestor import steady
 from qc_daemon.settings import DestinationSettings
 from qc_daemon.tls import tls_args
 
@@ -122,6 +123,7 @@ def _association(
         raise NotOfferedError
     if not association.is_established:
         raise _unreachable(destination, "cannot be reached to fetch an object")
+    steady(association)
     try:
         yield association
     except (ValueError, RuntimeError) as error:

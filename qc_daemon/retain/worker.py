@@ -1,5 +1,8 @@
-"""Dropping originals: the row first, then the file, so that a crash between leaves a file too many
-and never one too few; the next start removes it (`reconcile`)."""
+"""Dropping what destinations hold: overlays, and originals, the row first and then the file.
+
+A crash between the two leaves a file too many, which the next start removes (`reconcile`), and
+never one too few.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -61,16 +64,19 @@ class Retention:
         self.store = store
         self.spool = settings.store.spool
         self.rule = Rule.of(settings)
+        self.keep_overlays = timedelta(days=settings.store.keep_overlays_days)
         self._due = 0.0
         self._dropped = 0
 
     def step(self, now: datetime, monotonic: float) -> None:
         """Drop one batch if the hour has come; the next step goes on while there is more."""
-        if self.rule is None or monotonic < self._due:
+        if monotonic < self._due:
             return
-        count = drop_due(self.store, self.spool, self.rule, now)
+        with self.store.begin() as session:
+            overlays = retention.drop_overlays(session, now, self.keep_overlays, limit=BATCH)
+        count = 0 if self.rule is None else drop_due(self.store, self.spool, self.rule, now)
         self._dropped += count
-        if count:
+        if count or overlays:
             return
         self._due = monotonic + _HOUR
         if self._dropped:

@@ -54,8 +54,11 @@ class Yard:
             )
         return path
 
+    def clock(self) -> datetime:
+        return self.now
+
     def deliverer(self) -> Deliverer:
-        return Deliverer(self.store, self.settings, "test", clock=lambda: self.now)
+        return Deliverer(self.store, self.settings, "test", clock=self.clock)
 
     def states(self) -> list[tuple[str, str | None]]:
         """State and error code of each deliver job."""

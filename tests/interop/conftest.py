@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from qc_daemon.records import jobs
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import Exam, ExamState, Instance, JobState, Revision
+from qc_daemon.records.tables import Exam, ExamState, Instance, Revision
 from qc_daemon.report.overlay import SERIES_DESCRIPTION as OVERLAYS
 from qc_daemon.report.sr import SERIES_DESCRIPTION as REPORTS
 from tests.command import qc_daemon
@@ -71,7 +71,7 @@ class Site:
 
     def pending(self) -> list[jobs.Job]:
         with self.store.read() as session:
-            return jobs.listing(session, states=[JobState.READY, JobState.LEASED])
+            return jobs.listing(session, states=jobs.PENDING)
 
     def settled(self) -> bool:
         """Whether every exam is closed and every job has ended, one way or the other."""

@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from qc_daemon.receive import Receiver, Spool, listen
 from qc_daemon.records import schema
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import AssociationLease, Exam, Instance, JobRow, Revision
-from qc_daemon.settings import ReceiveSettings
+from qc_daemon.settings import DestinationSettings, ReceiveSettings
 from tests.conftest import require
 
 
@@ -49,14 +49,20 @@ def open_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     for name in ("NamedTemporaryFile", "create_file_meta"):
         monkeypatch.setattr(dimse_messages, name, getattr(dimse_messages, name))
 
-    def open_(spool: Path | None = None, **settings: object) -> Site:
+    def open_(
+        spool: Path | None = None,
+        destinations: Sequence[DestinationSettings] = (),
+        **settings: object,
+    ) -> Site:
         database = tmp_path / "qc.db"
         url = f"sqlite:///{database}"
         schema.upgrade(url)
         made = Spool(spool or tmp_path / "spool")
         made.prepare()
         store = Store(url)
-        receiver = Receiver(ReceiveSettings(**settings), store, made, "test", ("pacs",))
+        receiver = Receiver(
+            ReceiveSettings(**settings), store, made, "test", ("pacs",), destinations=destinations
+        )
         listener = listen("127.0.0.1", 0)
         port = listener.getsockname()[1]
         receiver.start(listener)

@@ -53,7 +53,7 @@ def test_silent_ones_hold_up_nobody_and_are_dropped(
     assert store(site.port, ultrasound()) == [0x0000]
     eventually(lambda: not site.receiver._associations)
     threads, files = threading.active_count(), descriptors()
-    with crowd(site.port, 200, say) as callers:
+    with crowd(site.port, 500, say) as callers:
         assert store(site.port, ultrasound()) == [0x0000]
         assert threading.active_count() < threads + 5
         assert all(hung_up(caller) for caller in callers)

@@ -296,6 +296,7 @@ def test_a_dropped_file_is_not_looked_for(lab) -> None:
         ({"a": "done"}, ("a",), False, Hold.ALL),
         ({"a": "done", "b": "ready"}, ("a", "b"), False, Hold.WAITING),
         ({"a": "done", "b": "leased"}, ("a", "b"), False, Hold.WAITING),
+        ({"a": "done", "b": "sent"}, ("a", "b"), False, Hold.WAITING),
         ({"a": "dead", "b": "ready"}, ("a", "b"), False, Hold.NEVER),
         ({"a": "quarantined"}, ("a",), True, Hold.NEVER),
         ({"a": "done"}, ("a", "b"), False, Hold.NEVER),

@@ -17,7 +17,7 @@ from qc_daemon.records import jobs
 from qc_daemon.records.jobs import Job, RetryPolicy
 from qc_daemon.records.receipts import Receipt, admit
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import JobKind, JobState
+from qc_daemon.records.tables import JobKind, JobRow, JobState
 
 LEASE, POLICY = 100, RetryPolicy(max_attempts=2, max_deaths=2)
 ERRORS = [ErrorCode.INTERNAL, ErrorCode.TRUNCATED, ErrorCode.BUNDLE_INCOMPLETE]
@@ -105,6 +105,44 @@ class Queue(RuleBasedStateMachine):
         if holds:
             self._leave(self.expected[job.id], JobState.DONE)
 
+    @rule(job=claimed)
+    def send(self, job: Job) -> None:
+        holds = self._holds(job)
+        with self.store.begin() as session:
+            assert jobs.sent(session, job, self.now, self.now) == holds
+        if holds:
+            self._leave(self.expected[job.id], JobState.SENT)
+
+    @rule(job=claimed)
+    def commit(self, job: Job) -> None:
+        sent = self.expected[job.id].state is JobState.SENT
+        with self.store.begin() as session:
+            assert jobs.committed(session, job.id, self.now) == sent
+        if sent:
+            self._leave(self.expected[job.id], JobState.DONE)
+
+    @rule(job=claimed)
+    def not_commit(self, job: Job) -> None:
+        expected = self.expected[job.id]
+        if expected.state is not JobState.SENT:
+            return
+        error = QCError(ErrorCode.COMMITMENT_REFUSED, "no")
+        with self.store.begin() as session:
+            row = session.get_one(JobRow, job.id)
+            jobs.uncommitted(session, row, error, self.now, POLICY, random.Random(1))
+            after = jobs.get(session, job.id)
+        expected.attempts += 1
+        if expected.attempts >= POLICY.max_attempts:
+            self._leave(expected, JobState.DEAD)
+            return
+        self._leave(expected, JobState.READY)
+        expected.not_before = after.not_before
+        for other in self.expected.values():
+            later = other.subject == expected.subject and other.revision > expected.revision
+            if later and other.state in (JobState.SENT, JobState.DONE):
+                self._leave(other, JobState.READY)
+                other.not_before = self.now
+
     @rule(job=claimed, code=st.sampled_from(ERRORS))
     def fail(self, job: Job, code: ErrorCode) -> None:
         holds, expected = self._holds(job), self.expected[job.id]
@@ -146,7 +184,7 @@ class Queue(RuleBasedStateMachine):
     @rule(job=claimed)
     def cancel(self, job: Job) -> None:
         expected = self.expected[job.id]
-        pending = expected.state in (JobState.READY, JobState.LEASED)
+        pending = expected.state in (JobState.READY, JobState.LEASED, JobState.SENT)
         with self.store.begin() as session:
             assert jobs.cancel(session, [job.id], self.now) == pending
         if pending:

@@ -1,0 +1,32 @@
+"""Associations that we ask for: pynetdicom's, whose own thread steals no answer.
+
+Before a `send_*` pynetdicom stops its thread (`_reactor_checkpoint`) and waits until it says so
+(`_is_paused`). A thread that was let go a moment ago but has not run since still says so: it then
+takes the answer for a message of its own, and the sender waits in vain until its timeout.
+"""
+
+import threading
+from typing import Any
+
+
+class _Checkpoint(threading.Event):
+    """Where the thread stops; it looks again once it has said that it goes on."""
+
+    def __init__(self, association: Any) -> None:
+        super().__init__()
+        self._association = association
+        self.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        while super().wait(timeout):
+            self._association._is_paused = False
+            if self.is_set():
+                return True
+            self._association._is_paused = True
+        return False
+
+
+def steady(association: Any) -> Any:
+    """The association just asked for, with that race mended; give it before the first `send_*`."""
+    association._reactor_checkpoint = _Checkpoint(association)
+    return association

@@ -1,0 +1,14 @@
+"""Reading UIDs that others wrote."""
+
+import re
+
+from pydicom.dataset import Dataset
+
+# Digits and dots are all we ask: machines in use break the finer rules of PS3.5 9.1.
+_UID = re.compile(r"[0-9.]{1,64}")
+
+
+def uid(dataset: Dataset, keyword: str) -> str | None:
+    """The value of a UID element; None if it is absent, empty or no UID at all."""
+    value = str(dataset.get(keyword) or "").strip()
+    return value if _UID.fullmatch(value) else None

@@ -1,0 +1,153 @@
+"""An Orthanc as the PACS that commits to what it is sent, and as one that does not."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import JobKind, JobRow, Pledge, PledgeItem
+from tests.interop.orthanc import Orthanc
+from tests.service import Service, pause
+from tests.wire import eventually, store, ultrasound
+
+# The PACS is no peer: as a destination it may open an association for its reports, no more.
+SETTINGS = """
+[store]
+url = "sqlite:///qc.db"
+spool = "spool"
+[receive]
+port = 0
+[[receive.peer]]
+ae_title = "MODALITY"
+address = "127.0.0.1"
+[jobs]
+poll_seconds = 0.1
+backoff_seconds = 0.5
+backoff_cap_seconds = 2.0
+[[destination]]
+name = "pacs"
+ae_title = "ORTHANC"
+host = "localhost"
+port = {port}
+objects = ["source"]
+commitment = "{commitment}"
+commitment_timeout = 5
+"""
+
+
+@dataclass
+class Ward:
+    """The service and the PACS behind it."""
+
+    orthanc: Orthanc
+    service: Service
+
+    def store(self, count: int) -> list[str]:
+        """Send objects to the service; their SOP Instance UIDs."""
+        datasets = [ultrasound() for _ in range(count)]
+        assert store(self.service.port, *datasets) == [0x0000] * count
+        return [str(each.SOPInstanceUID) for each in datasets]
+
+    def know(self) -> None:
+        """Tell Orthanc who we are, and that we may ask it for commitment."""
+        self.orthanc.send(
+            "PUT",
+            "/modalities/qc",
+            {
+                "AET": "QCDAEMON",
+                "Host": "127.0.0.1",
+                "Port": self.service.port,
+                "AllowStorageCommitment": True,
+            },
+        )
+
+    def rows(self, table: type) -> list:  # type: ignore[type-arg]
+        with Store(f"sqlite:///{self.service.folder / 'qc.db'}").read() as session:
+            return list(session.scalars(select(table)))
+
+    def deliveries(self) -> list[tuple[str, str | None]]:
+        return [
+            (row.state, row.error_message)
+            for row in self.rows(JobRow)
+            if row.kind == JobKind.DELIVER
+        ]
+
+    def all_done(self) -> bool:
+        found = self.deliveries()
+        return bool(found) and {state for state, _ in found} == {"done"}
+
+
+@pytest.fixture
+def make_ward(tmp_path: Path, orthanc_program: str) -> Iterator[Callable[[str], Ward]]:
+    made: list[Ward] = []
+
+    def make(commitment: str) -> Ward:
+        orthanc = Orthanc(orthanc_program, tmp_path / "orthanc").start()
+        settings = SETTINGS.format(port=orthanc.dicom_port, commitment=commitment)
+        service = Service(tmp_path, settings, roles=("receive", "deliver")).start()
+        made.append(Ward(orthanc, service))
+        return made[-1]
+
+    yield make
+    for ward in made:
+        ward.service.stop()
+        ward.orthanc.stop()
+
+
+def test_delivered_is_what_the_pacs_has_committed_to(make_ward: Callable[[str], Ward]) -> None:
+    ward = make_ward("auto")
+    ward.know()
+    uids = ward.store(5)
+    eventually(ward.all_done, 120)
+    assert set(uids) == set(ward.orthanc.instances())
+    assert {item.sop_instance_uid for item in ward.rows(PledgeItem)} == set(uids)
+    assert {item.failure for item in ward.rows(PledgeItem)} == {0}
+    assert all(pledge.taken_at is not None for pledge in ward.rows(Pledge))
+    # It has said so on an association of its own, as no peer of ours.
+    told = ward.service.events("commitment told")
+    assert {each["role"] for each in told} == {"receive"}
+
+
+def test_what_the_pacs_has_lost_is_sent_again(make_ward: Callable[[str], Ward]) -> None:
+    ward = make_ward("required")
+    lost, kept = ward.store(2)
+
+    def refused() -> bool:
+        found = ward.deliveries()
+        return len(found) == 2 and all(state == "sent" and why for state, why in found)
+
+    # It does not know us yet, and so takes no request: nothing is done before it does.
+    eventually(refused, 120)
+    ward.orthanc.delete(ward.orthanc.instances()[lost])
+    ward.know()
+    eventually(ward.all_done, 120)
+    assert set(ward.orthanc.instances()) == {lost, kept}
+    (again,) = ward.service.events("commitment refused")
+    assert again["reason"].endswith("no such object (0112)")
+
+
+def test_a_pacs_that_takes_no_request_is_no_hindrance(make_ward: Callable[[str], Ward]) -> None:
+    ward = make_ward("auto")
+    uids = ward.store(2)
+    eventually(ward.all_done, 120)
+    assert set(ward.orthanc.instances()) == set(uids)
+    assert ward.service.events("destination commits to nothing")
+
+
+def test_kills_at_any_moment_do_no_harm(make_ward: Callable[[str], Ward]) -> None:
+    ward = make_ward("required")
+    ward.know()
+    uids = []
+    # While it sends, while sent objects wait to be asked about, while a report comes.
+    for seconds in (0.1, 1.0, 2.1, 2.6):
+        uids += ward.store(2)
+        pause(seconds)
+        ward.service.kill_role("deliver")
+    ward.service.kill_role("receive")
+    uids += ward.store(1)
+    eventually(ward.all_done, 120)
+    assert set(ward.orthanc.instances()) == set(uids)
+    assert len(ward.deliveries()) == len(uids)

@@ -1,0 +1,104 @@
+"""An overlay's bytes leave the database once every destination has held it for its days."""
+
+import zlib
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select, text, update
+
+from detector.codes import ErrorCode, QCError
+from qc_daemon.records import retention
+from qc_daemon.records.reports import ReportObject, deliverable
+from qc_daemon.records.tables import JobKind, JobRow, JobState, ObjectKind, ReportObjectRow
+from tests.records.conftest import Lab
+
+KEEP = timedelta(days=7)
+SR = ReportObject(ObjectKind.SR, "2.25.1", "1.2.840.10008.5.1.4.1.1.88.34", bytes(128) + b"DICMsr")
+OVERLAY = ReportObject(
+    ObjectKind.OVERLAY, "2.25.2", "1.2.840.10008.5.1.4.1.1.7", bytes(128) + b"DICM" + bytes(9999)
+)
+
+
+@pytest.fixture
+def told(lab: Lab) -> Lab:
+    """An exam whose report is made, for two destinations, and not delivered yet."""
+    lab.receive()
+    lab.score_all()
+    lab.wait(60)
+    lab.close_due()
+    lab.publish(SR, OVERLAY, sr=["pacs"], overlay=["pacs", "archive"])
+    return lab
+
+
+def taken(lab: Lab, state: JobState = JobState.DONE, *destinations: str) -> None:
+    with lab.store.begin() as session:
+        session.execute(
+            update(JobRow)
+            .where(JobRow.kind == JobKind.DELIVER, JobRow.destination.in_(destinations))
+            .values(state=state, updated_at=lab.now)
+        )
+
+
+def drop(lab: Lab) -> int:
+    with lab.store.begin() as session:
+        return retention.drop_overlays(session, lab.now, KEEP, limit=10)
+
+
+def kept(lab: Lab) -> dict[str, bytes | None]:
+    with lab.store.read() as session:
+        rows = session.execute(select(ReportObjectRow.kind, ReportObjectRow.payload))
+        return dict(rows.tuples().all())
+
+
+def test_it_leaves_when_all_have_held_it_for_its_days(told: Lab) -> None:
+    taken(told, JobState.DONE, "pacs", "archive")
+    told.wait(KEEP.total_seconds() - 1)
+    assert drop(told) == 0
+    assert kept(told) == {"sr": SR.payload, "overlay": OVERLAY.payload}
+    told.wait(1)
+    assert drop(told) == 1
+    assert kept(told) == {"sr": SR.payload, "overlay": None}
+    assert drop(told) == 0
+
+
+@pytest.mark.parametrize("state", [JobState.READY, JobState.SENT, JobState.DEAD])
+def test_it_stays_while_one_has_not_taken_it(told: Lab, state: JobState) -> None:
+    taken(told, JobState.DONE, "pacs")
+    taken(told, state, "archive")
+    told.wait(10 * KEEP.total_seconds())
+    assert drop(told) == 0
+
+
+def test_what_nobody_wanted_is_the_only_copy_and_stays(lab: Lab) -> None:
+    lab.receive()
+    lab.score_all()
+    lab.wait(60)
+    lab.close_due()
+    lab.publish(OVERLAY)
+    lab.wait(10 * KEEP.total_seconds())
+    assert drop(lab) == 0
+
+
+def test_asked_for_again_it_is_said_to_be_gone(told: Lab) -> None:
+    taken(told, JobState.DONE, "pacs", "archive")
+    told.wait(KEEP.total_seconds())
+    assert drop(told) == 1
+    (job,) = (each for each in told.jobs(JobKind.DELIVER) if each.destination == "archive")
+    with (
+        told.store.read() as session,
+        pytest.raises(QCError, match="no longer kept") as caught,
+    ):
+        deliverable(session, job)
+    assert caught.value.code is ErrorCode.NOT_AVAILABLE
+
+
+def test_bytes_are_kept_deflated_and_older_ones_still_read(told: Lab) -> None:
+    with told.store.begin() as session:
+        raw = dict(session.execute(text("SELECT kind, payload FROM report_object")).tuples().all())
+        assert zlib.decompress(bytes(raw["overlay"])) == OVERLAY.payload
+        assert len(raw["overlay"]) < len(OVERLAY.payload) / 10
+        session.execute(
+            text("UPDATE report_object SET payload = :raw WHERE kind = 'overlay'"),
+            {"raw": OVERLAY.payload},
+        )
+    assert kept(told)["overlay"] == OVERLAY.payload
