@@ -17,7 +17,7 @@ from detector import yolo
 from detector.codes import ErrorCode, QCError
 from model import bundle, checkpoint
 from model.bundle import Bundle
-from model.calibration import Temperature
+from model.calibration import Calibration
 from model.criteria_thresholds import CriteriaThresholds
 from model.describer import Describer
 from model.inputs import FILL, MAX_OBJECTS, MAX_TOKENS, MEAN, STD
@@ -180,7 +180,7 @@ def _facts(folder: Path, model: SpatialClip, notes: list[str]) -> dict[str, Any]
         "views": [view.value for view in VIEWS],
         "thresholds": Thresholds().to_json(),
         "criteria": CriteriaThresholds(known=frozenset(description["labels"])).to_json(),
-        "calibration": Temperature().to_json(),
+        "calibration": Calibration().to_json(),
         "preprocessing": {
             "size": model.config.clip["vision_config"]["image_size"],
             "detector_size": description["size"],

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from detector.yolo import YoloDetector
-    from model.calibration import Temperature
+    from model.calibration import Calibration
     from model.describer import Describer
     from model.inputs import Preprocessor
     from model.outlier import OutlierModel
@@ -85,11 +85,11 @@ class Bundle:
         return self.id.model_id
 
     @property
-    def calibration(self) -> "Temperature":
-        from model.calibration import Temperature
+    def calibration(self) -> "Calibration":
+        from model.calibration import Calibration
 
         try:
-            return Temperature.from_json(self.manifest["calibration"])
+            return Calibration.from_json(self.manifest["calibration"])
         except (KeyError, TypeError, ValueError) as error:
             raise _mismatch(f"{MANIFEST}: calibration is unusable ({error})") from error
 

@@ -1,7 +1,7 @@
 """From a logit to a probability that means what it says, and how well it does.
 
-Temperature scaling after Guo et al. 2017, with a bias (Platt) since the decision is binary, and
-per view where the view has enough samples. The calibration error is over equal-mass bins.
+A scaling for all views, and for each view with enough samples one of its own, or an isotonic
+calibration where that was chosen. The calibration error is over equal-mass bins.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -10,42 +10,20 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
-from scipy.special import expit
 
 from detector.vocabulary import View
+from model.isotonic import Isotonic
+from model.scaling import Floats, Scaling
 
-Floats = npt.NDArray[np.float64]
-# Separable samples have their best slope at infinity; no probability should be that sure.
-_SLOPE_RANGE = (0.02, 20.0)
-_BIAS_RANGE = (-10.0, 10.0)
 _LEAST_PER_CLASS = 25
 
 
 @dataclass(frozen=True, slots=True)
-class Scaling:
-    """probability = sigmoid(logit / temperature + bias); monotone, for temperature > 0."""
+class Calibration:
+    """The map of all views, and those of views that have their own."""
 
-    temperature: float = 1.0
-    bias: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not (np.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(f"temperature {self.temperature} is not positive")
-        if not np.isfinite(self.bias):
-            raise ValueError(f"bias {self.bias} is not finite")
-
-    def probability(self, logits: npt.ArrayLike) -> Floats:
-        """Elementwise, 0..1."""
-        return np.asarray(expit(np.asarray(logits, float) / self.temperature + self.bias), float)
-
-
-@dataclass(frozen=True, slots=True)
-class Temperature:
-    """The scaling of all views, and those of views that have their own."""
-
-    common: Scaling = field(default_factory=Scaling)
-    views: Mapping[View, Scaling] = field(default_factory=dict)
+    common: Scaling | Isotonic = field(default_factory=Scaling)
+    views: Mapping[View, Scaling | Isotonic] = field(default_factory=dict)
 
     def calibrate(self, logit: float, view: View | None = None) -> float:
         """P(standard) of one logit."""
@@ -72,43 +50,37 @@ class Temperature:
         bias: bool = True,
         least_per_class: int = _LEAST_PER_CLASS,
     ) -> Self:
-        """By least negative log-likelihood on samples that were not trained on.
+        """Scalings, by least negative log-likelihood on samples that were not trained on.
 
         A view gets its own scaling if it has `least_per_class` samples of both classes.
         Raises ValueError on samples of one class or that are not finite.
         """
         z, y = np.asarray(logits, float), np.asarray(labels, float)
-        common = _fit(z, y, bias)
-        own = {}
+        common = Scaling.fit(z, y, bias=bias)
+        own: dict[View, Scaling | Isotonic] = {}
         for view in sorted(set(views or ())):
             chosen = np.array([v == view for v in views or ()])
             positives = int(y[chosen].sum())
             if min(positives, int(chosen.sum()) - positives) >= least_per_class:
-                own[view] = _fit(z[chosen], y[chosen], bias)
+                own[view] = Scaling.fit(z[chosen], y[chosen], bias=bias)
         return cls(common, own)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "temperature": self.common.temperature,
-            "bias": self.common.bias,
-            "views": {
-                view.value: {"temperature": s.temperature, "bias": s.bias}
-                for view, s in self.views.items()
-            },
+        """An isotonic map has its scaling beside it: readers of scalings alone read it too."""
+        return _map_to_json(self.common) | {
+            "views": {view.value: _map_to_json(own) for view, own in self.views.items()}
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`; raises KeyError or ValueError on what is no calibration."""
+        """The inverse of `to_json`; raises KeyError, TypeError or ValueError on what is no
+        calibration."""
         return cls(
-            Scaling(float(data["temperature"]), float(data["bias"])),
-            {
-                View(view): Scaling(float(s["temperature"]), float(s["bias"]))
-                for view, s in data["views"].items()
-            },
+            _map_from_json(data),
+            {View(view): _map_from_json(own) for view, own in data["views"].items()},
         )
 
-    def _of(self, view: View | None) -> Scaling:
+    def _of(self, view: View | None) -> Scaling | Isotonic:
         return self.common if view is None else self.views.get(view, self.common)
 
 
@@ -162,27 +134,17 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def _fit(z: Floats, y: Floats, bias: bool) -> Scaling:
-    if z.shape != y.shape or z.ndim != 1:
-        raise ValueError(f"{z.shape} logits for {y.shape} labels")
-    if not np.isfinite(z).all() or not np.isin(y, (0.0, 1.0)).all():
-        raise ValueError("logits must be finite and labels 0 or 1")
-    if len(np.unique(y)) < 2:
-        raise ValueError("calibration needs samples of both classes")
+def _map_to_json(found: Scaling | Isotonic) -> dict[str, Any]:
+    scaling = found.scaling if isinstance(found, Isotonic) else found
+    facts: dict[str, Any] = {"temperature": scaling.temperature, "bias": scaling.bias}
+    if isinstance(found, Isotonic):
+        facts["isotonic"] = {"logits": list(found.logits), "log_odds": list(found.log_odds)}
+    return facts
 
-    def loss(parameters: Floats) -> tuple[float, Floats]:
-        slope, shift = parameters
-        s = slope * z + shift
-        residual = expit(s) - y
-        return float(np.mean(np.logaddexp(0.0, s) - y * s)), np.array(
-            [np.mean(residual * z), np.mean(residual)]
-        )
 
-    found = minimize(
-        loss,
-        x0=np.array([1.0, 0.0]),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[_SLOPE_RANGE, _BIAS_RANGE if bias else (0.0, 0.0)],
-    )
-    return Scaling(float(1.0 / found.x[0]), float(found.x[1]))
+def _map_from_json(data: Mapping[str, Any]) -> Scaling | Isotonic:
+    scaling = Scaling(float(data["temperature"]), float(data["bias"]))
+    if "isotonic" not in data:
+        return scaling
+    logits, log_odds = data["isotonic"]["logits"], data["isotonic"]["log_odds"]
+    return Isotonic(scaling, tuple(map(float, logits)), tuple(map(float, log_odds)))

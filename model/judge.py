@@ -5,10 +5,11 @@ check the criteria, and say "review" wherever the evidence does not carry a verd
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from detector.codes import Flag
@@ -19,9 +20,10 @@ from detector.vocabulary import BY_CODE, View
 from detector.yolo import YoloDetector
 from model import criteria
 from model.bundle import Bundle
-from model.calibration import Temperature
+from model.calibration import Calibration
 from model.describer import Describer
 from model.finding import NON_STANDARD, REVIEW, STANDARD, BundleId, Judgement
+from model.glance import glance
 from model.inputs import Preprocessor
 from model.outlier import OutlierModel, evidence
 from model.spatialclip import VIEWS, SpatialClip
@@ -67,7 +69,10 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What the networks say of one region, before any threshold on the verdict."""
+    """What the networks say of one region, before any threshold on the verdict.
+
+    `features` (3, d) are those of image, text and layout, of unit length.
+    """
 
     pixels: Pixels
     detections: tuple[Detection, ...]
@@ -76,10 +81,15 @@ class Look:
     views: dict[View, float]
     gates: tuple[float, float, float]
     outlier: float
+    features: npt.NDArray[np.float64]
 
 
 class Judge:
-    """The loaded models of one bundle. Not thread-safe; one a process."""
+    """The loaded models of one bundle. Not thread-safe; one a process.
+
+    `augment` further looks are taken at each region and their logits averaged; with n of them a
+    region costs 1 + n times as much.
+    """
 
     def __init__(
         self,
@@ -88,10 +98,11 @@ class Judge:
         describer: Describer,
         spatialclip: SpatialClip,
         preprocessor: Preprocessor,
-        calibration: Temperature,
+        calibration: Calibration,
         outlier: OutlierModel,
         thresholds: Thresholds,
         criteria_thresholds: criteria.CriteriaThresholds,
+        augment: int = 0,
     ) -> None:
         self.bundle_id = bundle_id
         self.detector = detector
@@ -102,9 +113,10 @@ class Judge:
         self.outlier = outlier
         self.thresholds = thresholds
         self.criteria_thresholds = criteria_thresholds
+        self.augment = augment
 
     @classmethod
-    def open(cls, bundle: Bundle, device: str = "auto") -> "Judge":
+    def open(cls, bundle: Bundle, device: str = "auto", augment: int = 0) -> "Judge":
         """Load every part of a verified bundle; raises QCError on a part that cannot be used."""
         chosen = torch.device(
             ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -120,6 +132,7 @@ class Judge:
             bundle.outlier(),
             Thresholds.from_json(bundle.manifest["thresholds"]),
             criteria.CriteriaThresholds.from_json(bundle.manifest["criteria"]),
+            augment,
         )
 
     def judge(self, frame: Frame) -> list[Judgement]:
@@ -127,13 +140,23 @@ class Judge:
         crops = [crop(frame, region) for region in frame.regions]
         looks = self.look([each.pixels for each in crops])
         return [
-            self._judgement(frame, region, place, look)
+            self.judgement(frame, region, place, look)
             for region, place, look in zip(frame.regions, crops, looks, strict=True)
         ]
 
-    @torch.inference_mode()
     def look(self, regions: Sequence[Pixels]) -> list[Look]:
         """Run the networks over regions' pixels (each (H, W, 3) uint8 RGB)."""
+        looks = self._look(regions)
+        if not self.augment:
+            return looks
+        further = [
+            self._look([glance(pixels, number) for pixels in regions])
+            for number in range(self.augment)
+        ]
+        return [averaged(each) for each in zip(looks, *further, strict=True)]
+
+    @torch.inference_mode()
+    def _look(self, regions: Sequence[Pixels]) -> list[Look]:
         sizes = [(pixels.shape[1], pixels.shape[0]) for pixels in regions]
         boxes = self.detector.detect(regions)
         found = [at_least(self.thresholds.detection, each) for each in boxes]
@@ -150,7 +173,9 @@ class Judge:
         )
         views = output.view_logits.double().softmax(-1).cpu().numpy()
         gates = output.gates.double().cpu().numpy()
-        features = output.image.double().cpu().numpy()
+        features = (
+            torch.stack((output.image, output.text, output.spatial), 1).double().cpu().numpy()
+        )
         looks = []
         for i, pixels in enumerate(regions):
             confidence = evidence([d.confidence for d in found[i]])
@@ -162,12 +187,14 @@ class Judge:
                     float(output.logit[i]),
                     dict(zip(VIEWS, map(float, views[i]), strict=True)),
                     (float(gates[i, 0]), float(gates[i, 1]), float(gates[i, 2])),
-                    self.outlier.score(features[i], confidence),
+                    self.outlier.score(features[i, 0], confidence),
+                    features[i],
                 )
             )
         return looks
 
-    def _judgement(self, frame: Frame, region: Region, place: Crop, look: Look) -> Judgement:
+    def judgement(self, frame: Frame, region: Region, place: Crop, look: Look) -> Judgement:
+        """The verdict on a region of the frame, `place` its crop, from a look at that."""
         view = self._view(look)
         strange = look.outlier > self.outlier.threshold
         probability = raw = None
@@ -224,3 +251,23 @@ class Judge:
         if unsure or low < probability < high:
             return REVIEW
         return STANDARD if probability >= high else NON_STANDARD
+
+
+def averaged(looks: Sequence[Look]) -> Look:
+    """The first look, its logits, those of its views, and its gates averaged with the others'.
+
+    Boxes, words, features and the outlier score stay the first one's: they are of the picture as
+    it is.
+    """
+    names = list(looks[0].views)
+    # Log probabilities are the view logits, but for a constant that the normalisation takes away.
+    tiny = np.finfo(float).tiny
+    views = np.log(np.maximum([[look.views[v] for v in names] for look in looks], tiny)).mean(0)
+    shares = np.exp(views - views.max())
+    image, text, spatial = np.mean([look.gates for look in looks], axis=0).tolist()
+    return replace(
+        looks[0],
+        logit=float(np.mean([look.logit for look in looks])),
+        views=dict(zip(names, (shares / shares.sum()).tolist(), strict=True)),
+        gates=(image, text, spatial),
+    )

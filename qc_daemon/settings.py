@@ -173,6 +173,12 @@ class ScoreSettings(_Section):
     cine_frames: int = Field(
         default=16, ge=0, description="frames scored of a cine, evenly spread; 0: all"
     )
+    augment: int = Field(
+        default=0,
+        ge=0,
+        le=16,
+        description="further looks at each region, averaged; n of them cost n times as much again",
+    )
     decode_seconds: float = Field(default=120.0, gt=0)
     decode_megabytes: int = Field(default=4096, ge=256)
     max_pixels: int = Field(default=64_000_000, ge=1, description="rows x columns of one frame")

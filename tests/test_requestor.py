@@ -6,11 +6,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from qc_daemon.requestor import steady
+from tests.wire import Pacs, association, eventually, ultrasound
 
 
 class Association:
@@ -20,6 +22,7 @@ class Association:
         self._reactor_checkpoint = threading.Event()
         self._reactor_checkpoint.set()
         self._is_paused = False
+        self.is_established = True
         self.answers: queue.SimpleQueue[int] = queue.SimpleQueue()
         self.stolen = 0
         self.over = False
@@ -54,6 +57,22 @@ def hurried() -> Iterator[None]:
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
+
+
+def test_an_association_that_has_just_ended_keeps_no_sender_waiting() -> None:
+    """Its thread has swallowed the news before the sender stops it."""
+    pacs = Pacs().start()
+    with association(pacs.port, called="PACS") as made:
+        pacs.stop()
+        eventually(lambda: not made.is_alive())
+        # As a sender that looked a moment before.
+        made.is_established = True
+        made.kill = lambda: None
+        made._reactor_checkpoint._association = SimpleNamespace(
+            _is_paused=True, is_established=False, dimse=made.dimse
+        )
+        assert "Status" not in made.send_c_store(ultrasound())
+        made.is_established = False
 
 
 def test_no_answer_is_stolen(hurried: None) -> None:

@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from training.choice import ISOTONIC, TEMPERATURE
+
+KINDS = (TEMPERATURE, ISOTONIC)
+
 
 def model_card(facts: Mapping[str, Any]) -> str:
     """Markdown after Mitchell et al. 2019, Model Cards for Model Reporting."""
@@ -14,7 +18,15 @@ def model_card(facts: Mapping[str, Any]) -> str:
         for label, ap in sorted(validation["ap50"].items())
     )
     shares = "\n".join(
-        f"| {name} | {_shown(value)} |" for name, value in metrics.items() if name != "criteria"
+        f"| {name} | {_shown(value)} |"
+        for name, value in metrics.items()
+        if name not in ("criteria", "calibration")
+    )
+    calibration = "\n".join(
+        f"| {view} | {each['pictures']} | {each['chosen']} | "
+        + " | ".join(_shown(each.get("log loss", {}).get(kind)) for kind in KINDS)
+        + " |"
+        for view, each in metrics["calibration"].items()
     )
     held_out = "\n".join(
         f"| {name} | {_shown(value)} |" for name, value in spatialclip["validation"].items()
@@ -66,6 +78,12 @@ Calibration pictures (none was trained on):
 |---|---|
 {shares}
 
+Which calibration was chosen, by log loss on held-out groups ("all": views without their own):
+
+| view | pictures | chosen | {KINDS[0]} | {KINDS[1]} |
+|---|---|---|---|---|
+{calibration}
+
 Figures on phantoms of unseen seeds: `qc-model evaluate`, see docs/benchmarks.md.
 
 ## Limits
@@ -82,4 +100,6 @@ Figures on phantoms of unseen seeds: `qc-model evaluate`, see docs/benchmarks.md
 
 
 def _shown(value: Any) -> str:
+    if value is None:
+        return "not compared"
     return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -222,8 +222,9 @@ def cross_validate(
         ),
         nested=nested,
     )
-    del figures["risk and coverage"]
-    typer.echo(json.dumps(figures, indent=1))
+    long = ("risk and coverage", "sets", "alignment by fold")
+    shown = {name: figure for name, figure in figures.items() if name not in long}
+    typer.echo(json.dumps(shown, indent=1))
 
 
 @app.command()
@@ -301,22 +302,72 @@ def calibrate(
 @app.command()
 def evaluate(
     bundle: Annotated[str, typer.Option(help="A shipped bundle's name or a folder.")] = "default",
-    count: Annotated[int, typer.Option(help="Phantoms of unseen seeds.")] = 400,
-    seed: int = 9_000_000,
+    samples: Samples = None,
+    fetus_framework: FetusFramework = None,
+    split: Splits = None,
+    held_out: Annotated[
+        float | None,
+        typer.Option(help="As in training: only these groups of the data set. Default: all of it."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="As in training: it names the groups held out.")] = 0,
+    count: Annotated[int, typer.Option(help="Phantoms of unseen seeds; 0: none.", min=0)] = 400,
+    first_phantom: Annotated[int, typer.Option(help="Seed of the first phantom.")] = 9_000_000,
     dicom: Annotated[
         Path | None, typer.Option(help="Folder of other ultrasound; its judging half is used.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the figures as JSON too.")] = None,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Also with each branch off, and each alone.")
+    ] = False,
+    augment: Annotated[
+        int,
+        typer.Option(
+            help="Further looks at each region, averaged; n cost n times as much again.",
+            min=0,
+            max=16,
+        ),
+    ] = 0,
+    worst: Annotated[int, typer.Option(help="Failures named for each set.", min=0)] = 20,
+    out: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write an HTML report, and its figures as JSON beside it.")
+    ] = None,
 ) -> None:
-    """Print how good a bundle is on unseen phantoms, and on other organs' real pictures.
+    """Print how good a bundle is on unseen phantoms, labelled pictures and other organs' pictures.
 
     Example: qc-model evaluate --dicom ../shared/data/us_dicom
-    """
-    from training.evaluate import evaluate_bundle
 
-    figures = evaluate_bundle(bundle, count, seed, dicom)
+    Example: qc-model evaluate --count 0 --fetus-framework ff --split set2_train --held-out 0.1
+    --ablate --report runs/evaluation.html
+    """
+    from training import corpus
+
+    if report and report.suffix != ".html":
+        raise console.UsageError("--report: give a file that ends in .html")
+    labelled = corpus.gather(samples, None, None) if samples else []
+    if fetus_framework:
+        found = corpus.gather(None, fetus_framework, split)
+        labelled += found if held_out is None else corpus.divide(found, held_out, seed)[1]
+    if not (labelled or count or dicom):
+        raise console.UsageError("no pictures; give --samples, --fetus-framework or --count")
+    # After the checks, for these load the networks' libraries.
+    from training.evaluate import evaluate_bundle, show
+    from training.report import write_report
+
+    figures = evaluate_bundle(
+        bundle,
+        count,
+        first_phantom,
+        dicom,
+        labelled=labelled,
+        ablation=ablate,
+        augment=augment,
+        worst=worst,
+    ) | {"command": _command()}
+    show(figures)
     if out:
         out.write_text(json.dumps(figures, indent=1))
+    if report:
+        write_report(report, "Evaluation", figures)
 
 
 def _command() -> str:

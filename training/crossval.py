@@ -18,29 +18,29 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 
-from detector.detection import Detection
 from detector.vocabulary import View
 from detector.yolo import YoloDetector
-from model.calibration import Temperature, bootstrap_interval
 from model.checkpoint import load_spatialclip
+from model.finding import NON_STANDARD, REVIEW, STANDARD
 from model.inputs import Preprocessor
-from training import corpus, pipeline, quality
+from model.judge import Thresholds
+from model.spatialclip import VIEWS
+from training import alignment, corpus, pipeline, quality
+from training.ablation import ABLATIONS, WHOLE, ablate
+from training.appearance import appearance
+from training.assessment import assess, plain
+from training.choice import choose
 from training.detector import DetectorRecipe, read_region, train_detector
 from training.evidence import Evidence
-from training.metrics import score_detector
+from training.labelled import with_looks
+from training.metrics import Matches, box_figures, match
+from training.report import write_report
 from training.samples import Sample
 from training.spatialclip import SpatialClipRecipe, make_batch
+from training.verdict import Verdict
 
-BRANCHES = ("image", "text", "spatial")
-ABLATIONS: dict[str, tuple[bool, bool, bool]] = {
-    "all": (True, True, True),
-    "without image": (False, True, True),
-    "without text": (True, False, True),
-    "without layout": (True, True, False),
-    "image alone": (True, False, False),
-    "text alone": (False, True, False),
-    "layout alone": (False, False, True),
-}
+BOTH_CLASSES = "set2_train"
+"""The set on which quality is told: the other one is standard only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,8 @@ class Plan:
 
 
 def cross_validate(plan: Plan, *, nested: bool = False) -> dict[str, Any]:
-    """Run what is not there yet and return the figures; also written to `out`/figures.json."""
+    """Run what is not there yet and return the figures; also written to `out`: figures.json, and
+    the report figures.html."""
     console = Console(stderr=True)
     detectors = [fold_detector(plan, fold, console) for fold in range(plan.folds)]
     for fold in range(plan.folds):
@@ -82,11 +83,13 @@ def cross_validate(plan: Plan, *, nested: bool = False) -> dict[str, Any]:
         if nested and fold == 0:
             inner = nested_evidence(plan, fold, training, console)
             fold_spatialclip(plan, plan.out / "nested" / "spatialclip", inner, unseen)
-    figures = {
-        "detector": detector_figures(plan, detectors),
-        **judgement_figures(plan),
-    }
-    (plan.out / "figures.json").write_text(json.dumps(figures, indent=1))
+    found = detector_figures(plan, detectors)
+    judged = judgement_figures(plan)
+    for name, boxes in found["by set"].items():
+        judged["sets"][name]["detector"] = boxes
+    facts = {"folds": plan.folds, "seed": plan.seed}
+    figures: dict[str, Any] = plain({**facts, "detector": found, **judged})
+    write_report(plan.out / "figures.html", "Cross-validation", figures)
     return figures
 
 
@@ -148,25 +151,27 @@ def fold_spatialclip(
             "picture": item.sample.image.name,
             "group": item.sample.group,
             "source": item.sample.source,
+            "view": item.sample.view,
             "standard": item.sample.standard,
-            "logits": {},
         }
         for item in unseen
     ]
+    features = []
     for start in range(0, len(unseen), 32):
         inputs = make_batch(unseen[start : start + 32], preprocessor).inputs
-        for name, branches in ABLATIONS.items():
-            present = torch.tensor([branches]).expand(len(inputs.pixel_values), 3)
-            with torch.inference_mode():
-                output = network(
-                    **{key: getattr(inputs, key) for key in inputs.__slots__}, present=present
-                )
-            for i, logit in enumerate(output.logit.tolist()):
-                rows[start + i]["logits"][name] = logit
-                if name == "all":
-                    rows[start + i]["gates"] = output.gates[i].tolist()
-                    rows[start + i]["views"] = output.view_logits[i].softmax(-1).tolist()
+        with torch.inference_mode():
+            output = network(**{key: getattr(inputs, key) for key in inputs.__slots__})
+        branches = torch.stack((output.image, output.text, output.spatial), 1).double().numpy()
+        features.append(branches)
+        for i, logits in enumerate(ablate(network, branches)):
+            rows[start + i] |= {
+                "logits": logits,
+                "gates": output.gates[i].tolist(),
+                "views": output.view_logits[i].softmax(-1).tolist(),
+            }
     (out / "predictions.json").write_text(json.dumps(rows))
+    health = alignment.health(np.concatenate(features), [item.descriptions[0] for item in unseen])
+    (out / "alignment.json").write_text(json.dumps(health, indent=1))
 
 
 def predictions(plan: Plan) -> list[dict[str, Any]]:
@@ -179,88 +184,126 @@ def predictions(plan: Plan) -> list[dict[str, Any]]:
 
 
 def judgement_figures(plan: Plan) -> dict[str, Any]:
-    """Quality on the set that has both classes, by ablation; gates; the nested fold beside it."""
-    rows = [row for row in predictions(plan) if row["source"] == "set2_train"]
-    groups = [row["group"] for row in rows]
-    standard = np.array([row["standard"] for row in rows])
-    gates = np.array([row["gates"] for row in rows])
-    ablation = {
-        name: quality.figures(calibrated(rows, name), standard, groups) for name in ABLATIONS
-    }
+    """The sets' figures as `qc-model evaluate` tells them, in short those of the set that has both
+    classes, and the nested fold beside its like.
+
+    Alignment is told for each fold: its network is its own.
+    """
+    sets, separation = out_of_fold(plan)
+    both = sets[BOTH_CLASSES]
     found: dict[str, Any] = {
-        "set 2": ablation["all"],
-        "ablation": {name: each["AUROC"] for name, each in ablation.items()},
-        "gates": {
-            branch: {"mean": float(gates[:, k].mean()), "SD": float(gates[:, k].std())}
-            for k, branch in enumerate(BRANCHES)
+        "set 2": both["quality"],
+        "ablation": {name: each["AUROC"] for name, each in both["ablation"].items()},
+        "gates": both["gates"]["all"],
+        "risk and coverage": both["curves"]["risk and coverage"],
+        "sets": sets,
+        "looks": {"silhouette": separation},
+        "alignment by fold": {
+            f"fold {fold}": json.loads(
+                (plan.out / f"spatialclip-{fold}" / "alignment.json").read_text()
+            )
+            for fold in range(plan.folds)
         },
-        "risk and coverage": quality.risk_coverage(calibrated(rows, "all"), standard),
     }
     inner = plan.out / "nested" / "spatialclip" / "predictions.json"
     if inner.is_file():
-        ours = [row for row in rows if row["fold"] == 0]
-        theirs = [r for r in json.loads(inner.read_text()) if r["source"] == "set2_train"]
+        ours = [row for row in predictions(plan) if row["fold"] == 0]
         found["fold 0, nested and not"] = {
             name: quality.figures(
-                _sigmoid([row["logits"]["all"] for row in part]),
+                _sigmoid([row["logits"][WHOLE] for row in part]),
                 [row["standard"] for row in part],
                 [row["group"] for row in part],
             )["AUROC"]
-            for name, part in (("not nested", ours), ("nested", theirs))
+            for name, rows in (("not nested", ours), ("nested", json.loads(inner.read_text())))
+            if (part := [row for row in rows if row["source"] == BOTH_CLASSES])
         }
     return found
 
 
-def calibrated(rows: Sequence[dict[str, Any]], name: str) -> npt.NDArray[np.float64]:
-    """Probabilities, each by a calibration fitted on the other folds' rows."""
+def out_of_fold(plan: Plan) -> tuple[dict[str, Any], float | None]:
+    """The figures of each set's out-of-fold verdicts, and how well scanners' looks separate.
+
+    Verdicts follow the default thresholds, without criteria and without the out-of-distribution
+    score, which belong to a bundle.
+    """
+    rows = predictions(plan)
+    known = [row for row in rows if row["source"] == BOTH_CLASSES]
+    ablated = {name: calibrated(rows, known, name) for name in ABLATIONS}
+    looks = {s.image.name: appearance(read_region(s)[0]) for s in plan.real}
+    verdicts, separation = with_looks(
+        [
+            _verdict(row, {name: float(p[i]) for name, p in ablated.items()}, looks)
+            for i, row in enumerate(rows)
+        ]
+    )
+    return {
+        source: assess([v for v in verdicts if v.source == source], ablation=True)
+        for source in sorted({v.source for v in verdicts})
+    }, separation
+
+
+def calibrated(
+    rows: Sequence[dict[str, Any]], known: Sequence[dict[str, Any]], name: str
+) -> npt.NDArray[np.float64]:
+    """Probabilities of the rows by the ablation's logits, each by a calibration chosen and fitted
+    on the known rows of the other folds."""
     logits = np.array([row["logits"][name] for row in rows])
-    standard = np.array([row["standard"] for row in rows], float)
     folds = np.array([row["fold"] for row in rows])
     found = np.zeros(len(rows))
-    for fold in sorted(set(folds)):
-        own = folds == fold
-        scaling = Temperature.fit(logits[~own], standard[~own])
-        found[own] = scaling.calibrate_many(logits[own])
+    for fold in sorted(set(folds.tolist())):
+        others = [row for row in known if row["fold"] != fold]
+        calibration, _ = choose(
+            [row["logits"][name] for row in others],
+            [float(row["standard"]) for row in others],
+            [row["group"] for row in others],
+        )
+        found[folds == fold] = calibration.calibrate_many(logits[folds == fold])
     return found
+
+
+def _verdict(
+    row: dict[str, Any], ablated: dict[str, float], looks: dict[str, npt.NDArray[np.float64]]
+) -> Verdict:
+    low, high = Thresholds().review
+    p = ablated[WHOLE]
+    image, text, spatial = row["gates"]
+    return Verdict(
+        picture=row["picture"],
+        group=row["group"],
+        source=row["source"],
+        view=View(row["view"]) if row["view"] else None,
+        standard=row["standard"],
+        named=VIEWS[int(np.argmax(row["views"]))],
+        probability=p,
+        label=REVIEW if low < p < high else STANDARD if p >= high else NON_STANDARD,
+        gates=(image, text, spatial),
+        ablated=ablated,
+        appearance=looks.get(row["picture"]),
+    )
 
 
 def detector_figures(plan: Plan, detectors: Sequence[Path]) -> dict[str, Any]:
     """AP50 out of fold, over all boxed real pictures, and of each set."""
-    found: list[tuple[Detection, ...]] = []
-    truths: list[list[Detection]] = []
     samples: list[Sample] = []
+    matches: list[dict[str, Matches]] = []
     boxed = [s for s in plan.real if s.annotated and s.view is View.NT]
     for fold, folder in enumerate(detectors):
         own = [s for s in boxed if corpus.fold_of(s, plan.folds, plan.seed) == fold]
         finder = YoloDetector.load(folder)
         for start in range(0, len(own), 16):
-            regions = [read_region(sample) for sample in own[start : start + 16]]
-            found += finder.detect([pixels for pixels, _ in regions], confidence=0.001)
-            truths += [boxes for _, boxes in regions]
+            chunk = own[start : start + 16]
+            regions = [read_region(sample) for sample in chunk]
+            found = finder.detect([pixels for pixels, _ in regions], confidence=0.001)
+            matches += [
+                match(boxes, truth, sample.annotated)
+                for sample, boxes, (_, truth) in zip(chunk, found, regions, strict=True)
+            ]
         samples += own
-
-    def score(rows: npt.NDArray[np.intp]) -> float:
-        return score_detector(
-            [found[i] for i in rows],
-            [truths[i] for i in rows],
-            [samples[i].annotated for i in rows],
-        ).map50
-
-    everyone = np.arange(len(samples))
-    total = score_detector(found, truths, [s.annotated for s in samples])
-    groups = [s.group for s in samples]
-    return {
-        "pictures": len(samples),
-        "map50": {
-            "value": total.map50,
-            "interval": list(bootstrap_interval(score, groups, resamples=100)),
-        },
-        "ap50": total.ap50,
-        "by set": {
-            source: score(everyone[[s.source == source for s in samples]])
-            for source in sorted({s.source for s in samples})
-        },
-    }
+    by_set = {}
+    for source in sorted({s.source for s in samples}):
+        rows = [row for row, sample in enumerate(samples) if sample.source == source]
+        by_set[source] = box_figures([matches[i] for i in rows], [samples[i].group for i in rows])
+    return box_figures(matches, [s.group for s in samples]) | {"by set": by_set}
 
 
 def _sigmoid(logits: Sequence[float]) -> npt.NDArray[np.float64]:

@@ -22,7 +22,7 @@ from detector.vocabulary import View
 from detector.yolo import YoloDetector
 from model.build import build
 from model.bundle import CARD, DESCRIBER, DETECTOR, OUTLIER, SPATIALCLIP, write_manifest
-from model.calibration import Temperature, expected_calibration_error
+from model.calibration import expected_calibration_error
 from model.checkpoint import WEIGHTS, load_spatialclip, save_spatialclip
 from model.criteria_thresholds import CriteriaThresholds
 from model.describer import Describer
@@ -32,6 +32,7 @@ from model.outlier import OutlierModel, evidence
 from model.spatialclip import VIEWS, SpatialClip, small_config
 from training import corpus
 from training.card import model_card
+from training.choice import choose
 from training.criteria import CriteriaSample, fit, rates
 from training.detector import read_region
 from training.evidence import Evidence, gather, gathered
@@ -179,7 +180,12 @@ def make_bundle(
     judged = np.array([view is not View.OTHER for view in views])
     standard = np.array([item.sample.standard for item in seen], float)
     judged_views = [view for view in views if view is not View.OTHER]
-    calibration = Temperature.fit(outputs.logit[judged], standard[judged], judged_views)
+    calibration, chosen = choose(
+        outputs.logit[judged],
+        standard[judged],
+        [item.sample.group for item, known in zip(seen, judged, strict=True) if known],
+        judged_views,
+    )
     calibrated = calibration.calibrate_many(outputs.logit[judged], judged_views)
 
     shown = [at_least(thresholds.detection, item.detections[0]) for item in seen]
@@ -193,6 +199,7 @@ def make_bundle(
         "expected calibration error (fitted on these pictures)": expected_calibration_error(
             calibrated, standard[judged]
         ),
+        "calibration": chosen,
         "view accuracy": float(
             np.mean([VIEWS[k] is v for k, v in zip(outputs.views.argmax(1), views, strict=True)])
         ),

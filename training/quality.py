@@ -1,13 +1,14 @@
 """Figures of a standard / non-standard judgement, each with its bootstrap interval by group."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from model.calibration import bootstrap_interval, expected_calibration_error
+from training.curves import area, average_precision
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -26,10 +27,10 @@ def figures(
     if p.shape != y.shape or p.ndim != 1 or len(p) != len(groups):
         raise ValueError(f"{p.shape} probabilities, {y.shape} labels, {len(groups)} groups")
     metrics: Mapping[str, Callable[[Indices], float]] = {
-        "AUROC": lambda rows: _ranked(roc_auc_score, y[rows], p[rows]),
-        "PR-AUC": lambda rows: _ranked(average_precision_score, y[rows], p[rows]),
+        "AUROC": lambda rows: area(p[rows], y[rows]),
+        "PR-AUC": lambda rows: average_precision(p[rows], y[rows]),
         "accuracy": lambda rows: float(np.mean((p[rows] >= 0.5) == y[rows])),
-        "F1": lambda rows: float(f1_score(y[rows], p[rows] >= 0.5, zero_division=0)),
+        "F1": lambda rows: f1(p[rows], y[rows]),
         f"sensitivity at specificity {SPECIFICITY}": lambda rows: sensitivity_at(p[rows], y[rows]),
         "Brier": lambda rows: float(np.mean((p[rows] - y[rows]) ** 2)),
         "ECE": lambda rows: expected_calibration_error(p[rows], y[rows]),
@@ -38,7 +39,7 @@ def figures(
     return {
         "pictures": len(p),
         "standard": int(y.sum()),
-        **{name: _figure(metric, everyone, groups) for name, metric in metrics.items()},
+        **{name: figure(metric, everyone, groups) for name, metric in metrics.items()},
     }
 
 
@@ -51,6 +52,13 @@ def sensitivity_at(probability: Floats, standard: Any, specificity: float = SPEC
     allowed = int(np.floor((1 - specificity) * len(negatives) + 1e-9))
     threshold = negatives[len(negatives) - 1 - allowed]
     return float(np.mean(probability[standard] > threshold))
+
+
+def f1(probability: Floats, standard: Any) -> float:
+    """Harmonic mean of precision and recall of "standard"; 0 where neither is said nor true."""
+    said = probability >= 0.5
+    both = int(said.sum() + standard.sum())
+    return 2 * int((said & standard).sum()) / both if both else 0.0
 
 
 def risk_coverage(probability: npt.ArrayLike, standard: npt.ArrayLike) -> dict[str, list[float]]:
@@ -66,16 +74,18 @@ def risk_coverage(probability: npt.ArrayLike, standard: npt.ArrayLike) -> dict[s
     }
 
 
-def _ranked(score: Any, standard: Any, probability: Floats) -> float:
-    if standard.all() or not standard.any():
-        return float("nan")
-    return float(score(standard, probability))
-
-
-def _figure(
-    metric: Callable[[Indices], float], everyone: Indices, groups: Sequence[Hashable]
+def figure(
+    metric: Callable[[Indices], float],
+    everyone: Indices,
+    groups: Sequence[Hashable],
+    resamples: int = 1000,
 ) -> dict[str, Any]:
+    """The metric over `everyone` and its interval, NaN where too few pictures of a class leave it
+    undefined."""
     value = metric(everyone)
-    if np.isnan(value):
-        return {"value": value, "interval": [value, value]}
-    return {"value": value, "interval": list(bootstrap_interval(metric, groups))}
+    interval = [float("nan")] * 2
+    if not np.isnan(value):
+        # Undefined on most resamples: there is a value, but no saying how sure it is.
+        with suppress(ValueError):
+            interval = list(bootstrap_interval(metric, groups, resamples=resamples))
+    return {"value": value, "interval": interval}

@@ -10,9 +10,10 @@ from qc_daemon.records.store import Store
 class Models:
     """Judges by model id; an exam is scored to its end with the bundle it was opened with."""
 
-    def __init__(self, store: Store, device: str) -> None:
+    def __init__(self, store: Store, device: str, augment: int = 0) -> None:
         self._store = store
         self._device = device
+        self._augment = augment
         self._judges: dict[str, Judge] = {}
 
     def judge(self, model_id: str | None) -> Judge:
@@ -37,5 +38,5 @@ class Models:
                     f"bundle {found.name} has changed since it was activated; "
                     "restore it, or activate it again",
                 )
-            self._judges[found.model_id] = Judge.open(bundle, self._device)
+            self._judges[found.model_id] = Judge.open(bundle, self._device, self._augment)
         return self._judges[found.model_id]

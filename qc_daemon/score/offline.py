@@ -23,7 +23,7 @@ def files_under(paths: Sequence[Path]) -> list[Path]:
 def score_files(paths: Sequence[Path], settings: ScoreSettings) -> Iterator[dict[str, Any]]:
     """Finding objects, or {"source", "error"} for a file that cannot be scored."""
     files = files_under(paths)
-    judge = Judge.open(Bundle.open(settings.bundle), settings.device)
+    judge = Judge.open(Bundle.open(settings.bundle), settings.device, settings.augment)
     with DecodeProcess(
         megabytes=settings.decode_megabytes,
         seconds=settings.decode_seconds,

@@ -40,7 +40,7 @@ class ScoreWorker:
         self.owner = owner
         self.originals = originals or in_spool(settings.store.spool)
         self.policy = RetryPolicy.of(settings.jobs)
-        self.models = Models(store, settings.score.device)
+        self.models = Models(store, settings.score.device, settings.score.augment)
         self.decoder = DecodeProcess(
             megabytes=settings.score.decode_megabytes,
             seconds=settings.score.decode_seconds,

@@ -8,12 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.vocabulary import View
-from model.calibration import (
-    Scaling,
-    Temperature,
-    bootstrap_interval,
-    expected_calibration_error,
-)
+from model.calibration import Calibration, bootstrap_interval, expected_calibration_error
+from model.isotonic import Isotonic
+from model.scaling import Scaling
 
 
 def sample(n=4000, temperature=2.5, bias=-0.7, seed=0):
@@ -25,13 +22,13 @@ def sample(n=4000, temperature=2.5, bias=-0.7, seed=0):
 
 
 def test_fit_finds_the_truth():
-    scaling = Temperature.fit(*sample()).common
+    scaling = Calibration.fit(*sample()).common
     assert scaling.temperature == pytest.approx(2.5, rel=0.1)
     assert scaling.bias == pytest.approx(-0.7, abs=0.15)
 
 
 def test_fit_without_bias():
-    scaling = Temperature.fit(*sample(bias=0.0), bias=False).common
+    scaling = Calibration.fit(*sample(bias=0.0), bias=False).common
     assert scaling.bias == 0
     assert scaling.temperature == pytest.approx(2.5, rel=0.1)
 
@@ -40,7 +37,7 @@ def test_fit_lowers_the_calibration_error():
     logits, labels = sample()
     fresh, truth = sample(seed=1)
     raw = expected_calibration_error(1 / (1 + np.exp(-fresh)), truth)
-    calibrated = Temperature.fit(logits, labels).calibrate_many(fresh)
+    calibrated = Calibration.fit(logits, labels).calibrate_many(fresh)
     assert expected_calibration_error(calibrated, truth) < raw / 3
     assert expected_calibration_error(calibrated, truth) < 0.04
 
@@ -50,7 +47,7 @@ def test_views_with_enough_samples_get_their_own():
     z2, y2 = sample(temperature=4.0, bias=1.0, seed=2)
     z3, y3 = sample(n=10, seed=3)
     views = [View.NT] * len(z1) + [View.CRL] * len(z2) + [View.HEAD] * len(z3)
-    fitted = Temperature.fit(np.r_[z1, z2, z3], np.r_[y1, y2, y3], views)
+    fitted = Calibration.fit(np.r_[z1, z2, z3], np.r_[y1, y2, y3], views)
     assert set(fitted.views) == {View.NT, View.CRL}
     assert fitted.views[View.CRL].temperature == pytest.approx(4.0, rel=0.2)
     assert fitted.calibrate(0.0, View.CRL) > fitted.calibrate(0.0, View.NT)
@@ -60,8 +57,14 @@ def test_views_with_enough_samples_get_their_own():
 
 
 def test_separable_samples_stay_finite():
-    scaling = Temperature.fit([-2.0, -1.0, 1.0, 2.0], [0, 0, 1, 1]).common
+    scaling = Calibration.fit([-2.0, -1.0, 1.0, 2.0], [0, 0, 1, 1]).common
     assert 0 < scaling.temperature < np.inf
+
+
+def test_separable_samples_make_no_one_certain():
+    """Fifty of each class, apart: a new one on the wrong side has odds of 1:2000 at the least."""
+    z, y = np.r_[np.linspace(-3, -0.1, 50), np.linspace(0.1, 3, 50)], np.repeat([0.0, 1.0], 50)
+    assert Scaling.fit(z, y).probability([-1.0])[0] > 1 / 2000
 
 
 @pytest.mark.parametrize(
@@ -70,7 +73,7 @@ def test_separable_samples_stay_finite():
 )
 def test_fit_refuses(logits, labels):
     with pytest.raises(ValueError):
-        Temperature.fit(logits, labels)
+        Calibration.fit(logits, labels)
 
 
 @settings(deadline=None)
@@ -90,8 +93,82 @@ def test_impossible_temperature(temperature):
 
 
 def test_json_round_trip():
-    fitted = Temperature(Scaling(1.7, 0.2), {View.NT: Scaling(0.9, -0.1)})
-    assert Temperature.from_json(json.loads(json.dumps(fitted.to_json()))) == fitted
+    fitted = Calibration(Scaling(1.7, 0.2), {View.NT: Scaling(0.9, -0.1)})
+    assert Calibration.from_json(json.loads(json.dumps(fitted.to_json()))) == fitted
+
+
+LOGITS = st.lists(st.tuples(st.floats(-30, 30), st.booleans()), min_size=2, max_size=60).filter(
+    lambda pairs: len({truth for _, truth in pairs}) == 2
+)
+
+
+@settings(deadline=None)
+@given(LOGITS, st.lists(st.floats(-50, 50), min_size=2, max_size=20))
+def test_isotonic_never_falls_and_is_never_certain_of_what_it_has_seen(pairs, fresh):
+    fitted = Isotonic.fit([z for z, _ in pairs], [y for _, y in pairs])
+    p = fitted.probability(sorted(fresh))
+    assert np.all(np.diff(p) >= 0)
+    assert np.all((p >= 0) & (p <= 1))
+    known = fitted.probability(np.clip([z for z, _ in pairs], fitted.logits[0], fitted.logits[-1]))
+    assert np.all((known > 0) & (known < 1))
+
+
+@settings(deadline=None)
+@given(LOGITS)
+def test_isotonic_round_trip(pairs):
+    fitted = Isotonic.fit([z for z, _ in pairs], [y for _, y in pairs])
+    whole = Calibration(fitted, {View.NT: fitted, View.CRL: Scaling(2.0, 1.0)})
+    assert Calibration.from_json(json.loads(json.dumps(whole.to_json()))) == whole
+
+
+def test_isotonic_ranks_as_the_logits_do():
+    generator = np.random.default_rng(3)
+    z = generator.normal(0, 2, 400)
+    fitted = Isotonic.fit(z, (generator.random(400) < 1 / (1 + np.exp(-z))).astype(float))
+    fresh = np.linspace(-6, 6, 500)
+    assert np.all(np.diff(fitted.probability(fresh)) > 0)
+
+
+def test_isotonic_finds_a_shape_that_scaling_cannot():
+    generator = np.random.default_rng(0)
+    z = generator.normal(0, 3, 4000)
+    true = np.where(z > 0, 0.95, 0.3)
+    fitted = Isotonic.fit(z, (generator.random(4000) < true).astype(float))
+    away = np.abs(z) > 0.5
+    assert np.abs(fitted.probability(z) - true)[away].mean() < 0.05
+
+
+def test_a_reader_of_scalings_reads_an_isotonic_calibration():
+    """What version 0.1 of the bundle's format takes from the manifest is there and usable."""
+    fitted = Isotonic.fit([-2.0, -1.0, 1.0, 2.0, 0.0], [0, 0, 1, 1, 1])
+    told = Calibration(fitted, {View.NT: fitted}).to_json()
+    assert Scaling(told["temperature"], told["bias"]) == fitted.scaling
+    own = told["views"]["NT"]
+    assert Scaling(own["temperature"], own["bias"]) == fitted.scaling
+
+
+def test_a_calibration_without_isotonic_is_read_as_before():
+    data = {"temperature": 0.5, "bias": 1.0, "views": {"NT": {"temperature": 2.0, "bias": 0.0}}}
+    assert Calibration.from_json(data) == Calibration(
+        Scaling(0.5, 1.0), {View.NT: Scaling(2.0, 0.0)}
+    )
+    assert Calibration.from_json(data).to_json() == data
+
+
+@pytest.mark.parametrize(
+    ("logits", "log_odds"),
+    [
+        ((), ()),
+        ((0.0, 1.0), (0.0,)),
+        ((0.0, 1.0), (1.0, 0.5)),
+        ((1.0, 1.0), (0.0, 1.0)),
+        ((0.0, float("nan")), (0.0, 1.0)),
+        ((0.0, 1.0), (0.0, float("inf"))),
+    ],
+)
+def test_impossible_isotonic(logits, log_odds):
+    with pytest.raises(ValueError):
+        Isotonic(Scaling(), logits, log_odds)
 
 
 def test_perfect_prediction_has_no_error():

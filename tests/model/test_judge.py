@@ -10,10 +10,12 @@ from detector.frame import Frame, Region
 from detector.letterbox import crop
 from detector.vocabulary import LABELS, View
 from model.bundle import Bundle
-from model.calibration import Scaling, Temperature
+from model.calibration import Calibration
 from model.criteria_table import RULES
 from model.finding import NON_STANDARD, REVIEW, STANDARD
+from model.glance import glance
 from model.judge import Judge, Look, Thresholds
+from model.scaling import Scaling
 from training.phantom import make
 
 
@@ -92,7 +94,7 @@ def test_the_label_follows_the_calibrated_probability(
         judge.describer,
         judge.spatialclip,
         judge.preprocessor,
-        Temperature(scaling),
+        Calibration(scaling),
         judge.outlier.with_threshold(float("inf")),
         Thresholds(detection=0.0, view=0.0),
         judge.criteria_thresholds,
@@ -109,7 +111,7 @@ def test_a_strange_picture_is_left_to_a_person(judge: Judge, frame: Frame) -> No
         judge.describer,
         judge.spatialclip,
         judge.preprocessor,
-        Temperature(Scaling(1.0, 50.0)),
+        Calibration(Scaling(1.0, 50.0)),
         judge.outlier.with_threshold(-1e9),
         Thresholds(detection=0.0, view=0.0),
         judge.criteria_thresholds,
@@ -133,7 +135,7 @@ def test_a_view_on_slim_evidence_is_named_and_left_to_a_person(
         judge.describer,
         judge.spatialclip,
         judge.preprocessor,
-        Temperature(Scaling(1.0, 50.0)),
+        Calibration(Scaling(1.0, 50.0)),
         judge.outlier.with_threshold(float("inf")),
         thresholds,
         judge.criteria_thresholds,
@@ -160,6 +162,36 @@ def replace_look(judge: Judge, looks: list[Look], views: dict[View, float]) -> J
     told = copy(judge)
     told.look = lambda _: [replace(look, views=views) for look in looks]  # type: ignore[method-assign]
     return told
+
+
+def test_further_looks_are_off_unless_asked_for(judge: Judge, frame: Frame) -> None:
+    assert judge.augment == 0
+    assert augmented(judge, 0).judge(frame) == judge.judge(frame)
+
+
+def test_further_looks_average_the_logits_and_keep_the_picture_s_own_boxes(
+    judge: Judge, frame: Frame
+) -> None:
+    pixels = crop(frame, frame.regions[0]).pixels
+    first, *others = (
+        judge.look([each])[0] for each in (pixels, glance(pixels, 0), glance(pixels, 1))
+    )
+    (look,) = augmented(judge, 2).look([pixels])
+    assert {other.logit for other in others} != {first.logit}
+    assert look.logit == pytest.approx(np.mean([each.logit for each in (first, *others)]))
+    assert sum(look.views.values()) == pytest.approx(1)
+    odds = [np.log(each.views[View.NT] / each.views[View.CRL]) for each in (first, *others)]
+    assert np.log(look.views[View.NT] / look.views[View.CRL]) == pytest.approx(np.mean(odds))
+    assert sum(look.gates) == pytest.approx(1)
+    assert (look.detections, look.description) == (first.detections, first.description)
+    assert look.outlier == first.outlier
+
+
+def augmented(judge: Judge, looks: int) -> Judge:
+    """The same judge, taking that many further looks."""
+    changed = copy(judge)
+    changed.augment = looks
+    return changed
 
 
 def test_no_structure_of_another_name_is_described(judge: Judge, frame: Frame) -> None:

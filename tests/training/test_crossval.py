@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from training import corpus, pipeline
-from training.crossval import ABLATIONS, Plan, cross_validate, predictions
+from training.ablation import ABLATIONS
+from training.crossval import Plan, cross_validate, predictions
 from training.describer import DescriberSettings, fresh
 from training.detector import DetectorRecipe, train_detector
 from training.phantom.dataset import write_dataset
@@ -51,6 +52,9 @@ def test_every_real_picture_is_judged_once_by_models_that_never_saw_it(tmp_path:
     figures = cross_validate(plan, nested=True)
     assert set(figures["ablation"]) == set(ABLATIONS)
     assert set(figures["fold 0, nested and not"]) == {"nested", "not nested"}
+    assert json.loads((plan.out / "figures.json").read_text()) == figures
+    assert (plan.out / "figures.html").read_text().count("<svg") >= 5
+    assert set(figures["alignment by fold"]) == {"fold 0", "fold 1", "fold 2"}
     judged = predictions(plan)
     assert sorted(row["group"] for row in judged) == sorted(s.group for s in real)
     for fold in range(3):

@@ -1,0 +1,68 @@
+"""The calibration a view gets: isotonic only where it clearly wins and there is enough to tell."""
+
+import numpy as np
+import pytest
+
+from detector.vocabulary import View
+from model.isotonic import Isotonic
+from model.scaling import Scaling
+from training.choice import choose, paired
+
+
+def stepped(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits whose truth is no sigmoid of them."""
+    generator = np.random.default_rng(seed)
+    z = generator.normal(0, 3, count)
+    return z, (generator.random(count) < np.where(z > 0, 0.95, 0.3)).astype(float)
+
+
+def sigmoid(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    z = generator.normal(0, 3, count)
+    return z, (generator.random(count) < 1 / (1 + np.exp(-z / 2))).astype(float)
+
+
+def names(count: int) -> list[str]:
+    return [f"group {i}" for i in range(count)]
+
+
+def test_a_view_whose_truth_is_no_sigmoid_gets_an_isotonic_one() -> None:
+    (z1, y1), (z2, y2) = stepped(800), sigmoid(800)
+    views = [View.NT] * 800 + [View.CRL] * 800
+    found, table = choose(np.r_[z1, z2], np.r_[y1, y2], names(1600), views)
+    assert isinstance(found.views[View.NT], Isotonic)
+    assert isinstance(found.views[View.CRL], Scaling)
+    assert {view: told["chosen"] for view, told in table.items() if view != "all"} == {
+        "NT": "isotonic",
+        "CRL": "temperature",
+    }
+    losses = table["NT"]["log loss"]
+    assert losses["isotonic"] < losses["temperature"]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_sigmoid_keeps_its_temperature(seed: int) -> None:
+    found, _ = choose(*sigmoid(400, seed), names(400))
+    assert isinstance(found.common, Scaling)
+
+
+def test_too_few_pictures_are_not_compared() -> None:
+    found, table = choose(*stepped(150), names(150))
+    assert isinstance(found.common, Scaling)
+    assert table["all"] == {"pictures": 150, "chosen": "temperature"}
+
+
+def test_copies_of_pictures_are_no_more_evidence() -> None:
+    """The error of a mean over groups does not shrink when each picture comes ten times."""
+    differences = np.random.default_rng(0).normal(0.1, 1, 50)
+    once = paired(differences, names(50))
+    copied = paired(np.repeat(differences, 10), [n for n in names(50) for _ in range(10)])
+    assert copied == pytest.approx(once)
+
+
+def test_one_group_with_all_of_a_class_is_not_compared() -> None:
+    z, y = stepped(600)
+    groups = ["all standard" if standard else f"{i}" for i, standard in enumerate(y)]
+    found, table = choose(z, y, groups)
+    assert isinstance(found.common, Scaling)
+    assert "log loss" not in table["all"]
