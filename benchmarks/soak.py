@@ -105,7 +105,7 @@ class Load:
         stills = [jpeg(rng, number) for number in range(10)]
         long = cine(rng, 0)
         work: list[tuple[float, Callable[[], None]]] = [
-            (8, lambda: self.examination(exams[self.sent["examination"] // len(exams[0]) % 2])),
+            (20, lambda: self.examination(exams[self.sent["examination"] // len(exams[0]) % 2])),
             (60, lambda: self.burst(stills)),
             (20, lambda: self.again(stills[:3])),
             (cine_seconds, lambda: self.store("cine", [renewed(long)])),
@@ -201,7 +201,9 @@ class Load:
 
 def renewed(dataset: Dataset, study: str | None = None, patient: str | None = None) -> Dataset:
     """The same picture as a new object."""
-    made = copy.copy(dataset)
+    # Not copy.copy: that shares its elements, which the others' senders then change.
+    made = Dataset()
+    made.update(dataset)
     made.file_meta = copy.deepcopy(dataset.file_meta)
     made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     if study is not None:
