@@ -73,6 +73,7 @@ host = "127.0.0.1"
 port = {pacs}
 objects = ["source", "sr", "overlay"]
 """
+_IDENTIFIERS = {0x00080018, 0x0020000D, 0x00100020}
 # What one more page of a malloc arena, or a buffer of a longer cine, may be worth.
 SLACK_MEGABYTES = 16.0
 SLACK_SHARE = 0.05
@@ -201,13 +202,13 @@ class Load:
 
 def renewed(dataset: Dataset, study: str | None = None, patient: str | None = None) -> Dataset:
     """The same picture as a new object."""
-    # Not copy.copy: that shares its elements, which the others' senders then change.
+    # Elements are shared, and to set one that is there would change it for all.
     made = Dataset()
-    made.update(dataset)
+    made.update({tag: dataset[tag] for tag in dataset.keys() - _IDENTIFIERS})
     made.file_meta = copy.deepcopy(dataset.file_meta)
     made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    if study is not None:
-        made.StudyInstanceUID, made.PatientID = study, patient
+    made.StudyInstanceUID = study or dataset.StudyInstanceUID
+    made.PatientID = patient or dataset.PatientID
     return made
 
 
