@@ -10,29 +10,42 @@ import threading
 import time
 from typing import Any
 
+_MOMENT = 0.0005
+
 
 class _Checkpoint(threading.Event):
-    """Where the thread stops; it looks again once it has said that it goes on.
+    """Where the thread stops; cleared by a sender, set when that has its answer.
 
-    A sender clears it, then waits for an answer; without an association none will come.
+    The thread looks again once it has said that it goes on. Between two sends it has its turn, or
+    it would never learn that the association has ended.
     """
 
     def __init__(self, association: Any) -> None:
         super().__init__()
         self._association = association
+        self._turn = False
         self.set()
 
+    def set(self) -> None:
+        self._turn = True
+        super().set()
+
     def clear(self) -> None:
+        while self._turn and self._association.is_alive():
+            time.sleep(_MOMENT)
         super().clear()
-        while not self._association._is_paused:
-            time.sleep(0.001)
+        while not self._association._is_paused and self._association.is_alive():
+            time.sleep(_MOMENT)
+        self._association._is_paused = True
         if not self._association.is_established:
+            # No answer will come.
             self._association.dimse.msg_queue.put((None, None))
 
     def wait(self, timeout: float | None = None) -> bool:
         while super().wait(timeout):
             self._association._is_paused = False
             if self.is_set():
+                self._turn = False
                 return True
             self._association._is_paused = True
         return False

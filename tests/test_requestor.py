@@ -15,16 +15,17 @@ from qc_daemon.requestor import steady
 from tests.wire import Pacs, association, eventually, ultrasound
 
 
-class Association:
+class Association(threading.Thread):
     """What pynetdicom's Association does between its thread and a `send_*`, and nothing else."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._reactor_checkpoint = threading.Event()
         self._reactor_checkpoint.set()
         self._is_paused = False
         self.is_established = True
         self.answers: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self.stolen = 0
+        self.turns = self.stolen = 0
         self.over = False
 
     def run(self) -> None:
@@ -33,11 +34,10 @@ class Association:
             self._is_paused = True
             self._reactor_checkpoint.wait()
             self._is_paused = False
-            try:
+            self.turns += 1
+            with contextlib.suppress(queue.Empty):
                 self.answers.get_nowait()
                 self.stolen += 1
-            except queue.Empty:
-                pass
 
     def send(self, number: int) -> None:
         self._reactor_checkpoint.clear()
@@ -59,6 +59,36 @@ def hurried() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+def test_no_answer_is_stolen_and_the_thread_has_its_turns(hurried: None) -> None:
+    made: Any = steady(Association())
+    made.start()
+    for number in range(3_000):
+        made.send(number)
+    made.over = True
+    made.join()
+    assert made.stolen == 0
+    assert made.turns >= 3_000
+
+
+def test_the_end_of_an_association_is_seen_between_two_sends() -> None:
+    """However fast they follow one another, and whatever was lost."""
+    pacs = Pacs().start()
+    sent: list[bool] = []
+
+    def send() -> None:
+        with association(pacs.port, called="PACS") as made:
+            while made.is_established:
+                sent.append("Status" in made.send_c_store(ultrasound()))
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    eventually(lambda: len(sent) > 20)
+    pacs.stop()
+    sender.join(20)
+    assert not sender.is_alive()
+    assert sent[:20] == [True] * 20
+
+
 def test_an_association_that_has_just_ended_keeps_no_sender_waiting() -> None:
     """Its thread has swallowed the news before the sender stops it."""
     pacs = Pacs().start()
@@ -67,20 +97,8 @@ def test_an_association_that_has_just_ended_keeps_no_sender_waiting() -> None:
         eventually(lambda: not made.is_alive())
         # As a sender that looked a moment before.
         made.is_established = True
-        made.kill = lambda: None
         made._reactor_checkpoint._association = SimpleNamespace(
-            _is_paused=True, is_established=False, dimse=made.dimse
+            is_alive=made.is_alive, _is_paused=True, is_established=False, dimse=made.dimse
         )
         assert "Status" not in made.send_c_store(ultrasound())
         made.is_established = False
-
-
-def test_no_answer_is_stolen(hurried: None) -> None:
-    association: Any = steady(Association())
-    thread = threading.Thread(target=association.run)
-    thread.start()
-    for number in range(20_000):
-        association.send(number)
-    association.over = True
-    thread.join()
-    assert association.stolen == 0

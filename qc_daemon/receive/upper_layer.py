@@ -203,7 +203,8 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         if self.socket is None or self.socket.socket is None:
             return False
         found = False
-        while self.event_queue.empty() and self._readable():
+        # In mid-object the next PDU is on its way, and to ask whether it has come costs as much.
+        while self.event_queue.empty() and (self.assoc.dimse.is_storing or self._readable()):
             found = True
             self._read_pdu_data()
             self._idle_timer.restart()
@@ -304,6 +305,11 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
         self._spool = spool
         # The usual C-STORE that is coming in.
         self._storing: _Storing | None = None
+
+    @property
+    def is_storing(self) -> bool:
+        """Whether the rest of a C-STORE's data set is to come."""
+        return self._storing is not None
 
     def receive_fragment(self, context_id: int, control: int, count: int, source: Source) -> None:
         """Take one fragment (PS3.8 E.2) from the connection.
