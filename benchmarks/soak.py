@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/soak.py --minutes 2     a look
 
 Senders store examinations, bursts of JPEG stills and cines, send things again and ask for storage
-commitment; others scan the port, fall silent, send rubbish or break off in mid-message. A PACS takes
+commitment; others scan the port, fall silent, send rubbish or break off in mid-PDU. A PACS takes
 originals and results; originals leave the spool at once, so that all of it goes round. Every second
 `/health` is asked and every process looked at; the samples go to a CSV file. The first third is
 left out: caches fill. Exit status 1 if a probe failed, a process died or anything grew.
