@@ -331,8 +331,8 @@ def test_probes_leave_nothing_behind(site: Site) -> None:
     for _ in range(3):
         socket.create_connection(("127.0.0.1", site.port)).close()
     assert store(site.port, ultrasound()) == [0x0000]
-    eventually(lambda: not site.receiver._associations)
-    assert threading.active_count() == before
+    # An association leaves the list a moment before its thread does.
+    eventually(lambda: not site.receiver._associations and threading.active_count() <= before)
 
 
 def test_drain_lets_an_association_finish(site: Site) -> None:
