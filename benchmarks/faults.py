@@ -3,16 +3,18 @@
     python benchmarks/faults.py                       50 kills of receivers, 5 of the whole daemon
     python benchmarks/faults.py --kills 1000 --daemon-kills 100
 
-Goes in rounds; each has its own service, database and PACS, senders that never give up, and ten
-kills of receivers. A round that is done is written down in --folder, so that a run that was
+Goes in rounds; each has its own service, database and PACS, senders that never give up, and at most
+thirty kills of receivers. A round that is done is written down in --folder, so that a run that was
 interrupted goes on with the next one. What senders know to be acknowledged is then looked for in
 the database, the spool and the PACS. Exit status 1 if anything is lost or doubled.
 """
 
 import argparse
 import json
+import os
 import random
 import shutil
+import signal
 import sys
 import time
 from contextlib import ExitStack
@@ -35,13 +37,13 @@ from tests.faults.kills import (  # noqa: E402
     all_told,
     count,
     jobs_in,
-    kill_a_receiver,
+    receivers,
 )
-from tests.service import Service  # noqa: E402
+from tests.service import START_SECONDS, Service  # noqa: E402
 from tests.wire import Pacs, eventually, free_port  # noqa: E402
 from training.phantom.dicom import exam  # noqa: E402
 
-A_ROUND = 10
+A_ROUND = 30
 CINE_FRAMES = 2
 # Models load again after each kill of the daemon, on cores that may be busy.
 PATIENCE_SECONDS = 3600.0
@@ -56,13 +58,11 @@ def main() -> int:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     rounds = planned(arguments.kills, arguments.daemon_kills)
     done: list[dict[str, Any]] = []
-    for number, (receivers, daemons) in enumerate(rounds, 1):
+    for number, (killed, daemons) in enumerate(rounds, 1):
         kept = arguments.folder / f"round-{number}.json"
         if not kept.is_file():
-            console.print(
-                f"round {number} of {len(rounds)}: {receivers} receivers, {daemons} daemons"
-            )
-            told = play(arguments, number, receivers, daemons)
+            console.print(f"round {number} of {len(rounds)}: {killed} receivers, {daemons} daemons")
+            told = play(arguments, number, killed, daemons)
             kept.write_text(json.dumps(told))
         done.append(json.loads(kept.read_text()))
     return tell(done)
@@ -72,7 +72,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=50, help="of receivers")
     parser.add_argument("--daemon-kills", type=int, default=5, help="of the whole daemon")
-    parser.add_argument("--senders", type=int, default=2)
+    parser.add_argument("--senders", type=int, default=3)
     parser.add_argument("--pause", type=float, default=0.2, help="seconds between two objects")
     parser.add_argument("--seed", type=int, default=20261122)
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "bench-faults")
@@ -153,9 +153,11 @@ def settings(port: int, pacs: Pacs, quiet: float) -> str:
 
 
 def kill(service: Service, victim: str, rng: random.Random) -> None:
+    eventually(lambda: receivers(service), START_SECONDS)
     time.sleep(rng.uniform(0.0, 3.0))
     if victim == "receiver":
-        kill_a_receiver(service, rng)
+        # Whichever lives, also one that has just started and is not ready yet.
+        os.kill(rng.choice(eventually(lambda: receivers(service))), signal.SIGKILL)
     else:
         service.kill()
         service.start()

@@ -37,6 +37,8 @@ Listeners = dict[str, socket.socket]
 STOP_SECONDS = 30.0
 _POLL_SECONDS = 0.1
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
+# A receiver is cheap to start, and senders wait for it.
+_RECEIVER_DELAY = 4.0
 # A process that lived this long was well; its next death is a first one again.
 _STABLE_SECONDS = 60.0
 
@@ -231,7 +233,8 @@ class Supervisor:
     def _bury(self, child: Child, ended: int) -> None:
         lived = time.monotonic() - child.started
         child.quick_deaths = 1 if lived > _STABLE_SECONDS else child.quick_deaths + 1
-        delay = min(_FIRST_DELAY * 2 ** min(child.quick_deaths - 1, 16), _LONGEST_DELAY)
+        longest = _RECEIVER_DELAY if child.role == "receive" else _LONGEST_DELAY
+        delay = min(_FIRST_DELAY * 2 ** min(child.quick_deaths - 1, 16), longest)
         assert child.process is not None
         pid = child.process.pid
         child.process, child.due = None, time.monotonic() + delay

@@ -222,10 +222,14 @@ def test_spool_that_cannot_be_written_is_one_line(settings: Settings) -> None:
 
 
 def test_read_only_spool_is_one_line(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_only(**_options: object) -> None:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    really = os.open
 
-    monkeypatch.setattr("qc_daemon.receive.spool.tempfile.mkstemp", read_only)
+    def read_only(path: str | Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_CREAT and str(path).endswith(".part"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return really(path, flags, mode)
+
+    monkeypatch.setattr("qc_daemon.receive.spool.os.open", read_only)
     with pytest.raises(QCError, match="read-only file system"):
         daemon.serve(settings, ["receive"])
 

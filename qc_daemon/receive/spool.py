@@ -2,10 +2,9 @@
 
 import contextlib
 import hashlib
+import itertools
 import os
-import tempfile
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,12 +12,15 @@ from types import TracebackType
 from typing import Self
 
 from qc_daemon.owner import birth
+from qc_daemon.records.revisions import spooled
 
 _INCOMING, _PART = "incoming", ".part"
 # Hashing and writing let other threads run, and cost a thread switch: not for every few kilobytes.
 _BLOCK = 512 << 10
 # Blocks kept for the next object rather than asked of the system anew.
-_SPARE_BLOCKS = 8
+_SPARE_BLOCKS = 32
+# What tells a process's partial files apart.
+_numbers = itertools.count()
 _spare: "deque[memoryview]" = deque(maxlen=_SPARE_BLOCKS)
 
 
@@ -39,8 +41,9 @@ class Incoming:
         self._used = 0
         self.path = folder / "none"
         try:
-            self._fd, name = tempfile.mkstemp(prefix=_mark(os.getpid()), suffix=_PART, dir=folder)
-            self.path = Path(name)
+            path = folder / f"{_mark(os.getpid())}{next(_numbers)}{_PART}"
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self.path = path
         except OSError as error:
             self.error = error
 
@@ -121,7 +124,7 @@ class Incoming:
 
 @dataclass(frozen=True)
 class Spool:
-    """The received files: `ab/cd/<sha256>.dcm`, and `incoming/` for those not yet whole."""
+    """The received files: `ab/<sha256>.dcm`, and `incoming/` for those not yet whole."""
 
     root: Path
 
@@ -158,15 +161,17 @@ class Spool:
         """
         sha256 = incoming.finish()
         path = self.path(sha256)
-        for folder in _missing_folders(path.parent):
-            folder.mkdir(exist_ok=True)
-            _sync_folder(folder.parent)
-        incoming.path.replace(path)
+        try:
+            incoming.path.replace(path)
+        except FileNotFoundError:
+            path.parent.mkdir(exist_ok=True)
+            _sync_folder(self.root)
+            incoming.path.replace(path)
         _sync_folder(path.parent)
         return path, sha256
 
     def path(self, sha256: str) -> Path:
-        return self.root / sha256[:2] / sha256[2:4] / f"{sha256}.dcm"
+        return self.root / spooled(sha256)
 
 
 @cache
@@ -180,11 +185,6 @@ def _left(name: str) -> bool:
     pid, _, rest = name.partition("-")
     born = birth(int(pid)) if pid.isdecimal() else ""
     return not born or not rest.startswith(f"{born}-")
-
-
-def _missing_folders(folder: Path) -> Iterator[Path]:
-    """The folders to make, outermost first; the one above `folder` and itself may be missing."""
-    return (step for step in (folder.parent, folder) if not step.is_dir())
 
 
 def _sync_folder(folder: Path) -> None:

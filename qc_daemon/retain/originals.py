@@ -11,7 +11,7 @@ from pathlib import Path
 from detector.codes import ErrorCode, QCError
 from qc_daemon.observe import log, tally
 from qc_daemon.records import retention
-from qc_daemon.records.revisions import RevisionFacts
+from qc_daemon.records.revisions import RevisionFacts, spooled
 from qc_daemon.records.store import Store
 from qc_daemon.retain.retrieve import NotOfferedError, Wanted, get, move
 from qc_daemon.settings import DestinationSettings, Settings
@@ -121,7 +121,7 @@ class Originals:
                     sop_instance=facts.sop_instance_uid,
                 )
                 return None
-            path = f"{sha256[:2]}/{sha256[2:4]}/{sha256}.dcm"
+            path = spooled(sha256)
             # The same bytes go where the row says they were.
             path = facts.path if sha256 == facts.sha256 else path
             self._place(part, self.spool / path)

@@ -122,12 +122,11 @@ def _still(store: Store, original: Original) -> bool:
 
 def _files(spool: Path, limit: float) -> Iterator[str]:
     """The received files last written before `limit`, relative to the spool."""
-    for outer in _folders(spool):
-        for inner in _folders(outer):
-            with os.scandir(inner) as entries:
-                for entry in entries:
-                    if entry.name.endswith(".dcm") and entry.stat().st_mtime < limit:
-                        yield f"{outer.name}/{inner.name}/{entry.name}"
+    for folder in _folders(spool):
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(".dcm") and entry.stat().st_mtime < limit:
+                    yield f"{folder.name}/{entry.name}"
 
 
 def _folders(parent: Path) -> list[Path]:

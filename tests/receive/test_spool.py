@@ -24,7 +24,7 @@ def test_adopted_under_its_hash(spool: Spool) -> None:
         path, sha256 = spool.adopt(incoming)
     content = b"abc" * 1_000_000 + b"end"
     assert sha256 == hashlib.sha256(content).hexdigest()
-    assert path == spool.root / sha256[:2] / sha256[2:4] / f"{sha256}.dcm"
+    assert path == spool.root / sha256[:2] / f"{sha256}.dcm"
     assert path.read_bytes() == content
     assert list(spool.incoming.iterdir()) == []
 
