@@ -39,7 +39,7 @@ from tests.faults.kills import (  # noqa: E402
     jobs_in,
     receivers,
 )
-from tests.service import START_SECONDS, Service  # noqa: E402
+from tests.service import Service  # noqa: E402
 from tests.wire import Pacs, eventually, free_port  # noqa: E402
 from training.phantom.dicom import exam  # noqa: E402
 
@@ -117,9 +117,12 @@ def play(
             ]
             victims = ["receiver"] * receivers + ["daemon"] * daemons
             rng.shuffle(victims)
+            sent = 0
             for place, victim in enumerate(victims, 1):
+                # Something has come through since the last kill, else there is no load.
+                eventually(lambda so_far=sent: answered(senders) > so_far, PATIENCE_SECONDS)
+                sent = answered(senders)
                 kill(service, victim, rng)
-                sent = sum(len(sender.acknowledged) for sender in senders)
                 console.print(f"  {place}/{len(victims)} {victim} killed; {sent} acknowledged")
             eventually(lambda: everything_once(senders), PATIENCE_SECONDS)
         eventually(lambda: not jobs_in(service, "score", "ready", "leased"), PATIENCE_SECONDS)
@@ -141,7 +144,7 @@ def play(
     return {
         "receivers": receivers,
         "daemons": daemons,
-        "answers": sum(len(sender.acknowledged) for sender in senders),
+        "answers": answered(senders),
         "seconds": time.monotonic() - began,
         "clean": result.clean,
         **asdict(result),
@@ -153,14 +156,17 @@ def settings(port: int, pacs: Pacs, quiet: float) -> str:
 
 
 def kill(service: Service, victim: str, rng: random.Random) -> None:
-    eventually(lambda: receivers(service), START_SECONDS)
-    time.sleep(rng.uniform(0.0, 3.0))
+    time.sleep(rng.uniform(0.0, 2.0))
     if victim == "receiver":
         # Whichever lives, also one that has just started and is not ready yet.
         os.kill(rng.choice(eventually(lambda: receivers(service))), signal.SIGKILL)
     else:
         service.kill()
         service.start()
+
+
+def answered(senders: list[Modality]) -> int:
+    return sum(len(sender.acknowledged) for sender in senders)
 
 
 def everything_once(senders: list[Modality]) -> bool:
