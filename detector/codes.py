@@ -88,6 +88,7 @@ class Flag(StrEnum):
     """What a reader of a finding should know beside its verdict."""
 
     OUT_OF_DISTRIBUTION = "out-of-distribution"
+    NO_REAL_EVIDENCE = "no-real-evidence"
     BURNED_IN_TEXT = "burned-in-text"
     LOW_RESOLUTION = "low-resolution"
     HEADER_NORMALISED = "header-normalised"

@@ -22,8 +22,12 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One decoded frame; `number` counts from 1, `regions` has at least one entry."""
+    """One decoded frame; `number` counts from 1, `regions` has at least one entry.
+
+    `simulated`: it says of itself that our simulator made it, and not a scanner.
+    """
 
     number: int
     pixels: Pixels
     regions: tuple[Region, ...]
+    simulated: bool = False

@@ -14,7 +14,7 @@ from detector.decoding import decoded
 from detector.frame import Frame
 from detector.picture import is_picture, picture_size, read_picture
 from detector.regions import estimated_region, tissue_regions, whole
-from detector.source import Header, header_of, is_dicom, open_source
+from detector.source import SIMULATOR, Header, header_of, is_dicom, open_source, text
 
 MIN_SIDE = 32
 """Pixels; a smaller picture shows no anatomy."""
@@ -54,11 +54,12 @@ def read_frames(
         _check_size(header.rows, header.columns, max_pixels)
         chosen = _chosen(numbers, header.frames)
         regions = tissue_regions(source.dataset, header.rows, header.columns)
+        simulated = text(source.dataset, "Manufacturer") == SIMULATOR
         for number, pixels in decoded(source, header, chosen if regions else {1, *chosen}):
             # The estimate is the first frame's, so that it does not depend on which are asked.
             regions = regions or (estimated_region(pixels),)
             if number in chosen:
-                yield Frame(number, pixels, regions)
+                yield Frame(number, pixels, regions, simulated)
 
 
 def summarise(path: Path, max_pixels: int = MAX_PIXELS) -> Summary:

@@ -28,6 +28,8 @@ from pydicom.uid import (
 
 from detector.codes import ErrorCode, QCError
 
+SIMULATOR = "qc-daemon phantom"
+"""Manufacturer (0008,0070) of what our simulator makes."""
 UNDEFINED_LENGTH = 0xFFFFFFFF
 _PIXEL_KEYWORDS = {0x0008: "FloatPixelData", 0x0009: "DoubleFloatPixelData", 0x0010: "PixelData"}
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")

@@ -15,6 +15,7 @@ from model.finding import BundleId
 if TYPE_CHECKING:
     import torch
 
+    from detector.vocabulary import View
     from detector.yolo import YoloDetector
     from model.calibration import Calibration
     from model.describer import Describer
@@ -92,6 +93,16 @@ class Bundle:
             return Calibration.from_json(self.manifest["calibration"])
         except (KeyError, TypeError, ValueError) as error:
             raise _mismatch(f"{MANIFEST}: calibration is unusable ({error})") from error
+
+    @property
+    def real_views(self) -> frozenset["View"]:
+        """The views whose verdicts rest on real pictures; all of them if the manifest is silent."""
+        from detector.vocabulary import View
+
+        try:
+            return frozenset(View(view) for view in self.manifest.get("real_views", View))
+        except (TypeError, ValueError) as error:
+            raise _mismatch(f"{MANIFEST}: real_views is unusable ({error})") from error
 
     def detector(self, device: "str | torch.device" = "cpu") -> "YoloDetector":
         from detector.yolo import YoloDetector

@@ -4,7 +4,7 @@ The story of one region: detect, describe, look at picture, words and layout tog
 check the criteria, and say "review" wherever the evidence does not carry a verdict.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,7 +88,8 @@ class Judge:
     """The loaded models of one bundle. Not thread-safe; one a process.
 
     `augment` further looks are taken at each region and their logits averaged; with n of them a
-    region costs 1 + n times as much.
+    region costs 1 + n times as much. Views that were not learnt from real pictures (all but
+    `real_views`) get a verdict in simulated ones only.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Judge:
         thresholds: Thresholds,
         criteria_thresholds: criteria.CriteriaThresholds,
         augment: int = 0,
+        real_views: Collection[View] = tuple(View),
     ) -> None:
         self.bundle_id = bundle_id
         self.detector = detector
@@ -114,6 +116,7 @@ class Judge:
         self.thresholds = thresholds
         self.criteria_thresholds = criteria_thresholds
         self.augment = augment
+        self.real_views = frozenset(real_views)
 
     @classmethod
     def open(cls, bundle: Bundle, device: str = "auto", augment: int = 0) -> "Judge":
@@ -133,6 +136,7 @@ class Judge:
             Thresholds.from_json(bundle.manifest["thresholds"]),
             criteria.CriteriaThresholds.from_json(bundle.manifest["criteria"]),
             augment,
+            bundle.real_views,
         )
 
     def judge(self, frame: Frame) -> list[Judgement]:
@@ -197,16 +201,22 @@ class Judge:
         """The verdict on a region of the frame, `place` its crop, from a look at that."""
         view = self._view(look)
         strange = look.outlier > self.outlier.threshold
+        # A simulation teaches how an anatomy lies, not how every scanner shows it.
+        ungrounded = not frame.simulated and view not in (View.OTHER, *self.real_views)
         probability = raw = None
         quality = REVIEW
         if view is not View.OTHER:
             raw = float(1 / (1 + np.exp(-look.logit)))
             probability = self.calibration.calibrate(look.logit, view)
-            quality = self._quality(probability, strange or not self._is_sure(view, look))
+            quality = self._quality(
+                probability, strange or ungrounded or not self._is_sure(view, look)
+            )
         height, width = frame.pixels.shape[:2]
         flags = []
         if strange:
             flags.append(Flag.OUT_OF_DISTRIBUTION)
+        if ungrounded:
+            flags.append(Flag.NO_REAL_EVIDENCE)
         if min(look.pixels.shape[:2]) < LOW_RESOLUTION_PX:
             flags.append(Flag.LOW_RESOLUTION)
         return Judgement(

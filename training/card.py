@@ -87,15 +87,24 @@ Which calibration was chosen, by log loss on held-out groups ("all": views witho
 Figures on phantoms of unseen seeds: `qc-model evaluate`, see docs/benchmarks.md.
 
 ## Limits
-- HEAD, CRL and ABDOMEN know only simulations; on real pictures their verdicts have no evidence.
 - NT has seen one data set of one region; the detector has seen real pictures of set 1 only, which
   are all standard views. Pictures of other hospitals may fare worse: this was not measured.
 - Choroid plexuses are named by their side in the picture.
 - The probability is calibrated on a mix of phantoms and held-out real NT pictures; elsewhere it is
   an estimate. Pictures unlike those it knows get the flag out-of-distribution and "review".
-
+{_simulated_only(facts)}
 ## Repeat it
 {commands}
+"""
+
+
+def _simulated_only(facts: Mapping[str, Any]) -> str:
+    """What is said of views that know simulations only; empty where there are none."""
+    views = [v for v in facts["views"] if v not in (*facts["real_views"], "OTHER")]
+    if not views:
+        return ""
+    return f"""- {", ".join(views)}: learnt from simulations only. On real pictures they give no
+  verdict but "review", with the flag no-real-evidence.
 """
 
 

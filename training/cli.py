@@ -171,8 +171,11 @@ def train_spatialclip(
 def cross_validate(
     out: Out,
     fetus_framework: Annotated[Path, typer.Option(help="Folder of the Fetus Framework data set.")],
-    boxed: Annotated[Path, typer.Option(help="Simulated pictures (JSON) for the detectors.")],
-    judged: Annotated[Path, typer.Option(help="Simulated pictures (JSON) for SpatialCLIP.")],
+    boxed: Annotated[list[Path], typer.Option(help="Simulated pictures (JSON) for the detectors.")],
+    judged: Annotated[
+        list[Path],
+        typer.Option(help="Simulated pictures and negatives (JSON) for SpatialCLIP; repeat it."),
+    ],
     describer: Annotated[Path, typer.Option(help="Folder of a trained describer.")],
     detector_start: Annotated[
         Path, typer.Option(help="Folder of a detector that saw simulated pictures only.")
@@ -202,8 +205,8 @@ def cross_validate(
         crossval.Plan(
             out,
             corpus.gather(None, fetus_framework, None),
-            corpus.gather([boxed], None, None),
-            corpus.gather([judged], None, None),
+            corpus.gather(boxed, None, None),
+            corpus.gather(judged, None, None),
             describer,
             detector_start,
             spatialclip_start,

@@ -69,6 +69,7 @@ class Picture:
             sample.criteria,
             sample.defects,
             sample.spacing_mm,
+            real=not sample.simulated,
         )
 
     @classmethod
@@ -143,7 +144,7 @@ def _verdict(
     height, width = picture.pixels.shape[:2]
     spacing = None if picture.spacing_mm is None else (picture.spacing_mm, picture.spacing_mm)
     region = Region(0, (0, 0, width, height), spacing)
-    frame = Frame(1, picture.pixels, (region,))
+    frame = Frame(1, picture.pixels, (region,), simulated=not picture.real)
     said = judge.judgement(frame, region, Crop(picture.pixels, 0, 0), look)
     decided = said.view is not View.OTHER
     return Verdict(

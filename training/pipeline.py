@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ BOS, PAD, EOS = "<s>", "<pad>", "</s>"
 PICTURE_SIZE = 288
 KNOWN_SHARE = 0.99
 """Share of known pictures that the out-of-distribution threshold lets pass."""
+REAL_PICTURES = 20
+"""So many real pictures of a view among those that calibrate let it give verdicts on real ones."""
 KNOWN_VIEW_SHARE = 0.99
 """Share of rightly named views that are sure enough to keep their name."""
 
@@ -217,6 +220,7 @@ def make_bundle(
         "thresholds": thresholds.to_json(),
         "criteria": criteria.to_json(),
         "calibration": calibration.to_json(),
+        "real_views": real_views(item.sample for item in seen),
         "preprocessing": {
             "detector size": finder.size,
             "picture size": PICTURE_SIZE,
@@ -240,6 +244,13 @@ def make_bundle(
     (out / CARD).write_text(model_card(facts), encoding="utf-8")
     write_manifest(out, facts)
     return facts
+
+
+def real_views(samples: Iterable[Sample]) -> list[str]:
+    """The views of which there are enough real pictures to say that verdicts on real ones rest on
+    evidence."""
+    counts = Counter(sample.view for sample in samples if not sample.simulated)
+    return [view.value for view in View if view is not View.OTHER and counts[view] >= REAL_PICTURES]
 
 
 def fit_view_threshold(probabilities: Any, views: Sequence[View]) -> float:

@@ -67,6 +67,7 @@ QUALITIES = MappingProxyType(
 FLAGS = MappingProxyType(
     {
         Flag.OUT_OF_DISTRIBUTION: _private("FLAG-OOD", "Unlike the images learned from"),
+        Flag.NO_REAL_EVIDENCE: _private("FLAG-EVIDENCE", "View learned from simulations only"),
         Flag.BURNED_IN_TEXT: _private("FLAG-TEXT", "Text burned into the picture"),
         Flag.LOW_RESOLUTION: _private("FLAG-LOWRES", "Low resolution"),
         Flag.HEADER_NORMALISED: _private("FLAG-HEADER", "Invalid header values were emptied"),

@@ -259,4 +259,4 @@ def _frame(reply: dict[str, Any], pixels: Pixels) -> Frame:
         Region(index, tuple(bbox), tuple(spacing) if spacing else None)
         for index, bbox, spacing in reply["regions"]
     )
-    return Frame(reply["frame"], pixels, regions)
+    return Frame(reply["frame"], pixels, regions, reply["simulated"])

@@ -99,6 +99,7 @@ def described(frame: Frame) -> dict[str, Any]:
         "frame": frame.number,
         "shape": frame.pixels.shape[:2],
         "regions": [(region.index, region.bbox, region.spacing_mm) for region in frame.regions],
+        "simulated": frame.simulated,
     }
 
 

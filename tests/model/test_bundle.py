@@ -234,6 +234,16 @@ def test_unusable_calibration(folder):
         _ = Bundle.open(folder).calibration
 
 
+def test_views_with_real_evidence(folder):
+    facts = json.loads((folder / MANIFEST).read_text())
+    assert Bundle.open(folder).real_views == set(View), "an older bundle says nothing of it"
+    write_manifest(folder, {**facts, "real_views": ["NT"]})
+    assert Bundle.open(folder).real_views == {View.NT}
+    write_manifest(folder, {**facts, "real_views": ["SPINE"]})
+    with pytest.raises(QCError, match="real_views"):
+        _ = Bundle.open(folder).real_views
+
+
 def test_names_are_of_shipped_bundles(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(bundle, "_shipped_folder", lambda: tmp_path)
     assert bundle.shipped() == ("bundle",)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from detector.codes import Flag
 from detector.frame import Frame, Region
 from detector.letterbox import crop
 from detector.vocabulary import LABELS, View
@@ -29,6 +30,20 @@ def frame() -> Frame:
     phantom = make(77, View.NT, standard=True)
     region = Region(2, phantom.region, (phantom.spacing_mm, phantom.spacing_mm))
     return Frame(1, phantom.pixels, (region,))
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_a_view_without_real_evidence_gets_no_verdict_on_a_real_picture(
+    judge: Judge, frame: Frame, simulated: bool
+) -> None:
+    ungrounded = copy(judge)
+    ungrounded.real_views = frozenset({View.HEAD})
+    (told,) = judge.judge(replace(frame, simulated=True))
+    (judgement,) = ungrounded.judge(replace(frame, simulated=simulated))
+    assert judgement.view is told.view is View.NT
+    assert judgement.probability == told.probability
+    assert (Flag.NO_REAL_EVIDENCE in judgement.flags) is not simulated
+    assert judgement.quality == (told.quality if simulated else REVIEW)
 
 
 def test_the_answer_is_whole(judge: Judge, frame: Frame) -> None:

@@ -20,6 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 from detector.codes import ErrorCode, QCError
 from detector.reader import read_frames, summarise
 from qc_daemon.score.decode import DecodeProcess, spread
+from training.phantom.dicom import exam
 
 FRAME = np.random.default_rng(3).integers(0, 256, (600, 800, 3), dtype=np.uint8)
 
@@ -81,6 +82,14 @@ def test_it_gives_what_the_reader_gives(
             assert (found.number, found.regions) == (expected.number, expected.regions)
             assert np.array_equal(found.pixels, expected.pixels)
             assert found.pixels.flags.writeable
+            assert not found.simulated, "a scanner made it"
+
+
+def test_a_phantom_says_what_it_is(decoder: DecodeProcess, tmp_path: Path) -> None:
+    path = tmp_path / "phantom.dcm"
+    exam(1, cine_frames=1)[0].save_as(path, enforce_file_format=True)
+    assert next(read_frames(path)).simulated
+    assert next(decoder.frames(path)).simulated
 
 
 def test_errors_come_through_and_the_child_stays(

@@ -20,6 +20,7 @@ from pydicom.uid import (
     UltrasoundMultiFrameImageStorage,
 )
 
+from detector.source import SIMULATOR
 from detector.vocabulary import View
 from training.phantom.simulate import VIEWS, Phantom, make, make_cine
 
@@ -194,7 +195,7 @@ def _series(dataset: Dataset, series_uid: str, operator: str, start: datetime) -
 
 def _equipment(dataset: Dataset, station: str) -> None:
     """PS3.3 C.7.5.1."""
-    dataset.Manufacturer = "qc-daemon phantom"
+    dataset.Manufacturer = SIMULATOR
     dataset.ManufacturerModelName = "Phantom simulator"
     dataset.InstitutionName = "PHANTOM CLINIC"
     dataset.StationName = station
