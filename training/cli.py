@@ -190,6 +190,9 @@ def cross_validate(
     nested: Annotated[
         bool, typer.Option(help="Also bound the leak that is left, with one nested fold.")
     ] = False,
+    looks: Annotated[
+        bool, typer.Option(help="Also leave out each scanner's look, as another hospital would.")
+    ] = False,
 ) -> None:
     """Judge every real picture by models that never saw it; resumes where it was stopped.
 
@@ -199,10 +202,11 @@ def cross_validate(
     """
     from training import corpus, crossval
     from training.detector import DetectorRecipe
+    from training.folds import Plan
     from training.spatialclip import SpatialClipRecipe
 
     figures = crossval.cross_validate(
-        crossval.Plan(
+        Plan(
             out,
             corpus.gather(None, fetus_framework, None),
             corpus.gather(boxed, None, None),
@@ -224,6 +228,7 @@ def cross_validate(
             seed=seed,
         ),
         nested=nested,
+        looks=looks,
     )
     long = ("risk and coverage", "sets", "alignment by fold")
     shown = {name: figure for name, figure in figures.items() if name not in long}

@@ -4,67 +4,40 @@ One fold map holds for all stages. Fold k's detector never saw fold k; SpatialCL
 other folds' pictures, each boxed by the detector of its own fold, and judges fold k from boxes of
 detector k. What leaks still: the detectors of the other folds have seen fold k, and so shaped the
 boxes that SpatialCLIP k learnt from. `nested` measures that, for one fold, with detectors that saw
-neither it nor the pictures they box.
+neither it nor the pictures they box. `looks` leaves out a scanner's look instead of a fold
+(`training.unseen_looks`).
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from rich.console import Console
 
 from detector.vocabulary import View
 from detector.yolo import YoloDetector
-from model.checkpoint import load_spatialclip
 from model.finding import NON_STANDARD, REVIEW, STANDARD
-from model.inputs import Preprocessor
 from model.judge import Thresholds
 from model.spatialclip import VIEWS
-from training import alignment, corpus, pipeline, quality
-from training.ablation import ABLATIONS, WHOLE, ablate
+from training import corpus, pipeline, quality, unseen_looks
+from training.ablation import ABLATIONS, WHOLE
 from training.appearance import appearance
 from training.assessment import assess, plain
 from training.choice import choose
-from training.detector import DetectorRecipe, read_region, train_detector
+from training.detector import read_region
 from training.evidence import Evidence
+from training.folds import BOTH_CLASSES, Plan, boxed, judge_unseen, trained_detector
 from training.labelled import with_looks
 from training.metrics import Matches, box_figures, match
 from training.report import write_report
 from training.samples import Sample
-from training.spatialclip import SpatialClipRecipe, make_batch
 from training.verdict import Verdict
 
-BOTH_CLASSES = "set2_train"
-"""The set on which quality is told: the other one is standard only."""
 
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a cross-validation is made of.
-
-    `boxed` and `judged` are simulated pictures for the detectors and for SpatialCLIP; the starts
-    are folders of models that have seen simulated pictures only.
-    """
-
-    out: Path
-    real: Sequence[Sample]
-    boxed: Sequence[Sample]
-    judged: Sequence[Sample]
-    describer: Path
-    detector_start: Path
-    spatialclip_start: Path
-    detector: DetectorRecipe
-    spatialclip: SpatialClipRecipe
-    folds: int = 5
-    seed: int = 0
-
-
-def cross_validate(plan: Plan, *, nested: bool = False) -> dict[str, Any]:
+def cross_validate(plan: Plan, *, nested: bool = False, looks: bool = False) -> dict[str, Any]:
     """Run what is not there yet and return the figures; also written to `out`: figures.json, and
     the report figures.html."""
     console = Console(stderr=True)
@@ -79,14 +52,16 @@ def cross_validate(plan: Plan, *, nested: bool = False) -> dict[str, Any]:
             pipeline.gather_folds(part, detectors, plan.describer, cache, plan.seed)
             for part in (training, held)
         )
-        fold_spatialclip(plan, plan.out / f"spatialclip-{fold}", seen, unseen)
+        judge_unseen(plan, plan.out / f"spatialclip-{fold}", seen, unseen)
         if nested and fold == 0:
             inner = nested_evidence(plan, fold, training, console)
-            fold_spatialclip(plan, plan.out / "nested" / "spatialclip", inner, unseen)
+            judge_unseen(plan, plan.out / "nested" / "spatialclip", inner, unseen)
     found = detector_figures(plan, detectors)
     judged = judgement_figures(plan)
     for name, boxes in found["by set"].items():
         judged["sets"][name]["detector"] = boxes
+    if looks:
+        judged["looks left out"] = unseen_looks.figures(plan, detectors, predictions(plan), console)
     facts = {"folds": plan.folds, "seed": plan.seed}
     figures: dict[str, Any] = plain({**facts, "detector": found, **judged})
     write_report(plan.out / "figures.html", "Cross-validation", figures)
@@ -96,23 +71,10 @@ def cross_validate(plan: Plan, *, nested: bool = False) -> dict[str, Any]:
 def fold_detector(plan: Plan, fold: int, console: Console, beside: int | None = None) -> Path:
     """The detector that saw neither `fold` nor the fold `beside`."""
     name = f"detector-{fold}" if beside is None else f"nested/detector-{fold}-{beside}"
-    out = plan.out / name
-    if not (out / "training.json").is_file():
-        console.rule(name)
-        boxed = [s for s in plan.real if s.annotated]
-        training, held = corpus.without_fold(boxed, fold, plan.folds, plan.seed)
-        if beside is not None:
-            training, _ = corpus.without_fold(training, beside, plan.folds, plan.seed)
-        train_detector(
-            [*training, *plan.boxed],
-            held,
-            out,
-            plan.detector,
-            start=plan.detector_start,
-            resume=True,
-            command="qc-model cross-validate",
-        )
-    return out
+    training, held = corpus.without_fold(boxed(plan), fold, plan.folds, plan.seed)
+    if beside is not None:
+        training, _ = corpus.without_fold(training, beside, plan.folds, plan.seed)
+    return trained_detector(plan, plan.out / name, training, held, console)
 
 
 def nested_evidence(
@@ -128,50 +90,6 @@ def nested_evidence(
     return pipeline.gather_folds(
         training, detectors, plan.describer, plan.out / "nested" / "evidence", plan.seed
     )
-
-
-def fold_spatialclip(
-    plan: Plan, out: Path, seen: Sequence[Evidence], unseen: Sequence[Evidence]
-) -> None:
-    """Train unless it is there, then write what it says of the unseen pictures."""
-    if not (out / "training.json").is_file():
-        pipeline.train_small_spatialclip(
-            seen,
-            unseen,
-            out,
-            plan.spatialclip,
-            start=plan.spatialclip_start,
-            resume=True,
-            command="qc-model cross-validate",
-        )
-    network = load_spatialclip(out)
-    preprocessor = Preprocessor.load(out, pipeline.PICTURE_SIZE)
-    rows: list[dict[str, Any]] = [
-        {
-            "picture": item.sample.image.name,
-            "group": item.sample.group,
-            "source": item.sample.source,
-            "view": item.sample.view,
-            "standard": item.sample.standard,
-        }
-        for item in unseen
-    ]
-    features = []
-    for start in range(0, len(unseen), 32):
-        inputs = make_batch(unseen[start : start + 32], preprocessor).inputs
-        with torch.inference_mode():
-            output = network(**{key: getattr(inputs, key) for key in inputs.__slots__})
-        branches = torch.stack((output.image, output.text, output.spatial), 1).double().numpy()
-        features.append(branches)
-        for i, logits in enumerate(ablate(network, branches)):
-            rows[start + i] |= {
-                "logits": logits,
-                "gates": output.gates[i].tolist(),
-                "views": output.view_logits[i].softmax(-1).tolist(),
-            }
-    (out / "predictions.json").write_text(json.dumps(rows))
-    health = alignment.health(np.concatenate(features), [item.descriptions[0] for item in unseen])
-    (out / "alignment.json").write_text(json.dumps(health, indent=1))
 
 
 def predictions(plan: Plan) -> list[dict[str, Any]]:
@@ -229,10 +147,10 @@ def out_of_fold(plan: Plan) -> tuple[dict[str, Any], float | None]:
     rows = predictions(plan)
     known = [row for row in rows if row["source"] == BOTH_CLASSES]
     ablated = {name: calibrated(rows, known, name) for name in ABLATIONS}
-    looks = {s.image.name: appearance(read_region(s)[0]) for s in plan.real}
+    seen = {s.image.name: appearance(read_region(s)[0]) for s in plan.real}
     verdicts, separation = with_looks(
         [
-            _verdict(row, {name: float(p[i]) for name, p in ablated.items()}, looks)
+            _verdict(row, {name: float(p[i]) for name, p in ablated.items()}, seen)
             for i, row in enumerate(rows)
         ]
     )
@@ -286,9 +204,9 @@ def detector_figures(plan: Plan, detectors: Sequence[Path]) -> dict[str, Any]:
     """AP50 out of fold, over all boxed real pictures, and of each set."""
     samples: list[Sample] = []
     matches: list[dict[str, Matches]] = []
-    boxed = [s for s in plan.real if s.annotated and s.view is View.NT]
+    judged = [s for s in boxed(plan) if s.view is View.NT]
     for fold, folder in enumerate(detectors):
-        own = [s for s in boxed if corpus.fold_of(s, plan.folds, plan.seed) == fold]
+        own = [s for s in judged if corpus.fold_of(s, plan.folds, plan.seed) == fold]
         finder = YoloDetector.load(folder)
         for start in range(0, len(own), 16):
             chunk = own[start : start + 16]

@@ -83,12 +83,13 @@ def gather_folds(
     real picture's boxes come from the detector of its own fold, which did not see it."""
     # The letterbox needs no tokenizer.
     letterboxer = Preprocessor(None, PICTURE_SIZE)
-    parts: dict[int, list[int]] = {}
+    # Simulated pictures are a part of their own, the same in every fold, and so gathered once.
+    parts: dict[tuple[bool, int], list[int]] = {}
     for index, sample in enumerate(samples):
         fold = 0 if sample.simulated else corpus.fold_of(sample, len(detectors), seed)
-        parts.setdefault(fold, []).append(index)
+        parts.setdefault((sample.simulated, fold), []).append(index)
     evidence: dict[int, Evidence] = {}
-    for fold, indices in sorted(parts.items()):
+    for (_, fold), indices in sorted(parts.items()):
         seen = gathered(
             [samples[i] for i in indices],
             detectors[fold],

@@ -28,7 +28,7 @@ def write_report(path: Path, title: str, figures: Mapping[str, Any]) -> None:
     """Write `path` (.html) and, under the same name, .json with every figure.
 
     `figures` has "sets" of `assessment.assess`, facts as text or numbers, and may have the figures
-    of other ultrasound, nested folds and alignment by fold.
+    of other ultrasound, nested folds, looks left out and alignment by fold.
     """
     known = plain(figures)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,6 +55,7 @@ def html(title: str, figures: Mapping[str, Any]) -> str:
         sets={name: section(found) for name, found in figures["sets"].items()},
         others=figures.get("other ultrasound, judging half"),
         nested=figures.get("fold 0, nested and not"),
+        left_out=figures.get("looks left out"),
         alignment=figures.get("alignment by fold"),
         QUALITY=QUALITY,
     )

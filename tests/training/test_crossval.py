@@ -8,15 +8,17 @@ import pytest
 
 from training import corpus, pipeline
 from training.ablation import ABLATIONS
-from training.crossval import Plan, cross_validate, predictions
+from training.crossval import cross_validate, predictions
 from training.describer import DescriberSettings, fresh
 from training.detector import DetectorRecipe, train_detector
+from training.folds import Plan
 from training.phantom.dataset import write_dataset
 from training.samples import data_hash, read_samples
 from training.spatialclip import SpatialClipRecipe
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_every_real_picture_is_judged_once_by_models_that_never_saw_it(tmp_path: Path) -> None:
     simulated = read_samples(write_dataset(tmp_path / "p", 60, 5, progress=False))
     real = [
@@ -49,7 +51,23 @@ def test_every_real_picture_is_judged_once_by_models_that_never_saw_it(tmp_path:
         SpatialClipRecipe(stages=(1, 0, 1), batch=8, simulated=1.0, ema_decay=0.9),
         folds=3,
     )
-    figures = cross_validate(plan, nested=True)
+    figures = cross_validate(plan, nested=True, looks=True)
+    left_out = figures["looks left out"]
+    assert len(left_out) >= 2
+    assert sum(found["pictures"] for found in left_out.values()) == len(real)
+    for found in left_out.values():
+        for way in ("look left out", "fold left out"):
+            assert found[way]["standard"] + found[way]["non-standard"] == found["pictures"]
+    for folder in plan.out.glob("look-*"):
+        unseen = {
+            row["group"]
+            for row in json.loads((folder / "spatialclip" / "predictions.json").read_text())
+        }
+        boxed = json.loads((folder / "detector" / "training.json").read_text())
+        seen = [s for s in real if s.group not in unseen]
+        assert boxed["training"]["sha256"] == data_hash([*seen, *simulated[40:50]])
+        clip = json.loads((folder / "spatialclip" / "training.json").read_text())
+        assert clip["training"]["sha256"] == data_hash([*seen, *simulated[50:]])
     assert set(figures["ablation"]) == set(ABLATIONS)
     assert set(figures["fold 0, nested and not"]) == {"nested", "not nested"}
     assert json.loads((plan.out / "figures.json").read_text()) == figures
@@ -66,5 +84,5 @@ def test_every_real_picture_is_judged_once_by_models_that_never_saw_it(tmp_path:
         own, _ = corpus.without_fold(real, fold, 3, 0)
         assert boxed["training"]["sha256"] == data_hash([*own, *simulated[40:50]])
     before = {p: p.stat().st_mtime_ns for p in plan.out.rglob("weights.safetensors")}
-    assert cross_validate(plan, nested=True) == figures
+    assert cross_validate(plan, nested=True, looks=True) == figures
     assert before == {p: p.stat().st_mtime_ns for p in plan.out.rglob("weights.safetensors")}

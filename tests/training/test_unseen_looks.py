@@ -1,0 +1,51 @@
+"""Leaving a look out: its figures where it has both classes, and where it has one."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from training.folds import Plan
+from training.phantom.dataset import write_dataset
+from training.samples import read_samples
+from training.unseen_looks import by_group, told
+
+
+def rows(standard: list[bool]) -> list[dict[str, Any]]:
+    return [{"standard": each, "group": f"g{i}"} for i, each in enumerate(standard)]
+
+
+def test_both_classes_have_all_figures() -> None:
+    found = told(np.array([0.9, 0.8, 0.4, 0.7, 0.1, 0.2]), rows([True] * 3 + [False] * 3))
+    assert found["AUROC"]["value"] == pytest.approx(8 / 9)
+    assert found["sensitivity"]["value"] == pytest.approx(2 / 3)
+    assert found["specificity"]["value"] == pytest.approx(2 / 3)
+    assert (found["standard"], found["non-standard"]) == (3, 3)
+
+
+@pytest.mark.parametrize("standard", [True, False])
+def test_one_class_has_its_own_rate_and_no_area(standard: bool) -> None:
+    found = told(np.array([0.9, 0.8, 0.1, 0.2]), rows([standard] * 4))
+    assert math.isnan(found["AUROC"]["value"])
+    own, other = ("sensitivity", "specificity") if standard else ("specificity", "sensitivity")
+    assert found[own]["value"] == 0.5
+    assert math.isnan(found[other]["value"])
+
+
+def test_a_group_has_one_look(tmp_path: Path) -> None:
+    real = read_samples(write_dataset(tmp_path, 6, 3, progress=False))
+    plan = Plan(
+        tmp_path,
+        [*real, real[0]],
+        [],
+        [],
+        tmp_path,
+        tmp_path,
+        tmp_path,
+        None,
+        None,  # type: ignore[arg-type]
+    )
+    found = by_group(plan)
+    assert found == {sample.group: "look 1" for sample in real}, "too few to tell looks apart"

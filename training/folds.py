@@ -1,0 +1,113 @@
+"""What cross-validations share: their plan, training what is not there yet, judging the unseen."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from model.checkpoint import load_spatialclip
+from model.inputs import Preprocessor
+from training import alignment, pipeline
+from training.ablation import ablate
+from training.detector import DetectorRecipe, train_detector
+from training.evidence import Evidence
+from training.samples import Sample
+from training.spatialclip import SpatialClipRecipe, make_batch
+
+BOTH_CLASSES = "set2_train"
+"""The set on which quality is told: the other one is standard only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a cross-validation is made of.
+
+    `boxed` and `judged` are simulated pictures for the detectors and for SpatialCLIP; the starts
+    are folders of models that have seen simulated pictures only.
+    """
+
+    out: Path
+    real: Sequence[Sample]
+    boxed: Sequence[Sample]
+    judged: Sequence[Sample]
+    describer: Path
+    detector_start: Path
+    spatialclip_start: Path
+    detector: DetectorRecipe
+    spatialclip: SpatialClipRecipe
+    folds: int = 5
+    seed: int = 0
+
+
+def boxed(plan: Plan) -> list[Sample]:
+    """The real pictures that a detector may learn from: not annotated is not empty."""
+    return [sample for sample in plan.real if sample.annotated]
+
+
+def trained_detector(
+    plan: Plan, out: Path, training: Sequence[Sample], held: Sequence[Sample], console: Console
+) -> Path:
+    """The detector in `out`, trained on these and on the plan's simulated pictures unless it is
+    there."""
+    if not (out / "training.json").is_file():
+        console.rule(out.name)
+        train_detector(
+            [*training, *plan.boxed],
+            held,
+            out,
+            plan.detector,
+            start=plan.detector_start,
+            resume=True,
+            command="qc-model cross-validate",
+        )
+    return out
+
+
+def judge_unseen(
+    plan: Plan, out: Path, seen: Sequence[Evidence], unseen: Sequence[Evidence]
+) -> None:
+    """Train SpatialCLIP unless it is there, then write what it says of the unseen pictures:
+    predictions.json and alignment.json in `out`."""
+    if not (out / "training.json").is_file():
+        pipeline.train_small_spatialclip(
+            seen,
+            unseen,
+            out,
+            plan.spatialclip,
+            start=plan.spatialclip_start,
+            resume=True,
+            command="qc-model cross-validate",
+        )
+    network = load_spatialclip(out)
+    preprocessor = Preprocessor.load(out, pipeline.PICTURE_SIZE)
+    rows: list[dict[str, Any]] = [
+        {
+            "picture": item.sample.image.name,
+            "group": item.sample.group,
+            "source": item.sample.source,
+            "view": item.sample.view,
+            "standard": item.sample.standard,
+        }
+        for item in unseen
+    ]
+    features = []
+    for start in range(0, len(unseen), 32):
+        inputs = make_batch(unseen[start : start + 32], preprocessor).inputs
+        with torch.inference_mode():
+            output = network(**{key: getattr(inputs, key) for key in inputs.__slots__})
+        branches = torch.stack((output.image, output.text, output.spatial), 1).double().numpy()
+        features.append(branches)
+        for i, logits in enumerate(ablate(network, branches)):
+            rows[start + i] |= {
+                "logits": logits,
+                "gates": output.gates[i].tolist(),
+                "views": output.view_logits[i].softmax(-1).tolist(),
+            }
+    (out / "predictions.json").write_text(json.dumps(rows))
+    health = alignment.health(np.concatenate(features), [item.descriptions[0] for item in unseen])
+    (out / "alignment.json").write_text(json.dumps(health, indent=1))
