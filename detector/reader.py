@@ -13,7 +13,7 @@ from detector.codes import ErrorCode, QCError
 from detector.decoding import decoded
 from detector.frame import Frame
 from detector.picture import is_picture, picture_size, read_picture
-from detector.regions import estimated_region, tissue_regions, whole
+from detector.regions import estimated_region, tissue_regions
 from detector.source import SIMULATOR, Header, header_of, is_dicom, open_source, text
 
 MIN_SIDE = 32
@@ -102,7 +102,7 @@ def _picture_frames(
     _check_size(*picture_size(path), max_pixels)
     for number in _chosen(numbers, 1):
         pixels = read_picture(path)
-        yield Frame(number, pixels, (whole(*pixels.shape[:2]),))
+        yield Frame(number, pixels, (estimated_region(pixels),))
 
 
 def _check_size(rows: int, columns: int, max_pixels: int) -> None:

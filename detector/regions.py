@@ -21,6 +21,10 @@ _CENTIMETRE = 3
 
 _MIN_SIDE = 16
 """Pixels: a smaller region shows no anatomy (grey bars are narrower)."""
+_PIECE = 0.05
+"""A piece of content smaller than this part of the largest is a mark."""
+_MOST = 0.75
+"""A region that takes more of the picture than this gains nothing by being cut out."""
 _MIN_INSIDE = 0.5
 """Part of a region's area inside the picture; below, it describes another pixel matrix, as after
 a picture was scaled without its header."""
@@ -56,11 +60,13 @@ def whole(rows: int, columns: int) -> Region:
 
 
 def estimated_region(pixels: Pixels) -> Region:
-    """The bounding box of the largest connected content, without overlay text; else everything.
+    """The bounding box of the content without overlay text; everything where that is most of it.
 
     Content is what differs from the background, the commonest value of the picture's border.
     Opening by a square a twentieth of the short side removes text, rulers and grey bars, which
-    are thinner than any tissue; what the opening shaved off the tissue is grown back.
+    are thinner than any tissue; what the opening shaved off the tissue is grown back. Fluid and
+    shadows part the tissue into pieces, so that all but small ones count. To cut off tissue is
+    worse than to show a margin.
     """
     rows, columns = pixels.shape[:2]
     grey = pixels.max(axis=2)
@@ -73,11 +79,13 @@ def estimated_region(pixels: Pixels) -> Region:
     count, labels, stats, _ = cv2.connectedComponentsWithStats(core, connectivity=8)
     if count < 2:
         return whole(rows, columns)
-    largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    pieces = 1 + np.flatnonzero(areas >= _PIECE * areas.max())
     kernel = np.ones((2 * side + 1, 2 * side + 1), np.uint8)
-    grown = cv2.dilate((labels == largest).astype(np.uint8), kernel) & joined
+    grown = cv2.dilate(np.isin(labels, pieces).astype(np.uint8), kernel) & joined
     x, y, width, height = cv2.boundingRect(grown)
-    if min(width, height) < _MIN_SIDE or width * height < 0.05 * rows * columns:
+    share = width * height / (rows * columns)
+    if min(width, height) < _MIN_SIDE or not 0.05 <= share < _MOST:
         return whole(rows, columns)
     return Region(0, (float(x), float(y), float(x + width), float(y + height)))
 

@@ -25,6 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 from detector.detection import Box, Detection
 from detector.frame import Pixels
 from detector.letterbox import Letterbox
+from detector.regions import estimated_region
 from detector.vocabulary import LABELS
 from detector.yolo import WEIGHTS, YoloDetector, build_network, save_detector
 from training import look
@@ -79,9 +80,11 @@ def load_picture(sample: Sample, size: int) -> Picture:
 
 
 def read_region(sample: Sample) -> tuple[Pixels, list[Detection]]:
-    """The sample's tissue region as RGB, and its boxes in the region's pixels."""
-    pixels = cv2.cvtColor(cv2.imread(str(sample.image), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-    x0, y0, x1, y1 = _whole_pixels(sample.region, pixels.shape[1], pixels.shape[0])
+    """The sample's tissue region as RGB, estimated as in serving where it states none, and its
+    boxes in the region's pixels."""
+    pixels: Any = cv2.cvtColor(cv2.imread(str(sample.image), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    region = sample.region or estimated_region(pixels).bbox
+    x0, y0, x1, y1 = _whole_pixels(region, pixels.shape[1], pixels.shape[0])
     boxes = [
         Detection(
             box.label,
@@ -93,9 +96,7 @@ def read_region(sample: Sample) -> tuple[Pixels, list[Detection]]:
     return np.ascontiguousarray(pixels[y0:y1, x0:x1]), boxes
 
 
-def _whole_pixels(region: Box | None, width: int, height: int) -> tuple[int, int, int, int]:
-    if region is None:
-        return 0, 0, width, height
+def _whole_pixels(region: Box, width: int, height: int) -> tuple[int, int, int, int]:
     x0, y0, x1, y1 = region
     return (
         max(0, math.floor(x0)),

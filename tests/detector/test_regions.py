@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
+from detector.picture import read_picture
 from detector.reader import read_frames
 from detector.regions import estimated_region, tissue_regions
+from training.fetus_framework import read_fetus_framework
 
 TISSUE = {"RegionSpatialFormat": 1, "RegionDataType": 1}
 FLOW = {"RegionSpatialFormat": 1, "RegionDataType": 2}
@@ -117,6 +119,28 @@ def test_the_estimate_finds_the_tissue_and_leaves_the_text(background: int) -> N
     found = estimated_region(sector(background))
     assert found.bbox == pytest.approx((200, 100, 600, 500), abs=8)
     assert (found.index, found.spacing_mm) == (0, None)
+
+
+def test_fluid_does_not_cut_tissue_off() -> None:
+    picture = sector()
+    picture[100:500, 380:440] = 0
+    picture[420:440, 200:600] = 0
+    assert estimated_region(picture).bbox == pytest.approx((200, 100, 600, 500), abs=8)
+
+
+def test_most_of_the_picture_is_all_of_it() -> None:
+    picture = np.zeros((600, 800, 3), np.uint8)
+    picture[20:580, 20:760] = np.random.default_rng(3).integers(40, 220, (560, 740, 1))
+    assert estimated_region(picture).bbox == (0, 0, 800, 600)
+
+
+def test_no_structure_of_a_real_picture_is_cut_off(shared_data: Path) -> None:
+    samples = read_fetus_framework(shared_data / "fetus_framework", ("set1_train", "set2_train"))
+    for sample in samples[::12]:
+        x0, y0, x1, y1 = estimated_region(read_picture(sample.image)).bbox
+        for box in sample.boxes:
+            assert x0 - 2 <= box.bbox[0] < box.bbox[2] <= x1 + 2, sample.image.name
+            assert y0 - 2 <= box.bbox[1] < box.bbox[3] <= y1 + 2, sample.image.name
 
 
 @pytest.mark.parametrize("picture", [0, 255, "text", "noise"])
