@@ -1,5 +1,6 @@
 """The published sizes go through the very classes that serve the default bundle."""
 
+import resource
 import shutil
 
 import numpy as np
@@ -16,13 +17,20 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from detector.vocabulary import LABELS
+from detector.frame import Frame, Region
+from detector.vocabulary import LABELS, View
 from detector.yolo import build_network, save_detector
 from model import subwords
 from model.build import build
 from model.describer import Describer
+from model.judge import Judge, Thresholds
 from model.lexicon import NAMES, PLACES
 from model.spatialclip import full_config
+from training.evidence import gather
+from training.phantom import make
+from training.phantom.dataset import write_dataset
+from training.samples import read_samples
+from training.spatialclip import SpatialClipRecipe, train_spatialclip
 
 CODES = tuple(label.code for label in LABELS if label.code != "UNKNOWN")
 
@@ -60,39 +68,56 @@ def clip_large(folder):
     ).save_pretrained(folder)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_full_size_bundle_judges_a_picture(tmp_path):
+def full_size(folder):
     torch.manual_seed(0)
-    yolo11x(tmp_path / "yolo")
-    biogpt_347m(tmp_path / "biogpt")
-    clip_large(tmp_path / "clip")
-    bundle = build(
-        tmp_path / "yolo",
-        tmp_path / "biogpt",
-        tmp_path / "clip",
-        tmp_path / "bundle",
+    yolo11x(folder / "yolo")
+    biogpt_347m(folder / "biogpt")
+    clip_large(folder / "clip")
+    made = build(
+        folder / "yolo",
+        folder / "biogpt",
+        folder / "clip",
+        folder / "bundle",
         name="full-size",
         version="0",
     )
     for part in ("yolo", "biogpt", "clip"):
-        shutil.rmtree(tmp_path / part)
+        shutil.rmtree(folder / part)
+    return made
 
-    detector = bundle.detector()
-    assert sum(p.numel() for p in detector.network.parameters()) > 56e6
-    picture = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    found = detector.detect([picture], confidence=0.0)
-    del detector
-    describer = bundle.describer()
-    assert 340e6 < sum(p.numel() for p in describer.model.parameters()) < 355e6
-    words = describer.describe_batch([found[0][:2]], [(640, 480)])
-    del describer
 
-    model = bundle.spatialclip()
-    preprocessor = bundle.preprocessor()
-    inputs = preprocessor.batch([preprocessor.letterbox(picture)], words, found, [(640, 480)])
-    with torch.inference_mode():
-        out = model(**{name: getattr(inputs, name) for name in inputs.__slots__})
-    assert out.image.shape == (1, 768)
-    assert all(value.isfinite().all() for value in out)
-    assert out.gates.sum().item() == pytest.approx(1, abs=1e-5)
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_full_size_bundle_judges_and_learns(tmp_path):
+    """One picture judged, and one step of each published stage by the loop that trains the default
+    bundle, in 24 GB. One test, so that two never stand in memory together."""
+    bundle = full_size(tmp_path)
+    judge = Judge.open(bundle, device="cpu")
+    assert sum(p.numel() for p in judge.detector.network.parameters()) > 56e6
+    assert 340e6 < sum(p.numel() for p in judge.describer.model.parameters()) < 355e6
+    phantom = make(1, View.NT)
+    frame = Frame(1, phantom.pixels, (Region(0, phantom.region),))
+    (judgement,) = judge.judge(frame)
+    assert sum(judgement.gates) == pytest.approx(1, abs=1e-5)
+    (look,) = judge.look([phantom.pixels])
+    assert look.features.shape == (3, 768)
+    assert np.isfinite(look.features).all()
+
+    samples = read_samples(write_dataset(tmp_path / "phantoms", 2, 5, progress=False))
+    evidence = gather(
+        samples, judge.detector, judge.describer, judge.preprocessor, thresholds=Thresholds()
+    )
+    network, preprocessor = judge.spatialclip, judge.preprocessor
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    recipe = SpatialClipRecipe(stages=(1, 1, 1), batch=2)
+    facts = train_spatialclip(network, evidence, evidence, preprocessor, tmp_path / "run", recipe)
+    assert facts["training"]["images"] == 2
+    changed = {name for name, p in network.named_parameters() if not torch.equal(p, before[name])}
+    vision = "trimodal_clip.clip_model.vision_model.encoder.layers."
+    assert {f"{vision}{layer}.mlp.fc1.weight" for layer in range(16, 24)} <= changed
+    assert not any(name.startswith(f"{vision}0.") for name in changed)
+    assert any(name.startswith("trimodal_clip.clip_model.text_projection") for name in changed)
+    assert all(p.isfinite().all() for p in network.parameters())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    print(f"peak {peak:.1f} GiB")
+    assert peak < 24
