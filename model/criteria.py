@@ -26,6 +26,7 @@ from model.criteria_table import (
     FOCUS,
     GAIN,
     HORIZONTAL,
+    LEVEL,
     NASAL,
     NECK_NT,
     NT_VISIBLE,
@@ -281,11 +282,15 @@ def end_margin(picture: Picture) -> float | None:
     return picture.sonogram.margin((x0, middle, x1, middle))
 
 
-def inclination(picture: Picture) -> float | None:
-    """Angle of the crown-rump box's diagonal with the horizontal, degrees: grows as the fetus
-    tilts, from about 25 for a fetus lying level."""
-    box = picture.box("CRL")
-    return float(np.degrees(np.arctan2(box[3] - box[1], box[2] - box[0]))) if box else None
+def inclination_of(code: str) -> Measure:
+    """Angle of the box's diagonal with the horizontal, degrees: grows as the fetus tilts, for a
+    level one from about 25 (crown-rump) or 7 (nuchal translucency)."""
+
+    def inclination(picture: Picture) -> float | None:
+        box = picture.box(code)
+        return float(np.degrees(np.arctan2(box[3] - box[1], box[2] - box[0]))) if box else None
+
+    return inclination
 
 
 def falx_offset(picture: Picture) -> float | None:
@@ -380,6 +385,9 @@ CHECKS: dict[View, dict[str, Check]] = {
         NASAL.code: Check(needs=(("NB",),)),
         PROFILE.code: Check(needs=(("F", "NA", "NS"),)),
         BRAIN.code: Check(needs=(("PAL",), ("TH", "MB"))),
+        LEVEL.code: Check(
+            measure=inclination_of("NT"), reads=("NT",), unit="deg", better=Better.LOW
+        ),
     },
     View.CRL: {
         **_TECHNICAL,
@@ -394,7 +402,9 @@ CHECKS: dict[View, dict[str, Check]] = {
             better=Better.MIDDLE,
         ),
         ENDS.code: Check(needs=(("CRL",),), measure=end_margin),
-        HORIZONTAL.code: Check(measure=inclination, reads=("CRL",), unit="deg", better=Better.LOW),
+        HORIZONTAL.code: Check(
+            measure=inclination_of("CRL"), reads=("CRL",), unit="deg", better=Better.LOW
+        ),
     },
     View.HEAD: {
         **_TECHNICAL,

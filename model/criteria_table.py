@@ -46,6 +46,12 @@ FALX = CriterionRule("CRIT-FALX", "Falx in the midline", "Level the plane", ISUO
 CHOROID = CriterionRule("CRIT-CHOROID", "Both choroid plexuses", "Level the plane", ISUOG_2023)
 ENDS = CriterionRule("CRIT-ENDS", "Crown and rump visible", "Show both ends", WANYONYI_CRL)
 HORIZONTAL = CriterionRule("CRIT-HORIZONT", "Fetus horizontal", "Tilt the probe", WANYONYI_CRL)
+LEVEL = CriterionRule(
+    HORIZONTAL.code,
+    HORIZONTAL.meaning,
+    "Tilt the probe: the membranes must lie across the beam",
+    TECHNICAL,
+)
 OUTLINE = CriterionRule(
     "CRIT-OUTLINE", "Abdominal outline closed", "Centre the abdomen", ISUOG_2023
 )
@@ -56,7 +62,7 @@ CORD = CriterionRule("CRIT-CORD", "Cord insertion visible", "Move to the inserti
 
 _EVERY_VIEW = (GAIN, FOCUS, SHADOW, SIZE, COMPLETE, PLANE)
 RULES: dict[View, tuple[CriterionRule, ...]] = {
-    View.NT: (*_EVERY_VIEW, NECK_NT, NT_VISIBLE, NASAL, PROFILE, BRAIN),
+    View.NT: (*_EVERY_VIEW, NECK_NT, NT_VISIBLE, NASAL, PROFILE, BRAIN, LEVEL),
     View.CRL: (*_EVERY_VIEW, NECK_CRL, ENDS, HORIZONTAL),
     View.HEAD: (*_EVERY_VIEW, SKULL, FALX, CHOROID),
     View.ABDOMEN: (*_EVERY_VIEW, OUTLINE, STOMACH, CORD),

@@ -165,6 +165,14 @@ def test_crown_rump(box, ends, level):
     assert found["CRIT-NECK"].met is None
 
 
+@pytest.mark.parametrize(("height", "met"), [(20, True), (90, None), (160, False)])
+def test_a_level_nape(height, met):
+    found = verdicts(View.NT, [Detection("NT", (100, 100, 260, 100 + height), 0.9)])
+    assert found["CRIT-HORIZONT"].met is met
+    assert found["CRIT-HORIZONT"].unit == "deg"
+    assert verdicts(View.NT, [])["CRIT-HORIZONT"].met is None
+
+
 @pytest.mark.parametrize(("angle", "met"), [(98, True), (87, None), (75, False), (125, False)])
 def test_neck_needs_face_base_and_nape(angle, met):
     """The nape lies 30 degrees below the horizontal as seen from the skull base at (200, 200)."""
