@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from training.choice import ISOTONIC, TEMPERATURE
+from training.report import QUALITY, interval, number
 
 KINDS = (TEMPERATURE, ISOTONIC)
+LOOKS = ("AUROC", "sensitivity", "specificity")
 
 
 def model_card(facts: Mapping[str, Any]) -> str:
@@ -55,8 +57,7 @@ device.
 ## Training data
 - Phantoms of the project's simulator for all four views.
 - Real mid-sagittal (NT) pictures of the Fetus Framework data set (Cui and Dong 2022,
-  doi:10.17632/n2rbrb9t4f.1): set 1 for the detector, set 2 for SpatialCLIP, so that SpatialCLIP
-  learns from boxes of a detector that did not see its pictures.
+  doi:10.17632/n2rbrb9t4f.1): {_division(facts)}
 - Real ultrasound of other organs (tuning half) and shuffled real pictures as "none of the views".
 
 ## Results
@@ -83,19 +84,68 @@ Which calibration was chosen, by log loss on held-out groups ("all": views witho
 | view | pictures | chosen | {KINDS[0]} | {KINDS[1]} |
 |---|---|---|---|---|
 {calibration}
-
+{_unseen(facts)}
 Figures on phantoms of unseen seeds: `qc-model evaluate`, see docs/benchmarks.md.
 
 ## Limits
-- NT has seen one data set of one region; the detector has seen real pictures of set 1 only, which
-  are all standard views. Pictures of other hospitals may fare worse: this was not measured.
+- NT has seen one data set of one region; pictures of other hospitals may fare worse.
 - Choroid plexuses are named by their side in the picture.
-- The probability is calibrated on a mix of phantoms and held-out real NT pictures; elsewhere it is
-  an estimate. Pictures unlike those it knows get the flag out-of-distribution and "review".
+- The probability is calibrated on phantoms and on real NT pictures that were not trained on;
+  elsewhere it is an estimate. Pictures unlike those it knows get the flag out-of-distribution and
+  "review".
 {_simulated_only(facts)}
 ## Repeat it
 {commands}
 """
+
+
+def _division(facts: Mapping[str, Any]) -> str:
+    """Which pictures which part learnt from."""
+    if "cross_validation" in facts:
+        return """the detector learns from the
+  boxed ones; SpatialCLIP from all, each with the boxes of a detector that had not seen it."""
+    return """set 1 for the detector, set 2 for
+  SpatialCLIP, so that it learns from boxes of a detector that did not see its pictures."""
+
+
+def _unseen(facts: Mapping[str, Any]) -> str:
+    """The figures of cross-validation on real pictures; empty where there was none."""
+    if "cross_validation" not in facts:
+        return ""
+    found = facts["cross_validation"]
+    rows = [(name, found["set 2"][name]) for name in QUALITY]
+    rows += [(f"AUROC, {name}", area) for name, area in found["ablation"].items()]
+    rows += [("detector mAP50", found["detector"]["map50"])]
+    rows += [
+        (f"AUROC, fold 0, {name}", area)
+        for name, area in found.get("fold 0, nested and not", {}).items()
+    ]
+    table = "\n".join(
+        f"| {name} | {number(row['value'])} | {interval(row['interval'])} |" for name, row in rows
+    )
+    looks = "\n".join(
+        f"| {look} | {way} | {told['standard']} | {told['non-standard']} | "
+        + " | ".join(number(told[name]["value"]) for name in LOOKS)
+        + " |"
+        for look, ways in found.get("looks left out", {}).items()
+        for way in ("look left out", "fold left out")
+        if (told := ways[way])
+    )
+    left_out = f"""
+A scanner's look that training never saw, and the same pictures when only their fold was left out:
+
+| look | left out | standard | non-standard | {" | ".join(LOOKS)} |
+|---|---|---|---|---|---|---|
+{looks}
+"""
+    return f"""
+{found["folds"]}-fold cross-validation on {found["set 2"]["pictures"]} real pictures (set 2),
+by networks of the same recipe that had not seen them; the shipped ones are others:
+
+| figure | value | 95 % interval |
+|---|---|---|
+{table}
+{left_out if looks else ""}"""
 
 
 def _simulated_only(facts: Mapping[str, Any]) -> str:

@@ -116,6 +116,9 @@ def train_spatialclip(
     focal: Annotated[float, typer.Option(help="Exponent of the focal loss; 0: none.")] = 0.0,
     balanced: Annotated[bool, typer.Option(help="Weigh both classes alike.")] = False,
     ema: Annotated[float, typer.Option(help="Decay of the weights' average; 0: none.")] = 0.0,
+    modality_dropout: Annotated[
+        float, typer.Option(help="How often each of picture, words and layout is hidden.")
+    ] = 0.1,
     lora: Annotated[
         int,
         typer.Option(help="Rank of adapters in place of whole blocks in the last stage; 0: none."),
@@ -157,6 +160,7 @@ def train_spatialclip(
             focal=focal,
             balanced=balanced,
             ema_decay=ema,
+            modality_dropout=modality_dropout,
             lora=lora,
             seed=seed,
         ),
@@ -278,6 +282,10 @@ def calibrate(
     dicom: Annotated[
         Path | None, typer.Option(help="Folder of other ultrasound; its tuning half is used.")
     ] = None,
+    cross_validation: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a cross-validation: its unseen pictures calibrate too."),
+    ] = None,
     name: str = "default",
     version: str = "0",
 ) -> None:
@@ -286,14 +294,14 @@ def calibrate(
     Example: qc-model calibrate --out model/bundles/default --detector runs/detector
     --describer runs/describer --spatialclip runs/spatialclip --samples runs/val/samples.json
     """
-    from training import corpus, pipeline
+    from training import bundling, corpus
     from training.us_dicom import halves
 
     known = corpus.gather(samples, None, None)
     if fetus_framework:
         # The simulated pictures are a set of their own; of the real ones only those held out.
         known += corpus.divide(corpus.gather(None, fetus_framework, split), held_out, seed)[1]
-    manifest = pipeline.make_bundle(
+    manifest = bundling.make_bundle(
         out,
         detector,
         describer,
@@ -303,6 +311,7 @@ def calibrate(
         name=name,
         version=version,
         command=_command(),
+        cross_validation=cross_validation,
     )
     typer.echo(json.dumps(manifest["metrics"], indent=1))
 

@@ -22,14 +22,23 @@ from detector.yolo import YoloDetector
 from model.finding import NON_STANDARD, REVIEW, STANDARD
 from model.judge import Thresholds
 from model.spatialclip import VIEWS
-from training import corpus, pipeline, quality, unseen_looks
+from training import corpus, quality, unseen_looks
 from training.ablation import ABLATIONS, WHOLE
 from training.appearance import appearance
 from training.assessment import assess, plain
 from training.choice import choose
 from training.detector import read_region
 from training.evidence import Evidence
-from training.folds import BOTH_CLASSES, Plan, boxed, judge_unseen, trained_detector
+from training.folds import (
+    BOTH_CLASSES,
+    Plan,
+    boxed,
+    evidence,
+    judge_unseen,
+    predictions,
+    trained_detector,
+    without,
+)
 from training.labelled import with_looks
 from training.metrics import Matches, box_figures, match
 from training.report import write_report
@@ -42,26 +51,24 @@ def cross_validate(plan: Plan, *, nested: bool = False, looks: bool = False) -> 
     the report figures.html."""
     console = Console(stderr=True)
     detectors = [fold_detector(plan, fold, console) for fold in range(plan.folds)]
+    beside = evidence(plan, plan.judged, detectors)
     for fold in range(plan.folds):
         console.rule(f"SpatialCLIP, fold {fold} of {plan.folds}")
-        training, held = corpus.without_fold(
-            [*plan.real, *plan.judged], fold, plan.folds, plan.seed
-        )
-        cache = plan.out / "evidence"
-        seen, unseen = (
-            pipeline.gather_folds(part, detectors, plan.describer, cache, plan.seed)
-            for part in (training, held)
-        )
-        judge_unseen(plan, plan.out / f"spatialclip-{fold}", seen, unseen)
+        training, held = corpus.without_fold(plan.real, fold, plan.folds, plan.seed)
+        seen, unseen = (evidence(plan, part, detectors) for part in (training, held))
+        others = without(beside, held)
+        judge_unseen(plan, plan.out / f"spatialclip-{fold}", [*seen, *others], unseen)
         if nested and fold == 0:
             inner = nested_evidence(plan, fold, training, console)
-            judge_unseen(plan, plan.out / "nested" / "spatialclip", inner, unseen)
+            judge_unseen(plan, plan.out / "nested" / "spatialclip", [*inner, *others], unseen)
     found = detector_figures(plan, detectors)
     judged = judgement_figures(plan)
     for name, boxes in found["by set"].items():
         judged["sets"][name]["detector"] = boxes
     if looks:
-        judged["looks left out"] = unseen_looks.figures(plan, detectors, predictions(plan), console)
+        judged["looks left out"] = unseen_looks.figures(
+            plan, detectors, beside, predictions(plan.out), console
+        )
     facts = {"folds": plan.folds, "seed": plan.seed}
     figures: dict[str, Any] = plain({**facts, "detector": found, **judged})
     write_report(plan.out / "figures.html", "Cross-validation", figures)
@@ -87,18 +94,7 @@ def nested_evidence(
         else fold_detector(plan, fold, console)
         for other in range(plan.folds)
     ]
-    return pipeline.gather_folds(
-        training, detectors, plan.describer, plan.out / "nested" / "evidence", plan.seed
-    )
-
-
-def predictions(plan: Plan) -> list[dict[str, Any]]:
-    """The out-of-fold rows of all folds, each with its fold."""
-    return [
-        row | {"fold": fold}
-        for fold in range(plan.folds)
-        for row in json.loads((plan.out / f"spatialclip-{fold}" / "predictions.json").read_text())
-    ]
+    return evidence(plan, training, detectors)
 
 
 def judgement_figures(plan: Plan) -> dict[str, Any]:
@@ -125,7 +121,7 @@ def judgement_figures(plan: Plan) -> dict[str, Any]:
     }
     inner = plan.out / "nested" / "spatialclip" / "predictions.json"
     if inner.is_file():
-        ours = [row for row in predictions(plan) if row["fold"] == 0]
+        ours = [row for row in predictions(plan.out) if row["fold"] == 0]
         found["fold 0, nested and not"] = {
             name: quality.figures(
                 _sigmoid([row["logits"][WHOLE] for row in part]),
@@ -144,7 +140,7 @@ def out_of_fold(plan: Plan) -> tuple[dict[str, Any], float | None]:
     Verdicts follow the default thresholds, without criteria and without the out-of-distribution
     score, which belong to a bundle.
     """
-    rows = predictions(plan)
+    rows = predictions(plan.out)
     known = [row for row in rows if row["source"] == BOTH_CLASSES]
     ablated = {name: calibrated(rows, known, name) for name in ABLATIONS}
     seen = {s.image.name: appearance(read_region(s)[0]) for s in plan.real}

@@ -44,9 +44,31 @@ class Plan:
     seed: int = 0
 
 
+def predictions(out: Path) -> list[dict[str, Any]]:
+    """The out-of-fold rows of all folds in a cross-validation's folder, each with its fold."""
+    folders = sorted(out.glob("spatialclip-*"), key=lambda f: int(f.name.rpartition("-")[2]))
+    return [
+        row | {"fold": fold}
+        for fold, folder in enumerate(folders)
+        for row in json.loads((folder / "predictions.json").read_text())
+    ]
+
+
 def boxed(plan: Plan) -> list[Sample]:
     """The real pictures that a detector may learn from: not annotated is not empty."""
     return [sample for sample in plan.real if sample.annotated]
+
+
+def evidence(plan: Plan, samples: Sequence[Sample], detectors: Sequence[Path]) -> list[Evidence]:
+    """What the describer makes of the boxes that each sample's own fold's detector finds."""
+    cache = plan.out / "evidence"
+    return pipeline.gather_folds(samples, detectors, plan.describer, cache, plan.seed)
+
+
+def without(beside: Sequence[Evidence], held: Sequence[Sample]) -> list[Evidence]:
+    """Those not made of a held-out picture: negatives are cut from real ones."""
+    hidden = {sample.group for sample in held}
+    return [item for item in beside if item.sample.group not in hidden]
 
 
 def trained_detector(

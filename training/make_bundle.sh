@@ -1,9 +1,11 @@
 #!/bin/sh
-# Makes the default bundle from phantoms and the real pictures in QC_SHARED_DATA; hours on two cores.
+# Makes the default bundle from phantoms and the real pictures in QC_SHARED_DATA: most of a day on
+# two cores. Every step resumes where it was stopped.
 set -eu
 cd "$(dirname "$0")/.."
 data="${QC_SHARED_DATA:-../shared/data}"
 qc_model=.venv/bin/qc-model
+done_already() { [ -f "runs/$1/training.json" ]; }
 phantoms() { # name, count, set seed, share of OTHER
   [ -f "runs/$1/samples.json" ] || "$qc_model" phantom --out "runs/$1" --count "$2" --seed "$3" \
     --other-share "$4" --workers 2
@@ -14,16 +16,38 @@ phantoms phantoms-calibration 900 3 0.1
 [ -f runs/negatives/samples.json ] || "$qc_model" negatives --out runs/negatives \
   --dicom "$data/us_dicom" --fetus-framework "$data/fetus_framework" \
   --split set2_train --split set1_train --count 500
-[ -f runs/detector/training.json ] || "$qc_model" train detector --out runs/detector --resume \
-  --samples runs/phantoms-detector/samples.json \
-  --fetus-framework "$data/fetus_framework" --split set1_train --epochs 9
-[ -f runs/describer/training.json ] || "$qc_model" train describer --out runs/describer
-[ -f runs/spatialclip/training.json ] || "$qc_model" train spatialclip --out runs/spatialclip \
-  --resume --detector runs/detector --describer runs/describer \
+
+# What has seen simulations only: the folds and the shipped parts begin with it.
+done_already describer || "$qc_model" train describer --out runs/describer
+done_already detector-simulated || "$qc_model" train detector --out runs/detector-simulated \
+  --samples runs/phantoms-detector/samples.json --size 512 --epochs 10 --held-out 0.05 --resume
+done_already spatialclip-simulated || "$qc_model" train spatialclip \
+  --out runs/spatialclip-simulated --detector runs/detector-simulated --describer runs/describer \
+  --samples runs/phantoms-spatialclip/samples.json --held-out 0.05 --epochs 3 --resume
+
+# Every real picture judged by models that never saw it; these also calibrate the bundle.
+"$qc_model" cross-validate --out runs/folds --fetus-framework "$data/fetus_framework" \
+  --boxed runs/phantoms-detector/samples.json \
+  --judged runs/phantoms-spatialclip/samples.json --judged runs/negatives/samples.json \
+  --describer runs/describer --detector-start runs/detector-simulated \
+  --spatialclip-start runs/spatialclip-simulated --detector-size 480 --detector-epochs 12 \
+  --nested --looks
+
+# The shipped parts, by the same recipe.
+done_already detector-real || "$qc_model" train detector --out runs/detector-real \
+  --start runs/detector-simulated --samples runs/phantoms-detector/samples.json \
+  --fetus-framework "$data/fetus_framework" --size 640 --epochs 40 --simulated 0.6 \
+  --held-out 0.1 --resume
+folds=""
+for fold in 0 1 2 3 4; do folds="$folds --detector runs/folds/detector-$fold"; done
+# shellcheck disable=SC2086  # one option a fold
+done_already spatialclip-real || "$qc_model" train spatialclip --out runs/spatialclip-real $folds \
+  --start runs/spatialclip-simulated --describer runs/describer \
   --samples runs/phantoms-spatialclip/samples.json --samples runs/negatives/samples.json \
-  --fetus-framework "$data/fetus_framework" --split set2_train --held-out 0.15 --epochs 8
-"$qc_model" calibrate --out model/bundles/default --version 0.1 --detector runs/detector \
-  --describer runs/describer --spatialclip runs/spatialclip \
+  --fetus-framework "$data/fetus_framework" --held-out 0.1 --stages 2 2 6 --learning-rate 3e-4 \
+  --simulated 1 --balanced --ema 0.99 --modality-dropout 0.2 --resume
+"$qc_model" calibrate --out model/bundles/default --version 1.0 --detector runs/detector-real \
+  --describer runs/describer --spatialclip runs/spatialclip-real \
   --samples runs/phantoms-calibration/samples.json \
-  --fetus-framework "$data/fetus_framework" --split set2_train --held-out 0.15 \
-  --dicom "$data/us_dicom"
+  --fetus-framework "$data/fetus_framework" --held-out 0.1 --dicom "$data/us_dicom" \
+  --cross-validation runs/folds

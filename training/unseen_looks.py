@@ -14,22 +14,37 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from training import pipeline, quality
+from training import quality
 from training.ablation import WHOLE
 from training.appearance import appearance, looks
 from training.choice import choose
 from training.detector import read_region
-from training.folds import BOTH_CLASSES, Plan, boxed, judge_unseen, trained_detector
+from training.evidence import Evidence
+from training.folds import (
+    BOTH_CLASSES,
+    Plan,
+    boxed,
+    evidence,
+    judge_unseen,
+    trained_detector,
+    without,
+)
+from training.samples import Sample
 
 
 def figures(
-    plan: Plan, detectors: Sequence[Path], known: Sequence[Mapping[str, Any]], console: Console
+    plan: Plan,
+    detectors: Sequence[Path],
+    beside: Sequence[Evidence],
+    known: Sequence[Mapping[str, Any]],
+    console: Console,
 ) -> dict[str, Any]:
     """For each look that set 2 has pictures of: figures on them when it was left out of training,
     and when only their fold was.
 
-    `known` are the folds' rows; those of other looks calibrate. Where the look has one class only,
-    there is no AUROC, but sensitivity or specificity at P = 0.5.
+    `beside` is learnt from beside the real pictures; `known` are the folds' rows, of which those of
+    other looks calibrate. Where the look has one class only, there is no AUROC, but sensitivity or
+    specificity at P = 0.5.
     """
     look = by_group(plan)
     found: dict[str, Any] = {}
@@ -38,7 +53,7 @@ def figures(
         unseen = [s for s in plan.real if look[s.group] == name]
         if not any(s.source == BOTH_CLASSES for s in unseen):
             continue
-        rows = left_out(plan, folder, name, look, detectors, console)
+        rows = left_out(plan, folder, unseen, detectors, beside, console)
         others = [r for r in known if r["source"] == BOTH_CLASSES and look[r["group"]] != name]
         calibration, _ = choose(
             [row["logits"][WHOLE] for row in others],
@@ -63,34 +78,26 @@ def by_group(plan: Plan) -> dict[str, str]:
 def left_out(
     plan: Plan,
     folder: Path,
-    name: str,
-    look: Mapping[str, str],
+    held: Sequence[Sample],
     detectors: Sequence[Path],
+    beside: Sequence[Evidence],
     console: Console,
 ) -> list[dict[str, Any]]:
-    """What models that never saw the look say of its pictures."""
+    """What models that never saw these pictures say of them."""
+    hidden = {sample.group for sample in held}
     detector = trained_detector(
         plan,
         folder / "detector",
-        [s for s in boxed(plan) if look[s.group] != name],
-        [s for s in boxed(plan) if look[s.group] == name],
+        [s for s in boxed(plan) if s.group not in hidden],
+        [s for s in boxed(plan) if s.group in hidden],
         console,
     )
     out = folder / "spatialclip"
     if not (out / "predictions.json").is_file():
-        console.rule(f"SpatialCLIP, {name} left out")
-        # Negatives are cut from real pictures too, and share their groups.
-        training = [
-            s for s in (*plan.real, *plan.judged) if s.simulated or look.get(s.group) != name
-        ]
-        held = [s for s in plan.real if look[s.group] == name]
-        seen = pipeline.gather_folds(
-            training, detectors, plan.describer, plan.out / "evidence", plan.seed
-        )
-        unseen = pipeline.gather_folds(
-            held, [detector], plan.describer, folder / "evidence", plan.seed
-        )
-        judge_unseen(plan, out, seen, unseen)
+        console.rule(f"SpatialCLIP, {folder.name} left out")
+        training = [sample for sample in plan.real if sample.group not in hidden]
+        seen = [*evidence(plan, training, detectors), *without(beside, held)]
+        judge_unseen(plan, out, seen, evidence(plan, held, [detector]))
     rows: list[dict[str, Any]] = json.loads((out / "predictions.json").read_text())
     return rows
 

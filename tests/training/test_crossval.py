@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from training import corpus, pipeline
+from detector.vocabulary import View
+from training import bundling, corpus, pipeline
 from training.ablation import ABLATIONS
-from training.crossval import cross_validate, predictions
+from training.crossval import cross_validate
 from training.describer import DescriberSettings, fresh
 from training.detector import DetectorRecipe, train_detector
-from training.folds import Plan
+from training.folds import Plan, predictions
 from training.phantom.dataset import write_dataset
 from training.samples import data_hash, read_samples
 from training.spatialclip import SpatialClipRecipe
@@ -73,7 +74,7 @@ def test_every_real_picture_is_judged_once_by_models_that_never_saw_it(tmp_path:
     assert json.loads((plan.out / "figures.json").read_text()) == figures
     assert (plan.out / "figures.html").read_text().count("<svg") >= 5
     assert set(figures["alignment by fold"]) == {"fold 0", "fold 1", "fold 2"}
-    judged = predictions(plan)
+    judged = predictions(plan.out)
     assert sorted(row["group"] for row in judged) == sorted(s.group for s in real)
     for fold in range(3):
         training, held = corpus.without_fold([*real, *simulated[50:]], fold, 3, 0)
@@ -83,6 +84,24 @@ def test_every_real_picture_is_judged_once_by_models_that_never_saw_it(tmp_path:
         boxed = json.loads((plan.out / f"detector-{fold}" / "training.json").read_text())
         own, _ = corpus.without_fold(real, fold, 3, 0)
         assert boxed["training"]["sha256"] == data_hash([*own, *simulated[40:50]])
+    facts = bundling.make_bundle(
+        tmp_path / "bundle",
+        plan.out / "detector-0",
+        tmp_path / "describer",
+        plan.out / "spatialclip-0",
+        simulated[:20],
+        [],
+        name="small",
+        version="0",
+        command="test",
+        cross_validation=plan.out,
+    )
+    seen = [s.view for s in real if s.view is not View.OTHER]
+    assert facts["metrics"]["calibration"]["all"]["pictures"] == len(seen)
+    assert facts["cross_validation"]["set 2"]["AUROC"] == figures["set 2"]["AUROC"]
+    card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    for told in ("3-fold cross-validation", "look 2 | look left out", "AUROC, fold 0, nested"):
+        assert told in card
     before = {p: p.stat().st_mtime_ns for p in plan.out.rglob("weights.safetensors")}
     assert cross_validate(plan, nested=True, looks=True) == figures
     assert before == {p: p.stat().st_mtime_ns for p in plan.out.rglob("weights.safetensors")}
