@@ -11,11 +11,13 @@ import cv2
 import numpy as np
 
 from detector.frame import Pixels
+from training.marks import burn_in
 
 
 def change(pixels: Pixels, generator: np.random.Generator) -> Pixels:
     """A copy of an RGB picture (H, W, 3) uint8 as another machine might show it."""
-    toned: Any = cv2.LUT(pixels, _curve(generator))
+    # First, while the filling of a letterbox can still be told from the picture.
+    toned: Any = cv2.LUT(burn_in(pixels, generator), _curve(generator))
     if generator.random() < 0.2:
         toned = _local_contrast(toned, generator.uniform(1.0, 3.0))
     if generator.random() < 0.3:
@@ -30,8 +32,6 @@ def change(pixels: Pixels, generator: np.random.Generator) -> Pixels:
         toned = _speckle(toned, generator)
     if generator.random() < 0.2:
         toned = _compressed(toned, int(generator.integers(35, 90)))
-    if generator.random() < 0.3:
-        toned = _marked(toned, generator)
     return np.asarray(toned, np.uint8)
 
 
@@ -79,23 +79,3 @@ def _speckle(pixels: Pixels, generator: np.random.Generator) -> Any:
 def _compressed(pixels: Pixels, quality: int) -> Any:
     _, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return cv2.imdecode(data, cv2.IMREAD_COLOR)
-
-
-def _marked(pixels: Pixels, generator: np.random.Generator) -> Any:
-    """Text, callipers and covered patches near the border, where machines write."""
-    marked = pixels.copy()
-    height, width = pixels.shape[:2]
-    for _ in range(int(generator.integers(1, 4))):
-        x = int(
-            generator.choice([generator.uniform(0, 0.2), generator.uniform(0.75, 0.95)]) * width
-        )
-        y = int(generator.uniform(0.03, 0.97) * height)
-        grey = int(generator.integers(0, 256))
-        if generator.random() < 0.4:
-            size = generator.uniform(0.02, 0.12, 2) * (width, height)
-            cv2.rectangle(marked, (x, y), (x + int(size[0]), y + int(size[1])), (grey,) * 3, -1)
-        else:
-            text = "".join(generator.choice(list("0123456789.cmHzTIbMFRAP "), 6))
-            scale = float(generator.uniform(0.25, 0.5))
-            cv2.putText(marked, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, (grey,) * 3)
-    return marked
