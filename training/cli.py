@@ -187,9 +187,9 @@ def cross_validate(
     spatialclip_start: Annotated[
         Path, typer.Option(help="Folder of a SpatialCLIP that saw simulated pictures only.")
     ],
-    detector_size: int = 512,
-    detector_epochs: int = 40,
-    stages: tuple[int, int, int] = (2, 2, 6),
+    detector_size: int = 480,
+    detector_epochs: int = 12,
+    stages: tuple[int, int, int] = (1, 1, 4),
     seed: int = 0,
     nested: Annotated[
         bool, typer.Option(help="Also bound the leak that is left, with one nested fold.")

@@ -5,6 +5,9 @@ set -eu
 cd "$(dirname "$0")/.."
 data="${QC_SHARED_DATA:-../shared/data}"
 qc_model=.venv/bin/qc-model
+# glibc gives big blocks back to the system and asks for them anew, batch after batch.
+export MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 \
+  MALLOC_TOP_PAD_=200000000
 done_already() { [ -f "runs/$1/training.json" ]; }
 phantoms() { # name, count, set seed, share of OTHER
   [ -f "runs/$1/samples.json" ] || "$qc_model" phantom --out "runs/$1" --count "$2" --seed "$3" \
@@ -30,13 +33,12 @@ done_already spatialclip-simulated || "$qc_model" train spatialclip \
   --boxed runs/phantoms-detector/samples.json \
   --judged runs/phantoms-spatialclip/samples.json --judged runs/negatives/samples.json \
   --describer runs/describer --detector-start runs/detector-simulated \
-  --spatialclip-start runs/spatialclip-simulated --detector-size 480 --detector-epochs 12 \
-  --nested --looks
+  --spatialclip-start runs/spatialclip-simulated --nested --looks
 
 # The shipped parts, by the same recipe.
 done_already detector-real || "$qc_model" train detector --out runs/detector-real \
   --start runs/detector-simulated --samples runs/phantoms-detector/samples.json \
-  --fetus-framework "$data/fetus_framework" --size 640 --epochs 40 --simulated 0.6 \
+  --fetus-framework "$data/fetus_framework" --size 640 --epochs 24 --simulated 0.6 \
   --held-out 0.1 --resume
 folds=""
 for fold in 0 1 2 3 4; do folds="$folds --detector runs/folds/detector-$fold"; done
@@ -44,7 +46,7 @@ for fold in 0 1 2 3 4; do folds="$folds --detector runs/folds/detector-$fold"; d
 done_already spatialclip-real || "$qc_model" train spatialclip --out runs/spatialclip-real $folds \
   --start runs/spatialclip-simulated --describer runs/describer \
   --samples runs/phantoms-spatialclip/samples.json --samples runs/negatives/samples.json \
-  --fetus-framework "$data/fetus_framework" --held-out 0.1 --stages 2 2 6 --learning-rate 3e-4 \
+  --fetus-framework "$data/fetus_framework" --held-out 0.1 --stages 1 1 4 --learning-rate 3e-4 \
   --simulated 1 --balanced --ema 0.99 --modality-dropout 0.2 --resume
 "$qc_model" calibrate --out model/bundles/default --version 1.0 --detector runs/detector-real \
   --describer runs/describer --spatialclip runs/spatialclip-real \
