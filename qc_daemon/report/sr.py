@@ -70,18 +70,16 @@ def build_sr(
     try:
         report = _document(
             first,
-            content.MeasurementReport(
-                observation_context=_observer(model_id),
-                procedure_reported=_procedures(first.header),
-                imaging_measurements=measured,
-                title=dicom.DCM.ImagingMeasurementReport,
-            ),
+            # highdicom copies, parses and searches what it is given, which takes longer than to
+            # make it: it gets the first finding, and the report all of them afterwards.
+            _content(first, measured[:1], model_id),
             by_instance,
             sop_instance_uid=sr_uid(sources, model_id, revision),
             series_instance_uid=derived_uid("sr-series", first.study_instance_uid, model_id),
             revision=revision,
             model_id=model_id,
         )
+        report.ContentSequence = _content(first, measured, model_id)[0].ContentSequence
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         # highdicom refuses what would be invalid; its words may quote patient data.
         raise QCError(
@@ -92,6 +90,18 @@ def build_sr(
     _refer(report, by_instance.values(), previous)
     stamp(report, local_time(created, first.header))
     return report
+
+
+def _content(
+    first: Source, measured: Sequence[content.templates.Template], model_id: str
+) -> content.MeasurementReport:
+    """TID 1500 with these groups."""
+    return content.MeasurementReport(
+        observation_context=_observer(model_id),
+        procedure_reported=_procedures(first.header),
+        imaging_measurements=measured,
+        title=dicom.DCM.ImagingMeasurementReport,
+    )
 
 
 def model_ids(findings: Sequence[Finding]) -> str:
