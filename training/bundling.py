@@ -83,9 +83,12 @@ def make_bundle(
         [item.sample.group for item, known in zip(seen, judged, strict=True) if known],
         judged_views,
     )
-    folds = {} if cross_validation is None else read_cross_validation(cross_validation)
+    folds: dict[str, Any] = {}
+    unseen: list[dict[str, Any]] = []
     if cross_validation is not None:
-        sample = sample.with_unseen(predictions(cross_validation))
+        folds = read_cross_validation(cross_validation)
+        unseen = [row for row in predictions(cross_validation) if row["source"] == BOTH_CLASSES]
+        sample = sample.with_unseen(unseen)
     calibration, chosen = choose(sample.logits, sample.standard, sample.groups, sample.views)
     calibrated = calibration.calibrate_many(sample.logits, sample.views)
 
@@ -118,7 +121,10 @@ def make_bundle(
         "thresholds": thresholds.to_json(),
         "criteria": criteria.to_json(),
         "calibration": calibration.to_json(),
-        "real_views": real_views(item.sample for item in seen),
+        "real_views": real_views(
+            [item.sample.view for item in seen if not item.sample.simulated]
+            + [View(row["view"]) for row in unseen]
+        ),
         "preprocessing": {
             "detector size": finder.size,
             "picture size": PICTURE_SIZE,
@@ -154,16 +160,15 @@ class Calibrating:
     views: Sequence[View]
 
     def with_unseen(self, rows: Sequence[Mapping[str, Any]]) -> "Calibrating":
-        """The same with a cross-validation's out-of-fold rows (of the set that has both classes)
-        in place of its own pictures of their views."""
-        unseen = [row for row in rows if row["source"] == BOTH_CLASSES]
-        views = {View(row["view"]) for row in unseen}
+        """The same with a cross-validation's out-of-fold rows in place of its own pictures of
+        their views."""
+        views = {View(row["view"]) for row in rows}
         own = [i for i, view in enumerate(self.views) if view not in views]
         return Calibrating(
-            [self.logits[i] for i in own] + [row["logits"][WHOLE] for row in unseen],
-            [self.standard[i] for i in own] + [float(row["standard"]) for row in unseen],
-            [self.groups[i] for i in own] + [row["group"] for row in unseen],
-            [self.views[i] for i in own] + [View(row["view"]) for row in unseen],
+            [self.logits[i] for i in own] + [row["logits"][WHOLE] for row in rows],
+            [self.standard[i] for i in own] + [float(row["standard"]) for row in rows],
+            [self.groups[i] for i in own] + [row["group"] for row in rows],
+            [self.views[i] for i in own] + [View(row["view"]) for row in rows],
         )
 
 
@@ -179,10 +184,10 @@ def read_cross_validation(folder: Path) -> dict[str, Any]:
     }
 
 
-def real_views(samples: Iterable[Sample]) -> list[str]:
-    """The views of which there are enough real pictures to say that verdicts on real ones rest on
-    evidence."""
-    counts = Counter(sample.view for sample in samples if not sample.simulated)
+def real_views(real: Iterable[View | None]) -> list[str]:
+    """The views that occur often enough among those of real pictures to say that verdicts on real
+    ones rest on evidence."""
+    counts = Counter(real)
     return [view.value for view in View if view is not View.OTHER and counts[view] >= REAL_PICTURES]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from training.ablation import WHOLE
 from training.choice import ISOTONIC, TEMPERATURE
 from training.report import QUALITY, interval, number
 
@@ -114,7 +115,7 @@ def _unseen(facts: Mapping[str, Any]) -> str:
         return ""
     found = facts["cross_validation"]
     rows = [(name, found["set 2"][name]) for name in QUALITY]
-    rows += [(f"AUROC, {name}", area) for name, area in found["ablation"].items()]
+    rows += [(f"AUROC, {name}", area) for name, area in found["ablation"].items() if name != WHOLE]
     rows += [("detector mAP50", found["detector"]["map50"])]
     rows += [
         (f"AUROC, fold 0, {name}", area)

@@ -84,6 +84,7 @@ def test_every_real_picture_is_judged_once_by_models_that_never_saw_it(tmp_path:
         boxed = json.loads((plan.out / f"detector-{fold}" / "training.json").read_text())
         own, _ = corpus.without_fold(real, fold, 3, 0)
         assert boxed["training"]["sha256"] == data_hash([*own, *simulated[40:50]])
+    (tmp_path / "describer" / "training.json").write_text("{}")
     facts = bundling.make_bundle(
         tmp_path / "bundle",
         plan.out / "detector-0",
