@@ -7,12 +7,14 @@ resolve from the settings file's folder.
 import ipaddress
 import os
 import tomllib
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -25,6 +27,7 @@ from pydantic_settings import (
 )
 
 from detector.console import UsageError
+from detector.vocabulary import View
 
 
 class SettingsError(UsageError):
@@ -52,11 +55,22 @@ def _fingerprint(value: str) -> str:
     return digits
 
 
+def _list(value: Any) -> Any:
+    """One pattern may stand without its brackets."""
+    return [value] if isinstance(value, str) else value
+
+
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 Network = Annotated[str, AfterValidator(_network)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 ObjectKind = Literal["source", "sr", "overlay"]
+
+
+Patterns = Annotated[
+    list[Annotated[str, Field(min_length=1)]], Field(min_length=1), BeforeValidator(_list)
+]
+"""Shell-style patterns, one of which a text has to be like."""
 
 
 class _Section(BaseModel):
@@ -206,6 +220,33 @@ class DestinationSettings(_Section):
     )
 
 
+class RuleSettings(_Section):
+    """Which objects go where, before what the destinations take by themselves.
+
+    For each kind of object the first rule decides that lists it in `objects` and whose conditions
+    all hold: it goes `to` these destinations and no others, or with `drop` nowhere. Where no rule
+    decides, the destinations' own `objects` do. Texts are compared with shell-style patterns
+    without regard to case; an absent text is empty.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    calling_ae: Patterns | None = None
+    station: Patterns | None = Field(default=None, description="Station Name (0008,1010)")
+    study: Patterns | None = Field(default=None, description="Study Description (0008,1030)")
+    view: Annotated[list[View], Field(min_length=1)] | None = None
+    verdict: (
+        Annotated[list[Literal["standard", "non-standard", "review"]], Field(min_length=1)] | None
+    ) = None
+    objects: list[ObjectKind] = Field(min_length=1)
+    to: list[str] = []
+    drop: bool = False
+
+    @property
+    def asks_result(self) -> bool:
+        """Whether it can be decided only once the object is scored."""
+        return self.view is not None or self.verdict is not None
+
+
 class JobSettings(_Section):
     """The queue: leases, attempts and back-off."""
 
@@ -237,6 +278,7 @@ class Settings(BaseSettings):
     jobs: JobSettings = JobSettings()
     observe: ObserveSettings = ObserveSettings()
     destination: list[DestinationSettings] = []
+    rule: list[RuleSettings] = []
 
     @classmethod
     def settings_customise_sources(
@@ -282,8 +324,27 @@ def load(path: Path | None = None) -> Settings:
                 f"destination {destination.name}: commitment required needs kind dicom;"
                 " leave commitment away"
             )
+    _check_rules(settings.rule, names)
     _check_certificates(settings.receive)
     return _resolve(settings, base)
+
+
+def _check_rules(rules: Sequence[RuleSettings], destinations: Collection[str]) -> None:
+    """Each rule says one thing that can be done."""
+    names = [rule.name for rule in rules]
+    if len(names) != len(set(names)):
+        raise SettingsError("rule.name: two rules share a name; rename one")
+    for rule in rules:
+        if bool(rule.to) == rule.drop:
+            raise SettingsError(f"rule {rule.name}: give either to = [...] or drop = true")
+        unknown = next((name for name in rule.to if name not in destinations), None)
+        if unknown is not None:
+            raise SettingsError(f"rule {rule.name}: there is no destination {unknown}; mend to")
+        if rule.asks_result and "source" in rule.objects:
+            raise SettingsError(
+                f"rule {rule.name}: source is forwarded before it is scored; take source out of"
+                " objects, or view and verdict out of the rule"
+            )
 
 
 def _check_certificates(receive: ReceiveSettings) -> None:

@@ -19,12 +19,13 @@ def vary(
 ) -> tuple[Pixels, str, tuple[Detection, ...], tuple[int, int]]:
     """The picture mirrored, scaled, moved and re-toned, its boxes moved along; its words.
 
-    A real picture gets another scanner's look. A simulated one is changed little: its gain,
-    sharpness, size and place are themselves judged.
+    A real picture gets another scanner's look and place: where the anatomy lies is the hospital's
+    habit. A simulated one is changed little: its gain, sharpness, size and place are themselves
+    judged.
     """
     flip = int(generator.random() < 0.5)
     side = item.picture.shape[0]
-    spread, shift = (0.03, 0.02) if item.sample.simulated else (0.15, 0.06)
+    spread, shift = (0.03, 0.02) if item.sample.simulated else (0.15, 0.12)
     scale = math.exp(generator.uniform(-spread, spread))
     move = generator.uniform(-shift, shift, 2) * side + side * (1 - scale) / 2
     picture = np.ascontiguousarray(item.picture[:, ::-1] if flip else item.picture)

@@ -5,12 +5,13 @@
 
 from types import MappingProxyType
 
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from detector.codes import Flag
 from detector.vocabulary import LABELS, View
-from model.criteria_table import RULES
+from model.criteria_table import FOCUS, GAIN, RULES, SHADOW
 from model.finding import NON_STANDARD, REVIEW, STANDARD
 
 SCHEME = "99QCD"
@@ -80,6 +81,8 @@ LABEL_CODES = MappingProxyType(
 CRITERIA = MappingProxyType(
     {rule.code: _private(rule.code, rule.meaning) for rules in RULES.values() for rule in rules}
 )
+REASON_GAIN = _private("NOT-GAIN", "Gain not adequate")
+REASON_FOCUS = _private("NOT-SHARP", "Image not sharp")
 
 FINDING_SITES = MappingProxyType(
     {
@@ -122,6 +125,38 @@ MET = MappingProxyType(
 NO_UNIT = Code("1", "UCUM", "no units")
 PIXELS = Code("{pixels}", "UCUM", "pixels")
 
+QUALITY_ISSUE = codes.DCM.QualityIssue
+REJECTED = codes.DCM.RejectedForQualityReasons
+TITLE_MODIFIER = codes.DCM.DocumentTitleModifier
+# CID 7011 was made for X-ray; for gain and focus it has no code that says no more than is known.
+_TECHNICAL_REASONS = MappingProxyType(
+    {
+        GAIN.code: REASON_GAIN,
+        FOCUS.code: REASON_FOCUS,
+        SHADOW.code: codes.cid7011.ImageArtifacts,
+    }
+)
+REASONS = MappingProxyType(
+    {
+        code.value: code
+        for code in (
+            codes.cid7011.Positioning,
+            codes.cid7011.ImageArtifacts,
+            codes.cid7011.MotionBlur,
+            codes.cid7011.NoImage,
+            codes.cid7011.InappropriateImageProcessing,
+            codes.cid7011.MechanicalFailure,
+            codes.cid7011.ElectricalFailure,
+            codes.cid7011.SoftwareFailure,
+            codes.cid7011.OtherFailure,
+            codes.cid7011.UnknownFailure,
+            REASON_GAIN,
+            REASON_FOCUS,
+        )
+    }
+)
+"""Why a person may reject an image, by code value: CID 7011 but for what only X-ray has."""
+
 PRIVATE: tuple[tuple[str, tuple[Code, ...]], ...] = (
     ("concept, CODE", (VIEW, QUALITY, FLAG, EVIDENCE)),
     ("concept, NUM", (PROBABILITY, RAW_PROBABILITY, VIEW_PROBABILITY, *GATES, CONFIDENCE, VALUE)),
@@ -129,11 +164,25 @@ PRIVATE: tuple[tuple[str, tuple[Code, ...]], ...] = (
     ("concept, TEXT", (CREATED, UNIT)),
     ("concept, CODE (CID 230)", tuple(CRITERIA.values())),
     ("value of VIEW", tuple(VIEWS.values())),
-    ("value of QLTY", tuple(QUALITIES.values())),
+    ("value of QLTY and Document Title Modifier", tuple(QUALITIES.values())),
     ("value of FLAG", tuple(FLAGS.values())),
+    ("value of Document Title Modifier", (REASON_GAIN, REASON_FOCUS)),
     ("value of Finding and EVIDENCE", tuple(LABEL_CODES.values())),
 )
 """The whole private scheme, by use."""
+
+
+def reason(criterion: str) -> Code:
+    """Why an image that fails this criterion needs attention (CID 7011): whatever is no technical
+    fault is a matter of how the anatomy lies in the picture."""
+    return _TECHNICAL_REASONS.get(criterion, codes.cid7011.Positioning)
+
+
+def coding_scheme() -> CodingSchemeIdentificationItem:
+    """Names the private scheme in an object that uses it (PS3.3 C.12.1)."""
+    return CodingSchemeIdentificationItem(
+        designator=SCHEME, name=SCHEME_NAME, responsible_organization=SCHEME_ORGANIZATION
+    )
 
 
 def unit(ucum: str) -> Code:

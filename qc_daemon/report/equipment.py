@@ -4,11 +4,14 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 
+from highdicom.sr import DeviceObserverIdentifyingAttributes, ObserverContext
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
+from pydicom.sr.codedict import codes
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from qc_daemon.report.uids import derived_uid
 
 MANUFACTURER = "qc-daemon project"
 MODEL_NAME = "qc-daemon"
@@ -20,6 +23,25 @@ def software_version() -> str:
         return version("qc-daemon")
     except PackageNotFoundError:
         return "source"
+
+
+def serial_number(model_id: str) -> str:
+    """The device that judges is the model: its hash is what tells two of them apart."""
+    return model_id[:64]
+
+
+def observer(model_id: str) -> ObserverContext:
+    """Device observer (PS3.16, TID 1004)."""
+    return ObserverContext(
+        observer_type=codes.DCM.Device,
+        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
+            uid=derived_uid("device", model_id),
+            name=MODEL_NAME,
+            manufacturer_name=MANUFACTURER,
+            model_name=MODEL_NAME,
+            serial_number=serial_number(model_id),
+        ),
+    )
 
 
 def local_time(created: datetime, header: Dataset) -> datetime:

@@ -108,6 +108,26 @@ def inherit(target: Dataset, normalised: Dataset) -> None:
             target.add(normalised[keyword])
 
 
+def requested(normalised: Dataset) -> list[Dataset]:
+    """Referenced Request Sequence items (PS3.3 C.17.2): what the exam was ordered as, if known."""
+    requests = list(normalised.get("RequestAttributesSequence", []))
+    if not requests and normalised.AccessionNumber:
+        requests = [Dataset()]
+    items = []
+    for request in requests:
+        item = Dataset()
+        item.StudyInstanceUID = normalised.StudyInstanceUID
+        item.ReferencedStudySequence = []
+        item.AccessionNumber = normalised.AccessionNumber
+        item.PlacerOrderNumberImagingServiceRequest = ""
+        item.FillerOrderNumberImagingServiceRequest = ""
+        item.RequestedProcedureID = request.get("RequestedProcedureID", "")
+        item.RequestedProcedureDescription = request.get("RequestedProcedureDescription", "")
+        item.RequestedProcedureCodeSequence = []
+        items.append(item)
+    return items
+
+
 class _Reader:
     """Takes values out of a received header and remembers whether one had to be dropped."""
 

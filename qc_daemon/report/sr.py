@@ -8,7 +8,6 @@ from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 
-import highdicom as hd
 from highdicom import sr as content
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes as dicom
@@ -22,11 +21,13 @@ from qc_daemon.report.equipment import (
     MANUFACTURER,
     MODEL_NAME,
     local_time,
+    observer,
+    serial_number,
     software_version,
     stamp,
 )
 from qc_daemon.report.groups import groups
-from qc_daemon.report.header import UTF8, inherit
+from qc_daemon.report.header import UTF8, inherit, requested
 from qc_daemon.report.source import Source
 from qc_daemon.report.uids import derived_uid, object_uid
 
@@ -61,7 +62,7 @@ def build_sr(
     if not findings:
         raise QCError(ErrorCode.REPORT_INVALID, "an exam without findings has no report")
     by_instance = {source.sop_instance_uid: source for source in sources}
-    _check_study(sources)
+    check_study(sources)
     first = sources[0]
     measured: list[content.templates.Template] = []
     for number, finding in enumerate(findings, start=1):
@@ -97,7 +98,9 @@ def _content(
 ) -> content.MeasurementReport:
     """TID 1500 with these groups."""
     return content.MeasurementReport(
-        observation_context=_observer(model_id),
+        observation_context=content.ObservationContext(
+                    observer_device_context=observer(model_id)
+                ),
         procedure_reported=_procedures(first.header),
         imaging_measurements=measured,
         title=dicom.DCM.ImagingMeasurementReport,
@@ -121,7 +124,8 @@ def sr_uid(sources: Sequence[Source], model_id: str, revision: int) -> str:
     )
 
 
-def _check_study(sources: Sequence[Source]) -> None:
+def check_study(sources: Sequence[Source]) -> None:
+    """Raises QCError REPORT_INVALID unless the sources are of one study."""
     if len({source.study_instance_uid for source in sources}) != 1:
         raise QCError(ErrorCode.REPORT_INVALID, "a report needs sources of one study")
 
@@ -133,22 +137,6 @@ def _source_of(finding: Finding, by_instance: dict[str, Source]) -> Source:
         raise QCError(
             ErrorCode.REPORT_INVALID, "a finding's source instance is not among the sources"
         ) from None
-
-
-def _observer(model_id: str) -> content.ObservationContext:
-    """Device observer, TID 1004."""
-    return content.ObservationContext(
-        observer_device_context=content.ObserverContext(
-            observer_type=dicom.DCM.Device,
-            observer_identifying_attributes=content.DeviceObserverIdentifyingAttributes(
-                uid=derived_uid("device", model_id),
-                name=MODEL_NAME,
-                manufacturer_name=MANUFACTURER,
-                model_name=MODEL_NAME,
-                serial_number=_serial_number(model_id),
-            ),
-        )
-    )
 
 
 def _procedures(header: Dataset) -> list[Code]:
@@ -180,7 +168,7 @@ def _document(
         instance_number=revision,
         manufacturer=MANUFACTURER,
         manufacturer_model_name=MODEL_NAME,
-        device_serial_number=_serial_number(model_id),
+        device_serial_number=serial_number(model_id),
         software_versions=software_version(),
         institution_name=first.header.get("InstitutionName"),
         is_complete=True,
@@ -188,20 +176,9 @@ def _document(
         is_verified=False,
         transfer_syntax_uid=ExplicitVRLittleEndian,
         specific_character_set=UTF8,
-        coding_schemes=[
-            hd.coding_schemes.CodingSchemeIdentificationItem(
-                designator=codes.SCHEME,
-                name=codes.SCHEME_NAME,
-                responsible_organization=codes.SCHEME_ORGANIZATION,
-            )
-        ],
+        coding_schemes=[codes.coding_scheme()],
     )
     return document
-
-
-def _serial_number(model_id: str) -> str:
-    # The device that judges is the model: its hash is what tells two of them apart.
-    return model_id[:64]
 
 
 def _evidence(source: Source) -> Dataset:
@@ -235,23 +212,9 @@ def _order(report: Dataset, header: Dataset) -> None:
         "ReferencedPerformedProcedureStepSequence", []
     )
     report.PerformedProcedureCodeSequence = header.get("ProcedureCodeSequence", [])
-    requests = list(header.get("RequestAttributesSequence", []))
-    if not requests and header.AccessionNumber:
-        requests = [Dataset()]
-    items = []
-    for request in requests:
-        item = Dataset()
-        item.StudyInstanceUID = header.StudyInstanceUID
-        item.ReferencedStudySequence = []
-        item.AccessionNumber = header.AccessionNumber
-        item.PlacerOrderNumberImagingServiceRequest = ""
-        item.FillerOrderNumberImagingServiceRequest = ""
-        item.RequestedProcedureID = request.get("RequestedProcedureID", "")
-        item.RequestedProcedureDescription = request.get("RequestedProcedureDescription", "")
-        item.RequestedProcedureCodeSequence = []
-        items.append(item)
-    if items:
-        report.ReferencedRequestSequence = items
+    requests = requested(header)
+    if requests:
+        report.ReferencedRequestSequence = requests
 
 
 def _hierarchy(references: Iterable[Reference]) -> list[Dataset]:
