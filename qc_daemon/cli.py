@@ -25,6 +25,8 @@ queue = typer.Typer(no_args_is_help=True, help="Look at and mend the job queue."
 quarantine = typer.Typer(no_args_is_help=True, help="Objects that could not be scored, and why.")
 bundle = typer.Typer(no_args_is_help=True, help="Models: list, verify, build, activate.")
 peer = typer.Typer(no_args_is_help=True, help="Who may store to us; callers that were refused.")
+rejection = typer.Typer(no_args_is_help=True, help="Images that a person rejects for quality.")
+rules = typer.Typer(no_args_is_help=True, help="Routing rules: which objects go where.")
 spool = typer.Typer(no_args_is_help=True, help="Received files that the database does not know.")
 commitment = typer.Typer(no_args_is_help=True, help="Storage commitment asked of us.")
 db = typer.Typer(no_args_is_help=True, help="The database: migrate, check, back up.")
@@ -32,6 +34,8 @@ app.add_typer(queue, name="queue")
 app.add_typer(quarantine, name="quarantine")
 app.add_typer(bundle, name="bundle")
 app.add_typer(peer, name="peer")
+app.add_typer(rejection, name="rejection")
+app.add_typer(rules, name="rules")
 app.add_typer(spool, name="spool")
 app.add_typer(commitment, name="commitment")
 app.add_typer(db, name="db")
@@ -107,10 +111,14 @@ def score(
     bundle: Annotated[str, typer.Option(help="A shipped bundle's name or a folder.")] = "default",
     format: Annotated[str, typer.Option(help="table or jsonl")] = "table",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    sr: Annotated[Path | None, typer.Option(help="Folder for an SR of each DICOM file.")] = None,
+    overlay: Annotated[
+        Path | None, typer.Option(help="Folder for overlays of each DICOM file.")
+    ] = None,
 ) -> None:
     """Score DICOM or picture files without a network or a database.
 
-    Example: qc-daemon score exam/*.dcm --format jsonl > findings.jsonl
+    Example: qc-daemon score exam/*.dcm --format jsonl --sr reports > findings.jsonl
     """
     from model.bundle import Bundle
     from qc_daemon.tables import write_findings
@@ -122,7 +130,12 @@ def score(
 
     settings = Settings()
     settings.score.bundle, settings.score.device = bundle, device
-    failed = write_findings(score_files(paths, settings.score), chosen)
+    tell = None
+    if sr is not None or overlay is not None:
+        from qc_daemon.report.offline import Writer
+
+        tell = Writer(sr, overlay)
+    failed = write_findings(score_files(paths, settings.score, tell), chosen)
     if failed:
         raise typer.Exit(console.FAILED)
 
@@ -219,6 +232,34 @@ def quarantine_release(ids: Annotated[list[int], typer.Argument()], config: Conf
     from qc_daemon.operate import release
 
     typer.echo(f"{release(load(config), ids)} objects are to be scored again")
+
+
+@rejection.command("list")
+def rejection_list(config: Config = None) -> None:
+    """List rejected images: why, by whom and when."""
+    from qc_daemon.reject import list_rejections
+
+    _show("rejections", list_rejections(load(config)))
+
+
+@rejection.command("confirm")
+def rejection_confirm(
+    sop_instance_uid: str,
+    reason: Annotated[
+        str, typer.Option(help="Code value, as 111209 (Positioning); any other lists them all.")
+    ],
+    confirmed_by: Annotated[str, typer.Option(help="Name of the person who rejects it.")],
+    config: Config = None,
+) -> None:
+    """Reject an image: queue a note (key objects, 113001) that tells destinations so.
+
+    They may then hide or delete it.
+
+    Example: qc-daemon rejection confirm 1.2.840.1 --reason 111209 --confirmed-by "Dr Lee"
+    """
+    from qc_daemon.reject import reject
+
+    typer.echo(reject(load(config), sop_instance_uid, reason, confirmed_by))
 
 
 @spool.command("list")
@@ -379,6 +420,41 @@ def peer_remove(
     from qc_daemon.peers import remove_peer
 
     typer.echo(f"{remove_peer(load(config), ae_title, address)} approvals are taken back")
+
+
+@rules.command("test")
+def rules_test(
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE", help="DICOM files.")],
+    config: Config = None,
+    calling: Annotated[str, typer.Option(help="AE title it would be sent from.")] = "",
+    view: Annotated[
+        str | None, typer.Option(help="Suppose this view: NT, CRL, HEAD, ABDOMEN or OTHER.")
+    ] = None,
+    verdict: Annotated[
+        str | None, typer.Option(help="Suppose this verdict: standard, non-standard or review.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="table or jsonl")] = "table",
+) -> None:
+    """Show where a file's objects would go, by which rule, and why the earlier ones do not match.
+
+    Without --view and --verdict the bundle judges the file, if a rule asks for that.
+
+    Example: qc-daemon rules test nt.dcm --calling VOLUSON1 --view NT --verdict non-standard
+    """
+    from qc_daemon.rules import flat, try_rules
+
+    chosen = _format(format, "table", "jsonl")
+    rows = []
+    failed = False
+    for row in try_rules(load(config), paths, calling_ae=calling, view=view, verdict=verdict):
+        failed = failed or "error" in row
+        rows.append(flat(row))
+        if chosen == "jsonl":
+            typer.echo(json.dumps(row))
+    if chosen == "table":
+        _show("routes", rows)
+    if failed:
+        raise typer.Exit(console.FAILED)
 
 
 @db.command("upgrade")

@@ -11,7 +11,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydicom.charset import python_encoding
-from pydicom.uid import UID, Comprehensive3DSRStorage, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    UID,
+    Comprehensive3DSRStorage,
+    KeyObjectSelectionDocumentStorage,
+    SecondaryCaptureImageStorage,
+)
 
 from detector.codes import ErrorCode
 from qc_daemon.commitment import PUSH_MODEL
@@ -92,6 +97,7 @@ def tables() -> dict[str, str]:
         "measurements": _measurements(),
         "character-sets": _character_sets(),
         "cipher-suites": _cipher_suites(),
+        "reasons": _reasons(),
         "private-codes": codes.conformance_table(),
     }
 
@@ -130,6 +136,7 @@ def _services() -> str:
             (f"Storage of {count} SOP classes (below)", "yes, as received", "yes"),
             (f"Storage: {_name(Comprehensive3DSRStorage)}", "yes, made here", "yes"),
             (f"Storage: {_name(SecondaryCaptureImageStorage)}", "yes, made here", "yes"),
+            (f"Storage: {_name(KeyObjectSelectionDocumentStorage)}", "yes, made here", "yes"),
             (f"{_name(PUSH_MODEL)} (`{PUSH_MODEL}`)", "yes", "yes"),
             (f"{_name(MPPS)} (`{MPPS}`)", "no", "yes"),
             (f"{_name(retrieve.GET)} (`{retrieve.GET}`)", "yes", "no"),
@@ -197,6 +204,22 @@ def _measurements() -> str:
         (
             (f"({names[concept][0]}, {names[concept][1]})", f"`{concept}`", f"`{unit}`")
             for concept, unit in MEASUREMENTS.items()
+        ),
+    )
+
+
+def _reasons() -> str:
+    """Each reason for attention or rejection, with the criteria that lead to it."""
+    broken = {criterion: codes.reason(criterion) for criterion in codes.CRITERIA}
+    return _table(
+        ("reason", "meaning", "criteria not met"),
+        (
+            (
+                f"({value}, {code.scheme_designator})",
+                code.meaning,
+                ", ".join(f"`{name}`" for name, why in broken.items() if why == code) or "–",
+            )
+            for value, code in codes.REASONS.items()
         ),
     )
 

@@ -20,6 +20,7 @@ from qc_daemon.receive.header import HeaderError, data_set_offset, read_identity
 from qc_daemon.records import bundles, receipts, retention
 from qc_daemon.records.store import Store
 from qc_daemon.retain.reconcile import MARGIN, reconcile
+from qc_daemon.routing import SOURCE, Routes, Traits
 from qc_daemon.settings import Settings
 
 _NAME = re.compile(r"[0-9a-f]{64}")
@@ -44,16 +45,15 @@ def release_orphans(settings: Settings, names: Sequence[str]) -> int:
     """Admit orphans as if received now; how many. Raises QCError at the first that cannot be."""
     store = open_store(settings)
     paths = [_orphan(store, settings, name) for name in names]
+    routes = Routes.of(settings)
     for path in paths:
-        receipt = _receipt(settings.store.spool, path)
+        receipt, traits = _receipt(settings.store.spool, path)
         with store.begin() as session:
             bundle = bundles.active(session)
             receipts.admit(
                 session,
                 receipt,
-                source_destinations=[
-                    each.name for each in settings.destination if "source" in each.objects
-                ],
+                source_destinations=routes.route(SOURCE, [traits]).to,
                 bundle_id=None if bundle is None else bundle.model_id,
                 now=datetime.now(UTC),
             )
@@ -83,7 +83,7 @@ def _orphan(store: Store, settings: Settings, name: str) -> Path:
     return path
 
 
-def _receipt(spool: Path, path: Path) -> receipts.Receipt:
+def _receipt(spool: Path, path: Path) -> tuple[receipts.Receipt, Traits]:
     """What the receiver would have recorded, but for the sender, whom the file does not name."""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -93,10 +93,10 @@ def _receipt(spool: Path, path: Path) -> receipts.Receipt:
         )
     syntax = str(read_file_meta_info(path).TransferSyntaxUID)
     try:
-        identity = read_identity(path, data_set_offset(path), syntax)
+        identity = read_identity(path, data_set_offset(path), syntax, describing=True)
     except HeaderError as error:
         raise QCError(ErrorCode.UNREADABLE, f"{path.stem} cannot be read: {error}") from error
-    return receipts.Receipt(
+    receipt = receipts.Receipt(
         sop_instance_uid=identity.sop_instance_uid,
         sop_class_uid=identity.sop_class_uid,
         study_instance_uid=identity.study_instance_uid,
@@ -109,6 +109,7 @@ def _receipt(spool: Path, path: Path) -> receipts.Receipt:
         path=path.relative_to(spool).as_posix(),
         association="",
     )
+    return receipt, Traits("", identity.station_name, identity.study_description)
 
 
 def _written(path: Path) -> datetime:

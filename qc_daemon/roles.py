@@ -23,6 +23,7 @@ from detector.console import UsageError
 from qc_daemon.observe import log, tally
 from qc_daemon.owner import owner
 from qc_daemon.records.store import Store
+from qc_daemon.routing import Routes
 from qc_daemon.settings import Settings
 
 DONE, CRASHED, WRONG_SETTINGS, ALARM = 0, 1, 2, 3
@@ -60,9 +61,9 @@ def receive(brief: Brief, stop: threading.Event) -> None:
         brief.store,
         Spool(settings.store.spool),
         brief.owner,
-        tuple(each.name for each in settings.destination if "source" in each.objects),
         places=Places(brief.places, limits.max_associations, limits.max_associations_per_ae),
         destinations=settings.destination,
+        routes=Routes.of(settings),
     )
     for kind, listener in brief.listeners.items():
         tls = settings.receive.tls if kind == TLS else None

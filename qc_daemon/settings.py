@@ -64,7 +64,7 @@ AETitle = Annotated[str, AfterValidator(_ae_title)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 Network = Annotated[str, AfterValidator(_network)]
 Port = Annotated[int, Field(ge=0, le=65535)]
-ObjectKind = Literal["source", "sr", "overlay"]
+ObjectKind = Literal["source", "sr", "overlay", "key-objects"]
 
 
 Patterns = Annotated[

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from qc_daemon.settings import SettingsError, load
+from qc_daemon.settings import Settings, SettingsError, load
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -67,6 +67,52 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, named: str) -> Non
         load(write(tmp_path, text))
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+PACS = '[[destination]]\nname = "pacs"\n'
+RULE = PACS + '[[rule]]\nname = "r"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (RULE + 'to = ["pacs"]\n', "rule.0.objects"),
+        (RULE + 'objects = ["sr"]\n', "rule r: give either to"),
+        (RULE + 'objects = ["sr"]\nto = ["pacs"]\ndrop = true\n', "rule r: give either to"),
+        (RULE + 'objects = ["sr"]\nto = ["pax"]\n', "rule r: there is no destination pax"),
+        (RULE + 'objects = ["pdf"]\nto = ["pacs"]\n', "rule.0.objects.0"),
+        (RULE + 'objects = ["sr"]\ndrop = true\nstation = []\n', "rule.0.station"),
+        (RULE + 'objects = ["sr"]\ndrop = true\nstation = ""\n', "rule.0.station"),
+        (RULE + 'objects = ["sr"]\ndrop = true\nview = ["FACE"]\n', "rule.0.view.0"),
+        (RULE + 'objects = ["sr"]\ndrop = true\nverdict = ["bad"]\n', "rule.0.verdict.0"),
+        (RULE + 'objects = ["sr"]\ndrop = true\nstations = "V"\n', "stations is unknown"),
+        (
+            RULE + 'objects = ["source", "sr"]\nto = ["pacs"]\nview = ["NT"]\n',
+            "rule r: source is forwarded before it is scored",
+        ),
+        (
+            RULE + 'objects = ["source"]\ndrop = true\nverdict = ["review"]\n',
+            "rule r: source is forwarded before it is scored",
+        ),
+        (
+            RULE + 'objects = ["sr"]\ndrop = true\n[[rule]]\nname = "r"\n'
+            'objects = ["sr"]\ndrop = true\n',
+            "two rules share a name",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_rule_is_one_line(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(write(tmp_path, text))
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_rule_survives_the_way_to_a_child_process(tmp_path: Path) -> None:
+    conditions = 'view = ["NT"]\nverdict = ["review"]\nstation = ["A*", "B*"]\nstudy = "*NT*"\n'
+    settings = load(write(tmp_path, RULE + conditions + 'objects = ["sr"]\nto = ["pacs"]\n'))
+    assert settings.rule[0].study == ["*NT*"]
+    assert Settings(**settings.model_dump(mode="json")).rule == settings.rule
 
 
 def test_tls_files_resolve_from_the_file(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Storage commitment: whether what was asked can be promised, and telling the requester.
 
-A promise is about the destinations that want originals: an object is committed to once its bytes
-here are what was received and each of these destinations holds it (or, without any, the spool keeps
-it for ever). Until then the report waits.
+A promise is about the destinations that an original goes to: an object is committed to once its
+bytes here are what was received and each of these destinations holds it (or, without any, the spool
+keeps it for ever). Until then the report waits.
 """
 
 import hashlib
@@ -30,6 +30,7 @@ from qc_daemon.records.jobs import RetryPolicy
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import CommitmentState
 from qc_daemon.requestor import steady
+from qc_daemon.routing import SOURCE, Routes
 from qc_daemon.settings import PeerSettings, Settings
 
 Clock = Callable[[], datetime]
@@ -101,10 +102,16 @@ class CommitmentJudge(CommitmentWorker):
         return True
 
     def _standings(self, claim: Claim) -> list[Standing]:
-        names = [each.name for each in self.settings.destination if "source" in each.objects]
+        routes = Routes.of(self.settings)
         for_ever = self.settings.store.keep_pixels_days == "forever"
         with self.store.read() as session:
-            return commitments.standings(session, claim, names, kept_for_ever=for_ever)
+            return commitments.standings(
+                session,
+                claim,
+                routes.certain(SOURCE),
+                kept_for_ever=for_ever,
+                routed=routes.possible(SOURCE),
+            )
 
     def _pause(self, claim: Claim, now: datetime) -> timedelta:
         """Until the next look: soon for a fresh request, seldom for one that waits for hours."""

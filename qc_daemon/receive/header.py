@@ -2,7 +2,8 @@
 
 pydicom would do, but its reader looks up the declared character set on the way and inflates a
 whole deflated object; receipt must neither fail on text nor be blown up by a sender. So this walks
-element headers (PS3.5 section 7) only as far as Series Instance UID and keeps six values.
+element headers (PS3.5 section 7) only as far as Series Instance UID and keeps six values, and two
+more on its way where routing rules ask for them.
 """
 
 import io
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from pydicom.charset import python_encoding
+from pydicom.charset import convert_encodings, decode_bytes, python_encoding
+from pydicom.valuerep import TEXT_VR_DELIMS
 
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -26,6 +28,8 @@ _MAX_VALUE = 1 << 16
 _CHARSET, _SOP_CLASS, _SOP_INSTANCE = 0x00080005, 0x00080016, 0x00080018
 _PATIENT_ID, _STUDY, _SERIES = 0x00100020, 0x0020000D, 0x0020000E
 _WANTED = frozenset({_CHARSET, _SOP_CLASS, _SOP_INSTANCE, _PATIENT_ID, _STUDY, _SERIES})
+_STATION_NAME, _STUDY_DESCRIPTION = 0x00081010, 0x00081030
+_DESCRIBING = frozenset({_STATION_NAME, _STUDY_DESCRIPTION})
 
 IMPLICIT = "1.2.840.10008.1.2"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
@@ -40,13 +44,15 @@ class HeaderError(ValueError):
 
 @dataclass(frozen=True)
 class Identity:
-    """What the object says it is; an absent value is empty."""
+    """What the object says it is; an absent value is empty, and so are the last two unasked."""
 
     sop_class_uid: str
     sop_instance_uid: str
     study_instance_uid: str
     series_instance_uid: str
     patient_id: str
+    station_name: str = ""
+    study_description: str = ""
 
 
 def file_head(
@@ -89,20 +95,27 @@ def data_set_offset(path: Path) -> int:
     return 144 + int.from_bytes(head[140:144], "little")
 
 
-def read_identity(path: Path, offset: int, transfer_syntax: str) -> Identity:
-    """Identity of the data set that begins at `offset` of a file. Raises HeaderError, OSError."""
+def read_identity(
+    path: Path, offset: int, transfer_syntax: str, *, describing: bool = False
+) -> Identity:
+    """Identity of the data set that begins at `offset` of a file, with `describing` also its
+    station name and study description. Raises HeaderError, OSError.
+    """
     with path.open("rb") as file:
         file.seek(offset)
         stream: BinaryIO = file
         if transfer_syntax in DEFLATED:
             stream = _inflated(file)
-        values = _Walk(stream, transfer_syntax).values()
+        values = _Walk(stream, transfer_syntax).values(_DESCRIBING if describing else frozenset())
+    charset = values.get(_CHARSET, b"")
     return Identity(
         sop_class_uid=_uid(values.get(_SOP_CLASS, b"")),
         sop_instance_uid=_uid(values.get(_SOP_INSTANCE, b"")),
         study_instance_uid=_uid(values.get(_STUDY, b"")),
         series_instance_uid=_uid(values.get(_SERIES, b"")),
-        patient_id=_text(values.get(_PATIENT_ID, b""), values.get(_CHARSET, b"")),
+        patient_id=_text(values.get(_PATIENT_ID, b""), charset),
+        station_name=_description(values.get(_STATION_NAME, b""), charset),
+        study_description=_description(values.get(_STUDY_DESCRIPTION, b""), charset),
     )
 
 
@@ -128,7 +141,8 @@ class _Walk:
         self.end = stream.seek(0, io.SEEK_END)
         stream.seek(here)
 
-    def values(self) -> dict[int, bytes]:
+    def values(self, describing: frozenset[int]) -> dict[int, bytes]:
+        """The identifiers, and of these others what is not too long to be one."""
         found: dict[int, bytes] = {}
         while self.stream.tell() < self.end:
             tag, length = self._header(self.implicit)
@@ -139,6 +153,8 @@ class _Walk:
             elif tag in _WANTED:
                 if length > _MAX_VALUE:
                     raise HeaderError("an identifier is longer than any can be")
+                found[tag] = self._read(length)
+            elif tag in describing and length <= _MAX_VALUE:
                 found[tag] = self._read(length)
             else:
                 self._skip(length)
@@ -213,4 +229,18 @@ def _text(raw: bytes, charset: bytes) -> str:
         text = raw.decode(encoding)
     except (UnicodeDecodeError, LookupError):
         text = raw.decode("latin-1")
+    return text.replace("\0", "").strip()
+
+
+def _description(raw: bytes, charset: bytes) -> str:
+    """A text in all of the declared character sets, as whoever reads the object later has it."""
+    if raw.isascii() and b"\x1b" not in raw:
+        return raw.decode("ascii").replace("\0", "").strip()
+    names = [name.strip(" \0") for name in charset.decode("latin-1").split("\\")]
+    if len(names) == 1 or any(name and name not in python_encoding for name in names):
+        return _text(raw, charset)
+    try:
+        text = decode_bytes(raw, convert_encodings(names), TEXT_VR_DELIMS)
+    except (UnicodeDecodeError, LookupError):
+        return _text(raw, charset)
     return text.replace("\0", "").strip()

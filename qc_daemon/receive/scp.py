@@ -35,6 +35,7 @@ from qc_daemon.receive.procedure_step import ProcedureSteps
 from qc_daemon.receive.spool import Incoming, Spool
 from qc_daemon.records import bundles, exams, receipts
 from qc_daemon.records.store import Store
+from qc_daemon.routing import SOURCE, Routes, Traits
 from qc_daemon.settings import DestinationSettings, ReceiveSettings
 
 # Fragments go to the spool as they come, so that a long PDU takes no more memory than a short one.
@@ -93,11 +94,12 @@ class Receiver:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         places: Places | None = None,
         destinations: Sequence[DestinationSettings] = (),
+        routes: Routes | None = None,
     ) -> None:
         self.settings = settings
         self.store = store
         self.spool = spool
-        self.source_destinations = source_destinations
+        self.routes = routes or Routes(own={SOURCE: source_destinations})
         self.clock = clock
         self.log = log.get(role="receive")
         reporters = Reporters(destinations)
@@ -350,12 +352,19 @@ class Receiver:
             path=path.relative_to(self.spool.root).as_posix(),
             association=self._token(event.assoc),
         )
-        return self._record(event.assoc, receipt), receipt
+        traits = Traits(receipt.calling_ae, identity.station_name, identity.study_description)
+        destinations = self.routes.route(SOURCE, [traits]).to
+        return self._record(event.assoc, receipt, destinations), receipt
 
     def _identify(self, event: Any, incoming: Incoming, syntax: str) -> Identity:
         try:
             incoming.flush()
-            identity = read_identity(incoming.path, incoming.data_set_offset, syntax)
+            identity = read_identity(
+                incoming.path,
+                incoming.data_set_offset,
+                syntax,
+                describing=self.routes.asks_header,
+            )
         except HeaderError as error:
             raise RefusedError(CANNOT_UNDERSTAND, str(error)) from error
         except OSError as error:
@@ -366,7 +375,9 @@ class Receiver:
             raise RefusedError(DATA_SET_MISMATCH, "SOP Class UID differs from the command's")
         return identity
 
-    def _record(self, association: Any, receipt: receipts.Receipt) -> receipts.Admission:
+    def _record(
+        self, association: Any, receipt: receipts.Receipt, destinations: Sequence[str]
+    ) -> receipts.Admission:
         now = self.clock()
         until = _hold_until(now)
 
@@ -378,7 +389,7 @@ class Receiver:
             admission = receipts.admit(
                 session,
                 receipt,
-                source_destinations=self.source_destinations,
+                source_destinations=destinations,
                 bundle_id=lambda: bundle_id(session),
                 now=now,
             )

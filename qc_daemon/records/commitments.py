@@ -255,13 +255,19 @@ def claim(
 
 
 def standings(
-    session: Session, claimed: Claim, destinations: Collection[str], *, kept_for_ever: bool
+    session: Session,
+    claimed: Claim,
+    destinations: Collection[str],
+    *,
+    kept_for_ever: bool,
+    routed: Collection[str] = (),
 ) -> list[Standing]:
     """The request's objects that are not decided yet.
 
     An object may have come with several contents under its UID; we commit to all of them.
-    `destinations` are those that want originals; without any, only a spool that keeps them for
-    ever can be committed to.
+    `destinations` are those that want every original, and `routed` those that rules may send one
+    to: of these it needs the ones that it was routed to. Without any, only a spool that keeps
+    originals for ever can be committed to.
     """
     rows = session.execute(
         select(
@@ -285,7 +291,7 @@ def standings(
     for row in rows:
         by_position[row.position].append(row)
     return [
-        _standing(contents, delivered, destinations, kept_for_ever)
+        _standing(contents, delivered, destinations, routed, kept_for_ever)
         for contents in by_position.values()
     ]
 
@@ -313,6 +319,7 @@ def _standing(
     contents: Sequence[Any],
     delivered: dict[int, dict[str, str]],
     destinations: Collection[str],
+    routed: Collection[str],
     kept_for_ever: bool,
 ) -> Standing:
     first = contents[0]
@@ -322,7 +329,7 @@ def _standing(
     if any(each.kept_class != reference.sop_class_uid for each in contents):
         return Standing(first.position, reference, CLASS_INSTANCE_CONFLICT, Hold.NEVER, ())
     holds = {
-        held_by_all(delivered.get(each.revision_id, {}), destinations, kept_for_ever)
+        held_by_all(delivered.get(each.revision_id, {}), destinations, kept_for_ever, routed)
         for each in contents
     }
     hold = next(each for each in (Hold.NEVER, Hold.WAITING, Hold.ALL) if each in holds)
@@ -337,15 +344,21 @@ def _standing(
 
 
 def held_by_all(
-    states: dict[str, str], destinations: Collection[str], kept_for_ever: bool = False
+    states: dict[str, str],
+    destinations: Collection[str],
+    kept_for_ever: bool = False,
+    routed: Collection[str] = (),
 ) -> Hold:
     """Whether every destination holds a content, by the states of its deliver jobs.
 
-    A job given up, or never made because the destination was added later, leaves no hope.
+    Those of `destinations` must, and of `routed` those that a job was made for: a content's deliver
+    jobs are made with its row and record where it was routed to. A job given up, or never made
+    because the destination was added later, leaves no hope.
     """
-    if not destinations:
+    names = {*destinations, *(name for name in routed if name in states)}
+    if not names:
         return Hold.ALL if kept_for_ever else Hold.NEVER
-    wanted = {states.get(name) for name in destinations}
+    wanted = {states.get(name) for name in names}
     if wanted <= {JobState.DONE}:
         return Hold.ALL
     return Hold.WAITING if wanted <= {JobState.DONE, *PENDING} else Hold.NEVER

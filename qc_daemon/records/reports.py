@@ -11,7 +11,7 @@ from detector.codes import ErrorCode, QCError
 from qc_daemon.records import jobs, revisions
 from qc_daemon.records.jobs import Job
 from qc_daemon.records.rows import insert_once
-from qc_daemon.records.tables import JobKind, ObjectKind, ReportObjectRow
+from qc_daemon.records.tables import JobKind, JobRow, ObjectKind, ReportObjectRow
 
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 
@@ -70,18 +70,35 @@ def publish(
     stored already keeps its first bytes. The caller finishes `job` in the same transaction.
     Returns the objects' row ids in order.
     """
-    return [_publish(session, job, made, destinations.get(made.kind, ()), now) for made in objects]
+    return [
+        keep(
+            session,
+            made,
+            destinations.get(made.kind, ()),
+            now,
+            exam_id=job.exam_id,
+            report_revision=job.revision,
+        )
+        for made in objects
+    ]
 
 
-def _publish(
-    session: Session, job: Job, made: ReportObject, destinations: Sequence[str], now: datetime
+def keep(
+    session: Session,
+    made: ReportObject,
+    destinations: Sequence[str],
+    now: datetime,
+    *,
+    exam_id: int,
+    report_revision: int,
 ) -> int:
+    """Store one object with a deliver job per destination; returns its row id."""
     insert_once(
         session,
         ReportObjectRow,
         {
-            "exam_id": job.exam_id,
-            "report_revision": job.revision,
+            "exam_id": exam_id,
+            "report_revision": report_revision,
             "kind": made.kind,
             "sop_instance_uid": made.sop_instance_uid,
             "sop_class_uid": made.sop_class_uid,
@@ -100,9 +117,9 @@ def _publish(
             session,
             JobKind.DELIVER,
             f"object:{object_id}",
-            job.revision,
+            report_revision,
             destination=destination,
-            exam_id=job.exam_id,
+            exam_id=exam_id,
             object_id=object_id,
             now=now,
         )
@@ -160,4 +177,22 @@ def latest_sr(session: Session, exam_id: int) -> StoredReport | None:
     assert row.payload is not None
     return StoredReport(
         row.exam_id, row.report_revision, row.sop_instance_uid, row.sop_class_uid, row.payload
+    )
+
+
+def sr_destinations(session: Session, exam_id: int) -> list[str]:
+    """Who was given an SR of the exam: an amended one has to reach them too."""
+    return list(
+        session.scalars(
+            select(JobRow.destination)
+            .join(ReportObjectRow, ReportObjectRow.id == JobRow.object_id)
+            .where(
+                # There is an index on the exam.
+                JobRow.exam_id == exam_id,
+                JobRow.kind == JobKind.DELIVER,
+                ReportObjectRow.kind == ObjectKind.SR,
+            )
+            .distinct()
+            .order_by(JobRow.destination)
+        )
     )

@@ -3,12 +3,14 @@
 An original leaves only when it could come back and nobody waits for it:
 
     every `source` destination holds it        its deliver job to each of them is done
+    it can be fetched back                     a destination that gives objects back is among those
     it is scored                               state scored or header; a quarantined one stays
     all that its exam led to is delivered      exam closed; no report or deliver job but done ones
     no storage commitment waits for it         none of its SOP Instance UID waiting or to be told
     its time has passed                        `keep_pixels_days` since the last of those deliveries
 
-Without a `source` destination the original is the only copy there is: it stays. Space never counts.
+Without a `source` destination, or where a routing rule sent it to none, the original is the only
+copy there is: it stays. Space never counts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -50,15 +52,20 @@ def droppable(
     now: datetime,
     keep: timedelta,
     source_destinations: Sequence[str],
+    fetchable: Sequence[str] = (),
     *,
     limit: int,
 ) -> list[Original]:
-    """Originals that may leave the spool now, oldest first."""
-    if not source_destinations:
+    """Originals that may leave the spool now, oldest first.
+
+    `source_destinations` are those that get every original; with `fetchable`, one of these must
+    hold it too, since rules may have sent it elsewhere.
+    """
+    if not (source_destinations or fetchable):
         return []
     rows = session.execute(
         select(Revision.id, Revision.path, Revision.size)
-        .where(*_may_leave(now, keep, source_destinations))
+        .where(*_may_leave(now, keep, source_destinations, fetchable))
         .order_by(Revision.id)
         .limit(limit)
     )
@@ -71,17 +78,18 @@ def drop(
     now: datetime,
     keep: timedelta,
     source_destinations: Sequence[str],
+    fetchable: Sequence[str] = (),
 ) -> bool:
     """Mark the original as dropped if it still may leave; its file may go once this is committed.
 
     False if it may not any more, or if another row needs the same file.
     """
     session.execute(select(Revision.id).where(Revision.id == revision_id).with_for_update())
-    if not source_destinations:
+    if not (source_destinations or fetchable):
         return False
     may = session.scalar(
         select(Revision.id).where(
-            Revision.id == revision_id, *_may_leave(now, keep, source_destinations)
+            Revision.id == revision_id, *_may_leave(now, keep, source_destinations, fetchable)
         )
     )
     if may is None:
@@ -91,7 +99,7 @@ def drop(
 
 
 def _may_leave(
-    now: datetime, keep: timedelta, source_destinations: Sequence[str]
+    now: datetime, keep: timedelta, source_destinations: Sequence[str], fetchable: Sequence[str]
 ) -> list[ColumnElement[bool]]:
     latest = now - keep
     job, own, other = aliased(JobRow), aliased(JobRow), aliased(Revision)
@@ -101,10 +109,11 @@ def _may_leave(
         exists().where(
             own.revision_id == Revision.id,
             own.kind == JobKind.DELIVER,
-            own.destination == name,
+            own.destination.in_(names),
             own.state == JobState.DONE,
         )
-        for name in sorted(set(source_destinations))
+        for names in (*([name] for name in sorted(set(source_destinations))), fetchable)
+        if names
     ]
     return [
         Revision.dropped_at.is_(None),

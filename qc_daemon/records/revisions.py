@@ -54,6 +54,7 @@ class RevisionFacts:
     size: int
     path: str
     bundle_id: str | None
+    calling_ae: str
     received_at: datetime
 
 
@@ -215,6 +216,7 @@ def select_facts() -> Select[*tuple[object, ...]]:
             Revision.size,
             Revision.path,
             Exam.bundle_id,
+            Revision.calling_ae,
             Revision.received_at,
         )
         .join(Instance, Instance.id == Revision.instance_id)

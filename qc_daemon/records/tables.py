@@ -298,6 +298,21 @@ class ReportObjectRow(Base):
     created_at: Mapped[datetime]
 
 
+class Rejection(Base):
+    """An image that a person rejected: why (code value, of CID 7011 or 99QCD), who confirmed it,
+    and the note (key objects) that tells it."""
+
+    __tablename__ = "rejection"
+    __table_args__ = (UniqueConstraint("instance_id"),)
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"))
+    object_id: Mapped[int] = mapped_column(ForeignKey("report_object.id"))
+    reason: Mapped[str]
+    confirmed_by: Mapped[str]
+    confirmed_at: Mapped[datetime]
+
+
 class JobRow(Base):
     """One piece of work; see `jobs` for states, transitions and what `subject` names."""
 

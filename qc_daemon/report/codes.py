@@ -175,7 +175,8 @@ PRIVATE: tuple[tuple[str, tuple[Code, ...]], ...] = (
 def reason(criterion: str) -> Code:
     """Why an image that fails this criterion needs attention (CID 7011): whatever is no technical
     fault is a matter of how the anatomy lies in the picture."""
-    return _TECHNICAL_REASONS.get(criterion, codes.cid7011.Positioning)
+    found: Code = _TECHNICAL_REASONS.get(criterion, codes.cid7011.Positioning)
+    return found
 
 
 def coding_scheme() -> CodingSchemeIdentificationItem:

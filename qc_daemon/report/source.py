@@ -64,6 +64,14 @@ class Source:
         return str(self.header.SOPInstanceUID)
 
     @property
+    def station_name(self) -> str:
+        return str(self.header.get("StationName", ""))
+
+    @property
+    def study_description(self) -> str:
+        return str(self.header.get("StudyDescription", ""))
+
+    @property
     def multi_frame(self) -> bool:
         return self.sop_class_uid in MULTI_FRAME_CLASSES
 

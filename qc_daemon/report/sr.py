@@ -98,9 +98,7 @@ def _content(
 ) -> content.MeasurementReport:
     """TID 1500 with these groups."""
     return content.MeasurementReport(
-        observation_context=content.ObservationContext(
-                    observer_device_context=observer(model_id)
-                ),
+        observation_context=content.ObservationContext(observer_device_context=observer(model_id)),
         procedure_reported=_procedures(first.header),
         imaging_measurements=measured,
         title=dicom.DCM.ImagingMeasurementReport,

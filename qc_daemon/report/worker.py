@@ -7,7 +7,6 @@ from datetime import datetime
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import structlog
 from pydicom import dcmread
@@ -26,9 +25,11 @@ from qc_daemon.records.revisions import Originals, in_spool
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, ObjectKind
 from qc_daemon.report.equipment import to_bytes
+from qc_daemon.report.key_objects import build_key_objects
 from qc_daemon.report.overlay import build_overlay
 from qc_daemon.report.source import Source
 from qc_daemon.report.sr import Reference, build_sr
+from qc_daemon.routing import Routes, Traits
 from qc_daemon.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -45,6 +46,18 @@ class Told:
     finding_id: int
     source: Source
     path: Path
+    calling_ae: str = ""
+
+    @property
+    def traits(self) -> Traits:
+        """What routing rules can ask of it."""
+        return Traits(
+            self.calling_ae,
+            self.source.station_name,
+            self.source.study_description,
+            self.finding.judgement.view,
+            self.finding.judgement.quality,
+        )
 
 
 class LeaseLostError(Exception):
@@ -96,25 +109,31 @@ def _report(
     with store.read() as session:
         content = exams.exam_content(session, job.exam_id)
         latest = reports.latest_sr(session, job.exam_id)
-    wanted = destinations(settings)
+        before = reports.sr_destinations(session, job.exam_id)
+    routes = Routes.of(settings)
     told = _told(content.findings, originals)
     objects = [_sr(told, job.revision, now, latest)]
-    if wanted.get(ObjectKind.OVERLAY):
-        objects += _overlays(told, job.revision, now, frames)
+    objects += _overlays(told, job.revision, now, frames, routes)
+    if _to(ObjectKind.KEY_OBJECTS, told, routes):
+        objects += _key_objects(told, job.revision, now)
     with store.begin() as session:
-        reports.publish(session, job, objects, wanted, now)
+        for made in objects:
+            # What shows one finding goes where that one sends it.
+            shows = [each for each in told if made.finding_id in (None, each.finding_id)]
+            to = _to(made.kind, shows, routes)
+            if made.kind is ObjectKind.SR:
+                # Whoever has the report that this one amends must not stay with it.
+                known = [name for name in before if name in routes.possible(ObjectKind.SR)]
+                to = tuple(dict.fromkeys((*to, *known)))
+            reports.publish(session, job, [made], {made.kind: to}, now)
         if not jobs.finish(session, job, now):
             raise LeaseLostError
     log.info("reported", job=job.id, findings=len(told), objects=len(objects))
 
 
-def destinations(settings: Settings) -> dict[str, list[str]]:
-    """For each kind of object, the names of the destinations that want it."""
-    wanted: dict[str, list[str]] = {}
-    for destination in settings.destination:
-        for kind in destination.objects:
-            wanted.setdefault(kind, []).append(destination.name)
-    return wanted
+def _to(kind: ObjectKind, told: Iterable[Told], routes: Routes) -> tuple[str, ...]:
+    """The destinations of an object that tells of these findings."""
+    return routes.route(kind, [each.traits for each in told]).to
 
 
 def shown(told: Iterable[Told]) -> list[Told]:
@@ -145,13 +164,15 @@ def _told(findings: Iterable[ScoredFinding], originals: Originals) -> list[Told]
         facts = scored.revision
         if facts.revision_id not in sources:
             path = originals(facts)
-            sources[facts.revision_id] = (Source.of(_header(path), facts.sha256), path)
+            sources[facts.revision_id] = (Source.of(header_of(path), facts.sha256), path)
         source, path = sources[facts.revision_id]
-        told.append(Told(_as_told(scored.finding, source), scored.finding_id, source, path))
+        finding = as_told(Finding.from_json(scored.finding), source)
+        told.append(Told(finding, scored.finding_id, source, path, facts.calling_ae))
     return told
 
 
-def _header(path: Path) -> Dataset:
+def header_of(path: Path) -> Dataset:
+    """A received file's header. Raises QCError: SPOOL_MISSING, UNREADABLE."""
     try:
         return dcmread(path, stop_before_pixels=True, force=True)
     except FileNotFoundError:
@@ -160,9 +181,8 @@ def _header(path: Path) -> Dataset:
         raise QCError(ErrorCode.UNREADABLE, "the received file cannot be read again") from error
 
 
-def _as_told(stored: dict[str, Any], source: Source) -> Finding:
+def as_told(finding: Finding, source: Source) -> Finding:
     """The finding under the UIDs of the header it is told of, flagged if that lost values."""
-    finding = Finding.from_json(stored)
     judgement = finding.judgement
     if source.lost and Flag.HEADER_NORMALISED not in judgement.flags:
         judgement = replace(judgement, flags=(*judgement.flags, Flag.HEADER_NORMALISED))
@@ -178,16 +198,26 @@ def _as_told(stored: dict[str, Any], source: Source) -> Finding:
 def _sr(
     told: Sequence[Told], revision: int, now: datetime, latest: StoredReport | None
 ) -> ReportObject:
-    # One source an instance, in the findings' order.
-    sources = {each.source.sop_instance_uid: each.source for each in told}
     report = build_sr(
-        list(sources.values()),
+        _sources(told),
         [each.finding for each in told],
         revision=revision,
         created=now,
         previous=[] if latest is None else [_reference(latest)],
     )
     return _object(ObjectKind.SR, report, None)
+
+
+def _key_objects(told: Sequence[Told], revision: int, now: datetime) -> Iterator[ReportObject]:
+    for selection in build_key_objects(
+        _sources(told), [each.finding for each in told], revision=revision, created=now
+    ):
+        yield _object(ObjectKind.KEY_OBJECTS, selection, None)
+
+
+def _sources(told: Iterable[Told]) -> list[Source]:
+    """One an instance, in the findings' order."""
+    return list({each.source.sop_instance_uid: each.source for each in told}.values())
 
 
 def _reference(latest: StoredReport) -> Reference:
@@ -203,10 +233,12 @@ def _reference(latest: StoredReport) -> Reference:
 
 
 def _overlays(
-    told: Iterable[Told], revision: int, now: datetime, frames: FrameReader
+    told: Iterable[Told], revision: int, now: datetime, frames: FrameReader, routes: Routes
 ) -> Iterator[ReportObject]:
     for path, of_instance in groupby(told, key=lambda each: each.path):
-        chosen = shown(of_instance)
+        chosen = [each for each in shown(of_instance) if _to(ObjectKind.OVERLAY, [each], routes)]
+        if not chosen:
+            continue
         numbers = sorted({each.finding.frame for each in chosen})
         pixels = {frame.number: frame.pixels for frame in frames(path, numbers)}
         for each in chosen:

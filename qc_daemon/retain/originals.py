@@ -14,6 +14,7 @@ from qc_daemon.records import retention
 from qc_daemon.records.revisions import RevisionFacts, spooled
 from qc_daemon.records.store import Store
 from qc_daemon.retain.retrieve import NotOfferedError, Wanted, get, move
+from qc_daemon.routing import SOURCE, Routes
 from qc_daemon.settings import DestinationSettings, Settings
 
 PixelHash = Callable[[Path], str]
@@ -37,10 +38,9 @@ class Originals:
         self.store = store
         self.spool = settings.store.spool
         self.ae_title = settings.receive.ae_title
+        possible = Routes.of(settings).possible(SOURCE)
         self.sources = [
-            each
-            for each in settings.destination
-            if "source" in each.objects and each.kind == "dicom"
+            each for each in settings.destination if each.name in possible and each.kind == "dicom"
         ]
         self.pixel_hash = pixel_hash
         self.clock = clock

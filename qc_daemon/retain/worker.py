@@ -11,6 +11,7 @@ from pathlib import Path
 from qc_daemon.observe import log
 from qc_daemon.records import retention
 from qc_daemon.records.store import Store
+from qc_daemon.routing import SOURCE, Routes
 from qc_daemon.settings import Settings
 
 BATCH = 50
@@ -19,30 +20,47 @@ _HOUR = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How long originals are kept after delivery, and the destinations that must hold them."""
+    """How long originals are kept after delivery, and the destinations that must hold them.
+
+    Each of `source_destinations`, one of `fetchable`, and all others that it was routed to.
+    """
 
     keep: timedelta
     source_destinations: tuple[str, ...]
+    fetchable: tuple[str, ...]
 
     @classmethod
     def of(cls, settings: Settings) -> "Rule | None":
         """None where originals never leave: kept forever, or nowhere to fetch them back from."""
         days = settings.store.keep_pixels_days
-        sources = [each for each in settings.destination if "source" in each.objects]
-        if days == "forever" or not any(each.kind == "dicom" for each in sources):
+        routes = Routes.of(settings)
+        possible = routes.possible(SOURCE)
+        fetchable = tuple(
+            each.name
+            for each in settings.destination
+            if each.kind == "dicom" and each.name in possible
+        )
+        if days == "forever" or not fetchable:
             return None
-        return cls(timedelta(days=days), tuple(each.name for each in sources))
+        return cls(timedelta(days=days), routes.certain(SOURCE), fetchable)
 
 
 def drop_due(store: Store, spool: Path, rule: Rule, now: datetime, limit: int = BATCH) -> int:
     """Drop one batch; returns how many files left. Raises QCError STORAGE."""
     with store.read() as session:
-        due = retention.droppable(session, now, rule.keep, rule.source_destinations, limit=limit)
+        due = retention.droppable(
+            session, now, rule.keep, rule.source_destinations, rule.fetchable, limit=limit
+        )
     count = 0
     for original in due:
         with store.begin() as session:
             dropped = retention.drop(
-                session, original.revision_id, now, rule.keep, rule.source_destinations
+                session,
+                original.revision_id,
+                now,
+                rule.keep,
+                rule.source_destinations,
+                rule.fetchable,
             )
         if dropped:
             _unlink(spool / original.path)

@@ -1,15 +1,21 @@
 """Score files without a network or a database."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from detector.codes import ErrorCode, QCError
+from detector.frame import Frame
 from model.bundle import Bundle
+from model.finding import Finding
 from model.judge import Judge
 from qc_daemon.score.decode import DecodeProcess, spread
 from qc_daemon.score.findings import findings_of
 from qc_daemon.settings import ScoreSettings
+
+FrameReader = Callable[[Path, Sequence[int]], Iterable[Frame]]
+Teller = Callable[[Path, Sequence[Finding], FrameReader], None]
+"""Tells of a file's findings; raises QCError if it cannot."""
 
 
 def files_under(paths: Sequence[Path]) -> list[Path]:
@@ -20,8 +26,11 @@ def files_under(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def score_files(paths: Sequence[Path], settings: ScoreSettings) -> Iterator[dict[str, Any]]:
-    """Finding objects, or {"source", "error"} for a file that cannot be scored."""
+def score_files(
+    paths: Sequence[Path], settings: ScoreSettings, tell: Teller | None = None
+) -> Iterator[dict[str, Any]]:
+    """Finding objects, or {"source", "error"} for a file that cannot be scored, or of which `tell`
+    could not tell."""
     files = files_under(paths)
     judge = Judge.open(Bundle.open(settings.bundle), settings.device, settings.augment)
     with DecodeProcess(
@@ -31,18 +40,19 @@ def score_files(paths: Sequence[Path], settings: ScoreSettings) -> Iterator[dict
     ) as decoder:
         for path in files:
             try:
-                yield from _score(path, judge, decoder, settings.cine_frames)
+                findings = _score(path, judge, decoder, settings.cine_frames)
+                yield from (finding.to_json() for finding in findings)
+                if tell is not None:
+                    tell(path, findings, decoder.frames)
             except QCError as error:
                 yield _refused(path, error)
 
 
-def _score(
-    path: Path, judge: Judge, decoder: DecodeProcess, cine_frames: int
-) -> list[dict[str, Any]]:
+def _score(path: Path, judge: Judge, decoder: DecodeProcess, cine_frames: int) -> list[Finding]:
     if not path.is_file():
         raise QCError(ErrorCode.UNREADABLE, "no such file")
     summary = decoder.summary(path)
-    findings = findings_of(
+    return findings_of(
         decoder.frames(path, spread(summary.frames, cine_frames)),
         judge,
         source=str(path),
@@ -50,7 +60,6 @@ def _score(
         series_instance_uid=summary.series_instance_uid,
         sop_instance_uid=summary.sop_instance_uid,
     )
-    return [finding.to_json() for finding in findings]
 
 
 def _refused(path: Path, error: QCError) -> dict[str, Any]:

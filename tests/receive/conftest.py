@@ -15,6 +15,7 @@ from qc_daemon.receive import Receiver, Spool, listen
 from qc_daemon.records import schema
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import AssociationLease, Exam, Instance, JobRow, Revision
+from qc_daemon.routing import Routes
 from qc_daemon.settings import DestinationSettings, ReceiveSettings
 from tests.conftest import require
 
@@ -52,6 +53,7 @@ def open_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     def open_(
         spool: Path | None = None,
         destinations: Sequence[DestinationSettings] = (),
+        routes: Routes | None = None,
         **settings: object,
     ) -> Site:
         database = tmp_path / "qc.db"
@@ -61,7 +63,13 @@ def open_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         made.prepare()
         store = Store(url)
         receiver = Receiver(
-            ReceiveSettings(**settings), store, made, "test", ("pacs",), destinations=destinations
+            ReceiveSettings(**settings),
+            store,
+            made,
+            "test",
+            ("pacs",),
+            destinations=destinations,
+            routes=routes,
         )
         listener = listen("127.0.0.1", 0)
         port = listener.getsockname()[1]

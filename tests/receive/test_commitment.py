@@ -31,11 +31,12 @@ from qc_daemon.records.tables import (
     JobRow,
     Revision,
 )
+from qc_daemon.routing import Routes
 from qc_daemon.settings import ClientTLSSettings, Settings
 from tests.certificates import Authority
 from tests.modality import Modality, ask, request
 from tests.receive.conftest import Site
-from tests.wire import US, Pacs, eventually, store, ultrasound
+from tests.wire import US, Pacs, eventually, free_port, store, ultrasound
 
 PROCESSING_FAILURE, NO_SUCH_OBJECT, CONFLICT = 0x0110, 0x0112, 0x0119
 US_MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3.1"
@@ -163,6 +164,44 @@ def test_the_report_waits_until_the_destination_holds_the_object(bench: Bench) -
     assert bench.modality.roles == [(True, False)]
     bench.report()
     assert len(bench.modality.reports) == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "failure"),
+    [
+        ({"calling_ae": "OTHER", "to": ["archive"]}, 0),
+        ({"calling_ae": "MODALITY", "to": ["pacs"]}, 0),
+        ({"station": "?*", "to": ["archive"]}, 0),
+        # Routed there too, and it never answers; or nowhere, so that only the spool has it.
+        ({"calling_ae": "MODALITY", "to": ["pacs", "archive"]}, None),
+        ({"study": "*", "drop": True}, PROCESSING_FAILURE),
+    ],
+)
+def test_a_promise_is_about_where_rules_send_it(
+    open_site: Callable[..., Site],
+    modality: Modality,
+    pacs: Pacs,
+    rule: dict[str, Any],
+    failure: int | None,
+) -> None:
+    destinations = [
+        {"name": "pacs", "port": pacs.port, "objects": ["source"], "timeout": 20},
+        {"name": "archive", "port": free_port(), "objects": [], "timeout": 20},
+    ]
+    rules = [{"name": "r", "objects": ["source"]} | rule]
+    routes = Routes.of(Settings(destination=destinations, rule=rules))
+    site = open_site(routes=routes)
+    plain = settings_of(site, modality, pacs).model_dump(exclude={"destination", "rule"})
+    settings = Settings(**plain, destination=destinations, rule=rules)
+    bench = Bench(site, settings, modality, pacs)
+    uid = received(bench)
+    bench.modality.listen().ask(site.port, (US, uid))
+    bench.pacs.start()
+    bench.deliver()
+    bench.judge()
+    bench.report()
+    said = [report.said for report in bench.modality.reports]
+    assert said == ([] if failure is None else [{uid: failure}])
 
 
 def test_answered_only_when_it_is_in_the_database(

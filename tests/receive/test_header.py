@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import struct
+import tempfile
 import zlib
 from pathlib import Path
 
 import pydicom
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.dataelem import DataElement
@@ -54,6 +56,59 @@ def test_reads_what_pydicom_writes(tmp_path: Path, syntax: str, undefined: bool)
     dataset.update(nested(4, undefined))
     found = identity(part10(dataset), tmp_path, syntax)
     assert found == Identity(US, dataset.SOPInstanceUID, "1.2.3.4.5", "1.2.3.4.5.1", CANARY_ID)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize(
+    ("charset", "description"),
+    [
+        ("ISO_IR 100", "Größe"),
+        ("ISO_IR 192", "早期妊娠 NT"),
+        (["", "ISO 2022 IR 87"], "超音波検査"),
+        ("GB18030", "早孕检查"),
+        ("ISO_IR 100", "plain"),
+    ],
+)
+def test_a_description_is_read_as_pydicom_reads_it(
+    tmp_path: Path, syntax: str, charset: str | list[str], description: str
+) -> None:
+    dataset = ultrasound(
+        syntax=syntax,
+        pixels=b"",
+        SpecificCharacterSet=charset,
+        StationName="ROOM 3 ",
+        StudyDescription=description,
+    )
+    content = part10(dataset)
+    path = tmp_path / "object.dcm"
+    path.write_bytes(content)
+    found = read_identity(path, data_set_offset(path), syntax, describing=True)
+    assert found.station_name == "ROOM 3"
+    assert found.study_description == pydicom.dcmread(path).StudyDescription == description
+    unasked = read_identity(path, data_set_offset(path), syntax)
+    assert (unasked.station_name, unasked.study_description) == ("", "")
+
+
+@given(raw=st.binary(max_size=64), charset=st.binary(max_size=32))
+@example(raw=b"\x1b$B\xff", charset=b"\\ISO 2022 IR 87")
+@example(raw=b"\x1b(Z\xff", charset=b"ISO 2022 IR 6\\ISO 2022 IR 149\\ISO_IR 192")
+@settings(max_examples=200, derandomize=True)
+def test_no_description_is_too_odd_to_receive(raw: bytes, charset: bytes) -> None:
+    head = struct.pack("<HHI", 0x0008, 0x0005, len(charset)) + charset
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(head + struct.pack("<HHI", 0x0008, 0x1030, len(raw)) + raw)
+        file.flush()
+        found = read_identity(Path(file.name), 0, ImplicitVRLittleEndian, describing=True)
+    assert "\0" not in found.study_description
+
+
+def test_an_overlong_description_refuses_nothing(tmp_path: Path) -> None:
+    dataset = ultrasound(syntax=ImplicitVRLittleEndian)
+    dataset.add_new(0x00081030, "UT", "x" * 70_000)
+    path = tmp_path / "object.dcm"
+    path.write_bytes(part10(dataset))
+    found = read_identity(path, data_set_offset(path), ImplicitVRLittleEndian, describing=True)
+    assert (found.study_description, found.patient_id) == ("", CANARY_ID)
 
 
 def test_every_real_file_is_read_as_pydicom_reads_it(shared_data: Path) -> None:

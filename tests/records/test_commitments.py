@@ -305,3 +305,24 @@ def test_a_dropped_file_is_not_looked_for(lab) -> None:
 )
 def test_held_by_all(states, destinations, for_ever, hold) -> None:
     assert held_by_all(states, destinations, for_ever) is hold
+
+
+@pytest.mark.parametrize(
+    ("states", "destinations", "for_ever", "hold"),
+    [
+        ({"a": "done"}, (), False, Hold.ALL),
+        ({"a": "ready"}, (), False, Hold.WAITING),
+        ({"a": "done", "b": "ready"}, (), False, Hold.WAITING),
+        ({"a": "done", "b": "dead"}, (), False, Hold.NEVER),
+        ({"a": "done"}, ("b",), False, Hold.NEVER),
+        ({"b": "done"}, ("b",), False, Hold.ALL),
+        ({}, ("b",), True, Hold.NEVER),
+        # Routed to nobody: nothing but a spool that keeps it for ever holds it.
+        ({}, (), False, Hold.NEVER),
+        ({}, (), True, Hold.ALL),
+        # Routed to one that the settings no longer name.
+        ({"gone": "done"}, (), False, Hold.NEVER),
+    ],
+)
+def test_held_by_all_that_it_was_routed_to(states, destinations, for_ever, hold) -> None:
+    assert held_by_all(states, destinations, for_ever, routed=("a", "b")) is hold

@@ -71,16 +71,23 @@ def _change(store: Store, table: type, id: int, **values: Any) -> None:
         session.execute(update(table).where(table.id == id).values(**values))  # type: ignore[attr-defined]
 
 
-def due(lab: Lab, now: datetime | None = None, sources: tuple[str, ...] = SOURCES) -> list[int]:
+def due(
+    lab: Lab,
+    now: datetime | None = None,
+    sources: tuple[str, ...] = SOURCES,
+    fetchable: tuple[str, ...] = (),
+) -> list[int]:
     moment = now or lab.now + KEEP
     with lab.store.read() as session:
-        found = retention.droppable(session, moment, KEEP, sources, limit=100)
+        found = retention.droppable(session, moment, KEEP, sources, fetchable, limit=100)
     return [each.revision_id for each in found]
 
 
-def dropped(lab: Lab, id: int, sources: tuple[str, ...] = SOURCES) -> bool:
+def dropped(
+    lab: Lab, id: int, sources: tuple[str, ...] = SOURCES, fetchable: tuple[str, ...] = ()
+) -> bool:
     with lab.store.begin() as session:
-        return retention.drop(session, id, lab.now + KEEP, KEEP, sources)
+        return retention.drop(session, id, lab.now + KEEP, KEEP, sources, fetchable)
 
 
 def test_a_delivered_original_leaves_when_its_days_have_passed(lab: Lab) -> None:
@@ -107,6 +114,27 @@ def test_without_a_source_destination_it_is_the_only_copy_and_stays(lab: Lab) ->
     id = delivered(lab).revision_id
     assert due(lab, sources=()) == []
     assert not dropped(lab, id, sources=())
+
+
+def test_routed_it_leaves_when_one_that_gives_it_back_holds_it(lab: Lab) -> None:
+    """A rule sent it to the archive only; nothing waits for the PACS."""
+    id = delivered(lab, "archive").revision_id
+    assert due(lab, sources=(), fetchable=("pacs",)) == []
+    assert not dropped(lab, id, sources=(), fetchable=("pacs",))
+    assert due(lab, sources=(), fetchable=SOURCES) == [id]
+    assert dropped(lab, id, sources=(), fetchable=SOURCES)
+
+
+def test_routed_to_nobody_it_is_the_only_copy_and_stays(lab: Lab) -> None:
+    admission = lab.image(study_instance_uid="1.2.3.9")
+    lab.score_all()
+    lab.wait(100)
+    assert lab.close_due() == [admission.exam_id]
+    lab.publish()
+    while (job := lab.claim(JobKind.DELIVER)) is not None:
+        _change(lab.store, JobRow, job.id, state=JobState.DONE, **NO_LEASE, updated_at=lab.now)
+    assert due(lab, sources=(), fetchable=SOURCES) == []
+    assert not dropped(lab, admission.revision_id, sources=(), fetchable=SOURCES)
 
 
 def test_a_destination_that_never_got_it_keeps_it(lab: Lab) -> None:
@@ -228,6 +256,7 @@ class Case:
     commitment: CommitmentState | None
     dropped: bool
     sources: tuple[str, ...]
+    fetchable: tuple[str, ...]
     keep: int
 
     def may_leave(self) -> bool:
@@ -235,8 +264,9 @@ class Case:
         every += [(state, days) for _, state, days in self.others]
         return (
             not self.dropped
-            and bool(self.sources)
-            and all(self.deliveries.get(n, (None, 0))[0] is JobState.DONE for n in self.sources)
+            and bool(self.sources or self.fetchable)
+            and (not self.fetchable or any(map(self.held, self.fetchable)))
+            and all(map(self.held, self.sources))
             and all(state is JobState.DONE and days >= self.keep for state, days in every)
             and self.received >= self.keep
             and self.state in (RevisionState.SCORED, RevisionState.HEADER)
@@ -244,6 +274,9 @@ class Case:
             and self.score is JobState.DONE
             and self.commitment not in (CommitmentState.WAITING, CommitmentState.READY)
         )
+
+    def held(self, destination: str) -> bool:
+        return self.deliveries.get(destination, (None, 0))[0] is JobState.DONE
 
 
 def mostly(good: Any, *bad: Any) -> st.SearchStrategy[Any]:
@@ -264,6 +297,7 @@ CASES = st.builds(
     commitment=mostly(None, *CommitmentState),
     dropped=mostly(False, True),
     sources=st.sampled_from([(), ("pacs",), ("archive",), SOURCES]),
+    fetchable=st.sampled_from([(), ("pacs",), SOURCES]),
     keep=st.integers(0, 10),
 )
 
@@ -277,10 +311,12 @@ def test_never_dropped_early_and_not_kept_for_nothing(lab: Lab, case: Case) -> N
     id = _live(lab, case, lambda days: now - timedelta(days=days))
     keep = timedelta(days=case.keep)
     with lab.store.read() as session:
-        found = retention.droppable(session, now, keep, case.sources, limit=10_000)
+        found = retention.droppable(session, now, keep, case.sources, case.fetchable, limit=10_000)
     assert (id in [each.revision_id for each in found]) == case.may_leave()
     with lab.store.begin() as session:
-        assert retention.drop(session, id, now, keep, case.sources) == case.may_leave()
+        assert (
+            retention.drop(session, id, now, keep, case.sources, case.fetchable) == case.may_leave()
+        )
 
 
 def _live(lab: Lab, case: Case, ago: Callable[[int], datetime]) -> int:

@@ -275,3 +275,47 @@ def test_cine_overlays_ask_for_the_shown_frames_only(
     assert clinic.report(decoder)
     assert asked == [[2]]
     assert [s.kind for s in clinic.sent()] == ["sr", "overlay"]
+
+
+def test_images_needing_attention_are_told_beside_the_report(
+    tmp_path: Path, us_header: Make, a_finding: Make
+) -> None:
+    clinic = Clinic(tmp_path, ["sr", "key-objects"])
+    bad, good = us_header(), us_header(SOPInstanceUID="1.2.3.77")
+    clinic.receive(bad, a_finding(Source.of(bad, "")))
+    clinic.receive(good, a_finding(Source.of(good, ""), quality="standard"))
+    clinic.close()
+    assert clinic.report()
+    sr, selection = clinic.sent()
+    assert (sr.kind, selection.kind) == ("sr", "key-objects")
+    made = dcmread(BytesIO(selection.payload or b""))
+    assert made.SOPInstanceUID == selection.sop_instance_uid
+    image = made.ContentSequence[-1].ReferencedSOPSequence[0]
+    assert image.ReferencedSOPInstanceUID == bad.SOPInstanceUID
+    late = us_header(SOPInstanceUID="1.2.3.78")
+    clinic.receive(late, a_finding(Source.of(late, "")))
+    clinic.close()
+    assert clinic.report()
+    first, second = (
+        dcmread(BytesIO(sent.payload or b""))
+        for sent in clinic.sent()
+        if sent.kind == "key-objects"
+    )
+    assert (first.InstanceNumber, second.InstanceNumber) == (1, 2)
+    assert first.SOPInstanceUID != second.SOPInstanceUID
+    clinic.store.close()
+
+
+@pytest.mark.parametrize(
+    ("objects", "quality"), [(["sr", "key-objects"], "standard"), (["sr"], "review")]
+)
+def test_no_key_objects_without_images_or_takers(
+    tmp_path: Path, us_header: Make, a_finding: Make, objects: list[str], quality: str
+) -> None:
+    clinic = Clinic(tmp_path, objects)
+    header = us_header()
+    clinic.receive(header, a_finding(Source.of(header, ""), quality=quality))
+    clinic.close()
+    assert clinic.report()
+    assert [sent.kind for sent in clinic.sent()] == ["sr"]
+    clinic.store.close()

@@ -14,7 +14,7 @@ from qc_daemon.retain.worker import Retention, Rule, drop_due
 from qc_daemon.settings import Settings, SettingsError, load
 from tests.retain.conftest import MONDAY, Yard
 
-RULE = Rule(timedelta(days=400), ("pacs",))
+RULE = Rule(timedelta(days=400), ("pacs",), ("pacs",))
 LATER = MONDAY + timedelta(days=401)
 
 
@@ -109,6 +109,32 @@ def test_who_must_hold_an_original(
     rule = Rule.of(Settings(store={"keep_pixels_days": days}, destination=destinations))
     assert (rule.source_destinations if rule else None) == expected
     assert rule is None or rule.keep == timedelta(days=10)
+
+
+@pytest.mark.parametrize(
+    ("rule", "every", "fetchable"),
+    [
+        ({"to": ["share"], "calling_ae": "A"}, (), ("pacs",)),
+        ({"to": ["pacs", "share"], "calling_ae": "A"}, ("pacs",), ("pacs",)),
+        ({"to": ["old"], "calling_ae": "A"}, (), ("pacs", "old")),
+        ({"drop": True, "station": "A"}, (), ("pacs",)),
+        ({"to": ["pacs", "old"]}, ("pacs", "old"), ("pacs", "old")),
+        ({"to": ["share"], "calling_ae": "A", "objects": ["sr"]}, ("pacs",), ("pacs",)),
+    ],
+)
+def test_who_must_hold_what_rules_route(
+    rule: dict[str, Any], every: tuple[str, ...], fetchable: tuple[str, ...]
+) -> None:
+    old = {"name": "old", "objects": []}
+    found = Rule.of(
+        Settings(
+            destination=[DICOM, FOLDER | {"objects": []}, old],
+            rule=[{"name": "r", "objects": ["source"]} | rule],
+        )
+    )
+    assert found is not None
+    assert set(found.source_destinations) == set(every)
+    assert set(found.fetchable) == set(fetchable)
 
 
 @pytest.mark.parametrize("days", ["-1", '"never"', "1.5"])

@@ -17,6 +17,7 @@ from qc_daemon.operate import list_jobs
 from qc_daemon.orphans import discard_orphans, list_orphans, release_orphans
 from qc_daemon.records.tables import Revision
 from qc_daemon.retain.reconcile import MARGIN, reconcile
+from qc_daemon.settings import RuleSettings
 from tests.retain.conftest import Yard
 from tests.wire import association, ultrasound
 
@@ -94,6 +95,18 @@ def test_a_released_orphan_is_admitted_with_its_jobs(yard: Yard) -> None:
     assert found(yard).clean
     with pytest.raises(QCError, match="no orphan"):
         release_orphans(yard.settings, [orphan.stem])
+
+
+def test_a_released_orphan_goes_where_a_rule_sends_it(yard: Yard) -> None:
+    """Its sender is not known, so that a rule about one does not match."""
+    yard.settings.rule = [
+        RuleSettings(name="ae", objects=["source"], drop=True, calling_ae="?*"),
+        RuleSettings(name="st", objects=["source"], to=["archive"], station="ROOM*"),
+    ]
+    orphan = yard.file(ultrasound(StationName="ROOM 3"))
+    assert release_orphans(yard.settings, [orphan.stem]) == 1
+    jobs = list_jobs(yard.settings, [])
+    assert [job["destination"] for job in jobs if job["kind"] == "deliver"] == ["archive"]
 
 
 def test_a_discarded_orphan_is_gone_and_nothing_else_can_be_discarded(yard: Yard) -> None:

@@ -1,0 +1,53 @@
+"""Key objects at a real Orthanc: sent as any object of ours, they arrive element for element."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from qc_daemon.deliver.item import Item
+from qc_daemon.deliver.scu import StoreSCU
+from qc_daemon.report import codes
+from qc_daemon.report.equipment import to_bytes
+from qc_daemon.report.key_objects import build_rejection
+from qc_daemon.report.source import Source
+from qc_daemon.settings import DestinationSettings
+from tests.interop.orthanc import Orthanc
+
+NOW = datetime(2026, 1, 2, 9, 30, tzinfo=UTC)
+
+
+@pytest.fixture
+def pacs(tmp_path: Path, orthanc_program: str) -> Iterator[Orthanc]:
+    started = Orthanc(orthanc_program, tmp_path / "orthanc").start()
+    yield started
+    started.stop()
+
+
+def test_notes_arrive_as_they_were_made(pacs: Orthanc, shared_data: Path) -> None:
+    paths = sorted((shared_data / "us_dicom").glob("*.dcm"))[:5]
+    made = {}
+    for path in paths:
+        source = Source.of(dcmread(path, stop_before_pixels=True), "cc" * 32)
+        note = build_rejection(source, codes.REASONS["111209"], number=1, created=NOW)
+        made[str(note.SOPInstanceUID)] = note
+    carrier = StoreSCU(
+        DestinationSettings(name="pacs", ae_title="ORTHANC", port=pacs.dicom_port), "QCDAEMON"
+    )
+    for uid, note in made.items():
+        payload = to_bytes(note)
+        carrier.send(Item(str(note.SOPClassUID), uid, "1.2.840.10008.1.2.1", uid, payload=payload))
+    carrier.close()
+    arrived = pacs.instances()
+    assert set(arrived) == set(made)
+    for uid, id in arrived.items():
+        assert elements(pacs.received(id).dataset) == elements(made[uid])
+
+
+def elements(dataset: Dataset) -> dict[str, Any]:
+    found: dict[str, Any] = dataset.to_json_dict()
+    return found

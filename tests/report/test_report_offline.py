@@ -1,0 +1,86 @@
+"""The SR and overlays of one file, written without the service."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom import dcmread
+
+from detector.codes import ErrorCode, QCError
+from detector.frame import Frame
+from qc_daemon.report.equipment import to_bytes
+from qc_daemon.report.offline import Writer
+from qc_daemon.report.reader import from_sr
+from qc_daemon.report.source import Source
+
+Make = Callable[..., Any]
+MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3.1"
+
+
+def black(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
+    for number in numbers:
+        yield Frame(number, np.zeros((120, 160, 3), np.uint8), ())
+
+
+def never(*_arguments: Any) -> Any:
+    raise AssertionError("a frame was decoded")
+
+
+def test_a_valid_report_tells_the_findings(
+    tmp_path: Path,
+    us_header: Make,
+    a_finding: Make,
+    dciodvfy: Callable[[Path], list[str]],
+    dsrdump: Callable[[Path], str],
+) -> None:
+    header = us_header(SOPClassUID=MULTI_FRAME, NumberOfFrames=3)
+    path = tmp_path / "Müller_4711.dcm"
+    path.write_bytes(to_bytes(header))
+    source = Source.of(header, "")
+    # As scoring has them: with the path, which is not told.
+    findings = [replace(a_finding(source, frame=n), source=str(path)) for n in (1, 3)]
+    Writer(sr=tmp_path / "out" / "sr")(path, findings, never)
+    (made,) = (tmp_path / "out" / "sr").iterdir()
+    assert dciodvfy(made) == []
+    assert "Comprehensive 3D SR Document" in dsrdump(made)
+    assert from_sr(made.read_bytes()) == [a_finding(source, frame=frame) for frame in (1, 3)]
+    assert made.name == f"{dcmread(made).SOPInstanceUID}.dcm"
+    assert path.name not in str(dcmread(made))
+
+
+def test_overlays_show_the_best_of_each_view(
+    tmp_path: Path, us_header: Make, a_finding: Make
+) -> None:
+    header = us_header(SOPClassUID=MULTI_FRAME, NumberOfFrames=3)
+    path = tmp_path / "a.dcm"
+    path.write_bytes(to_bytes(header))
+    source = Source.of(header, "")
+    findings = [a_finding(source, frame=n, probability=p) for n, p in ((1, 0.1), (2, 0.8))]
+    write = Writer(overlay=tmp_path / "overlays")
+    write(path, findings, black)
+    write(path, findings, black)
+    (made,) = (tmp_path / "overlays").iterdir()
+    assert dcmread(made).SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
+
+
+def test_a_plain_picture_has_no_report(tmp_path: Path, a_source: Make, a_finding: Make) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (64, 64)).save(path)
+    with pytest.raises(QCError, match="needs a DICOM file") as caught:
+        Writer(sr=tmp_path / "sr")(path, [a_finding(a_source())], never)
+    assert caught.value.code is ErrorCode.REPORT_INVALID
+    assert not (tmp_path / "sr").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(
+    tmp_path: Path, us_header: Make, a_finding: Make
+) -> None:
+    path = tmp_path / "a.dcm"
+    path.write_bytes(to_bytes(us_header()))
+    with pytest.raises(QCError, match="cannot be written") as caught:
+        Writer(sr=path)(path, [a_finding(Source.of(us_header(), ""))], never)
+    assert caught.value.code is ErrorCode.STORAGE
