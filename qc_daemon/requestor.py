@@ -11,13 +11,16 @@ import time
 from typing import Any
 
 _MOMENT = 0.0005
+# How long the thread stays stopped before it looks whether there still is a connection.
+_LOOK_SECONDS = 0.5
 
 
 class _Checkpoint(threading.Event):
     """Where the thread stops; cleared by a sender, set when that has its answer.
 
     The thread looks again once it has said that it goes on. Between two sends it has its turn, or
-    it would never learn that the association has ended.
+    it would never learn that the association has ended. Neither waits for the other once the
+    association's provider, which brings every answer, has ended.
     """
 
     def __init__(self, association: Any) -> None:
@@ -31,24 +34,32 @@ class _Checkpoint(threading.Event):
         super().set()
 
     def clear(self) -> None:
-        while self._turn and self._association.is_alive():
+        while self._turn and self._lives():
             time.sleep(_MOMENT)
         super().clear()
-        while not self._association._is_paused and self._association.is_alive():
+        while not self._association._is_paused and self._lives():
             time.sleep(_MOMENT)
         self._association._is_paused = True
-        if not self._association.is_established:
+        if not (self._association.is_established and self._lives()):
             # No answer will come.
             self._association.dimse.msg_queue.put((None, None))
 
     def wait(self, timeout: float | None = None) -> bool:
-        while super().wait(timeout):
-            self._association._is_paused = False
-            if self.is_set():
-                self._turn = False
+        until = None if timeout is None else time.monotonic() + timeout
+        while until is None or time.monotonic() < until:
+            if super().wait(_LOOK_SECONDS):
+                self._association._is_paused = False
+                if self.is_set():
+                    self._turn = False
+                    return True
+                self._association._is_paused = True
+            elif not self._lives():
+                # The thread goes on, finds that, and ends.
                 return True
-            self._association._is_paused = True
         return False
+
+    def _lives(self) -> bool:
+        return bool(self._association.is_alive() and self._association.dul.is_alive())
 
 
 def steady(association: Any) -> Any:

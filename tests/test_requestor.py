@@ -27,6 +27,8 @@ class Association(threading.Thread):
         self.answers: queue.SimpleQueue[int] = queue.SimpleQueue()
         self.turns = self.stolen = 0
         self.over = False
+        # Its provider runs as long as it does.
+        self.dul: Any = self
 
     def run(self) -> None:
         while not self.over:
@@ -70,6 +72,23 @@ def test_no_answer_is_stolen_and_the_thread_has_its_turns(hurried: None) -> None
     assert made.turns >= 3_000
 
 
+def test_a_dead_provider_keeps_neither_thread_nor_sender_waiting() -> None:
+    """As it was seen once: the thread stopped, the sender waiting for it, and nobody to bring any
+    answer."""
+    made: Any = steady(Association())
+    made.dul = SimpleNamespace(is_alive=lambda: False)
+    made.dimse = SimpleNamespace(msg_queue=queue.SimpleQueue())
+    made.start()
+    made._reactor_checkpoint.clear()
+    assert made.dimse.msg_queue.get(timeout=10) == (None, None)
+    # Stopped, it goes on by itself, to find that there is no provider.
+    before = made.turns
+    eventually(lambda: made.turns > before)
+    made.over = True
+    made.join(10)
+    assert not made.is_alive()
+
+
 def test_the_end_of_an_association_is_seen_between_two_sends() -> None:
     """However fast they follow one another, and whatever was lost."""
     pacs = Pacs().start()
@@ -98,7 +117,11 @@ def test_an_association_that_has_just_ended_keeps_no_sender_waiting() -> None:
         # As a sender that looked a moment before.
         made.is_established = True
         made._reactor_checkpoint._association = SimpleNamespace(
-            is_alive=made.is_alive, _is_paused=True, is_established=False, dimse=made.dimse
+            is_alive=made.is_alive,
+            _is_paused=True,
+            is_established=False,
+            dimse=made.dimse,
+            dul=made.dul,
         )
         assert "Status" not in made.send_c_store(ultrasound())
         made.is_established = False

@@ -61,7 +61,10 @@ def test_ablations_take_their_branches_away(judge: Judge, samples: Path) -> None
 
 def test_a_set_of_samples_gets_every_kind_of_figure(judge: Judge, samples: Path) -> None:
     pictures = [Picture.of_sample(sample) for sample in read_samples(samples)]
-    verdicts, _ = with_looks(judge_pictures(judge, pictures))
+    assert {picture.real for picture in pictures} == {False}, "phantoms have no scanner's look"
+    verdicts, _ = with_looks(
+        judge_pictures(judge, [replace(picture, real=True) for picture in pictures])
+    )
     assert {verdict.look for verdict in verdicts} == {"look 1"}
     assert [v.picture for v in verdicts] == [s.image.name for s in read_samples(samples)]
     assert all(0 <= p <= 1 for v in verdicts for p in v.ablated.values())
