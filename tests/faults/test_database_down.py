@@ -1,5 +1,6 @@
 """The database server goes away while objects come in, and comes back."""
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +50,8 @@ class Sender:
     def _run(self) -> None:
         waiting: Dataset | None = None
         while not self._stop.is_set():
-            with association(self.port) as made:
+            # pynetdicom raises where the association ends between the look and the send.
+            with association(self.port) as made, contextlib.suppress(RuntimeError):
                 while made.is_established and not self._stop.is_set():
                     waiting = waiting or ultrasound()
                     status = made.send_c_store(waiting).get("Status")
