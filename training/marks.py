@@ -1,7 +1,7 @@
 """What machines and people burn into a picture: banner, settings, callipers, inset; or none of it.
 
-Marks tell which hospital and which habit, never how good the view is. In the real set a banner seems
-commoner on poor pictures; put in and taken out at random it tells nothing.
+Marks tell which hospital and which habit, never how good the view is. In the real set a banner
+seems commoner on poor pictures; put in and taken out at random it tells nothing.
 """
 
 import cv2
