@@ -29,11 +29,14 @@ done_already spatialclip-simulated || "$qc_model" train spatialclip \
   --samples runs/phantoms-spatialclip/samples.json --held-out 0.05 --epochs 3 --resume
 
 # Every real picture judged by models that never saw it; these also calibrate the bundle.
-"$qc_model" cross-validate --out runs/folds --fetus-framework "$data/fetus_framework" \
-  --boxed runs/phantoms-detector/samples.json \
-  --judged runs/phantoms-spatialclip/samples.json --judged runs/negatives/samples.json \
-  --describer runs/describer --detector-start runs/detector-simulated \
-  --spatialclip-start runs/spatialclip-simulated --nested --looks
+cross_validate() {
+  "$qc_model" cross-validate --out runs/folds --fetus-framework "$data/fetus_framework" \
+    --boxed runs/phantoms-detector/samples.json \
+    --judged runs/phantoms-spatialclip/samples.json --judged runs/negatives/samples.json \
+    --describer runs/describer --detector-start runs/detector-simulated \
+    --spatialclip-start runs/spatialclip-simulated "$@"
+}
+cross_validate
 
 # The shipped parts, by the same recipe.
 done_already detector-real || "$qc_model" train detector --out runs/detector-real \
@@ -48,6 +51,8 @@ done_already spatialclip-real || "$qc_model" train spatialclip --out runs/spatia
   --samples runs/phantoms-spatialclip/samples.json --samples runs/negatives/samples.json \
   --fetus-framework "$data/fetus_framework" --held-out 0.1 --stages 1 1 4 --learning-rate 3e-4 \
   --simulated 1 --balanced --ema 0.99 --modality-dropout 0.2 --resume
+# What leaks between the stages, and looks that were left out: for the model card.
+cross_validate --nested --looks
 "$qc_model" calibrate --out model/bundles/default --version 1.0 --detector runs/detector-real \
   --describer runs/describer --spatialclip runs/spatialclip-real \
   --samples runs/phantoms-calibration/samples.json \
