@@ -158,6 +158,25 @@ def results(
     write_findings(found, _format(format, "table", "jsonl", "csv"))
 
 
+@app.command()
+def summary(
+    study: Annotated[str, typer.Option(help="Study Instance UID, as in results.")],
+    out: Annotated[Path, typer.Option(help="File to write: .html or .pdf.")],
+    language: Annotated[
+        str | None, typer.Option(help="en, de or zh; else what report.language says.")
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Write an exam's summary: a picture of each view, what is missing, how to mend it.
+
+    Example: qc-daemon summary --study 1.2.840.1 --out exam.pdf --language de
+    """
+    from qc_daemon.exam_summary import write_summary
+
+    write_summary(load(config), study, out, language)
+    typer.echo(f"{out}: written")
+
+
 @queue.command("list")
 def queue_list(
     config: Config = None,

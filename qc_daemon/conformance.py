@@ -14,6 +14,7 @@ from pydicom.charset import python_encoding
 from pydicom.uid import (
     UID,
     Comprehensive3DSRStorage,
+    EncapsulatedPDFStorage,
     KeyObjectSelectionDocumentStorage,
     SecondaryCaptureImageStorage,
 )
@@ -137,6 +138,7 @@ def _services() -> str:
             (f"Storage: {_name(Comprehensive3DSRStorage)}", "yes, made here", "yes"),
             (f"Storage: {_name(SecondaryCaptureImageStorage)}", "yes, made here", "yes"),
             (f"Storage: {_name(KeyObjectSelectionDocumentStorage)}", "yes, made here", "yes"),
+            (f"Storage: {_name(EncapsulatedPDFStorage)}", "yes, made here", "yes"),
             (f"{_name(PUSH_MODEL)} (`{PUSH_MODEL}`)", "yes", "yes"),
             (f"{_name(MPPS)} (`{MPPS}`)", "no", "yes"),
             (f"{_name(retrieve.GET)} (`{retrieve.GET}`)", "yes", "no"),

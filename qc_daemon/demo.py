@@ -21,7 +21,7 @@ from typing import Any
 import pydicom.data
 from PIL import Image
 from pydicom import dcmread
-from pydicom.uid import SecondaryCaptureImageStorage
+from pydicom.uid import EncapsulatedPDFStorage, SecondaryCaptureImageStorage
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
 from rich.console import Console
 from rich.panel import Panel
@@ -90,7 +90,7 @@ def run_demo(out: Path, console: Console) -> None:
     show(found, names, console)
     write_reports(out, pacs, found, names)
     console.print(f"report: {out / 'report.html'}")
-    console.print(f"structured reports and overlays: {out / 'results'}")
+    console.print(f"structured reports, exam summaries and overlays: {out / 'results'}")
 
 
 def write_exam(folder: Path) -> list[Path]:
@@ -151,7 +151,7 @@ poll_seconds = 0.2
 name = "pacs"
 ae_title = "DEMOPACS"
 port = {pacs.port}
-objects = ["source", "sr", "overlay"]
+objects = ["source", "sr", "overlay", "pdf"]
 """
     )
     return path
@@ -250,7 +250,7 @@ def _clock(finding: dict[str, Any]) -> str:
 def write_reports(
     out: Path, pacs: Pacs, found: list[dict[str, Any]], names: Mapping[str, str]
 ) -> None:
-    """Copy SRs, overlays as PNG, and one self-contained page, out of what the PACS holds."""
+    """Copy SRs, summaries, overlays as PNG, and one page, out of what the PACS holds."""
     results = out / "results"
     results.mkdir()
     overlays: dict[tuple[str, int], Pixels] = {}
@@ -258,6 +258,10 @@ def write_reports(
         dataset = dcmread(path, stop_before_pixels=True)
         if dataset.get("Modality") == "SR" and _is_ours(dataset):
             (results / f"sr_{path.name}").write_bytes(path.read_bytes())
+        elif dataset.SOPClassUID == EncapsulatedPDFStorage and _is_ours(dataset):
+            whole = dcmread(path)
+            document = whole.EncapsulatedDocument[: whole.EncapsulatedDocumentLength]
+            (results / f"summary_{path.stem}.pdf").write_bytes(document)
         elif dataset.SOPClassUID == SecondaryCaptureImageStorage and _is_ours(dataset):
             reference = dataset.SourceImageSequence[0]
             key = (

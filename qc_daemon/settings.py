@@ -64,7 +64,7 @@ AETitle = Annotated[str, AfterValidator(_ae_title)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 Network = Annotated[str, AfterValidator(_network)]
 Port = Annotated[int, Field(ge=0, le=65535)]
-ObjectKind = Literal["source", "sr", "overlay", "key-objects"]
+ObjectKind = Literal["source", "sr", "overlay", "key-objects", "pdf"]
 
 
 Patterns = Annotated[
@@ -247,6 +247,17 @@ class RuleSettings(_Section):
         return self.view is not None or self.verdict is not None
 
 
+class ReportSettings(_Section):
+    """What a person reads: overlays and exam summaries. The SR is in codes and stays English."""
+
+    language: Literal["en", "de", "zh"] = "en"
+    views: list[Literal["NT", "CRL", "HEAD", "ABDOMEN"]] = Field(
+        default=["NT", "CRL", "HEAD", "ABDOMEN"],
+        min_length=1,
+        description="what an exam should show; the summary calls the others of these missing",
+    )
+
+
 class JobSettings(_Section):
     """The queue: leases, attempts and back-off."""
 
@@ -275,6 +286,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     receive: ReceiveSettings = ReceiveSettings()
     score: ScoreSettings = ScoreSettings()
+    report: ReportSettings = ReportSettings()
     jobs: JobSettings = JobSettings()
     observe: ObserveSettings = ObserveSettings()
     destination: list[DestinationSettings] = []

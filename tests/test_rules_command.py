@@ -65,6 +65,7 @@ def test_each_object_with_its_rule(config: Path, file: Path) -> None:
         "sr": ("poor-nt", ["pacs", "qa"]),
         "overlay": ("poor-nt", ["pacs", "qa"]),
         "key-objects": (None, []),
+        "pdf": (None, []),
     }
 
 

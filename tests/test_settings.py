@@ -54,7 +54,7 @@ def test_defaults_need_no_file() -> None:
         ('[receive.tls]\nkey = "k"\n', "receive.tls.certificate"),
         ('[[destination]]\nname = "a"\n[[destination]]\nname = "a"\n', "share a name"),
         ('[[destination]]\nname = "a"\nkind = "folder"\n', "needs folder"),
-        ('[[destination]]\nname = "a"\nobjects = ["pdf"]\n', "destination.0.objects.0"),
+        ('[[destination]]\nname = "a"\nobjects = ["pixels"]\n', "destination.0.objects.0"),
         ('[[destination]]\nname = "a"\ncommitment = "on"\n', "destination.0.commitment"),
         (
             '[[destination]]\nname = "a"\nkind = "folder"\nfolder = "f"\ncommitment = "required"\n',
@@ -80,7 +80,7 @@ RULE = PACS + '[[rule]]\nname = "r"\n'
         (RULE + 'objects = ["sr"]\n', "rule r: give either to"),
         (RULE + 'objects = ["sr"]\nto = ["pacs"]\ndrop = true\n', "rule r: give either to"),
         (RULE + 'objects = ["sr"]\nto = ["pax"]\n', "rule r: there is no destination pax"),
-        (RULE + 'objects = ["pdf"]\nto = ["pacs"]\n', "rule.0.objects.0"),
+        (RULE + 'objects = ["pixels"]\nto = ["pacs"]\n', "rule.0.objects.0"),
         (RULE + 'objects = ["sr"]\ndrop = true\nstation = []\n', "rule.0.station"),
         (RULE + 'objects = ["sr"]\ndrop = true\nstation = ""\n', "rule.0.station"),
         (RULE + 'objects = ["sr"]\ndrop = true\nview = ["FACE"]\n', "rule.0.view.0"),

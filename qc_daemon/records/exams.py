@@ -169,6 +169,15 @@ def _close(session: Session, exam_id: int, now: datetime) -> None:
     changed(session, update(Exam).where(Exam.id == exam_id).values(**values))
 
 
+def of_study(session: Session, study_instance_uid: str) -> list[int]:
+    """The exams under this Study Instance UID, oldest first; several if patients share it."""
+    return list(
+        session.scalars(
+            select(Exam.id).where(Exam.study_instance_uid == study_instance_uid).order_by(Exam.id)
+        )
+    )
+
+
 def exam_content(session: Session, exam_id: int) -> ExamContent:
     """What there is to tell of the exam now; raises LookupError if there is no such exam."""
     exam = session.execute(

@@ -51,6 +51,7 @@ ACQUISITION = (
     "DeviceSerialNumber",
     "SoftwareVersions",
     "StationName",
+    "InstanceNumber",
     "Modality",
     "NumberOfFrames",
     "Rows",

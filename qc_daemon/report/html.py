@@ -1,7 +1,7 @@
-"""The exam page: every finding with its picture, in one file that needs no other."""
+"""Pages in one file that needs no other: every finding of an exam, or its summary."""
 
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +13,8 @@ from detector.frame import Pixels
 from model.finding import Criterion, Finding
 from qc_daemon.report import words
 from qc_daemon.report.codes import FLAGS, LABEL_CODES, VIEWS
+from qc_daemon.report.page import Page
+from qc_daemon.report.summary import Key
 
 _ENVIRONMENT = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
@@ -46,6 +48,13 @@ def exam_page(entries: Sequence[Entry], *, title: str, banner: str) -> str:
     )
 
 
+def summary_html(page: Page, pictures: Mapping[Key, Pixels]) -> str:
+    """The summary as HTML; pictures (drawn frames, by `Shot.key`) and style are inside."""
+    return _ENVIRONMENT.get_template("summary.html").render(
+        page=page, pictures={key: _data_uri(pixels) for key, pixels in pictures.items()}
+    )
+
+
 def png(pixels: Pixels) -> bytes:
     """The picture as a PNG file."""
     buffer = BytesIO()
@@ -76,7 +85,7 @@ def _shown(entry: Entry) -> dict[str, object]:
         ],
         "description": judgement.description,
         "flags": [FLAGS[flag].meaning for flag in judgement.flags],
-        "bundle": words.bundle_line(finding),
+        "bundle": words.models_line(finding.bundle),
         "seconds": None if entry.seconds is None else f"{entry.seconds:.2f}",
         "picture": None if entry.picture is None else _data_uri(entry.picture),
     }

@@ -4,13 +4,13 @@ Many viewers drop the boxes of a structured report; a Secondary Capture (PS3.3 A
 shows. The verdict stands in the panel, never over the anatomy, in letters that survive a thumbnail.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from pathlib import Path
+from gettext import NullTranslations
 
-import matplotlib
 import numpy as np
 from highdicom.sc import SCImage
 from PIL import Image, ImageDraw, ImageFont
@@ -24,6 +24,7 @@ from detector.frame import Pixels
 from detector.vocabulary import BY_CODE
 from model.finding import NON_STANDARD, REVIEW, STANDARD, Finding
 from qc_daemon.report import words
+from qc_daemon.report.captions import overlap, place_captions
 from qc_daemon.report.equipment import (
     MANUFACTURER,
     MODEL_NAME,
@@ -33,16 +34,20 @@ from qc_daemon.report.equipment import (
     stamp,
     time_of,
 )
+from qc_daemon.report.fonts import font_path
 from qc_daemon.report.header import UTF8, inherit
+from qc_daemon.report.language import ENGLISH, translations
 from qc_daemon.report.source import Source
 from qc_daemon.report.uids import derived_uid, object_uid
 
 SERIES_NUMBER = 9902
 SERIES_DESCRIPTION = "Ultrasound image quality overlay (machine-made)"
 DERIVATION = "Boxes of detected structures drawn into the frame, verdict in a panel below it"
-FOOTER = "Machine-made judgement of the picture, not of the fetus"
 MIN_WIDTH = 640
 """Smaller pictures are magnified by a whole number, so that the letters fit."""
+
+_PARTS = re.compile(r"[\u3400-\u9fff][，。：；、） ]*|[^ \u3400-\u9fff]+ *| +")
+"""What stays together on a line: a word and what follows it, or one letter of Chinese."""
 
 Colour = tuple[int, int, int]
 BLACK: Colour = (0, 0, 0)
@@ -68,14 +73,20 @@ VERDICT_COLOURS: dict[str, tuple[Colour, Colour]] = {
 
 
 def build_overlay(
-    source: Source, pixels: Pixels, finding: Finding, *, revision: int, created: datetime
+    source: Source,
+    pixels: Pixels,
+    finding: Finding,
+    *,
+    revision: int,
+    created: datetime,
+    language: str = ENGLISH,
 ) -> Dataset:
     """The overlay of one finding as a Secondary Capture; same arguments, same dataset.
 
-    `pixels` is the finding's frame, RGB, shape (rows, columns, 3). Raises QCError REPORT_INVALID
-    where no valid object can be made.
+    `pixels` is the finding's frame, RGB, shape (rows, columns, 3); `language` one of
+    `language.LANGUAGES`. Raises QCError REPORT_INVALID where no valid object can be made.
     """
-    picture = render_overlay(pixels, finding)
+    picture = render_overlay(pixels, finding, language)
     moment = local_time(created, source.header)
     try:
         overlay: Dataset = SCImage(
@@ -143,19 +154,29 @@ def _describe(overlay: Dataset, source: Source, finding: Finding) -> None:
     overlay.ImageLaterality = "U"
 
 
-def render_overlay(pixels: Pixels, finding: Finding) -> Pixels:
+def render_overlay(pixels: Pixels, finding: Finding, language: str = ENGLISH) -> Pixels:
     """The frame with boxes over a panel with the verdict; RGB, at least MIN_WIDTH wide."""
+    frame = _drawn_frame(pixels, finding)
+    panel = _panel(frame.width, finding, language)
+    whole = Image.new("RGB", (frame.width, frame.height + panel.height), BLACK)
+    whole.paste(frame, (0, 0))
+    whole.paste(panel, (0, frame.height))
+    return np.asarray(whole).copy()
+
+
+def render_frame(pixels: Pixels, finding: Finding) -> Pixels:
+    """The frame with its boxes and nothing else; RGB, at least MIN_WIDTH wide."""
+    return np.asarray(_drawn_frame(pixels, finding)).copy()
+
+
+def _drawn_frame(pixels: Pixels, finding: Finding) -> Image.Image:
     rows, columns = pixels.shape[:2]
     scale = max(1, -(-MIN_WIDTH // columns))
     frame = Image.fromarray(pixels, "RGB").resize(
         (columns * scale, rows * scale), Image.Resampling.NEAREST
     )
     _draw_boxes(frame, finding, scale)
-    panel = _panel(frame.width, finding)
-    whole = Image.new("RGB", (frame.width, frame.height + panel.height), BLACK)
-    whole.paste(frame, (0, 0))
-    whole.paste(panel, (0, frame.height))
-    return np.asarray(whole).copy()
+    return frame
 
 
 def colour_of(label: str) -> Colour:
@@ -171,20 +192,30 @@ def _draw_boxes(frame: Image.Image, finding: Finding, scale: int) -> None:
     if region != (0.0, 0.0, frame.width / scale, frame.height / scale):
         draw.rectangle(_drawn(region, scale, frame), outline=GREY, width=1)
     detections = finding.judgement.detections
-    taken: list[Box] = []
+    boxes = [_drawn(detection.bbox, scale, frame) for detection in detections]
+    colours = [colour_of(detection.label) for detection in detections]
     # All boxes first: a caption may cover a box's line, a box must not cut through a caption.
-    for detection in detections:
-        colour = colour_of(detection.label)
-        draw.rectangle(_drawn(detection.bbox, scale, frame), outline=colour, width=stroke)
-    for detection in detections:
-        width = draw.textlength(detection.label, font=font) + 4
-        place = _free_place(
-            _drawn(detection.bbox, scale, frame), (width, font.size + 4), frame.size, taken
-        )
-        taken.append(place)
+    for box, colour in zip(boxes, colours, strict=True):
+        draw.rectangle(box, outline=colour, width=stroke)
+    sizes = [(draw.textlength(d.label, font=font) + 4, font.size + 4.0) for d in detections]
+    places = place_captions(boxes, sizes, frame.size)
+    for box, place, colour in zip(boxes, places, colours, strict=True):
+        if not _touch(box, place):
+            draw.line((_centre(place), _centre(box)), fill=colour, width=1)
+    for detection, place, colour in zip(detections, places, colours, strict=True):
         draw.rectangle(place, fill=BLACK)
         anchor = (place[0] + 2, (place[1] + place[3]) / 2)
-        draw.text(anchor, detection.label, colour_of(detection.label), font, anchor="lm")
+        draw.text(anchor, detection.label, colour, font, anchor="lm")
+
+
+def _touch(box: Box, place: Box) -> bool:
+    """Whether a caption stands right beside its box; else a line leads to it."""
+    x0, y0, x1, y1 = box
+    return overlap((x0 - 3, y0 - 3, x1 + 3, y1 + 3), place)
+
+
+def _centre(box: Box) -> tuple[float, float]:
+    return ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
 
 
 def _drawn(box: Box, scale: int, frame: Image.Image) -> Box:
@@ -194,38 +225,6 @@ def _drawn(box: Box, scale: int, frame: Image.Image) -> Box:
     return (min(x0, x1), min(y0, y1), x1, y1)
 
 
-def _free_place(
-    box: Box, size: tuple[float, float], frame: tuple[int, int], taken: list[Box]
-) -> Box:
-    """Where a caption of this size goes beside the box without covering another one."""
-    width, height = size
-    x0, y0, x1, y1 = box
-    corners = [
-        (x0, y0 - height - 1),
-        (x0, y1 + 1),
-        (x1 - width, y0 - height - 1),
-        (x1 - width, y1 + 1),
-        (x1 + 1, y0),
-        (x0 - width - 1, y0),
-        (x1 + 1, y1 - height),
-        (x0 - width - 1, y1 - height),
-    ]
-    places = [_inside((x, y, x + width, y + height), frame) for x, y in corners]
-    free = (place for place in places if not any(_overlap(place, other) for other in taken))
-    return next(free, places[0])
-
-
-def _inside(place: Box, frame: tuple[int, int]) -> Box:
-    x0, y0, x1, y1 = place
-    dx = max(0.0, -x0) - max(0.0, x1 - frame[0])
-    dy = max(0.0, -y0) - max(0.0, y1 - frame[1])
-    return (x0 + dx, y0 + dy, x1 + dx, y1 + dy)
-
-
-def _overlap(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
 @dataclass(frozen=True, slots=True)
 class _Line:
     text: str
@@ -233,16 +232,17 @@ class _Line:
     small: bool = False
 
 
-def _panel(width: int, finding: Finding) -> Image.Image:
+def _panel(width: int, finding: Finding, language: str) -> Image.Image:
     """The banner with the verdict, then the reasons line by line, wrapped to the width."""
     banner_height = width // 7
     background, letters = VERDICT_COLOURS[finding.judgement.quality]
-    regular, small = _font(width // 28), _font(width // 38)
+    t = translations(language)
+    regular, small = (_font(width // part, language) for part in (28, 38))
     margin = width // 40
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     lines = [
         _Line(part, line.colour, line.small)
-        for line in _lines(finding)
+        for line in _lines(finding, t)
         for part in _wrapped(
             measure, line.text, small if line.small else regular, width - 2 * margin
         )
@@ -251,10 +251,9 @@ def _panel(width: int, finding: Finding) -> Image.Image:
     panel = Image.new("RGB", (width, banner_height + sum(heights) + 2 * margin), BLACK)
     draw = ImageDraw.Draw(panel)
     draw.rectangle((0, 0, width, banner_height - 1), fill=background)
-    verdict = words.VERDICTS[finding.judgement.quality]
-    draw.text(
-        (width / 2, banner_height / 2), verdict, letters, _font(width // 11, bold=True), anchor="mm"
-    )
+    verdict = t.gettext(words.VERDICTS[finding.judgement.quality])
+    middle = (width / 2, banner_height / 2)
+    draw.text(middle, verdict, letters, _font(width // 11, language, bold=True), anchor="mm")
     y = banner_height + margin
     for line, height in zip(lines, heights, strict=True):
         font = small if line.small else regular
@@ -263,36 +262,32 @@ def _panel(width: int, finding: Finding) -> Image.Image:
     return panel
 
 
-def _lines(finding: Finding) -> Iterator[_Line]:
+def _lines(finding: Finding, t: NullTranslations) -> Iterator[_Line]:
     judgement = finding.judgement
-    yield _Line(words.view_line(judgement))
+    yield _Line(words.view_line(judgement, t))
     for rule in words.unmet(judgement):
-        yield _Line(f"✗ Not met: {rule.meaning}", (255, 170, 90))
-    undecided = words.undecided(judgement)
+        yield _Line(f"× {t.gettext(words.NOT_MET)}: {t.gettext(rule.meaning)}", (255, 170, 90))
+    undecided = [t.gettext(rule.meaning) for rule in words.undecided(judgement)]
     if undecided:
-        yield _Line(
-            "? Cannot tell: " + ", ".join(rule.meaning for rule in undecided), (200, 200, 200)
-        )
-    yield _Line(f"{FOOTER} · {words.bundle_line(finding)}", (170, 170, 170), small=True)
+        yield _Line(f"? {t.gettext(words.CANNOT_TELL)}: {', '.join(undecided)}", (200, 200, 200))
+    footer = f"{t.gettext(words.DISCLAIMER)} · {words.models_line(finding.bundle)}"
+    yield _Line(footer, (170, 170, 170), small=True)
 
 
 def _wrapped(
     draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, width: int
 ) -> Iterator[str]:
     line = ""
-    for word in text.split(" "):
-        longer = f"{line} {word}".strip()
-        if line and draw.textlength(longer, font=font) > width:
-            yield line
-            line = word
-        else:
-            line = longer
-    yield line
+    for part in _PARTS.findall(text):
+        if line and draw.textlength((line + part).rstrip(), font=font) > width:
+            yield line.rstrip()
+            line = ""
+        line += part
+    yield line.rstrip()
 
 
 @lru_cache(maxsize=32)
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans as matplotlib ships it, since servers have no fonts; one layout engine."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
+def _font(size: int, language: str = ENGLISH, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """One layout engine everywhere, so that the same finding makes the same pixels."""
+    path = font_path(language, bold=bold)
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)

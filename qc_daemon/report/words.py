@@ -1,10 +1,15 @@
 """Findings in plain words, the same on overlays and pages."""
 
+from gettext import NullTranslations
+
 from model.criteria_table import RULES, CriterionRule
-from model.finding import NON_STANDARD, REVIEW, STANDARD, Finding, Judgement
+from model.finding import NON_STANDARD, REVIEW, STANDARD, BundleId, Judgement
 from qc_daemon.report import codes
 
 VERDICTS = {STANDARD: "STANDARD", NON_STANDARD: "NON-STANDARD", REVIEW: "REVIEW"}
+
+NOT_MET, CANNOT_TELL = "Not met", "Cannot tell"
+DISCLAIMER = "Machine-made judgement of the picture, not of the fetus"
 
 
 def rule(judgement: Judgement, code: str) -> CriterionRule:
@@ -34,15 +39,19 @@ def percent(probability: float | None) -> str:
     return f"{100 * probability:.0f}\N{NO-BREAK SPACE}%"
 
 
-def view_line(judgement: Judgement) -> str:
+def view_line(judgement: Judgement, t: NullTranslations) -> str:
     """View and probabilities in one line."""
-    line = f"{codes.VIEWS[judgement.view].meaning} ({percent(judgement.view_probability)})"
-    if judgement.probability is None:
-        return line
-    return f"{line}, standard: {percent(judgement.probability)}"
+    view = t.gettext(codes.VIEWS[judgement.view].meaning)
+    line = f"{view} ({percent(judgement.view_probability)})"
+    return line if judgement.probability is None else f"{line}, {standard_line(judgement, t)}"
 
 
-def bundle_line(finding: Finding) -> str:
+def standard_line(judgement: Judgement, t: NullTranslations) -> str:
+    """How probably the view is a standard one."""
+    told = t.gettext("standard: {probability}")
+    return told.format(probability=percent(judgement.probability))
+
+
+def models_line(bundle: BundleId) -> str:
     """Who judged."""
-    bundle = finding.bundle
-    return f"bundle {bundle.name} {bundle.version}, {bundle.model_id[:12]}"
+    return f"{bundle.name} {bundle.version} ({bundle.model_id[:12]})"

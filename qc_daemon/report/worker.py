@@ -1,7 +1,7 @@
 """Report jobs: claim one, build the exam's objects, store them with their deliver jobs, finish."""
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from io import BytesIO
@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from detector.codes import ErrorCode, Flag, QCError
-from detector.frame import Frame
+from detector.frame import Frame, Pixels
 from detector.vocabulary import View
 from model.finding import Finding
 from qc_daemon.records import exams, jobs, reports
@@ -24,13 +24,17 @@ from qc_daemon.records.reports import ReportObject, StoredReport
 from qc_daemon.records.revisions import Originals, in_spool
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, ObjectKind
+from qc_daemon.report.encapsulated import build_pdf
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.key_objects import build_key_objects
-from qc_daemon.report.overlay import build_overlay
+from qc_daemon.report.overlay import build_overlay, render_frame
+from qc_daemon.report.page import compose
+from qc_daemon.report.pdf import summary_pdf
 from qc_daemon.report.source import Source
 from qc_daemon.report.sr import Reference, build_sr
+from qc_daemon.report.summary import Key, Shot, Summary, rank, summarise
 from qc_daemon.routing import Routes, Traits
-from qc_daemon.settings import Settings
+from qc_daemon.settings import ReportSettings, Settings
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +51,11 @@ class Told:
     source: Source
     path: Path
     calling_ae: str = ""
+
+    @property
+    def shot(self) -> Shot:
+        """It as a summary takes it."""
+        return Shot(self.source, self.finding)
 
     @property
     def traits(self) -> Traits:
@@ -111,9 +120,23 @@ def _report(
         latest = reports.latest_sr(session, job.exam_id)
         before = reports.sr_destinations(session, job.exam_id)
     routes = Routes.of(settings)
-    told = _told(content.findings, originals)
+    told = told_of(content.findings, originals)
+    with_summary = bool(_to(ObjectKind.PDF, told, routes))
+    summary = summary_of(told, settings.report, job.revision, now) if with_summary else None
     objects = [_sr(told, job.revision, now, latest)]
-    objects += _overlays(told, job.revision, now, frames, routes)
+    pictures: dict[Key, Pixels] = {}
+    for path, of_instance in groupby(told, key=lambda each: each.path):
+        shots = list(of_instance)
+        chosen = [each for each in shown(shots) if _to(ObjectKind.OVERLAY, [each], routes)]
+        best = [] if summary is None else [each for each in shots if summary.shows(each.shot)]
+        numbers = sorted({each.finding.frame for each in (*chosen, *best)})
+        pixels = {f.number: f.pixels for f in frames(path, numbers)} if numbers else {}
+        for each in chosen:
+            objects.append(_overlay(each, pixels, job.revision, now, settings.report.language))
+        for each in best:
+            pictures[each.shot.key] = render_frame(pixels[each.finding.frame], each.finding)
+    if summary is not None:
+        objects.append(_pdf(told, summary, pictures, settings.report.language))
     if _to(ObjectKind.KEY_OBJECTS, told, routes):
         objects += _key_objects(told, job.revision, now)
     with store.begin() as session:
@@ -145,19 +168,14 @@ def shown(told: Iterable[Told]) -> list[Told]:
     best: dict[View, Told] = {}
     for each in told:
         view = each.finding.judgement.view
-        if view not in best or _rank(each) > _rank(best[view]):
+        if view not in best or rank(each.finding) > rank(best[view].finding):
             best[view] = each
     assessed = [each for view, each in best.items() if view is not View.OTHER]
     return sorted(assessed or best.values(), key=lambda each: each.finding.frame)
 
 
-def _rank(told: Told) -> tuple[float, float]:
-    judgement = told.finding.judgement
-    probability = -1.0 if judgement.probability is None else judgement.probability
-    return (probability, judgement.view_probability)
-
-
-def _told(findings: Iterable[ScoredFinding], originals: Originals) -> list[Told]:
+def told_of(findings: Iterable[ScoredFinding], originals: Originals) -> list[Told]:
+    """Each finding with the source it is told of; raises QCError if a file cannot be read."""
     sources: dict[int, tuple[Source, Path]] = {}
     told = []
     for scored in findings:
@@ -232,24 +250,44 @@ def _reference(latest: StoredReport) -> Reference:
     )
 
 
-def _overlays(
-    told: Iterable[Told], revision: int, now: datetime, frames: FrameReader, routes: Routes
-) -> Iterator[ReportObject]:
-    for path, of_instance in groupby(told, key=lambda each: each.path):
-        chosen = [each for each in shown(of_instance) if _to(ObjectKind.OVERLAY, [each], routes)]
-        if not chosen:
-            continue
-        numbers = sorted({each.finding.frame for each in chosen})
-        pixels = {frame.number: frame.pixels for frame in frames(path, numbers)}
-        for each in chosen:
-            overlay = build_overlay(
-                each.source,
-                pixels[each.finding.frame],
-                each.finding,
-                revision=revision,
-                created=now,
-            )
-            yield _object(ObjectKind.OVERLAY, overlay, each.finding_id)
+def _overlay(
+    told: Told, pixels: Mapping[int, Pixels], revision: int, now: datetime, language: str
+) -> ReportObject:
+    overlay = build_overlay(
+        told.source,
+        pixels[told.finding.frame],
+        told.finding,
+        revision=revision,
+        created=now,
+        language=language,
+    )
+    return _object(ObjectKind.OVERLAY, overlay, told.finding_id)
+
+
+def summary_of(
+    told: Sequence[Told], settings: ReportSettings, revision: int, now: datetime
+) -> Summary:
+    """The exam at a glance."""
+    expected = [View(name) for name in settings.views]
+    return summarise([each.shot for each in told], expected, revision=revision, created=now)
+
+
+def _pdf(
+    told: Sequence[Told],
+    summary: Summary,
+    pictures: Mapping[Key, Pixels],
+    language: str,
+) -> ReportObject:
+    page = compose(summary, language)
+    made = build_pdf(
+        _sources(told),
+        [each.finding for each in told],
+        summary_pdf(page, pictures, summary.created),
+        page.title,
+        revision=summary.revision,
+        created=summary.created,
+    )
+    return _object(ObjectKind.PDF, made, None)
 
 
 def _object(kind: ObjectKind, dataset: Dataset, finding_id: int | None) -> ReportObject:

@@ -1,116 +1,27 @@
 """Report jobs: from stored findings to stored objects and deliver jobs, once."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from pydicom import dcmread
-from pydicom.dataset import Dataset
 
 from detector.codes import ErrorCode, Flag, QCError
 from detector.frame import Frame
 from detector.vocabulary import View
-from model.finding import Finding
-from qc_daemon.records import jobs, reports, schema
-from qc_daemon.records.exams import close_due, end_association, touch
-from qc_daemon.records.findings import store as store_findings
-from qc_daemon.records.jobs import Job
-from qc_daemon.records.receipts import Receipt, admit
-from qc_daemon.records.reports import Deliverable
-from qc_daemon.records.revisions import pixels_known
-from qc_daemon.records.store import Store
+from qc_daemon.records import jobs
 from qc_daemon.records.tables import JobKind, JobState
-from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.reader import from_sr
 from qc_daemon.report.source import Source
-from qc_daemon.report.worker import Told, run_one, shown
-from qc_daemon.settings import DestinationSettings, Settings, StoreSettings
+from qc_daemon.report.worker import Told, shown
+from qc_daemon.settings import ReportSettings
+from tests.clinic import Clinic, black_frames
+from tests.report import paper
 
 Make = Callable[..., Any]
-START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3.1"
-
-
-def black_frames(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
-    """What a decoder gives back, all black."""
-    assert path.is_file()
-    for number in numbers:
-        yield Frame(number, np.zeros((120, 160, 3), np.uint8), ())
-
-
-class Clinic:
-    """A store with a spool; receives, scores and closes as the other stages do."""
-
-    def __init__(self, folder: Path, objects: Sequence[str]) -> None:
-        self.settings = Settings(
-            store=StoreSettings(url=f"sqlite:///{folder / 'qc.db'}", spool=folder),
-            destination=[DestinationSettings(name="pacs", objects=list(objects))],  # type: ignore[arg-type]
-        )
-        schema.upgrade(self.settings.store.url)
-        self.store = Store(self.settings.store.url)
-        self.now = START
-
-    def receive(self, header: Dataset, *findings: Finding) -> Path:
-        """An object arrives and is scored."""
-        payload = to_bytes(header)
-        sha256 = hashlib.sha256(payload).hexdigest()
-        path = self.settings.store.spool / f"{sha256}.dcm"
-        path.write_bytes(payload)
-        receipt = Receipt(
-            sop_instance_uid=header.SOPInstanceUID,
-            sop_class_uid=header.SOPClassUID,
-            study_instance_uid=header.StudyInstanceUID,
-            series_instance_uid=header.SeriesInstanceUID,
-            patient_id=header.PatientID,
-            transfer_syntax_uid="1.2.840.10008.1.2.1",
-            calling_ae="VOLUSON1",
-            sha256=sha256,
-            size=len(payload),
-            path=path.name,
-            association="assoc-1",
-        )
-        with self.store.begin() as session:
-            exam = admit(
-                session,
-                receipt,
-                source_destinations=(),
-                bundle_id=findings[0].bundle.model_id,
-                now=self.now,
-            ).exam_id
-            touch(session, "assoc-1", exam, self.now, self.now + timedelta(minutes=5))
-            end_association(session, "assoc-1")
-            job = jobs.claim(session, [JobKind.SCORE], "scorer", self.now, 300)
-            assert job is not None
-            assert job.revision_id is not None
-            pixels_known(session, job.revision_id, f"pixels of {sha256}", self.now)
-            store_findings(session, job.revision_id, [f.to_json() for f in findings], self.now)
-            assert jobs.finish(session, job, self.now)
-        return path
-
-    def close(self) -> None:
-        self.now += timedelta(minutes=5)
-        with self.store.begin() as session:
-            assert close_due(session, self.now, 60, 240)
-
-    def report(self, frames: Callable[..., Any] = black_frames) -> bool:
-        return run_one(self.store, self.settings, "reporter", self.now, frames)
-
-    def jobs(self, kind: JobKind) -> list[Job]:
-        with self.store.read() as session:
-            return jobs.listing(session, kinds=[kind])
-
-    def sent(self) -> list[Deliverable]:
-        """What the deliver jobs would send."""
-        with self.store.read() as session:
-            return [
-                reports.deliverable(session, job)
-                for job in jobs.listing(session, kinds=[JobKind.DELIVER])
-            ]
 
 
 @pytest.fixture
@@ -118,6 +29,50 @@ def clinic(tmp_path: Path) -> Iterator[Clinic]:
     made = Clinic(tmp_path, ["sr", "overlay"])
     yield made
     made.store.close()
+
+
+def test_exam_becomes_a_summary_in_the_chosen_language(
+    tmp_path: Path, us_header: Make, a_finding: Make
+) -> None:
+    clinic = Clinic(tmp_path, ["sr", "pdf"])
+    clinic.settings.report = ReportSettings(language="de", views=["NT", "CRL"])
+    header = us_header()
+    clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.close()
+    assert clinic.report()
+    sr, pdf = clinic.sent()
+    assert (sr.kind, pdf.kind) == ("sr", "pdf")
+    assert pdf.payload is not None
+    made = dcmread(BytesIO(pdf.payload))
+    assert made.SOPInstanceUID == pdf.sop_instance_uid
+    assert made.DocumentTitle == "Ultraschall-Bildqualität: Übersicht der Untersuchung"
+    document = tmp_path / "summary.pdf"
+    document.write_bytes(made.EncapsulatedDocument[: made.EncapsulatedDocumentLength])
+    said = paper.text(document)
+    assert "Fehlt,nochaufzunehmen:Scheitel-Steiß-Länge." in said
+    assert "BessereBildergewünscht:Nackentransparenz,median-sagittal." in said
+    # Two views were asked for, one has a picture.
+    assert sum(len(sheet.pictures) for sheet in paper.sheets(document)) == 1
+    clinic.store.close()
+
+
+def test_frames_are_decoded_once_for_overlays_and_summary(
+    tmp_path: Path, us_header: Make, a_finding: Make
+) -> None:
+    clinic = Clinic(tmp_path, ["overlay", "pdf"])
+    header = us_header(SOPClassUID=MULTI_FRAME, NumberOfFrames=9)
+    source = Source.of(header, "")
+    clinic.receive(header, *(a_finding(source, frame=n, probability=n / 10) for n in (2, 5)))
+    clinic.close()
+    asked: list[list[int]] = []
+
+    def frames(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
+        asked.append(list(numbers))
+        return black_frames(path, numbers)
+
+    assert clinic.report(frames)
+    assert asked == [[5]]
+    clinic.store.close()
 
 
 def test_nothing_due_is_no_work(clinic: Clinic) -> None:

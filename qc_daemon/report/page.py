@@ -1,0 +1,212 @@
+"""The summary in words of one language, for whatever draws it.
+
+It says in plain words what is missing and how to mend it. Patient and study are as the source's
+header has them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from gettext import NullTranslations
+
+from pydicom.dataset import Dataset
+from pydicom.valuerep import PersonName
+
+from detector.codes import Flag
+from qc_daemon.report import words
+from qc_daemon.report.codes import FLAGS, VIEWS
+from qc_daemon.report.equipment import local_time, software_version
+from qc_daemon.report.fonts import drawable
+from qc_daemon.report.language import translations
+from qc_daemon.report.summary import Shot, Standing, Summary, ViewRow
+
+_DOUBTS = (Flag.OUT_OF_DISTRIBUTION, Flag.NO_REAL_EVIDENCE)
+MET, UNMET, UNDECIDED, NOTE = "✓", "✗", "?", "•"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A line of a cell: its mark, what is so, and what to do about it ("": nothing)."""
+
+    mark: str
+    text: str
+    mend: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A view: name, verdict, the picture it is told by, and the points."""
+
+    view: str
+    standing: Standing
+    verdict: str
+    shot: Shot | None
+    caption: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """All words of a summary in their order; `facts` are labels and values."""
+
+    language: str
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    tasks: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    notes: tuple[str, ...]
+    page_of: str
+    """Names a page: `{page}` and `{pages}` stand for the numbers."""
+
+
+def compose(summary: Summary, language: str) -> Page:
+    """The summary in a language of `language.LANGUAGES`."""
+    t = translations(language)
+    return Page(
+        language=language,
+        title=t.gettext("Ultrasound image quality: exam summary"),
+        facts=tuple(_facts(summary.first.header, t)),
+        tasks=tuple(_tasks(summary, t)),
+        cells=tuple(_cell(row, t) for row in summary.rows),
+        notes=tuple(_notes(summary, t)),
+        page_of=t.gettext("Page {page} of {pages}"),
+    )
+
+
+def _facts(header: Dataset, t: NullTranslations) -> Iterator[tuple[str, str]]:
+    date = header.get("StudyDate")
+    for label, value in (
+        (t.gettext("Patient"), person(header.get("PatientName"))),
+        (t.gettext("Patient ID"), header.get("PatientID")),
+        (t.gettext("Born"), _date(header.get("PatientBirthDate"))),
+        (t.gettext("Accession number"), header.get("AccessionNumber")),
+        (t.gettext("Exam"), " ".join(filter(None, (_date(date), header.get("StudyDescription"))))),
+        (t.gettext("Station"), header.get("StationName")),
+    ):
+        text = str(value or "").strip()
+        if text and drawable(text):
+            yield label, text
+        elif text:
+            yield label, t.gettext("(in letters that cannot be printed here)")
+
+
+def person(name: PersonName | str | None) -> str:
+    """Family name, given names: the ideographic group beside the alphabetic one if printable."""
+    groups = str(name or "").split("=")
+    told = [", ".join(filter(None, _parts(group))) for group in groups[:2]]
+    printable = [text for text in told if text and drawable(text)]
+    # Where no group can be printed the caller has to say so.
+    return " / ".join(printable or [text for text in told if text][:1])
+
+
+def _parts(group: str) -> tuple[str, str]:
+    family, _, rest = group.partition("^")
+    return family.strip(), " ".join(part for part in rest.split("^")[:2] if part.strip())
+
+
+def _date(value: str | None) -> str:
+    """DA as ISO 8601; anything else as it is."""
+    text = str(value or "")
+    if len(text) == 8 and text.isdigit():
+        return f"{text[:4]}-{text[4:6]}-{text[6:]}"
+    return text
+
+
+def _tasks(summary: Summary, t: NullTranslations) -> Iterator[str]:
+    """What is to be done, in the order of urgency."""
+    for standing, sentence in (
+        (Standing.MISSING, t.gettext("Missing, still to be taken: {views}.")),
+        (Standing.NON_STANDARD, t.gettext("Better pictures wanted: {views}.")),
+        (Standing.REVIEW, t.gettext("A person has to judge: {views}.")),
+    ):
+        views = [_name(row, t) for row in summary.rows if row.standing is standing]
+        if views:
+            yield sentence.format(views="; ".join(views))
+    if all(row.standing is Standing.STANDARD for row in summary.rows):
+        yield t.gettext("Nothing to do: every view is there and standard.")
+
+
+def _name(row: ViewRow, t: NullTranslations) -> str:
+    return t.gettext(VIEWS[row.view].meaning)
+
+
+def _cell(row: ViewRow, t: NullTranslations) -> Cell:
+    verdicts = {
+        Standing.STANDARD: t.gettext("Standard view"),
+        Standing.NON_STANDARD: t.gettext("Not a standard view"),
+        Standing.REVIEW: t.gettext("For a person to judge"),
+        Standing.MISSING: t.gettext("Missing"),
+    }
+    return Cell(
+        view=_name(row, t),
+        standing=row.standing,
+        verdict=verdicts[row.standing],
+        shot=row.best,
+        caption="" if row.best is None else _caption(row, row.best, t),
+        points=tuple(_points(row, t)),
+    )
+
+
+def _caption(row: ViewRow, shot: Shot, t: NullTranslations) -> str:
+    """Which picture it is, how probably standard, and out of how many."""
+    header, finding = shot.source.header, shot.finding
+    number = header.get("InstanceNumber")
+    parts = [t.gettext("image {number}").format(number=number)] if number is not None else []
+    if finding.frame > 1 or shot.source.multi_frame:
+        parts.append(t.gettext("frame {number}").format(number=finding.frame))
+    if row.count > 1:
+        told = t.ngettext("best of {count} picture", "best of {count} pictures", row.count)
+        parts.append(told.format(count=row.count))
+    if finding.judgement.probability is not None:
+        parts.append(words.standard_line(finding.judgement, t))
+    return " · ".join(parts)
+
+
+def _points(row: ViewRow, t: NullTranslations) -> Iterator[Point]:
+    if row.best is None:
+        yield Point(NOTE, t.gettext("No picture shows this view."), t.gettext("Take one"))
+        return
+    judgement = row.best.finding.judgement
+    if row.standing is Standing.REVIEW:
+        yield from _doubts(row.best, t)
+    unmet = words.unmet(judgement)
+    for rule in unmet:
+        text = f"{t.gettext(words.NOT_MET)}: {t.gettext(rule.meaning)}"
+        yield Point(UNMET, text, t.gettext(rule.mend))
+    if row.standing is Standing.NON_STANDARD and not unmet:
+        yield Point(
+            NOTE,
+            t.gettext("No single criterion fails, but the picture as a whole is not standard."),
+            t.gettext("Compare it with a standard picture of this view"),
+        )
+    undecided = [t.gettext(rule.meaning) for rule in words.undecided(judgement)]
+    if undecided:
+        yield Point(UNDECIDED, f"{t.gettext(words.CANNOT_TELL)}: {'; '.join(undecided)}")
+    met = sum(criterion.met is True for criterion in judgement.criteria)
+    if met:
+        told = t.ngettext("{count} criterion met", "{count} criteria met", met)
+        yield Point(MET, told.format(count=met))
+
+
+def _doubts(shot: Shot, t: NullTranslations) -> Iterator[Point]:
+    """Why a person has to judge."""
+    known = [flag for flag in _DOUBTS if flag in shot.finding.judgement.flags]
+    for flag in known:
+        yield Point(NOTE, t.gettext(FLAGS[flag].meaning))
+    if not known:
+        yield Point(NOTE, t.gettext("The models are not sure enough of this picture."))
+
+
+def _notes(summary: Summary, t: NullTranslations) -> Iterator[str]:
+    if summary.others:
+        told = t.gettext("Pictures of none of the assessed views: {count} of {all}.")
+        yield told.format(count=summary.others, all=summary.pictures)
+    if summary.revision > 1:
+        told = t.gettext("Version {number} of this summary, in place of earlier ones.")
+        yield told.format(number=summary.revision)
+    yield t.gettext(words.DISCLAIMER)
+    models = ", ".join(map(words.models_line, summary.bundles))
+    moment: datetime = local_time(summary.created, summary.first.header)
+    yield t.gettext("Made by qc-daemon {version} with models {models} on {moment}.").format(
+        version=software_version(), models=models, moment=moment.strftime("%Y-%m-%d %H:%M %Z")
+    )

@@ -1,0 +1,104 @@
+"""A clinic without a network: a store and a spool, with what the other stages would have done."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from detector.frame import Frame
+from model.finding import Finding
+from qc_daemon.records import jobs, reports, schema
+from qc_daemon.records.exams import close_due, end_association, touch
+from qc_daemon.records.findings import store as store_findings
+from qc_daemon.records.jobs import Job
+from qc_daemon.records.receipts import Receipt, admit
+from qc_daemon.records.reports import Deliverable
+from qc_daemon.records.revisions import pixels_known
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import JobKind
+from qc_daemon.report.equipment import to_bytes
+from qc_daemon.report.worker import run_one
+from qc_daemon.settings import DestinationSettings, Settings, StoreSettings
+
+START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+
+
+def black_frames(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
+    """What a decoder gives back, all black."""
+    assert path.is_file()
+    for number in numbers:
+        yield Frame(number, np.zeros((120, 160, 3), np.uint8), ())
+
+
+class Clinic:
+    """A store with a spool; receives, scores and closes as the other stages do."""
+
+    def __init__(self, folder: Path, objects: Sequence[str]) -> None:
+        self.settings = Settings(
+            store=StoreSettings(url=f"sqlite:///{folder / 'qc.db'}", spool=folder),
+            destination=[DestinationSettings(name="pacs", objects=list(objects))],  # type: ignore[arg-type]
+        )
+        schema.upgrade(self.settings.store.url)
+        self.store = Store(self.settings.store.url)
+        self.now = START
+
+    def receive(self, header: Dataset, *findings: Finding) -> Path:
+        """An object arrives and is scored."""
+        payload = to_bytes(header)
+        sha256 = hashlib.sha256(payload).hexdigest()
+        path = self.settings.store.spool / f"{sha256}.dcm"
+        path.write_bytes(payload)
+        receipt = Receipt(
+            sop_instance_uid=header.SOPInstanceUID,
+            sop_class_uid=header.SOPClassUID,
+            study_instance_uid=header.StudyInstanceUID,
+            series_instance_uid=header.SeriesInstanceUID,
+            patient_id=header.PatientID,
+            transfer_syntax_uid="1.2.840.10008.1.2.1",
+            calling_ae="VOLUSON1",
+            sha256=sha256,
+            size=len(payload),
+            path=path.name,
+            association="assoc-1",
+        )
+        with self.store.begin() as session:
+            exam = admit(
+                session,
+                receipt,
+                source_destinations=(),
+                bundle_id=findings[0].bundle.model_id,
+                now=self.now,
+            ).exam_id
+            touch(session, "assoc-1", exam, self.now, self.now + timedelta(minutes=5))
+            end_association(session, "assoc-1")
+            job = jobs.claim(session, [JobKind.SCORE], "scorer", self.now, 300)
+            assert job is not None
+            assert job.revision_id is not None
+            pixels_known(session, job.revision_id, f"pixels of {sha256}", self.now)
+            store_findings(session, job.revision_id, [f.to_json() for f in findings], self.now)
+            assert jobs.finish(session, job, self.now)
+        return path
+
+    def close(self) -> None:
+        self.now += timedelta(minutes=5)
+        with self.store.begin() as session:
+            assert close_due(session, self.now, 60, 240)
+
+    def report(self, frames: Callable[..., Any] = black_frames) -> bool:
+        return run_one(self.store, self.settings, "reporter", self.now, frames)
+
+    def jobs(self, kind: JobKind) -> list[Job]:
+        with self.store.read() as session:
+            return jobs.listing(session, kinds=[kind])
+
+    def sent(self) -> list[Deliverable]:
+        """What the deliver jobs would send."""
+        with self.store.read() as session:
+            return [
+                reports.deliverable(session, job)
+                for job in jobs.listing(session, kinds=[JobKind.DELIVER])
+            ]

@@ -1,0 +1,76 @@
+"""The catalogues: complete, up to date, and in letters that can be drawn."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from babel.messages.pofile import read_po
+from fontTools.ttLib import TTFont
+
+from model.finding import REVIEW
+from qc_daemon.report.catalogue import said, updated
+from qc_daemon.report.fonts import font_path
+from qc_daemon.report.language import LANGUAGES, catalogue_path, translations
+from qc_daemon.report.overlay import render_overlay
+
+Make = Callable[..., Any]
+FOREIGN = [language for language in LANGUAGES if language != "en"]
+
+
+@pytest.mark.parametrize("language", FOREIGN)
+def test_catalogue_is_what_the_code_says(language: str) -> None:
+    """Else: python -m qc_daemon.report.catalogue, and translate what is empty."""
+    assert catalogue_path(language).read_bytes() == updated(language)
+
+
+@pytest.mark.parametrize("language", FOREIGN)
+def test_every_message_is_translated_with_its_fields(language: str) -> None:
+    with catalogue_path(language).open("rb") as text:
+        catalogue = read_po(text, locale=language)
+    messages = [message for message in catalogue if message.id]
+    assert len(messages) == len(said())
+    for message in messages:
+        told = message.string if isinstance(message.string, tuple) else (message.string,)
+        asked = message.id[-1] if isinstance(message.id, tuple) else message.id
+        assert all(told), message.id
+        for each in told:
+            assert _fields(each) == _fields(asked), message.id
+        assert not message.fuzzy
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_letter_can_be_drawn(language: str) -> None:
+    t = translations(language)
+    words = [m.id if isinstance(m.id, str) else m.id[0] for m in said() if m.id]
+    letters = set("".join(t.gettext(word) for word in words) + "×?·…:,()><%\N{NO-BREAK SPACE}")
+    for bold in (False, True):
+        with TTFont(font_path(language, bold=bold), lazy=True) as font:
+            assert {c for c in letters if ord(c) not in font.getBestCmap()} == set()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_overlay_words_stay_inside_the_panel(
+    a_source: Make, a_finding: Make, language: str
+) -> None:
+    """Cut-off lines would reach the edges."""
+    finding = a_finding(a_source(), quality=REVIEW, detections=())
+    drawn = render_overlay(np.zeros((300, 640, 3), np.uint8), finding, language)
+    below_banner = drawn[300 + 640 // 7 :]
+    assert below_banner.any()
+    assert not below_banner[:, :8].any()
+    assert not below_banner[:, -8:].any()
+
+
+def test_overlays_differ_by_language_alone_in_their_words(a_source: Make, a_finding: Make) -> None:
+    finding = a_finding(a_source(), detections=())
+    pixels = np.full((300, 640, 3), 9, np.uint8)
+    drawn = [render_overlay(pixels, finding, language) for language in LANGUAGES]
+    for other in drawn[1:]:
+        np.testing.assert_array_equal(other[:300], drawn[0][:300])
+        assert other.shape != drawn[0].shape or (other != drawn[0]).any()
+
+
+def _fields(text: str) -> set[str]:
+    return set(re.findall(r"\{\w+\}", text))
