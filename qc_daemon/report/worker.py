@@ -124,17 +124,8 @@ def _report(
     with_summary = bool(_to(ObjectKind.PDF, told, routes))
     summary = summary_of(told, settings.report, job.revision, now) if with_summary else None
     objects = [_sr(told, job.revision, now, latest)]
-    pictures: dict[Key, Pixels] = {}
-    for path, of_instance in groupby(told, key=lambda each: each.path):
-        shots = list(of_instance)
-        chosen = [each for each in shown(shots) if _to(ObjectKind.OVERLAY, [each], routes)]
-        best = [] if summary is None else [each for each in shots if summary.shows(each.shot)]
-        numbers = sorted({each.finding.frame for each in (*chosen, *best)})
-        pixels = {f.number: f.pixels for f in frames(path, numbers)} if numbers else {}
-        for each in chosen:
-            objects.append(_overlay(each, pixels, job.revision, now, settings.report.language))
-        for each in best:
-            pictures[each.shot.key] = render_frame(pixels[each.finding.frame], each.finding)
+    overlays, pictures = _drawn(told, summary, job.revision, now, frames, routes, settings.report)
+    objects += overlays
     if summary is not None:
         objects.append(_pdf(told, summary, pictures, settings.report.language))
     if _to(ObjectKind.KEY_OBJECTS, told, routes):
@@ -227,10 +218,16 @@ def _sr(
 
 
 def _key_objects(told: Sequence[Told], revision: int, now: datetime) -> Iterator[ReportObject]:
-    for selection in build_key_objects(
-        _sources(told), [each.finding for each in told], revision=revision, created=now
-    ):
+    # A cine with one good frame needs no attention for its others.
+    telling = [each for _, of_instance in _by_instance(told) for each in shown(of_instance)]
+    findings = [each.finding for each in telling]
+    for selection in build_key_objects(_sources(told), findings, revision=revision, created=now):
         yield _object(ObjectKind.KEY_OBJECTS, selection, None)
+
+
+def _by_instance(told: Iterable[Told]) -> Iterator[tuple[Path, list[Told]]]:
+    for path, of_instance in groupby(told, key=lambda each: each.path):
+        yield path, list(of_instance)
 
 
 def _sources(told: Iterable[Told]) -> list[Source]:
@@ -250,18 +247,36 @@ def _reference(latest: StoredReport) -> Reference:
     )
 
 
-def _overlay(
-    told: Told, pixels: Mapping[int, Pixels], revision: int, now: datetime, language: str
-) -> ReportObject:
-    overlay = build_overlay(
-        told.source,
-        pixels[told.finding.frame],
-        told.finding,
-        revision=revision,
-        created=now,
-        language=language,
-    )
-    return _object(ObjectKind.OVERLAY, overlay, told.finding_id)
+def _drawn(
+    told: Sequence[Told],
+    summary: Summary | None,
+    revision: int,
+    now: datetime,
+    frames: FrameReader,
+    routes: Routes,
+    settings: ReportSettings,
+) -> tuple[list[ReportObject], dict[Key, Pixels]]:
+    """The overlays, and the pictures that the summary shows; each frame is decoded once."""
+    overlays: list[ReportObject] = []
+    pictures: dict[Key, Pixels] = {}
+    for path, of_instance in _by_instance(told):
+        chosen = [each for each in shown(of_instance) if _to(ObjectKind.OVERLAY, [each], routes)]
+        best = [] if summary is None else [e for e in of_instance if summary.shows(e.shot)]
+        numbers = sorted({each.finding.frame for each in (*chosen, *best)})
+        pixels = {f.number: f.pixels for f in frames(path, numbers)} if numbers else {}
+        for each in chosen:
+            overlay = build_overlay(
+                each.source,
+                pixels[each.finding.frame],
+                each.finding,
+                revision=revision,
+                created=now,
+                language=settings.language,
+            )
+            overlays.append(_object(ObjectKind.OVERLAY, overlay, each.finding_id))
+        for each in best:
+            pictures[each.shot.key] = render_frame(pixels[each.finding.frame], each.finding)
+    return overlays, pictures
 
 
 def summary_of(

@@ -261,6 +261,21 @@ def test_images_needing_attention_are_told_beside_the_report(
     clinic.store.close()
 
 
+def test_a_cine_with_a_good_frame_needs_no_attention(
+    tmp_path: Path, us_header: Make, a_finding: Make
+) -> None:
+    clinic = Clinic(tmp_path, ["key-objects"])
+    header = us_header(SOPClassUID=MULTI_FRAME, NumberOfFrames=9)
+    source = Source.of(header, "")
+    poor = a_finding(source, frame=2, quality="non-standard", probability=0.1)
+    good = a_finding(source, frame=5, quality="standard", probability=0.9)
+    clinic.receive(header, poor, good)
+    clinic.close()
+    assert clinic.report()
+    assert clinic.sent() == []
+    clinic.store.close()
+
+
 @pytest.mark.parametrize(
     ("objects", "quality"), [(["sr", "key-objects"], "standard"), (["sr"], "review")]
 )
