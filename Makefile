@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-slow lint bench bench-receive bench-faults bench-soak conformance bundle install lock clean
+.PHONY: demo test test-slow lint bench bench-receive bench-faults bench-soak bench-latency conformance bundle install lock clean
 
 demo: install
 	$(BIN)/qc-daemon demo
@@ -42,6 +42,10 @@ bench-faults: install
 bench-soak: install
 	@sh deploy/system-tools.sh
 	$(BIN)/python benchmarks/soak.py
+
+# Last image of an exam to its report at the PACS, beside the models' own time.
+bench-latency: install
+	$(BIN)/python benchmarks/latency.py
 
 # The tables of docs/conformance.md from the code.
 conformance: install
