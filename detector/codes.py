@@ -30,6 +30,7 @@ class ErrorCode(StrEnum):
     DELIVERY_REFUSED = "delivery-refused"
     DELIVERY_UNREACHABLE = "delivery-unreachable"
     DELIVERY_RESOURCES = "delivery-out-of-resources"
+    DELIVERY_FORBIDDEN = "delivery-forbidden"
     COMMITMENT_REFUSED = "commitment-refused"
     COMMITMENT_AWAITED = "commitment-awaited"
     SPOOL_MISSING = "spool-file-missing"
@@ -57,6 +58,7 @@ FAILURE_CLASS: dict[ErrorCode, FailureClass] = {
     ErrorCode.DELIVERY_REFUSED: FailureClass.QUARANTINE,
     ErrorCode.DELIVERY_UNREACHABLE: FailureClass.RETRY,
     ErrorCode.DELIVERY_RESOURCES: FailureClass.RETRY,
+    ErrorCode.DELIVERY_FORBIDDEN: FailureClass.ALARM,
     ErrorCode.COMMITMENT_REFUSED: FailureClass.RETRY,
     ErrorCode.COMMITMENT_AWAITED: FailureClass.ALARM,
     ErrorCode.SPOOL_MISSING: FailureClass.ALARM,

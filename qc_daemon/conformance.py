@@ -1,13 +1,14 @@
 """The tables of the DICOM conformance statement, made from the code they are about.
 
-`python -m qc_daemon.conformance` writes them into docs/conformance.md, each between its two marks.
+`python -m qc_daemon.conformance` writes them into docs/conformance.md, each between its two marks,
+and those about destinations into docs/delivery.md.
 """
 
 import codecs
 import re
 import ssl
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pydicom.charset import python_encoding
@@ -21,7 +22,7 @@ from pydicom.uid import (
 
 from detector.codes import ErrorCode
 from qc_daemon.commitment import PUSH_MODEL
-from qc_daemon.deliver.outcome import outcome
+from qc_daemon.deliver.outcome import HTTP, STORE, Meaning
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.receive import contexts, dimse, policy, scp
 from qc_daemon.receive.procedure_step import MPPS
@@ -33,6 +34,7 @@ from qc_daemon.settings import ReceiveSettings
 from qc_daemon.tls import CIPHERS, MINIMUM
 
 STATEMENT = Path(__file__).parent.parent / "docs" / "conformance.md"
+DELIVERY = STATEMENT.with_name("delivery.md")
 
 STORE_STATUSES = {
     scp.SUCCESS: "the object is on the disk and in the database; also for the same bytes again",
@@ -94,7 +96,7 @@ def tables() -> dict[str, str]:
         "store-statuses": _statuses(STORE_STATUSES),
         "request-statuses": _statuses(REQUEST_STATUSES),
         "commitment-failures": _statuses(COMMITMENT_FAILURES),
-        "outcomes": _outcomes(),
+        "outcomes": _outcomes(STORE),
         "measurements": _measurements(),
         "character-sets": _character_sets(),
         "cipher-suites": _cipher_suites(),
@@ -103,15 +105,20 @@ def tables() -> dict[str, str]:
     }
 
 
-def renewed(statement: str) -> str:
-    """The statement with its tables as the code has them now. Raises KeyError for a lost mark."""
-    for name, table in tables().items():
+def delivery_tables() -> dict[str, str]:
+    """The tables of docs/delivery.md."""
+    return {"outcomes": _outcomes(STORE), "http-outcomes": _outcomes(HTTP)}
+
+
+def renewed(text: str, tables: Mapping[str, str]) -> str:
+    """The text with these tables as the code has them now. Raises KeyError for a lost mark."""
+    for name, table in tables.items():
         marks = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
-        found = marks.search(statement)
+        found = marks.search(text)
         if found is None:
             raise KeyError(f"no marks for table {name}")
-        statement = f"{statement[: found.end(1)]}{table}\n{statement[found.start(2) :]}"
-    return statement
+        text = f"{text[: found.end(1)]}{table}\n{text[found.start(2) :]}"
+    return text
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -176,27 +183,18 @@ def _statuses(statuses: dict[int, str]) -> str:
     )
 
 
-def _outcomes() -> str:
-    """What we do with a peer's C-STORE status, asked of the function that decides."""
-    groups = (
-        ("0000H", (0x0000,)),
-        ("B000H–BFFFH", (0xB000, 0xB006, 0xB007, 0xBFFF)),
-        ("0001H, 0107H, 0116H", (0x0001, 0x0107, 0x0116)),
-        ("0111H", (0x0111,)),
-        ("A700H–A7FFH", (0xA700, 0xA7FF)),
-        ("0110H, 0213H", (0x0110, 0x0213)),
-        ("A900H–A9FFH, C000H–CFFFH, any other", (0xA900, 0xC000, 0xCFFF, 0x0122)),
-    )
+def _outcomes(table: Sequence[Meaning]) -> str:
+    """What we do with a peer's status, as the table has it that decides."""
     words = {
         None: "delivered",
         ErrorCode.DELIVERY_RESOURCES: "tried again, with back-off",
+        ErrorCode.DELIVERY_FORBIDDEN: "tried again for ever, with back-off, until it is mended",
         ErrorCode.DELIVERY_REFUSED: "not sent again; kept with the reason, for an operator",
     }
-    rows = []
-    for name, statuses in groups:
-        (told,) = {words[outcome(status)] for status in statuses}
-        rows.append((name, told))
-    return _table(("status", "the object is"), rows)
+    return _table(
+        ("status", "meaning", "the object is"),
+        ((each.shown, each.words, words[each.code]) for each in table),
+    )
 
 
 def _measurements() -> str:
@@ -250,8 +248,9 @@ def _cipher_suites() -> str:
 
 
 def main() -> int:
-    """Write the tables into the statement."""
-    STATEMENT.write_text(renewed(STATEMENT.read_text(encoding="utf-8")), encoding="utf-8")
+    """Write the tables into the documents."""
+    for path, made in ((STATEMENT, tables()), (DELIVERY, delivery_tables())):
+        path.write_text(renewed(path.read_text(encoding="utf-8"), made), encoding="utf-8")
     return 0
 
 

@@ -2,6 +2,8 @@
 
 import ast
 import inspect
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -23,9 +25,16 @@ def refusals(module: ModuleType, error: str) -> set[int]:
     }
 
 
-def test_the_tables_are_the_codes() -> None:
-    statement = conformance.STATEMENT.read_text(encoding="utf-8")
-    assert conformance.renewed(statement) == statement, "run python -m qc_daemon.conformance"
+@pytest.mark.parametrize(
+    ("path", "tables"),
+    [
+        (conformance.STATEMENT, conformance.tables),
+        (conformance.DELIVERY, conformance.delivery_tables),
+    ],
+)
+def test_the_tables_are_the_codes(path: Path, tables: Callable[[], dict[str, str]]) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert conformance.renewed(text, tables()) == text, "run python -m qc_daemon.conformance"
 
 
 def test_every_status_we_refuse_with_is_told() -> None:
@@ -40,4 +49,4 @@ def test_every_status_we_refuse_with_is_told() -> None:
 
 def test_a_lost_mark_is_told() -> None:
     with pytest.raises(KeyError, match="no marks for table"):
-        conformance.renewed("nothing here")
+        conformance.renewed("nothing here", conformance.tables())

@@ -38,6 +38,13 @@ class Item:
             raise QCError(ErrorCode.SPOOL_MISSING, "the bytes to send are not in the spool")
 
 
+class ClassRefusedError(QCError):
+    """The destination takes no object of this SOP class; another form of it may do."""
+
+    def __init__(self, destination: str, what: str) -> None:
+        super().__init__(ErrorCode.DELIVERY_REFUSED, f"destination {destination} {what}")
+
+
 class Carrier(Protocol):
     """A way to one destination."""
 

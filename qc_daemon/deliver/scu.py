@@ -13,8 +13,8 @@ from pynetdicom import AE, _config, build_context
 
 from detector.codes import ErrorCode, QCError
 from qc_daemon.commitment import PUSH_MODEL
-from qc_daemon.deliver.item import Item
-from qc_daemon.deliver.outcome import outcome
+from qc_daemon.deliver.item import ClassRefusedError, Item
+from qc_daemon.deliver.outcome import CLASS_NOT_SUPPORTED, outcome
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.requestor import steady
 from qc_daemon.settings import DestinationSettings
@@ -25,6 +25,8 @@ MAX_PDU = 128 << 10
 CONVERTIBLE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)
 # An association proposes at most 128 contexts (PS3.8 9.3.2: odd numbers up to 255); two a pair.
 _MAX_PAIRS = 60
+
+_REJECTED_PERMANENT = 0x01
 
 Pair = tuple[str, str]
 
@@ -61,10 +63,12 @@ class StoreSCU:
                 self._send(association, path)
             elif any((pair[0], syntax) in accepted for syntax in _alternatives(pair[1])):
                 self._send(association, dcmread(path))
-            else:
+            elif pair[0] in {sop_class for sop_class, _ in accepted}:
                 raise self._error(
-                    ErrorCode.DELIVERY_REFUSED, "accepts no presentation context for the object"
+                    ErrorCode.DELIVERY_REFUSED, "does not take the object's transfer syntax"
                 )
+            else:
+                raise self._class_refused()
         return self._commits(accepted)
 
     def _commits(self, accepted: set[Pair]) -> bool:
@@ -91,9 +95,11 @@ class StoreSCU:
         if "Status" not in status:
             self._drop()
             raise self._error(ErrorCode.DELIVERY_UNREACHABLE, "did not answer the C-STORE")
-        code = outcome(status.Status)
+        code, told = outcome(status.Status), f"answered C-STORE status {status.Status:04X}"
+        if status.Status == CLASS_NOT_SUPPORTED:
+            raise ClassRefusedError(self.destination.name, told)
         if code is not None:
-            raise self._error(code, f"answered C-STORE status {status.Status:04X}")
+            raise self._error(code, told)
 
     def _associate(self, pair: Pair) -> Any:
         known = pair in self._pairs
@@ -114,11 +120,9 @@ class StoreSCU:
             self._association = steady(association)
             return association
         if association.is_rejected:
-            raise self._error(ErrorCode.DELIVERY_UNREACHABLE, "rejected the association")
+            raise self._rejected(association.acceptor.primitive)
         if association.rejected_contexts and not association.accepted_contexts:
-            raise self._error(
-                ErrorCode.DELIVERY_REFUSED, "accepts no presentation context for the object"
-            )
+            raise self._class_refused()
         raise self._error(ErrorCode.DELIVERY_UNREACHABLE, "cannot be reached")
 
     def _contexts(self) -> list[Any]:
@@ -135,6 +139,20 @@ class StoreSCU:
         association, self._association = self._association, None
         if association is not None and association.is_established:
             association.abort()
+
+    def _rejected(self, answer: Any) -> QCError:
+        """A-ASSOCIATE-RJ (PS3.8 9.3.4): what is permanent waits for someone who mends it."""
+        if answer.result == _REJECTED_PERMANENT:
+            reason = answer.reason_str.lower()
+            return self._error(
+                ErrorCode.DELIVERY_FORBIDDEN, f"rejects our associations for good: {reason}"
+            )
+        return self._error(ErrorCode.DELIVERY_UNREACHABLE, "rejected the association for now")
+
+    def _class_refused(self) -> QCError:
+        return ClassRefusedError(
+            self.destination.name, "accepts no presentation context for the object"
+        )
 
     def _error(self, code: ErrorCode, what: str) -> QCError:
         return QCError(code, f"destination {self.destination.name} {what}")

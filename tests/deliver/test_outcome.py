@@ -1,9 +1,9 @@
-"""C-STORE statuses and what follows from them."""
+"""C-STORE and HTTP statuses and what follows from them."""
 
 import pytest
 
 from detector.codes import ErrorCode
-from qc_daemon.deliver.outcome import outcome
+from qc_daemon.deliver.outcome import HTTP, STORE, http_outcome, outcome
 
 
 @pytest.mark.parametrize("status", [0x0000, 0x0001, 0x0107, 0x0111, 0xB000, 0xB006, 0xB007])
@@ -11,13 +11,20 @@ def test_the_peer_has_it(status: int) -> None:
     assert outcome(status) is None
 
 
-@pytest.mark.parametrize("status", [0xA700, 0xA701, 0xA7FF, 0x0110, 0x0213])
+@pytest.mark.parametrize("status", [0xA700, 0xA701, 0xA7FF, 0x0110, 0x0210, 0x0213])
 def test_may_pass(status: int) -> None:
     assert outcome(status) is ErrorCode.DELIVERY_RESOURCES
 
 
+def test_what_is_not_authorized_waits_for_its_mend() -> None:
+    assert outcome(0x0124) is ErrorCode.DELIVERY_FORBIDDEN
+    assert {http_outcome(status) for status in (301, 401, 403, 404)} == {
+        ErrorCode.DELIVERY_FORBIDDEN
+    }
+
+
 @pytest.mark.parametrize(
-    "status", [0xA900, 0xA9FF, 0xC000, 0xCFFF, 0x0117, 0x0122, 0x0124, 0x0211, 0xFFFF, 0x0A70]
+    "status", [0xA900, 0xA9FF, 0xC000, 0xCFFF, 0x0117, 0x0122, 0x0211, 0xFFFF, 0x0A70]
 )
 def test_refused_for_good(status: int) -> None:
     assert outcome(status) is ErrorCode.DELIVERY_REFUSED
@@ -26,3 +33,15 @@ def test_refused_for_good(status: int) -> None:
 def test_every_status_has_an_outcome() -> None:
     good = [status for status in range(0x10000) if outcome(status) is None]
     assert all(status < 0x0200 or status >> 12 == 0xB for status in good)
+    assert {status for status in range(100, 600) if http_outcome(status) is None} == {
+        200,
+        201,
+        202,
+        204,
+    }
+
+
+def test_no_row_of_the_tables_is_hidden_by_another() -> None:
+    for table, numbers in ((STORE, range(0x10000)), (HTTP, range(100, 600))):
+        decided = {next(row for row in table if number in row.statuses) for number in numbers}
+        assert decided == set(table)

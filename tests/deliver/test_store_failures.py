@@ -1,0 +1,209 @@
+"""A PACS that answers each failure there is: what follows is right each time."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pydicom.uid import JPEGBaseline8Bit
+from pynetdicom import AE, evt
+
+from detector.codes import FAILURE_CLASS, ErrorCode, FailureClass, QCError
+from qc_daemon.deliver.item import ClassRefusedError, Item
+from qc_daemon.deliver.scu import StoreSCU
+from qc_daemon.settings import DestinationSettings
+from tests.wire import US, Pacs, free_port, part10, ultrasound
+
+RETRY, QUARANTINE, ALARM = FailureClass.RETRY, FailureClass.QUARANTINE, FailureClass.ALARM
+# PS3.4 table B.2-1 and PS3.7 9.1.1.1.9, Annex C: every status that can answer a C-STORE.
+STATUSES: dict[int, FailureClass | None] = {
+    0x0000: None,
+    0xB000: None,
+    0xB006: None,
+    0xB007: None,
+    0x0001: None,
+    0x0107: None,
+    0x0116: None,
+    0x0111: None,
+    0xA700: RETRY,
+    0xA701: RETRY,
+    0xA702: RETRY,
+    0xA7FF: RETRY,
+    0x0110: RETRY,
+    0x0210: RETRY,
+    0x0213: RETRY,
+    0x0124: ALARM,
+    0xA900: QUARANTINE,
+    0xA9FF: QUARANTINE,
+    0xC000: QUARANTINE,
+    0xC100: QUARANTINE,
+    0xC211: QUARANTINE,
+    0xCFFF: QUARANTINE,
+    0x0105: QUARANTINE,
+    0x0106: QUARANTINE,
+    0x0112: QUARANTINE,
+    0x0115: QUARANTINE,
+    0x0117: QUARANTINE,
+    0x0118: QUARANTINE,
+    0x0119: QUARANTINE,
+    0x0120: QUARANTINE,
+    0x0121: QUARANTINE,
+    0x0122: QUARANTINE,
+    0x0211: QUARANTINE,
+    0x0212: QUARANTINE,
+}
+
+
+def item(**values: Any) -> Item:
+    dataset = ultrasound(**values)
+    return Item(
+        sop_class_uid=dataset.SOPClassUID,
+        sop_instance_uid=dataset.SOPInstanceUID,
+        transfer_syntax_uid=dataset.file_meta.TransferSyntaxUID,
+        name=dataset.SOPInstanceUID,
+        payload=part10(dataset),
+    )
+
+
+def scu(port: int, timeout: float = 20) -> StoreSCU:
+    return StoreSCU(
+        DestinationSettings(name="pacs", host="127.0.0.1", port=port, timeout=timeout), "QCDAEMON"
+    )
+
+
+def failure(carrier: StoreSCU, sent: Item) -> QCError:
+    try:
+        with pytest.raises(QCError) as caught:
+            carrier.send(sent)
+    finally:
+        carrier.close()
+    return caught.value
+
+
+def test_each_status_has_its_class(pacs: Pacs) -> None:
+    pacs.start()
+    carrier = scu(pacs.port)
+    errors: dict[int, QCError] = {}
+    for status in STATUSES:
+        pacs.status = status
+        try:
+            carrier.send(item())
+        except QCError as error:
+            errors[status] = error
+    carrier.close()
+    found = {status: error.failure_class for status, error in errors.items()}
+    assert dict.fromkeys(STATUSES) | found == STATUSES
+    assert all(f"{status:04X}" in error.message for status, error in errors.items())
+    assert [s for s, error in errors.items() if isinstance(error, ClassRefusedError)] == [0x0122]
+    # What a peer says against an object costs no association.
+    assert pacs.associations == 1
+
+
+def test_a_class_that_is_not_negotiated(pacs: Pacs) -> None:
+    pacs.start()
+    error = failure(scu(pacs.port), item(sop_class="1.2.840.10008.5.1.4.1.1.7"))
+    assert isinstance(error, ClassRefusedError)
+    # Together with one that is.
+    carrier = scu(pacs.port)
+    carrier.send(item())
+    assert isinstance(failure(carrier, item(sop_class="1.2.840.10008.5.1.4.1.1.7")), QCError)
+
+
+def test_a_transfer_syntax_that_is_not_taken_says_nothing_against_the_class(pacs: Pacs) -> None:
+    pacs.start()
+    carrier = scu(pacs.port)
+    carrier.send(item())
+    error = failure(carrier, replace(item(), transfer_syntax_uid=JPEGBaseline8Bit))
+    assert error.code is ErrorCode.DELIVERY_REFUSED
+    assert not isinstance(error, ClassRefusedError)
+
+
+@pytest.fixture
+def scripted() -> Iterator[Callable[[Callable[[Any], int]], int]]:
+    """Makes a PACS that answers a C-STORE as the function does; its port."""
+    servers = []
+
+    def serve(answer: Callable[[Any], int]) -> int:
+        port, ae = free_port(), AE("PACS")
+        ae.add_supported_context(US)
+        servers.append(
+            ae.start_server(
+                ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, answer)]
+            )
+        )
+        return port
+
+    yield serve
+    for server in servers:
+        for each in server.active_associations:
+            each.abort()
+        server.shutdown()
+
+
+def test_an_abort(scripted: Callable[[Callable[[Any], int]], int]) -> None:
+    def abort(event: Any) -> int:
+        event.assoc.abort()
+        return 0x0000
+
+    error = failure(scu(scripted(abort)), item())
+    assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_UNREACHABLE, RETRY)
+
+
+def test_no_answer(scripted: Callable[[Callable[[Any], int]], int]) -> None:
+    asked, over = threading.Event(), threading.Event()
+
+    def silence(_event: Any) -> int:
+        asked.set()
+        over.wait(60)
+        return 0x0000
+
+    port = scripted(silence)
+    try:
+        error = failure(scu(port, timeout=1), item())
+    finally:
+        over.set()
+    assert asked.is_set()
+    assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_UNREACHABLE, RETRY)
+
+
+# A-ASSOCIATE-RJ (PS3.8 9.3.4): result, source, reason.
+@pytest.mark.parametrize(
+    ("answer", "failure_class", "told"),
+    [
+        ((1, 1, 3), ALARM, "calling ae title not recognised"),
+        ((1, 1, 7), ALARM, "called ae title not recognised"),
+        ((1, 1, 1), ALARM, "no reason given"),
+        ((2, 3, 1), RETRY, "for now"),
+        ((2, 3, 2), RETRY, "for now"),
+        ((2, 1, 1), RETRY, "for now"),
+    ],
+)
+def test_a_rejected_association(
+    answer: tuple[int, int, int], failure_class: FailureClass, told: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def reject() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(bytes((3, 0, 0, 0, 0, 4, 0, *answer)))
+                connection.recv(1 << 16)
+
+        thread = threading.Thread(target=reject)
+        thread.start()
+        error = failure(scu(server.getsockname()[1]), item())
+        thread.join(60)
+    assert error.failure_class is failure_class
+    assert told in error.message
+
+
+def test_nobody_there() -> None:
+    error = failure(scu(free_port()), item())
+    assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_UNREACHABLE, RETRY)
+
+
+def test_every_code_has_a_class() -> None:
+    assert set(FAILURE_CLASS) == set(ErrorCode)
