@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
+import requests
 from pynetdicom import AE
 
 from detector.codes import QCError
 from detector.console import UsageError
 from model.bundle import verify
+from qc_daemon import dicomweb
 from qc_daemon.certificate import WARN_BEFORE, expires
+from qc_daemon.deliver.outcome import http_words
 from qc_daemon.operate import bundle_folder
 from qc_daemon.receive import check_tls
 from qc_daemon.records import schema
@@ -139,8 +142,36 @@ def _destination(destination: DestinationSettings) -> str:
         if not os.access(destination.folder, os.W_OK):
             raise OSError(0, f"{destination.folder} is not a writable folder")
         return f"{destination.folder} is writable"
+    if destination.kind == "dicomweb":
+        return _web(destination)
     _echo(destination, "QCDAEMON", 10)
     return f"{destination.ae_title} answers C-ECHO"
+
+
+def _web(destination: DestinationSettings) -> str:
+    """A question to its QIDO-RS, which shows address, TLS and credentials; nothing is stored."""
+    hasty = destination.model_copy(update={"timeout": min(10.0, destination.timeout)})
+    with dicomweb.session(destination) as session:
+        try:
+            dicomweb.client(hasty, session).search_for_studies(limit=1)
+        except requests.HTTPError as error:
+            raise OSError(0, f"{destination.url} answers HTTP {_status(error)}") from error
+        except requests.RequestException as error:
+            raise OSError(
+                0, f"{destination.url} cannot be reached: {dicomweb.trouble(error)}"
+            ) from error
+        except ValueError as error:
+            raise OSError(0, f"{destination.url} is no DICOMweb service") from error
+    told = f"{destination.url} answers QIDO-RS"
+    secret = destination.token or destination.user
+    plain = secret is not None and (destination.url or "").startswith("http:")
+    return f"{told}; credentials go there in the clear, use https" if plain else told
+
+
+def _status(error: requests.HTTPError) -> str:
+    assert error.response is not None
+    status = error.response.status_code
+    return f"{status}, {http_words(status)}"
 
 
 def _echo(peer: DestinationSettings, calling: str, timeout: float) -> None:

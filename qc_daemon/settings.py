@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -55,6 +56,18 @@ def _fingerprint(value: str) -> str:
     return digits
 
 
+def _web_address(value: str) -> str:
+    """http or https with a host; secrets have settings of their own."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("a DICOMweb service is named as https://HOST[:PORT]/PATH")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("no user, query or fragment in it; see user, password and token")
+    if parts.port == 0:
+        raise ValueError("a port is 1 to 65535")
+    return value.rstrip("/")
+
+
 def _list(value: Any) -> Any:
     """One pattern may stand without its brackets."""
     return [value] if isinstance(value, str) else value
@@ -63,6 +76,9 @@ def _list(value: Any) -> Any:
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 Network = Annotated[str, AfterValidator(_network)]
+WebAddress = Annotated[str, AfterValidator(_web_address)]
+Secret = Annotated[str, Field(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$")]
+"""Where a secret is: `env:NAME` or `file:PATH`."""
 Port = Annotated[int, Field(ge=0, le=65535)]
 ObjectKind = Literal["source", "sr", "overlay", "key-objects", "pdf"]
 
@@ -199,17 +215,25 @@ class ScoreSettings(_Section):
 
 
 class DestinationSettings(_Section):
-    """Where originals and results go.
+    """Where originals and results go: `dicom` by C-STORE, `dicomweb` by STOW-RS, or into a folder.
 
     `commitment`: whether an object counts as delivered only once the destination has committed to
     it. auto: where it takes such requests; required: it waits until it does; off: never asked.
+    `token` (Bearer) or `user` with `password` say who we are to a DICOMweb service; the secrets
+    themselves stand in the environment or in a file, read anew each time.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    kind: Literal["dicom", "folder"] = "dicom"
+    kind: Literal["dicom", "dicomweb", "folder"] = "dicom"
     ae_title: AETitle = "PACS"
     host: str = "127.0.0.1"
     port: Port = 104
+    url: WebAddress | None = Field(
+        default=None, description="of the DICOMweb service, without /studies"
+    )
+    token: Secret | None = None
+    user: Annotated[str, Field(pattern=r"^[^:\x00-\x1f]+$")] | None = None
+    password: Secret | None = None
     folder: Path | None = None
     objects: list[ObjectKind] = ["sr", "overlay"]
     tls: ClientTLSSettings | None = None
@@ -217,6 +241,12 @@ class DestinationSettings(_Section):
     commitment: Literal["auto", "off", "required"] = "auto"
     commitment_timeout: float = Field(
         default=600.0, gt=0, description="seconds a report may take before it is asked for again"
+    )
+    max_associations: int = Field(
+        default=2, ge=1, le=16, description="objects on their way to it at once, of one process"
+    )
+    objects_per_minute: float | None = Field(
+        default=None, gt=0, description="at most, of one process; no limit without"
     )
 
 
@@ -329,16 +359,31 @@ def load(path: Path | None = None) -> Settings:
     if len(names) != len(set(names)):
         raise SettingsError("destination.name: two destinations share a name; rename one")
     for destination in settings.destination:
-        if destination.kind == "folder" and destination.folder is None:
-            raise SettingsError(f"destination {destination.name}: kind folder needs folder = PATH")
-        if destination.kind != "dicom" and destination.commitment == "required":
-            raise SettingsError(
-                f"destination {destination.name}: commitment required needs kind dicom;"
-                " leave commitment away"
-            )
+        _check_destination(destination)
     _check_rules(settings.rule, names)
     _check_certificates(settings.receive)
     return _resolve(settings, base)
+
+
+def _check_destination(destination: DestinationSettings) -> None:
+    """Each destination can be reached as its kind asks."""
+    name, kind = f"destination {destination.name}", destination.kind
+    if kind == "folder" and destination.folder is None:
+        raise SettingsError(f"{name}: kind folder needs folder = PATH")
+    if kind == "dicomweb" and destination.url is None:
+        raise SettingsError(f'{name}: kind dicomweb needs url = "https://..."')
+    if kind != "dicom" and destination.commitment == "required":
+        raise SettingsError(f"{name}: commitment required needs kind dicom; leave commitment away")
+    named = [key for key in ("url", "token", "user", "password") if getattr(destination, key)]
+    if kind != "dicomweb" and named:
+        raise SettingsError(f"{name}: {named[0]} needs kind dicomweb; remove it or mend kind")
+    if (destination.user is None) != (destination.password is None):
+        raise SettingsError(f"{name}: user and password go together; give both or neither")
+    if destination.token is not None and destination.user is not None:
+        raise SettingsError(f"{name}: token and user exclude each other; remove one")
+    secure = (destination.url or "").startswith("https:")
+    if kind == "dicomweb" and destination.tls is not None and not secure:
+        raise SettingsError(f"{name}: tls needs a url with https")
 
 
 def _check_rules(rules: Sequence[RuleSettings], destinations: Collection[str]) -> None:
@@ -388,6 +433,10 @@ def _resolve(settings: Settings, base: Path) -> Settings:
     for destination in settings.destination:
         if destination.folder is not None:
             destination.folder = base / destination.folder
+        for name in ("token", "password"):
+            source = getattr(destination, name)
+            if source is not None and source.startswith("file:"):
+                setattr(destination, name, f"file:{base / source.removeprefix('file:')}")
         if destination.tls is not None:
             _resolve_files(destination.tls, base)
     return settings

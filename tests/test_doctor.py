@@ -8,6 +8,7 @@ from pynetdicom import AE
 from qc_daemon.doctor import Check, examine
 from qc_daemon.settings import ReceiveSettings, Settings, TLSSettings
 from tests.certificates import Authority
+from tests.stowing import Web
 from tests.wire import free_port
 
 
@@ -73,3 +74,33 @@ def test_a_receiver_for_tls_only_is_not_asked(authority: Authority) -> None:
         assert "for TLS only" in check("receiver", tls=settings).message
     finally:
         running.shutdown()
+
+
+def test_a_dicomweb_destination_is_asked_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VNA_TOKEN", "SECRET")
+    web = Web().start()
+    url = web.url
+    destination = {"name": "vna", "kind": "dicomweb", "url": url, "token": "env:VNA_TOKEN"}
+
+    def found() -> Check:
+        settings = Settings(destination=[destination])
+        return next(each for each in examine(settings) if each.name == "destination vna")
+
+    try:
+        healthy = found()
+        assert healthy.healthy
+        assert healthy.message.endswith("credentials go there in the clear, use https")
+        assert web.queries == ["/dicom-web/studies?limit=1"]
+        web.query_status = 401
+        refused = found()
+        assert (refused.healthy, refused.message) == (
+            False,
+            f"{url} answers HTTP 401, credentials not accepted",
+        )
+    finally:
+        web.stop()
+    gone = found()
+    assert not gone.healthy
+    assert gone.message.endswith("cannot be reached: no connection")
+    monkeypatch.delenv("VNA_TOKEN")
+    assert "its token is not in the environment variable VNA_TOKEN" in found().message

@@ -37,6 +37,9 @@ def test_defaults_need_no_file() -> None:
     assert settings.store.url.endswith("var/qc.db")
 
 
+WEB = '[[destination]]\nname = "a"\nkind = "dicomweb"\nurl = "https://vna/web"\n'
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -60,6 +63,19 @@ def test_defaults_need_no_file() -> None:
             '[[destination]]\nname = "a"\nkind = "folder"\nfolder = "f"\ncommitment = "required"\n',
             "needs kind dicom",
         ),
+        ('[[destination]]\nname = "a"\nkind = "dicomweb"\n', "needs url"),
+        (WEB + 'commitment = "required"\n', "needs kind dicom"),
+        (WEB.replace("https://vna/web", "vna:8042"), "destination.0.url"),
+        (WEB.replace("https://", "https://me:secret@"), "no user, query or fragment"),
+        (WEB.replace("https://vna", "https://vna:99999"), "destination.0.url"),
+        (WEB + 'token = "abc"\n', "destination.0.token"),
+        (WEB + 'user = "me"\n', "user and password go together"),
+        (WEB + 'user = "a:b"\npassword = "env:P"\n', "destination.0.user"),
+        (WEB + 'token = "env:T"\nuser = "me"\npassword = "env:P"\n', "exclude each other"),
+        (WEB.replace("https", "http") + "[destination.tls]\n", "tls needs a url with https"),
+        ('[[destination]]\nname = "a"\ntoken = "env:T"\n', "token needs kind dicomweb"),
+        ('[[destination]]\nname = "a"\nmax_associations = 0\n', "max_associations"),
+        ('[[destination]]\nname = "a"\nobjects_per_minute = 0\n', "objects_per_minute"),
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, named: str) -> None:
@@ -67,6 +83,15 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, named: str) -> Non
         load(write(tmp_path, text))
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_secret_is_named_never_told(tmp_path: Path) -> None:
+    found = load(write(tmp_path, WEB + 'token = "file:secrets/vna"\n')).destination[0]
+    assert found.token == f"file:{tmp_path}/secrets/vna"
+    assert found.url == "https://vna/web"
+    with pytest.raises(SettingsError) as caught:
+        load(write(tmp_path, WEB + 'token = "SECRET"\n'))
+    assert "SECRET" not in str(caught.value)
 
 
 PACS = '[[destination]]\nname = "pacs"\n'
