@@ -20,19 +20,18 @@ from qc_daemon.deliver.commitment_report import (
     CommitmentWorker,
 )
 from qc_daemon.deliver.commitment_request import CommitmentAsker
-from qc_daemon.deliver.folder import FolderCarrier
-from qc_daemon.deliver.item import Carrier, Item
+from qc_daemon.deliver.item import Item
+from qc_daemon.deliver.lanes import Lanes
 from qc_daemon.deliver.outages import Outages
-from qc_daemon.deliver.scu import StoreSCU
 from qc_daemon.observe import log, tally
 from qc_daemon.records import jobs, pledges, reports, revisions
 from qc_daemon.records.jobs import Job, RetryPolicy
 from qc_daemon.records.revisions import Originals, in_spool
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
-from qc_daemon.settings import DestinationSettings, Settings
+from qc_daemon.settings import Settings
 
-_MAX_THREADS = 8
+_MAX_THREADS = 16
 
 Clock = Callable[[], datetime]
 
@@ -42,7 +41,7 @@ def _now() -> datetime:
 
 
 class Deliverer:
-    """One thread's worth of delivery: it keeps its own associations."""
+    """One thread's worth of delivery."""
 
     def __init__(
         self,
@@ -53,6 +52,7 @@ class Deliverer:
         clock: Clock = _now,
         originals: Originals | None = None,
         capability: Capability | None = None,
+        lanes: Lanes | None = None,
     ) -> None:
         self.store = store
         self.settings = settings
@@ -62,8 +62,8 @@ class Deliverer:
         self.outages = outages or Outages()
         self.capability = capability or Capability()
         self.log = log.get(role="deliver")
+        self.lanes = lanes or Lanes(settings.destination, settings.receive.ae_title)
         self._destinations = {each.name: each for each in settings.destination}
-        self._carriers: dict[str, Carrier] = {}
         # Jitter only spreads load; it guards nothing.
         self._rng = random.Random()
 
@@ -76,49 +76,63 @@ class Deliverer:
                 self.log.error("delivery stalled", code=error.code)
                 busy = False
             if not busy:
-                self.close()
-                stop.wait(self.settings.jobs.poll_seconds)
+                self.lanes.rest()
+                paced = self.lanes.wait()
+                poll = self.settings.jobs.poll_seconds
+                stop.wait(poll if paced is None else min(poll, paced))
         self.close()
 
     def run_once(self) -> bool:
         """Take one job and settle it; False if none is due. Raises QCError STORAGE."""
-        limits = self.settings.jobs
-        with self.store.begin() as session:
-            job = jobs.claim(
-                session,
-                [JobKind.DELIVER],
-                self.owner,
-                self.clock(),
-                limits.lease_seconds,
-                limits.max_deaths,
-            )
+        job = self._claim()
         if job is None:
             return False
         try:
-            with self._lease_kept(job):
-                to_commit = self._deliver(job)
-        except QCError as error:
-            self._settle(job, error)
-        else:
-            self._settle(job, None, to_commit=to_commit)
+            try:
+                with self._lease_kept(job):
+                    to_commit = self._deliver(job)
+            except QCError as error:
+                self._settle(job, error)
+            else:
+                self._settle(job, None, to_commit=to_commit)
+        finally:
+            self.lanes.leave(job.destination)
         return True
 
     def close(self) -> None:
-        for carrier in self._carriers.values():
-            carrier.close()
+        """Let go of the connections that nothing is sent on."""
+        self.lanes.rest(at_once=True)
+
+    def _claim(self) -> Job | None:
+        """A due job for a destination that may be sent something now."""
+        limits = self.settings.jobs
+        with self.lanes.turn:
+            with self.store.begin() as session:
+                job = jobs.claim(
+                    session,
+                    [JobKind.DELIVER],
+                    self.owner,
+                    self.clock(),
+                    limits.lease_seconds,
+                    limits.max_deaths,
+                    not_to=self.lanes.closed(),
+                )
+            if job is not None:
+                self.lanes.enter(job.destination)
+        return job
 
     def _deliver(self, job: Job) -> bool:
         """True if the destination, which now has the object, is to be asked to commit to it."""
-        carrier = self._carrier(job.destination)
-        item = self._item(job)
-        self.outages.check(job.destination)
-        began = time.monotonic()
-        try:
-            to_commit = carrier.send(item)
-        except QCError as error:
-            if error.code is ErrorCode.DELIVERY_UNREACHABLE:
-                self.outages.record(job.destination, time.monotonic() - began)
-            raise
+        with self.lanes.carrier(job.destination) as carrier:
+            item = self._item(job)
+            self.outages.check(job.destination)
+            began = time.monotonic()
+            try:
+                to_commit = carrier.send(item)
+            except QCError as error:
+                if error.code is ErrorCode.DELIVERY_UNREACHABLE:
+                    self.outages.record(job.destination, time.monotonic() - began)
+                raise
         destination = self._destinations[job.destination]
         lacks = destination.commitment == "auto" and self.capability.lacks(job.destination)
         return to_commit and not lacks
@@ -137,15 +151,6 @@ class Deliverer:
             path=self.originals(facts) if facts else None,
             payload=made.payload,
         )
-
-    def _carrier(self, name: str) -> Carrier:
-        if name not in self._carriers:
-            if name not in self._destinations:
-                raise QCError(
-                    ErrorCode.DELIVERY_REFUSED, f"destination {name} is not in the settings"
-                )
-            self._carriers[name] = carrier(self._destinations[name], self.settings.receive.ae_title)
-        return self._carriers[name]
 
     def _settle(self, job: Job, error: QCError | None, *, to_commit: bool = False) -> None:
         """Write down how it went; a database that is away is waited for as long as the lease."""
@@ -198,15 +203,6 @@ class Deliverer:
             keeper.join()
 
 
-def carrier(destination: DestinationSettings, calling_ae: str) -> Carrier:
-    """The way to a destination, by its kind."""
-    match destination.kind:
-        case "dicom":
-            return StoreSCU(destination, calling_ae)
-        case "folder":
-            return FolderCarrier(destination)
-
-
 def run(
     store: Store,
     settings: Settings,
@@ -219,10 +215,21 @@ def run(
     Storage commitment is asked for, and where others ask us judged and reported, beside it.
     """
     outages, capability = Outages(), Capability()
-    count = min(len(settings.destination) + 1, _MAX_THREADS)
+    lanes = Lanes(settings.destination, settings.receive.ae_title)
+    # So many that a destination which takes all that it may leaves some for the others.
+    places = sum(each.max_associations for each in settings.destination)
+    count = min(max(places, 1), _MAX_THREADS)
     workers: list[Deliverer | CommitmentWorker] = [
         *(
-            Deliverer(store, settings, owner, outages, originals=originals, capability=capability)
+            Deliverer(
+                store,
+                settings,
+                owner,
+                outages,
+                originals=originals,
+                capability=capability,
+                lanes=lanes,
+            )
             for _ in range(count)
         ),
         CommitmentAsker(store, settings, owner, outages=outages, capability=capability),

@@ -10,7 +10,10 @@ A job is unique by (kind, subject, revision, destination):
 
 Jobs of one kind, subject and destination are done in order of revision: a later content never
 overtakes an earlier one that is still ready or leased. It does not wait for a commitment to the
-earlier one; but if that has to be sent again, the later ones are sent again after it.
+earlier one; but if that has to be sent again, the later ones are sent again after it. To one
+destination the objects that we make of an exam go in order of revision too, each kind by itself,
+and after the exam's images as long as these have not failed three times. What has ended, well or
+badly, holds nothing up.
 
 Transitions, all there are:
 
@@ -38,13 +41,13 @@ every object ends as findings or as a recorded reason.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from detector.codes import ErrorCode, FailureClass, QCError
@@ -56,6 +59,7 @@ from qc_daemon.records.tables import (
     JobRow,
     JobState,
     PledgeItem,
+    ReportObjectRow,
     Revision,
     RevisionState,
 )
@@ -67,6 +71,8 @@ TO_DO = (JobState.READY, JobState.LEASED)
 PENDING = (*TO_DO, JobState.SENT)
 # How far apart the clocks of hosts on one database may be.
 CLOCK_SKEW = timedelta(minutes=1)
+# A result waits for an image of its exam until that has failed so often.
+_PATIENCE = 3
 _NO_LEASE: dict[str, Any] = {"owner": None, "lease_token": None, "lease_until": None}
 
 
@@ -165,11 +171,13 @@ def claim(
     now: datetime,
     lease_seconds: float,
     max_deaths: int = 3,
+    not_to: Collection[str] = (),
 ) -> Job | None:
     """Lease the oldest due job of these kinds to `owner`, or None; commit to make it yours.
 
-    Leases that ended before `now` go back first, each counting a death of its worker. On
-    PostgreSQL claimers pass over each other's rows (SKIP LOCKED); on SQLite they take turns.
+    Jobs for the destinations `not_to` stay where they are. Leases that ended before `now` go back
+    first, each counting a death of its worker. On PostgreSQL claimers pass over each other's rows
+    (SKIP LOCKED); on SQLite they take turns.
     """
     expired = select(JobRow).where(JobRow.state == JobState.LEASED, JobRow.lease_until <= now)
     _lost(session, _locked(session, expired), now, max_deaths, count_death=True)
@@ -194,6 +202,8 @@ def claim(
         .order_by(JobRow.id)
         .limit(1)
     )
+    if JobKind.DELIVER in kinds:
+        due = due.where(~_amends_unsent(), ~_images_unsent(), JobRow.destination.not_in(not_to))
     found = _locked(session, due)
     if not found:
         return None
@@ -207,6 +217,43 @@ def claim(
         lease_until=now + timedelta(seconds=lease_seconds),
     )
     return get(session, found[0].id)
+
+
+def _amends_unsent() -> ColumnElement[bool]:
+    """An earlier object of the exam, of the same kind, is on its way to the same destination."""
+    earlier, own, other = aliased(JobRow), aliased(ReportObjectRow), aliased(ReportObjectRow)
+    return (
+        select(earlier.id)
+        .join(other, other.id == earlier.object_id)
+        .join(own, own.kind == other.kind)
+        .where(
+            own.id == JobRow.object_id,
+            earlier.exam_id == JobRow.exam_id,
+            earlier.kind == JobKind.DELIVER,
+            earlier.state.in_(TO_DO),
+            earlier.destination == JobRow.destination,
+            earlier.revision < JobRow.revision,
+        )
+        .exists()
+    )
+
+
+def _images_unsent() -> ColumnElement[bool]:
+    """An image of the exam that one of our objects may refer to is on its way there too."""
+    image = aliased(JobRow)
+    return and_(
+        JobRow.object_id.is_not(None),
+        select(image.id)
+        .where(
+            image.exam_id == JobRow.exam_id,
+            image.kind == JobKind.DELIVER,
+            image.state.in_(TO_DO),
+            image.destination == JobRow.destination,
+            image.revision_id.is_not(None),
+            image.attempts + image.alarms + image.deaths < _PATIENCE,
+        )
+        .exists(),
+    )
 
 
 def renew(session: Session, job: Job, now: datetime, lease_seconds: float) -> bool:

@@ -15,7 +15,7 @@ from pydicom.uid import (
 )
 
 from detector.codes import ErrorCode, QCError
-from qc_daemon.deliver import run, worker
+from qc_daemon.deliver import lanes, run, worker
 from qc_daemon.deliver.worker import Deliverer, Outages
 from qc_daemon.records import jobs, reports
 from qc_daemon.records.revisions import RevisionFacts
@@ -158,7 +158,8 @@ def test_peer_gone_between_two_objects_is_reached_again(yard: Yard, pacs: Pacs) 
     pacs.stop()
     pacs.start()
     yard.admit(ultrasound())
-    eventually(lambda: not deliverer._carriers["pacs"]._association.is_established)
+    with deliverer.lanes.carrier("pacs") as carrier:
+        eventually(lambda: not carrier._association.is_established)
     deliverer.run_once()
     deliverer.close()
     assert yard.states() == [("done", None)] * 2
@@ -213,7 +214,9 @@ def test_folder_and_second_revision(yard: Yard) -> None:
     ]
 
 
-def test_a_lost_lease_settles_nothing(yard: Yard, pacs: Pacs) -> None:
+def test_a_lost_lease_settles_nothing(
+    yard: Yard, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pacs.start()
     yard.admit(ultrasound())
     deliverer = yard.deliverer()
@@ -225,7 +228,7 @@ def test_a_lost_lease_settles_nothing(yard: Yard, pacs: Pacs) -> None:
 
         def close(self) -> None: ...
 
-    deliverer._carriers["pacs"] = Thief()
+    monkeypatch.setattr(lanes, "carrier", lambda *_: Thief())
     deliverer.run_once()
     assert yard.states() == [("ready", None)]
 

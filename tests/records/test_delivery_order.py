@@ -1,0 +1,148 @@
+"""What may be sent before what: amendments after what they amend, images before what tells of
+them, and nothing waits for ever."""
+
+import random
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import update
+
+from detector.codes import ErrorCode, QCError
+from qc_daemon.records import jobs
+from qc_daemon.records.jobs import Job, RetryPolicy, claim
+from qc_daemon.records.reports import ReportObject
+from qc_daemon.records.tables import JobKind, JobRow, JobState, ObjectKind
+
+SR = ReportObject(ObjectKind.SR, "2.25.1", "1.2.840.10008.5.1.4.1.1.88.34", b"first")
+AMENDED = replace(SR, sop_instance_uid="2.25.2", payload=b"amended")
+OVERLAY = ReportObject(ObjectKind.OVERLAY, "2.25.3", "1.2.840.10008.5.1.4.1.1.7", b"overlay")
+POLICY = RetryPolicy(max_attempts=15, backoff_seconds=600, backoff_cap_seconds=600)
+
+
+def tell(lab, *objects: ReportObject, to: str = "pacs") -> None:
+    """Close the exam and publish its report."""
+    lab.score_all()
+    lab.wait(60)
+    lab.close_due()
+    lab.publish(*objects, sr=[to], overlay=[to])
+
+
+def due(lab, not_to: tuple[str, ...] = ()) -> list[Job]:
+    """Everything that may be sent now, claimed."""
+    found = []
+    with lab.store.begin() as session:
+        while job := claim(session, [JobKind.DELIVER], "w", lab.now, 300, not_to=not_to):
+            found.append(job)
+    return found
+
+
+def fail(lab, job: Job, code: ErrorCode = ErrorCode.DELIVERY_RESOURCES) -> None:
+    with lab.store.begin() as session:
+        jobs.fail(session, job, QCError(code, "no"), lab.now, POLICY, random.Random(1))
+
+
+def end(lab, job: Job, state: JobState) -> None:
+    with lab.store.begin() as session:
+        match state:
+            case JobState.DONE:
+                jobs.finish(session, job, lab.now)
+            case JobState.SENT:
+                jobs.sent(session, job, lab.now, lab.now + timedelta(hours=1))
+            case JobState.DEAD:
+                jobs.cancel(session, [job.id], lab.now)
+            case JobState.QUARANTINED:
+                error = QCError(ErrorCode.DELIVERY_REFUSED, "no")
+                jobs.fail(session, job, error, lab.now, POLICY, random.Random(1))
+
+
+@pytest.fixture
+def amended(lab):
+    """An exam whose report to the PACS is being tried again when an amended one is made."""
+    lab.image()
+    tell(lab, SR)
+    (first,) = due(lab)
+    fail(lab, first)
+    lab.image()
+    tell(lab, AMENDED)
+    return lab
+
+
+def test_an_amendment_waits_for_what_it_amends(amended) -> None:
+    assert due(amended) == []
+    amended.wait(600)
+    (first,) = due(amended)
+    assert first.revision == 1
+    assert due(amended) == []
+    end(amended, first, JobState.DONE)
+    assert [job.revision for job in due(amended)] == [2]
+
+
+@pytest.mark.parametrize("state", [JobState.SENT, JobState.DEAD, JobState.QUARANTINED])
+def test_what_has_ended_holds_no_amendment_up(amended, state: JobState) -> None:
+    amended.wait(600)
+    (first,) = due(amended)
+    end(amended, first, state)
+    assert [job.revision for job in due(amended)] == [2]
+
+
+def test_another_kind_and_another_destination_do_not_wait(lab) -> None:
+    lab.image()
+    tell(lab, SR)
+    (first,) = due(lab)
+    fail(lab, first)
+    lab.image()
+    tell(lab, replace(AMENDED, sop_instance_uid="2.25.4"), to="archive")
+    assert [job.destination for job in due(lab)] == ["archive"]
+    lab.image()
+    tell(lab, OVERLAY)
+    (overlay,) = due(lab)
+    assert (overlay.destination, overlay.revision) == ("pacs", 3)
+
+
+def test_images_go_before_what_tells_of_them(lab) -> None:
+    lab.receive("pacs")
+    tell(lab, SR)
+    (image,) = due(lab)
+    assert image.revision_id is not None
+    assert due(lab) == []
+    end(lab, image, JobState.DONE)
+    assert [job.object_id for job in due(lab)] == [1]
+
+
+@pytest.mark.parametrize("code", [ErrorCode.DELIVERY_UNREACHABLE, ErrorCode.SPOOL_MISSING])
+def test_an_image_that_fails_and_fails_is_waited_for_no_longer(lab, code: ErrorCode) -> None:
+    lab.receive("pacs")
+    tell(lab, SR)
+    for _ in range(3):
+        (image,) = due(lab)
+        assert image.revision_id is not None
+        fail(lab, image, code)
+        if image.attempts + image.alarms < 2:
+            assert due(lab) == []
+            lab.wait(600)
+    assert [job.object_id for job in due(lab)] == [1]
+
+
+def test_images_go_elsewhere_in_their_own_time(lab) -> None:
+    lab.receive("archive")
+    tell(lab, SR)
+    assert [job.destination for job in due(lab)] == ["archive", "pacs"]
+
+
+def test_destinations_that_may_be_sent_nothing_now(lab) -> None:
+    lab.receive("pacs", "archive")
+    assert [job.destination for job in due(lab, not_to=("pacs",))] == ["archive"]
+    assert [job.destination for job in due(lab)] == ["pacs"]
+
+
+def test_other_exams_do_not_wait(lab) -> None:
+    lab.image()
+    tell(lab, SR)
+    (first,) = due(lab)
+    fail(lab, first)
+    with lab.store.begin() as session:
+        session.execute(update(JobRow).where(JobRow.id == first.id).values(revision=0))
+    lab.image(study_instance_uid="1.2.9", patient_id="P2")
+    tell(lab, AMENDED)
+    assert len(due(lab)) == 1
