@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from detector.codes import FailureClass, QCError
 from detector.console import UsageError
 from qc_daemon.observe import log, tally
 from qc_daemon.owner import owner
+from qc_daemon.records.renditions import Held, Rendition
 from qc_daemon.records.store import Store
 from qc_daemon.routing import Routes
 from qc_daemon.settings import Settings
@@ -122,9 +123,15 @@ def deliver(brief: Brief, stop: threading.Event) -> None:
         with DecodeProcess(megabytes=brief.settings.score.decode_megabytes) as decoder:
             return decoder.summary(path).pixel_sha256
 
+    def render(payload: bytes, sop_class_uid: str, held: Mapping[str, Held]) -> Rendition:
+        # Only where a destination does not take a report as it is.
+        from qc_daemon.report.renditions import render
+
+        return render(payload, sop_class_uid, held)
+
     originals = Originals(brief.store, brief.settings, pixel_hash)
     _ready("deliver")
-    run(brief.store, brief.settings, brief.owner, stop, originals)
+    run(brief.store, brief.settings, brief.owner, stop, originals, render)
 
 
 def schedule(brief: Brief, stop: threading.Event) -> None:

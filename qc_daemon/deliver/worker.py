@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from detector.codes import ErrorCode, QCError
@@ -20,12 +21,14 @@ from qc_daemon.deliver.commitment_report import (
     CommitmentWorker,
 )
 from qc_daemon.deliver.commitment_request import CommitmentAsker
-from qc_daemon.deliver.item import Item
+from qc_daemon.deliver.forms import Forms
+from qc_daemon.deliver.item import Carrier, ClassRefusedError, Item
 from qc_daemon.deliver.lanes import Lanes
 from qc_daemon.deliver.outages import Outages
 from qc_daemon.observe import log, tally
-from qc_daemon.records import jobs, pledges, reports, revisions
+from qc_daemon.records import jobs, pledges, renditions
 from qc_daemon.records.jobs import Job, RetryPolicy
+from qc_daemon.records.renditions import Render
 from qc_daemon.records.revisions import Originals, in_spool
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
@@ -38,6 +41,14 @@ Clock = Callable[[], datetime]
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What a destination was given, and whether it is to be asked to commit to it."""
+
+    rendition_id: int | None
+    to_commit: bool
 
 
 class Deliverer:
@@ -53,12 +64,13 @@ class Deliverer:
         originals: Originals | None = None,
         capability: Capability | None = None,
         lanes: Lanes | None = None,
+        render: Render | None = None,
     ) -> None:
         self.store = store
         self.settings = settings
         self.owner = owner
         self.clock = clock
-        self.originals = originals or in_spool(settings.store.spool)
+        self.forms = Forms(store, originals or in_spool(settings.store.spool), render, clock)
         self.outages = outages or Outages()
         self.capability = capability or Capability()
         self.log = log.get(role="deliver")
@@ -90,11 +102,11 @@ class Deliverer:
         try:
             try:
                 with self._lease_kept(job):
-                    to_commit = self._deliver(job)
+                    sent = self._deliver(job)
             except QCError as error:
                 self._settle(job, error)
             else:
-                self._settle(job, None, to_commit=to_commit)
+                self._settle(job, sent)
         finally:
             self.lanes.leave(job.destination)
         return True
@@ -121,66 +133,74 @@ class Deliverer:
                 self.lanes.enter(job.destination)
         return job
 
-    def _deliver(self, job: Job) -> bool:
-        """True if the destination, which now has the object, is to be asked to commit to it."""
+    def _deliver(self, job: Job) -> _Sent:
+        """Send the job's object in the first form that its destination takes. Raises QCError."""
         with self.lanes.carrier(job.destination) as carrier:
-            item = self._item(job)
-            self.outages.check(job.destination)
-            began = time.monotonic()
-            try:
-                to_commit = carrier.send(item)
-            except QCError as error:
-                if error.code is ErrorCode.DELIVERY_UNREACHABLE:
-                    self.outages.record(job.destination, time.monotonic() - began)
-                raise
-        destination = self._destinations[job.destination]
-        lacks = destination.commitment == "auto" and self.capability.lacks(job.destination)
+            refusal: ClassRefusedError | None = None
+            for form in self.forms.of(job):
+                self.outages.check(job.destination)
+                try:
+                    to_commit = self._send(carrier, job.destination, form.item)
+                except ClassRefusedError as error:
+                    self.forms.refused(job, form)
+                    refusal = error
+                    continue
+                self.forms.taken(job, form)
+                return _Sent(form.rendition_id, to_commit)
+        assert refusal is not None
+        raise refusal
+
+    def _send(self, carrier: Carrier, name: str, item: Item) -> bool:
+        """True if the destination, which now has the object, is to be asked to commit to it."""
+        began = time.monotonic()
+        try:
+            to_commit = carrier.send(item)
+        except QCError as error:
+            if error.code is ErrorCode.DELIVERY_UNREACHABLE:
+                self.outages.record(name, time.monotonic() - began)
+            raise
+        lacks = self._destinations[name].commitment == "auto" and self.capability.lacks(name)
         return to_commit and not lacks
 
-    def _item(self, job: Job) -> Item:
-        with self.store.read() as session:
-            made = reports.deliverable(session, job)
-            facts = job.revision_id and revisions.facts(session, job.revision_id)
-        again = made.path is not None and job.revision > 1
-        return Item(
-            sop_class_uid=made.sop_class_uid,
-            sop_instance_uid=made.sop_instance_uid,
-            transfer_syntax_uid=made.transfer_syntax_uid,
-            # Another content under the same UID must not take the first one's place in a folder.
-            name=made.sop_instance_uid + (f"-r{job.revision}" if again else ""),
-            path=self.originals(facts) if facts else None,
-            payload=made.payload,
-        )
-
-    def _settle(self, job: Job, error: QCError | None, *, to_commit: bool = False) -> None:
+    def _settle(self, job: Job, result: _Sent | QCError) -> None:
         """Write down how it went; a database that is away is waited for as long as the lease."""
         until = time.monotonic() + self.settings.jobs.lease_seconds
         while True:
             try:
-                with self.store.begin() as session:
-                    if error is None and to_commit:
-                        now = self.clock()
-                        jobs.sent(session, job, now, now + pledges.GATHER)
-                    elif error is None:
-                        jobs.finish(session, job, self.clock())
-                    else:
-                        policy = RetryPolicy.of(self.settings.jobs)
-                        jobs.fail(session, job, error, self.clock(), policy, self._rng)
+                self._write(job, result)
                 break
             except QCError:
                 if time.monotonic() > until:
                     raise
                 time.sleep(min(1.0, self.settings.jobs.poll_seconds))
-        if error is None and to_commit:
-            self.log.info("sent", job=job.id, destination=job.destination)
-        elif error is None:
-            tally.delivery(job.destination, done=True)
-            self.log.info("delivered", job=job.id, destination=job.destination)
-        else:
+        if isinstance(result, QCError):
             tally.delivery(job.destination, done=False)
             self.log.warning(
-                "not delivered", job=job.id, destination=job.destination, code=error.code
+                "not delivered",
+                job=job.id,
+                destination=job.destination,
+                code=result.code,
+                reason=result.message,
             )
+        elif result.to_commit:
+            self.log.info("sent", job=job.id, destination=job.destination)
+        else:
+            tally.delivery(job.destination, done=True)
+            self.log.info("delivered", job=job.id, destination=job.destination)
+
+    def _write(self, job: Job, result: _Sent | QCError) -> None:
+        now = self.clock()
+        with self.store.begin() as session:
+            if isinstance(result, QCError):
+                policy = RetryPolicy.of(self.settings.jobs)
+                jobs.fail(session, job, result, now, policy, self._rng)
+                return
+            if job.object_id is not None:
+                renditions.give(session, job, result.rendition_id)
+            if result.to_commit:
+                jobs.sent(session, job, now, now + pledges.GATHER)
+            else:
+                jobs.finish(session, job, now)
 
     @contextlib.contextmanager
     def _lease_kept(self, job: Job) -> Iterator[None]:
@@ -209,6 +229,7 @@ def run(
     owner: str,
     stop: threading.Event,
     originals: Originals | None = None,
+    render: Render | None = None,
 ) -> None:
     """Deliver until `stop`, one destination's slowness not holding up another's objects.
 
@@ -229,6 +250,7 @@ def run(
                 originals=originals,
                 capability=capability,
                 lanes=lanes,
+                render=render,
             )
             for _ in range(count)
         ),

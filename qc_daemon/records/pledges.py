@@ -28,11 +28,13 @@ from qc_daemon.records.commitments import COMMITTED, Reference, Report
 from qc_daemon.records.jobs import CLOCK_SKEW, RetryPolicy, backoff
 from qc_daemon.records.rows import changed
 from qc_daemon.records.tables import (
+    GivenRendition,
     Instance,
     JobRow,
     JobState,
     Pledge,
     PledgeItem,
+    RenditionRow,
     ReportObjectRow,
     Revision,
 )
@@ -304,15 +306,23 @@ def _due(now: datetime) -> list[ColumnElement[bool]]:
 
 
 def _references(session: Session, rows: Sequence[JobRow]) -> dict[int, Reference]:
-    """The object of each deliver job: a received one or one of ours."""
+    """What each deliver job has sent: a received object, one of ours or its rendition."""
     ids = [row.id for row in rows]
     received = select(JobRow.id, Revision.sop_class_uid, Instance.sop_instance_uid).where(
         JobRow.id.in_(ids),
         Revision.id == JobRow.revision_id,
         Instance.id == Revision.instance_id,
     )
-    made = select(JobRow.id, ReportObjectRow.sop_class_uid, ReportObjectRow.sop_instance_uid).where(
-        JobRow.id.in_(ids), ReportObjectRow.id == JobRow.object_id
+    made = (
+        select(
+            JobRow.id,
+            func.coalesce(RenditionRow.sop_class_uid, ReportObjectRow.sop_class_uid),
+            func.coalesce(RenditionRow.sop_instance_uid, ReportObjectRow.sop_instance_uid),
+        )
+        .join(ReportObjectRow, ReportObjectRow.id == JobRow.object_id)
+        .outerjoin(GivenRendition, GivenRendition.job_id == JobRow.id)
+        .outerjoin(RenditionRow, RenditionRow.id == GivenRendition.rendition_id)
+        .where(JobRow.id.in_(ids))
     )
     return {
         job_id: Reference(sop_class, sop_instance)

@@ -298,6 +298,40 @@ class ReportObjectRow(Base):
     created_at: Mapped[datetime]
 
 
+class RenditionRow(Base):
+    """Another form of an object that we made, for destinations that do not take its SOP class."""
+
+    __tablename__ = "rendition"
+    __table_args__ = (UniqueConstraint("sop_instance_uid"), Index(None, "object_id"))
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    object_id: Mapped[int] = mapped_column(ForeignKey("report_object.id"))
+    sop_class_uid: Mapped[str]
+    sop_instance_uid: Mapped[str]
+    series_instance_uid: Mapped[str]
+    payload: Mapped[bytes] = mapped_column(Deflated)
+    created_at: Mapped[datetime]
+
+
+class GivenRendition(Base):
+    """The rendition that a deliver job's destination was given in the object's place."""
+
+    __tablename__ = "given_rendition"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), primary_key=True)
+    rendition_id: Mapped[int] = mapped_column(ForeignKey("rendition.id"))
+
+
+class RefusedClass(Base):
+    """A SOP class that a destination does not take, as it last said."""
+
+    __tablename__ = "refused_class"
+
+    destination: Mapped[str] = mapped_column(primary_key=True)
+    sop_class_uid: Mapped[str] = mapped_column(primary_key=True)
+    refused_at: Mapped[datetime]
+
+
 class Rejection(Base):
     """An image that a person rejected: why (code value, of CID 7011 or 99QCD), who confirmed it,
     and the note (key objects) that tells it."""

@@ -1,0 +1,351 @@
+"""A report in another form, for a destination that does not take Comprehensive 3D SR.
+
+As Comprehensive SR it is the same content: a class and UIDs of its own, for nothing in it is three-
+dimensional. As a Secondary Capture it is one page of the findings in words. Made from the report's
+stored bytes alone: the same bytes make the same rendition.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from highdicom.sc import SCImage
+from PIL import Image, ImageDraw, ImageFont
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes as dicom
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+from detector.codes import ErrorCode, QCError
+from detector.frame import Pixels
+from model.finding import NON_STANDARD, REVIEW, STANDARD, Finding, Judgement
+from qc_daemon.records.renditions import Held, Rendition
+from qc_daemon.report import codes, words
+from qc_daemon.report.equipment import (
+    MANUFACTURER,
+    MODEL_NAME,
+    date_of,
+    software_version,
+    stamp,
+    time_of,
+    to_bytes,
+)
+from qc_daemon.report.header import UTF8, inherit
+from qc_daemon.report.reader import from_sr
+from qc_daemon.report.uids import derived_uid
+
+SERIES_NUMBER = 9906
+SERIES_DESCRIPTION = "Ultrasound image quality, report as a page (machine-made)"
+DERIVATION = "Findings of a structured report written as text"
+
+Colour = tuple[int, int, int]
+WHITE: Colour = (255, 255, 255)
+BLACK: Colour = (0, 0, 0)
+GREY: Colour = (190, 190, 190)
+AMBER: Colour = (255, 170, 90)
+# Okabe and Ito: told apart with every kind of colour vision. Background and letters.
+_TAGS: dict[str, tuple[Colour, Colour]] = {
+    STANDARD: ((0, 114, 178), WHITE),
+    NON_STANDARD: ((213, 94, 0), BLACK),
+    REVIEW: ((240, 228, 66), BLACK),
+}
+_COLUMN, _MARGIN, _GAP = 820, 30, 14
+_LARGE, _REGULAR, _SMALL = 34, 24, 20
+# About as high as wide, however many findings there are.
+_MOST_PER_WIDTH = 1.2
+
+
+def render(payload: bytes, sop_class_uid: str, held: Mapping[str, Held]) -> Rendition:
+    """The report of a stored PS3.10 file in the form of another class.
+
+    Of the reports that it amends it names those that `held` has in their place. Raises QCError
+    REPORT_INVALID.
+    """
+    report = dcmread(BytesIO(payload))
+    if sop_class_uid == SecondaryCaptureImageStorage:
+        made = _page(report)
+    else:
+        made = _document(report, sop_class_uid, held)
+    reference = Held(str(made.SOPClassUID), str(made.SOPInstanceUID), str(made.SeriesInstanceUID))
+    return Rendition(reference, to_bytes(made))
+
+
+def _document(report: Dataset, sop_class_uid: str, held: Mapping[str, Held]) -> Dataset:
+    """The same content as another class of SR, naming what the destination holds."""
+    if any(item.ValueType == "SCOORD3D" for item in _items(report)):
+        raise QCError(
+            ErrorCode.REPORT_INVALID, "three-dimensional coordinates fit no other class of report"
+        )
+    amended = [uid for uid in _predecessors(report) if uid in held]
+    if str(report.SOPClassUID) != sop_class_uid or amended:
+        instead = [held[uid].sop_instance_uid for uid in amended]
+        uid = derived_uid("rendition", sop_class_uid, str(report.SOPInstanceUID), *instead)
+        report.SOPClassUID, report.SOPInstanceUID = sop_class_uid, uid
+    for study in report.get("PredecessorDocumentsSequence", []):
+        study.ReferencedSeriesSequence = list(_renamed(study.ReferencedSeriesSequence, held))
+    return report
+
+
+def _items(item: Dataset) -> Iterator[Dataset]:
+    """The content item and all below it."""
+    yield item
+    for child in item.get("ContentSequence", []):
+        yield from _items(child)
+
+
+def _predecessors(report: Dataset) -> Iterator[str]:
+    for study in report.get("PredecessorDocumentsSequence", []):
+        for series in study.ReferencedSeriesSequence:
+            for instance in series.ReferencedSOPSequence:
+                yield str(instance.ReferencedSOPInstanceUID)
+
+
+def _renamed(series: Iterable[Dataset], held: Mapping[str, Held]) -> Iterator[Dataset]:
+    """Referenced series with what the destination holds in the place of their instances."""
+    by_series: dict[str, list[Dataset]] = {}
+    for each in series:
+        for instance in each.ReferencedSOPSequence:
+            own = Held(
+                str(instance.ReferencedSOPClassUID),
+                str(instance.ReferencedSOPInstanceUID),
+                str(each.SeriesInstanceUID),
+            )
+            told = held.get(own.sop_instance_uid, own)
+            item = Dataset()
+            item.ReferencedSOPClassUID = told.sop_class_uid
+            item.ReferencedSOPInstanceUID = told.sop_instance_uid
+            by_series.setdefault(told.series_instance_uid, []).append(item)
+    for uid, instances in by_series.items():
+        one = Dataset()
+        one.SeriesInstanceUID = uid
+        one.ReferencedSOPSequence = instances
+        yield one
+
+
+def _page(report: Dataset) -> Dataset:
+    """One page that tells the findings, as a Secondary Capture."""
+    findings = from_sr(report)
+    study = str(report.StudyInstanceUID)
+    try:
+        page: Dataset = SCImage(
+            pixel_array=draw(findings, int(report.InstanceNumber)),
+            photometric_interpretation="RGB",
+            bits_allocated=8,
+            coordinate_system="PATIENT",
+            study_instance_uid=study,
+            series_instance_uid=derived_uid("page-series", study, str(report.SeriesInstanceUID)),
+            series_number=SERIES_NUMBER,
+            series_description=SERIES_DESCRIPTION,
+            sop_instance_uid=derived_uid(
+                "rendition", SecondaryCaptureImageStorage, str(report.SOPInstanceUID)
+            ),
+            instance_number=int(report.InstanceNumber),
+            manufacturer=MANUFACTURER,
+            manufacturer_model_name=MODEL_NAME,
+            software_versions=software_version(),
+            patient_orientation=("L", "F"),
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+            specific_character_set=UTF8,
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise QCError(
+            ErrorCode.REPORT_INVALID, f"the page was refused ({type(error).__name__})"
+        ) from error
+    inherit(page, report)
+    page.Modality = "US"
+    page.BurnedInAnnotation = "NO"
+    page.DerivationDescription = DERIVATION
+    page.SourceImageSequence = list(_sources(report))
+    # Letters have neither direction nor side.
+    page.PatientOrientation = None
+    page.ImageLaterality = "U"
+    # Made when the report was: nothing of the page is newer.
+    moment = datetime.strptime(f"{report.ContentDate}{report.ContentTime}", "%Y%m%d%H%M%S.%f")
+    page.DateOfSecondaryCapture, page.TimeOfSecondaryCapture = date_of(moment), time_of(moment)
+    stamp(page, moment)
+    return page
+
+
+def _sources(report: Dataset) -> Iterator[Dataset]:
+    """The images that the findings are of (PS3.3 C.7.6.1.1.4)."""
+    code = dicom.DCM.SourceImageForImageProcessingOperation
+    for study in report.CurrentRequestedProcedureEvidenceSequence:
+        for series in study.ReferencedSeriesSequence:
+            for instance in series.ReferencedSOPSequence:
+                purpose = Dataset()
+                purpose.CodeValue = code.value
+                purpose.CodingSchemeDesignator = code.scheme_designator
+                purpose.CodeMeaning = code.meaning
+                item = Dataset()
+                item.ReferencedSOPClassUID = instance.ReferencedSOPClassUID
+                item.ReferencedSOPInstanceUID = instance.ReferencedSOPInstanceUID
+                item.PurposeOfReferenceCodeSequence = [purpose]
+                yield item
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A finding worth a place on the page; `image` counts the images, `frames` those of the view
+    that it is the best of."""
+
+    finding: Finding
+    image: int
+    frames: int
+
+
+def chosen(findings: Sequence[Finding]) -> list[Told]:
+    """The best finding of each view of each image: most probably standard, then surest."""
+    images: dict[str | None, int] = {}
+    groups: dict[tuple[int, str], list[Finding]] = {}
+    for finding in findings:
+        image = images.setdefault(finding.sop_instance_uid, len(images) + 1)
+        groups.setdefault((image, finding.judgement.view), []).append(finding)
+    return [
+        Told(max(found, key=_rank), image, len({each.frame for each in found}))
+        for (image, _), found in groups.items()
+    ]
+
+
+def _rank(finding: Finding) -> tuple[float, float]:
+    judgement = finding.judgement
+    probability = -1.0 if judgement.probability is None else judgement.probability
+    return (probability, judgement.view_probability)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    text: str
+    size: int
+    colour: Colour = WHITE
+
+    @property
+    def height(self) -> int:
+        return int(self.size * 1.4)
+
+
+def draw(findings: Sequence[Finding], revision: int) -> Pixels:
+    """The page: a heading, then the findings in columns; RGB."""
+    blocks = [(each, list(_lines(each))) for each in chosen(findings)]
+    heights = [_height(lines) for _, lines in blocks]
+    columns = _columns(heights)
+    width = max(len(columns), 1) * (_COLUMN + _MARGIN) + _MARGIN
+    heading = list(_heading(findings, revision, width - 2 * _MARGIN))
+    top = _MARGIN + sum(line.height for line in heading) + _GAP
+    tallest = max((sum(heights[place] for place in column) for column in columns), default=0)
+    page = Image.new("RGB", (width, top + tallest + _MARGIN), BLACK)
+    canvas = ImageDraw.Draw(page)
+    _write(canvas, heading, _MARGIN, _MARGIN)
+    for number, column in enumerate(columns):
+        x, y = _MARGIN + number * (_COLUMN + _MARGIN), top
+        for place in column:
+            told, lines = blocks[place]
+            _tag(canvas, told, x, y)
+            _write(canvas, lines, x, y + _tag_height() + 4)
+            y += heights[place]
+    return np.asarray(page).copy()
+
+
+def _columns(heights: Sequence[int]) -> list[list[int]]:
+    """Places of the blocks, column by column, so that the page is not much higher than wide."""
+    count, total = 1, sum(heights)
+    while total / count > _MOST_PER_WIDTH * count * _COLUMN:
+        count += 1
+    columns: list[list[int]] = [[]]
+    for place, height in enumerate(heights):
+        filled = sum(heights[each] for each in columns[-1])
+        if columns[-1] and filled + height / 2 > total / count and len(columns) < count:
+            columns.append([])
+        columns[-1].append(place)
+    return columns
+
+
+def _heading(findings: Sequence[Finding], revision: int, width: int) -> Iterator[_Line]:
+    again = "" if revision == 1 else f" (report {revision}, replaces the one before)"
+    bundle = findings[0].bundle
+    for text, size, colour in (
+        (f"Quality of the ultrasound images{again}", _LARGE, WHITE),
+        ("Machine-made judgement of the pictures, not of the fetus", _REGULAR, GREY),
+        (f"Models: {bundle.name} {bundle.version}, {bundle.model_id[:12]}", _SMALL, GREY),
+    ):
+        yield from _wrapped(text, size, width, colour)
+
+
+def _lines(told: Told) -> Iterator[_Line]:
+    """What stands below the verdict."""
+    judgement = told.finding.judgement
+    yield from _wrapped(_view(judgement), _REGULAR, _COLUMN, WHITE)
+    for rule in words.unmet(judgement):
+        yield from _wrapped(f"Not met: {rule.meaning}", _REGULAR, _COLUMN, AMBER)
+    undecided = ", ".join(rule.meaning for rule in words.undecided(judgement))
+    if undecided:
+        yield from _wrapped(f"Cannot tell: {undecided}", _SMALL, _COLUMN, GREY)
+    uid = told.finding.sop_instance_uid or ""
+    yield from _wrapped(f"Image UID …{uid[-12:]}", _SMALL, _COLUMN, GREY)
+
+
+def _tag(canvas: ImageDraw.ImageDraw, told: Told, x: int, y: int) -> None:
+    """The verdict on its colour, and the image beside it."""
+    judgement = told.finding.judgement
+    background, letters = _TAGS[judgement.quality]
+    verdict, font = words.VERDICTS[judgement.quality], _font(_REGULAR, bold=True)
+    right = x + canvas.textlength(verdict, font=font) + 20
+    canvas.rectangle((x, y, right, y + _tag_height()), fill=background)
+    middle = y + _tag_height() / 2
+    canvas.text((x + 10, middle), verdict, letters, font, anchor="lm")
+    canvas.text((right + 12, middle), _place(told), WHITE, _font(_REGULAR), anchor="lm")
+
+
+def _place(told: Told) -> str:
+    """Which image, and of a cine which frame."""
+    if told.frames == 1:
+        return f"Image {told.image}"
+    return f"Image {told.image}, frame {told.finding.frame}, the best of {told.frames}"
+
+
+def _view(judgement: Judgement) -> str:
+    """View and probabilities."""
+    view = codes.VIEWS[judgement.view].meaning
+    line = f"{view} ({words.percent(judgement.view_probability)})"
+    if judgement.probability is None:
+        return line
+    return f"{line}, standard: {words.percent(judgement.probability)}"
+
+
+def _tag_height() -> int:
+    return int(_REGULAR * 1.5)
+
+
+def _height(lines: Sequence[_Line]) -> int:
+    return _tag_height() + 4 + sum(line.height for line in lines) + _GAP
+
+
+def _write(canvas: ImageDraw.ImageDraw, lines: Iterable[_Line], x: int, y: int) -> None:
+    for line in lines:
+        middle = (x, y + line.height / 2)
+        canvas.text(middle, line.text, line.colour, _font(line.size), anchor="lm")
+        y += line.height
+
+
+def _wrapped(text: str, size: int, width: int, colour: Colour) -> Iterator[_Line]:
+    font, line = _font(size), ""
+    for word in text.split(" "):
+        longer = f"{line} {word}".strip()
+        if line and font.getlength(longer) > width:
+            yield _Line(line, size, colour)
+            line = word
+        else:
+            line = longer
+    yield _Line(line, size, colour)
+
+
+@lru_cache(maxsize=8)
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans as matplotlib ships it, since servers have no fonts; one layout engine."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
+    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
