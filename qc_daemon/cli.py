@@ -28,6 +28,7 @@ peer = typer.Typer(no_args_is_help=True, help="Who may store to us; callers that
 rejection = typer.Typer(no_args_is_help=True, help="Images that a person rejects for quality.")
 rules = typer.Typer(no_args_is_help=True, help="Routing rules: which objects go where.")
 spool = typer.Typer(no_args_is_help=True, help="Received files that the database does not know.")
+destination = typer.Typer(no_args_is_help=True, help="Where objects go, and what waits for it.")
 commitment = typer.Typer(no_args_is_help=True, help="Storage commitment asked of us.")
 db = typer.Typer(no_args_is_help=True, help="The database: migrate, check, back up.")
 app.add_typer(queue, name="queue")
@@ -37,6 +38,7 @@ app.add_typer(peer, name="peer")
 app.add_typer(rejection, name="rejection")
 app.add_typer(rules, name="rules")
 app.add_typer(spool, name="spool")
+app.add_typer(destination, name="destination")
 app.add_typer(commitment, name="commitment")
 app.add_typer(db, name="db")
 
@@ -205,6 +207,30 @@ def queue_cancel(ids: Annotated[list[int], typer.Argument()], config: Config = N
     from qc_daemon.operate import cancel_jobs
 
     typer.echo(f"{cancel_jobs(load(config), ids)} jobs are cancelled")
+
+
+@destination.command("list")
+def destination_list(config: Config = None) -> None:
+    """List destinations: what they do not take, what waits for them, what they were not given."""
+    from qc_daemon.operate import list_destinations
+
+    _show("destinations", list_destinations(load(config)))
+
+
+@destination.command("retry")
+def destination_retry(name: str, config: Config = None) -> None:
+    """Send again what was given up. Example: qc-daemon destination retry pacs"""
+    from qc_daemon.operate import retry_destination
+
+    typer.echo(f"{retry_destination(load(config), name)} jobs are ready again")
+
+
+@destination.command("relearn")
+def destination_relearn(name: str, config: Config = None) -> None:
+    """Offer again what it does not take. Example: qc-daemon destination relearn pacs"""
+    from qc_daemon.operate import relearn_destination
+
+    typer.echo(f"{relearn_destination(load(config), name)} SOP classes are offered again")
 
 
 @commitment.command("list")

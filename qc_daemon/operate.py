@@ -6,15 +6,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydicom.uid import UID
+
 from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
 from model.bundle import locate, model_id_of, shipped, verify
-from qc_daemon.records import bundles, commitments, findings, jobs, revisions, schema
+from qc_daemon.records import bundles, commitments, destinations, findings, jobs, revisions, schema
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import CommitmentState, JobState
 from qc_daemon.settings import Settings
 
-OPEN_STATES = (*jobs.PENDING, JobState.DEAD, JobState.QUARANTINED)
+OPEN_STATES = (*jobs.PENDING, *jobs.GIVEN_UP)
 
 
 def open_store(settings: Settings) -> Store:
@@ -71,6 +73,54 @@ def retry_jobs(settings: Settings, ids: Sequence[int]) -> int:
 def cancel_jobs(settings: Settings, ids: Sequence[int]) -> int:
     with open_store(settings).begin() as session:
         return jobs.cancel(session, ids, datetime.now(UTC))
+
+
+def list_destinations(settings: Settings) -> list[dict[str, Any]]:
+    """Destinations of the settings, and those no longer there that jobs still name."""
+    known = {each.name: each for each in settings.destination}
+    with open_store(settings).read() as session:
+        found = destinations.deliveries(session)
+        refused = {name: destinations.refused(session, name) for name in known}
+    rows = []
+    for name in [*known, *sorted(set(found) - set(known))]:
+        count = found.get(name, {})
+        each = known.get(name)
+        rows.append(
+            {
+                "name": name,
+                "kind": "not in the settings" if each is None else each.kind,
+                "objects": "" if each is None else ", ".join(each.objects),
+                "does not take": "; ".join(
+                    f"{UID(uid).name} ({since:%Y-%m-%d %H:%M} UTC)"
+                    for uid, since in refused.get(name, {}).items()
+                ),
+                "waiting": sum(count.get(state, 0) for state in jobs.TO_DO),
+                "not committed": count.get(JobState.SENT, 0),
+                "given up": sum(count.get(state, 0) for state in jobs.GIVEN_UP),
+                "delivered": count.get(JobState.DONE, 0),
+            }
+        )
+    return rows
+
+
+def retry_destination(settings: Settings, name: str) -> int:
+    """Make all that was given up for a destination ready again; how many jobs."""
+    _known(settings, name)
+    with open_store(settings).begin() as session:
+        ids = destinations.given_up(session, name)
+        return jobs.retry(session, ids, datetime.now(UTC))
+
+
+def relearn_destination(settings: Settings, name: str) -> int:
+    """Forget what a destination does not take; how many SOP classes."""
+    _known(settings, name)
+    with open_store(settings).begin() as session:
+        return destinations.forget(session, name)
+
+
+def _known(settings: Settings, name: str) -> None:
+    if name not in [each.name for each in settings.destination]:
+        raise UsageError(f"there is no destination {name}; see destination list")
 
 
 def list_commitments(settings: Settings, states: Sequence[str]) -> list[dict[str, Any]]:

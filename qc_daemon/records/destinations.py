@@ -6,6 +6,7 @@ from datetime import datetime
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from qc_daemon.records.jobs import GIVEN_UP
 from qc_daemon.records.rows import insert_or_update
 from qc_daemon.records.tables import JobKind, JobRow, JobState, RefusedClass
 
@@ -44,6 +45,20 @@ def forget(session: Session, destination: str) -> int:
     known = refused(session, destination)
     session.execute(delete(RefusedClass).where(RefusedClass.destination == destination))
     return len(known)
+
+
+def given_up(session: Session, destination: str) -> list[int]:
+    """The ids of deliver jobs that ended without the destination having the object."""
+    found = session.scalars(
+        select(JobRow.id)
+        .where(
+            JobRow.kind == JobKind.DELIVER,
+            JobRow.destination == destination,
+            JobRow.state.in_(GIVEN_UP),
+        )
+        .order_by(JobRow.id)
+    )
+    return list(found)
 
 
 def deliveries(session: Session) -> dict[str, dict[JobState, int]]:

@@ -69,6 +69,7 @@ UNIQUE = ("kind", "subject", "revision", "destination")
 # Not handed over yet; not ended yet.
 TO_DO = (JobState.READY, JobState.LEASED)
 PENDING = (*TO_DO, JobState.SENT)
+GIVEN_UP = (JobState.DEAD, JobState.QUARANTINED)
 # How far apart the clocks of hosts on one database may be.
 CLOCK_SKEW = timedelta(minutes=1)
 # A result waits for an image of its exam until that has failed so often.
