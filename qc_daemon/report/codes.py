@@ -122,8 +122,42 @@ DEFAULT_PROCEDURE = Code("268445003", "SCT", "Ultrasound scan - obstetric")
 MET = MappingProxyType(
     {True: codes.cid230.Yes, False: codes.cid230.No, None: codes.cid230.Undetermined}
 )
+QUALITY_STANDARD = codes.DCM.QualityControlStandard
+OWN_STANDARD = codes.DCM.InstitutionallyDefinedQualityControlStandard
+"""The nearest of CID 6045: no public code names a first-trimester guideline."""
+REFERENCE_AUTHORITY = codes.DCM.ReferenceAuthority
+SPACINGS = (codes.DCM.HorizontalPixelSpacing, codes.DCM.VerticalPixelSpacing)
+"""Millimetres per pixel along x and y."""
+
+CROWN_RUMP_LENGTH = codes.LN.CrownRumpLength
+GESTATIONAL_AGE = codes.LN.GestationalAge
+AGE_BY_CRL = "GA-CRL"
+MACHINE_CONCEPTS = MappingProxyType(
+    {
+        "CRL": CROWN_RUMP_LENGTH,
+        "NT": codes.LN.NuchalTranslucency,
+        "GA": GESTATIONAL_AGE,
+        AGE_BY_CRL: GESTATIONAL_AGE,
+    }
+)
+"""What machines measure, by the name it is stored under; an age by CRL has a method besides."""
+METHOD = codes.SCT.MeasurementMethod
+SUBJECT_CLASS = codes.DCM.SubjectClass
+FETUS = codes.DCM.Fetus
+FETUS_ID = Code("11951-1", "LN", "Fetus ID")
+
+IMAGE_LIBRARY = codes.DCM.ImageLibrary
+IMAGE_LIBRARY_GROUP = codes.DCM.ImageLibraryGroup
+LIBRARY_ENTRY = Code("260753009", "SCT", "Source")
+MODALITY = codes.DCM.Modality
+ULTRASOUND = codes.cid29.Ultrasound
+ROWS = codes.DCM.PixelDataRows
+COLUMNS = codes.DCM.PixelDataColumns
+
 NO_UNIT = Code("1", "UCUM", "no units")
 PIXELS = Code("{pixels}", "UCUM", "pixels")
+MILLIMETRE = codes.UCUM.Millimeter
+MACHINE_UNITS = MappingProxyType({"mm": MILLIMETRE, "d": codes.UCUM.Day})
 
 QUALITY_ISSUE = codes.DCM.QualityIssue
 REJECTED = codes.DCM.RejectedForQualityReasons

@@ -1,19 +1,22 @@
 """Who made an object (Enhanced General Equipment Module, PS3.3 C.7.5.2) and in which file."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 
+from highdicom import ContributingEquipment
 from highdicom.sr import DeviceObserverIdentifyingAttributes, ObserverContext
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from model.finding import BundleId
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from qc_daemon.identity import MANUFACTURER as MANUFACTURER
 from qc_daemon.report.uids import derived_uid
 
-MANUFACTURER = "qc-daemon project"
 MODEL_NAME = "qc-daemon"
 
 
@@ -30,12 +33,41 @@ def serial_number(model_id: str) -> str:
     return model_id[:64]
 
 
+def device_uid(model_id: str) -> str:
+    """Device UID (0018,1002): one for each bundle, so that reports of two are told apart."""
+    return derived_uid("device", model_id)
+
+
+def contribution(bundle: BundleId) -> ContributingEquipment:
+    """Contributing Equipment item (PS3.3 C.12.1) of the bundle that judged."""
+    item = ContributingEquipment(
+        MANUFACTURER,
+        codes.DCM.ProcessingEquipment,
+        manufacturer_model_name=_long_string(f"{MODEL_NAME} bundle {bundle.name}"),
+        software_versions=[software_version(), _long_string(bundle.version)],
+        device_serial_number=serial_number(bundle.model_id),
+        contribution_description="Models that judged the images",
+    )
+    item.DeviceUID = device_uid(bundle.model_id)
+    return item
+
+
+def contributions(bundles: Iterable[BundleId]) -> list[ContributingEquipment]:
+    """One item a bundle, in order of appearance."""
+    return [contribution(bundle) for bundle in dict.fromkeys(bundles)]
+
+
+def _long_string(text: str) -> str:
+    """LO holds 64 characters and no backslash."""
+    return text.replace("\\", "/")[:64].strip()
+
+
 def observer(model_id: str) -> ObserverContext:
     """Device observer (PS3.16, TID 1004)."""
     return ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
-            uid=derived_uid("device", model_id),
+            uid=device_uid(model_id),
             name=MODEL_NAME,
             manufacturer_name=MANUFACTURER,
             model_name=MODEL_NAME,

@@ -6,6 +6,7 @@ The groups are tied by Tracking Identifier: finding `F2` has the boxes `F2-B1`, 
 import math
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 
 import highdicom.sr as hd
 import numpy as np
@@ -14,8 +15,8 @@ from pydicom.uid import UltrasoundImageStorage
 
 from detector.codes import ErrorCode, QCError
 from detector.detection import Box, Detection
-from model.criteria_table import TECHNICAL_CODES
-from model.finding import Criterion, Finding
+from model.criteria_table import RULES, TECHNICAL_CODES
+from model.finding import BundleId, Criterion, Finding
 from qc_daemon.report import codes
 from qc_daemon.report.equipment import MANUFACTURER
 from qc_daemon.report.source import Source
@@ -24,7 +25,10 @@ from qc_daemon.report.uids import derived_uid
 MACHINE_MADE = 'Machine-made text: "'
 MACHINE_MADE_END = '"'
 MODEL_ID = "model_id="
+FINDING = "F"
+"""What the tracking identifiers of findings begin with."""
 
+_WRITTEN_IN = {(view, r.code): r.source for view, rules in RULES.items() for r in rules}
 _TEXT_CONTROLS = frozenset("\t\n\f\r")
 
 
@@ -74,8 +78,8 @@ def check(finding: Finding, source: Source) -> None:
 
 def _finding_group(number: int, finding: Finding, source: Source) -> hd.templates.Template:
     group = hd.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(f"F{number}", finding, source),
-        algorithm_id=_algorithm(finding),
+        tracking_identifier=_tracking(f"{FINDING}{number}", finding, source),
+        algorithm_id=_algorithm(finding.bundle),
         measurements=list(_measurements(finding, source)),
         qualitative_evaluations=list(_evaluations(finding)),
         source_images=[
@@ -95,11 +99,11 @@ def _box_group(
 ) -> hd.templates.Template:
     site = codes.FINDING_SITES.get(detection.label)
     return hd.PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(f"F{number}-B{index}", finding, source),
+        tracking_identifier=_tracking(f"{FINDING}{number}-B{index}", finding, source),
         referenced_region=_region(detection.bbox, finding.frame, source),
         finding_type=codes.LABEL_CODES[detection.label],
         finding_sites=None if site is None else [hd.FindingSite(site)],
-        algorithm_id=_algorithm(finding),
+        algorithm_id=_algorithm(finding.bundle),
         measurements=[_number(codes.CONFIDENCE, detection.confidence)],
     )
 
@@ -143,12 +147,13 @@ def _tracking(identifier: str, finding: Finding, source: Source) -> hd.TrackingI
     return hd.TrackingIdentifier(uid=uid, identifier=identifier)
 
 
-def _algorithm(finding: Finding) -> hd.AlgorithmIdentification:
-    """TID 4019."""
+@lru_cache(maxsize=8)
+def _algorithm(bundle: BundleId) -> hd.AlgorithmIdentification:
+    """TID 4019. One for all groups of the bundle: making them costs time."""
     return hd.AlgorithmIdentification(
-        name=finding.bundle.name,
-        version=finding.bundle.version,
-        parameters=[f"{MODEL_ID}{finding.bundle.model_id}"],
+        name=bundle.name,
+        version=bundle.version,
+        parameters=[f"{MODEL_ID}{bundle.model_id}"],
         manufacturer=MANUFACTURER,
     )
 
@@ -165,6 +170,10 @@ def _measurements(finding: Finding, source: Source) -> Iterator[hd.Measurement]:
     yield hd.Measurement(codes.REGION, j.region_index, codes.NO_UNIT)
     for name, edge in zip(codes.REGION_BOX, j.region_bbox, strict=True):
         yield _number(name, edge, codes.PIXELS)
+    spacing = source.spacing_mm.get(j.region_index)
+    if spacing is not None:
+        for name, millimetres in zip(codes.SPACINGS, spacing, strict=True):
+            yield _number(name, millimetres, codes.MILLIMETRE)
     yield hd.Measurement(codes.REVISION, finding.revision, codes.NO_UNIT)
     if not source.multi_frame and finding.frame != 1:
         # A single-frame class with several frames: no legal reference can name the frame.
@@ -182,13 +191,15 @@ def _evaluations(finding: Finding) -> Iterator[hd.QualitativeEvaluation]:
     if any(c.met is False and c.code in TECHNICAL_CODES for c in j.criteria):
         yield hd.QualitativeEvaluation(codes.IMAGE_QUALITY, codes.LIMITED_QUALITY)
     for criterion in j.criteria:
-        yield _criterion(criterion)
+        yield _criterion(criterion, _WRITTEN_IN.get((j.view, criterion.code), ""))
     for flag in j.flags:
         yield hd.QualitativeEvaluation(codes.FLAG, codes.FLAGS[flag])
 
 
-def _criterion(criterion: Criterion) -> hd.QualitativeEvaluation:
-    """The outcome, inferred from its value and the structures it was read from."""
+def _criterion(criterion: Criterion, source: str) -> hd.QualitativeEvaluation:
+    """The outcome, inferred from its value and the structures it was read from; the standard that
+    asks for it as a property (as TID 4014 has it), with `source` (may be empty) as its authority.
+    """
     evaluation = hd.QualitativeEvaluation(codes.CRITERIA[criterion.code], codes.MET[criterion.met])
     basis = hd.ContentSequence()
     inferred = hd.RelationshipTypeValues.INFERRED_FROM
@@ -199,9 +210,22 @@ def _criterion(criterion: Criterion) -> hd.QualitativeEvaluation:
         basis.append(hd.TextContentItem(codes.UNIT, criterion.unit, inferred))
     for label in criterion.evidence:
         basis.append(hd.CodeContentItem(codes.EVIDENCE, codes.LABEL_CODES[label], inferred))
+    if source:
+        basis.append(_standard(source))
     if basis:
         evaluation[0].ContentSequence = basis
     return evaluation
+
+
+@lru_cache(maxsize=64)
+def _standard(source: str) -> hd.CodeContentItem:
+    """Where the criterion is written. One item for all that cite it: making them costs time."""
+    properties = hd.RelationshipTypeValues.HAS_PROPERTIES
+    standard = hd.CodeContentItem(codes.QUALITY_STANDARD, codes.OWN_STANDARD, properties)
+    standard.ContentSequence = hd.ContentSequence(
+        [hd.TextContentItem(codes.REFERENCE_AUTHORITY, source, properties)]
+    )
+    return standard
 
 
 def _texts(finding: Finding) -> Iterator[hd.TextContentItem]:

@@ -37,14 +37,22 @@ PATIENT_AND_STUDY = (
 """Type 2 of the Patient and General Study Modules (PS3.3 C.7.1.1, C.7.2.1)."""
 CONTEXT = (
     "IssuerOfPatientID",
+    "TypeOfPatientID",
+    "PatientBirthTime",
+    "OtherPatientNames",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
     "PatientAge",
     "PatientSize",
     "PatientWeight",
     "StudyDescription",
+    "PhysiciansOfRecord",
+    "AdmissionID",
     "TimezoneOffsetFromUTC",
     "InstitutionName",
 )
 """Optional elements that our objects share with their source."""
+CONTEXT_SEQUENCES = ("OtherPatientIDsSequence", "DeidentificationMethodCodeSequence")
 ACQUISITION = (
     "Manufacturer",
     "ManufacturerModelName",
@@ -61,7 +69,10 @@ ACQUISITION = (
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 REQUEST = ("RequestedProcedureID", "RequestedProcedureDescription")
 
-_ENUMERATED: Mapping[str, frozenset[str]] = {"PatientSex": frozenset("MFO")}
+_ENUMERATED: Mapping[str, frozenset[str]] = {
+    "PatientSex": frozenset("MFO"),
+    "PatientIdentityRemoved": frozenset({"YES", "NO"}),
+}
 _LINE_VRS = frozenset({"AE", "CS", "LO", "PN", "SH"})
 _UNDECLARED = ["ascii"]
 
@@ -80,8 +91,9 @@ def normalise(header: Dataset) -> tuple[Dataset, bool]:
     """The copy, and whether a value was lost in making it; `header` is left as it was.
 
     Mapped values (aliases, ACR-NEMA dates) and absent ones lose nothing. The copy holds the
-    elements named above, ProcedureCodeSequence, RequestAttributesSequence and
-    ReferencedPerformedProcedureStepSequence with their valid items, and ISO_IR 192.
+    elements named above, ProcedureCodeSequence, RequestAttributesSequence,
+    ReferencedPerformedProcedureStepSequence and those of the patient with their valid items, and
+    ISO_IR 192.
     """
     reader = _Reader(header)
     copy = Dataset()
@@ -99,12 +111,19 @@ def normalise(header: Dataset) -> tuple[Dataset, bool]:
     reader.copy_items(copy, "ProcedureCodeSequence", _code_item)
     reader.copy_items(copy, "RequestAttributesSequence", _request_item)
     reader.copy_items(copy, "ReferencedPerformedProcedureStepSequence", _step_item)
+    reader.copy_items(copy, "OtherPatientIDsSequence", _other_id_item)
+    reader.copy_items(copy, "DeidentificationMethodCodeSequence", _code_item)
+    methods = ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
+    if copy.get("PatientIdentityRemoved") == "YES" and not any(m in copy for m in methods):
+        # Without a method it is no valid statement (PS3.3 C.7.1.1).
+        del copy.PatientIdentityRemoved
+        reader.lost = True
     return copy, reader.lost
 
 
 def inherit(target: Dataset, normalised: Dataset) -> None:
     """Gives `target` the patient, study and context of a normalised header, exactly."""
-    for keyword in (*PATIENT_AND_STUDY, *CONTEXT):
+    for keyword in (*PATIENT_AND_STUDY, *CONTEXT, *CONTEXT_SEQUENCES):
         if keyword in normalised:
             target.add(normalised[keyword])
 
@@ -320,6 +339,20 @@ def _request_item(reader: _Reader) -> Dataset | None:
         if element is not None:
             item.add(element)
     return item if "RequestedProcedureID" in item else None
+
+
+def _other_id_item(reader: _Reader) -> Dataset | None:
+    """Another identifier of the patient (PS3.3 C.7.1.1), None if incomplete."""
+    item = Dataset()
+    for keyword in ("PatientID", "TypeOfPatientID"):
+        element = reader.valid(keyword)
+        if element is None:
+            return None
+        item.add(element)
+    issuer = reader.valid("IssuerOfPatientID")
+    if issuer is not None:
+        item.add(issuer)
+    return item
 
 
 def _step_item(reader: _Reader) -> Dataset | None:

@@ -5,7 +5,7 @@ gates, values and region edges are bit-exact (FloatingPointValue, FD); box edges
 within 6.1e-5 px below 2048; descriptions have lost control characters and lone surrogates.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import Any
 
@@ -18,7 +18,9 @@ from detector.codes import ErrorCode, QCError
 from detector.detection import Box, Detection
 from model.finding import BundleId, Criterion, Finding, Judgement
 from qc_daemon.report import codes
-from qc_daemon.report.groups import MACHINE_MADE, MACHINE_MADE_END, MODEL_ID
+from qc_daemon.report.biometry import BIOMETRY, MachineReport, MachineValue
+from qc_daemon.report.groups import FINDING, MACHINE_MADE, MACHINE_MADE_END, MODEL_ID
+from qc_daemon.report.source import Reference
 
 _FINDING_GROUP = "1501"
 _BOX_GROUP = "1410"
@@ -29,9 +31,20 @@ def from_sr(report: Dataset | bytes) -> list[Finding]:
 
     Raises QCError REPORT_INVALID for any other document.
     """
+    return _read(report, _findings)
+
+
+def biometry_from_sr(report: Dataset | bytes) -> list[MachineReport]:
+    """What machines measured, as a report that `build_sr` made tells it; hashes it tells not.
+
+    Raises QCError REPORT_INVALID for any other document.
+    """
+    return _read(report, _machine_reports)
+
+
+def _read(report: Dataset | bytes, read: Callable[[Dataset], list[Any]]) -> list[Any]:
     try:
-        dataset = report if isinstance(report, Dataset) else dcmread(BytesIO(report))
-        return _findings(dataset)
+        return read(report if isinstance(report, Dataset) else dcmread(BytesIO(report)))
     except (InvalidDicomError, AttributeError, LookupError, ValueError, TypeError) as error:
         raise QCError(
             ErrorCode.REPORT_INVALID, "this is no structured report of qc-daemon"
@@ -45,13 +58,38 @@ def _findings(report: Dataset) -> list[Finding]:
     for group in _one(report, codes.IMAGING_MEASUREMENTS).ContentSequence:
         tracking = str(_one(group, codes.TRACKING_IDENTIFIER).TextValue)
         template = str(group.ContentTemplateSequence[0].TemplateIdentifier)
-        if template == _FINDING_GROUP:
+        if template == _FINDING_GROUP and tracking.startswith(FINDING):
             measured.append((tracking, group))
         elif template == _BOX_GROUP:
             boxes.setdefault(tracking.partition("-")[0], []).append(_detection(group))
     if not measured:
         raise ValueError("no finding")
     return [_finding(group, tuple(boxes.get(key, ())), places) for key, group in measured]
+
+
+def _machine_reports(report: Dataset) -> list[MachineReport]:
+    places = dict(_places(report))
+    values: dict[Reference, list[MachineValue]] = {}
+    for group in _one(report, codes.IMAGING_MEASUREMENTS).ContentSequence:
+        if not str(_one(group, codes.TRACKING_IDENTIFIER).TextValue).startswith(BIOMETRY):
+            continue
+        named = _one(group, codes.SOURCE_OF_MEASUREMENT).ReferencedSOPSequence[0]
+        uid = str(named.ReferencedSOPInstanceUID)
+        reference = Reference(*places[uid], str(named.ReferencedSOPClassUID), uid)
+        fetus = _text(group, codes.FETUS_ID) or None
+        values.setdefault(reference, []).extend(_machine_values(group, fetus))
+    return [MachineReport(reference, tuple(told)) for reference, told in values.items()]
+
+
+def _machine_values(group: Dataset, fetus: str | None) -> Iterator[MachineValue]:
+    for item in group.ContentSequence:
+        if item.ValueType != "NUM":
+            continue
+        concept: str = _meant(codes.MACHINE_CONCEPTS, item.ConceptNameCodeSequence[0])
+        if _items(item, codes.METHOD):
+            concept = codes.AGE_BY_CRL
+        units = item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0]
+        yield MachineValue(fetus, concept, _measured(item), str(units.CodeValue))
 
 
 def _places(report: Dataset) -> Iterator[tuple[str, tuple[str, str]]]:

@@ -1,10 +1,13 @@
 """A source instance as a report sees it: its header and the hash of its content."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from pydicom.dataset import Dataset
 
 from detector.codes import ErrorCode, QCError
+from detector.regions import tissue_regions
+from detector.source import integer
 from qc_daemon.report.header import UIDS, normalise
 
 MULTI_FRAME_CLASSES = frozenset(
@@ -25,12 +28,26 @@ MULTI_FRAME_CLASSES = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """An object of the study, as references name it."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
-    """A normalised header, the SHA-256 of the received content, and whether values were lost."""
+    """A normalised header, the SHA-256 of the received content, and whether values were lost.
+
+    `spacing_mm`: by index of the ultrasound region, (x, y) mm per pixel where the header says it.
+    """
 
     header: Dataset
     sha256: str
     lost: bool = False
+    spacing_mm: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, received: Dataset, sha256: str) -> "Source":
@@ -45,7 +62,7 @@ class Source:
                     ErrorCode.REPORT_INVALID,
                     f"the source has no {keyword}, so that no report can refer to it",
                 )
-        return cls(header, sha256, lost)
+        return cls(header, sha256, lost, _spacing(received))
 
     @property
     def study_instance_uid(self) -> str:
@@ -64,6 +81,15 @@ class Source:
         return str(self.header.SOPInstanceUID)
 
     @property
+    def reference(self) -> Reference:
+        return Reference(
+            self.study_instance_uid,
+            self.series_instance_uid,
+            self.sop_class_uid,
+            self.sop_instance_uid,
+        )
+
+    @property
     def station_name(self) -> str:
         return str(self.header.get("StationName", ""))
 
@@ -78,3 +104,14 @@ class Source:
     def frame_numbers(self, frame: int) -> list[int] | None:
         """What Referenced Frame Number says for this frame: nothing for single-frame classes."""
         return [frame] if self.multi_frame else None
+
+
+def _spacing(received: Dataset) -> Mapping[int, tuple[float, float]]:
+    rows, columns = integer(received, "Rows"), integer(received, "Columns")
+    if not rows or not columns:
+        return {}
+    return {
+        region.index: region.spacing_mm
+        for region in tissue_regions(received, rows, columns)
+        if region.spacing_mm is not None
+    }

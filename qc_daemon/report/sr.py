@@ -5,7 +5,6 @@ One TID 1501 group per finding and one TID 1410 group per box; `from_sr` in `rea
 
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from datetime import datetime
 
 from highdicom import sr as content
@@ -17,9 +16,11 @@ from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian, Ultras
 from detector.codes import ErrorCode, QCError
 from model.finding import Finding
 from qc_daemon.report import codes
+from qc_daemon.report.biometry import MachineReport, biometry
 from qc_daemon.report.equipment import (
     MANUFACTURER,
     MODEL_NAME,
+    contributions,
     local_time,
     observer,
     serial_number,
@@ -28,21 +29,13 @@ from qc_daemon.report.equipment import (
 )
 from qc_daemon.report.groups import groups
 from qc_daemon.report.header import UTF8, inherit, requested
+from qc_daemon.report.library import library
+from qc_daemon.report.source import Reference as Reference
 from qc_daemon.report.source import Source
 from qc_daemon.report.uids import derived_uid, object_uid
 
 SERIES_NUMBER = 9901
 SERIES_DESCRIPTION = "Ultrasound image quality (machine-made)"
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """An earlier report of the same exam."""
-
-    study_instance_uid: str
-    series_instance_uid: str
-    sop_class_uid: str
-    sop_instance_uid: str
 
 
 def build_sr(
@@ -52,35 +45,40 @@ def build_sr(
     revision: int,
     created: datetime,
     previous: Sequence[Reference] = (),
+    measured: Sequence[MachineReport] = (),
 ) -> Dataset:
     """The report of these findings, in their order; same arguments, same dataset.
 
     Patient and study come from the first source; `revision` counts the exam's reports from 1,
-    `created` knows its zone, `previous` are the reports this one replaces. Raises QCError
-    REPORT_INVALID for a finding without its source or that cannot be told.
+    `created` knows its zone, `previous` are the reports this one replaces, `measured` are the
+    machines' own reports of the exam. Raises QCError REPORT_INVALID for a finding without its
+    source, or if something cannot be told.
     """
     if not findings:
         raise QCError(ErrorCode.REPORT_INVALID, "an exam without findings has no report")
     by_instance = {source.sop_instance_uid: source for source in sources}
     check_study(sources)
     first = sources[0]
-    measured: list[content.templates.Template] = []
+    told: list[content.templates.Template] = []
     for number, finding in enumerate(findings, start=1):
-        measured += groups(number, finding, _source_of(finding, by_instance))
+        told += groups(number, finding, _source_of(finding, by_instance))
+    told += biometry(measured)
     model_id = model_ids(findings)
     try:
         report = _document(
             first,
             # highdicom copies, parses and searches what it is given, which takes longer than to
             # make it: it gets the first finding, and the report all of them afterwards.
-            _content(first, measured[:1], model_id),
+            _content(first, told[:1], model_id),
             by_instance,
-            sop_instance_uid=sr_uid(sources, model_id, revision),
+            sop_instance_uid=sr_uid(sources, model_id, revision, measured),
             series_instance_uid=derived_uid("sr-series", first.study_instance_uid, model_id),
             revision=revision,
             model_id=model_id,
         )
-        report.ContentSequence = _content(first, measured, model_id)[0].ContentSequence
+        report.ContentSequence = _content(first, told, model_id)[0].ContentSequence
+        _add_library(report, list(by_instance.values()))
+        report.ContributingEquipmentSequence += contributions(f.bundle for f in findings)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         # highdicom refuses what would be invalid; its words may quote patient data.
         raise QCError(
@@ -88,7 +86,11 @@ def build_sr(
         ) from error
     inherit(report, first.header)
     _order(report, first.header)
-    _refer(report, by_instance.values(), previous)
+    evidence = [source.reference for source in by_instance.values()]
+    evidence += [machine.reference for machine in measured]
+    report.CurrentRequestedProcedureEvidenceSequence = _hierarchy(dict.fromkeys(evidence))
+    if previous:
+        report.PredecessorDocumentsSequence = _hierarchy(previous)
     stamp(report, local_time(created, first.header))
     return report
 
@@ -110,13 +112,24 @@ def model_ids(findings: Sequence[Finding]) -> str:
     return "+".join(sorted({finding.bundle.model_id for finding in findings}))
 
 
-def sr_uid(sources: Sequence[Source], model_id: str, revision: int) -> str:
+def _add_library(report: Dataset, sources: Sequence[Source]) -> None:
+    """The image library stands before the measurements (TID 1500 row 5)."""
+    items = report.ContentSequence
+    items.insert(len(items) - 1, library(sources))
+
+
+def sr_uid(
+    sources: Sequence[Source],
+    model_id: str,
+    revision: int,
+    measured: Sequence[MachineReport] = (),
+) -> str:
     """SOP Instance UID of the report."""
     return object_uid(
         "sr",
         Comprehensive3DSRStorage,
         sources[0].study_instance_uid,
-        (source.sha256 for source in sources),
+        [source.sha256 for source in sources] + [machine.sha256 for machine in measured],
         model_id,
         revision,
     )
@@ -180,28 +193,13 @@ def _document(
 
 
 def _evidence(source: Source) -> Dataset:
-    """What highdicom takes a source for; `_refer` writes the true references afterwards.
+    """What highdicom takes a source for; the true references are written afterwards.
 
     It copies patient and study by the modules of the source's class, and knows no retired ones.
     """
     evidence = deepcopy(source.header)
     evidence.SOPClassUID = UltrasoundImageStorage
     return evidence
-
-
-def _refer(report: Dataset, sources: Iterable[Source], previous: Sequence[Reference]) -> None:
-    """References to the sources, as received, and to what the exam was ordered and done as."""
-    report.CurrentRequestedProcedureEvidenceSequence = _hierarchy(
-        Reference(
-            source.study_instance_uid,
-            source.series_instance_uid,
-            source.sop_class_uid,
-            source.sop_instance_uid,
-        )
-        for source in sources
-    )
-    if previous:
-        report.PredecessorDocumentsSequence = _hierarchy(previous)
 
 
 def _order(report: Dataset, header: Dataset) -> None:

@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 
 from detector.codes import ErrorCode, QCError
 from detector.source import element, number, text
+from qc_daemon.identity import MANUFACTURER
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1.88."
 STRUCTURED_REPORTS = frozenset(_STORAGE + last for last in ("11", "22", "33", "34", "35"))
@@ -67,7 +68,8 @@ class _Place:
 def read_measurements(path: Path) -> list[Measured]:
     """The measurements of a structured report, in its order, none twice.
 
-    Raises QCError UNREADABLE (no DICOM), or NOT_AN_IMAGE when there is nothing of the kind.
+    Raises QCError UNREADABLE (no DICOM), or NOT_AN_IMAGE when there is nothing of the kind or the
+    report is one of ours that came back.
     """
     try:
         # force: the receiver has seen to it that this is a data set.
@@ -77,6 +79,10 @@ def read_measurements(path: Path) -> list[Measured]:
     except Exception as error:
         # The parser has no exception of its own for malformed bytes.
         raise QCError(ErrorCode.UNREADABLE, "the DICOM header cannot be parsed") from error
+    if text(dataset, "Manufacturer") == MANUFACTURER:
+        raise QCError(
+            ErrorCode.NOT_AN_IMAGE, "a report made here, which repeats what a machine measured"
+        )
     found = measurements(dataset)
     if not found:
         raise QCError(

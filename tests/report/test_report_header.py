@@ -13,7 +13,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.filewriter import dcmwrite
 
-from qc_daemon.report.header import PATIENT_AND_STUDY, normalise
+from qc_daemon.report.header import PATIENT_AND_STUDY, inherit, normalise
 
 Make = Callable[..., Dataset]
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
@@ -103,6 +103,8 @@ def test_acr_nema_dates_and_times_are_mapped(
         ("PatientName", "M�ller"),
         ("TimezoneOffsetFromUTC", "+2000"),
         ("PatientAge", "30"),
+        ("PatientIdentityRemoved", "MAYBE"),
+        ("PatientIdentityRemoved", "YES"),
     ],
 )
 def test_invalid_values_are_emptied_and_counted(
@@ -160,6 +162,27 @@ def test_illegal_uids_are_kept_for_references(us_header: Make) -> None:
     copy, lost = normalise(us_header(SOPInstanceUID="999.999.1", StudyInstanceUID="1.2.03"))
     assert (copy.SOPInstanceUID, copy.StudyInstanceUID) == ("999.999.1", "1.2.03")
     assert not lost
+
+
+def test_identity_removed_and_other_identifiers_are_inherited(us_header: Make) -> None:
+    whole, part = Dataset(), Dataset()
+    whole.PatientID, whole.IssuerOfPatientID, whole.TypeOfPatientID = "0815", "WARD", "TEXT"
+    part.PatientID = "0816"
+    method = Dataset()
+    method.CodeValue, method.CodingSchemeDesignator = "113100", "DCM"
+    method.CodeMeaning = "Basic Application Confidentiality Profile"
+    header = us_header(
+        PatientIdentityRemoved="YES",
+        DeidentificationMethodCodeSequence=[method],
+        OtherPatientIDsSequence=[whole, part],
+    )
+    copy, lost = normalise(header)
+    assert lost
+    made = Dataset()
+    inherit(made, copy)
+    assert made.PatientIdentityRemoved == "YES"
+    assert made.DeidentificationMethodCodeSequence[0].CodeValue == "113100"
+    assert [item.PatientID for item in made.OtherPatientIDsSequence] == ["0815"]
 
 
 def test_incomplete_codes_and_steps_are_left_out(us_header: Make) -> None:

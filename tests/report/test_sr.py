@@ -21,11 +21,13 @@ from detector.codes import ErrorCode, Flag, QCError
 from detector.detection import Detection
 from detector.vocabulary import LABELS, View
 from model.criteria_table import RULES
-from model.finding import NON_STANDARD, QUALITY_LABELS, STANDARD, Criterion, Finding
+from model.finding import NON_STANDARD, QUALITY_LABELS, STANDARD, BundleId, Criterion, Finding
+from qc_daemon.identity import MANUFACTURER
 from qc_daemon.report import codes
+from qc_daemon.report.biometry import MachineReport, MachineValue
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.groups import storable
-from qc_daemon.report.reader import from_sr
+from qc_daemon.report.reader import biometry_from_sr, from_sr
 from qc_daemon.report.source import Source
 from qc_daemon.report.sr import Reference, build_sr
 
@@ -177,7 +179,8 @@ def test_frame_number_goes_by_class(
     source = a_source(SOPClassUID=sop_class, NumberOfFrames=frames)
     finding = a_finding(source, frame=2)
     made = dcmread(BytesIO(to_bytes(report([source], [finding]))))
-    images = [item for item in walk(made) if item.ValueType == "IMAGE"]
+    measured = made.ContentSequence[-1]
+    images = [item for item in walk(measured) if item.ValueType == "IMAGE"]
     assert len(images) == 3
     for image in images:
         reference = image.ReferencedSOPSequence[0]
@@ -258,6 +261,151 @@ def test_dates_stand_in_the_sources_zone(a_source: Make, a_finding: Make) -> Non
     made = report([source], [a_finding(source)])
     assert (made.ContentDate, made.ContentTime) == ("20260102", "113000.250000")
     assert made.TimezoneOffsetFromUTC == "+0200"
+
+
+def named(parent: Dataset, code: str) -> list[Dataset]:
+    """The children with this concept name."""
+    return [
+        item
+        for item in parent.get("ContentSequence", [])
+        if item.ConceptNameCodeSequence[0].CodeValue == code
+    ]
+
+
+def test_each_criterion_cites_its_standard(a_source: Make, a_finding: Make) -> None:
+    source = a_source()
+    made = report(
+        [source], [a_finding(source, view=view) for view in (View.NT, View.CRL, View.HEAD)]
+    )
+    groups = made.ContentSequence[-1].ContentSequence
+    cited = {}
+    for view, group in zip(("NT", "CRL", "HEAD"), (groups[0], groups[3], groups[6]), strict=True):
+        for rule in RULES[View(view)]:
+            for item in named(group, rule.code):
+                (standard,) = named(item, "111051")
+                assert standard.RelationshipType == "HAS PROPERTIES"
+                assert standard.ConceptCodeSequence[0].CodeValue == "111240"
+                (authority,) = named(standard, "121406")
+                cited[view, rule.code] = (authority.TextValue, rule.source)
+    assert ("NT", "CRIT-NT") in cited
+    assert ("CRL", "CRIT-GAIN") in cited
+    assert all(told == written for told, written in cited.values())
+    # A criterion of another view has no source in this one's guideline.
+    (foreign,) = named(groups[3], "CRIT-NASAL")
+    assert not named(foreign, "111051")
+
+
+def test_library_lists_each_image_once(a_source: Make, a_finding: Make) -> None:
+    still = a_source()
+    cine = a_source(
+        "bb" * 32, SOPClassUID=RETIRED_MULTI_FRAME, SOPInstanceUID="1.2.3.9", NumberOfFrames=4
+    )
+    made = report(
+        [still, cine], [a_finding(still), a_finding(cine, frame=2), a_finding(cine, frame=4)]
+    )
+    (library,) = named(made, "111028")
+    (group,) = named(library, "126200")
+    entries = [
+        (e.ReferencedSOPSequence[0].ReferencedSOPInstanceUID, e.ReferencedSOPSequence[0])
+        for e in group.ContentSequence
+    ]
+    assert [uid for uid, _ in entries] == [still.sop_instance_uid, "1.2.3.9"]
+    assert all("ReferencedFrameNumber" not in reference for _, reference in entries)
+    entry = group.ContentSequence[0]
+    assert named(entry, "121139")[0].ConceptCodeSequence[0].CodeValue == "US"
+    (rows, columns) = (named(entry, code)[0] for code in ("110910", "110911"))
+    assert rows.MeasuredValueSequence[0].NumericValue == 120
+    assert columns.MeasuredValueSequence[0].NumericValue == 160
+
+
+def test_every_bundle_is_a_device_of_its_own(a_source: Make, a_finding: Make) -> None:
+    source = a_source()
+    other = BundleId("long\\name" * 9, "0.2", "f" * 64)
+    made = report([source], [a_finding(source), a_finding(source, frame=2, bundle=other)])
+    ours = [e for e in made.ContributingEquipmentSequence if e.Manufacturer == MANUFACTURER]
+    assert [e.DeviceSerialNumber for e in ours] == ["0123456789abcdef" * 4, "f" * 64]
+    assert len({e.DeviceUID for e in ours}) == 2
+    assert all(e.PurposeOfReferenceCodeSequence[0].CodeValue == "109102" for e in ours)
+    again = report([source], [a_finding(source)]).ContributingEquipmentSequence
+    assert ours[0].DeviceUID in [e.get("DeviceUID") for e in again]
+
+
+def test_scale_is_told_where_the_header_calibrates_it(a_source: Make, a_finding: Make) -> None:
+    region = Dataset()
+    region.RegionSpatialFormat, region.RegionDataType = 1, 1
+    region.RegionLocationMinX0, region.RegionLocationMinY0 = 10, 0
+    region.RegionLocationMaxX1, region.RegionLocationMaxY1 = 149, 119
+    region.PhysicalUnitsXDirection = region.PhysicalUnitsYDirection = 3
+    region.PhysicalDeltaX, region.PhysicalDeltaY = 0.0125, -0.01
+    known = a_source(SequenceOfUltrasoundRegions=[region])
+    made = report([known], [a_finding(known), a_finding(known, region_index=1)])
+    spacing = {code: values_of(made, code) for code in ("111026", "111066")}
+    assert [v.FloatingPointValue for v in spacing["111026"]] == [0.125]
+    assert [v.FloatingPointValue for v in spacing["111066"]] == [0.1]
+    assert spacing["111026"][0].MeasurementUnitsCodeSequence[0].CodeValue == "mm"
+    assert from_sr(made)[0] == a_finding(known)
+    unknown = a_source()
+    assert not values_of(report([unknown], [a_finding(unknown)]), "111026")
+
+
+def machine_report(source: Source, *values: MachineValue, number: int = 1) -> MachineReport:
+    reference = Reference(
+        source.study_instance_uid, "1.2.3.8", "1.2.840.10008.5.1.4.1.1.88.33", f"1.2.3.8.{number}"
+    )
+    return MachineReport(reference, values, "ee" * 32)
+
+
+def test_what_the_machine_measured_stands_beside_the_findings(
+    a_source: Make, a_finding: Make
+) -> None:
+    source = a_source()
+    twins = machine_report(
+        source,
+        MachineValue("A", "CRL", 62.5, "mm"),
+        MachineValue("A", "GA-CRL", 88.0, "d"),
+        MachineValue("A", "NT", 1.1, "mm"),
+        MachineValue("B", "CRL", 59.25, "mm"),
+    )
+    unnamed = machine_report(source, MachineValue(None, "GA", 87.0, "d"), number=2)
+    made = dcmread(
+        BytesIO(to_bytes(report([source], [a_finding(source)], measured=[twins, unnamed])))
+    )
+    assert from_sr(made) == [a_finding(source)]
+    assert biometry_from_sr(made) == [twins, unnamed]
+    groups = {
+        named(group, "112039")[0].TextValue: group
+        for group in made.ContentSequence[-1].ContentSequence
+    }
+    assert [key for key in groups if key[0] == "M"] == ["M1", "M2", "M3"]
+    first, second, third = groups["M1"], groups["M2"], groups["M3"]
+    assert [named(g, "11951-1")[0].TextValue for g in (first, second)] == ["A", "B"]
+    assert named(first, "121024")[0].ConceptCodeSequence[0].CodeValue == "121026"
+    assert not named(third, "121024")
+    assert values_of(first, "11957-8")[0].NumericValue == 62.5
+    assert values_of(first, "33069-6")[0].MeasurementUnitsCodeSequence[0].CodeValue == "mm"
+    (source_item,) = named(first, "121112")
+    assert source_item.ValueType == "COMPOSITE"
+    assert source_item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == "1.2.3.8.1"
+    referenced = [
+        instance.ReferencedSOPInstanceUID
+        for series in made.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+        for instance in series.ReferencedSOPSequence
+    ]
+    assert referenced == [source.sop_instance_uid, "1.2.3.8.1", "1.2.3.8.2"]
+    without = report([source], [a_finding(source)])
+    assert without.SOPInstanceUID != made.SOPInstanceUID
+    assert biometry_from_sr(without) == []
+
+
+def test_a_measurement_that_cannot_be_told_is_refused(a_source: Make, a_finding: Make) -> None:
+    source = a_source()
+    for value in (
+        MachineValue(None, "BPD", 20.0, "mm"),
+        MachineValue(None, "CRL", 2.0, "in"),
+        MachineValue(None, "CRL", float("nan"), "mm"),
+    ):
+        with pytest.raises(QCError, match="measurement"):
+            report([source], [a_finding(source)], measured=[machine_report(source, value)])
 
 
 def test_highdicom_reads_the_groups(tmp_path: Path, a_source: Make, a_finding: Make) -> None:

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from sqlalchemy import select
 
 from detector.codes import ErrorCode, QCError
+from qc_daemon.identity import MANUFACTURER
 from qc_daemon.operate import quarantined
 from qc_daemon.records import measurements as stored
 from qc_daemon.records import schema
@@ -215,6 +216,18 @@ def test_deep_trees_end() -> None:
 def test_real_reports_of_another_kind_have_nothing_for_us(shared_data: Path, name: str) -> None:
     with pytest.raises(QCError) as caught:
         read_measurements(shared_data / "malformed" / name)
+    assert caught.value.code is ErrorCode.NOT_AN_IMAGE
+
+
+def test_our_own_report_that_comes_back_measures_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "report.dcm"
+    ours = report(container(GROUP, num(CRL, "62.5", "mm")))
+    path.write_bytes(part10(ours))
+    assert len(read_measurements(path)) == 1
+    ours.Manufacturer = MANUFACTURER
+    path.write_bytes(part10(ours))
+    with pytest.raises(QCError, match="made here") as caught:
+        read_measurements(path)
     assert caught.value.code is ErrorCode.NOT_AN_IMAGE
 
 
