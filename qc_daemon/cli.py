@@ -29,6 +29,7 @@ rejection = typer.Typer(no_args_is_help=True, help="Images that a person rejects
 rules = typer.Typer(no_args_is_help=True, help="Routing rules: which objects go where.")
 spool = typer.Typer(no_args_is_help=True, help="Received files that the database does not know.")
 destination = typer.Typer(no_args_is_help=True, help="Where objects go, and what waits for it.")
+exam = typer.Typer(no_args_is_help=True, help="Examinations: close one now.")
 commitment = typer.Typer(no_args_is_help=True, help="Storage commitment asked of us.")
 db = typer.Typer(no_args_is_help=True, help="The database: migrate, check, back up.")
 app.add_typer(queue, name="queue")
@@ -39,6 +40,7 @@ app.add_typer(rejection, name="rejection")
 app.add_typer(rules, name="rules")
 app.add_typer(spool, name="spool")
 app.add_typer(destination, name="destination")
+app.add_typer(exam, name="exam")
 app.add_typer(commitment, name="commitment")
 app.add_typer(db, name="db")
 
@@ -149,15 +151,34 @@ def results(
     since: Annotated[str | None, typer.Option(help="Received since, ISO 8601, UTC.")] = None,
     format: Annotated[str, typer.Option(help="table, jsonl or csv")] = "table",
 ) -> None:
-    """Show stored findings and recorded reasons.
+    """Show stored findings and recorded reasons; of a study, as a table, its state before them.
 
     Example: qc-daemon results --since 2026-11-01 --format csv
     """
+    from qc_daemon.exam_state import state_lines
     from qc_daemon.operate import stored_findings
     from qc_daemon.tables import write_findings
 
-    found = stored_findings(load(config), study, since)
-    write_findings(found, _format(format, "table", "jsonl", "csv"))
+    settings, chosen = load(config), _format(format, "table", "jsonl", "csv")
+    found = stored_findings(settings, study, since)
+    if study is not None and chosen == "table":
+        for line in state_lines(settings, study):
+            typer.echo(line)
+    write_findings(found, chosen)
+
+
+@exam.command("close")
+def exam_close(
+    study: Annotated[str, typer.Argument(help="Study Instance UID, as in results.")],
+    config: Config = None,
+) -> None:
+    """Close a study's exams now, without waiting for the quiet time; a late image amends.
+
+    Example: qc-daemon exam close 1.2.840.1
+    """
+    from qc_daemon.exam_state import close_exams
+
+    typer.echo(f"{close_exams(load(config), study)} exams are closed")
 
 
 @app.command()

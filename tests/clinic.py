@@ -11,10 +11,11 @@ from pydicom.dataset import Dataset
 
 from detector.frame import Frame
 from model.finding import Finding
-from qc_daemon.records import jobs, reports, schema
+from qc_daemon.records import jobs, measurements, reports, schema
 from qc_daemon.records.exams import close_due, end_association, touch
 from qc_daemon.records.findings import store as store_findings
 from qc_daemon.records.jobs import Job
+from qc_daemon.records.measurements import MeasuredValue
 from qc_daemon.records.receipts import Receipt, admit
 from qc_daemon.records.reports import Deliverable
 from qc_daemon.records.revisions import pixels_known
@@ -48,6 +49,23 @@ class Clinic:
 
     def receive(self, header: Dataset, *findings: Finding) -> Path:
         """An object arrives and is scored."""
+        path, job = self._arrive(header, findings[0].bundle.model_id)
+        with self.store.begin() as session:
+            assert job.revision_id is not None
+            pixels_known(session, job.revision_id, f"pixels of {path.stem}", self.now)
+            store_findings(session, job.revision_id, [f.to_json() for f in findings], self.now)
+            assert jobs.finish(session, job, self.now)
+        return path
+
+    def measure(self, header: Dataset, *values: MeasuredValue) -> None:
+        """A machine's report arrives and is read."""
+        _, job = self._arrive(header, None)
+        with self.store.begin() as session:
+            assert job.revision_id is not None
+            measurements.store(session, job.revision_id, values)
+            assert jobs.finish(session, job, self.now)
+
+    def _arrive(self, header: Dataset, bundle_id: str | None) -> tuple[Path, Job]:
         payload = to_bytes(header)
         sha256 = hashlib.sha256(payload).hexdigest()
         path = self.settings.store.spool / f"{sha256}.dcm"
@@ -70,18 +88,14 @@ class Clinic:
                 session,
                 receipt,
                 source_destinations=(),
-                bundle_id=findings[0].bundle.model_id,
+                bundle_id=bundle_id,
                 now=self.now,
             ).exam_id
             touch(session, "assoc-1", exam, self.now, self.now + timedelta(minutes=5))
             end_association(session, "assoc-1")
             job = jobs.claim(session, [JobKind.SCORE], "scorer", self.now, 300)
             assert job is not None
-            assert job.revision_id is not None
-            pixels_known(session, job.revision_id, f"pixels of {sha256}", self.now)
-            store_findings(session, job.revision_id, [f.to_json() for f in findings], self.now)
-            assert jobs.finish(session, job, self.now)
-        return path
+        return path, job
 
     def close(self) -> None:
         self.now += timedelta(minutes=5)

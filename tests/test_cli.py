@@ -35,6 +35,7 @@ VERBS = [
     ["rejection", "list"],
     ["rejection", "confirm"],
     ["rules", "test"],
+    ["exam", "close"],
     ["db", "upgrade"],
     ["db", "downgrade"],
     ["db", "check"],

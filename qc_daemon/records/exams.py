@@ -8,11 +8,13 @@ from typing import Any
 from sqlalchemy import Select, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from qc_daemon.records import jobs, steps
+from qc_daemon.records import jobs, measurements, steps
+from qc_daemon.records.measurements import MeasuredReport
 from qc_daemon.records.revisions import RevisionFacts, as_facts, select_facts
 from qc_daemon.records.rows import changed, insert_or_update
 from qc_daemon.records.tables import (
     AssociationLease,
+    ClosedBy,
     Exam,
     ExamOutcome,
     ExamState,
@@ -40,7 +42,8 @@ class ExamContent:
     """All the report stage needs to know of an exam.
 
     `findings` are those of each instance's newest scored content, ordered by SOP Instance UID,
-    frame and region. `previous_sr_uids` are the SRs already made, oldest first.
+    frame and region. `previous_sr_uids` are the SRs already made, oldest first; `measured` is
+    what machines' own reports say.
     """
 
     exam_id: int
@@ -50,12 +53,19 @@ class ExamContent:
     report_revision: int
     findings: tuple[ScoredFinding, ...]
     previous_sr_uids: tuple[str, ...]
+    measured: tuple[MeasuredReport, ...] = ()
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of which findings are told; findings never change once stored."""
-        ids = ",".join(str(i) for i in sorted(f.finding_id for f in self.findings))
-        return hashlib.sha256(ids.encode()).hexdigest()
+        """SHA-256 of which findings are told, and of machines' measurements if there are any.
+
+        Findings never change once stored; a machine's report that comes again with the same values
+        is no news.
+        """
+        told = ",".join(str(i) for i in sorted(f.finding_id for f in self.findings))
+        if self.measured:
+            told += repr(sorted((m.revision.sop_instance_uid, m.values) for m in self.measured))
+        return hashlib.sha256(told.encode()).hexdigest()
 
 
 def touch(
@@ -135,25 +145,52 @@ def _close_if_due(
     ).one_or_none()
     if exam is None or exam.state != ExamState.OPEN:
         return False
-    if _any(
+    if _to_be_scored(session, exam_id):
+        return False
+    held = _any(session, select(AssociationLease.token).where(AssociationLease.exam_id == exam_id))
+    if exam.last_object_at <= quiet and not held:
+        cause = ClosedBy.QUIET
+    elif exam.opened_at <= oldest:
+        cause = ClosedBy.MAX_OPEN
+    elif steps.exam_is_whole(session, exam_id):
+        cause = ClosedBy.PROCEDURE_STEP
+    else:
+        return False
+    _close(session, exam_id, cause, now)
+    return True
+
+
+def close_now(session: Session, exam_id: int, now: datetime) -> bool:
+    """Close an open exam because a person says so, whatever else may come of it.
+
+    False if it is closed already or if something of it is still to be scored.
+    """
+    state = session.scalars(
+        select(Exam.state).where(Exam.id == exam_id).with_for_update(key_share=True)
+    ).one_or_none()
+    if state != ExamState.OPEN or _to_be_scored(session, exam_id):
+        return False
+    _close(session, exam_id, ClosedBy.PERSON, now)
+    return True
+
+
+def _to_be_scored(session: Session, exam_id: int) -> bool:
+    return _any(
         session,
         select(JobRow.id).where(
             JobRow.exam_id == exam_id, JobRow.kind == JobKind.SCORE, JobRow.state.in_(jobs.PENDING)
         ),
-    ):
-        return False
-    held = _any(session, select(AssociationLease.token).where(AssociationLease.exam_id == exam_id))
-    due = exam.opened_at <= oldest or (exam.last_object_at <= quiet and not held)
-    if not due and not steps.exam_is_whole(session, exam_id):
-        return False
-    _close(session, exam_id, now)
-    return True
+    )
 
 
-def _close(session: Session, exam_id: int, now: datetime) -> None:
+def _close(session: Session, exam_id: int, cause: ClosedBy, now: datetime) -> None:
     content = exam_content(session, exam_id)
     told = session.execute(select(Exam.reported_content).where(Exam.id == exam_id)).scalar_one()
-    values: dict[str, Any] = {"state": ExamState.CLOSED, "closed_at": now}
+    values: dict[str, Any] = {
+        "state": ExamState.CLOSED,
+        "closed_at": now,
+        "closed_by": cause,
+    }
     if not content.findings:
         values["outcome"] = ExamOutcome.NOTHING_TO_TELL
     elif content.fingerprint == told:
@@ -205,6 +242,7 @@ def exam_content(session: Session, exam_id: int) -> ExamContent:
                 .order_by(ReportObjectRow.report_revision, ReportObjectRow.id)
             )
         ),
+        measured=tuple(measurements.of_exam(session, exam_id)),
     )
 
 

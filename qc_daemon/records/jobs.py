@@ -595,7 +595,7 @@ def reopen(session: Session, exam_id: int, now: datetime) -> None:
         session,
         update(Exam)
         .where(Exam.id == exam_id, Exam.state == ExamState.CLOSED)
-        .values(state=ExamState.OPEN, opened_at=now, closed_at=None, outcome=None),
+        .values(state=ExamState.OPEN, opened_at=now, closed_at=None, closed_by=None, outcome=None),
     )
 
 

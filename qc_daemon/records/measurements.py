@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from qc_daemon.records.revisions import RevisionFacts, as_facts, select_facts
 from qc_daemon.records.rows import changed
 from qc_daemon.records.tables import Measurement, Revision, RevisionState
 
@@ -18,6 +19,14 @@ class MeasuredValue:
     concept: str
     value: float
     unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredReport:
+    """A machine's report as its newest read content has it, and what that measured."""
+
+    revision: RevisionFacts
+    values: tuple[MeasuredValue, ...]
 
 
 def store(session: Session, revision_id: int, values: Sequence[MeasuredValue]) -> int:
@@ -53,22 +62,24 @@ def store(session: Session, revision_id: int, values: Sequence[MeasuredValue]) -
     return len(new)
 
 
-def of_exam(session: Session, exam_id: int) -> list[MeasuredValue]:
-    """The exam's measurements in order of arrival, as the newest read content of each report says.
+def of_exam(session: Session, exam_id: int) -> list[MeasuredReport]:
+    """The machines' reports of the exam in order of arrival, their values in the reports' order.
 
     A report that came again, corrected, replaces what it said before.
     """
     rows = session.execute(
-        select(Revision.instance_id, Revision.number, Measurement)
+        select_facts()
+        .add_columns(Measurement.fetus, Measurement.concept, Measurement.value, Measurement.unit)
         .join(Measurement, Measurement.revision_id == Revision.id)
         .where(Measurement.exam_id == exam_id)
         .order_by(Measurement.id)
     ).all()
     newest: dict[int, int] = {}
-    for instance_id, number, _ in rows:
-        newest[instance_id] = max(number, newest.get(instance_id, 0))
-    return [
-        MeasuredValue(row.fetus, row.concept, row.value, row.unit)
-        for instance_id, number, row in rows
-        if number == newest[instance_id]
-    ]
+    for row in rows:
+        newest[row.instance_id] = max(row.number, newest.get(row.instance_id, 0))
+    told: dict[RevisionFacts, list[MeasuredValue]] = {}
+    for row in rows:
+        if row.number == newest[row.instance_id]:
+            value = MeasuredValue(row.fetus, row.concept, row.value, row.unit)
+            told.setdefault(as_facts(row), []).append(value)
+    return [MeasuredReport(revision, tuple(values)) for revision, values in told.items()]

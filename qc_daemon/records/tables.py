@@ -74,6 +74,15 @@ class ExamState(StrEnum):
     CLOSED = "closed"
 
 
+class ClosedBy(StrEnum):
+    """Why an exam was closed."""
+
+    PROCEDURE_STEP = "procedure-step"
+    QUIET = "quiet"
+    MAX_OPEN = "max-open"
+    PERSON = "person"
+
+
 class ExamOutcome(StrEnum):
     """What the last closing led to."""
 
@@ -198,6 +207,7 @@ class Exam(Base):
     opened_at: Mapped[datetime]
     last_object_at: Mapped[datetime]
     closed_at: Mapped[datetime | None]
+    closed_by: Mapped[str | None]
     report_revision: Mapped[int] = mapped_column(default=0)
     reported_content: Mapped[str | None]
 

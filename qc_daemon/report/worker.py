@@ -20,10 +20,12 @@ from model.finding import Finding
 from qc_daemon.records import exams, jobs, reports
 from qc_daemon.records.exams import ScoredFinding
 from qc_daemon.records.jobs import Job, RetryPolicy
+from qc_daemon.records.measurements import MeasuredReport
 from qc_daemon.records.reports import ReportObject, StoredReport
 from qc_daemon.records.revisions import Originals, in_spool
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, ObjectKind
+from qc_daemon.report.biometry import MachineReport, MachineValue
 from qc_daemon.report.encapsulated import build_pdf
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.key_objects import build_key_objects
@@ -123,7 +125,7 @@ def _report(
     told = told_of(content.findings, originals)
     with_summary = bool(_to(ObjectKind.PDF, told, routes))
     summary = summary_of(told, settings.report, job.revision, now) if with_summary else None
-    objects = [_sr(told, job.revision, now, latest)]
+    objects = [_sr(told, job.revision, now, latest, content.measured)]
     overlays, pictures = _drawn(told, summary, job.revision, now, frames, routes, settings.report)
     objects += overlays
     if summary is not None:
@@ -205,7 +207,11 @@ def as_told(finding: Finding, source: Source) -> Finding:
 
 
 def _sr(
-    told: Sequence[Told], revision: int, now: datetime, latest: StoredReport | None
+    told: Sequence[Told],
+    revision: int,
+    now: datetime,
+    latest: StoredReport | None,
+    measured: Iterable[MeasuredReport],
 ) -> ReportObject:
     report = build_sr(
         _sources(told),
@@ -213,8 +219,21 @@ def _sr(
         revision=revision,
         created=now,
         previous=[] if latest is None else [_reference(latest)],
+        measured=[_machine_report(each) for each in measured],
     )
     return _object(ObjectKind.SR, report, None)
+
+
+def _machine_report(measured: MeasuredReport) -> MachineReport:
+    facts = measured.revision
+    reference = Reference(
+        facts.study_instance_uid,
+        facts.series_instance_uid,
+        facts.sop_class_uid,
+        facts.sop_instance_uid,
+    )
+    values = (MachineValue(v.fetus, v.concept, v.value, v.unit) for v in measured.values)
+    return MachineReport(reference, tuple(values), facts.sha256)
 
 
 def _key_objects(told: Sequence[Told], revision: int, now: datetime) -> Iterator[ReportObject]:

@@ -10,7 +10,7 @@ from qc_daemon.records import steps
 from qc_daemon.records.exams import touch
 from qc_daemon.records.jobs import RetryPolicy, fail
 from qc_daemon.records.steps import Change, Step
-from qc_daemon.records.tables import JobKind, StepStatus
+from qc_daemon.records.tables import ClosedBy, Exam, JobKind, StepStatus
 
 STUDY = "1.2.3"
 COMPLETED, DISCONTINUED = StepStatus.COMPLETED, StepStatus.DISCONTINUED
@@ -34,6 +34,8 @@ def test_closes_at_once_when_all_it_made_is_scored(lab) -> None:
     assert lab.close_due() == []
     end(lab, "1.1", "1.2")
     assert lab.close_due() == [exam]
+    with lab.store.read() as session:
+        assert session.get(Exam, exam).closed_by == ClosedBy.PROCEDURE_STEP
     assert len(lab.jobs(JobKind.REPORT)) == 1
     assert lab.close_due() == []
 

@@ -12,8 +12,10 @@ from detector.codes import ErrorCode, Flag, QCError
 from detector.frame import Frame
 from detector.vocabulary import View
 from qc_daemon.records import jobs
+from qc_daemon.records.measurements import MeasuredValue
 from qc_daemon.records.tables import JobKind, JobState
-from qc_daemon.report.reader import from_sr
+from qc_daemon.report.biometry import MachineValue
+from qc_daemon.report.reader import biometry_from_sr, from_sr
 from qc_daemon.report.source import Source
 from qc_daemon.report.worker import Told, shown
 from qc_daemon.settings import ReportSettings
@@ -109,6 +111,23 @@ def test_late_image_amends_the_report(clinic: Clinic, us_header: Make, a_finding
     series = new.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0]
     assert series.SeriesInstanceUID == old.SeriesInstanceUID
     assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == old.SOPInstanceUID
+
+
+def test_what_the_machine_measured_is_told(
+    clinic: Clinic, us_header: Make, a_finding: Make
+) -> None:
+    header = us_header()
+    clinic.receive(header, a_finding(Source.of(header, "")))
+    machine = us_header(SOPClassUID="1.2.840.10008.5.1.4.1.1.88.33", SOPInstanceUID="1.2.3.88")
+    clinic.measure(machine, MeasuredValue("A", "NT", 1.4, "mm"))
+    clinic.close()
+    assert clinic.report()
+    payload = clinic.sent()[0].payload
+    assert payload is not None
+    (told,) = biometry_from_sr(payload)
+    assert told.values == (MachineValue("A", "NT", 1.4, "mm"),)
+    assert told.reference.sop_instance_uid == "1.2.3.88"
+    assert told.reference.sop_class_uid == machine.SOPClassUID
 
 
 def test_frames_are_not_decoded_where_no_one_wants_overlays(

@@ -282,7 +282,8 @@ def scored(settings: Settings, *reports: Dataset) -> list[tuple[str, str]]:
 def test_a_received_report_is_read_into_measurements(settings: Settings) -> None:
     assert scored(settings, twins()) == [("scored", "done")]
     with Store(settings.store.url).read() as session:
-        found = stored.of_exam(session, 1)
+        (machine,) = stored.of_exam(session, 1)
+    found = machine.values
     assert len(found) == 7
     assert MeasuredValue("A", "CRL", 63.0, "mm") in found
     assert MeasuredValue("B", "NT", 1.6, "mm") in found
@@ -294,7 +295,9 @@ def test_a_corrected_report_replaces_the_first(settings: Settings) -> None:
     second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = first.SOPInstanceUID
     assert scored(settings, first, second) == [("scored", "done")] * 2
     with Store(settings.store.url).read() as session:
-        assert stored.of_exam(session, 1) == [MeasuredValue(None, "NT", 1.9, "mm")]
+        (machine,) = stored.of_exam(session, 1)
+    assert machine.values == (MeasuredValue(None, "NT", 1.9, "mm"),)
+    assert machine.revision.number == 2
 
 
 def test_a_report_with_nothing_for_us_is_kept_with_its_reason(settings: Settings) -> None:
