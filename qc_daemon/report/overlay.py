@@ -4,16 +4,14 @@ Many viewers drop the boxes of a structured report; a Secondary Capture (PS3.3 A
 shows. The verdict stands in the panel, never over the anatomy, in letters that survive a thumbnail.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from gettext import NullTranslations
 
 import numpy as np
 from highdicom.sc import SCImage
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes as dicom
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
@@ -34,7 +32,7 @@ from qc_daemon.report.equipment import (
     stamp,
     time_of,
 )
-from qc_daemon.report.fonts import font_path
+from qc_daemon.report.fonts import sized, wrapped
 from qc_daemon.report.header import UTF8, inherit
 from qc_daemon.report.language import ENGLISH, translations
 from qc_daemon.report.source import Source
@@ -45,9 +43,6 @@ SERIES_DESCRIPTION = "Ultrasound image quality overlay (machine-made)"
 DERIVATION = "Boxes of detected structures drawn into the frame, verdict in a panel below it"
 MIN_WIDTH = 640
 """Smaller pictures are magnified by a whole number, so that the letters fit."""
-
-_PARTS = re.compile(r"[\u3400-\u9fff][，。：；、） ]*|[^ \u3400-\u9fff]+ *| +")
-"""What stays together on a line: a word and what follows it, or one letter of Chinese."""
 
 Colour = tuple[int, int, int]
 BLACK: Colour = (0, 0, 0)
@@ -187,7 +182,7 @@ def colour_of(label: str) -> Colour:
 def _draw_boxes(frame: Image.Image, finding: Finding, scale: int) -> None:
     draw = ImageDraw.Draw(frame)
     stroke = max(2, frame.width // 400)
-    font = _font(max(14, frame.width // 45))
+    font = sized(max(14, frame.width // 45))
     region = finding.judgement.region_bbox
     if region != (0.0, 0.0, frame.width / scale, frame.height / scale):
         draw.rectangle(_drawn(region, scale, frame), outline=GREY, width=1)
@@ -237,15 +232,12 @@ def _panel(width: int, finding: Finding, language: str) -> Image.Image:
     banner_height = width // 7
     background, letters = VERDICT_COLOURS[finding.judgement.quality]
     t = translations(language)
-    regular, small = (_font(width // part, language) for part in (28, 38))
+    regular, small = (sized(width // part, language) for part in (28, 38))
     margin = width // 40
-    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     lines = [
         _Line(part, line.colour, line.small)
         for line in _lines(finding, t)
-        for part in _wrapped(
-            measure, line.text, small if line.small else regular, width - 2 * margin
-        )
+        for part in wrapped(line.text, small if line.small else regular, width - 2 * margin)
     ]
     heights = [int((small if line.small else regular).size * 1.4) for line in lines]
     panel = Image.new("RGB", (width, banner_height + sum(heights) + 2 * margin), BLACK)
@@ -253,7 +245,7 @@ def _panel(width: int, finding: Finding, language: str) -> Image.Image:
     draw.rectangle((0, 0, width, banner_height - 1), fill=background)
     verdict = t.gettext(words.VERDICTS[finding.judgement.quality])
     middle = (width / 2, banner_height / 2)
-    draw.text(middle, verdict, letters, _font(width // 11, language, bold=True), anchor="mm")
+    draw.text(middle, verdict, letters, sized(width // 11, language, bold=True), anchor="mm")
     y = banner_height + margin
     for line, height in zip(lines, heights, strict=True):
         font = small if line.small else regular
@@ -272,22 +264,3 @@ def _lines(finding: Finding, t: NullTranslations) -> Iterator[_Line]:
         yield _Line(f"? {t.gettext(words.CANNOT_TELL)}: {', '.join(undecided)}", (200, 200, 200))
     footer = f"{t.gettext(words.DISCLAIMER)} · {words.models_line(finding.bundle)}"
     yield _Line(footer, (170, 170, 170), small=True)
-
-
-def _wrapped(
-    draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, width: int
-) -> Iterator[str]:
-    line = ""
-    for part in _PARTS.findall(text):
-        if line and draw.textlength((line + part).rstrip(), font=font) > width:
-            yield line.rstrip()
-            line = ""
-        line += part
-    yield line.rstrip()
-
-
-@lru_cache(maxsize=32)
-def _font(size: int, language: str = ENGLISH, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """One layout engine everywhere, so that the same finding makes the same pixels."""
-    path = font_path(language, bold=bold)
-    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)

@@ -8,14 +8,11 @@ stored bytes alone: the same bytes make the same rendition.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from io import BytesIO
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 from highdicom.sc import SCImage
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes as dicom
@@ -23,9 +20,9 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from detector.codes import ErrorCode, QCError
 from detector.frame import Pixels
-from model.finding import NON_STANDARD, REVIEW, STANDARD, Finding, Judgement
+from model.finding import Finding
 from qc_daemon.records.renditions import Held, Rendition
-from qc_daemon.report import codes, words
+from qc_daemon.report import words
 from qc_daemon.report.equipment import (
     MANUFACTURER,
     MODEL_NAME,
@@ -35,25 +32,20 @@ from qc_daemon.report.equipment import (
     time_of,
     to_bytes,
 )
+from qc_daemon.report.fonts import sized, wrapped
 from qc_daemon.report.header import UTF8, inherit
+from qc_daemon.report.language import ENGLISH, translations
+from qc_daemon.report.overlay import BLACK, VERDICT_COLOURS, WHITE, Colour
 from qc_daemon.report.reader import from_sr
+from qc_daemon.report.summary import rank
 from qc_daemon.report.uids import derived_uid
 
 SERIES_NUMBER = 9906
 SERIES_DESCRIPTION = "Ultrasound image quality, report as a page (machine-made)"
 DERIVATION = "Findings of a structured report written as text"
 
-Colour = tuple[int, int, int]
-WHITE: Colour = (255, 255, 255)
-BLACK: Colour = (0, 0, 0)
 GREY: Colour = (190, 190, 190)
 AMBER: Colour = (255, 170, 90)
-# Okabe and Ito: told apart with every kind of colour vision. Background and letters.
-_TAGS: dict[str, tuple[Colour, Colour]] = {
-    STANDARD: ((0, 114, 178), WHITE),
-    NON_STANDARD: ((213, 94, 0), BLACK),
-    REVIEW: ((240, 228, 66), BLACK),
-}
 _COLUMN, _MARGIN, _GAP = 820, 30, 14
 _LARGE, _REGULAR, _SMALL = 34, 24, 20
 # About as high as wide, however many findings there are.
@@ -206,15 +198,9 @@ def chosen(findings: Sequence[Finding]) -> list[Told]:
         image = images.setdefault(finding.sop_instance_uid, len(images) + 1)
         groups.setdefault((image, finding.judgement.view), []).append(finding)
     return [
-        Told(max(found, key=_rank), image, len({each.frame for each in found}))
+        Told(max(found, key=rank), image, len({each.frame for each in found}))
         for (image, _), found in groups.items()
     ]
-
-
-def _rank(finding: Finding) -> tuple[float, float]:
-    judgement = finding.judgement
-    probability = -1.0 if judgement.probability is None else judgement.probability
-    return (probability, judgement.view_probability)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,8 +255,8 @@ def _heading(findings: Sequence[Finding], revision: int, width: int) -> Iterator
     bundle = findings[0].bundle
     for text, size, colour in (
         (f"Quality of the ultrasound images{again}", _LARGE, WHITE),
-        ("Machine-made judgement of the pictures, not of the fetus", _REGULAR, GREY),
-        (f"Models: {bundle.name} {bundle.version}, {bundle.model_id[:12]}", _SMALL, GREY),
+        (words.DISCLAIMER, _REGULAR, GREY),
+        (f"Models: {words.models_line(bundle)}", _SMALL, GREY),
     ):
         yield from _wrapped(text, size, width, colour)
 
@@ -278,7 +264,7 @@ def _heading(findings: Sequence[Finding], revision: int, width: int) -> Iterator
 def _lines(told: Told) -> Iterator[_Line]:
     """What stands below the verdict."""
     judgement = told.finding.judgement
-    yield from _wrapped(_view(judgement), _REGULAR, _COLUMN, WHITE)
+    yield from _wrapped(words.view_line(judgement, translations(ENGLISH)), _REGULAR, _COLUMN, WHITE)
     for rule in words.unmet(judgement):
         yield from _wrapped(f"Not met: {rule.meaning}", _REGULAR, _COLUMN, AMBER)
     undecided = ", ".join(rule.meaning for rule in words.undecided(judgement))
@@ -291,13 +277,13 @@ def _lines(told: Told) -> Iterator[_Line]:
 def _tag(canvas: ImageDraw.ImageDraw, told: Told, x: int, y: int) -> None:
     """The verdict on its colour, and the image beside it."""
     judgement = told.finding.judgement
-    background, letters = _TAGS[judgement.quality]
-    verdict, font = words.VERDICTS[judgement.quality], _font(_REGULAR, bold=True)
-    right = x + canvas.textlength(verdict, font=font) + 20
+    background, letters = VERDICT_COLOURS[judgement.quality]
+    verdict, bold = words.VERDICTS[judgement.quality], sized(_REGULAR, bold=True)
+    right = x + canvas.textlength(verdict, font=bold) + 20
     canvas.rectangle((x, y, right, y + _tag_height()), fill=background)
     middle = y + _tag_height() / 2
-    canvas.text((x + 10, middle), verdict, letters, font, anchor="lm")
-    canvas.text((right + 12, middle), _place(told), WHITE, _font(_REGULAR), anchor="lm")
+    canvas.text((x + 10, middle), verdict, letters, bold, anchor="lm")
+    canvas.text((right + 12, middle), _place(told), WHITE, sized(_REGULAR), anchor="lm")
 
 
 def _place(told: Told) -> str:
@@ -305,15 +291,6 @@ def _place(told: Told) -> str:
     if told.frames == 1:
         return f"Image {told.image}"
     return f"Image {told.image}, frame {told.finding.frame}, the best of {told.frames}"
-
-
-def _view(judgement: Judgement) -> str:
-    """View and probabilities."""
-    view = codes.VIEWS[judgement.view].meaning
-    line = f"{view} ({words.percent(judgement.view_probability)})"
-    if judgement.probability is None:
-        return line
-    return f"{line}, standard: {words.percent(judgement.probability)}"
 
 
 def _tag_height() -> int:
@@ -327,25 +304,9 @@ def _height(lines: Sequence[_Line]) -> int:
 def _write(canvas: ImageDraw.ImageDraw, lines: Iterable[_Line], x: int, y: int) -> None:
     for line in lines:
         middle = (x, y + line.height / 2)
-        canvas.text(middle, line.text, line.colour, _font(line.size), anchor="lm")
+        canvas.text(middle, line.text, line.colour, sized(line.size), anchor="lm")
         y += line.height
 
 
 def _wrapped(text: str, size: int, width: int, colour: Colour) -> Iterator[_Line]:
-    font, line = _font(size), ""
-    for word in text.split(" "):
-        longer = f"{line} {word}".strip()
-        if line and font.getlength(longer) > width:
-            yield _Line(line, size, colour)
-            line = word
-        else:
-            line = longer
-    yield _Line(line, size, colour)
-
-
-@lru_cache(maxsize=8)
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans as matplotlib ships it, since servers have no fonts; one layout engine."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
-    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+    return (_Line(line, size, colour) for line in wrapped(text, sized(size), width))
