@@ -4,6 +4,7 @@ set -eu
 need=""
 command -v dcmsend >/dev/null 2>&1 && command -v dsrdump >/dev/null 2>&1 || need="$need dcmtk"
 command -v Orthanc >/dev/null 2>&1 || need="$need orthanc"
+ls /usr/share/orthanc/plugins/libOrthancDicomWeb.so >/dev/null 2>&1 || need="$need orthanc-dicomweb"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null 2>&1 \
   || need="$need postgresql"
 ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || need="$need faketime"

@@ -109,6 +109,14 @@ def orthanc_program() -> str:
 
 
 @pytest.fixture(scope="session")
+def dicomweb_plugin() -> str:
+    """Debian's orthanc-dicomweb."""
+    plugin = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+    require(plugin.exists(), "Orthanc's DICOMweb plugin (orthanc-dicomweb)")
+    return str(plugin)
+
+
+@pytest.fixture(scope="session")
 def dcmsend_program() -> str:
     program = shutil.which("dcmsend")
     require(program is not None, "dcmsend (DCMTK)")

@@ -1,5 +1,6 @@
 """A real Orthanc in a folder of its own, and what it holds, over its REST API."""
 
+import base64
 import json
 import subprocess
 import urllib.error
@@ -31,12 +32,17 @@ class Received:
 
 @dataclass
 class Orthanc:
-    """Debian's server on loopback; it may be stopped and started again with what it has."""
+    """Debian's server on loopback; it may be stopped and started again with what it has.
+
+    `options` are settings of its own beside or instead of ours; `login` is who asks it.
+    """
 
     program: str
     folder: Path
     dicom_port: int = field(default_factory=free_port)
     http_port: int = field(default_factory=free_port)
+    options: dict[str, Any] = field(default_factory=dict)
+    login: tuple[str, str] | None = None
     process: "subprocess.Popen[bytes] | None" = None
 
     def start(self) -> "Orthanc":
@@ -53,6 +59,18 @@ class Orthanc:
             self.process.terminate()
             self.process.wait(timeout=60)
             self.process = None
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(timeout=60)
+        self.process = None
+
+    @property
+    def web(self) -> str:
+        """Where its DICOMweb plugin answers, if it has it."""
+        return f"http://127.0.0.1:{self.http_port}/dicom-web"
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -72,6 +90,7 @@ class Orthanc:
             "AuthenticationEnabled": False,
             "SslEnabled": False,
             "StableAge": 1,
+            **self.options,
         }
 
     def _answers(self) -> bool:
@@ -85,11 +104,20 @@ class Orthanc:
             return False
 
     def _bytes(self, path: str) -> bytes:
-        with urllib.request.urlopen(
-            f"http://127.0.0.1:{self.http_port}{path}", timeout=60
-        ) as reply:
+        with urllib.request.urlopen(self._request(path), timeout=60) as reply:
             content: bytes = reply.read()
         return content
+
+    def _request(
+        self, path: str, method: str = "GET", content: bytes | None = None
+    ) -> urllib.request.Request:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.http_port}{path}", data=content, method=method
+        )
+        if self.login is not None:
+            secret = base64.b64encode(":".join(self.login).encode()).decode()
+            request.add_header("Authorization", f"Basic {secret}")
+        return request
 
     def get(self, path: str) -> Any:
         """The JSON answer."""
@@ -98,10 +126,7 @@ class Orthanc:
     def send(self, method: str, path: str, body: bytes | dict[str, Any]) -> Any:
         """The JSON answer to a request with a file's bytes or a JSON object; {} if it is empty."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.http_port}{path}", data=content, method=method
-        )
-        with urllib.request.urlopen(request, timeout=60) as reply:
+        with urllib.request.urlopen(self._request(path, method, content), timeout=60) as reply:
             return json.loads(reply.read() or b"{}")
 
     def delete(self, id: str) -> None:
@@ -114,6 +139,17 @@ class Orthanc:
             each["MainDicomTags"]["SOPInstanceUID"]: each["ID"]
             for each in self.get("/instances?expand")
         }
+
+    def arrivals(self) -> list[str]:
+        """SOP Instance UIDs in the order in which they were stored, one for each storing."""
+        changes = self.get("/changes?limit=10000")
+        assert changes["Done"]
+        uids = {own: uid for uid, own in self.instances().items()}
+        return [
+            uids[change["ID"]]
+            for change in changes["Changes"]
+            if change["ChangeType"] == "NewInstance"
+        ]
 
     def of_series(self, description: str) -> list[Received]:
         """The objects of every series with this Series Description."""

@@ -1,0 +1,159 @@
+"""DCMTK's storescp as a PACS that negotiates only some classes of reports."""
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    SecondaryCaptureImageStorage,
+)
+
+from qc_daemon.deliver.worker import Deliverer
+from qc_daemon.records import destinations, receipts, reports, schema
+from qc_daemon.records.reports import ReportObject
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import ObjectKind
+from qc_daemon.report.equipment import to_bytes
+from qc_daemon.report.reader import from_sr
+from qc_daemon.report.renditions import render
+from qc_daemon.settings import Settings
+from tests.conftest import require
+from tests.interop.test_delivery_orthanc import MONDAY, report_of
+from tests.wire import association, eventually, free_port, ultrasound
+
+PROFILE = """
+[[TransferSyntaxes]]
+[Plain]
+TransferSyntax1 = LittleEndianExplicit
+TransferSyntax2 = LittleEndianImplicit
+[[PresentationContexts]]
+[Some]
+PresentationContext1 = VerificationSOPClass\\Plain
+PresentationContext2 = {sop_class}\\Plain
+[[Profiles]]
+[Default]
+PresentationContexts = Some
+"""
+"""Negotiates one SOP class and no other."""
+
+
+@pytest.fixture
+def storescp(tmp_path: Path) -> Iterator[Callable[[str], tuple[int, Path]]]:
+    """Starts one that takes a class; its port, and the folder where it puts what it takes."""
+    program = shutil.which("storescp")
+    require(program is not None, "storescp (DCMTK)")
+    assert program is not None
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(sop_class: str) -> tuple[int, Path]:
+        folder, profile, port = tmp_path / "taken", tmp_path / "profile.cfg", free_port()
+        folder.mkdir()
+        profile.write_text(PROFILE.format(sop_class=sop_class))
+        started.append(
+            subprocess.Popen(
+                [program, "-xf", profile, "Default", "-od", folder, str(port)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        )
+        eventually(lambda: _answers(port))
+        return port, folder
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def _answers(port: int) -> bool:
+    with association(port, [("1.2.840.10008.1.1", "1.2.840.10008.1.2")]) as made:
+        return bool(made.is_established)
+
+
+def deliver(folder: Path, port: int) -> tuple[list[Dataset], set[str]]:
+    """An SR and the one that amends it; what the destination is known to refuse afterwards."""
+    settings = Settings(
+        store={"url": f"sqlite:///{folder / 'qc.db'}", "spool": folder},
+        destination=[{"name": "pacs", "host": "127.0.0.1", "port": port}],
+    )
+    schema.upgrade(settings.store.url)
+    store = Store(settings.store.url)
+    image = ultrasound(study="1.2.826.0.1.3680043.10.1.77")
+    first = report_of(image, 1)
+    made = [first, report_of(image, 2, amends=first)]
+    receipt = receipts.Receipt(
+        str(image.SOPInstanceUID), "1", "1.2", "1.3", "P", "1", "AE", "ab" * 32, 1, "a", "a/1"
+    )
+    with store.begin() as session:
+        exam = receipts.admit(
+            session, receipt, source_destinations=[], bundle_id=None, now=MONDAY
+        ).exam_id
+        for revision, report in enumerate(made, 1):
+            reports.keep(
+                session,
+                ReportObject(
+                    ObjectKind.SR,
+                    str(report.SOPInstanceUID),
+                    str(report.SOPClassUID),
+                    to_bytes(report),
+                ),
+                ["pacs"],
+                MONDAY,
+                exam_id=exam,
+                report_revision=revision,
+            )
+    deliverer = Deliverer(store, settings, "test", clock=lambda: MONDAY, render=render)
+    while deliverer.run_once():
+        pass
+    deliverer.close()
+    with store.read() as session:
+        refused = set(destinations.refused(session, "pacs"))
+    store.close()
+    return made, refused
+
+
+def taken(folder: Path) -> list[Dataset]:
+    found = [dcmread(path) for path in folder.iterdir()]
+    return sorted(found, key=lambda each: int(each.InstanceNumber))
+
+
+def test_comprehensive_sr(
+    tmp_path: Path,
+    storescp: Callable[[str], tuple[int, Path]],
+    dsrdump: Callable[[Path], str],
+    dciodvfy: Callable[[Path], list[str]],
+) -> None:
+    port, folder = storescp(ComprehensiveSRStorage)
+    made, refused = deliver(tmp_path, port)
+    assert refused == {Comprehensive3DSRStorage}
+    first, amended = taken(folder)
+    assert [from_sr(each) for each in (first, amended)] == [from_sr(each) for each in made]
+    ((study,),) = [amended.PredecessorDocumentsSequence]
+    (before,) = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert before.ReferencedSOPClassUID == first.SOPClassUID == ComprehensiveSRStorage
+    assert before.ReferencedSOPInstanceUID == first.SOPInstanceUID
+    for path in folder.iterdir():
+        assert "Comprehensive SR Document" in dsrdump(path)
+        assert dciodvfy(path) == []
+
+
+def test_a_page(
+    tmp_path: Path,
+    storescp: Callable[[str], tuple[int, Path]],
+    dciodvfy: Callable[[Path], list[str]],
+) -> None:
+    port, folder = storescp(SecondaryCaptureImageStorage)
+    _, refused = deliver(tmp_path, port)
+    assert refused == {Comprehensive3DSRStorage, ComprehensiveSRStorage}
+    first, amended = taken(folder)
+    assert first.SeriesInstanceUID == amended.SeriesInstanceUID
+    # The later one says that it replaces the other.
+    assert first.PixelData != amended.PixelData
+    for path in folder.iterdir():
+        assert dciodvfy(path) == []
