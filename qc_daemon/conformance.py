@@ -16,6 +16,7 @@ from pydicom.uid import (
     UID,
     Comprehensive3DSRStorage,
     EncapsulatedPDFStorage,
+    ComprehensiveSRStorage,
     KeyObjectSelectionDocumentStorage,
     SecondaryCaptureImageStorage,
 )
@@ -143,6 +144,11 @@ def _services() -> str:
             ("Verification", "no", "yes"),
             (f"Storage of {count} SOP classes (below)", "yes, as received", "yes"),
             (f"Storage: {_name(Comprehensive3DSRStorage)}", "yes, made here", "yes"),
+            (
+                f"Storage: {_name(ComprehensiveSRStorage)}",
+                "yes, made here for who does not take the former",
+                "yes",
+            ),
             (f"Storage: {_name(SecondaryCaptureImageStorage)}", "yes, made here", "yes"),
             (f"Storage: {_name(KeyObjectSelectionDocumentStorage)}", "yes, made here", "yes"),
             (f"Storage: {_name(EncapsulatedPDFStorage)}", "yes, made here", "yes"),

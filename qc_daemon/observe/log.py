@@ -43,7 +43,16 @@ ALLOWED = frozenset(
 
 # An event is a fixed phrase, never a sentence put together from values.
 _PHRASE = re.compile(r"[a-z][a-z0-9 \-]{0,63}")
-_QUOTING_LIBRARIES = ("pynetdicom", "pydicom", "highdicom", "PIL", "sqlalchemy", "alembic")
+_QUOTING_LIBRARIES = (
+    "pynetdicom",
+    "pydicom",
+    "highdicom",
+    "dicomweb_client",
+    "urllib3",
+    "PIL",
+    "sqlalchemy",
+    "alembic",
+)
 
 Logger = structlog.typing.FilteringBoundLogger
 
