@@ -3,6 +3,7 @@
 One TID 1501 group per finding and one TID 1410 group per box; `from_sr` in `reader` is the inverse.
 """
 
+import warnings
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from datetime import datetime
@@ -169,26 +170,29 @@ def _document(
     revision: int,
     model_id: str,
 ) -> Dataset:
-    document: Dataset = content.Comprehensive3DSR(
-        evidence=[_evidence(source) for source in by_instance.values()],
-        content=report[0],
-        series_instance_uid=series_instance_uid,
-        series_number=SERIES_NUMBER,
-        series_description=SERIES_DESCRIPTION,
-        sop_instance_uid=sop_instance_uid,
-        instance_number=revision,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=MODEL_NAME,
-        device_serial_number=serial_number(model_id),
-        software_versions=software_version(),
-        institution_name=first.header.get("InstitutionName"),
-        is_complete=True,
-        is_final=False,
-        is_verified=False,
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-        specific_character_set=UTF8,
-        coding_schemes=[codes.coding_scheme()],
-    )
+    with warnings.catch_warnings():
+        # They quote the patient's name.
+        warnings.simplefilter("ignore")
+        document: Dataset = content.Comprehensive3DSR(
+            evidence=[_evidence(source) for source in by_instance.values()],
+            content=report[0],
+            series_instance_uid=series_instance_uid,
+            series_number=SERIES_NUMBER,
+            series_description=SERIES_DESCRIPTION,
+            sop_instance_uid=sop_instance_uid,
+            instance_number=revision,
+            manufacturer=MANUFACTURER,
+            manufacturer_model_name=MODEL_NAME,
+            device_serial_number=serial_number(model_id),
+            software_versions=software_version(),
+            institution_name=first.header.get("InstitutionName"),
+            is_complete=True,
+            is_final=False,
+            is_verified=False,
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+            specific_character_set=UTF8,
+            coding_schemes=[codes.coding_scheme()],
+        )
     return document
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -595,3 +596,12 @@ def test_real_character_sets_survive(shared_data: Path, a_finding: Make) -> None
         source = Source.of(header, "dd" * 32)
         made = dcmread(BytesIO(to_bytes(report([source], [a_finding(source)]))))
         assert str(made.PatientName) == str(header.get("PatientName", "")), path.name
+
+
+def test_no_warning_tells_of_the_patient(a_source: Make, a_finding: Make) -> None:
+    """highdicom warns of a name of one component, with the name."""
+    source = a_source(PatientName="CANARY")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        report([source], [a_finding(source)])
+    assert not [each for each in caught if "CANARY" in str(each.message)]

@@ -1,0 +1,43 @@
+"""PixelMed's DicomSRValidator (Debian: pixelmed-apps) over many reports in one Java process."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+JAR = Path("/usr/share/java/pixelmed.jar")
+_PROGRAM = Path(__file__).parent / "Validate.java"
+# Its rules are larger than Java's XSLT compiler allows by default.
+_LIMITS = ("xpathExprGrpLimit", "xpathExprOpLimit", "xpathTotalOpLimit")
+_PLACE = re.compile(r"(Error|Warning): (?:(.*?): )?1(?:\.\d+)*: ")
+
+
+def present() -> bool:
+    """Whether it can run: the validator, and the compiler that starts our loop over it."""
+    return JAR.is_file() and shutil.which("javac") is not None
+
+
+def validate(paths: Iterable[Path]) -> dict[str, list[str]]:
+    """By file name the errors and warnings it prints, without the number of the content item."""
+    asked = [str(path) for path in paths]
+    options = [f"-Djdk.xml.{name}=0" for name in _LIMITS]
+    done = subprocess.run(
+        ["java", "-Xmx2g", "-Xss8m", *options, "-cp", str(JAR), str(_PROGRAM)],
+        input="\n".join(asked),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told: dict[str, list[str]] = {}
+    for part in done.stdout.split("== ")[1:]:
+        name, _, text = part.partition("\n")
+        assert "Root Template Validation Complete" in text, name
+        assert "IOD validation complete" in text, name
+        told[Path(name).name] = [
+            _PLACE.sub(r"\1: ", line)
+            for line in text.splitlines()
+            if line.startswith(("Error", "Warning"))
+        ]
+    assert len(told) == len(asked)
+    return told
