@@ -13,6 +13,7 @@ import highdicom.sr as hd
 
 from detector.codes import ErrorCode, QCError
 from qc_daemon.report import codes
+from qc_daemon.report.groups import storable
 from qc_daemon.report.source import Reference
 from qc_daemon.report.uids import derived_uid
 
@@ -63,10 +64,11 @@ def _group(number: int, report: MachineReport, fetus: str | None) -> hd.template
         measurements=[_number(value) for value in report.values if value.fetus == fetus],
     )
     items = group[0].ContentSequence
-    if fetus is not None:
+    name = storable(fetus or "").strip()
+    if name:
         context = hd.RelationshipTypeValues.HAS_OBS_CONTEXT
         items.append(hd.CodeContentItem(codes.SUBJECT_CLASS, codes.FETUS, context))
-        items.append(hd.TextContentItem(codes.FETUS_ID, fetus, context))
+        items.append(hd.TextContentItem(codes.FETUS_ID, name, context))
     items.append(
         hd.CompositeContentItem(
             codes.SOURCE_OF_MEASUREMENT,

@@ -398,6 +398,16 @@ def test_what_the_machine_measured_stands_beside_the_findings(
     assert biometry_from_sr(without) == []
 
 
+def test_a_fetus_is_named_without_control_characters(a_source: Make, a_finding: Make) -> None:
+    source = a_source()
+    odd = machine_report(
+        source, MachineValue("\aA", "CRL", 62.5, "mm"), MachineValue("\a", "CRL", 60.0, "mm")
+    )
+    made = report([source], [a_finding(source)], measured=[odd])
+    (told,) = biometry_from_sr(to_bytes(made))
+    assert [value.fetus for value in told.values] == ["A", None]
+
+
 def test_a_measurement_that_cannot_be_told_is_refused(a_source: Make, a_finding: Make) -> None:
     source = a_source()
     for value in (
