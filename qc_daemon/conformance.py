@@ -15,8 +15,8 @@ from pydicom.charset import python_encoding
 from pydicom.uid import (
     UID,
     Comprehensive3DSRStorage,
-    EncapsulatedPDFStorage,
     ComprehensiveSRStorage,
+    EncapsulatedPDFStorage,
     KeyObjectSelectionDocumentStorage,
     SecondaryCaptureImageStorage,
 )
