@@ -94,6 +94,8 @@ def _migrating(url: URL) -> Iterator[Config]:
         _ONE_AT_A_TIME,
         translated(url),
         _connected(url) as connection,
+        # Begun before Alembic looks, or it would commit after each migration on SQLite.
+        connection.begin(),
         _scripts() as config,
     ):
         if connection.dialect.name == "postgresql":
@@ -105,7 +107,6 @@ def _migrating(url: URL) -> Iterator[Config]:
             raise QCError(
                 ErrorCode.STORAGE, f"the database {shown(url)} cannot be migrated: {error}"
             ) from error
-        connection.commit()
 
 
 @contextmanager

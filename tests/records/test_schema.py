@@ -75,6 +75,21 @@ def test_an_unknown_revision_is_refused(url: str) -> None:
     assert tables(url) == TABLES
 
 
+def test_a_failed_upgrade_leaves_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many migrations are one transaction: else a second process could come in between."""
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("the last migration fails")
+
+    monkeypatch.setattr("alembic.op.add_column", fails)
+    with pytest.raises(RuntimeError):
+        schema.upgrade(url)
+    assert tables(url) == set()
+    monkeypatch.undo()
+    schema.upgrade(url)
+    assert tables(url) == TABLES
+
+
 def test_several_processes_may_upgrade_at_once(url: str) -> None:
     context = multiprocessing.get_context("fork")
     children = [context.Process(target=schema.upgrade, args=(url,)) for _ in range(3)]
