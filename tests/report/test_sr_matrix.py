@@ -102,6 +102,12 @@ def test_the_matrix_is_large_enough(matrix: list[tuple[Case, Path]]) -> None:
     assert len(twins) >= 40
 
 
+def test_real_headers_are_in_it(matrix: list[tuple[Case, Path]], shared_data: Path) -> None:
+    """The others are there without the shared data too."""
+    assert shared_data.is_dir()
+    assert sum(case.name.startswith("real: ") for case, _ in matrix) >= 26
+
+
 def test_dciodvfy_finds_no_error(
     matrix: list[tuple[Case, Path]], dciodvfy: Callable[[Path], list[str]]
 ) -> None:
