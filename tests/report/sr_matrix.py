@@ -24,6 +24,8 @@ from detector.vocabulary import LABELS, View
 from model.criteria_table import RULES
 from model.finding import BundleId, Criterion, Finding
 from qc_daemon.report.biometry import MachineReport, MachineValue
+from qc_daemon.report.equipment import to_bytes
+from qc_daemon.report.renditions import render
 from qc_daemon.report.source import Reference, Source
 from qc_daemon.report.sr import build_sr
 
@@ -74,11 +76,8 @@ class Case:
 
 
 def as_comprehensive(report: Dataset) -> Dataset:
-    """The same content for a destination that knows no Comprehensive 3D SR."""
-    report.SOPClassUID = COMPREHENSIVE_SR
-    digest = hashlib.sha256(f"{report.SOPInstanceUID} as Comprehensive SR".encode()).digest()
-    report.SOPInstanceUID = f"2.25.{int.from_bytes(digest[:15], 'big')}"
-    return report
+    """What a destination gets that knows no Comprehensive 3D SR."""
+    return dcmread(BytesIO(render(to_bytes(report), COMPREHENSIVE_SR, {}).payload))
 
 
 # kind: for each source its class, Number of Frames (None: absent) and the frames found in it.

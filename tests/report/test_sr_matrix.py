@@ -151,13 +151,6 @@ def _unexpected(chosen: list[tuple[Case, Path]]) -> dict[str, int]:
     return dict(lines)
 
 
-def test_pixelmed_finds_no_fault_in_one(matrix: list[tuple[Case, Path]]) -> None:
-    """The smallest that has a box and measurements; the slow test has all reports."""
-    require(pixelmed.present(), "PixelMed's DicomSRValidator and a JDK")
-    chosen = [(case, path) for case, path in matrix if case.measured and case.boxes == 1]
-    assert _unexpected([min(chosen, key=lambda each: each[1].stat().st_size)]) == {}
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_pixelmed_finds_no_fault_in_any(matrix: list[tuple[Case, Path]]) -> None:
