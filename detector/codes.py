@@ -30,6 +30,7 @@ class ErrorCode(StrEnum):
     DELIVERY_REFUSED = "delivery-refused"
     DELIVERY_UNREACHABLE = "delivery-unreachable"
     DELIVERY_RESOURCES = "delivery-out-of-resources"
+    DELIVERY_FAILED = "delivery-failed"
     DELIVERY_FORBIDDEN = "delivery-forbidden"
     COMMITMENT_REFUSED = "commitment-refused"
     COMMITMENT_AWAITED = "commitment-awaited"
@@ -56,8 +57,10 @@ FAILURE_CLASS: dict[ErrorCode, FailureClass] = {
     ErrorCode.BUNDLE_INCOMPLETE: FailureClass.ALARM,
     ErrorCode.REPORT_INVALID: FailureClass.QUARANTINE,
     ErrorCode.DELIVERY_REFUSED: FailureClass.QUARANTINE,
-    ErrorCode.DELIVERY_UNREACHABLE: FailureClass.RETRY,
-    ErrorCode.DELIVERY_RESOURCES: FailureClass.RETRY,
+    # An archive that is away or full for a weekend must not cost an object.
+    ErrorCode.DELIVERY_UNREACHABLE: FailureClass.ALARM,
+    ErrorCode.DELIVERY_RESOURCES: FailureClass.ALARM,
+    ErrorCode.DELIVERY_FAILED: FailureClass.RETRY,
     ErrorCode.DELIVERY_FORBIDDEN: FailureClass.ALARM,
     ErrorCode.COMMITMENT_REFUSED: FailureClass.RETRY,
     ErrorCode.COMMITMENT_AWAITED: FailureClass.ALARM,

@@ -193,7 +193,8 @@ def _outcomes(table: Sequence[Meaning]) -> str:
     """What we do with a peer's status, as the table has it that decides."""
     words = {
         None: "delivered",
-        ErrorCode.DELIVERY_RESOURCES: "tried again, with back-off",
+        ErrorCode.DELIVERY_RESOURCES: "tried again for ever, with back-off",
+        ErrorCode.DELIVERY_FAILED: "tried again, with back-off",
         ErrorCode.DELIVERY_FORBIDDEN: "tried again for ever, with back-off, until it is mended",
         ErrorCode.DELIVERY_REFUSED: "not sent again; kept with the reason, for an operator",
     }

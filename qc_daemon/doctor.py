@@ -79,6 +79,8 @@ def _spool(settings: Settings) -> str:
 
 
 def _database(settings: Settings) -> str:
+    if schema.will_be_made(settings.store.url):
+        return "is not there yet; serve makes it"
     problem = schema.check(settings.store.url)
     if problem:
         raise OSError(0, problem)
@@ -139,9 +141,11 @@ def _certificate(tls: TLSSettings) -> str:
 
 def _destination(destination: DestinationSettings) -> str:
     if destination.folder is not None and destination.kind == "folder":
-        if not os.access(destination.folder, os.W_OK):
-            raise OSError(0, f"{destination.folder} is not a writable folder")
-        return f"{destination.folder} is writable"
+        folder = destination.folder
+        existing = next(p for p in (folder, *folder.parents) if p.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            raise OSError(0, f"{existing} is not a writable folder")
+        return f"{folder} is writable" if existing == folder else f"{folder} will be made"
     if destination.kind == "dicomweb":
         return _web(destination)
     _echo(destination, "QCDAEMON", 10)

@@ -7,7 +7,7 @@ from pathlib import Path
 from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
 from qc_daemon.operate import open_store
-from qc_daemon.records import exams
+from qc_daemon.records import exams, rejections
 from qc_daemon.report.html import summary_html
 from qc_daemon.report.language import LANGUAGES
 from qc_daemon.report.overlay import render_frame
@@ -50,9 +50,10 @@ def _summary(settings: Settings, study: str, now: datetime) -> tuple[Summary, Pi
     with store.read() as session:
         # Several exams under one UID are of several patients: the last one is what is looked at.
         contents = [exams.exam_content(session, each) for each in exams.of_study(session, study)]
-    content = next((each for each in reversed(contents) if each.findings), None)
-    if content is None:
-        raise QCError(ErrorCode.NOT_AVAILABLE, f"no findings of study {study}; see results")
+        content = next((each for each in reversed(contents) if each.findings), None)
+        if content is None:
+            raise QCError(ErrorCode.NOT_AVAILABLE, f"no findings of study {study}; see results")
+        rejected = rejections.of_exam(session, content.exam_id)
     with DecodeProcess(
         megabytes=settings.score.decode_megabytes,
         seconds=settings.score.decode_seconds,
@@ -60,7 +61,8 @@ def _summary(settings: Settings, study: str, now: datetime) -> tuple[Summary, Pi
     ) as decoder:
         originals = Originals(store, settings, lambda path: decoder.summary(path).pixel_sha256)
         told = told_of(content.findings, originals)
-        summary = summary_of(told, settings.report, max(1, content.report_revision), now)
+        revision = max(1, content.report_revision)
+        summary = summary_of(told, settings.report, revision, now, rejected)
         pictures = {}
         for path, of_instance in groupby(told, key=lambda each: each.path):
             best = [each for each in of_instance if summary.shows(each.shot)]

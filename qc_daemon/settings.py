@@ -454,4 +454,4 @@ def _one_line(error: ValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"setting {where} is unknown; remove it or mend its spelling"
-    return f"setting {where}: {first['msg']}"
+    return f"setting {where}: {first['msg'].removeprefix('Value error, ')}"

@@ -129,7 +129,7 @@ def test_doctor_names_what_is_wrong(tmp_path: Path) -> None:
     )
     result = runner.invoke(app, ["doctor", "--config", str(path)])
     assert result.exit_code == 1
-    assert "FAIL database" in result.output
+    assert "ok   database: is not there yet" in result.output
     assert "FAIL destination pacs" in result.output
     assert "ok   bundle" in result.output
 

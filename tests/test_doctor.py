@@ -6,7 +6,13 @@ import pytest
 from pynetdicom import AE
 
 from qc_daemon.doctor import Check, examine
-from qc_daemon.settings import ReceiveSettings, Settings, TLSSettings
+from qc_daemon.settings import (
+    DestinationSettings,
+    ReceiveSettings,
+    Settings,
+    StoreSettings,
+    TLSSettings,
+)
 from tests.certificates import Authority
 from tests.stowing import Web
 from tests.wire import free_port
@@ -104,3 +110,20 @@ def test_a_dicomweb_destination_is_asked_a_question(monkeypatch: pytest.MonkeyPa
     assert gone.message.endswith("cannot be reached: no connection")
     monkeypatch.delenv("VNA_TOKEN")
     assert "its token is not in the environment variable VNA_TOKEN" in found().message
+
+
+def test_what_serve_will_make_is_no_fault(tmp_path: Path) -> None:
+    share = DestinationSettings(name="share", kind="folder", folder=tmp_path / "new" / "share")
+    settings = Settings(
+        store=StoreSettings(
+            url=f"sqlite:///{tmp_path / 'var' / 'qc.db'}", spool=tmp_path / "spool"
+        ),
+        destination=[share],
+    )
+    found = {each.name: each for each in examine(settings)}
+    assert found["database"] == Check("database", True, "is not there yet; serve makes it")
+    assert found["destination share"].healthy
+    assert not any(tmp_path.iterdir())
+    (tmp_path / "new").touch()
+    found = {each.name: each for each in examine(settings)}
+    assert "is not a writable folder" in found["destination share"].message

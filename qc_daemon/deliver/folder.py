@@ -56,6 +56,8 @@ class FolderCarrier:
                 shutil.copyfileobj(stored, made, 1 << 20)
                 made.flush()
                 os.fsync(made.fileno())
+            # mkstemp lets nobody else read it; whoever the share is for has to.
+            part.chmod(0o666 & ~_umask())
             part.replace(target)
         except OSError:
             part.unlink(missing_ok=True)
@@ -65,3 +67,9 @@ class FolderCarrier:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _umask() -> int:
+    """Of this process; it can be read only by setting it, which other threads would see."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("Umask:")[2].split()[0], 8)

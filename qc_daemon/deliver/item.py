@@ -1,7 +1,7 @@
 """What is sent, and who can send it."""
 
 import contextlib
-import tempfile
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +28,14 @@ class Item:
     def file(self) -> Iterator[Path]:
         """The object as a file. Raises QCError SPOOL_MISSING if its bytes are gone."""
         if self.payload is not None:
-            with tempfile.NamedTemporaryFile(suffix=".dcm") as made:
-                made.write(self.payload)
-                made.flush()
-                yield Path(made.name)
+            # In memory: a full disk here keeps nothing from going out.
+            fd = os.memfd_create("object")
+            try:
+                with os.fdopen(os.dup(fd), "wb") as made:
+                    made.write(self.payload)
+                yield Path(f"/proc/self/fd/{fd}")
+            finally:
+                os.close(fd)
         elif self.path is not None and self.path.is_file():
             yield self.path
         else:

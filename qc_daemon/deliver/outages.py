@@ -24,6 +24,11 @@ class Outages:
                 ErrorCode.DELIVERY_UNREACHABLE, f"destination {name} was just found unreachable"
             )
 
+    def away(self) -> list[str]:
+        """The destinations that are left alone now."""
+        now = self._monotonic()
+        return [name for name, until in self._until.items() if until > now]
+
     def record(self, name: str, took_seconds: float) -> None:
         cooldown = min(max(2 * took_seconds, _MIN_COOLDOWN), _MAX_COOLDOWN)
         self._until[name] = self._monotonic() + cooldown

@@ -28,9 +28,9 @@ STORE: tuple[Meaning, ...] = (
     # What carries one of our UIDs, or comes again from our spool, is what the peer already holds.
     Meaning((0x0111,), "0111H", "duplicate SOP instance", None),
     Meaning(range(0xA700, 0xA800), "A700H–A7FFH", "out of resources", ErrorCode.DELIVERY_RESOURCES),
-    Meaning((0x0110,), "0110H", "processing failure", ErrorCode.DELIVERY_RESOURCES),
+    Meaning((0x0110,), "0110H", "processing failure", ErrorCode.DELIVERY_FAILED),
     # A Message ID that is still in use says nothing of the object.
-    Meaning((0x0210,), "0210H", "duplicate invocation", ErrorCode.DELIVERY_RESOURCES),
+    Meaning((0x0210,), "0210H", "duplicate invocation", ErrorCode.DELIVERY_FAILED),
     Meaning((0x0213,), "0213H", "resource limitation", ErrorCode.DELIVERY_RESOURCES),
     Meaning((0x0124,), "0124H", "not authorized", ErrorCode.DELIVERY_FORBIDDEN),
     Meaning((CLASS_NOT_SUPPORTED,), "0122H", "SOP class not supported", ErrorCode.DELIVERY_REFUSED),
@@ -72,7 +72,13 @@ HTTP: tuple[Meaning, ...] = (
     Meaning(
         (408, 425, 429), "408, 425, 429", "not now or not so fast", ErrorCode.DELIVERY_RESOURCES
     ),
-    Meaning(range(500, 600), "500–599", "a fault there", ErrorCode.DELIVERY_RESOURCES),
+    Meaning(
+        (502, 503, 504, 507),
+        "502–504, 507",
+        "away, overloaded or full",
+        ErrorCode.DELIVERY_RESOURCES,
+    ),
+    Meaning(range(500, 600), "500–599", "a fault there", ErrorCode.DELIVERY_FAILED),
     Meaning(
         (UNSUPPORTED_MEDIA_TYPE,), "415", "SOP class not supported", ErrorCode.DELIVERY_REFUSED
     ),
@@ -83,9 +89,9 @@ HTTP: tuple[Meaning, ...] = (
 def outcome(status: int) -> ErrorCode | None:
     """None where the peer has the object; else why not.
 
-    Warnings mean stored, and so does a duplicate. Out of resources and processing failures may
-    pass; what is not authorized waits for someone who mends that; anything else says no to this
-    object for good.
+    Warnings mean stored, and so does a duplicate. Out of resources passes, however long it takes;
+    a processing failure may pass; what is not authorized waits for someone who mends that; anything
+    else says no to this object for good.
     """
     return _meaning(STORE, status).code
 

@@ -105,6 +105,10 @@ class Deliverer:
                     sent = self._deliver(job)
             except QCError as error:
                 self._settle(job, error)
+            except Exception as error:
+                # Whatever a library threw concerns this job only; the others must go on.
+                failure = QCError(ErrorCode.INTERNAL, f"{type(error).__name__} while sending")
+                self._settle(job, failure)
             else:
                 self._settle(job, sent)
         finally:
@@ -127,7 +131,8 @@ class Deliverer:
                     self.clock(),
                     limits.lease_seconds,
                     limits.max_deaths,
-                    not_to=self.lanes.closed(),
+                    # A job that is not tried must not wait the longer for it.
+                    not_to=[*self.lanes.closed(), *self.outages.away()],
                 )
             if job is not None:
                 self.lanes.enter(job.destination)

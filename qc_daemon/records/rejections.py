@@ -50,6 +50,18 @@ def newest(session: Session, sop_instance_uid: str) -> RevisionFacts | None:
     return None if row is None else as_facts(row)
 
 
+def of_exam(session: Session, exam_id: int) -> frozenset[str]:
+    """The SOP Instance UIDs of the exam's images that a person rejected."""
+    return frozenset(
+        session.scalars(
+            select(Instance.sop_instance_uid)
+            .join(Rejection, Rejection.instance_id == Instance.id)
+            .join(ReportObjectRow, ReportObjectRow.id == Rejection.object_id)
+            .where(ReportObjectRow.exam_id == exam_id)
+        )
+    )
+
+
 def count(session: Session, exam_id: int) -> int:
     """How many notes the exam has."""
     return session.execute(

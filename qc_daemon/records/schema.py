@@ -63,6 +63,12 @@ def check(url: str) -> str | None:
     )
 
 
+def will_be_made(url: str) -> bool:
+    """Whether there is no SQLite file yet, which `upgrade` makes."""
+    file = _file(parse(url))
+    return file is not None and not file.exists()
+
+
 def backup(url: str, target: Path) -> None:
     """Copy the SQLite database to the file `target` while it is in use, whole and consistent.
 

@@ -77,16 +77,16 @@ def observer(model_id: str) -> ObserverContext:
 
 
 def local_time(created: datetime, header: Dataset) -> datetime:
-    """`created` in the source's zone (0008,0201) if it names one, else in its own.
+    """`created` in the source's zone (0008,0201) if it names one, else in this machine's.
 
-    One object has one zone: its dates stand beside those inherited from the source. Raises
-    ValueError for a moment without a zone.
+    One object has one zone: its dates stand beside those inherited from the source, whose clock
+    hangs in the same house. Raises ValueError for a moment without a zone.
     """
     if created.tzinfo is None:
         raise ValueError("a moment without a time zone")
     offset = header.get("TimezoneOffsetFromUTC")
     if not offset:
-        return created
+        return created.astimezone()
     return created.astimezone(datetime.strptime(offset, "%z").tzinfo)
 
 

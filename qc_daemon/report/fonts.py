@@ -1,6 +1,7 @@
 """The letters of pictures and pages. They come with the packages: servers have no fonts."""
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from functools import cache, lru_cache
 from pathlib import Path
@@ -17,6 +18,7 @@ LATIN_BOLD = _DEJAVU / "DejaVuSans-Bold.ttf"
 HAN = Path(__file__).parent / "fonts" / "NotoSansSC-Regular.woff"
 """Simplified Chinese (SIL Open Font License). It has one weight."""
 
+_RIGHT_TO_LEFT = ("R", "AL", "AN")
 _PARTS = re.compile(r"[\u3400-\u9fff][，。：；、） ]*|[^ \u3400-\u9fff]+ *| +")
 """What stays together on a line: a word and what follows it, or one letter of Chinese."""
 
@@ -50,13 +52,13 @@ def wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> Iterator[s
 
 
 def drawable(text: str) -> bool:
-    """Whether one of the fonts has each of the letters."""
-    return all(ord(letter) in _letters(LATIN) or ord(letter) in _letters(HAN) for letter in text)
-
-
-def is_han(text: str) -> bool:
-    """Whether it has letters that the Latin font lacks."""
-    return not all(ord(letter) in _letters(LATIN) for letter in text)
+    """Whether one of the fonts has each of the letters, and they go from left to right: the others
+    would have to be reordered and joined."""
+    return all(
+        (ord(letter) in _letters(LATIN) or ord(letter) in _letters(HAN))
+        and unicodedata.bidirectional(letter) not in _RIGHT_TO_LEFT
+        for letter in text
+    )
 
 
 @cache

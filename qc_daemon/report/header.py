@@ -59,6 +59,7 @@ ACQUISITION = (
     "DeviceSerialNumber",
     "SoftwareVersions",
     "StationName",
+    "SeriesNumber",
     "InstanceNumber",
     "Modality",
     "NumberOfFrames",

@@ -162,7 +162,7 @@ def _selection(
 
 def _description(reason: Code, count: int, images: int, revision: int) -> str:
     """In words; nothing of the patient."""
-    text = f"Machine-made selection: {count} of {images} images need attention: {reason.meaning}"
+    text = f"Machine-made; in need of attention: {count} of {images} images, {reason.meaning}"
     return text if revision == 1 else f"{text}. Version {revision}, in place of earlier ones"
 
 

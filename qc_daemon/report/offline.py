@@ -40,8 +40,11 @@ class Writer:
                     ErrorCode.REPORT_INVALID,
                     "an SR or overlay needs a DICOM file; a picture names no patient and study",
                 )
+            file.seek(0)
             sha256 = file_digest(file, "sha256").hexdigest()
-        source = Source.of(header_of(path), sha256)
+        # Not the bare hash: the service's first report of the file has other content and must have
+        # another UID.
+        source = Source.of(header_of(path), f"offline {sha256}")
         told = [
             Told(as_told(finding, source), number, source, path)
             for number, finding in enumerate(findings)

@@ -41,6 +41,8 @@ from qc_daemon.report.uids import derived_uid, object_uid
 SERIES_NUMBER = 9902
 SERIES_DESCRIPTION = "Ultrasound image quality overlay (machine-made)"
 DERIVATION = "Boxes of detected structures drawn into the frame, verdict in a panel below it"
+_FRAMES = 10_000
+"""More frames or images than that have their overlays numbered by frame alone."""
 MIN_WIDTH = 640
 """Smaller pictures are magnified by a whole number, so that the letters fit."""
 
@@ -96,7 +98,7 @@ def build_overlay(
             series_number=SERIES_NUMBER,
             series_description=SERIES_DESCRIPTION,
             sop_instance_uid=overlay_uid(source, finding, revision),
-            instance_number=revision,
+            instance_number=_number(source, finding.frame),
             manufacturer=MANUFACTURER,
             manufacturer_model_name=MODEL_NAME,
             software_versions=software_version(),
@@ -114,6 +116,12 @@ def build_overlay(
     overlay.TimeOfSecondaryCapture = time_of(moment)
     stamp(overlay, moment)
     return overlay
+
+
+def _number(source: Source, frame: int) -> int:
+    """Instance Number: overlays are sorted as their pictures are, by image and frame."""
+    _, instance = source.place
+    return instance * _FRAMES + frame if 0 < instance < _FRAMES and frame < _FRAMES else frame
 
 
 def overlay_uid(source: Source, finding: Finding, revision: int) -> str:

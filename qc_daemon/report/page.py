@@ -201,6 +201,9 @@ def _notes(summary: Summary, t: NullTranslations) -> Iterator[str]:
     if summary.others:
         told = t.gettext("Pictures of none of the assessed views: {count} of {all}.")
         yield told.format(count=summary.others, all=summary.pictures)
+    if summary.rejected:
+        told = t.gettext("Pictures that a person rejected: {count} of {all}.")
+        yield told.format(count=summary.rejected, all=summary.pictures)
     if summary.revision > 1:
         told = t.gettext("Version {number} of this summary, in place of earlier ones.")
         yield told.format(number=summary.revision)

@@ -182,24 +182,21 @@ def _sources(report: Dataset) -> Iterator[Dataset]:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A finding worth a place on the page; `image` counts the images, `frames` those of the view
-    that it is the best of."""
+    """A finding worth a place on the page; `frames` counts those of its image and view that it is
+    the best of."""
 
     finding: Finding
-    image: int
     frames: int
 
 
 def chosen(findings: Sequence[Finding]) -> list[Told]:
     """The best finding of each view of each image: most probably standard, then surest."""
-    images: dict[str | None, int] = {}
-    groups: dict[tuple[int, str], list[Finding]] = {}
+    groups: dict[tuple[str | None, str], list[Finding]] = {}
     for finding in findings:
-        image = images.setdefault(finding.sop_instance_uid, len(images) + 1)
-        groups.setdefault((image, finding.judgement.view), []).append(finding)
+        key = (finding.sop_instance_uid, finding.judgement.view)
+        groups.setdefault(key, []).append(finding)
     return [
-        Told(max(found, key=rank), image, len({each.frame for each in found}))
-        for (image, _), found in groups.items()
+        Told(max(found, key=rank), len({each.frame for each in found})) for found in groups.values()
     ]
 
 
@@ -275,7 +272,7 @@ def _lines(told: Told) -> Iterator[_Line]:
 
 
 def _tag(canvas: ImageDraw.ImageDraw, told: Told, x: int, y: int) -> None:
-    """The verdict on its colour, and the image beside it."""
+    """The verdict on its colour, and the frame beside it."""
     judgement = told.finding.judgement
     background, letters = VERDICT_COLOURS[judgement.quality]
     verdict, bold = words.VERDICTS[judgement.quality], sized(_REGULAR, bold=True)
@@ -287,10 +284,10 @@ def _tag(canvas: ImageDraw.ImageDraw, told: Told, x: int, y: int) -> None:
 
 
 def _place(told: Told) -> str:
-    """Which image, and of a cine which frame."""
+    """Of a cine which frame; the image is named below, for a report knows no image's number."""
     if told.frames == 1:
-        return f"Image {told.image}"
-    return f"Image {told.image}, frame {told.finding.frame}, the best of {told.frames}"
+        return ""
+    return f"frame {told.finding.frame}, the best of {told.frames}"
 
 
 def _tag_height() -> int:

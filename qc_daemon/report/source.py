@@ -1,5 +1,6 @@
 """A source instance as a report sees it: its header and the hash of its content."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -88,6 +89,13 @@ class Source:
             self.sop_class_uid,
             self.sop_instance_uid,
         )
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Series Number and Instance Number; what has none comes last."""
+        numbers = (self.header.get(name) for name in ("SeriesNumber", "InstanceNumber"))
+        series, instance = (sys.maxsize if number is None else int(number) for number in numbers)
+        return series, instance
 
     @property
     def station_name(self) -> str:

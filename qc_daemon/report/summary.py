@@ -1,6 +1,6 @@
 """An exam at a glance: for each view the lab expects, how it stands and which picture shows it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -49,11 +49,13 @@ class ViewRow:
 @dataclass(frozen=True, slots=True)
 class Summary:
     """`rows` in the order of the views expected, others after them; `others` counts pictures of no
-    assessed view, `pictures` all; `first` is where patient and study are taken from."""
+    assessed view, `rejected` those that a person rejected, which are in no row, `pictures` all;
+    `first` is where patient and study are taken from."""
 
     first: Source
     rows: tuple[ViewRow, ...]
     others: int
+    rejected: int
     pictures: int
     bundles: tuple[BundleId, ...]
     revision: int
@@ -65,21 +67,29 @@ class Summary:
 
 
 def summarise(
-    shots: Sequence[Shot], expected: Iterable[View], *, revision: int, created: datetime
+    every: Sequence[Shot],
+    expected: Iterable[View],
+    *,
+    revision: int,
+    created: datetime,
+    rejected: Collection[str] = (),
 ) -> Summary:
     """The summary of an exam's findings; at least one. A frame with several regions, and a cine,
-    is one picture of each view it shows."""
+    is one picture of each view it shows. `rejected` are SOP Instance UIDs."""
+    shots = [shot for shot in every if shot.source.sop_instance_uid not in rejected]
     views = list(dict.fromkeys(expected))
     seen = dict.fromkeys(shot.finding.judgement.view for shot in shots)
     views += [view for view in seen if view not in views and view is not View.OTHER]
     assessed = {s.source.sop_instance_uid for s in shots if _view(s) is not View.OTHER}
-    every = {shot.source.sop_instance_uid for shot in shots}
+    kept = {shot.source.sop_instance_uid for shot in shots}
+    pictures = {shot.source.sop_instance_uid for shot in every}
     return Summary(
-        first=shots[0].source,
+        first=every[0].source,
         rows=tuple(_row(view, [s for s in shots if _view(s) is view]) for view in views),
-        others=len(every - assessed),
-        pictures=len(every),
-        bundles=tuple(dict.fromkeys(shot.finding.bundle for shot in shots)),
+        others=len(kept - assessed),
+        rejected=len(pictures - kept),
+        pictures=len(pictures),
+        bundles=tuple(dict.fromkeys(shot.finding.bundle for shot in every)),
         revision=revision,
         created=created,
     )

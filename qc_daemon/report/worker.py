@@ -1,7 +1,7 @@
 """Report jobs: claim one, build the exam's objects, store them with their deliver jobs, finish."""
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from io import BytesIO
@@ -17,7 +17,7 @@ from detector.codes import ErrorCode, Flag, QCError
 from detector.frame import Frame, Pixels
 from detector.vocabulary import View
 from model.finding import Finding
-from qc_daemon.records import exams, jobs, reports
+from qc_daemon.records import exams, jobs, rejections, reports
 from qc_daemon.records.exams import ScoredFinding
 from qc_daemon.records.jobs import Job, RetryPolicy
 from qc_daemon.records.measurements import MeasuredReport
@@ -121,10 +121,13 @@ def _report(
         content = exams.exam_content(session, job.exam_id)
         latest = reports.latest_sr(session, job.exam_id)
         before = reports.sr_destinations(session, job.exam_id)
+        rejected = rejections.of_exam(session, job.exam_id)
     routes = Routes.of(settings)
     told = told_of(content.findings, originals)
     with_summary = bool(_to(ObjectKind.PDF, told, routes))
-    summary = summary_of(told, settings.report, job.revision, now) if with_summary else None
+    summary = (
+        summary_of(told, settings.report, job.revision, now, rejected) if with_summary else None
+    )
     objects = [_sr(told, job.revision, now, latest, content.measured)]
     overlays, pictures = _drawn(told, summary, job.revision, now, frames, routes, settings.report)
     objects += overlays
@@ -179,7 +182,8 @@ def told_of(findings: Iterable[ScoredFinding], originals: Originals) -> list[Tol
         source, path = sources[facts.revision_id]
         finding = as_told(Finding.from_json(scored.finding), source)
         told.append(Told(finding, scored.finding_id, source, path, facts.calling_ae))
-    return told
+    # As they were taken, as far as the headers say it.
+    return sorted(told, key=lambda each: (*each.source.place, each.source.sop_instance_uid))
 
 
 def header_of(path: Path) -> Dataset:
@@ -299,11 +303,17 @@ def _drawn(
 
 
 def summary_of(
-    told: Sequence[Told], settings: ReportSettings, revision: int, now: datetime
+    told: Sequence[Told],
+    settings: ReportSettings,
+    revision: int,
+    now: datetime,
+    rejected: Collection[str],
 ) -> Summary:
     """The exam at a glance."""
     expected = [View(name) for name in settings.views]
-    return summarise([each.shot for each in told], expected, revision=revision, created=now)
+    return summarise(
+        [each.shot for each in told], expected, revision=revision, created=now, rejected=rejected
+    )
 
 
 def _pdf(

@@ -105,6 +105,63 @@ def test_destination_down_then_up_delivers_exactly_once(yard: Yard, pacs: Pacs) 
     assert pacs.uids() == [dataset.SOPInstanceUID]
 
 
+def test_an_outage_of_days_costs_nothing(yard: Yard, pacs: Pacs) -> None:
+    """With the settings as they are by default; each try is one that found nobody."""
+    dataset = ultrasound()
+    yard.admit(dataset)
+    for _ in range(2 * yard.settings.jobs.max_attempts):
+        assert yard.deliverer().run_once()
+        assert yard.states() == [("ready", ErrorCode.DELIVERY_UNREACHABLE)]
+        yard.now += timedelta(hours=2)
+    pacs.start()
+    deliverer = yard.deliverer()
+    assert deliverer.run_once()
+    deliverer.close()
+    assert yard.states() == [("done", None)]
+    assert pacs.uids() == [dataset.SOPInstanceUID]
+
+
+def test_what_is_not_tried_does_not_wait_the_longer(yard: Yard) -> None:
+    for _ in range(3):
+        yard.admit(ultrasound())
+    deliverer = yard.deliverer()
+    assert deliverer.run_once()
+    # The others are left as they are while the destination is known to be away.
+    assert not deliverer.run_once()
+    assert sorted(yard.states(), key=str) == [
+        ("ready", ErrorCode.DELIVERY_UNREACHABLE),
+        ("ready", None),
+        ("ready", None),
+    ]
+
+
+def test_a_full_disk_here_keeps_no_report_back(
+    yard: Yard, pacs: Pacs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "there is none"))
+    test_report_object_is_sent_as_stored(yard, pacs)
+
+
+def test_what_a_library_throws_concerns_its_object_only(
+    yard: Yard, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pacs.start()
+    yard.admit(ultrasound())
+
+    def throws(*_: object) -> bool:
+        raise OSError("something of the Doe^Jane kind")
+
+    deliverer = yard.deliverer()
+    with monkeypatch.context() as broken:
+        broken.setattr("qc_daemon.deliver.scu.StoreSCU.send", throws)
+        assert deliverer.run_once()
+    assert yard.states() == [("ready", ErrorCode.INTERNAL)]
+    yard.now += timedelta(minutes=5)
+    assert deliverer.run_once()
+    deliverer.close()
+    assert yard.states() == [("done", None)]
+
+
 @pytest.mark.parametrize(
     ("status", "state", "code"),
     [

@@ -27,6 +27,13 @@ def test_written_whole_under_its_uid(tmp_path: Path) -> None:
     assert (folder / "1.2.3.dcm").read_bytes() == b"object"
 
 
+def test_others_may_read_it_as_the_umask_says(tmp_path: Path) -> None:
+    carrier(tmp_path).send(item())
+    beside = tmp_path / "beside"
+    beside.touch()
+    assert (tmp_path / "1.2.3.dcm").stat().st_mode == beside.stat().st_mode
+
+
 def test_again_replaces_itself(tmp_path: Path) -> None:
     stored = tmp_path / "stored.dcm"
     stored.write_bytes(b"from the spool")

@@ -27,13 +27,13 @@ STATUSES: dict[int, FailureClass | None] = {
     0x0107: None,
     0x0116: None,
     0x0111: None,
-    0xA700: RETRY,
-    0xA701: RETRY,
-    0xA702: RETRY,
-    0xA7FF: RETRY,
+    0xA700: ALARM,
+    0xA701: ALARM,
+    0xA702: ALARM,
+    0xA7FF: ALARM,
     0x0110: RETRY,
     0x0210: RETRY,
-    0x0213: RETRY,
+    0x0213: ALARM,
     0x0124: ALARM,
     0xA900: QUARANTINE,
     0xA9FF: QUARANTINE,
@@ -148,7 +148,7 @@ def test_an_abort(scripted: Callable[[Callable[[Any], int]], int]) -> None:
         return 0x0000
 
     error = failure(scu(scripted(abort)), item())
-    assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_UNREACHABLE, RETRY)
+    assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_UNREACHABLE, ALARM)
 
 
 def test_no_answer(scripted: Callable[[Callable[[Any], int]], int]) -> None:
@@ -165,7 +165,7 @@ def test_no_answer(scripted: Callable[[Callable[[Any], int]], int]) -> None:
     finally:
         over.set()
     assert asked.is_set()
-    assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_UNREACHABLE, RETRY)
+    assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_UNREACHABLE, ALARM)
 
 
 # A-ASSOCIATE-RJ (PS3.8 9.3.4): result, source, reason.
@@ -175,9 +175,9 @@ def test_no_answer(scripted: Callable[[Callable[[Any], int]], int]) -> None:
         ((1, 1, 3), ALARM, "calling ae title not recognised"),
         ((1, 1, 7), ALARM, "called ae title not recognised"),
         ((1, 1, 1), ALARM, "no reason given"),
-        ((2, 3, 1), RETRY, "for now"),
-        ((2, 3, 2), RETRY, "for now"),
-        ((2, 1, 1), RETRY, "for now"),
+        ((2, 3, 1), ALARM, "for now"),
+        ((2, 3, 2), ALARM, "for now"),
+        ((2, 1, 1), ALARM, "for now"),
     ],
 )
 def test_a_rejected_association(
@@ -202,7 +202,7 @@ def test_a_rejected_association(
 
 def test_nobody_there() -> None:
     error = failure(scu(free_port()), item())
-    assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_UNREACHABLE, RETRY)
+    assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_UNREACHABLE, ALARM)
 
 
 def test_every_code_has_a_class() -> None:

@@ -117,7 +117,7 @@ def test_images_that_need_attention_are_the_key_objects(a_source: Make, a_findin
         (study, "1.2.20", bad.sop_class_uid, "1.2.3"),
     ]
     assert description(made) == (
-        "Machine-made selection: 2 of 3 images need attention: Gain not adequate"
+        "Machine-made; in need of attention: 2 of 3 images, Gain not adequate"
     )
 
 
@@ -213,7 +213,7 @@ def test_frames_are_named_by_class(
     made = select([source], findings)
     assert references(made) == [(source.sop_instance_uid, referenced)]
     assert evidence(made)[0][2] == sop_class
-    assert description(made).startswith("Machine-made selection: 1 of 1 images")
+    assert description(made).startswith("Machine-made; in need of attention: 1 of 1 images")
 
 
 def test_patient_study_and_order_are_the_sources(a_source: Make, a_finding: Make) -> None:

@@ -115,6 +115,22 @@ def test_object_describes_itself(a_source: Make, a_finding: Make, pixels: np.nda
     assert dcmread(BytesIO(build(revision=2))).SOPInstanceUID != made.SOPInstanceUID
 
 
+def test_overlays_are_numbered_as_their_pictures(
+    a_source: Make, a_finding: Make, pixels: np.ndarray
+) -> None:
+    def number(frame: int, **header: Any) -> int:
+        source = a_source(
+            SOPClassUID="1.2.840.10008.5.1.4.1.1.3.1", NumberOfFrames=99_999, **header
+        )
+        finding = a_finding(source, frame=frame)
+        overlay = build_overlay(source, pixels, finding, revision=1, created=CREATED)
+        return int(overlay.InstanceNumber)
+
+    assert number(1, InstanceNumber=2) < number(7, InstanceNumber=2) < number(1, InstanceNumber=11)
+    assert number(4) == 4
+    assert number(99_998, InstanceNumber=5) == 99_998
+
+
 def test_valid_over_every_real_header(
     tmp_path: Path,
     shared_data: Path,

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.offline import Writer
 from qc_daemon.report.reader import from_sr
 from qc_daemon.report.source import Source
+from qc_daemon.report.sr import build_sr
 
 Make = Callable[..., Any]
 MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3.1"
@@ -50,6 +53,24 @@ def test_a_valid_report_tells_the_findings(
     assert from_sr(made.read_bytes()) == [a_finding(source, frame=frame) for frame in (1, 3)]
     assert made.name == f"{dcmread(made).SOPInstanceUID}.dcm"
     assert path.name not in str(dcmread(made))
+
+
+def test_names_follow_from_the_whole_file_and_are_not_the_services(
+    tmp_path: Path, us_header: Make, a_finding: Make
+) -> None:
+    def written(preamble: bytes) -> str:
+        path = tmp_path / "a.dcm"
+        path.write_bytes(preamble + to_bytes(us_header())[128:])
+        out = tmp_path / preamble[:1].hex()
+        Writer(sr=out)(path, [a_finding(Source.of(us_header(), ""))], never)
+        return next(out.iterdir()).stem
+
+    content = to_bytes(us_header())
+    source = Source.of(us_header(), sha256(content).hexdigest())
+    moment = datetime(2026, 1, 2, tzinfo=UTC)
+    service = build_sr([source], [a_finding(source)], revision=1, created=moment)
+    names = {written(b"\0" * 128), written(b"x" * 128), str(service.SOPInstanceUID)}
+    assert len(names) == 3
 
 
 def test_overlays_show_the_best_of_each_view(

@@ -77,6 +77,20 @@ def test_frames_are_decoded_once_for_overlays_and_summary(
     clinic.store.close()
 
 
+def test_findings_are_told_in_the_order_of_the_pictures(
+    clinic: Clinic, us_header: Make, a_finding: Make
+) -> None:
+    """Not in that of their UIDs; what has no number comes last."""
+    for uid, number in (("1.2.1", None), ("1.2.2", 10), ("1.2.3", 2)):
+        header = us_header(SOPInstanceUID=uid, InstanceNumber=number)
+        clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.close()
+    assert clinic.report()
+    sr = clinic.sent()[0]
+    assert sr.payload is not None
+    assert [each.sop_instance_uid for each in from_sr(sr.payload)] == ["1.2.3", "1.2.2", "1.2.1"]
+
+
 def test_nothing_due_is_no_work(clinic: Clinic) -> None:
     assert not clinic.report()
 

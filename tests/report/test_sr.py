@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -80,6 +81,25 @@ def assert_same(read: list[Finding], told: list[Finding]) -> None:
             want, source=None, judgement=replace(want.judgement, description=description)
         )
         assert replace(got, judgement=judgement).to_json() == wanted.to_json()
+
+
+def test_without_a_zone_in_the_source_times_are_of_this_place(
+    a_source: Make, a_finding: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stand beside the source's, whose clock hangs in the same house."""
+    monkeypatch.setenv("TZ", "Asia/Shanghai")
+    time.tzset()
+    try:
+        late = datetime(2026, 11, 22, 18, 39, tzinfo=UTC)
+        here, stated = (
+            build_sr([source], [a_finding(source)], revision=1, created=late)
+            for source in (a_source(), a_source(TimezoneOffsetFromUTC="-0400"))
+        )
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert (here.ContentDate, here.ContentTime) == ("20261123", "023900.000000")
+    assert (stated.ContentDate, stated.ContentTime) == ("20261122", "143900.000000")
 
 
 def test_report_is_what_the_design_says(a_source: Make, a_finding: Make) -> None:

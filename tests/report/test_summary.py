@@ -96,6 +96,14 @@ def test_views_not_expected_are_not_missing_but_shown(a_shot: Make) -> None:
     assert [row.view for row in told.rows] == [View.NT, View.HEAD]
 
 
+def test_a_rejected_picture_stands_for_no_view(a_shot: Make) -> None:
+    best, second = a_shot(1, View.NT, STANDARD, 0.9), a_shot(2, View.NT, NON_STANDARD, 0.2)
+    told = summary([best, second], rejected={best.source.sop_instance_uid})
+    assert (told.rows[0].standing, told.rows[0].best) == (Standing.NON_STANDARD, second)
+    assert (told.rejected, told.pictures) == (1, 2)
+    assert "Pictures that a person rejected: 1 of 2." in compose(told, "en").notes
+
+
 def test_frames_and_regions_of_one_instance_are_one_picture(a_shot: Make) -> None:
     cine = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.3.1", "NumberOfFrames": 9}
     shots = [a_shot(1, View.NT, STANDARD, 0.5 + n / 20, frame=n, header=cine) for n in (1, 4, 7)]
@@ -159,14 +167,17 @@ def test_patient_stands_on_the_page_as_in_the_header(a_shot: Make) -> None:
         ("", ""),
         ("Hong^Gildong=洪^吉洞=홍^길동", "Hong, Gildong / 洪, 吉洞"),
         ("Kim=\U0001f9ff", "Kim"),
+        ("אברהם^שרה=", "אברהם, שרה"),
     ],
 )  # fmt: skip
 def test_names_are_printed_as_far_as_there_are_letters(name: str, told: str) -> None:
     assert person(name) == told
 
 
-def test_a_name_in_unknown_letters_is_said_to_be_one(a_shot: Make) -> None:
-    shot = a_shot(1, View.NT, STANDARD, header={"PatientName": "홍^길동"})
+@pytest.mark.parametrize("name", ["홍^길동", "אברהם^שרה", "فاطمة"])
+def test_a_name_in_unknown_letters_is_said_to_be_one(a_shot: Make, name: str) -> None:
+    """Hebrew and Arabic would be printed backwards."""
+    shot = a_shot(1, View.NT, STANDARD, header={"PatientName": name})
     assert "cannot be printed" in dict(compose(summary([shot]), "en").facts)["Patient"]
 
 
