@@ -92,7 +92,7 @@ def test_an_hour_changes_nothing(
     try:
         assert store(service.port, before) == [0x0000]
         # Nobody listens at the destination: the delivery has failed and waits.
-        eventually(lambda: count(url, JobRow, JobRow.kind == "deliver", JobRow.attempts > 0))
+        eventually(lambda: count(url, JobRow, JobRow.kind == "deliver", JobRow.alarms > 0))
         with association(service.port) as made:
             assert made.send_c_store(during).Status == 0x0000
             jump(by)
