@@ -157,8 +157,8 @@ def deliverable(session: Session, job: Job) -> Deliverable:
     return Deliverable(*made, path=None)
 
 
-def latest_sr(session: Session, exam_id: int) -> StoredReport | None:
-    """The exam's last SR, which an amended one names as its predecessor."""
+def latest_sr(session: Session, exam_id: int, before: int) -> StoredReport | None:
+    """The exam's last SR of a revision before this one, which names it as its predecessor."""
     row = session.execute(
         select(
             ReportObjectRow.exam_id,
@@ -167,7 +167,11 @@ def latest_sr(session: Session, exam_id: int) -> StoredReport | None:
             ReportObjectRow.sop_class_uid,
             ReportObjectRow.payload,
         )
-        .where(ReportObjectRow.exam_id == exam_id, ReportObjectRow.kind == ObjectKind.SR)
+        .where(
+            ReportObjectRow.exam_id == exam_id,
+            ReportObjectRow.kind == ObjectKind.SR,
+            ReportObjectRow.report_revision < before,
+        )
         .order_by(ReportObjectRow.report_revision.desc(), ReportObjectRow.id.desc())
         .limit(1)
     ).one_or_none()
@@ -178,6 +182,20 @@ def latest_sr(session: Session, exam_id: int) -> StoredReport | None:
     return StoredReport(
         row.exam_id, row.report_revision, row.sop_instance_uid, row.sop_class_uid, row.payload
     )
+
+
+def has_sr(session: Session, job: Job) -> bool:
+    """Whether the report job's SR is stored already, by an earlier try."""
+    found = session.execute(
+        select(ReportObjectRow.id)
+        .where(
+            ReportObjectRow.exam_id == job.exam_id,
+            ReportObjectRow.kind == ObjectKind.SR,
+            ReportObjectRow.report_revision == job.revision,
+        )
+        .limit(1)
+    )
+    return found.first() is not None
 
 
 def sr_destinations(session: Session, exam_id: int) -> list[str]:

@@ -119,18 +119,27 @@ def _report(
 ) -> None:
     with store.read() as session:
         content = exams.exam_content(session, job.exam_id)
-        latest = reports.latest_sr(session, job.exam_id)
+        latest = reports.latest_sr(session, job.exam_id, before=job.revision)
         before = reports.sr_destinations(session, job.exam_id)
         rejected = rejections.of_exam(session, job.exam_id)
+        is_out = reports.has_sr(session, job)
     routes = Routes.of(settings)
     told = told_of(content.findings, originals)
+    if not is_out:
+        # The report goes out at once: to draw its pictures takes as long again.
+        report = _sr(told, job.revision, now, latest, content.measured)
+        # Whoever has the report that this one amends must not stay with it.
+        known = [name for name in before if name in routes.possible(ObjectKind.SR)]
+        to = tuple(dict.fromkeys((*_to(ObjectKind.SR, told, routes), *known)))
+        with store.begin() as session:
+            reports.publish(session, job, [report], {ObjectKind.SR: to}, now)
+            if not jobs.renew(session, job, now, settings.jobs.lease_seconds):
+                raise LeaseLostError
     with_summary = bool(_to(ObjectKind.PDF, told, routes))
     summary = (
         summary_of(told, settings.report, job.revision, now, rejected) if with_summary else None
     )
-    objects = [_sr(told, job.revision, now, latest, content.measured)]
-    overlays, pictures = _drawn(told, summary, job.revision, now, frames, routes, settings.report)
-    objects += overlays
+    objects, pictures = _drawn(told, summary, job.revision, now, frames, routes, settings.report)
     if summary is not None:
         objects.append(_pdf(told, summary, pictures, settings.report.language))
     if _to(ObjectKind.KEY_OBJECTS, told, routes):
@@ -139,15 +148,10 @@ def _report(
         for made in objects:
             # What shows one finding goes where that one sends it.
             shows = [each for each in told if made.finding_id in (None, each.finding_id)]
-            to = _to(made.kind, shows, routes)
-            if made.kind is ObjectKind.SR:
-                # Whoever has the report that this one amends must not stay with it.
-                known = [name for name in before if name in routes.possible(ObjectKind.SR)]
-                to = tuple(dict.fromkeys((*to, *known)))
-            reports.publish(session, job, [made], {made.kind: to}, now)
+            reports.publish(session, job, [made], {made.kind: _to(made.kind, shows, routes)}, now)
         if not jobs.finish(session, job, now):
             raise LeaseLostError
-    log.info("reported", job=job.id, findings=len(told), objects=len(objects))
+    log.info("reported", job=job.id, findings=len(told), objects=len(objects) + 1)
 
 
 def _to(kind: ObjectKind, told: Iterable[Told], routes: Routes) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def test_objects_deliveries_and_the_finished_job_are_one_transaction(lab, exam: 
     with pytest.raises(TimeoutError):
         publish_late()
     with lab.store.read() as session:
-        assert latest_sr(session, exam) is None
+        assert latest_sr(session, exam, before=1) is None
     assert [job.object_id for job in lab.jobs(JobKind.DELIVER)].count(None) == 1
     assert len(lab.jobs(JobKind.DELIVER)) == 2
 
@@ -97,8 +97,8 @@ def test_the_latest_sr_is_the_one_to_amend(lab, exam: int) -> None:
     lab.close_due()
     lab.publish(replace(SR, sop_instance_uid="2.25.0", payload=b"amended"))
     with lab.store.read() as session:
-        last = latest_sr(session, exam)
-        assert latest_sr(session, 99) is None
+        last = latest_sr(session, exam, before=9)
+        assert latest_sr(session, 99, before=9) is None
     assert last is not None
     assert (last.sop_instance_uid, last.report_revision) == ("2.25.0", 2)
     assert last.payload == b"amended"

@@ -1,6 +1,7 @@
 """Report jobs: from stored findings to stored objects and deliver jobs, once."""
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,26 @@ def test_findings_are_told_in_the_order_of_the_pictures(
     sr = clinic.sent()[0]
     assert sr.payload is not None
     assert [each.sop_instance_uid for each in from_sr(sr.payload)] == ["1.2.3", "1.2.2", "1.2.1"]
+
+
+def test_report_goes_out_before_its_pictures_and_once(
+    clinic: Clinic, us_header: Make, a_finding: Make
+) -> None:
+    header = us_header()
+    clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.close()
+
+    def away(_path: Path, _numbers: Sequence[int]) -> Iterator[Frame]:
+        raise QCError(ErrorCode.SPOOL_MISSING, "the spool is away")
+
+    assert clinic.report(away)
+    (first,) = clinic.sent()
+    assert first.kind == "sr"
+    clinic.now += timedelta(hours=2)
+    assert clinic.report()
+    assert [sent.kind for sent in clinic.sent()] == ["sr", "overlay"]
+    assert clinic.sent()[0] == first
+    assert "PredecessorDocumentsSequence" not in dcmread(BytesIO(first.payload or b""))
 
 
 def test_nothing_due_is_no_work(clinic: Clinic) -> None:
@@ -193,7 +214,8 @@ def test_decoder_failure_fails_the_job_with_its_reason(
     assert clinic.report(broken)
     (job,) = clinic.jobs(JobKind.REPORT)
     assert (job.state, job.error_code) == (JobState.QUARANTINED, ErrorCode.DECODE_FAILED)
-    assert clinic.sent() == []
+    # The report needs no pixels.
+    assert [each.kind for each in clinic.sent()] == ["sr"]
 
 
 def test_unexpected_failure_concerns_its_job_only(
@@ -212,7 +234,9 @@ def test_unexpected_failure_concerns_its_job_only(
     assert "Müller" not in (job.error_message or "")
 
 
-def test_lost_lease_publishes_nothing(clinic: Clinic, us_header: Make, a_finding: Make) -> None:
+def test_lost_lease_publishes_nothing_more(
+    clinic: Clinic, us_header: Make, a_finding: Make
+) -> None:
     header = us_header()
     clinic.receive(header, a_finding(Source.of(header, "")))
     clinic.close()
@@ -223,7 +247,7 @@ def test_lost_lease_publishes_nothing(clinic: Clinic, us_header: Make, a_finding
         return black_frames(path, numbers)
 
     assert clinic.report(slow)
-    assert clinic.sent() == []
+    assert [each.kind for each in clinic.sent()] == ["sr"]
     assert clinic.report()
     assert [s.kind for s in clinic.sent()] == ["sr", "overlay"]
 
