@@ -1,7 +1,6 @@
 """The summary of a stored exam, written to a file when someone asks for it."""
 
 from datetime import UTC, datetime
-from itertools import groupby
 from pathlib import Path
 
 from detector.codes import ErrorCode, QCError
@@ -10,12 +9,12 @@ from qc_daemon.operate import open_store
 from qc_daemon.records import exams, rejections
 from qc_daemon.report.html import summary_html
 from qc_daemon.report.language import LANGUAGES
-from qc_daemon.report.overlay import render_frame
 from qc_daemon.report.page import compose
 from qc_daemon.report.pdf import Pictures, summary_pdf
 from qc_daemon.report.summary import Summary
-from qc_daemon.report.worker import summary_of, told_of
+from qc_daemon.report.worker import drawn, summary_of, told_of
 from qc_daemon.retain import Originals
+from qc_daemon.routing import Routes
 from qc_daemon.score.decode import DecodeProcess
 from qc_daemon.settings import Settings
 
@@ -63,11 +62,7 @@ def _summary(settings: Settings, study: str, now: datetime) -> tuple[Summary, Pi
         told = told_of(content.findings, originals)
         revision = max(1, content.report_revision)
         summary = summary_of(told, settings.report, revision, now, rejected)
-        pictures = {}
-        for path, of_instance in groupby(told, key=lambda each: each.path):
-            best = [each for each in of_instance if summary.shows(each.shot)]
-            numbers = sorted({each.finding.frame for each in best})
-            pixels = {f.number: f.pixels for f in decoder.frames(path, numbers)} if best else {}
-            for each in best:
-                pictures[each.shot.key] = render_frame(pixels[each.finding.frame], each.finding)
+        # Without routes nobody wants overlays.
+        frames, to_none = decoder.frames, Routes()
+        _, pictures = drawn(told, summary, revision, now, frames, to_none, settings.report)
     return summary, pictures

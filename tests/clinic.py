@@ -1,6 +1,5 @@
 """A clinic without a network: a store and a spool, with what the other stages would have done."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,14 +15,14 @@ from qc_daemon.records.exams import close_due, end_association, touch
 from qc_daemon.records.findings import store as store_findings
 from qc_daemon.records.jobs import Job
 from qc_daemon.records.measurements import MeasuredValue
-from qc_daemon.records.receipts import Receipt, admit
+from qc_daemon.records.receipts import admit
 from qc_daemon.records.reports import Deliverable
 from qc_daemon.records.revisions import pixels_known
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
-from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.worker import run_one
 from qc_daemon.settings import DestinationSettings, Settings, StoreSettings
+from tests.receipts import received
 
 START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
@@ -66,23 +65,7 @@ class Clinic:
             assert jobs.finish(session, job, self.now)
 
     def _arrive(self, header: Dataset, bundle_id: str | None) -> tuple[Path, Job]:
-        payload = to_bytes(header)
-        sha256 = hashlib.sha256(payload).hexdigest()
-        path = self.settings.store.spool / f"{sha256}.dcm"
-        path.write_bytes(payload)
-        receipt = Receipt(
-            sop_instance_uid=header.SOPInstanceUID,
-            sop_class_uid=header.SOPClassUID,
-            study_instance_uid=header.StudyInstanceUID,
-            series_instance_uid=header.SeriesInstanceUID,
-            patient_id=header.PatientID,
-            transfer_syntax_uid="1.2.840.10008.1.2.1",
-            calling_ae="VOLUSON1",
-            sha256=sha256,
-            size=len(payload),
-            path=path.name,
-            association="assoc-1",
-        )
+        path, receipt = received(header, self.settings.store.spool)
         with self.store.begin() as session:
             exam = admit(
                 session,

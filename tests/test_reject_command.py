@@ -1,6 +1,5 @@
 """`qc-daemon rejection`: a person rejects an image, once; the note waits for its destinations."""
 
-import hashlib
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -16,11 +15,12 @@ from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
 from qc_daemon.cli import app
 from qc_daemon.records import jobs, rejections, reports, schema
-from qc_daemon.records.receipts import Receipt, admit
+from qc_daemon.records.receipts import admit
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.settings import load
+from tests.receipts import received as as_received
 
 SETTINGS = """
 [[destination]]
@@ -56,24 +56,7 @@ def header(**values: Any) -> Dataset:
 def receive(config: Path, received: Dataset) -> Path:
     """An object is here; its file's path."""
     settings = load(config)
-    payload = to_bytes(received)
-    sha256 = hashlib.sha256(payload).hexdigest()
-    path = settings.store.spool / f"{sha256}.dcm"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(payload)
-    receipt = Receipt(
-        sop_instance_uid=received.SOPInstanceUID,
-        sop_class_uid=received.SOPClassUID,
-        study_instance_uid=received.StudyInstanceUID,
-        series_instance_uid=received.SeriesInstanceUID,
-        patient_id=received.PatientID,
-        transfer_syntax_uid="1.2.840.10008.1.2.1",
-        calling_ae="VOLUSON1",
-        sha256=sha256,
-        size=len(payload),
-        path=path.name,
-        association="assoc-1",
-    )
+    path, receipt = as_received(received, settings.store.spool)
     with Store(settings.store.url).begin() as session:
         admit(session, receipt, source_destinations=(), bundle_id="m", now=NOW)
     return path

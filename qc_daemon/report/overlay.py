@@ -10,30 +10,21 @@ from datetime import datetime
 from gettext import NullTranslations
 
 import numpy as np
-from highdicom.sc import SCImage
 from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
-from pydicom.sr.codedict import codes as dicom
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.uid import SecondaryCaptureImageStorage
 
-from detector.codes import ErrorCode, QCError
 from detector.detection import Box
 from detector.frame import Pixels
 from detector.vocabulary import BY_CODE
 from model.finding import NON_STANDARD, REVIEW, STANDARD, Finding
 from qc_daemon.report import words
 from qc_daemon.report.captions import overlap, place_captions
+from qc_daemon.report.capture import capture, source_image
 from qc_daemon.report.equipment import (
-    MANUFACTURER,
-    MODEL_NAME,
-    date_of,
     local_time,
-    software_version,
-    stamp,
-    time_of,
 )
 from qc_daemon.report.fonts import sized, wrapped
-from qc_daemon.report.header import UTF8, inherit
 from qc_daemon.report.language import ENGLISH, translations
 from qc_daemon.report.source import Source
 from qc_daemon.report.uids import derived_uid, object_uid
@@ -83,39 +74,28 @@ def build_overlay(
     `pixels` is the finding's frame, RGB, shape (rows, columns, 3); `language` one of
     `language.LANGUAGES`. Raises QCError REPORT_INVALID where no valid object can be made.
     """
-    picture = render_overlay(pixels, finding, language)
-    moment = local_time(created, source.header)
-    try:
-        overlay: Dataset = SCImage(
-            pixel_array=picture,
-            photometric_interpretation="RGB",
-            bits_allocated=8,
-            coordinate_system="PATIENT",
-            study_instance_uid=source.study_instance_uid,
-            series_instance_uid=derived_uid(
-                "overlay-series", source.study_instance_uid, finding.bundle.model_id
-            ),
-            series_number=SERIES_NUMBER,
-            series_description=SERIES_DESCRIPTION,
-            sop_instance_uid=overlay_uid(source, finding, revision),
-            instance_number=_number(source, finding.frame),
-            manufacturer=MANUFACTURER,
-            manufacturer_model_name=MODEL_NAME,
-            software_versions=software_version(),
-            patient_orientation=("L", "F"),
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-            specific_character_set=UTF8,
-        )
-    except (ValueError, TypeError, AttributeError) as error:
-        raise QCError(
-            ErrorCode.REPORT_INVALID, f"the overlay was refused ({type(error).__name__})"
-        ) from error
-    inherit(overlay, source.header)
-    _describe(overlay, source, finding)
-    overlay.DateOfSecondaryCapture = date_of(moment)
-    overlay.TimeOfSecondaryCapture = time_of(moment)
-    stamp(overlay, moment)
-    return overlay
+    return capture(
+        render_overlay(pixels, finding, language),
+        source.header,
+        series=(
+            derived_uid("overlay-series", source.study_instance_uid, finding.bundle.model_id),
+            SERIES_NUMBER,
+            SERIES_DESCRIPTION,
+        ),
+        sop_instance_uid=overlay_uid(source, finding, revision),
+        number=_number(source, finding.frame),
+        derivation=DERIVATION,
+        sources=[
+            source_image(
+                source.sop_class_uid,
+                source.sop_instance_uid,
+                source.frame_numbers(finding.frame) or (),
+            )
+        ],
+        # Parts of the frame were burned in by the machine, and the verdict is now.
+        burned_in=True,
+        moment=local_time(created, source.header),
+    )
 
 
 def _number(source: Source, frame: int) -> int:
@@ -134,27 +114,6 @@ def overlay_uid(source: Source, finding: Finding, revision: int) -> str:
         finding.bundle.model_id,
         revision,
     )
-
-
-def _describe(overlay: Dataset, source: Source, finding: Finding) -> None:
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = source.sop_class_uid
-    reference.ReferencedSOPInstanceUID = source.sop_instance_uid
-    numbers = source.frame_numbers(finding.frame)
-    if numbers:
-        reference.ReferencedFrameNumber = numbers
-    purpose = Dataset()
-    code = dicom.DCM.SourceImageForImageProcessingOperation
-    purpose.CodeValue, purpose.CodingSchemeDesignator = code.value, code.scheme_designator
-    purpose.CodeMeaning = code.meaning
-    reference.PurposeOfReferenceCodeSequence = [purpose]
-    overlay.SourceImageSequence = [reference]
-    overlay.DerivationDescription = DERIVATION
-    overlay.Modality = "US"
-    overlay.BurnedInAnnotation = "YES"
-    # No direction is known of a freehand picture (Type 2C may be empty), nor has it a side.
-    overlay.PatientOrientation = None
-    overlay.ImageLaterality = "U"
 
 
 def render_overlay(pixels: Pixels, finding: Finding, language: str = ENGLISH) -> Pixels:

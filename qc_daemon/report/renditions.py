@@ -11,29 +11,21 @@ from datetime import datetime
 from io import BytesIO
 
 import numpy as np
-from highdicom.sc import SCImage
 from PIL import Image, ImageDraw
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.sr.codedict import codes as dicom
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from detector.codes import ErrorCode, QCError
 from detector.frame import Pixels
 from model.finding import Finding
 from qc_daemon.records.renditions import Held, Rendition
 from qc_daemon.report import words
+from qc_daemon.report.capture import capture, source_image
 from qc_daemon.report.equipment import (
-    MANUFACTURER,
-    MODEL_NAME,
-    date_of,
-    software_version,
-    stamp,
-    time_of,
     to_bytes,
 )
 from qc_daemon.report.fonts import sized, wrapped
-from qc_daemon.report.header import UTF8, inherit
 from qc_daemon.report.language import ENGLISH, translations
 from qc_daemon.report.overlay import BLACK, VERDICT_COLOURS, WHITE, Colour
 from qc_daemon.report.reader import from_sr
@@ -44,6 +36,8 @@ SERIES_NUMBER = 9906
 SERIES_DESCRIPTION = "Ultrasound image quality, report as a page (machine-made)"
 DERIVATION = "Findings of a structured report written as text"
 
+_REPORTS = "1.2.840.10008.5.1.4.1.1.88."
+"""What the UIDs of the SR classes begin with."""
 GREY: Colour = (190, 190, 190)
 AMBER: Colour = (255, 170, 90)
 _COLUMN, _MARGIN, _GAP = 820, 30, 14
@@ -121,63 +115,36 @@ def _renamed(series: Iterable[Dataset], held: Mapping[str, Held]) -> Iterator[Da
 
 def _page(report: Dataset) -> Dataset:
     """One page that tells the findings, as a Secondary Capture."""
-    findings = from_sr(report)
-    study = str(report.StudyInstanceUID)
-    try:
-        page: Dataset = SCImage(
-            pixel_array=draw(findings, int(report.InstanceNumber)),
-            photometric_interpretation="RGB",
-            bits_allocated=8,
-            coordinate_system="PATIENT",
-            study_instance_uid=study,
-            series_instance_uid=derived_uid("page-series", study, str(report.SeriesInstanceUID)),
-            series_number=SERIES_NUMBER,
-            series_description=SERIES_DESCRIPTION,
-            sop_instance_uid=derived_uid(
-                "rendition", SecondaryCaptureImageStorage, str(report.SOPInstanceUID)
-            ),
-            instance_number=int(report.InstanceNumber),
-            manufacturer=MANUFACTURER,
-            manufacturer_model_name=MODEL_NAME,
-            software_versions=software_version(),
-            patient_orientation=("L", "F"),
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-            specific_character_set=UTF8,
-        )
-    except (ValueError, TypeError, AttributeError) as error:
-        raise QCError(
-            ErrorCode.REPORT_INVALID, f"the page was refused ({type(error).__name__})"
-        ) from error
-    inherit(page, report)
-    page.Modality = "US"
-    page.BurnedInAnnotation = "NO"
-    page.DerivationDescription = DERIVATION
-    page.SourceImageSequence = list(_sources(report))
-    # Letters have neither direction nor side.
-    page.PatientOrientation = None
-    page.ImageLaterality = "U"
-    # Made when the report was: nothing of the page is newer.
-    moment = datetime.strptime(f"{report.ContentDate}{report.ContentTime}", "%Y%m%d%H%M%S.%f")
-    page.DateOfSecondaryCapture, page.TimeOfSecondaryCapture = date_of(moment), time_of(moment)
-    stamp(page, moment)
-    return page
+    study, number = str(report.StudyInstanceUID), int(report.InstanceNumber)
+    return capture(
+        draw(from_sr(report), number),
+        report,
+        series=(
+            derived_uid("page-series", study, str(report.SeriesInstanceUID)),
+            SERIES_NUMBER,
+            SERIES_DESCRIPTION,
+        ),
+        sop_instance_uid=derived_uid(
+            "rendition", SecondaryCaptureImageStorage, str(report.SOPInstanceUID)
+        ),
+        number=number,
+        derivation=DERIVATION,
+        sources=list(_sources(report)),
+        burned_in=False,
+        # Made when the report was: nothing of the page is newer.
+        moment=datetime.strptime(f"{report.ContentDate}{report.ContentTime}", "%Y%m%d%H%M%S.%f"),
+    )
 
 
 def _sources(report: Dataset) -> Iterator[Dataset]:
-    """The images that the findings are of (PS3.3 C.7.6.1.1.4)."""
-    code = dicom.DCM.SourceImageForImageProcessingOperation
+    """The images that the findings are of."""
     for study in report.CurrentRequestedProcedureEvidenceSequence:
         for series in study.ReferencedSeriesSequence:
             for instance in series.ReferencedSOPSequence:
-                purpose = Dataset()
-                purpose.CodeValue = code.value
-                purpose.CodingSchemeDesignator = code.scheme_designator
-                purpose.CodeMeaning = code.meaning
-                item = Dataset()
-                item.ReferencedSOPClassUID = instance.ReferencedSOPClassUID
-                item.ReferencedSOPInstanceUID = instance.ReferencedSOPInstanceUID
-                item.PurposeOfReferenceCodeSequence = [purpose]
-                yield item
+                sop_class_uid = str(instance.ReferencedSOPClassUID)
+                # A machine's own report is evidence too, and no image.
+                if not sop_class_uid.startswith(_REPORTS):
+                    yield source_image(sop_class_uid, str(instance.ReferencedSOPInstanceUID))
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ def _report(
     summary = (
         summary_of(told, settings.report, job.revision, now, rejected) if with_summary else None
     )
-    objects, pictures = _drawn(told, summary, job.revision, now, frames, routes, settings.report)
+    objects, pictures = drawn(told, summary, job.revision, now, frames, routes, settings.report)
     if summary is not None:
         objects.append(_pdf(told, summary, pictures, settings.report.language))
     if _to(ObjectKind.KEY_OBJECTS, told, routes):
@@ -274,7 +274,7 @@ def _reference(latest: StoredReport) -> Reference:
     )
 
 
-def _drawn(
+def drawn(
     told: Sequence[Told],
     summary: Summary | None,
     revision: int,
