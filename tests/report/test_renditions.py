@@ -21,6 +21,7 @@ from detector.codes import ErrorCode, QCError
 from detector.vocabulary import View
 from model.finding import NON_STANDARD, REVIEW, STANDARD, Criterion, Finding
 from qc_daemon.records.renditions import Held
+from qc_daemon.report.biometry import MachineReport, MachineValue
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.reader import from_sr
 from qc_daemon.report.renditions import chosen, draw, render
@@ -133,6 +134,23 @@ def test_a_page_for_those_who_take_no_report(
     path = tmp_path / "page.dcm"
     path.write_bytes(made.payload)
     assert dciodvfy(path) == []
+
+
+def test_a_machines_report_is_no_source_image(
+    a_source: Callable[..., Source], a_finding: Callable[..., Finding]
+) -> None:
+    source = a_source()
+    machine = Reference(source.study_instance_uid, "2.25.9", ComprehensiveSRStorage, "2.25.10")
+    report = build_sr(
+        [source],
+        [a_finding(source)],
+        revision=1,
+        created=CREATED,
+        measured=[MachineReport(machine, (MachineValue(None, "CRL", 60.0, "mm"),))],
+    )
+    page = read(render(to_bytes(report), SecondaryCaptureImageStorage, {}).payload)
+    told = [item.ReferencedSOPInstanceUID for item in page.SourceImageSequence]
+    assert told == [source.sop_instance_uid]
 
 
 def test_the_best_of_each_view_of_each_image(
