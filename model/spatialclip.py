@@ -16,7 +16,7 @@ from transformers import CLIPConfig, CLIPModel
 from detector.codes import ErrorCode, QCError
 from detector.vocabulary import LABELS, View
 from model.spatial import SpatialEncoder
-from model.stem import STRIDE, ConvStem
+from model.stem import STRIDE, ConvStem, looked_at
 
 VIEWS: tuple[View, ...] = (View.HEAD, View.NT, View.CRL, View.ABDOMEN, View.OTHER)
 """The order of `SpatialClipOutput.view_logits`."""
@@ -165,9 +165,12 @@ class TriModalClip(nn.Module):
         return self.logit_scale.exp().clamp(*_SCALE_RANGE)
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, H, W), CLIP-normalised -> (B, d) of unit length."""
+        """(B, 3, H, W), CLIP-normalised, or what the stem made of it -> (B, d) of unit length."""
         clip = self.clip_model
-        pooled = clip.vision_model(pixel_values=pixel_values).pooler_output
+        # CLIP checks the size of pictures; for as many patches its positions stay as they are.
+        pooled = clip.vision_model(
+            pixel_values=pixel_values, interpolate_pos_encoding=looked_at(pixel_values)
+        ).pooler_output
         return normalize(clip.visual_projection(pooled), dim=-1)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -42,11 +42,17 @@ class ConvStem(nn.Module):
         return self.projection.weight
 
     def forward(self, pixel_values: Tensor) -> Tensor:
+        """Also takes what `look` gave for the pictures, in their place."""
+        seen = pixel_values if looked_at(pixel_values) else self.look(pixel_values)
+        return self.projection(seen)  # type: ignore[no-any-return]
+
+    def look(self, pixel_values: Tensor) -> Tensor:
+        """The image network's features (B, C, S / 32, S / 32) of CLIP-normalised pictures."""
         # Full precision: on CPUs bfloat16 gains nothing in depthwise convolutions.
         with torch.autocast(pixel_values.device.type, enabled=False):
             pixels = pixel_values.float() * self.gain + self.offset
             (features,) = self.features(pixels.contiguous(memory_format=torch.channels_last))
-        return self.projection(features)  # type: ignore[no-any-return]
+        return features  # type: ignore[no-any-return]
 
     def freeze_early(self) -> None:
         """Stop training the first stages, whose edges and textures serve any picture."""
@@ -70,6 +76,11 @@ class ConvStem(nn.Module):
             raise ValueError("these weights are another network's")
         network.load_state_dict(dict(zip(own, given, strict=True)))
         self.features.load_state_dict(folded(network).state_dict())
+
+
+def looked_at(pixel_values: Tensor) -> bool:
+    """Whether these are a stem's features and no pictures, which have three channels."""
+    return pixel_values.shape[1] != 3
 
 
 def folded(network: Any) -> Any:

@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 
@@ -22,12 +23,23 @@ from training.detector import MIRROR, read_region
 from training.samples import Sample, data_hash
 
 
+class Sight(NamedTuple):
+    """What SpatialCLIP is shown: `picture` letterboxed (S, S, 3) uint8, or a frozen stem's features
+    (C, S / 32, S / 32) of it; words; boxes in pixels of a region of `size` (width, height)."""
+
+    picture: npt.NDArray[Any]
+    words: str
+    detections: tuple[Detection, ...]
+    size: tuple[int, int]
+
+
 @dataclass(slots=True)
 class Evidence:
     """A sample as serving sees it; `size` is (width, height) of the region that boxes refer to.
 
     Descriptions and detections come twice: as seen, and of the mirrored picture. Detections are
-    those of the layout, weak ones among them.
+    those of the layout, weak ones among them. `sights` are made once by `training.sights`: the
+    sample as it is, then varied copies.
     """
 
     picture: Pixels
@@ -35,6 +47,13 @@ class Evidence:
     descriptions: tuple[str, str]
     size: tuple[int, int]
     sample: Sample
+    sights: tuple[Sight, ...] = ()
+
+    def as_seen(self) -> Sight:
+        """The sample unvaried."""
+        if self.sights:
+            return self.sights[0]
+        return Sight(self.picture, self.descriptions[0], self.detections[0], self.size)
 
 
 def gather(

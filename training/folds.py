@@ -102,6 +102,7 @@ def judge_unseen(
             out,
             plan.spatialclip,
             start=plan.spatialclip_start,
+            cache=plan.out,
             resume=True,
             command="qc-model cross-validate",
         )

@@ -21,6 +21,7 @@ from model.spatialclip import SpatialClip, small_config
 from training import corpus
 from training.evidence import Evidence, gathered
 from training.samples import Sample, file_hash
+from training.sights import with_sights
 from training.spatialclip import SpatialClipRecipe, train_spatialclip
 
 BOS, PAD, EOS = "<s>", "<pad>", "</s>"
@@ -85,11 +86,13 @@ def train_small_spatialclip(
     recipe: SpatialClipRecipe,
     *,
     start: Path | None = None,
+    cache: Path | None = None,
     resume: bool,
     command: str,
 ) -> dict[str, Any]:
     """Train the default bundle's small SpatialCLIP and save it to `out`; from the folder `start`,
-    tokenizer included, or from nothing but the stem's ImageNet weights."""
+    tokenizer included, or from nothing but the stem's ImageNet weights. What the stem saw is kept
+    in `cache`, by default `out`'s own."""
     torch.manual_seed(recipe.seed)
     if start is None:
         tokenizer = train_tokenizer(sorted({words for e in training for words in e.descriptions}))
@@ -99,6 +102,13 @@ def train_small_spatialclip(
     else:
         preprocessor = Preprocessor.load(start, PICTURE_SIZE)
         network = load_spatialclip(start)
+    stem = network.trimodal_clip.stem
+    if recipe.sights and any(recipe.stages) and stem is not None:
+        sights = (cache or out) / "sights"
+        training, validation = (
+            with_sights(part, stem, preprocessor, sights, varied=varied, seed=recipe.seed)
+            for part, varied in ((training, recipe.sights), (validation, 0))
+        )
     facts = train_spatialclip(
         network, training, validation, preprocessor, out, recipe, resume=resume
     )

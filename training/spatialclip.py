@@ -29,7 +29,7 @@ from model.spatialclip import VIEWS, SpatialClip, SpatialClipOutput
 from model.stages import Stage, set_stage
 from training.adapters import add_adapters, merge_adapters
 from training.detector import epoch_order, schedule, update_average
-from training.evidence import Evidence
+from training.evidence import Evidence, Sight
 from training.losses import class_weights, contrastive, quality_loss
 from training.samples import data_hash
 from training.variation import vary
@@ -47,7 +47,8 @@ class SpatialClipRecipe:
     `lora` is the rank of adapters that learn in the top stage in place of the top blocks; 0: none.
     `head_rate` times the learning rate goes to the linear heads: on features of unit length their
     weights must grow long before a logit says anything. `stem_rate` times it goes to the image
-    network, which is already trained.
+    network, which is already trained. `sights` variations of each real picture are made once for
+    the published stages, which do not train the image network; 0: each is varied anew.
     """
 
     epochs: int = 16
@@ -70,6 +71,7 @@ class SpatialClipRecipe:
     simulated: float = 0.0
     ema_decay: float = 0.0
     lora: int = 0
+    sights: int = 0
     seed: int = 0
 
     @property
@@ -117,22 +119,31 @@ def make_batch(
     preprocessor: Preprocessor,
     generator: np.random.Generator | None = None,
 ) -> Batch:
-    """A batch, varied at random when a generator is given."""
-    if generator is None:
-        varied = [(e.picture, e.descriptions[0], e.detections[0], e.size) for e in items]
-    else:
-        varied = [vary(item, generator) for item in items]
-    pictures, words, boxes, sizes = ([row[k] for row in varied] for k in range(4))
+    """A batch, varied at random when a generator is given; from the items' sights where they have
+    some."""
+    shown = [item.as_seen() if generator is None else _varied(item, generator) for item in items]
+    pictures, words = [s.picture for s in shown], [s.words for s in shown]
+    seen = bool(items) and bool(items[0].sights)
     return Batch(
-        preprocessor.batch(pictures, words, boxes, sizes),  # type: ignore[arg-type]
+        Inputs(
+            torch.from_numpy(np.stack(pictures)).float() if seen else preprocessor.images(pictures),
+            *preprocessor.texts(words),
+            *preprocessor.layouts([s.detections for s in shown], [s.size for s in shown]),
+        ),
         torch.tensor([float(item.sample.standard) for item in items]),
         torch.tensor([VIEWS.index(item.sample.view or View.OTHER) for item in items]),
         torch.tensor([item.sample.view is not View.OTHER for item in items]),
         torch.tensor(
             [[item.sample.criteria.get(code, math.nan) for code in CRITERIA] for item in items]
         ),
-        [str(word) for word in words],
+        words,
     )
+
+
+def _varied(item: Evidence, generator: np.random.Generator) -> Sight:
+    if len(item.sights) < 2:
+        return vary(item, generator)
+    return item.sights[1 + int(generator.integers(len(item.sights) - 1))]
 
 
 def modality_mask(batch: int, rate: float, generator: torch.Generator) -> Tensor:
