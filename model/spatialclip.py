@@ -217,12 +217,29 @@ class SpatialClip(nn.Module):
         the right shape but are not looked at. A picture in which nothing was found is *not*
         missing the spatial branch.
         """
-        clip = self.trimodal_clip
         return self.fuse(
+            *self.encode(
+                pixel_values, input_ids, attention_mask, boxes, labels, confidences, box_mask
+            ),
+            present,
+        )
+
+    def encode(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        boxes: Tensor,
+        labels: Tensor,
+        confidences: Tensor,
+        box_mask: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The features of image, text and layout, each (B, d) of unit length."""
+        clip = self.trimodal_clip
+        return (
             clip.encode_image(pixel_values),
             clip.encode_text(input_ids, attention_mask),
             clip.spatial_encoder(boxes, labels, confidences, box_mask),
-            present,
         )
 
     def fuse(

@@ -125,6 +125,16 @@ def train_spatialclip(
     ] = 0,
     seed: int = 0,
     held_out: Annotated[float, typer.Option(help="Share of groups kept for validation.")] = 0.1,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a trained SpatialCLIP: its recipe, in place of these options."
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Where boxes, words and sights are kept; default: beside OUT."),
+    ] = None,
     fold: Fold = None,
     resume: Resume = False,
 ) -> None:
@@ -138,33 +148,37 @@ def train_spatialclip(
 
     if len(detector) not in (1, FOLDS):
         raise console.UsageError(f"--detector: give one, or {FOLDS} for the folds")
+    recipe = SpatialClipRecipe(
+        epochs=epochs,
+        stages=stages,
+        learning_rate=learning_rate,
+        simulated=simulated,
+        focal=focal,
+        balanced=balanced,
+        ema_decay=ema,
+        modality_dropout=modality_dropout,
+        lora=lora,
+        seed=seed,
+    )
+    if like is not None:
+        recipe = SpatialClipRecipe.of_run(like)
+    kept = cache or out.parent
     found = corpus.gather(samples, fetus_framework, split)
+    # All at once, so that what is kept serves any division of them.
+    seen = pipeline.gather_folds(found, detector, describer, kept / "evidence", seed)
     training, validation = (
         corpus.divide(found, held_out, seed)
         if fold is None
         else corpus.without_fold(found, fold, FOLDS, seed)
     )
-    seen, held = (
-        pipeline.gather_folds(part, detector, describer, out.parent / "evidence", seed)
-        for part in (training, validation)
-    )
+    of_sample = dict(zip(map(id, found), seen, strict=True))
     facts = pipeline.train_small_spatialclip(
-        seen,
-        held,
+        [of_sample[id(sample)] for sample in training],
+        [of_sample[id(sample)] for sample in validation],
         out,
-        SpatialClipRecipe(
-            epochs=epochs,
-            stages=stages,
-            learning_rate=learning_rate,
-            simulated=simulated,
-            focal=focal,
-            balanced=balanced,
-            ema_decay=ema,
-            modality_dropout=modality_dropout,
-            lora=lora,
-            seed=seed,
-        ),
+        recipe,
         start=start,
+        cache=kept,
         resume=resume,
         command=_command(),
     )
@@ -189,7 +203,7 @@ def cross_validate(
     ],
     detector_size: int = 480,
     detector_epochs: int = 12,
-    stages: tuple[int, int, int] = (1, 1, 4),
+    stages: tuple[int, int, int] = (1, 1, 12),
     seed: int = 0,
     nested: Annotated[
         bool, typer.Option(help="Also bound the leak that is left, with one nested fold.")
@@ -226,6 +240,9 @@ def cross_validate(
                 balanced=True,
                 ema_decay=0.99,
                 modality_dropout=0.2,
+                alone=1.0,
+                even=3.0,
+                sights=10,
                 seed=seed,
             ),
             folds=FOLDS,

@@ -38,7 +38,7 @@ cross_validate() {
 }
 cross_validate
 
-# The shipped parts, by the same recipe.
+# The shipped parts; SpatialCLIP by the recipe of the folds.
 done_already detector-real || "$qc_model" train detector --out runs/detector-real \
   --start runs/detector-simulated --samples runs/phantoms-detector/samples.json \
   --fetus-framework "$data/fetus_framework" --size 640 --epochs 24 --simulated 0.6 \
@@ -49,8 +49,8 @@ for fold in 0 1 2 3 4; do folds="$folds --detector runs/folds/detector-$fold"; d
 done_already spatialclip-real || "$qc_model" train spatialclip --out runs/spatialclip-real $folds \
   --start runs/spatialclip-simulated --describer runs/describer \
   --samples runs/phantoms-spatialclip/samples.json --samples runs/negatives/samples.json \
-  --fetus-framework "$data/fetus_framework" --held-out 0.1 --stages 1 1 4 --learning-rate 3e-4 \
-  --simulated 1 --balanced --ema 0.99 --modality-dropout 0.2 --resume
+  --fetus-framework "$data/fetus_framework" --held-out 0.1 --like runs/folds/spatialclip-0 \
+  --cache runs/folds --resume
 # What leaks between the stages, and looks that were left out: for the model card.
 cross_validate --nested --looks
 "$qc_model" calibrate --out model/bundles/default --version 1.0 --detector runs/detector-real \

@@ -6,13 +6,14 @@ stages then follow on real pictures. One bit a picture teaches an untrained enco
 also asked which criteria each phantom fails; the heads for that are dropped after training.
 """
 
+import json
 import math
 import time
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from detector.console import UsageError
 from detector.vocabulary import View
 from model.criteria_table import RULES
 from model.inputs import Inputs, Preprocessor
@@ -44,6 +46,9 @@ class SpatialClipRecipe:
     `DetectorRecipe`, 0: every simulated picture in every epoch. `focal` is the exponent of the
     focal loss (Lin et al. 2017), 0: plain cross-entropy; `balanced` weighs the two classes by
     their effective number (Cui et al. 2019).
+    `alone` weighs the quality losses of image, text and layout each alone: together they would
+    lean on whichever fits the training pictures first. `even` holds the gates near a third each
+    (Kullback-Leibler): learnt freely from a thousand pictures, they trust what is learnt by heart.
     `lora` is the rank of adapters that learn in the top stage in place of the top blocks; 0: none.
     `head_rate` times the learning rate goes to the linear heads: on features of unit length their
     weights must grow long before a logit says anything. `stem_rate` times it goes to the image
@@ -61,6 +66,8 @@ class SpatialClipRecipe:
     image_spatial: float = 0.04
     text_spatial: float = 0.04
     criteria: float = 1.0
+    alone: float = 0.0
+    even: float = 0.0
     preservation: float = 0.1
     head_rate: float = 10.0
     stem_rate: float = 0.2
@@ -74,6 +81,15 @@ class SpatialClipRecipe:
     sights: int = 0
     seed: int = 0
 
+    @classmethod
+    def of_run(cls, folder: Path) -> Self:
+        """The recipe of the run in `folder`; raises UsageError where that tells none."""
+        try:
+            told = json.loads((folder / "training.json").read_text())["recipe"]
+            return cls(**told | {"stages": tuple(told["stages"])})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{folder} holds no run of SpatialCLIP: {error}") from None
+
     @property
     def plan(self) -> tuple[tuple[Stage, int], ...]:
         """(stage, epochs) in order."""
@@ -84,6 +100,8 @@ class SpatialClipRecipe:
 
 
 CRITERIA = tuple(sorted({rule.code for rules in RULES.values() for rule in rules}))
+ALONE = torch.eye(3, dtype=torch.bool)
+"""One modality present: (3, 3)."""
 HEADS = ("gate_proj.", "classifier.", "view_head.")
 STEM = ".patch_embedding.features."
 
@@ -96,9 +114,9 @@ class CriteriaHeads(nn.Module):
         self.of_image = nn.Linear(dim, len(CRITERIA))
         self.of_all = nn.Linear(3 * dim, len(CRITERIA))
 
-    def forward(self, output: SpatialClipOutput) -> tuple[Tensor, Tensor]:
-        features = torch.cat((output.image, output.text, output.spatial), dim=-1).float()
-        return self.of_image(output.image.float()), self.of_all(features)
+    def forward(self, image: Tensor, text: Tensor, spatial: Tensor) -> tuple[Tensor, Tensor]:
+        joined = torch.cat((image, text, spatial), dim=-1).float()
+        return self.of_image(image.float()), self.of_all(joined)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,21 +190,32 @@ def losses(
     """
     inputs = {name: getattr(batch.inputs, name) for name in batch.inputs.__slots__}
     with torch.autocast(network.device.type, torch.bfloat16):
-        output = network(**inputs, present=present)
+        features = network.encode(**inputs)
+        output = network.fuse(*features, present)
+        alone = [network.fuse(*features, only.expand(len(present), 3)) for only in ALONE]
     target = batch.standard * (1 - 2 * recipe.smoothing) + recipe.smoothing
-    rows = quality_loss(output.logit.float(), target, recipe.focal)
     judged = batch.judged.float() * weights[batch.standard.long()]
-    total = (rows * judged).sum() / judged.sum().clamp(min=1e-6)
+    judged = judged / judged.sum().clamp(min=1e-6)
+
+    def quality(said: SpatialClipOutput) -> Tensor:
+        return (quality_loss(said.logit.float(), target, recipe.focal) * judged).sum()
+
+    total = quality(output)
+    if recipe.alone:
+        total = total + recipe.alone * sum(map(quality, alone))
+    if recipe.even and network.gate_proj is not None:
+        whole = output.gates[present.all(-1)].float()
+        total = total - recipe.even * (3 * whole.clamp(min=1e-6)).log().sum() / 3 / len(present)
     total = total + F.cross_entropy(
         output.view_logits.float(), batch.view, label_smoothing=recipe.smoothing
     )
     known = ~batch.criteria.isnan()
     if known.any():
-        for logits in heads(output):
+        for logits in heads(*features):
             total = total + recipe.criteria * F.binary_cross_entropy_with_logits(
                 logits[known], batch.criteria[known]
             )
-    image, text, spatial = (f.float() for f in (output.image, output.text, output.spatial))
+    image, text, spatial = (feature.float() for feature in features)
     if stage is not Stage.FUSION:
         scale = network.trimodal_clip.scale()
         for weight, a, b in (
@@ -197,8 +226,8 @@ def losses(
             total = total + weight * contrastive(a, b, scale, batch.words)
     if before is not None:
         with torch.no_grad():
-            was = before(**inputs, present=present)
-        for now, then in ((image, was.image), (text, was.text)):
+            was = before.encode(**inputs)
+        for now, then in zip((image, text), was[:2], strict=True):
             total = total + recipe.preservation * (1 - (now * then.float()).sum(-1)).mean()
     return total
 

@@ -119,7 +119,8 @@ def test_training_on_sights_leaves_the_stem_as_it_was(tmp_path: Path) -> None:
     from model.checkpoint import load_spatialclip
 
     before, after = (load_spatialclip(tmp_path / name) for name in ("start", "run"))
-    assert before.trimodal_clip.stem is not None and after.trimodal_clip.stem is not None
+    assert before.trimodal_clip.stem is not None
+    assert after.trimodal_clip.stem is not None
     kept = before.trimodal_clip.stem.features.state_dict()
     now = after.trimodal_clip.stem.features.state_dict()
     assert all(torch.equal(kept[name], now[name]) for name in kept)

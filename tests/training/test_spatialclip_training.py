@@ -1,0 +1,118 @@
+"""What SpatialCLIP's losses ask of branches and gates, and the recipe that a run tells."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from detector.console import UsageError
+from detector.detection import Detection
+from detector.vocabulary import View
+from model.inputs import Preprocessor
+from model.spatialclip import SpatialClip, small_config
+from model.stages import Stage
+from training.evidence import Evidence, mirror
+from training.losses import quality_loss
+from training.pipeline import PICTURE_SIZE, train_tokenizer
+from training.samples import Sample
+from training.spatialclip import (
+    ALONE,
+    Batch,
+    CriteriaHeads,
+    SpatialClipRecipe,
+    losses,
+    make_batch,
+)
+
+WORDS = ("The nuchal translucency is seen.", "The palate is seen.")
+
+
+@pytest.fixture(scope="module")
+def network() -> SpatialClip:
+    torch.manual_seed(0)
+    return SpatialClip(small_config(300)).eval()
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    items = []
+    for number in range(4):
+        pixels = np.full((PICTURE_SIZE, PICTURE_SIZE, 3), 60 * number, np.uint8)
+        own = (Detection("NT", (10.0, 20.0, 60.0, 50.0 + number), 0.2 * number + 0.1),)
+        sample = Sample(Path(f"{number}.png"), number % 2 == 0, view=View.NT, source="set2_train")
+        items.append(Evidence(pixels, (own, mirror(own, 100)), WORDS, (100, 80), sample))
+    return make_batch(items, Preprocessor(train_tokenizer(WORDS, 300), PICTURE_SIZE))
+
+
+def the_loss(network: SpatialClip, batch: Batch, **recipe: float) -> torch.Tensor:
+    present = torch.ones(4, 3, dtype=torch.bool)
+    plain = SpatialClipRecipe(smoothing=0.0)
+    heads = CriteriaHeads(network.config.dim)
+    torch.manual_seed(0)
+    return losses(
+        network,
+        heads,
+        batch,
+        replace(plain, **recipe),  # type: ignore[arg-type]
+        Stage.FUSION,
+        present,
+        torch.ones(2),
+        None,
+    )
+
+
+def test_each_branch_alone_is_asked_too(network: SpatialClip, batch: Batch) -> None:
+    inputs = {name: getattr(batch.inputs, name) for name in batch.inputs.__slots__}
+    with torch.no_grad():
+        alone = [
+            quality_loss(network(**inputs, present=only.expand(4, 3)).logit, batch.standard, 0.0)
+            for only in ALONE
+        ]
+        more = the_loss(network, batch, alone=0.5) - the_loss(network, batch)
+    # The loss is computed in bfloat16.
+    assert float(more) == pytest.approx(0.5 * float(torch.stack(alone).mean(1).sum()), abs=0.05)
+
+
+def test_gates_are_held_near_a_third_each(network: SpatialClip, batch: Batch) -> None:
+    assert network.gate_proj is not None
+    kept = network.gate_proj.bias.detach().clone()
+    with torch.no_grad():
+        network.gate_proj.bias.copy_(torch.tensor([3.0, 0.0, 0.0]))
+    pulls = []
+    for even in (0.0, 10.0):
+        network.zero_grad()
+        the_loss(network, batch, even=even).backward()  # type: ignore[no-untyped-call]
+        pulls.append(network.gate_proj.bias.grad.clone())  # type: ignore[union-attr]
+    pull = pulls[1] - pulls[0]
+    # Descent lowers the gate that is too wide open and raises the others.
+    assert pull[0] > 1
+    assert (pull[1:] < -1).all()
+    with torch.no_grad():
+        network.gate_proj.bias.copy_(kept)
+
+
+def test_a_modality_that_was_hidden_keeps_its_own_feature_in_the_contrast(
+    network: SpatialClip, batch: Batch
+) -> None:
+    """Hiding is the heads' matter: the contrastive losses compare what the encoders made."""
+    heads = CriteriaHeads(network.config.dim)
+    recipe = SpatialClipRecipe(image_text=1.0, image_spatial=1.0, text_spatial=1.0)
+    network.zero_grad()
+    hidden = torch.tensor([[False, True, True]]).expand(4, 3)
+    losses(network, heads, batch, recipe, Stage.PROJECTION, hidden, torch.zeros(2), None).backward()  # type: ignore[no-untyped-call]
+    projection = network.trimodal_clip.clip_model.visual_projection.weight
+    assert projection.grad is not None
+    assert float(projection.grad.abs().max()) > 0
+
+
+def test_a_recipe_is_read_from_its_run(tmp_path: Path) -> None:
+    recipe = SpatialClipRecipe(stages=(1, 2, 3), alone=0.7, sights=4, balanced=True)
+    (tmp_path / "training.json").write_text(json.dumps({"recipe": asdict(recipe)}))
+    assert SpatialClipRecipe.of_run(tmp_path) == recipe
+    for broken in ("{}", "no json", '{"recipe": {"stages": [1, 2, 3], "colour": 1}}'):
+        (tmp_path / "training.json").write_text(broken)
+        with pytest.raises(UsageError, match="holds no run"):
+            SpatialClipRecipe.of_run(tmp_path)
