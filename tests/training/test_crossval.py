@@ -49,7 +49,7 @@ def test_every_real_picture_is_judged_once_by_models_that_never_saw_it(tmp_path:
         tmp_path / "base",
         tmp_path / "clip",
         recipe,
-        SpatialClipRecipe(stages=(1, 0, 1), batch=8, simulated=1.0, ema_decay=0.9),
+        SpatialClipRecipe(stages=(1, 0, 1), batch=8, simulated=1.0, ema_decay=0.9, sights=1),
         folds=3,
     )
     figures = cross_validate(plan, nested=True, looks=True)

@@ -10,7 +10,11 @@ from detector.vocabulary import LABELS
 from model.bundle import Bundle, locate
 from model.judge import Judge
 from tests.model.synonyms import undetected
+from training.assessment import assess
+from training.corpus import divide
 from training.evaluate import on_others, on_phantoms
+from training.fetus_framework import read_fetus_framework
+from training.labelled import judge_pictures, samples
 from training.us_dicom import halves
 
 UNSEEN = 9_000_000
@@ -71,3 +75,14 @@ def test_no_description_names_what_was_not_detected(judge: Judge) -> None:
 def _place(generator: random.Random) -> tuple[float, float, float, float]:
     x, y = generator.uniform(0, 500), generator.uniform(0, 320)
     return (x, y, x + generator.uniform(10, 100), y + generator.uniform(10, 80))
+
+
+def test_real_views_that_no_part_learnt_from(judge: Judge, shared_data: Path) -> None:
+    """The groups of set 2 that were held out of the shipped parts; they calibrate, no more."""
+    known = read_fetus_framework(shared_data / "fetus_framework", ("set2_train",))
+    _, held = divide(known, 0.1, seed=0)
+    verdicts = judge_pictures(judge, samples(held))
+    figures = assess(verdicts)
+    assert figures["views"]["accuracy"]["value"] >= 0.95
+    assert figures["quality"]["AUROC"]["value"] >= 0.95
+    assert figures["detector"]["map50"]["value"] >= 0.85
