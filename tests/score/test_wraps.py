@@ -122,7 +122,7 @@ def test_wraps_that_lose_nothing_change_nothing(shared_data: Path, tmp_path: Pat
         pytest.param(
             "jpeg",
             marks=pytest.mark.xfail(
-                reason="bundle v0.1, barely trained on real pictures: 0.031 at the 95th percentile"
+                reason="bundle 0.9: 0.024 at the 95th percentile"
             ),
         ),
     ],
