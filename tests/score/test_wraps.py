@@ -121,9 +121,7 @@ def test_wraps_that_lose_nothing_change_nothing(shared_data: Path, tmp_path: Pat
         "ybr",
         pytest.param(
             "jpeg",
-            marks=pytest.mark.xfail(
-                reason="bundle 0.9: 0.024 at the 95th percentile"
-            ),
+            marks=pytest.mark.xfail(reason="bundle 0.9: 0.024 at the 95th percentile"),
         ),
     ],
 )
