@@ -241,7 +241,7 @@ def cross_validate(
                 ema_decay=0.99,
                 modality_dropout=0.2,
                 alone=1.0,
-                even=3.0,
+                hold_gates=3.0,
                 sights=10,
                 seed=seed,
             ),

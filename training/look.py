@@ -30,8 +30,8 @@ def change(pixels: Pixels, generator: np.random.Generator) -> Pixels:
         toned = _sharper(toned, generator.uniform(0.3, 1.0))
     if generator.random() < 0.3:
         toned = _speckle(toned, generator)
-    if generator.random() < 0.2:
-        toned = _compressed(toned, int(generator.integers(35, 90)))
+    if generator.random() < 0.5:
+        toned = _compressed(toned, int(generator.integers(35, 96)))
     return np.asarray(toned, np.uint8)
 
 

@@ -5,7 +5,9 @@ most of their time. So it looks once at some variations of each picture; all epo
 looks then draw from those.
 """
 
+import functools
 import hashlib
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import astuple, replace
@@ -20,6 +22,7 @@ from rich.progress import track
 from detector.detection import Detection
 from model.inputs import Preprocessor
 from model.stem import ConvStem
+from training import look, marks, variation
 from training.evidence import Evidence, Sight
 from training.variation import vary
 
@@ -28,14 +31,14 @@ def with_sights(
     items: Sequence[Evidence],
     stem: ConvStem,
     preprocessor: Preprocessor,
-    cache: Path,
+    folder: Path,
     *,
     varied: int,
     seed: int,
 ) -> list[Evidence]:
     """The items, each with its sights: as it is, and `varied` variations; a simulated picture, of
     which there are many and which varies little, has one. 0: none of either."""
-    cache.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     weights = hashlib.sha256()
     for tensor in stem.features.state_dict().values():
         weights.update(tensor.detach().cpu().numpy().tobytes())
@@ -44,7 +47,7 @@ def with_sights(
     for item in track(items, "looking", console=Console(stderr=True)):
         count = min(varied, 1) if item.sample.simulated else varied
         key = _key(item, weights.digest(), count, seed)
-        path = cache / f"{key}.npz"
+        path = folder / f"{key}.npz"
         if not path.is_file():
             _look(item, stem, preprocessor, path, count, int(key, 16))
         found.append(replace(item, sights=_read(path)))
@@ -52,10 +55,19 @@ def with_sights(
 
 
 def _key(item: Evidence, weights: bytes, count: int, seed: int) -> str:
-    facts = repr((item.detections, item.descriptions, item.size, item.sample.simulated))
+    simulated = item.sample.simulated
+    facts = repr((item.detections, item.descriptions, item.size, simulated, count, seed))
     told = hashlib.sha256(weights + item.picture.tobytes() + facts.encode())
-    told.update(repr((count, seed)).encode())
+    if count:
+        told.update(_code(simulated))
     return told.hexdigest()[:24]
+
+
+@functools.cache
+def _code(simulated: bool) -> bytes:
+    """What decides how a picture is varied: another version of it makes other sights."""
+    modules = (variation,) if simulated else (variation, look, marks)
+    return b"".join(inspect.getsource(module).encode() for module in modules)
 
 
 @torch.inference_mode()

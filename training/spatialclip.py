@@ -47,8 +47,9 @@ class SpatialClipRecipe:
     focal loss (Lin et al. 2017), 0: plain cross-entropy; `balanced` weighs the two classes by
     their effective number (Cui et al. 2019).
     `alone` weighs the quality losses of image, text and layout each alone: together they would
-    lean on whichever fits the training pictures first. `even` holds the gates near a third each
-    (Kullback-Leibler): learnt freely from a thousand pictures, they trust what is learnt by heart.
+    lean on whichever fits the training pictures first. `hold_gates` holds
+    the gates near SHARES (Kullback-Leibler): learnt freely from a thousand pictures, they trust
+    what is learnt by heart.
     `lora` is the rank of adapters that learn in the top stage in place of the top blocks; 0: none.
     `head_rate` times the learning rate goes to the linear heads: on features of unit length their
     weights must grow long before a logit says anything. `stem_rate` times it goes to the image
@@ -67,7 +68,7 @@ class SpatialClipRecipe:
     text_spatial: float = 0.04
     criteria: float = 1.0
     alone: float = 0.0
-    even: float = 0.0
+    hold_gates: float = 0.0
     preservation: float = 0.1
     head_rate: float = 10.0
     stem_rate: float = 0.2
@@ -102,6 +103,9 @@ class SpatialClipRecipe:
 CRITERIA = tuple(sorted({rule.code for rules in RULES.values() for rule in rules}))
 ALONE = torch.eye(3, dtype=torch.bool)
 """One modality present: (3, 3)."""
+SHARES = (0.4, 0.2, 0.4)
+"""Of image, text and layout. Words name what the layout holds, without its place and sureness, and
+change at a threshold: half a share."""
 HEADS = ("gate_proj.", "classifier.", "view_head.")
 STEM = ".patch_embedding.features."
 
@@ -203,9 +207,10 @@ def losses(
     total = quality(output)
     if recipe.alone:
         total = total + recipe.alone * sum(map(quality, alone))
-    if recipe.even and network.gate_proj is not None:
-        whole = output.gates[present.all(-1)].float()
-        total = total - recipe.even * (3 * whole.clamp(min=1e-6)).log().sum() / 3 / len(present)
+    if recipe.hold_gates and network.gate_proj is not None:
+        whole = output.gates[present.all(-1)].float().clamp(min=1e-6)
+        shares = torch.tensor(SHARES)
+        total = total + recipe.hold_gates * (shares * (shares / whole).log()).sum() / len(present)
     total = total + F.cross_entropy(
         output.view_logits.float(), batch.view, label_smoothing=recipe.smoothing
     )

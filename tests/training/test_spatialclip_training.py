@@ -76,15 +76,15 @@ def test_each_branch_alone_is_asked_too(network: SpatialClip, batch: Batch) -> N
     assert float(more) == pytest.approx(0.5 * float(torch.stack(alone).mean(1).sum()), abs=0.05)
 
 
-def test_gates_are_held_near_a_third_each(network: SpatialClip, batch: Batch) -> None:
+def test_gates_are_held_near_their_shares(network: SpatialClip, batch: Batch) -> None:
     assert network.gate_proj is not None
     kept = network.gate_proj.bias.detach().clone()
     with torch.no_grad():
         network.gate_proj.bias.copy_(torch.tensor([3.0, 0.0, 0.0]))
     pulls = []
-    for even in (0.0, 10.0):
+    for hold in (0.0, 10.0):
         network.zero_grad()
-        the_loss(network, batch, even=even).backward()  # type: ignore[no-untyped-call]
+        the_loss(network, batch, hold_gates=hold).backward()  # type: ignore[no-untyped-call]
         pulls.append(network.gate_proj.bias.grad.clone())  # type: ignore[union-attr]
     pull = pulls[1] - pulls[0]
     # Descent lowers the gate that is too wide open and raises the others.
