@@ -25,12 +25,14 @@ from model.judge import Thresholds
 from model.outlier import OutlierModel, evidence
 from model.spatialclip import VIEWS, SpatialClip
 from training.ablation import WHOLE
+from training.assessment import plain
 from training.card import model_card
 from training.choice import choose
 from training.criteria import CriteriaSample, fit, rates
-from training.detector import read_region
+from training.detector import match_regions, read_region
 from training.evidence import Evidence, gather
 from training.folds import BOTH_CLASSES, predictions
+from training.metrics import box_figures
 from training.negatives import read_negatives
 from training.pipeline import PICTURE_SIZE
 from training.samples import Sample, data_hash
@@ -104,6 +106,7 @@ def make_bundle(
             calibrated, np.array(sample.standard)
         ),
         "calibration": chosen,
+        "detector on real pictures": detector_on_real(finder, known),
         "view accuracy": float(
             np.mean([VIEWS[k] is v for k, v in zip(outputs.views.argmax(1), views, strict=True)])
         ),
@@ -150,6 +153,14 @@ def make_bundle(
     return facts
 
 
+def detector_on_real(detector: YoloDetector, known: Sequence[Sample]) -> dict[str, Any] | None:
+    """`box_figures` of the boxed real pictures among those held out; None where there are none."""
+    boxed = [s for s in known if s.annotated and not s.simulated]
+    if not boxed:
+        return None
+    return dict(plain(box_figures(match_regions(detector, boxed), [s.group for s in boxed])))
+
+
 @dataclass(frozen=True, slots=True)
 class Calibrating:
     """What a calibration is fitted on, a picture a place: logits, truths, groups and views."""
@@ -175,7 +186,7 @@ class Calibrating:
 def read_cross_validation(folder: Path) -> dict[str, Any]:
     """What the manifest keeps of a cross-validation's figures."""
     figures = json.loads((folder / "figures.json").read_text())
-    kept = ("folds", "seed", "set 2", "ablation", "gates", "fold 0, nested and not")
+    kept = ("command", "folds", "seed", "set 2", "ablation", "gates", "fold 0, nested and not")
     return {
         "cross_validation": {
             **{name: figures[name] for name in (*kept, "looks left out") if name in figures},

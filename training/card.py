@@ -16,14 +16,22 @@ def model_card(facts: Mapping[str, Any]) -> str:
     metrics, training = facts["metrics"], facts["training"]
     detector, spatialclip = training["detector"], training["spatialclip"]
     validation = detector["validation"]
+    real = metrics.get("detector on real pictures")
+    on_real = (
+        f", of these {real['pictures']} real: {number(real['map50']['value'])},"
+        f" {interval(real['map50']['interval'])}"
+        if real
+        else ""
+    )
     per_label = "\n".join(
         f"| {label} | {ap:.3f} | {validation['truths'][label]} |"
+        + (_of_real(real, label) if real else "")
         for label, ap in sorted(validation["ap50"].items())
     )
     shares = "\n".join(
         f"| {name} | {_shown(value)} |"
         for name, value in metrics.items()
-        if name not in ("criteria", "calibration")
+        if not isinstance(value, (dict, list))
     )
     calibration = "\n".join(
         f"| {view} | {each['pictures']} | {each['chosen']} | "
@@ -34,9 +42,8 @@ def model_card(facts: Mapping[str, Any]) -> str:
     held_out = "\n".join(
         f"| {name} | {_shown(value)} |" for name, value in spatialclip["validation"].items()
     )
-    commands = "\n".join(
-        f"    {part['command']}" for part in training.values() if part.get("command")
-    )
+    made = [*training.values(), facts.get("cross_validation", {})]
+    commands = "\n".join(f"    {part['command']}" for part in made if part.get("command"))
     return f"""# Model card: {facts["name"]} {facts["version"]}
 
 **Trained mostly on simulations. Not for clinical use.**
@@ -62,10 +69,11 @@ device.
 - Real ultrasound of other organs (tuning half) and shuffled real pictures as "none of the views".
 
 ## Results
-Detector on held-out groups ({validation["images"]} pictures, mAP50 {validation["map50"]:.3f}):
+Detector on held-out groups ({validation["images"]} pictures, mAP50
+{validation["map50"]:.3f}{on_real}):
 
-| label | AP50 | boxes |
-|---|---|---|
+| label | AP50 | boxes |{" AP50, real | boxes, real |" if real else ""}
+|---|---|---|{"---|---|" if real else ""}
 {per_label}
 
 SpatialCLIP on held-out groups, before calibration:
@@ -107,6 +115,13 @@ def _division(facts: Mapping[str, Any]) -> str:
   boxed ones; SpatialCLIP from all, each with the boxes of a detector that had not seen it."""
     return """set 1 for the detector, set 2 for
   SpatialCLIP, so that it learns from boxes of a detector that did not see its pictures."""
+
+
+def _of_real(figures: Mapping[str, Any], label: str) -> str:
+    """Two more cells: AP50 and boxes in real pictures."""
+    reached = figures["ap50"].get(label)
+    told = "not annotated" if reached is None else f"{reached:.3f}"
+    return f" {told} | {figures['boxes'].get(label, 0)} |"
 
 
 def _unseen(facts: Mapping[str, Any]) -> str:

@@ -247,6 +247,7 @@ def cross_validate(
             ),
             folds=FOLDS,
             seed=seed,
+            command=_command(),
         ),
         nested=nested,
         looks=looks,

@@ -27,7 +27,7 @@ from training.ablation import ABLATIONS, WHOLE
 from training.appearance import appearance
 from training.assessment import assess, plain
 from training.choice import choose
-from training.detector import read_region
+from training.detector import match_regions, read_region
 from training.evidence import Evidence
 from training.folds import (
     BOTH_CLASSES,
@@ -40,7 +40,7 @@ from training.folds import (
     without,
 )
 from training.labelled import with_looks
-from training.metrics import Matches, box_figures, match
+from training.metrics import Matches, box_figures
 from training.report import write_report
 from training.samples import Sample
 from training.verdict import Verdict
@@ -69,7 +69,7 @@ def cross_validate(plan: Plan, *, nested: bool = False, looks: bool = False) -> 
         judged["looks left out"] = unseen_looks.figures(
             plan, detectors, beside, predictions(plan.out), console
         )
-    facts = {"folds": plan.folds, "seed": plan.seed}
+    facts = {"command": plan.command, "folds": plan.folds, "seed": plan.seed}
     figures: dict[str, Any] = plain({**facts, "detector": found, **judged})
     write_report(plan.out / "figures.html", "Cross-validation", figures)
     return figures
@@ -203,15 +203,7 @@ def detector_figures(plan: Plan, detectors: Sequence[Path]) -> dict[str, Any]:
     judged = [s for s in boxed(plan) if s.view is View.NT]
     for fold, folder in enumerate(detectors):
         own = [s for s in judged if corpus.fold_of(s, plan.folds, plan.seed) == fold]
-        finder = YoloDetector.load(folder)
-        for start in range(0, len(own), 16):
-            chunk = own[start : start + 16]
-            regions = [read_region(sample) for sample in chunk]
-            found = finder.detect([pixels for pixels, _ in regions], confidence=0.001)
-            matches += [
-                match(boxes, truth, sample.annotated)
-                for sample, boxes, (_, truth) in zip(chunk, found, regions, strict=True)
-            ]
+        matches += match_regions(YoloDetector.load(folder), own)
         samples += own
     by_set = {}
     for source in sorted({s.source for s in samples}):

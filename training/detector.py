@@ -29,7 +29,7 @@ from detector.regions import estimated_region
 from detector.vocabulary import LABELS
 from detector.yolo import WEIGHTS, YoloDetector, build_network, save_detector
 from training import look
-from training.metrics import DetectorScore, score_detector
+from training.metrics import DetectorScore, Matches, match, score
 from training.samples import Sample, data_hash, file_hash
 
 CODES = tuple(label.code for label in LABELS if label.code != "UNKNOWN")
@@ -345,18 +345,24 @@ def update_average(average: nn.Module, network: nn.Module, step: int, decay: flo
             mean.copy_(value)
 
 
+def match_regions(detector: YoloDetector, samples: Sequence[Sample]) -> list[dict[str, Matches]]:
+    """What the detector, as it serves, finds in each sample's region against the sample's boxes;
+    unsure boxes too, for average precision looks at them."""
+    matches: list[dict[str, Matches]] = []
+    for start in range(0, len(samples), 16):
+        chunk = samples[start : start + 16]
+        regions = [read_region(sample) for sample in chunk]
+        found = detector.detect([pixels for pixels, _ in regions], confidence=0.001)
+        matches += [
+            match(boxes, truth, sample.annotated)
+            for sample, boxes, (_, truth) in zip(chunk, found, regions, strict=True)
+        ]
+    return matches
+
+
 def evaluate_detector(detector: YoloDetector, samples: Sequence[Sample]) -> DetectorScore:
     """AP50 per label of the detector as it serves, on the samples' regions."""
-    predictions: list[tuple[Detection, ...]] = []
-    truths: list[list[Detection]] = []
-    for start in range(0, len(samples), 16):
-        crops = []
-        for sample in samples[start : start + 16]:
-            crop, boxes = read_region(sample)
-            crops.append(crop)
-            truths.append(boxes)
-        predictions.extend(detector.detect(crops, confidence=0.001))
-    return score_detector(predictions, truths, [sample.annotated for sample in samples])
+    return score(match_regions(detector, samples))
 
 
 def _as_detector(network: nn.Module, recipe: DetectorRecipe) -> YoloDetector:

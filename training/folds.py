@@ -42,6 +42,7 @@ class Plan:
     spatialclip: SpatialClipRecipe
     folds: int = 5
     seed: int = 0
+    command: str = "qc-model cross-validate"
 
 
 def predictions(out: Path) -> list[dict[str, Any]]:
@@ -85,7 +86,7 @@ def trained_detector(
             plan.detector,
             start=plan.detector_start,
             resume=True,
-            command="qc-model cross-validate",
+            command=plan.command,
         )
     return out
 
@@ -104,7 +105,7 @@ def judge_unseen(
             start=plan.spatialclip_start,
             cache=plan.out,
             resume=True,
-            command="qc-model cross-validate",
+            command=plan.command,
         )
     network = load_spatialclip(out)
     preprocessor = Preprocessor.load(out, pipeline.PICTURE_SIZE)

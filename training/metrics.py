@@ -36,15 +36,6 @@ class DetectorScore:
         return float(np.mean(list(self.ap50.values()))) if self.ap50 else float("nan")
 
 
-def score_detector(
-    predictions: Sequence[Sequence[Detection]],
-    truths: Sequence[Sequence[Detection]],
-    annotated: Sequence[frozenset[str]],
-) -> DetectorScore:
-    """Per-label AP50 over images; a label counts only in the images where it is annotated."""
-    return score([match(*each) for each in zip(predictions, truths, annotated, strict=True)])
-
-
 def match(
     predicted: Sequence[Detection], true: Sequence[Detection], annotated: frozenset[str]
 ) -> dict[str, Matches]:
