@@ -16,9 +16,6 @@ spool = "{spool}"
 port = 0
 network_timeout = {timeout}
 {more}
-[receive.pressure]
-soft_free_megabytes = 0
-hard_free_megabytes = 0
 """
 
 

@@ -28,9 +28,6 @@ port = 0
 processes = 2
 max_associations = 6
 max_associations_per_ae = 4
-[receive.pressure]
-soft_free_megabytes = 0
-hard_free_megabytes = 0
 """
 LOCAL_LIMIT = (0x02, 0x03, 0x02)
 
