@@ -17,9 +17,7 @@ from tests.wire import eventually
 # The worker loads its models first, on cores that may be busy.
 START_SECONDS = 600.0
 # The default marks would judge the disk of the machine that runs the tests.
-ROOMY = {
-    f"QC_DAEMON_RECEIVE__PRESSURE__{mark}_FREE_MEGABYTES": "0" for mark in ("SOFT", "HARD")
-}
+ROOMY = {f"QC_DAEMON_RECEIVE__PRESSURE__{mark}_FREE_MEGABYTES": "0" for mark in ("SOFT", "HARD")}
 
 
 @dataclass
