@@ -4,7 +4,7 @@ After the description of SpatialCLIP; parts carry its names so that its checkpoi
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -31,6 +31,7 @@ class SpatialClipConfig:
     """Sizes; `clip` is a transformers CLIPConfig as a dictionary. Defaults are the published.
 
     `stem` names a timm network whose features replace CLIP's patches of 32 pixels; empty: none.
+    `pooled`: their average over the picture joins the image feature past CLIP's blocks too.
     """
 
     clip: dict[str, Any]
@@ -43,10 +44,13 @@ class SpatialClipConfig:
     token_dropout: float = 0.1
     fusion: str = GATED
     stem: str = ""
+    pooled: bool = False
 
     def __post_init__(self) -> None:
         if self.fusion not in (GATED, CONCAT):
             raise ValueError(f"fusion {self.fusion!r} is neither {GATED} nor {CONCAT}")
+        if self.pooled and not self.stem:
+            raise ValueError("only a stem's features can be pooled")
 
     @property
     def dim(self) -> int:
@@ -153,6 +157,11 @@ class TriModalClip(nn.Module):
             dropout=config.dropout,
             token_dropout=config.token_dropout,
         )
+        self.pooled_projection = (
+            PooledProjection(self.stem.channels, config.dim)
+            if self.stem and config.pooled
+            else None
+        )
         self.logit_scale = nn.Parameter(self.clip_model.logit_scale.detach().clone())
 
     @property
@@ -167,11 +176,17 @@ class TriModalClip(nn.Module):
     def encode_image(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, H, W), CLIP-normalised, or what the stem made of it -> (B, d) of unit length."""
         clip = self.clip_model
+        seen = pixel_values
+        if self.stem is not None and not looked_at(seen):
+            seen = self.stem.look(seen)
         # CLIP checks the size of pictures; for as many patches its positions stay as they are.
         pooled = clip.vision_model(
-            pixel_values=pixel_values, interpolate_pos_encoding=looked_at(pixel_values)
+            pixel_values=seen, interpolate_pos_encoding=self.stem is not None
         ).pooler_output
-        return normalize(clip.visual_projection(pooled), dim=-1)
+        feature = clip.visual_projection(pooled)
+        if self.pooled_projection is not None:
+            feature = feature + self.pooled_projection(seen)
+        return normalize(feature, dim=-1)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, L) tokens, the last attended one EOS -> (B, d) of unit length.
@@ -185,6 +200,23 @@ class TriModalClip(nn.Module):
         rows = torch.arange(len(input_ids), device=input_ids.device)
         pooled = hidden.last_hidden_state[rows, last]
         return normalize(clip.text_projection(pooled), dim=-1)
+
+
+class PooledProjection(nn.Module):
+    """A stem's features (B, C, h, w) -> (B, d): their normalised average, projected.
+
+    From a thousand pictures a linear layer learns texture better than attention does. Starts at
+    zero, as if it were not there.
+    """
+
+    def __init__(self, channels: int, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.projection = nn.Linear(channels, dim, bias=False)
+        nn.init.zeros_(self.projection.weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.projection(self.norm(features.mean((2, 3))))  # type: ignore[no-any-return]
 
 
 class SpatialClip(nn.Module):
@@ -268,6 +300,12 @@ class SpatialClip(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.missing_tokens.device
+
+    def with_pooled(self) -> "SpatialClip":
+        """The same network with `pooled`, saying nothing yet; raises ValueError without a stem."""
+        wider = SpatialClip(replace(self.config, pooled=True))
+        wider.load_state_dict(wider.state_dict() | self.state_dict())
+        return wider.to(self.device).train(self.training)
 
     @classmethod
     def from_clip(cls, folder: Path, **sizes: Any) -> Self:

@@ -30,7 +30,8 @@ class ConvStem(nn.Module):
         super().__init__()
         self.name = name
         self.features = folded(_network(name))
-        self.projection = nn.Conv2d(self.features.feature_info.channels()[0], width, 1, bias=False)
+        self.channels: int = self.features.feature_info.channels()[0]
+        self.projection = nn.Conv2d(self.channels, width, 1, bias=False)
         gain = 255 / _SPREAD * torch.tensor(STD)
         offset = (255 * torch.tensor(MEAN) - _CENTRE) / _SPREAD
         self.gain = nn.Buffer(gain.view(1, 3, 1, 1), persistent=False)

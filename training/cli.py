@@ -203,7 +203,7 @@ def cross_validate(
     ],
     detector_size: int = 480,
     detector_epochs: int = 12,
-    stages: tuple[int, int, int] = (1, 1, 12),
+    stages: tuple[int, int, int] = (2, 12, 6),
     seed: int = 0,
     nested: Annotated[
         bool, typer.Option(help="Also bound the leak that is left, with one nested fold.")
@@ -240,9 +240,11 @@ def cross_validate(
                 balanced=True,
                 ema_decay=0.99,
                 modality_dropout=0.2,
-                alone=1.0,
+                alone=2.0,
                 hold_gates=3.0,
                 sights=10,
+                pooled=True,
+                as_seen=0.5,
                 seed=seed,
             ),
             folds=FOLDS,

@@ -102,6 +102,8 @@ def train_small_spatialclip(
     else:
         preprocessor = Preprocessor.load(start, PICTURE_SIZE)
         network = load_spatialclip(start)
+    if recipe.pooled:
+        network = network.with_pooled()
     stem = network.trimodal_clip.stem
     if recipe.sights and any(recipe.stages) and stem is not None:
         sights = (cache or out) / "sights"

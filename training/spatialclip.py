@@ -54,7 +54,9 @@ class SpatialClipRecipe:
     `head_rate` times the learning rate goes to the linear heads: on features of unit length their
     weights must grow long before a logit says anything. `stem_rate` times it goes to the image
     network, which is already trained. `sights` variations of each real picture are made once for
-    the published stages, which do not train the image network; 0: each is varied anew.
+    the published stages, which do not train the image network; 0: each is varied anew. `pooled`
+    gives a network that has learnt without it the stem's average (`SpatialClipConfig.pooled`).
+    `as_seen` is the share of draws that show a picture as serving will.
     """
 
     epochs: int = 16
@@ -80,6 +82,8 @@ class SpatialClipRecipe:
     ema_decay: float = 0.0
     lora: int = 0
     sights: int = 0
+    pooled: bool = False
+    as_seen: float = 0.0
     seed: int = 0
 
     @classmethod
@@ -106,7 +110,7 @@ ALONE = torch.eye(3, dtype=torch.bool)
 SHARES = (0.4, 0.2, 0.4)
 """Of image, text and layout. Words name what the layout holds, without its place and sureness, and
 change at a threshold: half a share."""
-HEADS = ("gate_proj.", "classifier.", "view_head.")
+HEADS = ("gate_proj.", "classifier.", "view_head.", "trimodal_clip.pooled_projection.")
 STEM = ".patch_embedding.features."
 
 
@@ -140,10 +144,16 @@ def make_batch(
     items: Sequence[Evidence],
     preprocessor: Preprocessor,
     generator: np.random.Generator | None = None,
+    as_seen: float = 0.0,
 ) -> Batch:
-    """A batch, varied at random when a generator is given; from the items' sights where they have
-    some."""
-    shown = [item.as_seen() if generator is None else _varied(item, generator) for item in items]
+    """A batch, varied at random when a generator is given, but for the share `as_seen`; from the
+    items' sights where they have some."""
+    shown = [
+        item.as_seen()
+        if generator is None or generator.random() < as_seen
+        else _varied(item, generator)
+        for item in items
+    ]
     pictures, words = [s.picture for s in shown], [s.words for s in shown]
     seen = bool(items) and bool(items[0].sights)
     return Batch(
@@ -372,7 +382,7 @@ class _Run:
         order = self._order(generator)
         for start in range(0, self.steps * recipe.batch, recipe.batch):
             chosen = [self.training[i] for i in order[start : start + recipe.batch]]
-            batch = make_batch(chosen, self.preprocessor, generator)
+            batch = make_batch(chosen, self.preprocessor, generator, recipe.as_seen)
             for group in self.optimizer.param_groups:
                 group["lr"] = group["peak"] * schedule(self.step, total, warm)
             rate = 0.0 if self.stage is Stage.FUSION else recipe.modality_dropout

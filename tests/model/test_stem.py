@@ -1,11 +1,14 @@
 """The convolutional stem: what an image network knows, as CLIP's patches."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+from model.checkpoint import load_spatialclip, save_spatialclip
 from model.inputs import MEAN, STD
-from model.spatialclip import SpatialClip, small_config
+from model.spatialclip import SpatialClip, SpatialClipConfig, full_config, small_config
 from model.stages import Stage, set_stage
 from model.stem import ConvStem, folded
 
@@ -67,3 +70,37 @@ def test_the_first_stages_are_not_trained() -> None:
     assert not any(p.requires_grad for p in features.conv_stem.parameters())
     assert not any(p.requires_grad for p in features.blocks[0].parameters())
     assert all(p.requires_grad for p in features.blocks[-1].parameters())
+
+
+def test_the_pooled_average_says_nothing_until_it_has_learnt(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plain = SpatialClip(small_config(300)).eval()
+    wider = plain.with_pooled()
+    assert wider.config.pooled
+    assert not wider.training
+    pixels = torch.randn(2, 3, 288, 288)
+    with torch.no_grad():
+        before = plain.trimodal_clip.encode_image(pixels)
+        assert torch.equal(wider.trimodal_clip.encode_image(pixels), before)
+        wider.trimodal_clip.pooled_projection.projection.weight.normal_()
+        after = wider.trimodal_clip.encode_image(pixels)
+    assert (after - before).abs().max() > 0.01
+    assert torch.allclose(after.norm(dim=-1), torch.ones(2))
+    save_spatialclip(tmp_path, wider)
+    with torch.no_grad():
+        again = load_spatialclip(tmp_path).trimodal_clip.encode_image(pixels)
+    # Weights are kept in half precision.
+    assert (again - after).abs().max() < 5e-3
+
+
+@pytest.mark.parametrize("stage", [Stage.FUSION, Stage.PROJECTION, Stage.TOP])
+def test_every_published_stage_trains_the_pooled_average(stage: Stage) -> None:
+    model = SpatialClip(small_config(300)).with_pooled()
+    set_stage(model, stage)
+    assert all(p.requires_grad for p in model.trimodal_clip.pooled_projection.parameters())
+    assert not any(p.requires_grad for p in model.trimodal_clip.stem.parameters())
+
+
+def test_nothing_is_pooled_without_a_stem() -> None:
+    with pytest.raises(ValueError, match="stem"):
+        SpatialClipConfig(full_config().clip, pooled=True)

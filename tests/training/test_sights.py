@@ -90,6 +90,11 @@ def test_sights_are_made_once_and_drawn_at_random(
     drawn = [make_batch(again, preprocessor, generator).inputs.pixel_values[0] for _ in range(12)]
     assert len({float(features.sum()) for features in drawn}) == 3
     assert not any(torch.equal(features, plain[0]) for features in drawn)
+    # As serving sees it, in the share that is asked for.
+    mixed = [
+        make_batch(again, preprocessor, generator, 0.5).inputs.pixel_values[0] for _ in range(40)
+    ]
+    assert 8 <= sum(torch.equal(features, plain[0]) for features in mixed) <= 32
 
 
 def test_training_on_sights_leaves_the_stem_as_it_was(tmp_path: Path) -> None:
@@ -102,7 +107,7 @@ def test_training_on_sights_leaves_the_stem_as_it_was(tmp_path: Path) -> None:
     train_small_spatialclip(
         items, items, start, SpatialClipRecipe(epochs=0, batch=4), resume=False, command="test"
     )
-    recipe = SpatialClipRecipe(stages=(0, 1, 1), batch=4, simulated=0.5, sights=2)
+    recipe = SpatialClipRecipe(stages=(0, 1, 1), batch=4, simulated=0.5, sights=2, pooled=True)
     facts = train_small_spatialclip(
         items[:8],
         items[8:],
@@ -125,6 +130,9 @@ def test_training_on_sights_leaves_the_stem_as_it_was(tmp_path: Path) -> None:
     now = after.trimodal_clip.stem.features.state_dict()
     assert all(torch.equal(kept[name], now[name]) for name in kept)
     assert not torch.equal(before.classifier.weight, after.classifier.weight)
+    assert not before.config.pooled
+    assert after.trimodal_clip.pooled_projection is not None
+    assert after.trimodal_clip.pooled_projection.projection.weight.abs().max() > 0
 
 
 def test_a_real_picture_gets_another_shape_and_a_simulated_one_keeps_it() -> None:
