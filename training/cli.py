@@ -203,7 +203,7 @@ def cross_validate(
     ],
     detector_size: int = 480,
     detector_epochs: int = 12,
-    stages: tuple[int, int, int] = (2, 12, 6),
+    stages: tuple[int, int, int] = (2, 12, 4),
     seed: int = 0,
     nested: Annotated[
         bool, typer.Option(help="Also bound the leak that is left, with one nested fold.")
@@ -245,6 +245,7 @@ def cross_validate(
                 sights=10,
                 pooled=True,
                 as_seen=0.5,
+                steady=6.0,
                 seed=seed,
             ),
             folds=FOLDS,

@@ -39,7 +39,7 @@ class Evidence:
 
     Descriptions and detections come twice: as seen, and of the mirrored picture. Detections are
     those of the layout, weak ones among them. `sights` are made once by `training.sights`: the
-    sample as it is, then varied copies.
+    sample as it is, then varied ones; `copies` are the stem's features of it after JPEG.
     """
 
     picture: Pixels
@@ -48,6 +48,7 @@ class Evidence:
     size: tuple[int, int]
     sample: Sample
     sights: tuple[Sight, ...] = ()
+    copies: tuple[npt.NDArray[Any], ...] = ()
 
     def as_seen(self) -> Sight:
         """The sample unvaried."""

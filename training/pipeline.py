@@ -21,7 +21,7 @@ from model.spatialclip import SpatialClip, small_config
 from training import corpus
 from training.evidence import Evidence, gathered
 from training.samples import Sample, file_hash
-from training.sights import with_sights
+from training.sights import with_copies, with_sights
 from training.spatialclip import SpatialClipRecipe, train_spatialclip
 
 BOS, PAD, EOS = "<s>", "<pad>", "</s>"
@@ -111,6 +111,8 @@ def train_small_spatialclip(
             with_sights(part, stem, preprocessor, sights, varied=varied, seed=recipe.seed)
             for part, varied in ((training, recipe.sights), (validation, 0))
         )
+        if recipe.steady:
+            training = with_copies(training, stem, preprocessor, sights, recipe.seed)
     facts = train_spatialclip(
         network, training, validation, preprocessor, out, recipe, resume=resume
     )

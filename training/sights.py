@@ -8,7 +8,9 @@ looks then draw from those.
 import functools
 import hashlib
 import inspect
+import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -16,15 +18,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
 from detector.detection import Detection
+from detector.frame import Pixels
 from model.inputs import Preprocessor
 from model.stem import ConvStem
 from training import look, marks, variation
+from training.detector import read_region
 from training.evidence import Evidence, Sight
 from training.variation import vary
+
+# Copies of a picture, their lowest JPEG quality, and one above the highest.
+_JPEG = (4, 75, 96)
 
 
 def with_sights(
@@ -39,19 +47,66 @@ def with_sights(
     """The items, each with its sights: as it is, and `varied` variations; a simulated picture, of
     which there are many and which varies little, has one. 0: none of either."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = hashlib.sha256()
-    for tensor in stem.features.state_dict().values():
-        weights.update(tensor.detach().cpu().numpy().tobytes())
+    weights = _weights(stem)
     stem.eval()
     found = []
     for item in track(items, "looking", console=Console(stderr=True)):
         count = min(varied, 1) if item.sample.simulated else varied
-        key = _key(item, weights.digest(), count, seed)
+        key = _key(item, weights, count, seed)
         path = folder / f"{key}.npz"
         if not path.is_file():
             _look(item, stem, preprocessor, path, count, int(key, 16))
         found.append(replace(item, sights=_read(path)))
     return found
+
+
+def with_copies(
+    items: Sequence[Evidence], stem: ConvStem, preprocessor: Preprocessor, folder: Path, seed: int
+) -> list[Evidence]:
+    """The items, each real one with what the stem sees of JPEG copies of its picture, compressed as
+    they lie on disk: before they are made small."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = _weights(stem)
+    stem.eval()
+    found = []
+    for item in track(items, "looking at copies", console=Console(stderr=True)):
+        if item.sample.simulated:
+            found.append(item)
+            continue
+        told = hashlib.sha256(weights + item.picture.tobytes() + repr((_JPEG, seed)).encode())
+        key = told.hexdigest()[:24]
+        path = folder / f"copies-{key}.npy"
+        if not path.is_file():
+            copies = _copies(item, preprocessor, np.random.default_rng(int(key, 16)))
+            with torch.inference_mode():
+                features = torch.cat([stem.look(preprocessor.images([copy])) for copy in copies])
+            partial = path.with_suffix(f".partial-{os.getpid()}")
+            with partial.open("wb") as file:
+                np.save(file, features.half().cpu().numpy())
+            partial.replace(path)
+        found.append(replace(item, copies=tuple(np.load(path))))
+    return found
+
+
+def _copies(
+    item: Evidence, preprocessor: Preprocessor, generator: np.random.Generator
+) -> list[Pixels]:
+    picture = Image.fromarray(read_region(item.sample)[0])
+    count, lowest, highest = _JPEG
+    copies = []
+    for _ in range(count):
+        file = io.BytesIO()
+        quality, subsampling = generator.integers((lowest, 1), (highest, 3))
+        picture.save(file, "JPEG", quality=int(quality), subsampling=int(subsampling))
+        copies.append(preprocessor.letterbox(np.asarray(Image.open(file).convert("RGB"))))
+    return copies
+
+
+def _weights(stem: ConvStem) -> bytes:
+    told = hashlib.sha256()
+    for tensor in stem.features.state_dict().values():
+        told.update(tensor.detach().cpu().numpy().tobytes())
+    return told.digest()
 
 
 def _key(item: Evidence, weights: bytes, count: int, seed: int) -> str:
@@ -87,7 +142,7 @@ def _look(
         {"words": s.words, "boxes": [astuple(d) for d in s.detections], "size": s.size}
         for s in sights
     ]
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".partial-{os.getpid()}")
     with partial.open("wb") as file:
         np.savez(file, features=features.half().cpu().numpy(), told=np.array(json.dumps(told)))
     partial.replace(path)

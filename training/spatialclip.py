@@ -56,7 +56,8 @@ class SpatialClipRecipe:
     network, which is already trained. `sights` variations of each real picture are made once for
     the published stages, which do not train the image network; 0: each is varied anew. `pooled`
     gives a network that has learnt without it the stem's average (`SpatialClipConfig.pooled`).
-    `as_seen` is the share of draws that show a picture as serving will.
+    `as_seen` is the share of draws that show a picture as serving will. `steady` weighs the squared
+    change of the logits, whole and of the image alone, in a JPEG copy of such a picture.
     """
 
     epochs: int = 16
@@ -84,6 +85,7 @@ class SpatialClipRecipe:
     sights: int = 0
     pooled: bool = False
     as_seen: float = 0.0
+    steady: float = 0.0
     seed: int = 0
 
     @classmethod
@@ -130,7 +132,8 @@ class CriteriaHeads(nn.Module):
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Inputs and truths: standard (B,), view index (B,), which rows have a quality truth, and
-    criteria (B, C): 1 met, 0 not met, NaN unknown."""
+    criteria (B, C): 1 met, 0 not met, NaN unknown. `copies` are what the stem saw of JPEG copies of
+    the rows `copied` (K,)."""
 
     inputs: Inputs
     standard: Tensor
@@ -138,6 +141,8 @@ class Batch:
     judged: Tensor
     criteria: Tensor
     words: list[str]
+    copies: Tensor | None = None
+    copied: tuple[int, ...] = ()
 
 
 def make_batch(
@@ -148,11 +153,16 @@ def make_batch(
 ) -> Batch:
     """A batch, varied at random when a generator is given, but for the share `as_seen`; from the
     items' sights where they have some."""
+    plain = [generator is None or generator.random() < as_seen for _ in items]
     shown = [
-        item.as_seen()
-        if generator is None or generator.random() < as_seen
-        else _varied(item, generator)
-        for item in items
+        item.as_seen() if is_plain or generator is None else _varied(item, generator)
+        for item, is_plain in zip(items, plain, strict=True)
+    ]
+    copied: list[int] = []
+    if generator is not None:
+        copied = [i for i, item in enumerate(items) if plain[i] and item.copies]
+    copies = [
+        items[i].copies[int(generator.integers(len(items[i].copies)))] for i in copied if generator
     ]
     pictures, words = [s.picture for s in shown], [s.words for s in shown]
     seen = bool(items) and bool(items[0].sights)
@@ -169,6 +179,8 @@ def make_batch(
             [[item.sample.criteria.get(code, math.nan) for code in CRITERIA] for item in items]
         ),
         words,
+        torch.from_numpy(np.stack(copies)).float() if copies else None,
+        tuple(copied),
     )
 
 
@@ -207,6 +219,7 @@ def losses(
         features = network.encode(**inputs)
         output = network.fuse(*features, present)
         alone = [network.fuse(*features, only.expand(len(present), 3)) for only in ALONE]
+        change = copy_change(network, features, batch) if recipe.steady else None
     target = batch.standard * (1 - 2 * recipe.smoothing) + recipe.smoothing
     judged = batch.judged.float() * weights[batch.standard.long()]
     judged = judged / judged.sum().clamp(min=1e-6)
@@ -221,6 +234,8 @@ def losses(
         whole = output.gates[present.all(-1)].float().clamp(min=1e-6)
         shares = torch.tensor(SHARES)
         total = total + recipe.hold_gates * (shares * (shares / whole).log()).sum() / len(present)
+    if change is not None:
+        total = total + recipe.steady * change
     total = total + F.cross_entropy(
         output.view_logits.float(), batch.view, label_smoothing=recipe.smoothing
     )
@@ -245,6 +260,23 @@ def losses(
         for now, then in zip((image, text), was[:2], strict=True):
             total = total + recipe.preservation * (1 - (now * then.float()).sum(-1)).mean()
     return total
+
+
+def copy_change(
+    network: SpatialClip, features: tuple[Tensor, Tensor, Tensor], batch: Batch
+) -> Tensor | None:
+    """The mean squared difference between the logits of pictures and of their JPEG copies, whole
+    and of the image alone; None where none is copied."""
+    if batch.copies is None:
+        return None
+    image, text, spatial = (feature[list(batch.copied)] for feature in features)
+    again = network.trimodal_clip.encode_image(batch.copies)
+    differences = [
+        network.fuse(image, text, spatial, present).logit.float()
+        - network.fuse(again, text, spatial, present).logit.float()
+        for present in (None, ALONE[:1].expand(len(image), 3))
+    ]
+    return torch.stack(differences).square().mean()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from detector.detection import Detection
 from detector.vocabulary import View
@@ -15,8 +16,8 @@ from training import sights
 from training.evidence import Evidence, mirror
 from training.pipeline import PICTURE_SIZE, train_small_spatialclip, train_tokenizer
 from training.samples import Sample
-from training.sights import with_sights
-from training.spatialclip import SpatialClipRecipe, make_batch, predict
+from training.sights import with_copies, with_sights
+from training.spatialclip import SpatialClipRecipe, copy_change, make_batch, predict
 from training.variation import vary
 
 WORDS = ("The nuchal translucency is seen.", "The palate is seen.")
@@ -95,6 +96,46 @@ def test_sights_are_made_once_and_drawn_at_random(
         make_batch(again, preprocessor, generator, 0.5).inputs.pixel_values[0] for _ in range(40)
     ]
     assert 8 <= sum(torch.equal(features, plain[0]) for features in mixed) <= 32
+
+
+def test_copies_are_of_real_pictures_as_they_lie_on_disk(
+    network: SpatialClip, preprocessor: Preprocessor, tmp_path: Path
+) -> None:
+    stem = network.trimodal_clip.stem
+    assert stem is not None
+    items = [an_item(0), an_item(1, "phantoms")]
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 255, (SIZE[1], SIZE[0], 3), np.uint8)
+    for item in items:
+        path = tmp_path / f"{item.sample.source}.png"
+        Image.fromarray(pixels).save(path)
+        item.sample = replace(item.sample, image=path, region=(0.0, 0.0, *map(float, SIZE)))
+        item.picture = preprocessor.letterbox(pixels)
+    seen = with_sights(items, stem, preprocessor, tmp_path / "kept", varied=1, seed=0)
+    real, simulated = with_copies(seen, stem, preprocessor, tmp_path / "kept", seed=0)
+    assert not simulated.copies
+    plain = real.sights[0].picture
+    off = [float(np.abs(copy - plain).mean()) for copy in real.copies]
+    assert len(off) == 4
+    # Noise is the hardest picture for JPEG: features are off, but are still of the same picture.
+    assert all(0 < each < 0.5 * float(np.abs(plain).mean()) for each in off)
+    kept = [path.stat().st_mtime_ns for path in (tmp_path / "kept").glob("copies-*")]
+    again, _ = with_copies(seen, stem, preprocessor, tmp_path / "kept", seed=0)
+    assert kept == [path.stat().st_mtime_ns for path in (tmp_path / "kept").glob("copies-*")]
+    assert all(np.array_equal(a, b) for a, b in zip(real.copies, again.copies, strict=True))
+
+    batch = make_batch([simulated, real], preprocessor, np.random.default_rng(0), 1.0)
+    assert batch.copied == (1,)
+    features = network.encode(**{n: getattr(batch.inputs, n) for n in batch.inputs.__slots__})
+    with torch.no_grad():
+        change = copy_change(network, features, batch)
+        assert change is not None
+        assert float(change) > 0
+        same = replace(batch, copies=batch.inputs.pixel_values[1:])
+        assert float(copy_change(network, features, same)) == pytest.approx(0, abs=1e-8)  # type: ignore[arg-type]
+    # A varied picture has no copy to be compared with.
+    varied = make_batch([simulated, real], preprocessor, np.random.default_rng(0), 0.0)
+    assert copy_change(network, features, varied) is None
 
 
 def test_training_on_sights_leaves_the_stem_as_it_was(tmp_path: Path) -> None:
