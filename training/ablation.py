@@ -19,6 +19,7 @@ ABLATIONS: dict[str, tuple[bool, bool, bool]] = {
     "layout alone": (False, False, True),
 }
 """Which of image, text and layout are there. "Without" one is the pair of the others."""
+ALONE = tuple(name for name, there in ABLATIONS.items() if sum(there) == 1)
 
 
 @torch.inference_mode()

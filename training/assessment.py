@@ -13,12 +13,13 @@ import numpy as np
 from detector.vocabulary import View
 from model.finding import NON_STANDARD, REVIEW, STANDARD
 from training import alignment, curves, quality
-from training.ablation import BRANCHES
+from training.ablation import ALONE, BRANCHES
 from training.metrics import box_figures
 from training.verdict import Verdict
 
 NO_VIEW = "none of the views"
 WORST = 20
+PASSED, REFUSED = "passed though not standard", "refused though standard"
 
 
 def assess(
@@ -40,6 +41,7 @@ def assess(
         found["strata"] = strata(judged)
     if ablation and judged and all(verdict.ablated for verdict in judged):
         found["ablation"] = of_ablation(judged)
+        found["mistakes"] = mistakes(judged)
     if all(verdict.features is not None for verdict in verdicts):
         features = np.stack([v.features for v in verdicts if v.features is not None])
         found["alignment"] = alignment.health(features, [v.words for v in verdicts])
@@ -176,6 +178,18 @@ def by_defect(verdicts: Sequence[Verdict]) -> dict[str, dict[str, int]]:
     return dict(sorted(found.items()))
 
 
+def mistakes(verdicts: Sequence[Verdict]) -> dict[str, dict[str, int]]:
+    """How many standard pictures were refused and others passed, and of how many of these each
+    branch alone was wrong as well (P(standard) on the wrong side of 0.5)."""
+    found = {}
+    for name, label in ((REFUSED, NON_STANDARD), (PASSED, STANDARD)):
+        wrong = [v for v in verdicts if v.label == label and _truth(v) != (label == STANDARD)]
+        found[name] = {"pictures": len(wrong)} | {
+            branch: sum((v.ablated[branch] >= 0.5) != v.standard for v in wrong) for branch in ALONE
+        }
+    return found
+
+
 def failures(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     """The pictures given a wrong view or a wrong label, the surest errors first."""
     wrong = [verdict for verdict in verdicts if _reason(verdict)]
@@ -221,7 +235,7 @@ def _reason(verdict: Verdict) -> str:
     right = _truth(verdict) == (verdict.label == STANDARD)
     if verdict.label != REVIEW and not right:
         passed = verdict.label == STANDARD
-        reasons.append("passed though not standard" if passed else "refused though standard")
+        reasons.append(PASSED if passed else REFUSED)
         if not verdict.unmet:
             reasons.append("no criterion seen as unmet")
     if reasons and verdict.flags:

@@ -191,6 +191,15 @@ def read_cross_validation(folder: Path) -> dict[str, Any]:
         "cross_validation": {
             **{name: figures[name] for name in (*kept, "looks left out") if name in figures},
             "detector": {"map50": figures["detector"]["map50"]},
+            "sets": {
+                name: {
+                    "labels": each["labels"],
+                    "view accuracy": each["views"]["accuracy"],
+                    "detector mAP50": each["detector"]["map50"],
+                    "mistakes": each["mistakes"],
+                }
+                for name, each in figures["sets"].items()
+            },
         }
     }
 

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from training.ablation import WHOLE
+from model.finding import NON_STANDARD, REVIEW, STANDARD
+from training.ablation import ALONE, WHOLE
 from training.choice import ISOTONIC, TEMPERATURE
 from training.report import QUALITY, interval, number
 
 KINDS = (TEMPERATURE, ISOTONIC)
+LABELS = (STANDARD, REVIEW, NON_STANDARD)
 LOOKS = ("AUROC", "sensitivity", "specificity")
 
 
@@ -46,7 +48,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
     commands = "\n".join(f"    {part['command']}" for part in made if part.get("command"))
     return f"""# Model card: {facts["name"]} {facts["version"]}
 
-**Trained mostly on simulations. Not for clinical use.**
+**{_evidence(facts)} Not for clinical use.**
 
 ## Intended use
 Quality control of first-trimester (11+0 to 13+6 weeks) ultrasound pictures: which of the views
@@ -108,6 +110,14 @@ Figures on phantoms of unseen seeds: `qc-model evaluate`, see docs/benchmarks.md
 """
 
 
+def _evidence(facts: Mapping[str, Any]) -> str:
+    """Which views rest on real pictures."""
+    real = [view for view in facts["views"] if view in facts["real_views"]]
+    if not real:
+        return "Trained on simulations."
+    return f"Only {', '.join(real)} has learnt from real pictures, all of one data set."
+
+
 def _division(facts: Mapping[str, Any]) -> str:
     """Which pictures which part learnt from."""
     if "cross_validation" in facts:
@@ -161,7 +171,44 @@ by networks of the same recipe that had not seen them; the shipped ones are othe
 | figure | value | 95 % interval |
 |---|---|---|
 {table}
-{left_out if looks else ""}"""
+{left_out if looks else ""}{_by_set(found.get("sets", {}))}"""
+
+
+def _by_set(sets: Mapping[str, Any]) -> str:
+    """What the pictures of each set were called, and what misled the network; empty without any."""
+    if not sets:
+        return ""
+    called = "\n".join(
+        f"| {name} | {truth} | {sum(said.values())} | "
+        + " | ".join(str(said.get(label, 0)) for label in LABELS)
+        + f" | {number(each['view accuracy']['value'])}"
+        + f" | {number(each['detector mAP50']['value'])} |"
+        for name, each in sets.items()
+        for truth, said in each["labels"]["matrix"].items()
+    )
+    misled = "\n".join(
+        f"| {name} | {mistake} | {wrong['pictures']} | "
+        + " | ".join(str(wrong[branch]) for branch in ALONE)
+        + " |"
+        for name, each in sets.items()
+        for mistake, wrong in each["mistakes"].items()
+        if wrong["pictures"]
+    )
+    return f"""
+What these networks called the pictures of each set, without criteria and without the
+out-of-distribution score:
+
+| set | are | pictures | {" | ".join(f"called {label}" for label in LABELS)} | right view | mAP50 |
+|---|---|---|---|---|---|---|---|
+{called}
+
+Failures, and how many of them each branch alone would have got wrong too: where image and layout
+both are, nothing in the network speaks for the truth.
+
+| set | failure | pictures | {" | ".join(ALONE)} |
+|---|---|---|---|---|---|
+{misled}
+"""
 
 
 def _simulated_only(facts: Mapping[str, Any]) -> str:

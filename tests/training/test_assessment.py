@@ -131,6 +131,21 @@ def test_failures_are_the_surest_errors_first_with_their_reasons() -> None:
     assert len(assess([poor, refused, astray], worst=2)["failures"]) == 2
 
 
+def test_mistakes_tell_which_branch_was_wrong_as_well() -> None:
+    sure = dict.fromkeys(ABLATIONS, 0.9)
+    passed = replace(RIGHT, standard=False, ablated=sure | {"text alone": 0.2})
+    refused = replace(
+        RIGHT, probability=0.1, label=NON_STANDARD, ablated=sure | {"layout alone": 0.1}
+    )
+    left = replace(passed, label=REVIEW, probability=0.5)
+    right = replace(RIGHT, ablated=sure)
+    found = assess([right, passed, passed, refused, left], ablation=True)["mistakes"]
+    told = {"image alone": 2, "text alone": 0, "layout alone": 2}
+    assert found["passed though not standard"] == {"pictures": 2} | told
+    told = {"image alone": 0, "text alone": 0, "layout alone": 1}
+    assert found["refused though standard"] == {"pictures": 1} | told
+
+
 def test_criteria_and_defects_are_tallied_where_their_truth_is_known() -> None:
     outcomes = (Criterion("CRIT-NT", False), Criterion("CRIT-GAIN", None))
     known = replace(

@@ -101,7 +101,12 @@ def test_every_real_picture_is_judged_once_by_models_that_never_saw_it(tmp_path:
     assert facts["metrics"]["calibration"]["all"]["pictures"] == len(seen)
     assert facts["cross_validation"]["set 2"]["AUROC"] == figures["set 2"]["AUROC"]
     card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
-    for told in ("3-fold cross-validation", "look 2 | look left out", "AUROC, fold 0, nested"):
+    for told in (
+        "3-fold cross-validation",
+        "look 2 | look left out",
+        "AUROC, fold 0, nested",
+        "right view",
+    ):
         assert told in card
     before = {p: p.stat().st_mtime_ns for p in plan.out.rglob("weights.safetensors")}
     assert cross_validate(plan, nested=True, looks=True) == figures
