@@ -30,6 +30,7 @@ from detector.vocabulary import LABELS
 from detector.yolo import WEIGHTS, YoloDetector, build_network, save_detector
 from training import look
 from training.metrics import DetectorScore, Matches, match, score
+from training.precision import autocast
 from training.samples import Sample, data_hash, file_hash
 
 CODES = tuple(label.code for label in LABELS if label.code != "UNKNOWN")
@@ -286,7 +287,7 @@ def train_detector(
                 group["lr"] = recipe.learning_rate * schedule(
                     step, total_steps, recipe.warmup_steps
                 )
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast("cpu"):
                 output = network(batch.images)
             value = loss(output, batch)
             optimizer.zero_grad(set_to_none=True)

@@ -33,6 +33,7 @@ from training.adapters import add_adapters, merge_adapters
 from training.detector import epoch_order, schedule, update_average
 from training.evidence import Evidence, Sight
 from training.losses import class_weights, contrastive, quality_loss
+from training.precision import autocast
 from training.samples import data_hash
 from training.variation import vary
 
@@ -215,7 +216,7 @@ def losses(
     found it, whose image and text features are to be preserved.
     """
     inputs = {name: getattr(batch.inputs, name) for name in batch.inputs.__slots__}
-    with torch.autocast(network.device.type, torch.bfloat16):
+    with autocast(network.device):
         features = network.encode(**inputs)
         output = network.fuse(*features, present)
         alone = [network.fuse(*features, only.expand(len(present), 3)) for only in ALONE]

@@ -1,0 +1,23 @@
+"""Training does not imitate a precision that the machine lacks."""
+
+import pytest
+import torch
+
+from training.precision import autocast
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, torch.float32),
+        ({"avx2": True, "avx512_bf16": True}, torch.bfloat16),
+        ({"neon": True, "bf16": True}, torch.bfloat16),
+        ({}, torch.float32),
+    ],
+)
+def test_a_cpu_trains_in_what_it_multiplies(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], precision: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    with autocast("cpu"):
+        assert torch.nn.Linear(4, 4)(torch.ones(2, 4)).dtype is precision
