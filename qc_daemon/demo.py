@@ -42,8 +42,8 @@ from qc_daemon.tables import flat
 from training.phantom.dicom import exam
 
 BANNER = (
-    "Trained mostly on simulated pictures. Not for clinical use. "
-    "Verdicts on real pictures have little evidence; see the model card."
+    "Not for clinical use. Only NT has learnt from real pictures, all of one data set; other views "
+    "know simulations. See the model card."
 )
 EXAM_SEED = 7
 CINE_FRAMES = 12

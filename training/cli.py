@@ -245,7 +245,7 @@ def cross_validate(
                 sights=10,
                 pooled=True,
                 as_seen=0.5,
-                steady=6.0,
+                steady=3.0,
                 seed=seed,
             ),
             folds=FOLDS,
