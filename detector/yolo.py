@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from detector.codes import ErrorCode, QCError
-from detector.detection import Detection, area, clip
+from detector.detection import Detection, area, at_least, clip
 from detector.frame import Pixels
 from detector.letterbox import Letterbox
+from detector.mirror import agreed, mirrored
 from detector.offline import ultralytics_tasks
 from detector.vocabulary import BY_CODE, BY_FETUS_FRAMEWORK
 
@@ -39,12 +40,17 @@ class YoloDetector:
         labels: Sequence[str],
         size: int,
         confidence: float = LEAST_CONFIDENCE,
+        mirrored: bool = False,
     ) -> None:
-        """`labels` are vocabulary codes in class order; `size` is the square side in pixels."""
+        """`labels` are vocabulary codes in class order; `size` is the square side in pixels.
+
+        `mirrored`: it looks at the mirror image too, in twice the time, and says what both tell.
+        """
         self.network = network.eval()
         self.labels = tuple(labels)
         self.size = size
         self.confidence = confidence
+        self.mirrored = mirrored
 
     @classmethod
     def load(cls, folder: Path, device: str | torch.device = "cpu") -> Self:
@@ -59,6 +65,7 @@ class YoloDetector:
             description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
             labels = tuple(map(str, description["labels"]))
             size, confidence = int(description["size"]), float(description["confidence"])
+            mirrored = bool(description.get("mirrored", False))
             architecture = yaml.safe_load((folder / ARCHITECTURE).read_text(encoding="utf-8"))
             weights = load_file(folder / WEIGHTS)
             _check(labels, size)
@@ -72,7 +79,7 @@ class YoloDetector:
         network.eval()
         network.fuse(verbose=False)  # type: ignore[operator]
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(network, labels, size, confidence)
+        return cls(network, labels, size, confidence, mirrored)
 
     @torch.inference_mode()
     def detect(
@@ -83,6 +90,17 @@ class YoloDetector:
         Boxes are in the given picture's pixels. `confidence` replaces the bundle's own floor.
         """
         floor = self.confidence if confidence is None else confidence
+        found = self._look(images)
+        if self.mirrored:
+            flipped = [np.ascontiguousarray(image[:, ::-1]) for image in images]
+            found = [
+                agreed(once, mirrored(again, image.shape[1]))
+                for image, once, again in zip(images, found, self._look(flipped), strict=True)
+            ]
+        return [at_least(floor, each)[:MAX_DETECTIONS] for each in found]
+
+    def _look(self, images: Sequence[Pixels]) -> list[tuple[Detection, ...]]:
+        """The best box of each label, however unsure, best first."""
         found: list[tuple[Detection, ...]] = []
         for start in range(0, len(images), _BATCH):
             chunk = images[start : start + _BATCH]
@@ -94,7 +112,7 @@ class YoloDetector:
                 batch = np.stack([fits[row].apply(chunk[row], fill=FILL) for row in alike])
                 best, scores = self._best(batch, window)
                 for row, box, score in zip(alike, best, scores, strict=True):
-                    rows[row] = self._detections(chunk[row], fits[row], box, score, floor)
+                    rows[row] = self._detections(chunk[row], fits[row], box, score)
             found.extend(rows)
         return found
 
@@ -117,7 +135,7 @@ class YoloDetector:
         return best.double().cpu().numpy() + offset, scores.double().cpu().numpy()
 
     def _detections(
-        self, image: Pixels, letterbox: Letterbox, boxes: Any, scores: Any, floor: float
+        self, image: Pixels, letterbox: Letterbox, boxes: Any, scores: Any
     ) -> tuple[Detection, ...]:
         height, width = image.shape[:2]
         kept = [
@@ -127,10 +145,9 @@ class YoloDetector:
                 min(1.0, score),
             )
             for label, box, score in zip(self.labels, boxes.tolist(), scores.tolist(), strict=True)
-            if score >= floor
         ]
         kept.sort(key=lambda d: (-d.confidence, d.label))
-        return tuple(d for d in kept if area(d.bbox) > 0)[:MAX_DETECTIONS]
+        return tuple(d for d in kept if area(d.bbox) > 0)
 
 
 def build_network(architecture: str | Mapping[str, Any], classes: int) -> Any:
@@ -151,6 +168,7 @@ def save_detector(
     labels: Sequence[str],
     size: int,
     confidence: float = LEAST_CONFIDENCE,
+    mirrored: bool = False,
 ) -> None:
     """Write the three files that `YoloDetector.load` reads; weights as float16.
 
@@ -165,6 +183,8 @@ def save_detector(
     )
     save_file({k: _narrowed(v) for k, v in network.state_dict().items()}, folder / WEIGHTS)
     description = {"labels": list(labels), "size": size, "confidence": confidence}
+    if mirrored:
+        description["mirrored"] = True
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
-from detector.vocabulary import BY_CODE, LABELS
+from detector.vocabulary import LABELS
 
 FEATURES = 13
 # A side below a tenth of a pixel of 224 has no area worth a logarithm.
@@ -48,17 +48,6 @@ def geometry(boxes: Tensor, confidences: Tensor, mask: Tensor) -> Tensor:
         dim=-1,
     )
     return features.masked_fill(~mask.unsqueeze(-1), 0.0)
-
-
-def mirror(boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes and labels of the picture flipped left to right.
-
-    The two choroid plexuses are named by their side in the picture, so they change names.
-    """
-    x, y, w, h = boxes.unbind(-1)
-    left, right = BY_CODE["CP1"].index, BY_CODE["CP2"].index
-    swapped = torch.where(labels == left, right, torch.where(labels == right, left, labels))
-    return torch.stack((1.0 - x - w, y, w, h), dim=-1), swapped
 
 
 class SpatialEncoder(nn.Module):

@@ -58,6 +58,10 @@ def train_detector(
     simulated: Annotated[
         float, typer.Option(help="Simulated pictures an epoch, for each real one.")
     ] = 1.0,
+    mirrored: Annotated[
+        bool,
+        typer.Option("--mirrored", help="It shall look at mirror images too, in twice the time."),
+    ] = False,
     resume: Resume = False,
 ) -> None:
     """Train the anatomy detector on boxed pictures.
@@ -72,7 +76,9 @@ def train_detector(
         if fold is None
         else corpus.without_fold(boxed, fold, FOLDS, seed)
     )
-    recipe = detector.DetectorRecipe(scale, size, epochs, batch, simulated=simulated, seed=seed)
+    recipe = detector.DetectorRecipe(
+        scale, size, epochs, batch, simulated=simulated, mirrored=mirrored, seed=seed
+    )
     facts = detector.train_detector(
         training, validation, out, recipe, start=start, resume=resume, command=_command()
     )
@@ -232,7 +238,13 @@ def cross_validate(
             describer,
             detector_start,
             spatialclip_start,
-            DetectorRecipe(size=detector_size, epochs=detector_epochs, simulated=0.3, seed=seed),
+            DetectorRecipe(
+                size=detector_size,
+                epochs=detector_epochs,
+                simulated=0.3,
+                mirrored=True,
+                seed=seed,
+            ),
             SpatialClipRecipe(
                 stages=stages,
                 learning_rate=3e-4,

@@ -26,7 +26,7 @@ from detector.detection import Box, Detection
 from detector.frame import Pixels
 from detector.letterbox import Letterbox
 from detector.regions import estimated_region
-from detector.vocabulary import LABELS
+from detector.vocabulary import LABELS, SIDES
 from detector.yolo import WEIGHTS, YoloDetector, build_network, save_detector
 from training import look
 from training.metrics import DetectorScore, Matches, match, score
@@ -36,9 +36,6 @@ from training.samples import Sample, data_hash, file_hash
 CODES = tuple(label.code for label in LABELS if label.code != "UNKNOWN")
 """The labels a detector of ours knows, in class order."""
 
-MIRROR = {"CP1": "CP2", "CP2": "CP1"}
-"""Labels that mean left and right in the picture change when it is mirrored."""
-
 FILL = 128
 
 
@@ -47,7 +44,8 @@ class DetectorRecipe:
     """What decides a run, beside its data.
 
     An epoch takes every real picture and `simulated` times as many simulated ones, drawn anew;
-    all of them where there are no real ones.
+    all of them where there are no real ones. `mirrored` is how it serves: it looks at the mirror
+    image too.
     """
 
     scale: str = "n"
@@ -59,6 +57,7 @@ class DetectorRecipe:
     warmup_steps: int = 200
     ema_decay: float = 0.999
     simulated: float = 1.0
+    mirrored: bool = False
     seed: int = 0
 
 
@@ -142,7 +141,7 @@ def augment(
         visible = (clipped[2] - clipped[0]) * (clipped[3] - clipped[1])
         # A box that lost most of itself at the border no longer shows its structure.
         if visible >= 0.5 * (xs[1] - xs[0]) * (ys[1] - ys[0]):
-            name = MIRROR.get(code, code) if mirrored else code
+            name = SIDES.get(code, code) if mirrored else code
             boxes.append((name, (clipped[0], clipped[1], clipped[2], clipped[3])))
     return look.change(pixels, generator), boxes
 
@@ -308,7 +307,7 @@ def train_detector(
         _checkpoint(checkpoint, network, average, optimizer, epoch, step)
 
     score = evaluate_detector(_as_detector(average, recipe), validation)
-    save_detector(out, average, CODES, recipe.size)
+    save_detector(out, average, CODES, recipe.size, mirrored=recipe.mirrored)
     facts = {
         "command": command,
         "recipe": asdict(recipe),
@@ -367,7 +366,7 @@ def evaluate_detector(detector: YoloDetector, samples: Sequence[Sample]) -> Dete
 
 
 def _as_detector(network: nn.Module, recipe: DetectorRecipe) -> YoloDetector:
-    return YoloDetector(deepcopy(network).eval(), CODES, recipe.size)
+    return YoloDetector(deepcopy(network).eval(), CODES, recipe.size, mirrored=recipe.mirrored)
 
 
 def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 picture; kept on disk, for they cost minutes and a run is begun more than once."""
 
 import hashlib
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -13,13 +14,13 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 
+from detector import mirror, regions, yolo
 from detector.detection import Detection, at_least
 from detector.frame import Pixels
-from detector.yolo import YoloDetector
 from model.describer import Describer
 from model.inputs import Preprocessor
 from model.judge import Thresholds
-from training.detector import MIRROR, read_region
+from training.detector import read_region
 from training.samples import Sample, data_hash
 
 
@@ -59,7 +60,7 @@ class Evidence:
 
 def gather(
     samples: Sequence[Sample],
-    detector: YoloDetector,
+    detector: yolo.YoloDetector,
     describer: Describer,
     preprocessor: Preprocessor,
     *,
@@ -77,7 +78,9 @@ def gather(
         found = [at_least(thresholds.layout, boxes) for boxes in detector.detect(crops)]
         shown = [at_least(thresholds.detection, boxes) for boxes in found]
         sizes = [(crop.shape[1], crop.shape[0]) for crop in crops]
-        flipped = [mirror(boxes, size[0]) for boxes, size in zip(found, sizes, strict=True)]
+        flipped = [
+            mirror.mirrored(boxes, size[0]) for boxes, size in zip(found, sizes, strict=True)
+        ]
         words = describer.describe_batch(shown, sizes)
         mirrored_words = (
             describer.describe_batch([at_least(thresholds.detection, f) for f in flipped], sizes)
@@ -97,18 +100,6 @@ def gather(
     return evidence
 
 
-def mirror(boxes: Sequence[Detection], width: int) -> tuple[Detection, ...]:
-    """The boxes of the mirrored picture; labels that name a side change it."""
-    return tuple(
-        Detection(
-            MIRROR.get(d.label, d.label),
-            (width - d.bbox[2], d.bbox[1], width - d.bbox[0], d.bbox[3]),
-            d.confidence,
-        )
-        for d in boxes
-    )
-
-
 def gathered(
     samples: Sequence[Sample],
     detector: Path,
@@ -124,7 +115,8 @@ def gathered(
         repr(
             (
                 data_hash(samples),
-                [path.read_bytes() for path in _weights(detector, describer)],
+                [path.read_bytes() for path in _deciding(detector, describer)],
+                inspect.getsource(regions),
                 preprocessor.size,
                 (thresholds.detection, thresholds.layout),
                 mirrored,
@@ -136,7 +128,7 @@ def gathered(
         return _read(samples, np.load(pictures), json.loads(facts.read_text()))
     evidence = gather(
         samples,
-        YoloDetector.load(detector),
+        yolo.YoloDetector.load(detector),
         Describer.load(describer),
         preprocessor,
         thresholds=thresholds,
@@ -159,8 +151,8 @@ def gathered(
     return evidence
 
 
-def _weights(detector: Path, describer: Path) -> tuple[Path, Path]:
-    return detector / "weights.safetensors", describer / "model.safetensors"
+def _deciding(detector: Path, describer: Path) -> tuple[Path, ...]:
+    return (*(detector / name for name in yolo.FILES), describer / "model.safetensors")
 
 
 def _read(samples: Sequence[Sample], pictures: Pixels, facts: list[Any]) -> list[Evidence]:

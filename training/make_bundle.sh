@@ -23,7 +23,8 @@ phantoms phantoms-calibration 900 3 0.1
 # What has seen simulations only: the folds and the shipped parts begin with it.
 done_already describer || "$qc_model" train describer --out runs/describer
 done_already detector-simulated || "$qc_model" train detector --out runs/detector-simulated \
-  --samples runs/phantoms-detector/samples.json --size 512 --epochs 10 --held-out 0.05 --resume
+  --samples runs/phantoms-detector/samples.json --size 512 --epochs 10 --held-out 0.05 --mirrored \
+  --resume
 done_already spatialclip-simulated || "$qc_model" train spatialclip \
   --out runs/spatialclip-simulated --detector runs/detector-simulated --describer runs/describer \
   --samples runs/phantoms-spatialclip/samples.json --held-out 0.05 --epochs 3 --resume
@@ -42,7 +43,7 @@ cross_validate
 done_already detector-real || "$qc_model" train detector --out runs/detector-real \
   --start runs/detector-simulated --samples runs/phantoms-detector/samples.json \
   --fetus-framework "$data/fetus_framework" --size 640 --epochs 24 --simulated 0.6 \
-  --held-out 0.1 --resume
+  --held-out 0.1 --mirrored --resume
 folds=""
 for fold in 0 1 2 3 4; do folds="$folds --detector runs/folds/detector-$fold"; done
 # shellcheck disable=SC2086  # one option a fold

@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from detector.codes import ErrorCode, QCError
+from detector.mirror import mirrored
 from detector.offline import ultralytics_tasks
 from detector.yolo import (
     ARCHITECTURE,
@@ -102,6 +103,22 @@ def test_head_without_suppression():
 def test_box_in_the_padding_is_no_detection():
     answer = Answer([[32.0, 5.0, 8.0, 4.0, 0.9, 0.0, 0.0]])
     assert YoloDetector(answer, LABELS, SIZE).detect([picture(128, 64)]) == [()]
+
+
+def test_a_detector_that_mirrors_finds_the_same_in_a_picture_and_its_mirror_image(network):
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    detector = YoloDetector(network, LABELS, SIZE, confidence=0.0, mirrored=True)
+    (found,) = detector.detect([pixels])
+    (flipped,) = detector.detect([np.ascontiguousarray(pixels[:, ::-1])])
+    assert [(d.label, d.confidence) for d in found] == [(d.label, d.confidence) for d in flipped]
+    for here, there in zip(found, mirrored(flipped, 90), strict=True):
+        assert here.bbox == pytest.approx(there.bbox, abs=1e-3)
+
+
+def test_a_folder_says_whether_its_detector_mirrors(network, tmp_path):
+    for mirrors in (False, True):
+        save_detector(tmp_path, network, LABELS, SIZE, mirrored=mirrors)
+        assert YoloDetector.load(tmp_path).mirrored is mirrors
 
 
 def test_folder_gives_the_same_detector(network, folder):

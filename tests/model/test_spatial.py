@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.spatial import FEATURES, SpatialEncoder, geometry, mirror, usable
+from model.spatial import FEATURES, SpatialEncoder, geometry, usable
 
 X, Y, W, H, LOG_AREA, LOG_ASPECT, RADIUS, SIN, COS, NEAR, NEAR_SIN, NEAR_COS, CONFIDENCE = range(13)
 
@@ -89,24 +89,15 @@ def test_box_is_cut_to_the_picture():
 
 
 def test_mirrored_boxes_mirror_the_geometry():
-    boxes, labels, confidences, mask = random_batch()
-    flipped, _ = mirror(boxes, labels)
+    boxes, _, confidences, mask = random_batch()
+    x, y, w, h = boxes.unbind(-1)
+    flipped = torch.stack((1 - x - w, y, w, h), -1)
     before, after = geometry(boxes, confidences, mask), geometry(flipped, confidences, mask)
     sign = torch.ones(FEATURES)
     sign[[COS, NEAR_COS]] = -1
     others = [i for i in range(FEATURES) if i != X]
     assert torch.allclose(after[..., others], (before * sign)[..., others], atol=1e-4)
     assert torch.allclose(after[..., X], 1 - before[..., X] - before[..., W], atol=1e-6)
-
-
-def test_mirror_swaps_the_sided_labels_and_undoes_itself():
-    boxes, _, _, _ = random_batch(rows=1, count=3)
-    labels = torch.tensor([[1, 2, 4]])
-    flipped, swapped = mirror(boxes, labels)
-    assert swapped.tolist() == [[2, 1, 4]]
-    back, named = mirror(flipped, swapped)
-    assert torch.allclose(back, boxes, atol=1e-6)
-    assert torch.equal(named, labels)
 
 
 @settings(deadline=None)

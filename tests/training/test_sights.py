@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from detector.detection import Detection
+from detector.mirror import mirrored
 from detector.vocabulary import View
 from model.inputs import FILL, Preprocessor
 from model.spatialclip import SpatialClip, small_config
 from training import sights
-from training.evidence import Evidence, mirror
+from training.evidence import Evidence
 from training.pipeline import PICTURE_SIZE, train_small_spatialclip, train_tokenizer
 from training.samples import Sample
 from training.sights import with_copies, with_sights
@@ -32,7 +33,7 @@ def an_item(number: int, source: str = "set2_train") -> Evidence:
     sample = Sample(
         Path(f"{number}.png"), number % 2 == 0, view=View.NT, source=source, group=f"g{number}"
     )
-    return Evidence(pixels, (own, mirror(own, SIZE[0])), WORDS, SIZE, sample)
+    return Evidence(pixels, (own, mirrored(own, SIZE[0])), WORDS, SIZE, sample)
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,12 @@ import torch
 
 from detector.console import UsageError
 from detector.detection import Detection
+from detector.mirror import mirrored
 from detector.vocabulary import View
 from model.inputs import Preprocessor
 from model.spatialclip import SpatialClip, small_config
 from model.stages import Stage
-from training.evidence import Evidence, mirror
+from training.evidence import Evidence
 from training.losses import quality_loss
 from training.pipeline import PICTURE_SIZE, train_tokenizer
 from training.samples import Sample
@@ -43,7 +44,7 @@ def batch() -> Batch:
         pixels = np.full((PICTURE_SIZE, PICTURE_SIZE, 3), 60 * number, np.uint8)
         own = (Detection("NT", (10.0, 20.0, 60.0, 50.0 + number), 0.2 * number + 0.1),)
         sample = Sample(Path(f"{number}.png"), number % 2 == 0, view=View.NT, source="set2_train")
-        items.append(Evidence(pixels, (own, mirror(own, 100)), WORDS, (100, 80), sample))
+        items.append(Evidence(pixels, (own, mirrored(own, 100)), WORDS, (100, 80), sample))
     return make_batch(items, Preprocessor(train_tokenizer(WORDS, 300), PICTURE_SIZE))
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from detector.detection import Detection
+from detector.mirror import mirrored
 from detector.vocabulary import View
 from detector.yolo import YoloDetector
 from model.checkpoint import load_spatialclip
@@ -30,7 +31,7 @@ from training.detector import (
     epoch_order,
     load_picture,
 )
-from training.evidence import Evidence, gathered, mirror
+from training.evidence import Evidence, gathered
 from training.losses import class_weights, contrastive, quality_loss
 from training.negatives import shuffled
 from training.phantom.dataset import write_dataset
@@ -259,7 +260,7 @@ def test_boxes_move_with_the_varied_picture() -> None:
     for source in ("set2_train", "phantoms"):
         sample = Sample(Path("none"), True, view=View.NT, source=source)
         own = (Detection("NT", (70.0, 40.0, 100.0, 64.0), 0.9),)
-        item = Evidence(pixels, (own, mirror(own, 128)), ("one", "two"), (128, 128), sample)
+        item = Evidence(pixels, (own, mirrored(own, 128)), ("one", "two"), (128, 128), sample)
         sides = set()
         for seed in range(30):
             picture, words, (box,), size = vary(item, np.random.default_rng(seed))
@@ -275,7 +276,7 @@ def test_a_box_that_left_the_picture_is_gone() -> None:
     sample = Sample(Path("none"), True, view=View.NT, source="set2_train")
     own = (Detection("NT", (0.0, 60.0, 4.0, 64.0), 0.9),)
     item = Evidence(
-        np.zeros((128, 128, 3), np.uint8), (own, mirror(own, 128)), ("", ""), (128, 128), sample
+        np.zeros((128, 128, 3), np.uint8), (own, mirrored(own, 128)), ("", ""), (128, 128), sample
     )
     counts = {len(vary(item, np.random.default_rng(seed))[2]) for seed in range(40)}
     assert counts == {0, 1}
@@ -311,6 +312,21 @@ def test_gathered_evidence_is_the_same_when_read_again(
         assert np.array_equal(a.picture, b.picture)
         assert (a.detections, a.descriptions, a.size) == (b.detections, b.descriptions, b.size)
         assert a.sample is b.sample
+    kept = len(list((tmp_path / "cache").glob("*.npy")))
+    # The same weights find other boxes when they look at mirror images too.
+    looking_twice = tmp_path / "detector"
+    shutil.copytree(detector_folder, looking_twice)
+    description = json.loads((looking_twice / "detector.json").read_text())
+    (looking_twice / "detector.json").write_text(json.dumps(description | {"mirrored": True}))
+    gathered(
+        samples[:4],
+        looking_twice,
+        tmp_path / "describer",
+        Preprocessor(None, 64),
+        tmp_path / "cache",
+        thresholds=Thresholds(detection=0.0, layout=0.0),
+    )
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == kept + 1
 
 
 def test_equal_captions_are_no_negatives() -> None:
@@ -328,13 +344,6 @@ def test_at_most_one_modality_is_dropped() -> None:
     assert present.sum(1).min() == 2
     dropped = (~present).float().mean(0)
     assert torch.all((dropped > 0.07) & (dropped < 0.13))
-
-
-def test_mirrored_boxes_return_when_mirrored_twice() -> None:
-    boxes = (Detection("CP1", (3.0, 4.0, 20.0, 30.0), 0.9), Detection("CF", (1.0, 1, 9, 9), 0.5))
-    once = mirror(boxes, 100)
-    assert once[0] == Detection("CP2", (80.0, 4.0, 97.0, 30.0), 0.9)
-    assert mirror(once, 100) == boxes
 
 
 def test_a_shuffled_picture_keeps_its_pixels(samples: list[Sample]) -> None:
