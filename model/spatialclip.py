@@ -32,6 +32,7 @@ class SpatialClipConfig:
 
     `stem` names a timm network whose features replace CLIP's patches of 32 pixels; empty: none.
     `pooled`: their average over the picture joins the image feature past CLIP's blocks too.
+    `mirrored`: the stem looks at the mirror image too, in twice its time.
     """
 
     clip: dict[str, Any]
@@ -45,12 +46,13 @@ class SpatialClipConfig:
     fusion: str = GATED
     stem: str = ""
     pooled: bool = False
+    mirrored: bool = False
 
     def __post_init__(self) -> None:
         if self.fusion not in (GATED, CONCAT):
             raise ValueError(f"fusion {self.fusion!r} is neither {GATED} nor {CONCAT}")
-        if self.pooled and not self.stem:
-            raise ValueError("only a stem's features can be pooled")
+        if (self.pooled or self.mirrored) and not self.stem:
+            raise ValueError("only a stem's features can be pooled or mirrored")
 
     @property
     def dim(self) -> int:
@@ -146,7 +148,9 @@ class TriModalClip(nn.Module):
         self.clip_model.logit_scale.requires_grad_(False)
         if config.stem:
             embeddings = self.clip_model.vision_model.embeddings
-            embeddings.patch_embedding = ConvStem(config.stem, embeddings.embed_dim)
+            embeddings.patch_embedding = ConvStem(
+                config.stem, embeddings.embed_dim, config.mirrored
+            )
         self.spatial_encoder = SpatialEncoder(
             dim=config.dim,
             labels=config.labels,
@@ -301,9 +305,12 @@ class SpatialClip(nn.Module):
     def device(self) -> torch.device:
         return self.missing_tokens.device
 
-    def with_pooled(self) -> "SpatialClip":
-        """The same network with `pooled`, saying nothing yet; raises ValueError without a stem."""
-        wider = SpatialClip(replace(self.config, pooled=True))
+    def with_stem(self, *, pooled: bool, mirrored: bool) -> "SpatialClip":
+        """The same network with these settings of its stem; what is pooled anew says nothing yet.
+
+        Raises ValueError without a stem.
+        """
+        wider = SpatialClip(replace(self.config, pooled=pooled, mirrored=mirrored))
         wider.load_state_dict(wider.state_dict() | self.state_dict())
         return wider.to(self.device).train(self.training)
 

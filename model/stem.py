@@ -23,12 +23,14 @@ class ConvStem(nn.Module):
     """CLIP-normalised pictures (B, 3, S, S) -> patch features (B, width, S / 32, S / 32).
 
     `name` is a timm EfficientNet. Its batch normalisation is folded into the convolutions, with the
-    statistics it came with: batches must not hide how bright or sharp one picture is.
+    statistics it came with: batches must not hide how bright or sharp one picture is. `mirrored`:
+    features are the mean of what it sees in the picture and, turned back, in its mirror image.
     """
 
-    def __init__(self, name: str, width: int) -> None:
+    def __init__(self, name: str, width: int, mirrored: bool = False) -> None:
         super().__init__()
         self.name = name
+        self.mirrored = mirrored
         self.features = folded(_network(name))
         self.channels: int = self.features.feature_info.channels()[0]
         self.projection = nn.Conv2d(self.channels, width, 1, bias=False)
@@ -52,7 +54,13 @@ class ConvStem(nn.Module):
         # Full precision: on CPUs bfloat16 gains nothing in depthwise convolutions.
         with torch.autocast(pixel_values.device.type, enabled=False):
             pixels = pixel_values.float() * self.gain + self.offset
-            (features,) = self.features(pixels.contiguous(memory_format=torch.channels_last))
+            features = self._seen(pixels)
+            if self.mirrored:
+                features = (features + self._seen(pixels.flip(-1)).flip(-1)) / 2
+        return features
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        (features,) = self.features(pixels.contiguous(memory_format=torch.channels_last))
         return features  # type: ignore[no-any-return]
 
     def freeze_early(self) -> None:

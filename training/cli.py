@@ -256,6 +256,7 @@ def cross_validate(
                 hold_gates=3.0,
                 sights=10,
                 pooled=True,
+                mirrored=True,
                 as_seen=0.5,
                 steady=3.0,
                 seed=seed,

@@ -102,8 +102,11 @@ def train_small_spatialclip(
     else:
         preprocessor = Preprocessor.load(start, PICTURE_SIZE)
         network = load_spatialclip(start)
-    if recipe.pooled:
-        network = network.with_pooled()
+    if recipe.pooled or recipe.mirrored:
+        network = network.with_stem(
+            pooled=recipe.pooled or network.config.pooled,
+            mirrored=recipe.mirrored or network.config.mirrored,
+        )
     stem = network.trimodal_clip.stem
     if recipe.sights and any(recipe.stages) and stem is not None:
         sights = (cache or out) / "sights"

@@ -103,7 +103,7 @@ def _copies(
 
 
 def _weights(stem: ConvStem) -> bytes:
-    told = hashlib.sha256()
+    told = hashlib.sha256(bytes([stem.mirrored]))
     for tensor in stem.features.state_dict().values():
         told.update(tensor.detach().cpu().numpy().tobytes())
     return told.digest()

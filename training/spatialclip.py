@@ -57,8 +57,9 @@ class SpatialClipRecipe:
     network, which is already trained. `sights` variations of each real picture are made once for
     the published stages, which do not train the image network; 0: each is varied anew. `pooled`
     gives a network that has learnt without it the stem's average (`SpatialClipConfig.pooled`).
-    `as_seen` is the share of draws that show a picture as serving will. `steady` weighs the squared
-    change of the logits, whole and of the image alone, in a JPEG copy of such a picture.
+    `mirrored` lets its stem look at mirror images too. `as_seen` is the share of draws that show a
+    picture as serving will. `steady` weighs the squared change of the logits, whole and of the
+    image alone, in a JPEG copy of such a picture.
     """
 
     epochs: int = 16
@@ -85,6 +86,7 @@ class SpatialClipRecipe:
     lora: int = 0
     sights: int = 0
     pooled: bool = False
+    mirrored: bool = False
     as_seen: float = 0.0
     steady: float = 0.0
     seed: int = 0

@@ -75,7 +75,7 @@ def test_the_first_stages_are_not_trained() -> None:
 def test_the_pooled_average_says_nothing_until_it_has_learnt(tmp_path: Path) -> None:
     torch.manual_seed(0)
     plain = SpatialClip(small_config(300)).eval()
-    wider = plain.with_pooled()
+    wider = plain.with_stem(pooled=True, mirrored=False)
     assert wider.config.pooled
     assert not wider.training
     pixels = torch.randn(2, 3, 288, 288)
@@ -95,12 +95,30 @@ def test_the_pooled_average_says_nothing_until_it_has_learnt(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("stage", [Stage.FUSION, Stage.PROJECTION, Stage.TOP])
 def test_every_published_stage_trains_the_pooled_average(stage: Stage) -> None:
-    model = SpatialClip(small_config(300)).with_pooled()
+    model = SpatialClip(small_config(300)).with_stem(pooled=True, mirrored=False)
     set_stage(model, stage)
     assert all(p.requires_grad for p in model.trimodal_clip.pooled_projection.parameters())
     assert not any(p.requires_grad for p in model.trimodal_clip.stem.parameters())
 
 
-def test_nothing_is_pooled_without_a_stem() -> None:
+def test_a_stem_that_mirrors_sees_the_same_in_a_picture_and_its_mirror_image(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    model = SpatialClip(small_config(300)).with_stem(pooled=False, mirrored=True).eval()
+    save_spatialclip(tmp_path, model)
+    stem = load_spatialclip(tmp_path).trimodal_clip.stem
+    pixels = torch.randn(2, 3, 96, 64)
+    with torch.no_grad():
+        seen, flipped = stem.look(pixels), stem.look(pixels.flip(-1))
+        stem.mirrored = False
+        once = (stem.look(pixels) + stem.look(pixels.flip(-1)).flip(-1)) / 2
+    assert torch.allclose(seen, flipped.flip(-1), atol=1e-5)
+    assert torch.allclose(seen, once, atol=1e-5)
+    assert not torch.allclose(seen, seen.flip(-1), atol=1e-3)
+
+
+@pytest.mark.parametrize("setting", ["pooled", "mirrored"])
+def test_nothing_is_pooled_or_mirrored_without_a_stem(setting: str) -> None:
     with pytest.raises(ValueError, match="stem"):
-        SpatialClipConfig(full_config().clip, pooled=True)
+        SpatialClipConfig(full_config().clip, **{setting: True})

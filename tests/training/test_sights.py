@@ -149,7 +149,9 @@ def test_training_on_sights_leaves_the_stem_as_it_was(tmp_path: Path) -> None:
     train_small_spatialclip(
         items, items, start, SpatialClipRecipe(epochs=0, batch=4), resume=False, command="test"
     )
-    recipe = SpatialClipRecipe(stages=(0, 1, 1), batch=4, simulated=0.5, sights=2, pooled=True)
+    recipe = SpatialClipRecipe(
+        stages=(0, 1, 1), batch=4, simulated=0.5, sights=2, pooled=True, mirrored=True
+    )
     facts = train_small_spatialclip(
         items[:8],
         items[8:],
@@ -172,7 +174,8 @@ def test_training_on_sights_leaves_the_stem_as_it_was(tmp_path: Path) -> None:
     now = after.trimodal_clip.stem.features.state_dict()
     assert all(torch.equal(kept[name], now[name]) for name in kept)
     assert not torch.equal(before.classifier.weight, after.classifier.weight)
-    assert not before.config.pooled
+    assert (before.config.pooled, before.config.mirrored) == (False, False)
+    assert (after.config.pooled, after.config.mirrored) == (True, True)
     assert after.trimodal_clip.pooled_projection is not None
     assert after.trimodal_clip.pooled_projection.projection.weight.abs().max() > 0
 
