@@ -217,6 +217,9 @@ def cross_validate(
     looks: Annotated[
         bool, typer.Option(help="Also leave out each scanner's look, as another hospital would.")
     ] = False,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Models trained at a time, about 5 GB of memory each.")
+    ] = 1,
 ) -> None:
     """Judge every real picture by models that never saw it; resumes where it was stopped.
 
@@ -267,6 +270,7 @@ def cross_validate(
         ),
         nested=nested,
         looks=looks,
+        jobs=jobs,
     )
     long = ("risk and coverage", "sets", "alignment by fold")
     shown = {name: figure for name, figure in figures.items() if name not in long}

@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 
 from detector.vocabulary import View
 from detector.yolo import YoloDetector
 from model.finding import NON_STANDARD, REVIEW, STANDARD
 from model.judge import Thresholds
 from model.spatialclip import VIEWS
-from training import corpus, quality, unseen_looks
+from training import corpus, pipeline, quality, unseen_looks
 from training.ablation import ABLATIONS, WHOLE
 from training.appearance import appearance
 from training.assessment import assess, plain
@@ -34,67 +33,127 @@ from training.folds import (
     Plan,
     boxed,
     evidence,
+    is_judged,
     judge_unseen,
     predictions,
     trained_detector,
     without,
 )
+from training.jobs import Piece, side_by_side
 from training.labelled import with_looks
 from training.metrics import Matches, box_figures
 from training.report import write_report
 from training.samples import Sample
 from training.verdict import Verdict
 
+NESTED = 0
+"""The fold whose leak is bounded."""
 
-def cross_validate(plan: Plan, *, nested: bool = False, looks: bool = False) -> dict[str, Any]:
-    """Run what is not there yet and return the figures; also written to `out`: figures.json, and
-    the report figures.html."""
-    console = Console(stderr=True)
-    detectors = [fold_detector(plan, fold, console) for fold in range(plan.folds)]
-    beside = evidence(plan, plan.judged, detectors)
-    for fold in range(plan.folds):
-        console.rule(f"SpatialCLIP, fold {fold} of {plan.folds}")
-        training, held = corpus.without_fold(plan.real, fold, plan.folds, plan.seed)
-        seen, unseen = (evidence(plan, part, detectors) for part in (training, held))
-        others = without(beside, held)
-        judge_unseen(plan, plan.out / f"spatialclip-{fold}", [*seen, *others], unseen)
-        if nested and fold == 0:
-            inner = nested_evidence(plan, fold, training, console)
-            judge_unseen(plan, plan.out / "nested" / "spatialclip", [*inner, *others], unseen)
+
+def cross_validate(
+    plan: Plan, *, nested: bool = False, looks: bool = False, jobs: int = 1
+) -> dict[str, Any]:
+    """Run what is not there yet, `jobs` models at a time, and return the figures; also written to
+    `out`: figures.json, and the report figures.html."""
+    logs = plan.out / "logs"
+    folds = range(plan.folds)
+    left_out = unseen_looks.held(plan) if looks else {}
+    detectors = [plan.out / f"detector-{fold}" for fold in folds]
+    models = [Piece(f"detector-{fold}", fold_detector, (plan, fold)) for fold in folds]
+    judges = {
+        plan.out / f"spatialclip-{fold}": Piece(
+            f"spatialclip-{fold}", judge_fold, (plan, fold, detectors)
+        )
+        for fold in folds
+    }
+    if nested:
+        models += [
+            Piece(f"nested-detector-{other}", fold_detector, (plan, other, NESTED))
+            for other in folds
+            if other != NESTED
+        ]
+        judges[plan.out / "nested" / "spatialclip"] = Piece(
+            "nested-spatialclip", judge_nested, (plan, detectors)
+        )
+    for look, held in left_out.items():
+        folder = unseen_looks.folder(plan, look)
+        models.append(Piece(f"{folder.name}-detector", unseen_looks.detector, (plan, look, held)))
+        judges[folder / "spatialclip"] = Piece(
+            f"{folder.name}-spatialclip", unseen_looks.judge, (plan, look, held, detectors)
+        )
+
+    side_by_side(models, jobs, logs)
+    waiting = [piece for folder, piece in judges.items() if not is_judged(folder)]
+    if waiting and jobs > 1:
+        # What all of them read is made first, or each would make it.
+        all_evidence(plan, detectors)
+        side_by_side(
+            [
+                Piece(f"sights-{part}", look_at, (plan, detectors, part, jobs))
+                for part in range(jobs)
+            ],
+            jobs,
+            logs,
+        )
+    side_by_side(waiting, jobs, logs)
+
     found = detector_figures(plan, detectors)
     judged = judgement_figures(plan)
     for name, boxes in found["by set"].items():
         judged["sets"][name]["detector"] = boxes
     if looks:
-        judged["looks left out"] = unseen_looks.figures(
-            plan, detectors, beside, predictions(plan.out), console
-        )
+        judged["looks left out"] = unseen_looks.figures(plan, left_out, predictions(plan.out))
     facts = {"command": plan.command, "folds": plan.folds, "seed": plan.seed}
     figures: dict[str, Any] = plain({**facts, "detector": found, **judged})
     write_report(plan.out / "figures.html", "Cross-validation", figures)
     return figures
 
 
-def fold_detector(plan: Plan, fold: int, console: Console, beside: int | None = None) -> Path:
+def fold_detector(plan: Plan, fold: int, beside: int | None = None) -> Path:
     """The detector that saw neither `fold` nor the fold `beside`."""
     name = f"detector-{fold}" if beside is None else f"nested/detector-{fold}-{beside}"
     training, held = corpus.without_fold(boxed(plan), fold, plan.folds, plan.seed)
     if beside is not None:
         training, _ = corpus.without_fold(training, beside, plan.folds, plan.seed)
-    return trained_detector(plan, plan.out / name, training, held, console)
+    return trained_detector(plan, plan.out / name, training, held)
 
 
-def nested_evidence(
-    plan: Plan, fold: int, training: Sequence[Sample], console: Console
-) -> list[Evidence]:
-    """The training pictures of `fold`, each boxed by a detector that saw neither it nor `fold`."""
-    detectors = [
-        fold_detector(plan, other, console, beside=fold)
-        if other != fold
-        else fold_detector(plan, fold, console)
-        for other in range(plan.folds)
+def all_evidence(plan: Plan, detectors: Sequence[Path]) -> list[Evidence]:
+    """In the parts in which it is asked for later, and is kept."""
+    return [*evidence(plan, plan.real, detectors), *evidence(plan, plan.judged, detectors)]
+
+
+def look_at(plan: Plan, detectors: Sequence[Path], part: int, parts: int) -> None:
+    """What the stem sees of every `parts`-th picture, for SpatialCLIP to learn from."""
+    preprocessor, network = pipeline.begin(plan.spatialclip_start, plan.spatialclip)
+    stem = network.trimodal_clip.stem
+    if plan.spatialclip.sights and stem is not None:
+        items = all_evidence(plan, detectors)[part::parts]
+        pipeline.looked_at(items, stem, preprocessor, plan.spatialclip, plan.out)
+
+
+def judge_fold(plan: Plan, fold: int, detectors: Sequence[Path]) -> None:
+    """What SpatialCLIP says of a fold that neither it nor that fold's detector saw."""
+    training, held = corpus.without_fold(plan.real, fold, plan.folds, plan.seed)
+    seen, unseen = (evidence(plan, part, detectors) for part in (training, held))
+    others = without(evidence(plan, plan.judged, detectors), held)
+    judge_unseen(plan, plan.out / f"spatialclip-{fold}", [*seen, *others], unseen)
+
+
+def judge_nested(plan: Plan, detectors: Sequence[Path]) -> None:
+    """The same for one fold, with boxes to learn from of detectors that never saw it either."""
+    training, held = corpus.without_fold(plan.real, NESTED, plan.folds, plan.seed)
+    inner = [
+        plan.out / (f"detector-{o}" if o == NESTED else f"nested/detector-{o}-{NESTED}")
+        for o in range(plan.folds)
     ]
-    return evidence(plan, training, detectors)
+    others = without(evidence(plan, plan.judged, detectors), held)
+    judge_unseen(
+        plan,
+        plan.out / "nested" / "spatialclip",
+        [*evidence(plan, training, inner), *others],
+        evidence(plan, held, detectors),
+    )
 
 
 def judgement_figures(plan: Plan) -> dict[str, Any]:

@@ -73,12 +73,12 @@ def without(beside: Sequence[Evidence], held: Sequence[Sample]) -> list[Evidence
 
 
 def trained_detector(
-    plan: Plan, out: Path, training: Sequence[Sample], held: Sequence[Sample], console: Console
+    plan: Plan, out: Path, training: Sequence[Sample], held: Sequence[Sample]
 ) -> Path:
     """The detector in `out`, trained on these and on the plan's simulated pictures unless it is
     there."""
     if not (out / "training.json").is_file():
-        console.rule(out.name)
+        Console(stderr=True).rule(str(out.relative_to(plan.out)))
         train_detector(
             [*training, *plan.boxed],
             held,
@@ -91,12 +91,18 @@ def trained_detector(
     return out
 
 
+def is_judged(folder: Path) -> bool:
+    """Whether a SpatialCLIP has been trained there and has judged what it had not seen."""
+    return all((folder / name).is_file() for name in ("training.json", "predictions.json"))
+
+
 def judge_unseen(
     plan: Plan, out: Path, seen: Sequence[Evidence], unseen: Sequence[Evidence]
 ) -> None:
     """Train SpatialCLIP unless it is there, then write what it says of the unseen pictures:
     predictions.json and alignment.json in `out`."""
     if not (out / "training.json").is_file():
+        Console(stderr=True).rule(str(out.relative_to(plan.out)))
         pipeline.train_small_spatialclip(
             seen,
             unseen,

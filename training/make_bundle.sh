@@ -35,7 +35,7 @@ cross_validate() {
     --boxed runs/phantoms-detector/samples.json \
     --judged runs/phantoms-spatialclip/samples.json --judged runs/negatives/samples.json \
     --describer runs/describer --detector-start runs/detector-simulated \
-    --spatialclip-start runs/spatialclip-simulated "$@"
+    --spatialclip-start runs/spatialclip-simulated --jobs 2 "$@"
 }
 cross_validate
 

@@ -18,6 +18,7 @@ from model.checkpoint import WEIGHTS, load_spatialclip, save_spatialclip
 from model.inputs import Preprocessor
 from model.judge import Thresholds
 from model.spatialclip import SpatialClip, small_config
+from model.stem import ConvStem
 from training import corpus
 from training.evidence import Evidence, gathered
 from training.samples import Sample, file_hash
@@ -100,22 +101,14 @@ def train_small_spatialclip(
         network = SpatialClip(small_config(len(tokenizer)))
         start_stem(network)
     else:
-        preprocessor = Preprocessor.load(start, PICTURE_SIZE)
-        network = load_spatialclip(start)
-    if recipe.pooled or recipe.mirrored:
-        network = network.with_stem(
-            pooled=recipe.pooled or network.config.pooled,
-            mirrored=recipe.mirrored or network.config.mirrored,
-        )
+        preprocessor, network = begin(start, recipe)
     stem = network.trimodal_clip.stem
     if recipe.sights and any(recipe.stages) and stem is not None:
-        sights = (cache or out) / "sights"
-        training, validation = (
-            with_sights(part, stem, preprocessor, sights, varied=varied, seed=recipe.seed)
-            for part, varied in ((training, recipe.sights), (validation, 0))
+        kept = cache or out
+        training = looked_at(training, stem, preprocessor, recipe, kept)
+        validation = with_sights(
+            validation, stem, preprocessor, kept / "sights", varied=0, seed=recipe.seed
         )
-        if recipe.steady:
-            training = with_copies(training, stem, preprocessor, sights, recipe.seed)
     facts = train_spatialclip(
         network, training, validation, preprocessor, out, recipe, resume=resume
     )
@@ -128,6 +121,31 @@ def train_small_spatialclip(
     }
     (out / "training.json").write_text(json.dumps(facts, indent=1))
     return facts
+
+
+def begin(start: Path, recipe: SpatialClipRecipe) -> tuple[Preprocessor, SpatialClip]:
+    """The network in `start`, its tokenizer in the preprocessor, with the stem that the recipe
+    wants."""
+    network = load_spatialclip(start)
+    if recipe.pooled or recipe.mirrored:
+        network = network.with_stem(
+            pooled=recipe.pooled or network.config.pooled,
+            mirrored=recipe.mirrored or network.config.mirrored,
+        )
+    return Preprocessor.load(start, PICTURE_SIZE), network
+
+
+def looked_at(
+    items: Sequence[Evidence],
+    stem: ConvStem,
+    preprocessor: Preprocessor,
+    recipe: SpatialClipRecipe,
+    cache: Path,
+) -> list[Evidence]:
+    """The items with all that the recipe shows of them in training, kept in `cache`."""
+    sights = cache / "sights"
+    seen = with_sights(items, stem, preprocessor, sights, varied=recipe.sights, seed=recipe.seed)
+    return with_copies(seen, stem, preprocessor, sights, recipe.seed) if recipe.steady else seen
 
 
 def start_stem(network: SpatialClip) -> None:

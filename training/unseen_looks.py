@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from training import quality
 from training.ablation import WHOLE
 from training.appearance import appearance, looks
 from training.choice import choose
 from training.detector import read_region
-from training.evidence import Evidence
 from training.folds import (
     BOTH_CLASSES,
     Plan,
@@ -32,37 +30,68 @@ from training.folds import (
 from training.samples import Sample
 
 
-def figures(
-    plan: Plan,
-    detectors: Sequence[Path],
-    beside: Sequence[Evidence],
-    known: Sequence[Mapping[str, Any]],
-    console: Console,
-) -> dict[str, Any]:
-    """For each look that set 2 has pictures of: figures on them when it was left out of training,
-    and when only their fold was.
-
-    `beside` is learnt from beside the real pictures; `known` are the folds' rows, of which those of
-    other looks calibrate. Where the look has one class only, there is no AUROC, but sensitivity or
-    specificity at P = 0.5.
-    """
+def held(plan: Plan) -> dict[str, list[Sample]]:
+    """The real pictures of each look that set 2 has pictures of."""
     look = by_group(plan)
+    found = {
+        name: [s for s in plan.real if look[s.group] == name] for name in sorted(set(look.values()))
+    }
+    return {
+        name: samples
+        for name, samples in found.items()
+        if any(s.source == BOTH_CLASSES for s in samples)
+    }
+
+
+def folder(plan: Plan, look: str) -> Path:
+    """Where the models are that never saw the look."""
+    return plan.out / look.replace(" ", "-")
+
+
+def detector(plan: Plan, look: str, held: Sequence[Sample]) -> Path:
+    """The detector that never saw these pictures."""
+    hidden = {sample.group for sample in held}
+    return trained_detector(
+        plan,
+        folder(plan, look) / "detector",
+        [s for s in boxed(plan) if s.group not in hidden],
+        [s for s in boxed(plan) if s.group in hidden],
+    )
+
+
+def judge(plan: Plan, look: str, held: Sequence[Sample], detectors: Sequence[Path]) -> None:
+    """What SpatialCLIP says of these pictures, which neither it nor its detector saw."""
+    hidden = {sample.group for sample in held}
+    training = [sample for sample in plan.real if sample.group not in hidden]
+    seen = evidence(plan, training, detectors)
+    seen += without(evidence(plan, plan.judged, detectors), held)
+    unseen = evidence(plan, held, [folder(plan, look) / "detector"])
+    judge_unseen(plan, folder(plan, look) / "spatialclip", seen, unseen)
+
+
+def figures(
+    plan: Plan, held: Mapping[str, Sequence[Sample]], known: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """For each look: figures on its pictures when it was left out of training, and when only their
+    fold was.
+
+    `known` are the folds' rows, of which those of other looks calibrate. Where the look has one
+    class only, there is no AUROC, but sensitivity or specificity at P = 0.5.
+    """
     found: dict[str, Any] = {}
-    for name in sorted(set(look.values())):
-        folder = plan.out / name.replace(" ", "-")
-        unseen = [s for s in plan.real if look[s.group] == name]
-        if not any(s.source == BOTH_CLASSES for s in unseen):
-            continue
-        rows = left_out(plan, folder, unseen, detectors, beside, console)
-        others = [r for r in known if r["source"] == BOTH_CLASSES and look[r["group"]] != name]
+    for name, pictures in held.items():
+        groups = {sample.group for sample in pictures}
+        rows = json.loads((folder(plan, name) / "spatialclip" / "predictions.json").read_text())
+        both = [row for row in known if row["source"] == BOTH_CLASSES]
+        others = [row for row in both if row["group"] not in groups]
         calibration, _ = choose(
             [row["logits"][WHOLE] for row in others],
             [float(row["standard"]) for row in others],
             [row["group"] for row in others],
         )
-        found[name] = {"pictures": len(unseen)}
+        found[name] = {"pictures": len(pictures)}
         for how, judged in (("look left out", rows), ("fold left out", known)):
-            part = [r for r in judged if r["source"] == BOTH_CLASSES and look[r["group"]] == name]
+            part = [r for r in judged if r["source"] == BOTH_CLASSES and r["group"] in groups]
             p = calibration.calibrate_many(np.array([row["logits"][WHOLE] for row in part]))
             found[name][how] = told(p, part)
     return found
@@ -73,33 +102,6 @@ def by_group(plan: Plan) -> dict[str, str]:
     first = {sample.group: sample for sample in reversed(plan.real)}
     names, _ = looks([appearance(read_region(sample)[0]) for sample in first.values()])
     return dict(zip(first, names, strict=True))
-
-
-def left_out(
-    plan: Plan,
-    folder: Path,
-    held: Sequence[Sample],
-    detectors: Sequence[Path],
-    beside: Sequence[Evidence],
-    console: Console,
-) -> list[dict[str, Any]]:
-    """What models that never saw these pictures say of them."""
-    hidden = {sample.group for sample in held}
-    detector = trained_detector(
-        plan,
-        folder / "detector",
-        [s for s in boxed(plan) if s.group not in hidden],
-        [s for s in boxed(plan) if s.group in hidden],
-        console,
-    )
-    out = folder / "spatialclip"
-    if not (out / "predictions.json").is_file():
-        console.rule(f"SpatialCLIP, {folder.name} left out")
-        training = [sample for sample in plan.real if sample.group not in hidden]
-        seen = [*evidence(plan, training, detectors), *without(beside, held)]
-        judge_unseen(plan, out, seen, evidence(plan, held, [detector]))
-    rows: list[dict[str, Any]] = json.loads((out / "predictions.json").read_text())
-    return rows
 
 
 def told(probability: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

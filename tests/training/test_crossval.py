@@ -52,7 +52,7 @@ def test_every_real_picture_is_judged_once_by_models_that_never_saw_it(tmp_path:
         SpatialClipRecipe(stages=(1, 0, 1), batch=8, simulated=1.0, ema_decay=0.9, sights=1),
         folds=3,
     )
-    figures = cross_validate(plan, nested=True, looks=True)
+    figures = cross_validate(plan, nested=True, looks=True, jobs=2)
     left_out = figures["looks left out"]
     assert len(left_out) >= 2
     assert sum(found["pictures"] for found in left_out.values()) == len(real)
