@@ -8,13 +8,16 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+
+from detector.console import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ def side_by_side(pieces: Sequence[Piece], jobs: int, logs: Path) -> None:
     in `logs`. One at a time they are done here.
 
     A piece that fails ends the others that have not begun; its error is raised when those that had
-    are through.
+    are through. Raises UsageError where a process was killed, mostly for want of memory.
     """
     if jobs <= 1 or len(pieces) <= 1:
         for piece in pieces:
@@ -52,7 +55,7 @@ def side_by_side(pieces: Sequence[Piece], jobs: int, logs: Path) -> None:
         waiting = {pool.submit(_do, p, threads, logs / f"{p.name}.log"): p.name for p in pieces}
         try:
             for count, future in enumerate(as_completed(waiting), 1):
-                future.result()
+                _result(future, waiting[future])
                 minutes = (time.monotonic() - begun) / 60
                 console.print(
                     f"{waiting[future]} done ({count} of {len(pieces)}, {minutes:.0f} min)"
@@ -60,6 +63,15 @@ def side_by_side(pieces: Sequence[Piece], jobs: int, logs: Path) -> None:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _result(future: Future[None], name: str) -> None:
+    try:
+        future.result()
+    except BrokenProcessPool:
+        raise UsageError(
+            f"{name}: a process was killed, perhaps short of memory: try fewer --jobs"
+        ) from None
 
 
 def _do(piece: Piece, threads: int, log: Path) -> None:

@@ -1,11 +1,13 @@
 """Pieces of a long run side by side: all done, each heard, errors told."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
+from detector.console import UsageError
 from training.jobs import Piece, side_by_side
 
 
@@ -16,6 +18,10 @@ def note(folder: Path, name: str) -> None:
 
 def fail(name: str) -> None:
     raise ValueError(f"{name} does not work")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_each_piece_has_a_process_its_share_of_cores_and_a_log(tmp_path: Path) -> None:
@@ -40,3 +46,8 @@ def test_a_piece_that_fails_is_told(jobs: int, tmp_path: Path) -> None:
     pieces = [Piece("bad", fail, ("bad",)), Piece("good", note, (tmp_path, "good"))]
     with pytest.raises(ValueError, match="bad does not work"):
         side_by_side(pieces, jobs, tmp_path / "logs")
+
+
+def test_a_process_that_was_killed_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="fewer --jobs"):
+        side_by_side([Piece("dying", die), Piece("next", die)], 2, tmp_path / "logs")
