@@ -16,6 +16,7 @@ phantoms() { # name, count, set seed, share of OTHER
 phantoms phantoms-detector 2800 1 0.1
 phantoms phantoms-spatialclip 8000 2 0.12
 phantoms phantoms-calibration 900 3 0.1
+phantoms phantoms-folds 3000 4 0.12
 [ -f runs/negatives/samples.json ] || "$qc_model" negatives --out runs/negatives \
   --dicom "$data/us_dicom" --fetus-framework "$data/fetus_framework" \
   --split set2_train --split set1_train --count 500
@@ -23,7 +24,7 @@ phantoms phantoms-calibration 900 3 0.1
 # What has seen simulations only: the folds and the shipped parts begin with it.
 done_already describer || "$qc_model" train describer --out runs/describer
 done_already detector-simulated || "$qc_model" train detector --out runs/detector-simulated \
-  --samples runs/phantoms-detector/samples.json --size 512 --epochs 10 --held-out 0.05 --mirrored \
+  --samples runs/phantoms-detector/samples.json --size 512 --epochs 6 --held-out 0.05 --mirrored \
   --resume
 done_already spatialclip-simulated || "$qc_model" train spatialclip \
   --out runs/spatialclip-simulated --detector runs/detector-simulated --describer runs/describer \
@@ -33,7 +34,7 @@ done_already spatialclip-simulated || "$qc_model" train spatialclip \
 cross_validate() {
   "$qc_model" cross-validate --out runs/folds --fetus-framework "$data/fetus_framework" \
     --boxed runs/phantoms-detector/samples.json \
-    --judged runs/phantoms-spatialclip/samples.json --judged runs/negatives/samples.json \
+    --judged runs/phantoms-folds/samples.json --judged runs/negatives/samples.json \
     --describer runs/describer --detector-start runs/detector-simulated \
     --spatialclip-start runs/spatialclip-simulated --jobs 2 "$@"
 }
@@ -49,7 +50,7 @@ for fold in 0 1 2 3 4; do folds="$folds --detector runs/folds/detector-$fold"; d
 # shellcheck disable=SC2086  # one option a fold
 done_already spatialclip-real || "$qc_model" train spatialclip --out runs/spatialclip-real $folds \
   --start runs/spatialclip-simulated --describer runs/describer \
-  --samples runs/phantoms-spatialclip/samples.json --samples runs/negatives/samples.json \
+  --samples runs/phantoms-folds/samples.json --samples runs/negatives/samples.json \
   --fetus-framework "$data/fetus_framework" --held-out 0.1 --like runs/folds/spatialclip-0 \
   --cache runs/folds --resume
 # What leaks between the stages, and looks that were left out: for the model card.
