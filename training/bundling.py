@@ -133,6 +133,14 @@ def make_bundle(
             "picture size": PICTURE_SIZE,
             "fill": 128,
             "region": "ultrasound region, aspect kept",
+            "mirror images too": [
+                part
+                for part, mirrored in (
+                    (DETECTOR, finder.mirrored),
+                    (SPATIALCLIP, network.config.mirrored),
+                )
+                if mirrored
+            ],
         },
         "training": {
             part: json.loads((folder / "training.json").read_text())

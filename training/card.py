@@ -58,11 +58,11 @@ device.
 
 ## Parts
 - Detector: YOLO11{detector["recipe"]["scale"]}, {facts["preprocessing"]["detector size"]} px,
-  labels {", ".join(facts["vocabulary"])}.
+  labels {", ".join(facts["vocabulary"])}.{_mirrored(facts, "detector")}
 - Describer: a small BioGPT held to the grammar of what was detected.
 - SpatialCLIP: a small CLIP with extended text positions, a spatial encoder and a gate. Its image
   tower stands on the ImageNet features of EfficientNet-Lite0 (Apache-2.0); the rest began from
-  nothing.
+  nothing.{_mirrored(facts, "spatialclip")}
 
 ## Training data
 - Phantoms of the project's simulator for all four views.
@@ -108,6 +108,11 @@ Figures on phantoms of unseen seeds: `qc-model evaluate`, see docs/benchmarks.md
 ## Repeat it
 {commands}
 """
+
+
+def _mirrored(facts: Mapping[str, Any], part: str) -> str:
+    looks_twice = part in facts["preprocessing"].get("mirror images too", ())
+    return " It looks at the mirror image too." if looks_twice else ""
 
 
 def _evidence(facts: Mapping[str, Any]) -> str:
