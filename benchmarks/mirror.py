@@ -1,0 +1,35 @@
+"""What a detector gains by looking at mirror images too, on the real pictures held out of training.
+
+.venv/bin/python benchmarks/mirror.py --fetus-framework ../shared/data/fetus_framework
+"""
+
+import argparse
+from pathlib import Path
+
+from detector.yolo import YoloDetector
+from model.bundle import DETECTOR, locate
+from training import corpus
+from training.detector import match_regions
+from training.metrics import box_figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--fetus-framework", type=Path, required=True, help="the data set's folder")
+    parser.add_argument("--bundle", default="default")
+    arguments = parser.parse_args()
+    found = corpus.gather(None, arguments.fetus_framework, None)
+    held = [s for s in corpus.divide(found, 0.1, 0)[1] if s.annotated]
+    detector = YoloDetector.load(locate(arguments.bundle) / DETECTOR)
+    for mirrored in (False, True):
+        detector.mirrored = mirrored
+        figures = box_figures(match_regions(detector, held), [s.group for s in held])["map50"]
+        low, high = figures["interval"]
+        how = "mirror image too" if mirrored else "picture alone"
+        print(
+            f"{how}: mAP50 {figures['value']:.3f} ({low:.3f} to {high:.3f}), {len(held)} pictures"
+        )
+
+
+if __name__ == "__main__":
+    main()
