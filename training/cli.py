@@ -261,7 +261,7 @@ def cross_validate(
                 pooled=True,
                 mirrored=True,
                 as_seen=0.5,
-                steady=3.0,
+                steady=1.0,
                 seed=seed,
             ),
             folds=FOLDS,
