@@ -115,16 +115,7 @@ def test_wraps_that_lose_nothing_change_nothing(shared_data: Path, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(
-    "how",
-    [
-        "ybr",
-        pytest.param(
-            "jpeg",
-            marks=pytest.mark.xfail(reason="bundle 0.9: 0.024 at the 95th percentile"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("how", ["ybr", "jpeg"])
 def test_lossy_wraps_change_little(how: str, shared_data: Path, tmp_path: Path) -> None:
     chosen = pictures(shared_data, 5)
     found = scored(tmp_path, chosen, (how,))
