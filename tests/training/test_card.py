@@ -52,6 +52,6 @@ def test_a_manifest_without_real_pictures_has_a_card_too(facts: dict[str, Any]) 
 
 def test_who_looks_at_mirror_images_is_told(facts: dict[str, Any]) -> None:
     facts["preprocessing"].pop("mirror images too", None)
-    assert "mirror" not in model_card(facts)
+    assert "at the mirror image" not in model_card(facts)
     facts["preprocessing"]["mirror images too"] = ["detector", "spatialclip"]
     assert model_card(facts).count("It looks at the mirror image too.") == 2
