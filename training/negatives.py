@@ -32,7 +32,8 @@ def write_negatives(
     items = []
     for path in dicom:
         for index, pixels in enumerate(read_negatives([path])):
-            items.append(_write(out, f"{path.stem}_{index}".replace(".", "_"), pixels, path.name))
+            name = f"{path.stem}_{index}".replace(".", "_")
+            items.append(_write(out, name, pixels) | {"exam": path.name})
     for index in range(count):
         sample = pictures[int(generator.integers(len(pictures)))]
         pixels, boxes = read_region(sample)
@@ -41,7 +42,8 @@ def write_negatives(
             made = _empty_part(pixels, [box.bbox for box in boxes], generator)
         if made is None:
             made = shuffled(pixels, generator)
-        items.append(_write(out, f"made_{index:05d}", made, sample.group))
+        # Of the group of the picture it is made of: where that is held out, so is this.
+        items.append(_write(out, f"made_{index:05d}", made) | {"group": sample.group})
     (out / "samples.json").write_text(json.dumps(items))
     return len(items)
 
@@ -92,7 +94,7 @@ def _empty_part(
     return None
 
 
-def _write(out: Path, name: str, pixels: Pixels, origin: str) -> dict[str, object]:
+def _write(out: Path, name: str, pixels: Pixels) -> dict[str, object]:
     path = out / "images" / f"{name}.png"
     cv2.imwrite(str(path), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
     return {
@@ -101,5 +103,4 @@ def _write(out: Path, name: str, pixels: Pixels, origin: str) -> dict[str, objec
         "class_label": "non-standard",
         "coordinates": [],
         "view": "OTHER",
-        "exam": origin,
     }

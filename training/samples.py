@@ -85,7 +85,7 @@ def _sample(item: dict[str, Any], path: Path) -> Sample:
         defects=tuple(item.get("defects", ())),
         region=_region(item.get("region")),
         spacing_mm=item.get("spacing_mm"),
-        group=f"{path.parent.name}/{item.get('exam', item['image_path'])}",
+        group=item.get("group") or f"{path.parent.name}/{item.get('exam', item['image_path'])}",
         source=path.parent.name,
     )
 

@@ -1,0 +1,49 @@
+"""Pictures that are none of the views: what is made of a real picture is held out with it."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from training.corpus import divide, fold_of, without_fold
+from training.evidence import Evidence
+from training.folds import without
+from training.negatives import write_negatives
+from training.samples import Sample, read_samples
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Sample]:
+    """Real ones, each a group of its own."""
+    found = []
+    for number in range(12):
+        path = tmp_path / f"{number}.png"
+        grey = np.random.default_rng(number).integers(0, 255, (60, 80, 3), np.uint8)
+        cv2.imwrite(str(path), grey)
+        found.append(Sample(path, True, group=f"fetus_framework/{number}.png", source="set2_train"))
+    return found
+
+
+def test_a_negative_belongs_to_the_group_of_the_picture_it_is_made_of(
+    pictures: list[Sample], tmp_path: Path, shared_data: Path
+) -> None:
+    other = shared_data / "us_dicom" / "gdcm-US-ALOKA-16.dcm"
+    assert write_negatives(tmp_path / "out", [other], pictures, 30, 0) > 30
+    made = read_samples(tmp_path / "out" / "samples.json")
+    of_pictures = [s for s in made if s.image.name.startswith("made_")]
+    assert len(of_pictures) == 30
+    assert {s.group for s in of_pictures} <= {s.group for s in pictures}
+    assert {s.group for s in made if s not in of_pictures} == {f"out/{other.name}"}
+
+    # Held out with it, by folds and by a share; once it was not, for its group had another name.
+    seen = [
+        Evidence(np.zeros((8, 8, 3), np.uint8), ((), ()), ("", ""), (80, 60), sample)
+        for sample in made
+    ]
+    _, held = without_fold(pictures, fold_of(pictures[0], 2, 0), 2, 0)
+    left = {item.sample.group for item in without(seen, held)}
+    assert left
+    assert not left & {s.group for s in held}
+    training, _ = divide([*pictures, *made], 0.5, 0)
+    assert not {s.group for s in training} & {s.group for s in divide(pictures, 0.5, 0)[1]}
