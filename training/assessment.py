@@ -19,6 +19,7 @@ from training.verdict import Verdict
 
 NO_VIEW = "none of the views"
 WORST = 20
+EACH = "each of them"
 PASSED, REFUSED = "passed though not standard", "refused though standard"
 
 
@@ -180,14 +181,19 @@ def by_defect(verdicts: Sequence[Verdict]) -> dict[str, dict[str, int]]:
 
 def mistakes(verdicts: Sequence[Verdict]) -> dict[str, dict[str, int]]:
     """How many standard pictures were refused and others passed, and of how many of these each
-    branch alone was wrong as well (P(standard) on the wrong side of 0.5)."""
+    branch alone, and all three, were wrong as well (P(standard) on the wrong side of 0.5)."""
     found = {}
     for name, label in ((REFUSED, NON_STANDARD), (PASSED, STANDARD)):
         wrong = [v for v in verdicts if v.label == label and _truth(v) != (label == STANDARD)]
         found[name] = {"pictures": len(wrong)} | {
-            branch: sum((v.ablated[branch] >= 0.5) != v.standard for v in wrong) for branch in ALONE
+            branch: sum(_misled(v, branch) for v in wrong) for branch in ALONE
         }
+        found[name][EACH] = sum(all(_misled(v, branch) for branch in ALONE) for v in wrong)
     return found
+
+
+def _misled(verdict: Verdict, branch: str) -> bool:
+    return (verdict.ablated[branch] >= 0.5) != verdict.standard
 
 
 def failures(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:

@@ -1,11 +1,13 @@
 """The model card of a bundle, written from its manifest: only figures that were measured."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from detector.vocabulary import BY_CODE
 from model.finding import NON_STANDARD, REVIEW, STANDARD
-from training.ablation import ALONE, WHOLE
-from training.choice import ISOTONIC, TEMPERATURE
+from training.ablation import ABLATIONS, ALONE, WHOLE
+from training.assessment import EACH
+from training.choice import ISOTONIC, LEAST_PER_CLASS, LEAST_PICTURES, TEMPERATURE
 from training.report import QUALITY, interval, number
 
 KINDS = (TEMPERATURE, ISOTONIC)
@@ -44,7 +46,8 @@ def model_card(facts: Mapping[str, Any]) -> str:
     held_out = "\n".join(
         f"| {name} | {_shown(value)} |" for name, value in spatialclip["validation"].items()
     )
-    made = [*training.values(), facts.get("cross_validation", {})]
+    folds, calibrated = facts.get("cross_validation", {}), training.get("calibration", {})
+    made = [detector, training.get("describer", {}), folds, spatialclip, calibrated]
     commands = "\n".join(f"    {part['command']}" for part in made if part.get("command"))
     return f"""# Model card: {facts["name"]} {facts["version"]}
 
@@ -58,21 +61,29 @@ device.
 
 ## Parts
 - Detector: YOLO11{detector["recipe"]["scale"]}, {facts["preprocessing"]["detector size"]} px,
-  labels {", ".join(facts["vocabulary"])}.{_mirrored(facts, "detector")}
+  labels: {_labels(facts["vocabulary"])}.{_mirrored(facts, "detector")}
 - Describer: a small BioGPT held to the grammar of what was detected.
 - SpatialCLIP: a small CLIP with extended text positions, a spatial encoder and a gate. Its image
   tower stands on the ImageNet features of EfficientNet-Lite0 (Apache-2.0); the rest began from
   nothing.{_mirrored(facts, "spatialclip")}
 
+## Verdicts
+{_verdicts(facts["thresholds"])}
+
 ## Training data
 - Phantoms of the project's simulator for all four views.
 - Real mid-sagittal (NT) pictures of the Fetus Framework data set (Cui and Dong 2022,
   doi:10.17632/n2rbrb9t4f.1): {_division(facts)}
+  All are of one hospital; no machine, gestational age or patient is known, so that a picture counts
+  as a patient but for near duplicates. Quality labels are the data set's.
 - Real ultrasound of other organs (tuning half) and shuffled real pictures as "none of the views".
 
 ## Results
+"Standard" is the positive class: sensitivity is the share of standard pictures called standard,
+specificity that of non-standard ones called non-standard.
+
 Detector on held-out groups ({validation["images"]} pictures, mAP50
-{validation["map50"]:.3f}{on_real}):
+{validation["map50"]:.3f}{on_real}; what it started from may have seen the simulated ones):
 
 | label | AP50 | boxes |{" AP50, real | boxes, real |" if real else ""}
 |---|---|---|{"---|---|" if real else ""}
@@ -84,28 +95,35 @@ SpatialCLIP on held-out groups, before calibration:
 |---|---|
 {held_out}
 
-Calibration pictures (none was trained on):
+When the bundle was made, on pictures that no part learnt from, but for the other ultrasound, which
+SpatialCLIP did learn from as OTHER. The outlier threshold was set on these very pictures.
 
 | figure | value |
 |---|---|
 {shares}
 
-Which calibration was chosen, by log loss on held-out groups ("all": views without their own):
+Which calibration was chosen, by log loss on held-out groups ("all": views without their own).
+Isotonic must be better by two standard errors, on {LEAST_PICTURES} pictures or more of which
+{LEAST_PER_CLASS} are of each class:
 
 | view | pictures | chosen | {KINDS[0]} | {KINDS[1]} |
 |---|---|---|---|---|
 {calibration}
-{_unseen(facts)}
+{_unseen(facts)}{_criteria(metrics.get("criteria", ()))}
 Figures on phantoms of unseen seeds: `qc-model evaluate`, see docs/benchmarks.md.
 
 ## Limits
-- NT has seen one data set of one region; pictures of other hospitals may fare worse.
+- NT has seen one data set of one hospital; pictures of others may fare worse.
 - Choroid plexuses are named by their side in the picture.
-- The probability is calibrated on phantoms and on real NT pictures that were not trained on;
-  elsewhere it is an estimate. Pictures unlike those it knows get the flag out-of-distribution and
-  "review".
+- {_calibrated_on(facts)} Elsewhere it is an estimate. Pictures unlike those it knows get the flag
+  out-of-distribution and "review".
+- Compression and the shape of the region tell the class in this data set; training varies both.
+  Coarse JPEG copies (below quality 90) are judged otherwise: docs/benchmarks.md.
 {_simulated_only(facts)}
 ## Repeat it
+All steps, with the phantoms and what the parts started from: training/make_bundle.sh. Those that
+made the parts (folders outside the project by their last name):
+
 {commands}
 """
 
@@ -113,6 +131,50 @@ Figures on phantoms of unseen seeds: `qc-model evaluate`, see docs/benchmarks.md
 def _mirrored(facts: Mapping[str, Any], part: str) -> str:
     looks_twice = part in facts["preprocessing"].get("mirror images too", ())
     return " It looks at the mirror image too." if looks_twice else ""
+
+
+def _labels(codes: Sequence[str]) -> str:
+    return ", ".join(f"{code} ({BY_CODE[code].meaning})" for code in codes)
+
+
+def _verdicts(thresholds: Mapping[str, Any]) -> str:
+    """Where verdicts turn."""
+    low, high = thresholds["review"]
+    detection, layout = thresholds["detection"], thresholds["layout"]
+    return f"""P(standard) of {high} and more is "standard", of {low} and less "non-standard",
+between them "review". "Review" is also said of a picture whose view is less likely than
+{thresholds["view"]:.2f}, that shows none of its structures, or that is out of distribution. Boxes
+count from a confidence of {detection} on; SpatialCLIP's layout reads them from {layout} on."""
+
+
+def _calibrated_on(facts: Mapping[str, Any]) -> str:
+    if "cross_validation" not in facts:
+        return "The probability is calibrated on pictures that were not trained on."
+    real = facts["cross_validation"]["set 2"]
+    return f"""Of {", ".join(facts["real_views"])} the probability is calibrated on what the
+  cross-validation's networks said of {real["pictures"]} pictures, {real["standard"]} of them
+  standard: another share of them, and the shipped networks, shift it. Of other views it is
+  calibrated on phantoms."""
+
+
+def _criteria(rates: Sequence[Mapping[str, Any]]) -> str:
+    """How each criterion is judged; empty where none was."""
+    if not rates:
+        return ""
+    rows = "\n".join(
+        f"| {rate['view']} | {rate['code']} | {rate['met']} | {rate['unmet']}"
+        f" | {number(rate['sensitivity'])} | {number(rate['specificity'])}"
+        f" | {number(rate['undecided'])} |"
+        for rate in rates
+    )
+    return f"""
+Criteria on the phantoms that their thresholds were fitted on; no real picture tells which it meets.
+Here sensitivity is the share of unmet ones found unmet, of those decided:
+
+| view | criterion | met | unmet | sensitivity | specificity | undecided |
+|---|---|---|---|---|---|---|
+{rows}
+"""
 
 
 def _evidence(facts: Mapping[str, Any]) -> str:
@@ -126,8 +188,15 @@ def _evidence(facts: Mapping[str, Any]) -> str:
 def _division(facts: Mapping[str, Any]) -> str:
     """Which pictures which part learnt from."""
     if "cross_validation" in facts:
-        return """the detector learns from the
-  boxed ones; SpatialCLIP from all, each with the boxes of a detector that had not seen it."""
+        sets = facts["cross_validation"].get("sets", {})
+        truths = {name: each["labels"]["matrix"] for name, each in sets.items()}
+        counted = "; ".join(
+            f"{name}: " + ", ".join(f"{sum(n.values())} {truth}" for truth, n in each.items())
+            for name, each in truths.items()
+        )
+        return f"""{counted or "all"}. The detector learns
+  from the boxed ones; SpatialCLIP from all, each with the boxes of a smaller detector that had not
+  seen it, where serving has the shipped one's. Each held out a tenth."""
     return """set 1 for the detector, set 2 for
   SpatialCLIP, so that it learns from boxes of a detector that did not see its pictures."""
 
@@ -145,8 +214,12 @@ def _unseen(facts: Mapping[str, Any]) -> str:
         return ""
     found = facts["cross_validation"]
     rows = [(name, found["set 2"][name]) for name in QUALITY]
-    rows += [(f"AUROC, {name}", area) for name, area in found["ablation"].items() if name != WHOLE]
-    rows += [("detector mAP50", found["detector"]["map50"])]
+    rows += [
+        (f"AUROC, {name}", found["ablation"][name])
+        for name in ABLATIONS
+        if name != WHOLE and name in found["ablation"]
+    ]
+    rows += [("detector mAP50, 480 px, boxed pictures of all sets", found["detector"]["map50"])]
     rows += [
         (f"AUROC, fold 0, {name}", area)
         for name, area in found.get("fold 0, nested and not", {}).items()
@@ -156,22 +229,27 @@ def _unseen(facts: Mapping[str, Any]) -> str:
     )
     looks = "\n".join(
         f"| {look} | {way} | {told['standard']} | {told['non-standard']} | "
-        + " | ".join(number(told[name]["value"]) for name in LOOKS)
+        + " | ".join(
+            f"{number(told[name]['value'])} ({interval(told[name]['interval'])})" for name in LOOKS
+        )
         + " |"
         for look, ways in found.get("looks left out", {}).items()
         for way in ("look left out", "fold left out")
         if (told := ways[way])
     )
     left_out = f"""
-A scanner's look that training never saw, and the same pictures when only their fold was left out:
+A look left out of training (pictures clustered by grey levels, grain and size; no substitute for
+another hospital), and the same pictures when only their fold was:
 
 | look | left out | standard | non-standard | {" | ".join(LOOKS)} |
 |---|---|---|---|---|---|---|
 {looks}
 """
     return f"""
-{found["folds"]}-fold cross-validation on {found["set 2"]["pictures"]} real pictures (set 2),
-by networks of the same recipe that had not seen them; the shipped ones are others:
+{found["folds"]}-fold cross-validation on {found["set 2"]["pictures"]} real pictures (set 2), each
+judged by a SpatialCLIP of the same recipe and a smaller detector that had not seen it. Two things
+flatter the figures: the recipe was chosen on two of the folds, and the detectors that boxed what
+SpatialCLIP learnt from had seen the fold ("nested": they had not).
 
 | figure | value | 95 % interval |
 |---|---|---|
@@ -186,32 +264,39 @@ def _by_set(sets: Mapping[str, Any]) -> str:
     called = "\n".join(
         f"| {name} | {truth} | {sum(said.values())} | "
         + " | ".join(str(said.get(label, 0)) for label in LABELS)
-        + f" | {number(each['view accuracy']['value'])}"
-        + f" | {number(each['detector mAP50']['value'])} |"
+        + " |"
         for name, each in sets.items()
         for truth, said in each["labels"]["matrix"].items()
     )
     misled = "\n".join(
         f"| {name} | {mistake} | {wrong['pictures']} | "
-        + " | ".join(str(wrong[branch]) for branch in ALONE)
+        + " | ".join(str(wrong.get(branch, "")) for branch in (*ALONE, EACH))
         + " |"
         for name, each in sets.items()
         for mistake, wrong in each["mistakes"].items()
         if wrong["pictures"]
     )
+    found = "\n".join(
+        f"| {name} | {number(each['view accuracy']['value'])}"
+        f" | {number(each['detector mAP50']['value'])} |"
+        for name, each in sets.items()
+    )
     return f"""
-What these networks called the pictures of each set, without criteria and without the
-out-of-distribution score:
+What these networks called the pictures of each set by P(standard) alone, whatever view they named,
+without criteria and without the out-of-distribution score:
 
-| set | are | pictures | {" | ".join(f"called {label}" for label in LABELS)} | right view | mAP50 |
-|---|---|---|---|---|---|---|---|
+| set | are | pictures | {" | ".join(f"called {label}" for label in LABELS)} |
+|---|---|---|---|---|---|
 {called}
 
-Failures, and how many of them each branch alone would have got wrong too: where image and layout
-both are, nothing in the network speaks for the truth.
+| set | right view | detector mAP50 on its boxed pictures |
+|---|---|---|
+{found}
 
-| set | failure | pictures | {" | ".join(ALONE)} |
-|---|---|---|---|---|---|
+Failures, and how many of them each branch alone, and each of the three, would have got wrong too:
+
+| set | failure | pictures | {" | ".join((*ALONE, EACH))} |
+|---|---|---|---|---|---|---|
 {misled}
 """
 
@@ -222,7 +307,7 @@ def _simulated_only(facts: Mapping[str, Any]) -> str:
     if not views:
         return ""
     return f"""- {", ".join(views)}: learnt from simulations only. On real pictures they give no
-  verdict but "review", with the flag no-real-evidence.
+  verdict but "review", with the flag no-real-evidence; the probability beside it is of phantoms.
 """
 
 

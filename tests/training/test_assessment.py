@@ -137,12 +137,15 @@ def test_mistakes_tell_which_branch_was_wrong_as_well() -> None:
     refused = replace(
         RIGHT, probability=0.1, label=NON_STANDARD, ablated=sure | {"layout alone": 0.1}
     )
+    hopeless = replace(passed, ablated=sure)
     left = replace(passed, label=REVIEW, probability=0.5)
     right = replace(RIGHT, ablated=sure)
     found = assess([right, passed, passed, refused, left], ablation=True)["mistakes"]
-    told = {"image alone": 2, "text alone": 0, "layout alone": 2}
+    everyone = assess([hopeless, passed], ablation=True)["mistakes"]
+    assert everyone["passed though not standard"]["each of them"] == 1
+    told = {"image alone": 2, "text alone": 0, "layout alone": 2, "each of them": 0}
     assert found["passed though not standard"] == {"pictures": 2} | told
-    told = {"image alone": 0, "text alone": 0, "layout alone": 1}
+    told = {"image alone": 0, "text alone": 0, "layout alone": 1, "each of them": 0}
     assert found["refused though standard"] == {"pictures": 1} | told
 
 
