@@ -215,7 +215,10 @@ def cross_validate(
         bool, typer.Option(help="Also bound the leak that is left, with one nested fold.")
     ] = False,
     looks: Annotated[
-        bool, typer.Option(help="Also leave out each scanner's look, as another hospital would.")
+        bool,
+        typer.Option(
+            help="Also leave out each look: pictures clustered by grey levels, grain and size."
+        ),
     ] = False,
     jobs: Annotated[
         int, typer.Option(min=1, help="Models trained at a time, about 5 GB of memory each.")

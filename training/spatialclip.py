@@ -529,15 +529,19 @@ def parameter_groups(
 
 
 def summarise(predictions: Predictions, evidence: Sequence[Evidence]) -> dict[str, float]:
-    """View accuracy over all, AUROC of standard among the four views, by simulated and real."""
+    """View accuracy over all; AUROC of standard among pictures of the four views, of simulated ones
+    and of each real set that has both classes: sets differ in more than quality."""
     from sklearn.metrics import roc_auc_score
 
     views = np.array([VIEWS.index(item.sample.view or View.OTHER) for item in evidence])
     standard = np.array([item.sample.standard for item in evidence])
-    real = np.array([not item.sample.simulated for item in evidence])
+    sets = np.array(
+        ["simulated" if item.sample.simulated else item.sample.source for item in evidence]
+    )
     judged = views != VIEWS.index(View.OTHER)
     figures = {"view accuracy": float(np.mean(predictions.views.argmax(1) == views))}
-    for name, rows in (("AUROC simulated", judged & ~real), ("AUROC real", judged & real)):
+    for name in sorted(set(sets)):
+        rows = judged & (sets == name)
         if len(set(standard[rows])) == 2:
-            figures[name] = float(roc_auc_score(standard[rows], predictions.logit[rows]))
+            figures[f"AUROC {name}"] = float(roc_auc_score(standard[rows], predictions.logit[rows]))
     return figures

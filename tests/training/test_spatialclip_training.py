@@ -13,7 +13,7 @@ from detector.detection import Detection
 from detector.mirror import mirrored
 from detector.vocabulary import View
 from model.inputs import Preprocessor
-from model.spatialclip import SpatialClip, small_config
+from model.spatialclip import VIEWS, SpatialClip, small_config
 from model.stages import Stage
 from training.evidence import Evidence
 from training.losses import quality_loss
@@ -23,9 +23,11 @@ from training.spatialclip import (
     ALONE,
     Batch,
     CriteriaHeads,
+    Predictions,
     SpatialClipRecipe,
     losses,
     make_batch,
+    summarise,
 )
 
 WORDS = ("The nuchal translucency is seen.", "The palate is seen.")
@@ -117,3 +119,22 @@ def test_a_recipe_is_read_from_its_run(tmp_path: Path) -> None:
         (tmp_path / "training.json").write_text(broken)
         with pytest.raises(UsageError, match="holds no run"):
             SpatialClipRecipe.of_run(tmp_path)
+
+
+def test_a_set_of_one_class_tells_nothing_of_another() -> None:
+    """Set 1 is all standard: beside it, set 2's pictures would be told apart by their scanner."""
+    shown = [("set1_train", True), ("set2_train", True), ("set2_train", False), ("phantoms", True)]
+    evidence = [
+        Evidence(
+            np.zeros((8, 8, 3), np.uint8),
+            ((), ()),
+            ("", ""),
+            (8, 8),
+            Sample(Path("0.png"), standard, view=View.NT, source=source),
+        )
+        for source, standard in shown
+    ]
+    logits = np.array([9.0, 1.0, 2.0, 3.0])
+    views = np.tile(np.eye(len(VIEWS))[VIEWS.index(View.NT)], (4, 1))
+    said = Predictions(logits, views, np.zeros((4, 3)), np.zeros((4, 1)))
+    assert summarise(said, evidence) == {"view accuracy": 1.0, "AUROC set2_train": 0.0}
