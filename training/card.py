@@ -219,7 +219,7 @@ def _unseen(facts: Mapping[str, Any]) -> str:
         for name in ABLATIONS
         if name != WHOLE and name in found["ablation"]
     ]
-    rows += [("detector mAP50, 480 px, boxed pictures of all sets", found["detector"]["map50"])]
+    rows += [("detector mAP50, boxed pictures of all sets", found["detector"]["map50"])]
     rows += [
         (f"AUROC, fold 0, {name}", area)
         for name, area in found.get("fold 0, nested and not", {}).items()
