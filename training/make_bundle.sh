@@ -55,7 +55,7 @@ done_already spatialclip-real || "$qc_model" train spatialclip --out runs/spatia
   --cache runs/folds --resume
 # What leaks between the stages, and looks that were left out: for the model card.
 cross_validate --nested --looks
-"$qc_model" calibrate --out model/bundles/default --version 1.0 --detector runs/detector-real \
+"$qc_model" calibrate --out model/bundles/default --version 1.1 --detector runs/detector-real \
   --describer runs/describer --spatialclip runs/spatialclip-real \
   --samples runs/phantoms-calibration/samples.json \
   --fetus-framework "$data/fetus_framework" --held-out 0.1 --dicom "$data/us_dicom" \
