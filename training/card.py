@@ -244,7 +244,7 @@ another hospital), and the same pictures when only their fold was:
 | look | left out | standard | non-standard | {" | ".join(LOOKS)} |
 |---|---|---|---|---|---|---|
 {looks}
-"""
+{_by_branch(found) if looks else ""}"""
     return f"""
 {found["folds"]}-fold cross-validation on {found["set 2"]["pictures"]} real pictures (set 2), each
 judged by a SpatialCLIP of the same recipe and a smaller detector that had not seen it. Two things
@@ -255,6 +255,27 @@ SpatialCLIP learnt from had seen the fold ("nested": they had not).
 |---|---|---|
 {table}
 {left_out if looks else ""}{_by_set(found.get("sets", {}))}"""
+
+
+def _by_branch(found: Mapping[str, Any]) -> str:
+    """What each branch is worth on a look that was left out; empty where that was not measured."""
+    branches = "\n".join(
+        f"| {look} | {way} | "
+        + " | ".join(number(told["ablation"][name]["value"]) for name in ABLATIONS)
+        + " |"
+        for look, ways in found.get("looks left out", {}).items()
+        for way in ("look left out", "fold left out")
+        if "ablation" in (told := ways[way])
+    )
+    if not branches:
+        return ""
+    return f"""
+AUROC on the same pictures, by branch:
+
+| look | left out | {" | ".join(ABLATIONS)} |
+|---|---|{"---|" * len(ABLATIONS)}
+{branches}
+"""
 
 
 def _by_set(sets: Mapping[str, Any]) -> str:

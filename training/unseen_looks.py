@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from training import quality
-from training.ablation import WHOLE
+from training.ablation import ABLATIONS, WHOLE
 from training.appearance import appearance, looks
 from training.choice import choose
 from training.detector import read_region
@@ -73,7 +73,7 @@ def figures(
     plan: Plan, held: Mapping[str, Sequence[Sample]], known: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """For each look: figures on its pictures when it was left out of training, and when only their
-    fold was.
+    fold was; in both cases also the AUROC of each of ABLATIONS.
 
     `known` are the folds' rows, of which those of other looks calibrate. Where the look has one
     class only, there is no AUROC, but sensitivity or specificity at P = 0.5.
@@ -93,7 +93,7 @@ def figures(
         for how, judged in (("look left out", rows), ("fold left out", known)):
             part = [r for r in judged if r["source"] == BOTH_CLASSES and r["group"] in groups]
             p = calibration.calibrate_many(np.array([row["logits"][WHOLE] for row in part]))
-            found[name][how] = told(p, part)
+            found[name][how] = told(p, part) | {"ablation": by_branch(part)}
     return found
 
 
@@ -114,6 +114,16 @@ def told(probability: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "AUROC": areas["AUROC"],
         "sensitivity": _share(said, standard, groups),
         "specificity": _share(~said, ~standard, groups),
+    }
+
+
+def by_branch(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The AUROC of each of ABLATIONS, by its logits; NaN where there is one class only."""
+    standard = [bool(row["standard"]) for row in rows]
+    groups = [row["group"] for row in rows]
+    return {
+        name: quality.figures([row["logits"][name] for row in rows], standard, groups)["AUROC"]
+        for name in ABLATIONS
     }
 
 

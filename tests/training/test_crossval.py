@@ -59,6 +59,7 @@ def test_every_real_picture_is_judged_once_by_models_that_never_saw_it(tmp_path:
     for found in left_out.values():
         for way in ("look left out", "fold left out"):
             assert found[way]["standard"] + found[way]["non-standard"] == found["pictures"]
+            assert set(found[way]["ablation"]) == set(ABLATIONS)
     for folder in plan.out.glob("look-*"):
         unseen = {
             row["group"]

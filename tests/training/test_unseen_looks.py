@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from training.ablation import ABLATIONS
 from training.folds import Plan
 from training.phantom.dataset import write_dataset
 from training.samples import read_samples
-from training.unseen_looks import by_group, told
+from training.unseen_looks import by_branch, by_group, told
 
 
 def rows(standard: list[bool]) -> list[dict[str, Any]]:
@@ -32,6 +33,18 @@ def test_one_class_has_its_own_rate_and_no_area(standard: bool) -> None:
     own, other = ("sensitivity", "specificity") if standard else ("specificity", "sensitivity")
     assert found[own]["value"] == 0.5
     assert math.isnan(found[other]["value"])
+
+
+def test_each_branch_is_judged_by_its_own_logits() -> None:
+    said = {name: [0.0, 1.0, 2.0, 3.0] for name in ABLATIONS} | {"text alone": [3.0, 2.0, 1.0, 0.0]}
+    judged = [
+        row | {"logits": {name: logits[i] for name, logits in said.items()}}
+        for i, row in enumerate(rows([False, False, True, True]))
+    ]
+    found = by_branch(judged)
+    assert {name: area["value"] for name, area in found.items()} == {
+        name: float(name != "text alone") for name in ABLATIONS
+    }
 
 
 def test_a_group_has_one_look(tmp_path: Path) -> None:
