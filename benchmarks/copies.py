@@ -8,47 +8,102 @@ cross-validation; probabilities are calibrated on the pictures themselves, as a 
 """
 
 import argparse
+import io
 import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from detector.frame import Pixels
 from detector.picture import read_picture
 from model.checkpoint import load_spatialclip
 from model.inputs import Preprocessor
 from training import corpus, pipeline
 from training.choice import choose
+from training.evidence import Evidence
 from training.folds import BOTH_CLASSES
 from training.samples import Sample
 from training.spatialclip import predict
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """A cross-validation's folder, its describer, and the pictures of both classes."""
+
+    out: Path
+    describer: Path
+    samples: Sequence[Sample]
+
+    def judged(
+        self, change: Callable[[Pixels], Pixels] | None = None
+    ) -> tuple[list[float], list[Evidence]]:
+        """The logits of each fold's own networks for its pictures, fold by fold, and what they saw;
+        of changed copies if `change` is given."""
+        logits: list[float] = []
+        evidence: list[Evidence] = []
+        with tempfile.TemporaryDirectory() as scratch:
+            for folder, held in self._folds():
+                pictures = held
+                if change is not None:
+                    pictures = [copied(sample, Path(scratch), change) for sample in held]
+                seen = pipeline.gather_folds(
+                    pictures, self._detectors(), self.describer, Path(scratch), 0
+                )
+                preprocessor = Preprocessor.load(folder, pipeline.PICTURE_SIZE)
+                logits += predict(load_spatialclip(folder), seen, preprocessor).logit.tolist()
+                evidence += seen
+        return logits, evidence
+
+    def _folds(self) -> list[tuple[Path, list[Sample]]]:
+        folders = sorted(self.out.glob("spatialclip-?"))
+        return [
+            (folder, [s for s in self.samples if corpus.fold_of(s, len(folders), 0) == fold])
+            for fold, folder in enumerate(folders)
+        ]
+
+    def _detectors(self) -> list[Path]:
+        return sorted(self.out.glob("detector-?"))
+
+
+def networks(parser: argparse.ArgumentParser) -> tuple[Networks, argparse.Namespace]:
+    """The networks that the command line names, and all that it asks for."""
     parser.add_argument("--cross-validation", type=Path, required=True, help="its folder")
     parser.add_argument("--describer", type=Path, required=True, help="folder of the describer")
     parser.add_argument("--fetus-framework", type=Path, required=True, help="the data set's folder")
-    parser.add_argument("--quality", type=int, default=90, help="of the copies, 1 to 100")
-    parser.add_argument("--subsampling", default="4:2:2", help="4:4:4, 4:2:2 or 4:2:0")
     asked = parser.parse_args()
     samples = corpus.gather(None, asked.fetus_framework, [BOTH_CLASSES])
-    folders = sorted(asked.cross_validation.glob("spatialclip-?"))
-    detectors = [f.with_name(f.name.replace("spatialclip", "detector")) for f in folders]
-    judged: list[Sample] = []
-    before: list[float] = []
-    after: list[float] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for fold, folder in enumerate(folders):
-            held = [s for s in samples if corpus.fold_of(s, len(folders), 0) == fold]
-            copies = [copied(s, Path(scratch), asked.quality, asked.subsampling) for s in held]
-            judged += held
-            for logits, pictures in ((before, held), (after, copies)):
-                logits += said(pictures, folder, detectors, asked.describer, Path(scratch)).tolist()
-    calibration, _ = choose(before, [float(s.standard) for s in judged], [s.group for s in judged])
+    return Networks(asked.cross_validation, asked.describer, samples), asked
+
+
+def copied(sample: Sample, folder: Path, change: Callable[[Pixels], Pixels]) -> Sample:
+    """The sample with its picture changed, kept in the folder without loss."""
+    path = folder / f"{sample.image.stem}.png"
+    Image.fromarray(change(read_picture(sample.image))).save(path)
+    return replace(sample, image=path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--quality", type=int, default=90, help="of the copies, 1 to 100")
+    parser.add_argument("--subsampling", default="4:2:2", help="4:4:4, 4:2:2 or 4:2:0")
+    unseen, asked = networks(parser)
+
+    def compressed(pixels: Pixels) -> Pixels:
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(
+            stream, "JPEG", quality=asked.quality, subsampling=asked.subsampling
+        )
+        return np.asarray(Image.open(stream).convert("RGB"))
+
+    (before, seen), (after, _) = unseen.judged(), unseen.judged(compressed)
+    samples = [each.sample for each in seen]
+    calibration, _ = choose(
+        before, [float(s.standard) for s in samples], [s.group for s in samples]
+    )
     gaps: npt.NDArray[np.float64] = np.abs(
         np.subtract(calibration.calibrate_many(before), calibration.calibrate_many(after))
     )
@@ -56,25 +111,6 @@ def main() -> None:
         f"JPEG {asked.quality}, {asked.subsampling}, {len(gaps)} pictures: P(standard) changes by"
         f" {np.quantile(gaps, 0.95):.4f} at the 95th percentile, {gaps.max():.4f} at most"
     )
-
-
-def copied(sample: Sample, folder: Path, quality: int, subsampling: str) -> Sample:
-    """The sample, its picture compressed and kept in the folder without further loss."""
-    path = folder / f"{sample.image.stem}.png"
-    compressed = path.with_suffix(".jpg")
-    picture = Image.fromarray(read_picture(sample.image))
-    picture.save(compressed, quality=quality, subsampling=subsampling)
-    Image.open(compressed).convert("RGB").save(path)
-    return replace(sample, image=path)
-
-
-def said(
-    samples: Sequence[Sample], network: Path, detectors: Sequence[Path], writer: Path, cache: Path
-) -> npt.NDArray[np.float64]:
-    """The (N,) logits of these pictures, each boxed by its own fold's detector."""
-    seen = pipeline.gather_folds(samples, detectors, writer, cache, 0)
-    preprocessor = Preprocessor.load(network, pipeline.PICTURE_SIZE)
-    return predict(load_spatialclip(network), seen, preprocessor).logit
 
 
 if __name__ == "__main__":

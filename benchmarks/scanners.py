@@ -1,0 +1,161 @@
+"""Real pictures as another scanner or sonographer might show them, judged by networks that never
+saw them: what a hospital that training never saw may cost.
+
+Made up, and each of one strength for all pictures; training draws grey curves, contrast,
+sharpness, size and place at random too, mostly of less strength. No substitute for another
+hospital's own pictures. Probabilities are calibrated on the pictures as they are. Beside it: a
+logistic regression on nothing but the detector's best confidence of each structure, in log-odds,
+fitted on the other folds' pictures as they are.
+
+.venv/bin/python benchmarks/scanners.py --cross-validation runs/folds --describer runs/describer \
+    --fetus-framework ../shared/data/fetus_framework
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.copies import networks
+from detector.frame import Pixels
+from detector.vocabulary import BY_CODE, LABELS
+from training import corpus, quality
+from training.choice import choose
+from training.curves import area
+from training.evidence import Evidence
+from training.quality import Floats
+
+
+def darker(pixels: Pixels, exponent: float = 1.8) -> Pixels:
+    """A grey curve; an exponent below 1 makes pictures brighter."""
+    curve: Any = 255 * (np.arange(256) / 255) ** exponent
+    return np.asarray(curve.astype(np.uint8)[pixels])
+
+
+def local_contrast(pixels: Pixels) -> Pixels:
+    """Smoothed (median of 5 x 5), then contrast limited adaptive histogram equalisation."""
+    grey = cv2.medianBlur(np.ascontiguousarray(pixels[..., 0]), 5)
+    even: Any = cv2.createCLAHE(4, (8, 8)).apply(grey)
+    return np.asarray(np.repeat(even[..., None], 3, axis=2), np.uint8)
+
+
+def coarse(pixels: Pixels) -> Pixels:
+    """0.35 of the resolution, and a little brighter."""
+    height, width = pixels.shape[:2]
+    small = cv2.resize(
+        pixels, (int(width * 0.35), int(height * 0.35)), interpolation=cv2.INTER_AREA
+    )
+    again = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+    return darker(np.asarray(again), 0.8)
+
+
+def grainy(pixels: Pixels) -> Pixels:
+    """Speckle of 25 % of the brightness, the same wherever the same picture is."""
+    generator = np.random.default_rng(int(pixels.sum()))
+    noise: Any = cv2.GaussianBlur(generator.normal(0, 1, pixels.shape[:2]), (0, 0), 1.2)
+    noise /= noise.std()
+    return np.asarray(np.clip(pixels * (1 + 0.25 * noise[..., None]), 0, 255), np.uint8)
+
+
+def nearer(pixels: Pixels, factor: float = 1.35) -> Pixels:
+    """The middle only, that much larger."""
+    height, width = pixels.shape[:2]
+    high, wide = int(height / factor), int(width / factor)
+    top, left = (height - high) // 2, (width - wide) // 2
+    middle = np.ascontiguousarray(pixels[top : top + high, left : left + wide])
+    return np.asarray(cv2.resize(middle, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def farther(pixels: Pixels, factor: float = 0.7) -> Pixels:
+    """Smaller, black around it."""
+    height, width = pixels.shape[:2]
+    small = cv2.resize(
+        pixels, (int(width * factor), int(height * factor)), interpolation=cv2.INTER_AREA
+    )
+    shown = np.zeros_like(pixels)
+    top, left = (height - small.shape[0]) // 2, (width - small.shape[1]) // 2
+    shown[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return shown
+
+
+def wider(pixels: Pixels) -> Pixels:
+    """Pixels that are not square: 1.3 times as wide."""
+    height, width = pixels.shape[:2]
+    return np.asarray(cv2.resize(pixels, (int(width * 1.3), height)), np.uint8)
+
+
+CHANGES = {
+    "darker (gamma 1.8)": darker,
+    "brighter (gamma 0.55)": lambda pixels: darker(pixels, 0.55),
+    "local contrast": local_contrast,
+    "coarse": coarse,
+    "grainy": grainy,
+    "nearer (1.35)": nearer,
+    "farther (0.7)": farther,
+    "wider (1.3)": wider,
+}
+
+
+def surest(evidence: Sequence[Evidence]) -> Floats:
+    """(N, labels) log-odds of each structure's most confident box, of 0.02 where it has none."""
+    best = np.full((len(evidence), len(LABELS)), 0.02)
+    for row, each in zip(best, evidence, strict=True):
+        for box in each.detections[0]:
+            at = BY_CODE[box.label].index
+            row[at] = max(row[at], min(box.confidence, 0.98))
+    return np.asarray(np.log(best / (1 - best)))
+
+
+def regression(seen: Floats, standard: Any) -> Any:
+    """Of "standard", its classes balanced."""
+    return make_pipeline(
+        StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000)
+    ).fit(seen, standard)
+
+
+def main() -> None:
+    unseen, _ = networks(argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0]))
+    plain, evidence = unseen.judged()
+    standard = np.array([bool(each.sample.standard) for each in evidence])
+    groups = [each.sample.group for each in evidence]
+    calibration, _ = choose(plain, standard.astype(float).tolist(), groups)
+    folds = np.array([corpus.fold_of(each.sample, 5, 0) for each in evidence])
+    as_they_are = surest(evidence)
+    by_fold = {
+        fold: regression(as_they_are[folds != fold], standard[folds != fold])
+        for fold in sorted(set(folds.tolist()))
+    }
+    table = Table("pictures", "AUROC", "interval", "ECE", "interval", "confidences alone: AUROC")
+    for name, change in {"as they are": None, **CHANGES}.items():
+        logits, seen = (plain, evidence) if change is None else unseen.judged(change)
+        found = quality.figures(calibration.calibrate_many(logits), standard, groups)
+        sure, score = surest(seen), np.zeros(len(seen))
+        for fold, fitted in by_fold.items():
+            score[folds == fold] = fitted.decision_function(sure[folds == fold])
+        table.add_row(
+            name,
+            *cells(found["AUROC"]),
+            *cells(found["ECE"]),
+            f"{area(score, standard):.3f}",
+        )
+    Console().print(table)
+
+
+def cells(figure: Any) -> tuple[str, str]:
+    """The figure and its interval."""
+    low, high = figure["interval"]
+    return f"{figure['value']:.3f}", f"{low:.3f} to {high:.3f}"
+
+
+if __name__ == "__main__":
+    main()
