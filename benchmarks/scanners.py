@@ -135,7 +135,7 @@ def main() -> None:
         fold: regression(as_they_are[folds != fold], standard[folds != fold])
         for fold in sorted(set(folds.tolist()))
     }
-    table = Table("pictures", "AUROC", "interval", "ECE", "interval", "confidences alone: AUROC")
+    table = Table("pictures", "AUROC", "ECE", "AUROC of confidences")
     for name, change in {"as they are": None, **CHANGES}.items():
         logits, seen = (plain, evidence) if change is None else unseen.judged(change)
         found = quality.figures(calibration.calibrate_many(logits), standard, groups)
@@ -144,17 +144,17 @@ def main() -> None:
             score[folds == fold] = fitted.decision_function(sure[folds == fold])
         table.add_row(
             name,
-            *cells(found["AUROC"]),
-            *cells(found["ECE"]),
+            cell(found["AUROC"]),
+            cell(found["ECE"]),
             f"{area(score, standard):.3f}",
         )
     Console().print(table)
 
 
-def cells(figure: Any) -> tuple[str, str]:
+def cell(figure: Any) -> str:
     """The figure and its interval."""
     low, high = figure["interval"]
-    return f"{figure['value']:.3f}", f"{low:.3f} to {high:.3f}"
+    return f"{figure['value']:.3f} ({low:.3f} to {high:.3f})"
 
 
 if __name__ == "__main__":

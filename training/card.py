@@ -1,5 +1,6 @@
 """The model card of a bundle, written from its manifest: only figures that were measured."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ LOOKS = ("AUROC", "sensitivity", "specificity")
 
 def model_card(facts: Mapping[str, Any]) -> str:
     """Markdown after Mitchell et al. 2019, Model Cards for Model Reporting."""
+    # As the manifest keeps them, so that the card can be made of it again.
+    facts = json.loads(json.dumps(facts, sort_keys=True))
     metrics, training = facts["metrics"], facts["training"]
     detector, spatialclip = training["detector"], training["spatialclip"]
     validation = detector["validation"]
@@ -118,7 +121,8 @@ Figures on phantoms of unseen seeds: `qc-model evaluate`, see docs/benchmarks.md
 - {_calibrated_on(facts)} Elsewhere it is an estimate. Pictures unlike those it knows get the flag
   out-of-distribution and "review".
 - Compression and the shape of the region tell the class in this data set; training varies both.
-  Coarse JPEG copies (below quality 90) are judged otherwise: docs/benchmarks.md.
+  Coarse JPEG copies (below quality 90) are judged otherwise, pictures made darker, nearer or
+  grainier less well: docs/benchmarks.md.
 {_simulated_only(facts)}
 ## Repeat it
 All steps, with the phantoms and what the parts started from: training/make_bundle.sh. Those that

@@ -1,5 +1,6 @@
 """The default bundle's acceptance figures, on pictures that no part of it has seen."""
 
+import json
 import random
 from pathlib import Path
 
@@ -7,10 +8,11 @@ import pytest
 
 from detector.detection import Detection
 from detector.vocabulary import LABELS
-from model.bundle import Bundle, locate
+from model.bundle import CARD, Bundle, locate
 from model.judge import Judge
 from tests.model.synonyms import undetected
 from training.assessment import assess
+from training.card import model_card
 from training.corpus import divide
 from training.evaluate import on_others, on_phantoms
 from training.fetus_framework import read_fetus_framework
@@ -29,6 +31,12 @@ def test_it_is_small_and_holds_no_pickle() -> None:
     files = [p for p in locate("default").rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) < 60e6
     assert {p.suffix for p in files} <= {".json", ".md", ".safetensors", ".yaml"}
+
+
+def test_its_card_is_what_its_manifest_tells() -> None:
+    folder = locate("default")
+    facts = json.loads((folder / "bundle.json").read_text())
+    assert (folder / CARD).read_text(encoding="utf-8") == model_card(facts)
 
 
 def test_a_few_unseen_phantoms(judge: Judge) -> None:
