@@ -58,13 +58,14 @@ def make_bundle(
     version: str,
     command: str,
     cross_validation: Path | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Calibrate the parts on `known` pictures that none of them was trained on, set the
     out-of-distribution threshold, report on the `strange` files, and write the bundle to `out`.
 
     With the folder of a cross-validation of the same recipe, the views that it has real pictures of
     are calibrated on what its networks said of pictures they had not seen: many more than can be
-    held out from the last one.
+    held out from the last one. `notes` stand among the limits in the model card.
     """
     trained = json.loads((spatialclip / "training.json").read_text())
     thresholds = Thresholds()
@@ -152,6 +153,7 @@ def make_bundle(
         }
         | {"calibration": {"command": command, "sha256": data_hash([e.sample for e in seen])}},
         "metrics": metrics,
+        "notes": list(notes),
     } | folds
     shutil.rmtree(out, ignore_errors=True)
     build(detector, describer, spatialclip, out, name=name, version=version, facts=facts)
@@ -198,7 +200,7 @@ def read_cross_validation(folder: Path) -> dict[str, Any]:
     return {
         "cross_validation": {
             **{name: figures[name] for name in (*kept, "looks left out") if name in figures},
-            "detector": {"map50": figures["detector"]["map50"]},
+            "detector": {name: figures["detector"][name] for name in ("map50", "ap50")},
             "sets": {
                 name: {
                     "labels": each["labels"],

@@ -14,6 +14,7 @@ from training.report import QUALITY, interval, number
 KINDS = (TEMPERATURE, ISOTONIC)
 LABELS = (STANDARD, REVIEW, NON_STANDARD)
 LOOKS = ("AUROC", "sensitivity", "specificity")
+_HARDEST = 3
 
 
 def model_card(facts: Mapping[str, Any]) -> str:
@@ -59,8 +60,8 @@ def model_card(facts: Mapping[str, Any]) -> str:
 ## Intended use
 Quality control of first-trimester (11+0 to 13+6 weeks) ultrasound pictures: which of the views
 {", ".join(v for v in facts["views"] if v != "OTHER")} a picture shows, and whether it is a standard
-one. It says nothing about the fetus. The laboratory decides its use; it is not cleared as a medical
-device.
+one; on real pictures it does so for fewer views (Limits). It says nothing about the
+fetus. The laboratory decides its use; it is not cleared as a medical device.
 
 ## Parts
 - Detector: YOLO11{detector["recipe"]["scale"]}, {facts["preprocessing"]["detector size"]} px,
@@ -82,8 +83,9 @@ device.
 - Real ultrasound of other organs (tuning half) and shuffled real pictures as "none of the views".
 
 ## Results
-"Standard" is the positive class: sensitivity is the share of standard pictures called standard,
-specificity that of non-standard ones called non-standard.
+"Standard" is the positive class: sensitivity is the share of standard pictures with P(standard) of
+0.5 or more, specificity that of non-standard ones below. Where they are told, nothing is left to a
+person.
 
 Detector on held-out groups ({validation["images"]} pictures, mAP50
 {validation["map50"]:.3f}{on_real}; what it started from may have seen the simulated ones):
@@ -92,14 +94,18 @@ Detector on held-out groups ({validation["images"]} pictures, mAP50
 |---|---|---|{"---|---|" if real else ""}
 {per_label}
 
+Only standard real pictures are boxed: how well structures are found in non-standard ones is not
+known.
+
 SpatialCLIP on held-out groups, before calibration:
 
 | figure | value |
 |---|---|
 {held_out}
 
-When the bundle was made, on pictures that no part learnt from, but for the other ultrasound, which
-SpatialCLIP did learn from as OTHER. The outlier threshold was set on these very pictures.
+When the bundle was made. {_calibrating(facts)} View accuracy and what lies beyond the outlier
+threshold, which was set on these very pictures: of phantoms and held-out pictures, which no part
+learnt from. Other ultrasound SpatialCLIP did learn from, as OTHER.
 
 | figure | value |
 |---|---|
@@ -116,14 +122,16 @@ Isotonic must be better by two standard errors, on {LEAST_PICTURES} pictures or 
 Figures on phantoms of unseen seeds: `qc-model evaluate`, see docs/benchmarks.md.
 
 ## Limits
-- NT has seen one data set of one hospital; pictures of others may fare worse.
+- NT has seen one data set of one hospital, and no picture of another one has been judged. A linear
+  probe on the same ImageNet features fell from an AUROC of 0.968 to 0.65 to 0.72 at a second
+  hospital (README of the shared data). Validate it on your own pictures before use.
 - Choroid plexuses are named by their side in the picture.
 - {_calibrated_on(facts)} Elsewhere it is an estimate. Pictures unlike those it knows get the flag
   out-of-distribution and "review".
 - Compression and the shape of the region tell the class in this data set; training varies both.
-  Coarse JPEG copies (below quality 90) are judged otherwise, pictures made darker, nearer or
-  grainier less well: docs/benchmarks.md.
-{_simulated_only(facts)}
+  Coarse JPEG copies (quality 75) are judged otherwise; pictures made darker, nearer or of more
+  local contrast are told apart less well, grainy ones are calibrated badly: docs/benchmarks.md.
+{_notes(facts)}{_simulated_only(facts)}
 ## Repeat it
 All steps, with the phantoms and what the parts started from: training/make_bundle.sh. Those that
 made the parts (folders outside the project by their last name):
@@ -151,6 +159,21 @@ between them "review". "Review" is also said of a picture whose view is less lik
 count from a confidence of {detection} on; SpatialCLIP's layout reads them from {layout} on."""
 
 
+def _calibrating(facts: Mapping[str, Any]) -> str:
+    """Which pictures the calibration and its error are of."""
+    if "cross_validation" not in facts:
+        return "Calibration pictures are held out, and no part learnt from them."
+    real = facts["cross_validation"]["set 2"]["pictures"]
+    return f"""Calibration pictures are phantoms that no part learnt from, and
+{real} real ones as the cross-validation's networks judged them; the shipped parts learnt from most
+of these."""
+
+
+def _notes(facts: Mapping[str, Any]) -> str:
+    """What whoever made the bundle had to say of it."""
+    return "".join(f"- {note}\n" for note in facts.get("notes", ()))
+
+
 def _calibrated_on(facts: Mapping[str, Any]) -> str:
     if "cross_validation" not in facts:
         return "The probability is calibrated on pictures that were not trained on."
@@ -173,7 +196,7 @@ def _criteria(rates: Sequence[Mapping[str, Any]]) -> str:
     )
     return f"""
 Criteria on the phantoms that their thresholds were fitted on; no real picture tells which it meets.
-Here sensitivity is the share of unmet ones found unmet, of those decided:
+Here sensitivity is the share of unmet ones found unmet, of those decided ("–": none was):
 
 | view | criterion | met | unmet | sensitivity | specificity | undecided |
 |---|---|---|---|---|---|---|
@@ -243,7 +266,9 @@ def _unseen(facts: Mapping[str, Any]) -> str:
     )
     left_out = f"""
 A look left out of training (pictures clustered by grey levels, grain and size; no substitute for
-another hospital), and the same pictures when only their fold was:
+another hospital), and the same pictures when only their fold was. Detectors that boxed what
+SpatialCLIP learnt from had seen all looks. Probabilities are calibrated on the other looks only,
+whose share of standard pictures differs: that shifts sensitivity against specificity, not AUROC.
 
 | look | left out | standard | non-standard | {" | ".join(LOOKS)} |
 |---|---|---|---|---|---|---|
@@ -252,13 +277,13 @@ another hospital), and the same pictures when only their fold was:
     return f"""
 {found["folds"]}-fold cross-validation on {found["set 2"]["pictures"]} real pictures (set 2), each
 judged by a SpatialCLIP of the same recipe and a smaller detector that had not seen it. Two things
-flatter the figures: the recipe was chosen on two of the folds, and the detectors that boxed what
-SpatialCLIP learnt from had seen the fold ("nested": they had not).
+flatter the figures: the recipe was chosen on these pictures, most of it on two of the folds, and
+the detectors that boxed what SpatialCLIP learnt from had seen the fold ("nested": they had not).
 
 | figure | value | 95 % interval |
 |---|---|---|
 {table}
-{left_out if looks else ""}{_by_set(found.get("sets", {}))}"""
+{left_out if looks else ""}{_by_set(found.get("sets", {}), found["detector"].get("ap50", {}))}"""
 
 
 def _by_branch(found: Mapping[str, Any]) -> str:
@@ -282,8 +307,11 @@ AUROC on the same pictures, by branch:
 """
 
 
-def _by_set(sets: Mapping[str, Any]) -> str:
-    """What the pictures of each set were called, and what misled the network; empty without any."""
+def _by_set(sets: Mapping[str, Any], structures: Mapping[str, float]) -> str:
+    """What the pictures of each set were called, and what misled the network; empty without any.
+
+    `structures` are AP50 by label.
+    """
     if not sets:
         return ""
     called = "\n".join(
@@ -306,6 +334,14 @@ def _by_set(sets: Mapping[str, Any]) -> str:
         f" | {number(each['detector mAP50']['value'])} |"
         for name, each in sets.items()
     )
+    hardest = sorted(structures.items(), key=lambda item: item[1])[:_HARDEST]
+    worst = (
+        "\nHardest to find, by AP50 over all boxed pictures: "
+        + ", ".join(f"{label} {ap:.2f}" for label, ap in hardest)
+        + ".\n"
+        if hardest
+        else ""
+    )
     return f"""
 What these networks called the pictures of each set by P(standard) alone, whatever view they named,
 without criteria and without the out-of-distribution score:
@@ -317,7 +353,7 @@ without criteria and without the out-of-distribution score:
 | set | right view | detector mAP50 on its boxed pictures |
 |---|---|---|
 {found}
-
+{worst}
 Failures, and how many of them each branch alone, and each of the three, would have got wrong too:
 
 | set | failure | pictures | {" | ".join((*ALONE, EACH))} |

@@ -1,6 +1,7 @@
 """`qc-model`: make phantoms, train, calibrate, evaluate. One verb, one function."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -327,6 +328,9 @@ def calibrate(
         Path | None,
         typer.Option(help="Folder of a cross-validation: its unseen pictures calibrate too."),
     ] = None,
+    note: Annotated[
+        list[str] | None, typer.Option(help="A limit for the model card. Repeat it for more.")
+    ] = None,
     name: str = "default",
     version: str = "0",
 ) -> None:
@@ -353,6 +357,7 @@ def calibrate(
         version=version,
         command=_command(),
         cross_validation=cross_validation,
+        notes=note or (),
     )
     typer.echo(json.dumps(manifest["metrics"], indent=1))
 
@@ -429,5 +434,7 @@ def evaluate(
 
 
 def _command() -> str:
-    """The command as typed, without the folders of this machine."""
-    return " ".join(["qc-model", *(Path(a).name if a.startswith("/") else a for a in sys.argv[1:])])
+    """The command, to be typed again; without the folders of this machine."""
+    return shlex.join(
+        ["qc-model", *(Path(a).name if a.startswith("/") else a for a in sys.argv[1:])]
+    )

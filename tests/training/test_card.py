@@ -55,3 +55,14 @@ def test_who_looks_at_mirror_images_is_told(facts: dict[str, Any]) -> None:
     assert "at the mirror image" not in model_card(facts)
     facts["preprocessing"]["mirror images too"] = ["detector", "spatialclip"]
     assert model_card(facts).count("It looks at the mirror image too.") == 2
+
+
+def test_notes_are_limits(facts: dict[str, Any]) -> None:
+    facts["notes"] = ["Its detector is older."]
+    card = model_card(facts)
+    assert "\n- Its detector is older.\n" in card[card.index("## Limits") :]
+
+
+def test_the_structures_that_are_hardest_to_find_are_named(facts: dict[str, Any]) -> None:
+    facts["cross_validation"]["detector"]["ap50"] = {"TH": 0.99, "NT": 0.75, "NS": 0.61, "MB": 0.98}
+    assert "over all boxed pictures: NS 0.61, NT 0.75, MB 0.98." in model_card(facts)

@@ -97,6 +97,7 @@ def test_every_real_picture_is_judged_once_by_models_that_never_saw_it(tmp_path:
         version="0",
         command="test",
         cross_validation=plan.out,
+        notes=["Too small to be of use."],
     )
     seen = [s.view for s in real if s.view is not View.OTHER]
     assert facts["metrics"]["calibration"]["all"]["pictures"] == len(seen)
@@ -107,6 +108,7 @@ def test_every_real_picture_is_judged_once_by_models_that_never_saw_it(tmp_path:
         "look 2 | look left out",
         "AUROC, fold 0, nested",
         "right view",
+        "Too small to be of use.",
     ):
         assert told in card
     before = {p: p.stat().st_mtime_ns for p in plan.out.rglob("weights.safetensors")}

@@ -1,6 +1,7 @@
 """`qc-model evaluate` on labelled pictures: sets, held-out groups, report, and what it refuses."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,19 +73,28 @@ def test_a_set_of_samples_gets_every_kind_of_figure(judge: Judge, samples: Path)
 
 def test_the_command_writes_a_report_of_each_set(samples: Path, tmp_path: Path) -> None:
     done = qc_model(
-        "evaluate", "--samples", samples, "--count", 4, "--ablate", "--report", tmp_path / "r.html"
+        "evaluate",
+        "--samples",
+        samples,
+        "--count",
+        4,
+        "--ablate",
+        "--report",
+        tmp_path / "my r.html",
     )
     assert done.returncode == 0, done.stderr
     assert "AUROC" in done.stdout
-    figures = json.loads((tmp_path / "r.json").read_text())
+    figures = json.loads((tmp_path / "my r.json").read_text())
     assert set(figures["sets"]) == {"phantoms", samples.parent.name}
     own = figures["sets"][samples.parent.name]
     assert own["pictures"] == 8
     assert {"quality", "curves", "labels", "views", "gates", "alignment", "detector"} <= set(own)
     assert set(own["ablation"]) == set(ABLATIONS)
-    assert figures["command"].startswith("qc-model evaluate")
-    text = (tmp_path / "r.html").read_text()
-    assert str(samples.parent.parent) not in text + (tmp_path / "r.json").read_text()
+    command = shlex.split(figures["command"])
+    assert command[:2] == ["qc-model", "evaluate"]
+    assert command[-1] == "my r.html", "no folder of this machine, but what can be typed again"
+    text = (tmp_path / "my r.html").read_text()
+    assert str(samples.parent.parent) not in text + (tmp_path / "my r.json").read_text()
 
 
 def test_only_the_held_out_groups_are_judged(shared_data: Path, tmp_path: Path) -> None:
