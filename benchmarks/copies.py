@@ -58,10 +58,14 @@ class Networks:
                 evidence += seen
         return logits, evidence
 
+    def fold_of(self, sample: Sample) -> int:
+        """The fold whose networks never saw the sample."""
+        return corpus.fold_of(sample, len(self._detectors()), 0)
+
     def _folds(self) -> list[tuple[Path, list[Sample]]]:
         folders = sorted(self.out.glob("spatialclip-?"))
         return [
-            (folder, [s for s in self.samples if corpus.fold_of(s, len(folders), 0) == fold])
+            (folder, [s for s in self.samples if self.fold_of(s) == fold])
             for fold, folder in enumerate(folders)
         ]
 

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.copies import networks
 from detector.frame import Pixels
 from detector.vocabulary import BY_CODE, LABELS
-from training import corpus, quality
+from training import quality
 from training.choice import choose
 from training.curves import area
 from training.evidence import Evidence
@@ -129,7 +129,7 @@ def main() -> None:
     standard = np.array([bool(each.sample.standard) for each in evidence])
     groups = [each.sample.group for each in evidence]
     calibration, _ = choose(plain, standard.astype(float).tolist(), groups)
-    folds = np.array([corpus.fold_of(each.sample, 5, 0) for each in evidence])
+    folds = np.array([unseen.fold_of(each.sample) for each in evidence])
     as_they_are = surest(evidence)
     by_fold = {
         fold: regression(as_they_are[folds != fold], standard[folds != fold])

@@ -17,6 +17,7 @@ from training import quality
 from training.ablation import ABLATIONS, WHOLE
 from training.appearance import appearance, looks
 from training.choice import choose
+from training.curves import area
 from training.detector import read_region
 from training.folds import (
     BOTH_CLASSES,
@@ -119,12 +120,16 @@ def told(probability: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def by_branch(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The AUROC of each of ABLATIONS, by its logits; NaN where there is one class only."""
-    standard = [bool(row["standard"]) for row in rows]
+    standard = np.array([bool(row["standard"]) for row in rows])
     groups = [row["group"] for row in rows]
-    return {
-        name: quality.figures([row["logits"][name] for row in rows], standard, groups)["AUROC"]
-        for name in ABLATIONS
-    }
+
+    def figure(name: str) -> dict[str, Any]:
+        logits = np.array([row["logits"][name] for row in rows])
+        return quality.figure(
+            lambda at: area(logits[at], standard[at]), np.arange(len(rows)), groups
+        )
+
+    return {name: figure(name) for name in ABLATIONS}
 
 
 def _share(right: Any, of: Any, groups: Sequence[str]) -> dict[str, Any]:
