@@ -21,7 +21,7 @@ from qc_daemon.operate import bundle_folder
 from qc_daemon.receive import check_tls
 from qc_daemon.records import schema
 from qc_daemon.records.store import Store
-from qc_daemon.requestor import steady
+from qc_daemon.requestor import associate
 from qc_daemon.retain.reconcile import reconcile
 from qc_daemon.settings import DestinationSettings, Settings, TLSSettings
 from qc_daemon.tls import tls_args
@@ -184,7 +184,7 @@ def _echo(peer: DestinationSettings, calling: str, timeout: float) -> None:
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = timeout
     entity.connection_timeout = timeout
     entity.add_requested_context(VERIFICATION)
-    association = steady(entity.associate(host, port, ae_title=called, tls_args=tls_args(peer)))
+    association = associate(entity, host, port, ae_title=called, tls_args=tls_args(peer))
     if association.is_rejected:
         raise ConnectionRefusedError(0, f"{called}@{host}:{port} rejects our association")
     if not association.is_established:

@@ -1,4 +1,7 @@
-"""Associations that we ask for: pynetdicom's, whose own thread steals no answer.
+"""Associations that we ask for: pynetdicom's, with two races mended.
+
+A peer that rejects at once has closed the connection before whoever asked looks whether there is
+one: pynetdicom (3.0.4) then aborts, and the rejection lies unread.
 
 Before a `send_*` pynetdicom stops its thread (`_reactor_checkpoint`) and waits until it says so
 (`_is_paused`). A thread that was let go a moment ago but has not run since still says so: it then
@@ -8,7 +11,11 @@ sender whose association ends between its look at `is_established` and the stop.
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
+
+from pynetdicom import AE, evt
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 
 _MOMENT = 0.0005
 # How long the thread stays stopped before it looks whether there still is a connection.
@@ -62,7 +69,26 @@ class _Checkpoint(threading.Event):
         return bool(self._association.is_alive() and self._association.dul.is_alive())
 
 
+def associate(
+    ae: AE, host: str, port: int, *, evt_handlers: Sequence[Any] = (), **options: Any
+) -> Any:
+    """The association that `AE.associate` makes of the same arguments, established or not."""
+    rejections: list[A_ASSOCIATE_RJ] = []
+
+    def received(event: Any) -> None:
+        if isinstance(event.pdu, A_ASSOCIATE_RJ):
+            rejections.append(event.pdu)
+
+    association = ae.associate(
+        host, port, evt_handlers=[*evt_handlers, (evt.EVT_PDU_RECV, received)], **options
+    )
+    if rejections and not association.is_rejected:
+        association.is_rejected, association.is_aborted = True, False
+        association.acceptor.primitive = rejections[0].to_primitive()
+    return steady(association)
+
+
 def steady(association: Any) -> Any:
-    """The association just asked for, with that race mended; give it before the first `send_*`."""
+    """An association whose thread steals no answer; give it before the first `send_*`."""
     association._reactor_checkpoint = _Checkpoint(association)
     return association

@@ -9,9 +9,9 @@ from typing import Any
 from pydicom import Dataset
 from pynetdicom import AE, build_context, build_role, evt
 
+from qc_daemon import requestor
 from qc_daemon.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, event_information
 from qc_daemon.records.commitments import Reference, Report
-from qc_daemon.requestor import steady
 from tests.wire import Pacs
 
 
@@ -101,7 +101,7 @@ class CommittingPacs(Pacs):
         time.sleep(0.1)
         for _ in range(self.times):
             event_type, information = event_information(self.report(request))
-            answer, _ = steady(request.association).send_n_event_report(
+            answer, _ = requestor.steady(request.association).send_n_event_report(
                 information, event_type, PUSH_MODEL, PUSH_MODEL_INSTANCE
             )
             self.answers.append(answer.get("Status"))
@@ -135,8 +135,6 @@ def associate(port: int, calling: str, contexts: Sequence[Any], roles: Sequence[
     """An association with our receiver, established or not."""
     ae = AE(calling)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 60
-    return steady(
-        ae.associate(
-            "127.0.0.1", port, contexts=list(contexts), ext_neg=list(roles), ae_title="QCDAEMON"
-        )
+    return requestor.associate(
+        ae, "127.0.0.1", port, contexts=list(contexts), ext_neg=list(roles), ae_title="QCDAEMON"
     )

@@ -12,7 +12,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, evt
 
 from qc_daemon.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
-from qc_daemon.requestor import steady
+from qc_daemon.requestor import associate
 from tests.wire import US, free_port
 
 MPPS = "1.2.840.10008.3.1.2.3.3"
@@ -64,14 +64,14 @@ class Modality:
         ae.add_requested_context(US, ExplicitVRLittleEndian)
         ae.add_requested_context(PUSH_MODEL)
         ae.add_requested_context(MPPS)
-        made = ae.associate(
+        made = associate(
+            ae,
             "127.0.0.1",
             port,
             ae_title="QCDAEMON",
             evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._reported)],
         )
         assert made.is_established
-        steady(made)
         try:
             yield made
         finally:

@@ -1,4 +1,4 @@
-"""The thread of an association that we asked for takes no answer meant for a sender."""
+"""Associations that we ask for: no answer goes to the wrong thread, none lies unread."""
 
 import contextlib
 import queue
@@ -10,9 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pynetdicom import AE, evt
 
-from qc_daemon.requestor import steady
-from tests.wire import Pacs, association, eventually, ultrasound
+from qc_daemon.requestor import associate, steady
+from tests.wire import US, Pacs, association, eventually, ultrasound
 
 
 class Association(threading.Thread):
@@ -129,3 +130,29 @@ def test_an_association_that_has_just_ended_keeps_no_sender_waiting() -> None:
         )
         assert "Status" not in made.send_c_store(ultrasound())
         made.is_established = False
+
+
+def test_a_rejection_is_known_however_soon_it_came() -> None:
+    """The connection is over before we look whether there is one."""
+    server = AE("PACS")
+    server.require_called_aet = True
+    server.add_supported_context(US)
+    listening = server.start_server(("127.0.0.1", 0), block=False)
+    over = threading.Event()
+    asker = AE("QCDAEMON")
+    asker.add_requested_context(US)
+    try:
+        made = associate(
+            asker,
+            *listening.server_address,
+            ae_title="ANOTHER",
+            evt_handlers=[
+                (evt.EVT_REQUESTED, lambda _event: over.wait(20)),
+                (evt.EVT_CONN_CLOSE, lambda _event: over.set()),
+            ],
+        )
+    finally:
+        listening.shutdown()
+    assert over.is_set()
+    assert (made.is_rejected, made.is_aborted, made.is_established) == (True, False, False)
+    assert made.acceptor.primitive.reason_str == "Called AE title not recognised"

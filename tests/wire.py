@@ -14,7 +14,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, evt
 
-from qc_daemon.requestor import steady
+from qc_daemon.requestor import associate
 
 US = "1.2.840.10008.5.1.4.1.1.6.1"
 US_RETIRED = "1.2.840.10008.5.1.4.1.1.6"
@@ -93,7 +93,7 @@ def association(
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 60
     for sop_class, syntax in contexts or [(US, ExplicitVRLittleEndian)]:
         ae.add_requested_context(sop_class, syntax)
-    made = steady(ae.associate("127.0.0.1", port, ae_title=called))
+    made = associate(ae, "127.0.0.1", port, ae_title=called)
     try:
         yield made
     finally:

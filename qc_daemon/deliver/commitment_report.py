@@ -29,7 +29,7 @@ from qc_daemon.records.commitments import Claim, Hold, KeptFile, Report, Standin
 from qc_daemon.records.jobs import RetryPolicy
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import CommitmentState
-from qc_daemon.requestor import steady
+from qc_daemon.requestor import associate
 from qc_daemon.routing import SOURCE, Routes
 from qc_daemon.settings import PeerSettings, Settings
 
@@ -222,13 +222,14 @@ class CommitmentReporter(CommitmentWorker):
 
     def _report(self, claim: Claim, told: Report) -> None:
         """One association, one N-EVENT-REPORT. Raises QCError."""
-        peer = self._peer(claim)
+        peer, port = self._peer(claim)
         self.outages.check(claim.requested_by)
         began = time.monotonic()
         # We are the SCP of this SOP class though we open the association (PS3.4 J.3.3, PS3.7 D.3).
-        association = self._ae.associate(
+        association = associate(
+            self._ae,
             claim.address,
-            peer.port,
+            port,
             contexts=[build_context(PUSH_MODEL)],
             ext_neg=[build_role(PUSH_MODEL, scp_role=True)],
             ae_title=claim.requested_by,
@@ -238,7 +239,7 @@ class CommitmentReporter(CommitmentWorker):
             self.outages.record(claim.requested_by, time.monotonic() - began)
             raise _error(ErrorCode.DELIVERY_UNREACHABLE, claim, "cannot be reached")
         try:
-            self._send(steady(association), claim, told)
+            self._send(association, claim, told)
         finally:
             if association.is_established:
                 association.release()
@@ -262,15 +263,15 @@ class CommitmentReporter(CommitmentWorker):
                 ErrorCode.DELIVERY_REFUSED, claim, f"answered the report {answer.Status:04X}"
             )
 
-    def _peer(self, claim: Claim) -> PeerSettings:
-        """The settings that say where the requester takes reports."""
+    def _peer(self, claim: Claim) -> tuple[PeerSettings, int]:
+        """The requester's settings, and the port that they say it takes reports on."""
         for peer in self.settings.receive.peer:
             if (
                 peer.ae_title == claim.requested_by
                 and peer.port is not None
                 and _within(claim.address, peer.address)
             ):
-                return peer
+                return peer, peer.port
         raise _error(
             ErrorCode.DELIVERY_UNREACHABLE, claim, "has no port; set port in its [[receive.peer]]"
         )

@@ -31,7 +31,7 @@ from qc_daemon.records.jobs import RetryPolicy
 from qc_daemon.records.pledges import Ask
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobState
-from qc_daemon.requestor import steady
+from qc_daemon.requestor import associate
 from qc_daemon.settings import DestinationSettings, Settings
 from qc_daemon.tls import tls_args
 
@@ -178,7 +178,8 @@ class CommitmentAsker(CommitmentWorker):
             # One that does not answer holds the others up.
             setattr(ae, limit, min(_LONGEST_CALL_SECONDS, destination.timeout))
         began = time.monotonic()
-        association = ae.associate(
+        association = associate(
+            ae,
             destination.host,
             destination.port,
             contexts=[build_context(PUSH_MODEL)],
@@ -187,7 +188,7 @@ class CommitmentAsker(CommitmentWorker):
             evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._told, [asked.destination])],
         )
         if association.is_established:
-            return steady(association)
+            return association
         if association.rejected_contexts and not association.is_rejected:
             raise _RefusedError(destination, "accepts no request", clearly=True)
         self.outages.record(destination.name, time.monotonic() - began)

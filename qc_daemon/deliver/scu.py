@@ -16,7 +16,7 @@ from qc_daemon.commitment import PUSH_MODEL
 from qc_daemon.deliver.item import ClassRefusedError, Item
 from qc_daemon.deliver.outcome import CLASS_NOT_SUPPORTED, outcome
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from qc_daemon.requestor import steady
+from qc_daemon.requestor import associate
 from qc_daemon.settings import DestinationSettings
 from qc_daemon.tls import tls_args
 
@@ -108,7 +108,8 @@ class StoreSCU:
         self.close()
         if not known:
             self._pairs = [*self._pairs, pair][-_MAX_PAIRS:]
-        association = self._ae.associate(
+        association = associate(
+            self._ae,
             self.destination.host,
             self.destination.port,
             contexts=self._contexts(),
@@ -117,7 +118,7 @@ class StoreSCU:
             tls_args=tls_args(self.destination),
         )
         if association.is_established:
-            self._association = steady(association)
+            self._association = association
             return association
         if association.is_rejected:
             raise self._rejected(association.acceptor.primitive)

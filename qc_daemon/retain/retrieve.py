@@ -14,7 +14,7 @@ from pynetdicom.dsutils import create_file_meta
 
 from detector.codes import ErrorCode, QCError
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from qc_daemon.requestor import steady
+from qc_daemon.requestor import associate
 from qc_daemon.settings import DestinationSettings
 from qc_daemon.tls import tls_args
 
@@ -109,7 +109,8 @@ def _association(
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     for limit in ("acse_timeout", "dimse_timeout", "network_timeout", "connection_timeout"):
         setattr(ae, limit, destination.timeout)
-    association = ae.associate(
+    association = associate(
+        ae,
         destination.host,
         destination.port,
         contexts=[build_context(model), *contexts],
@@ -123,7 +124,6 @@ def _association(
         raise NotOfferedError
     if not association.is_established:
         raise _unreachable(destination, "cannot be reached to fetch an object")
-    steady(association)
     try:
         yield association
     except (ValueError, RuntimeError) as error:

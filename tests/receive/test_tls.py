@@ -21,6 +21,7 @@ from qc_daemon.observe import log
 from qc_daemon.receive import Handshake, check_tls, listen, policy, tls
 from qc_daemon.records import peers
 from qc_daemon.records.tables import Revision
+from qc_daemon.requestor import associate
 from qc_daemon.settings import PeerSettings, TLSSettings
 from tests.certificates import Authority, Pair
 from tests.receive.conftest import Site
@@ -67,7 +68,8 @@ class Secured:
         ae = AE(calling)
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 60
         ae.add_requested_context(US, ExplicitVRLittleEndian)
-        made = ae.associate(
+        made = associate(
+            ae,
             "127.0.0.1",
             self.port,
             ae_title="QCDAEMON",
