@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from detector import console
+from detector.version_option import add_version
 from qc_daemon.settings import ClientTLSSettings, Settings, load
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
     help="Quality control of first-trimester fetal ultrasound, between modality and PACS. "
     "Not a medical device.",
 )
+add_version(app, "qc-daemon")
 queue = typer.Typer(no_args_is_help=True, help="Look at and mend the job queue.")
 quarantine = typer.Typer(no_args_is_help=True, help="Objects that could not be scored, and why.")
 bundle = typer.Typer(no_args_is_help=True, help="Models: list, verify, build, activate.")

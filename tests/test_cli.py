@@ -1,11 +1,14 @@
 """The command line's contract: which verbs there are, their help, formats and exit statuses."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
+import training.cli
 from detector.console import UsageError
 from qc_daemon.cli import app
 from qc_daemon.records import schema
@@ -59,6 +62,13 @@ def test_every_verb_has_help(verb: list[str]) -> None:
     result = runner.invoke(app, [*verb, "--help"])
     assert result.exit_code == 0
     assert "Usage" in result.output
+
+
+@pytest.mark.parametrize(("program", "line"), [("qc-daemon", app), ("qc-model", training.cli.app)])
+def test_it_says_its_version(program: str, line: typer.Typer) -> None:
+    result = runner.invoke(line, ["--version"])
+    assert result.exit_code == 0
+    assert result.output == f"{program} {version('qc-daemon')}\n"
 
 
 def test_verbs_of_later_issues_are_absent() -> None:

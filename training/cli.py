@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from detector import console
+from detector.version_option import add_version
 from training.phantom.command import phantom
 
 app = typer.Typer(
@@ -16,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train, calibrate and evaluate the models of qc-daemon.",
 )
+add_version(app, "qc-model")
 train = typer.Typer(no_args_is_help=True, help="Train one of the models.")
 app.add_typer(train, name="train")
 app.command()(phantom)
