@@ -2,6 +2,8 @@
 
     make bench        or        .venv/bin/python benchmarks/stages.py [--repeat 3]
 
+With `--bundle default --bundle FOLDER` the stages of several bundles, image by image in turn.
+
 Figures are of this machine at this moment; docs/benchmarks.md says on which ours were taken.
 """
 
@@ -41,55 +43,72 @@ from qc_daemon.settings import load
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--repeat", type=int, default=3)
-    repeat = arguments.parse_args().repeat
+    arguments.add_argument(
+        "--bundle", action="append", help="name or folder, repeatable; without it the default one"
+    )
+    given = arguments.parse_args()
+    judges = {
+        name: Judge.open(Bundle.open(name), device="cpu") for name in given.bundle or ["default"]
+    }
     console = Console()
     threads = torch.get_num_threads()
     console.print(f"{os.cpu_count()} cores, torch {torch.__version__}, {threads} threads")
     with tempfile.TemporaryDirectory() as folder:
         paths = write_exam(Path(folder) / "exam")
-        stages = time_stages([p for p in paths if p.name.startswith("phantom")][:8], repeat)
+        phantoms = [p for p in paths if p.name.startswith("phantom")][:8]
+        stages = time_stages(judges, phantoms, given.repeat)
         show("seconds an image, median", stages, console, "{:.4f}")
-        memory = peak_memory(Path(folder), paths, console)
+        memory = {"figure": peak_memory(Path(folder), paths, console)}
         show("peak resident memory, MiB", memory, console, "{:.0f}")
 
 
-def time_stages(paths: list[Path], repeat: int) -> dict[str, float]:
-    """Median wall seconds of each stage over phantom stills, one image at a time."""
-    judge = Judge.open(Bundle.open("default"), device="cpu")
-    taken: dict[str, list[float]] = defaultdict(list)
+def time_stages(
+    judges: dict[str, Judge], paths: list[Path], repeat: int
+) -> dict[str, dict[str, float]]:
+    """Median wall seconds of each stage by bundle, over phantom stills, one image at a time."""
+    taken: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in judges}
+    with DecodeProcess(megabytes=4096, seconds=120, max_pixels=64_000_000) as decoder:
+        for path in paths * (repeat + 1):
+            for name, judge in judges.items():
+                time_image(path, judge, decoder, taken[name])
+    # The first round warms up.
+    return {
+        name: {stage: statistics.median(values[len(paths) :]) for stage, values in stages.items()}
+        for name, stages in taken.items()
+    }
 
+
+def time_image(
+    path: Path, judge: Judge, decoder: DecodeProcess, taken: dict[str, list[float]]
+) -> None:
     @contextmanager
     def timed(stage: str) -> Iterator[None]:
         begun = time.perf_counter()
         yield
         taken[stage].append(time.perf_counter() - begun)
 
-    with DecodeProcess(megabytes=4096, seconds=120, max_pixels=64_000_000) as decoder:
-        for path in paths * (repeat + 1):
-            with timed("decode: summary and hash"):
-                decoder.summary(path)
-            with timed("decode: frames"):
-                (frame,) = decoder.frames(path)
-            pixels = crop(frame, frame.regions[0]).pixels
-            size = [(pixels.shape[1], pixels.shape[0])]
-            with timed("detect"):
-                found = judge.detector.detect([pixels])
-            with timed("describe"):
-                words = judge.describer.describe_batch(found, size)
-            with timed("SpatialCLIP"):
-                look(judge, pixels, words, found, size)
-            findings = findings_of([frame], judge, **uids(path))
-            view = findings[0].judgement.view
-            with timed("criteria"):
-                criteria.judge(view, found[0], *size[0], pixels, None, judge.criteria_thresholds)
-            source = Source.of(header(path), "00" * 32)
-            now = datetime.now(UTC)
-            with timed("SR"):
-                to_bytes(build_sr([source], findings, revision=1, created=now))
-            with timed("overlay"):
-                to_bytes(build_overlay(source, frame.pixels, findings[0], revision=1, created=now))
-    # The first round warms up.
-    return {stage: statistics.median(values[len(paths) :]) for stage, values in taken.items()}
+    with timed("decode: summary and hash"):
+        decoder.summary(path)
+    with timed("decode: frames"):
+        (frame,) = decoder.frames(path)
+    pixels = crop(frame, frame.regions[0]).pixels
+    size = [(pixels.shape[1], pixels.shape[0])]
+    with timed("detect"):
+        found = judge.detector.detect([pixels])
+    with timed("describe"):
+        words = judge.describer.describe_batch(found, size)
+    with timed("SpatialCLIP"):
+        look(judge, pixels, words, found, size)
+    findings = findings_of([frame], judge, **uids(path))
+    view = findings[0].judgement.view
+    with timed("criteria"):
+        criteria.judge(view, found[0], *size[0], pixels, None, judge.criteria_thresholds)
+    source = Source.of(header(path), "00" * 32)
+    now = datetime.now(UTC)
+    with timed("SR"):
+        to_bytes(build_sr([source], findings, revision=1, created=now))
+    with timed("overlay"):
+        to_bytes(build_overlay(source, frame.pixels, findings[0], revision=1, created=now))
 
 
 @torch.inference_mode()
@@ -104,7 +123,7 @@ def header(path: Path) -> Any:
     return dcmread(path, stop_before_pixels=True)
 
 
-def uids(path: Path) -> dict[str, str]:
+def uids(path: Path) -> dict[str, Any]:
     dataset = header(path)
     return {
         "study_instance_uid": str(dataset.StudyInstanceUID),
@@ -151,12 +170,13 @@ def _name(command: str) -> str:
     return "supervisor"
 
 
-def show(title: str, figures: dict[str, float], console: Console, form: str) -> None:
+def show(title: str, columns: dict[str, dict[str, float]], console: Console, form: str) -> None:
     table = Table(title=title)
     table.add_column("what")
-    table.add_column("figure", justify="right")
-    for name, value in figures.items():
-        table.add_row(name, form.format(value))
+    for name in columns:
+        table.add_column(name, justify="right")
+    for what in next(iter(columns.values())):
+        table.add_row(what, *(form.format(figures[what]) for figures in columns.values()))
     console.print(table)
 
 
