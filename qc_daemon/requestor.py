@@ -1,4 +1,4 @@
-"""Associations that we ask for: pynetdicom's, with two races mended.
+"""Associations that we ask for: pynetdicom's, with its races mended.
 
 A peer that rejects at once has closed the connection before whoever asked looks whether there is
 one: pynetdicom (3.0.4) then aborts, and the rejection lies unread.
@@ -7,66 +7,88 @@ Before a `send_*` pynetdicom stops its thread (`_reactor_checkpoint`) and waits 
 (`_is_paused`). A thread that was let go a moment ago but has not run since still says so: it then
 takes the answer for a message of its own, and the sender waits in vain until its timeout. So does a
 sender whose association ends between its look at `is_established` and the stop.
+
+An N-EVENT-REPORT is served in a thread of its own, which says the same of the other thread, rightly
+or not: a sender may wait for ever. And its response can come between a request and the request's
+data set, which no receiver need put up with.
 """
 
+import functools
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pynetdicom import AE, evt
 from pynetdicom.pdu import A_ASSOCIATE_RJ
 
-_MOMENT = 0.0005
-# How long the thread stays stopped before it looks whether there still is a connection.
-_LOOK_SECONDS = 0.5
+# How often whoever waits looks whether there still is a connection.
+_LOOK_SECONDS = 0.05
 
 
-class _Checkpoint(threading.Event):
-    """Where the thread stops; cleared by a sender, set when that has its answer.
+class _Checkpoint:
+    """Where the association's thread stops; cleared by a sender, set when that has its answer.
 
-    The thread looks again once it has said that it goes on. Between two sends it has its turn, or
-    it would never learn that the association has ended. Neither waits for the other once the
-    association's provider, which brings every answer, has ended.
+    Between two sends the thread has its turn, or it would never learn that the association has
+    ended. Neither waits for the other once the association's provider, which brings every answer,
+    has ended.
     """
 
     def __init__(self, association: Any) -> None:
-        super().__init__()
         self._association = association
-        self._turn = False
-        self.set()
+        self._news = threading.Condition()
+        self._open = True
+        # Of the thread: whether it stands here, and whether it has gone on since the last `set`.
+        self._stopped = self._passed = False
 
     def set(self) -> None:
-        self._turn = True
-        super().set()
+        with self._news:
+            self._open, self._passed = True, False
+            self._news.notify_all()
 
     def clear(self) -> None:
-        while self._turn and self._lives():
-            time.sleep(_MOMENT)
-        super().clear()
-        while not self._association._is_paused and self._lives():
-            time.sleep(_MOMENT)
-        self._association._is_paused = True
+        with self._news:
+            # A handler that sends in the thread itself stops it by that.
+            if threading.current_thread() is not self._association:
+                self._until(lambda: self._passed)
+                self._open = False
+                self._until(lambda: self._stopped)
         if not (self._association.is_established and self._lives()):
             # No answer will come.
             self._association.dimse.msg_queue.put((None, None))
 
-    def wait(self, timeout: float | None = None) -> bool:
-        until = None if timeout is None else time.monotonic() + timeout
-        while until is None or time.monotonic() < until:
-            if super().wait(_LOOK_SECONDS):
-                self._association._is_paused = False
-                if self.is_set():
-                    self._turn = False
-                    return True
-                self._association._is_paused = True
-            elif not self._lives():
-                # The thread goes on, finds that, and ends.
-                return True
-        return False
+    def wait(self) -> None:
+        with self._news:
+            self._stopped = True
+            self._news.notify_all()
+            # Without a provider the thread goes on, finds that, and ends.
+            self._until(lambda: self._open)
+            self._stopped, self._passed = False, True
+            self._news.notify_all()
+
+    def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition() and self._lives():
+            self._news.wait(_LOOK_SECONDS)
 
     def _lives(self) -> bool:
         return bool(self._association.is_alive() and self._association.dul.is_alive())
+
+
+class _Steady:
+    """What is put over an association's class."""
+
+    @property
+    def _is_paused(self) -> bool:
+        """Senders look once `clear` has come back, and that has waited for it."""
+        return True
+
+    @_is_paused.setter
+    def _is_paused(self, value: bool) -> None:
+        """Nobody needs to say so; pynetdicom's threads say it of one another."""
+
+
+@functools.cache
+def _steady(kind: type) -> type:
+    return type(kind.__name__, (_Steady, kind), {})
 
 
 def associate(
@@ -89,6 +111,20 @@ def associate(
 
 
 def steady(association: Any) -> Any:
-    """An association whose thread steals no answer; give it before the first `send_*`."""
-    association._reactor_checkpoint = _Checkpoint(association)
+    """An association whose threads neither steal answers nor mix messages; give it before the
+    first `send_*`."""
+    if not isinstance(association, _Steady):
+        association._reactor_checkpoint = _Checkpoint(association)
+        association.__class__ = _steady(association.__class__)
+        association.dimse.send_msg = _one_at_a_time(association.dimse.send_msg)
     return association
+
+
+def _one_at_a_time(send: Callable[..., None]) -> Callable[..., None]:
+    lock = threading.Lock()
+
+    def one(*args: Any) -> None:
+        with lock:
+            send(*args)
+
+    return one

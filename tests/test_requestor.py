@@ -1,17 +1,25 @@
 """Associations that we ask for: no answer goes to the wrong thread, none lies unread."""
 
 import contextlib
+import io
 import queue
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
+from pynetdicom.dimse_messages import N_EVENT_REPORT_RSP
+from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT
+from pynetdicom.dsutils import encode
 
+from qc_daemon.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, event_information
+from qc_daemon.records.commitments import Reference, Report
 from qc_daemon.requestor import associate, steady
 from tests.wire import US, Pacs, association, eventually, ultrasound
 
@@ -25,6 +33,7 @@ class Association(threading.Thread):
         self._reactor_checkpoint.set()
         self._is_paused = False
         self.is_established = True
+        self.dimse: Any = SimpleNamespace(send_msg=None, msg_queue=queue.SimpleQueue())
         self.answers: queue.SimpleQueue[int] = queue.SimpleQueue()
         self.turns = self.stolen = 0
         self.over = False
@@ -78,7 +87,6 @@ def test_a_dead_provider_keeps_neither_thread_nor_sender_waiting() -> None:
     answer."""
     made: Any = steady(Association())
     made.dul = SimpleNamespace(is_alive=lambda: False)
-    made.dimse = SimpleNamespace(msg_queue=queue.SimpleQueue())
     made.start()
     made._reactor_checkpoint.clear()
     assert made.dimse.msg_queue.get(timeout=10) == (None, None)
@@ -130,6 +138,158 @@ def test_an_association_that_has_just_ended_keeps_no_sender_waiting() -> None:
         )
         assert "Status" not in made.send_c_store(ultrasound())
         made.is_established = False
+
+
+@dataclass
+class Reporting:
+    """Reports storage commitment, one report after another, on the association that stores there;
+    `answers` are the statuses."""
+
+    answers: list[int] = field(default_factory=list)
+    over: threading.Event = field(default_factory=threading.Event)
+    reporter: threading.Thread | None = None
+
+    def start(self) -> "Reporting":
+        ae = AE("PACS")
+        ae.add_supported_context(US, ExplicitVRLittleEndian)
+        ae.add_supported_context(PUSH_MODEL, ExplicitVRLittleEndian)
+        self._server = ae.start_server(
+            ("127.0.0.1", 0),
+            block=False,
+            evt_handlers=[(evt.EVT_C_STORE, self._store), (evt.EVT_DIMSE_RECV, self._received)],
+        )
+        return self
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self._server.server_address
+        return str(host), int(port)
+
+    def stop(self) -> None:
+        self.over.set()
+        if self.reporter is not None:
+            self.reporter.join()
+        self._server.shutdown()
+
+    def _store(self, event: Any) -> int:
+        if self.reporter is None:
+            self.reporter = threading.Thread(target=self._report, args=(steady(event.assoc),))
+            self.reporter.start()
+        return 0x0000
+
+    def _received(self, event: Any) -> None:
+        if isinstance(event.message, N_EVENT_REPORT_RSP):
+            self.answers.append(event.message.command_set.Status)
+
+    def _report(self, made: Any) -> None:
+        """Not by `send_n_event_report`, which takes the next C-STORE for its answer."""
+        (context_id,) = (
+            each.context_id for each in made.accepted_contexts if each.abstract_syntax == PUSH_MODEL
+        )
+        message = N_EVENT_REPORT()
+        message.MessageID = 1
+        message.AffectedSOPClassUID = PUSH_MODEL
+        message.AffectedSOPInstanceUID = PUSH_MODEL_INSTANCE
+        message.EventTypeID, information = event_information(
+            Report("1.2", (Reference(US, "1.2.3"),), ())
+        )
+        while made.is_established and not self.over.is_set():
+            answers = len(self.answers)
+            message.EventInformation = io.BytesIO(encode(information, False, True) or b"")
+            made.dimse.send_msg(message, context_id)
+            eventually(lambda n=answers: len(self.answers) > n or not made.is_established)
+
+
+@pytest.fixture
+def reporting() -> Iterator[Reporting]:
+    made = Reporting().start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def told(reporting: Reporting) -> Iterator[tuple[Any, threading.Event, threading.Event]]:
+    """An association to it; set once a report is there; to be set to answer it, and every other."""
+    begun, free = threading.Event(), threading.Event()
+
+    def handler(_event: Any) -> tuple[int, None]:
+        begun.set()
+        free.wait(20)
+        return 0x0000, None
+
+    ae = AE("QCDAEMON")
+    ae.add_requested_context(US, ExplicitVRLittleEndian)
+    ae.add_requested_context(PUSH_MODEL)
+    made = associate(
+        ae,
+        *reporting.address,
+        evt_handlers=[(evt.EVT_N_EVENT_REPORT, handler)],
+    )
+    yield made, begun, free
+    free.set()
+    reporting.over.set()
+    if made.is_established:
+        made.release()
+
+
+def test_a_report_that_was_served_says_nothing_of_the_other_thread(
+    reporting: Reporting, told: tuple[Any, threading.Event, threading.Event]
+) -> None:
+    """A sender would wait for a thread that waits for it."""
+    made, begun, free = told
+    assert made.send_c_store(ultrasound()).Status == 0x0000
+    assert begun.wait(20)
+    # What any sender does first; the thread stands still now.
+    made._reactor_checkpoint.clear()
+    reporting.over.set()
+    free.set()
+    eventually(lambda: reporting.answers == [0x0000])
+    eventually(lambda: not any("_serve_request" in each.name for each in threading.enumerate()))
+    assert made._is_paused
+    made._reactor_checkpoint.set()
+    assert made.send_c_store(ultrasound()).Status == 0x0000
+
+
+def test_fragments_of_two_messages_do_not_mix(hurried: None) -> None:
+    """PS3.8 E.1; the receiver ends an association in which they do."""
+    pacs = Pacs().start()
+    sent: list[int] = []
+
+    def send_pdu(primitive: Any) -> None:
+        sent.extend(context_id for context_id, _ in primitive.presentation_data_value_list)
+        time.sleep(0.001)
+
+    def send(context_id: int) -> None:
+        message = C_STORE()
+        message.MessageID, message.Priority = 1, 2
+        message.AffectedSOPClassUID, message.AffectedSOPInstanceUID = US, "1.2.3"
+        message.DataSet = io.BytesIO(bytes(100))
+        made.dimse.send_msg(message, context_id)
+
+    with association(pacs.port, called="PACS") as made:
+        made.dul.send_pdu = send_pdu
+        threads = [threading.Thread(target=send, args=(number,)) for number in range(1, 41, 2)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        del made.dul.send_pdu
+    pacs.stop()
+    # A command and a data set each.
+    assert len(sent) == 40
+    assert sent[::2] == sent[1::2]
+
+
+def test_reports_and_sends_at_once_keep_out_of_one_anothers_way(
+    hurried: None, reporting: Reporting, told: tuple[Any, threading.Event, threading.Event]
+) -> None:
+    made, _, free = told
+    free.set()
+    statuses = {made.send_c_store(ultrasound()).get("Status") for _ in range(60)}
+    assert statuses == {0x0000}
+    assert made.is_established
+    assert len(reporting.answers) > 1
+    assert set(reporting.answers) == {0x0000}
 
 
 def test_a_rejection_is_known_however_soon_it_came() -> None:
