@@ -20,6 +20,12 @@ settings.load_profile("unhurried")
 
 ROOT = Path(__file__).parent.parent
 
+# pynetdicom installs programs by the names of DCMTK's; in an activated environment they come first.
+_OURS = str(Path(sys.executable).parent)
+os.environ["PATH"] = os.pathsep.join(
+    each for each in os.environ.get("PATH", "").split(os.pathsep) if each != _OURS
+)
+
 
 def require(present: bool, what: str) -> None:
     """Skip the test that lacks `what`, with the reason; in CI nothing may be lacking."""
