@@ -67,7 +67,7 @@ def evidence(plan: Plan, samples: Sequence[Sample], detectors: Sequence[Path]) -
 
 
 def without(beside: Sequence[Evidence], held: Sequence[Sample]) -> list[Evidence]:
-    """Those not made of a held-out picture: negatives are cut from real ones."""
+    """Those that are no held-out picture nor made of one: negatives are cut from real ones."""
     hidden = {sample.group for sample in held}
     return [item for item in beside if item.sample.group not in hidden]
 

@@ -62,10 +62,9 @@ def detector(plan: Plan, look: str, held: Sequence[Sample]) -> Path:
 
 def judge(plan: Plan, look: str, held: Sequence[Sample], detectors: Sequence[Path]) -> None:
     """What SpatialCLIP says of these pictures, which neither it nor its detector saw."""
-    hidden = {sample.group for sample in held}
-    training = [sample for sample in plan.real if sample.group not in hidden]
-    seen = evidence(plan, training, detectors)
-    seen += without(evidence(plan, plan.judged, detectors), held)
+    # In the parts in which the folds ask for it, so that it is gathered once.
+    every = [*evidence(plan, plan.real, detectors), *evidence(plan, plan.judged, detectors)]
+    seen = without(every, held)
     unseen = evidence(plan, held, [folder(plan, look) / "detector"])
     judge_unseen(plan, folder(plan, look) / "spatialclip", seen, unseen)
 
