@@ -27,10 +27,10 @@ from training.appearance import appearance
 from training.assessment import assess, plain
 from training.choice import choose
 from training.detector import match_regions, read_region
-from training.evidence import Evidence
 from training.folds import (
     BOTH_CLASSES,
     Plan,
+    all_evidence,
     boxed,
     evidence,
     is_judged,
@@ -116,11 +116,6 @@ def fold_detector(plan: Plan, fold: int, beside: int | None = None) -> Path:
     if beside is not None:
         training, _ = corpus.without_fold(training, beside, plan.folds, plan.seed)
     return trained_detector(plan, plan.out / name, training, held)
-
-
-def all_evidence(plan: Plan, detectors: Sequence[Path]) -> list[Evidence]:
-    """In the parts in which it is asked for later, and is kept."""
-    return [*evidence(plan, plan.real, detectors), *evidence(plan, plan.judged, detectors)]
 
 
 def look_at(plan: Plan, detectors: Sequence[Path], part: int, parts: int) -> None:

@@ -66,6 +66,11 @@ def evidence(plan: Plan, samples: Sequence[Sample], detectors: Sequence[Path]) -
     return pipeline.gather_folds(samples, detectors, plan.describer, cache, plan.seed)
 
 
+def all_evidence(plan: Plan, detectors: Sequence[Path]) -> list[Evidence]:
+    """Of all pictures, in the parts in which folds and looks ask for it, and is kept."""
+    return [*evidence(plan, plan.real, detectors), *evidence(plan, plan.judged, detectors)]
+
+
 def without(beside: Sequence[Evidence], held: Sequence[Sample]) -> list[Evidence]:
     """Those that are no held-out picture nor made of one: negatives are cut from real ones."""
     hidden = {sample.group for sample in held}

@@ -22,6 +22,7 @@ from training.detector import read_region
 from training.folds import (
     BOTH_CLASSES,
     Plan,
+    all_evidence,
     boxed,
     evidence,
     judge_unseen,
@@ -62,9 +63,7 @@ def detector(plan: Plan, look: str, held: Sequence[Sample]) -> Path:
 
 def judge(plan: Plan, look: str, held: Sequence[Sample], detectors: Sequence[Path]) -> None:
     """What SpatialCLIP says of these pictures, which neither it nor its detector saw."""
-    # In the parts in which the folds ask for it, so that it is gathered once.
-    every = [*evidence(plan, plan.real, detectors), *evidence(plan, plan.judged, detectors)]
-    seen = without(every, held)
+    seen = without(all_evidence(plan, detectors), held)
     unseen = evidence(plan, held, [folder(plan, look) / "detector"])
     judge_unseen(plan, folder(plan, look) / "spatialclip", seen, unseen)
 
