@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 
 from detector.codes import QCError
+from detector.plain_text import visible
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 
@@ -50,5 +51,5 @@ def run(app: Callable[[], object]) -> int:
 def _told(error: Exception, status: int, debug: bool) -> int:
     if debug:
         raise error
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {visible(str(error))}", file=sys.stderr)
     return status

@@ -3,11 +3,9 @@
 Heavy modules are imported inside their verb, so that `--help` and the receiver stay light.
 """
 
-import json
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -15,6 +13,14 @@ from rich.console import Console
 from detector import console
 from detector.version_option import add_version
 from qc_daemon.settings import ClientTLSSettings, Settings, load
+from qc_daemon.tables import (
+    FORMAT_HELP,
+    parse_format,
+    say,
+    write_findings,
+    write_list,
+    write_record,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,6 +56,7 @@ Config = Annotated[
     Path | None, typer.Option("--config", "-c", help="Settings file (TOML); see the README.")
 ]
 Paths = Annotated[list[Path], typer.Argument(help="Files or folders.")]
+Format = Annotated[str, typer.Option("--format", help=FORMAT_HELP)]
 
 
 def main() -> None:
@@ -115,7 +122,7 @@ def send(
 def score(
     paths: Paths,
     bundle: Annotated[str, typer.Option(help="A shipped bundle's name or a folder.")] = "default",
-    format: Annotated[str, typer.Option(help="table or jsonl")] = "table",
+    format: Format = "table",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     sr: Annotated[Path | None, typer.Option(help="Folder for an SR of each DICOM file.")] = None,
     overlay: Annotated[
@@ -127,10 +134,9 @@ def score(
     Example: qc-daemon score exam/*.dcm --format jsonl --sr reports > findings.jsonl
     """
     from model.bundle import Bundle
-    from qc_daemon.tables import write_findings
 
     # What is wrong with the wish is said before the models' libraries load, which takes seconds.
-    chosen = _format(format, "table", "jsonl")
+    chosen = parse_format(format)
     Bundle.open(bundle)
     from qc_daemon.score.offline import score_files
 
@@ -151,7 +157,7 @@ def results(
     config: Config = None,
     study: Annotated[str | None, typer.Option(help="Study Instance UID.")] = None,
     since: Annotated[str | None, typer.Option(help="Received since, ISO 8601, UTC.")] = None,
-    format: Annotated[str, typer.Option(help="table, jsonl or csv")] = "table",
+    format: Format = "table",
 ) -> None:
     """Show stored findings and recorded reasons; of a study, as a table, its state before them.
 
@@ -159,13 +165,12 @@ def results(
     """
     from qc_daemon.exam_state import state_lines
     from qc_daemon.operate import stored_findings
-    from qc_daemon.tables import write_findings
 
-    settings, chosen = load(config), _format(format, "table", "jsonl", "csv")
+    settings, chosen = load(config), parse_format(format)
     found = stored_findings(settings, study, since)
     if study is not None and chosen == "table":
         for line in state_lines(settings, study):
-            typer.echo(line)
+            say(line)
     write_findings(found, chosen)
 
 
@@ -180,7 +185,7 @@ def exam_close(
     """
     from qc_daemon.exam_state import close_exams
 
-    typer.echo(f"{close_exams(load(config), study)} exams are closed")
+    say(f"{close_exams(load(config), study)} exams are closed")
 
 
 @app.command()
@@ -199,7 +204,7 @@ def summary(
     from qc_daemon.exam_summary import write_summary
 
     write_summary(load(config), study, out, language)
-    typer.echo(f"{out}: written")
+    say(f"{out}: written")
 
 
 @queue.command("list")
@@ -209,11 +214,13 @@ def queue_list(
         list[str] | None,
         typer.Option(help="ready, leased, sent, done, dead, quarantined; repeatable."),
     ] = None,
+    format: Format = "table",
 ) -> None:
     """List jobs that are not done, or those in the given states."""
     from qc_daemon.operate import list_jobs
 
-    _show("jobs", list_jobs(load(config), state or []))
+    chosen = parse_format(format)
+    write_list("jobs", list_jobs(load(config), state or []), chosen)
 
 
 @queue.command("retry")
@@ -221,7 +228,7 @@ def queue_retry(ids: Annotated[list[int], typer.Argument()], config: Config = No
     """Make dead or quarantined jobs ready again. Example: qc-daemon queue retry 12 13"""
     from qc_daemon.operate import retry_jobs
 
-    typer.echo(f"{retry_jobs(load(config), ids)} jobs are ready again")
+    say(f"{retry_jobs(load(config), ids)} jobs are ready again")
 
 
 @queue.command("cancel")
@@ -229,15 +236,16 @@ def queue_cancel(ids: Annotated[list[int], typer.Argument()], config: Config = N
     """Give jobs up: they become dead, and stay in the list. Example: qc-daemon queue cancel 12"""
     from qc_daemon.operate import cancel_jobs
 
-    typer.echo(f"{cancel_jobs(load(config), ids)} jobs are cancelled")
+    say(f"{cancel_jobs(load(config), ids)} jobs are cancelled")
 
 
 @destination.command("list")
-def destination_list(config: Config = None) -> None:
+def destination_list(config: Config = None, format: Format = "table") -> None:
     """List destinations: what they do not take, what waits for them, what they were not given."""
     from qc_daemon.operate import list_destinations
 
-    _show("destinations", list_destinations(load(config)))
+    chosen = parse_format(format)
+    write_list("destinations", list_destinations(load(config)), chosen)
 
 
 @destination.command("retry")
@@ -245,7 +253,7 @@ def destination_retry(name: str, config: Config = None) -> None:
     """Send again what was given up. Example: qc-daemon destination retry pacs"""
     from qc_daemon.operate import retry_destination
 
-    typer.echo(f"{retry_destination(load(config), name)} jobs are ready again")
+    say(f"{retry_destination(load(config), name)} jobs are ready again")
 
 
 @destination.command("relearn")
@@ -253,7 +261,7 @@ def destination_relearn(name: str, config: Config = None) -> None:
     """Offer again what it does not take. Example: qc-daemon destination relearn pacs"""
     from qc_daemon.operate import relearn_destination
 
-    typer.echo(f"{relearn_destination(load(config), name)} SOP classes are offered again")
+    say(f"{relearn_destination(load(config), name)} SOP classes are offered again")
 
 
 @commitment.command("list")
@@ -262,11 +270,13 @@ def commitment_list(
     state: Annotated[
         list[str] | None, typer.Option(help="waiting, ready, reported, dead; repeatable.")
     ] = None,
+    format: Format = "table",
 ) -> None:
     """List requests for storage commitment that are not reported, or those in the given states."""
     from qc_daemon.operate import list_commitments
 
-    _show("commitment", list_commitments(load(config), state or []))
+    chosen = parse_format(format)
+    write_list("commitment requests", list_commitments(load(config), state or []), chosen)
 
 
 @commitment.command("retry")
@@ -274,24 +284,25 @@ def commitment_retry(ids: Annotated[list[int], typer.Argument()], config: Config
     """Report requests that were given up again. Example: qc-daemon commitment retry 7"""
     from qc_daemon.operate import retry_commitments
 
-    typer.echo(f"{retry_commitments(load(config), ids)} reports are due again")
+    say(f"{retry_commitments(load(config), ids)} reports are due again")
 
 
 @quarantine.command("list")
-def quarantine_list(config: Config = None) -> None:
+def quarantine_list(config: Config = None, format: Format = "table") -> None:
     """List quarantined objects with their reasons."""
     from qc_daemon.operate import quarantined
 
-    _show("quarantine", quarantined(load(config)))
+    chosen = parse_format(format)
+    write_list("quarantined objects", quarantined(load(config)), chosen)
 
 
 @quarantine.command("show")
-def quarantine_show(id: int, config: Config = None) -> None:
+def quarantine_show(id: int, config: Config = None, format: Format = "table") -> None:
     """Show one quarantined object: its reason and where its bytes lie."""
     from qc_daemon.operate import show_quarantined
 
-    for name, value in show_quarantined(load(config), id).items():
-        typer.echo(f"{name}: {value}")
+    chosen = parse_format(format)
+    write_record(show_quarantined(load(config), id), chosen)
 
 
 @quarantine.command("release")
@@ -299,15 +310,16 @@ def quarantine_release(ids: Annotated[list[int], typer.Argument()], config: Conf
     """Score quarantined objects again. Example: qc-daemon quarantine release 7"""
     from qc_daemon.operate import release
 
-    typer.echo(f"{release(load(config), ids)} objects are to be scored again")
+    say(f"{release(load(config), ids)} objects are to be scored again")
 
 
 @rejection.command("list")
-def rejection_list(config: Config = None) -> None:
+def rejection_list(config: Config = None, format: Format = "table") -> None:
     """List rejected images: why, by whom and when."""
     from qc_daemon.reject import list_rejections
 
-    _show("rejections", list_rejections(load(config)))
+    chosen = parse_format(format)
+    write_list("rejections", list_rejections(load(config)), chosen)
 
 
 @rejection.command("confirm")
@@ -327,15 +339,16 @@ def rejection_confirm(
     """
     from qc_daemon.reject import reject
 
-    typer.echo(reject(load(config), sop_instance_uid, reason, confirmed_by))
+    say(reject(load(config), sop_instance_uid, reason, confirmed_by))
 
 
 @spool.command("list")
-def spool_list(config: Config = None) -> None:
+def spool_list(config: Config = None, format: Format = "table") -> None:
     """List files in the spool that no row knows: a kill came between file and row."""
     from qc_daemon.orphans import list_orphans
 
-    _show("spool", list_orphans(load(config)))
+    chosen = parse_format(format)
+    write_list("files without a row", list_orphans(load(config)), chosen)
 
 
 @spool.command("release")
@@ -345,7 +358,7 @@ def spool_release(
     """Take such files in as if they had been received now."""
     from qc_daemon.orphans import release_orphans
 
-    typer.echo(f"{release_orphans(load(config), sha256)} objects are taken in")
+    say(f"{release_orphans(load(config), sha256)} objects are taken in")
 
 
 @spool.command("discard")
@@ -355,23 +368,30 @@ def spool_discard(
     """Delete such files for good."""
     from qc_daemon.orphans import discard_orphans
 
-    typer.echo(f"{discard_orphans(load(config), sha256)} files are deleted")
+    say(f"{discard_orphans(load(config), sha256)} files are deleted")
 
 
 @bundle.command("list")
-def bundle_list(config: Config = None) -> None:
+def bundle_list(config: Config = None, format: Format = "table") -> None:
     """List shipped bundles and the active one."""
     from qc_daemon.operate import list_bundles
 
-    _show("bundles", list_bundles(load(config)))
+    chosen = parse_format(format)
+    write_list("bundles", list_bundles(load(config)), chosen)
 
 
 @bundle.command("show")
-def bundle_show(name: Annotated[str, typer.Argument()] = "default") -> None:
+def bundle_show(
+    name: Annotated[str, typer.Argument()] = "default", format: Format = "table"
+) -> None:
     """Show a bundle's manifest and model card."""
-    from qc_daemon.operate import describe_bundle
+    from qc_daemon.operate import describe_bundle, show_bundle
 
-    typer.echo(describe_bundle(name))
+    chosen = parse_format(format)
+    if chosen == "table":
+        typer.echo(describe_bundle(name))
+    else:
+        write_record(show_bundle(name), chosen)
 
 
 @bundle.command("verify")
@@ -382,10 +402,10 @@ def bundle_verify(name: Annotated[str, typer.Argument()] = "default") -> None:
 
     problems = verify(bundle_folder(name))
     for problem in problems:
-        typer.echo(problem)
+        say(problem)
     if problems:
         raise typer.Exit(console.FAILED)
-    typer.echo("verified: every file is as the manifest says")
+    say("verified: every file is as the manifest says")
 
 
 @bundle.command("build")
@@ -413,7 +433,7 @@ def bundle_build(
     made = build(
         detector, describer, spatialclip, out, name=name, version=version, trust=trust, clip=clip
     )
-    typer.echo(f"{out}: {made.id.name} {made.id.version}, model_id {made.id.model_id}")
+    say(f"{out}: {made.id.name} {made.id.version}, model_id {made.id.model_id}")
 
 
 @bundle.command("activate")
@@ -421,24 +441,19 @@ def bundle_activate(name: str, config: Config = None) -> None:
     """Score new exams with this bundle. Example: qc-daemon bundle activate ./mine"""
     from qc_daemon.operate import activate_bundle
 
-    typer.echo(f"active: model_id {activate_bundle(load(config), name)}")
+    say(f"active: model_id {activate_bundle(load(config), name)}")
 
 
 @peer.command("list")
 def peer_list(
     config: Config = None,
-    format: Annotated[str, typer.Option(help="table or jsonl")] = "table",
+    format: Format = "table",
 ) -> None:
     """List peers of the settings file, approved peers, and callers that were refused."""
     from qc_daemon.peers import list_peers
 
-    chosen = _format(format, "table", "jsonl")
-    rows = list_peers(load(config))
-    if chosen == "jsonl":
-        for row in rows:
-            typer.echo(json.dumps(row))
-    else:
-        _show("peers", [{k: "" if v is None else v for k, v in row.items()} for row in rows])
+    chosen = parse_format(format)
+    write_list("peers", list_peers(load(config)), chosen)
 
 
 @peer.command("add")
@@ -453,7 +468,7 @@ def peer_add(
     """Let a sender store to us. Example: qc-daemon peer add VOLUSON1 --address 10.1.0.0/16"""
     from qc_daemon.peers import add_peer
 
-    typer.echo(add_peer(load(config), ae_title, address, certificate))
+    say(add_peer(load(config), ae_title, address, certificate))
 
 
 @peer.command("approve")
@@ -473,7 +488,7 @@ def peer_approve(
     """
     from qc_daemon.peers import approve_caller
 
-    typer.echo(approve_caller(load(config), ae_title, address, network))
+    say(approve_caller(load(config), ae_title, address, network))
 
 
 @peer.command("remove")
@@ -487,7 +502,7 @@ def peer_remove(
     """Take an approval back. Example: qc-daemon peer remove VOLUSON1"""
     from qc_daemon.peers import remove_peer
 
-    typer.echo(f"{remove_peer(load(config), ae_title, address)} approvals are taken back")
+    say(f"{remove_peer(load(config), ae_title, address)} approvals are taken back")
 
 
 @rules.command("test")
@@ -501,7 +516,7 @@ def rules_test(
     verdict: Annotated[
         str | None, typer.Option(help="Suppose this verdict: standard, non-standard or review.")
     ] = None,
-    format: Annotated[str, typer.Option(help="table or jsonl")] = "table",
+    format: Format = "table",
 ) -> None:
     """Show where a file's objects would go, by which rule, and why the earlier ones do not match.
 
@@ -511,17 +526,10 @@ def rules_test(
     """
     from qc_daemon.rules import flat, try_rules
 
-    chosen = _format(format, "table", "jsonl")
-    rows = []
-    failed = False
-    for row in try_rules(load(config), paths, calling_ae=calling, view=view, verdict=verdict):
-        failed = failed or "error" in row
-        rows.append(flat(row))
-        if chosen == "jsonl":
-            typer.echo(json.dumps(row))
-    if chosen == "table":
-        _show("routes", rows)
-    if failed:
+    chosen = parse_format(format)
+    rows = list(try_rules(load(config), paths, calling_ae=calling, view=view, verdict=verdict))
+    write_list("routes", rows if chosen == "json" else [flat(row) for row in rows], chosen)
+    if any("error" in row for row in rows):
         raise typer.Exit(console.FAILED)
 
 
@@ -531,7 +539,7 @@ def db_upgrade(config: Config = None) -> None:
     from qc_daemon.records import schema
 
     schema.upgrade(load(config).store.url)
-    typer.echo("the database is up to date")
+    say("the database is up to date")
 
 
 @db.command("downgrade")
@@ -540,7 +548,7 @@ def db_downgrade(revision: str, config: Config = None) -> None:
     from qc_daemon.records import schema
 
     schema.downgrade(load(config).store.url, revision)
-    typer.echo(f"the database is at {revision}")
+    say(f"the database is at {revision}")
 
 
 @db.command("check")
@@ -550,9 +558,9 @@ def db_check(config: Config = None) -> None:
 
     problem = schema.check(load(config).store.url)
     if problem:
-        typer.echo(problem)
+        say(problem)
         raise typer.Exit(console.FAILED)
-    typer.echo("the database is up to date")
+    say("the database is up to date")
 
 
 @db.command("backup")
@@ -561,7 +569,7 @@ def db_backup(target: Path, config: Config = None) -> None:
     from qc_daemon.records import schema
 
     schema.backup(load(config).store.url, target)
-    typer.echo(f"{target}: written")
+    say(f"{target}: written")
 
 
 @app.command()
@@ -571,19 +579,7 @@ def doctor(config: Config = None) -> None:
 
     healthy = True
     for check in examine(load(config)):
-        typer.echo(f"{'ok  ' if check.healthy else 'FAIL'} {check.name}: {check.message}")
+        say(f"{'ok  ' if check.healthy else 'FAIL'} {check.name}: {check.message}")
         healthy = healthy and check.healthy
     if not healthy:
         raise typer.Exit(console.FAILED)
-
-
-def _format(value: str, *allowed: str) -> str:
-    if value not in allowed:
-        raise console.UsageError(f"--format {value}: give one of {', '.join(allowed)}")
-    return value
-
-
-def _show(title: str, rows: Iterable[dict[str, Any]]) -> None:
-    from qc_daemon.tables import write_rows
-
-    write_rows(title, list(rows))

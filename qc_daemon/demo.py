@@ -26,7 +26,6 @@ from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts
 from rich.console import Console
 from rich.panel import Panel
 from rich.progress import Progress
-from rich.table import Table
 
 from detector.codes import ErrorCode, QCError
 from detector.frame import Pixels
@@ -38,7 +37,7 @@ from qc_daemon.records.tables import JobKind
 from qc_daemon.report.html import Entry, exam_page
 from qc_daemon.sender import send
 from qc_daemon.settings import load
-from qc_daemon.tables import flat
+from qc_daemon.tables import flat, make_table
 from training.phantom.dicom import exam
 
 BANNER = (
@@ -89,8 +88,10 @@ def run_demo(out: Path, console: Console) -> None:
     names = {str(dcmread(p, stop_before_pixels=True).SOPInstanceUID): p.name for p in source}
     show(found, names, console)
     write_reports(out, pacs, found, names)
-    console.print(f"report: {out / 'report.html'}")
-    console.print(f"structured reports, exam summaries and overlays: {out / 'results'}")
+    console.print(f"report: {out / 'report.html'}", markup=False)
+    console.print(
+        f"structured reports, exam summaries and overlays: {out / 'results'}", markup=False
+    )
 
 
 def write_exam(folder: Path) -> list[Path]:
@@ -217,25 +218,33 @@ def wait_until_told(config: Path, progress: Progress, journal: Path) -> None:
 
 def show(found: list[dict[str, Any]], names: Mapping[str, str], console: Console) -> None:
     """One row per object; a cine shows its surest frame."""
-    table = Table(title="findings")
-    for column in _COLUMNS:
-        table.add_column(column, overflow="fold")
+    rows = []
     for uid, group in groupby(found, key=lambda finding: str(finding["sop_instance_uid"])):
         frames = list(group)
         best = max(frames, key=_sureness)
         row = flat(best)
         frame = f"{row['frame']}; {len(frames)} scored" if len(frames) > 1 else row["frame"]
-        table.add_row(
-            names.get(uid, uid),
-            str(frame),
-            *(row[name] for name in ("view", "label", "probability", "gates", "unmet", "flags")),
-            _clock(best),
-        )
+        rows.append(row | {"file": names.get(uid, uid), "frame": frame, "at": _clock(best)})
     # Cut columns hide what the demo is there to show; a pipe has no width of its own.
+    table = make_table("findings", _COLUMNS, rows)
     (console if console.is_terminal else Console(width=160)).print(table)
 
 
-_COLUMNS = ("file", "frame", "view", "verdict", "P(std)", "gates i/t/s", "unmet", "flags", "at")
+_COLUMNS = (
+    "file",
+    "frame",
+    "view",
+    "view_probability",
+    "verdict",
+    "probability",
+    "gate_image",
+    "gate_text",
+    "gate_spatial",
+    "not_met",
+    "flags",
+    "error",
+    "at",
+)
 
 
 def _sureness(finding: dict[str, Any]) -> float:

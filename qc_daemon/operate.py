@@ -10,6 +10,7 @@ from pydicom.uid import UID
 
 from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
+from detector.plain_text import visible
 from model.bundle import locate, model_id_of, shipped, verify
 from qc_daemon.records import bundles, commitments, destinations, findings, jobs, revisions, schema
 from qc_daemon.records.store import Store
@@ -211,19 +212,27 @@ def list_bundles(settings: Settings) -> list[dict[str, Any]]:
     return [row | {"model_id": model_id} for model_id, row in rows.items()]
 
 
+def show_bundle(name: str) -> dict[str, Any]:
+    """Name, version, model id, manifest (an object) and model card (Markdown) of a bundle."""
+    folder = bundle_folder(name)
+    manifest = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    card = folder / "MODEL_CARD.md"
+    return {
+        "name": manifest.get("name"),
+        "version": manifest.get("version"),
+        "model_id": model_id_of(folder),
+        "path": str(folder),
+        "manifest": manifest,
+        "card": card.read_text(encoding="utf-8") if card.is_file() else None,
+    }
+
+
 def describe_bundle(name: str) -> str:
     """Manifest and model card as text."""
-    folder = bundle_folder(name)
-    model_id = model_id_of(folder)
-    manifest = json.loads((folder / "bundle.json").read_text())
-    card = folder / "MODEL_CARD.md"
-    return "\n".join(
-        [
-            f"model_id: {model_id}",
-            json.dumps(manifest, indent=1),
-            card.read_text() if card.is_file() else "",
-        ]
-    )
+    shown = show_bundle(name)
+    manifest = json.dumps(shown["manifest"], indent=1)
+    lines = [f"model_id: {shown['model_id']}", manifest, shown["card"] or ""]
+    return "\n".join("\n".join(map(visible, text.splitlines())) for text in lines)
 
 
 def activate_bundle(settings: Settings, name: str) -> str:

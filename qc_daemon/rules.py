@@ -58,23 +58,25 @@ def try_rules(
             }
 
 
-def flat(row: dict[str, Any]) -> dict[str, str]:
-    """The row of a table."""
+def flat(row: dict[str, Any]) -> dict[str, Any]:
+    """The row of a table or CSV."""
     if "error" in row:
         error = row["error"]
         return {
             "file": row["source"],
-            "object": "",
-            "goes to": "",
-            "decided by": f"error: {error['code']}",
-            "earlier rules": error["message"],
+            "object": None,
+            "goes to": [],
+            "decided by": None,
+            "earlier rules": [],
+            "error": f"{error['code']}: {error['message']}",
         }
     return {
         "file": row["source"],
         "object": row["object"],
-        "goes to": ", ".join(row["to"]) or "nowhere",
+        "goes to": row["to"] or ["nowhere"],
         "decided by": f"rule {row['rule']}" if row["rule"] else "the destinations' objects",
-        "earlier rules": "\n".join(f"{each['rule']}: {each['why']}" for each in row["earlier"]),
+        "earlier rules": [f"{each['rule']}: {each['why']}" for each in row["earlier"]],
+        "error": None,
     }
 
 

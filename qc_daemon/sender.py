@@ -11,6 +11,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
+from detector.plain_text import visible
 from qc_daemon.deliver.item import Item
 from qc_daemon.deliver.scu import StoreSCU
 from qc_daemon.observe import log
@@ -117,7 +118,8 @@ def send_with_progress(
             tls=tls,
         )
     for failure in report.failed:
-        console.print(f"{failure.path}: {failure.reason}", markup=False, highlight=False)
+        line = visible(f"{failure.path}: {failure.reason}")
+        console.print(line, markup=False, emoji=False, highlight=False)
     console.print(f"{len(report.sent)} stored, {len(report.failed)} failed", highlight=False)
     return not report.failed
 

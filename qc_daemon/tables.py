@@ -1,80 +1,224 @@
-"""Findings and rows as a table, JSON lines or CSV on standard output."""
+"""The one writer of every `list`, `show` and `results`: a table, JSON lines or CSV on stdout.
+
+Cells hold what strangers sent (AE titles, names, UIDs), so no cell is markup, none steers the
+terminal and none is a formula of a spreadsheet.
+"""
 
 import csv
 import json
+import re
 import sys
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-_COLUMNS = (
+from detector.console import UsageError
+from detector.plain_text import visible
+
+Format = Literal["table", "json", "csv"]
+FORMATS: tuple[Format, ...] = ("table", "json", "csv")
+FORMAT_HELP = "table, json (one object a line) or csv"
+Row = Mapping[str, Any]
+
+# Piped tables keep whole lines: a table cut at 80 columns would lose UIDs.
+_PIPE_WIDTH = 240
+_FORMULA = tuple("=+-@＝＋－＠")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Rows of a list, and how many match in all: more than the rows where a limit cut them off."""
+
+    rows: Sequence[Row]
+    total: int
+
+
+def parse_format(value: str) -> Format:
+    """The format by its name, `jsonl` being JSON too. Raises UsageError."""
+    wanted = "json" if value == "jsonl" else value
+    for each in FORMATS:
+        if wanted == each:
+            return each
+    raise UsageError(f"--format {value}: give one of {', '.join(FORMATS)}")
+
+
+def write_list(
+    noun: str,
+    rows: Sequence[Row] | Listing,
+    format: Format = "table",
+    *,
+    columns: Sequence[str] = (),
+    heading: str | None = None,
+) -> None:
+    """Write rows that share their keys; `noun` is the plural of what a row is, as "jobs".
+
+    Keys become snake_case in JSON and CSV, words in a table. `columns` names the keys that a table
+    or CSV shows, in order; without, those of the first row. A value may be None or a list of texts.
+    """
+    listing = rows if isinstance(rows, Listing) else Listing(rows, len(rows))
+    named = list(columns) or list(listing.rows[0] if listing.rows else ())
+    if format == "json":
+        for row in listing.rows:
+            print(json.dumps({_key(name): value for name, value in row.items()}), flush=True)
+    elif format == "csv":
+        _write_csv(named, listing.rows)
+    elif listing.rows:
+        _print_table(make_table(heading or noun, named, listing.rows))
+    else:
+        print(f"no {noun}")
+    shown = len(listing.rows)
+    if shown < listing.total:
+        # Programs read stdout: there a note would be a broken row.
+        print(
+            f"{shown} of {listing.total} {noun} shown; --limit 0 shows all",
+            file=sys.stdout if format == "table" else sys.stderr,
+        )
+
+
+def write_record(record: Row, format: Format = "table") -> None:
+    """Write one thing: `name: value` lines, one JSON object, or CSV of one row."""
+    if format == "json":
+        print(json.dumps({_key(name): value for name, value in record.items()}))
+    elif format == "csv":
+        _write_csv(list(record), [record])
+    else:
+        for name, value in record.items():
+            print(f"{_heading(name)}: {cell(value)}")
+
+
+def say(line: str) -> None:
+    """Print a line of plain text, whatever strangers put into it."""
+    print(visible(line))
+
+
+def make_table(title: str, columns: Sequence[str], rows: Iterable[Row]) -> Table:
+    """A table for a terminal; every cell is literal text."""
+    table = Table(title=Text(visible(title)))
+    for column in columns:
+        table.add_column(Text(_heading(column)), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell(row.get(column))) for column in columns))
+    return table
+
+
+def cell(value: object) -> str:
+    """A value as a table shows it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(cell(each) for each in value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return visible(str(value))
+
+
+def csv_cell(value: object) -> object:
+    """A value as CSV has it: numbers as numbers, lists joined by `; `, and no text a formula.
+
+    A spreadsheet runs a cell that begins with `=`, `+`, `-` or `@`; a `'` before it makes it text
+    (OWASP, CSV injection). A text that is a number needs none.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return csv_cell("; ".join(str(each) for each in value))
+    text = visible(str(value))
+    is_formula = text.lstrip().startswith(_FORMULA) and not _NUMBER.fullmatch(text)
+    return f"'{text}" if is_formula else text
+
+
+def _write_csv(columns: Sequence[str], rows: Iterable[Row]) -> None:
+    writer = csv.writer(sys.stdout)
+    writer.writerow([_key(column) for column in columns])
+    writer.writerows([csv_cell(row.get(column)) for column in columns] for row in rows)
+
+
+def _print_table(table: Table) -> None:
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    Console(width=width, markup=False, emoji=False, highlight=False).print(table)
+
+
+def _key(name: str) -> str:
+    return name.replace(" ", "_")
+
+
+def _heading(name: str) -> str:
+    return name.replace("_", " ")
+
+
+_FINDING_COLUMNS = (
     "source",
     "frame",
     "view",
-    "label",
+    "view_probability",
+    "verdict",
     "probability",
-    "gates",
-    "unmet",
+    "gate_image",
+    "gate_text",
+    "gate_spatial",
+    "not_met",
     "flags",
+    "error",
+)
+GATES_HELP = (
+    "Gates: how much picture, description and layout (image, text, spatial) each weighed in the"
+    " verdict; they sum to 1. Probability: that the view is a standard one."
 )
 
 
-def write_findings(findings: Iterable[dict[str, Any]], format: str) -> int:
-    """Write them as they come; returns how many are errors."""
+def write_findings(findings: Iterable[dict[str, Any]], format: Format) -> int:
+    """Write them, JSON lines as they come; returns how many are errors."""
     failed = 0
     rows = []
     for finding in findings:
         failed += "error" in finding
-        if format == "jsonl":
+        if format == "json":
             print(json.dumps(finding), flush=True)
         else:
             rows.append(flat(finding))
-    if format == "csv":
-        writer = csv.DictWriter(sys.stdout, _COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    elif format == "table":
-        write_rows("findings", rows)
+    if format != "json":
+        write_list("findings", rows, format, columns=_FINDING_COLUMNS)
     return failed
 
 
 def flat(finding: dict[str, Any]) -> dict[str, Any]:
-    """One row of a table, from a finding or an error object."""
-    source = finding["source"] or finding["sop_instance_uid"]
+    """One row of a table or CSV, one value a key, from a finding or an error object."""
+    row: dict[str, Any] = dict.fromkeys(_FINDING_COLUMNS)
+    row["source"] = finding["source"] or finding["sop_instance_uid"]
     if "error" in finding:
         error = finding["error"]
-        return dict.fromkeys(_COLUMNS, "") | {
-            "source": source,
-            "label": f"not scored: {error['code']}",
-            "flags": error["message"],
+        return row | {
+            "verdict": "not scored",
+            "error": f"{error['code']}: {error['message']}",
         }
-    quality, gates = finding["quality"], finding["gates"]
-    probability = quality["probability"]
-    return {
-        "source": source,
+    return row | {
         "frame": finding["frame"],
-        "view": f"{finding['view']['code']} {finding['view']['probability']:.2f}",
-        "label": quality["label"],
-        "probability": "" if probability is None else f"{probability:.2f}",
-        "gates": " ".join(f"{gates[name]:.2f}" for name in ("image", "text", "spatial")),
-        "unmet": " ".join(
-            c["code"].removeprefix("CRIT-") for c in finding["criteria"] if c["met"] is False
-        ),
-        "flags": " ".join(finding["flags"]),
+        "view": finding["view"]["code"],
+        "view_probability": _rounded(finding["view"]["probability"]),
+        "verdict": finding["quality"]["label"],
+        "probability": _rounded(finding["quality"]["probability"]),
+        "gate_image": _rounded(finding["gates"]["image"]),
+        "gate_text": _rounded(finding["gates"]["text"]),
+        "gate_spatial": _rounded(finding["gates"]["spatial"]),
+        "not_met": [
+            criterion["code"].removeprefix("CRIT-")
+            for criterion in finding["criteria"]
+            if criterion["met"] is False
+        ],
+        "flags": list(finding["flags"]),
     }
 
 
-def write_rows(title: str, rows: list[dict[str, Any]]) -> None:
-    """A table of dictionaries that share their keys."""
-    if not rows:
-        print(f"no {title}")
-        return
-    table = Table(title=title)
-    for column in rows[0]:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    # Piped output keeps whole lines: a table cut at 80 columns would lose UIDs.
-    Console(width=None if sys.stdout.isatty() else 240).print(table)
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from detector.codes import QCError
 from detector.frame import Frame
@@ -95,12 +96,13 @@ def _frames(path: Path) -> Iterator[Frame]:
 
 def show(figures: dict[str, Any]) -> None:
     """The headline figures as a table on standard output."""
-    table = Table(title=f"bundle {figures['bundle']} {figures['version']}")
+    # Names of sets and bundles are the user's own: as Text they are never taken for markup.
+    table = Table(title=Text(f"bundle {figures['bundle']} {figures['version']}"))
     table.add_column("figure")
     table.add_column("value")
     for name, found in figures["sets"].items():
         table.add_section()
-        table.add_row(f"[bold]{name}[/bold]", f"{found['pictures']} pictures")
+        table.add_row(Text(name, "bold"), f"{found['pictures']} pictures")
         for figure, value in headline(found).items():
             table.add_row(figure, _shown(value))
         for part, quality in found.get("ablation", {}).items():
@@ -109,10 +111,10 @@ def show(figures: dict[str, Any]) -> None:
             table.add_row(f"AP50 {label}", _shown(precision))
     if OTHERS in figures:
         table.add_section()
-        table.add_row(f"[bold]{OTHERS}[/bold]", "")
+        table.add_row(Text(OTHERS, "bold"), "")
         for figure, value in figures[OTHERS].items():
             table.add_row(figure, _shown(value))
-    Console(width=120).print(table)
+    Console(width=120, markup=False, emoji=False).print(table)
 
 
 def _shown(value: Any) -> str:

@@ -1,0 +1,27 @@
+"""Text from outside, made safe to show: what would steer a terminal is shown as its escape."""
+
+import unicodedata
+
+_STEERING = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+# Persian and Indic names are spelled with these two; they steer nothing.
+_JOINERS = frozenset("\u200c\u200d")
+
+
+def visible(text: str) -> str:
+    r"""The text on one line, each control character as Python writes it (ESC as `\x1b`).
+
+    Replaced are the Unicode categories Cc (C0 and C1 controls, DEL), Cf (direction overrides and
+    isolates, zero-width characters other than the two joiners), Cs (lone surrogates, which no
+    output can encode), Zl and Zp.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escape(letter) if _steers(letter) else letter for letter in text)
+
+
+def _steers(letter: str) -> bool:
+    return unicodedata.category(letter) in _STEERING and letter not in _JOINERS
+
+
+def _escape(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")
