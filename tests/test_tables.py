@@ -1,4 +1,4 @@
-"""The writer of lists: whatever a stranger sends, a table, JSON and CSV show it and nothing more."""
+"""The writer of lists: what a stranger sends is shown as it is, in a table, JSON and CSV."""
 
 import csv
 import io
@@ -48,9 +48,9 @@ def written(rows: list[dict[str, object]] | Listing, format: Format) -> tuple[st
 def steering(text: str) -> Iterator[str]:
     """Letters of the text, line ends apart, that steer a terminal or cannot be encoded."""
     for letter in text:
-        if unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
-            if letter not in "\r\n\u200c\u200d":
-                yield letter
+        steers = unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        if steers and letter not in "\r\n\u200c\u200d":
+            yield letter
 
 
 @given(st.lists(nested, min_size=1, max_size=3))
