@@ -35,6 +35,7 @@ class ErrorCode(StrEnum):
     COMMITMENT_REFUSED = "commitment-refused"
     COMMITMENT_AWAITED = "commitment-awaited"
     SPOOL_MISSING = "spool-file-missing"
+    SPOOL_DAMAGED = "spool-file-damaged"
     NOT_AVAILABLE = "original-not-available"
     WORKER_DEATHS = "worker-deaths"
     STORAGE = "storage-failed"
@@ -65,6 +66,7 @@ FAILURE_CLASS: dict[ErrorCode, FailureClass] = {
     ErrorCode.COMMITMENT_REFUSED: FailureClass.RETRY,
     ErrorCode.COMMITMENT_AWAITED: FailureClass.ALARM,
     ErrorCode.SPOOL_MISSING: FailureClass.ALARM,
+    ErrorCode.SPOOL_DAMAGED: FailureClass.ALARM,
     ErrorCode.NOT_AVAILABLE: FailureClass.QUARANTINE,
     ErrorCode.WORKER_DEATHS: FailureClass.QUARANTINE,
     ErrorCode.STORAGE: FailureClass.RETRY,

@@ -9,7 +9,8 @@ from typing import Literal
 from sqlalchemy import Row, Select, select, update
 from sqlalchemy.orm import Session
 
-from detector.codes import ErrorCode, QCError
+from detector.codes import ErrorCode
+from qc_daemon import spool_file
 from qc_daemon.records import jobs
 from qc_daemon.records.rows import changed
 from qc_daemon.records.tables import (
@@ -63,12 +64,11 @@ Originals = Callable[[RevisionFacts], Path]
 
 
 def in_spool(spool: Path) -> Originals:
-    """Originals that are in the spool or nowhere; raises QCError SPOOL_MISSING then."""
+    """Originals that are in the spool or nowhere; raises QCError SPOOL_MISSING, SPOOL_DAMAGED."""
 
     def find(facts: RevisionFacts) -> Path:
         path = spool / facts.path
-        if not path.is_file():
-            raise QCError(ErrorCode.SPOOL_MISSING, "the received file is gone from the spool")
+        spool_file.verify(path, spool_file.content_hash(path, facts.sha256))
         return path
 
     return find

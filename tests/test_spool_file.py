@@ -1,0 +1,150 @@
+"""A file in the spool is used only as the bytes that were acknowledged."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from detector.codes import ErrorCode, FailureClass, QCError
+from qc_daemon import spool_file
+from qc_daemon.spool_file import Condition
+
+CONTENT = bytes(range(256)) * 4096
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "bit flip": lambda c: c[:5000] + bytes([c[5000] ^ 1]) + c[5001:],
+    "last bit": lambda c: c[:-1] + bytes([c[-1] ^ 0x80]),
+    "truncated": lambda c: c[:-1],
+    "empty": lambda c: b"",
+    "longer": lambda c: c + b"\0",
+    "another file": lambda c: c[::-1],
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "spool" / SHA256[:2] / f"{SHA256}.dcm"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+    return path
+
+
+def code(act: Callable[[], object]) -> ErrorCode:
+    with pytest.raises(QCError) as caught:
+        act()
+    assert caught.value.failure_class is FailureClass.ALARM
+    return caught.value.code
+
+
+def test_the_bytes_that_came_are_intact(file: Path) -> None:
+    assert spool_file.examine(file, SHA256, len(CONTENT)) is Condition.INTACT
+    spool_file.verify(file, SHA256, len(CONTENT))
+    assert b"".join(spool_file.blocks(file, SHA256)) == CONTENT
+    with spool_file.verified(file, SHA256) as same:
+        assert same.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_any_other_bytes_are_damaged(file: Path, damage: str) -> None:
+    file.write_bytes(DAMAGES[damage](CONTENT))
+    assert spool_file.examine(file, SHA256) is Condition.DAMAGED
+    assert spool_file.examine(file, SHA256, len(CONTENT)) is Condition.DAMAGED
+    assert code(lambda: spool_file.verify(file, SHA256)) is ErrorCode.SPOOL_DAMAGED
+    assert code(lambda: list(spool_file.blocks(file, SHA256))) is ErrorCode.SPOOL_DAMAGED
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(content=st.binary(max_size=300), other=st.binary(max_size=300), block=st.integers(1, 64))
+def test_blocks_of_damaged_files_lack_their_end(
+    tmp_path: Path, content: bytes, other: bytes, block: int
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(other)
+    sha256 = hashlib.sha256(content).hexdigest()
+    given_out = bytearray()
+
+    def read() -> None:
+        for each in spool_file.blocks(path, sha256, block):
+            given_out.extend(each)
+
+    if other == content:
+        read()
+        assert bytes(given_out) == content
+    else:
+        assert code(read) is ErrorCode.SPOOL_DAMAGED
+        assert len(given_out) < len(other) or not other
+
+
+def test_a_file_that_is_gone_or_not_ours_is_an_alarm(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_permission(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.open", no_permission)
+        assert spool_file.examine(file, SHA256) is Condition.UNREADABLE
+        with pytest.raises(QCError, match="cannot be read: permission denied") as caught:
+            spool_file.verify(file, SHA256)
+        assert caught.value.failure_class is FailureClass.ALARM
+    file.unlink()
+    assert spool_file.examine(file, SHA256) is Condition.MISSING
+    assert code(lambda: spool_file.verify(file, SHA256)) is ErrorCode.SPOOL_MISSING
+
+
+def test_a_file_replaced_after_the_check_is_not_the_one_that_is_read(file: Path) -> None:
+    with spool_file.verified(file, SHA256) as same:
+        other = file.with_name("other")
+        other.write_bytes(b"another object")
+        other.replace(file)
+        assert same.read_bytes() == CONTENT
+
+
+def test_a_file_written_to_after_the_check_is_noticed(file: Path) -> None:
+    # Older than the clock's tick.
+    os.utime(file, (0, 0))
+    with (
+        pytest.raises(QCError) as caught,
+        spool_file.verified(file, SHA256),
+        file.open("r+b") as written,
+    ):
+        written.write(b"other")
+    assert caught.value.code is ErrorCode.SPOOL_DAMAGED
+
+
+def test_what_goes_wrong_in_the_block_is_told_as_it_is(file: Path) -> None:
+    with (
+        pytest.raises(OSError, match="No space left"),
+        spool_file.verified(file, SHA256),
+    ):
+        raise OSError(28, "No space left on device")
+
+
+def test_damaged_files_are_set_aside_and_none_is_lost(tmp_path: Path, file: Path) -> None:
+    spool = tmp_path / "spool"
+    for number, content in enumerate((b"first", b"second"), 1):
+        file.write_bytes(content)
+        moved = spool_file.set_aside(spool, file, SHA256)
+        assert moved is not None
+        assert moved.read_bytes() == content
+        assert not file.exists()
+        assert len(spool_file.aside(spool, SHA256)) == number
+    assert [each.read_bytes() for each in spool_file.aside(spool, SHA256)] == [b"first", b"second"]
+
+
+def test_the_right_bytes_are_never_set_aside(tmp_path: Path, file: Path) -> None:
+    assert spool_file.set_aside(tmp_path / "spool", file, SHA256) is None
+    assert file.read_bytes() == CONTENT
+    file.unlink()
+    assert spool_file.set_aside(tmp_path / "spool", file, SHA256) is None
+
+
+def test_a_file_is_named_by_the_hash_that_counts() -> None:
+    other = "0" * 64
+    assert spool_file.content_hash(Path(f"00/{other}.dcm"), SHA256) == other
+    assert spool_file.content_hash(Path("elsewhere.dcm"), SHA256) == SHA256
