@@ -69,7 +69,8 @@ FAILURE_CLASS: dict[ErrorCode, FailureClass] = {
     ErrorCode.SPOOL_DAMAGED: FailureClass.ALARM,
     ErrorCode.NOT_AVAILABLE: FailureClass.QUARANTINE,
     ErrorCode.WORKER_DEATHS: FailureClass.QUARANTINE,
-    ErrorCode.STORAGE: FailureClass.RETRY,
+    # Our database, disk or processes: no object and no destination is to blame.
+    ErrorCode.STORAGE: FailureClass.ALARM,
     ErrorCode.INTERNAL: FailureClass.RETRY,
     ErrorCode.CANCELLED: FailureClass.QUARANTINE,
 }

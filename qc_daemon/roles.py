@@ -85,7 +85,7 @@ def work(brief: Brief, stop: threading.Event) -> None:
     from qc_daemon.retain import Originals
     from qc_daemon.score.worker import ScoreWorker
 
-    scorer = ScoreWorker(brief.store, brief.settings, brief.owner)
+    scorer = ScoreWorker(brief.store, brief.settings, brief.owner, stop=stop)
     scorer.originals = Originals(
         brief.store, brief.settings, lambda path: scorer.decoder.summary(path).pixel_sha256
     )
@@ -98,9 +98,9 @@ def work(brief: Brief, stop: threading.Event) -> None:
             brief.store,
             brief.settings,
             brief.owner,
-            datetime.now(UTC),
             scorer.decoder.frames,
             scorer.originals,
+            stop=stop,
         )
         return scorer.run_one() or told
 

@@ -86,7 +86,7 @@ class Clinic:
             assert close_due(session, self.now, 60, 240)
 
     def report(self, frames: Callable[..., Any] = black_frames) -> bool:
-        return run_one(self.store, self.settings, "reporter", self.now, frames)
+        return run_one(self.store, self.settings, "reporter", frames, clock=lambda: self.now)
 
     def jobs(self, kind: JobKind) -> list[Job]:
         with self.store.read() as session:

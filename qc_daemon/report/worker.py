@@ -1,6 +1,7 @@
 """Report jobs: claim one, build the exam's objects, store them with their deliver jobs, finish."""
 
 import random
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -12,6 +13,7 @@ import structlog
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from sqlalchemy.orm import Session
 
 from detector.codes import ErrorCode, Flag, QCError
 from detector.frame import Frame, Pixels
@@ -19,12 +21,14 @@ from detector.vocabulary import View
 from model.finding import Finding
 from qc_daemon.records import exams, jobs, rejections, reports
 from qc_daemon.records.exams import ScoredFinding
-from qc_daemon.records.jobs import Job, RetryPolicy
+from qc_daemon.records.failures import failure_of
+from qc_daemon.records.jobs import RetryPolicy
+from qc_daemon.records.leases import Clock, Lease, LeaseLostError, utc_now
 from qc_daemon.records.measurements import MeasuredReport
 from qc_daemon.records.reports import ReportObject, StoredReport
-from qc_daemon.records.revisions import Originals, in_spool
+from qc_daemon.records.revisions import Originals, RevisionFacts, in_spool
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import JobKind, ObjectKind
+from qc_daemon.records.tables import JobKind, JobState, ObjectKind
 from qc_daemon.report.biometry import MachineReport, MachineValue
 from qc_daemon.report.encapsulated import build_pdf
 from qc_daemon.report.equipment import to_bytes
@@ -71,52 +75,60 @@ class Told:
         )
 
 
-class LeaseLostError(Exception):
-    """Another worker has the job; what was made here is dropped."""
-
-
 def run_one(
     store: Store,
     settings: Settings,
     owner: str,
-    now: datetime,
     frames: FrameReader,
     originals: Originals | None = None,
+    clock: Clock = utc_now,
+    stop: threading.Event | None = None,
 ) -> bool:
-    """Do one due report job; False if there is none."""
+    """Do one due report job; False if there is none. Raises QCError STORAGE.
+
+    `stop` ends the wait for a database that is away.
+    """
     originals = originals or in_spool(settings.store.spool)
     with store.begin() as session:
         job = jobs.claim(
             session,
             [JobKind.REPORT],
             owner,
-            now,
+            clock(),
             settings.jobs.lease_seconds,
             settings.jobs.max_deaths,
         )
     if job is None:
         return False
-    try:
-        _report(store, settings, job, now, frames, originals)
-    except LeaseLostError:
-        log.warning("lease lost", job=job.id, kind=job.kind.value)
-    except QCError as error:
-        _fail(store, settings, job, error, now)
-    except Exception as error:
-        # Whatever a header or a library threw concerns this job only; the queue must go on.
-        failure = QCError(ErrorCode.INTERNAL, f"{type(error).__name__} while reporting")
-        _fail(store, settings, job, failure, now)
+    with Lease(store, job, settings.jobs.lease_seconds, clock) as lease:
+        try:
+            _report(lease, settings, *_leased(lease, frames, originals))
+        except LeaseLostError:
+            log.warning("lease lost", job=job.id, kind=job.kind.value)
+        except Exception as error:
+            # Whatever a header or a library threw concerns this job only; the queue must go on.
+            _fail(lease, settings, failure_of(error, "reporting"), stop)
     return True
 
 
-def _report(
-    store: Store,
-    settings: Settings,
-    job: Job,
-    now: datetime,
-    frames: FrameReader,
-    originals: Originals,
-) -> None:
+def _leased(
+    lease: Lease, frames: FrameReader, originals: Originals
+) -> tuple[FrameReader, Originals]:
+    """Both, so that no further file is read once the lease is lost."""
+
+    def leased_frames(path: Path, numbers: Sequence[int]) -> Iterable[Frame]:
+        lease.check()
+        return frames(path, numbers)
+
+    def leased_originals(facts: RevisionFacts) -> Path:
+        lease.check()
+        return originals(facts)
+
+    return leased_frames, leased_originals
+
+
+def _report(lease: Lease, settings: Settings, frames: FrameReader, originals: Originals) -> None:
+    store, job, now = lease.store, lease.job, lease.clock()
     with store.read() as session:
         content = exams.exam_content(session, job.exam_id)
         latest = reports.latest_sr(session, job.exam_id, before=job.revision)
@@ -132,9 +144,8 @@ def _report(
         known = [name for name in before if name in routes.possible(ObjectKind.SR)]
         to = tuple(dict.fromkeys((*_to(ObjectKind.SR, told, routes), *known)))
         with store.begin() as session:
-            reports.publish(session, job, [report], {ObjectKind.SR: to}, now)
-            if not jobs.renew(session, job, now, settings.jobs.lease_seconds):
-                raise LeaseLostError
+            reports.publish(session, job, [report], {ObjectKind.SR: to}, lease.clock())
+            lease.renew(session)
     with_summary = bool(_to(ObjectKind.PDF, told, routes))
     summary = (
         summary_of(told, settings.report, job.revision, now, rejected) if with_summary else None
@@ -145,12 +156,13 @@ def _report(
     if _to(ObjectKind.KEY_OBJECTS, told, routes):
         objects += _key_objects(told, job.revision, now)
     with store.begin() as session:
+        published = lease.clock()
         for made in objects:
             # What shows one finding goes where that one sends it.
             shows = [each for each in told if made.finding_id in (None, each.finding_id)]
-            reports.publish(session, job, [made], {made.kind: _to(made.kind, shows, routes)}, now)
-        if not jobs.finish(session, job, now):
-            raise LeaseLostError
+            wanted = {made.kind: _to(made.kind, shows, routes)}
+            reports.publish(session, job, [made], wanted, published)
+        lease.finish(session)
     log.info("reported", job=job.id, findings=len(told), objects=len(objects) + 1)
 
 
@@ -348,11 +360,14 @@ def _object(kind: ObjectKind, dataset: Dataset, finding_id: int | None) -> Repor
     )
 
 
-def _fail(store: Store, settings: Settings, job: Job, error: QCError, now: datetime) -> None:
+def _fail(lease: Lease, settings: Settings, error: QCError, stop: threading.Event | None) -> None:
     policy = RetryPolicy.of(settings.jobs)
-    with store.begin() as session:
+
+    def write(session: Session) -> JobState | None:
         # Jitter only spreads load; it guards nothing.
-        state = jobs.fail(session, job, error, now, policy, random.Random())
+        return jobs.fail(session, lease.job, error, lease.clock(), policy, random.Random())
+
+    state = lease.settle(write, stop)
     log.warning(
-        "report failed", job=job.id, code=error.code.value, reason=error.message, state=state
+        "report failed", job=lease.job.id, code=error.code.value, reason=error.message, state=state
     )

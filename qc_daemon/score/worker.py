@@ -1,21 +1,23 @@
 """Score jobs: claim one, decode in the child, judge, store findings and finish in one go."""
 
 import random
-from datetime import UTC, datetime
+import threading
 from pathlib import Path
 
 import structlog
 from sqlalchemy.orm import Session
 
-from detector.codes import ErrorCode, Flag, QCError
+from detector.codes import Flag, QCError
 from model.finding import Finding
 from qc_daemon.records import findings as stored_findings
 from qc_daemon.records import jobs, measurements, revisions
-from qc_daemon.records.jobs import Job, RetryPolicy
+from qc_daemon.records.failures import failure_of
+from qc_daemon.records.jobs import RetryPolicy
+from qc_daemon.records.leases import Clock, Lease, LeaseLostError, utc_now
 from qc_daemon.records.measurements import MeasuredValue
 from qc_daemon.records.revisions import Originals, RevisionFacts, in_spool
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import JobKind
+from qc_daemon.records.tables import JobKind, JobState
 from qc_daemon.score.decode import DecodeProcess, spread
 from qc_daemon.score.findings import findings_of
 from qc_daemon.score.models import Models
@@ -25,19 +27,23 @@ from qc_daemon.settings import Settings
 log = structlog.get_logger(__name__)
 
 
-class LeaseLostError(Exception):
-    """Another worker has the job; what was done here is dropped."""
-
-
 class ScoreWorker:
     """Scores one job at a time; models and the decoding child live as long as it does."""
 
     def __init__(
-        self, store: Store, settings: Settings, owner: str, originals: Originals | None = None
+        self,
+        store: Store,
+        settings: Settings,
+        owner: str,
+        originals: Originals | None = None,
+        clock: Clock = utc_now,
+        stop: threading.Event | None = None,
     ) -> None:
         self.store = store
         self.settings = settings
         self.owner = owner
+        self.clock = clock
+        self.stop = stop or threading.Event()
         self.originals = originals or in_spool(settings.store.spool)
         self.policy = RetryPolicy.of(settings.jobs)
         self.models = Models(store, settings.score.device, settings.score.augment)
@@ -57,60 +63,61 @@ class ScoreWorker:
                 session,
                 [JobKind.SCORE],
                 self.owner,
-                datetime.now(UTC),
+                self.clock(),
                 self.settings.jobs.lease_seconds,
                 self.settings.jobs.max_deaths,
             )
         if job is None:
             return False
-        try:
-            self._score(job)
-        except LeaseLostError:
-            log.warning("lease lost", job=job.id, kind=job.kind.value)
-        except QCError as error:
-            self._fail(job, error)
-        except Exception as error:
-            # Whatever a model or decoder threw concerns this job only; the queue must go on.
-            self._fail(job, QCError(ErrorCode.INTERNAL, f"{type(error).__name__} while scoring"))
+        with Lease(self.store, job, self.settings.jobs.lease_seconds, self.clock) as lease:
+            try:
+                self._score(lease)
+            except LeaseLostError:
+                log.warning("lease lost", job=job.id, kind=job.kind.value)
+            except Exception as error:
+                # Whatever a model or decoder threw concerns this job only; the queue must go on.
+                self._fail(lease, failure_of(error, "scoring"))
         return True
 
-    def _score(self, job: Job) -> None:
+    def _score(self, lease: Lease) -> None:
+        job = lease.job
         assert job.revision_id is not None
         with self.store.read() as session:
             facts = revisions.facts(session, job.revision_id)
         path = self.originals(facts)
         if facts.sop_class_uid in STRUCTURED_REPORTS:
-            self._read(job, facts, path)
+            self._read(lease, facts, path)
             return
         summary = self.decoder.summary(path)
+        lease.check()
         with self.store.begin() as session:
             content = revisions.pixels_known(
-                session, facts.revision_id, summary.pixel_sha256, datetime.now(UTC)
+                session, facts.revision_id, summary.pixel_sha256, self.clock()
             )
             if content == "header":
-                self._finish(session, job)
+                lease.finish(session)
         if content == "header":
             log.info("scored", job=job.id, findings=0, content=content)
             return
-        found = self._judged(job, facts, path, summary.frames, content == "other")
+        found = self._judged(lease, facts, path, summary.frames, content == "other")
         with self.store.begin() as session:
             stored_findings.store(
-                session, facts.revision_id, [f.to_json() for f in found], datetime.now(UTC)
+                session, facts.revision_id, [f.to_json() for f in found], self.clock()
             )
-            self._finish(session, job)
+            lease.finish(session)
         log.info("scored", job=job.id, findings=len(found), content=content)
 
-    def _read(self, job: Job, facts: RevisionFacts, path: Path) -> None:
+    def _read(self, lease: Lease, facts: RevisionFacts, path: Path) -> None:
         """A report has no pixels to score, but the machine's measurements."""
         found = self.decoder.measurements(path)
         values = [MeasuredValue(m.fetus, m.concept, m.value, m.unit) for m in found]
         with self.store.begin() as session:
             measurements.store(session, facts.revision_id, values)
-            self._finish(session, job)
-        log.info("report read", job=job.id, count=len(values))
+            lease.finish(session)
+        log.info("report read", job=lease.job.id, count=len(values))
 
     def _judged(
-        self, job: Job, facts: RevisionFacts, path: Path, frames: int, other: bool
+        self, lease: Lease, facts: RevisionFacts, path: Path, frames: int, other: bool
     ) -> list[Finding]:
         return findings_of(
             self.decoder.frames(path, spread(frames, self.settings.score.cine_frames)),
@@ -120,21 +127,19 @@ class ScoreWorker:
             series_instance_uid=facts.series_instance_uid,
             sop_instance_uid=facts.sop_instance_uid,
             flags=(Flag.SAME_UID_OTHER_CONTENT,) if other else (),
-            after_each=lambda: self._renew(job),
+            after_each=lease.check,
         )
 
-    def _renew(self, job: Job) -> None:
-        with self.store.begin() as session:
-            if not jobs.renew(session, job, datetime.now(UTC), self.settings.jobs.lease_seconds):
-                raise LeaseLostError
+    def _fail(self, lease: Lease, error: QCError) -> None:
+        def write(session: Session) -> JobState | None:
+            now = self.clock()
+            return jobs.fail(session, lease.job, error, now, self.policy, random.Random())
 
-    def _finish(self, session: Session, job: Job) -> None:
-        if not jobs.finish(session, job, datetime.now(UTC)):
-            raise LeaseLostError
-
-    def _fail(self, job: Job, error: QCError) -> None:
-        with self.store.begin() as session:
-            state = jobs.fail(session, job, error, datetime.now(UTC), self.policy, random.Random())
+        state = lease.settle(write, self.stop)
         log.warning(
-            "score failed", job=job.id, code=error.code.value, reason=error.message, state=state
+            "score failed",
+            job=lease.job.id,
+            code=error.code.value,
+            reason=error.message,
+            state=state,
         )

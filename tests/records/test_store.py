@@ -105,7 +105,7 @@ def test_what_cannot_be_opened_is_said_in_one_line_without_a_password(url: str) 
     with pytest.raises(QCError) as caught, Store(url).begin():
         pass
     assert caught.value.code is ErrorCode.STORAGE
-    assert caught.value.failure_class is FailureClass.RETRY
+    assert caught.value.failure_class is FailureClass.ALARM
     assert "\n" not in caught.value.message
     assert "sekret" not in caught.value.message
 

@@ -22,6 +22,7 @@ from qc_daemon.report.worker import Told, shown
 from qc_daemon.settings import ReportSettings
 from tests.clinic import Clinic, black_frames
 from tests.report import paper
+from tests.wire import eventually
 
 Make = Callable[..., Any]
 MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3.1"
@@ -250,6 +251,46 @@ def test_lost_lease_publishes_nothing_more(
     assert [each.kind for each in clinic.sent()] == ["sr"]
     assert clinic.report()
     assert [s.kind for s in clinic.sent()] == ["sr", "overlay"]
+
+
+def test_a_report_longer_than_its_lease_stays_with_its_worker(
+    clinic: Clinic, us_header: Make, a_finding: Make
+) -> None:
+    """Another worker asks for work all the while; the living one is not counted dead."""
+    clinic.settings.jobs.lease_seconds = 0.3
+    header = us_header()
+    clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.close()
+
+    def slow(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
+        for _ in range(4):
+            clinic.now += timedelta(seconds=0.25)
+            end = clinic.now + timedelta(seconds=0.3)
+            eventually(lambda end=end: clinic.jobs(JobKind.REPORT)[0].lease_until == end)
+            with clinic.store.begin() as session:
+                assert jobs.claim(session, [JobKind.REPORT], "other", clinic.now, 0.3) is None
+        return black_frames(path, numbers)
+
+    assert clinic.report(slow)
+    (job,) = clinic.jobs(JobKind.REPORT)
+    assert (job.state, job.deaths) == (JobState.DONE, 0)
+    assert [sent.kind for sent in clinic.sent()] == ["sr", "overlay"]
+
+
+def test_back_off_counts_from_the_failure(clinic: Clinic, us_header: Make, a_finding: Make) -> None:
+    """Not from the claim: a failure after an hour would be due again at once."""
+    header = us_header()
+    clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.close()
+
+    def late(_path: Path, _numbers: Sequence[int]) -> Iterator[Frame]:
+        clinic.now += timedelta(hours=1)
+        raise ZeroDivisionError
+
+    assert clinic.report(late)
+    (job,) = clinic.jobs(JobKind.REPORT)
+    shortest = clinic.settings.jobs.backoff_seconds / 2
+    assert job.not_before >= clinic.now + timedelta(seconds=shortest)
 
 
 def test_cine_shows_the_best_frame_of_each_view(a_source: Make, a_finding: Make) -> None:

@@ -19,6 +19,7 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobState
 from qc_daemon.score.worker import ScoreWorker
 from qc_daemon.settings import Settings, load
+from tests.wire import eventually
 from training.phantom.dicom import exam
 
 
@@ -185,6 +186,38 @@ def test_a_lease_that_another_took_over_stores_nothing(
     with worker.store.read() as session:
         (job,) = jobs.listing(session, kinds=[JobKind.SCORE])
     assert job.owner == "work:other"
+
+
+def test_scoring_longer_than_its_lease_stays_with_its_worker(
+    worker: ScoreWorker, objects: list[Dataset]
+) -> None:
+    """Even one single frame may take longer, and decoding tells nothing between."""
+    worker.settings.jobs.lease_seconds = 0.3
+    now = datetime.now(UTC) + timedelta(minutes=1)
+    worker.clock = lambda: now
+    receive(worker, objects[0])
+    judge = worker.models.judge(None)
+    judged = judge.judge
+
+    def judge_slowly(frame):  # type: ignore[no-untyped-def]
+        nonlocal now
+        for _ in range(4):
+            now += timedelta(seconds=0.25)
+            end = now + timedelta(seconds=0.3)
+            eventually(lambda end=end: score_job().lease_until == end)
+            with worker.store.begin() as session:
+                assert jobs.claim(session, [JobKind.SCORE], "work:other", now, 0.3) is None
+        return judged(frame)
+
+    def score_job() -> jobs.Job:
+        with worker.store.read() as session:
+            (job,) = jobs.listing(session, kinds=[JobKind.SCORE])
+        return job
+
+    judge.judge = judge_slowly  # type: ignore[method-assign]
+    assert worker.run_one()
+    assert (score_job().state, score_job().deaths) == (JobState.DONE, 0)
+    assert len(stored_findings(worker.settings, None, None)) == 1
 
 
 def test_an_exam_keeps_the_bundle_it_was_opened_with(worker: ScoreWorker, tmp_path: Path) -> None:
