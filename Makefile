@@ -49,7 +49,7 @@ bench-latency: install
 
 # The tables of docs/conformance.md from the code.
 conformance: install
-	$(BIN)/python -m qc_daemon.conformance
+	$(BIN)/python -P -m qc_daemon.conformance
 
 install: $(STAMP)
 

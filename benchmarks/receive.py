@@ -317,7 +317,7 @@ class QCDaemon(Receiver):
 
     def command(self) -> list[str]:
         (self.folder / "qc.toml").write_text(SERVICE)
-        serve = [sys.executable, "-m", "qc_daemon", "serve", "--config", "qc.toml"]
+        serve = [sys.executable, "-P", "-m", "qc_daemon", "serve", "--config", "qc.toml"]
         return [*serve, "--role", "receive"]
 
     def ready(self) -> bool:

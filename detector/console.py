@@ -19,6 +19,8 @@ def run(app: Callable[[], object]) -> int:
 
     `--debug` (or QC_DEBUG=1) lets the traceback through.
     """
+    # No Python child of ours, a process pool's neither, imports from the working directory.
+    os.environ["PYTHONSAFEPATH"] = "1"
     debug = "--debug" in sys.argv or bool(os.environ.get("QC_DEBUG"))
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")

@@ -212,7 +212,8 @@ class Supervisor:
             inherited += tuple(each.fileno() for each in self.listeners.values())
             inherited += (self.places.descriptor,)
         child.process = subprocess.Popen(
-            [sys.executable, "-m", "qc_daemon.roles", child.role],
+            # -P: what lies in the working directory is no part of the service.
+            [sys.executable, "-P", "-m", "qc_daemon.roles", child.role],
             stdin=subprocess.PIPE,
             text=True,
             pass_fds=inherited,

@@ -163,7 +163,7 @@ def service(config: Path, journal: Path) -> Iterator[None]:
     """`qc-daemon serve` as a user would start it; stopped at the end."""
     with journal.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "qc_daemon", "serve", "--config", str(config)],
+            [sys.executable, "-P", "-m", "qc_daemon", "serve", "--config", str(config)],
             stdout=output,
             stderr=output,
             env=os.environ | {"QC_DAEMON_SCORE__BUNDLE": "default"},

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from detector.codes import FailureClass, QCError
+from detector.codes import ErrorCode, FailureClass, QCError
 from detector.console import UsageError
 from qc_daemon.observe import log, tally
 from qc_daemon.owner import owner
@@ -231,7 +231,8 @@ def main() -> int:
         return WRONG_SETTINGS
     except QCError as error:
         log.get(role=role).critical("failed", code=error.code.value, reason=error.message)
-        if error.failure_class is not FailureClass.ALARM:
+        if error.failure_class is not FailureClass.ALARM or error.code is ErrorCode.STORAGE:
+            # A database or a disk that is away comes back.
             return CRASHED
         print(f"error: {error}", file=sys.stderr)
         return ALARM

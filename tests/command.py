@@ -23,7 +23,7 @@ def qc_model(*arguments: str | Path, environment: Mapping[str, str] | None = Non
 
 def _python(arguments: tuple[str, ...], environment: Mapping[str, str] | None) -> Completed:
     return subprocess.run(
-        [sys.executable, *arguments],
+        [sys.executable, "-P", *arguments],
         capture_output=True,
         text=True,
         timeout=SECONDS,

@@ -30,6 +30,7 @@ class Service:
     process: "subprocess.Popen[bytes] | None" = None
     starts: int = 0
     environment: dict[str, str] = field(default_factory=dict)
+    working_directory: Path | None = None
 
     @property
     def config(self) -> Path:
@@ -44,11 +45,12 @@ class Service:
         self.starts += 1
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "qc_daemon", "serve", "--config", str(self.config)]
+                [sys.executable, "-P", "-m", "qc_daemon", "serve", "--config", str(self.config)]
                 + [argument for role in self.roles for argument in ("--role", role)],
                 stderr=log,
                 stdout=log,
                 env=os.environ | ROOMY | self.environment,
+                cwd=self.working_directory,
             )
         return self
 

@@ -5,6 +5,8 @@ import errno
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -196,6 +198,50 @@ def test_one_receiver_from_start_to_stop(make: Callable[..., Service]) -> None:
     assert service.wait() == 0
     assert not running(service.pid("receive"))
     assert len(rows(service, Instance.id)) == 2
+
+
+def test_nothing_is_imported_from_the_working_directory(
+    make: Callable[..., Service], tmp_path: Path
+) -> None:
+    """Modules of our packages' names and of the standard library's lie where we are started."""
+    folder = traps(tmp_path)
+    service = make(
+        roles=("receive", "work", "deliver", "schedule"), working_directory=folder
+    ).start()
+    assert store(service.port, ultrasound()) == [0x0000]
+    eventually(lambda: service.events("not delivered"))
+    eventually(lambda: service.events("scored") or service.events("score failed"))
+    assert service.stop() == 0
+    assert "Traceback" not in service.log_file.read_text()
+    assert not list(folder.glob("*.imported"))
+
+
+def test_a_pool_of_processes_imports_nothing_from_the_working_directory(tmp_path: Path) -> None:
+    folder = traps(tmp_path)
+    # As pip writes a command: a script, which Python starts without -P.
+    command = tmp_path / "qc-model"
+    command.write_text("from training.cli import main\nif __name__ == '__main__':\n    main()\n")
+    done = subprocess.run(
+        [sys.executable, command, "phantom", "--out", "out", "--count", "2", "--workers", "2"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list(folder.glob("*.imported"))
+
+
+TRAP = "from pathlib import Path; Path(__file__).with_suffix('.imported').touch(); raise SystemExit"
+
+
+def traps(folder: Path) -> Path:
+    """A folder whose modules tell that they were imported."""
+    made = folder / "traps"
+    made.mkdir()
+    for name in ("detector", "model", "training", "qc_daemon", "migrations", "json", "struct"):
+        (made / f"{name}.py").write_text(TRAP)
+    return made
 
 
 def test_port_in_use_is_one_line_and_status_2(make: Callable[..., Service]) -> None:

@@ -159,7 +159,7 @@ def translated(url: URL) -> Iterator[None]:
         raise QCError(
             ErrorCode.STORAGE, f"the database {shown(url)} has no free connection"
         ) from error
-    except exc.DatabaseError as error:
+    except (exc.DatabaseError, exc.InterfaceError) as error:
         lines = str(error.orig).strip().splitlines() or ["unknown error"]
         raise QCError(
             ErrorCode.STORAGE, f"the database {shown(url)} cannot be used: {lines[0]}"

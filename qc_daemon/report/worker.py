@@ -160,8 +160,9 @@ def _report(lease: Lease, settings: Settings, frames: FrameReader, originals: Or
         for made in objects:
             # What shows one finding goes where that one sends it.
             shows = [each for each in told if made.finding_id in (None, each.finding_id)]
-            wanted = {made.kind: _to(made.kind, shows, routes)}
-            reports.publish(session, job, [made], wanted, published)
+            reports.publish(
+                session, job, [made], {made.kind: _to(made.kind, shows, routes)}, published
+            )
         lease.finish(session)
     log.info("reported", job=job.id, findings=len(told), objects=len(objects) + 1)
 

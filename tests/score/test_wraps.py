@@ -77,7 +77,7 @@ def scored(folder: Path, pictures: list[Path], ways: tuple[str, ...]) -> dict[tu
         for how in ways:
             file = folder / f"{path.stem}.{how}.dcm"
             wrapped(pixels, how).save_as(file, enforce_file_format=True)
-    command = [sys.executable, "-m", "qc_daemon", "score", str(folder), "--format", "jsonl"]
+    command = [sys.executable, "-P", "-m", "qc_daemon", "score", str(folder), "--format", "jsonl"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[tuple[str, str], Any] = {}
     for line in map(json.loads, done.stdout.splitlines()):
