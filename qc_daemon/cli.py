@@ -4,8 +4,9 @@ Heavy modules are imported inside their verb, so that `--help` and the receiver 
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +16,8 @@ from detector.version_option import add_version
 from qc_daemon.settings import ClientTLSSettings, Settings, load
 from qc_daemon.tables import (
     FORMAT_HELP,
+    TABLE_LIMIT,
+    Listing,
     parse_format,
     say,
     write_findings,
@@ -57,6 +60,16 @@ Config = Annotated[
 ]
 Paths = Annotated[list[Path], typer.Argument(help="Files or folders.")]
 Format = Annotated[str, typer.Option("--format", help=FORMAT_HELP)]
+Limit = Annotated[
+    int | None,
+    typer.Option(help=f"At most so many, 0: all. A table has {TABLE_LIMIT} unless told otherwise."),
+]
+Since = Annotated[
+    str | None, typer.Option(help="From this day or moment on: ISO 8601, UTC unless it says.")
+]
+Until = Annotated[
+    str | None, typer.Option(help="Up to this day, which counts whole, or before this moment.")
+]
 
 
 def main() -> None:
@@ -214,13 +227,34 @@ def queue_list(
         list[str] | None,
         typer.Option(help="ready, leased, sent, done, dead, quarantined; repeatable."),
     ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="score, report or deliver; repeatable.")
+    ] = None,
+    destination: Annotated[
+        list[str] | None, typer.Option(help="Of jobs that deliver; repeatable.")
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = None,
     format: Format = "table",
 ) -> None:
-    """List jobs that are not done, or those in the given states."""
-    from qc_daemon.operate import list_jobs
+    """List jobs that are not done, or those in the given states, oldest first.
+
+    Example: qc-daemon queue list --destination pacs --state dead --since 2026-11-01
+    """
+    from qc_daemon.operate import JOB_COLUMNS, JOB_TABLE, list_jobs, parse_window
 
     chosen = parse_format(format)
-    write_list("jobs", list_jobs(load(config), state or []), chosen)
+    window = parse_window(since, until, _limit(limit, chosen))
+    rows = list_jobs(
+        load(config),
+        state or [],
+        kinds=kind or [],
+        destinations=destination or [],
+        window=window,
+    )
+    columns = JOB_TABLE if chosen == "table" else JOB_COLUMNS
+    write_list("jobs", rows, chosen, columns=columns, is_filtered=True)
 
 
 @queue.command("retry")
@@ -270,13 +304,18 @@ def commitment_list(
     state: Annotated[
         list[str] | None, typer.Option(help="waiting, ready, reported, dead; repeatable.")
     ] = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = None,
     format: Format = "table",
 ) -> None:
     """List requests for storage commitment that are not reported, or those in the given states."""
-    from qc_daemon.operate import list_commitments
+    from qc_daemon.operate import COMMITMENT_COLUMNS, list_commitments, parse_window
 
     chosen = parse_format(format)
-    write_list("commitment requests", list_commitments(load(config), state or []), chosen)
+    window = parse_window(since, until, _limit(limit, chosen))
+    rows = list_commitments(load(config), state or [], window)
+    write_list("commitment requests", rows, chosen, columns=COMMITMENT_COLUMNS, is_filtered=True)
 
 
 @commitment.command("retry")
@@ -288,12 +327,25 @@ def commitment_retry(ids: Annotated[list[int], typer.Argument()], config: Config
 
 
 @quarantine.command("list")
-def quarantine_list(config: Config = None, format: Format = "table") -> None:
-    """List quarantined objects with their reasons."""
-    from qc_daemon.operate import quarantined
+def quarantine_list(
+    config: Config = None,
+    code: Annotated[
+        list[str] | None, typer.Option(help="Code of the reason, as truncated; repeatable.")
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = None,
+    format: Format = "table",
+) -> None:
+    """List quarantined objects with their reasons, in order of arrival."""
+    from qc_daemon.operate import QUARANTINE_COLUMNS, QUARANTINE_TABLE, parse_window, quarantined
 
     chosen = parse_format(format)
-    write_list("quarantined objects", quarantined(load(config)), chosen)
+    window = parse_window(since, until, _limit(limit, chosen))
+    rows = quarantined(load(config), code or [], window)
+    columns = QUARANTINE_TABLE if chosen == "table" else QUARANTINE_COLUMNS
+    is_filtered = bool(code or since or until)
+    write_list("quarantined objects", rows, chosen, columns=columns, is_filtered=is_filtered)
 
 
 @quarantine.command("show")
@@ -343,12 +395,13 @@ def rejection_confirm(
 
 
 @spool.command("list")
-def spool_list(config: Config = None, format: Format = "table") -> None:
+def spool_list(config: Config = None, limit: Limit = None, format: Format = "table") -> None:
     """List files in the spool that no row knows: a kill came between file and row."""
-    from qc_daemon.orphans import list_orphans
+    from qc_daemon.orphans import ORPHAN_COLUMNS, list_orphans
 
     chosen = parse_format(format)
-    write_list("files without a row", list_orphans(load(config)), chosen)
+    rows = _page(list_orphans(load(config)), limit, chosen)
+    write_list("files without a row", rows, chosen, columns=ORPHAN_COLUMNS)
 
 
 @spool.command("release")
@@ -447,13 +500,19 @@ def bundle_activate(name: str, config: Config = None) -> None:
 @peer.command("list")
 def peer_list(
     config: Config = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(help="settings, reports only, approved, refused; repeatable."),
+    ] = None,
+    limit: Limit = None,
     format: Format = "table",
 ) -> None:
     """List peers of the settings file, approved peers, and callers that were refused."""
     from qc_daemon.peers import list_peers
 
     chosen = parse_format(format)
-    write_list("peers", list_peers(load(config)), chosen)
+    rows = [row for row in list_peers(load(config)) if not state or row["state"] in state]
+    write_list("peers", _page(rows, limit, chosen), chosen, is_filtered=bool(state))
 
 
 @peer.command("add")
@@ -583,3 +642,18 @@ def doctor(config: Config = None) -> None:
         healthy = healthy and check.healthy
     if not healthy:
         raise typer.Exit(console.FAILED)
+
+
+def _limit(limit: int | None, chosen: str) -> int:
+    """How many rows: a person reads a page, a program all unless it asks for fewer."""
+    if limit is not None:
+        return limit
+    return TABLE_LIMIT if chosen == "table" else 0
+
+
+def _page(rows: Sequence[dict[str, Any]], limit: int | None, chosen: str) -> Listing:
+    """The first rows of a list that its command has whole."""
+    from qc_daemon.operate import parse_window
+
+    most = parse_window(None, None, _limit(limit, chosen)).limit
+    return Listing(rows[:most], len(rows))

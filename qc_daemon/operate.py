@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydicom.uid import UID
 
@@ -12,10 +13,21 @@ from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
 from detector.plain_text import visible
 from model.bundle import locate, model_id_of, shipped, verify
-from qc_daemon.records import bundles, commitments, destinations, findings, jobs, revisions, schema
+from qc_daemon.records import (
+    bundles,
+    commitments,
+    destinations,
+    findings,
+    jobs,
+    listings,
+    revisions,
+    schema,
+)
+from qc_daemon.records.listings import ALL, Window
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import CommitmentState, JobState
+from qc_daemon.records.tables import CommitmentState, JobKind, JobState
 from qc_daemon.settings import Settings
+from qc_daemon.tables import Listing
 
 OPEN_STATES = (*jobs.PENDING, *jobs.GIVEN_UP)
 
@@ -28,42 +40,106 @@ def open_store(settings: Settings) -> Store:
     return Store(settings.store.url)
 
 
+def parse_window(since: str | None, until: str | None, limit: int | None = None) -> Window:
+    """The window that `--since`, `--until` and `--limit` (0: none) name.
+
+    Moments are ISO 8601, UTC where they name no zone; a day alone counts whole. Raises UsageError.
+    """
+    start = None if since is None else _moment(since, "--since")
+    end = None if until is None else _moment(until, "--until")
+    if end is not None and until is not None and len(until) <= _DAY:
+        end = None if end.date() == date.max else end + timedelta(days=1)
+    if start is not None and end is not None and start >= end:
+        raise UsageError(f"--until {until}: give a moment after --since {since}")
+    if limit is not None and limit < 0:
+        raise UsageError(f"--limit {limit}: give 0 (all) or more")
+    return Window(start, end, limit or None)
+
+
+_DAY = len("2026-11-01")
+
+
+def _moment(value: str, option: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(value)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise UsageError(f"{option} {value}: give ISO 8601, as 2026-11-01T08:00") from None
+
+
 def stored_findings(
     settings: Settings, study: str | None, since: str | None
 ) -> list[dict[str, Any]]:
     """Finding and error objects of a study, or received since a moment (ISO 8601, UTC)."""
-    moment = None
-    if since is not None:
-        try:
-            moment = datetime.fromisoformat(since)
-        except ValueError:
-            raise UsageError(f"--since {since}: give ISO 8601, as 2026-11-01T08:00") from None
-        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    moment = None if since is None else _moment(since, "--since")
     with open_store(settings).read() as session:
         return findings.query(session, study=study, since=moment)
 
 
-def list_jobs(settings: Settings, states: Sequence[str]) -> list[dict[str, Any]]:
-    """Jobs in the states, by default those not done."""
-    try:
-        chosen = [JobState(state) for state in states] or list(OPEN_STATES)
-    except ValueError:
-        raise UsageError(f"--state: give one of {', '.join(JobState)}") from None
+JOB_COLUMNS = (
+    "id",
+    "kind",
+    "subject",
+    "revision",
+    "destination",
+    "state",
+    "attempts",
+    "not before",
+    "code",
+    "message",
+    "created",
+    "exam id",
+    "study instance uid",
+    "sop instance uid",
+)
+JOB_TABLE = JOB_COLUMNS[:10]
+
+
+def list_jobs(
+    settings: Settings,
+    states: Sequence[str],
+    *,
+    kinds: Sequence[str] = (),
+    destinations: Sequence[str] = (),
+    window: Window = ALL,
+) -> Listing:
+    """Jobs in the states, by default those not done; the window is about when they were made."""
+    wanted = _choices(JobState, states, "--state") or list(OPEN_STATES)
+    of_kinds = _choices(JobKind, kinds, "--kind")
     with open_store(settings).read() as session:
-        return [
+        rows, total = listings.jobs(session, wanted, of_kinds, destinations, window)
+    return Listing(
+        (
             {
                 "id": job.id,
-                "kind": job.kind.value,
+                "kind": job.kind,
                 "subject": job.subject,
                 "revision": job.revision,
                 "destination": job.destination,
-                "state": job.state.value,
+                "state": job.state,
                 "attempts": job.attempts,
                 "not before": job.not_before.isoformat(timespec="seconds"),
-                "reason": _reason(job.error_code, job.error_message),
+                "code": job.error_code,
+                "message": job.error_message,
+                "created": job.created_at.isoformat(timespec="seconds"),
+                "exam id": job.exam_id,
+                "study instance uid": job.study_instance_uid,
+                "sop instance uid": job.sop_instance_uid,
             }
-            for job in jobs.listing(session, states=chosen)
-        ]
+            for job in rows
+        ),
+        total,
+    )
+
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+def _choices(kind: type[Choice], values: Sequence[str], option: str) -> list[Choice]:
+    try:
+        return [kind(value) for value in values]
+    except ValueError:
+        raise UsageError(f"{option}: give one of {', '.join(kind)}") from None
 
 
 def retry_jobs(settings: Settings, ids: Sequence[int]) -> int:
@@ -124,15 +200,26 @@ def _known(settings: Settings, name: str) -> None:
         raise UsageError(f"there is no destination {name}; see destination list")
 
 
-def list_commitments(settings: Settings, states: Sequence[str]) -> list[dict[str, Any]]:
-    """Storage commitment requests in the states, by default those not reported."""
-    try:
-        chosen = [CommitmentState(state) for state in states]
-    except ValueError:
-        raise UsageError(f"--state: give one of {', '.join(CommitmentState)}") from None
+COMMITMENT_COLUMNS = (
+    "id",
+    "requested by",
+    "transaction",
+    "state",
+    "attempts",
+    "requested",
+    "reason",
+)
+
+
+def list_commitments(settings: Settings, states: Sequence[str], window: Window = ALL) -> Listing:
+    """Storage commitment requests in the states, by default those not reported; the window is
+    about when they were made."""
+    chosen = _choices(CommitmentState, states, "--state")
     chosen = chosen or [state for state in CommitmentState if state != CommitmentState.REPORTED]
     with open_store(settings).read() as session:
-        return [
+        rows, total = listings.commitments(session, chosen, window)
+    return Listing(
+        (
             {
                 "id": row.id,
                 "requested by": row.requested_by,
@@ -140,10 +227,12 @@ def list_commitments(settings: Settings, states: Sequence[str]) -> list[dict[str
                 "state": row.state,
                 "attempts": row.attempts,
                 "requested": row.requested_at.isoformat(timespec="seconds"),
-                "reason": row.error_message or "",
+                "reason": row.error_message,
             }
-            for row in commitments.listing(session, chosen)
-        ]
+            for row in rows
+        ),
+        total,
+    )
 
 
 def retry_commitments(settings: Settings, ids: Sequence[int]) -> int:
@@ -151,20 +240,42 @@ def retry_commitments(settings: Settings, ids: Sequence[int]) -> int:
         return commitments.requeue(session, ids, datetime.now(UTC))
 
 
-def quarantined(settings: Settings) -> list[dict[str, Any]]:
-    """Objects that could not be scored, newest last."""
+QUARANTINE_COLUMNS = (
+    "id",
+    "sop_instance_uid",
+    "revision",
+    "code",
+    "message",
+    "since",
+    "study_instance_uid",
+    "exam_id",
+    "calling_ae",
+)
+QUARANTINE_TABLE = QUARANTINE_COLUMNS[:6]
+
+
+def quarantined(settings: Settings, codes: Sequence[str] = (), window: Window = ALL) -> Listing:
+    """Objects that could not be scored, newest last; the window is about since when."""
+    chosen = _choices(ErrorCode, codes, "--code")
     with open_store(settings).read() as session:
-        return [
+        rows, total = listings.quarantined(session, chosen, window)
+    return Listing(
+        (
             {
-                "id": held.facts.revision_id,
-                "sop_instance_uid": held.facts.sop_instance_uid,
-                "revision": held.facts.number,
-                "code": held.code,
-                "message": held.message,
-                "since": held.since.isoformat(timespec="seconds"),
+                "id": row.revision_id,
+                "sop_instance_uid": row.sop_instance_uid,
+                "revision": row.number,
+                "code": row.reason_code,
+                "message": row.reason_message,
+                "since": row.reason_at.isoformat(timespec="seconds"),
+                "study_instance_uid": row.study_instance_uid,
+                "exam_id": row.exam_id,
+                "calling_ae": row.calling_ae,
             }
-            for held in revisions.quarantined(session)
-        ]
+            for row in rows
+        ),
+        total,
+    )
 
 
 def show_quarantined(settings: Settings, id: int) -> dict[str, Any]:
@@ -173,7 +284,6 @@ def show_quarantined(settings: Settings, id: int) -> dict[str, Any]:
             with open_store(settings).read() as session:
                 facts = revisions.facts(session, id)
             return row | {
-                "study_instance_uid": facts.study_instance_uid,
                 "transfer_syntax_uid": facts.transfer_syntax_uid,
                 "bytes": facts.size,
                 "file": str(settings.store.spool / facts.path),
@@ -252,7 +362,3 @@ def seed_bundle(settings: Settings, store: Store) -> None:
     folder = bundle_folder(settings.score.bundle)
     with store.begin() as session:
         bundles.seed(session, folder.name, str(folder), model_id_of(folder), datetime.now(UTC))
-
-
-def _reason(code: str | None, message: str | None) -> str:
-    return f"{code}: {message}" if code else ""

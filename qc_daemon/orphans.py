@@ -26,10 +26,16 @@ from qc_daemon.settings import Settings
 _NAME = re.compile(r"[0-9a-f]{64}")
 
 
+ORPHAN_COLUMNS = ("sha256", "bytes", "written", "reason")
+
+
 def list_orphans(settings: Settings) -> list[dict[str, Any]]:
     """Orphans by SHA-256, those old enough that no row for them can be on its way."""
-    spool = settings.store.spool
-    found = reconcile(open_store(settings), spool, datetime.now(UTC))
+    spool, store = settings.store.spool, open_store(settings)
+    if not spool.is_dir():
+        # Nothing was ever received.
+        return []
+    found = reconcile(store, spool, datetime.now(UTC))
     return [
         {
             "sha256": Path(path).stem,

@@ -9,7 +9,6 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from rich.console import Console
@@ -23,6 +22,8 @@ Format = Literal["table", "json", "csv"]
 FORMATS: tuple[Format, ...] = ("table", "json", "csv")
 FORMAT_HELP = "table, json (one object a line) or csv"
 Row = Mapping[str, Any]
+TABLE_LIMIT = 200
+"""Rows of a table for a person, unless told otherwise."""
 
 # Piped tables keep whole lines: a table cut at 80 columns would lose UIDs.
 _PIPE_WIDTH = 240
@@ -30,12 +31,12 @@ _FORMULA = tuple("=+-@＝＋－＠")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """Rows of a list, and how many match in all: more than the rows where a limit cut them off."""
+class Listing(list[dict[str, Any]]):
+    """Rows of a list; `total` is how many match in all, more than these where a limit cut off."""
 
-    rows: Sequence[Row]
-    total: int
+    def __init__(self, rows: Iterable[dict[str, Any]], total: int) -> None:
+        super().__init__(rows)
+        self.total = total
 
 
 def parse_format(value: str) -> Format:
@@ -49,33 +50,33 @@ def parse_format(value: str) -> Format:
 
 def write_list(
     noun: str,
-    rows: Sequence[Row] | Listing,
+    rows: Sequence[Row],
     format: Format = "table",
     *,
     columns: Sequence[str] = (),
     heading: str | None = None,
+    is_filtered: bool = False,
 ) -> None:
     """Write rows that share their keys; `noun` is the plural of what a row is, as "jobs".
 
     Keys become snake_case in JSON and CSV, words in a table. `columns` names the keys that a table
     or CSV shows, in order; without, those of the first row. A value may be None or a list of texts.
     """
-    listing = rows if isinstance(rows, Listing) else Listing(rows, len(rows))
-    named = list(columns) or list(listing.rows[0] if listing.rows else ())
+    named = list(columns) or list(rows[0] if rows else ())
     if format == "json":
-        for row in listing.rows:
+        for row in rows:
             print(json.dumps({_key(name): value for name, value in row.items()}), flush=True)
     elif format == "csv":
-        _write_csv(named, listing.rows)
-    elif listing.rows:
-        _print_table(make_table(heading or noun, named, listing.rows))
+        _write_csv(named, rows)
+    elif rows:
+        _print_table(make_table(heading or noun, named, rows))
     else:
-        print(f"no {noun}")
-    shown = len(listing.rows)
-    if shown < listing.total:
+        print(f"no {noun}{' match' if is_filtered else ''}")
+    total = rows.total if isinstance(rows, Listing) else len(rows)
+    if len(rows) < total:
         # Programs read stdout: there a note would be a broken row.
         print(
-            f"{shown} of {listing.total} {noun} shown; --limit 0 shows all",
+            f"{len(rows)} of {total} {noun} shown; --limit 0 shows all",
             file=sys.stdout if format == "table" else sys.stderr,
         )
 
