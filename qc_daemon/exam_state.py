@@ -8,6 +8,7 @@ from detector.codes import ErrorCode, QCError
 from qc_daemon.operate import open_store
 from qc_daemon.records import exams, progress
 from qc_daemon.records.progress import Progress, Sent
+from qc_daemon.records.revisions import Quarantined
 from qc_daemon.records.tables import ClosedBy, ExamOutcome, ExamState
 from qc_daemon.settings import Settings
 
@@ -28,7 +29,14 @@ def state_lines(settings: Settings, study: str) -> list[str]:
     """A line an exam of the study and one for each report of it and for the originals."""
     with open_store(settings).read() as session:
         found = progress.of_study(session, study)
-    return [line for each in found for line in _lines(each)]
+        omitted = {each.exam_id: exams.omissions(session, each.exam_id) for each in found}
+        undrawn = {each.exam_id: exams.undrawn(session, each.exam_id) for each in found}
+    lines: list[str] = []
+    for each in found:
+        lines += _lines(each)
+        lines += [f"  not reported: {_reason(r)}" for r in omitted[each.exam_id]]
+        lines += [f"  without overlay: {_reason(r)}" for r in undrawn[each.exam_id]]
+    return lines
 
 
 def close_exams(settings: Settings, study: str) -> int:
@@ -48,6 +56,10 @@ def close_exams(settings: Settings, study: str) -> int:
             )
         now = datetime.now(UTC)
         return sum(exams.close_now(session, each.exam_id, now) for each in still_open)
+
+
+def _reason(held: Quarantined) -> str:
+    return f"{held.facts.sop_instance_uid} ({held.code}: {held.message})"
 
 
 def _lines(exam: Progress) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The summary of a stored exam, written to a file when someone asks for it."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from qc_daemon.report.language import LANGUAGES
 from qc_daemon.report.page import compose
 from qc_daemon.report.pdf import Pictures, summary_pdf
 from qc_daemon.report.summary import Summary
-from qc_daemon.report.worker import drawn, summary_of, told_of
+from qc_daemon.report.worker import drawn, load_findings, summary_of
 from qc_daemon.retain import Originals
 from qc_daemon.routing import Routes
 from qc_daemon.score.decode import DecodeProcess
@@ -53,16 +54,20 @@ def _summary(settings: Settings, study: str, now: datetime) -> tuple[Summary, Pi
         if content is None:
             raise QCError(ErrorCode.NOT_AVAILABLE, f"no findings of study {study}; see results")
         rejected = rejections.of_exam(session, content.exam_id)
+        omissions = [each.code for each in exams.omissions(session, content.exam_id)]
     with DecodeProcess(
         megabytes=settings.score.decode_megabytes,
         seconds=settings.score.decode_seconds,
         max_pixels=settings.score.max_pixels,
     ) as decoder:
         originals = Originals(store, settings, lambda path: decoder.summary(path).pixel_sha256)
-        told = told_of(content.findings, originals)
+        told, missing = load_findings(content.findings, originals)
+        if not told:
+            raise missing[0].error
+        omissions += [each.error.code for each in missing]
         revision = max(1, content.report_revision)
-        summary = summary_of(told, settings.report, revision, now, rejected)
+        summary = summary_of(told, settings.report, revision, now, rejected, omissions)
         # Without routes nobody wants overlays.
         frames, to_none = decoder.frames, Routes()
-        _, pictures = drawn(told, summary, revision, now, frames, to_none, settings.report)
-    return summary, pictures
+        _, pictures, _ = drawn(told, summary, revision, now, frames, to_none, settings.report)
+    return replace(summary, drawn=frozenset(pictures)), pictures

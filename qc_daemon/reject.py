@@ -21,7 +21,7 @@ from qc_daemon.report import codes
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.key_objects import build_rejection
 from qc_daemon.report.source import Source
-from qc_daemon.report.worker import header_of
+from qc_daemon.report.source_file import read_header
 from qc_daemon.retain import Originals
 from qc_daemon.routing import Routes, Traits
 from qc_daemon.settings import Settings
@@ -108,7 +108,7 @@ def _source(settings: Settings, store: Store, facts: RevisionFacts) -> Source:
         with DecodeProcess(megabytes=settings.score.decode_megabytes) as decoder:
             return decoder.summary(path).pixel_sha256
 
-    source = Source.of(header_of(Originals(store, settings, pixel_hash)(facts)), facts.sha256)
+    source = Source.of(read_header(Originals(store, settings, pixel_hash)(facts)), facts.sha256)
     if "Rows" not in source.header:
         raise QCError(ErrorCode.NOT_AN_IMAGE, f"{source.sop_instance_uid} is no image")
     return source

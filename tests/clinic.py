@@ -17,7 +17,7 @@ from qc_daemon.records.jobs import Job
 from qc_daemon.records.measurements import MeasuredValue
 from qc_daemon.records.receipts import admit
 from qc_daemon.records.reports import Deliverable
-from qc_daemon.records.revisions import pixels_known
+from qc_daemon.records.revisions import Originals, pixels_known
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
 from qc_daemon.report.worker import run_one
@@ -46,15 +46,20 @@ class Clinic:
         self.store = Store(self.settings.store.url)
         self.now = START
 
-    def receive(self, header: Dataset, *findings: Finding) -> Path:
-        """An object arrives and is scored."""
+    def receive(self, header: Dataset, *findings: Finding, pixels: str = "") -> Path:
+        """An object arrives and is scored; objects with the same `pixels` have the same."""
         path, job = self._arrive(header, findings[0].bundle.model_id)
+        self.score(job, path, *findings, pixels=pixels)
+        return path
+
+    def score(self, job: Job, path: Path, *findings: Finding, pixels: str = "") -> None:
+        """The object's score job is done."""
         with self.store.begin() as session:
             assert job.revision_id is not None
-            pixels_known(session, job.revision_id, f"pixels of {path.stem}", self.now)
-            store_findings(session, job.revision_id, [f.to_json() for f in findings], self.now)
+            known = pixels or f"pixels of {path.stem}"
+            if pixels_known(session, job.revision_id, known, self.now) != "header":
+                store_findings(session, job.revision_id, [f.to_json() for f in findings], self.now)
             assert jobs.finish(session, job, self.now)
-        return path
 
     def measure(self, header: Dataset, *values: MeasuredValue) -> None:
         """A machine's report arrives and is read."""
@@ -85,8 +90,11 @@ class Clinic:
         with self.store.begin() as session:
             assert close_due(session, self.now, 60, 240)
 
-    def report(self, frames: Callable[..., Any] = black_frames) -> bool:
-        return run_one(self.store, self.settings, "reporter", frames, clock=lambda: self.now)
+    def report(
+        self, frames: Callable[..., Any] = black_frames, originals: Originals | None = None
+    ) -> bool:
+        clock = lambda: self.now  # noqa: E731
+        return run_one(self.store, self.settings, "reporter", frames, originals, clock)
 
     def jobs(self, kind: JobKind) -> list[Job]:
         with self.store.read() as session:

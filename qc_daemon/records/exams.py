@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from qc_daemon.records import jobs, measurements, steps
 from qc_daemon.records.measurements import MeasuredReport
-from qc_daemon.records.revisions import RevisionFacts, as_facts, select_facts
+from qc_daemon.records.revisions import Quarantined, RevisionFacts, as_facts, select_facts
 from qc_daemon.records.rows import changed, insert_or_update
 from qc_daemon.records.tables import (
     AssociationLease,
@@ -243,6 +243,68 @@ def exam_content(session: Session, exam_id: int) -> ExamContent:
             )
         ),
         measured=tuple(measurements.of_exam(session, exam_id)),
+    )
+
+
+def omissions(session: Session, exam_id: int) -> list[Quarantined]:
+    """What reports of the exam leave out, and why: instances without a content that can be told.
+
+    In order of arrival, each instance once, with the reason of its newest content.
+    """
+    rows = session.execute(
+        select_facts()
+        .add_columns(Revision.reason_code, Revision.reason_message, Revision.reason_at)
+        .where(Revision.exam_id == exam_id)
+        .order_by(Revision.received_at, Revision.id)
+    ).all()
+    told = {row.instance_id for row in rows if row.state != RevisionState.QUARANTINED}
+    newest = {row.instance_id: row for row in rows if row.instance_id not in told}
+    return [
+        Quarantined(as_facts(row), row.reason_code, row.reason_message, row.reason_at)
+        for row in newest.values()
+    ]
+
+
+def undrawn(session: Session, exam_id: int) -> list[Quarantined]:
+    """The exam's contents that are told of, but have no overlay, and why."""
+    rows = session.execute(
+        select_facts()
+        .add_columns(Revision.reason_code, Revision.reason_message, Revision.reason_at)
+        .where(
+            Revision.exam_id == exam_id,
+            Revision.state != RevisionState.QUARANTINED,
+            Revision.reason_code.is_not(None),
+        )
+        .order_by(Revision.received_at, Revision.id)
+    )
+    return [
+        Quarantined(as_facts(row), row.reason_code, row.reason_message, row.reason_at)
+        for row in rows
+    ]
+
+
+def record_content(session: Session, exam_id: int, report_revision: int, fingerprint: str) -> None:
+    """The report tells less than the exam had when it closed: what comes later is compared with
+    this. A later report's content stands."""
+    changed(
+        session,
+        update(Exam)
+        .where(Exam.id == exam_id, Exam.report_revision == report_revision)
+        .values(reported_content=fingerprint),
+    )
+
+
+def record_no_report(session: Session, exam_id: int, report_revision: int) -> None:
+    """Nothing of the exam could be told."""
+    changed(
+        session,
+        update(Exam)
+        .where(
+            Exam.id == exam_id,
+            Exam.report_revision == report_revision,
+            Exam.state == ExamState.CLOSED,
+        )
+        .values(outcome=ExamOutcome.NOTHING_TO_TELL),
     )
 
 

@@ -71,7 +71,7 @@ def of_exam(session: Session, exam_id: int) -> list[MeasuredReport]:
         select_facts()
         .add_columns(Measurement.fetus, Measurement.concept, Measurement.value, Measurement.unit)
         .join(Measurement, Measurement.revision_id == Revision.id)
-        .where(Measurement.exam_id == exam_id)
+        .where(Measurement.exam_id == exam_id, Revision.state != RevisionState.QUARANTINED)
         .order_by(Measurement.id)
     ).all()
     newest: dict[int, int] = {}

@@ -113,6 +113,14 @@ def pixels_known(
         select(Revision.content, Revision.pixel_sha256).where(Revision.id == revision_id)
     ).one()
     if own.content is not None and own.pixel_sha256 == pixel_sha256:
+        if own.content == Content.HEADER:
+            # One that was released from quarantine shares the earlier findings again.
+            changed(
+                session,
+                update(Revision)
+                .where(Revision.id == revision_id)
+                .values(state=RevisionState.HEADER),
+            )
         return _ANSWER[Content(own.content)]
     others = session.execute(
         select(Revision.id, Revision.pixel_sha256, Revision.state)
@@ -159,6 +167,35 @@ def quarantine(
 ) -> None:
     """Keep the revision unscored, with its reason; `jobs.fail` does this by itself."""
     jobs.record_reason(session, revision_id, code, message, now)
+
+
+def leave_out(
+    session: Session, revision_id: int, code: ErrorCode, message: str, now: datetime
+) -> None:
+    """Quarantine a scored revision that no report can tell of; `release` scores it again."""
+    changed(
+        session,
+        update(Revision)
+        .where(Revision.id == revision_id)
+        .values(
+            state=RevisionState.QUARANTINED,
+            reason_code=code,
+            reason_message=message,
+            reason_at=now,
+        ),
+    )
+
+
+def note_reason(
+    session: Session, revision_id: int, code: ErrorCode, message: str, now: datetime
+) -> None:
+    """Record why a scored revision has no overlay; its findings stay as they are."""
+    changed(
+        session,
+        update(Revision)
+        .where(Revision.id == revision_id, Revision.state != RevisionState.QUARANTINED)
+        .values(reason_code=code, reason_message=message, reason_at=now),
+    )
 
 
 def quarantined(session: Session) -> list[Quarantined]:

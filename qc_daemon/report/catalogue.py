@@ -43,6 +43,7 @@ def _tables() -> Iterator[str]:
     for codes in (VIEWS, FLAGS):
         yield from (code.meaning for code in codes.values())
     yield from words.VERDICTS.values()
+    yield from dict.fromkeys((*words.OMISSIONS.values(), words.OTHER_OMISSION))
     yield from (words.DISCLAIMER, words.NOT_MET, words.CANNOT_TELL)
 
 

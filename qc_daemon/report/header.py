@@ -70,6 +70,20 @@ ACQUISITION = (
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 REQUEST = ("RequestedProcedureID", "RequestedProcedureDescription")
 
+KEYWORDS = (
+    "SpecificCharacterSet",
+    *UIDS,
+    *PATIENT_AND_STUDY,
+    *CONTEXT,
+    *CONTEXT_SEQUENCES,
+    *ACQUISITION,
+    "ProcedureCodeSequence",
+    "RequestAttributesSequence",
+    "ReferencedPerformedProcedureStepSequence",
+    "SequenceOfUltrasoundRegions",
+)
+"""All that a report reads of a received header."""
+
 _ENUMERATED: Mapping[str, frozenset[str]] = {
     "PatientSex": frozenset("MFO"),
     "PatientIdentityRemoved": frozenset({"YES", "NO"}),

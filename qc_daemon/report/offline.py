@@ -14,8 +14,9 @@ from model.finding import Finding
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.overlay import build_overlay
 from qc_daemon.report.source import Source
+from qc_daemon.report.source_file import read_header
 from qc_daemon.report.sr import build_sr
-from qc_daemon.report.worker import FrameReader, Told, as_told, header_of, shown
+from qc_daemon.report.worker import FrameReader, Told, as_told, shown
 
 REVISION = 1
 """Nothing is remembered, so that each report is the first."""
@@ -44,7 +45,7 @@ class Writer:
             sha256 = file_digest(file, "sha256").hexdigest()
         # Not the bare hash: the service's first report of the file has other content and must have
         # another UID.
-        source = Source.of(header_of(path), f"offline {sha256}")
+        source = Source.of(read_header(path), f"offline {sha256}")
         told = [
             Told(as_told(finding, source), number, source, path)
             for number, finding in enumerate(findings)

@@ -12,7 +12,7 @@ from gettext import NullTranslations
 from pydicom.dataset import Dataset
 from pydicom.valuerep import PersonName
 
-from detector.codes import Flag
+from detector.codes import ErrorCode, Flag
 from qc_daemon.report import words
 from qc_daemon.report.codes import FLAGS, VIEWS
 from qc_daemon.report.equipment import local_time, software_version
@@ -67,7 +67,7 @@ def compose(summary: Summary, language: str) -> Page:
         title=t.gettext("Ultrasound image quality: exam summary"),
         facts=tuple(_facts(summary.first.header, t)),
         tasks=tuple(_tasks(summary, t)),
-        cells=tuple(_cell(row, t) for row in summary.rows),
+        cells=tuple(_cell(row, summary, t) for row in summary.rows),
         notes=tuple(_notes(summary, t)),
         page_of=t.gettext("Page {page} of {pages}"),
     )
@@ -122,15 +122,36 @@ def _tasks(summary: Summary, t: NullTranslations) -> Iterator[str]:
         views = [_name(row, t) for row in summary.rows if row.standing is standing]
         if views:
             yield sentence.format(views="; ".join(views))
+    yield from _omitted(summary, t)
     if all(row.standing is Standing.STANDARD for row in summary.rows):
         yield t.gettext("Nothing to do: every view is there and standard.")
+
+
+def _omitted(summary: Summary, t: NullTranslations) -> Iterator[str]:
+    """Objects that came and could not be judged or told of."""
+    by_reason: dict[str, int] = {}
+    for code, count in summary.omitted:
+        reason = t.gettext(words.OMISSIONS.get(ErrorCode(code), words.OTHER_OMISSION))
+        by_reason[reason] = by_reason.get(reason, 0) + count
+    for reason, count in by_reason.items():
+        told = t.ngettext(
+            "{count} object of this exam is not in this report: {reason}.",
+            "{count} objects of this exam are not in this report: {reason}.",
+            count,
+        )
+        yield told.format(count=count, reason=reason)
 
 
 def _name(row: ViewRow, t: NullTranslations) -> str:
     return t.gettext(VIEWS[row.view].meaning)
 
 
-def _cell(row: ViewRow, t: NullTranslations) -> Cell:
+def _undrawn(shot: Shot | None, summary: Summary, t: NullTranslations) -> Iterator[Point]:
+    if shot is not None and summary.drawn is not None and shot.key not in summary.drawn:
+        yield Point(NOTE, t.gettext("The picture cannot be shown: its file cannot be decoded."))
+
+
+def _cell(row: ViewRow, summary: Summary, t: NullTranslations) -> Cell:
     verdicts = {
         Standing.STANDARD: t.gettext("Standard view"),
         Standing.NON_STANDARD: t.gettext("Not a standard view"),
@@ -143,7 +164,7 @@ def _cell(row: ViewRow, t: NullTranslations) -> Cell:
         verdict=verdicts[row.standing],
         shot=row.best,
         caption="" if row.best is None else _caption(row, row.best, t),
-        points=tuple(_points(row, t)),
+        points=(*_undrawn(row.best, summary, t), *_points(row, t)),
     )
 
 

@@ -1,10 +1,12 @@
 """An exam at a glance: for each view the lab expects, how it stands and which picture shows it."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from detector.codes import ErrorCode
 from detector.vocabulary import View
 from model.finding import NON_STANDARD, REVIEW, STANDARD, BundleId, Finding
 from qc_daemon.report.source import Source
@@ -50,7 +52,9 @@ class ViewRow:
 class Summary:
     """`rows` in the order of the views expected, others after them; `others` counts pictures of no
     assessed view, `rejected` those that a person rejected, which are in no row, `pictures` all;
-    `first` is where patient and study are taken from."""
+    `first` is where patient and study are taken from. `omitted` counts the objects that could not
+    be judged or told of, by error code; `drawn` are the pictures that could be drawn, None before
+    that is known."""
 
     first: Source
     rows: tuple[ViewRow, ...]
@@ -60,6 +64,8 @@ class Summary:
     bundles: tuple[BundleId, ...]
     revision: int
     created: datetime
+    omitted: tuple[tuple[str, int], ...] = ()
+    drawn: frozenset[Key] | None = None
 
     def shows(self, shot: Shot) -> bool:
         """Whether the summary shows this finding's picture with its boxes."""
@@ -73,9 +79,11 @@ def summarise(
     revision: int,
     created: datetime,
     rejected: Collection[str] = (),
+    omitted: Iterable[str] = (),
 ) -> Summary:
     """The summary of an exam's findings; at least one. A frame with several regions, and a cine,
-    is one picture of each view it shows. `rejected` are SOP Instance UIDs."""
+    is one picture of each view it shows. `rejected` are SOP Instance UIDs, `omitted` the error
+    codes of objects left out."""
     shots = [shot for shot in every if shot.source.sop_instance_uid not in rejected]
     views = list(dict.fromkeys(expected))
     seen = dict.fromkeys(shot.finding.judgement.view for shot in shots)
@@ -92,6 +100,8 @@ def summarise(
         bundles=tuple(dict.fromkeys(shot.finding.bundle for shot in every)),
         revision=revision,
         created=created,
+        # What holds no picture, as a machine's report without measurements, is not missed.
+        omitted=tuple(Counter(c for c in omitted if c != ErrorCode.NOT_AN_IMAGE).items()),
     )
 
 

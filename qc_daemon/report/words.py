@@ -2,6 +2,7 @@
 
 from gettext import NullTranslations
 
+from detector.codes import ErrorCode
 from model.criteria_table import RULES, CriterionRule
 from model.finding import NON_STANDARD, REVIEW, STANDARD, BundleId, Judgement
 from qc_daemon.report import codes
@@ -9,6 +10,24 @@ from qc_daemon.report import codes
 VERDICTS = {STANDARD: "STANDARD", NON_STANDARD: "NON-STANDARD", REVIEW: "REVIEW"}
 
 NOT_MET, CANNOT_TELL = "Not met", "Cannot tell"
+OMISSIONS = {
+    ErrorCode.SPOOL_MISSING: "the received file is gone",
+    ErrorCode.SPOOL_DAMAGED: "the received file was altered",
+    ErrorCode.NOT_AVAILABLE: "the received file is gone",
+    ErrorCode.DELIVERY_UNREACHABLE: "the archive that holds it cannot be reached",
+    ErrorCode.REPORT_INVALID: "its header is incomplete or wrong",
+    ErrorCode.UNREADABLE: "the file cannot be read",
+    ErrorCode.TRUNCATED: "the picture data end too early",
+    ErrorCode.NO_FRAMES: "it holds no picture",
+    ErrorCode.TOO_SMALL: "the picture is too small",
+    ErrorCode.TOO_LARGE: "the picture is too large",
+    ErrorCode.UNSUPPORTED_SYNTAX: "the picture data cannot be decoded",
+    ErrorCode.DECODE_FAILED: "the picture data cannot be decoded",
+    ErrorCode.DECODE_TIMEOUT: "the picture data cannot be decoded",
+    ErrorCode.DECODE_MEMORY: "the picture data cannot be decoded",
+}
+"""Why an object is in no report, for a person at the machine."""
+OTHER_OMISSION = "see the quarantine list"
 DISCLAIMER = "Machine-made judgement of the picture, not of the fetus"
 
 

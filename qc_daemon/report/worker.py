@@ -12,17 +12,16 @@ from pathlib import Path
 import structlog
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 from sqlalchemy.orm import Session
 
 from detector.codes import ErrorCode, Flag, QCError
 from detector.frame import Frame, Pixels
 from detector.vocabulary import View
 from model.finding import Finding
-from qc_daemon.records import exams, jobs, rejections, reports
-from qc_daemon.records.exams import ScoredFinding
+from qc_daemon.records import exams, jobs, rejections, reports, revisions
+from qc_daemon.records.exams import ExamContent, ScoredFinding
 from qc_daemon.records.failures import failure_of
-from qc_daemon.records.jobs import RetryPolicy
+from qc_daemon.records.jobs import Job, RetryPolicy
 from qc_daemon.records.leases import Clock, Lease, LeaseLostError, utc_now
 from qc_daemon.records.measurements import MeasuredReport
 from qc_daemon.records.reports import ReportObject, StoredReport
@@ -33,10 +32,12 @@ from qc_daemon.report.biometry import MachineReport, MachineValue
 from qc_daemon.report.encapsulated import build_pdf
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.key_objects import build_key_objects
+from qc_daemon.report.omission import Omission, check_identity, find_faults, is_final
 from qc_daemon.report.overlay import build_overlay, render_frame
 from qc_daemon.report.page import compose
 from qc_daemon.report.pdf import summary_pdf
 from qc_daemon.report.source import Source
+from qc_daemon.report.source_file import read_header
 from qc_daemon.report.sr import Reference, build_sr
 from qc_daemon.report.summary import Key, Shot, Summary, rank, summarise
 from qc_daemon.routing import Routes, Traits
@@ -57,6 +58,7 @@ class Told:
     source: Source
     path: Path
     calling_ae: str = ""
+    facts: RevisionFacts | None = None
 
     @property
     def shot(self) -> Shot:
@@ -130,16 +132,27 @@ def _leased(
 def _report(lease: Lease, settings: Settings, frames: FrameReader, originals: Originals) -> None:
     store, job, now = lease.store, lease.job, lease.clock()
     with store.read() as session:
-        content = exams.exam_content(session, job.exam_id)
         latest = reports.latest_sr(session, job.exam_id, before=job.revision)
         before = reports.sr_destinations(session, job.exam_id)
         rejected = rejections.of_exam(session, job.exam_id)
         is_out = reports.has_sr(session, job)
     routes = Routes.of(settings)
-    told = told_of(content.findings, originals)
-    if not is_out:
+    if is_out:
+        with store.read() as session:
+            content = exams.exam_content(session, job.exam_id)
+        told, missing = load_findings(content.findings, originals)
+        # The report that is out tells of them; only their pictures are left out.
+        undrawn = _final(missing, told, job)
+    else:
+        told, report = _sr_of_the_sound(lease, now, latest, originals)
+        undrawn = []
+        if report is None:
+            with store.begin() as session:
+                exams.record_no_report(session, job.exam_id, job.revision)
+                lease.finish(session)
+            log.warning("nothing to report", job=job.id, exam=job.exam_id)
+            return
         # The report goes out at once: to draw its pictures takes as long again.
-        report = _sr(told, job.revision, now, latest, content.measured)
         # Whoever has the report that this one amends must not stay with it.
         known = [name for name in before if name in routes.possible(ObjectKind.SR)]
         to = tuple(dict.fromkeys((*_to(ObjectKind.SR, told, routes), *known)))
@@ -147,14 +160,25 @@ def _report(lease: Lease, settings: Settings, frames: FrameReader, originals: Or
             reports.publish(session, job, [report], {ObjectKind.SR: to}, lease.clock())
             lease.renew(session)
     with_summary = bool(_to(ObjectKind.PDF, told, routes))
-    summary = (
-        summary_of(told, settings.report, job.revision, now, rejected) if with_summary else None
+    summary = None
+    if with_summary:
+        with store.read() as session:
+            omissions = exams.omissions(session, job.exam_id)
+        codes = [each.code for each in omissions]
+        summary = summary_of(told, settings.report, job.revision, now, rejected, codes)
+    objects, pictures, failed = drawn(
+        told, summary, job.revision, now, frames, routes, settings.report
     )
-    objects, pictures = drawn(told, summary, job.revision, now, frames, routes, settings.report)
-    if summary is not None:
+    any_drawn = bool(objects or pictures)
+    waiting = [e for e in failed if not is_final(e.error, job, are_others_sound=any_drawn)]
+    undrawn += [each for each in failed if each not in waiting]
+    if summary is not None and not waiting:
+        summary = replace(summary, drawn=frozenset(pictures))
         objects.append(_pdf(told, summary, pictures, settings.report.language))
     if _to(ObjectKind.KEY_OBJECTS, told, routes):
-        objects += _key_objects(told, job.revision, now)
+        selections, unselected = _key_objects_of_the_sound(told, job.revision, now)
+        objects += selections
+        undrawn += unselected
     with store.begin() as session:
         published = lease.clock()
         for made in objects:
@@ -163,8 +187,121 @@ def _report(lease: Lease, settings: Settings, frames: FrameReader, originals: Or
             reports.publish(
                 session, job, [made], {made.kind: _to(made.kind, shows, routes)}, published
             )
-        lease.finish(session)
+        for each in undrawn:
+            _note_reason(session, each, published)
+        if not waiting:
+            lease.finish(session)
+    for each in undrawn:
+        _log_omission("picture left out", job, each)
+    if waiting:
+        raise waiting[0].error
     log.info("reported", job=job.id, findings=len(told), objects=len(objects) + 1)
+
+
+def _sr_of_the_sound(
+    lease: Lease, now: datetime, latest: StoredReport | None, originals: Originals
+) -> tuple[list[Told], ReportObject | None]:
+    """The report without the objects that cannot be told of, and what it tells; None if nothing is
+    left. Each of those objects is quarantined with its reason, and an earlier content of it, if
+    there is one, told in its place. Raises QCError for what may pass.
+    """
+    store, job = lease.store, lease.job
+    sources: Sources = {}
+    are_left_out = False
+    while True:
+        with store.read() as session:
+            content = exams.exam_content(session, job.exam_id)
+        told, missing = load_findings(content.findings, originals, sources)
+        omissions = _final(missing, told, job)
+        report = None
+        if not omissions and told:
+            try:
+                report = _sr(told, job.revision, now, latest, content.measured)
+            except QCError:
+                omissions = _refused(told, content, job.revision, now)
+                if not omissions:
+                    raise
+        if not omissions:
+            break
+        are_left_out = True
+        _leave_out(store, job, omissions, now)
+    if are_left_out:
+        with store.begin() as session:
+            exams.record_content(session, job.exam_id, job.revision, content.fingerprint)
+    return told, report
+
+
+_LOST = (ErrorCode.SPOOL_MISSING, ErrorCode.SPOOL_DAMAGED)
+
+
+def _final(missing: Sequence[Omission], told: Sequence[Told], job: Job) -> list[Omission]:
+    """What to go on without; raises the error of what is worth waiting for."""
+    final = []
+    for each in missing:
+        # A file that is gone while others are there does not come back by waiting.
+        is_gone = each.error.code in _LOST and bool(told)
+        if not is_gone and not is_final(each.error, job, are_others_sound=bool(told)):
+            raise each.error
+        final.append(each)
+    return final
+
+
+def _refused(
+    told: Sequence[Told], content: ExamContent, revision: int, now: datetime
+) -> list[Omission]:
+    """The objects whose findings or measurements make the report invalid."""
+    instances = [of_instance for _, of_instance in _by_instance(told)]
+
+    def of_findings(parts: Sequence[Sequence[Told]]) -> object:
+        return _sr([each for part in parts for each in part], revision, now, None, ())
+
+    refused = find_faults(instances, of_findings)
+    if len(refused) == len(instances) and refused[0][1].code is ErrorCode.INTERNAL:
+        # No object's fault: it fails with each of them.
+        return []
+    omissions = [Omission(_facts(part[0]), error) for part, error in refused]
+    faulty = {each.facts.revision_id for each in omissions}
+    sound = [each for each in told if _facts(each).revision_id not in faulty]
+    if sound and content.measured:
+
+        def of_measured(parts: Sequence[MeasuredReport]) -> object:
+            return _sr(sound, revision, now, None, parts)
+
+        for machine, error in find_faults(content.measured, of_measured):
+            omissions.append(Omission(machine.revision, error))
+    return omissions
+
+
+def _note_reason(session: Session, omission: Omission, now: datetime) -> None:
+    error = omission.error
+    revisions.note_reason(session, omission.facts.revision_id, error.code, error.message, now)
+
+
+def _leave_out(store: Store, job: Job, omissions: Iterable[Omission], now: datetime) -> None:
+    with store.begin() as session:
+        for each in omissions:
+            error = each.error
+            revisions.leave_out(session, each.facts.revision_id, error.code, error.message, now)
+    for each in omissions:
+        _log_omission("left out of the report", job, each)
+
+
+def _log_omission(event: str, job: Job, omission: Omission) -> None:
+    log.warning(
+        event,
+        job=job.id,
+        exam=job.exam_id,
+        sop_instance=omission.facts.sop_instance_uid,
+        code=omission.error.code.value,
+        reason=omission.error.message,
+    )
+
+
+def _facts(told: Told) -> RevisionFacts:
+    """What is stored of a finding's source; each that was loaded from the store has it."""
+    if told.facts is None:
+        raise LookupError("a finding that is not in the store")
+    return told.facts
 
 
 def _to(kind: ObjectKind, told: Iterable[Told], routes: Routes) -> tuple[str, ...]:
@@ -187,30 +324,62 @@ def shown(told: Iterable[Told]) -> list[Told]:
     return sorted(assessed or best.values(), key=lambda each: each.finding.frame)
 
 
-def told_of(findings: Iterable[ScoredFinding], originals: Originals) -> list[Told]:
-    """Each finding with the source it is told of; raises QCError if a file cannot be read."""
-    sources: dict[int, tuple[Source, Path]] = {}
-    told = []
+Sources = dict[int, tuple[Source, Path] | Omission]
+"""What was read of each content, by revision id."""
+
+
+def load_findings(
+    findings: Iterable[ScoredFinding], originals: Originals, sources: Sources | None = None
+) -> tuple[list[Told], list[Omission]]:
+    """Each finding with the source it is told of, in the order the pictures were taken; and the
+    contents whose file or header does not let them be told of.
+
+    `sources` remembers what was read from one call to the next.
+    """
+    sources = {} if sources is None else sources
+    told, omissions = [], {}
     for scored in findings:
         facts = scored.revision
         if facts.revision_id not in sources:
-            path = originals(facts)
-            sources[facts.revision_id] = (Source.of(header_of(path), facts.sha256), path)
-        source, path = sources[facts.revision_id]
-        finding = as_told(Finding.from_json(scored.finding), source)
-        told.append(Told(finding, scored.finding_id, source, path, facts.calling_ae))
+            sources[facts.revision_id] = _load_source(facts, originals)
+        loaded = sources[facts.revision_id]
+        if isinstance(loaded, Omission):
+            omissions[facts.revision_id] = loaded
+            continue
+        source, path = loaded
+        try:
+            finding = as_told(Finding.from_json(scored.finding), source)
+        except (ValueError, TypeError, LookupError) as error:
+            omissions[facts.revision_id] = Omission(facts, _invalid(error))
+            continue
+        told.append(Told(finding, scored.finding_id, source, path, facts.calling_ae, facts))
     # As they were taken, as far as the headers say it.
-    return sorted(told, key=lambda each: (*each.source.place, each.source.sop_instance_uid))
+    told = [each for each in told if _facts(each).revision_id not in omissions]
+    told.sort(key=lambda each: (*each.source.place, each.source.sop_instance_uid))
+    return told, list(omissions.values())
 
 
-def header_of(path: Path) -> Dataset:
-    """A received file's header. Raises QCError: SPOOL_MISSING, UNREADABLE."""
+def _load_source(facts: RevisionFacts, originals: Originals) -> tuple[Source, Path] | Omission:
     try:
-        return dcmread(path, stop_before_pixels=True, force=True)
-    except FileNotFoundError:
-        raise QCError(ErrorCode.SPOOL_MISSING, "the received file is gone from the spool") from None
-    except (InvalidDicomError, EOFError, ValueError) as error:
-        raise QCError(ErrorCode.UNREADABLE, "the received file cannot be read again") from error
+        path = originals(facts)
+    except QCError as error:
+        return Omission(facts, error)
+    try:
+        source = Source.of(read_header(path), facts.sha256)
+        check_identity(source, facts)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Whatever a header makes the parser raise concerns this object only.
+        return Omission(facts, _invalid(error))
+    return source, path
+
+
+def _invalid(error: Exception) -> QCError:
+    """Names the type only: a message may quote element values."""
+    if isinstance(error, QCError):
+        return error
+    return QCError(ErrorCode.REPORT_INVALID, f"{type(error).__name__} while reading it again")
 
 
 def as_told(finding: Finding, source: Source) -> Finding:
@@ -234,15 +403,21 @@ def _sr(
     latest: StoredReport | None,
     measured: Iterable[MeasuredReport],
 ) -> ReportObject:
-    report = build_sr(
-        _sources(told),
-        [each.finding for each in told],
-        revision=revision,
-        created=now,
-        previous=[] if latest is None else [_reference(latest)],
-        measured=[_machine_report(each) for each in measured],
-    )
-    return _object(ObjectKind.SR, report, None)
+    """Raises QCError REPORT_INVALID."""
+    try:
+        report = build_sr(
+            _sources(told),
+            [each.finding for each in told],
+            revision=revision,
+            created=now,
+            previous=[] if latest is None else [_reference(latest)],
+            measured=[_machine_report(each) for each in measured],
+        )
+        return _object(ObjectKind.SR, report, None)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise failure_of(error, "reporting") from error
 
 
 def _machine_report(measured: MeasuredReport) -> MachineReport:
@@ -263,6 +438,26 @@ def _key_objects(told: Sequence[Told], revision: int, now: datetime) -> Iterator
     findings = [each.finding for each in telling]
     for selection in build_key_objects(_sources(told), findings, revision=revision, created=now):
         yield _object(ObjectKind.KEY_OBJECTS, selection, None)
+
+
+def _key_objects_of_the_sound(
+    told: Sequence[Told], revision: int, now: datetime
+) -> tuple[list[ReportObject], list[Omission]]:
+    """The selections without the objects that cannot be selected, and these. Raises QCError."""
+
+    def of_instances(parts: Sequence[Sequence[Told]]) -> list[ReportObject]:
+        return list(_key_objects([each for part in parts for each in part], revision, now))
+
+    instances = [of_instance for _, of_instance in _by_instance(told)]
+    try:
+        return of_instances(instances), []
+    except QCError:
+        refused = find_faults(instances, of_instances)
+        if not refused:
+            raise
+    faulty = {_facts(part[0]).revision_id for part, _ in refused}
+    sound = of_instances([p for p in instances if _facts(p[0]).revision_id not in faulty])
+    return sound, [Omission(_facts(part[0]), error) for part, error in refused]
 
 
 def _by_instance(told: Iterable[Told]) -> Iterator[tuple[Path, list[Told]]]:
@@ -295,28 +490,46 @@ def drawn(
     frames: FrameReader,
     routes: Routes,
     settings: ReportSettings,
-) -> tuple[list[ReportObject], dict[Key, Pixels]]:
-    """The overlays, and the pictures that the summary shows; each frame is decoded once."""
+) -> tuple[list[ReportObject], dict[Key, Pixels], list[Omission]]:
+    """The overlays, the pictures that the summary shows, and the contents that cannot be drawn;
+    each frame is decoded once."""
     overlays: list[ReportObject] = []
     pictures: dict[Key, Pixels] = {}
+    failed: list[Omission] = []
     for path, of_instance in _by_instance(told):
         chosen = [each for each in shown(of_instance) if _to(ObjectKind.OVERLAY, [each], routes)]
         best = [] if summary is None else [e for e in of_instance if summary.shows(e.shot)]
-        numbers = sorted({each.finding.frame for each in (*chosen, *best)})
-        pixels = {f.number: f.pixels for f in frames(path, numbers)} if numbers else {}
-        for each in chosen:
-            overlay = build_overlay(
-                each.source,
-                pixels[each.finding.frame],
-                each.finding,
-                revision=revision,
-                created=now,
-                language=settings.language,
-            )
-            overlays.append(_object(ObjectKind.OVERLAY, overlay, each.finding_id))
-        for each in best:
-            pictures[each.shot.key] = render_frame(pixels[each.finding.frame], each.finding)
-    return overlays, pictures
+        try:
+            pixels = _decode(path, [*chosen, *best], frames)
+            for each in best:
+                pictures[each.shot.key] = render_frame(pixels[each.finding.frame], each.finding)
+            for each in chosen:
+                overlay = build_overlay(
+                    each.source,
+                    pixels[each.finding.frame],
+                    each.finding,
+                    revision=revision,
+                    created=now,
+                    language=settings.language,
+                )
+                overlays.append(_object(ObjectKind.OVERLAY, overlay, each.finding_id))
+        except (LeaseLostError, MemoryError):
+            raise
+        except Exception as error:
+            # Whatever a decoder or an image makes a library raise concerns this object only.
+            failed.append(Omission(_facts(of_instance[0]), failure_of(error, "drawing")))
+    return overlays, pictures, failed
+
+
+def _decode(path: Path, wanted: Iterable[Told], frames: FrameReader) -> dict[int, Pixels]:
+    """The pixels of these findings' frames, by number. Raises QCError."""
+    numbers = sorted({each.finding.frame for each in wanted})
+    if not numbers:
+        return {}
+    pixels = {frame.number: frame.pixels for frame in frames(path, numbers)}
+    if not pixels.keys() >= set(numbers):
+        raise QCError(ErrorCode.DECODE_FAILED, "a frame that was scored cannot be decoded again")
+    return pixels
 
 
 def summary_of(
@@ -325,11 +538,17 @@ def summary_of(
     revision: int,
     now: datetime,
     rejected: Collection[str],
+    omitted: Iterable[str] = (),
 ) -> Summary:
-    """The exam at a glance."""
+    """The exam at a glance; `omitted` are the error codes of the objects left out."""
     expected = [View(name) for name in settings.views]
     return summarise(
-        [each.shot for each in told], expected, revision=revision, created=now, rejected=rejected
+        [each.shot for each in told],
+        expected,
+        revision=revision,
+        created=now,
+        rejected=rejected,
+        omitted=omitted,
     )
 
 

@@ -1,0 +1,126 @@
+"""The header of a received file, read within bounds: no stranger's bytes may fill this process.
+
+Only the elements that reports need are kept; the values of others are skipped on disk. Of a
+deflated data set only the beginning is inflated.
+"""
+
+import struct
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset, read_partial
+from pydicom.tag import BaseTag, Tag
+
+from detector.codes import ErrorCode, QCError
+from qc_daemon.report.header import KEYWORDS, UIDS
+
+MAX_HEADER_BYTES = 1 << 20
+"""What is parsed of a header; a header with ten ultrasound regions has some 20 kB."""
+_MAX_INFLATED = 16 << 20
+_MAX_META_BYTES = 64 << 10
+_DEFLATED = frozenset(
+    {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"}
+)
+_WITH_LONG_LENGTH = frozenset({b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UN", b"UT"})
+_PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+_TAGS: list[BaseTag | int] = [Tag(keyword) for keyword in KEYWORDS]
+_IDENTITY = frozenset(Tag(keyword) for keyword in UIDS)
+
+
+def read_header(path: Path) -> Dataset:
+    """The elements of a received file that reports need, as far as MAX_HEADER_BYTES hold them.
+
+    Raises QCError: SPOOL_MISSING, STORAGE, UNREADABLE.
+    """
+    try:
+        with path.open("rb") as file:
+            return _read(file)
+    except FileNotFoundError:
+        raise QCError(ErrorCode.SPOOL_MISSING, "the received file is gone from the spool") from None
+    except MemoryError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise QCError(ErrorCode.STORAGE, "the disk cannot be read") from error
+        # The parser has no exception of its own for malformed bytes: it raises whatever breaks.
+        raise QCError(ErrorCode.UNREADABLE, "the received file cannot be read again") from error
+
+
+def _read(file: BinaryIO) -> Dataset:
+    syntax, offset = _meta(file)
+    if syntax not in _DEFLATED:
+        file.seek(0)
+        bounded = cast(BinaryIO, _Bounded(file, MAX_HEADER_BYTES))
+        # Not the file's own kind of data set, which would hold the file open.
+        return Dataset(read_partial(bounded, _is_after_header(), force=True, specific_tags=_TAGS))
+    file.seek(offset)
+    inflated = cast(BinaryIO, _Bounded(BytesIO(_inflate(file)), MAX_HEADER_BYTES))
+    return read_dataset(
+        inflated,
+        is_implicit_VR=False,
+        is_little_endian=True,
+        stop_when=_is_after_header(),
+        specific_tags=_TAGS,
+    )
+
+
+def _is_after_header() -> Callable[[BaseTag, str | None, int], bool]:
+    """Whether an element is behind all that is needed: the frames' functional groups (PS3.3
+    C.7.6.16) and private sequences take megabytes. Elements may be out of order, so that this waits
+    for the UIDs."""
+    missing = set(_IDENTITY)
+
+    def is_after(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+        missing.discard(tag)
+        return tag in _PIXELS or (not missing and tag > max(_TAGS))
+
+    return is_after
+
+
+def _meta(file: BinaryIO) -> tuple[str, int]:
+    """Transfer Syntax UID and where the data set begins (PS3.10 7.1); ("", 0) if unknown."""
+    head = file.read(_MAX_META_BYTES)
+    if head[128:132] != b"DICM":
+        return "", 0
+    syntax, place = "", 132
+    while head[place : place + 2] == b"\x02\x00" and place + 12 <= len(head):
+        vr = head[place + 4 : place + 6]
+        is_long = vr in _WITH_LONG_LENGTH
+        (length,) = struct.unpack_from(
+            "<I" if is_long else "<H", head, place + (8 if is_long else 6)
+        )
+        value = place + (12 if is_long else 8)
+        if head[place + 2 : place + 4] == b"\x10\x00":
+            syntax = head[value : value + length].decode("ascii", "replace").strip("\0 ")
+        place = value + length
+    return syntax, place
+
+
+def _inflate(file: BinaryIO) -> bytes:
+    """The first _MAX_INFLATED bytes of a deflated data set (PS3.5 A.5)."""
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    out = bytearray()
+    while len(out) < _MAX_INFLATED and (chunk := file.read(1 << 16)):
+        out += inflate.decompress(chunk, _MAX_INFLATED - len(out))
+    return bytes(out)
+
+
+class _Bounded:
+    """A file that ends after so many bytes were read; what is skipped does not count."""
+
+    def __init__(self, file: BinaryIO, limit: int) -> None:
+        self._file = file
+        self._left = limit
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, count: int = -1) -> bytes:
+        """Raises EOFError beyond the limit: the parser then gives what it has."""
+        if count < 0 or count > self._left:
+            raise EOFError("the header is longer than is read")
+        content = self._file.read(count)
+        self._left -= len(content)
+        return content

@@ -1,0 +1,302 @@
+"""No object of an exam holds back the others: what cannot be told of is left out, with a reason."""
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from structlog.testing import capture_logs
+
+from detector.codes import ErrorCode, QCError
+from detector.frame import Frame
+from qc_daemon.exam_state import state_lines
+from qc_daemon.operate import quarantined, release, stored_findings
+from qc_daemon.records import exams, jobs
+from qc_daemon.records.measurements import MeasuredValue
+from qc_daemon.records.tables import JobKind, JobState
+from qc_daemon.report.equipment import to_bytes
+from qc_daemon.report.omission import check_identity
+from qc_daemon.report.reader import biometry_from_sr, from_sr
+from qc_daemon.report.source import Source
+from qc_daemon.report.source_file import MAX_HEADER_BYTES, read_header
+from tests.clinic import Clinic, black_frames
+from tests.report import paper
+
+Make = Callable[..., Any]
+BAD = "1.2.826.0.1.3680043.10.1.1.66"
+GOOD = tuple(f"1.2.826.0.1.3680043.10.1.1.{n}" for n in (1, 2, 3))
+
+
+@pytest.fixture
+def clinic(tmp_path: Path) -> Iterator[Clinic]:
+    made = Clinic(tmp_path, ["sr", "overlay", "key-objects", "pdf"])
+    yield made
+    made.store.close()
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def other_object(path: Path) -> None:
+    """The file of another object lies in its place."""
+    other = dcmread(path)
+    other.SOPInstanceUID = "1.2.3.4.5"
+    other.save_as(path)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def too_large(path: Path) -> None:
+    """More items than a header may have, before the patient's name."""
+    content = path.read_bytes()
+    place = content.index(b"\x10\x00\x10\x00PN")
+    sequence = b"\x08\x00\x10\x11SQ\0\0\xff\xff\xff\xff"
+    items = b"\xfe\xff\x00\xe0\0\0\0\0" * (MAX_HEADER_BYTES // 8)
+    end = b"\xfe\xff\xdd\xe0\0\0\0\0"
+    path.write_bytes(content[:place] + sequence + items + end + content[place:])
+
+
+Damage = Callable[[Path], None]
+
+
+@pytest.mark.parametrize(
+    ("header", "finding", "damage", "code"),
+    [
+        ({"SeriesInstanceUID": ""}, {}, None, ErrorCode.REPORT_INVALID),
+        ({}, {}, gone, ErrorCode.SPOOL_MISSING),
+        ({}, {}, other_object, ErrorCode.SPOOL_DAMAGED),
+        ({}, {}, empty, ErrorCode.SPOOL_DAMAGED),
+        ({}, {"view_probability": 1.5}, None, ErrorCode.REPORT_INVALID),
+        ({}, {"frame": 0}, None, ErrorCode.REPORT_INVALID),
+    ],
+)
+def test_one_bad_object_is_left_out_and_the_rest_reported(
+    clinic: Clinic,
+    us_header: Make,
+    a_finding: Make,
+    header: dict[str, Any],
+    finding: dict[str, Any],
+    damage: Damage | None,
+    code: ErrorCode,
+) -> None:
+    bad = us_header(SOPInstanceUID=BAD, **header)
+    # It comes first, in the middle and last among the good ones.
+    for number, uid in enumerate((GOOD[0], BAD, *GOOD[1:])):
+        if uid == BAD:
+            source = Source.of(us_header(SOPInstanceUID=BAD), "")
+            path = clinic.receive(bad, a_finding(source, **finding))
+            if damage is not None:
+                damage(path)
+        else:
+            made = us_header(SOPInstanceUID=uid, InstanceNumber=number)
+            clinic.receive(made, a_finding(Source.of(made, "")))
+    clinic.close()
+    with capture_logs() as log:
+        assert clinic.report()
+    assert [(j.state, j.error_message) for j in clinic.jobs(JobKind.REPORT)] == [
+        (JobState.DONE, None)
+    ]
+    kinds = [each.kind for each in clinic.sent()]
+    assert (kinds.count("sr"), kinds.count("overlay"), kinds.count("pdf")) == (1, 3, 1)
+    assert "key-objects" in kinds
+    sr = next(each.payload for each in clinic.sent() if each.kind == "sr")
+    assert [each.sop_instance_uid for each in from_sr(sr or b"")] == list(GOOD)
+    (row,) = quarantined(clinic.settings)
+    assert row["sop_instance_uid"] == BAD
+    assert row["code"] == code
+    (told,) = [each for each in log if each["event"] == "left out of the report"]
+    assert (told["code"], told["sop_instance"], told["exam"]) == (row["code"], BAD, 1)
+    study = us_header().StudyInstanceUID
+    (line,) = [each for each in state_lines(clinic.settings, study) if "not reported" in each]
+    assert BAD in line
+    assert row["code"] in line
+    errors = [e["error"] for e in stored_findings(clinic.settings, study, None) if "error" in e]
+    assert [each["code"] for each in errors] == [row["code"]]
+    pdf = next(each.payload for each in clinic.sent() if each.kind == "pdf")
+    document = clinic.settings.store.spool / "summary.pdf"
+    document.write_bytes(dcmread(BytesIO(pdf or b"")).EncapsulatedDocument)
+    assert "1objectofthisexamisnotinthisreport" in paper.text(document)
+
+
+def test_released_and_sound_again_it_amends_the_report(
+    clinic: Clinic, us_header: Make, a_finding: Make
+) -> None:
+    for uid in GOOD:
+        header = us_header(SOPInstanceUID=uid)
+        path = clinic.receive(header, a_finding(Source.of(header, "")))
+    content = path.read_bytes()
+    path.unlink()
+    clinic.close()
+    assert clinic.report()
+    path.write_bytes(content)
+    (row,) = quarantined(clinic.settings)
+    assert release(clinic.settings, [row["id"]]) == 1
+    with clinic.store.begin() as session:
+        clinic.now += timedelta(days=900_000)
+        job = jobs.claim(session, [JobKind.SCORE], "scorer", clinic.now, 300)
+        assert job is not None
+    clinic.score(job, path, a_finding(Source.of(header, "")))
+    clinic.close()
+    assert clinic.report()
+    first, second = (from_sr(s.payload or b"") for s in clinic.sent() if s.kind == "sr")
+    assert (len(first), len(second)) == (2, 3)
+
+
+def test_earlier_content_stands_in_for_a_bad_one(
+    clinic: Clinic, us_header: Make, a_finding: Make
+) -> None:
+    """The same pixels come again under a header without Series Instance UID."""
+    good = us_header()
+    finding = a_finding(Source.of(good, ""))
+    clinic.receive(good, finding, pixels="the same")
+    clinic.receive(us_header(SeriesInstanceUID=""), finding, pixels="the same")
+    clinic.close()
+    assert clinic.report()
+    sr = next(each.payload for each in clinic.sent() if each.kind == "sr")
+    assert [each.sop_instance_uid for each in from_sr(sr or b"")] == [good.SOPInstanceUID]
+    assert [row["code"] for row in quarantined(clinic.settings)] == [ErrorCode.REPORT_INVALID]
+
+
+def test_nothing_left_to_tell_ends_the_job(
+    clinic: Clinic, us_header: Make, a_finding: Make
+) -> None:
+    header = us_header(SeriesInstanceUID="")
+    clinic.receive(header, a_finding(Source.of(us_header(), "")))
+    clinic.close()
+    assert clinic.report()
+    assert [job.state for job in clinic.jobs(JobKind.REPORT)] == [JobState.DONE]
+    assert clinic.sent() == []
+    lines = state_lines(clinic.settings, header.StudyInstanceUID)
+    assert "no findings to report" in lines[0]
+    assert "report-invalid" in lines[-1]
+
+
+def test_bad_measurement_is_left_out(clinic: Clinic, us_header: Make, a_finding: Make) -> None:
+    header = us_header()
+    clinic.receive(header, a_finding(Source.of(header, "")))
+    report = "1.2.840.10008.5.1.4.1.1.88.33"
+    for uid, unit, series in (("1.2.8", "mm", "1.2.3"), ("1.2.9", "furlong", "1.2.3")):
+        machine = us_header(SOPClassUID=report, SOPInstanceUID=uid, SeriesInstanceUID=series)
+        clinic.measure(machine, MeasuredValue("A", "NT", 1.4, unit))
+    clinic.close()
+    assert clinic.report()
+    sr = next(each.payload for each in clinic.sent() if each.kind == "sr")
+    assert [m.reference.sop_instance_uid for m in biometry_from_sr(sr or b"")] == ["1.2.8"]
+    assert [row["sop_instance_uid"] for row in quarantined(clinic.settings)] == ["1.2.9"]
+
+
+@pytest.mark.parametrize(
+    "error", [QCError(ErrorCode.DECODE_FAILED, "the decoder gave up"), ValueError("Müller")]
+)
+def test_picture_that_cannot_be_drawn_holds_back_no_other(
+    clinic: Clinic, us_header: Make, a_finding: Make, error: Exception
+) -> None:
+    for uid in GOOD:
+        header = us_header(SOPInstanceUID=uid)
+        path = clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.close()
+
+    def frames(asked: Path, numbers: Sequence[int]) -> Iterator[Frame]:
+        if asked == path:
+            raise error
+        return black_frames(asked, numbers)
+
+    for _ in range(4):
+        clinic.report(frames)
+        clinic.now += timedelta(hours=2)
+    kinds = [each.kind for each in clinic.sent()]
+    assert (kinds.count("sr"), kinds.count("overlay"), kinds.count("pdf")) == (1, 2, 1)
+    assert [job.state for job in clinic.jobs(JobKind.REPORT)] == [JobState.DONE]
+    assert quarantined(clinic.settings) == []
+    (line,) = [
+        each
+        for each in state_lines(clinic.settings, header.StudyInstanceUID)
+        if "without overlay" in each
+    ]
+    assert GOOD[-1] in line
+    assert "Müller" not in line
+
+
+def test_archive_that_is_away_is_waited_for_and_not_for_ever(
+    clinic: Clinic, us_header: Make, a_finding: Make
+) -> None:
+    for uid in GOOD:
+        header = us_header(SOPInstanceUID=uid)
+        path = clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.close()
+    spool = clinic.settings.store.spool
+
+    def originals(facts: Any) -> Path:
+        found: Path = spool / facts.path
+        if found == path:
+            raise QCError(ErrorCode.DELIVERY_UNREACHABLE, "the archive is away")
+        return found
+
+    assert clinic.report(originals=originals)
+    (job,) = clinic.jobs(JobKind.REPORT)
+    assert (job.state, job.error_code) == (JobState.READY, ErrorCode.DELIVERY_UNREACHABLE)
+    assert clinic.sent() == []
+    for _ in range(3):
+        clinic.now += timedelta(hours=2)
+        assert clinic.report(originals=originals)
+    sr = next(each.payload for each in clinic.sent() if each.kind == "sr")
+    assert len(from_sr(sr or b"")) == 2
+
+
+@pytest.mark.parametrize("keyword", ["SOPInstanceUID", "StudyInstanceUID"])
+def test_header_of_another_object_is_refused(
+    clinic: Clinic, us_header: Make, a_finding: Make, keyword: str
+) -> None:
+    """As a destination may give back that files objects under new identifiers."""
+    header = us_header()
+    clinic.receive(header, a_finding(Source.of(header, "")))
+    with clinic.store.read() as session:
+        (scored,) = exams.exam_content(session, 1).findings
+    check_identity(Source.of(header, ""), scored.revision)
+    with pytest.raises(QCError, match="header names another"):
+        check_identity(Source.of(us_header(**{keyword: "1.2.3.4"}), ""), scored.revision)
+
+
+def test_header_longer_than_any_is_not_parsed(tmp_path: Path, us_header: Make) -> None:
+    path = tmp_path / "large.dcm"
+    path.write_bytes(to_bytes(us_header()))
+    too_large(path)
+    with pytest.raises(QCError) as refused:
+        read_header(path)
+    assert refused.value.code is ErrorCode.UNREADABLE
+
+
+def deflated(header: Dataset, path: Path, *, zeros: int) -> Path:
+    """The header with a pixel value of zeros, deflated (PS3.5 A.5)."""
+    header.PixelData = b""
+    header["PixelData"].VR = "OW"
+    whole = BytesIO()
+    header.save_as(whole, implicit_vr=False, little_endian=True)
+    head = whole.getvalue()[:-4] + zeros.to_bytes(4, "little")
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    body = deflate.compress(head)
+    for _ in range(zeros >> 20):
+        body += deflate.compress(bytes(1 << 20))
+    syntax = b"1.2.840.10008.1.2.1.99"
+    meta = b"\x02\x00\x10\x00UI" + len(syntax).to_bytes(2, "little") + syntax
+    length = b"\x02\x00\x00\x00UL\x04\x00" + len(meta).to_bytes(4, "little")
+    path.write_bytes(bytes(128) + b"DICM" + length + meta + body + deflate.flush())
+    return path
+
+
+def test_bomb_is_not_inflated_to_read_its_header(tmp_path: Path, us_header: Make) -> None:
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    path = deflated(us_header(), tmp_path / "bomb.dcm", zeros=512 << 20)
+    assert Source.of(read_header(path), "").sop_instance_uid == us_header().SOPInstanceUID
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 200 << 10
