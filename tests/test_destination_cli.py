@@ -42,7 +42,7 @@ def config(tmp_path: Path) -> str:
                 bundle_id=None,
                 now=NOW,
             )
-        job = jobs.claim(session, [JobKind.DELIVER], "w", NOW, 300, not_to=["archive"])
+        job = jobs.claim(session, [JobKind.DELIVER], "w", NOW, 300, destinations=["pacs"])
         assert job is not None
         error = QCError(ErrorCode.DELIVERY_REFUSED, "no")
         jobs.fail(session, job, error, NOW, RetryPolicy(), random.Random(1))

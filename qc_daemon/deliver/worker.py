@@ -131,12 +131,19 @@ class Deliverer:
                     self.clock(),
                     limits.lease_seconds,
                     limits.max_deaths,
-                    # A job that is not tried must not wait the longer for it.
-                    not_to=[*self.lanes.closed(), *self.outages.away()],
+                    destinations=self._open_destinations(),
                 )
             if job is not None:
                 self.lanes.enter(job.destination)
         return job
+
+    def _open_destinations(self) -> set[str]:
+        """Destinations of the settings that may be sent something now.
+
+        A job for another one stays: another daemon on the database may know it, or the settings
+        will again. And a job that is not tried must not wait the longer for it.
+        """
+        return set(self._destinations) - {*self.lanes.closed(), *self.outages.away()}
 
     def _deliver(self, job: Job) -> _Sent:
         """Send the job's object in the first form that its destination takes. Raises QCError."""

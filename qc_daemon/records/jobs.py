@@ -19,7 +19,7 @@ Transitions, all there are:
 
     from                      to           when
     -                         ready        insert
-    ready                     leased       claim: oldest that is due
+    ready                     leased       claim: the one due the longest
     leased                    leased       renew, with the current token
     leased                    done         finish, with the current token
     leased                    sent         sent, with the current token (deliver jobs)
@@ -40,15 +40,28 @@ When a score job ends dead or quarantined its revision is quarantined with the s
 every object ends as findings or as a recorded reason.
 """
 
+import heapq
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain, repeat
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from detector.codes import ErrorCode, FailureClass, QCError
 from qc_daemon.records.rows import changed, insert_once
@@ -62,6 +75,7 @@ from qc_daemon.records.tables import (
     ReportObjectRow,
     Revision,
     RevisionState,
+    UTCDateTime,
 )
 from qc_daemon.settings import JobSettings
 
@@ -74,6 +88,9 @@ GIVEN_UP = (JobState.DEAD, JobState.QUARANTINED)
 CLOCK_SKEW = timedelta(minutes=1)
 # A result waits for an image of its exam until that has failed so often.
 _PATIENCE = 3
+# Rows of the index that a claim reads: the first is nearly always claimable, but where many wait
+# for others few queries should pass them.
+_FIRST_PAGE, _PAGE = 4, 128
 _NO_LEASE: dict[str, Any] = {"owner": None, "lease_token": None, "lease_until": None}
 
 
@@ -172,88 +189,243 @@ def claim(
     now: datetime,
     lease_seconds: float,
     max_deaths: int = 3,
-    not_to: Collection[str] = (),
+    destinations: Collection[str] | None = None,
 ) -> Job | None:
-    """Lease the oldest due job of these kinds to `owner`, or None; commit to make it yours.
+    """Lease the job of these kinds that has been due the longest to `owner`, or None; commit to
+    make it yours.
 
-    Jobs for the destinations `not_to` stay where they are. Leases that ended before `now` go back
-    first, each counting a death of its worker. On PostgreSQL claimers pass over each other's rows
-    (SKIP LOCKED); on SQLite they take turns.
+    Deliver jobs are taken for `destinations` only, or for any if None: a daemon leaves alone what
+    its settings do not know. Leases that ended before `now` go back first, each counting a death
+    of its worker. On PostgreSQL claimers pass over each other's rows (SKIP LOCKED); on SQLite they
+    take turns. The cost does not depend on how many jobs wait.
     """
     expired = select(JobRow).where(JobRow.state == JobState.LEASED, JobRow.lease_until <= now)
     _lost(session, _locked(session, expired), now, max_deaths, count_death=True)
-    _forget_future(session, kinds, now)
-    earlier = aliased(JobRow)
-    due = (
-        select(JobRow)
-        .where(
-            JobRow.state == JobState.READY,
-            JobRow.kind.in_(kinds),
-            JobRow.not_before <= now,
-            ~select(earlier.id)
-            .where(
-                earlier.kind == JobRow.kind,
-                earlier.subject == JobRow.subject,
-                earlier.destination == JobRow.destination,
-                earlier.revision < JobRow.revision,
-                earlier.state.in_(TO_DO),
+    _forget_future(session, now)
+    lines = [
+        _due(session, kind, destination, now)
+        for kind in kinds
+        for destination in _destinations_of(session, kind, destinations)
+    ]
+    for _, job_id in heapq.merge(*lines):
+        still_due = select(JobRow).where(
+            JobRow.id == job_id, JobRow.state == JobState.READY, JobRow.not_before <= now
+        )
+        if _locked(session, still_due):
+            _set(
+                session,
+                job_id,
+                now,
+                state=JobState.LEASED,
+                owner=owner,
+                lease_token=uuid4().hex,
+                lease_until=now + timedelta(seconds=lease_seconds),
             )
-            .exists(),
+            return get(session, job_id)
+    return None
+
+
+def waiting_destinations(session: Session) -> list[str]:
+    """The destinations that ready deliver jobs are for, sorted.
+
+    One index probe a destination: DISTINCT would read every ready job.
+    """
+    names: list[str] = []
+    while True:
+        following = select(func.min(JobRow.destination)).where(
+            JobRow.state == JobState.READY, JobRow.kind == JobKind.DELIVER
         )
-        .order_by(JobRow.id)
-        .limit(1)
+        if names:
+            following = following.where(JobRow.destination > names[-1])
+        name = session.execute(following).scalar_one()
+        if name is None:
+            return names
+        names.append(name)
+
+
+def _destinations_of(
+    session: Session, kind: JobKind, destinations: Collection[str] | None
+) -> Collection[str]:
+    if kind is not JobKind.DELIVER:
+        return ("",)
+    return waiting_destinations(session) if destinations is None else sorted(set(destinations))
+
+
+def _due(
+    session: Session, kind: JobKind, destination: str, now: datetime
+) -> Iterator[tuple[datetime, int]]:
+    """(not_before, id) of the jobs that may be claimed, those due the longest first.
+
+    Pages of the index (state, kind, destination, not_before, id). A job that waits for others goes
+    behind them in the index, so that no later claim reads past it again.
+    """
+    place = (JobRow.not_before, JobRow.id)
+    page = select(*place).where(
+        JobRow.state == JobState.READY,
+        JobRow.kind == kind,
+        JobRow.destination == destination,
+        JobRow.not_before <= now,
     )
-    if JobKind.DELIVER in kinds:
-        due = due.where(~_amends_unsent(), ~_images_unsent(), JobRow.destination.not_in(not_to))
-    found = _locked(session, due)
-    if not found:
-        return None
-    _set(
+    after: tuple[datetime, int] | None = None
+    for size in chain((_FIRST_PAGE,), repeat(_PAGE)):
+        following = page if after is None else page.where(_is_behind(after))
+        rows = [
+            (row.not_before, row.id)
+            for row in session.execute(following.order_by(*place).limit(size))
+        ]
+        waits = _waits(session, [job_id for _, job_id in rows])
+        for not_before, job_id in rows:
+            last = waits.get(job_id)
+            if last is not None and last > not_before:
+                _postpone(session, job_id, last)
+        yield from (row for row in rows if row[1] not in waits)
+        if len(rows) < size:
+            return
+        after = rows[-1]
+
+
+def _is_behind(place: tuple[datetime, int]) -> ColumnElement[bool]:
+    not_before, job_id = place
+    return tuple_(JobRow.not_before, JobRow.id) > tuple_(
+        literal(not_before, UTCDateTime()), literal(job_id)
+    )
+
+
+def _postpone(session: Session, job_id: int, not_before: datetime) -> None:
+    changed(
         session,
-        found[0].id,
-        now,
-        state=JobState.LEASED,
-        owner=owner,
-        lease_token=uuid4().hex,
-        lease_until=now + timedelta(seconds=lease_seconds),
+        update(JobRow)
+        .where(JobRow.id == job_id, JobRow.state == JobState.READY)
+        .values(not_before=not_before),
     )
-    return get(session, found[0].id)
 
 
-def _amends_unsent() -> ColumnElement[bool]:
+def _waits(session: Session, ids: Sequence[int]) -> dict[int, datetime | None]:
+    """Which of these ready jobs wait for other jobs, and when the last of those will be due.
+
+    None where all that a job waits for is leased.
+    """
+    if not ids:
+        return {}
+    job = aliased(JobRow)
+    rows = session.execute(
+        select(job.id, job.exam_id, job.destination, _images_unsent(job))
+        .where(job.id.in_(ids))
+        .where(or_(_earlier_unsent(job), _amends_unsent(job), _images_unsent(job)))
+    ).all()
+    last_image: dict[tuple[int, str], datetime | None] = {}
+    waits: dict[int, datetime | None] = {}
+    for job_id, exam_id, destination, has_images in rows:
+        lasts = [_last_earlier(session, job_id)]
+        if has_images:
+            key = (exam_id, destination)
+            if key not in last_image:
+                last_image[key] = _last_image(session, exam_id, destination)
+            lasts.append(last_image[key])
+        waits[job_id] = max((each for each in lasts if each is not None), default=None)
+    return waits
+
+
+def _earlier(job: type[JobRow], earlier: type[JobRow]) -> ColumnElement[bool]:
+    """An earlier content of the same subject, for the same destination, is not handed over."""
+    return and_(
+        earlier.kind == job.kind,
+        earlier.subject == job.subject,
+        earlier.destination == job.destination,
+        earlier.revision < job.revision,
+        earlier.state.in_(TO_DO),
+    )
+
+
+def _earlier_unsent(job: type[JobRow]) -> ColumnElement[bool]:
+    earlier = aliased(JobRow)
+    return select(earlier.id).where(_earlier(job, earlier)).exists()
+
+
+def _amended(
+    job: type[JobRow],
+    earlier: type[JobRow],
+    own: type[ReportObjectRow],
+    other: type[ReportObjectRow],
+) -> ColumnElement[bool]:
     """An earlier object of the exam, of the same kind, is on its way to the same destination."""
-    earlier, own, other = aliased(JobRow), aliased(ReportObjectRow), aliased(ReportObjectRow)
-    return (
-        select(earlier.id)
-        .join(other, other.id == earlier.object_id)
-        .join(own, own.kind == other.kind)
-        .where(
-            own.id == JobRow.object_id,
-            earlier.exam_id == JobRow.exam_id,
-            earlier.kind == JobKind.DELIVER,
-            earlier.state.in_(TO_DO),
-            earlier.destination == JobRow.destination,
-            earlier.revision < JobRow.revision,
-        )
-        .exists()
+    return and_(
+        own.id == job.object_id,
+        own.kind == other.kind,
+        other.id == earlier.object_id,
+        earlier.exam_id == job.exam_id,
+        earlier.kind == JobKind.DELIVER,
+        earlier.state.in_(TO_DO),
+        earlier.destination == job.destination,
+        earlier.revision < job.revision,
     )
 
 
-def _images_unsent() -> ColumnElement[bool]:
+def _amends_unsent(job: type[JobRow]) -> ColumnElement[bool]:
+    earlier, own, other = aliased(JobRow), aliased(ReportObjectRow), aliased(ReportObjectRow)
+    return select(earlier.id).where(_amended(job, earlier, own, other)).exists()
+
+
+def _is_awaited_image(
+    image: type[JobRow],
+    exam_id: InstrumentedAttribute[int] | int,
+    destination: InstrumentedAttribute[str] | str,
+) -> ColumnElement[bool]:
     """An image of the exam that one of our objects may refer to is on its way there too."""
+    return and_(
+        image.exam_id == exam_id,
+        image.kind == JobKind.DELIVER,
+        image.state.in_(TO_DO),
+        image.destination == destination,
+        image.revision_id.is_not(None),
+        image.attempts + image.alarms + image.deaths < _PATIENCE,
+    )
+
+
+def _images_unsent(job: type[JobRow]) -> ColumnElement[bool]:
     image = aliased(JobRow)
     return and_(
-        JobRow.object_id.is_not(None),
-        select(image.id)
-        .where(
-            image.exam_id == JobRow.exam_id,
-            image.kind == JobKind.DELIVER,
-            image.state.in_(TO_DO),
-            image.destination == JobRow.destination,
-            image.revision_id.is_not(None),
-            image.attempts + image.alarms + image.deaths < _PATIENCE,
+        job.object_id.is_not(None),
+        select(image.id).where(_is_awaited_image(image, job.exam_id, job.destination)).exists(),
+    )
+
+
+def _last_earlier(session: Session, job_id: int) -> datetime | None:
+    """When the last of the ready jobs that an object amends, or a content follows, will be due."""
+    job, earlier = aliased(JobRow), aliased(JobRow)
+    own, other = aliased(ReportObjectRow), aliased(ReportObjectRow)
+    last = select(func.max(earlier.not_before)).where(
+        job.id == job_id, earlier.state == JobState.READY
+    )
+    of_subject = session.execute(last.where(_earlier(job, earlier))).scalar_one()
+    of_object = session.execute(last.where(_amended(job, earlier, own, other))).scalar_one()
+    return max((each for each in (of_subject, of_object) if each is not None), default=None)
+
+
+def _last_image(session: Session, exam_id: int, destination: str) -> datetime | None:
+    return session.execute(
+        select(func.max(JobRow.not_before)).where(
+            _is_awaited_image(JobRow, exam_id, destination), JobRow.state == JobState.READY
         )
-        .exists(),
+    ).scalar_one()
+
+
+def _advance_dependents(session: Session, row: Job | JobRow, now: datetime) -> None:
+    """What `_due` put behind this job is due again: the job will not be done in its time."""
+    changed(
+        session,
+        update(JobRow)
+        .where(
+            JobRow.state == JobState.READY,
+            JobRow.kind == row.kind,
+            JobRow.destination == row.destination,
+            or_(JobRow.subject == row.subject, JobRow.exam_id == row.exam_id),
+            JobRow.id != row.id,
+            JobRow.not_before > now,
+            # One that failed by itself keeps its own back-off.
+            JobRow.attempts + JobRow.alarms + JobRow.deaths == 0,
+        )
+        .values(not_before=now),
     )
 
 
@@ -482,13 +654,23 @@ def counts(
 
 
 def oldest_due(session: Session) -> dict[JobKind, datetime]:
-    """Since when the longest waiting ready job of each kind has been due, or will be."""
-    rows = session.execute(
-        select(JobRow.kind, func.min(JobRow.not_before))
-        .where(JobRow.state == JobState.READY)
-        .group_by(JobRow.kind)
-    )
-    return {JobKind(kind): since for kind, since in rows}
+    """Since when the longest waiting ready job of each kind has been due, or will be.
+
+    One index probe a kind and destination: it is asked by receivers, whatever the backlog.
+    """
+    oldest: dict[JobKind, datetime] = {}
+    for kind in JobKind:
+        for destination in _destinations_of(session, kind, None):
+            first = session.execute(
+                select(func.min(JobRow.not_before)).where(
+                    JobRow.state == JobState.READY,
+                    JobRow.kind == kind,
+                    JobRow.destination == destination,
+                )
+            ).scalar_one()
+            if first is not None:
+                oldest[kind] = min(first, oldest.get(kind, first))
+    return oldest
 
 
 def listing(
@@ -523,6 +705,7 @@ def make_ready(session: Session, row: JobRow, now: datetime) -> None:
         error_message=None,
         **_NO_LEASE,
     )
+    _advance_dependents(session, row, now)
     if row.kind != JobKind.SCORE:
         return
     changed(
@@ -573,7 +756,7 @@ def _lost(
     return len(rows)
 
 
-def _forget_future(session: Session, kinds: Sequence[JobKind], now: datetime) -> None:
+def _forget_future(session: Session, now: datetime) -> None:
     """Jobs that were made to wait by a clock that has been set back since are due now."""
     ahead = now + CLOCK_SKEW
     changed(
@@ -581,9 +764,8 @@ def _forget_future(session: Session, kinds: Sequence[JobKind], now: datetime) ->
         update(JobRow)
         .where(
             JobRow.state == JobState.READY,
-            JobRow.kind.in_(kinds),
-            JobRow.not_before > ahead,
             JobRow.updated_at > ahead,
+            JobRow.not_before > ahead,
         )
         .values(not_before=now, updated_at=now),
     )
@@ -622,6 +804,7 @@ def record_reason(
 def _ended_badly(
     session: Session, row: Job | JobRow, code: ErrorCode, message: str, now: datetime
 ) -> None:
+    _advance_dependents(session, row, now)
     if row.kind == JobKind.SCORE and row.revision_id is not None:
         record_reason(session, row.revision_id, code, message, now)
 

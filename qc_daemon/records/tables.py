@@ -372,7 +372,10 @@ class JobRow(Base):
             " AND (lease_token IS NULL) = (owner IS NULL)",
             name="lease",
         ),
-        Index(None, "state", "kind", "not_before"),
+        # A claim reads the first due job of each destination and no more.
+        Index(None, "state", "kind", "destination", "not_before", "id"),
+        # Jobs that a clock set back left in the future.
+        Index(None, "state", "updated_at"),
         Index(None, "exam_id", "kind", "state"),
         Index(None, "revision_id"),
     )

@@ -222,10 +222,10 @@ def test_peer_gone_between_two_objects_is_reached_again(yard: Yard, pacs: Pacs) 
     assert yard.states() == [("done", None)] * 2
 
 
-def test_unknown_destination_is_quarantined_with_its_name(yard: Yard) -> None:
+def test_a_job_for_a_destination_that_the_settings_lack_waits(yard: Yard) -> None:
     yard.admit(ultrasound(), destination="archive")
-    yard.deliverer().run_once()
-    assert yard.states() == [("quarantined", ErrorCode.DELIVERY_REFUSED)]
+    assert not yard.deliverer().run_once()
+    assert yard.states() == [("ready", None)]
 
 
 def test_missing_spool_file_stays_in_the_queue_as_an_alarm(yard: Yard) -> None:

@@ -28,11 +28,13 @@ def tell(lab, *objects: ReportObject, to: str = "pacs") -> None:
     lab.publish(*objects, sr=[to], overlay=[to])
 
 
-def due(lab, not_to: tuple[str, ...] = ()) -> list[Job]:
+def due(lab, destinations: tuple[str, ...] | None = None) -> list[Job]:
     """Everything that may be sent now, claimed."""
     found = []
     with lab.store.begin() as session:
-        while job := claim(session, [JobKind.DELIVER], "w", lab.now, 300, not_to=not_to):
+        while job := claim(
+            session, [JobKind.DELIVER], "w", lab.now, 300, destinations=destinations
+        ):
             found.append(job)
     return found
 
@@ -132,7 +134,7 @@ def test_images_go_elsewhere_in_their_own_time(lab) -> None:
 
 def test_destinations_that_may_be_sent_nothing_now(lab) -> None:
     lab.receive("pacs", "archive")
-    assert [job.destination for job in due(lab, not_to=("pacs",))] == ["archive"]
+    assert [job.destination for job in due(lab, ("archive",))] == ["archive"]
     assert [job.destination for job in due(lab)] == ["pacs"]
 
 
@@ -146,3 +148,22 @@ def test_other_exams_do_not_wait(lab) -> None:
     lab.image(study_instance_uid="1.2.9", patient_id="P2")
     tell(lab, AMENDED)
     assert len(due(lab)) == 1
+
+
+@pytest.mark.parametrize("end_as", [JobState.DEAD, JobState.READY])
+def test_what_waited_for_an_image_is_due_when_that_will_not_go_in_its_time(lab, end_as) -> None:
+    """The report was put behind the image's next try; a person then ends or retries the image."""
+    lab.receive("pacs")
+    tell(lab, SR)
+    (image,) = due(lab)
+    fail(lab, image)
+    assert due(lab) == []
+    with lab.store.begin() as session:
+        if end_as is JobState.READY:
+            jobs.retry(session, [image.id], lab.now)
+        else:
+            jobs.cancel(session, [image.id], lab.now)
+    if end_as is JobState.READY:
+        (image,) = due(lab)
+        end(lab, image, JobState.DONE)
+    assert [job.object_id for job in due(lab)] == [1]
