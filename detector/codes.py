@@ -101,3 +101,4 @@ class Flag(StrEnum):
     LOW_RESOLUTION = "low-resolution"
     HEADER_NORMALISED = "header-normalised"
     SAME_UID_OTHER_CONTENT = "same-uid-other-content"
+    OTHER_PATIENT_IN_STUDY = "other-patient-in-study"

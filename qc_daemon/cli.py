@@ -6,8 +6,9 @@ Heavy modules are imported inside their verb, so that `--help` and the receiver 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
 from rich.console import Console
 
@@ -24,6 +25,9 @@ from qc_daemon.tables import (
     write_list,
     write_record,
 )
+
+if TYPE_CHECKING:
+    from qc_daemon.records.progress import Progress
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -203,21 +207,38 @@ def exam_close(
 
 @app.command()
 def summary(
-    study: Annotated[str, typer.Option(help="Study Instance UID, as in results.")],
     out: Annotated[Path, typer.Option(help="File to write: .html or .pdf.")],
+    study: Annotated[str | None, typer.Option(help="Study Instance UID, as in results.")] = None,
+    exam: Annotated[int | None, typer.Option(help="Which exam, by its number in results.")] = None,
+    patient: Annotated[
+        str | None, typer.Option(help="Patient ID, where several patients share the study.")
+    ] = None,
     language: Annotated[
         str | None, typer.Option(help="en, de or zh; else what report.language says.")
     ] = None,
     config: Config = None,
 ) -> None:
-    """Write an exam's summary: a picture of each view, what is missing, how to mend it.
+    """Write an exam's summary: a picture of each view, what is missing, how to fix it.
+
+    Where several patients share the study, a terminal asks which; else give --exam or --patient.
 
     Example: qc-daemon summary --study 1.2.840.1 --out exam.pdf --language de
     """
     from qc_daemon.exam_summary import write_summary
 
-    write_summary(load(config), study, out, language)
+    choose = _choose_exam if sys.stdin.isatty() and sys.stdout.isatty() else None
+    write_summary(load(config), study, out, language, exam=exam, patient=patient, choose=choose)
     say(f"{out}: written")
+
+
+def _choose_exam(choices: "Sequence[Progress]") -> int:
+    """Asks which of the exams of one study is meant."""
+    say(f"{len(choices)} patients share this study:")
+    for each in choices:
+        opened = each.opened_at.isoformat(timespec="seconds")
+        say(f"{each.exam_id}: Patient ID {each.patient_id}, {each.objects} objects, since {opened}")
+    numbers = click.Choice([str(each.exam_id) for each in choices])
+    return int(typer.prompt("Exam", type=numbers))
 
 
 @queue.command("list")

@@ -32,6 +32,12 @@ def state_lines(settings: Settings, study: str) -> list[str]:
         omitted = {each.exam_id: exams.omissions(session, each.exam_id) for each in found}
         undrawn = {each.exam_id: exams.undrawn(session, each.exam_id) for each in found}
     lines: list[str] = []
+    if study and len(found) > 1:
+        numbers = ", ".join(str(each.exam_id) for each in found)
+        lines.append(
+            f"WARNING: {len(found)} patients share this study (exams {numbers}); "
+            "check which patient was selected at the machine"
+        )
     for each in found:
         lines += _lines(each)
         lines += [f"  not reported: {_reason(r)}" for r in omitted[each.exam_id]]

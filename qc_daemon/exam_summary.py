@@ -1,5 +1,6 @@
 """The summary of a stored exam, written to a file when someone asks for it."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
 from qc_daemon.operate import open_store
-from qc_daemon.records import exams, rejections
+from qc_daemon.records import exams, progress, rejections
+from qc_daemon.records.progress import Progress
 from qc_daemon.report.html import summary_html
 from qc_daemon.report.language import LANGUAGES
 from qc_daemon.report.page import compose
@@ -19,14 +21,27 @@ from qc_daemon.routing import Routes
 from qc_daemon.score.decode import DecodeProcess
 from qc_daemon.settings import Settings
 
+Choose = Callable[[Sequence[Progress]], int]
+"""Asks a person which of these exams is meant; gives its id."""
 _SUFFIXES = (".html", ".pdf")
 
 
-def write_summary(settings: Settings, study: str, out: Path, language: str | None = None) -> None:
+def write_summary(
+    settings: Settings,
+    study: str | None,
+    out: Path,
+    language: str | None = None,
+    *,
+    exam: int | None = None,
+    patient: str | None = None,
+    choose: Choose | None = None,
+) -> None:
     """Write what is known of the study now; the suffix of `out` says as what.
 
-    Raises UsageError for another suffix or language, QCError for a study without findings or where
-    a picture cannot be had.
+    `exam` (an id) or `patient` (a Patient ID) say which of a study's exams; without them `choose`
+    is asked where several patients share the study. Raises UsageError for another suffix or
+    language, and where it is not clear which exam is meant; QCError for a study without findings or
+    where a picture cannot be had.
     """
     if out.suffix.lower() not in _SUFFIXES:
         raise UsageError(f"--out {out}: give a name that ends in {' or '.join(_SUFFIXES)}")
@@ -34,7 +49,8 @@ def write_summary(settings: Settings, study: str, out: Path, language: str | Non
     if language not in LANGUAGES:
         raise UsageError(f"--language {language}: give one of {', '.join(LANGUAGES)}")
     now = datetime.now(UTC)
-    summary, pictures = _summary(settings, study, now)
+    exam_id = _exam(settings, study, exam, patient, choose)
+    summary, pictures = _summary(settings, exam_id, now)
     page = compose(summary, language)
     try:
         if out.suffix.lower() == ".pdf":
@@ -45,14 +61,52 @@ def write_summary(settings: Settings, study: str, out: Path, language: str | Non
         raise QCError(ErrorCode.STORAGE, f"{out} cannot be written: {error.strerror}") from error
 
 
-def _summary(settings: Settings, study: str, now: datetime) -> tuple[Summary, Pictures]:
+def _exam(
+    settings: Settings,
+    study: str | None,
+    exam: int | None,
+    patient: str | None,
+    choose: Choose | None,
+) -> int:
+    """The id of the exam that is meant. Raises UsageError, QCError NOT_AVAILABLE."""
+    with open_store(settings).read() as session:
+        if study is None:
+            if exam is None:
+                raise UsageError("give --study or --exam")
+            return exam
+        found = progress.of_study(session, study)
+    choices = [each for each in found if exam in (None, each.exam_id)]
+    choices = [each for each in choices if patient in (None, each.patient_id)]
+    if not choices and found:
+        listed = "; ".join(_choice(each) for each in found)
+        raise UsageError(f"study {study} has no such exam or patient; its exams: {listed}")
+    if not choices:
+        raise QCError(ErrorCode.NOT_AVAILABLE, f"no findings of study {study}; see results")
+    if len(choices) == 1:
+        return choices[0].exam_id
+    if choose is not None:
+        return choose(choices)
+    listed = "; ".join(_choice(each) for each in choices)
+    raise UsageError(
+        f"{len(choices)} patients share study {study}; give --exam or --patient: {listed}"
+    )
+
+
+def _choice(exam: Progress) -> str:
+    """An exam without patient data: this stands in error messages."""
+    opened = exam.opened_at.isoformat(timespec="seconds")
+    return f"--exam {exam.exam_id} ({exam.objects} objects, since {opened})"
+
+
+def _summary(settings: Settings, exam_id: int, now: datetime) -> tuple[Summary, Pictures]:
     store = open_store(settings)
     with store.read() as session:
-        # Several exams under one UID are of several patients: the last one is what is looked at.
-        contents = [exams.exam_content(session, each) for each in exams.of_study(session, study)]
-        content = next((each for each in reversed(contents) if each.findings), None)
-        if content is None:
-            raise QCError(ErrorCode.NOT_AVAILABLE, f"no findings of study {study}; see results")
+        try:
+            content = exams.exam_content(session, exam_id)
+        except LookupError:
+            raise UsageError(f"there is no exam {exam_id}; see results --study") from None
+        if not content.findings:
+            raise QCError(ErrorCode.NOT_AVAILABLE, f"no findings of exam {exam_id}; see results")
         rejected = rejections.of_exam(session, content.exam_id)
         omissions = [each.code for each in exams.omissions(session, content.exam_id)]
     with DecodeProcess(
@@ -61,7 +115,7 @@ def _summary(settings: Settings, study: str, now: datetime) -> tuple[Summary, Pi
         max_pixels=settings.score.max_pixels,
     ) as decoder:
         originals = Originals(store, settings, lambda path: decoder.summary(path).pixel_sha256)
-        told, missing = load_findings(content.findings, originals)
+        told, missing = load_findings(content, originals)
         if not told:
             raise missing[0].error
         omissions += [each.error.code for each in missing]

@@ -43,7 +43,8 @@ class ExamContent:
 
     `findings` are those of each instance's newest scored content, ordered by SOP Instance UID,
     frame and region. `previous_sr_uids` are the SRs already made, oldest first; `measured` is
-    what machines' own reports say.
+    what machines' own reports say; `other_patients` counts the exams of other patients under the
+    same Study Instance UID.
     """
 
     exam_id: int
@@ -54,6 +55,7 @@ class ExamContent:
     findings: tuple[ScoredFinding, ...]
     previous_sr_uids: tuple[str, ...]
     measured: tuple[MeasuredReport, ...] = ()
+    other_patients: int = 0
 
     @property
     def fingerprint(self) -> str:
@@ -65,6 +67,8 @@ class ExamContent:
         told = ",".join(str(i) for i in sorted(f.finding_id for f in self.findings))
         if self.measured:
             told += repr(sorted((m.revision.sop_instance_uid, m.values) for m in self.measured))
+        if self.other_patients:
+            told += "other patients"
         return hashlib.sha256(told.encode()).hexdigest()
 
 
@@ -196,14 +200,44 @@ def _close(session: Session, exam_id: int, cause: ClosedBy, now: datetime) -> No
     elif content.fingerprint == told:
         values["outcome"] = ExamOutcome.UNCHANGED
     else:
-        revision = content.report_revision + 1
-        values |= {
-            "outcome": ExamOutcome.REPORT,
-            "report_revision": revision,
-            "reported_content": content.fingerprint,
-        }
-        jobs.insert(session, JobKind.REPORT, f"exam:{exam_id}", revision, exam_id=exam_id, now=now)
+        values |= _ask_for_report(session, content, now)
     changed(session, update(Exam).where(Exam.id == exam_id).values(**values))
+    if content.other_patients:
+        _amend_other_patients(session, content, now)
+
+
+def _ask_for_report(session: Session, content: ExamContent, now: datetime) -> dict[str, Any]:
+    """Insert the job of the exam's next report; returns the exam's new values."""
+    exam_id, revision = content.exam_id, content.report_revision + 1
+    jobs.insert(session, JobKind.REPORT, f"exam:{exam_id}", revision, exam_id=exam_id, now=now)
+    return {
+        "outcome": ExamOutcome.REPORT,
+        "report_revision": revision,
+        "reported_content": content.fingerprint,
+    }
+
+
+def _amend_other_patients(session: Session, content: ExamContent, now: datetime) -> None:
+    """Reports of the study's other patients, made before this one's images came, have to say that
+    they share its UID: somebody may have been selected wrongly at the machine."""
+    others = session.scalars(
+        select(Exam.id)
+        .where(
+            Exam.study_instance_uid == content.study_instance_uid,
+            Exam.id != content.exam_id,
+            Exam.state == ExamState.CLOSED,
+            Exam.reported_content.is_not(None),
+        )
+        .order_by(Exam.id)
+        # One that is being changed opens again and is told of when it closes.
+        .with_for_update(key_share=True, skip_locked=True)
+    ).all()
+    for other in others:
+        known = exam_content(session, other)
+        reported = select(Exam.reported_content).where(Exam.id == other)
+        if known.findings and session.execute(reported).scalar_one() != known.fingerprint:
+            values = _ask_for_report(session, known, now)
+            changed(session, update(Exam).where(Exam.id == other).values(**values))
 
 
 def of_study(session: Session, study_instance_uid: str) -> list[int]:
@@ -243,6 +277,19 @@ def exam_content(session: Session, exam_id: int) -> ExamContent:
             )
         ),
         measured=tuple(measurements.of_exam(session, exam_id)),
+        other_patients=_other_patients(session, exam.study_instance_uid),
+    )
+
+
+def _other_patients(session: Session, study_instance_uid: str) -> int:
+    """An object without Study Instance UID shares none."""
+    if not study_instance_uid:
+        return 0
+    return (
+        session.execute(
+            select(func.count()).where(Exam.study_instance_uid == study_instance_uid)
+        ).scalar_one()
+        - 1
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from detector.codes import Flag
 from qc_daemon.records.revisions import as_facts, select_facts
 from qc_daemon.records.rows import changed
 from qc_daemon.records.tables import Exam, Finding, Revision, RevisionState
@@ -45,7 +46,8 @@ def query(
     """Finding JSON objects and, for what could not be scored, objects with `error` instead.
 
     `since`: received at that moment or later. Ordered by arrival, then frame and region. A header
-    revision brings the findings of the revision whose pixels it has, each finding once.
+    revision brings the findings of the revision whose pixels it has, each finding once. Findings of
+    a study that several patients share are flagged.
     """
     chosen = select_facts()
     if study is not None:
@@ -56,12 +58,17 @@ def query(
         chosen = chosen.where(Revision.exam_id == exam_id)
     wanted = chosen.with_only_columns(func.coalesce(Revision.source_revision_id, Revision.id))
     rows = session.execute(
-        select(Revision.received_at, Revision.id, Finding.body)
+        select(Revision.received_at, Revision.id, Finding.body, Exam.study_instance_uid)
         .join(Finding, Finding.revision_id == Revision.id)
+        .join(Exam, Exam.id == Revision.exam_id)
         .where(Revision.id.in_(wanted))
         .order_by(Finding.frame, Finding.region, Finding.id)
-    )
-    answers = [(row.received_at, row.id, row.body) for row in rows]
+    ).all()
+    shared = _shared_studies(session, {row.study_instance_uid for row in rows})
+    answers = [
+        (row.received_at, row.id, _flagged(row.body, row.study_instance_uid in shared))
+        for row in rows
+    ]
     refused = session.execute(
         chosen.add_columns(Revision.reason_code, Revision.reason_message).where(
             Revision.state == RevisionState.QUARANTINED
@@ -85,6 +92,25 @@ def query(
         )
     answers.sort(key=lambda answer: answer[:2])
     return [body for _, _, body in answers]
+
+
+def _shared_studies(session: Session, studies: set[str]) -> set[str]:
+    """Those of the studies that several patients share."""
+    if not studies - {""}:
+        return set()
+    several = (
+        select(Exam.study_instance_uid)
+        .where(Exam.study_instance_uid != "")
+        .group_by(Exam.study_instance_uid)
+        .having(func.count() > 1)
+    )
+    if len(studies) == 1:
+        several = several.where(Exam.study_instance_uid.in_(studies))
+    return studies & set(session.scalars(several))
+
+
+def _flagged(body: dict[str, Any], is_shared: bool) -> dict[str, Any]:
+    return body | {"flags": [*body["flags"], Flag.OTHER_PATIENT_IN_STUDY]} if is_shared else body
 
 
 def _row(revision_id: int, finding: dict[str, Any], now: datetime) -> Finding:

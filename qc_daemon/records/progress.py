@@ -39,6 +39,7 @@ class Progress:
     destination and state."""
 
     exam_id: int
+    patient_id: str
     state: str
     objects: int
     opened_at: datetime
@@ -74,6 +75,7 @@ def _progress(session: Session, exam: Exam) -> Progress:
     held = select(func.count(AssociationLease.token)).where(AssociationLease.exam_id == exam.id)
     return Progress(
         exam_id=exam.id,
+        patient_id=exam.patient_id,
         state=exam.state,
         objects=session.execute(objects).scalar_one(),
         opened_at=exam.opened_at,

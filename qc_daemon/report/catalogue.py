@@ -44,7 +44,7 @@ def _tables() -> Iterator[str]:
         yield from (code.meaning for code in codes.values())
     yield from words.VERDICTS.values()
     yield from dict.fromkeys((*words.OMISSIONS.values(), words.OTHER_OMISSION))
-    yield from (words.DISCLAIMER, words.NOT_MET, words.CANNOT_TELL)
+    yield from (words.OTHER_PATIENT, words.DISCLAIMER, words.NOT_MET, words.CANNOT_TELL)
 
 
 def updated(language: str) -> bytes:

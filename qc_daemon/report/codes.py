@@ -73,6 +73,9 @@ FLAGS = MappingProxyType(
         Flag.LOW_RESOLUTION: _private("FLAG-LOWRES", "Low resolution"),
         Flag.HEADER_NORMALISED: _private("FLAG-HEADER", "Invalid header values were emptied"),
         Flag.SAME_UID_OTHER_CONTENT: _private("FLAG-SAMEUID", "Other content under the same UID"),
+        Flag.OTHER_PATIENT_IN_STUDY: _private(
+            "FLAG-PATIENTS", "Study UID shared with another patient"
+        ),
     }
 )
 LABEL_CODES = MappingProxyType(

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
+from detector.codes import Flag
 from detector.detection import Box
 from detector.frame import Pixels
 from detector.vocabulary import BY_CODE
@@ -223,6 +224,8 @@ def _panel(width: int, finding: Finding, language: str) -> Image.Image:
 
 def _lines(finding: Finding, t: NullTranslations) -> Iterator[_Line]:
     judgement = finding.judgement
+    if Flag.OTHER_PATIENT_IN_STUDY in judgement.flags:
+        yield _Line(f"! {t.gettext(words.OTHER_PATIENT)}", (255, 170, 90))
     yield _Line(words.view_line(judgement, t))
     for rule in words.unmet(judgement):
         yield _Line(f"× {t.gettext(words.NOT_MET)}: {t.gettext(rule.meaning)}", (255, 170, 90))

@@ -114,6 +114,8 @@ def _date(value: str | None) -> str:
 
 def _tasks(summary: Summary, t: NullTranslations) -> Iterator[str]:
     """What is to be done, in the order of urgency."""
+    if summary.is_study_shared:
+        yield t.gettext(words.OTHER_PATIENT)
     for standing, sentence in (
         (Standing.MISSING, t.gettext("Missing, still to be taken: {views}.")),
         (Standing.NON_STANDARD, t.gettext("Better pictures wanted: {views}.")),

@@ -16,7 +16,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from detector.codes import ErrorCode, QCError
+from detector.codes import ErrorCode, Flag, QCError
 from detector.frame import Pixels
 from model.finding import Finding
 from qc_daemon.records.renditions import Held, Rendition
@@ -228,6 +228,8 @@ def _heading(findings: Sequence[Finding], revision: int, width: int) -> Iterator
 def _lines(told: Told) -> Iterator[_Line]:
     """What stands below the verdict."""
     judgement = told.finding.judgement
+    if Flag.OTHER_PATIENT_IN_STUDY in judgement.flags:
+        yield from _wrapped(words.OTHER_PATIENT, _REGULAR, _COLUMN, AMBER)
     yield from _wrapped(words.view_line(judgement, translations(ENGLISH)), _REGULAR, _COLUMN, WHITE)
     for rule in words.unmet(judgement):
         yield from _wrapped(f"Not met: {rule.meaning}", _REGULAR, _COLUMN, AMBER)

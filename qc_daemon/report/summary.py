@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from detector.codes import ErrorCode
+from detector.codes import ErrorCode, Flag
 from detector.vocabulary import View
 from model.finding import NON_STANDARD, REVIEW, STANDARD, BundleId, Finding
 from qc_daemon.report.source import Source
@@ -54,7 +54,7 @@ class Summary:
     assessed view, `rejected` those that a person rejected, which are in no row, `pictures` all;
     `first` is where patient and study are taken from. `omitted` counts the objects that could not
     be judged or told of, by error code; `drawn` are the pictures that could be drawn, None before
-    that is known."""
+    that is known. `is_study_shared`: another patient's images stand under the same study."""
 
     first: Source
     rows: tuple[ViewRow, ...]
@@ -65,6 +65,7 @@ class Summary:
     revision: int
     created: datetime
     omitted: tuple[tuple[str, int], ...] = ()
+    is_study_shared: bool = False
     drawn: frozenset[Key] | None = None
 
     def shows(self, shot: Shot) -> bool:
@@ -101,6 +102,7 @@ def summarise(
         revision=revision,
         created=created,
         # What holds no picture, as a machine's report without measurements, is not missed.
+        is_study_shared=any(_is_shared(shot) for shot in every),
         omitted=tuple(Counter(c for c in omitted if c != ErrorCode.NOT_AN_IMAGE).items()),
     )
 
@@ -110,6 +112,10 @@ def rank(finding: Finding) -> tuple[float, float]:
     judgement = finding.judgement
     probability = -1.0 if judgement.probability is None else judgement.probability
     return (probability, judgement.view_probability)
+
+
+def _is_shared(shot: Shot) -> bool:
+    return Flag.OTHER_PATIENT_IN_STUDY in shot.finding.judgement.flags
 
 
 def _view(shot: Shot) -> View:

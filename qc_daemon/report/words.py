@@ -28,6 +28,10 @@ OMISSIONS = {
 }
 """Why an object is in no report, for a person at the machine."""
 OTHER_OMISSION = "see the quarantine list"
+OTHER_PATIENT = (
+    "Images of another patient stand under the same study: "
+    "check which patient was selected at the machine."
+)
 DISCLAIMER = "Machine-made judgement of the picture, not of the fetus"
 
 

@@ -19,7 +19,7 @@ from detector.frame import Frame, Pixels
 from detector.vocabulary import View
 from model.finding import Finding
 from qc_daemon.records import exams, jobs, rejections, reports, revisions
-from qc_daemon.records.exams import ExamContent, ScoredFinding
+from qc_daemon.records.exams import ExamContent
 from qc_daemon.records.failures import failure_of
 from qc_daemon.records.jobs import Job, RetryPolicy
 from qc_daemon.records.leases import Clock, Lease, LeaseLostError, utc_now
@@ -140,7 +140,7 @@ def _report(lease: Lease, settings: Settings, frames: FrameReader, originals: Or
     if is_out:
         with store.read() as session:
             content = exams.exam_content(session, job.exam_id)
-        told, missing = load_findings(content.findings, originals)
+        told, missing = load_findings(content, originals)
         # The report that is out tells of them; only their pictures are left out.
         undrawn = _final(missing, told, job)
     else:
@@ -211,7 +211,7 @@ def _sr_of_the_sound(
     while True:
         with store.read() as session:
             content = exams.exam_content(session, job.exam_id)
-        told, missing = load_findings(content.findings, originals, sources)
+        told, missing = load_findings(content, originals, sources)
         omissions = _final(missing, told, job)
         report = None
         if not omissions and told:
@@ -329,7 +329,7 @@ Sources = dict[int, tuple[Source, Path] | Omission]
 
 
 def load_findings(
-    findings: Iterable[ScoredFinding], originals: Originals, sources: Sources | None = None
+    content: ExamContent, originals: Originals, sources: Sources | None = None
 ) -> tuple[list[Told], list[Omission]]:
     """Each finding with the source it is told of, in the order the pictures were taken; and the
     contents whose file or header does not let them be told of.
@@ -338,7 +338,8 @@ def load_findings(
     """
     sources = {} if sources is None else sources
     told, omissions = [], {}
-    for scored in findings:
+    flags = (Flag.OTHER_PATIENT_IN_STUDY,) if content.other_patients else ()
+    for scored in content.findings:
         facts = scored.revision
         if facts.revision_id not in sources:
             sources[facts.revision_id] = _load_source(facts, originals)
@@ -348,7 +349,7 @@ def load_findings(
             continue
         source, path = loaded
         try:
-            finding = as_told(Finding.from_json(scored.finding), source)
+            finding = as_told(Finding.from_json(scored.finding), source, flags)
         except (ValueError, TypeError, LookupError) as error:
             omissions[facts.revision_id] = Omission(facts, _invalid(error))
             continue
@@ -382,11 +383,12 @@ def _invalid(error: Exception) -> QCError:
     return QCError(ErrorCode.REPORT_INVALID, f"{type(error).__name__} while reading it again")
 
 
-def as_told(finding: Finding, source: Source) -> Finding:
-    """The finding under the UIDs of the header it is told of, flagged if that lost values."""
+def as_told(finding: Finding, source: Source, flags: Iterable[Flag] = ()) -> Finding:
+    """The finding under the UIDs of the header it is told of, with these flags, and flagged if that
+    header lost values."""
     judgement = finding.judgement
-    if source.lost and Flag.HEADER_NORMALISED not in judgement.flags:
-        judgement = replace(judgement, flags=(*judgement.flags, Flag.HEADER_NORMALISED))
+    flags = (*flags, Flag.HEADER_NORMALISED) if source.lost else flags
+    judgement = replace(judgement, flags=tuple(dict.fromkeys((*judgement.flags, *flags))))
     return replace(
         finding,
         judgement=judgement,

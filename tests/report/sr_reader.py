@@ -17,6 +17,7 @@ FLAGS = {
     "FLAG-LOWRES": "low-resolution",
     "FLAG-HEADER": "header-normalised",
     "FLAG-SAMEUID": "same-uid-other-content",
+    "FLAG-PATIENTS": "other-patient-in-study",
 }
 MACHINE_MADE = 'Machine-made text: "'
 

@@ -1,0 +1,181 @@
+"""Two patients under one Study Instance UID: every page, list and report of each says so."""
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+from typer.testing import CliRunner
+
+from detector.codes import Flag
+from detector.console import UsageError
+from qc_daemon.cli import app
+from qc_daemon.exam_state import state_lines
+from qc_daemon.exam_summary import write_summary
+from qc_daemon.operate import stored_findings
+from qc_daemon.report.reader import from_sr
+from qc_daemon.report.source import Source
+from tests.clinic import Clinic
+from tests.report import paper
+
+Make = Callable[..., Any]
+STUDY = "1.2.826.0.1.3680043.10.1.2"
+runner = CliRunner()
+
+
+@pytest.fixture
+def clinic(tmp_path: Path) -> Iterator[Clinic]:
+    made = Clinic(tmp_path, ["sr", "pdf"])
+    (tmp_path / "qc.toml").write_text(
+        f'[store]\nurl = "sqlite:///{tmp_path / "qc.db"}"\nspool = "."\n'
+    )
+    yield made
+    made.store.close()
+
+
+@pytest.fixture
+def arrive(clinic: Clinic, us_header: Make, a_finding: Make) -> Make:
+    """An image of a patient comes."""
+
+    def receive(patient: str, uid: str) -> None:
+        header = us_header(PatientID=patient, PatientName=f"{patient}^W", SOPInstanceUID=uid)
+        for keyword, value in (
+            ("SamplesPerPixel", 1),
+            ("PhotometricInterpretation", "MONOCHROME2"),
+            ("BitsAllocated", 8),
+            ("BitsStored", 8),
+            ("HighBit", 7),
+            ("PixelRepresentation", 0),
+            ("PixelData", np.full((120, 160), 90, np.uint8).tobytes()),
+        ):
+            setattr(header, keyword, value)
+        clinic.receive(header, a_finding(Source.of(header, ""), flags=()))
+
+    return receive
+
+
+def reports(clinic: Clinic) -> dict[str, list[Any]]:
+    """The reports of each patient, oldest first."""
+    made: dict[str, list[Any]] = {}
+    for each in clinic.sent():
+        if each.kind == "sr":
+            report = dcmread(BytesIO(each.payload or b""))
+            made.setdefault(str(report.PatientID), []).append(report)
+    return made
+
+
+def is_flagged(report: Any) -> bool:
+    (finding,) = from_sr(report)
+    return Flag.OTHER_PATIENT_IN_STUDY in finding.judgement.flags
+
+
+def test_report_of_each_says_so_the_earlier_one_by_an_amendment(
+    clinic: Clinic, arrive: Make
+) -> None:
+    arrive("RIGHT", "1.2.3.1")
+    clinic.close()
+    assert clinic.report()
+    assert not is_flagged(reports(clinic)["RIGHT"][0])
+    arrive("WRONG", "1.2.3.2")
+    clinic.close()
+    while clinic.report():
+        pass
+    made = reports(clinic)
+    assert [is_flagged(each) for each in made["RIGHT"]] == [False, True]
+    assert [is_flagged(each) for each in made["WRONG"]] == [True]
+    # No word of the other patient.
+    assert "WRONG" not in str(made["RIGHT"][1])
+    assert "RIGHT" not in str(made["WRONG"][0])
+    # Said once: nothing more comes of it.
+    arrive("WRONG", "1.2.3.3")
+    clinic.close()
+    while clinic.report():
+        pass
+    assert len(reports(clinic)["RIGHT"]) == 2
+
+
+def test_page_and_lists_of_each_say_so(clinic: Clinic, arrive: Make, tmp_path: Path) -> None:
+    arrive("RIGHT", "1.2.3.1")
+    assert "share" not in " ".join(state_lines(clinic.settings, STUDY))
+    arrive("WRONG", "1.2.3.2")
+    assert "2 patients share this study (exams 1, 2)" in state_lines(clinic.settings, STUDY)[0]
+    found = stored_findings(clinic.settings, STUDY, None)
+    assert [f["flags"] for f in found] == [[Flag.OTHER_PATIENT_IN_STUDY]] * 2
+    listed = runner.invoke(
+        app, ["results", "--format", "csv", "--config", str(tmp_path / "qc.toml")]
+    )
+    rows = list(csv.DictReader(io.StringIO(listed.stdout)))
+    assert [Flag.OTHER_PATIENT_IN_STUDY in row["flags"] for row in rows] == [True, True]
+    clinic.close()
+    while clinic.report():
+        pass
+    pdfs = [each.payload for each in clinic.sent() if each.kind == "pdf"]
+    assert len(pdfs) == 2
+    for number, payload in enumerate(pdfs):
+        document = tmp_path / f"{number}.pdf"
+        document.write_bytes(dcmread(BytesIO(payload or b"")).EncapsulatedDocument)
+        assert "Imagesofanotherpatientstandunderthesamestudy" in paper.text(document)
+
+
+def test_summary_asks_which_patient_and_shows_no_other(
+    clinic: Clinic, arrive: Make, tmp_path: Path
+) -> None:
+    arrive("RIGHT", "1.2.3.1")
+    arrive("WRONG", "1.2.3.2")
+    out = tmp_path / "exam.html"
+    config = ["--out", str(out), "--config", str(tmp_path / "qc.toml")]
+    result = runner.invoke(app, ["summary", "--study", STUDY, *config])
+    assert isinstance(result.exception, UsageError)
+    said = str(result.exception)
+    assert "--exam 1 (1 objects" in said
+    assert "--exam 2 (1 objects" in said
+    assert "RIGHT" not in said
+    assert not out.exists()
+    for options, shown, other in (
+        (("--study", STUDY, "--exam", "1"), "RIGHT", "WRONG"),
+        (("--exam", "2"), "WRONG", "RIGHT"),
+        (("--study", STUDY, "--patient", "RIGHT"), "RIGHT", "WRONG"),
+    ):
+        assert runner.invoke(app, ["summary", *options, *config]).exit_code == 0
+        page = out.read_text(encoding="utf-8")
+        assert shown in page
+        assert other not in page
+        assert "Images of another patient stand under the same study" in page
+    for options in (
+        ("--study", STUDY, "--exam", "9"),
+        ("--study", STUDY, "--patient", "NOBODY"),
+        ("--exam", "9"),
+        (),
+    ):
+        refused = runner.invoke(app, ["summary", *options, *config])
+        assert isinstance(refused.exception, UsageError)
+        assert "NOBODY" not in str(refused.exception)
+
+
+def test_person_at_a_terminal_is_asked(clinic: Clinic, arrive: Make, tmp_path: Path) -> None:
+    arrive("RIGHT", "1.2.3.1")
+    arrive("WRONG", "1.2.3.2")
+    offered: list[str] = []
+
+    def choose(choices: Any) -> int:
+        offered.extend(each.patient_id for each in choices)
+        return int(choices[1].exam_id)
+
+    out = tmp_path / "exam.html"
+    write_summary(clinic.settings, STUDY, out, choose=choose)
+    assert offered == ["RIGHT", "WRONG"]
+    assert "WRONG" in out.read_text(encoding="utf-8")
+
+
+def test_objects_without_study_uid_share_none(
+    clinic: Clinic, us_header: Make, a_finding: Make
+) -> None:
+    for patient, uid in (("A", "1.2.3.1"), ("B", "1.2.3.2")):
+        header = us_header(PatientID=patient, SOPInstanceUID=uid, StudyInstanceUID="")
+        clinic.receive(header, a_finding(Source.of(us_header(SOPInstanceUID=uid), ""), flags=()))
+    assert [f["flags"] for f in stored_findings(clinic.settings, None, None)] == [[], []]
