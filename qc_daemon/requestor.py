@@ -11,15 +11,22 @@ sender whose association ends between its look at `is_established` and the stop.
 An N-EVENT-REPORT is served in a thread of its own, which says the same of the other thread, rightly
 or not: a sender may wait for ever. And its response can come between a request and the request's
 data set, which no receiver need put up with.
+
+What the peer asks for over such an association is served as over one that it opened: only what we
+have a handler for, on the presentation context of its SOP class.
 """
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pynetdicom import AE, evt
 from pynetdicom.pdu import A_ASSOCIATE_RJ
+
+from qc_daemon import dimse_request
+from qc_daemon.commitment import PUSH_MODEL
+from qc_daemon.observe import log
 
 # How often whoever waits looks whether there still is a connection.
 _LOOK_SECONDS = 0.05
@@ -94,16 +101,25 @@ def _steady(kind: type) -> type:
 def associate(
     ae: AE, host: str, port: int, *, evt_handlers: Sequence[Any] = (), **options: Any
 ) -> Any:
-    """The association that `AE.associate` makes of the same arguments, established or not."""
+    """The association that `AE.associate` makes of the same arguments, established or not.
+
+    Over it the peer may ask for what `evt_handlers` has a handler for: C-STORE of the SOP classes
+    that we are SCP of by role selection, N-EVENT-REPORT of storage commitment.
+    """
+    served = _served(evt_handlers, options.get("ext_neg") or ())
     rejections: list[A_ASSOCIATE_RJ] = []
 
     def received(event: Any) -> None:
         if isinstance(event.pdu, A_ASSOCIATE_RJ):
             rejections.append(event.pdu)
 
-    association = ae.associate(
-        host, port, evt_handlers=[*evt_handlers, (evt.EVT_PDU_RECV, received)], **options
-    )
+    handlers = [
+        *evt_handlers,
+        (evt.EVT_PDU_RECV, received),
+        # Before the peer can send its first byte.
+        (evt.EVT_CONN_OPEN, lambda event: _guard(event.assoc, served)),
+    ]
+    association = ae.associate(host, port, evt_handlers=handlers, **options)
     if rejections and not association.is_rejected:
         association.is_rejected, association.is_aborted = True, False
         association.acceptor.primitive = rejections[0].to_primitive()
@@ -118,6 +134,60 @@ def steady(association: Any) -> Any:
         association.__class__ = _steady(association.__class__)
         association.dimse.send_msg = _one_at_a_time(association.dimse.send_msg)
     return association
+
+
+def _served(handlers: Sequence[Any], roles: Sequence[Any]) -> dict[str, tuple[str, ...]]:
+    """The SOP classes of each operation that these handlers are for."""
+    handled = {each[0] for each in handlers}
+    served: dict[str, tuple[str, ...]] = {}
+    if evt.EVT_N_EVENT_REPORT in handled:
+        served["N-EVENT-REPORT"] = (PUSH_MODEL,)
+    if evt.EVT_C_STORE in handled:
+        ours = (each.sop_class_uid for each in roles if getattr(each, "scp_role", False))
+        served["C-STORE"] = tuple(str(each) for each in ours)
+    return served
+
+
+def _guard(association: Any, served: Mapping[str, tuple[str, ...]]) -> None:
+    """Let the peer's requests through to their handlers only where `dimse_request` has nothing
+    against it; the others are answered with a status."""
+    serve, store = association._serve_request, association._c_store_scp
+
+    def refusal(request: Any, abstract_syntax: str) -> dimse_request.Refusal | None:
+        return dimse_request.refusal(request, abstract_syntax, served, served)
+
+    def is_refused(request: Any, context_id: int) -> bool:
+        if not dimse_request.is_request(request):
+            return False
+        context = association._accepted_cx.get(context_id)
+        answer = None if context is None else refusal(request, str(context.abstract_syntax))
+        if context is not None and answer is None:
+            return False
+        log.get().warning(
+            "request refused",
+            reason="no such presentation context" if answer is None else answer.reason,
+            status=None if answer is None else f"{answer.status:04X}",
+            called_ae=association.acceptor.ae_title,
+        )
+        response = None if answer is None else dimse_request.response(request, answer)
+        if response is None:
+            association.abort()
+        else:
+            association.dimse.send_msg(response, context_id)
+        return True
+
+    def serve_request(request: Any, context_id: int) -> None:
+        if not is_refused(request, context_id):
+            serve(request, context_id)
+
+    def store_object(request: Any) -> None:
+        if not is_refused(request, request._context_id):
+            store(request)
+
+    association.refusal = refusal
+    association._serve_request = serve_request
+    # A C-STORE in the course of a C-GET does not come through the former.
+    association._c_store_scp = store_object
 
 
 def _one_at_a_time(send: Callable[..., None]) -> Callable[..., None]:

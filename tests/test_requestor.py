@@ -3,6 +3,7 @@
 import contextlib
 import io
 import queue
+import struct
 import sys
 import threading
 import time
@@ -12,15 +13,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
-from pynetdicom import AE, evt
+from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.dimse_messages import N_EVENT_REPORT_RSP
 from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT
 from pynetdicom.dsutils import encode
 
 from qc_daemon.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, event_information
+from qc_daemon.receive.contexts import VERIFICATION
 from qc_daemon.records.commitments import Reference, Report
 from qc_daemon.requestor import associate, steady
+from tests.receive import fuzz, raw
 from tests.wire import US, Pacs, association, eventually, ultrasound
 
 
@@ -316,3 +320,85 @@ def test_a_rejection_is_known_however_soon_it_came() -> None:
     assert over.is_set()
     assert (made.is_rejected, made.is_aborted, made.is_established) == (True, False, False)
     assert made.acceptor.primitive.reason_str == "Called AE title not recognised"
+
+
+def _association(port: int, models: list[str], handlers: list[Any], roles: list[Any]) -> Any:
+    ae = AE("QCDAEMON")
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 30
+    return associate(
+        ae,
+        "127.0.0.1",
+        port,
+        contexts=[build_context(model, raw.IMPLICIT) for model in models],
+        ext_neg=roles,
+        evt_handlers=handlers,
+    )
+
+
+def test_a_report_counts_only_on_the_context_of_storage_commitment() -> None:
+    reports: list[Any] = []
+    statuses: list[int] = []
+
+    def answer(peer: raw.Peer) -> None:
+        peer.pdu()
+        peer.connection.sendall(raw.accept([0, 0]))
+        report = raw.command("N-EVENT-REPORT", PUSH_MODEL, PUSH_MODEL_INSTANCE, has_data=True)
+        for context in (1, 3):
+            statuses.append(peer.ask(context, report, b"\0\0\0\0\0\0\0\0"))
+        store = raw.command("C-STORE", US, "1.2.3.4", has_data=True)
+        statuses.append(peer.ask(3, store, bytes(8)))
+        whole_not = raw.command("N-EVENT-REPORT", None, PUSH_MODEL_INSTANCE)
+        statuses.append(peer.ask(3, whole_not))
+
+    def told(event: Any) -> tuple[int, None]:
+        reports.append(event.request)
+        return 0x0000, None
+
+    with raw.acceptor(answer) as (port, raised):
+        made = _association(port, [VERIFICATION, PUSH_MODEL], [(evt.EVT_N_EVENT_REPORT, told)], [])
+        assert made.is_established
+        eventually(lambda: len(statuses) == 4 or raised)
+    assert raised == []
+    assert [f"{status:04X}" for status in statuses] == ["0122", "0000", "0122", "0212"]
+    assert len(reports) == 1
+
+
+def test_an_object_that_comes_back_counts_only_on_a_context_of_its_class() -> None:
+    """C-STORE in the course of a C-GET: pynetdicom takes it by another way than other requests."""
+    model = "1.2.840.10008.5.1.4.1.2.2.3"
+    received: list[str] = []
+    statuses: list[int] = []
+
+    def answer(peer: raw.Peer) -> None:
+        peer.pdu()
+        user = raw.item(0x51, struct.pack(">I", 16_384)) + raw.item(0x52, b"1.2.3.4")
+        role = struct.pack(">H", len(US)) + US.encode() + b"\1\1"
+        peer.connection.sendall(raw.accept([0, 0], user=user + raw.item(0x54, role)))
+        # The request and its identifier.
+        peer.pdu()
+        peer.pdu()
+        for context, sop_class in ((1, US), (3, "1.2.840.10008.5.1.4.1.1.2"), (3, US)):
+            store = raw.command("C-STORE", sop_class, f"1.2.3.{context}", has_data=True)
+            statuses.append(peer.ask(context, store, bytes(8)))
+        done = raw.number(0x0100, 0x8010) + raw.number(0x0120, 1) + raw.number(0x0800, 0x0101)
+        done = raw.uid(0x0002, model) + done + raw.number(0x0900, 0)
+        whole = raw.element(0x0000, struct.pack("<I", len(done))) + done
+        peer.connection.sendall(fuzz.p_data(1, whole, b"")[0])
+
+    def store(event: Any) -> int:
+        received.append(str(event.request.AffectedSOPInstanceUID))
+        return 0x0000
+
+    with raw.acceptor(answer) as (port, raised):
+        made = _association(
+            port, [model, US], [(evt.EVT_C_STORE, store)], [build_role(US, scp_role=True)]
+        )
+        assert made.is_established
+        identifier = Dataset()
+        identifier.QueryRetrieveLevel = "IMAGE"
+        answers = list(made.send_c_get(identifier, model))
+        made.abort()
+    assert raised == []
+    assert [status.Status for status, _ in answers] == [0x0000]
+    assert [f"{status:04X}" for status in statuses] == ["0122", "0122", "0000"]
+    assert received == ["1.2.3.3"]

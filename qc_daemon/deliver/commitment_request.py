@@ -24,6 +24,7 @@ from qc_daemon.commitment import (
 from qc_daemon.deliver.capability import Capability
 from qc_daemon.deliver.commitment_report import Clock, CommitmentWorker, utc_now
 from qc_daemon.deliver.outages import Outages
+from qc_daemon.dimse_request import refusal_of
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.observe import tally
 from qc_daemon.records import pledges
@@ -237,6 +238,9 @@ class CommitmentAsker(CommitmentWorker):
 
     def _told(self, event: Any, destination: str) -> tuple[int, None]:
         """A report on the association of the request, in a thread of its own."""
+        refused = refusal_of(event)
+        if refused is not None:
+            return refused.status, None
         try:
             report = read_report(event.event_information)
         except ValueError:

@@ -34,17 +34,20 @@ from qc_daemon.receive.dimse import (
     NO_SUCH_ACTION,
     NO_SUCH_EVENT_TYPE,
     NO_SUCH_SOP_INSTANCE,
-    NOT_AUTHORISED,
     PROCESSING_FAILURE,
     SUCCESS,
     RefusedRequestError,
     calling_ae,
+    check,
 )
 from qc_daemon.receive.policy import Reporters, caller_of
 from qc_daemon.records import commitments, pledges
 from qc_daemon.records.commitments import Reference, Report, Request
 from qc_daemon.records.store import Store
 from qc_daemon.uid import uid
+
+# What a destination may ask for that calls to report and is no peer.
+REPORTER = frozenset({"C-ECHO", "N-EVENT-REPORT"})
 
 
 class StorageCommitment:
@@ -64,16 +67,21 @@ class StorageCommitment:
         made.scu_role = made.scp_role = True
         return [made]
 
+    def served(self) -> dict[str, tuple[str, ...]]:
+        """The SOP class of each operation."""
+        return {"N-ACTION": (PUSH_MODEL,), "N-EVENT-REPORT": (PUSH_MODEL,)}
+
     def handlers(self) -> list[tuple[evt.EventType, Callable[[Any], Any]]]:
         return [(evt.EVT_N_ACTION, self._asked), (evt.EVT_N_EVENT_REPORT, self._told)]
 
     def restrict(self, association: Any) -> None:
         """Let an association that is being negotiated carry nothing but reports and C-ECHO."""
         association.acceptor.supported_contexts = [build_context(VERIFICATION), *self.contexts()]
-        association.reports_only = True
+        association.permitted = REPORTER
 
     def _told(self, event: Any) -> tuple[Dataset | int, None]:
         try:
+            check(event)
             report = _reported(event)
             self._write_down(report, self._reporting(event))
         except RefusedRequestError as refusal:
@@ -110,10 +118,9 @@ class StorageCommitment:
             raise RefusedRequestError(INVALID_ARGUMENT_VALUE, "no such transaction")
 
     def _asked(self, event: Any) -> tuple[Dataset | int, None]:
-        watch = self._watch(event)
         try:
-            if _reports_only(event):
-                raise RefusedRequestError(NOT_AUTHORISED, "not a peer: it may report only")
+            check(event)
+            watch = self._watch(event)
             request = _request(event, watch.token)
             new = self._record(request)
         except RefusedRequestError as refusal:
@@ -151,7 +158,7 @@ class StorageCommitment:
 
 
 def _reports_only(event: Any) -> bool:
-    return getattr(event.assoc, "reports_only", False)
+    return bool(event.assoc.permitted == REPORTER)
 
 
 def _reported(event: Any) -> Report:

@@ -4,6 +4,8 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
+from qc_daemon.dimse_request import refusal_of
+
 SUCCESS = 0x0000
 INVALID_ATTRIBUTE_VALUE = 0x0106
 PROCESSING_FAILURE = 0x0110
@@ -35,6 +37,17 @@ class RefusedRequestError(Exception):
         if self.error_id is not None:
             made.ErrorID = self.error_id
         return made
+
+
+def check(event: Any) -> None:
+    """Raise RefusedRequestError unless the request may be served for this caller and context.
+
+    Asked in each handler, though the association asks before: no other way to a handler, now or
+    later, shall walk around the access rules.
+    """
+    refusal = refusal_of(event)
+    if refusal is not None:
+        raise RefusedRequestError(refusal.status, refusal.reason)
 
 
 def calling_ae(event: Any) -> str:

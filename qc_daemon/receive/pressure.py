@@ -106,6 +106,18 @@ class Pressure:
                 self._looking.release()
         return self._level
 
+    def has_room(self) -> bool:
+        """Whether the disk is not beyond its hard mark, asked anew each time: a statvfs.
+
+        For objects in mid-receipt, which a second is long enough to fill a disk with.
+        """
+        try:
+            disk = os.statvfs(self.spool)
+        except OSError:
+            return True
+        reading = Reading(disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize)
+        return level(self.settings, reading, self._level) is not Level.HARD
+
     def _look(self) -> None:
         now = self.monotonic()
         # Under pressure every look counts: the first object that fits again may come.

@@ -25,6 +25,7 @@ from qc_daemon.receive.dimse import (
     SUCCESS,
     RefusedRequestError,
     calling_ae,
+    check,
 )
 from qc_daemon.records import steps
 from qc_daemon.records.steps import Change, Step
@@ -52,6 +53,10 @@ class ProcedureSteps:
     def contexts(self) -> list[PresentationContext]:
         return [build_context(MPPS)]
 
+    def served(self) -> dict[str, tuple[str, ...]]:
+        """The SOP class of each operation."""
+        return {"N-CREATE": (MPPS,), "N-SET": (MPPS,)}
+
     def handlers(self) -> list[tuple[evt.EventType, Callable[[Any], Any]]]:
         return [
             (evt.EVT_N_CREATE, lambda event: self._answer(event, self._create)),
@@ -61,6 +66,7 @@ class ProcedureSteps:
     def _answer(self, event: Any, act: Callable[[Any], None]) -> tuple[Dataset | int, None]:
         try:
             try:
+                check(event)
                 act(event)
             except (QCError, SQLAlchemyError) as error:
                 raise RefusedRequestError(PROCESSING_FAILURE, "database cannot be used") from error

@@ -26,6 +26,7 @@ from qc_daemon.observe import log, tally
 from qc_daemon.receive import contexts, tls, upper_layer
 from qc_daemon.receive.commitment import StorageCommitment
 from qc_daemon.receive.commits import Commits
+from qc_daemon.receive.dimse import RefusedRequestError, check
 from qc_daemon.receive.gate import Gate, Opened
 from qc_daemon.receive.header import HeaderError, Identity, read_identity
 from qc_daemon.receive.places import Places
@@ -121,6 +122,12 @@ class Receiver:
         self._taken: dict[Any, int] = {}
         self._associations: set[upper_layer.Acceptor] = set()
         self._gates: list[Gate] = []
+        self._served = {
+            "C-ECHO": (contexts.VERIFICATION,),
+            "C-STORE": frozenset(contexts.SOP_CLASSES),
+            **self.commitment.served(),
+            **self.procedure_steps.served(),
+        }
         self._ae = AE(settings.ae_title)
         self._ae.require_called_aet = True
         self._ae.maximum_pdu_size = MAX_PDU
@@ -148,7 +155,7 @@ class Receiver:
             handlers=[
                 (evt.EVT_REQUESTED, self._requested),
                 (evt.EVT_ACCEPTED, self._accepted),
-                (evt.EVT_C_ECHO, lambda _event: SUCCESS),
+                (evt.EVT_C_ECHO, _echo),
                 (evt.EVT_C_STORE, self._store),
                 *self.commitment.handlers(),
                 *self.procedure_steps.handlers(),
@@ -157,6 +164,8 @@ class Receiver:
                 (evt.EVT_CONN_CLOSE, self._ended),
             ],
             ended=self._over,
+            served=self._served,
+            has_room=self.pressure.has_room,
         )
 
         def opened(connection: socket.socket, address: Any, begun: bytes) -> None:
@@ -240,6 +249,8 @@ class Receiver:
             rejection = TEMPORARY
         if rejection is None and not self._seated(association):
             rejection = LOCAL_LIMIT
+        if rejection is None:
+            association.permitted = frozenset(self._served)
         return rejection
 
     def _accepted(self, event: Any) -> None:
@@ -326,6 +337,10 @@ class Receiver:
 
     def _take(self, event: Any) -> tuple[receipts.Admission, receipts.Receipt]:
         """Everything between the last chunk and the answer. Raises RefusedError."""
+        try:
+            check(event)
+        except RefusedRequestError as refusal:
+            raise RefusedError(refusal.status, refusal.reason) from refusal
         received = event.request._dataset_file
         if received is None:
             raise RefusedError(CANNOT_UNDERSTAND, "no data set")
@@ -425,6 +440,15 @@ class Receiver:
                 self._held[token][exam_id] = until
         if not alive:
             self._release(token)
+
+
+def _echo(event: Any) -> int:
+    """C-ECHO (PS3.7 9.1.5)."""
+    try:
+        check(event)
+    except RefusedRequestError as refusal:
+        return refusal.status
+    return SUCCESS
 
 
 def _shaken(opened: Opened, handshake: tls.Handshake) -> Opened:

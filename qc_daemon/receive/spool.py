@@ -1,10 +1,12 @@
 """Received bytes on disk: written once, named by their SHA-256, never by anything a sender says."""
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import os
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,18 +30,27 @@ class Incoming:
     """A file being received. Write errors are kept, not raised, until `flush` or `finish`.
 
     The network thread that writes here cannot answer the sender; the handler that can, learns of a
-    full or read-only disk from `finish`. A file nobody adopts is removed with the object.
+    full or read-only disk from `finish`. A file nobody adopts is removed with the object; one that
+    can no longer be whole is removed at once, and the rest of its bytes goes nowhere.
+
+    `has_room` is asked before each block is written; without a folder no byte is kept at all.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None, has_room: Callable[[], bool] = lambda: True) -> None:
         self.error: OSError | None = None
         self.size = 0
+        # How many of these bytes went nowhere.
+        self.lost = 0
+        self._has_room = has_room
         self.data_set_offset = 0
         self._digest = hashlib.sha256()
         self._fd = -1
         self._block = _spare.pop() if _spare else memoryview(bytearray(_BLOCK))
         self._used = 0
-        self.path = folder / "none"
+        self.path = (folder or Path()) / "none"
+        if folder is None:
+            self.error = OSError(errno.ENOSPC, "nothing is kept")
+            return
         try:
             path = folder / f"{_mark(os.getpid())}{next(_numbers)}{_PART}"
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -72,13 +83,18 @@ class Incoming:
         view = self._block[: self._used]
         self._used = 0
         if self.error is not None:
+            self.lost += len(view)
             return
         self._digest.update(view)
         try:
+            # Small objects come here once, and the handler has asked for them.
+            if len(view) == len(self._block) and not self._has_room():
+                raise OSError(errno.ENOSPC, "no room for now")
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError as error:
             self.error = error
+            self._remove()
 
     def flush(self) -> None:
         """Let readers of `path` see every byte. Raises the first OSError there was."""
@@ -99,6 +115,9 @@ class Incoming:
         if self._block:
             _spare.append(self._block)
             self._block = memoryview(b"")
+        self._remove()
+
+    def _remove(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -150,8 +169,9 @@ class Spool:
             path.unlink(missing_ok=True)
         return len(stale)
 
-    def open(self) -> Incoming:
-        return Incoming(self.incoming)
+    def open(self, has_room: Callable[[], bool] = lambda: True) -> Incoming:
+        """A new file; `has_room` says whether another block of it may be written."""
+        return Incoming(self.incoming, has_room)
 
     def adopt(self, incoming: Incoming) -> tuple[Path, str]:
         """Make a received file durable under its SHA-256; returns its path and that hash.

@@ -17,7 +17,7 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,6 +31,7 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
+from qc_daemon import dimse_request
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.observe import log
 from qc_daemon.receive import command
@@ -45,6 +46,9 @@ MAX_PDU_IN_MEMORY = 1 << 20
 # As are data sets other than a C-STORE's: the longest, a storage commitment's, takes 150 bytes for
 # each object.
 MAX_DATA_SET_IN_MEMORY = 64 << 20
+# What may come of an object that cannot be kept: less than this, and its sender hears the status at
+# its end; more, and the association is aborted.
+MAX_LOST = 16 << 20
 # How long a thread waits before it looks at its timers.
 _LOOK_SECONDS = 0.5
 # Read at once where few bytes are asked for: heads, commands, and some small PDUs whole.
@@ -56,7 +60,14 @@ _CLOSED, _INVALID = "Evt17", "Evt19"
 
 
 class InvalidPDUError(Exception):
-    """The peer sent what is no PDU, or one that is none of ours to keep in memory."""
+    """The peer sent what is no PDU, or one that is none of ours to keep in memory.
+
+    The message is a reason for the log, without any value of the PDU.
+    """
+
+
+class CutOffError(InvalidPDUError):
+    """Too much came of an object that cannot be kept."""
 
 
 class Source(Protocol):
@@ -299,10 +310,17 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
 class Messages(DIMSEServiceProvider):  # type: ignore[misc]
     """The DIMSE provider, with the data sets of C-STORE requests in the spool."""
 
-    def __init__(self, association: Any, spool: Spool, wake_user: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        association: Any,
+        spool: Spool,
+        has_room: Callable[[], bool],
+        wake_user: Callable[[], None],
+    ) -> None:
         super().__init__(association)
         self.msg_queue = _Ringing(wake_user)
         self._spool = spool
+        self._has_room = has_room
         # The usual C-STORE that is coming in.
         self._storing: _Storing | None = None
 
@@ -321,7 +339,12 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
         elif self._storing is not None:
             if self._storing.context_id != context_id:
                 raise InvalidPDUError
-            _fill(self._storing.incoming, count, source)
+            try:
+                _fill(self._storing.incoming, count, source)
+            except CutOffError:
+                storing, self._storing = self._storing, None
+                self._answer(storing)
+                raise
             if control & _LAST:
                 storing, self._storing = self._storing, None
                 self._received(storing)
@@ -342,9 +365,21 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
                 return
         self._deliver(context_id, control, encoded)
         if isinstance(self.message, C_STORE_RQ) and self.message._data_set_file is None:
-            named = self.message.command_set
-            uids = (str(named.get(f"AffectedSOP{each}UID", "")) for each in ("Class", "Instance"))
-            self.message._data_set_file = _Received(self._open(context_id, *uids))
+            self.message._data_set_file = _Received(self._place(context_id, self.message))
+
+    def _place(self, context_id: int, message: Any) -> Incoming:
+        """Where the data set of a C-STORE goes that is not the usual one: nowhere, if refused."""
+        context = self.assoc._accepted_cx.get(context_id)
+        try:
+            request = message.message_to_primitive()
+        except Exception as error:
+            # pynetdicom's setters raise what rubbish leads them to.
+            raise InvalidPDUError("a command set cannot be read") from error
+        if context is None or self.assoc.refusal(request, str(context.abstract_syntax)):
+            return Incoming(None)
+        return self._open(
+            context_id, str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
+        )
 
     def _receive_data(self, context_id: int, control: int, count: int, source: Source) -> None:
         message = self.message
@@ -360,6 +395,7 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
             self._deliver(context_id, control, b"")
 
     def _is_storable(self, request: command.StoreRequest, context_id: int) -> bool:
+        """Whether it is one that pynetdicom need not look at; the handler asks once more."""
         context = self.assoc._accepted_cx.get(context_id)
         return (
             context is not None
@@ -433,7 +469,7 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
             )
         except ValueError as error:
             raise InvalidPDUError from error
-        incoming = self._spool.open()
+        incoming = self._spool.open(self._has_room)
         incoming.write(head)
         incoming.data_set_offset = len(head)
         return incoming
@@ -466,6 +502,8 @@ def _fill(incoming: Incoming, count: int, source: Source) -> None:
         source.read_into(space)
         incoming.filled(len(space))
         count -= len(space)
+        if incoming.lost > MAX_LOST:
+            raise CutOffError("an object that cannot be kept goes on")
 
 
 def _drop(received: "_Received | None") -> None:
@@ -498,13 +536,15 @@ class Acceptor(Association):  # type: ignore[misc]
     """An association that somebody opened to us; its server hears of its end."""
 
     is_established: bool
+    # What the caller may ask for, as dimse_request names operations; nothing until it is judged.
+    permitted: Collection[str] = ()
 
     def __init__(self, server: "Server", client_socket: socket.socket, begun: bytes) -> None:
         super().__init__(server.ae, MODE_ACCEPTOR)
         self._news = threading.Event()
         self._server = server
         self.dul = Provider(self, self.wake)
-        self.dimse = Messages(self, server.spool, self.wake)
+        self.dimse = Messages(self, server.spool, server.has_room, self.wake)
         # The setters hand these on to the provider, which is a new one.
         self.acse_timeout, self.network_timeout = server.ae.acse_timeout, server.ae.network_timeout
         # By this name pynetdicom tells acceptors from other threads.
@@ -546,6 +586,44 @@ class Acceptor(Association):  # type: ignore[misc]
         if connection is not None:
             connection.close()
         self.dimse.abandon()
+
+    def refusal(self, request: Any, abstract_syntax: str) -> dimse_request.Refusal | None:
+        """Why a request over a context of this abstract syntax must not be served, if so."""
+        return dimse_request.refusal(request, abstract_syntax, self._server.served, self.permitted)
+
+    def _serve_request(self, message: Any, context_id: int) -> None:
+        """Serve a request, or say why not: one that is left without an answer holds up its sender.
+
+        pynetdicom chooses the service by the SOP class that the request names, whatever its
+        presentation context was accepted for, and ignores a request that is not whole.
+        """
+        if not dimse_request.is_request(message):
+            # An answer that nobody waits for any more, or C-CANCEL of what is done.
+            return
+        context = self._accepted_cx.get(context_id)
+        refusal = None if context is None else self.refusal(message, str(context.abstract_syntax))
+        if context is not None and refusal is None:
+            super()._serve_request(message, context_id)
+            return
+        reason = "no such presentation context" if refusal is None else refusal.reason
+        answer = None if refusal is None else dimse_request.response(message, refusal)
+        log.get(role="receive").warning(
+            "request refused",
+            reason=reason,
+            status=None if refusal is None else f"{refusal.status:04X}",
+            calling_ae=self.calling_ae,
+            address=self.requestor.address_info.address,
+        )
+        if answer is None:
+            self.abort()
+        else:
+            self.dimse.send_msg(answer, context_id)
+
+    @property
+    def calling_ae(self) -> str:
+        """The requestor's AE title without padding; empty before it has asked."""
+        primitive = self.requestor.primitive
+        return "" if primitive is None else str(primitive.calling_ae_title).strip()
 
     def _run_reactor(self) -> None:
         while not self._kill:
@@ -599,11 +677,17 @@ class Server:
         contexts: list[Any],
         handlers: list[tuple[Any, Callable[[Any], Any]]],
         ended: Callable[[Any], None],
+        served: Mapping[str, Collection[str]],
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
         self.ae = ae
         self.spool = spool
         self.contexts = contexts
         self.ended = ended
+        # The SOP classes of each operation that the handlers serve.
+        self.served = served
+        # Whether objects in mid-receipt may go on to fill the disk.
+        self.has_room = has_room
         self._handlers = handlers
 
     def accept(self, client_socket: socket.socket, address: Any, begun: bytes) -> Acceptor:

@@ -13,6 +13,7 @@ from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.dsutils import create_file_meta
 
 from detector.codes import ErrorCode, QCError
+from qc_daemon.dimse_request import refusal_of
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.requestor import associate
 from qc_daemon.settings import DestinationSettings
@@ -48,6 +49,9 @@ def get(destination: DestinationSettings, calling_ae: str, wanted: Wanted) -> by
     received: list[bytes] = []
 
     def store(event: Any) -> int:
+        refused = refusal_of(event)
+        if refused is not None:
+            return refused.status
         if str(event.request.AffectedSOPInstanceUID) == wanted.sop_instance_uid:
             received.append(_file(event))
         return _SUCCESS
