@@ -4,7 +4,9 @@ The settings come as JSON on standard input, resolved as the parent had them. Im
 the roles: the receiver must stay small and never load a model library.
 """
 
+import contextlib
 import ctypes
+import functools
 import gc
 import json
 import os
@@ -13,10 +15,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detector.codes import ErrorCode, FailureClass, QCError
 from detector.console import UsageError
@@ -26,6 +29,11 @@ from qc_daemon.records.renditions import Held, Rendition
 from qc_daemon.records.store import Store
 from qc_daemon.routing import Routes
 from qc_daemon.settings import Settings
+from qc_daemon.spool_file import hash_in_name
+
+if TYPE_CHECKING:
+    from detector.frame import Frame
+    from qc_daemon.convert import Converter
 
 DONE, CRASHED, WRONG_SETTINGS, ALARM = 0, 1, 2, 3
 # What a listening socket speaks.
@@ -93,12 +101,15 @@ def work(brief: Brief, stop: threading.Event) -> None:
     # it loads counts against no job.
     scorer.models.judge(None)
 
+    def frames(path: Path, numbers: Sequence[int]) -> "Iterator[Frame]":
+        return scorer.decoder.frames(path, numbers, hash_in_name(path))
+
     def step() -> bool:
         told = report_worker.run_one(
             brief.store,
             brief.settings,
             brief.owner,
-            scorer.decoder.frames,
+            frames,
             scorer.originals,
             stop=stop,
         )
@@ -129,9 +140,21 @@ def deliver(brief: Brief, stop: threading.Event) -> None:
 
         return render(payload, sop_class_uid, held)
 
+    @contextlib.contextmanager
+    def convert(path: Path, sha256: str | None, transfer_syntax: str) -> Iterator[Path]:
+        # Only where a destination does not take an object's transfer syntax.
+        with converter()(path, sha256, transfer_syntax) as made:
+            yield made
+
+    @functools.cache
+    def converter() -> "Converter":
+        from qc_daemon.convert import Converter
+
+        return Converter(brief.settings.score, brief.settings.store.spool / "incoming")
+
     originals = Originals(brief.store, brief.settings, pixel_hash)
     _ready("deliver")
-    run(brief.store, brief.settings, brief.owner, stop, originals, render)
+    run(brief.store, brief.settings, brief.owner, stop, originals, render, convert)
 
 
 def schedule(brief: Brief, stop: threading.Event) -> None:

@@ -12,10 +12,11 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
 from detector.plain_text import visible
+from qc_daemon.convert import Converter
 from qc_daemon.deliver.item import Item
 from qc_daemon.deliver.scu import StoreSCU
 from qc_daemon.observe import log
-from qc_daemon.settings import ClientTLSSettings, DestinationSettings
+from qc_daemon.settings import ClientTLSSettings, DestinationSettings, ScoreSettings
 
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 # After so many failures to reach the receiver in a row the rest is not tried: each costs a timeout.
@@ -70,7 +71,8 @@ def send(
     destination = DestinationSettings(
         name="receiver", ae_title=title, host=host, port=port, timeout=timeout, tls=tls
     )
-    scu = StoreSCU(destination, calling_ae)
+    converter = Converter(ScoreSettings())
+    scu = StoreSCU(destination, calling_ae, converter)
     report = SendReport()
     unreachable = 0
     try:
@@ -91,6 +93,7 @@ def send(
         progress(len(files), len(files))
     finally:
         scu.close()
+        converter.close()
     return report
 
 

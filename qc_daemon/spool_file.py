@@ -29,13 +29,18 @@ class Condition(StrEnum):
     UNREADABLE = "unreadable"
 
 
+def hash_in_name(path: Path) -> str | None:
+    """The SHA-256 that the spool has named the file by; None for a file of another name."""
+    return path.stem if _SHA256.fullmatch(path.stem) else None
+
+
 def content_hash(path: Path, sha256: str) -> str:
     """The SHA-256 that the file at `path` must have: the one in its name, else the row's.
 
     The spool names every file by its hash. The two differ only where a destination gave a dropped
     original back with another header.
     """
-    return path.stem if _SHA256.fullmatch(path.stem) else sha256
+    return hash_in_name(path) or sha256
 
 
 def examine(

@@ -5,7 +5,6 @@ bytes here are what was received and each of these destinations holds it (or, wi
 keeps it for ever). Until then the report waits.
 """
 
-import hashlib
 import ipaddress
 import random
 import ssl
@@ -19,7 +18,7 @@ from typing import Any
 from pynetdicom import AE, build_context, build_role
 
 from detector.codes import ErrorCode, QCError
-from qc_daemon import tls
+from qc_daemon import spool_file, tls
 from qc_daemon.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, event_information
 from qc_daemon.deliver.outages import Outages
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -32,6 +31,7 @@ from qc_daemon.records.tables import CommitmentState
 from qc_daemon.requestor import associate
 from qc_daemon.routing import SOURCE, Routes
 from qc_daemon.settings import PeerSettings, Settings
+from qc_daemon.spool_file import Condition
 
 Clock = Callable[[], datetime]
 
@@ -39,7 +39,6 @@ _LEASE_SECONDS = 120.0
 # Decisions are written down at least this often, so that a long request outlives its worker.
 _WRITE_EVERY_SECONDS = 2.0
 _LONGEST_WAIT_SECONDS = 60.0
-_BLOCK = 1 << 20
 _REASONS = {
     commitments.NO_SUCH_OBJECT: "never received",
     commitments.CLASS_INSTANCE_CONFLICT: "received with another SOP class",
@@ -292,23 +291,26 @@ def _tls_args(claim: Claim, peer: PeerSettings) -> tuple[ssl.SSLContext, str] | 
 
 
 def _intact(path: Path, file: KeptFile) -> bool:
-    if not _same_size(path, file):
-        return False
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb", buffering=0) as content:
-            while block := content.read(_BLOCK):
-                digest.update(block)
-    except OSError:
-        return False
-    return digest.hexdigest() == file.sha256
+    """Raises QCError STORAGE where the spool does not let the file be read."""
+    condition = spool_file.examine(path, spool_file.content_hash(path, file.sha256), file.size)
+    if condition is Condition.UNREADABLE:
+        raise _unreadable()
+    return condition is Condition.INTACT
 
 
 def _same_size(path: Path, file: KeptFile) -> bool:
+    """Raises QCError STORAGE where the spool does not let the file be looked at."""
     try:
         return path.stat().st_size == file.size
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError:
+        raise _unreadable() from None
+
+
+def _unreadable() -> QCError:
+    """Says nothing about the object: its requester waits."""
+    return QCError(ErrorCode.STORAGE, "a file in the spool cannot be read; see its permissions")
 
 
 def _within(address: str, network: str) -> bool:

@@ -4,13 +4,13 @@ import errno
 import hashlib
 import os
 import re
-import shutil
 import tempfile
 from pathlib import Path
 
 from detector.codes import ErrorCode, QCError
 from qc_daemon.deliver.item import Item
 from qc_daemon.settings import DestinationSettings
+from qc_daemon.spool_file import blocks
 
 _SAFE = re.compile(r"[0-9][0-9.]{0,63}(-r[0-9]+)?")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -35,7 +35,7 @@ class FolderCarrier:
     def send(self, item: Item) -> bool:
         try:
             with item.file() as path:
-                self._place(path, self.folder / file_name(item.name))
+                self._place(path, self.folder / file_name(item.name), item.sha256)
         except OSError as error:
             full = error.errno in _NO_SPACE
             code = ErrorCode.DELIVERY_RESOURCES if full else ErrorCode.DELIVERY_UNREACHABLE
@@ -47,19 +47,20 @@ class FolderCarrier:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _place(self, source: Path, target: Path) -> None:
+    def _place(self, source: Path, target: Path, sha256: str | None) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         fd, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=self.folder)
         part = Path(name)
         try:
-            with os.fdopen(fd, "wb") as made, source.open("rb") as stored:
-                shutil.copyfileobj(stored, made, 1 << 20)
+            with os.fdopen(fd, "wb") as made:
+                for block in blocks(source, sha256, 1 << 20):
+                    made.write(block)
                 made.flush()
                 os.fsync(made.fileno())
             # mkstemp lets nobody else read it; whoever the share is for has to.
             part.chmod(0o666 & ~_umask())
             part.replace(target)
-        except OSError:
+        except BaseException:
             part.unlink(missing_ok=True)
             raise
         folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -22,6 +22,7 @@ from qc_daemon.records.renditions import KeptRendition, Render
 from qc_daemon.records.reports import Deliverable
 from qc_daemon.records.revisions import Originals
 from qc_daemon.records.store import Store
+from qc_daemon.spool_file import content_hash
 
 # From what tells most to what every archive takes.
 FORMS = (
@@ -118,12 +119,14 @@ def _source(
 ) -> Item:
     # Another content under the same UID must not take the first one's place in a folder.
     again = f"-r{job.revision}" if job.revision > 1 else ""
+    path = originals(facts)
     return Item(
         sop_class_uid=made.sop_class_uid,
         sop_instance_uid=made.sop_instance_uid,
         transfer_syntax_uid=made.transfer_syntax_uid,
         name=made.sop_instance_uid + again,
-        path=originals(facts),
+        path=path,
+        sha256=content_hash(path, facts.sha256),
     )
 
 

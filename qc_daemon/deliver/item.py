@@ -2,19 +2,22 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from detector.codes import ErrorCode, QCError
+from qc_daemon import spool_file
 
 
 @dataclass(frozen=True)
 class Item:
     """One object on its way: a PS3.10 file, as `path` or as `payload`, sent as stored.
 
-    `name` tells this content from any other under the same SOP Instance UID.
+    `name` tells this content from any other under the same SOP Instance UID. With `sha256` the
+    file's bytes are compared while they are sent, and the end is held back unless they agree.
     """
 
     sop_class_uid: str
@@ -23,10 +26,11 @@ class Item:
     name: str
     path: Path | None = None
     payload: bytes | None = None
+    sha256: str | None = None
 
     @contextlib.contextmanager
     def file(self) -> Iterator[Path]:
-        """The object as a file. Raises QCError SPOOL_MISSING if its bytes are gone."""
+        """The object as a file, which stays the same one. Raises QCError SPOOL_MISSING."""
         if self.payload is not None:
             # In memory: a full disk here keeps nothing from going out.
             fd = os.memfd_create("object")
@@ -36,10 +40,16 @@ class Item:
                 yield Path(f"/proc/self/fd/{fd}")
             finally:
                 os.close(fd)
-        elif self.path is not None and self.path.is_file():
-            yield self.path
+        elif self.path is not None:
+            with spool_file.pinned(self.path) as path:
+                yield path
         else:
-            raise QCError(ErrorCode.SPOOL_MISSING, "the bytes to send are not in the spool")
+            raise QCError(ErrorCode.SPOOL_MISSING, "the object's bytes are kept no longer")
+
+
+Convert = Callable[[Path, str | None, str], AbstractContextManager[Path]]
+"""The object of the file at a path, if it has this SHA-256, as a file in a transfer syntax that it
+may be encoded in (`transfer_syntax.alternatives`). Raises QCError."""
 
 
 class ClassRefusedError(QCError):

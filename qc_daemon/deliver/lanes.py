@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from detector.codes import ErrorCode, QCError
 from qc_daemon.deliver.folder import FolderCarrier
-from qc_daemon.deliver.item import Carrier
+from qc_daemon.deliver.item import Carrier, Convert
 from qc_daemon.deliver.scu import StoreSCU
 from qc_daemon.deliver.stow import StowRS
 from qc_daemon.settings import DestinationSettings
@@ -17,11 +17,13 @@ from qc_daemon.settings import DestinationSettings
 _REST_SECONDS = 2.0
 
 
-def carrier(destination: DestinationSettings, calling_ae: str) -> Carrier:
+def carrier(
+    destination: DestinationSettings, calling_ae: str, convert: Convert | None = None
+) -> Carrier:
     """The way to a destination, by its kind."""
     match destination.kind:
         case "dicom":
-            return StoreSCU(destination, calling_ae)
+            return StoreSCU(destination, calling_ae, convert)
         case "dicomweb":
             return StowRS(destination)
         case "folder":
@@ -49,9 +51,11 @@ class Lanes:
         destinations: Collection[DestinationSettings],
         calling_ae: str,
         monotonic: Callable[[], float] = time.monotonic,
+        convert: Convert | None = None,
     ) -> None:
         self.turn = threading.Lock()
         self._calling_ae = calling_ae
+        self._convert = convert
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._lanes = {each.name: _Lane(each) for each in destinations}
@@ -98,7 +102,7 @@ class Lanes:
             raise QCError(ErrorCode.DELIVERY_REFUSED, f"destination {name} is not in the settings")
         with self._lock:
             found = lane.resting.pop()[1] if lane.resting else None
-        found = found or carrier(lane.destination, self._calling_ae)
+        found = found or carrier(lane.destination, self._calling_ae, self._convert)
         try:
             yield found
         finally:

@@ -1,28 +1,25 @@
 """C-STORE to a DICOM destination: the bytes as stored, in their own transfer syntax."""
 
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
-from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-)
 from pynetdicom import AE, _config, build_context
 
 from detector.codes import ErrorCode, QCError
 from qc_daemon.commitment import PUSH_MODEL
-from qc_daemon.deliver.item import ClassRefusedError, Item
+from qc_daemon.deliver.item import ClassRefusedError, Convert, Item
 from qc_daemon.deliver.outcome import CLASS_NOT_SUPPORTED, outcome
+from qc_daemon.deliver.outgoing import checked
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.requestor import associate
 from qc_daemon.settings import DestinationSettings
 from qc_daemon.tls import tls_args
+from qc_daemon.transfer_syntax import alternatives, reencoded
 
 MAX_PDU = 128 << 10
-# Between these a data set may be re-encoded without touching a pixel.
-CONVERTIBLE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)
 # An association proposes at most 128 contexts (PS3.8 9.3.2: odd numbers up to 255); two a pair.
 _MAX_PAIRS = 60
 
@@ -36,10 +33,14 @@ class StoreSCU:
 
     It proposes what it has been asked to send so far: a new pair of SOP class and transfer syntax
     opens a new association, so that after the first exam one association carries them all.
+    `convert` encodes a received object anew whose transfer syntax the peer does not take.
     """
 
-    def __init__(self, destination: DestinationSettings, calling_ae: str) -> None:
+    def __init__(
+        self, destination: DestinationSettings, calling_ae: str, convert: Convert | None = None
+    ) -> None:
         self.destination = destination
+        self._convert = convert
         self._pairs: list[Pair] = []
         self._association: Any = None
         self._ae = AE(calling_ae)
@@ -58,18 +59,37 @@ class StoreSCU:
             (str(context.abstract_syntax), str(context.transfer_syntax[0]))
             for context in association.accepted_contexts
         }
-        with item.file() as path:
-            if pair in accepted:
-                self._send(association, path)
-            elif any((pair[0], syntax) in accepted for syntax in _alternatives(pair[1])):
-                self._send(association, dcmread(path))
-            elif pair[0] in {sop_class for sop_class, _ in accepted}:
-                raise self._error(
-                    ErrorCode.DELIVERY_REFUSED, "does not take the object's transfer syntax"
-                )
-            else:
-                raise self._class_refused()
+        others = [each for each in alternatives(pair[1]) if (pair[0], each) in accepted]
+        if pair in accepted:
+            with item.file() as path:
+                self._send(association, path, item.sha256)
+        elif others:
+            with self._converted(item, others[0]) as path:
+                self._send(association, path, None)
+        elif pair[0] in {sop_class for sop_class, _ in accepted}:
+            raise self._error(
+                ErrorCode.DELIVERY_REFUSED, "does not take the object's transfer syntax"
+            )
+        else:
+            raise self._class_refused()
         return self._commits(accepted)
+
+    @contextlib.contextmanager
+    def _converted(self, item: Item, transfer_syntax: str) -> Iterator[Path]:
+        """The object in another transfer syntax. Raises QCError."""
+        if item.path is not None and self._convert is not None:
+            with self._convert(item.path, item.sha256, transfer_syntax) as path:
+                yield path
+        elif item.path is None:
+            # What we made ourselves is small, and no stranger's.
+            with item.file() as own:
+                made = b"".join(reencoded(own, transfer_syntax))
+            with replace(item, payload=made).file() as path:
+                yield path
+        else:
+            raise self._error(
+                ErrorCode.DELIVERY_REFUSED, "does not take the object's transfer syntax"
+            )
 
     def _commits(self, accepted: set[Pair]) -> bool:
         """Whether commitment is to be asked for; if the peer takes requests shows in passing."""
@@ -82,9 +102,14 @@ class StoreSCU:
         if association is not None and association.is_established:
             association.release()
 
-    def _send(self, association: Any, what: Any) -> None:
+    def _send(self, association: Any, path: Path, sha256: str | None) -> None:
         try:
-            status = association.send_c_store(str(what) if isinstance(what, Path) else what)
+            with checked(association, path, sha256):
+                status = association.send_c_store(str(path))
+        except QCError:
+            # Without its last fragment the object is none, and the peer keeps nothing of it.
+            self._drop()
+            raise
         except (RuntimeError, OSError) as error:
             self._drop()
             raise self._error(ErrorCode.DELIVERY_UNREACHABLE, "lost the association") from error
@@ -130,7 +155,7 @@ class StoreSCU:
         made = [
             build_context(sop_class, syntax)
             for sop_class, own in self._pairs
-            for syntax in (own, _alternatives(own))
+            for syntax in (own, alternatives(own))
             if syntax
         ]
         # Requests go on associations of their own; this only asks whether the peer takes any.
@@ -157,11 +182,3 @@ class StoreSCU:
 
     def _error(self, code: ErrorCode, what: str) -> QCError:
         return QCError(code, f"destination {self.destination.name} {what}")
-
-
-def _alternatives(transfer_syntax: str) -> list[str]:
-    """The other transfer syntaxes that the same object may be sent in; none for compressed ones."""
-    if transfer_syntax not in CONVERTIBLE:
-        return []
-    # Deflating is never needed: what takes deflated takes one of the other two.
-    return [str(uid) for uid in CONVERTIBLE[:2] if uid != transfer_syntax]

@@ -5,10 +5,9 @@ hold it three times.
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from uuid import uuid4
 
 import requests
@@ -24,6 +23,7 @@ from qc_daemon.deliver.outcome import (
     outcome,
 )
 from qc_daemon.settings import DestinationSettings
+from qc_daemon.spool_file import blocks
 
 # The DICOM JSON Model names elements by their tags (PS3.18 F.2).
 _FAILED, _STORED = "00081198", "00081199"
@@ -40,7 +40,7 @@ class StowRS:
     def send(self, item: Item) -> bool:
         try:
             with item.file() as path:
-                answer = self._post(path)
+                answer = self._post(path, item.sha256)
             self._read(answer, item)
         except requests.RequestException as error:
             self.close()
@@ -65,20 +65,19 @@ class StowRS:
             self._session = dicomweb.session(self.destination)
         return self._session
 
-    def _post(self, path: Path) -> requests.Response:
+    def _post(self, path: Path, sha256: str | None) -> requests.Response:
         boundary = uuid4().hex
-        with path.open("rb") as file:
-            return self._opened().post(
-                f"{self.destination.url}/studies",
-                data=_Multipart(file, boundary),
-                headers={
-                    "Content-Type": "multipart/related;"
-                    f' type="application/dicom"; boundary="{boundary}"'
-                },
-                timeout=self.destination.timeout,
-                # requests would turn the POST into a GET.
-                allow_redirects=False,
-            )
+        return self._opened().post(
+            f"{self.destination.url}/studies",
+            data=_Multipart(path, sha256, boundary),
+            headers={
+                "Content-Type": "multipart/related;"
+                f' type="application/dicom"; boundary="{boundary}"'
+            },
+            timeout=self.destination.timeout,
+            # requests would turn the POST into a GET.
+            allow_redirects=False,
+        )
 
     def _read(self, answer: requests.Response, item: Item) -> None:
         """Returns if the destination has the object. Raises QCError, requests.RequestException."""
@@ -130,20 +129,21 @@ def _value(dataset: dict[str, Any], tag: str) -> Any:
 class _Multipart:
     """A multipart/related body of one part (RFC 2387), read from its file as it is sent.
 
-    Its length is known, so that it goes out without chunked coding, which some servers refuse.
+    Its length is known, so that it goes out without chunked coding, which some servers refuse. One
+    whose file has another SHA-256 than `sha256` ends early, so that the server takes none of it.
     """
 
-    def __init__(self, file: BinaryIO, boundary: str) -> None:
+    def __init__(self, path: Path, sha256: str | None, boundary: str) -> None:
         self._head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
         self._tail = f"\r\n--{boundary}--\r\n".encode()
-        self._file = file
-        self._size = os.fstat(file.fileno()).st_size
+        self._path = path
+        self._sha256 = sha256
+        self._size = path.stat().st_size
 
     def __len__(self) -> int:
         return len(self._head) + self._size + len(self._tail)
 
     def __iter__(self) -> Iterator[bytes]:
         yield self._head
-        while block := self._file.read(1 << 18):
-            yield block
+        yield from blocks(self._path, self._sha256)
         yield self._tail

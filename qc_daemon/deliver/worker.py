@@ -5,13 +5,12 @@ the destination said it has the object; where that can commit to objects (PS3.4 
 has committed to this one.
 """
 
-import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+
+from sqlalchemy.orm import Session
 
 from detector.codes import ErrorCode, QCError
 from qc_daemon.deliver.capability import Capability
@@ -22,12 +21,14 @@ from qc_daemon.deliver.commitment_report import (
 )
 from qc_daemon.deliver.commitment_request import CommitmentAsker
 from qc_daemon.deliver.forms import Forms
-from qc_daemon.deliver.item import Carrier, ClassRefusedError, Item
+from qc_daemon.deliver.item import Carrier, ClassRefusedError, Convert, Item
 from qc_daemon.deliver.lanes import Lanes
 from qc_daemon.deliver.outages import Outages
 from qc_daemon.observe import log, tally
 from qc_daemon.records import jobs, pledges, renditions
+from qc_daemon.records.failures import failure_of
 from qc_daemon.records.jobs import Job, RetryPolicy
+from qc_daemon.records.leases import Clock, Lease, LeaseLostError, utc_now
 from qc_daemon.records.renditions import Render
 from qc_daemon.records.revisions import Originals, in_spool
 from qc_daemon.records.store import Store
@@ -35,12 +36,6 @@ from qc_daemon.records.tables import JobKind
 from qc_daemon.settings import Settings
 
 _MAX_THREADS = 16
-
-Clock = Callable[[], datetime]
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +55,12 @@ class Deliverer:
         settings: Settings,
         owner: str,
         outages: Outages | None = None,
-        clock: Clock = _now,
+        clock: Clock = utc_now,
         originals: Originals | None = None,
         capability: Capability | None = None,
         lanes: Lanes | None = None,
         render: Render | None = None,
+        convert: Convert | None = None,
     ) -> None:
         self.store = store
         self.settings = settings
@@ -74,13 +70,17 @@ class Deliverer:
         self.outages = outages or Outages()
         self.capability = capability or Capability()
         self.log = log.get(role="deliver")
-        self.lanes = lanes or Lanes(settings.destination, settings.receive.ae_title)
+        self.lanes = lanes or Lanes(
+            settings.destination, settings.receive.ae_title, convert=convert
+        )
         self._destinations = {each.name: each for each in settings.destination}
         # Jitter only spreads load; it guards nothing.
         self._rng = random.Random()
+        self._stop = threading.Event()
 
     def run(self, stop: threading.Event) -> None:
         """Deliver until `stop`; waits where there is nothing to do or the database is away."""
+        self._stop = stop
         while not stop.is_set():
             try:
                 busy = self.run_once()
@@ -99,18 +99,18 @@ class Deliverer:
         job = self._claim()
         if job is None:
             return False
+        lease = Lease(self.store, job, self.settings.jobs.lease_seconds, self.clock)
         try:
-            try:
-                with self._lease_kept(job):
-                    sent = self._deliver(job)
-            except QCError as error:
-                self._settle(job, error)
-            except Exception as error:
-                # Whatever a library threw concerns this job only; the others must go on.
-                failure = QCError(ErrorCode.INTERNAL, f"{type(error).__name__} while sending")
-                self._settle(job, failure)
-            else:
-                self._settle(job, sent)
+            with lease:
+                try:
+                    result: _Sent | QCError = self._deliver(job)
+                except Exception as error:
+                    # Whatever a library threw concerns this job only; the others must go on.
+                    result = failure_of(error, "sending")
+                # Kept alive until it is written down: a database that is away costs no second send.
+                self._settle(lease, result)
+        except LeaseLostError:
+            self.log.warning("lease lost", job=job.id, destination=job.destination)
         finally:
             self.lanes.leave(job.destination)
         return True
@@ -174,17 +174,13 @@ class Deliverer:
         lacks = self._destinations[name].commitment == "auto" and self.capability.lacks(name)
         return to_commit and not lacks
 
-    def _settle(self, job: Job, result: _Sent | QCError) -> None:
-        """Write down how it went; a database that is away is waited for as long as the lease."""
-        until = time.monotonic() + self.settings.jobs.lease_seconds
-        while True:
-            try:
-                self._write(job, result)
-                break
-            except QCError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(min(1.0, self.settings.jobs.poll_seconds))
+    def _settle(self, lease: Lease, result: _Sent | QCError) -> None:
+        """Write down how it went; a database that is away is waited for.
+
+        Raises LeaseLostError; QCError STORAGE if it is away while the service stops.
+        """
+        job = lease.job
+        lease.settle(lambda session: self._write(session, lease, result), self._stop)
         if isinstance(result, QCError):
             tally.delivery(job.destination, done=False)
             self.log.warning(
@@ -200,39 +196,20 @@ class Deliverer:
             tally.delivery(job.destination, done=True)
             self.log.info("delivered", job=job.id, destination=job.destination)
 
-    def _write(self, job: Job, result: _Sent | QCError) -> None:
-        now = self.clock()
-        with self.store.begin() as session:
-            if isinstance(result, QCError):
-                policy = RetryPolicy.of(self.settings.jobs)
-                jobs.fail(session, job, result, now, policy, self._rng)
-                return
-            if job.object_id is not None:
-                renditions.give(session, job, result.rendition_id)
-            if result.to_commit:
-                jobs.sent(session, job, now, now + pledges.GATHER)
-            else:
-                jobs.finish(session, job, now)
-
-    @contextlib.contextmanager
-    def _lease_kept(self, job: Job) -> Iterator[None]:
-        """Renew the lease while a long transfer lasts."""
-        done = threading.Event()
-        seconds = self.settings.jobs.lease_seconds
-
-        def keep() -> None:
-            while not done.wait(seconds / 3):
-                # Without the database the lease runs out, and the job is done again elsewhere.
-                with contextlib.suppress(QCError), self.store.begin() as session:
-                    jobs.renew(session, job, self.clock(), seconds)
-
-        keeper = threading.Thread(target=keep, daemon=True)
-        keeper.start()
-        try:
-            yield
-        finally:
-            done.set()
-            keeper.join()
+    def _write(self, session: Session, lease: Lease, result: _Sent | QCError) -> None:
+        """Raises LeaseLostError: another worker has the job."""
+        job, now = lease.job, self.clock()
+        if isinstance(result, QCError):
+            policy = RetryPolicy.of(self.settings.jobs)
+            if jobs.fail(session, job, result, now, policy, self._rng) is None:
+                raise LeaseLostError
+            return
+        if job.object_id is not None:
+            renditions.give(session, job, result.rendition_id)
+        if not result.to_commit:
+            lease.finish(session)
+        elif not jobs.sent(session, job, now, now + pledges.GATHER):
+            raise LeaseLostError
 
 
 def run(
@@ -242,13 +219,14 @@ def run(
     stop: threading.Event,
     originals: Originals | None = None,
     render: Render | None = None,
+    convert: Convert | None = None,
 ) -> None:
     """Deliver until `stop`, one destination's slowness not holding up another's objects.
 
     Storage commitment is asked for, and where others ask us judged and reported, beside it.
     """
     outages, capability = Outages(), Capability()
-    lanes = Lanes(settings.destination, settings.receive.ae_title)
+    lanes = Lanes(settings.destination, settings.receive.ae_title, convert=convert)
     # So many that a destination which takes all that it may leaves some for the others.
     places = sum(each.max_associations for each in settings.destination)
     count = min(max(places, 1), _MAX_THREADS)

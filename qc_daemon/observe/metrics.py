@@ -138,6 +138,11 @@ class Service(Collector):
         for outcome in ("back", "nowhere"):
             fetched.add_metric([outcome], self.board.total(f"fetched_{outcome}"))
         yield fetched
+        yield CounterMetricFamily(
+            "qc_daemon_spool_damaged_files",
+            "Altered files that a stage found in the spool and set aside.",
+            self.board.total("spool_damaged"),
+        )
 
     def _stored(self) -> Iterator[Metric]:
         """What only the database knows; without it one figure says so and the others are absent."""

@@ -193,6 +193,12 @@ def unavailable(session: Session, revision_id: int, now: datetime) -> bool:
     return dropped_at is not None
 
 
+def was_dropped(session: Session, revision_id: int) -> bool:
+    """Whether it was us who took the original's file away."""
+    dropped_at = session.scalar(select(Revision.dropped_at).where(Revision.id == revision_id))
+    return dropped_at is not None
+
+
 def kept(session: Session, paths: Iterable[str]) -> dict[str, bool]:
     """Of these files those that a row names; whether any such row still keeps its file."""
     rows = session.execute(

@@ -16,6 +16,15 @@ from qc_daemon.records.store import Store
 from qc_daemon.retain.retrieve import NotOfferedError, Wanted, get, move
 from qc_daemon.routing import SOURCE, Routes
 from qc_daemon.settings import DestinationSettings, Settings
+from qc_daemon.spool_file import (
+    DAMAGED_FOLDER,
+    Condition,
+    aside,
+    content_hash,
+    examine,
+    set_aside,
+    verify,
+)
 
 PixelHash = Callable[[Path], str]
 """SHA-256 of a file's decoded pixels, as at scoring; raises QCError."""
@@ -47,18 +56,42 @@ class Originals:
         self.log = log.get(role="retain")
 
     def __call__(self, facts: RevisionFacts) -> Path:
-        """The revision's file.
+        """The revision's file, whose bytes are those that were acknowledged.
 
-        Raises QCError: DELIVERY_UNREACHABLE if a destination that may have the object cannot be
-        asked; if none has it NOT_AVAILABLE, or SPOOL_MISSING if it was never dropped.
+        One with other bytes is set aside, and fetched again if a destination gives back the very
+        same bytes. Raises QCError: DELIVERY_UNREACHABLE if a destination that may have the object
+        cannot be asked; if none has it NOT_AVAILABLE, or if it was never dropped SPOOL_DAMAGED or
+        SPOOL_MISSING.
         """
         path = self.spool / facts.path
-        if path.is_file():
+        sha256 = content_hash(path, facts.sha256)
+        condition = examine(path, sha256)
+        if condition is Condition.DAMAGED and self._set_aside(path, sha256, facts) is None:
+            # A receiver has just put the right bytes back.
+            condition = examine(path, sha256)
+        if condition is Condition.INTACT:
             return path
+        if condition is Condition.UNREADABLE:
+            verify(path, sha256)
         if not self.spool.is_dir():
             # A disk that is not mounted: nothing is lost, and nothing to fetch into.
             raise QCError(ErrorCode.SPOOL_MISSING, "the spool is away")
         return self._fetch(facts)
+
+    def _set_aside(self, path: Path, sha256: str, facts: RevisionFacts) -> Path | None:
+        try:
+            moved = set_aside(self.spool, path, sha256)
+        except OSError as error:
+            raise _storage(error) from error
+        if moved is not None:
+            tally.add("spool_damaged")
+            self.log.critical(
+                "spool file damaged",
+                instance=facts.instance_id,
+                revision=facts.number,
+                path=moved.relative_to(self.spool),
+            )
+        return moved
 
     def _fetch(self, facts: RevisionFacts) -> Path:
         wanted = Wanted(
@@ -68,10 +101,13 @@ class Originals:
             facts.sop_class_uid,
             facts.transfer_syntax_uid,
         )
+        with self.store.read() as session:
+            was_dropped = retention.was_dropped(session, facts.revision_id)
+        is_damaged = not was_dropped and bool(aside(self.spool, facts.sha256))
         unreachable: QCError | None = None
         for destination in self.sources:
             try:
-                path = self._from(destination, wanted, facts)
+                path = self._from(destination, wanted, facts, only_same_bytes=is_damaged)
             except QCError as error:
                 if error.code is not ErrorCode.DELIVERY_UNREACHABLE:
                     raise
@@ -85,6 +121,13 @@ class Originals:
             dropped = retention.unavailable(session, facts.revision_id, self.clock())
         tally.add("fetched_nowhere")
         self.log.error("original not available", sop_instance=facts.sop_instance_uid)
+        if is_damaged:
+            raise QCError(
+                ErrorCode.SPOOL_DAMAGED,
+                "the received file was altered in the spool and set aside in its folder"
+                f" {DAMAGED_FOLDER}; no destination gives the same bytes back:"
+                " restore it from a backup, or have it sent again",
+            )
         raise QCError(
             # One that we did not drop may come back with its disk: that job waits, as an alarm.
             ErrorCode.NOT_AVAILABLE if dropped else ErrorCode.SPOOL_MISSING,
@@ -92,27 +135,48 @@ class Originals:
         )
 
     def _from(
-        self, destination: DestinationSettings, wanted: Wanted, facts: RevisionFacts
+        self,
+        destination: DestinationSettings,
+        wanted: Wanted,
+        facts: RevisionFacts,
+        *,
+        only_same_bytes: bool,
     ) -> Path | None:
         try:
             content = get(destination, self.ae_title, wanted)
         except NotOfferedError:
             return self._moved(destination, wanted, facts)
-        return None if content is None else self._taken(destination, content, facts)
+        if content is None:
+            return None
+        return self._taken(destination, content, facts, only_same_bytes=only_same_bytes)
 
     def _moved(
         self, destination: DestinationSettings, wanted: Wanted, facts: RevisionFacts
     ) -> Path | None:
         """Our receiver puts the bytes it knows where they were; others come as a new revision."""
         move(destination, self.ae_title, wanted)
-        if not (self.spool / facts.path).is_file():
+        path = self.spool / facts.path
+        if examine(path, content_hash(path, facts.sha256)) is not Condition.INTACT:
             return None
         return self._back(destination, facts, facts.path, facts.size)
 
     def _taken(
-        self, destination: DestinationSettings, content: bytes, facts: RevisionFacts
+        self,
+        destination: DestinationSettings,
+        content: bytes,
+        facts: RevisionFacts,
+        *,
+        only_same_bytes: bool,
     ) -> Path | None:
         sha256 = hashlib.sha256(content).hexdigest()
+        if only_same_bytes and sha256 != facts.sha256:
+            # It may still have to go to other destinations, as it was received.
+            self.log.warning(
+                "other bytes came back",
+                destination=destination.name,
+                sop_instance=facts.sop_instance_uid,
+            )
+            return None
         with _written(content, self.spool / "incoming") as part:
             if sha256 != facts.sha256 and not self._same_pixels(part, facts):
                 self.log.warning(

@@ -72,38 +72,58 @@ class DecodeProcess:
         self._child = None
         self._busy = False
 
-    def summary(self, path: Path) -> Summary:
+    def summary(self, path: Path, sha256: str | None = None) -> Summary:
         """Header, frame count and pixel hash. Decodes every frame, keeps none.
 
-        Raises QCError as `detector.reader.summarise`, or DECODE_TIMEOUT, DECODE_MEMORY,
+        With `sha256` a file of other bytes is not read. Raises QCError as
+        `detector.reader.summarise` and `spool_file.verify`, or DECODE_TIMEOUT, DECODE_MEMORY,
         DECODE_FAILED.
         """
-        with _Call(self, {"do": "summary", "path": str(path.absolute())}) as call:
+        with _Call(self, _request("summary", path, sha256)) as call:
             reply = call.reply()
             call.finished()
             return Summary(**reply["summary"])
 
-    def measurements(self, path: Path) -> list[Measured]:
+    def measurements(self, path: Path, sha256: str | None = None) -> list[Measured]:
         """What a structured report measured; at least one.
 
-        Raises QCError as `obgyn.read_measurements`, or DECODE_TIMEOUT, DECODE_MEMORY,
+        With `sha256` a file of other bytes is not read. Raises QCError as
+        `obgyn.read_measurements` and `spool_file.verify`, or DECODE_TIMEOUT, DECODE_MEMORY,
         DECODE_FAILED.
         """
-        with _Call(self, {"do": "measurements", "path": str(path.absolute())}) as call:
+        with _Call(self, _request("measurements", path, sha256)) as call:
             reply = call.reply()
             call.finished()
             return [Measured(**each) for each in reply["measurements"]]
 
-    def frames(self, path: Path, numbers: Sequence[int] | None = None) -> Iterator[Frame]:
+    def frames(
+        self, path: Path, numbers: Sequence[int] | None = None, sha256: str | None = None
+    ) -> Iterator[Frame]:
         """The frames of these numbers (None: all), ascending, one in memory at a time.
 
-        Raises QCError as `detector.reader.read_frames`, or DECODE_TIMEOUT, DECODE_MEMORY,
+        With `sha256` a file of other bytes is not read. Raises QCError as
+        `detector.reader.read_frames` and `spool_file.verify`, or DECODE_TIMEOUT, DECODE_MEMORY,
         DECODE_FAILED. Leaving early costs a restart of the child.
         """
         asked = None if numbers is None else sorted(set(numbers))
-        with _Call(self, {"do": "frames", "path": str(path.absolute()), "numbers": asked}) as call:
+        with _Call(self, _request("frames", path, sha256) | {"numbers": asked}) as call:
             while "done" not in (reply := call.reply()):
                 yield _frame(reply, call.pixels(reply["shape"], self._max_pixels))
+            call.finished()
+
+    def convert(
+        self, path: Path, transfer_syntax: str, sha256: str | None = None
+    ) -> Iterator[bytes]:
+        """The object as a PS3.10 file in another transfer syntax, in blocks.
+
+        With `sha256` a file of other bytes is not read. Raises QCError as
+        `transfer_syntax.reencoded` and `spool_file.verify`, or DECODE_TIMEOUT, DECODE_MEMORY,
+        DECODE_FAILED.
+        """
+        request = _request("convert", path, sha256) | {"transfer_syntax": transfer_syntax}
+        with _Call(self, request) as call:
+            while "done" not in call.reply():
+                yield call.block()
             call.finished()
 
     def _ready(self) -> "_Child":
@@ -214,6 +234,10 @@ class _Call:
             raise self._lost() from None
         return pixels
 
+    def block(self) -> bytes:
+        """The bytes that follow a message of a conversion."""
+        return self._receive()
+
     def finished(self) -> None:
         """The child has said all; it may be asked again."""
         self._owner._busy = False
@@ -242,6 +266,10 @@ class _Call:
         self._owner.close()
         name = signal.Signals(-status).name if status < 0 else f"exit {status}"
         return QCError(ErrorCode.DECODE_FAILED, f"the decoder process died ({name})")
+
+
+def _request(do: str, path: Path, sha256: str | None) -> dict[str, Any]:
+    return {"do": do, "path": str(path.absolute()), "sha256": sha256}
 
 
 def _environment() -> dict[str, str]:

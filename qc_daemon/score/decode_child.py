@@ -11,6 +11,7 @@ import resource
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,6 +23,8 @@ from detector.codes import ErrorCode, QCError
 from detector.frame import Frame
 from detector.reader import read_frames, summarise
 from qc_daemon.score.obgyn import read_measurements
+from qc_daemon.spool_file import verified
+from qc_daemon.transfer_syntax import reencoded
 
 _PR_SET_PDEATHSIG = 1
 
@@ -81,17 +84,25 @@ def answer(connection: Connection, request: dict[str, Any], max_pixels: int) -> 
 def replies(
     request: dict[str, Any], max_pixels: int
 ) -> Iterator[tuple[dict[str, Any], memoryview | None]]:
-    """Messages, each with the raw pixels that follow it, if any."""
-    path = Path(request["path"])
-    if request["do"] == "summary":
-        yield {"summary": asdict(summarise(path, max_pixels))}, None
-        return
-    if request["do"] == "measurements":
-        yield {"measurements": [asdict(each) for each in read_measurements(path)]}, None
-        return
-    for frame in read_frames(path, request["numbers"], max_pixels):
-        yield described(frame), frame.pixels.data.cast("B")
-    yield {"done": True}, None
+    """Messages, each with the raw bytes that follow it, if any.
+
+    The last one comes only if the file still is what it was when its hash was compared.
+    """
+    file, sha256 = Path(request["path"]), request["sha256"]
+    last: dict[str, Any] = {"done": True}
+    with nullcontext(file) if sha256 is None else verified(file, sha256) as path:
+        match request["do"]:
+            case "summary":
+                last = {"summary": asdict(summarise(path, max_pixels))}
+            case "measurements":
+                last = {"measurements": [asdict(each) for each in read_measurements(path)]}
+            case "convert":
+                for block in reencoded(path, request["transfer_syntax"]):
+                    yield {"bytes": len(block)}, memoryview(block)
+            case _:
+                for frame in read_frames(path, request["numbers"], max_pixels):
+                    yield described(frame), frame.pixels.data.cast("B")
+    yield last, None
 
 
 def described(frame: Frame) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from qc_daemon.score.findings import findings_of
 from qc_daemon.score.models import Models
 from qc_daemon.score.obgyn import STRUCTURED_REPORTS
 from qc_daemon.settings import Settings
+from qc_daemon.spool_file import content_hash
 
 log = structlog.get_logger(__name__)
 
@@ -88,7 +89,7 @@ class ScoreWorker:
         if facts.sop_class_uid in STRUCTURED_REPORTS:
             self._read(lease, facts, path)
             return
-        summary = self.decoder.summary(path)
+        summary = self.decoder.summary(path, content_hash(path, facts.sha256))
         lease.check()
         with self.store.begin() as session:
             content = revisions.pixels_known(
@@ -109,7 +110,7 @@ class ScoreWorker:
 
     def _read(self, lease: Lease, facts: RevisionFacts, path: Path) -> None:
         """A report has no pixels to score, but the machine's measurements."""
-        found = self.decoder.measurements(path)
+        found = self.decoder.measurements(path, content_hash(path, facts.sha256))
         values = [MeasuredValue(m.fetus, m.concept, m.value, m.unit) for m in found]
         with self.store.begin() as session:
             measurements.store(session, facts.revision_id, values)
@@ -120,7 +121,11 @@ class ScoreWorker:
         self, lease: Lease, facts: RevisionFacts, path: Path, frames: int, other: bool
     ) -> list[Finding]:
         return findings_of(
-            self.decoder.frames(path, spread(frames, self.settings.score.cine_frames)),
+            self.decoder.frames(
+                path,
+                spread(frames, self.settings.score.cine_frames),
+                content_hash(path, facts.sha256),
+            ),
             self.models.judge(facts.bundle_id),
             revision=facts.number,
             study_instance_uid=facts.study_instance_uid,

@@ -10,10 +10,13 @@ import pytest
 from pydicom import Dataset
 from sqlalchemy import select
 
+from detector.codes import ErrorCode, QCError
+from qc_daemon.convert import Converter
 from qc_daemon.deliver.worker import Deliverer
 from qc_daemon.records import receipts, schema
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobRow
+from qc_daemon.retain import Originals
 from qc_daemon.settings import Settings
 from tests.wire import Pacs, part10
 
@@ -58,7 +61,19 @@ class Yard:
         return self.now
 
     def deliverer(self) -> Deliverer:
-        return Deliverer(self.store, self.settings, "test", clock=self.clock)
+        """With originals and conversion as in the service."""
+
+        def no_pixels(_path: Path) -> str:
+            raise QCError(ErrorCode.UNREADABLE, "not decoded here")
+
+        return Deliverer(
+            self.store,
+            self.settings,
+            "test",
+            clock=self.clock,
+            originals=Originals(self.store, self.settings, no_pixels, self.clock),
+            convert=Converter(self.settings.score),
+        )
 
     def states(self) -> list[tuple[str, str | None]]:
         """State and error code of each deliver job."""
@@ -79,7 +94,7 @@ def pacs() -> Iterator[Pacs]:
 @pytest.fixture
 def yard(tmp_path: Path, pacs: Pacs) -> Iterator[Yard]:
     spool = tmp_path / "spool"
-    spool.mkdir()
+    (spool / "incoming").mkdir(parents=True)
     settings = Settings(
         store={"url": f"sqlite:///{tmp_path / 'qc.db'}", "spool": spool},
         jobs={"backoff_seconds": 30, "poll_seconds": 0.05},

@@ -15,6 +15,7 @@ from detector.vocabulary import View
 from qc_daemon.operate import activate_bundle, quarantined, release, seed_bundle, stored_findings
 from qc_daemon.records import jobs, schema
 from qc_daemon.records.receipts import Receipt, admit
+from qc_daemon.records.revisions import RevisionFacts
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobState
 from qc_daemon.score.worker import ScoreWorker
@@ -147,6 +148,39 @@ def test_a_file_gone_from_the_spool_alarms_and_waits(
         (job,) = jobs.listing(session, kinds=[JobKind.SCORE])
     assert (job.state, job.error_code) == (JobState.READY, ErrorCode.SPOOL_MISSING)
     hidden.rename(file)
+    assert worker.run_one()
+    assert len(stored_findings(worker.settings, None, None)) == 1
+
+
+@pytest.mark.parametrize("when", ["before", "after the check"])
+def test_an_altered_file_is_not_scored(
+    worker: ScoreWorker, objects: list[Dataset], when: str
+) -> None:
+    receive(worker, objects[0])
+    (file,) = worker.settings.store.spool.iterdir()
+    received = file.read_bytes()
+
+    def alter() -> None:
+        file.write_bytes(received[:-3] + bytes([received[-3] ^ 1]) + received[-2:])
+
+    find = worker.originals
+    if when == "before":
+        alter()
+    else:
+
+        def find_then_alter(facts: RevisionFacts) -> Path:
+            path = find(facts)
+            alter()
+            return path
+
+        worker.originals = find_then_alter
+    worker.run_one()
+    with worker.store.read() as session:
+        (job,) = jobs.listing(session, kinds=[JobKind.SCORE])
+    assert (job.state, job.error_code) == (JobState.READY, ErrorCode.SPOOL_DAMAGED)
+    assert stored_findings(worker.settings, None, None) == []
+    worker.originals = find
+    file.write_bytes(received)
     assert worker.run_one()
     assert len(stored_findings(worker.settings, None, None)) == 1
 

@@ -1,0 +1,248 @@
+"""What was altered in the spool goes nowhere; what was acknowledged does, once it is back."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import Dataset
+from pydicom.uid import ImplicitVRLittleEndian
+from pynetdicom import AE, evt
+
+from detector.codes import ErrorCode
+from qc_daemon import spool_file
+from qc_daemon.deliver.worker import Deliverer
+from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from qc_daemon.observe import tally
+from qc_daemon.settings import DestinationSettings
+from tests.deliver.conftest import Yard
+from tests.stowing import Web, stored
+from tests.wire import CANARY, Pacs, part10, ultrasound
+
+GET = "1.2.840.10008.5.1.4.1.2.2.3"
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def rename_patient(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"CANARYID4711", b"CANARYID4712"))
+
+
+def replace_by_another(path: Path) -> None:
+    path.write_bytes(part10(ultrasound()))
+
+
+ALTERED: dict[str, Callable[[Path], None]] = {
+    "bit flip": flip,
+    "truncated": truncate,
+    "another Patient ID": rename_patient,
+    "another object": replace_by_another,
+}
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    made = Web().start()
+    yield made
+    made.stop()
+
+
+def run(deliverer: Deliverer) -> None:
+    while deliverer.run_once():
+        pass
+    deliverer.close()
+
+
+@pytest.mark.parametrize("alter", ALTERED.values(), ids=ALTERED)
+def test_with_the_pacs_down_then_up_only_what_was_received_arrives(
+    yard: Yard, pacs: Pacs, alter: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound, wrong = ultrasound(), ultrasound()
+    yard.admit(sound)
+    path = yard.admit(wrong)
+    original = path.read_bytes()
+    run(yard.deliverer())
+    alter(path)
+    altered = path.read_bytes()
+    counted = tally.board().total("spool_damaged")
+    pacs.start()
+    for _ in range(2):
+        yard.now += timedelta(hours=2)
+        run(yard.deliverer())
+    assert pacs.uids() == [sound.SOPInstanceUID]
+    assert yard.states()[0] == ("done", None)
+    assert yard.states()[1] == ("ready", ErrorCode.SPOOL_DAMAGED)
+    (kept,) = spool_file.aside(yard.spool, path.stem)
+    assert kept.read_bytes() == altered
+    assert tally.board().total("spool_damaged") == counted + 1
+    assert CANARY not in "".join(capsys.readouterr())
+    # The right bytes come back, from a backup or from the modality.
+    path.write_bytes(original)
+    yard.now += timedelta(hours=2)
+    run(yard.deliverer())
+    assert sorted(pacs.uids()) == sorted([sound.SOPInstanceUID, wrong.SOPInstanceUID])
+    assert yard.states() == [("done", None)] * 2
+
+
+@pytest.mark.parametrize("alter", ALTERED.values(), ids=ALTERED)
+@pytest.mark.parametrize("kind", ["pacs", "web", "share"])
+def test_a_file_altered_between_the_check_and_the_sending_does_not_arrive(
+    yard: Yard, pacs: Pacs, web: Web, kind: str, alter: Callable[[Path], None]
+) -> None:
+    """Whatever carries it: the receiver never has the whole of it."""
+    dataset = ultrasound()
+    pacs.start()
+    web.body = stored(dataset.SOPInstanceUID)
+    yard.settings.destination.append(
+        DestinationSettings(name="web", kind="dicomweb", url=web.url, timeout=20)
+    )
+    path = yard.admit(dataset, destination=kind)
+    original = path.read_bytes()
+
+    def checked(_facts: Any) -> Path:
+        spool_file.verify(path, path.stem)
+        alter(path)
+        return path
+
+    deliverer = Deliverer(yard.store, yard.settings, "test", clock=yard.clock, originals=checked)
+    run(deliverer)
+    assert yard.states() == [("ready", ErrorCode.SPOOL_DAMAGED)]
+    assert (pacs.received, web.requests) == ([], [])
+    folder = yard.settings.destination[1].folder
+    assert folder is not None
+    assert not folder.exists() or list(folder.iterdir()) == []
+    path.write_bytes(original)
+    yard.now += timedelta(hours=2)
+    run(yard.deliverer())
+    assert yard.states() == [("done", None)]
+
+
+def test_a_file_replaced_between_the_check_and_the_sending_does_not_arrive(
+    yard: Yard, pacs: Pacs
+) -> None:
+    pacs.start()
+    dataset = ultrasound()
+    path = yard.admit(dataset)
+    other = yard.spool / "other"
+    other.write_bytes(part10(ultrasound()))
+
+    def checked(_facts: Any) -> Path:
+        spool_file.verify(path, path.stem)
+        shutil.copy(path, yard.spool / "saved")
+        other.replace(path)
+        return path
+
+    run(Deliverer(yard.store, yard.settings, "test", clock=yard.clock, originals=checked))
+    assert pacs.received == []
+    assert yard.states() == [("ready", ErrorCode.SPOOL_DAMAGED)]
+
+
+def test_after_an_aborted_object_the_next_ones_arrive(yard: Yard, pacs: Pacs) -> None:
+    pacs.start()
+    first, second = ultrasound(), ultrasound()
+    wrong = yard.admit(first)
+    yard.admit(second)
+
+    def checked(facts: Any) -> Path:
+        path = yard.spool / str(facts.path)
+        if path == wrong:
+            flip(path)
+        return path
+
+    run(Deliverer(yard.store, yard.settings, "test", clock=yard.clock, originals=checked))
+    assert pacs.uids() == [second.SOPInstanceUID]
+    assert yard.states() == [("ready", ErrorCode.SPOOL_DAMAGED), ("done", None)]
+
+
+@pytest.mark.parametrize("alter", ALTERED.values(), ids=ALTERED)
+def test_an_altered_file_is_not_encoded_anew(
+    yard: Yard, pacs: Pacs, alter: Callable[[Path], None]
+) -> None:
+    pacs.syntaxes = (ImplicitVRLittleEndian,)
+    pacs.start()
+    path = yard.admit(ultrasound())
+    deliverer = yard.deliverer()
+
+    def checked(_facts: Any) -> Path:
+        alter(path)
+        return path
+
+    deliverer.forms._originals = checked
+    run(deliverer)
+    assert pacs.received == []
+    assert yard.states() == [("ready", ErrorCode.SPOOL_DAMAGED)]
+
+
+def test_it_is_fetched_again_from_a_destination_that_holds_it(yard: Yard, pacs: Pacs) -> None:
+    """One archive has it already, byte for byte; the other one gets those bytes."""
+    dataset = ultrasound()
+    # The meta group that our receiver writes.
+    dataset.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    archive = Holding(dataset)
+    yard.settings.destination += [
+        DestinationSettings(name="vna", host="127.0.0.1", port=archive.port, objects=["source"])
+    ]
+    path = yard.admit(dataset)
+    original = path.read_bytes()
+    flip(path)
+    pacs.start()
+    try:
+        run(yard.deliverer())
+        assert yard.states() == [("done", None)]
+        ((uid, _, data),) = pacs.received
+        assert uid == dataset.SOPInstanceUID
+        assert original.endswith(data)
+        assert path.read_bytes() == original
+    finally:
+        archive.stop()
+
+
+def test_other_bytes_of_the_same_object_are_not_sent_in_its_place(yard: Yard, pacs: Pacs) -> None:
+    dataset = ultrasound()
+    path = yard.admit(dataset)
+    flip(path)
+    dataset.PatientName = "COERCED"
+    archive = Holding(dataset)
+    yard.settings.destination += [
+        DestinationSettings(name="vna", host="127.0.0.1", port=archive.port, objects=["source"])
+    ]
+    pacs.start()
+    try:
+        run(yard.deliverer())
+        assert yard.states() == [("ready", ErrorCode.SPOOL_DAMAGED)]
+        assert pacs.received == []
+    finally:
+        archive.stop()
+
+
+class Holding:
+    """An archive that holds one object and gives it back by C-GET."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        ae = AE("VNA")
+        ae.add_supported_context(GET)
+        syntax = dataset.file_meta.TransferSyntaxUID
+        ae.add_supported_context(dataset.SOPClassUID, syntax, scu_role=True, scp_role=True)
+        self._dataset = dataset
+        self._server = ae.start_server(
+            ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_GET, self._get)]
+        )
+        self.port: int = self._server.server_address[1]
+
+    def _get(self, _event: Any) -> Iterator[Any]:
+        yield 1
+        yield 0xFF00, self._dataset
+
+    def stop(self) -> None:
+        self._server.shutdown()
