@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-slow lint bench bench-receive bench-faults bench-soak bench-latency conformance bundle install lock clean
+.PHONY: demo test test-slow lint bench bench-receive bench-faults bench-soak bench-latency bench-queue conformance bundle install lock clean
 
 demo: install
 	$(BIN)/qc-daemon demo
@@ -46,6 +46,11 @@ bench-soak: install
 # Last image of an exam to its report at the PACS, beside the models' own time.
 bench-latency: install
 	$(BIN)/python benchmarks/latency.py
+
+# What a claim and the other questions to the queue cost with 200,000 jobs waiting.
+bench-queue: install
+	@sh deploy/system-tools.sh
+	$(BIN)/python benchmarks/queue_backlog.py
 
 # The tables of docs/conformance.md from the code.
 conformance: install

@@ -53,6 +53,7 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     and_,
+    bindparam,
     delete,
     func,
     literal,
@@ -199,9 +200,10 @@ def claim(
     of its worker. On PostgreSQL claimers pass over each other's rows (SKIP LOCKED); on SQLite they
     take turns. The cost does not depend on how many jobs wait.
     """
-    expired = select(JobRow).where(JobRow.state == JobState.LEASED, JobRow.lease_until <= now)
+    # Only leased jobs have a `lease_until`; its index holds no others.
+    expired = select(JobRow).where(JobRow.lease_until.is_not(None), JobRow.lease_until <= now)
     _lost(session, _locked(session, expired), now, max_deaths, count_death=True)
-    _forget_future(session, now)
+    forget_future(session, now)
     lines = [
         _due(session, kind, destination, now)
         for kind in kinds
@@ -225,15 +227,15 @@ def claim(
     return None
 
 
-def waiting_destinations(session: Session) -> list[str]:
-    """The destinations that ready deliver jobs are for, sorted.
+def destinations_with(session: Session, state: JobState = JobState.READY) -> list[str]:
+    """The destinations that deliver jobs in this state are for, sorted.
 
-    One index probe a destination: DISTINCT would read every ready job.
+    One index probe a destination: DISTINCT would read every job.
     """
     names: list[str] = []
     while True:
         following = select(func.min(JobRow.destination)).where(
-            JobRow.state == JobState.READY, JobRow.kind == JobKind.DELIVER
+            JobRow.state == state, JobRow.kind == JobKind.DELIVER
         )
         if names:
             following = following.where(JobRow.destination > names[-1])
@@ -248,7 +250,7 @@ def _destinations_of(
 ) -> Collection[str]:
     if kind is not JobKind.DELIVER:
         return ("",)
-    return waiting_destinations(session) if destinations is None else sorted(set(destinations))
+    return destinations_with(session) if destinations is None else sorted(set(destinations))
 
 
 def _due(
@@ -307,12 +309,7 @@ def _waits(session: Session, ids: Sequence[int]) -> dict[int, datetime | None]:
     """
     if not ids:
         return {}
-    job = aliased(JobRow)
-    rows = session.execute(
-        select(job.id, job.exam_id, job.destination, _images_unsent(job))
-        .where(job.id.in_(ids))
-        .where(or_(_earlier_unsent(job), _amends_unsent(job), _images_unsent(job)))
-    ).all()
+    rows = session.execute(_WAITING, {"ids": list(ids)}).all()
     last_image: dict[tuple[int, str], datetime | None] = {}
     waits: dict[int, datetime | None] = {}
     for job_id, exam_id, destination, has_images in rows:
@@ -388,6 +385,20 @@ def _images_unsent(job: type[JobRow]) -> ColumnElement[bool]:
         job.object_id.is_not(None),
         select(image.id).where(_is_awaited_image(image, job.exam_id, job.destination)).exists(),
     )
+
+
+def _waiting() -> Select[int, int, str, bool]:
+    """Those of the jobs `ids` that wait for others; whether images are among these."""
+    job = aliased(JobRow)
+    has_images = _images_unsent(job)
+    return select(job.id, job.exam_id, job.destination, has_images).where(
+        job.id.in_(bindparam("ids", expanding=True)),
+        or_(_earlier_unsent(job), _amends_unsent(job), has_images),
+    )
+
+
+# Made once: SQLAlchemy takes longer to build it than a database to answer.
+_WAITING = _waiting()
 
 
 def _last_earlier(session: Session, job_id: int) -> datetime | None:
@@ -756,19 +767,16 @@ def _lost(
     return len(rows)
 
 
-def _forget_future(session: Session, now: datetime) -> None:
+def forget_future(session: Session, now: datetime) -> None:
     """Jobs that were made to wait by a clock that has been set back since are due now."""
     ahead = now + CLOCK_SKEW
-    changed(
-        session,
-        update(JobRow)
-        .where(
-            JobRow.state == JobState.READY,
-            JobRow.updated_at > ahead,
-            JobRow.not_before > ahead,
+    for state in (JobState.READY, JobState.SENT):
+        changed(
+            session,
+            update(JobRow)
+            .where(JobRow.state == state, JobRow.updated_at > ahead, JobRow.not_before > ahead)
+            .values(not_before=now, updated_at=now),
         )
-        .values(not_before=now, updated_at=now),
-    )
 
 
 def reopen(session: Session, exam_id: int, now: datetime) -> None:

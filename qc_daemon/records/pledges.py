@@ -19,7 +19,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from detector.codes import ErrorCode, QCError
@@ -30,6 +30,7 @@ from qc_daemon.records.rows import changed
 from qc_daemon.records.tables import (
     GivenRendition,
     Instance,
+    JobKind,
     JobRow,
     JobState,
     Pledge,
@@ -81,10 +82,15 @@ class Settled:
 
 def waiting(session: Session, now: datetime) -> list[str]:
     """Destinations with sent objects whose commitment is to be asked for now."""
-    found = session.scalars(
-        select(JobRow.destination).where(*_due(now)).distinct().order_by(JobRow.destination)
-    )
-    return list(found)
+    return [
+        name
+        for name in jobs.destinations_with(session, JobState.SENT)
+        if any(
+            session.execute(select(JobRow.id).where(*_sent_to(name), due).limit(1)).first()
+            # Two questions: OR would keep either index from being used.
+            for due in (JobRow.not_before <= now, JobRow.updated_at > now + CLOCK_SKEW)
+        )
+    ]
 
 
 def ask(
@@ -101,11 +107,12 @@ def ask(
 
     Its jobs are asked about again after `patience`, and each time that nobody told some time later.
     """
+    jobs.forget_future(session, now)
     rows = session.scalars(
         select(JobRow)
         # With those that are due soon, so that fewer requests ask for more.
-        .where(JobRow.destination == destination, *_due(now + GATHER))
-        .order_by(JobRow.id)
+        .where(*_sent_to(destination), JobRow.not_before <= now + GATHER)
+        .order_by(JobRow.not_before, JobRow.id)
         .limit(limit)
         .with_for_update(of=JobRow, skip_locked=True, key_share=True)
         .execution_options(populate_existing=True)
@@ -297,11 +304,12 @@ def forget(session: Session, before: datetime) -> int:
     return len(ids)
 
 
-def _due(now: datetime) -> list[ColumnElement[bool]]:
-    """Sent jobs to be asked about now, or put off by a clock that has been set back since."""
+def _sent_to(destination: str) -> list[ColumnElement[bool]]:
+    """Sent jobs of the destination, by the columns of the index that claims use."""
     return [
         JobRow.state == JobState.SENT,
-        or_(JobRow.not_before <= now, JobRow.updated_at > now + CLOCK_SKEW),
+        JobRow.kind == JobKind.DELIVER,
+        JobRow.destination == destination,
     ]
 
 

@@ -24,6 +24,7 @@ from sqlalchemy import (
     String,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -374,6 +375,12 @@ class JobRow(Base):
         ),
         # A claim reads the first due job of each destination and no more.
         Index(None, "state", "kind", "destination", "not_before", "id"),
+        Index(
+            None,
+            "lease_until",
+            sqlite_where=text("lease_until IS NOT NULL"),
+            postgresql_where=text("lease_until IS NOT NULL"),
+        ),
         # Jobs that a clock set back left in the future.
         Index(None, "state", "updated_at"),
         Index(None, "exam_id", "kind", "state"),
