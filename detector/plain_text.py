@@ -1,4 +1,4 @@
-"""Text from outside, made safe to show: what would steer a terminal is shown as its escape."""
+"""Text from outside: made safe to show, and folded to be searched."""
 
 import unicodedata
 
@@ -17,6 +17,17 @@ def visible(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(_escape(letter) if _steers(letter) else letter for letter in text)
+
+
+def fold(text: str) -> str:
+    """Words to search by: without case, accents and punctuation, separated by single spaces."""
+    letters = unicodedata.normalize("NFKD", text).casefold()
+    kept = (
+        letter if unicodedata.category(letter)[0] in "LN" else " "
+        for letter in letters
+        if not unicodedata.combining(letter)
+    )
+    return " ".join("".join(kept).split())
 
 
 def _steers(letter: str) -> bool:

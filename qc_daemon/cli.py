@@ -4,7 +4,9 @@ Heavy modules are imported inside their verb, so that `--help` and the receiver 
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,17 +18,22 @@ from detector import console
 from detector.version_option import add_version
 from qc_daemon.settings import ClientTLSSettings, Settings, load
 from qc_daemon.tables import (
+    FINDING_COLUMNS,
     FORMAT_HELP,
+    GATES_HELP,
+    SCORE_COLUMNS,
     TABLE_LIMIT,
     Listing,
+    flat,
     parse_format,
     say,
-    write_findings,
+    write_lines,
     write_list,
     write_record,
 )
 
 if TYPE_CHECKING:
+    from qc_daemon.records.listings import ExamFilter
     from qc_daemon.records.progress import Progress
 
 app = typer.Typer(
@@ -44,7 +51,7 @@ rejection = typer.Typer(no_args_is_help=True, help="Images that a person rejects
 rules = typer.Typer(no_args_is_help=True, help="Routing rules: which objects go where.")
 spool = typer.Typer(no_args_is_help=True, help="Received files that the database does not know.")
 destination = typer.Typer(no_args_is_help=True, help="Where objects go, and what waits for it.")
-exam = typer.Typer(no_args_is_help=True, help="Examinations: close one now.")
+exam = typer.Typer(no_args_is_help=True, help="Examinations: list, find, close one now.")
 commitment = typer.Typer(no_args_is_help=True, help="Storage commitment asked of us.")
 db = typer.Typer(no_args_is_help=True, help="The database: migrate, check, back up.")
 app.add_typer(queue, name="queue")
@@ -68,6 +75,8 @@ Limit = Annotated[
     int | None,
     typer.Option(help=f"At most so many, 0: all. A table has {TABLE_LIMIT} unless told otherwise."),
 ]
+_LARGEST_ID = 2**63 - 1
+Ids = Annotated[list[int], typer.Argument(min=1, max=_LARGEST_ID, help="As listed.")]
 Since = Annotated[
     str | None, typer.Option(help="From this day or moment on: ISO 8601, UTC unless it says.")
 ]
@@ -135,11 +144,19 @@ def send(
         raise typer.Exit(console.FAILED)
 
 
-@app.command()
+@app.command(epilog=GATES_HELP)
 def score(
     paths: Paths,
     bundle: Annotated[str, typer.Option(help="A shipped bundle's name or a folder.")] = "default",
     format: Format = "table",
+    all_frames: Annotated[
+        bool | None,
+        typer.Option(
+            "--all-frames/--best-frames",
+            help="Of a cine every frame scored, or the best of each view: a table or CSV has the"
+            " best, JSON all, unless told otherwise.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     sr: Annotated[Path | None, typer.Option(help="Folder for an SR of each DICOM file.")] = None,
     overlay: Annotated[
@@ -155,8 +172,12 @@ def score(
     # What is wrong with the wish is said before the models' libraries load, which takes seconds.
     chosen = parse_format(format)
     Bundle.open(bundle)
-    from qc_daemon.score.offline import score_files
+    from qc_daemon.results import shown
+    from qc_daemon.score.offline import files_under, score_files
 
+    if not files_under(paths):
+        names = ", ".join(map(str, paths))
+        raise console.UsageError(f"{names}: no files there; give DICOM or picture files")
     settings = Settings()
     settings.score.bundle, settings.score.device = bundle, device
     tell = None
@@ -164,45 +185,204 @@ def score(
         from qc_daemon.report.offline import Writer
 
         tell = Writer(sr, overlay)
-    failed = write_findings(score_files(paths, settings.score, tell), chosen)
-    if failed:
+    has_failed = False
+
+    def scored() -> Iterator[dict[str, Any]]:
+        nonlocal has_failed
+        for finding in score_files(paths, settings.score, tell):
+            has_failed = has_failed or "error" in finding
+            yield finding
+
+    if chosen == "json" and all_frames is not False:
+        write_lines(scored(), "json", ())
+    elif chosen == "json":
+        write_lines(shown(scored(), False), "json", ())
+    else:
+        rows = map(flat, shown(scored(), bool(all_frames)))
+        columns = SCORE_COLUMNS if chosen == "csv" else FINDING_COLUMNS
+        if chosen == "csv":
+            write_lines(rows, "csv", columns)
+        else:
+            write_list("findings", list(rows), chosen, columns=columns)
+    if has_failed:
         raise typer.Exit(console.FAILED)
 
 
-@app.command()
+@app.command(epilog=GATES_HELP)
 def results(
     config: Config = None,
     study: Annotated[str | None, typer.Option(help="Study Instance UID.")] = None,
-    since: Annotated[str | None, typer.Option(help="Received since, ISO 8601, UTC.")] = None,
+    exam: Annotated[
+        int | None, typer.Option(min=1, max=_LARGEST_ID, help="Exam id, as in exam list.")
+    ] = None,
+    patient: Annotated[str | None, typer.Option(help="Patient ID, or words of the name.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Received from this day or moment on: ISO 8601, UTC.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Received up to this day, or before this moment.")
+    ] = None,
+    all_frames: Annotated[
+        bool | None,
+        typer.Option(
+            "--all-frames/--best-frames",
+            help="Of a cine every frame scored, or the best of each view: a table or CSV has the"
+            " best, JSON all, unless told otherwise.",
+        ),
+    ] = None,
+    all_revisions: Annotated[
+        bool | None,
+        typer.Option(
+            "--all-revisions/--current",
+            help="Also what a later content of the same image has superseded, marked so: in JSON"
+            " always, unless told otherwise.",
+        ),
+    ] = None,
+    limit: Limit = None,
     format: Format = "table",
 ) -> None:
-    """Show stored findings and recorded reasons; of a study, as a table, its state before them.
+    """Show stored findings and recorded reasons; of an exam, as a table, its state before them.
 
-    Example: qc-daemon results --since 2026-11-01 --format csv
+    CSV has one value a column, and the patient ID: keep it where patient data may be.
+
+    Example: qc-daemon results --since 2026-11-01 --until 2026-11-30 --format csv
     """
     from qc_daemon.exam_state import state_lines
-    from qc_daemon.operate import stored_findings
+    from qc_daemon.operate import parse_window
+    from qc_daemon.records.listings import ExamFilter
+    from qc_daemon.results import CSV_COLUMNS, TABLE_COLUMNS, stored_rows
 
     settings, chosen = load(config), parse_format(format)
-    found = stored_findings(settings, study, since)
-    if study is not None and chosen == "table":
-        for line in state_lines(settings, study):
-            say(line)
-    write_findings(found, chosen)
+    wanted = ExamFilter(exam_id=exam, study=study, patient=patient)
+    window = parse_window(since, until, _limit(limit, chosen))
+    rows = stored_rows(
+        settings,
+        wanted,
+        # One row more tells whether there are more.
+        replace(window, limit=window.limit and window.limit + 1),
+        "finding" if chosen == "json" else "row",
+        all_frames=chosen == "json" if all_frames is None else all_frames,
+        all_revisions=chosen == "json" if all_revisions is None else all_revisions,
+        best_first=chosen == "table",
+    )
+    if chosen == "table":
+        if study is not None or exam is not None:
+            for line in state_lines(settings, study, exam):
+                say(line)
+        told = list(rows)
+        is_cut = window.limit is not None and len(told) > window.limit
+        page = Listing(told[: window.limit], None if is_cut else len(told))
+        write_list("findings", page, columns=TABLE_COLUMNS, is_filtered=True)
+    else:
+        write_lines(islice(rows, window.limit), chosen, CSV_COLUMNS)
+
+
+Patient = Annotated[
+    str | None, typer.Option(help="Whole patient ID, or words of the name in any order.")
+]
+ExamStates = Annotated[list[str] | None, typer.Option(help="open or closed; repeatable.")]
+
+
+@exam.command("list")
+def exam_list(
+    config: Config = None,
+    patient: Patient = None,
+    accession: Annotated[str | None, typer.Option(help="Accession number.")] = None,
+    day: Annotated[
+        str | None,
+        typer.Option(help="Study date, as 2026-11-28; where it has none, the day it came (UTC)."),
+    ] = None,
+    state: ExamStates = None,
+    since: Annotated[
+        str | None, typer.Option(help="With an object received from this day or moment on (UTC).")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Whose last object came up to this day, or before then.")
+    ] = None,
+    limit: Limit = None,
+    format: Format = "table",
+) -> None:
+    """List exams, the latest first, with the ids that results, summary and exam close take.
+
+    By operator they cannot be found yet: who scanned is not kept. Patients are named here and in no
+    log.
+
+    Example: qc-daemon exam list --patient "doe jane" --day 2026-11-28
+    """
+    from qc_daemon.exam_state import parse_day
+    from qc_daemon.records.listings import ExamFilter
+
+    wanted = ExamFilter(
+        states=_exam_states(state),
+        patient=patient,
+        accession=accession,
+        day=None if day is None else parse_day(day),
+    )
+    _list_exams(config, wanted, since, until, limit, format)
+
+
+@exam.command("find")
+def exam_find(
+    text: Annotated[
+        str, typer.Argument(help="Part of a patient ID, name, accession number or study UID.")
+    ],
+    config: Config = None,
+    state: ExamStates = None,
+    limit: Limit = None,
+    format: Format = "table",
+) -> None:
+    """Find exams by any part of patient ID, name, accession number or Study Instance UID.
+
+    Example: qc-daemon exam find "doe"
+    """
+    from qc_daemon.records.listings import ExamFilter
+
+    wanted = ExamFilter(states=_exam_states(state), text=text)
+    _list_exams(config, wanted, None, None, limit, format)
+
+
+def _exam_states(values: list[str] | None) -> list[str]:
+    unknown = set(values or ()) - {"open", "closed"}
+    if unknown:
+        raise console.UsageError(f"--state {min(unknown)}: give open or closed")
+    return values or []
+
+
+def _list_exams(
+    config: Path | None,
+    wanted: "ExamFilter",
+    since: str | None,
+    until: str | None,
+    limit: int | None,
+    format: str,
+) -> None:
+    from qc_daemon.exam_state import EXAM_COLUMNS, EXAM_TABLE, list_exams
+    from qc_daemon.operate import parse_window
+
+    chosen = parse_format(format)
+    window = parse_window(since, until, _limit(limit, chosen))
+    found = list_exams(load(config), wanted, window)
+    columns = EXAM_TABLE if chosen == "table" else EXAM_COLUMNS
+    write_list("exams", found.rows, chosen, columns=columns, is_filtered=True)
+    if found.unread:
+        typer.echo(
+            f"the headers of {found.unread} older exams are not read yet; say it again", err=True
+        )
 
 
 @exam.command("close")
 def exam_close(
-    study: Annotated[str, typer.Argument(help="Study Instance UID, as in results.")],
+    exam: Annotated[str, typer.Argument(help="Exam id or Study Instance UID, as in exam list.")],
     config: Config = None,
 ) -> None:
-    """Close a study's exams now, without waiting for the quiet time; a late image amends.
+    """Close an exam now, without waiting for the quiet time; a late image amends.
 
     Example: qc-daemon exam close 1.2.840.1
     """
-    from qc_daemon.exam_state import close_exams
+    from qc_daemon.exam_state import close_exams, exam_of
 
-    say(f"{close_exams(load(config), study)} exams are closed")
+    for line in close_exams(load(config), exam_of(exam)):
+        say(line)
 
 
 @app.command()
@@ -279,7 +459,7 @@ def queue_list(
 
 
 @queue.command("retry")
-def queue_retry(ids: Annotated[list[int], typer.Argument()], config: Config = None) -> None:
+def queue_retry(ids: Ids, config: Config = None) -> None:
     """Make dead or quarantined jobs ready again. Example: qc-daemon queue retry 12 13"""
     from qc_daemon.operate import retry_jobs
 
@@ -287,7 +467,7 @@ def queue_retry(ids: Annotated[list[int], typer.Argument()], config: Config = No
 
 
 @queue.command("cancel")
-def queue_cancel(ids: Annotated[list[int], typer.Argument()], config: Config = None) -> None:
+def queue_cancel(ids: Ids, config: Config = None) -> None:
     """Give jobs up: they become dead, and stay in the list. Example: qc-daemon queue cancel 12"""
     from qc_daemon.operate import cancel_jobs
 
@@ -340,7 +520,7 @@ def commitment_list(
 
 
 @commitment.command("retry")
-def commitment_retry(ids: Annotated[list[int], typer.Argument()], config: Config = None) -> None:
+def commitment_retry(ids: Ids, config: Config = None) -> None:
     """Report requests that were given up again. Example: qc-daemon commitment retry 7"""
     from qc_daemon.operate import retry_commitments
 
@@ -379,7 +559,7 @@ def quarantine_show(id: int, config: Config = None, format: Format = "table") ->
 
 
 @quarantine.command("release")
-def quarantine_release(ids: Annotated[list[int], typer.Argument()], config: Config = None) -> None:
+def quarantine_release(ids: Ids, config: Config = None) -> None:
     """Score quarantined objects again. Example: qc-daemon quarantine release 7"""
     from qc_daemon.operate import release
 

@@ -1,16 +1,26 @@
-"""The state of a study's exams in words, and the command that closes them."""
+"""Exams for an operator: which there are, the state of one in words, and closing it."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
 
 from detector.codes import ErrorCode, QCError
+from detector.console import UsageError
 from qc_daemon.operate import open_store
-from qc_daemon.records import exams, progress
+from qc_daemon.receive.header import HeaderError, data_set_offset, read_identity
+from qc_daemon.records import exams, listings, progress, receipts
+from qc_daemon.records.listings import ALL, ExamFilter, Window
 from qc_daemon.records.progress import Progress, Sent
 from qc_daemon.records.revisions import Quarantined
+from qc_daemon.records.store import Store
 from qc_daemon.records.tables import ClosedBy, ExamOutcome, ExamState
 from qc_daemon.settings import Settings
+from qc_daemon.tables import Listing
 
 CAUSES = {
     ClosedBy.PROCEDURE_STEP: "its procedure steps are completed and all they name is here",
@@ -25,10 +35,74 @@ OUTCOMES = {
 }
 
 
-def state_lines(settings: Settings, study: str) -> list[str]:
-    """A line an exam of the study and one for each report of it and for the originals."""
+EXAM_COLUMNS = (
+    "exam_id",
+    "state",
+    "patient_id",
+    "patient_name",
+    "accession_number",
+    "study_date",
+    "objects",
+    "report",
+    "last_object",
+    "study_instance_uid",
+    "opened",
+    "closed",
+    "closed_by",
+    "outcome",
+    "model_id",
+)
+EXAM_TABLE = EXAM_COLUMNS[:10]
+# Headers read in one go: some seconds of work.
+_HEADERS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Exams:
+    """Exams found, and how many of older versions could not be searched by name yet."""
+
+    rows: Listing
+    unread: int
+
+
+def list_exams(settings: Settings, wanted: ExamFilter, window: Window = ALL) -> Exams:
+    """The exams, those whose last object came last first; the window is about when that came.
+
+    What an older version did not keep of an exam is read from its files first.
+    """
+    store = open_store(settings)
+    unread = _describe(store, settings.store.spool)
+    with store.read() as session:
+        rows, total = listings.exams(session, wanted, window)
+    return Exams(Listing(map(_exam_row, rows), total), unread)
+
+
+def exam_of(text: str) -> ExamFilter:
+    """The exams that a word of the command line names: an exam id, else a Study Instance UID."""
+    if text.isascii() and text.isdecimal() and len(text) <= _LONGEST_ID:
+        return ExamFilter(exam_id=int(text))
+    return ExamFilter(study=text)
+
+
+_LONGEST_ID = 18
+
+
+def parse_day(value: str) -> date:
+    """A day (ISO 8601). Raises UsageError."""
+    try:
+        return date.fromisoformat(value)
+    except ValueError:
+        raise UsageError(f"--day {value}: give a day as 2026-11-28") from None
+
+
+def state_lines(
+    settings: Settings, study: str | None = None, exam_id: int | None = None
+) -> list[str]:
+    """A line an exam of the study or of this id, and one for each report of it and for the
+    originals."""
+    wanted = ExamFilter(study=study, exam_id=exam_id)
     with open_store(settings).read() as session:
-        found = progress.of_study(session, study)
+        found = _progress(session, wanted)
         omitted = {each.exam_id: exams.omissions(session, each.exam_id) for each in found}
         undrawn = {each.exam_id: exams.undrawn(session, each.exam_id) for each in found}
     lines: list[str] = []
@@ -45,23 +119,81 @@ def state_lines(settings: Settings, study: str) -> list[str]:
     return lines
 
 
-def close_exams(settings: Settings, study: str) -> int:
-    """Close the study's open exams now; returns how many those were.
+def close_exams(settings: Settings, wanted: ExamFilter) -> list[str]:
+    """Close the exams now, all or none; a line an exam that says so.
 
-    Raises QCError STORAGE for a study that is not known or has an exam still to be scored.
+    Raises QCError STORAGE where there is none or one has objects still to be scored.
     """
     with open_store(settings).begin() as session:
-        found = progress.of_study(session, study)
+        found = _progress(session, wanted)
         if not found:
-            raise QCError(ErrorCode.STORAGE, f"no exam of study {study}; see results")
-        still_open = [each for each in found if each.state == ExamState.OPEN]
-        scoring = sum(each.scoring for each in still_open)
+            raise QCError(ErrorCode.STORAGE, "no such exam; see exam list")
+        scoring = sum(each.scoring for each in found if each.state == ExamState.OPEN)
         if scoring:
             raise QCError(
                 ErrorCode.STORAGE, f"not closed: {scoring} objects are still to be scored"
             )
         now = datetime.now(UTC)
-        return sum(exams.close_now(session, each.exam_id, now) for each in still_open)
+        return [
+            f"exam {each.exam_id} is closed"
+            if exams.close_now(session, each.exam_id, now)
+            else f"exam {each.exam_id} was closed already, {_moment(each.closed_at)}"
+            for each in found
+        ]
+
+
+def _progress(session: Session, wanted: ExamFilter) -> list[Progress]:
+    rows, _ = listings.exams(session, wanted)
+    return [progress.of_exam(session, row.id) for row in sorted(rows, key=lambda row: row.id)]
+
+
+def _describe(store: Store, spool: Path) -> int:
+    """Read headers for exams that no name is kept of; how many are left."""
+    with store.read() as session:
+        rows, total = listings.undescribed(session, _HEADERS)
+    if not rows:
+        return 0
+    described = [(row.id, _header(spool / row.path, row.transfer_syntax_uid)) for row in rows]
+    with store.begin() as session:
+        for exam_id, values in described:
+            exams.describe(session, exam_id, values)
+    return total - len(rows)
+
+
+def _header(path: Path, transfer_syntax: str) -> dict[str, str]:
+    """What a file says of its exam; nothing where it cannot be read."""
+    try:
+        offset = data_set_offset(path)
+        identity = read_identity(path, offset, transfer_syntax, describing=True)
+    except (HeaderError, OSError):
+        return receipts.description("", "", "")
+    return receipts.description(
+        identity.patient_name, identity.accession_number, identity.study_date
+    )
+
+
+def _exam_row(row: Any) -> dict[str, Any]:
+    return {
+        "exam_id": row.id,
+        "state": row.state,
+        "patient_id": row.patient_id,
+        "patient_name": row.patient_name,
+        "accession_number": row.accession_number,
+        "study_date": _iso_date(row.study_date),
+        "objects": row.objects,
+        "report": row.report_revision,
+        "last_object": _moment(row.last_object_at),
+        "study_instance_uid": row.study_instance_uid,
+        "opened": _moment(row.opened_at),
+        "closed": None if row.closed_at is None else _moment(row.closed_at),
+        "closed_by": row.closed_by,
+        "outcome": row.outcome,
+        "model_id": row.bundle_id,
+    }
+
+
+def _iso_date(date: str | None) -> str | None:
+    return f"{date[:4]}-{date[4:6]}-{date[6:]}" if date else date
 
 
 def _reason(held: Quarantined) -> str:

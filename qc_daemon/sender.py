@@ -64,10 +64,12 @@ def send(
     """Store every DICOM file under `paths` in its own transfer syntax.
 
     `progress` is told files done and in all. Each object goes on its own: one that fails stops no
-    other. Raises UsageError for a path that is not there or a bad address.
+    other. Raises UsageError for a path that is not there, no files at all, or a bad address.
     """
     title, host, port = parse_address(to)
     files = list(_files(paths))
+    if not files:
+        raise UsageError(f"{', '.join(map(str, paths))}: no files there; give DICOM files")
     destination = DestinationSettings(
         name="receiver", ae_title=title, host=host, port=port, timeout=timeout, tls=tls
     )

@@ -32,9 +32,10 @@ _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 class Listing(list[dict[str, Any]]):
-    """Rows of a list; `total` is how many match in all, more than these where a limit cut off."""
+    """Rows of a list; `total` is how many match in all, more than these where a limit cut off, or
+    None if there are more, uncounted."""
 
-    def __init__(self, rows: Iterable[dict[str, Any]], total: int) -> None:
+    def __init__(self, rows: Iterable[dict[str, Any]], total: int | None) -> None:
         super().__init__(rows)
         self.total = total
 
@@ -73,12 +74,24 @@ def write_list(
     else:
         print(f"no {noun}{' match' if is_filtered else ''}")
     total = rows.total if isinstance(rows, Listing) else len(rows)
-    if len(rows) < total:
+    if total is None or len(rows) < total:
+        shown = f"{len(rows)} of {total}" if total is not None else f"the first {len(rows)}"
         # Programs read stdout: there a note would be a broken row.
         print(
-            f"{len(rows)} of {total} {noun} shown; --limit 0 shows all",
+            f"{shown} {noun} shown; --limit 0 shows all",
             file=sys.stdout if format == "table" else sys.stderr,
         )
+
+
+def write_lines(
+    rows: Iterable[Row], format: Literal["json", "csv"], columns: Sequence[str]
+) -> None:
+    """Write rows for a program as they come, JSON objects whole, CSV by these columns."""
+    if format == "json":
+        for row in rows:
+            print(json.dumps(row), flush=True)
+    else:
+        _write_csv(columns, rows)
 
 
 def write_record(record: Row, format: Format = "table") -> None:
@@ -158,7 +171,7 @@ def _heading(name: str) -> str:
     return name.replace("_", " ")
 
 
-_FINDING_COLUMNS = (
+FINDING_COLUMNS = (
     "source",
     "frame",
     "view",
@@ -172,36 +185,26 @@ _FINDING_COLUMNS = (
     "flags",
     "error",
 )
+"""Of a table of findings."""
+SCORE_COLUMNS = (*FINDING_COLUMNS[:-1], "error_code", "error_message")
+"""Of findings as CSV."""
 GATES_HELP = (
-    "Gates: how much picture, description and layout (image, text, spatial) each weighed in the"
-    " verdict; they sum to 1. Probability: that the view is a standard one."
+    "Probability: that the view is a standard one. Gates: how much the picture, its description and"
+    " the layout of its structures (image, text, spatial) weighed in that; they sum to 1."
 )
 
 
-def write_findings(findings: Iterable[dict[str, Any]], format: Format) -> int:
-    """Write them, JSON lines as they come; returns how many are errors."""
-    failed = 0
-    rows = []
-    for finding in findings:
-        failed += "error" in finding
-        if format == "json":
-            print(json.dumps(finding), flush=True)
-        else:
-            rows.append(flat(finding))
-    if format != "json":
-        write_list("findings", rows, format, columns=_FINDING_COLUMNS)
-    return failed
-
-
-def flat(finding: dict[str, Any]) -> dict[str, Any]:
+def flat(finding: Row) -> dict[str, Any]:
     """One row of a table or CSV, one value a key, from a finding or an error object."""
-    row: dict[str, Any] = dict.fromkeys(_FINDING_COLUMNS)
+    row: dict[str, Any] = dict.fromkeys((*FINDING_COLUMNS, "error_code", "error_message"))
     row["source"] = finding["source"] or finding["sop_instance_uid"]
     if "error" in finding:
         error = finding["error"]
         return row | {
             "verdict": "not scored",
             "error": f"{error['code']}: {error['message']}",
+            "error_code": error["code"],
+            "error_message": error["message"],
         }
     return row | {
         "frame": finding["frame"],

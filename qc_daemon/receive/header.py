@@ -2,8 +2,8 @@
 
 pydicom would do, but its reader looks up the declared character set on the way and inflates a
 whole deflated object; receipt must neither fail on text nor be blown up by a sender. So this walks
-element headers (PS3.5 section 7) only as far as Series Instance UID and keeps six values, and two
-more on its way where routing rules ask for them.
+element headers (PS3.5 section 7) only as far as Series Instance UID and keeps six values, and five
+more on its way that describe the object to routing rules and to people.
 """
 
 import io
@@ -29,7 +29,10 @@ _CHARSET, _SOP_CLASS, _SOP_INSTANCE = 0x00080005, 0x00080016, 0x00080018
 _PATIENT_ID, _STUDY, _SERIES = 0x00100020, 0x0020000D, 0x0020000E
 _WANTED = frozenset({_CHARSET, _SOP_CLASS, _SOP_INSTANCE, _PATIENT_ID, _STUDY, _SERIES})
 _STATION_NAME, _STUDY_DESCRIPTION = 0x00081010, 0x00081030
-_DESCRIBING = frozenset({_STATION_NAME, _STUDY_DESCRIPTION})
+_PATIENT_NAME, _ACCESSION, _STUDY_DATE = 0x00100010, 0x00080050, 0x00080020
+_DESCRIBING = frozenset({_STATION_NAME, _STUDY_DESCRIPTION, _PATIENT_NAME, _ACCESSION, _STUDY_DATE})
+# Three component groups of 64 characters and what is between them (PS3.5 6.2.1).
+_MAX_NAME = 324
 
 IMPLICIT = "1.2.840.10008.1.2"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
@@ -44,7 +47,10 @@ class HeaderError(ValueError):
 
 @dataclass(frozen=True)
 class Identity:
-    """What the object says it is; an absent value is empty, and so are the last two unasked."""
+    """What the object says it is; an absent value is empty, and so are the last five unasked.
+
+    `study_date` is YYYYMMDD, or empty where it is none.
+    """
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -53,6 +59,9 @@ class Identity:
     patient_id: str
     station_name: str = ""
     study_description: str = ""
+    patient_name: str = ""
+    accession_number: str = ""
+    study_date: str = ""
 
 
 def file_head(
@@ -98,8 +107,8 @@ def data_set_offset(path: Path) -> int:
 def read_identity(
     path: Path, offset: int, transfer_syntax: str, *, describing: bool = False
 ) -> Identity:
-    """Identity of the data set that begins at `offset` of a file, with `describing` also its
-    station name and study description. Raises HeaderError, OSError.
+    """Identity of the data set that begins at `offset` of a file, with `describing` also what
+    describes it: the fields that have a default. Raises HeaderError, OSError.
     """
     with path.open("rb") as file:
         file.seek(offset)
@@ -116,6 +125,9 @@ def read_identity(
         patient_id=_text(values.get(_PATIENT_ID, b""), charset),
         station_name=_description(values.get(_STATION_NAME, b""), charset),
         study_description=_description(values.get(_STUDY_DESCRIPTION, b""), charset),
+        patient_name=_description(values.get(_PATIENT_NAME, b""), charset)[:_MAX_NAME],
+        accession_number=_description(values.get(_ACCESSION, b""), charset)[:_MAX_NAME],
+        study_date=_date(values.get(_STUDY_DATE, b"")),
     )
 
 
@@ -219,6 +231,12 @@ class _Walk:
 
 def _uid(raw: bytes) -> str:
     return raw.decode("ascii", errors="replace").replace("\0", "").strip()
+
+
+def _date(raw: bytes) -> str:
+    """A date (DA, also ACR-NEMA's with dots), empty if it is none."""
+    text = _uid(raw).replace(".", "")
+    return text if len(text) == 8 and text.isascii() and text.isdecimal() else ""
 
 
 def _text(raw: bytes, charset: bytes) -> str:

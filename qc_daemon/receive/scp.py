@@ -360,6 +360,9 @@ class Receiver:
             study_instance_uid=identity.study_instance_uid,
             series_instance_uid=identity.series_instance_uid,
             patient_id=identity.patient_id,
+            patient_name=identity.patient_name,
+            accession_number=identity.accession_number,
+            study_date=identity.study_date,
             transfer_syntax_uid=syntax,
             calling_ae=_calling_ae(event),
             sha256=sha256,
@@ -378,7 +381,7 @@ class Receiver:
                 incoming.path,
                 incoming.data_set_offset,
                 syntax,
-                describing=self.routes.asks_header,
+                describing=True,
             )
         except HeaderError as error:
             raise RefusedError(CANNOT_UNDERSTAND, str(error)) from error

@@ -249,6 +249,12 @@ def of_study(session: Session, study_instance_uid: str) -> list[int]:
     )
 
 
+def describe(session: Session, exam_id: int, described: dict[str, str]) -> bool:
+    """Keep what a header says of the exam (`receipts.description`); False if it is known."""
+    statement = update(Exam).where(Exam.id == exam_id, Exam.patient_name.is_(None))
+    return changed(session, statement.values(**described)) == 1
+
+
 def exam_content(session: Session, exam_id: int) -> ExamContent:
     """What there is to tell of the exam now; raises LookupError if there is no such exam."""
     exam = session.execute(

@@ -5,12 +5,13 @@ Each function returns the rows of one page and how many rows match in all.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from detector.plain_text import fold
 from qc_daemon.records.revisions import select_facts
 from qc_daemon.records.tables import (
     Commitment,
@@ -123,7 +124,93 @@ def quarantined(
     return rows, _total(session, chosen, rows, window)
 
 
-def _total(session: Session, chosen: Select[Any], rows: Rows, window: Window) -> int:
+@dataclass(frozen=True, slots=True)
+class ExamFilter:
+    """Which exams; None or empty: any.
+
+    `patient` is a whole patient ID, or words of the name in any order, case and accents.
+    `accession` is a whole accession number. `text` is a part of any of these or of the Study
+    Instance UID. `day` is a study date; an exam without one counts for the day (UTC) on which its
+    first object came.
+    """
+
+    states: Sequence[str] = ()
+    exam_id: int | None = None
+    study: str | None = None
+    patient: str | None = None
+    accession: str | None = None
+    day: date | None = None
+    text: str | None = None
+
+    def where(self, chosen: Select[Any]) -> Select[Any]:
+        """The statement, of these exams only."""
+        if self.states:
+            chosen = chosen.where(Exam.state.in_(self.states))
+        if self.exam_id is not None:
+            chosen = chosen.where(Exam.id == self.exam_id)
+        if self.study is not None:
+            chosen = chosen.where(Exam.study_instance_uid == self.study)
+        if self.accession is not None:
+            chosen = chosen.where(Exam.accession_number == self.accession)
+        if self.patient is not None:
+            chosen = chosen.where(or_(Exam.patient_id == self.patient, _named(self.patient)))
+        if self.day is not None:
+            start = datetime.combine(self.day, time(), UTC)
+            undated = and_(
+                func.coalesce(Exam.study_date, "") == "",
+                Exam.opened_at >= start,
+                Exam.opened_at < start + timedelta(days=1),
+            )
+            chosen = chosen.where(or_(Exam.study_date == f"{self.day:%Y%m%d}", undated))
+        if self.text is not None:
+            columns = (Exam.patient_id, Exam.accession_number, Exam.study_instance_uid)
+            parts = [column.icontains(self.text, autoescape=True) for column in columns]
+            chosen = chosen.where(or_(*parts, _named(self.text)))
+        return chosen
+
+
+def exams(session: Session, wanted: ExamFilter, window: Window = ALL) -> tuple[Rows, int]:
+    """Exams, those whose last object came last first; the window is about when that came."""
+    objects = (
+        select(func.count(Revision.instance_id.distinct()))
+        .where(Revision.exam_id == Exam.id)
+        .scalar_subquery()
+    )
+    chosen = window.where(
+        wanted.where(select(*Exam.__table__.c, objects.label("objects"))), Exam.last_object_at
+    )
+    ordered = chosen.order_by(Exam.last_object_at.desc(), Exam.id.desc())
+    rows = session.execute(ordered.limit(window.limit)).all()
+    return rows, _total(session, chosen, rows, window)
+
+
+def _named(text: str) -> ColumnElement[bool]:
+    words = fold(text).split()
+    if not words:
+        return false()
+    return and_(*(Exam.patient_words.contains(word, autoescape=True) for word in words))
+
+
+def undescribed(session: Session, limit: int) -> tuple[Rows, int]:
+    """Exams, newest first, of which no header was ever read here: id, and the path and transfer
+    syntax of a received file that is still kept."""
+    newest = (
+        select(func.max(Revision.id).label("revision_id"))
+        .where(Revision.dropped_at.is_(None))
+        .group_by(Revision.exam_id)
+        .subquery()
+    )
+    chosen = (
+        select(Exam.id, Revision.path, Revision.transfer_syntax_uid)
+        .join(Revision, Revision.exam_id == Exam.id)
+        .join(newest, newest.c.revision_id == Revision.id)
+        .where(Exam.patient_name.is_(None))
+    )
+    rows = session.execute(chosen.order_by(Exam.id.desc()).limit(limit)).all()
+    return rows, _total(session, chosen, rows, Window(limit=limit))
+
+
+def _total(session: Session, chosen: Select[*tuple[Any, ...]], rows: Rows, window: Window) -> int:
     if window.limit is None or len(rows) < window.limit:
         return len(rows)
     return session.execute(select(func.count()).select_from(chosen.subquery())).scalar_one()

@@ -63,6 +63,14 @@ def of_study(session: Session, study_instance_uid: str) -> list[Progress]:
     ]
 
 
+def of_exam(session: Session, exam_id: int) -> Progress:
+    """How far the exam is; raises LookupError if there is none of that id."""
+    exam = session.get(Exam, exam_id)
+    if exam is None:
+        raise LookupError(f"no exam {exam_id}")
+    return _progress(session, exam)
+
+
 def _progress(session: Session, exam: Exam) -> Progress:
     objects = (
         select(func.count(Instance.id.distinct()))

@@ -5,9 +5,10 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import String, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
+from detector.plain_text import fold
 from qc_daemon.records import jobs
 from qc_daemon.records.rows import insert_once, table_of
 from qc_daemon.records.tables import Exam, ExamState, Instance, JobKind, Revision
@@ -17,7 +18,8 @@ from qc_daemon.records.tables import Exam, ExamState, Instance, JobKind, Revisio
 class Receipt:
     """What was received: the header's identifiers, the bytes' SHA-256 and size in bytes.
 
-    `path` is relative to the spool; `association` is the token of the association it came over.
+    `path` is relative to the spool; `association` is the token of the association it came over. The
+    last three are what a person finds the exam by; an absent one is empty.
     """
 
     sop_instance_uid: str
@@ -31,6 +33,9 @@ class Receipt:
     size: int
     path: str
     association: str
+    patient_name: str = ""
+    accession_number: str = ""
+    study_date: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,19 @@ def admit(
     )
 
 
+DESCRIPTION = ("patient_name", "patient_words", "accession_number", "study_date")
+
+
+def description(patient_name: str, accession_number: str, study_date: str) -> dict[str, str]:
+    """The exam's columns that a person finds it by."""
+    return {
+        "patient_name": patient_name,
+        "patient_words": fold(patient_name),
+        "accession_number": accession_number,
+        "study_date": study_date,
+    }
+
+
 # On the tables and built once, for the reason that `rows` gives.
 _instances, _exams, _revisions = (table_of(row).c for row in (Instance, Exam, Revision))
 _LOCK_INSTANCE = (
@@ -126,7 +144,14 @@ _TOUCH_EXAM = (
     .where(
         _exams.study_instance_uid == bindparam("study"), _exams.patient_id == bindparam("patient")
     )
-    .values(last_object_at=bindparam("now"))
+    .values(
+        last_object_at=bindparam("now"),
+        # What the newest object says, unless it says nothing.
+        **{
+            name: func.coalesce(bindparam(name, type_=String()), _exams[name])
+            for name in DESCRIPTION
+        },
+    )
     .returning(_exams.id, _exams.bundle_id, _exams.state)
 )
 _FIX_BUNDLE = (
@@ -153,7 +178,10 @@ def _exam(
     now: datetime,
 ) -> int:
     """The exam's row, locked and open, its last object being this one."""
-    key = {"study": receipt.study_instance_uid, "patient": receipt.patient_id, "now": now}
+    described = description(receipt.patient_name, receipt.accession_number, receipt.study_date)
+    key = {"study": receipt.study_instance_uid, "patient": receipt.patient_id, "now": now} | {
+        name: value or None for name, value in described.items()
+    }
     exam = session.execute(_TOUCH_EXAM, key).one_or_none()
     if exam is not None and exam.bundle_id is not None and exam.state == ExamState.OPEN:
         known: int = exam.id
@@ -169,6 +197,7 @@ def _exam(
                 "bundle_id": bundle_id,
                 "opened_at": now,
                 "last_object_at": now,
+                **described,
             },
             ("study_instance_uid", "patient_id"),
         )

@@ -189,6 +189,8 @@ class Exam(Base):
     """Study Instance UID + Patient ID; `bundle_id` (model id) is fixed when it first opens.
 
     `report_revision` counts the reports asked for; `reported_content` fingerprints the last.
+    `patient_words` is the name folded for searching; it and the three beside it are NULL while
+    unknown: an older version did not keep them.
     """
 
     __tablename__ = "exam"
@@ -211,6 +213,10 @@ class Exam(Base):
     closed_by: Mapped[str | None]
     report_revision: Mapped[int] = mapped_column(default=0)
     reported_content: Mapped[str | None]
+    patient_name: Mapped[str | None]
+    patient_words: Mapped[str | None]
+    accession_number: Mapped[str | None]
+    study_date: Mapped[str | None]
 
 
 class Instance(Base):

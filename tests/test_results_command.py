@@ -1,0 +1,268 @@
+"""`qc-daemon results`: one value a column, the best frame of a cine, what stands now."""
+
+import csv
+import io
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from sqlalchemy.orm import Session
+from typer.testing import CliRunner
+
+from detector.codes import ErrorCode
+from qc_daemon.cli import app
+from qc_daemon.records import jobs, schema
+from qc_daemon.records.findings import best_of
+from qc_daemon.records.findings import store as store_findings
+from qc_daemon.records.receipts import Receipt, admit
+from qc_daemon.records.revisions import pixels_known, quarantine
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import JobKind
+from qc_daemon.settings import load
+
+NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+STILL, CINE, BROKEN = "1.9.1", "1.9.2", "1.9.3"
+runner = CliRunner()
+
+
+def finding(
+    uid: str, frame: int = 1, view: str = "NT", probability: float | None = 0.9, revision: int = 1
+) -> dict[str, Any]:
+    return {
+        "source": None,
+        "study_instance_uid": "1.2.3",
+        "series_instance_uid": "1.2.3.1",
+        "sop_instance_uid": uid,
+        "revision": revision,
+        "frame": frame,
+        "region": {"index": 0, "bbox": [0.0, 0.0, 640.0, 480.0]},
+        "bundle": {"name": "default", "version": "1.1", "model_id": "m"},
+        "view": {"code": view, "probability": 0.8},
+        "quality": {"label": "review", "probability": probability, "raw_probability": 0.5},
+        "gates": {"image": 0.3, "text": 0.2, "spatial": 0.5},
+        "detections": [],
+        "description": "",
+        "criteria": [
+            {"code": "CRIT-GAIN", "met": False, "value": 0.1, "unit": "1", "evidence": []},
+            {"code": "CRIT-SIZE", "met": True, "value": 0.9, "unit": "1", "evidence": []},
+        ],
+        "flags": ["low-resolution", "burned-in-text"],
+        "created": "2026-03-04T05:06:07.890Z",
+    }
+
+
+class Site:
+    """A database, and what the stages put into it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config = folder / "qc.toml"
+        self.config.write_text("")
+        self.url = load(self.config).store.url
+        schema.upgrade(self.url)
+        self.now = NOW
+        self.serial = 0
+
+    def session(self) -> Any:
+        return Store(self.url).begin()
+
+    def receive(self, session: Session, uid: str, patient: str = "P1") -> int:
+        self.serial += 1
+        receipt = Receipt(
+            *(uid, "1.2", "1.2.3", "1.2.3.1", patient, "1", "=US1"),
+            *(f"{self.serial:064}", 1, f"{self.serial}.dcm", "a", "Doe^Jane", "A1", "20260304"),
+        )
+        admission = admit(session, receipt, source_destinations=[], bundle_id="m", now=self.now)
+        self.now += timedelta(days=1)
+        return admission.revision_id
+
+    def score(self, uid: str, findings: list[dict[str, Any]], pixels: str, **of: str) -> None:
+        with self.session() as session:
+            revision = self.receive(session, uid, **of)
+            job = jobs.claim(session, [JobKind.SCORE], "w", self.now, 300)
+            assert job is not None
+            if pixels_known(session, revision, pixels, self.now) != "header":
+                store_findings(session, revision, findings, self.now)
+            jobs.finish(session, job, self.now)
+
+    def results(self, *arguments: str) -> Result:
+        result = runner.invoke(app, ["results", "--config", str(self.config), *arguments])
+        assert result.exit_code == 0, result.exception
+        return result
+
+    def rows(self, *arguments: str) -> list[dict[str, str]]:
+        told = self.results("--format", "csv", *arguments).stdout
+        return list(csv.DictReader(io.StringIO(told)))
+
+    def findings(self, *arguments: str) -> list[dict[str, Any]]:
+        told = self.results("--format", "jsonl", *arguments).stdout
+        return [json.loads(line) for line in told.splitlines()]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """A still, a cine of three frames, and an object that cannot be scored."""
+    site = Site(tmp_path)
+    site.score(STILL, [finding(STILL)], "p1")
+    cine = [
+        finding(CINE, 1, "OTHER", None),
+        finding(CINE, 5, "NT", 0.2),
+        finding(CINE, 9, "NT", 0.7),
+    ]
+    site.score(CINE, cine, "p2")
+    with site.session() as session:
+        revision = site.receive(session, BROKEN)
+        quarantine(session, revision, ErrorCode.TRUNCATED, "ends early", site.now)
+    return site
+
+
+def test_csv_has_one_value_a_column(site: Site) -> None:
+    still, cine, broken = site.rows()
+    assert still == {
+        "exam_id": "1",
+        "patient_id": "P1",
+        "accession_number": "A1",
+        "study_instance_uid": "1.2.3",
+        "series_instance_uid": "1.2.3.1",
+        "sop_instance_uid": STILL,
+        "revision": "1",
+        "superseded": "false",
+        "frame": "1",
+        "frames_scored": "1",
+        "best_frame": "true",
+        "region": "0",
+        "view": "NT",
+        "view_probability": "0.8",
+        "verdict": "review",
+        "probability": "0.9",
+        "raw_probability": "0.5",
+        "gate_image": "0.3",
+        "gate_text": "0.2",
+        "gate_spatial": "0.5",
+        "not_met": "GAIN",
+        "flags": "low-resolution; burned-in-text",
+        "error_code": "",
+        "error_message": "",
+        "calling_ae": "'=US1",
+        "received": "2026-03-04T05:06:07+00:00",
+        "created": "2026-03-04T05:06:07.890Z",
+        "bundle": "default",
+        "bundle_version": "1.1",
+        "model_id": "m",
+    }
+    assert (cine["frame"], cine["frames_scored"]) == ("9", "3")
+    assert (broken["verdict"], broken["error_code"]) == ("not scored", ErrorCode.TRUNCATED)
+    assert broken["error_message"] == "ends early"
+
+
+def test_of_a_cine_all_frames_when_asked(site: Site) -> None:
+    rows = [row for row in site.rows("--all-frames") if row["sop_instance_uid"] == CINE]
+    assert [(row["frame"], row["best_frame"]) for row in rows] == [
+        ("1", "false"),
+        ("5", "false"),
+        ("9", "true"),
+    ]
+    table = site.results("--all-frames").stdout
+    places = [table.index(f"│ {CINE}            │ {frame} ") for frame in (9, 5, 1)]
+    assert places == sorted(places)
+
+
+def test_json_is_the_finding_with_keys_beside_it(site: Site) -> None:
+    still, *_, broken = site.findings()
+    assert still | finding(STILL) == still
+    beside = {
+        "exam_id": 1,
+        "calling_ae": "=US1",
+        "received": "2026-03-04T05:06:07+00:00",
+        "superseded": False,
+        "best_frame": True,
+    }
+    assert {key: still[key] for key in set(still) - set(finding(STILL))} == beside
+    assert broken["error"]["code"] == ErrorCode.TRUNCATED
+    assert [each["frame"] for each in site.findings() if "frame" in each] == [1, 1, 5, 9]
+    assert len(site.findings("--best-frames")) == 3
+
+
+def test_a_superseded_revision_counts_once(site: Site) -> None:
+    site.score(STILL, [finding(STILL, view="CRL", revision=2)], "p3")
+    assert [row["view"] for row in site.rows() if row["sop_instance_uid"] == STILL] == ["CRL"]
+    rows = [row for row in site.rows("--all-revisions") if row["sop_instance_uid"] == STILL]
+    assert [(row["revision"], row["superseded"]) for row in rows] == [
+        ("1", "true"),
+        ("2", "false"),
+    ]
+    told = [each for each in site.findings() if each["sop_instance_uid"] == STILL]
+    assert [each["superseded"] for each in told] == [True, False]
+    assert len(site.findings("--current", "--best-frames")) == 3
+
+
+def test_an_error_that_a_later_content_mended_is_superseded(site: Site) -> None:
+    site.score(BROKEN, [finding(BROKEN, revision=2)], "p4")
+    assert [row["verdict"] for row in site.rows() if row["sop_instance_uid"] == BROKEN] == [
+        "review"
+    ]
+
+
+def test_a_corrected_patient_id_counts_once_and_under_the_new_one(site: Site) -> None:
+    site.score(STILL, [], "p1", patient="P2")
+    rows = [row for row in site.rows() if row["sop_instance_uid"] == STILL]
+    assert [(row["exam_id"], row["patient_id"]) for row in rows] == [("2", "P2")]
+    assert len([each for each in site.findings() if each["sop_instance_uid"] == STILL]) == 1
+    for exam, patient in (("1", "P1"), ("2", "P2")):
+        for chosen in (("--exam", exam), ("--patient", patient)):
+            rows = [row for row in site.rows(*chosen) if row["sop_instance_uid"] == STILL]
+            assert [row["patient_id"] for row in rows] == [patient]
+
+
+@pytest.mark.parametrize(
+    ("filters", "count"),
+    [
+        (("--study", "1.2.3"), 3),
+        (("--study", "9.9"), 0),
+        (("--exam", "1"), 3),
+        (("--exam", "2"), 0),
+        (("--patient", "P1"), 3),
+        (("--patient", "jane"), 3),
+        (("--patient", "nobody"), 0),
+        (("--since", "2026-03-05"), 2),
+        (("--until", "2026-03-04"), 1),
+        (("--since", "2026-03-05", "--until", "2026-03-05"), 1),
+        (("--limit", "1"), 1),
+    ],
+)
+def test_results_are_filtered(site: Site, filters: tuple[str, ...], count: int) -> None:
+    assert len(site.rows(*filters)) == count
+    assert len(site.findings(*filters, "--best-frames")) == count
+
+
+def test_a_table_names_no_patient_and_says_what_it_left_out(site: Site) -> None:
+    told = site.results("--exam", "1", "--limit", "1").stdout
+    assert told.startswith("exam 1: 3 objects")
+    assert "the first 1 findings shown; --limit 0 shows all" in told
+    for private in ("P1", "Doe", "Jane", "A1 "):
+        assert private not in told
+    for word in ("view probability", "verdict", "gate spatial", "not met"):
+        assert word in told
+    assert "shown" not in site.results("--limit", "3").stdout
+
+
+def test_help_explains_gates_and_probability() -> None:
+    for verb in ("results", "score"):
+        told = " ".join(runner.invoke(app, [verb, "--help"]).output.split())
+        assert "they sum to 1" in told
+
+
+def test_of_a_cine_the_best_frame_of_each_assessed_view() -> None:
+    frames = [
+        finding(CINE, 1, "OTHER", None),
+        finding(CINE, 2, "CRL", 0.1),
+        finding(CINE, 3, "NT", 0.3),
+        finding(CINE, 4, "NT", 0.6),
+    ]
+    assert best_of(frames) == {1, 3}
+    assert best_of(frames[:1]) == {0}
+    others = [finding(CINE, n, "OTHER", None) for n in (1, 2)]
+    assert best_of(others) == {0}
+    assert best_of([]) == set()
