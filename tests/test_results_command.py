@@ -205,6 +205,19 @@ def test_an_error_that_a_later_content_mended_is_superseded(site: Site) -> None:
     ]
 
 
+def test_what_was_scored_and_then_refused_is_told_as_both(site: Site) -> None:
+    with site.session() as session:
+        quarantine(session, 2, ErrorCode.REPORT_INVALID, "no Series Instance UID", site.now)
+    told = [each for each in site.findings() if each["sop_instance_uid"] == CINE]
+    assert [each.get("frame") for each in told] == [1, 5, 9, None]
+    rows = [row for row in site.rows() if row["sop_instance_uid"] == CINE]
+    assert [(row["frame"], row["error_code"]) for row in rows] == [
+        ("9", ""),
+        ("", ErrorCode.REPORT_INVALID),
+    ]
+    assert "not scored" in site.results("--all-frames").stdout
+
+
 def test_a_corrected_patient_id_counts_once_and_under_the_new_one(site: Site) -> None:
     site.score(STILL, [], "p1", patient="P2")
     rows = [row for row in site.rows() if row["sop_instance_uid"] == STILL]

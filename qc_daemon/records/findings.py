@@ -147,12 +147,13 @@ def stored(
     shared = _shared_studies(session, None)
     for _, group in groupby(rows, key=lambda row: row.revision_id):
         told = list(group)
-        if best_first and told[0].body is not None:
-            told.sort(key=lambda row: rank(row.body), reverse=True)
-        bodies = [row.body for row in told if row.body is not None]
-        numbers = {body["frame"] for body in bodies}
-        best = best_of(bodies)
-        for place, row in enumerate(told):
+        scored = [row for row in told if row.body is not None]
+        if best_first:
+            scored.sort(key=lambda row: rank(row.body), reverse=True)
+        numbers = {row.body["frame"] for row in scored}
+        best = best_of([row.body for row in scored])
+        # What was scored may yet be refused by a later stage: then both are told.
+        for place, row in enumerate([*scored, *(row for row in told if row.body is None)]):
             facts = as_facts(row)
             yield StoredFinding(
                 body=_error_object(facts, row)
@@ -215,7 +216,7 @@ def _scored(
         _of(wanted, window)
         .add_columns(superseded.label("is_superseded"), Finding.body)
         .join(Finding, Finding.revision_id == told)
-        .where(Revision.state.in_(_READABLE), ~again)
+        .where(~again)
         .order_by(Revision.received_at, Revision.id, Finding.frame, Finding.region, Finding.id)
     )
     if not all_revisions:
