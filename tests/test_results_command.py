@@ -18,7 +18,7 @@ from qc_daemon.records import jobs, schema
 from qc_daemon.records.findings import best_of
 from qc_daemon.records.findings import store as store_findings
 from qc_daemon.records.receipts import Receipt, admit
-from qc_daemon.records.revisions import pixels_known, quarantine
+from qc_daemon.records.revisions import leave_out, pixels_known, quarantine
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
 from qc_daemon.settings import load
@@ -207,7 +207,7 @@ def test_an_error_that_a_later_content_mended_is_superseded(site: Site) -> None:
 
 def test_what_was_scored_and_then_refused_is_told_as_both(site: Site) -> None:
     with site.session() as session:
-        quarantine(session, 2, ErrorCode.REPORT_INVALID, "no Series Instance UID", site.now)
+        leave_out(session, 2, ErrorCode.REPORT_INVALID, "no Series Instance UID", site.now)
     told = [each for each in site.findings() if each["sop_instance_uid"] == CINE]
     assert [each.get("frame") for each in told] == [1, 5, 9, None]
     rows = [row for row in site.rows() if row["sop_instance_uid"] == CINE]
