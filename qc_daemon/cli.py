@@ -16,6 +16,7 @@ from rich.console import Console
 
 from detector import console
 from detector.version_option import add_version
+from qc_daemon import private
 from qc_daemon.settings import ClientTLSSettings, Settings, load
 from qc_daemon.tables import (
     FINDING_COLUMNS,
@@ -86,6 +87,8 @@ Until = Annotated[
 
 
 def main() -> None:
+    # What a command writes holds patients' data: nobody else's to read.
+    private.set_umask()
     sys.exit(console.run(app))
 
 
@@ -803,33 +806,91 @@ def db_upgrade(config: Config = None) -> None:
 
 
 @db.command("downgrade")
-def db_downgrade(revision: str, config: Config = None) -> None:
-    """Take the database back to an earlier revision. Example: qc-daemon db downgrade -- -1"""
-    from qc_daemon.records import schema
+def db_downgrade(
+    revision: str,
+    config: Config = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="A PostgreSQL database is saved already.")
+    ] = False,
+) -> None:
+    """Take the database back to an earlier revision; a SQLite one is copied before.
 
-    schema.downgrade(load(config).store.url, revision)
-    say(f"the database is at {revision}")
+    What later tables hold is lost. Stop the service first. Example: qc-daemon db downgrade -- -1
+    """
+    from datetime import UTC, datetime
+
+    from qc_daemon.database import downgrade
+
+    for line in downgrade(load(config), revision, yes=yes, now=datetime.now(UTC)):
+        say(line)
 
 
 @db.command("check")
-def db_check(config: Config = None) -> None:
-    """Say whether the database has this version's tables."""
-    from qc_daemon.records import schema
+def db_check(
+    config: Config = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Also compare every index, however large it is.")
+    ] = False,
+) -> None:
+    """Say whether the database has this version's tables and is sound."""
+    from qc_daemon.database import check
 
-    problem = schema.check(load(config).store.url)
-    if problem:
-        say(problem)
-        raise typer.Exit(console.FAILED)
-    say("the database is up to date")
+    say(check(load(config), full=full))
 
 
 @db.command("backup")
-def db_backup(target: Path, config: Config = None) -> None:
-    """Copy the embedded database while it is in use. Example: qc-daemon db backup copy.db"""
-    from qc_daemon.records import schema
+def db_backup(
+    target: Annotated[Path, typer.Argument(help="A new file, or with --with-spool a new folder.")],
+    config: Config = None,
+    with_spool: Annotated[
+        bool, typer.Option("--with-spool", help="Save the received objects with it, in a folder.")
+    ] = False,
+    link: Annotated[
+        bool, typer.Option("--link", help="Hard links for received objects, on the same disk.")
+    ] = False,
+) -> None:
+    """Save the database while it is in use, by itself or with the spool.
 
-    schema.backup(load(config).store.url, target)
-    say(f"{target}: written")
+    Example: qc-daemon db backup /backup/2026-11-29 --with-spool
+    """
+    if not with_spool:
+        from qc_daemon.records import schema
+
+        if link:
+            raise console.UsageError("--link is for received objects; add --with-spool")
+        schema.backup(load(config).store.url, target)
+        say(f"{target}: written, the database alone; --with-spool saves received objects with it")
+        return
+    from qc_daemon.database import save_all
+
+    lines, complete = save_all(load(config), target, link=link)
+    for line in lines:
+        say(line)
+    if not complete:
+        raise typer.Exit(console.FAILED)
+
+
+@db.command("restore")
+def db_restore(
+    source: Annotated[Path, typer.Argument(help="A backup's folder, or a database's copy.")],
+    config: Config = None,
+    release: Annotated[
+        bool, typer.Option("--release", help="Take in what came after the backup.")
+    ] = False,
+) -> None:
+    """Put a backup in place of the database, and received objects back that the spool lacks.
+
+    Stop the service first. The old database is moved aside; nothing is deleted.
+
+    Example: qc-daemon db restore /backup/2026-11-29
+    """
+    from qc_daemon.database import restore_all
+
+    lines, complete = restore_all(load(config), source, release=release)
+    for line in lines:
+        say(line)
+    if not complete:
+        raise typer.Exit(console.FAILED)
 
 
 @app.command()

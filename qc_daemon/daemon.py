@@ -19,6 +19,7 @@ from pathlib import Path
 
 from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
+from qc_daemon import private, service_lock
 from qc_daemon.certificate import Expiry
 from qc_daemon.observe import log, metrics, tally
 from qc_daemon.operate import seed_bundle
@@ -52,13 +53,21 @@ def serve(settings: Settings, roles: Sequence[str], config_path: Path | None = N
     log.configure()
     log.quiet_libraries()
     chosen = _chosen(roles)
+    private.set_umask()
+    spool = Spool(settings.store.spool)
+    _prepare(spool)
+    with service_lock.running(spool.root):
+        return _serve(settings, chosen, spool, config_path)
+
+
+def _serve(
+    settings: Settings, chosen: Sequence[str], spool: Spool, config_path: Path | None
+) -> int:
     schema.upgrade(settings.store.url)
     store = Store(settings.store.url)
     if "work" in chosen:
         # Before the first object comes: an exam is fixed to a bundle when it opens.
         seed_bundle(settings, store)
-    spool = Spool(settings.store.spool)
-    _prepare(spool)
     listeners: Listeners = {}
     if "receive" in chosen:
         listeners = _listen(settings, config_path)
@@ -69,6 +78,16 @@ def serve(settings: Settings, roles: Sequence[str], config_path: Path | None = N
     finally:
         for listener in listeners.values():
             listener.close()
+        store.close()
+        _settle(settings.store.url)
+
+
+def _settle(url: str) -> None:
+    """Leave the database in one file: a copy of it, or over it, is then all there is to it."""
+    try:
+        schema.settle(url)
+    except QCError as error:
+        log.get().warning("database not checkpointed", code=error.code.value, reason=error.message)
 
 
 def _chosen(roles: Sequence[str]) -> list[str]:

@@ -7,13 +7,14 @@ itself. Released, an orphan is admitted as if it had been received now; discarde
 import hashlib
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from pydicom.filereader import read_file_meta_info
 
 from detector.codes import ErrorCode, QCError
+from qc_daemon import service_lock
 from qc_daemon.operate import open_store
 from qc_daemon.receive import Spool
 from qc_daemon.receive.header import HeaderError, data_set_offset, read_identity
@@ -35,7 +36,7 @@ def list_orphans(settings: Settings) -> list[dict[str, Any]]:
     if not spool.is_dir():
         # Nothing was ever received.
         return []
-    found = reconcile(store, spool, datetime.now(UTC))
+    found = reconcile(store, spool, datetime.now(UTC), margin=margin(spool))
     return [
         {
             "sha256": Path(path).stem,
@@ -50,20 +51,26 @@ def list_orphans(settings: Settings) -> list[dict[str, Any]]:
 def release_orphans(settings: Settings, names: Sequence[str]) -> int:
     """Admit orphans as if received now; how many. Raises QCError at the first that cannot be."""
     store = open_store(settings)
-    paths = [_orphan(store, settings, name) for name in names]
-    routes = Routes.of(settings)
-    for path in paths:
-        receipt, traits = _receipt(settings.store.spool, path)
-        with store.begin() as session:
-            bundle = bundles.active(session)
-            receipts.admit(
-                session,
-                receipt,
-                source_destinations=routes.route(SOURCE, [traits]).to,
-                bundle_id=None if bundle is None else bundle.model_id,
-                now=datetime.now(UTC),
-            )
+    try:
+        paths = [_orphan(store, settings, name) for name in names]
+        for path in paths:
+            _admit(store, settings, path)
+    finally:
+        store.close()
     return len(paths)
+
+
+def _admit(store: Store, settings: Settings, path: Path) -> None:
+    receipt, traits = _receipt(settings.store.spool, path)
+    with store.begin() as session:
+        bundle = bundles.active(session)
+        receipts.admit(
+            session,
+            receipt,
+            source_destinations=Routes.of(settings).route(SOURCE, [traits]).to,
+            bundle_id=None if bundle is None else bundle.model_id,
+            now=datetime.now(UTC),
+        )
 
 
 def discard_orphans(settings: Settings, names: Sequence[str]) -> int:
@@ -75,6 +82,11 @@ def discard_orphans(settings: Settings, names: Sequence[str]) -> int:
     return len(paths)
 
 
+def margin(spool: Path) -> timedelta:
+    """How old a file must be to be judged: no row is on its way where no service runs."""
+    return MARGIN if service_lock.is_running(spool) else timedelta(0)
+
+
 def _orphan(store: Store, settings: Settings, name: str) -> Path:
     spool = Spool(settings.store.spool)
     path = spool.path(name)
@@ -84,7 +96,7 @@ def _orphan(store: Store, settings: Settings, name: str) -> Path:
         known = retention.kept(session, [path.relative_to(spool.root).as_posix()])
     if known:
         raise QCError(ErrorCode.STORAGE, f"{name} is no orphan: the database knows it")
-    if _written(path) > datetime.now(UTC) - MARGIN:
+    if _written(path) > datetime.now(UTC) - margin(spool.root):
         raise QCError(ErrorCode.STORAGE, f"{name} is being received; wait and see spool list")
     return path
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from detector.codes import ErrorCode, FailureClass, QCError
 from detector.console import UsageError
+from qc_daemon import private
 from qc_daemon.observe import log, tally
 from qc_daemon.owner import owner
 from qc_daemon.records.renditions import Held, Rendition
@@ -240,6 +241,7 @@ def main() -> int:
     # Ctrl-C reaches the whole terminal; the supervisor decides and sends SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     on_signals(stop.set, signal.SIGTERM)
+    private.set_umask()
     log.configure()
     log.quiet_libraries()
     log.quiet_crashes()

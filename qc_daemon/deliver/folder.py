@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from detector.codes import ErrorCode, QCError
+from qc_daemon import private
 from qc_daemon.deliver.item import Item
 from qc_daemon.settings import DestinationSettings
 from qc_daemon.spool_file import blocks
@@ -48,7 +49,7 @@ class FolderCarrier:
         """Nothing is held open."""
 
     def _place(self, source: Path, target: Path, sha256: str | None) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        private.make_folder(self.folder)
         fd, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=self.folder)
         part = Path(name)
         try:
@@ -57,8 +58,8 @@ class FolderCarrier:
                     made.write(block)
                 made.flush()
                 os.fsync(made.fileno())
-            # mkstemp lets nobody else read it; whoever the share is for has to.
-            part.chmod(0o666 & ~_umask())
+            # Whom the share's owner lets into the folder may read what is in it, and nobody else.
+            part.chmod(0o666 & self.folder.stat().st_mode)
             part.replace(target)
         except BaseException:
             part.unlink(missing_ok=True)
@@ -68,9 +69,3 @@ class FolderCarrier:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-
-def _umask() -> int:
-    """Of this process; it can be read only by setting it, which other threads would see."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("Umask:")[2].split()[0], 8)

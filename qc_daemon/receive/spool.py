@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from qc_daemon import private
 from qc_daemon.owner import birth
 from qc_daemon.records.revisions import spooled
 
@@ -152,8 +153,13 @@ class Spool:
         return self.root / _INCOMING
 
     def prepare(self) -> None:
-        """Make the folders and prove that a file can be written; raises OSError if not."""
-        self.incoming.mkdir(parents=True, exist_ok=True)
+        """Make the folders and prove that a file can be written; raises OSError if not.
+
+        Folders of an older version are closed to others; the files in them always were.
+        """
+        private.make_folder(self.incoming)
+        for folder in (self.root, *(each for each in self.root.iterdir() if each.is_dir())):
+            private.tighten(folder)
         with self.open() as probe:
             probe.write(b"\0")
             probe.finish()
@@ -184,7 +190,7 @@ class Spool:
         try:
             incoming.path.replace(path)
         except FileNotFoundError:
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(mode=private.FOLDER_MODE, exist_ok=True)
             _sync_folder(self.root)
             incoming.path.replace(path)
         _sync_folder(path.parent)

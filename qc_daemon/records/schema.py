@@ -1,9 +1,12 @@
 """The schema's own life: upgrade, downgrade, check and backup."""
 
+import fcntl
+import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -13,15 +16,22 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
 from alembic.util import CommandError
-from sqlalchemy import URL, Connection, text
+from sqlalchemy import URL, Connection, inspect, text
 
 from detector.codes import ErrorCode, QCError
+from qc_daemon import private
 from qc_daemon.records.store import READ_ONLY, engine, parse, shown, translated
 
 # Any number that other users of the same PostgreSQL database are unlikely to lock.
 _MIGRATION_LOCK = 0x71635F6462
 # Alembic keeps the migration that runs in a global of its own.
 _ONE_AT_A_TIME = threading.Lock()
+# What SQLite keeps beside a database that is or was open: the write-ahead log and its index.
+_BESIDE = ("-wal", "-shm")
+_SESSION_SECONDS = 3.0
+# The bytes that each connection in WAL mode has locked shared while it is open (SQLite, "File
+# Locking And Concurrency In SQLite Version 3", 3.0 and os.h: PENDING_BYTE + 2, 510 bytes).
+_SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510
 
 
 def upgrade(url: str, revision: str = "head") -> None:
@@ -32,8 +42,15 @@ def upgrade(url: str, revision: str = "head") -> None:
     """
     parsed = parse(url)
     if _file(parsed) is not None:
-        _make_folder(parsed)
+        _make_private(parsed)
     with _migrating(parsed) as config:
+        command.upgrade(config, revision)
+
+
+def build(connection: Connection, revision: str) -> None:
+    """Make the tables of `revision` in an empty schema, within the connection's transaction."""
+    with _ONE_AT_A_TIME, _scripts() as config:
+        config.attributes["connection"] = connection
         command.upgrade(config, revision)
 
 
@@ -54,6 +71,11 @@ def check(url: str) -> str | None:
         current = MigrationContext.configure(connection).get_current_heads()
         if current == tuple(scripts.get_heads()):
             return None
+        if not current and not inspect(connection).has_table("alembic_version"):
+            return (
+                f"the database {shown(parsed)} has no tables yet;"
+                " run `qc-daemon db upgrade`, or serve makes them"
+            )
         known = {script.revision for script in scripts.walk_revisions()}
     if set(current) <= known:
         return f"the database {shown(parsed)} has an older schema; run `qc-daemon db upgrade`"
@@ -64,34 +86,179 @@ def check(url: str) -> str | None:
 
 
 def will_be_made(url: str) -> bool:
-    """Whether there is no SQLite file yet, which `upgrade` makes."""
+    """Whether there are no tables yet, nor perhaps a SQLite file, which `upgrade` makes."""
+    parsed = parse(url)
+    file = _file(parsed)
+    if file is not None and not file.exists():
+        return True
+    with translated(parsed), _connected(parsed, read=True) as connection:
+        return not inspect(connection).has_table("alembic_version")
+
+
+def revision_of(url: str) -> str:
+    """The revision the database is at, "base" without tables. Raises QCError STORAGE."""
+    parsed = parse(url)
+    with translated(parsed), _connected(parsed, read=True) as connection:
+        return MigrationContext.configure(connection).get_current_revision() or "base"
+
+
+def is_known(revision: str) -> bool:
+    """Whether this version has the migrations up to the revision."""
+    with _scripts() as config:
+        scripts = ScriptDirectory.from_config(config)
+        return any(script.revision == revision for script in scripts.walk_revisions())
+
+
+def described(revision: str) -> str:
+    """A revision's number with what its migration brought, for people."""
+    if revision == "base":
+        return "base (no tables)"
+    with _scripts() as config:
+        for script in ScriptDirectory.from_config(config).walk_revisions():
+            if script.revision == revision:
+                words = (script.doc or "").strip().rstrip(".")
+                return f"{revision} ({words[:1].lower()}{words[1:]})" if words else revision
+    return revision
+
+
+def file_of(url: str) -> Path | None:
+    """The SQLite database's file; None for PostgreSQL. Raises QCError STORAGE."""
+    return _file(parse(url))
+
+
+def files_of(file: Path) -> list[Path]:
+    """A SQLite database's file and what lies beside it, those that are there."""
+    every = (file, *(file.with_name(file.name + end) for end in _BESIDE))
+    return [each for each in every if each.exists()]
+
+
+def settle(url: str) -> None:
+    """Bring the write-ahead log into the database file, and remove it where nobody else is in.
+
+    After that the file alone is the database. Nothing to do for PostgreSQL. Raises QCError STORAGE.
+    """
     file = _file(parse(url))
-    return file is not None and not file.exists()
+    if file is None or not file.exists():
+        return
+    try:
+        with closing(sqlite3.connect(file, timeout=5.0)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    except sqlite3.Error as error:
+        raise QCError(
+            ErrorCode.STORAGE, f"the database {file} is not checkpointed: {error}"
+        ) from error
+
+
+@contextmanager
+def undisturbed(file: Path) -> Iterator[None]:
+    """Keep every other process from opening the SQLite database at `file`.
+
+    Raises QCError STORAGE if one has it open: a service, a command, or another program. It asks
+    the kernel, not SQLite, which could neither open a broken file nor leave the old one untouched.
+    """
+    if not file.exists():
+        yield
+        return
+    try:
+        opened = file.open("r+b")
+    except OSError as error:
+        raise QCError(
+            ErrorCode.STORAGE, f"the database {file} cannot be opened: {error.strerror}"
+        ) from error
+    with opened:
+        try:
+            fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB, _SHARED_SIZE, _SHARED_FIRST)
+        except OSError:
+            raise QCError(
+                ErrorCode.STORAGE,
+                f"the database {file} is in use; stop the service and what else has it open",
+            ) from None
+        yield
+
+
+def sessions(connection: Connection) -> int:
+    """How many others are connected to the PostgreSQL database.
+
+    The sessions of a process that has just ended are given a moment to end, too.
+    """
+    until = time.monotonic() + _SESSION_SECONDS
+    while (others := _sessions(connection)) and time.monotonic() < until:
+        time.sleep(0.1)
+    return others
+
+
+def _sessions(connection: Connection) -> int:
+    connection.execute(text("SELECT pg_stat_clear_snapshot()"))
+    return int(
+        connection.execute(
+            text(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND pid <> pg_backend_pid()"
+                # Hidden from those who may not look into other roles' sessions.
+                " AND coalesce(backend_type, 'client backend') = 'client backend'"
+            )
+        ).scalar_one()
+    )
+
+
+def refuse_in_use(url: str) -> None:
+    """Raises QCError STORAGE if another process has the database open."""
+    parsed = parse(url)
+    file = _file(parsed)
+    if file is not None:
+        with undisturbed(file):
+            return
+    with translated(parsed), _connected(parsed, read=True) as connection:
+        others = sessions(connection)
+    if others:
+        raise QCError(ErrorCode.STORAGE, in_use(parsed, others))
+
+
+def in_use(url: URL, others: int) -> str:
+    """What to say of a PostgreSQL database that others are connected to."""
+    return (
+        f"the database {shown(url)} is in use by {others} other sessions;"
+        " stop the service on every host and close what else is connected"
+    )
 
 
 def backup(url: str, target: Path) -> None:
     """Copy the SQLite database to the file `target` while it is in use, whole and consistent.
 
-    Raises QCError STORAGE: `target` exists, cannot be written, or the database is PostgreSQL's.
+    The copy is one file, its owner's only, and checked. Raises QCError STORAGE: `target` exists,
+    cannot be written, is not sound, or the database is PostgreSQL's.
     """
     parsed = parse(url)
     file = _file(parsed)
     if file is None:
         raise QCError(
-            ErrorCode.STORAGE, "a PostgreSQL database is backed up with pg_dump, not from here"
+            ErrorCode.STORAGE,
+            "a PostgreSQL database is copied with pg_dump, or saved with its spool:"
+            " qc-daemon db backup FOLDER --with-spool",
         )
     if not file.exists():
         raise QCError(ErrorCode.STORAGE, f"the database {shown(parsed)} does not exist")
     try:
-        target.touch(exist_ok=False)
-        with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(target)) as copy:
-            source.backup(copy)
+        os.close(private.create(target))
+        _copy(file, target)
     except FileExistsError:
         raise QCError(
             ErrorCode.STORAGE, f"{target} exists already; name another file for the backup"
         ) from None
     except (OSError, sqlite3.Error) as error:
         raise QCError(ErrorCode.STORAGE, f"no backup written to {target}: {error}") from error
+
+
+def _copy(file: Path, target: Path) -> None:
+    with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(target)) as copy:
+        source.backup(copy)
+        # Without a log beside it: a copy is one file.
+        copy.execute("PRAGMA journal_mode = DELETE").fetchall()
+        problems = [row[0] for row in copy.execute("PRAGMA quick_check(1)")]
+    if problems != ["ok"]:
+        raise sqlite3.DatabaseError(f"the database is damaged: {problems[0]}; see db check")
+    with target.open("rb") as written:
+        os.fsync(written.fileno())
 
 
 @contextmanager
@@ -138,12 +305,19 @@ def _file(url: URL) -> Path | None:
     return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
 
-def _make_folder(url: URL) -> None:
+def _make_private(url: URL) -> None:
+    """Make folder and file, or take others' rights on an older version's files away."""
     file = _file(url)
     assert file is not None
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        private.make_folder(file.parent)
     except OSError as error:
         raise QCError(
             ErrorCode.STORAGE, f"the folder of {shown(url)} cannot be made: {error.strerror}"
         ) from error
+    with suppress(OSError):
+        # What is not ours to change, or to write, SQLite will say better.
+        if not file.exists():
+            os.close(private.create(file))
+        for each in files_of(file):
+            private.tighten(each)

@@ -3,10 +3,11 @@
 A kill between the file's adoption and the row's commit leaves an orphan: durable, but its sender
 was never told so and sends it again, which makes it whole. So an orphan is only counted, and stays
 where it is until an operator releases or discards it: moving it could take the file away from
-under a receiver that is just adopting the same bytes. Only files older than the service's start
-count, for a younger one's row may be on its way.
+under a receiver that is just adopting the same bytes. A file without a row that is younger than
+the margin is only counted as young: its row may be on its way.
 """
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -28,9 +29,13 @@ _LISTED = 1000
 
 @dataclass
 class Findings:
-    """What does not match: counts, and the first of each. Paths are relative to the spool."""
+    """What does not match: counts, and the first of each. Paths are relative to the spool.
+
+    `young`: files without a row that are too young to be called orphans.
+    """
 
     files: int = 0
+    young: int = 0
     orphans: int = 0
     missing: int = 0
     damaged: int = 0
@@ -51,26 +56,30 @@ def reconcile(
     stop: threading.Event | None = None,
     *,
     mend: bool = False,
+    margin: timedelta = MARGIN,
 ) -> Findings:
-    """Compare all files last written before `before` and all rows; in pages, until `stop`.
+    """Compare all files and all rows; in pages, until `stop`.
 
-    With `mend`, files that retention dropped and a crash left behind are removed, and so are old
+    Files last written within `margin` before `before` or later are too young to be orphans. With
+    `mend`, files that retention dropped and a crash left behind are removed, and so are old
     pieces of interrupted fetches. Raises QCError STORAGE; OSError if the spool cannot be read.
     """
     found = Findings()
-    limit = (before - MARGIN).timestamp()
+    limit = (before - margin).timestamp()
     stopped = stop or threading.Event()
-    files = _files(spool, limit)
+    files = _files(spool)
     while not stopped.is_set() and (page := list(islice(files, _PAGE))):
         found.files += len(page)
         with store.read() as session:
-            known = retention.kept(session, page)
-        for path in page:
-            if path not in known:
+            known = retention.kept(session, [path for path, _ in page])
+        for path, written in page:
+            if path not in known and written >= limit:
+                found.young += 1
+            elif path not in known:
                 found.orphans += 1
                 if len(found.orphan_paths) < _LISTED:
                     found.orphan_paths.append(path)
-            elif mend and not known[path]:
+            elif mend and not known[path] and written < limit:
                 found.removed += _remove(store, spool, path)
     if mend:
         _remove_pieces(spool, limit)
@@ -120,13 +129,15 @@ def _still(store: Store, original: Original) -> bool:
     return again == [original]
 
 
-def _files(spool: Path, limit: float) -> Iterator[str]:
-    """The received files last written before `limit`, relative to the spool."""
+def _files(spool: Path) -> Iterator[tuple[str, float]]:
+    """The received files, relative to the spool, and when each was last written."""
     for folder in _folders(spool):
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.endswith(".dcm") and entry.stat().st_mtime < limit:
-                    yield f"{folder.name}/{entry.name}"
+                if entry.name.endswith(".dcm"):
+                    # One that is dropped in this moment is none any more.
+                    with contextlib.suppress(FileNotFoundError):
+                        yield f"{folder.name}/{entry.name}", entry.stat().st_mtime
 
 
 def _folders(parent: Path) -> list[Path]:

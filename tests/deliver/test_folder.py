@@ -1,5 +1,6 @@
 """Delivery into a folder."""
 
+import stat
 from pathlib import Path
 
 import pytest
@@ -27,11 +28,17 @@ def test_written_whole_under_its_uid(tmp_path: Path) -> None:
     assert (folder / "1.2.3.dcm").read_bytes() == b"object"
 
 
-def test_others_may_read_it_as_the_umask_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("folder", "file"), [(0o755, 0o644), (0o750, 0o640), (0o700, 0o600)])
+def test_whom_the_folder_lets_in_may_read_it(tmp_path: Path, folder: int, file: int) -> None:
+    tmp_path.chmod(folder)
     carrier(tmp_path).send(item())
-    beside = tmp_path / "beside"
-    beside.touch()
-    assert (tmp_path / "1.2.3.dcm").stat().st_mode == beside.stat().st_mode
+    assert stat.S_IMODE((tmp_path / "1.2.3.dcm").stat().st_mode) == file
+
+
+def test_a_folder_that_we_make_is_ours_only(tmp_path: Path) -> None:
+    carrier(tmp_path / "new" / "share").send(item())
+    for folder in (tmp_path / "new", tmp_path / "new" / "share"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_again_replaces_itself(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import update
 
 from detector.codes import QCError
+from qc_daemon import service_lock
 from qc_daemon.operate import list_jobs
 from qc_daemon.orphans import discard_orphans, list_orphans, release_orphans
 from qc_daemon.records.tables import Revision
@@ -51,6 +52,17 @@ def test_files_with_rows_are_in_order(yard: Yard) -> None:
         yard.receive()
     result = found(yard)
     assert (result.files, result.clean) == (3, True)
+
+
+def test_a_young_file_counts_as_known_or_as_too_young(yard: Yard) -> None:
+    known = ultrasound()
+    yard.receive(known, yard.file(known, hours_old=0))
+    yard.file(hours_old=0)
+    yard.file()
+    result = found(yard)
+    assert (result.files, result.young, result.orphans) == (3, 1, 1)
+    result = found(yard, margin=timedelta(0))
+    assert (result.files, result.young, result.orphans) == (3, 0, 2)
 
 
 def test_a_kill_between_file_and_row_leaves_an_orphan_that_a_resend_heals(yard: Yard) -> None:
@@ -118,9 +130,14 @@ def test_a_discarded_orphan_is_gone_and_nothing_else_can_be_discarded(yard: Yard
         with pytest.raises(QCError):
             discard_orphans(yard.settings, [name])
     fresh = yard.file(hours_old=0)
-    with pytest.raises(QCError, match="being received"):
+    with (
+        service_lock.running(yard.spool.root),
+        pytest.raises(QCError, match="being received"),
+    ):
         discard_orphans(yard.settings, [fresh.stem])
     assert fresh.exists()
+    # Without a service nothing is being received.
+    assert discard_orphans(yard.settings, [fresh.stem]) == 1
 
 
 def test_a_damaged_orphan_is_not_released(yard: Yard) -> None:

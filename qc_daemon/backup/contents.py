@@ -1,0 +1,54 @@
+"""What is in a database, asked in words that every version of its tables understands."""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from sqlalchemy import Connection, create_engine, inspect, text
+
+from detector.codes import ErrorCode, QCError
+
+
+def own_version() -> str:
+    """This program's version."""
+    try:
+        return version("qc-daemon")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def of_copy(file: Path) -> tuple[str, dict[str, int], dict[str, int]]:
+    """Schema revision, rows of each table, and kept files of a copied SQLite database.
+
+    Raises QCError STORAGE if it is none of ours.
+    """
+    made = create_engine(f"sqlite:///{file}")
+    try:
+        with made.connect() as connection:
+            tables = inspect(connection).get_table_names()
+            if "alembic_version" not in tables:
+                raise QCError(ErrorCode.STORAGE, f"{file} is no database of qc-daemon")
+            return revision(connection), counts(connection, tables), kept_files(connection)
+    finally:
+        made.dispose()
+
+
+def revision(connection: Connection) -> str:
+    """The schema's revision, "base" without tables."""
+    found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return str(found) if found else "base"
+
+
+def counts(connection: Connection, tables: list[str]) -> dict[str, int]:
+    """Rows of each of the tables."""
+    return {
+        name: connection.execute(text(f'SELECT count(*) FROM "{name}"')).scalar_one()
+        for name in sorted(tables)
+    }
+
+
+def kept_files(connection: Connection) -> dict[str, int]:
+    """Sizes of the spool's files that rows keep, by path; also in an older version's tables."""
+    columns = {each["name"] for each in inspect(connection).get_columns("revision")}
+    where = " WHERE dropped_at IS NULL" if "dropped_at" in columns else ""
+    rows = connection.execute(text(f"SELECT path, size FROM revision{where} ORDER BY id"))
+    return {str(row.path): int(row.size) for row in rows}

@@ -1,0 +1,130 @@
+"""What a backup holds: each file's size and SHA-256, and what the database is."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from detector.codes import ErrorCode, QCError
+from qc_daemon import private
+
+NAME = "manifest.json"
+DATABASE, TABLES, SPOOL = "qc.db", "tables", "spool"
+FORMAT = 1
+# No manifest, whoever wrote it, makes us read or write anywhere else.
+_FILE = re.compile(r"qc\.db|tables/[a-z_]{1,63}\.copy|spool/[0-9a-f]{2}/[0-9a-f]{64}\.dcm")
+_NAME = re.compile(r"[a-z_0-9]{1,63}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file of the backup."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A backup's contents; file names are relative to its folder.
+
+    `counts`: rows of each table. `columns`: of each exported PostgreSQL table, in file order.
+    `missing` and `damaged`: files of the spool that rows name, and that were gone or not what was
+    received when the backup was made; a damaged one is not in `files`.
+    """
+
+    created: str
+    version: str
+    database: Literal["sqlite", "postgresql"]
+    schema_revision: str
+    counts: dict[str, int]
+    files: dict[str, File]
+    columns: dict[str, list[str]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+
+    @property
+    def spool_files(self) -> dict[str, File]:
+        """The files of the spool, by their path in it."""
+        start = f"{SPOOL}/"
+        return {
+            name.removeprefix(start): file
+            for name, file in self.files.items()
+            if name.startswith(start)
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write it whole or not at all. Raises OSError."""
+        part = folder / f".{NAME}.part"
+        private.write(part, json.dumps({"format": FORMAT} | asdict(self), indent=1).encode())
+        part.replace(folder / NAME)
+
+
+def read(folder: Path) -> Manifest:
+    """The manifest of a backup. Raises QCError STORAGE if it is none, or of a later format."""
+    try:
+        found = json.loads((folder / NAME).read_bytes())
+    except FileNotFoundError:
+        raise _no_backup(folder, "it has no manifest.json; it may be unfinished") from None
+    except (OSError, ValueError):
+        raise _no_backup(folder, "its manifest.json cannot be read") from None
+    if isinstance(found, dict) and found.get("format") != FORMAT:
+        raise _no_backup(folder, "it was made by a later version of qc-daemon; install that")
+    try:
+        return _parsed(found)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise _no_backup(folder, "its manifest.json is not valid") from None
+
+
+def _parsed(found: Mapping[str, Any]) -> Manifest:
+    files = {name: File(int(each["size"]), each["sha256"]) for name, each in found["files"].items()}
+    counts = {name: int(count) for name, count in found["counts"].items()}
+    columns = {name: [str(column) for column in each] for name, each in found["columns"].items()}
+    valid = (
+        all(map(_FILE.fullmatch, files))
+        and all(_SHA256.fullmatch(each.sha256) for each in files.values())
+        and all(map(_NAME.fullmatch, (*counts, *columns)))
+        and all(_NAME.fullmatch(column) for each in columns.values() for column in each)
+        and found["database"] in ("sqlite", "postgresql")
+    )
+    if not valid:
+        raise ValueError
+    return Manifest(
+        created=str(found["created"]),
+        version=str(found["version"]),
+        database=found["database"],
+        schema_revision=str(found["schema_revision"]),
+        counts=counts,
+        files=files,
+        columns=columns,
+        missing=[str(each) for each in found["missing"]],
+        damaged=[str(each) for each in found["damaged"]],
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(folder: Path, manifest: Manifest) -> None:
+    """Raises QCError STORAGE at the first file that is not what the manifest says."""
+    for name, file in manifest.files.items():
+        path = folder / name
+        try:
+            sound = path.stat().st_size == file.size and sha256_of(path) == file.sha256
+        except OSError:
+            raise QCError(ErrorCode.STORAGE, f"the backup {folder} lacks its file {name}") from None
+        if not sound:
+            raise QCError(
+                ErrorCode.STORAGE, f"the backup {folder} is damaged: {name} is not what was saved"
+            )
+
+
+def _no_backup(folder: Path, why: str) -> QCError:
+    return QCError(ErrorCode.STORAGE, f"{folder} is no backup: {why}")

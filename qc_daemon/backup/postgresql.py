@@ -1,0 +1,177 @@
+"""A PostgreSQL database as files of COPY's text format, and back.
+
+Our own export rather than pg_dump: it needs no programs of PostgreSQL's on this host, of a version
+that fits the server's, and the names of the spooled files come from the very same snapshot.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from sqlalchemy import Connection, create_engine, inspect, text
+
+from detector.codes import ErrorCode, QCError
+from qc_daemon import private
+from qc_daemon.backup import contents
+from qc_daemon.backup.manifest import TABLES, File, Manifest
+from qc_daemon.records import schema
+from qc_daemon.records.store import parse, translated
+from qc_daemon.records.tables import Base
+
+_VERSIONS = "alembic_version"
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What was written: a file for each table, and what the snapshot said."""
+
+    files: dict[str, File]
+    columns: dict[str, list[str]]
+    counts: dict[str, int]
+    schema_revision: str
+    kept: dict[str, int]
+
+
+def export(url: str, folder: Path) -> Export:
+    """Write each table of one snapshot to `folder`. Raises QCError STORAGE, OSError."""
+    parsed = parse(url)
+    private.make_folder(folder)
+    made = create_engine(parsed, isolation_level="REPEATABLE READ")
+    try:
+        with translated(parsed), made.connect() as connection:
+            there = _ours(connection)
+            if _VERSIONS not in there:
+                raise QCError(ErrorCode.STORAGE, "the database has no tables yet; nothing to save")
+            columns = {
+                name: [each["name"] for each in inspect(connection).get_columns(name)]
+                for name in there
+            }
+            files = {
+                name: _written(connection, name, columns[name], folder / f"{name}.copy")
+                for name in there
+            }
+            return Export(
+                files,
+                columns,
+                contents.counts(connection, there),
+                contents.revision(connection),
+                contents.kept_files(connection),
+            )
+    finally:
+        made.dispose()
+
+
+def restore(url: str, folder: Path, manifest: Manifest, aside: str) -> str | None:
+    """Put the backup's tables in place of those there are, in one transaction.
+
+    The old tables move to the schema `aside`; its name is returned, None if there were none. Raises
+    QCError STORAGE: others are connected, the role may not make a schema, or the files do not fit;
+    then nothing has changed.
+    """
+    parsed = parse(url)
+    made = create_engine(parsed)
+    try:
+        with translated(parsed), made.begin() as connection:
+            _refuse_others(connection, url)
+            old = _ours(connection)
+            if old:
+                connection.execute(text(f'CREATE SCHEMA "{aside}"'))
+            for name in old:
+                connection.execute(text(f'ALTER TABLE "{name}" SET SCHEMA "{aside}"'))
+            schema.build(connection, manifest.schema_revision)
+            _fill(connection, folder, manifest)
+            # Whoever came meanwhile waits for our locks, and must not work on what it did not read.
+            _refuse_others(connection, url)
+    finally:
+        made.dispose()
+    return aside if old else None
+
+
+def _refuse_others(connection: Connection, url: str) -> None:
+    if others := schema.sessions(connection):
+        raise QCError(ErrorCode.STORAGE, schema.in_use(parse(url), others))
+
+
+def _ours(connection: Connection) -> list[str]:
+    """Our tables that are there, those that others refer to first."""
+    there = set(inspect(connection).get_table_names())
+    ordered = [table.name for table in Base.metadata.sorted_tables]
+    return [name for name in (_VERSIONS, *ordered) if name in there]
+
+
+def _fill(connection: Connection, folder: Path, manifest: Manifest) -> None:
+    there = _ours(connection)
+    unknown = sorted(set(manifest.columns) - set(there))
+    if unknown:
+        raise QCError(ErrorCode.STORAGE, f"the backup has a table {unknown[0]} that we do not know")
+    for name in there:
+        if name not in manifest.columns or name == _VERSIONS:
+            continue
+        _read(connection, name, manifest.columns[name], folder / TABLES / f"{name}.copy")
+        _go_on_counting(connection, name)
+    found = contents.counts(connection, sorted(manifest.counts))
+    if found != manifest.counts:
+        wrong = next(name for name in found if found[name] != manifest.counts[name])
+        raise QCError(
+            ErrorCode.STORAGE, f"the backup's table {wrong} has other rows than were saved"
+        )
+
+
+def _go_on_counting(connection: Connection, name: str) -> None:
+    """New rows get numbers after the highest that came in with the old ones."""
+    columns = {column["name"] for column in inspect(connection).get_columns(name)}
+    if "id" not in columns:
+        return
+    connection.execute(
+        text(
+            f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), max(id)) FROM \"{name}\""
+            " HAVING max(id) IS NOT NULL"
+        )
+    )
+
+
+def _written(connection: Connection, name: str, columns: list[str], path: Path) -> File:
+    digest, size = hashlib.sha256(), 0
+    statement = sql.SQL("COPY {} ({}) TO STDOUT").format(*_named(name, columns))
+    with (
+        _driver(connection).cursor() as cursor,
+        os.fdopen(private.create(path), "wb") as file,
+        cursor.copy(statement) as copy,
+    ):
+        for block in copy:
+            digest.update(block)
+            size += file.write(block)
+    return File(size, digest.hexdigest())
+
+
+def _read(connection: Connection, name: str, columns: list[str], path: Path) -> None:
+    statement = sql.SQL("COPY {} ({}) FROM STDIN").format(*_named(name, columns))
+    try:
+        with (
+            _driver(connection).cursor() as cursor,
+            path.open("rb") as file,
+            cursor.copy(statement) as copy,
+        ):
+            while block := file.read(_BLOCK):
+                copy.write(block)
+    except psycopg.Error as error:
+        # Its first line names table and column; the second would quote the row.
+        why = str(error).strip().splitlines()[0]
+        raise QCError(
+            ErrorCode.STORAGE, f"the backup's table {name} is not taken: {why}"
+        ) from error
+
+
+def _named(name: str, columns: list[str]) -> tuple[sql.Identifier, sql.Composed]:
+    return sql.Identifier(name), sql.SQL(", ").join(map(sql.Identifier, columns))
+
+
+def _driver(connection: Connection) -> "psycopg.Connection[Any]":
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    return driver

@@ -1,0 +1,274 @@
+"""Bringing a backup back: nothing is deleted, and what came after it is named.
+
+Files first, then the database that names them. The old database moves aside with its write-ahead
+log: a log that stayed would be replayed over the new one.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pydicom.filereader import read_file_meta_info
+from sqlalchemy import create_engine, inspect, text
+
+from detector.codes import ErrorCode, QCError
+from qc_daemon import private, service_lock, spool_file
+from qc_daemon.backup import contents, manifest, postgresql
+from qc_daemon.backup.manifest import DATABASE, SPOOL, Manifest
+from qc_daemon.records import integrity, schema
+from qc_daemon.records.store import parse
+from qc_daemon.settings import Settings
+from qc_daemon.spool_file import Condition
+
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """An object that came after the backup: only the spool has it. The UID is "" if unreadable."""
+
+    sha256: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What was done. `aside`: where the old database is, None if there was none.
+
+    `files`: how many the spool lacked and was given; `replaced`: files that were not what was
+    received and now are, the old ones in `damaged/`; `missing`: files that rows keep and that are
+    neither in the spool nor in the backup.
+    """
+
+    schema_revision: str
+    created: str | None
+    aside: str | None
+    files: int
+    replaced: int
+    missing: tuple[str, ...]
+    later: tuple[Later, ...]
+
+
+def restore(
+    settings: Settings,
+    source: Path,
+    now: datetime,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Restored:
+    """Put a backup in place: a folder with a manifest, or a copied SQLite database alone.
+
+    Raises QCError STORAGE: it is no sound backup, is of a later version or of another kind of
+    database, or a service or another program uses ours. The database is replaced in one step, at
+    the end; a restore that fails before leaves it as it is.
+    """
+    url, spool = settings.store.url, settings.store.spool
+    saved = _verified(source, url)
+    file = schema.file_of(url)
+    with service_lock.alone(spool), _undisturbed(url):
+        if saved is None:
+            added = replaced = 0
+            revision, counts, _ = contents.of_copy(source)
+        else:
+            added, replaced = _spooled(source / SPOOL, saved, spool, progress)
+            revision, counts = saved.schema_revision, saved.counts
+        name = f"before_restore_{now:%Y%m%dt%H%M%S_%f}"
+        if file is None:
+            assert saved is not None
+            aside = postgresql.restore(url, source, saved, name)
+        else:
+            aside = _replaced(file, source if saved is None else source / DATABASE, name)
+        kept = _checked(url, file, counts)
+        missing = tuple(path for path in kept if not (spool / path).is_file())
+        return Restored(
+            schema_revision=revision,
+            created=None if saved is None else saved.created,
+            aside=aside,
+            files=added,
+            replaced=replaced,
+            missing=missing,
+            later=tuple(_later(url, spool)),
+        )
+
+
+@contextlib.contextmanager
+def _undisturbed(url: str) -> Iterator[None]:
+    file = schema.file_of(url)
+    if file is None:
+        schema.refuse_in_use(url)
+        yield
+    else:
+        with schema.undisturbed(file):
+            yield
+
+
+def _verified(source: Path, url: str) -> Manifest | None:
+    """The manifest of a sound backup for this database; None for a database file alone."""
+    is_sqlite = schema.file_of(url) is not None
+    if source.is_file() and is_sqlite:
+        _sound(source)
+        revision, _, _ = contents.of_copy(source)
+        _known(revision)
+        return None
+    if not source.is_dir():
+        what = "a backup's folder or a database's copy" if is_sqlite else "a backup's folder"
+        raise QCError(ErrorCode.STORAGE, f"{source} is no backup: give {what}")
+    found = manifest.read(source)
+    if found.database != parse(url).get_backend_name():
+        raise QCError(
+            ErrorCode.STORAGE,
+            f"the backup is of a {found.database} database, and store.url names another kind",
+        )
+    _known(found.schema_revision)
+    manifest.verify(source, found)
+    if is_sqlite:
+        _sound(source / DATABASE)
+    return found
+
+
+def _known(revision: str) -> None:
+    if not schema.is_known(revision):
+        raise QCError(
+            ErrorCode.STORAGE,
+            f"the backup has the schema of another version of qc-daemon ({revision});"
+            " install that version",
+        )
+
+
+def _sound(file: Path) -> None:
+    if any(each != file for each in schema.files_of(file)):
+        raise QCError(
+            ErrorCode.STORAGE,
+            f"{file} has a -wal or -shm beside it: it is a database in use, not a copy",
+        )
+    found = integrity.examine_file(file)
+    if not found.sound:
+        raise QCError(ErrorCode.STORAGE, f"the backup {file} is damaged: {found.faults[0]}")
+
+
+def _spooled(
+    source: Path, saved: Manifest, spool: Path, progress: Callable[[int, int], None]
+) -> tuple[int, int]:
+    """Give the spool the files it lacks; how many, and how many of them replaced damaged ones."""
+    added = replaced = 0
+    wanted = saved.spool_files
+    try:
+        for done, (path, file) in enumerate(wanted.items()):
+            progress(done, len(wanted))
+            condition = spool_file.examine(spool / path, file.sha256, file.size)
+            if condition is Condition.INTACT:
+                continue
+            if condition is not Condition.MISSING:
+                spool_file.set_aside(spool, spool / path, file.sha256)
+                replaced += 1
+            _copied(source / path, spool / path)
+            added += 1
+        progress(len(wanted), len(wanted))
+        os.sync()
+    except OSError as error:
+        raise QCError(
+            ErrorCode.STORAGE,
+            f"the spool {spool} cannot be written: {(error.strerror or 'error').lower()};"
+            " the database is as it was",
+        ) from error
+    return added, replaced
+
+
+def _copied(source: Path, target: Path) -> None:
+    """A copy under its name only once it is whole."""
+    private.make_folder(target.parent)
+    part = target.with_suffix(".restored")
+    part.unlink(missing_ok=True)
+    with os.fdopen(private.create(part), "wb") as made, source.open("rb") as read:
+        shutil.copyfileobj(read, made, 1 << 20)
+    part.replace(target)
+
+
+def _replaced(file: Path, copy: Path, name: str) -> str | None:
+    """Put the copy in the database's place; the folder with the old one, None if there was none.
+
+    Durable before it is renamed over the old one, which the folder then still has by another link.
+    """
+    aside = file.parent / name
+    part = file.with_name(f"{file.name}.restored")
+    old = schema.files_of(file)
+    try:
+        private.make_folder(file.parent)
+        part.unlink(missing_ok=True)
+        with os.fdopen(private.create(part), "wb") as made, copy.open("rb") as read:
+            shutil.copyfileobj(read, made, 1 << 20)
+            made.flush()
+            os.fsync(made.fileno())
+        if old:
+            private.make_folder(aside)
+        for each in old:
+            os.link(each, aside / each.name)
+        for each in old:
+            if each != file:
+                each.unlink()
+        part.replace(file)
+        _sync(file.parent)
+    except OSError as error:
+        why = (error.strerror or "error").lower()
+        raise QCError(ErrorCode.STORAGE, f"the database {file} is not replaced: {why}") from error
+    return str(aside) if old else None
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _checked(url: str, file: Path | None, counts: dict[str, int]) -> dict[str, int]:
+    """The kept files of the restored database. Raises QCError STORAGE if it is not what was saved.
+
+    Without our engine, which would begin a write-ahead log.
+    """
+    if file is None:
+        found = integrity.examine(url)
+        made = create_engine(parse(url))
+    else:
+        found = integrity.examine_file(file)
+        made = create_engine(f"sqlite:///{file}")
+    if not found.sound:
+        raise QCError(ErrorCode.STORAGE, f"the restored database is damaged: {found.faults[0]}")
+    try:
+        with made.connect() as connection:
+            if contents.counts(connection, sorted(counts)) != counts:
+                raise QCError(
+                    ErrorCode.STORAGE, "the restored database has other rows than were saved"
+                )
+            return contents.kept_files(connection)
+    finally:
+        made.dispose()
+
+
+def _later(url: str, spool: Path) -> Iterator[Later]:
+    """Files of the spool that no row names."""
+    made = create_engine(parse(url))
+    try:
+        with made.connect() as connection:
+            if not inspect(connection).has_table("revision"):
+                known: set[str] = set()
+            else:
+                known = set(connection.execute(text("SELECT path FROM revision")).scalars())
+    finally:
+        made.dispose()
+    for path in sorted(spool.glob("[0-9a-f][0-9a-f]/*.dcm")):
+        if path.relative_to(spool).as_posix() not in known:
+            yield Later(path.stem, _instance(path))
+
+
+def _instance(path: Path) -> str:
+    """SOP Instance UID in the meta group, which our receiver wrote."""
+    try:
+        return str(read_file_meta_info(path).MediaStorageSOPInstanceUID)
+    except Exception:
+        # pydicom lets a dozen kinds of error through for a file that is not what it was.
+        return ""

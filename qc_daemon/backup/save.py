@@ -1,0 +1,124 @@
+"""Saving: first a snapshot of the database, then the files that it names.
+
+A file is durable before its row is there, and leaves the spool only after its row said so. So what
+the snapshot names is in the spool, whatever the service receives meanwhile; a file that retention
+took away in between can be fetched from the destination that it was left to.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from detector.codes import ErrorCode, QCError
+from qc_daemon import private
+from qc_daemon.backup import contents, postgresql
+from qc_daemon.backup.manifest import DATABASE, SPOOL, TABLES, File, Manifest, sha256_of
+from qc_daemon.records import schema
+from qc_daemon.settings import Settings
+
+_BLOCK = 1 << 20
+
+
+def save(
+    settings: Settings,
+    folder: Path,
+    now: datetime,
+    *,
+    link: bool = False,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Manifest:
+    """Save database and spool in a new folder while the service runs.
+
+    With `link` spooled files are hard links, which takes no room but guards only against deletion,
+    and needs the same file system. `progress` is told files done and in all.
+    Raises QCError STORAGE; the folder then has no manifest.
+    """
+    try:
+        _make(folder)
+        return _saved(settings, folder, now, link, progress)
+    except OSError as error:
+        why = (error.strerror or type(error).__name__).lower()
+        raise QCError(ErrorCode.STORAGE, f"no backup written to {folder}: {why}") from error
+
+
+def _make(folder: Path) -> None:
+    private.make_folder(folder)
+    if any(folder.iterdir()):
+        raise QCError(
+            ErrorCode.STORAGE, f"{folder} is not empty; name another folder for the backup"
+        )
+    private.tighten(folder)
+
+
+def _saved(
+    settings: Settings,
+    folder: Path,
+    now: datetime,
+    link: bool,
+    progress: Callable[[int, int], None],
+) -> Manifest:
+    url, spool = settings.store.url, settings.store.spool
+    columns: dict[str, list[str]] = {}
+    if schema.file_of(url) is None:
+        export = postgresql.export(url, folder / TABLES)
+        files = {f"{TABLES}/{name}.copy": each for name, each in export.files.items()}
+        revision, counts, kept = export.schema_revision, export.counts, export.kept
+        columns = export.columns
+    else:
+        copy = folder / DATABASE
+        schema.backup(url, copy)
+        files = {DATABASE: File(copy.stat().st_size, sha256_of(copy))}
+        revision, counts, kept = contents.of_copy(copy)
+    missing, damaged = [], []
+    for done, (path, size) in enumerate(kept.items()):
+        progress(done, len(kept))
+        target = folder / SPOOL / path
+        saved = _saved_file(spool / path, target, link)
+        if saved is None:
+            missing.append(path)
+        elif saved != File(size, Path(path).stem):
+            damaged.append(path)
+            target.unlink()
+        else:
+            files[f"{SPOOL}/{path}"] = saved
+    progress(len(kept), len(kept))
+    # One flush for all of them, before the manifest says that they are there.
+    os.sync()
+    manifest = Manifest(
+        created=now.isoformat(timespec="seconds"),
+        version=contents.own_version(),
+        database="sqlite" if schema.file_of(url) else "postgresql",
+        schema_revision=revision,
+        counts=counts,
+        files=files,
+        columns=columns,
+        missing=missing,
+        damaged=damaged,
+    )
+    manifest.write(folder)
+    os.sync()
+    return manifest
+
+
+def _saved_file(source: Path, target: Path, link: bool) -> File | None:
+    """The file in the backup; None if the spool has none."""
+    private.make_folder(target.parent)
+    try:
+        if not link:
+            _copy(source, target)
+        else:
+            with contextlib.suppress(FileExistsError):
+                os.link(source, target)
+    except FileNotFoundError:
+        return None
+    return File(target.stat().st_size, sha256_of(target))
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb", buffering=0) as read:
+        fd = private.create(target)
+        with os.fdopen(fd, "wb") as made:
+            while block := read.read(_BLOCK):
+                made.write(block)

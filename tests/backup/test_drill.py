@@ -1,0 +1,125 @@
+"""The restore drill: a backup under load, more load, a stop or a kill, and the backup put back.
+
+Nothing that was acknowledged before the backup is missing, and what came later is named.
+"""
+
+import random
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from qc_daemon.backup import restore, save
+from qc_daemon.orphans import release_orphans
+from qc_daemon.records import integrity, schema
+from qc_daemon.settings import Settings
+from qc_daemon.spool_file import Condition, examine
+from tests.faults.kills import Modality
+from tests.faults.receiving import receiving, stored
+from tests.service import Service
+from tests.wire import eventually, ultrasound
+
+
+class Drill:
+    """A service that only receives, through one round after the other."""
+
+    def __init__(self, folder: Path, url: str, seed: int) -> None:
+        self.folder = folder
+        self.service: Service = receiving(
+            folder, url=url, more="processes = 1", environment={"OMP_NUM_THREADS": "1"}
+        )
+        self.settings = Settings(store={"url": url, "spool": folder / "spool"})
+        self.random = random.Random(seed)
+        self.rounds = 0
+
+    def round(self, *, kill: bool) -> None:
+        self.rounds += 1
+        folder = self.folder / f"backup-{self.rounds}"
+        known = self.rows()
+        self.service.start()
+        objects = [ultrasound(study=f"1.2.3.{self.rounds}") for _ in range(400)]
+        with Modality(self.service.port, objects, pause=0.0) as modality:
+            eventually(lambda: modality.acknowledged)
+            time.sleep(self.random.uniform(0.0, 0.2))
+            before = list(modality.acknowledged)
+            made = save(self.settings, folder, datetime.now(UTC))
+            count = len(modality.acknowledged)
+            eventually(lambda: len(modality.acknowledged) > count or modality.finished())
+            time.sleep(self.random.uniform(0.0, 0.2))
+            if kill:
+                self.service.kill()
+        if not kill:
+            # A receiver that stops lets the association go on to its end.
+            assert self.service.stop() == 0
+        assert (made.missing, made.damaged) == ([], [])
+        acknowledged = set(modality.acknowledged)
+        if not kill:
+            self.settled()
+
+        done = restore(self.settings, folder, datetime.now(UTC))
+
+        restored = self.rows()
+        assert done.missing == ()
+        # Nothing that the backup acknowledged is missing, neither row nor bytes …
+        assert known | set(before) <= restored
+        self.whole()
+        # … what came later is named, and nothing else was lost.
+        later = {each.sop_instance_uid for each in done.later}
+        assert acknowledged - restored <= later
+        assert not later & restored
+        assert later, "no load between backup and end"
+        self.sound()
+        if self.random.random() < 0.5:
+            count = len(done.later)
+            assert release_orphans(self.settings, [each.sha256 for each in done.later]) == count
+            assert acknowledged <= self.rows()
+            assert restore(self.settings, folder, datetime.now(UTC)).later == done.later
+
+    def rows(self) -> set[str]:
+        url = self.settings.store.url
+        return set() if schema.will_be_made(url) else set(stored(url))
+
+    def settled(self) -> None:
+        """After a clean stop the database is one file."""
+        file = schema.file_of(self.settings.store.url)
+        assert file is None or schema.files_of(file) == [file]
+
+    def sound(self) -> None:
+        found = integrity.examine(self.settings.store.url, full=True)
+        assert (found.sound, found.is_full, found.faults) == (True, True, ())
+        assert schema.check(self.settings.store.url) is None
+
+    def whole(self) -> None:
+        engine = create_engine(self.settings.store.url)
+        with engine.connect() as connection:
+            paths = list(connection.execute(text("SELECT path, sha256 FROM revision")))
+        engine.dispose()
+        for path, sha256 in paths:
+            assert examine(self.settings.store.spool / path, sha256) is Condition.INTACT
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def drill(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Drill]:
+    url = f"sqlite:///{tmp_path / 'qc.db'}"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+    made = Drill(tmp_path, url, seed=20261129)
+    yield made
+    if made.service.process is not None and made.service.process.poll() is None:
+        made.service.stop()
+
+
+def test_a_stopped_and_a_killed_service_are_restored(drill: Drill) -> None:
+    drill.round(kill=False)
+    drill.round(kill=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_random_rounds(drill: Drill) -> None:
+    """50 on SQLite, 20 on PostgreSQL."""
+    for _ in range(50 if drill.settings.store.url.startswith("sqlite") else 20):
+        drill.round(kill=drill.random.random() < 0.6)

@@ -1,0 +1,299 @@
+"""A backup is put back whole or not at all, and nothing that was there is deleted."""
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+from typer.testing import CliRunner
+
+from detector.codes import ErrorCode, QCError
+from qc_daemon import service_lock
+from qc_daemon.backup import Restored, restore, save
+from qc_daemon.cli import app
+from qc_daemon.records import schema
+from tests.retain.conftest import Yard
+from tests.wire import ultrasound
+
+NOW = datetime(2026, 11, 29, 1, 2, 3, tzinfo=UTC)
+HOLDER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("SELECT count(*) FROM revision").fetchall()
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def backup(yard: Yard, name: str = "backup", *, link: bool = False) -> Path:
+    folder = yard.spool.root.parent / name
+    save(yard.settings, folder, NOW, link=link)
+    return folder
+
+
+def put_back(yard: Yard, source: Path) -> Restored:
+    # What has the database open keeps a restore from it, this process included.
+    yard.store.close()
+    return restore(yard.settings, source, NOW)
+
+
+def command(*arguments: str | Path) -> str:
+    done = CliRunner().invoke(app, [str(each) for each in arguments])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def uids(yard: Yard) -> set[str]:
+    with yard.store.read() as session:
+        return set(session.scalars(text("SELECT sop_instance_uid FROM instance")))
+
+
+def database(yard: Yard) -> Path:
+    file = schema.file_of(yard.settings.store.url)
+    assert file is not None
+    return file
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_what_was_saved_comes_back_and_what_came_later_is_named(yard: Yard, link: bool) -> None:
+    saved = yard.receive()
+    folder = backup(yard, link=link)
+    later = yard.receive()
+    done = put_back(yard, folder)
+    assert uids(yard) == {saved.sop_instance_uid}
+    assert [(each.sha256, each.sop_instance_uid) for each in done.later] == [
+        (later.sha256, later.sop_instance_uid)
+    ]
+    assert (done.files, done.replaced, done.missing) == (0, 0, ())
+    # The numbers go on where the restored rows end.
+    assert yard.receive(ultrasound()).revision_id > saved.revision_id
+
+
+def test_a_lost_spool_comes_back(yard: Yard) -> None:
+    saved = [yard.receive() for _ in range(3)]
+    folder = backup(yard)
+    shutil.rmtree(yard.spool.root)
+    done = put_back(yard, folder)
+    assert (done.files, done.missing, done.later) == (3, (), ())
+    assert all((yard.spool.root / each.path).is_file() for each in saved)
+
+
+def test_a_damaged_file_is_replaced_and_kept_aside(yard: Yard) -> None:
+    saved = yard.receive()
+    folder = backup(yard)
+    path = yard.spool.root / saved.path
+    path.write_bytes(b"other" + path.read_bytes()[5:])
+    done = put_back(yard, folder)
+    assert (done.files, done.replaced) == (1, 1)
+    assert (folder / "spool" / saved.path).read_bytes() == path.read_bytes()
+    (aside,) = (yard.spool.root / "damaged").iterdir()
+    assert aside.read_bytes().startswith(b"other")
+
+
+def test_a_backup_names_what_it_could_not_save(yard: Yard) -> None:
+    gone, damaged = yard.receive(), yard.receive()
+    (yard.spool.root / gone.path).unlink()
+    (yard.spool.root / damaged.path).write_bytes(b"x" * damaged.size)
+    made = save(yard.settings, yard.spool.root.parent / "backup", NOW)
+    assert (made.missing, made.damaged) == ([gone.path], [damaged.path])
+    done = put_back(yard, yard.spool.root.parent / "backup")
+    assert done.missing == (gone.path,)
+
+
+def test_a_log_that_a_kill_left_is_not_replayed_over_the_backup(sqlite_yard: Yard) -> None:
+    """The obvious restore, a copy over the database, loses to the write-ahead log beside it."""
+    yard = sqlite_yard
+    file = database(yard)
+    saved = yard.receive()
+    folder = backup(yard)
+    later = [yard.receive() for _ in range(40)]
+    # As a kill leaves them: whoever wrote has not closed.
+    left = file.parent / "left"
+    left.mkdir()
+    for each in schema.files_of(file):
+        shutil.copy(each, left)
+    yard.store.close()
+    for each in left.iterdir():
+        shutil.copy(each, file.parent)
+    assert len(schema.files_of(file)) == 3
+    done = put_back(yard, folder)
+    assert schema.files_of(file) == [file]
+    assert uids(yard) == {saved.sop_instance_uid}
+    assert done.aside is not None
+    # The old one is whole in its folder: with its log it has every row.
+    with closing(sqlite3.connect(Path(done.aside) / file.name)) as old:
+        assert old.execute("SELECT count(*) FROM instance").fetchone() == (1 + len(later),)
+
+
+def test_the_old_tables_are_kept_in_a_schema(postgres_yard: Yard) -> None:
+    yard = postgres_yard
+    url = yard.settings.store.url
+    yard.receive()
+    folder = backup(yard)
+    yard.receive()
+    done = put_back(yard, folder)
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        counted = connection.execute(text(f'SELECT count(*) FROM "{done.aside}".instance'))
+        assert counted.scalar_one() == 2
+    engine.dispose()
+
+
+def test_a_damaged_backup_changes_nothing(yard: Yard) -> None:
+    saved = yard.receive()
+    folder = backup(yard)
+    later = yard.receive()
+    table = "qc.db" if yard.settings.store.url.startswith("sqlite") else "tables/instance.copy"
+    for name in ("manifest.json", table, f"spool/{saved.path}"):
+        path = folder / name
+        content = path.read_bytes()
+        middle = len(content) // 2
+        for harm in (None, content[:middle], content[:middle] + b"\0" + content[middle + 1 :]):
+            path.unlink()
+            if harm is not None:
+                path.write_bytes(harm)
+            with pytest.raises(QCError) as caught:
+                put_back(yard, folder)
+            assert caught.value.code is ErrorCode.STORAGE
+            assert uids(yard) == {saved.sop_instance_uid, later.sop_instance_uid}
+            path.write_bytes(content)
+    put_back(yard, folder)
+    assert uids(yard) == {saved.sop_instance_uid}
+
+
+def _of_later_format(found: dict[str, object]) -> None:
+    found["format"] = 2
+
+
+def _of_later_schema(found: dict[str, object]) -> None:
+    found["schema_revision"] = "9999"
+
+
+def _reaching_out(found: dict[str, object]) -> None:
+    found["files"] = {"../../outside": {"size": 1, "sha256": "0" * 64}}
+
+
+def _of_another_kind(found: dict[str, object]) -> None:
+    found["database"] = "postgresql" if found["database"] == "sqlite" else "sqlite"
+
+
+def test_a_backup_that_does_not_fit_is_refused(yard: Yard) -> None:
+    yard.receive()
+    folder = backup(yard)
+    content = (folder / "manifest.json").read_text()
+    changes: list[Callable[[dict[str, object]], None]] = [
+        _of_later_format,
+        _of_later_schema,
+        _reaching_out,
+        _of_another_kind,
+    ]
+    for change in changes:
+        manifest = json.loads(content)
+        change(manifest)
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(QCError, match="backup"):
+            put_back(yard, folder)
+
+
+def test_an_older_version_s_backup_comes_back_at_its_revision(url: str, tmp_path: Path) -> None:
+    from tests.backup.conftest import new_yard
+
+    yard = new_yard(tmp_path, url)
+    yard.store.close()
+    schema.downgrade(url, "0003")
+    folder = backup(yard)
+    schema.upgrade(url)
+    assert put_back(yard, folder).schema_revision == "0003"
+    assert schema.revision_of(url) == "0003"
+    schema.upgrade(url)
+    assert schema.check(url) is None
+
+
+def test_a_running_service_is_not_restored_over(yard: Yard) -> None:
+    folder = backup(yard)
+    with service_lock.running(yard.spool.root), pytest.raises(QCError, match="service is running"):
+        put_back(yard, folder)
+    with (
+        service_lock.alone(yard.spool.root),
+        pytest.raises(QCError, match="being restored"),
+        service_lock.running(yard.spool.root),
+    ):
+        pass
+
+
+def test_a_database_that_another_program_has_open_is_not_replaced(yard: Yard) -> None:
+    """A service with another spool, an older one that knows no lock, a person's SQL shell."""
+    folder = backup(yard)
+    url = yard.settings.store.url
+    if url.startswith("sqlite"):
+        with subprocess.Popen(
+            [sys.executable, "-P", "-c", HOLDER, database(yard)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            with pytest.raises(QCError, match="in use"):
+                put_back(yard, folder)
+    else:
+        engine = create_engine(url)
+        with engine.connect(), pytest.raises(QCError, match="in use by 1 other"):
+            put_back(yard, folder)
+        engine.dispose()
+    put_back(yard, folder)
+
+
+def test_a_copy_alone_is_restored_too(sqlite_yard: Yard) -> None:
+    yard = sqlite_yard
+    saved = yard.receive()
+    copy = yard.spool.root.parent / "copy.db"
+    schema.backup(yard.settings.store.url, copy)
+    later = yard.receive()
+    assert [each.sha256 for each in put_back(yard, copy).later] == [later.sha256]
+    assert uids(yard) == {saved.sop_instance_uid}
+
+
+def test_no_restore_of_what_is_no_backup(sqlite_yard: Yard, tmp_path: Path) -> None:
+    other = tmp_path / "other.db"
+    with closing(sqlite3.connect(other)) as connection:
+        connection.execute("CREATE TABLE instance (id)")
+    text_file = tmp_path / "notes.txt"
+    text_file.write_text("no database")
+    for source in (other, text_file, tmp_path / "none", tmp_path):
+        with pytest.raises(QCError):
+            put_back(sqlite_yard, source)
+    # A live database is no copy of itself.
+    sqlite_yard.receive()
+    with pytest.raises(QCError, match="in use, not a copy"):
+        restore(sqlite_yard.settings, database(sqlite_yard), NOW)
+
+
+def test_a_backup_needs_a_folder_of_its_own(yard: Yard) -> None:
+    with pytest.raises(QCError, match="not empty"):
+        backup(yard, "spool")
+
+
+def test_the_commands_save_restore_and_take_in_again(sqlite_yard: Yard, tmp_path: Path) -> None:
+    yard = sqlite_yard
+    config = tmp_path / "qc.toml"
+    config.write_text('[store]\nurl = "sqlite:///qc.db"\nspool = "spool"\n')
+    saved = yard.receive()
+    made = command("db", "backup", tmp_path / "saved", "--with-spool", "--config", config)
+    assert "1 received objects" in made
+    later = yard.receive()
+    yard.store.close()
+    done = command("db", "restore", tmp_path / "saved", "--config", config)
+    assert "1 objects came after the backup" in done
+    assert f"{later.sha256} {later.sop_instance_uid}" in done
+    yard.store.close()
+    done = command("db", "restore", tmp_path / "saved", "--release", "--config", config)
+    assert "1 of them are taken in again" in done
+    assert uids(yard) == {saved.sop_instance_uid, later.sop_instance_uid}
+    assert "sound" in command("db", "check", "--config", config)
