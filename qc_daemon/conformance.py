@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pydicom.charset import python_encoding
 from pydicom.uid import (
     UID,
     Comprehensive3DSRStorage,
@@ -22,6 +21,7 @@ from pydicom.uid import (
 )
 
 from detector.codes import ErrorCode
+from qc_daemon.character_set import DEFINED_TERMS
 from qc_daemon.commitment import PUSH_MODEL
 from qc_daemon.deliver.outcome import HTTP, STORE, Meaning
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -236,7 +236,7 @@ def _character_sets() -> str:
         ("Specific Character Set", "decoder"),
         (
             (f"`{term or '(absent)'}`", f"`{codecs.lookup(name).name}`")
-            for term, name in python_encoding.items()
+            for term, name in DEFINED_TERMS.items()
         ),
     )
 

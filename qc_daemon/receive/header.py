@@ -13,8 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from pydicom.charset import convert_encodings, decode_bytes, python_encoding
-from pydicom.valuerep import TEXT_VR_DELIMS
+from qc_daemon.character_set import (
+    NAME_DELIMITERS,
+    VALUE_DELIMITERS,
+    CharacterSetError,
+    character_sets,
+    decode_text,
+)
 
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -123,10 +128,10 @@ def read_identity(
         study_instance_uid=_uid(values.get(_STUDY, b"")),
         series_instance_uid=_uid(values.get(_SERIES, b"")),
         patient_id=_text(values.get(_PATIENT_ID, b""), charset),
-        station_name=_description(values.get(_STATION_NAME, b""), charset),
-        study_description=_description(values.get(_STUDY_DESCRIPTION, b""), charset),
-        patient_name=_description(values.get(_PATIENT_NAME, b""), charset)[:_MAX_NAME],
-        accession_number=_description(values.get(_ACCESSION, b""), charset)[:_MAX_NAME],
+        station_name=_text(values.get(_STATION_NAME, b""), charset),
+        study_description=_text(values.get(_STUDY_DESCRIPTION, b""), charset),
+        patient_name=_text(values.get(_PATIENT_NAME, b""), charset, NAME_DELIMITERS)[:_MAX_NAME],
+        accession_number=_text(values.get(_ACCESSION, b""), charset)[:_MAX_NAME],
         study_date=_date(values.get(_STUDY_DATE, b"")),
     )
 
@@ -239,26 +244,11 @@ def _date(raw: bytes) -> str:
     return text if len(text) == 8 and text.isascii() and text.isdecimal() else ""
 
 
-def _text(raw: bytes, charset: bytes) -> str:
+def _text(raw: bytes, charset: bytes, delimiters: frozenset[int] = VALUE_DELIMITERS) -> str:
     """A text as declared, else as Latin-1, which any bytes are; databases take no NUL."""
-    declared = charset.decode("latin-1").split("\\")[0].strip(" \0")
-    encoding = python_encoding.get(declared, "latin-1")
+    sets = character_sets(charset.decode("latin-1")) or ("6",)
     try:
-        text = raw.decode(encoding)
-    except (UnicodeDecodeError, LookupError):
+        text = decode_text(raw, sets, delimiters)
+    except CharacterSetError:
         text = raw.decode("latin-1")
-    return text.replace("\0", "").strip()
-
-
-def _description(raw: bytes, charset: bytes) -> str:
-    """A text in all of the declared character sets, as whoever reads the object later has it."""
-    if raw.isascii() and b"\x1b" not in raw:
-        return raw.decode("ascii").replace("\0", "").strip()
-    names = [name.strip(" \0") for name in charset.decode("latin-1").split("\\")]
-    if len(names) == 1 or any(name and name not in python_encoding for name in names):
-        return _text(raw, charset)
-    try:
-        text = decode_bytes(raw, convert_encodings(names), TEXT_VR_DELIMS)
-    except (UnicodeDecodeError, LookupError):
-        return _text(raw, charset)
     return text.replace("\0", "").strip()

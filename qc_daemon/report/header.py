@@ -15,11 +15,18 @@ from datetime import datetime
 from typing import Any
 
 from pydicom import config
-from pydicom.charset import convert_encodings, python_encoding
 from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+
+from qc_daemon.character_set import (
+    NAME_DELIMITERS,
+    VALUE_DELIMITERS,
+    character_sets,
+    decode_text,
+    split_values,
+)
 
 UTF8 = "ISO_IR 192"
 
@@ -89,15 +96,14 @@ _ENUMERATED: Mapping[str, frozenset[str]] = {
     "PatientIdentityRemoved": frozenset({"YES", "NO"}),
 }
 _LINE_VRS = frozenset({"AE", "CS", "LO", "PN", "SH"})
-_UNDECLARED = ["ascii"]
+_TEXT_VRS = frozenset({"SH", "LO", "ST", "LT", "UC", "UT", "PN"})
+"""Value representations that Specific Character Set holds for (PS3.3 C.12.1.1.2)."""
+_SINGLE_VALUED_VRS = frozenset({"ST", "LT", "UT"})
+_UNDECLARED = ("6",)
 
 _ACR_NEMA_DATE = re.compile(r"(\d{4})\.(\d{2})\.(\d{2})")
 _ACR_NEMA_TIME = re.compile(r"(\d{2}):(\d{2})(?::(\d{2}(?:\.\d{1,6})?))?")
 _OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")
-_SINGLE_ALIAS = re.compile(r"ISO[ _-]?IR[ _-]?(\d+)", re.IGNORECASE)
-_EXTENSION_ALIAS = re.compile(r"ISO[ _-]?2022[ _-]?IR[ _-]?(\d+)", re.IGNORECASE)
-_UTF8_ALIAS = re.compile(r"(ISO[ _-]?10646[ _-]?)?UTF[ _-]?8", re.IGNORECASE)
-
 _UNCONVERTIBLE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
 """What pydicom raises on values that are not what their representation says."""
 
@@ -170,7 +176,7 @@ class _Reader:
         self.lost = False
         # Reading converts raw elements in place; the caller's header stays as received.
         self._header = deepcopy(header)
-        self._encodings = encodings(header)
+        self._sets = declared_sets(header)
 
     def raw_uid(self, keyword: str) -> str:
         """The UID as received, "" if there is none."""
@@ -200,7 +206,7 @@ class _Reader:
         for item in items:
             reader = _Reader(item)
             if "SpecificCharacterSet" not in item:
-                reader._encodings = self._encodings
+                reader._sets = self._sets
             made = make(reader)
             self.lost |= reader.lost or made is None
             if made is not None:
@@ -218,10 +224,11 @@ class _Reader:
                 # The warnings quote the value, which may be patient data.
                 warnings.simplefilter("ignore")
                 element = self._header.get_item(tag)
-                if isinstance(element, RawDataElement) and dictionary_VR(tag) != "SQ":
-                    element = convert_raw_data_element(
-                        element, encoding=self._encodings, ds=self._header
-                    )
+                vr = dictionary_VR(tag)
+                if isinstance(element, RawDataElement) and vr in _TEXT_VRS:
+                    return _decoded(element.value or b"", vr, self._sets)
+                if isinstance(element, RawDataElement) and vr != "SQ":
+                    element = convert_raw_data_element(element, ds=self._header)
                 else:
                     element = self._header[tag]
                 return element.value
@@ -230,8 +237,8 @@ class _Reader:
             return None
 
 
-def encodings(header: Dataset) -> list[str]:
-    """Python codecs of the header's character sets, misspelt names mapped to those they mean.
+def declared_sets(header: Dataset) -> tuple[str, ...]:
+    """The header's character sets, misspelt names mapped to those they mean.
 
     Nothing declared is ASCII, so that bytes beyond it are found invalid instead of guessed at; so
     is an unknown name.
@@ -241,32 +248,16 @@ def encodings(header: Dataset) -> list[str]:
     except _UNCONVERTIBLE:
         return _UNDECLARED
     names = [declared] if isinstance(declared, str) else list(declared or [])
-    names = [_defined_term(str(name)) for name in names]
-    if not any(names):
-        return _UNDECLARED
-    if any(name not in python_encoding for name in names):
-        return _UNDECLARED
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found: list[str] = convert_encodings(names)
-    return found
+    return character_sets([str(name) for name in names]) or _UNDECLARED
 
 
-def _defined_term(name: str) -> str:
-    """The Defined Term (PS3.3 C.12.1.1.2) that a character-set name means."""
-    name = name.strip()
-    if name in python_encoding:
-        return name
-    if _UTF8_ALIAS.fullmatch(name):
-        return UTF8
-    if found := _EXTENSION_ALIAS.fullmatch(name):
-        return f"ISO 2022 IR {found[1]}"
-    if found := _SINGLE_ALIAS.fullmatch(name):
-        return f"ISO_IR {found[1]}"
-    # ISO 8859-1 is what ISO_IR 100 encodes; its other parts are rare enough to be left unknown.
-    if re.fullmatch(r"(ISO[ _-]?8859[ _-]?1|LATIN[ _-]?1)", name, re.IGNORECASE):
-        return "ISO_IR 100"
-    return name
+def _decoded(raw: bytes, vr: str, sets: Sequence[str]) -> Any:
+    """A text element's value or values. Raises CharacterSetError, a ValueError."""
+    if vr in _SINGLE_VALUED_VRS:
+        return decode_text(raw, sets, frozenset()).rstrip("\0 ")
+    text = decode_text(raw, sets, NAME_DELIMITERS if vr == "PN" else VALUE_DELIMITERS)
+    values = [value.rstrip("\0 ") for value in split_values(text)]
+    return values[0] if len(values) == 1 else values
 
 
 def _valid_element(keyword: str, value: Any) -> DataElement | None:
