@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from model.spatialclip import SpatialClip
 
 FORMAT = 1
+MOST_JSON_BYTES = 64 * 2**20
+"""Of one JSON file of a bundle; the largest tokenizers have a few MiB."""
 MANIFEST, CARD, OUTLIER = "bundle.json", "MODEL_CARD.md", "outlier.safetensors"
 DETECTOR, DESCRIBER, SPATIALCLIP = "detector", "describer", "spatialclip"
 REQUIRED_FILES = (
@@ -50,6 +54,7 @@ REQUIRED_FACTS: dict[str, type] = {
     "metrics": dict,
 }
 """What every manifest says; `write_manifest` adds `format` and `files`."""
+_DIGEST = re.compile("[0-9a-f]{64}")
 # Formats that can run code when they are read.
 _PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"})
 
@@ -67,7 +72,7 @@ class Bundle:
         """A folder, or the name of a bundle that ships ("default"); every file is hashed.
 
         Raises QCError: bundle-incomplete on missing or extra files, bundle-mismatch on a wrong
-        hash or manifest; one line, with the mend.
+        hash, manifest, link, or weights that are not finite; one line, with the mend.
         """
         path = locate(path_or_name)
         content = _content(path)
@@ -160,7 +165,29 @@ def verify(path_or_name: str | Path) -> list[str]:
         manifest = _parsed(_content(path))
     except QCError as error:
         return [error.message]
-    return [problem.message for problem in _problems(path, manifest)]
+    problems = [problem.message for problem in _problems(path, manifest)]
+    return problems or [problem.message for problem in _unusable_facts(manifest)]
+
+
+def _unusable_facts(manifest: Mapping[str, Any]) -> Iterator[QCError]:
+    """Facts that a judge could not be opened with."""
+    from model.calibration import Calibration
+    from model.criteria_thresholds import CriteriaThresholds
+
+    readers = {
+        "calibration": Calibration.from_json,
+        "criteria": CriteriaThresholds.from_json,
+        "thresholds": _read_thresholds,
+    }
+    for name, read in readers.items():
+        try:
+            read(manifest[name])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            yield _mismatch(f"{MANIFEST}: {name} is unusable ({type(error).__name__}: {error})")
+    if not isinstance(manifest.get("real_views", []), list) or not set(
+        map(str, manifest.get("real_views", []))
+    ) <= {view.value for view in View}:
+        yield _mismatch(f"{MANIFEST}: real_views has an unknown view")
 
 
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> str:
@@ -190,8 +217,14 @@ def _shipped_folder() -> Path:
 
 
 def _content(path: Path) -> bytes:
+    manifest = path / MANIFEST
     try:
-        return (path / MANIFEST).read_bytes()
+        facts = manifest.lstat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise _mismatch(f"{MANIFEST} is a link or no file: copy the bundle with its files")
+        if facts.st_size > MOST_JSON_BYTES:
+            raise _mismatch(f"{MANIFEST} has {facts.st_size} bytes, which no manifest needs")
+        return manifest.read_bytes()
     except OSError as error:
         raise _incomplete(
             f"no readable {MANIFEST} in {path}: name a bundle's folder, or make one (bundle build)"
@@ -200,7 +233,7 @@ def _content(path: Path) -> bytes:
 
 def _parsed(content: bytes) -> dict[str, Any]:
     try:
-        manifest = json.loads(content)
+        manifest = json.loads(content, parse_constant=_refuse_constant)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise ValueError(f"format is not {FORMAT}")
         for key, kind in {**REQUIRED_FACTS, "files": dict}.items():
@@ -212,16 +245,32 @@ def _parsed(content: bytes) -> dict[str, Any]:
             raise ValueError("views has an unknown view")
         for name, digest in manifest["files"].items():
             place = PurePosixPath(name)
-            if place.is_absolute() or ".." in place.parts or not isinstance(digest, str):
+            if place.is_absolute() or ".." in place.parts or place.as_posix() != name:
                 raise ValueError(f"files has {name!r}, which is no file of the bundle")
-    except (ValueError, TypeError) as error:
+            if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+                raise ValueError(f"files has no SHA-256 for {name!r}")
+    except (ValueError, TypeError, RecursionError) as error:
         raise _mismatch(f"{MANIFEST} is invalid ({error}): build the bundle again") from error
     return manifest
 
 
+def _read_thresholds(data: Mapping[str, Any]) -> None:
+    """What `model.judge.Thresholds` reads, without the libraries of the networks."""
+    low, high = data["review"]
+    values = [float(data["detection"]), float(data["view"]), float(low), float(high)]
+    if not all(0 <= value <= 1 for value in values) or low > high:
+        raise ValueError("a threshold lies outside 0..1")
+
+
+def _refuse_constant(constant: str) -> float:
+    raise ValueError(f"{constant} is no number")
+
+
 def _problems(folder: Path, manifest: Mapping[str, Any], hashed: bool = True) -> Iterator[QCError]:
     """What is wrong with the files; `hashed` False leaves the hashing out."""
-    listed, present = set(manifest["files"]), set(_files(folder))
+    modes = _modes(folder)
+    strange = {name for name, mode in modes.items() if not stat.S_ISREG(mode)}
+    listed, present = set(manifest["files"]), set(modes)
     for name in sorted(set(REQUIRED_FILES) - listed):
         yield _incomplete(f"{name} is not in the bundle: build the bundle again")
     for name in sorted(listed - present):
@@ -231,17 +280,44 @@ def _problems(folder: Path, manifest: Mapping[str, Any], hashed: bool = True) ->
     for name in sorted(present):
         if PurePosixPath(name).suffix.lower() in _PICKLES:
             yield _mismatch(f"{name} is a pickle: convert it with bundle build --trust")
-    for name in sorted(listed & present) if hashed else ():
+    for name in sorted(strange):
+        # A link can name what lies outside the folder; a pipe would be read for ever.
+        yield _mismatch(f"{name} is a link or no file: copy the bundle with its files")
+    for name in sorted(present - strange):
+        if name.endswith(".json") and (folder / name).stat().st_size > MOST_JSON_BYTES:
+            yield _mismatch(f"{name} has over {MOST_JSON_BYTES} bytes: build the bundle again")
+            strange.add(name)
+    for name in sorted((listed & present) - strange) if hashed else ():
         if _digest(folder / name) != manifest["files"][name]:
             yield _mismatch(f"{name} has another hash than {MANIFEST} says: copy the bundle again")
+        elif name.endswith(".safetensors"):
+            problem = _tensors_problem(folder / name)
+            if problem:
+                yield _mismatch(f"{name}: {problem}: train or build it again")
+
+
+def _tensors_problem(path: Path) -> str | None:
+    from model.tensors import problem_of
+
+    try:
+        return problem_of(path)
+    except OSError as error:
+        raise _incomplete(f"{path.name} cannot be read: correct its permissions") from error
+
+
+def _modes(folder: Path) -> dict[str, int]:
+    """Mode of every file but the manifest, by POSIX path in the folder; links are not followed."""
+    modes: dict[str, int] = {}
+    for path in folder.rglob("*"):
+        name, mode = path.relative_to(folder).as_posix(), path.lstat().st_mode
+        if not stat.S_ISDIR(mode) and name != MANIFEST:
+            modes[name] = mode
+    return modes
 
 
 def _files(folder: Path) -> Iterator[str]:
     """Every file but the manifest, as a POSIX path in the folder."""
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder).as_posix()
-        if not path.is_dir() and name != MANIFEST:
-            yield name
+    yield from _modes(folder)
 
 
 def _digest(path: Path) -> str:

@@ -1,7 +1,7 @@
 """From trained parts to a bundle: calibration, thresholds, outlier score, criteria, card."""
 
 import json
-import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,11 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from detector.console import UsageError
 from detector.detection import Detection, at_least
 from detector.vocabulary import View
 from detector.yolo import YoloDetector
 from model.build import build
-from model.bundle import CARD, DESCRIBER, DETECTOR, OUTLIER, SPATIALCLIP, write_manifest
+from model.bundle import (
+    CARD,
+    DESCRIBER,
+    DETECTOR,
+    MANIFEST,
+    OUTLIER,
+    SPATIALCLIP,
+    write_manifest,
+)
 from model.calibration import expected_calibration_error
 from model.checkpoint import load_spatialclip
 from model.criteria_thresholds import CriteriaThresholds
@@ -24,6 +33,7 @@ from model.inputs import Preprocessor
 from model.judge import Thresholds
 from model.outlier import OutlierModel, evidence
 from model.spatialclip import VIEWS, SpatialClip
+from training import runs
 from training.ablation import WHOLE
 from training.assessment import plain
 from training.card import model_card
@@ -35,13 +45,16 @@ from training.folds import BOTH_CLASSES, predictions
 from training.metrics import box_figures
 from training.negatives import read_negatives
 from training.pipeline import PICTURE_SIZE
-from training.samples import Sample, data_hash
+from training.samples import Sample, counts, data_hash
 from training.spatialclip import predict
 
 KNOWN_SHARE = 0.99
 """Share of known pictures that the out-of-distribution threshold lets pass."""
 REAL_PICTURES = 20
 """So many real pictures of a view among those that calibrate let it give verdicts on real ones."""
+FEWEST_KNOWN = 8
+"""Pictures of the views that the outlier score needs: half of them fit it, half set its threshold.
+"""
 KNOWN_VIEW_SHARE = 0.99
 """Share of rightly named views that are sure enough to keep their name."""
 
@@ -59,15 +72,21 @@ def make_bundle(
     command: str,
     cross_validation: Path | None = None,
     notes: Sequence[str] = (),
+    force: bool = False,
 ) -> dict[str, Any]:
     """Calibrate the parts on `known` pictures that none of them was trained on, set the
-    out-of-distribution threshold, report on the `strange` files, and write the bundle to `out`.
+    out-of-distribution threshold, report on the `strange` files, and write the bundle to `out`;
+    `force` replaces a bundle that is there, once the new one is whole.
 
     With the folder of a cross-validation of the same recipe, the views that it has real pictures of
     are calibrated on what its networks said of pictures they had not seen: many more than can be
-    held out from the last one. `notes` stand among the limits in the model card.
+    held out from the last one. `notes` stand among the limits in the model card. Raises UsageError
+    on runs that failed, on too few or too uniform pictures, and on parts that learnt nothing.
     """
-    trained = json.loads((spatialclip / "training.json").read_text())
+    check_target(out, force=force)
+    parts = {DETECTOR: detector, DESCRIBER: describer, SPATIALCLIP: spatialclip}
+    runs_of = {part: runs.read_run(folder, part) for part, folder in parts.items()}
+    trained = runs_of[SPATIALCLIP]
     thresholds = Thresholds()
     thresholds = replace(thresholds, layout=trained.get("layout", thresholds.detection))
     finder, writer = YoloDetector.load(detector), Describer.load(describer)
@@ -92,6 +111,7 @@ def make_bundle(
         folds = read_cross_validation(cross_validation)
         unseen = [row for row in predictions(cross_validation) if row["source"] == BOTH_CLASSES]
         sample = sample.with_unseen(unseen)
+    sample.check()
     calibration, chosen = choose(sample.logits, sample.standard, sample.groups, sample.views)
     calibrated = calibration.calibrate_many(sample.logits, sample.views)
 
@@ -144,23 +164,45 @@ def make_bundle(
             ],
         },
         "training": {
-            part: json.loads((folder / "training.json").read_text())
-            for part, folder in (
-                (DETECTOR, detector),
-                (DESCRIBER, describer),
-                (SPATIALCLIP, spatialclip),
-            )
-        }
-        | {"calibration": {"command": command, "sha256": data_hash([e.sample for e in seen])}},
+            **runs_of,
+            "calibration": {
+                "command": command,
+                "sha256": data_hash([e.sample for e in seen]),
+                "data": counts([e.sample for e in seen]),
+                "criteria data": counts([e.sample for e in seen if e.sample.criteria]),
+                "other ultrasound files": len(strange),
+            },
+        },
         "metrics": metrics,
         "notes": list(notes),
     } | folds
-    shutil.rmtree(out, ignore_errors=True)
-    build(detector, describer, spatialclip, out, name=name, version=version, facts=facts)
-    outlier.save(out / OUTLIER)
-    (out / CARD).write_text(model_card(facts), encoding="utf-8")
-    write_manifest(out, facts)
+    bad = runs.not_finite(facts)
+    if bad:
+        raise UsageError(f"{bad} is no finite number: the parts or the pictures are unfit")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+        new = Path(scratch) / "bundle"
+        build(detector, describer, spatialclip, new, name=name, version=version, facts=facts)
+        outlier.save(new / OUTLIER)
+        (new / CARD).write_text(model_card(facts), encoding="utf-8")
+        write_manifest(new, facts)
+        if out.exists():
+            check_target(out, force=force)
+            out.rename(Path(scratch) / "old")
+        new.rename(out)
     return facts
+
+
+def check_target(out: Path, *, force: bool) -> None:
+    """Raises UsageError where the bundle cannot be written: only a bundle is ever replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / MANIFEST).is_file():
+        raise UsageError(f"--out {out} exists and is no bundle: name a new folder")
+    if not force:
+        raise UsageError(
+            f"--out {out} holds a bundle: name a new folder, or replace the bundle (--force)"
+        )
 
 
 def detector_on_real(detector: YoloDetector, known: Sequence[Sample]) -> dict[str, Any] | None:
@@ -180,6 +222,18 @@ class Calibrating:
     groups: Sequence[str]
     views: Sequence[View]
 
+    def check(self) -> None:
+        """Raises UsageError where no calibration can be fitted: it needs both classes, and logits
+        that are finite."""
+        if not np.isfinite(np.asarray(self.logits, float)).all():
+            raise UsageError("SpatialCLIP gives no finite logits: its training failed")
+        standard = sum(self.standard)
+        if not 0 < standard < len(self.standard):
+            raise UsageError(
+                f"of {len(self.standard)} pictures of the views to calibrate on"
+                f" {round(standard)} are standard: both classes are needed"
+            )
+
     def with_unseen(self, rows: Sequence[Mapping[str, Any]]) -> "Calibrating":
         """The same with a cross-validation's out-of-fold rows in place of its own pictures of
         their views."""
@@ -194,8 +248,14 @@ class Calibrating:
 
 
 def read_cross_validation(folder: Path) -> dict[str, Any]:
-    """What the manifest keeps of a cross-validation's figures."""
-    figures = json.loads((folder / "figures.json").read_text())
+    """What the manifest keeps of a cross-validation's figures; raises UsageError where the folder
+    has none."""
+    try:
+        figures = json.loads((folder / "figures.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{folder} holds no finished cross-validation: figures.json: {error}"
+        ) from None
     kept = ("command", "folds", "seed", "set 2", "ablation", "gates", "fold 0, nested and not")
     return {
         "cross_validation": {
@@ -222,18 +282,30 @@ def real_views(real: Iterable[View | None]) -> list[str]:
 
 
 def fit_view_threshold(probabilities: Any, views: Sequence[View]) -> float:
-    """The probability that all but a few of the rightly named known views reach."""
+    """The probability that all but a few of the rightly named known views reach.
+
+    Raises UsageError where none is named rightly."""
     right = [
         row.max()
         for row, view in zip(probabilities, views, strict=True)
         if view is not View.OTHER and VIEWS[row.argmax()] is view
     ]
+    if not right:
+        raise UsageError(
+            f"SpatialCLIP names the view of none of {len(views)} pictures rightly:"
+            " train it longer, or calibrate on pictures of the views it knows"
+        )
     return float(np.quantile(right, 1 - KNOWN_VIEW_SHARE))
 
 
 def fit_outlier(features: Any, views: Sequence[View], found: Any) -> tuple[OutlierModel, float]:
     """Fit on every second picture, set the threshold on the others; returns the share of the
-    latter beyond it."""
+    latter beyond it. Raises UsageError on fewer than FEWEST_KNOWN pictures."""
+    if len(features) < FEWEST_KNOWN:
+        raise UsageError(
+            f"{len(features)} pictures of the views to calibrate on are too few:"
+            f" give {FEWEST_KNOWN} at least"
+        )
     even = np.arange(len(features)) % 2 == 0
     fitted = OutlierModel.fit(
         features[even], [v for v, e in zip(views, even, strict=True) if e], found[even]

@@ -6,6 +6,7 @@ from typing import Any
 
 from detector.vocabulary import BY_CODE
 from model.finding import NON_STANDARD, REVIEW, STANDARD
+from training import data_statements as data
 from training.ablation import ABLATIONS, ALONE, WHOLE
 from training.assessment import EACH
 from training.choice import ISOTONIC, LEAST_PER_CLASS, LEAST_PICTURES, TEMPERATURE
@@ -15,6 +16,7 @@ KINDS = (TEMPERATURE, ISOTONIC)
 LABELS = (STANDARD, REVIEW, NON_STANDARD)
 LOOKS = ("AUROC", "sensitivity", "specificity")
 _HARDEST = 3
+_PICTURES_UNLIKE = " Pictures unlike those it knows get the flag"
 
 
 def model_card(facts: Mapping[str, Any]) -> str:
@@ -60,7 +62,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
 ## Intended use
 Quality control of first-trimester (11+0 to 13+6 weeks) ultrasound pictures: which of the views
 {", ".join(v for v in facts["views"] if v != "OTHER")} a picture shows, and whether it is a standard
-one; on real pictures it does so for fewer views (Limits). It says nothing about the
+one{_fewer(facts)}. It says nothing about the
 fetus. The laboratory decides its use; it is not cleared as a medical device.
 
 ## Parts
@@ -75,28 +77,20 @@ fetus. The laboratory decides its use; it is not cleared as a medical device.
 {_verdicts(facts["thresholds"])}
 
 ## Training data
-- Phantoms of the project's simulator for all four views.
-- Real mid-sagittal (NT) pictures of the Fetus Framework data set (Cui and Dong 2022,
-  doi:10.17632/n2rbrb9t4f.1): {_division(facts)}
-  All are of one hospital; no machine, gestational age or patient is known, so that a picture counts
-  as a patient but for near duplicates. Quality labels are the data set's.
-- Real ultrasound of other organs (tuning half) and shuffled real pictures as "none of the views".
-
+{_training_data(facts)}
 ## Results
 "Standard" is the positive class: sensitivity is the share of standard pictures with P(standard) of
 0.5 or more, specificity that of non-standard ones below. Where they are told, nothing is left to a
 person.
 
 Detector on held-out groups ({validation["images"]} pictures, mAP50
-{validation["map50"]:.3f}{on_real}; what it started from may have seen the simulated ones):
+{validation["map50"]:.3f}{on_real}{_start(facts)}):
 
 | label | AP50 | boxes |{" AP50, real | boxes, real |" if real else ""}
 |---|---|---|{"---|---|" if real else ""}
 {per_label}
 
-Only standard real pictures are boxed: how well structures are found in non-standard ones is not
-known.
-
+{_boxed_quality(facts)}
 SpatialCLIP on held-out groups, before calibration:
 
 | figure | value |
@@ -104,8 +98,7 @@ SpatialCLIP on held-out groups, before calibration:
 {held_out}
 
 When the bundle was made. {_calibrating(facts)} View accuracy and what lies beyond the outlier
-threshold, which was set on these very pictures: of phantoms and held-out pictures, which no part
-learnt from. Other ultrasound SpatialCLIP did learn from, as OTHER.
+threshold, which was set on these very pictures: {_set_on(facts)}
 
 | figure | value |
 |---|---|
@@ -118,23 +111,15 @@ Isotonic must be better by two standard errors, on {LEAST_PICTURES} pictures or 
 | view | pictures | chosen | {KINDS[0]} | {KINDS[1]} |
 |---|---|---|---|---|
 {calibration}
-{_unseen(facts)}{_criteria(metrics.get("criteria", ()))}
+{_unseen(facts)}{_criteria(facts)}
 Figures on phantoms of unseen seeds: `qc-model evaluate`, see docs/benchmarks.md.
 
 ## Limits
-- NT has seen one data set of one hospital, and no picture of another one has been judged. A linear
-  probe on the same ImageNet features fell from an AUROC of 0.968 to 0.65 to 0.72 at a second
-  hospital (README of the shared data). Validate it on your own pictures before use.
-- Choroid plexuses are named by their side in the picture.
-- {_calibrated_on(facts)} Elsewhere it is an estimate. Pictures unlike those it knows get the flag
+{_seen(facts)}- {_calibrated_on(facts)} Elsewhere it is an estimate.{_PICTURES_UNLIKE}
   out-of-distribution and "review".
-- Compression and the shape of the region tell the class in this data set; training varies both.
-  Coarse JPEG copies (quality 75) are judged otherwise; pictures made darker, nearer or of more
-  local contrast are told apart less well, grainy ones are calibrated badly: docs/benchmarks.md.
-{_notes(facts)}{_simulated_only(facts)}
+{_compression(facts)}{_notes(facts)}{_simulated_only(facts)}
 ## Repeat it
-All steps, with the phantoms and what the parts started from: training/make_bundle.sh. Those that
-made the parts (folders outside the project by their last name):
+{_all_steps(facts)}made the parts (folders outside the project by their last name):
 
 {commands}
 """
@@ -159,8 +144,98 @@ between them "review". "Review" is also said of a picture whose view is less lik
 count from a confidence of {detection} on; SpatialCLIP's layout reads them from {layout} on."""
 
 
+# Manifests made before 1.2 do not count their data. The one that ships was made of the Fetus
+# Framework data set; what its card says of it is said of a manifest whose commands name that set.
+
+
+def _is_of_fetus_framework(facts: Mapping[str, Any]) -> bool:
+    """Whether the commands of a manifest that counts nothing name the data set."""
+    return "--fetus-framework" in str(facts["training"]["spatialclip"].get("command"))
+
+
+def _fewer(facts: Mapping[str, Any]) -> str:
+    views = {view for view in facts["views"] if view != "OTHER"}
+    if views <= set(facts["real_views"]):
+        return ""
+    return "; on real pictures it does so for fewer views (Limits)"
+
+
+def _training_data(facts: Mapping[str, Any]) -> str:
+    if data.is_counted(facts):
+        return data.training_data(facts)
+    if not _is_of_fetus_framework(facts):
+        return "It was not recorded; the commands below name the folders.\n"
+    return f"""- Phantoms of the project's simulator for all four views.
+- Real mid-sagittal (NT) pictures of the Fetus Framework data set (Cui and Dong 2022,
+  doi:10.17632/n2rbrb9t4f.1): {_division(facts)}
+  All are of one hospital; no machine, gestational age or patient is known, so that a picture counts
+  as a patient but for near duplicates. Quality labels are the data set's.
+- Real ultrasound of other organs (tuning half) and shuffled real pictures as "none of the views".
+"""
+
+
+def _start(facts: Mapping[str, Any]) -> str:
+    if not facts["training"]["detector"].get("start"):
+        return ""
+    if data.is_counted(facts):
+        return "; what it started from may have seen some of them"
+    return "; what it started from may have seen the simulated ones"
+
+
+def _boxed_quality(facts: Mapping[str, Any]) -> str:
+    if data.is_counted(facts):
+        return data.boxed_quality(facts)
+    if not _is_of_fetus_framework(facts):
+        return ""
+    return """\
+Only standard real pictures are boxed: how well structures are found in non-standard ones is not
+known.
+"""
+
+
+def _set_on(facts: Mapping[str, Any]) -> str:
+    if data.is_counted(facts):
+        return "of the pictures given to calibrate on."
+    return """of phantoms and held-out pictures, which no part
+learnt from. Other ultrasound SpatialCLIP did learn from, as OTHER."""
+
+
+def _seen(facts: Mapping[str, Any]) -> str:
+    if data.is_counted(facts):
+        return data.limits(facts)
+    if not _is_of_fetus_framework(facts):
+        return "- What its parts have seen was not recorded: validate it before use.\n"
+    return """\
+- NT has seen one data set of one hospital, and no picture of another one has been judged. A linear
+  probe on the same ImageNet features fell from an AUROC of 0.968 to 0.65 to 0.72 at a second
+  hospital (README of the shared data). Validate it on your own pictures before use.
+- Choroid plexuses are named by their side in the picture.
+"""
+
+
+def _compression(facts: Mapping[str, Any]) -> str:
+    """What was measured on one data set; newer bundles of it say so by a note."""
+    if data.is_counted(facts) or not _is_of_fetus_framework(facts):
+        return ""
+    return """\
+- Compression and the shape of the region tell the class in this data set; training varies both.
+  Coarse JPEG copies (quality 75) are judged otherwise; pictures made darker, nearer or of more
+  local contrast are told apart less well, grainy ones are calibrated badly: docs/benchmarks.md.
+"""
+
+
+def _all_steps(facts: Mapping[str, Any]) -> str:
+    if data.is_counted(facts):
+        return "Commands that "
+    return """\
+All steps, with the phantoms and what the parts started from: training/make_bundle.sh. Those that
+"""
+
+
 def _calibrating(facts: Mapping[str, Any]) -> str:
     """Which pictures the calibration and its error are of."""
+    if data.is_counted(facts):
+        return data.calibrating(facts)
     if "cross_validation" not in facts:
         return "Calibration pictures are held out, and no part learnt from them."
     real = facts["cross_validation"]["set 2"]["pictures"]
@@ -175,6 +250,8 @@ def _notes(facts: Mapping[str, Any]) -> str:
 
 
 def _calibrated_on(facts: Mapping[str, Any]) -> str:
+    if data.is_counted(facts):
+        return data.calibrated_on(facts) + "."
     if "cross_validation" not in facts:
         return "The probability is calibrated on pictures that were not trained on."
     real = facts["cross_validation"]["set 2"]
@@ -184,8 +261,9 @@ def _calibrated_on(facts: Mapping[str, Any]) -> str:
   calibrated on phantoms."""
 
 
-def _criteria(rates: Sequence[Mapping[str, Any]]) -> str:
+def _criteria(facts: Mapping[str, Any]) -> str:
     """How each criterion is judged; empty where none was."""
+    rates = facts["metrics"].get("criteria", ())
     if not rates:
         return ""
     rows = "\n".join(
@@ -194,8 +272,14 @@ def _criteria(rates: Sequence[Mapping[str, Any]]) -> str:
         f" | {number(rate['undecided'])} |"
         for rate in rates
     )
+    pictures = (
+        data.criteria_pictures(facts)
+        if data.is_counted(facts)
+        else "on the phantoms that their thresholds were fitted on; no real picture tells which it"
+        " meets"
+    )
     return f"""
-Criteria on the phantoms that their thresholds were fitted on; no real picture tells which it meets.
+Criteria {pictures}.
 Here sensitivity is the share of unmet ones found unmet, of those decided ("–": none was):
 
 | view | criterion | met | unmet | sensitivity | specificity | undecided |
@@ -206,6 +290,8 @@ Here sensitivity is the share of unmet ones found unmet, of those decided ("–"
 
 def _evidence(facts: Mapping[str, Any]) -> str:
     """Which views rest on real pictures."""
+    if data.is_counted(facts):
+        return data.evidence(facts)
     real = [view for view in facts["views"] if view in facts["real_views"]]
     if not real:
         return "Trained on simulations."
@@ -367,6 +453,10 @@ def _simulated_only(facts: Mapping[str, Any]) -> str:
     views = [v for v in facts["views"] if v not in (*facts["real_views"], "OTHER")]
     if not views:
         return ""
+    if data.is_counted(facts):
+        return f"""- {", ".join(views)}: too few real pictures calibrate them. On real pictures they
+  give no verdict but "review", with the flag no-real-evidence.
+"""
     return f"""- {", ".join(views)}: learnt from simulations only. On real pictures they give no
   verdict but "review", with the flag no-real-evidence; the probability beside it is of phantoms.
 """

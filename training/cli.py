@@ -1,16 +1,23 @@
 """`qc-model`: make phantoms, train, calibrate, evaluate. One verb, one function."""
 
 import json
+import math
 import shlex
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from detector import console
+from detector.codes import ErrorCode, QCError
 from detector.version_option import add_version
 from training.phantom.command import phantom
+from training.samples import Origin
+
+if TYPE_CHECKING:
+    from training.samples import Sample
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,11 +29,71 @@ train = typer.Typer(no_args_is_help=True, help="Train one of the models.")
 app.add_typer(train, name="train")
 app.command()(phantom)
 
+
+class Scale(StrEnum):
+    """Sizes of YOLO11."""
+
+    NANO = "n"
+    SMALL = "s"
+    MEDIUM = "m"
+    LARGE = "l"
+    EXTRA = "x"
+
+
+def _finite(value: float | None) -> float | None:
+    """Refuses nan and the infinities, which every comparison with a bound lets pass."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number.")
+    return value
+
+
+def _stride(value: int) -> int:
+    if value % 32:
+        raise typer.BadParameter(f"{value} is no multiple of 32, the coarsest stride.")
+    return value
+
+
 Samples = Annotated[
-    list[Path] | None, typer.Option("--samples", help="SpatialCLIP JSON; repeatable.")
+    list[Path] | None,
+    typer.Option(
+        "--samples",
+        exists=True,
+        dir_okay=False,
+        help="SpatialCLIP JSON, each sample with its origin, real or simulated; repeatable.",
+    ),
 ]
+OriginOfSamples = Annotated[
+    Origin | None,
+    typer.Option("--origin", help="Origin of the JSON's samples that do not name theirs."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace what --out holds already.")]
 FetusFramework = Annotated[
-    Path | None, typer.Option(help="Folder of the Fetus Framework data set.")
+    Path | None,
+    typer.Option(exists=True, file_okay=False, help="Folder of the Fetus Framework data set."),
+]
+Dicom = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True, file_okay=False, help="Folder of other ultrasound; its tuning half is used."
+    ),
+]
+Detector = Annotated[
+    Path, typer.Option(exists=True, file_okay=False, help="Folder of a trained detector.")
+]
+Describer = Annotated[
+    Path, typer.Option(exists=True, file_okay=False, help="Folder of a trained describer.")
+]
+Start = Annotated[
+    Path | None,
+    typer.Option(exists=True, file_okay=False, help="Folder of a trained one to begin with."),
+]
+Epochs = Annotated[int, typer.Option(min=1)]
+Seed = Annotated[int, typer.Option(min=0)]
+HeldOut = Annotated[
+    float,
+    typer.Option(
+        min=0, max=1, callback=_finite, help="Share of groups kept for validation, within 0 and 1."
+    ),
 ]
 Splits = Annotated[list[str] | None, typer.Option("--split", help="Its splits; repeatable.")]
 FOLDS = 5
@@ -39,49 +106,70 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last chec
 
 
 def main() -> None:
-    sys.exit(console.run(app))
+    sys.exit(console.run(_run))
+
+
+def _run() -> None:
+    """The command; what the system refuses is one line that names it."""
+    try:
+        app()
+    except (BrokenPipeError, console.UsageError, QCError):
+        raise
+    except MemoryError:
+        raise QCError(ErrorCode.INTERNAL, "not enough memory: try a smaller --batch") from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise QCError(ErrorCode.STORAGE, f"{where}{error.strerror or error}") from error
 
 
 @train.command("detector")
 def train_detector(
     out: Out,
     samples: Samples = None,
+    origin: OriginOfSamples = None,
     fetus_framework: FetusFramework = None,
     split: Splits = None,
-    scale: Annotated[str, typer.Option(help="YOLO11 n, s, m, l or x")] = "n",
-    size: int = 416,
-    epochs: int = 30,
-    batch: int = 16,
-    seed: int = 0,
-    held_out: Annotated[float, typer.Option(help="Share of groups kept for validation.")] = 0.1,
+    scale: Annotated[Scale, typer.Option(help="Size of YOLO11.")] = Scale.NANO,
+    size: Annotated[
+        int,
+        typer.Option(min=32, max=4096, callback=_stride, help="Side in pixels, a multiple of 32."),
+    ] = 416,
+    epochs: Epochs = 30,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 16,
+    seed: Seed = 0,
+    held_out: HeldOut = 0.1,
     fold: Fold = None,
-    start: Annotated[
-        Path | None, typer.Option(help="Folder of a trained detector to begin with.")
-    ] = None,
+    start: Start = None,
     simulated: Annotated[
-        float, typer.Option(help="Simulated pictures an epoch, for each real one.")
+        float,
+        typer.Option(
+            min=0, callback=_finite, help="Simulated pictures an epoch, for each real one."
+        ),
     ] = 1.0,
     mirrored: Annotated[
         bool,
         typer.Option("--mirrored", help="It shall look at mirror images too, in twice the time."),
     ] = False,
     resume: Resume = False,
+    force: Force = False,
 ) -> None:
     """Train the anatomy detector on boxed pictures.
 
     Example: qc-model train detector --out runs/detector --samples runs/phantoms/samples.json
     """
-    from training import corpus, detector
+    from training import corpus, detector, runs
 
-    boxed = [s for s in corpus.gather(samples, fetus_framework, split) if s.annotated]
+    boxed = [s for s in corpus.gather(samples, fetus_framework, split, origin) if s.annotated]
     training, validation = (
         corpus.divide(boxed, held_out, seed)
         if fold is None
         else corpus.without_fold(boxed, fold, FOLDS, seed)
     )
     recipe = detector.DetectorRecipe(
-        scale, size, epochs, batch, simulated=simulated, mirrored=mirrored, seed=seed
+        scale.value, size, epochs, batch, simulated=simulated, mirrored=mirrored, seed=seed
     )
+    detector.check_training(training, validation, recipe)
+    runs.begin_run(out, resume=resume, force=force)
     facts = detector.train_detector(
         training, validation, out, recipe, start=start, resume=resume, command=_command()
     )
@@ -89,13 +177,19 @@ def train_detector(
 
 
 @train.command("describer")
-def train_describer(out: Out, seed: int = 0, steps: int = 1500) -> None:
+def train_describer(
+    out: Out,
+    seed: Seed = 0,
+    steps: Annotated[int, typer.Option(min=2, help="Batches of 32 phrases.")] = 1500,
+    force: Force = False,
+) -> None:
     """Train the small describer on phrases made for it.
 
     Example: qc-model train describer --out runs/describer
     """
-    from training import describer
+    from training import describer, runs
 
+    runs.begin_run(out, force=force)
     describer.describer(out, seed=seed, steps=steps)
 
 
@@ -104,61 +198,94 @@ def train_spatialclip(
     out: Out,
     detector: Annotated[
         list[Path],
-        typer.Option(help="Folder of a trained detector; or five times, the folds' in order."),
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder of a trained detector; or five times, the folds' in order.",
+        ),
     ],
-    describer: Annotated[Path, typer.Option(help="Folder of a trained describer.")],
+    describer: Describer,
     samples: Samples = None,
+    origin: OriginOfSamples = None,
     fetus_framework: FetusFramework = None,
     split: Splits = None,
-    epochs: Annotated[int, typer.Option(help="Epochs in which everything learns at once.")] = 16,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Epochs in which everything learns at once.")
+    ] = 16,
+    batch: Annotated[int, typer.Option(min=2, help="Pictures a step.")] = 64,
     stages: Annotated[
         tuple[int, int, int],
-        typer.Option(help="Epochs of the three published stages; any above 0 replaces --epochs."),
+        typer.Option(
+            min=0, help="Epochs of the three published stages; any above 0 replaces --epochs."
+        ),
     ] = (0, 0, 0),
-    start: Annotated[
-        Path | None, typer.Option(help="Folder of a trained SpatialCLIP to begin with.")
-    ] = None,
-    learning_rate: float = 6e-4,
+    start: Start = None,
+    learning_rate: Annotated[float, typer.Option(min=0, callback=_finite)] = 6e-4,
     simulated: Annotated[
-        float, typer.Option(help="Simulated pictures an epoch, for each real one; 0: all.")
+        float,
+        typer.Option(
+            min=0, callback=_finite, help="Simulated pictures an epoch, for each real one; 0: all."
+        ),
     ] = 0.0,
-    focal: Annotated[float, typer.Option(help="Exponent of the focal loss; 0: none.")] = 0.0,
+    focal: Annotated[
+        float,
+        typer.Option(min=0, callback=_finite, help="Exponent of the focal loss; 0: none."),
+    ] = 0.0,
     balanced: Annotated[bool, typer.Option(help="Weigh both classes alike.")] = False,
-    ema: Annotated[float, typer.Option(help="Decay of the weights' average; 0: none.")] = 0.0,
+    ema: Annotated[
+        float,
+        typer.Option(
+            min=0, max=0.99999, callback=_finite, help="Decay of the weights' average; 0: none."
+        ),
+    ] = 0.0,
     modality_dropout: Annotated[
-        float, typer.Option(help="How often each of picture, words and layout is hidden.")
+        float,
+        typer.Option(
+            min=0,
+            max=1 / 3,
+            callback=_finite,
+            help="How often each of picture, words and layout is hidden; at most a third.",
+        ),
     ] = 0.1,
     lora: Annotated[
         int,
-        typer.Option(help="Rank of adapters in place of whole blocks in the last stage; 0: none."),
+        typer.Option(
+            min=0, help="Rank of adapters in place of whole blocks in the last stage; 0: none."
+        ),
     ] = 0,
-    seed: int = 0,
-    held_out: Annotated[float, typer.Option(help="Share of groups kept for validation.")] = 0.1,
+    seed: Seed = 0,
+    held_out: HeldOut = 0.1,
     like: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of a trained SpatialCLIP: its recipe, in place of these options."
+            exists=True,
+            file_okay=False,
+            help="Folder of a trained SpatialCLIP: its recipe, in place of these options.",
         ),
     ] = None,
     cache: Annotated[
         Path | None,
-        typer.Option(help="Where boxes, words and sights are kept; default: beside OUT."),
+        typer.Option(
+            file_okay=False, help="Where boxes, words and sights are kept; default: beside OUT."
+        ),
     ] = None,
     fold: Fold = None,
     resume: Resume = False,
+    force: Force = False,
 ) -> None:
     """Train SpatialCLIP on what the detector and the describer make of the pictures.
 
     Example: qc-model train spatialclip --out runs/spatialclip --detector runs/detector
     --describer runs/describer --samples runs/phantoms/samples.json
     """
-    from training import corpus, pipeline
-    from training.spatialclip import SpatialClipRecipe
+    from training import corpus, pipeline, runs
+    from training.spatialclip import SpatialClipRecipe, check_training
 
     if len(detector) not in (1, FOLDS):
         raise console.UsageError(f"--detector: give one, or {FOLDS} for the folds")
     recipe = SpatialClipRecipe(
         epochs=epochs,
+        batch=batch,
         stages=stages,
         learning_rate=learning_rate,
         simulated=simulated,
@@ -171,15 +298,20 @@ def train_spatialclip(
     )
     if like is not None:
         recipe = SpatialClipRecipe.of_run(like)
+    for folder in detector:
+        runs.check_weights(folder, "detector")
+    runs.check_weights(describer, "describer")
     kept = cache or out.parent
-    found = corpus.gather(samples, fetus_framework, split)
-    # All at once, so that what is kept serves any division of them.
-    seen = pipeline.gather_folds(found, detector, describer, kept / "evidence", seed)
+    found = corpus.gather(samples, fetus_framework, split, origin)
     training, validation = (
         corpus.divide(found, held_out, seed)
         if fold is None
         else corpus.without_fold(found, fold, FOLDS, seed)
     )
+    check_training(training, validation, recipe)
+    runs.begin_run(out, resume=resume, force=force)
+    # All at once, so that what is kept serves any division of them.
+    seen = pipeline.gather_folds(found, detector, describer, kept / "evidence", seed)
     of_sample = dict(zip(map(id, found), seen, strict=True))
     facts = pipeline.train_small_spatialclip(
         [of_sample[id(sample)] for sample in training],
@@ -197,23 +329,46 @@ def train_spatialclip(
 @app.command("cross-validate")
 def cross_validate(
     out: Out,
-    fetus_framework: Annotated[Path, typer.Option(help="Folder of the Fetus Framework data set.")],
-    boxed: Annotated[list[Path], typer.Option(help="Simulated pictures (JSON) for the detectors.")],
+    fetus_framework: Annotated[
+        Path,
+        typer.Option(exists=True, file_okay=False, help="Folder of the Fetus Framework data set."),
+    ],
+    boxed: Annotated[
+        list[Path],
+        typer.Option(
+            exists=True, dir_okay=False, help="Simulated pictures (JSON) for the detectors."
+        ),
+    ],
     judged: Annotated[
         list[Path],
-        typer.Option(help="Simulated pictures and negatives (JSON) for SpatialCLIP; repeat it."),
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Simulated pictures and negatives (JSON) for SpatialCLIP; repeat it.",
+        ),
     ],
-    describer: Annotated[Path, typer.Option(help="Folder of a trained describer.")],
+    describer: Describer,
     detector_start: Annotated[
-        Path, typer.Option(help="Folder of a detector that saw simulated pictures only.")
+        Path,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder of a detector that saw simulated pictures only.",
+        ),
     ],
     spatialclip_start: Annotated[
-        Path, typer.Option(help="Folder of a SpatialCLIP that saw simulated pictures only.")
+        Path,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder of a SpatialCLIP that saw simulated pictures only.",
+        ),
     ],
-    detector_size: int = 480,
-    detector_epochs: int = 12,
-    stages: tuple[int, int, int] = (2, 12, 4),
-    seed: int = 0,
+    origin: OriginOfSamples = None,
+    detector_size: Annotated[int, typer.Option(min=32, max=4096, callback=_stride)] = 480,
+    detector_epochs: Epochs = 12,
+    stages: Annotated[tuple[int, int, int], typer.Option(min=0)] = (2, 12, 4),
+    seed: Seed = 0,
     nested: Annotated[
         bool, typer.Option(help="Also bound the leak that is left, with one nested fold.")
     ] = False,
@@ -233,17 +388,22 @@ def cross_validate(
     --judged b/samples.json --describer runs/describer --detector-start runs/detector-simulated
     --spatialclip-start runs/spatialclip-simulated
     """
-    from training import corpus, crossval
+    from training import corpus, crossval, runs
     from training.detector import DetectorRecipe
     from training.folds import Plan
     from training.spatialclip import SpatialClipRecipe
 
+    if not any(stages):
+        raise console.UsageError("--stages: give at least one stage an epoch")
+    runs.check_weights(describer, "describer")
+    runs.check_weights(detector_start, "detector")
+    runs.check_weights(spatialclip_start, "SpatialCLIP")
     figures = crossval.cross_validate(
         Plan(
             out,
             corpus.gather(None, fetus_framework, None),
-            corpus.gather(boxed, None, None),
-            corpus.gather(judged, None, None),
+            corpus.simulated_only(corpus.gather(boxed, None, None, origin), "--boxed"),
+            corpus.simulated_only(corpus.gather(judged, None, None, origin), "--judged"),
             describer,
             detector_start,
             spatialclip_start,
@@ -286,68 +446,102 @@ def cross_validate(
 @app.command()
 def negatives(
     out: Out,
-    dicom: Annotated[
-        Path | None, typer.Option(help="Folder of other ultrasound; its tuning half is used.")
-    ] = None,
+    dicom: Dicom = None,
+    samples: Samples = None,
+    origin: OriginOfSamples = None,
     fetus_framework: FetusFramework = None,
     split: Splits = None,
-    count: int = 600,
-    seed: int = 0,
+    count: Annotated[
+        int, typer.Option(min=0, help="Pictures made of those of --samples and the data set.")
+    ] = 600,
+    seed: Seed = 0,
+    force: Force = False,
 ) -> None:
-    """Write pictures that are none of the views, made of real pixels.
+    """Write pictures that are none of the views: other ultrasound, and what is cut and shuffled
+    from pictures of the views.
 
     Example: qc-model negatives --out runs/negatives --dicom us_dicom --fetus-framework ff
+
+    Example: qc-model negatives --out runs/negatives --dicom us_dicom
     """
     from training import corpus
+    from training.dataset_folder import begin_dataset
     from training.negatives import write_negatives
     from training.us_dicom import halves
 
-    made = write_negatives(
-        out,
-        halves(dicom)[0] if dicom else [],
-        corpus.gather(None, fetus_framework, split),
-        count,
-        seed,
-    )
+    if not (dicom or samples or fetus_framework):
+        raise console.UsageError("no pictures; give --dicom, --samples or --fetus-framework")
+    given = samples or fetus_framework
+    pictures = corpus.gather(samples, fetus_framework, split, origin) if given else []
+    others = halves(dicom)[0] if dicom else []
+    begin_dataset(out, force=force)
+    made = write_negatives(out, others, pictures, count, seed)
+    if not made:
+        raise console.UsageError("no picture could be made of these: nothing was written")
     typer.echo(f"{made} pictures in {out}")
 
 
 @app.command()
 def calibrate(
     out: Annotated[Path, typer.Option(help="The bundle's folder.")],
-    detector: Annotated[Path, typer.Option(help="Folder of a trained detector.")],
-    describer: Annotated[Path, typer.Option(help="Folder of a trained describer.")],
-    spatialclip: Annotated[Path, typer.Option(help="Folder of a trained SpatialCLIP.")],
+    detector: Detector,
+    describer: Describer,
+    spatialclip: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Folder of a trained SpatialCLIP.")
+    ],
     samples: Samples = None,
+    origin: OriginOfSamples = None,
     fetus_framework: FetusFramework = None,
     split: Splits = None,
-    seed: Annotated[int, typer.Option(help="As in training: it names the groups held out.")] = 0,
-    held_out: Annotated[float, typer.Option(help="As in training, for the real pictures.")] = 0.1,
-    dicom: Annotated[
-        Path | None, typer.Option(help="Folder of other ultrasound; its tuning half is used.")
-    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="As in training: it names the groups held out.")
+    ] = 0,
+    held_out: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            callback=_finite,
+            help="As in training, for the pictures of the data set; those of --samples are all"
+            " taken.",
+        ),
+    ] = 0.1,
+    dicom: Dicom = None,
     cross_validation: Annotated[
         Path | None,
-        typer.Option(help="Folder of a cross-validation: its unseen pictures calibrate too."),
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder of a cross-validation: its unseen pictures calibrate too.",
+        ),
     ] = None,
     note: Annotated[
         list[str] | None, typer.Option(help="A limit for the model card. Repeat it for more.")
     ] = None,
     name: str = "default",
     version: str = "0",
+    force: Annotated[bool, typer.Option("--force", help="Replace the bundle in --out.")] = False,
 ) -> None:
     """Fit calibration, thresholds and the out-of-distribution score, and write the bundle.
 
-    Example: qc-model calibrate --out model/bundles/default --detector runs/detector
+    Example: qc-model calibrate --out bundles/ours --name ours --detector runs/detector
     --describer runs/describer --spatialclip runs/spatialclip --samples runs/val/samples.json
     """
     from training import bundling, corpus
     from training.us_dicom import halves
 
-    known = corpus.gather(samples, None, None)
+    bundling.check_target(out, force=force)
+    known: list[Sample] = []
+    if samples:
+        known += corpus.gather(samples, None, None, origin)
     if fetus_framework:
         # The simulated pictures are a set of their own; of the real ones only those held out.
         known += corpus.divide(corpus.gather(None, fetus_framework, split), held_out, seed)[1]
+    if not known:
+        raise console.UsageError(
+            "no pictures to calibrate on; give --samples, or --fetus-framework with a larger"
+            " --held-out"
+        )
     manifest = bundling.make_bundle(
         out,
         detector,
@@ -360,6 +554,7 @@ def calibrate(
         command=_command(),
         cross_validation=cross_validation,
         notes=note or (),
+        force=force,
     )
     typer.echo(json.dumps(manifest["metrics"], indent=1))
 
@@ -368,17 +563,32 @@ def calibrate(
 def evaluate(
     bundle: Annotated[str, typer.Option(help="A shipped bundle's name or a folder.")] = "default",
     samples: Samples = None,
+    origin: OriginOfSamples = None,
     fetus_framework: FetusFramework = None,
     split: Splits = None,
     held_out: Annotated[
         float | None,
-        typer.Option(help="As in training: only these groups of the data set. Default: all of it."),
+        typer.Option(
+            min=0,
+            max=1,
+            callback=_finite,
+            help="As in training: only these groups of the data set. Default: all of it.",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="As in training: it names the groups held out.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="As in training: it names the groups held out.")
+    ] = 0,
     count: Annotated[int, typer.Option(help="Phantoms of unseen seeds; 0: none.", min=0)] = 400,
-    first_phantom: Annotated[int, typer.Option(help="Seed of the first phantom.")] = 9_000_000,
+    first_phantom: Annotated[
+        int, typer.Option(min=0, help="Seed of the first phantom.")
+    ] = 9_000_000,
     dicom: Annotated[
-        Path | None, typer.Option(help="Folder of other ultrasound; its judging half is used.")
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder of other ultrasound; its judging half is used.",
+        ),
     ] = None,
     ablate: Annotated[
         bool, typer.Option("--ablate", help="Also with each branch off, and each alone.")
@@ -392,10 +602,18 @@ def evaluate(
         ),
     ] = 0,
     worst: Annotated[int, typer.Option(help="Failures named for each set.", min=0)] = 20,
-    out: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Write an HTML report, and its figures as JSON beside it.")
+    out: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Write the figures as JSON.")
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False, help="Write an HTML report, and its figures as JSON beside it."
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the files of --out and --report.")
+    ] = False,
 ) -> None:
     """Print how good a bundle is on unseen phantoms, labelled pictures and other organs' pictures.
 
@@ -408,7 +626,11 @@ def evaluate(
 
     if report and report.suffix != ".html":
         raise console.UsageError("--report: give a file that ends in .html")
-    labelled = corpus.gather(samples, None, None) if samples else []
+    reports = (report, report.with_suffix(".json")) if report else ()
+    for path in (out, *reports):
+        if path is not None and path.exists() and not force:
+            raise console.UsageError(f"{path} exists: name another file, or give --force")
+    labelled = corpus.gather(samples, None, None, origin) if samples else []
     if fetus_framework:
         found = corpus.gather(None, fetus_framework, split)
         labelled += found if held_out is None else corpus.divide(found, held_out, seed)[1]
@@ -430,6 +652,7 @@ def evaluate(
     ) | {"command": _command()}
     show(figures)
     if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(figures, indent=1))
     if report:
         write_report(report, "Evaluation", figures)

@@ -5,25 +5,55 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detector.console import UsageError
-from training.fetus_framework import read_fetus_framework
-from training.samples import Sample, SampleError, read_samples
+from detector.vocabulary import View
+from training.fetus_framework import SPLITS, read_fetus_framework
+from training.samples import Origin, Sample, SampleError, read_samples
 
 
 def gather(
-    samples: Sequence[Path] | None, fetus_framework: Path | None, splits: Sequence[str] | None
+    samples: Sequence[Path] | None,
+    fetus_framework: Path | None,
+    splits: Sequence[str] | None,
+    origin: Origin | None = None,
 ) -> list[Sample]:
-    """Samples of the JSON files and of the Fetus Framework's splits; raises UsageError."""
+    """Samples of the JSON files and of the Fetus Framework's splits; raises UsageError.
+
+    `origin` is of the JSON's samples that name none.
+    """
     try:
-        found = [sample for path in samples or () for sample in read_samples(path)]
+        found = [sample for path in samples or () for sample in read_samples(path, origin)]
         if fetus_framework is not None:
-            found += read_fetus_framework(
-                fetus_framework, tuple(splits or ("set1_train", "set2_train"))
-            )
+            found += read_fetus_framework(fetus_framework, tuple(splits or SPLITS))
     except SampleError as error:
         raise UsageError(str(error)) from None
     if not found:
         raise UsageError("no pictures; give --samples or --fetus-framework")
+    _refuse_twice(found)
     return found
+
+
+def simulated_only(samples: list[Sample], option: str) -> list[Sample]:
+    """The samples, for a part that no fold holds out; raises UsageError on a real picture of one
+    of the views."""
+    for sample in samples:
+        if not sample.simulated and sample.view is not View.OTHER:
+            raise UsageError(
+                f"{option}: {sample.place} is a real picture, which no fold would hold out:"
+                " simulated ones and negatives belong there"
+            )
+    return samples
+
+
+def _refuse_twice(samples: Sequence[Sample]) -> None:
+    """Raises UsageError where two files hold one picture: it would count twice, in two groups."""
+    first: dict[Path, Sample] = {}
+    for sample in samples:
+        other = first.setdefault(sample.image.resolve(), sample)
+        if other is not sample:
+            raise UsageError(
+                f"{sample.image.name} is given twice: {other.place} and {sample.place};"
+                " take one of them out"
+            )
 
 
 def divide(
@@ -48,13 +78,13 @@ def fold_of(sample: Sample, folds: int, seed: int) -> int:
 def without_fold(
     samples: Sequence[Sample], fold: int, folds: int, seed: int
 ) -> tuple[list[Sample], list[Sample]]:
-    """(training, held out): the real pictures of the fold are held out, simulated ones never."""
-    training: list[Sample] = []
-    held: list[Sample] = []
-    for sample in samples:
-        outside = sample.simulated or fold_of(sample, folds, seed) != fold
-        (training if outside else held).append(sample)
-    return training, held
+    """(training, held out): the real pictures of the fold are held out, simulated ones never.
+
+    A simulated picture that is made of a held-out one is in neither.
+    """
+    held = [s for s in samples if not s.simulated and fold_of(s, folds, seed) == fold]
+    hidden = {sample.group for sample in held}
+    return [sample for sample in samples if sample.group not in hidden], held
 
 
 def place(group: str, seed: int) -> float:

@@ -3,7 +3,6 @@
 The command: `qc-model train describer --out runs/describer --seed 0 --steps 1500`.
 """
 
-import json
 import logging
 import random
 from collections.abc import Iterator, Sequence
@@ -27,11 +26,11 @@ from model.lexicon import (
     prompt,
     reading_order,
 )
+from training import runs
 
 log = logging.getLogger(__name__)
 
 IGNORED = -100  # the target that torch's cross entropy leaves out
-FACTS = "training.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +96,7 @@ def train_describer(
     for step in range(settings.steps):
         ids, targets = collate(model_of, [next(stream) for _ in range(settings.batch)])
         loss = model_loss(model, ids, targets)
+        runs.check_loss(loss.item(), step)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -115,8 +115,9 @@ def train_describer(
         free_exact=free,
         held_exact=held,
     )
+    runs.check_network(model)
     model_of.save(out)
-    (out / FACTS).write_text(json.dumps(asdict(facts), indent=1) + "\n", encoding="utf-8")
+    runs.write_facts(out, asdict(facts))
     return facts
 
 

@@ -3,7 +3,6 @@
 One file reads top to bottom: data, augmentation, loss, loop, evaluation, export.
 """
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -22,16 +21,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from detector.codes import ErrorCode, QCError
+from detector.console import UsageError
 from detector.detection import Box, Detection
 from detector.frame import Pixels
 from detector.letterbox import Letterbox
 from detector.regions import estimated_region
 from detector.vocabulary import LABELS, SIDES
 from detector.yolo import WEIGHTS, YoloDetector, build_network, save_detector
-from training import look
+from training import look, runs
 from training.metrics import DetectorScore, Matches, match, score
 from training.precision import autocast
-from training.samples import Sample, data_hash, file_hash
+from training.samples import Sample, counts, data_hash, file_hash
 
 CODES = tuple(label.code for label in LABELS if label.code != "UNKNOWN")
 """The labels a detector of ours knows, in class order."""
@@ -81,8 +82,14 @@ def load_picture(sample: Sample, size: int) -> Picture:
 
 def read_region(sample: Sample) -> tuple[Pixels, list[Detection]]:
     """The sample's tissue region as RGB, estimated as in serving where it states none, and its
-    boxes in the region's pixels."""
-    pixels: Any = cv2.cvtColor(cv2.imread(str(sample.image), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    boxes in the region's pixels. Raises QCError on a file that cannot be decoded."""
+    read: Any = cv2.imread(str(sample.image), cv2.IMREAD_COLOR)
+    if read is None:
+        raise QCError(
+            ErrorCode.UNREADABLE,
+            f"{sample.place}: {sample.image.name} is no readable picture".removeprefix(": "),
+        )
+    pixels: Any = cv2.cvtColor(read, cv2.COLOR_BGR2RGB)
     region = sample.region or estimated_region(pixels).bbox
     x0, y0, x1, y1 = _whole_pixels(region, pixels.shape[1], pixels.shape[0])
     boxes = [
@@ -169,6 +176,8 @@ def collate(
         )
         for index, (_, boxes, _) in enumerate(items)
         for code, (x0, y0, x1, y1) in boxes
+        # A structure that is none of the vocabulary's is no class to learn.
+        if code in CODES
     ]
     table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
     known = torch.tensor([[code in annotated for code in CODES] for _, _, annotated in items])
@@ -244,8 +253,10 @@ def train_detector(
     """Train, export to `out` (architecture, safetensors) and return the run's facts.
 
     `start` is the folder of a detector of ours whose weights to begin with. A checkpoint is
-    written after each epoch; `resume` goes on from it.
+    written after each epoch; `resume` goes on from it. Raises UsageError where an epoch has no
+    batch or nothing validates, QCError where a loss is not finite: then no weights are written.
     """
+    an_epoch = check_training(training, validation, recipe)
     console = Console(stderr=True)
     torch.manual_seed(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)
@@ -253,25 +264,21 @@ def train_detector(
         memory_format=torch.channels_last
     )
     if start is not None:
-        weights = load_file(start / WEIGHTS)
-        network.load_state_dict(
-            {name: t.to(network.state_dict()[name]) for name, t in weights.items()}
-        )
+        load_start(network, start)
     loss = DetectionLoss(network)
     optimizer = torch.optim.AdamW(_groups(network, recipe.weight_decay), recipe.learning_rate)
     average = deepcopy(network).eval()
-    simulated = [sample.simulated for sample in training]
-    an_epoch = epoch_order(simulated, recipe.simulated, np.random.default_rng(0))
-    steps_per_epoch = len(an_epoch) // recipe.batch
+    steps_per_epoch = an_epoch // recipe.batch
     total_steps = recipe.epochs * steps_per_epoch
     epoch, step = 0, 0
-    checkpoint = out / "checkpoint.pt"
+    checkpoint = out / runs.CHECKPOINT
     if resume and checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        epoch, step = state["epoch"], state["step"]
+        with runs.reading(checkpoint):
+            state = torch.load(checkpoint, weights_only=True)
+            network.load_state_dict(state["network"])
+            average.load_state_dict(state["average"])
+            optimizer.load_state_dict(state["optimizer"])
+            epoch, step = state["epoch"], state["step"]
         console.print(f"resumed after epoch {epoch} of {recipe.epochs}")
 
     with ThreadPoolExecutor(2) as pool:
@@ -289,13 +296,14 @@ def train_detector(
             with autocast("cpu"):
                 output = network(batch.images)
             value = loss(output, batch)
+            losses.append(float(value.detach()))
+            runs.check_loss(losses[-1], step)
             optimizer.zero_grad(set_to_none=True)
             value.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), 10.0)
             optimizer.step()
             step += 1
             update_average(average, network, step, recipe.ema_decay)
-            losses.append(float(value.detach()))
         epoch += 1
         writer.add_scalar("loss/train", float(np.mean(losses)), epoch)
         line = f"epoch {epoch}/{recipe.epochs} loss {np.mean(losses):.3f}"
@@ -307,21 +315,55 @@ def train_detector(
         _checkpoint(checkpoint, network, average, optimizer, epoch, step)
 
     score = evaluate_detector(_as_detector(average, recipe), validation)
+    runs.check_network(average)
     save_detector(out, average, CODES, recipe.size, mirrored=recipe.mirrored)
-    facts = {
+    facts: dict[str, Any] = {
         "command": command,
         "recipe": asdict(recipe),
         "start": None if start is None else file_hash(start / WEIGHTS),
-        "training": {"images": len(training), "sha256": data_hash(training)},
+        "training": {
+            "images": len(training),
+            "sha256": data_hash(training),
+            "data": counts(training),
+        },
         "validation": {
             "images": len(validation),
+            "data": counts(validation),
             "map50": score.map50,
             "ap50": score.ap50,
             "truths": score.truths,
         },
     }
-    (out / "training.json").write_text(json.dumps(facts, indent=1))
+    if start is not None:
+        facts["start data"] = runs.data_of(start)
+    runs.write_facts(out, facts)
     return facts
+
+
+def load_start(network: nn.Module, start: Path) -> None:
+    """The weights of the detector in `start`; raises UsageError where they are of another one."""
+    runs.check_weights(start, "detector")
+    try:
+        weights = load_file(start / WEIGHTS)
+        own = network.state_dict()
+        network.load_state_dict({name: t.to(own[name]) for name, t in weights.items()})
+    except (OSError, KeyError, RuntimeError) as error:
+        raise UsageError(
+            f"--start {start} holds no detector of this --scale ({type(error).__name__})"
+        ) from None
+
+
+def check_training(
+    training: Sequence[Sample], validation: Sequence[Sample], recipe: DetectorRecipe
+) -> int:
+    """How many pictures an epoch has; raises UsageError where a run could not train or validate."""
+    simulated = [sample.simulated for sample in training]
+    an_epoch = len(epoch_order(simulated, recipe.simulated, np.random.default_rng(0)))
+    runs.check_division(training, validation, an_epoch, recipe.batch)
+    for what, samples in (("learn from", training), ("validate with", validation)):
+        if not any(box.label in CODES for sample in samples for box in sample.boxes):
+            raise UsageError(f"no picture to {what} has a box of a known structure")
+    return an_epoch
 
 
 def schedule(step: int, total: int, warmup: int) -> float:

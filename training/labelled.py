@@ -4,12 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-import cv2
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from detector.codes import ErrorCode, QCError
 from detector.detection import Detection
 from detector.frame import Frame, Pixels, Region
 from detector.letterbox import Crop, crop
@@ -51,12 +49,7 @@ class Picture:
     @classmethod
     def of_sample(cls, sample: Sample) -> "Picture":
         """Raises QCError on a file that no decoder reads."""
-        try:
-            pixels, boxes = read_region(sample)
-        except cv2.error as error:
-            raise QCError(
-                ErrorCode.UNREADABLE, f"{sample.image.name} is no readable picture"
-            ) from error
+        pixels, boxes = read_region(sample)
         return cls(
             sample.image.name,
             pixels,

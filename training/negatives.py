@@ -4,68 +4,83 @@ Real ultrasound of other organs, real NT pictures cut into tiles and shuffled, a
 parts without any structure: they teach that texture alone is no view.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+from rich.console import Console
 
 from detector.codes import QCError
 from detector.detection import area, iou
 from detector.frame import Pixels
 from detector.letterbox import crop
 from detector.reader import read_frames
+from training.dataset_folder import SAMPLES, write_listing
 from training.detector import read_region
-from training.samples import Sample
+from training.samples import LEAST_SIDE, Origin, Sample
+
+DATASET = "negatives of qc-model"
+_MOST_TILES = 5
 
 
 def write_negatives(
     out: Path, dicom: Sequence[Path], pictures: Sequence[Sample], count: int, seed: int
 ) -> int:
-    """Write PNG files and samples.json (view OTHER); returns how many.
+    """Write PNG files and samples.json (view OTHER); returns how many, which may be none.
 
-    Every tissue region of the DICOM files' frames once, then `count` made of the pictures.
+    Every tissue region of the DICOM files' frames once: real. Then, where there are pictures,
+    `count` made of them: simulated, for no scanner showed them so.
     """
     generator = np.random.default_rng(seed)
     (out / "images").mkdir(parents=True, exist_ok=True)
     items = []
-    for path in dicom:
+    for number, path in enumerate(dicom):
         for index, pixels in enumerate(read_negatives([path])):
-            name = f"{path.stem}_{index}".replace(".", "_")
-            items.append(_write(out, name, pixels) | {"exam": path.name})
-    for index in range(count):
+            if min(pixels.shape[:2]) < LEAST_SIDE:
+                continue
+            name = f"{number:03d}_{path.stem}_{index}".replace(".", "_")
+            items.append(_write(out, name, pixels, Origin.REAL) | {"exam": path.name})
+    for index in range(count if pictures else 0):
         sample = pictures[int(generator.integers(len(pictures)))]
         pixels, boxes = read_region(sample)
+        if min(pixels.shape[:2]) < LEAST_SIDE + _MOST_TILES:
+            continue
         made = None
         if boxes and generator.random() < 0.5:
             made = _empty_part(pixels, [box.bbox for box in boxes], generator)
         if made is None:
             made = shuffled(pixels, generator)
         # Of the group of the picture it is made of: where that is held out, so is this.
-        items.append(_write(out, f"made_{index:05d}", made) | {"group": sample.group})
-    (out / "samples.json").write_text(json.dumps(items))
+        items.append(
+            _write(out, f"made_{index:05d}", made, Origin.SIMULATED) | {"group": sample.group}
+        )
+    if items:
+        write_listing(out, SAMPLES, items)
     return len(items)
 
 
 def read_negatives(files: Sequence[Path]) -> list[Pixels]:
-    """Every tissue region of every frame of the files; a file that no decoder reads has none."""
-    regions: list[Pixels] = []
-    for path in files:
-        try:
-            regions += [
-                crop(frame, region).pixels
-                for frame in read_frames(path)
-                for region in frame.regions
-            ]
-        except QCError:
-            continue
-    return regions
+    """Every tissue region of every frame of the files; a file that no decoder reads has none, and
+    is named on standard error."""
+    return [pixels for path in files for pixels in _regions(path)]
+
+
+def _regions(path: Path) -> list[Pixels]:
+    try:
+        return [
+            crop(frame, region).pixels for frame in read_frames(path) for region in frame.regions
+        ]
+    except QCError as error:
+        Console(stderr=True).print(
+            f"left out: {path.name}: {error.message}", markup=False, soft_wrap=True
+        )
+        return []
 
 
 def shuffled(pixels: Pixels, generator: np.random.Generator) -> Pixels:
     """The picture's tiles (3 x 3 to 5 x 5) in another order, each perhaps turned upside down."""
-    tiles = int(generator.integers(3, 6))
+    tiles = int(generator.integers(3, _MOST_TILES + 1))
     height, width = pixels.shape[0] // tiles, pixels.shape[1] // tiles
     made = np.zeros((height * tiles, width * tiles, 3), np.uint8)
     for place, tile in enumerate(generator.permutation(tiles * tiles)):
@@ -94,10 +109,13 @@ def _empty_part(
     return None
 
 
-def _write(out: Path, name: str, pixels: Pixels) -> dict[str, object]:
+def _write(out: Path, name: str, pixels: Pixels, origin: Origin) -> dict[str, object]:
     path = out / "images" / f"{name}.png"
-    cv2.imwrite(str(path), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+    if not cv2.imwrite(str(path), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)):
+        raise OSError(f"cannot write {path}")
     return {
+        "origin": origin.value,
+        "dataset": DATASET,
         "image_path": f"images/{path.name}",
         "description": "",
         "class_label": "non-standard",

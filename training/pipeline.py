@@ -1,6 +1,5 @@
 """SpatialCLIP on the evidence of trained parts: gathering it, and training the small network."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from model.inputs import Preprocessor
 from model.judge import Thresholds
 from model.spatialclip import SpatialClip, small_config
 from model.stem import ConvStem
-from training import corpus
+from training import corpus, runs
 from training.evidence import Evidence, gathered
 from training.samples import Sample, file_hash
 from training.sights import with_copies, with_sights
@@ -119,7 +118,9 @@ def train_small_spatialclip(
         "start": None if start is None else file_hash(start / WEIGHTS),
         "layout": Thresholds().layout,
     }
-    (out / "training.json").write_text(json.dumps(facts, indent=1))
+    if start is not None:
+        facts["start data"] = runs.data_of(start)
+    runs.write_facts(out, facts)
     return facts
 
 

@@ -29,12 +29,13 @@ from model.criteria_table import RULES
 from model.inputs import Inputs, Preprocessor
 from model.spatialclip import VIEWS, SpatialClip, SpatialClipOutput
 from model.stages import Stage, set_stage
+from training import runs
 from training.adapters import add_adapters, merge_adapters
 from training.detector import epoch_order, schedule, update_average
 from training.evidence import Evidence, Sight
 from training.losses import class_weights, contrastive, quality_loss
 from training.precision import autocast
-from training.samples import data_hash
+from training.samples import Sample, counts, data_hash
 from training.variation import vary
 
 
@@ -326,15 +327,18 @@ def train_spatialclip(
 ) -> dict[str, Any]:
     """Train in place and return the run's facts; a checkpoint after each epoch allows resuming.
 
-    With `ema_decay` the network ends as the moving average of its weights.
+    With `ema_decay` the network ends as the moving average of its weights. Raises UsageError where
+    an epoch has no batch or nothing validates, QCError where a loss is not finite.
     """
     console = Console(stderr=True)
     torch.manual_seed(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)
+    check_training([e.sample for e in training], [e.sample for e in validation], recipe)
     run = _Run(network, recipe, training, preprocessor)
-    checkpoint = out / "checkpoint.pt"
+    checkpoint = out / runs.CHECKPOINT
     if resume and checkpoint.is_file():
-        run.load(checkpoint)
+        with runs.reading(checkpoint):
+            run.load(checkpoint)
         console.print(f"resumed after epoch {run.epoch} of stage {run.stage.name}")
     writer = SummaryWriter(str(out / "tensorboard"))
     figures = {}
@@ -356,14 +360,38 @@ def train_spatialclip(
         figures = summarise(predict(run.average, validation, preprocessor), validation)
     run.end_stage()
     network.load_state_dict(run.average.state_dict())
+    runs.check_network(network)
     return {
         "recipe": asdict(recipe),
         "training": {
             "images": len(training),
             "sha256": data_hash([item.sample for item in training]),
+            "data": counts([item.sample for item in training]),
         },
         "validation": {"images": len(validation), **figures},
+        "validation data": counts([item.sample for item in validation]),
     }
+
+
+def check_training(
+    training: Sequence[Sample], validation: Sequence[Sample], recipe: SpatialClipRecipe
+) -> None:
+    """Raises UsageError where a run could not train or validate."""
+    order = picture_order(training, recipe, np.random.default_rng(0))
+    runs.check_division(training, validation, len(order), recipe.batch)
+    if len({sample.standard for sample in training if sample.view is not View.OTHER}) < 2:
+        raise UsageError(
+            "pictures to learn from must be standard and non-standard ones: there is one class only"
+        )
+
+
+def picture_order(
+    samples: Sequence[Sample], recipe: SpatialClipRecipe, generator: np.random.Generator
+) -> list[int]:
+    """The pictures of one epoch; see `SpatialClipRecipe.simulated`."""
+    if recipe.simulated == 0:
+        return [int(i) for i in generator.permutation(len(samples))]
+    return epoch_order([sample.simulated for sample in samples], recipe.simulated, generator)
 
 
 class _Run:
@@ -384,8 +412,9 @@ class _Run:
         self.average = deepcopy(network) if recipe.ema_decay else network
         judged = [e.sample.standard for e in training if e.sample.view is not View.OTHER]
         self.weights = class_weights(judged) if recipe.balanced else torch.ones(2)
-        self.simulated = [e.sample.simulated for e in training]
-        self.steps = len(self._order(np.random.default_rng(0))) // recipe.batch
+        self.samples = [e.sample for e in training]
+        order = picture_order(self.samples, recipe, np.random.default_rng(0))
+        self.steps = len(order) // recipe.batch
         self.before: SpatialClip | None = None
         self.part, self.epoch, self.step, self.epochs_done = 0, 0, 0, 0
         self._begin_stage()
@@ -414,7 +443,7 @@ class _Run:
         dropout = torch.Generator().manual_seed(recipe.seed + 1000 * self.epochs_done)
         self.network.train()
         values: list[float] = []
-        order = self._order(generator)
+        order = picture_order(self.samples, recipe, generator)
         for start in range(0, self.steps * recipe.batch, recipe.batch):
             chosen = [self.training[i] for i in order[start : start + recipe.batch]]
             batch = make_batch(chosen, self.preprocessor, generator, recipe.as_seen)
@@ -432,6 +461,8 @@ class _Run:
                 self.weights,
                 self.before,
             )
+            values.append(float(loss.detach()))
+            runs.check_loss(values[-1], self.epochs_done * self.steps + len(values))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(
@@ -440,9 +471,8 @@ class _Run:
             self.optimizer.step()
             self.step += 1
             if recipe.ema_decay:
-                done = self.epochs_done * self.steps + len(values)
+                done = self.epochs_done * self.steps + len(values) - 1
                 update_average(self.average, self.network, done, recipe.ema_decay)
-            values.append(float(loss.detach()))
         self.epoch += 1
         self.epochs_done += 1
         return float(np.mean(values))
@@ -496,12 +526,6 @@ class _Run:
 
     def _copies(self) -> list[SpatialClip]:
         return [self.network] if self.average is self.network else [self.network, self.average]
-
-    def _order(self, generator: np.random.Generator) -> list[int]:
-        ratio = self.recipe.simulated
-        if ratio == 0:
-            return [int(i) for i in generator.permutation(len(self.training))]
-        return epoch_order(self.simulated, ratio, generator)
 
 
 def parameter_groups(

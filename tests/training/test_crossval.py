@@ -14,7 +14,7 @@ from training.describer import DescriberSettings, fresh
 from training.detector import DetectorRecipe, train_detector
 from training.folds import Plan, predictions
 from training.phantom.dataset import write_dataset
-from training.samples import data_hash, read_samples
+from training.samples import Origin, data_hash, read_samples
 from training.spatialclip import SpatialClipRecipe
 
 
@@ -23,7 +23,7 @@ from training.spatialclip import SpatialClipRecipe
 def test_every_real_picture_is_judged_once_by_models_that_never_saw_it(tmp_path: Path) -> None:
     simulated = read_samples(write_dataset(tmp_path / "p", 60, 5, progress=False))
     real = [
-        replace(s, source="set2_train", group=f"real {i}", standard=i % 2 == 0)
+        replace(s, source="set2_train", origin=Origin.REAL, group=f"real {i}", standard=i % 2 == 0)
         for i, s in enumerate(simulated[:40])
     ]
     fresh(DescriberSettings(seed=0, layers=1, hidden=32, heads=2)).save(tmp_path / "describer")

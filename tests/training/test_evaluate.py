@@ -133,5 +133,5 @@ def test_a_file_that_is_no_picture_is_named(tmp_path: Path, samples: Path) -> No
     (sample, *_) = read_samples(samples)
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
-    with pytest.raises(QCError, match=r"^broken\.png is no readable picture"):
+    with pytest.raises(QCError, match=r"sample 0: broken\.png is no readable picture"):
         Picture.of_sample(replace(sample, image=broken))

@@ -10,7 +10,7 @@ from training.corpus import divide, fold_of, without_fold
 from training.evidence import Evidence
 from training.folds import without
 from training.negatives import write_negatives
-from training.samples import Sample, read_samples
+from training.samples import Origin, Sample, read_samples
 
 
 @pytest.fixture
@@ -21,7 +21,8 @@ def pictures(tmp_path: Path) -> list[Sample]:
         path = tmp_path / f"{number}.png"
         grey = np.random.default_rng(number).integers(0, 255, (60, 80, 3), np.uint8)
         cv2.imwrite(str(path), grey)
-        found.append(Sample(path, True, group=f"fetus_framework/{number}.png", source="set2_train"))
+        group = f"fetus_framework/{number}.png"
+        found.append(Sample(path, True, group=group, source="set2_train", origin=Origin.REAL))
     return found
 
 

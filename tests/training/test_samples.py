@@ -4,28 +4,42 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from detector.console import UsageError
 from detector.vocabulary import View
 from training.corpus import divide, gather
 from training.fetus_framework import read_fetus_framework
-from training.samples import Sample, SampleError, data_hash, read_samples
+from training.negatives import write_negatives
+from training.phantom.dataset import write_dataset
+from training.samples import Origin, Sample, SampleError, data_hash, read_samples
 from training.us_dicom import halves
+
+WIDTH, HEIGHT = 64, 48
+
+
+def box(**changes: Any) -> dict[str, Any]:
+    return {"label": "NT", "bbox": [1, 2, 30, 40], "confidence": 0.5} | changes
 
 
 def item(**changes: Any) -> dict[str, Any]:
     return {
         "image_path": "a.png",
+        "origin": "real",
         "description": "Nuchal translucency.",
         "class_label": "standard",
-        "coordinates": [{"label": "NT", "bbox": [1, 2, 30, 40], "confidence": 0.5}],
+        "coordinates": [box()],
         "ignored": 1,
     } | changes
 
 
 def write(tmp_path: Path, items: Any) -> Path:
-    (tmp_path / "a.png").write_bytes(b"picture")
+    for name in ("a.png", "b.png", "c.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
     path = tmp_path / "samples.json"
     path.write_text(json.dumps(items))
     return path
@@ -36,12 +50,45 @@ def test_a_sample_is_read(tmp_path: Path) -> None:
     assert sample.standard
     assert sample.view is View.NT
     assert sample.boxes[0].bbox == (1.0, 2.0, 30.0, 40.0)
+    assert sample.source == tmp_path.name
 
 
-def test_an_unknown_label_is_kept_as_unknown(tmp_path: Path) -> None:
-    box = {"label": "XYZ", "bbox": [1, 2, 3, 4], "confidence": 1}
+@pytest.mark.parametrize("folder", ["set_of_ours", "phantoms"])
+@pytest.mark.parametrize("origin", list(Origin))
+def test_a_sample_is_what_its_file_says_whatever_its_folder_is_called(
+    tmp_path: Path, folder: str, origin: Origin
+) -> None:
+    (tmp_path / folder).mkdir()
+    path = write(tmp_path / folder, [item(origin=origin.value)])
+    for default in (None, *Origin):
+        (sample,) = read_samples(path, default)
+        assert sample.origin is origin
+        assert sample.simulated is (origin is Origin.SIMULATED)
+
+
+def test_an_origin_is_asked_for_and_never_guessed(tmp_path: Path) -> None:
+    published = item()
+    del published["origin"]
+    path = write(tmp_path, [item(image_path="b.png", origin="simulated"), published])
+    with pytest.raises(SampleError, match=r"samples\.json: 1 bad samples: 1: origin is missing"):
+        read_samples(path)
+    first, second = read_samples(path, Origin.REAL)
+    assert (first.origin, second.origin) == (Origin.SIMULATED, Origin.REAL)
+
+
+def test_every_maker_says_where_its_pictures_come_from(tmp_path: Path) -> None:
+    path = write_dataset(tmp_path / "settled", 2, 3, progress=False)
+    samples = read_samples(path)
+    assert {sample.origin for sample in samples} == {Origin.SIMULATED}
+    assert write_negatives(tmp_path / "set of negatives", [], samples, 3, 0) == 3
+    made = read_samples(tmp_path / "set of negatives" / "samples.json")
+    assert {sample.origin for sample in made} == {Origin.SIMULATED}
+
+
+def test_a_box_that_rounding_took_over_the_border_is_clipped(tmp_path: Path) -> None:
+    box = {"label": "UNKNOWN", "bbox": [-0.5, 0, WIDTH + 1, HEIGHT], "confidence": 1}
     (sample,) = read_samples(write(tmp_path, [item(coordinates=[box])]))
-    assert sample.boxes[0].label == "UNKNOWN"
+    assert sample.boxes[0].bbox == (0.0, 0.0, WIDTH, HEIGHT)
 
 
 @pytest.mark.parametrize(
@@ -54,27 +101,127 @@ def test_an_unknown_label_is_kept_as_unknown(tmp_path: Path) -> None:
         {"coordinates": [{"label": "NT", "bbox": [1, 2, 3], "confidence": 1}]},
         {"coordinates": [{"label": "NT", "bbox": [1, 2, 3, 4], "confidence": 2}]},
         {"coordinates": [{"label": "NT", "bbox": [1, 2, 3, 4]}]},
+        {"coordinates": [box(label="NOSE")]},
+        {"coordinates": [box(label=["NT"])]},
+        {"coordinates": [box(bbox=[-50, 2, 30, 40])]},
+        {"coordinates": [box(bbox=[1, 2, 5000, 40])]},
+        {"coordinates": [box(bbox=[30, 2, 1, 40])]},
+        {"coordinates": [box(bbox=[1, 2, float("nan"), 40])]},
+        {"coordinates": [box(bbox=[1, 2, float("inf"), 40])]},
+        {"coordinates": [box(bbox=[1, 2, 10**400, 40])]},
+        {"coordinates": [box(bbox=["1", 2, 30, 40])]},
+        {"coordinates": [box(confidence=float("nan"))]},
+        {"coordinates": [None]},
+        {"coordinates": {}},
         {"description": None},
         {"view": "NOSE"},
+        {"origin": "Real"},
+        {"origin": True},
+        {"spacing_mm": 0},
+        {"spacing_mm": float("nan")},
+        {"region": [0, 0, 3, 3]},
+        {"region": [0, 0, 500, 48]},
+        {"criteria": {"CRIT-GAIN": "yes"}},
+        {"defects": "gain"},
+        {"group": 3},
+        {"group": "\ud800"},
+        {"exam": [1]},
+        {"image_path": ""},
+        {"image_path": "x" * 5000},
+        {"image_path": "samples.json"},
+        {"image_path": "cut.png"},
+        {"image_path": "small.png"},
+        {"image_path": "c.png"},
     ],
 )
 def test_a_bad_sample_is_an_error_with_its_index(tmp_path: Path, changes: dict[str, Any]) -> None:
-    with pytest.raises(SampleError, match=r"1 bad samples: 1: "):
-        read_samples(write(tmp_path, [item(), item(**changes)]))
+    path = write(tmp_path, [item(image_path="c.png"), item(**changes)])
+    whole = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "cut.png"), whole)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:2000])
+    cv2.imwrite(str(tmp_path / "small.png"), whole[:8, :8])
+    with pytest.raises(SampleError, match=r"1 bad samples: 1: ") as caught:
+        read_samples(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_every_bad_sample_is_named(tmp_path: Path) -> None:
     bad = item(class_label="?")
-    with pytest.raises(SampleError, match=r"0: .*; 2: "):
+    with pytest.raises(SampleError, match=r"2 bad samples: 0, 2: class_label"):
         read_samples(write(tmp_path, [bad, item(), bad]))
 
 
-@pytest.mark.parametrize("text", ["{}", "[", "3"])
+def test_one_picture_in_two_files_is_refused(tmp_path: Path) -> None:
+    first = write(tmp_path, [item()])
+    (tmp_path / "again.json").write_text(json.dumps([item()]))
+    with pytest.raises(UsageError, match=r"a\.png is given twice"):
+        gather([first, tmp_path / "again.json"], None, None)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+
+
+@given(
+    items=JSON_VALUES
+    | st.lists(
+        st.builds(
+            lambda changes: item(**changes),
+            st.dictionaries(st.sampled_from([*item(), "view", "region", "exam"]), JSON_VALUES),
+        ),
+        max_size=3,
+    )
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_json_gives_sound_samples_or_one_line(tmp_path: Path, items: Any) -> None:
+    path = write(tmp_path, items)
+    samples, message = [], str(path)
+    try:
+        samples = read_samples(path)
+    except SampleError as error:
+        message = str(error)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    for sample in samples:
+        assert sample.group.encode()
+        for found in sample.boxes:
+            x0, y0, x1, y1 = found.bbox
+            assert 0 <= x0 < x1 <= WIDTH
+            assert 0 <= y0 < y1 <= HEIGHT
+
+
+@pytest.mark.parametrize("text", ["{}", "[", "3", "[]", "[" * 100_000, "\ud800", "9" * 5000])
 def test_what_is_no_list_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "samples.json"
-    path.write_text(text)
-    with pytest.raises(SampleError):
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(SampleError, match=r"samples\.json"):
         read_samples(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ("fname,structure\n1.png,NT\n", "row 1: x_min is missing"),
+        ("fname,structure,x_min,y_min,x_max,y_max\n1.png,NT,1,2,3\n", "row 1: y_max is missing"),
+        ("fname,structure,x_min,y_min,x_max,y_max\n1.png,NT,1,2,3,4,5\n", "more cells"),
+        ("fname,structure,x_min,y_min,x_max,y_max\n1.png,NOSE,1,2,3,4\n", "structure 'NOSE'"),
+        ("fname,structure,x_min,y_min,x_max,y_max\n1.png,NT,1,2,nan,4\n", "has no area"),
+        ("fname,structure,x_min,y_min,x_max,y_max\n1.png,NT,one,2,3,4\n", "1.png"),
+    ],
+)
+def test_an_odd_table_of_boxes_is_named(tmp_path: Path, rows: str, told: str) -> None:
+    (tmp_path / "boxes.csv").write_text(rows)
+    (tmp_path / "labels.csv").write_text("fname,split,quality,local_file\n")
+    with pytest.raises(SampleError, match=told):
+        read_fetus_framework(tmp_path, ("set1_train",))
+
+
+def test_an_absent_folder_of_the_real_set_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SampleError, match="no folder"):
+        read_fetus_framework(tmp_path / "absent", ("set1_train",))
 
 
 def test_nothing_to_train_on_is_wrong_usage() -> None:
@@ -83,7 +230,7 @@ def test_nothing_to_train_on_is_wrong_usage() -> None:
 
 
 def test_groups_are_never_split() -> None:
-    samples = [Sample(Path("x"), True, group=f"g{i % 40}") for i in range(400)]
+    samples = [Sample(Path("x"), True, group=f"g{i % 40}", origin=Origin.REAL) for i in range(400)]
     training, held_out = divide(samples, 0.3, seed=1)
     assert len(training) + len(held_out) == 400
     assert held_out

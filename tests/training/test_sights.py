@@ -16,7 +16,7 @@ from model.spatialclip import SpatialClip, small_config
 from training import sights
 from training.evidence import Evidence
 from training.pipeline import PICTURE_SIZE, train_small_spatialclip, train_tokenizer
-from training.samples import Sample
+from training.samples import Origin, Sample
 from training.sights import with_copies, with_sights
 from training.spatialclip import SpatialClipRecipe, copy_change, make_batch, predict
 from training.variation import vary
@@ -25,13 +25,13 @@ WORDS = ("The nuchal translucency is seen.", "The palate is seen.")
 SIZE = (400, 300)
 
 
-def an_item(number: int, source: str = "set2_train") -> Evidence:
+def an_item(number: int, origin: Origin = Origin.REAL) -> Evidence:
     pixels = np.full((PICTURE_SIZE, PICTURE_SIZE, 3), FILL, np.uint8)
     generator = np.random.default_rng(number)
     pixels[36:252] = generator.integers(0, 255, (216, PICTURE_SIZE, 3), np.uint8)
     own = (Detection("NT", (100.0, 120.0, 180.0, 160.0), 0.8),)
     sample = Sample(
-        Path(f"{number}.png"), number % 2 == 0, view=View.NT, source=source, group=f"g{number}"
+        Path(f"{number}.png"), number % 2 == 0, view=View.NT, origin=origin, group=f"g{number}"
     )
     return Evidence(pixels, (own, mirrored(own, SIZE[0])), WORDS, SIZE, sample)
 
@@ -50,7 +50,7 @@ def preprocessor() -> Preprocessor:
 def test_the_network_says_the_same_of_a_picture_and_of_what_its_stem_saw(
     network: SpatialClip, preprocessor: Preprocessor, tmp_path: Path
 ) -> None:
-    items = [an_item(0), an_item(1, "phantoms")]
+    items = [an_item(0), an_item(1, Origin.SIMULATED)]
     stem = network.trimodal_clip.stem
     assert stem is not None
     seen = with_sights(items, stem, preprocessor, tmp_path, varied=0, seed=0)
@@ -69,7 +69,7 @@ def test_sights_are_made_once_and_drawn_at_random(
 ) -> None:
     stem = network.trimodal_clip.stem
     assert stem is not None
-    items = [an_item(0), an_item(1, "phantoms")]
+    items = [an_item(0), an_item(1, Origin.SIMULATED)]
     first = with_sights(items, stem, preprocessor, tmp_path, varied=3, seed=0)
     assert [len(item.sights) for item in first] == [4, 2]
 
@@ -104,11 +104,11 @@ def test_copies_are_of_real_pictures_as_they_lie_on_disk(
 ) -> None:
     stem = network.trimodal_clip.stem
     assert stem is not None
-    items = [an_item(0), an_item(1, "phantoms")]
+    items = [an_item(0), an_item(1, Origin.SIMULATED)]
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 255, (SIZE[1], SIZE[0], 3), np.uint8)
     for item in items:
-        path = tmp_path / f"{item.sample.source}.png"
+        path = tmp_path / f"{item.sample.origin}.png"
         Image.fromarray(pixels).save(path)
         item.sample = replace(item.sample, image=path, region=(0.0, 0.0, *map(float, SIZE)))
         item.picture = preprocessor.letterbox(pixels)
@@ -140,7 +140,7 @@ def test_copies_are_of_real_pictures_as_they_lie_on_disk(
 
 
 def test_training_on_sights_leaves_the_stem_as_it_was(tmp_path: Path) -> None:
-    items = [an_item(i) for i in range(6)] + [an_item(i, "phantoms") for i in range(6, 10)]
+    items = [an_item(i) for i in range(6)] + [an_item(i, Origin.SIMULATED) for i in range(6, 10)]
     for item in items:
         image = tmp_path / f"{item.sample.source}{item.sample.image.name}"
         image.write_bytes(item.picture.tobytes())
@@ -182,8 +182,8 @@ def test_training_on_sights_leaves_the_stem_as_it_was(tmp_path: Path) -> None:
 
 def test_a_real_picture_gets_another_shape_and_a_simulated_one_keeps_it() -> None:
     shapes: dict[str, set[float]] = {}
-    for source in ("set2_train", "phantoms"):
-        item = an_item(0, source)
+    for origin in Origin:
+        item = an_item(0, origin)
         # Filling and black are grey, the picture is not.
         item.picture[36:252] = (200, 40, 90)
         for seed in range(20):
@@ -192,6 +192,6 @@ def test_a_real_picture_gets_another_shape_and_a_simulated_one_keeps_it() -> Non
             shown = spread > 40
             rows, columns = (np.flatnonzero(shown.mean(axis) > 0.2) for axis in (1, 0))
             aspect = (columns[-1] - columns[0] + 1) / (rows[-1] - rows[0] + 1)
-            shapes.setdefault(source, set()).add(round(aspect, 1))
-    assert len(shapes["phantoms"]) <= 2
-    assert len(shapes["set2_train"]) >= 4
+            shapes.setdefault(origin, set()).add(round(aspect, 1))
+    assert len(shapes[Origin.SIMULATED]) <= 2
+    assert len(shapes[Origin.REAL]) >= 4

@@ -18,7 +18,7 @@ from model.stages import Stage
 from training.evidence import Evidence
 from training.losses import quality_loss
 from training.pipeline import PICTURE_SIZE, train_tokenizer
-from training.samples import Sample
+from training.samples import Origin, Sample
 from training.spatialclip import (
     ALONE,
     Batch,
@@ -45,7 +45,7 @@ def batch() -> Batch:
     for number in range(4):
         pixels = np.full((PICTURE_SIZE, PICTURE_SIZE, 3), 60 * number, np.uint8)
         own = (Detection("NT", (10.0, 20.0, 60.0, 50.0 + number), 0.2 * number + 0.1),)
-        sample = Sample(Path(f"{number}.png"), number % 2 == 0, view=View.NT, source="set2_train")
+        sample = Sample(Path(f"{number}.png"), number % 2 == 0, view=View.NT, origin=Origin.REAL)
         items.append(Evidence(pixels, (own, mirrored(own, 100)), WORDS, (100, 80), sample))
     return make_batch(items, Preprocessor(train_tokenizer(WORDS, 300), PICTURE_SIZE))
 
@@ -123,16 +123,22 @@ def test_a_recipe_is_read_from_its_run(tmp_path: Path) -> None:
 
 def test_a_set_of_one_class_tells_nothing_of_another() -> None:
     """Set 1 is all standard: beside it, set 2's pictures would be told apart by their scanner."""
-    shown = [("set1_train", True), ("set2_train", True), ("set2_train", False), ("phantoms", True)]
+    real, simulated = Origin.REAL, Origin.SIMULATED
+    shown = [
+        ("set1_train", True, real),
+        ("set2_train", True, real),
+        ("set2_train", False, real),
+        ("phantoms", True, simulated),
+    ]
     evidence = [
         Evidence(
             np.zeros((8, 8, 3), np.uint8),
             ((), ()),
             ("", ""),
             (8, 8),
-            Sample(Path("0.png"), standard, view=View.NT, source=source),
+            Sample(Path("0.png"), standard, view=View.NT, source=source, origin=origin),
         )
-        for source, standard in shown
+        for source, standard, origin in shown
     ]
     logits = np.array([9.0, 1.0, 2.0, 3.0])
     views = np.tile(np.eye(len(VIEWS))[VIEWS.index(View.NT)], (4, 1))

@@ -36,7 +36,7 @@ from training.losses import class_weights, contrastive, quality_loss
 from training.negatives import shuffled
 from training.phantom.dataset import write_dataset
 from training.pipeline import PICTURE_SIZE, gather_folds, train_small_spatialclip
-from training.samples import Sample, file_hash, read_samples
+from training.samples import Origin, Sample, file_hash, read_samples
 from training.spatialclip import (
     CriteriaHeads,
     SpatialClipRecipe,
@@ -119,7 +119,7 @@ def test_mirroring_moves_boxes_and_renames_sides() -> None:
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[10:20, 4:16] = (255, 0, 0)
     pixels[30:44, 40:60] = (0, 255, 0)
-    sample = Sample(Path("none"), True)
+    sample = Sample(Path("none"), True, origin=Origin.REAL)
     boxes = [("CP1", (4.0, 10.0, 16.0, 20.0)), ("CP2", (40.0, 30.0, 60.0, 44.0))]
     picture = Picture(pixels, boxes, frozenset({"CP1", "CP2"}), sample)
     seen = set()
@@ -243,7 +243,7 @@ def test_each_fold_s_pictures_are_seen_by_its_own_detector(
         renamed = [*codes, *(c for c in description["labels"] if c not in codes)]
         description |= {"labels": renamed, "confidence": 0.0}
         (folders[-1] / "detector.json").write_text(json.dumps(description))
-    real = [replace(s, source="set2_train", group=f"g{i}") for i, s in enumerate(samples[:9])]
+    real = [replace(s, origin=Origin.REAL, group=f"g{i}") for i, s in enumerate(samples[:9])]
     mixed = [*real, *samples[9:12]]
     together = gather_folds(mixed, folders, describer_folder, tmp_path / "cache", 0)
     assert [e.sample for e in together] == mixed
@@ -257,8 +257,8 @@ def test_boxes_move_with_the_varied_picture() -> None:
     """A bright patch marks the structure: wherever the picture goes, its box lies on it."""
     pixels = np.full((128, 128, 3), 30, np.uint8)
     pixels[40:64, 70:100] = 200
-    for source in ("set2_train", "phantoms"):
-        sample = Sample(Path("none"), True, view=View.NT, source=source)
+    for origin in Origin:
+        sample = Sample(Path("none"), True, view=View.NT, origin=origin)
         own = (Detection("NT", (70.0, 40.0, 100.0, 64.0), 0.9),)
         item = Evidence(pixels, (own, mirrored(own, 128)), ("one", "two"), (128, 128), sample)
         sides = set()
@@ -273,7 +273,7 @@ def test_boxes_move_with_the_varied_picture() -> None:
 
 
 def test_a_box_that_left_the_picture_is_gone() -> None:
-    sample = Sample(Path("none"), True, view=View.NT, source="set2_train")
+    sample = Sample(Path("none"), True, view=View.NT, origin=Origin.REAL)
     own = (Detection("NT", (0.0, 60.0, 4.0, 64.0), 0.9),)
     item = Evidence(
         np.zeros((128, 128, 3), np.uint8), (own, mirrored(own, 128)), ("", ""), (128, 128), sample
@@ -364,7 +364,7 @@ def test_the_folds_hold_each_real_picture_out_once_and_no_simulated_one(
     samples: list[Sample],
 ) -> None:
     real = [
-        Sample(Path(f"{i}.png"), True, group=f"group {i // 2}", source="set2_train")
+        Sample(Path(f"{i}.png"), True, group=f"group {i // 2}", origin=Origin.REAL)
         for i in range(60)
     ]
     mixed = [*samples, *real]

@@ -8,6 +8,7 @@ import typer
 
 from detector.console import UsageError
 from detector.vocabulary import View
+from training.dataset_folder import SAMPLES, TRUTH, begin_dataset
 from training.phantom.dataset import write_dataset, write_exams
 from training.phantom.simulate import VIEWS
 
@@ -33,8 +34,11 @@ def phantom(
         Format, typer.Option(help="PNG and samples.json, or DICOM exams.")
     ] = Format.PNG,
     workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the phantoms that --out holds already.")
+    ] = False,
 ) -> None:
-    """Make ultrasound phantoms whose truth is known.
+    """Make ultrasound phantoms whose truth is known; their origin is "simulated".
 
     Examples:
 
@@ -48,6 +52,7 @@ def phantom(
     if format is Format.DICOM and other_share:
         raise UsageError("--other-share goes with --format png only; use --view OTHER for DICOM")
     try:
+        begin_dataset(out, TRUTH if format is Format.DICOM else SAMPLES, force=force)
         if format is Format.DICOM:
             path = write_exams(out, count, seed, views, workers)
         else:

@@ -1,6 +1,5 @@
 """Phantoms as files: PNG with a SpatialCLIP JSON, or DICOM exams with their truth."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -13,11 +12,13 @@ import numpy as np
 from rich.progress import track
 
 from detector.vocabulary import BY_CODE, View
+from training.dataset_folder import SAMPLES, TRUTH, write_listing
 from training.phantom.dicom import exam_with_truth
 from training.phantom.simulate import VIEWS, Phantom, make
 
 T = TypeVar("T")
 
+DATASET = "phantoms of qc-model"
 SEEDS_PER_SET = 1_000_000
 """Picture i of set s has phantom seed s * SEEDS_PER_SET + i, so that sets share no picture."""
 
@@ -48,9 +49,7 @@ def write_dataset(
     (out / "images").mkdir(parents=True, exist_ok=True)
     job = partial(_write_picture, out, seed, views_of(count, seed, views, other_share))
     samples = list(_told(_mapped(job, count, workers), count, "phantoms", progress))
-    path = out / "samples.json"
-    path.write_text(json.dumps(samples, indent=1) + "\n", encoding="utf-8")
-    return path
+    return write_listing(out, SAMPLES, samples)
 
 
 def views_of(count: int, seed: int, views: Sequence[View], other_share: float) -> tuple[View, ...]:
@@ -77,14 +76,14 @@ def write_exams(
     out.mkdir(parents=True, exist_ok=True)
     job = partial(_write_exam, out, seed, tuple(views))
     exams = _told(_mapped(job, count, workers), count, "phantom exams", progress)
-    path = out / "truth.json"
-    path.write_text(json.dumps([f for frames in exams for f in frames], indent=1) + "\n", "utf-8")
-    return path
+    return write_listing(out, TRUTH, [frame for frames in exams for frame in frames])
 
 
 def truth_of(phantom: Phantom) -> dict[str, Any]:
     """The phantom's truth in plain JSON values."""
     return {
+        "origin": "simulated",
+        "dataset": DATASET,
         "class_label": "standard" if phantom.standard else "non-standard",
         "coordinates": [
             {"label": code, "bbox": list(box), "confidence": 1.0} for code, box in phantom.boxes
