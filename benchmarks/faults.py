@@ -39,8 +39,9 @@ from tests.faults.kills import (  # noqa: E402
     jobs_in,
     receivers,
 )
+from tests.ports import reserve_port  # noqa: E402
 from tests.service import Service  # noqa: E402
-from tests.wire import Pacs, eventually, free_port  # noqa: E402
+from tests.wire import Pacs, eventually  # noqa: E402
 from training.phantom.dicom import exam  # noqa: E402
 
 A_ROUND = 30
@@ -106,7 +107,7 @@ def play(
     ]
     pacs = Pacs(sop_classes=(SR, SECONDARY_CAPTURE)).start()
     service = Service(folder, "", ROLES)
-    port = free_port()
+    port = reserve_port()
     try:
         service.settings = settings(port, pacs, quiet=36000)
         service.start()

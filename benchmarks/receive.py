@@ -48,6 +48,11 @@ from pydicom.uid import (
 from rich.console import Console
 from rich.table import Table
 
+# The tests' helper: a script's own folder is all that Python puts on the path.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.ports import reserve_port
+
 LEVELS = (1, 4, 16)
 START_SECONDS = 60.0
 LIMIT_SECONDS = 600.0
@@ -265,7 +270,7 @@ class Receiver:
 
     def __enter__(self) -> "Receiver":
         self.folder.mkdir()
-        self.port = self.port or free_port()
+        self.port = self.port or reserve_port()
         environment = {k: v for k, v in os.environ.items() if not k.startswith("QC_DAEMON_")}
         command = self.command()
         with (self.folder / "log").open("wb") as log:
@@ -345,7 +350,7 @@ class Orthanc(Receiver):
     title = "ORTHANC"
 
     def command(self) -> list[str]:
-        self.http = free_port()
+        self.http = reserve_port()
         settings = {
             "StorageDirectory": "storage",
             "IndexDirectory": "storage",
@@ -379,13 +384,6 @@ class StoreSCP(Receiver):
 
 
 RECEIVERS = {"qc-daemon": QCDaemon, "Orthanc": Orthanc, "storescp": StoreSCP}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 # Sending.

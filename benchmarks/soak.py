@@ -41,8 +41,9 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.receive import cine, jpeg  # noqa: E402
 from qc_daemon.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE  # noqa: E402
 from tests.modality import Modality  # noqa: E402
+from tests.ports import reserve_port  # noqa: E402
 from tests.service import Service  # noqa: E402
-from tests.wire import association, eventually, free_port  # noqa: E402
+from tests.wire import association, eventually  # noqa: E402
 from training.phantom.dicom import exam  # noqa: E402
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -278,7 +279,7 @@ def main() -> int:
 
 def run(folder: Path, seconds: float, cine_seconds: float) -> tuple[Load, Watch]:
     """The load for so long, watched; the service stopped afterwards."""
-    pacs_port, observe, modality = free_port(), free_port(), Modality().listen()
+    pacs_port, observe, modality = reserve_port(), reserve_port(), Modality().listen()
     (folder / "site").mkdir()
     pacs = subprocess.Popen(["storescp", "--fork", "--ignore", "+xa", str(pacs_port)])
     service = Service(

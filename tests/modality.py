@@ -13,7 +13,8 @@ from pynetdicom import AE, evt
 
 from qc_daemon.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from qc_daemon.requestor import associate
-from tests.wire import US, free_port
+from tests.ports import reserve_port
+from tests.wire import US
 
 MPPS = "1.2.840.10008.3.1.2.3.3"
 
@@ -32,7 +33,7 @@ class Report:
 class Modality:
     """AE title MODALITY; `listen` makes it take reports on `port`, answering `status`."""
 
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=reserve_port)
     status: int = 0x0000
     reports: list[Report] = field(default_factory=list)
     roles: list[tuple[bool | None, bool | None]] = field(default_factory=list)

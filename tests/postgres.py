@@ -4,13 +4,14 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 import psycopg
+
+from tests.ports import reserve_port
 
 
 def program(name: str) -> str | None:
@@ -39,9 +40,7 @@ class PostgresServer:
             capture_output=True,
             cwd=self.folder,
         )
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = reserve_port()
         self._fsync = fsync
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -14,8 +14,8 @@ from qc_daemon.settings import (
     TLSSettings,
 )
 from tests.certificates import Authority
+from tests.ports import reserve_port
 from tests.stowing import Web
-from tests.wire import free_port
 
 
 def check(name: str, **receive: object) -> Check:
@@ -70,7 +70,7 @@ def test_a_receiver_that_knows_its_peers_is_healthy() -> None:
 
 
 def test_a_receiver_for_tls_only_is_not_asked(authority: Authority) -> None:
-    port = free_port()
+    port = reserve_port()
     settings = tls(authority, 8, port=port, only=True)
     assert "not running" in check("receiver", tls=settings).message
     server = AE("QCDAEMON")

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from detector.console import UsageError
 from qc_daemon.sender import parse_address, send, send_with_progress
-from tests.wire import US_RETIRED, Pacs, free_port, ultrasound, write
+from tests.ports import reserve_port
+from tests.wire import US_RETIRED, Pacs, ultrasound, write
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_refused_object_stops_no_other(tmp_path: Path, pacs: Pacs) -> None:
 
 def test_unreachable_receiver_is_not_tried_for_every_file(tmp_path: Path) -> None:
     paths = write(tmp_path, *(ultrasound() for _ in range(4)))
-    report = send(paths, f"PACS@127.0.0.1:{free_port()}", timeout=5)
+    report = send(paths, f"PACS@127.0.0.1:{reserve_port()}", timeout=5)
     assert report.sent == []
     assert [each.reason.startswith("not tried") for each in report.failed] == [
         False,

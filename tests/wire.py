@@ -15,6 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate
 from pynetdicom import AE, evt
 
 from qc_daemon.requestor import associate
+from tests.ports import reserve_port
 
 US = "1.2.840.10008.5.1.4.1.1.6.1"
 US_RETIRED = "1.2.840.10008.5.1.4.1.1.6"
@@ -61,15 +62,6 @@ def part10(dataset: Dataset) -> bytes:
     return out.getvalue()
 
 
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 def eventually(what: Callable[[], Any], seconds: float = 60.0) -> Any:
     """The first true value of `what`; fails if none comes. A bound on waiting, not on speed."""
     until = time.monotonic() + seconds
@@ -113,7 +105,7 @@ def store(port: int, *datasets: Dataset) -> list[int]:
 class Pacs:
     """A storage SCP standing for the PACS; `status` is what it answers."""
 
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=reserve_port)
     status: int = 0x0000
     syntaxes: tuple[str, ...] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
     sop_classes: tuple[str, ...] = (US,)

@@ -14,7 +14,8 @@ from detector.codes import FAILURE_CLASS, ErrorCode, FailureClass, QCError
 from qc_daemon.deliver.item import ClassRefusedError, Item
 from qc_daemon.deliver.scu import StoreSCU
 from qc_daemon.settings import DestinationSettings
-from tests.wire import US, Pacs, free_port, part10, ultrasound
+from tests.ports import reserve_port
+from tests.wire import US, Pacs, part10, ultrasound
 
 RETRY, QUARANTINE, ALARM = FailureClass.RETRY, FailureClass.QUARANTINE, FailureClass.ALARM
 # PS3.4 table B.2-1 and PS3.7 9.1.1.1.9, Annex C: every status that can answer a C-STORE.
@@ -126,7 +127,7 @@ def scripted() -> Iterator[Callable[[Callable[[Any], int]], int]]:
     servers = []
 
     def serve(answer: Callable[[Any], int]) -> int:
-        port, ae = free_port(), AE("PACS")
+        port, ae = reserve_port(), AE("PACS")
         ae.add_supported_context(US)
         servers.append(
             ae.start_server(
@@ -201,7 +202,7 @@ def test_a_rejected_association(
 
 
 def test_nobody_there() -> None:
-    error = failure(scu(free_port()), item())
+    error = failure(scu(reserve_port()), item())
     assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_UNREACHABLE, ALARM)
 
 

@@ -13,8 +13,9 @@ from qc_daemon.deliver.item import ClassRefusedError, Item
 from qc_daemon.deliver.stow import StowRS
 from qc_daemon.settings import DestinationSettings
 from tests.certificates import Authority
+from tests.ports import reserve_port
 from tests.stowing import Web, failed, stored
-from tests.wire import free_port, part10, ultrasound
+from tests.wire import part10, ultrasound
 
 RETRY, QUARANTINE, ALARM = FailureClass.RETRY, FailureClass.QUARANTINE, FailureClass.ALARM
 UID = "1.2.3.4"
@@ -151,13 +152,13 @@ def test_a_password_that_is_mended_counts_from_the_next_object(web: Web, tmp_pat
 
 
 def test_nothing_is_taken_from_the_surroundings(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{reserve_port()}")
     web.body = stored(UID)
     assert result(web) is None
 
 
 def test_nobody_there() -> None:
-    carrier = StowRS(destination(f"http://127.0.0.1:{free_port()}/web"))
+    carrier = StowRS(destination(f"http://127.0.0.1:{reserve_port()}/web"))
     with pytest.raises(QCError, match="destination vna cannot be reached: no connection") as error:
         carrier.send(item())
     assert error.value.code is ErrorCode.DELIVERY_UNREACHABLE

@@ -13,8 +13,9 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Exam, JobKind, JobRow, JobState
 from tests.conftest import require
 from tests.faults.receiving import count, receiving, stored
+from tests.ports import reserve_port
 from tests.service import Service
-from tests.wire import Pacs, association, eventually, free_port, store, ultrasound
+from tests.wire import Pacs, association, eventually, store, ultrasound
 
 HOUR = timedelta(hours=1)
 
@@ -66,7 +67,7 @@ def clock(tmp_path: Path, faketime: str) -> tuple[dict[str, str], Callable[[time
 
 @pytest.fixture
 def pacs() -> Iterator[Pacs]:
-    made = Pacs(port=free_port())
+    made = Pacs(port=reserve_port())
     yield made
     made.stop()
 

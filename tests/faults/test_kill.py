@@ -23,8 +23,9 @@ from tests.faults.kills import (
     kill_a_receiver,
     reports,
 )
+from tests.ports import reserve_port
 from tests.service import Service, pause
-from tests.wire import Pacs, eventually, free_port
+from tests.wire import Pacs, eventually
 from training.phantom.dicom import exam
 
 CINE_FRAMES = 3
@@ -42,7 +43,7 @@ def pacs() -> Iterator[Pacs]:
 @pytest.fixture
 def service(tmp_path: Path, pacs: Pacs) -> Iterator[Callable[[float], Service]]:
     made = Service(tmp_path, "", ROLES)
-    port = free_port()
+    port = reserve_port()
 
     def with_quiet(seconds: float) -> Service:
         made.settings = SETTINGS.format(

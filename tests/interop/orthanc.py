@@ -14,7 +14,8 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from tests.wire import eventually, free_port
+from tests.ports import reserve_port
+from tests.wire import eventually
 
 START_SECONDS = 120.0
 
@@ -39,8 +40,8 @@ class Orthanc:
 
     program: str
     folder: Path
-    dicom_port: int = field(default_factory=free_port)
-    http_port: int = field(default_factory=free_port)
+    dicom_port: int = field(default_factory=reserve_port)
+    http_port: int = field(default_factory=reserve_port)
     options: dict[str, Any] = field(default_factory=dict)
     login: tuple[str, str] | None = None
     process: "subprocess.Popen[bytes] | None" = None

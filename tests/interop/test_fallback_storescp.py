@@ -25,7 +25,8 @@ from qc_daemon.report.renditions import render
 from qc_daemon.settings import Settings
 from tests.conftest import require
 from tests.interop.test_delivery_orthanc import MONDAY, report_of
-from tests.wire import association, eventually, free_port, ultrasound
+from tests.ports import reserve_port
+from tests.wire import association, eventually, ultrasound
 
 PROFILE = """
 [[TransferSyntaxes]]
@@ -52,7 +53,7 @@ def storescp(tmp_path: Path) -> Iterator[Callable[[str], tuple[int, Path]]]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start(sop_class: str) -> tuple[int, Path]:
-        folder, profile, port = tmp_path / "taken", tmp_path / "profile.cfg", free_port()
+        folder, profile, port = tmp_path / "taken", tmp_path / "profile.cfg", reserve_port()
         folder.mkdir()
         profile.write_text(PROFILE.format(sop_class=sop_class))
         started.append(

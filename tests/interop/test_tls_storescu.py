@@ -11,7 +11,7 @@ from tests.certificates import Authority, Pair
 from tests.command import qc_daemon
 from tests.conftest import require
 from tests.service import Service
-from tests.wire import association, eventually, free_port, ultrasound, write
+from tests.wire import association, eventually, ultrasound, write
 
 SETTINGS = """
 [store]
@@ -47,7 +47,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, hospital: Authority) -> It
     (folder / "pki").mkdir()
     shutil.copy(hospital.certificate, folder / "pki" / "ca.pem")
     own(folder).install(hospital.issue("receiver"))
-    made = Service(folder, SETTINGS.format(port=free_port(), only="false"), roles=("receive",))
+    made = Service(folder, SETTINGS.format(port=0, only="false"), roles=("receive",))
     yield made.start()
     assert made.stop() == 0
 
@@ -187,7 +187,7 @@ def test_without_a_plain_port(storescu: str, hospital: Authority, tmp_path: Path
     (tmp_path / "pki").mkdir()
     shutil.copy(hospital.certificate, tmp_path / "pki" / "ca.pem")
     own(tmp_path).install(hospital.issue("receiver", days=20))
-    settings = SETTINGS.format(port=free_port(), only="true")
+    settings = SETTINGS.format(port=0, only="true")
     service = Service(tmp_path, settings, roles=("receive",)).start()
     try:
         assert [event["kind"] for event in service.events("listening")] == ["tls"]
@@ -202,6 +202,6 @@ def test_without_a_plain_port(storescu: str, hospital: Authority, tmp_path: Path
 def test_files_that_cannot_be_used_stop_the_start(hospital: Authority, tmp_path: Path) -> None:
     (tmp_path / "pki").mkdir()
     shutil.copy(hospital.certificate, tmp_path / "pki" / "ca.pem")
-    service = Service(tmp_path, SETTINGS.format(port=free_port(), only="false"), ("receive",))
+    service = Service(tmp_path, SETTINGS.format(port=0, only="false"), ("receive",))
     assert service.spawn().wait() == 2
     assert "receive.tls.certificate" in service.log_file.read_text()

@@ -35,8 +35,9 @@ from qc_daemon.routing import Routes
 from qc_daemon.settings import ClientTLSSettings, Settings
 from tests.certificates import Authority
 from tests.modality import Modality, ask, request
+from tests.ports import reserve_port
 from tests.receive.conftest import Site
-from tests.wire import US, Pacs, eventually, free_port, store, ultrasound
+from tests.wire import US, Pacs, eventually, store, ultrasound
 
 PROCESSING_FAILURE, NO_SUCH_OBJECT, CONFLICT = 0x0110, 0x0112, 0x0119
 US_MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3.1"
@@ -186,7 +187,7 @@ def test_a_promise_is_about_where_rules_send_it(
 ) -> None:
     destinations = [
         {"name": "pacs", "port": pacs.port, "objects": ["source"], "timeout": 20},
-        {"name": "archive", "port": free_port(), "objects": [], "timeout": 20},
+        {"name": "archive", "port": reserve_port(), "objects": [], "timeout": 20},
     ]
     rules = [{"name": "r", "objects": ["source"]} | rule]
     routes = Routes.of(Settings(destination=destinations, rule=rules))
