@@ -7,6 +7,7 @@ from pathlib import Path
 
 from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
+from qc_daemon import private
 from qc_daemon.operate import open_store
 from qc_daemon.records import exams, progress, rejections
 from qc_daemon.records.progress import Progress
@@ -54,9 +55,9 @@ def write_summary(
     page = compose(summary, language)
     try:
         if out.suffix.lower() == ".pdf":
-            out.write_bytes(summary_pdf(page, pictures, now))
+            private.write(out, summary_pdf(page, pictures, now))
         else:
-            out.write_text(summary_html(page, pictures), encoding="utf-8")
+            private.write(out, summary_html(page, pictures).encode("utf-8"))
     except OSError as error:
         raise QCError(ErrorCode.STORAGE, f"{out} cannot be written: {error.strerror}") from error
 

@@ -10,6 +10,7 @@ from pydicom import dcmread
 
 from detector.vocabulary import View
 from model.finding import Finding
+from qc_daemon.private import is_open_to_others
 from qc_daemon.report.reader import from_sr
 from tests.command import qc_daemon
 from tests.report.test_sr import assert_same
@@ -41,7 +42,9 @@ def test_reports_and_overlays_beside_the_findings(
     assert_same(from_sr(report.read_bytes()), told)
     overlays = list((tmp_path / "overlays").iterdir())
     assert overlays
+    assert not any(is_open_to_others(each) for each in (tmp_path / "sr", tmp_path / "overlays"))
     for made in (report, *overlays):
+        assert not is_open_to_others(made)
         header = dcmread(made, stop_before_pixels=True)
         assert header.PatientID == picture.PatientID
         assert made.name == f"{header.SOPInstanceUID}.dcm"

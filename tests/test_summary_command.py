@@ -15,6 +15,7 @@ from detector.console import UsageError
 from detector.vocabulary import View
 from model.finding import BundleId, Finding, Judgement
 from qc_daemon.cli import app
+from qc_daemon.private import is_open_to_others
 from tests.clinic import Clinic
 from tests.report import paper
 
@@ -96,6 +97,7 @@ def say(tmp_path: Path, out: str, *options: str) -> Result:
 @pytest.mark.usefixtures("clinic")
 def test_pdf_in_the_language_of_the_settings(tmp_path: Path) -> None:
     assert say(tmp_path, "exam.pdf").exit_code == 0
+    assert not is_open_to_others(tmp_path / "exam.pdf")
     said = paper.text(tmp_path / "exam.pdf")
     assert "Kopf,Querschnitt" in said
     assert "Fehlt,nochaufzunehmen" in said
@@ -106,6 +108,7 @@ def test_pdf_in_the_language_of_the_settings(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("clinic")
 def test_page_in_the_language_asked_for(tmp_path: Path) -> None:
     assert say(tmp_path, "exam.html", "--language", "zh").exit_code == 0
+    assert not is_open_to_others(tmp_path / "exam.html")
     page = (tmp_path / "exam.html").read_text(encoding="utf-8")
     assert "头部横切面" in page
     assert page.count("data:image/png") == 1

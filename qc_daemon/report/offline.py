@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from detector.codes import ErrorCode, QCError
 from detector.source import is_dicom
 from model.finding import Finding
+from qc_daemon import private
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.overlay import build_overlay
 from qc_daemon.report.source import Source
@@ -70,7 +71,7 @@ class Writer:
 
 def _write(folder: Path, made: Dataset) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{made.SOPInstanceUID}.dcm").write_bytes(to_bytes(made))
+        private.make_folder(folder)
+        private.write(folder / f"{made.SOPInstanceUID}.dcm", to_bytes(made))
     except OSError as error:
         raise QCError(ErrorCode.STORAGE, f"{folder} cannot be written: {error.strerror}") from error
