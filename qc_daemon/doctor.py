@@ -17,7 +17,12 @@ from model.bundle import verify
 from qc_daemon import dicomweb
 from qc_daemon.certificate import WARN_BEFORE, expires
 from qc_daemon.deliver.outcome import http_words
-from qc_daemon.operate import bundle_folder
+from qc_daemon.operate import (
+    bundle_folder,
+    commitment_fault,
+    commitment_words,
+    destination_condition,
+)
 from qc_daemon.receive import check_tls
 from qc_daemon.records import schema
 from qc_daemon.records.store import Store
@@ -54,6 +59,9 @@ def examine(settings: Settings) -> Iterator[Check]:
         yield _checked("certificate", _certificate, settings.receive.tls)
     for destination in settings.destination:
         yield _checked(f"destination {destination.name}", _destination, destination)
+        if destination.kind == "dicom":
+            subject = (settings, destination)
+            yield _checked(f"commitment {destination.name}", _commitment, subject)
 
 
 def _checked(name: str, check: Callable[[T], str], subject: T) -> Check:
@@ -150,6 +158,18 @@ def _destination(destination: DestinationSettings) -> str:
         return _web(destination)
     _echo(destination, "QCDAEMON", 10)
     return f"{destination.ae_title} answers C-ECHO"
+
+
+def _commitment(subject: tuple[Settings, DestinationSettings]) -> str:
+    """What the service has last seen; nothing is asked, for that would be a request."""
+    settings, destination = subject
+    if schema.check(settings.store.url):
+        return "nothing is known yet"
+    condition = destination_condition(settings, destination.name)
+    fault = commitment_fault(destination, condition)
+    if fault is not None:
+        raise OSError(0, fault)
+    return commitment_words(destination, condition)
 
 
 def _web(destination: DestinationSettings) -> str:

@@ -25,8 +25,8 @@ from qc_daemon.records import (
 )
 from qc_daemon.records.listings import ALL, Window
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import CommitmentState, JobKind, JobState
-from qc_daemon.settings import Settings
+from qc_daemon.records.tables import CommitmentState, CommitmentSupport, JobKind, JobState
+from qc_daemon.settings import DestinationSettings, Settings
 from qc_daemon.tables import Listing
 
 OPEN_STATES = (*jobs.PENDING, *jobs.GIVEN_UP)
@@ -158,6 +158,7 @@ def list_destinations(settings: Settings) -> list[dict[str, Any]]:
     with open_store(settings).read() as session:
         found = destinations.deliveries(session)
         refused = {name: destinations.refused(session, name) for name in known}
+        conditions = {name: destinations.condition(session, name) for name in {*known, *found}}
     rows = []
     for name in [*known, *sorted(set(found) - set(known))]:
         count = found.get(name, {})
@@ -175,9 +176,81 @@ def list_destinations(settings: Settings) -> list[dict[str, Any]]:
                 "not committed": count.get(JobState.SENT, 0),
                 "given up": sum(count.get(state, 0) for state in jobs.GIVEN_UP),
                 "delivered": count.get(JobState.DONE, 0),
+                **_condition(each, conditions[name]),
             }
         )
     return rows
+
+
+def _condition(
+    destination: DestinationSettings | None, condition: destinations.Condition
+) -> dict[str, Any]:
+    """How a destination is: whether it is reached, the last error, and whether it commits."""
+    if destination is None:
+        state = "not in the settings"
+    else:
+        state = "ok" if condition.failing_since is None else "failing"
+    return {
+        "state": state,
+        "failing since": _iso(condition.failing_since),
+        "last error code": condition.error_code,
+        "last error": condition.error_message,
+        "last error at": _iso(condition.failed_at),
+        "commitment": "" if destination is None else commitment_words(destination, condition),
+    }
+
+
+def commitment_words(destination: DestinationSettings, condition: destinations.Condition) -> str:
+    """What there is to know of a destination's storage commitment, in words."""
+    if destination.kind != "dicom":
+        return ""
+    if destination.commitment == "off":
+        return "off: stored counts as delivered"
+    moment = condition.commitment_since
+    since = "" if moment is None else f" since {moment:%Y-%m-%d %H:%M} UTC"
+    match condition.commitment:
+        case CommitmentSupport.TAKEN:
+            return f"takes requests{since}"
+        case CommitmentSupport.OFFERED:
+            return f"offered{since}, no request answered yet"
+        case CommitmentSupport.REFUSED:
+            return f"refused{since}: {condition.commitment_message}; objects stay sent"
+        case CommitmentSupport.LOST:
+            return f"offered no more{since}; objects stay sent"
+        case CommitmentSupport.NOT_OFFERED:
+            if destination.commitment == "required":
+                return f"not offered{since}; objects stay sent"
+            return f"not offered{since}: stored counts as delivered"
+        case _:
+            return "not known yet"
+
+
+def commitment_fault(
+    destination: DestinationSettings, condition: destinations.Condition
+) -> str | None:
+    """What someone has to fix so that the destination commits to what it is sent; None if nothing
+    is known to be wrong."""
+    if destination.kind != "dicom" or destination.commitment == "off":
+        return None
+    never = condition.commitment == CommitmentSupport.NOT_OFFERED
+    faulty = condition.commitment in (CommitmentSupport.REFUSED, CommitmentSupport.LOST)
+    if not faulty and not (never and destination.commitment == "required"):
+        return None
+    return (
+        f"storage commitment is {commitment_words(destination, condition)};"
+        " have our AE title, host and port entered there,"
+        ' or set commitment = "off" if it shall not commit'
+    )
+
+
+def destination_condition(settings: Settings, name: str) -> destinations.Condition:
+    """What the service has last seen of a destination."""
+    with open_store(settings).read() as session:
+        return destinations.condition(session, name)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat(timespec="seconds")
 
 
 def retry_destination(settings: Settings, name: str) -> int:

@@ -68,11 +68,18 @@ def test_listed(config: str) -> None:
         "not committed": 0,
         "given up": 1,
         "delivered": 0,
+        "state": "ok",
+        "failing since": None,
+        "last error code": None,
+        "last error": None,
+        "last error at": None,
+        "commitment": "not known yet",
     }
-    assert (archive["name"], archive["kind"], archive["waiting"]) == (
+    assert (archive["name"], archive["kind"], archive["waiting"], archive["state"]) == (
         "archive",
         "not in the settings",
         2,
+        "not in the settings",
     )
     assert "pacs" in run("list", "--config", config)
 

@@ -27,11 +27,11 @@ from qc_daemon.deliver.outages import Outages
 from qc_daemon.dimse_request import refusal_of
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.observe import tally
-from qc_daemon.records import pledges
+from qc_daemon.records import destinations, pledges
 from qc_daemon.records.jobs import RetryPolicy
 from qc_daemon.records.pledges import Ask
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import JobState
+from qc_daemon.records.tables import CommitmentSupport, JobState
 from qc_daemon.requestor import associate
 from qc_daemon.settings import DestinationSettings, Settings
 from qc_daemon.tls import tls_args
@@ -105,13 +105,8 @@ class CommitmentAsker(CommitmentWorker):
         """What is to be done about the objects that the destination was sent; False if it waits."""
         destination = self._destinations.get(name)
         if destination is None:
-            error = QCError(
-                ErrorCode.DELIVERY_REFUSED, f"destination {name} is not in the settings"
-            )
-            with self.store.begin() as session:
-                pledges.reject(session, name, error, self.clock())
-            self.log.warning("commitment not asked", destination=name, reason=error.message)
-            return True
+            # Another daemon on the database may know it, or the settings will again.
+            return False
         if self._is_waived(destination):
             self._waive(destination)
             return True
@@ -154,7 +149,7 @@ class CommitmentAsker(CommitmentWorker):
             self._converse(self._associate(destination, asked), destination, asked)
         except _RefusedError as error:
             self._put_off(asked, error)
-            self._learn(destination, clearly=error.clearly)
+            self._learn(destination, error)
         except QCError as error:
             if error.code is not ErrorCode.COMMITMENT_AWAITED:
                 raise
@@ -191,7 +186,7 @@ class CommitmentAsker(CommitmentWorker):
         if association.is_established:
             return association
         if association.rejected_contexts and not association.is_rejected:
-            raise _RefusedError(destination, "accepts no request", clearly=True)
+            raise _RefusedError(destination, "accepts no request", is_offered=False)
         self.outages.record(destination.name, time.monotonic() - began)
         raise _awaited(destination, "cannot be reached for a request")
 
@@ -219,6 +214,9 @@ class CommitmentAsker(CommitmentWorker):
         self.capability.taken(asked.destination)
         with self.store.begin() as session:
             pledges.taken(session, asked, self.clock())
+            destinations.record_commitment(
+                session, asked.destination, CommitmentSupport.TAKEN, self.clock()
+            )
         self.log.info(
             "commitment asked",
             transaction=asked.transaction_uid,
@@ -269,12 +267,20 @@ class CommitmentAsker(CommitmentWorker):
             reason=error.message,
         )
 
-    def _learn(self, destination: DestinationSettings, *, clearly: bool) -> None:
-        """A destination that took requests before can commit: there a refusal is a fault."""
-        with self.store.read() as session:
-            able = pledges.has_taken(session, destination.name)
-        if clearly or not able:
-            self.capability.refused(destination.name, clearly=clearly)
+    def _learn(self, destination: DestinationSettings, error: "_RefusedError") -> None:
+        """Only who offers no storage commitment and never did is let off: its objects count as
+        delivered once stored. Anyone else's refusal is a fault that someone has to fix."""
+        with self.store.begin() as session:
+            was_able = pledges.has_taken(session, destination.name)
+            if error.is_offered:
+                support = CommitmentSupport.REFUSED
+            else:
+                support = CommitmentSupport.LOST if was_able else CommitmentSupport.NOT_OFFERED
+            destinations.record_commitment(
+                session, destination.name, support, self.clock(), error.message
+            )
+        if support is CommitmentSupport.NOT_OFFERED:
+            self.capability.not_offered(destination.name)
         if self._is_waived(destination):
             self.log.warning(
                 "destination commits to nothing",
@@ -293,13 +299,13 @@ class CommitmentAsker(CommitmentWorker):
 
 
 class _RefusedError(QCError):
-    """The destination did not take a request; `clearly` if it negotiates none."""
+    """The destination did not take a request; `is_offered` if it negotiates them."""
 
     def __init__(
-        self, destination: DestinationSettings, what: str, *, clearly: bool = False
+        self, destination: DestinationSettings, what: str, *, is_offered: bool = True
     ) -> None:
         super().__init__(ErrorCode.COMMITMENT_AWAITED, _message(destination, what))
-        self.clearly = clearly
+        self.is_offered = is_offered
 
 
 def _awaited(destination: DestinationSettings, what: str) -> QCError:

@@ -25,17 +25,31 @@ from qc_daemon.deliver.item import Carrier, ClassRefusedError, Convert, Item
 from qc_daemon.deliver.lanes import Lanes
 from qc_daemon.deliver.outages import Outages
 from qc_daemon.observe import log, tally
-from qc_daemon.records import jobs, pledges, renditions
+from qc_daemon.records import destinations, jobs, pledges, renditions
 from qc_daemon.records.failures import failure_of
 from qc_daemon.records.jobs import Job, RetryPolicy
 from qc_daemon.records.leases import Clock, Lease, LeaseLostError, utc_now
 from qc_daemon.records.renditions import Render
 from qc_daemon.records.revisions import Originals, in_spool
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import JobKind
+from qc_daemon.records.tables import CommitmentSupport, JobKind
 from qc_daemon.settings import Settings
 
 _MAX_THREADS = 16
+# This side's trouble, which says nothing of the destination.
+_OURS = (
+    ErrorCode.STORAGE,
+    ErrorCode.SPOOL_MISSING,
+    ErrorCode.SPOOL_DAMAGED,
+    ErrorCode.NOT_AVAILABLE,
+)
+# What an object meets whatever it is.
+_OF_THE_DESTINATION = (
+    ErrorCode.DELIVERY_UNREACHABLE,
+    ErrorCode.DELIVERY_RESOURCES,
+    ErrorCode.DELIVERY_FORBIDDEN,
+    ErrorCode.DELIVERY_FAILED,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +194,10 @@ class Deliverer:
         Raises LeaseLostError; QCError STORAGE if it is away while the service stops.
         """
         job = lease.job
-        lease.settle(lambda session: self._write(session, lease, result), self._stop)
+        to_commit = lease.settle(lambda session: self._write(session, lease, result), self._stop)
         if isinstance(result, QCError):
-            tally.delivery(job.destination, done=False)
+            if result.code not in _OURS:
+                tally.delivery(job.destination, done=False)
             self.log.warning(
                 "not delivered",
                 job=job.id,
@@ -190,26 +205,49 @@ class Deliverer:
                 code=result.code,
                 reason=result.message,
             )
-        elif result.to_commit:
+        elif to_commit:
             self.log.info("sent", job=job.id, destination=job.destination)
         else:
             tally.delivery(job.destination, done=True)
             self.log.info("delivered", job=job.id, destination=job.destination)
 
-    def _write(self, session: Session, lease: Lease, result: _Sent | QCError) -> None:
-        """Raises LeaseLostError: another worker has the job."""
+    def _write(self, session: Session, lease: Lease, result: _Sent | QCError) -> bool:
+        """True if the destination is to be asked to commit.
+
+        Raises LeaseLostError: another worker has the job.
+        """
         job, now = lease.job, self.clock()
         if isinstance(result, QCError):
             policy = RetryPolicy.of(self.settings.jobs)
             if jobs.fail(session, job, result, now, policy, self._rng) is None:
                 raise LeaseLostError
-            return
+            if result.code in _OF_THE_DESTINATION:
+                destinations.failed(session, job.destination, result, now)
+            elif result.code is ErrorCode.DELIVERY_REFUSED:
+                destinations.reached(session, job.destination)
+            return False
         if job.object_id is not None:
             renditions.give(session, job, result.rendition_id)
-        if not result.to_commit:
+        destinations.reached(session, job.destination)
+        if not self._is_to_commit(session, job, result):
             lease.finish(session)
-        elif not jobs.sent(session, job, now, now + pledges.GATHER):
+            return False
+        if not jobs.sent(session, job, now, now + pledges.GATHER):
             raise LeaseLostError
+        return True
+
+    def _is_to_commit(self, session: Session, job: Job, result: _Sent) -> bool:
+        """Whether to ask the destination to commit. One that has taken such requests and offers
+        them no more has a fault: what it stored is not let pass for committed."""
+        destination = self._destinations[job.destination]
+        if destination.kind != "dicom" or destination.commitment != "auto":
+            return result.to_commit
+        support = CommitmentSupport.OFFERED
+        if not result.to_commit:
+            was_able = pledges.has_taken(session, job.destination)
+            support = CommitmentSupport.LOST if was_able else CommitmentSupport.NOT_OFFERED
+        destinations.record_commitment(session, job.destination, support, self.clock())
+        return support is not CommitmentSupport.NOT_OFFERED
 
 
 def run(

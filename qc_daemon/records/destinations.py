@@ -1,14 +1,38 @@
-"""What is known of destinations: the SOP classes they do not take, and what waits for them."""
+"""What is known of destinations: the SOP classes they do not take, what waits for them, since when
+they fail, and whether they commit to what they store."""
 
 from collections import defaultdict
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
+from detector.codes import QCError
 from qc_daemon.records.jobs import GIVEN_UP
 from qc_daemon.records.rows import insert_or_update
-from qc_daemon.records.tables import JobKind, JobRow, JobState, RefusedClass
+from qc_daemon.records.tables import (
+    CommitmentSupport,
+    DestinationState,
+    JobKind,
+    JobRow,
+    JobState,
+    RefusedClass,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """As the columns of `DestinationState`."""
+
+    failing_since: datetime | None = None
+    failed_at: datetime | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    commitment: str | None = None
+    commitment_since: datetime | None = None
+    commitment_message: str | None = None
 
 
 def refuse(session: Session, destination: str, sop_class_uid: str, now: datetime) -> None:
@@ -73,3 +97,68 @@ def deliveries(session: Session) -> dict[str, dict[JobState, int]]:
     for destination, state, count in rows:
         found[destination][JobState(state)] = count
     return found
+
+
+def failed(session: Session, destination: str, error: QCError, now: datetime) -> None:
+    """The destination could not be reached, or had no place or no leave for us."""
+    known = session.get(DestinationState, destination, populate_existing=True)
+    since = now if known is None or known.failing_since is None else known.failing_since
+    _put(
+        session,
+        destination,
+        failing_since=since,
+        failed_at=now,
+        error_code=error.code,
+        error_message=error.message,
+    )
+
+
+def reached(session: Session, destination: str) -> None:
+    """The destination has answered. Costs no write where it did before."""
+    session.execute(
+        update(DestinationState)
+        .where(
+            DestinationState.destination == destination,
+            DestinationState.failing_since.is_not(None),
+        )
+        .values(failing_since=None)
+    )
+
+
+def record_commitment(
+    session: Session,
+    destination: str,
+    support: CommitmentSupport,
+    now: datetime,
+    message: str | None = None,
+) -> None:
+    """What the destination did about storage commitment; writes only what is new.
+
+    A presentation context alone says nothing of whether requests are taken.
+    """
+    known = session.get(DestinationState, destination, populate_existing=True)
+    before = None if known is None else known.commitment
+    answered = (CommitmentSupport.TAKEN, CommitmentSupport.REFUSED)
+    if before == support or (support is CommitmentSupport.OFFERED and before in answered):
+        return
+    _put(
+        session,
+        destination,
+        commitment=support,
+        commitment_since=now,
+        commitment_message=message,
+    )
+
+
+def condition(session: Session, destination: str) -> Condition:
+    """What the destination was last like; all fields None where nothing is known."""
+    row = session.get(DestinationState, destination, populate_existing=True)
+    if row is None:
+        return Condition()
+    return Condition(**{name: getattr(row, name) for name in Condition.__slots__})
+
+
+def _put(session: Session, destination: str, **values: Any) -> None:
+    insert_or_update(
+        session, DestinationState, {"destination": destination, **values}, ("destination",)
+    )

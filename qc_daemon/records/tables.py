@@ -148,6 +148,20 @@ class CommitmentState(StrEnum):
     DEAD = "dead"
 
 
+class CommitmentSupport(StrEnum):
+    """What a destination last did about storage commitment.
+
+    Offered: it accepts the presentation context. Taken: it took a request. Refused: it accepts the
+    context, but no request. Not offered: it accepts no context. Lost: nor does this one any more.
+    """
+
+    OFFERED = "offered"
+    TAKEN = "taken"
+    REFUSED = "refused"
+    NOT_OFFERED = "not-offered"
+    LOST = "lost"
+
+
 class ObjectKind(StrEnum):
     """What we make of an exam."""
 
@@ -347,6 +361,26 @@ class RefusedClass(Base):
     destination: Mapped[str] = mapped_column(primary_key=True)
     sop_class_uid: Mapped[str] = mapped_column(primary_key=True)
     refused_at: Mapped[datetime]
+
+
+class DestinationState(Base):
+    """What a destination was last like; `failing_since` is NULL where the last try reached it.
+
+    `error_code` and `error_message` say why the last failed try did not, also once it is reached
+    again. `commitment` is what it last did about storage commitment.
+    """
+
+    __tablename__ = "destination_state"
+    __table_args__ = (_one_of("commitment", CommitmentSupport),)
+
+    destination: Mapped[str] = mapped_column(primary_key=True)
+    failing_since: Mapped[datetime | None]
+    failed_at: Mapped[datetime | None]
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    commitment: Mapped[str | None]
+    commitment_since: Mapped[datetime | None]
+    commitment_message: Mapped[str | None]
 
 
 class Rejection(Base):

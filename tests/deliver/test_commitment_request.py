@@ -18,6 +18,7 @@ from qc_daemon.deliver.commitment_request import CommitmentAsker
 from qc_daemon.deliver.outages import Outages
 from qc_daemon.deliver.worker import Deliverer
 from qc_daemon.observe import log
+from qc_daemon.operate import commitment_fault, destination_condition, list_destinations
 from qc_daemon.records import pledges
 from qc_daemon.records.commitments import Report
 from qc_daemon.records.jobs import RetryPolicy
@@ -249,28 +250,73 @@ def test_required_waits_for_a_pacs_that_cannot_commit(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("answer", [0x0124, None])
-def test_auto_takes_three_refusals_for_an_answer(desk: Desk, answer: int | None) -> None:
+def test_one_that_offers_commitment_and_refuses_it_has_a_fault(
+    desk: Desk, answer: int | None
+) -> None:
+    """As a PACS that does not know our AE title: what it stored is not let pass for committed."""
     desk.pacs.answer = answer
     desk.pacs.start()
     desk.admit()
     desk.deliver()
-    desk.ask()
+    for _ in range(5):
+        desk.ask(later=4000)
     assert desk.yard.states() == [("sent", AWAITED)]
-    desk.ask(later=60)
-    assert desk.yard.states() == [("sent", AWAITED)]
-    desk.ask(later=60)
+    assert len(desk.pacs.requests) >= 5
+    row = listed(desk)
+    assert row["commitment"].startswith("refused since")
+    assert "objects stay sent" in row["commitment"]
+    assert 'commitment = "off"' in doctored(desk)
+    # Someone enters our AE title there.
+    desk.pacs.answer = 0x0000
+    desk.ask(later=4000)
     assert desk.yard.states() == [DONE]
-    # And remembers it, for some time.
+    assert listed(desk)["commitment"].startswith("takes requests")
+    assert doctored(desk) == ""
+
+
+def listed(desk: Desk) -> dict[str, Any]:
+    return list_destinations(desk.yard.settings)[0]
+
+
+def doctored(desk: Desk) -> str:
+    """What doctor finds at fault about commitment."""
+    settings = desk.yard.settings
+    condition = destination_condition(settings, "pacs")
+    return commitment_fault(settings.destination[0], condition) or ""
+
+
+def test_one_that_offers_commitment_no_more_has_a_fault(desk: Desk) -> None:
+    desk.pacs.start()
     desk.admit()
     desk.deliver()
-    assert desk.yard.states() == [DONE, DONE]
-    assert len(desk.pacs.requests) == 3
-    desk.yard.now += timedelta(hours=2)
-    desk.admit()
-    desk.deliver()
-    assert desk.yard.states() == [DONE, DONE, SENT]
     desk.ask()
-    assert desk.yard.states() == [DONE] * 3
+    desk.pacs.stop()
+    desk.pacs.commits = False
+    desk.pacs.start()
+    desk.restart()
+    desk.admit()
+    desk.deliver()
+    for _ in range(3):
+        desk.ask(later=4000)
+    assert desk.yard.states() == [DONE, ("sent", AWAITED)]
+    assert listed(desk)["commitment"].startswith("offered no more since")
+    assert doctored(desk)
+    mode(desk, "off")
+    desk.ask(later=4000)
+    assert desk.yard.states() == [DONE, DONE]
+    assert doctored(desk) == ""
+
+
+def test_one_that_never_offered_commitment_is_told_as_such(desk: Desk) -> None:
+    desk.pacs.commits = False
+    desk.pacs.start()
+    desk.admit()
+    desk.deliver()
+    assert desk.yard.states() == [DONE]
+    assert listed(desk)["commitment"].startswith("not offered since")
+    assert doctored(desk) == ""
+    mode(desk, "required")
+    assert "objects stay sent" in doctored(desk)
 
 
 def test_one_that_has_taken_requests_can_commit(desk: Desk) -> None:
@@ -346,9 +392,7 @@ def test_killed_between_being_told_and_settling(
     assert desk.yard.states() == [DONE]
 
 
-@pytest.mark.parametrize(
-    ("change", "state"), [("off", DONE), ("gone", ("quarantined", ErrorCode.DELIVERY_REFUSED))]
-)
+@pytest.mark.parametrize(("change", "state"), [("off", DONE), ("gone", SENT)])
 def test_settings_that_changed_meanwhile(desk: Desk, change: str, state: tuple[str, Any]) -> None:
     desk.pacs.start()
     desk.admit()

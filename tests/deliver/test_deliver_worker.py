@@ -13,13 +13,16 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEGBaseline8Bit,
 )
+from sqlalchemy.exc import OperationalError
 
 from detector.codes import ErrorCode, QCError
 from qc_daemon.deliver import lanes, run, worker
 from qc_daemon.deliver.worker import Deliverer, Outages
+from qc_daemon.operate import list_destinations
 from qc_daemon.records import jobs, reports
 from qc_daemon.records.revisions import RevisionFacts
 from qc_daemon.records.tables import JobKind, ObjectKind
+from qc_daemon.settings import DestinationSettings
 from tests.deliver.conftest import Yard
 from tests.wire import US, Pacs, eventually, part10, ultrasound
 
@@ -226,6 +229,64 @@ def test_a_job_for_a_destination_that_the_settings_lack_waits(yard: Yard) -> Non
     yard.admit(ultrasound(), destination="archive")
     assert not yard.deliverer().run_once()
     assert yard.states() == [("ready", None)]
+
+
+def test_two_daemons_with_different_settings_share_a_queue(yard: Yard, tmp_path: Path) -> None:
+    """As two hosts on one database, or one restarted after an edit of its settings."""
+    other = yard.settings.model_copy(deep=True)
+    other.destination = [
+        DestinationSettings(name="archive", kind="folder", folder=tmp_path / "archive")
+    ]
+    yard.admit(ultrasound(), destination="archive")
+    yard.admit(ultrasound(), destination="share")
+    assert [yard.deliverer().run_once() for _ in range(3)] == [True, False, False]
+    assert yard.states() == [("ready", None), ("done", None)]
+    rows = {row["name"]: row for row in list_destinations(yard.settings)}
+    assert (rows["archive"]["waiting"], rows["archive"]["state"]) == (1, "not in the settings")
+    assert Deliverer(yard.store, other, "other", clock=yard.clock).run_once()
+    assert yard.states() == [("done", None)] * 2
+
+
+def test_a_destination_that_is_down_is_listed_with_its_error(yard: Yard, pacs: Pacs) -> None:
+    yard.admit(ultrasound())
+    began = yard.now.isoformat()
+    for _ in range(2):
+        yard.deliverer().run_once()
+        row = list_destinations(yard.settings)[0]
+        assert (row["state"], row["failing since"]) == ("failing", began)
+        assert row["last error code"] == ErrorCode.DELIVERY_UNREACHABLE
+        assert row["last error"].startswith("destination pacs ")
+        assert row["last error at"] == yard.now.isoformat()
+        yard.now += timedelta(hours=2)
+    pacs.start()
+    deliverer = yard.deliverer()
+    deliverer.run_once()
+    deliverer.close()
+    row = list_destinations(yard.settings)[0]
+    assert (row["state"], row["failing since"]) == ("ok", None)
+    assert row["last error code"] == ErrorCode.DELIVERY_UNREACHABLE
+
+
+def test_a_database_that_fails_meanwhile_is_not_the_destinations_fault(
+    yard: Yard, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pacs.start()
+    yard.admit(ultrasound())
+
+    def fails(*_: object) -> None:
+        raise OperationalError("SELECT", {}, Exception("the database is gone"))
+
+    for _ in range(2 * yard.settings.jobs.max_attempts):
+        with monkeypatch.context() as broken:
+            broken.setattr("qc_daemon.records.reports.deliverable", fails)
+            assert yard.deliverer().run_once()
+        yard.now += timedelta(hours=2)
+    assert yard.states() == [("ready", ErrorCode.STORAGE)]
+    assert list_destinations(yard.settings)[0]["state"] == "ok"
+    deliverer = yard.deliverer()
+    assert deliverer.run_once()
+    deliverer.close()
+    assert yard.states() == [("done", None)]
 
 
 def test_missing_spool_file_stays_in_the_queue_as_an_alarm(yard: Yard) -> None:
