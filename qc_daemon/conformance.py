@@ -21,6 +21,7 @@ from pydicom.uid import (
 )
 
 from detector.codes import ErrorCode
+from qc_daemon import associate_pdu, dimse_request
 from qc_daemon.character_set import DEFINED_TERMS
 from qc_daemon.commitment import PUSH_MODEL
 from qc_daemon.deliver.outcome import HTTP, STORE, Meaning
@@ -62,14 +63,23 @@ REQUEST_STATUSES = {
     dimse.MISSING_ATTRIBUTE: "MPPS N-CREATE: no status or no Scheduled Step Attributes Sequence",
     dimse.MISSING_ATTRIBUTE_VALUE: "MPPS N-CREATE: no Study Instance UID",
     dimse.NO_SUCH_ACTION: "N-ACTION: another Action Type than 1",
-    dimse.NOT_AUTHORISED: "N-ACTION: the caller is no peer; as a destination it may report only",
+    dimse_request.NOT_AUTHORISED: "the caller is no peer; as a destination it may report and verify"
+    " only",
+    dimse_request.SOP_CLASS_NOT_SUPPORTED: "the SOP class is not the one that the presentation"
+    " context was accepted for (every service), or not one of the service",
+    dimse_request.UNRECOGNISED_OPERATION: "a service that we do not offer",
+    dimse_request.MISTYPED_ARGUMENT: "no SOP Class UID, no SOP Instance UID, or another parameter"
+    " lacks",
 }
 REJECTIONS = {
-    policy.NOT_RECOGNISED: "unknown caller: AE title, address or certificate (it is listed for"
-    " `qc-daemon peer approve`)",
+    policy.NOT_RECOGNISED: "unknown caller: AE title, address or certificate, or a blank title"
+    " (listed for `qc-daemon peer approve`)",
     policy.TEMPORARY: "back-pressure, or the approved peers cannot be read now",
     scp.LOCAL_LIMIT: "no place left, in all or for this AE title",
-    (0x01, 0x01, 0x07): "the called AE title is not ours",
+    associate_pdu.CALLED_NOT_RECOGNISED: "the called AE title is not ours (listed by"
+    " `qc-daemon peer list`)",
+    associate_pdu.CONTEXT_NAME_NOT_SUPPORTED: "another Application Context Name than DICOM's",
+    associate_pdu.PROTOCOL_NOT_SUPPORTED: "bit 0 of the Protocol Version is not set",
 }
 COMMITMENT_FAILURES = {
     commitments.PROCESSING_FAILURE: "the bytes on the disk are not those that were received",

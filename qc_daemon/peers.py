@@ -47,6 +47,8 @@ def list_peers(settings: Settings) -> list[dict[str, Any]]:
                 caller.first_seen_at,
                 caller.last_seen_at,
                 caller.attempts,
+                caller.called_ae,
+                caller.reason,
             )
             for caller in refused
         ),
@@ -75,7 +77,14 @@ def approve_caller(
     if not policy.Rule.of(ae_title, wanted, None).contains(ae_title, caller.address):
         raise UsageError(f"--network {network}: {caller.address} is not in it")
     _not_decided(settings, ae_title, caller.address)
-    return _approve(settings, ae_title, wanted, caller.certificate)
+    done = _approve(settings, ae_title, wanted, caller.certificate)
+    ours = settings.receive.ae_title
+    if caller.called_ae in (None, ours):
+        return done
+    return (
+        f"{done}; but it calls us {caller.called_ae}, and we are {ours}: set that on the machine,"
+        " or ae_title in [receive]"
+    )
 
 
 def remove_peer(settings: Settings, ae_title: str, address: str | None) -> int:
@@ -160,6 +169,8 @@ def _row(
     since: datetime | None = None,
     last: datetime | None = None,
     attempts: int | None = None,
+    called_ae: str | None = None,
+    reason: str | None = None,
 ) -> dict[str, Any]:
     return {
         "state": state,
@@ -169,4 +180,6 @@ def _row(
         "attempts": attempts,
         "since": None if since is None else since.isoformat(timespec="seconds"),
         "last_seen": None if last is None else last.isoformat(timespec="seconds"),
+        "called_ae": called_ae,
+        "reason": reason,
     }

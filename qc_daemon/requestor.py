@@ -24,7 +24,7 @@ from typing import Any
 from pynetdicom import AE, evt
 from pynetdicom.pdu import A_ASSOCIATE_RJ
 
-from qc_daemon import dimse_request
+from qc_daemon import associate_pdu, dimse_request
 from qc_daemon.commitment import PUSH_MODEL
 from qc_daemon.observe import log
 
@@ -150,7 +150,9 @@ def _served(handlers: Sequence[Any], roles: Sequence[Any]) -> dict[str, tuple[st
 
 def _guard(association: Any, served: Mapping[str, tuple[str, ...]]) -> None:
     """Let the peer's requests through to their handlers only where `dimse_request` has nothing
-    against it; the others are answered with a status."""
+    against it; the others are answered with a status. Read its A-ASSOCIATE-AC as `associate_pdu`
+    does."""
+    decode = association.dul._decode_pdu
     serve, store = association._serve_request, association._c_store_scp
 
     def refusal(request: Any, abstract_syntax: str) -> dimse_request.Refusal | None:
@@ -184,6 +186,12 @@ def _guard(association: Any, served: Mapping[str, tuple[str, ...]]) -> None:
         if not is_refused(request, request._context_id):
             store(request)
 
+    def decode_pdu(encoded: bytearray) -> Any:
+        if encoded[0] in (associate_pdu.ACCEPT, associate_pdu.REJECT):
+            encoded = bytearray(associate_pdu.read_answer(bytes(encoded)))
+        return decode(encoded)
+
+    association.dul._decode_pdu = decode_pdu
     association.refusal = refusal
     association._serve_request = serve_request
     # A C-STORE in the course of a C-GET does not come through the former.

@@ -402,3 +402,41 @@ def test_an_object_that_comes_back_counts_only_on_a_context_of_its_class() -> No
     assert [status.Status for status, _ in answers] == [0x0000]
     assert [f"{status:04X}" for status in statuses] == ["0122", "0122", "0000"]
     assert received == ["1.2.3.3"]
+
+
+def test_an_answer_that_is_odd_is_taken_and_fragments_are_even() -> None:
+    """Unknown items, a long name and an odd Maximum Length (PS3.8 9.3.1, annex E)."""
+    lengths: list[int] = []
+
+    def answer(peer: raw.Peer) -> None:
+        peer.pdu()
+        user = raw.item(0x51, struct.pack(">I", 1_023)) + raw.item(0x52, b"1.2.3.4")
+        user += raw.item(0x55, b"A NAME LONGER THAN 16") + raw.item(0x99, b"new")
+        peer.connection.sendall(raw.accept([0], ExplicitVRLittleEndian, user=user))
+        for _ in range(6):
+            _, body = peer.pdu()
+            lengths.append(len(body))
+            if body[5] == 0x02:
+                return
+
+    with raw.acceptor(answer) as (port, raised):
+        ae = AE("QCDAEMON")
+        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 30
+        made = associate(ae, "127.0.0.1", port, contexts=[build_context(US)])
+        assert made.is_established
+        made.send_c_store(ultrasound(pixels=bytes(2048)))
+    assert raised == []
+    assert max(lengths) == 1_022
+    assert all(length % 2 == 0 for length in lengths)
+
+
+def test_a_rejection_of_unknown_reason_is_a_rejection() -> None:
+    def answer(peer: raw.Peer) -> None:
+        peer.pdu()
+        peer.connection.sendall(fuzz.pdu(0x03, bytes((0, 1, 9, 77))))
+
+    with raw.acceptor(answer) as (port, _):
+        ae = AE("QCDAEMON")
+        ae.acse_timeout = ae.connection_timeout = 30
+        made = associate(ae, "127.0.0.1", port, contexts=[build_context(US)])
+    assert made.is_rejected

@@ -103,7 +103,7 @@ class Service(Collector):
         rejected = CounterMetricFamily(
             "qc_daemon_associations_rejected", "Associations turned away.", labels=["reason"]
         )
-        for reason in ("unknown", "busy"):
+        for reason in ("unknown", "busy", "called", "protocol"):
             rejected.add_metric([reason], board.total(f"rejected_{reason}"))
         yield from (stored, refused, rejected)
         yield CounterMetricFamily(

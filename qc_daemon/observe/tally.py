@@ -17,8 +17,8 @@ _CELL = 8
 COUNTERS = (
     "stored_new", "stored_same", "stored_revision", "stored_bytes",
     "refused_0110", "refused_A700", "refused_A900", "refused_C000", "refused_other",
-    "rejected_unknown", "rejected_busy", "fetched_back", "fetched_nowhere",
-    "spool_damaged",
+    "rejected_unknown", "rejected_busy", "rejected_called", "rejected_protocol",
+    "fetched_back", "fetched_nowhere", "spool_damaged",
 )  # fmt: skip
 GAUGES = ("associations", "pressure", "spool_orphans", "spool_missing")
 """What a process measured ends with it."""

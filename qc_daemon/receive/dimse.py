@@ -17,7 +17,6 @@ INVALID_OBJECT_INSTANCE = 0x0117
 MISSING_ATTRIBUTE = 0x0120
 MISSING_ATTRIBUTE_VALUE = 0x0121
 NO_SUCH_ACTION = 0x0123
-NOT_AUTHORISED = 0x0124
 
 
 class RefusedRequestError(Exception):
@@ -51,4 +50,4 @@ def check(event: Any) -> None:
 
 
 def calling_ae(event: Any) -> str:
-    return str(event.assoc.requestor.primitive.calling_ae_title).strip()
+    return str(event.assoc.calling_ae)

@@ -27,6 +27,8 @@ MAX_REQUESTS_WAITING = 8 << 20
 # How long a process with more associations than another leaves a connection to that one.
 _COURTESY_SECONDS = 0.004
 _NO_DESCRIPTOR_SECONDS = 0.1
+# The first byte of a TLS record with a ClientHello (RFC 8446 5.1).
+_HANDSHAKE = 0x16
 # A-ABORT by the service provider, unexpected PDU (PS3.8 9.3.8).
 _ABORT = struct.pack(">BxLxxBB", 0x07, 4, 0x02, 0x02)
 
@@ -48,7 +50,8 @@ class Gate:
 
     `opened` gets the connection, its address and the bytes of the A-ASSOCIATE-RQ. With `encrypted`
     it gets it when the first byte is there, unread. `busier` says whether another process has less
-    to do. The socket may be shared with other processes.
+    to do. `not_asked` hears of those that sent something else, with their address and a reason; who
+    said nothing at all (a probe) is no news. The socket may be shared with other processes.
     """
 
     def __init__(
@@ -59,12 +62,14 @@ class Gate:
         *,
         encrypted: bool = False,
         busier: Callable[[], bool] = lambda: False,
+        not_asked: Callable[[Any, str], None] = lambda _address, _reason: None,
     ) -> None:
         self.listener = listener
         self._opened = opened
         self._seconds = seconds
         self._encrypted = encrypted
         self._busier = busier
+        self._not_asked = not_asked
         # In the order they came, and so in the order of their time.
         self._waiting: dict[int, _Caller] = {}
         self._held = 0
@@ -163,7 +168,7 @@ class Gate:
         if size is None:
             with contextlib.suppress(OSError):
                 caller.connection.send(_ABORT)
-            self._drop(caller)
+            self._drop(caller, _instead(caller.begun))
         elif len(caller.begun) >= size:
             self._pass_on(caller)
 
@@ -175,14 +180,25 @@ class Gate:
             # Gone already, or no thread to be had.
             caller.connection.close()
 
-    def _drop(self, caller: _Caller) -> None:
+    def _drop(
+        self, caller: _Caller, reason: str = "an A-ASSOCIATE-RQ that never became whole"
+    ) -> None:
         self._forget(caller)
         caller.connection.close()
+        if caller.begun:
+            self._not_asked(caller.address, reason)
 
     def _forget(self, caller: _Caller) -> None:
         self._selector.unregister(caller.connection)
         del self._waiting[caller.connection.fileno()]
         self._held -= len(caller.begun)
+
+
+def _instead(begun: bytearray) -> str:
+    """What somebody sends who does not ask for an association."""
+    if begun[0] == _HANDSHAKE:
+        return "a TLS handshake, and this port is the plain one"
+    return "an A-ASSOCIATE-RQ too long" if begun[0] == ASSOCIATE_RQ else "no A-ASSOCIATE-RQ"
 
 
 def _size(begun: bytearray) -> int | None:

@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from detector.codes import QCError
 from qc_daemon.address import Address, parsed
+from qc_daemon.associate_pdu import CALLING_NOT_RECOGNISED, Rejection
 from qc_daemon.observe import log
 from qc_daemon.receive.tls import certificate_of
 from qc_daemon.records import peers as records
@@ -33,9 +34,7 @@ RESOLVE_SECONDS = 60.0
 _MOST_WAITING = 64
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-# Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21).
-Rejection = tuple[int, int, int]
-NOT_RECOGNISED: Rejection = (0x01, 0x01, 0x03)
+NOT_RECOGNISED: Rejection = CALLING_NOT_RECOGNISED
 TEMPORARY: Rejection = (0x02, 0x03, 0x01)
 
 
@@ -177,13 +176,6 @@ class Door:
         if approved is None:
             # It may be one of those that we cannot know now: it is to try again.
             return TEMPORARY
-        self.log.warning(
-            "caller refused",
-            calling_ae=caller.ae_title,
-            address=caller.address,
-            sha256=caller.certificate,
-        )
-        self._note(caller)
         return NOT_RECOGNISED
 
     def only_reports(self, association: Any) -> bool:
@@ -235,10 +227,12 @@ class Door:
             # They will call again.
             self.log.warning("callers not recorded", error_type=type(error).__name__)
 
-    def _note(self, caller: Caller) -> None:
+    def note(self, caller: Caller, called_ae: str, reason: str) -> None:
+        """Put a caller on the list of those not accepted; `called_ae` is whom it called."""
         now = self._clock()
         title, address = printable(caller.ae_title), str(parsed(caller.address))
-        seen = RefusedCaller(title, address, caller.certificate, 1, now, now)
+        called = printable(called_ae)
+        seen = RefusedCaller(title, address, caller.certificate, 1, now, now, called, reason)
         with self._lock:
             known = self._waiting.get((title, address))
             if known is not None:
@@ -247,6 +241,8 @@ class Door:
                     attempts=known.attempts + 1,
                     certificate=caller.certificate or known.certificate,
                     last_seen_at=now,
+                    called_ae=called,
+                    reason=reason,
                 )
             elif len(self._waiting) >= _MOST_WAITING:
                 return
@@ -256,10 +252,9 @@ class Door:
 
 def caller_of(association: Any) -> Caller:
     """Who requests an association, as the wire and its TLS layer tell."""
-    requestor = association.requestor
     return Caller(
-        str(requestor.primitive.calling_ae_title).strip(),
-        requestor.address_info.address,
+        association.calling_ae,
+        association.requestor.address_info.address,
         certificate_of(association),
     )
 

@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from detector.codes import QCError
+from qc_daemon.associate_pdu import CALLED_NOT_RECOGNISED, Rejection
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.observe import log, tally
 from qc_daemon.receive import contexts, tls, upper_layer
@@ -30,7 +31,14 @@ from qc_daemon.receive.dimse import RefusedRequestError, check
 from qc_daemon.receive.gate import Gate, Opened
 from qc_daemon.receive.header import HeaderError, Identity, read_identity
 from qc_daemon.receive.places import Places
-from qc_daemon.receive.policy import TEMPORARY, Door, Rejection, Reporters
+from qc_daemon.receive.policy import (
+    NOT_RECOGNISED,
+    TEMPORARY,
+    Caller,
+    Door,
+    Reporters,
+    caller_of,
+)
 from qc_daemon.receive.pressure import Level, Pressure
 from qc_daemon.receive.procedure_step import ProcedureSteps
 from qc_daemon.receive.spool import Incoming, Spool
@@ -44,6 +52,13 @@ MAX_PDU = 1 << 20
 BACKLOG = 1024
 # Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21): try again later.
 LOCAL_LIMIT: Rejection = (0x02, 0x03, 0x02)
+# Event and counter of an association that is not accepted; others are of the protocol.
+_TURNED_AWAY: dict[Rejection | None, tuple[str, str]] = {
+    NOT_RECOGNISED: ("caller refused", "rejected_unknown"),
+    CALLED_NOT_RECOGNISED: ("association rejected", "rejected_called"),
+    TEMPORARY: ("association rejected", "rejected_busy"),
+    LOCAL_LIMIT: ("too many associations", "rejected_busy"),
+}
 # TLS handshakes at once; each takes a thread.
 MAX_HANDSHAKES = 32
 # An exam is held open by a live association for this long after its last sign of life, so that a
@@ -166,6 +181,7 @@ class Receiver:
             ended=self._over,
             served=self._served,
             has_room=self.pressure.has_room,
+            not_asked=self._not_asked,
         )
 
         def opened(connection: socket.socket, address: Any, begun: bytes) -> None:
@@ -180,6 +196,9 @@ class Receiver:
             self.settings.artim_timeout,
             encrypted=handshake is not None,
             busier=self._busier,
+            not_asked=lambda address, reason: self._turned_away(
+                Caller("", str(address[0])), "", reason
+            ),
         )
         self._gates.append(gate)
         gate.open()
@@ -225,33 +244,68 @@ class Receiver:
 
     def _requested(self, event: Any) -> None:
         try:
-            rejection = self._rejection(event.assoc)
+            refused = self._judge(event.assoc)
         except Exception as error:
             # pynetdicom would log it, and accept the association that nobody has judged.
             self.log.error(
                 "caller not judged", error_type=type(error).__name__, error_at=log.where(error)
             )
-            rejection = TEMPORARY
-        if rejection is not None:
-            busy = rejection in (TEMPORARY, LOCAL_LIMIT)
-            tally.add("rejected_busy" if busy else "rejected_unknown")
+            refused = TEMPORARY, "internal error"
+        if refused is not None:
+            rejection, reason = refused
+            asked = event.assoc.asked
+            self._turned_away(caller_of(event.assoc), asked.called_ae, reason, rejection)
             event.assoc.acse.send_reject(*rejection)
             event.assoc.kill()
 
-    def _rejection(self, association: Any) -> Rejection | None:
-        """What to answer the request with, if not acceptance."""
-        if self.door.only_reports(association):
-            # It brings no object, so that no mark of back-pressure need stop it.
+    def _judge(self, association: Any) -> tuple[Rejection, str] | None:
+        """What to answer the request with, and why, if not acceptance."""
+        asked = association.asked
+        if asked.rejection is not None:
+            return asked.rejection, asked.reason
+        reports = self.door.only_reports(association)
+        rejection = None if reports else self.door.rejection(association)
+        if rejection is not None:
+            known = rejection == TEMPORARY
+            return rejection, "the database cannot tell" if known else "unknown caller"
+        if asked.called_ae != self.settings.ae_title.strip():
+            return CALLED_NOT_RECOGNISED, f"our AE title is {self.settings.ae_title.strip()}"
+        # A destination that reports brings no object, so that no mark need stop it.
+        if not reports and self.pressure.level() >= Level.SOFT:
+            return TEMPORARY, "no room for now"
+        if not self._seated(association):
+            return LOCAL_LIMIT, "too many associations"
+        if reports:
             self.commitment.restrict(association)
-            return None if self._seated(association) else LOCAL_LIMIT
-        rejection = self.door.rejection(association)
-        if rejection is None and self.pressure.level() >= Level.SOFT:
-            rejection = TEMPORARY
-        if rejection is None and not self._seated(association):
-            rejection = LOCAL_LIMIT
-        if rejection is None:
+        else:
             association.permitted = frozenset(self._served)
-        return rejection
+        return None
+
+    def _not_asked(self, association: Any, reason: str) -> None:
+        """An association ended by its first PDUs."""
+        asked = association.asked
+        self._turned_away(caller_of(association), "" if asked is None else asked.called_ae, reason)
+
+    def _turned_away(
+        self, caller: Caller, called_ae: str, reason: str, rejection: Rejection | None = None
+    ) -> None:
+        """Log and count an association that was not accepted; None: there was none to answer.
+
+        Who may try again as it is, stands on no list.
+        """
+        event, counter = _TURNED_AWAY.get(rejection, ("association rejected", "rejected_protocol"))
+        tally.add(counter)
+        self.log.warning(
+            event,
+            reason=reason,
+            calling_ae=caller.ae_title,
+            called_ae=called_ae,
+            address=caller.address,
+            sha256=caller.certificate,
+            status=None if rejection is None else "/".join(map(str, rejection)),
+        )
+        if counter != "rejected_busy" and (caller.ae_title or called_ae):
+            self.door.note(caller, called_ae, reason)
 
     def _accepted(self, event: Any) -> None:
         with self._lock:
@@ -272,10 +326,9 @@ class Receiver:
 
     def _seated(self, association: Any) -> bool:
         """Whether there is a place for the association; it keeps it until its thread ends."""
-        title = str(association.requestor.primitive.calling_ae_title).strip()
+        title = association.calling_ae
         place = self.places.take(title)
         if place is None:
-            self.log.warning("too many associations", calling_ae=title)
             return False
         with self._lock:
             self._taken[association] = place
@@ -462,6 +515,7 @@ def _shaken(opened: Opened, handshake: tls.Handshake) -> Opened:
         try:
             opened(handshake(connection), address, begun)
         except OSError as error:
+            tally.add("rejected_protocol")
             log.get(role="receive").warning(
                 "handshake failed", reason=tls.reason(error), address=address[0]
             )
@@ -482,7 +536,7 @@ def _hold_until(now: datetime) -> datetime:
 
 
 def _calling_ae(event: Any) -> str:
-    return str(event.assoc.requestor.primitive.calling_ae_title).strip()
+    return str(event.assoc.calling_ae)
 
 
 def _errno(error: OSError) -> str:

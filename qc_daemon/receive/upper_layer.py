@@ -31,7 +31,7 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
-from qc_daemon import dimse_request
+from qc_daemon import associate_pdu, dimse_request
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.observe import log
 from qc_daemon.receive import command
@@ -176,9 +176,7 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         except Exception as error:
             # PDUs in an order, or an abort from a source, that the state machine has no answer to:
             # this association is over, and nothing else.
-            log.get(role="receive").warning(
-                "association broken", error_type=type(error).__name__, error_at=log.where(error)
-            )
+            self.assoc.broken("PDUs that nobody has an answer to", error)
         finally:
             with self._bell_lock:
                 os.close(self._bell)
@@ -275,7 +273,8 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
             if kind not in _PDU_TYPES or length > MAX_PDU_IN_MEMORY:
                 raise InvalidPDUError
             pdu, event = self._decoded(head, length)
-        except InvalidPDUError:
+        except InvalidPDUError as error:
+            self.assoc.broken(str(error) or "a PDU that is none of the Standard")
             self.event_queue.put(_INVALID)
         except (OSError, AttributeError):
             # AttributeError: an abort from another thread took the socket away.
@@ -287,13 +286,24 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
             self._reading = False
 
     def _decoded(self, head: bytes, length: int) -> tuple[Any, str]:
-        body = self.socket.read(length)
+        pdu = head + self.socket.read(length)
+        if pdu[0] == ASSOCIATE_RQ and self.assoc.asked is None:
+            pdu = self._read_request(pdu)
         try:
-            decoded: tuple[Any, str] = self._decode_pdu(bytearray(head + body))
+            decoded: tuple[Any, str] = self._decode_pdu(bytearray(pdu))
         except Exception as error:
             # pynetdicom's decoders raise what rubbish leads them to.
             raise InvalidPDUError from error
         return decoded
+
+    def _read_request(self, pdu: bytes) -> bytes:
+        """An A-ASSOCIATE-RQ as pynetdicom takes it; the association keeps what was asked."""
+        try:
+            asked = self.assoc.asked = associate_pdu.read_request(pdu)
+        except associate_pdu.MalformedError as error:
+            self.assoc.asked = associate_pdu.Request(b"", *associate_pdu.titles(pdu))
+            raise InvalidPDUError(str(error)) from error
+        return asked.pdu
 
     def _read_fragments(self, length: int) -> None:
         """The presentation data values of a P-DATA-TF (PS3.8 9.3.5)."""
@@ -538,6 +548,8 @@ class Acceptor(Association):  # type: ignore[misc]
     is_established: bool
     # What the caller may ask for, as dimse_request names operations; nothing until it is judged.
     permitted: Collection[str] = ()
+    # What it asked for with its A-ASSOCIATE-RQ; None until that is there.
+    asked: associate_pdu.Request | None = None
 
     def __init__(self, server: "Server", client_socket: socket.socket, begun: bytes) -> None:
         super().__init__(server.ae, MODE_ACCEPTOR)
@@ -587,6 +599,20 @@ class Acceptor(Association):  # type: ignore[misc]
             connection.close()
         self.dimse.abandon()
 
+    def broken(self, reason: str, error: Exception | None = None) -> None:
+        """Tell of a PDU that ends the association, or comes in the place of one."""
+        if not self.permitted and not self.is_rejected:
+            self._server.not_asked(self, reason)
+            return
+        log.get(role="receive").warning(
+            "association broken",
+            reason=reason,
+            calling_ae=self.calling_ae,
+            address=self.requestor.address_info.address,
+            error_type=None if error is None else type(error).__name__,
+            error_at=None if error is None else log.where(error),
+        )
+
     def refusal(self, request: Any, abstract_syntax: str) -> dimse_request.Refusal | None:
         """Why a request over a context of this abstract syntax must not be served, if so."""
         return dimse_request.refusal(request, abstract_syntax, self._server.served, self.permitted)
@@ -622,8 +648,7 @@ class Acceptor(Association):  # type: ignore[misc]
     @property
     def calling_ae(self) -> str:
         """The requestor's AE title without padding; empty before it has asked."""
-        primitive = self.requestor.primitive
-        return "" if primitive is None else str(primitive.calling_ae_title).strip()
+        return "" if self.asked is None else self.asked.calling_ae
 
     def _run_reactor(self) -> None:
         while not self._kill:
@@ -679,6 +704,7 @@ class Server:
         ended: Callable[[Any], None],
         served: Mapping[str, Collection[str]],
         has_room: Callable[[], bool] = lambda: True,
+        not_asked: Callable[[Any, str], None] = lambda _association, _reason: None,
     ) -> None:
         self.ae = ae
         self.spool = spool
@@ -688,6 +714,8 @@ class Server:
         self.served = served
         # Whether objects in mid-receipt may go on to fill the disk.
         self.has_room = has_room
+        # Hears of an association that ended, and why, before it was asked for as the Standard says.
+        self.not_asked = not_asked
         self._handlers = handlers
 
     def accept(self, client_socket: socket.socket, address: Any, begun: bytes) -> Acceptor:

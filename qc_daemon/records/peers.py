@@ -28,7 +28,10 @@ class ApprovedPeer:
 
 @dataclass(frozen=True, slots=True)
 class RefusedCaller:
-    """A caller that was refused, the last certificate it showed, and how often it came."""
+    """A caller that was refused, the last certificate it showed, and how often it came.
+
+    `called_ae` is the AE title that it called us by the last time, `reason` why it was refused.
+    """
 
     ae_title: str
     address: str
@@ -36,6 +39,8 @@ class RefusedCaller:
     attempts: int
     first_seen_at: datetime
     last_seen_at: datetime
+    called_ae: str | None = None
+    reason: str | None = None
 
 
 def approved(session: Session) -> list[ApprovedPeer]:
@@ -79,6 +84,8 @@ def refused(session: Session) -> list[RefusedCaller]:
             Caller.attempts,
             Caller.first_seen_at,
             Caller.last_seen_at,
+            Caller.called_ae,
+            Caller.reason,
         ).order_by(Caller.last_seen_at.desc(), Caller.id.desc())
     )
     return [RefusedCaller(*row) for row in rows]
@@ -123,6 +130,8 @@ def _seen_again(session: Session, caller: RefusedCaller) -> bool:
             attempts=Caller.attempts + caller.attempts,
             certificate=func.coalesce(caller.certificate, Caller.certificate),
             last_seen_at=caller.last_seen_at,
+            called_ae=caller.called_ae,
+            reason=caller.reason,
         )
     )
     return changed(session, statement) == 1

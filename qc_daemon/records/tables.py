@@ -489,7 +489,7 @@ class Peer(Base):
 
 
 class Caller(Base):
-    """A caller that was refused for being unknown."""
+    """A caller that was refused, whom it called the last time, and why it was refused then."""
 
     __tablename__ = "caller"
     __table_args__ = (UniqueConstraint("ae_title", "address"),)
@@ -501,6 +501,8 @@ class Caller(Base):
     attempts: Mapped[int] = mapped_column(default=1)
     first_seen_at: Mapped[datetime]
     last_seen_at: Mapped[datetime]
+    called_ae: Mapped[str | None]
+    reason: Mapped[str | None]
 
 
 class Commitment(Base):

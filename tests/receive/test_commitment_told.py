@@ -207,10 +207,8 @@ def door(site: Site) -> Callable[..., Door]:
 
 def caller(title: str, address: str) -> Any:
     return SimpleNamespace(
-        requestor=SimpleNamespace(
-            primitive=SimpleNamespace(calling_ae_title=title),
-            address_info=SimpleNamespace(address=address),
-        ),
+        calling_ae=title,
+        requestor=SimpleNamespace(address_info=SimpleNamespace(address=address)),
         dul=SimpleNamespace(socket=SimpleNamespace(socket=None)),
     )
 

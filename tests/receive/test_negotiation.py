@@ -1,0 +1,177 @@
+"""Associations that are asked for oddly: tolerated, or turned away with a line, a count and a name
+on the list."""
+
+import contextlib
+import io
+import json
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from qc_daemon.observe import log, tally
+from qc_daemon.receive.contexts import VERIFICATION
+from qc_daemon.records import peers
+from qc_daemon.records.peers import RefusedCaller
+from tests.receive import fuzz, raw
+from tests.receive.conftest import Site
+from tests.test_associate_pdu import USER, request
+from tests.wire import US, eventually, ultrasound
+
+COUNTERS = ("rejected_unknown", "rejected_called", "rejected_protocol")
+
+
+@contextlib.contextmanager
+def logged() -> Iterator[list[dict[str, Any]]]:
+    """The lines of the log, there once the block is left."""
+    stream, lines = io.StringIO(), []
+    log.configure("debug", stream)
+    try:
+        yield lines
+    finally:
+        log.configure("critical")
+        lines += map(json.loads, stream.getvalue().splitlines())
+
+
+def _counts() -> list[float]:
+    return [tally.board().total(name) for name in COUNTERS]
+
+
+def _refused(site: Site) -> list[RefusedCaller]:
+    def now() -> list[RefusedCaller]:
+        site.receiver.door._write_due = 0.0
+        site.receiver.door.flush()
+        with site.store.read() as session:
+            return peers.refused(session)
+
+    found: list[RefusedCaller] = eventually(now)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer", "counter", "called", "reason"),
+    [
+        (request(called=b"NOTOURS         "), "1/1/7", 1, "NOTOURS", "our AE title is QCDAEMON"),
+        (request(calling=b" " * 16), "1/1/3", 0, "QCDAEMON", "no calling AE title"),
+        (request(version=2), "1/2/2", 2, "QCDAEMON", "another protocol version"),
+        (request(application=b"1.2.3"), "1/1/2", 2, "QCDAEMON", "another application context"),
+        (
+            request(called=b"NOT\x1b[2JOURS     "),
+            "1/1/7",
+            1,
+            "NOT?[2JOURS",
+            "no called AE title, or one of characters that none may hold",
+        ),
+    ],
+    ids=["called", "blank", "version", "application", "control"],
+)
+def test_a_rejected_association_is_logged_counted_and_listed(
+    site: Site, asked: bytes, answer: str, counter: int, called: str, reason: str
+) -> None:
+    before = _counts()
+    with logged() as lines, raw.peer(site.port) as peer:
+        peer.connection.sendall(asked)
+        kind, body = peer.pdu()
+        assert kind == 0x03
+        assert "/".join(map(str, body[1:4])) == answer
+        (caller,) = _refused(site)
+    assert (caller.called_ae, caller.reason) == (called, reason)
+    calling = "" if reason == "no calling AE title" else "MODALITY"
+    assert caller.ae_title == (calling or "?")
+    (line,) = [each for each in lines if each["level"] == "warning"]
+    assert line["event"] == ("caller refused" if counter == 0 else "association rejected")
+    assert (line["calling_ae"], line["called_ae"]) == (calling, called)
+    assert (line["address"], line["reason"], line["status"]) == ("127.0.0.1", reason, answer)
+    assert [now - then for now, then in zip(_counts(), before, strict=True)] == [
+        float(place == counter) for place in range(3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", "no A-ASSOCIATE-RQ"),
+        (b"\x16\x03\x01\x02\x00\x01", "a TLS handshake, and this port is the plain one"),
+        (fuzz.pdu(0x01, bytes(40)), "an A-ASSOCIATE PDU is cut off"),
+        (request(contexts=raw.item(0x20, b"\0\0\0\0")), "a presentation context has no odd ID"),
+    ],
+    ids=["http", "tls", "short", "even"],
+)
+def test_what_is_no_request_is_logged_and_counted(site: Site, sent: bytes, reason: str) -> None:
+    before = _counts()
+    with logged() as lines, raw.peer(site.port) as peer:
+        peer.connection.sendall(sent)
+        with pytest.raises(raw.AbortedError):
+            peer.pdu()
+        eventually(lambda: _counts() != before)
+    (line,) = [each for each in lines if each["level"] == "warning"]
+    assert (line["event"], line["reason"]) == ("association rejected", reason)
+    assert line["address"] == "127.0.0.1"
+    assert [now - then for now, then in zip(_counts(), before, strict=True)] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("user", [None, b"", USER], ids=["none", "no-limit", "usual"])
+def test_an_object_without_user_information_is_stored(site: Site, user: bytes | None) -> None:
+    inner = raw.item(0x30, US.encode()) + raw.item(0x40, raw.IMPLICIT.encode())
+    contexts = raw.item(0x20, bytes((1, 0, 0, 0)) + inner)
+    dataset = ultrasound()
+    del dataset.file_meta
+    with raw.peer(site.port) as peer:
+        peer.associate(request(contexts=contexts, user=user, more=raw.item(0x99, b"x")))
+        asked = raw.command("C-STORE", US, str(dataset.SOPInstanceUID), has_data=True)
+        assert peer.ask(1, asked, raw.encoded(dataset)) == 0x0000
+
+
+def test_a_context_without_transfer_syntax_is_refused_and_others_are_not(site: Site) -> None:
+    abstract = raw.item(0x30, VERIFICATION.encode())
+    contexts = raw.item(0x20, bytes((1, 0, 0, 0)) + abstract)
+    contexts += raw.item(
+        0x20, bytes((3, 0, 0, 0)) + abstract + raw.item(0x40, raw.IMPLICIT.encode())
+    )
+    with raw.peer(site.port) as peer:
+        peer.associate(request(contexts=contexts))
+        assert peer.results == {1: 4, 3: 0}
+        assert peer.ask(3, raw.command("C-ECHO", VERIFICATION, None)) == 0x0000
+
+
+def test_a_crowd_of_wrong_callers_leaves_a_list_of_bounded_length(
+    open_site: Callable[..., Site],
+) -> None:
+    site = open_site()
+    for number in range(24):
+        with raw.peer(site.port) as peer:
+            peer.connection.sendall(request(called=f"X{number}".encode().ljust(16)))
+            assert peer.pdu()[0] == 0x03
+    (caller,) = _refused(site)
+    assert caller.attempts == 24
+    assert caller.called_ae == "X23"
+
+
+def test_a_connection_that_says_nothing_is_no_news(site: Site) -> None:
+    before = _counts()
+    with logged() as lines:
+        socket.create_connection(("127.0.0.1", site.port)).close()
+        with raw.association(site.port, [VERIFICATION]) as peer:
+            assert peer.ask(1, raw.command("C-ECHO", VERIFICATION, None)) == 0x0000
+    assert [each for each in lines if each["level"] == "warning"] == []
+    assert _counts() == before
+
+
+def test_messages_to_a_peer_with_an_odd_maximum_are_of_even_fragments(site: Site) -> None:
+    """PS3.8 annex E; a response is longer than this peer takes at once."""
+    user = raw.item(0x51, struct.pack(">I", 129)) + raw.item(0x52, b"1.2.3.4")
+    with raw.peer(site.port) as peer:
+        peer.associate(request(user=user))
+        peer.connection.sendall(fuzz.p_data(1, raw.command("C-STORE", US, "1." + "2" * 60), b"")[0])
+        whole = b""
+        while True:
+            kind, body = peer.pdu()
+            assert kind == 0x04
+            assert len(body) <= 129
+            assert len(body) % 2 == 0
+            whole += body[6:]
+            if body[5] & 2:
+                break
+    assert len(whole) > 129
