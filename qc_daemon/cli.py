@@ -570,12 +570,21 @@ def quarantine_release(ids: Ids, config: Config = None) -> None:
 
 
 @rejection.command("list")
-def rejection_list(config: Config = None, format: Format = "table") -> None:
-    """List rejected images: why, by whom and when."""
-    from qc_daemon.reject import list_rejections
+def rejection_list(
+    config: Config = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = None,
+    format: Format = "table",
+) -> None:
+    """List rejected images, also those taken back: why, by whom and when."""
+    from qc_daemon.operate import parse_window
+    from qc_daemon.reject import REJECTION_COLUMNS, REJECTION_TABLE, list_rejections
 
     chosen = parse_format(format)
-    write_list("rejections", list_rejections(load(config)), chosen)
+    rows = list_rejections(load(config), parse_window(since, until, _limit(limit, chosen)))
+    columns = REJECTION_TABLE if chosen == "table" else REJECTION_COLUMNS
+    write_list("rejections", rows, chosen, columns=columns, is_filtered=bool(since or until))
 
 
 @rejection.command("confirm")
@@ -596,6 +605,24 @@ def rejection_confirm(
     from qc_daemon.reject import reject
 
     say(reject(load(config), sop_instance_uid, reason, confirmed_by))
+
+
+@rejection.command("retract")
+def rejection_retract(
+    sop_instance_uid: str,
+    reason: Annotated[str, typer.Option(help="wrong-image, wrong-reason or reconsidered.")],
+    retracted_by: Annotated[str, typer.Option(help="Name of the person who takes it back.")],
+    config: Config = None,
+) -> None:
+    """Take a rejection back: queue a note (key objects) that tells the same destinations so.
+
+    The rejection stays listed. An archive that hid the image may not show it again by itself.
+
+    Example: qc-daemon rejection retract 1.2.840.1 --reason wrong-image --retracted-by "Dr Lee"
+    """
+    from qc_daemon.reject import retract
+
+    say(retract(load(config), sop_instance_uid, reason, retracted_by))
 
 
 @spool.command("list")

@@ -1,32 +1,40 @@
-"""What a person asks about rejections: reject an image for its quality, and see what was rejected.
+"""What a person asks about rejections: reject an image, take that back, see what was rejected.
 
 Nothing else makes a rejection note: whoever takes it may hide or delete the image (IHE IOCM).
 """
 
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
 from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
 from qc_daemon.operate import open_store
 from qc_daemon.records import rejections
+from qc_daemon.records.listings import ALL, Window
+from qc_daemon.records.rejections import Rejected
 from qc_daemon.records.reports import ReportObject
 from qc_daemon.records.revisions import RevisionFacts
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import ObjectKind
 from qc_daemon.report import codes
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.key_objects import build_rejection
+from qc_daemon.report.key_objects import build_rejection, build_retraction
 from qc_daemon.report.source import Source
 from qc_daemon.report.source_file import read_header
 from qc_daemon.retain import Originals
 from qc_daemon.routing import Routes, Traits
 from qc_daemon.settings import Settings
+from qc_daemon.tables import Listing
 
 _LONGEST_NAME = 64
+# One would be an initial; names of one letter are told with their title.
+_FEWEST_LETTERS = 2
 
 
 def reject(settings: Settings, sop_instance_uid: str, reason: str, confirmed_by: str) -> str:
@@ -36,7 +44,7 @@ def reject(settings: Settings, sop_instance_uid: str, reason: str, confirmed_by:
     or where no destination takes the note; QCError for an image that is unknown, no image, or
     rejected already.
     """
-    code, name = _reason(reason), _name(confirmed_by)
+    code, name = _reason(reason), _name(confirmed_by, "--confirmed-by")
     store = open_store(settings)
     with store.read() as session:
         facts = rejections.newest(session, sop_instance_uid)
@@ -44,39 +52,118 @@ def reject(settings: Settings, sop_instance_uid: str, reason: str, confirmed_by:
             raise QCError(ErrorCode.STORAGE, f"no image {sop_instance_uid} is here; see results")
         known = rejections.of_instance(session, sop_instance_uid)
         number = rejections.count(session, facts.exam_id) + 1
+        again = rejections.times_rejected(session, facts.instance_id)
     if known is not None:
         raise _rejected_already(sop_instance_uid)
     source = _source(settings, store, facts)
     destinations = _destinations(settings, facts, source)
     now = datetime.now(UTC)
-    note = build_rejection(source, code, number=number, created=now)
-    made = ReportObject(
-        kind=ObjectKind.KEY_OBJECTS,
-        sop_instance_uid=str(note.SOPInstanceUID),
-        sop_class_uid=str(note.SOPClassUID),
-        payload=to_bytes(note),
-    )
+    note = build_rejection(source, code, number=number, created=now, again=again)
     with store.begin() as session:
         if not rejections.confirm(
-            session, facts, made, destinations, reason=reason, confirmed_by=name, now=now
+            session,
+            facts,
+            _made(note),
+            destinations,
+            reason=reason,
+            confirmed_by=name,
+            now=now,
+            number=again + 1,
         ):
             raise _rejected_already(sop_instance_uid)
     return f"rejected ({code.meaning}); the note goes to {', '.join(destinations)}"
 
 
-def list_rejections(settings: Settings) -> list[dict[str, Any]]:
-    """Rejected images, oldest first: why, by whom and when."""
+RETRACTIONS = {
+    "wrong-image": "another image was meant",
+    "wrong-reason": "the reason was wrong",
+    "reconsidered": "the image was looked at again and is good enough",
+}
+
+
+def retract(settings: Settings, sop_instance_uid: str, reason: str, retracted_by: str) -> str:
+    """Take the rejection of this image back; returns a line that says where that is told.
+
+    The rejection and its note stay, with who retracted it, when and why (a key of `RETRACTIONS`).
+    A note of its own goes to the destinations that the first was for, behind it. Raises UsageError
+    for an unknown reason or no name, QCError for an image that does not stand rejected.
+    """
+    if reason not in RETRACTIONS:
+        raise UsageError(f"--reason {reason}: give one of {retraction_reasons()}")
+    name = _name(retracted_by, "--retracted-by")
+    store = open_store(settings)
+    with store.read() as session:
+        facts = rejections.newest(session, sop_instance_uid)
+        rejection = rejections.standing(session, sop_instance_uid)
+        number = 0 if rejection is None else rejections.count(session, rejection.exam_id) + 1
+    if facts is None or rejection is None:
+        raise _not_rejected(sop_instance_uid)
+    note = dcmread(BytesIO(rejection.note))
+    now = datetime.now(UTC)
+    retraction = build_retraction(
+        _source(settings, store, facts), note, RETRACTIONS[reason], number=number, created=now
+    )
+    known = {each.name for each in settings.destination}
+    to = [each for each in rejection.destinations if each in known]
+    with store.begin() as session:
+        if not rejections.retract(
+            session, rejection, _made(retraction), to, reason=reason, retracted_by=name, now=now
+        ):
+            raise _not_rejected(sop_instance_uid)
+    told = (
+        f"a note that says so goes to {', '.join(to)}" if to else "no destination is left to tell"
+    )
+    return (
+        f"retracted; {told}. An archive that hid the image may not show it again by itself:"
+        " ask its administrator"
+    )
+
+
+REJECTION_COLUMNS = (
+    "sop_instance_uid",
+    "state",
+    "reason",
+    "reason_meaning",
+    "confirmed_by",
+    "confirmed",
+    "retraction_reason",
+    "retracted_by",
+    "retracted",
+    "note",
+    "retraction_note",
+)
+REJECTION_TABLE = REJECTION_COLUMNS[:9]
+STATES = ("rejected", "retracted")
+
+
+def list_rejections(settings: Settings, window: Window = ALL) -> Listing:
+    """Rejections, oldest first: why, by whom and when, and the same of a retraction; the window is
+    about when they were confirmed."""
     with open_store(settings).read() as session:
-        return [
-            {
-                "sop_instance_uid": each.sop_instance_uid,
-                "reason": f"{each.reason} {codes.REASONS[each.reason].meaning}",
-                "confirmed by": each.confirmed_by,
-                "confirmed": each.confirmed_at.isoformat(timespec="seconds"),
-                "note": each.note_uid,
-            }
-            for each in rejections.listing(session)
-        ]
+        found, total = rejections.page(session, window)
+    return Listing(map(_row, found), total)
+
+
+def _row(rejected: Rejected) -> dict[str, Any]:
+    back = rejected.retraction
+    return {
+        "sop_instance_uid": rejected.sop_instance_uid,
+        "state": "rejected" if back is None else "retracted",
+        "reason": rejected.reason,
+        "reason_meaning": codes.REASONS[rejected.reason].meaning,
+        "confirmed_by": rejected.confirmed_by,
+        "confirmed": rejected.confirmed_at.isoformat(timespec="seconds"),
+        "retraction_reason": None if back is None else back.reason,
+        "retracted_by": None if back is None else back.retracted_by,
+        "retracted": None if back is None else back.retracted_at.isoformat(timespec="seconds"),
+        "note": rejected.note_uid,
+        "retraction_note": None if back is None else back.note_uid,
+    }
+
+
+def retraction_reasons() -> str:
+    """The words to choose from, in one line."""
+    return ", ".join(f"{value} ({meaning})" for value, meaning in RETRACTIONS.items())
 
 
 def reasons() -> str:
@@ -91,13 +178,25 @@ def _reason(value: str) -> Code:
         raise UsageError(f"--reason {value}: give one of {reasons()}") from None
 
 
-def _name(confirmed_by: str) -> str:
-    name = confirmed_by.strip()
+def _name(value: str, option: str) -> str:
+    """A person's name, as far as can be told: one line with letters, not a number or an option."""
+    name = value.strip()
     if not name or len(name) > _LONGEST_NAME or not name.isprintable():
         raise UsageError(
-            f"--confirmed-by: give the person's name, 1 to {_LONGEST_NAME} letters on one line"
+            f"{option}: give the person's name, 1 to {_LONGEST_NAME} letters on one line"
         )
+    if sum(letter.isalpha() for letter in name) < _FEWEST_LETTERS or name.startswith("-"):
+        raise UsageError(f"{option} {name}: give the person's name, not a number or a sign")
     return name
+
+
+def _made(note: Dataset) -> ReportObject:
+    return ReportObject(
+        kind=ObjectKind.KEY_OBJECTS,
+        sop_instance_uid=str(note.SOPInstanceUID),
+        sop_class_uid=str(note.SOPClassUID),
+        payload=to_bytes(note),
+    )
 
 
 def _source(settings: Settings, store: Store, facts: RevisionFacts) -> Source:
@@ -126,4 +225,10 @@ def _destinations(settings: Settings, facts: RevisionFacts, source: Source) -> t
 def _rejected_already(sop_instance_uid: str) -> QCError:
     return QCError(
         ErrorCode.STORAGE, f"{sop_instance_uid} was rejected already; see rejection list"
+    )
+
+
+def _not_rejected(sop_instance_uid: str) -> QCError:
+    return QCError(
+        ErrorCode.STORAGE, f"{sop_instance_uid} does not stand rejected; see rejection list"
     )

@@ -1,5 +1,6 @@
-"""`qc-daemon rejection`: a person rejects an image, once; the note waits for its destinations."""
+"""`qc-daemon rejection`: a person rejects an image, or takes that back; notes tell of both."""
 
+import json
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -155,6 +156,9 @@ def test_an_image_whose_bytes_are_gone_is_refused(config: Path) -> None:
         ("111209", "  ", "--confirmed-by"),
         ("111209", "Dr\nLee", "--confirmed-by"),
         ("111209", "x" * 65, "--confirmed-by"),
+        ("111209", "4711", "not a number"),
+        ("111209", "-", "not a number"),
+        ("111209", "x", "not a number"),
     ],
 )
 def test_a_bad_reason_or_name_is_wrong_usage(config: Path, reason: str, by: str, word: str) -> None:
@@ -167,3 +171,114 @@ def test_a_note_that_would_go_nowhere_is_wrong_usage(config: Path) -> None:
     refused(confirm(config), UsageError, "key-objects")
     with Store(load(config).store.url).read() as session:
         assert rejections.listing(session) == []
+
+
+def retract(
+    config: Path, uid: str = UID, reason: str = "wrong-image", by: str = "Dr May"
+) -> Result:
+    return run(config, "retract", uid, "--reason", reason, "--retracted-by", by)
+
+
+def listed(config: Path) -> list[dict[str, Any]]:
+    result = run(config, "list", "--format", "json")
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_a_rejection_is_taken_back_and_both_stay(config: Path) -> None:
+    confirm(config)
+    result = retract(config)
+    assert result.exit_code == 0, result.exception
+    assert "goes to pacs" in result.output
+    (first, rejection), (second, retraction) = notes(config)
+    assert (first, second) == ("pacs", "pacs")
+    title = retraction.ConceptNameCodeSequence[0]
+    assert (title.CodeValue, title.CodingSchemeDesignator) == ("REJ-RETRACTED", "99QCD")
+    selected = [
+        item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        for item in retraction.ContentSequence
+        if item.ValueType in ("IMAGE", "COMPOSITE")
+    ]
+    assert selected == [UID, rejection.SOPInstanceUID]
+    assert (retraction.InstanceNumber, rejection.InstanceNumber) == (2, 1)
+    assert retraction.SeriesInstanceUID == rejection.SeriesInstanceUID
+    assert b"Dr May" not in to_bytes(retraction)
+    assert b"another image was meant" in to_bytes(retraction)
+    (row,) = listed(config)
+    expected = {
+        "state": "retracted",
+        "reason": "111209",
+        "confirmed_by": "Dr Lee",
+        "retraction_reason": "wrong-image",
+        "retracted_by": "Dr May",
+        "note": rejection.SOPInstanceUID,
+        "retraction_note": retraction.SOPInstanceUID,
+    }
+    assert row | expected == row
+    assert row["retracted"]
+
+
+def test_an_image_whose_rejection_was_taken_back_stands_again(config: Path) -> None:
+    confirm(config)
+    with Store(load(config).store.url).read() as session:
+        assert rejections.of_exam(session, 1) == {UID}
+    retract(config)
+    with Store(load(config).store.url).read() as session:
+        assert rejections.of_exam(session, 1) == frozenset()
+        assert rejections.of_instance(session, UID) is None
+    refused(retract(config), QCError, "does not stand rejected")
+    assert len(notes(config)) == 2
+
+
+def test_it_may_be_rejected_again_and_no_note_overtakes_another(config: Path) -> None:
+    confirm(config)
+    retract(config)
+    assert confirm(config, by="Dr May").exit_code == 0
+    refused(confirm(config), QCError, "rejected already")
+    assert [row["state"] for row in listed(config)] == ["retracted", "rejected"]
+    assert len({note.SOPInstanceUID for _, note in notes(config)}) == 3
+    sent = []
+    with Store(load(config).store.url).begin() as session:
+        for _ in range(3):
+            job = jobs.claim(session, [JobKind.DELIVER], "w", datetime.now(UTC), 300)
+            assert job is not None
+            # Until this one is sent no other may be.
+            assert jobs.claim(session, [JobKind.DELIVER], "w", datetime.now(UTC), 300) is None
+            sent.append(job.id)
+            jobs.finish(session, job, datetime.now(UTC))
+    assert sent == sorted(sent)
+
+
+@pytest.mark.parametrize(
+    ("reason", "by", "error", "word"),
+    [
+        ("slip", "Dr Lee", UsageError, "wrong-image (another image was meant)"),
+        ("wrong-image", "1234", UsageError, "--retracted-by"),
+        ("wrong-image", "", UsageError, "--retracted-by"),
+    ],
+)
+def test_a_bad_retraction_is_wrong_usage(
+    config: Path, reason: str, by: str, error: type[Exception], word: str
+) -> None:
+    confirm(config)
+    refused(retract(config, reason=reason, by=by), error, word)
+    assert len(notes(config)) == 1
+
+
+@pytest.mark.parametrize("uid", [UID, "1.2.3"])
+def test_what_does_not_stand_rejected_cannot_be_retracted(config: Path, uid: str) -> None:
+    refused(retract(config, uid), QCError, "see rejection list")
+
+
+def test_a_retraction_goes_where_the_rejection_was_to_go(config: Path) -> None:
+    confirm(config)
+    config.write_text(SETTINGS.replace('"sr", "key-objects"', '"sr"'))
+    retract(config)
+    assert [name for name, _ in notes(config)] == ["pacs", "pacs"]
+
+
+def test_a_destination_that_is_gone_is_not_told(config: Path) -> None:
+    confirm(config)
+    config.write_text('[[destination]]\nname = "other"\nobjects = ["key-objects"]\n')
+    assert "no destination is left to tell" in retract(config).output
+    assert len(notes(config)) == 1
+    assert listed(config)[0]["state"] == "retracted"

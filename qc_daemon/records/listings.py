@@ -37,7 +37,9 @@ class Window:
     until: datetime | None = None
     limit: int | None = None
 
-    def where(self, chosen: Select[Any], moment: InstrumentedAttribute[Any]) -> Select[Any]:
+    def where(
+        self, chosen: Select[*tuple[Any, ...]], moment: InstrumentedAttribute[Any]
+    ) -> Select[*tuple[Any, ...]]:
         """The statement, its `moment` within the window."""
         if self.since is not None:
             chosen = chosen.where(moment >= self.since)

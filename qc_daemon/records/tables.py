@@ -385,17 +385,26 @@ class DestinationState(Base):
 
 class Rejection(Base):
     """An image that a person rejected: why (code value, of CID 7011 or 99QCD), who confirmed it,
-    and the note (key objects) that tells it."""
+    and the note (key objects) that tells it.
+
+    A retraction is kept beside it, with the note of its own; the image may then be rejected again,
+    which is the next number.
+    """
 
     __tablename__ = "rejection"
-    __table_args__ = (UniqueConstraint("instance_id"),)
+    __table_args__ = (UniqueConstraint("instance_id", "number"),)
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"))
+    number: Mapped[int] = mapped_column(default=1, server_default="1")
     object_id: Mapped[int] = mapped_column(ForeignKey("report_object.id"))
     reason: Mapped[str]
     confirmed_by: Mapped[str]
     confirmed_at: Mapped[datetime]
+    retraction_object_id: Mapped[int | None] = mapped_column(ForeignKey("report_object.id"))
+    retraction_reason: Mapped[str | None]
+    retracted_by: Mapped[str | None]
+    retracted_at: Mapped[datetime | None]
 
 
 class JobRow(Base):

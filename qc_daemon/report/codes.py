@@ -165,6 +165,8 @@ MACHINE_UNITS = MappingProxyType({"mm": MILLIMETRE, "d": codes.UCUM.Day})
 QUALITY_ISSUE = codes.DCM.QualityIssue
 REJECTED = codes.DCM.RejectedForQualityReasons
 TITLE_MODIFIER = codes.DCM.DocumentTitleModifier
+# CID 7010 is extensible and has no title for a rejection taken back; neither has IHE IOCM.
+REJECTION_RETRACTED = _private("REJ-RETRACTED", "Rejection retracted")
 # CID 7011 was made for X-ray; for gain and focus it has no code that says no more than is known.
 _TECHNICAL_REASONS = MappingProxyType(
     {
@@ -205,6 +207,7 @@ PRIVATE: tuple[tuple[str, tuple[Code, ...]], ...] = (
     ("value of FLAG", tuple(FLAGS.values())),
     ("value of Document Title Modifier", (REASON_GAIN, REASON_FOCUS)),
     ("value of Finding and EVIDENCE", tuple(LABEL_CODES.values())),
+    ("Document Title", (REJECTION_RETRACTED,)),
 )
 """The whole private scheme, by use."""
 

@@ -35,6 +35,7 @@ SERIES_DESCRIPTION = "Ultrasound images needing attention (machine-made)"
 REJECTION_SERIES_NUMBER = 9904
 REJECTION_SERIES_DESCRIPTION = "Ultrasound images rejected (confirmed by a person)"
 REJECTION = "Rejected for quality reasons; a person has confirmed it"
+RETRACTION = "Rejection retracted by a person, {why}: the image stands; see the rejection note"
 
 
 def needs_attention(finding: Finding) -> bool:
@@ -66,11 +67,13 @@ def build_key_objects(
     ]
 
 
-def build_rejection(source: Source, reason: Code, *, number: int, created: datetime) -> Dataset:
+def build_rejection(
+    source: Source, reason: Code, *, number: int, created: datetime, again: int = 0
+) -> Dataset:
     """The note that a person rejected this image: title 113001 Rejected for Quality Reasons.
 
-    `number` counts the exam's notes from 1. All frames of a cine are rejected with it. Raises
-    QCError REPORT_INVALID.
+    `number` counts the exam's notes from 1, `again` how often the image was rejected before. All
+    frames of a cine are rejected with it. Raises QCError REPORT_INVALID.
     """
     return _document(
         [source],
@@ -92,9 +95,40 @@ def build_rejection(source: Source, reason: Code, *, number: int, created: datet
             source.sop_instance_uid,
             source.sha256,
             reason.value,
+            *([str(again)] if again else []),
         ),
         number=number,
         created=created,
+    )
+
+
+def build_retraction(
+    source: Source, note: Dataset, why: str, *, number: int, created: datetime
+) -> Dataset:
+    """The note that a person took the rejection of this image back: title REJ-RETRACTED, 99QCD.
+
+    It selects the image and the rejection note, which stays. The standard and IHE IOCM know no
+    retraction: whoever does not know the title takes it for a mere selection. `why` is said in
+    words; `number` as of `build_rejection`. Raises QCError REPORT_INVALID.
+    """
+    return _document(
+        [source],
+        {},
+        title=codes.REJECTION_RETRACTED,
+        reason=None,
+        description=RETRACTION.format(why=why),
+        observed_by=None,
+        series=(
+            derived_uid("rejection-series", source.study_instance_uid),
+            REJECTION_SERIES_NUMBER,
+            REJECTION_SERIES_DESCRIPTION,
+        ),
+        sop_instance_uid=derived_uid(
+            "retraction", KeyObjectSelectionDocumentStorage, str(note.SOPInstanceUID)
+        ),
+        number=number,
+        created=created,
+        notes=[note],
     )
 
 
@@ -171,27 +205,30 @@ def _document(
     frames: Mapping[str, Sequence[int]],
     *,
     title: Code,
-    reason: Code,
+    reason: Code | None,
     description: str,
     observed_by: ObserverContext | None,
     series: tuple[str, int, str],
     sop_instance_uid: str,
     number: int,
     created: datetime,
+    notes: Sequence[Dataset] = (),
 ) -> Dataset:
-    """The document; `frames` by SOP Instance UID, for those not selected as a whole."""
+    """The document; `frames` by SOP Instance UID, for those not selected as a whole; `notes` are
+    key objects that are selected too."""
     first = sources[0]
     series_instance_uid, series_number, series_description = series
     try:
         content = KeyObjectSelection(
             document_title=title,
-            referenced_objects=[_image(source) for source in sources],
+            referenced_objects=[*(_image(source) for source in sources), *notes],
             observer_device_context=observed_by,
             description=description,
         )
-        _modify_title(content, reason)
+        if reason is not None:
+            _modify_title(content, reason)
         document: Dataset = KeyObjectSelectionDocument(
-            evidence=[source.header for source in sources],
+            evidence=[*(source.header for source in sources), *notes],
             content=content,
             series_instance_uid=series_instance_uid,
             series_number=series_number,
@@ -246,7 +283,7 @@ def _narrow(
     """Name the frames of cines, as highdicom does not, and no purpose, as TID 2010 does not."""
     multi_frame = {source.sop_instance_uid for source in sources if source.multi_frame}
     for item in document.ContentSequence:
-        if item.ValueType != "IMAGE":
+        if item.ValueType not in ("IMAGE", "COMPOSITE"):
             continue
         del item.ConceptNameCodeSequence
         (reference,) = item.ReferencedSOPSequence

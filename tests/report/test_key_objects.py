@@ -16,7 +16,7 @@ from detector.vocabulary import View
 from model.finding import Criterion, Finding
 from qc_daemon.report import codes
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.key_objects import build_key_objects, build_rejection
+from qc_daemon.report.key_objects import build_key_objects, build_rejection, build_retraction
 from qc_daemon.report.source import Source
 
 Make = Callable[..., Any]
@@ -39,6 +39,11 @@ def select(sources: list[Source], findings: list[Finding], **changes: Any) -> Da
 def reject(source: Source, **changes: Any) -> Dataset:
     values = {"reason": POSITIONING, "number": 1, "created": CREATED, **changes}
     return dcmread(BytesIO(to_bytes(build_rejection(source, values.pop("reason"), **values))))
+
+
+def retract(source: Source, note: Dataset) -> Dataset:
+    made = build_retraction(source, note, "another image was meant", number=2, created=CREATED)
+    return dcmread(BytesIO(to_bytes(made)))
 
 
 def title(document: Dataset) -> tuple[str, str]:
@@ -269,6 +274,19 @@ def test_a_rejection_names_image_and_reason(a_source: Make) -> None:
     assert other.SeriesInstanceUID == note.SeriesInstanceUID
 
 
+def test_a_retraction_names_image_and_rejection_note(a_source: Make) -> None:
+    source = a_source()
+    note = reject(source)
+    made = retract(source, note)
+    assert title(made) == ("REJ-RETRACTED", "99QCD")
+    assert modifiers(made) == []
+    assert [uid for uid, _ in references(made)] == [source.sop_instance_uid, note.SOPInstanceUID]
+    assert "another image was meant" in description(made)
+    assert made.SeriesInstanceUID == note.SeriesInstanceUID
+    assert made.SOPInstanceUID != note.SOPInstanceUID
+    assert to_bytes(made) == to_bytes(retract(source, note))
+
+
 def test_what_cannot_be_told_is_refused(a_source: Make, a_finding: Make) -> None:
     source = a_source()
     stranger = a_finding(source, sop_instance_uid="1.2.3.4.5.6")
@@ -307,6 +325,7 @@ def test_valid_and_readable_by_others(
         },
         "unordered": select([a_source(AccessionNumber="", PatientName="")], [a_finding(still)]),
         "rejection": reject(cine),
+        "retraction": retract(cine, reject(cine)),
     }
     for name, document in documents.items():
         path = tmp_path / f"{name}.dcm"
