@@ -235,6 +235,10 @@ class DestinationSettings(_Section):
     user: Annotated[str, Field(pattern=r"^[^:\x00-\x1f]+$")] | None = None
     password: Secret | None = None
     folder: Path | None = None
+    layout: Literal["flat", "study"] = Field(
+        default="flat",
+        description="of a folder: UID.dcm, or by day and exam, with PDFs and PNGs beside them",
+    )
     objects: list[ObjectKind] = ["sr", "overlay"]
     tls: ClientTLSSettings | None = None
     timeout: float = Field(default=60.0, gt=0)
@@ -370,6 +374,8 @@ def _check_destination(destination: DestinationSettings) -> None:
     name, kind = f"destination {destination.name}", destination.kind
     if kind == "folder" and destination.folder is None:
         raise SettingsError(f"{name}: kind folder needs folder = PATH")
+    if kind != "folder" and destination.layout != "flat":
+        raise SettingsError(f"{name}: layout needs kind folder; remove layout or change kind")
     if kind == "dicomweb" and destination.url is None:
         raise SettingsError(f'{name}: kind dicomweb needs url = "https://..."')
     if kind != "dicom" and destination.commitment == "required":

@@ -1,27 +1,57 @@
-"""Delivery into a folder: a file is there whole, or not at all."""
+"""Delivery into a folder: a file is there whole, or not at all.
+
+Layout `flat`: every object as UID.dcm. Layout `study`: a folder for each day, in it one for each
+exam that began on it, and beside a summary or an overlay the PDF or the PNG that it holds. No name
+says anything of the patient.
+
+    2026-11-02/exam-12_1.2.840.99.7/image_1.2.840.99.7.1.dcm
+                                    report-1_2.25.311.dcm
+                                    summary-1_2.25.312.dcm   summary-1_2.25.312.pdf
+                                    overlay-1_2.25.313.dcm   overlay-1_2.25.313.png
+"""
 
 import errno
 import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from detector.codes import ErrorCode, QCError
 from qc_daemon import private
-from qc_daemon.deliver.item import Item
+from qc_daemon.deliver.item import Exam, Item
+from qc_daemon.deliver.plain_file import plain_file
 from qc_daemon.settings import DestinationSettings
 from qc_daemon.spool_file import blocks
 
 _SAFE = re.compile(r"[0-9][0-9.]{0,63}(-r[0-9]+)?")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_BLOCK = 1 << 20
+_KINDS = {"source": "image", "sr": "report", "pdf": "summary"}
 
 
 def file_name(name: str) -> str:
     """`name`.dcm if it is a UID (with our suffix), else its SHA-256: no sender names files."""
-    if _SAFE.fullmatch(name) is None:
-        name = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()
-    return f"{name}.dcm"
+    return f"{_safe(name)}.dcm"
+
+
+def exam_folder(exam: Exam) -> Path:
+    """Where the objects of an exam lie in layout `study`, relative to the destination's folder."""
+    return Path(f"{exam.day:%Y-%m-%d}") / f"exam-{exam.id}_{_safe(exam.study_instance_uid)}"
+
+
+def _safe(name: str) -> str:
+    if _SAFE.fullmatch(name) is not None:
+        return name
+    return hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()
+
+
+def _stem(item: Item) -> str:
+    """Without its suffix, the name of an object's file in layout `study`."""
+    kind = _KINDS.get(item.kind, item.kind)
+    number = f"-{item.revision}" if item.kind != "source" else ""
+    return f"{kind}{number}_{_safe(item.name)}"
 
 
 class FolderCarrier:
@@ -32,11 +62,19 @@ class FolderCarrier:
             raise ValueError("a folder destination without a folder")
         self.name = destination.name
         self.folder: Path = destination.folder
+        self.by_study = destination.layout == "study"
 
     def send(self, item: Item) -> bool:
+        target, beside = self.folder / file_name(item.name), None
+        if self.by_study and item.exam is not None:
+            target = self.folder / exam_folder(item.exam) / f"{_stem(item)}.dcm"
+            beside = plain_file(item)
         try:
+            if beside is not None:
+                suffix, content = beside
+                self._place([content], target.with_name(f"{_stem(item)}{suffix}"))
             with item.file() as path:
-                self._place(path, self.folder / file_name(item.name), item.sha256)
+                self._place(blocks(path, item.sha256, _BLOCK), target)
         except OSError as error:
             full = error.errno in _NO_SPACE
             code = ErrorCode.DELIVERY_RESOURCES if full else ErrorCode.DELIVERY_UNREACHABLE
@@ -48,13 +86,13 @@ class FolderCarrier:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _place(self, source: Path, target: Path, sha256: str | None) -> None:
-        private.make_folder(self.folder)
-        fd, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=self.folder)
+    def _place(self, content: Iterable[bytes], target: Path) -> None:
+        self._make_folder(target.parent)
+        fd, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)
         part = Path(name)
         try:
             with os.fdopen(fd, "wb") as made:
-                for block in blocks(source, sha256, 1 << 20):
+                for block in content:
                     made.write(block)
                 made.flush()
                 os.fsync(made.fileno())
@@ -64,8 +102,23 @@ class FolderCarrier:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync(target.parent)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Below the destination's own, open to whom that is open to."""
+        if folder == self.folder:
+            private.make_folder(folder)
+        elif not folder.is_dir():
+            self._make_folder(folder.parent)
+            folder.mkdir(mode=private.FOLDER_MODE, exist_ok=True)
+            folder.chmod(0o7777 & self.folder.stat().st_mode)
+            _sync(folder.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Bring a folder's entries to the disk: a new name is durable only then (fsync(2))."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

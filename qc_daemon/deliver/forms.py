@@ -4,8 +4,8 @@ A report goes as Comprehensive 3D SR, else as Comprehensive SR, else as a Second
 destination does not take is remembered, and tried again after a day.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from pydicom.uid import (
@@ -14,9 +14,10 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     SecondaryCaptureImageStorage,
 )
+from sqlalchemy.orm import Session
 
-from qc_daemon.deliver.item import Item
-from qc_daemon.records import destinations, renditions, reports, revisions
+from qc_daemon.deliver.item import Exam, Item
+from qc_daemon.records import destinations, exams, renditions, reports, revisions
 from qc_daemon.records.jobs import Job
 from qc_daemon.records.renditions import KeptRendition, Render
 from qc_daemon.records.reports import Deliverable
@@ -42,7 +43,10 @@ class Form:
 
 
 class Forms:
-    """The forms of objects; without `render` there is only the one they were made in."""
+    """The forms of objects; without `render` there is only the one they were made in.
+
+    Destinations `by_exam` are told which exam an object is of.
+    """
 
     def __init__(
         self,
@@ -50,11 +54,13 @@ class Forms:
         originals: Originals,
         render: Render | None,
         clock: Callable[[], datetime],
+        by_exam: Container[str] = (),
     ) -> None:
         self._store = store
         self._originals = originals
         self._render = render
         self._clock = clock
+        self._by_exam = by_exam
 
     def of(self, job: Job) -> Iterator[Form]:
         """What the job may send, one after the other as each before it is refused.
@@ -64,12 +70,14 @@ class Forms:
         with self._store.read() as session:
             made = reports.deliverable(session, job)
             facts = job.revision_id and revisions.facts(session, job.revision_id)
+            exam = _exam(session, job) if job.destination in self._by_exam else None
         if facts:
-            yield Form(_source(job, made, self._originals, facts))
+            yield Form(replace(_source(job, made, self._originals, facts), exam=exam))
         elif self._render is None or made.sop_class_uid not in FORMS[:-1]:
-            yield Form(_own(made))
+            yield Form(replace(_own(job, made), exam=exam))
         else:
-            yield from self._reports(job, made, self._render)
+            for form in self._reports(job, made, self._render):
+                yield replace(form, item=replace(form.item, exam=exam))
 
     def refused(self, job: Job, form: Form) -> None:
         """The destination does not take the form's class."""
@@ -102,11 +110,11 @@ class Forms:
             if before and before.sop_class_uid == sop_class_uid:
                 continue
             if sop_class_uid == made.sop_class_uid and not held:
-                yield Form(_own(made))
+                yield Form(_own(job, made))
                 continue
             rendered = render(made.payload, sop_class_uid, held)
             if rendered.reference.sop_instance_uid == made.sop_instance_uid:
-                yield Form(_own(made))
+                yield Form(_own(job, made))
                 continue
             assert job.object_id is not None
             with self._store.begin() as session:
@@ -127,16 +135,24 @@ def _source(
         name=made.sop_instance_uid + again,
         path=path,
         sha256=content_hash(path, facts.sha256),
+        revision=job.revision,
     )
 
 
-def _own(made: Deliverable) -> Item:
+def _exam(session: Session, job: Job) -> Exam:
+    study_instance_uid, first = exams.began(session, job.exam_id)
+    return Exam(job.exam_id, study_instance_uid, first.date())
+
+
+def _own(job: Job, made: Deliverable) -> Item:
     return Item(
         sop_class_uid=made.sop_class_uid,
         sop_instance_uid=made.sop_instance_uid,
         transfer_syntax_uid=made.transfer_syntax_uid,
         name=made.sop_instance_uid,
         payload=made.payload,
+        kind=made.kind,
+        revision=job.revision,
     )
 
 
@@ -147,5 +163,6 @@ def _rendition(kept: KeptRendition) -> Form:
         transfer_syntax_uid=str(ExplicitVRLittleEndian),
         name=kept.sop_instance_uid,
         payload=kept.payload,
+        kind="sr",
     )
     return Form(item, kept.id)

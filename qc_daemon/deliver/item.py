@@ -5,11 +5,21 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Protocol
 
 from detector.codes import ErrorCode, QCError
 from qc_daemon import spool_file
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """The exam of an object; `day` is the one (UTC) on which its first object came."""
+
+    id: int
+    study_instance_uid: str
+    day: date
 
 
 @dataclass(frozen=True)
@@ -18,6 +28,7 @@ class Item:
 
     `name` tells this content from any other under the same SOP Instance UID. With `sha256` the
     file's bytes are compared while they are sent, and the end is held back unless they agree.
+    `kind` is "source" or a report object's kind, `revision` the content's or the report's number.
     """
 
     sop_class_uid: str
@@ -27,6 +38,9 @@ class Item:
     path: Path | None = None
     payload: bytes | None = None
     sha256: str | None = None
+    kind: str = "source"
+    revision: int = 1
+    exam: Exam | None = None
 
     @contextlib.contextmanager
     def file(self) -> Iterator[Path]:

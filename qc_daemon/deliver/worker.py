@@ -80,7 +80,13 @@ class Deliverer:
         self.settings = settings
         self.owner = owner
         self.clock = clock
-        self.forms = Forms(store, originals or in_spool(settings.store.spool), render, clock)
+        self.forms = Forms(
+            store,
+            originals or in_spool(settings.store.spool),
+            render,
+            clock,
+            by_exam=[each.name for each in settings.destination if each.layout == "study"],
+        )
         self.outages = outages or Outages()
         self.capability = capability or Capability()
         self.log = log.get(role="deliver")

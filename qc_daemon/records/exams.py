@@ -386,3 +386,14 @@ def _findings(session: Session, exam_id: int) -> list[ScoredFinding]:
 
 def _any(session: Session, statement: Select[Any]) -> bool:
     return session.execute(statement.limit(1)).first() is not None
+
+
+def began(session: Session, exam_id: int) -> tuple[str, datetime]:
+    """Study Instance UID of the exam, and when its first object came; the same at any time."""
+    row = session.execute(
+        select(Exam.study_instance_uid, func.min(Revision.received_at))
+        .join(Revision, Revision.exam_id == Exam.id)
+        .where(Exam.id == exam_id)
+        .group_by(Exam.id, Exam.study_instance_uid)
+    ).one()
+    return row[0], row[1]

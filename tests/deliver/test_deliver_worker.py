@@ -332,6 +332,23 @@ def test_folder_and_second_revision(yard: Yard) -> None:
     ]
 
 
+def test_a_folder_by_study_keeps_an_exam_together(yard: Yard) -> None:
+    yard.settings.destination[1].layout = "study"
+    folder = yard.settings.destination[1].folder
+    assert folder is not None
+    datasets = [ultrasound(), ultrasound()]
+    for each in datasets:
+        yard.admit(each, destination="share")
+        # The second one comes on the next day.
+        yard.now += timedelta(hours=20)
+    deliverer = yard.deliverer()
+    while deliverer.run_once():
+        pass
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.dcm")) == sorted(
+        f"2026-11-02/exam-1_1.2.3.4.5/image_{each.SOPInstanceUID}.dcm" for each in datasets
+    )
+
+
 def test_a_lost_lease_settles_nothing(
     yard: Yard, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

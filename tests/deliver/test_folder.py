@@ -1,16 +1,24 @@
 """Delivery into a folder."""
 
+import errno
 import stat
+from dataclasses import replace
+from datetime import date
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from pydicom.uid import EncapsulatedPDFStorage, SecondaryCaptureImageStorage
 
 from detector.codes import ErrorCode, QCError
-from qc_daemon.deliver.folder import FolderCarrier, file_name
-from qc_daemon.deliver.item import Item
+from qc_daemon.deliver.folder import FolderCarrier, _stem, exam_folder, file_name
+from qc_daemon.deliver.item import Exam, Item
 from qc_daemon.settings import DestinationSettings
+from tests.wire import part10, ultrasound
 
 
 def carrier(folder: Path) -> FolderCarrier:
@@ -78,3 +86,105 @@ def test_bytes_gone_from_the_spool_are_an_alarm(tmp_path: Path) -> None:
     with pytest.raises(QCError) as caught:
         carrier(tmp_path).send(item(payload=None, path=tmp_path / "gone"))
     assert caught.value.code is ErrorCode.SPOOL_MISSING
+
+
+class TestByStudy:
+    """Layout `study`: a person finds an exam, and reads it without a DICOM viewer."""
+
+    EXAM = Exam(12, "1.2.840.99", date(2026, 11, 2))
+
+    def deliver(self, folder: Path, *items: Item) -> dict[str, bytes]:
+        made = FolderCarrier(
+            DestinationSettings(name="share", kind="folder", folder=folder, layout="study")
+        )
+        for each in items:
+            made.send(replace(each, exam=self.EXAM))
+        return {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+
+    def test_images_by_day_and_exam(self, tmp_path: Path) -> None:
+        images = item(), replace(item("1.2.3-r2"), revision=2)
+        assert sorted(self.deliver(tmp_path, *images)) == [
+            "2026-11-02/exam-12_1.2.840.99/image_1.2.3-r2.dcm",
+            "2026-11-02/exam-12_1.2.840.99/image_1.2.3.dcm",
+        ]
+
+    @pytest.mark.parametrize(("mode", "file"), [(0o2750, 0o640), (0o700, 0o600)])
+    def test_whom_the_folder_lets_in_may_read_all_of_it(
+        self, tmp_path: Path, mode: int, file: int
+    ) -> None:
+        tmp_path.chmod(mode)
+        (path,) = self.deliver(tmp_path, item())
+        assert stat.S_IMODE((tmp_path / path).stat().st_mode) == file
+        for folder in (tmp_path / path).parents[:2]:
+            assert stat.S_IMODE(folder.stat().st_mode) == mode
+
+    def test_a_summary_has_its_pdf_beside_it(self, tmp_path: Path) -> None:
+        document = b"%PDF-1.7 odd"[:-1]
+        dataset = ultrasound(sop_class=EncapsulatedPDFStorage)
+        dataset.EncapsulatedDocument = document + b"\0"
+        dataset.EncapsulatedDocumentLength = len(document)
+        payload = part10(dataset)
+        made = Item(EncapsulatedPDFStorage, "1.9", "1.2.840.10008.1.2.1", "1.9", payload=payload)
+        files = self.deliver(tmp_path, replace(made, kind="pdf", revision=3))
+        stem = "2026-11-02/exam-12_1.2.840.99/summary-3_1.9"
+        assert files == {f"{stem}.dcm": payload, f"{stem}.pdf": document}
+
+    def test_an_overlay_has_its_picture_beside_it(self, tmp_path: Path) -> None:
+        pixels = np.random.default_rng(1).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+        dataset = ultrasound(
+            sop_class=SecondaryCaptureImageStorage,
+            pixels=pixels.tobytes() + b"\0",
+            Rows=5,
+            Columns=7,
+            SamplesPerPixel=3,
+            PlanarConfiguration=0,
+            PhotometricInterpretation="RGB",
+        )
+        made = Item(
+            SecondaryCaptureImageStorage,
+            "1.8",
+            "1.2.840.10008.1.2.1",
+            "1.8",
+            payload=part10(dataset),
+        )
+        files = self.deliver(tmp_path, replace(made, kind="overlay"))
+        stem = "2026-11-02/exam-12_1.2.840.99/overlay-1_1.8"
+        assert sorted(files) == [f"{stem}.dcm", f"{stem}.png"]
+        assert (np.asarray(Image.open(BytesIO(files[f"{stem}.png"]))) == pixels).all()
+
+    def test_what_was_received_is_opened_by_nobody(self, tmp_path: Path) -> None:
+        """Not even if it says that it is a PDF."""
+        stored = tmp_path / "stored.dcm"
+        stored.write_bytes(b"a stranger's")
+        made = Item(EncapsulatedPDFStorage, "1.7", "1.2.840.10008.1.2.1", "1.7", path=stored)
+        files = self.deliver(tmp_path / "share", made)
+        assert list(files) == ["2026-11-02/exam-12_1.2.840.99/image_1.7.dcm"]
+
+    @given(st.text(), st.text(), st.sampled_from(["source", "sr", "overlay"]))
+    def test_no_name_leaves_the_folder(self, study: str, name: str, kind: str) -> None:
+        folder = exam_folder(Exam(1, study, date(2026, 1, 1)))
+        assert len(folder.parts) == 2
+        assert ".." not in folder.parts
+        assert not folder.is_absolute()
+        made = _stem(replace(item(name), kind=kind))
+        assert Path(made).name == made
+
+
+def test_a_full_disk_leaves_nothing_and_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("os.fsync", full)
+        with pytest.raises(QCError, match="No space left") as caught:
+            carrier(tmp_path).send(item())
+    assert caught.value.code is ErrorCode.DELIVERY_RESOURCES
+    assert list(tmp_path.iterdir()) == []
+    carrier(tmp_path).send(item())
+    assert [path.name for path in tmp_path.iterdir()] == ["1.2.3.dcm"]

@@ -1,0 +1,40 @@
+"""What one of our objects holds, as a file that needs no DICOM viewer: a PDF, or a PNG picture."""
+
+from io import BytesIO
+
+from pydicom import dcmread
+from pydicom.uid import EncapsulatedPDFStorage, SecondaryCaptureImageStorage
+
+from qc_daemon.deliver.item import Item
+
+
+def plain_file(item: Item) -> tuple[str, bytes] | None:
+    """The suffix and the bytes; None for what has no such form, and for all that was received.
+
+    Only objects made here are opened: they are small, and no stranger's.
+    """
+    if item.payload is None:
+        return None
+    if item.sop_class_uid == EncapsulatedPDFStorage:
+        return ".pdf", _document(item.payload)
+    if item.sop_class_uid == SecondaryCaptureImageStorage:
+        return ".png", _picture(item.payload)
+    return None
+
+
+def _document(payload: bytes) -> bytes:
+    dataset = dcmread(BytesIO(payload))
+    document: bytes = dataset.EncapsulatedDocument
+    # Padded to an even length (PS3.5 8.2).
+    return document[: dataset.EncapsulatedDocumentLength]
+
+
+def _picture(payload: bytes) -> bytes:
+    # Loaded only where a folder wants pictures.
+    from PIL import Image
+
+    dataset = dcmread(BytesIO(payload))
+    out = BytesIO()
+    size = (dataset.Columns, dataset.Rows)
+    Image.frombytes("RGB", size, dataset.PixelData[: 3 * size[0] * size[1]]).save(out, "PNG")
+    return out.getvalue()

@@ -1,0 +1,51 @@
+"""However large an object is, the process that sends it stays as it is."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pynetdicom.dul import DULServiceProvider
+
+from qc_daemon.deliver import outgoing
+from qc_daemon.deliver.item import Item
+from qc_daemon.deliver.scu import StoreSCU
+from qc_daemon.settings import DestinationSettings
+from tests.wire import Pacs, part10, ultrasound
+
+MEGABYTES = 24
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Item:
+    dataset = ultrasound(pixels=bytes(MEGABYTES << 20))
+    path = tmp_path / "large.dcm"
+    path.write_bytes(part10(dataset))
+    return Item(
+        dataset.SOPClassUID,
+        dataset.SOPInstanceUID,
+        dataset.file_meta.TransferSyntaxUID,
+        "large",
+        path=path,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+
+
+def test_few_fragments_wait_in_memory(
+    pacs: Pacs, large: Item, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: list[int] = []
+    send = DULServiceProvider.send_pdu
+
+    def counted(dul: Any, primitive: Any) -> None:
+        send(dul, primitive)
+        waiting.append(dul.to_provider_queue.qsize())
+
+    monkeypatch.setattr(DULServiceProvider, "send_pdu", counted)
+    pacs.start()
+    scu = StoreSCU(DestinationSettings(name="pacs", port=pacs.port, timeout=60), "QC")
+    scu.send(large)
+    scu.close()
+    assert len(pacs.received[0][2]) > MEGABYTES << 20
+    assert len(waiting) > 4 * outgoing._LONGEST_QUEUE
+    assert max(waiting) <= outgoing._LONGEST_QUEUE
