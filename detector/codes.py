@@ -102,3 +102,7 @@ class Flag(StrEnum):
     HEADER_NORMALISED = "header-normalised"
     SAME_UID_OTHER_CONTENT = "same-uid-other-content"
     OTHER_PATIENT_IN_STUDY = "other-patient-in-study"
+    COLOUR_DOUBTFUL = "colour-doubtful"
+    MORE_FRAMES_THAN_STATED = "more-frames-than-stated"
+    UNREADABLE_FRAMES = "unreadable-frames"
+    NOT_ULTRASOUND = "not-ultrasound"

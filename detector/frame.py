@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from detector.codes import Flag
 from detector.detection import Box
 
 Pixels = npt.NDArray[np.uint8]
@@ -24,10 +25,12 @@ class Region:
 class Frame:
     """One decoded frame; `number` counts from 1, `regions` has at least one entry.
 
-    `simulated`: it says of itself that our simulator made it, and not a scanner.
+    `simulated`: it says of itself that our simulator made it, and not a scanner. `flags`: what is
+    doubtful in how its object was read.
     """
 
     number: int
     pixels: Pixels
     regions: tuple[Region, ...]
     simulated: bool = False
+    flags: tuple[Flag, ...] = ()

@@ -1,4 +1,4 @@
-"""Stored values to RGB: palettes, colour spaces, modality and VOI transforms.
+"""Stored values to RGB: grey values, palettes, colour spaces.
 
 Source: PS3.3 C.7.6.3 (Image Pixel), C.7.9 (Palette Color Lookup Table), C.11 (Modality, VOI).
 """
@@ -10,35 +10,90 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
-from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
 from detector.codes import ErrorCode, QCError
+from detector.display import Display
 from detector.frame import Pixels
-from detector.source import integer, number, text
+from detector.source import numbers, raw_bytes
 
 Stored = npt.NDArray[Any]
 """One frame as decoded: (rows, columns) or (rows, columns, 3), any integer or float type."""
-Render = Callable[[Stored], Pixels]
 
 _SPACES = ("RGB", "YBR_FULL", "YBR_PARTIAL")
 _YBR_PARTIAL = 255 / 219, 255 / 224
 """Y spans 16..235 and the chroma 16..240 in YBR_PARTIAL (PS3.3 C.7.6.3.1.2)."""
 
 
-def renderer(dataset: Dataset, little_endian: bool) -> Render:
-    """The function from a stored one-sample frame to RGB, its tables computed once.
+def palette_renderer(dataset: Dataset, little_endian: bool) -> Callable[[Stored], Pixels]:
+    """The function from a stored PALETTE COLOR frame to RGB, its tables computed once.
 
-    Raises QCError DECODE_FAILED for a photometric interpretation that has none.
+    Raises QCError DECODE_FAILED for tables that are none.
     """
-    photometric = text(dataset, "PhotometricInterpretation")
-    if photometric == "PALETTE COLOR":
-        table, first = _palette(dataset, little_endian)
-        last = len(table) - 1
-        return lambda stored: table.take(np.clip(stored.astype(np.int32) - first, 0, last), axis=0)
-    if photometric in ("MONOCHROME1", "MONOCHROME2"):
-        return _monochrome(dataset, inverted=photometric == "MONOCHROME1")
-    raise unsupported_colour()
+    table, first = _palette(dataset, little_endian)
+    last = len(table) - 1
+    return lambda stored: table.take(np.clip(stored.astype(np.int32) - first, 0, last), axis=0)
+
+
+def grey(stored: Stored, display: Display, bits: int, signed: bool, inverted: bool) -> Pixels:
+    """RGB of a one-sample frame of `bits` stored bits, `inverted` for MONOCHROME1.
+
+    Without window or table, 8 bits keep their nominal range, and a deeper frame is stretched from
+    its least to its greatest value: vendors store 10 or 12 bits of content under any Bits Stored.
+    A window or table that would make one grey of the whole frame is not this picture's.
+    """
+    if stored.ndim != 2:
+        raise unsupported_colour()
+    shown = _shown(stored, display, bits, signed, with_voi=True)
+    if display.voi is not None and shown.min() == shown.max() and stored.min() != stored.max():
+        shown = _shown(stored, display, bits, signed, with_voi=False)
+    return np.repeat((255 - shown if inverted else shown)[..., None], 3, axis=-1)
+
+
+def _shown(
+    stored: Stored, display: Display, bits: int, signed: bool, with_voi: bool
+) -> npt.NDArray[np.uint8]:
+    if stored.dtype.kind not in "iu" or stored.dtype.itemsize > 2:
+        return display.grey(_finite(stored), with_voi)
+    low, high = int(stored.min()), int(stored.max())
+    nominal = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    if bits <= 8:
+        # Values beyond the stated bits tell that more are used.
+        if low < nominal[0] or high > nominal[1]:
+            nominal = (-128, 127) if signed else (0, 255)
+        low, high = min(low, nominal[0]), max(high, nominal[1])
+    table = display.grey(np.arange(low, high + 1, dtype=np.int32), with_voi)
+    shown: npt.NDArray[np.uint8] = table[stored.astype(np.int32) - low]
+    return shown
+
+
+def _finite(stored: Stored) -> Stored:
+    """Float Pixel Data may hold infinities and what is no number; the extremes stand for them."""
+    if stored.dtype.kind != "f":
+        return stored
+    known = stored[np.isfinite(stored)]
+    low, high = (known.min(), known.max()) if known.size else (0.0, 0.0)
+    return np.nan_to_num(stored, nan=low, posinf=high, neginf=low)
+
+
+def used_bits(stored: Stored, bits_stored: int, high_bit: int, signed: bool) -> Stored:
+    """The values without what lies outside Bits Stored (PS3.5 8.1.1), as far as that is true.
+
+    Values at the top of their words, as High Bit says and their empty low bits bear out, are
+    moved down. Signed values get their sign. Bits Stored that are fewer than the values use are
+    not believed: bits cut off would wrap bright tissue to black.
+    """
+    width = stored.dtype.itemsize * 8
+    if stored.dtype.kind not in "iu" or not 1 <= bits_stored < width:
+        return stored
+    shift = high_bit + 1 - bits_stored
+    if 0 < shift <= width - bits_stored and not (stored & ((1 << shift) - 1)).any():
+        return stored >> shift
+    values = stored.view(f"u{stored.dtype.itemsize}")
+    if signed and int(values.max(initial=0)) < 1 << bits_stored:
+        up = width - bits_stored
+        moved: Stored = (stored << up) >> up
+        return moved
+    return stored
 
 
 def colour(stored: Stored, space: str, bits_stored: int) -> Pixels:
@@ -75,11 +130,12 @@ def _palette(dataset: Dataset, little_endian: bool) -> tuple[Pixels, int]:
     channels = []
     first = 0
     for name in ("Red", "Green", "Blue"):
-        descriptor = dataset.get(f"{name}PaletteColorLookupTableDescriptor")
-        if not isinstance(descriptor, (MultiValue, list)) or len(descriptor) != 3:
+        descriptor = numbers(dataset, f"{name}PaletteColorLookupTableDescriptor")
+        if len(descriptor) != 3 or None in descriptor:
             raise _bad_palette()
         # 0 entries stands for 2^16, which 16 bits cannot say.
-        entries, first, depth = int(descriptor[0]) or 2**16, int(descriptor[1]), int(descriptor[2])
+        entries, first, depth = (int(each or 0) for each in descriptor)
+        entries = entries or 2**16
         channels.append(_channel(dataset, name, entries, depth, little_endian))
     if len({len(channel) for channel in channels}) != 1:
         raise _bad_palette()
@@ -94,8 +150,8 @@ def _channel(
     dataset: Dataset, name: str, entries: int, depth: int, little_endian: bool
 ) -> npt.NDArray[np.uint16]:
     endian = "<" if little_endian else ">"
-    data = dataset.get(f"{name}PaletteColorLookupTableData")
-    if data and isinstance(data, bytes):
+    data = raw_bytes(dataset, f"{name}PaletteColorLookupTableData")
+    if data:
         # Eight-bit entries may be packed by two into words, or spread one a word.
         wide = len(data) >= 2 * entries
         if not wide and not little_endian:
@@ -104,8 +160,8 @@ def _channel(
         if len(values) < entries:
             raise _bad_palette()
         return values[:entries].astype(np.uint16)
-    segments = dataset.get(f"Segmented{name}PaletteColorLookupTableData")
-    if not isinstance(segments, bytes):
+    segments = raw_bytes(dataset, f"Segmented{name}PaletteColorLookupTableData")
+    if not segments:
         raise _bad_palette()
     width = "B" if depth == 8 else "H"
     size = len(segments) // (1 if depth == 8 else 2)
@@ -156,54 +212,3 @@ def _expand_segment(
 
 def _bad_palette() -> QCError:
     return QCError(ErrorCode.DECODE_FAILED, "the palette color lookup table is invalid")
-
-
-def _monochrome(dataset: Dataset, inverted: bool) -> Render:
-    """Modality LUT, then VOI LUT or window.
-
-    Without either, 8 bits keep their nominal range, and a deeper frame is stretched from its
-    least to its greatest value: vendors store 10 or 12 bits of content under any Bits Stored.
-    """
-    bits = integer(dataset, "BitsStored") or integer(dataset, "BitsAllocated") or 8
-    nominal = (0, 2**bits - 1)
-    if integer(dataset, "PixelRepresentation") == 1:
-        nominal = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-
-    def render(stored: Stored) -> Pixels:
-        if stored.ndim != 2:
-            raise unsupported_colour()
-        if stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2:
-            low, high = nominal if bits <= 8 else (int(stored.min()), int(stored.max()))
-            table = _display(np.arange(low, high + 1, dtype=np.int32), dataset)
-            grey = table[np.clip(stored.astype(np.int32), low, high) - low]
-        else:
-            grey = _display(stored, dataset)
-        return np.repeat((255 - grey if inverted else grey)[..., None], 3, axis=-1)
-
-    return render
-
-
-def _display(stored: Stored, dataset: Dataset) -> npt.NDArray[np.uint8]:
-    """Stored values to 0..255 (PS3.3 C.11.1, C.11.2), of the same shape."""
-    values = apply_modality_lut(stored, dataset)
-    if dataset.get("VOILUTSequence"):
-        depth = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        unit = apply_voi(values, dataset) / (2**depth - 1)
-    else:
-        unit = _windowed(values.astype(np.float64), dataset)
-    grey: npt.NDArray[np.uint8] = np.rint(np.clip(unit, 0, 1) * 255).astype(np.uint8)
-    return grey
-
-
-def _windowed(values: npt.NDArray[np.float64], dataset: Dataset) -> npt.NDArray[np.float64]:
-    """0..1 by the first window (PS3.3 C.11.2.1.2, C.11.2.1.3), else from least to greatest."""
-    centre, width = (number(dataset, name) for name in ("WindowCenter", "WindowWidth"))
-    function = text(dataset, "VOILUTFunction") or "LINEAR"
-    if centre is None or width is None or width < 1 or (width == 1 and function == "LINEAR"):
-        low, high = float(values.min()), float(values.max())
-        return (values - low) / (high - low) if high > low else np.zeros_like(values)
-    if function == "SIGMOID":
-        return 1 / (1 + np.exp(-4 * (values - centre) / width))
-    if function == "LINEAR":
-        centre, width = centre - 0.5, width - 1
-    return (values - centre) / width + 0.5

@@ -6,15 +6,16 @@ message holds no patient data. No more than a few frames are in memory at once.
 
 import hashlib
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from detector.codes import ErrorCode, QCError
-from detector.decoding import decoded
-from detector.frame import Frame
+from detector.codes import ErrorCode, Flag, QCError
+from detector.decoding import Decoding, Failed, decoding
+from detector.frame import Frame, Pixels
 from detector.picture import is_picture, picture_size, read_picture
 from detector.regions import estimated_region, tissue_regions
 from detector.source import SIMULATOR, Header, header_of, is_dicom, open_source, text
+from detector.ultrasound import is_ultrasound
 
 MIN_SIDE = 32
 """Pixels; a smaller picture shows no anatomy."""
@@ -22,11 +23,32 @@ MAX_PIXELS = 64_000_000
 """Rows x columns of one frame, unless the caller says otherwise."""
 
 
+MAX_BAD_FRAMES = 1000
+"""An object with more frames that cannot be decoded is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadFrame:
+    """A frame that cannot be decoded while others of its object can."""
+
+    number: int
+    code: ErrorCode
+    message: str
+
+
 @dataclass(frozen=True, slots=True)
 class Summary(Header):
-    """The header, `frames` being those that could be decoded, and the hash of their pixels."""
+    """The header, `frames` being those that were tried, and the hash of the pixels that could be
+    decoded. `bad_frames` could not; there is at least one that could."""
 
     pixel_sha256: str
+    bad_frames: tuple[BadFrame, ...] = ()
+
+    @property
+    def readable_frames(self) -> tuple[int, ...]:
+        """The numbers of the frames that can be decoded."""
+        bad = {each.number for each in self.bad_frames}
+        return tuple(number for number in range(1, self.frames + 1) if number not in bad)
 
 
 def read_header(path: Path) -> Header:
@@ -39,10 +61,15 @@ def read_header(path: Path) -> Header:
 
 
 def read_frames(
-    path: Path, numbers: Collection[int] | None = None, max_pixels: int = MAX_PIXELS
+    path: Path,
+    numbers: Collection[int] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    failed: Failed | None = None,
 ) -> Iterator[Frame]:
     """The frames of these numbers (from 1; None: all), in ascending order.
 
+    A frame that cannot be decoded while others of its object can is told to `failed`, and is an
+    error where there is no such function.
     Raises QCError: UNREADABLE, NOT_AN_IMAGE, NO_FRAMES (also for a number that is not there),
     TOO_SMALL, TOO_LARGE, UNSUPPORTED_SYNTAX, TRUNCATED, DECODE_FAILED.
     """
@@ -55,11 +82,12 @@ def read_frames(
         chosen = _chosen(numbers, header.frames)
         regions = tissue_regions(source.dataset, header.rows, header.columns)
         simulated = text(source.dataset, "Manufacturer") == SIMULATOR
-        for number, pixels in decoded(source, header, chosen if regions else {1, *chosen}):
+        foreign = () if is_ultrasound(source.dataset) else (Flag.NOT_ULTRASOUND,)
+        decoder = decoding(source, header)
+        for number, pixels in decoder.frames(chosen, failed):
             # The estimate is the first frame's, so that it does not depend on which are asked.
-            regions = regions or (estimated_region(pixels),)
-            if number in chosen:
-                yield Frame(number, pixels, regions, simulated)
+            regions = regions or (estimated_region(_first(decoder, number, pixels)),)
+            yield Frame(number, pixels, regions, simulated, (*decoder.flags, *foreign))
 
 
 def summarise(path: Path, max_pixels: int = MAX_PIXELS) -> Summary:
@@ -67,12 +95,21 @@ def summarise(path: Path, max_pixels: int = MAX_PIXELS) -> Summary:
     header = read_header(path)
     digest = hashlib.sha256()
     count = 0
-    for frame in read_frames(path, max_pixels=max_pixels):
+    bad: list[BadFrame] = []
+
+    def failed(number: int, error: QCError) -> None:
+        if len(bad) == MAX_BAD_FRAMES:
+            raise QCError(ErrorCode.DECODE_FAILED, f"over {MAX_BAD_FRAMES} frames are corrupt")
+        bad.append(BadFrame(number, error.code, error.message))
+        digest.update(f"no frame {number}".encode())
+
+    for frame in read_frames(path, max_pixels=max_pixels, failed=failed):
         count += 1
         digest.update(f"{frame.pixels.shape}".encode())
         digest.update(frame.pixels.data)
-    facts = asdict(header) | {"frames": count}
-    return Summary(**facts, pixel_sha256=digest.hexdigest())
+    facts = {each.name: getattr(header, each.name) for each in fields(Header)}
+    facts["frames"] = count + len(bad)
+    return Summary(**facts, pixel_sha256=digest.hexdigest(), bad_frames=tuple(bad))
 
 
 def pixel_sha256(path: Path) -> str:
@@ -94,6 +131,11 @@ def _is_picture(path: Path) -> bool:
     if is_picture(start):
         return True
     raise QCError(ErrorCode.NOT_AN_IMAGE, "neither DICOM nor a PNG, JPEG, BMP or TIFF picture")
+
+
+def _first(decoder: Decoding, number: int, pixels: Pixels) -> Pixels:
+    """The pixels of the first frame, of which these may be the ones."""
+    return pixels if number == 1 else decoder.first()[1]
 
 
 def _picture_frames(

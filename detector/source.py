@@ -7,7 +7,6 @@ left on disk, so that a long cine costs no memory.
 
 import io
 import math
-import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pydicom import dcmread
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_partial
 from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -27,26 +29,28 @@ from pydicom.uid import (
 )
 
 from detector.codes import ErrorCode, QCError
+from detector.elements import ElementReader, PixelElement
 
 SIMULATOR = "qc-daemon phantom"
 """Manufacturer (0008,0070) of what our simulator makes."""
-UNDEFINED_LENGTH = 0xFFFFFFFF
-_PIXEL_KEYWORDS = {0x0008: "FloatPixelData", 0x0009: "DoubleFloatPixelData", 0x0010: "PixelData"}
+_TEXT_VR = frozenset(
+    {
+        *("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT"),
+        *("PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"),
+    }
+)
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 """Group 0002 or 0008, little or big endian: how a data set without preamble begins."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Header and place of the pixel data; `length` is None when undefined (encapsulated)."""
+    """What the header says of the picture, and where its pixel data lie in the stream."""
 
     dataset: Dataset
     transfer_syntax: UID
     stream: BinaryIO
-    keyword: str
-    vr: str | None
-    offset: int
-    length: int | None
+    pixels: PixelElement
 
     @property
     def little_endian(self) -> bool:
@@ -94,7 +98,8 @@ def header_of(source: Source) -> Header:
         str(source.transfer_syntax),
         rows,
         columns,
-        1 if frames is None else max(0, frames),
+        # A count of nothing in an object that has a picture says nothing (PS3.3 C.7.6.6).
+        max(1, frames or 1),
     )
 
 
@@ -106,20 +111,63 @@ def integer(dataset: Dataset, keyword: str) -> int | None:
 
 def number(dataset: Dataset, keyword: str) -> float | None:
     """The element's first value as a finite number; None when absent, empty or no number."""
-    value = text(dataset, keyword)
-    try:
-        found = float(value) if value else math.nan
-    except ValueError:
-        return None
-    return found if math.isfinite(found) else None
+    values = numbers(dataset, keyword)
+    return values[0] if values else None
+
+
+def numbers(dataset: Dataset, keyword: str) -> list[float | None]:
+    """All values of the element; None stands for each that is no finite number."""
+    return [_number(value) for value in texts(dataset, keyword)]
 
 
 def text(dataset: Dataset, keyword: str) -> str | None:
     """The element's first value as text; None when absent, empty or not to be parsed."""
+    values = texts(dataset, keyword)
+    return (values[0] or None) if values else None
+
+
+def texts(dataset: Dataset, keyword: str) -> list[str]:
+    """All values of the element as text, without padding; none when it cannot be parsed.
+
+    Texts are read from the bytes as they stand: one bad value of several, or one that breaks the
+    rules of its VR, does not hide the others.
+    """
+    tag = tag_for_keyword(keyword)
+    raw = dataset.get_item(tag) if tag is not None else None
+    if isinstance(raw, RawDataElement) and raw.value is not None:
+        vr = raw.VR if raw.VR not in (None, "UN") else dictionary_VR(raw.tag)
+        if vr in _TEXT_VR:
+            parts = bytes(raw.value).decode("latin-1").split("\\")
+            return [part.strip("\0 ") for part in parts]
     value = element(dataset, keyword)
-    if isinstance(value, MultiValue):
-        value = value[0] if value else None
-    return (str(value).strip("\0 ") or None) if value is not None else None
+    if value is None:
+        return []
+    values = value if isinstance(value, MultiValue | list | tuple) else [value]
+    return [str(each).strip("\0 ") for each in values]
+
+
+def _number(value: str) -> float | None:
+    try:
+        parsed = float(value) if value else math.nan
+    except ValueError:
+        return None
+    return parsed if math.isfinite(parsed) else None
+
+
+def raw_bytes(dataset: Dataset, keyword: str) -> bytes | None:
+    """The element's value as it stands in the file; None when absent or changed since."""
+    tag = tag_for_keyword(keyword)
+    raw = dataset.get_item(tag) if tag is not None else None
+    if isinstance(raw, RawDataElement):
+        return None if raw.value is None else bytes(raw.value)
+    value = element(dataset, keyword)
+    return value if isinstance(value, bytes) else None
+
+
+def items(dataset: Dataset, keyword: str) -> list[Dataset]:
+    """The items of a sequence; none when it is absent or no sequence."""
+    value = element(dataset, keyword)
+    return list(value) if isinstance(value, Sequence) else []
 
 
 def element(dataset: Dataset, keyword: str) -> Any:
@@ -136,13 +184,16 @@ def element(dataset: Dataset, keyword: str) -> Any:
 
 def _read(stream: BinaryIO) -> Source:
     try:
-        dataset = dcmread(stream, force=True, stop_before_pixels=True)
-        syntax = _transfer_syntax(dataset)
-        if syntax == DeflatedExplicitVRLittleEndian:
-            # The offsets of a deflated data set mean nothing in the file: it is read whole.
-            stream.seek(0)
-            return _inflated(dcmread(stream, force=True))
-        return _located(dataset, syntax, stream)
+        deflated = _deflated_offset(stream)
+        if deflated is not None:
+            stream.seek(deflated)
+            inflated = io.BytesIO(zlib.decompress(stream.read(), -zlib.MAX_WBITS))
+            return _source(inflated, 0, ExplicitVRLittleEndian, implicit=False)
+        stream.seek(0)
+        # Preamble, File Meta Information and encoding only: it stops at the first element.
+        start = read_partial(stream, stop_when=lambda *_: True, force=True)
+        syntax = _transfer_syntax(start)
+        return _source(stream, stream.tell(), syntax, implicit=bool(start.original_encoding[0]))
     except (QCError, MemoryError):
         raise
     except (zlib.error, EOFError) as error:
@@ -154,52 +205,32 @@ def _read(stream: BinaryIO) -> Source:
         raise QCError(ErrorCode.UNREADABLE, "the DICOM header cannot be parsed") from error
 
 
-def _transfer_syntax(dataset: Dataset) -> UID:
-    """The stated syntax; without one, that of the encoding found, which is a native one."""
-    stated = text(dataset.file_meta, "TransferSyntaxUID")
+def _deflated_offset(stream: BinaryIO) -> int | None:
+    """Where a deflated data set begins; None for any other."""
+    stream.seek(0)
+    start = 132 if stream.read(132)[128:] == b"DICM" else 0
+    end, meta = ElementReader(stream).group_end(start, 0x0002)
+    is_deflated = text(meta, "TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
+    return end if is_deflated else None
+
+
+def _transfer_syntax(start: Dataset) -> UID:
+    """The stated syntax; without one, that of the encoding, which is a native one."""
+    stated = text(start.file_meta, "TransferSyntaxUID")
     if stated:
         return UID(stated)
-    is_implicit, is_little_endian = dataset.original_encoding
+    is_implicit, is_little_endian = start.original_encoding
     if is_implicit:
         return ImplicitVRLittleEndian
     return ExplicitVRLittleEndian if is_little_endian else ExplicitVRBigEndian
 
 
-def _inflated(dataset: Dataset) -> Source:
-    for keyword in _PIXEL_KEYWORDS.values():
-        if keyword in dataset:
-            value = dataset[keyword].value or b""
-            vr = dataset[keyword].VR
-            stream = io.BytesIO(value)
-            return Source(dataset, ExplicitVRLittleEndian, stream, keyword, vr, 0, len(value))
-    raise _no_pixel_data()
-
-
-def _located(dataset: Dataset, syntax: UID, stream: BinaryIO) -> Source:
-    """The parser stopped at the pixel data element, or at the end of the file."""
-    endian = ">" if syntax == ExplicitVRBigEndian else "<"
-    head = stream.read(12)
-    if len(head) < 8:
+def _source(stream: BinaryIO, start: int, syntax: UID, implicit: bool) -> Source:
+    reader = ElementReader(stream, little_endian=syntax != ExplicitVRBigEndian)
+    dataset, pixels = reader.data_set(start, implicit)
+    if pixels is None:
         raise _no_pixel_data()
-    group, element = struct.unpack_from(f"{endian}HH", head)
-    if group != 0x7FE0 or element not in _PIXEL_KEYWORDS:
-        raise _no_pixel_data()
-    vr: str | None = None
-    if head[4:6] in (b"OB", b"OW", b"OF", b"OD", b"UN") and len(head) == 12:
-        vr = head[4:6].decode("ascii")
-        (length,) = struct.unpack_from(f"{endian}L", head, 8)
-    else:
-        (length,) = struct.unpack_from(f"{endian}L", head, 4)
-        stream.seek(8 - len(head), io.SEEK_CUR)
-    return Source(
-        dataset,
-        syntax,
-        stream,
-        _PIXEL_KEYWORDS[element],
-        vr,
-        stream.tell(),
-        None if length == UNDEFINED_LENGTH else length,
-    )
+    return Source(dataset, syntax, stream, pixels)
 
 
 def _no_pixel_data() -> QCError:

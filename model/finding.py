@@ -61,10 +61,20 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
+class UnreadableFrame:
+    """Another frame of a finding's object, which could not be decoded, and why."""
+
+    frame: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """A judgement with its provenance: the stored, reported and exchanged result.
 
     `frame` counts from 1. `source` is a path for files scored outside the daemon, else None.
+    `unreadable_frames` are others of the same object.
     """
 
     judgement: Judgement
@@ -76,11 +86,12 @@ class Finding:
     series_instance_uid: str | None = None
     sop_instance_uid: str | None = None
     created: str = field(default="")
+    unreadable_frames: tuple[UnreadableFrame, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of the design's section 5."""
         j = self.judgement
-        return {
+        body: dict[str, Any] = {
             "source": self.source,
             "study_instance_uid": self.study_instance_uid,
             "series_instance_uid": self.series_instance_uid,
@@ -114,6 +125,12 @@ class Finding:
             "flags": [flag.value for flag in j.flags],
             "created": self.created,
         }
+        if self.unreadable_frames:
+            body["unreadable_frames"] = [
+                {"frame": each.frame, "error": {"code": each.code, "message": each.message}}
+                for each in self.unreadable_frames
+            ]
+        return body
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Finding":
@@ -148,6 +165,10 @@ class Finding:
             series_instance_uid=data["series_instance_uid"],
             sop_instance_uid=data["sop_instance_uid"],
             created=data["created"],
+            unreadable_frames=tuple(
+                UnreadableFrame(each["frame"], each["error"]["code"], each["error"]["message"])
+                for each in data.get("unreadable_frames", ())
+            ),
         )
 
 

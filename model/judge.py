@@ -25,7 +25,7 @@ from model.describer import Describer
 from model.finding import NON_STANDARD, REVIEW, STANDARD, BundleId, Judgement
 from model.glance import glance
 from model.inputs import Preprocessor
-from model.outlier import OutlierModel, evidence
+from model.outlier import OutlierModel, evidence, is_coloured_everywhere
 from model.spatialclip import VIEWS, SpatialClip
 
 LOW_RESOLUTION_PX = 200
@@ -200,7 +200,11 @@ class Judge:
     def judgement(self, frame: Frame, region: Region, place: Crop, look: Look) -> Judgement:
         """The verdict on a region of the frame, `place` its crop, from a look at that."""
         view = self._view(look)
-        strange = look.outlier > self.outlier.threshold
+        strange = (
+            look.outlier > self.outlier.threshold
+            or Flag.NOT_ULTRASOUND in frame.flags
+            or is_coloured_everywhere(look.pixels)
+        )
         # A simulation teaches how an anatomy lies, not how every scanner shows it.
         ungrounded = not frame.simulated and view not in (View.OTHER, *self.real_views)
         probability = raw = None
@@ -219,6 +223,7 @@ class Judge:
             flags.append(Flag.NO_REAL_EVIDENCE)
         if min(look.pixels.shape[:2]) < LOW_RESOLUTION_PX:
             flags.append(Flag.LOW_RESOLUTION)
+        flags.extend(frame.flags)
         return Judgement(
             region_index=region.index,
             region_bbox=region.bbox,

@@ -17,11 +17,23 @@ from safetensors.numpy import save_file
 from sklearn.covariance import LedoitWolf
 
 from detector.codes import ErrorCode, QCError
+from detector.colour import coloured_tissue
+from detector.frame import Pixels
 from detector.vocabulary import View
 
 Floats = npt.NDArray[np.float64]
 _TOP = 3
 _LEAST_SPREAD = 1e-6
+
+
+COLOURED_EVERYWHERE = 0.6
+"""Part of the tissue. Colour flow and grey maps with a tint stay below (the pictures that the
+bundles know reach 0.35), wrong colour spaces and rendered volumes come above it."""
+
+
+def is_coloured_everywhere(pixels: Pixels) -> bool:
+    """Whether nearly all tissue of the region has a colour: no picture like the grey ones known."""
+    return coloured_tissue(pixels) > COLOURED_EVERYWHERE
 
 
 def evidence(confidences: Sequence[float]) -> float:

@@ -201,6 +201,7 @@ def flat(finding: Row) -> dict[str, Any]:
     if "error" in finding:
         error = finding["error"]
         return row | {
+            "frame": finding.get("frame"),
             "verdict": "not scored",
             "error": f"{error['code']}: {error['message']}",
             "error_code": error["code"],

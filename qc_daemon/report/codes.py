@@ -76,6 +76,12 @@ FLAGS = MappingProxyType(
         Flag.OTHER_PATIENT_IN_STUDY: _private(
             "FLAG-PATIENTS", "Study UID shared with another patient"
         ),
+        Flag.COLOUR_DOUBTFUL: _private("FLAG-COLOUR", "Colour space doubtful"),
+        Flag.MORE_FRAMES_THAN_STATED: _private(
+            "FLAG-FRAMES", "Pixel data hold more frames than the header says"
+        ),
+        Flag.UNREADABLE_FRAMES: _private("FLAG-BADFRAMES", "Other frames cannot be decoded"),
+        Flag.NOT_ULTRASOUND: _private("FLAG-NOTUS", "Not an ultrasound image"),
     }
 )
 LABEL_CODES = MappingProxyType(

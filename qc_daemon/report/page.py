@@ -20,7 +20,7 @@ from qc_daemon.report.fonts import drawable
 from qc_daemon.report.language import translations
 from qc_daemon.report.summary import Shot, Standing, Summary, ViewRow
 
-_DOUBTS = (Flag.OUT_OF_DISTRIBUTION, Flag.NO_REAL_EVIDENCE)
+_DOUBTS = (Flag.NOT_ULTRASOUND, Flag.OUT_OF_DISTRIBUTION, Flag.NO_REAL_EVIDENCE)
 MET, UNMET, UNDECIDED, NOTE = "✓", "✗", "?", "•"
 
 

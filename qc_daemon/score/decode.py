@@ -20,14 +20,19 @@ from typing import Any, Self
 
 import numpy as np
 
-from detector.codes import ErrorCode, QCError
+from detector.codes import ErrorCode, Flag, QCError
 from detector.frame import Frame, Pixels, Region
-from detector.reader import MAX_PIXELS, Summary
+from detector.reader import MAX_PIXELS, BadFrame, Summary
 from qc_daemon.score.obgyn import Measured
 
 _START_SECONDS = 60.0
 _EXIT_SECONDS = 2.0
 _MAX_MESSAGE = 1_000_000
+_ENVIRONMENT = (
+    *("PATH", "LD_LIBRARY_PATH", "TMPDIR", "TZ"),
+    *("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "PYTHONUTF8"),
+)
+"""How programs, libraries, time zone and text are found: nothing of the service or its user."""
 
 
 class DecodeProcess:
@@ -82,7 +87,11 @@ class DecodeProcess:
         with _Call(self, _request("summary", path, sha256)) as call:
             reply = call.reply()
             call.finished()
-            return Summary(**reply["summary"])
+            bad = tuple(
+                BadFrame(number, ErrorCode(code), message)
+                for number, code, message in reply["bad_frames"]
+            )
+            return Summary(**reply["summary"], bad_frames=bad)
 
     def measurements(self, path: Path, sha256: str | None = None) -> list[Measured]:
         """What a structured report measured; at least one.
@@ -142,6 +151,12 @@ def spread(count: int, wanted: int) -> tuple[int, ...]:
     if wanted <= 0 or wanted >= count:
         return tuple(range(1, count + 1))
     return tuple((2 * part + 1) * count // (2 * wanted) + 1 for part in range(wanted))
+
+
+def chosen_frames(summary: Summary, wanted: int) -> tuple[int, ...]:
+    """Frame numbers as `spread` chooses them, of those that can be decoded."""
+    readable = summary.readable_frames
+    return tuple(readable[number - 1] for number in spread(len(readable), wanted))
 
 
 class _Child:
@@ -273,8 +288,8 @@ def _request(do: str, path: Path, sha256: str | None) -> dict[str, Any]:
 
 
 def _environment() -> dict[str, str]:
-    """Ours without the service's settings, which may hold passwords; one thread a library."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("QC_DAEMON_")}
+    """What a decoder needs of ours, and nothing else: the rest may hold tokens and passwords."""
+    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     return kept | {
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "OMP_NUM_THREADS": "1",
@@ -287,4 +302,5 @@ def _frame(reply: dict[str, Any], pixels: Pixels) -> Frame:
         Region(index, tuple(bbox), tuple(spacing) if spacing else None)
         for index, bbox, spacing in reply["regions"]
     )
-    return Frame(reply["frame"], pixels, regions, reply["simulated"])
+    flags = tuple(map(Flag, reply["flags"]))
+    return Frame(reply["frame"], pixels, regions, reply["simulated"], flags)

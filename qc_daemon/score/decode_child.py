@@ -21,7 +21,7 @@ import pydicom.config
 
 from detector.codes import ErrorCode, QCError
 from detector.frame import Frame
-from detector.reader import read_frames, summarise
+from detector.reader import Summary, read_frames, summarise
 from qc_daemon.score.obgyn import read_measurements
 from qc_daemon.spool_file import verified
 from qc_daemon.transfer_syntax import reencoded
@@ -93,7 +93,7 @@ def replies(
     with nullcontext(file) if sha256 is None else verified(file, sha256) as path:
         match request["do"]:
             case "summary":
-                last = {"summary": asdict(summarise(path, max_pixels))}
+                last = summarised(summarise(path, max_pixels))
             case "measurements":
                 last = {"measurements": [asdict(each) for each in read_measurements(path)]}
             case "convert":
@@ -105,12 +105,20 @@ def replies(
     yield last, None
 
 
+def summarised(summary: Summary) -> dict[str, Any]:
+    facts = asdict(summary)
+    del facts["bad_frames"]
+    bad = [(each.number, each.code.value, each.message) for each in summary.bad_frames]
+    return {"summary": facts, "bad_frames": bad}
+
+
 def described(frame: Frame) -> dict[str, Any]:
     return {
         "frame": frame.number,
         "shape": frame.pixels.shape[:2],
         "regions": [(region.index, region.bbox, region.spacing_mm) for region in frame.regions],
         "simulated": frame.simulated,
+        "flags": [flag.value for flag in frame.flags],
     }
 
 

@@ -1,12 +1,13 @@
 """From a file to its findings: choose frames, judge them, say where they come from."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from detector.codes import Flag
 from detector.frame import Frame
-from model.finding import Finding, Judgement, utc
+from detector.reader import BadFrame
+from model.finding import Finding, Judgement, UnreadableFrame, utc
 from model.judge import Judge
 
 
@@ -20,10 +21,19 @@ def findings_of(
     series_instance_uid: str | None = None,
     sop_instance_uid: str | None = None,
     flags: tuple[Flag, ...] = (),
+    bad_frames: Sequence[BadFrame] = (),
     after_each: Callable[[], None] = lambda: None,
 ) -> list[Finding]:
-    """One finding per frame and tissue region; `after_each` runs after each frame (leases)."""
+    """One finding per frame and tissue region; `after_each` runs after each frame (leases).
+
+    Each tells of the `bad_frames` of its object, which have none.
+    """
     findings = []
+    if bad_frames:
+        flags = (*flags, Flag.UNREADABLE_FRAMES)
+    unreadable = tuple(
+        UnreadableFrame(each.number, each.code.value, each.message) for each in bad_frames
+    )
     for frame in frames:
         for judgement in judge.judge(frame):
             findings.append(
@@ -37,6 +47,7 @@ def findings_of(
                     series_instance_uid=series_instance_uid,
                     sop_instance_uid=sop_instance_uid,
                     created=utc(datetime.now(UTC)),
+                    unreadable_frames=unreadable,
                 )
             )
         after_each()

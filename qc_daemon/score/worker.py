@@ -8,6 +8,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from detector.codes import Flag, QCError
+from detector.reader import Summary
 from model.finding import Finding
 from qc_daemon.records import findings as stored_findings
 from qc_daemon.records import jobs, measurements, revisions
@@ -18,7 +19,7 @@ from qc_daemon.records.measurements import MeasuredValue
 from qc_daemon.records.revisions import Originals, RevisionFacts, in_spool
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobState
-from qc_daemon.score.decode import DecodeProcess, spread
+from qc_daemon.score.decode import DecodeProcess, chosen_frames
 from qc_daemon.score.findings import findings_of
 from qc_daemon.score.models import Models
 from qc_daemon.score.obgyn import STRUCTURED_REPORTS
@@ -100,7 +101,7 @@ class ScoreWorker:
         if content == "header":
             log.info("scored", job=job.id, findings=0, content=content)
             return
-        found = self._judged(lease, facts, path, summary.frames, content == "other")
+        found = self._judged(lease, facts, path, summary, content == "other")
         with self.store.begin() as session:
             stored_findings.store(
                 session, facts.revision_id, [f.to_json() for f in found], self.clock()
@@ -118,12 +119,20 @@ class ScoreWorker:
         log.info("report read", job=lease.job.id, count=len(values))
 
     def _judged(
-        self, lease: Lease, facts: RevisionFacts, path: Path, frames: int, other: bool
+        self, lease: Lease, facts: RevisionFacts, path: Path, summary: Summary, other: bool
     ) -> list[Finding]:
+        if summary.bad_frames:
+            log.warning(
+                "frames not decoded",
+                job=lease.job.id,
+                count=len(summary.bad_frames),
+                code=summary.bad_frames[0].code.value,
+                reason=summary.bad_frames[0].message,
+            )
         return findings_of(
             self.decoder.frames(
                 path,
-                spread(frames, self.settings.score.cine_frames),
+                chosen_frames(summary, self.settings.score.cine_frames),
                 content_hash(path, facts.sha256),
             ),
             self.models.judge(facts.bundle_id),
@@ -132,6 +141,7 @@ class ScoreWorker:
             series_instance_uid=facts.series_instance_uid,
             sop_instance_uid=facts.sop_instance_uid,
             flags=(Flag.SAME_UID_OTHER_CONTENT,) if other else (),
+            bad_frames=summary.bad_frames,
             after_each=lease.check,
         )
 

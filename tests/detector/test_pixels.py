@@ -237,7 +237,7 @@ ADOBE = b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0%c"
 def test_the_jpeg_codestream_settles_the_colour_space(
     stream: bytes, photometric: str, expected: str
 ) -> None:
-    assert jpeg_colour(b"\xff\xd8" + stream + b"\xff\xda\0\0", photometric) == expected
+    assert jpeg_colour(b"\xff\xd8" + stream + b"\xff\xda\0\0", photometric).space == expected
 
 
 @pytest.mark.parametrize("photometric", ["RGB", "YBR_RCT", "YBR_FULL"])
@@ -260,5 +260,5 @@ def test_jpeg_2000_with_a_component_transform_is_rgb(
 
 def test_jpeg_2000_without_one_follows_the_header() -> None:
     plain = b"\xff\x4f\xff\x51" + b"\0" * 40 + b"\xff\x52\x00\x0c\0\0\0\1\0"
-    assert jpeg2000_colour(plain, "YBR_FULL") == "YBR_FULL"
-    assert jpeg2000_colour(plain, "RGB") == "RGB"
+    assert jpeg2000_colour(plain, "YBR_FULL").space == "YBR_FULL"
+    assert jpeg2000_colour(plain, "RGB").space == "RGB"

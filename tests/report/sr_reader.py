@@ -18,6 +18,10 @@ FLAGS = {
     "FLAG-HEADER": "header-normalised",
     "FLAG-SAMEUID": "same-uid-other-content",
     "FLAG-PATIENTS": "other-patient-in-study",
+    "FLAG-COLOUR": "colour-doubtful",
+    "FLAG-FRAMES": "more-frames-than-stated",
+    "FLAG-BADFRAMES": "unreadable-frames",
+    "FLAG-NOTUS": "not-ultrasound",
 }
 MACHINE_MADE = 'Machine-made text: "'
 
