@@ -466,6 +466,7 @@ class _Compressed(_Stills):
             number_of_frames=1,
             photometric_interpretation=_neutral(layout.samples),
             decoding_plugin=_PLUGIN[self.source.transfer_syntax],
+            correct_unused_bits=False,
         )
         # Transparency is no colour, and no second picture.
         if layout.samples == 2:

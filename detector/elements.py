@@ -44,7 +44,8 @@ _SEQUENCES = frozenset(
     }
 )
 _MAX_DEPTH = 8  # None of these sequences is nested deeper.
-_LOOKAHEAD = 3  # Elements that must be sound behind a length that had to be guessed.
+_LOOKAHEAD = 4  # Of so many elements behind a guessed length one must be sound.
+_FIRST_GROUP = 0x0008  # Those before it are not of data sets.
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,14 +305,16 @@ class ElementReader:
         if header.is_undefined:
             return self._tag_of(self._read(header.value, 4)) == _ITEM
         at = header.end
-        if at >= end or depth == 0:
-            return at <= end
+        if at >= end:
+            return at == end
         head = self._read(at, 12)
         if len(head) < 8:
             return False
         tag = self._tag_of(head)
         if tag >> 16 == 0xFFFE:
             return tag in (_ITEM_END, _SEQUENCE_END)
+        if tag >> 16 < _FIRST_GROUP or depth == 0:
+            return False
         stated = self._stated(tag, head, at)
         if stated is not None:
             return stated.is_undefined or stated.end <= end or tag in PIXEL_KEYWORDS
