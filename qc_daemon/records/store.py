@@ -11,11 +11,17 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_
 from sqlalchemy.orm import Session
 
 from detector.codes import ErrorCode, QCError
+from qc_daemon.records.connections import (
+    FURTHER_CONNECTIONS,
+    KEPT_CONNECTIONS,
+    share_connections,
+)
 
 BUSY_TIMEOUT_MS = 30_000
 # Execution option of a connection that only reads.
 READ_ONLY = "qc_read_only"
 _INHERITED: list[Engine] = []
+_POOL = {"pool_size": KEPT_CONNECTIONS, "max_overflow": FURTHER_CONNECTIONS}
 
 
 class Store:
@@ -110,8 +116,10 @@ def shown(url: URL) -> str:
 def engine(url: URL) -> Engine:
     """A new engine: SQLite in WAL mode with full synchronisation, PostgreSQL as it comes."""
     if url.get_backend_name() == "postgresql":
-        return create_engine(url, pool_pre_ping=True)
-    made = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+        made = create_engine(url, pool_pre_ping=True, **_POOL)
+        share_connections(made, BUSY_TIMEOUT_MS / 1000)
+        return made
+    made = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, **_POOL)
     event.listen(made, "connect", _prepare_sqlite)
     event.listen(made, "begin", _begin_sqlite)
     return made

@@ -1,0 +1,73 @@
+"""Connections to PostgreSQL, which has only so many for all of our processes and everyone else.
+
+A process that kept what it needed at its busiest would starve the others once it rests. So an idle
+connection is kept for reuse only where the server had at least half of its connections free when it
+was made; any other is closed when it is given back. And one that the server has no room for is
+waited for, as long as SQLite is waited for.
+"""
+
+import random
+import time
+from typing import Any
+
+import psycopg
+from sqlalchemy import Engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
+from sqlalchemy.pool import ConnectionPoolEntry
+
+# Of one process. Deliverers are up to 16 threads, each with a second one that renews its lease.
+KEPT_CONNECTIONS, FURTHER_CONNECTIONS = 5, 60
+
+_KEPT = "qc_kept"
+_SHORTEST_WAIT, _LONGEST_WAIT = 0.05, 0.5
+# libpq gives no SQLSTATE (53300) for a connection that was never made, only the server's words.
+_FULL = ("too many clients", "too many connections", "connection slots are reserved")
+# Of the whole server, and of our database where that has a limit of its own.
+_HALF_FREE = """
+SELECT 2 * (SELECT sum(numbackends) FROM pg_stat_database)
+       <= current_setting('max_connections')::int
+          - current_setting('superuser_reserved_connections')::int
+       AND (datconnlimit < 0 OR 2 * numbackends <= datconnlimit)
+FROM pg_database JOIN pg_stat_database USING (datname)
+WHERE datname = current_database()
+"""
+
+
+def share_connections(engine: Engine, patience: float) -> None:
+    """Have the engine leave others their connections, and wait `patience` seconds for its own."""
+
+    def connect(
+        dialect: Dialect, _entry: ConnectionPoolEntry, args: list[Any], options: dict[str, Any]
+    ) -> DBAPIConnection:
+        return _wait_for_connection(dialect, args, options, patience)
+
+    event.listen(engine, "do_connect", connect)
+    event.listen(engine, "connect", _decide_to_keep)
+    event.listen(engine, "checkin", _close_unless_kept)
+
+
+def _wait_for_connection(
+    dialect: Dialect, args: list[Any], options: dict[str, Any], patience: float
+) -> DBAPIConnection:
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return dialect.connect(*args, **options)
+        except psycopg.OperationalError as error:
+            is_full = any(words in str(error) for words in _FULL)
+            if not is_full or time.monotonic() > until:
+                raise
+            time.sleep(random.uniform(_SHORTEST_WAIT, _LONGEST_WAIT))
+
+
+def _decide_to_keep(connection: Any, entry: ConnectionPoolEntry) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(_HALF_FREE)
+        (half_free,) = cursor.fetchone()
+    connection.rollback()
+    entry.info[_KEPT] = half_free
+
+
+def _close_unless_kept(connection: Any, entry: ConnectionPoolEntry) -> None:
+    if connection is not None and not entry.info.get(_KEPT):
+        entry.invalidate()
