@@ -26,6 +26,7 @@ class ErrorCode(StrEnum):
     DECODE_MEMORY = "decode-memory"
     BUNDLE_MISMATCH = "bundle-mismatch"
     BUNDLE_INCOMPLETE = "bundle-incomplete"
+    DEVICE_UNAVAILABLE = "device-not-available"
     REPORT_INVALID = "report-invalid"
     DELIVERY_REFUSED = "delivery-refused"
     DELIVERY_UNREACHABLE = "delivery-unreachable"
@@ -56,6 +57,7 @@ FAILURE_CLASS: dict[ErrorCode, FailureClass] = {
     ErrorCode.DECODE_MEMORY: FailureClass.QUARANTINE,
     ErrorCode.BUNDLE_MISMATCH: FailureClass.ALARM,
     ErrorCode.BUNDLE_INCOMPLETE: FailureClass.ALARM,
+    ErrorCode.DEVICE_UNAVAILABLE: FailureClass.ALARM,
     ErrorCode.REPORT_INVALID: FailureClass.QUARANTINE,
     ErrorCode.DELIVERY_REFUSED: FailureClass.QUARANTINE,
     # An archive that is away or full for a weekend must not cost an object.

@@ -22,6 +22,7 @@ from model import criteria
 from model.bundle import Bundle
 from model.calibration import Calibration
 from model.describer import Describer
+from model.device import choose_device
 from model.finding import NON_STANDARD, REVIEW, STANDARD, BundleId, Judgement
 from model.glance import glance
 from model.inputs import Preprocessor
@@ -120,10 +121,11 @@ class Judge:
 
     @classmethod
     def open(cls, bundle: Bundle, device: str = "auto", augment: int = 0) -> "Judge":
-        """Load every part of a verified bundle; raises QCError on a part that cannot be used."""
-        chosen = torch.device(
-            ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        )
+        """Load every part of a verified bundle onto a device (see `choose_device`).
+
+        Raises QCError on a part or a device that cannot be used, UsageError on no device's name.
+        """
+        chosen = choose_device(device)
         spatialclip = bundle.spatialclip(chosen)
         return cls(
             bundle.id,

@@ -160,7 +160,7 @@ def score(
             " best, JSON all, unless told otherwise.",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     sr: Annotated[Path | None, typer.Option(help="Folder for an SR of each DICOM file.")] = None,
     overlay: Annotated[
         Path | None, typer.Option(help="Folder for overlays of each DICOM file.")

@@ -4,17 +4,20 @@ The supervisor holds the listening socket, so a receiver that dies leaves caller
 successor instead of being refused; and it gives back at once what a dead worker had leased.
 """
 
+import contextlib
 import json
 import os
+import queue
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 from detector.codes import ErrorCode, QCError
@@ -22,20 +25,32 @@ from detector.console import UsageError
 from qc_daemon import private, service_lock
 from qc_daemon.certificate import Expiry
 from qc_daemon.observe import log, metrics, tally
-from qc_daemon.operate import seed_bundle
+from qc_daemon.operate import active_bundle, seed_bundle
 from qc_daemon.owner import gone, owner
 from qc_daemon.receive import Places, Spool, check_tls, listen
 from qc_daemon.records import jobs, schema
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobState
 from qc_daemon.retain.reconcile import reconcile, report
-from qc_daemon.roles import ALARM, DONE, PLAIN, ROLES, TLS, WRONG_SETTINGS, on_signals
+from qc_daemon.roles import (
+    ALARM,
+    DONE,
+    PLAIN,
+    REASON_BYTES,
+    ROLES,
+    TLS,
+    WRONG_SETTINGS,
+    on_signals,
+)
 from qc_daemon.settings import Settings
 
 # The listening sockets by kind, PLAIN and TLS.
 Listeners = dict[str, socket.socket]
 
 STOP_SECONDS = 30.0
+# How long a stop waits for leases to be given back; the next start gives back what is left.
+_RELEASE_SECONDS = 10.0
+_RETRY_SECONDS = 1.0
 _POLL_SECONDS = 0.1
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 # A receiver is cheap to start, and senders wait for it.
@@ -72,6 +87,7 @@ def _serve(
     if "receive" in chosen:
         listeners = _listen(settings, config_path)
         spool.sweep()
+    _log_start(settings, store, chosen)
     supervisor = Supervisor(settings, store, spool, listeners)
     try:
         return supervisor.run(chosen)
@@ -88,6 +104,20 @@ def _settle(url: str) -> None:
         schema.settle(url)
     except QCError as error:
         log.get().warning("database not checkpointed", code=error.code.value, reason=error.message)
+
+
+def _log_start(settings: Settings, store: Store, roles: Sequence[str]) -> None:
+    """What runs here, in one line: the first that is asked when something is wrong."""
+    bundle = active_bundle(store)
+    log.get(role="supervisor").info(
+        "starting",
+        version=version("qc-daemon"),
+        roles=", ".join(roles),
+        database=store.kind,
+        bundle=bundle.name if bundle else None,
+        bundle_version=bundle.version if bundle else None,
+        destinations=", ".join(each.name for each in settings.destination),
+    )
 
 
 def _chosen(roles: Sequence[str]) -> list[str]:
@@ -141,10 +171,78 @@ class Child:
     starts: int = 0
     quick_deaths: int = 0
     due: float = field(default_factory=time.monotonic)
+    # Where it leaves a line when it ends by itself, and what the last one left.
+    reason_pipe: int | None = None
+    reason: str = ""
 
     @property
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None
+
+    def put_off(self) -> float:
+        """Make the next start due after a back-off; returns its seconds."""
+        longest = _RECEIVER_DELAY if self.role == "receive" else _LONGEST_DELAY
+        delay = min(_FIRST_DELAY * 2.0 ** min(max(self.quick_deaths - 1, 0), 16), longest)
+        self.due = time.monotonic() + delay
+        return delay
+
+    def read_reason(self) -> str:
+        """What the ended process left; empty if it was killed."""
+        if self.reason_pipe is None:
+            return ""
+        try:
+            return os.read(self.reason_pipe, REASON_BYTES).decode(errors="replace")
+        except OSError:
+            return ""
+        finally:
+            os.close(self.reason_pipe)
+            self.reason_pipe = None
+
+
+class Aftermath:
+    """Does what is left to do after processes that ended, in order, in a thread of its own.
+
+    The supervisor must neither wait for a database that is locked nor for a disk that hangs. Each
+    task is tried again until it succeeds.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._left = 0
+        self._changed = threading.Condition()
+        threading.Thread(target=self._work, name="aftermath", daemon=True).start()
+
+    def add(self, task: Callable[[], None]) -> None:
+        """Do it after the others. It may raise QCError or OSError, and is then tried again."""
+        with self._changed:
+            self._left += 1
+        self._tasks.put(task)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether all is done within so many seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._left, seconds)
+
+    def _work(self) -> None:
+        while True:
+            task = self._tasks.get()
+            has_failed = False
+            while not self._done(task, quietly=has_failed):
+                has_failed = True
+                time.sleep(_RETRY_SECONDS)
+            with self._changed:
+                self._left -= 1
+                self._changed.notify_all()
+
+    def _done(self, task: Callable[[], None], *, quietly: bool) -> bool:
+        try:
+            task()
+        except (QCError, OSError) as error:
+            if not quietly:
+                reason = error.message if isinstance(error, QCError) else str(error.strerror)
+                log.get(role="supervisor").warning("leases not released", reason=reason)
+            return False
+        return True
 
 
 class Supervisor:
@@ -162,6 +260,7 @@ class Supervisor:
         tls = receive.tls
         self.expiry = Expiry(tls.certificate) if tls is not None and listeners else None
         self.log = log.get(role="supervisor")
+        self.aftermath = Aftermath()
         self.children: list[Child] = []
         self.board = tally.Board.create(
             tally.deliveries(destination.name for destination in settings.destination)
@@ -216,60 +315,87 @@ class Supervisor:
         return DONE
 
     def _start(self, child: Child) -> None:
-        orders = {
-            "parent": os.getpid(),
-            "settings": self.settings.model_dump(mode="json"),
-            "board": {"fd": self.board.fd, "more": self.board.more},
-            "row": self._row(child),
-            "listeners": {},
-            "places": None,
-        }
-        inherited: tuple[int, ...] = (self.board.fd,)
-        if child.role == "receive":
-            orders["listeners"] = {kind: each.fileno() for kind, each in self.listeners.items()}
-            orders["places"] = self.places.descriptor
-            inherited += tuple(each.fileno() for each in self.listeners.values())
-            inherited += (self.places.descriptor,)
-        child.process = subprocess.Popen(
-            # -P: what lies in the working directory is no part of the service.
-            [sys.executable, "-P", "-m", "qc_daemon.roles", child.role],
-            stdin=subprocess.PIPE,
-            text=True,
-            pass_fds=inherited,
-            # The orders are the whole settings; the environment must not be applied twice.
-            env={k: v for k, v in os.environ.items() if not k.upper().startswith("QC_DAEMON_")},
-        )
+        """Start its process; one that cannot be had now (handles, memory) is tried again later."""
+        try:
+            self._spawn(child)
+        except OSError as error:
+            child.quick_deaths += 1
+            child.reason = f"the process cannot be started: {(error.strerror or 'error').lower()}"
+            self.log.error(
+                "process not started",
+                kind=child.role,
+                reason=child.reason,
+                retry_in=child.put_off(),
+            )
+
+    def _spawn(self, child: Child) -> None:
+        child.reason_pipe, theirs = os.pipe()
+        try:
+            os.set_blocking(child.reason_pipe, False)
+            orders = self._orders(child) | {"reason": theirs}
+            inherited = [self.board.fd, theirs]
+            if child.role == "receive":
+                inherited += [each.fileno() for each in self.listeners.values()]
+                inherited.append(self.places.descriptor)
+            child.process = subprocess.Popen(
+                # -P: what lies in the working directory is no part of the service.
+                [sys.executable, "-P", "-m", "qc_daemon.roles", child.role],
+                stdin=subprocess.PIPE,
+                text=True,
+                pass_fds=inherited,
+                # The orders are the whole settings; the environment must not be applied twice.
+                env={k: v for k, v in os.environ.items() if not k.upper().startswith("QC_DAEMON_")},
+            )
+        except OSError:
+            child.read_reason()
+            raise
+        finally:
+            os.close(theirs)
         child.owner = owner(child.role, child.process.pid)
         child.started = time.monotonic()
         child.starts += 1
         assert child.process.stdin is not None
-        try:
-            with child.process.stdin as orders_pipe:
-                json.dump(orders, orders_pipe)
-        except BrokenPipeError:
-            # It died before it read them; the next look finds that.
-            return
+        # It may have died before it read them; the next round finds that.
+        with contextlib.suppress(BrokenPipeError), child.process.stdin as orders_pipe:
+            json.dump(orders, orders_pipe)
+
+    def _orders(self, child: Child) -> dict[str, object]:
+        receives = child.role == "receive"
+        listeners = self.listeners if receives else {}
+        return {
+            "parent": os.getpid(),
+            "settings": self.settings.model_dump(mode="json"),
+            "board": {"fd": self.board.fd, "more": self.board.more},
+            "row": self._row(child),
+            "listeners": {kind: each.fileno() for kind, each in listeners.items()},
+            "places": self.places.descriptor if receives else None,
+        }
 
     def _bury(self, child: Child, ended: int) -> None:
         lived = time.monotonic() - child.started
         child.quick_deaths = 1 if lived > _STABLE_SECONDS else child.quick_deaths + 1
-        longest = _RECEIVER_DELAY if child.role == "receive" else _LONGEST_DELAY
-        delay = min(_FIRST_DELAY * 2 ** min(child.quick_deaths - 1, 16), longest)
+        delay = child.put_off()
         assert child.process is not None
-        pid = child.process.pid
-        child.process, child.due = None, time.monotonic() + delay
+        pid, ended_owner = child.process.pid, child.owner
+        child.process = None
+        name = signal.Signals(-ended).name if ended < 0 else None
+        child.reason = child.read_reason() or (f"killed by {name}" if name else f"exit {ended}")
         self.log.error(
             "process died",
             kind=child.role,
             exit_status=ended if ended >= 0 else None,
-            signal=signal.Signals(-ended).name if ended < 0 else None,
+            signal=name,
+            reason=child.reason,
             retry_in=delay,
         )
         self.board.end(self._row(child))
-        self._release(child.owner, count_death=True)
+        self.aftermath.add(lambda: self._release(ended_owner, count_death=True))
         if child.role == "receive":
-            self.places.clear(pid)
-            self.spool.sweep()
+            self.aftermath.add(lambda: self._free_places(pid))
+
+    def _free_places(self, pid: int) -> None:
+        self.places.clear(pid)
+        self.spool.sweep()
 
     def _stop_all(self) -> None:
         for listener in self.listeners.values():
@@ -289,8 +415,13 @@ class Supervisor:
                 self.log.warning("process killed", kind=child.role)
                 child.process.kill()
             child.process.wait()
-            self._release(child.owner, count_death=False)
+            self._release_later(child.owner)
+        if not self.aftermath.wait(_RELEASE_SECONDS):
+            self.log.warning("leases not released", reason="the next start releases them")
         self.log.info("stopped")
+
+    def _release_later(self, stopped: str) -> None:
+        self.aftermath.add(lambda: self._release(stopped, count_death=False))
 
     def _row(self, child: Child) -> int:
         """The child's row on the board; 0 is ours."""
@@ -315,7 +446,13 @@ class Supervisor:
 
     def _processes(self) -> list[metrics.Process]:
         return [
-            metrics.Process(child.role, child.running, max(0, child.starts - 1))
+            metrics.Process(
+                child.role,
+                child.running,
+                self.board.get(self._row(child), "ready") > 0,
+                max(0, child.starts - 1),
+                child.reason,
+            )
             for child in self.children
         ]
 
@@ -336,21 +473,13 @@ class Supervisor:
             leased = jobs.listing(session, states=[JobState.LEASED])
         for name in {job.owner for job in leased if job.owner is not None and gone(job.owner)}:
             # They did not die of their jobs, as far as anyone knows.
-            self._release(name, count_death=False)
+            self._release_later(name)
 
     def _release(self, name: str, *, count_death: bool) -> None:
-        try:
-            with self.store.begin() as session:
-                count = jobs.release_owner(
-                    session,
-                    name,
-                    datetime.now(UTC),
-                    self.settings.jobs.max_deaths,
-                    count_death=count_death,
-                )
-        except QCError as error:
-            # Then the leases run out by themselves.
-            self.log.warning("leases not released", owner=name, code=error.code.value)
-            return
+        """Raises QCError STORAGE."""
+        limit = self.settings.jobs.max_deaths
+        with self.store.begin() as session:
+            now = datetime.now(UTC)
+            count = jobs.release_owner(session, name, now, limit, count_death=count_death)
         if count:
             self.log.info("leases released", owner=name, count=count)

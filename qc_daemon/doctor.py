@@ -52,6 +52,7 @@ def examine(settings: Settings) -> Iterator[Check]:
         ("database", _database),
         ("spool and database", _reconciled),
         ("bundle", _bundle),
+        ("device", _device),
         ("receiver", _receiver),
     ):
         yield _checked(name, check, settings)
@@ -115,6 +116,13 @@ def _bundle(settings: Settings) -> str:
     if problems:
         raise OSError(0, problems[0])
     return f"{folder.name}, verified"
+
+
+def _device(settings: Settings) -> str:
+    # Imports torch.
+    from model.device import choose_device
+
+    return f"{settings.score.device}: {choose_device(settings.score.device)}"
 
 
 def _receiver(settings: Settings) -> str:

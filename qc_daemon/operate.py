@@ -12,7 +12,8 @@ from pydicom.uid import UID
 from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
 from detector.plain_text import visible
-from model.bundle import locate, model_id_of, shipped, verify
+from model.bundle import MANIFEST, locate, model_id_of, shipped, verify
+from model.finding import BundleId
 from qc_daemon.records import (
     bundles,
     commitments,
@@ -428,6 +429,23 @@ def activate_bundle(settings: Settings, name: str) -> str:
     with open_store(settings).begin() as session:
         bundles.activate(session, folder.name, str(folder), model_id, datetime.now(UTC))
     return model_id
+
+
+def active_bundle(store: Store) -> BundleId | None:
+    """Name, version and model id of the bundle that new exams are fixed to; None before the first.
+
+    The version is empty where the bundle's folder is not there to say it.
+    """
+    with store.read() as session:
+        active = bundles.active(session)
+    if active is None:
+        return None
+    try:
+        manifest = json.loads((Path(active.path) / MANIFEST).read_text(encoding="utf-8"))
+        version = str(manifest["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        version = ""
+    return BundleId(active.name, version, active.model_id)
 
 
 def seed_bundle(settings: Settings, store: Store) -> None:

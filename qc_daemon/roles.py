@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detector.codes import ErrorCode, FailureClass, QCError
+from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
 from qc_daemon import private
 from qc_daemon.observe import log, tally
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from qc_daemon.convert import Converter
 
 DONE, CRASHED, WRONG_SETTINGS, ALARM = 0, 1, 2, 3
+# Of these, at the first start, the service does not go on: to start again would only say it again.
+_UNUSABLE_BUNDLE = (ErrorCode.BUNDLE_MISMATCH, ErrorCode.BUNDLE_INCOMPLETE)
+# What a pipe takes at once.
+REASON_BYTES = 4096
 # What a listening socket speaks.
 PLAIN, TLS = "plain", "tls"
 
@@ -207,6 +211,8 @@ def _loop(role: str, step: Callable[[], bool], idle: float, stop: threading.Even
 
 
 def _ready(role: str) -> None:
+    """Say, on the board and in the log, that the role can do its work from now on."""
+    tally.put("ready", 1)
     log.get(role=role).info("ready", pid=os.getpid())
 
 
@@ -256,12 +262,29 @@ def main() -> int:
         return WRONG_SETTINGS
     except QCError as error:
         log.get(role=role).critical("failed", code=error.code.value, reason=error.message)
-        if error.failure_class is not FailureClass.ALARM or error.code is ErrorCode.STORAGE:
-            # A database or a disk that is away comes back.
+        _give_reason(orders["reason"], error.message)
+        if error.code not in _UNUSABLE_BUNDLE:
+            # A database, a disk or a device that is away comes back.
             return CRASHED
         print(f"error: {error}", file=sys.stderr)
         return ALARM
+    except Exception as error:
+        kind, place = type(error).__name__, log.where(error)
+        if tally.get("ready"):
+            # What it read meanwhile may stand in the message.
+            _give_reason(orders["reason"], f"{kind} at {place}")
+            raise
+        reason = f"{kind}: {log.first_line(error)}"
+        log.get(role=role).critical("failed", error_type=kind, error_at=place, reason=reason)
+        _give_reason(orders["reason"], reason)
+        return CRASHED
     return DONE
+
+
+def _give_reason(descriptor: int, reason: str) -> None:
+    """Leave the supervisor a line that says why this process ends."""
+    with contextlib.suppress(OSError):
+        os.write(descriptor, reason.encode()[:REASON_BYTES])
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ from pydantic_settings import (
 
 from detector.console import UsageError
 from detector.vocabulary import View
+from model.device import NAMES as DEVICE_NAMES
+from model.device import is_device_name
 
 
 class SettingsError(UsageError):
@@ -45,6 +47,12 @@ def _ae_title(value: str) -> str:
 
 def _network(value: str) -> str:
     ipaddress.ip_network(value, strict=False)
+    return value
+
+
+def _device(value: str) -> str:
+    if not is_device_name(value):
+        raise ValueError(f"a device is {DEVICE_NAMES}")
     return value
 
 
@@ -198,7 +206,7 @@ class ScoreSettings(_Section):
     """The models and how frames reach them."""
 
     bundle: str = "default"
-    device: str = "auto"
+    device: Annotated[str, AfterValidator(_device)] = "auto"
     threads: int = Field(default=0, ge=0, description="torch threads, 0: one per core")
     cine_frames: int = Field(
         default=16, ge=0, description="frames scored of a cine, evenly spread; 0: all"

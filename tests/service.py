@@ -88,11 +88,16 @@ class Service:
         pid: int = ready[-1]["pid"]
         return pid
 
+    def process_dies(self, role: str) -> int:
+        """kill -9 of one role's process; its successor may be long in coming."""
+        pid = self.pid(role)
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
     def kill_role(self, role: str) -> int:
         """kill -9 of one role's process; waits for its successor."""
         before = len([line for line in self.events("ready") if line["role"] == role])
-        pid = self.pid(role)
-        os.kill(pid, signal.SIGKILL)
+        pid = self.process_dies(role)
         eventually(
             lambda: len([line for line in self.events("ready") if line["role"] == role]) > before,
             START_SECONDS,

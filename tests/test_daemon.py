@@ -146,7 +146,7 @@ def test_children_die_with_the_supervisor_and_all_comes_back(make: Callable[...,
     pids = service.kill()
     assert len(pids) == 3
     service.start()
-    assert dead in [line["owner"] for line in service.events("leases released")]
+    eventually(lambda: dead in [line["owner"] for line in service.events("leases released")])
     with database(service).read() as session:
         again = jobs.get(session, job.id)
     assert again is not None
@@ -163,6 +163,7 @@ def test_a_dead_workers_lease_is_given_back_with_its_death(make: Callable[..., S
         job = jobs.claim(session, [JobKind.SCORE], owner("schedule", pid), datetime.now(UTC), 3600)
     assert job is not None
     assert service.kill_role("schedule") == pid
+    eventually(lambda: service.events("leases released"))
     with database(service).read() as session:
         again = jobs.get(session, job.id)
     assert again is not None

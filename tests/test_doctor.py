@@ -127,3 +127,10 @@ def test_what_serve_will_make_is_no_fault(tmp_path: Path) -> None:
     (tmp_path / "new").touch()
     found = {each.name: each for each in examine(settings)}
     assert "is not a writable folder" in found["destination share"].message
+
+
+@pytest.mark.parametrize(("device", "healthy"), [("cpu", True), ("cuda:99", False)])
+def test_a_device_that_is_not_here_is_told(device: str, healthy: bool) -> None:
+    settings = Settings(score={"device": device})
+    found = next(each for each in examine(settings) if each.name == "device")
+    assert (found.healthy, device in found.message) == (healthy, True)

@@ -47,6 +47,7 @@ WEB = '[[destination]]\nname = "a"\nkind = "dicomweb"\nurl = "https://vna/web"\n
         ("[receive]\nport = 70000\n", "receive.port"),
         ('[receive]\nae_title = "A TITLE THAT IS TOO LONG"\n', "16 printable"),
         ('[[receive.peer]]\nae_title = "US1"\naddress = "10.0.0.0/99"\n', "receive.peer.0.address"),
+        ('[score]\ndevice = "gpu"\n', "score.device: a device is auto, cpu, cuda or cuda:N"),
         ("[receive\n", "not valid TOML"),
         ('[[receive.peer]]\nae_title = "US1"\ncertificate = "ab:cd"\n', "64 hexadecimal digits"),
         (

@@ -26,14 +26,14 @@ ALLOWED = frozenset(
         # structlog's own
         "event", "level", "timestamp",
         # who speaks
-        "role", "pid", "owner", "host", "port", "version",
+        "role", "roles", "pid", "owner", "host", "port", "version", "database", "destinations",
         # network: titles and addresses name machines, not people
         "ae_title", "calling_ae", "called_ae", "address", "association", "destination", "status",
         "objects",
         # what it is about; UIDs may stand in logs (DESIGN section 5)
         "study", "series", "sop_class", "sop_instance", "transfer_syntax", "sha256", "revision",
         "transaction", "job", "kind", "attempt", "bundle", "model_id", "stage", "exam", "instance",
-        "report",
+        "report", "bundle_version",
         # how it went; a reason is a fixed phrase or a QCError's message, which carries no values
         "reason", "code", "failure_class", "state", "content", "findings", "frames", "error_type",
         "error_at", "exit_status", "signal", "count", "bytes", "seconds", "retry_in", "path",
@@ -120,6 +120,11 @@ def get(**bound: object) -> Logger:
     """A logger with `bound` on every line."""
     logger: Logger = structlog.get_logger(**bound)
     return logger
+
+
+def first_line(error: BaseException) -> str:
+    """An error's message for one line. Only where no object has been read yet: it may quote one."""
+    return (str(error).strip().splitlines() or ["no message"])[0]
 
 
 def where(error: BaseException) -> str:

@@ -4,7 +4,10 @@ Counts come from the shared board (`tally`), the rest is looked up at each scrap
 lists and names from the settings; nothing a sender or a patient brings stands in them.
 """
 
+import json
 import os
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from detector.codes import QCError
 from qc_daemon.certificate import expires
+from qc_daemon.observe import log
 from qc_daemon.observe.tally import Board, deliveries
 from qc_daemon.records import exams, figures, jobs
 from qc_daemon.records.store import Store
@@ -30,17 +34,31 @@ from qc_daemon.settings import Settings
 # The supervisor looks after its children ten times a second.
 _ALIVE_SECONDS = 15.0
 _REQUEST_SECONDS = 10.0
+_PAUSE_SECONDS = 0.1
 _HARD = 2
 _OPEN = (*jobs.PENDING, JobState.DEAD, JobState.QUARANTINED)
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process of the service, as its supervisor sees it."""
+    """One process of the service, as its supervisor sees it.
+
+    `ready` once it has said so itself; `reason` is why its predecessor ended, as far as it told.
+    """
 
     role: str
     running: bool
+    ready: bool
     restarts: int
+    reason: str = ""
+
+    @property
+    def problem(self) -> str:
+        """Why it cannot do its work now; empty if it can."""
+        if self.running and self.ready:
+            return ""
+        problem = f"{self.role} is {'starting' if self.running else 'not running'}"
+        return f"{problem}; the last one ended: {self.reason}" if self.reason else problem
 
 
 class Service(Collector):
@@ -70,7 +88,7 @@ class Service(Collector):
 
     def unready(self) -> list[str]:
         """Why the service cannot do its work now; empty if it can."""
-        away = [f"{p.role} is not running" for p in self.processes() if not p.running]
+        away = list(dict.fromkeys(p.problem for p in self.processes() if p.problem))
         if self.board.most("pressure") >= _HARD:
             away.append("receiving is stopped by back-pressure")
         try:
@@ -188,6 +206,9 @@ class Service(Collector):
         running = GaugeMetricFamily(
             "qc_daemon_processes", "Processes now running.", labels=["role"]
         )
+        ready = GaugeMetricFamily(
+            "qc_daemon_processes_ready", "Processes that can do their work.", labels=["role"]
+        )
         restarts = CounterMetricFamily(
             "qc_daemon_process_restarts", "Processes started again.", labels=["role"]
         )
@@ -195,8 +216,9 @@ class Service(Collector):
         for role in dict.fromkeys(each.role for each in every):
             own = [each for each in every if each.role == role]
             running.add_metric([role], sum(each.running for each in own))
+            ready.add_metric([role], sum(each.running and each.ready for each in own))
             restarts.add_metric([role], sum(each.restarts for each in own))
-        yield from (running, restarts)
+        yield from (running, ready, restarts)
 
     def _certificates(self) -> Iterator[Metric]:
         tls = self.settings.receive.tls
@@ -221,6 +243,24 @@ def _gauge(name: str, meaning: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"qc_daemon_{name}", meaning, value)
 
 
+class _Server(ThreadingHTTPServer):
+    """Goes on where a connection or a thread cannot be had, without a traceback."""
+
+    daemon_threads = True
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().get_request()
+        except OSError:
+            # The caller still waits, and would be found waiting again at once.
+            time.sleep(_PAUSE_SECONDS)
+            raise
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        error = sys.exception()
+        log.get().debug("request failed", error_type=type(error).__name__)
+
+
 def listen(host: str, port: int, service: Service) -> ThreadingHTTPServer:
     """Serve the figures in a thread of their own. Raises OSError (in use, no such address)."""
     registry = CollectorRegistry(auto_describe=False)
@@ -237,8 +277,9 @@ def listen(host: str, port: int, service: Service) -> ThreadingHTTPServer:
                     self._answer(200 if service.alive else 503, b"alive\n" * service.alive)
                 case "/ready":
                     reasons = service.unready()
-                    text = "\n".join(reasons or ["ready"]) + "\n"
-                    self._answer(503 if reasons else 200, text.encode())
+                    answer = json.dumps({"ready": not reasons, "reasons": reasons}) + "\n"
+                    status = 503 if reasons else 200
+                    self._answer(status, answer.encode(), "application/json")
                 case _:
                     self._answer(404, b"/metrics, /health or /ready\n")
 
@@ -254,7 +295,6 @@ def listen(host: str, port: int, service: Service) -> ThreadingHTTPServer:
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing: a scrape is no event."""
 
-    server = ThreadingHTTPServer((host, port), Handler)
-    server.daemon_threads = True
+    server = _Server((host, port), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server

@@ -20,8 +20,8 @@ COUNTERS = (
     "rejected_unknown", "rejected_busy", "rejected_called", "rejected_protocol",
     "fetched_back", "fetched_nowhere", "spool_damaged",
 )  # fmt: skip
-GAUGES = ("associations", "pressure", "spool_orphans", "spool_missing")
-"""What a process measured ends with it."""
+GAUGES = ("ready", "associations", "pressure", "spool_orphans", "spool_missing")
+"""What a process measured ends with it; `ready` is 1 once it has said that it can do its work."""
 
 
 def deliveries(destinations: Iterable[str]) -> list[str]:
@@ -97,6 +97,12 @@ def add(name: str, amount: float = 1) -> None:
     """Count; raises KeyError for a name that is not on the board."""
     with _lock:
         _board.put(_row, name, _board.get(_row, name) + amount)
+
+
+def get(name: str) -> float:
+    """What this process has counted or said."""
+    with _lock:
+        return _board.get(_row, name)
 
 
 def put(name: str, value: float) -> None:

@@ -42,6 +42,11 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({shown(self._parsed)})"
 
+    @property
+    def kind(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return self._parsed.get_backend_name()
+
     @contextmanager
     def begin(self) -> Iterator[Session]:
         """One write transaction: committed at the end of the block, rolled back on any error.

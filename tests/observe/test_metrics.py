@@ -1,5 +1,6 @@
 """The figures over HTTP: in Prometheus' own format, true, and without a patient in them."""
 
+import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -40,6 +41,13 @@ class Site:
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
 
+    def ready(self) -> tuple[int, list[str]]:
+        """The answer of /ready: HTTP status and reasons."""
+        status, text = self.get("/ready")
+        answer = json.loads(text)
+        assert answer["ready"] is (status == 200)
+        return status, answer["reasons"]
+
     def figures(self) -> dict[str, float]:
         """Each sample by its name and the values of its labels."""
         _, text = self.get("/metrics")
@@ -60,7 +68,11 @@ def site(tmp_path: Path) -> Iterator[Site]:
     schema.upgrade(settings.store.url)
     store = Store(settings.store.url)
     board = Board.create(tally.deliveries(["pacs"]))
-    processes = [Process("receive", True, 0), Process("receive", True, 2), Process("work", True, 1)]
+    processes = [
+        Process("receive", True, True, 0),
+        Process("receive", True, True, 2),
+        Process("work", True, True, 1),
+    ]
     service = metrics.Service(settings, store, board, lambda: processes, clock=lambda: NOW)
     server = metrics.listen("127.0.0.1", 0, service)
     yield Site(settings, store, board, service, server.server_address[1], processes)
@@ -137,8 +149,7 @@ def test_without_the_database_the_rest_is_told(site: Site) -> None:
     assert found["database_up"] == 0
     assert "exams_open" not in found
     assert "objects_stored_total new" in found
-    status, said = site.get("/ready")
-    assert (status, said) == (503, "the database cannot be used\n")
+    assert site.ready() == (503, ["the database cannot be used"])
 
 
 def test_no_patient_and_no_caller_is_named(site: Site) -> None:
@@ -152,10 +163,19 @@ def test_no_patient_and_no_caller_is_named(site: Site) -> None:
 @pytest.mark.parametrize(
     ("disturb", "said"),
     [
-        (lambda site: None, "ready"),
+        (lambda site: None, None),
         (
-            lambda site: site.processes.append(Process("deliver", False, 0)),
+            lambda site: site.processes.append(Process("deliver", False, False, 0)),
             "deliver is not running",
+        ),
+        (
+            lambda site: site.processes.append(Process("work", True, False, 3, "no CUDA device")),
+            "work is starting; the last one ended: no CUDA device",
+        ),
+        (
+            # What ended once and runs again has nothing to answer for.
+            lambda site: site.processes.append(Process("work", True, True, 3, "killed by SIGKILL")),
+            None,
         ),
         (
             lambda site: site.board.put(1, "pressure", 2),
@@ -163,9 +183,15 @@ def test_no_patient_and_no_caller_is_named(site: Site) -> None:
         ),
     ],
 )
-def test_ready_says_why_not(site: Site, disturb: Callable[[Site], None], said: str) -> None:
+def test_ready_says_why_not(site: Site, disturb: Callable[[Site], None], said: str | None) -> None:
     disturb(site)
-    assert site.get("/ready") == (200 if said == "ready" else 503, f"{said}\n")
+    assert site.ready() == ((200, []) if said is None else (503, [said]))
+
+
+def test_a_process_counts_as_ready_once_it_has_said_so(site: Site) -> None:
+    site.processes.append(Process("work", True, False, 0))
+    found = site.figures()
+    assert (found["processes work"], found["processes_ready work"]) == (2, 1)
 
 
 def test_health_is_the_supervisors_own_pulse(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

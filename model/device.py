@@ -1,0 +1,59 @@
+"""Where the networks run: a torch device by its name in settings and on command lines."""
+
+import re
+from typing import TYPE_CHECKING
+
+from detector.codes import ErrorCode, QCError
+from detector.console import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+# Settings check the name, in processes that must stay small: torch is imported where it is used.
+_NAME = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
+NAMES = "auto, cpu, cuda or cuda:N"
+
+
+def is_device_name(name: str) -> bool:
+    """Whether it is a device's name at all; the device itself may be absent."""
+    return _NAME.fullmatch(name) is not None
+
+
+def choose_device(name: str) -> "torch.device":
+    """The device of this name; `auto` is the first CUDA device, or the CPU without one.
+
+    Raises UsageError for a name that is none, QCError DEVICE_UNAVAILABLE for a device that this
+    machine does not have or that cannot be used.
+    """
+    if not is_device_name(name):
+        raise UsageError(f"there is no device {name[:40]}; give {NAMES}")
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        _check_cuda(device)
+    return device
+
+
+def _check_cuda(device: "torch.device") -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise _unavailable(f"{device}: this machine has no CUDA device that torch can use")
+    count = torch.cuda.device_count()
+    if device.index is not None and device.index >= count:
+        raise _unavailable(f"{device}: this machine has {count} CUDA devices, numbered from 0")
+    try:
+        torch.zeros(1, device=device)
+    except RuntimeError as error:
+        reason = (str(error).splitlines() or ["unknown error"])[0]
+        raise _unavailable(f"{device} cannot be used: {reason}") from error
+
+
+def _unavailable(problem: str) -> QCError:
+    return QCError(
+        ErrorCode.DEVICE_UNAVAILABLE,
+        f"{problem}; check its driver, or set the device (score.device, --device) to auto or cpu",
+    )
