@@ -82,13 +82,24 @@ class Bundle:
         return cls(
             path,
             manifest,
-            BundleId(manifest["name"], manifest["version"], hashlib.sha256(content).hexdigest()),
+            BundleId(
+                manifest["name"],
+                manifest["version"],
+                hashlib.sha256(content).hexdigest(),
+                _is_for_clinical_use(path, manifest),
+            ),
         )
 
     @property
     def model_id(self) -> str:
         """SHA-256 of the manifest's bytes, in hexadecimal."""
         return self.id.model_id
+
+    @property
+    def is_for_clinical_use(self) -> bool:
+        """What the manifest's optional `clinical_use` says, else False for a model card that says
+        "not for clinical use"."""
+        return self.id.clinical_use
 
     @property
     def calibration(self) -> "Calibration":
@@ -210,6 +221,16 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> str:
     partial.write_bytes(content)
     partial.replace(folder / MANIFEST)
     return hashlib.sha256(content).hexdigest()
+
+
+def _is_for_clinical_use(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    stated = manifest.get("clinical_use")
+    if isinstance(stated, bool):
+        return stated
+    if stated is not None:
+        raise _mismatch(f"{MANIFEST}: clinical_use is neither true nor false")
+    card = " ".join((folder / CARD).read_text(encoding="utf-8", errors="replace").split())
+    return "not for clinical use" not in card.lower()
 
 
 def _shipped_folder() -> Path:

@@ -31,11 +31,23 @@ class Criterion:
 
 @dataclass(frozen=True, slots=True)
 class BundleId:
-    """Which models judged: the bundle's name, version and SHA-256 of its manifest."""
+    """Which models judged: the bundle's name, version and SHA-256 of its manifest.
+
+    `clinical_use`: whether the bundle is meant for it (`Bundle.is_for_clinical_use`); in JSON only
+    where it is.
+    """
 
     name: str
     version: str
     model_id: str
+    clinical_use: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The object `bundle` of a finding."""
+        known = asdict(self)
+        if not self.clinical_use:
+            del known["clinical_use"]
+        return known
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +111,7 @@ class Finding:
             "revision": self.revision,
             "frame": self.frame,
             "region": {"index": j.region_index, "bbox": list(j.region_bbox)},
-            "bundle": asdict(self.bundle),
+            "bundle": self.bundle.to_json(),
             "view": {"code": j.view.value, "probability": j.view_probability},
             "quality": {
                 "label": j.quality,

@@ -165,6 +165,9 @@ def score(
     overlay: Annotated[
         Path | None, typer.Option(help="Folder for overlays of each DICOM file.")
     ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Of overlays: en, de or zh; else QC_DAEMON_REPORT__LANGUAGE.")
+    ] = None,
 ) -> None:
     """Score DICOM or picture files without a network or a database.
 
@@ -185,9 +188,10 @@ def score(
     settings.score.bundle, settings.score.device = bundle, device
     tell = None
     if sr is not None or overlay is not None:
+        from qc_daemon.report.language import check_language
         from qc_daemon.report.offline import Writer
 
-        tell = Writer(sr, overlay)
+        tell = Writer(sr, overlay, check_language(language or settings.report.language))
     has_failed = False
 
     def scored() -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from qc_daemon.operate import open_store
 from qc_daemon.records import exams, progress, rejections
 from qc_daemon.records.progress import Progress
 from qc_daemon.report.html import summary_html
-from qc_daemon.report.language import LANGUAGES
+from qc_daemon.report.language import check_language
 from qc_daemon.report.page import compose
 from qc_daemon.report.pdf import Pictures, summary_pdf
 from qc_daemon.report.summary import Summary
@@ -46,13 +46,11 @@ def write_summary(
     """
     if out.suffix.lower() not in _SUFFIXES:
         raise UsageError(f"--out {out}: give a name that ends in {' or '.join(_SUFFIXES)}")
-    language = language or settings.report.language
-    if language not in LANGUAGES:
-        raise UsageError(f"--language {language}: give one of {', '.join(LANGUAGES)}")
+    language = check_language(language or settings.report.language)
     now = datetime.now(UTC)
     exam_id = _exam(settings, study, exam, patient, choose)
     summary, pictures = _summary(settings, exam_id, now)
-    page = compose(summary, language)
+    page = compose(summary, language, settings.schedule.zone)
     try:
         if out.suffix.lower() == ".pdf":
             private.write(out, summary_pdf(page, pictures, now))

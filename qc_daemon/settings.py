@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +20,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import (
@@ -300,6 +302,29 @@ class ReportSettings(_Section):
     )
 
 
+class ScheduleSettings(_Section):
+    """When things happen, and the zone that times on pages are in."""
+
+    timezone: str | None = Field(
+        default=None, description="IANA name, as Europe/Berlin; else this machine's zone"
+    )
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_known(cls, name: str | None) -> str | None:
+        if name is not None:
+            try:
+                ZoneInfo(name)
+            except (ZoneInfoNotFoundError, ValueError, OSError):
+                raise ValueError("is no time zone; give its IANA name, as Europe/Berlin") from None
+        return name
+
+    @property
+    def zone(self) -> ZoneInfo | None:
+        """None for this machine's zone."""
+        return None if self.timezone is None else ZoneInfo(self.timezone)
+
+
 class JobSettings(_Section):
     """The queue: leases, attempts and back-off."""
 
@@ -329,6 +354,7 @@ class Settings(BaseSettings):
     receive: ReceiveSettings = ReceiveSettings()
     score: ScoreSettings = ScoreSettings()
     report: ReportSettings = ReportSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
     jobs: JobSettings = JobSettings()
     observe: ObserveSettings = ObserveSettings()
     destination: list[DestinationSettings] = []

@@ -12,6 +12,7 @@ from babel.messages.catalog import Catalog
 from babel.messages.extract import extract_from_file
 from babel.messages.pofile import read_po, write_po
 
+from detector.vocabulary import LABELS
 from model.criteria_table import RULES
 from qc_daemon.report import words
 from qc_daemon.report.codes import FLAGS, VIEWS
@@ -38,13 +39,16 @@ def said() -> Catalog:
 def _tables() -> Iterator[str]:
     """What is said out of tables."""
     for rules in RULES.values():
-        for rule in rules:
-            yield from (rule.meaning, rule.mend)
+        yield from (rule.mend for rule in rules)
+    for fault in (*words.FAULTS.values(), words.GAIN_LOW, words.GAIN_HIGH):
+        yield from (fault.words, fault.fix, fault.topic)
+    yield from (label.meaning for label in LABELS)
     for codes in (VIEWS, FLAGS):
         yield from (code.meaning for code in codes.values())
     yield from words.VERDICTS.values()
     yield from dict.fromkeys((*words.OMISSIONS.values(), words.OTHER_OMISSION))
-    yield from (words.OTHER_PATIENT, words.DISCLAIMER, words.NOT_MET, words.CANNOT_TELL)
+    yield from (words.OTHER_PATIENT, words.DISCLAIMER)
+    yield from (words.NOT_FOR_CLINICAL_USE, words.CANNOT_TELL)
 
 
 def updated(language: str) -> bytes:

@@ -44,6 +44,7 @@ FRAME = _private("FRAME", "Frame of an object whose class has single frames")
 REVISION = _private("REVISION", "Revision of the source instance's content")
 CREATED = _private("CREATED", "Moment of the finding, ISO 8601")
 FLAG = _private("FLAG", "Remark")
+CLINICAL_USE = _private("CLINICAL-USE", "Models are meant for clinical use")
 VALUE = _private("VALUE", "Value the criterion was judged by")
 UNIT = _private("UNIT", "Unit of a criterion without a value")
 EVIDENCE = _private("EVIDENCE", "Structure the criterion was read from")
@@ -207,7 +208,7 @@ PRIVATE: tuple[tuple[str, tuple[Code, ...]], ...] = (
     ("concept, NUM", (PROBABILITY, RAW_PROBABILITY, VIEW_PROBABILITY, *GATES, CONFIDENCE, VALUE)),
     ("concept, NUM", (REGION, *REGION_BOX, FRAME, REVISION)),
     ("concept, TEXT", (CREATED, UNIT)),
-    ("concept, CODE (CID 230)", tuple(CRITERIA.values())),
+    ("concept, CODE (CID 230)", (CLINICAL_USE, *CRITERIA.values())),
     ("value of VIEW", tuple(VIEWS.values())),
     ("value of QLTY and Document Title Modifier", tuple(QUALITIES.values())),
     ("value of FLAG", tuple(FLAGS.values())),

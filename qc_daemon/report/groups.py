@@ -194,6 +194,7 @@ def _evaluations(finding: Finding) -> Iterator[hd.QualitativeEvaluation]:
         yield _criterion(criterion, _WRITTEN_IN.get((j.view, criterion.code), ""))
     for flag in j.flags:
         yield hd.QualitativeEvaluation(codes.FLAG, codes.FLAGS[flag])
+    yield hd.QualitativeEvaluation(codes.CLINICAL_USE, codes.MET[finding.bundle.clinical_use])
 
 
 def _criterion(criterion: Criterion, source: str) -> hd.QualitativeEvaluation:

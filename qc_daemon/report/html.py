@@ -45,6 +45,7 @@ def exam_page(entries: Sequence[Entry], *, title: str, banner: str) -> str:
         title=title,
         banner=banner,
         entries=[_shown(entry) for entry in entries],
+        is_timed=any(entry.seconds is not None for entry in entries),
     )
 
 
@@ -73,11 +74,8 @@ def _shown(entry: Entry) -> dict[str, object]:
         "quality": judgement.quality,
         "verdict": words.VERDICTS[judgement.quality],
         "probability": words.percent(judgement.probability),
-        "gates": [
-            (name, words.percent(gate))
-            for name, gate in zip(("image", "text", "layout"), judgement.gates, strict=True)
-        ],
-        "unmet": [rule.meaning for rule in words.unmet(judgement)],
+        "gates": " / ".join(f"{100 * gate:.0f}" for gate in judgement.gates),
+        "unmet": [fault.words for fault in words.faults(judgement)],
         "criteria": [_criterion(entry.finding, c) for c in judgement.criteria],
         "detections": [
             (d.label, LABEL_CODES[d.label].meaning, words.percent(d.confidence))
@@ -93,12 +91,13 @@ def _shown(entry: Entry) -> dict[str, object]:
 
 def _criterion(finding: Finding, criterion: Criterion) -> dict[str, str]:
     rule = words.rule(finding.judgement, criterion.code)
-    outcome = {True: "met", False: "not met", None: "cannot tell"}[criterion.met]
+    outcome = {True: "met", False: "not met", None: "could not be checked"}[criterion.met]
+    fault = words.fault(finding.judgement, criterion)
     return {
-        "meaning": rule.meaning,
+        "words": {True: rule.meaning, False: fault.words, None: fault.topic}[criterion.met],
         "outcome": outcome,
         "kind": outcome.replace(" ", "-"),
-        "mend": rule.mend if criterion.met is False else "",
+        "fix": fault.fix if criterion.met is False else "",
         "value": " ".join(_value(criterion)),
         "source": rule.source,
     }

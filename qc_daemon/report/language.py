@@ -11,6 +11,8 @@ from pathlib import Path
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 
+from detector.console import UsageError
+
 ENGLISH, GERMAN, CHINESE = "en", "de", "zh"
 LANGUAGES = (ENGLISH, GERMAN, CHINESE)
 FOLDER = Path(__file__).parent / "locale"
@@ -27,6 +29,13 @@ def translations(language: str) -> NullTranslations:
         write_mo(compiled, read_po(text, locale=language))
     compiled.seek(0)
     return GNUTranslations(compiled)
+
+
+def check_language(language: str) -> str:
+    """The language, if there are words in it; raises UsageError for another."""
+    if language not in LANGUAGES:
+        raise UsageError(f"--language {language}: give one of {', '.join(LANGUAGES)}")
+    return language
 
 
 def catalogue_path(language: str) -> Path:

@@ -13,6 +13,7 @@ from detector.source import is_dicom
 from model.finding import Finding
 from qc_daemon import private
 from qc_daemon.report.equipment import to_bytes
+from qc_daemon.report.language import ENGLISH
 from qc_daemon.report.overlay import build_overlay
 from qc_daemon.report.source import Source
 from qc_daemon.report.source_file import read_header
@@ -33,6 +34,7 @@ class Writer:
 
     sr: Path | None = None
     overlay: Path | None = None
+    language: str = ENGLISH
 
     def __call__(self, path: Path, findings: Sequence[Finding], frames: FrameReader) -> None:
         """Raises QCError: REPORT_INVALID (also for a plain picture), UNREADABLE, STORAGE."""
@@ -64,7 +66,12 @@ class Writer:
                 _write(
                     self.overlay,
                     build_overlay(
-                        source, pixels[finding.frame], finding, revision=REVISION, created=now
+                        source,
+                        pixels[finding.frame],
+                        finding,
+                        revision=REVISION,
+                        created=now,
+                        language=self.language,
                     ),
                 )
 

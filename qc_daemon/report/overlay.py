@@ -38,6 +38,9 @@ _FRAMES = 10_000
 MIN_WIDTH = 640
 """Smaller pictures are magnified by a whole number, so that the letters fit."""
 
+_LETTERS, _PAGE_LETTERS = 45, 24
+"""The frame's width in heights of the letters of box names."""
+
 Colour = tuple[int, int, int]
 BLACK: Colour = (0, 0, 0)
 WHITE: Colour = (255, 255, 255)
@@ -128,17 +131,20 @@ def render_overlay(pixels: Pixels, finding: Finding, language: str = ENGLISH) ->
 
 
 def render_frame(pixels: Pixels, finding: Finding) -> Pixels:
-    """The frame with its boxes and nothing else; RGB, at least MIN_WIDTH wide."""
-    return np.asarray(_drawn_frame(pixels, finding)).copy()
+    """The frame with its boxes and nothing else, for a page; RGB, at least MIN_WIDTH wide.
+
+    A page shows it at a third of its size, so that the letters are larger than in an overlay.
+    """
+    return np.asarray(_drawn_frame(pixels, finding, _PAGE_LETTERS)).copy()
 
 
-def _drawn_frame(pixels: Pixels, finding: Finding) -> Image.Image:
+def _drawn_frame(pixels: Pixels, finding: Finding, letters: int = _LETTERS) -> Image.Image:
     rows, columns = pixels.shape[:2]
     scale = max(1, -(-MIN_WIDTH // columns))
     frame = Image.fromarray(pixels, "RGB").resize(
         (columns * scale, rows * scale), Image.Resampling.NEAREST
     )
-    _draw_boxes(frame, finding, scale)
+    _draw_boxes(frame, finding, scale, letters)
     return frame
 
 
@@ -147,10 +153,10 @@ def colour_of(label: str) -> Colour:
     return PALETTE[BY_CODE[label].index % len(PALETTE)]
 
 
-def _draw_boxes(frame: Image.Image, finding: Finding, scale: int) -> None:
+def _draw_boxes(frame: Image.Image, finding: Finding, scale: int, letters: int) -> None:
     draw = ImageDraw.Draw(frame)
     stroke = max(2, frame.width // 400)
-    font = sized(max(14, frame.width // 45))
+    font = sized(frame.width // letters)
     region = finding.judgement.region_bbox
     if region != (0.0, 0.0, frame.width / scale, frame.height / scale):
         draw.rectangle(_drawn(region, scale, frame), outline=GREY, width=1)
@@ -227,10 +233,16 @@ def _lines(finding: Finding, t: NullTranslations) -> Iterator[_Line]:
     if Flag.OTHER_PATIENT_IN_STUDY in judgement.flags:
         yield _Line(f"! {t.gettext(words.OTHER_PATIENT)}", (255, 170, 90))
     yield _Line(words.view_line(judgement, t))
-    for rule in words.unmet(judgement):
-        yield _Line(f"× {t.gettext(words.NOT_MET)}: {t.gettext(rule.meaning)}", (255, 170, 90))
-    undecided = [t.gettext(rule.meaning) for rule in words.undecided(judgement)]
-    if undecided:
-        yield _Line(f"? {t.gettext(words.CANNOT_TELL)}: {', '.join(undecided)}", (200, 200, 200))
+    for fault in words.faults(judgement):
+        fix = f" → {t.gettext(fault.fix)}" if fault.fix else ""
+        yield _Line(f"× {t.gettext(fault.words)}{fix}", (255, 170, 90))
+    unchecked = [t.gettext(topic) for topic in words.unchecked(judgement)]
+    if unchecked:
+        yield _Line(f"? {t.gettext(words.CANNOT_TELL)}: {', '.join(unchecked)}", (200, 200, 200))
+    if not finding.bundle.clinical_use:
+        yield _Line(t.gettext(words.NOT_FOR_CLINICAL_USE), (240, 228, 66))
+    legend = words.legend([finding], t)
+    if legend:
+        yield _Line(legend, (170, 170, 170), small=True)
     footer = f"{t.gettext(words.DISCLAIMER)} · {words.models_line(finding.bundle)}"
     yield _Line(footer, (170, 170, 170), small=True)

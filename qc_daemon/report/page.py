@@ -6,7 +6,7 @@ header has them.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, tzinfo
 from gettext import NullTranslations
 
 from pydicom.dataset import Dataset
@@ -15,7 +15,7 @@ from pydicom.valuerep import PersonName
 from detector.codes import ErrorCode, Flag
 from qc_daemon.report import words
 from qc_daemon.report.codes import FLAGS, VIEWS
-from qc_daemon.report.equipment import local_time, software_version
+from qc_daemon.report.equipment import software_version
 from qc_daemon.report.fonts import drawable
 from qc_daemon.report.language import translations
 from qc_daemon.report.summary import Shot, Standing, Summary, ViewRow
@@ -57,19 +57,24 @@ class Page:
     notes: tuple[str, ...]
     page_of: str
     """Names a page: `{page}` and `{pages}` stand for the numbers."""
+    banner: str = ""
+    """What the models are not meant for; empty where a bundle is for clinical use."""
 
 
-def compose(summary: Summary, language: str) -> Page:
-    """The summary in a language of `language.LANGUAGES`."""
+def compose(summary: Summary, language: str, zone: tzinfo | None = None) -> Page:
+    """The summary in a language of `language.LANGUAGES`, times in this zone, else in this
+    machine's."""
     t = translations(language)
+    is_clinical = all(bundle.clinical_use for bundle in summary.bundles)
     return Page(
         language=language,
         title=t.gettext("Ultrasound image quality: exam summary"),
         facts=tuple(_facts(summary.first.header, t)),
         tasks=tuple(_tasks(summary, t)),
         cells=tuple(_cell(row, summary, t) for row in summary.rows),
-        notes=tuple(_notes(summary, t)),
+        notes=tuple(_notes(summary, t, zone)),
         page_of=t.gettext("Page {page} of {pages}"),
+        banner="" if is_clinical else t.gettext(words.NOT_FOR_CLINICAL_USE),
     )
 
 
@@ -126,7 +131,13 @@ def _tasks(summary: Summary, t: NullTranslations) -> Iterator[str]:
             yield sentence.format(views="; ".join(views))
     yield from _omitted(summary, t)
     if all(row.standing is Standing.STANDARD for row in summary.rows):
-        yield t.gettext("Nothing to do: every view is there and standard.")
+        best = [row.best for row in summary.rows if row.best is not None]
+        if any(words.unchecked(shot.finding.judgement) for shot in best):
+            yield t.gettext(
+                "Every view is there and standard; look yourself at what could not be checked."
+            )
+        else:
+            yield t.gettext("Nothing to do: every view is there and standard.")
 
 
 def _omitted(summary: Summary, t: NullTranslations) -> Iterator[str]:
@@ -192,19 +203,18 @@ def _points(row: ViewRow, t: NullTranslations) -> Iterator[Point]:
     judgement = row.best.finding.judgement
     if row.standing is Standing.REVIEW:
         yield from _doubts(row.best, t)
-    unmet = words.unmet(judgement)
-    for rule in unmet:
-        text = f"{t.gettext(words.NOT_MET)}: {t.gettext(rule.meaning)}"
-        yield Point(UNMET, text, t.gettext(rule.mend))
-    if row.standing is Standing.NON_STANDARD and not unmet:
+    faults = words.faults(judgement)
+    for fault in faults:
+        yield Point(UNMET, t.gettext(fault.words), t.gettext(fault.fix) if fault.fix else "")
+    if row.standing is Standing.NON_STANDARD and not faults:
         yield Point(
             NOTE,
             t.gettext("No single criterion fails, but the picture as a whole is not standard."),
             t.gettext("Compare it with a standard picture of this view"),
         )
-    undecided = [t.gettext(rule.meaning) for rule in words.undecided(judgement)]
-    if undecided:
-        yield Point(UNDECIDED, f"{t.gettext(words.CANNOT_TELL)}: {'; '.join(undecided)}")
+    unchecked = [t.gettext(topic) for topic in words.unchecked(judgement)]
+    if unchecked:
+        yield Point(UNDECIDED, f"{t.gettext(words.CANNOT_TELL)}: {'; '.join(unchecked)}")
     met = sum(criterion.met is True for criterion in judgement.criteria)
     if met:
         told = t.ngettext("{count} criterion met", "{count} criteria met", met)
@@ -220,7 +230,13 @@ def _doubts(shot: Shot, t: NullTranslations) -> Iterator[Point]:
         yield Point(NOTE, t.gettext("The models are not sure enough of this picture."))
 
 
-def _notes(summary: Summary, t: NullTranslations) -> Iterator[str]:
+def _notes(summary: Summary, t: NullTranslations, zone: tzinfo | None) -> Iterator[str]:
+    legend = words.legend([r.best.finding for r in summary.rows if r.best is not None], t)
+    if legend:
+        yield t.gettext("Letters in the pictures: {legend}.").format(legend=legend)
+    yield t.gettext(
+        "Twins are not told apart: of each view the best picture counts, whichever fetus it shows."
+    )
     if summary.others:
         told = t.gettext("Pictures of none of the assessed views: {count} of {all}.")
         yield told.format(count=summary.others, all=summary.pictures)
@@ -232,7 +248,13 @@ def _notes(summary: Summary, t: NullTranslations) -> Iterator[str]:
         yield told.format(number=summary.revision)
     yield t.gettext(words.DISCLAIMER)
     models = ", ".join(map(words.models_line, summary.bundles))
-    moment: datetime = local_time(summary.created, summary.first.header)
     yield t.gettext("Made by qc-daemon {version} with models {models} on {moment}.").format(
-        version=software_version(), models=models, moment=moment.strftime("%Y-%m-%d %H:%M %Z")
+        version=software_version(), models=models, moment=moment_words(summary.created, zone)
     )
+
+
+def moment_words(moment: datetime, zone: tzinfo | None) -> str:
+    """`2026-01-02 10:30 CET (Europe/Berlin)`; in this machine's zone, by its letters, for None."""
+    local = moment.astimezone(zone)
+    name = f" ({zone})" if zone is not None and str(zone) != local.tzname() else ""
+    return f"{local:%Y-%m-%d %H:%M %Z}{name}"

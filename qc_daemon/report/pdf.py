@@ -32,6 +32,7 @@ _LINE = 3.9
 _TITLE, _TEXT, _SMALL = 15, 8.5, 7
 _JPEG_QUALITY = 92
 _GREY: Colour = (90, 90, 90)
+_YELLOW: Colour = (240, 228, 66)
 _HAN = re.compile(r"(?<=[\u3400-\u9fff，。；：、）])(?=[\u3400-\u9fff（])")
 """Where a line of Chinese may end: between its letters, not before a closing mark."""
 
@@ -71,10 +72,18 @@ class _Sheet(FPDF):  # type: ignore[misc]
         self.set_y(-_MARGIN - 4)
         self._style(_SMALL, _GREY)
         told = self.page_words.page_of.format(page=self.page_no(), pages="{nb}")
+        self.cell(0, 4, self.page_words.banner, align="L", new_x=XPos.LMARGIN)
         self.cell(0, 4, told, align="R")
 
     def head(self) -> None:
         """Title, patient and study, and what is to be done."""
+        if self.page_words.banner:
+            self._style(_TEXT + 1.5, bold=True)
+            self.set_fill_color(*_YELLOW)
+            self.cell(
+                0, 6, self.page_words.banner, fill=True, new_x=XPos.LMARGIN, new_y=YPos.NEXT
+            )  # fmt: skip
+            self.ln(1)
         self._style(_TITLE, bold=True)
         self.cell(0, 8, self.page_words.title, new_x=XPos.LMARGIN, new_y=YPos.NEXT)
         self._style(_TEXT)

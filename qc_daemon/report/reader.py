@@ -173,6 +173,8 @@ def _bundle(group: Dataset) -> BundleId:
         name=_text(group, codes.ALGORITHM_NAME),
         version=_text(group, codes.ALGORITHM_VERSION),
         model_id=_text(group, codes.ALGORITHM_PARAMETERS).removeprefix(MODEL_ID),
+        # Reports of earlier versions say nothing: their models were not meant for it.
+        clinical_use=any(_meant(codes.MET, _coded(i)) for i in _items(group, codes.CLINICAL_USE)),
     )
 
 

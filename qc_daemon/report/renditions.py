@@ -217,8 +217,10 @@ def _columns(heights: Sequence[int]) -> list[list[int]]:
 def _heading(findings: Sequence[Finding], revision: int, width: int) -> Iterator[_Line]:
     again = "" if revision == 1 else f" (report {revision}, replaces the one before)"
     bundle = findings[0].bundle
+    clinical = all(finding.bundle.clinical_use for finding in findings)
     for text, size, colour in (
         (f"Quality of the ultrasound images{again}", _LARGE, WHITE),
+        *(() if clinical else ((words.NOT_FOR_CLINICAL_USE, _LARGE, AMBER),)),
         (words.DISCLAIMER, _REGULAR, GREY),
         (f"Models: {words.models_line(bundle)}", _SMALL, GREY),
     ):
@@ -231,11 +233,12 @@ def _lines(told: Told) -> Iterator[_Line]:
     if Flag.OTHER_PATIENT_IN_STUDY in judgement.flags:
         yield from _wrapped(words.OTHER_PATIENT, _REGULAR, _COLUMN, AMBER)
     yield from _wrapped(words.view_line(judgement, translations(ENGLISH)), _REGULAR, _COLUMN, WHITE)
-    for rule in words.unmet(judgement):
-        yield from _wrapped(f"Not met: {rule.meaning}", _REGULAR, _COLUMN, AMBER)
-    undecided = ", ".join(rule.meaning for rule in words.undecided(judgement))
-    if undecided:
-        yield from _wrapped(f"Cannot tell: {undecided}", _SMALL, _COLUMN, GREY)
+    for fault in words.faults(judgement):
+        fix = f" → {fault.fix}" if fault.fix else ""
+        yield from _wrapped(f"× {fault.words}{fix}", _REGULAR, _COLUMN, AMBER)
+    unchecked = ", ".join(words.unchecked(judgement))
+    if unchecked:
+        yield from _wrapped(f"{words.CANNOT_TELL}: {unchecked}", _SMALL, _COLUMN, GREY)
     uid = told.finding.sop_instance_uid or ""
     yield from _wrapped(f"Image UID …{uid[-12:]}", _SMALL, _COLUMN, GREY)
 

@@ -174,7 +174,7 @@ def _report(lease: Lease, settings: Settings, frames: FrameReader, originals: Or
     undrawn += [each for each in failed if each not in waiting]
     if summary is not None and not waiting:
         summary = replace(summary, drawn=frozenset(pictures))
-        objects.append(_pdf(told, summary, pictures, settings.report.language))
+        objects.append(_pdf(told, summary, pictures, settings))
     if _to(ObjectKind.KEY_OBJECTS, told, routes):
         selections, unselected = _key_objects_of_the_sound(told, job.revision, now)
         objects += selections
@@ -558,9 +558,9 @@ def _pdf(
     told: Sequence[Told],
     summary: Summary,
     pictures: Mapping[Key, Pixels],
-    language: str,
+    settings: Settings,
 ) -> ReportObject:
-    page = compose(summary, language)
+    page = compose(summary, settings.report.language, settings.schedule.zone)
     made = build_pdf(
         _sources(told),
         [each.finding for each in told],

@@ -136,7 +136,7 @@ def test_words_say_what_is_missing_and_how_to_mend_it(a_shot: Make) -> None:
         [(point.mark, point.text, point.mend) for point in cell.points] for cell in page.cells
     )
     assert nt == [
-        ("✗", "Not met: Nasal bone visible", "Insonate the nose at 45 degrees"),
+        ("✗", "Nasal bone not visible", "Insonate the nose at 45 degrees"),
         ("✓", "1 criterion met", ""),
     ]
     assert crl == [("•", "No picture shows this view.", "Take one")]
