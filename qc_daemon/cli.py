@@ -931,7 +931,7 @@ def doctor(config: Config = None) -> None:
 
     healthy = True
     for check in examine(load(config)):
-        say(f"{'ok  ' if check.healthy else 'FAIL'} {check.name}: {check.message}")
+        say(f"{check.word:4} {check.name}: {check.message}")
         healthy = healthy and check.healthy
     if not healthy:
         raise typer.Exit(console.FAILED)

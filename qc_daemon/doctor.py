@@ -1,12 +1,14 @@
 """Is everything in place: settings, spool, database, bundle, port, destinations, peers."""
 
-import os
+import contextlib
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import requests
 from pynetdicom import AE
@@ -14,17 +16,21 @@ from pynetdicom import AE
 from detector.codes import QCError
 from detector.console import UsageError
 from model.bundle import verify
-from qc_daemon import dicomweb
+from qc_daemon import dicomweb, private, service_lock
+from qc_daemon.association_failure import cause, is_called_title_unknown
 from qc_daemon.certificate import WARN_BEFORE, expires
+from qc_daemon.database import damaged, thoroughness
 from qc_daemon.deliver.outcome import http_words
+from qc_daemon.identity import IMPLEMENTATION_CLASS_UID
 from qc_daemon.operate import (
     bundle_folder,
     commitment_fault,
     commitment_words,
     destination_condition,
 )
+from qc_daemon.orphans import margin
 from qc_daemon.receive import check_tls
-from qc_daemon.records import schema
+from qc_daemon.records import integrity, schema
 from qc_daemon.records.store import Store
 from qc_daemon.requestor import associate
 from qc_daemon.retain.reconcile import reconcile
@@ -34,19 +40,31 @@ from qc_daemon.tls import tls_args
 T = TypeVar("T")
 VERIFICATION = "1.2.840.10008.1.1"
 LEAST_FREE_BYTES = 5 * 2**30
+# A large database takes longer to read through than whoever asks will wait.
+INTEGRITY_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing looked at."""
+    """One thing looked at; `warning`: it works, but someone should know."""
 
     name: str
     healthy: bool
     message: str
+    warning: bool = False
+
+    @property
+    def word(self) -> str:
+        """How it is shown: ok, warn or FAIL."""
+        return ("warn" if self.warning else "ok") if self.healthy else "FAIL"
+
+
+class NoticeError(Exception):
+    """What a check finds that works as it is, but that someone should know."""
 
 
 def examine(settings: Settings) -> Iterator[Check]:
-    """Every check, in the order an installer would mend them; none changes anything."""
+    """Every check, in the order an installer would fix them; none changes anything."""
     for name, check in (
         ("spool", _spool),
         ("database", _database),
@@ -54,6 +72,8 @@ def examine(settings: Settings) -> Iterator[Check]:
         ("bundle", _bundle),
         ("device", _device),
         ("receiver", _receiver),
+        ("metrics", _observed),
+        ("destinations", _destinations),
     ):
         yield _checked(name, check, settings)
     if settings.receive.tls is not None:
@@ -68,6 +88,8 @@ def examine(settings: Settings) -> Iterator[Check]:
 def _checked(name: str, check: Callable[[T], str], subject: T) -> Check:
     try:
         return Check(name, True, check(subject))
+    except NoticeError as warning:
+        return Check(name, True, str(warning), warning=True)
     except QCError as error:
         return Check(name, False, error.message)
     except UsageError as error:
@@ -78,36 +100,90 @@ def _checked(name: str, check: Callable[[T], str], subject: T) -> Check:
 
 def _spool(settings: Settings) -> str:
     spool = settings.store.spool
-    existing = next(p for p in (spool, *spool.parents) if p.exists())
-    if not os.access(existing, os.W_OK):
-        raise OSError(0, f"{existing} is not writable; give it to the service's user")
+    existing = _writable(spool)
     free = shutil.disk_usage(existing).free
     if free < LEAST_FREE_BYTES:
         raise OSError(0, f"only {free / 2**30:.1f} GiB free at {existing}; make room")
+    if private.is_open_to_others(spool):
+        raise NoticeError(
+            f"{spool} is open to other users; serve takes their rights away at its start"
+        )
     return f"{spool}, {free / 2**30:.0f} GiB free"
 
 
+def _writable(folder: Path) -> Path:
+    """The folder, or its nearest parent that is there. Raises OSError unless files can be made in
+    it: tried, because rights alone tell neither of a read-only disk nor of what root may not."""
+    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    if not existing.is_dir():
+        raise OSError(0, f"{existing} is not a folder; move it away or name another folder")
+    try:
+        Path(tempfile.mkdtemp(prefix=".qc-doctor-", dir=existing)).rmdir()
+    except OSError as error:
+        why = (error.strerror or "error").lower()
+        raise OSError(
+            0, f"{existing} is not a writable folder ({why}); give it to the service's user"
+        ) from error
+    return existing
+
+
 def _database(settings: Settings) -> str:
-    if schema.will_be_made(settings.store.url):
-        return "is not there yet; serve makes it"
-    problem = schema.check(settings.store.url)
-    if problem:
+    url = settings.store.url
+    file = schema.file_of(url)
+    if file is not None:
+        _writable(file.parent)
+    if schema.will_be_made(url):
+        received = _received(settings.store.spool)
+        if received:
+            raise OSError(
+                0,
+                f"is not there, but the spool has {received} received objects;"
+                " restore a backup (qc-daemon db restore), or serve begins an empty one",
+            )
+        return "is not there yet; serve makes it" if file else "is empty; serve makes its tables"
+    problem = schema.check(url)
+    if problem and not schema.is_known(schema.revision_of(url)):
         raise OSError(0, problem)
-    return "tables are up to date"
+    found = integrity.examine(url, seconds=INTEGRITY_SECONDS)
+    if not found.sound:
+        raise OSError(0, damaged(found))
+    if problem:
+        raise NoticeError(
+            "has the tables of an earlier version; serve brings them up to date at its start:"
+            " save it before (qc-daemon db backup)"
+        )
+    if file is not None:
+        schema.refuse_read_only(url)
+        if any(map(private.is_open_to_others, schema.files_of(file))):
+            raise NoticeError(
+                f"{file} is open to other users; serve takes their rights away at its start"
+            )
+    if not found.is_finished:
+        raise NoticeError(
+            f"tables are up to date; not checked through in {INTEGRITY_SECONDS:.0f} s,"
+            " run qc-daemon db check"
+        )
+    return f"tables are up to date and sound ({thoroughness(found)})"
+
+
+def _received(spool: Path) -> int:
+    """How many received objects the spool has."""
+    return sum(1 for _ in spool.glob("[0-9a-f][0-9a-f]/*.dcm"))
 
 
 def _reconciled(settings: Settings) -> str:
     spool = settings.store.spool
     if schema.check(settings.store.url) or not spool.is_dir():
         return "nothing to compare yet"
-    found = reconcile(Store(settings.store.url), spool, datetime.now(UTC))
+    found = reconcile(Store(settings.store.url), spool, datetime.now(UTC), margin=margin(spool))
     if not found.clean:
         raise OSError(
             0,
             f"{found.missing} files are missing and {found.damaged} damaged,"
             f" {found.orphans} are orphans (see spool list)",
         )
-    return f"{found.files} files, all known"
+    known = f"{found.files - found.young} files, all known"
+    return f"{known}; {found.young} more are too young to judge" if found.young else known
 
 
 def _bundle(settings: Settings) -> str:
@@ -126,23 +202,92 @@ def _device(settings: Settings) -> str:
 
 
 def _receiver(settings: Settings) -> str:
+    """Whether the port is ours: free where no service runs, answered by ours where one does."""
     receive, tls = settings.receive, settings.receive.tls
     only = tls if tls is not None and tls.only else None
     port = receive.port if only is None else only.port
-    with socket.socket() as probe:
-        probe.settimeout(2)
-        if probe.connect_ex((receive.host, port)) != 0:
-            return f"{receive.host}:{port} is free; the service is not running"
-    if only is not None:
-        return f"{receive.host}:{port} is open, for TLS only"
-    try:
-        ours = DestinationSettings(
-            name="receiver", ae_title=receive.ae_title, host=receive.host, port=port
+    setting = "receive.port" if only is None else "receive.tls.port"
+    where = f"{receive.host}:{port}"
+    running = service_lock.is_running(settings.store.spool)
+    if not _answers(receive.host, port):
+        if running:
+            raise NoticeError(f"{where} is free, though a service runs; has it the role receive?")
+        _free(receive.host, port, setting)
+        return f"{where} is free; the service is not running"
+    if not running:
+        raise OSError(
+            0,
+            f"another program answers on {where}, and our service is not running;"
+            f" stop it or change {setting}",
         )
-        _echo(ours, "QCDOCTOR", 5)
-    except ConnectionRefusedError:
-        return f"{receive.ae_title} answers on {receive.host}:{port}; we are none of its peers"
-    return f"{receive.ae_title} answers on {receive.host}:{port}"
+    if only is not None:
+        return f"{where} is open, for TLS only"
+    return _own(receive.ae_title, receive.host, port)
+
+
+def _own(ae_title: str, host: str, port: int) -> str:
+    """What our receiver answers. Raises OSError if it is somebody else's."""
+    where = f"{host}:{port}"
+    ours = DestinationSettings(name="receiver", ae_title=ae_title, host=host, port=port)
+    with _associated(ours, "QCDOCTOR", 5) as association:
+        if association.is_rejected and not is_called_title_unknown(association):
+            return f"{ae_title} answers on {where}; we are none of its peers"
+        _established(association, ours)
+        answered = association.acceptor.implementation_class_uid
+        if answered != IMPLEMENTATION_CLASS_UID:
+            raise OSError(
+                0, f"another DICOM service answers on {where} ({answered}); change receive.port"
+            )
+        _answers_echo(association, ours)
+    return f"{ae_title} answers on {where}"
+
+
+def _answers(host: str, port: int) -> bool:
+    with socket.socket(_family(host)) as probe:
+        probe.settimeout(2)
+        return probe.connect_ex((host, port)) == 0
+
+
+def _free(host: str, port: int, setting: str) -> None:
+    """Raises OSError if nobody could listen there."""
+    with socket.socket(_family(host)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            why = (error.strerror or "error").lower()
+            raise OSError(
+                0, f"cannot listen on {host}:{port}: {why}; change the host or {setting}"
+            ) from error
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _observed(settings: Settings) -> str:
+    observe = settings.observe
+    if observe.port is None:
+        return "not served; observe.port names a port for them"
+    where = f"{observe.host}:{observe.port}"
+    if not service_lock.is_running(settings.store.spool) or observe.port == 0:
+        _free(observe.host, observe.port, "observe.port")
+        return f"{where} is free; the service is not running"
+    try:
+        answer = requests.get(f"http://{where}/ready", timeout=5)
+    except requests.RequestException as error:
+        raise OSError(0, f"the service does not answer on {where}") from error
+    if answer.status_code == 503:
+        raise OSError(0, f"the service is not ready: {'; '.join(answer.text.splitlines())[:500]}")
+    if not answer.ok or answer.text.strip() != "ready":
+        raise OSError(0, f"another program answers on {where}; change observe.port")
+    return f"{where} answers: ready"
+
+
+def _destinations(settings: Settings) -> str:
+    if not settings.destination:
+        raise NoticeError("none is set: nothing is sent on; see [[destination]]")
+    return f"{len(settings.destination)} are set"
 
 
 def _certificate(tls: TLSSettings) -> str:
@@ -152,15 +297,15 @@ def _certificate(tls: TLSSettings) -> str:
     if left <= timedelta(0):
         raise OSError(0, f"{tls.certificate} expired on {end:%Y-%m-%d}; renew it")
     told = f"{tls.certificate.name} holds until {end:%Y-%m-%d}, {left.days} days"
-    return f"{told}; renew it soon" if left < WARN_BEFORE else told
+    if left < WARN_BEFORE:
+        raise NoticeError(f"{told}; renew it soon")
+    return told
 
 
 def _destination(destination: DestinationSettings) -> str:
     if destination.folder is not None and destination.kind == "folder":
         folder = destination.folder
-        existing = next(p for p in (folder, *folder.parents) if p.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK):
-            raise OSError(0, f"{existing} is not a writable folder")
+        existing = _writable(folder)
         return f"{folder} is writable" if existing == folder else f"{folder} will be made"
     if destination.kind == "dicomweb":
         return _web(destination)
@@ -207,19 +352,35 @@ def _status(error: requests.HTTPError) -> str:
 
 
 def _echo(peer: DestinationSettings, calling: str, timeout: float) -> None:
-    called, host, port = peer.ae_title, peer.host, peer.port
+    with _associated(peer, calling, timeout) as association:
+        _established(association, peer)
+        _answers_echo(association, peer)
+
+
+@contextlib.contextmanager
+def _associated(peer: DestinationSettings, calling: str, timeout: float) -> Iterator[Any]:
+    """An association for C-ECHO, established or not."""
     entity = AE(calling)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = timeout
     entity.connection_timeout = timeout
     entity.add_requested_context(VERIFICATION)
-    association = associate(entity, host, port, ae_title=called, tls_args=tls_args(peer))
-    if association.is_rejected:
-        raise ConnectionRefusedError(0, f"{called}@{host}:{port} rejects our association")
-    if not association.is_established:
-        raise OSError(0, f"{called}@{host}:{port} does not accept our association")
+    association = associate(
+        entity, peer.host, peer.port, ae_title=peer.ae_title, tls_args=tls_args(peer)
+    )
     try:
-        status = association.send_c_echo()
+        yield association
     finally:
-        association.release()
+        if association.is_established:
+            association.release()
+
+
+def _established(association: Any, peer: DestinationSettings) -> None:
+    if not association.is_established:
+        why = cause(association, peer.host, peer.port, tls_args(peer))
+        raise OSError(0, f"{peer.ae_title}@{peer.host}:{peer.port}: {why}")
+
+
+def _answers_echo(association: Any, peer: DestinationSettings) -> None:
+    status = association.send_c_echo()
     if not status or status.Status != 0x0000:
-        raise OSError(0, f"{called}@{host}:{port} does not answer C-ECHO")
+        raise OSError(0, f"{peer.ae_title}@{peer.host}:{peer.port} does not answer C-ECHO")

@@ -176,6 +176,16 @@ class PressureSettings(_Section):
     soft_queue_minutes: float = Field(default=10_080.0, ge=0)
     hard_queue_minutes: float = Field(default=0.0, ge=0)
 
+    @model_validator(mode="after")
+    def _soft_before_hard(self) -> Self:
+        for unit in ("percent", "megabytes"):
+            if getattr(self, f"soft_free_{unit}") < getattr(self, f"hard_free_{unit}"):
+                raise ValueError(
+                    f"soft_free_{unit} must not be below hard_free_{unit}:"
+                    " the soft mark is the one that is reached first"
+                )
+        return self
+
 
 class ReceiveSettings(_Section):
     """The DICOM receiver."""
@@ -209,7 +219,7 @@ class ScoreSettings(_Section):
 
     bundle: str = "default"
     device: Annotated[str, AfterValidator(_device)] = "auto"
-    threads: int = Field(default=0, ge=0, description="torch threads, 0: one per core")
+    threads: int = Field(default=0, ge=0, le=1024, description="torch threads, 0: one per core")
     cine_frames: int = Field(
         default=16, ge=0, description="frames scored of a cine, evenly spread; 0: all"
     )

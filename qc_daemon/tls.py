@@ -1,6 +1,7 @@
 """What both sides of TLS share (PS3.15 B.12, BCP 195), and the side that opens associations."""
 
 import ssl
+from pathlib import Path
 
 from detector.codes import ErrorCode, QCError
 from qc_daemon.settings import ClientTLSSettings, DestinationSettings
@@ -33,14 +34,44 @@ def client_context(settings: ClientTLSSettings) -> ssl.SSLContext:
     made.minimum_version = MINIMUM[settings.minimum]
     made.set_ciphers(CIPHERS)
     made.options |= ssl.OP_NO_RENEGOTIATION
-    if settings.certificate is not None:
-        # An empty password, or OpenSSL would ask for one at the terminal.
-        made.load_cert_chain(settings.certificate, settings.key, password="")
+    if settings.certificate is not None and settings.key is not None:
+        load_own(made, settings.certificate, settings.key)
     return made
+
+
+class CertificateFileError(ValueError):
+    """A certificate or key file that cannot be used; the message says which and why."""
+
+
+def load_own(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    """Let the context show this certificate. Raises CertificateFileError, OSError."""
+    try:
+        # An empty password, or OpenSSL would ask for one at the terminal.
+        context.load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as error:
+        # OpenSSL says "PEM lib" of whatever is wrong with the files.
+        raise CertificateFileError(_wrong_files(certificate, key) or reason(error)) from error
+
+
+def _wrong_files(certificate: Path, key: Path) -> str | None:
+    """What is wrong with the two files, as far as their PEM headers show it."""
+    shown, secret = (path.read_text("ascii", "replace") for path in (certificate, key))
+    certified, keyed = "BEGIN CERTIFICATE" in shown, "PRIVATE KEY" in secret
+    if not certified and not keyed and "PRIVATE KEY" in shown and "BEGIN CERTIFICATE" in secret:
+        return "certificate and key are swapped"
+    if not certified:
+        return f"{certificate.name} holds no certificate in PEM form"
+    if not keyed:
+        return f"{key.name} holds no private key in PEM form"
+    if "ENCRYPTED" in secret:
+        return f"{key.name} is encrypted; give the key without a password"
+    return None
 
 
 def reason(error: Exception) -> str:
     """Why TLS failed, in OpenSSL's or the system's words, which carry no value of the peer's."""
+    if isinstance(error, CertificateFileError):
+        return str(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {error.verify_message}"
     if isinstance(error, ssl.SSLError):

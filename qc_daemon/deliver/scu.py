@@ -9,6 +9,7 @@ from typing import Any
 from pynetdicom import AE, _config, build_context
 
 from detector.codes import ErrorCode, QCError
+from qc_daemon.association_failure import cause
 from qc_daemon.commitment import PUSH_MODEL
 from qc_daemon.deliver.item import ClassRefusedError, Convert, Item
 from qc_daemon.deliver.outcome import CLASS_NOT_SUPPORTED, outcome
@@ -149,7 +150,9 @@ class StoreSCU:
             raise self._rejected(association.acceptor.primitive)
         if association.rejected_contexts and not association.accepted_contexts:
             raise self._class_refused()
-        raise self._error(ErrorCode.DELIVERY_UNREACHABLE, "cannot be reached")
+        where = (self.destination.host, self.destination.port)
+        why = cause(association, *where, tls_args(self.destination))
+        raise self._error(ErrorCode.DELIVERY_UNREACHABLE, f"cannot be reached: {why}")
 
     def _contexts(self) -> list[Any]:
         made = [

@@ -10,7 +10,7 @@ from detector.console import UsageError
 from qc_daemon.certificate import fingerprint
 from qc_daemon.observe import log
 from qc_daemon.settings import TLSSettings
-from qc_daemon.tls import CIPHERS, MINIMUM
+from qc_daemon.tls import CIPHERS, MINIMUM, load_own
 from qc_daemon.tls import reason as reason
 
 # A handshake takes a few round trips; who needs longer holds a thread for nothing.
@@ -124,8 +124,7 @@ def context(settings: TLSSettings) -> ssl.SSLContext:
         | ssl.OP_NO_TICKET
     )
     made.num_tickets = 0
-    # An empty password, or OpenSSL would ask for one at the terminal.
-    made.load_cert_chain(settings.certificate, settings.key, password="")
+    load_own(made, settings.certificate, settings.key)
     if settings.ca is not None and settings.mutual != "none":
         made.load_verify_locations(settings.ca)
         made.verify_mode = _VERIFY[settings.mutual]

@@ -176,6 +176,24 @@ def undisturbed(file: Path) -> Iterator[None]:
         yield
 
 
+def refuse_read_only(url: str) -> None:
+    """Raises QCError STORAGE if the database cannot be written. Changes nothing."""
+    parsed = parse(url)
+    file = _file(parsed)
+    if file is None:
+        return
+    try:
+        with closing(sqlite3.connect(file, timeout=1.0, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+    except sqlite3.OperationalError as error:
+        # Somebody who writes just now proves that one can.
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            raise QCError(
+                ErrorCode.STORAGE, f"the database {shown(parsed)} cannot be written: {error}"
+            ) from error
+
+
 def sessions(connection: Connection) -> int:
     """How many others are connected to the PostgreSQL database.
 
