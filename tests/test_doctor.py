@@ -159,7 +159,6 @@ def test_a_device_that_is_not_here_is_told(device: str, healthy: bool) -> None:
     assert (found.healthy, device in found.message) == (healthy, True)
 
 
-
 @pytest.fixture
 def here(tmp_path: Path) -> Settings:
     """Settings of an installation with its database made."""
