@@ -11,4 +11,9 @@ _UID = re.compile(r"[0-9.]{1,64}")
 def uid(dataset: Dataset, keyword: str) -> str | None:
     """The value of a UID element; None if it is absent, empty or no UID at all."""
     value = str(dataset.get(keyword) or "").strip()
-    return value if _UID.fullmatch(value) else None
+    return value if is_uid(value) else None
+
+
+def is_uid(value: str) -> bool:
+    """Whether it may be a UID: digits and dots, 64 at most."""
+    return _UID.fullmatch(value) is not None

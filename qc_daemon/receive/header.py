@@ -3,7 +3,8 @@
 pydicom would do, but its reader looks up the declared character set on the way and inflates a
 whole deflated object; receipt must neither fail on text nor be blown up by a sender. So this walks
 element headers (PS3.5 section 7) only as far as Series Instance UID and keeps six values, and five
-more on its way that describe the object to routing rules and to people.
+more on its way that describe the object to routing rules and to people. Elements out of order, or
+of a value representation that there is none of, are read on for, past the pixel data if need be.
 """
 
 import io
@@ -33,6 +34,13 @@ _MAX_VALUE = 1 << 16
 _CHARSET, _SOP_CLASS, _SOP_INSTANCE = 0x00080005, 0x00080016, 0x00080018
 _PATIENT_ID, _STUDY, _SERIES = 0x00100020, 0x0020000D, 0x0020000E
 _WANTED = frozenset({_CHARSET, _SOP_CLASS, _SOP_INSTANCE, _PATIENT_ID, _STUDY, _SERIES})
+# Who they tell of; the others are for text and for people.
+_IDENTIFYING = frozenset({_SOP_CLASS, _SOP_INSTANCE, _STUDY})
+_EXPECTED = _IDENTIFYING | {_PATIENT_ID, _SERIES}
+_PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+# An object has some hundreds before its pixel data, an enhanced one thousands, most in sequences
+# of a length that is told, which take one step.
+_MAX_ELEMENTS = 20_000
 _STATION_NAME, _STUDY_DESCRIPTION = 0x00081010, 0x00081030
 _PATIENT_NAME, _ACCESSION, _STUDY_DATE = 0x00100010, 0x00080050, 0x00080020
 _DESCRIBING = frozenset({_STATION_NAME, _STUDY_DESCRIPTION, _PATIENT_NAME, _ACCESSION, _STUDY_DATE})
@@ -152,6 +160,9 @@ class _Walk:
 
     def __init__(self, stream: BinaryIO, transfer_syntax: str) -> None:
         self.stream = stream
+        self._elements = 0
+        # Whether a tag beyond Series Instance UID has come.
+        self._beyond = False
         self.implicit = transfer_syntax == IMPLICIT
         self.order = ">" if transfer_syntax == BIG_ENDIAN else "<"
         here = stream.tell()
@@ -159,12 +170,30 @@ class _Walk:
         stream.seek(here)
 
     def values(self, describing: frozenset[int]) -> dict[int, bytes]:
-        """The identifiers, and of these others what is not too long to be one."""
+        """The identifiers, and of these others what is not too long to be one.
+
+        In a data set in order they are all before the first tag beyond Series Instance UID; who
+        has no order may have them anywhere before the pixel data.
+        """
         found: dict[int, bytes] = {}
+        try:
+            self._collect(found, describing)
+        except HeaderError:
+            # What is read on for is not worth an object that says what it is.
+            if not (self._beyond and found.keys() >= _IDENTIFYING):
+                raise
+        return found
+
+    def _collect(self, found: dict[int, bytes], describing: frozenset[int]) -> None:
+        ordered, before = True, -1
         while self.stream.tell() < self.end:
             tag, length = self._header(self.implicit)
-            if tag > _SERIES:
-                break
+            self._beyond = self._beyond or tag > _SERIES
+            ordered, before = ordered and tag > before, tag
+            if tag > _SERIES and found.keys() >= _EXPECTED:
+                return
+            if tag in _PIXELS and ordered and found.keys() >= _IDENTIFYING:
+                return
             if length == _UNDEFINED:
                 self._skip_items(self.implicit, depth=1)
             elif tag in _WANTED:
@@ -175,7 +204,6 @@ class _Walk:
                 found[tag] = self._read(length)
             else:
                 self._skip(length)
-        return found
 
     def _read(self, count: int) -> bytes:
         data = self.stream.read(count)
@@ -194,6 +222,9 @@ class _Walk:
         Tolerant of the two common lies about the syntax: implicit elements in an explicit data set
         (no VR there) and explicit ones in an implicit data set (a VR, and an impossible length).
         """
+        self._elements += 1
+        if self._elements > _MAX_ELEMENTS:
+            raise HeaderError("too many elements for an object that hides its identifiers")
         head = self._read(8)
         group, element = struct.unpack(self.order + "HH", head[:4])
         (long,) = struct.unpack(self.order + "I", head[4:])
@@ -206,7 +237,51 @@ class _Walk:
             return tag, struct.unpack(self.order + "I", self._read(4))[0]
         if vr in _SHORT_VR:
             return tag, short
-        return tag, long
+        return tag, self._guessed(tag, vr, long, short)
+
+    def _guessed(self, tag: int, vr: bytes, long: int, short: int) -> int:
+        """The length of an element whose value representation is none that we know.
+
+        New ones are of two capitals with a 32-bit length behind two reserved bytes (PS3.5 7.1.2);
+        in the place of what is no such pair stands a 16-bit length, or, where it is no text at all,
+        the element is an implicit one. The others are tried where what follows is no element.
+        """
+        value = self.stream.tell()
+        reserved = self.stream.read(4)
+        longer = struct.unpack(self.order + "I", reserved)[0] if len(reserved) == 4 else self.end
+        ways = {"long": (value + 4, longer), "short": (value, short), "implicit": (value, long)}
+        if all(0x41 <= c <= 0x5A for c in vr):
+            order = ("long", "short", "implicit")
+        elif all(0x20 <= c < 0x7F for c in vr):
+            order = ("short", "long", "implicit")
+        else:
+            order = ("implicit", "short", "long")
+        fitting = [
+            (start, length)
+            for start, length in (ways[each] for each in order)
+            if length == _UNDEFINED or start + length <= self.end
+        ]
+        sound = (way for way in fitting if self._is_followed(tag, *way))
+        start, length = next(sound, fitting[0] if fitting else (value, long))
+        self.stream.seek(start)
+        return length
+
+    def _is_followed(self, tag: int, start: int, length: int) -> bool:
+        """Whether an element stands where this one would end, or nothing more."""
+        self.stream.seek(start + (0 if length == _UNDEFINED else length))
+        head = self.stream.read(8)
+        if len(head) < 8:
+            return not head and length != _UNDEFINED
+        group, element = struct.unpack(self.order + "HH", head[:4])
+        following = group << 16 | element
+        if length == _UNDEFINED:
+            return following in (_ITEM, _SEQUENCE_END)
+        if following in (_ITEM, _ITEM_END, _SEQUENCE_END):
+            return True
+        if head[4:6] in _SHORT_VR or head[4:6] in _LONG_VR:
+            return True
+        (long,) = struct.unpack(self.order + "I", head[4:])
+        return bool(following > tag and self.stream.tell() + long <= self.end)
 
     def _skip_items(self, implicit: bool, depth: int) -> None:
         """Pass over the items of an element of undefined length (PS3.5 7.5)."""

@@ -31,7 +31,7 @@ from qc_daemon.records import steps
 from qc_daemon.records.steps import Change, Step
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import StepStatus
-from qc_daemon.uid import uid
+from qc_daemon.uid import is_uid, uid
 
 MPPS = "1.2.840.10008.3.1.2.3.3"
 
@@ -115,6 +115,8 @@ def _step(event: Any) -> Step:
     sop_instance = str(event.request.AffectedSOPInstanceUID or "")
     if not sop_instance:
         raise RefusedRequestError(INVALID_OBJECT_INSTANCE, "no Affected SOP Instance UID")
+    if not is_uid(sop_instance):
+        raise RefusedRequestError(INVALID_OBJECT_INSTANCE, "Affected SOP Instance UID is none")
     said = _read(lambda: event.attribute_list)
     if said.status is None:
         raise RefusedRequestError(MISSING_ATTRIBUTE, "no Performed Procedure Step Status")

@@ -46,12 +46,16 @@ from qc_daemon.records import bundles, exams, receipts
 from qc_daemon.records.store import Store
 from qc_daemon.routing import SOURCE, Routes, Traits
 from qc_daemon.settings import DestinationSettings, ReceiveSettings
+from qc_daemon.uid import is_uid
 
 # Fragments go to the spool as they come, so that a long PDU takes no more memory than a short one.
 MAX_PDU = 1 << 20
 BACKLOG = 1024
 # Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21): try again later.
 LOCAL_LIMIT: Rejection = (0x02, 0x03, 0x02)
+# An LO has 64 characters (PS3.5 6.2); a longer one that a machine in use makes is taken, one that
+# no index can hold is not.
+MAX_PATIENT_ID = 256
 # Event and counter of an association that is not accepted; others are of the protocol.
 _TURNED_AWAY: dict[Rejection | None, tuple[str, str]] = {
     NOT_RECOGNISED: ("caller refused", "rejected_unknown"),
@@ -366,7 +370,8 @@ class Receiver:
                 "object refused",
                 reason=refusal.reason,
                 status=f"{refusal.status:04X}",
-                sop_instance=str(event.request.AffectedSOPInstanceUID),
+                # A text in its place may be a patient's name.
+                sop_instance=_uid_or_none(event.request.AffectedSOPInstanceUID),
                 calling_ae=_calling_ae(event),
             )
             return _refusal(refusal.status, refusal.reason)
@@ -444,6 +449,7 @@ class Receiver:
             raise RefusedError(DATA_SET_MISMATCH, "SOP Instance UID differs from the command's")
         if identity.sop_class_uid != str(event.request.AffectedSOPClassUID):
             raise RefusedError(DATA_SET_MISMATCH, "SOP Class UID differs from the command's")
+        _check(identity)
         return identity
 
     def _record(
@@ -496,6 +502,30 @@ class Receiver:
                 self._held[token][exam_id] = until
         if not alive:
             self._release(token)
+
+
+def _check(identity: Identity) -> None:
+    """Raise RefusedError for identifiers that no database row or log line shall hold.
+
+    Digits and dots are all that is asked of a UID (PS3.5 9.1 asks for more): machines in use break
+    the finer rules.
+    """
+    for name, value in (
+        ("SOP Instance UID", identity.sop_instance_uid),
+        ("SOP Class UID", identity.sop_class_uid),
+        ("Study Instance UID", identity.study_instance_uid),
+        ("Series Instance UID", identity.series_instance_uid),
+    ):
+        if value and not is_uid(value):
+            raise RefusedError(CANNOT_UNDERSTAND, f"{name} is none: digits and dots, 64 at most")
+    if not identity.sop_instance_uid or not identity.sop_class_uid:
+        raise RefusedError(CANNOT_UNDERSTAND, "no SOP Instance UID or no SOP Class UID")
+    if len(identity.patient_id) > MAX_PATIENT_ID:
+        raise RefusedError(CANNOT_UNDERSTAND, "Patient ID is longer than any can be")
+
+
+def _uid_or_none(value: object) -> str | None:
+    return str(value) if is_uid(str(value)) else None
 
 
 def _echo(event: Any) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, Literal
+from uuid import NAMESPACE_OID, uuid5
 
 from sqlalchemy import String, bindparam, func, select, update
 from sqlalchemy.orm import Session
@@ -61,11 +62,14 @@ def admit(
 
     The same bytes under the same UID change nothing at all. Anything else is a new revision; it
     opens its exam, again if that was closed. `bundle_id` is the model id that a new exam is fixed
-    to, or tells it when asked: most objects belong to an exam that has one.
+    to, or tells it when asked: most objects belong to an exam that has one. An object that names
+    neither its study nor its patient is an exam of its own, for nothing says whose it is.
 
     Safe against another association that stores the same object at the same moment.
     """
     receipt = _storable(receipt)
+    if not receipt.study_instance_uid and not receipt.patient_id:
+        receipt = replace(receipt, study_instance_uid=_own_study(receipt.sop_instance_uid))
     instance_id, number = _instance(session, receipt.sop_instance_uid, now), 1
     if instance_id is None:
         instance_id = session.execute(
@@ -211,6 +215,11 @@ def _exam(
     if exam.state == ExamState.CLOSED:
         jobs.reopen(session, exam_id, now)
     return exam_id
+
+
+def _own_study(sop_instance_uid: str) -> str:
+    """A Study Instance UID for the exam of one object alone (PS3.5 B.2)."""
+    return f"2.25.{uuid5(NAMESPACE_OID, f'study of {sop_instance_uid}').int}"
 
 
 def _storable(receipt: Receipt) -> Receipt:

@@ -70,10 +70,10 @@ def command(
     return element(0x0000, struct.pack("<I", len(rest))) + rest
 
 
-def encoded(dataset: Dataset) -> bytes:
-    """A data set, Implicit VR Little Endian."""
+def encoded(dataset: Dataset, syntax: str = IMPLICIT) -> bytes:
+    """A data set, Little Endian, with value representations unless the syntax has none."""
     out = DicomBytesIO()
-    out.is_implicit_VR, out.is_little_endian = True, True
+    out.is_implicit_VR, out.is_little_endian = syntax == IMPLICIT, True
     write_dataset(out, dataset)
     return out.getvalue()
 

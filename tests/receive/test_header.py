@@ -22,6 +22,7 @@ from pydicom.uid import (
 )
 
 from qc_daemon.receive.header import HeaderError, Identity, data_set_offset, read_identity
+from tests.receive import raw
 from tests.wire import CANARY_ID, US, part10, ultrasound
 
 SYNTAXES = [
@@ -160,6 +161,69 @@ def test_implicit_elements_under_an_explicit_label_are_read(tmp_path: Path) -> N
     dataset = ultrasound(syntax=ImplicitVRLittleEndian)
     found = identity(part10(dataset), tmp_path, ExplicitVRLittleEndian)
     assert found.sop_instance_uid == dataset.SOPInstanceUID
+
+
+def _with(content: bytes, element: bytes) -> bytes:
+    """The file with one more element before its Patient's Name."""
+    place = content.index(b"\x10\x00\x10\x00PN")
+    return content[:place] + element + content[place:]
+
+
+@pytest.mark.parametrize(
+    "vr", [b"  ", b"??", b"\0\0", b"un", b"1a", b"\xff\xfe", b"ZZ", b"OX", b"QQ", b"U "]
+)
+@pytest.mark.parametrize("length", [0, 2, 16, 300])
+def test_an_unknown_value_representation_is_skipped(tmp_path: Path, vr: bytes, length: int) -> None:
+    """Both lengths are tried, the one first that new representations are to have (PS3.5 7.1.2)."""
+    dataset = ultrasound()
+    content = part10(dataset)
+    expected = Identity(US, dataset.SOPInstanceUID, "1.2.3.4.5", "1.2.3.4.5.1", CANARY_ID)
+    value = b"text" * (length // 4) + b"te" * (length % 4 // 2)
+    tag = b"\x09\x00\x10\x10"
+    shorter = tag + vr + struct.pack("<H", length) + value
+    longer = tag + vr + b"\0\0" + struct.pack("<I", length) + value
+    for element in (shorter, longer):
+        assert identity(_with(content, element), tmp_path, ExplicitVRLittleEndian) == expected
+
+
+def test_identifiers_behind_a_later_tag_are_read_on_for(tmp_path: Path) -> None:
+    dataset = ultrasound()
+    expected = Identity(US, dataset.SOPInstanceUID, "1.2.3.4.5", "1.2.3.4.5.1", CANARY_ID)
+    content = part10(dataset)
+    path = tmp_path / "ordered.dcm"
+    path.write_bytes(content)
+    start = data_set_offset(path)
+    parts = [raw.encoded(_one(dataset, each), ExplicitVRLittleEndian) for each in dataset]
+    pixels = parts.pop()
+    for shift in range(len(parts)):
+        turned = b"".join([*parts[shift:], *parts[:shift], pixels])
+        assert identity(content[:start] + turned, tmp_path, ExplicitVRLittleEndian) == expected
+    last = pixels + b"".join(parts)
+    assert identity(content[:start] + last, tmp_path, ExplicitVRLittleEndian) == expected
+
+
+def _one(dataset: Dataset, tag: object) -> Dataset:
+    made = Dataset()
+    made.add(dataset[tag])  # type: ignore[index]
+    return made
+
+
+def test_what_is_read_on_for_refuses_no_object_that_says_what_it_is(tmp_path: Path) -> None:
+    dataset = ultrasound()
+    del dataset.PatientID
+    content = part10(dataset)
+    place = content.index(b"\x28\x00\x02\x00US")
+    broken = content[:place] + b"\x28\x00\x02\x00UN\0\0\xf0\xff\xff\x7f"
+    found = identity(broken, tmp_path, ExplicitVRLittleEndian)
+    assert (found.study_instance_uid, found.patient_id) == ("1.2.3.4.5", "")
+
+
+def test_elements_without_end_are_refused(tmp_path: Path) -> None:
+    content = part10(ultrasound())
+    start = content.index(b"\x08\x00\x16\x00UI")
+    flood = content[:start] + b"\x09\x00\x10\x10LO\0\0" * 30_000 + content[start:]
+    with pytest.raises(HeaderError, match="too many"):
+        identity(flood, tmp_path, ExplicitVRLittleEndian)
 
 
 @pytest.mark.parametrize("keep", [1, 7, 30, 100])

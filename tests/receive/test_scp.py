@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import json
 import os
 import socket
@@ -12,6 +13,7 @@ from typing import Any
 
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -26,7 +28,10 @@ from sqlalchemy import text
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID
 from qc_daemon.observe import log
 from qc_daemon.receive import contexts
+from qc_daemon.receive.header import file_head
+from qc_daemon.receive.procedure_step import MPPS
 from qc_daemon.records.tables import AssociationLease, Exam, Instance, JobRow, Revision
+from tests.receive import raw
 from tests.receive.conftest import Site
 from tests.wire import (
     CANARY_ID,
@@ -104,12 +109,17 @@ def test_mismatch_with_the_command_is_a900(
 
 def chunked(port: int, path: Path) -> int:
     """Send a file's bytes as they are, under its meta group's UIDs."""
+    with association(port) as made:
+        assert made.is_established
+        return sent(made, path)
+
+
+def sent(made: Any, path: Path) -> int:
+    """The status for a file's bytes as they are, under its meta group's UIDs."""
     from pynetdicom import _config
 
     _config.STORE_SEND_CHUNKED_DATASET = True
-    with association(port) as made:
-        assert made.is_established
-        status: int = made.send_c_store(path).Status
+    status: int = made.send_c_store(path).Status
     return status
 
 
@@ -142,10 +152,103 @@ def test_no_character_set_refuses_an_object(site: Site, tmp_path: Path) -> None:
 
 def test_missing_study_is_stored_all_the_same(site: Site) -> None:
     dataset = ultrasound()
-    del dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.PatientID
+    del dataset.StudyInstanceUID, dataset.SeriesInstanceUID
     assert store(site.port, dataset) == [0x0000]
     (exam,) = site.rows(Exam)
-    assert (exam.study_instance_uid, exam.patient_id) == ("", "")
+    assert (exam.study_instance_uid, exam.patient_id) == ("", CANARY_ID)
+
+
+def test_objects_that_name_neither_study_nor_patient_share_no_exam(site: Site) -> None:
+    first, second = ultrasound(), ultrasound()
+    for each in (first, second):
+        del each.StudyInstanceUID, each.PatientID
+    again = ultrasound(SOPInstanceUID=first.SOPInstanceUID, pixels=bytes(256))
+    del again.StudyInstanceUID, again.PatientID
+    assert store(site.port, first, second, again) == [0x0000] * 3
+    assert len({exam.study_instance_uid for exam in site.rows(Exam)}) == 2
+    exams = [revision.exam_id for revision in site.rows(Revision)]
+    assert exams[0] == exams[2] != exams[1]
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_two_patients_whose_elements_are_out_of_order_are_two_exams(
+    site: Site, tmp_path: Path, implicit: bool
+) -> None:
+    """A private group in front, identifiers behind the image's description, as some machines do."""
+    syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    for patient in ("FIRST", "SECOND"):
+        dataset = ultrasound(study=f"1.2.3.{len(patient)}", PatientID=patient, syntax=syntax)
+        moved = Dataset()
+        for name in ("StudyInstanceUID", "SeriesInstanceUID", "PatientID"):
+            moved[name] = dataset[name]
+        del dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.PatientID
+        pixels = dataset.PixelData
+        del dataset.PixelData
+        encoded = [raw.encoded(each, syntax) for each in (dataset, moved)]
+        last = Dataset()
+        last.PixelData = pixels
+        last["PixelData"].VR = "OB"
+        private = Dataset()
+        private.add_new(0x00311010, "LO", "A MAKER")
+        parts = [raw.encoded(private, syntax), *encoded, raw.encoded(last, syntax)]
+        with association(site.port, [(US, syntax)]) as made:
+            path = tmp_path / f"{patient}.dcm"
+            meta = file_head(US, str(dataset.SOPInstanceUID), syntax, "1.2.3", "X")
+            path.write_bytes(meta + b"".join(parts))
+            assert sent(made, path) == 0x0000
+    found = sorted((exam.study_instance_uid, exam.patient_id) for exam in site.rows(Exam))
+    assert found == [("1.2.3.5", "FIRST"), ("1.2.3.6", "SECOND")]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"StudyInstanceUID": "DOE^JANE"},
+        {"StudyInstanceUID": "1." + "2" * 63},
+        {"StudyInstanceUID": "1." + "2" * 9000},
+        {"SeriesInstanceUID": "1.2.O"},
+        {"PatientID": "9" * 9000},
+    ],
+    ids=["text", "65", "9002", "series", "patient"],
+)
+def test_identifiers_that_no_row_can_hold_are_c000_and_leave_nothing(
+    site: Site, tmp_path: Path, change: dict[str, str]
+) -> None:
+    dataset = ultrasound(syntax=ImplicitVRLittleEndian)
+    with pydicom.config.disable_value_validation():
+        for name, value in change.items():
+            setattr(dataset, name, value)
+        path = tmp_path / "odd.dcm"
+        dataset.save_as(path, enforce_file_format=True)
+    stream = io.StringIO()
+    log.configure("debug", stream)
+    try:
+        with association(site.port, [(US, ImplicitVRLittleEndian)]) as made:
+            assert sent(made, path) == CANNOT_UNDERSTAND
+    finally:
+        log.configure("critical")
+    assert site.nothing_recorded()
+    assert site.files() == []
+    assert "DOE" not in stream.getvalue()
+    assert "object refused" in stream.getvalue()
+
+
+def test_a_text_in_the_place_of_a_uid_is_not_logged(site: Site) -> None:
+    stream = io.StringIO()
+    log.configure("debug", stream)
+    try:
+        dataset = ultrasound()
+        del dataset.file_meta
+        with raw.association(site.port, [US]) as peer:
+            asked = raw.command("C-STORE", US, "DOE^JANE", has_data=True)
+            assert peer.ask(1, asked, raw.encoded(dataset)) == MISMATCH
+            created = raw.command("N-CREATE", MPPS, "DOE^JANE", has_data=True)
+        with raw.association(site.port, [MPPS]) as peer:
+            assert peer.ask(1, created, raw.encoded(dataset)) == 0x0117
+    finally:
+        log.configure("critical")
+    assert "DOE" not in stream.getvalue()
+    assert site.nothing_recorded()
 
 
 @pytest.mark.parametrize(
