@@ -193,7 +193,7 @@ def test_identifiers_behind_a_later_tag_are_read_on_for(tmp_path: Path) -> None:
     path = tmp_path / "ordered.dcm"
     path.write_bytes(content)
     start = data_set_offset(path)
-    parts = [raw.encoded(_one(dataset, each), ExplicitVRLittleEndian) for each in dataset]
+    parts = [raw.encoded(_one(each), ExplicitVRLittleEndian) for each in dataset]
     pixels = parts.pop()
     for shift in range(len(parts)):
         turned = b"".join([*parts[shift:], *parts[:shift], pixels])
@@ -202,9 +202,9 @@ def test_identifiers_behind_a_later_tag_are_read_on_for(tmp_path: Path) -> None:
     assert identity(content[:start] + last, tmp_path, ExplicitVRLittleEndian) == expected
 
 
-def _one(dataset: Dataset, tag: object) -> Dataset:
+def _one(element: DataElement) -> Dataset:
     made = Dataset()
-    made.add(dataset[tag])  # type: ignore[index]
+    made.add(element)
     return made
 
 
