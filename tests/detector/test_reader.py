@@ -355,6 +355,49 @@ def test_picture_modes(tmp_path: Path, speckle: np.ndarray, mode: str) -> None:
     assert pixels.max() - pixels.min() > 200
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_as_their_exif_says(
+    tmp_path: Path, suffix: str, orientation: int
+) -> None:
+    """Stored by undoing what the orientation asks for (CIPA DC-008 4.6.5.2)."""
+    upright = np.zeros((48, 64, 3), np.uint8)
+    upright[:24, :32], upright[:24, 32:] = (250, 10, 10), (10, 250, 10)
+    upright[24:, :32] = (10, 10, 250)
+    turns = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a),
+        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda a: np.rot90(a, -1),
+    }
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"picture.{suffix}"
+    stored = Image.fromarray(np.ascontiguousarray(turns[orientation](upright)))
+    stored.save(path, exif=exif, **({"quality": 95, "subsampling": 0} if suffix == "jpg" else {}))
+    (frame,) = read_frames(path)
+    assert frame.pixels.shape == (48, 64, 3)
+    assert np.abs(frame.pixels.astype(int) - upright).mean() < 4
+    header = read_header(path)
+    assert (header.rows, header.columns) == (48, 64)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 255])
+def test_an_orientation_that_is_none_turns_nothing(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "picture.jpg"
+    Image.new("L", (64, 48), 9).save(path, exif=exif)
+    assert first(path).shape == (48, 64, 3)
+    broken = path.read_bytes().replace(b"Exif\0\0MM", b"Exif\0\0XX")
+    path.write_bytes(broken)
+    assert first(path).shape == (48, 64, 3)
+
+
 def test_picture_sizes(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     Image.new("L", (1, 1)).save(path)

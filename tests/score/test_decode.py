@@ -207,7 +207,8 @@ def test_the_child_is_small_and_knows_no_secrets(
     decoder: DecodeProcess, short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder.close()
-    monkeypatch.setenv("QC_DAEMON_STORE__URL", "postgresql://user:Pa55phrase@host/db")
+    for name in ("QC_DAEMON_STORE__URL", "PGPASSWORD", "AWS_SESSION_TOKEN", "HTTPS_PROXY", "X"):
+        monkeypatch.setenv(name, "postgresql://user:Pa55phrase@host/db")
     decoder.summary(short)
     process = Path(f"/proc/{decoder.pid}")
     assert "torch" not in (process / "maps").read_text()

@@ -7,8 +7,9 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from pydicom.dataset import Dataset
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from detector.codes import ErrorCode
 from detector.vocabulary import View
@@ -93,6 +94,24 @@ def test_a_cine_gets_a_finding_per_chosen_frame(
     receive(worker, objects[-1])
     worker.run_one()
     assert [f["frame"] for f in stored_findings(worker.settings, None, None)] == [2, 4]
+
+
+def test_a_cine_with_a_bad_frame_is_scored_without_it(
+    worker: ScoreWorker, objects: list[Dataset]
+) -> None:
+    cine = Dataset.from_json(objects[-1].to_json())
+    cine.file_meta = FileMetaDataset()
+    cine.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    cine.compress(RLELossless)
+    streams = list(generate_frames(cine.PixelData, number_of_frames=4))
+    cine.PixelData = encapsulate([*streams[:1], bytes(512), *streams[2:]])
+    receive(worker, cine)
+    worker.run_one()
+    stored = stored_findings(worker.settings, None, None)
+    assert [each["frame"] for each in stored] == [1, 4]
+    for each in stored:
+        assert "unreadable-frames" in each["flags"]
+        assert [bad["frame"] for bad in each["unreadable_frames"]] == [2]
 
 
 def test_the_same_pixels_in_another_syntax_are_not_scored_again(
