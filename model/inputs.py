@@ -62,7 +62,12 @@ class Preprocessor:
     def load(cls, folder: Path, size: int) -> "Preprocessor":
         from transformers import AutoTokenizer
 
-        return cls(AutoTokenizer.from_pretrained(str(folder), local_files_only=True), size)
+        return cls(
+            AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            ),
+            size,
+        )
 
     def letterbox(self, crop: Pixels) -> Pixels:
         """(size, size, 3) uint8, aspect kept, grey around."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 
 from detector.console import UsageError
 from detector.detection import Detection, at_least
@@ -45,7 +46,7 @@ from training.folds import BOTH_CLASSES, predictions
 from training.metrics import box_figures
 from training.negatives import read_negatives
 from training.pipeline import PICTURE_SIZE
-from training.samples import Sample, counts, data_hash
+from training.samples import Sample, counts, data_hash, file_hash
 from training.spatialclip import predict
 
 KNOWN_SHARE = 0.99
@@ -121,6 +122,7 @@ def make_bundle(
     outlier, beyond = fit_outlier(outputs.image[judged], judged_views, found[judged])
     with_truth = _criteria_samples(seen, shown)
     criteria = fit(with_truth, CriteriaThresholds(known=frozenset(finder.labels)))
+    learnt = _learnt(known, (detector, spatialclip))
     metrics = {
         "calibration pictures": len(sample.logits),
         "expected calibration error (fitted on these pictures)": expected_calibration_error(
@@ -171,6 +173,7 @@ def make_bundle(
                 "data": counts([e.sample for e in seen]),
                 "criteria data": counts([e.sample for e in seen if e.sample.criteria]),
                 "other ultrasound files": len(strange),
+                "learnt from": learnt,
             },
         },
         "metrics": metrics,
@@ -191,6 +194,23 @@ def make_bundle(
             out.rename(Path(scratch) / "old")
         new.rename(out)
     return facts
+
+
+def _learnt(known: Sequence[Sample], parts: Sequence[Path]) -> int | None:
+    """How many of the pictures one of the parts learnt from, said on standard error too; None where
+    the runs do not tell."""
+    seen = [runs.learnt_pictures(folder) for folder in parts]
+    if any(pictures is None for pictures in seen):
+        return None
+    every = set().union(*(pictures or () for pictures in seen))
+    count = sum(file_hash(sample.image) in every for sample in known)
+    if count:
+        Console(stderr=True).print(
+            f"warning: a part learnt from {count} of the {len(known)} pictures to calibrate on:"
+            " give pictures that were held out",
+            soft_wrap=True,
+        )
+    return count
 
 
 def check_target(out: Path, *, force: bool) -> None:

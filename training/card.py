@@ -28,7 +28,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
     validation = detector["validation"]
     real = metrics.get("detector on real pictures")
     on_real = (
-        f", of these {real['pictures']} real: {number(real['map50']['value'])},"
+        f"{_which_real(facts, real['pictures'])}: {number(real['map50']['value'])},"
         f" {interval(real['map50']['interval'])}"
         if real
         else ""
@@ -172,6 +172,12 @@ def _training_data(facts: Mapping[str, Any]) -> str:
   as a patient but for near duplicates. Quality labels are the data set's.
 - Real ultrasound of other organs (tuning half) and shuffled real pictures as "none of the views".
 """
+
+
+def _which_real(facts: Mapping[str, Any], pictures: int) -> str:
+    if data.is_counted(facts):
+        return f"; on the {pictures} real boxed ones given to calibrate on"
+    return f", of these {pictures} real"
 
 
 def _start(facts: Mapping[str, Any]) -> str:

@@ -301,6 +301,8 @@ def train_spatialclip(
     for folder in detector:
         runs.check_weights(folder, "detector")
     runs.check_weights(describer, "describer")
+    if start is not None:
+        runs.check_weights(start, "spatialclip")
     kept = cache or out.parent
     found = corpus.gather(samples, fetus_framework, split, origin)
     training, validation = (
@@ -397,7 +399,7 @@ def cross_validate(
         raise console.UsageError("--stages: give at least one stage an epoch")
     runs.check_weights(describer, "describer")
     runs.check_weights(detector_start, "detector")
-    runs.check_weights(spatialclip_start, "SpatialCLIP")
+    runs.check_weights(spatialclip_start, "spatialclip")
     figures = crossval.cross_validate(
         Plan(
             out,

@@ -72,7 +72,7 @@ def training_data(facts: Mapping[str, Any]) -> str:
         else ""
     )
     table = "\n".join(lines)
-    return f"""
+    return f"""\
 A group is what must not be divided: an exam, a patient, or a picture with what is made of it.
 "hospitals" are those that the samples name.
 
@@ -116,7 +116,10 @@ def calibrating(facts: Mapping[str, Any]) -> str:
             " their place, as its networks judged them; the parts of this bundle learnt from most"
             " of these."
         )
-    return told + " That no part learnt from the others is up to whoever chose them."
+    learnt = facts["training"]["calibration"]["learnt from"]
+    if learnt is None:
+        return told + " Whether a part learnt from some of them was not recorded."
+    return told + f" Of the pictures given to calibrate on, a part learnt from {learnt or 'none'}."
 
 
 def calibrated_on(facts: Mapping[str, Any]) -> str:

@@ -336,6 +336,7 @@ def train_detector(
     }
     if start is not None:
         facts["start data"] = runs.data_of(start)
+    runs.write_pictures(out, training, start)
     runs.write_facts(out, facts)
     return facts
 

@@ -114,7 +114,12 @@ def show(figures: dict[str, Any]) -> None:
         table.add_row(Text(OTHERS, "bold"), "")
         for figure, value in figures[OTHERS].items():
             table.add_row(figure, _shown(value))
-    Console(width=120, markup=False, emoji=False).print(table)
+    console = Console(width=120, markup=False, emoji=False)
+    console.print(table)
+    console.print(
+        "Intervals are by bootstrap of whole groups. Those of ECE lie high, and may lie beside the"
+        " figure: resampling adds to that error."
+    )
 
 
 def _shown(value: Any) -> str:

@@ -120,6 +120,7 @@ def train_small_spatialclip(
     }
     if start is not None:
         facts["start data"] = runs.data_of(start)
+    runs.write_pictures(out, [item.sample for item in training], start)
     runs.write_facts(out, facts)
     return facts
 

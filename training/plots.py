@@ -146,8 +146,14 @@ def bars(
     intervals: Mapping[str, Sequence[float | None]] | None = None,
     start: float = 0.0,
 ) -> str:
-    """A bar from `start` for each name, with its interval where one is given."""
+    """A bar from `start` for each name, with its interval where one is given.
+
+    Where a value lies below `start` all bars begin at 0: a bar down to a value would look like one
+    up from it.
+    """
     known = {name: value for name, value in values.items() if value is not None}
+    if any(value < start for value in known.values()):
+        start = 0.0
     lows = [low for low, _ in (intervals or {}).values() if low is not None]
     lowest = min([start, *known.values(), *lows])
 

@@ -13,9 +13,16 @@ from torch import nn
 from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
 from model.tensors import problem_of
-from training.samples import Sample
+from training.samples import Sample, file_hash
 
 FACTS, CHECKPOINT, LOGS = "training.json", "checkpoint.pt", "tensorboard"
+PICTURES = "pictures.txt"
+"""SHA-256 of each picture that the folder's model, and its start, learnt from, a line each."""
+_FILES = {
+    "detector": ("architecture.yaml", "detector.json", "weights.safetensors"),
+    "describer": ("config.json", "model.safetensors"),
+    "spatialclip": ("config.json", "weights.safetensors"),
+}
 
 
 def begin_run(out: Path, *, resume: bool = False, force: bool = False) -> None:
@@ -47,7 +54,7 @@ def is_run(folder: Path) -> bool:
 def remove_run(folder: Path) -> None:
     """Remove what trainings write; what else lies in the folder stays."""
     shutil.rmtree(folder / LOGS, ignore_errors=True)
-    names = [CHECKPOINT, FACTS, "checkpoint.partial", "predictions.json", "alignment.json"]
+    names = [CHECKPOINT, FACTS, PICTURES, "checkpoint.partial"]
     for path in (*(folder / name for name in names), *folder.glob("*.safetensors")):
         path.unlink(missing_ok=True)
 
@@ -79,14 +86,32 @@ def read_run(folder: Path, part: str) -> dict[str, Any]:
 
 
 def check_weights(folder: Path, part: str) -> None:
-    """Raises UsageError where the folder has no weights, or some that are not sound."""
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise UsageError(f"{folder} holds no trained {part}: it has no .safetensors file")
-    for path in weights:
-        problem = problem_of(path)
+    """Raises UsageError where the folder lacks a file of that part or its weights are not sound."""
+    for name in _FILES[part]:
+        path = folder / name
+        if not path.is_file():
+            raise UsageError(f"{folder} holds no trained {part}: {name} is missing")
+        problem = problem_of(path) if path.suffix == ".safetensors" else None
         if problem:
             raise UsageError(f"{path}: {problem}: train the {part} again")
+
+
+def write_pictures(out: Path, samples: Sequence[Sample], start: Path | None) -> None:
+    """Note which pictures the model has learnt from; not where its start does not tell its own."""
+    before = set() if start is None else learnt_pictures(start)
+    (out / PICTURES).unlink(missing_ok=True)
+    if before is not None:
+        own = {file_hash(sample.image) for sample in samples}
+        (out / PICTURES).write_text("".join(f"{line}\n" for line in sorted(own | before)))
+
+
+def learnt_pictures(run: Path) -> set[str] | None:
+    """SHA-256 of the pictures that the model of the folder learnt from; None where it does not
+    tell."""
+    try:
+        return set((run / PICTURES).read_text(encoding="ascii").split())
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def not_finite(facts: Any, name: str = "") -> str:

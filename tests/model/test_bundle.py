@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
+import pickle
 import shutil
+import struct
 
 import pytest
 import torch
@@ -192,6 +195,9 @@ def _edit(folder, **changes):
         {"files": {"../secret": "0" * 64}},
         {"files": {"/secret": "0" * 64}},
         {"files": {"a": 1}},
+        {"files": {"a": "0"}},
+        {"files": {"./a": "0" * 64}},
+        {"metrics": {"AUROC": float("nan")}},
     ],
 )
 def test_invalid_manifest(folder, changes):
@@ -199,7 +205,7 @@ def test_invalid_manifest(folder, changes):
     refused(folder, ErrorCode.BUNDLE_MISMATCH, MANIFEST)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null", b"[" * 10**5])
 def test_manifest_that_is_none(folder, content):
     (folder / MANIFEST).write_bytes(content)
     refused(folder, ErrorCode.BUNDLE_MISMATCH, MANIFEST)
@@ -218,6 +224,129 @@ def test_no_pickle_even_if_listed(folder):
     files = json.loads((folder / MANIFEST).read_text())["files"]
     _edit(folder, files={**files, "detector/best.pt": hashlib.sha256(b"x").hexdigest()})
     refused(folder, ErrorCode.BUNDLE_MISMATCH, "best.pt", "pickle")
+
+
+def _listed(folder, *names):
+    """The manifest's hashes made true again, as an attacker would."""
+    files = json.loads((folder / MANIFEST).read_text())["files"]
+    hashes = {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in names}
+    _edit(folder, files={**files, **hashes})
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "outside", "loop", "manifest", "pipe"])
+def test_links_and_pipes_are_refused(folder, tmp_path, what):
+    secret = tmp_path / "secret.safetensors"
+    weights = folder / "detector" / "weights.safetensors"
+    if what == "file":
+        weights.rename(secret)
+        weights.symlink_to(secret)
+    elif what == "folder":
+        (folder / "detector").rename(tmp_path / "detector")
+        (folder / "detector").symlink_to(tmp_path / "detector")
+    elif what == "outside":
+        (folder / "extra").symlink_to("/etc/hostname")
+    elif what == "loop":
+        (folder / "extra").symlink_to(folder)
+    elif what == "manifest":
+        (folder / MANIFEST).rename(tmp_path / MANIFEST)
+        (folder / MANIFEST).symlink_to(tmp_path / MANIFEST)
+    else:
+        weights.unlink()
+        os.mkfifo(weights)
+    assert any("is a link or no file" in problem for problem in verify(folder))
+    with pytest.raises(QCError):
+        Bundle.open(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32, torch.float64, torch.bfloat16])
+def test_weights_that_are_not_finite_are_refused(folder, value, kind):
+    name = "spatialclip/weights.safetensors"
+    weights = load_file(folder / name)
+    weights["classifier.bias"] = torch.full((1,), value, dtype=kind)
+    save_file(weights, folder / name)
+    _listed(folder, name)
+    refused(folder, ErrorCode.BUNDLE_MISMATCH, name, "classifier.bias", "no numbers")
+
+
+def _with_header(path, change):
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+
+
+def _first(header):
+    return header[min(name for name in header if name != "__metadata__")]
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        lambda h: _first(h).update(data_offsets=[0, 2**62]),
+        lambda h: _first(h).update(shape=[2**40]),
+        lambda h: _first(h).update(shape=[-1]),
+        lambda h: _first(h).update(dtype="U1024"),
+        lambda h: h.pop(min(name for name in h if name != "__metadata__")),
+        lambda h: h.update(extra={"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}),
+    ],
+)
+def test_a_safetensors_header_that_lies_is_refused(folder, lie):
+    name = "detector/weights.safetensors"
+    _with_header(folder / name, lie)
+    _listed(folder, name)
+    refused(folder, ErrorCode.BUNDLE_MISMATCH, name, "no sound safetensors file")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0" * 7, struct.pack("<Q", 2**63), struct.pack("<Q", 2) + b"[]", b"PK\3\4" * 20],
+)
+def test_what_is_no_safetensors_is_refused(folder, content):
+    name = "describer/model.safetensors"
+    (folder / name).write_bytes(content)
+    _listed(folder, name)
+    refused(folder, ErrorCode.BUNDLE_MISMATCH, name, "no sound safetensors file")
+
+
+def test_json_of_any_size_is_not_read(folder, monkeypatch):
+    monkeypatch.setattr(bundle, "MOST_JSON_BYTES", 2000)
+    refused(folder, ErrorCode.BUNDLE_MISMATCH, MANIFEST, "bytes")
+    monkeypatch.setattr(bundle, "MOST_JSON_BYTES", (folder / MANIFEST).stat().st_size)
+    name = "spatialclip/tokenizer.json"
+    (folder / name).write_text(" " * 10**6)
+    _listed(folder, name)
+    assert any(name in problem and "bytes" in problem for problem in verify(folder))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"thresholds": {"detection": "x", "view": 0.5, "review": [0.4, 0.6]}},
+        {"thresholds": {"detection": 0.2, "view": 0.5, "review": [0.6, 0.4]}},
+        {"criteria": {}},
+        {"calibration": {"temperature": 0, "bias": 0, "views": {}}},
+        {"real_views": ["SPINE"]},
+        {"real_views": "NT"},
+    ],
+)
+def test_facts_that_no_judge_can_use_are_told(folder, changes):
+    _edit(folder, **changes)
+    (problem,) = verify(folder)
+    assert next(iter(changes)) in problem
+
+
+def test_a_detector_s_architecture_runs_nothing(folder, tmp_path):
+    """ultralytics evaluates the activation of a model file unless it is told not to."""
+    path, mark = folder / "detector" / "architecture.yaml", tmp_path / "ran"
+    code = f"activation: __import__('pathlib').Path({str(mark)!r}).touch()\n"
+    path.write_text(code + path.read_text())
+    _listed(folder, "detector/architecture.yaml")
+    with pytest.raises(QCError, match="detector"):
+        Bundle.open(folder).detector()
+    assert not mark.exists()
 
 
 def test_verify_tells_everything(folder):
@@ -336,6 +465,63 @@ def test_build_from_pickles_needs_trust(parts, tmp_path):
     assert made.manifest["vocabulary"] == ["NT", "NB"]
     assert not [p for p in made.path.rglob("*") if p.suffix in (".pt", ".bin")]
     made.describer()
+
+
+class Malicious:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.mark),))
+
+
+def test_nothing_of_a_pickle_is_run_without_trust(parts, tmp_path):
+    mark = tmp_path / "ran"
+    (tmp_path / "raw.pt").write_bytes(pickle.dumps(Malicious(mark)))
+    torch.save({"model": Malicious(mark)}, tmp_path / "best.pt")
+    describer = shutil.copytree(parts / "describer", tmp_path / "describer")
+    (describer / "model.safetensors").unlink()
+    torch.save({"a": Malicious(mark)}, describer / "pytorch_model.bin")
+    clip = {"clip": parts / "clip"}
+    for changes in (
+        {"detector": tmp_path / "best.pt"},
+        {"detector": tmp_path / "raw.pt"},
+        {"describer": describer},
+        {"spatialclip": tmp_path / "best.pt", **clip},
+        {"spatialclip": tmp_path / "raw.pt", **clip},
+    ):
+        with pytest.raises(QCError, match="--trust"):
+            make(parts, tmp_path / "out", **changes)
+        assert not mark.exists()
+
+
+def test_a_state_dict_needs_no_code_to_run_even_with_trust(parts, tmp_path, monkeypatch):
+    """What torch reads as weights only is never unpickled freely."""
+    state = SpatialClip.from_clip(parts / "clip").state_dict()
+    torch.save({"model_state_dict": dict(state), "config": {"a": 1}}, tmp_path / "c.pt")
+    free, load = [], torch.load
+
+    def spy(*args, weights_only, **more):
+        free.append(not weights_only)
+        return load(*args, weights_only=weights_only, **more)
+
+    monkeypatch.setattr(torch, "load", spy)
+    arguments = {"spatialclip": tmp_path / "c.pt", "clip": parts / "clip", "trust": True}
+    make(parts, tmp_path / "out", **arguments)
+    assert free == [False]
+
+
+def test_weights_that_are_not_finite_make_no_bundle(parts, tmp_path):
+    source = shutil.copytree(parts / "detector", tmp_path / "detector")
+    weights = load_file(source / "weights.safetensors")
+    name = next(name for name, tensor in weights.items() if tensor.is_floating_point())
+    weights[name] = torch.full_like(weights[name], float("nan"))
+    save_file(weights, source / "weights.safetensors")
+    with pytest.raises(QCError, match="no numbers"):
+        make(parts, tmp_path / "out", detector=source)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,95 @@ def test_who_looks_at_mirror_images_is_told(facts: dict[str, Any]) -> None:
     assert model_card(facts).count("It looks at the mirror image too.") == 2
 
 
+ROW = {
+    "dataset": "",
+    "source": "clinic",
+    "origin": "real",
+    "view": "CRL",
+    "standard": 30,
+    "non-standard": 12,
+    "groups": 40,
+    "hospitals": 2,
+    "boxed": 42,
+    "boxed non-standard": 12,
+}
+PHANTOMS = ROW | {
+    "dataset": "phantoms of qc-model",
+    "source": "ph",
+    "origin": "simulated",
+    "view": "NT",
+    "hospitals": 0,
+}
+
+
+@pytest.fixture
+def own(facts: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a bundle of other data, each part's counted."""
+    del facts["cross_validation"]
+    facts |= {"notes": [], "real_views": ["CRL"]}
+    training = facts["training"]
+    for part in ("detector", "spatialclip"):
+        training[part]["start"] = None
+        training[part]["training"]["data"] = [ROW, PHANTOMS]
+        training[part]["command"] = f"qc-model train {part} --samples clinic/samples.json"
+    training["detector"]["validation"]["data"] = [ROW]
+    training["spatialclip"]["validation data"] = [ROW]
+    training["calibration"] = {
+        "command": "qc-model calibrate --samples clinic/held-out.json",
+        "data": [ROW],
+        "criteria data": [],
+        "other ultrasound files": 0,
+        "learnt from": 0,
+    }
+    return facts
+
+
+def test_a_bundle_of_other_data_says_nothing_of_the_shipped_one_s(own: dict[str, Any]) -> None:
+    card = model_card(own)
+    for absent in (
+        "Fetus Framework",
+        "Cui",
+        "set 1",
+        "set 2",
+        "one hospital",
+        "other ultrasound f",
+    ):
+        assert absent not in card, absent
+    assert "**Only CRL has learnt from real pictures, of 1 part of 1 data set (clinic)." in card
+    assert "| detector, learnt from | not named | clinic | real | CRL | 30 | 12 | 40 | 2 |" in card
+    assert "| ph | simulated | NT | 30 | 12 | 40 | not named |" in card
+    assert "Calibration pictures: 42 real (30 standard)." in card
+    assert "a part learnt from none" in card
+    assert "Only standard real pictures are boxed" not in card
+
+
+def test_the_card_says_what_was_not_recorded(own: dict[str, Any]) -> None:
+    del own["training"]["detector"]["training"]["data"]
+    own["training"]["calibration"]["learnt from"] = None
+    card = model_card(own)
+    assert "not all recorded" in card
+    assert "| detector, learnt from | not recorded: trained by an earlier version |" in card
+    assert "Whether a part learnt from some of them was not recorded." in card
+
+
+def test_what_a_part_began_with_counts_as_learnt(own: dict[str, Any]) -> None:
+    clip = own["training"]["spatialclip"]
+    clip |= {"start": "0" * 64, "start data": [ROW | {"view": "HEAD", "source": "first"}]}
+    card = model_card(own)
+    assert "Only HEAD, CRL have learnt from real pictures, of 2 parts of 2 data sets" in card
+    assert "| SpatialCLIP, began with a model of | not named | first | real | HEAD |" in card
+
+
+def test_the_named_data_set_is_cited_where_it_was_used(own: dict[str, Any]) -> None:
+    own["training"]["detector"]["training"]["data"].append(ROW | {"dataset": "Fetus Framework"})
+    assert "doi:10.17632/n2rbrb9t4f.1" in model_card(own)
+
+
+def test_calibrating_on_what_was_learnt_is_told(own: dict[str, Any]) -> None:
+    own["training"]["calibration"]["learnt from"] = 42
+    assert "a part learnt from 42." in model_card(own)
+
+
 def test_notes_are_limits(facts: dict[str, Any]) -> None:
     facts["notes"] = ["Its detector is older."]
     card = model_card(facts)

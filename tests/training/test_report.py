@@ -10,6 +10,7 @@ import pytest
 
 from model.finding import NON_STANDARD
 from tests.training.test_assessment import RIGHT, verdicts
+from training import plots
 from training.assessment import assess, plain
 from training.report import html, write_report
 
@@ -79,6 +80,16 @@ def test_it_is_well_formed_and_asks_nothing_of_any_other_file(figures: dict[str,
 def test_names_are_shown_as_text(figures: dict[str, object]) -> None:
     page = Page(html("Evaluation", plain(figures)))
     assert "<script>alert(1)</script>.png" in "".join(page.words)
+
+
+def test_a_bar_below_its_start_is_drawn_from_nothing() -> None:
+    """A bar from 0.5 down to 0.000 would end at 0.5 and read as one."""
+    low, high = (plots.bars("t", "AUROC", {"a": area}, start=0.5) for area in (0.0, 0.9))
+    assert "0.000" in low
+    # The axis says where bars begin.
+    assert "<!-- 0.0 -->" in low
+    assert "<!-- 0.0 -->" not in high
+    assert "<!-- 0.5 -->" in high
 
 
 def test_it_has_the_plots_that_there_are_figures_for(figures: dict[str, object]) -> None:
