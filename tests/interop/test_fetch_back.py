@@ -90,6 +90,14 @@ def test_dropped_and_fetched_back(pacs: Orthanc, tmp_path: Path) -> None:
         assert path.read_bytes() == before[path]
         assert hashlib.sha256(path.read_bytes()).hexdigest() == facts.sha256
 
+    # One that was altered in the spool comes back too.
+    altered, _ = _facts(store)
+    file = spool.root / altered.path
+    file.write_bytes(before[file][:-1] + bytes([before[file][-1] ^ 1]))
+    assert originals(altered).read_bytes() == before[file]
+    (kept,) = (spool.root / "damaged").iterdir()
+    assert kept.read_bytes() != before[file]
+
     # And one that even the PACS has lost.
     assert drop_due(store, spool.root, rule, NOW + timedelta(hours=1)) == 2
     (lost, _) = _facts(store)
