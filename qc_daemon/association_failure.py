@@ -68,7 +68,7 @@ def _network(
         try:
             plain = stack.enter_context(socket.create_connection((host, port), _SECONDS))
         except OSError as error:
-            return _unconnected(error)
+            return connection_failure(error)
         if tls_args is None:
             return _answer(association, plain, secure=False)
         context, name = tls_args
@@ -79,7 +79,8 @@ def _network(
         return _answer(association, encrypted, secure=True)
 
 
-def _unconnected(error: OSError) -> str:
+def connection_failure(error: OSError) -> str:
+    """Why there is no TCP connection."""
     if isinstance(error, socket.gaierror):
         return "no such host"
     if isinstance(error, TimeoutError):

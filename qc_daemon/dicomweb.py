@@ -4,6 +4,7 @@ Nothing is taken from the process's surroundings: no proxy, no netrc, no authori
 """
 
 import os
+import socket
 import ssl
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from requests.auth import AuthBase, HTTPBasicAuth
 
 from detector.codes import ErrorCode, QCError
 from qc_daemon import tls
+from qc_daemon.association_failure import connection_failure, tls_failure
 from qc_daemon.settings import ClientTLSSettings, DestinationSettings
 
 JSON = "application/dicom+json"
@@ -58,11 +60,15 @@ def holds(destination: DestinationSettings, session: requests.Session, uid: str)
 
 def trouble(error: requests.RequestException) -> str:
     """Why a request failed, without a word of its own, which may quote what was sent."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLError):
-            return tls.reason(cause)
-        cause = _within(cause)
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, ssl.SSLError):
+            return tls_failure(inner)
+        if isinstance(inner, ConnectionRefusedError | socket.gaierror):
+            return connection_failure(inner)
+        inner = _within(inner)
+    if isinstance(error, requests.ConnectTimeout):
+        return connection_failure(TimeoutError())
     return "no answer in time" if isinstance(error, requests.Timeout) else "no connection"
 
 

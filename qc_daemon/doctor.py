@@ -32,6 +32,7 @@ from qc_daemon.orphans import margin
 from qc_daemon.receive import check_tls
 from qc_daemon.records import integrity, schema
 from qc_daemon.records.store import Store
+from qc_daemon.records.tables import CommitmentSupport
 from qc_daemon.requestor import associate
 from qc_daemon.retain.reconcile import reconcile
 from qc_daemon.settings import DestinationSettings, Settings, TLSSettings
@@ -322,7 +323,10 @@ def _commitment(subject: tuple[Settings, DestinationSettings]) -> str:
     fault = commitment_fault(destination, condition)
     if fault is not None:
         raise OSError(0, fault)
-    return commitment_words(destination, condition)
+    words = commitment_words(destination, condition)
+    if condition.commitment == CommitmentSupport.NOT_OFFERED and destination.commitment != "off":
+        raise NoticeError(words)
+    return words
 
 
 def _web(destination: DestinationSettings) -> str:

@@ -130,7 +130,9 @@ def test_a_dicomweb_destination_is_asked_a_question(monkeypatch: pytest.MonkeyPa
         web.stop()
     gone = found()
     assert not gone.healthy
-    assert gone.message.endswith("cannot be reached: no connection")
+    assert gone.message.endswith(
+        "cannot be reached: connection refused: nothing listens at the port"
+    )
     monkeypatch.delenv("VNA_TOKEN")
     assert "its token is not in the environment variable VNA_TOKEN" in found().message
 

@@ -19,6 +19,7 @@ from pynetdicom import AE, build_context, build_role
 
 from detector.codes import ErrorCode, QCError
 from qc_daemon import spool_file, tls
+from qc_daemon.association_failure import cause
 from qc_daemon.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, event_information
 from qc_daemon.deliver.outages import Outages
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -225,6 +226,7 @@ class CommitmentReporter(CommitmentWorker):
         self.outages.check(claim.requested_by)
         began = time.monotonic()
         # We are the SCP of this SOP class though we open the association (PS3.4 J.3.3, PS3.7 D.3).
+        secure = _tls_args(claim, peer)
         association = associate(
             self._ae,
             claim.address,
@@ -232,11 +234,12 @@ class CommitmentReporter(CommitmentWorker):
             contexts=[build_context(PUSH_MODEL)],
             ext_neg=[build_role(PUSH_MODEL, scp_role=True)],
             ae_title=claim.requested_by,
-            tls_args=_tls_args(claim, peer),
+            tls_args=secure,
         )
         if not association.is_established:
+            why = cause(association, claim.address, port, secure)
             self.outages.record(claim.requested_by, time.monotonic() - began)
-            raise _error(ErrorCode.DELIVERY_UNREACHABLE, claim, "cannot be reached")
+            raise _error(ErrorCode.DELIVERY_UNREACHABLE, claim, f"cannot be reached: {why}")
         try:
             self._send(association, claim, told)
         finally:

@@ -14,6 +14,7 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE, build_context, evt
 
 from detector.codes import ErrorCode, QCError
+from qc_daemon.association_failure import cause
 from qc_daemon.commitment import (
     PUSH_MODEL,
     PUSH_MODEL_INSTANCE,
@@ -174,21 +175,23 @@ class CommitmentAsker(CommitmentWorker):
             # One that does not answer holds the others up.
             setattr(ae, limit, min(_LONGEST_CALL_SECONDS, destination.timeout))
         began = time.monotonic()
+        secure = self._tls_args(destination)
         association = associate(
             ae,
             destination.host,
             destination.port,
             contexts=[build_context(PUSH_MODEL)],
             ae_title=destination.ae_title,
-            tls_args=self._tls_args(destination),
+            tls_args=secure,
             evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._told, [asked.destination])],
         )
         if association.is_established:
             return association
         if association.rejected_contexts and not association.is_rejected:
             raise _RefusedError(destination, "accepts no request", is_offered=False)
+        why = cause(association, destination.host, destination.port, secure)
         self.outages.record(destination.name, time.monotonic() - began)
-        raise _awaited(destination, "cannot be reached for a request")
+        raise _awaited(destination, "cannot be asked", f": {why}")
 
     def _tls_args(self, destination: DestinationSettings) -> Any:
         try:
@@ -308,8 +311,8 @@ class _RefusedError(QCError):
         self.is_offered = is_offered
 
 
-def _awaited(destination: DestinationSettings, what: str) -> QCError:
-    return QCError(ErrorCode.COMMITMENT_AWAITED, _message(destination, what))
+def _awaited(destination: DestinationSettings, what: str, why: str = "") -> QCError:
+    return QCError(ErrorCode.COMMITMENT_AWAITED, _message(destination, what) + why)
 
 
 def _message(destination: DestinationSettings, what: str) -> str:

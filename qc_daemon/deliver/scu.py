@@ -9,7 +9,7 @@ from typing import Any
 from pynetdicom import AE, _config, build_context
 
 from detector.codes import ErrorCode, QCError
-from qc_daemon.association_failure import cause
+from qc_daemon.association_failure import cause, rejection
 from qc_daemon.commitment import PUSH_MODEL
 from qc_daemon.deliver.item import ClassRefusedError, Convert, Item
 from qc_daemon.deliver.outcome import CLASS_NOT_SUPPORTED, outcome
@@ -147,7 +147,7 @@ class StoreSCU:
             self._association = association
             return association
         if association.is_rejected:
-            raise self._rejected(association.acceptor.primitive)
+            raise self._rejected(association)
         if association.rejected_contexts and not association.accepted_contexts:
             raise self._class_refused()
         where = (self.destination.host, self.destination.port)
@@ -169,14 +169,12 @@ class StoreSCU:
         if association is not None and association.is_established:
             association.abort()
 
-    def _rejected(self, answer: Any) -> QCError:
-        """A-ASSOCIATE-RJ (PS3.8 9.3.4): what is permanent waits for someone who mends it."""
-        if answer.result == _REJECTED_PERMANENT:
-            reason = answer.reason_str.lower()
-            return self._error(
-                ErrorCode.DELIVERY_FORBIDDEN, f"rejects our associations for good: {reason}"
-            )
-        return self._error(ErrorCode.DELIVERY_UNREACHABLE, "rejected the association for now")
+    def _rejected(self, association: Any) -> QCError:
+        """A-ASSOCIATE-RJ (PS3.8 9.3.4): what is permanent waits for someone who fixes it."""
+        why = rejection(association)
+        if association.acceptor.primitive.result == _REJECTED_PERMANENT:
+            return self._error(ErrorCode.DELIVERY_FORBIDDEN, f"cannot be stored to: {why}")
+        return self._error(ErrorCode.DELIVERY_UNREACHABLE, f"cannot be stored to for now: {why}")
 
     def _class_refused(self) -> QCError:
         return ClassRefusedError(

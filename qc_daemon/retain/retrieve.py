@@ -13,6 +13,7 @@ from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.dsutils import create_file_meta
 
 from detector.codes import ErrorCode, QCError
+from qc_daemon.association_failure import cause
 from qc_daemon.dimse_request import refusal_of
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.requestor import associate
@@ -113,6 +114,7 @@ def _association(
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     for limit in ("acse_timeout", "dimse_timeout", "network_timeout", "connection_timeout"):
         setattr(ae, limit, destination.timeout)
+    secure = tls_args(destination)
     association = associate(
         ae,
         destination.host,
@@ -121,13 +123,14 @@ def _association(
         ae_title=destination.ae_title,
         ext_neg=list(roles),
         evt_handlers=list(handlers),
-        tls_args=tls_args(destination),
+        tls_args=secure,
     )
     if association.rejected_contexts and not association.accepted_contexts:
         # Every context refused: pynetdicom has aborted.
         raise NotOfferedError
     if not association.is_established:
-        raise _unreachable(destination, "cannot be reached to fetch an object")
+        why = cause(association, destination.host, destination.port, secure)
+        raise _unreachable(destination, f"cannot be asked for an object: {why}")
     try:
         yield association
     except (ValueError, RuntimeError) as error:

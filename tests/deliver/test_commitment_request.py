@@ -345,7 +345,9 @@ def test_a_pacs_that_is_down_is_asked_when_it_is_back(desk: Desk) -> None:
     desk.pacs.stop()
     desk.ask()
     assert desk.yard.states() == [("sent", AWAITED)]
-    assert "cannot be reached" in str(desk.rows()[0].error_message)
+    assert "cannot be asked for storage commitment: connection refused" in str(
+        desk.rows()[0].error_message
+    )
     desk.pacs.start()
     desk.ask(later=600)
     assert desk.yard.states() == [DONE]

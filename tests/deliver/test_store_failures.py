@@ -173,8 +173,8 @@ def test_no_answer(scripted: Callable[[Callable[[Any], int]], int]) -> None:
 @pytest.mark.parametrize(
     ("answer", "failure_class", "told"),
     [
-        ((1, 1, 3), ALARM, "calling ae title not recognised"),
-        ((1, 1, 7), ALARM, "called ae title not recognised"),
+        ((1, 1, 3), ALARM, "does not know our AE title"),
+        ((1, 1, 7), ALARM, "does not know the AE title that it was called by"),
         ((1, 1, 1), ALARM, "no reason given"),
         ((2, 3, 1), ALARM, "for now"),
         ((2, 3, 2), ALARM, "for now"),

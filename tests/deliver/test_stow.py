@@ -159,7 +159,7 @@ def test_nothing_is_taken_from_the_surroundings(web: Web, monkeypatch: pytest.Mo
 
 def test_nobody_there() -> None:
     carrier = StowRS(destination(f"http://127.0.0.1:{reserve_port()}/web"))
-    with pytest.raises(QCError, match="destination vna cannot be reached: no connection") as error:
+    with pytest.raises(QCError, match="vna cannot be reached: connection refused") as error:
         carrier.send(item())
     assert error.value.code is ErrorCode.DELIVERY_UNREACHABLE
 
@@ -206,12 +206,12 @@ class TestTLS:
         for tls in ({"ca": stranger.certificate}, {}, None):
             error = result(secure, tls=tls)
             assert error is not None
-            assert "certificate verify failed" in error.message
+            assert "authority that we do not know; name it as ca" in error.message
 
     def test_a_name_that_is_not_in_its_certificate(self, secure: Web, hospital: Authority) -> None:
         error = result(secure, tls={"ca": hospital.certificate, "server_name": "other.example"})
         assert error is not None
-        assert "certificate verify failed" in error.message
+        assert "its certificate is for another name" in error.message
 
     def test_files_that_cannot_be_used(self, secure: Web, tmp_path: Path) -> None:
         error = result(secure, tls={"ca": tmp_path / "none.pem"})
