@@ -82,8 +82,10 @@ def test_a_bad_sample_is_named_by_every_command(
     (tmp_path / "part").mkdir()
     samples = changed(tmp_path / "bad.json", phantoms, **changes)
     parts = ["--detector", "part", "--describer", "part"]
-    weights = tmp_path / "part" / "weights.safetensors"
-    save_file({"a": np.zeros(1, np.float32)}, weights)
+    for name in ("architecture.yaml", "detector.json", "config.json"):
+        (tmp_path / "part" / name).write_text("{}")
+    for name in ("weights.safetensors", "model.safetensors"):
+        save_file({"a": np.zeros(1, np.float32)}, tmp_path / "part" / name)
     status, err = qc_model(
         *{
             "detector": small(samples),
