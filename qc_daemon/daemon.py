@@ -52,6 +52,8 @@ STOP_SECONDS = 30.0
 _RELEASE_SECONDS = 10.0
 _RETRY_SECONDS = 1.0
 _POLL_SECONDS = 0.1
+# It lists the whole spool, and what it finds changes slowly.
+_RECONCILE_SECONDS = 3600.0
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 # A receiver is cheap to start, and senders wait for it.
 _RECEIVER_DELAY = 4.0
@@ -457,11 +459,19 @@ class Supervisor:
         ]
 
     def _reconcile(self) -> None:
-        """Compare spool and database beside the service: nobody waits for it."""
+        """Compare spool and database beside the service, now and again: nobody waits for it."""
+        self._reconcile_once(mend=True)
+        while not self._stop.wait(_RECONCILE_SECONDS):
+            self._reconcile_once(mend=False)
+
+    def _reconcile_once(self, *, mend: bool) -> None:
         try:
-            found = reconcile(self.store, self.spool.root, datetime.now(UTC), self._stop, mend=True)
+            found = reconcile(self.store, self.spool.root, datetime.now(UTC), self._stop, mend=mend)
         except (QCError, OSError) as error:
             self.log.warning("spool not reconciled", error_type=type(error).__name__)
+            return
+        if self._stop.is_set():
+            # Only a part was compared.
             return
         report(found)
         tally.put("spool_orphans", found.orphans)

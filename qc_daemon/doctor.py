@@ -34,8 +34,10 @@ from qc_daemon.records import integrity, schema
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import CommitmentSupport
 from qc_daemon.requestor import associate
+from qc_daemon.retain import scrub
 from qc_daemon.retain.reconcile import reconcile
 from qc_daemon.settings import DestinationSettings, Settings, TLSSettings
+from qc_daemon.spool_file import DAMAGED_FOLDER
 from qc_daemon.tls import tls_args
 
 T = TypeVar("T")
@@ -43,6 +45,7 @@ VERIFICATION = "1.2.840.10008.1.1"
 LEAST_FREE_BYTES = 5 * 2**30
 # A large database takes longer to read through than whoever asks will wait.
 INTEGRITY_SECONDS = 30.0
+SCRUB_OVERDUE = timedelta(days=8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ def examine(settings: Settings) -> Iterator[Check]:
         ("spool", _spool),
         ("database", _database),
         ("spool and database", _reconciled),
+        ("scrub", _scrubbed),
         ("bundle", _bundle),
         ("device", _device),
         ("receiver", _receiver),
@@ -185,6 +189,26 @@ def _reconciled(settings: Settings) -> str:
         )
     known = f"{found.files - found.young} files, all known"
     return f"{known}; {found.young} more are too young to judge" if found.young else known
+
+
+def _scrubbed(settings: Settings) -> str:
+    """How the last pass over the spool went; what it found is damaged may be fetched back since."""
+    if not settings.store.scrub_megabytes_per_second:
+        raise NoticeError("switched off: nobody would notice files that change on the disk")
+    done = scrub.read(settings.store.spool).finished
+    if done is None:
+        return "the spool has not been read through yet; the role schedule does so each night"
+    told = f"{done.files} files read through, finished {done.finished}"
+    if done.faults:
+        raise NoticeError(
+            f"{told}: {done.damaged} were damaged (set aside in {DAMAGED_FOLDER}),"
+            f" {done.missing} missing, {done.unreadable} unreadable; restore them from a backup"
+            " (qc-daemon db restore), or have them sent again"
+        )
+    assert done.finished is not None
+    if datetime.now(UTC) - datetime.fromisoformat(done.finished) > SCRUB_OVERDUE:
+        raise NoticeError(f"{told}; overdue: does the role schedule run?")
+    return f"{told}: all as received"
 
 
 def _bundle(settings: Settings) -> str:

@@ -163,10 +163,14 @@ def deliver(brief: Brief, stop: threading.Event) -> None:
 
 
 def schedule(brief: Brief, stop: threading.Event) -> None:
-    """The exam clock: close exams whose time has come; once an hour drop originals whose has."""
-    from qc_daemon.records import exams
-    from qc_daemon.retain import Retention
+    """The exam clock: close exams whose time has come; once an hour drop originals whose has.
 
+    Beside it the spool is read through, night after night.
+    """
+    from qc_daemon.records import exams
+    from qc_daemon.retain import Retention, Scrub
+
+    scrub = threading.Thread(target=Scrub(brief.store, brief.settings, stop).run, daemon=True)
     retention = Retention(brief.store, brief.settings)
     settings = brief.settings.receive
 
@@ -181,7 +185,9 @@ def schedule(brief: Brief, stop: threading.Event) -> None:
         return False
 
     _ready("schedule")
+    scrub.start()
     _loop("schedule", step, _CLOCK_SECONDS, stop)
+    scrub.join()
 
 
 ROLES: dict[str, Callable[[Brief, threading.Event], None]] = {

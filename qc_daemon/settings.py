@@ -8,6 +8,7 @@ import ipaddress
 import os
 import tomllib
 from collections.abc import Collection, Sequence
+from datetime import time
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -110,6 +111,12 @@ class StoreSettings(_Section):
     spool: Path = Path("var/spool")
     keep_pixels_days: Annotated[int, Field(ge=0)] | Literal["forever"] = 400
     keep_overlays_days: int = Field(default=7, ge=0)
+    scrub_at: time = Field(
+        default=time(1), description="when each night's pass over the spool begins, local time"
+    )
+    scrub_megabytes_per_second: float = Field(
+        default=20.0, ge=0, le=10_000, description="how fast the spool is read through; 0: never"
+    )
 
 
 class ClientTLSSettings(_Section):

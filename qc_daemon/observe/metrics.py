@@ -133,11 +133,25 @@ class Service(Collector):
             "Back-pressure: 0 none, 1 new associations wait, 2 every object waits.",
             board.most("pressure"),
         )
-        yield _gauge("spool_orphans", "Files without a row at start.", board.most("spool_orphans"))
+        yield _gauge(
+            "spool_orphans",
+            "Files without a row, at the last hourly look.",
+            board.most("spool_orphans"),
+        )
         yield _gauge(
             "spool_missing",
-            "Rows whose file was missing or damaged at start.",
+            "Rows whose file was missing or damaged, at the last hourly look.",
             board.most("spool_missing"),
+        )
+        yield _gauge(
+            "spool_scrub_finished_timestamp_seconds",
+            "When the spool was last read through; 0: never.",
+            board.most("scrub_finished"),
+        )
+        yield _gauge(
+            "spool_scrub_faults",
+            "Files that were damaged, missing or unreadable then.",
+            board.most("scrub_faults"),
         )
 
     def _delivered(self) -> Iterator[Metric]:
@@ -158,7 +172,7 @@ class Service(Collector):
         yield fetched
         yield CounterMetricFamily(
             "qc_daemon_spool_damaged_files",
-            "Altered files that a stage found in the spool and set aside.",
+            "Altered files that were found in the spool and set aside.",
             self.board.total("spool_damaged"),
         )
 

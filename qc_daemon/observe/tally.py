@@ -20,7 +20,10 @@ COUNTERS = (
     "rejected_unknown", "rejected_busy", "rejected_called", "rejected_protocol",
     "fetched_back", "fetched_nowhere", "spool_damaged",
 )  # fmt: skip
-GAUGES = ("ready", "associations", "pressure", "spool_orphans", "spool_missing")
+GAUGES = (
+    "ready", "associations", "pressure", "spool_orphans", "spool_missing", "scrub_finished",
+    "scrub_faults",
+)  # fmt: skip
 """What a process measured ends with it; `ready` is 1 once it has said that it can do its work."""
 
 

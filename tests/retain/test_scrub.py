@@ -1,0 +1,150 @@
+"""The spool is read through each night, slowly; what has changed is told and set aside."""
+
+import json
+import threading
+from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qc_daemon.doctor import examine
+from qc_daemon.observe import tally
+from qc_daemon.retain import scrub
+from qc_daemon.retain.scrub import Pace, Pass, Scrub, due, read
+from tests.retain.conftest import Yard
+
+
+class Night:
+    """A scrub whose time is the test's."""
+
+    def __init__(self, yard: Yard) -> None:
+        self.now = datetime(2026, 11, 29, 3, tzinfo=UTC)
+        self.stop = threading.Event()
+        yard.settings.store.scrub_megabytes_per_second = 10_000
+        self.scrub = Scrub(yard.store, yard.settings, self.stop, lambda: self.now)
+
+    def step(self) -> Pass | None:
+        return self.scrub.step()
+
+
+@pytest.fixture
+def night(yard: Yard) -> Night:
+    return Night(yard)
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrub, "_PAGE", 2)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+def test_whole_files_are_in_order(yard: Yard, night: Night) -> None:
+    for _ in range(3):
+        yard.receive()
+    done = night.step()
+    assert done is not None
+    assert (done.files, done.faults, done.finished is not None) == (3, 0, True)
+    # Once a night.
+    assert night.step() is None
+    night.now += timedelta(days=1)
+    again = night.step()
+    assert again is not None
+    assert again.files == 3
+
+
+def test_a_flipped_bit_is_an_alarm_and_the_file_is_kept_aside(yard: Yard, night: Night) -> None:
+    whole, damaged = yard.receive(), yard.receive()
+    flip(yard.spool.root / damaged.path)
+    before = tally.board().total("spool_damaged")
+    done = night.step()
+    assert done is not None
+    assert (done.files, done.damaged, done.missing) == (2, 1, 0)
+    assert tally.board().total("spool_damaged") == before + 1
+    assert tally.board().most("scrub_faults") == 1
+    assert not (yard.spool.root / damaged.path).exists()
+    assert (yard.spool.root / whole.path).exists()
+    (aside,) = (yard.spool.root / "damaged").iterdir()
+    assert aside.stat().st_size == damaged.size
+    said = next(each for each in examine(yard.settings) if each.name == "scrub")
+    assert said.word == "warn"
+    assert "1 were damaged" in said.message
+    # The next one finds that it is not there, and no second alarm is given for it.
+    night.now += timedelta(days=1)
+    later = night.step()
+    assert later is not None
+    assert (later.damaged, later.missing) == (0, 1)
+
+
+def test_a_lost_file_is_told(yard: Yard, night: Night) -> None:
+    gone = yard.receive()
+    (yard.spool.root / gone.path).unlink()
+    done = night.step()
+    assert done is not None
+    assert (done.missing, done.damaged) == (1, 0)
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_a_pass_goes_on_where_a_restart_cut_it_short(yard: Yard, night: Night) -> None:
+    for _ in range(7):
+        yard.receive()
+    looked = 0
+
+    def stop_at_the_fourth(_count: int) -> None:
+        nonlocal looked
+        looked += 1
+        if looked == 4:
+            night.stop.set()
+
+    night.scrub.pace = stop_at_the_fourth  # type: ignore[assignment]
+    cut = night.step()
+    assert cut is not None
+    assert (cut.files, cut.finished) == (3, None)
+    begun = cut.begun
+    # Days later, and with what came meanwhile: still the same pass.
+    night.stop.clear()
+    night.scrub.pace = None
+    night.now += timedelta(days=3)
+    yard.receive()
+    done = night.step()
+    assert done is not None
+    assert (done.files, done.begun, done.finished is not None) == (8, begun, True)
+
+
+def test_a_broken_note_begins_anew(yard: Yard, night: Night) -> None:
+    yard.receive()
+    for content in ("", "[]", json.dumps({"current": {"begun": 1, "other": 2}, "previous": None})):
+        (yard.spool.root / scrub.NAME).write_text(content)
+        assert read(yard.spool.root) == scrub.Progress()
+        assert night.step() is not None
+
+
+@given(st.floats(1, 1e6), st.lists(st.integers(0, 10_000), min_size=1, max_size=30))
+def test_the_pace_is_kept(rate: float, counts: list[int]) -> None:
+    now = 0.0
+
+    def wait(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    pace = Pace(rate, wait, lambda: now)
+    for count in counts:
+        pace(count)
+    assert now == pytest.approx(sum(counts) / rate)
+
+
+@given(
+    st.datetimes(datetime(2026, 1, 1), datetime(2027, 1, 1), timezones=st.just(UTC)),
+    st.times(),
+)
+def test_a_pass_is_due_once_between_two_nights(now: datetime, at: time) -> None:
+    assert due(now, None, at)
+    assert not due(now, now, at)
+    # Also where the clocks were changed in between.
+    assert due(now + timedelta(hours=25), now, at)
