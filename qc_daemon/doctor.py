@@ -299,13 +299,14 @@ def _observed(settings: Settings) -> str:
         _free(observe.host, observe.port, "observe.port")
         return f"{where} is free; the service is not running"
     try:
-        answer = requests.get(f"http://{where}/ready", timeout=5)
-    except requests.RequestException as error:
+        answer = requests.get(f"http://{where}/ready", timeout=5).json()
+        ready, reasons = answer["ready"], answer["reasons"]
+    except requests.ConnectionError as error:
         raise OSError(0, f"the service does not answer on {where}") from error
-    if answer.status_code == 503:
-        raise OSError(0, f"the service is not ready: {'; '.join(answer.text.splitlines())[:500]}")
-    if not answer.ok or answer.text.strip() != "ready":
-        raise OSError(0, f"another program answers on {where}; change observe.port")
+    except (requests.RequestException, KeyError, TypeError, ValueError) as error:
+        raise OSError(0, f"another program answers on {where}; change observe.port") from error
+    if not ready:
+        raise OSError(0, f"the service is not ready: {'; '.join(map(str, reasons))[:500]}")
     return f"{where} answers: ready"
 
 

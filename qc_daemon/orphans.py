@@ -42,7 +42,7 @@ def list_orphans(settings: Settings) -> list[dict[str, Any]]:
             "sha256": Path(path).stem,
             "bytes": (spool / path).stat().st_size,
             "written": _written(spool / path).isoformat(timespec="seconds"),
-            "reason": "received, but its receipt was not completed",
+            "reason": "no row: its receipt was not completed, or a backup without it was restored",
         }
         for path in found.orphan_paths
     ]

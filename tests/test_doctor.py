@@ -14,8 +14,10 @@ from pynetdicom import AE
 from qc_daemon import service_lock
 from qc_daemon.doctor import Check, examine
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID
+from qc_daemon.observe import metrics, tally
 from qc_daemon.receive import Spool
 from qc_daemon.records import schema
+from qc_daemon.records.store import Store
 from qc_daemon.settings import (
     DestinationSettings,
     ReceiveSettings,
@@ -219,6 +221,28 @@ def test_a_port_for_metrics_that_another_program_has_is_told(here: Settings) -> 
         found = checked(here, "metrics")
     assert not found.healthy
     assert "observe.port" in found.message
+
+
+def test_the_metrics_of_a_running_service_answer(here: Settings) -> None:
+    store = Store(here.store.url)
+    processes = [metrics.Process("receive", running=True, ready=True, restarts=0)]
+    service = metrics.Service(here, store, tally.Board.create(), lambda: processes)
+    server = metrics.listen("127.0.0.1", 0, service)
+    try:
+        here.observe.port = server.server_address[1]
+        with service_lock.running(here.store.spool):
+            found = checked(here, "metrics")
+            reasons = service.unready()
+            assert found.healthy is not bool(reasons)
+            assert all(reason in found.message for reason in reasons)
+            processes[:] = [metrics.Process("receive", running=False, ready=False, restarts=1)]
+            found = checked(here, "metrics")
+            assert not found.healthy
+            assert "receive" in found.message
+    finally:
+        server.shutdown()
+        server.server_close()
+        store.close()
 
 
 def test_a_spool_that_is_a_file_is_told(here: Settings, tmp_path: Path) -> None:
