@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-slow lint bench bench-receive bench-faults bench-soak bench-latency bench-queue conformance bundle install lock clean
+.PHONY: demo test test-slow lint bench bench-receive bench-faults bench-soak bench-latency bench-queue conformance settings bundle install lock clean
 
 demo: install
 	$(BIN)/qc-daemon demo
@@ -55,6 +55,10 @@ bench-queue: install
 # The tables of docs/conformance.md from the code.
 conformance: install
 	$(BIN)/python -P -m qc_daemon.conformance
+
+# docs/settings.md from the code.
+settings: install
+	$(BIN)/python -m qc_daemon.settings_document
 
 install: $(STAMP)
 

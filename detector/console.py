@@ -11,7 +11,12 @@ DONE, FAILED, WRONG_USAGE = 0, 1, 2
 
 
 class UsageError(Exception):
-    """Wrong usage or settings: one line that says which and the mend. Exit status 2."""
+    """Wrong usage or settings: a line that says which and how to fix it. Exit status 2."""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What is said, a line for each problem."""
+        return (str(self),)
 
 
 def run(app: Callable[[], object]) -> int:
@@ -53,5 +58,7 @@ def run(app: Callable[[], object]) -> int:
 def _told(error: Exception, status: int, debug: bool) -> int:
     if debug:
         raise error
-    print(f"error: {visible(str(error))}", file=sys.stderr)
+    lines = error.lines if isinstance(error, UsageError) else (str(error),)
+    for line in lines:
+        print(f"error: {visible(line)}", file=sys.stderr)
     return status

@@ -17,7 +17,7 @@ from rich.console import Console
 from detector import console
 from detector.version_option import add_version
 from qc_daemon import private
-from qc_daemon.settings import ClientTLSSettings, Settings, load
+from qc_daemon.settings import ClientTLSSettings, load
 from qc_daemon.tables import (
     FINDING_COLUMNS,
     FORMAT_HELP,
@@ -184,7 +184,7 @@ def score(
     if not files_under(paths):
         names = ", ".join(map(str, paths))
         raise console.UsageError(f"{names}: no files there; give DICOM or picture files")
-    settings = Settings()
+    settings = load()
     settings.score.bundle, settings.score.device = bundle, device
     tell = None
     if sr is not None or overlay is not None:

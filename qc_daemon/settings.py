@@ -6,8 +6,9 @@ resolve from the settings file's folder.
 
 import ipaddress
 import os
+import re
 import tomllib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import time
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -21,6 +22,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -29,15 +31,27 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+from pydantic_settings import (
+    SettingsError as SourceError,
+)
 
 from detector.console import UsageError
 from detector.vocabulary import View
 from model.device import NAMES as DEVICE_NAMES
 from model.device import is_device_name
+from qc_daemon.settings_problems import nearest, problems_of, problems_of_environment
 
 
 class SettingsError(UsageError):
-    """A setting that cannot be used; the message is one line that says which and the mend."""
+    """Settings that cannot be used: each problem a line that says which one and how to fix it."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        return self.problems
 
 
 def _ae_title(value: str) -> str:
@@ -79,38 +93,90 @@ def _web_address(value: str) -> str:
     return value.rstrip("/")
 
 
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", value):
+        raise ValueError("a name has 1 to 64 letters, digits, - and _")
+    return value
+
+
+def _secret(value: str) -> str:
+    if not re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+", value):
+        raise ValueError("give env:NAME or file:PATH, where the secret stands, not the secret")
+    return value
+
+
+def _user(value: str) -> str:
+    if not re.fullmatch(r"[^:\x00-\x1f]+", value):
+        raise ValueError("a user name has at least one character and no colon")
+    return value
+
+
 def _list(value: Any) -> Any:
-    """One pattern may stand without its brackets."""
+    """A list of one may stand without its brackets."""
     return [value] if isinstance(value, str) else value
+
+
+def _days_or_forever(value: Any) -> Any:
+    if value == "forever" or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
+    raise ValueError('give a whole number of days, or "forever"')
 
 
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 Network = Annotated[str, AfterValidator(_network)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
-Secret = Annotated[str, Field(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$")]
+Name = Annotated[str, AfterValidator(_name)]
+Secret = Annotated[str, AfterValidator(_secret)]
 """Where a secret is: `env:NAME` or `file:PATH`."""
+User = Annotated[str, AfterValidator(_user)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 ObjectKind = Literal["source", "sr", "overlay", "key-objects", "pdf"]
-
-
+Objects = Annotated[list[ObjectKind], BeforeValidator(_list)]
 Patterns = Annotated[
     list[Annotated[str, Field(min_length=1)]], Field(min_length=1), BeforeValidator(_list)
 ]
 """Shell-style patterns, one of which a text has to be like."""
 
+# Bounds that no one meets who means what he writes: a slip of the key is refused at start.
+_DAY = 86_400.0
+_YEAR_MINUTES = 525_600.0
+_CENTURY_DAYS = 36_500
+
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_switch(cls, value: Any, info: ValidationInfo) -> Any:
+        """True is no 1: a switch where a number belongs is a mistake."""
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation is not bool:
+            raise ValueError("give a value, not true or false")
+        return value
 
 
 class StoreSettings(_Section):
     """Where rows and received bytes are kept."""
 
-    url: str = "sqlite:///var/qc.db"
-    spool: Path = Path("var/spool")
-    keep_pixels_days: Annotated[int, Field(ge=0)] | Literal["forever"] = 400
-    keep_overlays_days: int = Field(default=7, ge=0)
+    url: str = Field(
+        default="sqlite:///var/qc.db",
+        description="the database: `sqlite:///PATH` or `postgresql+psycopg://USER@HOST/NAME`",
+    )
+    spool: Path = Field(default=Path("var/spool"), description="folder of the received files")
+    keep_pixels_days: Annotated[
+        Annotated[int, Field(ge=0, le=_CENTURY_DAYS)] | Literal["forever"],
+        BeforeValidator(_days_or_forever),
+    ] = Field(
+        default=400,
+        description="days that originals stay after delivery, for review and scoring again",
+    )
+    keep_overlays_days: int = Field(
+        default=7, ge=0, le=_CENTURY_DAYS, description="days that overlays stay after delivery"
+    )
     scrub_at: time = Field(
         default=time(1), description="when each night's pass over the spool begins, local time"
     )
@@ -120,17 +186,17 @@ class StoreSettings(_Section):
 
 
 class ClientTLSSettings(_Section):
-    """TLS towards a peer that we call (PS3.15 B.12).
+    """TLS towards a peer that we call (PS3.15 B.12)."""
 
-    `ca` verifies it, the system's authorities do without; `server_name` is the name in its
-    certificate where that is not the host we call; `certificate` and `key` are what we show.
-    """
-
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-    server_name: str | None = None
-    minimum: Literal["1.2", "1.3"] = "1.2"
+    ca: Path | None = Field(
+        default=None, description="authorities (PEM) that verify it; the system's without"
+    )
+    certificate: Path | None = Field(default=None, description="what we show (PEM), with `key`")
+    key: Path | None = Field(default=None, description="the key of `certificate` (PEM)")
+    server_name: str | None = Field(
+        default=None, description="the name in its certificate, where that is not the host"
+    )
+    minimum: Literal["1.2", "1.3"] = Field(default="1.2", description="lowest version of TLS")
 
     @model_validator(mode="after")
     def _together(self) -> Self:
@@ -140,48 +206,66 @@ class ClientTLSSettings(_Section):
 
 
 class PeerSettings(_Section):
-    """A sender that may store to us: calling AE title and address range.
+    """A sender that may store to us: calling AE title and address range."""
 
-    With a `certificate` it must come over TLS and show that one. `port` is where it takes storage
-    commitment reports, at the address that the request came from; `tls` how it is called there.
-    """
-
-    ae_title: AETitle
-    address: Network = "0.0.0.0/0"
-    port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    certificate: Fingerprint | None = None
-    tls: ClientTLSSettings | None = None
+    ae_title: AETitle = Field(description="AE title that it calls by")
+    address: Network = Field(
+        default="0.0.0.0/0", description="address or network (CIDR) that it calls from"
+    )
+    port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        default=None,
+        description="where it takes storage commitment reports, at the address it asked from",
+    )
+    certificate: Fingerprint | None = Field(
+        default=None, description="SHA-256 of the certificate that it must show, over TLS"
+    )
+    tls: ClientTLSSettings | None = Field(default=None, description="how it is called there")
 
 
 class TLSSettings(_Section):
     """TLS for the receiver (PS3.15 B.12): a port of its own beside the plain one.
 
-    `ca` holds the authorities of the senders' certificates; files may be renewed while we run.
+    Files may be renewed while the service runs.
     """
 
-    certificate: Path
-    key: Path
-    ca: Path | None = None
-    mutual: Literal["required", "optional", "none"] = "required"
-    minimum: Literal["1.2", "1.3"] = "1.2"
-    port: Port = 2762
+    certificate: Path = Field(description="what we show (PEM)")
+    key: Path = Field(description="the key of `certificate` (PEM)")
+    ca: Path | None = Field(
+        default=None, description="authorities (PEM) of the senders' certificates"
+    )
+    mutual: Literal["required", "optional", "none"] = Field(
+        default="required", description="whether senders show a certificate"
+    )
+    minimum: Literal["1.2", "1.3"] = Field(default="1.2", description="lowest version of TLS")
+    port: Port = Field(default=2762, description="port for TLS; 0: a free one")
     only: bool = Field(default=False, description="no plain port beside this one")
 
 
 class PressureSettings(_Section):
     """When we ask senders to wait: soft marks turn new associations away, hard ones every object.
 
-    Free space of the spool's disk: below the percentage or the megabytes, whichever is less, so
-    that neither a huge nor a small disk stops early. Queue: how long the oldest due score job has
-    waited; 0: no mark. A week by default: workers that are down are no reason to stop forwarding.
+    Free space of the spool's disk counts below the percentage or the megabytes, whichever is less,
+    so that neither a huge nor a small disk stops early.
     """
 
-    soft_free_percent: float = Field(default=10.0, ge=0, le=100)
-    hard_free_percent: float = Field(default=5.0, ge=0, le=100)
-    soft_free_megabytes: int = Field(default=10_240, ge=0)
-    hard_free_megabytes: int = Field(default=2_048, ge=0)
-    soft_queue_minutes: float = Field(default=10_080.0, ge=0)
-    hard_queue_minutes: float = Field(default=0.0, ge=0)
+    soft_free_percent: float = Field(
+        default=10.0, ge=0, le=100, description="free space, not below the hard mark"
+    )
+    hard_free_percent: float = Field(default=5.0, ge=0, le=100, description="free space")
+    soft_free_megabytes: int = Field(
+        default=10_240, ge=0, description="free space, not below the hard mark"
+    )
+    hard_free_megabytes: int = Field(default=2_048, ge=0, description="free space")
+    soft_queue_minutes: float = Field(
+        default=10_080.0,
+        ge=0,
+        le=_YEAR_MINUTES,
+        description="how long the oldest due score job has waited; 0: no mark. A week, for workers"
+        " that are down are no reason to stop forwarding",
+    )
+    hard_queue_minutes: float = Field(
+        default=0.0, ge=0, le=_YEAR_MINUTES, description="the same; not below the soft mark"
+    )
 
     @model_validator(mode="after")
     def _soft_before_hard(self) -> Self:
@@ -191,44 +275,70 @@ class PressureSettings(_Section):
                     f"soft_free_{unit} must not be below hard_free_{unit}:"
                     " the soft mark is the one that is reached first"
                 )
+        if 0 < self.hard_queue_minutes < self.soft_queue_minutes:
+            raise ValueError(
+                "soft_queue_minutes must not be above hard_queue_minutes:"
+                " the soft mark is the one that is reached first"
+            )
         return self
 
 
 class ReceiveSettings(_Section):
     """The DICOM receiver."""
 
-    ae_title: AETitle = "QCDAEMON"
-    host: str = "127.0.0.1"
-    port: Port = 11112
+    ae_title: AETitle = Field(default="QCDAEMON", description="our AE title")
+    host: str = Field(
+        default="127.0.0.1", description="address to listen on; 0.0.0.0: every one of the machine"
+    )
+    port: Port = Field(default=11112, description="port to listen on; 0: a free one")
     processes: int = Field(
         default_factory=lambda: min(2, os.cpu_count() or 1),
         ge=1,
         le=64,
         description="receivers on the one port, each bound by Python's lock",
     )
-    max_associations: int = Field(default=64, ge=1, description="of all processes together")
+    max_associations: int = Field(
+        default=64, ge=1, le=10_000, description="at once, of all processes together"
+    )
     max_associations_per_ae: int = Field(
-        default=16, ge=0, description="with one calling AE title; 0: no cap"
+        default=16, ge=0, le=10_000, description="at once with one calling AE title; 0: no cap"
     )
     artim_timeout: float = Field(
-        default=10.0, gt=0, description="how long a connection may stay without a request"
+        default=10.0,
+        gt=0,
+        le=_DAY,
+        description="seconds that a connection may stay without a request",
     )
-    network_timeout: float = Field(default=60.0, gt=0)
-    quiet_seconds: float = Field(default=60.0, ge=0)
-    max_open_minutes: float = Field(default=240.0, gt=0)
-    peer: list[PeerSettings] = []
-    tls: TLSSettings | None = None
+    network_timeout: float = Field(
+        default=60.0, gt=0, le=_DAY, description="seconds that an association may be silent"
+    )
+    quiet_seconds: float = Field(
+        default=60.0, ge=0, le=_DAY, description="seconds without an object that close an exam"
+    )
+    max_open_minutes: float = Field(
+        default=240.0, gt=0, le=_YEAR_MINUTES, description="minutes after which an exam is closed"
+    )
+    peer: list[PeerSettings] = Field(
+        default=[], description="who may store; without any only this machine may"
+    )
+    tls: TLSSettings | None = Field(default=None, description="a port for TLS; none without")
     pressure: PressureSettings = PressureSettings()
 
 
 class ScoreSettings(_Section):
     """The models and how frames reach them."""
 
-    bundle: str = "default"
-    device: Annotated[str, AfterValidator(_device)] = "auto"
-    threads: int = Field(default=0, ge=0, le=1024, description="torch threads, 0: one per core")
+    bundle: str = Field(
+        default="default", description="a shipped bundle's name or a folder; seeds the active one"
+    )
+    device: Annotated[str, AfterValidator(_device)] = Field(
+        default="auto", description=f"{DEVICE_NAMES}; auto: a GPU where there is one"
+    )
+    threads: int = Field(
+        default=0, ge=0, le=1024, description="threads of the models; 0: one per core"
+    )
     cine_frames: int = Field(
-        default=16, ge=0, description="frames scored of a cine, evenly spread; 0: all"
+        default=16, ge=0, le=100_000, description="frames scored of a cine, evenly spread; 0: all"
     )
     augment: int = Field(
         default=0,
@@ -236,48 +346,70 @@ class ScoreSettings(_Section):
         le=16,
         description="further looks at each region, averaged; n of them cost n times as much again",
     )
-    decode_seconds: float = Field(default=120.0, gt=0)
-    decode_megabytes: int = Field(default=4096, ge=256)
-    max_pixels: int = Field(default=64_000_000, ge=1, description="rows x columns of one frame")
+    decode_seconds: float = Field(
+        default=120.0, gt=0, le=_DAY, description="seconds that one object may take to decode"
+    )
+    decode_megabytes: int = Field(
+        default=4096, ge=256, le=1_048_576, description="memory of the process that decodes"
+    )
+    max_pixels: int = Field(
+        default=64_000_000, ge=1, le=2**31 - 1, description="rows x columns of one frame"
+    )
 
 
 class DestinationSettings(_Section):
     """Where originals and results go: `dicom` by C-STORE, `dicomweb` by STOW-RS, or into a folder.
 
-    `commitment`: whether an object counts as delivered only once the destination has committed to
-    it. auto: where it takes such requests; required: it waits until it does; off: never asked.
     `token` (Bearer) or `user` with `password` say who we are to a DICOMweb service; the secrets
     themselves stand in the environment or in a file, read anew each time.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    kind: Literal["dicom", "dicomweb", "folder"] = "dicom"
-    ae_title: AETitle = "PACS"
-    host: str = "127.0.0.1"
-    port: Port = 104
+    name: Name = Field(description="what rules, commands and metrics call it")
+    kind: Literal["dicom", "dicomweb", "folder"] = Field(
+        default="dicom", description="how objects reach it"
+    )
+    ae_title: AETitle = Field(default="PACS", description="AE title that we call (dicom)")
+    host: str = Field(default="127.0.0.1", description="its address (dicom)")
+    port: Port = Field(default=104, description="its port (dicom)")
     url: WebAddress | None = Field(
         default=None, description="of the DICOMweb service, without /studies"
     )
-    token: Secret | None = None
-    user: Annotated[str, Field(pattern=r"^[^:\x00-\x1f]+$")] | None = None
-    password: Secret | None = None
-    folder: Path | None = None
+    token: Secret | None = Field(
+        default=None, description="`env:NAME` or `file:PATH` of a Bearer token (dicomweb)"
+    )
+    user: User | None = Field(default=None, description="user name (dicomweb), with `password`")
+    password: Secret | None = Field(
+        default=None, description="`env:NAME` or `file:PATH` of the password (dicomweb)"
+    )
+    folder: Path | None = Field(default=None, description="where files are written (folder)")
     layout: Literal["flat", "study"] = Field(
         default="flat",
         description="of a folder: UID.dcm, or by day and exam, with PDFs and PNGs beside them",
     )
-    objects: list[ObjectKind] = ["sr", "overlay"]
-    tls: ClientTLSSettings | None = None
-    timeout: float = Field(default=60.0, gt=0)
-    commitment: Literal["auto", "off", "required"] = "auto"
+    objects: Objects = Field(
+        default=["sr", "overlay"],
+        description="what goes there where no rule decides; empty only where a rule names it",
+    )
+    tls: ClientTLSSettings | None = Field(default=None, description="TLS towards it; none without")
+    timeout: float = Field(
+        default=60.0, gt=0, le=_DAY, description="seconds to connect, and for an answer"
+    )
+    commitment: Literal["auto", "off", "required"] = Field(
+        default="auto",
+        description="whether an object counts as delivered only once the destination has committed"
+        " to it. auto: where it takes such requests; required: it waits until it does; off: never",
+    )
     commitment_timeout: float = Field(
-        default=600.0, gt=0, description="seconds a report may take before it is asked for again"
+        default=600.0,
+        gt=0,
+        le=30 * _DAY,
+        description="seconds a report may take before it is asked for again",
     )
     max_associations: int = Field(
         default=2, ge=1, le=16, description="objects on their way to it at once, of one process"
     )
     objects_per_minute: float | None = Field(
-        default=None, gt=0, description="at most, of one process; no limit without"
+        default=None, gt=0, le=1e6, description="at most, of one process; no limit without"
     )
 
 
@@ -290,17 +422,26 @@ class RuleSettings(_Section):
     without regard to case; an absent text is empty.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    calling_ae: Patterns | None = None
+    name: Name = Field(description="what `rules test` calls it")
+    calling_ae: Patterns | None = Field(default=None, description="AE title of the sender")
     station: Patterns | None = Field(default=None, description="Station Name (0008,1010)")
     study: Patterns | None = Field(default=None, description="Study Description (0008,1030)")
-    view: Annotated[list[View], Field(min_length=1)] | None = None
+    view: Annotated[list[View], Field(min_length=1), BeforeValidator(_list)] | None = Field(
+        default=None, description="the view found"
+    )
     verdict: (
-        Annotated[list[Literal["standard", "non-standard", "review"]], Field(min_length=1)] | None
-    ) = None
-    objects: list[ObjectKind] = Field(min_length=1)
-    to: list[str] = []
-    drop: bool = False
+        Annotated[
+            list[Literal["standard", "non-standard", "review"]],
+            Field(min_length=1),
+            BeforeValidator(_list),
+        ]
+        | None
+    ) = Field(default=None, description="the verdict on it")
+    objects: Objects = Field(min_length=1, description="the kinds of object it decides about")
+    to: Annotated[list[str], BeforeValidator(_list)] = Field(
+        default=[], description="names of destinations"
+    )
+    drop: bool = Field(default=False, description="these objects go nowhere")
 
     @property
     def asks_result(self) -> bool:
@@ -311,8 +452,8 @@ class RuleSettings(_Section):
 class ReportSettings(_Section):
     """What a person reads: overlays and exam summaries. The SR is in codes and stays English."""
 
-    language: Literal["en", "de", "zh"] = "en"
-    views: list[Literal["NT", "CRL", "HEAD", "ABDOMEN"]] = Field(
+    language: Literal["en", "de", "zh"] = Field(default="en", description="of what people read")
+    views: Annotated[list[Literal["NT", "CRL", "HEAD", "ABDOMEN"]], BeforeValidator(_list)] = Field(
         default=["NT", "CRL", "HEAD", "ABDOMEN"],
         min_length=1,
         description="what an exam should show; the summary calls the others of these missing",
@@ -345,19 +486,31 @@ class ScheduleSettings(_Section):
 class JobSettings(_Section):
     """The queue: leases, attempts and back-off."""
 
-    lease_seconds: float = Field(default=300.0, gt=0)
-    max_attempts: int = Field(default=15, ge=1)
-    max_deaths: int = Field(default=3, ge=1)
-    backoff_seconds: float = Field(default=30.0, ge=0)
-    backoff_cap_seconds: float = Field(default=3600.0, ge=0)
-    poll_seconds: float = Field(default=1.0, gt=0)
+    lease_seconds: float = Field(
+        default=300.0, gt=0, le=_DAY, description="after which a silent worker's job is free again"
+    )
+    max_attempts: int = Field(
+        default=15, ge=1, le=1_000_000, description="attempts at a job before it is given up"
+    )
+    max_deaths: int = Field(
+        default=3, ge=1, le=1000, description="workers that may die of a job before quarantine"
+    )
+    backoff_seconds: float = Field(
+        default=30.0, ge=0, le=7 * _DAY, description="before the second attempt, then doubled"
+    )
+    backoff_cap_seconds: float = Field(
+        default=3600.0, ge=0, le=7 * _DAY, description="the longest wait between two attempts"
+    )
+    poll_seconds: float = Field(
+        default=1.0, gt=0, le=3600, description="between two looks at the queue"
+    )
 
 
 class ObserveSettings(_Section):
-    """`/metrics`, `/health` and `/ready` over HTTP; off unless a port is named (0: a free one)."""
+    """`/metrics`, `/health` and `/ready` over HTTP; off unless a port is named."""
 
-    host: str = "127.0.0.1"
-    port: Port | None = None
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: Port | None = Field(default=None, description="port to listen on; 0: a free one")
 
 
 class Settings(BaseSettings):
@@ -392,88 +545,126 @@ class Settings(BaseSettings):
 def load(path: Path | None = None) -> Settings:
     """Settings of the file (None: defaults) and the environment.
 
-    Raises SettingsError with one line that names the setting and the mend.
+    Raises SettingsError with a line for each problem, which names the setting and the fix.
     """
     data: dict[str, Any] = {}
     base = Path.cwd()
     if path is not None:
-        try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise SettingsError(f"settings file {path} does not exist; see --config") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"settings file {path} cannot be read: {error}") from None
-        except tomllib.TOMLDecodeError as error:
-            raise SettingsError(f"settings file {path} is not valid TOML: {error}") from None
+        data = _read(path)
         base = path.resolve().parent
+    problems = problems_of_environment(Settings, os.environ)
+    if problems:
+        raise SettingsError(*problems)
+    return _resolve(checked(data), base)
+
+
+def checked(data: Mapping[str, Any]) -> Settings:
+    """Settings of what a file says, and the environment. Raises SettingsError."""
     try:
         settings = Settings(**data)
     except ValidationError as error:
-        raise SettingsError(_one_line(error)) from None
+        raise SettingsError(*problems_of(error, Settings, data)) from None
+    except SourceError as error:
+        raise SettingsError(f"environment: {_without_values(error)}") from None
+    problems = list(_problems(settings))
+    if problems:
+        raise SettingsError(*problems)
+    return settings
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        # With or without the mark that Windows' editors begin a file with.
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise SettingsError(f"settings file {path} does not exist; see --config") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"settings file {path} is not UTF-8; save the file as UTF-8") from None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise SettingsError(f"settings file {path} cannot be read: {reason}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"settings file {path} is not valid TOML: {error}") from None
+
+
+def _without_values(error: Exception) -> str:
+    """pydantic-settings names the field; what stood there may be a secret."""
+    found = re.search(r'field "(\w+)"', str(error))
+    name = found.group(1) if found else "a setting"
+    return f"QC_DAEMON_{name.upper()} is not valid JSON; give JSON, or one value as SECTION__KEY"
+
+
+def _problems(settings: Settings) -> Iterator[str]:
+    """What is wrong although each value by itself is not."""
     names = [destination.name for destination in settings.destination]
     if len(names) != len(set(names)):
-        raise SettingsError("destination.name: two destinations share a name; rename one")
+        yield "destination.name: two destinations share a name; rename one"
+    named = {name for rule in settings.rule for name in rule.to}
     for destination in settings.destination:
-        _check_destination(destination)
-    _check_rules(settings.rule, names)
-    _check_certificates(settings.receive)
-    return _resolve(settings, base)
+        yield from _destination_problems(destination)
+        if not destination.objects and destination.name not in named:
+            yield (
+                f"destination {destination.name}: nothing goes there; list something in objects,"
+                " or name it in a rule's to"
+            )
+    yield from _rule_problems(settings.rule, names)
+    yield from _certificate_problems(settings.receive)
 
 
-def _check_destination(destination: DestinationSettings) -> None:
+def _destination_problems(destination: DestinationSettings) -> Iterator[str]:
     """Each destination can be reached as its kind asks."""
     name, kind = f"destination {destination.name}", destination.kind
     if kind == "folder" and destination.folder is None:
-        raise SettingsError(f"{name}: kind folder needs folder = PATH")
+        yield f"{name}: kind folder needs folder = PATH"
     if kind != "folder" and destination.layout != "flat":
-        raise SettingsError(f"{name}: layout needs kind folder; remove layout or change kind")
+        yield f"{name}: layout needs kind folder; remove layout or change kind"
     if kind == "dicomweb" and destination.url is None:
-        raise SettingsError(f'{name}: kind dicomweb needs url = "https://..."')
+        yield f'{name}: kind dicomweb needs url = "https://..."'
     if kind != "dicom" and destination.commitment == "required":
-        raise SettingsError(f"{name}: commitment required needs kind dicom; leave commitment away")
+        yield f"{name}: commitment required needs kind dicom; leave commitment away"
     named = [key for key in ("url", "token", "user", "password") if getattr(destination, key)]
     if kind != "dicomweb" and named:
-        raise SettingsError(f"{name}: {named[0]} needs kind dicomweb; remove it or mend kind")
+        yield f"{name}: {named[0]} needs kind dicomweb; remove it or fix kind"
     if (destination.user is None) != (destination.password is None):
-        raise SettingsError(f"{name}: user and password go together; give both or neither")
+        yield f"{name}: user and password go together; give both or neither"
     if destination.token is not None and destination.user is not None:
-        raise SettingsError(f"{name}: token and user exclude each other; remove one")
+        yield f"{name}: token and user exclude each other; remove one"
     secure = (destination.url or "").startswith("https:")
     if kind == "dicomweb" and destination.tls is not None and not secure:
-        raise SettingsError(f"{name}: tls needs a url with https")
+        yield f"{name}: tls needs a url with https"
 
 
-def _check_rules(rules: Sequence[RuleSettings], destinations: Collection[str]) -> None:
+def _rule_problems(rules: Sequence[RuleSettings], destinations: Collection[str]) -> Iterator[str]:
     """Each rule says one thing that can be done."""
     names = [rule.name for rule in rules]
     if len(names) != len(set(names)):
-        raise SettingsError("rule.name: two rules share a name; rename one")
+        yield "rule.name: two rules share a name; rename one"
     for rule in rules:
         if bool(rule.to) == rule.drop:
-            raise SettingsError(f"rule {rule.name}: give either to = [...] or drop = true")
+            yield f"rule {rule.name}: give either to = [...] or drop = true"
         unknown = next((name for name in rule.to if name not in destinations), None)
         if unknown is not None:
-            raise SettingsError(f"rule {rule.name}: there is no destination {unknown}; mend to")
+            known = nearest(unknown, destinations)
+            hint = f"; did you mean {known}?" if known else "; fix to"
+            yield f"rule {rule.name}: there is no destination {unknown}{hint}"
         if rule.asks_result and "source" in rule.objects:
-            raise SettingsError(
+            yield (
                 f"rule {rule.name}: source is forwarded before it is scored; take source out of"
                 " objects, or view and verdict out of the rule"
             )
 
 
-def _check_certificates(receive: ReceiveSettings) -> None:
+def _certificate_problems(receive: ReceiveSettings) -> Iterator[str]:
     """Certificates can be asked of senders only where senders are asked for certificates."""
     tls = receive.tls
     if tls is not None and tls.mutual != "none" and tls.ca is None:
-        raise SettingsError(
+        yield (
             "receive.tls.ca is missing: name the authorities of the senders' certificates,"
             ' or set receive.tls.mutual = "none"'
         )
     bound = next((peer for peer in receive.peer if peer.certificate), None)
     if bound is not None and (tls is None or tls.mutual == "none"):
-        raise SettingsError(
-            f"receive.peer {bound.ae_title}: certificate needs [receive.tls], and mutual not none"
-        )
+        yield f"receive.peer {bound.ae_title}: certificate needs [receive.tls], and mutual not none"
 
 
 def _resolve(settings: Settings, base: Path) -> Settings:
@@ -504,11 +695,3 @@ def _resolve_files(tls: TLSSettings | ClientTLSSettings, base: Path) -> None:
         path = getattr(tls, name)
         if path is not None:
             setattr(tls, name, base / path)
-
-
-def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"setting {where} is unknown; remove it or mend its spelling"
-    return f"setting {where}: {first['msg'].removeprefix('Value error, ')}"

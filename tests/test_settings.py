@@ -1,10 +1,15 @@
 """Settings: the file, the environment, and one clear line for what is wrong."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from qc_daemon.settings import Settings, SettingsError, load
+from qc_daemon.settings import Settings, SettingsError, checked, load
+from qc_daemon.settings_problems import paths
+from tests.command import qc_daemon
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -156,3 +161,187 @@ def test_tls_files_resolve_from_the_file(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"missing\.toml does not exist"):
         load(tmp_path / "missing.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[receive]\nport = true\n", "receive.port: give a value, not true or false"),
+        ("[receive]\nport = 1.5\n", "receive.port: give a whole number"),
+        ("[jobs]\nbackoff_cap_seconds = inf\n", "backoff_cap_seconds: give a number that is not"),
+        ("[jobs]\nbackoff_seconds = nan\n", "backoff_seconds: give a number that is not inf"),
+        ("[receive]\nquiet_seconds = 1e12\n", "receive.quiet_seconds: give at most 86400"),
+        ("[score]\nthreads = 100000\n", "score.threads: give at most 1024"),
+        ("[store]\nkeep_pixels_days = -1\n", "store.keep_pixels_days: give at least 0"),
+        (
+            '[store]\nkeep_pixels_days = "long"\n',
+            "keep_pixels_days: give a whole number of days, or",
+        ),
+        (
+            "[receive.pressure]\nsoft_free_percent = 4\n",
+            "receive.pressure: soft_free_percent must not be below hard_free_percent",
+        ),
+        (
+            "[receive.pressure]\nhard_free_megabytes = 20000\n",
+            "soft_free_megabytes must not be",
+        ),
+        (
+            "[receive.pressure]\nhard_queue_minutes = 10\n",
+            "soft_queue_minutes must not be above hard_queue_minutes",
+        ),
+        ('[[destination]]\nname = "pacs"\nobjects = []\n', "destination pacs: nothing goes there"),
+        (
+            '[[destination]]\nname = "pacs"\nport = 70000\n',
+            "destination pacs: setting destination.0.",
+        ),
+        ('[[destination]]\nname = "a b"\n', "1 to 64 letters, digits"),
+        ('[destination]\nname = "pacs"\n', "write its table as [[destination]], with two brackets"),
+        ('[receive.peer]\nae_title = "US1"\n', "write its table as [[receive.peer]], with two"),
+        ('[rule]\nname = "r"\n', "write its table as [[rule]], with two brackets"),
+        ("receive = 5\n", "write it as a table, [receive]"),
+        ("[recieve]\nport = 1\n", "setting recieve is unknown; did you mean receive?"),
+        ("[receive]\nprt = 1\n", "receive.prt is unknown; did you mean receive.port?"),
+        ("[store]\nquiet_seconds = 1\n", "did you mean receive.quiet_seconds?"),
+        (
+            WEB + 'token = "abc"\n',
+            "destination a: setting destination.0.token: give env:NAME or file:",
+        ),
+        (RULE + 'objects = ["sr"]\nto = ["pasc"]\n', "no destination pasc; did you mean pacs?"),
+        (WEB + "verdict = 1\n", "destination.0.verdict is unknown"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_its_fix(
+    tmp_path: Path, text: str, named: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(write(tmp_path, text))
+    assert named in str(caught.value)
+    assert len(caught.value.lines) == 1, caught.value.lines
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    text = "[receive]\nport = 70000\nprt = 1\n[score]\nthreads = -1\n"
+    with pytest.raises(SettingsError) as caught:
+        load(write(tmp_path, text))
+    assert len(caught.value.lines) == 3
+    told = qc_daemon("serve", "--config", write(tmp_path, text))
+    assert told.returncode == 2
+    assert [line.split()[0] for line in told.stderr.splitlines()] == ["error:"] * 3
+    text = '[[destination]]\nname = "a"\nkind = "folder"\n' * 2
+    with pytest.raises(SettingsError) as caught:
+        load(write(tmp_path, text))
+    assert len(caught.value.lines) == 3
+
+
+def test_one_value_may_stand_for_a_list_of_one(tmp_path: Path) -> None:
+    text = 'view = "NT"\nverdict = "review"\nobjects = "sr"\nto = "pacs"\n'
+    (rule,) = load(write(tmp_path, RULE + text)).rule
+    assert (rule.view, rule.verdict, rule.objects, rule.to) == (
+        ["NT"],
+        ["review"],
+        ["sr"],
+        ["pacs"],
+    )
+
+
+def test_a_destination_may_live_by_rules_alone(tmp_path: Path) -> None:
+    text = '[[destination]]\nname = "qa"\nobjects = []\n[[rule]]\nname = "r"\n'
+    assert load(write(tmp_path, text + 'objects = "sr"\nto = "qa"\n')).destination[0].objects == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+def test_another_encoding_is_told_how_to_fix_it(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "qc.toml"
+    path.write_bytes('# größe ÿ\n[receive]\nhost = "é"\n'.encode(encoding))
+    with pytest.raises(SettingsError, match="save the file as UTF-8"):
+        load(path)
+
+
+def test_the_mark_of_windows_editors_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "qc.toml"
+    path.write_bytes("[receive]\nport = 4711\n".encode("utf-8-sig"))
+    assert load(path).receive.port == 4711
+
+
+def test_a_folder_is_no_settings_file(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"cannot be read: Is a directory$"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "hint"),
+    [
+        ("QC_DAEMON_RECIEVE__PORT", "1", "did you mean QC_DAEMON_RECEIVE__PORT?"),
+        ("QC_DAEMON_RECEIVE__PROT", "1", "did you mean QC_DAEMON_RECEIVE__PORT?"),
+        ("QC_DAEMON_RECEIVE_PORT", "1", "did you mean QC_DAEMON_RECEIVE__PORT?"),
+        ("QC_DAEMON_DESTINATON", "[]", "did you mean QC_DAEMON_DESTINATION?"),
+        ("qc_daemon_recieve__port", "1", "did you mean QC_DAEMON_RECEIVE__PORT?"),
+        ("QC_DAEMON_XYZ", "1", "remove it; see docs/settings.md"),
+        ("QC_DAEMON_PORT", "104", "names no setting"),
+    ],
+)
+def test_a_slip_in_the_environment_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, hint: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        load(None)
+    assert name in str(caught.value)
+    assert hint in str(caught.value)
+
+
+def test_what_kubernetes_sets_for_a_service_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QC_DAEMON_PORT", "tcp://10.0.0.1:104")
+    monkeypatch.setenv("QC_DAEMON_PORT_104_TCP_ADDR", "10.0.0.1")
+    monkeypatch.setenv("QC_DAEMON_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("QC_DAEMON_SERVICE_PORT_DICOM", "104")
+    load(None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("QC_DAEMON_DESTINATION", "SECRET", "QC_DAEMON_DESTINATION is not valid JSON"),
+        ("QC_DAEMON_RECEIVE", "[", "QC_DAEMON_RECEIVE is not valid JSON"),
+        ("QC_DAEMON_RECEIVE__PORT", "SECRET", "receive.port: give a whole number"),
+    ],
+)
+def test_a_bad_value_in_the_environment_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        load(None)
+    assert said in str(caught.value)
+    assert "SECRET" not in str(caught.value)
+    assert len(caught.value.lines) == 1
+
+
+_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["pacs", "sr", "env:A", "10.0.0.0/8", "https://a/b", "forever"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from([path[-1] for path in paths(Settings)]) | st.text(max_size=5),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.sampled_from(list(Settings.model_fields)), _VALUES))
+def test_whatever_a_file_says_it_is_settings_or_lines(data: dict[str, Any]) -> None:
+    problems: tuple[str, ...] = ("none",)
+    try:
+        checked(data)
+    except SettingsError as error:
+        problems = error.lines
+    assert problems
+    assert all(problems)
