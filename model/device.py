@@ -37,6 +37,19 @@ def choose_device(name: str) -> "torch.device":
     return device
 
 
+def device_failure(error: Exception) -> QCError | None:
+    """DEVICE_UNAVAILABLE if the device, not what it was given, is to blame; else None.
+
+    A process whose device failed has to end: CUDA serves it no more (CUDA Runtime API, error
+    handling, "sticky" errors).
+    """
+    import torch
+
+    if not isinstance(error, torch.AcceleratorError | torch.OutOfMemoryError):
+        return None
+    return _unavailable(f"the device failed: {_first_line(error)}")
+
+
 def _check_cuda(device: "torch.device") -> None:
     import torch
 
@@ -48,8 +61,11 @@ def _check_cuda(device: "torch.device") -> None:
     try:
         torch.zeros(1, device=device)
     except RuntimeError as error:
-        reason = (str(error).splitlines() or ["unknown error"])[0]
-        raise _unavailable(f"{device} cannot be used: {reason}") from error
+        raise _unavailable(f"{device} cannot be used: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["unknown error"])[0]
 
 
 def _unavailable(problem: str) -> QCError:

@@ -205,11 +205,16 @@ def _never_decode() -> None:
 
 
 def _loop(role: str, step: Callable[[], bool], idle: float, stop: threading.Event) -> None:
-    """Step on until `stop`; rest where there is nothing to do or the database is away."""
+    """Step on until `stop`; rest where there is nothing to do or the database is away.
+
+    Raises QCError DEVICE_UNAVAILABLE: only another process can use the device again.
+    """
     while not stop.is_set():
         try:
             busy = step()
         except QCError as error:
+            if error.code is ErrorCode.DEVICE_UNAVAILABLE:
+                raise
             log.get(role=role).error("stalled", code=error.code.value, reason=error.message)
             busy = False
         if not busy:

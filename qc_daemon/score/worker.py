@@ -7,8 +7,9 @@ from pathlib import Path
 import structlog
 from sqlalchemy.orm import Session
 
-from detector.codes import Flag, QCError
+from detector.codes import ErrorCode, Flag, QCError
 from detector.reader import Summary
+from model.device import device_failure
 from model.finding import Finding
 from qc_daemon.records import findings as stored_findings
 from qc_daemon.records import jobs, measurements, revisions
@@ -59,7 +60,10 @@ class ScoreWorker:
         self.decoder.close()
 
     def run_one(self) -> bool:
-        """Do one due score job; False if there is none."""
+        """Do one due score job; False if there is none.
+
+        Raises QCError: STORAGE, and DEVICE_UNAVAILABLE after which the process has to end.
+        """
         with self.store.begin() as session:
             job = jobs.claim(
                 session,
@@ -78,7 +82,10 @@ class ScoreWorker:
                 log.warning("lease lost", job=job.id, kind=job.kind.value)
             except Exception as error:
                 # Whatever a model or decoder threw concerns this job only; the queue must go on.
-                self._fail(lease, failure_of(error, "scoring"))
+                failure = device_failure(error) or failure_of(error, "scoring")
+                self._fail(lease, failure)
+                if failure.code is ErrorCode.DEVICE_UNAVAILABLE:
+                    raise failure from error
         return True
 
     def _score(self, lease: Lease) -> None:

@@ -7,11 +7,12 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+import torch
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from detector.codes import ErrorCode
+from detector.codes import ErrorCode, QCError
 from detector.vocabulary import View
 from qc_daemon.operate import activate_bundle, quarantined, release, seed_bundle, stored_findings
 from qc_daemon.records import jobs, schema
@@ -239,6 +240,23 @@ def test_a_lease_that_another_took_over_stores_nothing(
     with worker.store.read() as session:
         (job,) = jobs.listing(session, kinds=[JobKind.SCORE])
     assert job.owner == "work:other"
+
+
+def test_a_device_that_fails_ends_the_worker_and_costs_the_job_nothing(
+    worker: ScoreWorker, objects: list[Dataset]
+) -> None:
+    receive(worker, objects[0])
+
+    def judge(_frame: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
+
+    worker.models.judge(None).judge = judge  # type: ignore[method-assign, assignment]
+    with pytest.raises(QCError, match="the device failed: CUDA out of memory"):
+        worker.run_one()
+    with worker.store.read() as session:
+        (job,) = jobs.listing(session, kinds=[JobKind.SCORE])
+    assert (job.state, job.error_code) == (JobState.READY, ErrorCode.DEVICE_UNAVAILABLE)
+    assert (job.attempts, job.deaths, job.alarms) == (0, 0, 1)
 
 
 def test_scoring_longer_than_its_lease_stays_with_its_worker(
