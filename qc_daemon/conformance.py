@@ -24,6 +24,7 @@ from detector.codes import ErrorCode
 from qc_daemon import associate_pdu, dimse_request
 from qc_daemon.character_set import DEFINED_TERMS
 from qc_daemon.commitment import PUSH_MODEL
+from qc_daemon.data_set_size import MAX_BYTES, MAX_ELEMENTS, MAX_ITEMS
 from qc_daemon.deliver.outcome import HTTP, STORE, Meaning
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.receive import contexts, dimse, policy, scp
@@ -70,6 +71,8 @@ REQUEST_STATUSES = {
     dimse_request.UNRECOGNISED_OPERATION: "a service that we do not offer",
     dimse_request.MISTYPED_ARGUMENT: "no SOP Class UID, no SOP Instance UID, or another parameter"
     " lacks",
+    dimse_request.RESOURCE_LIMITATION: f"a data set longer than {MAX_BYTES >> 20} MiB, with more"
+    f" than {MAX_ELEMENTS} elements or {MAX_ITEMS} items, or too much of others is held already",
 }
 REJECTIONS = {
     policy.NOT_RECOGNISED: "unknown caller: AE title, address or certificate, or a blank title"

@@ -12,6 +12,8 @@ from typing import Any
 
 from pynetdicom import dimse_primitives
 
+from qc_daemon import data_set_size
+
 # Statuses of PS3.7 annex C.
 SOP_CLASS_NOT_SUPPORTED = 0x0122
 NOT_AUTHORISED = 0x0124
@@ -78,7 +80,8 @@ def refusal(
         return Refusal(MISTYPED_ARGUMENT, f"{asked} names no SOP instance")
     if not request.is_valid_request:
         return Refusal(MISTYPED_ARGUMENT, f"{asked} lacks a parameter")
-    return None
+    reason = getattr(request, "excess", None)
+    return None if reason is None else Refusal(RESOURCE_LIMITATION, reason)
 
 
 def refusal_of(event: Any) -> Refusal | None:
@@ -109,6 +112,13 @@ def data_set(request: Any) -> Any | None:
     return next(
         (value for name in _DATA_SETS if (value := getattr(request, name, None)) is not None), None
     )
+
+
+def measure(request: Any, transfer_syntax: str) -> None:
+    """Note of a DIMSE-N request what its data set has too much of to be parsed, for `refusal`."""
+    encoded = data_set(request)
+    if encoded is not None and getattr(request, "excess", None) is None:
+        request.excess = data_set_size.excess(encoded.getvalue(), transfer_syntax)
 
 
 def _named(request: Any, asked: str) -> list[str]:

@@ -22,10 +22,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pynetdicom import AE, evt
+from pynetdicom.dimse_messages import N_EVENT_REPORT_RQ
 from pynetdicom.pdu import A_ASSOCIATE_RJ
 
 from qc_daemon import associate_pdu, dimse_request
 from qc_daemon.commitment import PUSH_MODEL
+from qc_daemon.data_set_size import MAX_BYTES
 from qc_daemon.observe import log
 
 # How often whoever waits looks whether there still is a connection.
@@ -153,6 +155,7 @@ def _guard(association: Any, served: Mapping[str, tuple[str, ...]]) -> None:
     against it; the others are answered with a status. Read its A-ASSOCIATE-AC as `associate_pdu`
     does."""
     decode = association.dul._decode_pdu
+    receive = association.dimse.receive_primitive
     serve, store = association._serve_request, association._c_store_scp
 
     def refusal(request: Any, abstract_syntax: str) -> dimse_request.Refusal | None:
@@ -162,6 +165,8 @@ def _guard(association: Any, served: Mapping[str, tuple[str, ...]]) -> None:
         if not dimse_request.is_request(request):
             return False
         context = association._accepted_cx.get(context_id)
+        if context is not None:
+            dimse_request.measure(request, str(context.transfer_syntax[0]))
         answer = None if context is None else refusal(request, str(context.abstract_syntax))
         if context is not None and answer is None:
             return False
@@ -186,12 +191,21 @@ def _guard(association: Any, served: Mapping[str, tuple[str, ...]]) -> None:
         if not is_refused(request, request._context_id):
             store(request)
 
+    def receive_primitive(primitive: Any) -> None:
+        message = association.dimse.message
+        if isinstance(message, N_EVENT_REPORT_RQ) and message.data_set.tell() > MAX_BYTES:
+            # One that is too long to be parsed, and goes on.
+            association.dul.event_queue.put("Evt19")
+            return
+        receive(primitive)
+
     def decode_pdu(encoded: bytearray) -> Any:
         if encoded[0] in (associate_pdu.ACCEPT, associate_pdu.REJECT):
             encoded = bytearray(associate_pdu.read_answer(bytes(encoded)))
         return decode(encoded)
 
     association.dul._decode_pdu = decode_pdu
+    association.dimse.receive_primitive = receive_primitive
     association.refusal = refusal
     association._serve_request = serve_request
     # A C-STORE in the course of a C-GET does not come through the former.

@@ -21,6 +21,7 @@ from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT
 from pynetdicom.dsutils import encode
 
 from qc_daemon.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, event_information
+from qc_daemon.data_set_size import MAX_ELEMENTS
 from qc_daemon.receive.contexts import VERIFICATION
 from qc_daemon.records.commitments import Reference, Report
 from qc_daemon.requestor import associate, steady
@@ -349,6 +350,7 @@ def test_a_report_counts_only_on_the_context_of_storage_commitment() -> None:
         statuses.append(peer.ask(3, store, bytes(8)))
         whole_not = raw.command("N-EVENT-REPORT", None, PUSH_MODEL_INSTANCE)
         statuses.append(peer.ask(3, whole_not))
+        statuses.append(peer.ask(3, report, bytes(8) * (MAX_ELEMENTS + 1)))
 
     def told(event: Any) -> tuple[int, None]:
         reports.append(event.request)
@@ -357,9 +359,9 @@ def test_a_report_counts_only_on_the_context_of_storage_commitment() -> None:
     with raw.acceptor(answer) as (port, raised):
         made = _association(port, [VERIFICATION, PUSH_MODEL], [(evt.EVT_N_EVENT_REPORT, told)], [])
         assert made.is_established
-        eventually(lambda: len(statuses) == 4 or raised)
+        eventually(lambda: len(statuses) == 5 or raised)
     assert raised == []
-    assert [f"{status:04X}" for status in statuses] == ["0122", "0000", "0122", "0212"]
+    assert [f"{status:04X}" for status in statuses] == ["0122", "0000", "0122", "0212", "0213"]
     assert len(reports) == 1
 
 

@@ -39,6 +39,7 @@ from qc_daemon.receive.dimse import (
     RefusedRequestError,
     calling_ae,
     check,
+    parsing,
 )
 from qc_daemon.receive.policy import Reporters, caller_of
 from qc_daemon.records import commitments, pledges
@@ -82,7 +83,8 @@ class StorageCommitment:
     def _told(self, event: Any) -> tuple[Dataset | int, None]:
         try:
             check(event)
-            report = _reported(event)
+            with parsing:
+                report = _reported(event)
             self._write_down(report, self._reporting(event))
         except RefusedRequestError as refusal:
             self.log.warning(
@@ -121,7 +123,8 @@ class StorageCommitment:
         try:
             check(event)
             watch = self._watch(event)
-            request = _request(event, watch.token)
+            with parsing:
+                request = _request(event, watch.token)
             new = self._record(request)
         except RefusedRequestError as refusal:
             self.log.warning(

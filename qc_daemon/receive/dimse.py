@@ -1,5 +1,6 @@
 """What the DIMSE-N services share: refusing with a status."""
 
+import threading
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -17,6 +18,11 @@ INVALID_OBJECT_INSTANCE = 0x0117
 MISSING_ATTRIBUTE = 0x0120
 MISSING_ATTRIBUTE_VALUE = 0x0121
 NO_SUCH_ACTION = 0x0123
+
+
+# What a process parses of requests it parses one by one: as what one takes is bounded, so is the
+# sum.
+parsing = threading.Lock()
 
 
 class RefusedRequestError(Exception):

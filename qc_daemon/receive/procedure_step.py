@@ -26,6 +26,7 @@ from qc_daemon.receive.dimse import (
     RefusedRequestError,
     calling_ae,
     check,
+    parsing,
 )
 from qc_daemon.records import steps
 from qc_daemon.records.steps import Change, Step
@@ -81,7 +82,8 @@ class ProcedureSteps:
         return SUCCESS, None
 
     def _create(self, event: Any) -> None:
-        step = _step(event)
+        with parsing:
+            step = _step(event)
         with self.store.begin() as session:
             new = steps.begin(session, step, self.clock())
         if not new:
@@ -90,7 +92,8 @@ class ProcedureSteps:
 
     def _set(self, event: Any) -> None:
         sop_instance = str(event.request.RequestedSOPInstanceUID)
-        said = _read(lambda: event.modification_list)
+        with parsing:
+            said = _read(lambda: event.modification_list)
         with self.store.begin() as session:
             outcome = steps.change(session, sop_instance, said.status, said.instances, self.clock())
         if outcome is Change.UNKNOWN:

@@ -25,13 +25,13 @@ from pynetdicom import evt
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_messages import C_STORE_RQ
-from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
+from pynetdicom.dimse_primitives import C_CANCEL, C_STORE
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
-from qc_daemon import associate_pdu, dimse_request
+from qc_daemon import associate_pdu, data_set_size, dimse_request
 from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.observe import log
 from qc_daemon.receive import command
@@ -41,11 +41,14 @@ from qc_daemon.receive.spool import Incoming, Spool
 
 ASSOCIATE_RQ, P_DATA_TF = 0x01, 0x04
 _PDU_TYPES = range(0x01, 0x08)
-# A PDU that is no P-DATA, and a command set, are held in memory; both take some kilobytes.
+# A PDU that is no P-DATA is held in memory; an A-ASSOCIATE-RQ takes some kilobytes, 200 at most.
 MAX_PDU_IN_MEMORY = 1 << 20
-# As are data sets other than a C-STORE's: the longest, a storage commitment's, takes 150 bytes for
-# each object.
-MAX_DATA_SET_IN_MEMORY = 64 << 20
+# So is a command set, which pynetdicom parses: some hundred bytes.
+MAX_COMMAND = 16 << 10
+# And data sets other than a C-STORE's, each and those of all associations of the process together.
+MAX_DATA_SETS_IN_MEMORY = 4 * data_set_size.MAX_BYTES
+# Requests of an association that wait for their turn; one at a time is what is negotiated.
+MAX_REQUESTS = 64
 # What may come of an object that cannot be kept: less than this, and its sender hears the status at
 # its end; more, and the association is aborted.
 MAX_LOST = 16 << 20
@@ -320,6 +323,8 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
 class Messages(DIMSEServiceProvider):  # type: ignore[misc]
     """The DIMSE provider, with the data sets of C-STORE requests in the spool."""
 
+    message: Any
+
     def __init__(
         self,
         association: Any,
@@ -333,6 +338,8 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
         self._has_room = has_room
         # The usual C-STORE that is coming in.
         self._storing: _Storing | None = None
+        # Of the data set of another request: bytes that are held, and bytes that were too many.
+        self._held = self._excess = 0
 
     @property
     def is_storing(self) -> bool:
@@ -363,10 +370,10 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
 
     def _receive_command(self, context_id: int, control: int, count: int, source: Source) -> None:
         message = self.message
-        held = 0 if message is None else message.encoded_command_set.tell()
-        if self._storing is not None or held > MAX_PDU_IN_MEMORY:
-            raise InvalidPDUError
-        encoded = self._held(count, MAX_PDU_IN_MEMORY, source)
+        before = 0 if message is None else message.encoded_command_set.tell()
+        if self._storing is not None or before + count > MAX_COMMAND:
+            raise InvalidPDUError("a command set where none may be, or too long")
+        encoded = source.read(count)
         if message is None and control & _LAST:
             request = command.store_request(encoded)
             if request is not None and self._is_storable(request, context_id):
@@ -397,8 +404,7 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
             # A data set that no command announced.
             raise InvalidPDUError
         if message._data_set_file is None:
-            limit = MAX_DATA_SET_IN_MEMORY - message.data_set.tell()
-            self._deliver(context_id, control, self._held(count, limit, source))
+            self._deliver(context_id, control, self._collect(count, source))
             return
         _fill(message._data_set_file.incoming, count, source)
         if control & _LAST:
@@ -447,23 +453,56 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
         if self._storing is not None:
             self._storing.incoming.discard()
         _drop(getattr(self.message, "_data_set_file", None))
+        _budget.give(self._held)
+        self._held = 0
         with contextlib.suppress(queue.Empty):
             while True:
-                _drop(getattr(self.msg_queue.get_nowait()[1], "_dataset_file", None))
+                self.release(self.msg_queue.get_nowait()[1])
 
-    def _held(self, count: int, limit: int, source: Source) -> bytes:
-        if count > limit:
-            raise InvalidPDUError
-        return source.read(count)
+    def _collect(self, count: int, source: Source) -> bytes:
+        """A fragment of a data set that is parsed; nothing from where it is too much on."""
+        fits = self._held + count <= data_set_size.MAX_BYTES
+        if not self._excess and fits and _budget.take(count):
+            self._held += count
+            return source.read(count)
+        self._excess += count
+        if self._excess > MAX_LOST:
+            raise InvalidPDUError("a data set too long to be held goes on")
+        _pass_over(count, source)
+        return b""
 
     def _deliver(self, context_id: int, control: int, data: bytes) -> None:
+        """What pynetdicom's receive_primitive does, but that nothing is logged and ignored there,
+        and that no request is served in a thread of its own: the association's is free for it."""
         primitive = P_DATA()
         primitive.presentation_data_value_list.append((context_id, bytes((control,)) + data))
+        self.message = self.message or DIMSEMessage()
         try:
-            self.receive_primitive(primitive)
+            if not self.message.decode_msg(primitive, self.assoc):
+                return
+            made = self.message.message_to_primitive()
         except Exception as error:
             # A command set that is none; pydicom raises what rubbish leads it to.
-            raise InvalidPDUError from error
+            raise InvalidPDUError("a command set that cannot be read") from error
+        self.message = None
+        made.held, self._held, excess, self._excess = self._held, 0, self._excess, 0
+        if excess:
+            made.excess = "the data set is too long, or too much is held already"
+        if isinstance(made, C_CANCEL):
+            # Of what is served here nothing lasts long enough to be cancelled.
+            self.release(made)
+            return
+        if self.msg_queue.qsize() >= MAX_REQUESTS:
+            self.release(made)
+            raise InvalidPDUError("more requests at once than negotiated")
+        self.msg_queue.put((context_id, made))
+
+    def release(self, message: Any) -> None:
+        """Let go of what is held for a message that is served or dropped."""
+        _drop(getattr(message, "_dataset_file", None))
+        _budget.give(getattr(message, "held", 0))
+        with contextlib.suppress(AttributeError):
+            message.held = 0
 
     def _open(self, context_id: int, sop_class: str, sop_instance: str) -> Incoming:
         context = self.assoc._accepted_cx.get(context_id)
@@ -514,6 +553,34 @@ def _fill(incoming: Incoming, count: int, source: Source) -> None:
         count -= len(space)
         if incoming.lost > MAX_LOST:
             raise CutOffError("an object that cannot be kept goes on")
+
+
+def _pass_over(count: int, source: Source) -> None:
+    while count:
+        count -= len(source.read(min(count, _AHEAD)))
+
+
+class _Budget:
+    """So many bytes that all associations of the process may hold together."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+        self._lock = threading.Lock()
+
+    def take(self, count: int) -> bool:
+        """Whether there is so much left; it is then taken."""
+        with self._lock:
+            fits = count <= self._left
+            self._left -= count if fits else 0
+            return fits
+
+    def give(self, count: int) -> None:
+        """Give back what was taken."""
+        with self._lock:
+            self._left += count
+
+
+_budget = _Budget(MAX_DATA_SETS_IN_MEMORY)
 
 
 def _drop(received: "_Received | None") -> None:
@@ -627,6 +694,8 @@ class Acceptor(Association):  # type: ignore[misc]
             # An answer that nobody waits for any more, or C-CANCEL of what is done.
             return
         context = self._accepted_cx.get(context_id)
+        if context is not None:
+            dimse_request.measure(message, str(context.transfer_syntax[0]))
         refusal = None if context is None else self.refusal(message, str(context.abstract_syntax))
         if context is not None and refusal is None:
             super()._serve_request(message, context_id)
@@ -664,7 +733,7 @@ class Acceptor(Association):  # type: ignore[misc]
             while message:
                 self._serve_request(message, context_id)
                 # Also where it was a C-STORE that pynetdicom asks no handler about.
-                _drop(getattr(message, "_dataset_file", None))
+                self.dimse.release(message)
                 context_id, message = self.dimse.get_msg()
             if self._is_over():
                 self.kill()
