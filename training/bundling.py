@@ -88,6 +88,12 @@ def make_bundle(
     parts = {DETECTOR: detector, DESCRIBER: describer, SPATIALCLIP: spatialclip}
     runs_of = {part: runs.read_run(folder, part) for part, folder in parts.items()}
     trained = runs_of[SPATIALCLIP]
+    unnamed = [sample for sample in known if sample.view is None]
+    if unnamed:
+        raise UsageError(
+            f"{len(unnamed)} samples to calibrate on name no view, the first is"
+            f" {unnamed[0].place}: write their view, one of {', '.join(View)}"
+        )
     thresholds = Thresholds()
     thresholds = replace(thresholds, layout=trained.get("layout", thresholds.detection))
     finder, writer = YoloDetector.load(detector), Describer.load(describer)

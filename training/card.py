@@ -144,7 +144,7 @@ between them "review". "Review" is also said of a picture whose view is less lik
 count from a confidence of {detection} on; SpatialCLIP's layout reads them from {layout} on."""
 
 
-# Manifests made before 1.2 do not count their data. The one that ships was made of the Fetus
+# Earlier manifests do not count their data. The one that ships was made of the Fetus
 # Framework data set; what its card says of it is said of a manifest whose commands name that set.
 
 

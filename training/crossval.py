@@ -10,12 +10,14 @@ neither it nor the pictures they box. `looks` leaves out a scanner's look instea
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from detector.console import UsageError
 from detector.vocabulary import View
 from detector.yolo import YoloDetector
 from model.finding import NON_STANDARD, REVIEW, STANDARD
@@ -43,7 +45,7 @@ from training.jobs import Piece, side_by_side
 from training.labelled import with_looks
 from training.metrics import Matches, box_figures
 from training.report import write_report
-from training.samples import Sample
+from training.samples import Sample, data_hash
 from training.verdict import Verdict
 
 NESTED = 0
@@ -55,6 +57,7 @@ def cross_validate(
 ) -> dict[str, Any]:
     """Run what is not there yet, `jobs` models at a time, and return the figures; also written to
     `out`: figures.json, and the report figures.html."""
+    keep_plan(plan)
     logs = plan.out / "logs"
     folds = range(plan.folds)
     left_out = unseen_looks.held(plan) if looks else {}
@@ -107,6 +110,39 @@ def cross_validate(
     figures: dict[str, Any] = plain({**facts, "detector": found, **judged})
     write_report(plan.out / "figures.html", "Cross-validation", figures)
     return figures
+
+
+def keep_plan(plan: Plan) -> None:
+    """Write what the models in `out` are made of; raises UsageError where other ones lie there:
+    their figures would be mixed. An earlier folder says nothing of it."""
+    now = plain(
+        {
+            "folds": plan.folds,
+            "seed": plan.seed,
+            "detector": asdict(plan.detector),
+            "spatialclip": asdict(plan.spatialclip),
+            **{
+                name: data_hash(samples)
+                for name, samples in (
+                    ("real pictures", plan.real),
+                    ("--boxed", plan.boxed),
+                    ("--judged", plan.judged),
+                )
+            },
+        }
+    )
+    path = plan.out / "plan.json"
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        other = [name for name in now if before.get(name) != now[name]]
+        if other:
+            raise UsageError(
+                f"{plan.out} holds a cross-validation with other {', '.join(other)}:"
+                " name another folder with --out"
+            )
+        return
+    plan.out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
 
 
 def fold_detector(plan: Plan, fold: int, beside: int | None = None) -> Path:

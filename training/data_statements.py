@@ -16,7 +16,7 @@ _CITED = {
 
 
 def is_counted(facts: Mapping[str, Any]) -> bool:
-    """Whether the manifest counts its data; those made before bundle 1.2 do not."""
+    """Whether the manifest counts its data; earlier ones do not."""
     return "data" in facts["training"].get("calibration", {})
 
 

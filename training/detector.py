@@ -5,7 +5,7 @@ One file reads top to bottom: data, augmentation, loss, loop, evaluation, export
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -272,9 +272,11 @@ def train_detector(
     total_steps = recipe.epochs * steps_per_epoch
     epoch, step = 0, 0
     checkpoint = out / runs.CHECKPOINT
+    run = asdict(recipe) | {"pictures": data_hash(training)}
     if resume and checkpoint.is_file():
         with runs.reading(checkpoint):
             state = torch.load(checkpoint, weights_only=True)
+            runs.check_resumed(state.get("run"), run)
             network.load_state_dict(state["network"])
             average.load_state_dict(state["average"])
             optimizer.load_state_dict(state["optimizer"])
@@ -312,7 +314,7 @@ def train_detector(
             writer.add_scalar("map50/validation", score.map50, epoch)
             line += f" validation mAP50 {score.map50:.3f}"
         console.print(f"{line} ({time.monotonic() - started:.0f} s)")
-        _checkpoint(checkpoint, network, average, optimizer, epoch, step)
+        _checkpoint(checkpoint, network, average, optimizer, epoch, step, run)
 
     score = evaluate_detector(_as_detector(average, recipe), validation)
     runs.check_network(average)
@@ -323,7 +325,7 @@ def train_detector(
         "start": None if start is None else file_hash(start / WEIGHTS),
         "training": {
             "images": len(training),
-            "sha256": data_hash(training),
+            "sha256": run["pictures"],
             "data": counts(training),
         },
         "validation": {
@@ -429,6 +431,7 @@ def _checkpoint(
     optimizer: torch.optim.Optimizer,
     epoch: int,
     step: int,
+    run: Mapping[str, Any],
 ) -> None:
     partial = path.with_suffix(".partial")
     torch.save(
@@ -438,6 +441,7 @@ def _checkpoint(
             "optimizer": optimizer.state_dict(),
             "epoch": epoch,
             "step": step,
+            "run": dict(run),
         },
         partial,
     )

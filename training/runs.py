@@ -18,6 +18,7 @@ from training.samples import Sample, file_hash
 FACTS, CHECKPOINT, LOGS = "training.json", "checkpoint.pt", "tensorboard"
 PICTURES = "pictures.txt"
 """SHA-256 of each picture that the folder's model, and its start, learnt from, a line each."""
+_LENGTH = ("epochs", "stages")
 _FILES = {
     "detector": ("architecture.yaml", "detector.json", "weights.safetensors"),
     "describer": ("config.json", "model.safetensors"),
@@ -159,12 +160,29 @@ def reading(checkpoint: Path) -> Iterator[None]:
     """Raises UsageError where the checkpoint is broken or of another recipe."""
     try:
         yield
+    except UsageError:
+        raise
     except Exception as error:
         # A broken archive, or tensors of other names and shapes, can fail in many ways.
         raise UsageError(
             f"{checkpoint} is broken or of another recipe ({type(error).__name__}):"
             " --force begins the run anew"
         ) from error
+
+
+def check_resumed(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
+    """Raises UsageError where the run that is gone on with had another recipe or other pictures.
+
+    Both are plain values by name; more epochs may follow. Earlier checkpoints tell nothing.
+    """
+    if before is None:
+        return
+    other = [name for name in now if name not in _LENGTH and before.get(name) != now[name]]
+    if other:
+        raise UsageError(
+            f"--resume: the run had another {', '.join(other)}: give the same options and pictures,"
+            " or begin anew (--force)"
+        )
 
 
 def data_of(run: Path) -> list[dict[str, Any]] | None:

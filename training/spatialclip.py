@@ -111,6 +111,8 @@ class SpatialClipRecipe:
 
 
 CRITERIA = tuple(sorted({rule.code for rules in RULES.values() for rule in rules}))
+NO_VIEW = -1
+"""View index of a picture whose view is not told: it teaches and judges none."""
 ALONE = torch.eye(3, dtype=torch.bool)
 """One modality present: (3, 3)."""
 SHARES = (0.4, 0.2, 0.4)
@@ -135,9 +137,9 @@ class CriteriaHeads(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Inputs and truths: standard (B,), view index (B,), which rows have a quality truth, and
-    criteria (B, C): 1 met, 0 not met, NaN unknown. `copies` are what the stem saw of JPEG copies of
-    the rows `copied` (K,)."""
+    """Inputs and truths: standard (B,), view index (B,) or NO_VIEW, which rows have a quality
+    truth, and criteria (B, C): 1 met, 0 not met, NaN unknown. `copies` are what the stem saw of
+    JPEG copies of the rows `copied` (K,)."""
 
     inputs: Inputs
     standard: Tensor
@@ -177,7 +179,7 @@ def make_batch(
             *preprocessor.layouts([s.detections for s in shown], [s.size for s in shown]),
         ),
         torch.tensor([float(item.sample.standard) for item in items]),
-        torch.tensor([VIEWS.index(item.sample.view or View.OTHER) for item in items]),
+        torch.tensor([view_index(item.sample) for item in items]),
         torch.tensor([item.sample.view is not View.OTHER for item in items]),
         torch.tensor(
             [[item.sample.criteria.get(code, math.nan) for code in CRITERIA] for item in items]
@@ -240,9 +242,11 @@ def losses(
         total = total + recipe.hold_gates * (shares * (shares / whole).log()).sum() / len(present)
     if change is not None:
         total = total + recipe.steady * change
-    total = total + F.cross_entropy(
-        output.view_logits.float(), batch.view, label_smoothing=recipe.smoothing
-    )
+    named = batch.view != NO_VIEW
+    if named.any():
+        total = total + F.cross_entropy(
+            output.view_logits[named].float(), batch.view[named], label_smoothing=recipe.smoothing
+        )
     known = ~batch.criteria.isnan()
     if known.any():
         for logits in heads(*features):
@@ -365,7 +369,7 @@ def train_spatialclip(
         "recipe": asdict(recipe),
         "training": {
             "images": len(training),
-            "sha256": data_hash([item.sample for item in training]),
+            "sha256": run.facts["pictures"],
             "data": counts([item.sample for item in training]),
         },
         "validation": {"images": len(validation), **figures},
@@ -413,6 +417,8 @@ class _Run:
         judged = [e.sample.standard for e in training if e.sample.view is not View.OTHER]
         self.weights = class_weights(judged) if recipe.balanced else torch.ones(2)
         self.samples = [e.sample for e in training]
+        stages = list(recipe.stages)
+        self.facts = asdict(recipe) | {"stages": stages, "pictures": data_hash(self.samples)}
         order = picture_order(self.samples, recipe, np.random.default_rng(0))
         self.steps = len(order) // recipe.batch
         self.before: SpatialClip | None = None
@@ -486,6 +492,7 @@ class _Run:
                 "before": None if self.before is None else self.before.state_dict(),
                 "heads": self.heads.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "run": self.facts,
                 "place": [self.part, self.epoch, self.step, self.epochs_done],
             },
             partial,
@@ -494,6 +501,7 @@ class _Run:
 
     def load(self, path: Path) -> None:
         state = torch.load(path, weights_only=True)
+        runs.check_resumed(state.get("run"), self.facts)
         self.end_stage()
         self.part, self.epoch, self.step, self.epochs_done = state["place"]
         self._begin_stage()
@@ -552,18 +560,30 @@ def parameter_groups(
     return groups
 
 
+def view_index(sample: Sample) -> int:
+    """The sample's place among VIEWS; NO_VIEW where it names no view."""
+    return NO_VIEW if sample.view is None else VIEWS.index(sample.view)
+
+
+def _set_name(sample: Sample) -> str:
+    if sample.simulated:
+        return "simulated"
+    return "simulated (real)" if sample.source == "simulated" else sample.source
+
+
 def summarise(predictions: Predictions, evidence: Sequence[Evidence]) -> dict[str, float]:
-    """View accuracy over all; AUROC of standard among pictures of the four views, of simulated ones
-    and of each real set that has both classes: sets differ in more than quality."""
+    """View accuracy over all that name one; AUROC of standard among pictures of the four views, of
+    simulated ones and of each real set that has both classes: sets differ in more than quality."""
     from sklearn.metrics import roc_auc_score
 
-    views = np.array([VIEWS.index(item.sample.view or View.OTHER) for item in evidence])
+    views = np.array([view_index(item.sample) for item in evidence])
     standard = np.array([item.sample.standard for item in evidence])
-    sets = np.array(
-        ["simulated" if item.sample.simulated else item.sample.source for item in evidence]
-    )
-    judged = views != VIEWS.index(View.OTHER)
-    figures = {"view accuracy": float(np.mean(predictions.views.argmax(1) == views))}
+    sets = np.array([_set_name(item.sample) for item in evidence])
+    judged, named = views != VIEWS.index(View.OTHER), views != NO_VIEW
+    figures: dict[str, float] = {}
+    if named.any():
+        right = predictions.views.argmax(1) == views
+        figures["view accuracy"] = float(np.mean(right[named]))
     for name in sorted(set(sets)):
         rows = judged & (sets == name)
         if len(set(standard[rows])) == 2:

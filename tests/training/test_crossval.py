@@ -6,16 +6,34 @@ from pathlib import Path
 
 import pytest
 
+from detector.console import UsageError
 from detector.vocabulary import View
 from training import bundling, corpus, pipeline
 from training.ablation import ABLATIONS
-from training.crossval import cross_validate
+from training.crossval import cross_validate, keep_plan
 from training.describer import DescriberSettings, fresh
 from training.detector import DetectorRecipe, train_detector
 from training.folds import Plan, predictions
 from training.phantom.dataset import write_dataset
 from training.samples import Origin, data_hash, read_samples
 from training.spatialclip import SpatialClipRecipe
+
+
+def test_models_of_another_plan_are_not_mixed_in(tmp_path: Path) -> None:
+    pictures = read_samples(write_dataset(tmp_path / "p", 4, 5, progress=False))
+    real = [replace(sample, origin=Origin.REAL) for sample in pictures]
+    folders = (tmp_path / "describer", tmp_path / "detector", tmp_path / "clip")
+    recipes = (DetectorRecipe(), SpatialClipRecipe())
+    plan = Plan(tmp_path / "out", real, pictures, pictures, *folders, *recipes)
+    keep_plan(plan)
+    keep_plan(plan)
+    for other, told in (
+        (replace(plan, seed=1), "other seed:"),
+        (replace(plan, real=real[:2]), "other real pictures:"),
+        (replace(plan, spatialclip=SpatialClipRecipe(stages=(1, 0, 0))), "other spatialclip:"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            keep_plan(other)
 
 
 @pytest.mark.slow

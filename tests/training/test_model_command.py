@@ -196,9 +196,10 @@ def test_a_run_is_gone_on_with_or_replaced_only_where_asked(
     assert (status, "--resume" in err, "--force" in err) == (2, True, True)
     assert qc_model(*small(phantoms), "--resume", "--force")[0] == 2
     assert (tmp_path / "run" / "training.json").read_bytes() == facts
-    # Of another size of network: the checkpoint does not fit.
     status, err = qc_model(*small(phantoms), "--scale", "s", "--resume")
-    assert (status, "of another recipe" in err) == (2, True)
+    assert (status, "another scale:" in err) == (2, True)
+    status, err = qc_model(*small(phantoms), "--batch", 2, "--resume")
+    assert (status, "another batch:" in err) == (2, True)
     assert qc_model(*small(phantoms), "--resume")[0] == 0
     assert qc_model(*small(phantoms), "--force")[0] == 0
     learnt = json.loads(facts)["training"]["data"]

@@ -21,6 +21,7 @@ from training.pipeline import PICTURE_SIZE, train_tokenizer
 from training.samples import Origin, Sample
 from training.spatialclip import (
     ALONE,
+    NO_VIEW,
     Batch,
     CriteriaHeads,
     Predictions,
@@ -119,6 +120,42 @@ def test_a_recipe_is_read_from_its_run(tmp_path: Path) -> None:
         (tmp_path / "training.json").write_text(broken)
         with pytest.raises(UsageError, match="holds no run"):
             SpatialClipRecipe.of_run(tmp_path)
+
+
+def test_a_picture_of_unknown_view_teaches_no_view(network: SpatialClip, batch: Batch) -> None:
+    """It once counted as one of none of the views."""
+    unknown = torch.full_like(batch.view, NO_VIEW)
+    for view in (0, 3):
+        mixed = unknown.clone()
+        mixed[1] = view
+        only = replace(batch, view=mixed)
+        changed = replace(batch, view=torch.where(mixed == NO_VIEW, mixed, (view + 1) % 5))
+        assert the_loss(network, only) != the_loss(network, changed)
+    alone = the_loss(network, replace(batch, view=unknown))
+    assert alone.isfinite()
+    assert alone < the_loss(network, batch)
+
+
+def test_a_picture_of_unknown_view_judges_no_view() -> None:
+    evidence = [
+        Evidence(
+            np.zeros((8, 8, 3), np.uint8),
+            ((), ()),
+            ("", ""),
+            (8, 8),
+            Sample(Path("0.png"), True, view=view, origin=Origin.REAL),
+        )
+        for view in (View.NT, None)
+    ]
+    views = np.tile(np.eye(len(VIEWS))[VIEWS.index(View.NT)], (2, 1))
+    said = Predictions(np.zeros(2), views, np.zeros((2, 3)), np.zeros((2, 1)))
+    assert summarise(said, evidence) == {"view accuracy": 1.0}
+    assert (
+        summarise(
+            Predictions(np.zeros(1), views[:1], np.zeros((1, 3)), np.zeros((1, 1))), evidence[1:]
+        )
+        == {}
+    )
 
 
 def test_a_set_of_one_class_tells_nothing_of_another() -> None:

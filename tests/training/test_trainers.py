@@ -199,7 +199,10 @@ def test_spatialclip_trains_saves_and_resumes(
     assert torch.isfinite(output.logit).all()
 
     # The published stages go on from there, and from a checkpoint between two of them.
-    staged = SpatialClipRecipe(stages=(1, 0, 0), batch=8, ema_decay=0.9)
+    more = SpatialClipRecipe(
+        stages=(1, 1, 1), batch=8, ema_decay=0.9, focal=1.5, balanced=True, lora=2
+    )
+    staged = replace(more, stages=(1, 0, 0))
     further = (seen[:16], seen[16:], tmp_path / "staged")
     train_small_spatialclip(*further, staged, start=tmp_path / "run", resume=False, command="test")
     before = load_spatialclip(tmp_path / "run").state_dict()
@@ -207,9 +210,6 @@ def test_spatialclip_trains_saves_and_resumes(
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved
     assert not any(".clip_model." in name for name in moved)
-    more = SpatialClipRecipe(
-        stages=(1, 1, 1), batch=8, ema_decay=0.9, focal=1.5, balanced=True, lora=2
-    )
     train_small_spatialclip(*further, more, start=tmp_path / "run", resume=True, command="test")
     state = torch.load(tmp_path / "staged" / "checkpoint.pt", weights_only=True)
     assert state["place"] == [2, 1, 2, 3]
