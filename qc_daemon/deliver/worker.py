@@ -60,6 +60,10 @@ class _Sent:
     to_commit: bool
 
 
+class _SendingError(QCError):
+    """An error of the sending itself, not of what comes before, as fetching an original back."""
+
+
 class Deliverer:
     """One thread's worth of delivery."""
 
@@ -187,10 +191,12 @@ class Deliverer:
         began = time.monotonic()
         try:
             to_commit = carrier.send(item)
+        except ClassRefusedError:
+            raise
         except QCError as error:
             if error.code is ErrorCode.DELIVERY_UNREACHABLE:
                 self.outages.record(name, time.monotonic() - began)
-            raise
+            raise _SendingError(error.code, error.message) from error
         lacks = self._destinations[name].commitment == "auto" and self.capability.lacks(name)
         return to_commit and not lacks
 
@@ -227,10 +233,10 @@ class Deliverer:
             policy = RetryPolicy.of(self.settings.jobs)
             if jobs.fail(session, job, result, now, policy, self._rng) is None:
                 raise LeaseLostError
-            if result.code in _OF_THE_DESTINATION:
-                destinations.failed(session, job.destination, result, now)
-            elif result.code is ErrorCode.DELIVERY_REFUSED:
+            if result.code is ErrorCode.DELIVERY_REFUSED:
                 destinations.reached(session, job.destination)
+            elif isinstance(result, _SendingError) and result.code in _OF_THE_DESTINATION:
+                destinations.failed(session, job.destination, result, now)
             return False
         if job.object_id is not None:
             renditions.give(session, job, result.rendition_id)

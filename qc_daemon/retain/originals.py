@@ -59,9 +59,9 @@ class Originals:
         """The revision's file, whose bytes are those that were acknowledged.
 
         One with other bytes is set aside, and fetched again if a destination gives back the very
-        same bytes. Raises QCError: DELIVERY_UNREACHABLE if a destination that may have the object
-        cannot be asked; if none has it NOT_AVAILABLE, or if it was never dropped SPOOL_DAMAGED or
-        SPOOL_MISSING.
+        same bytes, else SPOOL_DAMAGED is raised. Of one that is gone, QCError DELIVERY_UNREACHABLE
+        if a destination that may have the object cannot be asked; if none has it NOT_AVAILABLE, or
+        if it was never dropped SPOOL_MISSING.
         """
         path = self.spool / facts.path
         sha256 = content_hash(path, facts.sha256)
@@ -116,18 +116,13 @@ class Originals:
             if path is not None:
                 return path
         if unreachable is not None:
-            raise unreachable
+            raise _damaged(unreachable) if is_damaged else unreachable
         with self.store.begin() as session:
             dropped = retention.unavailable(session, facts.revision_id, self.clock())
         tally.add("fetched_nowhere")
         self.log.error("original not available", sop_instance=facts.sop_instance_uid)
         if is_damaged:
-            raise QCError(
-                ErrorCode.SPOOL_DAMAGED,
-                "the received file was altered in the spool and set aside in its folder"
-                f" {DAMAGED_FOLDER}; no destination gives the same bytes back:"
-                " restore it from a backup, or have it sent again",
-            )
+            raise _damaged(None)
         raise QCError(
             # One that we did not drop may come back with its disk: that job waits, as an alarm.
             ErrorCode.NOT_AVAILABLE if dropped else ErrorCode.SPOOL_MISSING,
@@ -237,6 +232,16 @@ def _written(content: bytes, folder: Path) -> Iterator[Path]:
         yield Path(name)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _damaged(unreachable: QCError | None) -> QCError:
+    """`unreachable`: of a destination that may have the object and cannot be asked."""
+    why = "no destination gives the same bytes back" if unreachable is None else unreachable.message
+    return QCError(
+        ErrorCode.SPOOL_DAMAGED,
+        f"the received file was altered in the spool and set aside in its folder {DAMAGED_FOLDER};"
+        f" {why}: restore it from a backup, or have it sent again",
+    )
 
 
 def _storage(error: OSError) -> QCError:
