@@ -483,11 +483,13 @@ def queue_cancel(ids: Ids, config: Config = None) -> None:
 
 @destination.command("list")
 def destination_list(config: Config = None, format: Format = "table") -> None:
-    """List destinations: what they do not take, what waits for them, what they were not given."""
-    from qc_daemon.operate import list_destinations
+    """List destinations: whether they are reached and commit, what waits, what was given up."""
+    from qc_daemon.operate import DESTINATION_COLUMNS, list_destinations
 
     chosen = parse_format(format)
-    write_list("destinations", list_destinations(load(config)), chosen)
+    # A person reads what fits a line; a program gets all.
+    columns = DESTINATION_COLUMNS if chosen == "table" else ()
+    write_list("destinations", list_destinations(load(config)), chosen, columns=columns)
 
 
 @destination.command("retry")

@@ -153,6 +153,21 @@ def cancel_jobs(settings: Settings, ids: Sequence[int]) -> int:
         return jobs.cancel(session, ids, datetime.now(UTC))
 
 
+DESTINATION_COLUMNS = (
+    "name",
+    "state",
+    "failing since",
+    "last error",
+    "waiting",
+    "not committed",
+    "given up",
+    "delivered",
+    "commitment",
+    "does not take",
+)
+"""What a table shows of a destination."""
+
+
 def list_destinations(settings: Settings) -> list[dict[str, Any]]:
     """Destinations of the settings, and those no longer there that jobs still name."""
     known = {each.name: each for each in settings.destination}
