@@ -42,6 +42,7 @@ from qc_daemon.report.sr import Reference, build_sr
 from qc_daemon.report.summary import Key, Shot, Summary, rank, summarise
 from qc_daemon.routing import Routes, Traits
 from qc_daemon.settings import ReportSettings, Settings
+from qc_daemon.spool_file import content_hash, verified
 
 log = structlog.get_logger(__name__)
 
@@ -363,8 +364,16 @@ def load_findings(
 def _load_source(facts: RevisionFacts, originals: Originals) -> tuple[Source, Path] | Omission:
     try:
         path = originals(facts)
+        # What was altered since it was found is not told of.
+        with verified(path, content_hash(path, facts.sha256)) as same:
+            source = _source(facts, same)
     except QCError as error:
         return Omission(facts, error)
+    return source, path
+
+
+def _source(facts: RevisionFacts, path: Path) -> Source:
+    """Raises QCError."""
     try:
         source = Source.of(read_header(path), facts.sha256)
         check_identity(source, facts)
@@ -372,8 +381,8 @@ def _load_source(facts: RevisionFacts, originals: Originals) -> tuple[Source, Pa
         raise
     except Exception as error:
         # Whatever a header makes the parser raise concerns this object only.
-        return Omission(facts, _invalid(error))
-    return source, path
+        raise _invalid(error) from error
+    return source
 
 
 def _invalid(error: Exception) -> QCError:

@@ -18,12 +18,14 @@ from qc_daemon.exam_state import state_lines
 from qc_daemon.operate import quarantined, release, stored_findings
 from qc_daemon.records import exams, jobs
 from qc_daemon.records.measurements import MeasuredValue
+from qc_daemon.records.revisions import RevisionFacts, in_spool
 from qc_daemon.records.tables import JobKind, JobState
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.omission import check_identity
 from qc_daemon.report.reader import biometry_from_sr, from_sr
 from qc_daemon.report.source import Source
 from qc_daemon.report.source_file import MAX_HEADER_BYTES, read_header
+from qc_daemon.report.worker import run_one
 from tests.clinic import Clinic, black_frames
 from tests.report import paper
 
@@ -124,6 +126,37 @@ def test_one_bad_object_is_left_out_and_the_rest_reported(
     document = clinic.settings.store.spool / "summary.pdf"
     document.write_bytes(dcmread(BytesIO(pdf or b"")).EncapsulatedDocument)
     assert "1objectofthisexamisnotinthisreport" in paper.text(document)
+
+
+def test_a_file_altered_after_it_was_found_is_left_out(
+    clinic: Clinic, us_header: Make, a_finding: Make
+) -> None:
+    """By another patient's name, which no identifier of the object shows."""
+    find = in_spool(clinic.settings.store.spool)
+    for uid in (BAD, *GOOD):
+        header = us_header(SOPInstanceUID=uid)
+        clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.close()
+
+    def find_then_alter(facts: RevisionFacts) -> Path:
+        path = find(facts)
+        if facts.sop_instance_uid == BAD:
+            other = dcmread(path)
+            other.PatientName = "SOMEONE^ELSE"
+            other.save_as(path)
+        return path
+
+    assert run_one(
+        clinic.store,
+        clinic.settings,
+        "reporter",
+        black_frames,
+        clock=lambda: clinic.now,
+        originals=find_then_alter,
+    )
+    (row,) = quarantined(clinic.settings)
+    assert (row["sop_instance_uid"], row["code"]) == (BAD, ErrorCode.SPOOL_DAMAGED)
+    assert all(b"SOMEONE^ELSE" not in (each.payload or b"") for each in clinic.sent())
 
 
 def test_released_and_sound_again_it_amends_the_report(
