@@ -87,8 +87,10 @@ Until = Annotated[
 
 
 def main() -> None:
-    # What a command writes holds patients' data: nobody else's to read.
-    private.set_umask()
+    # What a command writes holds patients' data: nobody else's to read. A bundle holds none, and
+    # the service's user may be another one.
+    if sys.argv[1:2] != ["bundle"]:
+        private.set_umask()
     sys.exit(console.run(app))
 
 

@@ -345,3 +345,21 @@ def test_whatever_a_file_says_it_is_settings_or_lines(data: dict[str, Any]) -> N
         problems = error.lines
     assert problems
     assert all(problems)
+
+
+        ("[score]\nthreads = 100000", "score.threads"),
+        ("[receive.pressure]\nsoft_free_percent = 5\nhard_free_percent = 10", "soft_free_percent"),
+        (
+            "[receive.pressure]\nsoft_free_megabytes = 1\nhard_free_megabytes = 2",
+            "soft_free_megabytes",
+        ),
+        ('[store]\nscrub_at = "at night"', "store.scrub_at"),
+        ("[store]\nscrub_megabytes_per_second = -1", "store.scrub_megabytes_per_second"),
+    ],
+)
+def test_marks_and_numbers_that_cannot_be_meant_are_refused(
+    tmp_path: Path, text: str, named: str
+) -> None:
+    (tmp_path / "qc.toml").write_text(text)
+    with pytest.raises(SettingsError, match=named):
+        load(tmp_path / "qc.toml")

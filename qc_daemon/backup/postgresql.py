@@ -80,7 +80,7 @@ def restore(url: str, folder: Path, manifest: Manifest, aside: str) -> str | Non
             _refuse_others(connection, url)
             old = _ours(connection)
             if old:
-                connection.execute(text(f'CREATE SCHEMA "{aside}"'))
+                _make_schema(connection, aside)
             for name in old:
                 connection.execute(text(f'ALTER TABLE "{name}" SET SCHEMA "{aside}"'))
             schema.build(connection, manifest.schema_revision)
@@ -90,6 +90,19 @@ def restore(url: str, folder: Path, manifest: Manifest, aside: str) -> str | Non
     finally:
         made.dispose()
     return aside if old else None
+
+
+def _make_schema(connection: Connection, name: str) -> None:
+    may = connection.execute(
+        text("SELECT has_database_privilege(current_database(), 'CREATE')")
+    ).scalar_one()
+    if not may:
+        raise QCError(
+            ErrorCode.STORAGE,
+            "the database's role may not make a schema, in which the old tables would be kept;"
+            " GRANT CREATE ON DATABASE to it, or restore into an empty database",
+        )
+    connection.execute(text(f'CREATE SCHEMA "{name}"'))
 
 
 def _refuse_others(connection: Connection, url: str) -> None:

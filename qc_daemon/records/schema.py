@@ -258,12 +258,16 @@ def backup(url: str, target: Path) -> None:
         raise QCError(ErrorCode.STORAGE, f"the database {shown(parsed)} does not exist")
     try:
         os.close(private.create(target))
-        _copy(file, target)
     except FileExistsError:
         raise QCError(
             ErrorCode.STORAGE, f"{target} exists already; name another file for the backup"
         ) from None
+    except OSError as error:
+        raise QCError(ErrorCode.STORAGE, f"no backup written to {target}: {error}") from error
+    try:
+        _copy(file, target)
     except (OSError, sqlite3.Error) as error:
+        target.unlink(missing_ok=True)
         raise QCError(ErrorCode.STORAGE, f"no backup written to {target}: {error}") from error
 
 

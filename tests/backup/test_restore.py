@@ -11,14 +11,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, inspect, text
 from typer.testing import CliRunner
 
 from detector.codes import ErrorCode, QCError
+from detector.console import UsageError
 from qc_daemon import service_lock
 from qc_daemon.backup import Restored, restore, save
 from qc_daemon.cli import app
-from qc_daemon.records import schema
+from qc_daemon.database import downgrade
+from qc_daemon.records import integrity, schema
+from qc_daemon.records.tables import Base
+from tests.backup.conftest import new_yard
 from tests.retain.conftest import Yard
 from tests.wire import ultrasound
 
@@ -203,8 +207,6 @@ def test_a_backup_that_does_not_fit_is_refused(yard: Yard) -> None:
 
 
 def test_an_older_version_s_backup_comes_back_at_its_revision(url: str, tmp_path: Path) -> None:
-    from tests.backup.conftest import new_yard
-
     yard = new_yard(tmp_path, url)
     yard.store.close()
     schema.downgrade(url, "0003")
@@ -297,3 +299,78 @@ def test_the_commands_save_restore_and_take_in_again(sqlite_yard: Yard, tmp_path
     assert "1 of them are taken in again" in done
     assert uids(yard) == {saved.sop_instance_uid, later.sop_instance_uid}
     assert "sound" in command("db", "check", "--config", config)
+
+
+def test_a_role_that_may_not_make_a_schema_is_told_what_to_grant(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    owner = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    with owner.connect() as connection:
+        connection.execute(text("CREATE ROLE weak LOGIN"))
+        connection.execute(text("GRANT ALL ON SCHEMA public TO weak"))
+    owner.dispose()
+    try:
+        yard = new_yard(tmp_path, postgres_url.replace("qc@", "weak@"))
+        saved = yard.receive()
+        folder = backup(yard)
+        with pytest.raises(QCError, match="GRANT CREATE"):
+            put_back(yard, folder)
+        assert uids(yard) == {saved.sop_instance_uid}
+        yard.store.close()
+    finally:
+        with owner.connect() as connection:
+            connection.execute(text("DROP OWNED BY weak"))
+            connection.execute(text("DROP ROLE weak"))
+        owner.dispose()
+
+
+def test_a_downgrade_copies_first_or_wants_a_word(yard: Yard, tmp_path: Path) -> None:
+    url = yard.settings.store.url
+    saved = yard.receive()
+    yard.store.close()
+    is_sqlite = schema.file_of(url) is not None
+    if not is_sqlite:
+        with pytest.raises(UsageError, match="--yes"):
+            list(downgrade(yard.settings, "-1", yes=False, now=NOW))
+    with service_lock.running(yard.spool.root), pytest.raises(QCError, match="is running"):
+        list(downgrade(yard.settings, "-1", yes=True, now=NOW))
+    before = schema.revision_of(url)
+    said = "\n".join(downgrade(yard.settings, "-1", yes=not is_sqlite, now=NOW))
+    after = schema.revision_of(url)
+    assert before != after
+    # By what they brought, not by a number alone.
+    assert f"was at {before} (" in said
+    assert f"is at {after} (" in said
+    if is_sqlite:
+        copy = tmp_path / "qc.db.before_downgrade_20261129t010203"
+        assert str(copy) in said
+        assert put_back(yard, copy).schema_revision == before
+        assert uids(yard) == {saved.sop_instance_uid}
+
+
+def test_a_database_is_checked_for_what_its_rows_refer_to(postgres_yard: Yard) -> None:
+    """As a restore with triggers off leaves it: PostgreSQL does not look again by itself."""
+    url = postgres_yard.settings.store.url
+    postgres_yard.receive()
+    assert integrity.examine(url, full=True).sound
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("SET session_replication_role = replica"))
+        connection.execute(text("DELETE FROM instance"))
+    engine.dispose()
+    found = integrity.examine(url, full=True)
+    assert found.faults == ("1 rows of revision refer to rows of instance that are not there",)
+
+
+def test_no_migration_takes_a_table_away(sqlite_yard: Yard) -> None:
+    """A backup saves the tables that this version knows: they must be all there ever were."""
+    url = sqlite_yard.settings.store.url
+    sqlite_yard.store.close()
+    while True:
+        engine = create_engine(url)
+        tables = set(inspect(engine).get_table_names()) - {"alembic_version"}
+        engine.dispose()
+        assert tables <= set(Base.metadata.tables)
+        if not tables:
+            return
+        schema.downgrade(url, "-1")

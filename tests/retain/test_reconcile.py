@@ -13,14 +13,15 @@ import pytest
 from sqlalchemy import update
 
 from detector.codes import QCError
-from qc_daemon import service_lock
+from qc_daemon import daemon, service_lock
+from qc_daemon.observe import tally
 from qc_daemon.operate import list_jobs
 from qc_daemon.orphans import discard_orphans, list_orphans, release_orphans
 from qc_daemon.records.tables import Revision
 from qc_daemon.retain.reconcile import MARGIN, reconcile
 from qc_daemon.settings import RuleSettings
 from tests.retain.conftest import Yard
-from tests.wire import association, ultrasound
+from tests.wire import association, eventually, ultrasound
 
 RECEIVER = """
 import os, signal, socket, sys, threading
@@ -200,3 +201,19 @@ def test_a_second_receipt_of_the_same_bytes_is_no_orphan(yard: Yard) -> None:
     yard.receive(dataset)
     yard.receive(dataset)
     assert found(yard).clean
+
+
+def test_orphans_are_counted_again_while_the_service_runs(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "_RECONCILE_SECONDS", 0.05)
+    supervisor = daemon.Supervisor(yard.settings, yard.store, yard.spool, {})
+    comparing = threading.Thread(target=supervisor._reconcile)
+    comparing.start()
+    try:
+        assert tally.board().most("spool_orphans") == 0
+        yard.file()
+        eventually(lambda: tally.board().most("spool_orphans") == 1)
+    finally:
+        supervisor._stop.set()
+        comparing.join()
