@@ -1,8 +1,12 @@
 """What an operator does to the database, told in plain lines: check, take back, save, restore."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
@@ -75,7 +79,8 @@ def downgrade(settings: Settings, revision: str, *, yes: bool, now: datetime) ->
 
 def save_all(settings: Settings, folder: Path, *, link: bool) -> tuple[list[str], bool]:
     """Save database and spool; lines that say so, and whether every file that rows name is in."""
-    made = save(settings, folder, datetime.now(UTC), link=link)
+    with _shown("Saving") as progress:
+        made = save(settings, folder, datetime.now(UTC), link=link, progress=progress)
     spooled = len(made.spool_files)
     lines = [
         f"{folder}: written, the database and {spooled} received objects ({_megabytes(made)} MB)"
@@ -89,7 +94,8 @@ def save_all(settings: Settings, folder: Path, *, link: bool) -> tuple[list[str]
 
 def restore_all(settings: Settings, source: Path, *, release: bool) -> tuple[list[str], bool]:
     """Put a backup in place; lines that say what was done, and whether no file is missing."""
-    done = restore(settings, source, datetime.now(UTC))
+    with _shown("Restoring") as progress:
+        done = restore(settings, source, datetime.now(UTC), progress)
     lines = [*_told(done)]
     if release and done.later:
         schema.upgrade(settings.store.url)
@@ -104,6 +110,20 @@ def restore_all(settings: Settings, source: Path, *, release: bool) -> tuple[lis
     if problem:
         lines.append(problem)
     return lines, not done.missing
+
+
+@contextmanager
+def _shown(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on the terminal, that many thousands of files are not copied in silence."""
+    with Progress(
+        *Progress.get_default_columns()[:2],
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _told(done: Restored) -> Iterator[str]:
