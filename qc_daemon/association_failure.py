@@ -128,11 +128,15 @@ def _alert(said: str) -> str:
 
 def _answer(association: Any, connection: socket.socket, *, secure: bool) -> str:
     """What comes of an A-ASSOCIATE-RQ on the connection."""
+    if association.requestor.primitive is None:
+        return "the name of the host had no address, though it has one now"
     try:
         connection.settimeout(_SECONDS)
         request = A_ASSOCIATE_RQ()
         request.from_primitive(association.requestor.primitive)
-        connection.sendall(request.encode())
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            # It may have said why before it hung up.
+            connection.sendall(request.encode())
         kind = connection.recv(1)
         with contextlib.suppress(OSError):
             connection.sendall(_ABORT)
@@ -143,8 +147,8 @@ def _answer(association: Any, connection: socket.socket, *, secure: bool) -> str
     except OSError:
         kind = b""
     if not kind:
-        hint = "" if secure else "; if it speaks TLS, set tls"
-        return f"it closes the connection without an answer{hint}"
+        hint = "it may want a certificate of ours" if secure else "if it speaks TLS, set tls"
+        return f"it closes the connection without an answer; {hint}"
     if kind[0] in (_ACCEPT, _REJECT):
         return "it did not answer in time, though it does now"
     if kind[0] == _PEER_ABORT:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pynetdicom import AE, evt
+from pynetdicom.association import MODE_REQUESTOR, Association
 from pynetdicom.dimse_messages import N_EVENT_REPORT_RQ
 from pynetdicom.pdu import A_ASSOCIATE_RJ
 
@@ -121,7 +122,13 @@ def associate(
         # Before the peer can send its first byte.
         (evt.EVT_CONN_OPEN, lambda event: _guard(event.assoc, served)),
     ]
-    association = ae.associate(host, port, evt_handlers=handlers, **options)
+    try:
+        association = ae.associate(host, port, evt_handlers=handlers, **options)
+    except OSError:
+        # The name of the host has no address (yet): a peer that is away like any other.
+        association = Association(ae, MODE_REQUESTOR)
+        association.is_aborted = True
+        return association
     if rejections and not association.is_rejected:
         association.is_rejected, association.is_aborted = True, False
         association.acceptor.primitive = rejections[0].to_primitive()

@@ -347,6 +347,9 @@ def test_whatever_a_file_says_it_is_settings_or_lines(data: dict[str, Any]) -> N
     assert all(problems)
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
         ("[score]\nthreads = 100000", "score.threads"),
         ("[receive.pressure]\nsoft_free_percent = 5\nhard_free_percent = 10", "soft_free_percent"),
         (
