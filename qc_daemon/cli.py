@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from detector import console
+from detector.plain_text import visible
 from detector.version_option import add_version
 from qc_daemon import private
 from qc_daemon.settings import ClientTLSSettings, load
@@ -34,6 +35,7 @@ from qc_daemon.tables import (
 )
 
 if TYPE_CHECKING:
+    from qc_daemon.operate import Outcome
     from qc_daemon.records.listings import ExamFilter
     from qc_daemon.records.progress import Progress
 
@@ -121,7 +123,11 @@ def serve(
     """
     from qc_daemon import daemon
 
-    raise typer.Exit(daemon.serve(load(config), role or ["all"], config))
+    settings = load(config)
+    if config is None:
+        folder = visible(str(settings.store.spool.parent))
+        typer.echo(f"no settings file (--config): defaults, files in {folder}", err=True)
+    raise typer.Exit(daemon.serve(settings, role or ["all"], config))
 
 
 @app.command()
@@ -472,7 +478,7 @@ def queue_retry(ids: Ids, config: Config = None) -> None:
     """Make dead or quarantined jobs ready again. Example: qc-daemon queue retry 12 13"""
     from qc_daemon.operate import retry_jobs
 
-    say(f"{retry_jobs(load(config), ids)} jobs are ready again")
+    _tell(retry_jobs(load(config), ids), "jobs are ready again")
 
 
 @queue.command("cancel")
@@ -480,7 +486,7 @@ def queue_cancel(ids: Ids, config: Config = None) -> None:
     """Give jobs up: they become dead, and stay in the list. Example: qc-daemon queue cancel 12"""
     from qc_daemon.operate import cancel_jobs
 
-    say(f"{cancel_jobs(load(config), ids)} jobs are cancelled")
+    _tell(cancel_jobs(load(config), ids), "jobs are cancelled")
 
 
 @destination.command("list")
@@ -535,7 +541,7 @@ def commitment_retry(ids: Ids, config: Config = None) -> None:
     """Report requests that were given up again. Example: qc-daemon commitment retry 7"""
     from qc_daemon.operate import retry_commitments
 
-    say(f"{retry_commitments(load(config), ids)} reports are due again")
+    _tell(retry_commitments(load(config), ids), "reports are due again")
 
 
 @quarantine.command("list")
@@ -574,7 +580,7 @@ def quarantine_release(ids: Ids, config: Config = None) -> None:
     """Score quarantined objects again. Example: qc-daemon quarantine release 7"""
     from qc_daemon.operate import release
 
-    say(f"{release(load(config), ids)} objects are to be scored again")
+    _tell(release(load(config), ids), "objects are to be scored again")
 
 
 @rejection.command("list")
@@ -954,3 +960,13 @@ def _page(rows: Sequence[dict[str, Any]], limit: int | None, chosen: str) -> Lis
 
     most = parse_window(None, None, _limit(limit, chosen)).limit
     return Listing(rows[:most], len(rows))
+
+
+def _tell(outcome: "Outcome", line: str) -> None:
+    """Say how many were changed, and each that was not, which is a failure."""
+    if outcome.count or not outcome.problems:
+        say(f"{outcome.count} {line}")
+    for problem in outcome.problems:
+        typer.echo(f"error: {visible(problem)}", err=True)
+    if outcome.problems:
+        raise typer.Exit(console.FAILED)

@@ -89,7 +89,7 @@ def _serve(
     if "receive" in chosen:
         listeners = _listen(settings, config_path)
         spool.sweep()
-    _log_start(settings, store, chosen)
+    _log_start(settings, store, chosen, config_path)
     supervisor = Supervisor(settings, store, spool, listeners)
     try:
         return supervisor.run(chosen)
@@ -108,12 +108,16 @@ def _settle(url: str) -> None:
         log.get().warning("database not checkpointed", code=error.code.value, reason=error.message)
 
 
-def _log_start(settings: Settings, store: Store, roles: Sequence[str]) -> None:
+def _log_start(
+    settings: Settings, store: Store, roles: Sequence[str], config_path: Path | None
+) -> None:
     """What runs here, in one line: the first that is asked when something is wrong."""
     bundle = active_bundle(store)
     log.get(role="supervisor").info(
         "starting",
         version=version("qc-daemon"),
+        settings=str(config_path or "defaults"),
+        spool=str(settings.store.spool),
         roles=", ".join(roles),
         database=store.kind,
         bundle=bundle.name if bundle else None,

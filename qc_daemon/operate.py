@@ -1,7 +1,8 @@
 """What an operator asks of the stored state: results, queue, quarantine, bundles."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -143,14 +144,38 @@ def _choices(kind: type[Choice], values: Sequence[str], option: str) -> list[Cho
         raise UsageError(f"{option}: give one of {', '.join(kind)}") from None
 
 
-def retry_jobs(settings: Settings, ids: Sequence[int]) -> int:
-    with open_store(settings).begin() as session:
-        return jobs.retry(session, ids, datetime.now(UTC))
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How many things were changed, and a line for each id that was not."""
+
+    count: int
+    problems: tuple[str, ...] = ()
 
 
-def cancel_jobs(settings: Settings, ids: Sequence[int]) -> int:
+def retry_jobs(settings: Settings, ids: Sequence[int]) -> Outcome:
     with open_store(settings).begin() as session:
-        return jobs.cancel(session, ids, datetime.now(UTC))
+        states = listings.job_states(session, ids)
+        count = jobs.retry(session, ids, datetime.now(UTC))
+    fit = {JobState.READY, JobState.SENT, JobState.DEAD, JobState.QUARANTINED}
+    return Outcome(count, _unfit(ids, states, fit, "job"))
+
+
+def cancel_jobs(settings: Settings, ids: Sequence[int]) -> Outcome:
+    with open_store(settings).begin() as session:
+        states = listings.job_states(session, ids)
+        count = jobs.cancel(session, ids, datetime.now(UTC))
+    return Outcome(count, _unfit(ids, states, set(jobs.PENDING), "job"))
+
+
+def _unfit(
+    ids: Sequence[int], states: Mapping[int, str], fit: Collection[str], noun: str
+) -> tuple[str, ...]:
+    """What is said of the ids that are unknown or in no state to be changed."""
+    return tuple(
+        f"no {noun} {id}" if id not in states else f"{noun} {id} is {states[id]}"
+        for id in dict.fromkeys(ids)
+        if states.get(id) not in fit
+    )
 
 
 DESTINATION_COLUMNS = (
@@ -324,9 +349,11 @@ def list_commitments(settings: Settings, states: Sequence[str], window: Window =
     )
 
 
-def retry_commitments(settings: Settings, ids: Sequence[int]) -> int:
+def retry_commitments(settings: Settings, ids: Sequence[int]) -> Outcome:
     with open_store(settings).begin() as session:
-        return commitments.requeue(session, ids, datetime.now(UTC))
+        states = listings.commitment_states(session, ids)
+        count = commitments.requeue(session, ids, datetime.now(UTC))
+    return Outcome(count, _unfit(ids, states, {CommitmentState.DEAD}, "commitment request"))
 
 
 QUARANTINE_COLUMNS = (
@@ -380,10 +407,14 @@ def show_quarantined(settings: Settings, id: int) -> dict[str, Any]:
     raise QCError(ErrorCode.STORAGE, f"nothing quarantined has id {id}; see quarantine list")
 
 
-def release(settings: Settings, ids: Sequence[int]) -> int:
+def release(settings: Settings, ids: Sequence[int]) -> Outcome:
+    wanted = dict.fromkeys(ids)
     with open_store(settings).begin() as session:
         now = datetime.now(UTC)
-        return sum(revisions.release(session, id, now) for id in ids)
+        released = [id for id in wanted if revisions.release(session, id, now)]
+    left = [id for id in wanted if id not in released]
+    problems = (f"nothing quarantined has id {id}; see quarantine list" for id in left)
+    return Outcome(len(released), tuple(problems))
 
 
 def bundle_folder(name: str) -> Path:

@@ -1,6 +1,8 @@
 """The command line's contract: which verbs there are, their help, formats and exit statuses."""
 
 import json
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -122,8 +124,38 @@ def test_queue_and_quarantine_of_an_empty_store(config: str) -> None:
         result = runner.invoke(app, [*verb, "--config", config])
         assert result.exit_code == 0
         assert "no " in result.output
-    assert "0 jobs" in runner.invoke(app, ["queue", "retry", "5", "--config", config]).output
+    for verb in (["queue", "retry"], ["queue", "cancel"], ["commitment", "retry"]):
+        result = runner.invoke(app, [*verb, "5", "99999", "--config", config])
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        noun = "job" if verb[0] == "queue" else "commitment request"
+        assert result.stderr == f"error: no {noun} 5\nerror: no {noun} 99999\n"
+    result = runner.invoke(app, ["quarantine", "release", "5", "--config", config])
+    assert result.exit_code == 1
+    assert "nothing quarantined has id 5" in result.stderr
     assert runner.invoke(app, ["quarantine", "show", "5", "--config", config]).exit_code == 1
+
+
+@pytest.mark.parametrize("verb", ["score", "send"])
+def test_a_folder_without_files_is_wrong_usage(tmp_path: Path, verb: str) -> None:
+    (tmp_path / "empty").mkdir()
+    more = ["--to", "X@127.0.0.1:1"] if verb == "send" else []
+    result = runner.invoke(app, [verb, str(tmp_path / "empty"), *more])
+    assert isinstance(result.exception, UsageError)
+    assert "no files there" in str(result.exception)
+
+
+def test_serve_without_settings_says_where_its_files_are(tmp_path: Path) -> None:
+    (tmp_path / "var").write_text("in the way of the folder")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "qc_daemon", "serve"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stderr.startswith(f"no settings file (--config): defaults, files in {tmp_path}/var")
+    assert done.returncode == 1
 
 
 def test_a_backup_is_a_database(config: str, tmp_path: Path) -> None:
@@ -146,9 +178,6 @@ def test_doctor_names_what_is_wrong(tmp_path: Path) -> None:
 
 def test_help_loads_no_model_library() -> None:
     """The receiver's process imports this module too: it must stay light."""
-    import subprocess
-    import sys
-
     heavy = ("torch", "transformers", "ultralytics")
     code = f"import sys, qc_daemon.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -33,9 +33,9 @@ def config(tmp_path: Path) -> str:
     return str(path)
 
 
-def run(*arguments: str) -> str:
+def run(*arguments: str, status: int = 0) -> str:
     result = runner.invoke(app, ["commitment", *arguments])
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == status, result.output
     return result.output
 
 
@@ -46,9 +46,11 @@ def test_listed_by_state(config: str) -> None:
 
 
 def test_retried(config: str) -> None:
-    assert "1 reports" in run("retry", "1", "2", "--config", config)
+    told = run("retry", "1", "2", "--config", config, status=1)
+    assert "1 reports" in told
+    assert "no commitment request 2" in told
     assert "VOLUSON1" in run("list", "--state", "ready", "--config", config)
-    assert "0 reports" in run("retry", "1", "--config", config)
+    assert "request 1 is ready" in run("retry", "1", "--config", config, status=1)
 
 
 def test_an_unknown_state_is_wrong_usage(config: str) -> None:

@@ -148,6 +148,23 @@ def test_a_table_is_a_page_of_a_long_queue(config: Path) -> None:
     assert len(listed(config, "queue", "list")) == 9 + 3 * TABLE_LIMIT
 
 
+def test_what_can_be_retried_is_and_what_cannot_is_named(config: Path) -> None:
+    with Store(load(config).store.url).begin() as session:
+        score, deliver = (job.id for job in jobs.listing(session, limit=2))
+        jobs.cancel(session, [score], NOW)
+        job = jobs.claim(session, [JobKind.DELIVER], "w", NOW + 9 * DAY, 300)
+        assert job is not None
+        assert job.id == deliver
+        jobs.finish(session, job, NOW)
+    result = run(config, "queue", "retry", str(score), str(score), str(deliver), "77")
+    assert result.exit_code == 1
+    assert result.stdout == "1 jobs are ready again\n"
+    assert result.stderr == f"error: job {deliver} is done\nerror: no job 77\n"
+    assert run(config, "queue", "cancel", str(score)).stdout == "1 jobs are cancelled\n"
+    again = run(config, "queue", "cancel", str(score))
+    assert (again.exit_code, again.stderr) == (1, f"error: job {score} is dead\n")
+
+
 def test_nothing_that_matches(config: Path) -> None:
     assert run(config, "queue", "list", "--state", "dead").stdout == "no jobs match\n"
     assert run(config, "quarantine", "list").stdout == "no quarantined objects\n"

@@ -33,7 +33,7 @@ ALLOWED = frozenset(
         # what it is about; UIDs may stand in logs (DESIGN section 5)
         "study", "series", "sop_class", "sop_instance", "transfer_syntax", "sha256", "revision",
         "transaction", "job", "kind", "attempt", "bundle", "model_id", "stage", "exam", "instance",
-        "report", "bundle_version",
+        "report", "bundle_version", "settings", "spool",
         # how it went; a reason is a fixed phrase or a QCError's message, which carries no values
         "reason", "code", "failure_class", "state", "content", "findings", "frames", "error_type",
         "error_at", "exit_status", "signal", "count", "bytes", "seconds", "retry_in", "path",

@@ -97,6 +97,18 @@ def jobs(
     return rows, _total(session, chosen, rows, window)
 
 
+def job_states(session: Session, ids: Sequence[int]) -> dict[int, str]:
+    """The states of those of the jobs that there are."""
+    rows = session.execute(select(JobRow.id, JobRow.state).where(JobRow.id.in_(ids)))
+    return {row.id: row.state for row in rows}
+
+
+def commitment_states(session: Session, ids: Sequence[int]) -> dict[int, str]:
+    """The states of those of the storage commitment requests that there are."""
+    rows = session.execute(select(Commitment.id, Commitment.state).where(Commitment.id.in_(ids)))
+    return {row.id: row.state for row in rows}
+
+
 def commitments(
     session: Session, states: Sequence[CommitmentState], window: Window = ALL
 ) -> tuple[Rows, int]:

@@ -171,7 +171,7 @@ def test_released_and_sound_again_it_amends_the_report(
     assert clinic.report()
     path.write_bytes(content)
     (row,) = quarantined(clinic.settings)
-    assert release(clinic.settings, [row["id"]]) == 1
+    assert release(clinic.settings, [row["id"]]).count == 1
     with clinic.store.begin() as session:
         clinic.now += timedelta(days=900_000)
         job = jobs.claim(session, [JobKind.SCORE], "scorer", clinic.now, 300)

@@ -152,7 +152,7 @@ def test_what_is_no_image_is_quarantined_kept_and_releasable(worker: ScoreWorker
     (held,) = quarantined(worker.settings)
     assert held["id"] == revision
     assert held["code"] == ErrorCode.NOT_AN_IMAGE
-    assert release(worker.settings, [revision]) == 1
+    assert release(worker.settings, [revision]).count == 1
     assert worker.run_one()
     assert len(quarantined(worker.settings)) == 1
 
