@@ -1,10 +1,14 @@
-"""The loaded models of this process, by model id: loaded once each, when first needed."""
+"""The loaded models of this process, by model id: loaded when needed, the last used ones kept."""
 
 from detector.codes import ErrorCode, QCError
 from model.bundle import Bundle
 from model.judge import Judge
 from qc_daemon.records import bundles
+from qc_daemon.records.bundles import ActiveBundle
 from qc_daemon.records.store import Store
+
+# The active bundle and the one before it, which open exams may still need.
+_KEPT = 2
 
 
 class Models:
@@ -30,13 +34,19 @@ class Models:
                 "the bundle this exam was opened with is unknown; activate it again",
             )
         found = wanted[0]
-        if found.model_id not in self._judges:
-            bundle = Bundle.open(found.path)
-            if bundle.id.model_id != found.model_id:
-                raise QCError(
-                    ErrorCode.BUNDLE_MISMATCH,
-                    f"bundle {found.name} has changed since it was activated; "
-                    "restore it, or activate it again",
-                )
-            self._judges[found.model_id] = Judge.open(bundle, self._device, self._augment)
-        return self._judges[found.model_id]
+        # Taken out and put back: the last is the one used last.
+        judge = self._judges.pop(found.model_id, None) or self._open(found)
+        self._judges[found.model_id] = judge
+        while len(self._judges) > _KEPT:
+            del self._judges[next(iter(self._judges))]
+        return judge
+
+    def _open(self, known: ActiveBundle) -> Judge:
+        bundle = Bundle.open(known.path)
+        if bundle.id.model_id != known.model_id:
+            raise QCError(
+                ErrorCode.BUNDLE_MISMATCH,
+                f"bundle {known.name} has changed since it was activated; "
+                "restore it, or activate it again",
+            )
+        return Judge.open(bundle, self._device, self._augment)

@@ -1,10 +1,16 @@
 """The models of a process are loaded as the settings say."""
 
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+
+from model.finding import BundleId
 from qc_daemon.operate import seed_bundle
-from qc_daemon.records import schema
+from qc_daemon.records import bundles, schema
 from qc_daemon.records.store import Store
+from qc_daemon.score.models import Models
 from qc_daemon.score.worker import ScoreWorker
 from qc_daemon.settings import load
 
@@ -27,3 +33,29 @@ def test_the_worker_s_judge_takes_as_many_further_looks_as_the_settings_say(
             assert worker.models.judge(None).augment == looks
         finally:
             worker.close()
+
+
+def test_of_many_bundles_the_two_used_last_stay_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'qc.db'}")
+    schema.upgrade(store.url)
+    opened: list[str] = []
+    named = [BundleId(name, "1", name * 64) for name in "abc"]
+    for minute, each in enumerate(named):
+        with store.begin() as session:
+            now = datetime(2026, 1, 1, 8, minute, tzinfo=UTC)
+            bundles.activate(session, each.name, each.name, each.model_id, now)
+
+    def open_bundle(path: str) -> SimpleNamespace:
+        opened.append(path)
+        return SimpleNamespace(id=next(each for each in named if each.name == path))
+
+    monkeypatch.setattr("qc_daemon.score.models.Bundle.open", open_bundle)
+    monkeypatch.setattr("qc_daemon.score.models.Judge.open", lambda bundle, *_: bundle)
+    models = Models(store, "cpu")
+    for name in "ababcbca":
+        assert models.judge(name * 64).id.name == name
+    assert models.judge(None).id.name == "c"
+    assert opened == ["a", "b", "c", "a"]
+    store.close()

@@ -1,0 +1,77 @@
+"""A role's process by itself: what it leaves when it ends."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qc_daemon.observe.tally import Board
+
+# A role that fails as told, in place of the real one.
+PROGRAM = """
+import sys
+from detector.codes import ErrorCode, QCError
+from qc_daemon import roles
+
+def role(brief, stop):
+    if sys.argv[2] == "ready":
+        roles._ready("schedule")
+    if sys.argv[2] == "code":
+        raise QCError(ErrorCode.STORAGE, "the disk is away")
+    raise RuntimeError("no such driver\\nand more")
+
+roles.ROLES["schedule"] = role
+sys.exit(roles.main())
+"""
+
+
+def ended(tmp_path: Path, how: str) -> tuple[int, str, list[dict[str, object]], float]:
+    """Exit status, reason left, log lines and the ready gauge of a role that failed."""
+    board = Board.create()
+    ours, theirs = os.pipe()
+    orders = {
+        "parent": os.getpid(),
+        "settings": {"store": {"url": f"sqlite:///{tmp_path / 'qc.db'}", "spool": str(tmp_path)}},
+        "board": {"fd": board.fd, "more": []},
+        "row": 1,
+        "listeners": {},
+        "places": None,
+        "reason": theirs,
+    }
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", PROGRAM, "schedule", how],
+        input=json.dumps(orders),
+        capture_output=True,
+        text=True,
+        pass_fds=(board.fd, theirs),
+        timeout=60,
+    )
+    os.close(theirs)
+    with os.fdopen(ours) as pipe:
+        reason = pipe.read()
+    assert "Traceback" not in done.stderr
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    return done.returncode, reason, lines, board.get(1, "ready")
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [("start", "RuntimeError: no such driver"), ("code", "the disk is away")],
+)
+def test_a_role_that_cannot_start_says_why(tmp_path: Path, how: str, reason: str) -> None:
+    status, left, lines, ready = ended(tmp_path, how)
+    assert (status, left, ready) == (1, reason, 0.0)
+    (line,) = lines
+    assert (line["event"], line["level"], line["reason"]) == ("failed", "critical", reason)
+
+
+def test_one_that_has_worked_is_told_by_type_and_place_only(tmp_path: Path) -> None:
+    """Its message may quote an object that it has read."""
+    status, left, lines, ready = ended(tmp_path, "ready")
+    assert (status, ready) == (1, 1.0)
+    assert left.startswith("RuntimeError at ")
+    assert [line["event"] for line in lines] == ["ready", "crashed"]
+    assert "driver" not in left + str(lines)
