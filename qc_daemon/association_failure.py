@@ -134,7 +134,7 @@ def _answer(association: Any, connection: socket.socket, *, secure: bool) -> str
         connection.settimeout(_SECONDS)
         request = A_ASSOCIATE_RQ()
         request.from_primitive(association.requestor.primitive)
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
             # It may have said why before it hung up.
             connection.sendall(request.encode())
         kind = connection.recv(1)
@@ -142,6 +142,9 @@ def _answer(association: Any, connection: socket.socket, *, secure: bool) -> str
             connection.sendall(_ABORT)
     except TimeoutError:
         return "connected, but it does not answer an association request in time"
+    except ssl.SSLEOFError:
+        # After the handshake: so the port does speak TLS.
+        kind = b""
     except ssl.SSLError as error:
         return tls_failure(error)
     except OSError:
