@@ -47,7 +47,8 @@ FLAG = _private("FLAG", "Remark")
 CLINICAL_USE = _private("CLINICAL-USE", "Models are meant for clinical use")
 VALUE = _private("VALUE", "Value the criterion was judged by")
 UNIT = _private("UNIT", "Unit of a criterion without a value")
-EVIDENCE = _private("EVIDENCE", "Structure the criterion was read from")
+EVIDENCE = _private("EVIDENCE", "Structure that criteria were read from")
+READ_FROM = _private("READ-FROM", "Structures the criterion was read from")
 CONFIDENCE = _private("CONF", "Confidence of the detection")
 
 VIEWS = MappingProxyType(
@@ -163,6 +164,7 @@ MODALITY = codes.DCM.Modality
 ULTRASOUND = codes.cid29.Ultrasound
 ROWS = codes.DCM.PixelDataRows
 COLUMNS = codes.DCM.PixelDataColumns
+FRAMES = codes.DCM.NumberOfFrames
 
 NO_UNIT = Code("1", "UCUM", "no units")
 PIXELS = Code("{pixels}", "UCUM", "pixels")
@@ -207,7 +209,7 @@ PRIVATE: tuple[tuple[str, tuple[Code, ...]], ...] = (
     ("concept, CODE", (VIEW, QUALITY, FLAG, EVIDENCE)),
     ("concept, NUM", (PROBABILITY, RAW_PROBABILITY, VIEW_PROBABILITY, *GATES, CONFIDENCE, VALUE)),
     ("concept, NUM", (REGION, *REGION_BOX, FRAME, REVISION)),
-    ("concept, TEXT", (CREATED, UNIT)),
+    ("concept, TEXT", (CREATED, UNIT, READ_FROM)),
     ("concept, CODE (CID 230)", (CLINICAL_USE, *CRITERIA.values())),
     ("value of VIEW", tuple(VIEWS.values())),
     ("value of QLTY and Document Title Modifier", tuple(QUALITIES.values())),

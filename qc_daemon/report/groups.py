@@ -12,6 +12,7 @@ import highdicom.sr as hd
 import numpy as np
 from pydicom.sr.coding import Code
 from pydicom.uid import UltrasoundImageStorage
+from pydicom.valuerep import DSfloat
 
 from detector.codes import ErrorCode, QCError
 from detector.detection import Box, Detection
@@ -25,6 +26,8 @@ from qc_daemon.report.uids import derived_uid
 MACHINE_MADE = 'Machine-made text: "'
 MACHINE_MADE_END = '"'
 MODEL_ID = "model_id="
+ALGORITHM = "qc-daemon SpatialCLIP "
+"""What stands before the bundle's name: outside this house "default" says nothing."""
 FINDING = "F"
 """What the tracking identifiers of findings begin with."""
 
@@ -151,7 +154,7 @@ def _tracking(identifier: str, finding: Finding, source: Source) -> hd.TrackingI
 def _algorithm(bundle: BundleId) -> hd.AlgorithmIdentification:
     """TID 4019. One for all groups of the bundle: making them costs time."""
     return hd.AlgorithmIdentification(
-        name=bundle.name,
+        name=f"{ALGORITHM}{bundle.name}",
         version=bundle.version,
         parameters=[f"{MODEL_ID}{bundle.model_id}"],
         manufacturer=MANUFACTURER,
@@ -167,22 +170,27 @@ def _measurements(finding: Finding, source: Source) -> Iterator[hd.Measurement]:
         yield _number(codes.RAW_PROBABILITY, j.raw_probability)
     for name, gate in zip(codes.GATES, j.gates, strict=True):
         yield _number(name, gate)
-    yield hd.Measurement(codes.REGION, j.region_index, codes.NO_UNIT)
+    yield _count(codes.REGION, j.region_index)
     for name, edge in zip(codes.REGION_BOX, j.region_bbox, strict=True):
         yield _number(name, edge, codes.PIXELS)
     spacing = source.spacing_mm.get(j.region_index)
     if spacing is not None:
         for name, millimetres in zip(codes.SPACINGS, spacing, strict=True):
-            yield _number(name, millimetres, codes.MILLIMETRE)
-    yield hd.Measurement(codes.REVISION, finding.revision, codes.NO_UNIT)
+            measurement = hd.Measurement(name, float(millimetres), codes.MILLIMETRE)
+            legible(measurement[0], f"{millimetres:.6g}")
+            yield measurement
+    yield _count(codes.REVISION, finding.revision)
     if not source.multi_frame and finding.frame != 1:
         # A single-frame class with several frames: no legal reference can name the frame.
-        yield hd.Measurement(codes.FRAME, finding.frame, codes.NO_UNIT)
+        yield _count(codes.FRAME, finding.frame)
 
 
 def _evaluations(finding: Finding) -> Iterator[hd.QualitativeEvaluation]:
     j = finding.judgement
     yield hd.QualitativeEvaluation(codes.VIEW, codes.VIEWS[j.view])
+    # Each structure once; criteria name theirs by its letters.
+    for label in dict.fromkeys(label for c in j.criteria for label in c.evidence):
+        yield hd.QualitativeEvaluation(codes.EVIDENCE, codes.LABEL_CODES[label])
     yield hd.QualitativeEvaluation(codes.QUALITY, codes.QUALITIES[j.quality])
     if j.quality in codes.QUALITY_ASSESSMENTS:
         yield hd.QualitativeEvaluation(
@@ -198,19 +206,21 @@ def _evaluations(finding: Finding) -> Iterator[hd.QualitativeEvaluation]:
 
 
 def _criterion(criterion: Criterion, source: str) -> hd.QualitativeEvaluation:
-    """The outcome, inferred from its value and the structures it was read from; the standard that
-    asks for it as a property (as TID 4014 has it), with `source` (may be empty) as its authority.
+    """The outcome, inferred from its value and the structures it was read from (by the letters of
+    the group's EVIDENCE items); the standard that asks for it as a property (as TID 4014 has it),
+    with `source` (may be empty) as its authority.
     """
     evaluation = hd.QualitativeEvaluation(codes.CRITERIA[criterion.code], codes.MET[criterion.met])
     basis = hd.ContentSequence()
     inferred = hd.RelationshipTypeValues.INFERRED_FROM
     unit = codes.unit(criterion.unit)
     if criterion.value is not None:
-        basis.append(hd.NumContentItem(codes.VALUE, float(criterion.value), unit, None, inferred))
+        value = hd.NumContentItem(codes.VALUE, float(criterion.value), unit, None, inferred)
+        basis.append(legible(value, f"{criterion.value:.4g}"))
     elif unit != codes.NO_UNIT:
         basis.append(hd.TextContentItem(codes.UNIT, criterion.unit, inferred))
-    for label in criterion.evidence:
-        basis.append(hd.CodeContentItem(codes.EVIDENCE, codes.LABEL_CODES[label], inferred))
+    if criterion.evidence:
+        basis.append(hd.TextContentItem(codes.READ_FROM, " ".join(criterion.evidence), inferred))
     if source:
         basis.append(_standard(source))
     if basis:
@@ -247,8 +257,33 @@ def storable(text: str) -> str:
 
 
 def _number(name: Code, value: float, unit: Code = codes.NO_UNIT) -> hd.Measurement:
-    # A Python float is also written as FloatingPointValue (FD), which is bit-exact.
-    return hd.Measurement(name, float(value), unit)
+    measurement = hd.Measurement(name, float(value), unit)
+    legible(measurement[0], decimals(float(value)))
+    return measurement
+
+
+def _count(name: Code, value: int) -> hd.Measurement:
+    measurement = hd.Measurement(name, value, codes.NO_UNIT)
+    legible(measurement[0], str(value))
+    return measurement
+
+
+def legible(item: hd.NumContentItem, text: str) -> hd.NumContentItem:
+    """The number with as many digits as a person reads; highdicom has written a Python float as
+    Floating Point Value (FD) too, which is bit-exact (PS3.3 C.18.1)."""
+    item.MeasuredValueSequence[0].NumericValue = DSfloat(text)
+    return item
+
+
+def decimals(value: float) -> str:
+    """Four decimals as DS, more where these would make a probability certain."""
+    for digits in range(4, 15):
+        text = f"{value:.{digits}f}"
+        if float(text) not in (0.0, 1.0):
+            break
+    else:
+        text = f"{value:.10g}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text) or "0"
 
 
 def _is_box(box: Box) -> bool:

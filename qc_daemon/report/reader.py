@@ -19,7 +19,7 @@ from detector.detection import Box, Detection
 from model.finding import BundleId, Criterion, Finding, Judgement
 from qc_daemon.report import codes
 from qc_daemon.report.biometry import BIOMETRY, MachineReport, MachineValue
-from qc_daemon.report.groups import FINDING, MACHINE_MADE, MACHINE_MADE_END, MODEL_ID
+from qc_daemon.report.groups import ALGORITHM, FINDING, MACHINE_MADE, MACHINE_MADE_END, MODEL_ID
 from qc_daemon.report.source import Reference
 
 _FINDING_GROUP = "1501"
@@ -152,8 +152,10 @@ def _criteria(group: Dataset) -> Iterator[Criterion]:
             unit = str(measured.MeasurementUnitsCodeSequence[0].CodeValue)
         for basis in _items(item, codes.UNIT):
             unit = str(basis.TextValue)
-        evidence = tuple(
-            _meant(codes.LABEL_CODES, _coded(basis)) for basis in _items(item, codes.EVIDENCE)
+        evidence = tuple(_text(item, codes.READ_FROM).split()) or tuple(
+            # As reports of earlier versions have it.
+            _meant(codes.LABEL_CODES, _coded(basis))
+            for basis in _items(item, codes.EVIDENCE)
         )
         yield Criterion(code, _meant(codes.MET, _coded(item)), value, unit, evidence)
 
@@ -170,7 +172,7 @@ def _detection(group: Dataset) -> Detection:
 
 def _bundle(group: Dataset) -> BundleId:
     return BundleId(
-        name=_text(group, codes.ALGORITHM_NAME),
+        name=_text(group, codes.ALGORITHM_NAME).removeprefix(ALGORITHM),
         version=_text(group, codes.ALGORITHM_VERSION),
         model_id=_text(group, codes.ALGORITHM_PARAMETERS).removeprefix(MODEL_ID),
         # Reports of earlier versions say nothing: their models were not meant for it.

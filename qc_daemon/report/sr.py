@@ -78,7 +78,7 @@ def build_sr(
             model_id=model_id,
         )
         report.ContentSequence = _content(first, told, model_id)[0].ContentSequence
-        _add_library(report, list(by_instance.values()))
+        _add_library(report, list(by_instance.values()), findings)
         report.ContributingEquipmentSequence += contributions(f.bundle for f in findings)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         # highdicom refuses what would be invalid; its words may quote patient data.
@@ -113,10 +113,10 @@ def model_ids(findings: Sequence[Finding]) -> str:
     return "+".join(sorted({finding.bundle.model_id for finding in findings}))
 
 
-def _add_library(report: Dataset, sources: Sequence[Source]) -> None:
+def _add_library(report: Dataset, sources: Sequence[Source], findings: Sequence[Finding]) -> None:
     """The image library stands before the measurements (TID 1500 row 5)."""
     items = report.ContentSequence
-    items.insert(len(items) - 1, library(sources))
+    items.insert(len(items) - 1, library(sources, findings))
 
 
 def sr_uid(

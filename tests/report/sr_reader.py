@@ -97,7 +97,7 @@ def _verdict(group: Dataset, series_of: dict[str, tuple[str, str]]) -> dict[str,
             ],
         },
         "bundle": {
-            "name": only(group, "DCM 111001").TextValue,
+            "name": only(group, "DCM 111001").TextValue.removeprefix("qc-daemon SpatialCLIP "),
             "version": only(group, "DCM 111003").TextValue,
             "model_id": only(group, "DCM 111002").TextValue.split("model_id=")[1],
         },
@@ -134,7 +134,9 @@ def _criterion(item: Dataset) -> dict[str, Any]:
         "met": OUTCOMES[_coded(item)],
         "value": _value(values[0]) if values else None,
         "unit": unit,
-        "evidence": [_coded(each) for each in children(item, "99QCD EVIDENCE")],
+        "evidence": [
+            label for each in children(item, "99QCD READ-FROM") for label in each.TextValue.split()
+        ],
     }
 
 
@@ -156,7 +158,9 @@ def _value(item: Dataset) -> float:
     """The double where it stands, which has all the digits; whole numbers have none."""
     measured = item.MeasuredValueSequence[0]
     value = float(measured.get("FloatingPointValue", measured.NumericValue))
-    assert abs(float(measured.NumericValue) - value) <= 1e-9 * max(1, abs(value))
+    # The decimal string has the digits that a person reads.
+    assert abs(float(measured.NumericValue) - value) <= 5e-4 * max(0.1, abs(value))
+    assert len(str(measured.NumericValue)) <= 16
     return value
 
 

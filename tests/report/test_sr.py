@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from highdicom.sr import srread
+from highdicom.sr import CodeContentItem, RelationshipTypeValues, srread
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
@@ -28,7 +28,7 @@ from qc_daemon.identity import MANUFACTURER
 from qc_daemon.report import codes
 from qc_daemon.report.biometry import MachineReport, MachineValue
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.groups import storable
+from qc_daemon.report.groups import decimals, storable
 from qc_daemon.report.reader import biometry_from_sr, from_sr
 from qc_daemon.report.source import Source
 from qc_daemon.report.sr import Reference, build_sr
@@ -134,7 +134,7 @@ def test_report_is_what_the_design_says(a_source: Make, a_finding: Make) -> None
         if item.ValueType == "TEXT"
     }
     assert texts["111002"] == "model_id=" + "0123456789abcdef" * 4
-    assert texts["111001"] == "default"
+    assert texts["111001"] == "qc-daemon SpatialCLIP default"
     assert texts["111003"] == "0.1"
     assert "122405" in texts
     assert texts["121106"].startswith("Machine-made")
@@ -335,6 +335,9 @@ def test_library_lists_each_image_once(a_source: Make, a_finding: Make) -> None:
     entry = group.ContentSequence[0]
     assert named(entry, "121139")[0].ConceptCodeSequence[0].CodeValue == "US"
     (rows, columns) = (named(entry, code)[0] for code in ("110910", "110911"))
+    assert values_of(group.ContentSequence[1], "121140")[0].NumericValue == 4
+    edges = [values_of(entry, f"REGION-{edge}")[0].NumericValue for edge in ("X0", "Y1", "X1")]
+    assert edges == [0, 120, 160]
     assert rows.MeasuredValueSequence[0].NumericValue == 120
     assert columns.MeasuredValueSequence[0].NumericValue == 160
 
@@ -605,3 +608,61 @@ def test_no_warning_tells_of_the_patient(a_source: Make, a_finding: Make) -> Non
         warnings.simplefilter("always")
         report([source], [a_finding(source)])
     assert not [each for each in caught if "CANARY" in str(each.message)]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (1.0, "1"),
+        (0.1234567890123456, "0.1235"),
+        (0.5, "0.5"),
+        (0.99999, "0.99999"),
+        (1 - 1e-12, "0.999999999999"),
+        (0.00001, "0.00001"),
+        (160.0, "160"),
+        (12.34567, "12.3457"),
+    ],
+)
+def test_number_has_the_digits_that_a_person_reads(value: float, text: str) -> None:
+    assert decimals(value) == text
+
+
+@given(st.floats(0, 1))
+def test_no_probability_becomes_certain_in_its_digits(value: float) -> None:
+    text = decimals(value)
+    assert len(text) <= 16
+    assert abs(float(text) - value) <= 5.1e-5
+    assert (float(text) in (0.0, 1.0)) <= (value in (0.0, 1.0) or min(value, 1 - value) < 1e-13)
+
+
+def test_structures_are_listed_once_and_named_by_criteria(a_source: Make, a_finding: Make) -> None:
+    source = a_source()
+    evidence = ("NT", "NB", "F")
+    finding = a_finding(
+        source,
+        criteria=tuple(Criterion(rule.code, True, 0.5, "1", evidence) for rule in RULES[View.NT]),
+    )
+    made = report([source], [finding])
+    assert values_of(made, "EVIDENCE") == list(evidence)
+    (told,) = from_sr(made)
+    assert [c.evidence for c in told.judgement.criteria] == [evidence] * len(RULES[View.NT])
+
+
+def test_report_of_an_earlier_version_is_still_read(a_source: Make, a_finding: Make) -> None:
+    """There each criterion holds its structures as codes, and the bundle's name stands alone."""
+    source = a_source()
+    made = dcmread(BytesIO(to_bytes(report([source], [a_finding(source)]))))
+    for item in walk(made):
+        name = item.get("ConceptNameCodeSequence")
+        if name and name[0].CodeValue == "111001":
+            item.TextValue = "default"
+        for place, child in enumerate(item.get("ContentSequence", [])):
+            if child.ConceptNameCodeSequence[0].CodeValue == "READ-FROM":
+                label = codes.LABEL_CODES[child.TextValue.split()[0]]
+                item.ContentSequence[place] = CodeContentItem(
+                    codes.EVIDENCE, label, RelationshipTypeValues.INFERRED_FROM
+                )
+    (told,) = from_sr(made)
+    assert told.bundle.name == "default"
+    assert [c.evidence for c in told.judgement.criteria] == [(), ("NT",), ("NB",)]

@@ -44,6 +44,7 @@ EXTENSIONS = {
     "111051,DCM": "Quality Control Standard, which a criterion cites",
     "121406,DCM": "Reference Authority: where that standard is written",
     "121106,DCM": "Comment: the machine-made text",
+    "121140,DCM": "Number of Frames of an image in the library",
     "122405,DCM": "Algorithm Manufacturer, which its TID 4019 has not yet",
     "121024,DCM": "Subject Class: twins, told for one group; see docs/decisions.md",
     "11951-1,LN": "Fetus ID, as Subject Class",
