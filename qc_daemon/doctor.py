@@ -38,7 +38,7 @@ from qc_daemon.retain import scrub
 from qc_daemon.retain.reconcile import reconcile
 from qc_daemon.settings import DestinationSettings, Settings, TLSSettings
 from qc_daemon.spool_file import DAMAGED_FOLDER
-from qc_daemon.tls import tls_args
+from qc_daemon.tls import has_revocations, tls_args
 
 T = TypeVar("T")
 VERIFICATION = "1.2.840.10008.1.1"
@@ -323,6 +323,8 @@ def _certificate(tls: TLSSettings) -> str:
     if left <= timedelta(0):
         raise OSError(0, f"{tls.certificate} expired on {end:%Y-%m-%d}; renew it")
     told = f"{tls.certificate.name} holds until {end:%Y-%m-%d}, {left.days} days"
+    if tls.ca is not None and tls.mutual != "none" and has_revocations(tls.ca):
+        told += f"; revoked certificates are refused by the list in {tls.ca.name}"
     if left < WARN_BEFORE:
         raise NoticeError(f"{told}; renew it soon")
     return told

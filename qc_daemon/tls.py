@@ -8,6 +8,7 @@ from qc_daemon.settings import ClientTLSSettings, DestinationSettings
 
 # RFC 9325 4.2: forward secrecy and authenticated encryption only. TLS 1.3 has no others.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+_REVOCATIONS = "-----BEGIN X509 CRL-----"
 MINIMUM = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
@@ -31,12 +32,30 @@ def tls_args(destination: DestinationSettings) -> tuple[ssl.SSLContext, str] | N
 def client_context(settings: ClientTLSSettings) -> ssl.SSLContext:
     """A context that verifies the server and its name. Raises OSError or ValueError."""
     made = ssl.create_default_context(cafile=settings.ca)
+    if settings.ca is not None:
+        check_revocation(made, settings.ca)
     made.minimum_version = MINIMUM[settings.minimum]
     made.set_ciphers(CIPHERS)
     made.options |= ssl.OP_NO_RENEGOTIATION
     if settings.certificate is not None and settings.key is not None:
         load_own(made, settings.certificate, settings.key)
     return made
+
+
+def has_revocations(ca: Path) -> bool:
+    """Whether a file of authorities holds a certificate revocation list (RFC 5280 5). Raises
+    OSError."""
+    return _REVOCATIONS in ca.read_text("ascii", "replace")
+
+
+def check_revocation(context: ssl.SSLContext, ca: Path) -> None:
+    """Refuse revoked certificates, where the file of the authorities holds a revocation list.
+
+    OpenSSL loads such a list with the file, and asks it only when told to. From then on each
+    certificate needs one of its issuer, that has not expired. Raises OSError.
+    """
+    if has_revocations(ca):
+        context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
 
 
 class CertificateFileError(ValueError):

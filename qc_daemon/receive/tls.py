@@ -10,7 +10,7 @@ from detector.console import UsageError
 from qc_daemon.certificate import fingerprint
 from qc_daemon.observe import log
 from qc_daemon.settings import TLSSettings
-from qc_daemon.tls import CIPHERS, MINIMUM, load_own
+from qc_daemon.tls import CIPHERS, MINIMUM, check_revocation, load_own
 from qc_daemon.tls import reason as reason
 
 # A handshake takes a few round trips; who needs longer holds a thread for nothing.
@@ -127,6 +127,7 @@ def context(settings: TLSSettings) -> ssl.SSLContext:
     load_own(made, settings.certificate, settings.key)
     if settings.ca is not None and settings.mutual != "none":
         made.load_verify_locations(settings.ca)
+        check_revocation(made, settings.ca)
         made.verify_mode = _VERIFY[settings.mutual]
     return made
 

@@ -377,3 +377,21 @@ def test_a_bound_peer_comes_with_its_certificate_or_not_at_all(
         peers.approve(session, "STRANGER", caller.address, caller.certificate, caller.last_seen_at)
     assert secured.accepts(modality, calling="STRANGER")
     assert not secured.accepts(other, calling="STRANGER")
+
+
+def test_a_revoked_certificate_is_refused(
+    secure: Callable[..., Secured], hospital: Authority, modality: Pair
+) -> None:
+    """A list in the file of the authority counts from when it is there."""
+    site = secure()
+    stolen = hospital.issue("stolen")
+    assert site.accepts(stolen)
+    before = hospital.certificate.read_text()
+    try:
+        hospital.certificate.write_text(before + hospital.revocations(stolen))
+        assert not site.accepts(stolen)
+        assert site.accepts(modality)
+    finally:
+        hospital.certificate.write_text(before)
+    (failed,) = site.events("handshake failed")
+    assert failed["reason"] == "certificate verify failed: certificate revoked"
