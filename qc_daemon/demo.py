@@ -227,7 +227,7 @@ def show(found: list[dict[str, Any]], names: Mapping[str, str], console: Console
         rows.append(row | {"file": names.get(uid, uid), "frame": frame, "at": _clock(best)})
     # Cut columns hide what the demo is there to show; a pipe has no width of its own.
     table = make_table("findings", _COLUMNS, rows)
-    (console if console.is_terminal else Console(width=200)).print(table)
+    (console if console.is_terminal else Console(width=160)).print(table)
 
 
 _COLUMNS = (
@@ -236,9 +236,6 @@ _COLUMNS = (
     "view",
     "verdict",
     "probability",
-    "gate_image",
-    "gate_text",
-    "gate_spatial",
     "not_met",
     "flags",
     "error",

@@ -7,11 +7,13 @@ terminal and none is a formula of a spreadsheet.
 import csv
 import json
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -25,8 +27,7 @@ Row = Mapping[str, Any]
 TABLE_LIMIT = 200
 """Rows of a table for a person, unless told otherwise."""
 
-# Piped tables keep whole lines: a table cut at 80 columns would lose UIDs.
-_PIPE_WIDTH = 240
+_WIDEST = 100_000
 _FORMULA = tuple("=+-@＝＋－＠")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
@@ -70,7 +71,8 @@ def write_list(
     elif format == "csv":
         _write_csv(named, rows)
     elif rows:
-        _print_table(make_table(heading or noun, named, rows))
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print_table(heading or noun, named, rows, width)
     else:
         print(f"no {noun}{' match' if is_filtered else ''}")
     total = rows.total if isinstance(rows, Listing) else len(rows)
@@ -158,9 +160,29 @@ def _write_csv(columns: Sequence[str], rows: Iterable[Row]) -> None:
     writer.writerows([csv_cell(row.get(column)) for column in columns] for row in rows)
 
 
-def _print_table(table: Table) -> None:
-    width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    Console(width=width, markup=False, emoji=False, highlight=False).print(table)
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Row], width: int | None = None
+) -> None:
+    """Print rows, each on one line; where they are wider than `width`, as `name: value` lines.
+
+    A UID that is folded can be neither read nor copied. `width` is a terminal's, None for a pipe,
+    which keeps whole lines.
+    """
+    table = make_table(title, columns, rows)
+    natural = Measurement.get(_console(_WIDEST), _console(_WIDEST).options, table).maximum
+    if width is None or natural <= width:
+        _console(natural).print(table)
+        return
+    for row in rows:
+        for column in columns:
+            text = cell(row.get(column))
+            if text:
+                print(f"{_heading(column)}: {text}")
+        print()
+
+
+def _console(width: int) -> Console:
+    return Console(width=width, markup=False, emoji=False, highlight=False)
 
 
 def _key(name: str) -> str:
@@ -178,25 +200,24 @@ FINDING_COLUMNS = (
     "view_probability",
     "verdict",
     "probability",
-    "gate_image",
-    "gate_text",
-    "gate_spatial",
     "not_met",
     "flags",
     "error",
 )
 """Of a table of findings."""
-SCORE_COLUMNS = (*FINDING_COLUMNS[:-1], "error_code", "error_message")
+GATE_COLUMNS = ("gate_image", "gate_text", "gate_spatial")
+SCORE_COLUMNS = (*FINDING_COLUMNS[:-1], *GATE_COLUMNS, "error_code", "error_message")
 """Of findings as CSV."""
 GATES_HELP = (
-    "Probability: that the view is a standard one. Gates: how much the picture, its description and"
-    " the layout of its structures (image, text, spatial) weighed in that; they sum to 1."
+    "Probability: that the view is a standard one. Gates (in CSV and JSON): how much the picture,"
+    " its description and the layout of its structures (image, text, spatial) weighed in that; they"
+    " sum to 1."
 )
 
 
 def flat(finding: Row) -> dict[str, Any]:
     """One row of a table or CSV, one value a key, from a finding or an error object."""
-    row: dict[str, Any] = dict.fromkeys((*FINDING_COLUMNS, "error_code", "error_message"))
+    row: dict[str, Any] = dict.fromkeys((*FINDING_COLUMNS, *SCORE_COLUMNS))
     row["source"] = finding["source"] or finding["sop_instance_uid"]
     if "error" in finding:
         error = finding["error"]

@@ -256,7 +256,7 @@ def test_a_table_names_no_patient_and_says_what_it_left_out(site: Site) -> None:
     assert "the first 1 findings shown; --limit 0 shows all" in told
     for private in ("P1", "Doe", "Jane", "A1 "):
         assert private not in told
-    for word in ("view probability", "verdict", "gate spatial", "not met"):
+    for word in ("view probability", "verdict", "probability", "not met"):
         assert word in told
     assert "shown" not in site.results("--limit", "3").stdout
 

@@ -20,7 +20,15 @@ from qc_daemon.records import peers, schema
 from qc_daemon.records.peers import RefusedCaller
 from qc_daemon.records.store import Store
 from qc_daemon.settings import load
-from qc_daemon.tables import Format, Listing, csv_cell, parse_format, write_list, write_record
+from qc_daemon.tables import (
+    Format,
+    Listing,
+    csv_cell,
+    parse_format,
+    print_table,
+    write_list,
+    write_record,
+)
 from tests.command import qc_daemon
 
 NOW = datetime(2026, 3, 4, tzinfo=UTC)
@@ -117,6 +125,19 @@ def test_what_a_limit_left_out_is_said_where_it_breaks_no_program() -> None:
         text, note = written(Listing(rows, 7), parse_format(format))
         assert "of 7" not in text
         assert "1 of 7 things shown" in note
+
+
+def test_what_a_terminal_is_too_narrow_for_is_not_folded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    uid = "1.2.840." + "1" * 50
+    rows = [{"study_uid": uid, "state": "open", "note": None}, {"study_uid": uid}]
+    print_table("exams", ["study_uid", "state", "note"], rows, 60)
+    assert capsys.readouterr().out == f"study uid: {uid}\nstate: open\n\nstudy uid: {uid}\n\n"
+    print_table("exams", ["study_uid", "state", "note"], rows, 100)
+    assert "┃ study uid" in capsys.readouterr().out
+    print_table("exams", ["study_uid"], [{"study_uid": uid * 10}])
+    assert uid * 10 in capsys.readouterr().out
 
 
 def test_an_empty_list(capsys: pytest.CaptureFixture[str]) -> None:
