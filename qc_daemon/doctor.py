@@ -202,8 +202,9 @@ def _scrubbed(settings: Settings) -> str:
     if done.faults:
         raise NoticeError(
             f"{told}: {done.damaged} were damaged (set aside in {DAMAGED_FOLDER}),"
-            f" {done.missing} missing, {done.unreadable} unreadable; restore them from a backup"
-            " (qc-daemon db restore), or have them sent again"
+            f" {done.fetched} of them fetched back from a destination; {done.missing} missing,"
+            f" {done.unreadable} unreadable; look at the disk, and restore what is not there"
+            " from a backup (qc-daemon db restore)"
         )
     assert done.finished is not None
     if datetime.now(UTC) - datetime.fromisoformat(done.finished) > SCRUB_OVERDUE:

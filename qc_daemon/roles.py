@@ -162,15 +162,22 @@ def deliver(brief: Brief, stop: threading.Event) -> None:
     run(brief.store, brief.settings, brief.owner, stop, originals, render, convert)
 
 
+def _no_pixels(_path: Path) -> str:
+    raise QCError(ErrorCode.DECODE_FAILED, "this role decodes no pixels")
+
+
 def schedule(brief: Brief, stop: threading.Event) -> None:
     """The exam clock: close exams whose time has come; once an hour drop originals whose has.
 
     Beside it the spool is read through, night after night.
     """
     from qc_daemon.records import exams
-    from qc_daemon.retain import Retention, Scrub
+    from qc_daemon.retain import Originals, Retention, Scrub
 
-    scrub = threading.Thread(target=Scrub(brief.store, brief.settings, stop).run, daemon=True)
+    # What the scrub asks back must be the very same bytes, so that no pixels are compared.
+    originals = Originals(brief.store, brief.settings, _no_pixels)
+    scrubbing = Scrub(brief.store, brief.settings, stop, originals=originals)
+    scrub = threading.Thread(target=scrubbing.run, daemon=True)
     retention = Retention(brief.store, brief.settings)
     settings = brief.settings.receive
 

@@ -1,8 +1,8 @@
 """The scrub: each spooled file read through once a night, and compared with what was acknowledged.
 
-Disks lose bits in files that nobody reads. A file that differs is set aside (`spool_file`) and told
-as an alarm; whoever needs the object then fetches it from a destination. The pass goes slowly, so
-that receiving and scoring do not feel it, and goes on after a restart where it was.
+Disks lose bits in files that nobody reads. A file that differs is set aside (`spool_file`), told as
+an alarm, and fetched again from a destination that gives the very same bytes back. The pass goes
+slowly, so that receiving and scoring do not feel it, and goes on after a restart where it was.
 """
 
 import json
@@ -16,8 +16,9 @@ from pathlib import Path
 from detector.codes import QCError
 from qc_daemon import private
 from qc_daemon.observe import log, tally
-from qc_daemon.records import retention
+from qc_daemon.records import retention, revisions
 from qc_daemon.records.retention import Original
+from qc_daemon.records.revisions import Originals
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
 from qc_daemon.spool_file import Condition, content_hash, examine, set_aside
@@ -30,7 +31,8 @@ _LOOK_SECONDS = 60.0
 @dataclass(frozen=True, slots=True)
 class Pass:
     """One pass over the spool; `after` is the last revision that was looked at, `finished` None
-    while it goes on. Moments are ISO 8601, UTC."""
+    while it goes on, `fetched` how many of the damaged a destination gave back. Moments are
+    ISO 8601, UTC."""
 
     begun: str
     finished: str | None = None
@@ -39,6 +41,7 @@ class Pass:
     damaged: int = 0
     missing: int = 0
     unreadable: int = 0
+    fetched: int = 0
 
     @property
     def faults(self) -> int:
@@ -113,8 +116,10 @@ class Scrub:
         settings: Settings,
         stop: threading.Event,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        originals: Originals | None = None,
     ) -> None:
         self.store = store
+        self.originals = originals
         self.spool = settings.store.spool
         self.at = settings.store.scrub_at
         self.stop = stop
@@ -172,9 +177,11 @@ class Scrub:
         if self.stop.is_set() and condition is not Condition.INTACT:
             # It may have been cut short: the next start looks again.
             return current
+        fetched = condition is Condition.DAMAGED and self._fetched(original)
         return replace(
             current,
             after=original.revision_id,
+            fetched=current.fetched + fetched,
             files=current.files + 1,
             damaged=current.damaged + (condition is Condition.DAMAGED),
             missing=current.missing + (condition is Condition.MISSING),
@@ -208,6 +215,19 @@ class Scrub:
         elif condition is Condition.UNREADABLE:
             self.log.critical("spool file unreadable", sha256=sha256, path=original.path)
         return condition
+
+    def _fetched(self, original: Original) -> bool:
+        """Whether a destination gave the bytes of a file that was set aside back."""
+        if self.originals is None:
+            return False
+        with self.store.read() as session:
+            facts = revisions.facts(session, original.revision_id)
+        try:
+            self.originals(facts)
+        except QCError as error:
+            self.log.error("original not fetched back", code=error.code.value, reason=error.message)
+            return False
+        return True
 
     def _paced(self, count: int) -> None:
         """Waits; raises InterruptedError, which leaves the file unread, once we are to stop."""

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detector.codes import ErrorCode, QCError
 from qc_daemon.doctor import examine
 from qc_daemon.observe import tally
+from qc_daemon.records.revisions import RevisionFacts
 from qc_daemon.retain import scrub
 from qc_daemon.retain.scrub import Pace, Pass, Scrub, due, read
 from tests.retain.conftest import Yard
@@ -80,6 +82,26 @@ def test_a_flipped_bit_is_an_alarm_and_the_file_is_kept_aside(yard: Yard, night:
     later = night.step()
     assert later is not None
     assert (later.damaged, later.missing) == (0, 1)
+
+
+def test_what_a_destination_gives_back_is_in_its_place_again(yard: Yard, night: Night) -> None:
+    first, second = yard.receive(), yard.receive()
+    content = (yard.spool.root / first.path).read_bytes()
+
+    def give_back(facts: RevisionFacts) -> Path:
+        path = yard.spool.root / facts.path
+        if facts.revision_id != first.revision_id:
+            raise QCError(ErrorCode.SPOOL_DAMAGED, "no destination gives it back")
+        path.write_bytes(content)
+        return path
+
+    night.scrub.originals = give_back
+    for each in (first, second):
+        flip(yard.spool.root / each.path)
+    done = night.step()
+    assert done is not None
+    assert (done.damaged, done.fetched) == (2, 1)
+    assert (yard.spool.root / first.path).read_bytes() == content
 
 
 def test_a_lost_file_is_told(yard: Yard, night: Night) -> None:
