@@ -5,6 +5,7 @@ itself alone, so that neither begins while the other is at work.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -42,7 +43,7 @@ def alone(spool: Path) -> Iterator[None]:
 def is_running(spool: Path) -> bool:
     """Whether a service runs on the spool. Changes nothing. Raises OSError."""
     try:
-        fd = os.open(spool / NAME, os.O_RDONLY | os.O_CLOEXEC)
+        fd = _opened(spool / NAME)
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:
@@ -54,11 +55,25 @@ def is_running(spool: Path) -> bool:
     return False
 
 
+def _opened(path: Path) -> int:
+    try:
+        # Over NFS only who may write gets an exclusive lock.
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
 @contextlib.contextmanager
 def _locked(spool: Path, kind: int, patience: float) -> Iterator[bool]:
     try:
         private.make_folder(spool)
-        fd = os.open(spool / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, private.FILE_MODE)
+        # Not for writing, where that is not needed: nobody could make the disk read-only.
+        access = os.O_RDWR if kind == fcntl.LOCK_EX else os.O_RDONLY
+        fd = os.open(spool / NAME, access | os.O_CREAT | os.O_CLOEXEC, private.FILE_MODE)
     except OSError as error:
         raise QCError(
             ErrorCode.STORAGE,
