@@ -88,6 +88,12 @@ def make_bundle(
     parts = {DETECTOR: detector, DESCRIBER: describer, SPATIALCLIP: spatialclip}
     runs_of = {part: runs.read_run(folder, part) for part, folder in parts.items()}
     trained = runs_of[SPATIALCLIP]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folds: dict[str, Any] = {}
+    unseen: list[dict[str, Any]] = []
+    if cross_validation is not None:
+        folds = read_cross_validation(cross_validation)
+        unseen = [row for row in predictions(cross_validation) if row["source"] == BOTH_CLASSES]
     unnamed = [sample for sample in known if sample.view is None]
     if unnamed:
         raise UsageError(
@@ -112,11 +118,7 @@ def make_bundle(
         [item.sample.group for item, known in zip(seen, judged, strict=True) if known],
         judged_views,
     )
-    folds: dict[str, Any] = {}
-    unseen: list[dict[str, Any]] = []
-    if cross_validation is not None:
-        folds = read_cross_validation(cross_validation)
-        unseen = [row for row in predictions(cross_validation) if row["source"] == BOTH_CLASSES]
+    if unseen:
         sample = sample.with_unseen(unseen)
     sample.check()
     calibration, chosen = choose(sample.logits, sample.standard, sample.groups, sample.views)
@@ -188,7 +190,6 @@ def make_bundle(
     bad = runs.not_finite(facts)
     if bad:
         raise UsageError(f"{bad} is no finite number: the parts or the pictures are unfit")
-    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         new = Path(scratch) / "bundle"
         build(detector, describer, spatialclip, new, name=name, version=version, facts=facts)

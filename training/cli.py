@@ -29,6 +29,8 @@ train = typer.Typer(no_args_is_help=True, help="Train one of the models.")
 app.add_typer(train, name="train")
 app.command()(phantom)
 
+MOST_SEED = 2**32 - 1
+
 
 class Scale(StrEnum):
     """Sizes of YOLO11."""
@@ -88,7 +90,11 @@ Start = Annotated[
     typer.Option(exists=True, file_okay=False, help="Folder of a trained one to begin with."),
 ]
 Epochs = Annotated[int, typer.Option(min=1)]
-Seed = Annotated[int, typer.Option(min=0)]
+Seed = Annotated[int, typer.Option(min=0, max=MOST_SEED)]
+SeedOfDivision = Annotated[
+    int,
+    typer.Option(min=0, max=MOST_SEED, help="As in training: it names the groups held out."),
+]
 HeldOut = Annotated[
     float,
     typer.Option(
@@ -159,6 +165,7 @@ def train_detector(
     """
     from training import corpus, detector, runs
 
+    _check_split(split, fetus_framework)
     boxed = [s for s in corpus.gather(samples, fetus_framework, split, origin) if s.annotated]
     training, validation = (
         corpus.divide(boxed, held_out, seed)
@@ -168,6 +175,7 @@ def train_detector(
     recipe = detector.DetectorRecipe(
         scale.value, size, epochs, batch, simulated=simulated, mirrored=mirrored, seed=seed
     )
+    _check_fold(fold, validation)
     detector.check_training(training, validation, recipe)
     runs.begin_run(out, resume=resume, force=force)
     facts = detector.train_detector(
@@ -281,6 +289,7 @@ def train_spatialclip(
     from training import corpus, pipeline, runs
     from training.spatialclip import SpatialClipRecipe, check_training
 
+    _check_split(split, fetus_framework)
     if len(detector) not in (1, FOLDS):
         raise console.UsageError(f"--detector: give one, or {FOLDS} for the folds")
     recipe = SpatialClipRecipe(
@@ -310,8 +319,10 @@ def train_spatialclip(
         if fold is None
         else corpus.without_fold(found, fold, FOLDS, seed)
     )
+    _check_fold(fold, validation)
     check_training(training, validation, recipe)
     runs.begin_run(out, resume=resume, force=force)
+    kept.mkdir(parents=True, exist_ok=True)
     # All at once, so that what is kept serves any division of them.
     seen = pipeline.gather_folds(found, detector, describer, kept / "evidence", seed)
     of_sample = dict(zip(map(id, found), seen, strict=True))
@@ -473,6 +484,7 @@ def negatives(
 
     if not (dicom or samples or fetus_framework):
         raise console.UsageError("no pictures; give --dicom, --samples or --fetus-framework")
+    _check_split(split, fetus_framework)
     given = samples or fetus_framework
     pictures = corpus.gather(samples, fetus_framework, split, origin) if given else []
     others = halves(dicom)[0] if dicom else []
@@ -495,9 +507,7 @@ def calibrate(
     origin: OriginOfSamples = None,
     fetus_framework: FetusFramework = None,
     split: Splits = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="As in training: it names the groups held out.")
-    ] = 0,
+    seed: SeedOfDivision = 0,
     held_out: Annotated[
         float,
         typer.Option(
@@ -532,6 +542,7 @@ def calibrate(
     from training import bundling, corpus
     from training.us_dicom import halves
 
+    _check_split(split, fetus_framework)
     bundling.check_target(out, force=force)
     known: list[Sample] = []
     if samples:
@@ -577,9 +588,7 @@ def evaluate(
             help="As in training: only these groups of the data set. Default: all of it.",
         ),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="As in training: it names the groups held out.")
-    ] = 0,
+    seed: SeedOfDivision = 0,
     count: Annotated[int, typer.Option(help="Phantoms of unseen seeds; 0: none.", min=0)] = 400,
     first_phantom: Annotated[
         int, typer.Option(min=0, help="Seed of the first phantom.")
@@ -628,6 +637,11 @@ def evaluate(
 
     if report and report.suffix != ".html":
         raise console.UsageError("--report: give a file that ends in .html")
+    _check_split(split, fetus_framework)
+    if held_out is not None and not fetus_framework:
+        raise console.UsageError(
+            "--held-out goes with --fetus-framework; of --samples it takes all"
+        )
     reports = (report, report.with_suffix(".json")) if report else ()
     for path in (out, *reports):
         if path is not None and path.exists() and not force:
@@ -638,6 +652,9 @@ def evaluate(
         labelled += found if held_out is None else corpus.divide(found, held_out, seed)[1]
     if not (labelled or count or dicom):
         raise console.UsageError("no pictures; give --samples, --fetus-framework or --count")
+    for path in (out, *reports):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
     # After the checks, for these load the networks' libraries.
     from training.evaluate import evaluate_bundle, show
     from training.report import write_report
@@ -654,10 +671,21 @@ def evaluate(
     ) | {"command": _command()}
     show(figures)
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(figures, indent=1))
     if report:
         write_report(report, "Evaluation", figures)
+
+
+def _check_split(split: list[str] | None, fetus_framework: Path | None) -> None:
+    if split and not fetus_framework:
+        raise console.UsageError("--split goes with --fetus-framework")
+
+
+def _check_fold(fold: int | None, validation: "list[Sample]") -> None:
+    if fold is not None and not validation:
+        raise console.UsageError(
+            f"--fold {fold} holds no real picture: simulated ones are never held out by folds"
+        )
 
 
 def _command() -> str:

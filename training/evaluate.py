@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from detector.codes import QCError
+from detector.console import UsageError
 from detector.frame import Frame
 from detector.reader import read_frames
 from detector.vocabulary import View
@@ -76,8 +77,13 @@ def on_phantoms(
 
 
 def on_others(judge: Judge, files: list[Path]) -> dict[str, Any]:
-    """How the frames of files that show none of the views end."""
+    """How the frames of files that show none of the views end.
+
+    Files that no decoder reads are named on standard error; raises UsageError where none is read.
+    """
     ends = [j for path in files for frame in _frames(path) for j in judge.judge(frame)]
+    if not ends:
+        raise UsageError(f"none of {len(files)} files of other ultrasound can be judged")
     safe = [j.view is View.OTHER or j.quality == "review" for j in ends]
     return {
         "files": len(files),
@@ -90,8 +96,10 @@ def on_others(judge: Judge, files: list[Path]) -> dict[str, Any]:
 def _frames(path: Path) -> Iterator[Frame]:
     try:
         yield from read_frames(path)
-    except QCError:
-        return
+    except QCError as error:
+        Console(stderr=True, markup=False).print(
+            f"left out: {path.name}: {error.message}", soft_wrap=True
+        )
 
 
 def show(figures: dict[str, Any]) -> None:

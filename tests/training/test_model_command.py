@@ -128,6 +128,8 @@ def test_a_bad_sample_is_named_by_every_command(
         (["--samples", "."], "--samples"),
         (["--fetus-framework", "absent"], "absent"),
         (["--origin", "virtual"], "--origin"),
+        (["--fold", 1], "--fold 1 holds no real picture"),
+        (["--split", "set1_train"], "--split goes with"),
         (["--out", "taken"], "taken is a file"),
     ],
 )
@@ -149,6 +151,12 @@ def test_wrong_options_of_train_are_wrong_usage(
         (["negatives", "--out", "n", "--dicom", "."], "holds no .dcm file"),
         (["negatives", "--out", "n", "--fetus-framework", "absent"], "absent"),
         (["negatives", "--out", "n", "--fetus-framework", "."], "no Fetus Framework folder"),
+        (["negatives", "--out", "n", "--dicom", ".", "--split", "x"], "--split goes with"),
+        (["evaluate", "--count", 0, "--dicom", "us"], "files of other ultrasound can be judged"),
+        (["evaluate", "--count", 1, "--held-out", 0.5], "--held-out goes with"),
+        (["evaluate", "--count", 1, "--out", "/proc/none/f.json"], "/proc/none"),
+        (["evaluate", "--count", 1, "--seed", 2**32], "--seed"),
+        (["train", "describer", "--out", "d", "--seed", 2**64], "--seed"),
         (["evaluate", "--count", 0, "--held-out", "nan"], "--held-out"),
         (["evaluate", "--count", 0, "--dicom", "absent"], "absent"),
         (["evaluate", "--count", 1, "--bundle", "absent"], "absent"),
@@ -160,8 +168,11 @@ def test_wrong_options_of_train_are_wrong_usage(
     ],
 )
 def test_wrong_options_of_other_commands_are_one_error(
-    qc_model: Any, arguments: list[object], told: str
+    tmp_path: Path, qc_model: Any, arguments: list[object], told: str
 ) -> None:
+    (tmp_path / "us").mkdir()
+    for name in ("a.dcm", "b.dcm"):
+        (tmp_path / "us" / name).write_bytes(b"no DICOM")
     status, err = qc_model(*arguments)
     assert status in (1, 2)
     assert told in err
