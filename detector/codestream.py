@@ -27,7 +27,7 @@ class Colour:
 
 @dataclass(frozen=True, slots=True)
 class Codestream:
-    """What a frame's codestream states; `rows` is 0 where it leaves them to a later marker.
+    """What a frame's codestream states.
 
     `space` is what its markers say of the colours, None where they say nothing.
     """
@@ -69,6 +69,7 @@ def read_jpeg(codestream: bytes) -> Codestream | None:
             adobe = body[11]
         elif marker in _START_OF_FRAME and len(body) >= 6:
             precision, rows, columns, count = struct.unpack(">BHHB", body[:6])
+            rows = rows or _later_rows(codestream)
             parts = [body[6 + 3 * i : 9 + 3 * i] for i in range(count)]
             letters = bytes(part[0] for part in parts if part)
             is_subsampled = len({part[1] for part in parts if len(part) == 3}) > 1
@@ -77,6 +78,12 @@ def read_jpeg(codestream: bytes) -> Codestream | None:
             space = RGB if is_rgb else YBR_FULL if is_ybr else None
             return Codestream(rows, columns, count, precision, space)
     return None
+
+
+def _later_rows(codestream: bytes) -> int:
+    """The rows of a frame header that leaves them to a DNL marker (T.81 B.2.5); 0 without one."""
+    at = codestream.find(b"\xff\xdc\x00\x04")
+    return int.from_bytes(codestream[at + 4 : at + 6], "big") if at >= 0 else 0
 
 
 def jpeg_colour(codestream: bytes, photometric: str | None) -> Colour:

@@ -401,7 +401,7 @@ class _Compressed(_Stills):
             raise self._failure(number, 0)
         size = self.header.rows, self.header.columns
         # Refused before it is decoded: a codestream can claim to be of any size.
-        if (found.rows or size[0], found.columns) != size:
+        if (found.rows, found.columns) != size:
             raise QCError(
                 ErrorCode.DECODE_FAILED,
                 f"frame {number} is not of the size that the header says",

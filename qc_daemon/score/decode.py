@@ -163,18 +163,16 @@ class _Child:
     """The process and our end of the socket to it."""
 
     def __init__(self, megabytes: int, max_pixels: int) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-P", "-m", "qc_daemon.score.decode_child"]
-            arguments = (theirs.fileno(), os.getpid(), megabytes, max_pixels)
-            self.process = subprocess.Popen(
-                [*command, *map(str, arguments)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env=_environment(),
-            )
+        try:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                self.process = _started(theirs, ours, megabytes, max_pixels)
+        except OSError as error:
+            # Out of memory, processes or file handles: ours, and not the object's.
+            reason = (error.strerror or "error").lower()
+            raise QCError(
+                ErrorCode.INTERNAL, f"the decoder process cannot be started: {reason}"
+            ) from error
         self.connection = Connection(ours.detach())
         try:
             started = self.connection.poll(_START_SECONDS) and self.connection.recv_bytes()
@@ -196,6 +194,26 @@ class _Child:
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()
+
+
+def _started(
+    theirs: socket.socket, ours: socket.socket, megabytes: int, max_pixels: int
+) -> subprocess.Popen[bytes]:
+    """The child with its end of the socket; ours is closed where it cannot be started."""
+    command = [sys.executable, "-P", "-m", "qc_daemon.score.decode_child"]
+    arguments = (theirs.fileno(), os.getpid(), megabytes, max_pixels)
+    try:
+        return subprocess.Popen(
+            [*command, *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env=_environment(),
+        )
+    except OSError:
+        ours.close()
+        raise
 
 
 class _Call:

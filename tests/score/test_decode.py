@@ -1,5 +1,7 @@
 """The decoding child: what it gives, and what becomes of a worker whose child goes wrong."""
 
+import errno
+import io
 import os
 import signal
 import subprocess
@@ -13,9 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.uid import ExplicitVRLittleEndian, RLELossless
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from detector.codes import ErrorCode, QCError
 from detector.reader import read_frames, summarise
@@ -213,6 +216,73 @@ def test_the_child_is_small_and_knows_no_secrets(
     process = Path(f"/proc/{decoder.pid}")
     assert "torch" not in (process / "maps").read_text()
     assert b"Pa55phrase" not in (process / "environ").read_bytes()
+
+
+def test_a_child_that_cannot_be_started_is_told_and_tried_again(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_handles(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as without:
+        without.setattr(subprocess, "Popen", no_handles)
+        decoder = DecodeProcess()
+        with pytest.raises(QCError, match="too many open files") as caught:
+            decoder.summary(short)
+    assert code_of(caught) is ErrorCode.INTERNAL
+    with decoder:
+        assert decoder.summary(short).frames == 6
+
+
+def jpeg2000() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(FRAME[..., 0]).save(buffer, "JPEG2000", no_jp2=True, irreversible=False)
+    return buffer.getvalue()
+
+
+SIZ = {"X": (8, 4), "Y": (12, 4), "XT": (24, 4), "YT": (28, 4), "C": (40, 2), "S": (42, 1)}
+"""Place and width of fields in a codestream that begins with SOC and SIZ (T.800 A.5.1)."""
+BOMBS: dict[str, dict[str, int]] = {
+    "a size of 2^31": {"X": 2**31, "Y": 2**31},
+    "no tile size": {"XT": 0, "YT": 0},
+    "a tile for each pixel": {"XT": 1, "YT": 1},
+    "16384 components": {"C": 16384},
+    "no components": {"C": 0},
+    "38 bits": {"S": 37},
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_codestreams_that_claim_too_much_end_with_a_reason(
+    decoder: DecodeProcess, short: Path, tmp_path: Path, name: str
+) -> None:
+    stream = bytearray(jpeg2000())
+    assert stream.startswith(b"\xff\x4f\xff\x51")
+    for field, value in BOMBS[name].items():
+        at, width = SIZ[field]
+        stream[at : at + width] = value.to_bytes(width, "big")
+    path = cine(tmp_path / "bomb.dcm", 1)
+    dataset = dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.PixelData = encapsulate([bytes(stream)])
+    dataset.save_as(path)
+    with pytest.raises(QCError) as caught:
+        decoder.summary(path)
+    assert code_of(caught) is ErrorCode.DECODE_FAILED
+    assert decoder.summary(short).frames == 6
+
+
+def test_a_file_that_may_not_be_read_says_so(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may read all, so that the system's answer is made here."""
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(QCError, match="Permission denied") as caught:
+        next(read_frames(short))
+    assert code_of(caught) is ErrorCode.UNREADABLE
 
 
 PARENT = """
