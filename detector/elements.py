@@ -8,6 +8,7 @@ the pixel data where they are.
 
 import io
 import struct
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -77,10 +78,14 @@ class _Header:
 
 
 class ElementReader:
-    """Reads data sets of one byte order from a seekable stream."""
+    """Reads data sets of one byte order from a seekable stream, nested elements counted with the
+    others at most `max_elements` of them."""
 
-    def __init__(self, stream: BinaryIO, little_endian: bool = True) -> None:
+    def __init__(
+        self, stream: BinaryIO, little_endian: bool = True, max_elements: int | None = None
+    ) -> None:
         self._stream = stream
+        self._left = max_elements
         self._little = little_endian
         order = "<" if little_endian else ">"
         self._tag = struct.Struct(f"{order}HH")
@@ -97,24 +102,54 @@ class ElementReader:
         dataset = Dataset()
         pixels: PixelElement | None = None
         implicit = self._is_implicit(start, implicit)
-        at = start
-        while (header := self._header(at, self._size, implicit)) is not None:
-            if pixels is not None and not self._is_known(header, implicit):
-                break
+        for header, _ in self._walk(start, implicit):
             if header.tag in PIXEL_KEYWORDS:
                 length = None if header.is_undefined else header.length
                 pixels = pixels or PixelElement(
                     PIXEL_KEYWORDS[header.tag], header.vr, header.value, length
                 )
-            elif header.tag >> 16 == 0xFFFE:
-                break
             elif self._is_wanted(header.tag) and (pixels is None or header.tag not in dataset):
                 self._keep(dataset, header, self._size, implicit, depth=0)
-            after = self._after(header, self._size, implicit)
-            if after is None:
-                break
-            at = after
         return dataset, pixels
+
+    def extract(
+        self, start: int, implicit: bool, tags: Container[int], limit: int
+    ) -> tuple[bytes, bool]:
+        """The elements of these tags as they stand, but in the order of their tags, as a parser of
+        DICOM expects them, at most `limit` bytes; and whether they are implicit.
+
+        Raises ValueError for a sequence that is none, and beyond `max_elements`.
+        """
+        implicit = self._is_implicit(start, implicit)
+        found: dict[int, bytes] = {}
+        left = limit
+        at = start
+        for header, after in self._walk(start, implicit):
+            is_sound = implicit or header.vr is not None
+            is_new = header.tag in tags and header.tag not in found
+            if is_new and is_sound and after is not None and after - at <= left:
+                found[header.tag] = self._read(at, after - at)
+                left -= after - at
+            at = after or at
+        return b"".join(found[tag] for tag in sorted(found)), implicit
+
+    def _walk(self, start: int, implicit: bool) -> Iterator[tuple[_Header, int | None]]:
+        """The top-level elements, and where the next begins: None after the last."""
+        is_behind = False
+        at: int | None = start
+        while at is not None and (header := self._header(at, self._size, implicit)) is not None:
+            if header.tag >> 16 == 0xFFFE or (is_behind and not self._is_known(header, implicit)):
+                return
+            is_pixels = header.tag in PIXEL_KEYWORDS
+            is_behind = is_behind or is_pixels
+            try:
+                at = self._after(header, self._size, implicit)
+            except ValueError:
+                # Pixel data that are in no items end the header; what they are is asked later.
+                if not is_pixels:
+                    raise
+                at = None
+            yield header, at
 
     def group_end(self, start: int, group: int) -> tuple[int, Dataset]:
         """Where an explicit group at `start` ends, and its elements (File Meta Information)."""
@@ -257,6 +292,10 @@ class ElementReader:
         """
         if at + 8 > end:
             return None
+        if self._left is not None:
+            self._left -= 1
+            if self._left < 0:
+                raise ValueError("the data set has too many elements")
         head = self._read(at, 12)
         if len(head) < 8:
             return None

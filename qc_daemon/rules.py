@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import dcmread, read_file_meta_info
+from pydicom.filereader import read_file_meta_info
 
 from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
@@ -15,6 +15,7 @@ from detector.vocabulary import View
 from model.finding import QUALITY_LABELS
 from qc_daemon.receive.header import HeaderError, data_set_offset, read_identity
 from qc_daemon.report.source import Source
+from qc_daemon.report.source_file import read_header
 from qc_daemon.routing import SOURCE, Routes, Traits
 from qc_daemon.settings import ObjectKind, Settings
 
@@ -116,7 +117,7 @@ def _received(path: Path, calling_ae: str) -> Traits:
 
 def _inherited(path: Path, calling_ae: str) -> Traits:
     """What the report stage would know of it."""
-    source = Source.of(dcmread(path, stop_before_pixels=True, force=True), "")
+    source = Source.of(read_header(path), "")
     return Traits(calling_ae, source.station_name, source.study_description)
 
 

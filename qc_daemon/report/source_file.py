@@ -14,14 +14,18 @@ from typing import BinaryIO, cast
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_partial
 from pydicom.tag import BaseTag, Tag
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from detector.codes import ErrorCode, QCError
+from detector.elements import ElementReader
 from qc_daemon.report.header import KEYWORDS, UIDS
 
 MAX_HEADER_BYTES = 1 << 20
 """What is parsed of a header; a header with ten ultrasound regions has some 20 kB."""
 _MAX_INFLATED = 16 << 20
 _MAX_META_BYTES = 64 << 10
+_MAX_ELEMENTS = 20_000
+"""Nested ones among them, of a header that the parser got lost in."""
 _DEFLATED = frozenset(
     {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"}
 )
@@ -52,20 +56,43 @@ def read_header(path: Path) -> Dataset:
 
 def _read(file: BinaryIO) -> Dataset:
     syntax, offset = _meta(file)
-    if syntax not in _DEFLATED:
+    stream = file
+    if syntax in _DEFLATED:
+        file.seek(offset)
+        stream, offset = BytesIO(_inflate(file)), 0
+        bounded = cast(BinaryIO, _Bounded(stream, MAX_HEADER_BYTES))
+        dataset = read_dataset(
+            bounded,
+            is_implicit_VR=False,
+            is_little_endian=True,
+            stop_when=_is_after_header(),
+            specific_tags=_TAGS,
+        )
+    else:
         file.seek(0)
         bounded = cast(BinaryIO, _Bounded(file, MAX_HEADER_BYTES))
         # Not the file's own kind of data set, which would hold the file open.
-        return Dataset(read_partial(bounded, _is_after_header(), force=True, specific_tags=_TAGS))
-    file.seek(offset)
-    inflated = cast(BinaryIO, _Bounded(BytesIO(_inflate(file)), MAX_HEADER_BYTES))
-    return read_dataset(
-        inflated,
-        is_implicit_VR=False,
-        is_little_endian=True,
-        stop_when=_is_after_header(),
-        specific_tags=_TAGS,
-    )
+        dataset = Dataset(
+            read_partial(bounded, _is_after_header(), force=True, specific_tags=_TAGS)
+        )
+    if all(tag in dataset for tag in _IDENTITY) or (stream is file and not offset):
+        return dataset
+    return _repaired(stream, offset, syntax) or dataset
+
+
+def _repaired(stream: BinaryIO, offset: int, syntax: str) -> Dataset | None:
+    """The same of a data set whose elements the parser got lost in: behind one of an unknown value
+    representation, or behind the pixel data. None where that finds no more."""
+    is_little_endian = syntax != ExplicitVRBigEndian
+    reader = ElementReader(stream, is_little_endian, _MAX_ELEMENTS)
+    try:
+        content, is_implicit = reader.extract(
+            offset, syntax == ImplicitVRLittleEndian, frozenset(_TAGS), MAX_HEADER_BYTES
+        )
+    except ValueError:
+        return None
+    dataset = read_dataset(BytesIO(content), is_implicit, is_little_endian)
+    return dataset if all(tag in dataset for tag in _IDENTITY) else None
 
 
 def _is_after_header() -> Callable[[BaseTag, str | None, int], bool]:
