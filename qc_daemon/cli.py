@@ -458,12 +458,14 @@ def queue_list(
 
     Example: qc-daemon queue list --destination pacs --state dead --since 2026-11-01
     """
-    from qc_daemon.operate import JOB_COLUMNS, JOB_TABLE, list_jobs, parse_window
+    from qc_daemon.operate import JOB_COLUMNS, JOB_TABLE, list_jobs, open_store, parse_window
+    from qc_daemon.worker_check import missing_worker
 
     chosen = parse_format(format)
     window = parse_window(since, until, _limit(limit, chosen))
+    settings = load(config)
     rows = list_jobs(
-        load(config),
+        settings,
         state or [],
         kinds=kind or [],
         destinations=destination or [],
@@ -471,6 +473,9 @@ def queue_list(
     )
     columns = JOB_TABLE if chosen == "table" else JOB_COLUMNS
     write_list("jobs", rows, chosen, columns=columns, is_filtered=True)
+    # Beside the list, which may be piped on.
+    if problem := missing_worker(open_store(settings)):
+        print(f"note: {problem}", file=sys.stderr)
 
 
 @queue.command("retry")

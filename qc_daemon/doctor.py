@@ -39,6 +39,7 @@ from qc_daemon.retain.reconcile import reconcile
 from qc_daemon.settings import DestinationSettings, Settings, TLSSettings
 from qc_daemon.spool_file import DAMAGED_FOLDER
 from qc_daemon.tls import has_revocations, tls_args
+from qc_daemon.worker_check import missing_worker
 
 T = TypeVar("T")
 VERIFICATION = "1.2.840.10008.1.1"
@@ -73,6 +74,7 @@ def examine(settings: Settings) -> Iterator[Check]:
         ("spool", _spool),
         ("database", _database),
         ("spool and database", _reconciled),
+        ("queue", _queue),
         ("scrub", _scrubbed),
         ("bundle", _bundle),
         ("device", _device),
@@ -210,6 +212,15 @@ def _scrubbed(settings: Settings) -> str:
     if datetime.now(UTC) - datetime.fromisoformat(done.finished) > SCRUB_OVERDUE:
         raise NoticeError(f"{told}; overdue: does the role schedule run?")
     return f"{told}: all as received"
+
+
+def _queue(settings: Settings) -> str:
+    if schema.check(settings.store.url):
+        return "nothing to look at yet"
+    problem = missing_worker(Store(settings.store.url))
+    if problem:
+        raise OSError(0, problem)
+    return "no job waits for a worker"
 
 
 def _bundle(settings: Settings) -> str:
