@@ -46,7 +46,7 @@ app = typer.Typer(
     "Not a medical device.",
 )
 add_version(app, "qc-daemon")
-queue = typer.Typer(no_args_is_help=True, help="Look at and mend the job queue.")
+queue = typer.Typer(no_args_is_help=True, help="The job queue: list, retry, cancel.")
 quarantine = typer.Typer(no_args_is_help=True, help="Objects that could not be scored, and why.")
 bundle = typer.Typer(no_args_is_help=True, help="Models: list, verify, build, activate.")
 peer = typer.Typer(no_args_is_help=True, help="Who may store to us; callers that were refused.")

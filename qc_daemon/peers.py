@@ -70,8 +70,11 @@ def approve_caller(
     """Approve a refused caller as it was seen, or from a whole network; a line that says which."""
     with open_store(settings).read() as session:
         found = [caller for caller in peers.refused(session) if caller.ae_title == ae_title]
+        known = [peer.address for peer in peers.approved(session) if peer.ae_title == ae_title]
     if address is not None:
         found = [caller for caller in found if caller.address == address]
+    if not found and known and network is None and address in (None, *known):
+        return f"{ae_title} may store already, from {', '.join(known)}"
     caller = _the_one(found, ae_title)
     wanted = _network(network or caller.address, "--network")
     if not policy.Rule.of(ae_title, wanted, None).contains(ae_title, caller.address):

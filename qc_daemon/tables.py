@@ -67,7 +67,7 @@ def write_list(
     named = list(columns) or list(rows[0] if rows else ())
     if format == "json":
         for row in rows:
-            print(json.dumps({_key(name): value for name, value in row.items()}), flush=True)
+            print(json.dumps({_key(name): value for name, value in row.items()}))
     elif format == "csv":
         _write_csv(named, rows)
     elif rows:

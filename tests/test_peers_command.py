@@ -89,6 +89,16 @@ def test_a_refused_caller_is_let_in_as_it_was_seen(config: Path) -> None:
     assert of_state(config, "refused") == [("US2", "10.1.2.3", None)]
 
 
+def test_an_approval_said_twice_says_that_it_holds(config: Path) -> None:
+    refuse(config, "US1", "10.1.2.3")
+    peer(config, "approve", "US1")
+    for more in ((), ("--address", "10.1.2.3")):
+        again = peer(config, "approve", "US1", *more)
+        assert (again.exit_code, again.output) == (0, "US1 may store already, from 10.1.2.3\n")
+    other = peer(config, "approve", "US1", "--address", "10.9.9.9")
+    assert isinstance(other.exception, QCError)
+
+
 def test_a_whole_network_lets_in_all_it_covers(config: Path) -> None:
     for address in ("10.1.2.3", "10.1.2.4", "10.2.0.1"):
         refuse(config, "US1", address)
