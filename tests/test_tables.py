@@ -94,8 +94,8 @@ def test_a_table_shows_literal_text(value: str) -> None:
 def test_numbers_stay_numbers(value: float) -> None:
     text, _ = written([{"value": value, "text": str(value)}], "csv")
     first, second = text.splitlines()[1].split(",")
-    assert float(first) == value
-    assert float(second) == value
+    assert type(value)(first) == value
+    assert type(value)(second) == value
 
 
 @pytest.mark.parametrize("value", ["\tx", "\r=1", " =1", "=1", "+a", "-a", "@a", "-1-1", "＝1"])
@@ -184,7 +184,11 @@ def test_a_message_steers_no_terminal(tmp_path: Path) -> None:
     told = qc_daemon("peer", "approve", "A\x1b[2J\u202eB", "--config", tmp_path / "none.toml")
     assert "\x1b" not in told.stderr
     path = tmp_path / "[/x]\x1b[31m.dcm"
-    for arguments in (("score", path), ("send", path, "--to", "X@127.0.0.1:1"), ("[/x]\x1b",)):
+    for arguments in (
+        ("score", path, "--bundle", path),
+        ("send", path, "--to", "X@127.0.0.1:1"),
+        ("[/x]\x1b",),
+    ):
         told = qc_daemon(*arguments)
         assert told.returncode in (1, 2)
         assert "\x1b" not in told.stdout + told.stderr, arguments

@@ -1,0 +1,99 @@
+"""Lists are filtered, counted and cut off by either database in the same way."""
+
+from datetime import date, timedelta
+
+from sqlalchemy import update
+
+from detector.codes import ErrorCode
+from qc_daemon.records import exams, listings, receipts, rejections
+from qc_daemon.records.findings import stored
+from qc_daemon.records.listings import ExamFilter, Window
+from qc_daemon.records.revisions import leave_out
+from qc_daemon.records.tables import Exam, JobKind, JobState
+
+DOE = {"patient_name": "Doe^Jane", "accession_number": "A1", "study_date": "20260301"}
+MULLER = {"patient_name": "MÜLLER^Änne", "accession_number": "B_2", "study_date": ""}
+
+
+def two_exams(lab) -> None:
+    """One of two images, one of the day after."""
+    lab.image(**DOE)
+    lab.image(**DOE)
+    lab.wait(86_400)
+    lab.image(study_instance_uid="7.7", patient_id="P2", **MULLER)
+
+
+def test_exams_are_filtered(lab) -> None:
+    two_exams(lab)
+    day = lab.now.date()
+    cases: list[tuple[ExamFilter, list[int]]] = [
+        (ExamFilter(), [2, 1]),
+        (ExamFilter(patient="P1"), [1]),
+        (ExamFilter(patient="anne muller"), [2]),
+        (ExamFilter(patient="müller"), [2]),
+        (ExamFilter(patient="%"), []),
+        (ExamFilter(accession="B_2"), [2]),
+        (ExamFilter(text="b_"), [2]),
+        (ExamFilter(text="a1"), [1]),
+        (ExamFilter(text="P"), [2, 1]),
+        (ExamFilter(text="_"), [2]),
+        (ExamFilter(day=date(2026, 3, 1)), [1]),
+        (ExamFilter(day=day), [2]),
+        (ExamFilter(states=["closed"]), []),
+        (ExamFilter(study="7.7"), [2]),
+        (ExamFilter(exam_id=1), [1]),
+    ]
+    with lab.store.read() as session:
+        for wanted, ids in cases:
+            rows, total = listings.exams(session, wanted)
+            assert ([row.id for row in rows], total) == (ids, len(ids)), wanted
+        rows, total = listings.exams(session, ExamFilter(), Window(limit=1))
+        assert ([(row.id, row.objects) for row in rows], total) == ([(2, 1)], 2)
+        rows, _ = listings.exams(session, ExamFilter(), Window(until=lab.now))
+        assert [(row.id, row.objects) for row in rows] == [(1, 2)]
+
+
+def test_jobs_are_filtered_and_counted(lab) -> None:
+    two_exams(lab)
+    with lab.store.read() as session:
+        rows, total = listings.jobs(session, [JobState.READY], window=Window(limit=2))
+        assert ([row.subject for row in rows], total) == (["instance:1", "instance:2"], 3)
+        assert (rows[0].study_instance_uid, rows[0].sop_instance_uid) == ("1.2.3", "1.2.3.4.1")
+        since = Window(since=lab.now)
+        rows, total = listings.jobs(session, [JobState.READY], [JobKind.SCORE], window=since)
+        assert ([row.exam_id for row in rows], total) == ([2], 1)
+        assert listings.jobs(session, [JobState.READY], [JobKind.REPORT]) == ([], 0)
+        assert listings.job_states(session, [1, 99]) == {1: "ready"}
+        assert listings.commitments(session, []) == ([], 0)
+        assert rejections.page(session) == ([], 0)
+
+
+def test_stored_findings_come_as_they_are_read(lab) -> None:
+    first = lab.image()
+    lab.score_all(count=3)
+    second = lab.image()
+    lab.score_all()
+    with lab.store.begin() as session:
+        leave_out(session, second.revision_id, ErrorCode.REPORT_INVALID, "no series", lab.now)
+    with lab.store.read() as session:
+        every = list(stored(session, ExamFilter(), Window(), all_revisions=True))
+        assert [each.body.get("frame") for each in every] == [1, 2, 3, 1, None]
+        assert [each.frames for each in every] == [3, 3, 3, 1, 1]
+        assert sum(each.is_best for each in every[:3]) == 1
+        assert {each.exam_id for each in every} == {first.exam_id}
+        none = Window(until=lab.now - timedelta(days=1))
+        assert list(stored(session, ExamFilter(), none, all_revisions=True)) == []
+
+
+def test_exams_of_an_older_version_are_described_once(lab) -> None:
+    two_exams(lab)
+    nothing = dict.fromkeys(receipts.DESCRIPTION)
+    with lab.store.begin() as session:
+        session.execute(update(Exam).values(**nothing))
+    with lab.store.begin() as session:
+        rows, total = listings.undescribed(session, 1)
+        assert ([row.id for row in rows], total) == ([2], 2)
+        described = receipts.description("Doe^Jane", "A1", "20260301")
+        assert exams.describe(session, 2, described)
+        assert not exams.describe(session, 2, described)
+        assert [row.id for row in listings.undescribed(session, 9)[0]] == [1]
