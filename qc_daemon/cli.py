@@ -875,7 +875,7 @@ def db_downgrade(
 def db_check(
     config: Config = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Also compare every index, however large it is.")
+        bool, typer.Option("--full", help="Look at everything, however large it is.")
     ] = False,
 ) -> None:
     """Say whether the database has this version's tables and is sound."""

@@ -45,7 +45,7 @@ def thoroughness(found: integrity.Integrity) -> str:
     """How much was looked at."""
     if found.is_full:
         return "pages, indexes and references checked"
-    return "quick check; db check --full also compares the indexes"
+    return "quick check; db check --full looks at everything"
 
 
 def downgrade(settings: Settings, revision: str, *, yes: bool, now: datetime) -> Iterator[str]:

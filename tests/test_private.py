@@ -10,7 +10,7 @@ from qc_daemon import private
 from qc_daemon.records import schema
 from tests.command import qc_daemon
 from tests.faults.receiving import receiving
-from tests.wire import store, ultrasound
+from tests.wire import eventually, store, ultrasound
 
 
 @pytest.fixture
@@ -72,13 +72,13 @@ def test_whatever_a_service_writes_is_private(tmp_path: Path) -> None:
     spool.chmod(0o755)
     before = os.umask(0o022)
     try:
-        service = receiving(made, url=url).start()
+        service = receiving(made, url=url, roles=("receive", "schedule")).start()
     finally:
         os.umask(before)
     try:
         assert store(service.port, ultrasound()) == [0]
-        there = {each.name for each in made.rglob("*")}
-        assert {"qc.db", "qc.db-wal", "qc.db-shm", "service.lock"} <= there
+        wanted = {"qc.db", "qc.db-wal", "qc.db-shm", "service.lock", "scrub.json"}
+        eventually(lambda: wanted <= {each.name for each in made.rglob("*")})
         # Settings and log are the test's own.
         ours = {service.config, service.log_file}
         assert set(open_to_others(made)) == ours

@@ -212,6 +212,8 @@ def _replaced(file: Path, copy: Path, name: str) -> str | None:
         part.replace(file)
         _sync(file.parent)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         why = (error.strerror or "error").lower()
         raise QCError(ErrorCode.STORAGE, f"the database {file} is not replaced: {why}") from error
     return str(aside) if old else None
