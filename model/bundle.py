@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from model.spatialclip import SpatialClip
 
 FORMAT = 1
-MOST_JSON_BYTES = 64 * 2**20
-"""Of one JSON file of a bundle; the largest tokenizers have a few MiB."""
+MOST_TEXT_BYTES = 64 * 2**20
+"""Of one file of a bundle that holds no tensors; the largest tokenizers have a few MiB."""
 MANIFEST, CARD, OUTLIER = "bundle.json", "MODEL_CARD.md", "outlier.safetensors"
 DETECTOR, DESCRIBER, SPATIALCLIP = "detector", "describer", "spatialclip"
 REQUIRED_FILES = (
@@ -243,7 +243,7 @@ def _content(path: Path) -> bytes:
         facts = manifest.lstat()
         if not stat.S_ISREG(facts.st_mode):
             raise _mismatch(f"{MANIFEST} is a link or no file: copy the bundle with its files")
-        if facts.st_size > MOST_JSON_BYTES:
+        if facts.st_size > MOST_TEXT_BYTES:
             raise _mismatch(f"{MANIFEST} has {facts.st_size} bytes, which no manifest needs")
         return manifest.read_bytes()
     except OSError as error:
@@ -305,8 +305,8 @@ def _problems(folder: Path, manifest: Mapping[str, Any], hashed: bool = True) ->
         # A link can name what lies outside the folder; a pipe would be read for ever.
         yield _mismatch(f"{name} is a link or no file: copy the bundle with its files")
     for name in sorted(present - strange):
-        if name.endswith(".json") and (folder / name).stat().st_size > MOST_JSON_BYTES:
-            yield _mismatch(f"{name} has over {MOST_JSON_BYTES} bytes: build the bundle again")
+        if not name.endswith(".safetensors") and (folder / name).stat().st_size > MOST_TEXT_BYTES:
+            yield _mismatch(f"{name} has over {MOST_TEXT_BYTES} bytes: build the bundle again")
             strange.add(name)
     for name in sorted((listed & present) - strange) if hashed else ():
         if _digest(folder / name) != manifest["files"][name]:

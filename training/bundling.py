@@ -196,19 +196,27 @@ def make_bundle(
         outlier.save(new / OUTLIER)
         (new / CARD).write_text(model_card(facts), encoding="utf-8")
         write_manifest(new, facts)
-        if out.exists():
-            check_target(out, force=force)
-            out.rename(Path(scratch) / "old")
-        new.rename(out)
+        _replace(out, new, Path(scratch) / "old", force=force)
     return facts
+
+
+def _replace(out: Path, new: Path, old: Path, *, force: bool) -> None:
+    """Put the new bundle in the place of `out`, which goes to `old`; back where that fails."""
+    check_target(out, force=force)
+    if out.exists():
+        out.rename(old)
+    try:
+        new.rename(out)
+    except BaseException:
+        if old.exists():
+            old.rename(out)
+        raise
 
 
 def _learnt(known: Sequence[Sample], parts: Sequence[Path]) -> int | None:
     """How many of the pictures one of the parts learnt from, said on standard error too; None where
-    the runs do not tell."""
+    none is known and a run does not tell."""
     seen = [runs.learnt_pictures(folder) for folder in parts]
-    if any(pictures is None for pictures in seen):
-        return None
     every = set().union(*(pictures or () for pictures in seen))
     count = sum(file_hash(sample.image) in every for sample in known)
     if count:
@@ -217,7 +225,7 @@ def _learnt(known: Sequence[Sample], parts: Sequence[Path]) -> int | None:
             " give pictures that were held out",
             soft_wrap=True,
         )
-    return count
+    return None if not count and None in seen else count
 
 
 def check_target(out: Path, *, force: bool) -> None:

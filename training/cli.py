@@ -188,7 +188,7 @@ def train_detector(
 def train_describer(
     out: Out,
     seed: Seed = 0,
-    steps: Annotated[int, typer.Option(min=2, help="Batches of 32 phrases.")] = 1500,
+    steps: Annotated[int, typer.Option(min=3, help="Batches of 32 phrases.")] = 1500,
     force: Force = False,
 ) -> None:
     """Train the small describer on phrases made for it.

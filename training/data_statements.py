@@ -37,7 +37,9 @@ def evidence(facts: Mapping[str, Any]) -> str:
     views = [view for view in facts["views"] if any(row["view"] == view for row in real)]
     views = [view for view in views if view != View.OTHER]
     if not views:
-        return "Trained on simulations."
+        others = sum(row["standard"] + row["non-standard"] for row in real)
+        more = f", and on {others} real pictures that show or name none of the views"
+        return f"Trained on simulations{more if others else ''}."
     sets = {(row["dataset"], row["source"]) for row in real if row["view"] in views}
     datasets = {row["dataset"] or row["source"] for row in real if row["view"] in views}
     named = ", ".join(sorted(datasets))
@@ -116,7 +118,7 @@ def calibrating(facts: Mapping[str, Any]) -> str:
             " their place, as its networks judged them; the parts of this bundle learnt from most"
             " of these."
         )
-    learnt = facts["training"]["calibration"]["learnt from"]
+    learnt = facts["training"]["calibration"].get("learnt from")
     if learnt is None:
         return told + " Whether a part learnt from some of them was not recorded."
     return told + f" Of the pictures given to calibrate on, a part learnt from {learnt or 'none'}."

@@ -97,7 +97,7 @@ def _frames(path: Path) -> Iterator[Frame]:
     try:
         yield from read_frames(path)
     except QCError as error:
-        Console(stderr=True, markup=False).print(
+        Console(stderr=True, markup=False, emoji=False).print(
             f"left out: {path.name}: {error.message}", soft_wrap=True
         )
 

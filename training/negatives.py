@@ -72,8 +72,8 @@ def _regions(path: Path) -> list[Pixels]:
             crop(frame, region).pixels for frame in read_frames(path) for region in frame.regions
         ]
     except QCError as error:
-        Console(stderr=True).print(
-            f"left out: {path.name}: {error.message}", markup=False, soft_wrap=True
+        Console(stderr=True, markup=False, emoji=False).print(
+            f"left out: {path.name}: {error.message}", soft_wrap=True
         )
         return []
 

@@ -312,9 +312,9 @@ def test_what_is_no_safetensors_is_refused(folder, content):
 
 
 def test_json_of_any_size_is_not_read(folder, monkeypatch):
-    monkeypatch.setattr(bundle, "MOST_JSON_BYTES", 2000)
+    monkeypatch.setattr(bundle, "MOST_TEXT_BYTES", 2000)
     refused(folder, ErrorCode.BUNDLE_MISMATCH, MANIFEST, "bytes")
-    monkeypatch.setattr(bundle, "MOST_JSON_BYTES", (folder / MANIFEST).stat().st_size)
+    monkeypatch.setattr(bundle, "MOST_TEXT_BYTES", (folder / MANIFEST).stat().st_size)
     name = "spatialclip/tokenizer.json"
     (folder / name).write_text(" " * 10**6)
     _listed(folder, name)

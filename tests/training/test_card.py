@@ -136,6 +136,16 @@ def test_what_a_part_began_with_counts_as_learnt(own: dict[str, Any]) -> None:
     assert "| SpatialCLIP, began with a model of | not named | first | real | HEAD |" in card
 
 
+def test_real_pictures_of_no_view_are_told(own: dict[str, Any]) -> None:
+    for part in ("detector", "spatialclip"):
+        own["training"][part]["training"]["data"] = [PHANTOMS, ROW | {"view": "not told"}]
+    told = "**Trained on simulations, and on 84 real pictures that show or name none of the views."
+    assert told in model_card(own)
+    for part in ("detector", "spatialclip"):
+        own["training"][part]["training"]["data"] = [PHANTOMS]
+    assert "**Trained on simulations. " in model_card(own)
+
+
 def test_the_named_data_set_is_cited_where_it_was_used(own: dict[str, Any]) -> None:
     own["training"]["detector"]["training"]["data"].append(ROW | {"dataset": "Fetus Framework"})
     assert "doi:10.17632/n2rbrb9t4f.1" in model_card(own)

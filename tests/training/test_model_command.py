@@ -163,7 +163,7 @@ def test_wrong_options_of_train_are_wrong_usage(
         (["evaluate", "--count", 1, "--out", "."], "--out"),
         (["phantom", "--out", "p", "--count", 0], "--count"),
         (["phantom", "--out", "p", "--other-share", "nan"], "--other-share"),
-        (["train", "describer", "--out", "d", "--steps", 0], "--steps"),
+        (["train", "describer", "--out", "d", "--steps", 2], "--steps"),
         (["calibrate", "--out", "b", "--detector", "absent"], "absent"),
     ],
 )
