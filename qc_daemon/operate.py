@@ -249,19 +249,21 @@ def commitment_words(destination: DestinationSettings, condition: destinations.C
         return "off: stored counts as delivered"
     moment = condition.commitment_since
     since = "" if moment is None else f" since {moment:%Y-%m-%d %H:%M} UTC"
+    unsafe = "stored counts as delivered"
+    if destination.commitment == "required":
+        unsafe = "objects stay sent"
     match condition.commitment:
         case CommitmentSupport.TAKEN:
             return f"takes requests{since}"
         case CommitmentSupport.OFFERED:
             return f"offered{since}, no request answered yet"
         case CommitmentSupport.REFUSED:
-            return f"refused{since}: {condition.commitment_message}; objects stay sent"
+            return f"refused{since}: {condition.commitment_message}; {unsafe}"
         case CommitmentSupport.LOST:
-            return f"offered no more{since}; objects stay sent"
+            why = f": {condition.commitment_message}" if condition.commitment_message else ""
+            return f"taken no more{since}{why}; objects stay sent"
         case CommitmentSupport.NOT_OFFERED:
-            if destination.commitment == "required":
-                return f"not offered{since}; objects stay sent"
-            return f"not offered{since}: stored counts as delivered"
+            return f"not offered{since}; {unsafe}"
         case _:
             return "not known yet"
 

@@ -271,19 +271,17 @@ class CommitmentAsker(CommitmentWorker):
         )
 
     def _learn(self, destination: DestinationSettings, error: "_RefusedError") -> None:
-        """Only who offers no storage commitment and never did is let off: its objects count as
-        delivered once stored. Anyone else's refusal is a fault that someone has to fix."""
+        """One that took requests before can commit: there a refusal is a fault, and objects wait
+        until someone has fixed it."""
         with self.store.begin() as session:
             was_able = pledges.has_taken(session, destination.name)
-            if error.is_offered:
-                support = CommitmentSupport.REFUSED
-            else:
-                support = CommitmentSupport.LOST if was_able else CommitmentSupport.NOT_OFFERED
+            never = CommitmentSupport.REFUSED if error.is_offered else CommitmentSupport.NOT_OFFERED
+            support = CommitmentSupport.LOST if was_able else never
             destinations.record_commitment(
                 session, destination.name, support, self.clock(), error.message
             )
-        if support is CommitmentSupport.NOT_OFFERED:
-            self.capability.not_offered(destination.name)
+        if not was_able:
+            self.capability.refused(destination.name, is_offered=error.is_offered)
         if self._is_waived(destination):
             self.log.warning(
                 "destination commits to nothing",

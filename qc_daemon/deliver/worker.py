@@ -190,15 +190,13 @@ class Deliverer:
         """True if the destination, which now has the object, is to be asked to commit to it."""
         began = time.monotonic()
         try:
-            to_commit = carrier.send(item)
+            return carrier.send(item)
         except ClassRefusedError:
             raise
         except QCError as error:
             if error.code is ErrorCode.DELIVERY_UNREACHABLE:
                 self.outages.record(name, time.monotonic() - began)
             raise _SendingError(error.code, error.message) from error
-        lacks = self._destinations[name].commitment == "auto" and self.capability.lacks(name)
-        return to_commit and not lacks
 
     def _settle(self, lease: Lease, result: _Sent | QCError) -> None:
         """Write down how it went; a database that is away is waited for.
@@ -254,12 +252,16 @@ class Deliverer:
         destination = self._destinations[job.destination]
         if destination.kind != "dicom" or destination.commitment != "auto":
             return result.to_commit
-        support = CommitmentSupport.OFFERED
-        if not result.to_commit:
-            was_able = pledges.has_taken(session, job.destination)
-            support = CommitmentSupport.LOST if was_able else CommitmentSupport.NOT_OFFERED
+        if result.to_commit:
+            support = CommitmentSupport.OFFERED
+        elif pledges.has_taken(session, job.destination):
+            support = CommitmentSupport.LOST
+        else:
+            support = CommitmentSupport.NOT_OFFERED
         destinations.record_commitment(session, job.destination, support, self.clock())
-        return support is not CommitmentSupport.NOT_OFFERED
+        if support is CommitmentSupport.OFFERED:
+            return not self.capability.lacks(job.destination)
+        return support is CommitmentSupport.LOST
 
 
 def run(

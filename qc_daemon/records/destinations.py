@@ -138,7 +138,7 @@ def record_commitment(
     """
     known = session.get(DestinationState, destination, populate_existing=True)
     before = None if known is None else known.commitment
-    answered = (CommitmentSupport.TAKEN, CommitmentSupport.REFUSED)
+    answered = (CommitmentSupport.TAKEN, CommitmentSupport.REFUSED, CommitmentSupport.LOST)
     if before == support or (support is CommitmentSupport.OFFERED and before in answered):
         return
     _put(

@@ -152,7 +152,8 @@ class CommitmentSupport(StrEnum):
     """What a destination last did about storage commitment.
 
     Offered: it accepts the presentation context. Taken: it took a request. Refused: it accepts the
-    context, but no request. Not offered: it accepts no context. Lost: nor does this one any more.
+    context, and has never taken a request. Not offered: it accepts no context. Lost: it took
+    requests before, and takes none now.
     """
 
     OFFERED = "offered"

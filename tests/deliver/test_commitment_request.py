@@ -250,26 +250,38 @@ def test_required_waits_for_a_pacs_that_cannot_commit(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("answer", [0x0124, None])
-def test_one_that_offers_commitment_and_refuses_it_has_a_fault(
+def test_auto_takes_three_refusals_for_an_answer_and_says_so(
     desk: Desk, answer: int | None
 ) -> None:
-    """As a PACS that does not know our AE title: what it stored is not let pass for committed."""
+    """As of a PACS that does not know our AE title. `required` is for who wants to wait."""
     desk.pacs.answer = answer
     desk.pacs.start()
     desk.admit()
     desk.deliver()
-    for _ in range(5):
-        desk.ask(later=4000)
+    desk.ask()
     assert desk.yard.states() == [("sent", AWAITED)]
-    assert len(desk.pacs.requests) >= 5
+    desk.ask(later=60)
+    assert desk.yard.states() == [("sent", AWAITED)]
+    desk.ask(later=60)
+    assert desk.yard.states() == [DONE]
     row = listed(desk)
     assert row["commitment"].startswith("refused since")
-    assert "objects stay sent" in row["commitment"]
+    assert row["commitment"].endswith("stored counts as delivered")
     assert 'commitment = "off"' in doctored(desk)
+    # And remembers it, for some time.
+    desk.admit()
+    desk.deliver()
+    assert desk.yard.states() == [DONE, DONE]
+    assert len(desk.pacs.requests) == 3
+    assert listed(desk) | {"delivered": 1} == row
+    desk.yard.now += timedelta(hours=2)
+    desk.admit()
+    desk.deliver()
+    assert desk.yard.states() == [DONE, DONE, SENT]
     # Someone enters our AE title there.
     desk.pacs.answer = 0x0000
-    desk.ask(later=4000)
-    assert desk.yard.states() == [DONE]
+    desk.ask()
+    assert desk.yard.states() == [DONE] * 3
     assert listed(desk)["commitment"].startswith("takes requests")
     assert doctored(desk) == ""
 
@@ -299,7 +311,7 @@ def test_one_that_offers_commitment_no_more_has_a_fault(desk: Desk) -> None:
     for _ in range(3):
         desk.ask(later=4000)
     assert desk.yard.states() == [DONE, ("sent", AWAITED)]
-    assert listed(desk)["commitment"].startswith("offered no more since")
+    assert listed(desk)["commitment"].startswith("taken no more since")
     assert doctored(desk)
     mode(desk, "off")
     desk.ask(later=4000)
