@@ -244,10 +244,7 @@ class _Stills(Decoding):
     def _rgb(self, number: int) -> Pixels:
         layout, stated = self._layout(number)
         if layout.samples >= 3:
-            if self._reading is None:
-                self._reading = self._settle(number, layout, stated)
-            stored = self._stored(number, replace(layout, planar=self._reading.planar))
-            return colour(stored, self._reading.space, _used_depth(stored, layout.bits))
+            return self._coloured(number, layout, stated)
         stored = self._stored(number, layout)
         if layout.photometric == _PALETTE:
             if self._palette is None:
@@ -258,27 +255,36 @@ class _Stills(Decoding):
         display = self._displays.of_frame(number)
         return grey(stored, display, layout.bits, layout.signed, inverted)
 
-    def _settle(self, number: int, layout: _Layout, stated: Colour) -> _Reading:
+    def _coloured(self, number: int, layout: _Layout, stated: Colour) -> Pixels:
+        planar = layout.planar if self._reading is None else self._reading.planar
+        stored = self._stored(number, replace(layout, planar=planar))
+        if self._reading is None:
+            self._reading = self._settle(number, stored, layout, stated)
+            if self._reading.planar != planar:
+                stored = self._stored(number, replace(layout, planar=self._reading.planar))
+        return colour(stored, self._reading.space, _used_depth(stored, layout.bits))
+
+    def _settle(self, number: int, stored: Stored, layout: _Layout, stated: Colour) -> _Reading:
         """The reading of a colour picture. Where labels contradict each other, or a picture would
         be coloured nearly everywhere, both readings of the frame are compared: ultrasound is
         mostly grey, and a false reading is not."""
 
-        def shown(space: str, planar: int) -> Pixels:
-            stored = self._stored(number, replace(layout, planar=planar))
+        def shown(stored: Stored, space: str) -> Pixels:
             return colour(stored, space, _used_depth(stored, layout.bits))
 
         reading = _Reading(stated.space, layout.planar, stated.is_contradicted)
-        picture = shown(reading.space, reading.planar)
+        picture = shown(stored, reading.space)
         share = coloured_share(picture)
         if stated.is_contradicted or share > _MOSTLY:
             other = RGB if stated.space != RGB else YBR_FULL
-            candidate = shown(other, layout.planar)
+            candidate = shown(stored, other)
             unlike = coloured_share(candidate)
             if unlike < share - _MARGIN and (stated.is_contradicted or unlike < _MARGIN):
                 reading = _Reading(other, layout.planar, is_doubtful=True)
                 picture, share = candidate, unlike
         if self._has_planes and share > _FEW_COLOURED:
-            candidate = shown(reading.space, 1 - layout.planar)
+            turned = self._stored(number, replace(layout, planar=1 - layout.planar))
+            candidate = shown(turned, reading.space)
             # Planes read as pixels are three small pictures: more coloured, and rougher.
             is_greyer = coloured_share(candidate) < _PLANE_GAIN * share
             if is_greyer and roughness(candidate) < roughness(picture):

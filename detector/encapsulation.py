@@ -19,6 +19,8 @@ _STARTS = (
     b"\x00\x00\x00\x0cjP  \r\n\x87\n",  # the signature box of JP2, T.800 I.5.1
 )
 _MAX_RLE_SEGMENTS = 15
+_LONGEST_LONE_TABLE = 1024
+"""Bytes of a Basic Offset Table with no fragment behind it; a single item with more is one."""
 _RLE_HEADER_BYTES = 64
 
 
@@ -31,6 +33,9 @@ def fragments(stream: BinaryIO, offset: int) -> tuple[Span, ...]:
     """
     items = _items(stream, offset)
     if items and starts_frame(stream, items[0]):
+        return items
+    if len(items) == 1 and items[0][1] > _LONGEST_LONE_TABLE:
+        # The table is missing: this is a stream of video, which may begin with anything.
         return items
     return items[1:]
 

@@ -83,7 +83,8 @@ def _open(path: Path) -> Iterator[Image.Image]:
         image = Image.open(path, formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise QCError(ErrorCode.TOO_LARGE, "the picture has too many pixels") from error
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, ImportError) as error:
+        # ImportError: ultralytics has Pillow look for a further plugin where it knows no format.
         raise QCError(ErrorCode.UNREADABLE, "the picture's header cannot be read") from error
     with image:
         yield image

@@ -215,3 +215,27 @@ def test_no_structure_of_another_name_is_described(judge: Judge, frame: Frame) -
     for label in LABELS:
         if label.code not in found and label.view is not None:
             assert label.meaning not in judgement.description.lower()
+
+
+def test_a_frame_of_no_ultrasound_gets_no_verdict(judge: Judge, frame: Frame) -> None:
+    (usual,) = judge.judge(frame)
+    (judgement,) = judge.judge(replace(frame, flags=(Flag.NOT_ULTRASOUND,)))
+    assert judgement.quality == REVIEW
+    assert {Flag.OUT_OF_DISTRIBUTION, Flag.NOT_ULTRASOUND} <= set(judgement.flags)
+    assert judgement.probability == usual.probability
+
+
+def test_nor_does_one_that_is_coloured_all_over(judge: Judge, frame: Frame) -> None:
+    for tint in ((0, 1, 0), (1, 0.7, 0.4), (0.3, 0.6, 1)):
+        tinted = (frame.pixels * np.array(tint)).astype(np.uint8)
+        (judgement,) = judge.judge(replace(frame, pixels=tinted))
+        assert judgement.quality == REVIEW, tint
+        assert Flag.OUT_OF_DISTRIBUTION in judgement.flags
+
+
+def test_a_readers_doubts_are_told_and_cost_no_verdict(judge: Judge, frame: Frame) -> None:
+    (usual,) = judge.judge(frame)
+    doubts = (Flag.COLOUR_DOUBTFUL, Flag.MORE_FRAMES_THAN_STATED)
+    (judgement,) = judge.judge(replace(frame, flags=doubts))
+    assert judgement.quality == usual.quality
+    assert judgement.flags == (*usual.flags, *doubts)
