@@ -122,5 +122,5 @@ def _summary(settings: Settings, exam_id: int, now: datetime) -> tuple[Summary, 
         summary = summary_of(told, settings.report, revision, now, rejected, omissions)
         # Without routes nobody wants overlays.
         frames, to_none = decoder.frames, Routes()
-        _, pictures, _ = drawn(told, summary, revision, now, frames, to_none, settings.report)
+        pictures, _ = drawn(told, summary, revision, now, frames, to_none, settings.report)
     return replace(summary, drawn=frozenset(pictures)), pictures

@@ -167,10 +167,24 @@ def _report(lease: Lease, settings: Settings, frames: FrameReader, originals: Or
             omissions = exams.omissions(session, job.exam_id)
         codes = [each.code for each in omissions]
         summary = summary_of(told, settings.report, job.revision, now, rejected, codes)
-    objects, pictures, failed = drawn(
-        told, summary, job.revision, now, frames, routes, settings.report
+    objects: list[ReportObject] = []
+    published = 0
+    by_finding = {each.finding_id: each for each in told}
+
+    def publish(overlays: Sequence[ReportObject]) -> None:
+        nonlocal published
+        with store.begin() as session:
+            for made in overlays:
+                # What shows one finding goes where that one sends it.
+                to = _to(made.kind, [by_finding[made.finding_id or 0]], routes)
+                reports.publish(session, job, [made], {made.kind: to}, lease.clock())
+            lease.renew(session)
+        published += len(overlays)
+
+    pictures, failed = drawn(
+        told, summary, job.revision, now, frames, routes, settings.report, publish
     )
-    any_drawn = bool(objects or pictures)
+    any_drawn = bool(published or pictures)
     waiting = [e for e in failed if not is_final(e.error, job, are_others_sound=any_drawn)]
     undrawn += [each for each in failed if each not in waiting]
     if summary is not None and not waiting:
@@ -181,22 +195,19 @@ def _report(lease: Lease, settings: Settings, frames: FrameReader, originals: Or
         objects += selections
         undrawn += unselected
     with store.begin() as session:
-        published = lease.clock()
+        moment = lease.clock()
         for made in objects:
-            # What shows one finding goes where that one sends it.
-            shows = [each for each in told if made.finding_id in (None, each.finding_id)]
-            reports.publish(
-                session, job, [made], {made.kind: _to(made.kind, shows, routes)}, published
-            )
+            reports.publish(session, job, [made], {made.kind: _to(made.kind, told, routes)}, moment)
         for each in undrawn:
-            _note_reason(session, each, published)
+            _note_reason(session, each, moment)
         if not waiting:
             lease.finish(session)
     for each in undrawn:
         _log_omission("picture left out", job, each)
     if waiting:
         raise waiting[0].error
-    log.info("reported", job=job.id, findings=len(told), objects=len(objects) + 1)
+    count = published + len(objects) + 1
+    log.info("reported", job=job.id, findings=len(told), objects=count)
 
 
 def _sr_of_the_sound(
@@ -493,6 +504,9 @@ def _reference(latest: StoredReport) -> Reference:
     )
 
 
+_PORTION_BYTES = 32 << 20
+
+
 def drawn(
     told: Sequence[Told],
     summary: Summary | None,
@@ -501,10 +515,15 @@ def drawn(
     frames: FrameReader,
     routes: Routes,
     settings: ReportSettings,
-) -> tuple[list[ReportObject], dict[Key, Pixels], list[Omission]]:
-    """The overlays, the pictures that the summary shows, and the contents that cannot be drawn;
-    each frame is decoded once."""
-    overlays: list[ReportObject] = []
+    publish: Callable[[Sequence[ReportObject]], None] = lambda _overlays: None,
+) -> tuple[dict[Key, Pixels], list[Omission]]:
+    """The pictures that the summary shows, and the contents that cannot be drawn; each frame is
+    decoded once.
+
+    Overlays are given to `publish` in portions of some megabytes: those of a large exam would not
+    fit into memory together, nor into one transaction.
+    """
+    portion: list[ReportObject] = []
     pictures: dict[Key, Pixels] = {}
     failed: list[Omission] = []
     for path, of_instance in _by_instance(told):
@@ -514,6 +533,7 @@ def drawn(
             pixels = _decode(path, [*chosen, *best], frames)
             for each in best:
                 pictures[each.shot.key] = render_frame(pixels[each.finding.frame], each.finding)
+            overlays = []
             for each in chosen:
                 overlay = build_overlay(
                     each.source,
@@ -529,7 +549,14 @@ def drawn(
         except Exception as error:
             # Whatever a decoder or an image makes a library raise concerns this object only.
             failed.append(Omission(_facts(of_instance[0]), failure_of(error, "drawing")))
-    return overlays, pictures, failed
+            continue
+        portion += overlays
+        if sum(len(each.payload) for each in portion) >= _PORTION_BYTES:
+            publish(portion)
+            portion = []
+    if portion:
+        publish(portion)
+    return pictures, failed
 
 
 def _decode(path: Path, wanted: Iterable[Told], frames: FrameReader) -> dict[int, Pixels]:

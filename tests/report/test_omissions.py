@@ -1,5 +1,6 @@
 """No object of an exam holds back the others: what cannot be told of is left out, with a reason."""
 
+import errno
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -16,10 +17,11 @@ from detector.codes import ErrorCode, QCError
 from detector.frame import Frame
 from qc_daemon.exam_state import state_lines
 from qc_daemon.operate import quarantined, release, stored_findings
-from qc_daemon.records import exams, jobs
+from qc_daemon.records import exams, jobs, reports
 from qc_daemon.records.measurements import MeasuredValue
 from qc_daemon.records.revisions import RevisionFacts, in_spool
 from qc_daemon.records.tables import JobKind, JobState
+from qc_daemon.report import worker
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.omission import check_identity
 from qc_daemon.report.reader import biometry_from_sr, from_sr
@@ -333,3 +335,51 @@ def test_bomb_is_not_inflated_to_read_its_header(tmp_path: Path, us_header: Make
     assert Source.of(read_header(path), "").sop_instance_uid == us_header().SOPInstanceUID
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 200 << 10
+
+
+def test_overlays_are_stored_as_they_are_drawn(
+    clinic: Clinic, us_header: Make, a_finding: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a large exam would not fit into memory together."""
+    monkeypatch.setattr(worker, "_PORTION_BYTES", 1)
+    for uid in GOOD:
+        header = us_header(SOPInstanceUID=uid)
+        clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.close()
+    stored: list[int] = []
+
+    def frames(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
+        stored.append(sum(each.kind == "overlay" for each in clinic.sent()))
+        return black_frames(path, numbers)
+
+    assert clinic.report(frames)
+    assert stored == [0, 1, 2]
+    assert sum(each.kind == "overlay" for each in clinic.sent()) == 3
+
+
+def test_full_disk_loses_nothing_and_blames_no_object(
+    clinic: Clinic, us_header: Make, a_finding: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for uid in GOOD:
+        header = us_header(SOPInstanceUID=uid)
+        clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.close()
+    publish = reports.publish
+    for kind in ("sr", "overlay", "pdf"):
+
+        def full(session: Any, job: Any, objects: Any, *rest: Any, kind: str = kind) -> Any:
+            if objects[0].kind == kind:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return publish(session, job, objects, *rest)
+
+        monkeypatch.setattr(reports, "publish", full)
+        assert clinic.report()
+        (job,) = clinic.jobs(JobKind.REPORT)
+        assert (job.state, job.error_code) == (JobState.READY, ErrorCode.STORAGE)
+        clinic.now += timedelta(hours=2)
+    monkeypatch.setattr(reports, "publish", publish)
+    assert clinic.report()
+    kinds = [each.kind for each in clinic.sent()]
+    assert (kinds.count("sr"), kinds.count("overlay"), kinds.count("pdf")) == (1, 3, 1)
+    assert quarantined(clinic.settings) == []
+    assert not [x for x in state_lines(clinic.settings, header.StudyInstanceUID) if "without" in x]
