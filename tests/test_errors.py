@@ -50,7 +50,7 @@ def misdeclared(content: Dataset, transfer_syntax: str) -> bytes:
 
 BAD: dict[str, tuple[Callable[[], bytes], ErrorCode]] = {
     "empty.dcm": (lambda: b"", ErrorCode.UNREADABLE),
-    "garbage.dcm": (lambda: b"\0" * 128 + b"DICM" + b"\xff" * 500, ErrorCode.NOT_AN_IMAGE),
+    "garbage.dcm": (lambda: b"\0" * 128 + b"DICM" + b"\xff" * 500, ErrorCode.UNREADABLE),
     "text.txt": (lambda: b"not an image\n" * 20, ErrorCode.NOT_AN_IMAGE),
     "report.dcm": (lambda: part10(report()), ErrorCode.NOT_AN_IMAGE),
     "syntax.dcm": (
@@ -58,7 +58,7 @@ BAD: dict[str, tuple[Callable[[], bytes], ErrorCode]] = {
         ErrorCode.UNSUPPORTED_SYNTAX,
     ),
     "truncated.dcm": (truncated, ErrorCode.TRUNCATED),
-    "frames.dcm": (lambda: part10(picture(NumberOfFrames=0)), ErrorCode.NO_FRAMES),
+    "frames.dcm": (lambda: part10(picture(PixelData=b"")), ErrorCode.NO_FRAMES),
     "one.dcm": (lambda: part10(picture(side=1)), ErrorCode.TOO_SMALL),
 }
 """File name, content, and the code it must end with."""

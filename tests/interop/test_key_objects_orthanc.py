@@ -13,7 +13,7 @@ from qc_daemon.deliver.item import Item
 from qc_daemon.deliver.scu import StoreSCU
 from qc_daemon.report import codes
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.key_objects import build_rejection
+from qc_daemon.report.key_objects import build_rejection, build_retraction
 from qc_daemon.report.source import Source
 from qc_daemon.settings import DestinationSettings
 from tests.interop.orthanc import Orthanc
@@ -34,7 +34,8 @@ def test_notes_arrive_as_they_were_made(pacs: Orthanc, shared_data: Path) -> Non
     for path in paths:
         source = Source.of(dcmread(path, stop_before_pixels=True), "cc" * 32)
         note = build_rejection(source, codes.REASONS["111209"], number=1, created=NOW)
-        made[str(note.SOPInstanceUID)] = note
+        back = build_retraction(source, note, "another image was meant", number=2, created=NOW)
+        made |= {str(each.SOPInstanceUID): each for each in (note, back)}
     carrier = StoreSCU(
         DestinationSettings(name="pacs", ae_title="ORTHANC", port=pacs.dicom_port), "QCDAEMON"
     )
