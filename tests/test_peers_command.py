@@ -169,3 +169,14 @@ def test_exit_statuses_on_a_real_command_line(config: Path) -> None:
     assert told.stderr.startswith("error: no refused caller NOBODY")
     assert qc_daemon("peer", "remove", "FIXED", "--config", config).returncode == 2
     assert qc_daemon("peer", "add", "US1", "--config", config).returncode == 2
+
+
+def test_a_caller_that_calls_another_title_is_told_so(config: Path) -> None:
+    seen = RefusedCaller("US9", "10.1.2.3", None, 2, NOW, NOW, "NOTOURS", "our AE title is X")
+    with Store(load(config).store.url).begin() as session:
+        peers.note(session, [seen])
+    (row,) = [row for row in listed(config) if row["state"] == "refused"]
+    assert (row["called_ae"], row["reason"]) == ("NOTOURS", "our AE title is X")
+    approved = peer(config, "approve", "US9")
+    assert approved.exit_code == 0
+    assert "it calls us NOTOURS, and we are QCDAEMON" in approved.output
