@@ -656,12 +656,21 @@ def spool_list(config: Config = None, limit: Limit = None, format: Format = "tab
 
 @spool.command("release")
 def spool_release(
-    sha256: Annotated[list[str], typer.Argument(help="As listed.")], config: Config = None
+    sha256: Annotated[list[str] | None, typer.Argument(help="As listed.")] = None,
+    config: Config = None,
+    all: Annotated[bool, typer.Option("--all", help="All that are listed.")] = False,
 ) -> None:
-    """Take such files in as if they had been received now."""
-    from qc_daemon.orphans import release_orphans
+    """Take such files in as if they had been received now.
 
-    say(f"{release_orphans(load(config), sha256)} objects are taken in")
+    Example, after a backup was restored: qc-daemon spool release --all
+    """
+    from qc_daemon.orphans import every_orphan, release_orphans
+
+    if all == bool(sha256):
+        raise console.UsageError("give either SHA-256 values as listed, or --all")
+    settings = load(config)
+    names = every_orphan(settings) if all else sha256 or []
+    say(f"{release_orphans(settings, names)} objects are taken in")
 
 
 @spool.command("discard")

@@ -103,8 +103,7 @@ def restore_all(settings: Settings, source: Path, *, release: bool) -> tuple[lis
         lines.append(f"{count} of them are taken in again")
     elif done.later:
         lines.append(
-            "take them in with qc-daemon spool release SHA256, or all of them by"
-            f" qc-daemon db restore {source} --release"
+            "take them in with qc-daemon spool release SHA256 or qc-daemon spool release --all"
         )
     problem = schema.check(settings.store.url)
     if problem:
@@ -130,7 +129,8 @@ def _told(done: Restored) -> Iterator[str]:
     made = f", as saved at {done.created}" if done.created else ""
     yield f"the database is restored{made}, at {schema.described(done.schema_revision)}"
     if done.aside is not None:
-        yield f"the old one is kept in {done.aside}"
+        where = done.aside if "/" in done.aside else f"the schema {done.aside}"
+        yield f"the old one is kept in {where}"
     if done.files:
         replaced = f", {done.replaced} of them in place of damaged ones" if done.replaced else ""
         yield f"{done.files} received objects are back in the spool{replaced}"

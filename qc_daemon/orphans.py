@@ -6,6 +6,7 @@ itself. Released, an orphan is admitted as if it had been received now; discarde
 
 import hashlib
 import re
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -46,6 +47,21 @@ def list_orphans(settings: Settings) -> list[dict[str, Any]]:
         }
         for path in found.orphan_paths
     ]
+
+
+def every_orphan(settings: Settings) -> list[str]:
+    """SHA-256 of all that can be judged now, however many."""
+    names: list[str] = []
+    spool, store = settings.store.spool, open_store(settings)
+    try:
+        if spool.is_dir():
+            found = reconcile(
+                store, spool, datetime.now(UTC), margin=margin(spool), listed=sys.maxsize
+            )
+            names = [Path(path).stem for path in found.orphan_paths]
+    finally:
+        store.close()
+    return names
 
 
 def release_orphans(settings: Settings, names: Sequence[str]) -> int:

@@ -57,8 +57,9 @@ def reconcile(
     *,
     mend: bool = False,
     margin: timedelta = MARGIN,
+    listed: int = _LISTED,
 ) -> Findings:
-    """Compare all files and all rows; in pages, until `stop`.
+    """Compare all files and all rows; in pages, until `stop`. At most `listed` orphans are named.
 
     Files last written within `margin` before `before` or later are too young to be orphans. With
     `mend`, files that retention dropped and a crash left behind are removed, and so are old
@@ -77,7 +78,7 @@ def reconcile(
                 found.young += 1
             elif path not in known:
                 found.orphans += 1
-                if len(found.orphan_paths) < _LISTED:
+                if len(found.orphan_paths) < listed:
                     found.orphan_paths.append(path)
             elif mend and not known[path] and written < limit:
                 found.removed += _remove(store, spool, path)

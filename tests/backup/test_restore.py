@@ -294,6 +294,8 @@ def test_the_commands_save_restore_and_take_in_again(sqlite_yard: Yard, tmp_path
     done = command("db", "restore", tmp_path / "saved", "--config", config)
     assert "1 objects came after the backup" in done
     assert f"{later.sha256} {later.sop_instance_uid}" in done
+    assert "1 objects are taken in" in command("spool", "release", "--all", "--config", config)
+    assert uids(yard) == {saved.sop_instance_uid, later.sop_instance_uid}
     yard.store.close()
     done = command("db", "restore", tmp_path / "saved", "--release", "--config", config)
     assert "1 of them are taken in again" in done
