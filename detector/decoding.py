@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
@@ -189,6 +190,7 @@ class _Stills(Decoding):
         self._displays = Displays(source.dataset, source.little_endian)
         self._palette: Callable[[Stored], Pixels] | None = None
         self._reading: _Reading | None = None
+        self._is_signed: bool | None = None
         self._first: Numbered | None = None
         self.has_excess = False
 
@@ -250,10 +252,25 @@ class _Stills(Decoding):
             if self._palette is None:
                 self._palette = palette_renderer(self.source.dataset, self.source.little_endian)
             return self._palette(stored)
-        stored = used_bits(stored, layout.bits, layout.high_bit, layout.signed)
+        signed = self._signed(stored, layout)
+        stored = stored if signed == layout.signed else stored.view(np.uint8)
+        stored = used_bits(stored, layout.bits, layout.high_bit, signed)
         inverted = layout.photometric == "MONOCHROME1"
         display = self._displays.of_frame(number)
-        return grey(stored, display, layout.bits, layout.signed, inverted)
+        return grey(stored, display, layout.bits, signed, inverted)
+
+    def _signed(self, stored: Stored, layout: _Layout) -> bool:
+        """Whether values are signed. Eight bits that are called so are believed only where they
+        are the smoother picture for it: read falsely, bright tissue wraps to black."""
+        if not layout.signed or stored.dtype != np.int8:
+            return layout.signed
+        if self._is_signed is None:
+            as_signed, as_unsigned = (
+                np.abs(np.diff(each.astype(np.int16), axis=0)).mean()
+                for each in (stored, stored.view(np.uint8))
+            )
+            self._is_signed = bool(as_signed <= as_unsigned)
+        return self._is_signed
 
     def _coloured(self, number: int, layout: _Layout, stated: Colour) -> Pixels:
         planar = layout.planar if self._reading is None else self._reading.planar

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     ExplicitVRBigEndian,
@@ -249,6 +250,19 @@ def test_eight_bits_called_seven(write_dicom: Write) -> None:
     assert np.array_equal(
         grey(write_dicom(EIGHT, "MONOCHROME2", BitsStored=7, HighBit=6)), EIGHT[0]
     )
+
+
+@pytest.mark.parametrize("syntax", [*NATIVE, RLELossless, JPEG2000Lossless])
+def test_eight_bits_called_signed(write_dicom: Write, syntax: str) -> None:
+    """A smooth ramp through the middle of the range, which wraps where it is read as signed."""
+    ramp = np.linspace(0, 255, 48 * 64).astype(np.uint8).reshape(1, 48, 64)
+    path = write_dicom(ramp, "MONOCHROME2", syntax)
+    dataset = dcmread(path)
+    dataset.PixelRepresentation = 1
+    dataset.save_as(path)
+    assert np.array_equal(grey(path), ramp[0])
+    truly = (ramp.astype(np.int16) - 128).astype(np.int8)
+    assert np.array_equal(grey(write_dicom(truly, "MONOCHROME2", syntax)), ramp[0])
 
 
 def test_signed_values_without_their_sign_bits(write_dicom: Write) -> None:
