@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, delete, func, or_, select, update
+from sqlalchemy import Select, and_, delete, func, not_, or_, select, update
 from sqlalchemy.orm import Session
 
+from detector.codes import ErrorCode
 from qc_daemon.records import jobs, measurements, steps
 from qc_daemon.records.measurements import MeasuredReport
 from qc_daemon.records.revisions import Quarantined, RevisionFacts, as_facts, select_facts
@@ -21,6 +22,7 @@ from qc_daemon.records.tables import (
     Finding,
     JobKind,
     JobRow,
+    JobState,
     ObjectKind,
     ReportObjectRow,
     Revision,
@@ -103,8 +105,9 @@ def close_due(
 
     An exam closes at once when its procedure steps say that it is over and all they name is here
     (`steps.exam_is_whole`), else `quiet_seconds` after its last object with no association open for
-    it, else `max_open_minutes` after it opened; never while a score job of it is ready or leased. A
-    report job is inserted if there are findings and they differ from the last report's.
+    it, else `max_open_minutes` after it opened; never while a score job of it is ready or leased,
+    but for one that then waits for a file that is gone: its findings open the exam again. A report
+    job is inserted if there are findings and they differ from the last report's.
     """
     session.execute(delete(AssociationLease).where(AssociationLease.expires_at <= now))
     _forget_future(session, now)
@@ -150,7 +153,11 @@ def _close_if_due(
     if exam is None or exam.state != ExamState.OPEN:
         return False
     if _to_be_scored(session, exam_id):
-        return False
+        # An object whose file is gone waits for somebody; the exam's others do not wait with it.
+        if exam.opened_at > oldest or _to_be_scored(session, exam_id, without_lost=True):
+            return False
+        _close(session, exam_id, ClosedBy.MAX_OPEN, now)
+        return True
     held = _any(session, select(AssociationLease.token).where(AssociationLease.exam_id == exam_id))
     if exam.last_object_at <= quiet and not held:
         cause = ClosedBy.QUIET
@@ -178,13 +185,21 @@ def close_now(session: Session, exam_id: int, now: datetime) -> bool:
     return True
 
 
-def _to_be_scored(session: Session, exam_id: int) -> bool:
-    return _any(
-        session,
-        select(JobRow.id).where(
-            JobRow.exam_id == exam_id, JobRow.kind == JobKind.SCORE, JobRow.state.in_(jobs.PENDING)
-        ),
+_LOST = (ErrorCode.SPOOL_MISSING, ErrorCode.SPOOL_DAMAGED)
+
+
+def _to_be_scored(session: Session, exam_id: int, *, without_lost: bool = False) -> bool:
+    """Whether a score job of the exam is ready or leased; `without_lost` leaves out those that wait
+    for a file that is gone or damaged."""
+    pending = select(JobRow.id).where(
+        JobRow.exam_id == exam_id, JobRow.kind == JobKind.SCORE, JobRow.state.in_(jobs.PENDING)
     )
+    if without_lost:
+        is_lost = and_(
+            JobRow.state == JobState.READY, func.coalesce(JobRow.error_code, "").in_(_LOST)
+        )
+        pending = pending.where(not_(is_lost))
+    return _any(session, pending)
 
 
 def _close(session: Session, exam_id: int, cause: ClosedBy, now: datetime) -> None:

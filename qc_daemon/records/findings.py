@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, aliased
 
 from detector.codes import Flag
 from detector.vocabulary import View
+from qc_daemon.records import jobs
 from qc_daemon.records.listings import ExamFilter, Window
 from qc_daemon.records.revisions import RevisionFacts, as_facts, select_facts
 from qc_daemon.records.rows import changed
@@ -26,9 +27,9 @@ def store(
     The first set of a revision and model stands: a second run, whatever it found, inserts nothing
     and changes nothing. Returns how many findings were stored.
     """
-    session.execute(
-        select(Revision.id).where(Revision.id == revision_id).with_for_update(key_share=True)
-    ).one()
+    exam_id = session.execute(
+        select(Revision.exam_id).where(Revision.id == revision_id).with_for_update(key_share=True)
+    ).scalar_one()
     known = set(session.scalars(select(Finding.model_id).where(Finding.revision_id == revision_id)))
     new = [finding for finding in findings if finding["bundle"]["model_id"] not in known]
     session.add_all(_row(revision_id, finding, now) for finding in new)
@@ -39,6 +40,9 @@ def store(
         .where(Revision.id == revision_id)
         .values(state=RevisionState.SCORED, reason_code=None, reason_message=None, reason_at=None),
     )
+    if new:
+        # Where the exam was closed without it, for its file was gone, its report is amended.
+        jobs.reopen(session, exam_id, now)
     return len(new)
 
 

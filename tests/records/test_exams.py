@@ -97,6 +97,26 @@ def test_never_with_a_score_job_to_do_or_running(lab) -> None:
     assert lab.close_due() == [exam]
 
 
+def test_object_whose_file_is_gone_holds_back_no_other_for_ever(lab) -> None:
+    """The exam closes without it after the longest time; found again, it amends the report."""
+    exam = lab.image().exam_id
+    lab.score_all()
+    lab.image()
+    job = lab.claim(JobKind.SCORE)
+    error = QCError(ErrorCode.SPOOL_MISSING, "the received file is gone from the spool")
+    with lab.store.begin() as session:
+        fail(session, job, error, lab.now, RetryPolicy(), random.Random(1))
+    lab.wait(200 * 60)
+    assert lab.close_due() == []
+    lab.wait(41 * 60)
+    assert lab.close_due() == [exam]
+    assert outcome(lab, exam) == (ExamState.CLOSED, ExamOutcome.REPORT)
+    lab.score_all()
+    assert outcome(lab, exam)[0] == ExamState.OPEN
+    assert lab.close_due() == [exam]
+    assert reports(lab) == [1, 2]
+
+
 def test_open_too_long_it_closes_though_an_association_is_there(lab) -> None:
     exam = lab.image().exam_id
     lab.score_all()
