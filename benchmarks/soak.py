@@ -1,22 +1,28 @@
-"""Half an hour of mixed load: do memory, threads and file handles stay flat, does it stay healthy?
+"""Half an hour of mixed load: do memory, threads and file handles stay flat, is anything lost?
 
     .venv/bin/python benchmarks/soak.py                 30 minutes, the whole service, real models
-    .venv/bin/python benchmarks/soak.py --minutes 2     a look
+    .venv/bin/python benchmarks/soak.py --minutes 2     a short try
+    .venv/bin/python benchmarks/soak.py --minutes 60 --hostile --restarts 600 --database postgresql
 
 Senders store examinations, bursts of JPEG stills and cines, send things again and ask for storage
-commitment; others scan the port, fall silent, send rubbish or break off in mid-PDU. A PACS takes
-originals and results; originals leave the spool at once, so that all of it goes round. Every second
-`/health` is asked and every process looked at; the samples go to a CSV file. The first third is
-left out: caches fill. Exit status 1 if a probe failed, a process died or anything grew.
+commitment; others scan the port, fall silent, send rubbish or break off in mid-PDU. `--hostile`
+adds callers who mean harm: commands of another SOP class than their context's, requests of many
+references, data without end, titles with control characters. `--restarts SECONDS` stops the PACS
+(Orthanc) and, with PostgreSQL, the database by turns, each for half a minute.
+
+Originals leave the spool at once, so that all of it goes round. Every second `/health` is asked and
+every process measured; the samples go to `samples.csv`, the verdict to `result.txt`. The first
+third is left out: caches fill. In the end the queue must drain and every acknowledged object be at
+the PACS. Exit status 1 if a probe failed, a process died, anything grew or anything is missing.
 """
 
 import argparse
+import contextlib
 import copy
 import csv
 import shutil
 import socket
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -40,16 +46,22 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.receive import cine, jpeg  # noqa: E402
 from qc_daemon.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE  # noqa: E402
+from qc_daemon.records import exams, jobs  # noqa: E402
+from qc_daemon.records.store import Store  # noqa: E402
+from qc_daemon.records.tables import JobKind  # noqa: E402
+from tests.interop.orthanc import Orthanc  # noqa: E402
 from tests.modality import Modality  # noqa: E402
 from tests.ports import reserve_port  # noqa: E402
+from tests.postgres import PostgresServer, program  # noqa: E402
+from tests.receive import fuzz, raw  # noqa: E402
 from tests.service import Service  # noqa: E402
-from tests.wire import association, eventually  # noqa: E402
+from tests.wire import US, association, eventually  # noqa: E402
 from training.phantom.dicom import exam  # noqa: E402
 
 VERIFICATION = "1.2.840.10008.1.1"
 SETTINGS = """
 [store]
-url = "sqlite:///qc.db"
+url = "{url}"
 spool = "spool"
 keep_pixels_days = 0
 [receive]
@@ -64,16 +76,25 @@ port = {modality}
 [[receive.peer]]
 ae_title = "VANISHING"
 address = "127.0.0.1/32"
+[[receive.peer]]
+ae_title = "HOSTILE"
+address = "127.0.0.1/32"
+[jobs]
+backoff_cap_seconds = 30
 [score]
 device = "cpu"
 [observe]
 port = {observe}
 [[destination]]
 name = "pacs"
+ae_title = "ORTHANC"
 host = "127.0.0.1"
 port = {pacs}
 objects = ["source", "sr", "overlay"]
 """
+AWAY_SECONDS = 30.0
+DRAIN_SECONDS = 900.0
+MPPS = "1.2.840.10008.3.1.2.3.3"
 _IDENTIFIERS = {0x00080018, 0x0020000D, 0x00100020}
 # What one more page of a malloc arena, or a buffer of a longer cine, may be worth.
 SLACK_MEGABYTES = 16.0
@@ -100,8 +121,11 @@ class Load:
     stop: threading.Event = field(default_factory=threading.Event)
     sent: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     refused: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    # SOP Instance UIDs that were answered with success.
+    acknowledged: set[str] = field(default_factory=set)
+    served: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
-    def start(self, cine_seconds: float) -> list[threading.Thread]:
+    def start(self, cine_seconds: float, hostile: bool = False) -> list[threading.Thread]:
         rng = np.random.default_rng(20261122)
         exams = [exam(seed, cine_frames=8) for seed in (1, 2)]
         stills = [jpeg(rng, number) for number in range(10)]
@@ -114,6 +138,8 @@ class Load:
             (10, self.nuisances),
             (5, self.verify),
         ]
+        if hostile:
+            work += [(7, self.bypass), (30, self.references), (45, self.endless), (11, self.titles)]
         threads = [threading.Thread(target=self._every, args=each) for each in work]
         for thread in threads:
             thread.start()
@@ -158,6 +184,8 @@ class Load:
                 status = made.send_c_store(each).get("Status")
                 self.sent[name] += status == 0
                 self.refused[f"status {status}"] += status != 0
+                if status == 0:
+                    self.acknowledged.add(str(each.SOPInstanceUID))
             if commit:
                 self.commit(made, objects)
 
@@ -187,6 +215,57 @@ class Load:
             connection.close()
         self.sent["nuisances"] += len(silent) + 3
 
+    def bypass(self) -> None:
+        """A C-STORE, an N-CREATE and an N-ACTION over a context that stands for Verification."""
+        for operation, sop_class in (
+            ("C-STORE", US), ("N-CREATE", MPPS), ("N-ACTION", PUSH_MODEL),
+        ):  # fmt: skip
+            request = raw.command(operation, sop_class, generate_uid(), has_data=True)
+            self._hostile([VERIFICATION], request, raw.encoded(Dataset()))
+
+    def references(self) -> None:
+        """Storage commitment of 200,000 objects in one request."""
+        data = Dataset()
+        data.TransactionUID = generate_uid()
+        item = reference_of(US, "1.2.3.4")
+        data.ReferencedSOPSequence = [item] * 2_000
+        bulk = raw.encoded(data)
+        head = raw.encoded(_only(data, "TransactionUID"))
+        # An element's header and its items, the items a hundred times.
+        request = raw.command("N-ACTION", PUSH_MODEL, PUSH_MODEL_INSTANCE, has_data=True)
+        sequence = bulk[len(head) :]
+        many = sequence[8:-8] * 100 + sequence[-8:]
+        self._hostile([PUSH_MODEL], request, head + sequence[:4] + b"\xff" * 4 + many)
+
+    def endless(self) -> None:
+        """A C-STORE whose data go on for 64 MiB and are then broken off."""
+        request = raw.command("C-STORE", US, generate_uid(), has_data=True)
+        with self._connected() as connection, contextlib.suppress(OSError, raw.AbortedError):
+            peer = raw.Peer(connection)
+            peer.associate(fuzz.associate([(US, raw.IMPLICIT)], "HOSTILE"))
+            pdus = fuzz.p_data(1, request, bytes(1 << 20))
+            connection.sendall(pdus[0])
+            for _ in range(64):
+                for each in pdus[1:-1]:
+                    connection.sendall(each)
+        self.sent["hostile"] += 1
+
+    def titles(self) -> None:
+        """Titles that would be markup, escapes or formulas where somebody prints them."""
+        for title in ("[/x]EVIL", "\x1b[31mRED", "=1+1", " "):
+            with self._connected() as connection, contextlib.suppress(OSError):
+                connection.sendall(fuzz.associate([(VERIFICATION, raw.IMPLICIT)], title))
+                connection.recv(100)
+            self.sent["hostile"] += 1
+
+    def _hostile(self, classes: list[str], request: bytes, data: bytes) -> None:
+        with self._connected() as connection, contextlib.suppress(OSError, raw.AbortedError):
+            peer = raw.Peer(connection)
+            peer.associate(fuzz.associate([(each, raw.IMPLICIT) for each in classes], "HOSTILE"))
+            status = peer.ask(1, request, data)
+            self.served[f"{status:04X}H"] += 1
+        self.sent["hostile"] += 1
+
     def _connected(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)
 
@@ -214,10 +293,64 @@ def renewed(dataset: Dataset, study: str | None = None, patient: str | None = No
 
 
 def reference(dataset: Dataset) -> Dataset:
+    return reference_of(dataset.SOPClassUID, dataset.SOPInstanceUID)
+
+
+def reference_of(sop_class: str, sop_instance: str) -> Dataset:
     made = Dataset()
-    made.ReferencedSOPClassUID = dataset.SOPClassUID
-    made.ReferencedSOPInstanceUID = dataset.SOPInstanceUID
+    made.ReferencedSOPClassUID = sop_class
+    made.ReferencedSOPInstanceUID = sop_instance
     return made
+
+
+def _only(dataset: Dataset, keyword: str) -> Dataset:
+    made = Dataset()
+    setattr(made, keyword, getattr(dataset, keyword))
+    return made
+
+
+@dataclass
+class Site:
+    """What stands around the service: a PACS, a database server where one is asked for."""
+
+    pacs: Orthanc
+    postgres: PostgresServer | None
+
+    @classmethod
+    def start(cls, folder: Path, database: str) -> "Site":
+        program_of_pacs = shutil.which("Orthanc")
+        if program_of_pacs is None:
+            raise SystemExit("Orthanc is not installed; run make bench-soak, or install it")
+        postgres = None
+        if database == "postgresql":
+            initdb, server = program("initdb"), program("postgres")
+            if initdb is None or server is None:
+                raise SystemExit("PostgreSQL is not installed; install it or leave --database out")
+            postgres = PostgresServer(initdb, server, fsync=True)
+            postgres.start()
+            with postgres.connect() as connection:
+                connection.execute("CREATE DATABASE qc")
+        return cls(Orthanc(program_of_pacs, folder / "pacs").start(), postgres)
+
+    @property
+    def url(self) -> str:
+        return "sqlite:///qc.db" if self.postgres is None else f"{self.postgres.url}/qc"
+
+    def restarts(self, stop: threading.Event, seconds: float) -> None:
+        """Take the PACS, then the database, away for half a minute, every so many seconds."""
+        while not stop.wait(seconds):
+            self.pacs.kill()
+            stop.wait(AWAY_SECONDS)
+            self.pacs.start()
+            if self.postgres is not None and not stop.wait(seconds):
+                self.postgres.stop()
+                stop.wait(AWAY_SECONDS)
+                self.postgres.start()
+
+    def end(self) -> None:
+        self.pacs.stop()
+        if self.postgres is not None:
+            self.postgres.remove()
 
 
 @dataclass
@@ -268,23 +401,62 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--cine-seconds", type=float, default=180.0, help="between two cines")
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.add_argument("--hostile", action="store_true", help="callers who mean harm, too")
+    parser.add_argument(
+        "--restarts", type=float, metavar="SECONDS", help="between restarts of PACS and database"
+    )
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "soak")
     arguments = parser.parse_args()
     shutil.rmtree(arguments.folder, ignore_errors=True)
     arguments.folder.mkdir(parents=True)
-    load, watch = run(arguments.folder, arguments.minutes * 60, arguments.cine_seconds)
+    load, watch, outcome = run(
+        arguments.folder,
+        arguments.minutes * 60,
+        arguments.cine_seconds,
+        database=arguments.database,
+        hostile=arguments.hostile,
+        restarts=arguments.restarts,
+    )
     written(arguments.folder / "samples.csv", watch.samples)
-    return told(load, watch, Console(width=120))
+    console = Console(width=120, record=True)
+    status = told(load, watch, outcome, console)
+    console.save_text(str(arguments.folder / "result.txt"))
+    return status
 
 
-def run(folder: Path, seconds: float, cine_seconds: float) -> tuple[Load, Watch]:
-    """The load for so long, watched; the service stopped afterwards."""
-    pacs_port, observe, modality = reserve_port(), reserve_port(), Modality().listen()
+@dataclass(frozen=True)
+class Outcome:
+    """After the load: jobs that never ended or ended badly, acknowledged objects that the PACS has
+    not got."""
+
+    unfinished: int
+    ended_badly: dict[str, int]
+    missing: int
+
+    @property
+    def is_good(self) -> bool:
+        return not (self.unfinished or self.missing or self.ended_badly)
+
+
+def run(
+    folder: Path,
+    seconds: float,
+    cine_seconds: float,
+    *,
+    database: str = "sqlite",
+    hostile: bool = False,
+    restarts: float | None = None,
+) -> tuple[Load, Watch, Outcome]:
+    """The load for so long, watched, and what became of it; the service stopped afterwards."""
+    observe, modality = reserve_port(), Modality().listen()
     (folder / "site").mkdir()
-    pacs = subprocess.Popen(["storescp", "--fork", "--ignore", "+xa", str(pacs_port)])
+    site = Site.start(folder, database)
     service = Service(
         folder / "site",
-        SETTINGS.format(pacs=pacs_port, observe=observe, modality=modality.port),
+        SETTINGS.format(
+            url=site.url, pacs=site.pacs.dicom_port, observe=observe, modality=modality.port
+        ),
         ("receive", "work", "deliver", "schedule"),
     )
     try:
@@ -292,7 +464,10 @@ def run(folder: Path, seconds: float, cine_seconds: float) -> tuple[Load, Watch]
         watch = Watch(service, f"http://127.0.0.1:{observe}/health")
         eventually(lambda: healthy(watch.health))
         load = Load(service.port)
-        threads = load.start(cine_seconds)
+        threads = load.start(cine_seconds, hostile)
+        if restarts is not None:
+            threads.append(threading.Thread(target=site.restarts, args=(load.stop, restarts)))
+            threads[-1].start()
         began = time.monotonic()
         for second in track(range(int(seconds)), "load", console=Console(stderr=True)):
             time.sleep(max(0.0, began + second - time.monotonic()))
@@ -300,13 +475,41 @@ def run(folder: Path, seconds: float, cine_seconds: float) -> tuple[Load, Watch]
         load.stop.set()
         for thread in threads:
             thread.join()
+        outcome = settle(Store(absolute(site.url, folder / "site")), site, load)
         load.sent["commitment reports"] = len(modality.reports)
     finally:
         service.stop()
         modality.stop()
-        pacs.terminate()
-        pacs.wait()
-    return load, watch
+        site.end()
+    return load, watch, outcome
+
+
+def absolute(url: str, folder: Path) -> str:
+    """The URL as it is from here; in the settings it is relative to their file."""
+    return url.replace("sqlite:///", f"sqlite:///{folder}/")
+
+
+def settle(store: Store, site: Site, load: Load) -> Outcome:
+    """Wait until nothing is to be done, then compare what was acknowledged with the PACS."""
+    until = time.monotonic() + DRAIN_SECONDS
+    while True:
+        with store.read() as session:
+            states = {(kind, state): n for (kind, state), n in jobs.counts(session).items()}
+            is_open = exams.open_count(session)
+        unfinished = sum(n for (_, state), n in states.items() if state in jobs.PENDING)
+        if (not unfinished and not is_open) or time.monotonic() > until:
+            break
+        time.sleep(2)
+    store.close()
+    return Outcome(
+        unfinished,
+        {
+            f"{kind} {state}": n
+            for (kind, state), n in states.items()
+            if state in jobs.GIVEN_UP and kind is not JobKind.SCORE
+        },
+        len(load.acknowledged - set(site.pacs.instances())),
+    )
 
 
 def healthy(url: str) -> bool:
@@ -326,7 +529,7 @@ def written(path: Path, samples: list[Sample]) -> None:
         )
 
 
-def told(load: Load, watch: Watch, console: Console) -> int:
+def told(load: Load, watch: Watch, outcome: Outcome, console: Console) -> int:
     """Print what was sent and what grew; the exit status."""
     end = max(sample.at for sample in watch.samples)
     steady = [sample for sample in watch.samples if sample.at > end / 3 and sample.role != "helper"]
@@ -366,7 +569,14 @@ def told(load: Load, watch: Watch, console: Console) -> int:
         f" {1000 * statistics.median(watch.latencies):.0f} ms, longest"
         f" {1000 * max(watch.latencies):.0f} ms"
     )
-    return 0 if flat and not watch.failed else 1
+    console.print(f"hostile requests by status: {dict(load.served)}; 0000H would be one served")
+    console.print(
+        f"{len(load.acknowledged)} objects acknowledged, {outcome.missing} of them not at the PACS;"
+        f" jobs unfinished {outcome.unfinished}, ended badly {outcome.ended_badly}"
+    )
+    good = flat and not watch.failed and outcome.is_good and not load.served.get("0000H")
+    console.print("passed" if good else "FAILED")
+    return 0 if good else 1
 
 
 def is_flat(first: list[Sample], last: list[Sample]) -> bool:

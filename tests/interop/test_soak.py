@@ -12,12 +12,15 @@ from tests.conftest import require
 
 @pytest.mark.timeout(900)
 def test_mixed_load_leaves_nothing_behind(tmp_path: Path) -> None:
-    require(shutil.which("storescp") is not None, "storescp (DCMTK)")
-    load, watch = soak.run(tmp_path, seconds=40, cine_seconds=30)
+    require(shutil.which("Orthanc") is not None, "Orthanc")
+    load, watch, outcome = soak.run(tmp_path, seconds=40, cine_seconds=30, hostile=True)
     assert watch.failed == 0
     for what in ("examination", "burst", "again", "cine", "commitment reports"):
         assert load.sent[what], what
     assert not {what: count for what, count in load.refused.items() if count}
+    assert load.served
+    assert "0000H" not in load.served
+    assert outcome.is_good, outcome
     samples = defaultdict(list)
     for each in watch.samples:
         if each.role == "receive":
