@@ -447,8 +447,12 @@ def run(
     database: str = "sqlite",
     hostile: bool = False,
     restarts: float | None = None,
+    drain_seconds: float = DRAIN_SECONDS,
 ) -> tuple[Load, Watch, Outcome]:
-    """The load for so long, watched, and what became of it; the service stopped afterwards."""
+    """The load for so long, watched, and what became of it; the service stopped afterwards.
+
+    `drain_seconds` is how long the queue may take to empty once the load has ended.
+    """
     observe, modality = reserve_port(), Modality().listen()
     (folder / "site").mkdir()
     site = Site.start(folder, database)
@@ -475,7 +479,8 @@ def run(
         load.stop.set()
         for thread in threads:
             thread.join()
-        outcome = settle(Store(absolute(site.url, folder / "site")), site, load)
+        store = Store(absolute(site.url, folder / "site"))
+        outcome = settle(store, site, load, drain_seconds)
         load.sent["commitment reports"] = len(modality.reports)
     finally:
         service.stop()
@@ -489,9 +494,9 @@ def absolute(url: str, folder: Path) -> str:
     return url.replace("sqlite:///", f"sqlite:///{folder}/")
 
 
-def settle(store: Store, site: Site, load: Load) -> Outcome:
+def settle(store: Store, site: Site, load: Load, drain_seconds: float) -> Outcome:
     """Wait until nothing is to be done, then compare what was acknowledged with the PACS."""
-    until = time.monotonic() + DRAIN_SECONDS
+    until = time.monotonic() + drain_seconds
     while True:
         with store.read() as session:
             states = {(kind, state): n for (kind, state), n in jobs.counts(session).items()}

@@ -276,6 +276,10 @@ class PressureSettings(_Section):
                     " the soft mark is the one that is reached first"
                 )
         if 0 < self.hard_queue_minutes < self.soft_queue_minutes:
+            if "soft_queue_minutes" not in self.model_fields_set:
+                # Its default is of a service without a hard mark.
+                self.soft_queue_minutes = self.hard_queue_minutes
+                return self
             raise ValueError(
                 "soft_queue_minutes must not be above hard_queue_minutes:"
                 " the soft mark is the one that is reached first"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import structlog
 from hypothesis import settings
 
 from tests.postgres import PostgresServer, program
@@ -34,6 +35,14 @@ def require(present: bool, what: str) -> None:
     if os.environ.get("QC_REQUIRE_ALL"):
         pytest.fail(f"{what} is missing and QC_REQUIRE_ALL is set")
     pytest.skip(f"{what} is missing")
+
+
+@pytest.fixture(autouse=True)
+def _log_configuration() -> Iterator[None]:
+    """A test that sets logging up, or runs a command that does, sets it up for itself alone."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")

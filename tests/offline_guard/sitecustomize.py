@@ -1,6 +1,7 @@
 """Loaded by every Python process whose PYTHONPATH holds this folder: no address but loopback.
 
-A look-up of, or a connection to, anything else is written to the file SOCKET_GUARD_LOG and refused.
+A look-up of, or a connection to, anything else is written to `outside.log` beside this file and
+refused.
 An audit hook (PEP 578) sees all that goes through Python's sockets and cannot be taken off again.
 Each process also writes what it is, so that a test can tell that the guard was there.
 """
@@ -16,7 +17,8 @@ _PLACE |= {"socket.gethostbyname": 0, "socket.gethostbyaddr": 0, "socket.getname
 
 
 def _write(name: str, line: str) -> None:
-    with open(os.environ[name], "a", encoding="utf-8") as file:  # noqa: PTH123 (imports nothing)
+    path = os.path.join(os.path.dirname(__file__), name)  # noqa: PTH118, PTH120 (imports nothing)
+    with open(path, "a", encoding="utf-8") as file:  # noqa: PTH123
         file.write(line + "\n")
 
 
@@ -42,7 +44,7 @@ def _guard(event: str, arguments: tuple[Any, ...]) -> None:
     # 0.0.0.0 and :: are looked up to listen; connecting to them stays on this machine.
     if peer in ("0.0.0.0", "::") or not _outside(peer):
         return
-    _write("SOCKET_GUARD_LOG", f"{os.getpid()} {event} {peer!r} by {_command()}")
+    _write("outside.log", f"{os.getpid()} {event} {peer!r} by {_command()}")
     raise OSError(f"the socket guard refuses {event}")
 
 
@@ -50,6 +52,5 @@ def _command() -> str:
     return " ".join(sys.orig_argv[1:])[:500].replace("\n", " ")
 
 
-if "SOCKET_GUARD_LOG" in os.environ:
-    sys.addaudithook(_guard)
-    _write("SOCKET_GUARD_PROCESSES", _command())
+sys.addaudithook(_guard)
+_write("processes.log", _command())
