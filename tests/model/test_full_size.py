@@ -103,7 +103,8 @@ def test_full_size_bundle_judges_and_learns(tmp_path):
     assert look.features.shape == (3, 768)
     assert np.isfinite(look.features).all()
 
-    samples = read_samples(write_dataset(tmp_path / "phantoms", 2, 5, progress=False))
+    # Seed 6 makes a standard and a non-standard view.
+    samples = read_samples(write_dataset(tmp_path / "phantoms", 2, 6, progress=False))
     evidence = gather(
         samples, judge.detector, judge.describer, judge.preprocessor, thresholds=Thresholds()
     )
