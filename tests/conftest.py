@@ -38,11 +38,12 @@ def require(present: bool, what: str) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _log_configuration() -> Iterator[None]:
-    """A test that sets logging up, or runs a command that does, sets it up for itself alone."""
-    before = structlog.get_config()
+def _process_state() -> Iterator[None]:
+    """A test that sets logging or the umask, or runs a command that does, does so for itself."""
+    before, mask = structlog.get_config(), os.umask(0o022)
     yield
     structlog.configure(**before)
+    os.umask(mask)
 
 
 @pytest.fixture(scope="session")

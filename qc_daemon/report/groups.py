@@ -282,8 +282,9 @@ def decimals(value: float) -> str:
         if float(text) not in (0.0, 1.0):
             break
     else:
-        text = f"{value:.10g}"
-    return (text.rstrip("0").rstrip(".") if "." in text else text) or "0"
+        # Zeros of an exponent are no decimals.
+        return f"{value:.10g}"
+    return text.rstrip("0").rstrip(".")
 
 
 def _is_box(box: Box) -> bool:
