@@ -227,15 +227,15 @@ def questions() -> dict[str, Question]:
 
 def time_question(store: Store, question: Question, repeat: int) -> list[float]:
     """Milliseconds of each of `repeat` transactions, after one that warms up."""
-    taken = []
+    milliseconds = []
     for _ in range(repeat + 1):
         with contextlib.suppress(_UndoError), store.begin() as session:
             began = time.perf_counter()
             question(session)
             session.flush()
-            taken.append(1000 * (time.perf_counter() - began))
+            milliseconds.append(1000 * (time.perf_counter() - began))
             raise _UndoError
-    return sorted(taken[1:])
+    return sorted(milliseconds[1:])
 
 
 class _UndoError(Exception):
@@ -272,27 +272,27 @@ def stores(folder: Path) -> Iterator[dict[str, Callable[[str], Store]]]:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--backlog", type=int, nargs="+", default=[0, 2_000, 202_000])
-    arguments.add_argument("--repeat", type=int, default=40)
-    arguments.add_argument("--state", choices=["ready", "sent", "done"], default="ready")
-    given = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backlog", type=int, nargs="+", default=[0, 2_000, 202_000])
+    parser.add_argument("--repeat", type=int, default=40)
+    parser.add_argument("--state", choices=["ready", "sent", "done"], default="ready")
+    arguments = parser.parse_args()
     console = Console()
     with (
         tempfile.TemporaryDirectory(prefix="bench-queue-") as folder,
         stores(Path(folder)) as makers,
     ):
         for kind, make in makers.items():
-            table = Table(title=f"{kind}, jobs {given.state}: milliseconds, median (p95)")
+            table = Table(title=f"{kind}, jobs {arguments.state}: milliseconds, median (p95)")
             table.add_column("question")
             columns: list[dict[str, str]] = []
-            for backlog in given.backlog:
+            for backlog in arguments.backlog:
                 table.add_column(f"{backlog:,} jobs", justify="right")
                 store = make(f"backlog{backlog}")
-                fill(store, backlog, JobState(given.state))
+                fill(store, backlog, JobState(arguments.state))
                 columns.append(
                     {
-                        name: shown(time_question(store, question, given.repeat))
+                        name: format_times(time_question(store, question, arguments.repeat))
                         for name, question in questions().items()
                     }
                 )
@@ -302,8 +302,9 @@ def main() -> None:
             console.print(table)
 
 
-def shown(taken: list[float]) -> str:
-    return f"{statistics.median(taken):.2f} ({taken[int(0.95 * (len(taken) - 1))]:.2f})"
+def format_times(milliseconds: list[float]) -> str:
+    percentile_95 = milliseconds[int(0.95 * (len(milliseconds) - 1))]
+    return f"{statistics.median(milliseconds):.2f} ({percentile_95:.2f})"
 
 
 if __name__ == "__main__":

@@ -230,7 +230,7 @@ class Load:
         item = reference_of(US, "1.2.3.4")
         data.ReferencedSOPSequence = [item] * 2_000
         bulk = raw.encoded(data)
-        head = raw.encoded(_only(data, "TransactionUID"))
+        head = raw.encoded(_copy_of_element(data, "TransactionUID"))
         # An element's header and its items, the items a hundred times.
         request = raw.command("N-ACTION", PUSH_MODEL, PUSH_MODEL_INSTANCE, has_data=True)
         sequence = bulk[len(head) :]
@@ -297,16 +297,16 @@ def reference(dataset: Dataset) -> Dataset:
 
 
 def reference_of(sop_class: str, sop_instance: str) -> Dataset:
-    made = Dataset()
-    made.ReferencedSOPClassUID = sop_class
-    made.ReferencedSOPInstanceUID = sop_instance
-    return made
+    item = Dataset()
+    item.ReferencedSOPClassUID = sop_class
+    item.ReferencedSOPInstanceUID = sop_instance
+    return item
 
 
-def _only(dataset: Dataset, keyword: str) -> Dataset:
-    made = Dataset()
-    setattr(made, keyword, getattr(dataset, keyword))
-    return made
+def _copy_of_element(dataset: Dataset, keyword: str) -> Dataset:
+    dataset_part = Dataset()
+    setattr(dataset_part, keyword, getattr(dataset, keyword))
+    return dataset_part
 
 
 @dataclass
@@ -418,9 +418,9 @@ def main() -> int:
         hostile=arguments.hostile,
         restarts=arguments.restarts,
     )
-    written(arguments.folder / "samples.csv", watch.samples)
+    write_samples(arguments.folder / "samples.csv", watch.samples)
     console = Console(width=120, record=True)
-    status = told(load, watch, outcome, console)
+    status = print_result(load, watch, outcome, console)
     console.save_text(str(arguments.folder / "result.txt"))
     return status
 
@@ -525,7 +525,7 @@ def healthy(url: str) -> bool:
         return False
 
 
-def written(path: Path, samples: list[Sample]) -> None:
+def write_samples(path: Path, samples: list[Sample]) -> None:
     with path.open("w", newline="") as out:
         rows = csv.writer(out)
         rows.writerow(Sample.__dataclass_fields__)
@@ -534,7 +534,7 @@ def written(path: Path, samples: list[Sample]) -> None:
         )
 
 
-def told(load: Load, watch: Watch, outcome: Outcome, console: Console) -> int:
+def print_result(load: Load, watch: Watch, outcome: Outcome, console: Console) -> int:
     """Print what was sent and what grew; the exit status."""
     end = max(sample.at for sample in watch.samples)
     steady = [sample for sample in watch.samples if sample.at > end / 3 and sample.role != "helper"]

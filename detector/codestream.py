@@ -46,11 +46,13 @@ def header_space(photometric: str | None) -> str | None:
     return YBR_FULL if photometric and photometric.startswith("YBR_") else None
 
 
-def settled(stated: str | None, photometric: str | None, otherwise: str) -> Colour:
+def resolve_colour(declared_space: str | None, photometric: str | None, otherwise: str) -> Colour:
     """The codestream's word, else the header's, else the usual; told where the two disagree."""
-    named = header_space(photometric)
-    disagree = stated is not None and named is not None and stated != named
-    return Colour(stated or named or otherwise, disagree)
+    label_space = header_space(photometric)
+    disagree = (
+        declared_space is not None and label_space is not None and declared_space != label_space
+    )
+    return Colour(declared_space or label_space or otherwise, disagree)
 
 
 def read_jpeg(codestream: bytes) -> Codestream | None:
@@ -89,7 +91,7 @@ def _later_rows(codestream: bytes) -> int:
 def jpeg_colour(codestream: bytes, photometric: str | None) -> Colour:
     """`RGB` or `YBR_FULL` of a three-component JPEG or JPEG-LS codestream."""
     stated = read_jpeg(codestream)
-    return settled(stated.space if stated else None, photometric, YBR_FULL)
+    return resolve_colour(stated.space if stated else None, photometric, YBR_FULL)
 
 
 def read_jpeg2000(codestream: bytes) -> Codestream | None:
@@ -121,7 +123,7 @@ def jpeg2000_colour(codestream: bytes, photometric: str | None) -> Colour:
         return Colour(RGB, not named)
     if photometric in ("YBR_RCT", "YBR_ICT"):
         return Colour(RGB, is_contradicted=True)
-    return settled(None, photometric, YBR_FULL)
+    return resolve_colour(None, photometric, YBR_FULL)
 
 
 def read_rle(codestream: bytes, rows: int, columns: int, bits: int) -> Codestream | None:

@@ -42,7 +42,7 @@ from detector.codestream import (
     read_jpeg,
     read_jpeg2000,
     read_rle,
-    settled,
+    resolve_colour,
 )
 from detector.colour import coloured_share, roughness
 from detector.display import Displays
@@ -230,10 +230,10 @@ class _Stills(Decoding):
                     raise
                 except Exception as error:
                     # Codecs and parsers raise whatever malformed bytes break.
-                    told = error if isinstance(error, QCError) else self._failure(number, done)
+                    failure = error if isinstance(error, QCError) else self._failure(number, done)
                     if failed is None:
-                        raise told from error
-                    failed(number, told)
+                        raise failure from error
+                    failed(number, failure)
                     continue
             done = number
             yield number, pixels
@@ -286,22 +286,22 @@ class _Stills(Decoding):
         be coloured nearly everywhere, both readings of the frame are compared: ultrasound is
         mostly grey, and a false reading is not."""
 
-        def shown(stored: Stored, space: str) -> Pixels:
+        def render(stored: Stored, space: str) -> Pixels:
             return colour(stored, space, _used_depth(stored, layout.bits))
 
         reading = _Reading(stated.space, layout.planar, stated.is_contradicted)
-        picture = shown(stored, reading.space)
+        picture = render(stored, reading.space)
         share = coloured_share(picture)
         if stated.is_contradicted or share > _MOSTLY:
             other = RGB if stated.space != RGB else YBR_FULL
-            candidate = shown(stored, other)
+            candidate = render(stored, other)
             unlike = coloured_share(candidate)
             if unlike < share - _MARGIN and (stated.is_contradicted or unlike < _MARGIN):
                 reading = _Reading(other, layout.planar, is_doubtful=True)
                 picture, share = candidate, unlike
         if self._has_planes and share > _FEW_COLOURED:
             turned = self._stored(number, replace(layout, planar=1 - layout.planar))
-            candidate = shown(turned, reading.space)
+            candidate = render(turned, reading.space)
             # Planes read as pixels are three small pictures: more coloured, and rougher.
             is_greyer = coloured_share(candidate) < _PLANE_GAIN * share
             if is_greyer and roughness(candidate) < roughness(picture):
@@ -352,9 +352,9 @@ class _Native(_Stills):
         def whole(samples: float, frames: int = header.frames) -> int:
             return int(pixel_bits * samples * frames) // 8
 
-        named = header_space(layout.photometric)
+        label_space = header_space(layout.photometric)
         self._subsampled = layout.photometric in _SUBSAMPLED and available < whole(3)
-        self._colour = settled(None, layout.photometric, RGB)
+        self._colour = resolve_colour(None, layout.photometric, RGB)
         if layout.samples == 3 and not self._subsampled:
             if layout.photometric in _SUBSAMPLED:
                 # As long as unsampled data: the chroma were not subsampled, or are none.
@@ -364,7 +364,7 @@ class _Native(_Stills):
             if available in _padded(whole(1)) and available < whole(3):
                 # Just long enough for one sample: a grey picture called a coloured one.
                 layout = replace(layout, samples=1)
-        elif layout.samples == 1 and named is not None:
+        elif layout.samples == 1 and label_space is not None:
             coloured = whole(2) if self._subsampled else whole(3)
             if available in _padded(coloured):
                 layout = replace(layout, samples=3)
@@ -375,7 +375,7 @@ class _Native(_Stills):
             layout = replace(layout, photometric=_one_sample(layout.photometric))
         elif layout.photometric == "YBR_PARTIAL_422":
             self._colour = replace(self._colour, space=_YBR_PARTIAL)
-        elif named is None and layout.photometric not in _MONOCHROME:
+        elif label_space is None and layout.photometric not in _MONOCHROME:
             raise unsupported_colour()
         self._native = layout
         samples = 2 if self._subsampled else layout.samples
@@ -419,38 +419,46 @@ class _Compressed(_Stills):
     def _layout(self, number: int) -> tuple[_Layout, Colour]:
         codestream = self._codestream(number)
         stated = self._stated
-        found = self._parsed(codestream)
-        if found is None:
+        codestream_header = self._parsed(codestream)
+        if codestream_header is None:
             raise self._failure(number, 0)
         size = self.header.rows, self.header.columns
         # Refused before it is decoded: a codestream can claim to be of any size.
-        if (found.rows, found.columns) != size:
+        if (codestream_header.rows, codestream_header.columns) != size:
             raise QCError(
                 ErrorCode.DECODE_FAILED,
                 f"frame {number} is not of the size that the header says",
             )
         # Four components are colour and transparency; of JPEG they are inks (CMYK).
         most = 3 if self.source.transfer_syntax in _JPEG else 4
-        if not 1 <= found.components <= most or not 1 <= found.precision <= 32:
+        if (
+            not 1 <= codestream_header.components <= most
+            or not 1 <= codestream_header.precision <= 32
+        ):
             raise QCError(
                 ErrorCode.DECODE_FAILED,
-                f"frame {number} has {found.components} components of {found.precision} bits",
+                f"frame {number} has {codestream_header.components} components"
+                f" of {codestream_header.precision} bits",
             )
         layout = replace(
             stated,
-            samples=found.components,
-            allocated=8 if found.precision <= 8 else 16 if found.precision <= 16 else 32,
-            bits=found.precision,
+            samples=codestream_header.components,
+            allocated=8
+            if codestream_header.precision <= 8
+            else 16
+            if codestream_header.precision <= 16
+            else 32,
+            bits=codestream_header.precision,
             planar=0,
         )
         if self.source.transfer_syntax == RLELossless:
             # RLE states no precision; the words of the header's samples may have unused bits.
-            layout = replace(layout, bits=min(stated.bits, found.precision))
-        elif layout.allocated != stated.allocated or stated.bits != found.precision:
-            layout = replace(layout, high_bit=found.precision - 1)
+            layout = replace(layout, bits=min(stated.bits, codestream_header.precision))
+        elif layout.allocated != stated.allocated or stated.bits != codestream_header.precision:
+            layout = replace(layout, high_bit=codestream_header.precision - 1)
         if layout.samples < 3:
             return replace(layout, photometric=_one_sample(stated.photometric)), Colour(RGB)
-        return layout, self._space(codestream, found)
+        return layout, self._space(codestream, codestream_header)
 
     def _parsed(self, codestream: bytes) -> Codestream | None:
         syntax = self.source.transfer_syntax
@@ -460,19 +468,19 @@ class _Compressed(_Stills):
             return read_jpeg2000(codestream)
         return read_rle(codestream, self.header.rows, self.header.columns, self._stated.allocated)
 
-    def _space(self, codestream: bytes, found: Codestream) -> Colour:
+    def _space(self, codestream: bytes, codestream_header: Codestream) -> Colour:
         photometric = self._stated.photometric
         syntax = self.source.transfer_syntax
         if syntax in _JPEG_2000:
             return jpeg2000_colour(codestream, photometric)
         if syntax == RLELossless:
-            colours = settled(None, photometric, RGB)
+            colours = resolve_colour(None, photometric, RGB)
             # RLE subsamples nothing (PS3.5 8.2.2), and grey is no label of three samples.
             doubtful = photometric in _SUBSAMPLED or header_space(photometric) is None
             return replace(colours, is_contradicted=doubtful)
         if photometric == "YBR_PARTIAL_422":
             return Colour(_YBR_PARTIAL)
-        return settled(found.space, photometric, YBR_FULL)
+        return resolve_colour(codestream_header.space, photometric, YBR_FULL)
 
     def _codestream(self, number: int) -> bytes:
         parts = []

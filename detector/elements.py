@@ -121,17 +121,17 @@ class ElementReader:
         Raises ValueError for a sequence that is none, and beyond `max_elements`.
         """
         implicit = self._is_implicit(start, implicit)
-        found: dict[int, bytes] = {}
-        left = limit
+        values: dict[int, bytes] = {}
+        remaining_bytes = limit
         at = start
         for header, after in self._walk(start, implicit):
             is_sound = implicit or header.vr is not None
-            is_new = header.tag in tags and header.tag not in found
-            if is_new and is_sound and after is not None and after - at <= left:
-                found[header.tag] = self._read(at, after - at)
-                left -= after - at
+            is_new = header.tag in tags and header.tag not in values
+            if is_new and is_sound and after is not None and after - at <= remaining_bytes:
+                values[header.tag] = self._read(at, after - at)
+                remaining_bytes -= after - at
             at = after or at
-        return b"".join(found[tag] for tag in sorted(found)), implicit
+        return b"".join(values[tag] for tag in sorted(values)), implicit
 
     def _walk(self, start: int, implicit: bool) -> Iterator[tuple[_Header, int | None]]:
         """The top-level elements, and where the next begins: None after the last."""
@@ -184,8 +184,8 @@ class ElementReader:
         """Whether this is an element, and not rubbish behind the pixel data."""
         if header.is_undefined:
             return header.tag in _SEQUENCES
-        known = dictionary_has_tag(header.tag) if implicit else header.vr is not None
-        return known and header.end <= self._size
+        is_known = dictionary_has_tag(header.tag) if implicit else header.vr is not None
+        return is_known and header.end <= self._size
 
     @staticmethod
     def _is_wanted(tag: int) -> bool:

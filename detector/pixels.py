@@ -43,13 +43,13 @@ def grey(stored: Stored, display: Display, bits: int, signed: bool, inverted: bo
     """
     if stored.ndim != 2:
         raise unsupported_colour()
-    shown = _shown(stored, display, bits, signed, with_voi=True)
-    if display.voi is not None and shown.min() == shown.max() and stored.min() != stored.max():
-        shown = _shown(stored, display, bits, signed, with_voi=False)
-    return np.repeat((255 - shown if inverted else shown)[..., None], 3, axis=-1)
+    picture = _render(stored, display, bits, signed, with_voi=True)
+    if display.voi is not None and picture.min() == picture.max() and stored.min() != stored.max():
+        picture = _render(stored, display, bits, signed, with_voi=False)
+    return np.repeat((255 - picture if inverted else picture)[..., None], 3, axis=-1)
 
 
-def _shown(
+def _render(
     stored: Stored, display: Display, bits: int, signed: bool, with_voi: bool
 ) -> npt.NDArray[np.uint8]:
     if stored.dtype.kind not in "iu" or stored.dtype.itemsize > 2:
@@ -62,16 +62,16 @@ def _shown(
             nominal = (-128, 127) if signed else (0, 255)
         low, high = min(low, nominal[0]), max(high, nominal[1])
     table = display.grey(np.arange(low, high + 1, dtype=np.int32), with_voi)
-    shown: npt.NDArray[np.uint8] = table[stored.astype(np.int32) - low]
-    return shown
+    picture: npt.NDArray[np.uint8] = table[stored.astype(np.int32) - low]
+    return picture
 
 
 def _finite(stored: Stored) -> Stored:
     """Float Pixel Data may hold infinities and what is no number; the extremes stand for them."""
     if stored.dtype.kind != "f":
         return stored
-    known = stored[np.isfinite(stored)]
-    low, high = (known.min(), known.max()) if known.size else (0.0, 0.0)
+    finite = stored[np.isfinite(stored)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
     return np.nan_to_num(stored, nan=low, posinf=high, neginf=low)
 
 

@@ -22,12 +22,12 @@ def visible(text: str) -> str:
 def fold(text: str) -> str:
     """Words to search by: without case, accents and punctuation, separated by single spaces."""
     letters = unicodedata.normalize("NFKD", text).casefold()
-    kept = (
+    characters = (
         letter if unicodedata.category(letter)[0] in "LN" else " "
         for letter in letters
         if not unicodedata.combining(letter)
     )
-    return " ".join("".join(kept).split())
+    return " ".join("".join(characters).split())
 
 
 def _steers(letter: str) -> bool:

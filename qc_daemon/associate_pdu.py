@@ -75,8 +75,8 @@ def read_request(pdu: bytes) -> Request:
     rejection, reason = _flaw(version, application, calling, called)
     return Request(
         _pdu(REQUEST, _name(called), _name(calling), contexts, _user(user)),
-        _shown(calling),
-        _shown(called),
+        _printable(calling),
+        _printable(called),
         rejection,
         reason,
     )
@@ -84,7 +84,7 @@ def read_request(pdu: bytes) -> Request:
 
 def titles(pdu: bytes) -> tuple[str, str]:
     """Calling and called AE title of what may be no whole A-ASSOCIATE-RQ; empty where unknown."""
-    return _shown(_stripped(pdu[26:42])), _shown(_stripped(pdu[10:26]))
+    return _printable(_stripped(pdu[26:42])), _printable(_stripped(pdu[10:26]))
 
 
 def read_answer(pdu: bytes) -> bytes:
@@ -154,29 +154,29 @@ def _user(value: bytes) -> bytes:
     """The user information that negotiation here makes use of (PS3.7 D.3.3); a limit is always
     told. Extended negotiation, user identity and operations windows are answered by silence, which
     means that they are not supported."""
-    limit, kept = 0, b""
+    limit, sub_items = 0, b""
     for kind, raw in _items(value):
         if kind == _MAXIMUM_LENGTH:
             if len(raw) != 4:
                 raise MalformedError("a Maximum Length has not 4 bytes")
             limit = int.from_bytes(raw, "big")
         elif kind == _IMPLEMENTATION:
-            kept += b"".join(_item(kind, each) for each in _uids(raw))
+            sub_items += b"".join(_item(kind, each) for each in _uids(raw))
         elif kind == _VERSION_NAME:
             name = bytes(c if 0x20 < c < 0x7F and c != 0x5C else 0x3F for c in _stripped(raw))[:16]
-            kept += _item(kind, name) if name else b""
+            sub_items += _item(kind, name) if name else b""
         elif kind == _ROLE:
-            kept += _item(kind, raw) if _is_role(raw) else b""
-    return _item(_MAXIMUM_LENGTH, struct.pack(">I", _limit(limit))) + kept
+            sub_items += _item(kind, raw) if _is_role(raw) else b""
+    return _item(_MAXIMUM_LENGTH, struct.pack(">I", _limit(limit))) + sub_items
 
 
-def _limit(told: int) -> int:
+def _limit(maximum_length: int) -> int:
     """The longest P-DATA-TF that the peer takes, even and neither absurd nor none."""
-    if told == 0:
+    if maximum_length == 0:
         return _NO_LIMIT
-    if told < _SHORTEST_FRAGMENTS:
+    if maximum_length < _SHORTEST_FRAGMENTS:
         raise MalformedError("a Maximum Length that no message fits in")
-    return min(told, _LONGEST_FRAGMENTS) & ~1
+    return min(maximum_length, _LONGEST_FRAGMENTS) & ~1
 
 
 def _is_role(value: bytes) -> bool:
@@ -251,6 +251,6 @@ def _name(title: bytes) -> bytes:
     return title if _is_title(title) else _PLACEHOLDER
 
 
-def _shown(title: bytes) -> str:
+def _printable(title: bytes) -> str:
     """A title for a log or a list."""
     return "".join(chr(c) if 0x20 <= c < 0x7F and c != 0x5C else "?" for c in title)

@@ -117,8 +117,8 @@ def _certificate(error: ssl.SSLCertVerificationError) -> str:
     return f"its certificate is not accepted: {error.verify_message}"
 
 
-def _alert(said: str) -> str:
-    words = said.lower().replace("_", " ")
+def _alert(reason: str) -> str:
+    words = reason.lower().replace("_", " ")
     if "unknown ca" in words:
         return "it does not know the authority of our certificate"
     if "required" in words or "handshake failure" in words:

@@ -115,10 +115,10 @@ def character_sets(declared: str | Iterable[str]) -> tuple[str, ...] | None:
     or the number of a registration. Nothing declared is ASCII, ("6",); None for an unknown name.
     """
     names = declared.split("\\") if isinstance(declared, str) else list(declared)
-    found = tuple(_character_set(name.strip(" \0")) for name in names)
-    if None in found:
+    character_sets = tuple(_character_set(name.strip(" \0")) for name in names)
+    if None in character_sets:
         return None
-    return tuple(name or "6" for name in found) or ("6",)
+    return tuple(name or "6" for name in character_sets) or ("6",)
 
 
 def _character_set(name: str) -> str | None:

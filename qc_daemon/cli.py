@@ -268,11 +268,11 @@ def results(
     from qc_daemon.results import CSV_COLUMNS, TABLE_COLUMNS, stored_rows
 
     settings, chosen = load(config), parse_format(format)
-    wanted = ExamFilter(exam_id=exam, study=study, patient=patient)
+    exam_filter = ExamFilter(exam_id=exam, study=study, patient=patient)
     window = parse_window(since, until, _limit(limit, chosen))
     rows = stored_rows(
         settings,
-        wanted,
+        exam_filter,
         # One row more tells whether there are more.
         replace(window, limit=window.limit and window.limit + 1),
         "finding" if chosen == "json" else "row",
@@ -284,9 +284,9 @@ def results(
         if study is not None or exam is not None:
             for line in state_lines(settings, study, exam):
                 say(line)
-        told = list(rows)
-        is_cut = window.limit is not None and len(told) > window.limit
-        page = Listing(told[: window.limit], None if is_cut else len(told))
+        rows_shown = list(rows)
+        is_cut = window.limit is not None and len(rows_shown) > window.limit
+        page = Listing(rows_shown[: window.limit], None if is_cut else len(rows_shown))
         write_list("findings", page, columns=TABLE_COLUMNS, is_filtered=True)
     else:
         write_lines(islice(rows, window.limit), chosen, CSV_COLUMNS)
@@ -327,13 +327,13 @@ def exam_list(
     from qc_daemon.exam_state import parse_day
     from qc_daemon.records.listings import ExamFilter
 
-    wanted = ExamFilter(
+    exam_filter = ExamFilter(
         states=_exam_states(state),
         patient=patient,
         accession=accession,
         day=None if day is None else parse_day(day),
     )
-    _list_exams(config, wanted, since, until, limit, format)
+    _list_exams(config, exam_filter, since, until, limit, format)
 
 
 @exam.command("find")
@@ -352,8 +352,8 @@ def exam_find(
     """
     from qc_daemon.records.listings import ExamFilter
 
-    wanted = ExamFilter(states=_exam_states(state), text=text)
-    _list_exams(config, wanted, None, None, limit, format)
+    exam_filter = ExamFilter(states=_exam_states(state), text=text)
+    _list_exams(config, exam_filter, None, None, limit, format)
 
 
 def _exam_states(values: list[str] | None) -> list[str]:
@@ -365,7 +365,7 @@ def _exam_states(values: list[str] | None) -> list[str]:
 
 def _list_exams(
     config: Path | None,
-    wanted: "ExamFilter",
+    exam_filter: "ExamFilter",
     since: str | None,
     until: str | None,
     limit: int | None,
@@ -376,12 +376,12 @@ def _list_exams(
 
     chosen = parse_format(format)
     window = parse_window(since, until, _limit(limit, chosen))
-    found = list_exams(load(config), wanted, window)
+    listing = list_exams(load(config), exam_filter, window)
     columns = EXAM_TABLE if chosen == "table" else EXAM_COLUMNS
-    write_list("exams", found.rows, chosen, columns=columns, is_filtered=True)
-    if found.unread:
+    write_list("exams", listing.rows, chosen, columns=columns, is_filtered=True)
+    if listing.unread:
         typer.echo(
-            f"the headers of {found.unread} older exams are not read yet; say it again", err=True
+            f"the headers of {listing.unread} older exams are not read yet; say it again", err=True
         )
 
 

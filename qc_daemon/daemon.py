@@ -470,16 +470,18 @@ class Supervisor:
 
     def _reconcile_once(self, *, mend: bool) -> None:
         try:
-            found = reconcile(self.store, self.spool.root, datetime.now(UTC), self._stop, mend=mend)
+            result = reconcile(
+                self.store, self.spool.root, datetime.now(UTC), self._stop, mend=mend
+            )
         except (QCError, OSError) as error:
             self.log.warning("spool not reconciled", error_type=type(error).__name__)
             return
         if self._stop.is_set():
             # Only a part was compared.
             return
-        report(found)
-        tally.put("spool_orphans", found.orphans)
-        tally.put("spool_missing", found.missing + found.damaged)
+        report(result)
+        tally.put("spool_orphans", result.orphans)
+        tally.put("spool_missing", result.missing + result.damaged)
 
     def _release_dead(self) -> None:
         """Give back what processes of this host had leased when the whole service went down."""

@@ -25,25 +25,25 @@ def check(settings: Settings, *, full: bool) -> str:
     problem = schema.check(url)
     if problem:
         raise QCError(ErrorCode.STORAGE, problem)
-    found = integrity.examine(url, full=full)
-    if not found.sound:
-        raise QCError(ErrorCode.STORAGE, damaged(found))
-    return f"the database is up to date and sound ({thoroughness(found)})"
+    result = integrity.examine(url, full=full)
+    if not result.sound:
+        raise QCError(ErrorCode.STORAGE, damaged(result))
+    return f"the database is up to date and sound ({thoroughness(result)})"
 
 
-def damaged(found: integrity.Integrity) -> str:
+def damaged(result: integrity.Integrity) -> str:
     """One line that names the first fault and the fix."""
-    more = len(found.faults) - 1
+    more = len(result.faults) - 1
     others = f" and {more} more" if more else ""
     return (
-        f"the database is damaged: {found.faults[0]}{others};"
+        f"the database is damaged: {result.faults[0]}{others};"
         " stop the service and restore a backup (qc-daemon db restore)"
     )
 
 
-def thoroughness(found: integrity.Integrity) -> str:
+def thoroughness(result: integrity.Integrity) -> str:
     """How much was looked at."""
-    if found.is_full:
+    if result.is_full:
         return "pages, indexes and references checked"
     return "quick check; db check --full looks at everything"
 
@@ -79,24 +79,25 @@ def downgrade(settings: Settings, revision: str, *, yes: bool, now: datetime) ->
 
 def save_all(settings: Settings, folder: Path, *, link: bool) -> tuple[list[str], bool]:
     """Save database and spool; lines that say so, and whether every file that rows name is in."""
-    with _shown("Saving") as progress:
-        made = save(settings, folder, datetime.now(UTC), link=link, progress=progress)
-    spooled = len(made.spool_files)
+    with _progress_bar("Saving") as progress:
+        manifest = save(settings, folder, datetime.now(UTC), link=link, progress=progress)
+    spooled = len(manifest.spool_files)
     lines = [
-        f"{folder}: written, the database and {spooled} received objects ({_megabytes(made)} MB)"
+        f"{folder}: written, the database and {spooled} received objects"
+        f" ({_megabytes(manifest)} MB)"
     ]
-    for names, what in ((made.missing, "missing from"), (made.damaged, "damaged in")):
+    for names, what in ((manifest.missing, "missing from"), (manifest.damaged, "damaged in")):
         if names:
             lines.append(f"{len(names)} objects that the database names are {what} the spool:")
             lines += _listed([Path(name).stem for name in names])
-    return lines, not (made.missing or made.damaged)
+    return lines, not (manifest.missing or manifest.damaged)
 
 
 def restore_all(settings: Settings, source: Path, *, release: bool) -> tuple[list[str], bool]:
     """Put a backup in place; lines that say what was done, and whether no file is missing."""
-    with _shown("Restoring") as progress:
+    with _progress_bar("Restoring") as progress:
         done = restore(settings, source, datetime.now(UTC), progress)
-    lines = [*_told(done)]
+    lines = [*_describe(done)]
     if release and done.later:
         schema.upgrade(settings.store.url)
         count = release_orphans(settings, [each.sha256 for each in done.later])
@@ -112,7 +113,7 @@ def restore_all(settings: Settings, source: Path, *, release: bool) -> tuple[lis
 
 
 @contextmanager
-def _shown(what: str) -> Iterator[Callable[[int, int], None]]:
+def _progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on the terminal, that many thousands of files are not copied in silence."""
     with Progress(
         *Progress.get_default_columns()[:2],
@@ -125,9 +126,9 @@ def _shown(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _told(done: Restored) -> Iterator[str]:
-    made = f", as saved at {done.created}" if done.created else ""
-    yield f"the database is restored{made}, at {schema.described(done.schema_revision)}"
+def _describe(done: Restored) -> Iterator[str]:
+    saved_at = f", as saved at {done.created}" if done.created else ""
+    yield f"the database is restored{saved_at}, at {schema.described(done.schema_revision)}"
     if done.aside is not None:
         where = done.aside if "/" in done.aside else f"the schema {done.aside}"
         yield f"the old one is kept in {where}"
@@ -151,5 +152,5 @@ def _listed(lines: list[str]) -> Iterator[str]:
         yield f"  and {len(lines) - _LISTED} more"
 
 
-def _megabytes(made: Manifest) -> int:
-    return round(sum(file.size for file in made.files.values()) / 1e6)
+def _megabytes(manifest: Manifest) -> int:
+    return round(sum(file.size for file in manifest.files.values()) / 1e6)

@@ -64,22 +64,22 @@ def refusal(
     `abstract_syntax` is that of its presentation context, `served` has the SOP classes of each
     operation, `permitted` the operations that the caller may ask for.
     """
-    asked = operation(request)
-    named = _named(request, asked)
-    if not named:
-        return Refusal(MISTYPED_ARGUMENT, f"{asked} names no SOP class")
-    if any(each != abstract_syntax for each in named):
+    operation_name = operation(request)
+    sop_classes = _sop_classes(request, operation_name)
+    if not sop_classes:
+        return Refusal(MISTYPED_ARGUMENT, f"{operation_name} names no SOP class")
+    if any(each != abstract_syntax for each in sop_classes):
         return Refusal(SOP_CLASS_NOT_SUPPORTED, "the SOP class is not its presentation context's")
-    if abstract_syntax not in served.get(asked, ()):
+    if abstract_syntax not in served.get(operation_name, ()):
         # Where the service exists, it is the class that it does not support (PS3.7 9.1.1.1.9).
-        status = SOP_CLASS_NOT_SUPPORTED if asked in served else UNRECOGNISED_OPERATION
-        return Refusal(status, f"no {asked} for this SOP class")
-    if asked not in permitted:
-        return Refusal(NOT_AUTHORISED, f"the caller may not ask for {asked}")
-    if asked in _INSTANCE and not getattr(request, _INSTANCE[asked]):
-        return Refusal(MISTYPED_ARGUMENT, f"{asked} names no SOP instance")
+        status = SOP_CLASS_NOT_SUPPORTED if operation_name in served else UNRECOGNISED_OPERATION
+        return Refusal(status, f"no {operation_name} for this SOP class")
+    if operation_name not in permitted:
+        return Refusal(NOT_AUTHORISED, f"the caller may not ask for {operation_name}")
+    if operation_name in _INSTANCE and not getattr(request, _INSTANCE[operation_name]):
+        return Refusal(MISTYPED_ARGUMENT, f"{operation_name} names no SOP instance")
     if not request.is_valid_request:
-        return Refusal(MISTYPED_ARGUMENT, f"{asked} lacks a parameter")
+        return Refusal(MISTYPED_ARGUMENT, f"{operation_name} lacks a parameter")
     reason = getattr(request, "excess", None)
     return None if reason is None else Refusal(RESOURCE_LIMITATION, reason)
 
@@ -94,17 +94,17 @@ def response(request: Any, answer: Refusal) -> Any | None:
     """The response primitive that refuses; None if the request has no Message ID to answer."""
     if request.MessageID is None:
         return None
-    made = type(request)()
-    made.MessageIDBeingRespondedTo = request.MessageID
+    response = type(request)()
+    response.MessageIDBeingRespondedTo = request.MessageID
     for kind in ("Class", "Instance"):
         for role in ("Requested", "Affected"):
             value = getattr(request, f"{role}SOP{kind}UID", None)
-            if value is not None and hasattr(made, f"AffectedSOP{kind}UID"):
-                setattr(made, f"AffectedSOP{kind}UID", value)
-    made.Status = answer.status
-    if hasattr(made, "ErrorComment"):
-        made.ErrorComment = answer.reason[:64]
-    return made
+            if value is not None and hasattr(response, f"AffectedSOP{kind}UID"):
+                setattr(response, f"AffectedSOP{kind}UID", value)
+    response.Status = answer.status
+    if hasattr(response, "ErrorComment"):
+        response.ErrorComment = answer.reason[:64]
+    return response
 
 
 def data_set(request: Any) -> Any | None:
@@ -121,9 +121,9 @@ def measure(request: Any, transfer_syntax: str) -> None:
         request.excess = data_set_size.excess(encoded.getvalue(), transfer_syntax)
 
 
-def _named(request: Any, asked: str) -> list[str]:
+def _sop_classes(request: Any, operation_name: str) -> list[str]:
     """The SOP class that the request is about; beside it, others that it names."""
-    role = "Requested" if asked in _REQUESTED else "Affected"
+    role = "Requested" if operation_name in _REQUESTED else "Affected"
     first = getattr(request, f"{role}SOPClassUID", None)
     if not first:
         return []

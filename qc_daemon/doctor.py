@@ -151,9 +151,9 @@ def _database(settings: Settings) -> str:
     problem = schema.check(url)
     if problem and not schema.is_known(schema.revision_of(url)):
         raise OSError(0, problem)
-    found = integrity.examine(url, seconds=INTEGRITY_SECONDS)
-    if not found.sound:
-        raise OSError(0, damaged(found))
+    result = integrity.examine(url, seconds=INTEGRITY_SECONDS)
+    if not result.sound:
+        raise OSError(0, damaged(result))
     if problem:
         raise NoticeError(
             "has the tables of an earlier version; serve brings them up to date at its start:"
@@ -165,12 +165,12 @@ def _database(settings: Settings) -> str:
             raise NoticeError(
                 f"{file} is open to other users; serve takes their rights away at its start"
             )
-    if not found.is_finished:
+    if not result.is_finished:
         raise NoticeError(
             f"tables are up to date; not checked through in {INTEGRITY_SECONDS:.0f} s,"
             " run qc-daemon db check"
         )
-    return f"tables are up to date and sound ({thoroughness(found)})"
+    return f"tables are up to date and sound ({thoroughness(result)})"
 
 
 def _received(spool: Path) -> int:
@@ -182,15 +182,15 @@ def _reconciled(settings: Settings) -> str:
     spool = settings.store.spool
     if schema.check(settings.store.url) or not spool.is_dir():
         return "nothing to compare yet"
-    found = reconcile(Store(settings.store.url), spool, datetime.now(UTC), margin=margin(spool))
-    if not found.clean:
+    result = reconcile(Store(settings.store.url), spool, datetime.now(UTC), margin=margin(spool))
+    if not result.clean:
         raise OSError(
             0,
-            f"{found.missing} files are missing and {found.damaged} damaged,"
-            f" {found.orphans} are orphans (see spool list)",
+            f"{result.missing} files are missing and {result.damaged} damaged,"
+            f" {result.orphans} are orphans (see spool list)",
         )
-    known = f"{found.files - found.young} files, all known"
-    return f"{known}; {found.young} more are too young to judge" if found.young else known
+    summary = f"{result.files - result.young} files, all known"
+    return f"{summary}; {result.young} more are too young to judge" if result.young else summary
 
 
 def _scrubbed(settings: Settings) -> str:
@@ -200,18 +200,18 @@ def _scrubbed(settings: Settings) -> str:
     done = scrub.read(settings.store.spool).finished
     if done is None:
         return "the spool has not been read through yet; the role schedule does so each night"
-    told = f"{done.files} files read through, finished {done.finished}"
+    summary = f"{done.files} files read through, finished {done.finished}"
     if done.faults:
         raise NoticeError(
-            f"{told}: {done.damaged} were damaged (set aside in {DAMAGED_FOLDER}),"
+            f"{summary}: {done.damaged} were damaged (set aside in {DAMAGED_FOLDER}),"
             f" {done.fetched} of them fetched back from a destination; {done.missing} missing,"
             f" {done.unreadable} unreadable; look at the disk, and restore what is not there"
             " from a backup (qc-daemon db restore)"
         )
     assert done.finished is not None
     if datetime.now(UTC) - datetime.fromisoformat(done.finished) > SCRUB_OVERDUE:
-        raise NoticeError(f"{told}; overdue: does the role schedule run?")
-    return f"{told}: all as received"
+        raise NoticeError(f"{summary}; overdue: does the role schedule run?")
+    return f"{summary}: all as received"
 
 
 def _queue(settings: Settings) -> str:
@@ -334,12 +334,12 @@ def _certificate(tls: TLSSettings) -> str:
     left = end - datetime.now(UTC)
     if left <= timedelta(0):
         raise OSError(0, f"{tls.certificate} expired on {end:%Y-%m-%d}; renew it")
-    told = f"{tls.certificate.name} holds until {end:%Y-%m-%d}, {left.days} days"
+    summary = f"{tls.certificate.name} holds until {end:%Y-%m-%d}, {left.days} days"
     if tls.ca is not None and tls.mutual != "none" and has_revocations(tls.ca):
-        told += f"; revoked certificates are refused by the list in {tls.ca.name}"
+        summary += f"; revoked certificates are refused by the list in {tls.ca.name}"
     if left < WARN_BEFORE:
-        raise NoticeError(f"{told}; renew it soon")
-    return told
+        raise NoticeError(f"{summary}; renew it soon")
+    return summary
 
 
 def _destination(destination: DestinationSettings) -> str:
@@ -382,10 +382,10 @@ def _web(destination: DestinationSettings) -> str:
             ) from error
         except ValueError as error:
             raise OSError(0, f"{destination.url} is no DICOMweb service") from error
-    told = f"{destination.url} answers QIDO-RS"
+    summary = f"{destination.url} answers QIDO-RS"
     secret = destination.token or destination.user
     plain = secret is not None and (destination.url or "").startswith("http:")
-    return f"{told}; credentials go there in the clear, use https" if plain else told
+    return f"{summary}; credentials go there in the clear, use https" if plain else summary
 
 
 def _status(error: requests.HTTPError) -> str:

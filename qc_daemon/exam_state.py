@@ -65,7 +65,7 @@ class Exams:
     unread: int
 
 
-def list_exams(settings: Settings, wanted: ExamFilter, window: Window = ALL) -> Exams:
+def list_exams(settings: Settings, exam_filter: ExamFilter, window: Window = ALL) -> Exams:
     """The exams, those whose last object came last first; the window is about when that came.
 
     What an older version did not keep of an exam is read from its files first.
@@ -73,7 +73,7 @@ def list_exams(settings: Settings, wanted: ExamFilter, window: Window = ALL) -> 
     store = open_store(settings)
     unread = _describe(store, settings.store.spool)
     with store.read() as session:
-        rows, total = listings.exams(session, wanted, window)
+        rows, total = listings.exams(session, exam_filter, window)
     return Exams(Listing(map(_exam_row, rows), total), unread)
 
 
@@ -100,35 +100,35 @@ def state_lines(
 ) -> list[str]:
     """A line an exam of the study or of this id, and one for each report of it and for the
     originals."""
-    wanted = ExamFilter(study=study, exam_id=exam_id)
+    exam_filter = ExamFilter(study=study, exam_id=exam_id)
     with open_store(settings).read() as session:
-        found = _progress(session, wanted)
-        omitted = {each.exam_id: exams.omissions(session, each.exam_id) for each in found}
-        undrawn = {each.exam_id: exams.undrawn(session, each.exam_id) for each in found}
+        exams_of_filter = _progress(session, exam_filter)
+        omitted = {each.exam_id: exams.omissions(session, each.exam_id) for each in exams_of_filter}
+        undrawn = {each.exam_id: exams.undrawn(session, each.exam_id) for each in exams_of_filter}
     lines: list[str] = []
-    if study and len(found) > 1:
-        numbers = ", ".join(str(each.exam_id) for each in found)
+    if study and len(exams_of_filter) > 1:
+        numbers = ", ".join(str(each.exam_id) for each in exams_of_filter)
         lines.append(
-            f"WARNING: {len(found)} patients share this study (exams {numbers}); "
+            f"WARNING: {len(exams_of_filter)} patients share this study (exams {numbers}); "
             "check which patient was selected at the machine"
         )
-    for each in found:
+    for each in exams_of_filter:
         lines += _lines(each)
         lines += [f"  not reported: {_reason(r)}" for r in omitted[each.exam_id]]
         lines += [f"  without overlay: {_reason(r)}" for r in undrawn[each.exam_id]]
     return lines
 
 
-def close_exams(settings: Settings, wanted: ExamFilter) -> list[str]:
+def close_exams(settings: Settings, exam_filter: ExamFilter) -> list[str]:
     """Close the exams now, all or none; a line an exam that says so.
 
     Raises QCError STORAGE where there is none or one has objects still to be scored.
     """
     with open_store(settings).begin() as session:
-        found = _progress(session, wanted)
-        if not found:
+        exams_of_filter = _progress(session, exam_filter)
+        if not exams_of_filter:
             raise QCError(ErrorCode.STORAGE, "no such exam; see exam list")
-        scoring = sum(each.scoring for each in found if each.state == ExamState.OPEN)
+        scoring = sum(each.scoring for each in exams_of_filter if each.state == ExamState.OPEN)
         if scoring:
             raise QCError(
                 ErrorCode.STORAGE, f"not closed: {scoring} objects are still to be scored"
@@ -138,12 +138,12 @@ def close_exams(settings: Settings, wanted: ExamFilter) -> list[str]:
             f"exam {each.exam_id} is closed"
             if exams.close_now(session, each.exam_id, now)
             else f"exam {each.exam_id} was closed already, {_moment(each.closed_at)}"
-            for each in found
+            for each in exams_of_filter
         ]
 
 
-def _progress(session: Session, wanted: ExamFilter) -> list[Progress]:
-    rows, _ = listings.exams(session, wanted)
+def _progress(session: Session, exam_filter: ExamFilter) -> list[Progress]:
+    rows, _ = listings.exams(session, exam_filter)
     return [progress.of_exam(session, row.id) for row in sorted(rows, key=lambda row: row.id)]
 
 

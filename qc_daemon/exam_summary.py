@@ -73,11 +73,11 @@ def _exam(
             if exam is None:
                 raise UsageError("give --study or --exam")
             return exam
-        found = progress.of_study(session, study)
-    choices = [each for each in found if exam in (None, each.exam_id)]
+        exams_of_study = progress.of_study(session, study)
+    choices = [each for each in exams_of_study if exam in (None, each.exam_id)]
     choices = [each for each in choices if patient in (None, each.patient_id)]
-    if not choices and found:
-        listed = "; ".join(_choice(each) for each in found)
+    if not choices and exams_of_study:
+        listed = "; ".join(_choice(each) for each in exams_of_study)
         raise UsageError(f"study {study} has no such exam or patient; its exams: {listed}")
     if not choices:
         raise QCError(ErrorCode.NOT_AVAILABLE, f"no findings of study {study}; see results")

@@ -106,10 +106,10 @@ def list_jobs(
     window: Window = ALL,
 ) -> Listing:
     """Jobs in the states, by default those not done; the window is about when they were made."""
-    wanted = _choices(JobState, states, "--state") or list(OPEN_STATES)
+    chosen_states = _choices(JobState, states, "--state") or list(OPEN_STATES)
     of_kinds = _choices(JobKind, kinds, "--kind")
     with open_store(settings).read() as session:
-        rows, total = listings.jobs(session, wanted, of_kinds, destinations, window)
+        rows, total = listings.jobs(session, chosen_states, of_kinds, destinations, window)
     return Listing(
         (
             {
@@ -414,8 +414,8 @@ def release(settings: Settings, ids: Sequence[int]) -> Outcome:
     with open_store(settings).begin() as session:
         now = datetime.now(UTC)
         released = [id for id in wanted if revisions.release(session, id, now)]
-    left = [id for id in wanted if id not in released]
-    problems = (f"nothing quarantined has id {id}; see quarantine list" for id in left)
+    remaining = [id for id in wanted if id not in released]
+    problems = (f"nothing quarantined has id {id}; see quarantine list" for id in remaining)
     return Outcome(len(released), tuple(problems))
 
 
@@ -461,9 +461,9 @@ def show_bundle(name: str) -> dict[str, Any]:
 
 def describe_bundle(name: str) -> str:
     """Manifest and model card as text."""
-    shown = show_bundle(name)
-    manifest = json.dumps(shown["manifest"], indent=1)
-    lines = [f"model_id: {shown['model_id']}", manifest, shown["card"] or ""]
+    details = show_bundle(name)
+    manifest = json.dumps(details["manifest"], indent=1)
+    lines = [f"model_id: {details['model_id']}", manifest, details["card"] or ""]
     return "\n".join("\n".join(map(visible, text.splitlines())) for text in lines)
 
 

@@ -37,7 +37,7 @@ def list_orphans(settings: Settings) -> list[dict[str, Any]]:
     if not spool.is_dir():
         # Nothing was ever received.
         return []
-    found = reconcile(store, spool, datetime.now(UTC), margin=margin(spool))
+    result = reconcile(store, spool, datetime.now(UTC), margin=margin(spool))
     return [
         {
             "sha256": Path(path).stem,
@@ -45,7 +45,7 @@ def list_orphans(settings: Settings) -> list[dict[str, Any]]:
             "written": _written(spool / path).isoformat(timespec="seconds"),
             "reason": "no row: its receipt was not completed, or a backup without it was restored",
         }
-        for path in found.orphan_paths
+        for path in result.orphan_paths
     ]
 
 
@@ -55,10 +55,10 @@ def every_orphan(settings: Settings) -> list[str]:
     spool, store = settings.store.spool, open_store(settings)
     try:
         if spool.is_dir():
-            found = reconcile(
+            result = reconcile(
                 store, spool, datetime.now(UTC), margin=margin(spool), listed=sys.maxsize
             )
-            names = [Path(path).stem for path in found.orphan_paths]
+            names = [Path(path).stem for path in result.orphan_paths]
     finally:
         store.close()
     return names

@@ -110,11 +110,11 @@ def retract(settings: Settings, sop_instance_uid: str, reason: str, retracted_by
             session, rejection, _made(retraction), to, reason=reason, retracted_by=name, now=now
         ):
             raise _not_rejected(sop_instance_uid)
-    told = (
+    outcome = (
         f"a note that says so goes to {', '.join(to)}" if to else "no destination is left to tell"
     )
     return (
-        f"retracted; {told}. An archive that hid the image may not show it again by itself:"
+        f"retracted; {outcome}. An archive that hid the image may not show it again by itself:"
         " ask its administrator"
     )
 

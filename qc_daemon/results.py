@@ -48,7 +48,7 @@ CSV_COLUMNS = (
 
 def stored_rows(
     settings: Settings,
-    wanted: ExamFilter,
+    exam_filter: ExamFilter,
     window: Window,
     form: Literal["finding", "row"],
     *,
@@ -61,7 +61,7 @@ def stored_rows(
     with open_store(settings).read() as session:
         count = 0
         every = findings.stored(
-            session, wanted, window, all_revisions=all_revisions, best_first=best_first
+            session, exam_filter, window, all_revisions=all_revisions, best_first=best_first
         )
         for each in every:
             if not (all_frames or each.is_best):
@@ -86,7 +86,7 @@ def provenance(stored: StoredFinding) -> dict[str, Any]:
 def row(stored: StoredFinding) -> dict[str, Any]:
     """One value a key; the identifiers are those of the revision that the finding is told of."""
     body, facts = stored.body, stored.revision
-    made = flat(body) | {
+    row = flat(body) | {
         "exam_id": stored.exam_id,
         "patient_id": stored.patient_id,
         "accession_number": stored.accession_number,
@@ -99,8 +99,8 @@ def row(stored: StoredFinding) -> dict[str, Any]:
         "received": facts.received_at.isoformat(timespec="seconds"),
     }
     if "error" in body:
-        return made
-    return made | {
+        return row
+    return row | {
         "frames_scored": stored.frames,
         "best_frame": stored.is_best,
         "region": body["region"]["index"],

@@ -148,8 +148,8 @@ def deliver(brief: Brief, stop: threading.Event) -> None:
     @contextlib.contextmanager
     def convert(path: Path, sha256: str | None, transfer_syntax: str) -> Iterator[Path]:
         # Only where a destination does not take an object's transfer syntax.
-        with converter()(path, sha256, transfer_syntax) as made:
-            yield made
+        with converter()(path, sha256, transfer_syntax) as converted:
+            yield converted
 
     @functools.cache
     def converter() -> "Converter":

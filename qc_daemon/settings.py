@@ -593,8 +593,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _without_values(error: Exception) -> str:
     """pydantic-settings names the field; what stood there may be a secret."""
-    found = re.search(r'field "(\w+)"', str(error))
-    name = found.group(1) if found else "a setting"
+    match = re.search(r'field "(\w+)"', str(error))
+    name = match.group(1) if match else "a setting"
     return f"QC_DAEMON_{name.upper()} is not valid JSON; give JSON, or one value as SECTION__KEY"
 
 
@@ -603,10 +603,10 @@ def _problems(settings: Settings) -> Iterator[str]:
     names = [destination.name for destination in settings.destination]
     if len(names) != len(set(names)):
         yield "destination.name: two destinations share a name; rename one"
-    named = {name for rule in settings.rule for name in rule.to}
+    rule_destinations = {name for rule in settings.rule for name in rule.to}
     for destination in settings.destination:
         yield from _destination_problems(destination)
-        if not destination.objects and destination.name not in named:
+        if not destination.objects and destination.name not in rule_destinations:
             yield (
                 f"destination {destination.name}: nothing goes there; list something in objects,"
                 " or name it in a rule's to"
@@ -626,9 +626,9 @@ def _destination_problems(destination: DestinationSettings) -> Iterator[str]:
         yield f'{name}: kind dicomweb needs url = "https://..."'
     if kind != "dicom" and destination.commitment == "required":
         yield f"{name}: commitment required needs kind dicom; leave commitment away"
-    named = [key for key in ("url", "token", "user", "password") if getattr(destination, key)]
-    if kind != "dicomweb" and named:
-        yield f"{name}: {named[0]} needs kind dicomweb; remove it or fix kind"
+    web_keys = [key for key in ("url", "token", "user", "password") if getattr(destination, key)]
+    if kind != "dicomweb" and web_keys:
+        yield f"{name}: {web_keys[0]} needs kind dicomweb; remove it or fix kind"
     if (destination.user is None) != (destination.password is None):
         yield f"{name}: user and password go together; give both or neither"
     if destination.token is not None and destination.user is not None:

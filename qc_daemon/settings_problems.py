@@ -90,8 +90,8 @@ def paths(settings: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tu
 
 def nearest(word: str, known: Collection[str]) -> str | None:
     """The one of these that the word is most like, None if like none."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.75)
-    return found[0] if found else None
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.75)
+    return matches[0] if matches else None
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:

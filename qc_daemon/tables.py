@@ -43,9 +43,9 @@ class Listing(list[dict[str, Any]]):
 
 def parse_format(value: str) -> Format:
     """The format by its name, `jsonl` being JSON too. Raises UsageError."""
-    wanted = "json" if value == "jsonl" else value
+    name = "json" if value == "jsonl" else value
     for each in FORMATS:
-        if wanted == each:
+        if name == each:
             return each
     raise UsageError(f"--format {value}: give one of {', '.join(FORMATS)}")
 
@@ -64,23 +64,23 @@ def write_list(
     Keys become snake_case in JSON and CSV, words in a table. `columns` names the keys that a table
     or CSV shows, in order; without, those of the first row. A value may be None or a list of texts.
     """
-    named = list(columns) or list(rows[0] if rows else ())
+    names = list(columns) or list(rows[0] if rows else ())
     if format == "json":
         for row in rows:
             print(json.dumps({_key(name): value for name, value in row.items()}))
     elif format == "csv":
-        _write_csv(named, rows)
+        _write_csv(names, rows)
     elif rows:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        print_table(heading or noun, named, rows, width)
+        print_table(heading or noun, names, rows, width)
     else:
         print(f"no {noun}{' match' if is_filtered else ''}")
     total = rows.total if isinstance(rows, Listing) else len(rows)
     if total is None or len(rows) < total:
-        shown = f"{len(rows)} of {total}" if total is not None else f"the first {len(rows)}"
+        count = f"{len(rows)} of {total}" if total is not None else f"the first {len(rows)}"
         # Programs read stdout: there a note would be a broken row.
         print(
-            f"{shown} {noun} shown; --limit 0 shows all",
+            f"{count} {noun} shown; --limit 0 shows all",
             file=sys.stdout if format == "table" else sys.stderr,
         )
 

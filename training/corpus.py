@@ -21,15 +21,15 @@ def gather(
     `origin` is of the JSON's samples that name none.
     """
     try:
-        found = [sample for path in samples or () for sample in read_samples(path, origin)]
+        samples_read = [sample for path in samples or () for sample in read_samples(path, origin)]
         if fetus_framework is not None:
-            found += read_fetus_framework(fetus_framework, tuple(splits or SPLITS))
+            samples_read += read_fetus_framework(fetus_framework, tuple(splits or SPLITS))
     except SampleError as error:
         raise UsageError(str(error)) from None
-    if not found:
+    if not samples_read:
         raise UsageError("no pictures; give --samples or --fetus-framework")
-    _refuse_twice(found)
-    return found
+    _refuse_twice(samples_read)
+    return samples_read
 
 
 def simulated_only(samples: list[Sample], option: str) -> list[Sample]:
@@ -82,9 +82,9 @@ def without_fold(
 
     A simulated picture that is made of a held-out one is in neither.
     """
-    held = [s for s in samples if not s.simulated and fold_of(s, folds, seed) == fold]
-    hidden = {sample.group for sample in held}
-    return [sample for sample in samples if sample.group not in hidden], held
+    held_out = [s for s in samples if not s.simulated and fold_of(s, folds, seed) == fold]
+    hidden = {sample.group for sample in held_out}
+    return [sample for sample in samples if sample.group not in hidden], held_out
 
 
 def place(group: str, seed: int) -> float:

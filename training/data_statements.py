@@ -96,10 +96,10 @@ def limits(facts: Mapping[str, Any]) -> str:
             continue
         sets = sorted({row["dataset"] or row["source"] for row in real})
         hospitals = sum(row["hospitals"] for row in real)
-        told = "" if hospitals else ", of no named hospital"
+        statement = "" if hospitals else ", of no named hospital"
         text += (
-            f"- {view} has learnt from real pictures of {', '.join(sets)}{told}. Validate it on"
-            " your own pictures before use.\n"
+            f"- {view} has learnt from real pictures of {', '.join(sets)}{statement}."
+            " Validate it on your own pictures before use.\n"
         )
     if {"CP1", "CP2"} & set(facts["vocabulary"]):
         text += "- Choroid plexuses are named by their side in the picture.\n"
@@ -110,18 +110,21 @@ def calibrating(facts: Mapping[str, Any]) -> str:
     """Which pictures the calibration and its error are of."""
     rows = facts["training"]["calibration"]["data"]
     judged = [row for row in rows if row["view"] != View.OTHER]
-    told = f"Calibration pictures: {_origins(judged)}."
+    statement = f"Calibration pictures: {_origins(judged)}."
     if "cross_validation" in facts:
         real = facts["cross_validation"]["set 2"]["pictures"]
-        told += (
+        statement += (
             f" Of the views that the cross-validation judged, its {real} real pictures stand in"
             " their place, as its networks judged them; the parts of this bundle learnt from most"
             " of these."
         )
     learnt = facts["training"]["calibration"].get("learnt from")
     if learnt is None:
-        return told + " Whether a part learnt from some of them was not recorded."
-    return told + f" Of the pictures given to calibrate on, a part learnt from {learnt or 'none'}."
+        return statement + " Whether a part learnt from some of them was not recorded."
+    return (
+        statement
+        + f" Of the pictures given to calibrate on, a part learnt from {learnt or 'none'}."
+    )
 
 
 def calibrated_on(facts: Mapping[str, Any]) -> str:
@@ -139,7 +142,7 @@ def calibrated_on(facts: Mapping[str, Any]) -> str:
                 " networks judged them"
             )
     return "The probability is calibrated, by view, on " + "; ".join(
-        f"{view}: {told}" for view, told in by_view.items()
+        f"{view}: {statement}" for view, statement in by_view.items()
     )
 
 

@@ -177,7 +177,7 @@ def _text(
     if default is None and not value and not may_be_empty:
         raise ValueError(f"{key} is empty")
     if (not value.isprintable() and key != "description") or _has_surrogate(value):
-        raise ValueError(f"{key} {_shown(value)} has characters that are none of a name")
+        raise ValueError(f"{key} {_printable(value)} has characters that are none of a name")
     return value
 
 
@@ -219,7 +219,7 @@ def _size(image: Path, name: str) -> tuple[int, int]:
     except OSError:
         is_file = False
     if not is_file:
-        raise ValueError(f"no file {_shown(name)}")
+        raise ValueError(f"no file {_printable(name)}")
     try:
         with Image.open(image) as opened:
             size = opened.size
@@ -238,17 +238,17 @@ def _size(image: Path, name: str) -> tuple[int, int]:
 
 def _number(value: Any, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{what} {_shown(value)} is no finite number")
+        raise ValueError(f"{what} {_printable(value)} is no finite number")
     return float(value)
 
 
 def _corners(value: Any, what: str) -> Box:
     """Four finite numbers: a box in pixels, with an area."""
     if not isinstance(value, list) or len(value) != 4:
-        raise ValueError(f"{what} {_shown(value)} is no list of x_min, y_min, x_max, y_max")
+        raise ValueError(f"{what} {_printable(value)} is no list of x_min, y_min, x_max, y_max")
     x0, y0, x1, y1 = (_number(v, what) for v in value)
     if not (x0 < x1 and y0 < y1):
-        raise ValueError(f"{what} {_shown(value)} has no area")
+        raise ValueError(f"{what} {_printable(value)} has no area")
     return (x0, y0, x1, y1)
 
 
@@ -273,7 +273,7 @@ def _box(box: Any, at: int, width: int, height: int) -> Detection:
             raise ValueError(f"{where}: {key} is missing")
     code = box["label"]
     if not isinstance(code, str) or code not in BY_CODE:
-        raise ValueError(f"{where}: label {_shown(code)} is none of {', '.join(BY_CODE)}")
+        raise ValueError(f"{where}: label {_printable(code)} is none of {', '.join(BY_CODE)}")
     bbox = _inside(_corners(box["bbox"], f"{where}: bbox"), f"{where}: bbox", width, height)
     confidence = _number(box["confidence"], f"{where}: confidence")
     if not 0 <= confidence <= 1:
@@ -315,7 +315,7 @@ def _defects(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _shown(value: Any) -> str:
+def _printable(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"
 

@@ -21,21 +21,21 @@ def of_copy(file: Path) -> tuple[str, dict[str, int], dict[str, int]]:
 
     Raises QCError STORAGE if it is none of ours.
     """
-    made = create_engine(f"sqlite:///{file}")
+    engine = create_engine(f"sqlite:///{file}")
     try:
-        with made.connect() as connection:
+        with engine.connect() as connection:
             tables = inspect(connection).get_table_names()
             if "alembic_version" not in tables:
                 raise QCError(ErrorCode.STORAGE, f"{file} is no database of qc-daemon")
-            return revision(connection), counts(connection, tables), kept_files(connection)
+            return revision(connection), counts(connection, tables), file_sizes(connection)
     finally:
-        made.dispose()
+        engine.dispose()
 
 
 def revision(connection: Connection) -> str:
     """The schema's revision, "base" without tables."""
-    found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    return str(found) if found else "base"
+    version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return str(version) if version else "base"
 
 
 def counts(connection: Connection, tables: list[str]) -> dict[str, int]:
@@ -46,7 +46,7 @@ def counts(connection: Connection, tables: list[str]) -> dict[str, int]:
     }
 
 
-def kept_files(connection: Connection) -> dict[str, int]:
+def file_sizes(connection: Connection) -> dict[str, int]:
     """Sizes of the spool's files that rows keep, by path; also in an older version's tables."""
     columns = {each["name"] for each in inspect(connection).get_columns("revision")}
     where = " WHERE dropped_at IS NULL" if "dropped_at" in columns else ""

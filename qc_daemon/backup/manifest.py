@@ -67,42 +67,44 @@ class Manifest:
 def read(folder: Path) -> Manifest:
     """The manifest of a backup. Raises QCError STORAGE if it is none, or of a later format."""
     try:
-        found = json.loads((folder / NAME).read_bytes())
+        document = json.loads((folder / NAME).read_bytes())
     except FileNotFoundError:
         raise _no_backup(folder, "it has no manifest.json; it may be unfinished") from None
     except (OSError, ValueError):
         raise _no_backup(folder, "its manifest.json cannot be read") from None
-    if isinstance(found, dict) and found.get("format") != FORMAT:
+    if isinstance(document, dict) and document.get("format") != FORMAT:
         raise _no_backup(folder, "it was made by a later version of qc-daemon; install that")
     try:
-        return _parsed(found)
+        return _parse(document)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise _no_backup(folder, "its manifest.json is not valid") from None
 
 
-def _parsed(found: Mapping[str, Any]) -> Manifest:
-    files = {name: File(int(each["size"]), each["sha256"]) for name, each in found["files"].items()}
-    counts = {name: int(count) for name, count in found["counts"].items()}
-    columns = {name: [str(column) for column in each] for name, each in found["columns"].items()}
+def _parse(document: Mapping[str, Any]) -> Manifest:
+    files = {
+        name: File(int(each["size"]), each["sha256"]) for name, each in document["files"].items()
+    }
+    counts = {name: int(count) for name, count in document["counts"].items()}
+    columns = {name: [str(column) for column in each] for name, each in document["columns"].items()}
     valid = (
         all(map(_FILE.fullmatch, files))
         and all(_SHA256.fullmatch(each.sha256) for each in files.values())
         and all(map(_NAME.fullmatch, (*counts, *columns)))
         and all(_NAME.fullmatch(column) for each in columns.values() for column in each)
-        and found["database"] in ("sqlite", "postgresql")
+        and document["database"] in ("sqlite", "postgresql")
     )
     if not valid:
         raise ValueError
     return Manifest(
-        created=str(found["created"]),
-        version=str(found["version"]),
-        database=found["database"],
-        schema_revision=str(found["schema_revision"]),
+        created=str(document["created"]),
+        version=str(document["version"]),
+        database=document["database"],
+        schema_revision=str(document["schema_revision"]),
         counts=counts,
         files=files,
         columns=columns,
-        missing=[str(each) for each in found["missing"]],
-        damaged=[str(each) for each in found["damaged"]],
+        missing=[str(each) for each in document["missing"]],
+        damaged=[str(each) for each in document["damaged"]],
     )
 
 

@@ -34,16 +34,16 @@ class Export:
     columns: dict[str, list[str]]
     counts: dict[str, int]
     schema_revision: str
-    kept: dict[str, int]
+    sizes: dict[str, int]
 
 
 def export(url: str, folder: Path) -> Export:
     """Write each table of one snapshot to `folder`. Raises QCError STORAGE, OSError."""
     parsed = parse(url)
     private.make_folder(folder)
-    made = create_engine(parsed, isolation_level="REPEATABLE READ")
+    engine = create_engine(parsed, isolation_level="REPEATABLE READ")
     try:
-        with translated(parsed), made.connect() as connection:
+        with translated(parsed), engine.connect() as connection:
             there = _ours(connection)
             if _VERSIONS not in there:
                 raise QCError(ErrorCode.STORAGE, "the database has no tables yet; nothing to save")
@@ -60,10 +60,10 @@ def export(url: str, folder: Path) -> Export:
                 columns,
                 contents.counts(connection, there),
                 contents.revision(connection),
-                contents.kept_files(connection),
+                contents.file_sizes(connection),
             )
     finally:
-        made.dispose()
+        engine.dispose()
 
 
 def restore(url: str, folder: Path, manifest: Manifest, aside: str) -> str | None:
@@ -74,9 +74,9 @@ def restore(url: str, folder: Path, manifest: Manifest, aside: str) -> str | Non
     then nothing has changed.
     """
     parsed = parse(url)
-    made = create_engine(parsed)
+    engine = create_engine(parsed)
     try:
-        with translated(parsed), made.begin() as connection:
+        with translated(parsed), engine.begin() as connection:
             _refuse_others(connection, url)
             old = _ours(connection)
             if old:
@@ -88,7 +88,7 @@ def restore(url: str, folder: Path, manifest: Manifest, aside: str) -> str | Non
             # Whoever came meanwhile waits for our locks, and must not work on what it did not read.
             _refuse_others(connection, url)
     finally:
-        made.dispose()
+        engine.dispose()
     return aside if old else None
 
 
@@ -127,9 +127,9 @@ def _fill(connection: Connection, folder: Path, manifest: Manifest) -> None:
             continue
         _read(connection, name, manifest.columns[name], folder / TABLES / f"{name}.copy")
         _go_on_counting(connection, name)
-    found = contents.counts(connection, sorted(manifest.counts))
-    if found != manifest.counts:
-        wrong = next(name for name in found if found[name] != manifest.counts[name])
+    counts = contents.counts(connection, sorted(manifest.counts))
+    if counts != manifest.counts:
+        wrong = next(name for name in counts if counts[name] != manifest.counts[name])
         raise QCError(
             ErrorCode.STORAGE, f"the backup's table {wrong} has other rows than were saved"
         )
@@ -150,7 +150,7 @@ def _go_on_counting(connection: Connection, name: str) -> None:
 
 def _written(connection: Connection, name: str, columns: list[str], path: Path) -> File:
     digest, size = hashlib.sha256(), 0
-    statement = sql.SQL("COPY {} ({}) TO STDOUT").format(*_named(name, columns))
+    statement = sql.SQL("COPY {} ({}) TO STDOUT").format(*_identifiers(name, columns))
     with (
         _driver(connection).cursor() as cursor,
         os.fdopen(private.create(path), "wb") as file,
@@ -163,7 +163,7 @@ def _written(connection: Connection, name: str, columns: list[str], path: Path) 
 
 
 def _read(connection: Connection, name: str, columns: list[str], path: Path) -> None:
-    statement = sql.SQL("COPY {} ({}) FROM STDIN").format(*_named(name, columns))
+    statement = sql.SQL("COPY {} ({}) FROM STDIN").format(*_identifiers(name, columns))
     try:
         with (
             _driver(connection).cursor() as cursor,
@@ -180,7 +180,7 @@ def _read(connection: Connection, name: str, columns: list[str], path: Path) -> 
         ) from error
 
 
-def _named(name: str, columns: list[str]) -> tuple[sql.Identifier, sql.Composed]:
+def _identifiers(name: str, columns: list[str]) -> tuple[sql.Identifier, sql.Composed]:
     return sql.Identifier(name), sql.SQL(", ").join(map(sql.Identifier, columns))
 
 

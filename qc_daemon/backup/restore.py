@@ -66,31 +66,33 @@ def restore(
     the end; a restore that fails before leaves it as it is.
     """
     url, spool = settings.store.url, settings.store.spool
-    saved = _verified(source, url)
+    backup_manifest = _verify_backup(source, url)
     file = schema.file_of(url)
     with service_lock.alone(spool), _undisturbed(url):
-        if saved is None:
+        if backup_manifest is None:
             added = replaced = 0
             revision, counts, _ = contents.of_copy(source)
         else:
-            added, replaced = _spooled(source / SPOOL, saved, spool, progress)
-            revision, counts = saved.schema_revision, saved.counts
+            added, replaced = _restore_spool(source / SPOOL, backup_manifest, spool, progress)
+            revision, counts = backup_manifest.schema_revision, backup_manifest.counts
         name = f"before_restore_{now:%Y%m%dt%H%M%S_%f}"
         if file is None:
-            assert saved is not None
-            aside = postgresql.restore(url, source, saved, name)
+            assert backup_manifest is not None
+            aside = postgresql.restore(url, source, backup_manifest, name)
         else:
-            aside = _replaced(file, source if saved is None else source / DATABASE, name)
-        kept = _checked(url, file, counts)
-        missing = tuple(path for path in kept if not (spool / path).is_file())
+            aside = _replace_database(
+                file, source if backup_manifest is None else source / DATABASE, name
+            )
+        sizes = _check_restored(url, file, counts)
+        missing = tuple(path for path in sizes if not (spool / path).is_file())
         return Restored(
             schema_revision=revision,
-            created=None if saved is None else saved.created,
+            created=None if backup_manifest is None else backup_manifest.created,
             aside=aside,
             files=added,
             replaced=replaced,
             missing=missing,
-            later=tuple(_later(url, spool)),
+            later=tuple(_files_without_row(url, spool)),
         )
 
 
@@ -105,31 +107,32 @@ def _undisturbed(url: str) -> Iterator[None]:
             yield
 
 
-def _verified(source: Path, url: str) -> Manifest | None:
+def _verify_backup(source: Path, url: str) -> Manifest | None:
     """The manifest of a sound backup for this database; None for a database file alone."""
     is_sqlite = schema.file_of(url) is not None
     if source.is_file() and is_sqlite:
-        _sound(source)
+        _refuse_damaged(source)
         revision, _, _ = contents.of_copy(source)
-        _known(revision)
+        _refuse_other_schema(revision)
         return None
     if not source.is_dir():
         what = "a backup's folder or a database's copy" if is_sqlite else "a backup's folder"
         raise QCError(ErrorCode.STORAGE, f"{source} is no backup: give {what}")
-    found = manifest.read(source)
-    if found.database != parse(url).get_backend_name():
+    backup_manifest = manifest.read(source)
+    if backup_manifest.database != parse(url).get_backend_name():
         raise QCError(
             ErrorCode.STORAGE,
-            f"the backup is of a {found.database} database, and store.url names another kind",
+            f"the backup is of a {backup_manifest.database} database,"
+            " and store.url names another kind",
         )
-    _known(found.schema_revision)
-    manifest.verify(source, found)
+    _refuse_other_schema(backup_manifest.schema_revision)
+    manifest.verify(source, backup_manifest)
     if is_sqlite:
-        _sound(source / DATABASE)
-    return found
+        _refuse_damaged(source / DATABASE)
+    return backup_manifest
 
 
-def _known(revision: str) -> None:
+def _refuse_other_schema(revision: str) -> None:
     if not schema.is_known(revision):
         raise QCError(
             ErrorCode.STORAGE,
@@ -138,35 +141,35 @@ def _known(revision: str) -> None:
         )
 
 
-def _sound(file: Path) -> None:
+def _refuse_damaged(file: Path) -> None:
     if any(each != file for each in schema.files_of(file)):
         raise QCError(
             ErrorCode.STORAGE,
             f"{file} has a -wal or -shm beside it: it is a database in use, not a copy",
         )
-    found = integrity.examine_file(file)
-    if not found.sound:
-        raise QCError(ErrorCode.STORAGE, f"the backup {file} is damaged: {found.faults[0]}")
+    result = integrity.examine_file(file)
+    if not result.sound:
+        raise QCError(ErrorCode.STORAGE, f"the backup {file} is damaged: {result.faults[0]}")
 
 
-def _spooled(
-    source: Path, saved: Manifest, spool: Path, progress: Callable[[int, int], None]
+def _restore_spool(
+    source: Path, backup_manifest: Manifest, spool: Path, progress: Callable[[int, int], None]
 ) -> tuple[int, int]:
     """Give the spool the files it lacks; how many, and how many of them replaced damaged ones."""
     added = replaced = 0
-    wanted = saved.spool_files
+    files = backup_manifest.spool_files
     try:
-        for done, (path, file) in enumerate(wanted.items()):
-            progress(done, len(wanted))
+        for done, (path, file) in enumerate(files.items()):
+            progress(done, len(files))
             condition = spool_file.examine(spool / path, file.sha256, file.size)
             if condition is Condition.INTACT:
                 continue
             if condition is not Condition.MISSING:
                 spool_file.set_aside(spool, spool / path, file.sha256)
                 replaced += 1
-            _copied(source / path, spool / path)
+            _copy(source / path, spool / path)
             added += 1
-        progress(len(wanted), len(wanted))
+        progress(len(files), len(files))
         os.sync()
     except OSError as error:
         raise QCError(
@@ -177,17 +180,17 @@ def _spooled(
     return added, replaced
 
 
-def _copied(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path) -> None:
     """A copy under its name only once it is whole."""
     private.make_folder(target.parent)
     part = target.with_suffix(".restored")
     part.unlink(missing_ok=True)
-    with os.fdopen(private.create(part), "wb") as made, source.open("rb") as read:
-        shutil.copyfileobj(read, made, 1 << 20)
+    with os.fdopen(private.create(part), "wb") as target_file, source.open("rb") as source_file:
+        shutil.copyfileobj(source_file, target_file, 1 << 20)
     part.replace(target)
 
 
-def _replaced(file: Path, copy: Path, name: str) -> str | None:
+def _replace_database(file: Path, copy: Path, name: str) -> str | None:
     """Put the copy in the database's place; the folder with the old one, None if there was none.
 
     Durable before it is renamed over the old one, which the folder then still has by another link.
@@ -198,10 +201,10 @@ def _replaced(file: Path, copy: Path, name: str) -> str | None:
     try:
         private.make_folder(file.parent)
         part.unlink(missing_ok=True)
-        with os.fdopen(private.create(part), "wb") as made, copy.open("rb") as read:
-            shutil.copyfileobj(read, made, 1 << 20)
-            made.flush()
-            os.fsync(made.fileno())
+        with os.fdopen(private.create(part), "wb") as target_file, copy.open("rb") as source_file:
+            shutil.copyfileobj(source_file, target_file, 1 << 20)
+            target_file.flush()
+            os.fsync(target_file.fileno())
         if old:
             private.make_folder(aside)
         for each in old:
@@ -227,43 +230,43 @@ def _sync(folder: Path) -> None:
         os.close(fd)
 
 
-def _checked(url: str, file: Path | None, counts: dict[str, int]) -> dict[str, int]:
+def _check_restored(url: str, file: Path | None, counts: dict[str, int]) -> dict[str, int]:
     """The kept files of the restored database. Raises QCError STORAGE if it is not what was saved.
 
     Without our engine, which would begin a write-ahead log.
     """
     if file is None:
-        found = integrity.examine(url)
-        made = create_engine(parse(url))
+        result = integrity.examine(url)
+        engine = create_engine(parse(url))
     else:
-        found = integrity.examine_file(file)
-        made = create_engine(f"sqlite:///{file}")
-    if not found.sound:
-        raise QCError(ErrorCode.STORAGE, f"the restored database is damaged: {found.faults[0]}")
+        result = integrity.examine_file(file)
+        engine = create_engine(f"sqlite:///{file}")
+    if not result.sound:
+        raise QCError(ErrorCode.STORAGE, f"the restored database is damaged: {result.faults[0]}")
     try:
-        with made.connect() as connection:
+        with engine.connect() as connection:
             if contents.counts(connection, sorted(counts)) != counts:
                 raise QCError(
                     ErrorCode.STORAGE, "the restored database has other rows than were saved"
                 )
-            return contents.kept_files(connection)
+            return contents.file_sizes(connection)
     finally:
-        made.dispose()
+        engine.dispose()
 
 
-def _later(url: str, spool: Path) -> Iterator[Later]:
+def _files_without_row(url: str, spool: Path) -> Iterator[Later]:
     """Files of the spool that no row names."""
-    made = create_engine(parse(url))
+    engine = create_engine(parse(url))
     try:
-        with made.connect() as connection:
+        with engine.connect() as connection:
             if not inspect(connection).has_table("revision"):
-                known: set[str] = set()
+                paths: set[str] = set()
             else:
-                known = set(connection.execute(text("SELECT path FROM revision")).scalars())
+                paths = set(connection.execute(text("SELECT path FROM revision")).scalars())
     finally:
-        made.dispose()
+        engine.dispose()
     for path in sorted(spool.glob("[0-9a-f][0-9a-f]/*.dcm")):
-        if path.relative_to(spool).as_posix() not in known:
+        if path.relative_to(spool).as_posix() not in paths:
             yield Later(path.stem, _instance(path))
 
 

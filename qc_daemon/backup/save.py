@@ -37,7 +37,7 @@ def save(
     """
     try:
         _make(folder)
-        return _saved(settings, folder, now, link, progress)
+        return _save_all(settings, folder, now, link, progress)
     except OSError as error:
         why = (error.strerror or type(error).__name__).lower()
         raise QCError(ErrorCode.STORAGE, f"no backup written to {folder}: {why}") from error
@@ -52,7 +52,7 @@ def _make(folder: Path) -> None:
     private.tighten(folder)
 
 
-def _saved(
+def _save_all(
     settings: Settings,
     folder: Path,
     now: datetime,
@@ -64,26 +64,26 @@ def _saved(
     if schema.file_of(url) is None:
         export = postgresql.export(url, folder / TABLES)
         files = {f"{TABLES}/{name}.copy": each for name, each in export.files.items()}
-        revision, counts, kept = export.schema_revision, export.counts, export.kept
+        revision, counts, sizes = export.schema_revision, export.counts, export.sizes
         columns = export.columns
     else:
         copy = folder / DATABASE
         schema.backup(url, copy)
         files = {DATABASE: File(copy.stat().st_size, sha256_of(copy))}
-        revision, counts, kept = contents.of_copy(copy)
+        revision, counts, sizes = contents.of_copy(copy)
     missing, damaged = [], []
-    for done, (path, size) in enumerate(kept.items()):
-        progress(done, len(kept))
+    for done, (path, size) in enumerate(sizes.items()):
+        progress(done, len(sizes))
         target = folder / SPOOL / path
-        saved = _saved_file(spool / path, target, link)
-        if saved is None:
+        file = _save_file(spool / path, target, link)
+        if file is None:
             missing.append(path)
-        elif saved != File(size, Path(path).stem):
+        elif file != File(size, Path(path).stem):
             damaged.append(path)
             target.unlink()
         else:
-            files[f"{SPOOL}/{path}"] = saved
-    progress(len(kept), len(kept))
+            files[f"{SPOOL}/{path}"] = file
+    progress(len(sizes), len(sizes))
     # One flush for all of them, before the manifest says that they are there.
     os.sync()
     manifest = Manifest(
@@ -102,7 +102,7 @@ def _saved(
     return manifest
 
 
-def _saved_file(source: Path, target: Path, link: bool) -> File | None:
+def _save_file(source: Path, target: Path, link: bool) -> File | None:
     """The file in the backup; None if the spool has none."""
     private.make_folder(target.parent)
     try:
@@ -117,8 +117,8 @@ def _saved_file(source: Path, target: Path, link: bool) -> File | None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    with source.open("rb", buffering=0) as read:
+    with source.open("rb", buffering=0) as source_file:
         fd = private.create(target)
-        with os.fdopen(fd, "wb") as made:
-            while block := read.read(_BLOCK):
-                made.write(block)
+        with os.fdopen(fd, "wb") as target_file:
+            while block := source_file.read(_BLOCK):
+                target_file.write(block)

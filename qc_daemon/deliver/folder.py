@@ -91,11 +91,11 @@ class FolderCarrier:
         fd, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)
         part = Path(name)
         try:
-            with os.fdopen(fd, "wb") as made:
+            with os.fdopen(fd, "wb") as file:
                 for block in content:
-                    made.write(block)
-                made.flush()
-                os.fsync(made.fileno())
+                    file.write(block)
+                file.flush()
+                os.fsync(file.fileno())
             # Whom the share's owner lets into the folder may read what is in it, and nobody else.
             part.chmod(0o666 & self.folder.stat().st_mode)
             part.replace(target)

@@ -84,8 +84,8 @@ class StoreSCU:
         elif item.path is None:
             # What we made ourselves is small, and no stranger's.
             with item.file() as own:
-                made = b"".join(reencoded(own, transfer_syntax))
-            with replace(item, payload=made).file() as path:
+                payload = b"".join(reencoded(own, transfer_syntax))
+            with replace(item, payload=payload).file() as path:
                 yield path
         else:
             raise self._error(
@@ -155,14 +155,18 @@ class StoreSCU:
         raise self._error(ErrorCode.DELIVERY_UNREACHABLE, f"cannot be reached: {why}")
 
     def _contexts(self) -> list[Any]:
-        made = [
+        payload = [
             build_context(sop_class, syntax)
             for sop_class, own in self._pairs
             for syntax in (own, alternatives(own))
             if syntax
         ]
         # Requests go on associations of their own; this only asks whether the peer takes any.
-        return made if self.destination.commitment == "off" else [*made, build_context(PUSH_MODEL)]
+        return (
+            payload
+            if self.destination.commitment == "off"
+            else [*payload, build_context(PUSH_MODEL)]
+        )
 
     def _drop(self) -> None:
         association, self._association = self._association, None

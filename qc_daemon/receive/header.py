@@ -175,33 +175,33 @@ class _Walk:
         In a data set in order they are all before the first tag beyond Series Instance UID; who
         has no order may have them anywhere before the pixel data.
         """
-        found: dict[int, bytes] = {}
+        values: dict[int, bytes] = {}
         try:
-            self._collect(found, describing)
+            self._collect(values, describing)
         except HeaderError:
             # What is read on for is not worth an object that says what it is.
-            if not (self._beyond and found.keys() >= _IDENTIFYING):
+            if not (self._beyond and values.keys() >= _IDENTIFYING):
                 raise
-        return found
+        return values
 
-    def _collect(self, found: dict[int, bytes], describing: frozenset[int]) -> None:
+    def _collect(self, values: dict[int, bytes], describing: frozenset[int]) -> None:
         ordered, before = True, -1
         while self.stream.tell() < self.end:
             tag, length = self._header(self.implicit)
             self._beyond = self._beyond or tag > _SERIES
             ordered, before = ordered and tag > before, tag
-            if tag > _SERIES and found.keys() >= _EXPECTED:
+            if tag > _SERIES and values.keys() >= _EXPECTED:
                 return
-            if tag in _PIXELS and ordered and found.keys() >= _IDENTIFYING:
+            if tag in _PIXELS and ordered and values.keys() >= _IDENTIFYING:
                 return
             if length == _UNDEFINED:
                 self._skip_items(self.implicit, depth=1)
             elif tag in _WANTED:
                 if length > _MAX_VALUE:
                     raise HeaderError("an identifier is longer than any can be")
-                found[tag] = self._read(length)
+                values[tag] = self._read(length)
             elif tag in describing and length <= _MAX_VALUE:
-                found[tag] = self._read(length)
+                values[tag] = self._read(length)
             else:
                 self._skip(length)
 

@@ -325,8 +325,8 @@ def omissions(session: Session, exam_id: int) -> list[Quarantined]:
         .where(Revision.exam_id == exam_id)
         .order_by(Revision.received_at, Revision.id)
     ).all()
-    told = {row.instance_id for row in rows if row.state != RevisionState.QUARANTINED}
-    newest = {row.instance_id: row for row in rows if row.instance_id not in told}
+    readable = {row.instance_id for row in rows if row.state != RevisionState.QUARANTINED}
+    newest = {row.instance_id: row for row in rows if row.instance_id not in readable}
     return [
         Quarantined(as_facts(row), row.reason_code, row.reason_message, row.reason_at)
         for row in newest.values()

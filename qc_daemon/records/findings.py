@@ -65,12 +65,12 @@ def query(
         chosen = chosen.where(Revision.received_at >= since)
     if exam_id is not None:
         chosen = chosen.where(Revision.exam_id == exam_id)
-    wanted = chosen.with_only_columns(func.coalesce(Revision.source_revision_id, Revision.id))
+    revision_ids = chosen.with_only_columns(func.coalesce(Revision.source_revision_id, Revision.id))
     rows = session.execute(
         select(Revision.received_at, Revision.id, Finding.body, Exam.study_instance_uid)
         .join(Finding, Finding.revision_id == Revision.id)
         .join(Exam, Exam.id == Revision.exam_id)
-        .where(Revision.id.in_(wanted))
+        .where(Revision.id.in_(revision_ids))
         .order_by(Finding.frame, Finding.region, Finding.id)
     ).all()
     shared = _shared_studies(session, {row.study_instance_uid for row in rows})
@@ -130,7 +130,7 @@ class StoredFinding:
 
 def stored(
     session: Session,
-    wanted: ExamFilter,
+    exam_filter: ExamFilter,
     window: Window,
     *,
     all_revisions: bool,
@@ -144,8 +144,8 @@ def stored(
     cine the best frame of each view is best, as the reports have it; every region of a still is.
     """
     rows = heapq.merge(
-        _scored(session, wanted, window, all_revisions),
-        _refused(session, wanted, window, all_revisions),
+        _scored(session, exam_filter, window, all_revisions),
+        _refused(session, exam_filter, window, all_revisions),
         key=lambda row: (row.received_at, row.revision_id),
     )
     shared = _shared_studies(session, None)
@@ -199,7 +199,7 @@ _BATCH = 200
 
 
 def _scored(
-    session: Session, wanted: ExamFilter, window: Window, all_revisions: bool
+    session: Session, exam_filter: ExamFilter, window: Window, all_revisions: bool
 ) -> Iterator[Any]:
     newer = aliased(Revision)
     told = func.coalesce(Revision.source_revision_id, Revision.id)
@@ -212,12 +212,12 @@ def _scored(
     repeats = [later, func.coalesce(newer.source_revision_id, newer.id) == told]
     if window.until is not None:
         repeats.append(newer.received_at < window.until)
-    if replace(wanted, study=None) != ExamFilter():
+    if replace(exam_filter, study=None) != ExamFilter():
         # Asked of one exam, what a corrected header took to another exam is still told of it.
         repeats.append(newer.exam_id == Revision.exam_id)
     again = exists().where(*repeats)
     chosen = (
-        _of(wanted, window)
+        _of(exam_filter, window)
         .add_columns(superseded.label("is_superseded"), Finding.body)
         .join(Finding, Finding.revision_id == told)
         .where(~again)
@@ -229,7 +229,7 @@ def _scored(
 
 
 def _refused(
-    session: Session, wanted: ExamFilter, window: Window, all_revisions: bool
+    session: Session, exam_filter: ExamFilter, window: Window, all_revisions: bool
 ) -> Iterator[Any]:
     newer = aliased(Revision)
     superseded = exists().where(
@@ -239,7 +239,7 @@ def _refused(
         newer.state != RevisionState.RECEIVED,
     )
     chosen = (
-        _of(wanted, window)
+        _of(exam_filter, window)
         .add_columns(
             superseded.label("is_superseded"),
             null().label("body"),
@@ -254,9 +254,9 @@ def _refused(
     yield from session.execute(chosen.execution_options(yield_per=_BATCH))
 
 
-def _of(wanted: ExamFilter, window: Window) -> Select[Any]:
+def _of(exam_filter: ExamFilter, window: Window) -> Select[Any]:
     facts = select_facts().add_columns(Exam.patient_id, Exam.accession_number)
-    return window.where(wanted.where(facts), Revision.received_at)
+    return window.where(exam_filter.where(facts), Revision.received_at)
 
 
 def _error_object(facts: RevisionFacts, row: Any) -> dict[str, Any]:

@@ -97,9 +97,9 @@ def _dangling(table: str, parent: str, count: int) -> str:
 
 def _postgresql(url: str, full: bool) -> Integrity:
     parsed = parse(url)
-    made = create_engine(parsed)
+    engine = create_engine(parsed)
     try:
-        with translated(parsed), made.connect() as connection:
+        with translated(parsed), engine.connect() as connection:
             faults = [
                 f"the index {name} is not usable: REINDEX it"
                 for (name,) in connection.execute(text(_INVALID_INDEXES))
@@ -110,7 +110,7 @@ def _postgresql(url: str, full: bool) -> Integrity:
             if full:
                 faults += _unread(connection)
     finally:
-        made.dispose()
+        engine.dispose()
     return Integrity(tuple(faults), full)
 
 

@@ -183,7 +183,7 @@ class ExamFilter:
         return chosen
 
 
-def exams(session: Session, wanted: ExamFilter, window: Window = ALL) -> tuple[Rows, int]:
+def exams(session: Session, exam_filter: ExamFilter, window: Window = ALL) -> tuple[Rows, int]:
     """Exams, those whose last object came last first; the window is about when that came."""
     objects = (
         select(func.count(Revision.instance_id.distinct()))
@@ -191,7 +191,7 @@ def exams(session: Session, wanted: ExamFilter, window: Window = ALL) -> tuple[R
         .scalar_subquery()
     )
     chosen = window.where(
-        wanted.where(select(*Exam.__table__.c, objects.label("objects"))), Exam.last_object_at
+        exam_filter.where(select(*Exam.__table__.c, objects.label("objects"))), Exam.last_object_at
     )
     ordered = chosen.order_by(Exam.last_object_at.desc(), Exam.id.desc())
     rows = session.execute(ordered.limit(window.limit)).all()

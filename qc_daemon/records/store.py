@@ -121,13 +121,13 @@ def shown(url: URL) -> str:
 def engine(url: URL) -> Engine:
     """A new engine: SQLite in WAL mode with full synchronisation, PostgreSQL as it comes."""
     if url.get_backend_name() == "postgresql":
-        made = create_engine(url, pool_pre_ping=True, **_POOL)
-        share_connections(made, BUSY_TIMEOUT_MS / 1000)
-        return made
-    made = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, **_POOL)
-    event.listen(made, "connect", _prepare_sqlite)
-    event.listen(made, "begin", _begin_sqlite)
-    return made
+        database_engine = create_engine(url, pool_pre_ping=True, **_POOL)
+        share_connections(database_engine, BUSY_TIMEOUT_MS / 1000)
+        return database_engine
+    database_engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, **_POOL)
+    event.listen(database_engine, "connect", _prepare_sqlite)
+    event.listen(database_engine, "begin", _begin_sqlite)
+    return database_engine
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:

@@ -68,10 +68,10 @@ class Progress:
 def read(spool: Path) -> Progress:
     """How far the scrub of the spool is; nothing yet where that cannot be read."""
     try:
-        found = json.loads((spool / NAME).read_bytes())
+        progress = json.loads((spool / NAME).read_bytes())
         return Progress(
             *(
-                None if found[name] is None else Pass(**found[name])
+                None if progress[name] is None else Pass(**progress[name])
                 for name in ("current", "previous")
             )
         )
@@ -145,31 +145,31 @@ class Scrub:
 
         Raises QCError STORAGE; OSError where the spool cannot be written.
         """
-        found = read(self.spool)
-        current = found.current
+        progress = read(self.spool)
+        current = progress.current
         if current is None or current.finished is not None:
             last = None if current is None else datetime.fromisoformat(current.begun)
             if not self.spool.is_dir() or not due(self.clock(), last, self.at):
                 return None
-            found = Progress(Pass(self._now()), found.finished)
-        return self._go_on(found)
+            progress = Progress(Pass(self._now()), progress.finished)
+        return self._go_on(progress)
 
-    def _go_on(self, found: Progress) -> Pass:
-        current = found.current
+    def _go_on(self, progress: Progress) -> Pass:
+        current = progress.current
         assert current is not None
         while not self.stop.is_set():
             with self.store.read() as session:
                 page = retention.originals(session, current.after, limit=_PAGE)
             if not page:
                 current = replace(current, finished=self._now())
-                self._keep(replace(found, current=current))
+                self._keep(replace(progress, current=current))
                 self._tell(current)
                 return current
             for original in page:
                 current = self._looked_at(current, original)
                 if self.stop.is_set():
                     break
-            self._keep(replace(found, current=current))
+            self._keep(replace(progress, current=current))
         return current
 
     def _looked_at(self, current: Pass, original: Original) -> Pass:

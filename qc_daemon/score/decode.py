@@ -146,17 +146,19 @@ class DecodeProcess:
         return self._child
 
 
-def spread(count: int, wanted: int) -> tuple[int, ...]:
+def spread(count: int, number_of_frames: int) -> tuple[int, ...]:
     """Frame numbers, from 1, in the middle of `wanted` equal parts of a cine; 0: all of it."""
-    if wanted <= 0 or wanted >= count:
+    if number_of_frames <= 0 or number_of_frames >= count:
         return tuple(range(1, count + 1))
-    return tuple((2 * part + 1) * count // (2 * wanted) + 1 for part in range(wanted))
+    return tuple(
+        (2 * part + 1) * count // (2 * number_of_frames) + 1 for part in range(number_of_frames)
+    )
 
 
-def chosen_frames(summary: Summary, wanted: int) -> tuple[int, ...]:
+def chosen_frames(summary: Summary, number_of_frames: int) -> tuple[int, ...]:
     """Frame numbers as `spread` chooses them, of those that can be decoded."""
     readable = summary.readable_frames
-    return tuple(readable[number - 1] for number in spread(len(readable), wanted))
+    return tuple(readable[number - 1] for number in spread(len(readable), number_of_frames))
 
 
 class _Child:
@@ -307,8 +309,8 @@ def _request(do: str, path: Path, sha256: str | None) -> dict[str, Any]:
 
 def _environment() -> dict[str, str]:
     """What a decoder needs of ours, and nothing else: the rest may hold tokens and passwords."""
-    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    return kept | {
+    variables = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    return variables | {
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",

@@ -108,18 +108,18 @@ class ScoreWorker:
         if content == "header":
             log.info("scored", job=job.id, findings=0, content=content)
             return
-        found = self._judged(lease, facts, path, summary, content == "other")
+        findings = self._judged(lease, facts, path, summary, content == "other")
         with self.store.begin() as session:
             stored_findings.store(
-                session, facts.revision_id, [f.to_json() for f in found], self.clock()
+                session, facts.revision_id, [f.to_json() for f in findings], self.clock()
             )
             lease.finish(session)
-        log.info("scored", job=job.id, findings=len(found), content=content)
+        log.info("scored", job=job.id, findings=len(findings), content=content)
 
     def _read(self, lease: Lease, facts: RevisionFacts, path: Path) -> None:
         """A report has no pixels to score, but the machine's measurements."""
-        found = self.decoder.measurements(path, content_hash(path, facts.sha256))
-        values = [MeasuredValue(m.fetus, m.concept, m.value, m.unit) for m in found]
+        values_read = self.decoder.measurements(path, content_hash(path, facts.sha256))
+        values = [MeasuredValue(m.fetus, m.concept, m.value, m.unit) for m in values_read]
         with self.store.begin() as session:
             measurements.store(session, facts.revision_id, values)
             lease.finish(session)
