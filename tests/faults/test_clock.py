@@ -72,6 +72,7 @@ def pacs() -> Iterator[Pacs]:
     made.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", [HOUR, -HOUR], ids=["forwards", "back"])
 def test_an_hour_changes_nothing(
     tmp_path: Path,

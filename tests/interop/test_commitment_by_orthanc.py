@@ -144,6 +144,7 @@ def test_a_pacs_that_does_not_know_us_is_no_hindrance_and_told_as_such(
     assert str(row["commitment"]).startswith("refused since")
 
 
+@pytest.mark.slow
 def test_kills_at_any_moment_do_no_harm(make_ward: Callable[[str], Ward]) -> None:
     ward = make_ward("required")
     ward.know()

@@ -10,6 +10,7 @@ from benchmarks import soak
 from tests.conftest import require
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_mixed_load_leaves_nothing_behind(tmp_path: Path) -> None:
     require(shutil.which("Orthanc") is not None, "Orthanc")
