@@ -59,9 +59,9 @@ class Originals:
         """The revision's file, whose bytes are those that were acknowledged.
 
         One with other bytes is set aside, and fetched again if a destination gives back the very
-        same bytes, else SPOOL_DAMAGED is raised. Of one that is gone, QCError DELIVERY_UNREACHABLE
-        if a destination that may have the object cannot be asked; if none has it NOT_AVAILABLE, or
-        if it was never dropped SPOOL_MISSING.
+        same bytes, else SPOOL_DAMAGED is raised. Of one that is gone and was never dropped, QCError
+        SPOOL_MISSING if no destination gives it back; of one that was dropped, DELIVERY_UNREACHABLE
+        if a destination that may have it cannot be asked, and NOT_AVAILABLE if none has it.
         """
         path = self.spool / facts.path
         sha256 = content_hash(path, facts.sha256)
@@ -116,7 +116,12 @@ class Originals:
             if path is not None:
                 return path
         if unreachable is not None:
-            raise _damaged(unreachable) if is_damaged else unreachable
+            if is_damaged:
+                raise _damaged(unreachable)
+            if was_dropped:
+                raise unreachable
+            # Nobody dropped it, so that it is gone is told whether a destination has it or not.
+            raise self._missing(facts, unreachable.message)
         with self.store.begin() as session:
             dropped = retention.unavailable(session, facts.revision_id, self.clock())
         tally.add("fetched_nowhere")
@@ -127,6 +132,18 @@ class Originals:
             # One that we did not drop may come back with its disk: that job waits, as an alarm.
             ErrorCode.NOT_AVAILABLE if dropped else ErrorCode.SPOOL_MISSING,
             "the received file is neither in the spool nor at a destination to fetch it from",
+        )
+
+    def _missing(self, facts: RevisionFacts, why: str) -> QCError:
+        with self.store.begin() as session:
+            retention.unavailable(session, facts.revision_id, self.clock())
+        self.log.critical(
+            "spool file missing", instance=facts.instance_id, revision=facts.number, path=facts.path
+        )
+        return QCError(
+            ErrorCode.SPOOL_MISSING,
+            f"the received file is gone from the spool; {why}: restore it from a backup, or have it"
+            " sent again",
         )
 
     def _from(

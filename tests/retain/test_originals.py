@@ -188,6 +188,22 @@ def test_a_file_that_was_never_dropped_is_an_alarm_and_waited_for(
     assert row(yard, facts).unavailable_at == MONDAY
 
 
+@pytest.mark.parametrize("is_up", [False, True], ids=["away", "without C-GET and C-MOVE"])
+def test_a_file_that_was_never_dropped_is_an_alarm_though_a_destination_cannot_be_asked(
+    yard: Yard, archive: Archive, is_up: bool
+) -> None:
+    facts = yard.receive()
+    (yard.spool.root / facts.path).unlink()
+    if is_up:
+        archive.models = ()
+        archive.start()
+    with pytest.raises(QCError) as error:
+        originals(yard)(facts)
+    assert error.value.code is ErrorCode.SPOOL_MISSING
+    assert "gone from the spool" in error.value.message
+    assert row(yard, facts).unavailable_at == MONDAY
+
+
 def test_a_destination_that_is_away_is_asked_again_later(yard: Yard, archive: Archive) -> None:
     facts = dropped(yard, ultrasound())
     assert refusal(lambda: originals(yard)(facts)) is ErrorCode.DELIVERY_UNREACHABLE
