@@ -54,11 +54,11 @@ bench-queue: install
 
 # The tables of docs/conformance.md from the code.
 conformance: install
-	$(BIN)/python -P -m qc_daemon.conformance
+	$(BIN)/python -P -m tools.conformance
 
 # docs/settings.md from the code.
 settings: install
-	$(BIN)/python -m qc_daemon.settings_document
+	$(BIN)/python -m tools.settings_document
 
 install: $(STAMP)
 

@@ -19,15 +19,16 @@ import numpy.typing as npt
 from PIL import Image
 
 from detector.frame import Pixels
-from detector.picture import read_picture
-from model.checkpoint import load_spatialclip
-from model.inputs import Preprocessor
-from training import corpus, pipeline
-from training.choice import choose
-from training.evidence import Evidence
-from training.folds import BOTH_CLASSES
-from training.samples import Sample
-from training.spatialclip import predict
+from detector.imaging.picture_file import read_picture
+from model.spatialclip.checkpoint import load_spatialclip
+from model.spatialclip.preprocess import Preprocessor
+from training.crossval.folds import BOTH_CLASSES
+from training.data import splits
+from training.data.prepared import Evidence
+from training.data.samples import Sample
+from training.evaluation.select_calibration import choose
+from training.train import small_spatialclip
+from training.train.spatialclip import predict
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +51,17 @@ class Networks:
                 pictures = held
                 if change is not None:
                     pictures = [copied(sample, Path(scratch), change) for sample in held]
-                seen = pipeline.gather_folds(
+                seen = small_spatialclip.gather_folds(
                     pictures, self._detectors(), self.describer, Path(scratch), 0
                 )
-                preprocessor = Preprocessor.load(folder, pipeline.PICTURE_SIZE)
+                preprocessor = Preprocessor.load(folder, small_spatialclip.PICTURE_SIZE)
                 logits += predict(load_spatialclip(folder), seen, preprocessor).logit.tolist()
                 evidence += seen
         return logits, evidence
 
     def fold_of(self, sample: Sample) -> int:
         """The fold whose networks never saw the sample."""
-        return corpus.fold_of(sample, len(self._detectors()), 0)
+        return splits.fold_of(sample, len(self._detectors()), 0)
 
     def _folds(self) -> list[tuple[Path, list[Sample]]]:
         folders = sorted(self.out.glob("spatialclip-?"))
@@ -79,7 +80,7 @@ def networks(parser: argparse.ArgumentParser) -> tuple[Networks, argparse.Namesp
     parser.add_argument("--describer", type=Path, required=True, help="folder of the describer")
     parser.add_argument("--fetus-framework", type=Path, required=True, help="the data set's folder")
     asked = parser.parse_args()
-    samples = corpus.gather(None, asked.fetus_framework, [BOTH_CLASSES])
+    samples = splits.gather(None, asked.fetus_framework, [BOTH_CLASSES])
     return Networks(asked.cross_validation, asked.describer, samples), asked
 
 

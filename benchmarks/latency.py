@@ -23,12 +23,12 @@ from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts
 from rich.console import Console
 from rich.table import Table
 
-from model.bundle import Bundle
+from model.bundle.bundle import Bundle
 from model.judge import Judge
-from qc_daemon.demo import QUIET_SECONDS, Pacs, service, write_settings
+from qc_daemon.cli.demo import QUIET_SECONDS, Pacs, service, write_settings
+from qc_daemon.operations.send import send
 from qc_daemon.score.decode import DecodeProcess
 from qc_daemon.score.findings import findings_of
-from qc_daemon.sender import send
 from qc_daemon.settings import load
 from training.phantom.dicom import START, Patient, to_dataset, uid
 from training.phantom.simulate import make

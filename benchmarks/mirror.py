@@ -6,11 +6,11 @@
 import argparse
 from pathlib import Path
 
-from detector.yolo import YoloDetector
-from model.bundle import DETECTOR, locate
-from training import corpus
-from training.detector import match_regions
-from training.metrics import box_figures
+from detector.yolo.yolo import YoloDetector
+from model.bundle.bundle import DETECTOR, locate
+from training.data import splits
+from training.evaluation.detection import box_figures
+from training.train.detector import match_regions
 
 
 def main() -> None:
@@ -18,8 +18,8 @@ def main() -> None:
     parser.add_argument("--fetus-framework", type=Path, required=True, help="the data set's folder")
     parser.add_argument("--bundle", default="default")
     arguments = parser.parse_args()
-    found = corpus.gather(None, arguments.fetus_framework, None)
-    held = [s for s in corpus.divide(found, 0.1, 0)[1] if s.annotated]
+    found = splits.gather(None, arguments.fetus_framework, None)
+    held = [s for s in splits.divide(found, 0.1, 0)[1] if s.annotated]
     detector = YoloDetector.load(locate(arguments.bundle) / DETECTOR)
     for mirrored in (False, True):
         detector.mirrored = mirrored

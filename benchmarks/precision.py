@@ -8,9 +8,9 @@ import time
 
 import torch
 
-from detector.yolo import build_network
-from training.detector import CODES, canvas
-from training.precision import autocast
+from detector.yolo.yolo import build_network
+from training.train.detector import CODES, canvas
+from training.train.precision import autocast
 
 STEPS = 3
 

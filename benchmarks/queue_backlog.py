@@ -28,9 +28,13 @@ from sqlalchemy.orm import Session
 # The tests' throwaway PostgreSQL.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from qc_daemon.records import commitments, destinations, exams, figures, jobs, pledges, schema
-from qc_daemon.records.jobs import RetryPolicy
-from qc_daemon.records.receipts import Receipt, admit
+from qc_daemon.records import gauges, schema
+from qc_daemon.records.commitment import scp, scu
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.queue.jobs import RetryPolicy
+from qc_daemon.records.received import exams
+from qc_daemon.records.received.receipts import Receipt, admit
+from qc_daemon.records.results import destinations
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import (
     CommitmentState,
@@ -210,17 +214,17 @@ def questions() -> dict[str, Question]:
         "claim a deliver job": claim(JobKind.DELIVER),
         "claim, destination away": claim(JobKind.DELIVER, to=()),
         "close exams": lambda session: exams.close_due(session, NOW, 60, 240),
-        "destinations to ask for commitment": lambda session: pledges.waiting(session, NOW),
-        "request commitment": lambda session: pledges.ask(
+        "destinations to ask for commitment": lambda session: scu.waiting(session, NOW),
+        "request commitment": lambda session: scu.ask(
             session, "pacs", "1.9", NOW, timedelta(minutes=5), policy, rng
         ),
-        "claim a commitment request": lambda session: commitments.claim(
+        "claim a commitment request": lambda session: scp.claim(
             session, CommitmentState.WAITING, "w", NOW, 60
         ),
         "oldest due (receiver)": jobs.oldest_due,
         "list 200 jobs": lambda session: jobs.listing(session, limit=200),
         "count jobs (metrics)": lambda session: jobs.counts(session, jobs.PENDING),
-        "other figures (metrics)": figures.look,
+        "other figures (metrics)": gauges.look,
         "destination list": destinations.deliveries,
     }
 

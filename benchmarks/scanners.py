@@ -27,13 +27,13 @@ from sklearn.preprocessing import StandardScaler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.copies import networks
+from detector.anatomy import BY_CODE, LABELS
 from detector.frame import Pixels
-from detector.vocabulary import BY_CODE, LABELS
-from training import quality
-from training.choice import choose
-from training.curves import area
-from training.evidence import Evidence
-from training.quality import Floats
+from training.data.prepared import Evidence
+from training.evaluation import classification
+from training.evaluation.classification import Floats
+from training.evaluation.curves import area
+from training.evaluation.select_calibration import choose
 
 
 def darker(pixels: Pixels, exponent: float = 1.8) -> Pixels:
@@ -138,7 +138,7 @@ def main() -> None:
     table = Table("pictures", "AUROC", "ECE", "AUROC of confidences")
     for name, change in {"as they are": None, **CHANGES}.items():
         logits, seen = (plain, evidence) if change is None else unseen.judged(change)
-        found = quality.figures(calibration.calibrate_many(logits), standard, groups)
+        found = classification.figures(calibration.calibrate_many(logits), standard, groups)
         sure, score = surest(seen), np.zeros(len(seen))
         for fold, fitted in by_fold.items():
             score[folds == fold] = fitted.decision_function(sure[folds == fold])

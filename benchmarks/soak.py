@@ -45,8 +45,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.receive import cine, jpeg  # noqa: E402
-from qc_daemon.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE  # noqa: E402
-from qc_daemon.records import exams, jobs  # noqa: E402
+from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE  # noqa: E402
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.received import exams
 from qc_daemon.records.store import Store  # noqa: E402
 from qc_daemon.records.tables import JobKind  # noqa: E402
 from tests.interop.orthanc import Orthanc  # noqa: E402
@@ -394,7 +395,7 @@ def role(command: list[str]) -> str:
     """A process's role; what has none is a helper (decode child, resource tracker)."""
     if "serve" in command:
         return "supervisor"
-    return command[-1] if "qc_daemon.roles" in command else "helper"
+    return command[-1] if "qc_daemon.service.roles" in command else "helper"
 
 
 def main() -> int:

@@ -26,17 +26,17 @@ from rich.console import Console
 from rich.table import Table
 
 from detector.letterbox import crop
-from model import criteria
-from model.bundle import Bundle
+from model.bundle.bundle import Bundle
+from model.criteria import checks
 from model.judge import Judge
-from qc_daemon.demo import service, storage_scp, wait_until_told, write_exam, write_settings
+from qc_daemon.cli.demo import service, storage_scp, wait_until_told, write_exam, write_settings
+from qc_daemon.operations.send import send
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.overlay import build_overlay
+from qc_daemon.report.objects.overlay import build_overlay
 from qc_daemon.report.source import Source
-from qc_daemon.report.sr import build_sr
+from qc_daemon.report.sr.document import build_sr
 from qc_daemon.score.decode import DecodeProcess
 from qc_daemon.score.findings import findings_of
-from qc_daemon.sender import send
 from qc_daemon.settings import load
 
 
@@ -102,7 +102,7 @@ def time_image(
     findings = findings_of([frame], judge, **uids(path))
     view = findings[0].judgement.view
     with timed("criteria"):
-        criteria.judge(view, found[0], *size[0], pixels, None, judge.criteria_thresholds)
+        checks.judge(view, found[0], *size[0], pixels, None, judge.criteria_thresholds)
     source = Source.of(header(path), "00" * 32)
     now = datetime.now(UTC)
     with timed("SR"):

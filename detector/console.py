@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from detector.codes import QCError
+from detector.errors import QCError
 from detector.plain_text import visible
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2

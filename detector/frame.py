@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from detector.codes import Flag
-from detector.detection import Box
+from detector.boxes import Box
+from detector.errors import Flag
 
 Pixels = npt.NDArray[np.uint8]
 """RGB, shape (rows, columns, 3), 0..255."""

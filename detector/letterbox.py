@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from detector.detection import Box, clip
+from detector.boxes import Box, clip
 from detector.frame import Frame, Pixels, Region
 
 

@@ -1,5 +1,5 @@
 """From frames to findings: SpatialCLIP, the describer, criteria, calibration, bundles."""
 
-from detector.offline import quiet
+from detector.no_network import quiet
 
 quiet()

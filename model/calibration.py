@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from detector.vocabulary import View
+from detector.anatomy import View
 from model.isotonic import Isotonic
 from model.scaling import Floats, Scaling
 

@@ -3,8 +3,8 @@
 import re
 from typing import TYPE_CHECKING
 
-from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
+from detector.errors import ErrorCode, QCError
 
 if TYPE_CHECKING:
     import torch

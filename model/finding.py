@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from detector.codes import Flag
-from detector.detection import Box, Detection
-from detector.vocabulary import View
+from detector.anatomy import View
+from detector.boxes import Box, Detection
+from detector.errors import Flag
 
 STANDARD = "standard"
 NON_STANDARD = "non-standard"

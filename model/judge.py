@@ -12,22 +12,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from detector.codes import Flag
-from detector.detection import Detection, at_least, clip
+from detector.anatomy import BY_CODE, View
+from detector.boxes import Detection, at_least, clip
+from detector.errors import Flag
 from detector.frame import Frame, Pixels, Region
 from detector.letterbox import Crop, crop
-from detector.vocabulary import BY_CODE, View
-from detector.yolo import YoloDetector
-from model import criteria
-from model.bundle import Bundle
+from detector.yolo.yolo import YoloDetector
+from model.augment import glance
+from model.bundle.bundle import Bundle
 from model.calibration import Calibration
-from model.describer import Describer
+from model.criteria import checks
+from model.describer.describer import Describer
 from model.device import choose_device
 from model.finding import NON_STANDARD, REVIEW, STANDARD, BundleId, Judgement
-from model.glance import glance
-from model.inputs import Preprocessor
 from model.outlier import OutlierModel, evidence, is_coloured_everywhere
-from model.spatialclip import VIEWS, SpatialClip
+from model.spatialclip.network import VIEWS, SpatialClip
+from model.spatialclip.preprocess import Preprocessor
 
 LOW_RESOLUTION_PX = 200
 """A region with a shorter side than this many pixels cannot show a nuchal membrane."""
@@ -103,7 +103,7 @@ class Judge:
         calibration: Calibration,
         outlier: OutlierModel,
         thresholds: Thresholds,
-        criteria_thresholds: criteria.CriteriaThresholds,
+        criteria_thresholds: checks.CriteriaThresholds,
         augment: int = 0,
         real_views: Collection[View] = tuple(View),
     ) -> None:
@@ -136,7 +136,7 @@ class Judge:
             bundle.calibration,
             bundle.outlier(),
             Thresholds.from_json(bundle.manifest["thresholds"]),
-            criteria.CriteriaThresholds.from_json(bundle.manifest["criteria"]),
+            checks.CriteriaThresholds.from_json(bundle.manifest["criteria"]),
             augment,
             bundle.real_views,
         )
@@ -240,7 +240,7 @@ class Judge:
                 for d in look.detections
             ),
             description=look.description,
-            criteria=criteria.judge(
+            criteria=checks.judge(
                 view,
                 look.detections,
                 look.pixels.shape[1],

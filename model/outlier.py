@@ -16,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from sklearn.covariance import LedoitWolf
 
-from detector.codes import ErrorCode, QCError
-from detector.colour import coloured_tissue
+from detector.anatomy import View
+from detector.errors import ErrorCode, QCError
 from detector.frame import Pixels
-from detector.vocabulary import View
+from detector.imaging.colour_check import coloured_tissue
 
 Floats = npt.NDArray[np.float64]
 _TOP = 3

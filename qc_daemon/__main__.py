@@ -1,6 +1,6 @@
 """`python -m qc_daemon`."""
 
-from qc_daemon.cli import main
+from qc_daemon.cli.app import main
 
 if __name__ == "__main__":
     main()

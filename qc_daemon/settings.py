@@ -35,8 +35,8 @@ from pydantic_settings import (
     SettingsError as SourceError,
 )
 
+from detector.anatomy import View
 from detector.console import UsageError
-from detector.vocabulary import View
 from model.device import NAMES as DEVICE_NAMES
 from model.device import is_device_name
 from qc_daemon.settings_problems import nearest, problems_of, problems_of_environment

@@ -10,14 +10,16 @@ from pydicom.dataset import Dataset
 
 from detector.frame import Frame
 from model.finding import Finding
-from qc_daemon.records import jobs, measurements, reports, schema
-from qc_daemon.records.exams import close_due, end_association, touch
-from qc_daemon.records.findings import store as store_findings
-from qc_daemon.records.jobs import Job
-from qc_daemon.records.measurements import MeasuredValue
-from qc_daemon.records.receipts import admit
-from qc_daemon.records.reports import Deliverable
-from qc_daemon.records.revisions import Originals, pixels_known
+from qc_daemon.records import schema
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.queue.jobs import Job
+from qc_daemon.records.received.exams import close_due, end_association, touch
+from qc_daemon.records.received.receipts import admit
+from qc_daemon.records.received.revisions import Originals, pixels_known
+from qc_daemon.records.results import measurements, reports
+from qc_daemon.records.results.findings import store as store_findings
+from qc_daemon.records.results.measurements import MeasuredValue
+from qc_daemon.records.results.reports import Deliverable
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
 from qc_daemon.report.worker import run_one

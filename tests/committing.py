@@ -9,9 +9,9 @@ from typing import Any
 from pydicom import Dataset
 from pynetdicom import AE, build_context, build_role, evt
 
-from qc_daemon import requestor
-from qc_daemon.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, event_information
-from qc_daemon.records.commitments import Reference, Report
+from qc_daemon.dicom import association as requestor
+from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, event_information
+from qc_daemon.records.commitment.scp import Reference, Report
 from tests.wire import Pacs
 
 

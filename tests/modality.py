@@ -11,8 +11,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, evt
 
-from qc_daemon.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
-from qc_daemon.requestor import associate
+from qc_daemon.dicom.association import associate
+from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from tests.ports import reserve_port
 from tests.wire import US
 

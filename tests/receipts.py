@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from qc_daemon.records.receipts import Receipt
+from qc_daemon.records.received.receipts import Receipt
 from qc_daemon.report.equipment import to_bytes
 
 

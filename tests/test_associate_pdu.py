@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
 
-from qc_daemon import associate_pdu
-from qc_daemon.associate_pdu import MalformedError, read_answer, read_request
+from qc_daemon.dicom import associate_pdu
+from qc_daemon.dicom.associate_pdu import MalformedError, read_answer, read_request
 from tests.receive import fuzz
 from tests.receive.raw import accept, item
 

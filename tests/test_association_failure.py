@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from pynetdicom import AE
 
-from qc_daemon.association_failure import cause
-from qc_daemon.requestor import associate
+from qc_daemon.dicom.association import associate
+from qc_daemon.dicom.association_failure import cause
+from qc_daemon.dicom.tls import CertificateFileError, client_context, load_own, reason
 from qc_daemon.settings import ClientTLSSettings
-from qc_daemon.tls import CertificateFileError, client_context, load_own, reason
 from tests.certificates import Authority
 from tests.ports import reserve_port
 

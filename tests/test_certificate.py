@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qc_daemon.certificate import Expiry, expires, not_after
+from qc_daemon.dicom.certificates import Expiry, expires, not_after
 from qc_daemon.observe import log
 from tests.certificates import Authority, Pair
 

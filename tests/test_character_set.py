@@ -12,15 +12,15 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import Tag
 
-from qc_daemon.character_set import (
+from qc_daemon.dicom.character_set import (
     NAME_DELIMITERS,
     STAND_ALONE,
     CharacterSetError,
     character_sets,
     decode_text,
 )
-from qc_daemon.receive.header import Identity, read_identity
-from qc_daemon.report.header import normalise
+from qc_daemon.receive.identifiers import Identity, read_identity
+from qc_daemon.report.normalise import normalise
 
 IMPLICIT = "1.2.840.10008.1.2"
 

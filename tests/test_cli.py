@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import training.cli
 from detector.console import UsageError
-from qc_daemon.cli import app
+from qc_daemon.cli.app import app
 from qc_daemon.records import schema
 from qc_daemon.settings import load
 
@@ -179,6 +179,6 @@ def test_doctor_names_what_is_wrong(tmp_path: Path) -> None:
 def test_help_loads_no_model_library() -> None:
     """The receiver's process imports this module too: it must stay light."""
     heavy = ("torch", "transformers", "ultralytics")
-    code = f"import sys, qc_daemon.cli; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, qc_daemon.cli.app; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.replace("'", '"')) == []

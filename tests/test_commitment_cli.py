@@ -7,9 +7,10 @@ import pytest
 from sqlalchemy import update
 from typer.testing import CliRunner
 
-from qc_daemon.cli import app
-from qc_daemon.records import commitments, schema
-from qc_daemon.records.commitments import Reference, Request
+from qc_daemon.cli.app import app
+from qc_daemon.records import schema
+from qc_daemon.records.commitment import scp
+from qc_daemon.records.commitment.scp import Reference, Request
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Commitment, CommitmentState
 from qc_daemon.settings import load
@@ -27,7 +28,7 @@ def config(tmp_path: Path) -> str:
     store = Store(url)
     asked = Request("1.9", "VOLUSON1", "127.0.0.1", "a", (Reference("1.2", "1.1"),))
     with store.begin() as session:
-        commitments.request(session, asked, datetime.now(UTC))
+        scp.request(session, asked, datetime.now(UTC))
         session.execute(update(Commitment).values(state=CommitmentState.DEAD))
     store.close()
     return str(path)

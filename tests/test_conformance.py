@@ -8,8 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from qc_daemon import conformance
-from qc_daemon.receive import commitment, procedure_step, scp
+from qc_daemon.receive import commitment_scp, mpps, receiver
+from tools import conformance
 
 
 def refusals(module: ModuleType, error: str) -> set[int]:
@@ -34,15 +34,19 @@ def refusals(module: ModuleType, error: str) -> set[int]:
 )
 def test_the_tables_are_the_codes(path: Path, tables: Callable[[], dict[str, str]]) -> None:
     text = path.read_text(encoding="utf-8")
-    assert conformance.renewed(text, tables()) == text, "run python -m qc_daemon.conformance"
+    assert conformance.renewed(text, tables()) == text, "run python -m tools.conformance"
 
 
 def test_every_status_we_refuse_with_is_told() -> None:
-    store = refusals(scp, "RefusedError")
-    assert {scp.OUT_OF_RESOURCES, scp.DATA_SET_MISMATCH, scp.CANNOT_UNDERSTAND} <= store
+    store = refusals(receiver, "RefusedError")
+    assert {
+        receiver.OUT_OF_RESOURCES,
+        receiver.DATA_SET_MISMATCH,
+        receiver.CANNOT_UNDERSTAND,
+    } <= store
     assert store <= set(conformance.STORE_STATUSES)
-    requests = refusals(commitment, "RefusedRequestError")
-    requests |= refusals(procedure_step, "RefusedRequestError")
+    requests = refusals(commitment_scp, "RefusedRequestError")
+    requests |= refusals(mpps, "RefusedRequestError")
     assert len(requests) > 3
     assert requests <= set(conformance.REQUEST_STATUSES)
 

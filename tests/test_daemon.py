@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from detector.codes import QCError
 from detector.console import UsageError
-from qc_daemon import daemon
+from detector.errors import QCError
+from detector.process_id import gone, owner
 from qc_daemon.observe import log
-from qc_daemon.owner import gone, owner
-from qc_daemon.records import jobs
+from qc_daemon.records.queue import jobs
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Exam, Instance, JobKind, JobRow
+from qc_daemon.service import supervisor
 from qc_daemon.settings import Settings
 from tests.service import Service, running
 from tests.wire import (
@@ -267,7 +267,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
 def test_spool_that_cannot_be_written_is_one_line(settings: Settings) -> None:
     settings.store.spool.write_bytes(b"a file where a folder should be")
     with pytest.raises(QCError, match=r"the spool .* cannot be written: .*set store\.spool$"):
-        daemon.serve(settings, ["receive"])
+        supervisor.serve(settings, ["receive"])
 
 
 def test_read_only_spool_is_one_line(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,20 +278,20 @@ def test_read_only_spool_is_one_line(settings: Settings, monkeypatch: pytest.Mon
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         return really(path, flags, mode)
 
-    monkeypatch.setattr("qc_daemon.receive.spool.os.open", read_only)
+    monkeypatch.setattr("qc_daemon.spool.spool.os.open", read_only)
     with pytest.raises(QCError, match="read-only file system"):
-        daemon.serve(settings, ["receive"])
+        supervisor.serve(settings, ["receive"])
 
 
 def test_database_that_cannot_be_used_is_one_line(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "qc.db").write_bytes(b"no database at all, and longer than its header of 100" * 9)
     with pytest.raises(QCError, match=r"database [^\n]*$"):
-        daemon.serve(settings, ["receive"])
+        supervisor.serve(settings, ["receive"])
 
 
 def test_unknown_role_is_wrong_usage(settings: Settings) -> None:
     with pytest.raises(UsageError, match="--role paint"):
-        daemon.serve(settings, ["receive", "paint"])
+        supervisor.serve(settings, ["receive", "paint"])
 
 
 def test_owner_tells_a_process_from_a_later_one_of_its_number() -> None:

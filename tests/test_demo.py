@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from qc_daemon.demo import real_files
-from qc_daemon.report.reader import from_sr
+from qc_daemon.cli.demo import real_files
+from qc_daemon.report.sr.parse import from_sr
 from tests.command import qc_daemon
 from tests.guard import Guard
 

@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon.cli import app
-from qc_daemon.operate import list_destinations
-from qc_daemon.records import destinations, jobs, receipts, schema
-from qc_daemon.records.jobs import RetryPolicy
-from qc_daemon.records.receipts import Receipt
+from detector.errors import ErrorCode, QCError
+from qc_daemon.cli.app import app
+from qc_daemon.operations.operate import list_destinations
+from qc_daemon.records import schema
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.queue.jobs import RetryPolicy
+from qc_daemon.records.received import receipts
+from qc_daemon.records.received.receipts import Receipt
+from qc_daemon.records.results import destinations
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
 from qc_daemon.settings import load

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from pynetdicom import AE
 
-from qc_daemon import service_lock
-from qc_daemon.doctor import Check, examine
-from qc_daemon.identity import IMPLEMENTATION_CLASS_UID
-from qc_daemon.observe import metrics, tally
+from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID
+from qc_daemon.observe import counters, metrics
+from qc_daemon.operations.doctor import Check, examine
 from qc_daemon.receive import Spool
 from qc_daemon.records import schema
 from qc_daemon.records.store import Store
+from qc_daemon.service import lock
 from qc_daemon.settings import (
     DestinationSettings,
     ReceiveSettings,
@@ -43,7 +43,7 @@ def checked(settings: Settings, name: str) -> Check:
 
 def serving(folder: Path) -> contextlib.AbstractContextManager[None]:
     """As far as anybody can see, a service runs on the spool."""
-    return service_lock.running(folder / "spool")
+    return lock.running(folder / "spool")
 
 
 def tls(authority: Authority, days: int, **options: object) -> TLSSettings:
@@ -195,13 +195,13 @@ def test_whoever_answers_on_our_port_must_be_ours(here: Settings) -> None:
         found = checked(here, "receiver")
         assert not found.healthy
         assert "another program answers" in found.message
-        with service_lock.running(here.store.spool):
+        with lock.running(here.store.spool):
             found = checked(here, "receiver")
         assert not found.healthy
         assert "another DICOM service answers" in found.message
     with verification("OTHER", require_called_aet=True) as port:
         here.receive.port = port
-        with service_lock.running(here.store.spool):
+        with lock.running(here.store.spool):
             found = checked(here, "receiver")
         assert not found.healthy
         assert "does not know the AE title" in found.message
@@ -210,7 +210,7 @@ def test_whoever_answers_on_our_port_must_be_ours(here: Settings) -> None:
 def test_our_own_receiver_is_known_by_its_implementation(here: Settings) -> None:
     with verification("QCDAEMON", implementation_class_uid=IMPLEMENTATION_CLASS_UID) as port:
         here.receive.port = port
-        with service_lock.running(here.store.spool):
+        with lock.running(here.store.spool):
             found = checked(here, "receiver")
     assert (found.healthy, found.message) == (True, f"QCDAEMON answers on 127.0.0.1:{port}")
 
@@ -226,11 +226,11 @@ def test_a_port_for_metrics_that_another_program_has_is_told(here: Settings) -> 
 def test_the_metrics_of_a_running_service_answer(here: Settings) -> None:
     store = Store(here.store.url)
     processes = [metrics.Process("receive", running=True, ready=True, restarts=0)]
-    service = metrics.Service(here, store, tally.Board.create(), lambda: processes)
+    service = metrics.Service(here, store, counters.Board.create(), lambda: processes)
     server = metrics.listen("127.0.0.1", 0, service)
     try:
         here.observe.port = server.server_address[1]
-        with service_lock.running(here.store.spool):
+        with lock.running(here.store.spool):
             found = checked(here, "metrics")
             reasons = service.unready()
             assert found.healthy is not bool(reasons)

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from detector.codes import ErrorCode
-from model.bundle import locate
+from detector.errors import ErrorCode
+from model.bundle.bundle import locate
 from tests.command import Completed, qc_daemon
 from tests.wire import CANARY, CANARY_ID, part10, ultrasound
 

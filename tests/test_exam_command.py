@@ -10,13 +10,14 @@ from click.testing import Result
 from sqlalchemy import select, update
 from typer.testing import CliRunner
 
-from detector.codes import QCError
 from detector.console import UsageError
-from qc_daemon.cli import app
-from qc_daemon.records import jobs, schema
-from qc_daemon.records.findings import store as store_findings
-from qc_daemon.records.receipts import Receipt, admit
-from qc_daemon.records.reports import ReportObject, publish
+from detector.errors import QCError
+from qc_daemon.cli.app import app
+from qc_daemon.records import schema
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.received.receipts import Receipt, admit
+from qc_daemon.records.results.findings import store as store_findings
+from qc_daemon.records.results.reports import ReportObject, publish
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Exam, JobKind, ObjectKind
 from qc_daemon.settings import load

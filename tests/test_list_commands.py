@@ -11,16 +11,17 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from detector.codes import ErrorCode
 from detector.console import UsageError
-from qc_daemon.cli import app
-from qc_daemon.records import jobs, schema
-from qc_daemon.records.receipts import Receipt, admit
-from qc_daemon.records.revisions import quarantine
+from detector.errors import ErrorCode
+from qc_daemon.cli.app import app
+from qc_daemon.cli.output import TABLE_LIMIT
+from qc_daemon.records import schema
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.received.receipts import Receipt, admit
+from qc_daemon.records.received.revisions import quarantine
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
 from qc_daemon.settings import load
-from qc_daemon.tables import TABLE_LIMIT
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from qc_daemon.records.revisions import spooled
+from qc_daemon.records.received.revisions import spooled
 from tests.service import Service
 from tests.wire import CANARY, CANARY_ID, Pacs, eventually, store, ultrasound
 

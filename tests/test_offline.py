@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.vocabulary import View
+from detector.anatomy import View
 from tests.command import qc_daemon, qc_model
 from tests.guard import Guard
 from training.phantom.dicom import exam

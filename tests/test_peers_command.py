@@ -9,11 +9,12 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from detector.codes import QCError
 from detector.console import UsageError
-from qc_daemon.cli import app
-from qc_daemon.records import peers, schema
-from qc_daemon.records.peers import RefusedCaller
+from detector.errors import QCError
+from qc_daemon.cli.app import app
+from qc_daemon.records import schema
+from qc_daemon.records.received import peers
+from qc_daemon.records.received.peers import RefusedCaller
 from qc_daemon.records.store import Store
 from qc_daemon.settings import load
 from tests.command import qc_daemon

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from qc_daemon import private
 from qc_daemon.records import schema
+from qc_daemon.spool import private_files
 from tests.command import qc_daemon
 from tests.faults.receiving import receiving
 from tests.wire import eventually, store, ultrasound
@@ -22,34 +22,34 @@ def no_umask() -> Iterator[None]:
 
 
 def open_to_others(folder: Path) -> list[Path]:
-    return [each for each in sorted(folder.rglob("*")) if private.is_open_to_others(each)]
+    return [each for each in sorted(folder.rglob("*")) if private_files.is_open_to_others(each)]
 
 
 @pytest.mark.usefixtures("no_umask")
 def test_folders_and_files_are_private(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
-    private.make_folder(folder)
-    private.make_folder(folder)
-    private.write(folder / "file", b"1")
-    os.close(private.create(folder / "new"))
+    private_files.make_folder(folder)
+    private_files.make_folder(folder)
+    private_files.write(folder / "file", b"1")
+    os.close(private_files.create(folder / "new"))
     assert open_to_others(tmp_path) == []
     (folder / "file").chmod(0o644)
-    private.write(folder / "file", b"2")
+    private_files.write(folder / "file", b"2")
     assert open_to_others(tmp_path) == []
     assert (folder / "file").read_bytes() == b"2"
     with pytest.raises(FileExistsError):
-        private.create(folder / "new")
+        private_files.create(folder / "new")
     with pytest.raises(OSError, match="folder"):
-        private.make_folder(folder / "new")
+        private_files.make_folder(folder / "new")
 
 
 def test_an_older_version_s_file_is_tightened(tmp_path: Path) -> None:
     file = tmp_path / "file"
-    assert not private.tighten(file)
+    assert not private_files.tighten(file)
     file.touch(0o644)
-    assert private.tighten(file)
-    assert not private.tighten(file)
-    assert not private.is_open_to_others(file)
+    assert private_files.tighten(file)
+    assert not private_files.tighten(file)
+    assert not private_files.is_open_to_others(file)
 
 
 @pytest.mark.usefixtures("no_umask")

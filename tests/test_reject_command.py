@@ -12,11 +12,13 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from typer.testing import CliRunner
 
-from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
-from qc_daemon.cli import app
-from qc_daemon.records import jobs, rejections, reports, schema
-from qc_daemon.records.receipts import admit
+from detector.errors import ErrorCode, QCError
+from qc_daemon.cli.app import app
+from qc_daemon.records import schema
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.received.receipts import admit
+from qc_daemon.records.results import rejections, reports
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
 from qc_daemon.report.equipment import to_bytes

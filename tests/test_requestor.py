@@ -20,11 +20,11 @@ from pynetdicom.dimse_messages import N_EVENT_REPORT_RSP
 from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT
 from pynetdicom.dsutils import encode
 
-from qc_daemon.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, event_information
-from qc_daemon.data_set_size import MAX_ELEMENTS
-from qc_daemon.receive.contexts import VERIFICATION
-from qc_daemon.records.commitments import Reference, Report
-from qc_daemon.requestor import associate, steady
+from qc_daemon.dicom.association import associate, steady
+from qc_daemon.dicom.data_set_size import MAX_ELEMENTS
+from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, event_information
+from qc_daemon.receive.presentation_contexts import VERIFICATION
+from qc_daemon.records.commitment.scp import Reference, Report
 from tests.receive import fuzz, raw
 from tests.wire import US, Pacs, association, eventually, ultrasound
 

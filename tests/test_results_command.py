@@ -12,13 +12,14 @@ from click.testing import Result
 from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
-from detector.codes import ErrorCode
-from qc_daemon.cli import app
-from qc_daemon.records import jobs, schema
-from qc_daemon.records.findings import best_of
-from qc_daemon.records.findings import store as store_findings
-from qc_daemon.records.receipts import Receipt, admit
-from qc_daemon.records.revisions import leave_out, pixels_known, quarantine
+from detector.errors import ErrorCode
+from qc_daemon.cli.app import app
+from qc_daemon.records import schema
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.received.receipts import Receipt, admit
+from qc_daemon.records.received.revisions import leave_out, pixels_known, quarantine
+from qc_daemon.records.results.findings import best_of
+from qc_daemon.records.results.findings import store as store_findings
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
 from qc_daemon.settings import load

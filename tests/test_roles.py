@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from qc_daemon.observe.tally import Board
+from qc_daemon.observe.counters import Board
 
 # A role that fails as told, in place of the real one.
 PROGRAM = """
 import sys
-from detector.codes import ErrorCode, QCError
+from detector.errors import ErrorCode, QCError
 from qc_daemon import roles
 
 def role(brief, stop):

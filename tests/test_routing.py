@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.vocabulary import View
+from detector.anatomy import View
 from model.finding import QUALITY_LABELS
 from qc_daemon.routing import SOURCE, Miss, Route, Routes, Traits
 from qc_daemon.settings import RuleSettings, Settings

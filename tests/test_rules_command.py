@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from detector.console import UsageError
-from qc_daemon.cli import app
-from qc_daemon.score import offline
+from qc_daemon.cli.app import app
+from qc_daemon.score import files
 from tests.wire import CANARY, CANARY_ACCESSION, CANARY_ID, part10, ultrasound
 
 SETTINGS = """
@@ -86,7 +86,7 @@ def test_the_bundle_judges_where_nothing_is_supposed(
         for view, label in (("NT", "review"), ("CRL", "standard"), ("CRL", "standard")):
             yield {"source": str(paths[0]), "view": {"code": view}, "quality": {"label": label}}
 
-    monkeypatch.setattr(offline, "score_files", score)
+    monkeypatch.setattr(files, "score_files", score)
     rows = tried(config, file)
     assert [(row["object"], row["to"]) for row in rows if row["object"] in ("sr", "overlay")] == [
         ("sr", ["pacs", "qa"]),

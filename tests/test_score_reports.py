@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 
-from detector.vocabulary import View
+from detector.anatomy import View
 from model.finding import Finding
-from qc_daemon.private import is_open_to_others
-from qc_daemon.report.reader import from_sr
+from qc_daemon.report.sr.parse import from_sr
+from qc_daemon.spool.private_files import is_open_to_others
 from tests.command import qc_daemon
 from tests.report.test_sr import assert_same
 from training.phantom.dicom import exam

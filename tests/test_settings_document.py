@@ -3,8 +3,8 @@
 from pydantic import BaseModel
 
 from qc_daemon.settings import Settings
-from qc_daemon.settings_document import DOCUMENT, document
 from qc_daemon.settings_problems import section_of
+from tools.settings_document import DOCUMENT, document
 
 
 def undescribed(model: type[BaseModel]) -> list[str]:

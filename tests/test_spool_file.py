@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from detector.codes import ErrorCode, FailureClass, QCError
-from qc_daemon import spool_file
-from qc_daemon.spool_file import Condition
+from detector.errors import ErrorCode, FailureClass, QCError
+from qc_daemon.spool import verification
+from qc_daemon.spool.verification import Condition
 
 CONTENT = bytes(range(256)) * 4096
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -42,20 +42,20 @@ def code(act: Callable[[], object]) -> ErrorCode:
 
 
 def test_the_bytes_that_came_are_intact(file: Path) -> None:
-    assert spool_file.examine(file, SHA256, len(CONTENT)) is Condition.INTACT
-    spool_file.verify(file, SHA256, len(CONTENT))
-    assert b"".join(spool_file.blocks(file, SHA256)) == CONTENT
-    with spool_file.verified(file, SHA256) as same:
+    assert verification.examine(file, SHA256, len(CONTENT)) is Condition.INTACT
+    verification.verify(file, SHA256, len(CONTENT))
+    assert b"".join(verification.blocks(file, SHA256)) == CONTENT
+    with verification.verified(file, SHA256) as same:
         assert same.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_any_other_bytes_are_damaged(file: Path, damage: str) -> None:
     file.write_bytes(DAMAGES[damage](CONTENT))
-    assert spool_file.examine(file, SHA256) is Condition.DAMAGED
-    assert spool_file.examine(file, SHA256, len(CONTENT)) is Condition.DAMAGED
-    assert code(lambda: spool_file.verify(file, SHA256)) is ErrorCode.SPOOL_DAMAGED
-    assert code(lambda: list(spool_file.blocks(file, SHA256))) is ErrorCode.SPOOL_DAMAGED
+    assert verification.examine(file, SHA256) is Condition.DAMAGED
+    assert verification.examine(file, SHA256, len(CONTENT)) is Condition.DAMAGED
+    assert code(lambda: verification.verify(file, SHA256)) is ErrorCode.SPOOL_DAMAGED
+    assert code(lambda: list(verification.blocks(file, SHA256))) is ErrorCode.SPOOL_DAMAGED
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
@@ -69,7 +69,7 @@ def test_blocks_of_damaged_files_lack_their_end(
     given_out = bytearray()
 
     def read() -> None:
-        for each in spool_file.blocks(path, sha256, block):
+        for each in verification.blocks(path, sha256, block):
             given_out.extend(each)
 
     if other == content:
@@ -88,17 +88,17 @@ def test_a_file_that_is_gone_or_not_ours_is_an_alarm(
 
     with monkeypatch.context() as patch:
         patch.setattr("os.open", no_permission)
-        assert spool_file.examine(file, SHA256) is Condition.UNREADABLE
+        assert verification.examine(file, SHA256) is Condition.UNREADABLE
         with pytest.raises(QCError, match="cannot be read: permission denied") as caught:
-            spool_file.verify(file, SHA256)
+            verification.verify(file, SHA256)
         assert caught.value.failure_class is FailureClass.ALARM
     file.unlink()
-    assert spool_file.examine(file, SHA256) is Condition.MISSING
-    assert code(lambda: spool_file.verify(file, SHA256)) is ErrorCode.SPOOL_MISSING
+    assert verification.examine(file, SHA256) is Condition.MISSING
+    assert code(lambda: verification.verify(file, SHA256)) is ErrorCode.SPOOL_MISSING
 
 
 def test_a_file_replaced_after_the_check_is_not_the_one_that_is_read(file: Path) -> None:
-    with spool_file.verified(file, SHA256) as same:
+    with verification.verified(file, SHA256) as same:
         other = file.with_name("other")
         other.write_bytes(b"another object")
         other.replace(file)
@@ -110,7 +110,7 @@ def test_a_file_written_to_after_the_check_is_noticed(file: Path) -> None:
     os.utime(file, (0, 0))
     with (
         pytest.raises(QCError) as caught,
-        spool_file.verified(file, SHA256),
+        verification.verified(file, SHA256),
         file.open("r+b") as written,
     ):
         written.write(b"other")
@@ -120,7 +120,7 @@ def test_a_file_written_to_after_the_check_is_noticed(file: Path) -> None:
 def test_what_goes_wrong_in_the_block_is_told_as_it_is(file: Path) -> None:
     with (
         pytest.raises(OSError, match="No space left"),
-        spool_file.verified(file, SHA256),
+        verification.verified(file, SHA256),
     ):
         raise OSError(28, "No space left on device")
 
@@ -129,22 +129,25 @@ def test_damaged_files_are_set_aside_and_none_is_lost(tmp_path: Path, file: Path
     spool = tmp_path / "spool"
     for number, content in enumerate((b"first", b"second"), 1):
         file.write_bytes(content)
-        moved = spool_file.set_aside(spool, file, SHA256)
+        moved = verification.set_aside(spool, file, SHA256)
         assert moved is not None
         assert moved.read_bytes() == content
         assert not file.exists()
-        assert len(spool_file.aside(spool, SHA256)) == number
-    assert [each.read_bytes() for each in spool_file.aside(spool, SHA256)] == [b"first", b"second"]
+        assert len(verification.aside(spool, SHA256)) == number
+    assert [each.read_bytes() for each in verification.aside(spool, SHA256)] == [
+        b"first",
+        b"second",
+    ]
 
 
 def test_the_right_bytes_are_never_set_aside(tmp_path: Path, file: Path) -> None:
-    assert spool_file.set_aside(tmp_path / "spool", file, SHA256) is None
+    assert verification.set_aside(tmp_path / "spool", file, SHA256) is None
     assert file.read_bytes() == CONTENT
     file.unlink()
-    assert spool_file.set_aside(tmp_path / "spool", file, SHA256) is None
+    assert verification.set_aside(tmp_path / "spool", file, SHA256) is None
 
 
 def test_a_file_is_named_by_the_hash_that_counts() -> None:
     other = "0" * 64
-    assert spool_file.content_hash(Path(f"00/{other}.dcm"), SHA256) == other
-    assert spool_file.content_hash(Path("elsewhere.dcm"), SHA256) == SHA256
+    assert verification.content_hash(Path(f"00/{other}.dcm"), SHA256) == other
+    assert verification.content_hash(Path("elsewhere.dcm"), SHA256) == SHA256

@@ -10,12 +10,12 @@ from click.testing import Result
 from pydicom.dataset import Dataset
 from typer.testing import CliRunner
 
-from detector.codes import ErrorCode, QCError
+from detector.anatomy import View
 from detector.console import UsageError
-from detector.vocabulary import View
+from detector.errors import ErrorCode, QCError
 from model.finding import BundleId, Finding, Judgement
-from qc_daemon.cli import app
-from qc_daemon.private import is_open_to_others
+from qc_daemon.cli.app import app
+from qc_daemon.spool.private_files import is_open_to_others
 from tests.clinic import Clinic
 from tests.report import paper
 

@@ -15,12 +15,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from detector.plain_text import visible
-from qc_daemon.cli import app
-from qc_daemon.records import peers, schema
-from qc_daemon.records.peers import RefusedCaller
-from qc_daemon.records.store import Store
-from qc_daemon.settings import load
-from qc_daemon.tables import (
+from qc_daemon.cli.app import app
+from qc_daemon.cli.output import (
     Format,
     Listing,
     csv_cell,
@@ -29,6 +25,11 @@ from qc_daemon.tables import (
     write_list,
     write_record,
 )
+from qc_daemon.records import schema
+from qc_daemon.records.received import peers
+from qc_daemon.records.received.peers import RefusedCaller
+from qc_daemon.records.store import Store
+from qc_daemon.settings import load
 from tests.command import qc_daemon
 
 NOW = datetime(2026, 3, 4, tzinfo=UTC)

@@ -8,12 +8,12 @@ import pytest
 from pynetdicom import AE, evt
 from typer.testing import CliRunner
 
-from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
-from qc_daemon.cli import app
-from qc_daemon.sender import send
+from detector.errors import ErrorCode, QCError
+from qc_daemon.cli.app import app
+from qc_daemon.dicom.tls import tls_args
+from qc_daemon.operations.send import send
 from qc_daemon.settings import ClientTLSSettings, DestinationSettings, SettingsError, load
-from qc_daemon.tls import tls_args
 from tests.certificates import Authority, Pair
 from tests.wire import US, ultrasound, write
 

@@ -17,11 +17,11 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
 )
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon import spool_file
+from detector.errors import ErrorCode, QCError
 from qc_daemon.convert import Converter
+from qc_daemon.dicom.transfer_syntax import CONVERTIBLE, alternatives, reencoded
 from qc_daemon.settings import ScoreSettings
-from qc_daemon.transfer_syntax import CONVERTIBLE, alternatives, reencoded
+from qc_daemon.spool import verification
 from tests.wire import part10, ultrasound
 
 MEGABYTE = 1 << 20
@@ -160,5 +160,5 @@ class TestConverter:
 
 
 def test_the_hash_in_a_name() -> None:
-    assert spool_file.hash_in_name(Path("ab") / ("ab" * 32 + ".dcm")) == "ab" * 32
-    assert spool_file.hash_in_name(Path("1.2.3.dcm")) is None
+    assert verification.hash_in_name(Path("ab") / ("ab" * 32 + ".dcm")) == "ab" * 32
+    assert verification.hash_in_name(Path("1.2.3.dcm")) is None

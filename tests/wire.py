@@ -14,7 +14,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, evt
 
-from qc_daemon.requestor import associate
+from qc_daemon.dicom.association import associate
 from tests.ports import reserve_port
 
 US = "1.2.840.10008.5.1.4.1.1.6.1"

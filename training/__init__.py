@@ -1,0 +1,1 @@
+"""From data to trained parts, to a bundle, and how good it is."""

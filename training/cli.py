@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detector import console
-from detector.codes import ErrorCode, QCError
+from detector.errors import ErrorCode, QCError
 from detector.version_option import add_version
+from training.data.samples import Origin
 from training.phantom.command import phantom
-from training.samples import Origin
 
 if TYPE_CHECKING:
-    from training.samples import Sample
+    from training.data.samples import Sample
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -163,14 +163,15 @@ def train_detector(
 
     Example: qc-model train detector --out runs/detector --samples runs/phantoms/samples.json
     """
-    from training import corpus, detector, runs
+    from training.data import splits
+    from training.train import detector, runs
 
     _check_split(split, fetus_framework)
-    boxed = [s for s in corpus.gather(samples, fetus_framework, split, origin) if s.annotated]
+    boxed = [s for s in splits.gather(samples, fetus_framework, split, origin) if s.annotated]
     training, validation = (
-        corpus.divide(boxed, held_out, seed)
+        splits.divide(boxed, held_out, seed)
         if fold is None
-        else corpus.without_fold(boxed, fold, FOLDS, seed)
+        else splits.without_fold(boxed, fold, FOLDS, seed)
     )
     recipe = detector.DetectorRecipe(
         scale.value, size, epochs, batch, simulated=simulated, mirrored=mirrored, seed=seed
@@ -195,7 +196,7 @@ def train_describer(
 
     Example: qc-model train describer --out runs/describer
     """
-    from training import describer, runs
+    from training.train import describer, runs
 
     runs.begin_run(out, force=force)
     describer.describer(out, seed=seed, steps=steps)
@@ -286,8 +287,9 @@ def train_spatialclip(
     Example: qc-model train spatialclip --out runs/spatialclip --detector runs/detector
     --describer runs/describer --samples runs/phantoms/samples.json
     """
-    from training import corpus, pipeline, runs
-    from training.spatialclip import SpatialClipRecipe, check_training
+    from training.data import splits
+    from training.train import runs, small_spatialclip
+    from training.train.spatialclip import SpatialClipRecipe, check_training
 
     _check_split(split, fetus_framework)
     if len(detector) not in (1, FOLDS):
@@ -313,20 +315,20 @@ def train_spatialclip(
     if start is not None:
         runs.check_weights(start, "spatialclip")
     kept = cache or out.parent
-    found = corpus.gather(samples, fetus_framework, split, origin)
+    found = splits.gather(samples, fetus_framework, split, origin)
     training, validation = (
-        corpus.divide(found, held_out, seed)
+        splits.divide(found, held_out, seed)
         if fold is None
-        else corpus.without_fold(found, fold, FOLDS, seed)
+        else splits.without_fold(found, fold, FOLDS, seed)
     )
     _check_fold(fold, validation)
     check_training(training, validation, recipe)
     runs.begin_run(out, resume=resume, force=force)
     kept.mkdir(parents=True, exist_ok=True)
     # All at once, so that what is kept serves any division of them.
-    seen = pipeline.gather_folds(found, detector, describer, kept / "evidence", seed)
+    seen = small_spatialclip.gather_folds(found, detector, describer, kept / "evidence", seed)
     of_sample = dict(zip(map(id, found), seen, strict=True))
-    facts = pipeline.train_small_spatialclip(
+    facts = small_spatialclip.train_small_spatialclip(
         [of_sample[id(sample)] for sample in training],
         [of_sample[id(sample)] for sample in validation],
         out,
@@ -401,22 +403,24 @@ def cross_validate(
     --judged b/samples.json --describer runs/describer --detector-start runs/detector-simulated
     --spatialclip-start runs/spatialclip-simulated
     """
-    from training import corpus, crossval, runs
-    from training.detector import DetectorRecipe
-    from training.folds import Plan
-    from training.spatialclip import SpatialClipRecipe
+    from training.crossval import run
+    from training.crossval.folds import Plan
+    from training.data import splits
+    from training.train import runs
+    from training.train.detector import DetectorRecipe
+    from training.train.spatialclip import SpatialClipRecipe
 
     if not any(stages):
         raise console.UsageError("--stages: give at least one stage an epoch")
     runs.check_weights(describer, "describer")
     runs.check_weights(detector_start, "detector")
     runs.check_weights(spatialclip_start, "spatialclip")
-    figures = crossval.cross_validate(
+    figures = run.cross_validate(
         Plan(
             out,
-            corpus.gather(None, fetus_framework, None),
-            corpus.simulated_only(corpus.gather(boxed, None, None, origin), "--boxed"),
-            corpus.simulated_only(corpus.gather(judged, None, None, origin), "--judged"),
+            splits.gather(None, fetus_framework, None),
+            splits.simulated_only(splits.gather(boxed, None, None, origin), "--boxed"),
+            splits.simulated_only(splits.gather(judged, None, None, origin), "--judged"),
             describer,
             detector_start,
             spatialclip_start,
@@ -477,16 +481,16 @@ def negatives(
 
     Example: qc-model negatives --out runs/negatives --dicom us_dicom
     """
-    from training import corpus
-    from training.dataset_folder import begin_dataset
-    from training.negatives import write_negatives
-    from training.us_dicom import halves
+    from training.data import splits
+    from training.data.dataset_folder import begin_dataset
+    from training.data.negatives import write_negatives
+    from training.data.other_organs import halves
 
     if not (dicom or samples or fetus_framework):
         raise console.UsageError("no pictures; give --dicom, --samples or --fetus-framework")
     _check_split(split, fetus_framework)
     given = samples or fetus_framework
-    pictures = corpus.gather(samples, fetus_framework, split, origin) if given else []
+    pictures = splits.gather(samples, fetus_framework, split, origin) if given else []
     others = halves(dicom)[0] if dicom else []
     begin_dataset(out, force=force)
     made = write_negatives(out, others, pictures, count, seed)
@@ -539,23 +543,24 @@ def calibrate(
     Example: qc-model calibrate --out bundles/ours --name ours --detector runs/detector
     --describer runs/describer --spatialclip runs/spatialclip --samples runs/val/samples.json
     """
-    from training import bundling, corpus
-    from training.us_dicom import halves
+    from training.bundling import make
+    from training.data import splits
+    from training.data.other_organs import halves
 
     _check_split(split, fetus_framework)
-    bundling.check_target(out, force=force)
+    make.check_target(out, force=force)
     known: list[Sample] = []
     if samples:
-        known += corpus.gather(samples, None, None, origin)
+        known += splits.gather(samples, None, None, origin)
     if fetus_framework:
         # The simulated pictures are a set of their own; of the real ones only those held out.
-        known += corpus.divide(corpus.gather(None, fetus_framework, split), held_out, seed)[1]
+        known += splits.divide(splits.gather(None, fetus_framework, split), held_out, seed)[1]
     if not known:
         raise console.UsageError(
             "no pictures to calibrate on; give --samples, or --fetus-framework with a larger"
             " --held-out"
         )
-    manifest = bundling.make_bundle(
+    manifest = make.make_bundle(
         out,
         detector,
         describer,
@@ -633,7 +638,7 @@ def evaluate(
     Example: qc-model evaluate --count 0 --fetus-framework ff --split set2_train --held-out 0.1
     --ablate --report runs/evaluation.html
     """
-    from training import corpus
+    from training.data import splits
 
     if report and report.suffix != ".html":
         raise console.UsageError("--report: give a file that ends in .html")
@@ -646,18 +651,18 @@ def evaluate(
     for path in (out, *reports):
         if path is not None and path.exists() and not force:
             raise console.UsageError(f"{path} exists: name another file, or give --force")
-    labelled = corpus.gather(samples, None, None, origin) if samples else []
+    labelled = splits.gather(samples, None, None, origin) if samples else []
     if fetus_framework:
-        found = corpus.gather(None, fetus_framework, split)
-        labelled += found if held_out is None else corpus.divide(found, held_out, seed)[1]
+        found = splits.gather(None, fetus_framework, split)
+        labelled += found if held_out is None else splits.divide(found, held_out, seed)[1]
     if not (labelled or count or dicom):
         raise console.UsageError("no pictures; give --samples, --fetus-framework or --count")
     for path in (out, *reports):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
     # After the checks, for these load the networks' libraries.
-    from training.evaluate import evaluate_bundle, show
-    from training.report import write_report
+    from training.evaluation.evaluate import evaluate_bundle, show
+    from training.evaluation.report import write_report
 
     figures = evaluate_bundle(
         bundle,

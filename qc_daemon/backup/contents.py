@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, create_engine, inspect, text
 
-from detector.codes import ErrorCode, QCError
+from detector.errors import ErrorCode, QCError
 
 
 def own_version() -> str:

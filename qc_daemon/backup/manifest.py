@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon import private
+from detector.errors import ErrorCode, QCError
+from qc_daemon.spool import private_files
 
 NAME = "manifest.json"
 DATABASE, TABLES, SPOOL = "qc.db", "tables", "spool"
@@ -60,7 +60,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write it whole or not at all. Raises OSError."""
         part = folder / f".{NAME}.part"
-        private.write(part, json.dumps({"format": FORMAT} | asdict(self), indent=1).encode())
+        private_files.write(part, json.dumps({"format": FORMAT} | asdict(self), indent=1).encode())
         part.replace(folder / NAME)
 
 

@@ -14,13 +14,13 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import Connection, create_engine, inspect, text
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon import private
+from detector.errors import ErrorCode, QCError
 from qc_daemon.backup import contents
 from qc_daemon.backup.manifest import TABLES, File, Manifest
 from qc_daemon.records import schema
 from qc_daemon.records.store import parse, translated
 from qc_daemon.records.tables import Base
+from qc_daemon.spool import private_files
 
 _VERSIONS = "alembic_version"
 _BLOCK = 1 << 20
@@ -40,7 +40,7 @@ class Export:
 def export(url: str, folder: Path) -> Export:
     """Write each table of one snapshot to `folder`. Raises QCError STORAGE, OSError."""
     parsed = parse(url)
-    private.make_folder(folder)
+    private_files.make_folder(folder)
     engine = create_engine(parsed, isolation_level="REPEATABLE READ")
     try:
         with translated(parsed), engine.connect() as connection:
@@ -153,7 +153,7 @@ def _written(connection: Connection, name: str, columns: list[str], path: Path) 
     statement = sql.SQL("COPY {} ({}) TO STDOUT").format(*_identifiers(name, columns))
     with (
         _driver(connection).cursor() as cursor,
-        os.fdopen(private.create(path), "wb") as file,
+        os.fdopen(private_files.create(path), "wb") as file,
         cursor.copy(statement) as copy,
     ):
         for block in copy:

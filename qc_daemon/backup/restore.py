@@ -15,14 +15,15 @@ from pathlib import Path
 from pydicom.filereader import read_file_meta_info
 from sqlalchemy import create_engine, inspect, text
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon import private, service_lock, spool_file
+from detector.errors import ErrorCode, QCError
 from qc_daemon.backup import contents, manifest, postgresql
 from qc_daemon.backup.manifest import DATABASE, SPOOL, Manifest
 from qc_daemon.records import integrity, schema
 from qc_daemon.records.store import parse
+from qc_daemon.service import lock
 from qc_daemon.settings import Settings
-from qc_daemon.spool_file import Condition
+from qc_daemon.spool import private_files, verification
+from qc_daemon.spool.verification import Condition
 
 _PAGE = 500
 
@@ -68,7 +69,7 @@ def restore(
     url, spool = settings.store.url, settings.store.spool
     backup_manifest = _verify_backup(source, url)
     file = schema.file_of(url)
-    with service_lock.alone(spool), _undisturbed(url):
+    with lock.alone(spool), _undisturbed(url):
         if backup_manifest is None:
             added = replaced = 0
             revision, counts, _ = contents.of_copy(source)
@@ -161,11 +162,11 @@ def _restore_spool(
     try:
         for done, (path, file) in enumerate(files.items()):
             progress(done, len(files))
-            condition = spool_file.examine(spool / path, file.sha256, file.size)
+            condition = verification.examine(spool / path, file.sha256, file.size)
             if condition is Condition.INTACT:
                 continue
             if condition is not Condition.MISSING:
-                spool_file.set_aside(spool, spool / path, file.sha256)
+                verification.set_aside(spool, spool / path, file.sha256)
                 replaced += 1
             _copy(source / path, spool / path)
             added += 1
@@ -182,10 +183,13 @@ def _restore_spool(
 
 def _copy(source: Path, target: Path) -> None:
     """A copy under its name only once it is whole."""
-    private.make_folder(target.parent)
+    private_files.make_folder(target.parent)
     part = target.with_suffix(".restored")
     part.unlink(missing_ok=True)
-    with os.fdopen(private.create(part), "wb") as target_file, source.open("rb") as source_file:
+    with (
+        os.fdopen(private_files.create(part), "wb") as target_file,
+        source.open("rb") as source_file,
+    ):
         shutil.copyfileobj(source_file, target_file, 1 << 20)
     part.replace(target)
 
@@ -199,14 +203,17 @@ def _replace_database(file: Path, copy: Path, name: str) -> str | None:
     part = file.with_name(f"{file.name}.restored")
     old = schema.files_of(file)
     try:
-        private.make_folder(file.parent)
+        private_files.make_folder(file.parent)
         part.unlink(missing_ok=True)
-        with os.fdopen(private.create(part), "wb") as target_file, copy.open("rb") as source_file:
+        with (
+            os.fdopen(private_files.create(part), "wb") as target_file,
+            copy.open("rb") as source_file,
+        ):
             shutil.copyfileobj(source_file, target_file, 1 << 20)
             target_file.flush()
             os.fsync(target_file.fileno())
         if old:
-            private.make_folder(aside)
+            private_files.make_folder(aside)
         for each in old:
             os.link(each, aside / each.name)
         for each in old:

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon import private
+from detector.errors import ErrorCode, QCError
 from qc_daemon.backup import contents, postgresql
 from qc_daemon.backup.manifest import DATABASE, SPOOL, TABLES, File, Manifest, sha256_of
 from qc_daemon.records import schema
 from qc_daemon.settings import Settings
+from qc_daemon.spool import private_files
 
 _BLOCK = 1 << 20
 
@@ -44,12 +44,12 @@ def save(
 
 
 def _make(folder: Path) -> None:
-    private.make_folder(folder)
+    private_files.make_folder(folder)
     if any(folder.iterdir()):
         raise QCError(
             ErrorCode.STORAGE, f"{folder} is not empty; name another folder for the backup"
         )
-    private.tighten(folder)
+    private_files.tighten(folder)
 
 
 def _save_all(
@@ -104,7 +104,7 @@ def _save_all(
 
 def _save_file(source: Path, target: Path, link: bool) -> File | None:
     """The file in the backup; None if the spool has none."""
-    private.make_folder(target.parent)
+    private_files.make_folder(target.parent)
     try:
         if not link:
             _copy(source, target)
@@ -118,7 +118,7 @@ def _save_file(source: Path, target: Path, link: bool) -> File | None:
 
 def _copy(source: Path, target: Path) -> None:
     with source.open("rb", buffering=0) as source_file:
-        fd = private.create(target)
+        fd = private_files.create(target)
         with os.fdopen(fd, "wb") as target_file:
             while block := source_file.read(_BLOCK):
                 target_file.write(block)

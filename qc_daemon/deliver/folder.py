@@ -18,12 +18,12 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon import private
-from qc_daemon.deliver.item import Exam, Item
+from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver.plain_file import plain_file
+from qc_daemon.deliver.transport import Exam, Item
 from qc_daemon.settings import DestinationSettings
-from qc_daemon.spool_file import blocks
+from qc_daemon.spool import private_files
+from qc_daemon.spool.verification import blocks
 
 _SAFE = re.compile(r"[0-9][0-9.]{0,63}(-r[0-9]+)?")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -107,10 +107,10 @@ class FolderCarrier:
     def _make_folder(self, folder: Path) -> None:
         """Below the destination's own, open to whom that is open to."""
         if folder == self.folder:
-            private.make_folder(folder)
+            private_files.make_folder(folder)
         elif not folder.is_dir():
             self._make_folder(folder.parent)
-            folder.mkdir(mode=private.FOLDER_MODE, exist_ok=True)
+            folder.mkdir(mode=private_files.FOLDER_MODE, exist_ok=True)
             folder.chmod(0o7777 & self.folder.stat().st_mode)
             _sync(folder.parent)
 

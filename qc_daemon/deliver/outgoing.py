@@ -16,7 +16,7 @@ from typing import Any
 from pynetdicom.dsutils import split_dataset
 from pynetdicom.pdu_primitives import P_DATA
 
-from qc_daemon.spool_file import damaged
+from qc_daemon.spool.verification import damaged
 
 _LONGEST_QUEUE = 32
 _WAIT_SECONDS = 0.001

@@ -5,7 +5,7 @@ from io import BytesIO
 from pydicom import dcmread
 from pydicom.uid import EncapsulatedPDFStorage, SecondaryCaptureImageStorage
 
-from qc_daemon.deliver.item import Item
+from qc_daemon.deliver.transport import Item
 
 
 def plain_file(item: Item) -> tuple[str, bytes] | None:

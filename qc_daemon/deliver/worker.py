@@ -12,25 +12,27 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon.deliver.capability import Capability
-from qc_daemon.deliver.commitment_report import (
+from detector.errors import ErrorCode, QCError
+from qc_daemon.deliver.circuit_breaker import Outages
+from qc_daemon.deliver.commitment_scp import (
     CommitmentJudge,
     CommitmentReporter,
     CommitmentWorker,
 )
-from qc_daemon.deliver.commitment_request import CommitmentAsker
-from qc_daemon.deliver.forms import Forms
-from qc_daemon.deliver.item import Carrier, ClassRefusedError, Convert, Item
-from qc_daemon.deliver.lanes import Lanes
-from qc_daemon.deliver.outages import Outages
-from qc_daemon.observe import log, tally
-from qc_daemon.records import destinations, jobs, pledges, renditions
+from qc_daemon.deliver.commitment_scu import CommitmentAsker
+from qc_daemon.deliver.commitment_support import Capability
+from qc_daemon.deliver.fallback import Forms
+from qc_daemon.deliver.pool import Lanes
+from qc_daemon.deliver.transport import Carrier, ClassRefusedError, Convert, Item
+from qc_daemon.observe import counters, log
+from qc_daemon.records.commitment import scu
 from qc_daemon.records.failures import failure_of
-from qc_daemon.records.jobs import Job, RetryPolicy
-from qc_daemon.records.leases import Clock, Lease, LeaseLostError, utc_now
-from qc_daemon.records.renditions import Render
-from qc_daemon.records.revisions import Originals, in_spool
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.queue.jobs import Job, RetryPolicy
+from qc_daemon.records.queue.leases import Clock, Lease, LeaseLostError, utc_now
+from qc_daemon.records.received.revisions import Originals, in_spool
+from qc_daemon.records.results import destinations, renditions
+from qc_daemon.records.results.renditions import Render
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import CommitmentSupport, JobKind
 from qc_daemon.settings import Settings
@@ -207,7 +209,7 @@ class Deliverer:
         to_commit = lease.settle(lambda session: self._write(session, lease, result), self._stop)
         if isinstance(result, QCError):
             if result.code not in _OURS:
-                tally.delivery(job.destination, done=False)
+                counters.delivery(job.destination, done=False)
             self.log.warning(
                 "not delivered",
                 job=job.id,
@@ -218,7 +220,7 @@ class Deliverer:
         elif to_commit:
             self.log.info("sent", job=job.id, destination=job.destination)
         else:
-            tally.delivery(job.destination, done=True)
+            counters.delivery(job.destination, done=True)
             self.log.info("delivered", job=job.id, destination=job.destination)
 
     def _write(self, session: Session, lease: Lease, result: _Sent | QCError) -> bool:
@@ -242,7 +244,7 @@ class Deliverer:
         if not self._is_to_commit(session, job, result):
             lease.finish(session)
             return False
-        if not jobs.sent(session, job, now, now + pledges.GATHER):
+        if not jobs.sent(session, job, now, now + scu.GATHER):
             raise LeaseLostError
         return True
 
@@ -254,7 +256,7 @@ class Deliverer:
             return result.to_commit
         if result.to_commit:
             support = CommitmentSupport.OFFERED
-        elif pledges.has_taken(session, job.destination):
+        elif scu.has_taken(session, job.destination):
             support = CommitmentSupport.LOST
         else:
             support = CommitmentSupport.NOT_OFFERED

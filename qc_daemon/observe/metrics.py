@@ -22,11 +22,13 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
-from detector.codes import QCError
-from qc_daemon.certificate import expires
+from detector.errors import QCError
+from qc_daemon.dicom.certificates import expires
 from qc_daemon.observe import log
-from qc_daemon.observe.tally import Board, deliveries
-from qc_daemon.records import exams, figures, jobs
+from qc_daemon.observe.counters import Board, deliveries
+from qc_daemon.records import gauges
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.received import exams
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobState
 from qc_daemon.settings import Settings
@@ -182,7 +184,7 @@ class Service(Collector):
             with self.store.read() as session:
                 counts = jobs.counts(session, _OPEN)
                 due = jobs.oldest_due(session)
-                found = figures.look(session)
+                found = gauges.look(session)
         except (QCError, SQLAlchemyError):
             yield _gauge("database_up", "Whether the database can be used.", 0)
             return

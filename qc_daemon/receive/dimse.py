@@ -5,7 +5,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from qc_daemon.dimse_request import refusal_of
+from qc_daemon.dicom.dimse_request import refusal_of
 
 SUCCESS = 0x0000
 INVALID_ATTRIBUTE_VALUE = 0x0106

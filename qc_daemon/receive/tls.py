@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from detector.console import UsageError
-from qc_daemon.certificate import fingerprint
+from qc_daemon.dicom.certificates import fingerprint
+from qc_daemon.dicom.tls import CIPHERS, MINIMUM, check_revocation, load_own
+from qc_daemon.dicom.tls import reason as reason
 from qc_daemon.observe import log
 from qc_daemon.settings import TLSSettings
-from qc_daemon.tls import CIPHERS, MINIMUM, check_revocation, load_own
-from qc_daemon.tls import reason as reason
 
 # A handshake takes a few round trips; who needs longer holds a thread for nothing.
 HANDSHAKE_SECONDS = 10.0

@@ -31,13 +31,13 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
-from qc_daemon import associate_pdu, data_set_size, dimse_request
-from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from qc_daemon.dicom import associate_pdu, data_set_size, dimse_request
+from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.observe import log
-from qc_daemon.receive import command
-from qc_daemon.receive.contexts import SOP_CLASSES
-from qc_daemon.receive.header import file_head
-from qc_daemon.receive.spool import Incoming, Spool
+from qc_daemon.receive import c_store_command
+from qc_daemon.receive.identifiers import file_head
+from qc_daemon.receive.presentation_contexts import SOP_CLASSES
+from qc_daemon.spool.spool import Incoming, Spool
 
 ASSOCIATE_RQ, P_DATA_TF = 0x01, 0x04
 _PDU_TYPES = range(0x01, 0x08)
@@ -375,7 +375,7 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
             raise InvalidPDUError("a command set where none may be, or too long")
         encoded = source.read(count)
         if message is None and control & _LAST:
-            request = command.store_request(encoded)
+            request = c_store_command.store_request(encoded)
             if request is not None and self._is_storable(request, context_id):
                 incoming = self._open(context_id, request.sop_class_uid, request.sop_instance_uid)
                 self._storing = _Storing(context_id, request, incoming)
@@ -410,7 +410,7 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
         if control & _LAST:
             self._deliver(context_id, control, b"")
 
-    def _is_storable(self, request: command.StoreRequest, context_id: int) -> bool:
+    def _is_storable(self, request: c_store_command.StoreRequest, context_id: int) -> bool:
         """Whether it is one that pynetdicom need not look at; the handler asks once more."""
         context = self.assoc._accepted_cx.get(context_id)
         return (
@@ -424,7 +424,7 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
         most = self.maximum_pdu_size
         # In this order: the association's thread is at work before it takes a message.
         free = self.msg_queue.empty() and self.assoc._is_paused
-        if self.assoc.is_established and free and not 0 < most < command.LONGEST_RESPONSE:
+        if self.assoc.is_established and free and not 0 < most < c_store_command.LONGEST_RESPONSE:
             self.dul.serve(lambda: self._answer(storing))
         else:
             self.msg_queue.put((storing.context_id, storing.primitive()))
@@ -445,8 +445,8 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
             code, comment = (
                 (status, "") if isinstance(status, int) else (status.Status, status.ErrorComment)
             )
-            answer = command.store_response(storing.request, code, comment)
-            self.dul.send_now(command.in_one_pdu(storing.context_id, answer))
+            answer = c_store_command.store_response(storing.request, code, comment)
+            self.dul.send_now(c_store_command.in_one_pdu(storing.context_id, answer))
 
     def abandon(self) -> None:
         """Drop the object whose last byte will not come, and those that nobody will look at."""
@@ -529,7 +529,7 @@ class _Storing:
     """A C-STORE whose data set is coming in."""
 
     context_id: int
-    request: command.StoreRequest
+    request: c_store_command.StoreRequest
     incoming: Incoming
 
     def primitive(self) -> C_STORE:

@@ -5,7 +5,7 @@ import os
 
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from detector.codes import ErrorCode, QCError
+from detector.errors import ErrorCode, QCError
 
 # This machine's trouble, which says nothing about the job: it must not cost the job an attempt.
 _OURS = frozenset(

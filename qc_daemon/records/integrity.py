@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, create_engine, inspect, text
 
-from detector.codes import ErrorCode, QCError
+from detector.errors import ErrorCode, QCError
 from qc_daemon.records import schema
 from qc_daemon.records.store import parse, shown, translated
 from qc_daemon.records.tables import Base

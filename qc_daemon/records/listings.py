@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from detector.plain_text import fold
-from qc_daemon.records.revisions import select_facts
+from qc_daemon.records.received.revisions import select_facts
 from qc_daemon.records.tables import (
     Commitment,
     CommitmentState,

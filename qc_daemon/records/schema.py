@@ -18,9 +18,9 @@ from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, inspect, text
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon import private
+from detector.errors import ErrorCode, QCError
 from qc_daemon.records.store import READ_ONLY, engine, parse, shown, translated
+from qc_daemon.spool import private_files
 
 # Any number that other users of the same PostgreSQL database are unlikely to lock.
 _MIGRATION_LOCK = 0x71635F6462
@@ -257,7 +257,7 @@ def backup(url: str, target: Path) -> None:
     if not file.exists():
         raise QCError(ErrorCode.STORAGE, f"the database {shown(parsed)} does not exist")
     try:
-        os.close(private.create(target))
+        os.close(private_files.create(target))
     except FileExistsError:
         raise QCError(
             ErrorCode.STORAGE, f"{target} exists already; name another file for the backup"
@@ -332,7 +332,7 @@ def _make_private(url: URL) -> None:
     file = _file(url)
     assert file is not None
     try:
-        private.make_folder(file.parent)
+        private_files.make_folder(file.parent)
     except OSError as error:
         raise QCError(
             ErrorCode.STORAGE, f"the folder of {shown(url)} cannot be made: {error.strerror}"
@@ -340,6 +340,6 @@ def _make_private(url: URL) -> None:
     with suppress(OSError):
         # What is not ours to change, or to write, SQLite will say better.
         if not file.exists():
-            os.close(private.create(file))
+            os.close(private_files.create(file))
         for each in files_of(file):
-            private.tighten(each)
+            private_files.tighten(each)

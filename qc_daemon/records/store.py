@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
 from sqlalchemy.orm import Session
 
-from detector.codes import ErrorCode, QCError
+from detector.errors import ErrorCode, QCError
 from qc_daemon.records.connections import (
     FURTHER_CONNECTIONS,
     KEPT_CONNECTIONS,

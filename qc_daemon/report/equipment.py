@@ -13,8 +13,8 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from model.finding import BundleId
-from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from qc_daemon.identity import MANUFACTURER as MANUFACTURER
+from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from qc_daemon.dicom.implementation import MANUFACTURER as MANUFACTURER
 from qc_daemon.report.uids import derived_uid
 
 MODEL_NAME = "qc-daemon"

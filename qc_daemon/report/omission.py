@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from detector.codes import ErrorCode, FailureClass, QCError
-from qc_daemon.records.jobs import Job
-from qc_daemon.records.revisions import RevisionFacts
+from detector.errors import ErrorCode, FailureClass, QCError
+from qc_daemon.records.queue.jobs import Job
+from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.report.source import Source
 
 PATIENCE = 3

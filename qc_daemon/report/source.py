@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from pydicom.dataset import Dataset
 
-from detector.codes import ErrorCode, QCError
-from detector.regions import tissue_regions
-from detector.source import integer
-from qc_daemon.report.header import UIDS, normalise
+from detector.errors import ErrorCode, QCError
+from detector.imaging.dicom_file import integer
+from detector.imaging.regions import tissue_regions
+from qc_daemon.report.normalise import UIDS, normalise
 
 MULTI_FRAME_CLASSES = frozenset(
     {

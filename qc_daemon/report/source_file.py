@@ -16,9 +16,9 @@ from pydicom.filereader import read_dataset, read_partial
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from detector.codes import ErrorCode, QCError
-from detector.elements import ElementReader
-from qc_daemon.report.header import KEYWORDS, UIDS
+from detector.errors import ErrorCode, QCError
+from detector.imaging.data_elements import ElementReader
+from qc_daemon.report.normalise import KEYWORDS, UIDS
 
 MAX_HEADER_BYTES = 1 << 20
 """What is parsed of a header; a header with ten ultrasound regions has some 20 kB."""

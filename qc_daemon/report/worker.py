@@ -14,35 +14,37 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sqlalchemy.orm import Session
 
-from detector.codes import ErrorCode, Flag, QCError
+from detector.anatomy import View
+from detector.errors import ErrorCode, Flag, QCError
 from detector.frame import Frame, Pixels
-from detector.vocabulary import View
 from model.finding import Finding
-from qc_daemon.records import exams, jobs, rejections, reports, revisions
-from qc_daemon.records.exams import ExamContent
 from qc_daemon.records.failures import failure_of
-from qc_daemon.records.jobs import Job, RetryPolicy
-from qc_daemon.records.leases import Clock, Lease, LeaseLostError, utc_now
-from qc_daemon.records.measurements import MeasuredReport
-from qc_daemon.records.reports import ReportObject, StoredReport
-from qc_daemon.records.revisions import Originals, RevisionFacts, in_spool
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.queue.jobs import Job, RetryPolicy
+from qc_daemon.records.queue.leases import Clock, Lease, LeaseLostError, utc_now
+from qc_daemon.records.received import exams, revisions
+from qc_daemon.records.received.exams import ExamContent
+from qc_daemon.records.received.revisions import Originals, RevisionFacts, in_spool
+from qc_daemon.records.results import rejections, reports
+from qc_daemon.records.results.measurements import MeasuredReport
+from qc_daemon.records.results.reports import ReportObject, StoredReport
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobState, ObjectKind
-from qc_daemon.report.biometry import MachineReport, MachineValue
-from qc_daemon.report.encapsulated import build_pdf
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.key_objects import build_key_objects
+from qc_daemon.report.objects.encapsulated_pdf import build_pdf
+from qc_daemon.report.objects.key_objects import build_key_objects
+from qc_daemon.report.objects.overlay import build_overlay, render_frame
 from qc_daemon.report.omission import Omission, check_identity, find_faults, is_final
-from qc_daemon.report.overlay import build_overlay, render_frame
-from qc_daemon.report.page import compose
-from qc_daemon.report.pdf import summary_pdf
 from qc_daemon.report.source import Source
 from qc_daemon.report.source_file import read_header
-from qc_daemon.report.sr import Reference, build_sr
-from qc_daemon.report.summary import Key, Shot, Summary, rank, summarise
+from qc_daemon.report.sr.biometry import MachineReport, MachineValue
+from qc_daemon.report.sr.document import Reference, build_sr
+from qc_daemon.report.summary.pdf import summary_pdf
+from qc_daemon.report.summary.summary import Key, Shot, Summary, rank, summarise
+from qc_daemon.report.summary.text import compose
 from qc_daemon.routing import Routes, Traits
 from qc_daemon.settings import ReportSettings, Settings
-from qc_daemon.spool_file import content_hash, verified
+from qc_daemon.spool.verification import content_hash, verified
 
 log = structlog.get_logger(__name__)
 

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon.observe import log, tally
-from qc_daemon.records import retention
-from qc_daemon.records.revisions import RevisionFacts, spooled
+from detector.errors import ErrorCode, QCError
+from qc_daemon.observe import counters, log
+from qc_daemon.records.received import retention
+from qc_daemon.records.received.revisions import RevisionFacts, spooled
 from qc_daemon.records.store import Store
 from qc_daemon.retain.retrieve import NotOfferedError, Wanted, get, move
 from qc_daemon.routing import SOURCE, Routes
 from qc_daemon.settings import DestinationSettings, Settings
-from qc_daemon.spool_file import (
+from qc_daemon.spool.verification import (
     DAMAGED_FOLDER,
     Condition,
     aside,
@@ -84,7 +84,7 @@ class Originals:
         except OSError as error:
             raise _storage(error) from error
         if moved is not None:
-            tally.add("spool_damaged")
+            counters.add("spool_damaged")
             self.log.critical(
                 "spool file damaged",
                 instance=facts.instance_id,
@@ -124,7 +124,7 @@ class Originals:
             raise self._missing(facts, unreachable.message)
         with self.store.begin() as session:
             dropped = retention.unavailable(session, facts.revision_id, self.clock())
-        tally.add("fetched_nowhere")
+        counters.add("fetched_nowhere")
         self.log.error("original not available", sop_instance=facts.sop_instance_uid)
         if is_damaged:
             raise _damaged(None)
@@ -208,7 +208,7 @@ class Originals:
     ) -> Path:
         with self.store.begin() as session:
             retention.fetched(session, facts.revision_id, path, size)
-        tally.add("fetched_back")
+        counters.add("fetched_back")
         self.log.info(
             "original fetched back",
             destination=destination.name,

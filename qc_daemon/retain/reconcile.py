@@ -17,8 +17,8 @@ from itertools import islice
 from pathlib import Path
 
 from qc_daemon.observe import log
-from qc_daemon.records import retention
-from qc_daemon.records.retention import Original
+from qc_daemon.records.received import retention
+from qc_daemon.records.received.retention import Original
 from qc_daemon.records.store import Store
 
 MARGIN = timedelta(minutes=10)

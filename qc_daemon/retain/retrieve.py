@@ -12,13 +12,13 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.dsutils import create_file_meta
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon.association_failure import cause
-from qc_daemon.dimse_request import refusal_of
-from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from qc_daemon.requestor import associate
+from detector.errors import ErrorCode, QCError
+from qc_daemon.dicom.association import associate
+from qc_daemon.dicom.association_failure import cause
+from qc_daemon.dicom.dimse_request import refusal_of
+from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from qc_daemon.dicom.tls import tls_args
 from qc_daemon.settings import DestinationSettings
-from qc_daemon.tls import tls_args
 
 # Study Root Query/Retrieve Information Model (PS3.4 C.6.2).
 GET, MOVE = "1.2.840.10008.5.1.4.1.2.2.3", "1.2.840.10008.5.1.4.1.2.2.2"

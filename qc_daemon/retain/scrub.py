@@ -13,15 +13,15 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
-from detector.codes import QCError
-from qc_daemon import private
-from qc_daemon.observe import log, tally
-from qc_daemon.records import retention, revisions
-from qc_daemon.records.retention import Original
-from qc_daemon.records.revisions import Originals
+from detector.errors import QCError
+from qc_daemon.observe import counters, log
+from qc_daemon.records.received import retention, revisions
+from qc_daemon.records.received.retention import Original
+from qc_daemon.records.received.revisions import Originals
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
-from qc_daemon.spool_file import Condition, content_hash, examine, set_aside
+from qc_daemon.spool import private_files
+from qc_daemon.spool.verification import Condition, content_hash, examine, set_aside
 
 NAME = "scrub.json"
 _PAGE = 100
@@ -205,7 +205,7 @@ class Scrub:
             if moved is None:
                 # A receiver has just put the right bytes back.
                 return Condition.INTACT
-            tally.add("spool_damaged")
+            counters.add("spool_damaged")
             self.log.critical(
                 "spool file damaged",
                 sha256=sha256,
@@ -245,8 +245,8 @@ class Scrub:
     @staticmethod
     def _measure(done: Pass | None) -> None:
         if done is not None and done.finished is not None:
-            tally.put("scrub_finished", datetime.fromisoformat(done.finished).timestamp())
-            tally.put("scrub_faults", done.faults)
+            counters.put("scrub_finished", datetime.fromisoformat(done.finished).timestamp())
+            counters.put("scrub_faults", done.faults)
 
     def _tell(self, done: Pass) -> None:
         self._measure(done)
@@ -262,7 +262,7 @@ class Scrub:
 
     def _keep(self, progress: Progress) -> None:
         part = self.spool / f".{NAME}.part"
-        private.write(part, json.dumps(asdict(progress)).encode())
+        private_files.write(part, json.dumps(asdict(progress)).encode())
         part.replace(self.spool / NAME)
 
     def _now(self) -> str:

@@ -1,0 +1,1 @@
+"""Scoring: decode in a child process, judge, store findings."""

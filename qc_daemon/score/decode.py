@@ -20,10 +20,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from detector.codes import ErrorCode, Flag, QCError
+from detector.errors import ErrorCode, Flag, QCError
 from detector.frame import Frame, Pixels, Region
-from detector.reader import MAX_PIXELS, BadFrame, Summary
-from qc_daemon.score.obgyn import Measured
+from detector.imaging.reader import MAX_PIXELS, BadFrame, Summary
+from qc_daemon.score.obgyn_report import Measured
 
 _START_SECONDS = 60.0
 _EXIT_SECONDS = 2.0

@@ -19,12 +19,12 @@ from typing import Any
 
 import pydicom.config
 
-from detector.codes import ErrorCode, QCError
+from detector.errors import ErrorCode, QCError
 from detector.frame import Frame
-from detector.reader import Summary, read_frames, summarise
-from qc_daemon.score.obgyn import read_measurements
-from qc_daemon.spool_file import verified
-from qc_daemon.transfer_syntax import reencoded
+from detector.imaging.reader import Summary, read_frames, summarise
+from qc_daemon.dicom.transfer_syntax import reencoded
+from qc_daemon.score.obgyn_report import read_measurements
+from qc_daemon.spool.verification import verified
 
 _PR_SET_PDEATHSIG = 1
 

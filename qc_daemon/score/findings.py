@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from detector.codes import Flag
+from detector.errors import Flag
 from detector.frame import Frame
-from detector.reader import BadFrame
+from detector.imaging.reader import BadFrame
 from model.finding import Finding, Judgement, UnreadableFrame, utc
 from model.judge import Judge
 

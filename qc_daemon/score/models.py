@@ -1,10 +1,10 @@
 """The loaded models of this process, by model id: loaded when needed, the last used ones kept."""
 
-from detector.codes import ErrorCode, QCError
-from model.bundle import Bundle
+from detector.errors import ErrorCode, QCError
+from model.bundle.bundle import Bundle
 from model.judge import Judge
-from qc_daemon.records import bundles
-from qc_daemon.records.bundles import ActiveBundle
+from qc_daemon.records.results import bundles
+from qc_daemon.records.results.bundles import ActiveBundle
 from qc_daemon.records.store import Store
 
 # The active bundle and the one before it, which open exams may still need.

@@ -7,25 +7,27 @@ from pathlib import Path
 import structlog
 from sqlalchemy.orm import Session
 
-from detector.codes import ErrorCode, Flag, QCError
-from detector.reader import Summary
+from detector.errors import ErrorCode, Flag, QCError
+from detector.imaging.reader import Summary
 from model.device import device_failure
 from model.finding import Finding
-from qc_daemon.records import findings as stored_findings
-from qc_daemon.records import jobs, measurements, revisions
 from qc_daemon.records.failures import failure_of
-from qc_daemon.records.jobs import RetryPolicy
-from qc_daemon.records.leases import Clock, Lease, LeaseLostError, utc_now
-from qc_daemon.records.measurements import MeasuredValue
-from qc_daemon.records.revisions import Originals, RevisionFacts, in_spool
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.queue.jobs import RetryPolicy
+from qc_daemon.records.queue.leases import Clock, Lease, LeaseLostError, utc_now
+from qc_daemon.records.received import revisions
+from qc_daemon.records.received.revisions import Originals, RevisionFacts, in_spool
+from qc_daemon.records.results import findings as stored_findings
+from qc_daemon.records.results import measurements
+from qc_daemon.records.results.measurements import MeasuredValue
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobState
 from qc_daemon.score.decode import DecodeProcess, chosen_frames
 from qc_daemon.score.findings import findings_of
 from qc_daemon.score.models import Models
-from qc_daemon.score.obgyn import STRUCTURED_REPORTS
+from qc_daemon.score.obgyn_report import STRUCTURED_REPORTS
 from qc_daemon.settings import Settings
-from qc_daemon.spool_file import content_hash
+from qc_daemon.spool.verification import content_hash
 
 log = structlog.get_logger(__name__)
 

@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from qc_daemon.backup import restore, save
-from qc_daemon.orphans import release_orphans
+from qc_daemon.operations.spool import release_orphans
 from qc_daemon.records import integrity, schema
 from qc_daemon.settings import Settings
-from qc_daemon.spool_file import Condition, examine
+from qc_daemon.spool.verification import Condition, examine
 from tests.faults.kills import Modality
 from tests.faults.receiving import receiving, stored
 from tests.service import Service

@@ -14,14 +14,14 @@ import pytest
 from sqlalchemy import create_engine, inspect, text
 from typer.testing import CliRunner
 
-from detector.codes import ErrorCode, QCError
 from detector.console import UsageError
-from qc_daemon import service_lock
+from detector.errors import ErrorCode, QCError
 from qc_daemon.backup import Restored, restore, save
-from qc_daemon.cli import app
-from qc_daemon.database import downgrade
+from qc_daemon.cli.app import app
+from qc_daemon.operations.database import downgrade
 from qc_daemon.records import integrity, schema
 from qc_daemon.records.tables import Base
+from qc_daemon.service import lock
 from tests.backup.conftest import new_yard
 from tests.retain.conftest import Yard
 from tests.wire import ultrasound
@@ -220,12 +220,12 @@ def test_an_older_version_s_backup_comes_back_at_its_revision(url: str, tmp_path
 
 def test_a_running_service_is_not_restored_over(yard: Yard) -> None:
     folder = backup(yard)
-    with service_lock.running(yard.spool.root), pytest.raises(QCError, match="service is running"):
+    with lock.running(yard.spool.root), pytest.raises(QCError, match="service is running"):
         put_back(yard, folder)
     with (
-        service_lock.alone(yard.spool.root),
+        lock.alone(yard.spool.root),
         pytest.raises(QCError, match="being restored"),
-        service_lock.running(yard.spool.root),
+        lock.running(yard.spool.root),
     ):
         pass
 
@@ -334,7 +334,7 @@ def test_a_downgrade_copies_first_or_wants_a_word(yard: Yard, tmp_path: Path) ->
     if not is_sqlite:
         with pytest.raises(UsageError, match="--yes"):
             list(downgrade(yard.settings, "-1", yes=False, now=NOW))
-    with service_lock.running(yard.spool.root), pytest.raises(QCError, match="is running"):
+    with lock.running(yard.spool.root), pytest.raises(QCError, match="is running"):
         list(downgrade(yard.settings, "-1", yes=True, now=NOW))
     before = schema.revision_of(url)
     said = "\n".join(downgrade(yard.settings, "-1", yes=not is_sqlite, now=NOW))

@@ -10,10 +10,11 @@ import pytest
 from pydicom import Dataset
 from sqlalchemy import select
 
-from detector.codes import ErrorCode, QCError
+from detector.errors import ErrorCode, QCError
 from qc_daemon.convert import Converter
 from qc_daemon.deliver.worker import Deliverer
-from qc_daemon.records import receipts, schema
+from qc_daemon.records import schema
+from qc_daemon.records.received import receipts
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobRow
 from qc_daemon.retain import Originals

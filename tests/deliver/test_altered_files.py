@@ -11,12 +11,12 @@ from pydicom import Dataset
 from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 
-from detector.codes import ErrorCode
-from qc_daemon import spool_file
+from detector.errors import ErrorCode
 from qc_daemon.deliver.worker import Deliverer
-from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from qc_daemon.observe import tally
+from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from qc_daemon.observe import counters
 from qc_daemon.settings import DestinationSettings
+from qc_daemon.spool import verification
 from tests.deliver.conftest import Yard
 from tests.stowing import Web, stored
 from tests.wire import CANARY, Pacs, part10, ultrasound
@@ -74,7 +74,7 @@ def test_with_the_pacs_down_then_up_only_what_was_received_arrives(
     run(yard.deliverer())
     alter(path)
     altered = path.read_bytes()
-    counted = tally.board().total("spool_damaged")
+    counted = counters.board().total("spool_damaged")
     pacs.start()
     for _ in range(2):
         yard.now += timedelta(hours=2)
@@ -82,9 +82,9 @@ def test_with_the_pacs_down_then_up_only_what_was_received_arrives(
     assert pacs.uids() == [sound.SOPInstanceUID]
     assert yard.states()[0] == ("done", None)
     assert yard.states()[1] == ("ready", ErrorCode.SPOOL_DAMAGED)
-    (kept,) = spool_file.aside(yard.spool, path.stem)
+    (kept,) = verification.aside(yard.spool, path.stem)
     assert kept.read_bytes() == altered
-    assert tally.board().total("spool_damaged") == counted + 1
+    assert counters.board().total("spool_damaged") == counted + 1
     assert CANARY not in "".join(capsys.readouterr())
     # The right bytes come back, from a backup or from the modality.
     path.write_bytes(original)
@@ -110,7 +110,7 @@ def test_a_file_altered_between_the_check_and_the_sending_does_not_arrive(
     original = path.read_bytes()
 
     def checked(_facts: Any) -> Path:
-        spool_file.verify(path, path.stem)
+        verification.verify(path, path.stem)
         alter(path)
         return path
 
@@ -137,7 +137,7 @@ def test_a_file_replaced_between_the_check_and_the_sending_does_not_arrive(
     other.write_bytes(part10(ultrasound()))
 
     def checked(_facts: Any) -> Path:
-        spool_file.verify(path, path.stem)
+        verification.verify(path, path.stem)
         shutil.copy(path, yard.spool / "saved")
         other.replace(path)
         return path

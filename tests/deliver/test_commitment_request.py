@@ -10,18 +10,18 @@ import pytest
 from pydicom.uid import generate_uid
 from sqlalchemy import select
 
-from detector.codes import ErrorCode
-from qc_daemon.commitment import PUSH_MODEL
-from qc_daemon.deliver import commitment_request
-from qc_daemon.deliver.capability import Capability
-from qc_daemon.deliver.commitment_request import CommitmentAsker
-from qc_daemon.deliver.outages import Outages
+from detector.errors import ErrorCode
+from qc_daemon.deliver import commitment_scu
+from qc_daemon.deliver.circuit_breaker import Outages
+from qc_daemon.deliver.commitment_scu import CommitmentAsker
+from qc_daemon.deliver.commitment_support import Capability
 from qc_daemon.deliver.worker import Deliverer
+from qc_daemon.dicom.storage_commitment import PUSH_MODEL
 from qc_daemon.observe import log
-from qc_daemon.operate import commitment_fault, destination_condition, list_destinations
-from qc_daemon.records import pledges
-from qc_daemon.records.commitments import Report
-from qc_daemon.records.jobs import RetryPolicy
+from qc_daemon.operations.operate import commitment_fault, destination_condition, list_destinations
+from qc_daemon.records.commitment import scu
+from qc_daemon.records.commitment.scp import Report
+from qc_daemon.records.queue.jobs import RetryPolicy
 from qc_daemon.records.tables import JobRow, Pledge
 from tests.committing import CommittingPacs
 from tests.deliver.conftest import Yard
@@ -99,14 +99,14 @@ def pacs() -> Iterator[CommittingPacs]:
 
 @pytest.fixture
 def desk(yard: Yard, pacs: CommittingPacs, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    monkeypatch.setattr(commitment_request, "_LINGER_SECONDS", 10.0)
+    monkeypatch.setattr(commitment_scu, "_LINGER_SECONDS", 10.0)
     yard.settings.jobs.max_attempts = 3
     return Desk(yard, pacs)
 
 
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for no report on the association of the request."""
-    monkeypatch.setattr(commitment_request, "_LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(commitment_scu, "_LINGER_SECONDS", 0.0)
 
 
 def mode(desk: Desk, commitment: Any) -> None:
@@ -206,7 +206,7 @@ def test_no_report_is_asked_for_again_ever_later(
     assert waits[3] > waits[0]
     # The oldest transaction is as good as the newest.
     with desk.yard.store.begin() as session:
-        assert pledges.tell(session, desk.pacs.report(desk.pacs.requests[0]), ["pacs"])
+        assert scu.tell(session, desk.pacs.report(desk.pacs.requests[0]), ["pacs"])
     desk.ask(later=0)
     assert desk.yard.states() == [DONE]
     assert len(desk.pacs.uids()) == 1
@@ -371,7 +371,7 @@ def test_killed_between_writing_and_asking(desk: Desk) -> None:
     desk.deliver()
     desk.yard.now += timedelta(seconds=3)
     with desk.yard.store.begin() as session:
-        unsent = pledges.ask(
+        unsent = scu.ask(
             session,
             "pacs",
             generate_uid(),
@@ -399,7 +399,7 @@ def test_killed_between_being_told_and_settling(
     desk.deliver()
     desk.ask()
     with desk.yard.store.begin() as session:
-        assert pledges.tell(session, desk.pacs.report(desk.pacs.requests[0]), ["pacs"])
+        assert scu.tell(session, desk.pacs.report(desk.pacs.requests[0]), ["pacs"])
     desk.restart()
     assert desk.yard.states() == [SENT]
     desk.ask(later=0)
@@ -432,7 +432,7 @@ def test_a_report_that_nobody_can_read_changes_nothing(
     desk.pacs.start()
     desk.admit()
     desk.deliver()
-    monkeypatch.setattr(commitment_request, "_LINGER_SECONDS", 1.0)
+    monkeypatch.setattr(commitment_scu, "_LINGER_SECONDS", 1.0)
     desk.ask()
     assert desk.pacs.answers == [0x0115]
     assert desk.yard.states() == [SENT]
@@ -468,5 +468,5 @@ def test_old_pledges_are_forgotten_but_not_that_it_can_commit(desk: Desk) -> Non
     desk.ask()
     with desk.yard.store.read() as session:
         kept = session.scalars(select(Pledge.transaction_uid)).all()
-        assert pledges.has_taken(session, "pacs")
+        assert scu.has_taken(session, "pacs")
     assert kept == desk.transactions()[-1:]

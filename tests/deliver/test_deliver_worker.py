@@ -15,12 +15,13 @@ from pydicom.uid import (
 )
 from sqlalchemy.exc import OperationalError
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon.deliver import lanes, run, worker
+from detector.errors import ErrorCode, QCError
+from qc_daemon.deliver import pool, run, worker
 from qc_daemon.deliver.worker import Deliverer, Outages
-from qc_daemon.operate import list_destinations
-from qc_daemon.records import jobs, reports
-from qc_daemon.records.revisions import RevisionFacts
+from qc_daemon.operations.operate import list_destinations
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.received.revisions import RevisionFacts
+from qc_daemon.records.results import reports
 from qc_daemon.records.tables import JobKind, ObjectKind
 from qc_daemon.settings import DestinationSettings
 from tests.deliver.conftest import Yard
@@ -156,7 +157,7 @@ def test_what_a_library_throws_concerns_its_object_only(
 
     deliverer = yard.deliverer()
     with monkeypatch.context() as broken:
-        broken.setattr("qc_daemon.deliver.scu.StoreSCU.send", throws)
+        broken.setattr("qc_daemon.deliver.c_store.StoreSCU.send", throws)
         assert deliverer.run_once()
     assert yard.states() == [("ready", ErrorCode.INTERNAL)]
     yard.now += timedelta(minutes=5)
@@ -280,7 +281,7 @@ def test_a_database_that_fails_meanwhile_is_not_the_destinations_fault(
 
     for _ in range(2 * yard.settings.jobs.max_attempts):
         with monkeypatch.context() as broken:
-            broken.setattr("qc_daemon.records.reports.deliverable", fails)
+            broken.setattr("qc_daemon.records.results.reports.deliverable", fails)
             assert yard.deliverer().run_once()
         yard.now += timedelta(hours=2)
     assert yard.states() == [("ready", ErrorCode.STORAGE)]
@@ -365,7 +366,7 @@ def test_a_lost_lease_settles_nothing(
 
         def close(self) -> None: ...
 
-    monkeypatch.setattr(lanes, "carrier", lambda *_: Thief())
+    monkeypatch.setattr(pool, "carrier", lambda *_: Thief())
     deliverer.run_once()
     assert yard.states() == [("ready", None)]
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydicom.uid import EncapsulatedPDFStorage, SecondaryCaptureImageStorage
 
-from detector.codes import ErrorCode, QCError
+from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver.folder import FolderCarrier, _stem, exam_folder, file_name
-from qc_daemon.deliver.item import Exam, Item
+from qc_daemon.deliver.transport import Exam, Item
 from qc_daemon.settings import DestinationSettings
 from tests.wire import part10, ultrasound
 

@@ -13,11 +13,13 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from detector.codes import ErrorCode
+from detector.errors import ErrorCode
 from qc_daemon.deliver.worker import Deliverer
-from qc_daemon.records import destinations, jobs, pledges, renditions, reports
-from qc_daemon.records.jobs import RetryPolicy
-from qc_daemon.records.renditions import Held, Rendition
+from qc_daemon.records.commitment import scu
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.queue.jobs import RetryPolicy
+from qc_daemon.records.results import destinations, renditions, reports
+from qc_daemon.records.results.renditions import Held, Rendition
 from qc_daemon.records.tables import JobKind, ObjectKind
 from tests.committing import CommittingPacs
 from tests.deliver.conftest import Yard
@@ -227,7 +229,7 @@ def test_commitment_is_asked_for_what_was_given(desk: Desk) -> None:
     assert desk.states() == [("sent", None)]
     with desk.yard.store.begin() as session:
         asked = renditions.given(session, jobs.listing(session, kinds=[JobKind.DELIVER])[1])
-        ask = pledges.ask(
+        ask = scu.ask(
             session,
             "pacs",
             "1.2.5",

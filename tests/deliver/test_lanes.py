@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from detector.codes import QCError
-from qc_daemon.deliver import lanes as lanes_module
+from detector.errors import QCError
+from qc_daemon.deliver import pool as lanes_module
 from qc_daemon.deliver import run
-from qc_daemon.deliver.lanes import Lanes
+from qc_daemon.deliver.pool import Lanes
 from qc_daemon.settings import DestinationSettings
 from tests.deliver.conftest import Yard
 from tests.wire import Pacs, eventually, ultrasound

@@ -8,8 +8,8 @@ import pytest
 from pynetdicom.dul import DULServiceProvider
 
 from qc_daemon.deliver import outgoing
-from qc_daemon.deliver.item import Item
-from qc_daemon.deliver.scu import StoreSCU
+from qc_daemon.deliver.c_store import StoreSCU
+from qc_daemon.deliver.transport import Item
 from qc_daemon.settings import DestinationSettings
 from tests.wire import Pacs, part10, ultrasound
 

@@ -10,9 +10,9 @@ import pytest
 from pydicom.uid import JPEGBaseline8Bit
 from pynetdicom import AE, evt
 
-from detector.codes import FAILURE_CLASS, ErrorCode, FailureClass, QCError
-from qc_daemon.deliver.item import ClassRefusedError, Item
-from qc_daemon.deliver.scu import StoreSCU
+from detector.errors import FAILURE_CLASS, ErrorCode, FailureClass, QCError
+from qc_daemon.deliver.c_store import StoreSCU
+from qc_daemon.deliver.transport import ClassRefusedError, Item
 from qc_daemon.settings import DestinationSettings
 from tests.ports import reserve_port
 from tests.wire import US, Pacs, part10, ultrasound

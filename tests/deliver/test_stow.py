@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from detector.codes import ErrorCode, FailureClass, QCError
-from qc_daemon.deliver.item import ClassRefusedError, Item
-from qc_daemon.deliver.stow import StowRS
+from detector.errors import ErrorCode, FailureClass, QCError
+from qc_daemon.deliver.stow_rs import StowRS
+from qc_daemon.deliver.transport import ClassRefusedError, Item
 from qc_daemon.settings import DestinationSettings
 from tests.certificates import Authority
 from tests.ports import reserve_port

@@ -22,11 +22,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from detector.codes import Flag
-from detector.codestream import jpeg2000_colour, jpeg_colour, read_jpeg
-from detector.colour import coloured_share, coloured_tissue
+from detector.errors import Flag
 from detector.frame import Frame
-from detector.reader import read_frames
+from detector.imaging.codestream import jpeg2000_colour, jpeg_colour, read_jpeg
+from detector.imaging.colour_check import coloured_share, coloured_tissue
+from detector.imaging.reader import read_frames
 
 Write = Callable[..., Path]
 NATIVE = (ExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian)

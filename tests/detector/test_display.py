@@ -20,7 +20,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from detector.reader import read_frames
+from detector.imaging.reader import read_frames
 from tests.detector.odd_elements import patched
 
 Write = Callable[..., Path]

@@ -24,9 +24,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from detector.codes import QCError
-from detector.elements import ElementReader
-from detector.reader import read_frames, read_header
+from detector.errors import QCError
+from detector.imaging.data_elements import ElementReader
+from detector.imaging.reader import read_frames, read_header
 
 Write = Callable[..., Path]
 SYNTAXES = (ExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian)

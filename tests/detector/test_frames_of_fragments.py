@@ -20,9 +20,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from detector.codes import ErrorCode, Flag, QCError
-from detector.encapsulation import frame_fragments
-from detector.reader import read_frames, summarise
+from detector.errors import ErrorCode, Flag, QCError
+from detector.imaging.encapsulation import frame_fragments
+from detector.imaging.reader import read_frames, summarise
 
 Write = Callable[..., Path]
 SYNTAXES = (RLELossless, JPEG2000Lossless, JPEGLSLossless, JPEGBaseline8Bit)

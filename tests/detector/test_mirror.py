@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.detection import Detection
-from detector.mirror import agreed, mirrored
+from detector.boxes import Detection
+from detector.yolo.flip import agreed, mirrored
 
 CODES = ("CP1", "CP2", "CF", "NT", "NB")
 corner = st.floats(0, 100)

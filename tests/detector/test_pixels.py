@@ -20,9 +20,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from detector.codes import ErrorCode, QCError
-from detector.codestream import jpeg2000_colour, jpeg_colour
-from detector.reader import read_frames
+from detector.errors import ErrorCode, QCError
+from detector.imaging.codestream import jpeg2000_colour, jpeg_colour
+from detector.imaging.reader import read_frames
 
 Write = Callable[..., Path]
 RAMP = np.linspace(0, 4000, 48 * 64).astype(np.uint16).reshape(1, 48, 64)

@@ -22,9 +22,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from detector.codes import ErrorCode, QCError
+from detector.errors import ErrorCode, QCError
 from detector.frame import Pixels
-from detector.reader import pixel_sha256, read_frames, read_header, summarise
+from detector.imaging.reader import pixel_sha256, read_frames, read_header, summarise
 
 Write = Callable[..., Path]
 

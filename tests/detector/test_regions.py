@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
-from detector.picture import read_picture
-from detector.reader import read_frames
-from detector.regions import estimated_region, tissue_regions
-from training.fetus_framework import read_fetus_framework
+from detector.imaging.picture_file import read_picture
+from detector.imaging.reader import read_frames
+from detector.imaging.regions import estimated_region, tissue_regions
+from training.data.fetus_framework import read_fetus_framework
 
 TISSUE = {"RegionSpatialFormat": 1, "RegionDataType": 1}
 FLOW = {"RegionSpatialFormat": 1, "RegionDataType": 2}

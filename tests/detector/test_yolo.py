@@ -12,10 +12,10 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from detector.codes import ErrorCode, QCError
-from detector.mirror import mirrored
-from detector.offline import ultralytics_tasks
-from detector.yolo import (
+from detector.errors import ErrorCode, QCError
+from detector.no_network import ultralytics_tasks
+from detector.yolo.flip import mirrored
+from detector.yolo.yolo import (
     ARCHITECTURE,
     DESCRIPTION,
     FILES,
@@ -269,7 +269,7 @@ socket.getaddrinfo = refuse("getaddrinfo")
 socket.gethostbyname = refuse("gethostbyname")
 from pathlib import Path
 import numpy as np
-from detector.yolo import YoloDetector, build_network, convert_checkpoint, save_detector
+from detector.yolo.yolo import YoloDetector, build_network, convert_checkpoint, save_detector
 import torch
 network = build_network("yolo11n.yaml", 1)
 save_detector(Path(sys.argv[1]), network, ["NT"], 64)

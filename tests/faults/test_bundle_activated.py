@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 
-from detector.vocabulary import View
-from model.bundle import locate, model_id_of
-from qc_daemon.operate import stored_findings
+from detector.anatomy import View
+from model.bundle.bundle import locate, model_id_of
+from qc_daemon.operations.operate import stored_findings
 from qc_daemon.settings import load
 from tests.command import qc_daemon
 from tests.service import Service

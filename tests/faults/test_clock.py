@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from qc_daemon.records import jobs
+from qc_daemon.records.queue import jobs
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Exam, JobKind, JobRow, JobState
 from tests.conftest import require

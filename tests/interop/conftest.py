@@ -13,11 +13,11 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sqlalchemy import select
 
-from qc_daemon.records import jobs
+from qc_daemon.records.queue import jobs
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Exam, ExamState, Instance, Revision
-from qc_daemon.report.overlay import SERIES_DESCRIPTION as OVERLAYS
-from qc_daemon.report.sr import SERIES_DESCRIPTION as REPORTS
+from qc_daemon.report.objects.overlay import SERIES_DESCRIPTION as OVERLAYS
+from qc_daemon.report.sr.document import SERIES_DESCRIPTION as REPORTS
 from tests.command import qc_daemon
 from tests.conftest import require
 from tests.guard import Guard

@@ -17,19 +17,21 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sqlalchemy import select
 
-from detector.codes import ErrorCode
+from detector.errors import ErrorCode
 from model.finding import Finding
-from qc_daemon import operate
-from qc_daemon.deliver.outages import Outages
+from qc_daemon.deliver.circuit_breaker import Outages
 from qc_daemon.deliver.worker import Deliverer
-from qc_daemon.records import receipts, reports, schema
-from qc_daemon.records.reports import ReportObject
+from qc_daemon.operations import operate
+from qc_daemon.records import schema
+from qc_daemon.records.received import receipts
+from qc_daemon.records.results import reports
+from qc_daemon.records.results.reports import ReportObject
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobRow, ObjectKind
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.renditions import render
+from qc_daemon.report.objects.renditions import render
 from qc_daemon.report.source import Source
-from qc_daemon.report.sr import Reference, build_sr
+from qc_daemon.report.sr.document import Reference, build_sr
 from qc_daemon.settings import Settings
 from tests.interop.orthanc import Orthanc
 from tests.service import Service

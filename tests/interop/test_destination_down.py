@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import pytest
 
-from detector.codes import ErrorCode
-from detector.vocabulary import View
-from qc_daemon.records import jobs
+from detector.anatomy import View
+from detector.errors import ErrorCode
+from qc_daemon.records.queue import jobs
 from qc_daemon.records.tables import JobKind, JobState
-from qc_daemon.report.overlay import SERIES_DESCRIPTION as OVERLAYS
-from qc_daemon.report.sr import SERIES_DESCRIPTION as REPORTS
+from qc_daemon.report.objects.overlay import SERIES_DESCRIPTION as OVERLAYS
+from qc_daemon.report.sr.document import SERIES_DESCRIPTION as REPORTS
 from tests.command import qc_daemon
 from tests.interop.conftest import SETTLE_SECONDS, Site
 from tests.wire import eventually, store

@@ -15,13 +15,15 @@ from pydicom.uid import (
 )
 
 from qc_daemon.deliver.worker import Deliverer
-from qc_daemon.records import destinations, receipts, reports, schema
-from qc_daemon.records.reports import ReportObject
+from qc_daemon.records import schema
+from qc_daemon.records.received import receipts
+from qc_daemon.records.results import destinations, reports
+from qc_daemon.records.results.reports import ReportObject
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import ObjectKind
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.reader import from_sr
-from qc_daemon.report.renditions import render
+from qc_daemon.report.objects.renditions import render
+from qc_daemon.report.sr.parse import from_sr
 from qc_daemon.settings import Settings
 from tests.conftest import require
 from tests.interop.test_delivery_orthanc import MONDAY, report_of

@@ -10,15 +10,17 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit
 from sqlalchemy import select, update
 
-from detector.codes import ErrorCode, QCError
+from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver.worker import Deliverer
 from qc_daemon.receive import Receiver, Spool, listen
-from qc_daemon.records import jobs, revisions, schema
-from qc_daemon.records.revisions import RevisionFacts
+from qc_daemon.records import schema
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.received import revisions
+from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Exam, ExamState, JobRow, Revision, RevisionState
 from qc_daemon.retain import Originals
-from qc_daemon.retain.worker import Rule, drop_due
+from qc_daemon.retain.retention import Rule, drop_due
 from qc_daemon.settings import ReceiveSettings, Settings
 from tests.interop.orthanc import Orthanc
 from tests.wire import store as send

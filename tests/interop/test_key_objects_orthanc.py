@@ -9,12 +9,12 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from qc_daemon.deliver.item import Item
-from qc_daemon.deliver.scu import StoreSCU
-from qc_daemon.report import codes
+from qc_daemon.deliver.c_store import StoreSCU
+from qc_daemon.deliver.transport import Item
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.key_objects import build_rejection, build_retraction
+from qc_daemon.report.objects.key_objects import build_rejection, build_retraction
 from qc_daemon.report.source import Source
+from qc_daemon.report.sr import codes
 from qc_daemon.settings import DestinationSettings
 from tests.interop.orthanc import Orthanc
 

@@ -17,10 +17,10 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from detector.codes import ErrorCode, Flag
-from qc_daemon.records import jobs
+from detector.errors import ErrorCode, Flag
+from qc_daemon.records.queue import jobs
 from qc_daemon.records.tables import JobState
-from qc_daemon.report.reader import from_sr
+from qc_daemon.report.sr.parse import from_sr
 from tests.interop.conftest import A_WOMAN, WRAPPED, Outcome
 from tests.interop.dcmtk import SUCCESS
 
@@ -185,7 +185,7 @@ def test_no_address_outside_was_tried(outcome: Outcome) -> None:
     """The service ran under the socket guard, each of its processes."""
     processes = outcome.site.guard.processes()
     for role in ("receive", "work", "deliver", "schedule"):
-        assert any(f"qc_daemon.roles {role}" in line for line in processes)
+        assert any(f"qc_daemon.service.roles {role}" in line for line in processes)
     assert any("decode_child" in line for line in processes)
     assert outcome.site.guard.outside() == []
 

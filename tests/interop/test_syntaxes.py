@@ -13,7 +13,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID, ExplicitVRBigEndian
 from sqlalchemy import select
 
-from qc_daemon.receive import contexts
+from qc_daemon.receive import presentation_contexts
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Revision
 from tests.conftest import require
@@ -119,7 +119,7 @@ def test_storescu(service: Service, tmp_path: Path, option: str) -> None:
 
 def test_dcmsend(service: Service, tmp_path: Path, dcmsend_program: str) -> None:
     files = {}
-    for number, syntax in enumerate(contexts.transfer_syntaxes()):
+    for number, syntax in enumerate(presentation_contexts.transfer_syntaxes()):
         path = tmp_path / f"{number}.dcm"
         path.write_bytes(part10(encoded(syntax, f"D{number}")))
         files[path] = (syntax, f"D{number}")
@@ -146,7 +146,7 @@ def pixels(dataset: Dataset) -> bytes:
 UNKNOWN_TO_DCMTK = {"1.2.840.10008.5.1.4.1.1.6.3", "1.2.840.10008.5.1.4.1.1.11.12"}
 
 
-@pytest.mark.parametrize("sop_class", contexts.SOP_CLASSES)
+@pytest.mark.parametrize("sop_class", presentation_contexts.SOP_CLASSES)
 def test_every_class_is_stored(service: Service, tmp_path: Path, sop_class: str) -> None:
     program = shutil.which("storescu")
     require(program is not None, "storescu (DCMTK)")

@@ -16,16 +16,17 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import BioGptConfig, BioGptForCausalLM, PreTrainedTokenizerFast
 
-from detector.codes import ErrorCode, QCError
-from detector.vocabulary import View
-from detector.yolo import build_network, save_detector
-from model import bundle, subwords
-from model.build import build
-from model.bundle import MANIFEST, Bundle, verify, write_manifest
-from model.checkpoint import save_spatialclip
-from model.describer import Describer
-from model.lexicon import NAMES, PLACES
-from model.spatialclip import SpatialClip, SpatialClipConfig
+from detector.anatomy import View
+from detector.errors import ErrorCode, QCError
+from detector.yolo.yolo import build_network, save_detector
+from model.bundle import bundle
+from model.bundle.build import build
+from model.bundle.bundle import MANIFEST, Bundle, verify, write_manifest
+from model.describer import tokenizer as subwords
+from model.describer.describer import Describer
+from model.describer.lexicon import NAMES, PLACES
+from model.spatialclip.checkpoint import save_spatialclip
+from model.spatialclip.network import SpatialClip, SpatialClipConfig
 
 CLIP_TOWER = {
     "hidden_size": 16,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.vocabulary import View
+from detector.anatomy import View
 from model.calibration import Calibration, bootstrap_interval, expected_calibration_error
 from model.isotonic import Isotonic
 from model.scaling import Scaling

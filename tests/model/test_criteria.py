@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.detection import Detection
-from detector.vocabulary import LABELS, View
-from model.band import Band
-from model.criteria import CHECKS, CriteriaThresholds, judge
-from model.criteria_table import RULES
-from model.sonogram import Sonogram
+from detector.anatomy import LABELS, View
+from detector.boxes import Detection
+from model.criteria.checks import CHECKS, CriteriaThresholds, judge
+from model.criteria.rules import RULES
+from model.criteria.sonogram import Sonogram
+from model.criteria.three_way import Band
 
 WIDTH, HEIGHT = 400, 300
 VIEWS = [view for view in View if view is not View.OTHER]

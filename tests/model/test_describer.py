@@ -11,13 +11,22 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import BioGptConfig, BioGptForCausalLM
 
-from detector.codes import ErrorCode, QCError
-from detector.detection import Detection
-from detector.vocabulary import LABELS
-from model import subwords
-from model.describer import MAX_STRUCTURES, Describer
-from model.grammar import Writer
-from model.lexicon import NAMES, NOTHING, PLACES, Mention, Wording, mentions, place_of, prompt
+from detector.anatomy import LABELS
+from detector.boxes import Detection
+from detector.errors import ErrorCode, QCError
+from model.describer import tokenizer as subwords
+from model.describer.describer import MAX_STRUCTURES, Describer
+from model.describer.grammar import Writer
+from model.describer.lexicon import (
+    NAMES,
+    NOTHING,
+    PLACES,
+    Mention,
+    Wording,
+    mentions,
+    place_of,
+    prompt,
+)
 
 _spec = importlib.util.spec_from_file_location("synonyms", Path(__file__).with_name("synonyms.py"))
 synonyms = importlib.util.module_from_spec(_spec)

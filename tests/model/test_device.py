@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from detector.codes import ErrorCode, FailureClass, QCError
 from detector.console import UsageError
+from detector.errors import ErrorCode, FailureClass, QCError
 from model.device import choose_device, is_device_name
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.codes import Flag
-from detector.detection import Detection
-from detector.vocabulary import LABELS, View
+from detector.anatomy import LABELS, View
+from detector.boxes import Detection
+from detector.errors import Flag
 from model.finding import QUALITY_LABELS, BundleId, Criterion, Finding, Judgement, utc
 
 probability = st.floats(0, 1)

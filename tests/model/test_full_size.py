@@ -17,20 +17,20 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from detector.anatomy import LABELS, View
 from detector.frame import Frame, Region
-from detector.vocabulary import LABELS, View
-from detector.yolo import build_network, save_detector
-from model import subwords
-from model.build import build
-from model.describer import Describer
+from detector.yolo.yolo import build_network, save_detector
+from model.bundle.build import build
+from model.describer import tokenizer as subwords
+from model.describer.describer import Describer
+from model.describer.lexicon import NAMES, PLACES
 from model.judge import Judge, Thresholds
-from model.lexicon import NAMES, PLACES
-from model.spatialclip import full_config
-from training.evidence import gather
+from model.spatialclip.network import full_config
+from training.data.prepared import gather
+from training.data.samples import read_samples
 from training.phantom import make
 from training.phantom.dataset import write_dataset
-from training.samples import read_samples
-from training.spatialclip import SpatialClipRecipe, train_spatialclip
+from training.train.spatialclip import SpatialClipRecipe, train_spatialclip
 
 CODES = tuple(label.code for label in LABELS if label.code != "UNKNOWN")
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.glance import SCALE, SHIFT, glance
+from model.augment import SCALE, SHIFT, glance
 
 
 @settings(deadline=None)

@@ -6,15 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from detector.codes import Flag
+from detector.anatomy import LABELS, View
+from detector.errors import Flag
 from detector.frame import Frame, Region
 from detector.letterbox import crop
-from detector.vocabulary import LABELS, View
-from model.bundle import Bundle
+from model.augment import glance
+from model.bundle.bundle import Bundle
 from model.calibration import Calibration
-from model.criteria_table import RULES
+from model.criteria.rules import RULES
 from model.finding import NON_STANDARD, REVIEW, STANDARD
-from model.glance import glance
 from model.judge import Judge, Look, Thresholds
 from model.scaling import Scaling
 from training.phantom import make

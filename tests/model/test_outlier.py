@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from detector.codes import ErrorCode, QCError
-from detector.vocabulary import View
+from detector.anatomy import View
+from detector.errors import ErrorCode, QCError
 from model.outlier import OutlierModel, evidence
 
 CENTRES = {View.NT: np.array([4.0, 0, 0, 0]), View.CRL: np.array([0, 4.0, 0, 0])}

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.spatial import FEATURES, SpatialEncoder, geometry, usable
+from model.spatialclip.spatial_encoder import FEATURES, SpatialEncoder, geometry, usable
 
 X, Y, W, H, LOG_AREA, LOG_ASPECT, RADIUS, SIN, COS, NEAR, NEAR_SIN, NEAR_COS, CONFIDENCE = range(13)
 

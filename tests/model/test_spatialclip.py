@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import CLIPModel
 
-from detector.codes import ErrorCode, QCError
-from detector.vocabulary import View
-from model.checkpoint import load_checkpoint, load_spatialclip, save_spatialclip
-from model.spatialclip import (
+from detector.anatomy import View
+from detector.errors import ErrorCode, QCError
+from model.spatialclip.checkpoint import load_checkpoint, load_spatialclip, save_spatialclip
+from model.spatialclip.network import (
     VIEWS,
     SpatialClip,
     SpatialClipConfig,
@@ -15,7 +15,7 @@ from model.spatialclip import (
     full_config,
     small_config,
 )
-from model.stages import Stage, parameter_groups, set_stage
+from model.spatialclip.stages import Stage, parameter_groups, set_stage
 
 
 def tiny_config(**changes):

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from model.checkpoint import load_spatialclip, save_spatialclip
-from model.inputs import MEAN, STD
-from model.spatialclip import SpatialClip, SpatialClipConfig, full_config, small_config
-from model.stages import Stage, set_stage
-from model.stem import ConvStem, folded
+from model.spatialclip.backbone import ConvStem, folded
+from model.spatialclip.checkpoint import load_spatialclip, save_spatialclip
+from model.spatialclip.network import SpatialClip, SpatialClipConfig, full_config, small_config
+from model.spatialclip.preprocess import MEAN, STD
+from model.spatialclip.stages import Stage, set_stage
 
 NAME = "tf_efficientnet_lite0"
 

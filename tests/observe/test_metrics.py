@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from detector.codes import ErrorCode
-from qc_daemon.observe import metrics, tally
+from detector.errors import ErrorCode
+from qc_daemon.observe import counters, metrics
+from qc_daemon.observe.counters import Board
 from qc_daemon.observe.metrics import Process
-from qc_daemon.observe.tally import Board
-from qc_daemon.records import receipts, revisions, schema
+from qc_daemon.records import schema
+from qc_daemon.records.received import receipts, revisions
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
 from tests.wire import CANARY, CANARY_ID
@@ -67,7 +68,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     )
     schema.upgrade(settings.store.url)
     store = Store(settings.store.url)
-    board = Board.create(tally.deliveries(["pacs"]))
+    board = Board.create(counters.deliveries(["pacs"]))
     processes = [
         Process("receive", True, True, 0),
         Process("receive", True, True, 2),

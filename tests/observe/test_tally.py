@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from qc_daemon.observe import tally
-from qc_daemon.observe.tally import Board
+from qc_daemon.observe import counters
+from qc_daemon.observe.counters import Board
 
 COUNT = """
 import json, os, sys, signal
@@ -48,7 +48,7 @@ def test_two_processes_add_up_and_a_successor_goes_on() -> None:
 
 
 def test_a_board_is_made_again_from_what_is_handed_over() -> None:
-    board = Board.create(tally.deliveries(["a", "b"]))
+    board = Board.create(counters.deliveries(["a", "b"]))
     handed = json.loads(json.dumps({"fd": board.fd, "more": board.more}))
     same = Board(**handed)
     same.put(3, "failed b", 2.0)
@@ -57,14 +57,14 @@ def test_a_board_is_made_again_from_what_is_handed_over() -> None:
 
 
 def test_refusals_count_under_their_status_or_as_other() -> None:
-    before = {name: tally.board().total(name) for name in tally.board().names}
-    tally.refused(0xA700)
-    tally.refused(0x0122)
-    board = tally.board()
+    before = {name: counters.board().total(name) for name in counters.board().names}
+    counters.refused(0xA700)
+    counters.refused(0x0122)
+    board = counters.board()
     assert board.total("refused_A700") == before["refused_A700"] + 1
     assert board.total("refused_other") == before["refused_other"] + 1
 
 
 def test_a_name_that_is_not_on_the_board_is_an_error() -> None:
     with pytest.raises(KeyError):
-        tally.add("patients")
+        counters.add("patients")

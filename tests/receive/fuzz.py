@@ -21,7 +21,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from qc_daemon.receive.contexts import SOP_CLASSES
+from qc_daemon.receive.presentation_contexts import SOP_CLASSES
 from tests.wire import US
 
 VERIFICATION = "1.2.840.10008.1.1"

@@ -15,13 +15,14 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from sqlalchemy import update
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
-from qc_daemon.deliver.commitment_report import CommitmentJudge, CommitmentReporter
-from qc_daemon.deliver.outages import Outages
+from detector.errors import ErrorCode, QCError
+from qc_daemon.deliver.circuit_breaker import Outages
+from qc_daemon.deliver.commitment_scp import CommitmentJudge, CommitmentReporter
 from qc_daemon.deliver.worker import Deliverer, run
+from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from qc_daemon.observe import log
-from qc_daemon.records import commitments, jobs
+from qc_daemon.records.commitment import scp
+from qc_daemon.records.queue import jobs
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import (
     Commitment,
@@ -212,7 +213,7 @@ def test_answered_only_when_it_is_in_the_database(
         raise QCError(ErrorCode.STORAGE, "the database is away")
 
     uid = received(bench)
-    monkeypatch.setattr(commitments, "request", away)
+    monkeypatch.setattr(scp, "request", away)
     with bench.modality.association(bench.site.port) as association:
         answer, _ = association.send_n_action(
             request((US, uid), transaction="1.2.3"), 1, PUSH_MODEL, PUSH_MODEL_INSTANCE
@@ -390,7 +391,7 @@ def test_given_up_after_the_last_attempt_with_an_alarm_and_requeued(
     (row,) = bench.site.rows(Commitment)
     bench.modality.listen()
     with bench.site.store.begin() as session:
-        assert commitments.requeue(session, [row.id], bench.now()) == 1
+        assert scp.requeue(session, [row.id], bench.now()) == 1
     bench.report()
     assert (bench.state(), len(bench.modality.reports)) == ("reported", 1)
 
@@ -435,7 +436,7 @@ def test_a_restart_between_request_and_report_loses_nothing(bench: Bench) -> Non
     bench.job("done")
     # A judge that died with the request in hand.
     with bench.site.store.begin() as session:
-        assert commitments.claim(session, CommitmentState.WAITING, "gone", bench.now(), 300)
+        assert scp.claim(session, CommitmentState.WAITING, "gone", bench.now(), 300)
     bench.judge()
     assert bench.state() == "waiting"
     bench.ahead += timedelta(seconds=300)

@@ -11,13 +11,13 @@ from pydicom.dataset import Dataset
 from pynetdicom import build_context, build_role
 from sqlalchemy import insert
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
-from qc_daemon.receive import policy
-from qc_daemon.receive.policy import Caller, Door, Reporters
-from qc_daemon.receive.pressure import Level
-from qc_daemon.records import pledges
-from qc_daemon.records.commitments import Reference, Report
+from detector.errors import ErrorCode, QCError
+from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
+from qc_daemon.receive import access
+from qc_daemon.receive.access import Caller, Door, Reporters
+from qc_daemon.receive.back_pressure import Level
+from qc_daemon.records.commitment import scu
+from qc_daemon.records.commitment.scp import Reference, Report
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Caller as CallerRow
 from qc_daemon.records.tables import JobKind, JobRow, Pledge, PledgeItem
@@ -174,7 +174,7 @@ def test_without_the_database_it_is_to_report_again(
         raise QCError(ErrorCode.STORAGE, "the database is away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pledges, "tell", away)
+        patch.setattr(scu, "tell", away)
         assert call(asked.port, told) == 0x0110
     assert call(asked.port, told) == 0x0000
 
@@ -237,7 +237,7 @@ def test_a_name_that_cannot_be_resolved_lets_nobody_in(monkeypatch: pytest.Monke
         asked.append(host)
         raise OSError(-2, "unknown")
 
-    monkeypatch.setattr(policy.socket, "getaddrinfo", fails)
+    monkeypatch.setattr(access.socket, "getaddrinfo", fails)
     reporters = Reporters([PACS])
     for _ in range(3):
         assert reporters.at(Caller("PACS", "127.0.0.1")) == []
@@ -249,4 +249,4 @@ def test_while_the_database_was_never_asked_nobody_is_judged(tmp_path: Path) -> 
     near = PACS.model_copy(update={"host": "192.0.2.7"})
     made = Door([], away, lambda: datetime.now(UTC), Reporters([near]))
     assert not made.only_reports(caller("PACS", "192.0.2.7"))
-    assert made.rejection(caller("PACS", "192.0.2.7")) == policy.TEMPORARY
+    assert made.rejection(caller("PACS", "192.0.2.7")) == access.TEMPORARY

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from qc_daemon.receive.commits import Commits
+from qc_daemon.receive.group_commit import Commits
 from qc_daemon.records.store import Store
 
 

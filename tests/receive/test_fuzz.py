@@ -17,12 +17,12 @@ import psutil
 import pytest
 from sqlalchemy import select
 
-from detector.codes import FAILURE_CLASS, FailureClass, QCError
-from qc_daemon.receive.header import data_set_offset
+from detector.errors import FAILURE_CLASS, FailureClass, QCError
+from qc_daemon.receive.identifiers import data_set_offset
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Instance, Revision
 from qc_daemon.score.decode import DecodeProcess
-from qc_daemon.score.obgyn import STRUCTURED_REPORTS
+from qc_daemon.score.obgyn_report import STRUCTURED_REPORTS
 from tests.conftest import ROOT
 from tests.receive import fuzz
 from tests.receive.fuzz import Case, Channel, DataCase, LostError, Seed, Told, WireCase

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qc_daemon.receive import gate
+from qc_daemon.receive import listener
 from tests.receive.conftest import Site
 from tests.wire import association, eventually, store, ultrasound
 
@@ -65,7 +65,7 @@ def test_silent_ones_hold_up_nobody_and_are_dropped(
 def test_the_longest_silent_goes_when_too_many_wait(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "MAX_WAITING", 3)
+    monkeypatch.setattr(listener, "MAX_WAITING", 3)
     with crowd(site.port, 5) as callers:
         assert all(hung_up(caller) for caller in callers[:2])
         eventually(lambda: site.receiver._gates[0].waiting == 3)
@@ -75,7 +75,7 @@ def test_the_longest_silent_goes_when_too_many_wait(
 def test_requests_that_wait_take_bounded_memory(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "MAX_REQUESTS_WAITING", 10_000)
+    monkeypatch.setattr(listener, "MAX_REQUESTS_WAITING", 10_000)
     begun = b"\x01\x00\x00\x01\x00\x00" + bytes(6_000)
     with crowd(site.port, 2, begun) as callers:
         assert hung_up(callers[0])

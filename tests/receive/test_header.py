@@ -21,7 +21,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from qc_daemon.receive.header import HeaderError, Identity, data_set_offset, read_identity
+from qc_daemon.receive.identifiers import HeaderError, Identity, data_set_offset, read_identity
 from tests.receive import raw
 from tests.wire import CANARY_ID, US, part10, ultrasound
 

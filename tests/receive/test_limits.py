@@ -17,12 +17,12 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-from qc_daemon import data_set_size
-from qc_daemon.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
+from qc_daemon.dicom import data_set_size
+from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from qc_daemon.receive import upper_layer
-from qc_daemon.receive.header import file_head
-from qc_daemon.receive.pressure import Pressure
-from qc_daemon.receive.procedure_step import MPPS
+from qc_daemon.receive.back_pressure import Pressure
+from qc_daemon.receive.identifiers import file_head
+from qc_daemon.receive.mpps import MPPS
 from qc_daemon.records.tables import CommitmentItem
 from tests.receive import fuzz, raw
 from tests.receive.conftest import Site

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from qc_daemon.observe import log, tally
-from qc_daemon.receive.contexts import VERIFICATION
-from qc_daemon.records import peers
-from qc_daemon.records.peers import RefusedCaller
+from qc_daemon.observe import counters, log
+from qc_daemon.receive.presentation_contexts import VERIFICATION
+from qc_daemon.records.received import peers
+from qc_daemon.records.received.peers import RefusedCaller
 from tests.receive import fuzz, raw
 from tests.receive.conftest import Site
 from tests.test_associate_pdu import USER, request
@@ -36,7 +36,7 @@ def logged() -> Iterator[list[dict[str, Any]]]:
 
 
 def _counts() -> list[float]:
-    return [tally.board().total(name) for name in COUNTERS]
+    return [counters.board().total(name) for name in COUNTERS]
 
 
 def _refused(site: Site) -> list[RefusedCaller]:

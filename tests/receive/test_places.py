@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from qc_daemon.receive.places import Places
+from qc_daemon.receive.slots import Places
 
 TAKE = """
 import sys
-from qc_daemon.receive.places import Places
+from qc_daemon.receive.slots import Places
 places = Places(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
 print([places.take(title) for title in sys.argv[4:]], flush=True)
 sys.stdin.read()

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from qc_daemon.receive import policy
-from qc_daemon.receive.policy import Caller, Rule, allowed, printable
-from qc_daemon.records import peers
+from qc_daemon.receive import access
+from qc_daemon.receive.access import Caller, Rule, allowed, printable
+from qc_daemon.records.received import peers
 from qc_daemon.settings import PeerSettings
 from tests.receive.conftest import Site
 from tests.wire import association, eventually
@@ -112,8 +112,8 @@ NOW = datetime(2026, 3, 4, tzinfo=UTC)
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Peers are read, and callers written down, at once."""
-    monkeypatch.setattr(policy, "REFRESH_SECONDS", 0)
-    monkeypatch.setattr(policy, "WRITE_SECONDS", 0)
+    monkeypatch.setattr(access, "REFRESH_SECONDS", 0)
+    monkeypatch.setattr(access, "WRITE_SECONDS", 0)
 
 
 def approve(site: Site, title: str, address: str = "127.0.0.0/8") -> None:
@@ -141,7 +141,7 @@ def refused(site: Site) -> list[peers.RefusedCaller]:
 
 def test_an_approved_peer_may_store_without_a_restart(hurried: None, site: Site) -> None:
     approve(site, "OTHER")
-    assert answer(site, "US1") == policy.NOT_RECOGNISED
+    assert answer(site, "US1") == access.NOT_RECOGNISED
     approve(site, "US1")
     assert accepted(site, "US1")
     with site.store.begin() as session:
@@ -159,7 +159,7 @@ def test_peers_are_not_asked_for_at_every_call(site: Site) -> None:
 def test_refused_callers_are_written_down(hurried: None, open_site: Callable[..., Site]) -> None:
     site = open_site(peer=[PeerSettings(ae_title="US1")])
     for _ in range(3):
-        assert answer(site, "US2") == policy.NOT_RECOGNISED
+        assert answer(site, "US2") == access.NOT_RECOGNISED
     eventually(lambda: refused(site) and refused(site)[0].attempts == 3)
     (caller,) = refused(site)
     assert (caller.ae_title, caller.address, caller.certificate) == ("US2", "127.0.0.1", None)
@@ -170,7 +170,7 @@ def test_refused_callers_are_written_down(hurried: None, open_site: Callable[...
 def test_a_burst_is_written_in_few_transactions(
     open_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policy, "WRITE_SECONDS", 3600)
+    monkeypatch.setattr(access, "WRITE_SECONDS", 3600)
     writes = []
     note = peers.note
     monkeypatch.setattr(peers, "note", lambda *args: writes.append(1) or note(*args))
@@ -191,7 +191,7 @@ def test_a_database_that_is_down_leaves_the_last_known_peers(hurried: None, site
     with site.store.begin() as session:
         session.execute(text("ALTER TABLE peer RENAME TO away"))
     assert accepted(site, "US1")
-    assert answer(site, "US2") == policy.NOT_RECOGNISED
+    assert answer(site, "US2") == access.NOT_RECOGNISED
     with site.store.begin() as session:
         session.execute(text("ALTER TABLE away RENAME TO peer"))
         session.execute(text("DELETE FROM peer"))
@@ -201,8 +201,8 @@ def test_a_database_that_is_down_leaves_the_last_known_peers(hurried: None, site
 
 
 def test_a_fault_of_ours_lets_nobody_in(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy, "allowed", lambda *_: 1 / 0)
-    assert answer(site, "US1") == policy.TEMPORARY
+    monkeypatch.setattr(access, "allowed", lambda *_: 1 / 0)
+    assert answer(site, "US1") == access.TEMPORARY
     monkeypatch.undo()
     assert accepted(site, "US1")
 
@@ -212,7 +212,7 @@ def test_a_row_that_is_no_peer_changes_nothing(hurried: None, site: Site) -> Non
     assert accepted(site, "US1")
     approve(site, "US2", "not an address")
     assert accepted(site, "US1")
-    assert answer(site, "US2") == policy.NOT_RECOGNISED
+    assert answer(site, "US2") == access.NOT_RECOGNISED
 
 
 def test_while_peers_cannot_be_known_a_stranger_is_to_try_again(
@@ -226,7 +226,7 @@ def test_while_peers_cannot_be_known_a_stranger_is_to_try_again(
     monkeypatch.setattr(peers, "approved", away)
     site = open_site(peer=[PeerSettings(ae_title="US1")])
     assert accepted(site, "US1")
-    assert answer(site, "US2") == policy.TEMPORARY
+    assert answer(site, "US2") == access.TEMPORARY
     assert refused(site) == []
     monkeypatch.setattr(peers, "approved", approved)
     approve(site, "US2")

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import update
 
-from qc_daemon.observe import tally
-from qc_daemon.receive.pressure import Level, Pressure, Reading, level
+from qc_daemon.observe import counters
+from qc_daemon.receive.back_pressure import Level, Pressure, Reading, level
 from qc_daemon.records import schema
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobRow
@@ -91,7 +91,7 @@ def test_disk_and_database_are_asked_seldom(
     made = Pressure(DEFAULT, tmp_path, Store(url), monotonic=lambda: now[0])
     statvfs, queue_age = os.statvfs, made._queue_age
     monkeypatch.setattr(
-        "qc_daemon.receive.pressure.os.statvfs",
+        "qc_daemon.receive.back_pressure.os.statvfs",
         lambda path: (asked.append("disk"), statvfs(path))[1],
     )
     monkeypatch.setattr(made, "_queue_age", lambda: (asked.append("queue"), queue_age())[1])
@@ -120,17 +120,17 @@ def test_a_full_disk_is_a700_until_there_is_room_again(
         disk = os.statvfs(small_disk)
         # There is room for the object still, but the hard mark is passed.
         ballast.write_bytes(bytes((disk.f_bavail - disk.f_blocks // 5) * disk.f_frsize))
-        refused = tally.board().total("refused_A700")
+        refused = counters.board().total("refused_A700")
         eventually(lambda: made.send_c_store(dataset).Status == RESOURCES)
-        assert tally.board().total("refused_A700") == refused + 1
-        assert tally.board().most("pressure") == Level.HARD
+        assert counters.board().total("refused_A700") == refused + 1
+        assert counters.board().most("pressure") == Level.HARD
         with association(site.port) as another:
             assert another.is_rejected
         ballast.unlink()
         assert made.send_c_store(dataset).Status == 0x0000
     with association(site.port) as another:
         assert another.is_established
-    assert tally.board().most("pressure") == Level.CLEAR
+    assert counters.board().most("pressure") == Level.CLEAR
 
 
 def test_beyond_the_soft_mark_an_open_association_may_finish(

@@ -8,9 +8,9 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from detector.codes import ErrorCode, QCError
+from detector.errors import ErrorCode, QCError
 from qc_daemon.observe import log
-from qc_daemon.records import steps
+from qc_daemon.records.received import mpps
 from qc_daemon.records.tables import PerformedStep
 from tests.modality import MPPS, Modality, begin_step, end_step, ending, step
 from tests.receive.conftest import Site
@@ -122,7 +122,7 @@ def test_success_only_once_it_is_in_the_database(
     def away(*_arguments: Any) -> None:
         raise QCError(ErrorCode.STORAGE, "the database is away")
 
-    monkeypatch.setattr(steps, "begin", away)
+    monkeypatch.setattr(mpps, "begin", away)
     answer, _ = association.send_n_create(step(STUDY), MPPS, generate_uid())
     assert answer.Status == 0x0110
 

@@ -13,9 +13,9 @@ from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
 from sqlalchemy import select
 
-from qc_daemon.receive.spool import Spool
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import AssociationLease, Exam, Instance, JobRow, Revision
+from qc_daemon.spool.spool import Spool
 from tests.service import Service
 from tests.wire import association, eventually, store, ultrasound
 

@@ -25,11 +25,11 @@ from pydicom.uid import (
 from pynetdicom import AE, build_context, evt
 from sqlalchemy import text
 
-from qc_daemon.identity import IMPLEMENTATION_CLASS_UID
+from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID
 from qc_daemon.observe import log
-from qc_daemon.receive import contexts
-from qc_daemon.receive.header import file_head
-from qc_daemon.receive.procedure_step import MPPS
+from qc_daemon.receive import presentation_contexts
+from qc_daemon.receive.identifiers import file_head
+from qc_daemon.receive.mpps import MPPS
 from qc_daemon.records.tables import AssociationLease, Exam, Instance, JobRow, Revision
 from tests.receive import raw
 from tests.receive.conftest import Site
@@ -281,7 +281,7 @@ def test_each_transfer_syntax_is_kept_as_it_came(site: Site, tmp_path: Path, syn
 
 
 def test_every_ultrasound_class_is_accepted_in_every_syntax(site: Site) -> None:
-    syntaxes = contexts.transfer_syntaxes()
+    syntaxes = presentation_contexts.transfer_syntaxes()
     assert {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.108", "1.2.840.10008.1.2.5"} <= set(
         syntaxes
     )
@@ -364,7 +364,7 @@ def test_failing_sync_is_a700_and_nothing_recorded(
 
     dataset = ultrasound()
     with monkeypatch.context() as patch:
-        patch.setattr("qc_daemon.receive.spool.os.fsync", fail)
+        patch.setattr("qc_daemon.spool.spool.os.fsync", fail)
         assert store(site.port, dataset) == [RESOURCES]
     assert site.nothing_recorded()
     assert site.files() == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qc_daemon.receive.spool import Spool
+from qc_daemon.spool.spool import Spool
 
 
 @pytest.fixture

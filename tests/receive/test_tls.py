@@ -16,12 +16,12 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
 
 from detector.console import UsageError
-from qc_daemon.certificate import fingerprint
+from qc_daemon.dicom.association import associate
+from qc_daemon.dicom.certificates import fingerprint
 from qc_daemon.observe import log
-from qc_daemon.receive import Handshake, check_tls, listen, policy, tls
-from qc_daemon.records import peers
+from qc_daemon.receive import Handshake, access, check_tls, listen, tls
+from qc_daemon.records.received import peers
 from qc_daemon.records.tables import Revision
-from qc_daemon.requestor import associate
 from qc_daemon.settings import PeerSettings, TLSSettings
 from tests.certificates import Authority, Pair
 from tests.receive.conftest import Site
@@ -350,8 +350,8 @@ def test_a_bound_peer_comes_with_its_certificate_or_not_at_all(
     modality: Pair,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(policy, "REFRESH_SECONDS", 0)
-    monkeypatch.setattr(policy, "WRITE_SECONDS", 0)
+    monkeypatch.setattr(access, "REFRESH_SECONDS", 0)
+    monkeypatch.setattr(access, "WRITE_SECONDS", 0)
     other = hospital.issue("other")
     secured = secure(peer=[PeerSettings(ae_title="BOUND", certificate=modality.fingerprint)])
     assert secured.accepts(modality, calling="BOUND")

@@ -11,8 +11,8 @@ from pynetdicom import association as associations
 from pynetdicom import dimse, dimse_messages, dul, transport
 from pynetdicom.dsutils import create_file_meta
 
-from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from qc_daemon.receive.header import file_head
+from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from qc_daemon.receive.identifiers import file_head
 
 PINNED = {
     associations.Association.__init__: "eb07516b8009",

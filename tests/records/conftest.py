@@ -13,12 +13,12 @@ import pytest
 from sqlalchemy import text
 
 from qc_daemon.records import schema
-from qc_daemon.records.exams import close_due, end_association, touch
-from qc_daemon.records.findings import store as store_findings
-from qc_daemon.records.jobs import Job, claim, finish, listing
-from qc_daemon.records.receipts import Admission, Receipt, admit
-from qc_daemon.records.reports import ReportObject, publish
-from qc_daemon.records.revisions import pixels_known
+from qc_daemon.records.queue.jobs import Job, claim, finish, listing
+from qc_daemon.records.received.exams import close_due, end_association, touch
+from qc_daemon.records.received.receipts import Admission, Receipt, admit
+from qc_daemon.records.received.revisions import pixels_known
+from qc_daemon.records.results.findings import store as store_findings
+from qc_daemon.records.results.reports import ReportObject, publish
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Base, JobKind
 

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from qc_daemon.records.bundles import activate, active, known, seed
+from qc_daemon.records.results.bundles import activate, active, known, seed
 from qc_daemon.records.store import Store
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

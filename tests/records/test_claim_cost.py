@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import Connection, event, text
 from sqlalchemy.orm import Session
 
-from qc_daemon.records import jobs, pledges
+from qc_daemon.records.commitment import scu
+from qc_daemon.records.queue import jobs
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobState
 
@@ -41,7 +42,7 @@ QUESTIONS: dict[str, Callable[[Session, object], object]] = {
     ),
     "claim for any": lambda session, now: jobs.claim(session, list(JobKind), "w", now, 60),
     "oldest due": lambda session, now: jobs.oldest_due(session),
-    "destinations to ask": pledges.waiting,
+    "destinations to ask": scu.waiting,
 }
 
 

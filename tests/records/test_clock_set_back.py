@@ -1,6 +1,6 @@
 """The clock is set back by an hour: what was written before must not wait for that hour."""
 
-from qc_daemon.records.jobs import CLOCK_SKEW, claim
+from qc_daemon.records.queue.jobs import CLOCK_SKEW, claim
 from qc_daemon.records.tables import JobKind
 
 HOUR = 3600.0

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select, update
 
-from qc_daemon.records import commitments
-from qc_daemon.records.commitments import (
+from qc_daemon.records.commitment import scp
+from qc_daemon.records.commitment.scp import (
     COMMITTED,
     WATCH_SECONDS,
     Claim,
@@ -17,7 +17,7 @@ from qc_daemon.records.commitments import (
     Request,
     held_by_all,
 )
-from qc_daemon.records.jobs import RetryPolicy
+from qc_daemon.records.queue.jobs import RetryPolicy
 from qc_daemon.records.tables import Commitment, CommitmentState, JobKind, JobRow, Revision
 
 US = "1.2.840.10008.5.1.4.1.1.6.1"
@@ -28,14 +28,14 @@ POLICY = RetryPolicy(max_attempts=2, backoff_seconds=30)
 def ask(lab, *uids: str, transaction: str = "1.9", by: str = "MODALITY", over: str = "a") -> bool:
     references = tuple(Reference(US, uid) for uid in uids)
     with lab.store.begin() as session:
-        return commitments.request(
+        return scp.request(
             session, Request(transaction, by, "127.0.0.1", over, references), lab.now
         )
 
 
 def claim(lab, state: CommitmentState, over: str | None = None, owner: str = "w") -> Claim | None:
     with lab.store.begin() as session:
-        return commitments.claim(session, state, owner, lab.now, 60, association=over)
+        return scp.claim(session, state, owner, lab.now, 60, association=over)
 
 
 def claimed(lab, state: CommitmentState, over: str | None = None) -> Claim:
@@ -46,22 +46,22 @@ def claimed(lab, state: CommitmentState, over: str | None = None) -> Claim:
 
 def standings(lab, mine: Claim, *destinations: str, for_ever: bool = False):
     with lab.store.read() as session:
-        return commitments.standings(session, mine, destinations, kept_for_ever=for_ever)
+        return scp.standings(session, mine, destinations, kept_for_ever=for_ever)
 
 
 def decide(lab, mine: Claim, failures: dict[int, int]) -> bool:
     with lab.store.begin() as session:
-        return commitments.decide(session, mine, failures, lab.now, 60)
+        return scp.decide(session, mine, failures, lab.now, 60)
 
 
 def settle(lab, mine: Claim, after: float = 5) -> bool:
     with lab.store.begin() as session:
-        return commitments.settle(session, mine, lab.now + timedelta(seconds=after))
+        return scp.settle(session, mine, lab.now + timedelta(seconds=after))
 
 
 def association_ended(lab, association: str) -> None:
     with lab.store.begin() as session:
-        commitments.association_ended(session, association, lab.now)
+        scp.association_ended(session, association, lab.now)
 
 
 def ready(lab, *uids: str, **asked: str) -> None:
@@ -96,8 +96,8 @@ def test_who_dies_with_it_loses_it_when_the_lease_ends(lab) -> None:
     assert claimed(lab, WAITING).id == dead.id
     assert not decide(lab, dead, {0: COMMITTED})
     with lab.store.begin() as session:
-        assert not commitments.reported(session, dead, lab.now)
-        assert commitments.not_reported(session, dead, "", lab.now, POLICY, random.Random()) is None
+        assert not scp.reported(session, dead, lab.now)
+        assert scp.not_reported(session, dead, "", lab.now, POLICY, random.Random()) is None
 
 
 def test_a_clock_set_back_an_hour_holds_nothing_up(lab) -> None:
@@ -149,7 +149,7 @@ def test_due_at_once_when_ready_after_its_association_ended(lab) -> None:
 def test_under_way_over_an_association_until_reported(lab) -> None:
     def under_way(association: str) -> set[CommitmentState]:
         with lab.store.read() as session:
-            return commitments.under_way(session, association)
+            return scp.under_way(session, association)
 
     assert not under_way("a")
     ready(lab, "1.1")
@@ -159,7 +159,7 @@ def test_under_way_over_an_association_until_reported(lab) -> None:
     assert not under_way("b")
     mine = claimed(lab, READY, over="a")
     with lab.store.begin() as session:
-        assert commitments.reported(session, mine, lab.now)
+        assert scp.reported(session, mine, lab.now)
     assert under_way("a") == {WAITING}
 
 
@@ -169,7 +169,7 @@ def test_the_report_says_what_is_committed_and_why_not(lab) -> None:
     decide(lab, mine, {0: COMMITTED, 1: 0x0112, 2: COMMITTED})
     settle(lab, mine)
     with lab.store.read() as session:
-        told = commitments.report(session, claimed(lab, READY, over="a"))
+        told = scp.report(session, claimed(lab, READY, over="a"))
     assert told.transaction_uid == "1.9"
     assert told.committed == (Reference(US, "1.1"), Reference(US, "1.3"))
     assert told.failed == ((Reference(US, "1.2"), 0x0112),)
@@ -182,15 +182,14 @@ def test_attempts_are_counted_until_it_is_dead_and_requeued(lab) -> None:
         mine = claimed(lab, READY)
         with lab.store.begin() as session:
             assert (
-                commitments.not_reported(session, mine, "down", lab.now, POLICY, random.Random(1))
-                is state
+                scp.not_reported(session, mine, "down", lab.now, POLICY, random.Random(1)) is state
             )
         assert claim(lab, READY) is None
         lab.wait(60)
     assert (row(lab).attempts, row(lab).error_message) == (2, "down")
     with lab.store.begin() as session:
-        assert commitments.requeue(session, [row(lab).id, 99], lab.now) == 1
-        assert commitments.requeue(session, [row(lab).id], lab.now) == 0
+        assert scp.requeue(session, [row(lab).id, 99], lab.now) == 1
+        assert scp.requeue(session, [row(lab).id], lab.now) == 0
     assert claimed(lab, READY).attempts == 0
 
 
@@ -199,7 +198,7 @@ def test_reported_is_told_with_its_moment(lab) -> None:
     mine = claimed(lab, READY, over="a")
     lab.wait(1)
     with lab.store.begin() as session:
-        assert commitments.reported(session, mine, lab.now)
+        assert scp.reported(session, mine, lab.now)
     assert (row(lab).state, row(lab).reported_at) == ("reported", lab.now)
 
 
@@ -215,7 +214,7 @@ def test_asked_again_over_another_association_it_is_told_there(lab) -> None:
     ready(lab, "1.1")
     mine = claimed(lab, READY, over="a")
     with lab.store.begin() as session:
-        commitments.reported(session, mine, lab.now)
+        scp.reported(session, mine, lab.now)
     assert not ask(lab, "1.1", over="b")
     assert claim(lab, READY) is None
     assert claimed(lab, READY, over="b").id == mine.id
@@ -281,9 +280,9 @@ def test_a_dropped_file_is_not_looked_for(lab) -> None:
     mine = claimed(lab, WAITING)
     (before,) = standings(lab, mine, "pacs")
     with lab.store.begin() as session:
-        assert commitments.still_kept(session, before.files[0])
+        assert scp.still_kept(session, before.files[0])
         session.execute(update(Revision).values(dropped_at=lab.now))
-        assert not commitments.still_kept(session, before.files[0])
+        assert not scp.still_kept(session, before.files[0])
     (after,) = standings(lab, mine, "pacs")
     assert after.files == ()
 

@@ -8,10 +8,10 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon.records import jobs
-from qc_daemon.records.jobs import Job, RetryPolicy, claim
-from qc_daemon.records.reports import ReportObject
+from detector.errors import ErrorCode, QCError
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.queue.jobs import Job, RetryPolicy, claim
+from qc_daemon.records.results.reports import ReportObject
 from qc_daemon.records.tables import JobKind, JobRow, JobState, ObjectKind
 
 SR = ReportObject(ObjectKind.SR, "2.25.1", "1.2.840.10008.5.1.4.1.1.88.34", b"first")

@@ -5,9 +5,9 @@ from itertools import product
 
 import pytest
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon.records import destinations
-from qc_daemon.records.destinations import Condition
+from detector.errors import ErrorCode, QCError
+from qc_daemon.records.results import destinations
+from qc_daemon.records.results.destinations import Condition
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import CommitmentSupport
 from tests.records.conftest import START

@@ -7,10 +7,10 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon.records.exams import end_association, exam_content, open_count, touch
-from qc_daemon.records.jobs import RetryPolicy, fail
-from qc_daemon.records.reports import ReportObject
+from detector.errors import ErrorCode, QCError
+from qc_daemon.records.queue.jobs import RetryPolicy, fail
+from qc_daemon.records.received.exams import end_association, exam_content, open_count, touch
+from qc_daemon.records.results.reports import ReportObject
 from qc_daemon.records.tables import Exam, ExamOutcome, ExamState, JobKind, JobState, ObjectKind
 
 

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.codes import FAILURE_CLASS, ErrorCode, FailureClass, QCError
-from qc_daemon.records.findings import store as store_findings
-from qc_daemon.records.jobs import (
+from detector.errors import FAILURE_CLASS, ErrorCode, FailureClass, QCError
+from qc_daemon.records.queue.jobs import (
     Job,
     RetryPolicy,
     backoff,
@@ -26,7 +25,8 @@ from qc_daemon.records.jobs import (
     renew,
     retry,
 )
-from qc_daemon.records.revisions import quarantined
+from qc_daemon.records.received.revisions import quarantined
+from qc_daemon.records.results.findings import store as store_findings
 from qc_daemon.records.tables import JobKind, JobState
 from qc_daemon.settings import JobSettings
 

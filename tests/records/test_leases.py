@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy.exc import IntegrityError, InterfaceError, PendingRollbackError
 from sqlalchemy.orm import Session
 
-from detector.codes import ErrorCode, FailureClass, QCError
-from qc_daemon.records import jobs
+from detector.errors import ErrorCode, FailureClass, QCError
 from qc_daemon.records.failures import failure_of
-from qc_daemon.records.jobs import Job
-from qc_daemon.records.leases import Lease, LeaseLostError
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.queue.jobs import Job
+from qc_daemon.records.queue.leases import Lease, LeaseLostError
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobState
 from tests.wire import eventually
@@ -94,7 +94,7 @@ def test_renewing_goes_on_after_a_database_that_was_away(lab, monkeypatch) -> No
 
 def test_a_result_waits_for_its_database(lab, monkeypatch) -> None:
     job = claimed(lab)
-    monkeypatch.setattr("qc_daemon.records.leases._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("qc_daemon.records.queue.leases._RETRY_SECONDS", 0.01)
     lease = Lease(lab.store, job, SECONDS, lambda: lab.now)
     tries: list[int] = []
 

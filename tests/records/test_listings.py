@@ -4,11 +4,13 @@ from datetime import date, timedelta
 
 from sqlalchemy import update
 
-from detector.codes import ErrorCode
-from qc_daemon.records import exams, listings, receipts, rejections
-from qc_daemon.records.findings import stored
+from detector.errors import ErrorCode
+from qc_daemon.records import listings
 from qc_daemon.records.listings import ExamFilter, Window
-from qc_daemon.records.revisions import leave_out
+from qc_daemon.records.received import exams, receipts
+from qc_daemon.records.received.revisions import leave_out
+from qc_daemon.records.results import rejections
+from qc_daemon.records.results.findings import stored
 from qc_daemon.records.tables import Exam, JobKind, JobState
 
 DOE = {"patient_name": "Doe^Jane", "accession_number": "A1", "study_date": "20260301"}

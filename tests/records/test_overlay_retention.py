@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select, text, update
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon.records import retention
-from qc_daemon.records.reports import ReportObject, deliverable
+from detector.errors import ErrorCode, QCError
+from qc_daemon.records.received import retention
+from qc_daemon.records.results.reports import ReportObject, deliverable
 from qc_daemon.records.tables import JobKind, JobRow, JobState, ObjectKind, ReportObjectRow
 from tests.records.conftest import Lab
 

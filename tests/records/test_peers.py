@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from qc_daemon.records import peers
-from qc_daemon.records.peers import ApprovedPeer, RefusedCaller
+from qc_daemon.records.received import peers
+from qc_daemon.records.received.peers import ApprovedPeer, RefusedCaller
 from qc_daemon.records.store import Store
 from tests.records.conftest import START
 

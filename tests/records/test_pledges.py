@@ -8,13 +8,15 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon.records import jobs, pledges, schema
-from qc_daemon.records.commitments import Reference, Report
-from qc_daemon.records.jobs import Job, RetryPolicy
-from qc_daemon.records.pledges import Ask, Settled
-from qc_daemon.records.receipts import Admission
-from qc_daemon.records.reports import ReportObject
+from detector.errors import ErrorCode, QCError
+from qc_daemon.records import schema
+from qc_daemon.records.commitment import scu
+from qc_daemon.records.commitment.scp import Reference, Report
+from qc_daemon.records.commitment.scu import Ask, Settled
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.queue.jobs import Job, RetryPolicy
+from qc_daemon.records.received.receipts import Admission
+from qc_daemon.records.results.reports import ReportObject
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobState, ObjectKind, Pledge, PledgeItem
 from tests.records.conftest import Lab
@@ -43,18 +45,18 @@ def send(lab) -> list[int]:
     ids = []
     while (job := lab.claim(JobKind.DELIVER)) is not None:
         with lab.store.begin() as session:
-            assert jobs.sent(session, job, lab.now, lab.now + pledges.GATHER)
+            assert jobs.sent(session, job, lab.now, lab.now + scu.GATHER)
         ids.append(job.id)
     return ids
 
 
 def ask(lab, uid: str, destination: str = "pacs", *, taken: bool = True, **more) -> Ask | None:
     with lab.store.begin() as session:
-        asked = pledges.ask(
+        asked = scu.ask(
             session, destination, uid, lab.now, PATIENCE, POLICY, random.Random(1), **more
         )
         if asked is not None and taken:
-            pledges.taken(session, asked, lab.now)
+            scu.taken(session, asked, lab.now)
     return asked
 
 
@@ -70,12 +72,12 @@ def tell(lab, uid: str, failures: dict[str, int] | None = None, by=("pacs",), on
             tuple(Reference(US, each) for each, reason in said.items() if not reason),
             tuple((Reference(US, each), reason) for each, reason in said.items() if reason),
         )
-        return pledges.tell(session, report, by)
+        return scu.tell(session, report, by)
 
 
 def settle(lab, *lenient: str) -> list[Settled]:
     with lab.store.begin() as session:
-        return pledges.settle(session, lab.now, POLICY, random.Random(1), lenient)
+        return scu.settle(session, lab.now, POLICY, random.Random(1), lenient)
 
 
 def job(lab, job_id: int) -> Job:
@@ -99,10 +101,10 @@ def later(lab, **by: float) -> None:
 def test_from_sent_to_done(lab) -> None:
     (sent,) = deliver(lab, "pacs")
     with lab.store.read() as session:
-        assert pledges.waiting(session, lab.now) == []
+        assert scu.waiting(session, lab.now) == []
     later(lab, seconds=2)
     with lab.store.read() as session:
-        assert pledges.waiting(session, lab.now) == ["pacs"]
+        assert scu.waiting(session, lab.now) == ["pacs"]
     asked = ask(lab, "2.25.1")
     assert asked is not None
     assert [each.sop_class_uid for each in asked.references] == [US]
@@ -143,7 +145,7 @@ def test_what_is_told_as_both_has_failed_and_what_was_not_asked_is_passed_over(l
     assert asked is not None
     both = Report("2.25.1", (*asked.references, Reference(US, "9.9")), ((asked.references[0], 1),))
     with lab.store.begin() as session:
-        assert pledges.tell(session, both, ["pacs"])
+        assert scu.tell(session, both, ["pacs"])
     (settled,) = settle(lab)
     assert settled.state is JobState.READY
     assert settled.error is not None
@@ -265,14 +267,14 @@ def test_put_off_grows_and_keeps_the_reason(lab) -> None:
         asked = ask(lab, f"2.25.{number}", taken=False)
         assert asked is not None
         with lab.store.begin() as session:
-            pledges.put_off(session, asked, error, lab.now, POLICY, random.Random(1))
+            scu.put_off(session, asked, error, lab.now, POLICY, random.Random(1))
         waits.append(job(lab, sent).not_before - lab.now)
     assert waits[0] < waits[1] < waits[2]
     put_off = job(lab, sent)
     assert (put_off.state, put_off.alarms) == (JobState.SENT, 3)
     assert put_off.error_message == error.message
     with lab.store.read() as session:
-        assert not pledges.has_taken(session, "pacs")
+        assert not scu.has_taken(session, "pacs")
     # It may have heard us all the same.
     assert tell(lab, "2.25.0")
     assert [each.state for each in settle(lab)] == [JobState.DONE]
@@ -282,10 +284,10 @@ def test_a_clock_set_back_holds_nothing_up(lab) -> None:
     deliver(lab, "pacs")
     later(lab, days=-1)
     with lab.store.read() as session:
-        assert pledges.waiting(session, lab.now) == ["pacs"]
+        assert scu.waiting(session, lab.now) == ["pacs"]
     assert ask(lab, "2.25.1") is not None
     with lab.store.read() as session:
-        assert pledges.waiting(session, lab.now) == []
+        assert scu.waiting(session, lab.now) == []
 
 
 def test_sent_jobs_can_be_cancelled_and_sent_again(lab) -> None:
@@ -303,9 +305,9 @@ def test_sent_jobs_can_be_cancelled_and_sent_again(lab) -> None:
 def test_waived_and_rejected(lab) -> None:
     first, second = deliver(lab, "pacs", "gone")
     with lab.store.begin() as session:
-        assert pledges.waive(session, "pacs", lab.now) == [first]
+        assert scu.waive(session, "pacs", lab.now) == [first]
         error = QCError(ErrorCode.DELIVERY_REFUSED, "not in the settings")
-        assert pledges.reject(session, "gone", error, lab.now) == [second]
+        assert scu.reject(session, "gone", error, lab.now) == [second]
     assert job(lab, first).state is JobState.DONE
     rejected = job(lab, second)
     assert (rejected.state, rejected.error_code) == (
@@ -328,13 +330,13 @@ def test_forgotten_when_nobody_waits(lab) -> None:
         ask(lab, f"2.25.{number}")
         later(lab, hours=2)
     with lab.store.begin() as session:
-        assert pledges.forget(session, lab.now) == 0
+        assert scu.forget(session, lab.now) == 0
     tell(lab, "2.25.1")
     settle(lab)
     with lab.store.begin() as session:
-        assert pledges.forget(session, lab.now - timedelta(hours=7)) == 0
-        assert pledges.forget(session, lab.now) == 2
-        assert pledges.has_taken(session, "pacs")
+        assert scu.forget(session, lab.now - timedelta(hours=7)) == 0
+        assert scu.forget(session, lab.now) == 2
+        assert scu.has_taken(session, "pacs")
 
 
 def test_an_earlier_version_sends_what_is_sent_again(url: str) -> None:

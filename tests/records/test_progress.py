@@ -5,12 +5,13 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
-from qc_daemon.records import measurements, progress
-from qc_daemon.records.exams import close_now, exam_content, touch
-from qc_daemon.records.jobs import finish
-from qc_daemon.records.measurements import MeasuredValue
-from qc_daemon.records.progress import Sent
-from qc_daemon.records.reports import ReportObject
+from qc_daemon.records.queue.jobs import finish
+from qc_daemon.records.received import progress
+from qc_daemon.records.received.exams import close_now, exam_content, touch
+from qc_daemon.records.received.progress import Sent
+from qc_daemon.records.results import measurements
+from qc_daemon.records.results.measurements import MeasuredValue
+from qc_daemon.records.results.reports import ReportObject
 from qc_daemon.records.tables import ClosedBy, Exam, ExamOutcome, JobKind, ObjectKind
 
 STUDY = "1.2.3"

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from qc_daemon.records.jobs import finish
-from qc_daemon.records.reports import ReportObject, deliverable, latest_sr, publish
+from qc_daemon.records.queue.jobs import finish
+from qc_daemon.records.results.reports import ReportObject, deliverable, latest_sr, publish
 from qc_daemon.records.tables import JobKind, JobState, ObjectKind
 
 SR = ReportObject(ObjectKind.SR, "2.25.1", "1.2.840.10008.5.1.4.1.1.88.34", b"sr\0bytes")

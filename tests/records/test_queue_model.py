@@ -12,10 +12,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon.records import jobs
-from qc_daemon.records.jobs import Job, RetryPolicy
-from qc_daemon.records.receipts import Receipt, admit
+from detector.errors import ErrorCode, QCError
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.queue.jobs import Job, RetryPolicy
+from qc_daemon.records.received.receipts import Receipt, admit
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobRow, JobState
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from qc_daemon.records.exams import exam_content
-from qc_daemon.records.receipts import Admission, admit
-from qc_daemon.records.revisions import facts
+from qc_daemon.records.received.exams import exam_content
+from qc_daemon.records.received.receipts import Admission, admit
+from qc_daemon.records.received.revisions import facts
 from qc_daemon.records.tables import JobKind, JobState
 
 

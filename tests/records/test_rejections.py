@@ -2,9 +2,9 @@
 
 import pytest
 
-from qc_daemon.records import rejections
-from qc_daemon.records.rejections import Rejected
-from qc_daemon.records.reports import ReportObject, deliverable
+from qc_daemon.records.results import rejections
+from qc_daemon.records.results.rejections import Rejected
+from qc_daemon.records.results.reports import ReportObject, deliverable
 from qc_daemon.records.tables import JobKind, ObjectKind
 
 NOTE = ReportObject(ObjectKind.KEY_OBJECTS, "2.25.9", "1.2.840.10008.5.1.4.1.1.88.59", b"note")

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from qc_daemon.records import retention
-from qc_daemon.records.receipts import Admission
+from qc_daemon.records.received import retention
+from qc_daemon.records.received.receipts import Admission
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import (
     Commitment,

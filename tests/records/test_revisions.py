@@ -2,10 +2,16 @@
 
 import pytest
 
-from detector.codes import ErrorCode
-from qc_daemon.records.exams import exam_content
-from qc_daemon.records.jobs import finish
-from qc_daemon.records.revisions import facts, pixels_known, quarantine, quarantined, release
+from detector.errors import ErrorCode
+from qc_daemon.records.queue.jobs import finish
+from qc_daemon.records.received.exams import exam_content
+from qc_daemon.records.received.revisions import (
+    facts,
+    pixels_known,
+    quarantine,
+    quarantined,
+    release,
+)
 from qc_daemon.records.tables import JobKind, JobState, RevisionState
 
 

@@ -5,11 +5,11 @@ from datetime import timedelta
 
 import pytest
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon.records import steps
-from qc_daemon.records.exams import touch
-from qc_daemon.records.jobs import RetryPolicy, fail
-from qc_daemon.records.steps import Change, Step
+from detector.errors import ErrorCode, QCError
+from qc_daemon.records.queue.jobs import RetryPolicy, fail
+from qc_daemon.records.received import mpps
+from qc_daemon.records.received.exams import touch
+from qc_daemon.records.received.mpps import Change, Step
 from qc_daemon.records.tables import ClosedBy, Exam, JobKind, StepStatus
 
 STUDY = "1.2.3"
@@ -18,12 +18,12 @@ COMPLETED, DISCONTINUED = StepStatus.COMPLETED, StepStatus.DISCONTINUED
 
 def begin(lab, uid: str = "1.5", *made: str, study: str = STUDY) -> bool:
     with lab.store.begin() as session:
-        return steps.begin(session, Step(uid, study, made, "MODALITY"), lab.now)
+        return mpps.begin(session, Step(uid, study, made, "MODALITY"), lab.now)
 
 
 def end(lab, *made: str, uid: str = "1.5", status: StepStatus = COMPLETED) -> Change:
     with lab.store.begin() as session:
-        return steps.change(session, uid, status, made, lab.now)
+        return mpps.change(session, uid, status, made, lab.now)
 
 
 def test_closes_at_once_when_all_it_made_is_scored(lab) -> None:
@@ -174,5 +174,5 @@ def test_silence_leaves_as_it_was(lab) -> None:
     exam = lab.image(sop_instance_uid="1.1").exam_id
     lab.score_all()
     with lab.store.begin() as session:
-        assert steps.change(session, "1.5", COMPLETED, None, lab.now) is Change.DONE
+        assert mpps.change(session, "1.5", COMPLETED, None, lab.now) is Change.DONE
     assert lab.close_due() == [exam]

@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import StatementError
 
-from detector.codes import ErrorCode, FailureClass, QCError
-from qc_daemon.records import bundles, schema
+from detector.errors import ErrorCode, FailureClass, QCError
+from qc_daemon.records import schema
+from qc_daemon.records.results import bundles
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import BundleRow
 

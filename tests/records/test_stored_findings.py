@@ -2,10 +2,10 @@
 
 from datetime import timedelta
 
-from detector.codes import ErrorCode
-from qc_daemon.records.findings import query, store
-from qc_daemon.records.jobs import cancel, listing
-from qc_daemon.records.revisions import quarantine
+from detector.errors import ErrorCode
+from qc_daemon.records.queue.jobs import cancel, listing
+from qc_daemon.records.received.revisions import quarantine
+from qc_daemon.records.results.findings import query, store
 
 
 def ask(lab, **filters) -> list[dict]:

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
+from qc_daemon.operations.worker_check import missing_worker
 from qc_daemon.records.tables import JobKind
-from qc_daemon.worker_check import missing_worker
 from tests.command import qc_daemon
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 
-from detector.codes import Flag
-from detector.detection import Detection
-from detector.vocabulary import View
+from detector.anatomy import View
+from detector.boxes import Detection
+from detector.errors import Flag
 from model.finding import BundleId, Criterion, Finding, Judgement
 from qc_daemon.report.source import Source
 

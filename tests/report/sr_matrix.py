@@ -18,16 +18,16 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filewriter import dcmwrite
 
-from detector.codes import Flag
-from detector.detection import Detection
-from detector.vocabulary import LABELS, View
-from model.criteria_table import RULES
+from detector.anatomy import LABELS, View
+from detector.boxes import Detection
+from detector.errors import Flag
+from model.criteria.rules import RULES
 from model.finding import BundleId, Criterion, Finding
-from qc_daemon.report.biometry import MachineReport, MachineValue
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.renditions import render
+from qc_daemon.report.objects.renditions import render
 from qc_daemon.report.source import Reference, Source
-from qc_daemon.report.sr import build_sr
+from qc_daemon.report.sr.biometry import MachineReport, MachineValue
+from qc_daemon.report.sr.document import build_sr
 
 COUNT = 204
 CREATED = datetime(2026, 1, 2, 9, 30, 0, 250000, tzinfo=UTC)

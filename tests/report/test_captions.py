@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qc_daemon.report.captions import overlap, place_captions
+from qc_daemon.report.objects.captions import overlap, place_captions
 
 FRAME = (640.0, 480.0)
 SIZES = st.tuples(st.floats(12, 40), st.just(18.0))

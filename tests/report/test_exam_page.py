@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from detector.vocabulary import View
+from detector.anatomy import View
 from model.finding import Criterion
-from qc_daemon.report.html import Entry, exam_page, png
-from qc_daemon.report.overlay import render_overlay
+from qc_daemon.report.objects.overlay import render_overlay
+from qc_daemon.report.summary.html import Entry, exam_page, png
 
 Make = Callable[..., Any]
 BANNER = "Trained on simulations. Not for clinical use."

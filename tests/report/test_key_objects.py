@@ -11,13 +11,17 @@ from highdicom.ko import KeyObjectSelectionDocument
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from detector.codes import ErrorCode, QCError
-from detector.vocabulary import View
+from detector.anatomy import View
+from detector.errors import ErrorCode, QCError
 from model.finding import Criterion, Finding
-from qc_daemon.report import codes
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.key_objects import build_key_objects, build_rejection, build_retraction
+from qc_daemon.report.objects.key_objects import (
+    build_key_objects,
+    build_rejection,
+    build_retraction,
+)
 from qc_daemon.report.source import Source
+from qc_daemon.report.sr import codes
 
 Make = Callable[..., Any]
 CREATED = datetime(2026, 1, 2, 9, 30, 0, 250000, tzinfo=UTC)

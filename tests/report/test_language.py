@@ -10,10 +10,10 @@ from babel.messages.pofile import read_po
 from fontTools.ttLib import TTFont
 
 from model.finding import REVIEW
-from qc_daemon.report.catalogue import said, updated
-from qc_daemon.report.fonts import font_path
-from qc_daemon.report.language import LANGUAGES, catalogue_path, translations
-from qc_daemon.report.overlay import render_overlay
+from qc_daemon.report.objects.overlay import render_overlay
+from qc_daemon.report.summary.fonts import font_path
+from qc_daemon.report.summary.language import LANGUAGES, catalogue_path, translations
+from tools.catalogue import said, updated
 
 Make = Callable[..., Any]
 FOREIGN = [language for language in LANGUAGES if language != "en"]
@@ -21,7 +21,7 @@ FOREIGN = [language for language in LANGUAGES if language != "en"]
 
 @pytest.mark.parametrize("language", FOREIGN)
 def test_catalogue_is_what_the_code_says(language: str) -> None:
-    """Else: python -m qc_daemon.report.catalogue, and translate what is empty."""
+    """Else: python -m tools.catalogue, and translate what is empty."""
     assert catalogue_path(language).read_bytes() == updated(language)
 
 

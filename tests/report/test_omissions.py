@@ -13,20 +13,22 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from structlog.testing import capture_logs
 
-from detector.codes import ErrorCode, QCError
+from detector.errors import ErrorCode, QCError
 from detector.frame import Frame
-from qc_daemon.exam_state import state_lines
-from qc_daemon.operate import quarantined, release, stored_findings
-from qc_daemon.records import exams, jobs, reports
-from qc_daemon.records.measurements import MeasuredValue
-from qc_daemon.records.revisions import RevisionFacts, in_spool
+from qc_daemon.operations.exams import state_lines
+from qc_daemon.operations.operate import quarantined, release, stored_findings
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.received import exams
+from qc_daemon.records.received.revisions import RevisionFacts, in_spool
+from qc_daemon.records.results import reports
+from qc_daemon.records.results.measurements import MeasuredValue
 from qc_daemon.records.tables import JobKind, JobState
 from qc_daemon.report import worker
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.omission import check_identity
-from qc_daemon.report.reader import biometry_from_sr, from_sr
 from qc_daemon.report.source import Source
 from qc_daemon.report.source_file import MAX_HEADER_BYTES, read_header
+from qc_daemon.report.sr.parse import biometry_from_sr, from_sr
 from qc_daemon.report.worker import run_one
 from tests.clinic import Clinic, black_frames
 from tests.report import paper

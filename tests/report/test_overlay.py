@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from detector.detection import Detection
-from detector.vocabulary import LABELS
+from detector.anatomy import LABELS
+from detector.boxes import Detection
 from model.finding import NON_STANDARD, REVIEW, STANDARD
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.overlay import (
+from qc_daemon.report.objects.overlay import (
     MIN_WIDTH,
     VERDICT_COLOURS,
     build_overlay,

@@ -14,23 +14,23 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from detector.codes import QCError
-from detector.detection import Detection
-from detector.vocabulary import View
-from model.bundle import Bundle, locate, write_manifest
-from model.criteria_table import RULES
+from detector.anatomy import View
+from detector.boxes import Detection
+from detector.errors import QCError
+from model.bundle.bundle import Bundle, locate, write_manifest
+from model.criteria.rules import RULES
 from model.finding import NON_STANDARD, STANDARD, Criterion, Finding
-from qc_daemon.report import words
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.html import Entry, exam_page, summary_html
-from qc_daemon.report.language import LANGUAGES, translations
-from qc_daemon.report.overlay import _lines, render_overlay
-from qc_daemon.report.page import Page, compose
-from qc_daemon.report.pdf import summary_pdf
-from qc_daemon.report.reader import from_sr
-from qc_daemon.report.renditions import _heading
-from qc_daemon.report.sr import build_sr
-from qc_daemon.report.summary import Shot, Summary, summarise
+from qc_daemon.report.objects.overlay import _lines, render_overlay
+from qc_daemon.report.objects.renditions import _heading
+from qc_daemon.report.sr.document import build_sr
+from qc_daemon.report.sr.parse import from_sr
+from qc_daemon.report.summary import words
+from qc_daemon.report.summary.html import Entry, exam_page, summary_html
+from qc_daemon.report.summary.language import LANGUAGES, translations
+from qc_daemon.report.summary.pdf import summary_pdf
+from qc_daemon.report.summary.summary import Shot, Summary, summarise
+from qc_daemon.report.summary.text import Page, compose
 from qc_daemon.settings import ScheduleSettings, SettingsError, load
 from tests.report import paper
 

@@ -17,16 +17,16 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from detector.codes import ErrorCode, QCError
-from detector.vocabulary import View
+from detector.anatomy import View
+from detector.errors import ErrorCode, QCError
 from model.finding import NON_STANDARD, REVIEW, STANDARD, Criterion, Finding
-from qc_daemon.records.renditions import Held
-from qc_daemon.report.biometry import MachineReport, MachineValue
+from qc_daemon.records.results.renditions import Held
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.reader import from_sr
-from qc_daemon.report.renditions import chosen, draw, render
+from qc_daemon.report.objects.renditions import chosen, draw, render
 from qc_daemon.report.source import Source
-from qc_daemon.report.sr import Reference, build_sr
+from qc_daemon.report.sr.biometry import MachineReport, MachineValue
+from qc_daemon.report.sr.document import Reference, build_sr
+from qc_daemon.report.sr.parse import from_sr
 
 CREATED = datetime(2026, 1, 2, 10, tzinfo=UTC)
 BEFORE = "2.25.41"

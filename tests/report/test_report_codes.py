@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from detector.codes import Flag
-from detector.vocabulary import LABELS, View
-from model.criteria_table import RULES
+from detector.anatomy import LABELS, View
+from detector.errors import Flag
+from model.criteria.rules import RULES
 from model.finding import QUALITY_LABELS
-from qc_daemon.report import codes
+from qc_daemon.report.sr import codes
 from qc_daemon.report.uids import derived_uid, object_uid
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.filewriter import dcmwrite
 
-from qc_daemon.report.header import PATIENT_AND_STUDY, inherit, normalise
+from qc_daemon.report.normalise import PATIENT_AND_STUDY, inherit, normalise
 
 Make = Callable[..., Dataset]
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"

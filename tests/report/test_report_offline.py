@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 
-from detector.codes import ErrorCode, QCError
+from detector.errors import ErrorCode, QCError
 from detector.frame import Frame
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.offline import Writer
-from qc_daemon.report.reader import from_sr
+from qc_daemon.report.files import Writer
 from qc_daemon.report.source import Source
-from qc_daemon.report.sr import build_sr
+from qc_daemon.report.sr.document import build_sr
+from qc_daemon.report.sr.parse import from_sr
 
 Make = Callable[..., Any]
 MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3.1"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from detector.vocabulary import View
-from qc_daemon.records import jobs
+from detector.anatomy import View
+from qc_daemon.records.queue import jobs
 from qc_daemon.records.tables import JobKind
 from qc_daemon.report.source import Source
 from qc_daemon.settings import DestinationSettings, RuleSettings

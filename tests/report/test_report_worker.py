@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 
-from detector.codes import ErrorCode, Flag, QCError
+from detector.anatomy import View
+from detector.errors import ErrorCode, Flag, QCError
 from detector.frame import Frame
-from detector.vocabulary import View
-from qc_daemon.records import exams, jobs
-from qc_daemon.records.measurements import MeasuredValue
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.received import exams
+from qc_daemon.records.results.measurements import MeasuredValue
 from qc_daemon.records.tables import JobKind, JobState
-from qc_daemon.report.biometry import MachineValue
-from qc_daemon.report.reader import biometry_from_sr, from_sr
 from qc_daemon.report.source import Source
+from qc_daemon.report.sr.biometry import MachineValue
+from qc_daemon.report.sr.parse import biometry_from_sr, from_sr
 from qc_daemon.report.worker import Told, shown
 from qc_daemon.settings import ReportSettings
 from tests.clinic import Clinic, black_frames

@@ -12,14 +12,14 @@ import pytest
 from pydicom import dcmread
 from typer.testing import CliRunner
 
-from detector.codes import Flag
 from detector.console import UsageError
-from qc_daemon.cli import app
-from qc_daemon.exam_state import state_lines
-from qc_daemon.exam_summary import write_summary
-from qc_daemon.operate import stored_findings
-from qc_daemon.report.reader import from_sr
+from detector.errors import Flag
+from qc_daemon.cli.app import app
+from qc_daemon.operations.exams import state_lines
+from qc_daemon.operations.operate import stored_findings
+from qc_daemon.operations.summaries import write_summary
 from qc_daemon.report.source import Source
+from qc_daemon.report.sr.parse import from_sr
 from tests.clinic import Clinic
 from tests.report import paper
 

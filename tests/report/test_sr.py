@@ -19,19 +19,19 @@ from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from detector.codes import ErrorCode, Flag, QCError
-from detector.detection import Detection
-from detector.vocabulary import LABELS, View
-from model.criteria_table import RULES
+from detector.anatomy import LABELS, View
+from detector.boxes import Detection
+from detector.errors import ErrorCode, Flag, QCError
+from model.criteria.rules import RULES
 from model.finding import NON_STANDARD, QUALITY_LABELS, STANDARD, BundleId, Criterion, Finding
-from qc_daemon.identity import MANUFACTURER
-from qc_daemon.report import codes
-from qc_daemon.report.biometry import MachineReport, MachineValue
+from qc_daemon.dicom.implementation import MANUFACTURER
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.groups import decimals, storable
-from qc_daemon.report.reader import biometry_from_sr, from_sr
 from qc_daemon.report.source import Source
-from qc_daemon.report.sr import Reference, build_sr
+from qc_daemon.report.sr import codes
+from qc_daemon.report.sr.biometry import MachineReport, MachineValue
+from qc_daemon.report.sr.document import Reference, build_sr
+from qc_daemon.report.sr.groups import decimals, storable
+from qc_daemon.report.sr.parse import biometry_from_sr, from_sr
 
 CREATED = datetime(2026, 1, 2, 9, 30, 0, 250000, tzinfo=UTC)
 RETIRED_IMAGE = "1.2.840.10008.5.1.4.1.1.6"

@@ -16,8 +16,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.groups import storable
-from qc_daemon.report.reader import biometry_from_sr, from_sr
+from qc_daemon.report.sr.groups import storable
+from qc_daemon.report.sr.parse import biometry_from_sr, from_sr
 from tests.conftest import ROOT, require
 from tests.report import pixelmed, sr_reader
 from tests.report.sr_matrix import MULTI_FRAME, Case, cases, real_cases

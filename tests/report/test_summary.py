@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from detector.codes import ErrorCode, Flag, QCError
-from detector.detection import Detection
-from detector.vocabulary import LABELS, View
-from model.criteria_table import RULES
+from detector.anatomy import LABELS, View
+from detector.boxes import Detection
+from detector.errors import ErrorCode, Flag, QCError
+from model.criteria.rules import RULES
 from model.finding import NON_STANDARD, REVIEW, STANDARD, Criterion
-from qc_daemon.report.encapsulated import build_pdf
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.html import summary_html
-from qc_daemon.report.language import LANGUAGES
-from qc_daemon.report.overlay import render_frame
-from qc_daemon.report.page import Page, compose, person
-from qc_daemon.report.pdf import Pictures, summary_pdf
-from qc_daemon.report.summary import Shot, Standing, Summary, summarise
+from qc_daemon.report.objects.encapsulated_pdf import build_pdf
+from qc_daemon.report.objects.overlay import render_frame
+from qc_daemon.report.summary.html import summary_html
+from qc_daemon.report.summary.language import LANGUAGES
+from qc_daemon.report.summary.pdf import Pictures, summary_pdf
+from qc_daemon.report.summary.summary import Shot, Standing, Summary, summarise
+from qc_daemon.report.summary.text import Page, compose, person
 from tests.report import paper
 
 Make = Callable[..., Any]

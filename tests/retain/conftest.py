@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 
-from qc_daemon.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.receive import Spool
-from qc_daemon.records import receipts, revisions, schema
-from qc_daemon.records.revisions import RevisionFacts
+from qc_daemon.records import schema
+from qc_daemon.records.received import receipts, revisions
+from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
 from tests.wire import Pacs, part10, ultrasound

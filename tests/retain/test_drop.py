@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from detector.codes import QCError
+from detector.errors import QCError
 from qc_daemon.records.tables import Exam, ExamState, JobRow, JobState, Revision, RevisionState
 from qc_daemon.retain.reconcile import reconcile
-from qc_daemon.retain.worker import Retention, Rule, drop_due
+from qc_daemon.retain.retention import Retention, Rule, drop_due
 from qc_daemon.settings import Settings, SettingsError, load
 from tests.retain.conftest import MONDAY, Yard
 
@@ -52,7 +52,7 @@ def test_a_crash_before_the_file_goes_is_mended_at_the_next_start(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("qc_daemon.retain.worker._unlink", crash)
+        patch.setattr("qc_daemon.retain.retention._unlink", crash)
         with pytest.raises(KeyboardInterrupt):
             drop_due(yard.store, yard.spool.root, RULE, LATER)
     assert len(files(yard)) == 1
@@ -75,10 +75,10 @@ def test_nothing_leaves_while_the_database_is_away(yard: Yard) -> None:
 def test_every_hour_and_at_once_while_there_is_more(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qc_daemon.retain.worker.BATCH", 1)
+    monkeypatch.setattr("qc_daemon.retain.retention.BATCH", 1)
     made: list[int] = []
     monkeypatch.setattr(
-        "qc_daemon.retain.worker.drop_due", lambda *_args: made.append(1) or (len(made) < 3)
+        "qc_daemon.retain.retention.drop_due", lambda *_args: made.append(1) or (len(made) < 3)
     )
     retention = Retention(yard.store, yard.settings)
     for second in (0.0, 1.0, 2.0, 3.0, 3601.0):

@@ -12,9 +12,9 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from sqlalchemy import update
 
-from detector.codes import ErrorCode, QCError
+from detector.errors import ErrorCode, QCError
 from qc_daemon.receive import Receiver, listen
-from qc_daemon.records.revisions import RevisionFacts
+from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.tables import Revision
 from qc_daemon.retain.originals import Originals
 from qc_daemon.retain.reconcile import reconcile

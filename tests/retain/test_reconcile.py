@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from detector.codes import QCError
-from qc_daemon import daemon, service_lock
-from qc_daemon.observe import tally
-from qc_daemon.operate import list_jobs
-from qc_daemon.orphans import discard_orphans, list_orphans, release_orphans
+from detector.errors import QCError
+from qc_daemon.observe import counters
+from qc_daemon.operations.operate import list_jobs
+from qc_daemon.operations.spool import discard_orphans, list_orphans, release_orphans
 from qc_daemon.records.tables import Revision
 from qc_daemon.retain.reconcile import MARGIN, reconcile
+from qc_daemon.service import lock
+from qc_daemon.service import supervisor as daemon
 from qc_daemon.settings import RuleSettings
 from tests.retain.conftest import Yard
 from tests.wire import association, eventually, ultrasound
@@ -132,7 +133,7 @@ def test_a_discarded_orphan_is_gone_and_nothing_else_can_be_discarded(yard: Yard
             discard_orphans(yard.settings, [name])
     fresh = yard.file(hours_old=0)
     with (
-        service_lock.running(yard.spool.root),
+        lock.running(yard.spool.root),
         pytest.raises(QCError, match="being received"),
     ):
         discard_orphans(yard.settings, [fresh.stem])
@@ -211,9 +212,9 @@ def test_orphans_are_counted_again_while_the_service_runs(
     comparing = threading.Thread(target=supervisor._reconcile)
     comparing.start()
     try:
-        assert tally.board().most("spool_orphans") == 0
+        assert counters.board().most("spool_orphans") == 0
         yard.file()
-        eventually(lambda: tally.board().most("spool_orphans") == 1)
+        eventually(lambda: counters.board().most("spool_orphans") == 1)
     finally:
         supervisor._stop.set()
         comparing.join()

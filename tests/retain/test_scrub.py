@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon.doctor import examine
-from qc_daemon.observe import tally
-from qc_daemon.records.revisions import RevisionFacts
+from detector.errors import ErrorCode, QCError
+from qc_daemon.observe import counters
+from qc_daemon.operations.doctor import examine
+from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.retain import scrub
 from qc_daemon.retain.scrub import Pace, Pass, Scrub, due, read
 from tests.retain.conftest import Yard
@@ -64,12 +64,12 @@ def test_whole_files_are_in_order(yard: Yard, night: Night) -> None:
 def test_a_flipped_bit_is_an_alarm_and_the_file_is_kept_aside(yard: Yard, night: Night) -> None:
     whole, damaged = yard.receive(), yard.receive()
     flip(yard.spool.root / damaged.path)
-    before = tally.board().total("spool_damaged")
+    before = counters.board().total("spool_damaged")
     done = night.step()
     assert done is not None
     assert (done.files, done.damaged, done.missing) == (2, 1, 0)
-    assert tally.board().total("spool_damaged") == before + 1
-    assert tally.board().most("scrub_faults") == 1
+    assert counters.board().total("spool_damaged") == before + 1
+    assert counters.board().most("scrub_faults") == 1
     assert not (yard.spool.root / damaged.path).exists()
     assert (yard.spool.root / whole.path).exists()
     (aside,) = (yard.spool.root / "damaged").iterdir()

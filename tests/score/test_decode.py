@@ -20,8 +20,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
-from detector.codes import ErrorCode, QCError
-from detector.reader import read_frames, summarise
+from detector.errors import ErrorCode, QCError
+from detector.imaging.reader import read_frames, summarise
 from qc_daemon.score.decode import DecodeProcess, spread
 from training.phantom.dicom import exam
 

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from model.finding import BundleId
-from qc_daemon.operate import seed_bundle
-from qc_daemon.records import bundles, schema
+from qc_daemon.operations.operate import seed_bundle
+from qc_daemon.records import schema
+from qc_daemon.records.results import bundles
 from qc_daemon.records.store import Store
 from qc_daemon.score.models import Models
 from qc_daemon.score.worker import ScoreWorker

@@ -12,16 +12,16 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from sqlalchemy import select
 
-from detector.codes import ErrorCode, QCError
-from qc_daemon.identity import MANUFACTURER
-from qc_daemon.operate import quarantined
-from qc_daemon.records import measurements as stored
+from detector.errors import ErrorCode, QCError
+from qc_daemon.dicom.implementation import MANUFACTURER
+from qc_daemon.operations.operate import quarantined
 from qc_daemon.records import schema
-from qc_daemon.records.measurements import MeasuredValue
-from qc_daemon.records.receipts import Receipt, admit
+from qc_daemon.records.received.receipts import Receipt, admit
+from qc_daemon.records.results import measurements as stored
+from qc_daemon.records.results.measurements import MeasuredValue
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobRow, Revision
-from qc_daemon.score.obgyn import Measured, measurements, read_measurements
+from qc_daemon.score.obgyn_report import Measured, measurements, read_measurements
 from qc_daemon.score.worker import ScoreWorker
 from qc_daemon.settings import Settings, load
 from tests.wire import part10, ultrasound

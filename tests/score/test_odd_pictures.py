@@ -20,7 +20,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from detector.vocabulary import View
+from detector.anatomy import View
 from tests.command import qc_daemon
 from training.phantom import make
 

@@ -12,12 +12,19 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from detector.codes import ErrorCode, QCError
-from detector.vocabulary import View
-from qc_daemon.operate import activate_bundle, quarantined, release, seed_bundle, stored_findings
-from qc_daemon.records import jobs, schema
-from qc_daemon.records.receipts import Receipt, admit
-from qc_daemon.records.revisions import RevisionFacts
+from detector.anatomy import View
+from detector.errors import ErrorCode, QCError
+from qc_daemon.operations.operate import (
+    activate_bundle,
+    quarantined,
+    release,
+    seed_bundle,
+    stored_findings,
+)
+from qc_daemon.records import schema
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.received.receipts import Receipt, admit
+from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobState
 from qc_daemon.score.worker import ScoreWorker
@@ -295,8 +302,8 @@ def test_an_exam_keeps_the_bundle_it_was_opened_with(worker: ScoreWorker, tmp_pa
     """A bundle whose manifest changed since it was activated is refused, not silently used."""
     import shutil
 
-    from detector.codes import QCError
-    from qc_daemon.operate import bundle_folder
+    from detector.errors import QCError
+    from qc_daemon.operations.operate import bundle_folder
 
     copy = tmp_path / "mine"
     shutil.copytree(bundle_folder("default"), copy)

@@ -23,8 +23,8 @@ from pydicom.uid import (
 )
 
 from detector.frame import Pixels
-from detector.picture import read_picture
-from training.fetus_framework import read_fetus_framework
+from detector.imaging.picture_file import read_picture
+from training.data.fetus_framework import read_fetus_framework
 
 LOSSLESS = ("rgb", "region", "cine")
 JPEG_QUALITY = 90

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import load_spatialclip, save_spatialclip
-from model.inputs import Inputs
-from model.spatialclip import SpatialClip, small_config
-from model.stages import Stage, set_stage
-from training.adapters import add_adapters, merge_adapters
+from model.spatialclip.checkpoint import load_spatialclip, save_spatialclip
+from model.spatialclip.network import SpatialClip, small_config
+from model.spatialclip.preprocess import Inputs
+from model.spatialclip.stages import Stage, set_stage
+from training.train.lora import add_adapters, merge_adapters
 
 
 def inputs(network: SpatialClip) -> Inputs:

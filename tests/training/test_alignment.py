@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.alignment import PAIRS, health, recall
+from training.evaluation.alignment import PAIRS, health, recall
 
 
 def unit(values: np.ndarray) -> np.ndarray:

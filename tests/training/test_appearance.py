@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from training.appearance import LEAST_PICTURES, appearance, looks
+from training.data.styles import LEAST_PICTURES, appearance, looks
 
 
 def picture(seed: int, grain: int, floor: int, width: int) -> np.ndarray:

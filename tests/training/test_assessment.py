@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from detector.detection import Detection
-from detector.vocabulary import View
+from detector.anatomy import View
+from detector.boxes import Detection
 from model.finding import NON_STANDARD, REVIEW, STANDARD, Criterion
-from training.ablation import ABLATIONS
-from training.assessment import assess, failures, plain
-from training.metrics import match
-from training.verdict import Verdict
+from training.evaluation.ablation import ABLATIONS
+from training.evaluation.detection import match
+from training.evaluation.record import Verdict
+from training.evaluation.summary import assess, failures, plain
 
 RIGHT = Verdict(
     picture="a.png",

@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from detector.anatomy import View
 from detector.console import UsageError
-from detector.vocabulary import View
-from model.bundle import MANIFEST, Bundle, locate
-from model.spatialclip import VIEWS
-from training import runs
-from training.ablation import WHOLE
-from training.bundling import (
+from model.bundle.bundle import MANIFEST, Bundle, locate
+from model.spatialclip.network import VIEWS
+from training.bundling.make import (
     REAL_PICTURES,
     Calibrating,
     fit_view_threshold,
     make_bundle,
     real_views,
 )
+from training.data.samples import Origin, Sample, read_samples
+from training.evaluation.ablation import WHOLE
 from training.phantom.dataset import write_dataset
-from training.samples import Origin, Sample, read_samples
+from training.train import runs
 
 
 def row(view: str, standard: bool) -> dict[str, Any]:

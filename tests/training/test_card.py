@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from model.bundle import locate
-from training.card import model_card
+from model.bundle.bundle import locate
+from training.bundling.model_card import model_card
 
 
 @pytest.fixture

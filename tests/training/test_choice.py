@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from detector.vocabulary import View
+from detector.anatomy import View
 from model.isotonic import Isotonic
 from model.scaling import Scaling
-from training.choice import choose, paired
+from training.evaluation.select_calibration import choose, paired
 
 
 def stepped(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.detection import Detection
-from detector.vocabulary import View
-from model.criteria import Better, CriteriaThresholds
-from training.criteria import CriteriaSample, band_of, fit, rates
+from detector.anatomy import View
+from detector.boxes import Detection
+from model.criteria.checks import Better, CriteriaThresholds
+from training.bundling.fit_criteria import CriteriaSample, band_of, fit, rates
 
 MET = np.array([True] * 20 + [False] * 20)
 

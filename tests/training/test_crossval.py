@@ -6,17 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from detector.anatomy import View
 from detector.console import UsageError
-from detector.vocabulary import View
-from training import bundling, corpus, pipeline
-from training.ablation import ABLATIONS
-from training.crossval import cross_validate, keep_plan
-from training.describer import DescriberSettings, fresh
-from training.detector import DetectorRecipe, train_detector
-from training.folds import Plan, predictions
+from training.bundling import make
+from training.crossval.folds import Plan, predictions
+from training.crossval.run import cross_validate, keep_plan
+from training.data import splits
+from training.data.samples import Origin, data_hash, read_samples
+from training.evaluation.ablation import ABLATIONS
 from training.phantom.dataset import write_dataset
-from training.samples import Origin, data_hash, read_samples
-from training.spatialclip import SpatialClipRecipe
+from training.train import small_spatialclip
+from training.train.describer import DescriberSettings, fresh
+from training.train.detector import DetectorRecipe, train_detector
+from training.train.spatialclip import SpatialClipRecipe
 
 
 def test_models_of_another_plan_are_not_mixed_in(tmp_path: Path) -> None:
@@ -47,10 +49,10 @@ def test_every_real_picture_is_judged_once_by_models_that_never_saw_it(tmp_path:
     fresh(DescriberSettings(seed=0, layers=1, hidden=32, heads=2)).save(tmp_path / "describer")
     recipe = DetectorRecipe(size=64, epochs=1, batch=8, warmup_steps=1)
     train_detector(simulated[40:], real[:4], tmp_path / "base", recipe)
-    evidence = pipeline.gather_folds(
+    evidence = small_spatialclip.gather_folds(
         simulated[40:], [tmp_path / "base"], tmp_path / "describer", tmp_path / "cache", 0
     )
-    pipeline.train_small_spatialclip(
+    small_spatialclip.train_small_spatialclip(
         evidence,
         evidence,
         tmp_path / "clip",
@@ -96,15 +98,15 @@ def test_every_real_picture_is_judged_once_by_models_that_never_saw_it(tmp_path:
     judged = predictions(plan.out)
     assert sorted(row["group"] for row in judged) == sorted(s.group for s in real)
     for fold in range(3):
-        training, held = corpus.without_fold([*real, *simulated[50:]], fold, 3, 0)
+        training, held = splits.without_fold([*real, *simulated[50:]], fold, 3, 0)
         facts = json.loads((plan.out / f"spatialclip-{fold}" / "training.json").read_text())
         assert facts["training"]["sha256"] == data_hash(training)
         assert {row["group"] for row in judged if row["fold"] == fold} == {s.group for s in held}
         boxed = json.loads((plan.out / f"detector-{fold}" / "training.json").read_text())
-        own, _ = corpus.without_fold(real, fold, 3, 0)
+        own, _ = splits.without_fold(real, fold, 3, 0)
         assert boxed["training"]["sha256"] == data_hash([*own, *simulated[40:50]])
     (tmp_path / "describer" / "training.json").write_text("{}")
-    facts = bundling.make_bundle(
+    facts = make.make_bundle(
         tmp_path / "bundle",
         plan.out / "detector-0",
         tmp_path / "describer",

@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from model.calibration import expected_calibration_error
-from training.curves import area, average_precision, precision_recall, reliability, roc, wilson
-from training.quality import f1
+from training.evaluation.classification import f1
+from training.evaluation.curves import (
+    area,
+    average_precision,
+    precision_recall,
+    reliability,
+    roc,
+    wilson,
+)
 
 PAIRS = st.lists(
     st.tuples(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.5, 1.0])), st.booleans()),

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from detector.detection import Detection
-from detector.vocabulary import LABELS
-from model.bundle import CARD, Bundle, locate
+from detector.anatomy import LABELS
+from detector.boxes import Detection
+from model.bundle.bundle import CARD, Bundle, locate
 from model.judge import Judge
 from tests.model.synonyms import undetected
-from training.assessment import assess
-from training.card import model_card
-from training.corpus import divide
-from training.evaluate import on_others, on_phantoms
-from training.fetus_framework import read_fetus_framework
-from training.labelled import judge_pictures, samples
-from training.us_dicom import halves
+from training.bundling.model_card import model_card
+from training.data.fetus_framework import read_fetus_framework
+from training.data.other_organs import halves
+from training.data.splits import divide
+from training.evaluation.evaluate import on_others, on_phantoms
+from training.evaluation.predict import judge_pictures, samples
+from training.evaluation.summary import assess
 
 UNSEEN = 9_000_000
 

@@ -3,10 +3,10 @@ import random
 
 import pytest
 
-from model.describer import Describer
-from model.grammar import Writer
-from model.lexicon import Wording, join
-from training.describer import (
+from model.describer.describer import Describer
+from model.describer.grammar import Writer
+from model.describer.lexicon import Wording, join
+from training.train.describer import (
     DescriberSettings,
     collate,
     exact_rates,

@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detector.codes import QCError
+from detector.anatomy import View
+from detector.errors import QCError
 from detector.frame import Frame, Region
-from detector.vocabulary import View
-from model.bundle import Bundle
+from model.bundle.bundle import Bundle
 from model.judge import Judge
 from tests.command import qc_model
-from training import corpus
-from training.ablation import ABLATIONS, ablate
-from training.labelled import Picture, judge_pictures, with_looks
+from training.data import splits
+from training.data.samples import read_samples
+from training.evaluation.ablation import ABLATIONS, ablate
+from training.evaluation.predict import Picture, judge_pictures, with_looks
 from training.phantom import make
 from training.phantom.dataset import write_dataset
-from training.samples import read_samples
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +99,8 @@ def test_the_command_writes_a_report_of_each_set(samples: Path, tmp_path: Path) 
 
 def test_only_the_held_out_groups_are_judged(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "fetus_framework"
-    every = corpus.gather(None, folder, ["set2_train"])
-    held = corpus.divide(every, 0.02, 3)[1]
+    every = splits.gather(None, folder, ["set2_train"])
+    held = splits.divide(every, 0.02, 3)[1]
     assert 3 <= len(held) <= 40
     done = qc_model(
         *("evaluate", "--count", 0, "--fetus-framework", folder, "--split", "set2_train"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from detector.console import UsageError
-from training.jobs import Piece, side_by_side
+from training.crossval.parallel import Piece, side_by_side
 
 
 def note(folder: Path, name: str) -> None:

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.inputs import FILL
-from training.marks import burn_in
+from model.spatialclip.preprocess import FILL
+from training.augment.burned_in import burn_in
 
 
 def picture(height: int = 150, width: int = 200) -> np.ndarray:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from detector.detection import Detection
-from training.metrics import DetectorScore, match, score
+from detector.boxes import Detection
+from training.evaluation.detection import DetectorScore, match, score
 
 NT = frozenset({"NT"})
 

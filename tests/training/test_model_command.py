@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from training import cli
+from training.data.samples import Origin, read_samples
 from training.phantom.dataset import write_dataset
-from training.samples import Origin, read_samples
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +224,7 @@ def test_a_run_is_gone_on_with_or_replaced_only_where_asked(
 def test_a_loss_that_is_no_number_ends_the_run_without_weights(
     phantoms: Path, tmp_path: Path, qc_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from training import detector
+    from training.train import detector
 
     honest = detector.DetectionLoss.__call__
     monkeypatch.setattr(

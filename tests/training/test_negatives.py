@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from training.corpus import divide, fold_of, without_fold
-from training.evidence import Evidence
-from training.folds import without
-from training.negatives import write_negatives
-from training.samples import Origin, Sample, read_samples
+from training.crossval.folds import without
+from training.data.negatives import write_negatives
+from training.data.prepared import Evidence
+from training.data.samples import Origin, Sample, read_samples
+from training.data.splits import divide, fold_of, without_fold
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ from pydicom.uid import (
 from typer import Typer
 from typer.testing import CliRunner
 
+from detector.anatomy import View
 from detector.console import UsageError
-from detector.vocabulary import View
 from training.phantom import (
     VIEWS,
     Patient,

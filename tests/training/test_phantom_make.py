@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.vocabulary import BY_CODE, View
-from model.criteria_table import RULES
+from detector.anatomy import BY_CODE, View
+from model.criteria.rules import RULES
 from training.phantom import APPLICABLE, FAILS, VIEWS, Defect, Phantom, make, make_cine
 from training.phantom import plan as planning
 from training.phantom.bmode import Machine

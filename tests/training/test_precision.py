@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.precision import autocast
+from training.train.precision import autocast
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 
 from model.finding import NON_STANDARD
 from tests.training.test_assessment import RIGHT, verdicts
-from training import plots
-from training.assessment import assess, plain
-from training.report import html, write_report
+from training.evaluation import plots
+from training.evaluation.report import html, write_report
+from training.evaluation.summary import assess, plain
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 

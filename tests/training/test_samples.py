@@ -10,14 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from detector.anatomy import View
 from detector.console import UsageError
-from detector.vocabulary import View
-from training.corpus import divide, gather
-from training.fetus_framework import read_fetus_framework
-from training.negatives import write_negatives
+from training.data.fetus_framework import read_fetus_framework
+from training.data.negatives import write_negatives
+from training.data.other_organs import halves
+from training.data.samples import Origin, Sample, SampleError, data_hash, read_samples
+from training.data.splits import divide, gather
 from training.phantom.dataset import write_dataset
-from training.samples import Origin, Sample, SampleError, data_hash, read_samples
-from training.us_dicom import halves
 
 WIDTH, HEIGHT = 64, 48
 

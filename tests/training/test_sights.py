@@ -8,18 +8,18 @@ import pytest
 import torch
 from PIL import Image
 
-from detector.detection import Detection
-from detector.mirror import mirrored
-from detector.vocabulary import View
-from model.inputs import FILL, Preprocessor
-from model.spatialclip import SpatialClip, small_config
-from training import sights
-from training.evidence import Evidence
-from training.pipeline import PICTURE_SIZE, train_small_spatialclip, train_tokenizer
-from training.samples import Origin, Sample
-from training.sights import with_copies, with_sights
-from training.spatialclip import SpatialClipRecipe, copy_change, make_batch, predict
-from training.variation import vary
+from detector.anatomy import View
+from detector.boxes import Detection
+from detector.yolo.flip import mirrored
+from model.spatialclip.network import SpatialClip, small_config
+from model.spatialclip.preprocess import FILL, Preprocessor
+from training.data import feature_cache
+from training.data.augment import vary
+from training.data.feature_cache import with_copies, with_sights
+from training.data.prepared import Evidence
+from training.data.samples import Origin, Sample
+from training.train.small_spatialclip import PICTURE_SIZE, train_small_spatialclip, train_tokenizer
+from training.train.spatialclip import SpatialClipRecipe, copy_change, make_batch, predict
 
 WORDS = ("The nuchal translucency is seen.", "The palate is seen.")
 SIZE = (400, 300)
@@ -76,7 +76,7 @@ def test_sights_are_made_once_and_drawn_at_random(
     def never(*_: object) -> None:
         raise AssertionError("looked again")
 
-    monkeypatch.setattr(sights, "vary", never)
+    monkeypatch.setattr(feature_cache, "vary", never)
     again = with_sights(items, stem, preprocessor, tmp_path, varied=3, seed=0)
     for a, b in zip(first, again, strict=True):
         assert all(
@@ -165,7 +165,7 @@ def test_training_on_sights_leaves_the_stem_as_it_was(tmp_path: Path) -> None:
     assert facts["recipe"]["sights"] == 2
     # Six real and two simulated to learn from, two more to judge.
     assert len(list((tmp_path / "cache" / "sights").glob("*.npz"))) == 10
-    from model.checkpoint import load_spatialclip
+    from model.spatialclip.checkpoint import load_spatialclip
 
     before, after = (load_spatialclip(tmp_path / name) for name in ("start", "run"))
     assert before.trimodal_clip.stem is not None

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from detector.anatomy import View
+from detector.boxes import Detection
 from detector.console import UsageError
-from detector.detection import Detection
-from detector.mirror import mirrored
-from detector.vocabulary import View
-from model.inputs import Preprocessor
-from model.spatialclip import VIEWS, SpatialClip, small_config
-from model.stages import Stage
-from training.evidence import Evidence
-from training.losses import quality_loss
-from training.pipeline import PICTURE_SIZE, train_tokenizer
-from training.samples import Origin, Sample
-from training.spatialclip import (
+from detector.yolo.flip import mirrored
+from model.spatialclip.network import VIEWS, SpatialClip, small_config
+from model.spatialclip.preprocess import Preprocessor
+from model.spatialclip.stages import Stage
+from training.data.prepared import Evidence
+from training.data.samples import Origin, Sample
+from training.train.losses import quality_loss
+from training.train.small_spatialclip import PICTURE_SIZE, train_tokenizer
+from training.train.spatialclip import (
     ALONE,
     NO_VIEW,
     Batch,

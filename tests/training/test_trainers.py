@@ -10,20 +10,25 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from detector.detection import Detection
-from detector.mirror import mirrored
-from detector.vocabulary import View
-from detector.yolo import YoloDetector
-from model.checkpoint import load_spatialclip
-from model.describer import Describer
-from model.inputs import Preprocessor
+from detector.anatomy import View
+from detector.boxes import Detection
+from detector.yolo.flip import mirrored
+from detector.yolo.yolo import YoloDetector
+from model.describer.describer import Describer
 from model.judge import Thresholds
-from model.spatialclip import SpatialClip, small_config
-from model.stages import Stage, set_stage
-from training import detector as detector_training
-from training.corpus import divide, fold_of, without_fold
-from training.describer import DescriberSettings, fresh
-from training.detector import (
+from model.spatialclip.checkpoint import load_spatialclip
+from model.spatialclip.network import SpatialClip, small_config
+from model.spatialclip.preprocess import Preprocessor
+from model.spatialclip.stages import Stage, set_stage
+from training.data.augment import vary
+from training.data.negatives import shuffled
+from training.data.prepared import Evidence, gathered
+from training.data.samples import Origin, Sample, file_hash, read_samples
+from training.data.splits import divide, fold_of, without_fold
+from training.phantom.dataset import write_dataset
+from training.train import detector as detector_training
+from training.train.describer import DescriberSettings, fresh
+from training.train.detector import (
     DetectorRecipe,
     Picture,
     augment,
@@ -31,19 +36,14 @@ from training.detector import (
     epoch_order,
     load_picture,
 )
-from training.evidence import Evidence, gathered
-from training.losses import class_weights, contrastive, quality_loss
-from training.negatives import shuffled
-from training.phantom.dataset import write_dataset
-from training.pipeline import PICTURE_SIZE, gather_folds, train_small_spatialclip
-from training.samples import Origin, Sample, file_hash, read_samples
-from training.spatialclip import (
+from training.train.losses import class_weights, contrastive, quality_loss
+from training.train.small_spatialclip import PICTURE_SIZE, gather_folds, train_small_spatialclip
+from training.train.spatialclip import (
     CriteriaHeads,
     SpatialClipRecipe,
     modality_mask,
     parameter_groups,
 )
-from training.variation import vary
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_mirroring_moves_boxes_and_renames_sides() -> None:
 
 def test_labels_that_were_not_annotated_cost_nothing(samples: list[Sample]) -> None:
     """Scores of unknown labels get no gradient: unannotated is not negative."""
-    from detector.yolo import build_network
+    from detector.yolo.yolo import build_network
 
     torch.manual_seed(0)
     network = build_network("yolo11n.yaml", len(detector_training.CODES))

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.ablation import ABLATIONS
-from training.folds import Plan
+from training.crossval.folds import Plan
+from training.crossval.leave_style_out import by_branch, by_group, told
+from training.data.samples import read_samples
+from training.evaluation.ablation import ABLATIONS
 from training.phantom.dataset import write_dataset
-from training.samples import read_samples
-from training.unseen_looks import by_branch, by_group, told
 
 
 def rows(standard: list[bool]) -> list[dict[str, Any]]:

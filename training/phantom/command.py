@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from detector.anatomy import View
 from detector.console import UsageError
-from detector.vocabulary import View
-from training.dataset_folder import SAMPLES, TRUTH, begin_dataset
+from training.data.dataset_folder import SAMPLES, TRUTH, begin_dataset
 from training.phantom.dataset import write_dataset, write_exams
 from training.phantom.simulate import VIEWS
 

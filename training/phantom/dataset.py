@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from detector.vocabulary import BY_CODE, View
-from training.dataset_folder import SAMPLES, TRUTH, write_listing
+from detector.anatomy import BY_CODE, View
+from training.data.dataset_folder import SAMPLES, TRUTH, write_listing
 from training.phantom.dicom import exam_with_truth
 from training.phantom.simulate import VIEWS, Phantom, make
 

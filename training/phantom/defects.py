@@ -2,8 +2,8 @@
 
 from enum import StrEnum
 
-from detector.vocabulary import View
-from model.criteria_table import (
+from detector.anatomy import View
+from model.criteria.rules import (
     BRAIN,
     CHOROID,
     COMPLETE,

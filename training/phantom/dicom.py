@@ -20,8 +20,8 @@ from pydicom.uid import (
     UltrasoundMultiFrameImageStorage,
 )
 
-from detector.source import SIMULATOR
-from detector.vocabulary import View
+from detector.anatomy import View
+from detector.imaging.dicom_file import SIMULATOR
 from training.phantom.simulate import VIEWS, Phantom, make, make_cine
 
 _NAMESPACE = uuid.UUID("6f1c2a58-7a0e-5e0b-9d3c-2f5b8c1d4e90")

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from detector.detection import Box
+from detector.boxes import Box
 from detector.frame import Pixels
 
 _WORDS = (

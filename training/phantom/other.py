@@ -5,7 +5,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from detector.detection import Box
+from detector.boxes import Box
 from detector.frame import Pixels
 from training.phantom.bmode import Machine, acquire
 from training.phantom.machine_marks import burn_in, phrase, write

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import numpy as np
 
-from detector.vocabulary import View
+from detector.anatomy import View
 from training.phantom import abdomen, crl, head, nt
 from training.phantom.bmode import Machine, Shadow
 from training.phantom.defects import APPLICABLE, Defect, compatible

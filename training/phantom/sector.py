@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from detector.detection import Box
+from detector.boxes import Box
 
 Floats = npt.NDArray[np.float32]
 Points = npt.NDArray[np.float64]

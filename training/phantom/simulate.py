@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from detector.detection import Box
+from detector.anatomy import LABELS, View
+from detector.boxes import Box
 from detector.frame import Pixels
-from detector.vocabulary import LABELS, View
 from training.phantom import other
 from training.phantom.bmode import Picture, acquire
 from training.phantom.defects import APPLICABLE, Defect, truth

@@ -1,0 +1,1 @@
+"""Reading pictures: DICOM and plain files to RGB frames and their tissue regions."""

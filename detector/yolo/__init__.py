@@ -1,0 +1,1 @@
+"""The anatomy detector (ultralytics YOLO) and its merging with the mirror image."""

@@ -1,0 +1,279 @@
+"""The anatomy detector: an ultralytics YOLO held as yaml and safetensors, never as a pickle."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+import yaml  # type: ignore[import-untyped]
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from detector.anatomy import BY_CODE, BY_FETUS_FRAMEWORK
+from detector.boxes import Detection, area, at_least, clip
+from detector.errors import ErrorCode, QCError
+from detector.frame import Pixels
+from detector.letterbox import Letterbox
+from detector.no_network import ultralytics_tasks
+from detector.yolo.flip import agreed, mirrored
+
+ARCHITECTURE, WEIGHTS, DESCRIPTION = "architecture.yaml", "weights.safetensors", "detector.json"
+FILES = (ARCHITECTURE, WEIGHTS, DESCRIPTION)
+FILL = 128
+MAX_DETECTIONS = 32
+LEAST_CONFIDENCE = 0.05
+STRIDE = 32
+_BATCH = 16
+
+
+class YoloDetector:
+    """Finds each structure at most once: every label of the vocabulary is one of a kind in a
+    picture, so the best box of each label is the answer and no suppression of overlaps is needed.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        labels: Sequence[str],
+        size: int,
+        confidence: float = LEAST_CONFIDENCE,
+        mirrored: bool = False,
+    ) -> None:
+        """`labels` are vocabulary codes in class order; `size` is the square side in pixels.
+
+        `mirrored`: it looks at the mirror image too, in twice the time, and says what both tell.
+        """
+        self.network = network.eval()
+        self.labels = tuple(labels)
+        self.size = size
+        self.confidence = confidence
+        self.mirrored = mirrored
+
+    @classmethod
+    def load(cls, folder: Path, device: str | torch.device = "cpu") -> Self:
+        """From architecture.yaml, weights.safetensors and detector.json; strict.
+
+        Raises QCError: bundle-incomplete on a missing file, bundle-mismatch on a wrong one.
+        """
+        for name in FILES:
+            if not (folder / name).is_file():
+                raise QCError(ErrorCode.BUNDLE_INCOMPLETE, f"detector: {name} is missing")
+        try:
+            description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+            labels = tuple(map(str, description["labels"]))
+            size, confidence = int(description["size"]), float(description["confidence"])
+            mirrored = bool(description.get("mirrored", False))
+            architecture = yaml.safe_load((folder / ARCHITECTURE).read_text(encoding="utf-8"))
+            weights = load_file(folder / WEIGHTS)
+            _check(labels, size)
+            network = build_network(architecture, len(labels))
+            network.load_state_dict({name: _widened(t) for name, t in weights.items()})
+        except (
+            *(ValueError, TypeError, KeyError, AttributeError, RuntimeError),
+            *(yaml.YAMLError, SafetensorError),
+        ) as error:
+            raise QCError(ErrorCode.BUNDLE_MISMATCH, f"detector: {_line(error)}") from error
+        network.eval()
+        network.fuse(verbose=False)  # type: ignore[operator]
+        network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(network, labels, size, confidence, mirrored)
+
+    @torch.inference_mode()
+    def detect(
+        self, images: Sequence[Pixels], confidence: float | None = None
+    ) -> list[tuple[Detection, ...]]:
+        """Structures of each RGB picture, (H, W, 3) uint8 of any size, best first, at most 32.
+
+        Boxes are in the given picture's pixels. `confidence` replaces the bundle's own floor.
+        """
+        floor = self.confidence if confidence is None else confidence
+        found = self._look(images)
+        if self.mirrored:
+            flipped = [np.ascontiguousarray(image[:, ::-1]) for image in images]
+            found = [
+                agreed(once, mirrored(again, image.shape[1]))
+                for image, once, again in zip(images, found, self._look(flipped), strict=True)
+            ]
+        return [at_least(floor, each)[:MAX_DETECTIONS] for each in found]
+
+    def _look(self, images: Sequence[Pixels]) -> list[tuple[Detection, ...]]:
+        """The best box of each label, however unsure, best first."""
+        found: list[tuple[Detection, ...]] = []
+        for start in range(0, len(images), _BATCH):
+            chunk = images[start : start + _BATCH]
+            fits = [Letterbox.fit(i.shape[1], i.shape[0], self.size) for i in chunk]
+            rows: list[tuple[Detection, ...]] = [()] * len(chunk)
+            # Each picture's window depends on itself alone, so that its batch cannot change it.
+            for window in sorted({_window(fit) for fit in fits}):
+                alike = [row for row, fit in enumerate(fits) if _window(fit) == window]
+                batch = np.stack([fits[row].apply(chunk[row], fill=FILL) for row in alike])
+                best, scores = self._best(batch, window)
+                for row, box, score in zip(alike, best, scores, strict=True):
+                    rows[row] = self._detections(chunk[row], fits[row], box, score)
+            found.extend(rows)
+        return found
+
+    def _best(self, batch: Pixels, window: tuple[int, int, int, int]) -> tuple[Any, Any]:
+        """(B, S, S, 3), of which only `window` (left, top, right, bottom) is looked at -> best
+        corner box (B, classes, 4) in pixels of the square, and score (B, classes), of each label.
+        """
+        left, top, right, bottom = window
+        device = next(self.network.parameters()).device
+        inner = np.ascontiguousarray(batch[:, top:bottom, left:right])
+        pixels = torch.from_numpy(inner).to(device).permute(0, 3, 1, 2).float().div_(255)
+        output = self.network(pixels.contiguous(memory_format=torch.channels_last))
+        output = output[0] if isinstance(output, (tuple, list)) else output
+        best, scores = (
+            _best_of_final(output, len(self.labels))
+            if getattr(self.network, "end2end", False)
+            else _best_of_anchors(output)
+        )
+        offset = np.array([left, top, left, top], float)
+        return best.double().cpu().numpy() + offset, scores.double().cpu().numpy()
+
+    def _detections(
+        self, image: Pixels, letterbox: Letterbox, boxes: Any, scores: Any
+    ) -> tuple[Detection, ...]:
+        height, width = image.shape[:2]
+        kept = [
+            Detection(
+                label,
+                clip(letterbox.to_image((box[0], box[1], box[2], box[3])), width, height),
+                min(1.0, score),
+            )
+            for label, box, score in zip(self.labels, boxes.tolist(), scores.tolist(), strict=True)
+        ]
+        kept.sort(key=lambda d: (-d.confidence, d.label))
+        return tuple(d for d in kept if area(d.bbox) > 0)
+
+
+def build_network(architecture: str | Mapping[str, Any], classes: int) -> Any:
+    """An untrained ultralytics DetectionModel with that many classes.
+
+    `architecture` is a name that ultralytics ships ("yolo11n.yaml") or the content of such a file.
+    """
+    tasks = ultralytics_tasks()
+    content = (
+        tasks.yaml_model_load(architecture) if isinstance(architecture, str) else dict(architecture)
+    )
+    return tasks.DetectionModel(content, ch=3, nc=classes, verbose=False)
+
+
+def save_detector(
+    folder: Path,
+    network: nn.Module,
+    labels: Sequence[str],
+    size: int,
+    confidence: float = LEAST_CONFIDENCE,
+    mirrored: bool = False,
+) -> None:
+    """Write the three files that `YoloDetector.load` reads; weights as float16.
+
+    `network` is an unfused DetectionModel. Raises ValueError on labels or a size it cannot have.
+    """
+    _check(tuple(labels), size)
+    folder.mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any] = dict(network.yaml)  # type: ignore[arg-type]
+    content.pop("yaml_file", None)
+    (folder / ARCHITECTURE).write_text(
+        yaml.safe_dump(content, sort_keys=False, default_flow_style=None), encoding="utf-8"
+    )
+    save_file({k: _narrowed(v) for k, v in network.state_dict().items()}, folder / WEIGHTS)
+    description = {"labels": list(labels), "size": size, "confidence": confidence}
+    if mirrored:
+        description["mirrored"] = True
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+def convert_checkpoint(
+    checkpoint: Path, folder: Path, labels: Mapping[str, str] | None = None
+) -> None:
+    """Write an ultralytics .pt of any YOLO detector as a folder that `YoloDetector.load` reads.
+
+    Class names must be vocabulary codes, names of the Fetus Framework set, or keys of `labels`.
+    The unpickler admits ultralytics' own classes only. Raises QCError (bundle-mismatch).
+    """
+    tasks = ultralytics_tasks()
+    try:
+        network, _ = tasks.load_checkpoint(checkpoint)
+    except Exception as error:  # a foreign pickle can fail in any way
+        raise QCError(
+            ErrorCode.BUNDLE_MISMATCH,
+            f"{checkpoint.name} is no ultralytics checkpoint: {_line(error)}",
+        ) from error
+    if not isinstance(network, tasks.DetectionModel) or network.is_fused():
+        raise QCError(
+            ErrorCode.BUNDLE_MISMATCH, f"{checkpoint.name} is no unfused YOLO detection model"
+        )
+    names = network.names
+    codes = [_code(str(names[index]), labels or {}) for index in range(len(names))]
+    try:
+        save_detector(folder, network, codes, int(network.args["imgsz"]))
+    except ValueError as error:
+        raise QCError(ErrorCode.BUNDLE_MISMATCH, f"{checkpoint.name}: {error}") from error
+
+
+def _window(fit: Letterbox) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the square that holds the picture, in whole strides: grey
+    padding beyond it would only cost time."""
+    right, bottom = fit.size - fit.pad_x, fit.size - fit.pad_y
+    return (
+        *(fit.pad_x // STRIDE * STRIDE, fit.pad_y // STRIDE * STRIDE),
+        *(-(-right // STRIDE) * STRIDE, -(-bottom // STRIDE) * STRIDE),
+    )
+
+
+def _best_of_anchors(output: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 4 + classes, anchors), boxes by centre, width, height."""
+    scores, anchor = output[:, 4:].max(-1)
+    boxes = output[:, :4].transpose(1, 2)
+    best = boxes.gather(1, anchor.unsqueeze(-1).expand(-1, -1, 4))
+    centre, half = best[..., :2], best[..., 2:] / 2
+    return torch.cat((centre - half, centre + half), dim=-1), scores
+
+
+def _best_of_final(output: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """(B, boxes, 6) of a head without suppression (YOLO26): corners, score, class."""
+    own = output[..., 5:6].round() == torch.arange(classes, device=output.device)
+    scores, row = torch.where(own, output[..., 4:5], 0.0).max(1)
+    return output[..., :4].gather(1, row.unsqueeze(-1).expand(-1, -1, 4)), scores
+
+
+def _check(labels: tuple[str, ...], size: int) -> None:
+    unknown = [label for label in labels if label not in BY_CODE]
+    if unknown or not labels or len(set(labels)) != len(labels):
+        raise ValueError(f"labels {list(labels)} must be distinct codes of the vocabulary")
+    if size < STRIDE or size % STRIDE:
+        raise ValueError(f"size {size} is no multiple of 32, the coarsest stride")
+
+
+def _code(name: str, labels: Mapping[str, str]) -> str:
+    if name in labels:
+        return labels[name]
+    if name in BY_CODE:
+        return name
+    if name in BY_FETUS_FRAMEWORK:
+        return BY_FETUS_FRAMEWORK[name].code
+    raise QCError(
+        ErrorCode.BUNDLE_MISMATCH,
+        f"class {name!r} is not in the vocabulary: give the label it stands for",
+    )
+
+
+def _narrowed(tensor: Tensor) -> Tensor:
+    """Float16 where that loses no value to infinity; integers stay."""
+    tensor = tensor.detach().cpu().contiguous()
+    half = tensor.half() if tensor.is_floating_point() else tensor
+    return half if bool(half.isfinite().all()) else tensor
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(": ") if lines else type(error).__name__

@@ -1,0 +1,1 @@
+"""The bundle: every file that judges, and the manifest with their hashes."""

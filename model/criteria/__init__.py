@@ -1,0 +1,1 @@
+"""The criteria of a view, judged from boxes and grey levels."""

@@ -1,0 +1,135 @@
+"""Where each criterion turns: defaults, and their form in the bundle's manifest."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from detector.anatomy import LABELS, View
+from model.criteria.rules import (
+    COMPLETE,
+    ENDS,
+    FALX,
+    FOCUS,
+    GAIN,
+    HORIZONTAL,
+    LEVEL,
+    NECK_CRL,
+    NECK_NT,
+    OUTLINE,
+    PLANE,
+    SHADOW,
+    SIZE,
+    SKULL,
+)
+from model.criteria.three_way import Band
+
+PRESENT = Band(unmet_below=0.25, met_from=0.4)
+"""Confidence of a structure that must be seen, unless fitted."""
+
+
+def _above(unmet_below: float, met_from: float) -> Band:
+    return Band(unmet_below=unmet_below, met_from=met_from)
+
+
+def _under(met_to: float, unmet_above: float) -> Band:
+    return Band(met_to=met_to, unmet_above=unmet_above)
+
+
+MEASURED: Mapping[View, Mapping[str, Band]] = {
+    View.NT: {
+        GAIN.code: Band(0.2, 0.25, 0.53, 0.57),
+        FOCUS.code: _above(1.7, 1.85),
+        SHADOW.code: _under(0.42, 0.81),
+        SIZE.code: _above(0.43, 0.48),
+        PLANE.code: _above(0.2, 0.5),
+        NECK_NT.code: Band(84, 90, 108, 112),
+        LEVEL.code: _under(25, 35),
+    },
+    View.CRL: {
+        GAIN.code: Band(0.2, 0.25, 0.53, 0.57),
+        FOCUS.code: _above(1.65, 1.8),
+        SHADOW.code: _under(0.85, 0.95),
+        SIZE.code: _above(0.42, 0.5),
+        COMPLETE.code: _above(-0.01, 0.05),
+        ENDS.code: _above(0.015, 0.05),
+        HORIZONTAL.code: _under(28, 35),
+        # The angle is the NT view's, wherever the same structures are found.
+        NECK_CRL.code: Band(84, 90, 108, 112),
+    },
+    View.HEAD: {
+        GAIN.code: Band(0.2, 0.25, 0.5, 0.55),
+        FOCUS.code: _above(1.5, 1.6),
+        SHADOW.code: _under(0.87, 0.93),
+        SIZE.code: _above(0.35, 0.45),
+        COMPLETE.code: _above(-0.012, 0.005),
+        PLANE.code: _above(0.35, 0.47),
+        SKULL.code: _above(-0.013, 0.006),
+        FALX.code: _under(0.1, 0.135),
+    },
+    View.ABDOMEN: {
+        GAIN.code: Band(0.17, 0.22, 0.53, 0.58),
+        FOCUS.code: _above(1.75, 1.85),
+        SHADOW.code: _under(0.53, 0.88),
+        SIZE.code: _above(0.33, 0.42),
+        COMPLETE.code: _above(0.006, 0.012),
+        PLANE.code: _above(0.27, 0.56),
+        OUTLINE.code: _above(0.006, 0.012),
+    },
+}
+"""From `training.criteria.fit` on phantoms with perturbed boxes, rounded outwards; how level a NT
+view lies from real boxes, which slope by less than 25 degrees in all 1,038 of the Fetus Framework.
+What is missing here cannot be told: of the NT view, whether it is complete (a cut-off part leaves
+no box to judge by); of the CRL view, its plane.
+"""
+
+
+def _all_labels() -> frozenset[str]:
+    return frozenset(label.code for label in LABELS if label.view is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class CriteriaThresholds:
+    """Bands per view and criterion code: `presence` of detector confidence, `measured` of the
+    measurement in its own unit. A criterion without a band of its own cannot be told.
+
+    `known`: labels that the bundle's detector can find. `support`: mean confidence over a view's
+    other labels from which a missing structure counts as not visible rather than not found.
+    """
+
+    known: frozenset[str] = field(default_factory=_all_labels)
+    support: float = 0.25
+    presence: Mapping[View, Mapping[str, Band]] = field(default_factory=dict)
+    measured: Mapping[View, Mapping[str, Band]] = field(default_factory=lambda: MEASURED)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for bundle.json."""
+        return {
+            "known": sorted(self.known),
+            "support": self.support,
+            "presence": _bands_to_json(self.presence),
+            "measured": _bands_to_json(self.measured),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "CriteriaThresholds":
+        """The inverse of `to_json`; raises KeyError or ValueError on anything else."""
+        return cls(
+            known=frozenset(str(code) for code in data["known"]),
+            support=float(data["support"]),
+            presence=_bands_from_json(data["presence"]),
+            measured=_bands_from_json(data["measured"]),
+        )
+
+
+def _bands_to_json(bands: Mapping[View, Mapping[str, Band]]) -> dict[str, Any]:
+    return {
+        view.value: {code: band.to_json() for code, band in of_view.items()}
+        for view, of_view in bands.items()
+    }
+
+
+def _bands_from_json(data: dict[str, Any]) -> dict[View, dict[str, Band]]:
+    return {
+        View(view): {code: Band.from_json(ends) for code, ends in of_view.items()}
+        for view, of_view in data.items()
+    }

@@ -1,0 +1,1 @@
+"""From detected structures to one sentence (BioGPT under a grammar)."""

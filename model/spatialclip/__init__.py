@@ -1,0 +1,1 @@
+"""SpatialCLIP: standard or non-standard view from image, text and layout."""

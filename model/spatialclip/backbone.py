@@ -1,0 +1,112 @@
+"""A convolutional stem for CLIP's image tower: an image network's features in place of raw patches.
+
+The hybrid of Dosovitskiy et al. 2021 (An Image is Worth 16x16 Words, section 3.1). It lets a tower
+that must be small start from what an image network has already learnt about texture and edges.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from model.spatialclip.preprocess import MEAN, STD
+
+# What TensorFlow's EfficientNet-Lite weights expect: (grey level - 127) / 128.
+_CENTRE, _SPREAD = 127.0, 128.0
+STRIDE = 32
+_FROZEN_STAGES = 4
+
+
+class ConvStem(nn.Module):
+    """CLIP-normalised pictures (B, 3, S, S) -> patch features (B, width, S / 32, S / 32).
+
+    `name` is a timm EfficientNet. Its batch normalisation is folded into the convolutions, with the
+    statistics it came with: batches must not hide how bright or sharp one picture is. `mirrored`:
+    features are the mean of what it sees in the picture and, turned back, in its mirror image.
+    """
+
+    def __init__(self, name: str, width: int, mirrored: bool = False) -> None:
+        super().__init__()
+        self.name = name
+        self.mirrored = mirrored
+        self.features = folded(_network(name))
+        self.channels: int = self.features.feature_info.channels()[0]
+        self.projection = nn.Conv2d(self.channels, width, 1, bias=False)
+        gain = 255 / _SPREAD * torch.tensor(STD)
+        offset = (255 * torch.tensor(MEAN) - _CENTRE) / _SPREAD
+        self.gain = nn.Buffer(gain.view(1, 3, 1, 1), persistent=False)
+        self.offset = nn.Buffer(offset.view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The tensor whose dtype CLIP gives its pictures."""
+        return self.projection.weight
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Also takes what `look` gave for the pictures, in their place."""
+        seen = pixel_values if looked_at(pixel_values) else self.look(pixel_values)
+        return self.projection(seen)  # type: ignore[no-any-return]
+
+    def look(self, pixel_values: Tensor) -> Tensor:
+        """The image network's features (B, C, S / 32, S / 32) of CLIP-normalised pictures."""
+        # Full precision: on CPUs bfloat16 gains nothing in depthwise convolutions.
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            pixels = pixel_values.float() * self.gain + self.offset
+            features = self._seen(pixels)
+            if self.mirrored:
+                features = (features + self._seen(pixels.flip(-1)).flip(-1)) / 2
+        return features
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        (features,) = self.features(pixels.contiguous(memory_format=torch.channels_last))
+        return features  # type: ignore[no-any-return]
+
+    def freeze_early(self) -> None:
+        """Stop training the first stages, whose edges and textures serve any picture."""
+        for module in (
+            self.features.conv_stem,
+            self.features.bn1,
+            *self.features.blocks[:_FROZEN_STAGES],
+        ):
+            module.requires_grad_(False)
+
+    def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
+        """Take an EfficientNet-Lite's published weights, which name the same tensors otherwise.
+
+        Matched by order, each shape checked; what lies behind the features (head, classes) is left
+        out. Raises ValueError on another network's weights.
+        """
+        network = _network(self.name)
+        own = network.state_dict()
+        given = list(weights.values())[: len(own)]
+        if [tuple(t.shape) for t in own.values()] != [tuple(t.shape) for t in given]:
+            raise ValueError("these weights are another network's")
+        network.load_state_dict(dict(zip(own, given, strict=True)))
+        self.features.load_state_dict(folded(network).state_dict())
+
+
+def looked_at(pixel_values: Tensor) -> bool:
+    """Whether these are a stem's features and no pictures, which have three channels."""
+    return pixel_values.shape[1] != 3
+
+
+def folded(network: Any) -> Any:
+    """The network with each batch normalisation folded into the convolution before it, in place."""
+    for parent in list(network.modules()):
+        before: tuple[str, nn.Module] | None = None
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d) and before is not None:
+                setattr(parent, before[0], fuse_conv_bn_eval(before[1], child))  # type: ignore[type-var]
+                # timm's normalisation carries the activation that follows it.
+                setattr(parent, name, getattr(child, "act", nn.Identity()))
+            before = (name, child) if isinstance(child, nn.Conv2d) else None
+    return network.to(memory_format=torch.channels_last)
+
+
+def _network(name: str) -> Any:
+    # Imported here: it is slow, and bundles on a plain CLIP do without.
+    from timm import create_model
+
+    return create_model(name, pretrained=False, features_only=True, out_indices=(4,)).eval()

@@ -1,0 +1,1 @@
+"""The command line: commands, output formats and the demo."""

@@ -1,0 +1,189 @@
+"""C-STORE to a DICOM destination: the bytes as stored, in their own transfer syntax."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pynetdicom import AE, _config, build_context
+
+from detector.errors import ErrorCode, QCError
+from qc_daemon.deliver.outgoing import checked
+from qc_daemon.deliver.status import CLASS_NOT_SUPPORTED, outcome
+from qc_daemon.deliver.transport import ClassRefusedError, Convert, Item
+from qc_daemon.dicom.association import associate
+from qc_daemon.dicom.association_failure import cause, rejection
+from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from qc_daemon.dicom.storage_commitment import PUSH_MODEL
+from qc_daemon.dicom.tls import tls_args
+from qc_daemon.dicom.transfer_syntax import alternatives, reencoded
+from qc_daemon.settings import DestinationSettings
+
+MAX_PDU = 128 << 10
+# An association proposes at most 128 contexts (PS3.8 9.3.2: odd numbers up to 255); two a pair.
+_MAX_PAIRS = 60
+
+_REJECTED_PERMANENT = 0x01
+
+Pair = tuple[str, str]
+
+
+class StoreSCU:
+    """A carrier that keeps its association open from one object to the next.
+
+    It proposes what it has been asked to send so far: a new pair of SOP class and transfer syntax
+    opens a new association, so that after the first exam one association carries them all.
+    `convert` encodes a received object anew whose transfer syntax the peer does not take.
+    """
+
+    def __init__(
+        self, destination: DestinationSettings, calling_ae: str, convert: Convert | None = None
+    ) -> None:
+        self.destination = destination
+        self._convert = convert
+        self._pairs: list[Pair] = []
+        self._association: Any = None
+        self._ae = AE(calling_ae)
+        self._ae.maximum_pdu_size = MAX_PDU
+        self._ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        self._ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        for limit in ("acse_timeout", "dimse_timeout", "network_timeout", "connection_timeout"):
+            setattr(self._ae, limit, destination.timeout)
+        # Send files as they lie on the disk, in chunks; a process-wide switch of pynetdicom.
+        _config.STORE_SEND_CHUNKED_DATASET = True
+
+    def send(self, item: Item) -> bool:
+        pair = (item.sop_class_uid, item.transfer_syntax_uid)
+        association = self._associate(pair)
+        accepted = {
+            (str(context.abstract_syntax), str(context.transfer_syntax[0]))
+            for context in association.accepted_contexts
+        }
+        others = [each for each in alternatives(pair[1]) if (pair[0], each) in accepted]
+        if pair in accepted:
+            with item.file() as path:
+                self._send(association, path, item.sha256)
+        elif others:
+            with self._converted(item, others[0]) as path:
+                self._send(association, path, None)
+        elif pair[0] in {sop_class for sop_class, _ in accepted}:
+            raise self._error(
+                ErrorCode.DELIVERY_REFUSED, "does not take the object's transfer syntax"
+            )
+        else:
+            raise self._class_refused()
+        return self._commits(accepted)
+
+    @contextlib.contextmanager
+    def _converted(self, item: Item, transfer_syntax: str) -> Iterator[Path]:
+        """The object in another transfer syntax. Raises QCError."""
+        if item.path is not None and self._convert is not None:
+            with self._convert(item.path, item.sha256, transfer_syntax) as path:
+                yield path
+        elif item.path is None:
+            # What we made ourselves is small, and no stranger's.
+            with item.file() as own:
+                payload = b"".join(reencoded(own, transfer_syntax))
+            with replace(item, payload=payload).file() as path:
+                yield path
+        else:
+            raise self._error(
+                ErrorCode.DELIVERY_REFUSED, "does not take the object's transfer syntax"
+            )
+
+    def _commits(self, accepted: set[Pair]) -> bool:
+        """Whether commitment is to be asked for; if the peer takes requests shows in passing."""
+        if self.destination.commitment == "auto":
+            return any(sop_class == PUSH_MODEL for sop_class, _ in accepted)
+        return self.destination.commitment == "required"
+
+    def close(self) -> None:
+        association, self._association = self._association, None
+        if association is not None and association.is_established:
+            association.release()
+
+    def _send(self, association: Any, path: Path, sha256: str | None) -> None:
+        try:
+            with checked(association, path, sha256):
+                status = association.send_c_store(str(path))
+        except QCError:
+            # Without its last fragment the object is none, and the peer keeps nothing of it.
+            self._drop()
+            raise
+        except (RuntimeError, OSError) as error:
+            self._drop()
+            raise self._error(ErrorCode.DELIVERY_UNREACHABLE, "lost the association") from error
+        except (AttributeError, ValueError) as error:
+            raise self._error(
+                ErrorCode.DELIVERY_REFUSED, "cannot be sent the object: its header is invalid"
+            ) from error
+        if "Status" not in status:
+            self._drop()
+            raise self._error(ErrorCode.DELIVERY_UNREACHABLE, "did not answer the C-STORE")
+        code, told = outcome(status.Status), f"answered C-STORE status {status.Status:04X}"
+        if status.Status == CLASS_NOT_SUPPORTED:
+            raise ClassRefusedError(self.destination.name, told)
+        if code is not None:
+            raise self._error(code, told)
+
+    def _associate(self, pair: Pair) -> Any:
+        known = pair in self._pairs
+        if known and self._association is not None and self._association.is_established:
+            return self._association
+        self.close()
+        if not known:
+            self._pairs = [*self._pairs, pair][-_MAX_PAIRS:]
+        association = associate(
+            self._ae,
+            self.destination.host,
+            self.destination.port,
+            contexts=self._contexts(),
+            ae_title=self.destination.ae_title,
+            max_pdu=MAX_PDU,
+            tls_args=tls_args(self.destination),
+        )
+        if association.is_established:
+            self._association = association
+            return association
+        if association.is_rejected:
+            raise self._rejected(association)
+        if association.rejected_contexts and not association.accepted_contexts:
+            raise self._class_refused()
+        where = (self.destination.host, self.destination.port)
+        why = cause(association, *where, tls_args(self.destination))
+        raise self._error(ErrorCode.DELIVERY_UNREACHABLE, f"cannot be reached: {why}")
+
+    def _contexts(self) -> list[Any]:
+        payload = [
+            build_context(sop_class, syntax)
+            for sop_class, own in self._pairs
+            for syntax in (own, alternatives(own))
+            if syntax
+        ]
+        # Requests go on associations of their own; this only asks whether the peer takes any.
+        return (
+            payload
+            if self.destination.commitment == "off"
+            else [*payload, build_context(PUSH_MODEL)]
+        )
+
+    def _drop(self) -> None:
+        association, self._association = self._association, None
+        if association is not None and association.is_established:
+            association.abort()
+
+    def _rejected(self, association: Any) -> QCError:
+        """A-ASSOCIATE-RJ (PS3.8 9.3.4): what is permanent waits for someone who fixes it."""
+        why = rejection(association)
+        if association.acceptor.primitive.result == _REJECTED_PERMANENT:
+            return self._error(ErrorCode.DELIVERY_FORBIDDEN, f"cannot be stored to: {why}")
+        return self._error(ErrorCode.DELIVERY_UNREACHABLE, f"cannot be stored to for now: {why}")
+
+    def _class_refused(self) -> QCError:
+        return ClassRefusedError(
+            self.destination.name, "accepts no presentation context for the object"
+        )
+
+    def _error(self, code: ErrorCode, what: str) -> QCError:
+        return QCError(code, f"destination {self.destination.name} {what}")

@@ -1,0 +1,149 @@
+"""STOW-RS to a DICOMweb destination (PS3.18 10.5): the file as stored, one in each request.
+
+dicomweb-client asks the questions here but does not send: it would encode the data set anew, and
+hold it three times.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import requests
+
+from detector.errors import ErrorCode, QCError
+from qc_daemon.deliver.status import (
+    CLASS_NOT_SUPPORTED,
+    UNSUPPORTED_MEDIA_TYPE,
+    http_outcome,
+    http_words,
+    outcome,
+)
+from qc_daemon.deliver.transport import ClassRefusedError, Item
+from qc_daemon.dicom import dicomweb
+from qc_daemon.settings import DestinationSettings
+from qc_daemon.spool.verification import blocks
+
+# The DICOM JSON Model names elements by their tags (PS3.18 F.2).
+_FAILED, _STORED = "00081198", "00081199"
+_INSTANCE, _REASON = "00081155", "00081197"
+
+
+class StowRS:
+    """A carrier that keeps its connection open from one object to the next."""
+
+    def __init__(self, destination: DestinationSettings) -> None:
+        self.destination = destination
+        self._session: requests.Session | None = None
+
+    def send(self, item: Item) -> bool:
+        try:
+            with item.file() as path:
+                answer = self._post(path, item.sha256)
+            self._read(answer, item)
+        except requests.RequestException as error:
+            self.close()
+            raise self._error(
+                ErrorCode.DELIVERY_UNREACHABLE, f"cannot be reached: {dicomweb.trouble(error)}"
+            ) from error
+        except QCError as error:
+            if error.code is ErrorCode.DELIVERY_FORBIDDEN:
+                # With the credentials as they are by then.
+                self.close()
+            raise
+        # DICOMweb knows no commitment: what the answer says is all there is.
+        return False
+
+    def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def _opened(self) -> requests.Session:
+        if self._session is None:
+            self._session = dicomweb.session(self.destination)
+        return self._session
+
+    def _post(self, path: Path, sha256: str | None) -> requests.Response:
+        boundary = uuid4().hex
+        return self._opened().post(
+            f"{self.destination.url}/studies",
+            data=_Multipart(path, sha256, boundary),
+            headers={
+                "Content-Type": "multipart/related;"
+                f' type="application/dicom"; boundary="{boundary}"'
+            },
+            timeout=self.destination.timeout,
+            # requests would turn the POST into a GET.
+            allow_redirects=False,
+        )
+
+    def _read(self, answer: requests.Response, item: Item) -> None:
+        """Returns if the destination has the object. Raises QCError, requests.RequestException."""
+        status = answer.status_code
+        code, told = http_outcome(status), f"answered HTTP {status}, {http_words(status)}"
+        stored, failed = _told(answer, item.sop_instance_uid)
+        if failed is not None:
+            code, told = outcome(failed), f"answered STOW-RS failure reason {failed:04X}"
+        elif code is None and not stored and not self._finds(item):
+            code, told = ErrorCode.DELIVERY_RESOURCES, "did not say that it stored the object"
+        if failed == CLASS_NOT_SUPPORTED or (failed is None and status == UNSUPPORTED_MEDIA_TYPE):
+            raise ClassRefusedError(self.destination.name, told)
+        if code is not None:
+            raise self._error(code, told)
+
+    def _finds(self, item: Item) -> bool:
+        """Whether it gives the object out, where its answer has not said so."""
+        with contextlib.suppress(ValueError, requests.HTTPError):
+            return dicomweb.holds(self.destination, self._opened(), item.sop_instance_uid)
+        return False
+
+    def _error(self, code: ErrorCode, what: str) -> QCError:
+        return QCError(code, f"destination {self.destination.name} {what}")
+
+
+def _told(answer: requests.Response, uid: str) -> tuple[bool, int | None]:
+    """Whether the answer says that the object is stored, and the Failure Reason if it failed.
+
+    An answer that cannot be read says neither.
+    """
+    try:
+        told = answer.json()
+        for item in _items(told, _FAILED):
+            if _value(item, _INSTANCE) == uid:
+                return False, int(_value(item, _REASON))
+        return any(_value(item, _INSTANCE) == uid for item in _items(told, _STORED)), None
+    except (ValueError, TypeError, AttributeError, LookupError):
+        return False, None
+
+
+def _items(dataset: dict[str, Any], tag: str) -> list[dict[str, Any]]:
+    return list(dataset.get(tag, {}).get("Value", []))
+
+
+def _value(dataset: dict[str, Any], tag: str) -> Any:
+    return dataset[tag]["Value"][0]
+
+
+class _Multipart:
+    """A multipart/related body of one part (RFC 2387), read from its file as it is sent.
+
+    Its length is known, so that it goes out without chunked coding, which some servers refuse. One
+    whose file has another SHA-256 than `sha256` ends early, so that the server takes none of it.
+    """
+
+    def __init__(self, path: Path, sha256: str | None, boundary: str) -> None:
+        self._head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        self._tail = f"\r\n--{boundary}--\r\n".encode()
+        self._path = path
+        self._sha256 = sha256
+        self._size = path.stat().st_size
+
+    def __len__(self) -> int:
+        return len(self._head) + self._size + len(self._tail)
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._head
+        yield from blocks(self._path, self._sha256)
+        yield self._tail

@@ -1,0 +1,86 @@
+"""What is sent, and who can send it."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Protocol
+
+from detector.errors import ErrorCode, QCError
+from qc_daemon.spool import verification
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """The exam of an object; `day` is the one (UTC) on which its first object came."""
+
+    id: int
+    study_instance_uid: str
+    day: date
+
+
+@dataclass(frozen=True)
+class Item:
+    """One object on its way: a PS3.10 file, as `path` or as `payload`, sent as stored.
+
+    `name` tells this content from any other under the same SOP Instance UID. With `sha256` the
+    file's bytes are compared while they are sent, and the end is held back unless they agree.
+    `kind` is "source" or a report object's kind, `revision` the content's or the report's number.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    name: str
+    path: Path | None = None
+    payload: bytes | None = None
+    sha256: str | None = None
+    kind: str = "source"
+    revision: int = 1
+    exam: Exam | None = None
+
+    @contextlib.contextmanager
+    def file(self) -> Iterator[Path]:
+        """The object as a file, which stays the same one. Raises QCError SPOOL_MISSING."""
+        if self.payload is not None:
+            # In memory: a full disk here keeps nothing from going out.
+            fd = os.memfd_create("object")
+            try:
+                with os.fdopen(os.dup(fd), "wb") as made:
+                    made.write(self.payload)
+                yield Path(f"/proc/self/fd/{fd}")
+            finally:
+                os.close(fd)
+        elif self.path is not None:
+            with verification.pinned(self.path) as path:
+                yield path
+        else:
+            raise QCError(ErrorCode.SPOOL_MISSING, "the object's bytes are kept no longer")
+
+
+Convert = Callable[[Path, str | None, str], AbstractContextManager[Path]]
+"""The object of the file at a path, if it has this SHA-256, as a file in a transfer syntax that it
+may be encoded in (`transfer_syntax.alternatives`). Raises QCError."""
+
+
+class ClassRefusedError(QCError):
+    """The destination takes no object of this SOP class; another form of it may do."""
+
+    def __init__(self, destination: str, what: str) -> None:
+        super().__init__(ErrorCode.DELIVERY_REFUSED, f"destination {destination} {what}")
+
+
+class Carrier(Protocol):
+    """A way to one destination."""
+
+    def send(self, item: Item) -> bool:
+        """Deliver; returning means the destination has it. Raises QCError.
+
+        True: the destination is to be asked to commit to it too.
+        """
+
+    def close(self) -> None:
+        """Let go of connections; `send` opens new ones."""

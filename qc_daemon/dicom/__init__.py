@@ -1,0 +1,1 @@
+"""What all stages share of the DICOM Standard. No database."""

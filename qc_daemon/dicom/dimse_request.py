@@ -1,0 +1,131 @@
+"""Whether a DIMSE request may be served on the presentation context that it came over.
+
+A presentation context is accepted for one SOP class (PS3.8 7.1.1.13), and a request over it must
+name that class: else access rules, which are about classes, could be walked around over any context
+that is open to all. None of the SOP classes that we negotiate is a meta SOP class (PS3.7 annex F),
+under which a request would name a member's UID, so that the two must be equal.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pynetdicom import dimse_primitives
+
+from qc_daemon.dicom import data_set_size
+
+# Statuses of PS3.7 annex C.
+SOP_CLASS_NOT_SUPPORTED = 0x0122
+NOT_AUTHORISED = 0x0124
+UNRECOGNISED_OPERATION = 0x0211
+MISTYPED_ARGUMENT = 0x0212
+RESOURCE_LIMITATION = 0x0213
+
+# The requests that name the class of an instance that exists already (PS3.7 10.1).
+_REQUESTED = frozenset({"N-SET", "N-ACTION", "N-GET", "N-DELETE"})
+# Where a request names an instance. N-CREATE may leave that to the SCP (PS3.7 10.1.5.1.4).
+_INSTANCE = {
+    "C-STORE": "AffectedSOPInstanceUID",
+    "N-EVENT-REPORT": "AffectedSOPInstanceUID",
+    "N-SET": "RequestedSOPInstanceUID",
+    "N-ACTION": "RequestedSOPInstanceUID",
+}
+_DATA_SETS = ("ActionInformation", "EventInformation", "AttributeList", "ModificationList")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A DIMSE status, and a reason without any value of the request (64 characters at most)."""
+
+    status: int
+    reason: str
+
+
+def operation(primitive: Any) -> str:
+    """The DIMSE service of one of pynetdicom's primitives, as "C-STORE"."""
+    return type(primitive).__name__.replace("_", "-")
+
+
+def is_request(primitive: Any) -> bool:
+    """Whether it asks for something, whole or not; a response names the message it answers."""
+    if isinstance(primitive, dimse_primitives.C_CANCEL):
+        return False
+    return getattr(primitive, "MessageIDBeingRespondedTo", None) is None
+
+
+def refusal(
+    request: Any,
+    abstract_syntax: str,
+    served: Mapping[str, Collection[str]],
+    permitted: Collection[str],
+) -> Refusal | None:
+    """Why a request must not be served; None if it may be.
+
+    `abstract_syntax` is that of its presentation context, `served` has the SOP classes of each
+    operation, `permitted` the operations that the caller may ask for.
+    """
+    operation_name = operation(request)
+    sop_classes = _sop_classes(request, operation_name)
+    if not sop_classes:
+        return Refusal(MISTYPED_ARGUMENT, f"{operation_name} names no SOP class")
+    if any(each != abstract_syntax for each in sop_classes):
+        return Refusal(SOP_CLASS_NOT_SUPPORTED, "the SOP class is not its presentation context's")
+    if abstract_syntax not in served.get(operation_name, ()):
+        # Where the service exists, it is the class that it does not support (PS3.7 9.1.1.1.9).
+        status = SOP_CLASS_NOT_SUPPORTED if operation_name in served else UNRECOGNISED_OPERATION
+        return Refusal(status, f"no {operation_name} for this SOP class")
+    if operation_name not in permitted:
+        return Refusal(NOT_AUTHORISED, f"the caller may not ask for {operation_name}")
+    if operation_name in _INSTANCE and not getattr(request, _INSTANCE[operation_name]):
+        return Refusal(MISTYPED_ARGUMENT, f"{operation_name} names no SOP instance")
+    if not request.is_valid_request:
+        return Refusal(MISTYPED_ARGUMENT, f"{operation_name} lacks a parameter")
+    reason = getattr(request, "excess", None)
+    return None if reason is None else Refusal(RESOURCE_LIMITATION, reason)
+
+
+def refusal_of(event: Any) -> Refusal | None:
+    """`refusal`, asked of the association that the request of an event came over."""
+    refused: Refusal | None = event.assoc.refusal(event.request, str(event.context.abstract_syntax))
+    return refused
+
+
+def response(request: Any, answer: Refusal) -> Any | None:
+    """The response primitive that refuses; None if the request has no Message ID to answer."""
+    if request.MessageID is None:
+        return None
+    response = type(request)()
+    response.MessageIDBeingRespondedTo = request.MessageID
+    for kind in ("Class", "Instance"):
+        for role in ("Requested", "Affected"):
+            value = getattr(request, f"{role}SOP{kind}UID", None)
+            if value is not None and hasattr(response, f"AffectedSOP{kind}UID"):
+                setattr(response, f"AffectedSOP{kind}UID", value)
+    response.Status = answer.status
+    if hasattr(response, "ErrorComment"):
+        response.ErrorComment = answer.reason[:64]
+    return response
+
+
+def data_set(request: Any) -> Any | None:
+    """The encoded data set (a BytesIO) of a DIMSE-N request; None if it has none."""
+    return next(
+        (value for name in _DATA_SETS if (value := getattr(request, name, None)) is not None), None
+    )
+
+
+def measure(request: Any, transfer_syntax: str) -> None:
+    """Note of a DIMSE-N request what its data set has too much of to be parsed, for `refusal`."""
+    encoded = data_set(request)
+    if encoded is not None and getattr(request, "excess", None) is None:
+        request.excess = data_set_size.excess(encoded.getvalue(), transfer_syntax)
+
+
+def _sop_classes(request: Any, operation_name: str) -> list[str]:
+    """The SOP class that the request is about; beside it, others that it names."""
+    role = "Requested" if operation_name in _REQUESTED else "Affected"
+    first = getattr(request, f"{role}SOPClassUID", None)
+    if not first:
+        return []
+    both = (first, getattr(request, "AffectedSOPClassUID", None))
+    return [str(each) for each in both if each]

@@ -1,0 +1,1 @@
+"""What an operator asks or orders; command line and web call these."""

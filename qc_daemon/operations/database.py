@@ -1,0 +1,156 @@
+"""What an operator does to the database, told in plain lines: check, take back, save, restore."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+
+from detector.console import UsageError
+from detector.errors import ErrorCode, QCError
+from qc_daemon.backup import Manifest, Restored, restore, save
+from qc_daemon.operations.spool import release_orphans
+from qc_daemon.records import integrity, schema
+from qc_daemon.service import lock
+from qc_daemon.settings import Settings
+
+_LISTED = 20
+
+
+def check(settings: Settings, *, full: bool) -> str:
+    """One line on a database that is up to date and sound. Raises QCError STORAGE for another."""
+    url = settings.store.url
+    problem = schema.check(url)
+    if problem:
+        raise QCError(ErrorCode.STORAGE, problem)
+    result = integrity.examine(url, full=full)
+    if not result.sound:
+        raise QCError(ErrorCode.STORAGE, damaged(result))
+    return f"the database is up to date and sound ({thoroughness(result)})"
+
+
+def damaged(result: integrity.Integrity) -> str:
+    """One line that names the first fault and the fix."""
+    more = len(result.faults) - 1
+    others = f" and {more} more" if more else ""
+    return (
+        f"the database is damaged: {result.faults[0]}{others};"
+        " stop the service and restore a backup (qc-daemon db restore)"
+    )
+
+
+def thoroughness(result: integrity.Integrity) -> str:
+    """How much was looked at."""
+    if result.is_full:
+        return "pages, indexes and references checked"
+    return "quick check; db check --full looks at everything"
+
+
+def downgrade(settings: Settings, revision: str, *, yes: bool, now: datetime) -> Iterator[str]:
+    """Take the tables back after a copy of a SQLite database; lines that say what was done.
+
+    Raises UsageError where no copy can be made and `yes` does not say that there is one; QCError
+    STORAGE if a service runs.
+    """
+    url = settings.store.url
+    problem = schema.check(url)
+    if problem and schema.will_be_made(url):
+        raise QCError(ErrorCode.STORAGE, problem)
+    file = schema.file_of(url)
+    if file is None and not yes:
+        raise UsageError(
+            "a downgrade drops what later tables hold; save the database first"
+            " (qc-daemon db backup FOLDER --with-spool), then add --yes"
+        )
+    with lock.alone(settings.store.spool):
+        schema.refuse_in_use(url)
+        if file is not None:
+            copy = file.with_name(f"{file.name}.before_downgrade_{now:%Y%m%dt%H%M%S}")
+            schema.backup(url, copy)
+            yield f"{copy}: a copy of the database as it was"
+        before = schema.revision_of(url)
+        schema.downgrade(url, revision)
+    after = schema.revision_of(url)
+    yield f"the database was at {schema.described(before)} and is at {schema.described(after)};"
+    yield "serve or db upgrade of this version bring it up again"
+
+
+def save_all(settings: Settings, folder: Path, *, link: bool) -> tuple[list[str], bool]:
+    """Save database and spool; lines that say so, and whether every file that rows name is in."""
+    with _progress_bar("Saving") as progress:
+        manifest = save(settings, folder, datetime.now(UTC), link=link, progress=progress)
+    spooled = len(manifest.spool_files)
+    lines = [
+        f"{folder}: written, the database and {spooled} received objects"
+        f" ({_megabytes(manifest)} MB)"
+    ]
+    for names, what in ((manifest.missing, "missing from"), (manifest.damaged, "damaged in")):
+        if names:
+            lines.append(f"{len(names)} objects that the database names are {what} the spool:")
+            lines += _listed([Path(name).stem for name in names])
+    return lines, not (manifest.missing or manifest.damaged)
+
+
+def restore_all(settings: Settings, source: Path, *, release: bool) -> tuple[list[str], bool]:
+    """Put a backup in place; lines that say what was done, and whether no file is missing."""
+    with _progress_bar("Restoring") as progress:
+        done = restore(settings, source, datetime.now(UTC), progress)
+    lines = [*_describe(done)]
+    if release and done.later:
+        schema.upgrade(settings.store.url)
+        count = release_orphans(settings, [each.sha256 for each in done.later])
+        lines.append(f"{count} of them are taken in again")
+    elif done.later:
+        lines.append(
+            "take them in with qc-daemon spool release SHA256 or qc-daemon spool release --all"
+        )
+    problem = schema.check(settings.store.url)
+    if problem:
+        lines.append(problem)
+    return lines, not done.missing
+
+
+@contextmanager
+def _progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on the terminal, that many thousands of files are not copied in silence."""
+    with Progress(
+        *Progress.get_default_columns()[:2],
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _describe(done: Restored) -> Iterator[str]:
+    saved_at = f", as saved at {done.created}" if done.created else ""
+    yield f"the database is restored{saved_at}, at {schema.described(done.schema_revision)}"
+    if done.aside is not None:
+        where = done.aside if "/" in done.aside else f"the schema {done.aside}"
+        yield f"the old one is kept in {where}"
+    if done.files:
+        replaced = f", {done.replaced} of them in place of damaged ones" if done.replaced else ""
+        yield f"{done.files} received objects are back in the spool{replaced}"
+    if done.missing:
+        yield f"{len(done.missing)} objects that the database names are nowhere:"
+        yield from _listed([Path(path).stem for path in done.missing])
+    if done.later:
+        yield f"{len(done.later)} objects came after the backup, and only the spool has them:"
+        yield from _listed(
+            [f"{each.sha256} {each.sop_instance_uid}".rstrip() for each in done.later]
+        )
+
+
+def _listed(lines: list[str]) -> Iterator[str]:
+    for line in lines[:_LISTED]:
+        yield f"  {line}"
+    if len(lines) > _LISTED:
+        yield f"  and {len(lines) - _LISTED} more"
+
+
+def _megabytes(manifest: Manifest) -> int:
+    return round(sum(file.size for file in manifest.files.values()) / 1e6)

@@ -1,0 +1,431 @@
+"""Is everything in place: settings, spool, database, bundle, port, destinations, peers."""
+
+import contextlib
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import requests
+from pynetdicom import AE
+
+from detector.console import UsageError
+from detector.errors import QCError
+from model.bundle.bundle import verify
+from qc_daemon.deliver.status import http_words
+from qc_daemon.dicom import dicomweb
+from qc_daemon.dicom.association import associate
+from qc_daemon.dicom.association_failure import cause, is_called_title_unknown
+from qc_daemon.dicom.certificates import WARN_BEFORE, expires
+from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID
+from qc_daemon.dicom.tls import has_revocations, tls_args
+from qc_daemon.operations.database import damaged, thoroughness
+from qc_daemon.operations.operate import (
+    bundle_folder,
+    commitment_fault,
+    commitment_words,
+    destination_condition,
+)
+from qc_daemon.operations.spool import margin
+from qc_daemon.operations.worker_check import missing_worker
+from qc_daemon.receive import check_tls
+from qc_daemon.records import integrity, schema
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import CommitmentSupport
+from qc_daemon.retain import scrub
+from qc_daemon.retain.reconcile import reconcile
+from qc_daemon.service import lock
+from qc_daemon.settings import DestinationSettings, Settings, TLSSettings
+from qc_daemon.spool import private_files
+from qc_daemon.spool.verification import DAMAGED_FOLDER
+
+T = TypeVar("T")
+VERIFICATION = "1.2.840.10008.1.1"
+LEAST_FREE_BYTES = 5 * 2**30
+# A large database takes longer to read through than whoever asks will wait.
+INTEGRITY_SECONDS = 30.0
+SCRUB_OVERDUE = timedelta(days=8)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at; `warning`: it works, but someone should know."""
+
+    name: str
+    healthy: bool
+    message: str
+    warning: bool = False
+
+    @property
+    def word(self) -> str:
+        """How it is shown: ok, warn or FAIL."""
+        return ("warn" if self.warning else "ok") if self.healthy else "FAIL"
+
+
+class NoticeError(Exception):
+    """What a check finds that works as it is, but that someone should know."""
+
+
+def examine(settings: Settings) -> Iterator[Check]:
+    """Every check, in the order an installer would fix them; none changes anything."""
+    for name, check in (
+        ("spool", _spool),
+        ("database", _database),
+        ("spool and database", _reconciled),
+        ("queue", _queue),
+        ("scrub", _scrubbed),
+        ("bundle", _bundle),
+        ("device", _device),
+        ("receiver", _receiver),
+        ("metrics", _observed),
+        ("destinations", _destinations),
+    ):
+        yield _checked(name, check, settings)
+    if settings.receive.tls is not None:
+        yield _checked("certificate", _certificate, settings.receive.tls)
+    for destination in settings.destination:
+        yield _checked(f"destination {destination.name}", _destination, destination)
+        if destination.kind == "dicom":
+            subject = (settings, destination)
+            yield _checked(f"commitment {destination.name}", _commitment, subject)
+
+
+def _checked(name: str, check: Callable[[T], str], subject: T) -> Check:
+    try:
+        return Check(name, True, check(subject))
+    except NoticeError as warning:
+        return Check(name, True, str(warning), warning=True)
+    except QCError as error:
+        return Check(name, False, error.message)
+    except UsageError as error:
+        return Check(name, False, str(error))
+    except OSError as error:
+        return Check(name, False, error.strerror or str(error))
+
+
+def _spool(settings: Settings) -> str:
+    spool = settings.store.spool
+    existing = _writable(spool)
+    free = shutil.disk_usage(existing).free
+    if free < LEAST_FREE_BYTES:
+        raise OSError(0, f"only {free / 2**30:.1f} GiB free at {existing}; make room")
+    if private_files.is_open_to_others(spool):
+        raise NoticeError(
+            f"{spool} is open to other users; serve takes their rights away at its start"
+        )
+    return f"{spool}, {free / 2**30:.0f} GiB free"
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, or its nearest parent that is there. Raises OSError unless files can be made in
+    it: tried, because rights alone tell neither of a read-only disk nor of what root may not."""
+    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    if not existing.is_dir():
+        raise OSError(0, f"{existing} is not a folder; move it away or name another folder")
+    try:
+        Path(tempfile.mkdtemp(prefix=".qc-doctor-", dir=existing)).rmdir()
+    except OSError as error:
+        why = (error.strerror or "error").lower()
+        raise OSError(
+            0, f"{existing} is not a writable folder ({why}); give it to the service's user"
+        ) from error
+    return existing
+
+
+def _database(settings: Settings) -> str:
+    url = settings.store.url
+    file = schema.file_of(url)
+    if file is not None:
+        _writable(file.parent)
+    if schema.will_be_made(url):
+        received = _received(settings.store.spool)
+        if received:
+            raise OSError(
+                0,
+                f"is not there, but the spool has {received} received objects;"
+                " restore a backup (qc-daemon db restore), or serve begins an empty one",
+            )
+        return "is not there yet; serve makes it" if file else "is empty; serve makes its tables"
+    problem = schema.check(url)
+    if problem and not schema.is_known(schema.revision_of(url)):
+        raise OSError(0, problem)
+    result = integrity.examine(url, seconds=INTEGRITY_SECONDS)
+    if not result.sound:
+        raise OSError(0, damaged(result))
+    if problem:
+        raise NoticeError(
+            "has the tables of an earlier version; serve brings them up to date at its start:"
+            " save it before (qc-daemon db backup)"
+        )
+    if file is not None:
+        schema.refuse_read_only(url)
+        if any(map(private_files.is_open_to_others, schema.files_of(file))):
+            raise NoticeError(
+                f"{file} is open to other users; serve takes their rights away at its start"
+            )
+    if not result.is_finished:
+        raise NoticeError(
+            f"tables are up to date; not checked through in {INTEGRITY_SECONDS:.0f} s,"
+            " run qc-daemon db check"
+        )
+    return f"tables are up to date and sound ({thoroughness(result)})"
+
+
+def _received(spool: Path) -> int:
+    """How many received objects the spool has."""
+    return sum(1 for _ in spool.glob("[0-9a-f][0-9a-f]/*.dcm"))
+
+
+def _reconciled(settings: Settings) -> str:
+    spool = settings.store.spool
+    if schema.check(settings.store.url) or not spool.is_dir():
+        return "nothing to compare yet"
+    result = reconcile(Store(settings.store.url), spool, datetime.now(UTC), margin=margin(spool))
+    if not result.clean:
+        raise OSError(
+            0,
+            f"{result.missing} files are missing and {result.damaged} damaged,"
+            f" {result.orphans} are orphans (see spool list)",
+        )
+    summary = f"{result.files - result.young} files, all known"
+    return f"{summary}; {result.young} more are too young to judge" if result.young else summary
+
+
+def _scrubbed(settings: Settings) -> str:
+    """How the last pass over the spool went; what it found is damaged may be fetched back since."""
+    if not settings.store.scrub_megabytes_per_second:
+        raise NoticeError("switched off: nobody would notice files that change on the disk")
+    done = scrub.read(settings.store.spool).finished
+    if done is None:
+        return "the spool has not been read through yet; the role schedule does so each night"
+    summary = f"{done.files} files read through, finished {done.finished}"
+    if done.faults:
+        raise NoticeError(
+            f"{summary}: {done.damaged} were damaged (set aside in {DAMAGED_FOLDER}),"
+            f" {done.fetched} of them fetched back from a destination; {done.missing} missing,"
+            f" {done.unreadable} unreadable; look at the disk, and restore what is not there"
+            " from a backup (qc-daemon db restore)"
+        )
+    assert done.finished is not None
+    if datetime.now(UTC) - datetime.fromisoformat(done.finished) > SCRUB_OVERDUE:
+        raise NoticeError(f"{summary}; overdue: does the role schedule run?")
+    return f"{summary}: all as received"
+
+
+def _queue(settings: Settings) -> str:
+    if schema.check(settings.store.url):
+        return "nothing to look at yet"
+    problem = missing_worker(Store(settings.store.url))
+    if problem:
+        raise OSError(0, problem)
+    return "no job waits for a worker"
+
+
+def _bundle(settings: Settings) -> str:
+    folder = bundle_folder(settings.score.bundle)
+    problems = verify(folder)
+    if problems:
+        raise OSError(0, problems[0])
+    return f"{folder.name}, verified"
+
+
+def _device(settings: Settings) -> str:
+    # Imports torch.
+    from model.device import choose_device
+
+    return f"{settings.score.device}: {choose_device(settings.score.device)}"
+
+
+def _receiver(settings: Settings) -> str:
+    """Whether the port is ours: free where no service runs, answered by ours where one does."""
+    receive, tls = settings.receive, settings.receive.tls
+    only = tls if tls is not None and tls.only else None
+    port = receive.port if only is None else only.port
+    setting = "receive.port" if only is None else "receive.tls.port"
+    where = f"{receive.host}:{port}"
+    running = lock.is_running(settings.store.spool)
+    if not _answers(receive.host, port):
+        if running:
+            raise NoticeError(f"{where} is free, though a service runs; has it the role receive?")
+        _free(receive.host, port, setting)
+        return f"{where} is free; the service is not running"
+    if not running:
+        raise OSError(
+            0,
+            f"another program answers on {where}, and our service is not running;"
+            f" stop it or change {setting}",
+        )
+    if only is not None:
+        return f"{where} is open, for TLS only"
+    return _own(receive.ae_title, receive.host, port)
+
+
+def _own(ae_title: str, host: str, port: int) -> str:
+    """What our receiver answers. Raises OSError if it is somebody else's."""
+    where = f"{host}:{port}"
+    ours = DestinationSettings(name="receiver", ae_title=ae_title, host=host, port=port)
+    with _associated(ours, "QCDOCTOR", 5) as association:
+        if association.is_rejected and not is_called_title_unknown(association):
+            return f"{ae_title} answers on {where}; we are none of its peers"
+        _established(association, ours)
+        answered = association.acceptor.implementation_class_uid
+        if answered != IMPLEMENTATION_CLASS_UID:
+            raise OSError(
+                0, f"another DICOM service answers on {where} ({answered}); change receive.port"
+            )
+        _answers_echo(association, ours)
+    return f"{ae_title} answers on {where}"
+
+
+def _answers(host: str, port: int) -> bool:
+    with socket.socket(_family(host)) as probe:
+        probe.settimeout(2)
+        return probe.connect_ex((host, port)) == 0
+
+
+def _free(host: str, port: int, setting: str) -> None:
+    """Raises OSError if nobody could listen there."""
+    with socket.socket(_family(host)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            why = (error.strerror or "error").lower()
+            raise OSError(
+                0, f"cannot listen on {host}:{port}: {why}; change the host or {setting}"
+            ) from error
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _observed(settings: Settings) -> str:
+    observe = settings.observe
+    if observe.port is None:
+        return "not served; observe.port names a port for them"
+    where = f"{observe.host}:{observe.port}"
+    if not lock.is_running(settings.store.spool) or observe.port == 0:
+        _free(observe.host, observe.port, "observe.port")
+        return f"{where} is free; the service is not running"
+    try:
+        answer = requests.get(f"http://{where}/ready", timeout=5).json()
+        ready, reasons = answer["ready"], answer["reasons"]
+    except requests.ConnectionError as error:
+        raise OSError(0, f"the service does not answer on {where}") from error
+    except (requests.RequestException, KeyError, TypeError, ValueError) as error:
+        raise OSError(0, f"another program answers on {where}; change observe.port") from error
+    if not ready:
+        raise OSError(0, f"the service is not ready: {'; '.join(map(str, reasons))[:500]}")
+    return f"{where} answers: ready"
+
+
+def _destinations(settings: Settings) -> str:
+    if not settings.destination:
+        raise NoticeError("none is set: nothing is sent on; see [[destination]]")
+    return f"{len(settings.destination)} are set"
+
+
+def _certificate(tls: TLSSettings) -> str:
+    check_tls(tls)
+    end = expires(tls.certificate)
+    left = end - datetime.now(UTC)
+    if left <= timedelta(0):
+        raise OSError(0, f"{tls.certificate} expired on {end:%Y-%m-%d}; renew it")
+    summary = f"{tls.certificate.name} holds until {end:%Y-%m-%d}, {left.days} days"
+    if tls.ca is not None and tls.mutual != "none" and has_revocations(tls.ca):
+        summary += f"; revoked certificates are refused by the list in {tls.ca.name}"
+    if left < WARN_BEFORE:
+        raise NoticeError(f"{summary}; renew it soon")
+    return summary
+
+
+def _destination(destination: DestinationSettings) -> str:
+    if destination.folder is not None and destination.kind == "folder":
+        folder = destination.folder
+        existing = _writable(folder)
+        return f"{folder} is writable" if existing == folder else f"{folder} will be made"
+    if destination.kind == "dicomweb":
+        return _web(destination)
+    _echo(destination, "QCDAEMON", 10)
+    return f"{destination.ae_title} answers C-ECHO"
+
+
+def _commitment(subject: tuple[Settings, DestinationSettings]) -> str:
+    """What the service has last seen; nothing is asked, for that would be a request."""
+    settings, destination = subject
+    if schema.check(settings.store.url):
+        return "nothing is known yet"
+    condition = destination_condition(settings, destination.name)
+    fault = commitment_fault(destination, condition)
+    if fault is not None:
+        raise OSError(0, fault)
+    words = commitment_words(destination, condition)
+    if condition.commitment == CommitmentSupport.NOT_OFFERED and destination.commitment != "off":
+        raise NoticeError(words)
+    return words
+
+
+def _web(destination: DestinationSettings) -> str:
+    """A question to its QIDO-RS, which shows address, TLS and credentials; nothing is stored."""
+    hasty = destination.model_copy(update={"timeout": min(10.0, destination.timeout)})
+    with dicomweb.session(destination) as session:
+        try:
+            dicomweb.client(hasty, session).search_for_studies(limit=1)
+        except requests.HTTPError as error:
+            raise OSError(0, f"{destination.url} answers HTTP {_status(error)}") from error
+        except requests.RequestException as error:
+            raise OSError(
+                0, f"{destination.url} cannot be reached: {dicomweb.trouble(error)}"
+            ) from error
+        except ValueError as error:
+            raise OSError(0, f"{destination.url} is no DICOMweb service") from error
+    summary = f"{destination.url} answers QIDO-RS"
+    secret = destination.token or destination.user
+    plain = secret is not None and (destination.url or "").startswith("http:")
+    return f"{summary}; credentials go there in the clear, use https" if plain else summary
+
+
+def _status(error: requests.HTTPError) -> str:
+    assert error.response is not None
+    status = error.response.status_code
+    return f"{status}, {http_words(status)}"
+
+
+def _echo(peer: DestinationSettings, calling: str, timeout: float) -> None:
+    with _associated(peer, calling, timeout) as association:
+        _established(association, peer)
+        _answers_echo(association, peer)
+
+
+@contextlib.contextmanager
+def _associated(peer: DestinationSettings, calling: str, timeout: float) -> Iterator[Any]:
+    """An association for C-ECHO, established or not."""
+    entity = AE(calling)
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = timeout
+    entity.connection_timeout = timeout
+    entity.add_requested_context(VERIFICATION)
+    association = associate(
+        entity, peer.host, peer.port, ae_title=peer.ae_title, tls_args=tls_args(peer)
+    )
+    try:
+        yield association
+    finally:
+        if association.is_established:
+            association.release()
+
+
+def _established(association: Any, peer: DestinationSettings) -> None:
+    if not association.is_established:
+        why = cause(association, peer.host, peer.port, tls_args(peer))
+        raise OSError(0, f"{peer.ae_title}@{peer.host}:{peer.port}: {why}")
+
+
+def _answers_echo(association: Any, peer: DestinationSettings) -> None:
+    status = association.send_c_echo()
+    if not status or status.Status != 0x0000:
+        raise OSError(0, f"{peer.ae_title}@{peer.host}:{peer.port} does not answer C-ECHO")

@@ -1,0 +1,188 @@
+"""What an operator asks about senders: who may store, who was refused, and changing the former."""
+
+from datetime import UTC, datetime
+from ipaddress import ip_network
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from detector.console import UsageError
+from detector.errors import ErrorCode, QCError
+from qc_daemon.operations.operate import open_store
+from qc_daemon.receive import access
+from qc_daemon.records.received import peers
+from qc_daemon.records.received.peers import RefusedCaller
+from qc_daemon.settings import AETitle, Fingerprint, Network, Settings
+
+_TITLE: TypeAdapter[str] = TypeAdapter(AETitle)
+_FINGERPRINT: TypeAdapter[str] = TypeAdapter(Fingerprint)
+_NETWORK: TypeAdapter[str] = TypeAdapter(Network)
+
+
+def list_peers(settings: Settings) -> list[dict[str, Any]]:
+    """Peers of the settings, destinations that may report storage commitment, peers of the
+    database, then refused callers, latest first."""
+    with open_store(settings).read() as session:
+        approved, refused = peers.approved(session), peers.refused(session)
+    return [
+        *(
+            _row("settings", peer.ae_title, shown(peer.address), peer.certificate)
+            for peer in settings.receive.peer
+        ),
+        *(
+            _row("reports only", each.ae_title, each.host, None)
+            for each in settings.destination
+            if each.kind == "dicom" and each.commitment != "off"
+        ),
+        *(
+            _row("approved", peer.ae_title, peer.address, peer.certificate, peer.approved_at)
+            for peer in approved
+        ),
+        *(
+            _row(
+                "refused",
+                caller.ae_title,
+                caller.address,
+                caller.certificate,
+                caller.first_seen_at,
+                caller.last_seen_at,
+                caller.attempts,
+                caller.called_ae,
+                caller.reason,
+            )
+            for caller in refused
+        ),
+    ]
+
+
+def add_peer(settings: Settings, ae_title: str, address: str, certificate: str | None) -> str:
+    """Approve a peer; returns a line that says which."""
+    title = _valid(_TITLE, ae_title, "AE title")
+    network = _network(address, "--address")
+    digest = None if certificate is None else _valid(_FINGERPRINT, certificate, "--certificate")
+    _not_decided(settings, title, network)
+    return _approve(settings, title, network, digest)
+
+
+def approve_caller(
+    settings: Settings, ae_title: str, address: str | None, network: str | None
+) -> str:
+    """Approve a refused caller as it was seen, or from a whole network; a line that says which."""
+    with open_store(settings).read() as session:
+        found = [caller for caller in peers.refused(session) if caller.ae_title == ae_title]
+        known = [peer.address for peer in peers.approved(session) if peer.ae_title == ae_title]
+    if address is not None:
+        found = [caller for caller in found if caller.address == address]
+    if not found and known and network is None and address in (None, *known):
+        return f"{ae_title} may store already, from {', '.join(known)}"
+    caller = _the_one(found, ae_title)
+    wanted = _network(network or caller.address, "--network")
+    if not access.Rule.of(ae_title, wanted, None).contains(ae_title, caller.address):
+        raise UsageError(f"--network {network}: {caller.address} is not in it")
+    _not_decided(settings, ae_title, caller.address)
+    done = _approve(settings, ae_title, wanted, caller.certificate)
+    ours = settings.receive.ae_title
+    if caller.called_ae in (None, ours):
+        return done
+    return (
+        f"{done}; but it calls us {caller.called_ae}, and we are {ours}: set that on the machine,"
+        " or ae_title in [receive]"
+    )
+
+
+def remove_peer(settings: Settings, ae_title: str, address: str | None) -> int:
+    """Take approvals back; how many. Raises for a peer of the settings and an unknown one."""
+    network = None if address is None else _network(address, "--address")
+    with open_store(settings).begin() as session:
+        count = peers.remove(session, ae_title, network)
+    if count:
+        return count
+    if any(
+        peer.ae_title == ae_title and network in (None, shown(peer.address))
+        for peer in settings.receive.peer
+    ):
+        raise UsageError(f"{ae_title} is a peer of the settings file; edit receive.peer there")
+    where = "" if network is None else f" at {network}"
+    raise QCError(ErrorCode.STORAGE, f"no approved peer {ae_title}{where}; see peer list")
+
+
+def shown(address: str) -> str:
+    """An address range in one spelling; a range of one address as that address."""
+    network = ip_network(address, strict=False)
+    single = network.prefixlen == network.max_prefixlen
+    return str(network.network_address if single else network)
+
+
+def _approve(settings: Settings, title: str, network: str, certificate: str | None) -> str:
+    tls = settings.receive.tls
+    if certificate is not None and (tls is None or tls.mutual == "none"):
+        raise UsageError(
+            f"{title}: a certificate can be asked for only over TLS; set [receive.tls]"
+        )
+    with open_store(settings).begin() as session:
+        peers.approve(session, title, network, certificate, datetime.now(UTC))
+        for caller in peers.refused(session):
+            rule = access.Rule.of(title, network, certificate)
+            if access.allowed(_as_caller(caller), [], [rule]):
+                peers.forget(session, caller.ae_title, caller.address)
+    bound = "" if certificate is None else f" with certificate {certificate}"
+    return f"{title} may store from {network}{bound}"
+
+
+def _not_decided(settings: Settings, title: str, address: str) -> None:
+    """Refuse an approval that could change nothing, for the settings decide about its callers."""
+    for rule in access.configured(settings.receive.peer):
+        if rule.contains(title, address):
+            raise UsageError(
+                f"{title} at {address}: a peer of the settings file decides about it;"
+                " edit receive.peer there"
+            )
+
+
+def _the_one(found: list[RefusedCaller], ae_title: str) -> RefusedCaller:
+    if not found:
+        raise QCError(ErrorCode.STORAGE, f"no refused caller {ae_title}; see peer list, peer add")
+    if len(found) > 1:
+        addresses = ", ".join(caller.address for caller in found)
+        raise UsageError(f"{ae_title} called from {addresses}; choose with --address")
+    return found[0]
+
+
+def _as_caller(caller: RefusedCaller) -> access.Caller:
+    return access.Caller(caller.ae_title, caller.address, caller.certificate)
+
+
+def _network(value: str, option: str) -> str:
+    return shown(_valid(_NETWORK, value, option))
+
+
+def _valid(kind: TypeAdapter[str], value: str, what: str) -> str:
+    try:
+        return kind.validate_python(value)
+    except ValidationError as error:
+        told = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{what} {value}: {told}") from None
+
+
+def _row(
+    state: str,
+    ae_title: str,
+    address: str,
+    certificate: str | None,
+    since: datetime | None = None,
+    last: datetime | None = None,
+    attempts: int | None = None,
+    called_ae: str | None = None,
+    reason: str | None = None,
+) -> dict[str, Any]:
+    return {
+        "state": state,
+        "ae_title": ae_title,
+        "address": address,
+        "certificate": certificate,
+        "attempts": attempts,
+        "since": None if since is None else since.isoformat(timespec="seconds"),
+        "last_seen": None if last is None else last.isoformat(timespec="seconds"),
+        "called_ae": called_ae,
+        "reason": reason,
+    }

@@ -1,0 +1,234 @@
+"""What a person asks about rejections: reject an image, take that back, see what was rejected.
+
+Nothing else makes a rejection note: whoever takes it may hide or delete the image (IHE IOCM).
+"""
+
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+
+from detector.console import UsageError
+from detector.errors import ErrorCode, QCError
+from qc_daemon.cli.output import Listing
+from qc_daemon.operations.operate import open_store
+from qc_daemon.records.listings import ALL, Window
+from qc_daemon.records.received.revisions import RevisionFacts
+from qc_daemon.records.results import rejections
+from qc_daemon.records.results.rejections import Rejected
+from qc_daemon.records.results.reports import ReportObject
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import ObjectKind
+from qc_daemon.report.equipment import to_bytes
+from qc_daemon.report.objects.key_objects import build_rejection, build_retraction
+from qc_daemon.report.source import Source
+from qc_daemon.report.source_file import read_header
+from qc_daemon.report.sr import codes
+from qc_daemon.retain import Originals
+from qc_daemon.routing import Routes, Traits
+from qc_daemon.settings import Settings
+
+_LONGEST_NAME = 64
+# One would be an initial; names of one letter are told with their title.
+_FEWEST_LETTERS = 2
+
+
+def reject(settings: Settings, sop_instance_uid: str, reason: str, confirmed_by: str) -> str:
+    """Make and queue the note that this person rejects the image; returns a line that says where.
+
+    `reason` is a code value of `codes.REASONS`. Raises UsageError for an unknown reason, no name,
+    or where no destination takes the note; QCError for an image that is unknown, no image, or
+    rejected already.
+    """
+    code, name = _reason(reason), _name(confirmed_by, "--confirmed-by")
+    store = open_store(settings)
+    with store.read() as session:
+        facts = rejections.newest(session, sop_instance_uid)
+        if facts is None:
+            raise QCError(ErrorCode.STORAGE, f"no image {sop_instance_uid} is here; see results")
+        known = rejections.of_instance(session, sop_instance_uid)
+        number = rejections.count(session, facts.exam_id) + 1
+        again = rejections.times_rejected(session, facts.instance_id)
+    if known is not None:
+        raise _rejected_already(sop_instance_uid)
+    source = _source(settings, store, facts)
+    destinations = _destinations(settings, facts, source)
+    now = datetime.now(UTC)
+    note = build_rejection(source, code, number=number, created=now, again=again)
+    with store.begin() as session:
+        if not rejections.confirm(
+            session,
+            facts,
+            _made(note),
+            destinations,
+            reason=reason,
+            confirmed_by=name,
+            now=now,
+            number=again + 1,
+        ):
+            raise _rejected_already(sop_instance_uid)
+    return f"rejected ({code.meaning}); the note goes to {', '.join(destinations)}"
+
+
+RETRACTIONS = {
+    "wrong-image": "another image was meant",
+    "wrong-reason": "the reason was wrong",
+    "reconsidered": "the image was looked at again and is good enough",
+}
+
+
+def retract(settings: Settings, sop_instance_uid: str, reason: str, retracted_by: str) -> str:
+    """Take the rejection of this image back; returns a line that says where that is told.
+
+    The rejection and its note stay, with who retracted it, when and why (a key of `RETRACTIONS`).
+    A note of its own goes to the destinations that the first was for, behind it. Raises UsageError
+    for an unknown reason or no name, QCError for an image that does not stand rejected.
+    """
+    if reason not in RETRACTIONS:
+        raise UsageError(f"--reason {reason}: give one of {retraction_reasons()}")
+    name = _name(retracted_by, "--retracted-by")
+    store = open_store(settings)
+    with store.read() as session:
+        facts = rejections.newest(session, sop_instance_uid)
+        rejection = rejections.standing(session, sop_instance_uid)
+        number = 0 if rejection is None else rejections.count(session, rejection.exam_id) + 1
+    if facts is None or rejection is None:
+        raise _not_rejected(sop_instance_uid)
+    note = dcmread(BytesIO(rejection.note))
+    now = datetime.now(UTC)
+    retraction = build_retraction(
+        _source(settings, store, facts), note, RETRACTIONS[reason], number=number, created=now
+    )
+    known = {each.name for each in settings.destination}
+    to = [each for each in rejection.destinations if each in known]
+    with store.begin() as session:
+        if not rejections.retract(
+            session, rejection, _made(retraction), to, reason=reason, retracted_by=name, now=now
+        ):
+            raise _not_rejected(sop_instance_uid)
+    outcome = (
+        f"a note that says so goes to {', '.join(to)}" if to else "no destination is left to tell"
+    )
+    return (
+        f"retracted; {outcome}. An archive that hid the image may not show it again by itself:"
+        " ask its administrator"
+    )
+
+
+REJECTION_COLUMNS = (
+    "sop_instance_uid",
+    "state",
+    "reason",
+    "reason_meaning",
+    "confirmed_by",
+    "confirmed",
+    "retraction_reason",
+    "retracted_by",
+    "retracted",
+    "note",
+    "retraction_note",
+)
+REJECTION_TABLE = REJECTION_COLUMNS[:9]
+STATES = ("rejected", "retracted")
+
+
+def list_rejections(settings: Settings, window: Window = ALL) -> Listing:
+    """Rejections, oldest first: why, by whom and when, and the same of a retraction; the window is
+    about when they were confirmed."""
+    with open_store(settings).read() as session:
+        found, total = rejections.page(session, window)
+    return Listing(map(_row, found), total)
+
+
+def _row(rejected: Rejected) -> dict[str, Any]:
+    back = rejected.retraction
+    return {
+        "sop_instance_uid": rejected.sop_instance_uid,
+        "state": "rejected" if back is None else "retracted",
+        "reason": rejected.reason,
+        "reason_meaning": codes.REASONS[rejected.reason].meaning,
+        "confirmed_by": rejected.confirmed_by,
+        "confirmed": rejected.confirmed_at.isoformat(timespec="seconds"),
+        "retraction_reason": None if back is None else back.reason,
+        "retracted_by": None if back is None else back.retracted_by,
+        "retracted": None if back is None else back.retracted_at.isoformat(timespec="seconds"),
+        "note": rejected.note_uid,
+        "retraction_note": None if back is None else back.note_uid,
+    }
+
+
+def retraction_reasons() -> str:
+    """The words to choose from, in one line."""
+    return ", ".join(f"{value} ({meaning})" for value, meaning in RETRACTIONS.items())
+
+
+def reasons() -> str:
+    """The codes to choose from, in one line."""
+    return ", ".join(f"{value} {code.meaning}" for value, code in codes.REASONS.items())
+
+
+def _reason(value: str) -> Code:
+    try:
+        return codes.REASONS[value]
+    except KeyError:
+        raise UsageError(f"--reason {value}: give one of {reasons()}") from None
+
+
+def _name(value: str, option: str) -> str:
+    """A person's name, as far as can be told: one line with letters, not a number or an option."""
+    name = value.strip()
+    if not name or len(name) > _LONGEST_NAME or not name.isprintable():
+        raise UsageError(
+            f"{option}: give the person's name, 1 to {_LONGEST_NAME} letters on one line"
+        )
+    if sum(letter.isalpha() for letter in name) < _FEWEST_LETTERS or name.startswith("-"):
+        raise UsageError(f"{option} {name}: give the person's name, not a number or a sign")
+    return name
+
+
+def _made(note: Dataset) -> ReportObject:
+    return ReportObject(
+        kind=ObjectKind.KEY_OBJECTS,
+        sop_instance_uid=str(note.SOPInstanceUID),
+        sop_class_uid=str(note.SOPClassUID),
+        payload=to_bytes(note),
+    )
+
+
+def _source(settings: Settings, store: Store, facts: RevisionFacts) -> Source:
+    def pixel_hash(path: Path) -> str:
+        # Asked only when a destination gave an object back changed.
+        from qc_daemon.score.decode import DecodeProcess
+
+        with DecodeProcess(megabytes=settings.score.decode_megabytes) as decoder:
+            return decoder.summary(path).pixel_sha256
+
+    source = Source.of(read_header(Originals(store, settings, pixel_hash)(facts)), facts.sha256)
+    if "Rows" not in source.header:
+        raise QCError(ErrorCode.NOT_AN_IMAGE, f"{source.sop_instance_uid} is no image")
+    return source
+
+
+def _destinations(settings: Settings, facts: RevisionFacts, source: Source) -> tuple[str, ...]:
+    """Where key objects of this image go. A person decided, so no rule asks for a verdict."""
+    traits = Traits(facts.calling_ae, source.station_name, source.study_description)
+    to = Routes.of(settings).route(ObjectKind.KEY_OBJECTS, [traits]).to
+    if not to:
+        raise UsageError('the note would go nowhere; add "key-objects" to a destination\'s objects')
+    return to
+
+
+def _rejected_already(sop_instance_uid: str) -> QCError:
+    return QCError(
+        ErrorCode.STORAGE, f"{sop_instance_uid} was rejected already; see rejection list"
+    )
+
+
+def _not_rejected(sop_instance_uid: str) -> QCError:
+    return QCError(
+        ErrorCode.STORAGE, f"{sop_instance_uid} does not stand rejected; see rejection list"
+    )

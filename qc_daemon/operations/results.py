@@ -1,0 +1,124 @@
+"""Stored findings for people, spreadsheets and programs: which there are, what each row says."""
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any, Literal
+
+from qc_daemon.cli.output import FINDING_COLUMNS, flat
+from qc_daemon.operations.operate import open_store
+from qc_daemon.records.listings import ExamFilter, Window
+from qc_daemon.records.results import findings
+from qc_daemon.records.results.findings import StoredFinding, best_of, rank
+from qc_daemon.settings import Settings
+
+TABLE_COLUMNS = ("exam_id", "sop_instance_uid", *FINDING_COLUMNS[1:])
+CSV_COLUMNS = (
+    "exam_id",
+    "patient_id",
+    "accession_number",
+    "study_instance_uid",
+    "series_instance_uid",
+    "sop_instance_uid",
+    "revision",
+    "superseded",
+    "frame",
+    "frames_scored",
+    "best_frame",
+    "region",
+    "view",
+    "view_probability",
+    "verdict",
+    "probability",
+    "raw_probability",
+    "gate_image",
+    "gate_text",
+    "gate_spatial",
+    "not_met",
+    "flags",
+    "error_code",
+    "error_message",
+    "calling_ae",
+    "received",
+    "created",
+    "bundle",
+    "bundle_version",
+    "model_id",
+)
+
+
+def stored_rows(
+    settings: Settings,
+    exam_filter: ExamFilter,
+    window: Window,
+    form: Literal["finding", "row"],
+    *,
+    all_frames: bool,
+    all_revisions: bool,
+    best_first: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """What is stored, in order of arrival, as it is read: finding objects with the keys of
+    `provenance` added, or rows of `CSV_COLUMNS`. At most `window.limit`."""
+    with open_store(settings).read() as session:
+        count = 0
+        every = findings.stored(
+            session, exam_filter, window, all_revisions=all_revisions, best_first=best_first
+        )
+        for each in every:
+            if not (all_frames or each.is_best):
+                continue
+            if window.limit is not None and count >= window.limit:
+                return
+            count += 1
+            yield each.body | provenance(each) if form == "finding" else row(each)
+
+
+def provenance(stored: StoredFinding) -> dict[str, Any]:
+    """Keys beside the finding's own (DESIGN.md, section 5); readers may do without them."""
+    return {
+        "exam_id": stored.exam_id,
+        "calling_ae": stored.revision.calling_ae,
+        "received": stored.revision.received_at.isoformat(timespec="seconds"),
+        "superseded": stored.is_superseded,
+        "best_frame": stored.is_best,
+    }
+
+
+def row(stored: StoredFinding) -> dict[str, Any]:
+    """One value a key; the identifiers are those of the revision that the finding is told of."""
+    body, facts = stored.body, stored.revision
+    row = flat(body) | {
+        "exam_id": stored.exam_id,
+        "patient_id": stored.patient_id,
+        "accession_number": stored.accession_number,
+        "study_instance_uid": facts.study_instance_uid,
+        "series_instance_uid": facts.series_instance_uid,
+        "sop_instance_uid": facts.sop_instance_uid,
+        "revision": facts.number,
+        "superseded": stored.is_superseded,
+        "calling_ae": facts.calling_ae,
+        "received": facts.received_at.isoformat(timespec="seconds"),
+    }
+    if "error" in body:
+        return row
+    return row | {
+        "frames_scored": stored.frames,
+        "best_frame": stored.is_best,
+        "region": body["region"]["index"],
+        "raw_probability": body["quality"]["raw_probability"],
+        "created": body["created"],
+        "bundle": body["bundle"]["name"],
+        "bundle_version": body["bundle"]["version"],
+        "model_id": body["bundle"]["model_id"],
+    }
+
+
+def shown(scored: Iterable[dict[str, Any]], all_frames: bool) -> Iterator[dict[str, Any]]:
+    """Finding and error objects file by file, the best frame of each first, and of a cine only the
+    best of each view unless `all_frames`."""
+    for _, group in groupby(scored, key=lambda finding: finding["source"]):
+        told = list(group)
+        found = [finding for finding in told if "error" not in finding]
+        best = best_of(found)
+        chosen = [each for place, each in enumerate(found) if all_frames or place in best]
+        yield from sorted(chosen, key=rank, reverse=True)
+        yield from (finding for finding in told if "error" in finding)

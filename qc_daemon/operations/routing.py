@@ -1,0 +1,140 @@
+"""What an operator asks of routing rules: where the objects of a file would go, and why."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+
+from detector.anatomy import View
+from detector.console import UsageError
+from detector.errors import ErrorCode, QCError
+from model.finding import QUALITY_LABELS
+from qc_daemon.receive.identifiers import HeaderError, data_set_offset, read_identity
+from qc_daemon.report.source import Source
+from qc_daemon.report.source_file import read_header
+from qc_daemon.routing import SOURCE, Routes, Traits
+from qc_daemon.settings import ObjectKind, Settings
+
+
+def try_rules(
+    settings: Settings,
+    paths: Sequence[Path],
+    *,
+    calling_ae: str = "",
+    view: str | None = None,
+    verdict: str | None = None,
+) -> Iterator[dict[str, Any]]:
+    """For each file and kind of object where it would go, or {"source", "error"}.
+
+    With `view` or `verdict` that result is supposed; without, the settings' bundle judges the file
+    if a rule asks for it. An overlay stands for each of a file's findings, so that it may have
+    several answers. Raises UsageError.
+    """
+    if view is not None and view not in list(View):
+        raise UsageError(f"--view {view}: give one of {', '.join(View)}")
+    if verdict is not None and verdict not in QUALITY_LABELS:
+        raise UsageError(f"--verdict {verdict}: give one of {', '.join(QUALITY_LABELS)}")
+    routes = Routes.of(settings)
+    judged = None
+    if routes.asks_result and view is None and verdict is None:
+        judged = _judged([path for path in paths if path.is_file()], settings)
+    for path in paths:
+        try:
+            received = _received(path, calling_ae)
+            yield _row(path, SOURCE, routes, [received])
+            known = _inherited(path, calling_ae)
+            results = [(view, verdict)] if judged is None else _results(judged[str(path)])
+            found = [replace(known, view=view, verdict=verdict) for view, verdict in results]
+            for kind in get_args(ObjectKind):
+                if kind != SOURCE:
+                    yield from _made(path, kind, routes, found)
+        except QCError as error:
+            yield {
+                "source": str(path),
+                "error": {"code": error.code.value, "message": error.message},
+            }
+
+
+def flat(row: dict[str, Any]) -> dict[str, Any]:
+    """The row of a table or CSV."""
+    if "error" in row:
+        error = row["error"]
+        return {
+            "file": row["source"],
+            "object": None,
+            "goes to": [],
+            "decided by": None,
+            "earlier rules": [],
+            "error": f"{error['code']}: {error['message']}",
+        }
+    return {
+        "file": row["source"],
+        "object": row["object"],
+        "goes to": row["to"] or ["nowhere"],
+        "decided by": f"rule {row['rule']}" if row["rule"] else "the destinations' objects",
+        "earlier rules": [f"{each['rule']}: {each['why']}" for each in row["earlier"]],
+        "error": None,
+    }
+
+
+def _made(
+    path: Path, kind: str, routes: Routes, found: Sequence[Traits]
+) -> Iterator[dict[str, Any]]:
+    """What is made of the file: one object of all findings, but an overlay of each."""
+    if kind != "overlay":
+        yield _row(path, kind, routes, found)
+        return
+    rows = [_row(path, kind, routes, [each]) for each in found]
+    yield from (row for place, row in enumerate(rows) if row not in rows[:place])
+
+
+def _row(path: Path, kind: str, routes: Routes, traits: Sequence[Traits]) -> dict[str, Any]:
+    route = routes.route(kind, traits)
+    return {
+        "source": str(path),
+        "object": kind,
+        "to": list(route.to),
+        "rule": route.rule,
+        "earlier": [{"rule": miss.rule, "why": miss.why} for miss in route.earlier],
+    }
+
+
+def _received(path: Path, calling_ae: str) -> Traits:
+    """What the receiver would know of it."""
+    try:
+        syntax = str(read_file_meta_info(path).TransferSyntaxUID)
+        identity = read_identity(path, data_set_offset(path), syntax, describing=True)
+    except OSError as error:
+        raise QCError(ErrorCode.UNREADABLE, f"cannot be opened: {error.strerror}") from error
+    except (InvalidDicomError, HeaderError, AttributeError, EOFError) as error:
+        raise QCError(ErrorCode.UNREADABLE, "rules are tried on a DICOM file (PS3.10)") from error
+    return Traits(calling_ae, identity.station_name, identity.study_description)
+
+
+def _inherited(path: Path, calling_ae: str) -> Traits:
+    """What the report stage would know of it."""
+    source = Source.of(read_header(path), "")
+    return Traits(calling_ae, source.station_name, source.study_description)
+
+
+def _judged(paths: Sequence[Path], settings: Settings) -> dict[str, list[dict[str, Any]]]:
+    """Finding objects, or one error object, by file."""
+    # The models' libraries take seconds to load.
+    from qc_daemon.score.files import score_files
+
+    found = defaultdict(list)
+    for finding in score_files(paths, settings.score):
+        found[finding["source"]].append(finding)
+    return found
+
+
+def _results(findings: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """View and verdict of each. Raises QCError for a file that could not be scored."""
+    for finding in findings:
+        if "error" in finding:
+            raise QCError(ErrorCode(finding["error"]["code"]), finding["error"]["message"])
+    return [(finding["view"]["code"], finding["quality"]["label"]) for finding in findings]

@@ -1,0 +1,162 @@
+"""Storing files and folders to a DICOM receiver, as a modality would."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+
+from detector.console import UsageError
+from detector.errors import ErrorCode, QCError
+from detector.plain_text import visible
+from qc_daemon.convert import Converter
+from qc_daemon.deliver.c_store import StoreSCU
+from qc_daemon.deliver.transport import Item
+from qc_daemon.observe import log
+from qc_daemon.settings import ClientTLSSettings, DestinationSettings, ScoreSettings
+
+_MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
+# After so many failures to reach the receiver in a row the rest is not tried: each costs a timeout.
+_GIVE_UP_AFTER = 2
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file that was not stored, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass
+class SendReport:
+    """How it went."""
+
+    sent: list[Path] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+
+
+def parse_address(to: str) -> tuple[str, str, int]:
+    """AE title, host and port of `AET@HOST:PORT` (`[…]` around an IPv6 address).
+
+    Raises UsageError.
+    """
+    title, at, rest = to.rpartition("@")
+    host, colon, port = rest.rpartition(":")
+    if not (at and colon and title.strip() and host) or not port.isdecimal():
+        raise UsageError(f"--to {to}: give AET@HOST:PORT, as QCDAEMON@127.0.0.1:11112")
+    if len(title.strip()) > 16 or not 0 < int(port) < 65536:
+        raise UsageError(f"--to {to}: an AE title has up to 16 characters, a port is 1 to 65535")
+    return title.strip(), host.strip("[]"), int(port)
+
+
+def send(
+    paths: Sequence[Path],
+    to: str,
+    calling_ae: str = "QCSEND",
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    timeout: float = 60.0,
+    tls: ClientTLSSettings | None = None,
+) -> SendReport:
+    """Store every DICOM file under `paths` in its own transfer syntax.
+
+    `progress` is told files done and in all. Each object goes on its own: one that fails stops no
+    other. Raises UsageError for a path that is not there, no files at all, or a bad address.
+    """
+    title, host, port = parse_address(to)
+    files = list(_files(paths))
+    if not files:
+        raise UsageError(f"{', '.join(map(str, paths))}: no files there; give DICOM files")
+    destination = DestinationSettings(
+        name="receiver", ae_title=title, host=host, port=port, timeout=timeout, tls=tls
+    )
+    converter = Converter(ScoreSettings())
+    scu = StoreSCU(destination, calling_ae, converter)
+    report = SendReport()
+    unreachable = 0
+    try:
+        for done, path in enumerate(files):
+            progress(done, len(files))
+            if unreachable >= _GIVE_UP_AFTER:
+                report.failed.append(Failure(path, "not tried: the receiver cannot be reached"))
+                continue
+            try:
+                scu.send(_item(path))
+            except QCError as error:
+                reached = error.code is not ErrorCode.DELIVERY_UNREACHABLE
+                unreachable = 0 if reached else unreachable + 1
+                report.failed.append(Failure(path, error.message))
+            else:
+                unreachable = 0
+                report.sent.append(path)
+        progress(len(files), len(files))
+    finally:
+        scu.close()
+        converter.close()
+    return report
+
+
+def send_with_progress(
+    paths: Sequence[Path],
+    to: str,
+    calling_ae: str,
+    console: Console,
+    tls: ClientTLSSettings | None = None,
+) -> bool:
+    """`send`, shown on a terminal; True if every file was stored."""
+    log.quiet_libraries()
+    with Progress(
+        *Progress.get_default_columns()[:2],
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    ) as bar:
+        task = bar.add_task("Storing", total=None)
+        report = send(
+            paths,
+            to,
+            calling_ae,
+            lambda done, total: bar.update(task, completed=done, total=total),
+            tls=tls,
+        )
+    for failure in report.failed:
+        line = visible(f"{failure.path}: {failure.reason}")
+        console.print(line, markup=False, emoji=False, highlight=False)
+    console.print(f"{len(report.sent)} stored, {len(report.failed)} failed", highlight=False)
+    return not report.failed
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(each for each in path.rglob("*") if each.is_file())
+        elif path.exists():
+            yield path
+        else:
+            raise UsageError(f"{path} does not exist; give files or folders")
+
+
+def _item(path: Path) -> Item:
+    """The file as something to send. Raises QCError UNREADABLE."""
+    try:
+        header = dcmread(path, specific_tags=["SOPClassUID", "SOPInstanceUID"])
+        meta = header.file_meta
+        sop_class, sop_instance = str(header.SOPClassUID), str(header.SOPInstanceUID)
+        syntax = str(meta.TransferSyntaxUID)
+    except (InvalidDicomError, AttributeError):
+        raise QCError(ErrorCode.UNREADABLE, "not a DICOM file") from None
+    except OSError as error:
+        raise QCError(ErrorCode.UNREADABLE, f"cannot be read: {error.strerror}") from None
+    except Exception as error:
+        # pydicom lets a dozen kinds of error through for a broken header.
+        raise QCError(
+            ErrorCode.UNREADABLE, f"broken DICOM header ({type(error).__name__})"
+        ) from None
+    if sop_class == _MEDIA_DIRECTORY:
+        raise QCError(ErrorCode.UNREADABLE, "a DICOMDIR is not stored")
+    if meta.get("MediaStorageSOPInstanceUID") != sop_instance:
+        raise QCError(ErrorCode.UNREADABLE, "meta group and data set name different instances")
+    return Item(sop_class, sop_instance, syntax, name=path.name, path=path)

@@ -1,0 +1,154 @@
+"""What an operator does about orphans: files in the spool that no row knows (`retain.reconcile`).
+
+Their senders were never told success and have most likely sent them again, so nothing is done by
+itself. Released, an orphan is admitted as if it had been received now; discarded, it is gone.
+"""
+
+import hashlib
+import re
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pydicom.filereader import read_file_meta_info
+
+from detector.errors import ErrorCode, QCError
+from qc_daemon.operations.operate import open_store
+from qc_daemon.receive import Spool
+from qc_daemon.receive.identifiers import HeaderError, data_set_offset, read_identity
+from qc_daemon.records.received import receipts, retention
+from qc_daemon.records.results import bundles
+from qc_daemon.records.store import Store
+from qc_daemon.retain.reconcile import MARGIN, reconcile
+from qc_daemon.routing import SOURCE, Routes, Traits
+from qc_daemon.service import lock
+from qc_daemon.settings import Settings
+
+_NAME = re.compile(r"[0-9a-f]{64}")
+
+
+ORPHAN_COLUMNS = ("sha256", "bytes", "written", "reason")
+
+
+def list_orphans(settings: Settings) -> list[dict[str, Any]]:
+    """Orphans by SHA-256, those old enough that no row for them can be on its way."""
+    spool, store = settings.store.spool, open_store(settings)
+    if not spool.is_dir():
+        # Nothing was ever received.
+        return []
+    result = reconcile(store, spool, datetime.now(UTC), margin=margin(spool))
+    return [
+        {
+            "sha256": Path(path).stem,
+            "bytes": (spool / path).stat().st_size,
+            "written": _written(spool / path).isoformat(timespec="seconds"),
+            "reason": "no row: its receipt was not completed, or a backup without it was restored",
+        }
+        for path in result.orphan_paths
+    ]
+
+
+def every_orphan(settings: Settings) -> list[str]:
+    """SHA-256 of all that can be judged now, however many."""
+    names: list[str] = []
+    spool, store = settings.store.spool, open_store(settings)
+    try:
+        if spool.is_dir():
+            result = reconcile(
+                store, spool, datetime.now(UTC), margin=margin(spool), listed=sys.maxsize
+            )
+            names = [Path(path).stem for path in result.orphan_paths]
+    finally:
+        store.close()
+    return names
+
+
+def release_orphans(settings: Settings, names: Sequence[str]) -> int:
+    """Admit orphans as if received now; how many. Raises QCError at the first that cannot be."""
+    store = open_store(settings)
+    try:
+        paths = [_orphan(store, settings, name) for name in names]
+        for path in paths:
+            _admit(store, settings, path)
+    finally:
+        store.close()
+    return len(paths)
+
+
+def _admit(store: Store, settings: Settings, path: Path) -> None:
+    receipt, traits = _receipt(settings.store.spool, path)
+    with store.begin() as session:
+        bundle = bundles.active(session)
+        receipts.admit(
+            session,
+            receipt,
+            source_destinations=Routes.of(settings).route(SOURCE, [traits]).to,
+            bundle_id=None if bundle is None else bundle.model_id,
+            now=datetime.now(UTC),
+        )
+
+
+def discard_orphans(settings: Settings, names: Sequence[str]) -> int:
+    """Remove orphans for good; how many. Raises QCError at the first that is none."""
+    store = open_store(settings)
+    paths = [_orphan(store, settings, name) for name in names]
+    for path in paths:
+        path.unlink(missing_ok=True)
+    return len(paths)
+
+
+def margin(spool: Path) -> timedelta:
+    """How old a file must be to be judged: no row is on its way where no service runs."""
+    return MARGIN if lock.is_running(spool) else timedelta(0)
+
+
+def _orphan(store: Store, settings: Settings, name: str) -> Path:
+    spool = Spool(settings.store.spool)
+    path = spool.path(name)
+    if _NAME.fullmatch(name) is None or not path.is_file():
+        raise QCError(ErrorCode.STORAGE, f"the spool has no file {name[:80]}; see spool list")
+    with store.read() as session:
+        known = retention.kept(session, [path.relative_to(spool.root).as_posix()])
+    if known:
+        raise QCError(ErrorCode.STORAGE, f"{name} is no orphan: the database knows it")
+    if _written(path) > datetime.now(UTC) - margin(spool.root):
+        raise QCError(ErrorCode.STORAGE, f"{name} is being received; wait and see spool list")
+    return path
+
+
+def _receipt(spool: Path, path: Path) -> tuple[receipts.Receipt, Traits]:
+    """What the receiver would have recorded, but for the sender, whom the file does not name."""
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != path.stem:
+        raise QCError(
+            ErrorCode.UNREADABLE, f"{path.stem} is damaged: its bytes have another hash; discard it"
+        )
+    syntax = str(read_file_meta_info(path).TransferSyntaxUID)
+    try:
+        identity = read_identity(path, data_set_offset(path), syntax, describing=True)
+    except HeaderError as error:
+        raise QCError(ErrorCode.UNREADABLE, f"{path.stem} cannot be read: {error}") from error
+    receipt = receipts.Receipt(
+        sop_instance_uid=identity.sop_instance_uid,
+        sop_class_uid=identity.sop_class_uid,
+        study_instance_uid=identity.study_instance_uid,
+        series_instance_uid=identity.series_instance_uid,
+        patient_id=identity.patient_id,
+        patient_name=identity.patient_name,
+        accession_number=identity.accession_number,
+        study_date=identity.study_date,
+        transfer_syntax_uid=syntax,
+        calling_ae="",
+        sha256=sha256,
+        size=path.stat().st_size,
+        path=path.relative_to(spool).as_posix(),
+        association="",
+    )
+    return receipt, Traits("", identity.station_name, identity.study_description)
+
+
+def _written(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)

@@ -1,0 +1,1 @@
+"""Storage commitment: requests that were received (SCP) and sent (SCU)."""

@@ -1,0 +1,37 @@
+"""What the metrics ask of the tables, beside the queue."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from qc_daemon.records.received import exams
+from qc_daemon.records.tables import Commitment, CommitmentState, Revision, RevisionState
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Counts; `commitments` by state, those not told only."""
+
+    open_exams: int
+    quarantined: int
+    commitments: dict[str, int]
+
+
+def look(session: Session) -> Figures:
+    """The figures now."""
+    quarantined = (
+        select(func.count())
+        .select_from(Revision)
+        .where(Revision.state == RevisionState.QUARANTINED)
+    )
+    commitments = session.execute(
+        select(Commitment.state, func.count().label("number"))
+        .where(Commitment.state != CommitmentState.REPORTED)
+        .group_by(Commitment.state)
+    )
+    return Figures(
+        open_exams=exams.open_count(session),
+        quarantined=session.execute(quarantined).scalar_one(),
+        commitments={row.state: row.number for row in commitments},
+    )

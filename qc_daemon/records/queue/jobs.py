@@ -1,0 +1,868 @@
+"""The job queue: a table in the same database, so that job and data commit together.
+
+A job is unique by (kind, subject, revision, destination):
+
+    kind     subject             revision            destination  row ids it carries
+    score    instance:<id>       revision number     ""           exam_id, revision_id
+    report   exam:<id>           report revision     ""           exam_id
+    deliver  instance:<id>       revision number     name         exam_id, revision_id (the source)
+    deliver  object:<id>         report revision     name         exam_id, object_id
+
+Jobs of one kind, subject and destination are done in order of revision: a later content never
+overtakes an earlier one that is still ready or leased. It does not wait for a commitment to the
+earlier one; but if that has to be sent again, the later ones are sent again after it. To one
+destination the objects that we make of an exam go in order of revision too, each kind by itself,
+and after the exam's images as long as these have not failed three times. What has ended, well or
+badly, holds nothing up.
+
+Transitions, all there are:
+
+    from                      to           when
+    -                         ready        insert
+    ready                     leased       claim: the one due the longest
+    leased                    leased       renew, with the current token
+    leased                    done         finish, with the current token
+    leased                    sent         sent, with the current token (deliver jobs)
+    sent                      done         committed
+    sent                      ready, dead  uncommitted (attempt counted, back-off; attempts used up)
+    leased                    ready        fail RETRY (attempt counted, back-off) or ALARM (alarm
+                                           counted, back-off); lease expired or its owner died
+                                           (death counted)
+    leased                    dead         fail RETRY, attempts used up
+    leased                    quarantined  fail QUARANTINE; deaths used up (worker-deaths)
+    sent                      quarantined  reject
+    ready, leased, sent       dead         cancel
+    ready, sent, dead,        ready        retry: at once, counts reset
+    quarantined
+    done                      ready        revisions.release; uncommitted, for later contents
+
+When a score job ends dead or quarantined its revision is quarantined with the same reason, so that
+every object ends as findings or as a recorded reason.
+"""
+
+import heapq
+import random
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import chain, repeat
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
+
+from detector.errors import ErrorCode, FailureClass, QCError
+from qc_daemon.records.tables import (
+    Exam,
+    ExamState,
+    JobKind,
+    JobRow,
+    JobState,
+    PledgeItem,
+    ReportObjectRow,
+    Revision,
+    RevisionState,
+    UTCDateTime,
+)
+from qc_daemon.records.upsert import changed, insert_once
+from qc_daemon.settings import JobSettings
+
+UNIQUE = ("kind", "subject", "revision", "destination")
+# Not handed over yet; not ended yet.
+TO_DO = (JobState.READY, JobState.LEASED)
+PENDING = (*TO_DO, JobState.SENT)
+GIVEN_UP = (JobState.DEAD, JobState.QUARANTINED)
+# How far apart the clocks of hosts on one database may be.
+CLOCK_SKEW = timedelta(minutes=1)
+# A result waits for an image of its exam until that has failed so often.
+_PATIENCE = 3
+# Rows of the index that a claim reads: the first is nearly always claimable, but where many wait
+# for others few queries should pass them.
+_FIRST_PAGE, _PAGE = 4, 128
+_NO_LEASE: dict[str, Any] = {"owner": None, "lease_token": None, "lease_until": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as it was when read; `lease_token` proves the right to finish it."""
+
+    id: int
+    kind: JobKind
+    subject: str
+    revision: int
+    destination: str
+    exam_id: int
+    revision_id: int | None
+    object_id: int | None
+    state: JobState
+    attempts: int
+    deaths: int
+    alarms: int
+    not_before: datetime
+    owner: str | None
+    lease_token: str | None
+    lease_until: datetime | None
+    error_code: str | None
+    error_message: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how fast: seconds double from `backoff_seconds` up to the cap."""
+
+    max_attempts: int = 15
+    max_deaths: int = 3
+    backoff_seconds: float = 30.0
+    backoff_cap_seconds: float = 3600.0
+
+    @classmethod
+    def of(cls, settings: JobSettings) -> "RetryPolicy":
+        return cls(
+            max_attempts=settings.max_attempts,
+            max_deaths=settings.max_deaths,
+            backoff_seconds=settings.backoff_seconds,
+            backoff_cap_seconds=settings.backoff_cap_seconds,
+        )
+
+
+def backoff(attempt: int, policy: RetryPolicy, u: float) -> float:
+    """Seconds to wait after the `attempt`-th failure (from 1), `u` uniform in [0, 1).
+
+    The full wait doubles with each attempt up to the cap; jitter takes up to half of it away, so
+    that jobs which failed together do not come back together.
+    """
+    # 2^64 first waits outlast any cap; larger exponents would only overflow.
+    full = min(policy.backoff_cap_seconds, policy.backoff_seconds * 2.0 ** min(attempt - 1, 64))
+    return full * (0.5 + 0.5 * u)
+
+
+def insert(
+    session: Session,
+    kind: JobKind,
+    subject: str,
+    revision: int,
+    *,
+    exam_id: int,
+    now: datetime,
+    destination: str = "",
+    revision_id: int | None = None,
+    object_id: int | None = None,
+) -> int | None:
+    """The new job's id, or None if it is already there (whatever its state)."""
+    return insert_once(
+        session,
+        JobRow,
+        {
+            "kind": kind,
+            "subject": subject,
+            "revision": revision,
+            "destination": destination,
+            "exam_id": exam_id,
+            "revision_id": revision_id,
+            "object_id": object_id,
+            "not_before": now,
+            "created_at": now,
+            "updated_at": now,
+        },
+        UNIQUE,
+    )
+
+
+def claim(
+    session: Session,
+    kinds: Sequence[JobKind],
+    owner: str,
+    now: datetime,
+    lease_seconds: float,
+    max_deaths: int = 3,
+    destinations: Collection[str] | None = None,
+) -> Job | None:
+    """Lease the job of these kinds that has been due the longest to `owner`, or None; commit to
+    make it yours.
+
+    Deliver jobs are taken for `destinations` only, or for any if None: a daemon leaves alone what
+    its settings do not know. Leases that ended before `now` go back first, each counting a death
+    of its worker. On PostgreSQL claimers pass over each other's rows (SKIP LOCKED); on SQLite they
+    take turns. The cost does not depend on how many jobs wait.
+    """
+    # Only leased jobs have a `lease_until`; its index holds no others.
+    expired = select(JobRow).where(JobRow.lease_until.is_not(None), JobRow.lease_until <= now)
+    _lost(session, _locked(session, expired), now, max_deaths, count_death=True)
+    forget_future(session, now)
+    lines = [
+        _due(session, kind, destination, now)
+        for kind in kinds
+        for destination in _destinations_of(session, kind, destinations)
+    ]
+    for _, job_id in heapq.merge(*lines):
+        still_due = select(JobRow).where(
+            JobRow.id == job_id, JobRow.state == JobState.READY, JobRow.not_before <= now
+        )
+        if _locked(session, still_due):
+            _set(
+                session,
+                job_id,
+                now,
+                state=JobState.LEASED,
+                owner=owner,
+                lease_token=uuid4().hex,
+                lease_until=now + timedelta(seconds=lease_seconds),
+            )
+            return get(session, job_id)
+    return None
+
+
+def destinations_with(session: Session, state: JobState = JobState.READY) -> list[str]:
+    """The destinations that deliver jobs in this state are for, sorted.
+
+    One index probe a destination: DISTINCT would read every job.
+    """
+    names: list[str] = []
+    while True:
+        following = select(func.min(JobRow.destination)).where(
+            JobRow.state == state, JobRow.kind == JobKind.DELIVER
+        )
+        if names:
+            following = following.where(JobRow.destination > names[-1])
+        name = session.execute(following).scalar_one()
+        if name is None:
+            return names
+        names.append(name)
+
+
+def _destinations_of(
+    session: Session, kind: JobKind, destinations: Collection[str] | None
+) -> Collection[str]:
+    if kind is not JobKind.DELIVER:
+        return ("",)
+    return destinations_with(session) if destinations is None else sorted(set(destinations))
+
+
+def _due(
+    session: Session, kind: JobKind, destination: str, now: datetime
+) -> Iterator[tuple[datetime, int]]:
+    """(not_before, id) of the jobs that may be claimed, those due the longest first.
+
+    Pages of the index (state, kind, destination, not_before, id). A job that waits for others goes
+    behind them in the index, so that no later claim reads past it again.
+    """
+    place = (JobRow.not_before, JobRow.id)
+    page = select(*place).where(
+        JobRow.state == JobState.READY,
+        JobRow.kind == kind,
+        JobRow.destination == destination,
+        JobRow.not_before <= now,
+    )
+    after: tuple[datetime, int] | None = None
+    for size in chain((_FIRST_PAGE,), repeat(_PAGE)):
+        following = page if after is None else page.where(_is_behind(after))
+        rows = [
+            (row.not_before, row.id)
+            for row in session.execute(following.order_by(*place).limit(size))
+        ]
+        waits = _waits(session, [job_id for _, job_id in rows])
+        for not_before, job_id in rows:
+            last = waits.get(job_id)
+            if last is not None and last > not_before:
+                _postpone(session, job_id, last)
+        yield from (row for row in rows if row[1] not in waits)
+        if len(rows) < size:
+            return
+        after = rows[-1]
+
+
+def _is_behind(place: tuple[datetime, int]) -> ColumnElement[bool]:
+    not_before, job_id = place
+    return tuple_(JobRow.not_before, JobRow.id) > tuple_(
+        literal(not_before, UTCDateTime()), literal(job_id)
+    )
+
+
+def _postpone(session: Session, job_id: int, not_before: datetime) -> None:
+    changed(
+        session,
+        update(JobRow)
+        .where(JobRow.id == job_id, JobRow.state == JobState.READY)
+        .values(not_before=not_before),
+    )
+
+
+def _waits(session: Session, ids: Sequence[int]) -> dict[int, datetime | None]:
+    """Which of these ready jobs wait for other jobs, and when the last of those will be due.
+
+    None where all that a job waits for is leased.
+    """
+    if not ids:
+        return {}
+    rows = session.execute(_WAITING, {"ids": list(ids)}).all()
+    last_image: dict[tuple[int, str], datetime | None] = {}
+    waits: dict[int, datetime | None] = {}
+    for job_id, exam_id, destination, has_images in rows:
+        lasts = [_last_earlier(session, job_id)]
+        if has_images:
+            key = (exam_id, destination)
+            if key not in last_image:
+                last_image[key] = _last_image(session, exam_id, destination)
+            lasts.append(last_image[key])
+        waits[job_id] = max((each for each in lasts if each is not None), default=None)
+    return waits
+
+
+def _earlier(job: type[JobRow], earlier: type[JobRow]) -> ColumnElement[bool]:
+    """An earlier content of the same subject, for the same destination, is not handed over."""
+    return and_(
+        earlier.kind == job.kind,
+        earlier.subject == job.subject,
+        earlier.destination == job.destination,
+        earlier.revision < job.revision,
+        earlier.state.in_(TO_DO),
+    )
+
+
+def _earlier_unsent(job: type[JobRow]) -> ColumnElement[bool]:
+    earlier = aliased(JobRow)
+    return select(earlier.id).where(_earlier(job, earlier)).exists()
+
+
+def _amended(
+    job: type[JobRow],
+    earlier: type[JobRow],
+    own: type[ReportObjectRow],
+    other: type[ReportObjectRow],
+) -> ColumnElement[bool]:
+    """An earlier object of the exam, of the same kind, is on its way to the same destination."""
+    return and_(
+        own.id == job.object_id,
+        own.kind == other.kind,
+        other.id == earlier.object_id,
+        earlier.exam_id == job.exam_id,
+        earlier.kind == JobKind.DELIVER,
+        earlier.state.in_(TO_DO),
+        earlier.destination == job.destination,
+        earlier.revision < job.revision,
+    )
+
+
+def _amends_unsent(job: type[JobRow]) -> ColumnElement[bool]:
+    earlier, own, other = aliased(JobRow), aliased(ReportObjectRow), aliased(ReportObjectRow)
+    return select(earlier.id).where(_amended(job, earlier, own, other)).exists()
+
+
+def _is_awaited_image(
+    image: type[JobRow],
+    exam_id: InstrumentedAttribute[int] | int,
+    destination: InstrumentedAttribute[str] | str,
+) -> ColumnElement[bool]:
+    """An image of the exam that one of our objects may refer to is on its way there too."""
+    return and_(
+        image.exam_id == exam_id,
+        image.kind == JobKind.DELIVER,
+        image.state.in_(TO_DO),
+        image.destination == destination,
+        image.revision_id.is_not(None),
+        image.attempts + image.alarms + image.deaths < _PATIENCE,
+    )
+
+
+def _images_unsent(job: type[JobRow]) -> ColumnElement[bool]:
+    image = aliased(JobRow)
+    return and_(
+        job.object_id.is_not(None),
+        select(image.id).where(_is_awaited_image(image, job.exam_id, job.destination)).exists(),
+    )
+
+
+def _waiting() -> Select[int, int, str, bool]:
+    """Those of the jobs `ids` that wait for others; whether images are among these."""
+    job = aliased(JobRow)
+    has_images = _images_unsent(job)
+    return select(job.id, job.exam_id, job.destination, has_images).where(
+        job.id.in_(bindparam("ids", expanding=True)),
+        or_(_earlier_unsent(job), _amends_unsent(job), has_images),
+    )
+
+
+# Made once: SQLAlchemy takes longer to build it than a database to answer.
+_WAITING = _waiting()
+
+
+def _last_earlier(session: Session, job_id: int) -> datetime | None:
+    """When the last of the ready jobs that an object amends, or a content follows, will be due."""
+    job, earlier = aliased(JobRow), aliased(JobRow)
+    own, other = aliased(ReportObjectRow), aliased(ReportObjectRow)
+    last = select(func.max(earlier.not_before)).where(
+        job.id == job_id, earlier.state == JobState.READY
+    )
+    of_subject = session.execute(last.where(_earlier(job, earlier))).scalar_one()
+    of_object = session.execute(last.where(_amended(job, earlier, own, other))).scalar_one()
+    return max((each for each in (of_subject, of_object) if each is not None), default=None)
+
+
+def _last_image(session: Session, exam_id: int, destination: str) -> datetime | None:
+    return session.execute(
+        select(func.max(JobRow.not_before)).where(
+            _is_awaited_image(JobRow, exam_id, destination), JobRow.state == JobState.READY
+        )
+    ).scalar_one()
+
+
+def _advance_dependents(session: Session, row: Job | JobRow, now: datetime) -> None:
+    """What `_due` put behind this job is due again: the job will not be done in its time."""
+    changed(
+        session,
+        update(JobRow)
+        .where(
+            JobRow.state == JobState.READY,
+            JobRow.kind == row.kind,
+            JobRow.destination == row.destination,
+            or_(JobRow.subject == row.subject, JobRow.exam_id == row.exam_id),
+            JobRow.id != row.id,
+            JobRow.not_before > now,
+            # One that failed by itself keeps its own back-off.
+            JobRow.attempts + JobRow.alarms + JobRow.deaths == 0,
+        )
+        .values(not_before=now),
+    )
+
+
+def renew(session: Session, job: Job, now: datetime, lease_seconds: float) -> bool:
+    """Keep the lease until `now` + `lease_seconds`; False if it is no longer ours."""
+    return _set_leased(session, job, now, lease_until=now + timedelta(seconds=lease_seconds))
+
+
+def finish(session: Session, job: Job, now: datetime) -> bool:
+    """Done, in the transaction that stores the job's result.
+
+    False if the lease is no longer ours: another worker has the job, so the caller rolls back.
+    """
+    return _set_leased(
+        session,
+        job,
+        now,
+        state=JobState.DONE,
+        error_code=None,
+        error_message=None,
+        **_NO_LEASE,
+    )
+
+
+def sent(session: Session, job: Job, now: datetime, ask_at: datetime) -> bool:
+    """The destination has the object and is to be asked from `ask_at` on to commit to it.
+
+    Attempts stay counted, or one that it takes and never commits to would be sent for ever. What
+    was told of an earlier sending counts no more. False if the lease is no longer ours.
+    """
+    session.execute(delete(PledgeItem).where(PledgeItem.job_id == job.id))
+    return _set_leased(
+        session,
+        job,
+        now,
+        state=JobState.SENT,
+        alarms=0,
+        not_before=ask_at,
+        error_code=None,
+        error_message=None,
+        **_NO_LEASE,
+    )
+
+
+def committed(session: Session, job_id: int, now: datetime) -> bool:
+    """The destination keeps the object for good, or can commit to nothing; False if not sent."""
+    return _set_sent(session, job_id, now, state=JobState.DONE, error_code=None, error_message=None)
+
+
+def uncommitted(
+    session: Session,
+    row: JobRow,
+    error: QCError,
+    now: datetime,
+    policy: RetryPolicy,
+    rng: random.Random,
+) -> JobState:
+    """The destination does not commit to what a sent job, locked by the caller, has sent.
+
+    It is sent again, and so are the later contents of its subject that went after it.
+    """
+    attempts = row.attempts + 1
+    state = JobState.DEAD if attempts >= policy.max_attempts else JobState.READY
+    wait = timedelta(seconds=backoff(attempts, policy, rng.random()))
+    _set_sent(
+        session,
+        row.id,
+        now,
+        state=state,
+        attempts=attempts,
+        not_before=now + wait,
+        error_code=error.code,
+        error_message=error.message,
+    )
+    if state is JobState.READY:
+        changed(
+            session,
+            update(JobRow)
+            .where(
+                JobRow.kind == row.kind,
+                JobRow.subject == row.subject,
+                JobRow.destination == row.destination,
+                JobRow.revision > row.revision,
+                JobRow.state.in_((JobState.SENT, JobState.DONE)),
+            )
+            .values(state=JobState.READY, not_before=now, updated_at=now),
+        )
+    return state
+
+
+def ask_later(session: Session, job_id: int, now: datetime, until: datetime) -> None:
+    """A sent job's commitment is asked for; again from `until` on."""
+    _set_sent(session, job_id, now, not_before=until)
+
+
+def put_off(session: Session, row: JobRow, error: QCError, now: datetime, until: datetime) -> None:
+    """Ask for the commitment of a sent job again from `until` on; the alarm is counted."""
+    _set_sent(
+        session,
+        row.id,
+        now,
+        alarms=row.alarms + 1,
+        not_before=until,
+        error_code=error.code,
+        error_message=error.message,
+    )
+
+
+def reject(session: Session, job_id: int, error: QCError, now: datetime) -> None:
+    """End a sent job that no commitment can be asked for."""
+    _set_sent(
+        session,
+        job_id,
+        now,
+        state=JobState.QUARANTINED,
+        error_code=error.code,
+        error_message=error.message,
+    )
+
+
+def fail(
+    session: Session,
+    job: Job,
+    error: QCError,
+    now: datetime,
+    policy: RetryPolicy,
+    rng: random.Random,
+) -> JobState | None:
+    """What becomes of the job after `error`, by its failure class; None if no longer ours."""
+    attempts, alarms = job.attempts, job.alarms
+    state, not_before = JobState.READY, now
+    match error.failure_class:
+        case FailureClass.ALARM:
+            alarms += 1
+            not_before += timedelta(seconds=backoff(alarms, policy, rng.random()))
+        case FailureClass.QUARANTINE:
+            attempts += 1
+            state = JobState.QUARANTINED
+        case FailureClass.RETRY:
+            attempts += 1
+            if attempts >= policy.max_attempts:
+                state = JobState.DEAD
+            not_before += timedelta(seconds=backoff(attempts, policy, rng.random()))
+    ours = _set_leased(
+        session,
+        job,
+        now,
+        state=state,
+        attempts=attempts,
+        alarms=alarms,
+        not_before=not_before,
+        error_code=error.code,
+        error_message=error.message,
+        **_NO_LEASE,
+    )
+    if not ours:
+        return None
+    if state is not JobState.READY:
+        _ended_badly(session, job, error.code, error.message, now)
+    return state
+
+
+def release_owner(
+    session: Session,
+    owner: str,
+    now: datetime,
+    max_deaths: int = 3,
+    *,
+    count_death: bool = True,
+) -> int:
+    """Give back at once what a worker held that we know is gone; how many jobs that was.
+
+    `count_death` is False where the worker was stopped together with the service (shutdown, power
+    cut), which says nothing against the job.
+    """
+    held = select(JobRow).where(JobRow.state == JobState.LEASED, JobRow.owner == owner)
+    return _lost(session, _locked(session, held), now, max_deaths, count_death=count_death)
+
+
+def retry(session: Session, ids: Sequence[int], now: datetime) -> int:
+    """Make dead, quarantined or waiting jobs due at once, counts reset; how many that was.
+
+    A score job's revision and exam open again with it; what is sent is sent again.
+    """
+    again = (JobState.READY, JobState.SENT, JobState.DEAD, JobState.QUARANTINED)
+    return _again(session, ids, again, now)
+
+
+def cancel(session: Session, ids: Sequence[int], now: datetime) -> int:
+    """End pending jobs as dead; how many. A worker that has one can no longer finish it."""
+    message = "cancelled by an operator"
+    chosen = select(JobRow).where(JobRow.id.in_(ids), JobRow.state.in_(PENDING))
+    rows = _locked(session, chosen, wait=True)
+    for row in rows:
+        _set(
+            session,
+            row.id,
+            now,
+            state=JobState.DEAD,
+            error_code=ErrorCode.CANCELLED,
+            error_message=message,
+            **_NO_LEASE,
+        )
+        _ended_badly(session, row, ErrorCode.CANCELLED, message, now)
+    return len(rows)
+
+
+def get(session: Session, job_id: int) -> Job | None:
+    """The job as it is now."""
+    row = session.execute(
+        select(JobRow).where(JobRow.id == job_id).execution_options(populate_existing=True)
+    ).scalar_one_or_none()
+    return None if row is None else _job(row)
+
+
+def counts(
+    session: Session, states: Sequence[JobState] = tuple(JobState)
+) -> dict[tuple[JobKind, JobState], int]:
+    """How many jobs there are by kind and state; combinations without any are left out."""
+    rows = session.execute(
+        select(JobRow.kind, JobRow.state, func.count())
+        .where(JobRow.state.in_(states))
+        .group_by(JobRow.kind, JobRow.state)
+    )
+    return {(JobKind(kind), JobState(state)): n for kind, state, n in rows}
+
+
+def oldest_due(session: Session) -> dict[JobKind, datetime]:
+    """Since when the longest waiting ready job of each kind has been due, or will be.
+
+    One index probe a kind and destination: it is asked by receivers, whatever the backlog.
+    """
+    oldest: dict[JobKind, datetime] = {}
+    for kind in JobKind:
+        for destination in _destinations_of(session, kind, None):
+            first = session.execute(
+                select(func.min(JobRow.not_before)).where(
+                    JobRow.state == JobState.READY,
+                    JobRow.kind == kind,
+                    JobRow.destination == destination,
+                )
+            ).scalar_one()
+            if first is not None:
+                oldest[kind] = min(first, oldest.get(kind, first))
+    return oldest
+
+
+def listing(
+    session: Session,
+    states: Sequence[JobState] | None = None,
+    kinds: Sequence[JobKind] | None = None,
+    limit: int | None = None,
+) -> list[Job]:
+    """Jobs, oldest first."""
+    statement = (
+        select(JobRow).order_by(JobRow.id).limit(limit).execution_options(populate_existing=True)
+    )
+    if states is not None:
+        statement = statement.where(JobRow.state.in_(states))
+    if kinds is not None:
+        statement = statement.where(JobRow.kind.in_(kinds))
+    return [_job(row) for row in session.scalars(statement)]
+
+
+def make_ready(session: Session, row: JobRow, now: datetime) -> None:
+    """Due at once with counts reset; a score job's revision is received and its exam open again."""
+    _set(
+        session,
+        row.id,
+        now,
+        state=JobState.READY,
+        attempts=0,
+        deaths=0,
+        alarms=0,
+        not_before=now,
+        error_code=None,
+        error_message=None,
+        **_NO_LEASE,
+    )
+    _advance_dependents(session, row, now)
+    if row.kind != JobKind.SCORE:
+        return
+    changed(
+        session,
+        update(Revision)
+        .where(Revision.id == row.revision_id, Revision.state == RevisionState.QUARANTINED)
+        .values(
+            state=RevisionState.RECEIVED, reason_code=None, reason_message=None, reason_at=None
+        ),
+    )
+    reopen(session, row.exam_id, now)
+
+
+def _again(session: Session, ids: Sequence[int], states: Sequence[JobState], now: datetime) -> int:
+    chosen = select(JobRow).where(JobRow.id.in_(ids), JobRow.state.in_(states))
+    rows = _locked(session, chosen, wait=True)
+    for row in rows:
+        make_ready(session, row, now)
+    return len(rows)
+
+
+def _lost(
+    session: Session,
+    rows: Sequence[JobRow],
+    now: datetime,
+    max_deaths: int,
+    *,
+    count_death: bool,
+) -> int:
+    """Take leases away from workers that are gone."""
+    for row in rows:
+        deaths = row.deaths + count_death
+        if deaths < max_deaths:
+            _set(session, row.id, now, state=JobState.READY, deaths=deaths, **_NO_LEASE)
+            continue
+        message = f"{deaths} workers died on it"
+        _set(
+            session,
+            row.id,
+            now,
+            state=JobState.QUARANTINED,
+            deaths=deaths,
+            error_code=ErrorCode.WORKER_DEATHS,
+            error_message=message,
+            **_NO_LEASE,
+        )
+        _ended_badly(session, row, ErrorCode.WORKER_DEATHS, message, now)
+    return len(rows)
+
+
+def forget_future(session: Session, now: datetime) -> None:
+    """Jobs that were made to wait by a clock that has been set back since are due now."""
+    ahead = now + CLOCK_SKEW
+    for state in (JobState.READY, JobState.SENT):
+        changed(
+            session,
+            update(JobRow)
+            .where(JobRow.state == state, JobRow.updated_at > ahead, JobRow.not_before > ahead)
+            .values(not_before=now, updated_at=now),
+        )
+
+
+def reopen(session: Session, exam_id: int, now: datetime) -> None:
+    """Open the exam again if it was closed: there is something new to score."""
+    changed(
+        session,
+        update(Exam)
+        .where(Exam.id == exam_id, Exam.state == ExamState.CLOSED)
+        .values(state=ExamState.OPEN, opened_at=now, closed_at=None, closed_by=None, outcome=None),
+    )
+
+
+def record_reason(
+    session: Session, revision_id: int, code: ErrorCode, message: str, now: datetime
+) -> None:
+    """Quarantine the revision with its reason; one that is scored already stays as it is."""
+    changed(
+        session,
+        update(Revision)
+        .where(
+            Revision.id == revision_id,
+            Revision.state.in_((RevisionState.RECEIVED, RevisionState.QUARANTINED)),
+        )
+        .values(
+            state=RevisionState.QUARANTINED,
+            reason_code=code,
+            reason_message=message,
+            reason_at=now,
+        ),
+    )
+
+
+def _ended_badly(
+    session: Session, row: Job | JobRow, code: ErrorCode, message: str, now: datetime
+) -> None:
+    _advance_dependents(session, row, now)
+    if row.kind == JobKind.SCORE and row.revision_id is not None:
+        record_reason(session, row.revision_id, code, message, now)
+
+
+def _set(session: Session, job_id: int, now: datetime, **values: Any) -> None:
+    changed(session, update(JobRow).where(JobRow.id == job_id).values(updated_at=now, **values))
+
+
+def _set_leased(session: Session, job: Job, now: datetime, **values: Any) -> bool:
+    """Change the job if it is leased under this very token."""
+    return (
+        changed(
+            session,
+            update(JobRow)
+            .where(
+                JobRow.id == job.id,
+                JobRow.state == JobState.LEASED,
+                JobRow.lease_token == job.lease_token,
+            )
+            .values(updated_at=now, **values),
+        )
+        == 1
+    )
+
+
+def _set_sent(session: Session, job_id: int, now: datetime, **values: Any) -> bool:
+    """Change the job if it is sent."""
+    return (
+        changed(
+            session,
+            update(JobRow)
+            .where(JobRow.id == job_id, JobRow.state == JobState.SENT)
+            .values(updated_at=now, **values),
+        )
+        == 1
+    )
+
+
+def _locked(session: Session, statement: Select[JobRow], *, wait: bool = False) -> Sequence[JobRow]:
+    """The rows, locked until the transaction ends; those that another holds are waited for or not.
+
+    `populate_existing`: rows are changed by statements here, never through the session's copies.
+    """
+    return session.scalars(
+        statement.with_for_update(
+            of=JobRow, skip_locked=not wait, key_share=True
+        ).execution_options(populate_existing=True)
+    ).all()
+
+
+def _job(row: JobRow) -> Job:
+    values = {name: getattr(row, name) for name in Job.__slots__}
+    return Job(**values | {"kind": JobKind(row.kind), "state": JobState(row.state)})

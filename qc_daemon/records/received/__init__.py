@@ -1,0 +1,1 @@
+"""What was received: instances, revisions, exams, performed procedure steps."""

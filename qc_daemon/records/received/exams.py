@@ -1,0 +1,416 @@
+"""Exams: open while objects may come, closed when all is quiet and scored, then told."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Select, and_, delete, func, not_, or_, select, update
+from sqlalchemy.orm import Session
+
+from detector.errors import ErrorCode
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.received import mpps
+from qc_daemon.records.received.revisions import Quarantined, RevisionFacts, as_facts, select_facts
+from qc_daemon.records.results import measurements
+from qc_daemon.records.results.measurements import MeasuredReport
+from qc_daemon.records.tables import (
+    AssociationLease,
+    ClosedBy,
+    Exam,
+    ExamOutcome,
+    ExamState,
+    Finding,
+    JobKind,
+    JobRow,
+    JobState,
+    ObjectKind,
+    ReportObjectRow,
+    Revision,
+    RevisionState,
+)
+from qc_daemon.records.upsert import changed, insert_or_update
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredFinding:
+    """A finding with the revision it is told of: the newest header with the finding's pixels."""
+
+    finding_id: int
+    finding: dict[str, Any]
+    revision: RevisionFacts
+
+
+@dataclass(frozen=True, slots=True)
+class ExamContent:
+    """All the report stage needs to know of an exam.
+
+    `findings` are those of each instance's newest scored content, ordered by SOP Instance UID,
+    frame and region. `previous_sr_uids` are the SRs already made, oldest first; `measured` is
+    what machines' own reports say; `other_patients` counts the exams of other patients under the
+    same Study Instance UID.
+    """
+
+    exam_id: int
+    study_instance_uid: str
+    patient_id: str
+    bundle_id: str | None
+    report_revision: int
+    findings: tuple[ScoredFinding, ...]
+    previous_sr_uids: tuple[str, ...]
+    measured: tuple[MeasuredReport, ...] = ()
+    other_patients: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of which findings are told, and of machines' measurements if there are any.
+
+        Findings never change once stored; a machine's report that comes again with the same values
+        is no news.
+        """
+        told = ",".join(str(i) for i in sorted(f.finding_id for f in self.findings))
+        if self.measured:
+            told += repr(sorted((m.revision.sop_instance_uid, m.values) for m in self.measured))
+        if self.other_patients:
+            told += "other patients"
+        return hashlib.sha256(told.encode()).hexdigest()
+
+
+def touch(
+    session: Session, association: str, exam_id: int, now: datetime, expires: datetime
+) -> None:
+    """The association has stored to the exam: it holds it open until it ends or `expires`."""
+    insert_or_update(
+        session,
+        AssociationLease,
+        {"token": association, "exam_id": exam_id, "expires_at": max(now, expires)},
+        ("token", "exam_id"),
+    )
+
+
+def end_association(session: Session, association: str) -> None:
+    """The association is over (released, aborted or lost): it holds no exam open any more."""
+    session.execute(delete(AssociationLease).where(AssociationLease.token == association))
+
+
+def open_count(session: Session) -> int:
+    """How many exams are open."""
+    return session.execute(
+        select(func.count()).select_from(Exam).where(Exam.state == ExamState.OPEN)
+    ).scalar_one()
+
+
+def close_due(
+    session: Session, now: datetime, quiet_seconds: float, max_open_minutes: float
+) -> list[int]:
+    """Close the exams whose time has come; inserts their report jobs; returns their ids.
+
+    An exam closes at once when its procedure steps say that it is over and all they name is here
+    (`steps.exam_is_whole`), else `quiet_seconds` after its last object with no association open for
+    it, else `max_open_minutes` after it opened; never while a score job of it is ready or leased,
+    but for one that then waits for a file that is gone: its findings open the exam again. A report
+    job is inserted if there are findings and they differ from the last report's.
+    """
+    session.execute(delete(AssociationLease).where(AssociationLease.expires_at <= now))
+    _forget_future(session, now)
+    quiet = now - timedelta(seconds=quiet_seconds)
+    oldest = now - timedelta(minutes=max_open_minutes)
+    candidates = session.scalars(
+        select(Exam.id)
+        .where(
+            Exam.state == ExamState.OPEN,
+            or_(
+                Exam.last_object_at <= quiet,
+                Exam.opened_at <= oldest,
+                mpps.may_be_whole(),
+            ),
+        )
+        .order_by(Exam.id)
+    ).all()
+    return [
+        exam_id for exam_id in candidates if _close_if_due(session, exam_id, now, quiet, oldest)
+    ]
+
+
+def _forget_future(session: Session, now: datetime) -> None:
+    """An object that came before the clock was set back came now, as far as the quiet time goes."""
+    changed(
+        session,
+        update(Exam)
+        .where(Exam.state == ExamState.OPEN, Exam.last_object_at > now + jobs.CLOCK_SKEW)
+        .values(last_object_at=now),
+    )
+
+
+def _close_if_due(
+    session: Session, exam_id: int, now: datetime, quiet: datetime, oldest: datetime
+) -> bool:
+    # Lock first and look afterwards: an object admitted until then is seen, one admitted later
+    # waits for us and opens the exam again.
+    exam = session.execute(
+        select(Exam.state, Exam.last_object_at, Exam.opened_at)
+        .where(Exam.id == exam_id)
+        .with_for_update(key_share=True, skip_locked=True)
+    ).one_or_none()
+    if exam is None or exam.state != ExamState.OPEN:
+        return False
+    if _to_be_scored(session, exam_id):
+        # An object whose file is gone waits for somebody; the exam's others do not wait with it.
+        if exam.opened_at > oldest or _to_be_scored(session, exam_id, without_lost=True):
+            return False
+        _close(session, exam_id, ClosedBy.MAX_OPEN, now)
+        return True
+    held = _any(session, select(AssociationLease.token).where(AssociationLease.exam_id == exam_id))
+    if exam.last_object_at <= quiet and not held:
+        cause = ClosedBy.QUIET
+    elif exam.opened_at <= oldest:
+        cause = ClosedBy.MAX_OPEN
+    elif mpps.exam_is_whole(session, exam_id):
+        cause = ClosedBy.PROCEDURE_STEP
+    else:
+        return False
+    _close(session, exam_id, cause, now)
+    return True
+
+
+def close_now(session: Session, exam_id: int, now: datetime) -> bool:
+    """Close an open exam because a person says so, whatever else may come of it.
+
+    False if it is closed already or if something of it is still to be scored.
+    """
+    state = session.scalars(
+        select(Exam.state).where(Exam.id == exam_id).with_for_update(key_share=True)
+    ).one_or_none()
+    if state != ExamState.OPEN or _to_be_scored(session, exam_id):
+        return False
+    _close(session, exam_id, ClosedBy.PERSON, now)
+    return True
+
+
+_LOST = (ErrorCode.SPOOL_MISSING, ErrorCode.SPOOL_DAMAGED)
+
+
+def _to_be_scored(session: Session, exam_id: int, *, without_lost: bool = False) -> bool:
+    """Whether a score job of the exam is ready or leased; `without_lost` leaves out those that wait
+    for a file that is gone or damaged."""
+    pending = select(JobRow.id).where(
+        JobRow.exam_id == exam_id, JobRow.kind == JobKind.SCORE, JobRow.state.in_(jobs.PENDING)
+    )
+    if without_lost:
+        is_lost = and_(
+            JobRow.state == JobState.READY, func.coalesce(JobRow.error_code, "").in_(_LOST)
+        )
+        pending = pending.where(not_(is_lost))
+    return _any(session, pending)
+
+
+def _close(session: Session, exam_id: int, cause: ClosedBy, now: datetime) -> None:
+    content = exam_content(session, exam_id)
+    told = session.execute(select(Exam.reported_content).where(Exam.id == exam_id)).scalar_one()
+    values: dict[str, Any] = {
+        "state": ExamState.CLOSED,
+        "closed_at": now,
+        "closed_by": cause,
+    }
+    if not content.findings:
+        values["outcome"] = ExamOutcome.NOTHING_TO_TELL
+    elif content.fingerprint == told:
+        values["outcome"] = ExamOutcome.UNCHANGED
+    else:
+        values |= _ask_for_report(session, content, now)
+    changed(session, update(Exam).where(Exam.id == exam_id).values(**values))
+    if content.other_patients:
+        _amend_other_patients(session, content, now)
+
+
+def _ask_for_report(session: Session, content: ExamContent, now: datetime) -> dict[str, Any]:
+    """Insert the job of the exam's next report; returns the exam's new values."""
+    exam_id, revision = content.exam_id, content.report_revision + 1
+    jobs.insert(session, JobKind.REPORT, f"exam:{exam_id}", revision, exam_id=exam_id, now=now)
+    return {
+        "outcome": ExamOutcome.REPORT,
+        "report_revision": revision,
+        "reported_content": content.fingerprint,
+    }
+
+
+def _amend_other_patients(session: Session, content: ExamContent, now: datetime) -> None:
+    """Reports of the study's other patients, made before this one's images came, have to say that
+    they share its UID: somebody may have been selected wrongly at the machine."""
+    others = session.scalars(
+        select(Exam.id)
+        .where(
+            Exam.study_instance_uid == content.study_instance_uid,
+            Exam.id != content.exam_id,
+            Exam.state == ExamState.CLOSED,
+            Exam.reported_content.is_not(None),
+        )
+        .order_by(Exam.id)
+        # One that is being changed opens again and is told of when it closes.
+        .with_for_update(key_share=True, skip_locked=True)
+    ).all()
+    for other in others:
+        known = exam_content(session, other)
+        reported = select(Exam.reported_content).where(Exam.id == other)
+        if known.findings and session.execute(reported).scalar_one() != known.fingerprint:
+            values = _ask_for_report(session, known, now)
+            changed(session, update(Exam).where(Exam.id == other).values(**values))
+
+
+def of_study(session: Session, study_instance_uid: str) -> list[int]:
+    """The exams under this Study Instance UID, oldest first; several if patients share it."""
+    return list(
+        session.scalars(
+            select(Exam.id).where(Exam.study_instance_uid == study_instance_uid).order_by(Exam.id)
+        )
+    )
+
+
+def describe(session: Session, exam_id: int, described: dict[str, str]) -> bool:
+    """Keep what a header says of the exam (`receipts.description`); False if it is known."""
+    statement = update(Exam).where(Exam.id == exam_id, Exam.patient_name.is_(None))
+    return changed(session, statement.values(**described)) == 1
+
+
+def exam_content(session: Session, exam_id: int) -> ExamContent:
+    """What there is to tell of the exam now; raises LookupError if there is no such exam."""
+    exam = session.execute(
+        select(
+            Exam.id,
+            Exam.study_instance_uid,
+            Exam.patient_id,
+            Exam.bundle_id,
+            Exam.report_revision,
+        ).where(Exam.id == exam_id)
+    ).one_or_none()
+    if exam is None:
+        raise LookupError(f"no exam {exam_id}")
+    return ExamContent(
+        exam_id=exam.id,
+        study_instance_uid=exam.study_instance_uid,
+        patient_id=exam.patient_id,
+        bundle_id=exam.bundle_id,
+        report_revision=exam.report_revision,
+        findings=tuple(_findings(session, exam_id)),
+        previous_sr_uids=tuple(
+            session.scalars(
+                select(ReportObjectRow.sop_instance_uid)
+                .where(ReportObjectRow.exam_id == exam_id, ReportObjectRow.kind == ObjectKind.SR)
+                .order_by(ReportObjectRow.report_revision, ReportObjectRow.id)
+            )
+        ),
+        measured=tuple(measurements.of_exam(session, exam_id)),
+        other_patients=_other_patients(session, exam.study_instance_uid),
+    )
+
+
+def _other_patients(session: Session, study_instance_uid: str) -> int:
+    """An object without Study Instance UID shares none."""
+    if not study_instance_uid:
+        return 0
+    return (
+        session.execute(
+            select(func.count()).where(Exam.study_instance_uid == study_instance_uid)
+        ).scalar_one()
+        - 1
+    )
+
+
+def omissions(session: Session, exam_id: int) -> list[Quarantined]:
+    """What reports of the exam leave out, and why: instances without a content that can be told.
+
+    In order of arrival, each instance once, with the reason of its newest content.
+    """
+    rows = session.execute(
+        select_facts()
+        .add_columns(Revision.reason_code, Revision.reason_message, Revision.reason_at)
+        .where(Revision.exam_id == exam_id)
+        .order_by(Revision.received_at, Revision.id)
+    ).all()
+    readable = {row.instance_id for row in rows if row.state != RevisionState.QUARANTINED}
+    newest = {row.instance_id: row for row in rows if row.instance_id not in readable}
+    return [
+        Quarantined(as_facts(row), row.reason_code, row.reason_message, row.reason_at)
+        for row in newest.values()
+    ]
+
+
+def undrawn(session: Session, exam_id: int) -> list[Quarantined]:
+    """The exam's contents that are told of, but have no overlay, and why."""
+    rows = session.execute(
+        select_facts()
+        .add_columns(Revision.reason_code, Revision.reason_message, Revision.reason_at)
+        .where(
+            Revision.exam_id == exam_id,
+            Revision.state != RevisionState.QUARANTINED,
+            Revision.reason_code.is_not(None),
+        )
+        .order_by(Revision.received_at, Revision.id)
+    )
+    return [
+        Quarantined(as_facts(row), row.reason_code, row.reason_message, row.reason_at)
+        for row in rows
+    ]
+
+
+def record_content(session: Session, exam_id: int, report_revision: int, fingerprint: str) -> None:
+    """The report tells less than the exam had when it closed: what comes later is compared with
+    this. A later report's content stands."""
+    changed(
+        session,
+        update(Exam)
+        .where(Exam.id == exam_id, Exam.report_revision == report_revision)
+        .values(reported_content=fingerprint),
+    )
+
+
+def record_no_report(session: Session, exam_id: int, report_revision: int) -> None:
+    """Nothing of the exam could be told."""
+    changed(
+        session,
+        update(Exam)
+        .where(
+            Exam.id == exam_id,
+            Exam.report_revision == report_revision,
+            Exam.state == ExamState.CLOSED,
+        )
+        .values(outcome=ExamOutcome.NOTHING_TO_TELL),
+    )
+
+
+def _findings(session: Session, exam_id: int) -> list[ScoredFinding]:
+    """Findings of the newest readable content of each instance in the exam."""
+    rows = session.execute(
+        select_facts()
+        .add_columns(Revision.source_revision_id)
+        .where(
+            Revision.exam_id == exam_id,
+            Revision.state.in_((RevisionState.SCORED, RevisionState.HEADER)),
+        )
+        .order_by(Revision.number)
+    )
+    # Later numbers overwrite earlier ones: the newest content of each instance is left.
+    newest = {row.instance_id: row for row in rows}
+    told_as = {row.source_revision_id or row.revision_id: as_facts(row) for row in newest.values()}
+    found = session.execute(
+        select(Finding.id, Finding.revision_id, Finding.frame, Finding.region, Finding.body)
+        .where(Finding.revision_id.in_(told_as))
+        .order_by(Finding.frame, Finding.region, Finding.id)
+    )
+    scored = [ScoredFinding(row.id, row.body, told_as[row.revision_id]) for row in found]
+    return sorted(scored, key=lambda each: each.revision.sop_instance_uid)
+
+
+def _any(session: Session, statement: Select[Any]) -> bool:
+    return session.execute(statement.limit(1)).first() is not None
+
+
+def began(session: Session, exam_id: int) -> tuple[str, datetime]:
+    """Study Instance UID of the exam, and when its first object came; the same at any time."""
+    row = session.execute(
+        select(Exam.study_instance_uid, func.min(Revision.received_at))
+        .join(Revision, Revision.exam_id == Exam.id)
+        .where(Exam.id == exam_id)
+        .group_by(Exam.id, Exam.study_instance_uid)
+    ).one()
+    return row[0], row[1]

@@ -1,0 +1,143 @@
+"""Who was approved to store to us by command, and who was refused for being unknown."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import CursorResult, Delete, delete, func, select, update
+from sqlalchemy.orm import Session
+
+from qc_daemon.records.tables import Caller, Peer
+from qc_daemon.records.upsert import changed, insert_once, insert_or_update
+
+# What strangers can make us keep: rows in all, and of one address, so that a flood of invented
+# titles from one machine drops none but its own.
+MOST_CALLERS = 1000
+MOST_OF_AN_ADDRESS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovedPeer:
+    """A sender approved by command; `address` is a network, `certificate` a SHA-256 or None."""
+
+    ae_title: str
+    address: str
+    certificate: str | None
+    approved_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedCaller:
+    """A caller that was refused, the last certificate it showed, and how often it came.
+
+    `called_ae` is the AE title that it called us by the last time, `reason` why it was refused.
+    """
+
+    ae_title: str
+    address: str
+    certificate: str | None
+    attempts: int
+    first_seen_at: datetime
+    last_seen_at: datetime
+    called_ae: str | None = None
+    reason: str | None = None
+
+
+def approved(session: Session) -> list[ApprovedPeer]:
+    """The approved peers, by title and address."""
+    rows = session.execute(
+        select(Peer.ae_title, Peer.address, Peer.certificate, Peer.approved_at).order_by(
+            Peer.ae_title, Peer.address
+        )
+    )
+    return [ApprovedPeer(*row) for row in rows]
+
+
+def approve(
+    session: Session, ae_title: str, address: str, certificate: str | None, now: datetime
+) -> None:
+    """Approve a peer; one of the same title and address gets the new certificate."""
+    values = {
+        "ae_title": ae_title,
+        "address": address,
+        "certificate": certificate,
+        "approved_at": now,
+    }
+    insert_or_update(session, Peer, values, ("ae_title", "address"))
+
+
+def remove(session: Session, ae_title: str, address: str | None) -> int:
+    """Take the approval back, of every address unless one is given; how many there were."""
+    statement = delete(Peer).where(Peer.ae_title == ae_title)
+    if address is not None:
+        statement = statement.where(Peer.address == address)
+    return _deleted(session, statement)
+
+
+def refused(session: Session) -> list[RefusedCaller]:
+    """The refused callers, latest first."""
+    rows = session.execute(
+        select(
+            Caller.ae_title,
+            Caller.address,
+            Caller.certificate,
+            Caller.attempts,
+            Caller.first_seen_at,
+            Caller.last_seen_at,
+            Caller.called_ae,
+            Caller.reason,
+        ).order_by(Caller.last_seen_at.desc(), Caller.id.desc())
+    )
+    return [RefusedCaller(*row) for row in rows]
+
+
+def note(session: Session, callers: Iterable[RefusedCaller]) -> None:
+    """Add what was seen of refused callers, then drop those that are too many, oldest first.
+
+    A certificate once shown stays: a later attempt without one must not make its approval weaker.
+    """
+    # In one order, so that two receivers that write at once never wait for each other.
+    seen = sorted(callers, key=lambda caller: (caller.ae_title, caller.address))
+    for caller in seen:
+        if not _seen_again(session, caller):
+            values = {name: getattr(caller, name) for name in RefusedCaller.__slots__}
+            if insert_once(session, Caller, values, ("ae_title", "address")) is None:
+                _seen_again(session, caller)
+    for address in sorted({caller.address for caller in seen}):
+        of_address = select(Caller.id).where(Caller.address == address)
+        kept = of_address.order_by(Caller.last_seen_at.desc(), Caller.id.desc())
+        _deleted(
+            session,
+            delete(Caller).where(
+                Caller.address == address, Caller.id.not_in(kept.limit(MOST_OF_AN_ADDRESS))
+            ),
+        )
+    kept = select(Caller.id).order_by(Caller.last_seen_at.desc(), Caller.id.desc())
+    _deleted(session, delete(Caller).where(Caller.id.not_in(kept.limit(MOST_CALLERS))))
+
+
+def forget(session: Session, ae_title: str, address: str) -> None:
+    """Take a caller off the list of refused ones."""
+    _deleted(session, delete(Caller).where(Caller.ae_title == ae_title, Caller.address == address))
+
+
+def _seen_again(session: Session, caller: RefusedCaller) -> bool:
+    """Count a caller that is on the list; False if it is not."""
+    statement = (
+        update(Caller)
+        .where(Caller.ae_title == caller.ae_title, Caller.address == caller.address)
+        .values(
+            attempts=Caller.attempts + caller.attempts,
+            certificate=func.coalesce(caller.certificate, Caller.certificate),
+            last_seen_at=caller.last_seen_at,
+            called_ae=caller.called_ae,
+            reason=caller.reason,
+        )
+    )
+    return changed(session, statement) == 1
+
+
+def _deleted(session: Session, statement: Delete) -> int:
+    result = session.execute(statement.execution_options(synchronize_session=False))
+    assert isinstance(result, CursorResult)
+    return result.rowcount

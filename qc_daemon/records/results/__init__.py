@@ -1,0 +1,1 @@
+"""What was made of it: findings, report objects, rejections."""

@@ -1,0 +1,164 @@
+"""What is known of destinations: the SOP classes they do not take, what waits for them, since when
+they fail, and whether they commit to what they store."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
+
+from detector.errors import QCError
+from qc_daemon.records.queue.jobs import GIVEN_UP
+from qc_daemon.records.tables import (
+    CommitmentSupport,
+    DestinationState,
+    JobKind,
+    JobRow,
+    JobState,
+    RefusedClass,
+)
+from qc_daemon.records.upsert import insert_or_update
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """As the columns of `DestinationState`."""
+
+    failing_since: datetime | None = None
+    failed_at: datetime | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    commitment: str | None = None
+    commitment_since: datetime | None = None
+    commitment_message: str | None = None
+
+
+def refuse(session: Session, destination: str, sop_class_uid: str, now: datetime) -> None:
+    """The destination has said that it does not take the class."""
+    insert_or_update(
+        session,
+        RefusedClass,
+        {"destination": destination, "sop_class_uid": sop_class_uid, "refused_at": now},
+        ("destination", "sop_class_uid"),
+    )
+
+
+def take(session: Session, destination: str, sop_class_uid: str) -> None:
+    """The destination has taken an object of the class."""
+    session.execute(
+        delete(RefusedClass).where(
+            RefusedClass.destination == destination, RefusedClass.sop_class_uid == sop_class_uid
+        )
+    )
+
+
+def refused(session: Session, destination: str) -> dict[str, datetime]:
+    """The classes that the destination does not take, and when it last said so."""
+    rows = session.execute(
+        select(RefusedClass.sop_class_uid, RefusedClass.refused_at)
+        .where(RefusedClass.destination == destination)
+        .order_by(RefusedClass.sop_class_uid)
+    )
+    return {row.sop_class_uid: row.refused_at for row in rows}
+
+
+def forget(session: Session, destination: str) -> int:
+    """Ask the destination anew about every class; how many that are."""
+    known = refused(session, destination)
+    session.execute(delete(RefusedClass).where(RefusedClass.destination == destination))
+    return len(known)
+
+
+def given_up(session: Session, destination: str) -> list[int]:
+    """The ids of deliver jobs that ended without the destination having the object."""
+    found = session.scalars(
+        select(JobRow.id)
+        .where(
+            JobRow.kind == JobKind.DELIVER,
+            JobRow.destination == destination,
+            JobRow.state.in_(GIVEN_UP),
+        )
+        .order_by(JobRow.id)
+    )
+    return list(found)
+
+
+def deliveries(session: Session) -> dict[str, dict[JobState, int]]:
+    """How many deliver jobs of each state there are, by destination."""
+    rows = session.execute(
+        select(JobRow.destination, JobRow.state, func.count())
+        # All states, named, so that the index of claims answers.
+        .where(JobRow.kind == JobKind.DELIVER, JobRow.state.in_(tuple(JobState)))
+        .group_by(JobRow.destination, JobRow.state)
+    )
+    found: dict[str, dict[JobState, int]] = defaultdict(dict)
+    for destination, state, count in rows:
+        found[destination][JobState(state)] = count
+    return found
+
+
+def failed(session: Session, destination: str, error: QCError, now: datetime) -> None:
+    """The destination could not be reached, or had no place or no leave for us."""
+    known = session.get(DestinationState, destination, populate_existing=True)
+    since = now if known is None or known.failing_since is None else known.failing_since
+    _put(
+        session,
+        destination,
+        failing_since=since,
+        failed_at=now,
+        error_code=error.code,
+        error_message=error.message,
+    )
+
+
+def reached(session: Session, destination: str) -> None:
+    """The destination has answered. Costs no write where it did before."""
+    session.execute(
+        update(DestinationState)
+        .where(
+            DestinationState.destination == destination,
+            DestinationState.failing_since.is_not(None),
+        )
+        .values(failing_since=None)
+    )
+
+
+def record_commitment(
+    session: Session,
+    destination: str,
+    support: CommitmentSupport,
+    now: datetime,
+    message: str | None = None,
+) -> None:
+    """What the destination did about storage commitment; writes only what is new.
+
+    A presentation context alone says nothing of whether requests are taken.
+    """
+    known = session.get(DestinationState, destination, populate_existing=True)
+    before = None if known is None else known.commitment
+    answered = (CommitmentSupport.TAKEN, CommitmentSupport.REFUSED, CommitmentSupport.LOST)
+    if before == support or (support is CommitmentSupport.OFFERED and before in answered):
+        return
+    _put(
+        session,
+        destination,
+        commitment=support,
+        commitment_since=now,
+        commitment_message=message,
+    )
+
+
+def condition(session: Session, destination: str) -> Condition:
+    """What the destination was last like; all fields None where nothing is known."""
+    row = session.get(DestinationState, destination, populate_existing=True)
+    if row is None:
+        return Condition()
+    return Condition(**{name: getattr(row, name) for name in Condition.__slots__})
+
+
+def _put(session: Session, destination: str, **values: Any) -> None:
+    insert_or_update(
+        session, DestinationState, {"destination": destination, **values}, ("destination",)
+    )

@@ -1,0 +1,285 @@
+"""Findings: stored once per revision and model, asked for by study, time or exam."""
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import Select, and_, exists, func, null, select, update
+from sqlalchemy.orm import Session, aliased
+
+from detector.anatomy import View
+from detector.errors import Flag
+from qc_daemon.records.listings import ExamFilter, Window
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.received.revisions import RevisionFacts, as_facts, select_facts
+from qc_daemon.records.tables import Exam, Finding, Revision, RevisionState
+from qc_daemon.records.upsert import changed
+
+
+def store(
+    session: Session, revision_id: int, findings: Sequence[dict[str, Any]], now: datetime
+) -> int:
+    """Store the findings (JSON objects of the design's section 5) and mark the revision scored.
+
+    The first set of a revision and model stands: a second run, whatever it found, inserts nothing
+    and changes nothing. Returns how many findings were stored.
+    """
+    exam_id = session.execute(
+        select(Revision.exam_id).where(Revision.id == revision_id).with_for_update(key_share=True)
+    ).scalar_one()
+    known = set(session.scalars(select(Finding.model_id).where(Finding.revision_id == revision_id)))
+    new = [finding for finding in findings if finding["bundle"]["model_id"] not in known]
+    session.add_all(_row(revision_id, finding, now) for finding in new)
+    session.flush()
+    changed(
+        session,
+        update(Revision)
+        .where(Revision.id == revision_id)
+        .values(state=RevisionState.SCORED, reason_code=None, reason_message=None, reason_at=None),
+    )
+    if new:
+        # Where the exam was closed without it, for its file was gone, its report is amended.
+        jobs.reopen(session, exam_id, now)
+    return len(new)
+
+
+def query(
+    session: Session,
+    study: str | None = None,
+    since: datetime | None = None,
+    exam_id: int | None = None,
+) -> list[dict[str, Any]]:
+    """Finding JSON objects and, for what could not be scored, objects with `error` instead.
+
+    `since`: received at that moment or later. Ordered by arrival, then frame and region. A header
+    revision brings the findings of the revision whose pixels it has, each finding once. Findings of
+    a study that several patients share are flagged.
+    """
+    chosen = select_facts()
+    if study is not None:
+        chosen = chosen.where(Exam.study_instance_uid == study)
+    if since is not None:
+        chosen = chosen.where(Revision.received_at >= since)
+    if exam_id is not None:
+        chosen = chosen.where(Revision.exam_id == exam_id)
+    revision_ids = chosen.with_only_columns(func.coalesce(Revision.source_revision_id, Revision.id))
+    rows = session.execute(
+        select(Revision.received_at, Revision.id, Finding.body, Exam.study_instance_uid)
+        .join(Finding, Finding.revision_id == Revision.id)
+        .join(Exam, Exam.id == Revision.exam_id)
+        .where(Revision.id.in_(revision_ids))
+        .order_by(Finding.frame, Finding.region, Finding.id)
+    ).all()
+    shared = _shared_studies(session, {row.study_instance_uid for row in rows})
+    answers = [
+        (row.received_at, row.id, _flagged(row.body, row.study_instance_uid in shared))
+        for row in rows
+    ]
+    refused = session.execute(
+        chosen.add_columns(Revision.reason_code, Revision.reason_message).where(
+            Revision.state == RevisionState.QUARANTINED
+        )
+    )
+    for row in refused:
+        known = as_facts(row)
+        answers.append((known.received_at, known.revision_id, _error_object(known, row)))
+    answers.sort(key=lambda answer: answer[:2])
+    return [body for _, _, body in answers]
+
+
+def _shared_studies(session: Session, studies: set[str] | None) -> set[str]:
+    """Those of the studies (None: of all) that several patients share."""
+    if studies is not None and not studies - {""}:
+        return set()
+    several = (
+        select(Exam.study_instance_uid)
+        .where(Exam.study_instance_uid != "")
+        .group_by(Exam.study_instance_uid)
+        .having(func.count() > 1)
+    )
+    if studies is not None and len(studies) == 1:
+        several = several.where(Exam.study_instance_uid.in_(studies))
+    known = set(session.scalars(several))
+    return known if studies is None else studies & known
+
+
+def _flagged(body: dict[str, Any], is_shared: bool) -> dict[str, Any]:
+    return body | {"flags": [*body["flags"], Flag.OTHER_PATIENT_IN_STUDY]} if is_shared else body
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFinding:
+    """A finding or error object as it is told of a revision in an exam.
+
+    `is_superseded`: a later content of the instance stands in its place. `frames` counts the frames
+    scored of the revision (0: an error), `is_best` says whether this one is shown for them all.
+    """
+
+    body: dict[str, Any]
+    exam_id: int
+    patient_id: str
+    accession_number: str | None
+    revision: RevisionFacts
+    is_superseded: bool
+    frames: int
+    is_best: bool
+
+
+def stored(
+    session: Session,
+    exam_filter: ExamFilter,
+    window: Window,
+    *,
+    all_revisions: bool,
+    best_first: bool = False,
+) -> Iterator[StoredFinding]:
+    """What is stored of these exams, in order of arrival, then frame and region, or of an object's
+    findings the best first. Yielded as it is read.
+
+    The window is about when a revision was received. Each finding comes once, told of the newest
+    header that has its pixels. Without `all_revisions` only what stands for an instance now. Of a
+    cine the best frame of each view is best, as the reports have it; every region of a still is.
+    """
+    rows = heapq.merge(
+        _scored(session, exam_filter, window, all_revisions),
+        _refused(session, exam_filter, window, all_revisions),
+        key=lambda row: (row.received_at, row.revision_id),
+    )
+    shared = _shared_studies(session, None)
+    for _, group in groupby(rows, key=lambda row: row.revision_id):
+        told = list(group)
+        scored = [row for row in told if row.body is not None]
+        if best_first:
+            scored.sort(key=lambda row: rank(row.body), reverse=True)
+        numbers = {row.body["frame"] for row in scored}
+        best = best_of([row.body for row in scored])
+        # What was scored may yet be refused by a later stage: then both are told.
+        for place, row in enumerate([*scored, *(row for row in told if row.body is None)]):
+            facts = as_facts(row)
+            yield StoredFinding(
+                body=_error_object(facts, row)
+                if row.body is None
+                else _flagged(row.body, facts.study_instance_uid in shared),
+                exam_id=facts.exam_id,
+                patient_id=row.patient_id,
+                accession_number=row.accession_number,
+                revision=facts,
+                is_superseded=row.is_superseded,
+                frames=len(numbers),
+                is_best=row.body is None or place in best,
+            )
+
+
+def rank(finding: dict[str, Any]) -> tuple[float, float]:
+    """Of two findings of a view the better one: the more probably standard, then the surer view."""
+    probability = finding["quality"]["probability"]
+    return (-1.0 if probability is None else probability, finding["view"]["probability"])
+
+
+def best_of(bodies: Sequence[dict[str, Any]]) -> set[int]:
+    """Which of an object's findings are shown for it: of a cine the best frame of each view, as the
+    reports have it, and no frame of OTHER where there is another; of a still all."""
+    if len({body["frame"] for body in bodies}) < 2:
+        return set(range(len(bodies)))
+    best: dict[str, int] = {}
+    for place, body in enumerate(bodies):
+        view = body["view"]["code"]
+        if view not in best or rank(body) > rank(bodies[best[view]]):
+            best[view] = place
+    assessed = {place for view, place in best.items() if view != View.OTHER}
+    return assessed or set(best.values())
+
+
+_READABLE = (RevisionState.SCORED, RevisionState.HEADER)
+# Rows fetched at once: a year's findings are too many to hold.
+_BATCH = 200
+
+
+def _scored(
+    session: Session, exam_filter: ExamFilter, window: Window, all_revisions: bool
+) -> Iterator[Any]:
+    newer = aliased(Revision)
+    told = func.coalesce(Revision.source_revision_id, Revision.id)
+    later = and_(
+        newer.instance_id == Revision.instance_id,
+        newer.number > Revision.number,
+        newer.state.in_(_READABLE),
+    )
+    superseded = exists().where(later, newer.exam_id == Revision.exam_id)
+    repeats = [later, func.coalesce(newer.source_revision_id, newer.id) == told]
+    if window.until is not None:
+        repeats.append(newer.received_at < window.until)
+    if replace(exam_filter, study=None) != ExamFilter():
+        # Asked of one exam, what a corrected header took to another exam is still told of it.
+        repeats.append(newer.exam_id == Revision.exam_id)
+    again = exists().where(*repeats)
+    chosen = (
+        _of(exam_filter, window)
+        .add_columns(superseded.label("is_superseded"), Finding.body)
+        .join(Finding, Finding.revision_id == told)
+        .where(~again)
+        .order_by(Revision.received_at, Revision.id, Finding.frame, Finding.region, Finding.id)
+    )
+    if not all_revisions:
+        chosen = chosen.where(~superseded)
+    yield from session.execute(chosen.execution_options(yield_per=_BATCH))
+
+
+def _refused(
+    session: Session, exam_filter: ExamFilter, window: Window, all_revisions: bool
+) -> Iterator[Any]:
+    newer = aliased(Revision)
+    superseded = exists().where(
+        newer.instance_id == Revision.instance_id,
+        newer.exam_id == Revision.exam_id,
+        newer.number > Revision.number,
+        newer.state != RevisionState.RECEIVED,
+    )
+    chosen = (
+        _of(exam_filter, window)
+        .add_columns(
+            superseded.label("is_superseded"),
+            null().label("body"),
+            Revision.reason_code,
+            Revision.reason_message,
+        )
+        .where(Revision.state == RevisionState.QUARANTINED)
+        .order_by(Revision.received_at, Revision.id)
+    )
+    if not all_revisions:
+        chosen = chosen.where(~superseded)
+    yield from session.execute(chosen.execution_options(yield_per=_BATCH))
+
+
+def _of(exam_filter: ExamFilter, window: Window) -> Select[Any]:
+    facts = select_facts().add_columns(Exam.patient_id, Exam.accession_number)
+    return window.where(exam_filter.where(facts), Revision.received_at)
+
+
+def _error_object(facts: RevisionFacts, row: Any) -> dict[str, Any]:
+    return {
+        "source": None,
+        "study_instance_uid": facts.study_instance_uid,
+        "series_instance_uid": facts.series_instance_uid,
+        "sop_instance_uid": facts.sop_instance_uid,
+        "revision": facts.number,
+        "error": {"code": row.reason_code, "message": row.reason_message},
+    }
+
+
+def _row(revision_id: int, finding: dict[str, Any], now: datetime) -> Finding:
+    return Finding(
+        revision_id=revision_id,
+        frame=finding["frame"],
+        region=finding["region"]["index"],
+        model_id=finding["bundle"]["model_id"],
+        view=finding["view"]["code"],
+        view_probability=finding["view"]["probability"],
+        quality=finding["quality"]["label"],
+        probability=finding["quality"]["probability"],
+        body=finding,
+        created_at=now,
+    )

@@ -1,0 +1,131 @@
+"""Renditions: an object of ours in another form, for a destination that does not take its class.
+
+Like the object itself a rendition is made once and its bytes kept; a resend sends these bytes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from qc_daemon.records.queue.jobs import Job
+from qc_daemon.records.tables import (
+    GivenRendition,
+    JobKind,
+    JobRow,
+    RenditionRow,
+    ReportObjectRow,
+)
+from qc_daemon.records.upsert import insert_once, insert_or_update
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a destination holds in the place of an object of ours."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rendition:
+    """A rendition as a complete PS3.10 file, Explicit VR Little Endian."""
+
+    reference: Held
+    payload: bytes
+
+
+Render = Callable[[bytes, str, Mapping[str, Held]], Rendition]
+"""The object of a payload in the form of a SOP class, referring to what the destination holds in
+the place of earlier objects, by their SOP Instance UIDs. Raises QCError REPORT_INVALID."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRendition:
+    """A stored rendition."""
+
+    id: int
+    sop_class_uid: str
+    sop_instance_uid: str
+    payload: bytes
+
+
+def keep(session: Session, object_id: int, made: Rendition, now: datetime) -> KeptRendition:
+    """Store the rendition of an object; one that is stored already keeps its first bytes."""
+    reference = made.reference
+    insert_once(
+        session,
+        RenditionRow,
+        {
+            "object_id": object_id,
+            "sop_class_uid": reference.sop_class_uid,
+            "sop_instance_uid": reference.sop_instance_uid,
+            "series_instance_uid": reference.series_instance_uid,
+            "payload": made.payload,
+            "created_at": now,
+        },
+        ("sop_instance_uid",),
+    )
+    row = session.scalars(
+        select(RenditionRow).where(RenditionRow.sop_instance_uid == reference.sop_instance_uid)
+    ).one()
+    return _kept(row)
+
+
+def give(session: Session, job: Job, rendition_id: int | None) -> None:
+    """The job's destination was given this in the object's place; None: the object itself."""
+    if rendition_id is not None:
+        insert_or_update(
+            session,
+            GivenRendition,
+            {"job_id": job.id, "rendition_id": rendition_id},
+            ("job_id",),
+        )
+    else:
+        session.execute(delete(GivenRendition).where(GivenRendition.job_id == job.id))
+
+
+def given(session: Session, job: Job) -> KeptRendition | None:
+    """The rendition that the job's destination was given before."""
+    row = session.scalars(
+        select(RenditionRow)
+        .join(GivenRendition, GivenRendition.rendition_id == RenditionRow.id)
+        .where(GivenRendition.job_id == job.id)
+    ).one_or_none()
+    return None if row is None else _kept(row)
+
+
+def held(session: Session, job: Job) -> dict[str, Held]:
+    """What the job's destination holds in the place of the exam's earlier objects.
+
+    By the SOP Instance UID of the object that the destination was not given.
+    """
+    rows = session.execute(
+        select(
+            ReportObjectRow.sop_instance_uid.label("instead_of"),
+            RenditionRow.sop_class_uid,
+            RenditionRow.sop_instance_uid,
+            RenditionRow.series_instance_uid,
+        )
+        .join(JobRow, JobRow.object_id == ReportObjectRow.id)
+        .join(GivenRendition, GivenRendition.job_id == JobRow.id)
+        .join(RenditionRow, RenditionRow.id == GivenRendition.rendition_id)
+        .where(
+            # There is an index on the exam.
+            JobRow.exam_id == job.exam_id,
+            JobRow.kind == JobKind.DELIVER,
+            JobRow.destination == job.destination,
+            JobRow.revision < job.revision,
+        )
+    )
+    return {
+        row.instead_of: Held(row.sop_class_uid, row.sop_instance_uid, row.series_instance_uid)
+        for row in rows
+    }
+
+
+def _kept(row: RenditionRow) -> KeptRendition:
+    return KeptRendition(row.id, row.sop_class_uid, row.sop_instance_uid, row.payload)

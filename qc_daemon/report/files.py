@@ -1,0 +1,84 @@
+"""The report and overlays of a file scored without the service, written into folders."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import file_digest
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+
+from detector.errors import ErrorCode, QCError
+from detector.imaging.dicom_file import is_dicom
+from model.finding import Finding
+from qc_daemon.report.equipment import to_bytes
+from qc_daemon.report.objects.overlay import build_overlay
+from qc_daemon.report.source import Source
+from qc_daemon.report.source_file import read_header
+from qc_daemon.report.sr.document import build_sr
+from qc_daemon.report.summary.language import ENGLISH
+from qc_daemon.report.worker import FrameReader, Told, as_told, shown
+from qc_daemon.spool import private_files
+
+REVISION = 1
+"""Nothing is remembered, so that each report is the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Writes the SR of each file into the folder `sr` and its overlays into `overlay`.
+
+    Files are named by the SOP Instance UID of the object made, which tells nothing of a patient;
+    the same file and models make the same names.
+    """
+
+    sr: Path | None = None
+    overlay: Path | None = None
+    language: str = ENGLISH
+
+    def __call__(self, path: Path, findings: Sequence[Finding], frames: FrameReader) -> None:
+        """Raises QCError: REPORT_INVALID (also for a plain picture), UNREADABLE, STORAGE."""
+        with path.open("rb") as file:
+            if not is_dicom(file.read(132)):
+                raise QCError(
+                    ErrorCode.REPORT_INVALID,
+                    "an SR or overlay needs a DICOM file; a picture names no patient and study",
+                )
+            file.seek(0)
+            sha256 = file_digest(file, "sha256").hexdigest()
+        # Not the bare hash: the service's first report of the file has other content and must have
+        # another UID.
+        source = Source.of(read_header(path), f"offline {sha256}")
+        told = [
+            Told(as_told(finding, source), number, source, path)
+            for number, finding in enumerate(findings)
+        ]
+        now = datetime.now(UTC)
+        if self.sr is not None:
+            found = [each.finding for each in told]
+            _write(self.sr, build_sr([source], found, revision=REVISION, created=now))
+        if self.overlay is not None:
+            chosen = shown(told)
+            numbers = sorted({each.finding.frame for each in chosen})
+            pixels = {frame.number: frame.pixels for frame in frames(path, numbers)}
+            for each in chosen:
+                finding = each.finding
+                _write(
+                    self.overlay,
+                    build_overlay(
+                        source,
+                        pixels[finding.frame],
+                        finding,
+                        revision=REVISION,
+                        created=now,
+                        language=self.language,
+                    ),
+                )
+
+
+def _write(folder: Path, made: Dataset) -> None:
+    try:
+        private_files.make_folder(folder)
+        private_files.write(folder / f"{made.SOPInstanceUID}.dcm", to_bytes(made))
+    except OSError as error:
+        raise QCError(ErrorCode.STORAGE, f"{folder} cannot be written: {error.strerror}") from error

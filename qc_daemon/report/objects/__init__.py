@@ -1,0 +1,1 @@
+"""The other DICOM objects of an exam: overlay, key objects, encapsulated PDF."""

@@ -1,0 +1,62 @@
+"""Where the names of boxes go: beside their boxes, inside the picture, none over another."""
+
+from collections.abc import Iterator, Sequence
+from itertools import count, takewhile
+
+from detector.boxes import Box
+
+Size = tuple[float, float]
+
+
+def place_captions(boxes: Sequence[Box], sizes: Sequence[Size], frame: Size) -> list[Box]:
+    """One place a box, of the given (width, height), in pixels of the frame (width, height).
+
+    The nearest free one around its box; only where the frame has none left do two overlap.
+    """
+    taken: list[Box] = []
+    for box, size in zip(boxes, sizes, strict=True):
+        around = list(_around(box, size, frame))
+        # One that had to be pushed into the picture may cover its own box: it comes last.
+        whole = [place for place in around if place == _inside(place, frame)]
+        places = [*whole, *(_inside(place, frame) for place in around)]
+        free = (place for place in places if not any(overlap(place, other) for other in taken))
+        taken.append(next(free, places[0]))
+    return taken
+
+
+def overlap(a: Box, b: Box) -> bool:
+    """Whether they share more than an edge."""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _around(box: Box, size: Size, frame: Size) -> Iterator[Box]:
+    """Places from the nearest outward: rings of captions' sizes around the box."""
+    width, height = size
+    x0, y0, x1, y1 = box
+    reach = takewhile(lambda ring: ring * height < max(frame), count())
+    for ring in reach:
+        dx, dy = ring * width / 2, ring * height
+        corners = (
+            (x0, y0 - height - 1 - dy),
+            (x0, y1 + 1 + dy),
+            (x1 - width, y0 - height - 1 - dy),
+            (x1 - width, y1 + 1 + dy),
+            (x1 + 1 + dx, y0),
+            (x0 - width - 1 - dx, y0),
+            (x1 + 1 + dx, y1 - height),
+            (x0 - width - 1 - dx, y1 - height),
+            (x1 + 1 + dx, y0 - height - 1 - dy),
+            (x0 - width - 1 - dx, y0 - height - 1 - dy),
+            (x1 + 1 + dx, y1 + 1 + dy),
+            (x0 - width - 1 - dx, y1 + 1 + dy),
+        )
+        yield from ((x, y, x + width, y + height) for x, y in corners)
+
+
+def _inside(place: Box, frame: Size) -> Box:
+    x0, y0, x1, y1 = place
+    dx = max(0.0, -x0) - max(0.0, x1 - frame[0])
+    dy = max(0.0, -y0) - max(0.0, y1 - frame[1])
+    if dx == dy == 0:
+        return place
+    return (x0 + dx, y0 + dy, x1 + dx, y1 + dy)

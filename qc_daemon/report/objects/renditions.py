@@ -1,0 +1,281 @@
+"""A report in another form, for a destination that does not take Comprehensive 3D SR.
+
+As Comprehensive SR it is the same content: a class and UIDs of its own, for nothing in it is three-
+dimensional. As a Secondary Capture it is one page of the findings in words. Made from the report's
+stored bytes alone: the same bytes make the same rendition.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageDraw
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import SecondaryCaptureImageStorage
+
+from detector.errors import ErrorCode, Flag, QCError
+from detector.frame import Pixels
+from model.finding import Finding
+from qc_daemon.records.results.renditions import Held, Rendition
+from qc_daemon.report.equipment import (
+    to_bytes,
+)
+from qc_daemon.report.objects.overlay import BLACK, VERDICT_COLOURS, WHITE, Colour
+from qc_daemon.report.objects.secondary_capture import capture, source_image
+from qc_daemon.report.sr.parse import from_sr
+from qc_daemon.report.summary import words
+from qc_daemon.report.summary.fonts import sized, wrapped
+from qc_daemon.report.summary.language import ENGLISH, translations
+from qc_daemon.report.summary.summary import rank
+from qc_daemon.report.uids import derived_uid
+
+SERIES_NUMBER = 9906
+SERIES_DESCRIPTION = "Ultrasound image quality, report as a page (machine-made)"
+DERIVATION = "Findings of a structured report written as text"
+
+_REPORTS = "1.2.840.10008.5.1.4.1.1.88."
+"""What the UIDs of the SR classes begin with."""
+GREY: Colour = (190, 190, 190)
+AMBER: Colour = (255, 170, 90)
+_COLUMN, _MARGIN, _GAP = 820, 30, 14
+_LARGE, _REGULAR, _SMALL = 34, 24, 20
+# About as high as wide, however many findings there are.
+_MOST_PER_WIDTH = 1.2
+
+
+def render(payload: bytes, sop_class_uid: str, held: Mapping[str, Held]) -> Rendition:
+    """The report of a stored PS3.10 file in the form of another class.
+
+    Of the reports that it amends it names those that `held` has in their place. Raises QCError
+    REPORT_INVALID.
+    """
+    report = dcmread(BytesIO(payload))
+    if sop_class_uid == SecondaryCaptureImageStorage:
+        made = _page(report)
+    else:
+        made = _document(report, sop_class_uid, held)
+    reference = Held(str(made.SOPClassUID), str(made.SOPInstanceUID), str(made.SeriesInstanceUID))
+    return Rendition(reference, to_bytes(made))
+
+
+def _document(report: Dataset, sop_class_uid: str, held: Mapping[str, Held]) -> Dataset:
+    """The same content as another class of SR, naming what the destination holds."""
+    if any(item.ValueType == "SCOORD3D" for item in _items(report)):
+        raise QCError(
+            ErrorCode.REPORT_INVALID, "three-dimensional coordinates fit no other class of report"
+        )
+    amended = [uid for uid in _predecessors(report) if uid in held]
+    if str(report.SOPClassUID) != sop_class_uid or amended:
+        instead = [held[uid].sop_instance_uid for uid in amended]
+        uid = derived_uid("rendition", sop_class_uid, str(report.SOPInstanceUID), *instead)
+        report.SOPClassUID, report.SOPInstanceUID = sop_class_uid, uid
+    for study in report.get("PredecessorDocumentsSequence", []):
+        study.ReferencedSeriesSequence = list(_renamed(study.ReferencedSeriesSequence, held))
+    return report
+
+
+def _items(item: Dataset) -> Iterator[Dataset]:
+    """The content item and all below it."""
+    yield item
+    for child in item.get("ContentSequence", []):
+        yield from _items(child)
+
+
+def _predecessors(report: Dataset) -> Iterator[str]:
+    for study in report.get("PredecessorDocumentsSequence", []):
+        for series in study.ReferencedSeriesSequence:
+            for instance in series.ReferencedSOPSequence:
+                yield str(instance.ReferencedSOPInstanceUID)
+
+
+def _renamed(series: Iterable[Dataset], held: Mapping[str, Held]) -> Iterator[Dataset]:
+    """Referenced series with what the destination holds in the place of their instances."""
+    by_series: dict[str, list[Dataset]] = {}
+    for each in series:
+        for instance in each.ReferencedSOPSequence:
+            own = Held(
+                str(instance.ReferencedSOPClassUID),
+                str(instance.ReferencedSOPInstanceUID),
+                str(each.SeriesInstanceUID),
+            )
+            told = held.get(own.sop_instance_uid, own)
+            item = Dataset()
+            item.ReferencedSOPClassUID = told.sop_class_uid
+            item.ReferencedSOPInstanceUID = told.sop_instance_uid
+            by_series.setdefault(told.series_instance_uid, []).append(item)
+    for uid, instances in by_series.items():
+        one = Dataset()
+        one.SeriesInstanceUID = uid
+        one.ReferencedSOPSequence = instances
+        yield one
+
+
+def _page(report: Dataset) -> Dataset:
+    """One page that tells the findings, as a Secondary Capture."""
+    study, number = str(report.StudyInstanceUID), int(report.InstanceNumber)
+    return capture(
+        draw(from_sr(report), number),
+        report,
+        series=(
+            derived_uid("page-series", study, str(report.SeriesInstanceUID)),
+            SERIES_NUMBER,
+            SERIES_DESCRIPTION,
+        ),
+        sop_instance_uid=derived_uid(
+            "rendition", SecondaryCaptureImageStorage, str(report.SOPInstanceUID)
+        ),
+        number=number,
+        derivation=DERIVATION,
+        sources=list(_sources(report)),
+        burned_in=False,
+        # Made when the report was: nothing of the page is newer.
+        moment=datetime.strptime(f"{report.ContentDate}{report.ContentTime}", "%Y%m%d%H%M%S.%f"),
+    )
+
+
+def _sources(report: Dataset) -> Iterator[Dataset]:
+    """The images that the findings are of."""
+    for study in report.CurrentRequestedProcedureEvidenceSequence:
+        for series in study.ReferencedSeriesSequence:
+            for instance in series.ReferencedSOPSequence:
+                sop_class_uid = str(instance.ReferencedSOPClassUID)
+                # A machine's own report is evidence too, and no image.
+                if not sop_class_uid.startswith(_REPORTS):
+                    yield source_image(sop_class_uid, str(instance.ReferencedSOPInstanceUID))
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A finding worth a place on the page; `frames` counts those of its image and view that it is
+    the best of."""
+
+    finding: Finding
+    frames: int
+
+
+def chosen(findings: Sequence[Finding]) -> list[Told]:
+    """The best finding of each view of each image: most probably standard, then surest."""
+    groups: dict[tuple[str | None, str], list[Finding]] = {}
+    for finding in findings:
+        key = (finding.sop_instance_uid, finding.judgement.view)
+        groups.setdefault(key, []).append(finding)
+    return [
+        Told(max(found, key=rank), len({each.frame for each in found})) for found in groups.values()
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    text: str
+    size: int
+    colour: Colour = WHITE
+
+    @property
+    def height(self) -> int:
+        return int(self.size * 1.4)
+
+
+def draw(findings: Sequence[Finding], revision: int) -> Pixels:
+    """The page: a heading, then the findings in columns; RGB."""
+    blocks = [(each, list(_lines(each))) for each in chosen(findings)]
+    heights = [_height(lines) for _, lines in blocks]
+    columns = _columns(heights)
+    width = max(len(columns), 1) * (_COLUMN + _MARGIN) + _MARGIN
+    heading = list(_heading(findings, revision, width - 2 * _MARGIN))
+    top = _MARGIN + sum(line.height for line in heading) + _GAP
+    tallest = max((sum(heights[place] for place in column) for column in columns), default=0)
+    page = Image.new("RGB", (width, top + tallest + _MARGIN), BLACK)
+    canvas = ImageDraw.Draw(page)
+    _write(canvas, heading, _MARGIN, _MARGIN)
+    for number, column in enumerate(columns):
+        x, y = _MARGIN + number * (_COLUMN + _MARGIN), top
+        for place in column:
+            told, lines = blocks[place]
+            _tag(canvas, told, x, y)
+            _write(canvas, lines, x, y + _tag_height() + 4)
+            y += heights[place]
+    return np.asarray(page).copy()
+
+
+def _columns(heights: Sequence[int]) -> list[list[int]]:
+    """Places of the blocks, column by column, so that the page is not much higher than wide."""
+    count, total = 1, sum(heights)
+    while total / count > _MOST_PER_WIDTH * count * _COLUMN:
+        count += 1
+    columns: list[list[int]] = [[]]
+    for place, height in enumerate(heights):
+        filled = sum(heights[each] for each in columns[-1])
+        if columns[-1] and filled + height / 2 > total / count and len(columns) < count:
+            columns.append([])
+        columns[-1].append(place)
+    return columns
+
+
+def _heading(findings: Sequence[Finding], revision: int, width: int) -> Iterator[_Line]:
+    again = "" if revision == 1 else f" (report {revision}, replaces the one before)"
+    bundle = findings[0].bundle
+    clinical = all(finding.bundle.clinical_use for finding in findings)
+    for text, size, colour in (
+        (f"Quality of the ultrasound images{again}", _LARGE, WHITE),
+        *(() if clinical else ((words.NOT_FOR_CLINICAL_USE, _LARGE, AMBER),)),
+        (words.DISCLAIMER, _REGULAR, GREY),
+        (f"Models: {words.models_line(bundle)}", _SMALL, GREY),
+    ):
+        yield from _wrapped(text, size, width, colour)
+
+
+def _lines(told: Told) -> Iterator[_Line]:
+    """What stands below the verdict."""
+    judgement = told.finding.judgement
+    if Flag.OTHER_PATIENT_IN_STUDY in judgement.flags:
+        yield from _wrapped(words.OTHER_PATIENT, _REGULAR, _COLUMN, AMBER)
+    yield from _wrapped(words.view_line(judgement, translations(ENGLISH)), _REGULAR, _COLUMN, WHITE)
+    for fault in words.faults(judgement):
+        fix = f" → {fault.fix}" if fault.fix else ""
+        yield from _wrapped(f"× {fault.words}{fix}", _REGULAR, _COLUMN, AMBER)
+    unchecked = ", ".join(words.unchecked(judgement))
+    if unchecked:
+        yield from _wrapped(f"{words.CANNOT_TELL}: {unchecked}", _SMALL, _COLUMN, GREY)
+    uid = told.finding.sop_instance_uid or ""
+    yield from _wrapped(f"Image UID …{uid[-12:]}", _SMALL, _COLUMN, GREY)
+
+
+def _tag(canvas: ImageDraw.ImageDraw, told: Told, x: int, y: int) -> None:
+    """The verdict on its colour, and the frame beside it."""
+    judgement = told.finding.judgement
+    background, letters = VERDICT_COLOURS[judgement.quality]
+    verdict, bold = words.VERDICTS[judgement.quality], sized(_REGULAR, bold=True)
+    right = x + canvas.textlength(verdict, font=bold) + 20
+    canvas.rectangle((x, y, right, y + _tag_height()), fill=background)
+    middle = y + _tag_height() / 2
+    canvas.text((x + 10, middle), verdict, letters, bold, anchor="lm")
+    canvas.text((right + 12, middle), _place(told), WHITE, sized(_REGULAR), anchor="lm")
+
+
+def _place(told: Told) -> str:
+    """Of a cine which frame; the image is named below, for a report knows no image's number."""
+    if told.frames == 1:
+        return ""
+    return f"frame {told.finding.frame}, the best of {told.frames}"
+
+
+def _tag_height() -> int:
+    return int(_REGULAR * 1.5)
+
+
+def _height(lines: Sequence[_Line]) -> int:
+    return _tag_height() + 4 + sum(line.height for line in lines) + _GAP
+
+
+def _write(canvas: ImageDraw.ImageDraw, lines: Iterable[_Line], x: int, y: int) -> None:
+    for line in lines:
+        middle = (x, y + line.height / 2)
+        canvas.text(middle, line.text, line.colour, sized(line.size), anchor="lm")
+        y += line.height
+
+
+def _wrapped(text: str, size: int, width: int, colour: Colour) -> Iterator[_Line]:
+    return (_Line(line, size, colour) for line in wrapped(text, sized(size), width))

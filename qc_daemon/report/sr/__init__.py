@@ -1,0 +1,1 @@
+"""The structured report of an exam (Comprehensive 3D SR, TID 1500) and its parser."""

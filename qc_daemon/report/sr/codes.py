@@ -1,0 +1,249 @@
+"""The codes our objects use: the private scheme 99QCD and the public ones it stands beside.
+
+`conformance_table` prints the private scheme as docs/conformance.md shows it.
+"""
+
+from types import MappingProxyType
+
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from detector.anatomy import LABELS, View
+from detector.errors import Flag
+from model.criteria.rules import FOCUS, GAIN, RULES, SHADOW
+from model.finding import NON_STANDARD, REVIEW, STANDARD
+
+SCHEME = "99QCD"
+SCHEME_NAME = "qc-daemon ultrasound image quality"
+SCHEME_ORGANIZATION = "qc-daemon project"
+
+
+def _private(value: str, meaning: str) -> Code:
+    return Code(value, SCHEME, meaning)
+
+
+VIEW = _private("VIEW", "Ultrasound view")
+VIEW_PROBABILITY = _private("VIEW-P", "Probability of the view")
+QUALITY = _private("QLTY", "Quality of the view")
+PROBABILITY = _private("PSTD", "Probability of a standard view")
+RAW_PROBABILITY = _private("PSTD-RAW", "Probability of a standard view before calibration")
+GATES = (
+    _private("GIMG", "Fusion weight of the image"),
+    _private("GTXT", "Fusion weight of the text"),
+    _private("GSPA", "Fusion weight of the spatial layout"),
+)
+REGION = _private("REGION", "Index of the ultrasound region")
+REGION_BOX = (
+    _private("REGION-X0", "Ultrasound region, left edge"),
+    _private("REGION-Y0", "Ultrasound region, top edge"),
+    _private("REGION-X1", "Ultrasound region, right edge"),
+    _private("REGION-Y1", "Ultrasound region, bottom edge"),
+)
+FRAME = _private("FRAME", "Frame of an object whose class has single frames")
+REVISION = _private("REVISION", "Revision of the source instance's content")
+CREATED = _private("CREATED", "Moment of the finding, ISO 8601")
+FLAG = _private("FLAG", "Remark")
+CLINICAL_USE = _private("CLINICAL-USE", "Models are meant for clinical use")
+VALUE = _private("VALUE", "Value the criterion was judged by")
+UNIT = _private("UNIT", "Unit of a criterion without a value")
+EVIDENCE = _private("EVIDENCE", "Structure that criteria were read from")
+READ_FROM = _private("READ-FROM", "Structures the criterion was read from")
+CONFIDENCE = _private("CONF", "Confidence of the detection")
+
+VIEWS = MappingProxyType(
+    {
+        View.NT: _private("VIEW-NT", "Nuchal translucency, mid-sagittal"),
+        View.CRL: _private("VIEW-CRL", "Crown-rump length"),
+        View.HEAD: _private("VIEW-HEAD", "Head, axial"),
+        View.ABDOMEN: _private("VIEW-ABDOMEN", "Abdomen, axial"),
+        View.OTHER: _private("VIEW-OTHER", "None of the assessed views"),
+    }
+)
+QUALITIES = MappingProxyType(
+    {
+        STANDARD: _private("STD", "Standard view"),
+        NON_STANDARD: _private("NON", "Non-standard view"),
+        REVIEW: _private("REV", "To be reviewed by a person"),
+    }
+)
+FLAGS = MappingProxyType(
+    {
+        Flag.OUT_OF_DISTRIBUTION: _private("FLAG-OOD", "Unlike the images learned from"),
+        Flag.NO_REAL_EVIDENCE: _private("FLAG-EVIDENCE", "View learned from simulations only"),
+        Flag.BURNED_IN_TEXT: _private("FLAG-TEXT", "Text burned into the picture"),
+        Flag.LOW_RESOLUTION: _private("FLAG-LOWRES", "Low resolution"),
+        Flag.HEADER_NORMALISED: _private("FLAG-HEADER", "Invalid header values were emptied"),
+        Flag.SAME_UID_OTHER_CONTENT: _private("FLAG-SAMEUID", "Other content under the same UID"),
+        Flag.OTHER_PATIENT_IN_STUDY: _private(
+            "FLAG-PATIENTS", "Study UID shared with another patient"
+        ),
+        Flag.COLOUR_DOUBTFUL: _private("FLAG-COLOUR", "Colour space doubtful"),
+        Flag.MORE_FRAMES_THAN_STATED: _private(
+            "FLAG-FRAMES", "Pixel data hold more frames than the header says"
+        ),
+        Flag.UNREADABLE_FRAMES: _private("FLAG-BADFRAMES", "Other frames cannot be decoded"),
+        Flag.NOT_ULTRASOUND: _private("FLAG-NOTUS", "Not an ultrasound image"),
+    }
+)
+LABEL_CODES = MappingProxyType(
+    {label.code: _private(label.code, label.meaning) for label in LABELS}
+)
+CRITERIA = MappingProxyType(
+    {rule.code: _private(rule.code, rule.meaning) for rules in RULES.values() for rule in rules}
+)
+REASON_GAIN = _private("NOT-GAIN", "Gain not adequate")
+REASON_FOCUS = _private("NOT-SHARP", "Image not sharp")
+
+FINDING_SITES = MappingProxyType(
+    {
+        "CP1": codes.SCT.StructureOfChoroidPlexus,
+        "CP2": codes.SCT.StructureOfChoroidPlexus,
+        "NB": codes.SCT.NasalBone,
+        "S": codes.SCT.StomachStructure,
+        "UC": codes.SCT.UmbilicalCord,
+        "TH": codes.SCT.Thalamus,
+        "MB": codes.SCT.Midbrain,
+        "CM": codes.SCT.CisternaMagna,
+    }
+)
+"""Public codes of the labels that have an exact one."""
+
+QUALITY_ASSESSMENT = codes.DCM.QualityAssessment
+QUALITY_ASSESSMENTS = MappingProxyType(
+    {
+        STANDARD: codes.DCM.UsableMeetsTheQualityControlStandard,
+        NON_STANDARD: codes.DCM.UsableDoesNotMeetTheQualityControlStandard,
+    }
+)
+IMAGE_QUALITY = codes.DCM.ImageQuality
+LIMITED_QUALITY = codes.RADLEX.LimitedQuality
+COMMENT = codes.DCM.Comment
+FINDING = codes.DCM.Finding
+TRACKING_IDENTIFIER = codes.DCM.TrackingIdentifier
+ALGORITHM_NAME = codes.DCM.AlgorithmName
+ALGORITHM_VERSION = codes.DCM.AlgorithmVersion
+ALGORITHM_PARAMETERS = codes.DCM.AlgorithmParameters
+SOURCE_OF_MEASUREMENT = codes.DCM.SourceOfMeasurement
+IMAGE_REGION = codes.DCM.ImageRegion
+IMAGING_MEASUREMENTS = codes.DCM.ImagingMeasurements
+DEFAULT_PROCEDURE = Code("268445003", "SCT", "Ultrasound scan - obstetric")
+"""Procedure reported where the source names none."""
+
+MET = MappingProxyType(
+    {True: codes.cid230.Yes, False: codes.cid230.No, None: codes.cid230.Undetermined}
+)
+QUALITY_STANDARD = codes.DCM.QualityControlStandard
+OWN_STANDARD = codes.DCM.InstitutionallyDefinedQualityControlStandard
+"""The nearest of CID 6045: no public code names a first-trimester guideline."""
+REFERENCE_AUTHORITY = codes.DCM.ReferenceAuthority
+SPACINGS = (codes.DCM.HorizontalPixelSpacing, codes.DCM.VerticalPixelSpacing)
+"""Millimetres per pixel along x and y."""
+
+CROWN_RUMP_LENGTH = codes.LN.CrownRumpLength
+GESTATIONAL_AGE = codes.LN.GestationalAge
+AGE_BY_CRL = "GA-CRL"
+MACHINE_CONCEPTS = MappingProxyType(
+    {
+        "CRL": CROWN_RUMP_LENGTH,
+        "NT": codes.LN.NuchalTranslucency,
+        "GA": GESTATIONAL_AGE,
+        AGE_BY_CRL: GESTATIONAL_AGE,
+    }
+)
+"""What machines measure, by the name it is stored under; an age by CRL has a method besides."""
+METHOD = codes.SCT.MeasurementMethod
+SUBJECT_CLASS = codes.DCM.SubjectClass
+FETUS = codes.DCM.Fetus
+FETUS_ID = Code("11951-1", "LN", "Fetus ID")
+
+IMAGE_LIBRARY = codes.DCM.ImageLibrary
+IMAGE_LIBRARY_GROUP = codes.DCM.ImageLibraryGroup
+LIBRARY_ENTRY = Code("260753009", "SCT", "Source")
+MODALITY = codes.DCM.Modality
+ULTRASOUND = codes.cid29.Ultrasound
+ROWS = codes.DCM.PixelDataRows
+COLUMNS = codes.DCM.PixelDataColumns
+FRAMES = codes.DCM.NumberOfFrames
+
+NO_UNIT = Code("1", "UCUM", "no units")
+PIXELS = Code("{pixels}", "UCUM", "pixels")
+MILLIMETRE = codes.UCUM.Millimeter
+MACHINE_UNITS = MappingProxyType({"mm": MILLIMETRE, "d": codes.UCUM.Day})
+
+QUALITY_ISSUE = codes.DCM.QualityIssue
+REJECTED = codes.DCM.RejectedForQualityReasons
+TITLE_MODIFIER = codes.DCM.DocumentTitleModifier
+# CID 7010 is extensible and has no title for a rejection taken back; neither has IHE IOCM.
+REJECTION_RETRACTED = _private("REJ-RETRACTED", "Rejection retracted")
+# CID 7011 was made for X-ray; for gain and focus it has no code that says no more than is known.
+_TECHNICAL_REASONS = MappingProxyType(
+    {
+        GAIN.code: REASON_GAIN,
+        FOCUS.code: REASON_FOCUS,
+        SHADOW.code: codes.cid7011.ImageArtifacts,
+    }
+)
+REASONS = MappingProxyType(
+    {
+        code.value: code
+        for code in (
+            codes.cid7011.Positioning,
+            codes.cid7011.ImageArtifacts,
+            codes.cid7011.MotionBlur,
+            codes.cid7011.NoImage,
+            codes.cid7011.InappropriateImageProcessing,
+            codes.cid7011.MechanicalFailure,
+            codes.cid7011.ElectricalFailure,
+            codes.cid7011.SoftwareFailure,
+            codes.cid7011.OtherFailure,
+            codes.cid7011.UnknownFailure,
+            REASON_GAIN,
+            REASON_FOCUS,
+        )
+    }
+)
+"""Why a person may reject an image, by code value: CID 7011 but for what only X-ray has."""
+
+PRIVATE: tuple[tuple[str, tuple[Code, ...]], ...] = (
+    ("concept, CODE", (VIEW, QUALITY, FLAG, EVIDENCE)),
+    ("concept, NUM", (PROBABILITY, RAW_PROBABILITY, VIEW_PROBABILITY, *GATES, CONFIDENCE, VALUE)),
+    ("concept, NUM", (REGION, *REGION_BOX, FRAME, REVISION)),
+    ("concept, TEXT", (CREATED, UNIT, READ_FROM)),
+    ("concept, CODE (CID 230)", (CLINICAL_USE, *CRITERIA.values())),
+    ("value of VIEW", tuple(VIEWS.values())),
+    ("value of QLTY and Document Title Modifier", tuple(QUALITIES.values())),
+    ("value of FLAG", tuple(FLAGS.values())),
+    ("value of Document Title Modifier", (REASON_GAIN, REASON_FOCUS)),
+    ("value of Finding and EVIDENCE", tuple(LABEL_CODES.values())),
+    ("Document Title", (REJECTION_RETRACTED,)),
+)
+"""The whole private scheme, by use."""
+
+
+def reason(criterion: str) -> Code:
+    """Why an image that fails this criterion needs attention (CID 7011): whatever is no technical
+    fault is a matter of how the anatomy lies in the picture."""
+    found: Code = _TECHNICAL_REASONS.get(criterion, codes.cid7011.Positioning)
+    return found
+
+
+def coding_scheme() -> CodingSchemeIdentificationItem:
+    """Names the private scheme in an object that uses it (PS3.3 C.12.1)."""
+    return CodingSchemeIdentificationItem(
+        designator=SCHEME, name=SCHEME_NAME, responsible_organization=SCHEME_ORGANIZATION
+    )
+
+
+def unit(ucum: str) -> Code:
+    """The UCUM code as a coded unit."""
+    return NO_UNIT if ucum == NO_UNIT.value else Code(ucum, "UCUM", ucum)
+
+
+def conformance_table() -> str:
+    """The private scheme as a Markdown table."""
+    lines = ["| code | meaning | use |", "|---|---|---|"]
+    lines += [
+        f"| `{code.value}` | {code.meaning} | {use} |" for use, listed in PRIVATE for code in listed
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,240 @@
+"""The structured report of an exam: Comprehensive 3D SR, TID 1500 (PS3.16).
+
+One TID 1501 group per finding and one TID 1410 group per box; `from_sr` in `reader` is the inverse.
+"""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from datetime import datetime
+
+from highdicom import sr as content
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes as dicom
+from pydicom.sr.coding import Code
+from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian, UltrasoundImageStorage
+
+from detector.errors import ErrorCode, QCError
+from model.finding import Finding
+from qc_daemon.report.equipment import (
+    MANUFACTURER,
+    MODEL_NAME,
+    contributions,
+    local_time,
+    observer,
+    serial_number,
+    software_version,
+    stamp,
+)
+from qc_daemon.report.normalise import UTF8, inherit, requested
+from qc_daemon.report.source import Reference as Reference
+from qc_daemon.report.source import Source
+from qc_daemon.report.sr import codes
+from qc_daemon.report.sr.biometry import MachineReport, biometry
+from qc_daemon.report.sr.groups import groups
+from qc_daemon.report.sr.image_library import library
+from qc_daemon.report.uids import derived_uid, object_uid
+
+SERIES_NUMBER = 9901
+SERIES_DESCRIPTION = "Ultrasound image quality (machine-made)"
+
+
+def build_sr(
+    sources: Sequence[Source],
+    findings: Sequence[Finding],
+    *,
+    revision: int,
+    created: datetime,
+    previous: Sequence[Reference] = (),
+    measured: Sequence[MachineReport] = (),
+) -> Dataset:
+    """The report of these findings, in their order; same arguments, same dataset.
+
+    Patient and study come from the first source; `revision` counts the exam's reports from 1,
+    `created` knows its zone, `previous` are the reports this one replaces, `measured` are the
+    machines' own reports of the exam. Raises QCError REPORT_INVALID for a finding without its
+    source, or if something cannot be told.
+    """
+    if not findings:
+        raise QCError(ErrorCode.REPORT_INVALID, "an exam without findings has no report")
+    by_instance = {source.sop_instance_uid: source for source in sources}
+    check_study(sources)
+    first = sources[0]
+    told: list[content.templates.Template] = []
+    for number, finding in enumerate(findings, start=1):
+        told += groups(number, finding, _source_of(finding, by_instance))
+    told += biometry(measured)
+    model_id = model_ids(findings)
+    try:
+        report = _document(
+            first,
+            # highdicom copies, parses and searches what it is given, which takes longer than to
+            # make it: it gets the first finding, and the report all of them afterwards.
+            _content(first, told[:1], model_id),
+            by_instance,
+            sop_instance_uid=sr_uid(sources, model_id, revision, measured),
+            series_instance_uid=derived_uid("sr-series", first.study_instance_uid, model_id),
+            revision=revision,
+            model_id=model_id,
+        )
+        report.ContentSequence = _content(first, told, model_id)[0].ContentSequence
+        _add_library(report, list(by_instance.values()), findings)
+        report.ContributingEquipmentSequence += contributions(f.bundle for f in findings)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        # highdicom refuses what would be invalid; its words may quote patient data.
+        raise QCError(
+            ErrorCode.REPORT_INVALID, f"the report was refused ({type(error).__name__})"
+        ) from error
+    inherit(report, first.header)
+    _order(report, first.header)
+    evidence = [source.reference for source in by_instance.values()]
+    evidence += [machine.reference for machine in measured]
+    report.CurrentRequestedProcedureEvidenceSequence = _hierarchy(dict.fromkeys(evidence))
+    if previous:
+        report.PredecessorDocumentsSequence = _hierarchy(previous)
+    stamp(report, local_time(created, first.header))
+    return report
+
+
+def _content(
+    first: Source, measured: Sequence[content.templates.Template], model_id: str
+) -> content.MeasurementReport:
+    """TID 1500 with these groups."""
+    return content.MeasurementReport(
+        observation_context=content.ObservationContext(observer_device_context=observer(model_id)),
+        procedure_reported=_procedures(first.header),
+        imaging_measurements=measured,
+        title=dicom.DCM.ImagingMeasurementReport,
+    )
+
+
+def model_ids(findings: Sequence[Finding]) -> str:
+    """The bundle that judged; an exam has one, findings of several are named together."""
+    return "+".join(sorted({finding.bundle.model_id for finding in findings}))
+
+
+def _add_library(report: Dataset, sources: Sequence[Source], findings: Sequence[Finding]) -> None:
+    """The image library stands before the measurements (TID 1500 row 5)."""
+    items = report.ContentSequence
+    items.insert(len(items) - 1, library(sources, findings))
+
+
+def sr_uid(
+    sources: Sequence[Source],
+    model_id: str,
+    revision: int,
+    measured: Sequence[MachineReport] = (),
+) -> str:
+    """SOP Instance UID of the report."""
+    return object_uid(
+        "sr",
+        Comprehensive3DSRStorage,
+        sources[0].study_instance_uid,
+        [source.sha256 for source in sources] + [machine.sha256 for machine in measured],
+        model_id,
+        revision,
+    )
+
+
+def check_study(sources: Sequence[Source]) -> None:
+    """Raises QCError REPORT_INVALID unless the sources are of one study."""
+    if len({source.study_instance_uid for source in sources}) != 1:
+        raise QCError(ErrorCode.REPORT_INVALID, "a report needs sources of one study")
+
+
+def _source_of(finding: Finding, by_instance: dict[str, Source]) -> Source:
+    try:
+        return by_instance[finding.sop_instance_uid or ""]
+    except KeyError:
+        raise QCError(
+            ErrorCode.REPORT_INVALID, "a finding's source instance is not among the sources"
+        ) from None
+
+
+def _procedures(header: Dataset) -> list[Code]:
+    """The source's procedure codes, else the named default."""
+    items = header.get("ProcedureCodeSequence") or []
+    received = [
+        Code(str(i.CodeValue), str(i.CodingSchemeDesignator), str(i.CodeMeaning)) for i in items
+    ]
+    return received or [codes.DEFAULT_PROCEDURE]
+
+
+def _document(
+    first: Source,
+    report: content.MeasurementReport,
+    by_instance: dict[str, Source],
+    *,
+    sop_instance_uid: str,
+    series_instance_uid: str,
+    revision: int,
+    model_id: str,
+) -> Dataset:
+    with warnings.catch_warnings():
+        # They quote the patient's name.
+        warnings.simplefilter("ignore")
+        document: Dataset = content.Comprehensive3DSR(
+            evidence=[_evidence(source) for source in by_instance.values()],
+            content=report[0],
+            series_instance_uid=series_instance_uid,
+            series_number=SERIES_NUMBER,
+            series_description=SERIES_DESCRIPTION,
+            sop_instance_uid=sop_instance_uid,
+            instance_number=revision,
+            manufacturer=MANUFACTURER,
+            manufacturer_model_name=MODEL_NAME,
+            device_serial_number=serial_number(model_id),
+            software_versions=software_version(),
+            institution_name=first.header.get("InstitutionName"),
+            is_complete=True,
+            is_final=False,
+            is_verified=False,
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+            specific_character_set=UTF8,
+            coding_schemes=[codes.coding_scheme()],
+        )
+    return document
+
+
+def _evidence(source: Source) -> Dataset:
+    """What highdicom takes a source for; the true references are written afterwards.
+
+    It copies patient and study by the modules of the source's class, and knows no retired ones.
+    """
+    evidence = deepcopy(source.header)
+    evidence.SOPClassUID = UltrasoundImageStorage
+    return evidence
+
+
+def _order(report: Dataset, header: Dataset) -> None:
+    """SR Document General Module (PS3.3 C.17.2): the request and the performed procedure."""
+    report.ReferencedPerformedProcedureStepSequence = header.get(
+        "ReferencedPerformedProcedureStepSequence", []
+    )
+    report.PerformedProcedureCodeSequence = header.get("ProcedureCodeSequence", [])
+    requests = requested(header)
+    if requests:
+        report.ReferencedRequestSequence = requests
+
+
+def _hierarchy(references: Iterable[Reference]) -> list[Dataset]:
+    """Hierarchical SOP Instance Reference Macro (PS3.3 table C.17-3), in order of appearance."""
+    studies: dict[str, dict[str, list[Dataset]]] = {}
+    for reference in references:
+        item = Dataset()
+        item.ReferencedSOPClassUID = reference.sop_class_uid
+        item.ReferencedSOPInstanceUID = reference.sop_instance_uid
+        series = studies.setdefault(reference.study_instance_uid, {})
+        series.setdefault(reference.series_instance_uid, []).append(item)
+    items = []
+    for study_instance_uid, series in studies.items():
+        study = Dataset()
+        study.StudyInstanceUID = study_instance_uid
+        study.ReferencedSeriesSequence = []
+        for series_instance_uid, instances in series.items():
+            one = Dataset()
+            one.SeriesInstanceUID = series_instance_uid
+            one.ReferencedSOPSequence = instances
+            study.ReferencedSeriesSequence.append(one)
+        items.append(study)
+    return items

@@ -1,0 +1,235 @@
+"""Reading our own structured reports back into findings.
+
+What comes back: all of a finding but `source` (a path, which no report holds). Probabilities,
+gates, values and region edges are bit-exact (FloatingPointValue, FD); box edges are what FL holds,
+within 6.1e-5 px below 2048; descriptions have lost control characters and lone surrogates.
+"""
+
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.sr.coding import Code
+
+from detector.boxes import Box, Detection
+from detector.errors import ErrorCode, QCError
+from model.finding import BundleId, Criterion, Finding, Judgement
+from qc_daemon.report.source import Reference
+from qc_daemon.report.sr import codes
+from qc_daemon.report.sr.biometry import BIOMETRY, MachineReport, MachineValue
+from qc_daemon.report.sr.groups import ALGORITHM, FINDING, MACHINE_MADE, MACHINE_MADE_END, MODEL_ID
+
+_FINDING_GROUP = "1501"
+_BOX_GROUP = "1410"
+
+
+def from_sr(report: Dataset | bytes) -> list[Finding]:
+    """The findings of a report that `build_sr` made, in their order.
+
+    Raises QCError REPORT_INVALID for any other document.
+    """
+    return _read(report, _findings)
+
+
+def biometry_from_sr(report: Dataset | bytes) -> list[MachineReport]:
+    """What machines measured, as a report that `build_sr` made tells it; hashes it tells not.
+
+    Raises QCError REPORT_INVALID for any other document.
+    """
+    return _read(report, _machine_reports)
+
+
+def _read(report: Dataset | bytes, read: Callable[[Dataset], list[Any]]) -> list[Any]:
+    try:
+        return read(report if isinstance(report, Dataset) else dcmread(BytesIO(report)))
+    except (InvalidDicomError, AttributeError, LookupError, ValueError, TypeError) as error:
+        raise QCError(
+            ErrorCode.REPORT_INVALID, "this is no structured report of qc-daemon"
+        ) from error
+
+
+def _findings(report: Dataset) -> list[Finding]:
+    places = dict(_places(report))
+    boxes: dict[str, list[Detection]] = {}
+    measured: list[tuple[str, Dataset]] = []
+    for group in _one(report, codes.IMAGING_MEASUREMENTS).ContentSequence:
+        tracking = str(_one(group, codes.TRACKING_IDENTIFIER).TextValue)
+        template = str(group.ContentTemplateSequence[0].TemplateIdentifier)
+        if template == _FINDING_GROUP and tracking.startswith(FINDING):
+            measured.append((tracking, group))
+        elif template == _BOX_GROUP:
+            boxes.setdefault(tracking.partition("-")[0], []).append(_detection(group))
+    if not measured:
+        raise ValueError("no finding")
+    return [_finding(group, tuple(boxes.get(key, ())), places) for key, group in measured]
+
+
+def _machine_reports(report: Dataset) -> list[MachineReport]:
+    places = dict(_places(report))
+    values: dict[Reference, list[MachineValue]] = {}
+    for group in _one(report, codes.IMAGING_MEASUREMENTS).ContentSequence:
+        if not str(_one(group, codes.TRACKING_IDENTIFIER).TextValue).startswith(BIOMETRY):
+            continue
+        named = _one(group, codes.SOURCE_OF_MEASUREMENT).ReferencedSOPSequence[0]
+        uid = str(named.ReferencedSOPInstanceUID)
+        reference = Reference(*places[uid], str(named.ReferencedSOPClassUID), uid)
+        fetus = _text(group, codes.FETUS_ID) or None
+        values.setdefault(reference, []).extend(_machine_values(group, fetus))
+    return [MachineReport(reference, tuple(told)) for reference, told in values.items()]
+
+
+def _machine_values(group: Dataset, fetus: str | None) -> Iterator[MachineValue]:
+    for item in group.ContentSequence:
+        if item.ValueType != "NUM":
+            continue
+        concept: str = _meant(codes.MACHINE_CONCEPTS, item.ConceptNameCodeSequence[0])
+        if _items(item, codes.METHOD):
+            concept = codes.AGE_BY_CRL
+        units = item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0]
+        yield MachineValue(fetus, concept, _measured(item), str(units.CodeValue))
+
+
+def _places(report: Dataset) -> Iterator[tuple[str, tuple[str, str]]]:
+    """SOP Instance UID to Study and Series Instance UID."""
+    for study in report.CurrentRequestedProcedureEvidenceSequence:
+        for series in study.ReferencedSeriesSequence:
+            for instance in series.ReferencedSOPSequence:
+                place = (str(study.StudyInstanceUID), str(series.SeriesInstanceUID))
+                yield str(instance.ReferencedSOPInstanceUID), place
+
+
+def _finding(
+    group: Dataset, detections: tuple[Detection, ...], places: dict[str, tuple[str, str]]
+) -> Finding:
+    reference = _one(group, codes.SOURCE_OF_MEASUREMENT).ReferencedSOPSequence[0]
+    sop_instance_uid = str(reference.ReferencedSOPInstanceUID)
+    study, series = places[sop_instance_uid]
+    frame = reference.get("ReferencedFrameNumber") or _number_or_none(group, codes.FRAME) or 1
+    return Finding(
+        judgement=_judgement(group, detections),
+        bundle=_bundle(group),
+        frame=int(frame),
+        revision=int(_number(group, codes.REVISION)),
+        study_instance_uid=study,
+        series_instance_uid=series,
+        sop_instance_uid=sop_instance_uid,
+        created=_text(group, codes.CREATED),
+    )
+
+
+def _judgement(group: Dataset, detections: tuple[Detection, ...]) -> Judgement:
+    image, text, spatial = (_number(group, name) for name in codes.GATES)
+    x0, y0, x1, y1 = (_number(group, name) for name in codes.REGION_BOX)
+    return Judgement(
+        region_index=int(_number(group, codes.REGION)),
+        region_bbox=(x0, y0, x1, y1),
+        view=_meant(codes.VIEWS, _coded(_one(group, codes.VIEW))),
+        view_probability=_number(group, codes.VIEW_PROBABILITY),
+        quality=_meant(codes.QUALITIES, _coded(_one(group, codes.QUALITY))),
+        probability=_number_or_none(group, codes.PROBABILITY),
+        raw_probability=_number_or_none(group, codes.RAW_PROBABILITY),
+        gates=(image, text, spatial),
+        detections=detections,
+        description=_description(group),
+        criteria=tuple(_criteria(group)),
+        flags=tuple(_meant(codes.FLAGS, _coded(item)) for item in _items(group, codes.FLAG)),
+    )
+
+
+def _criteria(group: Dataset) -> Iterator[Criterion]:
+    for item in group.ContentSequence:
+        name = item.ConceptNameCodeSequence[0]
+        code = str(name.get("CodeValue"))
+        if name.CodingSchemeDesignator != codes.SCHEME or code not in codes.CRITERIA:
+            continue
+        value, unit = None, codes.NO_UNIT.value
+        for basis in _items(item, codes.VALUE):
+            value = _measured(basis)
+            measured = basis.MeasuredValueSequence[0]
+            unit = str(measured.MeasurementUnitsCodeSequence[0].CodeValue)
+        for basis in _items(item, codes.UNIT):
+            unit = str(basis.TextValue)
+        evidence = tuple(_text(item, codes.READ_FROM).split()) or tuple(
+            # As reports of earlier versions have it.
+            _meant(codes.LABEL_CODES, _coded(basis))
+            for basis in _items(item, codes.EVIDENCE)
+        )
+        yield Criterion(code, _meant(codes.MET, _coded(item)), value, unit, evidence)
+
+
+def _detection(group: Dataset) -> Detection:
+    region = _one(group, codes.IMAGE_REGION)
+    corners = [float(v) for v in region.GraphicData]
+    if region.GraphicType != "POLYLINE" or len(corners) != 10 or corners[:2] != corners[-2:]:
+        raise ValueError("a box that is no closed polygon of four corners")
+    box: Box = (corners[0], corners[1], corners[4], corners[5])
+    label: str = _meant(codes.LABEL_CODES, _coded(_one(group, codes.FINDING)))
+    return Detection(label, box, _number(group, codes.CONFIDENCE))
+
+
+def _bundle(group: Dataset) -> BundleId:
+    return BundleId(
+        name=_text(group, codes.ALGORITHM_NAME).removeprefix(ALGORITHM),
+        version=_text(group, codes.ALGORITHM_VERSION),
+        model_id=_text(group, codes.ALGORITHM_PARAMETERS).removeprefix(MODEL_ID),
+        # Reports of earlier versions say nothing: their models were not meant for it.
+        clinical_use=any(_meant(codes.MET, _coded(i)) for i in _items(group, codes.CLINICAL_USE)),
+    )
+
+
+def _description(group: Dataset) -> str:
+    return _text(group, codes.COMMENT).removeprefix(MACHINE_MADE).removesuffix(MACHINE_MADE_END)
+
+
+def _items(parent: Dataset, name: Code) -> list[Dataset]:
+    return [
+        item
+        for item in parent.get("ContentSequence", [])
+        if _same(item.ConceptNameCodeSequence[0], name)
+    ]
+
+
+def _one(parent: Dataset, name: Code) -> Dataset:
+    return _items(parent, name)[0]
+
+
+def _same(item: Dataset, code: Code) -> bool:
+    return bool(
+        item.get("CodeValue") == code.value
+        and item.CodingSchemeDesignator == code.scheme_designator
+    )
+
+
+def _coded(item: Dataset) -> Dataset:
+    coded: Dataset = item.ConceptCodeSequence[0]
+    return coded
+
+
+def _meant(table: Any, coded: Dataset) -> Any:
+    """The key of the table's entry with this code."""
+    for key, code in table.items():
+        if _same(coded, code):
+            return key
+    raise ValueError("an unknown code")
+
+
+def _measured(item: Dataset) -> float:
+    value = item.MeasuredValueSequence[0]
+    return float(value.get("FloatingPointValue", value.NumericValue))
+
+
+def _number(parent: Dataset, name: Code) -> float:
+    return _measured(_one(parent, name))
+
+
+def _number_or_none(parent: Dataset, name: Code) -> float | None:
+    found = _items(parent, name)
+    return _measured(found[0]) if found else None
+
+
+def _text(parent: Dataset, name: Code) -> str:
+    found = _items(parent, name)
+    return str(found[0].TextValue) if found else ""

@@ -1,0 +1,1 @@
+"""The summary of an exam in plain words: page, PDF and languages."""

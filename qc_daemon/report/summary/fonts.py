@@ -1,0 +1,67 @@
+"""The letters of pictures and pages. They come with the packages: servers have no fonts."""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from pathlib import Path
+
+import matplotlib
+from fontTools.ttLib import TTFont
+from PIL import ImageFont
+
+from qc_daemon.report.summary.language import CHINESE, ENGLISH
+
+_DEJAVU = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+LATIN = _DEJAVU / "DejaVuSans.ttf"
+LATIN_BOLD = _DEJAVU / "DejaVuSans-Bold.ttf"
+HAN = Path(__file__).parent / "fonts" / "NotoSansSC-Regular.woff"
+"""Simplified Chinese (SIL Open Font License). It has one weight."""
+
+_RIGHT_TO_LEFT = ("R", "AL", "AN")
+_PARTS = re.compile(r"[\u3400-\u9fff][，。：；、） ]*|[^ \u3400-\u9fff]+ *| +")
+"""What stays together on a line: a word and what follows it, or one letter of Chinese."""
+
+
+def font_path(language: str, *, bold: bool = False) -> Path:
+    """The font file for words in this language."""
+    if language == CHINESE:
+        return HAN
+    return LATIN_BOLD if bold else LATIN
+
+
+@lru_cache(maxsize=32)
+def sized(size: int, language: str = ENGLISH, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The font for drawing into pictures; `size` in pixels.
+
+    One layout engine everywhere, so that the same words make the same pixels.
+    """
+    path = font_path(language, bold=bold)
+    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> Iterator[str]:
+    """The text in lines of this many pixels."""
+    line = ""
+    for part in _PARTS.findall(text):
+        if line and font.getlength((line + part).rstrip()) > width:
+            yield line.rstrip()
+            line = ""
+        line += part
+    yield line.rstrip()
+
+
+def drawable(text: str) -> bool:
+    """Whether one of the fonts has each of the letters, and they go from left to right: the others
+    would have to be reordered and joined."""
+    return all(
+        (ord(letter) in _letters(LATIN) or ord(letter) in _letters(HAN))
+        and unicodedata.bidirectional(letter) not in _RIGHT_TO_LEFT
+        for letter in text
+    )
+
+
+@cache
+def _letters(path: Path) -> frozenset[int]:
+    with TTFont(path, lazy=True) as font:
+        return frozenset(font.getBestCmap())

@@ -1,0 +1,260 @@
+"""The summary in words of one language, for whatever draws it.
+
+It says in plain words what is missing and how to mend it. Patient and study are as the source's
+header has them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
+from gettext import NullTranslations
+
+from pydicom.dataset import Dataset
+from pydicom.valuerep import PersonName
+
+from detector.errors import ErrorCode, Flag
+from qc_daemon.report.equipment import software_version
+from qc_daemon.report.sr.codes import FLAGS, VIEWS
+from qc_daemon.report.summary import words
+from qc_daemon.report.summary.fonts import drawable
+from qc_daemon.report.summary.language import translations
+from qc_daemon.report.summary.summary import Shot, Standing, Summary, ViewRow
+
+_DOUBTS = (Flag.NOT_ULTRASOUND, Flag.OUT_OF_DISTRIBUTION, Flag.NO_REAL_EVIDENCE)
+MET, UNMET, UNDECIDED, NOTE = "✓", "✗", "?", "•"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A line of a cell: its mark, what is so, and what to do about it ("": nothing)."""
+
+    mark: str
+    text: str
+    mend: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A view: name, verdict, the picture it is told by, and the points."""
+
+    view: str
+    standing: Standing
+    verdict: str
+    shot: Shot | None
+    caption: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """All words of a summary in their order; `facts` are labels and values."""
+
+    language: str
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    tasks: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    notes: tuple[str, ...]
+    page_of: str
+    """Names a page: `{page}` and `{pages}` stand for the numbers."""
+    banner: str = ""
+    """What the models are not meant for; empty where a bundle is for clinical use."""
+
+
+def compose(summary: Summary, language: str, zone: tzinfo | None = None) -> Page:
+    """The summary in a language of `language.LANGUAGES`, times in this zone, else in this
+    machine's."""
+    t = translations(language)
+    is_clinical = all(bundle.clinical_use for bundle in summary.bundles)
+    return Page(
+        language=language,
+        title=t.gettext("Ultrasound image quality: exam summary"),
+        facts=tuple(_facts(summary.first.header, t)),
+        tasks=tuple(_tasks(summary, t)),
+        cells=tuple(_cell(row, summary, t) for row in summary.rows),
+        notes=tuple(_notes(summary, t, zone)),
+        page_of=t.gettext("Page {page} of {pages}"),
+        banner="" if is_clinical else t.gettext(words.NOT_FOR_CLINICAL_USE),
+    )
+
+
+def _facts(header: Dataset, t: NullTranslations) -> Iterator[tuple[str, str]]:
+    date = header.get("StudyDate")
+    for label, value in (
+        (t.gettext("Patient"), person(header.get("PatientName"))),
+        (t.gettext("Patient ID"), header.get("PatientID")),
+        (t.gettext("Born"), _date(header.get("PatientBirthDate"))),
+        (t.gettext("Accession number"), header.get("AccessionNumber")),
+        (t.gettext("Exam"), " ".join(filter(None, (_date(date), header.get("StudyDescription"))))),
+        (t.gettext("Station"), header.get("StationName")),
+    ):
+        text = str(value or "").strip()
+        if text and drawable(text):
+            yield label, text
+        elif text:
+            yield label, t.gettext("(in letters that cannot be printed here)")
+
+
+def person(name: PersonName | str | None) -> str:
+    """Family name, given names: the ideographic group beside the alphabetic one if printable."""
+    groups = str(name or "").split("=")
+    told = [", ".join(filter(None, _parts(group))) for group in groups[:2]]
+    printable = [text for text in told if text and drawable(text)]
+    # Where no group can be printed the caller has to say so.
+    return " / ".join(printable or [text for text in told if text][:1])
+
+
+def _parts(group: str) -> tuple[str, str]:
+    family, _, rest = group.partition("^")
+    return family.strip(), " ".join(part for part in rest.split("^")[:2] if part.strip())
+
+
+def _date(value: str | None) -> str:
+    """DA as ISO 8601; anything else as it is."""
+    text = str(value or "")
+    if len(text) == 8 and text.isdigit():
+        return f"{text[:4]}-{text[4:6]}-{text[6:]}"
+    return text
+
+
+def _tasks(summary: Summary, t: NullTranslations) -> Iterator[str]:
+    """What is to be done, in the order of urgency."""
+    if summary.is_study_shared:
+        yield t.gettext(words.OTHER_PATIENT)
+    for standing, sentence in (
+        (Standing.MISSING, t.gettext("Missing, still to be taken: {views}.")),
+        (Standing.NON_STANDARD, t.gettext("Better pictures wanted: {views}.")),
+        (Standing.REVIEW, t.gettext("A person has to judge: {views}.")),
+    ):
+        views = [_name(row, t) for row in summary.rows if row.standing is standing]
+        if views:
+            yield sentence.format(views="; ".join(views))
+    yield from _omitted(summary, t)
+    if all(row.standing is Standing.STANDARD for row in summary.rows):
+        best = [row.best for row in summary.rows if row.best is not None]
+        if any(words.unchecked(shot.finding.judgement) for shot in best):
+            yield t.gettext(
+                "Every view is there and standard; look yourself at what could not be checked."
+            )
+        else:
+            yield t.gettext("Nothing to do: every view is there and standard.")
+
+
+def _omitted(summary: Summary, t: NullTranslations) -> Iterator[str]:
+    """Objects that came and could not be judged or told of."""
+    by_reason: dict[str, int] = {}
+    for code, count in summary.omitted:
+        reason = t.gettext(words.OMISSIONS.get(ErrorCode(code), words.OTHER_OMISSION))
+        by_reason[reason] = by_reason.get(reason, 0) + count
+    for reason, count in by_reason.items():
+        told = t.ngettext(
+            "{count} object of this exam is not in this report: {reason}.",
+            "{count} objects of this exam are not in this report: {reason}.",
+            count,
+        )
+        yield told.format(count=count, reason=reason)
+
+
+def _name(row: ViewRow, t: NullTranslations) -> str:
+    return t.gettext(VIEWS[row.view].meaning)
+
+
+def _undrawn(shot: Shot | None, summary: Summary, t: NullTranslations) -> Iterator[Point]:
+    if shot is not None and summary.drawn is not None and shot.key not in summary.drawn:
+        yield Point(NOTE, t.gettext("The picture cannot be shown: its file cannot be decoded."))
+
+
+def _cell(row: ViewRow, summary: Summary, t: NullTranslations) -> Cell:
+    verdicts = {
+        Standing.STANDARD: t.gettext("Standard view"),
+        Standing.NON_STANDARD: t.gettext("Not a standard view"),
+        Standing.REVIEW: t.gettext("For a person to judge"),
+        Standing.MISSING: t.gettext("Missing"),
+    }
+    return Cell(
+        view=_name(row, t),
+        standing=row.standing,
+        verdict=verdicts[row.standing],
+        shot=row.best,
+        caption="" if row.best is None else _caption(row, row.best, t),
+        points=(*_undrawn(row.best, summary, t), *_points(row, t)),
+    )
+
+
+def _caption(row: ViewRow, shot: Shot, t: NullTranslations) -> str:
+    """Which picture it is, how probably standard, and out of how many."""
+    header, finding = shot.source.header, shot.finding
+    number = header.get("InstanceNumber")
+    parts = [t.gettext("image {number}").format(number=number)] if number is not None else []
+    if finding.frame > 1 or shot.source.multi_frame:
+        parts.append(t.gettext("frame {number}").format(number=finding.frame))
+    if row.count > 1:
+        told = t.ngettext("best of {count} picture", "best of {count} pictures", row.count)
+        parts.append(told.format(count=row.count))
+    if finding.judgement.probability is not None:
+        parts.append(words.standard_line(finding.judgement, t))
+    return " · ".join(parts)
+
+
+def _points(row: ViewRow, t: NullTranslations) -> Iterator[Point]:
+    if row.best is None:
+        yield Point(NOTE, t.gettext("No picture shows this view."), t.gettext("Take one"))
+        return
+    judgement = row.best.finding.judgement
+    if row.standing is Standing.REVIEW:
+        yield from _doubts(row.best, t)
+    faults = words.faults(judgement)
+    for fault in faults:
+        yield Point(UNMET, t.gettext(fault.words), t.gettext(fault.fix) if fault.fix else "")
+    if row.standing is Standing.NON_STANDARD and not faults:
+        yield Point(
+            NOTE,
+            t.gettext("No single criterion fails, but the picture as a whole is not standard."),
+            t.gettext("Compare it with a standard picture of this view"),
+        )
+    unchecked = [t.gettext(topic) for topic in words.unchecked(judgement)]
+    if unchecked:
+        yield Point(UNDECIDED, f"{t.gettext(words.CANNOT_TELL)}: {'; '.join(unchecked)}")
+    met = sum(criterion.met is True for criterion in judgement.criteria)
+    if met:
+        told = t.ngettext("{count} criterion met", "{count} criteria met", met)
+        yield Point(MET, told.format(count=met))
+
+
+def _doubts(shot: Shot, t: NullTranslations) -> Iterator[Point]:
+    """Why a person has to judge."""
+    known = [flag for flag in _DOUBTS if flag in shot.finding.judgement.flags]
+    for flag in known:
+        yield Point(NOTE, t.gettext(FLAGS[flag].meaning))
+    if not known:
+        yield Point(NOTE, t.gettext("The models are not sure enough of this picture."))
+
+
+def _notes(summary: Summary, t: NullTranslations, zone: tzinfo | None) -> Iterator[str]:
+    legend = words.legend([r.best.finding for r in summary.rows if r.best is not None], t)
+    if legend:
+        yield t.gettext("Letters in the pictures: {legend}.").format(legend=legend)
+    yield t.gettext(
+        "Twins are not told apart: of each view the best picture counts, whichever fetus it shows."
+    )
+    if summary.others:
+        told = t.gettext("Pictures of none of the assessed views: {count} of {all}.")
+        yield told.format(count=summary.others, all=summary.pictures)
+    if summary.rejected:
+        told = t.gettext("Pictures that a person rejected: {count} of {all}.")
+        yield told.format(count=summary.rejected, all=summary.pictures)
+    if summary.revision > 1:
+        told = t.gettext("Version {number} of this summary, in place of earlier ones.")
+        yield told.format(number=summary.revision)
+    yield t.gettext(words.DISCLAIMER)
+    models = ", ".join(map(words.models_line, summary.bundles))
+    yield t.gettext("Made by qc-daemon {version} with models {models} on {moment}.").format(
+        version=software_version(), models=models, moment=moment_words(summary.created, zone)
+    )
+
+
+def moment_words(moment: datetime, zone: tzinfo | None) -> str:
+    """`2026-01-02 10:30 CET (Europe/Berlin)`; in this machine's zone, by its letters, for None."""
+    local = moment.astimezone(zone)
+    name = f" ({zone})" if zone is not None and str(zone) != local.tzname() else ""
+    return f"{local:%Y-%m-%d %H:%M %Z}{name}"

@@ -1,0 +1,192 @@
+"""What a machine's own OB-GYN report says of the fetus: lengths and gestational age.
+
+Ultrasound machines send TID 5000 (PS3.16) with the calipers' results. Their trees differ from the
+template and from one another, so this asks little of one: a measurement counts wherever it stands,
+under the fetus that the nearest container above it names (TID 1008).
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from detector.errors import ErrorCode, QCError
+from detector.imaging.dicom_file import element, number, text
+from qc_daemon.dicom.implementation import MANUFACTURER
+
+_STORAGE = "1.2.840.10008.5.1.4.1.1.88."
+STRUCTURED_REPORTS = frozenset(_STORAGE + last for last in ("11", "22", "33", "34", "35"))
+"""Basic Text, Enhanced, Comprehensive, Comprehensive 3D and Extensible SR."""
+
+Code = tuple[str, str]
+_FETUS_ID: Code = ("11951-1", "LN")
+_GESTATIONAL_AGE: Code = ("18185-9", "LN")
+_CROWN_RUMP_LENGTH: Code = ("11957-8", "LN")
+_NUCHAL_TRANSLUCENCY: Code = ("33069-6", "LN")
+_BIOMETRY_GROUP: Code = ("125005", "DCM")
+_SELECTION_STATUS: Code = ("121404", "DCM")
+_DERIVATION: Code = ("121401", "DCM")
+_MEANS = frozenset({("373098007", "SCT"), ("R-00317", "SRT"), ("R-00317", "SNM3")})
+
+CRL, NT, GA, GA_BY_CRL = "CRL", "NT", "GA", "GA-CRL"
+CONCEPTS = {_CROWN_RUMP_LENGTH: CRL, _NUCHAL_TRANSLUCENCY: NT, _GESTATIONAL_AGE: GA}
+# UCUM codes, and what they are worth in the unit that is kept.
+_LENGTHS = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001}
+_TIMES = {"d": 1.0, "wk": 7.0, "h": 1 / 24}
+
+_MAX_ITEMS = 100_000
+_MAX_MEASURED = 1_000
+_MAX_FETUS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One value: lengths in mm, ages in d; `fetus` is the report's Fetus ID, if it gives one.
+
+    `concept`: CRL, NT, GA (gestational age) or GA-CRL (the age read from the CRL beside it).
+    """
+
+    fetus: str | None
+    concept: str
+    value: float
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A content item with what its ancestors say of it; `parent` numbers the container above."""
+
+    item: Dataset
+    parent: int
+    fetus: str | None
+
+
+def read_measurements(path: Path) -> list[Measured]:
+    """The measurements of a structured report, in its order, none twice.
+
+    Raises QCError UNREADABLE (no DICOM), or NOT_AN_IMAGE when there is nothing of the kind or the
+    report is one of ours that came back.
+    """
+    try:
+        # force: the receiver has seen to it that this is a data set.
+        dataset = dcmread(path, force=True)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # The parser has no exception of its own for malformed bytes.
+        raise QCError(ErrorCode.UNREADABLE, "the DICOM header cannot be parsed") from error
+    if text(dataset, "Manufacturer") == MANUFACTURER:
+        raise QCError(
+            ErrorCode.NOT_AN_IMAGE, "a report made here, which repeats what a machine measured"
+        )
+    found = measurements(dataset)
+    if not found:
+        raise QCError(
+            ErrorCode.NOT_AN_IMAGE,
+            "a structured report without crown-rump length, nuchal translucency or gestational age",
+        )
+    return found
+
+
+def measurements(report: Dataset) -> list[Measured]:
+    """As `read_measurements`, of a content tree in memory; empty when there are none."""
+    by_group: dict[tuple[int, str | None, Code], list[Dataset]] = defaultdict(list)
+    biometry: set[int] = set()
+    for place in _walk(report):
+        concept = _concept(place.item)
+        if concept in CONCEPTS:
+            by_group[place.parent, place.fetus, concept].append(place.item)
+        if _concept_is(place.item, _BIOMETRY_GROUP):
+            biometry.add(id(place.item))
+    found: dict[Measured, None] = {}
+    for (parent, fetus, code), items in by_group.items():
+        name = CONCEPTS[code]
+        if name == GA and parent in biometry:
+            # In TID 5008 an age is that of the group's measurement; of those only the CRL's counts.
+            if (parent, fetus, _CROWN_RUMP_LENGTH) not in by_group:
+                continue
+            name = GA_BY_CRL
+        for item in _preferred(items):
+            measured = _measured(item, fetus, name)
+            if measured is not None:
+                found[measured] = None
+    return list(found)[:_MAX_MEASURED]
+
+
+def _walk(report: Dataset) -> Iterable[_Place]:
+    """Every content item, parents before children, in the report's order."""
+    waiting = [_Place(report, 0, None)]
+    for _ in range(_MAX_ITEMS):
+        if not waiting:
+            return
+        place = waiting.pop()
+        yield place
+        children = _items(place.item, "ContentSequence")
+        named = (_fetus(child) for child in children if _concept_is(child, _FETUS_ID))
+        fetus = next((name for name in named if name), place.fetus)
+        waiting += [_Place(child, id(place.item), fetus) for child in reversed(children)]
+
+
+def _fetus(item: Dataset) -> str | None:
+    value = text(item, "TextValue")
+    if value is None:
+        measured = _items(item, "MeasuredValueSequence")
+        value = text(measured[0], "NumericValue") if measured else None
+    return value[:_MAX_FETUS].replace("\0", "").strip() if value else None
+
+
+def _preferred(items: list[Dataset]) -> list[Dataset]:
+    """Of several readings of one thing the selected (TID 300 row 8), else the mean, else all."""
+    selected = [item for item in items if _property(item, _SELECTION_STATUS)]
+    means = [item for item in items if _property(item, _DERIVATION) in _MEANS]
+    return selected[:1] or means[:1] or items
+
+
+def _property(item: Dataset, concept: Code) -> Code | None:
+    for child in _items(item, "ContentSequence"):
+        if _concept_is(child, concept):
+            return _code(child, "ConceptCodeSequence")
+    return None
+
+
+def _measured(item: Dataset, fetus: str | None, concept: str) -> Measured | None:
+    """None where value or unit is missing or cannot be one."""
+    values = _items(item, "MeasuredValueSequence")
+    if not values:
+        return None
+    value = number(values[0], "NumericValue")
+    units = _code(values[0], "MeasurementUnitsCodeSequence")
+    scale, unit = (_TIMES, "d") if concept in (GA, GA_BY_CRL) else (_LENGTHS, "mm")
+    factor = scale.get(units[0]) if units else None
+    if value is None or factor is None or value <= 0 or not math.isfinite(value * factor):
+        return None
+    # Twelve digits keep what DS can say and lose what the factor adds in binary.
+    return Measured(fetus, concept, float(f"{value * factor:.12g}"), unit)
+
+
+def _concept(item: Dataset) -> Code | None:
+    return _code(item, "ConceptNameCodeSequence")
+
+
+def _concept_is(item: Dataset, code: Code) -> bool:
+    return _concept(item) == code
+
+
+def _code(item: Dataset, keyword: str) -> Code | None:
+    entries = _items(item, keyword)
+    if not entries:
+        return None
+    value, scheme = text(entries[0], "CodeValue"), text(entries[0], "CodingSchemeDesignator")
+    return None if value is None or scheme is None else (value, scheme)
+
+
+def _items(dataset: Dataset, keyword: str) -> list[Dataset]:
+    """Items of a sequence; none when it is absent, malformed or no sequence."""
+    value = element(dataset, keyword)
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes):
+        return []
+    return [each for each in value if isinstance(each, Dataset)]

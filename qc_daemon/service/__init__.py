@@ -1,0 +1,1 @@
+"""The processes: the supervisor and the roles that it starts."""

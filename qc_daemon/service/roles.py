@@ -1,0 +1,309 @@
+"""What each process of the service does; started by `daemon` as `python -m qc_daemon.service.roles ROLE`.
+
+The settings come as JSON on standard input, resolved as the parent had them. Imports stand inside
+the roles: the receiver must stay small and never load a model library.
+"""
+
+import contextlib
+import ctypes
+import functools
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detector.console import UsageError
+from detector.errors import ErrorCode, QCError
+from detector.process_id import owner
+from qc_daemon.observe import counters, log
+from qc_daemon.records.results.renditions import Held, Rendition
+from qc_daemon.records.store import Store
+from qc_daemon.routing import Routes
+from qc_daemon.settings import Settings
+from qc_daemon.spool import private_files
+from qc_daemon.spool.verification import hash_in_name
+
+if TYPE_CHECKING:
+    from detector.frame import Frame
+    from qc_daemon.convert import Converter
+
+DONE, CRASHED, WRONG_SETTINGS, ALARM = 0, 1, 2, 3
+# Of these, at the first start, the service does not go on: to start again would only say it again.
+_UNUSABLE_BUNDLE = (ErrorCode.BUNDLE_MISMATCH, ErrorCode.BUNDLE_INCOMPLETE)
+# What a pipe takes at once.
+REASON_BYTES = 4096
+# What a listening socket speaks.
+PLAIN, TLS = "plain", "tls"
+
+DRAIN_SECONDS = 25.0
+_HOLD_EVERY_SECONDS = 5.0
+_CLOCK_SECONDS = 1.0
+_PR_SET_PDEATHSIG = 1
+_DECODERS = ("numpy", "gdcm", "pylibjpeg", "libjpeg", "openjpeg", "rle", "PIL", "jpeg_ls")
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What a role needs: settings, its database, its name as lease owner, its listening sockets."""
+
+    settings: Settings
+    store: Store
+    owner: str
+    listeners: dict[str, int]
+    places: int | None = None
+
+
+def receive(brief: Brief, stop: threading.Event) -> None:
+    """Take objects in; at the end let associations finish."""
+    _never_decode()
+    from qc_daemon.receive import Handshake, Places, Receiver, Spool
+
+    assert brief.places is not None
+    settings = brief.settings
+    limits = settings.receive
+    receiver = Receiver(
+        settings.receive,
+        brief.store,
+        Spool(settings.store.spool),
+        brief.owner,
+        places=Places(brief.places, limits.max_associations, limits.max_associations_per_ae),
+        destinations=settings.destination,
+        routes=Routes.of(settings),
+    )
+    for kind, listener in brief.listeners.items():
+        tls = settings.receive.tls if kind == TLS else None
+        receiver.start(socket.socket(fileno=listener), None if tls is None else Handshake(tls))
+    # What was imported is never garbage: collections need not look at it again.
+    gc.freeze()
+    _ready("receive")
+    while not stop.wait(_HOLD_EVERY_SECONDS):
+        receiver.hold()
+    aborted = receiver.drain(DRAIN_SECONDS)
+    if aborted:
+        log.get(role="receive").warning("associations aborted", count=aborted)
+
+
+def work(brief: Brief, stop: threading.Event) -> None:
+    """Score objects and write reports: a due report first, for someone waits for it."""
+    from qc_daemon.report import worker as report_worker
+    from qc_daemon.retain import Originals
+    from qc_daemon.score.worker import ScoreWorker
+
+    scorer = ScoreWorker(brief.store, brief.settings, brief.owner, stop=stop)
+    scorer.originals = Originals(
+        brief.store, brief.settings, lambda path: scorer.decoder.summary(path).pixel_sha256
+    )
+    # Load before the first claim: a broken bundle is told at the start, and a worker killed while
+    # it loads counts against no job.
+    scorer.models.judge(None)
+
+    def frames(path: Path, numbers: Sequence[int]) -> "Iterator[Frame]":
+        return scorer.decoder.frames(path, numbers, hash_in_name(path))
+
+    def step() -> bool:
+        told = report_worker.run_one(
+            brief.store,
+            brief.settings,
+            brief.owner,
+            frames,
+            scorer.originals,
+            stop=stop,
+        )
+        return scorer.run_one() or told
+
+    _ready("work")
+    try:
+        _loop("work", step, brief.settings.jobs.poll_seconds, stop)
+    finally:
+        scorer.close()
+
+
+def deliver(brief: Brief, stop: threading.Event) -> None:
+    """Send what is due."""
+    from qc_daemon.deliver import run
+    from qc_daemon.retain import Originals
+
+    def pixel_hash(path: Path) -> str:
+        # Asked once in a blue moon: when a destination gave an object back changed.
+        from qc_daemon.score.decode import DecodeProcess
+
+        with DecodeProcess(megabytes=brief.settings.score.decode_megabytes) as decoder:
+            return decoder.summary(path).pixel_sha256
+
+    def render(payload: bytes, sop_class_uid: str, held: Mapping[str, Held]) -> Rendition:
+        # Only where a destination does not take a report as it is.
+        from qc_daemon.report.objects.renditions import render
+
+        return render(payload, sop_class_uid, held)
+
+    @contextlib.contextmanager
+    def convert(path: Path, sha256: str | None, transfer_syntax: str) -> Iterator[Path]:
+        # Only where a destination does not take an object's transfer syntax.
+        with converter()(path, sha256, transfer_syntax) as converted:
+            yield converted
+
+    @functools.cache
+    def converter() -> "Converter":
+        from qc_daemon.convert import Converter
+
+        return Converter(brief.settings.score, brief.settings.store.spool / "incoming")
+
+    originals = Originals(brief.store, brief.settings, pixel_hash)
+    _ready("deliver")
+    run(brief.store, brief.settings, brief.owner, stop, originals, render, convert)
+
+
+def _no_pixels(_path: Path) -> str:
+    raise QCError(ErrorCode.DECODE_FAILED, "this role decodes no pixels")
+
+
+def schedule(brief: Brief, stop: threading.Event) -> None:
+    """The exam clock: close exams whose time has come; once an hour drop originals whose has.
+
+    Beside it the spool is read through, night after night.
+    """
+    from qc_daemon.records.received import exams
+    from qc_daemon.retain import Originals, Retention, Scrub
+
+    # What the scrub asks back must be the very same bytes, so that no pixels are compared.
+    originals = Originals(brief.store, brief.settings, _no_pixels)
+    scrubbing = Scrub(brief.store, brief.settings, stop, originals=originals)
+    scrub = threading.Thread(target=scrubbing.run, daemon=True)
+    retention = Retention(brief.store, brief.settings)
+    settings = brief.settings.receive
+
+    def step() -> bool:
+        with brief.store.begin() as session:
+            closed = exams.close_due(
+                session, datetime.now(UTC), settings.quiet_seconds, settings.max_open_minutes
+            )
+        for exam_id in closed:
+            log.get(role="schedule").info("exam closed", exam=exam_id)
+        retention.step(datetime.now(UTC), time.monotonic())
+        return False
+
+    _ready("schedule")
+    scrub.start()
+    _loop("schedule", step, _CLOCK_SECONDS, stop)
+    scrub.join()
+
+
+ROLES: dict[str, Callable[[Brief, threading.Event], None]] = {
+    "receive": receive,
+    "work": work,
+    "deliver": deliver,
+    "schedule": schedule,
+}
+
+
+def _never_decode() -> None:
+    """Keep pydicom from loading codecs and numpy, 35 MB of each receiver: it decodes no pixel."""
+    for name in _DECODERS:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+
+
+def _loop(role: str, step: Callable[[], bool], idle: float, stop: threading.Event) -> None:
+    """Step on until `stop`; rest where there is nothing to do or the database is away.
+
+    Raises QCError DEVICE_UNAVAILABLE: only another process can use the device again.
+    """
+    while not stop.is_set():
+        try:
+            busy = step()
+        except QCError as error:
+            if error.code is ErrorCode.DEVICE_UNAVAILABLE:
+                raise
+            log.get(role=role).error("stalled", code=error.code.value, reason=error.message)
+            busy = False
+        if not busy:
+            stop.wait(idle)
+
+
+def _ready(role: str) -> None:
+    """Say, on the board and in the log, that the role can do its work from now on."""
+    counters.put("ready", 1)
+    log.get(role=role).info("ready", pid=os.getpid())
+
+
+def on_signals(handle: Callable[[], None], *signals: signal.Signals) -> None:
+    """Call `handle` in a thread of its own when a signal comes.
+
+    Not in the handler: that interrupts the main thread anywhere, even inside the very Event that
+    `handle` is about to set, whose lock would then never come free.
+    """
+
+    def handler(_signal: int, _frame: object) -> None:
+        threading.Thread(target=handle, daemon=True).start()
+
+    for each in signals:
+        signal.signal(each, handler)
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill us when the supervisor dies, and stop if it has already (prctl(2))."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(CRASHED)
+
+
+def main() -> int:
+    """Run the role; the exit status says whether starting again could help."""
+    role = sys.argv[1]
+    orders = json.load(sys.stdin)
+    _die_with(orders["parent"])
+    stop = threading.Event()
+    # Ctrl-C reaches the whole terminal; the supervisor decides and sends SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    on_signals(stop.set, signal.SIGTERM)
+    private_files.set_umask()
+    log.configure()
+    log.quiet_libraries()
+    log.quiet_crashes()
+    settings = Settings(**orders["settings"])
+    counters.use(counters.Board(**orders["board"]), orders["row"])
+    store = Store(settings.store.url)
+    brief = Brief(settings, store, owner(role, os.getpid()), orders["listeners"], orders["places"])
+    try:
+        ROLES[role](brief, stop)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_SETTINGS
+    except QCError as error:
+        log.get(role=role).critical("failed", code=error.code.value, reason=error.message)
+        _give_reason(orders["reason"], error.message)
+        if error.code not in _UNUSABLE_BUNDLE:
+            # A database, a disk or a device that is away comes back.
+            return CRASHED
+        print(f"error: {error}", file=sys.stderr)
+        return ALARM
+    except Exception as error:
+        kind, place = type(error).__name__, log.where(error)
+        if counters.get("ready"):
+            # What it read meanwhile may stand in the message.
+            _give_reason(orders["reason"], f"{kind} at {place}")
+            raise
+        reason = f"{kind}: {log.first_line(error)}"
+        log.get(role=role).critical("failed", error_type=kind, error_at=place, reason=reason)
+        _give_reason(orders["reason"], reason)
+        return CRASHED
+    return DONE
+
+
+def _give_reason(descriptor: int, reason: str) -> None:
+    """Leave the supervisor a line that says why this process ends."""
+    with contextlib.suppress(OSError):
+        os.write(descriptor, reason.encode()[:REASON_BYTES])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

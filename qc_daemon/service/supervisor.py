@@ -1,0 +1,503 @@
+"""Starts the service's processes and keeps them running: one for each role, more for receiving.
+
+The supervisor holds the listening socket, so a receiver that dies leaves callers waiting for its
+successor instead of being refused; and it gives back at once what a dead worker had leased.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from detector.console import UsageError
+from detector.errors import ErrorCode, QCError
+from detector.process_id import gone, owner
+from qc_daemon.dicom.certificates import Expiry
+from qc_daemon.observe import counters, log, metrics
+from qc_daemon.operations.operate import active_bundle, seed_bundle
+from qc_daemon.receive import Places, Spool, check_tls, listen
+from qc_daemon.records import schema
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import JobState
+from qc_daemon.retain.reconcile import reconcile, report
+from qc_daemon.service import lock
+from qc_daemon.service.roles import (
+    ALARM,
+    DONE,
+    PLAIN,
+    REASON_BYTES,
+    ROLES,
+    TLS,
+    WRONG_SETTINGS,
+    on_signals,
+)
+from qc_daemon.settings import Settings
+from qc_daemon.spool import private_files
+
+# The listening sockets by kind, PLAIN and TLS.
+Listeners = dict[str, socket.socket]
+
+STOP_SECONDS = 30.0
+# How long a stop waits for leases to be given back; the next start gives back what is left.
+_RELEASE_SECONDS = 10.0
+_RETRY_SECONDS = 1.0
+_POLL_SECONDS = 0.1
+# It lists the whole spool, and what it finds changes slowly.
+_RECONCILE_SECONDS = 3600.0
+_FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
+# A receiver is cheap to start, and senders wait for it.
+_RECEIVER_DELAY = 4.0
+# A process that lived this long was well; its next death is a first one again.
+_STABLE_SECONDS = 60.0
+
+
+def serve(settings: Settings, roles: Sequence[str], config_path: Path | None = None) -> int:
+    """Run the roles until SIGTERM or SIGINT; returns the exit status.
+
+    Raises UsageError (unknown role, port in use) or QCError (database, spool) before anything has
+    started. `config_path` is only named in messages.
+    """
+    log.configure()
+    log.quiet_libraries()
+    chosen = _chosen(roles)
+    private_files.set_umask()
+    spool = Spool(settings.store.spool)
+    _prepare(spool)
+    with lock.running(spool.root):
+        return _serve(settings, chosen, spool, config_path)
+
+
+def _serve(
+    settings: Settings, chosen: Sequence[str], spool: Spool, config_path: Path | None
+) -> int:
+    schema.upgrade(settings.store.url)
+    store = Store(settings.store.url)
+    if "work" in chosen:
+        # Before the first object comes: an exam is fixed to a bundle when it opens.
+        seed_bundle(settings, store)
+    listeners: Listeners = {}
+    if "receive" in chosen:
+        listeners = _listen(settings, config_path)
+        spool.sweep()
+    _log_start(settings, store, chosen, config_path)
+    supervisor = Supervisor(settings, store, spool, listeners)
+    try:
+        return supervisor.run(chosen)
+    finally:
+        for listener in listeners.values():
+            listener.close()
+        store.close()
+        _settle(settings.store.url)
+
+
+def _settle(url: str) -> None:
+    """Leave the database in one file: a copy of it, or over it, is then all there is to it."""
+    try:
+        schema.settle(url)
+    except QCError as error:
+        log.get().warning("database not checkpointed", code=error.code.value, reason=error.message)
+
+
+def _log_start(
+    settings: Settings, store: Store, roles: Sequence[str], config_path: Path | None
+) -> None:
+    """What runs here, in one line: the first that is asked when something is wrong."""
+    bundle = active_bundle(store)
+    log.get(role="supervisor").info(
+        "starting",
+        version=version("qc-daemon"),
+        settings=str(config_path or "defaults"),
+        spool=str(settings.store.spool),
+        roles=", ".join(roles),
+        database=store.kind,
+        bundle=bundle.name if bundle else None,
+        bundle_version=bundle.version if bundle else None,
+        destinations=", ".join(each.name for each in settings.destination),
+    )
+
+
+def _chosen(roles: Sequence[str]) -> list[str]:
+    unknown = [role for role in roles if role != "all" and role not in ROLES]
+    if unknown:
+        raise UsageError(f"--role {unknown[0]}: give all or one of {', '.join(ROLES)}")
+    return [role for role in ROLES if role in roles or "all" in roles or not roles]
+
+
+def _prepare(spool: Spool) -> None:
+    try:
+        spool.prepare()
+    except OSError as error:
+        raise QCError(
+            ErrorCode.STORAGE,
+            f"the spool {spool.root} cannot be written: {(error.strerror or 'error').lower()};"
+            " mend it or set store.spool",
+        ) from error
+
+
+def _listen(settings: Settings, config_path: Path | None) -> Listeners:
+    """The ports of the settings: a plain one, one for TLS, or both."""
+    receive, tls = settings.receive, settings.receive.tls
+    ports = {} if tls is not None and tls.only else {PLAIN: ("receive.port", receive.port)}
+    if tls is not None:
+        check_tls(tls)
+        ports[TLS] = ("receive.tls.port", tls.port)
+    listeners: Listeners = {}
+    for kind, (setting, port) in ports.items():
+        try:
+            listeners[kind] = listen(receive.host, port)
+        except OSError as error:
+            where = f" in {config_path}" if config_path else ""
+            raise UsageError(
+                f"cannot listen on {receive.host}:{port}:"
+                f" {(error.strerror or 'error').lower()}; change receive.host or {setting}{where}"
+            ) from None
+        host, bound = listeners[kind].getsockname()[:2]
+        log.get().info("listening", host=host, port=bound, ae_title=receive.ae_title, kind=kind)
+    return listeners
+
+
+@dataclass
+class Child:
+    """One role's process, and when the next is due if it has died."""
+
+    role: str
+    process: "subprocess.Popen[str] | None" = None
+    owner: str = ""
+    started: float = 0.0
+    starts: int = 0
+    quick_deaths: int = 0
+    due: float = field(default_factory=time.monotonic)
+    # Where it leaves a line when it ends by itself, and what the last one left.
+    reason_pipe: int | None = None
+    reason: str = ""
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def put_off(self) -> float:
+        """Make the next start due after a back-off; returns its seconds."""
+        longest = _RECEIVER_DELAY if self.role == "receive" else _LONGEST_DELAY
+        delay = min(_FIRST_DELAY * 2.0 ** min(max(self.quick_deaths - 1, 0), 16), longest)
+        self.due = time.monotonic() + delay
+        return delay
+
+    def read_reason(self) -> str:
+        """What the ended process left; empty if it was killed."""
+        if self.reason_pipe is None:
+            return ""
+        try:
+            return os.read(self.reason_pipe, REASON_BYTES).decode(errors="replace")
+        except OSError:
+            return ""
+        finally:
+            os.close(self.reason_pipe)
+            self.reason_pipe = None
+
+
+class Aftermath:
+    """Does what is left to do after processes that ended, in order, in a thread of its own.
+
+    The supervisor must neither wait for a database that is locked nor for a disk that hangs. Each
+    task is tried again until it succeeds.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._left = 0
+        self._changed = threading.Condition()
+        threading.Thread(target=self._work, name="aftermath", daemon=True).start()
+
+    def add(self, task: Callable[[], None]) -> None:
+        """Do it after the others. It may raise QCError or OSError, and is then tried again."""
+        with self._changed:
+            self._left += 1
+        self._tasks.put(task)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether all is done within so many seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._left, seconds)
+
+    def _work(self) -> None:
+        while True:
+            task = self._tasks.get()
+            has_failed = False
+            while not self._done(task, quietly=has_failed):
+                has_failed = True
+                time.sleep(_RETRY_SECONDS)
+            with self._changed:
+                self._left -= 1
+                self._changed.notify_all()
+
+    def _done(self, task: Callable[[], None], *, quietly: bool) -> bool:
+        try:
+            task()
+        except (QCError, OSError) as error:
+            if not quietly:
+                reason = error.message if isinstance(error, QCError) else str(error.strerror)
+                log.get(role="supervisor").warning("leases not released", reason=reason)
+            return False
+        return True
+
+
+class Supervisor:
+    """Starts children, restarts those that die, stops them all."""
+
+    def __init__(
+        self, settings: Settings, store: Store, spool: Spool, listeners: Listeners
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.spool = spool
+        self.listeners = listeners
+        receive = settings.receive
+        self.places = Places.make(receive.max_associations, receive.max_associations_per_ae)
+        tls = receive.tls
+        self.expiry = Expiry(tls.certificate) if tls is not None and listeners else None
+        self.log = log.get(role="supervisor")
+        self.aftermath = Aftermath()
+        self.children: list[Child] = []
+        self.board = counters.Board.create(
+            counters.deliveries(destination.name for destination in settings.destination)
+        )
+        counters.use(self.board, 0)
+        self._stop = threading.Event()
+        self._at_once = threading.Event()
+
+    def run(self, roles: Sequence[str]) -> int:
+        on_signals(self._signalled, signal.SIGTERM, signal.SIGINT)
+        self._release_dead()
+        self.children = [
+            Child(role)
+            for role in roles
+            for _ in range(self.settings.receive.processes if role == "receive" else 1)
+        ]
+        service = self._observed()
+        if "receive" in roles:
+            threading.Thread(target=self._reconcile, daemon=True).start()
+        status = DONE
+        try:
+            while not self._stop.is_set() and status == DONE:
+                service.beat()
+                for child in self.children:
+                    status = status or self._look_after(child)
+                if self.expiry is not None:
+                    self.expiry.look()
+                self._stop.wait(_POLL_SECONDS)
+        finally:
+            self._stop_all()
+        return status
+
+    def _signalled(self) -> None:
+        """The first signal asks for an orderly stop, a second one for one at once."""
+        if self._stop.is_set():
+            self._at_once.set()
+        self._stop.set()
+
+    def _look_after(self, child: Child) -> int:
+        """Start what is due, settle what has died; an exit status if the service cannot run."""
+        if child.process is None:
+            if time.monotonic() >= child.due:
+                self._start(child)
+            return DONE
+        ended = child.process.poll()
+        if ended is None:
+            return DONE
+        if child.starts == 1 and ended in (WRONG_SETTINGS, ALARM):
+            # It has said why in one line; starting it again would only say it again.
+            return WRONG_SETTINGS if ended == WRONG_SETTINGS else 1
+        self._bury(child, ended)
+        return DONE
+
+    def _start(self, child: Child) -> None:
+        """Start its process; one that cannot be had now (handles, memory) is tried again later."""
+        try:
+            self._spawn(child)
+        except OSError as error:
+            child.quick_deaths += 1
+            child.reason = f"the process cannot be started: {(error.strerror or 'error').lower()}"
+            self.log.error(
+                "process not started",
+                kind=child.role,
+                reason=child.reason,
+                retry_in=child.put_off(),
+            )
+
+    def _spawn(self, child: Child) -> None:
+        child.reason_pipe, theirs = os.pipe()
+        try:
+            os.set_blocking(child.reason_pipe, False)
+            orders = self._orders(child) | {"reason": theirs}
+            inherited = [self.board.fd, theirs]
+            if child.role == "receive":
+                inherited += [each.fileno() for each in self.listeners.values()]
+                inherited.append(self.places.descriptor)
+            child.process = subprocess.Popen(
+                # -P: what lies in the working directory is no part of the service.
+                [sys.executable, "-P", "-m", "qc_daemon.service.roles", child.role],
+                stdin=subprocess.PIPE,
+                text=True,
+                pass_fds=inherited,
+                # The orders are the whole settings; the environment must not be applied twice.
+                env={k: v for k, v in os.environ.items() if not k.upper().startswith("QC_DAEMON_")},
+            )
+        except OSError:
+            child.read_reason()
+            raise
+        finally:
+            os.close(theirs)
+        child.owner = owner(child.role, child.process.pid)
+        child.started = time.monotonic()
+        child.starts += 1
+        assert child.process.stdin is not None
+        # It may have died before it read them; the next round finds that.
+        with contextlib.suppress(BrokenPipeError), child.process.stdin as orders_pipe:
+            json.dump(orders, orders_pipe)
+
+    def _orders(self, child: Child) -> dict[str, object]:
+        receives = child.role == "receive"
+        listeners = self.listeners if receives else {}
+        return {
+            "parent": os.getpid(),
+            "settings": self.settings.model_dump(mode="json"),
+            "board": {"fd": self.board.fd, "more": self.board.more},
+            "row": self._row(child),
+            "listeners": {kind: each.fileno() for kind, each in listeners.items()},
+            "places": self.places.descriptor if receives else None,
+        }
+
+    def _bury(self, child: Child, ended: int) -> None:
+        lived = time.monotonic() - child.started
+        child.quick_deaths = 1 if lived > _STABLE_SECONDS else child.quick_deaths + 1
+        delay = child.put_off()
+        assert child.process is not None
+        pid, ended_owner = child.process.pid, child.owner
+        child.process = None
+        name = signal.Signals(-ended).name if ended < 0 else None
+        child.reason = child.read_reason() or (f"killed by {name}" if name else f"exit {ended}")
+        self.log.error(
+            "process died",
+            kind=child.role,
+            exit_status=ended if ended >= 0 else None,
+            signal=name,
+            reason=child.reason,
+            retry_in=delay,
+        )
+        self.board.end(self._row(child))
+        self.aftermath.add(lambda: self._release(ended_owner, count_death=True))
+        if child.role == "receive":
+            self.aftermath.add(lambda: self._free_places(pid))
+
+    def _free_places(self, pid: int) -> None:
+        self.places.clear(pid)
+        self.spool.sweep()
+
+    def _stop_all(self) -> None:
+        for listener in self.listeners.values():
+            listener.close()
+        for child in self.children:
+            if child.process is not None and child.running:
+                child.process.terminate()
+        until = time.monotonic() + STOP_SECONDS
+        while any(child.running for child in self.children):
+            if time.monotonic() > until or self._at_once.is_set():
+                break
+            time.sleep(_POLL_SECONDS)
+        for child in self.children:
+            if child.process is None:
+                continue
+            if child.running:
+                self.log.warning("process killed", kind=child.role)
+                child.process.kill()
+            child.process.wait()
+            self._release_later(child.owner)
+        if not self.aftermath.wait(_RELEASE_SECONDS):
+            self.log.warning("leases not released", reason="the next start releases them")
+        self.log.info("stopped")
+
+    def _release_later(self, stopped: str) -> None:
+        self.aftermath.add(lambda: self._release(stopped, count_death=False))
+
+    def _row(self, child: Child) -> int:
+        """The child's row on the board; 0 is ours."""
+        return next(row for row, each in enumerate(self.children, 1) if each is child)
+
+    def _observed(self) -> metrics.Service:
+        """The service's figures, over HTTP if the settings say so. Raises UsageError."""
+        service = metrics.Service(self.settings, self.store, self.board, self._processes)
+        observe = self.settings.observe
+        if observe.port is None:
+            return service
+        try:
+            server = metrics.listen(observe.host, observe.port, service)
+        except OSError as error:
+            raise UsageError(
+                f"cannot listen on {observe.host}:{observe.port}:"
+                f" {(error.strerror or 'error').lower()}; change observe.host or observe.port"
+            ) from None
+        host, port = server.server_address[:2]
+        self.log.info("metrics", host=str(host), port=port)
+        return service
+
+    def _processes(self) -> list[metrics.Process]:
+        return [
+            metrics.Process(
+                child.role,
+                child.running,
+                self.board.get(self._row(child), "ready") > 0,
+                max(0, child.starts - 1),
+                child.reason,
+            )
+            for child in self.children
+        ]
+
+    def _reconcile(self) -> None:
+        """Compare spool and database beside the service, now and again: nobody waits for it."""
+        self._reconcile_once(mend=True)
+        while not self._stop.wait(_RECONCILE_SECONDS):
+            self._reconcile_once(mend=False)
+
+    def _reconcile_once(self, *, mend: bool) -> None:
+        try:
+            result = reconcile(
+                self.store, self.spool.root, datetime.now(UTC), self._stop, mend=mend
+            )
+        except (QCError, OSError) as error:
+            self.log.warning("spool not reconciled", error_type=type(error).__name__)
+            return
+        if self._stop.is_set():
+            # Only a part was compared.
+            return
+        report(result)
+        counters.put("spool_orphans", result.orphans)
+        counters.put("spool_missing", result.missing + result.damaged)
+
+    def _release_dead(self) -> None:
+        """Give back what processes of this host had leased when the whole service went down."""
+        with self.store.read() as session:
+            leased = jobs.listing(session, states=[JobState.LEASED])
+        for name in {job.owner for job in leased if job.owner is not None and gone(job.owner)}:
+            # They did not die of their jobs, as far as anyone knows.
+            self._release_later(name)
+
+    def _release(self, name: str, *, count_death: bool) -> None:
+        """Raises QCError STORAGE."""
+        limit = self.settings.jobs.max_deaths
+        with self.store.begin() as session:
+            now = datetime.now(UTC)
+            count = jobs.release_owner(session, name, now, limit, count_death=count_death)
+        if count:
+            self.log.info("leases released", owner=name, count=count)

@@ -1,0 +1,1 @@
+"""Programs that rewrite files of this repository; they are not installed."""

@@ -1,0 +1,91 @@
+"""Bringing the catalogues up to date with what the code says: run as a module.
+
+New messages are added empty, for a translator; those no longer said are dropped.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+
+from babel.messages.catalog import Catalog
+from babel.messages.extract import extract_from_file
+from babel.messages.pofile import read_po, write_po
+
+from detector.anatomy import LABELS
+from model.criteria.rules import RULES
+from qc_daemon.report.sr.codes import FLAGS, VIEWS
+from qc_daemon.report.summary import words
+from qc_daemon.report.summary.language import ENGLISH, LANGUAGES, catalogue_path
+
+_KEYWORDS = {"gettext": None, "ngettext": (1, 2)}
+_DATE = datetime(2026, 1, 1, tzinfo=UTC)
+_CODE = ("page.py", "words.py", "overlay.py")
+
+
+def said() -> Catalog:
+    """Every message of overlays and summaries, in English."""
+    catalogue = Catalog()
+    for name in _CODE:
+        for _, message, _, _ in extract_from_file(
+            "python", Path(__file__).parent / name, _KEYWORDS
+        ):
+            catalogue.add(message)
+    for message in _tables():
+        catalogue.add(message)
+    return catalogue
+
+
+def _tables() -> Iterator[str]:
+    """What is said out of tables."""
+    for rules in RULES.values():
+        yield from (rule.mend for rule in rules)
+    for fault in (*words.FAULTS.values(), words.GAIN_LOW, words.GAIN_HIGH):
+        yield from (fault.words, fault.fix, fault.topic)
+    yield from (label.meaning for label in LABELS)
+    for codes in (VIEWS, FLAGS):
+        yield from (code.meaning for code in codes.values())
+    yield from words.VERDICTS.values()
+    yield from dict.fromkeys((*words.OMISSIONS.values(), words.OTHER_OMISSION))
+    yield from (words.OTHER_PATIENT, words.DISCLAIMER)
+    yield from (words.NOT_FOR_CLINICAL_USE, words.CANNOT_TELL)
+
+
+def updated(language: str) -> bytes:
+    """The language's catalogue as a file that has each message of today and no other."""
+    path = catalogue_path(language)
+    before = Catalog(locale=language)
+    if path.is_file():
+        with path.open("rb") as text:
+            before = read_po(text, locale=language)
+    catalogue = Catalog(
+        locale=language,
+        header_comment="# Words of overlays and summaries. Licence as the project's.",
+        project="qc-daemon",
+        version="1",
+        last_translator="qc-daemon maintainers",
+        msgid_bugs_address="the project",
+        # Dates would differ each time it is made.
+        creation_date=_DATE,
+        revision_date=_DATE,
+        fuzzy=False,
+    )
+    for message in said():
+        if message.id:
+            known = before.get(message.id)
+            catalogue.add(message.id, known.string if known else None)
+    made = BytesIO()
+    write_po(made, catalogue, sort_output=True, width=100)
+    return made.getvalue()
+
+
+def main() -> None:
+    """Rewrite the catalogues beside the code."""
+    for language in LANGUAGES:
+        if language != ENGLISH:
+            catalogue_path(language).parent.mkdir(exist_ok=True)
+            catalogue_path(language).write_bytes(updated(language))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What augmentation changes: the scanner's style and burned-in annotations."""

@@ -1,0 +1,1 @@
+"""From trained parts to a bundle: calibration, thresholds, outlier score, model card."""

@@ -1,0 +1,479 @@
+"""The model card of a bundle, written from its manifest: only figures that were measured."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detector.anatomy import BY_CODE
+from model.finding import NON_STANDARD, REVIEW, STANDARD
+from training.bundling import data_statements as data
+from training.evaluation.ablation import ABLATIONS, ALONE, WHOLE
+from training.evaluation.report import QUALITY, interval, number
+from training.evaluation.select_calibration import (
+    ISOTONIC,
+    LEAST_PER_CLASS,
+    LEAST_PICTURES,
+    TEMPERATURE,
+)
+from training.evaluation.summary import EACH
+
+KINDS = (TEMPERATURE, ISOTONIC)
+LABELS = (STANDARD, REVIEW, NON_STANDARD)
+LOOKS = ("AUROC", "sensitivity", "specificity")
+_HARDEST = 3
+_PICTURES_UNLIKE = " Pictures unlike those it knows get the flag"
+
+
+def model_card(facts: Mapping[str, Any]) -> str:
+    """Markdown after Mitchell et al. 2019, Model Cards for Model Reporting."""
+    # As the manifest keeps them, so that the card can be made of it again.
+    facts = json.loads(json.dumps(facts, sort_keys=True))
+    metrics, training = facts["metrics"], facts["training"]
+    detector, spatialclip = training["detector"], training["spatialclip"]
+    validation = detector["validation"]
+    real = metrics.get("detector on real pictures")
+    on_real = (
+        f"{_which_real(facts, real['pictures'])}: {number(real['map50']['value'])},"
+        f" {interval(real['map50']['interval'])}"
+        if real
+        else ""
+    )
+    per_label = "\n".join(
+        f"| {label} | {ap:.3f} | {validation['truths'][label]} |"
+        + (_of_real(real, label) if real else "")
+        for label, ap in sorted(validation["ap50"].items())
+    )
+    shares = "\n".join(
+        f"| {name} | {_shown(value)} |"
+        for name, value in metrics.items()
+        if not isinstance(value, (dict, list))
+    )
+    calibration = "\n".join(
+        f"| {view} | {each['pictures']} | {each['chosen']} | "
+        + " | ".join(_shown(each.get("log loss", {}).get(kind)) for kind in KINDS)
+        + " |"
+        for view, each in metrics["calibration"].items()
+    )
+    held_out = "\n".join(
+        f"| {name} | {_shown(value)} |" for name, value in spatialclip["validation"].items()
+    )
+    folds, calibrated = facts.get("cross_validation", {}), training.get("calibration", {})
+    made = [detector, training.get("describer", {}), folds, spatialclip, calibrated]
+    commands = "\n".join(f"    {part['command']}" for part in made if part.get("command"))
+    return f"""# Model card: {facts["name"]} {facts["version"]}
+
+**{_evidence(facts)} Not for clinical use.**
+
+## Intended use
+Quality control of first-trimester (11+0 to 13+6 weeks) ultrasound pictures: which of the views
+{", ".join(v for v in facts["views"] if v != "OTHER")} a picture shows, and whether it is a standard
+one{_fewer(facts)}. It says nothing about the
+fetus. The laboratory decides its use; it is not cleared as a medical device.
+
+## Parts
+- Detector: YOLO11{detector["recipe"]["scale"]}, {facts["preprocessing"]["detector size"]} px,
+  labels: {_labels(facts["vocabulary"])}.{_mirrored(facts, "detector")}
+- Describer: a small BioGPT held to the grammar of what was detected.
+- SpatialCLIP: a small CLIP with extended text positions, a spatial encoder and a gate. Its image
+  tower stands on the ImageNet features of EfficientNet-Lite0 (Apache-2.0); the rest began from
+  nothing.{_mirrored(facts, "spatialclip")}
+
+## Verdicts
+{_verdicts(facts["thresholds"])}
+
+## Training data
+{_training_data(facts)}
+## Results
+"Standard" is the positive class: sensitivity is the share of standard pictures with P(standard) of
+0.5 or more, specificity that of non-standard ones below. Where they are told, nothing is left to a
+person.
+
+Detector on held-out groups ({validation["images"]} pictures, mAP50
+{validation["map50"]:.3f}{on_real}{_start(facts)}):
+
+| label | AP50 | boxes |{" AP50, real | boxes, real |" if real else ""}
+|---|---|---|{"---|---|" if real else ""}
+{per_label}
+
+{_boxed_quality(facts)}
+SpatialCLIP on held-out groups, before calibration:
+
+| figure | value |
+|---|---|
+{held_out}
+
+When the bundle was made. {_calibrating(facts)} View accuracy and what lies beyond the outlier
+threshold, which was set on these very pictures: {_set_on(facts)}
+
+| figure | value |
+|---|---|
+{shares}
+
+Which calibration was chosen, by log loss on held-out groups ("all": views without their own).
+Isotonic must be better by two standard errors, on {LEAST_PICTURES} pictures or more of which
+{LEAST_PER_CLASS} are of each class:
+
+| view | pictures | chosen | {KINDS[0]} | {KINDS[1]} |
+|---|---|---|---|---|
+{calibration}
+{_unseen(facts)}{_criteria(facts)}
+Figures on phantoms of unseen seeds: `qc-model evaluate`, see docs/benchmarks.md.
+
+## Limits
+{_seen(facts)}- {_calibrated_on(facts)} Elsewhere it is an estimate.{_PICTURES_UNLIKE}
+  out-of-distribution and "review".
+{_compression(facts)}{_notes(facts)}{_simulated_only(facts)}
+## Repeat it
+{_all_steps(facts)}made the parts (folders outside the project by their last name):
+
+{commands}
+"""
+
+
+def _mirrored(facts: Mapping[str, Any], part: str) -> str:
+    looks_twice = part in facts["preprocessing"].get("mirror images too", ())
+    return " It looks at the mirror image too." if looks_twice else ""
+
+
+def _labels(codes: Sequence[str]) -> str:
+    return ", ".join(f"{code} ({BY_CODE[code].meaning})" for code in codes)
+
+
+def _verdicts(thresholds: Mapping[str, Any]) -> str:
+    """Where verdicts turn."""
+    low, high = thresholds["review"]
+    detection, layout = thresholds["detection"], thresholds["layout"]
+    return f"""P(standard) of {high} and more is "standard", of {low} and less "non-standard",
+between them "review". "Review" is also said of a picture whose view is less likely than
+{thresholds["view"]:.2f}, that shows none of its structures, or that is out of distribution. Boxes
+count from a confidence of {detection} on; SpatialCLIP's layout reads them from {layout} on."""
+
+
+# Earlier manifests do not count their data. The one that ships was made of the Fetus
+# Framework data set; what its card says of it is said of a manifest whose commands name that set.
+
+
+def _is_of_fetus_framework(facts: Mapping[str, Any]) -> bool:
+    """Whether the commands of a manifest that counts nothing name the data set."""
+    return "--fetus-framework" in str(facts["training"]["spatialclip"].get("command"))
+
+
+def _fewer(facts: Mapping[str, Any]) -> str:
+    views = {view for view in facts["views"] if view != "OTHER"}
+    if views <= set(facts["real_views"]):
+        return ""
+    return "; on real pictures it does so for fewer views (Limits)"
+
+
+def _training_data(facts: Mapping[str, Any]) -> str:
+    if data.is_counted(facts):
+        return data.training_data(facts)
+    if not _is_of_fetus_framework(facts):
+        return "It was not recorded; the commands below name the folders.\n"
+    return f"""- Phantoms of the project's simulator for all four views.
+- Real mid-sagittal (NT) pictures of the Fetus Framework data set (Cui and Dong 2022,
+  doi:10.17632/n2rbrb9t4f.1): {_division(facts)}
+  All are of one hospital; no machine, gestational age or patient is known, so that a picture counts
+  as a patient but for near duplicates. Quality labels are the data set's.
+- Real ultrasound of other organs (tuning half) and shuffled real pictures as "none of the views".
+"""
+
+
+def _which_real(facts: Mapping[str, Any], pictures: int) -> str:
+    if data.is_counted(facts):
+        return f"; on the {pictures} real boxed ones given to calibrate on"
+    return f", of these {pictures} real"
+
+
+def _start(facts: Mapping[str, Any]) -> str:
+    if not facts["training"]["detector"].get("start"):
+        return ""
+    if data.is_counted(facts):
+        return "; what it started from may have seen some of them"
+    return "; what it started from may have seen the simulated ones"
+
+
+def _boxed_quality(facts: Mapping[str, Any]) -> str:
+    if data.is_counted(facts):
+        return data.boxed_quality(facts)
+    if not _is_of_fetus_framework(facts):
+        return ""
+    return """\
+Only standard real pictures are boxed: how well structures are found in non-standard ones is not
+known.
+"""
+
+
+def _set_on(facts: Mapping[str, Any]) -> str:
+    if data.is_counted(facts):
+        return "of the pictures given to calibrate on."
+    return """of phantoms and held-out pictures, which no part
+learnt from. Other ultrasound SpatialCLIP did learn from, as OTHER."""
+
+
+def _seen(facts: Mapping[str, Any]) -> str:
+    if data.is_counted(facts):
+        return data.limits(facts)
+    if not _is_of_fetus_framework(facts):
+        return "- What its parts have seen was not recorded: validate it before use.\n"
+    return """\
+- NT has seen one data set of one hospital, and no picture of another one has been judged. A linear
+  probe on the same ImageNet features fell from an AUROC of 0.968 to 0.65 to 0.72 at a second
+  hospital (README of the shared data). Validate it on your own pictures before use.
+- Choroid plexuses are named by their side in the picture.
+"""
+
+
+def _compression(facts: Mapping[str, Any]) -> str:
+    """What was measured on one data set; newer bundles of it say so by a note."""
+    if data.is_counted(facts) or not _is_of_fetus_framework(facts):
+        return ""
+    return """\
+- Compression and the shape of the region tell the class in this data set; training varies both.
+  Coarse JPEG copies (quality 75) are judged otherwise; pictures made darker, nearer or of more
+  local contrast are told apart less well, grainy ones are calibrated badly: docs/benchmarks.md.
+"""
+
+
+def _all_steps(facts: Mapping[str, Any]) -> str:
+    if data.is_counted(facts):
+        return "Commands that "
+    return """\
+All steps, with the phantoms and what the parts started from: training/make_bundle.sh. Those that
+"""
+
+
+def _calibrating(facts: Mapping[str, Any]) -> str:
+    """Which pictures the calibration and its error are of."""
+    if data.is_counted(facts):
+        return data.calibrating(facts)
+    if "cross_validation" not in facts:
+        return "Calibration pictures are held out, and no part learnt from them."
+    real = facts["cross_validation"]["set 2"]["pictures"]
+    return f"""Calibration pictures are phantoms that no part learnt from, and
+{real} real ones as the cross-validation's networks judged them; the shipped parts learnt from most
+of these."""
+
+
+def _notes(facts: Mapping[str, Any]) -> str:
+    """What whoever made the bundle had to say of it."""
+    return "".join(f"- {note}\n" for note in facts.get("notes", ()))
+
+
+def _calibrated_on(facts: Mapping[str, Any]) -> str:
+    if data.is_counted(facts):
+        return data.calibrated_on(facts) + "."
+    if "cross_validation" not in facts:
+        return "The probability is calibrated on pictures that were not trained on."
+    real = facts["cross_validation"]["set 2"]
+    return f"""Of {", ".join(facts["real_views"])} the probability is calibrated on what the
+  cross-validation's networks said of {real["pictures"]} pictures, {real["standard"]} of them
+  standard: another share of them, and the shipped networks, shift it. Of other views it is
+  calibrated on phantoms."""
+
+
+def _criteria(facts: Mapping[str, Any]) -> str:
+    """How each criterion is judged; empty where none was."""
+    rates = facts["metrics"].get("criteria", ())
+    if not rates:
+        return ""
+    rows = "\n".join(
+        f"| {rate['view']} | {rate['code']} | {rate['met']} | {rate['unmet']}"
+        f" | {number(rate['sensitivity'])} | {number(rate['specificity'])}"
+        f" | {number(rate['undecided'])} |"
+        for rate in rates
+    )
+    pictures = (
+        data.criteria_pictures(facts)
+        if data.is_counted(facts)
+        else "on the phantoms that their thresholds were fitted on; no real picture tells which it"
+        " meets"
+    )
+    return f"""
+Criteria {pictures}.
+Here sensitivity is the share of unmet ones found unmet, of those decided ("–": none was):
+
+| view | criterion | met | unmet | sensitivity | specificity | undecided |
+|---|---|---|---|---|---|---|
+{rows}
+"""
+
+
+def _evidence(facts: Mapping[str, Any]) -> str:
+    """Which views rest on real pictures."""
+    if data.is_counted(facts):
+        return data.evidence(facts)
+    real = [view for view in facts["views"] if view in facts["real_views"]]
+    if not real:
+        return "Trained on simulations."
+    return f"Only {', '.join(real)} has learnt from real pictures, all of one data set."
+
+
+def _division(facts: Mapping[str, Any]) -> str:
+    """Which pictures which part learnt from."""
+    if "cross_validation" in facts:
+        sets = facts["cross_validation"].get("sets", {})
+        truths = {name: each["labels"]["matrix"] for name, each in sets.items()}
+        counted = "; ".join(
+            f"{name}: " + ", ".join(f"{sum(n.values())} {truth}" for truth, n in each.items())
+            for name, each in truths.items()
+        )
+        return f"""{counted or "all"}. The detector learns
+  from the boxed ones; SpatialCLIP from all, each with the boxes of a smaller detector that had not
+  seen it, where serving has the shipped one's. Each held out a tenth."""
+    return """set 1 for the detector, set 2 for
+  SpatialCLIP, so that it learns from boxes of a detector that did not see its pictures."""
+
+
+def _of_real(figures: Mapping[str, Any], label: str) -> str:
+    """Two more cells: AP50 and boxes in real pictures."""
+    reached = figures["ap50"].get(label)
+    told = "not annotated" if reached is None else f"{reached:.3f}"
+    return f" {told} | {figures['boxes'].get(label, 0)} |"
+
+
+def _unseen(facts: Mapping[str, Any]) -> str:
+    """The figures of cross-validation on real pictures; empty where there was none."""
+    if "cross_validation" not in facts:
+        return ""
+    found = facts["cross_validation"]
+    rows = [(name, found["set 2"][name]) for name in QUALITY]
+    rows += [
+        (f"AUROC, {name}", found["ablation"][name])
+        for name in ABLATIONS
+        if name != WHOLE and name in found["ablation"]
+    ]
+    rows += [("detector mAP50, boxed pictures of all sets", found["detector"]["map50"])]
+    rows += [
+        (f"AUROC, fold 0, {name}", area)
+        for name, area in found.get("fold 0, nested and not", {}).items()
+    ]
+    table = "\n".join(
+        f"| {name} | {number(row['value'])} | {interval(row['interval'])} |" for name, row in rows
+    )
+    looks = "\n".join(
+        f"| {look} | {way} | {told['standard']} | {told['non-standard']} | "
+        + " | ".join(
+            f"{number(told[name]['value'])} ({interval(told[name]['interval'])})" for name in LOOKS
+        )
+        + " |"
+        for look, ways in found.get("looks left out", {}).items()
+        for way in ("look left out", "fold left out")
+        if (told := ways[way])
+    )
+    left_out = f"""
+A look left out of training (pictures clustered by grey levels, grain and size; no substitute for
+another hospital), and the same pictures when only their fold was. Detectors that boxed what
+SpatialCLIP learnt from had seen all looks. Probabilities are calibrated on the other looks only,
+whose share of standard pictures differs: that shifts sensitivity against specificity, not AUROC.
+
+| look | left out | standard | non-standard | {" | ".join(LOOKS)} |
+|---|---|---|---|---|---|---|
+{looks}
+{_by_branch(found) if looks else ""}"""
+    return f"""
+{found["folds"]}-fold cross-validation on {found["set 2"]["pictures"]} real pictures (set 2), each
+judged by a SpatialCLIP of the same recipe and a smaller detector that had not seen it. Two things
+flatter the figures: the recipe was chosen on these pictures, most of it on two of the folds, and
+the detectors that boxed what SpatialCLIP learnt from had seen the fold ("nested": they had not).
+
+| figure | value | 95 % interval |
+|---|---|---|
+{table}
+{left_out if looks else ""}{_by_set(found.get("sets", {}), found["detector"].get("ap50", {}))}"""
+
+
+def _by_branch(found: Mapping[str, Any]) -> str:
+    """What each branch is worth on a look that was left out; empty where that was not measured."""
+    branches = "\n".join(
+        f"| {look} | {way} | "
+        + " | ".join(number(told["ablation"][name]["value"]) for name in ABLATIONS)
+        + " |"
+        for look, ways in found.get("looks left out", {}).items()
+        for way in ("look left out", "fold left out")
+        if "ablation" in (told := ways[way])
+    )
+    if not branches:
+        return ""
+    return f"""
+AUROC on the same pictures, by branch:
+
+| look | left out | {" | ".join(ABLATIONS)} |
+|---|---|{"---|" * len(ABLATIONS)}
+{branches}
+"""
+
+
+def _by_set(sets: Mapping[str, Any], structures: Mapping[str, float]) -> str:
+    """What the pictures of each set were called, and what misled the network; empty without any.
+
+    `structures` are AP50 by label.
+    """
+    if not sets:
+        return ""
+    called = "\n".join(
+        f"| {name} | {truth} | {sum(said.values())} | "
+        + " | ".join(str(said.get(label, 0)) for label in LABELS)
+        + " |"
+        for name, each in sets.items()
+        for truth, said in each["labels"]["matrix"].items()
+    )
+    misled = "\n".join(
+        f"| {name} | {mistake} | {wrong['pictures']} | "
+        + " | ".join(str(wrong.get(branch, "")) for branch in (*ALONE, EACH))
+        + " |"
+        for name, each in sets.items()
+        for mistake, wrong in each["mistakes"].items()
+        if wrong["pictures"]
+    )
+    found = "\n".join(
+        f"| {name} | {number(each['view accuracy']['value'])}"
+        f" | {number(each['detector mAP50']['value'])} |"
+        for name, each in sets.items()
+    )
+    hardest = sorted(structures.items(), key=lambda item: item[1])[:_HARDEST]
+    worst = (
+        "\nHardest to find, by AP50 over all boxed pictures: "
+        + ", ".join(f"{label} {ap:.2f}" for label, ap in hardest)
+        + ".\n"
+        if hardest
+        else ""
+    )
+    return f"""
+What these networks called the pictures of each set by P(standard) alone, whatever view they named,
+without criteria and without the out-of-distribution score:
+
+| set | are | pictures | {" | ".join(f"called {label}" for label in LABELS)} |
+|---|---|---|---|---|---|
+{called}
+
+| set | right view | detector mAP50 on its boxed pictures |
+|---|---|---|
+{found}
+{worst}
+Failures, and how many of them each branch alone, and each of the three, would have got wrong too:
+
+| set | failure | pictures | {" | ".join((*ALONE, EACH))} |
+|---|---|---|---|---|---|---|
+{misled}
+"""
+
+
+def _simulated_only(facts: Mapping[str, Any]) -> str:
+    """What is said of views that know simulations only; empty where there are none."""
+    views = [v for v in facts["views"] if v not in (*facts["real_views"], "OTHER")]
+    if not views:
+        return ""
+    if data.is_counted(facts):
+        return f"""- {", ".join(views)}: too few real pictures calibrate them. On real pictures they
+  give no verdict but "review", with the flag no-real-evidence.
+"""
+    return f"""- {", ".join(views)}: learnt from simulations only. On real pictures they give no
+  verdict but "review", with the flag no-real-evidence; the probability beside it is of phantoms.
+"""
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "not compared"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

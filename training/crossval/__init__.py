@@ -1,0 +1,1 @@
+"""Cross-validation by near-duplicate group, and with one style left out."""

@@ -1,0 +1,124 @@
+"""Pictures that are none of the four views, from real pixels.
+
+Real ultrasound of other organs, real NT pictures cut into tiles and shuffled, and real NT pictures'
+parts without any structure: they teach that texture alone is no view.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rich.console import Console
+
+from detector.boxes import area, iou
+from detector.errors import QCError
+from detector.frame import Pixels
+from detector.imaging.reader import read_frames
+from detector.letterbox import crop
+from training.data.dataset_folder import SAMPLES, write_listing
+from training.data.samples import LEAST_SIDE, Origin, Sample
+from training.train.detector import read_region
+
+DATASET = "negatives of qc-model"
+_MOST_TILES = 5
+
+
+def write_negatives(
+    out: Path, dicom: Sequence[Path], pictures: Sequence[Sample], count: int, seed: int
+) -> int:
+    """Write PNG files and samples.json (view OTHER); returns how many, which may be none.
+
+    Every tissue region of the DICOM files' frames once: real. Then, where there are pictures,
+    `count` made of them: simulated, for no scanner showed them so.
+    """
+    generator = np.random.default_rng(seed)
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    items = []
+    for number, path in enumerate(dicom):
+        for index, pixels in enumerate(read_negatives([path])):
+            if min(pixels.shape[:2]) < LEAST_SIDE:
+                continue
+            name = f"{number:03d}_{path.stem}_{index}".replace(".", "_")
+            items.append(_write(out, name, pixels, Origin.REAL) | {"exam": path.name})
+    for index in range(count if pictures else 0):
+        sample = pictures[int(generator.integers(len(pictures)))]
+        pixels, boxes = read_region(sample)
+        if min(pixels.shape[:2]) < LEAST_SIDE + _MOST_TILES:
+            continue
+        made = None
+        if boxes and generator.random() < 0.5:
+            made = _empty_part(pixels, [box.bbox for box in boxes], generator)
+        if made is None:
+            made = shuffled(pixels, generator)
+        # Of the group of the picture it is made of: where that is held out, so is this.
+        items.append(
+            _write(out, f"made_{index:05d}", made, Origin.SIMULATED) | {"group": sample.group}
+        )
+    if items:
+        write_listing(out, SAMPLES, items)
+    return len(items)
+
+
+def read_negatives(files: Sequence[Path]) -> list[Pixels]:
+    """Every tissue region of every frame of the files; a file that no decoder reads has none, and
+    is named on standard error."""
+    return [pixels for path in files for pixels in _regions(path)]
+
+
+def _regions(path: Path) -> list[Pixels]:
+    try:
+        return [
+            crop(frame, region).pixels for frame in read_frames(path) for region in frame.regions
+        ]
+    except QCError as error:
+        Console(stderr=True, markup=False, emoji=False).print(
+            f"left out: {path.name}: {error.message}", soft_wrap=True
+        )
+        return []
+
+
+def shuffled(pixels: Pixels, generator: np.random.Generator) -> Pixels:
+    """The picture's tiles (3 x 3 to 5 x 5) in another order, each perhaps turned upside down."""
+    tiles = int(generator.integers(3, _MOST_TILES + 1))
+    height, width = pixels.shape[0] // tiles, pixels.shape[1] // tiles
+    made = np.zeros((height * tiles, width * tiles, 3), np.uint8)
+    for place, tile in enumerate(generator.permutation(tiles * tiles)):
+        y, x = divmod(int(tile), tiles)
+        part = pixels[y * height : (y + 1) * height, x * width : (x + 1) * width]
+        if generator.random() < 0.5:
+            part = part[::-1, ::-1]
+        row, column = divmod(place, tiles)
+        made[row * height : (row + 1) * height, column * width : (column + 1) * width] = part
+    return made
+
+
+def _empty_part(
+    pixels: Pixels,
+    boxes: Sequence[tuple[float, float, float, float]],
+    generator: np.random.Generator,
+) -> Pixels | None:
+    """A part that no structure's box touches, a quarter to a half of each side; None if none."""
+    height, width = pixels.shape[:2]
+    for _ in range(20):
+        w, h = (int(side * generator.uniform(0.25, 0.5)) for side in (width, height))
+        x, y = int(generator.integers(width - w)), int(generator.integers(height - h))
+        part = (float(x), float(y), float(x + w), float(y + h))
+        if all(iou(part, box) == 0 for box in boxes) and area(part) >= 100 * 100:
+            return np.ascontiguousarray(pixels[y : y + h, x : x + w])
+    return None
+
+
+def _write(out: Path, name: str, pixels: Pixels, origin: Origin) -> dict[str, object]:
+    path = out / "images" / f"{name}.png"
+    if not cv2.imwrite(str(path), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)):
+        raise OSError(f"cannot write {path}")
+    return {
+        "origin": origin.value,
+        "dataset": DATASET,
+        "image_path": f"images/{path.name}",
+        "description": "",
+        "class_label": "non-standard",
+        "coordinates": [],
+        "view": "OTHER",
+    }

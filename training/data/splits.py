@@ -1,0 +1,93 @@
+"""The pictures a run uses, and their division by group."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from detector.anatomy import View
+from detector.console import UsageError
+from training.data.fetus_framework import SPLITS, read_fetus_framework
+from training.data.samples import Origin, Sample, SampleError, read_samples
+
+
+def gather(
+    samples: Sequence[Path] | None,
+    fetus_framework: Path | None,
+    splits: Sequence[str] | None,
+    origin: Origin | None = None,
+) -> list[Sample]:
+    """Samples of the JSON files and of the Fetus Framework's splits; raises UsageError.
+
+    `origin` is of the JSON's samples that name none.
+    """
+    try:
+        samples_read = [sample for path in samples or () for sample in read_samples(path, origin)]
+        if fetus_framework is not None:
+            samples_read += read_fetus_framework(fetus_framework, tuple(splits or SPLITS))
+    except SampleError as error:
+        raise UsageError(str(error)) from None
+    if not samples_read:
+        raise UsageError("no pictures; give --samples or --fetus-framework")
+    _refuse_twice(samples_read)
+    return samples_read
+
+
+def simulated_only(samples: list[Sample], option: str) -> list[Sample]:
+    """The samples, for a part that no fold holds out; raises UsageError on a real picture of one
+    of the views."""
+    for sample in samples:
+        if not sample.simulated and sample.view is not View.OTHER:
+            raise UsageError(
+                f"{option}: {sample.place} is a real picture, which no fold would hold out:"
+                " simulated ones and negatives belong there"
+            )
+    return samples
+
+
+def _refuse_twice(samples: Sequence[Sample]) -> None:
+    """Raises UsageError where two files hold one picture: it would count twice, in two groups."""
+    first: dict[Path, Sample] = {}
+    for sample in samples:
+        other = first.setdefault(sample.image.resolve(), sample)
+        if other is not sample:
+            raise UsageError(
+                f"{sample.image.name} is given twice: {other.place} and {sample.place};"
+                " take one of them out"
+            )
+
+
+def divide(
+    samples: Sequence[Sample], held_out: float, seed: int
+) -> tuple[list[Sample], list[Sample]]:
+    """(training, validation): whole groups, chosen by a hash of seed and group name.
+
+    The hash makes the division stay as it is when other pictures join.
+    """
+    training: list[Sample] = []
+    validation: list[Sample] = []
+    for sample in samples:
+        (validation if place(sample.group, seed) < held_out else training).append(sample)
+    return training, validation
+
+
+def fold_of(sample: Sample, folds: int, seed: int) -> int:
+    """The one fold map of all stages: which fold, 0 to folds - 1, holds the sample's group out."""
+    return int(place(sample.group, seed) * folds)
+
+
+def without_fold(
+    samples: Sequence[Sample], fold: int, folds: int, seed: int
+) -> tuple[list[Sample], list[Sample]]:
+    """(training, held out): the real pictures of the fold are held out, simulated ones never.
+
+    A simulated picture that is made of a held-out one is in neither.
+    """
+    held_out = [s for s in samples if not s.simulated and fold_of(s, folds, seed) == fold]
+    hidden = {sample.group for sample in held_out}
+    return [sample for sample in samples if sample.group not in hidden], held_out
+
+
+def place(group: str, seed: int) -> float:
+    """Where in [0, 1) a group falls."""
+    digest = hashlib.sha256(f"{seed}/{group}".encode()).digest()
+    return int.from_bytes(digest[:4]) / 2**32

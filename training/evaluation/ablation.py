@@ -1,0 +1,36 @@
+"""What each branch is worth: SpatialCLIP with branches taken away."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.spatialclip.network import SpatialClip
+
+Floats = npt.NDArray[np.float64]
+BRANCHES = ("image", "text", "spatial")
+WHOLE = "all"
+ABLATIONS: dict[str, tuple[bool, bool, bool]] = {
+    WHOLE: (True, True, True),
+    "without image": (False, True, True),
+    "without text": (True, False, True),
+    "without layout": (True, True, False),
+    "image alone": (True, False, False),
+    "text alone": (False, True, False),
+    "layout alone": (False, False, True),
+}
+"""Which of image, text and layout are there. "Without" one is the pair of the others."""
+ALONE = tuple(name for name, there in ABLATIONS.items() if sum(there) == 1)
+
+
+@torch.inference_mode()
+def ablate(network: SpatialClip, features: Floats) -> list[dict[str, float]]:
+    """(N, 3, d) features of image, text and layout -> each picture's logit by each of
+    ABLATIONS."""
+    logits: list[dict[str, float]] = [{} for _ in features]
+    image, text, spatial = torch.from_numpy(features).float().to(network.device).unbind(1)
+    for name, there in ABLATIONS.items():
+        present = torch.tensor([there], device=network.device).expand(len(features), 3)
+        output = network.fuse(image, text, spatial, present)
+        for row, logit in zip(logits, output.logit.tolist(), strict=True):
+            row[name] = logit
+    return logits

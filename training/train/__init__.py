@@ -1,0 +1,1 @@
+"""The trainers: detector, describer and SpatialCLIP."""

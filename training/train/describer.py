@@ -1,0 +1,252 @@
+"""Training of the describer: made-up pictures, reference sentences, one plain loop.
+
+The command: `qc-model train describer --out runs/describer --seed 0 --steps 1500`.
+"""
+
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from transformers import BioGptConfig, BioGptForCausalLM
+
+from detector.anatomy import LABELS, View
+from model.describer import tokenizer as subwords
+from model.describer.describer import Describer
+from model.describer.lexicon import (
+    NAMES,
+    PLACES,
+    Mention,
+    Wording,
+    by_place,
+    enumerated,
+    join,
+    prompt,
+    reading_order,
+)
+from training.train import runs
+
+log = logging.getLogger(__name__)
+
+IGNORED = -100  # the target that torch's cross entropy leaves out
+
+
+@dataclass(frozen=True, slots=True)
+class DescriberSettings:
+    """Size of the model and of its training; the defaults take minutes on one core."""
+
+    seed: int = 0
+    steps: int = 1500
+    batch: int = 32
+    learning_rate: float = 2e-3
+    warmup: int = 100
+    hidden: int = 128
+    layers: int = 3
+    heads: int = 4
+    positions: int = 384  # prompt and answer of describer.MAX_STRUCTURES structures
+    vocabulary: int = 320
+    held_out: int = 500
+
+
+@dataclass(frozen=True, slots=True)
+class DescriberFacts:
+    """What a training came to.
+
+    `free_exact` is the share of held-out sentences that the model writes word for word by itself;
+    `held_exact` the share when decoding is held to the grammar, as it is in use.
+    """
+
+    settings: DescriberSettings
+    parameters: int
+    first_loss: float
+    last_loss: float
+    free_exact: float
+    held_exact: float
+
+
+def describer(out: Path, seed: int = 0, steps: int = 1500, base: Path | None = None) -> None:
+    """Train the describer into OUT; BASE: fine-tune the BioGPT of that local folder instead."""
+    train_describer(out, DescriberSettings(seed=seed, steps=steps), base)
+
+
+def train_describer(
+    out: Path, settings: DescriberSettings, base: Path | None = None
+) -> DescriberFacts:
+    """Train, save (see `Describer.save`) with the facts beside it in training.json.
+
+    Deterministic by seed on one machine and thread count. The held-out pictures come from another
+    random stream than the training's.
+    """
+    torch.manual_seed(settings.seed)
+    model_of = Describer.load(base) if base else fresh(settings)
+    model = model_of.model.train()
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        max_lr=settings.learning_rate,
+        total_steps=settings.steps,
+        pct_start=min(0.5, settings.warmup / settings.steps),
+    )
+    stream = examples(random.Random(settings.seed))
+    losses: list[float] = []
+    for step in range(settings.steps):
+        ids, targets = collate(model_of, [next(stream) for _ in range(settings.batch)])
+        loss = model_loss(model, ids, targets)
+        runs.check_loss(loss.item(), step)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        losses.append(loss.item())
+        if step % 50 == 0 or step == settings.steps - 1:
+            log.info("step %d of %d, loss %.4f", step, settings.steps, losses[-1])
+    model.eval()
+    free, held = exact_rates(model_of, random.Random(-1 - settings.seed), settings.held_out)
+    facts = DescriberFacts(
+        settings=settings,
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        first_loss=_mean(losses[:10]),
+        last_loss=_mean(losses[-10:]),
+        free_exact=free,
+        held_exact=held,
+    )
+    runs.check_network(model)
+    model_of.save(out)
+    runs.write_facts(out, asdict(facts))
+    return facts
+
+
+def fresh(settings: DescriberSettings) -> Describer:
+    """A describer with random weights and a tokenizer trained on our own sentences."""
+    stream = examples(random.Random(settings.seed))
+    texts = (f"{prompt(found, wording)} {pieces}" for found, wording, pieces in _texts(stream))
+    tokenizer = subwords.train(texts, settings.vocabulary)
+    config = BioGptConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=settings.hidden,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        intermediate_size=4 * settings.hidden,
+        max_position_embeddings=settings.positions,
+        # The task is exact copying; dropout only slows a model this small.
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    return Describer(BioGptForCausalLM(config), tokenizer)
+
+
+Example = tuple[tuple[Mention, ...], Wording]
+
+
+def examples(chance: random.Random) -> Iterator[Example]:
+    """Endless made-up pictures: half of them a view's structures, half any structures anywhere."""
+    wordings = [Wording.GROUPED, *Wording]  # the wording in use twice as often
+    while True:
+        found = _view(chance) if chance.random() < 0.5 else _anything(chance)
+        yield found, chance.choice(wordings)
+
+
+def reference(found: Sequence[Mention], wording: Wording) -> list[str]:
+    """The pieces of the sentence to learn, in reading order (`lexicon.join` makes it text)."""
+    pieces: list[str] = []
+    for place, group in by_place(found):
+        if wording is Wording.SINGLE:
+            for mention in group:
+                pieces += [_name(mention, wording), f"in the {place}", ";"]
+            continue
+        names = enumerated([_name(mention, wording) for mention in group])
+        pieces += [place, ":", *names] if wording is Wording.PLACED else [*names, f"in the {place}"]
+        pieces += [";"]
+    return [*pieces[:-1], "."]
+
+
+def collate(model_of: Describer, batch: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids, targets), each (rows, longest), padded on the right; only the answer is a target."""
+    rows: list[tuple[list[int], list[int]]] = []
+    for found, wording in batch:
+        asked = model_of.encode_prompt(found, wording)
+        answer = [token for piece in reference(found, wording) for token in model_of.spell(piece)]
+        rows.append((asked + answer, [IGNORED] * len(asked) + answer))
+    longest = max(len(ids) for ids, _ in rows)
+    padding = int(model_of.model.config.pad_token_id)
+    ids = [ids + [padding] * (longest - len(ids)) for ids, _ in rows]
+    targets = [targets + [IGNORED] * (longest - len(targets)) for _, targets in rows]
+    return torch.tensor(ids), torch.tensor(targets)
+
+
+def model_loss(model: BioGptForCausalLM, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean cross entropy of the answers' tokens; padding stands after them and is never seen."""
+    logits = model(input_ids=ids).logits[:, :-1]
+    return torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=IGNORED
+    )
+
+
+@torch.inference_mode()
+def exact_rates(model_of: Describer, chance: random.Random, count: int) -> tuple[float, float]:
+    """(free, held) share of word-for-word sentences on `count` pictures; see DescriberFacts.
+
+    Free greedy decoding gives the reference exactly if each of its tokens is the likeliest after
+    those before it, so one pass over the reference tells.
+    """
+    stream = examples(chance)
+    free = held = 0
+    for _ in range(0, count, 50):
+        batch = [next(stream) for _ in range(50)]
+        ids, targets = collate(model_of, batch)
+        likeliest = model_of.model(input_ids=ids).logits[:, :-1].argmax(-1)
+        right = (likeliest == targets[:, 1:]) | (targets[:, 1:] == IGNORED)
+        free += int(right.all(dim=1).sum())
+        for wording in Wording:
+            asked = [found for found, wanted in batch if wanted is wording]
+            texts = model_of.write(asked, wording)
+            held += sum(
+                text == join(reference(found, wording))
+                for found, text in zip(asked, texts, strict=True)
+            )
+    total = 50 * len(range(0, count, 50))
+    return free / total, held / total
+
+
+def _texts(stream: Iterator[Example]) -> Iterator[tuple[tuple[Mention, ...], Wording, str]]:
+    for _ in range(2000):
+        found, wording = next(stream)
+        yield found, wording, " ".join(reference(found, wording))
+
+
+def _view(chance: random.Random) -> tuple[Mention, ...]:
+    """Most structures of one view, close together: neighbours share a cell or lie one apart."""
+    view = chance.choice([View.NT, View.CRL, View.HEAD, View.ABDOMEN])
+    of_view = [label.code for label in LABELS if label.view is view]
+    labels = [code for code in of_view if chance.random() < 0.8] or of_view[:1]
+    row, column = chance.randrange(3), chance.randrange(3)
+    return _sorted(Mention(code, 3 * _near(chance, row) + _near(chance, column)) for code in labels)
+
+
+def _anything(chance: random.Random) -> tuple[Mention, ...]:
+    """Labels of any view in any place: mostly few, up to sixteen."""
+    most = chance.choice((4, 8, 16))
+    codes = chance.sample([label.code for label in LABELS], chance.randint(1, most))
+    return _sorted(Mention(code, chance.randrange(len(PLACES))) for code in codes)
+
+
+def _near(chance: random.Random, third: int) -> int:
+    return min(max(third + chance.choice((-1, 0, 0, 1)), 0), 2)
+
+
+def _sorted(found: Iterator[Mention]) -> tuple[Mention, ...]:
+    return tuple(sorted(found, key=reading_order))
+
+
+def _name(mention: Mention, wording: Wording) -> str:
+    names = NAMES[mention.label]
+    return names[-1] if wording is Wording.SYNONYM else names[0]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

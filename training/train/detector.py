@@ -1,0 +1,449 @@
+"""Train the anatomy detector: YOLO11 from scratch on boxed pictures.
+
+One file reads top to bottom: data, augmentation, loss, loop, evaluation, export.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from detector.anatomy import LABELS, SIDES
+from detector.boxes import Box, Detection
+from detector.console import UsageError
+from detector.errors import ErrorCode, QCError
+from detector.frame import Pixels
+from detector.imaging.regions import estimated_region
+from detector.letterbox import Letterbox
+from detector.yolo.yolo import WEIGHTS, YoloDetector, build_network, save_detector
+from training.augment import scanner
+from training.data.samples import Sample, counts, data_hash, file_hash
+from training.evaluation.detection import DetectorScore, Matches, match, score
+from training.train import runs
+from training.train.precision import autocast
+
+CODES = tuple(label.code for label in LABELS if label.code != "UNKNOWN")
+"""The labels a detector of ours knows, in class order."""
+
+FILL = 128
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorRecipe:
+    """What decides a run, beside its data.
+
+    An epoch takes every real picture and `simulated` times as many simulated ones, drawn anew;
+    all of them where there are no real ones. `mirrored` is how it serves: it looks at the mirror
+    image too.
+    """
+
+    scale: str = "n"
+    size: int = 416
+    epochs: int = 30
+    batch: int = 16
+    learning_rate: float = 2e-3
+    weight_decay: float = 5e-4
+    warmup_steps: int = 200
+    ema_decay: float = 0.999
+    simulated: float = 1.0
+    mirrored: bool = False
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class Picture:
+    """A letterboxed training picture and its boxes in the letterboxed frame."""
+
+    pixels: Pixels
+    boxes: list[tuple[str, Box]]
+    annotated: frozenset[str]
+    sample: Sample
+
+
+def load_picture(sample: Sample, size: int) -> Picture:
+    """The sample's region letterboxed to (size, size, 3), as serving does it."""
+    crop, truths = read_region(sample)
+    letterbox = Letterbox.fit(crop.shape[1], crop.shape[0], size)
+    boxes = [(truth.label, letterbox.to_model(truth.bbox)) for truth in truths]
+    return Picture(letterbox.apply(crop, fill=FILL), boxes, sample.annotated, sample)
+
+
+def read_region(sample: Sample) -> tuple[Pixels, list[Detection]]:
+    """The sample's tissue region as RGB, estimated as in serving where it states none, and its
+    boxes in the region's pixels. Raises QCError on a file that cannot be decoded."""
+    read: Any = cv2.imread(str(sample.image), cv2.IMREAD_COLOR)
+    if read is None:
+        raise QCError(
+            ErrorCode.UNREADABLE,
+            f"{sample.place}: {sample.image.name} is no readable picture".removeprefix(": "),
+        )
+    pixels: Any = cv2.cvtColor(read, cv2.COLOR_BGR2RGB)
+    region = sample.region or estimated_region(pixels).bbox
+    x0, y0, x1, y1 = _whole_pixels(region, pixels.shape[1], pixels.shape[0])
+    boxes = [
+        Detection(
+            box.label,
+            (box.bbox[0] - x0, box.bbox[1] - y0, box.bbox[2] - x0, box.bbox[3] - y0),
+            box.confidence,
+        )
+        for box in sample.boxes
+    ]
+    return np.ascontiguousarray(pixels[y0:y1, x0:x1]), boxes
+
+
+def _whole_pixels(region: Box, width: int, height: int) -> tuple[int, int, int, int]:
+    x0, y0, x1, y1 = region
+    return (
+        max(0, math.floor(x0)),
+        max(0, math.floor(y0)),
+        min(width, math.ceil(x1)),
+        min(height, math.ceil(y1)),
+    )
+
+
+def canvas(size: int) -> tuple[int, int]:
+    """(width, height) of a training picture: ultrasound is wider than high, grey rows teach
+    nothing."""
+    return size, max(32, round(size * 0.75 / 32) * 32)
+
+
+def augment(
+    picture: Picture, generator: np.random.Generator
+) -> tuple[Pixels, list[tuple[str, Box]]]:
+    """A scaled, moved, mirrored and re-toned copy; boxes move along, slivers are dropped."""
+    size = picture.pixels.shape[0]
+    width, height = canvas(size)
+    scale = math.exp(generator.uniform(math.log(0.65), math.log(1.3)))
+    mirrored = generator.random() < 0.5
+    shift = generator.uniform(-0.12, 0.12, 2) * size + size * (1 - scale) / 2
+    shift[1] -= (size - height) / 2
+    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+    if mirrored:
+        matrix = np.array([[-scale, 0, size - shift[0]], [0, scale, shift[1]]])
+    around = int(generator.integers(0, 160))
+    pixels = cv2.warpAffine(
+        picture.pixels,
+        matrix,
+        (width, height),
+        flags=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR,
+        borderValue=(around, around, around),
+    )
+    boxes = []
+    for code, (x0, y0, x1, y1) in picture.boxes:
+        xs = sorted((matrix[0, 0] * x0 + matrix[0, 2], matrix[0, 0] * x1 + matrix[0, 2]))
+        ys = (matrix[1, 1] * y0 + matrix[1, 2], matrix[1, 1] * y1 + matrix[1, 2])
+        clipped = np.clip([xs[0], ys[0], xs[1], ys[1]], 0, np.array([width, height, width, height]))
+        visible = (clipped[2] - clipped[0]) * (clipped[3] - clipped[1])
+        # A box that lost most of itself at the border no longer shows its structure.
+        if visible >= 0.5 * (xs[1] - xs[0]) * (ys[1] - ys[0]):
+            name = SIDES.get(code, code) if mirrored else code
+            boxes.append((name, (clipped[0], clipped[1], clipped[2], clipped[3])))
+    return scanner.change(pixels, generator), boxes
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images (B,3,S,S) in 0..1, ultralytics' targets, and which labels are known per image."""
+
+    images: Tensor
+    targets: dict[str, Tensor]
+    known: Tensor
+
+
+def collate(
+    items: Sequence[tuple[Pixels, list[tuple[str, Box]], frozenset[str]]],
+) -> Batch:
+    """Stack pictures; boxes become normalised centre-x, centre-y, width, height."""
+    height, width = items[0][0].shape[:2]
+    images = torch.from_numpy(np.stack([pixels for pixels, _, _ in items]))
+    rows = [
+        (
+            *(index, CODES.index(code)),
+            *((x0 + x1) / 2 / width, (y0 + y1) / 2 / height),
+            *((x1 - x0) / width, (y1 - y0) / height),
+        )
+        for index, (_, boxes, _) in enumerate(items)
+        for code, (x0, y0, x1, y1) in boxes
+        # A structure that is none of the vocabulary's is no class to learn.
+        if code in CODES
+    ]
+    table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
+    known = torch.tensor([[code in annotated for code in CODES] for _, _, annotated in items])
+    return Batch(
+        images.permute(0, 3, 1, 2).float().div_(255).contiguous(memory_format=torch.channels_last),
+        {"batch_idx": table[:, 0], "cls": table[:, 1], "bboxes": table[:, 2:]},
+        known,
+    )
+
+
+def epoch_order(
+    simulated: Sequence[bool], ratio: float, generator: np.random.Generator
+) -> list[int]:
+    """The pictures of one epoch: every real one and `ratio` times as many simulated ones."""
+    real = [i for i, made in enumerate(simulated) if not made]
+    made = [i for i, made in enumerate(simulated) if made]
+    if real:
+        made = list(generator.permutation(made)[: round(ratio * len(real))])
+    return [int(i) for i in generator.permutation(real + made)]
+
+
+def batches(pictures: Sequence[Picture], recipe: DetectorRecipe, epoch: int) -> Iterator[Batch]:
+    """One shuffled, augmented epoch; the same for the same seed and epoch."""
+    generator = np.random.default_rng((recipe.seed, epoch))
+    order = epoch_order([p.sample.simulated for p in pictures], recipe.simulated, generator)
+    starts = range(0, len(order) - recipe.batch + 1, recipe.batch)
+
+    def make(start: int) -> Batch:
+        own = np.random.default_rng((recipe.seed, epoch, start))
+        chosen = [pictures[i] for i in order[start : start + recipe.batch]]
+        return collate([(*augment(p, own), p.annotated) for p in chosen])
+
+    with ThreadPoolExecutor(1) as ahead:
+        pending = ahead.submit(make, 0)
+        for start in starts:
+            batch = pending.result()
+            if start + recipe.batch in starts:
+                pending = ahead.submit(make, start + recipe.batch)
+            yield batch
+
+
+class DetectionLoss:
+    """ultralytics' detection loss, blind to labels an image was not annotated for."""
+
+    def __init__(self, network: nn.Module) -> None:
+        from ultralytics.utils.loss import v8DetectionLoss
+
+        network.args = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)  # type: ignore[assignment]
+        self.loss = v8DetectionLoss(network)
+
+    def __call__(self, output: dict[str, Any], batch: Batch) -> Tensor:
+        scores = output["scores"].float()
+        # A very negative logit costs nothing and gets no gradient: unannotated is not negative.
+        scores = scores.masked_fill(~batch.known[:, :, None].to(scores.device), -30.0)
+        parts, _ = self.loss(
+            {"boxes": output["boxes"].float(), "scores": scores, "feats": output["feats"]},
+            batch.targets,
+        )
+        total: Tensor = parts.sum() / len(batch.images)
+        return total
+
+
+def train_detector(
+    training: Sequence[Sample],
+    validation: Sequence[Sample],
+    out: Path,
+    recipe: DetectorRecipe,
+    *,
+    start: Path | None = None,
+    resume: bool = False,
+    command: str = "",
+) -> dict[str, Any]:
+    """Train, export to `out` (architecture, safetensors) and return the run's facts.
+
+    `start` is the folder of a detector of ours whose weights to begin with. A checkpoint is
+    written after each epoch; `resume` goes on from it. Raises UsageError where an epoch has no
+    batch or nothing validates, QCError where a loss is not finite: then no weights are written.
+    """
+    an_epoch = check_training(training, validation, recipe)
+    console = Console(stderr=True)
+    torch.manual_seed(recipe.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    network = build_network(f"yolo11{recipe.scale}.yaml", len(CODES)).to(
+        memory_format=torch.channels_last
+    )
+    if start is not None:
+        load_start(network, start)
+    loss = DetectionLoss(network)
+    optimizer = torch.optim.AdamW(_groups(network, recipe.weight_decay), recipe.learning_rate)
+    average = deepcopy(network).eval()
+    steps_per_epoch = an_epoch // recipe.batch
+    total_steps = recipe.epochs * steps_per_epoch
+    epoch, step = 0, 0
+    checkpoint = out / runs.CHECKPOINT
+    run = asdict(recipe) | {"pictures": data_hash(training)}
+    if resume and checkpoint.is_file():
+        with runs.reading(checkpoint):
+            state = torch.load(checkpoint, weights_only=True)
+            runs.check_resumed(state.get("run"), run)
+            network.load_state_dict(state["network"])
+            average.load_state_dict(state["average"])
+            optimizer.load_state_dict(state["optimizer"])
+            epoch, step = state["epoch"], state["step"]
+        console.print(f"resumed after epoch {epoch} of {recipe.epochs}")
+
+    with ThreadPoolExecutor(2) as pool:
+        pictures = list(pool.map(lambda s: load_picture(s, recipe.size), training))
+    console.print(f"{len(pictures)} pictures, {steps_per_epoch} steps an epoch")
+    writer = SummaryWriter(str(out / "tensorboard"))
+    while epoch < recipe.epochs:
+        network.train()
+        started, losses = time.monotonic(), []
+        for batch in batches(pictures, recipe, epoch):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * schedule(
+                    step, total_steps, recipe.warmup_steps
+                )
+            with autocast("cpu"):
+                output = network(batch.images)
+            value = loss(output, batch)
+            losses.append(float(value.detach()))
+            runs.check_loss(losses[-1], step)
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+            optimizer.step()
+            step += 1
+            update_average(average, network, step, recipe.ema_decay)
+        epoch += 1
+        writer.add_scalar("loss/train", float(np.mean(losses)), epoch)
+        line = f"epoch {epoch}/{recipe.epochs} loss {np.mean(losses):.3f}"
+        if epoch % 5 == 0 or epoch == recipe.epochs:
+            score = evaluate_detector(_as_detector(average, recipe), validation)
+            writer.add_scalar("map50/validation", score.map50, epoch)
+            line += f" validation mAP50 {score.map50:.3f}"
+        console.print(f"{line} ({time.monotonic() - started:.0f} s)")
+        _checkpoint(checkpoint, network, average, optimizer, epoch, step, run)
+
+    score = evaluate_detector(_as_detector(average, recipe), validation)
+    runs.check_network(average)
+    save_detector(out, average, CODES, recipe.size, mirrored=recipe.mirrored)
+    facts: dict[str, Any] = {
+        "command": command,
+        "recipe": asdict(recipe),
+        "start": None if start is None else file_hash(start / WEIGHTS),
+        "training": {
+            "images": len(training),
+            "sha256": run["pictures"],
+            "data": counts(training),
+        },
+        "validation": {
+            "images": len(validation),
+            "data": counts(validation),
+            "map50": score.map50,
+            "ap50": score.ap50,
+            "truths": score.truths,
+        },
+    }
+    if start is not None:
+        facts["start data"] = runs.data_of(start)
+    runs.write_pictures(out, training, start)
+    runs.write_facts(out, facts)
+    return facts
+
+
+def load_start(network: nn.Module, start: Path) -> None:
+    """The weights of the detector in `start`; raises UsageError where they are of another one."""
+    runs.check_weights(start, "detector")
+    try:
+        weights = load_file(start / WEIGHTS)
+        own = network.state_dict()
+        network.load_state_dict({name: t.to(own[name]) for name, t in weights.items()})
+    except (OSError, KeyError, RuntimeError) as error:
+        raise UsageError(
+            f"--start {start} holds no detector of this --scale ({type(error).__name__})"
+        ) from None
+
+
+def check_training(
+    training: Sequence[Sample], validation: Sequence[Sample], recipe: DetectorRecipe
+) -> int:
+    """How many pictures an epoch has; raises UsageError where a run could not train or validate."""
+    simulated = [sample.simulated for sample in training]
+    an_epoch = len(epoch_order(simulated, recipe.simulated, np.random.default_rng(0)))
+    runs.check_division(training, validation, an_epoch, recipe.batch)
+    for what, samples in (("learn from", training), ("validate with", validation)):
+        if not any(box.label in CODES for sample in samples for box in sample.boxes):
+            raise UsageError(f"no picture to {what} has a box of a known structure")
+    return an_epoch
+
+
+def schedule(step: int, total: int, warmup: int) -> float:
+    """Linear warm-up, then a cosine to 1 %."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, step: int, decay: float) -> None:
+    """Exponential moving average of weights and buffers, ramped up over the first steps."""
+    keep = decay * (1 - math.exp(-step / 500))
+    for mean, value in zip(
+        average.state_dict().values(), network.state_dict().values(), strict=True
+    ):
+        if mean.dtype.is_floating_point:
+            mean.mul_(keep).add_(value, alpha=1 - keep)
+        else:
+            mean.copy_(value)
+
+
+def match_regions(detector: YoloDetector, samples: Sequence[Sample]) -> list[dict[str, Matches]]:
+    """What the detector, as it serves, finds in each sample's region against the sample's boxes;
+    unsure boxes too, for average precision looks at them."""
+    matches: list[dict[str, Matches]] = []
+    for start in range(0, len(samples), 16):
+        chunk = samples[start : start + 16]
+        regions = [read_region(sample) for sample in chunk]
+        found = detector.detect([pixels for pixels, _ in regions], confidence=0.001)
+        matches += [
+            match(boxes, truth, sample.annotated)
+            for sample, boxes, (_, truth) in zip(chunk, found, regions, strict=True)
+        ]
+    return matches
+
+
+def evaluate_detector(detector: YoloDetector, samples: Sequence[Sample]) -> DetectorScore:
+    """AP50 per label of the detector as it serves, on the samples' regions."""
+    return score(match_regions(detector, samples))
+
+
+def _as_detector(network: nn.Module, recipe: DetectorRecipe) -> YoloDetector:
+    return YoloDetector(deepcopy(network).eval(), CODES, recipe.size, mirrored=recipe.mirrored)
+
+
+def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights decay; biases and normalisation do not."""
+    decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
+    free = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+
+
+def _checkpoint(
+    path: Path,
+    network: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+    step: int,
+    run: Mapping[str, Any],
+) -> None:
+    partial = path.with_suffix(".partial")
+    torch.save(
+        {
+            "network": network.state_dict(),
+            "average": average.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "epoch": epoch,
+            "step": step,
+            "run": dict(run),
+        },
+        partial,
+    )
+    partial.replace(path)

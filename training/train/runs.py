@@ -1,0 +1,215 @@
+"""The folder of a training run: begun anew, gone on with, or finished and sound."""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from detector.console import UsageError
+from detector.errors import ErrorCode, QCError
+from model.tensors import problem_of
+from training.data.samples import Sample, file_hash
+
+FACTS, CHECKPOINT, LOGS = "training.json", "checkpoint.pt", "tensorboard"
+PICTURES = "pictures.txt"
+"""SHA-256 of each picture that the folder's model, and its start, learnt from, a line each."""
+_LENGTH = ("epochs", "stages")
+_FILES = {
+    "detector": ("architecture.yaml", "detector.json", "weights.safetensors"),
+    "describer": ("config.json", "model.safetensors"),
+    "spatialclip": ("config.json", "weights.safetensors"),
+}
+
+
+def begin_run(out: Path, *, resume: bool = False, force: bool = False) -> None:
+    """Make the run's folder; a run that is there is gone on with or removed only where asked.
+
+    Raises UsageError on a run that is there, and on a path that is no folder.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file: name a folder")
+    if resume and force:
+        raise UsageError("--resume goes on with the run in --out, --force removes it: give one")
+    if not resume and is_run(out):
+        if not force:
+            raise UsageError(
+                f"{out} holds a run: name another folder with --out,"
+                " go on with it (--resume, where the command has it), or replace it (--force)"
+            )
+        remove_run(out)
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a training has written there, finished or not."""
+    return any((folder / name).exists() for name in (FACTS, CHECKPOINT)) or any(
+        folder.glob("*.safetensors")
+    )
+
+
+def remove_run(folder: Path) -> None:
+    """Remove what trainings write; what else lies in the folder stays."""
+    shutil.rmtree(folder / LOGS, ignore_errors=True)
+    names = [CHECKPOINT, FACTS, PICTURES, "checkpoint.partial"]
+    for path in (*(folder / name for name in names), *folder.glob("*.safetensors")):
+        path.unlink(missing_ok=True)
+
+
+def read_run(folder: Path, part: str) -> dict[str, Any]:
+    """The facts of a finished run of that part ("detector", …), whose weights are sound.
+
+    Raises UsageError naming the folder and what it lacks.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"no folder {folder}: give that of a trained {part}")
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except OSError:
+        raise UsageError(
+            f"{folder} holds no finished run of a {part}: {FACTS} is missing"
+        ) from None
+    except (ValueError, RecursionError):
+        raise UsageError(f"{folder}: {FACTS} is no JSON: train the {part} again") from None
+    if not isinstance(facts, dict):
+        raise UsageError(f"{folder}: {FACTS} holds no facts: train the {part} again")
+    bad = not_finite(facts)
+    if bad:
+        raise UsageError(
+            f"{folder}: {bad} is no finite number: the run failed, train the {part} again"
+        )
+    check_weights(folder, part)
+    return facts
+
+
+def check_weights(folder: Path, part: str) -> None:
+    """Raises UsageError where the folder lacks a file of that part or its weights are not sound."""
+    for name in _FILES[part]:
+        path = folder / name
+        if not path.is_file():
+            raise UsageError(f"{folder} holds no trained {part}: {name} is missing")
+        problem = problem_of(path) if path.suffix == ".safetensors" else None
+        if problem:
+            raise UsageError(f"{path}: {problem}: train the {part} again")
+
+
+def write_pictures(out: Path, samples: Sequence[Sample], start: Path | None) -> None:
+    """Note which pictures the model has learnt from; not where its start does not tell its own."""
+    before = set() if start is None else learnt_pictures(start)
+    (out / PICTURES).unlink(missing_ok=True)
+    if before is not None:
+        own = {file_hash(sample.image) for sample in samples}
+        (out / PICTURES).write_text("".join(f"{line}\n" for line in sorted(own | before)))
+
+
+def learnt_pictures(run: Path) -> set[str] | None:
+    """SHA-256 of the pictures that the model of the folder learnt from; None where it does not
+    tell."""
+    try:
+        return set((run / PICTURES).read_text(encoding="ascii").split())
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def not_finite(facts: Any, name: str = "") -> str:
+    """The name of the first number of plain values that is not finite; empty if all are."""
+    if isinstance(facts, float):
+        return "" if math.isfinite(facts) else name
+    parts: Sequence[tuple[str, Any]] = ()
+    if isinstance(facts, Mapping):
+        parts = [(f"{name} {key}".strip(), value) for key, value in facts.items()]
+    elif isinstance(facts, list | tuple):
+        parts = [(name, value) for value in facts]
+    return next((bad for key, value in parts if (bad := not_finite(value, key))), "")
+
+
+def write_facts(out: Path, facts: Mapping[str, Any]) -> None:
+    """The run's facts, last of all: a folder with them is finished. Raises QCError on a figure that
+    is not finite."""
+    bad = not_finite(facts)
+    if bad:
+        raise QCError(ErrorCode.INTERNAL, f"training failed: {bad} is no finite number")
+    partial = out / f"{FACTS}.partial"
+    partial.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(out / FACTS)
+
+
+def check_loss(loss: float, step: int) -> None:
+    """Raises QCError where a loss is not finite: nothing after it can be trusted."""
+    if not math.isfinite(loss):
+        raise QCError(
+            ErrorCode.INTERNAL,
+            f"training stopped: the loss of step {step} is {loss}; no weights were written."
+            " Try a lower learning rate, and look at the pictures and boxes",
+        )
+
+
+def check_network(network: nn.Module) -> None:
+    """Raises QCError where a weight is not finite: such a network is not written."""
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise QCError(ErrorCode.INTERNAL, f"training failed: {name} is no longer finite")
+
+
+@contextmanager
+def reading(checkpoint: Path) -> Iterator[None]:
+    """Raises UsageError where the checkpoint is broken or of another recipe."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        # A broken archive, or tensors of other names and shapes, can fail in many ways.
+        raise UsageError(
+            f"{checkpoint} is broken or of another recipe ({type(error).__name__}):"
+            " --force begins the run anew"
+        ) from error
+
+
+def check_resumed(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
+    """Raises UsageError where the run that is gone on with had another recipe or other pictures.
+
+    Both are plain values by name; more epochs may follow. Earlier checkpoints tell nothing.
+    """
+    if before is None:
+        return
+    other = [name for name in now if name not in _LENGTH and before.get(name) != now[name]]
+    if other:
+        raise UsageError(
+            f"--resume: the run had another {', '.join(other)}: give the same options and pictures,"
+            " or begin anew (--force)"
+        )
+
+
+def data_of(run: Path) -> list[dict[str, Any]] | None:
+    """What the model of that folder learnt from, and what it began with; None where its run does
+    not tell."""
+    try:
+        facts = json.loads((run / FACTS).read_text(encoding="utf-8"))
+        return [*facts["training"]["data"], *(facts.get("start data") or ())]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def check_division(
+    training: Sequence[Sample], held_out: Sequence[Sample], an_epoch: int, batch: int
+) -> None:
+    """Raises UsageError where there is nothing to learn from or to validate with, or where the
+    pictures of an epoch are fewer than a batch."""
+    if not training:
+        raise UsageError("no picture is left to learn from: hold out fewer (--held-out)")
+    if not held_out:
+        groups = len({sample.group for sample in training})
+        raise UsageError(
+            f"no picture is held out to validate with: none of the {groups} groups falls into"
+            " that share; give a larger --held-out, another --seed or more pictures"
+        )
+    if an_epoch < batch:
+        raise UsageError(
+            f"{an_epoch} pictures an epoch are fewer than a batch of {batch}:"
+            f" give --batch {an_epoch} or less, or {batch - an_epoch} more pictures to learn from"
+        )
