@@ -14,13 +14,16 @@ from babel.messages.pofile import read_po, write_po
 
 from detector.anatomy import LABELS
 from model.criteria.rules import RULES
+import qc_daemon.report
 from qc_daemon.report.sr.codes import FLAGS, VIEWS
 from qc_daemon.report.summary import words
 from qc_daemon.report.summary.language import ENGLISH, LANGUAGES, catalogue_path
 
 _KEYWORDS = {"gettext": None, "ngettext": (1, 2)}
 _DATE = datetime(2026, 1, 1, tzinfo=UTC)
-_CODE = ("page.py", "words.py", "overlay.py")
+# Modules whose messages are translated.
+_CODE = ("summary/text.py", "summary/words.py", "objects/overlay.py")
+_REPORT = Path(qc_daemon.report.__file__).parent
 
 
 def said() -> Catalog:
@@ -28,7 +31,7 @@ def said() -> Catalog:
     catalogue = Catalog()
     for name in _CODE:
         for _, message, _, _ in extract_from_file(
-            "python", Path(__file__).parent / name, _KEYWORDS
+            "python", _REPORT / name, _KEYWORDS
         ):
             catalogue.add(message)
     for message in _tables():

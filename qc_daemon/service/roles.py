@@ -34,7 +34,7 @@ from qc_daemon.spool.verification import hash_in_name
 
 if TYPE_CHECKING:
     from detector.frame import Frame
-    from qc_daemon.convert import Converter
+    from qc_daemon.score.convert import Converter
 
 DONE, CRASHED, WRONG_SETTINGS, ALARM = 0, 1, 2, 3
 # Of these, at the first start, the service does not go on: to start again would only say it again.
@@ -153,7 +153,7 @@ def deliver(brief: Brief, stop: threading.Event) -> None:
 
     @functools.cache
     def converter() -> "Converter":
-        from qc_daemon.convert import Converter
+        from qc_daemon.score.convert import Converter
 
         return Converter(brief.settings.score, brief.settings.store.spool / "incoming")
 

@@ -11,7 +11,7 @@ from pydicom import Dataset
 from sqlalchemy import select
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.convert import Converter
+from qc_daemon.score.convert import Converter
 from qc_daemon.deliver.worker import Deliverer
 from qc_daemon.records import schema
 from qc_daemon.records.received import receipts

@@ -41,7 +41,7 @@ def write_report(path: Path, title: str, figures: Mapping[str, Any]) -> None:
 def html(title: str, figures: Mapping[str, Any]) -> str:
     """The page; `figures` are plain values."""
     pages = Environment(
-        loader=PackageLoader("training", "."),
+        loader=PackageLoader("training.evaluation", "."),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
