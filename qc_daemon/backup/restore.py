@@ -20,7 +20,7 @@ from qc_daemon.backup import contents, manifest, postgresql
 from qc_daemon.backup.manifest import DATABASE, SPOOL, Manifest
 from qc_daemon.records import integrity, schema
 from qc_daemon.records.store import parse
-from qc_daemon.service import lock
+from qc_daemon.spool import service_lock
 from qc_daemon.settings import Settings
 from qc_daemon.spool import private_files, verification
 from qc_daemon.spool.verification import Condition
@@ -69,7 +69,7 @@ def restore(
     url, spool = settings.store.url, settings.store.spool
     backup_manifest = _verify_backup(source, url)
     file = schema.file_of(url)
-    with lock.alone(spool), _undisturbed(url):
+    with service_lock.alone(spool), _undisturbed(url):
         if backup_manifest is None:
             added = replaced = 0
             revision, counts, _ = contents.of_copy(source)

@@ -13,7 +13,7 @@ from detector.errors import ErrorCode, QCError
 from qc_daemon.backup import Manifest, Restored, restore, save
 from qc_daemon.operations.spool import release_orphans
 from qc_daemon.records import integrity, schema
-from qc_daemon.service import lock
+from qc_daemon.spool import service_lock
 from qc_daemon.settings import Settings
 
 _LISTED = 20
@@ -64,7 +64,7 @@ def downgrade(settings: Settings, revision: str, *, yes: bool, now: datetime) ->
             "a downgrade drops what later tables hold; save the database first"
             " (qc-daemon db backup FOLDER --with-spool), then add --yes"
         )
-    with lock.alone(settings.store.spool):
+    with service_lock.alone(settings.store.spool):
         schema.refuse_in_use(url)
         if file is not None:
             copy = file.with_name(f"{file.name}.before_downgrade_{now:%Y%m%dt%H%M%S}")

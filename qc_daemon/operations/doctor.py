@@ -38,7 +38,7 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import CommitmentSupport
 from qc_daemon.retain import scrub
 from qc_daemon.retain.reconcile import reconcile
-from qc_daemon.service import lock
+from qc_daemon.spool import service_lock
 from qc_daemon.settings import DestinationSettings, Settings, TLSSettings
 from qc_daemon.spool import private_files
 from qc_daemon.spool.verification import DAMAGED_FOLDER
@@ -247,7 +247,7 @@ def _receiver(settings: Settings) -> str:
     port = receive.port if only is None else only.port
     setting = "receive.port" if only is None else "receive.tls.port"
     where = f"{receive.host}:{port}"
-    running = lock.is_running(settings.store.spool)
+    running = service_lock.is_running(settings.store.spool)
     if not _answers(receive.host, port):
         if running:
             raise NoticeError(f"{where} is free, though a service runs; has it the role receive?")
@@ -309,7 +309,7 @@ def _observed(settings: Settings) -> str:
     if observe.port is None:
         return "not served; observe.port names a port for them"
     where = f"{observe.host}:{observe.port}"
-    if not lock.is_running(settings.store.spool) or observe.port == 0:
+    if not service_lock.is_running(settings.store.spool) or observe.port == 0:
         _free(observe.host, observe.port, "observe.port")
         return f"{where} is free; the service is not running"
     try:

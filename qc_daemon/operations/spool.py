@@ -23,7 +23,7 @@ from qc_daemon.records.results import bundles
 from qc_daemon.records.store import Store
 from qc_daemon.retain.reconcile import MARGIN, reconcile
 from qc_daemon.routing import SOURCE, Routes, Traits
-from qc_daemon.service import lock
+from qc_daemon.spool import service_lock
 from qc_daemon.settings import Settings
 
 _NAME = re.compile(r"[0-9a-f]{64}")
@@ -101,7 +101,7 @@ def discard_orphans(settings: Settings, names: Sequence[str]) -> int:
 
 def margin(spool: Path) -> timedelta:
     """How old a file must be to be judged: no row is on its way where no service runs."""
-    return MARGIN if lock.is_running(spool) else timedelta(0)
+    return MARGIN if service_lock.is_running(spool) else timedelta(0)
 
 
 def _orphan(store: Store, settings: Settings, name: str) -> Path:

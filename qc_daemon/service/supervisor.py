@@ -32,7 +32,7 @@ from qc_daemon.records.queue import jobs
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobState
 from qc_daemon.retain.reconcile import reconcile, report
-from qc_daemon.service import lock
+from qc_daemon.spool import service_lock
 from qc_daemon.service.roles import (
     ALARM,
     DONE,
@@ -75,7 +75,7 @@ def serve(settings: Settings, roles: Sequence[str], config_path: Path | None = N
     private_files.set_umask()
     spool = Spool(settings.store.spool)
     _prepare(spool)
-    with lock.running(spool.root):
+    with service_lock.running(spool.root):
         return _serve(settings, chosen, spool, config_path)
 
 

@@ -21,7 +21,7 @@ from qc_daemon.cli.app import app
 from qc_daemon.operations.database import downgrade
 from qc_daemon.records import integrity, schema
 from qc_daemon.records.tables import Base
-from qc_daemon.service import lock
+from qc_daemon.spool import service_lock
 from tests.backup.conftest import new_yard
 from tests.retain.conftest import Yard
 from tests.wire import ultrasound
@@ -220,12 +220,12 @@ def test_an_older_version_s_backup_comes_back_at_its_revision(url: str, tmp_path
 
 def test_a_running_service_is_not_restored_over(yard: Yard) -> None:
     folder = backup(yard)
-    with lock.running(yard.spool.root), pytest.raises(QCError, match="service is running"):
+    with service_lock.running(yard.spool.root), pytest.raises(QCError, match="service is running"):
         put_back(yard, folder)
     with (
-        lock.alone(yard.spool.root),
+        service_lock.alone(yard.spool.root),
         pytest.raises(QCError, match="being restored"),
-        lock.running(yard.spool.root),
+        service_lock.running(yard.spool.root),
     ):
         pass
 
@@ -334,7 +334,7 @@ def test_a_downgrade_copies_first_or_wants_a_word(yard: Yard, tmp_path: Path) ->
     if not is_sqlite:
         with pytest.raises(UsageError, match="--yes"):
             list(downgrade(yard.settings, "-1", yes=False, now=NOW))
-    with lock.running(yard.spool.root), pytest.raises(QCError, match="is running"):
+    with service_lock.running(yard.spool.root), pytest.raises(QCError, match="is running"):
         list(downgrade(yard.settings, "-1", yes=True, now=NOW))
     before = schema.revision_of(url)
     said = "\n".join(downgrade(yard.settings, "-1", yes=not is_sqlite, now=NOW))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qc_daemon.service.lock import NAME
+from qc_daemon.spool.service_lock import NAME
 from tests.faults.receiving import receiving, stored
 from tests.wire import store, ultrasound
 

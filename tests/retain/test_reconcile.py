@@ -18,7 +18,7 @@ from qc_daemon.operations.operate import list_jobs
 from qc_daemon.operations.spool import discard_orphans, list_orphans, release_orphans
 from qc_daemon.records.tables import Revision
 from qc_daemon.retain.reconcile import MARGIN, reconcile
-from qc_daemon.service import lock
+from qc_daemon.spool import service_lock
 from qc_daemon.service import supervisor as daemon
 from qc_daemon.settings import RuleSettings
 from tests.retain.conftest import Yard
@@ -133,7 +133,7 @@ def test_a_discarded_orphan_is_gone_and_nothing_else_can_be_discarded(yard: Yard
             discard_orphans(yard.settings, [name])
     fresh = yard.file(hours_old=0)
     with (
-        lock.running(yard.spool.root),
+        service_lock.running(yard.spool.root),
         pytest.raises(QCError, match="being received"),
     ):
         discard_orphans(yard.settings, [fresh.stem])
