@@ -46,8 +46,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.receive import cine, jpeg  # noqa: E402
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE  # noqa: E402
-from qc_daemon.records.queue import jobs
-from qc_daemon.records.received import exams
+from qc_daemon.records.queue import jobs  # noqa: E402
+from qc_daemon.records.received import exams  # noqa: E402
 from qc_daemon.records.store import Store  # noqa: E402
 from qc_daemon.records.tables import JobKind  # noqa: E402
 from tests.interop.orthanc import Orthanc  # noqa: E402

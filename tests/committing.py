@@ -10,8 +10,13 @@ from pydicom import Dataset
 from pynetdicom import AE, build_context, build_role, evt
 
 from qc_daemon.dicom import association as requestor
-from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, event_information
-from qc_daemon.records.commitment.scp import Reference, Report
+from qc_daemon.dicom.storage_commitment import (
+    PUSH_MODEL,
+    PUSH_MODEL_INSTANCE,
+    Reference,
+    Report,
+    event_information,
+)
 from tests.wire import Pacs
 
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qc_daemon.dicom.certificates import Expiry, expires, not_after
+from qc_daemon.dicom.certificates import expires, not_after
 from qc_daemon.observe import log
+from qc_daemon.service.certificate_watch import CertificateWatch
 from tests.certificates import Authority, Pair
 
 
@@ -73,9 +74,9 @@ def warnings(pair: Pair, after: list[float], stream: io.StringIO) -> list[str]:
     """What is said, looking so many days from now one after the other."""
     start = datetime.now(UTC)
     moments = iter([start + timedelta(days=day) for day in after])
-    expiry = Expiry(pair.certificate, lambda: next(moments))
+    expiry = CertificateWatch(pair.certificate, lambda: next(moments))
     for _ in after:
-        expiry.look()
+        expiry.check()
     return [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
 
 

@@ -8,9 +8,9 @@ from sqlalchemy import update
 from typer.testing import CliRunner
 
 from qc_daemon.cli.app import app
+from qc_daemon.dicom.storage_commitment import Reference, Request
 from qc_daemon.records import schema
 from qc_daemon.records.commitment import scp
-from qc_daemon.records.commitment.scp import Reference, Request
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Commitment, CommitmentState
 from qc_daemon.settings import load

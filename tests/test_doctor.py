@@ -17,7 +17,6 @@ from qc_daemon.operations.doctor import Check, examine
 from qc_daemon.receive import Spool
 from qc_daemon.records import schema
 from qc_daemon.records.store import Store
-from qc_daemon.spool import service_lock
 from qc_daemon.settings import (
     DestinationSettings,
     ReceiveSettings,
@@ -25,6 +24,7 @@ from qc_daemon.settings import (
     StoreSettings,
     TLSSettings,
 )
+from qc_daemon.spool import service_lock
 from tests.certificates import Authority
 from tests.ports import reserve_port
 from tests.stowing import Web

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from qc_daemon.records.received.revisions import spooled
+from qc_daemon.spool.spool import relative_path
 from tests.service import Service
 from tests.wire import CANARY, CANARY_ID, Pacs, eventually, store, ultrasound
 
@@ -46,7 +46,7 @@ def pacs() -> Iterator[Pacs]:
 
 @pytest.fixture
 def service(tmp_path: Path, pacs: Pacs) -> Iterator[Service]:
-    orphan = tmp_path / "spool" / spooled(f"abcd{'0' * 60}")
+    orphan = tmp_path / "spool" / relative_path(f"abcd{'0' * 60}")
     orphan.parent.mkdir(parents=True)
     orphan.write_bytes(b"of a service that was killed")
     os.utime(orphan, (1e9, 1e9))

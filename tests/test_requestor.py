@@ -22,9 +22,14 @@ from pynetdicom.dsutils import encode
 
 from qc_daemon.dicom.association import associate, steady
 from qc_daemon.dicom.data_set_size import MAX_ELEMENTS
-from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, event_information
+from qc_daemon.dicom.storage_commitment import (
+    PUSH_MODEL,
+    PUSH_MODEL_INSTANCE,
+    Reference,
+    Report,
+    event_information,
+)
 from qc_daemon.receive.presentation_contexts import VERIFICATION
-from qc_daemon.records.commitment.scp import Reference, Report
 from tests.receive import fuzz, raw
 from tests.wire import US, Pacs, association, eventually, ultrasound
 

@@ -18,13 +18,13 @@ from detector.plain_text import visible
 from qc_daemon.cli.app import app
 from qc_daemon.cli.output import (
     Format,
-    Listing,
     csv_cell,
     parse_format,
     print_table,
     write_list,
     write_record,
 )
+from qc_daemon.operations.listing import Listing
 from qc_daemon.records import schema
 from qc_daemon.records.received import peers
 from qc_daemon.records.received.peers import RefusedCaller

@@ -18,8 +18,8 @@ from pydicom.uid import (
 )
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.score.convert import Converter
 from qc_daemon.dicom.transfer_syntax import CONVERTIBLE, alternatives, reencoded
+from qc_daemon.score.convert import Converter
 from qc_daemon.settings import ScoreSettings
 from qc_daemon.spool import verification
 from tests.wire import part10, ultrasound

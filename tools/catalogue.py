@@ -12,9 +12,9 @@ from babel.messages.catalog import Catalog
 from babel.messages.extract import extract_from_file
 from babel.messages.pofile import read_po, write_po
 
+import qc_daemon.report
 from detector.anatomy import LABELS
 from model.criteria.rules import RULES
-import qc_daemon.report
 from qc_daemon.report.sr.codes import FLAGS, VIEWS
 from qc_daemon.report.summary import words
 from qc_daemon.report.summary.language import ENGLISH, LANGUAGES, catalogue_path
@@ -30,9 +30,7 @@ def said() -> Catalog:
     """Every message of overlays and summaries, in English."""
     catalogue = Catalog()
     for name in _CODE:
-        for _, message, _, _ in extract_from_file(
-            "python", _REPORT / name, _KEYWORDS
-        ):
+        for _, message, _, _ in extract_from_file("python", _REPORT / name, _KEYWORDS):
             catalogue.add(message)
     for message in _tables():
         catalogue.add(message)

@@ -22,7 +22,7 @@ from pydicom.uid import (
 
 from detector.errors import ErrorCode
 from qc_daemon.deliver.status import HTTP, STORE, Meaning
-from qc_daemon.dicom import associate_pdu, dimse_request
+from qc_daemon.dicom import associate_pdu, dimse_request, storage_commitment
 from qc_daemon.dicom.character_set import DEFINED_TERMS
 from qc_daemon.dicom.data_set_size import MAX_BYTES, MAX_ELEMENTS, MAX_ITEMS
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -30,7 +30,6 @@ from qc_daemon.dicom.storage_commitment import PUSH_MODEL
 from qc_daemon.dicom.tls import CIPHERS, MINIMUM
 from qc_daemon.receive import access, dimse, presentation_contexts, receiver
 from qc_daemon.receive.mpps import MPPS
-from qc_daemon.records.commitment import scp as commitments
 from qc_daemon.report.sr import codes
 from qc_daemon.retain import retrieve
 from qc_daemon.score import obgyn_report
@@ -85,9 +84,9 @@ REJECTIONS = {
     associate_pdu.PROTOCOL_NOT_SUPPORTED: "bit 0 of the Protocol Version is not set",
 }
 COMMITMENT_FAILURES = {
-    commitments.PROCESSING_FAILURE: "the bytes on the disk are not those that were received",
-    commitments.NO_SUCH_OBJECT: "no such object here",
-    commitments.CLASS_INSTANCE_CONFLICT: "the object is of another SOP class",
+    storage_commitment.PROCESSING_FAILURE: "the bytes on the disk are not those that were received",
+    storage_commitment.NO_SUCH_OBJECT: "no such object here",
+    storage_commitment.CLASS_INSTANCE_CONFLICT: "the object is of another SOP class",
 }
 MEASUREMENTS = {
     obgyn_report.CRL: "mm",

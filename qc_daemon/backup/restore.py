@@ -20,9 +20,8 @@ from qc_daemon.backup import contents, manifest, postgresql
 from qc_daemon.backup.manifest import DATABASE, SPOOL, Manifest
 from qc_daemon.records import integrity, schema
 from qc_daemon.records.store import parse
-from qc_daemon.spool import service_lock
 from qc_daemon.settings import Settings
-from qc_daemon.spool import private_files, verification
+from qc_daemon.spool import private_files, service_lock, verification
 from qc_daemon.spool.verification import Condition
 
 _PAGE = 500

@@ -18,19 +18,16 @@ from detector import console
 from detector.plain_text import visible
 from detector.version_option import add_version
 from qc_daemon.cli.output import (
-    FINDING_COLUMNS,
     FORMAT_HELP,
-    GATES_HELP,
-    SCORE_COLUMNS,
     TABLE_LIMIT,
-    Listing,
-    flat,
     parse_format,
     say,
     write_lines,
     write_list,
     write_record,
 )
+from qc_daemon.operations.finding_rows import FINDING_COLUMNS, GATES_HELP, SCORE_COLUMNS, flat
+from qc_daemon.operations.listing import Listing
 from qc_daemon.settings import ClientTLSSettings, load
 from qc_daemon.spool import private_files
 

@@ -19,14 +19,19 @@ from pynetdicom import AE, build_context, build_role
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver.circuit_breaker import Outages
-from qc_daemon.dicom import tls
+from qc_daemon.dicom import storage_commitment, tls
 from qc_daemon.dicom.association import associate
 from qc_daemon.dicom.association_failure import cause
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, event_information
+from qc_daemon.dicom.storage_commitment import (
+    PUSH_MODEL,
+    PUSH_MODEL_INSTANCE,
+    Report,
+    event_information,
+)
 from qc_daemon.observe import log
 from qc_daemon.records.commitment import scp
-from qc_daemon.records.commitment.scp import Claim, Hold, KeptFile, Report, Standing
+from qc_daemon.records.commitment.scp import Claim, Hold, KeptFile, Standing
 from qc_daemon.records.queue.jobs import RetryPolicy
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import CommitmentState
@@ -42,9 +47,9 @@ _LEASE_SECONDS = 120.0
 _WRITE_EVERY_SECONDS = 2.0
 _LONGEST_WAIT_SECONDS = 60.0
 _REASONS = {
-    scp.NO_SUCH_OBJECT: "never received",
-    scp.CLASS_INSTANCE_CONFLICT: "received with another SOP class",
-    scp.PROCESSING_FAILURE: "kept for good neither here nor by every destination",
+    storage_commitment.NO_SUCH_OBJECT: "never received",
+    storage_commitment.CLASS_INSTANCE_CONFLICT: "received with another SOP class",
+    storage_commitment.PROCESSING_FAILURE: "kept for good neither here nor by every destination",
 }
 
 
@@ -143,9 +148,9 @@ class CommitmentJudge(CommitmentWorker):
         if standing.failure is not None:
             failure, reason = standing.failure, _REASONS[standing.failure]
         elif any(self._damaged(standing, file) for file in standing.files):
-            failure, reason = scp.PROCESSING_FAILURE, "damaged in the spool"
+            failure, reason = storage_commitment.PROCESSING_FAILURE, "damaged in the spool"
         else:
-            return scp.COMMITTED if standing.hold is Hold.ALL else None
+            return storage_commitment.COMMITTED if standing.hold is Hold.ALL else None
         self.log.warning(
             "object not committed",
             sop_instance=standing.reference.sop_instance_uid,

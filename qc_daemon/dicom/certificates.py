@@ -6,17 +6,13 @@ trusted is OpenSSL's to say.
 
 import hashlib
 import ssl
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-
-from qc_daemon.observe import log
 
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 _INTEGER, _SEQUENCE, _VERSION = 0x02, 0x30, 0xA0
 # How long before its end a certificate is warned of.
 WARN_BEFORE = timedelta(days=30)
-_LOOK_EVERY = timedelta(days=1)
 _TIME_FORMATS = {0x17: "%y%m%d%H%M%SZ", 0x18: "%Y%m%d%H%M%SZ"}
 
 
@@ -53,33 +49,6 @@ def not_after(der: bytes) -> datetime:
     # Two-digit years pivot at 1950 (RFC 5280 4.1.2.5.1), Python's at 1969.
     found = datetime.strptime(moment.decode("ascii"), _TIME_FORMATS[end[0]]).replace(tzinfo=UTC)
     return found.replace(year=found.year - 100) if found.year >= 2050 and end[0] == 0x17 else found
-
-
-class Expiry:
-    """Warns of a certificate that ends soon: at the first look, then once a day."""
-
-    def __init__(
-        self, path: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> None:
-        self.path = path
-        self._clock = clock
-        self._due: datetime | None = None
-
-    def look(self) -> None:
-        now = self._clock()
-        if self._due is not None and now < self._due:
-            return
-        self._due = now + _LOOK_EVERY
-        try:
-            left = expires(self.path) - now
-        except (OSError, ValueError) as error:
-            log.get().warning(
-                "certificate not readable", path=str(self.path), error_type=type(error).__name__
-            )
-            return
-        if left < WARN_BEFORE:
-            told = "certificate expires soon" if left > timedelta(0) else "certificate has expired"
-            log.get().warning(told, path=str(self.path), seconds=round(left.total_seconds()))
 
 
 def _content(der: bytes, tag: int) -> tuple[bytes, bytes]:

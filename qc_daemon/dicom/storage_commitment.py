@@ -5,6 +5,7 @@ its own.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from pydicom.config import IGNORE
 from pydicom.dataelem import DataElement
@@ -12,13 +13,46 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from qc_daemon.dicom.uids import uid
-from qc_daemon.records.commitment.scp import PROCESSING_FAILURE, Reference, Report
 
 PUSH_MODEL = "1.2.840.10008.1.20.1"
 PUSH_MODEL_INSTANCE = "1.2.840.10008.1.20.1.1"
 
 REQUEST_STORAGE_COMMITMENT = 1
 ALL_COMMITTED, FAILURES_EXIST = 1, 2
+
+COMMITTED = 0
+# Failure Reason (PS3.3 C.14.1.1).
+PROCESSING_FAILURE = 0x0110
+NO_SUCH_OBJECT = 0x0112
+CLASS_INSTANCE_CONFLICT = 0x0119
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """An object as the requester names it."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An N-ACTION request; `association` names the association it came over."""
+
+    transaction_uid: str
+    requested_by: str
+    address: str
+    association: str
+    references: tuple[Reference, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The outcome: what we commit to, and what not with its Failure Reason."""
+
+    transaction_uid: str
+    committed: tuple[Reference, ...]
+    failed: tuple[tuple[Reference, int], ...]
 
 
 def action_information(transaction_uid: str, references: Iterable[Reference]) -> Dataset:

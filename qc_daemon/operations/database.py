@@ -13,8 +13,8 @@ from detector.errors import ErrorCode, QCError
 from qc_daemon.backup import Manifest, Restored, restore, save
 from qc_daemon.operations.spool import release_orphans
 from qc_daemon.records import integrity, schema
-from qc_daemon.spool import service_lock
 from qc_daemon.settings import Settings
+from qc_daemon.spool import service_lock
 
 _LISTED = 20
 

@@ -38,9 +38,8 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import CommitmentSupport
 from qc_daemon.retain import scrub
 from qc_daemon.retain.reconcile import reconcile
-from qc_daemon.spool import service_lock
 from qc_daemon.settings import DestinationSettings, Settings, TLSSettings
-from qc_daemon.spool import private_files
+from qc_daemon.spool import private_files, service_lock
 from qc_daemon.spool.verification import DAMAGED_FOLDER
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from detector.errors import ErrorCode, QCError
 from detector.plain_text import visible
 from model.bundle.bundle import MANIFEST, locate, model_id_of, shipped, verify
 from model.finding import BundleId
-from qc_daemon.cli.output import Listing
+from qc_daemon.operations.listing import Listing
 from qc_daemon.records import listings, schema
 from qc_daemon.records.commitment import scp
 from qc_daemon.records.listings import ALL, Window

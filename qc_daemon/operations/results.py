@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any, Literal
 
-from qc_daemon.cli.output import FINDING_COLUMNS, flat
+from qc_daemon.operations.finding_rows import FINDING_COLUMNS, flat
 from qc_daemon.operations.operate import open_store
 from qc_daemon.records.listings import ExamFilter, Window
 from qc_daemon.records.results import findings

@@ -12,10 +12,10 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.plain_text import visible
-from qc_daemon.score.convert import Converter
 from qc_daemon.deliver.c_store import StoreSCU
 from qc_daemon.deliver.transport import Item
 from qc_daemon.observe import log
+from qc_daemon.score.convert import Converter
 from qc_daemon.settings import ClientTLSSettings, DestinationSettings, ScoreSettings
 
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"

@@ -23,8 +23,8 @@ from qc_daemon.records.results import bundles
 from qc_daemon.records.store import Store
 from qc_daemon.retain.reconcile import MARGIN, reconcile
 from qc_daemon.routing import SOURCE, Routes, Traits
-from qc_daemon.spool import service_lock
 from qc_daemon.settings import Settings
+from qc_daemon.spool import service_lock
 
 _NAME = re.compile(r"[0-9a-f]{64}")
 

@@ -14,11 +14,16 @@ from pynetdicom.dsutils import encode
 from sqlalchemy.exc import SQLAlchemyError
 
 from detector.errors import QCError
-from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, event_information
+from qc_daemon.dicom.storage_commitment import (
+    PUSH_MODEL,
+    PUSH_MODEL_INSTANCE,
+    Report,
+    event_information,
+)
 from qc_daemon.observe import log
 from qc_daemon.receive.dimse import SUCCESS
 from qc_daemon.records.commitment import scp
-from qc_daemon.records.commitment.scp import Claim, Report
+from qc_daemon.records.commitment.scp import Claim
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import CommitmentState
 

@@ -24,6 +24,9 @@ from qc_daemon.dicom.storage_commitment import (
     PUSH_MODEL,
     PUSH_MODEL_INSTANCE,
     REQUEST_STORAGE_COMMITMENT,
+    Reference,
+    Report,
+    Request,
     read_report,
 )
 from qc_daemon.dicom.uids import uid
@@ -44,7 +47,6 @@ from qc_daemon.receive.dimse import (
 )
 from qc_daemon.receive.presentation_contexts import VERIFICATION
 from qc_daemon.records.commitment import scp, scu
-from qc_daemon.records.commitment.scp import Reference, Report, Request
 from qc_daemon.records.store import Store
 
 # What a destination may ask for that calls to report and is no peer.

@@ -11,11 +11,12 @@ from pathlib import Path
 from detector.errors import ErrorCode, QCError
 from qc_daemon.observe import counters, log
 from qc_daemon.records.received import retention
-from qc_daemon.records.received.revisions import RevisionFacts, spooled
+from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.store import Store
 from qc_daemon.retain.retrieve import NotOfferedError, Wanted, get, move
 from qc_daemon.routing import SOURCE, Routes
 from qc_daemon.settings import DestinationSettings, Settings
+from qc_daemon.spool.spool import relative_path
 from qc_daemon.spool.verification import (
     DAMAGED_FOLDER,
     Condition,
@@ -197,7 +198,7 @@ class Originals:
                     sop_instance=facts.sop_instance_uid,
                 )
                 return None
-            path = spooled(sha256)
+            path = relative_path(sha256)
             # The same bytes go where the row says they were.
             path = facts.path if sha256 == facts.sha256 else path
             self._place(part, self.spool / path)

@@ -1,4 +1,4 @@
-"""What each process of the service does; started by `daemon` as `python -m qc_daemon.service.roles ROLE`.
+"""What each process of the service does: `python -m qc_daemon.service.roles ROLE`.
 
 The settings come as JSON on standard input, resolved as the parent had them. Imports stand inside
 the roles: the receiver must stay small and never load a model library.

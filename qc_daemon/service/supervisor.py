@@ -23,7 +23,6 @@ from pathlib import Path
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.process_id import gone, owner
-from qc_daemon.dicom.certificates import Expiry
 from qc_daemon.observe import counters, log, metrics
 from qc_daemon.operations.operate import active_bundle, seed_bundle
 from qc_daemon.receive import Places, Spool, check_tls, listen
@@ -32,7 +31,7 @@ from qc_daemon.records.queue import jobs
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobState
 from qc_daemon.retain.reconcile import reconcile, report
-from qc_daemon.spool import service_lock
+from qc_daemon.service.certificate_watch import CertificateWatch
 from qc_daemon.service.roles import (
     ALARM,
     DONE,
@@ -44,7 +43,7 @@ from qc_daemon.service.roles import (
     on_signals,
 )
 from qc_daemon.settings import Settings
-from qc_daemon.spool import private_files
+from qc_daemon.spool import private_files, service_lock
 
 # The listening sockets by kind, PLAIN and TLS.
 Listeners = dict[str, socket.socket]
@@ -266,7 +265,7 @@ class Supervisor:
         receive = settings.receive
         self.places = Places.make(receive.max_associations, receive.max_associations_per_ae)
         tls = receive.tls
-        self.expiry = Expiry(tls.certificate) if tls is not None and listeners else None
+        self.expiry = CertificateWatch(tls.certificate) if tls is not None and listeners else None
         self.log = log.get(role="supervisor")
         self.aftermath = Aftermath()
         self.children: list[Child] = []
@@ -295,7 +294,7 @@ class Supervisor:
                 for child in self.children:
                     status = status or self._look_after(child)
                 if self.expiry is not None:
-                    self.expiry.look()
+                    self.expiry.check()
                 self._stop.wait(_POLL_SECONDS)
         finally:
             self._stop_all()

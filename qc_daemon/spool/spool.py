@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Self
 
 from detector.process_id import birth
-from qc_daemon.records.received.revisions import spooled
 from qc_daemon.spool import private_files
 
 _INCOMING, _PART = "incoming", ".part"
@@ -25,6 +24,14 @@ _SPARE_BLOCKS = 32
 # What tells a process's partial files apart.
 _numbers = itertools.count()
 _spare: "deque[memoryview]" = deque(maxlen=_SPARE_BLOCKS)
+
+
+def relative_path(sha256: str) -> str:
+    """Where the spool keeps the bytes of this hash: 256 folders, which may grow large.
+
+    A second level would be a new folder, and so two more flushes of the disk, for most objects.
+    """
+    return f"{sha256[:2]}/{sha256}.dcm"
 
 
 class Incoming:
@@ -197,7 +204,7 @@ class Spool:
         return path, sha256
 
     def path(self, sha256: str) -> Path:
-        return self.root / spooled(sha256)
+        return self.root / relative_path(sha256)
 
 
 @cache

@@ -11,13 +11,13 @@ from pydicom import Dataset
 from sqlalchemy import select
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.score.convert import Converter
 from qc_daemon.deliver.worker import Deliverer
 from qc_daemon.records import schema
 from qc_daemon.records.received import receipts
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobRow
 from qc_daemon.retain import Originals
+from qc_daemon.score.convert import Converter
 from qc_daemon.settings import Settings
 from tests.wire import Pacs, part10
 

@@ -16,11 +16,10 @@ from qc_daemon.deliver.circuit_breaker import Outages
 from qc_daemon.deliver.commitment_scu import CommitmentAsker
 from qc_daemon.deliver.commitment_support import Capability
 from qc_daemon.deliver.worker import Deliverer
-from qc_daemon.dicom.storage_commitment import PUSH_MODEL
+from qc_daemon.dicom.storage_commitment import PUSH_MODEL, Report
 from qc_daemon.observe import log
 from qc_daemon.operations.operate import commitment_fault, destination_condition, list_destinations
 from qc_daemon.records.commitment import scu
-from qc_daemon.records.commitment.scp import Report
 from qc_daemon.records.queue.jobs import RetryPolicy
 from qc_daemon.records.tables import JobRow, Pledge
 from tests.committing import CommittingPacs

@@ -12,12 +12,11 @@ from pynetdicom import build_context, build_role
 from sqlalchemy import insert
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
+from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, Reference, Report
 from qc_daemon.receive import access
 from qc_daemon.receive.access import Caller, Door, Reporters
 from qc_daemon.receive.back_pressure import Level
 from qc_daemon.records.commitment import scu
-from qc_daemon.records.commitment.scp import Reference, Report
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Caller as CallerRow
 from qc_daemon.records.tables import JobKind, JobRow, Pledge, PledgeItem

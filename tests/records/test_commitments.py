@@ -7,16 +7,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select, update
 
+from qc_daemon.dicom.storage_commitment import COMMITTED, Reference, Request
 from qc_daemon.records.commitment import scp
-from qc_daemon.records.commitment.scp import (
-    COMMITTED,
-    WATCH_SECONDS,
-    Claim,
-    Hold,
-    Reference,
-    Request,
-    held_by_all,
-)
+from qc_daemon.records.commitment.scp import WATCH_SECONDS, Claim, Hold, held_by_all
 from qc_daemon.records.queue.jobs import RetryPolicy
 from qc_daemon.records.tables import Commitment, CommitmentState, JobKind, JobRow, Revision
 

@@ -9,9 +9,9 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
 from detector.errors import ErrorCode, QCError
+from qc_daemon.dicom.storage_commitment import Reference, Report
 from qc_daemon.records import schema
 from qc_daemon.records.commitment import scu
-from qc_daemon.records.commitment.scp import Reference, Report
 from qc_daemon.records.commitment.scu import Ask, Settled
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import Job, RetryPolicy

@@ -18,9 +18,9 @@ from qc_daemon.operations.operate import list_jobs
 from qc_daemon.operations.spool import discard_orphans, list_orphans, release_orphans
 from qc_daemon.records.tables import Revision
 from qc_daemon.retain.reconcile import MARGIN, reconcile
-from qc_daemon.spool import service_lock
 from qc_daemon.service import supervisor as daemon
 from qc_daemon.settings import RuleSettings
+from qc_daemon.spool import service_lock
 from tests.retain.conftest import Yard
 from tests.wire import association, eventually, ultrasound
 

@@ -24,6 +24,15 @@ from uuid import uuid4
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
+from qc_daemon.dicom.storage_commitment import (
+    CLASS_INSTANCE_CONFLICT,
+    COMMITTED,
+    NO_SUCH_OBJECT,
+    PROCESSING_FAILURE,
+    Reference,
+    Report,
+    Request,
+)
 from qc_daemon.records.queue.jobs import PENDING, RetryPolicy, backoff
 from qc_daemon.records.tables import (
     Commitment,
@@ -37,12 +46,6 @@ from qc_daemon.records.tables import (
 )
 from qc_daemon.records.upsert import changed, insert_once
 
-COMMITTED = 0
-# Failure Reason (PS3.3 C.14.1.1).
-PROCESSING_FAILURE = 0x0110
-NO_SUCH_OBJECT = 0x0112
-CLASS_INSTANCE_CONFLICT = 0x0119
-
 # How long after a request its report is left to the association it came over.
 WATCH_SECONDS = 15.0
 
@@ -50,25 +53,6 @@ WATCH_SECONDS = 15.0
 _LONGEST_AHEAD = timedelta(minutes=10)
 
 _NO_LEASE: dict[str, Any] = {"owner": None, "lease_until": None}
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """An object as the requester names it."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """An N-ACTION request; `association` names the association it came over."""
-
-    transaction_uid: str
-    requested_by: str
-    address: str
-    association: str
-    references: tuple[Reference, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +67,6 @@ class Claim:
     association: str
     attempts: int
     requested_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The outcome: what we commit to, and what not with its Failure Reason."""
-
-    transaction_uid: str
-    committed: tuple[Reference, ...]
-    failed: tuple[tuple[Reference, int], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.records.commitment.scp import COMMITTED, Reference, Report
+from qc_daemon.dicom.storage_commitment import COMMITTED, Reference, Report
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import CLOCK_SKEW, RetryPolicy, backoff
 from qc_daemon.records.tables import (

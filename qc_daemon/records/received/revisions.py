@@ -24,14 +24,6 @@ from qc_daemon.records.upsert import changed
 from qc_daemon.spool import verification
 
 
-def spooled(sha256: str) -> str:
-    """Where the spool keeps the bytes of this hash: 256 folders, which may grow large.
-
-    A second level would be a new folder, and so two more flushes of the disk, for most objects.
-    """
-    return f"{sha256[:2]}/{sha256}.dcm"
-
-
 @dataclass(frozen=True, slots=True)
 class RevisionFacts:
     """What a stage needs to know of a revision; `path` is relative to the spool.
