@@ -40,9 +40,9 @@ def test_the_tables_are_the_codes(path: Path, tables: Callable[[], dict[str, str
 def test_every_status_we_refuse_with_is_told() -> None:
     store = refusals(receiver, "RefusedError")
     assert {
-        receiver.OUT_OF_RESOURCES,
-        receiver.DATA_SET_MISMATCH,
-        receiver.CANNOT_UNDERSTAND,
+        status.OUT_OF_RESOURCES,
+        status.DATA_SET_MISMATCH,
+        status.CANNOT_UNDERSTAND,
     } <= store
     assert store <= set(conformance.STORE_STATUSES)
     requests = refusals(commitment_scp, "RefusedRequestError")

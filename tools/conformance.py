@@ -39,30 +39,30 @@ STATEMENT = Path(__file__).parent.parent / "docs" / "conformance.md"
 DELIVERY = STATEMENT.with_name("delivery.md")
 
 STORE_STATUSES = {
-    receiver.SUCCESS: "the object is on the disk and in the database; also for the same bytes again",
-    receiver.PROCESSING_FAILURE: "a fault of ours; the sender may try again",
-    receiver.OUT_OF_RESOURCES: "disk full or not to be written, database away, or the hard mark of"
+    status.SUCCESS: "the object is on the disk and in the database; also for the same bytes again",
+    status.PROCESSING_FAILURE: "a fault of ours; the sender may try again",
+    status.OUT_OF_RESOURCES: "disk full or not to be written, database away, or the hard mark of"
     " back-pressure passed; the sender keeps the object and tries again",
-    receiver.DATA_SET_MISMATCH: "SOP Class or Instance UID of the data set differ from the command's",
-    receiver.CANNOT_UNDERSTAND: "no data set, or bytes that are none in the negotiated transfer syntax"
+    status.DATA_SET_MISMATCH: "SOP Class or Instance UID of the data set differ from the command's",
+    status.CANNOT_UNDERSTAND: "no data set, or bytes that are none in the negotiated transfer syntax"
     " as far as Series Instance UID",
 }
 REQUEST_STATUSES = {
-    dimse.SUCCESS: "done",
-    dimse.INVALID_ATTRIBUTE_VALUE: "MPPS: attributes cannot be read, a status that is none, or"
+    status.SUCCESS: "done",
+    status.INVALID_ATTRIBUTE_VALUE: "MPPS: attributes cannot be read, a status that is none, or"
     " N-CREATE with another status than IN PROGRESS",
-    dimse.PROCESSING_FAILURE: "database away; MPPS: the step is final (Error ID A506H)",
-    dimse.DUPLICATE_SOP_INSTANCE: "MPPS N-CREATE: the step is known already",
-    dimse.NO_SUCH_SOP_INSTANCE: "MPPS N-SET: no such step; N-ACTION and N-EVENT-REPORT: not the"
+    status.PROCESSING_FAILURE: "database away; MPPS: the step is final (Error ID A506H)",
+    status.DUPLICATE_SOP_INSTANCE: "MPPS N-CREATE: the step is known already",
+    status.NO_SUCH_SOP_INSTANCE: "MPPS N-SET: no such step; N-ACTION and N-EVENT-REPORT: not the"
     " well-known instance",
-    dimse.NO_SUCH_EVENT_TYPE: "N-EVENT-REPORT: another Event Type than 1 and 2",
-    dimse.INVALID_ARGUMENT_VALUE: "N-ACTION: Action Information without Transaction UID or"
+    status.NO_SUCH_EVENT_TYPE: "N-EVENT-REPORT: another Event Type than 1 and 2",
+    status.INVALID_ARGUMENT_VALUE: "N-ACTION: Action Information without Transaction UID or"
     " Referenced SOP Sequence, or unreadable; N-EVENT-REPORT: unreadable, or not a transaction that"
     " we asked of this caller",
-    dimse.INVALID_OBJECT_INSTANCE: "MPPS N-CREATE: no Affected SOP Instance UID",
-    dimse.MISSING_ATTRIBUTE: "MPPS N-CREATE: no status or no Scheduled Step Attributes Sequence",
-    dimse.MISSING_ATTRIBUTE_VALUE: "MPPS N-CREATE: no Study Instance UID",
-    dimse.NO_SUCH_ACTION: "N-ACTION: another Action Type than 1",
+    status.INVALID_OBJECT_INSTANCE: "MPPS N-CREATE: no Affected SOP Instance UID",
+    status.MISSING_ATTRIBUTE: "MPPS N-CREATE: no status or no Scheduled Step Attributes Sequence",
+    status.MISSING_ATTRIBUTE_VALUE: "MPPS N-CREATE: no Study Instance UID",
+    status.NO_SUCH_ACTION: "N-ACTION: another Action Type than 1",
     dimse_request.NOT_AUTHORISED: "the caller is no peer; as a destination it may report and verify"
     " only",
     dimse_request.SOP_CLASS_NOT_SUPPORTED: "the SOP class is not the one that the presentation"
@@ -77,16 +77,16 @@ REJECTIONS = {
     access.NOT_RECOGNISED: "unknown caller: AE title, address or certificate, or a blank title"
     " (listed for `qc-daemon peer approve`)",
     access.TEMPORARY: "back-pressure, or the approved peers cannot be read now",
-    receiver.LOCAL_LIMIT: "no place left, in all or for this AE title",
+    status.LOCAL_LIMIT: "no place left, in all or for this AE title",
     associate_pdu.CALLED_NOT_RECOGNISED: "the called AE title is not ours (listed by"
     " `qc-daemon peer list`)",
     associate_pdu.CONTEXT_NAME_NOT_SUPPORTED: "another Application Context Name than DICOM's",
     associate_pdu.PROTOCOL_NOT_SUPPORTED: "bit 0 of the Protocol Version is not set",
 }
 COMMITMENT_FAILURES = {
-    storage_commitment.PROCESSING_FAILURE: "the bytes on the disk are not those that were received",
-    storage_commitment.NO_SUCH_OBJECT: "no such object here",
-    storage_commitment.CLASS_INSTANCE_CONFLICT: "the object is of another SOP class",
+    status.PROCESSING_FAILURE: "the bytes on the disk are not those that were received",
+    status.NO_SUCH_SOP_INSTANCE: "no such object here",
+    status.CLASS_INSTANCE_CONFLICT: "the object is of another SOP class",
 }
 MEASUREMENTS = {
     obgyn_report.CRL: "mm",
@@ -182,7 +182,7 @@ def _association() -> str:
             ("Implementation version name", f"`{IMPLEMENTATION_VERSION_NAME}`"),
             ("AE title", f"`{receive.ae_title}` (`receive.ae_title`)"),
             ("Port", f"{receive.port} (`receive.port`)"),
-            ("Maximum PDU length received", f"{receiver.MAX_PDU} bytes"),
+            ("Maximum PDU length received", f"{status.MAX_PDU} bytes"),
             ("Associations at once, in all", f"{receive.max_associations}"),
             ("Associations at once, one AE title", f"{receive.max_associations_per_ae}"),
             ("Time for the A-ASSOCIATE-RQ (ARTIM)", f"{receive.artim_timeout:g} s"),

@@ -10,7 +10,8 @@ from pynetdicom import AE, _config, build_context
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver.outgoing import checked
-from qc_daemon.deliver.status import CLASS_NOT_SUPPORTED, outcome
+from qc_daemon.deliver.status import outcome
+from qc_daemon.dicom.status import SOP_CLASS_NOT_SUPPORTED
 from qc_daemon.deliver.transport import ClassRefusedError, Convert, Item
 from qc_daemon.dicom.association import associate
 from qc_daemon.dicom.association_failure import cause, rejection
@@ -122,7 +123,7 @@ class StoreSCU:
             self._drop()
             raise self._error(ErrorCode.DELIVERY_UNREACHABLE, "did not answer the C-STORE")
         code, told = outcome(status.Status), f"answered C-STORE status {status.Status:04X}"
-        if status.Status == CLASS_NOT_SUPPORTED:
+        if status.Status == SOP_CLASS_NOT_SUPPORTED:
             raise ClassRefusedError(self.destination.name, told)
         if code is not None:
             raise self._error(code, told)

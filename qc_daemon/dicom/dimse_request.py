@@ -6,6 +6,7 @@ that is open to all. None of the SOP classes that we negotiate is a meta SOP cla
 under which a request would name a member's UID, so that the two must be equal.
 """
 
+from qc_daemon.dicom.status import SOP_CLASS_NOT_SUPPORTED, NOT_AUTHORISED, UNRECOGNISED_OPERATION, MISTYPED_ARGUMENT, RESOURCE_LIMITATION
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,6 @@ from pynetdicom import dimse_primitives
 
 from qc_daemon.dicom import data_set_size
 
-# Statuses of PS3.7 annex C.
-SOP_CLASS_NOT_SUPPORTED = 0x0122
-NOT_AUTHORISED = 0x0124
-UNRECOGNISED_OPERATION = 0x0211
-MISTYPED_ARGUMENT = 0x0212
-RESOURCE_LIMITATION = 0x0213
 
 # The requests that name the class of an instance that exists already (PS3.7 10.1).
 _REQUESTED = frozenset({"N-SET", "N-ACTION", "N-GET", "N-DELETE"})

@@ -4,6 +4,7 @@ Two stages speak it, each in both roles: `receive` on associations that others o
 its own.
 """
 
+from qc_daemon.dicom.status import PROCESSING_FAILURE
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -21,10 +22,6 @@ REQUEST_STORAGE_COMMITMENT = 1
 ALL_COMMITTED, FAILURES_EXIST = 1, 2
 
 COMMITTED = 0
-# Failure Reason (PS3.3 C.14.1.1).
-PROCESSING_FAILURE = 0x0110
-NO_SUCH_OBJECT = 0x0112
-CLASS_INSTANCE_CONFLICT = 0x0119
 
 
 @dataclass(frozen=True, slots=True)

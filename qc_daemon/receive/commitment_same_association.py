@@ -21,7 +21,7 @@ from qc_daemon.dicom.storage_commitment import (
     event_information,
 )
 from qc_daemon.observe import log
-from qc_daemon.receive.dimse import SUCCESS
+from qc_daemon.dicom.status import SUCCESS
 from qc_daemon.records.commitment import scp
 from qc_daemon.records.commitment.scp import Claim
 from qc_daemon.records.store import Store

@@ -7,17 +7,6 @@ from pydicom.dataset import Dataset
 
 from qc_daemon.dicom.dimse_request import refusal_of
 
-SUCCESS = 0x0000
-INVALID_ATTRIBUTE_VALUE = 0x0106
-PROCESSING_FAILURE = 0x0110
-DUPLICATE_SOP_INSTANCE = 0x0111
-NO_SUCH_SOP_INSTANCE = 0x0112
-NO_SUCH_EVENT_TYPE = 0x0113
-INVALID_ARGUMENT_VALUE = 0x0115
-INVALID_OBJECT_INSTANCE = 0x0117
-MISSING_ATTRIBUTE = 0x0120
-MISSING_ATTRIBUTE_VALUE = 0x0121
-NO_SUCH_ACTION = 0x0123
 
 
 # What a process parses of requests it parses one by one: as what one takes is bounded, so is the

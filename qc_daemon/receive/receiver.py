@@ -5,6 +5,7 @@ name, fsync of file and folder, one transaction with row, jobs and the exam's ho
 pixel is decoded and no text can refuse an object on the way.
 """
 
+from qc_daemon.dicom.status import SUCCESS, PROCESSING_FAILURE, OUT_OF_RESOURCES, DATA_SET_MISMATCH, CANNOT_UNDERSTAND
 import itertools
 import os
 import socket
@@ -70,11 +71,6 @@ MAX_HANDSHAKES = 32
 # receiver killed in mid-association cannot hold it for ever.
 HOLD_SECONDS = 20.0
 
-SUCCESS = 0x0000
-PROCESSING_FAILURE = 0x0110
-OUT_OF_RESOURCES = 0xA700
-DATA_SET_MISMATCH = 0xA900
-CANNOT_UNDERSTAND = 0xC000
 
 
 class RefusedError(Exception):

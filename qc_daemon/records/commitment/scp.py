@@ -25,14 +25,13 @@ from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from qc_daemon.dicom.storage_commitment import (
-    CLASS_INSTANCE_CONFLICT,
     COMMITTED,
-    NO_SUCH_OBJECT,
-    PROCESSING_FAILURE,
     Reference,
     Report,
-    Request,
-)
+    Request)
+from qc_daemon.dicom.status import CLASS_INSTANCE_CONFLICT
+from qc_daemon.dicom.status import NO_SUCH_SOP_INSTANCE
+from qc_daemon.dicom.status import PROCESSING_FAILURE
 from qc_daemon.records.queue.jobs import PENDING, RetryPolicy, backoff
 from qc_daemon.records.tables import (
     Commitment,
@@ -300,7 +299,7 @@ def _standing(
     first = contents[0]
     reference = Reference(first.sop_class_uid, first.sop_instance_uid)
     if first.revision_id is None:
-        return Standing(first.position, reference, NO_SUCH_OBJECT, Hold.NEVER, ())
+        return Standing(first.position, reference, NO_SUCH_SOP_INSTANCE, Hold.NEVER, ())
     if any(each.kept_class != reference.sop_class_uid for each in contents):
         return Standing(first.position, reference, CLASS_INSTANCE_CONFLICT, Hold.NEVER, ())
     holds = {

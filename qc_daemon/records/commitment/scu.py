@@ -13,6 +13,7 @@ told in time is asked again in a new pledge, and the older ones stay valid. Each
 a process that dies between two of them leaves something that is asked, told or settled again.
 """
 
+from qc_daemon.dicom.status import SOP_CLASS_NOT_SUPPORTED
 import random
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -48,13 +49,11 @@ MOST_REFERENCES = 300
 _MOST_SETTLED = 200
 _MOST_FORGOTTEN = 1000
 
-# Failure Reasons (PS3.3 C.14.1.1) in words; the text of any other is its number.
-CLASS_NOT_SUPPORTED = 0x0122
 REASONS = {
     0x0110: "processing failure",
     0x0112: "no such object",
     0x0119: "object of another SOP class",
-    CLASS_NOT_SUPPORTED: "SOP class not supported",
+    SOP_CLASS_NOT_SUPPORTED: "SOP class not supported",
     0x0131: "transaction known already",
     0x0213: "out of resources",
 }
@@ -253,7 +252,7 @@ def settle(
     for row in rows:
         failure = last[row.id]
         assert failure is not None
-        enough = failure == CLASS_NOT_SUPPORTED and row.destination in lenient
+        enough = failure == SOP_CLASS_NOT_SUPPORTED and row.destination in lenient
         if failure == COMMITTED or enough:
             jobs.committed(session, row.id, now)
             settled.append(Settled(row.id, row.destination, JobState.DONE, None))
