@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 
+from qc_daemon.dicom import status
 from qc_daemon.receive import commitment_scp, mpps, receiver
 from tools import conformance
 

@@ -21,14 +21,14 @@ from pydicom.uid import (
 )
 
 from detector.errors import ErrorCode
-from qc_daemon.deliver.status import HTTP, STORE, Meaning
-from qc_daemon.dicom import associate_pdu, dimse_request, storage_commitment
+from qc_daemon.deliver.outcome import HTTP, STORE, Meaning
+from qc_daemon.dicom import associate_pdu, status
 from qc_daemon.dicom.character_set import DEFINED_TERMS
 from qc_daemon.dicom.data_set_size import MAX_BYTES, MAX_ELEMENTS, MAX_ITEMS
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL
 from qc_daemon.dicom.tls import CIPHERS, MINIMUM
-from qc_daemon.receive import access, dimse, presentation_contexts, receiver
+from qc_daemon.receive import access, presentation_contexts, receiver
 from qc_daemon.receive.mpps import MPPS
 from qc_daemon.report.sr import codes
 from qc_daemon.retain import retrieve
@@ -44,8 +44,8 @@ STORE_STATUSES = {
     status.OUT_OF_RESOURCES: "disk full or not to be written, database away, or the hard mark of"
     " back-pressure passed; the sender keeps the object and tries again",
     status.DATA_SET_MISMATCH: "SOP Class or Instance UID of the data set differ from the command's",
-    status.CANNOT_UNDERSTAND: "no data set, or bytes that are none in the negotiated transfer syntax"
-    " as far as Series Instance UID",
+    status.CANNOT_UNDERSTAND: "no data set, or bytes that are none in the negotiated transfer"
+    " syntax as far as Series Instance UID",
 }
 REQUEST_STATUSES = {
     status.SUCCESS: "done",
@@ -63,21 +63,19 @@ REQUEST_STATUSES = {
     status.MISSING_ATTRIBUTE: "MPPS N-CREATE: no status or no Scheduled Step Attributes Sequence",
     status.MISSING_ATTRIBUTE_VALUE: "MPPS N-CREATE: no Study Instance UID",
     status.NO_SUCH_ACTION: "N-ACTION: another Action Type than 1",
-    dimse_request.NOT_AUTHORISED: "the caller is no peer; as a destination it may report and verify"
-    " only",
-    dimse_request.SOP_CLASS_NOT_SUPPORTED: "the SOP class is not the one that the presentation"
+    status.NOT_AUTHORISED: "the caller is no peer; as a destination it may report and verify only",
+    status.SOP_CLASS_NOT_SUPPORTED: "the SOP class is not the one that the presentation"
     " context was accepted for (every service), or not one of the service",
-    dimse_request.UNRECOGNISED_OPERATION: "a service that we do not offer",
-    dimse_request.MISTYPED_ARGUMENT: "no SOP Class UID, no SOP Instance UID, or another parameter"
-    " lacks",
-    dimse_request.RESOURCE_LIMITATION: f"a data set longer than {MAX_BYTES >> 20} MiB, with more"
+    status.UNRECOGNISED_OPERATION: "a service that we do not offer",
+    status.MISTYPED_ARGUMENT: "no SOP Class UID, no SOP Instance UID, or another parameter lacks",
+    status.RESOURCE_LIMITATION: f"a data set longer than {MAX_BYTES >> 20} MiB, with more"
     f" than {MAX_ELEMENTS} elements or {MAX_ITEMS} items, or too much of others is held already",
 }
 REJECTIONS = {
     access.NOT_RECOGNISED: "unknown caller: AE title, address or certificate, or a blank title"
     " (listed for `qc-daemon peer approve`)",
     access.TEMPORARY: "back-pressure, or the approved peers cannot be read now",
-    status.LOCAL_LIMIT: "no place left, in all or for this AE title",
+    receiver.LOCAL_LIMIT: "no place left, in all or for this AE title",
     associate_pdu.CALLED_NOT_RECOGNISED: "the called AE title is not ours (listed by"
     " `qc-daemon peer list`)",
     associate_pdu.CONTEXT_NAME_NOT_SUPPORTED: "another Application Context Name than DICOM's",
@@ -182,7 +180,7 @@ def _association() -> str:
             ("Implementation version name", f"`{IMPLEMENTATION_VERSION_NAME}`"),
             ("AE title", f"`{receive.ae_title}` (`receive.ae_title`)"),
             ("Port", f"{receive.port} (`receive.port`)"),
-            ("Maximum PDU length received", f"{status.MAX_PDU} bytes"),
+            ("Maximum PDU length received", f"{receiver.MAX_PDU} bytes"),
             ("Associations at once, in all", f"{receive.max_associations}"),
             ("Associations at once, one AE title", f"{receive.max_associations_per_ae}"),
             ("Time for the A-ASSOCIATE-RQ (ARTIM)", f"{receive.artim_timeout:g} s"),

@@ -9,13 +9,13 @@ from typing import Any
 from pynetdicom import AE, _config, build_context
 
 from detector.errors import ErrorCode, QCError
+from qc_daemon.deliver.outcome import outcome
 from qc_daemon.deliver.outgoing import checked
-from qc_daemon.deliver.status import outcome
-from qc_daemon.dicom.status import SOP_CLASS_NOT_SUPPORTED
 from qc_daemon.deliver.transport import ClassRefusedError, Convert, Item
 from qc_daemon.dicom.association import associate
 from qc_daemon.dicom.association_failure import cause, rejection
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from qc_daemon.dicom.status import SOP_CLASS_NOT_SUPPORTED
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL
 from qc_daemon.dicom.tls import tls_args
 from qc_daemon.dicom.transfer_syntax import alternatives, reencoded

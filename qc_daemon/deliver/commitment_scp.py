@@ -19,11 +19,13 @@ from pynetdicom import AE, build_context, build_role
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver.circuit_breaker import Outages
-from qc_daemon.dicom import storage_commitment, tls
+from qc_daemon.dicom import tls
 from qc_daemon.dicom.association import associate
 from qc_daemon.dicom.association_failure import cause
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from qc_daemon.dicom.status import CLASS_INSTANCE_CONFLICT, NO_SUCH_SOP_INSTANCE, PROCESSING_FAILURE
 from qc_daemon.dicom.storage_commitment import (
+    COMMITTED,
     PUSH_MODEL,
     PUSH_MODEL_INSTANCE,
     Report,
@@ -47,9 +49,9 @@ _LEASE_SECONDS = 120.0
 _WRITE_EVERY_SECONDS = 2.0
 _LONGEST_WAIT_SECONDS = 60.0
 _REASONS = {
-    storage_commitment.NO_SUCH_OBJECT: "never received",
-    storage_commitment.CLASS_INSTANCE_CONFLICT: "received with another SOP class",
-    storage_commitment.PROCESSING_FAILURE: "kept for good neither here nor by every destination",
+    NO_SUCH_SOP_INSTANCE: "never received",
+    CLASS_INSTANCE_CONFLICT: "received with another SOP class",
+    PROCESSING_FAILURE: "kept for good neither here nor by every destination",
 }
 
 
@@ -148,9 +150,9 @@ class CommitmentJudge(CommitmentWorker):
         if standing.failure is not None:
             failure, reason = standing.failure, _REASONS[standing.failure]
         elif any(self._damaged(standing, file) for file in standing.files):
-            failure, reason = storage_commitment.PROCESSING_FAILURE, "damaged in the spool"
+            failure, reason = PROCESSING_FAILURE, "damaged in the spool"
         else:
-            return storage_commitment.COMMITTED if standing.hold is Hold.ALL else None
+            return COMMITTED if standing.hold is Hold.ALL else None
         self.log.warning(
             "object not committed",
             sop_instance=standing.reference.sop_instance_uid,

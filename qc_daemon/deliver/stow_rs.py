@@ -13,14 +13,10 @@ from uuid import uuid4
 import requests
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.deliver.status import (
-    UNSUPPORTED_MEDIA_TYPE,
-    http_outcome,
-    http_words,
-    outcome)
-from qc_daemon.dicom.status import SOP_CLASS_NOT_SUPPORTED
+from qc_daemon.deliver.outcome import UNSUPPORTED_MEDIA_TYPE, http_outcome, http_words, outcome
 from qc_daemon.deliver.transport import ClassRefusedError, Item
 from qc_daemon.dicom import dicomweb
+from qc_daemon.dicom.status import SOP_CLASS_NOT_SUPPORTED
 from qc_daemon.settings import DestinationSettings
 from qc_daemon.spool.verification import blocks
 
@@ -87,7 +83,9 @@ class StowRS:
             code, told = outcome(failed), f"answered STOW-RS failure reason {failed:04X}"
         elif code is None and not stored and not self._finds(item):
             code, told = ErrorCode.DELIVERY_RESOURCES, "did not say that it stored the object"
-        if failed == SOP_CLASS_NOT_SUPPORTED or (failed is None and status == UNSUPPORTED_MEDIA_TYPE):
+        if failed == SOP_CLASS_NOT_SUPPORTED or (
+            failed is None and status == UNSUPPORTED_MEDIA_TYPE
+        ):
             raise ClassRefusedError(self.destination.name, told)
         if code is not None:
             raise self._error(code, told)

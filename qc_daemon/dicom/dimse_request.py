@@ -6,7 +6,6 @@ that is open to all. None of the SOP classes that we negotiate is a meta SOP cla
 under which a request would name a member's UID, so that the two must be equal.
 """
 
-from qc_daemon.dicom.status import SOP_CLASS_NOT_SUPPORTED, NOT_AUTHORISED, UNRECOGNISED_OPERATION, MISTYPED_ARGUMENT, RESOURCE_LIMITATION
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,13 @@ from typing import Any
 from pynetdicom import dimse_primitives
 
 from qc_daemon.dicom import data_set_size
-
+from qc_daemon.dicom.status import (
+    MISTYPED_ARGUMENT,
+    NOT_AUTHORISED,
+    RESOURCE_LIMITATION,
+    SOP_CLASS_NOT_SUPPORTED,
+    UNRECOGNISED_OPERATION,
+)
 
 # The requests that name the class of an instance that exists already (PS3.7 10.1).
 _REQUESTED = frozenset({"N-SET", "N-ACTION", "N-GET", "N-DELETE"})

@@ -4,7 +4,6 @@ Two stages speak it, each in both roles: `receive` on associations that others o
 its own.
 """
 
-from qc_daemon.dicom.status import PROCESSING_FAILURE
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from qc_daemon.dicom.status import PROCESSING_FAILURE
 from qc_daemon.dicom.uids import uid
 
 PUSH_MODEL = "1.2.840.10008.1.20.1"

@@ -16,7 +16,7 @@ from pynetdicom import AE
 from detector.console import UsageError
 from detector.errors import QCError
 from model.bundle.bundle import verify
-from qc_daemon.deliver.status import http_words
+from qc_daemon.deliver.outcome import http_words
 from qc_daemon.dicom import dicomweb
 from qc_daemon.dicom.association import associate
 from qc_daemon.dicom.association_failure import cause, is_called_title_unknown

@@ -14,6 +14,7 @@ from pynetdicom.dsutils import encode
 from sqlalchemy.exc import SQLAlchemyError
 
 from detector.errors import QCError
+from qc_daemon.dicom.status import SUCCESS
 from qc_daemon.dicom.storage_commitment import (
     PUSH_MODEL,
     PUSH_MODEL_INSTANCE,
@@ -21,7 +22,6 @@ from qc_daemon.dicom.storage_commitment import (
     event_information,
 )
 from qc_daemon.observe import log
-from qc_daemon.dicom.status import SUCCESS
 from qc_daemon.records.commitment import scp
 from qc_daemon.records.commitment.scp import Claim
 from qc_daemon.records.store import Store

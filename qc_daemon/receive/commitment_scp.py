@@ -18,6 +18,14 @@ from pynetdicom.presentation import PresentationContext
 from sqlalchemy.exc import SQLAlchemyError
 
 from detector.errors import QCError
+from qc_daemon.dicom.status import (
+    INVALID_ARGUMENT_VALUE,
+    NO_SUCH_ACTION,
+    NO_SUCH_EVENT_TYPE,
+    NO_SUCH_SOP_INSTANCE,
+    PROCESSING_FAILURE,
+    SUCCESS,
+)
 from qc_daemon.dicom.storage_commitment import (
     ALL_COMMITTED,
     FAILURES_EXIST,
@@ -33,17 +41,7 @@ from qc_daemon.dicom.uids import uid
 from qc_daemon.observe import log
 from qc_daemon.receive.access import Reporters, caller_of
 from qc_daemon.receive.commitment_same_association import CommitmentWatch
-from qc_daemon.receive.dimse import (
-    RefusedRequestError,
-    calling_ae,
-    check,
-    parsing)
-from qc_daemon.dicom.status import INVALID_ARGUMENT_VALUE
-from qc_daemon.dicom.status import NO_SUCH_ACTION
-from qc_daemon.dicom.status import NO_SUCH_EVENT_TYPE
-from qc_daemon.dicom.status import NO_SUCH_SOP_INSTANCE
-from qc_daemon.dicom.status import PROCESSING_FAILURE
-from qc_daemon.dicom.status import SUCCESS
+from qc_daemon.receive.dimse import RefusedRequestError, calling_ae, check, parsing
 from qc_daemon.receive.presentation_contexts import VERIFICATION
 from qc_daemon.records.commitment import scp, scu
 from qc_daemon.records.store import Store

@@ -7,8 +7,6 @@ from pydicom.dataset import Dataset
 
 from qc_daemon.dicom.dimse_request import refusal_of
 
-
-
 # What a process parses of requests it parses one by one: as what one takes is bounded, so is the
 # sum.
 parsing = threading.Lock()

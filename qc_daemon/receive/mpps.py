@@ -13,21 +13,19 @@ from pynetdicom.presentation import PresentationContext
 from sqlalchemy.exc import SQLAlchemyError
 
 from detector.errors import QCError
+from qc_daemon.dicom.status import (
+    DUPLICATE_SOP_INSTANCE,
+    INVALID_ATTRIBUTE_VALUE,
+    INVALID_OBJECT_INSTANCE,
+    MISSING_ATTRIBUTE,
+    MISSING_ATTRIBUTE_VALUE,
+    NO_SUCH_SOP_INSTANCE,
+    PROCESSING_FAILURE,
+    SUCCESS,
+)
 from qc_daemon.dicom.uids import is_uid, uid
 from qc_daemon.observe import log
-from qc_daemon.receive.dimse import (
-    RefusedRequestError,
-    calling_ae,
-    check,
-    parsing)
-from qc_daemon.dicom.status import DUPLICATE_SOP_INSTANCE
-from qc_daemon.dicom.status import INVALID_ATTRIBUTE_VALUE
-from qc_daemon.dicom.status import INVALID_OBJECT_INSTANCE
-from qc_daemon.dicom.status import MISSING_ATTRIBUTE
-from qc_daemon.dicom.status import MISSING_ATTRIBUTE_VALUE
-from qc_daemon.dicom.status import NO_SUCH_SOP_INSTANCE
-from qc_daemon.dicom.status import PROCESSING_FAILURE
-from qc_daemon.dicom.status import SUCCESS
+from qc_daemon.receive.dimse import RefusedRequestError, calling_ae, check, parsing
 from qc_daemon.records.received import mpps
 from qc_daemon.records.received.mpps import Change, Step
 from qc_daemon.records.store import Store

@@ -5,7 +5,6 @@ name, fsync of file and folder, one transaction with row, jobs and the exam's ho
 pixel is decoded and no text can refuse an object on the way.
 """
 
-from qc_daemon.dicom.status import SUCCESS, PROCESSING_FAILURE, OUT_OF_RESOURCES, DATA_SET_MISMATCH, CANNOT_UNDERSTAND
 import itertools
 import os
 import socket
@@ -24,6 +23,13 @@ from sqlalchemy.orm import Session
 from detector.errors import QCError
 from qc_daemon.dicom.associate_pdu import CALLED_NOT_RECOGNISED, Rejection
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from qc_daemon.dicom.status import (
+    CANNOT_UNDERSTAND,
+    DATA_SET_MISMATCH,
+    OUT_OF_RESOURCES,
+    PROCESSING_FAILURE,
+    SUCCESS,
+)
 from qc_daemon.dicom.uids import is_uid
 from qc_daemon.observe import counters, log
 from qc_daemon.receive import presentation_contexts, tls, upper_layer
@@ -70,7 +76,6 @@ MAX_HANDSHAKES = 32
 # An exam is held open by a live association for this long after its last sign of life, so that a
 # receiver killed in mid-association cannot hold it for ever.
 HOLD_SECONDS = 20.0
-
 
 
 class RefusedError(Exception):

@@ -3,7 +3,7 @@
 import pytest
 
 from detector.errors import ErrorCode
-from qc_daemon.deliver.status import HTTP, STORE, http_outcome, outcome
+from qc_daemon.deliver.outcome import HTTP, STORE, http_outcome, outcome
 
 
 @pytest.mark.parametrize("status", [0x0000, 0x0001, 0x0107, 0x0111, 0xB000, 0xB006, 0xB007])

@@ -24,14 +24,8 @@ from uuid import uuid4
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
-from qc_daemon.dicom.storage_commitment import (
-    COMMITTED,
-    Reference,
-    Report,
-    Request)
-from qc_daemon.dicom.status import CLASS_INSTANCE_CONFLICT
-from qc_daemon.dicom.status import NO_SUCH_SOP_INSTANCE
-from qc_daemon.dicom.status import PROCESSING_FAILURE
+from qc_daemon.dicom.status import CLASS_INSTANCE_CONFLICT, NO_SUCH_SOP_INSTANCE, PROCESSING_FAILURE
+from qc_daemon.dicom.storage_commitment import COMMITTED, Reference, Report, Request
 from qc_daemon.records.queue.jobs import PENDING, RetryPolicy, backoff
 from qc_daemon.records.tables import (
     Commitment,

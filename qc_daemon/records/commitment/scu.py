@@ -13,7 +13,6 @@ told in time is asked again in a new pledge, and the older ones stay valid. Each
 a process that dies between two of them leaves something that is asked, told or settled again.
 """
 
-from qc_daemon.dicom.status import SOP_CLASS_NOT_SUPPORTED
 import random
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -24,6 +23,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from detector.errors import ErrorCode, QCError
+from qc_daemon.dicom.status import SOP_CLASS_NOT_SUPPORTED
 from qc_daemon.dicom.storage_commitment import COMMITTED, Reference, Report
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import CLOCK_SKEW, RetryPolicy, backoff

@@ -1,11 +1,11 @@
 """What a status means for what we do next: C-STORE (PS3.4 B.2.3, PS3.7 Annex C) and STOW-RS (PS3.18
 10.5), whose Failure Reasons are C-STORE statuses."""
 
-from qc_daemon.dicom.status import SOP_CLASS_NOT_SUPPORTED
 from collections.abc import Container
 from dataclasses import dataclass
 
 from detector.errors import ErrorCode
+from qc_daemon.dicom.status import SOP_CLASS_NOT_SUPPORTED
 
 UNSUPPORTED_MEDIA_TYPE = 415
 
@@ -33,7 +33,9 @@ STORE: tuple[Meaning, ...] = (
     Meaning((0x0210,), "0210H", "duplicate invocation", ErrorCode.DELIVERY_FAILED),
     Meaning((0x0213,), "0213H", "resource limitation", ErrorCode.DELIVERY_RESOURCES),
     Meaning((0x0124,), "0124H", "not authorized", ErrorCode.DELIVERY_FORBIDDEN),
-    Meaning((SOP_CLASS_NOT_SUPPORTED,), "0122H", "SOP class not supported", ErrorCode.DELIVERY_REFUSED),
+    Meaning(
+        (SOP_CLASS_NOT_SUPPORTED,), "0122H", "SOP class not supported", ErrorCode.DELIVERY_REFUSED
+    ),
     Meaning(
         range(0xA900, 0xAA00),
         "A900H–A9FFH",
