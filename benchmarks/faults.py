@@ -28,7 +28,8 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.faults.kills import (  # noqa: E402
+from tests.support.dicom_peers import Pacs, eventually  # noqa: E402
+from tests.support.fault_load import (  # noqa: E402
     ROLES,
     SECONDARY_CAPTURE,
     SETTINGS,
@@ -39,9 +40,8 @@ from tests.faults.kills import (  # noqa: E402
     jobs_in,
     receivers,
 )
-from tests.ports import reserve_port  # noqa: E402
-from tests.service import Service  # noqa: E402
-from tests.wire import Pacs, eventually  # noqa: E402
+from tests.support.ports import reserve_port  # noqa: E402
+from tests.support.service import Service  # noqa: E402
 from training.phantom.dicom import exam  # noqa: E402
 
 A_ROUND = 30

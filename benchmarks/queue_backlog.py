@@ -47,7 +47,7 @@ from qc_daemon.records.tables import (
     ReportObjectRow,
     Revision,
 )
-from tests.postgres import PostgresServer, program
+from tests.support.postgres import PostgresServer, program
 
 ORIGINALS, OBJECTS, FINDINGS = 20, 30, 2
 START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)

@@ -51,7 +51,7 @@ from rich.table import Table
 # The tests' helper: a script's own folder is all that Python puts on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.ports import reserve_port
+from tests.support.ports import reserve_port
 
 LEVELS = (1, 4, 16)
 START_SECONDS = 60.0

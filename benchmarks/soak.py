@@ -50,13 +50,13 @@ from qc_daemon.records.queue import jobs  # noqa: E402
 from qc_daemon.records.received import exams  # noqa: E402
 from qc_daemon.records.store import Store  # noqa: E402
 from qc_daemon.records.tables import JobKind  # noqa: E402
-from tests.interop.orthanc import Orthanc  # noqa: E402
-from tests.modality import Modality  # noqa: E402
-from tests.ports import reserve_port  # noqa: E402
-from tests.postgres import PostgresServer, program  # noqa: E402
-from tests.receive import fuzz, raw  # noqa: E402
-from tests.service import Service  # noqa: E402
-from tests.wire import US, association, eventually  # noqa: E402
+from tests.support import fuzzing, raw_dimse
+from tests.support.dicom_peers import US, association, eventually  # noqa: E402
+from tests.support.modality import Modality  # noqa: E402
+from tests.support.orthanc import Orthanc  # noqa: E402
+from tests.support.ports import reserve_port  # noqa: E402
+from tests.support.postgres import PostgresServer, program  # noqa: E402
+from tests.support.service import Service  # noqa: E402
 from training.phantom.dicom import exam  # noqa: E402
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -221,8 +221,8 @@ class Load:
         for operation, sop_class in (
             ("C-STORE", US), ("N-CREATE", MPPS), ("N-ACTION", PUSH_MODEL),
         ):  # fmt: skip
-            request = raw.command(operation, sop_class, generate_uid(), has_data=True)
-            self._hostile([VERIFICATION], request, raw.encoded(Dataset()))
+            request = raw_dimse.command(operation, sop_class, generate_uid(), has_data=True)
+            self._hostile([VERIFICATION], request, raw_dimse.encoded(Dataset()))
 
     def references(self) -> None:
         """Storage commitment of 200,000 objects in one request."""
@@ -230,21 +230,21 @@ class Load:
         data.TransactionUID = generate_uid()
         item = reference_of(US, "1.2.3.4")
         data.ReferencedSOPSequence = [item] * 2_000
-        bulk = raw.encoded(data)
-        head = raw.encoded(_copy_of_element(data, "TransactionUID"))
+        bulk = raw_dimse.encoded(data)
+        head = raw_dimse.encoded(_copy_of_element(data, "TransactionUID"))
         # An element's header and its items, the items a hundred times.
-        request = raw.command("N-ACTION", PUSH_MODEL, PUSH_MODEL_INSTANCE, has_data=True)
+        request = raw_dimse.command("N-ACTION", PUSH_MODEL, PUSH_MODEL_INSTANCE, has_data=True)
         sequence = bulk[len(head) :]
         many = sequence[8:-8] * 100 + sequence[-8:]
         self._hostile([PUSH_MODEL], request, head + sequence[:4] + b"\xff" * 4 + many)
 
     def endless(self) -> None:
         """A C-STORE whose data go on for 64 MiB and are then broken off."""
-        request = raw.command("C-STORE", US, generate_uid(), has_data=True)
-        with self._connected() as connection, contextlib.suppress(OSError, raw.AbortedError):
-            peer = raw.Peer(connection)
-            peer.associate(fuzz.associate([(US, raw.IMPLICIT)], "HOSTILE"))
-            pdus = fuzz.p_data(1, request, bytes(1 << 20))
+        request = raw_dimse.command("C-STORE", US, generate_uid(), has_data=True)
+        with self._connected() as connection, contextlib.suppress(OSError, raw_dimse.AbortedError):
+            peer = raw_dimse.Peer(connection)
+            peer.associate(fuzzing.associate([(US, raw_dimse.IMPLICIT)], "HOSTILE"))
+            pdus = fuzzing.p_data(1, request, bytes(1 << 20))
             connection.sendall(pdus[0])
             for _ in range(64):
                 for each in pdus[1:-1]:
@@ -255,14 +255,16 @@ class Load:
         """Titles that would be markup, escapes or formulas where somebody prints them."""
         for title in ("[/x]EVIL", "\x1b[31mRED", "=1+1", " "):
             with self._connected() as connection, contextlib.suppress(OSError):
-                connection.sendall(fuzz.associate([(VERIFICATION, raw.IMPLICIT)], title))
+                connection.sendall(fuzzing.associate([(VERIFICATION, raw_dimse.IMPLICIT)], title))
                 connection.recv(100)
             self.sent["hostile"] += 1
 
     def _hostile(self, classes: list[str], request: bytes, data: bytes) -> None:
-        with self._connected() as connection, contextlib.suppress(OSError, raw.AbortedError):
-            peer = raw.Peer(connection)
-            peer.associate(fuzz.associate([(each, raw.IMPLICIT) for each in classes], "HOSTILE"))
+        with self._connected() as connection, contextlib.suppress(OSError, raw_dimse.AbortedError):
+            peer = raw_dimse.Peer(connection)
+            peer.associate(
+                fuzzing.associate([(each, raw_dimse.IMPLICIT) for each in classes], "HOSTILE")
+            )
             status = peer.ask(1, request, data)
             self.served[f"{status:04X}H"] += 1
         self.sent["hostile"] += 1

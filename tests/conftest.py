@@ -13,7 +13,7 @@ import pytest
 import structlog
 from hypothesis import settings
 
-from tests.postgres import PostgresServer, program
+from tests.support.postgres import PostgresServer, program
 
 # How long an example takes says more of the machine's load than of the code.
 settings.register_profile("unhurried", deadline=None)

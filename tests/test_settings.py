@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from qc_daemon.settings import Settings, SettingsError, checked, load
 from qc_daemon.settings_problems import paths
-from tests.command import qc_daemon
+from tests.support.command_line import qc_daemon
 
 
 def write(tmp_path: Path, text: str) -> Path:

@@ -17,10 +17,10 @@ from qc_daemon.operations.spool import release_orphans
 from qc_daemon.records import integrity, schema
 from qc_daemon.settings import Settings
 from qc_daemon.spool.verification import Condition, examine
-from tests.faults.kills import Modality
-from tests.faults.receiving import receiving, stored
-from tests.service import Service
-from tests.wire import eventually, ultrasound
+from tests.support.dicom_peers import eventually, ultrasound
+from tests.support.fault_load import Modality
+from tests.support.receive_service import receiving, stored
+from tests.support.service import Service
 
 
 class Drill:

@@ -24,7 +24,7 @@ from qc_daemon.records.tables import Base
 from qc_daemon.spool import service_lock
 from tests.backup.conftest import new_yard
 from tests.retain.conftest import Yard
-from tests.wire import ultrasound
+from tests.support.dicom_peers import ultrasound
 
 NOW = datetime(2026, 11, 29, 1, 2, 3, tzinfo=UTC)
 HOLDER = """

@@ -18,8 +18,8 @@ from qc_daemon.observe import counters
 from qc_daemon.settings import DestinationSettings
 from qc_daemon.spool import verification
 from tests.deliver.conftest import Yard
-from tests.stowing import Web, stored
-from tests.wire import CANARY, Pacs, part10, ultrasound
+from tests.support.dicom_peers import CANARY, Pacs, part10, ultrasound
+from tests.support.stow_server import Web, stored
 
 GET = "1.2.840.10008.5.1.4.1.2.2.3"
 

@@ -18,7 +18,7 @@ from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver.folder import FolderCarrier, _stem, exam_folder, file_name
 from qc_daemon.deliver.transport import Exam, Item
 from qc_daemon.settings import DestinationSettings
-from tests.wire import part10, ultrasound
+from tests.support.dicom_peers import part10, ultrasound
 
 
 def carrier(folder: Path) -> FolderCarrier:

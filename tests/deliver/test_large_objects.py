@@ -11,7 +11,7 @@ from qc_daemon.deliver import outgoing
 from qc_daemon.deliver.c_store import StoreSCU
 from qc_daemon.deliver.transport import Item
 from qc_daemon.settings import DestinationSettings
-from tests.wire import Pacs, part10, ultrasound
+from tests.support.dicom_peers import Pacs, part10, ultrasound
 
 MEGABYTES = 24
 

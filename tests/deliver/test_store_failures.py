@@ -14,8 +14,8 @@ from detector.errors import FAILURE_CLASS, ErrorCode, FailureClass, QCError
 from qc_daemon.deliver.c_store import StoreSCU
 from qc_daemon.deliver.transport import ClassRefusedError, Item
 from qc_daemon.settings import DestinationSettings
-from tests.ports import reserve_port
-from tests.wire import US, Pacs, part10, ultrasound
+from tests.support.dicom_peers import US, Pacs, part10, ultrasound
+from tests.support.ports import reserve_port
 
 RETRY, QUARANTINE, ALARM = FailureClass.RETRY, FailureClass.QUARANTINE, FailureClass.ALARM
 # PS3.4 table B.2-1 and PS3.7 9.1.1.1.9, Annex C: every status that can answer a C-STORE.

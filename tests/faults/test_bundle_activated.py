@@ -10,9 +10,9 @@ from detector.anatomy import View
 from model.bundle.bundle import locate, model_id_of
 from qc_daemon.operations.operate import stored_findings
 from qc_daemon.settings import load
-from tests.command import qc_daemon
-from tests.service import Service
-from tests.wire import association, eventually
+from tests.support.command_line import qc_daemon
+from tests.support.dicom_peers import association, eventually
+from tests.support.service import Service
 from training.phantom.dicom import exam
 
 SETTINGS = """

@@ -12,7 +12,8 @@ from sqlalchemy import select
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Finding, Instance, JobRow, Revision
 from tests.conftest import ROOT, require
-from tests.faults.kills import (
+from tests.support.dicom_peers import Pacs, eventually
+from tests.support.fault_load import (
     ROLES,
     SECONDARY_CAPTURE,
     SETTINGS,
@@ -23,9 +24,8 @@ from tests.faults.kills import (
     kill_a_receiver,
     reports,
 )
-from tests.ports import reserve_port
-from tests.service import Service, pause
-from tests.wire import Pacs, eventually
+from tests.support.ports import reserve_port
+from tests.support.service import Service, pause
 from training.phantom.dicom import exam
 
 CINE_FRAMES = 3

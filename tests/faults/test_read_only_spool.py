@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from qc_daemon.spool.service_lock import NAME
-from tests.faults.receiving import receiving, stored
-from tests.wire import store, ultrasound
+from tests.support.dicom_peers import store, ultrasound
+from tests.support.receive_service import receiving, stored
 
 OUT_OF_RESOURCES = 0xA700
 

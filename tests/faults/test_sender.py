@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.faults.kills import receivers
-from tests.faults.receiving import receiving, stored
-from tests.receive import fuzz
-from tests.service import Service
-from tests.wire import association, eventually, store, ultrasound
+from tests.support import fuzzing
+from tests.support.dicom_peers import association, eventually, store, ultrasound
+from tests.support.fault_load import receivers
+from tests.support.receive_service import receiving, stored
+from tests.support.service import Service
 
 PLACES = 8
 SMALL = b"a data set's first bytes, of many that were promised"
@@ -31,13 +31,13 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 def begun(port: int) -> socket.socket:
     """A connection in the middle of an object."""
-    seed = fuzz.seeds(None, [ultrasound()])[0]
+    seed = fuzzing.seeds(None, [ultrasound()])[0]
     peer = socket.create_connection(("127.0.0.1", port), timeout=60)
-    peer.sendall(fuzz.associate([(seed.sop_class, seed.syntax)]))
+    peer.sendall(fuzzing.associate([(seed.sop_class, seed.syntax)]))
     kind, body = read(peer)
     assert kind == 0x02, body
-    command = fuzz.c_store(seed.sop_class, seed.instance)
-    first = fuzz.p_data(1, command, SMALL)[0]
+    command = fuzzing.c_store(seed.sop_class, seed.instance)
+    first = fuzzing.p_data(1, command, SMALL)[0]
     # Of a fragment of a megabyte some bytes come, and no more.
     head = struct.pack(">BBIIBB", 0x04, 0, (1 << 20) - 6, (1 << 20) - 10, 1, 0x00)
     peer.sendall(first + head + SMALL)
@@ -79,7 +79,7 @@ def accepted_at_once(port: int) -> int:
             for _ in range(PLACES)
         ]
         for peer in peers:
-            peer.sendall(fuzz.associate([(fuzz.VERIFICATION, "1.2.840.10008.1.2")]))
+            peer.sendall(fuzzing.associate([(fuzzing.VERIFICATION, "1.2.840.10008.1.2")]))
         return [read(peer)[0] for peer in peers].count(0x02)
 
 
@@ -116,7 +116,7 @@ def test_a_sender_that_falls_silent_in_mid_object(service: Service) -> None:
 
 def test_a_flood_of_sound_associations(service: Service) -> None:
     """Beyond the limit a transient rejection (PS3.8 9.3.4), and those inside it are served."""
-    request = fuzz.associate([(fuzz.VERIFICATION, "1.2.840.10008.1.2")])
+    request = fuzzing.associate([(fuzzing.VERIFICATION, "1.2.840.10008.1.2")])
     peers = [socket.create_connection(("127.0.0.1", service.port), 60) for _ in range(100)]
     for peer in peers:
         peer.sendall(request)
@@ -126,7 +126,7 @@ def test_a_flood_of_sound_associations(service: Service) -> None:
     # Result 2: rejected transient.
     assert {body[1] for kind, body in answers if kind == 0x03} == {2}
     for peer in accepted:
-        peer.sendall(fuzz.RELEASE)
+        peer.sendall(fuzzing.RELEASE)
         assert read(peer)[0] == 0x06
     for peer in peers:
         peer.close()

@@ -18,14 +18,14 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Exam, ExamState, Instance, Revision
 from qc_daemon.report.objects.overlay import SERIES_DESCRIPTION as OVERLAYS
 from qc_daemon.report.sr.document import SERIES_DESCRIPTION as REPORTS
-from tests.command import qc_daemon
 from tests.conftest import require
-from tests.guard import Guard
-from tests.interop.dcmtk import Sent, dcmsend
-from tests.interop.orthanc import Orthanc, Received
-from tests.interop.wrap import nuchal_pictures, ultrasound_image
-from tests.service import Service
-from tests.wire import eventually
+from tests.support.command_line import qc_daemon
+from tests.support.dcmtk import Sent, dcmsend
+from tests.support.dicom_peers import eventually
+from tests.support.orthanc import Orthanc, Received
+from tests.support.service import Service
+from tests.support.socket_guard import Guard
+from tests.support.wrapped_pictures import nuchal_pictures, ultrasound_image
 from training.phantom.dicom import exam
 
 SEED = 4711

@@ -11,9 +11,9 @@ from qc_daemon.operations.operate import list_destinations
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobRow, Pledge, PledgeItem
 from qc_daemon.settings import load
-from tests.interop.orthanc import Orthanc
-from tests.service import Service, pause
-from tests.wire import eventually, store, ultrasound
+from tests.support.dicom_peers import eventually, store, ultrasound
+from tests.support.orthanc import Orthanc
+from tests.support.service import Service, pause
 
 # The PACS is no peer: as a destination it may open an association for its reports, no more.
 SETTINGS = """

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.interop.orthanc import Orthanc
-from tests.service import Service
-from tests.wire import eventually, part10, ultrasound
+from tests.support.dicom_peers import eventually, part10, ultrasound
+from tests.support.orthanc import Orthanc
+from tests.support.service import Service
 
 SETTINGS = """
 [store]

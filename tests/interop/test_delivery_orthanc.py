@@ -33,9 +33,9 @@ from qc_daemon.report.objects.renditions import render
 from qc_daemon.report.source import Source
 from qc_daemon.report.sr.document import Reference, build_sr
 from qc_daemon.settings import Settings
-from tests.interop.orthanc import Orthanc
-from tests.service import Service
-from tests.wire import eventually, part10, store, ultrasound
+from tests.support.dicom_peers import eventually, part10, store, ultrasound
+from tests.support.orthanc import Orthanc
+from tests.support.service import Service
 
 MONDAY = datetime(2026, 11, 2, 8, tzinfo=UTC)
 KINDS = ("dicom", "dicomweb")

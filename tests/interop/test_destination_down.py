@@ -11,9 +11,9 @@ from qc_daemon.records.queue import jobs
 from qc_daemon.records.tables import JobKind, JobState
 from qc_daemon.report.objects.overlay import SERIES_DESCRIPTION as OVERLAYS
 from qc_daemon.report.sr.document import SERIES_DESCRIPTION as REPORTS
-from tests.command import qc_daemon
 from tests.interop.conftest import SETTLE_SECONDS, Site
-from tests.wire import eventually, store
+from tests.support.command_line import qc_daemon
+from tests.support.dicom_peers import eventually, store
 from training.phantom.dicom import exam
 
 pytestmark = pytest.mark.timeout(1800)

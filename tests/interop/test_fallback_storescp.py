@@ -27,8 +27,8 @@ from qc_daemon.report.sr.parse import from_sr
 from qc_daemon.settings import Settings
 from tests.conftest import require
 from tests.interop.test_delivery_orthanc import MONDAY, report_of
-from tests.ports import reserve_port
-from tests.wire import association, eventually, ultrasound
+from tests.support.dicom_peers import association, eventually, ultrasound
+from tests.support.ports import reserve_port
 
 PROFILE = """
 [[TransferSyntaxes]]

@@ -22,9 +22,9 @@ from qc_daemon.records.tables import Exam, ExamState, JobRow, Revision, Revision
 from qc_daemon.retain import Originals
 from qc_daemon.retain.retention import Rule, drop_due
 from qc_daemon.settings import ReceiveSettings, Settings
-from tests.interop.orthanc import Orthanc
-from tests.wire import store as send
-from tests.wire import ultrasound
+from tests.support.dicom_peers import store as send
+from tests.support.dicom_peers import ultrasound
+from tests.support.orthanc import Orthanc
 
 NOW = datetime.now(UTC)
 

@@ -16,7 +16,7 @@ from qc_daemon.report.objects.key_objects import build_rejection, build_retracti
 from qc_daemon.report.source import Source
 from qc_daemon.report.sr import codes
 from qc_daemon.settings import DestinationSettings
-from tests.interop.orthanc import Orthanc
+from tests.support.orthanc import Orthanc
 
 NOW = datetime(2026, 1, 2, 9, 30, tzinfo=UTC)
 

@@ -8,9 +8,9 @@ from sqlalchemy import select
 
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Exam, ExamOutcome, ExamState
-from tests.modality import Modality, begin_step, end_step
-from tests.service import Service
-from tests.wire import eventually
+from tests.support.dicom_peers import eventually
+from tests.support.modality import Modality, begin_step, end_step
+from tests.support.service import Service
 from training.phantom.dicom import exam
 
 pytestmark = pytest.mark.timeout(900)

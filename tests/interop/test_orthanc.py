@@ -22,7 +22,7 @@ from qc_daemon.records.queue import jobs
 from qc_daemon.records.tables import JobState
 from qc_daemon.report.sr.parse import from_sr
 from tests.interop.conftest import A_WOMAN, WRAPPED, Outcome
-from tests.interop.dcmtk import SUCCESS
+from tests.support.dcmtk import SUCCESS
 
 pytestmark = pytest.mark.timeout(1800)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.certificates import Authority, Pair
-from tests.command import qc_daemon
 from tests.conftest import require
-from tests.service import Service
-from tests.wire import association, eventually, ultrasound, write
+from tests.support.certificates import Authority, Pair
+from tests.support.command_line import qc_daemon
+from tests.support.dicom_peers import association, eventually, ultrasound, write
+from tests.support.service import Service
 
 SETTINGS = """
 [store]

@@ -24,10 +24,10 @@ from qc_daemon.records.tables import Instance, Revision
 from qc_daemon.score.decode import DecodeProcess
 from qc_daemon.score.obgyn_report import STRUCTURED_REPORTS
 from tests.conftest import ROOT
-from tests.receive import fuzz
-from tests.receive.fuzz import Case, Channel, DataCase, LostError, Seed, Told, WireCase
-from tests.service import Service
-from tests.wire import eventually, ultrasound
+from tests.support import fuzzing
+from tests.support.dicom_peers import eventually, ultrasound
+from tests.support.fuzzing import Case, Channel, DataCase, LostError, Seed, Told, WireCase
+from tests.support.service import Service
 from training.phantom.dicom import exam
 
 SEED = int(os.environ.get("QC_FUZZ_SEED", "20261122"))
@@ -93,7 +93,7 @@ class Target:
 
     def fail(self, case: Case, why: str) -> None:
         path = self.out / f"{type(case).__name__}-{case.number}.json"
-        fuzz.written(case, path)
+        fuzzing.written(case, path)
         pytest.fail(f"{why}; replay with QC_FUZZ_REPLAY={path}")
 
 
@@ -115,7 +115,7 @@ def pool() -> list[Seed]:
     """The shared data where it is there; our own objects always."""
     shared = Path(os.environ.get("QC_SHARED_DATA", ROOT.parent / "shared" / "data"))
     own = [ultrasound(), *exam(5, cine_frames=2)[:2]]
-    return fuzz.seeds(shared if (shared / "index.csv").is_file() else None, own)
+    return fuzzing.seeds(shared if (shared / "index.csv").is_file() else None, own)
 
 
 def attack(
@@ -125,7 +125,7 @@ def attack(
     warm(target, pool)
     tally: Counter[str] = Counter()
     send_data(target, pool, data, tally)
-    for told in asyncio.run(fuzz.play(target.port, wire, AT_ONCE, PATIENCE)):
+    for told in asyncio.run(fuzzing.play(target.port, wire, AT_ONCE, PATIENCE)):
         note(target, told, tally)
     # It takes a sound object after all that, from a sender that knows nothing of it.
     sound = [DataCase(-1, each) for each in pool[:1]]
@@ -137,9 +137,9 @@ def attack(
 
 def warm(target: Target, pool: list[Seed]) -> None:
     """Fill the pools that a receiver keeps, and remember its level."""
-    request = fuzz.associate([(fuzz.VERIFICATION, "1.2.840.10008.1.2")])
-    calls = [WireCase(0, "warm", [request, fuzz.RELEASE], True, "half") for _ in range(AT_ONCE)]
-    asyncio.run(fuzz.play(target.port, calls, AT_ONCE, PATIENCE))
+    request = fuzzing.associate([(fuzzing.VERIFICATION, "1.2.840.10008.1.2")])
+    calls = [WireCase(0, "warm", [request, fuzzing.RELEASE], True, "half") for _ in range(AT_ONCE)]
+    asyncio.run(fuzzing.play(target.port, calls, AT_ONCE, PATIENCE))
     send_data(target, pool, [DataCase(0, pool[0])], Counter())
     settle(target, Counter(threads=10_000, handles=10_000))
     target.before = target.level()
@@ -262,8 +262,8 @@ def assert_each_ends(target: Target, sample: int, seed: int) -> Counter[str]:
 def cases(seed: int, pool: list[Seed], count: int) -> tuple[list[DataCase], list[WireCase]]:
     wire = int(count * WIRE_PART)
     return (
-        [fuzz.data_case(seed, number, pool) for number in range(count - wire)],
-        [fuzz.wire_case(seed, number, pool) for number in range(wire)],
+        [fuzzing.data_case(seed, number, pool) for number in range(count - wire)],
+        [fuzzing.wire_case(seed, number, pool) for number in range(wire)],
     )
 
 
@@ -290,7 +290,7 @@ def test_a_hundred_thousand_mutations(target: Target, pool: list[Seed], seed: in
 
 @pytest.mark.skipif("QC_FUZZ_REPLAY" not in os.environ, reason="QC_FUZZ_REPLAY names no case")
 def test_replay(target: Target, pool: list[Seed]) -> None:
-    case = fuzz.read_case(Path(os.environ["QC_FUZZ_REPLAY"]))
+    case = fuzzing.read_case(Path(os.environ["QC_FUZZ_REPLAY"]))
     data = [case] if isinstance(case, DataCase) else []
     wire = [case] if isinstance(case, WireCase) else []
     attack(target, [*pool, *(each.seed for each in data)], data, wire)

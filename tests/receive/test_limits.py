@@ -24,9 +24,9 @@ from qc_daemon.receive.back_pressure import Pressure
 from qc_daemon.receive.identifiers import file_head
 from qc_daemon.receive.mpps import MPPS
 from qc_daemon.records.tables import CommitmentItem
-from tests.receive import fuzz, raw
 from tests.receive.conftest import Site
-from tests.wire import US, eventually, store, ultrasound
+from tests.support import fuzzing, raw_dimse
+from tests.support.dicom_peers import US, eventually, store, ultrasound
 
 TOO_MUCH, RESOURCES = 0x0213, 0xA700
 # An element without a value, Implicit VR Little Endian.
@@ -61,8 +61,8 @@ REQUESTS = [
 def test_a_data_set_of_tiny_elements_is_refused(
     site: Site, operation: str, sop_class: str, instance: str, count: int
 ) -> None:
-    asked = raw.command(operation, sop_class, instance, has_data=True)
-    with raw.association(site.port, [sop_class]) as peer:
+    asked = raw_dimse.command(operation, sop_class, instance, has_data=True)
+    with raw_dimse.association(site.port, [sop_class]) as peer:
         assert peer.ask(1, asked, TINY * count) == TOO_MUCH
         # The next is served.
         assert peer.ask(1, asked, TINY) not in (TOO_MUCH, 0x0122)
@@ -72,25 +72,25 @@ def test_a_data_set_of_tiny_elements_is_refused(
     ("count", "status"), [(10, 0x0000), (data_set_size.MAX_ITEMS + 1, TOO_MUCH), (40_000, TOO_MUCH)]
 )
 def test_references_are_limited(site: Site, count: int, status: int) -> None:
-    asked = raw.command("N-ACTION", PUSH_MODEL, PUSH_MODEL_INSTANCE, has_data=True)
-    with raw.association(site.port, [PUSH_MODEL]) as peer:
+    asked = raw_dimse.command("N-ACTION", PUSH_MODEL, PUSH_MODEL_INSTANCE, has_data=True)
+    with raw_dimse.association(site.port, [PUSH_MODEL]) as peer:
         assert peer.ask(1, asked, _references(count)) == status
     assert len(site.rows(CommitmentItem)) == (count if status == 0x0000 else 0)
 
 
 def test_a_data_set_without_end_is_cut_off(site: Site) -> None:
-    asked = raw.command("N-ACTION", PUSH_MODEL, PUSH_MODEL_INSTANCE, has_data=True)
-    with raw.association(site.port, [PUSH_MODEL]) as peer:
+    asked = raw_dimse.command("N-ACTION", PUSH_MODEL, PUSH_MODEL_INSTANCE, has_data=True)
+    with raw_dimse.association(site.port, [PUSH_MODEL]) as peer:
         _send_without_end(peer, asked)
-        with pytest.raises(raw.AbortedError):
+        with pytest.raises(raw_dimse.AbortedError):
             peer.pdu()
     eventually(lambda: upper_layer._budget._left == upper_layer.MAX_DATA_SETS_IN_MEMORY)
 
 
-def _send_without_end(peer: raw.Peer, asked: bytes) -> None:
+def _send_without_end(peer: raw_dimse.Peer, asked: bytes) -> None:
     """Send fragments until something is answered."""
-    peer.connection.sendall(fuzz.p_data(1, asked, b"")[0])
-    fragment = fuzz.pdu(0x04, struct.pack(">IBB", (1 << 20) + 2, 1, 0x00) + bytes(1 << 20))
+    peer.connection.sendall(fuzzing.p_data(1, asked, b"")[0])
+    fragment = fuzzing.pdu(0x04, struct.pack(">IBB", (1 << 20) + 2, 1, 0x00) + bytes(1 << 20))
     with contextlib.suppress(ConnectionError):
         for _ in range(200):
             if select.select([peer.connection], [], [], 0)[0]:
@@ -99,34 +99,34 @@ def _send_without_end(peer: raw.Peer, asked: bytes) -> None:
 
 
 def test_associations_hold_so_much_together(site: Site) -> None:
-    asked = raw.command("N-ACTION", PUSH_MODEL, PUSH_MODEL_INSTANCE, has_data=True)
-    pieces = fuzz.p_data(1, asked, bytes(data_set_size.MAX_BYTES - 64))
+    asked = raw_dimse.command("N-ACTION", PUSH_MODEL, PUSH_MODEL_INSTANCE, has_data=True)
+    pieces = fuzzing.p_data(1, asked, bytes(data_set_size.MAX_BYTES - 64))
     with contextlib.ExitStack() as open_:
         for _ in range(4):
-            peer = open_.enter_context(raw.association(site.port, [PUSH_MODEL]))
+            peer = open_.enter_context(raw_dimse.association(site.port, [PUSH_MODEL]))
             for piece in pieces[:-1]:
                 peer.connection.sendall(piece)
         eventually(lambda: upper_layer._budget._left < data_set_size.MAX_BYTES // 4)
-        last = open_.enter_context(raw.association(site.port, [PUSH_MODEL]))
+        last = open_.enter_context(raw_dimse.association(site.port, [PUSH_MODEL]))
         assert last.ask(1, asked, bytes(data_set_size.MAX_BYTES - 64)) == TOO_MUCH
     eventually(lambda: upper_layer._budget._left == upper_layer.MAX_DATA_SETS_IN_MEMORY)
 
 
 def test_a_command_set_without_end_is_cut_off(site: Site) -> None:
-    piece = fuzz.pdu(0x04, struct.pack(">IBB", 8_002, 1, 0x01) + bytes(8_000))
-    with raw.association(site.port, [PUSH_MODEL]) as peer:
+    piece = fuzzing.pdu(0x04, struct.pack(">IBB", 8_002, 1, 0x01) + bytes(8_000))
+    with raw_dimse.association(site.port, [PUSH_MODEL]) as peer:
         for _ in range(4):
             peer.connection.sendall(piece)
-        with pytest.raises(raw.AbortedError):
+        with pytest.raises(raw_dimse.AbortedError):
             peer.pdu()
 
 
 def test_a_deflated_data_set_is_refused_by_what_it_would_inflate_to(site: Site) -> None:
     deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     bomb = deflate.compress(bytes(64 << 20)) + deflate.flush()
-    with raw.peer(site.port) as peer:
-        peer.associate(fuzz.associate([(MPPS, DeflatedExplicitVRLittleEndian)]))
-        asked = raw.command("N-CREATE", MPPS, "1.2.3", has_data=True)
+    with raw_dimse.peer(site.port) as peer:
+        peer.associate(fuzzing.associate([(MPPS, DeflatedExplicitVRLittleEndian)]))
+        asked = raw_dimse.command("N-CREATE", MPPS, "1.2.3", has_data=True)
         status = peer.ask(1, asked, bomb) if peer.results[1] == 0 else TOO_MUCH
     assert status == TOO_MUCH
 
@@ -136,11 +136,11 @@ def test_a_crowd_of_requests_ends_the_association(
 ) -> None:
     """Who asks and asks and reads no answer."""
     monkeypatch.setattr(upper_layer.Messages, "get_msg", lambda *_: (None, None))
-    echo = raw.command("C-ECHO", "1.2.840.10008.1.1", None)
-    many = fuzz.p_data(1, echo, b"")[0] * (upper_layer.MAX_REQUESTS + 1)
-    with raw.association(site.port, ["1.2.840.10008.1.1"]) as peer:
+    echo = raw_dimse.command("C-ECHO", "1.2.840.10008.1.1", None)
+    many = fuzzing.p_data(1, echo, b"")[0] * (upper_layer.MAX_REQUESTS + 1)
+    with raw_dimse.association(site.port, ["1.2.840.10008.1.1"]) as peer:
         peer.connection.sendall(many)
-        with pytest.raises(raw.AbortedError):
+        with pytest.raises(raw_dimse.AbortedError):
             peer.pdu()
 
 
@@ -153,14 +153,14 @@ def full(open_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> Sit
 
 
 def _store(instance: str) -> bytes:
-    return raw.command("C-STORE", US, instance, has_data=True)
+    return raw_dimse.command("C-STORE", US, instance, has_data=True)
 
 
 def test_an_object_without_end_is_cut_off_at_the_hard_mark(full: Site) -> None:
-    with raw.association(full.port, [US]) as peer:
+    with raw_dimse.association(full.port, [US]) as peer:
         _send_without_end(peer, _store("1.2.3.4"))
         assert full.files() == []
-        with contextlib.suppress(raw.AbortedError):
+        with contextlib.suppress(raw_dimse.AbortedError):
             # Unless what it goes on to send has taken the answer with it.
             assert peer.status() == RESOURCES
             peer.pdu()
@@ -169,7 +169,7 @@ def test_an_object_without_end_is_cut_off_at_the_hard_mark(full: Site) -> None:
 
 
 def test_an_object_that_meets_the_hard_mark_is_a700(full: Site) -> None:
-    with raw.association(full.port, [US]) as peer:
+    with raw_dimse.association(full.port, [US]) as peer:
         assert peer.ask(1, _store("1.2.3.4"), bytes(4 << 20)) == RESOURCES
     assert full.files() == []
     assert full.nothing_recorded()
@@ -180,13 +180,13 @@ def test_a_write_error_removes_the_part_at_once(
 ) -> None:
     """The disk has 256 KiB; others go on meanwhile."""
     site = open_site(spool=small_disk / "spool", pressure={"hard_free_megabytes": 0})
-    with raw.association(site.port, [US]) as peer:
-        peer.connection.sendall(fuzz.p_data(1, _store("1.2.3.4"), b"")[0])
-        fragment = fuzz.pdu(0x04, struct.pack(">IBB", (1 << 20) + 2, 1, 0x00) + bytes(1 << 20))
+    with raw_dimse.association(site.port, [US]) as peer:
+        peer.connection.sendall(fuzzing.p_data(1, _store("1.2.3.4"), b"")[0])
+        fragment = fuzzing.pdu(0x04, struct.pack(">IBB", (1 << 20) + 2, 1, 0x00) + bytes(1 << 20))
         peer.connection.sendall(fragment)
         eventually(lambda: site.files() == [])
         assert store(site.port, ultrasound()) == [0x0000]
-        end = fuzz.pdu(0x04, struct.pack(">IBB", 2, 1, 0x02))
+        end = fuzzing.pdu(0x04, struct.pack(">IBB", 2, 1, 0x02))
         peer.connection.sendall(end)
         assert peer.status() == RESOURCES
 
@@ -210,10 +210,10 @@ def _elements(dataset: Dataset) -> int:
         lambda inner: st.lists(inner, min_size=1, max_size=3).map(_nested),
         max_leaves=20,
     ),
-    st.sampled_from([raw.IMPLICIT, ExplicitVRLittleEndian]),
+    st.sampled_from([raw_dimse.IMPLICIT, ExplicitVRLittleEndian]),
 )
 def test_the_count_is_no_lower_than_a_parsers(dataset: Dataset, syntax: str) -> None:
-    encoded = raw.encoded(dataset, syntax)
+    encoded = raw_dimse.encoded(dataset, syntax)
     count = _elements(dcmread(io.BytesIO(_file(encoded, syntax)), force=True))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(data_set_size, "MAX_ELEMENTS", count - 1)
@@ -224,6 +224,6 @@ def _file(encoded: bytes, syntax: str) -> bytes:
     return file_head(US, "1.2.3", syntax, "1.2.3", "X") + encoded
 
 
-@given(st.binary(max_size=2_000), st.sampled_from([raw.IMPLICIT, ExplicitVRLittleEndian]))
+@given(st.binary(max_size=2_000), st.sampled_from([raw_dimse.IMPLICIT, ExplicitVRLittleEndian]))
 def test_any_bytes_are_counted(encoded: bytes, syntax: Any) -> None:
     assert data_set_size.excess(encoded, syntax) in (None, "the data set has too many elements")

@@ -15,10 +15,10 @@ from qc_daemon.observe import counters, log
 from qc_daemon.receive.presentation_contexts import VERIFICATION
 from qc_daemon.records.received import peers
 from qc_daemon.records.received.peers import RefusedCaller
-from tests.receive import fuzz, raw
+from tests.dicom.test_associate_pdu import USER, request
 from tests.receive.conftest import Site
-from tests.test_associate_pdu import USER, request
-from tests.wire import US, eventually, ultrasound
+from tests.support import fuzzing, raw_dimse
+from tests.support.dicom_peers import US, eventually, ultrasound
 
 COUNTERS = ("rejected_unknown", "rejected_called", "rejected_protocol")
 
@@ -71,7 +71,7 @@ def test_a_rejected_association_is_logged_counted_and_listed(
     site: Site, asked: bytes, answer: str, counter: int, called: str, reason: str
 ) -> None:
     before = _counts()
-    with logged() as lines, raw.peer(site.port) as peer:
+    with logged() as lines, raw_dimse.peer(site.port) as peer:
         peer.connection.sendall(asked)
         kind, body = peer.pdu()
         assert kind == 0x03
@@ -94,16 +94,19 @@ def test_a_rejected_association_is_logged_counted_and_listed(
     [
         (b"GET / HTTP/1.1\r\n\r\n", "no A-ASSOCIATE-RQ"),
         (b"\x16\x03\x01\x02\x00\x01", "a TLS handshake, and this port is the plain one"),
-        (fuzz.pdu(0x01, bytes(40)), "an A-ASSOCIATE PDU is cut off"),
-        (request(contexts=raw.item(0x20, b"\0\0\0\0")), "a presentation context has no odd ID"),
+        (fuzzing.pdu(0x01, bytes(40)), "an A-ASSOCIATE PDU is cut off"),
+        (
+            request(contexts=raw_dimse.item(0x20, b"\0\0\0\0")),
+            "a presentation context has no odd ID",
+        ),
     ],
     ids=["http", "tls", "short", "even"],
 )
 def test_what_is_no_request_is_logged_and_counted(site: Site, sent: bytes, reason: str) -> None:
     before = _counts()
-    with logged() as lines, raw.peer(site.port) as peer:
+    with logged() as lines, raw_dimse.peer(site.port) as peer:
         peer.connection.sendall(sent)
-        with pytest.raises(raw.AbortedError):
+        with pytest.raises(raw_dimse.AbortedError):
             peer.pdu()
         eventually(lambda: _counts() != before)
     (line,) = [each for each in lines if each["level"] == "warning"]
@@ -114,26 +117,26 @@ def test_what_is_no_request_is_logged_and_counted(site: Site, sent: bytes, reaso
 
 @pytest.mark.parametrize("user", [None, b"", USER], ids=["none", "no-limit", "usual"])
 def test_an_object_without_user_information_is_stored(site: Site, user: bytes | None) -> None:
-    inner = raw.item(0x30, US.encode()) + raw.item(0x40, raw.IMPLICIT.encode())
-    contexts = raw.item(0x20, bytes((1, 0, 0, 0)) + inner)
+    inner = raw_dimse.item(0x30, US.encode()) + raw_dimse.item(0x40, raw_dimse.IMPLICIT.encode())
+    contexts = raw_dimse.item(0x20, bytes((1, 0, 0, 0)) + inner)
     dataset = ultrasound()
     del dataset.file_meta
-    with raw.peer(site.port) as peer:
-        peer.associate(request(contexts=contexts, user=user, more=raw.item(0x99, b"x")))
-        asked = raw.command("C-STORE", US, str(dataset.SOPInstanceUID), has_data=True)
-        assert peer.ask(1, asked, raw.encoded(dataset)) == 0x0000
+    with raw_dimse.peer(site.port) as peer:
+        peer.associate(request(contexts=contexts, user=user, more=raw_dimse.item(0x99, b"x")))
+        asked = raw_dimse.command("C-STORE", US, str(dataset.SOPInstanceUID), has_data=True)
+        assert peer.ask(1, asked, raw_dimse.encoded(dataset)) == 0x0000
 
 
 def test_a_context_without_transfer_syntax_is_refused_and_others_are_not(site: Site) -> None:
-    abstract = raw.item(0x30, VERIFICATION.encode())
-    contexts = raw.item(0x20, bytes((1, 0, 0, 0)) + abstract)
-    contexts += raw.item(
-        0x20, bytes((3, 0, 0, 0)) + abstract + raw.item(0x40, raw.IMPLICIT.encode())
+    abstract = raw_dimse.item(0x30, VERIFICATION.encode())
+    contexts = raw_dimse.item(0x20, bytes((1, 0, 0, 0)) + abstract)
+    contexts += raw_dimse.item(
+        0x20, bytes((3, 0, 0, 0)) + abstract + raw_dimse.item(0x40, raw_dimse.IMPLICIT.encode())
     )
-    with raw.peer(site.port) as peer:
+    with raw_dimse.peer(site.port) as peer:
         peer.associate(request(contexts=contexts))
         assert peer.results == {1: 4, 3: 0}
-        assert peer.ask(3, raw.command("C-ECHO", VERIFICATION, None)) == 0x0000
+        assert peer.ask(3, raw_dimse.command("C-ECHO", VERIFICATION, None)) == 0x0000
 
 
 def test_a_crowd_of_wrong_callers_leaves_a_list_of_bounded_length(
@@ -141,7 +144,7 @@ def test_a_crowd_of_wrong_callers_leaves_a_list_of_bounded_length(
 ) -> None:
     site = open_site()
     for number in range(24):
-        with raw.peer(site.port) as peer:
+        with raw_dimse.peer(site.port) as peer:
             peer.connection.sendall(request(called=f"X{number}".encode().ljust(16)))
             assert peer.pdu()[0] == 0x03
     (caller,) = _refused(site)
@@ -153,18 +156,20 @@ def test_a_connection_that_says_nothing_is_no_news(site: Site) -> None:
     before = _counts()
     with logged() as lines:
         socket.create_connection(("127.0.0.1", site.port)).close()
-        with raw.association(site.port, [VERIFICATION]) as peer:
-            assert peer.ask(1, raw.command("C-ECHO", VERIFICATION, None)) == 0x0000
+        with raw_dimse.association(site.port, [VERIFICATION]) as peer:
+            assert peer.ask(1, raw_dimse.command("C-ECHO", VERIFICATION, None)) == 0x0000
     assert [each for each in lines if each["level"] == "warning"] == []
     assert _counts() == before
 
 
 def test_messages_to_a_peer_with_an_odd_maximum_are_of_even_fragments(site: Site) -> None:
     """PS3.8 annex E; a response is longer than this peer takes at once."""
-    user = raw.item(0x51, struct.pack(">I", 129)) + raw.item(0x52, b"1.2.3.4")
-    with raw.peer(site.port) as peer:
+    user = raw_dimse.item(0x51, struct.pack(">I", 129)) + raw_dimse.item(0x52, b"1.2.3.4")
+    with raw_dimse.peer(site.port) as peer:
         peer.associate(request(user=user))
-        peer.connection.sendall(fuzz.p_data(1, raw.command("C-STORE", US, "1." + "2" * 60), b"")[0])
+        peer.connection.sendall(
+            fuzzing.p_data(1, raw_dimse.command("C-STORE", US, "1." + "2" * 60), b"")[0]
+        )
         whole = b""
         while True:
             kind, body = peer.pdu()

@@ -7,11 +7,11 @@ import threading
 import pytest
 
 from qc_daemon.receive import upper_layer
-from tests.receive import fuzz
 from tests.receive.conftest import Site
-from tests.wire import eventually, store, ultrasound
+from tests.support import fuzzing
+from tests.support.dicom_peers import eventually, store, ultrasound
 
-VERIFICATION = (fuzz.VERIFICATION, "1.2.840.10008.1.2")
+VERIFICATION = (fuzzing.VERIFICATION, "1.2.840.10008.1.2")
 
 
 @pytest.fixture
@@ -26,14 +26,14 @@ def crashed(monkeypatch: pytest.MonkeyPatch) -> list[threading.ExceptHookArgs]:
     "last",
     [
         b"\x07\x00" + struct.pack(">I", 4) + b"\0\0\x24\0",
-        fuzz.ABORT[:6] + b"\0\0\x01\xff",
-        fuzz.pdu(0x06, bytes(4)) + fuzz.RELEASE + fuzz.ABORT,
-        fuzz.pdu(0x03, bytes(4)),
-        fuzz.pdu(0x02, bytes(80)),
-        fuzz.associate([VERIFICATION]) * 2,
-        fuzz.pdu(0x04, struct.pack(">IBB", 0xFFFFFFFF, 1, 3)),
-        fuzz.pdu(0x04, struct.pack(">IBB", 10, 1, 3) + b"\0\0\0\1\2\0\0\0"),
-        fuzz.pdu(0x04, struct.pack(">IBB", 2, 1, 2)),
+        fuzzing.ABORT[:6] + b"\0\0\x01\xff",
+        fuzzing.pdu(0x06, bytes(4)) + fuzzing.RELEASE + fuzzing.ABORT,
+        fuzzing.pdu(0x03, bytes(4)),
+        fuzzing.pdu(0x02, bytes(80)),
+        fuzzing.associate([VERIFICATION]) * 2,
+        fuzzing.pdu(0x04, struct.pack(">IBB", 0xFFFFFFFF, 1, 3)),
+        fuzzing.pdu(0x04, struct.pack(">IBB", 10, 1, 3) + b"\0\0\0\1\2\0\0\0"),
+        fuzzing.pdu(0x04, struct.pack(">IBB", 2, 1, 2)),
         struct.pack(">BBI", 0x04, 0, 0xFFFFFFFF) + struct.pack(">IBB", 0xFFFFFFFB, 1, 3),
     ],
     ids=[
@@ -53,7 +53,7 @@ def test_the_association_ends_and_the_receiver_goes_on(
     site: Site, crashed: list[threading.ExceptHookArgs], last: bytes
 ) -> None:
     with socket.create_connection(("127.0.0.1", site.port), timeout=60) as peer:
-        peer.sendall(fuzz.associate([VERIFICATION]))
+        peer.sendall(fuzzing.associate([VERIFICATION]))
         assert peer.recv(1) == b"\x02"
         peer.sendall(last)
         peer.shutdown(socket.SHUT_WR)
@@ -71,12 +71,12 @@ def test_an_object_that_is_whole_when_its_sender_aborts_leaves_no_file(
     # As one that is not the usual C-STORE, it waits for the association's thread.
     monkeypatch.setattr(upper_layer.command, "store_request", lambda _encoded: None)
     monkeypatch.setattr(upper_layer.Messages, "get_msg", lambda *_: (None, None))
-    seed = fuzz.seeds(None, [ultrasound()])[0]
+    seed = fuzzing.seeds(None, [ultrasound()])[0]
     with socket.create_connection(("127.0.0.1", site.port), timeout=60) as peer:
-        peer.sendall(fuzz.associate([(seed.sop_class, seed.syntax)]))
+        peer.sendall(fuzzing.associate([(seed.sop_class, seed.syntax)]))
         assert peer.recv(1) == b"\x02"
-        message = fuzz.p_data(1, fuzz.c_store(seed.sop_class, seed.instance), seed.data)
-        peer.sendall(b"".join(message) + fuzz.ABORT)
+        message = fuzzing.p_data(1, fuzzing.c_store(seed.sop_class, seed.instance), seed.data)
+        peer.sendall(b"".join(message) + fuzzing.ABORT)
         while peer.recv(4096):
             pass
     eventually(lambda: not site.receiver._ae.active_associations)

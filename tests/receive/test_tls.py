@@ -23,9 +23,9 @@ from qc_daemon.receive import Handshake, access, check_tls, listen, tls
 from qc_daemon.records.received import peers
 from qc_daemon.records.tables import Revision
 from qc_daemon.settings import PeerSettings, TLSSettings
-from tests.certificates import Authority, Pair
 from tests.receive.conftest import Site
-from tests.wire import US, association, eventually, store, ultrasound
+from tests.support.certificates import Authority, Pair
+from tests.support.dicom_peers import US, association, eventually, store, ultrasound
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,8 @@ from qc_daemon.report.source import Source
 from qc_daemon.report.source_file import MAX_HEADER_BYTES, read_header
 from qc_daemon.report.sr.parse import biometry_from_sr, from_sr
 from qc_daemon.report.worker import run_one
-from tests.clinic import Clinic, black_frames
-from tests.report import paper
+from tests.support import pdf as paper
+from tests.support.scored_exam import Clinic, black_frames
 
 Make = Callable[..., Any]
 BAD = "1.2.826.0.1.3680043.10.1.1.66"

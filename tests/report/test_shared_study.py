@@ -20,8 +20,8 @@ from qc_daemon.operations.operate import stored_findings
 from qc_daemon.operations.summaries import write_summary
 from qc_daemon.report.source import Source
 from qc_daemon.report.sr.parse import from_sr
-from tests.clinic import Clinic
-from tests.report import paper
+from tests.support import pdf
+from tests.support.scored_exam import Clinic
 
 Make = Callable[..., Any]
 STUDY = "1.2.826.0.1.3680043.10.1.2"
@@ -119,7 +119,7 @@ def test_page_and_lists_of_each_say_so(clinic: Clinic, arrive: Make, tmp_path: P
     for number, payload in enumerate(pdfs):
         document = tmp_path / f"{number}.pdf"
         document.write_bytes(dcmread(BytesIO(payload or b"")).EncapsulatedDocument)
-        assert "Imagesofanotherpatientstandunderthesamestudy" in paper.text(document)
+        assert "Imagesofanotherpatientstandunderthesamestudy" in pdf.text(document)
 
 
 def test_summary_asks_which_patient_and_shows_no_other(

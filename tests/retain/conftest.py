@@ -17,7 +17,7 @@ from qc_daemon.records.received import receipts, revisions
 from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
-from tests.wire import Pacs, part10, ultrasound
+from tests.support.dicom_peers import Pacs, part10, ultrasound
 
 MONDAY = datetime(2026, 11, 2, 8, tzinfo=UTC)
 

@@ -21,7 +21,7 @@ from qc_daemon.retain.reconcile import reconcile
 from qc_daemon.retain.retrieve import GET, MOVE
 from qc_daemon.settings import ReceiveSettings
 from tests.retain.conftest import MONDAY, Yard
-from tests.wire import US, Pacs, ultrasound
+from tests.support.dicom_peers import US, Pacs, ultrasound
 
 BUSY = 0xA701
 

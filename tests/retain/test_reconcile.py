@@ -22,7 +22,7 @@ from qc_daemon.service import supervisor as daemon
 from qc_daemon.settings import RuleSettings
 from qc_daemon.spool import service_lock
 from tests.retain.conftest import Yard
-from tests.wire import association, eventually, ultrasound
+from tests.support.dicom_peers import association, eventually, ultrasound
 
 RECEIVER = """
 import os, signal, socket, sys, threading

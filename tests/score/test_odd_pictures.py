@@ -21,7 +21,7 @@ from pydicom.uid import (
 )
 
 from detector.anatomy import View
-from tests.command import qc_daemon
+from tests.support.command_line import qc_daemon
 from training.phantom import make
 
 

@@ -1,0 +1,67 @@
+"""`qc-daemon demo`: the main job as a newcomer sees it."""
+
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from qc_daemon.cli.demo import real_files
+from qc_daemon.report.sr.parse import from_sr
+from tests.support.command_line import qc_daemon
+from tests.support.socket_guard import Guard
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("demo") / "out"
+    done = qc_daemon("demo", "--out", out, environment=Guard(out.parent).environment)
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+def test_it_shows_every_object(demo: tuple[Path, str]) -> None:
+    _, output = demo
+    assert "Not for clinical use" in output
+    for name in [f"phantom_{n:02d}.dcm" for n in range(1, 10)] + [p.name for p in real_files()]:
+        assert name in output
+
+
+def test_srs_tell_what_was_found(demo: tuple[Path, str]) -> None:
+    out, _ = demo
+    told = [f for p in sorted((out / "results").glob("sr_*.dcm")) for f in from_sr(dcmread(p))]
+    sources = {f.sop_instance_uid for f in told}
+    sent = {str(dcmread(p, stop_before_pixels=True).SOPInstanceUID) for p in _sent(out)}
+    assert sources == sent
+
+
+def test_originals_reach_the_pacs_unchanged(demo: tuple[Path, str]) -> None:
+    out, _ = demo
+    for path in _sent(out):
+        original = dcmread(path)
+        arrived = dcmread(out / "pacs" / f"{original.SOPInstanceUID}.dcm")
+        assert arrived == original
+
+
+def test_the_page_needs_nothing_from_outside(demo: tuple[Path, str]) -> None:
+    out, _ = demo
+    page = (out / "report.html").read_text()
+    assert "data:image/png;base64," in page
+    for forbidden in ('src="http', "src='http", 'href="http', "@import", "<script src"):
+        assert forbidden not in page
+    assert "Not for clinical use" in page
+
+
+def test_no_address_outside_was_tried(demo: tuple[Path, str]) -> None:
+    guard = Guard(demo[0].parent)
+    for part in ("demo", "serve", "roles receive", "roles work", "roles deliver", "decode_child"):
+        assert any(part in line for line in guard.processes())
+    assert guard.outside() == []
+
+
+def test_overlays_are_pictures(demo: tuple[Path, str]) -> None:
+    out, _ = demo
+    assert len(list((out / "results").glob("overlay_*.png"))) >= 9
+
+
+def _sent(out: Path) -> list[Path]:
+    return [*sorted((out / "exam").glob("*.dcm")), *real_files()]

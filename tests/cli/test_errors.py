@@ -1,0 +1,200 @@
+"""Everything that can be wrong from outside: one clear line, the right exit status, no traceback.
+
+What goes wrong on the network is told in DICOM statuses: see receive/test_scp.py. Port in use is in
+test_daemon.py, a destination that is down in interop/test_destination_down.py.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom.dataset import Dataset
+
+from detector.errors import ErrorCode
+from model.bundle.bundle import locate
+from tests.support.command_line import Completed, qc_daemon
+from tests.support.dicom_peers import CANARY, CANARY_ID, part10, ultrasound
+
+COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
+SIDE = 96
+WEIGHTS = "spatialclip/weights.safetensors"
+
+
+def picture(side: int = SIDE, **values: Any) -> Dataset:
+    pixels = np.random.default_rng(5).integers(0, 256, side * side, dtype=np.uint8).tobytes()
+    return ultrasound(pixels=pixels + b"\0" * (len(pixels) % 2), Rows=side, Columns=side, **values)
+
+
+def report() -> Dataset:
+    dataset = ultrasound(sop_class=COMPREHENSIVE_SR, Modality="SR")
+    del dataset.PixelData
+    return dataset
+
+
+def truncated() -> bytes:
+    whole = part10(picture())
+    return whole[: len(whole) - SIDE * SIDE // 2]
+
+
+def misdeclared(content: Dataset, transfer_syntax: str) -> bytes:
+    """The file with another transfer syntax in its meta group, of the same length."""
+    stated = str(content.file_meta.TransferSyntaxUID)
+    assert len(stated) == len(transfer_syntax)
+    return part10(content).replace(stated.encode(), transfer_syntax.encode(), 1)
+
+
+BAD: dict[str, tuple[Callable[[], bytes], ErrorCode]] = {
+    "empty.dcm": (lambda: b"", ErrorCode.UNREADABLE),
+    "garbage.dcm": (lambda: b"\0" * 128 + b"DICM" + b"\xff" * 500, ErrorCode.UNREADABLE),
+    "text.txt": (lambda: b"not an image\n" * 20, ErrorCode.NOT_AN_IMAGE),
+    "report.dcm": (lambda: part10(report()), ErrorCode.NOT_AN_IMAGE),
+    "syntax.dcm": (
+        lambda: misdeclared(picture(), "1.2.840.10008.9.9.9"),
+        ErrorCode.UNSUPPORTED_SYNTAX,
+    ),
+    "truncated.dcm": (truncated, ErrorCode.TRUNCATED),
+    "frames.dcm": (lambda: part10(picture(PixelData=b"")), ErrorCode.NO_FRAMES),
+    "one.dcm": (lambda: part10(picture(side=1)), ErrorCode.TOO_SMALL),
+}
+"""File name, content, and the code it must end with."""
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Path:
+    return locate("default")
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Completed, dict[str, list[Any]]]:
+    """Every bad file, a missing one, and three sound ones, in one go; what was said by name."""
+    folder = tmp_path_factory.mktemp("files")
+    for name, (content, _) in BAD.items():
+        (folder / name).write_bytes(content())
+    (folder / "charset.dcm").write_bytes(part10(picture(SpecificCharacterSet="ISO_IR 999")))
+    (folder / "sound.dcm").write_bytes(part10(picture()))
+    Image.fromarray(np.full((SIDE, SIDE, 3), 90, np.uint8)).save(folder / "sound.png")
+    Image.fromarray(np.zeros((1, 1, 3), np.uint8)).save(folder / "one.png")
+    paths = [*sorted(folder.iterdir()), folder / "missing.dcm"]
+    done = qc_daemon("score", *paths, "--format", "jsonl", "--device", "cpu")
+    said: dict[str, list[Any]] = {path.name: [] for path in paths}
+    for line in done.stdout.splitlines():
+        each = json.loads(line)
+        said[Path(each["source"]).name].append(each)
+    return done, said
+
+
+def test_all_others_are_done_and_the_status_is_1(
+    scored: tuple[Completed, dict[str, list[Any]]],
+) -> None:
+    done, said = scored
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert [name for name, told in said.items() if len(told) != 1] == []
+    for name in ("sound.dcm", "sound.png"):
+        assert "error" not in said[name][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [(name, code) for name, (_, code) in BAD.items()]
+    + [("one.png", ErrorCode.TOO_SMALL), ("missing.dcm", ErrorCode.UNREADABLE)],
+)
+def test_bad_file_is_told_in_one_line(
+    scored: tuple[Completed, dict[str, list[Any]]], name: str, code: ErrorCode
+) -> None:
+    (told,) = scored[1][name]
+    assert set(told) == {"source", "error"}
+    assert told["error"]["code"] == code
+    assert told["error"]["message"]
+    assert "\n" not in told["error"]["message"]
+
+
+def test_unknown_character_set_is_scored(
+    scored: tuple[Completed, dict[str, list[Any]]],
+) -> None:
+    (told,) = scored[1]["charset.dcm"]
+    assert told["quality"]["label"]
+
+
+def test_no_patient_is_named(scored: tuple[Completed, dict[str, list[Any]]]) -> None:
+    done, _ = scored
+    for canary in (CANARY, CANARY_ID):
+        assert canary not in done.stdout + done.stderr
+
+
+def test_wrong_hash_stops_scoring(bundle: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(bundle, tmp_path / "bundle")
+    weights = bytearray((damaged / WEIGHTS).read_bytes())
+    weights[-1] ^= 1
+    (damaged / WEIGHTS).write_bytes(weights)
+    line = refused(1, "score", tmp_path, "--bundle", damaged)
+    assert WEIGHTS in line
+    assert "hash" in line
+
+
+def test_missing_weights_stop_scoring(bundle: Path, tmp_path: Path) -> None:
+    partial = shutil.copytree(bundle, tmp_path / "bundle")
+    (partial / WEIGHTS).unlink()
+    line = refused(1, "score", tmp_path, "--bundle", partial)
+    assert f"{WEIGHTS} is missing" in line
+
+
+def test_no_such_bundle(tmp_path: Path) -> None:
+    assert "bundle" in refused(1, "score", tmp_path, "--bundle", tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("[receive]\nprot = 1\n", ["receive.prot", "unknown"]),
+        ('[receive]\nport = "eleven"\n', ["receive.port"]),
+        ("[receive\n", ["not valid TOML"]),
+        (None, ["does not exist"]),
+    ],
+    ids=["unknown key", "bad type", "no TOML", "no file"],
+)
+def test_bad_setting_is_wrong_usage(tmp_path: Path, settings: str | None, words: list[str]) -> None:
+    config = tmp_path / "qc.toml"
+    if settings is not None:
+        config.write_text(settings)
+    line = refused(2, "serve", "--config", config)
+    for word in words:
+        assert word in line
+
+
+def test_spool_that_cannot_be_written(tmp_path: Path) -> None:
+    """Permissions do not bind root; a folder below a file cannot be made by anyone."""
+    (tmp_path / "file").write_text("")
+    config = tmp_path / "qc.toml"
+    config.write_text('[store]\nurl = "sqlite:///qc.db"\nspool = "file/spool"\n')
+    line = refused(1, "serve", "--config", config)
+    assert "spool" in line
+    assert "cannot be written" in line
+
+
+def test_unknown_format_is_wrong_usage(tmp_path: Path) -> None:
+    assert "--format xml" in refused(2, "score", tmp_path, "--format", "xml")
+
+
+@pytest.mark.parametrize("arguments", [("frobnicate",), ("serve", "--frobnicate"), ("send",)])
+def test_wrong_words_are_wrong_usage(arguments: tuple[str, ...]) -> None:
+    done = qc_daemon(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def refused(status: int, *arguments: str | Path) -> str:
+    """Run a command that must fail; the one line it says, log lines apart."""
+    done = qc_daemon(*arguments)
+    assert done.returncode == status, done.stderr
+    assert done.stdout == ""
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]

@@ -1,0 +1,219 @@
+"""STOW-RS: what goes out, who we are, and what each answer means."""
+
+import json
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detector.errors import ErrorCode, FailureClass, QCError
+from qc_daemon.deliver.stow_rs import StowRS
+from qc_daemon.deliver.transport import ClassRefusedError, Item
+from qc_daemon.settings import DestinationSettings
+from tests.support.certificates import Authority
+from tests.support.dicom_peers import part10, ultrasound
+from tests.support.ports import reserve_port
+from tests.support.stow_server import Web, failed, stored
+
+RETRY, QUARANTINE, ALARM = FailureClass.RETRY, FailureClass.QUARANTINE, FailureClass.ALARM
+UID = "1.2.3.4"
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    made = Web().start()
+    yield made
+    made.stop()
+
+
+def item(payload: bytes = b"the file") -> Item:
+    return Item("1.2.840.10008.5.1.4.1.1.6.1", UID, "1.2.840.10008.1.2.1", UID, payload=payload)
+
+
+def destination(url: str, **values: Any) -> DestinationSettings:
+    return DestinationSettings(name="vna", kind="dicomweb", url=url, timeout=20, **values)
+
+
+def result(web: Web, sent: Item | None = None, **values: Any) -> QCError | None:
+    carrier = StowRS(destination(web.url, **values))
+    try:
+        carrier.send(sent or item())
+    except QCError as error:
+        return error
+    finally:
+        carrier.close()
+    return None
+
+
+def test_the_file_goes_out_as_it_is(web: Web, tmp_path: Path) -> None:
+    web.body = stored(UID)
+    content = part10(ultrasound(pixels=bytes(1 << 21), Rows=1024, Columns=2048))
+    file = tmp_path / "stored.dcm"
+    file.write_bytes(content)
+    sent = Item("1", UID, "1.2.840.10008.1.2.1", UID, path=file)
+    assert result(web, sent) is None
+    (request,) = web.requests
+    assert request.parts == (content,)
+    assert request.path == "/dicom-web/studies"
+    assert request.headers["Content-Type"].startswith('multipart/related; type="application/dicom"')
+    assert request.headers["Accept"] == "application/dicom+json"
+    assert "Transfer-Encoding" not in request.headers
+    assert "Authorization" not in request.headers
+    assert not web.queries
+
+
+ANSWERS: list[tuple[int, bytes, FailureClass | None]] = [
+    (200, stored(UID), None),
+    (202, stored(UID), None),
+    (409, failed(UID, 0x0111), None),
+    (409, failed(UID, 0xB00E), None),
+    (202, failed(UID, 0xA700), ALARM),
+    (409, failed(UID, 0x0110), RETRY),
+    (409, failed(UID, 0x0124), ALARM),
+    (409, failed(UID, 0xA900), QUARANTINE),
+    (409, failed(UID, 0xC122), QUARANTINE),
+    (409, failed(UID, 0x0122), QUARANTINE),
+    (200, failed(UID, 0x0122), QUARANTINE),
+    # It does not tell of our object, and does not find it either.
+    (200, b"", ALARM),
+    (204, b"", ALARM),
+    (200, b"<html>", ALARM),
+    (200, json.dumps([1]).encode(), ALARM),
+    (202, failed("1.2.9", 0xC000), ALARM),
+    (202, b'{"00081198": {"Value": [{"00081155": {"Value": ["1.2.3.4"]}}]}}', ALARM),
+    (301, b"", ALARM),
+    (308, b"", ALARM),
+    (400, b"", QUARANTINE),
+    (401, b"", ALARM),
+    (403, b"", ALARM),
+    (404, b"", ALARM),
+    (405, b"", ALARM),
+    (406, b"", ALARM),
+    (407, b"", ALARM),
+    (408, b"", ALARM),
+    (409, b"", QUARANTINE),
+    (413, b"", QUARANTINE),
+    (415, b"", QUARANTINE),
+    (422, b"", QUARANTINE),
+    (429, b"", ALARM),
+    (500, b"", RETRY),
+    (501, b"", ALARM),
+    (502, b"", ALARM),
+    (503, b"", ALARM),
+    (504, b"", ALARM),
+    (507, b"", ALARM),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "failure_class"), ANSWERS)
+def test_each_answer_has_its_class(
+    web: Web, status: int, body: bytes, failure_class: FailureClass | None
+) -> None:
+    web.status, web.body, web.headers = status, body, {"Location": "/elsewhere"}
+    error = result(web)
+    assert (None if error is None else error.failure_class) is failure_class
+    assert len(web.requests) == 1
+    class_refused = status == 415 or b'"Value": [290]' in body
+    assert isinstance(error, ClassRefusedError) == class_refused
+
+
+def test_what_the_answer_leaves_out_is_asked_for(web: Web) -> None:
+    web.found = [UID]
+    assert result(web) is None
+    assert web.queries == [f"/dicom-web/instances?SOPInstanceUID={UID}&limit=1"]
+
+
+def test_the_bearer_token_of_the_environment(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VNA_TOKEN", "c2VjcmV0")
+    web.body = stored(UID)
+    assert result(web, token="env:VNA_TOKEN") is None
+    assert web.requests[0].headers["Authorization"] == "Bearer c2VjcmV0"
+
+
+def test_a_password_that_is_mended_counts_from_the_next_object(web: Web, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    web.status = 401
+    carrier = StowRS(destination(web.url, user="qc", password=f"file:{file}"))
+    with pytest.raises(QCError, match="its password is not in the file") as missing:
+        carrier.send(item())
+    assert missing.value.failure_class is ALARM
+    file.write_text("wrong\n")
+    with pytest.raises(QCError, match="HTTP 401, credentials not accepted") as wrong:
+        carrier.send(item())
+    assert "wrong" not in wrong.value.message
+    file.write_text("s\xe9same\n")
+    web.status, web.body = 200, stored(UID)
+    carrier.send(item())
+    carrier.close()
+    # "qc:sésame" in base 64.
+    assert web.requests[-1].headers["Authorization"] == "Basic cWM6c8Opc2FtZQ=="
+
+
+def test_nothing_is_taken_from_the_surroundings(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{reserve_port()}")
+    web.body = stored(UID)
+    assert result(web) is None
+
+
+def test_nobody_there() -> None:
+    carrier = StowRS(destination(f"http://127.0.0.1:{reserve_port()}/web"))
+    with pytest.raises(QCError, match="vna cannot be reached: connection refused") as error:
+        carrier.send(item())
+    assert error.value.code is ErrorCode.DELIVERY_UNREACHABLE
+
+
+def test_bytes_gone_from_the_spool_are_an_alarm(web: Web, tmp_path: Path) -> None:
+    error = result(web, Item("1", UID, "1.2", UID, path=tmp_path / "gone.dcm"))
+    assert error is not None
+    assert error.code is ErrorCode.SPOOL_MISSING
+
+
+class TestTLS:
+    """HTTPS with a hospital's own authority and a client certificate."""
+
+    @pytest.fixture
+    def hospital(self, tmp_path: Path) -> Authority:
+        return Authority.make(tmp_path / "hospital")
+
+    @pytest.fixture
+    def secure(self, hospital: Authority) -> Iterator[Web]:
+        own = hospital.issue("vna")
+        context = ssl.create_default_context(
+            ssl.Purpose.CLIENT_AUTH, cafile=str(hospital.certificate)
+        )
+        context.load_cert_chain(own.certificate, own.key)
+        context.verify_mode = ssl.CERT_REQUIRED
+        made = Web(body=stored(UID), tls=context).start()
+        yield made
+        made.stop()
+
+    def test_each_side_shows_its_certificate(self, secure: Web, hospital: Authority) -> None:
+        ours = hospital.issue("qc")
+        tls = {"ca": hospital.certificate, "certificate": ours.certificate, "key": ours.key}
+        assert result(secure, tls=tls) is None
+        assert result(secure, tls=tls | {"server_name": "127.0.0.1"}) is None
+
+    def test_no_certificate_of_ours(self, secure: Web, hospital: Authority) -> None:
+        error = result(secure, tls={"ca": hospital.certificate})
+        assert error is not None
+        assert error.code is ErrorCode.DELIVERY_UNREACHABLE
+        assert not secure.requests
+
+    def test_an_authority_that_is_not_ours(self, secure: Web, tmp_path: Path) -> None:
+        stranger = Authority.make(tmp_path / "stranger")
+        for tls in ({"ca": stranger.certificate}, {}, None):
+            error = result(secure, tls=tls)
+            assert error is not None
+            assert "authority that we do not know; name it as ca" in error.message
+
+    def test_a_name_that_is_not_in_its_certificate(self, secure: Web, hospital: Authority) -> None:
+        error = result(secure, tls={"ca": hospital.certificate, "server_name": "other.example"})
+        assert error is not None
+        assert "its certificate is for another name" in error.message
+
+    def test_files_that_cannot_be_used(self, secure: Web, tmp_path: Path) -> None:
+        error = result(secure, tls={"ca": tmp_path / "none.pem"})
+        assert error is not None
+        assert "its tls files cannot be used" in error.message

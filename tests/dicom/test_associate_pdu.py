@@ -1,0 +1,186 @@
+"""A-ASSOCIATE PDUs as peers send them: what is read, and that pynetdicom takes the result."""
+
+import contextlib
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
+
+from qc_daemon.dicom import associate_pdu
+from qc_daemon.dicom.associate_pdu import MalformedError, read_answer, read_request
+from tests.support import fuzzing
+from tests.support.raw_dimse import accept, item
+
+REQUEST = fuzzing.associate([("1.2.840.10008.1.1", "1.2.840.10008.1.2")])
+USER = item(0x51, struct.pack(">I", 16_384)) + item(0x52, b"1.2.3.4")
+
+
+def request(
+    version: int = 1,
+    called: bytes = b"QCDAEMON        ",
+    calling: bytes = b"MODALITY        ",
+    application: bytes = b"1.2.840.10008.3.1.1.1",
+    contexts: bytes | None = None,
+    user: bytes | None = USER,
+    more: bytes = b"",
+) -> bytes:
+    """An A-ASSOCIATE-RQ for Verification; `user` None leaves the User Information out."""
+    if contexts is None:
+        inner = item(0x30, b"1.2.840.10008.1.1") + item(0x40, b"1.2.840.10008.1.2")
+        contexts = item(0x20, bytes((1, 0, 0, 0)) + inner)
+    body = struct.pack(">HH16s16s32x", version, 0, called, calling)
+    body += item(0x10, application) + contexts + more
+    return fuzzing.pdu(0x01, body + (b"" if user is None else item(0x50, user)))
+
+
+def decoded(pdu: bytes) -> A_ASSOCIATE_RQ:
+    made = A_ASSOCIATE_RQ()
+    made.decode(pdu)
+    made.to_primitive()
+    return made
+
+
+MUTATIONS = st.lists(
+    st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_size=1, max_size=8
+)
+
+
+def _mutated(pdu: bytes, changes: list[tuple[int, int]]) -> bytes:
+    made = bytearray(pdu)
+    for at, value in changes:
+        made[1 + at % (len(made) - 1)] = value
+    return bytes(made)
+
+
+@given(MUTATIONS, st.integers(0, 8))
+def test_what_is_read_of_any_request_pynetdicom_takes(
+    changes: list[tuple[int, int]], cut: int
+) -> None:
+    whole = request(user=USER + item(0x55, b"SOMEBODY 1.0") + item(0x54, b"\0\x031.2\1\1"))
+    try:
+        asked = read_request(_mutated(whole, changes)[: len(whole) - cut])
+    except MalformedError:
+        return
+    made = decoded(asked.pdu)
+    assert made.protocol_version == 1
+    assert asked.calling_ae.isprintable()
+    assert asked.called_ae.isprintable()
+    (length,) = struct.unpack_from(">I", asked.pdu, asked.pdu.index(b"\x51\0\0\4") + 4)
+    assert length % 2 == 0
+    assert length > 0
+
+
+@given(MUTATIONS, st.integers(0, 8))
+def test_what_is_read_of_any_answer_pynetdicom_takes(
+    changes: list[tuple[int, int]], cut: int
+) -> None:
+    for whole, kind in (
+        (accept([0, 3]), A_ASSOCIATE_AC),
+        (fuzzing.pdu(0x03, bytes((0, 1, 1, 3))), A_ASSOCIATE_RJ),
+    ):
+        try:
+            made = kind()
+            made.decode(read_answer(_mutated(whole, changes)[: len(whole) - cut]))
+            made.to_primitive()
+        except MalformedError:
+            continue
+
+
+@given(st.binary(max_size=400))
+def test_rubbish_is_malformed_or_read(rubbish: bytes) -> None:
+    for read, kind in ((read_request, 0x01), (read_answer, 0x02), (read_answer, 0x03)):
+        with contextlib.suppress(MalformedError):
+            read(fuzzing.pdu(kind, rubbish))
+
+
+@pytest.mark.parametrize("kind", [0x00, 0x11, 0x60, 0x99, 0xF0, 0xFF])
+def test_unknown_items_and_sub_items_are_ignored(kind: int) -> None:
+    extra = item(kind, b"whatever")
+    asked = read_request(request(more=extra, user=USER + extra))
+    assert asked.rejection is None
+    assert len(decoded(asked.pdu).presentation_context) == 1
+
+
+@pytest.mark.parametrize("version", [0x0001, 0x0003, 0x8001, 0xFFFF])
+def test_bit_0_of_the_protocol_version_decides(version: int) -> None:
+    assert read_request(request(version=version)).rejection is None
+    refused = read_request(request(version=version & ~1))
+    assert refused.rejection == (1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("calling", "rejection"),
+    [
+        (b"MODALITY\0\0\0\0\0\0\0\0", None),
+        (b"  MODALITY      ", None),
+        (bytes(16), (1, 1, 3)),
+        (b" " * 16, (1, 1, 3)),
+        (b"MODALIT\xc4        ", (1, 1, 3)),
+        (b"MOD\nALITY       ", (1, 1, 3)),
+        (b"MOD\\ALITY       ", (1, 1, 3)),
+    ],
+)
+def test_calling_titles(calling: bytes, rejection: tuple[int, int, int] | None) -> None:
+    asked = read_request(request(calling=calling))
+    assert asked.rejection == rejection
+    if rejection is None:
+        assert asked.calling_ae == "MODALITY"
+
+
+@pytest.mark.parametrize("called", [bytes(16), b" " * 16, b"QCD\xc4EMON        "])
+def test_a_called_title_that_is_none(called: bytes) -> None:
+    assert read_request(request(called=called)).rejection == (1, 1, 7)
+
+
+@pytest.mark.parametrize("application", [b"", b"1.2.840.10008.3.1.1.2", b"1.2.3"])
+def test_another_application_context(application: bytes) -> None:
+    assert read_request(request(application=application)).rejection == (1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("user", "most"),
+    [
+        (None, 128 << 10),
+        (b"", 128 << 10),
+        (item(0x51, struct.pack(">I", 0)), 128 << 10),
+        (item(0x51, struct.pack(">I", 16_383)), 16_382),
+        (item(0x51, struct.pack(">I", 0xFFFFFFFF)), 1 << 20),
+    ],
+)
+def test_maximum_lengths(user: bytes | None, most: int) -> None:
+    made = decoded(read_request(request(user=user)).pdu)
+    assert made.user_information.maximum_length == most
+
+
+@pytest.mark.parametrize(
+    "name", [b"SEVENTEEN LETTERS", b"A" * 24, b"\xc4\xd6\xdc", b"", b"A\0\0", b"A\nB"]
+)
+def test_implementation_version_names(name: bytes) -> None:
+    assert decoded(read_request(request(user=USER + item(0x55, name))).pdu)
+    made = A_ASSOCIATE_AC()
+    made.decode(read_answer(accept([0], user=USER + item(0x55, name))))
+    made.to_primitive()
+
+
+def test_a_context_without_transfer_syntax_names_none_there_is() -> None:
+    """So it is refused (PS3.8 9.3.3.2), and the next one is not."""
+    inner = item(0x30, b"1.2.840.10008.1.1")
+    contexts = item(0x20, bytes((1, 0, 0, 0)) + inner)
+    contexts += item(0x20, bytes((3, 0, 0, 0)) + inner + item(0x40, b"1.2.840.10008.1.2"))
+    first, second = decoded(read_request(request(contexts=contexts)).pdu).presentation_context
+    assert first.transfer_syntax == ["0.0"]
+    assert second.transfer_syntax == ["1.2.840.10008.1.2"]
+
+
+def test_an_accepted_context_without_transfer_syntax_is_not_accepted() -> None:
+    body = struct.pack(">HH64x", 1, 0) + item(0x21, bytes((1, 0, 0, 0))) + item(0x50, USER)
+    made = A_ASSOCIATE_AC()
+    made.decode(read_answer(fuzzing.pdu(0x02, body)))
+    assert [each.result for each in made.presentation_context] == [4]
+
+
+def test_the_titles_of_what_is_malformed_are_told() -> None:
+    assert associate_pdu.titles(REQUEST[:60]) == ("FUZZER", "QCDAEMON")
+    assert associate_pdu.titles(REQUEST[:12]) == ("", "QC")

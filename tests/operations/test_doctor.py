@@ -1,0 +1,351 @@
+"""What the doctor says of the receiver and its certificate."""
+
+import contextlib
+import os
+import socket
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from pynetdicom import AE
+
+from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID
+from qc_daemon.observe import counters, metrics
+from qc_daemon.operations.doctor import Check, examine
+from qc_daemon.receive import Spool
+from qc_daemon.records import schema
+from qc_daemon.records.store import Store
+from qc_daemon.settings import (
+    DestinationSettings,
+    ReceiveSettings,
+    Settings,
+    StoreSettings,
+    TLSSettings,
+)
+from qc_daemon.spool import service_lock
+from tests.support.certificates import Authority
+from tests.support.ports import reserve_port
+from tests.support.stow_server import Web
+
+
+def check(name: str, folder: Path | None = None, **receive: object) -> Check:
+    settings = Settings(receive=ReceiveSettings(**receive))
+    if folder is not None:
+        settings.store = StoreSettings(url=f"sqlite:///{folder / 'qc.db'}", spool=folder / "spool")
+    return checked(settings, name)
+
+
+def checked(settings: Settings, name: str) -> Check:
+    return next(each for each in examine(settings) if each.name == name)
+
+
+def serving(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """As far as anybody can see, a service runs on the spool."""
+    return service_lock.running(folder / "spool")
+
+
+def tls(authority: Authority, days: int, **options: object) -> TLSSettings:
+    own = authority.issue("receiver", days)
+    return TLSSettings(
+        certificate=own.certificate, key=own.key, ca=authority.certificate, **options
+    )
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority.make(tmp_path / "ca")
+
+
+@pytest.mark.parametrize(
+    ("days", "healthy", "said"),
+    [(400, True, "399 days"), (8, True, "7 days; renew it soon"), (-1, False, "expired on")],
+)
+def test_the_certificates_end_is_told(
+    authority: Authority, days: int, healthy: bool, said: str
+) -> None:
+    found = check("certificate", tls=tls(authority, days))
+    assert found.healthy is healthy
+    assert said in found.message
+
+
+def test_a_certificate_that_cannot_be_used_is_told(authority: Authority) -> None:
+    settings = tls(authority, 8)
+    settings.key.unlink()
+    found = check("certificate", tls=settings)
+    assert not found.healthy
+    assert "receive.tls.key" in found.message
+
+
+def test_a_receiver_that_knows_its_peers_is_healthy(tmp_path: Path) -> None:
+    ae = AE("QCDAEMON")
+    ae.add_supported_context("1.2.840.10008.1.1")
+    ae.require_calling_aet = ["US1"]
+    server = ae.start_server(("127.0.0.1", 0), block=False)
+    try:
+        port = server.server_address[1]
+        with serving(tmp_path):
+            found = check("receiver", tmp_path, port=port)
+        assert found.healthy
+        assert "none of its peers" in found.message
+    finally:
+        server.shutdown()
+
+
+def test_a_receiver_for_tls_only_is_not_asked(authority: Authority, tmp_path: Path) -> None:
+    port = reserve_port()
+    settings = tls(authority, 8, port=port, only=True)
+    assert "not running" in check("receiver", tmp_path, tls=settings).message
+    server = AE("QCDAEMON")
+    server.add_supported_context("1.2.840.10008.1.1")
+    running = server.start_server(("127.0.0.1", port), block=False)
+    try:
+        with serving(tmp_path):
+            assert "for TLS only" in check("receiver", tmp_path, tls=settings).message
+    finally:
+        running.shutdown()
+
+
+def test_a_dicomweb_destination_is_asked_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VNA_TOKEN", "SECRET")
+    web = Web().start()
+    url = web.url
+    destination = {"name": "vna", "kind": "dicomweb", "url": url, "token": "env:VNA_TOKEN"}
+
+    def found() -> Check:
+        settings = Settings(destination=[destination])
+        return next(each for each in examine(settings) if each.name == "destination vna")
+
+    try:
+        healthy = found()
+        assert healthy.healthy
+        assert healthy.message.endswith("credentials go there in the clear, use https")
+        assert web.queries == ["/dicom-web/studies?limit=1"]
+        web.query_status = 401
+        refused = found()
+        assert (refused.healthy, refused.message) == (
+            False,
+            f"{url} answers HTTP 401, credentials not accepted",
+        )
+    finally:
+        web.stop()
+    gone = found()
+    assert not gone.healthy
+    assert gone.message.endswith(
+        "cannot be reached: connection refused: nothing listens at the port"
+    )
+    monkeypatch.delenv("VNA_TOKEN")
+    assert "its token is not in the environment variable VNA_TOKEN" in found().message
+
+
+def test_what_serve_will_make_is_no_fault(tmp_path: Path) -> None:
+    share = DestinationSettings(name="share", kind="folder", folder=tmp_path / "new" / "share")
+    settings = Settings(
+        store=StoreSettings(
+            url=f"sqlite:///{tmp_path / 'var' / 'qc.db'}", spool=tmp_path / "spool"
+        ),
+        destination=[share],
+    )
+    found = {each.name: each for each in examine(settings)}
+    assert found["database"] == Check("database", True, "is not there yet; serve makes it")
+    assert found["destination share"].healthy
+    assert not any(tmp_path.iterdir())
+    (tmp_path / "new").touch()
+    found = {each.name: each for each in examine(settings)}
+    assert "is not a folder" in found["destination share"].message
+
+
+@pytest.mark.parametrize(("device", "healthy"), [("cpu", True), ("cuda:99", False)])
+def test_a_device_that_is_not_here_is_told(device: str, healthy: bool) -> None:
+    settings = Settings(score={"device": device})
+    found = next(each for each in examine(settings) if each.name == "device")
+    assert (found.healthy, device in found.message) == (healthy, True)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Settings:
+    """Settings of an installation with its database made."""
+    made = Settings(
+        store=StoreSettings(url=f"sqlite:///{tmp_path / 'qc.db'}", spool=tmp_path / "spool")
+    )
+    schema.upgrade(made.store.url)
+    Spool(made.store.spool).prepare()
+    return made
+
+
+@contextlib.contextmanager
+def verification(ae_title: str, **options: object) -> Iterator[int]:
+    """A DICOM service of somebody else's; its port."""
+    ae = AE(ae_title)
+    ae.add_supported_context("1.2.840.10008.1.1")
+    for name, value in options.items():
+        setattr(ae, name, value)
+    server = ae.start_server(("127.0.0.1", 0), block=False)
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+
+
+def test_whoever_answers_on_our_port_must_be_ours(here: Settings) -> None:
+    with verification("ORTHANC") as port:
+        here.receive.port = port
+        # serve would say: address already in use.
+        found = checked(here, "receiver")
+        assert not found.healthy
+        assert "another program answers" in found.message
+        with service_lock.running(here.store.spool):
+            found = checked(here, "receiver")
+        assert not found.healthy
+        assert "another DICOM service answers" in found.message
+    with verification("OTHER", require_called_aet=True) as port:
+        here.receive.port = port
+        with service_lock.running(here.store.spool):
+            found = checked(here, "receiver")
+        assert not found.healthy
+        assert "does not know the AE title" in found.message
+
+
+def test_our_own_receiver_is_known_by_its_implementation(here: Settings) -> None:
+    with verification("QCDAEMON", implementation_class_uid=IMPLEMENTATION_CLASS_UID) as port:
+        here.receive.port = port
+        with service_lock.running(here.store.spool):
+            found = checked(here, "receiver")
+    assert (found.healthy, found.message) == (True, f"QCDAEMON answers on 127.0.0.1:{port}")
+
+
+def test_a_port_for_metrics_that_another_program_has_is_told(here: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        here.observe.port = other.getsockname()[1]
+        found = checked(here, "metrics")
+    assert not found.healthy
+    assert "observe.port" in found.message
+
+
+def test_the_metrics_of_a_running_service_answer(here: Settings) -> None:
+    store = Store(here.store.url)
+    processes = [metrics.Process("receive", running=True, ready=True, restarts=0)]
+    service = metrics.Service(here, store, counters.Board.create(), lambda: processes)
+    server = metrics.listen("127.0.0.1", 0, service)
+    try:
+        here.observe.port = server.server_address[1]
+        with service_lock.running(here.store.spool):
+            found = checked(here, "metrics")
+            reasons = service.unready()
+            assert found.healthy is not bool(reasons)
+            assert all(reason in found.message for reason in reasons)
+            processes[:] = [metrics.Process("receive", running=False, ready=False, restarts=1)]
+            found = checked(here, "metrics")
+            assert not found.healthy
+            assert "receive" in found.message
+    finally:
+        server.shutdown()
+        server.server_close()
+        store.close()
+
+
+def test_a_spool_that_is_a_file_is_told(here: Settings, tmp_path: Path) -> None:
+    here.store.spool = tmp_path / "file"
+    here.store.spool.touch()
+    assert not checked(here, "spool").healthy
+    here.store.spool = tmp_path / "file" / "spool"
+    assert "is not a folder" in checked(here, "spool").message
+
+
+def test_a_folder_that_cannot_be_made_is_told(here: Settings) -> None:
+    """Rights do not tell: root may write everywhere, but not make a folder in /proc."""
+    here.destination = [DestinationSettings(name="x", kind="folder", folder=Path("/proc/x"))]
+    assert not checked(here, "destination x").healthy
+    here.store.url = "sqlite:////proc/qc.db"
+    assert not checked(here, "database").healthy
+
+
+def test_no_destination_is_told_but_no_fault(here: Settings) -> None:
+    found = checked(here, "destinations")
+    assert (found.healthy, found.word) == (True, "warn")
+
+
+def test_a_database_that_is_gone_while_the_spool_is_full_is_a_fault(here: Settings) -> None:
+    folder = here.store.spool / "ab"
+    folder.mkdir()
+    (folder / f"{'ab' * 32}.dcm").touch()
+    file = schema.file_of(here.store.url)
+    assert file is not None
+    file.unlink()
+    found = checked(here, "database")
+    assert not found.healthy
+    assert "1 received objects" in found.message
+
+
+def test_an_empty_postgresql_is_no_fault(here: Settings, postgres_url: str) -> None:
+    here.store.url = postgres_url
+    assert checked(here, "database") == Check("database", True, "is empty; serve makes its tables")
+
+
+def test_an_older_schema_is_a_warning_for_serve_brings_it_up(here: Settings) -> None:
+    schema.downgrade(here.store.url, "0003")
+    found = checked(here, "database")
+    assert (found.healthy, found.word) == (True, "warn")
+    assert "db backup" in found.message
+
+
+def test_a_damaged_database_is_told(here: Settings) -> None:
+    file = schema.file_of(here.store.url)
+    assert file is not None
+    schema.settle(here.store.url)
+    content = bytearray(file.read_bytes())
+    page = int.from_bytes(content[16:18], "big")
+    content[5 * page : 6 * page] = os.urandom(page)
+    file.write_bytes(content)
+    found = checked(here, "database")
+    assert not found.healthy
+    assert "db restore" in found.message
+
+
+def test_rows_that_an_index_lacks_are_told(here: Settings) -> None:
+    """As after a copy under a log that stayed: pages are whole, but do not belong together."""
+    file = schema.file_of(here.store.url)
+    assert file is not None
+    with closing(sqlite3.connect(file)) as connection:
+        (root,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_peer_1'"
+        ).fetchone()
+    schema.settle(here.store.url)
+    before = file.read_bytes()
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("INSERT INTO peer VALUES (1, 'US1', '10.0.0.1', NULL, '2026-01-01')")
+        connection.commit()
+    schema.settle(here.store.url)
+    page = int.from_bytes(before[16:18], "big")
+    place = slice((root - 1) * page, root * page)
+    content = bytearray(file.read_bytes())
+    assert content[place] != before[place]
+    content[place] = before[place]
+    file.write_bytes(content)
+    assert "missing from index" in checked(here, "database").message
+
+
+def test_a_reference_to_nothing_is_told(here: Settings) -> None:
+    file = schema.file_of(here.store.url)
+    assert file is not None
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("INSERT INTO association_lease VALUES ('a', 77, '2026-01-01')")
+        connection.commit()
+    found = checked(here, "database")
+    assert not found.healthy
+    assert "1 rows of association_lease refer to rows of exam" in found.message
+
+
+def test_files_open_to_others_are_told(here: Settings) -> None:
+    file = schema.file_of(here.store.url)
+    assert file is not None
+    file.chmod(0o644)
+    assert checked(here, "database").word == "warn"
+    here.store.spool.chmod(0o755)
+    assert checked(here, "spool").word == "warn"
+
+
+def test_an_unreachable_destination_is_told_with_its_cause(here: Settings) -> None:
+    here.destination = [DestinationSettings(name="pacs", port=reserve_port())]
+    assert "connection refused" in checked(here, "destination pacs").message

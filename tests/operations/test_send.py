@@ -1,0 +1,87 @@
+"""Storing files as `qc-daemon send` does."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from detector.console import UsageError
+from qc_daemon.operations.send import parse_address, send, send_with_progress
+from tests.support.dicom_peers import US_RETIRED, Pacs, ultrasound, write
+from tests.support.ports import reserve_port
+
+
+@pytest.fixture
+def pacs() -> Iterator[Pacs]:
+    made = Pacs().start()
+    yield made
+    made.stop()
+
+
+def to(pacs: Pacs) -> str:
+    return f"PACS@127.0.0.1:{pacs.port}"
+
+
+def test_folder_is_sent_and_each_file_told(tmp_path: Path, pacs: Pacs) -> None:
+    objects = [ultrasound() for _ in range(3)]
+    paths = write(tmp_path / "exam", *objects)
+    (tmp_path / "exam" / "notes.txt").write_text("not DICOM")
+    ticks: list[tuple[int, int]] = []
+    report = send([tmp_path / "exam"], to(pacs), progress=lambda *tick: ticks.append(tick))
+    assert report.sent == paths
+    assert [(each.path.name, each.reason) for each in report.failed] == [
+        ("notes.txt", "not a DICOM file")
+    ]
+    assert pacs.uids() == [each.SOPInstanceUID for each in objects]
+    assert ticks == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_refused_object_stops_no_other(tmp_path: Path, pacs: Pacs) -> None:
+    paths = write(tmp_path, ultrasound(sop_class=US_RETIRED), ultrasound())
+    report = send(paths, to(pacs))
+    assert report.sent == paths[1:]
+    assert "accepts no presentation context" in report.failed[0].reason
+
+
+def test_unreachable_receiver_is_not_tried_for_every_file(tmp_path: Path) -> None:
+    paths = write(tmp_path, *(ultrasound() for _ in range(4)))
+    report = send(paths, f"PACS@127.0.0.1:{reserve_port()}", timeout=5)
+    assert report.sent == []
+    assert [each.reason.startswith("not tried") for each in report.failed] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+
+
+def test_told_on_the_terminal(tmp_path: Path, pacs: Pacs) -> None:
+    write(tmp_path / "exam", ultrasound())
+    out = io.StringIO()
+    assert send_with_progress([tmp_path], to(pacs), "QCSEND", Console(file=out, width=200))
+    assert "1 stored, 0 failed" in out.getvalue()
+    (tmp_path / "broken.dcm").write_bytes(bytes(128) + b"DICM" + b"rubbish")
+    assert not send_with_progress([tmp_path], to(pacs), "QCSEND", Console(file=out, width=200))
+    assert "1 stored, 1 failed" in out.getvalue()
+
+
+def test_missing_path_is_wrong_usage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        send([tmp_path / "none"], "PACS@127.0.0.1:104")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "PACS", "PACS@host", "@host:104", "PACS@:104", "PACS@host:x", "PACS@host:0",
+     "PACS@host:70000", "A" * 17 + "@host:104"],
+)  # fmt: skip
+def test_bad_address_is_wrong_usage(text: str) -> None:
+    with pytest.raises(UsageError, match="--to"):
+        parse_address(text)
+
+
+def test_address() -> None:
+    assert parse_address("QCDAEMON@127.0.0.1:11112") == ("QCDAEMON", "127.0.0.1", 11112)
+    assert parse_address("MY AE@[::1]:104") == ("MY AE", "::1", 104)

@@ -1,0 +1,233 @@
+"""Who may store: deny by default."""
+
+import ipaddress
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from qc_daemon.receive import access
+from qc_daemon.receive.access import Caller, Rule, allowed, printable
+from qc_daemon.records.received import peers
+from qc_daemon.settings import PeerSettings
+from tests.receive.conftest import Site
+from tests.support.dicom_peers import association, eventually
+
+FIRST, SECOND = "1" * 64, "2" * 64
+VOLUSON = Rule.of("VOLUSON1", "10.0.0.0/8", None)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"])
+def test_no_peers_accept_loopback(address: str) -> None:
+    assert allowed(Caller("ANYONE", address), [], [])
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "192.168.1.2", "fe80::1%eth0", "nonsense", ""])
+def test_no_peers_refuse_the_rest(address: str) -> None:
+    assert not allowed(Caller("ANYONE", address), [], [])
+
+
+@pytest.mark.parametrize(
+    ("title", "address", "answer"),
+    [
+        ("VOLUSON1", "10.1.2.3", True),
+        ("VOLUSON1 ", "10.1.2.3", True),
+        ("VOLUSON1", "::ffff:10.1.2.3", True),
+        ("VOLUSON2", "10.1.2.3", False),
+        ("voluson1", "10.1.2.3", False),
+        ("VOLUSON1", "11.1.2.3", False),
+        # With peers named, loopback is nothing special.
+        ("VOLUSON1", "127.0.0.1", False),
+        ("VOLUSON1", "2001:db8::1", False),
+        ("VOLUSON1", "nonsense", False),
+    ],
+)
+def test_peers_by_title_and_address(title: str, address: str, answer: bool) -> None:
+    assert allowed(Caller(title, address), [VOLUSON], []) is answer
+    assert allowed(Caller(title, address), [], [VOLUSON]) is answer
+
+
+def test_one_of_several_peers_is_enough() -> None:
+    other = Rule.of("VOLUSON1", "2001:db8::/32", None)
+    assert allowed(Caller("VOLUSON1", "2001:db8::7"), [VOLUSON, other], [])
+    assert allowed(Caller("VOLUSON1", "2001:db8::7"), [VOLUSON], [other])
+
+
+@pytest.mark.parametrize(("shown", "answer"), [(FIRST, True), (SECOND, False), (None, False)])
+def test_a_bound_peer_must_show_its_certificate(shown: str | None, answer: bool) -> None:
+    bound = Rule.of("VOLUSON1", "10.1.0.0/16", FIRST)
+    caller = Caller("VOLUSON1", "10.1.2.3", shown)
+    assert allowed(caller, [bound], []) is answer
+    # Neither a wider peer without a certificate nor an approval makes it weaker.
+    assert allowed(caller, [bound, VOLUSON], []) is answer
+    assert allowed(caller, [], [VOLUSON, bound]) is answer
+    assert allowed(caller, [bound], [Rule.of("VOLUSON1", "10.1.2.3", None)]) is answer
+    assert allowed(Caller("VOLUSON1", "10.2.0.1", None), [VOLUSON, bound], [])
+
+
+def test_old_and_new_certificate_may_stand_side_by_side() -> None:
+    rules = [Rule.of("VOLUSON1", "10.0.0.0/8", each) for each in (FIRST, SECOND)]
+    assert allowed(Caller("VOLUSON1", "10.1.2.3", SECOND), rules, [])
+
+
+ADDRESSES = st.ip_addresses()
+
+
+@given(
+    address=ADDRESSES,
+    network=ADDRESSES.flatmap(
+        lambda a: st.integers(0, a.max_prefixlen).map(
+            lambda bits: ipaddress.ip_network((a, bits), strict=False)
+        )
+    ),
+)
+def test_a_range_covers_exactly_its_addresses(address: Any, network: Any) -> None:
+    caller = address.ipv4_mapped or address if address.version == 6 else address
+    inside = caller.version == network.version and (
+        int(network.network_address) <= int(caller) <= int(network.broadcast_address)
+    )
+    rule = Rule.of("US1", str(network), None)
+    assert allowed(Caller("US1", str(address)), [rule], []) is inside
+    assert not allowed(Caller("US2", str(address)), [rule], [])
+
+
+@given(network=ADDRESSES.map(str), title=st.text(max_size=20))
+def test_whoever_calls_is_shown_as_one_printable_title(network: str, title: str) -> None:
+    shown = printable(title)
+    assert 1 <= len(shown) <= 16
+    assert shown.isascii()
+    assert shown.isprintable()
+    assert "\\" not in shown
+    # What is shown can be approved, and stays itself.
+    assert PeerSettings(ae_title=shown, address=network).ae_title == shown == printable(shown)
+
+
+NOW = datetime(2026, 3, 4, tzinfo=UTC)
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peers are read, and callers written down, at once."""
+    monkeypatch.setattr(access, "REFRESH_SECONDS", 0)
+    monkeypatch.setattr(access, "WRITE_SECONDS", 0)
+
+
+def approve(site: Site, title: str, address: str = "127.0.0.0/8") -> None:
+    with site.store.begin() as session:
+        peers.approve(session, title, address, None, NOW)
+
+
+def accepted(site: Site, title: str) -> bool:
+    with association(site.port, calling=title) as made:
+        return bool(made.is_established)
+
+
+def answer(site: Site, title: str) -> tuple[int, int, int]:
+    """Result, source and reason of the rejection."""
+    with association(site.port, calling=title) as made:
+        assert made.is_rejected
+        found = made.acceptor.primitive
+        return found.result, found.result_source, found.diagnostic
+
+
+def refused(site: Site) -> list[peers.RefusedCaller]:
+    with site.store.read() as session:
+        return peers.refused(session)
+
+
+def test_an_approved_peer_may_store_without_a_restart(hurried: None, site: Site) -> None:
+    approve(site, "OTHER")
+    assert answer(site, "US1") == access.NOT_RECOGNISED
+    approve(site, "US1")
+    assert accepted(site, "US1")
+    with site.store.begin() as session:
+        assert peers.remove(session, "US1", None) == 1
+    assert not accepted(site, "US1")
+
+
+def test_peers_are_not_asked_for_at_every_call(site: Site) -> None:
+    assert accepted(site, "US1")
+    approve(site, "OTHER")
+    # It would be refused if the list were read again so soon.
+    assert accepted(site, "US1")
+
+
+def test_refused_callers_are_written_down(hurried: None, open_site: Callable[..., Site]) -> None:
+    site = open_site(peer=[PeerSettings(ae_title="US1")])
+    for _ in range(3):
+        assert answer(site, "US2") == access.NOT_RECOGNISED
+    eventually(lambda: refused(site) and refused(site)[0].attempts == 3)
+    (caller,) = refused(site)
+    assert (caller.ae_title, caller.address, caller.certificate) == ("US2", "127.0.0.1", None)
+    assert caller.first_seen_at < caller.last_seen_at <= datetime.now(UTC) + timedelta(seconds=1)
+    assert accepted(site, "US1")
+
+
+def test_a_burst_is_written_in_few_transactions(
+    open_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "WRITE_SECONDS", 3600)
+    writes = []
+    note = peers.note
+    monkeypatch.setattr(peers, "note", lambda *args: writes.append(1) or note(*args))
+    site = open_site(peer=[PeerSettings(ae_title="US1")])
+    for _ in range(5):
+        assert not accepted(site, "US2")
+    assert len(writes) == 1
+    # What waits is written by the receiver's regular round.
+    site.receiver.door._write_due = 0.0
+    site.receiver.hold()
+    assert len(writes) == 2
+    assert refused(site)[0].attempts == 5
+
+
+def test_a_database_that_is_down_leaves_the_last_known_peers(hurried: None, site: Site) -> None:
+    approve(site, "US1")
+    assert accepted(site, "US1")
+    with site.store.begin() as session:
+        session.execute(text("ALTER TABLE peer RENAME TO away"))
+    assert accepted(site, "US1")
+    assert answer(site, "US2") == access.NOT_RECOGNISED
+    with site.store.begin() as session:
+        session.execute(text("ALTER TABLE away RENAME TO peer"))
+        session.execute(text("DELETE FROM peer"))
+    approve(site, "US2")
+    assert accepted(site, "US2")
+    assert not accepted(site, "US1")
+
+
+def test_a_fault_of_ours_lets_nobody_in(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "allowed", lambda *_: 1 / 0)
+    assert answer(site, "US1") == access.TEMPORARY
+    monkeypatch.undo()
+    assert accepted(site, "US1")
+
+
+def test_a_row_that_is_no_peer_changes_nothing(hurried: None, site: Site) -> None:
+    approve(site, "US1")
+    assert accepted(site, "US1")
+    approve(site, "US2", "not an address")
+    assert accepted(site, "US1")
+    assert answer(site, "US2") == access.NOT_RECOGNISED
+
+
+def test_while_peers_cannot_be_known_a_stranger_is_to_try_again(
+    open_site: Callable[..., Site], hurried: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    approved = peers.approved
+
+    def away(session: Any) -> Any:
+        session.execute(text("SELECT * FROM not_there"))
+
+    monkeypatch.setattr(peers, "approved", away)
+    site = open_site(peer=[PeerSettings(ae_title="US1")])
+    assert accepted(site, "US1")
+    assert answer(site, "US2") == access.TEMPORARY
+    assert refused(site) == []
+    monkeypatch.setattr(peers, "approved", approved)
+    approve(site, "US2")
+    assert accepted(site, "US2")

@@ -1,0 +1,251 @@
+"""Reports of storage commitment that destinations bring on associations of their own."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+from pynetdicom import build_context, build_role
+from sqlalchemy import insert
+
+from detector.errors import ErrorCode, QCError
+from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, Reference, Report
+from qc_daemon.receive import access
+from qc_daemon.receive.access import Caller, Door, Reporters
+from qc_daemon.receive.back_pressure import Level
+from qc_daemon.records.commitment import scu
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import Caller as CallerRow
+from qc_daemon.records.tables import JobKind, JobRow, Pledge, PledgeItem
+from qc_daemon.settings import DestinationSettings, PeerSettings
+from tests.receive.conftest import Site
+from tests.support.commitment_peer import associate, call
+from tests.support.dicom_peers import US, store, ultrasound
+from tests.support.modality import request
+
+TRANSACTION = "2.25.4711"
+VERIFICATION = "1.2.840.10008.1.1"
+PACS = DestinationSettings(name="pacs", ae_title="PACS", host="localhost", objects=["source"])
+MODALITY = {"ae_title": "MODALITY", "address": "127.0.0.1"}
+UNKNOWN = 0x0115
+
+
+@pytest.fixture
+def asked(open_site: Callable[..., Site]) -> Site:
+    """A receiver behind which the PACS, which is no peer, was asked for one object."""
+    return ask(open_site(destinations=[PACS], peer=[MODALITY]))
+
+
+def ask(site: Site) -> Site:
+    dataset = ultrasound()
+    assert store(site.port, dataset) == [0x0000]
+    (job,) = [row for row in site.rows(JobRow) if row.kind == JobKind.DELIVER]
+    with site.store.begin() as session:
+        session.add(
+            Pledge(
+                id=1, transaction_uid=TRANSACTION, destination="pacs", asked_at=datetime.now(UTC)
+            )
+        )
+        session.flush()
+        session.execute(
+            insert(PledgeItem).values(
+                pledge_id=1, job_id=job.id, sop_instance_uid=dataset.SOPInstanceUID
+            )
+        )
+    return site
+
+
+def said(site: Site) -> list[int | None]:
+    return [row.failure for row in site.rows(PledgeItem)]
+
+
+def report(site: Site, *, failure: int = 0, transaction: str = TRANSACTION) -> Report:
+    (item,) = site.rows(PledgeItem)
+    reference = Reference(US, item.sop_instance_uid)
+    if failure:
+        return Report(transaction, (), ((reference, failure),))
+    return Report(transaction, (reference,), ())
+
+
+@pytest.mark.parametrize("failure", [0, 0x0112])
+def test_a_destination_may_call_to_report(asked: Site, failure: int) -> None:
+    told = report(asked, failure=failure)
+    assert call(asked.port, told) == 0x0000
+    assert said(asked) == [failure]
+    assert call(asked.port, told) == 0x0000
+    assert said(asked) == [failure]
+
+
+def test_so_may_one_that_does_not_select_its_role(asked: Site) -> None:
+    assert call(asked.port, report(asked), as_scp=False) == 0x0000
+    assert said(asked) == [0]
+
+
+def test_that_is_all_it_may(asked: Site) -> None:
+    made = associate(
+        asked.port,
+        "PACS",
+        [build_context(US), build_context(PUSH_MODEL), build_context(VERIFICATION)],
+    )
+    assert made.is_established
+    assert {str(each.abstract_syntax) for each in made.accepted_contexts} == {
+        PUSH_MODEL,
+        VERIFICATION,
+    }
+    assert made.send_c_echo().Status == 0x0000
+    answer, _ = made.send_n_action(
+        request((US, "1.2.3"), transaction="1.2"), 1, PUSH_MODEL, PUSH_MODEL_INSTANCE
+    )
+    assert answer.Status == 0x0124
+    made.release()
+
+
+def test_the_role_that_it_selects_is_granted(asked: Site) -> None:
+    made = associate(
+        asked.port, "PACS", [build_context(PUSH_MODEL)], [build_role(PUSH_MODEL, scp_role=True)]
+    )
+    (context,) = made.accepted_contexts
+    assert (context.as_scu, context.as_scp) == (False, True)
+    made.release()
+
+
+def test_strangers_may_not_even_that(asked: Site) -> None:
+    assert call(asked.port, report(asked), calling="STRANGER") is None
+    assert said(asked) == [None]
+
+
+def test_a_peer_is_believed_only_as_the_destination_that_was_asked(asked: Site) -> None:
+    assert call(asked.port, report(asked), calling="MODALITY") == UNKNOWN
+    assert said(asked) == [None]
+
+
+def test_a_destination_that_is_a_peer_too_may_report_and_store(
+    open_site: Callable[..., Site],
+) -> None:
+    peer = {"ae_title": "PACS", "address": "127.0.0.1"}
+    far = PACS.model_copy(update={"host": "192.0.2.1"})
+    site = ask(open_site(destinations=[far], peer=[MODALITY, peer]))
+    # It may be a cluster that calls from another address than the one it is called at.
+    assert call(site.port, report(site)) == 0x0000
+    assert said(site) == [0]
+
+
+def test_a_transaction_that_nobody_asked_for_is_answered_so(asked: Site) -> None:
+    assert call(asked.port, report(asked, transaction="2.25.1")) == UNKNOWN
+    assert said(asked) == [None]
+
+
+def test_a_transaction_of_another_destination_is_none(open_site: Callable[..., Site]) -> None:
+    other = PACS.model_copy(update={"name": "archive", "ae_title": "ARCHIVE"})
+    site = ask(open_site(destinations=[PACS, other], peer=[MODALITY]))
+    assert call(site.port, report(site), calling="ARCHIVE") == UNKNOWN
+    assert call(site.port, report(site), calling="PACS") == 0x0000
+
+
+def test_what_is_no_report_is_refused(asked: Site) -> None:
+    assert call(asked.port, report(asked), event_type=3) == 0x0113
+    assert call(asked.port, report(asked), instance="1.2.3") == 0x0112
+    empty = Dataset()
+    empty.PatientID = "X"
+    assert call(asked.port, empty) == UNKNOWN
+    assert said(asked) == [None]
+
+
+def test_an_item_without_a_reason_has_failed(asked: Site) -> None:
+    (item,) = asked.rows(PledgeItem)
+    failed, nameless, information = Dataset(), Dataset(), Dataset()
+    failed.ReferencedSOPInstanceUID = item.sop_instance_uid
+    information.TransactionUID = TRANSACTION
+    information.FailedSOPSequence = [nameless, failed]
+    assert call(asked.port, information) == 0x0000
+    assert said(asked) == [0x0110]
+
+
+def test_without_the_database_it_is_to_report_again(
+    asked: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = report(asked)
+
+    def away(*_arguments: Any) -> None:
+        raise QCError(ErrorCode.STORAGE, "the database is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scu, "tell", away)
+        assert call(asked.port, told) == 0x0110
+    assert call(asked.port, told) == 0x0000
+
+
+def test_back_pressure_stops_no_report(asked: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = report(asked)
+    monkeypatch.setattr(asked.receiver.pressure, "level", lambda: Level.HARD)
+    assert call(asked.port, told) == 0x0000
+
+
+def test_off_is_no_caller(open_site: Callable[..., Site]) -> None:
+    off = PACS.model_copy(update={"commitment": "off"})
+    site = ask(open_site(destinations=[off], peer=[MODALITY]))
+    assert call(site.port, report(site)) is None
+    assert [row.ae_title for row in site.rows(CallerRow)] == ["PACS"]
+
+
+# The policy by itself.
+
+
+@pytest.fixture
+def door(site: Site) -> Callable[..., Door]:
+    def make(peers: list[PeerSettings], *destinations: DestinationSettings) -> Door:
+        made = Door(peers, site.store, lambda: datetime.now(UTC), Reporters(destinations))
+        made.refresh()
+        return made
+
+    return make
+
+
+def caller(title: str, address: str) -> Any:
+    return SimpleNamespace(
+        calling_ae=title,
+        requestor=SimpleNamespace(address_info=SimpleNamespace(address=address)),
+        dul=SimpleNamespace(socket=SimpleNamespace(socket=None)),
+    )
+
+
+def test_only_from_the_address_of_its_host(door: Callable[..., Door]) -> None:
+    near = PACS.model_copy(update={"host": "192.0.2.7"})
+    made = door([PeerSettings(**MODALITY)], near)
+    assert made.only_reports(caller("PACS", "192.0.2.7"))
+    assert made.only_reports(caller("PACS", "::ffff:192.0.2.7"))
+    assert not made.only_reports(caller("PACS", "192.0.2.8"))
+    assert not made.only_reports(caller("pacs", "192.0.2.7"))
+    # Without any peer too, where only loopback is taken otherwise.
+    assert door([], near).only_reports(caller("PACS", "192.0.2.7"))
+
+
+def test_a_peer_with_a_certificate_is_not_let_in_without(door: Callable[..., Door]) -> None:
+    near = PACS.model_copy(update={"host": "192.0.2.7"})
+    bound = PeerSettings(ae_title="PACS", address="192.0.2.0/24", certificate="0" * 64)
+    assert not door([bound], near).only_reports(caller("PACS", "192.0.2.7"))
+
+
+def test_a_name_that_cannot_be_resolved_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def fails(host: str, *_more: Any, **_named: Any) -> Any:
+        asked.append(host)
+        raise OSError(-2, "unknown")
+
+    monkeypatch.setattr(access.socket, "getaddrinfo", fails)
+    reporters = Reporters([PACS])
+    for _ in range(3):
+        assert reporters.at(Caller("PACS", "127.0.0.1")) == []
+    assert asked == ["localhost"]
+
+
+def test_while_the_database_was_never_asked_nobody_is_judged(tmp_path: Path) -> None:
+    away = Store(f"sqlite:///{tmp_path / 'no' / 'qc.db'}")
+    near = PACS.model_copy(update={"host": "192.0.2.7"})
+    made = Door([], away, lambda: datetime.now(UTC), Reporters([near]))
+    assert not made.only_reports(caller("PACS", "192.0.2.7"))
+    assert made.rejection(caller("PACS", "192.0.2.7")) == access.TEMPORARY

@@ -1,0 +1,140 @@
+"""Procedure steps from a modality over real associations (MPPS, PS3.4 F.7)."""
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+from detector.errors import ErrorCode, QCError
+from qc_daemon.observe import log
+from qc_daemon.records.received import mpps
+from qc_daemon.records.tables import PerformedStep
+from tests.receive.conftest import Site
+from tests.support.dicom_peers import CANARY
+from tests.support.modality import MPPS, Modality, begin_step, end_step, ending, step
+
+STUDY = "1.2.3.4.5"
+
+
+@pytest.fixture
+def association(site: Site) -> Iterator[Any]:
+    with Modality().association(site.port) as made:
+        yield made
+
+
+def row(site: Site) -> PerformedStep:
+    (found,) = site.rows(PerformedStep)
+    return found
+
+
+def test_begun_and_completed(site: Site, association: Any) -> None:
+    uid = begin_step(association, STUDY)
+    begun = row(site)
+    assert (begun.sop_instance_uid, begun.study_instance_uid) == (uid, STUDY)
+    assert (begun.status, begun.instances, begun.calling_ae) == ("IN PROGRESS", [], "MODALITY")
+    assert end_step(association, uid, "1.1", "1.2", "1.1").Status == 0x0000
+    ended = row(site)
+    assert (ended.status, ended.instances) == ("COMPLETED", ["1.1", "1.2"])
+    assert ended.updated_at > begun.updated_at
+
+
+def test_objects_that_are_no_images_are_made_too(site: Site, association: Any) -> None:
+    uid = begin_step(association, STUDY)
+    modification = ending("1.1")
+    report = Dataset()
+    report.ReferencedSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.33"
+    report.ReferencedSOPInstanceUID = "1.2"
+    series = modification.PerformedSeriesSequence[0]
+    series.ReferencedNonImageCompositeSOPInstanceSequence = [report]
+    answer, _ = association.send_n_set(modification, MPPS, uid)
+    assert answer.Status == 0x0000
+    assert row(site).instances == ["1.1", "1.2"]
+
+
+def test_objects_are_named_while_it_goes_on_and_stay_until_named_anew(
+    site: Site, association: Any
+) -> None:
+    uid = begin_step(association, STUDY)
+    assert end_step(association, uid, "1.1", status="IN PROGRESS").Status == 0x0000
+    modification = Dataset()
+    modification.PerformedProcedureStepStatus = "COMPLETED"
+    answer, _ = association.send_n_set(modification, MPPS, uid)
+    assert answer.Status == 0x0000
+    assert (row(site).status, row(site).instances) == ("COMPLETED", ["1.1"])
+
+
+@pytest.mark.parametrize("status", ["COMPLETED", "DISCONTINUED"])
+def test_what_is_over_is_no_longer_updated(site: Site, association: Any, status: str) -> None:
+    uid = begin_step(association, STUDY)
+    assert end_step(association, uid, "1.1", status=status).Status == 0x0000
+    answer = end_step(association, uid, "1.2", status="COMPLETED")
+    assert (answer.Status, answer.ErrorID) == (0x0110, 0xA506)
+    assert answer.ErrorComment == "Performed Procedure Step Object may no longer be updated"
+    assert (row(site).status, row(site).instances) == (status, ["1.1"])
+
+
+def test_unknown_and_duplicate_steps(site: Site, association: Any) -> None:
+    uid = begin_step(association, STUDY)
+    answer, _ = association.send_n_create(step(STUDY), MPPS, uid)
+    assert answer.Status == 0x0111
+    assert end_step(association, generate_uid(), "1.1").Status == 0x0112
+    assert row(site).status == "IN PROGRESS"
+
+
+def without(keyword: str) -> Dataset:
+    made = step(STUDY)
+    delattr(made, keyword)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("attributes", "status"),
+    [
+        (step(STUDY, PerformedProcedureStepStatus="COMPLETED"), 0x0106),
+        (step(STUDY, PerformedProcedureStepStatus="SCHEDULED"), 0x0106),
+        (without("PerformedProcedureStepStatus"), 0x0120),
+        (without("ScheduledStepAttributesSequence"), 0x0120),
+        (step(STUDY, ScheduledStepAttributesSequence=[Dataset()]), 0x0121),
+    ],
+)
+def test_a_wrong_beginning_is_refused(
+    site: Site, association: Any, attributes: Dataset, status: int
+) -> None:
+    answer, _ = association.send_n_create(attributes, MPPS, generate_uid())
+    assert answer.Status == status
+    assert site.rows(PerformedStep) == []
+    # The association goes on.
+    begin_step(association, STUDY)
+
+
+def test_a_status_that_is_none_is_refused(site: Site, association: Any) -> None:
+    uid = begin_step(association, STUDY)
+    assert end_step(association, uid, "1.1", status="DONE").Status == 0x0106
+    assert (row(site).status, row(site).instances) == ("IN PROGRESS", [])
+
+
+def test_success_only_once_it_is_in_the_database(
+    site: Site, association: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_arguments: Any) -> None:
+        raise QCError(ErrorCode.STORAGE, "the database is away")
+
+    monkeypatch.setattr(mpps, "begin", away)
+    answer, _ = association.send_n_create(step(STUDY), MPPS, generate_uid())
+    assert answer.Status == 0x0110
+
+
+def test_nothing_of_the_patient_is_kept_or_logged(site: Site, association: Any) -> None:
+    stream = io.StringIO()
+    log.configure("debug", stream)
+    try:
+        uid = begin_step(association, STUDY)
+        end_step(association, uid, "1.1")
+    finally:
+        log.configure("critical")
+    assert uid in stream.getvalue()
+    assert CANARY not in stream.getvalue()
+    assert CANARY not in repr([getattr(row(site), c.name) for c in PerformedStep.__table__.columns])

@@ -1,0 +1,54 @@
+"""Originals are routed at receipt: by sender and header, each to the destinations of its rule."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from qc_daemon.records.tables import JobRow
+from qc_daemon.routing import Routes
+from qc_daemon.settings import RuleSettings
+from tests.receive.conftest import Site
+from tests.support.dicom_peers import store, ultrasound
+
+
+def routed(site: Site) -> list[str]:
+    return sorted(job.destination for job in site.rows(JobRow) if job.kind == "deliver")
+
+
+def routes(**values: Any) -> Routes:
+    given = {"name": "r", "objects": ["source"], "to": ["archive"]} | values
+    return Routes([RuleSettings(**given)], {"source": ["pacs"]})
+
+
+@pytest.mark.parametrize(
+    ("rule", "destinations"),
+    [
+        ({"calling_ae": "modal*"}, ["archive"]),
+        ({"calling_ae": "OTHER"}, ["pacs"]),
+        ({"station": "room?3"}, ["archive"]),
+        ({"station": "room?4"}, ["pacs"]),
+        ({"study": "*größe*", "to": ["archive", "pacs"]}, ["archive", "pacs"]),
+        ({"study": "*groesse*"}, ["pacs"]),
+        ({"station": "ROOM*", "study": "nothing"}, ["pacs"]),
+        ({"station": "ROOM*", "to": [], "drop": True}, []),
+        ({"objects": ["sr"]}, ["pacs"]),
+    ],
+)
+def test_a_rule_decides_where_an_original_goes(
+    open_site: Callable[..., Site], rule: dict[str, Any], destinations: list[str]
+) -> None:
+    site = open_site(routes=routes(**rule))
+    dataset = ultrasound(
+        SpecificCharacterSet="ISO_IR 100",
+        StationName="Room 3",
+        StudyDescription="Messung der Größe",
+    )
+    assert store(site.port, dataset) == [0x0000]
+    assert routed(site) == destinations
+
+
+def test_what_goes_nowhere_is_scored_all_the_same(open_site: Callable[..., Site]) -> None:
+    site = open_site(routes=routes(to=[], drop=True))
+    assert store(site.port, ultrasound()) == [0x0000]
+    assert [job.kind for job in site.rows(JobRow)] == ["score"]

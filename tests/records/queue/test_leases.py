@@ -1,0 +1,144 @@
+"""A lease kept alive while its job is done, by a clock that the tests set."""
+
+import errno
+import threading
+from datetime import timedelta
+
+import pytest
+from sqlalchemy.exc import IntegrityError, InterfaceError, PendingRollbackError
+from sqlalchemy.orm import Session
+
+from detector.errors import ErrorCode, FailureClass, QCError
+from qc_daemon.records.failures import failure_of
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.queue.jobs import Job
+from qc_daemon.records.queue.leases import Lease, LeaseLostError
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import JobKind, JobState
+from tests.support.dicom_peers import eventually
+
+# Renewed every tenth of a second of real time.
+SECONDS = 0.3
+
+
+def claimed(lab) -> Job:
+    lab.image()
+    with lab.store.begin() as session:
+        job = jobs.claim(session, [JobKind.SCORE], "here", lab.now, SECONDS)
+    assert job is not None
+    return job
+
+
+def now_of(lab, job: Job) -> Job:
+    with lab.store.read() as session:
+        found = jobs.get(session, job.id)
+    assert found is not None
+    return found
+
+
+def test_work_of_many_leases_stays_the_workers_own(lab) -> None:
+    job = claimed(lab)
+    with Lease(lab.store, job, SECONDS, lambda: lab.now) as lease:
+        for _ in range(5):
+            lab.now += timedelta(seconds=SECONDS * 0.9)
+            end = lab.now + timedelta(seconds=SECONDS)
+            eventually(lambda end=end: now_of(lab, job).lease_until == end)
+            assert lab.claim(JobKind.SCORE, owner="there") is None
+        lease.check()
+        with lab.store.begin() as session:
+            lease.finish(session)
+    assert (now_of(lab, job).state, now_of(lab, job).deaths) == (JobState.DONE, 0)
+
+
+def test_a_lost_lease_stops_the_work_and_writes_nothing(lab) -> None:
+    job = claimed(lab)
+    with Lease(lab.store, job, SECONDS, lambda: lab.now) as lease:
+        with lab.store.begin() as session:
+            jobs.release_owner(session, "here", lab.now)
+
+        def lost() -> bool:
+            try:
+                lease.check()
+            except LeaseLostError:
+                return True
+            return False
+
+        eventually(lost)
+        for write in (lease.renew, lease.finish):
+            with pytest.raises(LeaseLostError), lab.store.begin() as session:
+                write(session)
+    assert (now_of(lab, job).state, now_of(lab, job).deaths) == (JobState.READY, 1)
+
+
+def test_renewing_goes_on_after_a_database_that_was_away(lab, monkeypatch) -> None:
+    job = claimed(lab)
+    begin, failures = Store.begin, threading.Semaphore(0)
+    away = threading.Event()
+    away.set()
+
+    def begin_or_fail(store: Store):  # type: ignore[no-untyped-def]
+        if away.is_set() and threading.current_thread().name == "lease":
+            failures.release()
+            raise QCError(ErrorCode.STORAGE, "the database is away")
+        return begin(store)
+
+    monkeypatch.setattr(Store, "begin", begin_or_fail)
+    with Lease(lab.store, job, SECONDS, lambda: lab.now) as lease:
+        for _ in range(2):
+            assert failures.acquire(timeout=60)
+        lab.now += timedelta(seconds=SECONDS / 2)
+        away.clear()
+        eventually(lambda: now_of(lab, job).lease_until == lab.now + timedelta(seconds=SECONDS))
+        lease.check()
+
+
+def test_a_result_waits_for_its_database(lab, monkeypatch) -> None:
+    job = claimed(lab)
+    monkeypatch.setattr("qc_daemon.records.queue.leases._RETRY_SECONDS", 0.01)
+    lease = Lease(lab.store, job, SECONDS, lambda: lab.now)
+    tries: list[int] = []
+
+    def write(session: Session) -> str:
+        tries.append(1)
+        if len(tries) < 4:
+            raise QCError(ErrorCode.STORAGE, "the database is away")
+        return "written"
+
+    assert lease.settle(write) == "written"
+    assert len(tries) == 4
+    stop = threading.Event()
+    stop.set()
+    tries.clear()
+    with pytest.raises(QCError, match="away"):
+        lease.settle(write, stop)
+    assert len(tries) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PendingRollbackError("the transaction is gone"),
+        InterfaceError("SELECT 1", {}, Exception("the connection is closed")),
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EMFILE, "Too many open files"),
+        QCError(ErrorCode.STORAGE, "the database is away"),
+    ],
+)
+def test_our_own_trouble_costs_a_job_no_attempt(error: Exception) -> None:
+    failure = failure_of(error, "sending")
+    assert failure.failure_class is FailureClass.ALARM
+    assert failure.code is ErrorCode.STORAGE
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ZeroDivisionError("Müller"),
+        ConnectionResetError(errno.ECONNRESET, "Müller"),
+        IntegrityError("INSERT Müller", {}, Exception("Müller")),
+    ],
+)
+def test_what_a_job_brings_counts_against_it(error: Exception) -> None:
+    failure = failure_of(error, "sending")
+    assert failure.failure_class is FailureClass.RETRY
+    assert failure.message == f"{type(error).__name__} while sending"

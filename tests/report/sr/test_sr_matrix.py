@@ -1,0 +1,340 @@
+"""More than two hundred reports: valid for every judge, and read by others as what went in."""
+
+import math
+import os
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from highdicom.sr import srread
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from qc_daemon.report.equipment import to_bytes
+from qc_daemon.report.sr.groups import storable
+from qc_daemon.report.sr.parse import biometry_from_sr, from_sr
+from tests.conftest import ROOT, require
+from tests.support import pixelmed, sr_reader
+from tests.support.sr_matrix import MULTI_FRAME, Case, cases, real_cases
+
+FL_STEP = 6.2e-5
+ILLEGAL_ROOT = re.compile(r'Error - Illegal root for UID - "999\.999\.')
+"""Three real files carry UIDs under 999, which no authority gave out; references repeat them."""
+FRAME_OF_RETIRED = (
+    "Error - Shall not be present for Referenced SOP Class that is not multi-frame"
+    " - attribute <ReferencedFrameNumber>"
+)
+"""dciodvfy does not know the retired Ultrasound Multi-frame class, which is multi-frame as its name
+says: without the frame number a box would be shown on the wrong frames."""
+NOT_CHECKED = "W: The VR checker does not support this Specific Character Set: ISO_IR 192"
+"""dsrdump of DCMTK 3.6.7 reads UTF-8, and says that it does not check it."""
+
+PUBLIC = {"DCM", "SCT", "UCUM", "LN", "RADLEX", "RFC5646"}
+# What PixelMed (of June 2022) may say, and why: codes of items that it does not find in TID 1501 or
+# 1410, which are extensible.
+EXTENSIONS = {
+    r"[\w-]+,99QCD": "ours, each in the conformance statement",
+    "111050,DCM": "Quality Assessment, the public code beside ours",
+    "111101,DCM": "Image Quality, for technical faults",
+    "111051,DCM": "Quality Control Standard, which a criterion cites",
+    "121406,DCM": "Reference Authority: where that standard is written",
+    "121106,DCM": "Comment: the machine-made text",
+    "121140,DCM": "Number of Frames of an image in the library",
+    "122405,DCM": "Algorithm Manufacturer, which its TID 4019 has not yet",
+    "121024,DCM": "Subject Class: twins, told for one group; see docs/decisions.md",
+    "11951-1,LN": "Fetus ID, as Subject Class",
+    "121112,DCM": "Source of Measurement: a machine's report, where TID 1501 has an image",
+}
+ALLOWED = [
+    rf'Warning: .*/[A-Z]+ \({code},"[^"/]*"\): Content Item not in template' for code in EXTENSIONS
+]
+# The procedure as the machine named it, or the default: CID 100 is a baseline group, which may be
+# extended, and has no ultrasound of pregnancy.
+ALLOWED.append(
+    r'Error: .*/CODE \(121058,DCM,"Procedure reported"\): .* not found in context group 100'
+)
+ONE_BOX = (
+    r"Error: Template 1410 .*\[Row [57]\] .*Measurement Group\"\): Missing conditional content item"
+)
+"""It takes every group of a report with one box in all for a box (it counts them in the wrong
+place), and misses the regions of the other groups."""
+
+
+@pytest.fixture(scope="module")
+def matrix(
+    us_header: Callable[..., Any],
+    a_finding: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> list[tuple[Case, Path]]:
+    """Each case with the file of its report."""
+    made = cases(us_header, a_finding)
+    shared = Path(os.environ.get("QC_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if (shared / "us_dicom").is_dir():
+        made += real_cases(shared, a_finding)
+    folder = tmp_path_factory.mktemp("matrix")
+    return [(case, _write(folder / f"{n:03}.dcm", case)) for n, case in enumerate(made)]
+
+
+def _write(path: Path, case: Case) -> Path:
+    path.write_bytes(to_bytes(case.build()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def read(matrix: list[tuple[Case, Path]]) -> list[tuple[Case, Dataset]]:
+    """Each case with its report as read again by pydicom."""
+    return [(case, dcmread(path)) for case, path in matrix]
+
+
+def test_the_matrix_is_large_enough(matrix: list[tuple[Case, Path]]) -> None:
+    assert len(matrix) >= 200
+    assert len({case.name for case, _ in matrix}) == len(matrix)
+    detections = Counter(len(f.judgement.detections) for case, _ in matrix for f in case.findings)
+    assert detections[0] >= 20
+    assert detections[32] >= 12
+    assert sum(case.fallback for case, _ in matrix) >= 60
+    assert sum(bool(case.previous) for case, _ in matrix) >= 60
+    twins = [c for c, _ in matrix if any(v.fetus == "B" for m in c.measured for v in m.values)]
+    assert len(twins) >= 40
+
+
+def test_real_headers_are_in_it(matrix: list[tuple[Case, Path]], shared_data: Path) -> None:
+    """The others are there without the shared data too."""
+    assert shared_data.is_dir()
+    assert sum(case.name.startswith("real: ") for case, _ in matrix) >= 26
+
+
+def test_dciodvfy_finds_no_error(
+    matrix: list[tuple[Case, Path]], dciodvfy: Callable[[Path], list[str]]
+) -> None:
+    found = {}
+    for case, path in matrix:
+        errors = set(dciodvfy(path))
+        if case.retired_cine:
+            errors.discard(FRAME_OF_RETIRED)
+        if case.illegal_uids:
+            errors = {line for line in errors if not ILLEGAL_ROOT.match(line)}
+        if errors:
+            found[case.name] = errors
+    assert found == {}
+
+
+def test_dsrdump_reads_without_a_complaint(
+    matrix: list[tuple[Case, Path]], dsrdump: object
+) -> None:
+    found = {}
+    for case, path in matrix:
+        done = subprocess.run(["dsrdump", path], capture_output=True, text=True, errors="replace")
+        complaints = set(done.stderr.splitlines()) - {NOT_CHECKED}
+        if done.returncode or complaints:
+            found[case.name] = (done.returncode, complaints)
+        title = "Comprehensive SR Document" if case.fallback else "Comprehensive 3D SR Document"
+        assert done.stdout.startswith(title), case.name
+    assert found == {}
+
+
+def _unexpected(chosen: list[tuple[Case, Path]]) -> dict[str, int]:
+    """What PixelMed says of these reports that is not allowed, with how often."""
+    told = pixelmed.validate(path for _, path in chosen)
+    lines: Counter[str] = Counter()
+    for case, path in chosen:
+        allowed = [*ALLOWED, ONE_BOX] if case.boxes == 1 else ALLOWED
+        lines.update(
+            line
+            for line in told[path.name]
+            if not any(re.fullmatch(pattern, line) for pattern in allowed)
+        )
+    return dict(lines)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_pixelmed_finds_no_fault_in_any(matrix: list[tuple[Case, Path]]) -> None:
+    require(pixelmed.present(), "PixelMed's DicomSRValidator and a JDK")
+    assert _unexpected(matrix) == {}
+
+
+def test_an_independent_reader_finds_what_went_in(read: list[tuple[Case, Dataset]]) -> None:
+    for case, report in read:
+        told = [finding.to_json() for finding in case.findings]
+        found = sr_reader.findings(report)
+        for got, want in zip(found, told, strict=True):
+            want["description"] = storable(want["description"])
+            _assert_boxes(
+                [d.pop("bbox") for d in got["detections"]],
+                [d.pop("bbox") for d in want["detections"]],
+            )
+            assert got == want, case.name
+
+
+def _assert_boxes(got: list[Any], want: list[Any]) -> None:
+    """Equal as far as FL can carry them."""
+    np.testing.assert_allclose(
+        np.reshape(got, (-1, 4)), np.reshape(want, (-1, 4)), rtol=0, atol=FL_STEP
+    )
+
+
+def test_our_own_reader_finds_what_went_in(read: list[tuple[Case, Dataset]]) -> None:
+    for case, report in read:
+        for got, want in zip(from_sr(report), case.findings, strict=True):
+            told, wanted = got.to_json(), want.to_json()
+            wanted["description"] = storable(wanted["description"])
+            _assert_boxes(
+                [d.pop("bbox") for d in told["detections"]],
+                [d.pop("bbox") for d in wanted["detections"]],
+            )
+            assert told == wanted, case.name
+        by_fetus = [
+            (m.reference, sorted(m.values, key=lambda v: str(v.fetus))) for m in case.measured
+        ]
+        assert [(m.reference, list(m.values)) for m in biometry_from_sr(report)] == by_fetus
+
+
+def test_highdicom_finds_what_went_in_some(matrix: list[tuple[Case, Path]]) -> None:
+    """Every fifth; highdicom takes its time, and the slow test has all."""
+    _highdicom_finds(matrix[::5])
+
+
+@pytest.mark.slow
+def test_highdicom_finds_what_went_in_any(matrix: list[tuple[Case, Path]]) -> None:
+    _highdicom_finds(matrix)
+
+
+def _highdicom_finds(chosen: list[tuple[Case, Path]]) -> None:
+    for case, path in chosen:
+        content = srread(path).content
+        verdicts = {g.tracking_identifier: g for g in content.get_image_measurement_groups()}
+        boxes = {g.tracking_identifier: g for g in content.get_planar_roi_measurement_groups()}
+        assert len(boxes) == case.boxes, case.name
+        for number, finding in enumerate(case.findings, start=1):
+            j = finding.judgement
+            group = verdicts[f"F{number}"]
+            values = {m.name.value: m.value for m in group.get_measurements()}
+            assert values["VIEW-P"] == j.view_probability
+            assert values.get("PSTD") == j.probability
+            assert tuple(values[name] for name in ("GIMG", "GTXT", "GSPA")) == j.gates
+            told = {e.name.value: e.value for e in group.get_qualitative_evaluations()}
+            assert told["VIEW"].value == f"VIEW-{j.view.value}"
+            assert sr_reader.QUALITIES[told["QLTY"].value] == j.quality
+            outcomes = {c: sr_reader.OUTCOMES[told[c].value] for c in told if c[:5] == "CRIT-"}
+            assert outcomes == {c.code: c.met for c in j.criteria}
+            (image,) = group.source_images
+            reference = image.ReferencedSOPSequence[0]
+            assert reference.ReferencedSOPInstanceUID == finding.sop_instance_uid
+            for index, detection in enumerate(j.detections, start=1):
+                box = boxes[f"F{number}-B{index}"]
+                assert box.finding_type.value == detection.label
+                assert box.get_measurements()[0].value == detection.confidence
+                x0, y0, x1, y1 = detection.bbox
+                _assert_boxes(
+                    [*box.roi.value.min(axis=0), *box.roi.value.max(axis=0)], [x0, y0, x1, y1]
+                )
+
+
+def test_boxes_and_frames_are_sound(read: list[tuple[Case, Dataset]]) -> None:
+    """What no validator looks at."""
+    for case, report in read:
+        headers = {source.sop_instance_uid: source.header for source in case.sources}
+        for item in _measured(report):
+            if item.ValueType == "SCOORD":
+                _assert_closed(item, case.name)
+                x, y = item.GraphicData[0::2], item.GraphicData[1::2]
+                named = item.ContentSequence[0].ReferencedSOPSequence[0]
+                header = headers[named.ReferencedSOPInstanceUID]
+                assert 0 <= min(x) <= max(x) <= header.get("Columns", 2048), case.name
+                assert 0 <= min(y) <= max(y) <= header.get("Rows", 2048), case.name
+            if item.ValueType == "IMAGE":
+                named = item.ReferencedSOPSequence[0]
+                header = headers[named.ReferencedSOPInstanceUID]
+                frame = named.get("ReferencedFrameNumber")
+                assert (frame is not None) == (header.SOPClassUID in MULTI_FRAME), case.name
+                last = int(header.get("NumberOfFrames") or 2**31)
+                assert frame is None or 1 <= frame <= last, case.name
+
+
+def _assert_closed(item: Dataset, name: str) -> None:
+    assert item.GraphicType == "POLYLINE", name
+    points = list(zip(item.GraphicData[0::2], item.GraphicData[1::2], strict=True))
+    assert len(points) == 5, name
+    assert points[0] == points[-1], name
+    assert all(math.isfinite(value) for value in item.GraphicData), name
+
+
+def _measured(report: Dataset) -> Iterator[Dataset]:
+    yield from sr_reader.items(sr_reader.only(report, "DCM 126010"))
+
+
+def test_uids_are_unique_and_evidence_is_exact(read: list[tuple[Case, Dataset]]) -> None:
+    seen: Counter[str] = Counter()
+    for case, report in read:
+        seen[report.SOPInstanceUID] += 1
+        tracking = [i.UID for i in _measured(report) if sr_reader.concept(i) == "DCM 112040"]
+        assert len(tracking) == len(set(tracking)) == len(sr_reader.groups(report)), case.name
+        assert all(re.fullmatch(r"2\.25\.[1-9]\d{1,38}", uid) for uid in tracking), case.name
+        referenced = {
+            (named.ReferencedSOPClassUID, named.ReferencedSOPInstanceUID)
+            for item in sr_reader.items(report)
+            for named in item.get("ReferencedSOPSequence", [])
+        }
+        evidence = [
+            (named.ReferencedSOPClassUID, named.ReferencedSOPInstanceUID)
+            for study in report.CurrentRequestedProcedureEvidenceSequence
+            for series in study.ReferencedSeriesSequence
+            for named in series.ReferencedSOPSequence
+        ]
+        assert len(evidence) == len(set(evidence)), case.name
+        assert set(evidence) == referenced, case.name
+        assert "PertinentOtherEvidenceSequence" not in report, case.name
+        predecessors = [
+            named.ReferencedSOPInstanceUID
+            for study in report.get("PredecessorDocumentsSequence", [])
+            for series in study.ReferencedSeriesSequence
+            for named in series.ReferencedSOPSequence
+        ]
+        assert predecessors == [reference.sop_instance_uid for reference in case.previous]
+    assert set(seen.values()) == {1}
+
+
+def test_patients_are_inherited_in_any_character_set(read: list[tuple[Case, Dataset]]) -> None:
+    for case, report in read:
+        assert report.SpecificCharacterSet == "ISO_IR 192", case.name
+        assert str(report.PatientName) == case.patient_name, case.name
+        for keyword in ("PatientID", "StudyInstanceUID", "AccessionNumber", "PatientSex"):
+            inherited = case.sources[0].header[keyword].value
+            assert (report[keyword].value or "") == (inherited or ""), case.name
+
+
+def test_nothing_private_is_undeclared(read: list[tuple[Case, Dataset]]) -> None:
+    statement = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
+    declared = set(re.findall(r"^\| `([\w-]+)` \| ([^|]+) \|", statement, re.MULTILINE))
+    used: set[tuple[str, str]] = set()
+    for case, report in read:
+        told = {
+            (str(c.CodingSchemeDesignator), str(c.CodeValue), str(c.CodeMeaning))
+            for c in _codes(report, case.name)
+        }
+        used |= {(value, meaning) for scheme, value, meaning in told if scheme == "99QCD"}
+        received = {
+            str(c.CodingSchemeDesignator)
+            for source in case.sources
+            for c in source.header.get("ProcedureCodeSequence", [])
+        }
+        assert {scheme for scheme, _, _ in told} <= PUBLIC | {"99QCD"} | received, case.name
+    assert used
+    assert used <= declared
+
+
+def _codes(dataset: Dataset, name: str) -> Iterator[Dataset]:
+    """All coded concepts; no element may be private."""
+    for element in dataset:
+        assert not element.tag.is_private, name
+        if element.VR == "SQ":
+            for item in element.value:
+                if "CodeValue" in item:
+                    yield item
+                yield from _codes(item, name)

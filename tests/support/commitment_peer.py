@@ -1,0 +1,145 @@
+"""A PACS that is asked for storage commitment, by pynetdicom, with any manners."""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydicom import Dataset
+from pynetdicom import AE, build_context, build_role, evt
+
+from qc_daemon.dicom import association as requestor
+from qc_daemon.dicom.storage_commitment import (
+    PUSH_MODEL,
+    PUSH_MODEL_INSTANCE,
+    Reference,
+    Report,
+    event_information,
+)
+from tests.support.dicom_peers import Pacs
+
+
+@dataclass
+class Request:
+    """An N-ACTION as it came, and its association."""
+
+    transaction_uid: str
+    references: list[Reference]
+    association: Any
+
+    @property
+    def uids(self) -> list[str]:
+        return [each.sop_instance_uid for each in self.references]
+
+
+@dataclass
+class CommittingPacs(Pacs):
+    """`answer` is the status of its N-ACTION response, None for an abort instead.
+
+    It reports `times` on the association of the request; `reasons` gives Failure Reasons by SOP
+    Instance UID. `commits` False: it knows no storage commitment.
+    """
+
+    commits: bool = True
+    answer: int | None = 0x0000
+    times: int = 1
+    reasons: dict[str, int] = field(default_factory=dict)
+    requests: list[Request] = field(default_factory=list)
+    answers: list[int | None] = field(default_factory=list)
+    proposed: list[set[str]] = field(default_factory=list)
+
+    def start(self) -> "CommittingPacs":
+        ae = AE("PACS")
+        for sop_class in self.sop_classes:
+            ae.add_supported_context(sop_class, list(self.syntaxes))
+        if self.commits:
+            ae.add_supported_context(PUSH_MODEL)
+        self._server = ae.start_server(
+            ("127.0.0.1", self.port),
+            block=False,
+            evt_handlers=[
+                (evt.EVT_C_STORE, self._store),
+                (evt.EVT_ACCEPTED, self._accepted),
+                (evt.EVT_REQUESTED, self._requested),
+                (evt.EVT_N_ACTION, self._asked),
+            ],
+        )
+        return self
+
+    def report(self, request: Request) -> Report:
+        """What it says of a request."""
+        return Report(
+            request.transaction_uid,
+            tuple(e for e in request.references if e.sop_instance_uid not in self.reasons),
+            tuple(
+                (each, self.reasons[each.sop_instance_uid])
+                for each in request.references
+                if each.sop_instance_uid in self.reasons
+            ),
+        )
+
+    def _requested(self, event: Any) -> None:
+        contexts = event.assoc.requestor.primitive.presentation_context_definition_list
+        self.proposed.append({str(each.abstract_syntax) for each in contexts})
+
+    def _asked(self, event: Any) -> tuple[int | None, None]:
+        information = event.action_information
+        request = Request(
+            str(information.TransactionUID),
+            [
+                Reference(str(item.ReferencedSOPClassUID), str(item.ReferencedSOPInstanceUID))
+                for item in information.ReferencedSOPSequence
+            ],
+            event.assoc,
+        )
+        self.requests.append(request)
+        if self.answer is None:
+            event.assoc.abort()
+            return 0x0110, None
+        if self.answer == 0 and self.times:
+            threading.Thread(target=self._report, args=(request,), daemon=True).start()
+        return self.answer, None
+
+    def _report(self, request: Request) -> None:
+        # Its own answer to the request goes first.
+        time.sleep(0.1)
+        for _ in range(self.times):
+            event_type, information = event_information(self.report(request))
+            answer, _ = requestor.steady(request.association).send_n_event_report(
+                information, event_type, PUSH_MODEL, PUSH_MODEL_INSTANCE
+            )
+            self.answers.append(answer.get("Status"))
+
+
+def call(
+    port: int,
+    report: Report | Dataset,
+    calling: str = "PACS",
+    event_type: int | None = None,
+    instance: str = PUSH_MODEL_INSTANCE,
+    *,
+    as_scp: bool = True,
+) -> int | None:
+    """Report on an association opened to `port`; the status, None if it was not let in."""
+    with_roles = [build_role(PUSH_MODEL, scp_role=True)] if as_scp else []
+    made = associate(port, calling, [build_context(PUSH_MODEL)], with_roles)
+    if not made.is_established:
+        return None
+    kind, information = event_information(report) if isinstance(report, Report) else (1, report)
+    try:
+        answer, _ = made.send_n_event_report(
+            information, kind if event_type is None else event_type, PUSH_MODEL, instance
+        )
+        return int(answer.Status)
+    finally:
+        made.release()
+
+
+def associate(port: int, calling: str, contexts: Sequence[Any], roles: Sequence[Any] = ()) -> Any:
+    """An association with our receiver, established or not."""
+    ae = AE(calling)
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 60
+    return requestor.associate(
+        ae, "127.0.0.1", port, contexts=list(contexts), ext_neg=list(roles), ae_title="QCDAEMON"
+    )

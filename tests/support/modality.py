@@ -1,0 +1,173 @@
+"""A modality that asks for storage commitment and tells of its procedure steps, by pynetdicom."""
+
+import contextlib
+import ssl
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pynetdicom import AE, evt
+
+from qc_daemon.dicom.association import associate
+from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
+from tests.support.dicom_peers import US
+from tests.support.ports import reserve_port
+
+MPPS = "1.2.840.10008.3.1.2.3.3"
+
+
+@dataclass
+class Report:
+    """An N-EVENT-REPORT; `said` gives the Failure Reason by SOP Instance UID, 0 for committed."""
+
+    event_type: int
+    transaction_uid: str
+    said: dict[str, int]
+    association: Any
+
+
+@dataclass
+class Modality:
+    """AE title MODALITY; `listen` makes it take reports on `port`, answering `status`."""
+
+    port: int = field(default_factory=reserve_port)
+    status: int = 0x0000
+    reports: list[Report] = field(default_factory=list)
+    roles: list[tuple[bool | None, bool | None]] = field(default_factory=list)
+    _server: Any = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def listen(self, tls: ssl.SSLContext | None = None) -> "Modality":
+        ae = AE("MODALITY")
+        # It is the SCU of storage commitment even when it is called (PS3.4 J.3.3).
+        ae.add_supported_context(PUSH_MODEL, scu_role=False, scp_role=True)
+        self._server = ae.start_server(
+            ("127.0.0.1", self.port),
+            block=False,
+            ssl_context=tls,
+            evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._reported)],
+        )
+        return self
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server = None
+
+    @contextlib.contextmanager
+    def association(self, port: int) -> Iterator[Any]:
+        """One that offers storage, storage commitment and procedure steps."""
+        ae = AE("MODALITY")
+        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 60
+        ae.add_requested_context(US, ExplicitVRLittleEndian)
+        ae.add_requested_context(PUSH_MODEL)
+        ae.add_requested_context(MPPS)
+        made = associate(
+            ae,
+            "127.0.0.1",
+            port,
+            ae_title="QCDAEMON",
+            evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._reported)],
+        )
+        assert made.is_established
+        try:
+            yield made
+        finally:
+            if made.is_established:
+                made.release()
+
+    def ask(self, port: int, *references: tuple[str, str], transaction: str = "") -> str:
+        """Ask over an association of its own, which ends at once; the Transaction UID."""
+        with self.association(port) as association:
+            return ask(association, *references, transaction=transaction)
+
+    def _reported(self, event: Any) -> tuple[int, None]:
+        information = event.event_information
+        said = {
+            str(item.ReferencedSOPInstanceUID): 0
+            for item in information.get("ReferencedSOPSequence", [])
+        } | {
+            str(item.ReferencedSOPInstanceUID): int(item.FailureReason)
+            for item in information.get("FailedSOPSequence", [])
+        }
+        (context,) = (
+            each
+            for each in event.assoc.accepted_contexts
+            if each.context_id == event.context.context_id
+        )
+        with self._lock:
+            self.roles.append((context.as_scu, context.as_scp))
+            self.reports.append(
+                Report(event.event_type, str(information.TransactionUID), said, event.assoc)
+            )
+        return self.status, None
+
+
+def ask(association: Any, *references: tuple[str, str], transaction: str = "") -> str:
+    """Request storage commitment for (SOP class, SOP instance) pairs; the Transaction UID."""
+    transaction = transaction or generate_uid()
+    answer, _ = association.send_n_action(
+        request(*references, transaction=transaction), 1, PUSH_MODEL, PUSH_MODEL_INSTANCE
+    )
+    assert answer.Status == 0x0000, f"{answer.Status:04X}"
+    return transaction
+
+
+def request(*references: tuple[str, str], transaction: str) -> Dataset:
+    """The Action Information."""
+    information = Dataset()
+    information.TransactionUID = transaction
+    information.ReferencedSOPSequence = []
+    for sop_class, sop_instance in references:
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, sop_instance
+        information.ReferencedSOPSequence.append(item)
+    return information
+
+
+def begin_step(association: Any, study: str, sop_instance: str = "", **changes: Any) -> str:
+    """N-CREATE of a step in progress; its UID. Raises AssertionError if refused."""
+    sop_instance = sop_instance or generate_uid()
+    answer, _ = association.send_n_create(step(study, **changes), MPPS, sop_instance)
+    assert answer.Status == 0x0000, f"{answer.Status:04X}"
+    return sop_instance
+
+
+def step(study: str, **changes: Any) -> Dataset:
+    """What an ultrasound machine sends when it begins (the part that anybody reads)."""
+    scheduled = Dataset()
+    scheduled.StudyInstanceUID = study
+    attributes = Dataset()
+    attributes.PerformedProcedureStepStatus = "IN PROGRESS"
+    attributes.PerformedProcedureStepID = "1"
+    attributes.Modality = "US"
+    attributes.PatientName = "CANARY^NAME"
+    attributes.ScheduledStepAttributesSequence = [scheduled]
+    attributes.PerformedSeriesSequence = []
+    for keyword, value in changes.items():
+        setattr(attributes, keyword, value)
+    return attributes
+
+
+def end_step(association: Any, sop_instance: str, *made: str, status: str = "COMPLETED") -> Dataset:
+    """N-SET of the final status with the objects made; the answer's status elements."""
+    answer, _ = association.send_n_set(ending(*made, status=status), MPPS, sop_instance)
+    return answer
+
+
+def ending(*made: str, status: str = "COMPLETED") -> Dataset:
+    """The Modification List."""
+    series = Dataset()
+    series.SeriesInstanceUID = generate_uid()
+    series.ReferencedImageSequence = []
+    for sop_instance in made:
+        image = Dataset()
+        image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = US, sop_instance
+        series.ReferencedImageSequence.append(image)
+    attributes = Dataset()
+    attributes.PerformedProcedureStepStatus = status
+    attributes.PerformedSeriesSequence = [series]
+    return attributes

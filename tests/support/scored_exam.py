@@ -1,0 +1,111 @@
+"""A clinic without a network: a store and a spool, with what the other stages would have done."""
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from detector.frame import Frame
+from model.finding import Finding
+from qc_daemon.records import schema
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.queue.jobs import Job
+from qc_daemon.records.received.exams import close_due, end_association, touch
+from qc_daemon.records.received.receipts import admit
+from qc_daemon.records.received.revisions import Originals, pixels_known
+from qc_daemon.records.results import measurements, reports
+from qc_daemon.records.results.findings import store as store_findings
+from qc_daemon.records.results.measurements import MeasuredValue
+from qc_daemon.records.results.reports import Deliverable
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import JobKind
+from qc_daemon.report.worker import run_one
+from qc_daemon.settings import DestinationSettings, Settings, StoreSettings
+from tests.support.receipts import received
+
+START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+
+
+def black_frames(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
+    """What a decoder gives back, all black."""
+    assert path.is_file()
+    for number in numbers:
+        yield Frame(number, np.zeros((120, 160, 3), np.uint8), ())
+
+
+class Clinic:
+    """A store with a spool; receives, scores and closes as the other stages do."""
+
+    def __init__(self, folder: Path, objects: Sequence[str]) -> None:
+        self.settings = Settings(
+            store=StoreSettings(url=f"sqlite:///{folder / 'qc.db'}", spool=folder),
+            destination=[DestinationSettings(name="pacs", objects=list(objects))],  # type: ignore[arg-type]
+        )
+        schema.upgrade(self.settings.store.url)
+        self.store = Store(self.settings.store.url)
+        self.now = START
+
+    def receive(self, header: Dataset, *findings: Finding, pixels: str = "") -> Path:
+        """An object arrives and is scored; objects with the same `pixels` have the same."""
+        path, job = self._arrive(header, findings[0].bundle.model_id)
+        self.score(job, path, *findings, pixels=pixels)
+        return path
+
+    def score(self, job: Job, path: Path, *findings: Finding, pixels: str = "") -> None:
+        """The object's score job is done."""
+        with self.store.begin() as session:
+            assert job.revision_id is not None
+            known = pixels or f"pixels of {path.stem}"
+            if pixels_known(session, job.revision_id, known, self.now) != "header":
+                store_findings(session, job.revision_id, [f.to_json() for f in findings], self.now)
+            assert jobs.finish(session, job, self.now)
+
+    def measure(self, header: Dataset, *values: MeasuredValue) -> None:
+        """A machine's report arrives and is read."""
+        _, job = self._arrive(header, None)
+        with self.store.begin() as session:
+            assert job.revision_id is not None
+            measurements.store(session, job.revision_id, values)
+            assert jobs.finish(session, job, self.now)
+
+    def _arrive(self, header: Dataset, bundle_id: str | None) -> tuple[Path, Job]:
+        path, receipt = received(header, self.settings.store.spool)
+        with self.store.begin() as session:
+            exam = admit(
+                session,
+                receipt,
+                source_destinations=(),
+                bundle_id=bundle_id,
+                now=self.now,
+            ).exam_id
+            touch(session, "assoc-1", exam, self.now, self.now + timedelta(minutes=5))
+            end_association(session, "assoc-1")
+            job = jobs.claim(session, [JobKind.SCORE], "scorer", self.now, 300)
+            assert job is not None
+        return path, job
+
+    def close(self) -> None:
+        self.now += timedelta(minutes=5)
+        with self.store.begin() as session:
+            assert close_due(session, self.now, 60, 240)
+
+    def report(
+        self, frames: Callable[..., Any] = black_frames, originals: Originals | None = None
+    ) -> bool:
+        clock = lambda: self.now  # noqa: E731
+        return run_one(self.store, self.settings, "reporter", frames, originals, clock)
+
+    def jobs(self, kind: JobKind) -> list[Job]:
+        with self.store.read() as session:
+            return jobs.listing(session, kinds=[kind])
+
+    def sent(self) -> list[Deliverable]:
+        """What the deliver jobs would send."""
+        with self.store.read() as session:
+            return [
+                reports.deliverable(session, job)
+                for job in jobs.listing(session, kinds=[JobKind.DELIVER])
+            ]

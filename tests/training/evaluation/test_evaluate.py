@@ -1,0 +1,137 @@
+"""`qc-model evaluate` on labelled pictures: sets, held-out groups, report, and what it refuses."""
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detector.anatomy import View
+from detector.errors import QCError
+from detector.frame import Frame, Region
+from model.bundle.bundle import Bundle
+from model.judge import Judge
+from tests.support.command_line import qc_model
+from training.data import splits
+from training.data.samples import read_samples
+from training.evaluation.ablation import ABLATIONS, ablate
+from training.evaluation.predict import Picture, judge_pictures, with_looks
+from training.phantom import make
+from training.phantom.dataset import write_dataset
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return Judge.open(Bundle.open("default"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("hospital"), 8, 41, progress=False)
+
+
+def test_a_file_and_the_phantom_it_was_written_from_get_one_verdict(judge: Judge) -> None:
+    """Labelled pictures are judged as frames are: as serving judges them."""
+    phantom = make(4711, View.NT)
+    picture = Picture.of_phantom(phantom)
+    (verdict,) = judge_pictures(judge, [picture])
+    region = Region(0, phantom.region, (phantom.spacing_mm, phantom.spacing_mm))
+    (judgement,) = judge.judge(Frame(1, phantom.pixels, (region,)))
+    assert verdict.probability == judgement.probability
+    assert (verdict.named, verdict.label) == (judgement.view, judgement.quality)
+    assert verdict.outcomes == judgement.criteria
+    assert verdict.appearance is None, "a phantom has no scanner"
+
+
+def test_ablations_take_their_branches_away(judge: Judge, samples: Path) -> None:
+    pictures = [Picture.of_sample(sample) for sample in read_samples(samples)]
+    looks = judge.look([picture.pixels for picture in pictures])
+    features = np.stack([look.features for look in looks])
+    assert np.linalg.norm(features, axis=-1) == pytest.approx(np.ones((8, 3)), abs=1e-5)
+    said = ablate(judge.spatialclip, features)
+    assert [each["all"] for each in said] == pytest.approx([look.logit for look in looks], abs=1e-4)
+    other = features.copy()
+    other[:, 0] = np.roll(features[:, 0], 1, axis=0)
+    changed = ablate(judge.spatialclip, other)
+    for before, after in zip(said, changed, strict=True):
+        for name, (image, _, _) in ABLATIONS.items():
+            assert (before[name] != after[name]) == image, name
+
+
+def test_a_set_of_samples_gets_every_kind_of_figure(judge: Judge, samples: Path) -> None:
+    pictures = [Picture.of_sample(sample) for sample in read_samples(samples)]
+    assert {picture.real for picture in pictures} == {False}, "phantoms have no scanner's look"
+    verdicts, _ = with_looks(
+        judge_pictures(judge, [replace(picture, real=True) for picture in pictures])
+    )
+    assert {verdict.look for verdict in verdicts} == {"look 1"}
+    assert [v.picture for v in verdicts] == [s.image.name for s in read_samples(samples)]
+    assert all(0 <= p <= 1 for v in verdicts for p in v.ablated.values())
+
+
+def test_the_command_writes_a_report_of_each_set(samples: Path, tmp_path: Path) -> None:
+    done = qc_model(
+        "evaluate",
+        "--samples",
+        samples,
+        "--count",
+        4,
+        "--ablate",
+        "--report",
+        tmp_path / "my r.html",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "AUROC" in done.stdout
+    figures = json.loads((tmp_path / "my r.json").read_text())
+    assert set(figures["sets"]) == {"phantoms", samples.parent.name}
+    own = figures["sets"][samples.parent.name]
+    assert own["pictures"] == 8
+    assert {"quality", "curves", "labels", "views", "gates", "alignment", "detector"} <= set(own)
+    assert set(own["ablation"]) == set(ABLATIONS)
+    command = shlex.split(figures["command"])
+    assert command[:2] == ["qc-model", "evaluate"]
+    assert command[-1] == "my r.html", "no folder of this machine, but what can be typed again"
+    text = (tmp_path / "my r.html").read_text()
+    assert str(samples.parent.parent) not in text + (tmp_path / "my r.json").read_text()
+
+
+def test_only_the_held_out_groups_are_judged(shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "fetus_framework"
+    every = splits.gather(None, folder, ["set2_train"])
+    held = splits.divide(every, 0.02, 3)[1]
+    assert 3 <= len(held) <= 40
+    done = qc_model(
+        *("evaluate", "--count", 0, "--fetus-framework", folder, "--split", "set2_train"),
+        *("--held-out", 0.02, "--seed", 3, "--worst", 500, "--out", tmp_path / "f.json"),
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "f.json").read_text())["sets"]["set2_train"]
+    assert found["pictures"] == len(held)
+    assert found["detector"]["pictures"] == sum(bool(sample.annotated) for sample in held)
+    names = {sample.image.name for sample in held}
+    assert {each["picture"] for each in found["failures"]} <= names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--count", "0"], "no pictures"),
+        (["--report", "report.pdf"], ".html"),
+        (["--samples", "absent.json"], "absent.json"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments: list[str], told: str) -> None:
+    done = qc_model("evaluate", *arguments)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_is_no_picture_is_named(tmp_path: Path, samples: Path) -> None:
+    (sample, *_) = read_samples(samples)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(QCError, match=r"sample 0: broken\.png is no readable picture"):
+        Picture.of_sample(replace(sample, image=broken))

@@ -1,0 +1,125 @@
+"""The report: one well-formed file that asks nothing of any other, and JSON of the same name."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from model.finding import NON_STANDARD
+from tests.training.evaluation.test_summary import RIGHT, verdicts
+from training.evaluation import plots
+from training.evaluation.report import html, write_report
+from training.evaluation.summary import assess, plain
+
+VOID = {"meta", "br", "link", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order; gathers tags and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> without a start"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def figures() -> dict[str, object]:
+    evil = "<script>alert(1)</script>.png"
+    several = verdicts()
+    wrong = replace(several[0], picture=evil, standard=True, label=NON_STANDARD, probability=0.01)
+    return {
+        "bundle": "default",
+        "command": "qc-model evaluate --samples a&b.json",
+        "looks": {"silhouette": 0.31},
+        "sets": {
+            "both classes": assess([*several, wrong], ablation=True),
+            "one picture": assess([RIGHT]),
+        },
+        "other ultrasound, judging half": {"files": 3, "OTHER or review": 0.99},
+    }
+
+
+def test_it_is_well_formed_and_asks_nothing_of_any_other_file(figures: dict[str, object]) -> None:
+    text = html("Evaluation", plain(figures))
+    page = Page(text)
+    assert page.open == []
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "link", "img", "iframe", "object", "embed", "base"}
+    for _, attributes in page.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            if name in ("src", "href", "xlink:href"):
+                assert value is not None
+                assert value.startswith("#")
+    assert not re.search(r"https?:|//[a-z]", text)
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_names_are_shown_as_text(figures: dict[str, object]) -> None:
+    page = Page(html("Evaluation", plain(figures)))
+    assert "<script>alert(1)</script>.png" in "".join(page.words)
+
+
+def test_a_bar_below_its_start_is_drawn_from_nothing() -> None:
+    """A bar from 0.5 down to 0.000 would end at 0.5 and read as one."""
+    low, high = (plots.bars("t", "AUROC", {"a": area}, start=0.5) for area in (0.0, 0.9))
+    assert "0.000" in low
+    # The axis says where bars begin.
+    assert "<!-- 0.0 -->" in low
+    assert "<!-- 0.0 -->" not in high
+    assert "<!-- 0.5 -->" in high
+
+
+def test_it_has_the_plots_that_there_are_figures_for(figures: dict[str, object]) -> None:
+    page = Page(html("Evaluation", plain(figures)))
+    names = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
+    assert names[:9] == [
+        "ROC curve",
+        "precision-recall curve",
+        "reliability: observed share against predicted probability",
+        "risk-coverage curve",
+        "gate weights by view",
+        "AUROC by what is left of the branches",
+        "AUROC by view",
+        "AUROC by set",
+        "AUROC by look",
+    ]
+    # One picture of one class has neither ROC nor PR curve.
+    assert len(names) == 9 + 3
+
+
+def test_the_json_has_the_same_name_and_every_figure(
+    tmp_path: Path, figures: dict[str, object]
+) -> None:
+    write_report(tmp_path / "deep" / "r.html", "Evaluation", figures)
+    assert {p.name for p in (tmp_path / "deep").iterdir()} == {"r.html", "r.json"}
+    known = json.loads((tmp_path / "deep" / "r.json").read_text())
+    assert known == plain(figures)
+    assert known["sets"]["one picture"]["quality"]["AUROC"]["value"] is None
+    assert len(known["sets"]["both classes"]["curves"]["risk and coverage"]["risk"]) == 61
+
+
+def test_the_same_figures_give_the_same_bytes(figures: dict[str, object]) -> None:
+    assert html("Evaluation", plain(figures)) == html("Evaluation", plain(figures))
