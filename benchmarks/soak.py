@@ -50,7 +50,7 @@ from qc_daemon.records.queue import jobs  # noqa: E402
 from qc_daemon.records.received import exams  # noqa: E402
 from qc_daemon.records.store import Store  # noqa: E402
 from qc_daemon.records.tables import JobKind  # noqa: E402
-from tests.support import fuzzing, raw_dimse
+from tests.support import fuzzing, raw_dimse  # noqa: E402
 from tests.support.dicom_peers import US, association, eventually  # noqa: E402
 from tests.support.modality import Modality  # noqa: E402
 from tests.support.orthanc import Orthanc  # noqa: E402

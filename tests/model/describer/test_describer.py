@@ -1,8 +1,6 @@
-import importlib.util
 import json
 import random
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -27,10 +25,7 @@ from model.describer.lexicon import (
     place_of,
     prompt,
 )
-
-_spec = importlib.util.spec_from_file_location("synonyms", Path(__file__).with_name("synonyms.py"))
-synonyms = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(synonyms)
+from tests.support import anatomy_synonyms as synonyms
 
 CODES = [label.code for label in LABELS]
 MARKS = "in the , ; : . and"
