@@ -26,13 +26,11 @@ from qc_daemon.cli.output import (
     write_list,
     write_record,
 )
-from qc_daemon.operations.finding_rows import FINDING_COLUMNS, GATES_HELP, SCORE_COLUMNS, flat
-from qc_daemon.operations.listing import Listing
 from qc_daemon.settings import ClientTLSSettings, load
 from qc_daemon.spool import private_files
 
 if TYPE_CHECKING:
-    from qc_daemon.operations.operate import Outcome
+    from qc_daemon.operations.store import Listing, Outcome
     from qc_daemon.records.listings import ExamFilter
     from qc_daemon.records.received.progress import Progress
 
@@ -83,6 +81,13 @@ Since = Annotated[
 Until = Annotated[
     str | None, typer.Option(help="Up to this day, which counts whole, or before this moment.")
 ]
+
+
+GATES_HELP = (
+    "Probability: that the view is a standard one. Gates (in CSV and JSON): how much the picture,"
+    " its description and the layout of its structures (image, text, spatial) weighed in that; they"
+    " sum to 1."
+)
 
 
 def main() -> None:
@@ -183,7 +188,7 @@ def score(
     # What is wrong with the wish is said before the models' libraries load, which takes seconds.
     chosen = parse_format(format)
     Bundle.open(bundle)
-    from qc_daemon.operations.results import shown
+    from qc_daemon.operations.results import FINDING_COLUMNS, SCORE_COLUMNS, flat, shown
     from qc_daemon.score.files import files_under, score_files
 
     if not files_under(paths):
@@ -260,8 +265,8 @@ def results(
     Example: qc-daemon results --since 2026-11-01 --until 2026-11-30 --format csv
     """
     from qc_daemon.operations.exams import state_lines
-    from qc_daemon.operations.operate import parse_window
     from qc_daemon.operations.results import CSV_COLUMNS, TABLE_COLUMNS, stored_rows
+    from qc_daemon.operations.store import Listing, parse_window
     from qc_daemon.records.listings import ExamFilter
 
     settings, chosen = load(config), parse_format(format)
@@ -369,7 +374,7 @@ def _list_exams(
     format: str,
 ) -> None:
     from qc_daemon.operations.exams import EXAM_COLUMNS, EXAM_TABLE, list_exams
-    from qc_daemon.operations.operate import parse_window
+    from qc_daemon.operations.store import parse_window
 
     chosen = parse_format(format)
     window = parse_window(since, until, _limit(limit, chosen))
@@ -455,14 +460,8 @@ def queue_list(
 
     Example: qc-daemon queue list --destination pacs --state dead --since 2026-11-01
     """
-    from qc_daemon.operations.operate import (
-        JOB_COLUMNS,
-        JOB_TABLE,
-        list_jobs,
-        open_store,
-        parse_window,
-    )
-    from qc_daemon.operations.worker_check import missing_worker
+    from qc_daemon.operations.queue import JOB_COLUMNS, JOB_TABLE, list_jobs, missing_worker
+    from qc_daemon.operations.store import open_store, parse_window
 
     chosen = parse_format(format)
     window = parse_window(since, until, _limit(limit, chosen))
@@ -484,7 +483,7 @@ def queue_list(
 @queue.command("retry")
 def queue_retry(ids: Ids, config: Config = None) -> None:
     """Make dead or quarantined jobs ready again. Example: qc-daemon queue retry 12 13"""
-    from qc_daemon.operations.operate import retry_jobs
+    from qc_daemon.operations.queue import retry_jobs
 
     _tell(retry_jobs(load(config), ids), "jobs are ready again")
 
@@ -492,7 +491,7 @@ def queue_retry(ids: Ids, config: Config = None) -> None:
 @queue.command("cancel")
 def queue_cancel(ids: Ids, config: Config = None) -> None:
     """Give jobs up: they become dead, and stay in the list. Example: qc-daemon queue cancel 12"""
-    from qc_daemon.operations.operate import cancel_jobs
+    from qc_daemon.operations.queue import cancel_jobs
 
     _tell(cancel_jobs(load(config), ids), "jobs are cancelled")
 
@@ -500,7 +499,7 @@ def queue_cancel(ids: Ids, config: Config = None) -> None:
 @destination.command("list")
 def destination_list(config: Config = None, format: Format = "table") -> None:
     """List destinations: whether they are reached and commit, what waits, what was given up."""
-    from qc_daemon.operations.operate import DESTINATION_COLUMNS, list_destinations
+    from qc_daemon.operations.destinations import DESTINATION_COLUMNS, list_destinations
 
     chosen = parse_format(format)
     # A person reads what fits a line; a program gets all.
@@ -511,7 +510,7 @@ def destination_list(config: Config = None, format: Format = "table") -> None:
 @destination.command("retry")
 def destination_retry(name: str, config: Config = None) -> None:
     """Send again what was given up. Example: qc-daemon destination retry pacs"""
-    from qc_daemon.operations.operate import retry_destination
+    from qc_daemon.operations.destinations import retry_destination
 
     say(f"{retry_destination(load(config), name)} jobs are ready again")
 
@@ -519,7 +518,7 @@ def destination_retry(name: str, config: Config = None) -> None:
 @destination.command("relearn")
 def destination_relearn(name: str, config: Config = None) -> None:
     """Offer again what it does not take. Example: qc-daemon destination relearn pacs"""
-    from qc_daemon.operations.operate import relearn_destination
+    from qc_daemon.operations.destinations import relearn_destination
 
     say(f"{relearn_destination(load(config), name)} SOP classes are offered again")
 
@@ -536,7 +535,8 @@ def commitment_list(
     format: Format = "table",
 ) -> None:
     """List requests for storage commitment that are not reported, or those in the given states."""
-    from qc_daemon.operations.operate import COMMITMENT_COLUMNS, list_commitments, parse_window
+    from qc_daemon.operations.commitments import COMMITMENT_COLUMNS, list_commitments
+    from qc_daemon.operations.store import parse_window
 
     chosen = parse_format(format)
     window = parse_window(since, until, _limit(limit, chosen))
@@ -547,7 +547,7 @@ def commitment_list(
 @commitment.command("retry")
 def commitment_retry(ids: Ids, config: Config = None) -> None:
     """Report requests that were given up again. Example: qc-daemon commitment retry 7"""
-    from qc_daemon.operations.operate import retry_commitments
+    from qc_daemon.operations.commitments import retry_commitments
 
     _tell(retry_commitments(load(config), ids), "reports are due again")
 
@@ -564,12 +564,8 @@ def quarantine_list(
     format: Format = "table",
 ) -> None:
     """List quarantined objects with their reasons, in order of arrival."""
-    from qc_daemon.operations.operate import (
-        QUARANTINE_COLUMNS,
-        QUARANTINE_TABLE,
-        parse_window,
-        quarantined,
-    )
+    from qc_daemon.operations.quarantine import QUARANTINE_COLUMNS, QUARANTINE_TABLE, quarantined
+    from qc_daemon.operations.store import parse_window
 
     chosen = parse_format(format)
     window = parse_window(since, until, _limit(limit, chosen))
@@ -582,7 +578,7 @@ def quarantine_list(
 @quarantine.command("show")
 def quarantine_show(id: int, config: Config = None, format: Format = "table") -> None:
     """Show one quarantined object: its reason and where its bytes lie."""
-    from qc_daemon.operations.operate import show_quarantined
+    from qc_daemon.operations.quarantine import show_quarantined
 
     chosen = parse_format(format)
     write_record(show_quarantined(load(config), id), chosen)
@@ -591,7 +587,7 @@ def quarantine_show(id: int, config: Config = None, format: Format = "table") ->
 @quarantine.command("release")
 def quarantine_release(ids: Ids, config: Config = None) -> None:
     """Score quarantined objects again. Example: qc-daemon quarantine release 7"""
-    from qc_daemon.operations.operate import release
+    from qc_daemon.operations.quarantine import release
 
     _tell(release(load(config), ids), "objects are to be scored again")
 
@@ -605,8 +601,8 @@ def rejection_list(
     format: Format = "table",
 ) -> None:
     """List rejected images, also those taken back: why, by whom and when."""
-    from qc_daemon.operations.operate import parse_window
     from qc_daemon.operations.rejections import REJECTION_COLUMNS, REJECTION_TABLE, list_rejections
+    from qc_daemon.operations.store import parse_window
 
     chosen = parse_format(format)
     rows = list_rejections(load(config), parse_window(since, until, _limit(limit, chosen)))
@@ -694,7 +690,7 @@ def spool_discard(
 @bundle.command("list")
 def bundle_list(config: Config = None, format: Format = "table") -> None:
     """List shipped bundles and the active one."""
-    from qc_daemon.operations.operate import list_bundles
+    from qc_daemon.operations.bundles import list_bundles
 
     chosen = parse_format(format)
     write_list("bundles", list_bundles(load(config)), chosen)
@@ -705,7 +701,7 @@ def bundle_show(
     name: Annotated[str, typer.Argument()] = "default", format: Format = "table"
 ) -> None:
     """Show a bundle's manifest and model card."""
-    from qc_daemon.operations.operate import describe_bundle, show_bundle
+    from qc_daemon.operations.bundles import describe_bundle, show_bundle
 
     chosen = parse_format(format)
     if chosen == "table":
@@ -718,7 +714,7 @@ def bundle_show(
 def bundle_verify(name: Annotated[str, typer.Argument()] = "default") -> None:
     """Check every file of a bundle against its manifest."""
     from model.bundle.bundle import verify
-    from qc_daemon.operations.operate import bundle_folder
+    from qc_daemon.operations.bundles import bundle_folder
 
     problems = verify(bundle_folder(name))
     for problem in problems:
@@ -759,7 +755,7 @@ def bundle_build(
 @bundle.command("activate")
 def bundle_activate(name: str, config: Config = None) -> None:
     """Score new exams with this bundle. Example: qc-daemon bundle activate ./mine"""
-    from qc_daemon.operations.operate import activate_bundle
+    from qc_daemon.operations.bundles import activate_bundle
 
     say(f"active: model_id {activate_bundle(load(config), name)}")
 
@@ -976,9 +972,9 @@ def _limit(limit: int | None, chosen: str) -> int:
     return TABLE_LIMIT if chosen == "table" else 0
 
 
-def _page(rows: Sequence[dict[str, Any]], limit: int | None, chosen: str) -> Listing:
+def _page(rows: Sequence[dict[str, Any]], limit: int | None, chosen: str) -> "Listing":
     """The first rows of a list that its command has whole."""
-    from qc_daemon.operations.operate import parse_window
+    from qc_daemon.operations.store import Listing, parse_window
 
     most = parse_window(None, None, _limit(limit, chosen)).limit
     return Listing(rows[:most], len(rows))

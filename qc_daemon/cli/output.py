@@ -19,7 +19,6 @@ from rich.text import Text
 
 from detector.console import UsageError
 from detector.plain_text import visible
-from qc_daemon.operations.listing import Listing
 
 Format = Literal["table", "json", "csv"]
 FORMATS: tuple[Format, ...] = ("table", "json", "csv")
@@ -56,6 +55,9 @@ def write_list(
     Keys become snake_case in JSON and CSV, words in a table. `columns` names the keys that a table
     or CSV shows, in order; without, those of the first row. A value may be None or a list of texts.
     """
+    # Reading its module loads the database's libraries, which `--help` does without.
+    from qc_daemon.operations.store import Listing
+
     names = list(columns) or list(rows[0] if rows else ())
     if format == "json":
         for row in rows:

@@ -23,15 +23,15 @@ from qc_daemon.dicom.association_failure import cause, is_called_title_unknown
 from qc_daemon.dicom.certificates import WARN_BEFORE, expires
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID
 from qc_daemon.dicom.tls import has_revocations, tls_args
+from qc_daemon.operations.bundles import bundle_folder
 from qc_daemon.operations.database import damaged, thoroughness
-from qc_daemon.operations.operate import (
-    bundle_folder,
+from qc_daemon.operations.destinations import (
     commitment_fault,
     commitment_words,
     destination_condition,
 )
+from qc_daemon.operations.queue import missing_worker
 from qc_daemon.operations.spool import margin
-from qc_daemon.operations.worker_check import missing_worker
 from qc_daemon.receive import check_tls
 from qc_daemon.records import integrity, schema
 from qc_daemon.records.store import Store

@@ -14,8 +14,7 @@ from pydicom.sr.coding import Code
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
-from qc_daemon.operations.listing import Listing
-from qc_daemon.operations.operate import open_store
+from qc_daemon.operations.store import Listing, open_store
 from qc_daemon.records.listings import ALL, Window
 from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.results import rejections

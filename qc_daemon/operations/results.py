@@ -1,16 +1,30 @@
 """Stored findings for people, spreadsheets and programs: which there are, what each row says."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any, Literal
 
-from qc_daemon.operations.finding_rows import FINDING_COLUMNS, flat
-from qc_daemon.operations.operate import open_store
+from qc_daemon.operations.store import open_store, parse_moment
 from qc_daemon.records.listings import ExamFilter, Window
 from qc_daemon.records.results import findings
 from qc_daemon.records.results.findings import StoredFinding, best_of, rank
 from qc_daemon.settings import Settings
 
+FINDING_COLUMNS = (
+    "source",
+    "frame",
+    "view",
+    "view_probability",
+    "verdict",
+    "probability",
+    "not_met",
+    "flags",
+    "error",
+)
+"""Of a table of findings."""
+GATE_COLUMNS = ("gate_image", "gate_text", "gate_spatial")
+SCORE_COLUMNS = (*FINDING_COLUMNS[:-1], *GATE_COLUMNS, "error_code", "error_message")
+"""Of findings as CSV."""
 TABLE_COLUMNS = ("exam_id", "sop_instance_uid", *FINDING_COLUMNS[1:])
 CSV_COLUMNS = (
     "exam_id",
@@ -122,3 +136,47 @@ def shown(scored: Iterable[dict[str, Any]], all_frames: bool) -> Iterator[dict[s
         chosen = [each for place, each in enumerate(found) if all_frames or place in best]
         yield from sorted(chosen, key=rank, reverse=True)
         yield from (finding for finding in told if "error" in finding)
+
+
+def flat(finding: Mapping[str, Any]) -> dict[str, Any]:
+    """One row of a table or CSV, one value a key, from a finding or an error object."""
+    row: dict[str, Any] = dict.fromkeys((*FINDING_COLUMNS, *SCORE_COLUMNS))
+    row["source"] = finding["source"] or finding["sop_instance_uid"]
+    if "error" in finding:
+        error = finding["error"]
+        return row | {
+            "frame": finding.get("frame"),
+            "verdict": "not scored",
+            "error": f"{error['code']}: {error['message']}",
+            "error_code": error["code"],
+            "error_message": error["message"],
+        }
+    return row | {
+        "frame": finding["frame"],
+        "view": finding["view"]["code"],
+        "view_probability": _rounded(finding["view"]["probability"]),
+        "verdict": finding["quality"]["label"],
+        "probability": _rounded(finding["quality"]["probability"]),
+        "gate_image": _rounded(finding["gates"]["image"]),
+        "gate_text": _rounded(finding["gates"]["text"]),
+        "gate_spatial": _rounded(finding["gates"]["spatial"]),
+        "not_met": [
+            criterion["code"].removeprefix("CRIT-")
+            for criterion in finding["criteria"]
+            if criterion["met"] is False
+        ],
+        "flags": list(finding["flags"]),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def stored_findings(
+    settings: Settings, study: str | None, since: str | None
+) -> list[dict[str, Any]]:
+    """Finding and error objects of a study, or received since a moment (ISO 8601, UTC)."""
+    moment = None if since is None else parse_moment(since, "--since")
+    with open_store(settings).read() as session:
+        return findings.query(session, study=study, since=moment)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
-from qc_daemon.operations.operate import open_store
+from qc_daemon.operations.store import open_store
 from qc_daemon.records.received import exams, progress
 from qc_daemon.records.received.progress import Progress
 from qc_daemon.records.results import rejections

@@ -24,7 +24,7 @@ from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.process_id import gone, owner
 from qc_daemon.observe import counters, log, metrics
-from qc_daemon.operations.operate import active_bundle, seed_bundle
+from qc_daemon.operations.bundles import active_bundle, seed_bundle
 from qc_daemon.receive import Places, Spool, check_tls, listen
 from qc_daemon.records import schema
 from qc_daemon.records.queue import jobs

@@ -18,7 +18,11 @@ from qc_daemon.deliver.commitment_support import Capability
 from qc_daemon.deliver.worker import Deliverer
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL, Report
 from qc_daemon.observe import log
-from qc_daemon.operations.operate import commitment_fault, destination_condition, list_destinations
+from qc_daemon.operations.destinations import (
+    commitment_fault,
+    destination_condition,
+    list_destinations,
+)
 from qc_daemon.records.commitment import scu
 from qc_daemon.records.queue.jobs import RetryPolicy
 from qc_daemon.records.tables import JobRow, Pledge

@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver import pool, run, worker
 from qc_daemon.deliver.worker import Deliverer, Outages
-from qc_daemon.operations.operate import list_destinations
+from qc_daemon.operations.destinations import list_destinations
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.results import reports

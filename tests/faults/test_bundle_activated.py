@@ -8,7 +8,7 @@ from pydicom import Dataset
 
 from detector.anatomy import View
 from model.bundle.bundle import locate, model_id_of
-from qc_daemon.operations.operate import stored_findings
+from qc_daemon.operations.results import stored_findings
 from qc_daemon.settings import load
 from tests.support.command_line import qc_daemon
 from tests.support.dicom_peers import association, eventually

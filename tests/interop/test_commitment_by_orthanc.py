@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from qc_daemon.operations.operate import list_destinations
+from qc_daemon.operations.destinations import list_destinations
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobRow, Pledge, PledgeItem
 from qc_daemon.settings import load

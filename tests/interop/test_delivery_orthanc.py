@@ -21,7 +21,7 @@ from detector.errors import ErrorCode
 from model.finding import Finding
 from qc_daemon.deliver.circuit_breaker import Outages
 from qc_daemon.deliver.worker import Deliverer
-from qc_daemon.operations import operate
+from qc_daemon.operations.destinations import list_destinations, retry_destination
 from qc_daemon.records import schema
 from qc_daemon.records.received import receipts
 from qc_daemon.records.results import reports
@@ -298,16 +298,16 @@ def test_a_class_that_it_does_not_know(make_site: Callable[..., Site]) -> None:
     site.admit(part10(ultrasound()))
     site.deliver()
     assert site.states() == [("quarantined", ErrorCode.DELIVERY_REFUSED), ("done", None)]
-    assert strange in operate.list_destinations(site.settings)[0]["does not take"]
+    assert strange in list_destinations(site.settings)[0]["does not take"]
     # Its administrator mends that; the dead letter is sent by command.
     site.archive.stop()
     site.archive.options["UnknownSopClassAccepted"] = True
     site.archive.start()
-    assert operate.retry_destination(site.settings, "pacs") == 1
+    assert retry_destination(site.settings, "pacs") == 1
     site.now = datetime.now(UTC) + timedelta(minutes=1)
     site.deliver()
     site.expect_all_there_once()
-    assert operate.list_destinations(site.settings)[0]["does not take"] == ""
+    assert list_destinations(site.settings)[0]["does not take"] == ""
 
 
 SERVICE = """

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.cli.app import app
-from qc_daemon.operations.operate import list_destinations
+from qc_daemon.operations.destinations import list_destinations
 from qc_daemon.records import schema
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import RetryPolicy

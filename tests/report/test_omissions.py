@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 from detector.errors import ErrorCode, QCError
 from detector.frame import Frame
 from qc_daemon.operations.exams import state_lines
-from qc_daemon.operations.operate import quarantined, release, stored_findings
+from qc_daemon.operations.quarantine import quarantined, release
+from qc_daemon.operations.results import stored_findings
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received import exams
 from qc_daemon.records.received.revisions import RevisionFacts, in_spool

@@ -14,7 +14,7 @@ from sqlalchemy import update
 
 from detector.errors import QCError
 from qc_daemon.observe import counters
-from qc_daemon.operations.operate import list_jobs
+from qc_daemon.operations.queue import list_jobs
 from qc_daemon.operations.spool import discard_orphans, list_orphans, release_orphans
 from qc_daemon.records.tables import Revision
 from qc_daemon.retain.reconcile import MARGIN, reconcile

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from model.finding import BundleId
-from qc_daemon.operations.operate import seed_bundle
+from qc_daemon.operations.bundles import seed_bundle
 from qc_daemon.records import schema
 from qc_daemon.records.results import bundles
 from qc_daemon.records.store import Store

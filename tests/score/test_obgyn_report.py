@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.dicom.implementation import MANUFACTURER
-from qc_daemon.operations.operate import quarantined
+from qc_daemon.operations.quarantine import quarantined
 from qc_daemon.records import schema
 from qc_daemon.records.received.receipts import Receipt, admit
 from qc_daemon.records.results import measurements as stored

@@ -14,13 +14,9 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossl
 
 from detector.anatomy import View
 from detector.errors import ErrorCode, QCError
-from qc_daemon.operations.operate import (
-    activate_bundle,
-    quarantined,
-    release,
-    seed_bundle,
-    stored_findings,
-)
+from qc_daemon.operations.bundles import activate_bundle, seed_bundle
+from qc_daemon.operations.quarantine import quarantined, release
+from qc_daemon.operations.results import stored_findings
 from qc_daemon.records import schema
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.receipts import Receipt, admit
@@ -303,7 +299,7 @@ def test_an_exam_keeps_the_bundle_it_was_opened_with(worker: ScoreWorker, tmp_pa
     import shutil
 
     from detector.errors import QCError
-    from qc_daemon.operations.operate import bundle_folder
+    from qc_daemon.operations.bundles import bundle_folder
 
     copy = tmp_path / "mine"
     shutil.copytree(bundle_folder("default"), copy)

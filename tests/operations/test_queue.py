@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from qc_daemon.operations.worker_check import missing_worker
+from qc_daemon.operations.queue import missing_worker
 from qc_daemon.records.tables import JobKind
 from tests.support.command_line import qc_daemon
 

@@ -1,0 +1,100 @@
+"""Bundles for an operator: list, show, activate; which one new exams are scored with."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from detector.errors import ErrorCode, QCError
+from detector.plain_text import visible
+from model.bundle.bundle import MANIFEST, locate, model_id_of, shipped, verify
+from model.finding import BundleId
+from qc_daemon.operations.store import open_store
+from qc_daemon.records import schema
+from qc_daemon.records.results import bundles
+from qc_daemon.records.store import Store
+from qc_daemon.settings import Settings
+
+
+def bundle_folder(name: str) -> Path:
+    """A shipped bundle by name, else the folder itself; raises QCError if there is neither."""
+    folder = locate(name).resolve()
+    if not folder.is_dir():
+        raise QCError(ErrorCode.BUNDLE_INCOMPLETE, f"no bundle {name}; see bundle list")
+    return folder
+
+
+def list_bundles(settings: Settings) -> list[dict[str, Any]]:
+    """The shipped bundles and those that were ever active here."""
+    rows = {
+        model_id_of(name): {"name": name, "path": str(locate(name)), "state": "shipped"}
+        for name in shipped()
+    }
+    if schema.check(settings.store.url) is None:
+        with Store(settings.store.url).read() as session:
+            for place, known in enumerate(bundles.known(session)):
+                rows[known.model_id] = {
+                    "name": known.name,
+                    "path": known.path,
+                    "state": "active" if place == 0 else "was active",
+                }
+    return [row | {"model_id": model_id} for model_id, row in rows.items()]
+
+
+def show_bundle(name: str) -> dict[str, Any]:
+    """Name, version, model id, manifest (an object) and model card (Markdown) of a bundle."""
+    folder = bundle_folder(name)
+    manifest = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    card = folder / "MODEL_CARD.md"
+    return {
+        "name": manifest.get("name"),
+        "version": manifest.get("version"),
+        "model_id": model_id_of(folder),
+        "path": str(folder),
+        "manifest": manifest,
+        "card": card.read_text(encoding="utf-8") if card.is_file() else None,
+    }
+
+
+def describe_bundle(name: str) -> str:
+    """Manifest and model card as text."""
+    details = show_bundle(name)
+    manifest = json.dumps(details["manifest"], indent=1)
+    lines = [f"model_id: {details['model_id']}", manifest, details["card"] or ""]
+    return "\n".join("\n".join(map(visible, text.splitlines())) for text in lines)
+
+
+def activate_bundle(settings: Settings, name: str) -> str:
+    """Verify the bundle and make it the active one; returns its model id."""
+    folder = bundle_folder(name)
+    problems = verify(folder)
+    if problems:
+        raise QCError(ErrorCode.BUNDLE_MISMATCH, f"not activated: {problems[0]}")
+    model_id = model_id_of(folder)
+    with open_store(settings).begin() as session:
+        bundles.activate(session, folder.name, str(folder), model_id, datetime.now(UTC))
+    return model_id
+
+
+def active_bundle(store: Store) -> BundleId | None:
+    """Name, version and model id of the bundle that new exams are fixed to; None before the first.
+
+    The version is empty where the bundle's folder is not there to say it.
+    """
+    with store.read() as session:
+        active = bundles.active(session)
+    if active is None:
+        return None
+    try:
+        manifest = json.loads((Path(active.path) / MANIFEST).read_text(encoding="utf-8"))
+        version = str(manifest["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        version = ""
+    return BundleId(active.name, version, active.model_id)
+
+
+def seed_bundle(settings: Settings, store: Store) -> None:
+    """Make the settings' bundle the active one if none has been; called once at start."""
+    folder = bundle_folder(settings.score.bundle)
+    with store.begin() as session:
+        bundles.seed(session, folder.name, str(folder), model_id_of(folder), datetime.now(UTC))

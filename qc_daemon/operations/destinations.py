@@ -1,0 +1,150 @@
+"""Destinations for an operator: whether they are reached and commit, what waits, trying again."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pydicom.uid import UID
+
+from detector.console import UsageError
+from qc_daemon.operations.store import open_store
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.results import destinations
+from qc_daemon.records.tables import CommitmentSupport, JobState
+from qc_daemon.settings import DestinationSettings, Settings
+
+DESTINATION_COLUMNS = (
+    "name",
+    "state",
+    "failing since",
+    "last error",
+    "waiting",
+    "not committed",
+    "given up",
+    "delivered",
+    "commitment",
+    "does not take",
+)
+"""What a table shows of a destination."""
+
+
+def list_destinations(settings: Settings) -> list[dict[str, Any]]:
+    """Destinations of the settings, and those no longer there that jobs still name."""
+    known = {each.name: each for each in settings.destination}
+    with open_store(settings).read() as session:
+        found = destinations.deliveries(session)
+        refused = {name: destinations.refused(session, name) for name in known}
+        conditions = {name: destinations.condition(session, name) for name in {*known, *found}}
+    rows = []
+    for name in [*known, *sorted(set(found) - set(known))]:
+        count = found.get(name, {})
+        each = known.get(name)
+        rows.append(
+            {
+                "name": name,
+                "kind": "not in the settings" if each is None else each.kind,
+                "objects": "" if each is None else ", ".join(each.objects),
+                "does not take": "; ".join(
+                    f"{UID(uid).name} ({since:%Y-%m-%d %H:%M} UTC)"
+                    for uid, since in refused.get(name, {}).items()
+                ),
+                "waiting": sum(count.get(state, 0) for state in jobs.TO_DO),
+                "not committed": count.get(JobState.SENT, 0),
+                "given up": sum(count.get(state, 0) for state in jobs.GIVEN_UP),
+                "delivered": count.get(JobState.DONE, 0),
+                **_condition(each, conditions[name]),
+            }
+        )
+    return rows
+
+
+def _condition(
+    destination: DestinationSettings | None, condition: destinations.Condition
+) -> dict[str, Any]:
+    """How a destination is: whether it is reached, the last error, and whether it commits."""
+    if destination is None:
+        state = "not in the settings"
+    else:
+        state = "ok" if condition.failing_since is None else "failing"
+    return {
+        "state": state,
+        "failing since": _iso(condition.failing_since),
+        "last error code": condition.error_code,
+        "last error": condition.error_message,
+        "last error at": _iso(condition.failed_at),
+        "commitment": "" if destination is None else commitment_words(destination, condition),
+    }
+
+
+def commitment_words(destination: DestinationSettings, condition: destinations.Condition) -> str:
+    """What there is to know of a destination's storage commitment, in words."""
+    if destination.kind != "dicom":
+        return ""
+    if destination.commitment == "off":
+        return "off: stored counts as delivered"
+    moment = condition.commitment_since
+    since = "" if moment is None else f" since {moment:%Y-%m-%d %H:%M} UTC"
+    unsafe = "stored counts as delivered"
+    if destination.commitment == "required":
+        unsafe = "objects stay sent"
+    match condition.commitment:
+        case CommitmentSupport.TAKEN:
+            return f"takes requests{since}"
+        case CommitmentSupport.OFFERED:
+            return f"offered{since}, no request answered yet"
+        case CommitmentSupport.REFUSED:
+            return f"refused{since}: {condition.commitment_message}; {unsafe}"
+        case CommitmentSupport.LOST:
+            why = f": {condition.commitment_message}" if condition.commitment_message else ""
+            return f"taken no more{since}{why}; objects stay sent"
+        case CommitmentSupport.NOT_OFFERED:
+            return f"not offered{since}; {unsafe}"
+        case _:
+            return "not known yet"
+
+
+def commitment_fault(
+    destination: DestinationSettings, condition: destinations.Condition
+) -> str | None:
+    """What someone has to fix so that the destination commits to what it is sent; None if nothing
+    is known to be wrong."""
+    if destination.kind != "dicom" or destination.commitment == "off":
+        return None
+    never = condition.commitment == CommitmentSupport.NOT_OFFERED
+    faulty = condition.commitment in (CommitmentSupport.REFUSED, CommitmentSupport.LOST)
+    if not faulty and not (never and destination.commitment == "required"):
+        return None
+    return (
+        f"storage commitment is {commitment_words(destination, condition)};"
+        " have our AE title, host and port entered there,"
+        ' or set commitment = "off" if it shall not commit'
+    )
+
+
+def destination_condition(settings: Settings, name: str) -> destinations.Condition:
+    """What the service has last seen of a destination."""
+    with open_store(settings).read() as session:
+        return destinations.condition(session, name)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat(timespec="seconds")
+
+
+def retry_destination(settings: Settings, name: str) -> int:
+    """Make all that was given up for a destination ready again; how many jobs."""
+    _known(settings, name)
+    with open_store(settings).begin() as session:
+        ids = destinations.given_up(session, name)
+        return jobs.retry(session, ids, datetime.now(UTC))
+
+
+def relearn_destination(settings: Settings, name: str) -> int:
+    """Forget what a destination does not take; how many SOP classes."""
+    _known(settings, name)
+    with open_store(settings).begin() as session:
+        return destinations.forget(session, name)
+
+
+def _known(settings: Settings, name: str) -> None:
+    if name not in [each.name for each in settings.destination]:
+        raise UsageError(f"there is no destination {name}; see destination list")

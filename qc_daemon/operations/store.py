@@ -1,0 +1,89 @@
+"""What all operations share: the store, the window of a list, its rows, the outcome of a change."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from detector.console import UsageError
+from detector.errors import ErrorCode, QCError
+from qc_daemon.records import schema
+from qc_daemon.records.listings import Window
+from qc_daemon.records.store import Store
+from qc_daemon.settings import Settings
+
+
+def open_store(settings: Settings) -> Store:
+    """The store. Raises QCError STORAGE, with what to do, if its tables are of another version."""
+    problem = schema.check(settings.store.url)
+    if problem:
+        raise QCError(ErrorCode.STORAGE, problem)
+    return Store(settings.store.url)
+
+
+class Listing(list[dict[str, Any]]):
+    """Rows of a list; `total` is how many match in all, more than these where a limit cut off, or
+    None if there are more, uncounted."""
+
+    def __init__(self, rows: Iterable[dict[str, Any]], total: int | None) -> None:
+        super().__init__(rows)
+        self.total = total
+
+
+def parse_window(since: str | None, until: str | None, limit: int | None = None) -> Window:
+    """The window that `--since`, `--until` and `--limit` (0: none) name.
+
+    Moments are ISO 8601, UTC where they name no zone; a day alone counts whole. Raises UsageError.
+    """
+    start = None if since is None else parse_moment(since, "--since")
+    end = None if until is None else parse_moment(until, "--until")
+    if end is not None and until is not None and len(until) <= _DAY:
+        end = None if end.date() == date.max else end + timedelta(days=1)
+    if start is not None and end is not None and start >= end:
+        raise UsageError(f"--until {until}: give a moment after --since {since}")
+    if limit is not None and limit < 0:
+        raise UsageError(f"--limit {limit}: give 0 (all) or more")
+    return Window(start, end, limit or None)
+
+
+_DAY = len("2026-11-01")
+
+
+def parse_moment(value: str, option: str) -> datetime:
+    """A moment in ISO 8601, UTC where it names no zone. Raises UsageError naming the option."""
+    try:
+        moment = datetime.fromisoformat(value)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise UsageError(f"{option} {value}: give ISO 8601, as 2026-11-01T08:00") from None
+
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+def parse_choices(kind: type[Choice], values: Sequence[str], option: str) -> list[Choice]:
+    """The values as members of `kind`. Raises UsageError naming the option and all members."""
+    try:
+        return [kind(value) for value in values]
+    except ValueError:
+        raise UsageError(f"{option}: give one of {', '.join(kind)}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How many things were changed, and a line for each id that was not."""
+
+    count: int
+    problems: tuple[str, ...] = ()
+
+
+def describe_unchanged(
+    ids: Sequence[int], states: Mapping[int, str], fit: Collection[str], noun: str
+) -> tuple[str, ...]:
+    """A line for each id that is unknown or in no state (`fit`) to be changed."""
+    return tuple(
+        f"no {noun} {id}" if id not in states else f"{noun} {id} is {states[id]}"
+        for id in dict.fromkeys(ids)
+        if states.get(id) not in fit
+    )
