@@ -1,0 +1,86 @@
+"""The commands on models: `bundle list`, `show`, `verify`, `build`, `activate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detector import console
+from qc_daemon.cli.options import Config, Format
+from qc_daemon.cli.output import parse_format, say, write_list, write_record
+from qc_daemon.settings import load
+
+bundle = typer.Typer(no_args_is_help=True, help="Models: list, verify, build, activate.")
+
+
+@bundle.command("list")
+def bundle_list(config: Config = None, format: Format = "table") -> None:
+    """List shipped bundles and the active one."""
+    from qc_daemon.operations.bundles import list_bundles
+
+    chosen = parse_format(format)
+    write_list("bundles", list_bundles(load(config)), chosen)
+
+
+@bundle.command("show")
+def bundle_show(
+    name: Annotated[str, typer.Argument()] = "default", format: Format = "table"
+) -> None:
+    """Show a bundle's manifest and model card."""
+    from qc_daemon.operations.bundles import describe_bundle, show_bundle
+
+    chosen = parse_format(format)
+    if chosen == "table":
+        typer.echo(describe_bundle(name))
+    else:
+        write_record(show_bundle(name), chosen)
+
+
+@bundle.command("verify")
+def bundle_verify(name: Annotated[str, typer.Argument()] = "default") -> None:
+    """Check every file of a bundle against its manifest."""
+    from model.bundle.bundle import verify
+    from qc_daemon.operations.bundles import bundle_folder
+
+    problems = verify(bundle_folder(name))
+    for problem in problems:
+        say(problem)
+    if problems:
+        raise typer.Exit(console.FAILED)
+    say("verified: every file is as the manifest says")
+
+
+@bundle.command("build")
+def bundle_build(
+    out: Annotated[Path, typer.Option(help="The new bundle's folder.")],
+    detector: Annotated[Path, typer.Option(help="YOLO folder, or a .pt with --trust.")],
+    describer: Annotated[Path, typer.Option(help="BioGPT folder.")],
+    spatialclip: Annotated[Path, typer.Option(help="SpatialCLIP or CLIP folder.")],
+    name: Annotated[str, typer.Option()] = "custom",
+    version: Annotated[str, typer.Option()] = "1",
+    clip: Annotated[
+        Path | None, typer.Option(help="CLIP folder under a SpatialCLIP checkpoint.")
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Unpickle a .pt that you trust, once.")
+    ] = False,
+) -> None:
+    """Make a bundle of local model folders.
+
+    Example: qc-daemon bundle build --out mine --detector yolo/ --describer biogpt/
+    --spatialclip spatialclip/ --name mine
+    """
+    from model.bundle.build import build
+
+    made = build(
+        detector, describer, spatialclip, out, name=name, version=version, trust=trust, clip=clip
+    )
+    say(f"{out}: {made.id.name} {made.id.version}, model_id {made.id.model_id}")
+
+
+@bundle.command("activate")
+def bundle_activate(name: str, config: Config = None) -> None:
+    """Score new exams with this bundle. Example: qc-daemon bundle activate ./mine"""
+    from qc_daemon.operations.bundles import activate_bundle
+
+    say(f"active: model_id {activate_bundle(load(config), name)}")

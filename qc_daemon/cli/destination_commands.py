@@ -1,0 +1,69 @@
+"""The commands on where objects go: `destination` and `rules`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detector import console
+from qc_daemon.cli.options import Config, Format
+from qc_daemon.cli.output import parse_format, say, write_list
+from qc_daemon.settings import load
+
+destination = typer.Typer(no_args_is_help=True, help="Where objects go, and what waits for it.")
+rules = typer.Typer(no_args_is_help=True, help="Routing rules: which objects go where.")
+
+
+@destination.command("list")
+def destination_list(config: Config = None, format: Format = "table") -> None:
+    """List destinations: whether they are reached and commit, what waits, what was given up."""
+    from qc_daemon.operations.destinations import DESTINATION_COLUMNS, list_destinations
+
+    chosen = parse_format(format)
+    # A person reads what fits a line; a program gets all.
+    columns = DESTINATION_COLUMNS if chosen == "table" else ()
+    write_list("destinations", list_destinations(load(config)), chosen, columns=columns)
+
+
+@destination.command("retry")
+def destination_retry(name: str, config: Config = None) -> None:
+    """Send again what was given up. Example: qc-daemon destination retry pacs"""
+    from qc_daemon.operations.destinations import retry_destination
+
+    say(f"{retry_destination(load(config), name)} jobs are ready again")
+
+
+@destination.command("relearn")
+def destination_relearn(name: str, config: Config = None) -> None:
+    """Offer again what it does not take. Example: qc-daemon destination relearn pacs"""
+    from qc_daemon.operations.destinations import relearn_destination
+
+    say(f"{relearn_destination(load(config), name)} SOP classes are offered again")
+
+
+@rules.command("test")
+def rules_test(
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE", help="DICOM files.")],
+    config: Config = None,
+    calling: Annotated[str, typer.Option(help="AE title it would be sent from.")] = "",
+    view: Annotated[
+        str | None, typer.Option(help="Suppose this view: NT, CRL, HEAD, ABDOMEN or OTHER.")
+    ] = None,
+    verdict: Annotated[
+        str | None, typer.Option(help="Suppose this verdict: standard, non-standard or review.")
+    ] = None,
+    format: Format = "table",
+) -> None:
+    """Show where a file's objects would go, by which rule, and why the earlier ones do not match.
+
+    Without --view and --verdict the bundle judges the file, if a rule asks for that.
+
+    Example: qc-daemon rules test nt.dcm --calling VOLUSON1 --view NT --verdict non-standard
+    """
+    from qc_daemon.operations.routing import flat, try_rules
+
+    chosen = parse_format(format)
+    rows = list(try_rules(load(config), paths, calling_ae=calling, view=view, verdict=verdict))
+    write_list("routes", rows if chosen == "json" else [flat(row) for row in rows], chosen)
+    if any("error" in row for row in rows):
+        raise typer.Exit(console.FAILED)

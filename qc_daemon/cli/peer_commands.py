@@ -1,0 +1,78 @@
+"""The commands on senders: `peer list`, `add`, `approve`, `remove`."""
+
+from typing import Annotated
+
+import typer
+
+from qc_daemon.cli.options import Config, Format, Limit, first_page
+from qc_daemon.cli.output import parse_format, say, write_list
+from qc_daemon.settings import load
+
+peer = typer.Typer(no_args_is_help=True, help="Who may store to us; callers that were refused.")
+
+
+@peer.command("list")
+def peer_list(
+    config: Config = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(help="settings, reports only, approved, refused; repeatable."),
+    ] = None,
+    limit: Limit = None,
+    format: Format = "table",
+) -> None:
+    """List peers of the settings file, approved peers, and callers that were refused."""
+    from qc_daemon.operations.peers import list_peers
+
+    chosen = parse_format(format)
+    rows = [row for row in list_peers(load(config)) if not state or row["state"] in state]
+    write_list("peers", first_page(rows, limit, chosen), chosen, is_filtered=bool(state))
+
+
+@peer.command("add")
+def peer_add(
+    ae_title: str,
+    address: Annotated[str, typer.Option(help="Address or network it calls from.")],
+    certificate: Annotated[
+        str | None, typer.Option(help="SHA-256 of the certificate it must show over TLS.")
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Let a sender store to us. Example: qc-daemon peer add VOLUSON1 --address 10.1.0.0/16"""
+    from qc_daemon.operations.peers import add_peer
+
+    say(add_peer(load(config), ae_title, address, certificate))
+
+
+@peer.command("approve")
+def peer_approve(
+    ae_title: str,
+    address: Annotated[
+        str | None, typer.Option(help="Its address, where several called by this title.")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="Let it call from all of a network, not one address.")
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Let a caller that was refused store to us, with the certificate it showed.
+
+    Example: qc-daemon peer approve VOLUSON1
+    """
+    from qc_daemon.operations.peers import approve_caller
+
+    say(approve_caller(load(config), ae_title, address, network))
+
+
+@peer.command("remove")
+def peer_remove(
+    ae_title: str,
+    address: Annotated[
+        str | None, typer.Option(help="Only the approval of this address or network.")
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Take an approval back. Example: qc-daemon peer remove VOLUSON1"""
+    from qc_daemon.operations.peers import remove_peer
+
+    say(f"{remove_peer(load(config), ae_title, address)} approvals are taken back")

@@ -1,0 +1,60 @@
+"""The commands on objects that could not be scored: `quarantine list`, `show`, `release`."""
+
+from typing import Annotated
+
+import typer
+
+from qc_daemon.cli.options import (
+    Config,
+    Format,
+    Ids,
+    Limit,
+    Since,
+    Until,
+    report_outcome,
+    row_limit,
+)
+from qc_daemon.cli.output import parse_format, write_list, write_record
+from qc_daemon.settings import load
+
+quarantine = typer.Typer(no_args_is_help=True, help="Objects that could not be scored, and why.")
+
+
+@quarantine.command("list")
+def quarantine_list(
+    config: Config = None,
+    code: Annotated[
+        list[str] | None, typer.Option(help="Code of the reason, as truncated; repeatable.")
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = None,
+    format: Format = "table",
+) -> None:
+    """List quarantined objects with their reasons, in order of arrival."""
+    from qc_daemon.operations.quarantine import QUARANTINE_COLUMNS, QUARANTINE_TABLE, quarantined
+    from qc_daemon.operations.store import parse_window
+
+    chosen = parse_format(format)
+    window = parse_window(since, until, row_limit(limit, chosen))
+    rows = quarantined(load(config), code or [], window)
+    columns = QUARANTINE_TABLE if chosen == "table" else QUARANTINE_COLUMNS
+    is_filtered = bool(code or since or until)
+    write_list("quarantined objects", rows, chosen, columns=columns, is_filtered=is_filtered)
+
+
+@quarantine.command("show")
+def quarantine_show(id: int, config: Config = None, format: Format = "table") -> None:
+    """Show one quarantined object: its reason and where its bytes lie."""
+    from qc_daemon.operations.quarantine import show_quarantined
+
+    chosen = parse_format(format)
+    write_record(show_quarantined(load(config), id), chosen)
+
+
+@quarantine.command("release")
+def quarantine_release(ids: Ids, config: Config = None) -> None:
+    """Score quarantined objects again. Example: qc-daemon quarantine release 7"""
+    from qc_daemon.operations.quarantine import release
+
+    report_outcome(release(load(config), ids), "objects are to be scored again")

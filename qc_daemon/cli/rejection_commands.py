@@ -1,0 +1,67 @@
+"""The commands on images rejected for quality: `rejection list`, `confirm`, `retract`."""
+
+from typing import Annotated
+
+import typer
+
+from qc_daemon.cli.options import Config, Format, Limit, Since, Until, row_limit
+from qc_daemon.cli.output import parse_format, say, write_list
+from qc_daemon.settings import load
+
+rejection = typer.Typer(no_args_is_help=True, help="Images that a person rejects for quality.")
+
+
+@rejection.command("list")
+def rejection_list(
+    config: Config = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = None,
+    format: Format = "table",
+) -> None:
+    """List rejected images, also those taken back: why, by whom and when."""
+    from qc_daemon.operations.rejections import REJECTION_COLUMNS, REJECTION_TABLE, list_rejections
+    from qc_daemon.operations.store import parse_window
+
+    chosen = parse_format(format)
+    rows = list_rejections(load(config), parse_window(since, until, row_limit(limit, chosen)))
+    columns = REJECTION_TABLE if chosen == "table" else REJECTION_COLUMNS
+    write_list("rejections", rows, chosen, columns=columns, is_filtered=bool(since or until))
+
+
+@rejection.command("confirm")
+def rejection_confirm(
+    sop_instance_uid: str,
+    reason: Annotated[
+        str, typer.Option(help="Code value, as 111209 (Positioning); any other lists them all.")
+    ],
+    confirmed_by: Annotated[str, typer.Option(help="Name of the person who rejects it.")],
+    config: Config = None,
+) -> None:
+    """Reject an image: queue a note (key objects, 113001) that tells destinations so.
+
+    They may then hide or delete it.
+
+    Example: qc-daemon rejection confirm 1.2.840.1 --reason 111209 --confirmed-by "Dr Lee"
+    """
+    from qc_daemon.operations.rejections import reject
+
+    say(reject(load(config), sop_instance_uid, reason, confirmed_by))
+
+
+@rejection.command("retract")
+def rejection_retract(
+    sop_instance_uid: str,
+    reason: Annotated[str, typer.Option(help="wrong-image, wrong-reason or reconsidered.")],
+    retracted_by: Annotated[str, typer.Option(help="Name of the person who takes it back.")],
+    config: Config = None,
+) -> None:
+    """Take a rejection back: queue a note (key objects) that tells the same destinations so.
+
+    The rejection stays listed. An archive that hid the image may not show it again by itself.
+
+    Example: qc-daemon rejection retract 1.2.840.1 --reason wrong-image --retracted-by "Dr Lee"
+    """
+    from qc_daemon.operations.rejections import retract
+
+    say(retract(load(config), sop_instance_uid, reason, retracted_by))
