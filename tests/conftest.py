@@ -116,3 +116,18 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
         connection.execute(f'CREATE DATABASE "{name}"')
         yield f"{postgres_server}/{name}"
         connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB; skipped where mounting is not allowed."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    command = [mount or "mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if mount is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        # Only root may mount; root that may not (a container) is no reason to fail but in CI.
+        require(os.geteuid() != 0, "the right to mount a small tmpfs")
+        pytest.skip("mounting a small tmpfs is not allowed here; the patched disk is tested")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -1,8 +1,5 @@
 """A receiver on a free loopback port with a database and a spool of its own."""
 
-import os
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +14,6 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import AssociationLease, Exam, Instance, JobRow, Revision
 from qc_daemon.routing import Routes
 from qc_daemon.settings import DestinationSettings, ReceiveSettings
-from tests.conftest import require
 
 
 @dataclass
@@ -86,18 +82,3 @@ def open_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 @pytest.fixture
 def site(open_site: Callable[..., Site]) -> Site:
     return open_site()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB; skipped where mounting is not allowed."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    command = [mount or "mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    if mount is None or subprocess.run(command, capture_output=True, check=False).returncode:
-        # Only root may mount; root that may not (a container) is no reason to fail but in CI.
-        require(os.geteuid() != 0, "the right to mount a small tmpfs")
-        pytest.skip("mounting a small tmpfs is not allowed here; the patched disk is tested")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
