@@ -29,7 +29,7 @@ from detector.letterbox import crop
 from model.bundle.bundle import Bundle
 from model.criteria import checks
 from model.judge import Judge
-from qc_daemon.cli.demo import service, storage_scp, wait_until_told, write_exam, write_settings
+from qc_daemon.cli.demo import service, storage_scp, wait_until_reported, write_exam, write_settings
 from qc_daemon.operations.send import send
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.objects.overlay import build_overlay
@@ -141,7 +141,7 @@ def peak_memory(folder: Path, paths: list[Path], console: Console) -> dict[str, 
         with service(config, folder / "service.log"):
             send(paths, f"QCDAEMON@127.0.0.1:{load(config).receive.port}")
             with Progress(console=console) as progress:
-                wait_until_told(config, progress, folder / "service.log")
+                wait_until_reported(config, progress, folder / "service.log")
             return dict(_processes(str(config)))
 
 

@@ -163,7 +163,12 @@ def score(
     # What is wrong with the wish is said before the models' libraries load, which takes seconds.
     chosen = parse_format(format)
     Bundle.open(bundle)
-    from qc_daemon.operations.results import FINDING_COLUMNS, SCORE_COLUMNS, flat, shown
+    from qc_daemon.operations.results import (
+        FINDING_COLUMNS,
+        SCORE_COLUMNS,
+        finding_row,
+        select_frames,
+    )
     from qc_daemon.score.files import files_under, score_files
 
     if not files_under(paths):
@@ -188,9 +193,9 @@ def score(
     if chosen == "json" and all_frames is not False:
         write_lines(scored(), "json", ())
     elif chosen == "json":
-        write_lines(shown(scored(), False), "json", ())
+        write_lines(select_frames(scored(), False), "json", ())
     else:
-        rows = map(flat, shown(scored(), bool(all_frames)))
+        rows = map(finding_row, select_frames(scored(), bool(all_frames)))
         columns = SCORE_COLUMNS if chosen == "csv" else FINDING_COLUMNS
         if chosen == "csv":
             write_lines(rows, "csv", columns)

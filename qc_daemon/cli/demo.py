@@ -32,7 +32,7 @@ from detector.frame import Pixels
 from model.finding import Finding
 from qc_daemon.cli.output import make_table
 from qc_daemon.observe import log
-from qc_daemon.operations.results import flat
+from qc_daemon.operations.results import finding_row
 from qc_daemon.operations.send import send
 from qc_daemon.operations.store import open_store
 from qc_daemon.records.queue import jobs
@@ -85,7 +85,7 @@ def run_demo(out: Path, console: Console) -> None:
                 raise QCError(
                     ErrorCode.INTERNAL, f"{first.path.name} was not stored: {first.reason}"
                 )
-            wait_until_told(config, progress, out / "service.log")
+            wait_until_reported(config, progress, out / "service.log")
             with open_store(settings).read() as session:
                 found = findings.query(session)
     names = {str(dcmread(p, stop_before_pixels=True).SOPInstanceUID): p.name for p in source}
@@ -195,7 +195,7 @@ def _wait_for_port(port: int, process: "subprocess.Popen[bytes]", journal: Path)
     raise QCError(ErrorCode.INTERNAL, f"the service did not start; see {journal}")
 
 
-def wait_until_told(config: Path, progress: Progress, journal: Path) -> None:
+def wait_until_reported(config: Path, progress: Progress, journal: Path) -> None:
     """Until every exam is closed and every job has ended one way or the other."""
     store = open_store(load(config))
     scoring = progress.add_task("scoring", total=None)
@@ -225,7 +225,7 @@ def show(found: list[dict[str, Any]], names: Mapping[str, str], console: Console
     for uid, group in groupby(found, key=lambda finding: str(finding["sop_instance_uid"])):
         frames = list(group)
         best = max(frames, key=_sureness)
-        row = flat(best)
+        row = finding_row(best)
         frame = f"{row['frame']}; {len(frames)} scored" if len(frames) > 1 else row["frame"]
         rows.append(row | {"file": names.get(uid, uid), "frame": frame, "at": _clock(best)})
     # Cut columns hide what the demo is there to show; a pipe has no width of its own.

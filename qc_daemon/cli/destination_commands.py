@@ -60,10 +60,10 @@ def rules_test(
 
     Example: qc-daemon rules test nt.dcm --calling VOLUSON1 --view NT --verdict non-standard
     """
-    from qc_daemon.operations.routing import flat, try_rules
+    from qc_daemon.operations.routing import route_row, try_rules
 
     chosen = parse_format(format)
     rows = list(try_rules(load(config), paths, calling_ae=calling, view=view, verdict=verdict))
-    write_list("routes", rows if chosen == "json" else [flat(row) for row in rows], chosen)
+    write_list("routes", rows if chosen == "json" else [route_row(row) for row in rows], chosen)
     if any("error" in row for row in rows):
         raise typer.Exit(console.FAILED)

@@ -32,12 +32,16 @@ def quarantine_list(
     format: Format = "table",
 ) -> None:
     """List quarantined objects with their reasons, in order of arrival."""
-    from qc_daemon.operations.quarantine import QUARANTINE_COLUMNS, QUARANTINE_TABLE, quarantined
+    from qc_daemon.operations.quarantine import (
+        QUARANTINE_COLUMNS,
+        QUARANTINE_TABLE,
+        list_quarantined,
+    )
     from qc_daemon.operations.store import parse_window
 
     chosen = parse_format(format)
     window = parse_window(since, until, row_limit(limit, chosen))
-    rows = quarantined(load(config), code or [], window)
+    rows = list_quarantined(load(config), code or [], window)
     columns = QUARANTINE_TABLE if chosen == "table" else QUARANTINE_COLUMNS
     is_filtered = bool(code or since or until)
     write_list("quarantined objects", rows, chosen, columns=columns, is_filtered=is_filtered)
@@ -55,6 +59,6 @@ def quarantine_show(id: int, config: Config = None, format: Format = "table") ->
 @quarantine.command("release")
 def quarantine_release(ids: Ids, config: Config = None) -> None:
     """Score quarantined objects again. Example: qc-daemon quarantine release 7"""
-    from qc_daemon.operations.quarantine import release
+    from qc_daemon.operations.quarantine import release_quarantined
 
-    report_outcome(release(load(config), ids), "objects are to be scored again")
+    report_outcome(release_quarantined(load(config), ids), "objects are to be scored again")

@@ -64,7 +64,7 @@ class Process:
 
 
 class Service(Collector):
-    """All the figures of a service; `beat` is called by the supervisor on every round."""
+    """All the figures of a service; `heartbeat` is called by the supervisor on every round."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Service(Collector):
         self.clock = clock
         self._beat = time.monotonic()
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         self._beat = time.monotonic()
 
     @property

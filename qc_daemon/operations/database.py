@@ -27,11 +27,11 @@ def check(settings: Settings, *, full: bool) -> str:
         raise QCError(ErrorCode.STORAGE, problem)
     result = integrity.examine(url, full=full)
     if not result.sound:
-        raise QCError(ErrorCode.STORAGE, damaged(result))
-    return f"the database is up to date and sound ({thoroughness(result)})"
+        raise QCError(ErrorCode.STORAGE, describe_damage(result))
+    return f"the database is up to date and sound ({describe_extent(result)})"
 
 
-def damaged(result: integrity.Integrity) -> str:
+def describe_damage(result: integrity.Integrity) -> str:
     """One line that names the first fault and the fix."""
     more = len(result.faults) - 1
     others = f" and {more} more" if more else ""
@@ -41,7 +41,7 @@ def damaged(result: integrity.Integrity) -> str:
     )
 
 
-def thoroughness(result: integrity.Integrity) -> str:
+def describe_extent(result: integrity.Integrity) -> str:
     """How much was looked at."""
     if result.is_full:
         return "pages, indexes and references checked"

@@ -24,14 +24,14 @@ from qc_daemon.dicom.certificates import WARN_BEFORE, expires
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID
 from qc_daemon.dicom.tls import has_revocations, tls_args
 from qc_daemon.operations.bundles import bundle_folder
-from qc_daemon.operations.database import damaged, thoroughness
+from qc_daemon.operations.database import describe_damage, describe_extent
 from qc_daemon.operations.destinations import (
     commitment_fault,
     commitment_words,
     destination_condition,
 )
 from qc_daemon.operations.queue import missing_worker
-from qc_daemon.operations.spool import margin
+from qc_daemon.operations.spool import orphan_margin
 from qc_daemon.receive import check_tls
 from qc_daemon.records import integrity, schema
 from qc_daemon.records.store import Store
@@ -154,7 +154,7 @@ def _database(settings: Settings) -> str:
         raise OSError(0, problem)
     result = integrity.examine(url, seconds=INTEGRITY_SECONDS)
     if not result.sound:
-        raise OSError(0, damaged(result))
+        raise OSError(0, describe_damage(result))
     if problem:
         raise NoticeError(
             "has the tables of an earlier version; serve brings them up to date at its start:"
@@ -171,7 +171,7 @@ def _database(settings: Settings) -> str:
             f"tables are up to date; not checked through in {INTEGRITY_SECONDS:.0f} s,"
             " run qc-daemon db check"
         )
-    return f"tables are up to date and sound ({thoroughness(result)})"
+    return f"tables are up to date and sound ({describe_extent(result)})"
 
 
 def _received(spool: Path) -> int:
@@ -183,7 +183,9 @@ def _reconciled(settings: Settings) -> str:
     spool = settings.store.spool
     if schema.check(settings.store.url) or not spool.is_dir():
         return "nothing to compare yet"
-    result = reconcile(Store(settings.store.url), spool, datetime.now(UTC), margin=margin(spool))
+    result = reconcile(
+        Store(settings.store.url), spool, datetime.now(UTC), margin=orphan_margin(spool)
+    )
     if not result.clean:
         raise OSError(
             0,

@@ -26,7 +26,7 @@ def list_peers(settings: Settings) -> list[dict[str, Any]]:
         approved, refused = peers.approved(session), peers.refused(session)
     return [
         *(
-            _row("settings", peer.ae_title, shown(peer.address), peer.certificate)
+            _row("settings", peer.ae_title, shortest_address(peer.address), peer.certificate)
             for peer in settings.receive.peer
         ),
         *(
@@ -98,7 +98,7 @@ def remove_peer(settings: Settings, ae_title: str, address: str | None) -> int:
     if count:
         return count
     if any(
-        peer.ae_title == ae_title and network in (None, shown(peer.address))
+        peer.ae_title == ae_title and network in (None, shortest_address(peer.address))
         for peer in settings.receive.peer
     ):
         raise UsageError(f"{ae_title} is a peer of the settings file; edit receive.peer there")
@@ -106,7 +106,7 @@ def remove_peer(settings: Settings, ae_title: str, address: str | None) -> int:
     raise QCError(ErrorCode.STORAGE, f"no approved peer {ae_title}{where}; see peer list")
 
 
-def shown(address: str) -> str:
+def shortest_address(address: str) -> str:
     """An address range in one spelling; a range of one address as that address."""
     network = ip_network(address, strict=False)
     single = network.prefixlen == network.max_prefixlen
@@ -153,7 +153,7 @@ def _as_caller(caller: RefusedCaller) -> access.Caller:
 
 
 def _network(value: str, option: str) -> str:
-    return shown(_valid(_NETWORK, value, option))
+    return shortest_address(_valid(_NETWORK, value, option))
 
 
 def _valid(kind: TypeAdapter[str], value: str, what: str) -> str:

@@ -26,7 +26,9 @@ QUARANTINE_COLUMNS = (
 QUARANTINE_TABLE = QUARANTINE_COLUMNS[:6]
 
 
-def quarantined(settings: Settings, codes: Sequence[str] = (), window: Window = ALL) -> Listing:
+def list_quarantined(
+    settings: Settings, codes: Sequence[str] = (), window: Window = ALL
+) -> Listing:
     """Objects that could not be scored, newest last; the window is about since when."""
     chosen = parse_choices(ErrorCode, codes, "--code")
     with open_store(settings).read() as session:
@@ -52,7 +54,7 @@ def quarantined(settings: Settings, codes: Sequence[str] = (), window: Window = 
 
 def show_quarantined(settings: Settings, id: int) -> dict[str, Any]:
     """One quarantined object, with its file. Raises QCError STORAGE for an unknown id."""
-    for row in quarantined(settings):
+    for row in list_quarantined(settings):
         if row["id"] == id:
             with open_store(settings).read() as session:
                 facts = revisions.facts(session, id)
@@ -64,7 +66,7 @@ def show_quarantined(settings: Settings, id: int) -> dict[str, Any]:
     raise QCError(ErrorCode.STORAGE, f"nothing quarantined has id {id}; see quarantine list")
 
 
-def release(settings: Settings, ids: Sequence[int]) -> Outcome:
+def release_quarantined(settings: Settings, ids: Sequence[int]) -> Outcome:
     """Queue quarantined objects to be scored again."""
     unique_ids = dict.fromkeys(ids)
     with open_store(settings).begin() as session:

@@ -83,7 +83,7 @@ def stored_rows(
             if window.limit is not None and count >= window.limit:
                 return
             count += 1
-            yield each.body | provenance(each) if form == "finding" else row(each)
+            yield each.body | provenance(each) if form == "finding" else stored_row(each)
 
 
 def provenance(stored: StoredFinding) -> dict[str, Any]:
@@ -97,10 +97,10 @@ def provenance(stored: StoredFinding) -> dict[str, Any]:
     }
 
 
-def row(stored: StoredFinding) -> dict[str, Any]:
+def stored_row(stored: StoredFinding) -> dict[str, Any]:
     """One value a key; the identifiers are those of the revision that the finding is told of."""
     body, facts = stored.body, stored.revision
-    row = flat(body) | {
+    row = finding_row(body) | {
         "exam_id": stored.exam_id,
         "patient_id": stored.patient_id,
         "accession_number": stored.accession_number,
@@ -126,7 +126,7 @@ def row(stored: StoredFinding) -> dict[str, Any]:
     }
 
 
-def shown(scored: Iterable[dict[str, Any]], all_frames: bool) -> Iterator[dict[str, Any]]:
+def select_frames(scored: Iterable[dict[str, Any]], all_frames: bool) -> Iterator[dict[str, Any]]:
     """Finding and error objects file by file, the best frame of each first, and of a cine only the
     best of each view unless `all_frames`."""
     for _, group in groupby(scored, key=lambda finding: finding["source"]):
@@ -138,7 +138,7 @@ def shown(scored: Iterable[dict[str, Any]], all_frames: bool) -> Iterator[dict[s
         yield from (finding for finding in told if "error" in finding)
 
 
-def flat(finding: Mapping[str, Any]) -> dict[str, Any]:
+def finding_row(finding: Mapping[str, Any]) -> dict[str, Any]:
     """One row of a table or CSV, one value a key, from a finding or an error object."""
     row: dict[str, Any] = dict.fromkeys((*FINDING_COLUMNS, *SCORE_COLUMNS))
     row["source"] = finding["source"] or finding["sop_instance_uid"]

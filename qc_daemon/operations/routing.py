@@ -59,7 +59,7 @@ def try_rules(
             }
 
 
-def flat(row: dict[str, Any]) -> dict[str, Any]:
+def route_row(row: dict[str, Any]) -> dict[str, Any]:
     """The row of a table or CSV."""
     if "error" in row:
         error = row["error"]

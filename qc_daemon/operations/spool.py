@@ -38,7 +38,7 @@ def list_orphans(settings: Settings) -> list[dict[str, Any]]:
     if not spool.is_dir():
         # Nothing was ever received.
         return []
-    result = reconcile(store, spool, datetime.now(UTC), margin=margin(spool))
+    result = reconcile(store, spool, datetime.now(UTC), margin=orphan_margin(spool))
     return [
         {
             "sha256": Path(path).stem,
@@ -50,14 +50,14 @@ def list_orphans(settings: Settings) -> list[dict[str, Any]]:
     ]
 
 
-def every_orphan(settings: Settings) -> list[str]:
+def all_orphans(settings: Settings) -> list[str]:
     """SHA-256 of all that can be judged now, however many."""
     names: list[str] = []
     spool, store = settings.store.spool, open_store(settings)
     try:
         if spool.is_dir():
             result = reconcile(
-                store, spool, datetime.now(UTC), margin=margin(spool), listed=sys.maxsize
+                store, spool, datetime.now(UTC), margin=orphan_margin(spool), listed=sys.maxsize
             )
             names = [Path(path).stem for path in result.orphan_paths]
     finally:
@@ -99,7 +99,7 @@ def discard_orphans(settings: Settings, names: Sequence[str]) -> int:
     return len(paths)
 
 
-def margin(spool: Path) -> timedelta:
+def orphan_margin(spool: Path) -> timedelta:
     """How old a file must be to be judged: no row is on its way where no service runs."""
     return MARGIN if service_lock.is_running(spool) else timedelta(0)
 
@@ -113,7 +113,7 @@ def _orphan(store: Store, settings: Settings, name: str) -> Path:
         known = retention.kept(session, [path.relative_to(spool.root).as_posix()])
     if known:
         raise QCError(ErrorCode.STORAGE, f"{name} is no orphan: the database knows it")
-    if _written(path) > datetime.now(UTC) - margin(spool.root):
+    if _written(path) > datetime.now(UTC) - orphan_margin(spool.root):
         raise QCError(ErrorCode.STORAGE, f"{name} is being received; wait and see spool list")
     return path
 

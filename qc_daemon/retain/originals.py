@@ -20,10 +20,10 @@ from qc_daemon.spool.spool import relative_path
 from qc_daemon.spool.verification import (
     DAMAGED_FOLDER,
     Condition,
-    aside,
     content_hash,
     examine,
     set_aside,
+    set_aside_files,
     verify,
 )
 
@@ -104,7 +104,7 @@ class Originals:
         )
         with self.store.read() as session:
             was_dropped = retention.was_dropped(session, facts.revision_id)
-        is_damaged = not was_dropped and bool(aside(self.spool, facts.sha256))
+        is_damaged = not was_dropped and bool(set_aside_files(self.spool, facts.sha256))
         unreachable: QCError | None = None
         for destination in self.sources:
             try:

@@ -52,7 +52,7 @@ _DECODERS = ("numpy", "gdcm", "pylibjpeg", "libjpeg", "openjpeg", "rle", "PIL", 
 
 
 @dataclass(frozen=True)
-class Brief:
+class RoleContext:
     """What a role needs: settings, its database, its name as lease owner, its listening sockets."""
 
     settings: Settings
@@ -62,24 +62,24 @@ class Brief:
     places: int | None = None
 
 
-def receive(brief: Brief, stop: threading.Event) -> None:
+def receive(context: RoleContext, stop: threading.Event) -> None:
     """Take objects in; at the end let associations finish."""
     _never_decode()
     from qc_daemon.receive import Handshake, Places, Receiver, Spool
 
-    assert brief.places is not None
-    settings = brief.settings
+    assert context.places is not None
+    settings = context.settings
     limits = settings.receive
     receiver = Receiver(
         settings.receive,
-        brief.store,
+        context.store,
         Spool(settings.store.spool),
-        brief.owner,
-        places=Places(brief.places, limits.max_associations, limits.max_associations_per_ae),
+        context.owner,
+        places=Places(context.places, limits.max_associations, limits.max_associations_per_ae),
         destinations=settings.destination,
         routes=Routes.of(settings),
     )
-    for kind, listener in brief.listeners.items():
+    for kind, listener in context.listeners.items():
         tls = settings.receive.tls if kind == TLS else None
         receiver.start(socket.socket(fileno=listener), None if tls is None else Handshake(tls))
     # What was imported is never garbage: collections need not look at it again.
@@ -92,15 +92,15 @@ def receive(brief: Brief, stop: threading.Event) -> None:
         log.get(role="receive").warning("associations aborted", count=aborted)
 
 
-def work(brief: Brief, stop: threading.Event) -> None:
+def work(context: RoleContext, stop: threading.Event) -> None:
     """Score objects and write reports: a due report first, for someone waits for it."""
     from qc_daemon.report import worker as report_worker
     from qc_daemon.retain import Originals
     from qc_daemon.score.worker import ScoreWorker
 
-    scorer = ScoreWorker(brief.store, brief.settings, brief.owner, stop=stop)
+    scorer = ScoreWorker(context.store, context.settings, context.owner, stop=stop)
     scorer.originals = Originals(
-        brief.store, brief.settings, lambda path: scorer.decoder.summary(path).pixel_sha256
+        context.store, context.settings, lambda path: scorer.decoder.summary(path).pixel_sha256
     )
     # Load before the first claim: a broken bundle is told at the start, and a worker killed while
     # it loads counts against no job.
@@ -111,9 +111,9 @@ def work(brief: Brief, stop: threading.Event) -> None:
 
     def step() -> bool:
         told = report_worker.run_one(
-            brief.store,
-            brief.settings,
-            brief.owner,
+            context.store,
+            context.settings,
+            context.owner,
             frames,
             scorer.originals,
             stop=stop,
@@ -122,12 +122,12 @@ def work(brief: Brief, stop: threading.Event) -> None:
 
     _ready("work")
     try:
-        _loop("work", step, brief.settings.jobs.poll_seconds, stop)
+        _loop("work", step, context.settings.jobs.poll_seconds, stop)
     finally:
         scorer.close()
 
 
-def deliver(brief: Brief, stop: threading.Event) -> None:
+def deliver(context: RoleContext, stop: threading.Event) -> None:
     """Send what is due."""
     from qc_daemon.deliver import run
     from qc_daemon.retain import Originals
@@ -136,7 +136,7 @@ def deliver(brief: Brief, stop: threading.Event) -> None:
         # Asked once in a blue moon: when a destination gave an object back changed.
         from qc_daemon.score.decode import DecodeProcess
 
-        with DecodeProcess(megabytes=brief.settings.score.decode_megabytes) as decoder:
+        with DecodeProcess(megabytes=context.settings.score.decode_megabytes) as decoder:
             return decoder.summary(path).pixel_sha256
 
     def render(payload: bytes, sop_class_uid: str, held: Mapping[str, Held]) -> Rendition:
@@ -155,18 +155,18 @@ def deliver(brief: Brief, stop: threading.Event) -> None:
     def converter() -> "Converter":
         from qc_daemon.score.convert import Converter
 
-        return Converter(brief.settings.score, brief.settings.store.spool / "incoming")
+        return Converter(context.settings.score, context.settings.store.spool / "incoming")
 
-    originals = Originals(brief.store, brief.settings, pixel_hash)
+    originals = Originals(context.store, context.settings, pixel_hash)
     _ready("deliver")
-    run(brief.store, brief.settings, brief.owner, stop, originals, render, convert)
+    run(context.store, context.settings, context.owner, stop, originals, render, convert)
 
 
 def _no_pixels(_path: Path) -> str:
     raise QCError(ErrorCode.DECODE_FAILED, "this role decodes no pixels")
 
 
-def schedule(brief: Brief, stop: threading.Event) -> None:
+def schedule(context: RoleContext, stop: threading.Event) -> None:
     """The exam clock: close exams whose time has come; once an hour drop originals whose has.
 
     Beside it the spool is read through, night after night.
@@ -175,14 +175,14 @@ def schedule(brief: Brief, stop: threading.Event) -> None:
     from qc_daemon.retain import Originals, Retention, Scrub
 
     # What the scrub asks back must be the very same bytes, so that no pixels are compared.
-    originals = Originals(brief.store, brief.settings, _no_pixels)
-    scrubbing = Scrub(brief.store, brief.settings, stop, originals=originals)
+    originals = Originals(context.store, context.settings, _no_pixels)
+    scrubbing = Scrub(context.store, context.settings, stop, originals=originals)
     scrub = threading.Thread(target=scrubbing.run, daemon=True)
-    retention = Retention(brief.store, brief.settings)
-    settings = brief.settings.receive
+    retention = Retention(context.store, context.settings)
+    settings = context.settings.receive
 
     def step() -> bool:
-        with brief.store.begin() as session:
+        with context.store.begin() as session:
             closed = exams.close_due(
                 session, datetime.now(UTC), settings.quiet_seconds, settings.max_open_minutes
             )
@@ -197,7 +197,7 @@ def schedule(brief: Brief, stop: threading.Event) -> None:
     scrub.join()
 
 
-ROLES: dict[str, Callable[[Brief, threading.Event], None]] = {
+ROLES: dict[str, Callable[[RoleContext, threading.Event], None]] = {
     "receive": receive,
     "work": work,
     "deliver": deliver,
@@ -234,7 +234,7 @@ def _ready(role: str) -> None:
     log.get(role=role).info("ready", pid=os.getpid())
 
 
-def on_signals(handle: Callable[[], None], *signals: signal.Signals) -> None:
+def handle_signals(handle: Callable[[], None], *signals: signal.Signals) -> None:
     """Call `handle` in a thread of its own when a signal comes.
 
     Not in the handler: that interrupts the main thread anywhere, even inside the very Event that
@@ -264,7 +264,7 @@ def main() -> int:
     stop = threading.Event()
     # Ctrl-C reaches the whole terminal; the supervisor decides and sends SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    on_signals(stop.set, signal.SIGTERM)
+    handle_signals(stop.set, signal.SIGTERM)
     private_files.set_umask()
     log.configure()
     log.quiet_libraries()
@@ -272,9 +272,11 @@ def main() -> int:
     settings = Settings(**orders["settings"])
     counters.use(counters.Board(**orders["board"]), orders["row"])
     store = Store(settings.store.url)
-    brief = Brief(settings, store, owner(role, os.getpid()), orders["listeners"], orders["places"])
+    context = RoleContext(
+        settings, store, owner(role, os.getpid()), orders["listeners"], orders["places"]
+    )
     try:
-        ROLES[role](brief, stop)
+        ROLES[role](context, stop)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_SETTINGS

@@ -40,7 +40,7 @@ from qc_daemon.service.roles import (
     ROLES,
     TLS,
     WRONG_SETTINGS,
-    on_signals,
+    handle_signals,
 )
 from qc_daemon.settings import Settings
 from qc_daemon.spool import private_files, service_lock
@@ -277,7 +277,7 @@ class Supervisor:
         self._at_once = threading.Event()
 
     def run(self, roles: Sequence[str]) -> int:
-        on_signals(self._signalled, signal.SIGTERM, signal.SIGINT)
+        handle_signals(self._signalled, signal.SIGTERM, signal.SIGINT)
         self._release_dead()
         self.children = [
             Child(role)
@@ -290,7 +290,7 @@ class Supervisor:
         status = DONE
         try:
             while not self._stop.is_set() and status == DONE:
-                service.beat()
+                service.heartbeat()
                 for child in self.children:
                     status = status or self._look_after(child)
                 if self.expiry is not None:

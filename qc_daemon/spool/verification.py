@@ -146,7 +146,7 @@ def set_aside(spool: Path, path: Path, sha256: str) -> Path | None:
         return None
 
 
-def aside(spool: Path, sha256: str) -> list[Path]:
+def set_aside_files(spool: Path, sha256: str) -> list[Path]:
     """The damaged files that were set aside in place of this content, oldest first."""
     folder = spool / DAMAGED_FOLDER
     return sorted(folder.glob(f"{sha256}-*.dcm"), key=lambda each: (len(each.name), each.name))

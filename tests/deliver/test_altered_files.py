@@ -82,7 +82,7 @@ def test_with_the_pacs_down_then_up_only_what_was_received_arrives(
     assert pacs.uids() == [sound.SOPInstanceUID]
     assert yard.states()[0] == ("done", None)
     assert yard.states()[1] == ("ready", ErrorCode.SPOOL_DAMAGED)
-    (kept,) = verification.aside(yard.spool, path.stem)
+    (kept,) = verification.set_aside_files(yard.spool, path.stem)
     assert kept.read_bytes() == altered
     assert counters.board().total("spool_damaged") == counted + 1
     assert CANARY not in "".join(capsys.readouterr())

@@ -196,7 +196,7 @@ def test_a_process_counts_as_ready_once_it_has_said_so(site: Site) -> None:
 
 
 def test_health_is_the_supervisors_own_pulse(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    site.service.beat()
+    site.service.heartbeat()
     assert site.get("/health") == (200, "alive\n")
     monkeypatch.setattr("qc_daemon.observe.metrics._ALIVE_SECONDS", 0.0)
     assert site.get("/health")[0] == 503

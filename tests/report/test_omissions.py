@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from detector.errors import ErrorCode, QCError
 from detector.frame import Frame
 from qc_daemon.operations.exams import state_lines
-from qc_daemon.operations.quarantine import quarantined, release
+from qc_daemon.operations.quarantine import list_quarantined, release_quarantined
 from qc_daemon.operations.results import stored_findings
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received import exams
@@ -116,7 +116,7 @@ def test_one_bad_object_is_left_out_and_the_rest_reported(
     assert "key-objects" in kinds
     sr = next(each.payload for each in clinic.sent() if each.kind == "sr")
     assert [each.sop_instance_uid for each in from_sr(sr or b"")] == list(GOOD)
-    (row,) = quarantined(clinic.settings)
+    (row,) = list_quarantined(clinic.settings)
     assert row["sop_instance_uid"] == BAD
     assert row["code"] == code
     (told,) = [each for each in log if each["event"] == "left out of the report"]
@@ -159,7 +159,7 @@ def test_a_file_altered_after_it_was_found_is_left_out(
         clock=lambda: clinic.now,
         originals=find_then_alter,
     )
-    (row,) = quarantined(clinic.settings)
+    (row,) = list_quarantined(clinic.settings)
     assert (row["sop_instance_uid"], row["code"]) == (BAD, ErrorCode.SPOOL_DAMAGED)
     assert all(b"SOMEONE^ELSE" not in (each.payload or b"") for each in clinic.sent())
 
@@ -175,8 +175,8 @@ def test_released_and_sound_again_it_amends_the_report(
     clinic.close()
     assert clinic.report()
     path.write_bytes(content)
-    (row,) = quarantined(clinic.settings)
-    assert release(clinic.settings, [row["id"]]).count == 1
+    (row,) = list_quarantined(clinic.settings)
+    assert release_quarantined(clinic.settings, [row["id"]]).count == 1
     with clinic.store.begin() as session:
         clinic.now += timedelta(days=900_000)
         job = jobs.claim(session, [JobKind.SCORE], "scorer", clinic.now, 300)
@@ -200,7 +200,7 @@ def test_earlier_content_stands_in_for_a_bad_one(
     assert clinic.report()
     sr = next(each.payload for each in clinic.sent() if each.kind == "sr")
     assert [each.sop_instance_uid for each in from_sr(sr or b"")] == [good.SOPInstanceUID]
-    assert [row["code"] for row in quarantined(clinic.settings)] == [ErrorCode.REPORT_INVALID]
+    assert [row["code"] for row in list_quarantined(clinic.settings)] == [ErrorCode.REPORT_INVALID]
 
 
 def test_nothing_left_to_tell_ends_the_job(
@@ -228,7 +228,7 @@ def test_bad_measurement_is_left_out(clinic: Clinic, us_header: Make, a_finding:
     assert clinic.report()
     sr = next(each.payload for each in clinic.sent() if each.kind == "sr")
     assert [m.reference.sop_instance_uid for m in biometry_from_sr(sr or b"")] == ["1.2.8"]
-    assert [row["sop_instance_uid"] for row in quarantined(clinic.settings)] == ["1.2.9"]
+    assert [row["sop_instance_uid"] for row in list_quarantined(clinic.settings)] == ["1.2.9"]
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_picture_that_cannot_be_drawn_holds_back_no_other(
     kinds = [each.kind for each in clinic.sent()]
     assert (kinds.count("sr"), kinds.count("overlay"), kinds.count("pdf")) == (1, 2, 1)
     assert [job.state for job in clinic.jobs(JobKind.REPORT)] == [JobState.DONE]
-    assert quarantined(clinic.settings) == []
+    assert list_quarantined(clinic.settings) == []
     (line,) = [
         each
         for each in state_lines(clinic.settings, header.StudyInstanceUID)
@@ -384,5 +384,5 @@ def test_full_disk_loses_nothing_and_blames_no_object(
     assert clinic.report()
     kinds = [each.kind for each in clinic.sent()]
     assert (kinds.count("sr"), kinds.count("overlay"), kinds.count("pdf")) == (1, 3, 1)
-    assert quarantined(clinic.settings) == []
+    assert list_quarantined(clinic.settings) == []
     assert not [x for x in state_lines(clinic.settings, header.StudyInstanceUID) if "without" in x]

@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.dicom.implementation import MANUFACTURER
-from qc_daemon.operations.quarantine import quarantined
+from qc_daemon.operations.quarantine import list_quarantined
 from qc_daemon.records import schema
 from qc_daemon.records.received.receipts import Receipt, admit
 from qc_daemon.records.results import measurements as stored
@@ -314,6 +314,6 @@ def test_a_corrected_report_replaces_the_first(settings: Settings) -> None:
 
 def test_a_report_with_nothing_for_us_is_kept_with_its_reason(settings: Settings) -> None:
     assert scored(settings, report(num(BPD, "22", "mm"))) == [("quarantined", "quarantined")]
-    (held,) = quarantined(settings)
+    (held,) = list_quarantined(settings)
     assert held["code"] == ErrorCode.NOT_AN_IMAGE
     assert "structured report without" in held["message"]

@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossl
 from detector.anatomy import View
 from detector.errors import ErrorCode, QCError
 from qc_daemon.operations.bundles import activate_bundle, seed_bundle
-from qc_daemon.operations.quarantine import quarantined, release
+from qc_daemon.operations.quarantine import list_quarantined, release_quarantined
 from qc_daemon.operations.results import stored_findings
 from qc_daemon.records import schema
 from qc_daemon.records.queue import jobs
@@ -152,12 +152,12 @@ def test_other_pixels_under_one_uid_are_flagged(
 def test_what_is_no_image_is_quarantined_kept_and_releasable(worker: ScoreWorker) -> None:
     revision = receive(worker, b"this is no image at all")
     worker.run_one()
-    (held,) = quarantined(worker.settings)
+    (held,) = list_quarantined(worker.settings)
     assert held["id"] == revision
     assert held["code"] == ErrorCode.NOT_AN_IMAGE
-    assert release(worker.settings, [revision]).count == 1
+    assert release_quarantined(worker.settings, [revision]).count == 1
     assert worker.run_one()
-    assert len(quarantined(worker.settings)) == 1
+    assert len(list_quarantined(worker.settings)) == 1
 
 
 def test_a_file_gone_from_the_spool_alarms_and_waits(

@@ -133,8 +133,8 @@ def test_damaged_files_are_set_aside_and_none_is_lost(tmp_path: Path, file: Path
         assert moved is not None
         assert moved.read_bytes() == content
         assert not file.exists()
-        assert len(verification.aside(spool, SHA256)) == number
-    assert [each.read_bytes() for each in verification.aside(spool, SHA256)] == [
+        assert len(verification.set_aside_files(spool, SHA256)) == number
+    assert [each.read_bytes() for each in verification.set_aside_files(spool, SHA256)] == [
         b"first",
         b"second",
     ]
