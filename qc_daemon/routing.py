@@ -97,37 +97,37 @@ class Routes:
 
     def route(self, kind: str, traits: Iterable[Traits]) -> Route:
         """Where an object goes of which these things are true, one `Traits` for each finding."""
-        known = list(traits) or [Traits()]
+        known_traits = list(traits) or [Traits()]
         earlier: list[Miss] = []
         for rule in self._rules.get(kind, ()):
-            reasons = [_mismatch(rule, each) for each in known]
+            reasons = [_mismatch(rule, each) for each in known_traits]
             if None in reasons:
                 return Route(rule.name, tuple(dict.fromkeys(rule.to)), tuple(earlier))
-            told = dict.fromkeys(reason for reason in reasons if reason is not None)
-            earlier.append(Miss(rule.name, "; ".join(told)))
+            distinct_reasons = dict.fromkeys(reason for reason in reasons if reason is not None)
+            earlier.append(Miss(rule.name, "; ".join(distinct_reasons)))
         return Route(None, self.own.get(kind, ()), tuple(earlier))
 
 
 def _conditions(rule: RuleSettings) -> list[object]:
-    asked = (rule.calling_ae, rule.station, rule.study, rule.view, rule.verdict)
-    return [each for each in asked if each is not None]
+    conditions = (rule.calling_ae, rule.station, rule.study, rule.view, rule.verdict)
+    return [each for each in conditions if each is not None]
 
 
 def _mismatch(rule: RuleSettings, traits: Traits) -> str | None:
     """Why the rule does not match; None if it does."""
-    for patterns, text, told in (
+    for patterns, text, description in (
         (rule.calling_ae, traits.calling_ae, f"calling AE {traits.calling_ae or '(unknown)'}"),
         (rule.station, traits.station, f"station {traits.station or '(none)'}"),
         (rule.study, traits.study, "study description" if traits.study else "study (none)"),
     ):
         if patterns is not None and not _like(text, patterns):
-            return f"{told} is not like {' or '.join(patterns)}"
-    for wanted, found, what in (
+            return f"{description} is not like {' or '.join(patterns)}"
+    for allowed, value, noun in (
         (rule.view, traits.view, "view"),
         (rule.verdict, traits.verdict, "verdict"),
     ):
-        if wanted is not None and found not in wanted:
-            return f"{what} {found or '(unknown)'} is not {' or '.join(wanted)}"
+        if allowed is not None and value not in allowed:
+            return f"{noun} {value or '(unknown)'} is not {' or '.join(allowed)}"
     return None
 
 

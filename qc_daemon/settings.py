@@ -648,8 +648,8 @@ def _rule_problems(rules: Sequence[RuleSettings], destinations: Collection[str])
             yield f"rule {rule.name}: give either to = [...] or drop = true"
         unknown = next((name for name in rule.to if name not in destinations), None)
         if unknown is not None:
-            known = nearest(unknown, destinations)
-            hint = f"; did you mean {known}?" if known else "; fix to"
+            suggestion = nearest(unknown, destinations)
+            hint = f"; did you mean {suggestion}?" if suggestion else "; fix to"
             yield f"rule {rule.name}: there is no destination {unknown}{hint}"
         if rule.asks_result and "source" in rule.objects:
             yield (

@@ -47,15 +47,15 @@ def problems_of(
     """A line for each problem, in the order of the settings, each once."""
     lines: dict[str, str] = {}
     for each in error.errors():
-        place = tuple(each["loc"])
-        path = _path(place, settings)
+        location = tuple(each["loc"])
+        path = _path(location, settings)
         where = ".".join(str(part) for part in path)
         line = _line(each, where, path, settings)
         if where in lines:
             # A value that may be of several kinds is wrong as each of them.
             lines[where] += f", or {line.removeprefix(f'setting {where}: ')}"
         else:
-            owner = _owner(place, data)
+            owner = _owner(location, data)
             lines[where] = f"{owner}: {line}" if owner else line
     return list(lines.values())
 
@@ -63,18 +63,18 @@ def problems_of(
 def problems_of_environment(settings: type[BaseModel], environment: Mapping[str, str]) -> list[str]:
     """A line for each variable that begins as ours do and names no setting."""
     names = {name.upper(): name for name in environment}
-    ours = [name for name in sorted(names) if name.startswith(PREFIX)]
-    if not ours:
+    our_names = [name for name in sorted(names) if name.startswith(PREFIX)]
+    if not our_names:
         return []
-    known = [PREFIX + _SEPARATOR.join(path).upper() for path in paths(settings)]
+    variables = [PREFIX + _SEPARATOR.join(path).upper() for path in paths(settings)]
     lines = []
-    for name in ours:
-        if name in known or _is_service_link(name, environment[names[name]]):
+    for name in our_names:
+        if name in variables or _is_service_link(name, environment[names[name]]):
             continue
-        hint = nearest(name, known)
+        suggestion = nearest(name, variables)
         lines.append(
             f"environment variable {names[name]} names no setting; "
-            + (f"did you mean {hint}?" if hint else "remove it; see docs/settings.md")
+            + (f"did you mean {suggestion}?" if suggestion else "remove it; see docs/settings.md")
         )
     return lines
 
@@ -88,9 +88,9 @@ def paths(settings: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tu
             yield from paths(section, (*above, name))
 
 
-def nearest(word: str, known: Collection[str]) -> str | None:
+def nearest(word: str, choices: Collection[str]) -> str | None:
     """The one of these that the word is most like, None if like none."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.75)
+    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.75)
     return matches[0] if matches else None
 
 
@@ -99,9 +99,9 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for each in get_args(annotation):
-        found = section_of(each)
-        if found is not None:
-            return found
+        section = section_of(each)
+        if section is not None:
+            return section
     return None
 
 
@@ -115,11 +115,11 @@ def _is_service_link(name: str, value: str) -> bool:
     return _SERVICE_LINK.fullmatch(name) is not None
 
 
-def _path(place: Sequence[int | str], settings: type[BaseModel]) -> tuple[int | str, ...]:
+def _path(location: Sequence[int | str], settings: type[BaseModel]) -> tuple[int | str, ...]:
     """The place without the names that pydantic gives the members of a union."""
     path: list[int | str] = []
     section: type[BaseModel] | None = settings
-    for part in place:
+    for part in location:
         if isinstance(part, int):
             path.append(part)
             continue
@@ -131,21 +131,21 @@ def _path(place: Sequence[int | str], settings: type[BaseModel]) -> tuple[int | 
     return tuple(path)
 
 
-def _owner(place: Sequence[int | str], data: Mapping[str, Any]) -> str:
+def _owner(location: Sequence[int | str], data: Mapping[str, Any]) -> str:
     """What the table is called that a setting stands in, as `destination pacs`; empty outside."""
-    found: Any = data
-    called, previous = "", ""
-    for part in place:
+    value: Any = data
+    name, previous = "", ""
+    for part in location:
         try:
-            found = found[part]
+            value = value[part]
         except (KeyError, IndexError, TypeError):
             break
-        if isinstance(part, int) and isinstance(found, Mapping):
-            title: Any = found.get("name", found.get("ae_title"))
+        if isinstance(part, int) and isinstance(value, Mapping):
+            title: Any = value.get("name", value.get("ae_title"))
             if isinstance(title, str) and title.isprintable() and len(title) <= 64:
-                called = f"{previous} {title}"
+                name = f"{previous} {title}"
         previous = str(part)
-    return called
+    return name
 
 
 def _line(error: Any, where: str, path: Sequence[int | str], settings: type[BaseModel]) -> str:

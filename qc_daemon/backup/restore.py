@@ -159,8 +159,8 @@ def _restore_spool(
     added = replaced = 0
     files = backup_manifest.spool_files
     try:
-        for done, (path, file) in enumerate(files.items()):
-            progress(done, len(files))
+        for position, (path, file) in enumerate(files.items()):
+            progress(position, len(files))
             condition = verification.examine(spool / path, file.sha256, file.size)
             if condition is Condition.INTACT:
                 continue

@@ -72,10 +72,10 @@ def bundle_build(
     """
     from model.bundle.build import build
 
-    made = build(
+    new_bundle = build(
         detector, describer, spatialclip, out, name=name, version=version, trust=trust, clip=clip
     )
-    say(f"{out}: {made.id.name} {made.id.version}, model_id {made.id.model_id}")
+    say(f"{out}: {new_bundle.id.name} {new_bundle.id.version}, model_id {new_bundle.id.model_id}")
 
 
 @bundle.command("activate")

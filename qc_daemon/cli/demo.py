@@ -87,10 +87,10 @@ def run_demo(out: Path, console: Console) -> None:
                 )
             wait_until_reported(config, progress, out / "service.log")
             with open_store(settings).read() as session:
-                found = findings.query(session)
+                objects = findings.query(session)
     names = {str(dcmread(p, stop_before_pixels=True).SOPInstanceUID): p.name for p in source}
-    show(found, names, console)
-    write_reports(out, pacs, found, names)
+    show(objects, names, console)
+    write_reports(out, pacs, objects, names)
     console.print(f"report: {out / 'report.html'}", markup=False)
     console.print(
         f"structured reports, exam summaries and overlays: {out / 'results'}", markup=False
@@ -199,30 +199,30 @@ def wait_until_reported(config: Path, progress: Progress, journal: Path) -> None
     """Until every exam is closed and every job has ended one way or the other."""
     store = open_store(load(config))
     scoring = progress.add_task("scoring", total=None)
-    telling = progress.add_task("reporting, delivering", total=None)
+    reporting = progress.add_task("reporting, delivering", total=None)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         with store.read() as session:
-            every = jobs.listing(session)
+            all_jobs = jobs.listing(session)
             open_exams = exams.open_count(session)
         for task, kinds in (
             (scoring, (JobKind.SCORE,)),
-            (telling, (JobKind.REPORT, JobKind.DELIVER)),
+            (reporting, (JobKind.REPORT, JobKind.DELIVER)),
         ):
-            chosen = [job for job in every if job.kind in kinds]
-            ended = [job for job in chosen if job.state not in jobs.PENDING]
-            progress.update(task, total=len(chosen), completed=len(ended))
-        pending = [job for job in every if job.state in jobs.PENDING]
-        if not pending and not open_exams:
+            task_jobs = [job for job in all_jobs if job.kind in kinds]
+            ended_jobs = [job for job in task_jobs if job.state not in jobs.PENDING]
+            progress.update(task, total=len(task_jobs), completed=len(ended_jobs))
+        pending_jobs = [job for job in all_jobs if job.state in jobs.PENDING]
+        if not pending_jobs and not open_exams:
             return
         time.sleep(0.3)
     raise QCError(ErrorCode.INTERNAL, f"not done after {PATIENCE_SECONDS} seconds; see {journal}")
 
 
-def show(found: list[dict[str, Any]], names: Mapping[str, str], console: Console) -> None:
+def show(objects: list[dict[str, Any]], names: Mapping[str, str], console: Console) -> None:
     """One row per object; a cine shows its surest frame."""
     rows = []
-    for uid, group in groupby(found, key=lambda finding: str(finding["sop_instance_uid"])):
+    for uid, group in groupby(objects, key=lambda finding: str(finding["sop_instance_uid"])):
         frames = list(group)
         best = max(frames, key=_sureness)
         row = finding_row(best)
@@ -256,7 +256,7 @@ def _clock(finding: dict[str, Any]) -> str:
 
 
 def write_reports(
-    out: Path, pacs: Pacs, found: list[dict[str, Any]], names: Mapping[str, str]
+    out: Path, pacs: Pacs, objects: list[dict[str, Any]], names: Mapping[str, str]
 ) -> None:
     """Copy SRs, summaries, overlays as PNG, and one page, out of what the PACS holds."""
     results = out / "results"
@@ -278,16 +278,18 @@ def write_reports(
             )
             overlays[key] = dcmread(path).pixel_array
             Image.fromarray(overlays[key]).save(results / f"overlay_{path.stem}.png")
-    told = [Finding.from_json(each) for each in found if "error" not in each]
+    exam_findings = [Finding.from_json(each) for each in objects if "error" not in each]
     # Of a cine the page shows the frames that an overlay was made of.
-    drawn = [f for f in told if f.frame == 1 or (f.sop_instance_uid, f.frame) in overlays]
+    page_findings = [
+        f for f in exam_findings if f.frame == 1 or (f.sop_instance_uid, f.frame) in overlays
+    ]
     entries = [
         Entry(
             finding,
             name=names.get(finding.sop_instance_uid or "", str(finding.sop_instance_uid)),
             picture=overlays.get((finding.sop_instance_uid or "", finding.frame)),
         )
-        for finding in drawn
+        for finding in page_findings
     ]
     (out / "report.html").write_text(
         exam_page(entries, title="qc-daemon demo", banner=BANNER), encoding="utf-8"

@@ -32,11 +32,11 @@ def list_bundles(settings: Settings) -> list[dict[str, Any]]:
     }
     if schema.check(settings.store.url) is None:
         with Store(settings.store.url).read() as session:
-            for place, known in enumerate(bundles.known(session)):
-                rows[known.model_id] = {
-                    "name": known.name,
-                    "path": known.path,
-                    "state": "active" if place == 0 else "was active",
+            for position, bundle in enumerate(bundles.known(session)):
+                rows[bundle.model_id] = {
+                    "name": bundle.name,
+                    "path": bundle.path,
+                    "state": "active" if position == 0 else "was active",
                 }
     return [row | {"model_id": model_id} for model_id, row in rows.items()]
 

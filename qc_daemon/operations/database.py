@@ -96,20 +96,20 @@ def save_all(settings: Settings, folder: Path, *, link: bool) -> tuple[list[str]
 def restore_all(settings: Settings, source: Path, *, release: bool) -> tuple[list[str], bool]:
     """Put a backup in place; lines that say what was done, and whether no file is missing."""
     with _progress_bar("Restoring") as progress:
-        done = restore(settings, source, datetime.now(UTC), progress)
-    lines = [*_describe(done)]
-    if release and done.later:
+        restoration = restore(settings, source, datetime.now(UTC), progress)
+    lines = [*_describe(restoration)]
+    if release and restoration.later:
         schema.upgrade(settings.store.url)
-        count = release_orphans(settings, [each.sha256 for each in done.later])
+        count = release_orphans(settings, [each.sha256 for each in restoration.later])
         lines.append(f"{count} of them are taken in again")
-    elif done.later:
+    elif restoration.later:
         lines.append(
             "take them in with qc-daemon spool release SHA256 or qc-daemon spool release --all"
         )
     problem = schema.check(settings.store.url)
     if problem:
         lines.append(problem)
-    return lines, not done.missing
+    return lines, not restoration.missing
 
 
 @contextmanager
@@ -126,22 +126,27 @@ def _progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _describe(done: Restored) -> Iterator[str]:
-    saved_at = f", as saved at {done.created}" if done.created else ""
-    yield f"the database is restored{saved_at}, at {schema.described(done.schema_revision)}"
-    if done.aside is not None:
-        where = done.aside if "/" in done.aside else f"the schema {done.aside}"
+def _describe(restoration: Restored) -> Iterator[str]:
+    saved_at = f", as saved at {restoration.created}" if restoration.created else ""
+    yield f"the database is restored{saved_at}, at {schema.described(restoration.schema_revision)}"
+    if restoration.aside is not None:
+        where = restoration.aside if "/" in restoration.aside else f"the schema {restoration.aside}"
         yield f"the old one is kept in {where}"
-    if done.files:
-        replaced = f", {done.replaced} of them in place of damaged ones" if done.replaced else ""
-        yield f"{done.files} received objects are back in the spool{replaced}"
-    if done.missing:
-        yield f"{len(done.missing)} objects that the database names are nowhere:"
-        yield from _listed([Path(path).stem for path in done.missing])
-    if done.later:
-        yield f"{len(done.later)} objects came after the backup, and only the spool has them:"
+    if restoration.files:
+        replaced = (
+            f", {restoration.replaced} of them in place of damaged ones"
+            if restoration.replaced
+            else ""
+        )
+        yield f"{restoration.files} received objects are back in the spool{replaced}"
+    if restoration.missing:
+        yield f"{len(restoration.missing)} objects that the database names are nowhere:"
+        yield from _listed([Path(path).stem for path in restoration.missing])
+    if restoration.later:
+        count = len(restoration.later)
+        yield f"{count} objects came after the backup, and only the spool has them:"
         yield from _listed(
-            [f"{each.sha256} {each.sop_instance_uid}".rstrip() for each in done.later]
+            [f"{each.sha256} {each.sop_instance_uid}".rstrip() for each in restoration.later]
         )
 
 

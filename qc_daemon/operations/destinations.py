@@ -29,29 +29,31 @@ DESTINATION_COLUMNS = (
 
 def list_destinations(settings: Settings) -> list[dict[str, Any]]:
     """Destinations of the settings, and those no longer there that jobs still name."""
-    known = {each.name: each for each in settings.destination}
+    configured = {destination.name: destination for destination in settings.destination}
     with open_store(settings).read() as session:
-        found = destinations.deliveries(session)
-        refused = {name: destinations.refused(session, name) for name in known}
-        conditions = {name: destinations.condition(session, name) for name in {*known, *found}}
+        job_counts = destinations.deliveries(session)
+        refused_classes = {name: destinations.refused(session, name) for name in configured}
+        conditions = {
+            name: destinations.condition(session, name) for name in {*configured, *job_counts}
+        }
     rows = []
-    for name in [*known, *sorted(set(found) - set(known))]:
-        count = found.get(name, {})
-        each = known.get(name)
+    for name in [*configured, *sorted(set(job_counts) - set(configured))]:
+        count = job_counts.get(name, {})
+        destination = configured.get(name)
         rows.append(
             {
                 "name": name,
-                "kind": "not in the settings" if each is None else each.kind,
-                "objects": "" if each is None else ", ".join(each.objects),
+                "kind": "not in the settings" if destination is None else destination.kind,
+                "objects": "" if destination is None else ", ".join(destination.objects),
                 "does not take": "; ".join(
                     f"{UID(uid).name} ({since:%Y-%m-%d %H:%M} UTC)"
-                    for uid, since in refused.get(name, {}).items()
+                    for uid, since in refused_classes.get(name, {}).items()
                 ),
                 "waiting": sum(count.get(state, 0) for state in jobs.TO_DO),
                 "not committed": count.get(JobState.SENT, 0),
                 "given up": sum(count.get(state, 0) for state in jobs.GIVEN_UP),
                 "delivered": count.get(JobState.DONE, 0),
-                **_condition(each, conditions[name]),
+                **_condition(destination, conditions[name]),
             }
         )
     return rows

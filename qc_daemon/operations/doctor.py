@@ -200,19 +200,19 @@ def _scrubbed(settings: Settings) -> str:
     """How the last pass over the spool went; what it found is damaged may be fetched back since."""
     if not settings.store.scrub_megabytes_per_second:
         raise NoticeError("switched off: nobody would notice files that change on the disk")
-    done = scrub.read(settings.store.spool).finished
-    if done is None:
+    last_pass = scrub.read(settings.store.spool).finished
+    if last_pass is None:
         return "the spool has not been read through yet; the role schedule does so each night"
-    summary = f"{done.files} files read through, finished {done.finished}"
-    if done.faults:
+    summary = f"{last_pass.files} files read through, finished {last_pass.finished}"
+    if last_pass.faults:
         raise NoticeError(
-            f"{summary}: {done.damaged} were damaged (set aside in {DAMAGED_FOLDER}),"
-            f" {done.fetched} of them fetched back from a destination; {done.missing} missing,"
-            f" {done.unreadable} unreadable; look at the disk, and restore what is not there"
+            f"{summary}: {last_pass.damaged} were damaged (set aside in {DAMAGED_FOLDER}),"
+            f" {last_pass.fetched} of them fetched back from a destination;"
+            f" {last_pass.missing} missing, {last_pass.unreadable} unreadable; look at the disk, and restore what is not there"
             " from a backup (qc-daemon db restore)"
         )
-    assert done.finished is not None
-    if datetime.now(UTC) - datetime.fromisoformat(done.finished) > SCRUB_OVERDUE:
+    assert last_pass.finished is not None
+    if datetime.now(UTC) - datetime.fromisoformat(last_pass.finished) > SCRUB_OVERDUE:
         raise NoticeError(f"{summary}; overdue: does the role schedule run?")
     return f"{summary}: all as received"
 
@@ -334,13 +334,13 @@ def _destinations(settings: Settings) -> str:
 def _certificate(tls: TLSSettings) -> str:
     check_tls(tls)
     end = expires(tls.certificate)
-    left = end - datetime.now(UTC)
-    if left <= timedelta(0):
+    remaining = end - datetime.now(UTC)
+    if remaining <= timedelta(0):
         raise OSError(0, f"{tls.certificate} expired on {end:%Y-%m-%d}; renew it")
-    summary = f"{tls.certificate.name} holds until {end:%Y-%m-%d}, {left.days} days"
+    summary = f"{tls.certificate.name} holds until {end:%Y-%m-%d}, {remaining.days} days"
     if tls.ca is not None and tls.mutual != "none" and has_revocations(tls.ca):
         summary += f"; revoked certificates are refused by the list in {tls.ca.name}"
-    if left < WARN_BEFORE:
+    if remaining < WARN_BEFORE:
         raise NoticeError(f"{summary}; renew it soon")
     return summary
 

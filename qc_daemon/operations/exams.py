@@ -196,8 +196,8 @@ def _iso_date(date: str | None) -> str | None:
     return f"{date[:4]}-{date[4:6]}-{date[6:]}" if date else date
 
 
-def _reason(held: Quarantined) -> str:
-    return f"{held.facts.sop_instance_uid} ({held.code}: {held.message})"
+def _reason(quarantined: Quarantined) -> str:
+    return f"{quarantined.facts.sop_instance_uid} ({quarantined.code}: {quarantined.message})"
 
 
 def _lines(exam: Progress) -> Iterator[str]:
@@ -225,11 +225,11 @@ def _state(exam: Progress) -> str:
 
 def _where(sent: Iterator[Sent]) -> str:
     """`sr to pacs: done; overlay to pacs: 3 done, 1 dead`."""
-    told = []
+    parts = []
     for (kind, destination), states in groupby(sent, key=lambda s: (s.kind, s.destination)):
         counts = ", ".join(f"{s.count} {s.state}" for s in states)
-        told.append(f"{kind} to {destination}: {counts}")
-    return "; ".join(told)
+        parts.append(f"{kind} to {destination}: {counts}")
+    return "; ".join(parts)
 
 
 def _moment(moment: datetime | None) -> str:

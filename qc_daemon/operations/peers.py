@@ -69,24 +69,31 @@ def approve_caller(
 ) -> str:
     """Approve a refused caller as it was seen, or from a whole network; a line that says which."""
     with open_store(settings).read() as session:
-        found = [caller for caller in peers.refused(session) if caller.ae_title == ae_title]
-        known = [peer.address for peer in peers.approved(session) if peer.ae_title == ae_title]
+        callers = [caller for caller in peers.refused(session) if caller.ae_title == ae_title]
+        approved_addresses = [
+            peer.address for peer in peers.approved(session) if peer.ae_title == ae_title
+        ]
     if address is not None:
-        found = [caller for caller in found if caller.address == address]
-    if not found and known and network is None and address in (None, *known):
-        return f"{ae_title} may store already, from {', '.join(known)}"
-    caller = _the_one(found, ae_title)
-    wanted = _network(network or caller.address, "--network")
-    if not access.Rule.of(ae_title, wanted, None).contains(ae_title, caller.address):
+        callers = [caller for caller in callers if caller.address == address]
+    if (
+        not callers
+        and approved_addresses
+        and network is None
+        and address in (None, *approved_addresses)
+    ):
+        return f"{ae_title} may store already, from {', '.join(approved_addresses)}"
+    caller = _the_one(callers, ae_title)
+    allowed_network = _network(network or caller.address, "--network")
+    if not access.Rule.of(ae_title, allowed_network, None).contains(ae_title, caller.address):
         raise UsageError(f"--network {network}: {caller.address} is not in it")
     _not_decided(settings, ae_title, caller.address)
-    done = _approve(settings, ae_title, wanted, caller.certificate)
+    outcome = _approve(settings, ae_title, allowed_network, caller.certificate)
     ours = settings.receive.ae_title
     if caller.called_ae in (None, ours):
-        return done
+        return outcome
     return (
-        f"{done}; but it calls us {caller.called_ae}, and we are {ours}: set that on the machine,"
-        " or ae_title in [receive]"
+        f"{outcome}; but it calls us {caller.called_ae}, and we are {ours}: set that on the"
+        " machine, or ae_title in [receive]"
     )
 
 
@@ -139,13 +146,13 @@ def _not_decided(settings: Settings, title: str, address: str) -> None:
             )
 
 
-def _the_one(found: list[RefusedCaller], ae_title: str) -> RefusedCaller:
-    if not found:
+def _the_one(callers: list[RefusedCaller], ae_title: str) -> RefusedCaller:
+    if not callers:
         raise QCError(ErrorCode.STORAGE, f"no refused caller {ae_title}; see peer list, peer add")
-    if len(found) > 1:
-        addresses = ", ".join(caller.address for caller in found)
+    if len(callers) > 1:
+        addresses = ", ".join(caller.address for caller in callers)
         raise UsageError(f"{ae_title} called from {addresses}; choose with --address")
-    return found[0]
+    return callers[0]
 
 
 def _as_caller(caller: RefusedCaller) -> access.Caller:
@@ -156,12 +163,12 @@ def _network(value: str, option: str) -> str:
     return shortest_address(_valid(_NETWORK, value, option))
 
 
-def _valid(kind: TypeAdapter[str], value: str, what: str) -> str:
+def _valid(kind: TypeAdapter[str], value: str, noun: str) -> str:
     try:
         return kind.validate_python(value)
     except ValidationError as error:
-        told = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{what} {value}: {told}") from None
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{noun} {value}: {message}") from None
 
 
 def _row(

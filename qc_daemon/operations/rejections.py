@@ -49,15 +49,15 @@ def reject(settings: Settings, sop_instance_uid: str, reason: str, confirmed_by:
         facts = rejections.newest(session, sop_instance_uid)
         if facts is None:
             raise QCError(ErrorCode.STORAGE, f"no image {sop_instance_uid} is here; see results")
-        known = rejections.of_instance(session, sop_instance_uid)
+        earlier_rejection = rejections.of_instance(session, sop_instance_uid)
         number = rejections.count(session, facts.exam_id) + 1
-        again = rejections.times_rejected(session, facts.instance_id)
-    if known is not None:
+        earlier_count = rejections.times_rejected(session, facts.instance_id)
+    if earlier_rejection is not None:
         raise _rejected_already(sop_instance_uid)
     source = _source(settings, store, facts)
     destinations = _destinations(settings, facts, source)
     now = datetime.now(UTC)
-    note = build_rejection(source, code, number=number, created=now, again=again)
+    note = build_rejection(source, code, number=number, created=now, again=earlier_count)
     with store.begin() as session:
         if not rejections.confirm(
             session,
@@ -67,7 +67,7 @@ def reject(settings: Settings, sop_instance_uid: str, reason: str, confirmed_by:
             reason=reason,
             confirmed_by=name,
             now=now,
-            number=again + 1,
+            number=earlier_count + 1,
         ):
             raise _rejected_already(sop_instance_uid)
     return f"rejected ({code.meaning}); the note goes to {', '.join(destinations)}"
@@ -102,8 +102,8 @@ def retract(settings: Settings, sop_instance_uid: str, reason: str, retracted_by
     retraction = build_retraction(
         _source(settings, store, facts), note, RETRACTIONS[reason], number=number, created=now
     )
-    known = {each.name for each in settings.destination}
-    to = [each for each in rejection.destinations if each in known]
+    configured = {each.name for each in settings.destination}
+    to = [each for each in rejection.destinations if each in configured]
     with store.begin() as session:
         if not rejections.retract(
             session, rejection, _made(retraction), to, reason=reason, retracted_by=name, now=now
@@ -139,8 +139,8 @@ def list_rejections(settings: Settings, window: Window = ALL) -> Listing:
     """Rejections, oldest first: why, by whom and when, and the same of a retraction; the window is
     about when they were confirmed."""
     with open_store(settings).read() as session:
-        found, total = rejections.page(session, window)
-    return Listing(map(_row, found), total)
+        rows, total = rejections.page(session, window)
+    return Listing(map(_row, rows), total)
 
 
 def _row(rejected: Rejected) -> dict[str, Any]:

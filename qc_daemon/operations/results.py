@@ -130,12 +130,16 @@ def select_frames(scored: Iterable[dict[str, Any]], all_frames: bool) -> Iterato
     """Finding and error objects file by file, the best frame of each first, and of a cine only the
     best of each view unless `all_frames`."""
     for _, group in groupby(scored, key=lambda finding: finding["source"]):
-        told = list(group)
-        found = [finding for finding in told if "error" not in finding]
-        best = best_of(found)
-        chosen = [each for place, each in enumerate(found) if all_frames or place in best]
+        objects = list(group)
+        file_findings = [finding for finding in objects if "error" not in finding]
+        best_positions = best_of(file_findings)
+        chosen = [
+            each
+            for position, each in enumerate(file_findings)
+            if all_frames or position in best_positions
+        ]
         yield from sorted(chosen, key=rank, reverse=True)
-        yield from (finding for finding in told if "error" in finding)
+        yield from (finding for finding in objects if "error" in finding)
 
 
 def finding_row(finding: Mapping[str, Any]) -> dict[str, Any]:

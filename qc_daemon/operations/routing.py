@@ -39,19 +39,25 @@ def try_rules(
     if verdict is not None and verdict not in QUALITY_LABELS:
         raise UsageError(f"--verdict {verdict}: give one of {', '.join(QUALITY_LABELS)}")
     routes = Routes.of(settings)
-    judged = None
+    objects_by_file = None
     if routes.asks_result and view is None and verdict is None:
-        judged = _judged([path for path in paths if path.is_file()], settings)
+        objects_by_file = _judged([path for path in paths if path.is_file()], settings)
     for path in paths:
         try:
             received = _received(path, calling_ae)
             yield _row(path, SOURCE, routes, [received])
-            known = _inherited(path, calling_ae)
-            results = [(view, verdict)] if judged is None else _results(judged[str(path)])
-            found = [replace(known, view=view, verdict=verdict) for view, verdict in results]
+            traits = _inherited(path, calling_ae)
+            results = (
+                [(view, verdict)]
+                if objects_by_file is None
+                else _results(objects_by_file[str(path)])
+            )
+            result_traits = [
+                replace(traits, view=view, verdict=verdict) for view, verdict in results
+            ]
             for kind in get_args(ObjectKind):
                 if kind != SOURCE:
-                    yield from _made(path, kind, routes, found)
+                    yield from _made(path, kind, routes, result_traits)
         except QCError as error:
             yield {
                 "source": str(path),
@@ -82,14 +88,14 @@ def route_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _made(
-    path: Path, kind: str, routes: Routes, found: Sequence[Traits]
+    path: Path, kind: str, routes: Routes, traits: Sequence[Traits]
 ) -> Iterator[dict[str, Any]]:
     """What is made of the file: one object of all findings, but an overlay of each."""
     if kind != "overlay":
-        yield _row(path, kind, routes, found)
+        yield _row(path, kind, routes, traits)
         return
-    rows = [_row(path, kind, routes, [each]) for each in found]
-    yield from (row for place, row in enumerate(rows) if row not in rows[:place])
+    rows = [_row(path, kind, routes, [each]) for each in traits]
+    yield from (row for position, row in enumerate(rows) if row not in rows[:position])
 
 
 def _row(path: Path, kind: str, routes: Routes, traits: Sequence[Traits]) -> dict[str, Any]:
@@ -126,10 +132,10 @@ def _judged(paths: Sequence[Path], settings: Settings) -> dict[str, list[dict[st
     # The models' libraries take seconds to load.
     from qc_daemon.score.files import score_files
 
-    found = defaultdict(list)
+    objects_by_file = defaultdict(list)
     for finding in score_files(paths, settings.score):
-        found[finding["source"]].append(finding)
-    return found
+        objects_by_file[finding["source"]].append(finding)
+    return objects_by_file
 
 
 def _results(findings: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -78,8 +78,8 @@ def send(
     report = SendReport()
     unreachable = 0
     try:
-        for done, path in enumerate(files):
-            progress(done, len(files))
+        for count, path in enumerate(files):
+            progress(count, len(files))
             if unreachable >= _GIVE_UP_AFTER:
                 report.failed.append(Failure(path, "not tried: the receiver cannot be reached"))
                 continue
@@ -119,7 +119,7 @@ def send_with_progress(
             paths,
             to,
             calling_ae,
-            lambda done, total: bar.update(task, completed=done, total=total),
+            lambda count, total: bar.update(task, completed=count, total=total),
             tls=tls,
         )
     for failure in report.failed:

@@ -115,13 +115,13 @@ def _summary(settings: Settings, exam_id: int, now: datetime) -> tuple[Summary, 
         max_pixels=settings.score.max_pixels,
     ) as decoder:
         originals = Originals(store, settings, lambda path: decoder.summary(path).pixel_sha256)
-        told, missing = load_findings(content, originals)
-        if not told:
+        reported, missing = load_findings(content, originals)
+        if not reported:
             raise missing[0].error
         omissions += [each.error.code for each in missing]
         revision = max(1, content.report_revision)
-        summary = summary_of(told, settings.report, revision, now, rejected, omissions)
+        summary = summary_of(reported, settings.report, revision, now, rejected, omissions)
         # Without routes nobody wants overlays.
         frames, to_none = decoder.frames, Routes()
-        pictures, _ = drawn(told, summary, revision, now, frames, to_none, settings.report)
+        pictures, _ = drawn(reported, summary, revision, now, frames, to_none, settings.report)
     return replace(summary, drawn=frozenset(pictures)), pictures

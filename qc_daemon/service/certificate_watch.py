@@ -26,12 +26,16 @@ class CertificateWatch:
             return
         self._due = now + _CHECK_INTERVAL
         try:
-            left = expires(self.path) - now
+            remaining = expires(self.path) - now
         except (OSError, ValueError) as error:
             log.get().warning(
                 "certificate not readable", path=str(self.path), error_type=type(error).__name__
             )
             return
-        if left < WARN_BEFORE:
-            event = "certificate expires soon" if left > timedelta(0) else "certificate has expired"
-            log.get().warning(event, path=str(self.path), seconds=round(left.total_seconds()))
+        if remaining < WARN_BEFORE:
+            event = (
+                "certificate expires soon"
+                if remaining > timedelta(0)
+                else "certificate has expired"
+            )
+            log.get().warning(event, path=str(self.path), seconds=round(remaining.total_seconds()))

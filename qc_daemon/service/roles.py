@@ -110,7 +110,7 @@ def work(context: RoleContext, stop: threading.Event) -> None:
         return scorer.decoder.frames(path, numbers, hash_in_name(path))
 
     def step() -> bool:
-        told = report_worker.run_one(
+        has_reported = report_worker.run_one(
             context.store,
             context.settings,
             context.owner,
@@ -118,7 +118,7 @@ def work(context: RoleContext, stop: threading.Event) -> None:
             scorer.originals,
             stop=stop,
         )
-        return scorer.run_one() or told
+        return scorer.run_one() or has_reported
 
     _ready("work")
     try:
@@ -289,13 +289,13 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return ALARM
     except Exception as error:
-        kind, place = type(error).__name__, log.where(error)
+        kind, code_place = type(error).__name__, log.where(error)
         if counters.get("ready"):
             # What it read meanwhile may stand in the message.
-            _give_reason(orders["reason"], f"{kind} at {place}")
+            _give_reason(orders["reason"], f"{kind} at {code_place}")
             raise
         reason = f"{kind}: {log.first_line(error)}"
-        log.get(role=role).critical("failed", error_type=kind, error_at=place, reason=reason)
+        log.get(role=role).critical("failed", error_type=kind, error_at=code_place, reason=reason)
         _give_reason(orders["reason"], reason)
         return CRASHED
     return DONE

@@ -14,9 +14,9 @@ from qc_daemon.observe.counters import Board
 PROGRAM = """
 import sys
 from detector.errors import ErrorCode, QCError
-from qc_daemon import roles
+from qc_daemon.service import roles
 
-def role(brief, stop):
+def role(context, stop):
     if sys.argv[2] == "ready":
         roles._ready("schedule")
     if sys.argv[2] == "code":
