@@ -26,7 +26,7 @@ from rich.table import Table
 from model.bundle.bundle import Bundle
 from model.judge import Judge
 from qc_daemon.cli.demo import QUIET_SECONDS, Pacs, service, write_settings
-from qc_daemon.operations.send import send
+from qc_daemon.cli.send import send
 from qc_daemon.score.decode import DecodeProcess
 from qc_daemon.score.findings import findings_of
 from qc_daemon.settings import load

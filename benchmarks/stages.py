@@ -30,7 +30,7 @@ from model.bundle.bundle import Bundle
 from model.criteria import checks
 from model.judge import Judge
 from qc_daemon.cli.demo import service, storage_scp, wait_until_reported, write_exam, write_settings
-from qc_daemon.operations.send import send
+from qc_daemon.cli.send import send
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.objects.overlay import build_overlay
 from qc_daemon.report.source import Source

@@ -128,7 +128,7 @@ def send(
 
     Example: qc-daemon send exam/ --to QCDAEMON@127.0.0.1:11112
     """
-    from qc_daemon.operations.send import send_with_progress
+    from qc_daemon.cli.send import send_with_progress
 
     if not tls and (ca or cert or key):
         raise console.UsageError("--ca, --cert and --key are for TLS; add --tls")
@@ -286,7 +286,7 @@ def summary(
 
     Example: qc-daemon summary --study 1.2.840.1 --out exam.pdf --language de
     """
-    from qc_daemon.operations.summaries import write_summary
+    from qc_daemon.operations.exams import write_summary
 
     choose = _choose_exam if sys.stdin.isatty() and sys.stdout.isatty() else None
     write_summary(load(config), study, out, language, exam=exam, patient=patient, choose=choose)

@@ -208,8 +208,8 @@ def _scrubbed(settings: Settings) -> str:
         raise NoticeError(
             f"{summary}: {last_pass.damaged} were damaged (set aside in {DAMAGED_FOLDER}),"
             f" {last_pass.fetched} of them fetched back from a destination;"
-            f" {last_pass.missing} missing, {last_pass.unreadable} unreadable; look at the disk, and restore what is not there"
-            " from a backup (qc-daemon db restore)"
+            f" {last_pass.missing} missing, {last_pass.unreadable} unreadable;"
+            " look at the disk, and restore what is not there from a backup (qc-daemon db restore)"
         )
     assert last_pass.finished is not None
     if datetime.now(UTC) - datetime.fromisoformat(last_pass.finished) > SCRUB_OVERDUE:

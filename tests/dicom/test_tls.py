@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from qc_daemon.cli.app import app
+from qc_daemon.cli.send import send
 from qc_daemon.dicom.tls import tls_args
-from qc_daemon.operations.send import send
 from qc_daemon.settings import ClientTLSSettings, DestinationSettings, SettingsError, load
 from tests.support.certificates import Authority, Pair
 from tests.support.dicom_peers import US, ultrasound, write

@@ -15,9 +15,8 @@ from typer.testing import CliRunner
 from detector.console import UsageError
 from detector.errors import Flag
 from qc_daemon.cli.app import app
-from qc_daemon.operations.exams import state_lines
+from qc_daemon.operations.exams import state_lines, write_summary
 from qc_daemon.operations.results import stored_findings
-from qc_daemon.operations.summaries import write_summary
 from qc_daemon.report.source import Source
 from qc_daemon.report.sr.parse import from_sr
 from tests.support import pdf

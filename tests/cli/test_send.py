@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from detector.console import UsageError
-from qc_daemon.operations.send import parse_address, send, send_with_progress
+from qc_daemon.cli.send import parse_address, send, send_with_progress
 from tests.support.dicom_peers import US_RETIRED, Pacs, ultrasound, write
 from tests.support.ports import reserve_port
 
