@@ -101,7 +101,7 @@ def allowed(caller: Caller, settings: list[Rule], approved: list[Rule]) -> bool:
     return caller.certificate in named if named else bool(candidates)
 
 
-class Reporters:
+class ReportingDestinations:
     """Destinations as callers: they may report storage commitment, from their host's address.
 
     That is all a destination may do that is no peer.
@@ -145,7 +145,7 @@ class Reporters:
             return known
 
 
-class Door:
+class AccessPolicy:
     """The policy of one receiver, over real associations. Safe to use from many threads."""
 
     def __init__(
@@ -153,10 +153,10 @@ class Door:
         peers: list[PeerSettings],
         store: Store,
         clock: Callable[[], datetime],
-        reporters: Reporters | None = None,
+        reporting_destinations: ReportingDestinations | None = None,
     ) -> None:
         self.log = log.get(role="receive")
-        self.reporters = reporters or Reporters(())
+        self.reporting_destinations = reporting_destinations or ReportingDestinations(())
         self._settings = configured(peers)
         self._store = store
         self._clock = clock
@@ -184,14 +184,14 @@ class Door:
         One that a peer's line covers is that peer, with all that is asked of it (a certificate).
         """
         caller = caller_of(association)
-        if not self.reporters.titled(caller.ae_title):
+        if not self.reporting_destinations.titled(caller.ae_title):
             return False
         self.refresh()
         approved = self._approved
         if approved is None or allowed(caller, self._settings, approved):
             return False
         covered = covering(caller, [*self._settings, *approved])
-        return not covered and bool(self.reporters.at(caller))
+        return not covered and bool(self.reporting_destinations.at(caller))
 
     def refresh(self) -> None:
         """Read the approved peers again if it is time; the last known stay if it cannot be done.

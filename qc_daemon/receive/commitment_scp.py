@@ -39,7 +39,7 @@ from qc_daemon.dicom.storage_commitment import (
 )
 from qc_daemon.dicom.uids import uid
 from qc_daemon.observe import log
-from qc_daemon.receive.access import Reporters, caller_of
+from qc_daemon.receive.access import ReportingDestinations, caller_of
 from qc_daemon.receive.commitment_same_association import CommitmentWatch
 from qc_daemon.receive.dimse import RefusedRequestError, calling_ae, check, parsing
 from qc_daemon.receive.presentation_contexts import VERIFICATION
@@ -54,11 +54,14 @@ class StorageCommitment:
     """Takes commitment requests and reports of one process's associations."""
 
     def __init__(
-        self, store: Store, clock: Callable[[], datetime], reporters: Reporters | None = None
+        self,
+        store: Store,
+        clock: Callable[[], datetime],
+        reporting_destinations: ReportingDestinations | None = None,
     ) -> None:
         self.store = store
         self.clock = clock
-        self.reporters = reporters or Reporters(())
+        self.reporting_destinations = reporting_destinations or ReportingDestinations(())
         self.log = log.get(role="receive")
 
     def contexts(self) -> list[PresentationContext]:
@@ -106,8 +109,8 @@ class StorageCommitment:
         """The destinations that the caller may be: a peer by its title, others by address too."""
         caller = caller_of(event.assoc)
         if _reports_only(event):
-            return self.reporters.at(caller)
-        return self.reporters.titled(caller.ae_title)
+            return self.reporting_destinations.at(caller)
+        return self.reporting_destinations.titled(caller.ae_title)
 
     def _write_down(self, report: Report, destinations: list[str]) -> None:
         try:

@@ -24,7 +24,7 @@ class _Request(Generic[T]):
         self.error: Exception | None = None
 
 
-class Commits:
+class GroupCommit:
     """Writes of this process's threads to one store."""
 
     def __init__(self, store: Store) -> None:

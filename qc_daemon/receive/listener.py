@@ -1,9 +1,9 @@
-"""The door to the port: connections wait here, without thread or object, until they ask something.
+"""Accepts TCP connections, and holds each without a thread until its A-ASSOCIATE-RQ is complete.
 
-A connection costs a descriptor and a few bytes until its whole A-ASSOCIATE-RQ is there; who says
-nothing, or something else, is dropped: after the ARTIM time (PS3.8 9.1.5), at once if it is no
-A-ASSOCIATE-RQ, and earlier if too many wait. So probes, port scans and a crowd that is silent hold
-up no sender, which sends its request as soon as it is connected.
+A connection costs a descriptor and a few bytes until then. One that sends nothing, or something
+else, is closed: after the ARTIM time (PS3.8 9.1.5), at once if it is no A-ASSOCIATE-RQ, and earlier
+if too many wait. So probes, port scans and a crowd of silent connections delay no sender, which
+sends its request as soon as it is connected.
 """
 
 import contextlib
@@ -17,118 +17,123 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from qc_daemon.receive.upper_layer import ASSOCIATE_RQ
+from qc_daemon.receive.upper_layer.dul import ASSOCIATE_RQ
 
-# Connections that have not asked yet, in one process; the oldest goes when one more comes.
+# Connections without a complete request, in one process; the oldest goes when one more comes.
 MAX_WAITING = 128
 # 128 presentation contexts with 50 transfer syntaxes each take 200 kB.
 MAX_REQUEST = 512 << 10
 MAX_REQUESTS_WAITING = 8 << 20
-# How long a process with more associations than another leaves a connection to that one.
-_COURTESY_SECONDS = 0.004
+# Seconds a busier receiver waits, so that an idle one accepts first.
+ACCEPT_DELAY_SECONDS = 0.004
 _NO_DESCRIPTOR_SECONDS = 0.1
 # The first byte of a TLS record with a ClientHello (RFC 8446 5.1).
 _HANDSHAKE = 0x16
 # A-ABORT by the service provider, unexpected PDU (PS3.8 9.3.8).
 _ABORT = struct.pack(">BxLxxBB", 0x07, 4, 0x02, 0x02)
 
-Opened = Callable[[socket.socket, Any, bytes], None]
+OnRequest = Callable[[socket.socket, Any, bytes], None]
 
 
 @dataclass
-class _Caller:
-    """A connection that has not asked yet."""
+class _WaitingConnection:
+    """A connection whose A-ASSOCIATE-RQ is not complete."""
 
     connection: socket.socket
     address: Any
     until: float
-    begun: bytearray = field(default_factory=bytearray)
+    first_bytes: bytearray = field(default_factory=bytearray)
 
 
-class Gate:
-    """Accepts connections of one listening socket in a thread, and passes on those that ask.
+class ConnectionListener:
+    """Accepts the connections of one socket in a thread; passes on each that sent its request.
 
-    `opened` gets the connection, its address and the bytes of the A-ASSOCIATE-RQ. With `encrypted`
-    it gets it when the first byte is there, unread. `busier` says whether another process has less
-    to do. `not_asked` hears of those that sent something else, with their address and a reason; who
-    said nothing at all (a probe) is no news. The socket may be shared with other processes.
+    `on_request` gets the connection, its address and the bytes of the A-ASSOCIATE-RQ; with
+    `encrypted` it gets the connection when the first byte is there, unread. `has_more_than_others`
+    says whether another process has fewer associations. `on_invalid_request` gets the address of a
+    connection that sent something else, and a reason; one that sent nothing (a probe) is not
+    reported. The socket may be shared with other processes.
     """
 
     def __init__(
         self,
         listener: socket.socket,
-        opened: Opened,
+        on_request: OnRequest,
         seconds: float,
         *,
         encrypted: bool = False,
-        busier: Callable[[], bool] = lambda: False,
-        not_asked: Callable[[Any, str], None] = lambda _address, _reason: None,
+        has_more_than_others: Callable[[], bool] = lambda: False,
+        on_invalid_request: Callable[[Any, str], None] = lambda _address, _reason: None,
     ) -> None:
         self.listener = listener
-        self._opened = opened
+        self._on_request = on_request
         self._seconds = seconds
         self._encrypted = encrypted
-        self._busier = busier
-        self._not_asked = not_asked
+        self._has_more_than_others = has_more_than_others
+        self._on_invalid_request = on_invalid_request
         # In the order they came, and so in the order of their time.
-        self._waiting: dict[int, _Caller] = {}
-        self._held = 0
+        self._waiting: dict[int, _WaitingConnection] = {}
+        self._bytes_in_memory = 0
         self._selector = selectors.DefaultSelector()
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._thread = threading.Thread(target=self._serve, name="gate", daemon=True)
+        self._wakeup_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._thread = threading.Thread(target=self._serve, name="connection-listener", daemon=True)
 
     def open(self) -> None:
         """Begin to accept."""
         self.listener.setblocking(False)
         self._selector.register(self.listener, selectors.EVENT_READ)
-        self._selector.register(self._bell, selectors.EVENT_READ)
+        self._selector.register(self._wakeup_fd, selectors.EVENT_READ)
         self._thread.start()
 
     def close(self) -> None:
         """Accept nothing more; those that have not asked are dropped."""
-        os.eventfd_write(self._bell, 1)
+        os.eventfd_write(self._wakeup_fd, 1)
         self._thread.join()
-        for caller in list(self._waiting.values()):
-            self._drop(caller)
+        for waiting in list(self._waiting.values()):
+            self._close(waiting)
         self._selector.close()
-        os.close(self._bell)
+        os.close(self._wakeup_fd)
         # Closed, not shut down: other processes may share it.
         self.listener.close()
 
     @property
     def waiting(self) -> int:
-        """How many connections have not asked yet."""
+        """How many connections have sent no complete request."""
         return len(self._waiting)
 
     def _serve(self) -> None:
         while True:
-            self._expire()
-            for key, _ in self._selector.select(self._patience()):
+            self._close_expired()
+            for key, _ in self._selector.select(self._seconds_to_expiry()):
                 if key.fileobj is self.listener:
                     self._accept()
-                elif key.fd == self._bell:
+                elif key.fd == self._wakeup_fd:
                     return
                 else:
-                    self._listen(key.data)
+                    self._read_request(key.data)
 
-    def _patience(self) -> float | None:
+    def _seconds_to_expiry(self) -> float | None:
         first = next(iter(self._waiting.values()), None)
         return None if first is None else max(0.0, first.until - time.monotonic())
 
-    def _expire(self) -> None:
+    def _close_expired(self) -> None:
         now = time.monotonic()
         while self._waiting:
             oldest = next(iter(self._waiting.values()))
-            if oldest.until > now and len(self._waiting) <= MAX_WAITING and self._fits():
+            if (
+                oldest.until > now
+                and len(self._waiting) <= MAX_WAITING
+                and self._is_within_memory()
+            ):
                 return
-            self._drop(oldest)
+            self._close(oldest)
 
-    def _fits(self) -> bool:
-        return self._held <= MAX_REQUESTS_WAITING
+    def _is_within_memory(self) -> bool:
+        return self._bytes_in_memory <= MAX_REQUESTS_WAITING
 
     def _accept(self) -> None:
-        if self._busier():
-            time.sleep(_COURTESY_SECONDS)
+        if self._has_more_than_others():
+            time.sleep(ACCEPT_DELAY_SECONDS)
         try:
             connection, address = self.listener.accept()
         except BlockingIOError:
@@ -137,75 +142,75 @@ class Gate:
         except OSError:
             # Gone already, or no descriptor left: the longest silent one gives its own.
             if self._waiting:
-                self._drop(next(iter(self._waiting.values())))
+                self._close(next(iter(self._waiting.values())))
             else:
                 time.sleep(_NO_DESCRIPTOR_SECONDS)
             return
         connection.setblocking(False)
-        caller = _Caller(connection, address, time.monotonic() + self._seconds)
-        self._waiting[connection.fileno()] = caller
-        self._selector.register(connection, selectors.EVENT_READ, caller)
+        waiting = _WaitingConnection(connection, address, time.monotonic() + self._seconds)
+        self._waiting[connection.fileno()] = waiting
+        self._selector.register(connection, selectors.EVENT_READ, waiting)
 
-    def _listen(self, caller: _Caller) -> None:
-        if self._waiting.get(caller.connection.fileno()) is not caller:
+    def _read_request(self, waiting: _WaitingConnection) -> None:
+        if self._waiting.get(waiting.connection.fileno()) is not waiting:
             # Dropped a moment ago, with its turn already called.
             return
         if self._encrypted:
-            self._pass_on(caller)
+            self._pass_on(waiting)
             return
         try:
-            heard = caller.connection.recv(1 << 16)
+            data = waiting.connection.recv(1 << 16)
         except BlockingIOError:
             return
         except OSError:
-            heard = b""
-        if not heard:
-            self._drop(caller)
+            data = b""
+        if not data:
+            self._close(waiting)
             return
-        caller.begun += heard
-        self._held += len(heard)
-        size = _size(caller.begun)
+        waiting.first_bytes += data
+        self._bytes_in_memory += len(data)
+        size = _request_size(waiting.first_bytes)
         if size is None:
             with contextlib.suppress(OSError):
-                caller.connection.send(_ABORT)
-            self._drop(caller, _instead(caller.begun))
-        elif len(caller.begun) >= size:
-            self._pass_on(caller)
+                waiting.connection.send(_ABORT)
+            self._close(waiting, _describe_invalid(waiting.first_bytes))
+        elif len(waiting.first_bytes) >= size:
+            self._pass_on(waiting)
 
-    def _pass_on(self, caller: _Caller) -> None:
-        self._forget(caller)
+    def _pass_on(self, waiting: _WaitingConnection) -> None:
+        self._remove(waiting)
         try:
-            self._opened(caller.connection, caller.address, bytes(caller.begun))
+            self._on_request(waiting.connection, waiting.address, bytes(waiting.first_bytes))
         except (OSError, RuntimeError):
             # Gone already, or no thread to be had.
-            caller.connection.close()
+            waiting.connection.close()
 
-    def _drop(
-        self, caller: _Caller, reason: str = "an A-ASSOCIATE-RQ that never became whole"
+    def _close(
+        self, waiting: _WaitingConnection, reason: str = "an A-ASSOCIATE-RQ that never became whole"
     ) -> None:
-        self._forget(caller)
-        caller.connection.close()
-        if caller.begun:
-            self._not_asked(caller.address, reason)
+        self._remove(waiting)
+        waiting.connection.close()
+        if waiting.first_bytes:
+            self._on_invalid_request(waiting.address, reason)
 
-    def _forget(self, caller: _Caller) -> None:
-        self._selector.unregister(caller.connection)
-        del self._waiting[caller.connection.fileno()]
-        self._held -= len(caller.begun)
+    def _remove(self, waiting: _WaitingConnection) -> None:
+        self._selector.unregister(waiting.connection)
+        del self._waiting[waiting.connection.fileno()]
+        self._bytes_in_memory -= len(waiting.first_bytes)
 
 
-def _instead(begun: bytearray) -> str:
-    """What somebody sends who does not ask for an association."""
-    if begun[0] == _HANDSHAKE:
+def _describe_invalid(first_bytes: bytearray) -> str:
+    """The reason for the log why the bytes are no A-ASSOCIATE-RQ that can be taken."""
+    if first_bytes[0] == _HANDSHAKE:
         return "a TLS handshake, and this port is the plain one"
-    return "an A-ASSOCIATE-RQ too long" if begun[0] == ASSOCIATE_RQ else "no A-ASSOCIATE-RQ"
+    return "an A-ASSOCIATE-RQ too long" if first_bytes[0] == ASSOCIATE_RQ else "no A-ASSOCIATE-RQ"
 
 
-def _size(begun: bytearray) -> int | None:
+def _request_size(first_bytes: bytearray) -> int | None:
     """How many bytes the A-ASSOCIATE-RQ that begins so has, at least; None if it is none."""
-    if begun[0] != ASSOCIATE_RQ:
+    if first_bytes[0] != ASSOCIATE_RQ:
         return None
-    if len(begun) < 6:
+    if len(first_bytes) < 6:
         return 6
-    (length,) = struct.unpack(">L", begun[2:6])
+    (length,) = struct.unpack(">L", first_bytes[2:6])
     return None if length > MAX_REQUEST else 6 + int(length)

@@ -32,23 +32,24 @@ from qc_daemon.dicom.status import (
 )
 from qc_daemon.dicom.uids import is_uid
 from qc_daemon.observe import counters, log
-from qc_daemon.receive import presentation_contexts, tls, upper_layer
+from qc_daemon.receive import presentation_contexts, tls
 from qc_daemon.receive.access import (
     NOT_RECOGNISED,
     TEMPORARY,
+    AccessPolicy,
     Caller,
-    Door,
-    Reporters,
+    ReportingDestinations,
     caller_of,
 )
 from qc_daemon.receive.back_pressure import Level, Pressure
 from qc_daemon.receive.commitment_scp import StorageCommitment
 from qc_daemon.receive.dimse import RefusedRequestError, check
-from qc_daemon.receive.group_commit import Commits
+from qc_daemon.receive.group_commit import GroupCommit
 from qc_daemon.receive.identifiers import HeaderError, Identity, read_identity
-from qc_daemon.receive.listener import Gate, Opened
+from qc_daemon.receive.listener import ConnectionListener, OnRequest
 from qc_daemon.receive.mpps import ProcedureSteps
-from qc_daemon.receive.slots import Places
+from qc_daemon.receive.slots import AssociationSlots
+from qc_daemon.receive.upper_layer.association import Acceptor, Server
 from qc_daemon.records.received import exams, receipts
 from qc_daemon.records.results import bundles
 from qc_daemon.records.store import Store
@@ -65,7 +66,7 @@ LOCAL_LIMIT: Rejection = (0x02, 0x03, 0x02)
 # no index can hold is not.
 MAX_PATIENT_ID = 256
 # Event and counter of an association that is not accepted; others are of the protocol.
-_TURNED_AWAY: dict[Rejection | None, tuple[str, str]] = {
+_REJECTION_EVENTS: dict[Rejection | None, tuple[str, str]] = {
     NOT_RECOGNISED: ("caller refused", "rejected_unknown"),
     CALLED_NOT_RECOGNISED: ("association rejected", "rejected_called"),
     TEMPORARY: ("association rejected", "rejected_busy"),
@@ -114,7 +115,7 @@ class Receiver:
         owner: str,
         source_destinations: tuple[str, ...] = (),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        places: Places | None = None,
+        slots: AssociationSlots | None = None,
         destinations: Sequence[DestinationSettings] = (),
         routes: Routes | None = None,
     ) -> None:
@@ -124,25 +125,25 @@ class Receiver:
         self.routes = routes or Routes(own={SOURCE: source_destinations})
         self.clock = clock
         self.log = log.get(role="receive")
-        reporters = Reporters(destinations)
-        self.commitment = StorageCommitment(store, clock, reporters)
+        reporting_destinations = ReportingDestinations(destinations)
+        self.commitment = StorageCommitment(store, clock, reporting_destinations)
         self.procedure_steps = ProcedureSteps(store, clock)
-        self.door = Door(settings.peer, store, clock, reporters)
+        self.access_policy = AccessPolicy(settings.peer, store, clock, reporting_destinations)
         self.pressure = Pressure(settings.pressure, spool.root, store, clock)
         # Shared with other receivers where the supervisor made it.
-        self.places = places or Places.make(
+        self.slots = slots or AssociationSlots.create(
             settings.max_associations, settings.max_associations_per_ae
         )
-        self.commits = Commits(store)
+        self.group_commit = GroupCommit(store)
         self._tokens = (f"{owner}/{number}" for number in itertools.count(1))
         self._lock = threading.Lock()
         # The exams that each open association has stored to, by its token, and how long they stay
         # held.
-        self._held: dict[str, dict[int, datetime]] = {}
-        self._open: dict[Any, str] = {}
-        self._taken: dict[Any, int] = {}
-        self._associations: set[upper_layer.Acceptor] = set()
-        self._gates: list[Gate] = []
+        self._holds_by_token: dict[str, dict[int, datetime]] = {}
+        self._tokens_by_association: dict[Any, str] = {}
+        self._slots: dict[Any, int] = {}
+        self._associations: set[Acceptor] = set()
+        self._listeners: list[ConnectionListener] = []
         self._served = {
             "C-ECHO": (presentation_contexts.VERIFICATION,),
             "C-STORE": frozenset(presentation_contexts.SOP_CLASSES),
@@ -152,7 +153,7 @@ class Receiver:
         self._ae = AE(settings.ae_title)
         self._ae.require_called_aet = True
         self._ae.maximum_pdu_size = MAX_PDU
-        # The places decide; pynetdicom would count those of this process, the refused ones too.
+        # The slots decide; pynetdicom would count those of this process, the refused ones too.
         self._ae.maximum_associations = sys.maxsize
         self._ae.network_timeout = settings.network_timeout
         self._ae.acse_timeout = settings.artim_timeout
@@ -164,8 +165,8 @@ class Receiver:
 
         With `handshake` every connection of this listener begins with one.
         """
-        self.door.refresh()
-        server = upper_layer.Server(
+        self.access_policy.refresh()
+        server = Server(
             self._ae,
             self.spool,
             contexts=[
@@ -174,112 +175,116 @@ class Receiver:
                 *self.procedure_steps.contexts(),
             ],
             handlers=[
-                (evt.EVT_REQUESTED, self._requested),
-                (evt.EVT_ACCEPTED, self._accepted),
-                (evt.EVT_C_ECHO, _echo),
-                (evt.EVT_C_STORE, self._store),
+                (evt.EVT_REQUESTED, self._on_requested),
+                (evt.EVT_ACCEPTED, self._on_accepted),
+                (evt.EVT_C_ECHO, _on_c_echo),
+                (evt.EVT_C_STORE, self._on_c_store),
                 *self.commitment.handlers(),
                 *self.procedure_steps.handlers(),
-                (evt.EVT_RELEASED, self._ended),
-                (evt.EVT_ABORTED, self._ended),
-                (evt.EVT_CONN_CLOSE, self._ended),
+                (evt.EVT_RELEASED, self._on_end),
+                (evt.EVT_ABORTED, self._on_end),
+                (evt.EVT_CONN_CLOSE, self._on_end),
             ],
-            ended=self._over,
+            on_thread_end=self._on_thread_end,
             served=self._served,
             has_room=self.pressure.has_room,
-            not_asked=self._not_asked,
+            on_invalid_request=self._on_invalid_request,
         )
 
-        def opened(connection: socket.socket, address: Any, begun: bytes) -> None:
-            association = server.accept(connection, address, begun)
+        def on_request(connection: socket.socket, address: Any, first_bytes: bytes) -> None:
+            association = server.accept(connection, address, first_bytes)
             with self._lock:
                 self._associations.add(association)
             association.start()
 
-        gate = Gate(
+        connection_listener = ConnectionListener(
             listener,
-            opened if handshake is None else _shaken(opened, handshake),
+            on_request if handshake is None else _with_handshake(on_request, handshake),
             self.settings.artim_timeout,
             encrypted=handshake is not None,
-            busier=self._busier,
-            not_asked=lambda address, reason: self._turned_away(
+            has_more_than_others=self._has_more_than_others,
+            on_invalid_request=lambda address, reason: self._report_rejection(
                 Caller("", str(address[0])), "", reason
             ),
         )
-        self._gates.append(gate)
-        gate.open()
+        self._listeners.append(connection_listener)
+        connection_listener.open()
 
     def drain(self, limit_seconds: float) -> int:
         """Accept nothing more, let associations finish, abort those that outlast the limit.
 
         Returns how many were aborted.
         """
-        while self._gates:
-            self._gates.pop().close()
+        while self._listeners:
+            self._listeners.pop().close()
         until = time.monotonic() + limit_seconds
         while self._associations and time.monotonic() < until:
             time.sleep(0.05)
         with self._lock:
-            lasting = list(self._associations)
-        for association in lasting:
+            remaining = list(self._associations)
+        for association in remaining:
             association.abort()
-        return len(lasting)
+        return len(remaining)
 
     def hold(self) -> None:
         """Renew the hold of open associations on their exams; called every few seconds."""
-        self.door.flush()
+        self.access_policy.flush()
         with self._lock:
-            held = [(token, exam) for token, exams_ in self._held.items() for exam in exams_]
-        if not held:
+            holds = [
+                (token, exam)
+                for token, exam_ids in self._holds_by_token.items()
+                for exam in exam_ids
+            ]
+        if not holds:
             return
         now = self.clock()
         until = _hold_until(now)
         try:
             with self.store.begin() as session:
-                for token, exam_id in held:
+                for token, exam_id in holds:
                     exams.touch(session, token, exam_id, now, until)
         except (QCError, SQLAlchemyError) as error:
             self.log.warning("hold not renewed", error_type=type(error).__name__)
             return
         with self._lock:
-            for token, exam_id in held:
-                if token in self._held:
-                    self._held[token][exam_id] = until
+            for token, exam_id in holds:
+                if token in self._holds_by_token:
+                    self._holds_by_token[token][exam_id] = until
 
     # Events of pynetdicom, each in its association's thread.
 
-    def _requested(self, event: Any) -> None:
+    def _on_requested(self, event: Any) -> None:
         try:
-            refused = self._judge(event.assoc)
+            refusal = self._find_rejection(event.assoc)
         except Exception as error:
             # pynetdicom would log it, and accept the association that nobody has judged.
             self.log.error(
                 "caller not judged", error_type=type(error).__name__, error_at=log.where(error)
             )
-            refused = TEMPORARY, "internal error"
-        if refused is not None:
-            rejection, reason = refused
-            asked = event.assoc.asked
-            self._turned_away(caller_of(event.assoc), asked.called_ae, reason, rejection)
+            refusal = TEMPORARY, "internal error"
+        if refusal is not None:
+            rejection, reason = refusal
+            request = event.assoc.associate_request
+            self._report_rejection(caller_of(event.assoc), request.called_ae, reason, rejection)
             event.assoc.acse.send_reject(*rejection)
             event.assoc.kill()
 
-    def _judge(self, association: Any) -> tuple[Rejection, str] | None:
-        """What to answer the request with, and why, if not acceptance."""
-        asked = association.asked
-        if asked.rejection is not None:
-            return asked.rejection, asked.reason
-        reports = self.door.only_reports(association)
-        rejection = None if reports else self.door.rejection(association)
+    def _find_rejection(self, association: Any) -> tuple[Rejection, str] | None:
+        """The rejection of the request and its reason; None accepts it."""
+        request = association.associate_request
+        if request.rejection is not None:
+            return request.rejection, request.reason
+        reports = self.access_policy.only_reports(association)
+        rejection = None if reports else self.access_policy.rejection(association)
         if rejection is not None:
-            known = rejection == TEMPORARY
-            return rejection, "the database cannot tell" if known else "unknown caller"
-        if asked.called_ae != self.settings.ae_title.strip():
+            is_temporary = rejection == TEMPORARY
+            return rejection, "the database cannot tell" if is_temporary else "unknown caller"
+        if request.called_ae != self.settings.ae_title.strip():
             return CALLED_NOT_RECOGNISED, f"our AE title is {self.settings.ae_title.strip()}"
         # A destination that reports brings no object, so that no mark need stop it.
         if not reports and self.pressure.level() >= Level.SOFT:
             return TEMPORARY, "no room for now"
-        if not self._seated(association):
+        if not self._reserve_slot(association):
             return LOCAL_LIMIT, "too many associations"
         if reports:
             self.commitment.restrict(association)
@@ -287,19 +292,23 @@ class Receiver:
             association.permitted = frozenset(self._served)
         return None
 
-    def _not_asked(self, association: Any, reason: str) -> None:
+    def _on_invalid_request(self, association: Any, reason: str) -> None:
         """An association ended by its first PDUs."""
-        asked = association.asked
-        self._turned_away(caller_of(association), "" if asked is None else asked.called_ae, reason)
+        request = association.associate_request
+        self._report_rejection(
+            caller_of(association), "" if request is None else request.called_ae, reason
+        )
 
-    def _turned_away(
+    def _report_rejection(
         self, caller: Caller, called_ae: str, reason: str, rejection: Rejection | None = None
     ) -> None:
         """Log and count an association that was not accepted; None: there was none to answer.
 
         Who may try again as it is, stands on no list.
         """
-        event, counter = _TURNED_AWAY.get(rejection, ("association rejected", "rejected_protocol"))
+        event, counter = _REJECTION_EVENTS.get(
+            rejection, ("association rejected", "rejected_protocol")
+        )
         counters.add(counter)
         self.log.warning(
             event,
@@ -311,61 +320,61 @@ class Receiver:
             status=None if rejection is None else "/".join(map(str, rejection)),
         )
         if counter != "rejected_busy" and (caller.ae_title or called_ae):
-            self.door.note(caller, called_ae, reason)
+            self.access_policy.note(caller, called_ae, reason)
 
-    def _accepted(self, event: Any) -> None:
+    def _on_accepted(self, event: Any) -> None:
         with self._lock:
-            token = self._open[event.assoc] = next(self._tokens)
-            self._held[token] = {}
-            counters.put("associations", len(self._open))
+            token = self._tokens_by_association[event.assoc] = next(self._tokens)
+            self._holds_by_token[token] = {}
+            counters.put("associations", len(self._tokens_by_association))
 
-    def _ended(self, event: Any) -> None:
-        self._end(event.assoc)
+    def _on_end(self, event: Any) -> None:
+        self._end_association(event.assoc)
 
-    def _end(self, association: Any) -> None:
+    def _end_association(self, association: Any) -> None:
         with self._lock:
-            token = self._open.pop(association, None)
-            held = self._held.pop(token, {}) if token is not None else {}
-            counters.put("associations", len(self._open))
-        if token is not None and held:
-            self._release(token)
+            token = self._tokens_by_association.pop(association, None)
+            holds = self._holds_by_token.pop(token, {}) if token is not None else {}
+            counters.put("associations", len(self._tokens_by_association))
+        if token is not None and holds:
+            self._release_holds(token)
 
-    def _seated(self, association: Any) -> bool:
-        """Whether there is a place for the association; it keeps it until its thread ends."""
+    def _reserve_slot(self, association: Any) -> bool:
+        """Whether there is a slot for the association; it keeps it until its thread ends."""
         title = association.calling_ae
-        place = self.places.take(title)
-        if place is None:
+        slot = self.slots.reserve(title)
+        if slot is None:
             return False
         with self._lock:
-            self._taken[association] = place
+            self._slots[association] = slot
         return True
 
-    def _over(self, association: upper_layer.Acceptor) -> None:
-        """The last word of an association's thread, however it came to its end."""
-        self._end(association)
+    def _on_thread_end(self, association: Acceptor) -> None:
+        """Free what an association had, when its thread ends for whatever reason."""
+        self._end_association(association)
         with self._lock:
             self._associations.discard(association)
-            place = self._taken.pop(association, None)
-        if place is not None:
-            self.places.leave(place)
+            slot = self._slots.pop(association, None)
+        if slot is not None:
+            self.slots.release(slot)
 
-    def _busier(self) -> bool:
+    def _has_more_than_others(self) -> bool:
         """Whether another receiver has fewer associations, or none, while we have some."""
-        held = self.places.held()
-        mine = held.pop(os.getpid(), 0)
+        counts = self.slots.count_by_process()
+        mine = counts.pop(os.getpid(), 0)
         others = self.settings.processes - 1
-        return others > 0 and mine > min(held.values() if len(held) >= others else [0])
+        return others > 0 and mine > min(counts.values() if len(counts) >= others else [0])
 
-    def _release(self, token: str) -> None:
+    def _release_holds(self, token: str) -> None:
         try:
-            self.commits.write("", lambda session: exams.end_association(session, token))
+            self.group_commit.write("", lambda session: exams.end_association(session, token))
         except (QCError, SQLAlchemyError) as error:
             # The hold runs out by itself.
             self.log.warning("hold not released", error_type=type(error).__name__)
 
-    def _store(self, event: Any) -> int | Dataset:
+    def _on_c_store(self, event: Any) -> int | Dataset:
         try:
-            admission, receipt = self._take(event)
+            admission, receipt = self._receive_object(event)
         except RefusedError as refusal:
             counters.refused(refusal.status)
             self.log.warning(
@@ -395,21 +404,21 @@ class Receiver:
         )
         return SUCCESS
 
-    def _take(self, event: Any) -> tuple[receipts.Admission, receipts.Receipt]:
-        """Everything between the last chunk and the answer. Raises RefusedError."""
+    def _receive_object(self, event: Any) -> tuple[receipts.Admission, receipts.Receipt]:
+        """Check, store and record the object of a C-STORE request. Raises RefusedError."""
         try:
             check(event)
         except RefusedRequestError as refusal:
             raise RefusedError(refusal.status, refusal.reason) from refusal
-        received = event.request._dataset_file
-        if received is None:
+        data_set_file = event.request._dataset_file
+        if data_set_file is None:
             raise RefusedError(CANNOT_UNDERSTAND, "no data set")
         syntax = str(event.context.transfer_syntax)
-        incoming: Incoming = received.incoming
+        incoming: Incoming = data_set_file.incoming
         with incoming:
             if self.pressure.level() is Level.HARD:
                 raise RefusedError(OUT_OF_RESOURCES, "no room for now")
-            identity = self._identify(event, incoming, syntax)
+            identity = self._read_identity(event, incoming, syntax)
             try:
                 path, sha256 = self.spool.adopt(incoming)
             except OSError as error:
@@ -434,7 +443,7 @@ class Receiver:
         destinations = self.routes.route(SOURCE, [traits]).to
         return self._record(event.assoc, receipt, destinations), receipt
 
-    def _identify(self, event: Any, incoming: Incoming, syntax: str) -> Identity:
+    def _read_identity(self, event: Any, incoming: Incoming, syntax: str) -> Identity:
         try:
             incoming.flush()
             identity = read_identity(
@@ -451,7 +460,7 @@ class Receiver:
             raise RefusedError(DATA_SET_MISMATCH, "SOP Instance UID differs from the command's")
         if identity.sop_class_uid != str(event.request.AffectedSOPClassUID):
             raise RefusedError(DATA_SET_MISMATCH, "SOP Class UID differs from the command's")
-        _check(identity)
+        _check_identifiers(identity)
         return identity
 
     def _record(
@@ -472,41 +481,41 @@ class Receiver:
                 bundle_id=lambda: bundle_id(session),
                 now=now,
             )
-            holds = self._holds(receipt.association, admission.exam_id, now)
-            if not holds:
+            is_held = self._has_hold(receipt.association, admission.exam_id, now)
+            if not is_held:
                 exams.touch(session, receipt.association, admission.exam_id, now, until)
-            return admission, holds
+            return admission, is_held
 
         try:
-            admission, held = self.commits.write(receipt.study_instance_uid, admit)
+            admission, is_held = self.group_commit.write(receipt.study_instance_uid, admit)
         except (QCError, SQLAlchemyError) as error:
             # The file stays: it may be the bytes of an earlier revision, and a resend needs it.
             raise RefusedError(OUT_OF_RESOURCES, "database cannot be used") from error
-        if not held:
-            self._keep(association, receipt.association, admission.exam_id, until)
+        if not is_held:
+            self._remember_hold(association, receipt.association, admission.exam_id, until)
         return admission
 
     def _token(self, association: Any) -> str:
         with self._lock:
-            return self._open.get(association) or next(self._tokens)
+            return self._tokens_by_association.get(association) or next(self._tokens)
 
-    def _holds(self, token: str, exam_id: int, now: datetime) -> bool:
+    def _has_hold(self, token: str, exam_id: int, now: datetime) -> bool:
         """Whether the association holds the exam for some time yet, so that no row need say so."""
         with self._lock:
-            until = self._held.get(token, {}).get(exam_id)
+            until = self._holds_by_token.get(token, {}).get(exam_id)
         return until is not None and now < until - timedelta(seconds=HOLD_SECONDS / 2)
 
-    def _keep(self, association: Any, token: str, exam_id: int, until: datetime) -> None:
+    def _remember_hold(self, association: Any, token: str, exam_id: int, until: datetime) -> None:
         """Remember the hold, or let go at once if the association ended meanwhile."""
         with self._lock:
-            alive = self._open.get(association) == token
-            if alive:
-                self._held[token][exam_id] = until
-        if not alive:
-            self._release(token)
+            is_open = self._tokens_by_association.get(association) == token
+            if is_open:
+                self._holds_by_token[token][exam_id] = until
+        if not is_open:
+            self._release_holds(token)
 
 
-def _check(identity: Identity) -> None:
+def _check_identifiers(identity: Identity) -> None:
     """Raise RefusedError for identifiers that no database row or log line shall hold.
 
     Digits and dots are all that is asked of a UID (PS3.5 9.1 asks for more): machines in use break
@@ -530,7 +539,7 @@ def _uid_or_none(value: object) -> str | None:
     return str(value) if is_uid(str(value)) else None
 
 
-def _echo(event: Any) -> int:
+def _on_c_echo(event: Any) -> int:
     """C-ECHO (PS3.7 9.1.5)."""
     try:
         check(event)
@@ -539,28 +548,30 @@ def _echo(event: Any) -> int:
     return SUCCESS
 
 
-def _shaken(opened: Opened, handshake: tls.Handshake) -> Opened:
-    """The same behind a handshake, each in a thread of its own: a slow one holds up nobody else."""
-    shaking = threading.BoundedSemaphore(MAX_HANDSHAKES)
+def _with_handshake(on_request: OnRequest, handshake: tls.Handshake) -> OnRequest:
+    """`on_request` after a TLS handshake in its own thread, so that a slow one delays nobody."""
+    handshake_slots = threading.BoundedSemaphore(MAX_HANDSHAKES)
 
-    def shake(connection: socket.socket, address: Any, begun: bytes) -> None:
+    def run_handshake(connection: socket.socket, address: Any, first_bytes: bytes) -> None:
         try:
-            opened(handshake(connection), address, begun)
+            on_request(handshake(connection), address, first_bytes)
         except OSError as error:
             counters.add("rejected_protocol")
             log.get(role="receive").warning(
                 "handshake failed", reason=tls.reason(error), address=address[0]
             )
         finally:
-            shaking.release()
+            handshake_slots.release()
 
-    def begin(connection: socket.socket, address: Any, begun: bytes) -> None:
-        if not shaking.acquire(blocking=False):
+    def start_thread(connection: socket.socket, address: Any, first_bytes: bytes) -> None:
+        if not handshake_slots.acquire(blocking=False):
             connection.close()
             return
-        threading.Thread(target=shake, args=(connection, address, begun), daemon=True).start()
+        threading.Thread(
+            target=run_handshake, args=(connection, address, first_bytes), daemon=True
+        ).start()
 
-    return begin
+    return start_thread
 
 
 def _hold_until(now: datetime) -> datetime:

@@ -1,6 +1,6 @@
-"""The places for associations, shared by all receiving processes: so many in all, and for one AE.
+"""Association slots shared by all receiving processes: a limit in all, and one for each AE.
 
-A table in memory that the supervisor makes and its receivers inherit: one slot for each place, with
+A table in memory that the supervisor makes and its receivers inherit: one entry for each slot, with
 the process that holds it and the calling AE title. What a dead process held is freed by `clear`.
 """
 
@@ -17,51 +17,51 @@ from contextlib import contextmanager
 _SLOT = struct.Struct("<I20s")
 
 
-class Places:
-    """The table behind a descriptor that `make` gave; `most_of_ae` 0 means no cap."""
+class AssociationSlots:
+    """The table behind a descriptor that `create` returned; `limit_per_ae` 0 means no cap."""
 
-    def __init__(self, descriptor: int, most: int, most_of_ae: int) -> None:
+    def __init__(self, descriptor: int, limit: int, limit_per_ae: int) -> None:
         self.descriptor = descriptor
-        self.most = most
-        self.most_of_ae = most_of_ae
-        self._table = mmap.mmap(descriptor, most * _SLOT.size)
+        self.limit = limit
+        self.limit_per_ae = limit_per_ae
+        self._table = mmap.mmap(descriptor, limit * _SLOT.size)
         self._lock = threading.Lock()
 
     @classmethod
-    def make(cls, most: int, most_of_ae: int) -> "Places":
+    def create(cls, limit: int, limit_per_ae: int) -> "AssociationSlots":
         """An empty table that child processes can be given."""
-        descriptor = os.memfd_create("places")
-        os.ftruncate(descriptor, most * _SLOT.size)
-        return cls(descriptor, most, most_of_ae)
+        descriptor = os.memfd_create("association-slots")
+        os.ftruncate(descriptor, limit * _SLOT.size)
+        return cls(descriptor, limit, limit_per_ae)
 
-    def take(self, ae_title: str) -> int | None:
-        """A place for an association of this process; None if there is none left for the AE."""
+    def reserve(self, ae_title: str) -> int | None:
+        """A slot for an association of this process; None if there is none left for the AE."""
         title = _encoded(ae_title)
-        with self._alone():
+        with self._locked():
             slots = list(self._slots())
             of_ae = sum(1 for pid, name in slots if pid and name == title)
-            if self.most_of_ae and of_ae >= self.most_of_ae:
+            if self.limit_per_ae and of_ae >= self.limit_per_ae:
                 return None
-            for place, (pid, _) in enumerate(slots):
+            for slot, (pid, _) in enumerate(slots):
                 if not pid:
-                    self._write(place, os.getpid(), title)
-                    return place
+                    self._write(slot, os.getpid(), title)
+                    return slot
         return None
 
-    def leave(self, place: int) -> None:
+    def release(self, slot: int) -> None:
         """The association is over."""
-        with self._alone():
-            self._write(place, 0, b"")
+        with self._locked():
+            self._write(slot, 0, b"")
 
     def clear(self, pid: int) -> int:
-        """Free what a process held that has died; returns how many places."""
-        with self._alone():
-            held = [place for place, (holder, _) in enumerate(self._slots()) if holder == pid]
-            for place in held:
-                self._write(place, 0, b"")
-        return len(held)
+        """Free what a process held that has died; returns how many slots."""
+        with self._locked():
+            slots = [slot for slot, (holder, _) in enumerate(self._slots()) if holder == pid]
+            for slot in slots:
+                self._write(slot, 0, b"")
+        return len(slots)
 
-    def held(self) -> Counter[int]:
+    def count_by_process(self) -> Counter[int]:
         """How many places each process holds, by its id."""
         # Without the lock: a slot that changes meanwhile makes the figure one too high or too low.
         return Counter(pid for pid, _ in self._slots() if pid)
@@ -74,11 +74,11 @@ class Places:
         for pid, title in _SLOT.iter_unpack(self._table[:]):
             yield pid, title.rstrip(b"\0")
 
-    def _write(self, place: int, pid: int, title: bytes) -> None:
-        _SLOT.pack_into(self._table, place * _SLOT.size, pid, title)
+    def _write(self, slot: int, pid: int, title: bytes) -> None:
+        _SLOT.pack_into(self._table, slot * _SLOT.size, pid, title)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         """Neither a thread of ours nor another process in the table; a dead one's lock is gone."""
         with self._lock:
             fcntl.lockf(self.descriptor, fcntl.LOCK_EX)

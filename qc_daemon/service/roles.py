@@ -65,7 +65,7 @@ class RoleContext:
 def receive(context: RoleContext, stop: threading.Event) -> None:
     """Take objects in; at the end let associations finish."""
     _never_decode()
-    from qc_daemon.receive import Handshake, Places, Receiver, Spool
+    from qc_daemon.receive import AssociationSlots, Handshake, Receiver, Spool
 
     assert context.places is not None
     settings = context.settings
@@ -75,7 +75,9 @@ def receive(context: RoleContext, stop: threading.Event) -> None:
         context.store,
         Spool(settings.store.spool),
         context.owner,
-        places=Places(context.places, limits.max_associations, limits.max_associations_per_ae),
+        slots=AssociationSlots(
+            context.places, limits.max_associations, limits.max_associations_per_ae
+        ),
         destinations=settings.destination,
         routes=Routes.of(settings),
     )

@@ -25,7 +25,7 @@ from detector.errors import ErrorCode, QCError
 from detector.process_id import gone, owner
 from qc_daemon.observe import counters, log, metrics
 from qc_daemon.operations.bundles import active_bundle, seed_bundle
-from qc_daemon.receive import Places, Spool, check_tls, listen
+from qc_daemon.receive import AssociationSlots, Spool, check_tls, listen
 from qc_daemon.records import schema
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.store import Store
@@ -263,7 +263,9 @@ class Supervisor:
         self.spool = spool
         self.listeners = listeners
         receive = settings.receive
-        self.places = Places.make(receive.max_associations, receive.max_associations_per_ae)
+        self.places = AssociationSlots.create(
+            receive.max_associations, receive.max_associations_per_ae
+        )
         tls = receive.tls
         self.expiry = CertificateWatch(tls.certificate) if tls is not None and listeners else None
         self.log = log.get(role="supervisor")

@@ -179,7 +179,7 @@ def test_a_burst_is_written_in_few_transactions(
         assert not accepted(site, "US2")
     assert len(writes) == 1
     # What waits is written by the receiver's regular round.
-    site.receiver.door._write_due = 0.0
+    site.receiver.access_policy._write_due = 0.0
     site.receiver.hold()
     assert len(writes) == 2
     assert refused(site)[0].attempts == 5

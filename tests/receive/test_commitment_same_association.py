@@ -14,7 +14,7 @@ from sqlalchemy import insert
 from detector.errors import ErrorCode, QCError
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, Reference, Report
 from qc_daemon.receive import access
-from qc_daemon.receive.access import Caller, Door, Reporters
+from qc_daemon.receive.access import AccessPolicy, Caller, ReportingDestinations
 from qc_daemon.receive.back_pressure import Level
 from qc_daemon.records.commitment import scu
 from qc_daemon.records.store import Store
@@ -195,9 +195,11 @@ def test_off_is_no_caller(open_site: Callable[..., Site]) -> None:
 
 
 @pytest.fixture
-def door(site: Site) -> Callable[..., Door]:
-    def make(peers: list[PeerSettings], *destinations: DestinationSettings) -> Door:
-        made = Door(peers, site.store, lambda: datetime.now(UTC), Reporters(destinations))
+def access_policy(site: Site) -> Callable[..., AccessPolicy]:
+    def make(peers: list[PeerSettings], *destinations: DestinationSettings) -> AccessPolicy:
+        made = AccessPolicy(
+            peers, site.store, lambda: datetime.now(UTC), ReportingDestinations(destinations)
+        )
         made.refresh()
         return made
 
@@ -212,21 +214,23 @@ def caller(title: str, address: str) -> Any:
     )
 
 
-def test_only_from_the_address_of_its_host(door: Callable[..., Door]) -> None:
+def test_only_from_the_address_of_its_host(access_policy: Callable[..., AccessPolicy]) -> None:
     near = PACS.model_copy(update={"host": "192.0.2.7"})
-    made = door([PeerSettings(**MODALITY)], near)
+    made = access_policy([PeerSettings(**MODALITY)], near)
     assert made.only_reports(caller("PACS", "192.0.2.7"))
     assert made.only_reports(caller("PACS", "::ffff:192.0.2.7"))
     assert not made.only_reports(caller("PACS", "192.0.2.8"))
     assert not made.only_reports(caller("pacs", "192.0.2.7"))
     # Without any peer too, where only loopback is taken otherwise.
-    assert door([], near).only_reports(caller("PACS", "192.0.2.7"))
+    assert access_policy([], near).only_reports(caller("PACS", "192.0.2.7"))
 
 
-def test_a_peer_with_a_certificate_is_not_let_in_without(door: Callable[..., Door]) -> None:
+def test_a_peer_with_a_certificate_is_not_let_in_without(
+    access_policy: Callable[..., AccessPolicy],
+) -> None:
     near = PACS.model_copy(update={"host": "192.0.2.7"})
     bound = PeerSettings(ae_title="PACS", address="192.0.2.0/24", certificate="0" * 64)
-    assert not door([bound], near).only_reports(caller("PACS", "192.0.2.7"))
+    assert not access_policy([bound], near).only_reports(caller("PACS", "192.0.2.7"))
 
 
 def test_a_name_that_cannot_be_resolved_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,15 +241,15 @@ def test_a_name_that_cannot_be_resolved_lets_nobody_in(monkeypatch: pytest.Monke
         raise OSError(-2, "unknown")
 
     monkeypatch.setattr(access.socket, "getaddrinfo", fails)
-    reporters = Reporters([PACS])
+    destinations = ReportingDestinations([PACS])
     for _ in range(3):
-        assert reporters.at(Caller("PACS", "127.0.0.1")) == []
+        assert destinations.at(Caller("PACS", "127.0.0.1")) == []
     assert asked == ["localhost"]
 
 
 def test_while_the_database_was_never_asked_nobody_is_judged(tmp_path: Path) -> None:
     away = Store(f"sqlite:///{tmp_path / 'no' / 'qc.db'}")
     near = PACS.model_copy(update={"host": "192.0.2.7"})
-    made = Door([], away, lambda: datetime.now(UTC), Reporters([near]))
+    made = AccessPolicy([], away, lambda: datetime.now(UTC), ReportingDestinations([near]))
     assert not made.only_reports(caller("PACS", "192.0.2.7"))
     assert made.rejection(caller("PACS", "192.0.2.7")) == access.TEMPORARY

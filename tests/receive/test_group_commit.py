@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from qc_daemon.receive.group_commit import Commits
+from qc_daemon.receive.group_commit import GroupCommit
 from qc_daemon.records.store import Store
 
 
@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> Counting:
     return made
 
 
-def write(commits: Commits, value: int | None, told: list[Any]) -> threading.Thread:
+def write(commits: GroupCommit, value: int | None, told: list[Any]) -> threading.Thread:
     def work(session: Session) -> int | None:
         session.execute(text("INSERT INTO t VALUES (:a)"), {"a": value})
         return value
@@ -63,7 +63,7 @@ def written(store: Store) -> list[int]:
 
 def crowd(store: Counting, values: list[int | None]) -> list[Any]:
     """The first alone, the others while it is being committed; what each was told."""
-    commits, told = Commits(store), []  # type: ignore[var-annotated]
+    commits, told = GroupCommit(store), []  # type: ignore[var-annotated]
     threads = [write(commits, values[0], told)]
     assert store.begun.wait(60)
     threads += [write(commits, value, told) for value in values[1:]]

@@ -19,10 +19,10 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from qc_daemon.dicom import data_set_size
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
-from qc_daemon.receive import upper_layer
 from qc_daemon.receive.back_pressure import Pressure
 from qc_daemon.receive.identifiers import file_head
 from qc_daemon.receive.mpps import MPPS
+from qc_daemon.receive.upper_layer import dimse
 from qc_daemon.records.tables import CommitmentItem
 from tests.receive.conftest import Site
 from tests.support import fuzzing, raw_dimse
@@ -84,7 +84,7 @@ def test_a_data_set_without_end_is_cut_off(site: Site) -> None:
         _send_without_end(peer, asked)
         with pytest.raises(raw_dimse.AbortedError):
             peer.pdu()
-    eventually(lambda: upper_layer._budget._left == upper_layer.MAX_DATA_SETS_IN_MEMORY)
+    eventually(lambda: dimse.memory_budget._free_bytes == dimse.MAX_DATA_SETS_IN_MEMORY)
 
 
 def _send_without_end(peer: raw_dimse.Peer, asked: bytes) -> None:
@@ -106,10 +106,10 @@ def test_associations_hold_so_much_together(site: Site) -> None:
             peer = open_.enter_context(raw_dimse.association(site.port, [PUSH_MODEL]))
             for piece in pieces[:-1]:
                 peer.connection.sendall(piece)
-        eventually(lambda: upper_layer._budget._left < data_set_size.MAX_BYTES // 4)
+        eventually(lambda: dimse.memory_budget._free_bytes < data_set_size.MAX_BYTES // 4)
         last = open_.enter_context(raw_dimse.association(site.port, [PUSH_MODEL]))
         assert last.ask(1, asked, bytes(data_set_size.MAX_BYTES - 64)) == TOO_MUCH
-    eventually(lambda: upper_layer._budget._left == upper_layer.MAX_DATA_SETS_IN_MEMORY)
+    eventually(lambda: dimse.memory_budget._free_bytes == dimse.MAX_DATA_SETS_IN_MEMORY)
 
 
 def test_a_command_set_without_end_is_cut_off(site: Site) -> None:
@@ -135,9 +135,9 @@ def test_a_crowd_of_requests_ends_the_association(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who asks and asks and reads no answer."""
-    monkeypatch.setattr(upper_layer.Messages, "get_msg", lambda *_: (None, None))
+    monkeypatch.setattr(dimse.DimseProvider, "get_msg", lambda *_: (None, None))
     echo = raw_dimse.command("C-ECHO", "1.2.840.10008.1.1", None)
-    many = fuzzing.p_data(1, echo, b"")[0] * (upper_layer.MAX_REQUESTS + 1)
+    many = fuzzing.p_data(1, echo, b"")[0] * (dimse.MAX_REQUESTS + 1)
     with raw_dimse.association(site.port, ["1.2.840.10008.1.1"]) as peer:
         peer.connection.sendall(many)
         with pytest.raises(raw_dimse.AbortedError):

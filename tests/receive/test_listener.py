@@ -1,4 +1,4 @@
-"""The door to the port: who says nothing, too little or nonsense costs nothing that lasts."""
+"""The connection listener: who sends nothing, too little or nonsense costs nothing that lasts."""
 
 import contextlib
 import socket
@@ -58,7 +58,7 @@ def test_silent_ones_hold_up_nobody_and_are_dropped(
         assert threading.active_count() < threads + 5
         assert all(hung_up(caller) for caller in callers)
     eventually(lambda: not site.receiver._associations)
-    assert site.receiver._gates[0].waiting == 0
+    assert site.receiver._listeners[0].waiting == 0
     eventually(lambda: threading.active_count() <= threads and descriptors() <= files)
 
 
@@ -68,7 +68,7 @@ def test_the_longest_silent_goes_when_too_many_wait(
     monkeypatch.setattr(listener, "MAX_WAITING", 3)
     with crowd(site.port, 5) as callers:
         assert all(hung_up(caller) for caller in callers[:2])
-        eventually(lambda: site.receiver._gates[0].waiting == 3)
+        eventually(lambda: site.receiver._listeners[0].waiting == 3)
         assert store(site.port, ultrasound()) == [0x0000]
 
 
@@ -79,7 +79,7 @@ def test_requests_that_wait_take_bounded_memory(
     begun = b"\x01\x00\x00\x01\x00\x00" + bytes(6_000)
     with crowd(site.port, 2, begun) as callers:
         assert hung_up(callers[0])
-        eventually(lambda: site.receiver._gates[0].waiting == 1)
+        eventually(lambda: site.receiver._listeners[0].waiting == 1)
 
 
 @pytest.mark.parametrize(

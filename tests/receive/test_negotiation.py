@@ -41,8 +41,8 @@ def _counts() -> list[float]:
 
 def _refused(site: Site) -> list[RefusedCaller]:
     def now() -> list[RefusedCaller]:
-        site.receiver.door._write_due = 0.0
-        site.receiver.door.flush()
+        site.receiver.access_policy._write_due = 0.0
+        site.receiver.access_policy.flush()
         with site.store.read() as session:
             return peers.refused(session)
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from qc_daemon.receive import upper_layer
+from qc_daemon.receive.upper_layer import dimse
 from tests.receive.conftest import Site
 from tests.support import fuzzing
 from tests.support.dicom_peers import eventually, store, ultrasound
@@ -69,8 +69,8 @@ def test_an_object_that_is_whole_when_its_sender_aborts_leaves_no_file(
 ) -> None:
     """Abort and last byte arrive together, and the abort is seen first."""
     # As one that is not the usual C-STORE, it waits for the association's thread.
-    monkeypatch.setattr(upper_layer.command, "store_request", lambda _encoded: None)
-    monkeypatch.setattr(upper_layer.Messages, "get_msg", lambda *_: (None, None))
+    monkeypatch.setattr(dimse.c_store_command, "store_request", lambda _encoded: None)
+    monkeypatch.setattr(dimse.DimseProvider, "get_msg", lambda *_: (None, None))
     seed = fuzzing.seeds(None, [ultrasound()])[0]
     with socket.create_connection(("127.0.0.1", site.port), timeout=60) as peer:
         peer.sendall(fuzzing.associate([(seed.sop_class, seed.syntax)]))
