@@ -1,4 +1,4 @@
-"""A further look at the same region, shifted and scaled a little: test-time augmentation.
+"""Test-time augmentation: the same region, shifted and scaled a little.
 
 Never mirrored, for some structures are named by their side. No more than training moves a
 simulated picture, for size and place are themselves judged.
@@ -11,11 +11,12 @@ from detector.frame import Pixels
 from model.spatialclip.preprocess import FILL
 
 SHIFT, SCALE = 0.02, 0.03
-"""The largest shift, as a share of the sides, and the largest change of size."""
+"""A region is shifted by at most the first share of its sides, and its size changed by at
+most the second."""
 
 
-def glance(pixels: Pixels, number: int) -> Pixels:
-    """The `number`-th further look, from 0, at an RGB region (H, W, 3) uint8; always the same."""
+def augment(pixels: Pixels, number: int) -> Pixels:
+    """The `number`-th augmented copy, from 0, of an RGB region (H, W, 3) uint8; always the same."""
     height, width = pixels.shape[:2]
     generator = np.random.default_rng(number)
     factor = 1 + generator.uniform(-SCALE, SCALE)

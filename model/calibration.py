@@ -1,7 +1,8 @@
 """From a logit to a probability that means what it says, and how well it does.
 
-A scaling for all views, and for each view with enough samples one of its own, or an isotonic
-calibration where that was chosen. The calibration error is over equal-mass bins.
+`Calibration` has a map for all views, and for each view with enough samples one of its own: a
+`Scaling` (temperature and bias), or an `Isotonic` one where that was chosen. The calibration error
+is over equal-mass bins.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -10,12 +11,128 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+from sklearn.isotonic import IsotonicRegression
 
 from detector.anatomy import View
-from model.isotonic import Isotonic
-from model.scaling import Floats, Scaling
 
+Floats = npt.NDArray[np.float64]
+
+# A fit looks for the slope (1 / temperature) and the bias, in log odds, within these bounds.
+_SLOPE_RANGE = (0.02, 20.0)
+_BIAS_RANGE = (-10.0, 10.0)
+
+# A view gets a scaling of its own from this many samples of each class on.
 _LEAST_PER_CLASS = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """probability = sigmoid(logit / temperature + bias); monotone, for temperature > 0.
+
+    Temperature scaling after Guo et al. 2017, with a bias since the decision is binary, fitted to
+    Platt's targets (1999).
+    """
+
+    temperature: float = 1.0
+    bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"temperature {self.temperature} is not positive")
+        if not np.isfinite(self.bias):
+            raise ValueError(f"bias {self.bias} is not finite")
+
+    def probability(self, logits: npt.ArrayLike) -> Floats:
+        """Elementwise, 0..1."""
+        return np.asarray(expit(self.log_odds_of(logits)), float)
+
+    def log_odds_of(self, logits: npt.ArrayLike) -> Floats:
+        """Elementwise, unlike the probability without an end."""
+        return np.asarray(logits, float) / self.temperature + self.bias
+
+    @classmethod
+    def fit(cls, logits: npt.ArrayLike, labels: npt.ArrayLike, *, bias: bool = True) -> Self:
+        """By least negative log-likelihood; raises ValueError on samples of one class or that are
+        not finite.
+
+        The targets are not quite 0 and 1, the less so the fewer samples a class has. Else samples
+        that can almost be separated would have a slope near infinity, and a new one on the wrong
+        side be judged with certainty.
+        """
+        z, y = _checked_samples(logits, labels)
+        positives, negatives = y.sum(), (1 - y).sum()
+        target = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+
+        def loss(parameters: Floats) -> tuple[float, Floats]:
+            slope, shift = parameters
+            s = slope * z + shift
+            residual = expit(s) - target
+            return float(np.mean(np.logaddexp(0.0, s) - target * s)), np.array(
+                [np.mean(residual * z), np.mean(residual)]
+            )
+
+        optimum = minimize(
+            loss,
+            x0=np.array([1.0, 0.0]),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[_SLOPE_RANGE, _BIAS_RANGE if bias else (0.0, 0.0)],
+        )
+        return cls(float(1.0 / optimum.x[0]), float(optimum.x[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Isotonic:
+    """A calibration that takes its shape from the data and never falls.
+
+    Centred isotonic regression (Oron and Flournoy 2017): adjacent violators are pooled, each pool
+    stands at its mean logit. Between pools it is linear in log odds, and beyond them it rises as
+    temperature scaling does. So it rises everywhere: it ranks no two pictures otherwise than their
+    logits do, and says neither 0 nor 1.
+
+    `logits` are the pools' means and `log_odds` theirs, both rising; `scaling` gives the slope
+    beyond them, and is what a reader takes that knows no isotonic calibration.
+    """
+
+    scaling: Scaling
+    logits: tuple[float, ...]
+    log_odds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.logits or len(self.logits) != len(self.log_odds):
+            raise ValueError(f"{len(self.logits)} logits for {len(self.log_odds)} log odds")
+        for values in (self.logits, self.log_odds):
+            if not np.isfinite(values).all() or np.any(np.diff(values) <= 0):
+                raise ValueError("an isotonic calibration must be finite and rise")
+
+    def probability(self, logits: npt.ArrayLike) -> Floats:
+        """Elementwise, 0..1."""
+        return np.asarray(expit(self.log_odds_of(logits)), float)
+
+    def log_odds_of(self, logits: npt.ArrayLike) -> Floats:
+        """Elementwise, unlike the probability without an end."""
+        z = np.asarray(logits, float)
+        inside = np.clip(z, self.logits[0], self.logits[-1])
+        beyond = (z - inside) / self.scaling.temperature
+        return np.asarray(np.interp(inside, self.logits, self.log_odds) + beyond, float)
+
+    @classmethod
+    def fit(cls, logits: npt.ArrayLike, labels: npt.ArrayLike) -> Self:
+        """Raises ValueError on samples of one class or that are not finite."""
+        z, y = _checked_samples(logits, labels)
+        pool = np.unique(IsotonicRegression().fit_transform(z, y), return_inverse=True)[1]
+        size = np.bincount(pool).astype(float)
+        centre = np.bincount(pool, weights=z) / size
+        # Half a sample of each class more (Krichevsky and Trofimov 1981): no pool is certain.
+        share = (np.bincount(pool, weights=y) + 0.5) / (size + 1)
+        # Small pools are pulled further, and may so have changed their order: pooled once more.
+        order = np.arange(len(size))
+        rising = IsotonicRegression().fit(order, share, sample_weight=size).predict(order)
+        values, again = np.unique(rising, return_inverse=True)
+        middle = np.bincount(again, weights=centre * size) / np.bincount(again, weights=size)
+        return cls(Scaling.fit(z, y), tuple(map(float, middle)), tuple(map(float, logit(values))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +251,14 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def _map_to_json(found: Scaling | Isotonic) -> dict[str, Any]:
-    scaling = found.scaling if isinstance(found, Isotonic) else found
+def _map_to_json(calibration: Scaling | Isotonic) -> dict[str, Any]:
+    scaling = calibration.scaling if isinstance(calibration, Isotonic) else calibration
     facts: dict[str, Any] = {"temperature": scaling.temperature, "bias": scaling.bias}
-    if isinstance(found, Isotonic):
-        facts["isotonic"] = {"logits": list(found.logits), "log_odds": list(found.log_odds)}
+    if isinstance(calibration, Isotonic):
+        facts["isotonic"] = {
+            "logits": list(calibration.logits),
+            "log_odds": list(calibration.log_odds),
+        }
     return facts
 
 
@@ -148,3 +268,15 @@ def _map_from_json(data: Mapping[str, Any]) -> Scaling | Isotonic:
         return scaling
     logits, log_odds = data["isotonic"]["logits"], data["isotonic"]["log_odds"]
     return Isotonic(scaling, tuple(map(float, logits)), tuple(map(float, log_odds)))
+
+
+def _checked_samples(logits: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """Both as arrays; raises ValueError on what no calibration can be fitted to."""
+    z, y = np.asarray(logits, float), np.asarray(labels, float)
+    if z.shape != y.shape or z.ndim != 1:
+        raise ValueError(f"{z.shape} logits for {y.shape} labels")
+    if not np.isfinite(z).all() or not np.isin(y, (0.0, 1.0)).all():
+        raise ValueError("logits must be finite and labels 0 or 1")
+    if len(np.unique(y)) < 2:
+        raise ValueError("calibration needs samples of both classes")
+    return z, y

@@ -1,6 +1,6 @@
 """Judge a frame: boxes, words, view, quality, criteria, and how sure.
 
-The story of one region: detect, describe, look at picture, words and layout together, calibrate,
+One region after the other: detect, describe, fuse picture, words and layout, calibrate,
 check the criteria, and say "review" wherever the evidence does not carry a verdict.
 """
 
@@ -18,7 +18,7 @@ from detector.errors import Flag
 from detector.frame import Frame, Pixels, Region
 from detector.letterbox import Crop, crop
 from detector.yolo.yolo import YoloDetector
-from model.augment import glance
+from model.augment import augment
 from model.bundle.bundle import Bundle
 from model.calibration import Calibration
 from model.criteria import checks
@@ -69,8 +69,8 @@ class Thresholds:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What the networks say of one region, before any threshold on the verdict.
+class RegionPrediction:
+    """What the networks predict for one region, before any threshold on the verdict.
 
     `features` (3, d) are those of image, text and layout, of unit length.
     """
@@ -88,8 +88,8 @@ class Look:
 class Judge:
     """The loaded models of one bundle. Not thread-safe; one a process.
 
-    `augment` further looks are taken at each region and their logits averaged; with n of them a
-    region costs 1 + n times as much. Views that were not learnt from real pictures (all but
+    The logits of `augment` augmented copies of each region are averaged with its own; n of them
+    cost n times as much again. Views that were not learnt from real pictures (all but
     `real_views`) get a verdict in simulated ones only.
     """
 
@@ -144,30 +144,30 @@ class Judge:
     def judge(self, frame: Frame) -> list[Judgement]:
         """One judgement per tissue region of the frame."""
         crops = [crop(frame, region) for region in frame.regions]
-        looks = self.look([each.pixels for each in crops])
+        predictions = self.predict([each.pixels for each in crops])
         return [
-            self.judgement(frame, region, place, look)
-            for region, place, look in zip(frame.regions, crops, looks, strict=True)
+            self.judgement(frame, region, tissue, prediction)
+            for region, tissue, prediction in zip(frame.regions, crops, predictions, strict=True)
         ]
 
-    def look(self, regions: Sequence[Pixels]) -> list[Look]:
+    def predict(self, regions: Sequence[Pixels]) -> list[RegionPrediction]:
         """Run the networks over regions' pixels (each (H, W, 3) uint8 RGB)."""
-        looks = self._look(regions)
+        predictions = self._predict(regions)
         if not self.augment:
-            return looks
-        further = [
-            self._look([glance(pixels, number) for pixels in regions])
+            return predictions
+        augmented = [
+            self._predict([augment(pixels, number) for pixels in regions])
             for number in range(self.augment)
         ]
-        return [averaged(each) for each in zip(looks, *further, strict=True)]
+        return [average(each) for each in zip(predictions, *augmented, strict=True)]
 
     @torch.inference_mode()
-    def _look(self, regions: Sequence[Pixels]) -> list[Look]:
+    def _predict(self, regions: Sequence[Pixels]) -> list[RegionPrediction]:
         sizes = [(pixels.shape[1], pixels.shape[0]) for pixels in regions]
         boxes = self.detector.detect(regions)
-        found = [at_least(self.thresholds.detection, each) for each in boxes]
+        detections = [at_least(self.thresholds.detection, each) for each in boxes]
         layouts = [at_least(self.thresholds.layout, each) for each in boxes]
-        descriptions = self.describer.describe_batch(found, sizes)
+        descriptions = self.describer.describe_batch(detections, sizes)
         inputs = self.preprocessor.batch(
             [self.preprocessor.letterbox(pixels) for pixels in regions],
             descriptions,
@@ -182,13 +182,13 @@ class Judge:
         features = (
             torch.stack((output.image, output.text, output.spatial), 1).double().cpu().numpy()
         )
-        looks = []
+        predictions = []
         for i, pixels in enumerate(regions):
-            confidence = evidence([d.confidence for d in found[i]])
-            looks.append(
-                Look(
+            confidence = evidence([d.confidence for d in detections[i]])
+            predictions.append(
+                RegionPrediction(
                     pixels,
-                    found[i],
+                    detections[i],
                     descriptions[i],
                     float(output.logit[i]),
                     dict(zip(VIEWS, map(float, views[i]), strict=True)),
@@ -197,71 +197,74 @@ class Judge:
                     features[i],
                 )
             )
-        return looks
+        return predictions
 
-    def judgement(self, frame: Frame, region: Region, place: Crop, look: Look) -> Judgement:
-        """The verdict on a region of the frame, `place` its crop, from a look at that."""
-        view = self._view(look)
-        strange = (
-            look.outlier > self.outlier.threshold
+    def judgement(
+        self, frame: Frame, region: Region, tissue: Crop, prediction: RegionPrediction
+    ) -> Judgement:
+        """The verdict on a region of the frame from the prediction for its crop, `tissue`."""
+        view = self._view(prediction)
+        is_outlier = (
+            prediction.outlier > self.outlier.threshold
             or Flag.NOT_ULTRASOUND in frame.flags
-            or is_coloured_everywhere(look.pixels)
+            or is_coloured_everywhere(prediction.pixels)
         )
         # A simulation teaches how an anatomy lies, not how every scanner shows it.
-        ungrounded = not frame.simulated and view not in (View.OTHER, *self.real_views)
+        lacks_real_evidence = not frame.simulated and view not in (View.OTHER, *self.real_views)
         probability = raw = None
         quality = REVIEW
         if view is not View.OTHER:
-            raw = float(1 / (1 + np.exp(-look.logit)))
-            probability = self.calibration.calibrate(look.logit, view)
+            raw = float(1 / (1 + np.exp(-prediction.logit)))
+            probability = self.calibration.calibrate(prediction.logit, view)
             quality = self._quality(
-                probability, strange or ungrounded or not self._is_sure(view, look)
+                probability,
+                is_outlier or lacks_real_evidence or not self._is_sure(view, prediction),
             )
         height, width = frame.pixels.shape[:2]
         flags = []
-        if strange:
+        if is_outlier:
             flags.append(Flag.OUT_OF_DISTRIBUTION)
-        if ungrounded:
+        if lacks_real_evidence:
             flags.append(Flag.NO_REAL_EVIDENCE)
-        if min(look.pixels.shape[:2]) < LOW_RESOLUTION_PX:
+        if min(prediction.pixels.shape[:2]) < LOW_RESOLUTION_PX:
             flags.append(Flag.LOW_RESOLUTION)
         flags.extend(frame.flags)
         return Judgement(
             region_index=region.index,
             region_bbox=region.bbox,
             view=view,
-            view_probability=look.views[view],
+            view_probability=prediction.views[view],
             quality=quality,
             probability=probability,
             raw_probability=raw,
-            gates=look.gates,
+            gates=prediction.gates,
             detections=tuple(
-                Detection(d.label, clip(place.to_image(d.bbox), width, height), d.confidence)
-                for d in look.detections
+                Detection(d.label, clip(tissue.to_image(d.bbox), width, height), d.confidence)
+                for d in prediction.detections
             ),
-            description=look.description,
+            description=prediction.description,
             criteria=checks.judge(
                 view,
-                look.detections,
-                look.pixels.shape[1],
-                look.pixels.shape[0],
-                look.pixels,
+                prediction.detections,
+                prediction.pixels.shape[1],
+                prediction.pixels.shape[0],
+                prediction.pixels,
                 region.spacing_mm,
                 self.criteria_thresholds,
             ),
             flags=tuple(flags),
         )
 
-    def _view(self, look: Look) -> View:
+    def _view(self, prediction: RegionPrediction) -> View:
         """The likeliest view; OTHER when it is likelier than all of them together."""
-        if look.views[View.OTHER] >= 0.5:
+        if prediction.views[View.OTHER] >= 0.5:
             return View.OTHER
-        return max(set(look.views) - {View.OTHER}, key=lambda v: (look.views[v], v))
+        return max(set(prediction.views) - {View.OTHER}, key=lambda v: (prediction.views[v], v))
 
-    def _is_sure(self, view: View, look: Look) -> bool:
+    def _is_sure(self, view: View, prediction: RegionPrediction) -> bool:
         """Whether the view is likely enough and at least one of its structures was found."""
-        supported = any(BY_CODE[d.label].view is view for d in look.detections)
-        return supported and look.views[view] >= self.thresholds.view
+        supported = any(BY_CODE[d.label].view is view for d in prediction.detections)
+        return supported and prediction.views[view] >= self.thresholds.view
 
     def _quality(self, probability: float, unsure: bool) -> str:
         low, high = self.thresholds.review
@@ -270,21 +273,25 @@ class Judge:
         return STANDARD if probability >= high else NON_STANDARD
 
 
-def averaged(looks: Sequence[Look]) -> Look:
-    """The first look, its logits, those of its views, and its gates averaged with the others'.
+def average(predictions: Sequence[RegionPrediction]) -> RegionPrediction:
+    """The first prediction, but the logits of quality and views and the gates averaged over all.
 
     Boxes, words, features and the outlier score stay the first one's: they are of the picture as
     it is.
     """
-    names = list(looks[0].views)
+    names = list(predictions[0].views)
     # Log probabilities are the view logits, but for a constant that the normalisation takes away.
     tiny = np.finfo(float).tiny
-    views = np.log(np.maximum([[look.views[v] for v in names] for look in looks], tiny)).mean(0)
+    views = np.log(
+        np.maximum([[prediction.views[v] for v in names] for prediction in predictions], tiny)
+    ).mean(0)
     shares = np.exp(views - views.max())
-    image, text, spatial = np.mean([look.gates for look in looks], axis=0).tolist()
+    image, text, spatial = np.mean(
+        [prediction.gates for prediction in predictions], axis=0
+    ).tolist()
     return replace(
-        looks[0],
-        logit=float(np.mean([look.logit for look in looks])),
+        predictions[0],
+        logit=float(np.mean([prediction.logit for prediction in predictions])),
         views=dict(zip(names, (shares / shares.sum()).tolist(), strict=True)),
         gates=(image, text, spatial),
     )

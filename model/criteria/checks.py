@@ -39,8 +39,7 @@ from model.criteria.rules import (
     STOMACH,
 )
 from model.criteria.sonogram import Sonogram
-from model.criteria.three_way import Band
-from model.criteria.thresholds import PRESENT, CriteriaThresholds
+from model.criteria.thresholds import PRESENT, CriteriaThresholds, ThreeWayThreshold
 from model.finding import Criterion
 
 __all__ = ["CHECKS", "Better", "CriteriaThresholds", "Measurement", "judge", "measure"]
@@ -193,7 +192,7 @@ def _criterion(
 
 
 def _absence_counts(
-    check: Check, seen: Band, picture: Picture, thresholds: CriteriaThresholds
+    check: Check, seen: ThreeWayThreshold, picture: Picture, thresholds: CriteriaThresholds
 ) -> bool:
     """Whether "not detected" means "not visible": the label is known and the view is sure."""
     missing = [group for group in check.needs if seen.judge(picture.confidence(group)) is False]

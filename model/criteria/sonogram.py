@@ -1,4 +1,4 @@
-"""What the grey levels alone tell of a picture: its field of view, gain, sharpness and shadows.
+"""Measures a picture's field of view, gain, sharpness and shadows from its grey levels alone.
 
 Measured at one working size, so that thresholds hold for every matrix size.
 """
@@ -16,23 +16,25 @@ Floats = npt.NDArray[np.float32]
 
 LONG_SIDE = 384
 SHORTEST = 48
-"""Pixels: working size, and the shorter side below which nothing is measured."""
+"""In pixels: pictures are measured with this long side, and not at all if the shorter side is below
+SHORTEST."""
 
 BLACK = 0.02
-"""Smoothed brightness (0..1) of what lies outside the field of view."""
+"""What is outside the field of view is no brighter than this, smoothed (0..1)."""
 
 APEX_HEIGHTS = (0.15, 0.4, 0.8, 1.6, 8.0)
-"""Tried heights of the beams' meeting point above the picture, in picture heights: convex arrays of
-many radii; the last is as good as a linear array."""
+"""The beams' meeting point is tried at these heights above the picture, in picture heights: convex
+arrays have many radii, and the last height is as good as a linear array."""
 
 BEAMS, DEPTHS = 192, 128
-"""Samples across and along the beams of a structure."""
+"""A structure is sampled by this many beams, each at this many depths."""
 
-QUANTILE = 0.85
-"""Of a beam's brightness, for which it counts."""
+BEAM_QUANTILE = 0.85
+"""A beam's level is this quantile of its brightness: fluid darkens a stretch, a shadow the whole
+beam."""
 
 OUTSIDE = 0.03
-"""Share of the shorter side by which a box may overstep the recognised field of view."""
+"""A box may overstep the recognised field of view by this share of the picture's shorter side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +98,19 @@ class Sonogram:
         return least if least > -OUTSIDE else None
 
     def shadow(self, box: Box) -> float | None:
-        """How dark the darkest band of beams through the box is, 0 (as the rest) to 1 (black).
+        """How dark the darkest bundle of beams through the box is, 0 (as the rest) to 1 (black).
 
         A shadow darkens a beam all the way, fluid over a stretch only: so each beam counts with a
-        high percentile (QUANTILE) of its brightness between the box's top and just below it. The
+        high quantile (BEAM_QUANTILE) of its brightness between the box's top and just below it. The
         beams' meeting point is unknown; the one that sets the beams most apart is taken. None if
         the box holds too little of the field of view.
         """
-        found = [
+        darknesses = [
             darkness
             for height in APEX_HEIGHTS
             if (darkness := self._darkest_beam(box, height)) is not None
         ]
-        return max(found) if found else None
+        return max(darknesses) if darknesses else None
 
     def _scaled(self, box: Box) -> Box:
         x0, y0, x1, y1 = box
@@ -125,13 +127,13 @@ class Sonogram:
         x = apex_x + slopes[None, :] * (y - apex_y)
         map_x, map_y = x.astype(np.float32), np.broadcast_to(y, x.shape).astype(np.float32)
         beams = cv2.remap(self.grey, map_x, map_y, cv2.INTER_LINEAR, borderValue=-1.0)
-        seen = cv2.remap(self.inside.astype(np.float32), map_x, map_y, cv2.INTER_NEAREST) > 0.5
-        long_enough = seen.sum(axis=0) >= DEPTHS // 4
+        is_inside = cv2.remap(self.inside.astype(np.float32), map_x, map_y, cv2.INTER_NEAREST) > 0.5
+        long_enough = is_inside.sum(axis=0) >= DEPTHS // 4
         if long_enough.sum() < BEAMS // 4:
             return None
-        # NaN sorts last, so the rank among the seen samples is the percentile.
-        ranked = np.sort(np.where(seen, beams, np.nan)[:, long_enough], axis=0)
-        rank = np.round(QUANTILE * (seen.sum(axis=0)[long_enough] - 1)).astype(int)
+        # NaN sorts last, so the rank among the samples in the field of view is the percentile.
+        ranked = np.sort(np.where(is_inside, beams, np.nan)[:, long_enough], axis=0)
+        rank = np.round(BEAM_QUANTILE * (is_inside.sum(axis=0)[long_enough] - 1)).astype(int)
         level = np.take_along_axis(ranked, rank[None, :], axis=0)[0].astype(np.float64)
         window = max(3, len(level) // 10)
         smooth = np.convolve(level, np.full(window, 1 / window), mode="valid")

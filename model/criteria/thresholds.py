@@ -1,5 +1,6 @@
-"""Where each criterion turns: defaults, and their form in the bundle's manifest."""
+"""Three-valued thresholds of the criteria: defaults, and their form in the bundle's manifest."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,32 +22,79 @@ from model.criteria.rules import (
     SIZE,
     SKULL,
 )
-from model.criteria.three_way import Band
-
-PRESENT = Band(unmet_below=0.25, met_from=0.4)
-"""Confidence of a structure that must be seen, unless fitted."""
 
 
-def _above(unmet_below: float, met_from: float) -> Band:
-    return Band(unmet_below=unmet_below, met_from=met_from)
+@dataclass(frozen=True, slots=True)
+class ThreeWayThreshold:
+    """Met within met_from..met_to, not met below unmet_below or above unmet_above, else unknown.
+
+    Ends may be infinite; they must stand in the order of the fields.
+    """
+
+    unmet_below: float = -math.inf
+    met_from: float = -math.inf
+    met_to: float = math.inf
+    unmet_above: float = math.inf
+
+    def __post_init__(self) -> None:
+        ends = (self.unmet_below, self.met_from, self.met_to, self.unmet_above)
+        if any(map(math.isnan, ends)) or self.unmet_below > self.met_from:
+            raise ValueError(f"band {ends}: met may not begin below unmet_below")
+        if self.met_to > self.unmet_above:
+            raise ValueError(f"band {ends}: met may not end above unmet_above")
+
+    def judge(self, value: float) -> bool | None:
+        """True: met, False: not met, None: cannot be told."""
+        if value < self.unmet_below or value > self.unmet_above:
+            return False
+        if self.met_from <= value <= self.met_to:
+            return True
+        return None
+
+    def to_json(self) -> list[float | None]:
+        """The four ends in order; null stands for an infinite one."""
+        ends = (self.unmet_below, self.met_from, self.met_to, self.unmet_above)
+        return [end if math.isfinite(end) else None for end in ends]
+
+    @classmethod
+    def from_json(cls, data: Any) -> "ThreeWayThreshold":
+        """The inverse of `to_json`, except that met_from and met_to keep to their open side.
+
+        Raises ValueError on what is no band.
+        """
+        if not isinstance(data, list) or len(data) != 4:
+            raise ValueError(f"{data!r} is no band of four ends")
+        unbounded = (-math.inf, -math.inf, math.inf, math.inf)
+        return cls(
+            *(u if end is None else float(end) for end, u in zip(data, unbounded, strict=True))
+        )
 
 
-def _under(met_to: float, unmet_above: float) -> Band:
-    return Band(met_to=met_to, unmet_above=unmet_above)
+PRESENT = ThreeWayThreshold(unmet_below=0.25, met_from=0.4)
+"""A structure that must be visible counts as present at these confidences (0..1), unless the bundle
+has fitted ones of its own."""
 
 
-MEASURED: Mapping[View, Mapping[str, Band]] = {
+def _above(unmet_below: float, met_from: float) -> ThreeWayThreshold:
+    return ThreeWayThreshold(unmet_below=unmet_below, met_from=met_from)
+
+
+def _under(met_to: float, unmet_above: float) -> ThreeWayThreshold:
+    return ThreeWayThreshold(met_to=met_to, unmet_above=unmet_above)
+
+
+MEASURED: Mapping[View, Mapping[str, ThreeWayThreshold]] = {
     View.NT: {
-        GAIN.code: Band(0.2, 0.25, 0.53, 0.57),
+        GAIN.code: ThreeWayThreshold(0.2, 0.25, 0.53, 0.57),
         FOCUS.code: _above(1.7, 1.85),
         SHADOW.code: _under(0.42, 0.81),
         SIZE.code: _above(0.43, 0.48),
         PLANE.code: _above(0.2, 0.5),
-        NECK_NT.code: Band(84, 90, 108, 112),
+        NECK_NT.code: ThreeWayThreshold(84, 90, 108, 112),
         LEVEL.code: _under(25, 35),
     },
     View.CRL: {
-        GAIN.code: Band(0.2, 0.25, 0.53, 0.57),
+        GAIN.code: ThreeWayThreshold(0.2, 0.25, 0.53, 0.57),
         FOCUS.code: _above(1.65, 1.8),
         SHADOW.code: _under(0.85, 0.95),
         SIZE.code: _above(0.42, 0.5),
@@ -54,10 +102,10 @@ MEASURED: Mapping[View, Mapping[str, Band]] = {
         ENDS.code: _above(0.015, 0.05),
         HORIZONTAL.code: _under(28, 35),
         # The angle is the NT view's, wherever the same structures are found.
-        NECK_CRL.code: Band(84, 90, 108, 112),
+        NECK_CRL.code: ThreeWayThreshold(84, 90, 108, 112),
     },
     View.HEAD: {
-        GAIN.code: Band(0.2, 0.25, 0.5, 0.55),
+        GAIN.code: ThreeWayThreshold(0.2, 0.25, 0.5, 0.55),
         FOCUS.code: _above(1.5, 1.6),
         SHADOW.code: _under(0.87, 0.93),
         SIZE.code: _above(0.35, 0.45),
@@ -67,7 +115,7 @@ MEASURED: Mapping[View, Mapping[str, Band]] = {
         FALX.code: _under(0.1, 0.135),
     },
     View.ABDOMEN: {
-        GAIN.code: Band(0.17, 0.22, 0.53, 0.58),
+        GAIN.code: ThreeWayThreshold(0.17, 0.22, 0.53, 0.58),
         FOCUS.code: _above(1.75, 1.85),
         SHADOW.code: _under(0.53, 0.88),
         SIZE.code: _above(0.33, 0.42),
@@ -76,8 +124,11 @@ MEASURED: Mapping[View, Mapping[str, Band]] = {
         OUTLINE.code: _above(0.006, 0.012),
     },
 }
-"""From `training.criteria.fit` on phantoms with perturbed boxes, rounded outwards; how level a NT
-view lies from real boxes, which slope by less than 25 degrees in all 1,038 of the Fetus Framework.
+"""Where measured criteria turn, each in its measurement's unit.
+
+Fitted by `training.bundling.fit_criteria` on phantoms with perturbed boxes, rounded outwards; how
+level a NT view lies is from real boxes, which slope by less than 25 degrees in all 1,038 of the
+Fetus Framework.
 What is missing here cannot be told: of the NT view, whether it is complete (a cut-off part leaves
 no box to judge by); of the CRL view, its plane.
 """
@@ -89,8 +140,8 @@ def _all_labels() -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class CriteriaThresholds:
-    """Bands per view and criterion code: `presence` of detector confidence, `measured` of the
-    measurement in its own unit. A criterion without a band of its own cannot be told.
+    """Thresholds per view and criterion code: `presence` of detector confidence (0..1), `measured`
+    of the measurement in its own unit. A criterion without a threshold cannot be told.
 
     `known`: labels that the bundle's detector can find. `support`: mean confidence over a view's
     other labels from which a missing structure counts as not visible rather than not found.
@@ -98,16 +149,18 @@ class CriteriaThresholds:
 
     known: frozenset[str] = field(default_factory=_all_labels)
     support: float = 0.25
-    presence: Mapping[View, Mapping[str, Band]] = field(default_factory=dict)
-    measured: Mapping[View, Mapping[str, Band]] = field(default_factory=lambda: MEASURED)
+    presence: Mapping[View, Mapping[str, ThreeWayThreshold]] = field(default_factory=dict)
+    measured: Mapping[View, Mapping[str, ThreeWayThreshold]] = field(
+        default_factory=lambda: MEASURED
+    )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for bundle.json."""
         return {
             "known": sorted(self.known),
             "support": self.support,
-            "presence": _bands_to_json(self.presence),
-            "measured": _bands_to_json(self.measured),
+            "presence": _thresholds_to_json(self.presence),
+            "measured": _thresholds_to_json(self.measured),
         }
 
     @classmethod
@@ -116,20 +169,22 @@ class CriteriaThresholds:
         return cls(
             known=frozenset(str(code) for code in data["known"]),
             support=float(data["support"]),
-            presence=_bands_from_json(data["presence"]),
-            measured=_bands_from_json(data["measured"]),
+            presence=_thresholds_from_json(data["presence"]),
+            measured=_thresholds_from_json(data["measured"]),
         )
 
 
-def _bands_to_json(bands: Mapping[View, Mapping[str, Band]]) -> dict[str, Any]:
+def _thresholds_to_json(
+    thresholds: Mapping[View, Mapping[str, ThreeWayThreshold]],
+) -> dict[str, Any]:
     return {
-        view.value: {code: band.to_json() for code, band in of_view.items()}
-        for view, of_view in bands.items()
+        view.value: {code: threshold.to_json() for code, threshold in of_view.items()}
+        for view, of_view in thresholds.items()
     }
 
 
-def _bands_from_json(data: dict[str, Any]) -> dict[View, dict[str, Band]]:
+def _thresholds_from_json(data: dict[str, Any]) -> dict[View, dict[str, ThreeWayThreshold]]:
     return {
-        View(view): {code: Band.from_json(ends) for code, ends in of_view.items()}
+        View(view): {code: ThreeWayThreshold.from_json(ends) for code, ends in of_view.items()}
         for view, of_view in data.items()
     }

@@ -19,7 +19,7 @@ STRIDE = 32
 _FROZEN_STAGES = 4
 
 
-class ConvStem(nn.Module):
+class HybridEmbed(nn.Module):
     """CLIP-normalised pictures (B, 3, S, S) -> patch features (B, width, S / 32, S / 32).
 
     `name` is a timm EfficientNet. Its batch normalisation is folded into the convolutions, with the
@@ -31,7 +31,7 @@ class ConvStem(nn.Module):
         super().__init__()
         self.name = name
         self.mirrored = mirrored
-        self.features = folded(_network(name))
+        self.features = fold_batch_norm(_network(name))
         self.channels: int = self.features.feature_info.channels()[0]
         self.projection = nn.Conv2d(self.channels, width, 1, bias=False)
         gain = 255 / _SPREAD * torch.tensor(STD)
@@ -84,7 +84,7 @@ class ConvStem(nn.Module):
         if [tuple(t.shape) for t in own.values()] != [tuple(t.shape) for t in given]:
             raise ValueError("these weights are another network's")
         network.load_state_dict(dict(zip(own, given, strict=True)))
-        self.features.load_state_dict(folded(network).state_dict())
+        self.features.load_state_dict(fold_batch_norm(network).state_dict())
 
 
 def looked_at(pixel_values: Tensor) -> bool:
@@ -92,7 +92,7 @@ def looked_at(pixel_values: Tensor) -> bool:
     return pixel_values.shape[1] != 3
 
 
-def folded(network: Any) -> Any:
+def fold_batch_norm(network: Any) -> Any:
     """The network with each batch normalisation folded into the convolution before it, in place."""
     for parent in list(network.modules()):
         before: tuple[str, nn.Module] | None = None

@@ -15,7 +15,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from detector.anatomy import LABELS, View
 from detector.errors import ErrorCode, QCError
-from model.spatialclip.backbone import STRIDE, ConvStem, looked_at
+from model.spatialclip.backbone import STRIDE, HybridEmbed, looked_at
 from model.spatialclip.spatial_encoder import SpatialEncoder
 
 VIEWS: tuple[View, ...] = (View.HEAD, View.NT, View.CRL, View.ABDOMEN, View.OTHER)
@@ -148,7 +148,7 @@ class TriModalClip(nn.Module):
         self.clip_model.logit_scale.requires_grad_(False)
         if config.stem:
             embeddings = self.clip_model.vision_model.embeddings
-            embeddings.patch_embedding = ConvStem(
+            embeddings.patch_embedding = HybridEmbed(
                 config.stem, embeddings.embed_dim, config.mirrored
             )
         self.spatial_encoder = SpatialEncoder(
@@ -169,9 +169,9 @@ class TriModalClip(nn.Module):
         self.logit_scale = nn.Parameter(self.clip_model.logit_scale.detach().clone())
 
     @property
-    def stem(self) -> ConvStem | None:
+    def stem(self) -> HybridEmbed | None:
         patches = self.clip_model.vision_model.embeddings.patch_embedding
-        return patches if isinstance(patches, ConvStem) else None
+        return patches if isinstance(patches, HybridEmbed) else None
 
     def scale(self) -> Tensor:
         """The factor on cosine similarities in contrastive losses."""

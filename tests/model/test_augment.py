@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.augment import SCALE, SHIFT, glance
+from model.augment import SCALE, SHIFT, augment
 
 
 @settings(deadline=None)
@@ -12,10 +12,10 @@ from model.augment import SCALE, SHIFT, glance
 def test_shape_and_repeatability(number: int, height: int, width: int) -> None:
     pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3), np.uint8)
     kept = pixels.copy()
-    made = glance(pixels, number)
+    made = augment(pixels, number)
     assert made.shape == pixels.shape
     assert made.dtype == np.uint8
-    assert np.array_equal(made, glance(pixels, number))
+    assert np.array_equal(made, augment(pixels, number))
     assert np.array_equal(pixels, kept)
 
 
@@ -25,11 +25,11 @@ def test_a_spot_moves_no_further_than_it_may(number: int) -> None:
     """And stays on its side: left remains left."""
     pixels = np.zeros((200, 300, 3), np.uint8)
     pixels[48:53, 58:63] = 255
-    rows, columns = np.nonzero(glance(pixels, number)[..., 0] > 200)
+    rows, columns = np.nonzero(augment(pixels, number)[..., 0] > 200)
     assert abs(rows.mean() - 50) <= SHIFT * 200 + SCALE * 50 + 1
     assert abs(columns.mean() - 60) <= SHIFT * 300 + SCALE * 90 + 1
 
 
 def test_looks_differ() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
-    assert len({glance(pixels, number).tobytes() for number in range(8)}) == 8
+    assert len({augment(pixels, number).tobytes() for number in range(8)}) == 8

@@ -8,9 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.anatomy import View
-from model.calibration import Calibration, bootstrap_interval, expected_calibration_error
-from model.isotonic import Isotonic
-from model.scaling import Scaling
+from model.calibration import (
+    Calibration,
+    Isotonic,
+    Scaling,
+    bootstrap_interval,
+    expected_calibration_error,
+)
 
 
 def sample(n=4000, temperature=2.5, bias=-0.7, seed=0):

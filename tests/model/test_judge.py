@@ -10,13 +10,12 @@ from detector.anatomy import LABELS, View
 from detector.errors import Flag
 from detector.frame import Frame, Region
 from detector.letterbox import crop
-from model.augment import glance
+from model.augment import augment
 from model.bundle.bundle import Bundle
-from model.calibration import Calibration
+from model.calibration import Calibration, Scaling
 from model.criteria.rules import RULES
 from model.finding import NON_STANDARD, REVIEW, STANDARD
-from model.judge import Judge, Look, Thresholds
-from model.scaling import Scaling
+from model.judge import Judge, RegionPrediction, Thresholds
 from training.phantom import make
 
 
@@ -155,7 +154,7 @@ def test_a_view_on_slim_evidence_is_named_and_left_to_a_person(
         thresholds,
         judge.criteria_thresholds,
     )
-    looks = unsure.look([crop(frame, frame.regions[0]).pixels])
+    looks = unsure.predict([crop(frame, frame.regions[0]).pixels])
     views = {View.OTHER: 0.3, View.NT: 0.5, View.CRL: 0.2}
     (judgement,) = replace_look(unsure, looks, views).judge(frame)
     assert (judgement.view, judgement.quality) == (View.NT, REVIEW)
@@ -165,17 +164,17 @@ def test_a_view_on_slim_evidence_is_named_and_left_to_a_person(
 def test_other_is_said_when_it_is_likelier_than_all_views_together(
     judge: Judge, frame: Frame
 ) -> None:
-    looks = judge.look([crop(frame, frame.regions[0]).pixels])
+    looks = judge.predict([crop(frame, frame.regions[0]).pixels])
     told = replace_look(judge, looks, {View.OTHER: 0.5, View.NT: 0.5, View.CRL: 0.0})
     assert told.judge(frame)[0].view is View.OTHER
     told = replace_look(judge, looks, {View.OTHER: 0.45, View.NT: 0.4, View.CRL: 0.15})
     assert told.judge(frame)[0].view is View.NT
 
 
-def replace_look(judge: Judge, looks: list[Look], views: dict[View, float]) -> Judge:
+def replace_look(judge: Judge, looks: list[RegionPrediction], views: dict[View, float]) -> Judge:
     """The same judge, whose networks see these views in every picture."""
     told = copy(judge)
-    told.look = lambda _: [replace(look, views=views) for look in looks]  # type: ignore[method-assign]
+    told.predict = lambda _: [replace(look, views=views) for look in looks]  # type: ignore[method-assign]
     return told
 
 
@@ -189,9 +188,9 @@ def test_further_looks_average_the_logits_and_keep_the_picture_s_own_boxes(
 ) -> None:
     pixels = crop(frame, frame.regions[0]).pixels
     first, *others = (
-        judge.look([each])[0] for each in (pixels, glance(pixels, 0), glance(pixels, 1))
+        judge.predict([each])[0] for each in (pixels, augment(pixels, 0), augment(pixels, 1))
     )
-    (look,) = augmented(judge, 2).look([pixels])
+    (look,) = augmented(judge, 2).predict([pixels])
     assert {other.logit for other in others} != {first.logit}
     assert look.logit == pytest.approx(np.mean([each.logit for each in (first, *others)]))
     assert sum(look.views.values()) == pytest.approx(1)

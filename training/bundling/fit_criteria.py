@@ -11,7 +11,7 @@ from detector.boxes import Detection
 from detector.frame import Pixels
 from model.criteria.checks import CHECKS, Better, CriteriaThresholds, judge, measure
 from model.criteria.rules import RULES
-from model.criteria.three_way import Band
+from model.criteria.thresholds import ThreeWayThreshold
 
 FEWEST = 8
 """Pictures of either truth that a threshold needs."""
@@ -96,7 +96,7 @@ def rates(
     ]
 
 
-def band_of(values: Values, truths: Truths, better: Better) -> Band | None:
+def band_of(values: Values, truths: Truths, better: Better) -> ThreeWayThreshold | None:
     """The fitted band; None if the values do not tell the truths apart.
 
     Of MIDDLE, each side is fitted by itself, from the median of the met outwards.
@@ -107,15 +107,21 @@ def band_of(values: Values, truths: Truths, better: Better) -> Band | None:
         return _mirrored(_lower_end(-values, truths))
     centre = float(np.median(values[truths]))
     below, above = values <= centre, values >= centre
-    low = _lower_end(values[below], truths[below]) if _enough(truths[below]) else Band()
-    high = _lower_end(-values[above], truths[above]) if _enough(truths[above]) else Band()
+    low = (
+        _lower_end(values[below], truths[below]) if _enough(truths[below]) else ThreeWayThreshold()
+    )
+    high = (
+        _lower_end(-values[above], truths[above]) if _enough(truths[above]) else ThreeWayThreshold()
+    )
     mirrored = _mirrored(high)
     if low is None or mirrored is None:
         return None
-    return Band(low.unmet_below, low.met_from, mirrored.met_to, mirrored.unmet_above)
+    return ThreeWayThreshold(low.unmet_below, low.met_from, mirrored.met_to, mirrored.unmet_above)
 
 
-def _learn(bands: dict[str, Band], code: str, values: Values, truths: Truths, b: Better) -> None:
+def _learn(
+    bands: dict[str, ThreeWayThreshold], code: str, values: Values, truths: Truths, b: Better
+) -> None:
     told = np.isfinite(values)
     if not _enough(truths[told]):
         return
@@ -126,7 +132,7 @@ def _learn(bands: dict[str, Band], code: str, values: Values, truths: Truths, b:
         bands[code] = band
 
 
-def _lower_end(values: Values, truths: Truths) -> Band | None:
+def _lower_end(values: Values, truths: Truths) -> ThreeWayThreshold | None:
     """The band for values of which higher is better."""
     ordered = np.unique(values)
     if len(ordered) < 2:
@@ -146,11 +152,13 @@ def _lower_end(values: Values, truths: Truths) -> Band | None:
     lower = np.flatnonzero(sure_unmet[: middle + 1] & (unmet[: middle + 1] < 1))
     if not len(upper) or not len(lower):
         return None
-    return Band(unmet_below=float(cuts[lower[-1]]), met_from=float(cuts[middle + upper[0]]))
+    return ThreeWayThreshold(
+        unmet_below=float(cuts[lower[-1]]), met_from=float(cuts[middle + upper[0]])
+    )
 
 
-def _mirrored(band: Band | None) -> Band | None:
-    return band and Band(met_to=-band.met_from, unmet_above=-band.unmet_below)
+def _mirrored(band: ThreeWayThreshold | None) -> ThreeWayThreshold | None:
+    return band and ThreeWayThreshold(met_to=-band.met_from, unmet_above=-band.unmet_below)
 
 
 def _enough(truths: Truths) -> bool:

@@ -24,7 +24,7 @@ from rich.progress import track
 
 from detector.boxes import Detection
 from detector.frame import Pixels
-from model.spatialclip.backbone import ConvStem
+from model.spatialclip.backbone import HybridEmbed
 from model.spatialclip.preprocess import Preprocessor
 from training.augment import burned_in, scanner
 from training.data import augment
@@ -38,7 +38,7 @@ _JPEG = (4, 75, 96)
 
 def with_sights(
     items: Sequence[Evidence],
-    stem: ConvStem,
+    stem: HybridEmbed,
     preprocessor: Preprocessor,
     folder: Path,
     *,
@@ -62,7 +62,11 @@ def with_sights(
 
 
 def with_copies(
-    items: Sequence[Evidence], stem: ConvStem, preprocessor: Preprocessor, folder: Path, seed: int
+    items: Sequence[Evidence],
+    stem: HybridEmbed,
+    preprocessor: Preprocessor,
+    folder: Path,
+    seed: int,
 ) -> list[Evidence]:
     """The items, each real one with what the stem sees of JPEG copies of its picture, compressed as
     they lie on disk: before they are made small."""
@@ -103,7 +107,7 @@ def _copies(
     return copies
 
 
-def _weights(stem: ConvStem) -> bytes:
+def _weights(stem: HybridEmbed) -> bytes:
     told = hashlib.sha256(bytes([stem.mirrored]))
     for tensor in stem.features.state_dict().values():
         told.update(tensor.detach().cpu().numpy().tobytes())
@@ -128,7 +132,7 @@ def _code(simulated: bool) -> bytes:
 
 @torch.inference_mode()
 def _look(
-    item: Evidence, stem: ConvStem, preprocessor: Preprocessor, path: Path, count: int, seed: int
+    item: Evidence, stem: HybridEmbed, preprocessor: Preprocessor, path: Path, count: int, seed: int
 ) -> None:
     generator = np.random.default_rng(seed)
     sights = [item.as_seen(), *(vary(item, generator) for _ in range(count))]

@@ -12,7 +12,7 @@ from detector.anatomy import BY_CODE, View
 from detector.boxes import Detection
 from detector.frame import Frame, Pixels, Region
 from detector.letterbox import Crop, crop
-from model.judge import Judge, Look
+from model.judge import Judge, RegionPrediction
 from training.data.samples import Sample
 from training.data.styles import appearance, looks
 from training.evaluation.ablation import ablate
@@ -117,7 +117,7 @@ def with_looks(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], float | None
 
 
 def _judged(judge: Judge, pictures: Sequence[Picture]) -> list[Verdict]:
-    seen = judge.look([picture.pixels for picture in pictures])
+    seen = judge.predict([picture.pixels for picture in pictures])
     ablations = ablate(judge.spatialclip, np.stack([look.features for look in seen]))
     boxed = [picture.pixels for picture in pictures if picture.annotated]
     found = iter(judge.detector.detect(boxed, confidence=_LEAST_CONFIDENCE))
@@ -130,7 +130,7 @@ def _judged(judge: Judge, pictures: Sequence[Picture]) -> list[Verdict]:
 def _verdict(
     judge: Judge,
     picture: Picture,
-    look: Look,
+    look: RegionPrediction,
     logits: Mapping[str, float],
     found: Sequence[Detection],
 ) -> Verdict:

@@ -7,9 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.anatomy import View
-from model.calibration import Calibration
-from model.isotonic import Isotonic
-from model.scaling import Floats, Scaling
+from model.calibration import Calibration, Floats, Isotonic, Scaling
 from training.data.splits import place
 
 TEMPERATURE, ISOTONIC = "temperature", "isotonic"

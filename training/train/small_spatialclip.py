@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from detector.errors import ErrorCode, QCError
 from model.judge import Thresholds
-from model.spatialclip.backbone import ConvStem
+from model.spatialclip.backbone import HybridEmbed
 from model.spatialclip.checkpoint import WEIGHTS, load_spatialclip, save_spatialclip
 from model.spatialclip.network import SpatialClip, small_config
 from model.spatialclip.preprocess import Preprocessor
@@ -140,7 +140,7 @@ def begin(start: Path, recipe: SpatialClipRecipe) -> tuple[Preprocessor, Spatial
 
 def looked_at(
     items: Sequence[Evidence],
-    stem: ConvStem,
+    stem: HybridEmbed,
     preprocessor: Preprocessor,
     recipe: SpatialClipRecipe,
     cache: Path,

@@ -50,7 +50,7 @@ class SpatialClipRecipe:
     their effective number (Cui et al. 2019).
     `alone` weighs the quality losses of image, text and layout each alone: together they would
     lean on whichever fits the training pictures first. `hold_gates` holds
-    the gates near SHARES (Kullback-Leibler): learnt freely from a thousand pictures, they trust
+    the gates near GATE_PRIOR (Kullback-Leibler): learnt freely from a thousand pictures, they trust
     what is learnt by heart.
     `lora` is the rank of adapters that learn in the top stage in place of the top blocks; 0: none.
     `head_rate` times the learning rate goes to the linear heads: on features of unit length their
@@ -115,9 +115,9 @@ NO_VIEW = -1
 """View index of a picture whose view is not told: it teaches and judges none."""
 ALONE = torch.eye(3, dtype=torch.bool)
 """One modality present: (3, 3)."""
-SHARES = (0.4, 0.2, 0.4)
-"""Of image, text and layout. Words name what the layout holds, without its place and sureness, and
-change at a threshold: half a share."""
+GATE_PRIOR = (0.4, 0.2, 0.4)
+"""Gate weights of image, text and layout that `hold_gates` pulls towards. Text only restates the
+layout, without positions and confidences, and changes at a threshold: half the weight."""
 HEADS = ("gate_proj.", "classifier.", "view_head.", "trimodal_clip.pooled_projection.")
 STEM = ".patch_embedding.features."
 
@@ -238,7 +238,7 @@ def losses(
         total = total + recipe.alone * sum(map(quality, alone))
     if recipe.hold_gates and network.gate_proj is not None:
         whole = output.gates[present.all(-1)].float().clamp(min=1e-6)
-        shares = torch.tensor(SHARES)
+        shares = torch.tensor(GATE_PRIOR)
         total = total + recipe.hold_gates * (shares * (shares / whole).log()).sum() / len(present)
     if change is not None:
         total = total + recipe.steady * change

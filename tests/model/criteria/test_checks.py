@@ -10,7 +10,7 @@ from detector.boxes import Detection
 from model.criteria.checks import CHECKS, CriteriaThresholds, judge
 from model.criteria.rules import RULES
 from model.criteria.sonogram import Sonogram
-from model.criteria.three_way import Band
+from model.criteria.thresholds import ThreeWayThreshold
 
 WIDTH, HEIGHT = 400, 300
 VIEWS = [view for view in View if view is not View.OTHER]
@@ -272,8 +272,8 @@ def test_any_boxes_give_finite_values_and_true_evidence(view, detections):
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4).map(sorted), st.floats(-2e6, 2e6))
 def test_band_judges_and_returns_from_json(four, value):
-    band = Band(*four)
-    assert Band.from_json(json.loads(json.dumps(band.to_json()))) == band
+    band = ThreeWayThreshold(*four)
+    assert ThreeWayThreshold.from_json(json.loads(json.dumps(band.to_json()))) == band
     if value < four[0] or value > four[3]:
         assert band.judge(value) is False
     elif four[1] <= value <= four[2]:
@@ -285,14 +285,14 @@ def test_band_judges_and_returns_from_json(four, value):
 @pytest.mark.parametrize("data", [None, [1, 2, 3], [2, 1, 3, 4], [1, 2, 5, 4], "1234"])
 def test_no_band(data):
     with pytest.raises((ValueError, TypeError)):
-        Band.from_json(data)
+        ThreeWayThreshold.from_json(data)
 
 
 def test_thresholds_return_from_json():
     thresholds = CriteriaThresholds(
         known=frozenset({"NT", "NB"}),
         support=0.4,
-        presence={View.NT: {"CRIT-NT": Band(unmet_below=0.2, met_from=0.5)}},
+        presence={View.NT: {"CRIT-NT": ThreeWayThreshold(unmet_below=0.2, met_from=0.5)}},
     )
     again = CriteriaThresholds.from_json(json.loads(json.dumps(thresholds.to_json())))
     assert again == thresholds

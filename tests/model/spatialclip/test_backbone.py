@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.spatialclip.backbone import ConvStem, folded
+from model.spatialclip.backbone import HybridEmbed, fold_batch_norm
 from model.spatialclip.checkpoint import load_spatialclip, save_spatialclip
 from model.spatialclip.network import SpatialClip, SpatialClipConfig, full_config, small_config
 from model.spatialclip.preprocess import MEAN, STD
@@ -16,15 +16,15 @@ NAME = "tf_efficientnet_lite0"
 
 
 @pytest.fixture(scope="module")
-def stem() -> ConvStem:
-    return ConvStem(NAME, 24).eval()
+def stem() -> HybridEmbed:
+    return HybridEmbed(NAME, 24).eval()
 
 
-def test_one_feature_for_each_patch_of_32_pixels(stem: ConvStem) -> None:
+def test_one_feature_for_each_patch_of_32_pixels(stem: HybridEmbed) -> None:
     assert stem(torch.zeros(2, 3, 96, 64)).shape == (2, 24, 3, 2)
 
 
-def test_the_network_sees_grey_levels_as_its_weights_were_trained(stem: ConvStem) -> None:
+def test_the_network_sees_grey_levels_as_its_weights_were_trained(stem: HybridEmbed) -> None:
     seen = []
     hook = stem.features.conv_stem.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
     grey = torch.tensor([0.0, 127.0, 255.0]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
@@ -43,12 +43,12 @@ def test_folding_changes_no_output_and_leaves_no_normalisation() -> None:
     pixels = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         before = network(pixels)
-        after = folded(network)(pixels)
+        after = fold_batch_norm(network)(pixels)
     assert torch.allclose(before, after, atol=1e-5)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
 
 
-def test_pretrained_weights_are_taken_by_order_and_others_refused(stem: ConvStem) -> None:
+def test_pretrained_weights_are_taken_by_order_and_others_refused(stem: HybridEmbed) -> None:
     from timm import create_model
 
     published = create_model(NAME, pretrained=False).eval()

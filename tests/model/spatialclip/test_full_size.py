@@ -99,7 +99,7 @@ def test_full_size_bundle_judges_and_learns(tmp_path):
     frame = Frame(1, phantom.pixels, (Region(0, phantom.region),))
     (judgement,) = judge.judge(frame)
     assert sum(judgement.gates) == pytest.approx(1, abs=1e-5)
-    (look,) = judge.look([phantom.pixels])
+    (look,) = judge.predict([phantom.pixels])
     assert look.features.shape == (3, 768)
     assert np.isfinite(look.features).all()
 

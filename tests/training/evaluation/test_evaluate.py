@@ -47,7 +47,7 @@ def test_a_file_and_the_phantom_it_was_written_from_get_one_verdict(judge: Judge
 
 def test_ablations_take_their_branches_away(judge: Judge, samples: Path) -> None:
     pictures = [Picture.of_sample(sample) for sample in read_samples(samples)]
-    looks = judge.look([picture.pixels for picture in pictures])
+    looks = judge.predict([picture.pixels for picture in pictures])
     features = np.stack([look.features for look in looks])
     assert np.linalg.norm(features, axis=-1) == pytest.approx(np.ones((8, 3)), abs=1e-5)
     said = ablate(judge.spatialclip, features)

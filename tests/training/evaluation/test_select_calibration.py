@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from detector.anatomy import View
-from model.isotonic import Isotonic
-from model.scaling import Scaling
+from model.calibration import Isotonic, Scaling
 from training.evaluation.select_calibration import choose, paired
 
 
