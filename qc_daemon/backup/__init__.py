@@ -5,7 +5,7 @@ A backup is a folder: `manifest.json`, the database (`qc.db`, or `tables/*.copy`
 """
 
 from qc_daemon.backup.manifest import Manifest
-from qc_daemon.backup.restore import Later, Restored, restore
+from qc_daemon.backup.restore import LaterObject, Restoration, restore
 from qc_daemon.backup.save import save
 
-__all__ = ["Later", "Manifest", "Restored", "restore", "save"]
+__all__ = ["LaterObject", "Manifest", "Restoration", "restore", "save"]

@@ -28,7 +28,7 @@ _PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Later:
+class LaterObject:
     """An object that came after the backup: only the spool has it. The UID is "" if unreadable."""
 
     sha256: str
@@ -36,7 +36,7 @@ class Later:
 
 
 @dataclass(frozen=True, slots=True)
-class Restored:
+class Restoration:
     """What was done. `aside`: where the old database is, None if there was none.
 
     `files`: how many the spool lacked and was given; `replaced`: files that were not what was
@@ -50,7 +50,7 @@ class Restored:
     files: int
     replaced: int
     missing: tuple[str, ...]
-    later: tuple[Later, ...]
+    later: tuple[LaterObject, ...]
 
 
 def restore(
@@ -58,7 +58,7 @@ def restore(
     source: Path,
     now: datetime,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Restored:
+) -> Restoration:
     """Put a backup in place: a folder with a manifest, or a copied SQLite database alone.
 
     Raises QCError STORAGE: it is no sound backup, is of a later version or of another kind of
@@ -85,7 +85,7 @@ def restore(
             )
         sizes = _check_restored(url, file, counts)
         missing = tuple(path for path in sizes if not (spool / path).is_file())
-        return Restored(
+        return Restoration(
             schema_revision=revision,
             created=None if backup_manifest is None else backup_manifest.created,
             aside=aside,
@@ -260,7 +260,7 @@ def _check_restored(url: str, file: Path | None, counts: dict[str, int]) -> dict
         engine.dispose()
 
 
-def _files_without_row(url: str, spool: Path) -> Iterator[Later]:
+def _files_without_row(url: str, spool: Path) -> Iterator[LaterObject]:
     """Files of the spool that no row names."""
     engine = create_engine(parse(url))
     try:
@@ -273,7 +273,7 @@ def _files_without_row(url: str, spool: Path) -> Iterator[Later]:
         engine.dispose()
     for path in sorted(spool.glob("[0-9a-f][0-9a-f]/*.dcm")):
         if path.relative_to(spool).as_posix() not in paths:
-            yield Later(path.stem, _instance(path))
+            yield LaterObject(path.stem, _instance(path))
 
 
 def _instance(path: Path) -> str:

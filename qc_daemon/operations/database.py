@@ -10,7 +10,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
-from qc_daemon.backup import Manifest, Restored, restore, save
+from qc_daemon.backup import Manifest, Restoration, restore, save
 from qc_daemon.operations.spool import release_orphans
 from qc_daemon.records import integrity, schema
 from qc_daemon.settings import Settings
@@ -89,7 +89,7 @@ def save_all(settings: Settings, folder: Path, *, link: bool) -> tuple[list[str]
     for names, what in ((manifest.missing, "missing from"), (manifest.damaged, "damaged in")):
         if names:
             lines.append(f"{len(names)} objects that the database names are {what} the spool:")
-            lines += _listed([Path(name).stem for name in names])
+            lines += _first_lines([Path(name).stem for name in names])
     return lines, not (manifest.missing or manifest.damaged)
 
 
@@ -126,7 +126,7 @@ def _progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _describe(restoration: Restored) -> Iterator[str]:
+def _describe(restoration: Restoration) -> Iterator[str]:
     saved_at = f", as saved at {restoration.created}" if restoration.created else ""
     yield f"the database is restored{saved_at}, at {schema.described(restoration.schema_revision)}"
     if restoration.aside is not None:
@@ -141,16 +141,16 @@ def _describe(restoration: Restored) -> Iterator[str]:
         yield f"{restoration.files} received objects are back in the spool{replaced}"
     if restoration.missing:
         yield f"{len(restoration.missing)} objects that the database names are nowhere:"
-        yield from _listed([Path(path).stem for path in restoration.missing])
+        yield from _first_lines([Path(path).stem for path in restoration.missing])
     if restoration.later:
         count = len(restoration.later)
         yield f"{count} objects came after the backup, and only the spool has them:"
-        yield from _listed(
+        yield from _first_lines(
             [f"{each.sha256} {each.sop_instance_uid}".rstrip() for each in restoration.later]
         )
 
 
-def _listed(lines: list[str]) -> Iterator[str]:
+def _first_lines(lines: list[str]) -> Iterator[str]:
     for line in lines[:_LISTED]:
         yield f"  {line}"
     if len(lines) > _LISTED:

@@ -134,7 +134,7 @@ def _iso(moment: datetime | None) -> str | None:
 
 def retry_destination(settings: Settings, name: str) -> int:
     """Make all that was given up for a destination ready again; how many jobs."""
-    _known(settings, name)
+    _require_destination(settings, name)
     with open_store(settings).begin() as session:
         ids = destinations.given_up(session, name)
         return jobs.retry(session, ids, datetime.now(UTC))
@@ -142,11 +142,11 @@ def retry_destination(settings: Settings, name: str) -> int:
 
 def relearn_destination(settings: Settings, name: str) -> int:
     """Forget what a destination does not take; how many SOP classes."""
-    _known(settings, name)
+    _require_destination(settings, name)
     with open_store(settings).begin() as session:
         return destinations.forget(session, name)
 
 
-def _known(settings: Settings, name: str) -> None:
+def _require_destination(settings: Settings, name: str) -> None:
     if name not in [each.name for each in settings.destination]:
         raise UsageError(f"there is no destination {name}; see destination list")

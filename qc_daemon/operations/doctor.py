@@ -74,13 +74,13 @@ def examine(settings: Settings) -> Iterator[Check]:
     for name, check in (
         ("spool", _spool),
         ("database", _database),
-        ("spool and database", _reconciled),
+        ("spool and database", _check_reconciliation),
         ("queue", _queue),
-        ("scrub", _scrubbed),
+        ("scrub", _check_scrub),
         ("bundle", _bundle),
         ("device", _device),
         ("receiver", _receiver),
-        ("metrics", _observed),
+        ("metrics", _check_metrics),
         ("destinations", _destinations),
     ):
         yield _checked(name, check, settings)
@@ -141,7 +141,7 @@ def _database(settings: Settings) -> str:
     if file is not None:
         _writable(file.parent)
     if schema.will_be_made(url):
-        received = _received(settings.store.spool)
+        received = _check_received(settings.store.spool)
         if received:
             raise OSError(
                 0,
@@ -174,12 +174,12 @@ def _database(settings: Settings) -> str:
     return f"tables are up to date and sound ({describe_extent(result)})"
 
 
-def _received(spool: Path) -> int:
+def _check_received(spool: Path) -> int:
     """How many received objects the spool has."""
     return sum(1 for _ in spool.glob("[0-9a-f][0-9a-f]/*.dcm"))
 
 
-def _reconciled(settings: Settings) -> str:
+def _check_reconciliation(settings: Settings) -> str:
     spool = settings.store.spool
     if schema.check(settings.store.url) or not spool.is_dir():
         return "nothing to compare yet"
@@ -196,7 +196,7 @@ def _reconciled(settings: Settings) -> str:
     return f"{summary}; {result.young} more are too young to judge" if result.young else summary
 
 
-def _scrubbed(settings: Settings) -> str:
+def _check_scrub(settings: Settings) -> str:
     """How the last pass over the spool went; what it found is damaged may be fetched back since."""
     if not settings.store.scrub_megabytes_per_second:
         raise NoticeError("switched off: nobody would notice files that change on the disk")
@@ -305,7 +305,7 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def _observed(settings: Settings) -> str:
+def _check_metrics(settings: Settings) -> str:
     observe = settings.observe
     if observe.port is None:
         return "not served; observe.port names a port for them"

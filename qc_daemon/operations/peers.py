@@ -60,7 +60,7 @@ def add_peer(settings: Settings, ae_title: str, address: str, certificate: str |
     title = _valid(_TITLE, ae_title, "AE title")
     network = _network(address, "--address")
     digest = None if certificate is None else _valid(_FINGERPRINT, certificate, "--certificate")
-    _not_decided(settings, title, network)
+    _refuse_decided(settings, title, network)
     return _approve(settings, title, network, digest)
 
 
@@ -82,11 +82,11 @@ def approve_caller(
         and address in (None, *approved_addresses)
     ):
         return f"{ae_title} may store already, from {', '.join(approved_addresses)}"
-    caller = _the_one(callers, ae_title)
+    caller = _single_caller(callers, ae_title)
     allowed_network = _network(network or caller.address, "--network")
     if not access.Rule.of(ae_title, allowed_network, None).contains(ae_title, caller.address):
         raise UsageError(f"--network {network}: {caller.address} is not in it")
-    _not_decided(settings, ae_title, caller.address)
+    _refuse_decided(settings, ae_title, caller.address)
     outcome = _approve(settings, ae_title, allowed_network, caller.certificate)
     ours = settings.receive.ae_title
     if caller.called_ae in (None, ours):
@@ -136,7 +136,7 @@ def _approve(settings: Settings, title: str, network: str, certificate: str | No
     return f"{title} may store from {network}{bound}"
 
 
-def _not_decided(settings: Settings, title: str, address: str) -> None:
+def _refuse_decided(settings: Settings, title: str, address: str) -> None:
     """Refuse an approval that could change nothing, for the settings decide about its callers."""
     for rule in access.configured(settings.receive.peer):
         if rule.contains(title, address):
@@ -146,7 +146,7 @@ def _not_decided(settings: Settings, title: str, address: str) -> None:
             )
 
 
-def _the_one(callers: list[RefusedCaller], ae_title: str) -> RefusedCaller:
+def _single_caller(callers: list[RefusedCaller], ae_title: str) -> RefusedCaller:
     if not callers:
         raise QCError(ErrorCode.STORAGE, f"no refused caller {ae_title}; see peer list, peer add")
     if len(callers) > 1:

@@ -62,7 +62,7 @@ def reject(settings: Settings, sop_instance_uid: str, reason: str, confirmed_by:
         if not rejections.confirm(
             session,
             facts,
-            _made(note),
+            _note_object(note),
             destinations,
             reason=reason,
             confirmed_by=name,
@@ -106,7 +106,13 @@ def retract(settings: Settings, sop_instance_uid: str, reason: str, retracted_by
     to = [each for each in rejection.destinations if each in configured]
     with store.begin() as session:
         if not rejections.retract(
-            session, rejection, _made(retraction), to, reason=reason, retracted_by=name, now=now
+            session,
+            rejection,
+            _note_object(retraction),
+            to,
+            reason=reason,
+            retracted_by=name,
+            now=now,
         ):
             raise _not_rejected(sop_instance_uid)
     outcome = (
@@ -189,7 +195,7 @@ def _name(value: str, option: str) -> str:
     return name
 
 
-def _made(note: Dataset) -> ReportObject:
+def _note_object(note: Dataset) -> ReportObject:
     return ReportObject(
         kind=ObjectKind.KEY_OBJECTS,
         sop_instance_uid=str(note.SOPInstanceUID),

@@ -41,12 +41,12 @@ def try_rules(
     routes = Routes.of(settings)
     objects_by_file = None
     if routes.asks_result and view is None and verdict is None:
-        objects_by_file = _judged([path for path in paths if path.is_file()], settings)
+        objects_by_file = _score([path for path in paths if path.is_file()], settings)
     for path in paths:
         try:
-            received = _received(path, calling_ae)
+            received = _receiver_traits(path, calling_ae)
             yield _row(path, SOURCE, routes, [received])
-            traits = _inherited(path, calling_ae)
+            traits = _report_traits(path, calling_ae)
             results = (
                 [(view, verdict)]
                 if objects_by_file is None
@@ -57,7 +57,7 @@ def try_rules(
             ]
             for kind in get_args(ObjectKind):
                 if kind != SOURCE:
-                    yield from _made(path, kind, routes, result_traits)
+                    yield from _derived_rows(path, kind, routes, result_traits)
         except QCError as error:
             yield {
                 "source": str(path),
@@ -87,7 +87,7 @@ def route_row(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _made(
+def _derived_rows(
     path: Path, kind: str, routes: Routes, traits: Sequence[Traits]
 ) -> Iterator[dict[str, Any]]:
     """What is made of the file: one object of all findings, but an overlay of each."""
@@ -109,7 +109,7 @@ def _row(path: Path, kind: str, routes: Routes, traits: Sequence[Traits]) -> dic
     }
 
 
-def _received(path: Path, calling_ae: str) -> Traits:
+def _receiver_traits(path: Path, calling_ae: str) -> Traits:
     """What the receiver would know of it."""
     try:
         syntax = str(read_file_meta_info(path).TransferSyntaxUID)
@@ -121,13 +121,13 @@ def _received(path: Path, calling_ae: str) -> Traits:
     return Traits(calling_ae, identity.station_name, identity.study_description)
 
 
-def _inherited(path: Path, calling_ae: str) -> Traits:
+def _report_traits(path: Path, calling_ae: str) -> Traits:
     """What the report stage would know of it."""
     source = Source.of(read_header(path), "")
     return Traits(calling_ae, source.station_name, source.study_description)
 
 
-def _judged(paths: Sequence[Path], settings: Settings) -> dict[str, list[dict[str, Any]]]:
+def _score(paths: Sequence[Path], settings: Settings) -> dict[str, list[dict[str, Any]]]:
     """Finding objects, or one error object, by file."""
     # The models' libraries take seconds to load.
     from qc_daemon.score.files import score_files

@@ -43,7 +43,7 @@ def list_orphans(settings: Settings) -> list[dict[str, Any]]:
         {
             "sha256": Path(path).stem,
             "bytes": (spool / path).stat().st_size,
-            "written": _written(spool / path).isoformat(timespec="seconds"),
+            "written": _modified_at(spool / path).isoformat(timespec="seconds"),
             "reason": "no row: its receipt was not completed, or a backup without it was restored",
         }
         for path in result.orphan_paths
@@ -113,7 +113,7 @@ def _orphan(store: Store, settings: Settings, name: str) -> Path:
         rows = retention.kept(session, [path.relative_to(spool.root).as_posix()])
     if rows:
         raise QCError(ErrorCode.STORAGE, f"{name} is no orphan: the database knows it")
-    if _written(path) > datetime.now(UTC) - orphan_margin(spool.root):
+    if _modified_at(path) > datetime.now(UTC) - orphan_margin(spool.root):
         raise QCError(ErrorCode.STORAGE, f"{name} is being received; wait and see spool list")
     return path
 
@@ -150,5 +150,5 @@ def _receipt(spool: Path, path: Path) -> tuple[receipts.Receipt, Traits]:
     return receipt, Traits("", identity.station_name, identity.study_description)
 
 
-def _written(path: Path) -> datetime:
+def _modified_at(path: Path) -> datetime:
     return datetime.fromtimestamp(path.stat().st_mtime, UTC)

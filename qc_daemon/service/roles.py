@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from qc_daemon.score.convert import Converter
 
 DONE, CRASHED, WRONG_SETTINGS, ALARM = 0, 1, 2, 3
-# Of these, at the first start, the service does not go on: to start again would only say it again.
+# With one of these at its first start the service ends: another start would fail the same way.
 _UNUSABLE_BUNDLE = (ErrorCode.BUNDLE_MISMATCH, ErrorCode.BUNDLE_INCOMPLETE)
-# What a pipe takes at once.
+# A reason is cut to what a pipe takes in one write (PIPE_BUF), so that writing it never blocks.
 REASON_BYTES = 4096
-# What a listening socket speaks.
+# The kinds of listening socket.
 PLAIN, TLS = "plain", "tls"
 
 DRAIN_SECONDS = 25.0

@@ -53,12 +53,12 @@ STOP_SECONDS = 30.0
 _RELEASE_SECONDS = 10.0
 _RETRY_SECONDS = 1.0
 _POLL_SECONDS = 0.1
-# It lists the whole spool, and what it finds changes slowly.
+# The spool is compared with the rows so often: that lists every file, and changes come slowly.
 _RECONCILE_SECONDS = 3600.0
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
-# A receiver is cheap to start, and senders wait for it.
+# A receiver is started again after this many seconds at most: it is cheap, and senders wait.
 _RECEIVER_DELAY = 4.0
-# A process that lived this long was well; its next death is a first one again.
+# After this many seconds of life the delay before a next start is the shortest again.
 _STABLE_SECONDS = 60.0
 
 
@@ -70,7 +70,7 @@ def serve(settings: Settings, roles: Sequence[str], config_path: Path | None = N
     """
     log.configure()
     log.quiet_libraries()
-    chosen = _chosen(roles)
+    chosen = _role_names(roles)
     private_files.set_umask()
     spool = Spool(settings.store.spool)
     _prepare(spool)
@@ -127,7 +127,7 @@ def _log_start(
     )
 
 
-def _chosen(roles: Sequence[str]) -> list[str]:
+def _role_names(roles: Sequence[str]) -> list[str]:
     unknown = [role for role in roles if role != "all" and role not in ROLES]
     if unknown:
         raise UsageError(f"--role {unknown[0]}: give all or one of {', '.join(ROLES)}")
@@ -279,14 +279,14 @@ class Supervisor:
         self._at_once = threading.Event()
 
     def run(self, roles: Sequence[str]) -> int:
-        handle_signals(self._signalled, signal.SIGTERM, signal.SIGINT)
+        handle_signals(self._on_signal, signal.SIGTERM, signal.SIGINT)
         self._release_dead()
         self.children = [
             Child(role)
             for role in roles
             for _ in range(self.settings.receive.processes if role == "receive" else 1)
         ]
-        service = self._observed()
+        service = self._metrics_source()
         if "receive" in roles:
             threading.Thread(target=self._reconcile, daemon=True).start()
         status = DONE
@@ -294,7 +294,7 @@ class Supervisor:
             while not self._stop.is_set() and status == DONE:
                 service.heartbeat()
                 for child in self.children:
-                    status = status or self._look_after(child)
+                    status = status or self._check_child(child)
                 if self.expiry is not None:
                     self.expiry.check()
                 self._stop.wait(_POLL_SECONDS)
@@ -302,13 +302,13 @@ class Supervisor:
             self._stop_all()
         return status
 
-    def _signalled(self) -> None:
+    def _on_signal(self) -> None:
         """The first signal asks for an orderly stop, a second one for one at once."""
         if self._stop.is_set():
             self._at_once.set()
         self._stop.set()
 
-    def _look_after(self, child: Child) -> int:
+    def _check_child(self, child: Child) -> int:
         """Start what is due, settle what has died; an exit status if the service cannot run."""
         if child.process is None:
             if time.monotonic() >= child.due:
@@ -320,7 +320,7 @@ class Supervisor:
         if child.starts == 1 and ended in (WRONG_SETTINGS, ALARM):
             # It has said why in one line; starting it again would only say it again.
             return WRONG_SETTINGS if ended == WRONG_SETTINGS else 1
-        self._bury(child, ended)
+        self._handle_exit(child, ended)
         return DONE
 
     def _start(self, child: Child) -> None:
@@ -380,7 +380,7 @@ class Supervisor:
             "places": self.places.descriptor if receives else None,
         }
 
-    def _bury(self, child: Child, ended: int) -> None:
+    def _handle_exit(self, child: Child, ended: int) -> None:
         lived = time.monotonic() - child.started
         child.quick_deaths = 1 if lived > _STABLE_SECONDS else child.quick_deaths + 1
         delay = child.put_off()
@@ -436,7 +436,7 @@ class Supervisor:
         """The child's row on the board; 0 is ours."""
         return next(row for row, each in enumerate(self.children, 1) if each is child)
 
-    def _observed(self) -> metrics.Service:
+    def _metrics_source(self) -> metrics.Service:
         """The service's figures, over HTTP if the settings say so. Raises UsageError."""
         service = metrics.Service(self.settings, self.store, self.board, self._processes)
         observe = self.settings.observe
@@ -467,15 +467,13 @@ class Supervisor:
 
     def _reconcile(self) -> None:
         """Compare spool and database beside the service, now and again: nobody waits for it."""
-        self._reconcile_once(mend=True)
+        self._reconcile_once(fix=True)
         while not self._stop.wait(_RECONCILE_SECONDS):
-            self._reconcile_once(mend=False)
+            self._reconcile_once(fix=False)
 
-    def _reconcile_once(self, *, mend: bool) -> None:
+    def _reconcile_once(self, *, fix: bool) -> None:
         try:
-            result = reconcile(
-                self.store, self.spool.root, datetime.now(UTC), self._stop, mend=mend
-            )
+            result = reconcile(self.store, self.spool.root, datetime.now(UTC), self._stop, mend=fix)
         except (QCError, OSError) as error:
             self.log.warning("spool not reconciled", error_type=type(error).__name__)
             return

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
-from qc_daemon.backup import Restored, restore, save
+from qc_daemon.backup import Restoration, restore, save
 from qc_daemon.cli.app import app
 from qc_daemon.operations.database import downgrade
 from qc_daemon.records import integrity, schema
@@ -42,7 +42,7 @@ def backup(yard: Yard, name: str = "backup", *, link: bool = False) -> Path:
     return folder
 
 
-def put_back(yard: Yard, source: Path) -> Restored:
+def put_back(yard: Yard, source: Path) -> Restoration:
     # What has the database open keeps a restore from it, this process included.
     yard.store.close()
     return restore(yard.settings, source, NOW)
