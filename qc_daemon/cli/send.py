@@ -13,7 +13,7 @@ from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.plain_text import visible
 from qc_daemon.deliver.c_store import StoreSCU
-from qc_daemon.deliver.transport import Item
+from qc_daemon.deliver.transport import OutgoingObject
 from qc_daemon.observe import log
 from qc_daemon.score.convert import Converter
 from qc_daemon.settings import ClientTLSSettings, DestinationSettings, ScoreSettings
@@ -139,7 +139,7 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
             raise UsageError(f"{path} does not exist; give files or folders")
 
 
-def _item(path: Path) -> Item:
+def _item(path: Path) -> OutgoingObject:
     """The file as something to send. Raises QCError UNREADABLE."""
     try:
         header = dcmread(path, specific_tags=["SOPClassUID", "SOPInstanceUID"])
@@ -159,4 +159,4 @@ def _item(path: Path) -> Item:
         raise QCError(ErrorCode.UNREADABLE, "a DICOMDIR is not stored")
     if meta.get("MediaStorageSOPInstanceUID") != sop_instance:
         raise QCError(ErrorCode.UNREADABLE, "meta group and data set name different instances")
-    return Item(sop_class, sop_instance, syntax, name=path.name, path=path)
+    return OutgoingObject(sop_class, sop_instance, syntax, name=path.name, path=path)

@@ -10,8 +10,8 @@ from pynetdicom import AE, _config, build_context
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver.outcome import outcome
-from qc_daemon.deliver.outgoing import checked
-from qc_daemon.deliver.transport import ClassRefusedError, Convert, Item
+from qc_daemon.deliver.transport import ClassRefusedError, Convert, OutgoingObject
+from qc_daemon.deliver.verified_send import verify_sending
 from qc_daemon.dicom.association import associate
 from qc_daemon.dicom.association_failure import cause, rejection
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -31,7 +31,7 @@ Pair = tuple[str, str]
 
 
 class StoreSCU:
-    """A carrier that keeps its association open from one object to the next.
+    """A transport that keeps its association open from one object to the next.
 
     It proposes what it has been asked to send so far: a new pair of SOP class and transfer syntax
     opens a new association, so that after the first exam one association carries them all.
@@ -54,8 +54,8 @@ class StoreSCU:
         # Send files as they lie on the disk, in chunks; a process-wide switch of pynetdicom.
         _config.STORE_SEND_CHUNKED_DATASET = True
 
-    def send(self, item: Item) -> bool:
-        pair = (item.sop_class_uid, item.transfer_syntax_uid)
+    def send(self, outgoing: OutgoingObject) -> bool:
+        pair = (outgoing.sop_class_uid, outgoing.transfer_syntax_uid)
         association = self._associate(pair)
         accepted = {
             (str(context.abstract_syntax), str(context.transfer_syntax[0]))
@@ -63,10 +63,10 @@ class StoreSCU:
         }
         others = [each for each in alternatives(pair[1]) if (pair[0], each) in accepted]
         if pair in accepted:
-            with item.file() as path:
-                self._send(association, path, item.sha256)
+            with outgoing.file() as path:
+                self._send(association, path, outgoing.sha256)
         elif others:
-            with self._converted(item, others[0]) as path:
+            with self._converted(outgoing, others[0]) as path:
                 self._send(association, path, None)
         elif pair[0] in {sop_class for sop_class, _ in accepted}:
             raise self._error(
@@ -77,16 +77,16 @@ class StoreSCU:
         return self._commits(accepted)
 
     @contextlib.contextmanager
-    def _converted(self, item: Item, transfer_syntax: str) -> Iterator[Path]:
+    def _converted(self, outgoing: OutgoingObject, transfer_syntax: str) -> Iterator[Path]:
         """The object in another transfer syntax. Raises QCError."""
-        if item.path is not None and self._convert is not None:
-            with self._convert(item.path, item.sha256, transfer_syntax) as path:
+        if outgoing.path is not None and self._convert is not None:
+            with self._convert(outgoing.path, outgoing.sha256, transfer_syntax) as path:
                 yield path
-        elif item.path is None:
+        elif outgoing.path is None:
             # What we made ourselves is small, and no stranger's.
-            with item.file() as own:
+            with outgoing.file() as own:
                 payload = b"".join(reencoded(own, transfer_syntax))
-            with replace(item, payload=payload).file() as path:
+            with replace(outgoing, payload=payload).file() as path:
                 yield path
         else:
             raise self._error(
@@ -106,7 +106,7 @@ class StoreSCU:
 
     def _send(self, association: Any, path: Path, sha256: str | None) -> None:
         try:
-            with checked(association, path, sha256):
+            with verify_sending(association, path, sha256):
                 status = association.send_c_store(str(path))
         except QCError:
             # Without its last fragment the object is none, and the peer keeps nothing of it.

@@ -1,4 +1,4 @@
-"""Peers that were just found unreachable."""
+"""What a process remembers of destinations: those not reachable now, those without commitment."""
 
 import time
 from collections.abc import Callable
@@ -8,27 +8,56 @@ from detector.errors import ErrorCode, QCError
 # After a failed connection a destination's other jobs fail at once instead of each waiting for the
 # same timeout, which would keep healthy destinations waiting too.
 _MIN_COOLDOWN, _MAX_COOLDOWN = 5.0, 60.0
+# So many refusals in a row are no accident; after some time requests are tried again.
+_MAX_REFUSALS = 3
+_UNSUPPORTED_SECONDS = 3600.0
 
 
-class Outages:
-    """Which destinations were just found unreachable; shared by the threads of a process."""
+class CircuitBreaker:
+    """Destinations whose last connection failed; shared by the threads of a process."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._until: dict[str, float] = {}
 
     def check(self, name: str) -> None:
-        """Raises QCError DELIVERY_UNREACHABLE while the destination is left alone."""
+        """Raises QCError DELIVERY_UNREACHABLE while the destination is blocked."""
         if self._until.get(name, 0.0) > self._monotonic():
             raise QCError(
                 ErrorCode.DELIVERY_UNREACHABLE, f"destination {name} was just found unreachable"
             )
 
-    def away(self) -> list[str]:
-        """The destinations that are left alone now."""
+    def blocked(self) -> list[str]:
+        """The destinations that are not to be tried now."""
         now = self._monotonic()
         return [name for name, until in self._until.items() if until > now]
 
-    def record(self, name: str, took_seconds: float) -> None:
-        cooldown = min(max(2 * took_seconds, _MIN_COOLDOWN), _MAX_COOLDOWN)
+    def record_failure(self, name: str, duration_seconds: float) -> None:
+        """Block the destination for twice as long as the failed connection took, within limits."""
+        cooldown = min(max(2 * duration_seconds, _MIN_COOLDOWN), _MAX_COOLDOWN)
         self._until[name] = self._monotonic() + cooldown
+
+
+class CommitmentRefusals:
+    """Destinations that refuse requests for storage commitment; shared like a circuit breaker."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._refusals: dict[str, int] = {}
+        self._until: dict[str, float] = {}
+
+    def is_unsupported(self, name: str) -> bool:
+        """Whether the destination takes no requests, by its refusals so far."""
+        return self._until.get(name, 0.0) > self._monotonic()
+
+    def record_refusal(self, name: str, *, is_offered: bool) -> None:
+        """A destination that never accepted a request refused one; not `is_offered` where it
+        accepted no presentation context for it, which needs no second refusal."""
+        count = self._refusals[name] = self._refusals.get(name, 0) + 1
+        if not is_offered or count >= _MAX_REFUSALS:
+            self._until[name] = self._monotonic() + _UNSUPPORTED_SECONDS
+
+    def clear(self, name: str) -> None:
+        """The destination accepted a request."""
+        self._refusals.pop(name, None)
+        self._until.pop(name, None)

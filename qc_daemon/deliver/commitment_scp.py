@@ -18,7 +18,7 @@ from typing import Any
 from pynetdicom import AE, build_context, build_role
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.deliver.circuit_breaker import Outages
+from qc_daemon.deliver.circuit_breaker import CircuitBreaker
 from qc_daemon.dicom import tls
 from qc_daemon.dicom.association import associate
 from qc_daemon.dicom.association_failure import cause
@@ -185,7 +185,7 @@ class CommitmentReporter(CommitmentWorker):
         self, store: Store, settings: Settings, owner: str, clock: Clock = utc_now
     ) -> None:
         super().__init__(store, settings, owner, clock)
-        self.outages = Outages()
+        self.breaker = CircuitBreaker()
         # Jitter only spreads load; it guards nothing.
         self._rng = random.Random()
         self._ae = AE(settings.receive.ae_title)
@@ -229,7 +229,7 @@ class CommitmentReporter(CommitmentWorker):
     def _report(self, claim: Claim, told: Report) -> None:
         """One association, one N-EVENT-REPORT. Raises QCError."""
         peer, port = self._peer(claim)
-        self.outages.check(claim.requested_by)
+        self.breaker.check(claim.requested_by)
         began = time.monotonic()
         # We are the SCP of this SOP class though we open the association (PS3.4 J.3.3, PS3.7 D.3).
         secure = _tls_args(claim, peer)
@@ -244,7 +244,7 @@ class CommitmentReporter(CommitmentWorker):
         )
         if not association.is_established:
             why = cause(association, claim.address, port, secure)
-            self.outages.record(claim.requested_by, time.monotonic() - began)
+            self.breaker.record_failure(claim.requested_by, time.monotonic() - began)
             raise _error(ErrorCode.DELIVERY_UNREACHABLE, claim, f"cannot be reached: {why}")
         try:
             self._send(association, claim, told)

@@ -14,9 +14,8 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE, build_context, evt
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.deliver.circuit_breaker import Outages
+from qc_daemon.deliver.circuit_breaker import CircuitBreaker, CommitmentRefusals
 from qc_daemon.deliver.commitment_scp import Clock, CommitmentWorker, utc_now
-from qc_daemon.deliver.commitment_support import Capability
 from qc_daemon.dicom.association import associate
 from qc_daemon.dicom.association_failure import cause
 from qc_daemon.dicom.dimse_request import refusal_of
@@ -57,12 +56,12 @@ class CommitmentAsker(CommitmentWorker):
         settings: Settings,
         owner: str,
         clock: Clock = utc_now,
-        outages: Outages | None = None,
-        capability: Capability | None = None,
+        breaker: CircuitBreaker | None = None,
+        refusals: CommitmentRefusals | None = None,
     ) -> None:
         super().__init__(store, settings, owner, clock)
-        self.outages = outages or Outages()
-        self.capability = capability or Capability()
+        self.breaker = breaker or CircuitBreaker()
+        self.refusals = refusals or CommitmentRefusals()
         self._destinations = {each.name: each for each in settings.destination}
         self._lenient = [e.name for e in settings.destination if e.commitment == "auto"]
         self._policy = RetryPolicy.of(settings.jobs)
@@ -118,7 +117,7 @@ class CommitmentAsker(CommitmentWorker):
         """Whether it is enough for this destination that it has the objects."""
         if destination.kind != "dicom" or destination.commitment == "off":
             return True
-        return destination.commitment == "auto" and self.capability.lacks(destination.name)
+        return destination.commitment == "auto" and self.refusals.is_unsupported(destination.name)
 
     def _waive(self, destination: DestinationSettings) -> None:
         with self.store.begin() as session:
@@ -130,7 +129,7 @@ class CommitmentAsker(CommitmentWorker):
     def _ask(self, destination: DestinationSettings) -> bool:
         """One request; False if the destination is left alone for now."""
         try:
-            self.outages.check(destination.name)
+            self.breaker.check(destination.name)
         except QCError:
             return False
         now = self.clock()
@@ -191,7 +190,7 @@ class CommitmentAsker(CommitmentWorker):
         if association.rejected_contexts and not association.is_rejected:
             raise _RefusedError(destination, "accepts no request", is_offered=False)
         why = cause(association, destination.host, destination.port, secure)
-        self.outages.record(destination.name, time.monotonic() - began)
+        self.breaker.record_failure(destination.name, time.monotonic() - began)
         raise _awaited(destination, "cannot be asked", f": {why}")
 
     def _tls_args(self, destination: DestinationSettings) -> Any:
@@ -215,7 +214,7 @@ class CommitmentAsker(CommitmentWorker):
             raise _RefusedError(destination, f"answered {answer.Status:04X} to the request")
 
     def _taken(self, asked: Ask) -> None:
-        self.capability.taken(asked.destination)
+        self.refusals.clear(asked.destination)
         with self.store.begin() as session:
             scu.taken(session, asked, self.clock())
             destinations.record_commitment(
@@ -282,7 +281,7 @@ class CommitmentAsker(CommitmentWorker):
                 session, destination.name, support, self.clock(), error.message
             )
         if not was_able:
-            self.capability.refused(destination.name, is_offered=error.is_offered)
+            self.refusals.record_refusal(destination.name, is_offered=error.is_offered)
         if self._is_waived(destination):
             self.log.warning(
                 "destination commits to nothing",

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver.plain_file import plain_file
-from qc_daemon.deliver.transport import Exam, Item
+from qc_daemon.deliver.transport import Exam, OutgoingObject
 from qc_daemon.settings import DestinationSettings
 from qc_daemon.spool import private_files
 from qc_daemon.spool.verification import blocks
@@ -47,15 +47,15 @@ def _safe(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()
 
 
-def _stem(item: Item) -> str:
+def _stem(outgoing: OutgoingObject) -> str:
     """Without its suffix, the name of an object's file in layout `study`."""
-    kind = _KINDS.get(item.kind, item.kind)
-    number = f"-{item.revision}" if item.kind != "source" else ""
-    return f"{kind}{number}_{_safe(item.name)}"
+    kind = _KINDS.get(outgoing.kind, outgoing.kind)
+    number = f"-{outgoing.revision}" if outgoing.kind != "source" else ""
+    return f"{kind}{number}_{_safe(outgoing.name)}"
 
 
-class FolderCarrier:
-    """A carrier into `destination.folder`; the same object again replaces itself."""
+class FolderTransport:
+    """A transport into `destination.folder`; the same object again replaces itself."""
 
     def __init__(self, destination: DestinationSettings) -> None:
         if destination.folder is None:
@@ -64,17 +64,17 @@ class FolderCarrier:
         self.folder: Path = destination.folder
         self.by_study = destination.layout == "study"
 
-    def send(self, item: Item) -> bool:
-        target, beside = self.folder / file_name(item.name), None
-        if self.by_study and item.exam is not None:
-            target = self.folder / exam_folder(item.exam) / f"{_stem(item)}.dcm"
-            beside = plain_file(item)
+    def send(self, outgoing: OutgoingObject) -> bool:
+        target, beside = self.folder / file_name(outgoing.name), None
+        if self.by_study and outgoing.exam is not None:
+            target = self.folder / exam_folder(outgoing.exam) / f"{_stem(outgoing)}.dcm"
+            beside = plain_file(outgoing)
         try:
             if beside is not None:
                 suffix, content = beside
-                self._place([content], target.with_name(f"{_stem(item)}{suffix}"))
-            with item.file() as path:
-                self._place(blocks(path, item.sha256, _BLOCK), target)
+                self._place([content], target.with_name(f"{_stem(outgoing)}{suffix}"))
+            with outgoing.file() as path:
+                self._place(blocks(path, outgoing.sha256, _BLOCK), target)
         except OSError as error:
             full = error.errno in _NO_SPACE
             code = ErrorCode.DELIVERY_RESOURCES if full else ErrorCode.DELIVERY_UNREACHABLE

@@ -5,20 +5,20 @@ from io import BytesIO
 from pydicom import dcmread
 from pydicom.uid import EncapsulatedPDFStorage, SecondaryCaptureImageStorage
 
-from qc_daemon.deliver.transport import Item
+from qc_daemon.deliver.transport import OutgoingObject
 
 
-def plain_file(item: Item) -> tuple[str, bytes] | None:
+def plain_file(outgoing: OutgoingObject) -> tuple[str, bytes] | None:
     """The suffix and the bytes; None for what has no such form, and for all that was received.
 
     Only objects made here are opened: they are small, and no stranger's.
     """
-    if item.payload is None:
+    if outgoing.payload is None:
         return None
-    if item.sop_class_uid == EncapsulatedPDFStorage:
-        return ".pdf", _document(item.payload)
-    if item.sop_class_uid == SecondaryCaptureImageStorage:
-        return ".png", _picture(item.payload)
+    if outgoing.sop_class_uid == EncapsulatedPDFStorage:
+        return ".pdf", _document(outgoing.payload)
+    if outgoing.sop_class_uid == SecondaryCaptureImageStorage:
+        return ".png", _picture(outgoing.payload)
     return None
 
 

@@ -1,4 +1,4 @@
-"""The ways to the destinations: how many objects go at once, and how fast one after the other."""
+"""Per-destination connection pool: at most `max_associations` at once, `objects_per_minute`."""
 
 import contextlib
 import threading
@@ -8,42 +8,42 @@ from dataclasses import dataclass, field
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver.c_store import StoreSCU
-from qc_daemon.deliver.folder import FolderCarrier
+from qc_daemon.deliver.folder import FolderTransport
 from qc_daemon.deliver.stow_rs import StowRS
-from qc_daemon.deliver.transport import Carrier, Convert
+from qc_daemon.deliver.transport import Convert, Transport
 from qc_daemon.settings import DestinationSettings
 
-# An association is kept this long for the next object.
-_REST_SECONDS = 2.0
+# An idle association stays open for the next object this long.
+_IDLE_SECONDS = 2.0
 
 
-def carrier(
+def create_transport(
     destination: DestinationSettings, calling_ae: str, convert: Convert | None = None
-) -> Carrier:
-    """The way to a destination, by its kind."""
+) -> Transport:
+    """A new transport to a destination, by its kind."""
     match destination.kind:
         case "dicom":
             return StoreSCU(destination, calling_ae, convert)
         case "dicomweb":
             return StowRS(destination)
         case "folder":
-            return FolderCarrier(destination)
+            return FolderTransport(destination)
 
 
 @dataclass
-class _Lane:
-    """One destination: jobs on their way, when the next may start, carriers at rest (since)."""
+class _ConnectionPool:
+    """One destination: its active jobs, when the next may start, and idle transports by age."""
 
     destination: DestinationSettings
-    going: int = 0
+    active: int = 0
     next_at: float = 0.0
-    resting: list[tuple[float, Carrier]] = field(default_factory=list)
+    idle: list[tuple[float, Transport]] = field(default_factory=list)
 
 
-class Lanes:
-    """What the threads of a process share: no more associations than each destination allows.
+class DestinationPool:
+    """Shared by the threads of a process: no more associations than each destination allows.
 
-    Who looks for a job holds `turn` from `closed` to `enter`, so that no two take the last place.
+    A worker holds `claim_lock` from `busy` to `acquire`, so that no two take the last connection.
     """
 
     def __init__(
@@ -53,69 +53,69 @@ class Lanes:
         monotonic: Callable[[], float] = time.monotonic,
         convert: Convert | None = None,
     ) -> None:
-        self.turn = threading.Lock()
+        self.claim_lock = threading.Lock()
         self._calling_ae = calling_ae
         self._convert = convert
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._lanes = {each.name: _Lane(each) for each in destinations}
+        self._pools = {each.name: _ConnectionPool(each) for each in destinations}
 
-    def closed(self) -> list[str]:
-        """Destinations that may be sent nothing more just now."""
+    def busy(self) -> list[str]:
+        """Destinations that may be sent nothing more now: all connections in use, or too soon."""
         now = self._monotonic()
         with self._lock:
             return [
                 name
-                for name, lane in self._lanes.items()
-                if lane.going >= lane.destination.max_associations or lane.next_at > now
+                for name, pool in self._pools.items()
+                if pool.active >= pool.destination.max_associations or pool.next_at > now
             ]
 
-    def wait(self) -> float | None:
-        """Seconds until the pace of a destination lets the next object go; None if none waits."""
+    def seconds_to_wait(self) -> float | None:
+        """Seconds until `objects_per_minute` of a destination allows the next object, or None."""
         now = self._monotonic()
         with self._lock:
-            ahead = [lane.next_at - now for lane in self._lanes.values() if lane.next_at > now]
+            ahead = [pool.next_at - now for pool in self._pools.values() if pool.next_at > now]
         return min(ahead, default=None)
 
-    def enter(self, name: str) -> None:
-        """A job for the destination has begun; `leave` ends it."""
+    def acquire(self, name: str) -> None:
+        """A job for the destination has begun; `release` ends it."""
         with self._lock:
-            lane = self._lanes.get(name)
-            if lane is None:
+            pool = self._pools.get(name)
+            if pool is None:
                 return
-            lane.going += 1
-            per_minute = lane.destination.objects_per_minute
+            pool.active += 1
+            per_minute = pool.destination.objects_per_minute
             if per_minute is not None:
-                lane.next_at = self._monotonic() + 60.0 / per_minute
+                pool.next_at = self._monotonic() + 60.0 / per_minute
 
-    def leave(self, name: str) -> None:
+    def release(self, name: str) -> None:
         """A job for the destination has ended."""
         with self._lock:
-            if name in self._lanes:
-                self._lanes[name].going -= 1
+            if name in self._pools:
+                self._pools[name].active -= 1
 
     @contextlib.contextmanager
-    def carrier(self, name: str) -> Iterator[Carrier]:
-        """A carrier to the destination, for this thread alone. Raises QCError DELIVERY_REFUSED."""
-        lane = self._lanes.get(name)
-        if lane is None:
+    def transport(self, name: str) -> Iterator[Transport]:
+        """A transport for this thread alone. Raises QCError DELIVERY_REFUSED: unknown name."""
+        pool = self._pools.get(name)
+        if pool is None:
             raise QCError(ErrorCode.DELIVERY_REFUSED, f"destination {name} is not in the settings")
         with self._lock:
-            found = lane.resting.pop()[1] if lane.resting else None
-        found = found or carrier(lane.destination, self._calling_ae, self._convert)
+            transport = pool.idle.pop()[1] if pool.idle else None
+        transport = transport or create_transport(pool.destination, self._calling_ae, self._convert)
         try:
-            yield found
+            yield transport
         finally:
             with self._lock:
-                lane.resting.append((self._monotonic(), found))
+                pool.idle.append((self._monotonic(), transport))
 
-    def rest(self, *, at_once: bool = False) -> None:
-        """Let go of connections that nothing has been sent on for a while."""
-        before = self._monotonic() - (0.0 if at_once else _REST_SECONDS)
-        idle: list[Carrier] = []
+    def close_idle(self, *, at_once: bool = False) -> None:
+        """Close connections that nothing has been sent on for a while."""
+        before = self._monotonic() - (0.0 if at_once else _IDLE_SECONDS)
+        idle: list[Transport] = []
         with self._lock:
-            for lane in self._lanes.values():
-                idle += [each for since, each in lane.resting if since <= before]
-                lane.resting = [kept for kept in lane.resting if kept[0] > before]
+            for pool in self._pools.values():
+                idle += [each for since, each in pool.idle if since <= before]
+                pool.idle = [each for each in pool.idle if each[0] > before]
         for each in idle:
             each.close()

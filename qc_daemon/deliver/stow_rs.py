@@ -14,7 +14,7 @@ import requests
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver.outcome import UNSUPPORTED_MEDIA_TYPE, http_outcome, http_words, outcome
-from qc_daemon.deliver.transport import ClassRefusedError, Item
+from qc_daemon.deliver.transport import ClassRefusedError, OutgoingObject
 from qc_daemon.dicom import dicomweb
 from qc_daemon.dicom.status import SOP_CLASS_NOT_SUPPORTED
 from qc_daemon.settings import DestinationSettings
@@ -26,17 +26,17 @@ _INSTANCE, _REASON = "00081155", "00081197"
 
 
 class StowRS:
-    """A carrier that keeps its connection open from one object to the next."""
+    """A transport that keeps its connection open from one object to the next."""
 
     def __init__(self, destination: DestinationSettings) -> None:
         self.destination = destination
         self._session: requests.Session | None = None
 
-    def send(self, item: Item) -> bool:
+    def send(self, outgoing: OutgoingObject) -> bool:
         try:
-            with item.file() as path:
-                answer = self._post(path, item.sha256)
-            self._read(answer, item)
+            with outgoing.file() as path:
+                answer = self._post(path, outgoing.sha256)
+            self._read(answer, outgoing)
         except requests.RequestException as error:
             self.close()
             raise self._error(
@@ -74,14 +74,14 @@ class StowRS:
             allow_redirects=False,
         )
 
-    def _read(self, answer: requests.Response, item: Item) -> None:
+    def _read(self, answer: requests.Response, outgoing: OutgoingObject) -> None:
         """Returns if the destination has the object. Raises QCError, requests.RequestException."""
         status = answer.status_code
         code, told = http_outcome(status), f"answered HTTP {status}, {http_words(status)}"
-        stored, failed = _told(answer, item.sop_instance_uid)
+        stored, failed = _told(answer, outgoing.sop_instance_uid)
         if failed is not None:
             code, told = outcome(failed), f"answered STOW-RS failure reason {failed:04X}"
-        elif code is None and not stored and not self._finds(item):
+        elif code is None and not stored and not self._finds(outgoing):
             code, told = ErrorCode.DELIVERY_RESOURCES, "did not say that it stored the object"
         if failed == SOP_CLASS_NOT_SUPPORTED or (
             failed is None and status == UNSUPPORTED_MEDIA_TYPE
@@ -90,10 +90,10 @@ class StowRS:
         if code is not None:
             raise self._error(code, told)
 
-    def _finds(self, item: Item) -> bool:
+    def _finds(self, outgoing: OutgoingObject) -> bool:
         """Whether it gives the object out, where its answer has not said so."""
         with contextlib.suppress(ValueError, requests.HTTPError):
-            return dicomweb.holds(self.destination, self._opened(), item.sop_instance_uid)
+            return dicomweb.holds(self.destination, self._opened(), outgoing.sop_instance_uid)
         return False
 
     def _error(self, code: ErrorCode, what: str) -> QCError:

@@ -23,7 +23,7 @@ class Exam:
 
 
 @dataclass(frozen=True)
-class Item:
+class OutgoingObject:
     """One object on its way: a PS3.10 file, as `path` or as `payload`, sent as stored.
 
     `name` tells this content from any other under the same SOP Instance UID. With `sha256` the
@@ -67,20 +67,20 @@ may be encoded in (`transfer_syntax.alternatives`). Raises QCError."""
 
 
 class ClassRefusedError(QCError):
-    """The destination takes no object of this SOP class; another form of it may do."""
+    """The destination refuses this SOP class; another one for the content may do."""
 
     def __init__(self, destination: str, what: str) -> None:
         super().__init__(ErrorCode.DELIVERY_REFUSED, f"destination {destination} {what}")
 
 
-class Carrier(Protocol):
-    """A way to one destination."""
+class Transport(Protocol):
+    """Sends objects to one destination."""
 
-    def send(self, item: Item) -> bool:
+    def send(self, outgoing: OutgoingObject) -> bool:
         """Deliver; returning means the destination has it. Raises QCError.
 
         True: the destination is to be asked to commit to it too.
         """
 
     def close(self) -> None:
-        """Let go of connections; `send` opens new ones."""
+        """Close connections; `send` opens new ones."""

@@ -13,17 +13,16 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.deliver.circuit_breaker import Outages
+from qc_daemon.deliver.circuit_breaker import CircuitBreaker, CommitmentRefusals
 from qc_daemon.deliver.commitment_scp import (
     CommitmentJudge,
     CommitmentReporter,
     CommitmentWorker,
 )
 from qc_daemon.deliver.commitment_scu import CommitmentAsker
-from qc_daemon.deliver.commitment_support import Capability
-from qc_daemon.deliver.fallback import Forms
-from qc_daemon.deliver.pool import Lanes
-from qc_daemon.deliver.transport import Carrier, ClassRefusedError, Convert, Item
+from qc_daemon.deliver.fallback import SopClassFallback
+from qc_daemon.deliver.pool import DestinationPool
+from qc_daemon.deliver.transport import ClassRefusedError, Convert, OutgoingObject, Transport
 from qc_daemon.observe import counters, log
 from qc_daemon.records.commitment import scu
 from qc_daemon.records.failures import failure_of
@@ -74,11 +73,11 @@ class Deliverer:
         store: Store,
         settings: Settings,
         owner: str,
-        outages: Outages | None = None,
+        breaker: CircuitBreaker | None = None,
         clock: Clock = utc_now,
         originals: Originals | None = None,
-        capability: Capability | None = None,
-        lanes: Lanes | None = None,
+        refusals: CommitmentRefusals | None = None,
+        pool: DestinationPool | None = None,
         render: Render | None = None,
         convert: Convert | None = None,
     ) -> None:
@@ -86,17 +85,17 @@ class Deliverer:
         self.settings = settings
         self.owner = owner
         self.clock = clock
-        self.forms = Forms(
+        self.fallback = SopClassFallback(
             store,
             originals or in_spool(settings.store.spool),
             render,
             clock,
             by_exam=[each.name for each in settings.destination if each.layout == "study"],
         )
-        self.outages = outages or Outages()
-        self.capability = capability or Capability()
+        self.breaker = breaker or CircuitBreaker()
+        self.refusals = refusals or CommitmentRefusals()
         self.log = log.get(role="deliver")
-        self.lanes = lanes or Lanes(
+        self.pool = pool or DestinationPool(
             settings.destination, settings.receive.ae_title, convert=convert
         )
         self._destinations = {each.name: each for each in settings.destination}
@@ -114,8 +113,8 @@ class Deliverer:
                 self.log.error("delivery stalled", code=error.code)
                 busy = False
             if not busy:
-                self.lanes.rest()
-                paced = self.lanes.wait()
+                self.pool.close_idle()
+                paced = self.pool.seconds_to_wait()
                 poll = self.settings.jobs.poll_seconds
                 stop.wait(poll if paced is None else min(poll, paced))
         self.close()
@@ -138,17 +137,17 @@ class Deliverer:
         except LeaseLostError:
             self.log.warning("lease lost", job=job.id, destination=job.destination)
         finally:
-            self.lanes.leave(job.destination)
+            self.pool.release(job.destination)
         return True
 
     def close(self) -> None:
         """Let go of the connections that nothing is sent on."""
-        self.lanes.rest(at_once=True)
+        self.pool.close_idle(at_once=True)
 
     def _claim(self) -> Job | None:
         """A due job for a destination that may be sent something now."""
         limits = self.settings.jobs
-        with self.lanes.turn:
+        with self.pool.claim_lock:
             with self.store.begin() as session:
                 job = jobs.claim(
                     session,
@@ -160,7 +159,7 @@ class Deliverer:
                     destinations=self._open_destinations(),
                 )
             if job is not None:
-                self.lanes.enter(job.destination)
+                self.pool.acquire(job.destination)
         return job
 
     def _open_destinations(self) -> set[str]:
@@ -169,35 +168,35 @@ class Deliverer:
         A job for another one stays: another daemon on the database may know it, or the settings
         will again. And a job that is not tried must not wait the longer for it.
         """
-        return set(self._destinations) - {*self.lanes.closed(), *self.outages.away()}
+        return set(self._destinations) - {*self.pool.busy(), *self.breaker.blocked()}
 
     def _deliver(self, job: Job) -> _Sent:
         """Send the job's object in the first form that its destination takes. Raises QCError."""
-        with self.lanes.carrier(job.destination) as carrier:
+        with self.pool.transport(job.destination) as transport:
             refusal: ClassRefusedError | None = None
-            for form in self.forms.of(job):
-                self.outages.check(job.destination)
+            for candidate in self.fallback.candidates(job):
+                self.breaker.check(job.destination)
                 try:
-                    to_commit = self._send(carrier, job.destination, form.item)
+                    to_commit = self._send(transport, job.destination, candidate.outgoing)
                 except ClassRefusedError as error:
-                    self.forms.refused(job, form)
+                    self.fallback.record_refusal(job, candidate)
                     refusal = error
                     continue
-                self.forms.taken(job, form)
-                return _Sent(form.rendition_id, to_commit)
+                self.fallback.record_success(job, candidate)
+                return _Sent(candidate.rendition_id, to_commit)
         assert refusal is not None
         raise refusal
 
-    def _send(self, carrier: Carrier, name: str, item: Item) -> bool:
+    def _send(self, transport: Transport, name: str, outgoing: OutgoingObject) -> bool:
         """True if the destination, which now has the object, is to be asked to commit to it."""
         began = time.monotonic()
         try:
-            return carrier.send(item)
+            return transport.send(outgoing)
         except ClassRefusedError:
             raise
         except QCError as error:
             if error.code is ErrorCode.DELIVERY_UNREACHABLE:
-                self.outages.record(name, time.monotonic() - began)
+                self.breaker.record_failure(name, time.monotonic() - began)
             raise _SendingError(error.code, error.message) from error
 
     def _settle(self, lease: Lease, result: _Sent | QCError) -> None:
@@ -262,7 +261,7 @@ class Deliverer:
             support = CommitmentSupport.NOT_OFFERED
         destinations.record_commitment(session, job.destination, support, self.clock())
         if support is CommitmentSupport.OFFERED:
-            return not self.capability.lacks(job.destination)
+            return not self.refusals.is_unsupported(job.destination)
         return support is CommitmentSupport.LOST
 
 
@@ -279,8 +278,8 @@ def run(
 
     Storage commitment is asked for, and where others ask us judged and reported, beside it.
     """
-    outages, capability = Outages(), Capability()
-    lanes = Lanes(settings.destination, settings.receive.ae_title, convert=convert)
+    breaker, refusals = CircuitBreaker(), CommitmentRefusals()
+    pool = DestinationPool(settings.destination, settings.receive.ae_title, convert=convert)
     # So many that a destination which takes all that it may leaves some for the others.
     places = sum(each.max_associations for each in settings.destination)
     count = min(max(places, 1), _MAX_THREADS)
@@ -290,15 +289,15 @@ def run(
                 store,
                 settings,
                 owner,
-                outages,
+                breaker,
                 originals=originals,
-                capability=capability,
-                lanes=lanes,
+                refusals=refusals,
+                pool=pool,
                 render=render,
             )
             for _ in range(count)
         ),
-        CommitmentAsker(store, settings, owner, outages=outages, capability=capability),
+        CommitmentAsker(store, settings, owner, breaker=breaker, refusals=refusals),
         CommitmentJudge(store, settings, owner),
         CommitmentReporter(store, settings, owner),
     ]

@@ -177,7 +177,7 @@ def test_an_altered_file_is_not_encoded_anew(
         alter(path)
         return path
 
-    deliverer.forms._originals = checked
+    deliverer.fallback._originals = checked
     run(deliverer)
     assert pacs.received == []
     assert yard.states() == [("ready", ErrorCode.SPOOL_DAMAGED)]

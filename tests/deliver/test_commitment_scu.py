@@ -12,9 +12,8 @@ from sqlalchemy import select
 
 from detector.errors import ErrorCode
 from qc_daemon.deliver import commitment_scu
-from qc_daemon.deliver.circuit_breaker import Outages
+from qc_daemon.deliver.circuit_breaker import CircuitBreaker, CommitmentRefusals
 from qc_daemon.deliver.commitment_scu import CommitmentAsker
-from qc_daemon.deliver.commitment_support import Capability
 from qc_daemon.deliver.worker import Deliverer
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL, Report
 from qc_daemon.observe import log
@@ -40,7 +39,7 @@ class Desk:
 
     yard: Yard
     pacs: CommittingPacs
-    capability: Capability = field(default_factory=Capability)
+    refusals: CommitmentRefusals = field(default_factory=CommitmentRefusals)
     asker: CommitmentAsker = field(init=False)
 
     def __post_init__(self) -> None:
@@ -49,15 +48,15 @@ class Desk:
     def restart(self) -> None:
         """As if the process had died and come again."""
         now = self.yard.clock
-        self.capability = Capability(lambda: now().timestamp())
-        outages = Outages(lambda: now().timestamp())
+        self.refusals = CommitmentRefusals(lambda: now().timestamp())
+        breaker = CircuitBreaker(lambda: now().timestamp())
         self.asker = CommitmentAsker(
             self.yard.store,
             self.yard.settings,
             "asker",
             now,
-            outages=outages,
-            capability=self.capability,
+            breaker=breaker,
+            refusals=self.refusals,
         )
 
     def admit(self, count: int = 1) -> list[str]:
@@ -72,7 +71,7 @@ class Desk:
             self.yard.settings,
             "test",
             clock=self.yard.clock,
-            capability=self.capability,
+            refusals=self.refusals,
         )
         while deliverer.run_once():
             pass

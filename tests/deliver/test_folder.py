@@ -15,23 +15,25 @@ from PIL import Image
 from pydicom.uid import EncapsulatedPDFStorage, SecondaryCaptureImageStorage
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.deliver.folder import FolderCarrier, _stem, exam_folder, file_name
-from qc_daemon.deliver.transport import Exam, Item
+from qc_daemon.deliver.folder import FolderTransport, _stem, exam_folder, file_name
+from qc_daemon.deliver.transport import Exam, OutgoingObject
 from qc_daemon.settings import DestinationSettings
 from tests.support.dicom_peers import part10, ultrasound
 
 
-def carrier(folder: Path) -> FolderCarrier:
-    return FolderCarrier(DestinationSettings(name="share", kind="folder", folder=folder))
+def transport(folder: Path) -> FolderTransport:
+    return FolderTransport(DestinationSettings(name="share", kind="folder", folder=folder))
 
 
-def item(name: str = "1.2.3", payload: bytes | None = b"object", path: Path | None = None) -> Item:
-    return Item("1.2", "1.2.3", "1.2.840.10008.1.2.1", name, path, payload)
+def outgoing(
+    name: str = "1.2.3", payload: bytes | None = b"object", path: Path | None = None
+) -> OutgoingObject:
+    return OutgoingObject("1.2", "1.2.3", "1.2.840.10008.1.2.1", name, path, payload)
 
 
 def test_written_whole_under_its_uid(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "share"
-    carrier(folder).send(item())
+    transport(folder).send(outgoing())
     assert [path.name for path in folder.iterdir()] == ["1.2.3.dcm"]
     assert (folder / "1.2.3.dcm").read_bytes() == b"object"
 
@@ -39,12 +41,12 @@ def test_written_whole_under_its_uid(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("folder", "file"), [(0o755, 0o644), (0o750, 0o640), (0o700, 0o600)])
 def test_whom_the_folder_lets_in_may_read_it(tmp_path: Path, folder: int, file: int) -> None:
     tmp_path.chmod(folder)
-    carrier(tmp_path).send(item())
+    transport(tmp_path).send(outgoing())
     assert stat.S_IMODE((tmp_path / "1.2.3.dcm").stat().st_mode) == file
 
 
 def test_a_folder_that_we_make_is_ours_only(tmp_path: Path) -> None:
-    carrier(tmp_path / "new" / "share").send(item())
+    transport(tmp_path / "new" / "share").send(outgoing())
     for folder in (tmp_path / "new", tmp_path / "new" / "share"):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
@@ -52,9 +54,9 @@ def test_a_folder_that_we_make_is_ours_only(tmp_path: Path) -> None:
 def test_again_replaces_itself(tmp_path: Path) -> None:
     stored = tmp_path / "stored.dcm"
     stored.write_bytes(b"from the spool")
-    made = carrier(tmp_path / "share")
-    made.send(item(payload=None, path=stored))
-    made.send(item(payload=None, path=stored))
+    made = transport(tmp_path / "share")
+    made.send(outgoing(payload=None, path=stored))
+    made.send(outgoing(payload=None, path=stored))
     assert [path.read_bytes() for path in (tmp_path / "share").iterdir()] == [b"from the spool"]
 
 
@@ -78,13 +80,13 @@ def test_two_revisions_have_two_names() -> None:
 def test_a_folder_that_cannot_be_is_tried_again_later(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(QCError, match="cannot be written") as caught:
-        carrier(tmp_path / "file" / "share").send(item())
+        transport(tmp_path / "file" / "share").send(outgoing())
     assert caught.value.code is ErrorCode.DELIVERY_UNREACHABLE
 
 
 def test_bytes_gone_from_the_spool_are_an_alarm(tmp_path: Path) -> None:
     with pytest.raises(QCError) as caught:
-        carrier(tmp_path).send(item(payload=None, path=tmp_path / "gone"))
+        transport(tmp_path).send(outgoing(payload=None, path=tmp_path / "gone"))
     assert caught.value.code is ErrorCode.SPOOL_MISSING
 
 
@@ -93,8 +95,8 @@ class TestByStudy:
 
     EXAM = Exam(12, "1.2.840.99", date(2026, 11, 2))
 
-    def deliver(self, folder: Path, *items: Item) -> dict[str, bytes]:
-        made = FolderCarrier(
+    def deliver(self, folder: Path, *items: OutgoingObject) -> dict[str, bytes]:
+        made = FolderTransport(
             DestinationSettings(name="share", kind="folder", folder=folder, layout="study")
         )
         for each in items:
@@ -106,7 +108,7 @@ class TestByStudy:
         }
 
     def test_images_by_day_and_exam(self, tmp_path: Path) -> None:
-        images = item(), replace(item("1.2.3-r2"), revision=2)
+        images = outgoing(), replace(outgoing("1.2.3-r2"), revision=2)
         assert sorted(self.deliver(tmp_path, *images)) == [
             "2026-11-02/exam-12_1.2.840.99/image_1.2.3-r2.dcm",
             "2026-11-02/exam-12_1.2.840.99/image_1.2.3.dcm",
@@ -117,7 +119,7 @@ class TestByStudy:
         self, tmp_path: Path, mode: int, file: int
     ) -> None:
         tmp_path.chmod(mode)
-        (path,) = self.deliver(tmp_path, item())
+        (path,) = self.deliver(tmp_path, outgoing())
         assert stat.S_IMODE((tmp_path / path).stat().st_mode) == file
         for folder in (tmp_path / path).parents[:2]:
             assert stat.S_IMODE(folder.stat().st_mode) == mode
@@ -128,7 +130,9 @@ class TestByStudy:
         dataset.EncapsulatedDocument = document + b"\0"
         dataset.EncapsulatedDocumentLength = len(document)
         payload = part10(dataset)
-        made = Item(EncapsulatedPDFStorage, "1.9", "1.2.840.10008.1.2.1", "1.9", payload=payload)
+        made = OutgoingObject(
+            EncapsulatedPDFStorage, "1.9", "1.2.840.10008.1.2.1", "1.9", payload=payload
+        )
         files = self.deliver(tmp_path, replace(made, kind="pdf", revision=3))
         stem = "2026-11-02/exam-12_1.2.840.99/summary-3_1.9"
         assert files == {f"{stem}.dcm": payload, f"{stem}.pdf": document}
@@ -144,7 +148,7 @@ class TestByStudy:
             PlanarConfiguration=0,
             PhotometricInterpretation="RGB",
         )
-        made = Item(
+        made = OutgoingObject(
             SecondaryCaptureImageStorage,
             "1.8",
             "1.2.840.10008.1.2.1",
@@ -160,7 +164,9 @@ class TestByStudy:
         """Not even if it says that it is a PDF."""
         stored = tmp_path / "stored.dcm"
         stored.write_bytes(b"a stranger's")
-        made = Item(EncapsulatedPDFStorage, "1.7", "1.2.840.10008.1.2.1", "1.7", path=stored)
+        made = OutgoingObject(
+            EncapsulatedPDFStorage, "1.7", "1.2.840.10008.1.2.1", "1.7", path=stored
+        )
         files = self.deliver(tmp_path / "share", made)
         assert list(files) == ["2026-11-02/exam-12_1.2.840.99/image_1.7.dcm"]
 
@@ -170,7 +176,7 @@ class TestByStudy:
         assert len(folder.parts) == 2
         assert ".." not in folder.parts
         assert not folder.is_absolute()
-        made = _stem(replace(item(name), kind=kind))
+        made = _stem(replace(outgoing(name), kind=kind))
         assert Path(made).name == made
 
 
@@ -183,8 +189,8 @@ def test_a_full_disk_leaves_nothing_and_is_tried_again(
     with monkeypatch.context() as disk:
         disk.setattr("os.fsync", full)
         with pytest.raises(QCError, match="No space left") as caught:
-            carrier(tmp_path).send(item())
+            transport(tmp_path).send(outgoing())
     assert caught.value.code is ErrorCode.DELIVERY_RESOURCES
     assert list(tmp_path.iterdir()) == []
-    carrier(tmp_path).send(item())
+    transport(tmp_path).send(outgoing())
     assert [path.name for path in tmp_path.iterdir()] == ["1.2.3.dcm"]

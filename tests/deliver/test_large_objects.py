@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pynetdicom.dul import DULServiceProvider
 
-from qc_daemon.deliver import outgoing
+from qc_daemon.deliver import verified_send
 from qc_daemon.deliver.c_store import StoreSCU
-from qc_daemon.deliver.transport import Item
+from qc_daemon.deliver.transport import OutgoingObject
 from qc_daemon.settings import DestinationSettings
 from tests.support.dicom_peers import Pacs, part10, ultrasound
 
@@ -17,11 +17,11 @@ MEGABYTES = 24
 
 
 @pytest.fixture
-def large(tmp_path: Path) -> Item:
+def large(tmp_path: Path) -> OutgoingObject:
     dataset = ultrasound(pixels=bytes(MEGABYTES << 20))
     path = tmp_path / "large.dcm"
     path.write_bytes(part10(dataset))
-    return Item(
+    return OutgoingObject(
         dataset.SOPClassUID,
         dataset.SOPInstanceUID,
         dataset.file_meta.TransferSyntaxUID,
@@ -32,7 +32,7 @@ def large(tmp_path: Path) -> Item:
 
 
 def test_few_fragments_wait_in_memory(
-    pacs: Pacs, large: Item, monkeypatch: pytest.MonkeyPatch
+    pacs: Pacs, large: OutgoingObject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting: list[int] = []
     send = DULServiceProvider.send_pdu
@@ -47,5 +47,5 @@ def test_few_fragments_wait_in_memory(
     scu.send(large)
     scu.close()
     assert len(pacs.received[0][2]) > MEGABYTES << 20
-    assert len(waiting) > 4 * outgoing._LONGEST_QUEUE
-    assert max(waiting) <= outgoing._LONGEST_QUEUE
+    assert len(waiting) > 4 * verified_send._LONGEST_QUEUE
+    assert max(waiting) <= verified_send._LONGEST_QUEUE

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from detector.errors import QCError
-from qc_daemon.deliver import pool as lanes_module
+from qc_daemon.deliver import pool as pool_module
 from qc_daemon.deliver import run
-from qc_daemon.deliver.pool import Lanes
+from qc_daemon.deliver.pool import DestinationPool
 from qc_daemon.settings import DestinationSettings
 from tests.deliver.conftest import Yard
 from tests.support.dicom_peers import Pacs, eventually, ultrasound
@@ -24,7 +24,7 @@ class Clock:
 
 
 class Counted:
-    """A carrier that knows whether it was let go of."""
+    """A transport that knows whether it was let go of."""
 
     def __init__(self, *_args: Any) -> None:
         self.closed = 0
@@ -39,63 +39,63 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def lanes(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Lanes:
-    monkeypatch.setattr(lanes_module, "carrier", Counted)
+def pool(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> DestinationPool:
+    monkeypatch.setattr(pool_module, "create_transport", Counted)
     settings = [
         DestinationSettings(name="narrow", max_associations=1),
         DestinationSettings(name="slow", max_associations=9, objects_per_minute=30),
     ]
-    return Lanes(settings, "QCDAEMON", clock)
+    return DestinationPool(settings, "QCDAEMON", clock)
 
 
-def test_no_more_at_once_than_allowed(lanes: Lanes) -> None:
-    lanes.enter("narrow")
-    assert lanes.closed() == ["narrow"]
-    lanes.leave("narrow")
-    assert lanes.closed() == []
+def test_no_more_at_once_than_allowed(pool: DestinationPool) -> None:
+    pool.acquire("narrow")
+    assert pool.busy() == ["narrow"]
+    pool.release("narrow")
+    assert pool.busy() == []
 
 
-def test_no_faster_than_allowed(lanes: Lanes, clock: Clock) -> None:
-    assert lanes.wait() is None
-    lanes.enter("slow")
-    lanes.leave("slow")
-    assert lanes.closed() == ["slow"]
-    assert lanes.wait() == 2.0
+def test_no_faster_than_allowed(pool: DestinationPool, clock: Clock) -> None:
+    assert pool.seconds_to_wait() is None
+    pool.acquire("slow")
+    pool.release("slow")
+    assert pool.busy() == ["slow"]
+    assert pool.seconds_to_wait() == 2.0
     clock.now += 2.0
-    assert lanes.closed() == []
-    assert lanes.wait() is None
+    assert pool.busy() == []
+    assert pool.seconds_to_wait() is None
 
 
-def test_a_destination_that_is_none_any_more_closes_nothing(lanes: Lanes) -> None:
-    lanes.enter("gone")
-    assert lanes.closed() == []
-    with pytest.raises(QCError, match="gone is not in the settings"), lanes.carrier("gone"):
+def test_a_destination_that_is_none_any_more_closes_nothing(pool: DestinationPool) -> None:
+    pool.acquire("gone")
+    assert pool.busy() == []
+    with pytest.raises(QCError, match="gone is not in the settings"), pool.transport("gone"):
         pass
-    lanes.leave("gone")
+    pool.release("gone")
 
 
 def test_a_carrier_is_used_again_and_let_go_of_when_it_has_rested(
-    lanes: Lanes, clock: Clock
+    pool: DestinationPool, clock: Clock
 ) -> None:
-    with lanes.carrier("narrow") as first:
+    with pool.transport("narrow") as first:
         pass
-    lanes.rest()
-    with lanes.carrier("narrow") as again, lanes.carrier("narrow") as other:
+    pool.close_idle()
+    with pool.transport("narrow") as again, pool.transport("narrow") as other:
         assert again is first
         assert other is not first
     assert (first.closed, other.closed) == (0, 0)
     clock.now += 3.0
-    with lanes.carrier("narrow"):
-        lanes.rest()
+    with pool.transport("narrow"):
+        pool.close_idle()
     assert first.closed + other.closed == 1
-    lanes.rest(at_once=True)
+    pool.close_idle(at_once=True)
     assert (first.closed, other.closed) == (1, 1)
 
 
-def test_a_carrier_is_given_back_after_a_failure(lanes: Lanes) -> None:
-    with pytest.raises(ZeroDivisionError), lanes.carrier("narrow") as first:
+def test_a_carrier_is_given_back_after_a_failure(pool: DestinationPool) -> None:
+    with pytest.raises(ZeroDivisionError), pool.transport("narrow") as first:
         raise ZeroDivisionError
-    with lanes.carrier("narrow") as again:
+    with pool.transport("narrow") as again:
         assert again is first
 
 

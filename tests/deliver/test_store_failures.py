@@ -12,7 +12,7 @@ from pynetdicom import AE, evt
 
 from detector.errors import FAILURE_CLASS, ErrorCode, FailureClass, QCError
 from qc_daemon.deliver.c_store import StoreSCU
-from qc_daemon.deliver.transport import ClassRefusedError, Item
+from qc_daemon.deliver.transport import ClassRefusedError, OutgoingObject
 from qc_daemon.settings import DestinationSettings
 from tests.support.dicom_peers import US, Pacs, part10, ultrasound
 from tests.support.ports import reserve_port
@@ -57,9 +57,9 @@ STATUSES: dict[int, FailureClass | None] = {
 }
 
 
-def item(**values: Any) -> Item:
+def outgoing(**values: Any) -> OutgoingObject:
     dataset = ultrasound(**values)
-    return Item(
+    return OutgoingObject(
         sop_class_uid=dataset.SOPClassUID,
         sop_instance_uid=dataset.SOPInstanceUID,
         transfer_syntax_uid=dataset.file_meta.TransferSyntaxUID,
@@ -74,26 +74,26 @@ def scu(port: int, timeout: float = 20) -> StoreSCU:
     )
 
 
-def failure(carrier: StoreSCU, sent: Item) -> QCError:
+def failure(transport: StoreSCU, sent: OutgoingObject) -> QCError:
     try:
         with pytest.raises(QCError) as caught:
-            carrier.send(sent)
+            transport.send(sent)
     finally:
-        carrier.close()
+        transport.close()
     return caught.value
 
 
 def test_each_status_has_its_class(pacs: Pacs) -> None:
     pacs.start()
-    carrier = scu(pacs.port)
+    transport = scu(pacs.port)
     errors: dict[int, QCError] = {}
     for status in STATUSES:
         pacs.status = status
         try:
-            carrier.send(item())
+            transport.send(outgoing())
         except QCError as error:
             errors[status] = error
-    carrier.close()
+    transport.close()
     found = {status: error.failure_class for status, error in errors.items()}
     assert dict.fromkeys(STATUSES) | found == STATUSES
     assert all(f"{status:04X}" in error.message for status, error in errors.items())
@@ -104,19 +104,19 @@ def test_each_status_has_its_class(pacs: Pacs) -> None:
 
 def test_a_class_that_is_not_negotiated(pacs: Pacs) -> None:
     pacs.start()
-    error = failure(scu(pacs.port), item(sop_class="1.2.840.10008.5.1.4.1.1.7"))
+    error = failure(scu(pacs.port), outgoing(sop_class="1.2.840.10008.5.1.4.1.1.7"))
     assert isinstance(error, ClassRefusedError)
     # Together with one that is.
-    carrier = scu(pacs.port)
-    carrier.send(item())
-    assert isinstance(failure(carrier, item(sop_class="1.2.840.10008.5.1.4.1.1.7")), QCError)
+    transport = scu(pacs.port)
+    transport.send(outgoing())
+    assert isinstance(failure(transport, outgoing(sop_class="1.2.840.10008.5.1.4.1.1.7")), QCError)
 
 
 def test_a_transfer_syntax_that_is_not_taken_says_nothing_against_the_class(pacs: Pacs) -> None:
     pacs.start()
-    carrier = scu(pacs.port)
-    carrier.send(item())
-    error = failure(carrier, replace(item(), transfer_syntax_uid=JPEGBaseline8Bit))
+    transport = scu(pacs.port)
+    transport.send(outgoing())
+    error = failure(transport, replace(outgoing(), transfer_syntax_uid=JPEGBaseline8Bit))
     assert error.code is ErrorCode.DELIVERY_REFUSED
     assert not isinstance(error, ClassRefusedError)
 
@@ -148,7 +148,7 @@ def test_an_abort(scripted: Callable[[Callable[[Any], int]], int]) -> None:
         event.assoc.abort()
         return 0x0000
 
-    error = failure(scu(scripted(abort)), item())
+    error = failure(scu(scripted(abort)), outgoing())
     assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_UNREACHABLE, ALARM)
 
 
@@ -162,7 +162,7 @@ def test_no_answer(scripted: Callable[[Callable[[Any], int]], int]) -> None:
 
     port = scripted(silence)
     try:
-        error = failure(scu(port, timeout=1), item())
+        error = failure(scu(port, timeout=1), outgoing())
     finally:
         over.set()
     assert asked.is_set()
@@ -195,14 +195,14 @@ def test_a_rejected_association(
 
         thread = threading.Thread(target=reject)
         thread.start()
-        error = failure(scu(server.getsockname()[1]), item())
+        error = failure(scu(server.getsockname()[1]), outgoing())
         thread.join(60)
     assert error.failure_class is failure_class
     assert told in error.message
 
 
 def test_nobody_there() -> None:
-    error = failure(scu(reserve_port()), item())
+    error = failure(scu(reserve_port()), outgoing())
     assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_UNREACHABLE, ALARM)
 
 

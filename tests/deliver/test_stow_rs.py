@@ -10,7 +10,7 @@ import pytest
 
 from detector.errors import ErrorCode, FailureClass, QCError
 from qc_daemon.deliver.stow_rs import StowRS
-from qc_daemon.deliver.transport import ClassRefusedError, Item
+from qc_daemon.deliver.transport import ClassRefusedError, OutgoingObject
 from qc_daemon.settings import DestinationSettings
 from tests.support.certificates import Authority
 from tests.support.dicom_peers import part10, ultrasound
@@ -28,22 +28,24 @@ def web() -> Iterator[Web]:
     made.stop()
 
 
-def item(payload: bytes = b"the file") -> Item:
-    return Item("1.2.840.10008.5.1.4.1.1.6.1", UID, "1.2.840.10008.1.2.1", UID, payload=payload)
+def outgoing(payload: bytes = b"the file") -> OutgoingObject:
+    return OutgoingObject(
+        "1.2.840.10008.5.1.4.1.1.6.1", UID, "1.2.840.10008.1.2.1", UID, payload=payload
+    )
 
 
 def destination(url: str, **values: Any) -> DestinationSettings:
     return DestinationSettings(name="vna", kind="dicomweb", url=url, timeout=20, **values)
 
 
-def result(web: Web, sent: Item | None = None, **values: Any) -> QCError | None:
-    carrier = StowRS(destination(web.url, **values))
+def result(web: Web, sent: OutgoingObject | None = None, **values: Any) -> QCError | None:
+    transport = StowRS(destination(web.url, **values))
     try:
-        carrier.send(sent or item())
+        transport.send(sent or outgoing())
     except QCError as error:
         return error
     finally:
-        carrier.close()
+        transport.close()
     return None
 
 
@@ -52,7 +54,7 @@ def test_the_file_goes_out_as_it_is(web: Web, tmp_path: Path) -> None:
     content = part10(ultrasound(pixels=bytes(1 << 21), Rows=1024, Columns=2048))
     file = tmp_path / "stored.dcm"
     file.write_bytes(content)
-    sent = Item("1", UID, "1.2.840.10008.1.2.1", UID, path=file)
+    sent = OutgoingObject("1", UID, "1.2.840.10008.1.2.1", UID, path=file)
     assert result(web, sent) is None
     (request,) = web.requests
     assert request.parts == (content,)
@@ -135,18 +137,18 @@ def test_the_bearer_token_of_the_environment(web: Web, monkeypatch: pytest.Monke
 def test_a_password_that_is_mended_counts_from_the_next_object(web: Web, tmp_path: Path) -> None:
     file = tmp_path / "password"
     web.status = 401
-    carrier = StowRS(destination(web.url, user="qc", password=f"file:{file}"))
+    transport = StowRS(destination(web.url, user="qc", password=f"file:{file}"))
     with pytest.raises(QCError, match="its password is not in the file") as missing:
-        carrier.send(item())
+        transport.send(outgoing())
     assert missing.value.failure_class is ALARM
     file.write_text("wrong\n")
     with pytest.raises(QCError, match="HTTP 401, credentials not accepted") as wrong:
-        carrier.send(item())
+        transport.send(outgoing())
     assert "wrong" not in wrong.value.message
     file.write_text("s\xe9same\n")
     web.status, web.body = 200, stored(UID)
-    carrier.send(item())
-    carrier.close()
+    transport.send(outgoing())
+    transport.close()
     # "qc:sésame" in base 64.
     assert web.requests[-1].headers["Authorization"] == "Basic cWM6c8Opc2FtZQ=="
 
@@ -158,14 +160,14 @@ def test_nothing_is_taken_from_the_surroundings(web: Web, monkeypatch: pytest.Mo
 
 
 def test_nobody_there() -> None:
-    carrier = StowRS(destination(f"http://127.0.0.1:{reserve_port()}/web"))
+    transport = StowRS(destination(f"http://127.0.0.1:{reserve_port()}/web"))
     with pytest.raises(QCError, match="vna cannot be reached: connection refused") as error:
-        carrier.send(item())
+        transport.send(outgoing())
     assert error.value.code is ErrorCode.DELIVERY_UNREACHABLE
 
 
 def test_bytes_gone_from_the_spool_are_an_alarm(web: Web, tmp_path: Path) -> None:
-    error = result(web, Item("1", UID, "1.2", UID, path=tmp_path / "gone.dcm"))
+    error = result(web, OutgoingObject("1", UID, "1.2", UID, path=tmp_path / "gone.dcm"))
     assert error is not None
     assert error.code is ErrorCode.SPOOL_MISSING
 

@@ -17,7 +17,8 @@ from sqlalchemy.exc import OperationalError
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver import pool, run, worker
-from qc_daemon.deliver.worker import Deliverer, Outages
+from qc_daemon.deliver.circuit_breaker import CircuitBreaker
+from qc_daemon.deliver.worker import Deliverer
 from qc_daemon.operations.destinations import list_destinations
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.revisions import RevisionFacts
@@ -219,8 +220,8 @@ def test_peer_gone_between_two_objects_is_reached_again(yard: Yard, pacs: Pacs) 
     pacs.stop()
     pacs.start()
     yard.admit(ultrasound())
-    with deliverer.lanes.carrier("pacs") as carrier:
-        eventually(lambda: not carrier._association.is_established)
+    with deliverer.pool.transport("pacs") as transport:
+        eventually(lambda: not transport._association.is_established)
     deliverer.run_once()
     deliverer.close()
     assert yard.states() == [("done", None)] * 2
@@ -366,21 +367,21 @@ def test_a_lost_lease_settles_nothing(
 
         def close(self) -> None: ...
 
-    monkeypatch.setattr(pool, "carrier", lambda *_: Thief())
+    monkeypatch.setattr(pool, "create_transport", lambda *_: Thief())
     deliverer.run_once()
     assert yard.states() == [("ready", None)]
 
 
 def test_outage_leaves_a_destination_alone_for_a_while() -> None:
     clock = [100.0]
-    outages = Outages(lambda: clock[0])
-    outages.check("pacs")
-    outages.record("pacs", 20.0)
+    breaker = CircuitBreaker(lambda: clock[0])
+    breaker.check("pacs")
+    breaker.record_failure("pacs", 20.0)
     with pytest.raises(QCError, match="pacs"):
-        outages.check("pacs")
-    outages.check("share")
+        breaker.check("pacs")
+    breaker.check("share")
     clock[0] += 40.0
-    outages.check("pacs")
+    breaker.check("pacs")
 
 
 def test_run_delivers_until_stopped(yard: Yard, pacs: Pacs) -> None:

@@ -19,7 +19,7 @@ from sqlalchemy import select
 
 from detector.errors import ErrorCode
 from model.finding import Finding
-from qc_daemon.deliver.circuit_breaker import Outages
+from qc_daemon.deliver.circuit_breaker import CircuitBreaker
 from qc_daemon.deliver.worker import Deliverer
 from qc_daemon.operations.destinations import list_destinations, retry_destination
 from qc_daemon.records import schema
@@ -97,7 +97,7 @@ class Site:
             self.store,
             self.settings,
             "test",
-            outages=Outages(lambda: self.now.timestamp()),
+            breaker=CircuitBreaker(lambda: self.now.timestamp()),
             clock=lambda: self.now,
             render=render,
         )

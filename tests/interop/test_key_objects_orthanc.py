@@ -10,7 +10,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from qc_daemon.deliver.c_store import StoreSCU
-from qc_daemon.deliver.transport import Item
+from qc_daemon.deliver.transport import OutgoingObject
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.objects.key_objects import build_rejection, build_retraction
 from qc_daemon.report.source import Source
@@ -36,13 +36,15 @@ def test_notes_arrive_as_they_were_made(pacs: Orthanc, shared_data: Path) -> Non
         note = build_rejection(source, codes.REASONS["111209"], number=1, created=NOW)
         back = build_retraction(source, note, "another image was meant", number=2, created=NOW)
         made |= {str(each.SOPInstanceUID): each for each in (note, back)}
-    carrier = StoreSCU(
+    transport = StoreSCU(
         DestinationSettings(name="pacs", ae_title="ORTHANC", port=pacs.dicom_port), "QCDAEMON"
     )
     for uid, note in made.items():
         payload = to_bytes(note)
-        carrier.send(Item(str(note.SOPClassUID), uid, "1.2.840.10008.1.2.1", uid, payload=payload))
-    carrier.close()
+        transport.send(
+            OutgoingObject(str(note.SOPClassUID), uid, "1.2.840.10008.1.2.1", uid, payload=payload)
+        )
+    transport.close()
     arrived = pacs.instances()
     assert set(arrived) == set(made)
     for uid, id in arrived.items():

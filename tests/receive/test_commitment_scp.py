@@ -16,7 +16,7 @@ from pydicom.uid import generate_uid
 from sqlalchemy import update
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.deliver.circuit_breaker import Outages
+from qc_daemon.deliver.circuit_breaker import CircuitBreaker
 from qc_daemon.deliver.commitment_scp import CommitmentJudge, CommitmentReporter
 from qc_daemon.deliver.worker import Deliverer, run
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
@@ -67,7 +67,7 @@ class Bench:
     def reporter(self) -> CommitmentReporter:
         made = CommitmentReporter(self.site.store, self.settings, "reporter", self.now)
         # Each look comes a long time after the last.
-        made.outages = Outages(lambda: self.now().timestamp())
+        made.outages = CircuitBreaker(lambda: self.now().timestamp())
         return made
 
     def report(self) -> None:

@@ -26,7 +26,7 @@ _COMMAND, _LAST = 0x01, 0x02
 
 
 @contextlib.contextmanager
-def checked(association: Any, path: Path, sha256: str | None) -> Iterator[None]:
+def verify_sending(association: Any, path: Path, sha256: str | None) -> Iterator[None]:
     """What this thread sends in the block is the data set of the file at `path`.
 
     `send_*` raises QCError SPOOL_DAMAGED before the last fragment where the file's bytes have
