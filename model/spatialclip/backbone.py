@@ -20,7 +20,8 @@ _FROZEN_STAGES = 4
 
 
 class HybridEmbed(nn.Module):
-    """CLIP-normalised pictures (B, 3, S, S) -> patch features (B, width, S / 32, S / 32).
+    """CLIP-normalised pictures (B, 3, S, S) -> the network's features (B, C, S / 32, S / 32) by
+    `forward_features` -> CLIP's patch features (B, width, S / 32, S / 32) by `forward`.
 
     `name` is a timm EfficientNet. Its batch normalisation is folded into the convolutions, with the
     statistics it came with: batches must not hide how bright or sharp one picture is. `mirrored`:
@@ -44,22 +45,21 @@ class HybridEmbed(nn.Module):
         """The tensor whose dtype CLIP gives its pictures."""
         return self.projection.weight
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Also takes what `look` gave for the pictures, in their place."""
-        seen = pixel_values if looked_at(pixel_values) else self.look(pixel_values)
-        return self.projection(seen)  # type: ignore[no-any-return]
+    def forward(self, features: Tensor) -> Tensor:
+        """Patch features of what `forward_features` gave for the pictures."""
+        return self.projection(features)  # type: ignore[no-any-return]
 
-    def look(self, pixel_values: Tensor) -> Tensor:
+    def forward_features(self, pixel_values: Tensor) -> Tensor:
         """The image network's features (B, C, S / 32, S / 32) of CLIP-normalised pictures."""
         # Full precision: on CPUs bfloat16 gains nothing in depthwise convolutions.
         with torch.autocast(pixel_values.device.type, enabled=False):
             pixels = pixel_values.float() * self.gain + self.offset
-            features = self._seen(pixels)
+            features = self._network_features(pixels)
             if self.mirrored:
-                features = (features + self._seen(pixels.flip(-1)).flip(-1)) / 2
+                features = (features + self._network_features(pixels.flip(-1)).flip(-1)) / 2
         return features
 
-    def _seen(self, pixels: Tensor) -> Tensor:
+    def _network_features(self, pixels: Tensor) -> Tensor:
         (features,) = self.features(pixels.contiguous(memory_format=torch.channels_last))
         return features  # type: ignore[no-any-return]
 
@@ -85,11 +85,6 @@ class HybridEmbed(nn.Module):
             raise ValueError("these weights are another network's")
         network.load_state_dict(dict(zip(own, given, strict=True)))
         self.features.load_state_dict(fold_batch_norm(network).state_dict())
-
-
-def looked_at(pixel_values: Tensor) -> bool:
-    """Whether these are a stem's features and no pictures, which have three channels."""
-    return pixel_values.shape[1] != 3
 
 
 def fold_batch_norm(network: Any) -> Any:

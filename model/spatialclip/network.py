@@ -15,7 +15,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from detector.anatomy import LABELS, View
 from detector.errors import ErrorCode, QCError
-from model.spatialclip.backbone import STRIDE, HybridEmbed, looked_at
+from model.spatialclip.backbone import STRIDE, HybridEmbed
 from model.spatialclip.spatial_encoder import SpatialEncoder
 
 VIEWS: tuple[View, ...] = (View.HEAD, View.NT, View.CRL, View.ABDOMEN, View.OTHER)
@@ -178,18 +178,22 @@ class TriModalClip(nn.Module):
         return self.logit_scale.exp().clamp(*_SCALE_RANGE)
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, H, W), CLIP-normalised, or what the stem made of it -> (B, d) of unit length."""
+        """(B, 3, H, W), CLIP-normalised -> (B, d) of unit length."""
+        if self.stem is None:
+            return self.encode_features(pixel_values)
+        return self.encode_features(self.stem.forward_features(pixel_values))
+
+    def encode_features(self, features: Tensor) -> Tensor:
+        """The stem's features (B, C, h, w), pictures where there is no stem -> (B, d) of unit
+        length."""
         clip = self.clip_model
-        seen = pixel_values
-        if self.stem is not None and not looked_at(seen):
-            seen = self.stem.look(seen)
         # CLIP checks the size of pictures; for as many patches its positions stay as they are.
         pooled = clip.vision_model(
-            pixel_values=seen, interpolate_pos_encoding=self.stem is not None
+            pixel_values=features, interpolate_pos_encoding=self.stem is not None
         ).pooler_output
         feature = clip.visual_projection(pooled)
         if self.pooled_projection is not None:
-            feature = feature + self.pooled_projection(seen)
+            feature = feature + self.pooled_projection(features)
         return normalize(feature, dim=-1)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -246,6 +250,7 @@ class SpatialClip(nn.Module):
         confidences: Tensor,
         box_mask: Tensor,
         present: Tensor | None = None,
+        has_features: bool = False,
     ) -> SpatialClipOutput:
         """`box_mask` (B, N) is True for a box; `present` (B, 3) True for a modality that is there.
 
@@ -255,7 +260,14 @@ class SpatialClip(nn.Module):
         """
         return self.fuse(
             *self.encode(
-                pixel_values, input_ids, attention_mask, boxes, labels, confidences, box_mask
+                pixel_values,
+                input_ids,
+                attention_mask,
+                boxes,
+                labels,
+                confidences,
+                box_mask,
+                has_features,
             ),
             present,
         )
@@ -269,11 +281,15 @@ class SpatialClip(nn.Module):
         labels: Tensor,
         confidences: Tensor,
         box_mask: Tensor,
+        has_features: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The features of image, text and layout, each (B, d) of unit length."""
+        """The features of image, text and layout, each (B, d) of unit length.
+
+        `has_features`: `pixel_values` are no pictures but the stem's features of them.
+        """
         clip = self.trimodal_clip
         return (
-            clip.encode_image(pixel_values),
+            (clip.encode_features if has_features else clip.encode_image)(pixel_values),
             clip.encode_text(input_ids, attention_mask),
             clip.spatial_encoder(boxes, labels, confidences, box_mask),
         )

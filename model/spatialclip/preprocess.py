@@ -34,6 +34,7 @@ class Inputs:
     labels: Tensor
     confidences: Tensor
     box_mask: Tensor
+    has_features: bool = False
 
     def to(self, device: torch.device) -> "Inputs":
         return Inputs(
@@ -44,6 +45,7 @@ class Inputs:
             self.labels.to(device),
             self.confidences.to(device),
             self.box_mask.to(device),
+            self.has_features,
         )
 
 

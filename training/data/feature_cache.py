@@ -84,7 +84,9 @@ def with_copies(
         if not path.is_file():
             copies = _copies(item, preprocessor, np.random.default_rng(int(key, 16)))
             with torch.inference_mode():
-                features = torch.cat([stem.look(preprocessor.images([copy])) for copy in copies])
+                features = torch.cat(
+                    [stem.forward_features(preprocessor.images([copy])) for copy in copies]
+                )
             partial = path.with_suffix(f".partial-{os.getpid()}")
             with partial.open("wb") as file:
                 np.save(file, features.half().cpu().numpy())
@@ -139,7 +141,9 @@ def _look(
     # Two at a time stay in a CPU's cache: twice as fast as all at once.
     features = torch.cat(
         [
-            stem.look(preprocessor.images([sight.picture for sight in sights[at : at + 2]]))
+            stem.forward_features(
+                preprocessor.images([sight.picture for sight in sights[at : at + 2]])
+            )
             for at in range(0, len(sights), 2)
         ]
     )

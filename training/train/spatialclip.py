@@ -177,6 +177,7 @@ def make_batch(
             torch.from_numpy(np.stack(pictures)).float() if seen else preprocessor.images(pictures),
             *preprocessor.texts(words),
             *preprocessor.layouts([s.detections for s in shown], [s.size for s in shown]),
+            has_features=seen,
         ),
         torch.tensor([float(item.sample.standard) for item in items]),
         torch.tensor([view_index(item.sample) for item in items]),
@@ -278,7 +279,7 @@ def copy_change(
     if batch.copies is None:
         return None
     image, text, spatial = (feature[list(batch.copied)] for feature in features)
-    again = network.trimodal_clip.encode_image(batch.copies)
+    again = network.trimodal_clip.encode_features(batch.copies)
     differences = [
         network.fuse(image, text, spatial, present).logit.float()
         - network.fuse(again, text, spatial, present).logit.float()

@@ -21,14 +21,16 @@ def stem() -> HybridEmbed:
 
 
 def test_one_feature_for_each_patch_of_32_pixels(stem: HybridEmbed) -> None:
-    assert stem(torch.zeros(2, 3, 96, 64)).shape == (2, 24, 3, 2)
+    assert stem(stem.forward_features(torch.zeros(2, 3, 96, 64))).shape == (2, 24, 3, 2)
 
 
 def test_the_network_sees_grey_levels_as_its_weights_were_trained(stem: HybridEmbed) -> None:
     seen = []
     hook = stem.features.conv_stem.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
     grey = torch.tensor([0.0, 127.0, 255.0]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
-    stem((grey / 255 - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1))
+    stem.forward_features(
+        (grey / 255 - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+    )
     hook.remove()
     expected = (torch.tensor([0.0, 127.0, 255.0]) - 127) / 128
     assert torch.allclose(seen[0][0, :, 0, 0], expected, atol=1e-5)
@@ -110,9 +112,9 @@ def test_a_stem_that_mirrors_sees_the_same_in_a_picture_and_its_mirror_image(
     stem = load_spatialclip(tmp_path).trimodal_clip.stem
     pixels = torch.randn(2, 3, 96, 64)
     with torch.no_grad():
-        seen, flipped = stem.look(pixels), stem.look(pixels.flip(-1))
+        seen, flipped = stem.forward_features(pixels), stem.forward_features(pixels.flip(-1))
         stem.mirrored = False
-        once = (stem.look(pixels) + stem.look(pixels.flip(-1)).flip(-1)) / 2
+        once = (stem.forward_features(pixels) + stem.forward_features(pixels.flip(-1)).flip(-1)) / 2
     assert torch.allclose(seen, flipped.flip(-1), atol=1e-5)
     assert torch.allclose(seen, once, atol=1e-5)
     assert not torch.allclose(seen, seen.flip(-1), atol=1e-3)
