@@ -40,7 +40,7 @@ def said() -> Catalog:
 def _tables() -> Iterator[str]:
     """What is said out of tables."""
     for rules in RULES.values():
-        yield from (rule.mend for rule in rules)
+        yield from (rule.fix for rule in rules)
     for fault in (*words.FAULTS.values(), words.GAIN_LOW, words.GAIN_HIGH):
         yield from (fault.words, fault.fix, fault.topic)
     yield from (label.meaning for label in LABELS)

@@ -72,7 +72,7 @@ class Bundle:
         """A folder, or the name of a bundle that ships ("default"); every file is hashed.
 
         Raises QCError: bundle-incomplete on missing or extra files, bundle-mismatch on a wrong
-        hash, manifest, link, or weights that are not finite; one line, with the mend.
+        hash, manifest, link, or weights that are not finite; one line, with the fix.
         """
         path = locate(path_or_name)
         content = _content(path)

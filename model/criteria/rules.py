@@ -15,11 +15,11 @@ TECHNICAL = "Image acquisition quality, in-house rule of qc-daemon"
 
 
 class CriterionRule(NamedTuple):
-    """A criterion: SR code, what is asked, how to mend it, and where it is written."""
+    """A criterion: SR code, what is asked, how to fix it, and where it is written."""
 
     code: str
     meaning: str
-    mend: str
+    fix: str
     source: str
 
 

@@ -110,7 +110,7 @@ def fault(judgement: Judgement, criterion: Criterion) -> Fault:
     known = FAULTS.get(criterion.code) or Fault(criterion.code, "", criterion.code)
     if criterion.code == GAIN.code and criterion.value is not None:
         return GAIN_LOW if criterion.value < _GAIN_MIDDLE else GAIN_HIGH
-    return replace(known, fix=rule(judgement, criterion.code).mend or known.fix)
+    return replace(known, fix=rule(judgement, criterion.code).fix or known.fix)
 
 
 def unchecked(judgement: Judgement) -> list[str]:

@@ -146,7 +146,7 @@ def test_every_rule_has_words_for_its_fault(a_source: Make, a_finding: Make) -> 
             finding = a_finding(a_source(), view=view, criteria=(Criterion(rule.code, False),))
             (fault,) = words.faults(finding.judgement)
             assert fault.words != rule.meaning
-            assert fault.fix == rule.mend
+            assert fault.fix == rule.fix
             assert fault.topic != rule.code
 
 
