@@ -224,7 +224,7 @@ def questions() -> dict[str, Question]:
         "oldest due (receiver)": jobs.oldest_due,
         "list 200 jobs": lambda session: jobs.listing(session, limit=200),
         "count jobs (metrics)": lambda session: jobs.counts(session, jobs.PENDING),
-        "other figures (metrics)": gauges.look,
+        "other figures (metrics)": gauges.read,
         "destination list": destinations.deliveries,
     }
 

@@ -184,7 +184,7 @@ class Service(Collector):
             with self.store.read() as session:
                 counts = jobs.counts(session, _OPEN)
                 due = jobs.oldest_due(session)
-                found = gauges.look(session)
+                found = gauges.read(session)
         except (QCError, SQLAlchemyError):
             yield _gauge("database_up", "Whether the database can be used.", 0)
             return

@@ -10,7 +10,7 @@ from qc_daemon.records.tables import Commitment, CommitmentState, Revision, Revi
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class Gauges:
     """Counts; `commitments` by state, those not told only."""
 
     open_exams: int
@@ -18,8 +18,8 @@ class Figures:
     commitments: dict[str, int]
 
 
-def look(session: Session) -> Figures:
-    """The figures now."""
+def read(session: Session) -> Gauges:
+    """The gauges now."""
     quarantined = (
         select(func.count())
         .select_from(Revision)
@@ -30,7 +30,7 @@ def look(session: Session) -> Figures:
         .where(Commitment.state != CommitmentState.REPORTED)
         .group_by(Commitment.state)
     )
-    return Figures(
+    return Gauges(
         open_exams=exams.open_count(session),
         quarantined=session.execute(quarantined).scalar_one(),
         commitments={row.state: row.number for row in commitments},

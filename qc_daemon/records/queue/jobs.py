@@ -88,7 +88,7 @@ GIVEN_UP = (JobState.DEAD, JobState.QUARANTINED)
 # How far apart the clocks of hosts on one database may be.
 CLOCK_SKEW = timedelta(minutes=1)
 # A result waits for an image of its exam until that has failed so often.
-_PATIENCE = 3
+_MAX_IMAGE_FAILURES = 3
 # Rows of the index that a claim reads: the first is nearly always claimable, but where many wait
 # for others few queries should pass them.
 _FIRST_PAGE, _PAGE = 4, 128
@@ -202,7 +202,7 @@ def claim(
     """
     # Only leased jobs have a `lease_until`; its index holds no others.
     expired = select(JobRow).where(JobRow.lease_until.is_not(None), JobRow.lease_until <= now)
-    _lost(session, _locked(session, expired), now, max_deaths, count_death=True)
+    _expire_leases(session, _locked(session, expired), now, max_deaths, count_death=True)
     forget_future(session, now)
     lines = [
         _due(session, kind, destination, now)
@@ -375,7 +375,7 @@ def _is_awaited_image(
         image.state.in_(TO_DO),
         image.destination == destination,
         image.revision_id.is_not(None),
-        image.attempts + image.alarms + image.deaths < _PATIENCE,
+        image.attempts + image.alarms + image.deaths < _MAX_IMAGE_FAILURES,
     )
 
 
@@ -595,7 +595,7 @@ def fail(
     if not ours:
         return None
     if state is not JobState.READY:
-        _ended_badly(session, job, error.code, error.message, now)
+        _quarantine_revision(session, job, error.code, error.message, now)
     return state
 
 
@@ -613,7 +613,7 @@ def release_owner(
     cut), which says nothing against the job.
     """
     held = select(JobRow).where(JobRow.state == JobState.LEASED, JobRow.owner == owner)
-    return _lost(session, _locked(session, held), now, max_deaths, count_death=count_death)
+    return _expire_leases(session, _locked(session, held), now, max_deaths, count_death=count_death)
 
 
 def retry(session: Session, ids: Sequence[int], now: datetime) -> int:
@@ -622,7 +622,7 @@ def retry(session: Session, ids: Sequence[int], now: datetime) -> int:
     A score job's revision and exam open again with it; what is sent is sent again.
     """
     again = (JobState.READY, JobState.SENT, JobState.DEAD, JobState.QUARANTINED)
-    return _again(session, ids, again, now)
+    return _requeue(session, ids, again, now)
 
 
 def cancel(session: Session, ids: Sequence[int], now: datetime) -> int:
@@ -640,7 +640,7 @@ def cancel(session: Session, ids: Sequence[int], now: datetime) -> int:
             error_message=message,
             **_NO_LEASE,
         )
-        _ended_badly(session, row, ErrorCode.CANCELLED, message, now)
+        _quarantine_revision(session, row, ErrorCode.CANCELLED, message, now)
     return len(rows)
 
 
@@ -730,7 +730,9 @@ def make_ready(session: Session, row: JobRow, now: datetime) -> None:
     reopen(session, row.exam_id, now)
 
 
-def _again(session: Session, ids: Sequence[int], states: Sequence[JobState], now: datetime) -> int:
+def _requeue(
+    session: Session, ids: Sequence[int], states: Sequence[JobState], now: datetime
+) -> int:
     chosen = select(JobRow).where(JobRow.id.in_(ids), JobRow.state.in_(states))
     rows = _locked(session, chosen, wait=True)
     for row in rows:
@@ -738,7 +740,7 @@ def _again(session: Session, ids: Sequence[int], states: Sequence[JobState], now
     return len(rows)
 
 
-def _lost(
+def _expire_leases(
     session: Session,
     rows: Sequence[JobRow],
     now: datetime,
@@ -763,7 +765,7 @@ def _lost(
             error_message=message,
             **_NO_LEASE,
         )
-        _ended_badly(session, row, ErrorCode.WORKER_DEATHS, message, now)
+        _quarantine_revision(session, row, ErrorCode.WORKER_DEATHS, message, now)
     return len(rows)
 
 
@@ -809,7 +811,7 @@ def record_reason(
     )
 
 
-def _ended_badly(
+def _quarantine_revision(
     session: Session, row: Job | JobRow, code: ErrorCode, message: str, now: datetime
 ) -> None:
     _advance_dependents(session, row, now)
