@@ -33,7 +33,7 @@ from qc_daemon.cli.demo import service, storage_scp, wait_until_reported, write_
 from qc_daemon.cli.send import send
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.objects.overlay import build_overlay
-from qc_daemon.report.source import Source
+from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr.document import build_sr
 from qc_daemon.score.decode import DecodeProcess
 from qc_daemon.score.findings import findings_of
@@ -103,7 +103,7 @@ def time_image(
     view = findings[0].judgement.view
     with timed("criteria"):
         checks.judge(view, found[0], *size[0], pixels, None, judge.criteria_thresholds)
-    source = Source.of(header(path), "00" * 32)
+    source = SourceInstance.of(header(path), "00" * 32)
     now = datetime.now(UTC)
     with timed("SR"):
         to_bytes(build_sr([source], findings, revision=1, created=now))

@@ -21,7 +21,7 @@ from qc_daemon.records.queue.jobs import Job
 from qc_daemon.records.received import exams, revisions
 from qc_daemon.records.received.revisions import Originals
 from qc_daemon.records.results import destinations, renditions, reports
-from qc_daemon.records.results.renditions import KeptRendition, Render
+from qc_daemon.records.results.renditions import Render, StoredRendition
 from qc_daemon.records.results.reports import Deliverable
 from qc_daemon.records.store import Store
 from qc_daemon.spool.verification import content_hash
@@ -98,8 +98,8 @@ class SopClassFallback:
         classes = REPORT_CLASSES[REPORT_CLASSES.index(deliverable.sop_class_uid) :]
         with self._store.read() as session:
             refused = destinations.refused(session, job.destination)
-            renderings = renditions.held(session, job)
-            previous = renditions.given(session, job)
+            renderings = renditions.sent_instead(session, job)
+            previous = renditions.rendition_of(session, job)
         latest = self._clock() - REFUSAL_MEMORY
         accepted = [each for each in classes if each not in refused or refused[each] <= latest]
         if previous:
@@ -119,7 +119,9 @@ class SopClassFallback:
                 continue
             assert job.object_id is not None
             with self._store.begin() as session:
-                rendition = renditions.keep(session, job.object_id, rendered, self._clock())
+                rendition = renditions.store_rendition(
+                    session, job.object_id, rendered, self._clock()
+                )
             yield _rendition(rendition)
 
 
@@ -157,7 +159,7 @@ def _own(job: Job, deliverable: Deliverable) -> OutgoingObject:
     )
 
 
-def _rendition(rendition: KeptRendition) -> Candidate:
+def _rendition(rendition: StoredRendition) -> Candidate:
     outgoing = OutgoingObject(
         sop_class_uid=rendition.sop_class_uid,
         sop_instance_uid=rendition.sop_instance_uid,

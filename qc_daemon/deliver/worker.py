@@ -238,7 +238,7 @@ class Deliverer:
                 destinations.failed(session, job.destination, result, now)
             return False
         if job.object_id is not None:
-            renditions.give(session, job, result.rendition_id)
+            renditions.record_rendition(session, job, result.rendition_id)
         destinations.reached(session, job.destination)
         if not self._is_to_commit(session, job, result):
             lease.finish(session)

@@ -16,7 +16,7 @@ from qc_daemon.receive.identifiers import HeaderError, data_set_offset, read_ide
 from qc_daemon.records import listings
 from qc_daemon.records.listings import ALL, ExamFilter, Window
 from qc_daemon.records.received import exams, progress, receipts
-from qc_daemon.records.received.progress import Progress, Sent
+from qc_daemon.records.received.progress import DeliveryCount, Progress
 from qc_daemon.records.received.revisions import Quarantined
 from qc_daemon.records.results import rejections
 from qc_daemon.records.store import Store
@@ -28,7 +28,7 @@ from qc_daemon.spool import private_files
 
 if TYPE_CHECKING:
     from qc_daemon.report.summary.pdf import Pictures
-    from qc_daemon.report.summary.summary import Summary
+    from qc_daemon.report.summary.summary import ExamSummary
 
 CAUSES = {
     ClosedBy.PROCEDURE_STEP: "its procedure steps are completed and all they name is here",
@@ -231,7 +231,7 @@ def _state(exam: Progress) -> str:
     return f"{closed} (report {exam.report_revision}{amended})" if exam.report_revision else closed
 
 
-def _where(sent: Iterator[Sent]) -> str:
+def _where(sent: Iterator[DeliveryCount]) -> str:
     """`sr to pacs: done; overlay to pacs: 3 done, 1 dead`."""
     parts = []
     for (kind, destination), states in groupby(sent, key=lambda s: (s.kind, s.destination)):
@@ -325,8 +325,8 @@ def _choice(exam: Progress) -> str:
     return f"--exam {exam.exam_id} ({exam.objects} objects, since {opened})"
 
 
-def _summary(settings: Settings, exam_id: int, now: datetime) -> "tuple[Summary, Pictures]":
-    from qc_daemon.report.worker import drawn, load_findings, summary_of
+def _summary(settings: Settings, exam_id: int, now: datetime) -> "tuple[ExamSummary, Pictures]":
+    from qc_daemon.report.exam import load_findings, render_pictures, summarise_exam
     from qc_daemon.score.decode import DecodeProcess
 
     store = open_store(settings)
@@ -350,8 +350,10 @@ def _summary(settings: Settings, exam_id: int, now: datetime) -> "tuple[Summary,
             raise missing[0].error
         omissions += [each.error.code for each in missing]
         revision = max(1, content.report_revision)
-        summary = summary_of(reported, settings.report, revision, now, rejected, omissions)
+        summary = summarise_exam(reported, settings.report, revision, now, rejected, omissions)
         # Without routes nobody wants overlays.
         frames, to_none = decoder.frames, Routes()
-        pictures, _ = drawn(reported, summary, revision, now, frames, to_none, settings.report)
+        pictures, _ = render_pictures(
+            reported, summary, revision, now, frames, to_none, settings.report
+        )
     return replace(summary, drawn=frozenset(pictures)), pictures

@@ -18,13 +18,13 @@ from qc_daemon.operations.store import Listing, open_store
 from qc_daemon.records.listings import ALL, Window
 from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.results import rejections
-from qc_daemon.records.results.rejections import Rejected
+from qc_daemon.records.results.rejections import RejectionRecord
 from qc_daemon.records.results.reports import ReportObject
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import ObjectKind
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.objects.key_objects import build_rejection, build_retraction
-from qc_daemon.report.source import Source
+from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.source_file import read_header
 from qc_daemon.report.sr import codes
 from qc_daemon.retain import Originals
@@ -46,7 +46,7 @@ def reject(settings: Settings, sop_instance_uid: str, reason: str, confirmed_by:
     code, name = _reason(reason), _name(confirmed_by, "--confirmed-by")
     store = open_store(settings)
     with store.read() as session:
-        facts = rejections.newest(session, sop_instance_uid)
+        facts = rejections.newest_revision(session, sop_instance_uid)
         if facts is None:
             raise QCError(ErrorCode.STORAGE, f"no image {sop_instance_uid} is here; see results")
         earlier_rejection = rejections.of_instance(session, sop_instance_uid)
@@ -92,8 +92,8 @@ def retract(settings: Settings, sop_instance_uid: str, reason: str, retracted_by
     name = _name(retracted_by, "--retracted-by")
     store = open_store(settings)
     with store.read() as session:
-        facts = rejections.newest(session, sop_instance_uid)
-        rejection = rejections.standing(session, sop_instance_uid)
+        facts = rejections.newest_revision(session, sop_instance_uid)
+        rejection = rejections.open_rejection(session, sop_instance_uid)
         number = 0 if rejection is None else rejections.count(session, rejection.exam_id) + 1
     if facts is None or rejection is None:
         raise _not_rejected(sop_instance_uid)
@@ -149,7 +149,7 @@ def list_rejections(settings: Settings, window: Window = ALL) -> Listing:
     return Listing(map(_row, rows), total)
 
 
-def _row(rejected: Rejected) -> dict[str, Any]:
+def _row(rejected: RejectionRecord) -> dict[str, Any]:
     back = rejected.retraction
     return {
         "sop_instance_uid": rejected.sop_instance_uid,
@@ -204,7 +204,7 @@ def _note_object(note: Dataset) -> ReportObject:
     )
 
 
-def _source(settings: Settings, store: Store, facts: RevisionFacts) -> Source:
+def _source(settings: Settings, store: Store, facts: RevisionFacts) -> SourceInstance:
     def pixel_hash(path: Path) -> str:
         # Asked only when a destination gave an object back changed.
         from qc_daemon.score.decode import DecodeProcess
@@ -212,13 +212,17 @@ def _source(settings: Settings, store: Store, facts: RevisionFacts) -> Source:
         with DecodeProcess(megabytes=settings.score.decode_megabytes) as decoder:
             return decoder.summary(path).pixel_sha256
 
-    source = Source.of(read_header(Originals(store, settings, pixel_hash)(facts)), facts.sha256)
+    source = SourceInstance.of(
+        read_header(Originals(store, settings, pixel_hash)(facts)), facts.sha256
+    )
     if "Rows" not in source.header:
         raise QCError(ErrorCode.NOT_AN_IMAGE, f"{source.sop_instance_uid} is no image")
     return source
 
 
-def _destinations(settings: Settings, facts: RevisionFacts, source: Source) -> tuple[str, ...]:
+def _destinations(
+    settings: Settings, facts: RevisionFacts, source: SourceInstance
+) -> tuple[str, ...]:
     """Where key objects of this image go. A person decided, so no rule asks for a verdict."""
     traits = Traits(facts.calling_ae, source.station_name, source.study_description)
     to = Routes.of(settings).route(ObjectKind.KEY_OBJECTS, [traits]).to

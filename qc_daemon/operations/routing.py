@@ -14,7 +14,7 @@ from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from model.finding import QUALITY_LABELS
 from qc_daemon.receive.identifiers import HeaderError, data_set_offset, read_identity
-from qc_daemon.report.source import Source
+from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.source_file import read_header
 from qc_daemon.routing import SOURCE, Routes, Traits
 from qc_daemon.settings import ObjectKind, Settings
@@ -123,7 +123,7 @@ def _receiver_traits(path: Path, calling_ae: str) -> Traits:
 
 def _report_traits(path: Path, calling_ae: str) -> Traits:
     """What the report stage would know of it."""
-    source = Source.of(read_header(path), "")
+    source = SourceInstance.of(read_header(path), "")
     return Traits(calling_ae, source.station_name, source.study_description)
 
 

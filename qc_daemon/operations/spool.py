@@ -110,7 +110,7 @@ def _orphan(store: Store, settings: Settings, name: str) -> Path:
     if _NAME.fullmatch(name) is None or not path.is_file():
         raise QCError(ErrorCode.STORAGE, f"the spool has no file {name[:80]}; see spool list")
     with store.read() as session:
-        rows = retention.kept(session, [path.relative_to(spool.root).as_posix()])
+        rows = retention.referenced_paths(session, [path.relative_to(spool.root).as_posix()])
     if rows:
         raise QCError(ErrorCode.STORAGE, f"{name} is no orphan: the database knows it")
     if _modified_at(path) > datetime.now(UTC) - orphan_margin(spool.root):

@@ -12,12 +12,12 @@ from detector.errors import ErrorCode, QCError
 from detector.imaging.dicom_file import is_dicom
 from model.finding import Finding
 from qc_daemon.report.equipment import to_bytes
+from qc_daemon.report.exam import FrameReader, ReportedFinding, best_per_view, under_source_uids
 from qc_daemon.report.objects.overlay import build_overlay
-from qc_daemon.report.source import Source
+from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.source_file import read_header
 from qc_daemon.report.sr.document import build_sr
 from qc_daemon.report.summary.language import ENGLISH
-from qc_daemon.report.worker import FrameReader, Told, as_told, shown
 from qc_daemon.spool import private_files
 
 REVISION = 1
@@ -48,9 +48,9 @@ class Writer:
             sha256 = file_digest(file, "sha256").hexdigest()
         # Not the bare hash: the service's first report of the file has other content and must have
         # another UID.
-        source = Source.of(read_header(path), f"offline {sha256}")
+        source = SourceInstance.of(read_header(path), f"offline {sha256}")
         told = [
-            Told(as_told(finding, source), number, source, path)
+            ReportedFinding(under_source_uids(finding, source), number, source, path)
             for number, finding in enumerate(findings)
         ]
         now = datetime.now(UTC)
@@ -58,7 +58,7 @@ class Writer:
             found = [each.finding for each in told]
             _write(self.sr, build_sr([source], found, revision=REVISION, created=now))
         if self.overlay is not None:
-            chosen = shown(told)
+            chosen = best_per_view(told)
             numbers = sorted({each.finding.frame for each in chosen})
             pixels = {frame.number: frame.pixels for frame in frames(path, numbers)}
             for each in chosen:

@@ -7,7 +7,7 @@ from typing import TypeVar
 from detector.errors import ErrorCode, FailureClass, QCError
 from qc_daemon.records.queue.jobs import Job
 from qc_daemon.records.received.revisions import RevisionFacts
-from qc_daemon.report.source import Source
+from qc_daemon.report.source import SourceInstance
 
 PATIENCE = 3
 """Tries of a report job that wait for an object which may come back, as from an archive that is
@@ -35,7 +35,7 @@ def is_final(error: QCError, job: Job, *, are_others_sound: bool) -> bool:
     return are_others_sound and job.attempts + job.alarms >= PATIENCE
 
 
-def check_identity(source: Source, facts: RevisionFacts) -> None:
+def check_identity(source: SourceInstance, facts: RevisionFacts) -> None:
     """Raises QCError REPORT_INVALID for a header that names another object or study than the one
     received, so that the report would refer to what is not there."""
     if facts.sop_instance_uid and source.sop_instance_uid.strip() != facts.sop_instance_uid:

@@ -29,7 +29,7 @@ MULTI_FRAME_CLASSES = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class InstanceReference:
     """An object of the study, as references name it."""
 
     study_instance_uid: str
@@ -39,7 +39,7 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceInstance:
     """A normalised header, the SHA-256 of the received content, and whether values were lost.
 
     `spacing_mm`: by index of the ultrasound region, (x, y) mm per pixel where the header says it.
@@ -51,7 +51,7 @@ class Source:
     spacing_mm: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, received: Dataset, sha256: str) -> "Source":
+    def of(cls, received: Dataset, sha256: str) -> "SourceInstance":
         """The source with this received header (pixels not needed).
 
         Raises QCError REPORT_INVALID if a UID is missing that references must repeat.
@@ -82,8 +82,8 @@ class Source:
         return str(self.header.SOPInstanceUID)
 
     @property
-    def reference(self) -> Reference:
-        return Reference(
+    def reference(self) -> InstanceReference:
+        return InstanceReference(
             self.study_instance_uid,
             self.series_instance_uid,
             self.sop_class_uid,

@@ -124,7 +124,7 @@ class Originals:
             # Nobody dropped it, so that it is gone is told whether a destination has it or not.
             raise self._missing(facts, unreachable.message)
         with self.store.begin() as session:
-            dropped = retention.unavailable(session, facts.revision_id, self.clock())
+            dropped = retention.record_unavailable(session, facts.revision_id, self.clock())
         counters.add("fetched_nowhere")
         self.log.error("original not available", sop_instance=facts.sop_instance_uid)
         if is_damaged:
@@ -208,7 +208,7 @@ class Originals:
         self, destination: DestinationSettings, facts: RevisionFacts, path: str, size: int
     ) -> Path:
         with self.store.begin() as session:
-            retention.fetched(session, facts.revision_id, path, size)
+            retention.record_fetch(session, facts.revision_id, path, size)
         counters.add("fetched_back")
         self.log.info(
             "original fetched back",

@@ -72,7 +72,7 @@ def reconcile(
     while not stopped.is_set() and (page := list(islice(files, _PAGE))):
         found.files += len(page)
         with store.read() as session:
-            known = retention.kept(session, [path for path, _ in page])
+            known = retention.referenced_paths(session, [path for path, _ in page])
         for path, written in page:
             if path not in known and written >= limit:
                 found.young += 1
@@ -157,7 +157,7 @@ def _size(path: Path) -> int | None:
 def _remove(store: Store, spool: Path, path: str) -> bool:
     """Take away a dropped file, unless it was fetched back in this moment."""
     with store.read() as session:
-        kept = retention.kept(session, [path]).get(path, True)
+        kept = retention.referenced_paths(session, [path]).get(path, True)
     if not kept:
         (spool / path).unlink(missing_ok=True)
     return not kept

@@ -25,7 +25,7 @@ from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.process_id import owner
 from qc_daemon.observe import counters, log
-from qc_daemon.records.results.renditions import Held, Rendition
+from qc_daemon.records.results.renditions import Rendition, SentReference
 from qc_daemon.records.store import Store
 from qc_daemon.routing import Routes
 from qc_daemon.settings import Settings
@@ -141,7 +141,7 @@ def deliver(context: RoleContext, stop: threading.Event) -> None:
         with DecodeProcess(megabytes=context.settings.score.decode_megabytes) as decoder:
             return decoder.summary(path).pixel_sha256
 
-    def render(payload: bytes, sop_class_uid: str, held: Mapping[str, Held]) -> Rendition:
+    def render(payload: bytes, sop_class_uid: str, held: Mapping[str, SentReference]) -> Rendition:
         # Only where a destination does not take a report as it is.
         from qc_daemon.report.objects.renditions import render
 

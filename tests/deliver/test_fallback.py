@@ -19,7 +19,7 @@ from qc_daemon.records.commitment import scu
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import RetryPolicy
 from qc_daemon.records.results import destinations, renditions, reports
-from qc_daemon.records.results.renditions import Held, Rendition
+from qc_daemon.records.results.renditions import Rendition, SentReference
 from qc_daemon.records.tables import JobKind, ObjectKind
 from tests.deliver.conftest import Yard
 from tests.support.commitment_peer import CommittingPacs
@@ -54,7 +54,7 @@ class Desk:
 
     yard: Yard
     pacs: ChoosyPacs
-    asked: list[tuple[str, Mapping[str, Held]]] = field(default_factory=list)
+    asked: list[tuple[str, Mapping[str, SentReference]]] = field(default_factory=list)
     revision: int = 0
 
     def publish(self, kind: ObjectKind = ObjectKind.SR, sop_class: str = SR3D) -> str:
@@ -73,11 +73,13 @@ class Desk:
             )
         return uid
 
-    def render(self, payload: bytes, sop_class: str, held: Mapping[str, Held]) -> Rendition:
+    def render(
+        self, payload: bytes, sop_class: str, held: Mapping[str, SentReference]
+    ) -> Rendition:
         self.asked.append((sop_class, held))
         uid = f"1.2.4.{len(held)}.{sop_class.rpartition('.')[2]}.{self.revision}"
         made = ultrasound(sop_class=sop_class, SOPInstanceUID=uid)
-        return Rendition(Held(sop_class, uid, made.SeriesInstanceUID), part10(made))
+        return Rendition(SentReference(sop_class, uid, made.SeriesInstanceUID), part10(made))
 
     def deliver(self) -> None:
         """All that is due, by a process that remembers nothing."""
@@ -178,7 +180,7 @@ def test_an_amendment_is_told_what_the_destination_was_given(desk: Desk) -> None
     desk.deliver()
     desk.publish()
     desk.deliver()
-    given = Held(SR, "1.2.4.0.33.1", "1.2.3.4.5.1")
+    given = SentReference(SR, "1.2.4.0.33.1", "1.2.3.4.5.1")
     assert desk.asked == [(SR, {}), (SR, {first: given})]
 
 
@@ -228,7 +230,7 @@ def test_commitment_is_asked_for_what_was_given(desk: Desk) -> None:
     desk.deliver()
     assert desk.states() == [("sent", None)]
     with desk.yard.store.begin() as session:
-        asked = renditions.given(session, jobs.listing(session, kinds=[JobKind.DELIVER])[1])
+        asked = renditions.rendition_of(session, jobs.listing(session, kinds=[JobKind.DELIVER])[1])
         ask = scu.ask(
             session,
             "pacs",

@@ -30,7 +30,7 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobRow, ObjectKind
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.objects.renditions import render
-from qc_daemon.report.source import Source
+from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr.document import Reference, build_sr
 from qc_daemon.settings import Settings
 from tests.support.dicom_peers import eventually, part10, store, ultrasound
@@ -188,7 +188,7 @@ def encoded(dataset: Dataset) -> dict[int, Any]:
 
 def report_of(image: Dataset, revision: int, amends: Dataset | None = None) -> Dataset:
     """An SR with one finding of the image."""
-    source = Source.of(image, "aa" * 32)
+    source = SourceInstance.of(image, "aa" * 32)
     finding = Finding.from_json(
         {
             "source": None,

@@ -13,7 +13,7 @@ from qc_daemon.deliver.c_store import StoreSCU
 from qc_daemon.deliver.transport import OutgoingObject
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.objects.key_objects import build_rejection, build_retraction
-from qc_daemon.report.source import Source
+from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr import codes
 from qc_daemon.settings import DestinationSettings
 from tests.support.orthanc import Orthanc
@@ -32,7 +32,7 @@ def test_notes_arrive_as_they_were_made(pacs: Orthanc, shared_data: Path) -> Non
     paths = sorted((shared_data / "us_dicom").glob("*.dcm"))[:5]
     made = {}
     for path in paths:
-        source = Source.of(dcmread(path, stop_before_pixels=True), "cc" * 32)
+        source = SourceInstance.of(dcmread(path, stop_before_pixels=True), "cc" * 32)
         note = build_rejection(source, codes.REASONS["111209"], number=1, created=NOW)
         back = build_retraction(source, note, "another image was meant", number=2, created=NOW)
         made |= {str(each.SOPInstanceUID): each for each in (note, back)}

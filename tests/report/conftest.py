@@ -10,7 +10,7 @@ from detector.anatomy import View
 from detector.boxes import Detection
 from detector.errors import Flag
 from model.finding import BundleId, Criterion, Finding, Judgement
-from qc_daemon.report.source import Source
+from qc_daemon.report.source import SourceInstance
 
 US_IMAGE = "1.2.840.10008.5.1.4.1.1.6.1"
 BUNDLE = BundleId("default", "0.1", "0123456789abcdef" * 4)
@@ -45,11 +45,11 @@ def _us_header(**values: Any) -> Dataset:
     return header
 
 
-def _a_source(sha256: str = "aa" * 32, **values: Any) -> Source:
-    return Source.of(_us_header(**values), sha256)
+def _a_source(sha256: str = "aa" * 32, **values: Any) -> SourceInstance:
+    return SourceInstance.of(_us_header(**values), sha256)
 
 
-def _a_finding(source: Source, **changes: Any) -> Finding:
+def _a_finding(source: SourceInstance, **changes: Any) -> Finding:
     """A non-standard NT view with two boxes; `changes` go to the finding or its judgement."""
     judgement = {
         "region_index": 0,
@@ -92,7 +92,7 @@ def us_header() -> Callable[..., Dataset]:
 
 
 @pytest.fixture(scope="session")
-def a_source() -> Callable[..., Source]:
+def a_source() -> Callable[..., SourceInstance]:
     return _a_source
 
 

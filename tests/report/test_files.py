@@ -16,7 +16,7 @@ from detector.errors import ErrorCode, QCError
 from detector.frame import Frame
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.files import Writer
-from qc_daemon.report.source import Source
+from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr.document import build_sr
 from qc_daemon.report.sr.parse import from_sr
 
@@ -43,7 +43,7 @@ def test_a_valid_report_tells_the_findings(
     header = us_header(SOPClassUID=MULTI_FRAME, NumberOfFrames=3)
     path = tmp_path / "Müller_4711.dcm"
     path.write_bytes(to_bytes(header))
-    source = Source.of(header, "")
+    source = SourceInstance.of(header, "")
     # As scoring has them: with the path, which is not told.
     findings = [replace(a_finding(source, frame=n), source=str(path)) for n in (1, 3)]
     Writer(sr=tmp_path / "out" / "sr")(path, findings, never)
@@ -62,11 +62,11 @@ def test_names_follow_from_the_whole_file_and_are_not_the_services(
         path = tmp_path / "a.dcm"
         path.write_bytes(preamble + to_bytes(us_header())[128:])
         out = tmp_path / preamble[:1].hex()
-        Writer(sr=out)(path, [a_finding(Source.of(us_header(), ""))], never)
+        Writer(sr=out)(path, [a_finding(SourceInstance.of(us_header(), ""))], never)
         return next(out.iterdir()).stem
 
     content = to_bytes(us_header())
-    source = Source.of(us_header(), sha256(content).hexdigest())
+    source = SourceInstance.of(us_header(), sha256(content).hexdigest())
     moment = datetime(2026, 1, 2, tzinfo=UTC)
     service = build_sr([source], [a_finding(source)], revision=1, created=moment)
     names = {written(b"\0" * 128), written(b"x" * 128), str(service.SOPInstanceUID)}
@@ -79,7 +79,7 @@ def test_overlays_show_the_best_of_each_view(
     header = us_header(SOPClassUID=MULTI_FRAME, NumberOfFrames=3)
     path = tmp_path / "a.dcm"
     path.write_bytes(to_bytes(header))
-    source = Source.of(header, "")
+    source = SourceInstance.of(header, "")
     findings = [a_finding(source, frame=n, probability=p) for n, p in ((1, 0.1), (2, 0.8))]
     write = Writer(overlay=tmp_path / "overlays")
     write(path, findings, black)
@@ -103,5 +103,5 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     path = tmp_path / "a.dcm"
     path.write_bytes(to_bytes(us_header()))
     with pytest.raises(QCError, match="cannot be written") as caught:
-        Writer(sr=path)(path, [a_finding(Source.of(us_header(), ""))], never)
+        Writer(sr=path)(path, [a_finding(SourceInstance.of(us_header(), ""))], never)
     assert caught.value.code is ErrorCode.STORAGE

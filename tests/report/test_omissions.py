@@ -24,10 +24,10 @@ from qc_daemon.records.received.revisions import RevisionFacts, in_spool
 from qc_daemon.records.results import reports
 from qc_daemon.records.results.measurements import MeasuredValue
 from qc_daemon.records.tables import JobKind, JobState
-from qc_daemon.report import worker
+from qc_daemon.report import exam
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.omission import check_identity
-from qc_daemon.report.source import Source
+from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.source_file import MAX_HEADER_BYTES, read_header
 from qc_daemon.report.sr.parse import biometry_from_sr, from_sr
 from qc_daemon.report.worker import run_one
@@ -98,13 +98,13 @@ def test_one_bad_object_is_left_out_and_the_rest_reported(
     # It comes first, in the middle and last among the good ones.
     for number, uid in enumerate((GOOD[0], BAD, *GOOD[1:])):
         if uid == BAD:
-            source = Source.of(us_header(SOPInstanceUID=BAD), "")
+            source = SourceInstance.of(us_header(SOPInstanceUID=BAD), "")
             path = clinic.receive(bad, a_finding(source, **finding))
             if damage is not None:
                 damage(path)
         else:
             made = us_header(SOPInstanceUID=uid, InstanceNumber=number)
-            clinic.receive(made, a_finding(Source.of(made, "")))
+            clinic.receive(made, a_finding(SourceInstance.of(made, "")))
     clinic.close()
     with capture_logs() as log:
         assert clinic.report()
@@ -140,7 +140,7 @@ def test_a_file_altered_after_it_was_found_is_left_out(
     find = in_spool(clinic.settings.store.spool)
     for uid in (BAD, *GOOD):
         header = us_header(SOPInstanceUID=uid)
-        clinic.receive(header, a_finding(Source.of(header, "")))
+        clinic.receive(header, a_finding(SourceInstance.of(header, "")))
     clinic.close()
 
     def find_then_alter(facts: RevisionFacts) -> Path:
@@ -169,7 +169,7 @@ def test_released_and_sound_again_it_amends_the_report(
 ) -> None:
     for uid in GOOD:
         header = us_header(SOPInstanceUID=uid)
-        path = clinic.receive(header, a_finding(Source.of(header, "")))
+        path = clinic.receive(header, a_finding(SourceInstance.of(header, "")))
     content = path.read_bytes()
     path.unlink()
     clinic.close()
@@ -181,7 +181,7 @@ def test_released_and_sound_again_it_amends_the_report(
         clinic.now += timedelta(days=900_000)
         job = jobs.claim(session, [JobKind.SCORE], "scorer", clinic.now, 300)
         assert job is not None
-    clinic.score(job, path, a_finding(Source.of(header, "")))
+    clinic.score(job, path, a_finding(SourceInstance.of(header, "")))
     clinic.close()
     assert clinic.report()
     first, second = (from_sr(s.payload or b"") for s in clinic.sent() if s.kind == "sr")
@@ -193,7 +193,7 @@ def test_earlier_content_stands_in_for_a_bad_one(
 ) -> None:
     """The same pixels come again under a header without Series Instance UID."""
     good = us_header()
-    finding = a_finding(Source.of(good, ""))
+    finding = a_finding(SourceInstance.of(good, ""))
     clinic.receive(good, finding, pixels="the same")
     clinic.receive(us_header(SeriesInstanceUID=""), finding, pixels="the same")
     clinic.close()
@@ -207,7 +207,7 @@ def test_nothing_left_to_tell_ends_the_job(
     clinic: Clinic, us_header: Make, a_finding: Make
 ) -> None:
     header = us_header(SeriesInstanceUID="")
-    clinic.receive(header, a_finding(Source.of(us_header(), "")))
+    clinic.receive(header, a_finding(SourceInstance.of(us_header(), "")))
     clinic.close()
     assert clinic.report()
     assert [job.state for job in clinic.jobs(JobKind.REPORT)] == [JobState.DONE]
@@ -219,7 +219,7 @@ def test_nothing_left_to_tell_ends_the_job(
 
 def test_bad_measurement_is_left_out(clinic: Clinic, us_header: Make, a_finding: Make) -> None:
     header = us_header()
-    clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
     report = "1.2.840.10008.5.1.4.1.1.88.33"
     for uid, unit, series in (("1.2.8", "mm", "1.2.3"), ("1.2.9", "furlong", "1.2.3")):
         machine = us_header(SOPClassUID=report, SOPInstanceUID=uid, SeriesInstanceUID=series)
@@ -239,7 +239,7 @@ def test_picture_that_cannot_be_drawn_holds_back_no_other(
 ) -> None:
     for uid in GOOD:
         header = us_header(SOPInstanceUID=uid)
-        path = clinic.receive(header, a_finding(Source.of(header, "")))
+        path = clinic.receive(header, a_finding(SourceInstance.of(header, "")))
     clinic.close()
 
     def frames(asked: Path, numbers: Sequence[int]) -> Iterator[Frame]:
@@ -268,7 +268,7 @@ def test_archive_that_is_away_is_waited_for_and_not_for_ever(
 ) -> None:
     for uid in GOOD:
         header = us_header(SOPInstanceUID=uid)
-        path = clinic.receive(header, a_finding(Source.of(header, "")))
+        path = clinic.receive(header, a_finding(SourceInstance.of(header, "")))
     clinic.close()
     spool = clinic.settings.store.spool
 
@@ -295,12 +295,12 @@ def test_header_of_another_object_is_refused(
 ) -> None:
     """As a destination may give back that files objects under new identifiers."""
     header = us_header()
-    clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
     with clinic.store.read() as session:
         (scored,) = exams.exam_content(session, 1).findings
-    check_identity(Source.of(header, ""), scored.revision)
+    check_identity(SourceInstance.of(header, ""), scored.revision)
     with pytest.raises(QCError, match="header names another"):
-        check_identity(Source.of(us_header(**{keyword: "1.2.3.4"}), ""), scored.revision)
+        check_identity(SourceInstance.of(us_header(**{keyword: "1.2.3.4"}), ""), scored.revision)
 
 
 def test_header_longer_than_any_is_not_parsed(tmp_path: Path, us_header: Make) -> None:
@@ -335,7 +335,7 @@ def test_bomb_is_not_inflated_to_read_its_header(tmp_path: Path, us_header: Make
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     path = deflated(us_header(), tmp_path / "bomb.dcm", zeros=512 << 20)
-    assert Source.of(read_header(path), "").sop_instance_uid == us_header().SOPInstanceUID
+    assert SourceInstance.of(read_header(path), "").sop_instance_uid == us_header().SOPInstanceUID
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 200 << 10
 
@@ -344,10 +344,10 @@ def test_overlays_are_stored_as_they_are_drawn(
     clinic: Clinic, us_header: Make, a_finding: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of a large exam would not fit into memory together."""
-    monkeypatch.setattr(worker, "_PORTION_BYTES", 1)
+    monkeypatch.setattr(exam, "_BATCH_BYTES", 1)
     for uid in GOOD:
         header = us_header(SOPInstanceUID=uid)
-        clinic.receive(header, a_finding(Source.of(header, "")))
+        clinic.receive(header, a_finding(SourceInstance.of(header, "")))
     clinic.close()
     stored: list[int] = []
 
@@ -365,7 +365,7 @@ def test_full_disk_loses_nothing_and_blames_no_object(
 ) -> None:
     for uid in GOOD:
         header = us_header(SOPInstanceUID=uid)
-        clinic.receive(header, a_finding(Source.of(header, "")))
+        clinic.receive(header, a_finding(SourceInstance.of(header, "")))
     clinic.close()
     publish = reports.publish
     for kind in ("sr", "overlay", "pdf"):

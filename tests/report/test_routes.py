@@ -9,7 +9,7 @@ import pytest
 from detector.anatomy import View
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.tables import JobKind
-from qc_daemon.report.source import Source
+from qc_daemon.report.source import SourceInstance
 from qc_daemon.settings import DestinationSettings, RuleSettings
 from tests.report.test_worker import Clinic
 
@@ -56,8 +56,8 @@ def test_the_report_goes_where_a_rule_sends_it(
     ruled(clinic, **{"objects": ["sr"]} | rule)
     one = us_header(StationName="Room 3", StudyDescription="Größe")
     two = us_header(SOPInstanceUID="1.2.3.77")
-    clinic.receive(one, a_finding(Source.of(one, "")))
-    clinic.receive(two, a_finding(Source.of(two, ""), view=View.CRL, quality="standard"))
+    clinic.receive(one, a_finding(SourceInstance.of(one, "")))
+    clinic.receive(two, a_finding(SourceInstance.of(two, ""), view=View.CRL, quality="standard"))
     clinic.close()
     assert clinic.report()
     assert [where for kind, where in routes(clinic) if kind == "sr"] == [to]
@@ -72,7 +72,7 @@ def test_each_overlay_goes_by_its_own_finding(
         [(View.NT, "non-standard"), (View.CRL, "standard"), (View.OTHER, "review")]
     ):
         header = us_header(SOPInstanceUID=f"1.2.3.{number}")
-        clinic.receive(header, a_finding(Source.of(header, ""), view=view, quality=quality))
+        clinic.receive(header, a_finding(SourceInstance.of(header, ""), view=view, quality=quality))
     clinic.close()
     assert clinic.report()
     assert routes(clinic) == [("sr", "pacs"), ("overlay", "qa"), ("overlay", "pacs")]
@@ -83,7 +83,7 @@ def test_overlays_that_go_nowhere_are_not_made(
 ) -> None:
     ruled(clinic, objects=["overlay"], to=[], drop=True)
     header = us_header()
-    clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
     clinic.close()
 
     def never(*_arguments: Any) -> Any:
@@ -100,17 +100,17 @@ def test_an_amended_report_reaches_who_has_the_first(
     ruled(clinic, objects=["sr"], verdict=["non-standard"])
     ruled(clinic, name="no", objects=["overlay"], to=[], drop=True)
     first, late = us_header(), us_header(SOPInstanceUID="1.2.3.77")
-    clinic.receive(first, a_finding(Source.of(first, ""), quality="standard"))
+    clinic.receive(first, a_finding(SourceInstance.of(first, ""), quality="standard"))
     clinic.close()
     assert clinic.report()
-    clinic.receive(late, a_finding(Source.of(late, "")))
+    clinic.receive(late, a_finding(SourceInstance.of(late, "")))
     clinic.close()
     assert clinic.report()
     assert routes(clinic) == [("sr", "pacs"), ("sr", "qa"), ("sr", "pacs")]
     # One that takes no SR any more is given none.
     clinic.settings.destination[0].objects = []
     last = us_header(SOPInstanceUID="1.2.3.78")
-    clinic.receive(last, a_finding(Source.of(last, "")))
+    clinic.receive(last, a_finding(SourceInstance.of(last, "")))
     clinic.close()
     assert clinic.report()
     assert routes(clinic)[3:] == [("sr", "qa")]

@@ -17,7 +17,7 @@ from detector.errors import Flag
 from qc_daemon.cli.app import app
 from qc_daemon.operations.exams import state_lines, write_summary
 from qc_daemon.operations.results import stored_findings
-from qc_daemon.report.source import Source
+from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr.parse import from_sr
 from tests.support import pdf
 from tests.support.scored_exam import Clinic
@@ -53,7 +53,7 @@ def arrive(clinic: Clinic, us_header: Make, a_finding: Make) -> Make:
             ("PixelData", np.full((120, 160), 90, np.uint8).tobytes()),
         ):
             setattr(header, keyword, value)
-        clinic.receive(header, a_finding(Source.of(header, ""), flags=()))
+        clinic.receive(header, a_finding(SourceInstance.of(header, ""), flags=()))
 
     return receive
 
@@ -176,5 +176,7 @@ def test_objects_without_study_uid_share_none(
 ) -> None:
     for patient, uid in (("A", "1.2.3.1"), ("B", "1.2.3.2")):
         header = us_header(PatientID=patient, SOPInstanceUID=uid, StudyInstanceUID="")
-        clinic.receive(header, a_finding(Source.of(us_header(SOPInstanceUID=uid), ""), flags=()))
+        clinic.receive(
+            header, a_finding(SourceInstance.of(us_header(SOPInstanceUID=uid), ""), flags=())
+        )
     assert [f["flags"] for f in stored_findings(clinic.settings, None, None)] == [[], []]

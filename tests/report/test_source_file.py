@@ -12,7 +12,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from qc_daemon.report.source import Source
+from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.source_file import read_header
 
 UNKNOWN = {
@@ -49,21 +49,21 @@ def parts(tmp_path: Path, us_header: Callable[..., Dataset]) -> Callable[..., An
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_behind_an_unknown_value_representation(parts: Callable[..., Any], name: str) -> None:
     path, head, elements = parts()
-    expected = Source.of(read_header(path), "")
+    expected = SourceInstance.of(read_header(path), "")
     path.write_bytes(head + UNKNOWN[name] + b"".join(elements))
-    assert Source.of(read_header(path), "") == expected
+    assert SourceInstance.of(read_header(path), "") == expected
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
 def test_behind_the_pixel_data(parts: Callable[..., Any], syntax: str) -> None:
     path, head, elements = parts(syntax)
-    expected = Source.of(read_header(path), "")
+    expected = SourceInstance.of(read_header(path), "")
     if syntax == ExplicitVRLittleEndian:
         pixels = struct.pack("<HH2sHL", 0x7FE0, 0x0010, b"OB", 0, 64) + bytes(64)
     else:
         pixels = struct.pack("<HHL", 0x7FE0, 0x0010, 64) + bytes(64)
     path.write_bytes(head + pixels + b"".join(reversed(elements)))
-    assert Source.of(read_header(path), "") == expected
+    assert SourceInstance.of(read_header(path), "") == expected
 
 
 def test_a_header_of_too_many_elements_is_given_up(parts: Callable[..., Any]) -> None:

@@ -16,10 +16,10 @@ from qc_daemon.records.queue import jobs
 from qc_daemon.records.received import exams
 from qc_daemon.records.results.measurements import MeasuredValue
 from qc_daemon.records.tables import JobKind, JobState
-from qc_daemon.report.source import Source
+from qc_daemon.report.exam import ReportedFinding, best_per_view
+from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr.biometry import MachineValue
 from qc_daemon.report.sr.parse import biometry_from_sr, from_sr
-from qc_daemon.report.worker import Told, shown
 from qc_daemon.settings import ReportSettings
 from tests.support import pdf as paper
 from tests.support.dicom_peers import eventually
@@ -42,7 +42,7 @@ def test_exam_becomes_a_summary_in_the_chosen_language(
     clinic = Clinic(tmp_path, ["sr", "pdf"])
     clinic.settings.report = ReportSettings(language="de", views=["NT", "CRL"])
     header = us_header()
-    clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
     clinic.close()
     assert clinic.report()
     sr, pdf = clinic.sent()
@@ -66,7 +66,7 @@ def test_frames_are_decoded_once_for_overlays_and_summary(
 ) -> None:
     clinic = Clinic(tmp_path, ["overlay", "pdf"])
     header = us_header(SOPClassUID=MULTI_FRAME, NumberOfFrames=9)
-    source = Source.of(header, "")
+    source = SourceInstance.of(header, "")
     clinic.receive(header, *(a_finding(source, frame=n, probability=n / 10) for n in (2, 5)))
     clinic.close()
     asked: list[list[int]] = []
@@ -86,7 +86,7 @@ def test_findings_are_told_in_the_order_of_the_pictures(
     """Not in that of their UIDs; what has no number comes last."""
     for uid, number in (("1.2.1", None), ("1.2.2", 10), ("1.2.3", 2)):
         header = us_header(SOPInstanceUID=uid, InstanceNumber=number)
-        clinic.receive(header, a_finding(Source.of(header, "")))
+        clinic.receive(header, a_finding(SourceInstance.of(header, "")))
     clinic.close()
     assert clinic.report()
     sr = clinic.sent()[0]
@@ -98,7 +98,7 @@ def test_report_goes_out_before_its_pictures_and_once(
     clinic: Clinic, us_header: Make, a_finding: Make
 ) -> None:
     header = us_header()
-    clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
     clinic.close()
 
     def away(_path: Path, _numbers: Sequence[int]) -> Iterator[Frame]:
@@ -120,7 +120,7 @@ def test_nothing_due_is_no_work(clinic: Clinic) -> None:
 
 def test_exam_becomes_sr_and_overlay(clinic: Clinic, us_header: Make, a_finding: Make) -> None:
     header = us_header()
-    finding = a_finding(Source.of(header, ""))
+    finding = a_finding(SourceInstance.of(header, ""))
     clinic.receive(header, finding)
     clinic.close()
     assert clinic.report()
@@ -136,11 +136,11 @@ def test_exam_becomes_sr_and_overlay(clinic: Clinic, us_header: Make, a_finding:
 
 def test_late_image_amends_the_report(clinic: Clinic, us_header: Make, a_finding: Make) -> None:
     first = us_header()
-    clinic.receive(first, a_finding(Source.of(first, "")))
+    clinic.receive(first, a_finding(SourceInstance.of(first, "")))
     clinic.close()
     assert clinic.report()
     late = us_header(SOPInstanceUID="1.2.3.77")
-    clinic.receive(late, a_finding(Source.of(late, "")))
+    clinic.receive(late, a_finding(SourceInstance.of(late, "")))
     clinic.close()
     assert clinic.report()
     old, new = (dcmread(BytesIO(s.payload or b"")) for s in clinic.sent() if s.kind == "sr")
@@ -154,7 +154,7 @@ def test_what_the_machine_measured_is_told(
     clinic: Clinic, us_header: Make, a_finding: Make
 ) -> None:
     header = us_header()
-    clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
     machine = us_header(SOPClassUID="1.2.840.10008.5.1.4.1.1.88.33", SOPInstanceUID="1.2.3.88")
     clinic.measure(machine, MeasuredValue("A", "NT", 1.4, "mm"))
     clinic.close()
@@ -172,7 +172,7 @@ def test_frames_are_not_decoded_where_no_one_wants_overlays(
 ) -> None:
     clinic = Clinic(tmp_path, ["sr"])
     header = us_header()
-    clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
     clinic.close()
 
     def never(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
@@ -184,7 +184,7 @@ def test_frames_are_not_decoded_where_no_one_wants_overlays(
 
 def test_lost_header_values_are_flagged(clinic: Clinic, us_header: Make, a_finding: Make) -> None:
     header = us_header(PatientSex="W")
-    clinic.receive(header, a_finding(Source.of(header, ""), flags=()))
+    clinic.receive(header, a_finding(SourceInstance.of(header, ""), flags=()))
     clinic.close()
     assert clinic.report()
     (finding,) = from_sr(clinic.sent()[0].payload or b"")
@@ -195,7 +195,7 @@ def test_missing_file_is_an_alarm_and_waits(
     clinic: Clinic, us_header: Make, a_finding: Make
 ) -> None:
     header = us_header()
-    clinic.receive(header, a_finding(Source.of(header, ""))).unlink()
+    clinic.receive(header, a_finding(SourceInstance.of(header, ""))).unlink()
     clinic.close()
     assert clinic.report()
     (job,) = clinic.jobs(JobKind.REPORT)
@@ -207,7 +207,7 @@ def test_decoder_failure_leaves_the_picture_out_with_its_reason(
     clinic: Clinic, us_header: Make, a_finding: Make
 ) -> None:
     header = us_header()
-    clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
     clinic.close()
 
     def broken(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
@@ -227,7 +227,7 @@ def test_unexpected_failure_concerns_its_job_only(
     clinic: Clinic, us_header: Make, a_finding: Make
 ) -> None:
     header = us_header()
-    clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
     clinic.close()
 
     def surprised(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
@@ -243,7 +243,7 @@ def test_lost_lease_publishes_nothing_more(
     clinic: Clinic, us_header: Make, a_finding: Make
 ) -> None:
     header = us_header()
-    clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
     clinic.close()
 
     def slow(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
@@ -263,7 +263,7 @@ def test_a_report_longer_than_its_lease_stays_with_its_worker(
     """Another worker asks for work all the while; the living one is not counted dead."""
     clinic.settings.jobs.lease_seconds = 0.3
     header = us_header()
-    clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
     clinic.close()
 
     def slow(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
@@ -284,7 +284,7 @@ def test_a_report_longer_than_its_lease_stays_with_its_worker(
 def test_back_off_counts_from_the_failure(clinic: Clinic, us_header: Make, a_finding: Make) -> None:
     """Not from the claim: a failure after an hour would be due again at once."""
     header = us_header()
-    clinic.receive(header, a_finding(Source.of(header, "")))
+    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
     clinic.close()
 
     def late(_path: Path, _numbers: Sequence[int]) -> Iterator[Frame]:
@@ -300,9 +300,9 @@ def test_back_off_counts_from_the_failure(clinic: Clinic, us_header: Make, a_fin
 def test_cine_shows_the_best_frame_of_each_view(a_source: Make, a_finding: Make) -> None:
     source = a_source(SOPClassUID=MULTI_FRAME, NumberOfFrames=5)
 
-    def told(frame: int, view: View, probability: float | None) -> Told:
+    def told(frame: int, view: View, probability: float | None) -> ReportedFinding:
         finding = a_finding(source, frame=frame, view=view, probability=probability)
-        return Told(finding, frame, source, Path("x"))
+        return ReportedFinding(finding, frame, source, Path("x"))
 
     cine = [
         told(1, View.OTHER, None),
@@ -311,15 +311,15 @@ def test_cine_shows_the_best_frame_of_each_view(a_source: Make, a_finding: Make)
         told(4, View.NT, 0.7),
         told(5, View.NT, 0.4),
     ]
-    assert [each.finding.frame for each in shown(cine)] == [2, 4]
-    assert [each.finding.frame for each in shown(cine[:1])] == [1]
+    assert [each.finding.frame for each in best_per_view(cine)] == [2, 4]
+    assert [each.finding.frame for each in best_per_view(cine[:1])] == [1]
 
 
 def test_cine_overlays_ask_for_the_shown_frames_only(
     clinic: Clinic, us_header: Make, a_finding: Make
 ) -> None:
     header = us_header(SOPClassUID=MULTI_FRAME, NumberOfFrames=3)
-    source = Source.of(header, "")
+    source = SourceInstance.of(header, "")
     found = [a_finding(source, frame=n, probability=p) for n, p in ((1, 0.1), (2, 0.8), (3, 0.3))]
     clinic.receive(header, *found)
     clinic.close()
@@ -339,8 +339,8 @@ def test_images_needing_attention_are_told_beside_the_report(
 ) -> None:
     clinic = Clinic(tmp_path, ["sr", "key-objects"])
     bad, good = us_header(), us_header(SOPInstanceUID="1.2.3.77")
-    clinic.receive(bad, a_finding(Source.of(bad, "")))
-    clinic.receive(good, a_finding(Source.of(good, ""), quality="standard"))
+    clinic.receive(bad, a_finding(SourceInstance.of(bad, "")))
+    clinic.receive(good, a_finding(SourceInstance.of(good, ""), quality="standard"))
     clinic.close()
     assert clinic.report()
     sr, selection = clinic.sent()
@@ -350,7 +350,7 @@ def test_images_needing_attention_are_told_beside_the_report(
     image = made.ContentSequence[-1].ReferencedSOPSequence[0]
     assert image.ReferencedSOPInstanceUID == bad.SOPInstanceUID
     late = us_header(SOPInstanceUID="1.2.3.78")
-    clinic.receive(late, a_finding(Source.of(late, "")))
+    clinic.receive(late, a_finding(SourceInstance.of(late, "")))
     clinic.close()
     assert clinic.report()
     first, second = (
@@ -368,7 +368,7 @@ def test_a_cine_with_a_good_frame_needs_no_attention(
 ) -> None:
     clinic = Clinic(tmp_path, ["key-objects"])
     header = us_header(SOPClassUID=MULTI_FRAME, NumberOfFrames=9)
-    source = Source.of(header, "")
+    source = SourceInstance.of(header, "")
     poor = a_finding(source, frame=2, quality="non-standard", probability=0.1)
     good = a_finding(source, frame=5, quality="standard", probability=0.9)
     clinic.receive(header, poor, good)
@@ -386,7 +386,7 @@ def test_no_key_objects_without_images_or_takers(
 ) -> None:
     clinic = Clinic(tmp_path, objects)
     header = us_header()
-    clinic.receive(header, a_finding(Source.of(header, ""), quality=quality))
+    clinic.receive(header, a_finding(SourceInstance.of(header, ""), quality=quality))
     clinic.close()
     assert clinic.report()
     assert [sent.kind for sent in clinic.sent()] == ["sr"]

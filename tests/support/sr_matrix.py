@@ -25,7 +25,7 @@ from model.criteria.rules import RULES
 from model.finding import BundleId, Criterion, Finding
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.objects.renditions import render
-from qc_daemon.report.source import Reference, Source
+from qc_daemon.report.source import InstanceReference, SourceInstance
 from qc_daemon.report.sr.biometry import MachineReport, MachineValue
 from qc_daemon.report.sr.document import build_sr
 
@@ -46,11 +46,11 @@ class Case:
     """What goes into one report. `name` says which values of the axes it has."""
 
     name: str
-    sources: tuple[Source, ...]
+    sources: tuple[SourceInstance, ...]
     findings: tuple[Finding, ...]
     patient_name: str = ""
     revision: int = 1
-    previous: tuple[Reference, ...] = ()
+    previous: tuple[InstanceReference, ...] = ()
     measured: tuple[MachineReport, ...] = ()
     fallback: bool = False
     illegal_uids: bool = False
@@ -270,7 +270,7 @@ def real_cases(shared_data: Path, a_finding: Make) -> list[Case]:
     draw = random.Random(6)
     for number, path in enumerate(sorted((shared_data / "us_dicom").glob("*.dcm"))):
         header = dcmread(path, stop_before_pixels=True)
-        source = Source.of(header, hashlib.sha256(path.name.encode()).hexdigest())
+        source = SourceInstance.of(header, hashlib.sha256(path.name.encode()).hexdigest())
         view, quality = VERDICTS[number % len(VERDICTS)]
         finding = _finding(a_finding, draw, source, view, quality, number % 4)
         frames = int(header.get("NumberOfFrames") or 1)
@@ -302,7 +302,7 @@ def _source(
     frames: int | None,
     text: str,
     header: str,
-) -> Source:
+) -> SourceInstance:
     charset, name = TEXTS[text]
     values: dict[str, Any] = {
         "SpecificCharacterSet": charset,
@@ -324,13 +324,13 @@ def _source(
         buffer = BytesIO()
         dcmwrite(buffer, made, implicit_vr=False, little_endian=True)
         received = dcmread(BytesIO(buffer.getvalue()), force=True)
-    return Source.of(received, hashlib.sha256(f"{number} {place}".encode()).hexdigest())
+    return SourceInstance.of(received, hashlib.sha256(f"{number} {place}".encode()).hexdigest())
 
 
 def _finding(
     a_finding: Make,
     draw: random.Random,
-    source: Source,
+    source: SourceInstance,
     view: View,
     quality: str,
     detections: int,
@@ -374,13 +374,13 @@ def _criterion(draw: random.Random, name: str) -> Criterion:
     return Criterion(name, draw.choice([True, False, None]), value, unit, evidence)
 
 
-def _previous(revision: int) -> tuple[Reference, ...]:
+def _previous(revision: int) -> tuple[InstanceReference, ...]:
     return tuple(
-        Reference(STUDY, f"{ROOT}.9", "1.2.840.10008.5.1.4.1.1.88.34", f"2.25.{number}")
+        InstanceReference(STUDY, f"{ROOT}.9", "1.2.840.10008.5.1.4.1.1.88.34", f"2.25.{number}")
         for number in range(1, revision)
     )[-1:]
 
 
 def _machine(number: int, values: tuple[MachineValue, ...]) -> MachineReport:
-    reference = Reference(STUDY, f"{ROOT}.8", COMPREHENSIVE_SR, f"{ROOT}.8.{number + 1}")
+    reference = InstanceReference(STUDY, f"{ROOT}.8", COMPREHENSIVE_SR, f"{ROOT}.8.{number + 1}")
     return MachineReport(reference, values, f"{number:064x}")

@@ -19,7 +19,7 @@ from qc_daemon.records.tables import (
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class DeliveryCount:
     """How many objects of one kind and report a destination has, by the state of their jobs.
 
     `kind` is "source" or a report object's kind; `report_revision` is 0 for originals.
@@ -50,7 +50,7 @@ class Progress:
     report_revision: int
     scoring: int
     associations: int
-    sent: tuple[Sent, ...]
+    sent: tuple[DeliveryCount, ...]
 
 
 def of_study(session: Session, study_instance_uid: str) -> list[Progress]:
@@ -94,11 +94,11 @@ def _progress(session: Session, exam: Exam) -> Progress:
         report_revision=exam.report_revision,
         scoring=session.execute(scoring).scalar_one(),
         associations=session.execute(held).scalar_one(),
-        sent=tuple(_sent(session, exam.id)),
+        sent=tuple(_delivery_counts(session, exam.id)),
     )
 
 
-def _sent(session: Session, exam_id: int) -> list[Sent]:
+def _delivery_counts(session: Session, exam_id: int) -> list[DeliveryCount]:
     kind = func.coalesce(ReportObjectRow.kind, "source")
     number = func.coalesce(ReportObjectRow.report_revision, 0)
     rows = session.execute(
@@ -107,5 +107,5 @@ def _sent(session: Session, exam_id: int) -> list[Sent]:
         .where(JobRow.exam_id == exam_id, JobRow.kind == JobKind.DELIVER)
         .group_by(kind, number, JobRow.destination, JobRow.state)
     )
-    sent = [Sent(*row) for row in rows]
+    sent = [DeliveryCount(*row) for row in rows]
     return sorted(sent, key=lambda s: (s.report_revision, s.kind, s.destination, s.state))

@@ -176,7 +176,7 @@ def drop_overlays(session: Session, now: datetime, keep: timedelta, *, limit: in
     )
 
 
-def fetched(session: Session, revision_id: int, path: str, size: int) -> None:
+def record_fetch(session: Session, revision_id: int, path: str, size: int) -> None:
     """The original is back in the spool, at `path`."""
     changed(
         session,
@@ -186,7 +186,7 @@ def fetched(session: Session, revision_id: int, path: str, size: int) -> None:
     )
 
 
-def unavailable(session: Session, revision_id: int, now: datetime) -> bool:
+def record_unavailable(session: Session, revision_id: int, now: datetime) -> bool:
     """No destination gave the original back; whether it was us who dropped it."""
     changed(session, update(Revision).where(Revision.id == revision_id).values(unavailable_at=now))
     dropped_at = session.scalar(select(Revision.dropped_at).where(Revision.id == revision_id))
@@ -199,7 +199,7 @@ def was_dropped(session: Session, revision_id: int) -> bool:
     return dropped_at is not None
 
 
-def kept(session: Session, paths: Iterable[str]) -> dict[str, bool]:
+def referenced_paths(session: Session, paths: Iterable[str]) -> dict[str, bool]:
     """Of these files those that a row names; whether any such row still keeps its file."""
     rows = session.execute(
         select(Revision.path, func.count(), func.count(Revision.dropped_at))

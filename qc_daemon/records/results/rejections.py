@@ -38,7 +38,7 @@ class Retraction:
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
+class RejectionRecord:
     """A rejection as it was confirmed; `reason` is a code value."""
 
     sop_instance_uid: str
@@ -50,14 +50,14 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
-class StandingRejection:
+class OpenRejection:
     """A rejection that is not retracted: its note's bytes, where that was to go, and the exam."""
 
     rejection_id: int
     exam_id: int
     note: bytes
     destinations: tuple[str, ...]
-    rejected: Rejected
+    rejected: RejectionRecord
 
 
 _NOTE, _RETRACTION = aliased(ReportObjectRow), aliased(ReportObjectRow)
@@ -83,7 +83,7 @@ def _select() -> Select[*tuple[object, ...]]:
     )
 
 
-def newest(session: Session, sop_instance_uid: str) -> RevisionFacts | None:
+def newest_revision(session: Session, sop_instance_uid: str) -> RevisionFacts | None:
     """The last content that came under this SOP Instance UID, readable or not."""
     row = session.execute(
         select_facts()
@@ -129,7 +129,7 @@ def times_rejected(session: Session, instance_id: int) -> int:
     ).scalar_one()
 
 
-def of_instance(session: Session, sop_instance_uid: str) -> Rejected | None:
+def of_instance(session: Session, sop_instance_uid: str) -> RejectionRecord | None:
     """The rejection of this image that stands, None if there is none."""
     row = session.execute(
         _select().where(
@@ -139,7 +139,7 @@ def of_instance(session: Session, sop_instance_uid: str) -> Rejected | None:
     return None if row is None else _rejected(row)
 
 
-def standing(session: Session, sop_instance_uid: str) -> StandingRejection | None:
+def open_rejection(session: Session, sop_instance_uid: str) -> OpenRejection | None:
     """What there is to retract of this image, None if nothing."""
     row = session.execute(
         _select()
@@ -151,17 +151,17 @@ def standing(session: Session, sop_instance_uid: str) -> StandingRejection | Non
     destinations = session.scalars(
         select(JobRow.destination).where(JobRow.object_id == row.id).order_by(JobRow.id)
     )
-    return StandingRejection(
+    return OpenRejection(
         row.rejection_id, row.exam_id, row.payload or b"", tuple(destinations), _rejected(row)
     )
 
 
-def listing(session: Session) -> list[Rejected]:
+def listing(session: Session) -> list[RejectionRecord]:
     """All rejections, oldest first."""
     return [_rejected(row) for row in session.execute(_select().order_by(Rejection.id))]
 
 
-def page(session: Session, window: Window = ALL) -> tuple[list[Rejected], int]:
+def page(session: Session, window: Window = ALL) -> tuple[list[RejectionRecord], int]:
     """Rejections confirmed within the window, oldest first, and how many those are in all."""
     chosen = window.where(_select(), Rejection.confirmed_at)
     rows = session.execute(chosen.order_by(Rejection.id).limit(window.limit)).all()
@@ -184,7 +184,7 @@ def confirm(
 
     False, and the caller rolls back, if the image was rejected meanwhile.
     """
-    object_id = _keep(session, facts.exam_id, facts.instance_id, note, destinations, now)
+    object_id = _store_note(session, facts.exam_id, facts.instance_id, note, destinations, now)
     made = insert_once(
         session,
         Rejection,
@@ -203,7 +203,7 @@ def confirm(
 
 def retract(
     session: Session,
-    rejection: StandingRejection,
+    rejection: OpenRejection,
     note: ReportObject,
     destinations: Sequence[str],
     *,
@@ -218,7 +218,7 @@ def retract(
     instance_id = session.execute(
         select(Rejection.instance_id).where(Rejection.id == rejection.rejection_id)
     ).scalar_one()
-    object_id = _keep(session, rejection.exam_id, instance_id, note, destinations, now)
+    object_id = _store_note(session, rejection.exam_id, instance_id, note, destinations, now)
     statement = update(Rejection).where(
         Rejection.id == rejection.rejection_id, Rejection.retracted_at.is_(None)
     )
@@ -231,7 +231,7 @@ def retract(
     return changed(session, statement.values(**values)) == 1
 
 
-def _keep(
+def _store_note(
     session: Session,
     exam_id: int,
     instance_id: int,
@@ -269,7 +269,7 @@ def _keep(
     return object_id
 
 
-def _rejected(row: object) -> Rejected:
+def _rejected(row: object) -> RejectionRecord:
     values = row._mapping  # type: ignore[attr-defined]
     retraction = None
     if values["retracted_at"] is not None:
@@ -279,7 +279,7 @@ def _rejected(row: object) -> Rejected:
             values["retracted_at"],
             values["retraction_uid"],
         )
-    return Rejected(
+    return RejectionRecord(
         values["sop_instance_uid"],
         values["reason"],
         values["confirmed_by"],

@@ -22,7 +22,7 @@ from qc_daemon.records.upsert import insert_once, insert_or_update
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class SentReference:
     """What a destination holds in the place of an object of ours."""
 
     sop_class_uid: str
@@ -34,17 +34,17 @@ class Held:
 class Rendition:
     """A rendition as a complete PS3.10 file, Explicit VR Little Endian."""
 
-    reference: Held
+    reference: SentReference
     payload: bytes
 
 
-Render = Callable[[bytes, str, Mapping[str, Held]], Rendition]
+Render = Callable[[bytes, str, Mapping[str, SentReference]], Rendition]
 """The object of a payload in the form of a SOP class, referring to what the destination holds in
 the place of earlier objects, by their SOP Instance UIDs. Raises QCError REPORT_INVALID."""
 
 
 @dataclass(frozen=True, slots=True)
-class KeptRendition:
+class StoredRendition:
     """A stored rendition."""
 
     id: int
@@ -53,7 +53,9 @@ class KeptRendition:
     payload: bytes
 
 
-def keep(session: Session, object_id: int, made: Rendition, now: datetime) -> KeptRendition:
+def store_rendition(
+    session: Session, object_id: int, made: Rendition, now: datetime
+) -> StoredRendition:
     """Store the rendition of an object; one that is stored already keeps its first bytes."""
     reference = made.reference
     insert_once(
@@ -75,7 +77,7 @@ def keep(session: Session, object_id: int, made: Rendition, now: datetime) -> Ke
     return _kept(row)
 
 
-def give(session: Session, job: Job, rendition_id: int | None) -> None:
+def record_rendition(session: Session, job: Job, rendition_id: int | None) -> None:
     """The job's destination was given this in the object's place; None: the object itself."""
     if rendition_id is not None:
         insert_or_update(
@@ -88,7 +90,7 @@ def give(session: Session, job: Job, rendition_id: int | None) -> None:
         session.execute(delete(GivenRendition).where(GivenRendition.job_id == job.id))
 
 
-def given(session: Session, job: Job) -> KeptRendition | None:
+def rendition_of(session: Session, job: Job) -> StoredRendition | None:
     """The rendition that the job's destination was given before."""
     row = session.scalars(
         select(RenditionRow)
@@ -98,7 +100,7 @@ def given(session: Session, job: Job) -> KeptRendition | None:
     return None if row is None else _kept(row)
 
 
-def held(session: Session, job: Job) -> dict[str, Held]:
+def sent_instead(session: Session, job: Job) -> dict[str, SentReference]:
     """What the job's destination holds in the place of the exam's earlier objects.
 
     By the SOP Instance UID of the object that the destination was not given.
@@ -122,10 +124,12 @@ def held(session: Session, job: Job) -> dict[str, Held]:
         )
     )
     return {
-        row.instead_of: Held(row.sop_class_uid, row.sop_instance_uid, row.series_instance_uid)
+        row.instead_of: SentReference(
+            row.sop_class_uid, row.sop_instance_uid, row.series_instance_uid
+        )
         for row in rows
     }
 
 
-def _kept(row: RenditionRow) -> KeptRendition:
-    return KeptRendition(row.id, row.sop_class_uid, row.sop_instance_uid, row.payload)
+def _kept(row: RenditionRow) -> StoredRendition:
+    return StoredRendition(row.id, row.sop_class_uid, row.sop_instance_uid, row.payload)

@@ -17,7 +17,7 @@ from qc_daemon.report.equipment import (
     stamp,
 )
 from qc_daemon.report.normalise import UTF8, inherit
-from qc_daemon.report.source import Source
+from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr.document import check_study, model_ids
 from qc_daemon.report.uids import derived_uid, object_uid
 
@@ -26,7 +26,7 @@ SERIES_DESCRIPTION = "Ultrasound image quality summary (machine-made)"
 
 
 def build_pdf(
-    sources: Sequence[Source],
+    sources: Sequence[SourceInstance],
     findings: Sequence[Finding],
     document: bytes,
     title: str,
@@ -81,7 +81,7 @@ def build_pdf(
     return made
 
 
-def _reference(source: Source) -> Dataset:
+def _reference(source: SourceInstance) -> Dataset:
     reference = Dataset()
     reference.ReferencedSOPClassUID = source.sop_class_uid
     reference.ReferencedSOPInstanceUID = source.sop_instance_uid

@@ -25,7 +25,7 @@ from qc_daemon.report.equipment import (
     stamp,
 )
 from qc_daemon.report.normalise import UTF8, inherit, requested
-from qc_daemon.report.source import Source
+from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr import codes
 from qc_daemon.report.sr.document import check_study, model_ids
 from qc_daemon.report.summary import words
@@ -45,7 +45,11 @@ def needs_attention(finding: Finding) -> bool:
 
 
 def build_key_objects(
-    sources: Sequence[Source], findings: Sequence[Finding], *, revision: int, created: datetime
+    sources: Sequence[SourceInstance],
+    findings: Sequence[Finding],
+    *,
+    revision: int,
+    created: datetime,
 ) -> list[Dataset]:
     """The selections of these findings' images that need attention, one for each reason.
 
@@ -69,7 +73,7 @@ def build_key_objects(
 
 
 def build_rejection(
-    source: Source, reason: Code, *, number: int, created: datetime, again: int = 0
+    source: SourceInstance, reason: Code, *, number: int, created: datetime, again: int = 0
 ) -> Dataset:
     """The note that a person rejected this image: title 113001 Rejected for Quality Reasons.
 
@@ -104,7 +108,7 @@ def build_rejection(
 
 
 def build_retraction(
-    source: Source, note: Dataset, why: str, *, number: int, created: datetime
+    source: SourceInstance, note: Dataset, why: str, *, number: int, created: datetime
 ) -> Dataset:
     """The note that a person took the rejection of this image back: title REJ-RETRACTED, 99QCD.
 
@@ -133,7 +137,7 @@ def build_retraction(
     )
 
 
-def _known(finding: Finding, by_instance: Mapping[str, Source]) -> str:
+def _known(finding: Finding, by_instance: Mapping[str, SourceInstance]) -> str:
     uid = finding.sop_instance_uid or ""
     if uid not in by_instance:
         raise QCError(
@@ -152,7 +156,7 @@ def _reasons(finding: Finding) -> Iterable[Code]:
 
 
 def _selection(
-    sources: Sequence[Source],
+    sources: Sequence[SourceInstance],
     chosen: Sequence[Finding],
     reason: Code,
     images: int,
@@ -202,7 +206,7 @@ def _description(reason: Code, count: int, images: int, revision: int) -> str:
 
 
 def _document(
-    sources: Sequence[Source],
+    sources: Sequence[SourceInstance],
     frames: Mapping[str, Sequence[int]],
     *,
     title: Code,
@@ -259,7 +263,7 @@ def _document(
     return document
 
 
-def _image(source: Source) -> Dataset:
+def _image(source: SourceInstance) -> Dataset:
     """What highdicom refers to as an image: by these, not by the class, it knows one."""
     image = deepcopy(source.header)
     image.Rows = image.Columns = 1
@@ -279,7 +283,7 @@ def _modify_title(content: KeyObjectSelection, reason: Code) -> None:
 
 
 def _narrow(
-    document: Dataset, sources: Sequence[Source], frames: Mapping[str, Sequence[int]]
+    document: Dataset, sources: Sequence[SourceInstance], frames: Mapping[str, Sequence[int]]
 ) -> None:
     """Name the frames of cines, as highdicom does not, and no purpose, as TID 2010 does not."""
     multi_frame = {source.sop_instance_uid for source in sources if source.multi_frame}

@@ -24,7 +24,7 @@ from qc_daemon.report.equipment import (
 )
 from qc_daemon.report.objects.captions import overlap, place_captions
 from qc_daemon.report.objects.secondary_capture import capture, source_image
-from qc_daemon.report.source import Source
+from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.summary import words
 from qc_daemon.report.summary.fonts import sized, wrapped
 from qc_daemon.report.summary.language import ENGLISH, translations
@@ -65,7 +65,7 @@ VERDICT_COLOURS: dict[str, tuple[Colour, Colour]] = {
 
 
 def build_overlay(
-    source: Source,
+    source: SourceInstance,
     pixels: Pixels,
     finding: Finding,
     *,
@@ -102,13 +102,13 @@ def build_overlay(
     )
 
 
-def _number(source: Source, frame: int) -> int:
+def _number(source: SourceInstance, frame: int) -> int:
     """Instance Number: overlays are sorted as their pictures are, by image and frame."""
     _, instance = source.place
     return instance * _FRAMES + frame if 0 < instance < _FRAMES and frame < _FRAMES else frame
 
 
-def overlay_uid(source: Source, finding: Finding, revision: int) -> str:
+def overlay_uid(source: SourceInstance, finding: Finding, revision: int) -> str:
     """SOP Instance UID of the finding's overlay."""
     return object_uid(
         f"overlay {finding.frame} {finding.judgement.region_index}",

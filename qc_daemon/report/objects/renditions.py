@@ -19,7 +19,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from detector.errors import ErrorCode, Flag, QCError
 from detector.frame import Pixels
 from model.finding import Finding
-from qc_daemon.records.results.renditions import Held, Rendition
+from qc_daemon.records.results.renditions import Rendition, SentReference
 from qc_daemon.report.equipment import (
     to_bytes,
 )
@@ -46,7 +46,7 @@ _LARGE, _REGULAR, _SMALL = 34, 24, 20
 _MOST_PER_WIDTH = 1.2
 
 
-def render(payload: bytes, sop_class_uid: str, held: Mapping[str, Held]) -> Rendition:
+def render(payload: bytes, sop_class_uid: str, held: Mapping[str, SentReference]) -> Rendition:
     """The report of a stored PS3.10 file in the form of another class.
 
     Of the reports that it amends it names those that `held` has in their place. Raises QCError
@@ -57,11 +57,13 @@ def render(payload: bytes, sop_class_uid: str, held: Mapping[str, Held]) -> Rend
         made = _page(report)
     else:
         made = _document(report, sop_class_uid, held)
-    reference = Held(str(made.SOPClassUID), str(made.SOPInstanceUID), str(made.SeriesInstanceUID))
+    reference = SentReference(
+        str(made.SOPClassUID), str(made.SOPInstanceUID), str(made.SeriesInstanceUID)
+    )
     return Rendition(reference, to_bytes(made))
 
 
-def _document(report: Dataset, sop_class_uid: str, held: Mapping[str, Held]) -> Dataset:
+def _document(report: Dataset, sop_class_uid: str, held: Mapping[str, SentReference]) -> Dataset:
     """The same content as another class of SR, naming what the destination holds."""
     if any(item.ValueType == "SCOORD3D" for item in _items(report)):
         raise QCError(
@@ -91,12 +93,12 @@ def _predecessors(report: Dataset) -> Iterator[str]:
                 yield str(instance.ReferencedSOPInstanceUID)
 
 
-def _renamed(series: Iterable[Dataset], held: Mapping[str, Held]) -> Iterator[Dataset]:
+def _renamed(series: Iterable[Dataset], held: Mapping[str, SentReference]) -> Iterator[Dataset]:
     """Referenced series with what the destination holds in the place of their instances."""
     by_series: dict[str, list[Dataset]] = {}
     for each in series:
         for instance in each.ReferencedSOPSequence:
-            own = Held(
+            own = SentReference(
                 str(instance.ReferencedSOPClassUID),
                 str(instance.ReferencedSOPInstanceUID),
                 str(each.SeriesInstanceUID),
@@ -148,7 +150,7 @@ def _sources(report: Dataset) -> Iterator[Dataset]:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class PageFinding:
     """A finding worth a place on the page; `frames` counts those of its image and view that it is
     the best of."""
 
@@ -156,14 +158,15 @@ class Told:
     frames: int
 
 
-def chosen(findings: Sequence[Finding]) -> list[Told]:
+def best_findings(findings: Sequence[Finding]) -> list[PageFinding]:
     """The best finding of each view of each image: most probably standard, then surest."""
     groups: dict[tuple[str | None, str], list[Finding]] = {}
     for finding in findings:
         key = (finding.sop_instance_uid, finding.judgement.view)
         groups.setdefault(key, []).append(finding)
     return [
-        Told(max(found, key=rank), len({each.frame for each in found})) for found in groups.values()
+        PageFinding(max(found, key=rank), len({each.frame for each in found}))
+        for found in groups.values()
     ]
 
 
@@ -180,7 +183,7 @@ class _Line:
 
 def draw(findings: Sequence[Finding], revision: int) -> Pixels:
     """The page: a heading, then the findings in columns; RGB."""
-    blocks = [(each, list(_lines(each))) for each in chosen(findings)]
+    blocks = [(each, list(_lines(each))) for each in best_findings(findings)]
     heights = [_height(lines) for _, lines in blocks]
     columns = _columns(heights)
     width = max(len(columns), 1) * (_COLUMN + _MARGIN) + _MARGIN
@@ -227,7 +230,7 @@ def _heading(findings: Sequence[Finding], revision: int, width: int) -> Iterator
         yield from _wrapped(text, size, width, colour)
 
 
-def _lines(told: Told) -> Iterator[_Line]:
+def _lines(told: PageFinding) -> Iterator[_Line]:
     """What stands below the verdict."""
     judgement = told.finding.judgement
     if Flag.OTHER_PATIENT_IN_STUDY in judgement.flags:
@@ -243,7 +246,7 @@ def _lines(told: Told) -> Iterator[_Line]:
     yield from _wrapped(f"Image UID …{uid[-12:]}", _SMALL, _COLUMN, GREY)
 
 
-def _tag(canvas: ImageDraw.ImageDraw, told: Told, x: int, y: int) -> None:
+def _tag(canvas: ImageDraw.ImageDraw, told: PageFinding, x: int, y: int) -> None:
     """The verdict on its colour, and the frame beside it."""
     judgement = told.finding.judgement
     background, letters = VERDICT_COLOURS[judgement.quality]
@@ -255,7 +258,7 @@ def _tag(canvas: ImageDraw.ImageDraw, told: Told, x: int, y: int) -> None:
     canvas.text((right + 12, middle), _place(told), WHITE, sized(_REGULAR), anchor="lm")
 
 
-def _place(told: Told) -> str:
+def _place(told: PageFinding) -> str:
     """Of a cine which frame; the image is named below, for a report knows no image's number."""
     if told.frames == 1:
         return ""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import highdicom.sr as hd
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.report.source import Reference
+from qc_daemon.report.source import InstanceReference
 from qc_daemon.report.sr import codes
 from qc_daemon.report.sr.groups import storable
 from qc_daemon.report.uids import derived_uid
@@ -38,7 +38,7 @@ class MachineValue:
 class MachineReport:
     """A machine's structured report, the SHA-256 of its content, and what it measured."""
 
-    reference: Reference
+    reference: InstanceReference
     values: tuple[MachineValue, ...]
     sha256: str = field(default="", compare=False)
 

@@ -27,8 +27,7 @@ from qc_daemon.report.equipment import (
     stamp,
 )
 from qc_daemon.report.normalise import UTF8, inherit, requested
-from qc_daemon.report.source import Reference as Reference
-from qc_daemon.report.source import Source
+from qc_daemon.report.source import InstanceReference, SourceInstance
 from qc_daemon.report.sr import codes
 from qc_daemon.report.sr.biometry import MachineReport, biometry
 from qc_daemon.report.sr.groups import groups
@@ -40,12 +39,12 @@ SERIES_DESCRIPTION = "Ultrasound image quality (machine-made)"
 
 
 def build_sr(
-    sources: Sequence[Source],
+    sources: Sequence[SourceInstance],
     findings: Sequence[Finding],
     *,
     revision: int,
     created: datetime,
-    previous: Sequence[Reference] = (),
+    previous: Sequence[InstanceReference] = (),
     measured: Sequence[MachineReport] = (),
 ) -> Dataset:
     """The report of these findings, in their order; same arguments, same dataset.
@@ -97,7 +96,7 @@ def build_sr(
 
 
 def _content(
-    first: Source, measured: Sequence[content.templates.Template], model_id: str
+    first: SourceInstance, measured: Sequence[content.templates.Template], model_id: str
 ) -> content.MeasurementReport:
     """TID 1500 with these groups."""
     return content.MeasurementReport(
@@ -113,14 +112,16 @@ def model_ids(findings: Sequence[Finding]) -> str:
     return "+".join(sorted({finding.bundle.model_id for finding in findings}))
 
 
-def _add_library(report: Dataset, sources: Sequence[Source], findings: Sequence[Finding]) -> None:
+def _add_library(
+    report: Dataset, sources: Sequence[SourceInstance], findings: Sequence[Finding]
+) -> None:
     """The image library stands before the measurements (TID 1500 row 5)."""
     items = report.ContentSequence
     items.insert(len(items) - 1, library(sources, findings))
 
 
 def sr_uid(
-    sources: Sequence[Source],
+    sources: Sequence[SourceInstance],
     model_id: str,
     revision: int,
     measured: Sequence[MachineReport] = (),
@@ -136,13 +137,13 @@ def sr_uid(
     )
 
 
-def check_study(sources: Sequence[Source]) -> None:
+def check_study(sources: Sequence[SourceInstance]) -> None:
     """Raises QCError REPORT_INVALID unless the sources are of one study."""
     if len({source.study_instance_uid for source in sources}) != 1:
         raise QCError(ErrorCode.REPORT_INVALID, "a report needs sources of one study")
 
 
-def _source_of(finding: Finding, by_instance: dict[str, Source]) -> Source:
+def _source_of(finding: Finding, by_instance: dict[str, SourceInstance]) -> SourceInstance:
     try:
         return by_instance[finding.sop_instance_uid or ""]
     except KeyError:
@@ -161,9 +162,9 @@ def _procedures(header: Dataset) -> list[Code]:
 
 
 def _document(
-    first: Source,
+    first: SourceInstance,
     report: content.MeasurementReport,
-    by_instance: dict[str, Source],
+    by_instance: dict[str, SourceInstance],
     *,
     sop_instance_uid: str,
     series_instance_uid: str,
@@ -196,7 +197,7 @@ def _document(
     return document
 
 
-def _evidence(source: Source) -> Dataset:
+def _evidence(source: SourceInstance) -> Dataset:
     """What highdicom takes a source for; the true references are written afterwards.
 
     It copies patient and study by the modules of the source's class, and knows no retired ones.
@@ -217,7 +218,7 @@ def _order(report: Dataset, header: Dataset) -> None:
         report.ReferencedRequestSequence = requests
 
 
-def _hierarchy(references: Iterable[Reference]) -> list[Dataset]:
+def _hierarchy(references: Iterable[InstanceReference]) -> list[Dataset]:
     """Hierarchical SOP Instance Reference Macro (PS3.3 table C.17-3), in order of appearance."""
     studies: dict[str, dict[str, list[Dataset]]] = {}
     for reference in references:

@@ -19,7 +19,7 @@ from detector.errors import ErrorCode, QCError
 from model.criteria.rules import RULES, TECHNICAL_CODES
 from model.finding import BundleId, Criterion, Finding
 from qc_daemon.report.equipment import MANUFACTURER
-from qc_daemon.report.source import Source
+from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr import codes
 from qc_daemon.report.uids import derived_uid
 
@@ -35,7 +35,7 @@ _WRITTEN_IN = {(view, r.code): r.source for view, rules in RULES.items() for r i
 _TEXT_CONTROLS = frozenset("\t\n\f\r")
 
 
-def groups(number: int, finding: Finding, source: Source) -> list[hd.templates.Template]:
+def groups(number: int, finding: Finding, source: SourceInstance) -> list[hd.templates.Template]:
     """The finding's group, then one group per detection, in the order of the detections.
 
     Raises QCError REPORT_INVALID for a finding that cannot be told truthfully.
@@ -50,7 +50,7 @@ def groups(number: int, finding: Finding, source: Source) -> list[hd.templates.T
     ]
 
 
-def check(finding: Finding, source: Source) -> None:
+def check(finding: Finding, source: SourceInstance) -> None:
     """What no DICOM validator looks at: numbers, boxes, frames and words of our own lists."""
     j = finding.judgement
     boxes = [j.region_bbox, *(d.bbox for d in j.detections)]
@@ -79,7 +79,7 @@ def check(finding: Finding, source: Source) -> None:
         raise _invalid("the bundle has no name, version or model id")
 
 
-def _finding_group(number: int, finding: Finding, source: Source) -> hd.templates.Template:
+def _finding_group(number: int, finding: Finding, source: SourceInstance) -> hd.templates.Template:
     group = hd.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(f"{FINDING}{number}", finding, source),
         algorithm_id=_algorithm(finding.bundle),
@@ -98,7 +98,7 @@ def _finding_group(number: int, finding: Finding, source: Source) -> hd.template
 
 
 def _box_group(
-    number: int, index: int, detection: Detection, finding: Finding, source: Source
+    number: int, index: int, detection: Detection, finding: Finding, source: SourceInstance
 ) -> hd.templates.Template:
     site = codes.FINDING_SITES.get(detection.label)
     return hd.PlanarROIMeasurementsAndQualitativeEvaluations(
@@ -111,7 +111,7 @@ def _box_group(
     )
 
 
-def _region(box: Box, frame: int, source: Source) -> hd.ImageRegion:
+def _region(box: Box, frame: int, source: SourceInstance) -> hd.ImageRegion:
     region = hd.ImageRegion(
         graphic_type=hd.GraphicTypeValues.POLYLINE,
         graphic_data=polyline(box),
@@ -136,7 +136,7 @@ def polyline(box: Box) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
     return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)], dtype=np.float32)
 
 
-def _tracking(identifier: str, finding: Finding, source: Source) -> hd.TrackingIdentifier:
+def _tracking(identifier: str, finding: Finding, source: SourceInstance) -> hd.TrackingIdentifier:
     """The same finding of the same content keeps its UID in every revision of the report."""
     uid = derived_uid(
         "tracking",
@@ -161,7 +161,7 @@ def _algorithm(bundle: BundleId) -> hd.AlgorithmIdentification:
     )
 
 
-def _measurements(finding: Finding, source: Source) -> Iterator[hd.Measurement]:
+def _measurements(finding: Finding, source: SourceInstance) -> Iterator[hd.Measurement]:
     j = finding.judgement
     yield _number(codes.VIEW_PROBABILITY, j.view_probability)
     if j.probability is not None:

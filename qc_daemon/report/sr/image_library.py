@@ -6,7 +6,7 @@ import highdicom.sr as hd
 
 from detector.boxes import Box
 from model.finding import Finding
-from qc_daemon.report.source import Source
+from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr import codes
 from qc_daemon.report.sr.groups import decimals, legible
 
@@ -14,7 +14,9 @@ _ACQUISITION = hd.RelationshipTypeValues.HAS_ACQ_CONTEXT
 _CONTAINS = hd.RelationshipTypeValues.CONTAINS
 
 
-def library(sources: Sequence[Source], findings: Iterable[Finding]) -> hd.ContainerContentItem:
+def library(
+    sources: Sequence[SourceInstance], findings: Iterable[Finding]
+) -> hd.ContainerContentItem:
     """One group (TID 1600 row 2) of entries (TID 1601), with the regions that were judged.
 
     highdicom's own template knows no retired classes.
@@ -32,7 +34,7 @@ def library(sources: Sequence[Source], findings: Iterable[Finding]) -> hd.Contai
     return container
 
 
-def _entry(source: Source, regions: Mapping[int, Box]) -> hd.ImageContentItem:
+def _entry(source: SourceInstance, regions: Mapping[int, Box]) -> hd.ImageContentItem:
     entry = hd.ImageContentItem(
         codes.LIBRARY_ENTRY,
         referenced_sop_class_uid=source.sop_class_uid,
@@ -45,7 +47,7 @@ def _entry(source: Source, regions: Mapping[int, Box]) -> hd.ImageContentItem:
     return entry
 
 
-def _descriptors(source: Source) -> Iterator[hd.ContentItem]:
+def _descriptors(source: SourceInstance) -> Iterator[hd.ContentItem]:
     """TID 1602, as far as the header says."""
     if source.header.get("Modality") == codes.ULTRASOUND.value:
         yield hd.CodeContentItem(codes.MODALITY, codes.ULTRASOUND, _ACQUISITION)

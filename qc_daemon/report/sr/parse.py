@@ -17,7 +17,7 @@ from pydicom.sr.coding import Code
 from detector.boxes import Box, Detection
 from detector.errors import ErrorCode, QCError
 from model.finding import BundleId, Criterion, Finding, Judgement
-from qc_daemon.report.source import Reference
+from qc_daemon.report.source import InstanceReference
 from qc_daemon.report.sr import codes
 from qc_daemon.report.sr.biometry import BIOMETRY, MachineReport, MachineValue
 from qc_daemon.report.sr.groups import ALGORITHM, FINDING, MACHINE_MADE, MACHINE_MADE_END, MODEL_ID
@@ -69,13 +69,13 @@ def _findings(report: Dataset) -> list[Finding]:
 
 def _machine_reports(report: Dataset) -> list[MachineReport]:
     places = dict(_places(report))
-    values: dict[Reference, list[MachineValue]] = {}
+    values: dict[InstanceReference, list[MachineValue]] = {}
     for group in _one(report, codes.IMAGING_MEASUREMENTS).ContentSequence:
         if not str(_one(group, codes.TRACKING_IDENTIFIER).TextValue).startswith(BIOMETRY):
             continue
         named = _one(group, codes.SOURCE_OF_MEASUREMENT).ReferencedSOPSequence[0]
         uid = str(named.ReferencedSOPInstanceUID)
-        reference = Reference(*places[uid], str(named.ReferencedSOPClassUID), uid)
+        reference = InstanceReference(*places[uid], str(named.ReferencedSOPClassUID), uid)
         fetus = _text(group, codes.FETUS_ID) or None
         values.setdefault(reference, []).extend(_machine_values(group, fetus))
     return [MachineReport(reference, tuple(told)) for reference, told in values.items()]

@@ -13,7 +13,7 @@ from detector.frame import Pixels
 from model.finding import Criterion, Finding
 from qc_daemon.report.sr.codes import FLAGS, LABEL_CODES, VIEWS
 from qc_daemon.report.summary import words
-from qc_daemon.report.summary.summary import Key
+from qc_daemon.report.summary.summary import ImageKey
 from qc_daemon.report.summary.text import Page
 
 _ENVIRONMENT = Environment(
@@ -49,7 +49,7 @@ def exam_page(entries: Sequence[Entry], *, title: str, banner: str) -> str:
     )
 
 
-def summary_html(page: Page, pictures: Mapping[Key, Pixels]) -> str:
+def summary_html(page: Page, pictures: Mapping[ImageKey, Pixels]) -> str:
     """The summary as HTML; pictures (drawn frames, by `Shot.key`) and style are inside."""
     return _ENVIRONMENT.get_template("summary.html").render(
         page=page, pictures={key: _data_uri(pixels) for key, pixels in pictures.items()}

@@ -15,10 +15,10 @@ from detector.frame import Pixels
 from qc_daemon.report.objects.overlay import BLACK, VERDICT_COLOURS, WHITE, Colour
 from qc_daemon.report.summary import fonts
 from qc_daemon.report.summary.language import CHINESE
-from qc_daemon.report.summary.summary import Key, Standing
+from qc_daemon.report.summary.summary import ImageKey, ViewStatus
 from qc_daemon.report.summary.text import Cell, Page, Point
 
-Pictures = Mapping[Key, Pixels]
+Pictures = Mapping[ImageKey, Pixels]
 """Drawn frames (rows, columns, 3) by `Shot.key`."""
 
 # Millimetres.
@@ -125,27 +125,27 @@ class _Sheet(FPDF):  # type: ignore[misc]
 
     def _picture_size(self, cell: Cell, pictures: Pictures) -> tuple[float, float]:
         """Millimetres; none where there is no picture."""
-        if cell.shot is None or cell.shot.key not in pictures:
+        if cell.image is None or cell.image.key not in pictures:
             return (0.0, 0.0)
-        rows, columns = pictures[cell.shot.key].shape[:2]
+        rows, columns = pictures[cell.image.key].shape[:2]
         scale = min(_CELL / columns, _PICTURE_HEIGHT / rows)
         return (columns * scale, rows * scale)
 
     def _draw_cell(self, cell: Cell, x: float, y: float, pictures: Pictures) -> None:
-        background, letters = VERDICT_COLOURS.get(cell.standing, (WHITE, BLACK))
+        background, letters = VERDICT_COLOURS.get(cell.status, (WHITE, BLACK))
         self.set_fill_color(*background)
         self.set_draw_color(*BLACK)
         # A missing view is an empty frame.
-        self.rect(x, y, _CELL, _BAR, style="DF" if cell.standing is Standing.MISSING else "F")
+        self.rect(x, y, _CELL, _BAR, style="DF" if cell.status is ViewStatus.MISSING else "F")
         for line, (text, bold) in enumerate([(cell.view, True), (cell.verdict, False)]):
             self._style(_TEXT + 1.5 * bold, letters, bold=bold)
             self.set_xy(x + 1, y + 1 + 5 * line)
             self.cell(_CELL - 2, 5, text)
         y += _BAR + 1.5
         width, height = self._picture_size(cell, pictures)
-        if cell.shot is not None and height:
+        if cell.image is not None and height:
             self.image(
-                _jpeg(pictures[cell.shot.key]), x + (_CELL - width) / 2, y, width, height,
+                _jpeg(pictures[cell.image.key]), x + (_CELL - width) / 2, y, width, height,
                 alt_text=f"{cell.view}, {cell.verdict}",
             )  # fmt: skip
             y += height
@@ -196,7 +196,7 @@ def _metadata(page: Page, created: datetime) -> str:
 
 
 def _told(point: Point) -> str:
-    return f"{point.text} → {point.mend}" if point.mend else point.text
+    return f"{point.text} → {point.fix}" if point.fix else point.text
 
 
 def _breakable(text: str) -> str:

@@ -1,6 +1,6 @@
 """The summary in words of one language, for whatever draws it.
 
-It says in plain words what is missing and how to mend it. Patient and study are as the source's
+It says in plain words what is missing and how to fix it. Patient and study are as the source's
 header has them.
 """
 
@@ -18,7 +18,7 @@ from qc_daemon.report.sr.codes import FLAGS, VIEWS
 from qc_daemon.report.summary import words
 from qc_daemon.report.summary.fonts import drawable
 from qc_daemon.report.summary.language import translations
-from qc_daemon.report.summary.summary import Shot, Standing, Summary, ViewRow
+from qc_daemon.report.summary.summary import ExamSummary, SummaryImage, ViewRow, ViewStatus
 
 _DOUBTS = (Flag.NOT_ULTRASOUND, Flag.OUT_OF_DISTRIBUTION, Flag.NO_REAL_EVIDENCE)
 MET, UNMET, UNDECIDED, NOTE = "✓", "✗", "?", "•"
@@ -30,7 +30,7 @@ class Point:
 
     mark: str
     text: str
-    mend: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class Cell:
     """A view: name, verdict, the picture it is told by, and the points."""
 
     view: str
-    standing: Standing
+    status: ViewStatus
     verdict: str
-    shot: Shot | None
+    image: SummaryImage | None
     caption: str
     points: tuple[Point, ...]
 
@@ -61,7 +61,7 @@ class Page:
     """What the models are not meant for; empty where a bundle is for clinical use."""
 
 
-def compose(summary: Summary, language: str, zone: tzinfo | None = None) -> Page:
+def compose(summary: ExamSummary, language: str, zone: tzinfo | None = None) -> Page:
     """The summary in a language of `language.LANGUAGES`, times in this zone, else in this
     machine's."""
     t = translations(language)
@@ -117,22 +117,22 @@ def _date(value: str | None) -> str:
     return text
 
 
-def _tasks(summary: Summary, t: NullTranslations) -> Iterator[str]:
+def _tasks(summary: ExamSummary, t: NullTranslations) -> Iterator[str]:
     """What is to be done, in the order of urgency."""
     if summary.is_study_shared:
         yield t.gettext(words.OTHER_PATIENT)
-    for standing, sentence in (
-        (Standing.MISSING, t.gettext("Missing, still to be taken: {views}.")),
-        (Standing.NON_STANDARD, t.gettext("Better pictures wanted: {views}.")),
-        (Standing.REVIEW, t.gettext("A person has to judge: {views}.")),
+    for status, sentence in (
+        (ViewStatus.MISSING, t.gettext("Missing, still to be taken: {views}.")),
+        (ViewStatus.NON_STANDARD, t.gettext("Better pictures wanted: {views}.")),
+        (ViewStatus.REVIEW, t.gettext("A person has to judge: {views}.")),
     ):
-        views = [_name(row, t) for row in summary.rows if row.standing is standing]
+        views = [_name(row, t) for row in summary.rows if row.status is status]
         if views:
             yield sentence.format(views="; ".join(views))
     yield from _omitted(summary, t)
-    if all(row.standing is Standing.STANDARD for row in summary.rows):
+    if all(row.status is ViewStatus.STANDARD for row in summary.rows):
         best = [row.best for row in summary.rows if row.best is not None]
-        if any(words.unchecked(shot.finding.judgement) for shot in best):
+        if any(words.unchecked(image.finding.judgement) for image in best):
             yield t.gettext(
                 "Every view is there and standard; look yourself at what could not be checked."
             )
@@ -140,7 +140,7 @@ def _tasks(summary: Summary, t: NullTranslations) -> Iterator[str]:
             yield t.gettext("Nothing to do: every view is there and standard.")
 
 
-def _omitted(summary: Summary, t: NullTranslations) -> Iterator[str]:
+def _omitted(summary: ExamSummary, t: NullTranslations) -> Iterator[str]:
     """Objects that came and could not be judged or told of."""
     by_reason: dict[str, int] = {}
     for code, count in summary.omitted:
@@ -159,34 +159,36 @@ def _name(row: ViewRow, t: NullTranslations) -> str:
     return t.gettext(VIEWS[row.view].meaning)
 
 
-def _undrawn(shot: Shot | None, summary: Summary, t: NullTranslations) -> Iterator[Point]:
-    if shot is not None and summary.drawn is not None and shot.key not in summary.drawn:
+def _undrawn(
+    image: SummaryImage | None, summary: ExamSummary, t: NullTranslations
+) -> Iterator[Point]:
+    if image is not None and summary.drawn is not None and image.key not in summary.drawn:
         yield Point(NOTE, t.gettext("The picture cannot be shown: its file cannot be decoded."))
 
 
-def _cell(row: ViewRow, summary: Summary, t: NullTranslations) -> Cell:
+def _cell(row: ViewRow, summary: ExamSummary, t: NullTranslations) -> Cell:
     verdicts = {
-        Standing.STANDARD: t.gettext("Standard view"),
-        Standing.NON_STANDARD: t.gettext("Not a standard view"),
-        Standing.REVIEW: t.gettext("For a person to judge"),
-        Standing.MISSING: t.gettext("Missing"),
+        ViewStatus.STANDARD: t.gettext("Standard view"),
+        ViewStatus.NON_STANDARD: t.gettext("Not a standard view"),
+        ViewStatus.REVIEW: t.gettext("For a person to judge"),
+        ViewStatus.MISSING: t.gettext("Missing"),
     }
     return Cell(
         view=_name(row, t),
-        standing=row.standing,
-        verdict=verdicts[row.standing],
-        shot=row.best,
+        status=row.status,
+        verdict=verdicts[row.status],
+        image=row.best,
         caption="" if row.best is None else _caption(row, row.best, t),
         points=(*_undrawn(row.best, summary, t), *_points(row, t)),
     )
 
 
-def _caption(row: ViewRow, shot: Shot, t: NullTranslations) -> str:
+def _caption(row: ViewRow, image: SummaryImage, t: NullTranslations) -> str:
     """Which picture it is, how probably standard, and out of how many."""
-    header, finding = shot.source.header, shot.finding
+    header, finding = image.source.header, image.finding
     number = header.get("InstanceNumber")
     parts = [t.gettext("image {number}").format(number=number)] if number is not None else []
-    if finding.frame > 1 or shot.source.multi_frame:
+    if finding.frame > 1 or image.source.multi_frame:
         parts.append(t.gettext("frame {number}").format(number=finding.frame))
     if row.count > 1:
         told = t.ngettext("best of {count} picture", "best of {count} pictures", row.count)
@@ -201,12 +203,12 @@ def _points(row: ViewRow, t: NullTranslations) -> Iterator[Point]:
         yield Point(NOTE, t.gettext("No picture shows this view."), t.gettext("Take one"))
         return
     judgement = row.best.finding.judgement
-    if row.standing is Standing.REVIEW:
+    if row.status is ViewStatus.REVIEW:
         yield from _doubts(row.best, t)
     faults = words.faults(judgement)
     for fault in faults:
         yield Point(UNMET, t.gettext(fault.words), t.gettext(fault.fix) if fault.fix else "")
-    if row.standing is Standing.NON_STANDARD and not faults:
+    if row.status is ViewStatus.NON_STANDARD and not faults:
         yield Point(
             NOTE,
             t.gettext("No single criterion fails, but the picture as a whole is not standard."),
@@ -221,16 +223,16 @@ def _points(row: ViewRow, t: NullTranslations) -> Iterator[Point]:
         yield Point(MET, told.format(count=met))
 
 
-def _doubts(shot: Shot, t: NullTranslations) -> Iterator[Point]:
+def _doubts(image: SummaryImage, t: NullTranslations) -> Iterator[Point]:
     """Why a person has to judge."""
-    known = [flag for flag in _DOUBTS if flag in shot.finding.judgement.flags]
+    known = [flag for flag in _DOUBTS if flag in image.finding.judgement.flags]
     for flag in known:
         yield Point(NOTE, t.gettext(FLAGS[flag].meaning))
     if not known:
         yield Point(NOTE, t.gettext("The models are not sure enough of this picture."))
 
 
-def _notes(summary: Summary, t: NullTranslations, zone: tzinfo | None) -> Iterator[str]:
+def _notes(summary: ExamSummary, t: NullTranslations, zone: tzinfo | None) -> Iterator[str]:
     legend = words.legend([r.best.finding for r in summary.rows if r.best is not None], t)
     if legend:
         yield t.gettext("Letters in the pictures: {legend}.").format(legend=legend)

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from qc_daemon.records.queue.jobs import finish
 from qc_daemon.records.received import progress
 from qc_daemon.records.received.exams import close_now, exam_content, touch
-from qc_daemon.records.received.progress import Sent
+from qc_daemon.records.received.progress import DeliveryCount
 from qc_daemon.records.results import measurements
 from qc_daemon.records.results.measurements import MeasuredValue
 from qc_daemon.records.results.reports import ReportObject
@@ -81,8 +81,8 @@ def test_progress_from_the_first_image_to_the_amended_report(lab) -> None:
     assert (now.state, now.objects, now.scoring, now.associations) == ("open", 1, 2, 1)
     assert now.closed_at is None
     assert now.sent == (
-        Sent("source", 0, "archive", "ready", 1),
-        Sent("source", 0, "pacs", "ready", 1),
+        DeliveryCount("source", 0, "archive", "ready", 1),
+        DeliveryCount("source", 0, "pacs", "ready", 1),
     )
     lab.score_all()
     lab.wait(600)
@@ -92,7 +92,7 @@ def test_progress_from_the_first_image_to_the_amended_report(lab) -> None:
         (then,) = progress.of_study(session, STUDY)
     assert (then.state, then.closed_by, then.outcome) == ("closed", "quiet", ExamOutcome.REPORT)
     assert (then.scoring, then.associations, then.report_revision) == (0, 0, 1)
-    assert then.sent[-1] == Sent("sr", 1, "pacs", "ready", 1)
+    assert then.sent[-1] == DeliveryCount("sr", 1, "pacs", "ready", 1)
 
 
 def test_what_a_machine_measured_late_amends_the_report(lab) -> None:

@@ -202,8 +202,8 @@ def test_fetched_back_it_stays_until_its_days_have_passed_again(lab: Lab) -> Non
     id = delivered(lab).revision_id
     assert dropped(lab, id)
     with lab.store.begin() as session:
-        retention.unavailable(session, id, lab.now)
-        retention.fetched(session, id, "ab/cd/other.dcm", 7)
+        retention.record_unavailable(session, id, lab.now)
+        retention.record_fetch(session, id, "ab/cd/other.dcm", 7)
     with lab.store.read() as session:
         (kept,) = retention.originals(session, 0, limit=10)
         row = session.get_one(Revision, id)
@@ -215,10 +215,12 @@ def test_fetched_back_it_stays_until_its_days_have_passed_again(lab: Lab) -> Non
 def test_kept_says_which_files_rows_name(lab: Lab) -> None:
     id = delivered(lab).revision_id
     with lab.store.read() as session:
-        assert retention.kept(session, [Lab.receipt.path, "no/ne.dcm"]) == {Lab.receipt.path: True}
+        assert retention.referenced_paths(session, [Lab.receipt.path, "no/ne.dcm"]) == {
+            Lab.receipt.path: True
+        }
     assert dropped(lab, id)
     with lab.store.read() as session:
-        assert retention.kept(session, [Lab.receipt.path]) == {Lab.receipt.path: False}
+        assert retention.referenced_paths(session, [Lab.receipt.path]) == {Lab.receipt.path: False}
         assert retention.originals(session, 0, limit=10) == []
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from qc_daemon.records.results import rejections
-from qc_daemon.records.results.rejections import Rejected
+from qc_daemon.records.results.rejections import RejectionRecord
 from qc_daemon.records.results.reports import ReportObject, deliverable
 from qc_daemon.records.tables import JobKind, ObjectKind
 
@@ -13,7 +13,7 @@ NOTE = ReportObject(ObjectKind.KEY_OBJECTS, "2.25.9", "1.2.840.10008.5.1.4.1.1.8
 def confirm(lab, uid: str, note: ReportObject = NOTE, by: str = "Dr Lee") -> None:
     """As the command does: whoever was late rolls back."""
     with lab.store.begin() as session:
-        facts = rejections.newest(session, uid)
+        facts = rejections.newest_revision(session, uid)
         if not rejections.confirm(
             session, facts, note, ["pacs"], reason="111209", confirmed_by=by, now=lab.now
         ):
@@ -25,7 +25,7 @@ def test_a_note_is_queued_and_who_confirmed_is_kept(lab) -> None:
     uid = lab.receipt.sop_instance_uid
     confirm(lab, uid)
     with lab.store.read() as session:
-        told = Rejected(uid, "111209", "Dr Lee", lab.now, NOTE.sop_instance_uid)
+        told = RejectionRecord(uid, "111209", "Dr Lee", lab.now, NOTE.sop_instance_uid)
         assert rejections.listing(session) == [told]
         assert rejections.of_instance(session, uid) == told
         assert rejections.of_instance(session, "1.9") is None
@@ -52,7 +52,7 @@ def test_the_newest_content_is_the_one_rejected(lab) -> None:
     lab.receive()
     lab.receive(sha256="b" * 64, path="b.dcm")
     with lab.store.read() as session:
-        newest = rejections.newest(session, lab.receipt.sop_instance_uid)
-        assert rejections.newest(session, "1.9") is None
+        newest = rejections.newest_revision(session, lab.receipt.sop_instance_uid)
+        assert rejections.newest_revision(session, "1.9") is None
     assert newest is not None
     assert (newest.number, newest.sha256) == (2, "b" * 64)

@@ -20,7 +20,7 @@ from qc_daemon.report.objects.key_objects import (
     build_rejection,
     build_retraction,
 )
-from qc_daemon.report.source import Source
+from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr import codes
 
 Make = Callable[..., Any]
@@ -30,22 +30,24 @@ RETIRED = "1.2.840.10008.5.1.4.1.1.6"
 POSITIONING = codes.REASONS["111209"]
 
 
-def selections(sources: list[Source], findings: list[Finding], **changes: Any) -> list[Dataset]:
+def selections(
+    sources: list[SourceInstance], findings: list[Finding], **changes: Any
+) -> list[Dataset]:
     made = build_key_objects(sources, findings, **{"revision": 1, "created": CREATED, **changes})
     return [dcmread(BytesIO(to_bytes(document))) for document in made]
 
 
-def select(sources: list[Source], findings: list[Finding], **changes: Any) -> Dataset:
+def select(sources: list[SourceInstance], findings: list[Finding], **changes: Any) -> Dataset:
     (made,) = selections(sources, findings, **changes)
     return made
 
 
-def reject(source: Source, **changes: Any) -> Dataset:
+def reject(source: SourceInstance, **changes: Any) -> Dataset:
     values = {"reason": POSITIONING, "number": 1, "created": CREATED, **changes}
     return dcmread(BytesIO(to_bytes(build_rejection(source, values.pop("reason"), **values))))
 
 
-def retract(source: Source, note: Dataset) -> Dataset:
+def retract(source: SourceInstance, note: Dataset) -> Dataset:
     made = build_retraction(source, note, "another image was meant", number=2, created=CREATED)
     return dcmread(BytesIO(to_bytes(made)))
 
@@ -349,7 +351,7 @@ def test_every_real_header_makes_valid_key_objects(
     unexpected = {}
     for path in paths:
         header = dcmread(path, stop_before_pixels=True)
-        source = Source.of(header, "cc" * 32)
+        source = SourceInstance.of(header, "cc" * 32)
         frame = int(header.get("NumberOfFrames") or 1)
         made = tmp_path / path.name
         made.write_bytes(to_bytes(select([source], [a_finding(source, frame=frame)])))

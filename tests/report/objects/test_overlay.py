@@ -22,7 +22,7 @@ from qc_daemon.report.objects.overlay import (
     colour_of,
     render_overlay,
 )
-from qc_daemon.report.source import Source
+from qc_daemon.report.source import SourceInstance
 
 Make = Callable[..., Any]
 CREATED = datetime(2026, 1, 2, 9, 30, tzinfo=UTC)
@@ -143,7 +143,7 @@ def test_valid_over_every_real_header(
     unexpected = {}
     for path in paths:
         header = dcmread(path, stop_before_pixels=True)
-        source = Source.of(header, "cc" * 32)
+        source = SourceInstance.of(header, "cc" * 32)
         made = tmp_path / path.name
         overlay = build_overlay(source, pixels, a_finding(source), revision=1, created=CREATED)
         made.write_bytes(to_bytes(overlay))

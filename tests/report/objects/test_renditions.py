@@ -20,28 +20,30 @@ from pydicom.uid import (
 from detector.anatomy import View
 from detector.errors import ErrorCode, QCError
 from model.finding import NON_STANDARD, REVIEW, STANDARD, Criterion, Finding
-from qc_daemon.records.results.renditions import Held
+from qc_daemon.records.results.renditions import SentReference
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.objects.renditions import chosen, draw, render
-from qc_daemon.report.source import Source
+from qc_daemon.report.objects.renditions import best_findings, draw, render
+from qc_daemon.report.source import InstanceReference, SourceInstance
 from qc_daemon.report.sr.biometry import MachineReport, MachineValue
-from qc_daemon.report.sr.document import Reference, build_sr
+from qc_daemon.report.sr.document import build_sr
 from qc_daemon.report.sr.parse import from_sr
 
 CREATED = datetime(2026, 1, 2, 10, tzinfo=UTC)
 BEFORE = "2.25.41"
-INSTEAD = Held(ComprehensiveSRStorage, "2.25.42", "2.25.43")
+INSTEAD = SentReference(ComprehensiveSRStorage, "2.25.42", "2.25.43")
 
 
 @pytest.fixture
 def payload(
-    a_source: Callable[..., Source], a_finding: Callable[..., Finding]
+    a_source: Callable[..., SourceInstance], a_finding: Callable[..., Finding]
 ) -> Callable[..., bytes]:
     """An SR as stored; `amends` names the report before it."""
 
     def make(amends: str | None = None, frames: int = 2) -> bytes:
         source = a_source(NumberOfFrames=9, SOPClassUID="1.2.840.10008.5.1.4.1.1.3.1")
-        before = [Reference(source.study_instance_uid, "2.25.9", Comprehensive3DSRStorage, "x")]
+        before = [
+            InstanceReference(source.study_instance_uid, "2.25.9", Comprehensive3DSRStorage, "x")
+        ]
         report = build_sr(
             [source],
             [a_finding(source, frame=frame) for frame in range(1, frames + 1)],
@@ -66,7 +68,7 @@ def test_the_same_content_as_comprehensive_sr(
 ) -> None:
     made = render(payload(), ComprehensiveSRStorage, {})
     before, after = read(payload()), read(made.payload)
-    assert made.reference == Held(
+    assert made.reference == SentReference(
         ComprehensiveSRStorage, after.SOPInstanceUID, before.SeriesInstanceUID
     )
     assert after.SOPInstanceUID != before.SOPInstanceUID
@@ -137,10 +139,12 @@ def test_a_page_for_those_who_take_no_report(
 
 
 def test_a_machines_report_is_no_source_image(
-    a_source: Callable[..., Source], a_finding: Callable[..., Finding]
+    a_source: Callable[..., SourceInstance], a_finding: Callable[..., Finding]
 ) -> None:
     source = a_source()
-    machine = Reference(source.study_instance_uid, "2.25.9", ComprehensiveSRStorage, "2.25.10")
+    machine = InstanceReference(
+        source.study_instance_uid, "2.25.9", ComprehensiveSRStorage, "2.25.10"
+    )
     report = build_sr(
         [source],
         [a_finding(source)],
@@ -154,7 +158,7 @@ def test_a_machines_report_is_no_source_image(
 
 
 def test_the_best_of_each_view_of_each_image(
-    a_source: Callable[..., Source], a_finding: Callable[..., Finding]
+    a_source: Callable[..., SourceInstance], a_finding: Callable[..., Finding]
 ) -> None:
     source = a_source()
     findings = [
@@ -163,14 +167,14 @@ def test_the_best_of_each_view_of_each_image(
         a_finding(source, frame=3, view=View.OTHER, quality=REVIEW, probability=None, criteria=()),
         replace(a_finding(source, frame=1), sop_instance_uid="1.2.3"),
     ]
-    told = chosen(findings)
+    told = best_findings(findings)
     assert [(each.finding.frame, each.frames) for each in told] == [(2, 2), (3, 1), (1, 1)]
     assert told[2].finding.sop_instance_uid == "1.2.3"
 
 
 @pytest.mark.parametrize("count", [1, 4, 30, 150])
 def test_nothing_is_cut_off_or_runs_into_its_neighbour(
-    count: int, a_source: Callable[..., Source], a_finding: Callable[..., Finding]
+    count: int, a_source: Callable[..., SourceInstance], a_finding: Callable[..., Finding]
 ) -> None:
     source = a_source()
     many = tuple(Criterion(code, False, 0.1, "1", ()) for code in ("CRIT-GAIN", "CRIT-BLUR") * 2)

@@ -26,10 +26,10 @@ from model.criteria.rules import RULES
 from model.finding import NON_STANDARD, QUALITY_LABELS, STANDARD, BundleId, Criterion, Finding
 from qc_daemon.dicom.implementation import MANUFACTURER
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.source import Source
+from qc_daemon.report.source import InstanceReference, SourceInstance
 from qc_daemon.report.sr import codes
 from qc_daemon.report.sr.biometry import MachineReport, MachineValue
-from qc_daemon.report.sr.document import Reference, build_sr
+from qc_daemon.report.sr.document import build_sr
 from qc_daemon.report.sr.groups import decimals, storable
 from qc_daemon.report.sr.parse import biometry_from_sr, from_sr
 
@@ -43,7 +43,7 @@ FL_STEP = 6.2e-5
 Make = Callable[..., Any]
 
 
-def report(sources: list[Source], findings: list[Finding], **changes: Any) -> Dataset:
+def report(sources: list[SourceInstance], findings: list[Finding], **changes: Any) -> Dataset:
     return build_sr(sources, findings, **{"revision": 1, "created": CREATED, **changes})
 
 
@@ -256,7 +256,7 @@ def test_sources_of_any_order_make_the_same_uid(a_source: Make, a_finding: Make)
 def test_amended_report_names_its_predecessor(a_source: Make, a_finding: Make) -> None:
     source = a_source()
     first = report([source], [a_finding(source)])
-    reference = Reference(
+    reference = InstanceReference(
         first.StudyInstanceUID, first.SeriesInstanceUID, first.SOPClassUID, first.SOPInstanceUID
     )
     second = report([source], [a_finding(source)], revision=2, previous=[reference])
@@ -372,8 +372,8 @@ def test_scale_is_told_where_the_header_calibrates_it(a_source: Make, a_finding:
     assert not values_of(report([unknown], [a_finding(unknown)]), "111026")
 
 
-def machine_report(source: Source, *values: MachineValue, number: int = 1) -> MachineReport:
-    reference = Reference(
+def machine_report(source: SourceInstance, *values: MachineValue, number: int = 1) -> MachineReport:
+    reference = InstanceReference(
         source.study_instance_uid, "1.2.3.8", "1.2.840.10008.5.1.4.1.1.88.33", f"1.2.3.8.{number}"
     )
     return MachineReport(reference, values, "ee" * 32)
@@ -575,7 +575,7 @@ def test_valid_and_readable_by_others(
     cine = a_source("bb" * 32, SOPClassUID=MULTI_FRAME, SOPInstanceUID="1.2.3.9", NumberOfFrames=4)
     findings = [a_finding(still), a_finding(cine, frame=2), a_finding(cine, frame=4, criteria=())]
     before = report([still], findings[:1])
-    previous = Reference(
+    previous = InstanceReference(
         before.StudyInstanceUID, before.SeriesInstanceUID, before.SOPClassUID, before.SOPInstanceUID
     )
     path = tmp_path / "report.dcm"
@@ -596,7 +596,7 @@ def test_real_character_sets_survive(shared_data: Path, a_finding: Make) -> None
         header.SeriesInstanceUID = header.get("SeriesInstanceUID") or "1.2.3.4"
         header.SOPClassUID = "1.2.840.10008.5.1.4.1.1.6.1"
         header.SOPInstanceUID = header.get("SOPInstanceUID") or "1.2.3.5"
-        source = Source.of(header, "dd" * 32)
+        source = SourceInstance.of(header, "dd" * 32)
         made = dcmread(BytesIO(to_bytes(report([source], [a_finding(source)]))))
         assert str(made.PatientName) == str(header.get("PatientName", "")), path.name
 

@@ -23,7 +23,7 @@ from qc_daemon.report.objects.overlay import render_frame
 from qc_daemon.report.summary.html import summary_html
 from qc_daemon.report.summary.language import LANGUAGES
 from qc_daemon.report.summary.pdf import Pictures, summary_pdf
-from qc_daemon.report.summary.summary import Shot, Standing, Summary, summarise
+from qc_daemon.report.summary.summary import ExamSummary, SummaryImage, ViewStatus, summarise
 from qc_daemon.report.summary.text import Page, compose, person
 from tests.support import pdf
 
@@ -33,97 +33,97 @@ VIEWS = (View.NT, View.CRL, View.HEAD, View.ABDOMEN)
 
 
 @pytest.fixture
-def a_shot(a_source: Make, a_finding: Make) -> Callable[..., Shot]:
+def an_image(a_source: Make, a_finding: Make) -> Callable[..., SummaryImage]:
     """A finding on an instance of this number."""
 
     def make(
         number: int, view: View, quality: str, probability: float | None = 0.5, **changes: Any
-    ) -> Shot:
+    ) -> SummaryImage:
         header = {"SOPInstanceUID": f"1.2.826.0.1.3680043.10.9.{number}", "InstanceNumber": number}
         source = a_source(sha256=f"{number:064x}", **header | changes.pop("header", {}))
         values = {"view": view, "quality": quality, "probability": probability, **changes}
-        return Shot(source, a_finding(source, **values))
+        return SummaryImage(source, a_finding(source, **values))
 
     return make
 
 
-def summary(shots: list[Shot], **changes: Any) -> Summary:
+def summary(images: list[SummaryImage], **changes: Any) -> ExamSummary:
     values = {"revision": 1, "created": CREATED, **changes}
-    return summarise(shots, values.pop("expected", VIEWS), **values)
+    return summarise(images, values.pop("expected", VIEWS), **values)
 
 
-def pictures(summary: Summary) -> Pictures:
+def pictures(summary: ExamSummary) -> Pictures:
     pixels = np.random.default_rng(1).integers(0, 90, (480, 640, 3), dtype=np.uint8)
     best = [row.best for row in summary.rows if row.best is not None]
-    return {shot.key: render_frame(pixels, shot.finding) for shot in best}
+    return {image.key: render_frame(pixels, image.finding) for image in best}
 
 
 def everything(page: Page) -> str:
     """All its words."""
     cells = [
-        (c.view, c.verdict, c.caption, *((p.text, p.mend) for p in c.points)) for c in page.cells
+        (c.view, c.verdict, c.caption, *((p.text, p.fix) for p in c.points)) for c in page.cells
     ]
     return repr((page.title, page.facts, page.tasks, cells, page.notes))
 
 
-def test_each_view_stands_as_its_best_picture(a_shot: Make) -> None:
+def test_each_view_stands_as_its_best_picture(an_image: Make) -> None:
     told = summary(
         [
-            a_shot(1, View.NT, NON_STANDARD, 0.4),
-            a_shot(2, View.NT, STANDARD, 0.9),
-            a_shot(3, View.NT, STANDARD, 0.95),
-            a_shot(4, View.HEAD, NON_STANDARD, 0.3),
-            a_shot(5, View.HEAD, REVIEW, 0.2),
-            a_shot(6, View.ABDOMEN, NON_STANDARD, 0.1),
-            a_shot(7, View.OTHER, REVIEW, None),
+            an_image(1, View.NT, NON_STANDARD, 0.4),
+            an_image(2, View.NT, STANDARD, 0.9),
+            an_image(3, View.NT, STANDARD, 0.95),
+            an_image(4, View.HEAD, NON_STANDARD, 0.3),
+            an_image(5, View.HEAD, REVIEW, 0.2),
+            an_image(6, View.ABDOMEN, NON_STANDARD, 0.1),
+            an_image(7, View.OTHER, REVIEW, None),
         ]
     )
-    stands = {row.view: (row.standing, row.count) for row in told.rows}
+    stands = {row.view: (row.status, row.count) for row in told.rows}
     assert stands == {
-        View.NT: (Standing.STANDARD, 3),
-        View.CRL: (Standing.MISSING, 0),
+        View.NT: (ViewStatus.STANDARD, 3),
+        View.CRL: (ViewStatus.MISSING, 0),
         # A doubtful picture may still be the one: a person decides before it is taken again.
-        View.HEAD: (Standing.REVIEW, 2),
-        View.ABDOMEN: (Standing.NON_STANDARD, 1),
+        View.HEAD: (ViewStatus.REVIEW, 2),
+        View.ABDOMEN: (ViewStatus.NON_STANDARD, 1),
     }
     numbers = [row.best and row.best.source.header.InstanceNumber for row in told.rows]
     assert numbers == [3, None, 5, 6]
     assert (told.others, told.pictures) == (1, 7)
 
 
-def test_views_not_expected_are_not_missing_but_shown(a_shot: Make) -> None:
-    told = summary([a_shot(1, View.HEAD, STANDARD)], expected=[View.NT])
+def test_views_not_expected_are_not_missing_but_shown(an_image: Make) -> None:
+    told = summary([an_image(1, View.HEAD, STANDARD)], expected=[View.NT])
     assert [row.view for row in told.rows] == [View.NT, View.HEAD]
 
 
-def test_a_rejected_picture_stands_for_no_view(a_shot: Make) -> None:
-    best, second = a_shot(1, View.NT, STANDARD, 0.9), a_shot(2, View.NT, NON_STANDARD, 0.2)
+def test_a_rejected_picture_stands_for_no_view(an_image: Make) -> None:
+    best, second = an_image(1, View.NT, STANDARD, 0.9), an_image(2, View.NT, NON_STANDARD, 0.2)
     told = summary([best, second], rejected={best.source.sop_instance_uid})
-    assert (told.rows[0].standing, told.rows[0].best) == (Standing.NON_STANDARD, second)
+    assert (told.rows[0].status, told.rows[0].best) == (ViewStatus.NON_STANDARD, second)
     assert (told.rejected, told.pictures) == (1, 2)
     assert "Pictures that a person rejected: 1 of 2." in compose(told, "en").notes
 
 
-def test_frames_and_regions_of_one_instance_are_one_picture(a_shot: Make) -> None:
+def test_frames_and_regions_of_one_instance_are_one_picture(an_image: Make) -> None:
     cine = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.3.1", "NumberOfFrames": 9}
-    shots = [a_shot(1, View.NT, STANDARD, 0.5 + n / 20, frame=n, header=cine) for n in (1, 4, 7)]
-    (row,) = summary(shots, expected=[View.NT]).rows
+    images = [an_image(1, View.NT, STANDARD, 0.5 + n / 20, frame=n, header=cine) for n in (1, 4, 7)]
+    (row,) = summary(images, expected=[View.NT]).rows
     assert row.count == 1
-    assert row.best is shots[2]
-    page = compose(summary(shots), "en")
+    assert row.best is images[2]
+    page = compose(summary(images), "en")
     assert "frame 7" in page.cells[0].caption
 
 
-def test_words_say_what_is_missing_and_how_to_mend_it(a_shot: Make) -> None:
+def test_words_say_what_is_missing_and_how_to_mend_it(an_image: Make) -> None:
     unmet = (
         Criterion("CRIT-NASAL", False, None, "1", ()),
         Criterion("CRIT-GAIN", True, None, "1", ()),
     )
     page = compose(
         summary([
-            a_shot(1, View.NT, NON_STANDARD, criteria=unmet),
-            a_shot(2, View.HEAD, REVIEW, flags=(Flag.NO_REAL_EVIDENCE,), criteria=()),
-            a_shot(3, View.ABDOMEN, NON_STANDARD, criteria=()),
+            an_image(1, View.NT, NON_STANDARD, criteria=unmet),
+            an_image(2, View.HEAD, REVIEW, flags=(Flag.NO_REAL_EVIDENCE,), criteria=()),
+            an_image(3, View.ABDOMEN, NON_STANDARD, criteria=()),
         ]),
         "en",
     )  # fmt: skip
@@ -133,7 +133,7 @@ def test_words_say_what_is_missing_and_how_to_mend_it(a_shot: Make) -> None:
         "A person has to judge: Head, axial.",
     )
     nt, crl, head, abdomen = (
-        [(point.mark, point.text, point.mend) for point in cell.points] for cell in page.cells
+        [(point.mark, point.text, point.fix) for point in cell.points] for cell in page.cells
     )
     assert nt == [
         ("✗", "Nasal bone not visible", "Insonate the nose at 45 degrees"),
@@ -144,11 +144,11 @@ def test_words_say_what_is_missing_and_how_to_mend_it(a_shot: Make) -> None:
     assert abdomen[0][1].startswith("No single criterion fails")
 
 
-def test_patient_stands_on_the_page_as_in_the_header(a_shot: Make) -> None:
-    shot = a_shot(
+def test_patient_stands_on_the_page_as_in_the_header(an_image: Make) -> None:
+    image = an_image(
         1, View.NT, STANDARD, header={"PatientName": "Wang^XiaoDong=王^小东", "StationName": "V3"}
     )
-    facts = dict(compose(summary([shot]), "en").facts)
+    facts = dict(compose(summary([image]), "en").facts)
     assert facts == {
         "Patient": "Wang, XiaoDong / 王, 小东",
         "Patient ID": "4711",
@@ -175,16 +175,16 @@ def test_names_are_printed_as_far_as_there_are_letters(name: str, told: str) -> 
 
 
 @pytest.mark.parametrize("name", ["홍^길동", "אברהם^שרה", "فاطمة"])
-def test_a_name_in_unknown_letters_is_said_to_be_one(a_shot: Make, name: str) -> None:
+def test_a_name_in_unknown_letters_is_said_to_be_one(an_image: Make, name: str) -> None:
     """Hebrew and Arabic would be printed backwards."""
-    shot = a_shot(1, View.NT, STANDARD, header={"PatientName": name})
-    assert "cannot be printed" in dict(compose(summary([shot]), "en").facts)["Patient"]
+    image = an_image(1, View.NT, STANDARD, header={"PatientName": name})
+    assert "cannot be printed" in dict(compose(summary([image]), "en").facts)["Patient"]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_html_loads_nothing_and_escapes(a_shot: Make, language: str) -> None:
-    evil = a_shot(1, View.NT, STANDARD, header={"PatientName": "<script>alert(1)</script>"})
-    told = summary([evil, a_shot(2, View.HEAD, REVIEW)])
+def test_html_loads_nothing_and_escapes(an_image: Make, language: str) -> None:
+    evil = an_image(1, View.NT, STANDARD, header={"PatientName": "<script>alert(1)</script>"})
+    told = summary([evil, an_image(2, View.HEAD, REVIEW)])
     page = compose(told, language)
     html = summary_html(page, pictures(told))
     assert f'<html lang="{language}">' in html
@@ -195,16 +195,16 @@ def test_html_loads_nothing_and_escapes(a_shot: Make, language: str) -> None:
     assert all(cell.verdict in html for cell in page.cells)
 
 
-def an_exam(a_shot: Make, seed: int) -> Summary:
+def an_exam(an_image: Make, seed: int) -> ExamSummary:
     """A random exam, from one picture to many, with few or all criteria unmet."""
     rng = random.Random(seed)
-    shots = []
+    images = []
     for number in range(1, rng.choice([2, 6, 12])):
         view = rng.choice([*VIEWS, View.OTHER])
         quality = REVIEW if view is View.OTHER else rng.choice([STANDARD, NON_STANDARD, REVIEW])
         outcomes = rng.choice([(True,), (False,), (None,), (True, False, None)])
-        shots.append(
-            a_shot(
+        images.append(
+            an_image(
                 number,
                 view,
                 quality,
@@ -221,7 +221,7 @@ def an_exam(a_shot: Make, seed: int) -> Summary:
                 },
             )
         )
-    return summary(shots, revision=rng.choice([1, 3]))
+    return summary(images, revision=rng.choice([1, 3]))
 
 
 def _box(rng: random.Random) -> Detection:
@@ -233,9 +233,9 @@ def _box(rng: random.Random) -> Detection:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_on_paper_nothing_is_lost_cut_off_or_overlaps(
-    tmp_path: Path, a_shot: Make, seed: int
+    tmp_path: Path, an_image: Make, seed: int
 ) -> None:
-    exam = an_exam(a_shot, seed)
+    exam = an_exam(an_image, seed)
     page = compose(exam, LANGUAGES[seed % len(LANGUAGES)])
     path = tmp_path / "summary.pdf"
     path.write_bytes(summary_pdf(page, pictures(exam), CREATED))
@@ -264,22 +264,22 @@ def _shared(a: pdf.Place, b: pdf.Place) -> float:
     return min(min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1]) - 1.5)
 
 
-def test_same_exam_same_bytes(a_shot: Make) -> None:
-    exam = an_exam(a_shot, 1)
+def test_same_exam_same_bytes(an_image: Make) -> None:
+    exam = an_exam(an_image, 1)
     page = compose(exam, "zh")
     assert summary_pdf(page, pictures(exam), CREATED) == summary_pdf(page, pictures(exam), CREATED)
 
 
 def test_pdf_is_a_valid_object(
-    tmp_path: Path, a_shot: Make, dciodvfy: Callable[[Path], list[str]]
+    tmp_path: Path, an_image: Make, dciodvfy: Callable[[Path], list[str]]
 ) -> None:
-    shots = [a_shot(1, View.NT, STANDARD), a_shot(2, View.HEAD, REVIEW)]
-    exam = summary(shots)
+    images = [an_image(1, View.NT, STANDARD), an_image(2, View.HEAD, REVIEW)]
+    exam = summary(images)
     page = compose(exam, "en")
     document = summary_pdf(page, pictures(exam), CREATED)
 
     def build(revision: int = 1) -> bytes:
-        sources, findings = [s.source for s in shots], [s.finding for s in shots]
+        sources, findings = [s.source for s in images], [s.finding for s in images]
         return to_bytes(
             build_pdf(sources, findings, document, page.title, revision=revision, created=CREATED)
         )
@@ -291,19 +291,19 @@ def test_pdf_is_a_valid_object(
     made = dcmread(BytesIO(build()))
     assert made.SOPClassUID == "1.2.840.10008.5.1.4.1.1.104.1"
     assert made.EncapsulatedDocument[: made.EncapsulatedDocumentLength] == document
-    assert made.PatientName == shots[0].source.header.PatientName
+    assert made.PatientName == images[0].source.header.PatientName
     assert made.BurnedInAnnotation == "YES"
     told = [item.ReferencedSOPInstanceUID for item in made.SourceInstanceSequence]
-    assert told == [shot.source.sop_instance_uid for shot in shots]
+    assert told == [image.source.sop_instance_uid for image in images]
     assert dcmread(BytesIO(build(2))).SOPInstanceUID != made.SOPInstanceUID
 
 
-def test_sources_of_two_studies_make_no_object(a_shot: Make) -> None:
-    other = a_shot(2, View.NT, STANDARD, header={"StudyInstanceUID": "1.2.3"})
-    shots = [a_shot(1, View.NT, STANDARD), other]
+def test_sources_of_two_studies_make_no_object(an_image: Make) -> None:
+    other = an_image(2, View.NT, STANDARD, header={"StudyInstanceUID": "1.2.3"})
+    images = [an_image(1, View.NT, STANDARD), other]
     with pytest.raises(QCError) as refused:
         build_pdf(
-            [s.source for s in shots], [s.finding for s in shots], b"%PDF", "t",
+            [s.source for s in images], [s.finding for s in images], b"%PDF", "t",
             revision=1, created=CREATED,
         )  # fmt: skip
     assert refused.value.code is ErrorCode.REPORT_INVALID

@@ -29,7 +29,7 @@ from qc_daemon.report.summary import words
 from qc_daemon.report.summary.html import Entry, exam_page, summary_html
 from qc_daemon.report.summary.language import LANGUAGES, translations
 from qc_daemon.report.summary.pdf import summary_pdf
-from qc_daemon.report.summary.summary import Shot, Summary, summarise
+from qc_daemon.report.summary.summary import ExamSummary, SummaryImage, summarise
 from qc_daemon.report.summary.text import Page, compose
 from qc_daemon.settings import ScheduleSettings, SettingsError, load
 from tests.support import pdf
@@ -45,8 +45,8 @@ NOTICES = {
 
 def page_of(findings: list[tuple[Any, Finding]], language: str = "en", **changes: Any) -> Page:
     views = [View.NT]
-    shots = [Shot(source, finding) for source, finding in findings]
-    told: Summary = summarise(shots, views, revision=1, created=CREATED)
+    images = [SummaryImage(source, finding) for source, finding in findings]
+    told: ExamSummary = summarise(images, views, revision=1, created=CREATED)
     return compose(told, language, **changes)
 
 
