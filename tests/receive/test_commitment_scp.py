@@ -67,7 +67,7 @@ class Bench:
     def reporter(self) -> CommitmentReporter:
         made = CommitmentReporter(self.site.store, self.settings, "reporter", self.now)
         # Each look comes a long time after the last.
-        made.outages = CircuitBreaker(lambda: self.now().timestamp())
+        made.breaker = CircuitBreaker(lambda: self.now().timestamp())
         return made
 
     def report(self) -> None:
