@@ -6,15 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pynetdicom import AE, _config, build_context
+from pynetdicom import _config, build_context
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver.outcome import outcome
 from qc_daemon.deliver.transport import ClassRefusedError, Convert, OutgoingObject
 from qc_daemon.deliver.verified_send import verify_sending
-from qc_daemon.dicom.association import associate
+from qc_daemon.dicom.association import associate, requestor
 from qc_daemon.dicom.association_failure import cause, rejection
-from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.dicom.status import SOP_CLASS_NOT_SUPPORTED
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL
 from qc_daemon.dicom.tls import tls_args
@@ -45,12 +44,8 @@ class StoreSCU:
         self._convert = convert
         self._pairs: list[Pair] = []
         self._association: Any = None
-        self._ae = AE(calling_ae)
+        self._ae = requestor(calling_ae, destination.timeout)
         self._ae.maximum_pdu_size = MAX_PDU
-        self._ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        self._ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        for limit in ("acse_timeout", "dimse_timeout", "network_timeout", "connection_timeout"):
-            setattr(self._ae, limit, destination.timeout)
         # Send files as they lie on the disk, in chunks; a process-wide switch of pynetdicom.
         _config.STORE_SEND_CHUNKED_DATASET = True
 

@@ -15,14 +15,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pynetdicom import AE, build_context, build_role
+from pynetdicom import build_context, build_role
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver.circuit_breaker import CircuitBreaker
 from qc_daemon.dicom import tls
-from qc_daemon.dicom.association import associate
+from qc_daemon.dicom.association import associate, requestor
 from qc_daemon.dicom.association_failure import cause
-from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.dicom.status import CLASS_INSTANCE_CONFLICT, NO_SUCH_SOP_INSTANCE, PROCESSING_FAILURE
 from qc_daemon.dicom.storage_commitment import (
     COMMITTED,
@@ -188,12 +187,9 @@ class CommitmentReporter(CommitmentWorker):
         self.breaker = CircuitBreaker()
         # Jitter only spreads load; it guards nothing.
         self._rng = random.Random()
-        self._ae = AE(settings.receive.ae_title)
-        self._ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        self._ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        for limit in ("acse_timeout", "dimse_timeout", "network_timeout", "connection_timeout"):
-            # All of them together stay within the lease.
-            setattr(self._ae, limit, min(25.0, settings.receive.network_timeout))
+        # All timeouts together stay within the lease.
+        timeout = min(25.0, settings.receive.network_timeout)
+        self._ae = requestor(settings.receive.ae_title, timeout)
 
     def run_once(self) -> bool:
         claim = self._claim(CommitmentState.READY)

@@ -11,15 +11,14 @@ from datetime import timedelta
 from typing import Any
 
 from pydicom.uid import generate_uid
-from pynetdicom import AE, build_context, evt
+from pynetdicom import build_context, evt
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver.circuit_breaker import CircuitBreaker, CommitmentRefusals
 from qc_daemon.deliver.commitment_scp import Clock, CommitmentWorker, utc_now
-from qc_daemon.dicom.association import associate
+from qc_daemon.dicom.association import associate, requestor
 from qc_daemon.dicom.association_failure import cause
 from qc_daemon.dicom.dimse_request import refusal_of
-from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.dicom.storage_commitment import (
     PUSH_MODEL,
     PUSH_MODEL_INSTANCE,
@@ -167,13 +166,11 @@ class CommitmentAsker(CommitmentWorker):
                 association.release()
 
     def _associate(self, destination: DestinationSettings, asked: Ask) -> Any:
-        ae = AE(self.settings.receive.ae_title)
-        ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        # One that does not answer holds the others up.
+        ae = requestor(
+            self.settings.receive.ae_title, min(_LONGEST_CALL_SECONDS, destination.timeout)
+        )
         ae.dimse_timeout = destination.timeout
-        for limit in ("acse_timeout", "network_timeout", "connection_timeout"):
-            # One that does not answer holds the others up.
-            setattr(ae, limit, min(_LONGEST_CALL_SECONDS, destination.timeout))
         began = time.monotonic()
         secure = self._tls_args(destination)
         association = associate(

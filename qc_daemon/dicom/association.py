@@ -28,6 +28,7 @@ from pynetdicom.pdu import A_ASSOCIATE_RJ
 
 from qc_daemon.dicom import associate_pdu, dimse_request
 from qc_daemon.dicom.data_set_size import MAX_BYTES
+from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL
 from qc_daemon.observe import log
 
@@ -99,6 +100,18 @@ class _Steady:
 @functools.cache
 def _steady(kind: type) -> type:
     return type(kind.__name__, (_Steady, kind), {})
+
+
+def requestor(calling_ae: str, timeout: float) -> AE:
+    """An application entity that opens associations under our identification (PS3.7 D.3.3.2).
+
+    `timeout` in seconds is the limit of the connection, of ACSE, of DIMSE and of the network.
+    """
+    ae = AE(calling_ae)
+    ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = timeout
+    return ae
 
 
 def associate(

@@ -1,8 +1,11 @@
-"""Reading UIDs that others wrote."""
+"""UIDs: one of the Standard that two rooms need, and reading those that others wrote."""
 
 import re
 
 from pydicom.dataset import Dataset
+
+# The Verification SOP Class (PS3.4 A.4).
+VERIFICATION = "1.2.840.10008.1.1"
 
 # Digits and dots are all we ask: machines in use break the finer rules of PS3.5 9.1.
 _UID = re.compile(r"[0-9.]{1,64}")

@@ -23,6 +23,7 @@ from qc_daemon.dicom.association_failure import cause, is_called_title_unknown
 from qc_daemon.dicom.certificates import WARN_BEFORE, expires
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID
 from qc_daemon.dicom.tls import has_revocations, tls_args
+from qc_daemon.dicom.uids import VERIFICATION
 from qc_daemon.operations.bundles import bundle_folder
 from qc_daemon.operations.database import describe_damage, describe_extent
 from qc_daemon.operations.destinations import (
@@ -43,7 +44,6 @@ from qc_daemon.spool import private_files, service_lock
 from qc_daemon.spool.verification import DAMAGED_FOLDER
 
 T = TypeVar("T")
-VERIFICATION = "1.2.840.10008.1.1"
 LEAST_FREE_BYTES = 5 * 2**30
 # A large database takes longer to read through than whoever asks will wait.
 INTEGRITY_SECONDS = 30.0

@@ -16,7 +16,6 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from detector.errors import QCError
-from qc_daemon.dicom.address import Address, parsed
 from qc_daemon.dicom.associate_pdu import CALLING_NOT_RECOGNISED, Rejection
 from qc_daemon.observe import log
 from qc_daemon.receive.tls import certificate_of
@@ -33,6 +32,7 @@ RESOLVE_SECONDS = 60.0
 # Refused callers that wait to be written; a flood's others are only logged.
 _MOST_WAITING = 64
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 NOT_RECOGNISED: Rejection = CALLING_NOT_RECOGNISED
 TEMPORARY: Rejection = (0x02, 0x03, 0x01)
@@ -75,6 +75,17 @@ class Rule:
         )
 
 
+def parse_address(text: str) -> Address | None:
+    """An address without its zone; None for other text. IPv4 mapped to IPv6 becomes IPv4."""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
 def configured(peers: Iterable[PeerSettings]) -> list[Rule]:
     """The settings' peers."""
     return [Rule.of(peer.ae_title, peer.address, peer.certificate) for peer in peers]
@@ -82,7 +93,7 @@ def configured(peers: Iterable[PeerSettings]) -> list[Rule]:
 
 def covering(caller: Caller, rules: Iterable[Rule]) -> list[Rule]:
     """The peers that a caller may be, by title and address."""
-    address = parsed(caller.address)
+    address = parse_address(caller.address)
     title = caller.ae_title.strip()
     return [] if address is None else [rule for rule in rules if rule.covers(title, address)]
 
@@ -94,7 +105,7 @@ def allowed(caller: Caller, settings: list[Rule], approved: list[Rule]) -> bool:
     wide approval never loosens a narrow one.
     """
     if not settings and not approved:
-        address = parsed(caller.address)
+        address = parse_address(caller.address)
         return address is not None and address.is_loopback
     candidates = covering(caller, settings) or covering(caller, approved)
     named = [rule.certificate for rule in candidates if rule.certificate]
@@ -120,7 +131,7 @@ class ReportingDestinations:
 
     def at(self, caller: Caller) -> list[str]:
         """Those of them whose host is where the caller calls from."""
-        address = parsed(caller.address)
+        address = parse_address(caller.address)
         return [
             each.name
             for each in self._destinations
@@ -135,7 +146,7 @@ class ReportingDestinations:
                 return known
             try:
                 found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-                known = frozenset(filter(None, (parsed(str(each[4][0])) for each in found)))
+                known = frozenset(filter(None, (parse_address(str(each[4][0])) for each in found)))
             except OSError as error:
                 # The last known stay.
                 log.get(role="receive").warning(
@@ -230,7 +241,7 @@ class AccessPolicy:
     def note(self, caller: Caller, called_ae: str, reason: str) -> None:
         """Put a caller on the list of those not accepted; `called_ae` is whom it called."""
         now = self._clock()
-        title, address = printable(caller.ae_title), str(parsed(caller.address))
+        title, address = printable(caller.ae_title), str(parse_address(caller.address))
         called = printable(called_ae)
         seen = RefusedCaller(title, address, caller.certificate, 1, now, now, called, reason)
         with self._lock:

@@ -37,12 +37,11 @@ from qc_daemon.dicom.storage_commitment import (
     Request,
     read_report,
 )
-from qc_daemon.dicom.uids import uid
+from qc_daemon.dicom.uids import VERIFICATION, uid
 from qc_daemon.observe import log
 from qc_daemon.receive.access import ReportingDestinations, caller_of
 from qc_daemon.receive.commitment_same_association import CommitmentWatch
 from qc_daemon.receive.dimse import RefusedRequestError, calling_ae, check, parsing
-from qc_daemon.receive.presentation_contexts import VERIFICATION
 from qc_daemon.records.commitment import scp, scu
 from qc_daemon.records.store import Store
 

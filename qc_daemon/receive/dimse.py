@@ -43,4 +43,5 @@ def check(event: Any) -> None:
 
 
 def calling_ae(event: Any) -> str:
+    """The AE title of the requestor of the event's association."""
     return str(event.assoc.calling_ae)

@@ -6,7 +6,8 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import register_uid
 
-VERIFICATION = "1.2.840.10008.1.1"
+from qc_daemon.dicom.uids import VERIFICATION
+
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 
 # Retired in 1999 and 1995, still sent by old machines; pynetdicom does not know them.

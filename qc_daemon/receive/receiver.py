@@ -30,7 +30,7 @@ from qc_daemon.dicom.status import (
     PROCESSING_FAILURE,
     SUCCESS,
 )
-from qc_daemon.dicom.uids import is_uid
+from qc_daemon.dicom.uids import VERIFICATION, is_uid
 from qc_daemon.observe import counters, log
 from qc_daemon.receive import presentation_contexts, tls
 from qc_daemon.receive.access import (
@@ -43,7 +43,7 @@ from qc_daemon.receive.access import (
 )
 from qc_daemon.receive.back_pressure import Level, Pressure
 from qc_daemon.receive.commitment_scp import StorageCommitment
-from qc_daemon.receive.dimse import RefusedRequestError, check
+from qc_daemon.receive.dimse import RefusedRequestError, calling_ae, check
 from qc_daemon.receive.group_commit import GroupCommit
 from qc_daemon.receive.identifiers import HeaderError, Identity, read_identity
 from qc_daemon.receive.listener import ConnectionListener, OnRequest
@@ -145,7 +145,7 @@ class Receiver:
         self._associations: set[Acceptor] = set()
         self._listeners: list[ConnectionListener] = []
         self._served = {
-            "C-ECHO": (presentation_contexts.VERIFICATION,),
+            "C-ECHO": (VERIFICATION,),
             "C-STORE": frozenset(presentation_contexts.SOP_CLASSES),
             **self.commitment.served(),
             **self.procedure_steps.served(),
@@ -383,7 +383,7 @@ class Receiver:
                 status=f"{refusal.status:04X}",
                 # A text in its place may be a patient's name.
                 sop_instance=_uid_or_none(event.request.AffectedSOPInstanceUID),
-                calling_ae=_calling_ae(event),
+                calling_ae=calling_ae(event),
             )
             return _refusal(refusal.status, refusal.reason)
         except Exception as error:
@@ -433,7 +433,7 @@ class Receiver:
             accession_number=identity.accession_number,
             study_date=identity.study_date,
             transfer_syntax_uid=syntax,
-            calling_ae=_calling_ae(event),
+            calling_ae=calling_ae(event),
             sha256=sha256,
             size=incoming.size,
             path=path.relative_to(self.spool.root).as_posix(),
@@ -576,10 +576,6 @@ def _with_handshake(on_request: OnRequest, handshake: tls.Handshake) -> OnReques
 
 def _hold_until(now: datetime) -> datetime:
     return now + timedelta(seconds=HOLD_SECONDS)
-
-
-def _calling_ae(event: Any) -> str:
-    return str(event.assoc.calling_ae)
 
 
 def _errno(error: OSError) -> str:

@@ -9,11 +9,11 @@ from pydicom import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, build_context, build_role, evt
+from pynetdicom import build_context, build_role, evt
 from pynetdicom.dsutils import create_file_meta
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.dicom.association import associate
+from qc_daemon.dicom.association import associate, requestor
 from qc_daemon.dicom.association_failure import cause
 from qc_daemon.dicom.dimse_request import refusal_of
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -109,11 +109,7 @@ def _association(
     roles: Sequence[Any] = (),
     handlers: Sequence[Any] = (),
 ) -> Iterator[Any]:
-    ae = AE(calling_ae)
-    ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    for limit in ("acse_timeout", "dimse_timeout", "network_timeout", "connection_timeout"):
-        setattr(ae, limit, destination.timeout)
+    ae = requestor(calling_ae, destination.timeout)
     secure = tls_args(destination)
     association = associate(
         ae,

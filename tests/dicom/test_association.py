@@ -29,7 +29,7 @@ from qc_daemon.dicom.storage_commitment import (
     Report,
     event_information,
 )
-from qc_daemon.receive.presentation_contexts import VERIFICATION
+from qc_daemon.dicom.uids import VERIFICATION
 from tests.support import fuzzing, raw_dimse
 from tests.support.dicom_peers import US, Pacs, association, eventually, ultrasound
 

@@ -8,8 +8,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
+from qc_daemon.dicom.uids import VERIFICATION
 from qc_daemon.receive.mpps import MPPS
-from qc_daemon.receive.presentation_contexts import VERIFICATION
 from qc_daemon.records.tables import Commitment, PerformedStep
 from qc_daemon.settings import DestinationSettings, PeerSettings
 from tests.receive.conftest import Site

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from qc_daemon.dicom.uids import VERIFICATION
 from qc_daemon.observe import counters, log
-from qc_daemon.receive.presentation_contexts import VERIFICATION
 from qc_daemon.records.received import peers
 from qc_daemon.records.received.peers import RefusedCaller
 from tests.dicom.test_associate_pdu import USER, request
