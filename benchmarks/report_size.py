@@ -20,8 +20,8 @@ from rich.table import Table
 # The tests' helpers: a script's own folder is all that Python puts on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.clinic import Clinic
 from tests.report.conftest import _a_finding, _a_source, _us_header
+from tests.support.scored_exam import Clinic
 
 STUDY = "1.2.826.0.1.3680043.10.1.2"
 

@@ -137,7 +137,7 @@ class Originals:
 
     def _missing(self, facts: RevisionFacts, why: str) -> QCError:
         with self.store.begin() as session:
-            retention.unavailable(session, facts.revision_id, self.clock())
+            retention.record_unavailable(session, facts.revision_id, self.clock())
         self.log.critical(
             "spool file missing", instance=facts.instance_id, revision=facts.number, path=facts.path
         )
