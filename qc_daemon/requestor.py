@@ -18,6 +18,7 @@ have a handler for, on the presentation context of its SOP class.
 
 import functools
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,8 @@ from qc_daemon.observe import log
 
 # How often whoever waits looks whether there still is a connection.
 _LOOK_SECONDS = 0.05
+# How long the thread that asked for an association may take to read that it is accepted.
+_NEGOTIATION_SECONDS = 5.0
 
 
 class _Checkpoint:
@@ -199,6 +202,13 @@ def _guard(association: Any, served: Mapping[str, tuple[str, ...]]) -> None:
             store(request)
 
     def receive_primitive(primitive: Any) -> None:
+        # A peer may ask for something as soon as it has accepted, before the thread that asked for
+        # the association has read so and knows its contexts.
+        until = time.monotonic() + _NEGOTIATION_SECONDS
+        while not association._accepted_cx and time.monotonic() < until:
+            if association.is_aborted or association.is_rejected:
+                return
+            time.sleep(0.001)
         message = association.dimse.message
         if isinstance(message, N_EVENT_REPORT_RQ) and message.data_set.tell() > MAX_BYTES:
             # One that is too long to be parsed, and goes on.

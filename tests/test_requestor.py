@@ -19,6 +19,7 @@ from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.dimse_messages import N_EVENT_REPORT_RSP
 from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT
 from pynetdicom.dsutils import encode
+from pynetdicom.dul import DULServiceProvider
 
 from qc_daemon.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, event_information
 from qc_daemon.data_set_size import MAX_ELEMENTS
@@ -336,7 +337,18 @@ def _association(port: int, models: list[str], handlers: list[Any], roles: list[
     )
 
 
-def test_a_report_counts_only_on_the_context_of_storage_commitment() -> None:
+@pytest.mark.parametrize("delay", [0.0, 0.3], ids=["at once", "acceptance read late"])
+def test_a_report_counts_only_on_the_context_of_storage_commitment(
+    monkeypatch: pytest.MonkeyPatch, delay: float
+) -> None:
+    receive = DULServiceProvider.receive_pdu
+
+    def receive_late(provider: Any, *args: Any, **options: Any) -> Any:
+        pdu = receive(provider, *args, **options)
+        time.sleep(delay)
+        return pdu
+
+    monkeypatch.setattr(DULServiceProvider, "receive_pdu", receive_late)
     reports: list[Any] = []
     statuses: list[int] = []
 
