@@ -440,15 +440,12 @@ class _Compressed(_Stills):
                 f"frame {number} has {codestream_header.components} components"
                 f" of {codestream_header.precision} bits",
             )
+        precision = codestream_header.precision
         layout = replace(
             stated,
             samples=codestream_header.components,
-            allocated=8
-            if codestream_header.precision <= 8
-            else 16
-            if codestream_header.precision <= 16
-            else 32,
-            bits=codestream_header.precision,
+            allocated=8 if precision <= 8 else 16 if precision <= 16 else 32,
+            bits=precision,
             planar=0,
         )
         if self.source.transfer_syntax == RLELossless:

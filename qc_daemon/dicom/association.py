@@ -17,7 +17,9 @@ have a handler for, on the presentation context of its SOP class.
 """
 
 import functools
+import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +36,8 @@ from qc_daemon.observe import log
 
 # How often whoever waits looks whether there still is a connection.
 _LOOK_SECONDS = 0.05
+# How long the thread that asked for an association may take to read that it is accepted.
+_NEGOTIATION_SECONDS = 5.0
 
 
 class _Checkpoint:
@@ -63,9 +67,6 @@ class _Checkpoint:
                 self._until(lambda: self._passed)
                 self._open = False
                 self._until(lambda: self._stopped)
-        if not (self._association.is_established and self._lives()):
-            # No answer will come.
-            self._association.dimse.msg_queue.put((None, None))
 
     def wait(self) -> None:
         with self._news:
@@ -77,11 +78,12 @@ class _Checkpoint:
             self._news.notify_all()
 
     def _until(self, condition: Callable[[], bool]) -> None:
-        while not condition() and self._lives():
+        while not condition() and _lives(self._association):
             self._news.wait(_LOOK_SECONDS)
 
-    def _lives(self) -> bool:
-        return bool(self._association.is_alive() and self._association.dul.is_alive())
+
+def _lives(association: Any) -> bool:
+    return bool(association.is_alive() and association.dul.is_alive())
 
 
 class _Steady:
@@ -155,6 +157,7 @@ def steady(association: Any) -> Any:
         association._reactor_checkpoint = _Checkpoint(association)
         association.__class__ = _steady(association.__class__)
         association.dimse.send_msg = _one_at_a_time(association.dimse.send_msg)
+        association.dimse.get_msg = _while_alive(association)
     return association
 
 
@@ -212,6 +215,13 @@ def _guard(association: Any, served: Mapping[str, tuple[str, ...]]) -> None:
             store(request)
 
     def receive_primitive(primitive: Any) -> None:
+        # A peer may ask for something as soon as it has accepted, before the thread that asked for
+        # the association has read so and knows its contexts.
+        until = time.monotonic() + _NEGOTIATION_SECONDS
+        while not association._accepted_cx and time.monotonic() < until:
+            if association.is_aborted or association.is_rejected:
+                return
+            time.sleep(0.001)
         message = association.dimse.message
         if isinstance(message, N_EVENT_REPORT_RQ) and message.data_set.tell() > MAX_BYTES:
             # One that is too long to be parsed, and goes on.
@@ -230,6 +240,26 @@ def _guard(association: Any, served: Mapping[str, tuple[str, ...]]) -> None:
     association._serve_request = serve_request
     # A C-STORE in the course of a C-GET does not come through the former.
     association._c_store_scp = store_object
+
+
+def _while_alive(association: Any) -> Callable[..., Any]:
+    """`get_msg` that waits no longer than an answer can come: an association may end at any moment
+    after a sender has looked, and pynetdicom's would then wait for the DIMSE timeout."""
+    dimse = association.dimse
+
+    def get_message(block: bool = False) -> Any:
+        timeout = dimse.dimse_timeout
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            # Asked before the queue is: what came before the end is in it then.
+            is_over = not (association.is_established and _lives(association))
+            try:
+                return dimse.msg_queue.get(block and not is_over, _LOOK_SECONDS)
+            except queue.Empty:
+                if not block or is_over or (until is not None and time.monotonic() > until):
+                    return None, None
+
+    return get_message
 
 
 def _one_at_a_time(send: Callable[..., None]) -> Callable[..., None]:

@@ -116,36 +116,28 @@ class Originals:
                 continue
             if path is not None:
                 return path
-        if unreachable is not None:
-            if is_damaged:
-                raise _damaged(unreachable)
-            if was_dropped:
-                raise unreachable
-            # Nobody dropped it, so that it is gone is told whether a destination has it or not.
-            raise self._missing(facts, unreachable.message)
-        with self.store.begin() as session:
-            dropped = retention.record_unavailable(session, facts.revision_id, self.clock())
-        counters.add("fetched_nowhere")
-        self.log.error("original not available", sop_instance=facts.sop_instance_uid)
-        if is_damaged:
-            raise _damaged(None)
-        raise QCError(
-            # One that we did not drop may come back with its disk: that job waits, as an alarm.
-            ErrorCode.NOT_AVAILABLE if dropped else ErrorCode.SPOOL_MISSING,
-            "the received file is neither in the spool nor at a destination to fetch it from",
-        )
-
-    def _missing(self, facts: RevisionFacts, why: str) -> QCError:
+        if unreachable is not None and is_damaged:
+            raise _damaged(unreachable)
+        if unreachable is not None and was_dropped:
+            raise unreachable
+        # Of one that we did not drop it is told that it is gone, whether a destination has it or
+        # not; it may come back with its disk: that job waits, as an alarm.
         with self.store.begin() as session:
             retention.record_unavailable(session, facts.revision_id, self.clock())
+        if unreachable is None:
+            counters.add("fetched_nowhere")
+            self.log.error("original not available", sop_instance=facts.sop_instance_uid)
+        if is_damaged:
+            raise _damaged(None)
+        if was_dropped:
+            raise QCError(
+                ErrorCode.NOT_AVAILABLE,
+                "the received file is neither in the spool nor at a destination to fetch it from",
+            )
         self.log.critical(
             "spool file missing", instance=facts.instance_id, revision=facts.number, path=facts.path
         )
-        return QCError(
-            ErrorCode.SPOOL_MISSING,
-            f"the received file is gone from the spool; {why}: restore it from a backup, or have it"
-            " sent again",
-        )
+        raise _missing(unreachable)
 
     def _from(
         self,
@@ -259,6 +251,16 @@ def _damaged(unreachable: QCError | None) -> QCError:
         ErrorCode.SPOOL_DAMAGED,
         f"the received file was altered in the spool and set aside in its folder {DAMAGED_FOLDER};"
         f" {why}: restore it from a backup, or have it sent again",
+    )
+
+
+def _missing(unreachable: QCError | None) -> QCError:
+    """`unreachable`: as of `_damaged`."""
+    why = "no destination gives it back" if unreachable is None else unreachable.message
+    return QCError(
+        ErrorCode.SPOOL_MISSING,
+        f"the received file is gone from the spool; {why}: restore it from a backup, or have it"
+        " sent again",
     )
 
 

@@ -72,24 +72,26 @@ def read_measurements(path: Path) -> list[Measured]:
     report is one of ours that came back.
     """
     try:
-        # force: the receiver has seen to it that this is a data set.
+        # force: the receiver has seen to it that this is a data set. Its elements are parsed when
+        # they are asked for, so that damage shows only then.
         dataset = dcmread(path, force=True)
+        is_ours = text(dataset, "Manufacturer") == MANUFACTURER
+        measured = [] if is_ours else measurements(dataset)
     except MemoryError:
         raise
     except Exception as error:
         # The parser has no exception of its own for malformed bytes.
-        raise QCError(ErrorCode.UNREADABLE, "the DICOM header cannot be parsed") from error
-    if text(dataset, "Manufacturer") == MANUFACTURER:
+        raise QCError(ErrorCode.UNREADABLE, "the report cannot be parsed") from error
+    if is_ours:
         raise QCError(
             ErrorCode.NOT_AN_IMAGE, "a report made here, which repeats what a machine measured"
         )
-    found = measurements(dataset)
-    if not found:
+    if not measured:
         raise QCError(
             ErrorCode.NOT_AN_IMAGE,
             "a structured report without crown-rump length, nuchal translucency or gestational age",
         )
-    return found
+    return measured
 
 
 def measurements(report: Dataset) -> list[Measured]:

@@ -19,6 +19,7 @@ from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.dimse_messages import N_EVENT_REPORT_RSP
 from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT
 from pynetdicom.dsutils import encode
+from pynetdicom.dul import DULServiceProvider
 
 from qc_daemon.dicom.association import associate, steady
 from qc_daemon.dicom.data_set_size import MAX_ELEMENTS
@@ -43,7 +44,9 @@ class Association(threading.Thread):
         self._reactor_checkpoint.set()
         self._is_paused = False
         self.is_established = True
-        self.dimse: Any = SimpleNamespace(send_msg=None, msg_queue=queue.SimpleQueue())
+        self.dimse: Any = SimpleNamespace(
+            send_msg=None, msg_queue=queue.SimpleQueue(), dimse_timeout=None
+        )
         self.answers: queue.SimpleQueue[int] = queue.SimpleQueue()
         self.turns = self.stolen = 0
         self.over = False
@@ -99,7 +102,7 @@ def test_a_dead_provider_keeps_neither_thread_nor_sender_waiting() -> None:
     made.dul = SimpleNamespace(is_alive=lambda: False)
     made.start()
     made._reactor_checkpoint.clear()
-    assert made.dimse.msg_queue.get(timeout=10) == (None, None)
+    assert made.dimse.get_msg(True) == (None, None)
     # Stopped, it goes on by itself, to find that there is no provider.
     before = made.turns
     eventually(lambda: made.turns > before)
@@ -129,6 +132,21 @@ def test_the_end_of_an_association_is_seen_between_two_sends() -> None:
     sender.join(20)
     assert not sender.is_alive()
     assert sent[:20] == [True] * 20
+
+
+def test_an_association_that_ends_while_a_sender_waits_lets_it_go() -> None:
+    """The end comes after the sender has looked, and nothing is put into its queue."""
+    pacs = Pacs().start()
+    with association(pacs.port, called="PACS") as made:
+        made.dimse_timeout = 60
+        waiting = threading.Thread(target=made.dimse.get_msg, args=(True,))
+        waiting.start()
+        # As the reactor's thread takes the news that was meant for the sender.
+        made.is_established = False
+        waiting.join(5)
+        assert not waiting.is_alive()
+        made.is_established = True
+    pacs.stop()
 
 
 def test_an_association_that_has_just_ended_keeps_no_sender_waiting() -> None:
@@ -341,7 +359,18 @@ def _association(port: int, models: list[str], handlers: list[Any], roles: list[
     )
 
 
-def test_a_report_counts_only_on_the_context_of_storage_commitment() -> None:
+@pytest.mark.parametrize("delay", [0.0, 0.3], ids=["at once", "acceptance read late"])
+def test_a_report_counts_only_on_the_context_of_storage_commitment(
+    monkeypatch: pytest.MonkeyPatch, delay: float
+) -> None:
+    receive = DULServiceProvider.receive_pdu
+
+    def receive_late(provider: Any, *args: Any, **options: Any) -> Any:
+        pdu = receive(provider, *args, **options)
+        time.sleep(delay)
+        return pdu
+
+    monkeypatch.setattr(DULServiceProvider, "receive_pdu", receive_late)
     reports: list[Any] = []
     statuses: list[int] = []
 

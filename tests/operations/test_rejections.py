@@ -145,7 +145,7 @@ def test_what_is_no_image_is_refused(config: Path) -> None:
 def test_an_image_whose_bytes_are_gone_is_refused(config: Path) -> None:
     receive(config, header(SOPInstanceUID="1.2.9")).unlink()
     result = confirm(config, uid="1.2.9")
-    refused(result, QCError, "neither in the spool")
+    refused(result, QCError, "gone from the spool")
     assert isinstance(result.exception, QCError)
     assert result.exception.code is ErrorCode.SPOOL_MISSING
 

@@ -1,6 +1,7 @@
 """Machines' OB-GYN reports (TID 5000): what is read from their trees, and what becomes of them."""
 
 import hashlib
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,21 @@ def test_damaged_files_are_read_or_refused(
         reason = error.code
     assert reason in (None, ErrorCode.NOT_AN_IMAGE, ErrorCode.UNREADABLE)
     assert all(each.value > 0 and each.unit in ("mm", "d") for each in found)
+
+
+def test_an_element_of_no_value_representation_is_refused(tmp_path: Path) -> None:
+    """It shows only when the element is asked for, after the file has been read."""
+    path = tmp_path / "damaged.dcm"
+    codes: set[ErrorCode] = set()
+    for element in re.finditer(rb"\x08\x00\x02\x01SH", SOUND_FILE):
+        # The second letter and the low byte of the length.
+        place = element.end() - 1
+        path.write_bytes(SOUND_FILE[:place] + bytes(2) + SOUND_FILE[place + 2 :])
+        try:
+            read_measurements(path)
+        except QCError as error:
+            codes.add(error.code)
+    assert ErrorCode.UNREADABLE in codes
 
 
 def test_deep_trees_end() -> None:
