@@ -9,8 +9,8 @@ from pathlib import Path
 from detector.yolo.yolo import YoloDetector
 from model.bundle.bundle import DETECTOR, locate
 from training.data import splits
+from training.data.regions import match_regions
 from training.evaluation.detection import box_figures
-from training.train.detector import match_regions
 
 
 def main() -> None:

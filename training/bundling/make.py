@@ -39,13 +39,13 @@ from training.bundling.model_card import model_card
 from training.crossval.folds import BOTH_CLASSES, predictions
 from training.data.negatives import read_negatives
 from training.data.prepared import Evidence, gather
+from training.data.regions import match_regions, read_region
 from training.data.samples import Sample, counts, data_hash, file_hash
 from training.evaluation.ablation import WHOLE
 from training.evaluation.detection import box_figures
 from training.evaluation.select_calibration import choose
 from training.evaluation.summary import plain
 from training.train import runs
-from training.train.detector import match_regions, read_region
 from training.train.small_spatialclip import PICTURE_SIZE
 from training.train.spatialclip import predict
 

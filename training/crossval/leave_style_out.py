@@ -23,13 +23,13 @@ from training.crossval.folds import (
     trained_detector,
     without,
 )
+from training.data.regions import read_region
 from training.data.samples import Sample
 from training.data.styles import appearance, looks
 from training.evaluation import classification
 from training.evaluation.ablation import ABLATIONS, WHOLE
 from training.evaluation.curves import area
 from training.evaluation.select_calibration import choose
-from training.train.detector import read_region
 
 
 def held(plan: Plan) -> dict[str, list[Sample]]:

@@ -38,6 +38,7 @@ from training.crossval.folds import (
 )
 from training.crossval.parallel import Piece, side_by_side
 from training.data import splits
+from training.data.regions import match_regions, read_region
 from training.data.samples import Sample, data_hash
 from training.data.styles import appearance
 from training.evaluation import classification
@@ -49,7 +50,6 @@ from training.evaluation.report import write_report
 from training.evaluation.select_calibration import choose
 from training.evaluation.summary import assess, plain
 from training.train import small_spatialclip
-from training.train.detector import match_regions, read_region
 
 NESTED = 0
 """The fold whose leak is bounded."""

@@ -30,7 +30,7 @@ from training.augment import burned_in, scanner
 from training.data import augment
 from training.data.augment import vary
 from training.data.prepared import Evidence, Sight
-from training.train.detector import read_region
+from training.data.regions import read_region
 
 # Copies of a picture, their lowest JPEG quality, and one above the highest.
 _JPEG = (4, 75, 96)

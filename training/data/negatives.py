@@ -17,8 +17,8 @@ from detector.frame import Pixels
 from detector.imaging.reader import read_frames
 from detector.letterbox import crop
 from training.data.dataset_folder import SAMPLES, write_listing
+from training.data.regions import read_region
 from training.data.samples import LEAST_SIDE, Origin, Sample
-from training.train.detector import read_region
 
 DATASET = "negatives of qc-model"
 _MOST_TILES = 5

@@ -21,8 +21,8 @@ from detector.yolo import flip, yolo
 from model.describer.describer import Describer
 from model.judge import Thresholds
 from model.spatialclip.preprocess import Preprocessor
+from training.data.regions import read_region
 from training.data.samples import Sample, data_hash
-from training.train.detector import read_region
 
 
 class Sight(NamedTuple):

@@ -13,13 +13,13 @@ from detector.boxes import Detection
 from detector.frame import Frame, Pixels, Region
 from detector.letterbox import Crop, crop
 from model.judge import Judge, RegionPrediction
+from training.data.regions import read_region
 from training.data.samples import Sample
 from training.data.styles import appearance, looks
 from training.evaluation.ablation import ablate
 from training.evaluation.detection import match
 from training.evaluation.record import CHANCE, Verdict
 from training.phantom import Phantom, make
-from training.train.detector import read_region
 
 _BATCH = 16
 # Average precision looks at the unsure boxes too.

@@ -22,17 +22,17 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from detector.anatomy import LABELS, SIDES
-from detector.boxes import Box, Detection
+from detector.boxes import Box
 from detector.console import UsageError
-from detector.errors import ErrorCode, QCError
 from detector.frame import Pixels
-from detector.imaging.regions import estimated_region
 from detector.letterbox import Letterbox
 from detector.yolo.yolo import WEIGHTS, YoloDetector, build_network, save_detector
 from training.augment import scanner
+from training.data.regions import match_regions, read_region
 from training.data.samples import Sample, counts, data_hash, file_hash
-from training.evaluation.detection import DetectorScore, Matches, match, score
+from training.evaluation.detection import DetectorScore, score
 from training.train import runs
+from training.train.optim import epoch_order, schedule, update_average
 from training.train.precision import autocast
 
 CODES = tuple(label.code for label in LABELS if label.code != "UNKNOWN")
@@ -79,39 +79,6 @@ def load_picture(sample: Sample, size: int) -> Picture:
     letterbox = Letterbox.fit(crop.shape[1], crop.shape[0], size)
     boxes = [(truth.label, letterbox.to_model(truth.bbox)) for truth in truths]
     return Picture(letterbox.apply(crop, fill=FILL), boxes, sample.annotated, sample)
-
-
-def read_region(sample: Sample) -> tuple[Pixels, list[Detection]]:
-    """The sample's tissue region as RGB, estimated as in serving where it states none, and its
-    boxes in the region's pixels. Raises QCError on a file that cannot be decoded."""
-    read: Any = cv2.imread(str(sample.image), cv2.IMREAD_COLOR)
-    if read is None:
-        raise QCError(
-            ErrorCode.UNREADABLE,
-            f"{sample.place}: {sample.image.name} is no readable picture".removeprefix(": "),
-        )
-    pixels: Any = cv2.cvtColor(read, cv2.COLOR_BGR2RGB)
-    region = sample.region or estimated_region(pixels).bbox
-    x0, y0, x1, y1 = _whole_pixels(region, pixels.shape[1], pixels.shape[0])
-    boxes = [
-        Detection(
-            box.label,
-            (box.bbox[0] - x0, box.bbox[1] - y0, box.bbox[2] - x0, box.bbox[3] - y0),
-            box.confidence,
-        )
-        for box in sample.boxes
-    ]
-    return np.ascontiguousarray(pixels[y0:y1, x0:x1]), boxes
-
-
-def _whole_pixels(region: Box, width: int, height: int) -> tuple[int, int, int, int]:
-    x0, y0, x1, y1 = region
-    return (
-        max(0, math.floor(x0)),
-        max(0, math.floor(y0)),
-        min(width, math.ceil(x1)),
-        min(height, math.ceil(y1)),
-    )
 
 
 def canvas(size: int) -> tuple[int, int]:
@@ -187,17 +154,6 @@ def collate(
         {"batch_idx": table[:, 0], "cls": table[:, 1], "bboxes": table[:, 2:]},
         known,
     )
-
-
-def epoch_order(
-    simulated: Sequence[bool], ratio: float, generator: np.random.Generator
-) -> list[int]:
-    """The pictures of one epoch: every real one and `ratio` times as many simulated ones."""
-    real = [i for i, made in enumerate(simulated) if not made]
-    made = [i for i, made in enumerate(simulated) if made]
-    if real:
-        made = list(generator.permutation(made)[: round(ratio * len(real))])
-    return [int(i) for i in generator.permutation(real + made)]
 
 
 def batches(pictures: Sequence[Picture], recipe: DetectorRecipe, epoch: int) -> Iterator[Batch]:
@@ -368,42 +324,6 @@ def check_training(
         if not any(box.label in CODES for sample in samples for box in sample.boxes):
             raise UsageError(f"no picture to {what} has a box of a known structure")
     return an_epoch
-
-
-def schedule(step: int, total: int, warmup: int) -> float:
-    """Linear warm-up, then a cosine to 1 %."""
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, total - warmup)
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, step: int, decay: float) -> None:
-    """Exponential moving average of weights and buffers, ramped up over the first steps."""
-    keep = decay * (1 - math.exp(-step / 500))
-    for mean, value in zip(
-        average.state_dict().values(), network.state_dict().values(), strict=True
-    ):
-        if mean.dtype.is_floating_point:
-            mean.mul_(keep).add_(value, alpha=1 - keep)
-        else:
-            mean.copy_(value)
-
-
-def match_regions(detector: YoloDetector, samples: Sequence[Sample]) -> list[dict[str, Matches]]:
-    """What the detector, as it serves, finds in each sample's region against the sample's boxes;
-    unsure boxes too, for average precision looks at them."""
-    matches: list[dict[str, Matches]] = []
-    for start in range(0, len(samples), 16):
-        chunk = samples[start : start + 16]
-        regions = [read_region(sample) for sample in chunk]
-        found = detector.detect([pixels for pixels, _ in regions], confidence=0.001)
-        matches += [
-            match(boxes, truth, sample.annotated)
-            for sample, boxes, (_, truth) in zip(chunk, found, regions, strict=True)
-        ]
-    return matches
 
 
 def evaluate_detector(detector: YoloDetector, samples: Sequence[Sample]) -> DetectorScore:

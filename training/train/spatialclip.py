@@ -33,9 +33,9 @@ from training.data.augment import vary
 from training.data.prepared import Evidence, Sight
 from training.data.samples import Sample, counts, data_hash
 from training.train import runs
-from training.train.detector import epoch_order, schedule, update_average
 from training.train.lora import add_adapters, merge_adapters
 from training.train.losses import class_weights, contrastive, quality_loss
+from training.train.optim import epoch_order, schedule, update_average
 from training.train.precision import autocast
 
 

@@ -28,15 +28,9 @@ from training.data.splits import divide, fold_of, without_fold
 from training.phantom.dataset import write_dataset
 from training.train import detector as detector_training
 from training.train.describer import DescriberSettings, fresh
-from training.train.detector import (
-    DetectorRecipe,
-    Picture,
-    augment,
-    batches,
-    epoch_order,
-    load_picture,
-)
+from training.train.detector import DetectorRecipe, Picture, augment, batches, load_picture
 from training.train.losses import class_weights, contrastive, quality_loss
+from training.train.optim import epoch_order
 from training.train.small_spatialclip import PICTURE_SIZE, gather_folds, train_small_spatialclip
 from training.train.spatialclip import (
     CriteriaHeads,
