@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from qc_daemon.records import gauges, schema
 from qc_daemon.records.commitment import scp, scu
 from qc_daemon.records.queue import jobs
-from qc_daemon.records.queue.jobs import RetryPolicy
+from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.received import exams
 from qc_daemon.records.received.receipts import Receipt, admit
 from qc_daemon.records.results import destinations

@@ -33,7 +33,7 @@ from qc_daemon.dicom.storage_commitment import (
 from qc_daemon.observe import log
 from qc_daemon.records.commitment import scp
 from qc_daemon.records.commitment.scp import Claim, Hold, KeptFile, Standing
-from qc_daemon.records.queue.jobs import RetryPolicy
+from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import CommitmentState
 from qc_daemon.routing import SOURCE, Routes

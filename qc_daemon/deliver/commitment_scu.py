@@ -30,7 +30,7 @@ from qc_daemon.dicom.tls import tls_args
 from qc_daemon.observe import counters
 from qc_daemon.records.commitment import scu
 from qc_daemon.records.commitment.scu import Ask
-from qc_daemon.records.queue.jobs import RetryPolicy
+from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.results import destinations
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import CommitmentSupport, JobState

@@ -27,8 +27,9 @@ from qc_daemon.observe import counters, log
 from qc_daemon.records.commitment import scu
 from qc_daemon.records.failures import failure_of
 from qc_daemon.records.queue import jobs
-from qc_daemon.records.queue.jobs import Job, RetryPolicy
+from qc_daemon.records.queue.jobs import Job
 from qc_daemon.records.queue.leases import Clock, Lease, LeaseLostError, utc_now
+from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.received.revisions import Originals, in_spool
 from qc_daemon.records.results import destinations, renditions
 from qc_daemon.records.results.renditions import Render
@@ -243,7 +244,7 @@ class Deliverer:
         if not self._is_to_commit(session, job, result):
             lease.finish(session)
             return False
-        if not jobs.sent(session, job, now, now + scu.GATHER):
+        if not jobs.mark_sent(session, job, now, now + scu.GATHER):
             raise LeaseLostError
         return True
 

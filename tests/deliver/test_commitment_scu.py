@@ -23,7 +23,7 @@ from qc_daemon.operations.destinations import (
     list_destinations,
 )
 from qc_daemon.records.commitment import scu
-from qc_daemon.records.queue.jobs import RetryPolicy
+from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.tables import JobRow, Pledge
 from tests.deliver.conftest import Yard
 from tests.support.commitment_peer import CommittingPacs

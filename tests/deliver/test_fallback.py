@@ -17,7 +17,7 @@ from detector.errors import ErrorCode
 from qc_daemon.deliver.worker import Deliverer
 from qc_daemon.records.commitment import scu
 from qc_daemon.records.queue import jobs
-from qc_daemon.records.queue.jobs import RetryPolicy
+from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.results import destinations, renditions, reports
 from qc_daemon.records.results.renditions import Rendition, SentReference
 from qc_daemon.records.tables import JobKind, ObjectKind

@@ -12,7 +12,7 @@ from qc_daemon.cli.app import app
 from qc_daemon.operations.destinations import list_destinations
 from qc_daemon.records import schema
 from qc_daemon.records.queue import jobs
-from qc_daemon.records.queue.jobs import RetryPolicy
+from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.received import receipts
 from qc_daemon.records.received.receipts import Receipt
 from qc_daemon.records.results import destinations

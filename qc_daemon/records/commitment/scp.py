@@ -26,7 +26,8 @@ from sqlalchemy.orm import Session
 
 from qc_daemon.dicom.status import CLASS_INSTANCE_CONFLICT, NO_SUCH_SOP_INSTANCE, PROCESSING_FAILURE
 from qc_daemon.dicom.storage_commitment import COMMITTED, Reference, Report, Request
-from qc_daemon.records.queue.jobs import PENDING, RetryPolicy, backoff
+from qc_daemon.records.queue.jobs import PENDING
+from qc_daemon.records.queue.retry import RetryPolicy, next_try
 from qc_daemon.records.tables import (
     Commitment,
     CommitmentItem,
@@ -440,7 +441,7 @@ def not_reported(
         state=state,
         attempts=attempts,
         association="",
-        not_before=now + timedelta(seconds=backoff(attempts, policy, rng.random())),
+        not_before=next_try(attempts, now, policy, rng),
         error_message=why,
         **_NO_LEASE,
     )

@@ -26,7 +26,8 @@ from detector.errors import ErrorCode, QCError
 from qc_daemon.dicom.status import SOP_CLASS_NOT_SUPPORTED
 from qc_daemon.dicom.storage_commitment import COMMITTED, Reference, Report
 from qc_daemon.records.queue import jobs
-from qc_daemon.records.queue.jobs import CLOCK_SKEW, RetryPolicy, backoff
+from qc_daemon.records.queue.jobs import CLOCK_SKEW
+from qc_daemon.records.queue.retry import RetryPolicy, next_try
 from qc_daemon.records.tables import (
     GivenRendition,
     Instance,
@@ -106,7 +107,7 @@ def ask(
 
     Its jobs are asked about again after `patience`, and each time that nobody told some time later.
     """
-    jobs.forget_future(session, now)
+    jobs.reset_future_jobs(session, now)
     rows = session.scalars(
         select(JobRow)
         # With those that are due soon, so that fewer requests ask for more.
@@ -130,14 +131,14 @@ def ask(
             )
         )
         if row.id in unanswered:
-            wait = timedelta(seconds=backoff(row.alarms + 1, policy, rng.random()))
+            due = next_try(row.alarms + 1, now + patience, policy, rng)
             error = QCError(
                 ErrorCode.COMMITMENT_AWAITED,
                 f"destination {destination} has not reported storage commitment in time",
             )
-            jobs.put_off(session, row, error, now, now + patience + wait)
+            jobs.postpone_request(session, row, error, now, due)
         else:
-            jobs.ask_later(session, row.id, now, now + patience)
+            jobs.schedule_request(session, row.id, now, now + patience)
     session.flush()
     return Ask(pledge.id, transaction_uid, destination, tuple(dict.fromkeys(named.values())))
 
@@ -157,8 +158,8 @@ def put_off(
 ) -> None:
     """The destination has not taken the request: ask again later. A report still counts."""
     for row in _sent(session, asked):
-        wait = timedelta(seconds=backoff(row.alarms + 1, policy, rng.random()))
-        jobs.put_off(session, row, error, now, now + wait)
+        due = next_try(row.alarms + 1, now, policy, rng)
+        jobs.postpone_request(session, row, error, now, due)
 
 
 def has_taken(session: Session, destination: str) -> bool:
@@ -254,14 +255,14 @@ def settle(
         assert failure is not None
         enough = failure == SOP_CLASS_NOT_SUPPORTED and row.destination in lenient
         if failure == COMMITTED or enough:
-            jobs.committed(session, row.id, now)
+            jobs.mark_committed(session, row.id, now)
             settled.append(Settled(row.id, row.destination, JobState.DONE, None))
             continue
         error = QCError(
             ErrorCode.COMMITMENT_REFUSED,
             f"destination {row.destination} does not commit to the object: {_words(failure)}",
         )
-        state = jobs.uncommitted(session, row, error, now, policy, rng)
+        state = jobs.requeue_uncommitted(session, row, error, now, policy, rng)
         settled.append(Settled(row.id, row.destination, state, error))
     return settled
 
@@ -269,7 +270,7 @@ def settle(
 def waive(session: Session, destination: str, now: datetime) -> list[int]:
     """No commitment is to be had of the destination: what is sent is done; the jobs' ids."""
     ids = _ids_sent(session, destination)
-    return [each for each in ids if jobs.committed(session, each, now)]
+    return [each for each in ids if jobs.mark_committed(session, each, now)]
 
 
 def reject(session: Session, destination: str, error: QCError, now: datetime) -> list[int]:

@@ -22,9 +22,10 @@ Transitions, all there are:
     ready                     leased       claim: the one due the longest
     leased                    leased       renew, with the current token
     leased                    done         finish, with the current token
-    leased                    sent         sent, with the current token (deliver jobs)
-    sent                      done         committed
-    sent                      ready, dead  uncommitted (attempt counted, back-off; attempts used up)
+    leased                    sent         mark_sent, with the current token (deliver jobs)
+    sent                      done         mark_committed
+    sent                      ready, dead  requeue_uncommitted (attempt counted, back-off; attempts
+                                           used up)
     leased                    ready        fail RETRY (attempt counted, back-off) or ALARM (alarm
                                            counted, back-off); lease expired or its owner died
                                            (death counted)
@@ -34,7 +35,10 @@ Transitions, all there are:
     ready, leased, sent       dead         cancel
     ready, sent, dead,        ready        retry: at once, counts reset
     quarantined
-    done                      ready        revisions.release; uncommitted, for later contents
+    done                      ready        revisions.release; requeue_uncommitted, of an earlier
+                                           content
+
+How long a back-off is and when attempts are used up stands in `retry.py`.
 
 When a score job ends dead or quarantined its revision is quarantined with the same reason, so that
 every object ends as findings or as a recorded reason.
@@ -65,6 +69,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from detector.errors import ErrorCode, FailureClass, QCError
+from qc_daemon.records.queue.retry import RetryPolicy, decide_retry
 from qc_daemon.records.tables import (
     Exam,
     ExamState,
@@ -78,7 +83,6 @@ from qc_daemon.records.tables import (
     UTCDateTime,
 )
 from qc_daemon.records.upsert import changed, insert_once
-from qc_daemon.settings import JobSettings
 
 UNIQUE = ("kind", "subject", "revision", "destination")
 # Not handed over yet; not ended yet.
@@ -121,36 +125,6 @@ class Job:
     updated_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How often and how fast: seconds double from `backoff_seconds` up to the cap."""
-
-    max_attempts: int = 15
-    max_deaths: int = 3
-    backoff_seconds: float = 30.0
-    backoff_cap_seconds: float = 3600.0
-
-    @classmethod
-    def of(cls, settings: JobSettings) -> "RetryPolicy":
-        return cls(
-            max_attempts=settings.max_attempts,
-            max_deaths=settings.max_deaths,
-            backoff_seconds=settings.backoff_seconds,
-            backoff_cap_seconds=settings.backoff_cap_seconds,
-        )
-
-
-def backoff(attempt: int, policy: RetryPolicy, u: float) -> float:
-    """Seconds to wait after the `attempt`-th failure (from 1), `u` uniform in [0, 1).
-
-    The full wait doubles with each attempt up to the cap; jitter takes up to half of it away, so
-    that jobs which failed together do not come back together.
-    """
-    # 2^64 first waits outlast any cap; larger exponents would only overflow.
-    full = min(policy.backoff_cap_seconds, policy.backoff_seconds * 2.0 ** min(attempt - 1, 64))
-    return full * (0.5 + 0.5 * u)
-
-
 def insert(
     session: Session,
     kind: JobKind,
@@ -163,7 +137,7 @@ def insert(
     revision_id: int | None = None,
     object_id: int | None = None,
 ) -> int | None:
-    """The new job's id, or None if it is already there (whatever its state)."""
+    """Insert a job; its id, or None if it is there already, whatever its state."""
     return insert_once(
         session,
         JobRow,
@@ -203,7 +177,7 @@ def claim(
     # Only leased jobs have a `lease_until`; its index holds no others.
     expired = select(JobRow).where(JobRow.lease_until.is_not(None), JobRow.lease_until <= now)
     _expire_leases(session, _locked(session, expired), now, max_deaths, count_death=True)
-    forget_future(session, now)
+    reset_future_jobs(session, now)
     lines = [
         _due(session, kind, destination, now)
         for kind in kinds
@@ -261,8 +235,8 @@ def _due(
     Pages of the index (state, kind, destination, not_before, id). A job that waits for others goes
     behind them in the index, so that no later claim reads past it again.
     """
-    place = (JobRow.not_before, JobRow.id)
-    page = select(*place).where(
+    order = (JobRow.not_before, JobRow.id)
+    page = select(*order).where(
         JobRow.state == JobState.READY,
         JobRow.kind == kind,
         JobRow.destination == destination,
@@ -273,21 +247,21 @@ def _due(
         following = page if after is None else page.where(_is_behind(after))
         rows = [
             (row.not_before, row.id)
-            for row in session.execute(following.order_by(*place).limit(size))
+            for row in session.execute(following.order_by(*order).limit(size))
         ]
-        waits = _waits(session, [job_id for _, job_id in rows])
+        blocked = _blocked_until(session, [job_id for _, job_id in rows])
         for not_before, job_id in rows:
-            last = waits.get(job_id)
+            last = blocked.get(job_id)
             if last is not None and last > not_before:
                 _postpone(session, job_id, last)
-        yield from (row for row in rows if row[1] not in waits)
+        yield from (row for row in rows if row[1] not in blocked)
         if len(rows) < size:
             return
         after = rows[-1]
 
 
-def _is_behind(place: tuple[datetime, int]) -> ColumnElement[bool]:
-    not_before, job_id = place
+def _is_behind(position: tuple[datetime, int]) -> ColumnElement[bool]:
+    not_before, job_id = position
     return tuple_(JobRow.not_before, JobRow.id) > tuple_(
         literal(not_before, UTCDateTime()), literal(job_id)
     )
@@ -302,16 +276,16 @@ def _postpone(session: Session, job_id: int, not_before: datetime) -> None:
     )
 
 
-def _waits(session: Session, ids: Sequence[int]) -> dict[int, datetime | None]:
+def _blocked_until(session: Session, ids: Sequence[int]) -> dict[int, datetime | None]:
     """Which of these ready jobs wait for other jobs, and when the last of those will be due.
 
     None where all that a job waits for is leased.
     """
     if not ids:
         return {}
-    rows = session.execute(_WAITING, {"ids": list(ids)}).all()
+    rows = session.execute(_BLOCKED, {"ids": list(ids)}).all()
     last_image: dict[tuple[int, str], datetime | None] = {}
-    waits: dict[int, datetime | None] = {}
+    blocked: dict[int, datetime | None] = {}
     for job_id, exam_id, destination, has_images in rows:
         lasts = [_last_earlier(session, job_id)]
         if has_images:
@@ -319,8 +293,8 @@ def _waits(session: Session, ids: Sequence[int]) -> dict[int, datetime | None]:
             if key not in last_image:
                 last_image[key] = _last_image(session, exam_id, destination)
             lasts.append(last_image[key])
-        waits[job_id] = max((each for each in lasts if each is not None), default=None)
-    return waits
+        blocked[job_id] = max((each for each in lasts if each is not None), default=None)
+    return blocked
 
 
 def _earlier(job: type[JobRow], earlier: type[JobRow]) -> ColumnElement[bool]:
@@ -339,7 +313,7 @@ def _earlier_unsent(job: type[JobRow]) -> ColumnElement[bool]:
     return select(earlier.id).where(_earlier(job, earlier)).exists()
 
 
-def _amended(
+def _is_earlier_object(
     job: type[JobRow],
     earlier: type[JobRow],
     own: type[ReportObjectRow],
@@ -360,7 +334,7 @@ def _amended(
 
 def _amends_unsent(job: type[JobRow]) -> ColumnElement[bool]:
     earlier, own, other = aliased(JobRow), aliased(ReportObjectRow), aliased(ReportObjectRow)
-    return select(earlier.id).where(_amended(job, earlier, own, other)).exists()
+    return select(earlier.id).where(_is_earlier_object(job, earlier, own, other)).exists()
 
 
 def _is_awaited_image(
@@ -387,7 +361,7 @@ def _images_unsent(job: type[JobRow]) -> ColumnElement[bool]:
     )
 
 
-def _waiting() -> Select[int, int, str, bool]:
+def _blocked_jobs() -> Select[int, int, str, bool]:
     """Those of the jobs `ids` that wait for others; whether images are among these."""
     job = aliased(JobRow)
     has_images = _images_unsent(job)
@@ -397,8 +371,8 @@ def _waiting() -> Select[int, int, str, bool]:
     )
 
 
-# Made once: SQLAlchemy takes longer to build it than a database to answer.
-_WAITING = _waiting()
+# Built once: SQLAlchemy takes longer to build it than a database to answer.
+_BLOCKED = _blocked_jobs()
 
 
 def _last_earlier(session: Session, job_id: int) -> datetime | None:
@@ -409,7 +383,9 @@ def _last_earlier(session: Session, job_id: int) -> datetime | None:
         job.id == job_id, earlier.state == JobState.READY
     )
     of_subject = session.execute(last.where(_earlier(job, earlier))).scalar_one()
-    of_object = session.execute(last.where(_amended(job, earlier, own, other))).scalar_one()
+    of_object = session.execute(
+        last.where(_is_earlier_object(job, earlier, own, other))
+    ).scalar_one()
     return max((each for each in (of_subject, of_object) if each is not None), default=None)
 
 
@@ -441,12 +417,12 @@ def _advance_dependents(session: Session, row: Job | JobRow, now: datetime) -> N
 
 
 def renew(session: Session, job: Job, now: datetime, lease_seconds: float) -> bool:
-    """Keep the lease until `now` + `lease_seconds`; False if it is no longer ours."""
+    """Extend the lease to `now` + `lease_seconds`; False if it is no longer ours."""
     return _set_leased(session, job, now, lease_until=now + timedelta(seconds=lease_seconds))
 
 
 def finish(session: Session, job: Job, now: datetime) -> bool:
-    """Done, in the transaction that stores the job's result.
+    """Mark the job done, in the transaction that stores its result.
 
     False if the lease is no longer ours: another worker has the job, so the caller rolls back.
     """
@@ -461,11 +437,11 @@ def finish(session: Session, job: Job, now: datetime) -> bool:
     )
 
 
-def sent(session: Session, job: Job, now: datetime, ask_at: datetime) -> bool:
-    """The destination has the object and is to be asked from `ask_at` on to commit to it.
+def mark_sent(session: Session, job: Job, now: datetime, request_at: datetime) -> bool:
+    """The destination has the object; from `request_at` on its commitment is to be requested.
 
-    Attempts stay counted, or one that it takes and never commits to would be sent for ever. What
-    was told of an earlier sending counts no more. False if the lease is no longer ours.
+    Attempts stay counted, or one that it takes and never commits to would be sent for ever. Reports
+    on an earlier sending count no more. False if the lease is no longer ours.
     """
     session.execute(delete(PledgeItem).where(PledgeItem.job_id == job.id))
     return _set_leased(
@@ -474,19 +450,19 @@ def sent(session: Session, job: Job, now: datetime, ask_at: datetime) -> bool:
         now,
         state=JobState.SENT,
         alarms=0,
-        not_before=ask_at,
+        not_before=request_at,
         error_code=None,
         error_message=None,
         **_NO_LEASE,
     )
 
 
-def committed(session: Session, job_id: int, now: datetime) -> bool:
+def mark_committed(session: Session, job_id: int, now: datetime) -> bool:
     """The destination keeps the object for good, or can commit to nothing; False if not sent."""
     return _set_sent(session, job_id, now, state=JobState.DONE, error_code=None, error_message=None)
 
 
-def uncommitted(
+def requeue_uncommitted(
     session: Session,
     row: JobRow,
     error: QCError,
@@ -498,20 +474,20 @@ def uncommitted(
 
     It is sent again, and so are the later contents of its subject that went after it.
     """
-    attempts = row.attempts + 1
-    state = JobState.DEAD if attempts >= policy.max_attempts else JobState.READY
-    wait = timedelta(seconds=backoff(attempts, policy, rng.random()))
+    decision = decide_retry(
+        FailureClass.RETRY, now, policy, rng, attempts=row.attempts, alarms=row.alarms
+    )
     _set_sent(
         session,
         row.id,
         now,
-        state=state,
-        attempts=attempts,
-        not_before=now + wait,
+        state=decision.state,
+        attempts=decision.attempts,
+        not_before=decision.not_before,
         error_code=error.code,
         error_message=error.message,
     )
-    if state is JobState.READY:
+    if decision.state is JobState.READY:
         changed(
             session,
             update(JobRow)
@@ -524,16 +500,18 @@ def uncommitted(
             )
             .values(state=JobState.READY, not_before=now, updated_at=now),
         )
-    return state
+    return decision.state
 
 
-def ask_later(session: Session, job_id: int, now: datetime, until: datetime) -> None:
-    """A sent job's commitment is asked for; again from `until` on."""
+def schedule_request(session: Session, job_id: int, now: datetime, until: datetime) -> None:
+    """The commitment of a sent job is requested now, and again from `until` on."""
     _set_sent(session, job_id, now, not_before=until)
 
 
-def put_off(session: Session, row: JobRow, error: QCError, now: datetime, until: datetime) -> None:
-    """Ask for the commitment of a sent job again from `until` on; the alarm is counted."""
+def postpone_request(
+    session: Session, row: JobRow, error: QCError, now: datetime, until: datetime
+) -> None:
+    """Request the commitment of a sent job again from `until` on; the alarm is counted."""
     _set_sent(
         session,
         row.id,
@@ -546,7 +524,7 @@ def put_off(session: Session, row: JobRow, error: QCError, now: datetime, until:
 
 
 def reject(session: Session, job_id: int, error: QCError, now: datetime) -> None:
-    """End a sent job that no commitment can be asked for."""
+    """Quarantine a sent job whose commitment cannot be requested."""
     _set_sent(
         session,
         job_id,
@@ -565,38 +543,27 @@ def fail(
     policy: RetryPolicy,
     rng: random.Random,
 ) -> JobState | None:
-    """What becomes of the job after `error`, by its failure class; None if no longer ours."""
-    attempts, alarms = job.attempts, job.alarms
-    state, not_before = JobState.READY, now
-    match error.failure_class:
-        case FailureClass.ALARM:
-            alarms += 1
-            not_before += timedelta(seconds=backoff(alarms, policy, rng.random()))
-        case FailureClass.QUARANTINE:
-            attempts += 1
-            state = JobState.QUARANTINED
-        case FailureClass.RETRY:
-            attempts += 1
-            if attempts >= policy.max_attempts:
-                state = JobState.DEAD
-            not_before += timedelta(seconds=backoff(attempts, policy, rng.random()))
-    ours = _set_leased(
+    """Record that the job failed; the state it has now, None if the lease is no longer ours."""
+    decision = decide_retry(
+        error.failure_class, now, policy, rng, attempts=job.attempts, alarms=job.alarms
+    )
+    is_ours = _set_leased(
         session,
         job,
         now,
-        state=state,
-        attempts=attempts,
-        alarms=alarms,
-        not_before=not_before,
+        state=decision.state,
+        attempts=decision.attempts,
+        alarms=decision.alarms,
+        not_before=decision.not_before,
         error_code=error.code,
         error_message=error.message,
         **_NO_LEASE,
     )
-    if not ours:
+    if not is_ours:
         return None
-    if state is not JobState.READY:
+    if decision.state is not JobState.READY:
         _quarantine_revision(session, job, error.code, error.message, now)
-    return state
+    return decision.state
 
 
 def release_owner(
@@ -607,17 +574,18 @@ def release_owner(
     *,
     count_death: bool = True,
 ) -> int:
-    """Give back at once what a worker held that we know is gone; how many jobs that was.
+    """Make the jobs of a worker that has ended ready at once; returns how many.
 
     `count_death` is False where the worker was stopped together with the service (shutdown, power
     cut), which says nothing against the job.
     """
-    held = select(JobRow).where(JobRow.state == JobState.LEASED, JobRow.owner == owner)
-    return _expire_leases(session, _locked(session, held), now, max_deaths, count_death=count_death)
+    leased = select(JobRow).where(JobRow.state == JobState.LEASED, JobRow.owner == owner)
+    rows = _locked(session, leased)
+    return _expire_leases(session, rows, now, max_deaths, count_death=count_death)
 
 
 def retry(session: Session, ids: Sequence[int], now: datetime) -> int:
-    """Make dead, quarantined or waiting jobs due at once, counts reset; how many that was.
+    """Make dead, quarantined or waiting jobs due at once, with counts reset; returns how many.
 
     A score job's revision and exam open again with it; what is sent is sent again.
     """
@@ -626,7 +594,7 @@ def retry(session: Session, ids: Sequence[int], now: datetime) -> int:
 
 
 def cancel(session: Session, ids: Sequence[int], now: datetime) -> int:
-    """End pending jobs as dead; how many. A worker that has one can no longer finish it."""
+    """End pending jobs as dead; returns how many. A worker that has one cannot finish it."""
     message = "cancelled by an operator"
     chosen = select(JobRow).where(JobRow.id.in_(ids), JobRow.state.in_(PENDING))
     rows = _locked(session, chosen, wait=True)
@@ -702,7 +670,7 @@ def listing(
 
 
 def make_ready(session: Session, row: JobRow, now: datetime) -> None:
-    """Due at once with counts reset; a score job's revision is received and its exam open again."""
+    """Make a job due, counts reset; a score job's revision is received, its exam open again."""
     _set(
         session,
         row.id,
@@ -748,7 +716,7 @@ def _expire_leases(
     *,
     count_death: bool,
 ) -> int:
-    """Take leases away from workers that are gone."""
+    """Take the leases of workers that have ended; returns how many. A death is counted or not."""
     for row in rows:
         deaths = row.deaths + count_death
         if deaths < max_deaths:
@@ -769,8 +737,8 @@ def _expire_leases(
     return len(rows)
 
 
-def forget_future(session: Session, now: datetime) -> None:
-    """Jobs that were made to wait by a clock that has been set back since are due now."""
+def reset_future_jobs(session: Session, now: datetime) -> None:
+    """Make due what waits for a time that a clock, set back since, once showed."""
     ahead = now + CLOCK_SKEW
     for state in (JobState.READY, JobState.SENT):
         changed(

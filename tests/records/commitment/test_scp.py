@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from qc_daemon.dicom.storage_commitment import COMMITTED, Reference, Request
 from qc_daemon.records.commitment import scp
 from qc_daemon.records.commitment.scp import WATCH_SECONDS, Claim, Hold, held_by_all
-from qc_daemon.records.queue.jobs import RetryPolicy
+from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.tables import Commitment, CommitmentState, JobKind, JobRow, Revision
 
 US = "1.2.840.10008.5.1.4.1.1.6.1"

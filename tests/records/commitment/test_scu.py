@@ -14,7 +14,8 @@ from qc_daemon.records import schema
 from qc_daemon.records.commitment import scu
 from qc_daemon.records.commitment.scu import Ask, Settled
 from qc_daemon.records.queue import jobs
-from qc_daemon.records.queue.jobs import Job, RetryPolicy
+from qc_daemon.records.queue.jobs import Job
+from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.received.receipts import Admission
 from qc_daemon.records.results.reports import ReportObject
 from qc_daemon.records.store import Store
@@ -45,7 +46,7 @@ def send(lab) -> list[int]:
     ids = []
     while (job := lab.claim(JobKind.DELIVER)) is not None:
         with lab.store.begin() as session:
-            assert jobs.sent(session, job, lab.now, lab.now + scu.GATHER)
+            assert jobs.mark_sent(session, job, lab.now, lab.now + scu.GATHER)
         ids.append(job.id)
     return ids
 
@@ -321,7 +322,7 @@ def test_a_lease_that_is_lost_sends_nothing(lab) -> None:
     claimed = lab.claim(JobKind.DELIVER)
     with lab.store.begin() as session:
         jobs.release_owner(session, "worker-1", lab.now)
-        assert not jobs.sent(session, claimed, lab.now, lab.now)
+        assert not jobs.mark_sent(session, claimed, lab.now, lab.now)
 
 
 def test_forgotten_when_nobody_waits(lab) -> None:

@@ -56,7 +56,7 @@ def test_a_question_reads_an_index_and_stops(lab, store: Store, name: str, analy
     with store.begin() as session:
         job = jobs.claim(session, [JobKind.DELIVER], "w", lab.now, 60)
         assert job is not None
-        jobs.sent(session, job, lab.now, lab.now + timedelta(seconds=5))
+        jobs.mark_sent(session, job, lab.now, lab.now + timedelta(seconds=5))
         if analysed:
             session.execute(text("ANALYZE"))
     with store.begin() as session:

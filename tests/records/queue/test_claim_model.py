@@ -18,7 +18,8 @@ from sqlalchemy import select
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.records.queue import jobs
-from qc_daemon.records.queue.jobs import Job, RetryPolicy
+from qc_daemon.records.queue.jobs import Job
+from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.received.receipts import Receipt, admit
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Exam, JobKind, JobState, ObjectKind, ReportObjectRow

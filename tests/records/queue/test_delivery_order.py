@@ -10,7 +10,8 @@ from sqlalchemy import update
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.records.queue import jobs
-from qc_daemon.records.queue.jobs import Job, RetryPolicy, claim
+from qc_daemon.records.queue.jobs import Job, claim
+from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.results.reports import ReportObject
 from qc_daemon.records.tables import JobKind, JobRow, JobState, ObjectKind
 
@@ -50,7 +51,7 @@ def end(lab, job: Job, state: JobState) -> None:
             case JobState.DONE:
                 jobs.finish(session, job, lab.now)
             case JobState.SENT:
-                jobs.sent(session, job, lab.now, lab.now + timedelta(hours=1))
+                jobs.mark_sent(session, job, lab.now, lab.now + timedelta(hours=1))
             case JobState.DEAD:
                 jobs.cancel(session, [job.id], lab.now)
             case JobState.QUARANTINED:

@@ -5,14 +5,10 @@ import threading
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from detector.errors import FAILURE_CLASS, ErrorCode, FailureClass, QCError
 from qc_daemon.records.queue.jobs import (
     Job,
-    RetryPolicy,
-    backoff,
     cancel,
     claim,
     counts,
@@ -25,10 +21,10 @@ from qc_daemon.records.queue.jobs import (
     renew,
     retry,
 )
+from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.received.revisions import quarantined
 from qc_daemon.records.results.findings import store as store_findings
 from qc_daemon.records.tables import JobKind, JobState
-from qc_daemon.settings import JobSettings
 
 POLICY = RetryPolicy()
 BY_CLASS = {kind: next(c for c, k in FAILURE_CLASS.items() if k is kind) for kind in FailureClass}
@@ -348,26 +344,3 @@ def test_an_expired_lease_is_taken_over_by_one_of_many(lab) -> None:
     for thread in threads:
         thread.join()
     assert [job.deaths for job in taken] == [1]
-
-
-def test_policy_is_read_from_settings() -> None:
-    assert RetryPolicy.of(JobSettings()) == RetryPolicy()
-
-
-@given(
-    attempt=st.integers(1, 10**9),
-    # No seconds so small that half of them is none.
-    base=st.floats(0, 1e6).map(lambda seconds: round(seconds, 6)),
-    cap=st.floats(0, 1e6).map(lambda seconds: round(seconds, 6)),
-    u=st.floats(0, 1, exclude_max=True),
-)
-def test_back_off_stays_between_half_and_all_of_a_doubling_capped_wait(
-    attempt: int, base: float, cap: float, u: float
-) -> None:
-    policy = RetryPolicy(backoff_seconds=base, backoff_cap_seconds=cap)
-    wait = backoff(attempt, policy, u)
-    full = backoff(attempt, policy, 0) * 2
-    assert 0 <= full / 2 <= wait <= full <= cap
-    assert backoff(attempt + 1, policy, u) >= wait
-    if attempt < 60 and base * 2 ** (attempt - 1) <= cap:
-        assert full == pytest.approx(base * 2 ** (attempt - 1))

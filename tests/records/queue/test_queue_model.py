@@ -14,7 +14,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.records.queue import jobs
-from qc_daemon.records.queue.jobs import Job, RetryPolicy
+from qc_daemon.records.queue.jobs import Job
+from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.received.receipts import Receipt, admit
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobRow, JobState
@@ -109,7 +110,7 @@ class Queue(RuleBasedStateMachine):
     def send(self, job: Job) -> None:
         holds = self._holds(job)
         with self.store.begin() as session:
-            assert jobs.sent(session, job, self.now, self.now) == holds
+            assert jobs.mark_sent(session, job, self.now, self.now) == holds
         if holds:
             self._leave(self.expected[job.id], JobState.SENT)
 
@@ -117,7 +118,7 @@ class Queue(RuleBasedStateMachine):
     def commit(self, job: Job) -> None:
         sent = self.expected[job.id].state is JobState.SENT
         with self.store.begin() as session:
-            assert jobs.committed(session, job.id, self.now) == sent
+            assert jobs.mark_committed(session, job.id, self.now) == sent
         if sent:
             self._leave(self.expected[job.id], JobState.DONE)
 
@@ -129,7 +130,7 @@ class Queue(RuleBasedStateMachine):
         error = QCError(ErrorCode.COMMITMENT_REFUSED, "no")
         with self.store.begin() as session:
             row = session.get_one(JobRow, job.id)
-            jobs.uncommitted(session, row, error, self.now, POLICY, random.Random(1))
+            jobs.requeue_uncommitted(session, row, error, self.now, POLICY, random.Random(1))
             after = jobs.get(session, job.id)
         expected.attempts += 1
         if expected.attempts >= POLICY.max_attempts:

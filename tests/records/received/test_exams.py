@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import select
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.records.queue.jobs import RetryPolicy, fail
+from qc_daemon.records.queue.jobs import fail
+from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.received.exams import end_association, exam_content, open_count, touch
 from qc_daemon.records.results.reports import ReportObject
 from qc_daemon.records.tables import Exam, ExamOutcome, ExamState, JobKind, JobState, ObjectKind

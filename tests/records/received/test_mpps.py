@@ -6,7 +6,8 @@ from datetime import timedelta
 import pytest
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.records.queue.jobs import RetryPolicy, fail
+from qc_daemon.records.queue.jobs import fail
+from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.received import mpps
 from qc_daemon.records.received.exams import touch
 from qc_daemon.records.received.mpps import Change, Step
