@@ -6,10 +6,12 @@ that is open to all. None of the SOP classes that we negotiate is a meta SOP cla
 under which a request would name a member's UID, so that the two must be equal.
 """
 
+import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydicom.dataset import Dataset
 from pynetdicom import dimse_primitives
 
 from qc_daemon.dicom import data_set_size
@@ -30,7 +32,34 @@ _INSTANCE = {
     "N-SET": "RequestedSOPInstanceUID",
     "N-ACTION": "RequestedSOPInstanceUID",
 }
+# The elements of a DIMSE-N request that are data sets.
 _DATA_SETS = ("ActionInformation", "EventInformation", "AttributeList", "ModificationList")
+
+# Held while a request's data set is parsed: one at a time in a process, so that the memory of all
+# is bounded as that of one is.
+parsing = threading.Lock()
+
+
+class RefusedRequestError(Exception):
+    """A request that is answered with a failure: DIMSE status, reason, and an Error ID if any.
+
+    The reason quotes no value of the request.
+    """
+
+    def __init__(self, status: int, reason: str, error_id: int | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.error_id = error_id
+
+    def response(self) -> Dataset:
+        """The status elements (PS3.7 Annex C); Error Comment is an LO of 64 characters."""
+        elements = Dataset()
+        elements.Status = self.status
+        elements.ErrorComment = self.reason[:64]
+        if self.error_id is not None:
+            elements.ErrorID = self.error_id
+        return elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +114,25 @@ def refusal(
 
 
 def refusal_of(event: Any) -> Refusal | None:
-    """`refusal`, asked of the association that the request of an event came over."""
-    refused: Refusal | None = event.assoc.refusal(event.request, str(event.context.abstract_syntax))
-    return refused
+    """`refusal` of an event's request, as the association that it came over decides."""
+    reason: Refusal | None = event.assoc.refusal(event.request, str(event.context.abstract_syntax))
+    return reason
+
+
+def check(event: Any) -> None:
+    """Raise RefusedRequestError unless the request may be served for this caller and context.
+
+    Each handler calls it, though the association has checked before: no way to a handler, now or
+    later, shall go around the access rules.
+    """
+    answer = refusal_of(event)
+    if answer is not None:
+        raise RefusedRequestError(answer.status, answer.reason)
+
+
+def calling_ae(event: Any) -> str:
+    """The AE title of the requestor of the event's association."""
+    return str(event.assoc.calling_ae)
 
 
 def response(request: Any, answer: Refusal) -> Any | None:

@@ -18,6 +18,7 @@ from pynetdicom.presentation import PresentationContext
 from sqlalchemy.exc import SQLAlchemyError
 
 from detector.errors import QCError
+from qc_daemon.dicom.dimse_request import RefusedRequestError, calling_ae, check, parsing
 from qc_daemon.dicom.status import (
     INVALID_ARGUMENT_VALUE,
     NO_SUCH_ACTION,
@@ -41,7 +42,6 @@ from qc_daemon.dicom.uids import VERIFICATION, uid
 from qc_daemon.observe import log
 from qc_daemon.receive.access import ReportingDestinations, caller_of
 from qc_daemon.receive.commitment_same_association import CommitmentWatch
-from qc_daemon.receive.dimse import RefusedRequestError, calling_ae, check, parsing
 from qc_daemon.records.commitment import scp, scu
 from qc_daemon.records.store import Store
 

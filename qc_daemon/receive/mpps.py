@@ -13,6 +13,7 @@ from pynetdicom.presentation import PresentationContext
 from sqlalchemy.exc import SQLAlchemyError
 
 from detector.errors import QCError
+from qc_daemon.dicom.dimse_request import RefusedRequestError, calling_ae, check, parsing
 from qc_daemon.dicom.status import (
     DUPLICATE_SOP_INSTANCE,
     INVALID_ATTRIBUTE_VALUE,
@@ -25,7 +26,6 @@ from qc_daemon.dicom.status import (
 )
 from qc_daemon.dicom.uids import is_uid, uid
 from qc_daemon.observe import log
-from qc_daemon.receive.dimse import RefusedRequestError, calling_ae, check, parsing
 from qc_daemon.records.received import mpps
 from qc_daemon.records.received.mpps import Change, Step
 from qc_daemon.records.store import Store

@@ -88,7 +88,7 @@ def receive(context: RoleContext, stop: threading.Event) -> None:
     gc.freeze()
     _ready("receive")
     while not stop.wait(_HOLD_EVERY_SECONDS):
-        receiver.hold()
+        receiver.renew_holds()
     aborted = receiver.drain(DRAIN_SECONDS)
     if aborted:
         log.get(role="receive").warning("associations aborted", count=aborted)

@@ -21,6 +21,7 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Exam, ExamState, JobRow, Revision, RevisionState
 from qc_daemon.retain import Originals
 from qc_daemon.retain.retention import Rule, drop_due
+from qc_daemon.routing import SOURCE, Routes
 from qc_daemon.settings import ReceiveSettings, Settings
 from tests.support.dicom_peers import store as send
 from tests.support.dicom_peers import ultrasound
@@ -60,7 +61,9 @@ def test_dropped_and_fetched_back(pacs: Orthanc, tmp_path: Path) -> None:
     schema.upgrade(settings.store.url)
     store, spool = Store(settings.store.url), Spool(settings.store.spool)
     spool.prepare()
-    receiver = Receiver(ReceiveSettings(), store, spool, "test", ("pacs",))
+    receiver = Receiver(
+        ReceiveSettings(), store, spool, "test", routes=Routes(own={SOURCE: ("pacs",)})
+    )
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     receiver.start(listener)

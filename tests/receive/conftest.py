@@ -12,7 +12,7 @@ from qc_daemon.receive import Receiver, Spool, listen
 from qc_daemon.records import schema
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import AssociationLease, Exam, Instance, JobRow, Revision
-from qc_daemon.routing import Routes
+from qc_daemon.routing import SOURCE, Routes
 from qc_daemon.settings import DestinationSettings, ReceiveSettings
 
 
@@ -63,9 +63,8 @@ def open_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
             store,
             made,
             "test",
-            ("pacs",),
             destinations=destinations,
-            routes=routes,
+            routes=routes or Routes(own={SOURCE: ("pacs",)}),
         )
         listener = listen("127.0.0.1", 0)
         port = listener.getsockname()[1]

@@ -180,7 +180,7 @@ def test_a_burst_is_written_in_few_transactions(
     assert len(writes) == 1
     # What waits is written by the receiver's regular round.
     site.receiver.access_policy._write_due = 0.0
-    site.receiver.hold()
+    site.receiver.renew_holds()
     assert len(writes) == 2
     assert refused(site)[0].attempts == 5
 

@@ -13,7 +13,7 @@ from pynetdicom.dsutils import decode, encode
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
 
-from qc_daemon.receive.c_store_command import (
+from qc_daemon.receive.upper_layer.c_store_command import (
     LONGEST_RESPONSE,
     StoreRequest,
     in_one_pdu,

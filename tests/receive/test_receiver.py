@@ -397,7 +397,7 @@ def test_association_holds_its_exam_until_it_ends(site: Site) -> None:
     with association(site.port) as made:
         made.send_c_store(ultrasound())
         (hold,) = site.rows(AssociationLease)
-        site.receiver.hold()
+        site.receiver.renew_holds()
         (renewed,) = site.rows(AssociationLease)
         assert renewed.token == hold.token
         assert renewed.expires_at >= hold.expires_at

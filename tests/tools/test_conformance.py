@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from qc_daemon.dicom import status
-from qc_daemon.receive import commitment_scp, mpps, receiver
+from qc_daemon.receive import c_store, commitment_scp, mpps
 from tools import conformance
 
 
@@ -39,7 +39,7 @@ def test_the_tables_are_the_codes(path: Path, tables: Callable[[], dict[str, str
 
 
 def test_every_status_we_refuse_with_is_told() -> None:
-    store = refusals(receiver, "RefusedError")
+    store = refusals(c_store, "RefusedRequestError")
     assert {
         status.OUT_OF_RESOURCES,
         status.DATA_SET_MISMATCH,

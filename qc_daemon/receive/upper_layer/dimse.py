@@ -16,9 +16,9 @@ from pynetdicom.pdu_primitives import P_DATA
 
 from qc_daemon.dicom import data_set_size
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from qc_daemon.receive import c_store_command
 from qc_daemon.receive.identifiers import file_head
 from qc_daemon.receive.presentation_contexts import SOP_CLASSES
+from qc_daemon.receive.upper_layer import c_store_command
 from qc_daemon.receive.upper_layer.transport import (
     READ_AHEAD,
     CutOffError,
