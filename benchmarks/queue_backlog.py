@@ -214,8 +214,8 @@ def questions() -> dict[str, Question]:
         "claim a deliver job": claim(JobKind.DELIVER),
         "claim, destination away": claim(JobKind.DELIVER, to=()),
         "close exams": lambda session: exams.close_due(session, NOW, 60, 240),
-        "destinations to ask for commitment": lambda session: scu.waiting(session, NOW),
-        "request commitment": lambda session: scu.ask(
+        "destinations to ask for commitment": lambda session: scu.destinations_due(session, NOW),
+        "request commitment": lambda session: scu.create_request(
             session, "pacs", "1.9", NOW, timedelta(minutes=5), policy, rng
         ),
         "claim a commitment request": lambda session: scp.claim(

@@ -1,7 +1,7 @@
-"""Storage commitment asked of destinations, as SCU (PS3.4 Annex J, Push Model).
+"""Requests storage commitment of destinations, as SCU (PS3.4 Annex J, Push Model).
 
-Objects that a destination was sent are asked about together. It may report on the association of
-the request, which is kept open for some seconds, or on one of its own to our receiver.
+One request names all objects that a destination was sent meanwhile. It may report on the
+association of the request, which stays open for some seconds, or on one of its own to our receiver.
 """
 
 import random
@@ -29,25 +29,28 @@ from qc_daemon.dicom.storage_commitment import (
 from qc_daemon.dicom.tls import tls_args
 from qc_daemon.observe import counters
 from qc_daemon.records.commitment import scu
-from qc_daemon.records.commitment.scu import Ask
+from qc_daemon.records.commitment.scu import CommitmentRequest
 from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.results import destinations
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import CommitmentSupport, JobState
 from qc_daemon.settings import DestinationSettings, Settings
 
-# How long a report may come on the association of its request.
-_LINGER_SECONDS = 5.0
-_LOOK_EVERY_SECONDS = 0.1
-_LONGEST_CALL_SECONDS = 25.0
-_FORGET_EVERY_SECONDS = 3600.0
-_REMEMBERED = timedelta(days=30)
+# The association of a request stays open so long for its report.
+_REPORT_WAIT_SECONDS = 5.0
+# While it is open, the database is asked this often whether the report came elsewhere.
+_POLL_SECONDS = 0.1
+# A destination that does not answer holds the others up for no longer.
+_MAX_TIMEOUT_SECONDS = 25.0
+_PRUNE_INTERVAL_SECONDS = 3600.0
+# Requests older than this are deleted, unless a sent job still waits for their report.
+_RETENTION = timedelta(days=30)
 # Statuses of our answer to a report (PS3.7 Annex C).
 _SUCCESS, _PROCESSING_FAILURE, _INVALID_ARGUMENT = 0x0000, 0x0110, 0x0115
 
 
-class CommitmentAsker(CommitmentWorker):
-    """Asks destinations to commit to what they were sent, and settles what they say."""
+class CommitmentRequester(CommitmentWorker):
+    """Requests commitment of what destinations were sent, and applies their reports."""
 
     def __init__(
         self,
@@ -67,27 +70,29 @@ class CommitmentAsker(CommitmentWorker):
         # Jitter only spreads load; it guards nothing.
         self._rng = random.Random()
         self._stop = threading.Event()
-        self._forget_due = 0.0
+        self._prune_due = 0.0
 
     def run(self, stop: threading.Event) -> None:
         self._stop = stop
         super().run(stop)
 
     def run_once(self) -> bool:
-        """Settle what was told, ask for what is due; False if there was neither."""
+        """Apply reports, then send the requests that are due; False if there was neither."""
         with self.store.read() as session:
-            told = scu.any_told(session)
-            waiting = scu.waiting(session, self.clock())
-        if told:
-            self._settle()
-        asked = [self._see_to(name) for name in waiting if not self._stop.is_set()]
-        self._forget()
-        return told or any(asked)
+            has_reports = scu.has_reports(session)
+            due = scu.destinations_due(session, self.clock())
+        if has_reports:
+            self._apply_reports()
+        has_sent = [self._handle(name) for name in due if not self._stop.is_set()]
+        self._prune()
+        return has_reports or any(has_sent)
 
-    def _settle(self) -> None:
+    def _apply_reports(self) -> None:
         with self.store.begin() as session:
-            settled = scu.settle(session, self.clock(), self._policy, self._rng, self._lenient)
-        for each in settled:
+            outcomes = scu.apply_reports(
+                session, self.clock(), self._policy, self._rng, self._lenient
+            )
+        for each in outcomes:
             counters.delivery(each.destination, done=each.error is None)
             if each.error is None:
                 self.log.info("delivered", job=each.job_id, destination=each.destination)
@@ -101,74 +106,75 @@ class CommitmentAsker(CommitmentWorker):
                 reason=each.error.message,
             )
 
-    def _see_to(self, name: str) -> bool:
-        """What is to be done about the objects that the destination was sent; False if it waits."""
+    def _handle(self, name: str) -> bool:
+        """Request or waive commitment of what the destination was sent; False if that must wait."""
         destination = self._destinations.get(name)
         if destination is None:
             # Another daemon on the database may know it, or the settings will again.
             return False
-        if self._is_waived(destination):
-            self._waive(destination)
+        if self._needs_no_commitment(destination):
+            self._accept_without(destination)
             return True
-        return self._ask(destination)
+        return self._send_request(destination)
 
-    def _is_waived(self, destination: DestinationSettings) -> bool:
-        """Whether it is enough for this destination that it has the objects."""
+    def _needs_no_commitment(self, destination: DestinationSettings) -> bool:
+        """Whether what this destination has stored counts as delivered."""
         if destination.kind != "dicom" or destination.commitment == "off":
             return True
         return destination.commitment == "auto" and self.refusals.is_unsupported(destination.name)
 
-    def _waive(self, destination: DestinationSettings) -> None:
+    def _accept_without(self, destination: DestinationSettings) -> None:
         with self.store.begin() as session:
-            ids = scu.waive(session, destination.name, self.clock())
+            ids = scu.accept_without(session, destination.name, self.clock())
         for each in ids:
             counters.delivery(destination.name, done=True)
             self.log.info("delivered", job=each, destination=destination.name)
 
-    def _ask(self, destination: DestinationSettings) -> bool:
-        """One request; False if the destination is left alone for now."""
+    def _send_request(self, destination: DestinationSettings) -> bool:
+        """Send one request; False if none is due or the destination could not be reached lately."""
         try:
             self.breaker.check(destination.name)
         except QCError:
             return False
         now = self.clock()
         with self.store.begin() as session:
-            asked = scu.ask(
+            request = scu.create_request(
                 session,
                 destination.name,
-                # A random UID, that none but who was asked can know.
+                # A random UID: only the destination we send it to can know it.
                 generate_uid(prefix=None),
                 now,
                 timedelta(seconds=destination.commitment_timeout),
                 self._policy,
                 self._rng,
             )
-        if asked is None:
+        if request is None:
             return False
         try:
-            self._converse(self._associate(destination, asked), destination, asked)
+            self._exchange(self._associate(destination, request), destination, request)
         except _RefusedError as error:
-            self._put_off(asked, error)
-            self._learn(destination, error)
+            self._postpone(request, error)
+            self._record_refusal(destination, error)
         except QCError as error:
             if error.code is not ErrorCode.COMMITMENT_AWAITED:
                 raise
-            self._put_off(asked, error)
+            self._postpone(request, error)
         return True
 
-    def _converse(self, association: Any, destination: DestinationSettings, asked: Ask) -> None:
+    def _exchange(
+        self, association: Any, destination: DestinationSettings, request: CommitmentRequest
+    ) -> None:
         try:
-            self._request(association, destination, asked)
-            self._taken(asked)
-            self._linger(association, asked)
+            self._send_action(association, destination, request)
+            self._record_acceptance(request)
+            self._wait_for_report(association, request)
         finally:
             if association.is_established:
                 association.release()
 
-    def _associate(self, destination: DestinationSettings, asked: Ask) -> Any:
-        # One that does not answer holds the others up.
+    def _associate(self, destination: DestinationSettings, request: CommitmentRequest) -> Any:
         ae = requestor(
-            self.settings.receive.ae_title, min(_LONGEST_CALL_SECONDS, destination.timeout)
+            self.settings.receive.ae_title, min(_MAX_TIMEOUT_SECONDS, destination.timeout)
         )
         ae.dimse_timeout = destination.timeout
         began = time.monotonic()
@@ -180,7 +186,7 @@ class CommitmentAsker(CommitmentWorker):
             contexts=[build_context(PUSH_MODEL)],
             ae_title=destination.ae_title,
             tls_args=secure,
-            evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._told, [asked.destination])],
+            evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._on_report, [request.destination])],
         )
         if association.is_established:
             return association
@@ -196,9 +202,11 @@ class CommitmentAsker(CommitmentWorker):
         except QCError as error:
             raise QCError(ErrorCode.COMMITMENT_AWAITED, error.message) from error
 
-    def _request(self, association: Any, destination: DestinationSettings, asked: Ask) -> None:
-        """The N-ACTION. Raises _RefusedError."""
-        information = action_information(asked.transaction_uid, asked.references)
+    def _send_action(
+        self, association: Any, destination: DestinationSettings, request: CommitmentRequest
+    ) -> None:
+        """Send the N-ACTION. Raises _RefusedError."""
+        information = action_information(request.transaction_uid, request.references)
         try:
             answer, _ = association.send_n_action(
                 information, REQUEST_STORAGE_COMMITMENT, PUSH_MODEL, PUSH_MODEL_INSTANCE
@@ -210,42 +218,42 @@ class CommitmentAsker(CommitmentWorker):
         if answer.Status != _SUCCESS:
             raise _RefusedError(destination, f"answered {answer.Status:04X} to the request")
 
-    def _taken(self, asked: Ask) -> None:
-        self.refusals.clear(asked.destination)
+    def _record_acceptance(self, request: CommitmentRequest) -> None:
+        self.refusals.clear(request.destination)
         with self.store.begin() as session:
-            scu.taken(session, asked, self.clock())
+            scu.mark_accepted(session, request, self.clock())
             destinations.record_commitment(
-                session, asked.destination, CommitmentSupport.TAKEN, self.clock()
+                session, request.destination, CommitmentSupport.TAKEN, self.clock()
             )
         self.log.info(
             "commitment asked",
-            transaction=asked.transaction_uid,
-            destination=asked.destination,
-            count=len(asked.references),
+            transaction=request.transaction_uid,
+            destination=request.destination,
+            count=len(request.references),
         )
 
-    def _linger(self, association: Any, asked: Ask) -> None:
-        """Let a report come on the association, unless it comes elsewhere before."""
-        until = time.monotonic() + _LINGER_SECONDS
+    def _wait_for_report(self, association: Any, request: CommitmentRequest) -> None:
+        """Keep the association open for the report, unless that comes elsewhere before."""
+        until = time.monotonic() + _REPORT_WAIT_SECONDS
         while association.is_established and time.monotonic() < until:
             with self.store.read() as session:
-                if scu.is_told(session, asked):
+                if scu.is_answered(session, request):
                     return
-            if self._stop.wait(_LOOK_EVERY_SECONDS):
+            if self._stop.wait(_POLL_SECONDS):
                 return
 
-    def _told(self, event: Any, destination: str) -> tuple[int, None]:
-        """A report on the association of the request, in a thread of its own."""
-        refused = refusal_of(event)
-        if refused is not None:
-            return refused.status, None
+    def _on_report(self, event: Any, destination: str) -> tuple[int, None]:
+        """Answer a report that comes on the association of the request, in a thread of its own."""
+        refusal = refusal_of(event)
+        if refusal is not None:
+            return refusal.status, None
         try:
             report = read_report(event.event_information)
         except ValueError:
             return _INVALID_ARGUMENT, None
         try:
             with self.store.begin() as session:
-                known = scu.tell(session, report, [destination])
+                is_ours = scu.record_report(session, report, [destination])
         except QCError:
             return _PROCESSING_FAILURE, None
         self.log.info(
@@ -255,49 +263,52 @@ class CommitmentAsker(CommitmentWorker):
             reason=f"{len(report.failed)} failed" if report.failed else None,
             destination=destination,
         )
-        return (_SUCCESS if known else _INVALID_ARGUMENT), None
+        return (_SUCCESS if is_ours else _INVALID_ARGUMENT), None
 
-    def _put_off(self, asked: Ask, error: QCError) -> None:
+    def _postpone(self, request: CommitmentRequest, error: QCError) -> None:
         with self.store.begin() as session:
-            scu.put_off(session, asked, error, self.clock(), self._policy, self._rng)
+            scu.postpone(session, request, error, self.clock(), self._policy, self._rng)
         self.log.warning(
             "commitment not asked",
-            transaction=asked.transaction_uid,
-            destination=asked.destination,
+            transaction=request.transaction_uid,
+            destination=request.destination,
             reason=error.message,
         )
 
-    def _learn(self, destination: DestinationSettings, error: "_RefusedError") -> None:
-        """One that took requests before can commit: there a refusal is a fault, and objects wait
-        until someone has fixed it."""
+    def _record_refusal(self, destination: DestinationSettings, error: "_RefusedError") -> None:
+        """Record that the destination refused a request.
+
+        One that accepted requests before can commit: its refusal is a fault, and objects wait until
+        someone has fixed it.
+        """
         with self.store.begin() as session:
-            was_able = scu.has_taken(session, destination.name)
+            has_accepted = scu.has_accepted(session, destination.name)
             never = CommitmentSupport.REFUSED if error.is_offered else CommitmentSupport.NOT_OFFERED
-            support = CommitmentSupport.LOST if was_able else never
+            support = CommitmentSupport.LOST if has_accepted else never
             destinations.record_commitment(
                 session, destination.name, support, self.clock(), error.message
             )
-        if not was_able:
+        if not has_accepted:
             self.refusals.record_refusal(destination.name, is_offered=error.is_offered)
-        if self._is_waived(destination):
+        if self._needs_no_commitment(destination):
             self.log.warning(
                 "destination commits to nothing",
                 destination=destination.name,
                 reason="it takes no request; what it has stored counts as delivered",
             )
-            self._waive(destination)
+            self._accept_without(destination)
 
-    def _forget(self) -> None:
-        """Now and then, forget what no report can be of use for any more."""
-        if time.monotonic() < self._forget_due:
+    def _prune(self) -> None:
+        """Now and then, delete requests whose report would be of no use any more."""
+        if time.monotonic() < self._prune_due:
             return
-        self._forget_due = time.monotonic() + _FORGET_EVERY_SECONDS
+        self._prune_due = time.monotonic() + _PRUNE_INTERVAL_SECONDS
         with self.store.begin() as session:
-            scu.forget(session, self.clock() - _REMEMBERED)
+            scu.prune(session, self.clock() - _RETENTION)
 
 
 class _RefusedError(QCError):
-    """The destination did not take a request; `is_offered` if it negotiates them."""
+    """The destination did not accept a request; `is_offered` if it negotiates them."""
 
     def __init__(
         self, destination: DestinationSettings, what: str, *, is_offered: bool = True

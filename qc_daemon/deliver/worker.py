@@ -19,7 +19,7 @@ from qc_daemon.deliver.commitment_scp import (
     CommitmentReporter,
     CommitmentWorker,
 )
-from qc_daemon.deliver.commitment_scu import CommitmentAsker
+from qc_daemon.deliver.commitment_scu import CommitmentRequester
 from qc_daemon.deliver.fallback import SopClassFallback
 from qc_daemon.deliver.pool import DestinationPool
 from qc_daemon.deliver.transport import ClassRefusedError, Convert, OutgoingObject, Transport
@@ -244,7 +244,7 @@ class Deliverer:
         if not self._is_to_commit(session, job, result):
             lease.finish(session)
             return False
-        if not jobs.mark_sent(session, job, now, now + scu.GATHER):
+        if not jobs.mark_sent(session, job, now, now + scu.BATCH_DELAY):
             raise LeaseLostError
         return True
 
@@ -256,7 +256,7 @@ class Deliverer:
             return result.to_commit
         if result.to_commit:
             support = CommitmentSupport.OFFERED
-        elif scu.has_taken(session, job.destination):
+        elif scu.has_accepted(session, job.destination):
             support = CommitmentSupport.LOST
         else:
             support = CommitmentSupport.NOT_OFFERED
@@ -298,7 +298,7 @@ def run(
             )
             for _ in range(count)
         ),
-        CommitmentAsker(store, settings, owner, breaker=breaker, refusals=refusals),
+        CommitmentRequester(store, settings, owner, breaker=breaker, refusals=refusals),
         CommitmentJudge(store, settings, owner),
         CommitmentReporter(store, settings, owner),
     ]

@@ -114,7 +114,7 @@ class StorageCommitment:
     def _write_down(self, report: Report, destinations: list[str]) -> None:
         try:
             with self.store.begin() as session:
-                known = scu.tell(session, report, destinations)
+                known = scu.record_report(session, report, destinations)
         except (QCError, SQLAlchemyError) as error:
             raise RefusedRequestError(PROCESSING_FAILURE, "database cannot be used") from error
         if not known:

@@ -557,10 +557,10 @@ class CommitmentItem(Base):
     failure: Mapped[int | None]
 
 
-class Pledge(Base):
-    """A storage commitment that we ask of a destination (PS3.4 J): one transaction.
+class OutgoingCommitment(Base):
+    """A storage commitment that we request of a destination (PS3.4 J): one transaction.
 
-    `taken_at` is when the destination answered the request with success.
+    `asked_at` is when we requested it, `taken_at` when the destination answered with success.
     """
 
     __tablename__ = "pledge"
@@ -573,9 +573,9 @@ class Pledge(Base):
     taken_at: Mapped[datetime | None]
 
 
-class PledgeItem(Base):
-    """One object of a pledge, by its deliver job; `failure` is NULL until it is told, 0 when
-    committed, else the Failure Reason (PS3.3 C.14-1)."""
+class OutgoingCommitmentItem(Base):
+    """One object of a commitment we request, by its deliver job; `failure` is NULL until a report
+    answers, 0 when committed, else the Failure Reason (PS3.3 C.14-1)."""
 
     __tablename__ = "pledge_item"
     __table_args__ = (Index(None, "job_id"),)

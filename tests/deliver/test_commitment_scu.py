@@ -13,7 +13,7 @@ from sqlalchemy import select
 from detector.errors import ErrorCode
 from qc_daemon.deliver import commitment_scu
 from qc_daemon.deliver.circuit_breaker import CircuitBreaker, CommitmentRefusals
-from qc_daemon.deliver.commitment_scu import CommitmentAsker
+from qc_daemon.deliver.commitment_scu import CommitmentRequester
 from qc_daemon.deliver.worker import Deliverer
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL, Report
 from qc_daemon.observe import log
@@ -24,7 +24,7 @@ from qc_daemon.operations.destinations import (
 )
 from qc_daemon.records.commitment import scu
 from qc_daemon.records.queue.retry import RetryPolicy
-from qc_daemon.records.tables import JobRow, Pledge
+from qc_daemon.records.tables import JobRow, OutgoingCommitment
 from tests.deliver.conftest import Yard
 from tests.support.commitment_peer import CommittingPacs
 from tests.support.dicom_peers import CANARY, CANARY_ACCESSION, CANARY_ID, US, ultrasound
@@ -40,7 +40,7 @@ class Desk:
     yard: Yard
     pacs: CommittingPacs
     refusals: CommitmentRefusals = field(default_factory=CommitmentRefusals)
-    asker: CommitmentAsker = field(init=False)
+    asker: CommitmentRequester = field(init=False)
 
     def __post_init__(self) -> None:
         self.restart()
@@ -50,7 +50,7 @@ class Desk:
         now = self.yard.clock
         self.refusals = CommitmentRefusals(lambda: now().timestamp())
         breaker = CircuitBreaker(lambda: now().timestamp())
-        self.asker = CommitmentAsker(
+        self.asker = CommitmentRequester(
             self.yard.store,
             self.yard.settings,
             "asker",
@@ -101,14 +101,14 @@ def pacs() -> Iterator[CommittingPacs]:
 
 @pytest.fixture
 def desk(yard: Yard, pacs: CommittingPacs, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    monkeypatch.setattr(commitment_scu, "_LINGER_SECONDS", 10.0)
+    monkeypatch.setattr(commitment_scu, "_REPORT_WAIT_SECONDS", 10.0)
     yard.settings.jobs.max_attempts = 3
     return Desk(yard, pacs)
 
 
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for no report on the association of the request."""
-    monkeypatch.setattr(commitment_scu, "_LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(commitment_scu, "_REPORT_WAIT_SECONDS", 0.0)
 
 
 def mode(desk: Desk, commitment: Any) -> None:
@@ -208,7 +208,7 @@ def test_no_report_is_asked_for_again_ever_later(
     assert waits[3] > waits[0]
     # The oldest transaction is as good as the newest.
     with desk.yard.store.begin() as session:
-        assert scu.tell(session, desk.pacs.report(desk.pacs.requests[0]), ["pacs"])
+        assert scu.record_report(session, desk.pacs.report(desk.pacs.requests[0]), ["pacs"])
     desk.ask(later=0)
     assert desk.yard.states() == [DONE]
     assert len(desk.pacs.uids()) == 1
@@ -373,7 +373,7 @@ def test_killed_between_writing_and_asking(desk: Desk) -> None:
     desk.deliver()
     desk.yard.now += timedelta(seconds=3)
     with desk.yard.store.begin() as session:
-        unsent = scu.ask(
+        unsent = scu.create_request(
             session,
             "pacs",
             generate_uid(),
@@ -401,7 +401,7 @@ def test_killed_between_being_told_and_settling(
     desk.deliver()
     desk.ask()
     with desk.yard.store.begin() as session:
-        assert scu.tell(session, desk.pacs.report(desk.pacs.requests[0]), ["pacs"])
+        assert scu.record_report(session, desk.pacs.report(desk.pacs.requests[0]), ["pacs"])
     desk.restart()
     assert desk.yard.states() == [SENT]
     desk.ask(later=0)
@@ -434,7 +434,7 @@ def test_a_report_that_nobody_can_read_changes_nothing(
     desk.pacs.start()
     desk.admit()
     desk.deliver()
-    monkeypatch.setattr(commitment_scu, "_LINGER_SECONDS", 1.0)
+    monkeypatch.setattr(commitment_scu, "_REPORT_WAIT_SECONDS", 1.0)
     desk.ask()
     assert desk.pacs.answers == [0x0115]
     assert desk.yard.states() == [SENT]
@@ -469,6 +469,6 @@ def test_old_pledges_are_forgotten_but_not_that_it_can_commit(desk: Desk) -> Non
     desk.restart()
     desk.ask()
     with desk.yard.store.read() as session:
-        kept = session.scalars(select(Pledge.transaction_uid)).all()
-        assert scu.has_taken(session, "pacs")
+        kept = session.scalars(select(OutgoingCommitment.transaction_uid)).all()
+        assert scu.has_accepted(session, "pacs")
     assert kept == desk.transactions()[-1:]

@@ -231,7 +231,7 @@ def test_commitment_is_asked_for_what_was_given(desk: Desk) -> None:
     assert desk.states() == [("sent", None)]
     with desk.yard.store.begin() as session:
         asked = renditions.rendition_of(session, jobs.listing(session, kinds=[JobKind.DELIVER])[1])
-        ask = scu.ask(
+        ask = scu.create_request(
             session,
             "pacs",
             "1.2.5",

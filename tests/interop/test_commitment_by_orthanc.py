@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from qc_daemon.operations.destinations import list_destinations
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import JobKind, JobRow, Pledge, PledgeItem
+from qc_daemon.records.tables import JobKind, JobRow, OutgoingCommitment, OutgoingCommitmentItem
 from qc_daemon.settings import load
 from tests.support.dicom_peers import eventually, store, ultrasound
 from tests.support.orthanc import Orthanc
@@ -105,9 +105,9 @@ def test_delivered_is_what_the_pacs_has_committed_to(make_ward: Callable[[str], 
     uids = ward.store(5)
     eventually(ward.all_done, 120)
     assert set(uids) == set(ward.orthanc.instances())
-    assert {item.sop_instance_uid for item in ward.rows(PledgeItem)} == set(uids)
-    assert {item.failure for item in ward.rows(PledgeItem)} == {0}
-    assert all(pledge.taken_at is not None for pledge in ward.rows(Pledge))
+    assert {item.sop_instance_uid for item in ward.rows(OutgoingCommitmentItem)} == set(uids)
+    assert {item.failure for item in ward.rows(OutgoingCommitmentItem)} == {0}
+    assert all(pledge.taken_at is not None for pledge in ward.rows(OutgoingCommitment))
     # It has said so on an association of its own, as no peer of ours.
     told = ward.service.events("commitment told")
     assert {each["role"] for each in told} == {"receive"}

@@ -19,7 +19,7 @@ from qc_daemon.receive.back_pressure import Level
 from qc_daemon.records.commitment import scu
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Caller as CallerRow
-from qc_daemon.records.tables import JobKind, JobRow, Pledge, PledgeItem
+from qc_daemon.records.tables import JobKind, JobRow, OutgoingCommitment, OutgoingCommitmentItem
 from qc_daemon.settings import DestinationSettings, PeerSettings
 from tests.receive.conftest import Site
 from tests.support.commitment_peer import associate, call
@@ -45,13 +45,13 @@ def ask(site: Site) -> Site:
     (job,) = [row for row in site.rows(JobRow) if row.kind == JobKind.DELIVER]
     with site.store.begin() as session:
         session.add(
-            Pledge(
+            OutgoingCommitment(
                 id=1, transaction_uid=TRANSACTION, destination="pacs", asked_at=datetime.now(UTC)
             )
         )
         session.flush()
         session.execute(
-            insert(PledgeItem).values(
+            insert(OutgoingCommitmentItem).values(
                 pledge_id=1, job_id=job.id, sop_instance_uid=dataset.SOPInstanceUID
             )
         )
@@ -59,11 +59,11 @@ def ask(site: Site) -> Site:
 
 
 def said(site: Site) -> list[int | None]:
-    return [row.failure for row in site.rows(PledgeItem)]
+    return [row.failure for row in site.rows(OutgoingCommitmentItem)]
 
 
 def report(site: Site, *, failure: int = 0, transaction: str = TRANSACTION) -> Report:
-    (item,) = site.rows(PledgeItem)
+    (item,) = site.rows(OutgoingCommitmentItem)
     reference = Reference(US, item.sop_instance_uid)
     if failure:
         return Report(transaction, (), ((reference, failure),))
@@ -155,7 +155,7 @@ def test_what_is_no_report_is_refused(asked: Site) -> None:
 
 
 def test_an_item_without_a_reason_has_failed(asked: Site) -> None:
-    (item,) = asked.rows(PledgeItem)
+    (item,) = asked.rows(OutgoingCommitmentItem)
     failed, nameless, information = Dataset(), Dataset(), Dataset()
     failed.ReferencedSOPInstanceUID = item.sop_instance_uid
     information.TransactionUID = TRANSACTION
@@ -173,7 +173,7 @@ def test_without_the_database_it_is_to_report_again(
         raise QCError(ErrorCode.STORAGE, "the database is away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(scu, "tell", away)
+        patch.setattr(scu, "record_report", away)
         assert call(asked.port, told) == 0x0110
     assert call(asked.port, told) == 0x0000
 

@@ -1,16 +1,17 @@
-"""Pledges: storage commitment that we ask of destinations (PS3.4 Annex J, as SCU).
+"""Storage commitment that we request of destinations (PS3.4 Annex J, as SCU).
 
 A deliver job is *sent* once its destination has answered the C-STORE with success, and *done* once
 the destination has committed to the object. Between the two:
 
-    asked      a pledge with its items is in the database before its N-ACTION goes out
-    taken      the destination has answered the N-ACTION with success
-    told       an N-EVENT-REPORT says of an item that it is committed, or why not
-    settled    the job is done, or sent again, or dead
+    requested  the request and its items are in the database before its N-ACTION goes out
+    accepted   the destination has answered the N-ACTION with success
+    answered   an N-EVENT-REPORT says of an item that it is committed, or why not
+    applied    the job is done, or sent again, or dead
 
-Whoever hears a report only writes down what it says; settling is the deliver role's. What is not
-told in time is asked again in a new pledge, and the older ones stay valid. Each step is repeatable:
-a process that dies between two of them leaves something that is asked, told or settled again.
+Whoever receives a report only writes down what it says; the deliver role applies it. What is not
+answered in time is requested again under a new Transaction UID, and the older requests stay valid.
+Each step is repeatable: a process that dies between two of them leaves something that is requested,
+answered or applied again.
 """
 
 import random
@@ -34,23 +35,24 @@ from qc_daemon.records.tables import (
     JobKind,
     JobRow,
     JobState,
-    Pledge,
-    PledgeItem,
+    OutgoingCommitment,
+    OutgoingCommitmentItem,
     RenditionRow,
     ReportObjectRow,
     Revision,
 )
 from qc_daemon.records.upsert import changed
 
-# How long a sent object waits for others to be asked about together with it.
-GATHER = timedelta(seconds=2)
-# References in one request. PACS take thousands; a smaller request is answered sooner.
-MOST_REFERENCES = 300
-# Jobs settled in one transaction.
-_MOST_SETTLED = 200
-_MOST_FORGOTTEN = 1000
+# A sent object waits this long for others, so that one request asks for all of them.
+BATCH_DELAY = timedelta(seconds=2)
+# One request has at most so many references. PACS take thousands; a smaller one is answered sooner.
+MAX_REFERENCES = 300
+# One transaction applies the reports on at most so many jobs.
+_MAX_JOBS = 200
+# One transaction deletes at most so many requests.
+_MAX_PRUNED = 1000
 
-REASONS = {
+FAILURE_REASONS = {
     0x0110: "processing failure",
     0x0112: "no such object",
     0x0119: "object of another SOP class",
@@ -61,8 +63,8 @@ REASONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """A request to be sent; each object once, though several contents may have gone under it."""
+class CommitmentRequest:
+    """A request to send; it names each object once, though several contents may have gone there."""
 
     id: int
     transaction_uid: str
@@ -71,8 +73,8 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """A job that a report has settled; `error` says why it is not done."""
+class ReportOutcome:
+    """What a report has made of a job; `error` says why it is not done."""
 
     job_id: int
     destination: str
@@ -80,20 +82,20 @@ class Settled:
     error: QCError | None
 
 
-def waiting(session: Session, now: datetime) -> list[str]:
-    """Destinations with sent objects whose commitment is to be asked for now."""
+def destinations_due(session: Session, now: datetime) -> list[str]:
+    """Destinations that hold sent objects whose commitment is to be requested now."""
     return [
         name
         for name in jobs.destinations_with(session, JobState.SENT)
         if any(
-            session.execute(select(JobRow.id).where(*_sent_to(name), due).limit(1)).first()
+            session.execute(select(JobRow.id).where(*_is_sent_to(name), due).limit(1)).first()
             # Two questions: OR would keep either index from being used.
             for due in (JobRow.not_before <= now, JobRow.updated_at > now + CLOCK_SKEW)
         )
     ]
 
 
-def ask(
+def create_request(
     session: Session,
     destination: str,
     transaction_uid: str,
@@ -101,17 +103,18 @@ def ask(
     patience: timedelta,
     policy: RetryPolicy,
     rng: random.Random,
-    limit: int = MOST_REFERENCES,
-) -> Ask | None:
-    """A new pledge of what the destination was sent, or None if nothing is due; commit, then send.
+    limit: int = MAX_REFERENCES,
+) -> CommitmentRequest | None:
+    """Record a request for what the destination was sent, or None if nothing is due; commit, then
+    send it.
 
-    Its jobs are asked about again after `patience`, and each time that nobody told some time later.
+    Its jobs are requested again after `patience`; those that no report answered, some time later.
     """
     jobs.reset_future_jobs(session, now)
     rows = session.scalars(
         select(JobRow)
-        # With those that are due soon, so that fewer requests ask for more.
-        .where(*_sent_to(destination), JobRow.not_before <= now + GATHER)
+        # Those due soon go along, so that fewer requests ask for more.
+        .where(*_is_sent_to(destination), JobRow.not_before <= now + BATCH_DELAY)
         .order_by(JobRow.not_before, JobRow.id)
         .limit(limit)
         .with_for_update(of=JobRow, skip_locked=True, key_share=True)
@@ -119,15 +122,19 @@ def ask(
     ).all()
     if not rows:
         return None
-    pledge = Pledge(transaction_uid=transaction_uid, destination=destination, asked_at=now)
-    session.add(pledge)
+    commitment = OutgoingCommitment(
+        transaction_uid=transaction_uid, destination=destination, asked_at=now
+    )
+    session.add(commitment)
     session.flush()
-    named = _references(session, rows)
-    unanswered = _unanswered(session, [row.id for row in rows])
+    references = _references(session, rows)
+    unanswered = _unanswered_ids(session, [row.id for row in rows])
     for row in rows:
         session.add(
-            PledgeItem(
-                pledge_id=pledge.id, job_id=row.id, sop_instance_uid=named[row.id].sop_instance_uid
+            OutgoingCommitmentItem(
+                pledge_id=commitment.id,
+                job_id=row.id,
+                sop_instance_uid=references[row.id].sop_instance_uid,
             )
         )
         if row.id in unanswered:
@@ -140,171 +147,193 @@ def ask(
         else:
             jobs.schedule_request(session, row.id, now, now + patience)
     session.flush()
-    return Ask(pledge.id, transaction_uid, destination, tuple(dict.fromkeys(named.values())))
+    return CommitmentRequest(
+        commitment.id, transaction_uid, destination, tuple(dict.fromkeys(references.values()))
+    )
 
 
-def taken(session: Session, asked: Ask, now: datetime) -> None:
-    """The destination has taken the request: its report is to come."""
-    changed(session, update(Pledge).where(Pledge.id == asked.id).values(taken_at=now))
+def mark_accepted(session: Session, request: CommitmentRequest, now: datetime) -> None:
+    """The destination has accepted the request: its report is to come."""
+    changed(
+        session,
+        update(OutgoingCommitment).where(OutgoingCommitment.id == request.id).values(taken_at=now),
+    )
 
 
-def put_off(
+def postpone(
     session: Session,
-    asked: Ask,
+    request: CommitmentRequest,
     error: QCError,
     now: datetime,
     policy: RetryPolicy,
     rng: random.Random,
 ) -> None:
-    """The destination has not taken the request: ask again later. A report still counts."""
-    for row in _sent(session, asked):
+    """The destination did not accept the request: send it again later. A report still counts."""
+    for row in _lock_sent_jobs(session, request):
         due = next_try(row.alarms + 1, now, policy, rng)
         jobs.postpone_request(session, row, error, now, due)
 
 
-def has_taken(session: Session, destination: str) -> bool:
-    """Whether the destination has ever taken a request."""
-    found = select(Pledge.id).where(Pledge.destination == destination, Pledge.taken_at.is_not(None))
-    return session.execute(found.limit(1)).first() is not None
+def has_accepted(session: Session, destination: str) -> bool:
+    """Whether the destination has ever accepted a request."""
+    accepted = select(OutgoingCommitment.id).where(
+        OutgoingCommitment.destination == destination, OutgoingCommitment.taken_at.is_not(None)
+    )
+    return session.execute(accepted.limit(1)).first() is not None
 
 
-def tell(session: Session, report: Report, destinations: Collection[str]) -> bool:
-    """Write down a report by one of the destinations.
+def record_report(session: Session, report: Report, destinations: Collection[str]) -> bool:
+    """Record a report by one of the destinations; False if its Transaction UID is not ours to them.
 
-    False if none of them was asked under its Transaction UID. Objects that were not asked about are
-    passed over; one told as committed and as failed has failed.
+    Objects that the request did not name are passed over; one reported as committed and as failed
+    has failed.
     """
-    pledge_id = session.scalar(
-        select(Pledge.id)
+    commitment_id = session.scalar(
+        select(OutgoingCommitment.id)
         .where(
-            Pledge.transaction_uid == report.transaction_uid, Pledge.destination.in_(destinations)
+            OutgoingCommitment.transaction_uid == report.transaction_uid,
+            OutgoingCommitment.destination.in_(destinations),
         )
-        # The same report twice at once is written down in turn.
+        # The same report twice at once is recorded in turn.
         .with_for_update(key_share=True)
     )
-    if pledge_id is None:
+    if commitment_id is None:
         return False
-    said = {each.sop_instance_uid: COMMITTED for each in report.committed}
-    said |= {each.sop_instance_uid: reason for each, reason in report.failed}
-    asked = session.scalars(
-        select(PledgeItem.sop_instance_uid).where(PledgeItem.pledge_id == pledge_id)
+    failures = {each.sop_instance_uid: COMMITTED for each in report.committed}
+    failures |= {each.sop_instance_uid: reason for each, reason in report.failed}
+    instances = session.scalars(
+        select(OutgoingCommitmentItem.sop_instance_uid).where(
+            OutgoingCommitmentItem.pledge_id == commitment_id
+        )
     ).all()
     by_failure: dict[int, set[str]] = defaultdict(set)
-    for each in asked:
-        if each in said:
-            by_failure[said[each]].add(each)
-    for failure, instances in by_failure.items():
+    for uid in instances:
+        if uid in failures:
+            by_failure[failures[uid]].add(uid)
+    for failure, uids in by_failure.items():
         changed(
             session,
-            update(PledgeItem)
-            .where(PledgeItem.pledge_id == pledge_id, PledgeItem.sop_instance_uid.in_(instances))
+            update(OutgoingCommitmentItem)
+            .where(
+                OutgoingCommitmentItem.pledge_id == commitment_id,
+                OutgoingCommitmentItem.sop_instance_uid.in_(uids),
+            )
             .values(failure=failure),
         )
     return True
 
 
-def is_told(session: Session, asked: Ask) -> bool:
-    """Whether everything that was asked about is told, in whatever pledge, or settled."""
-    open_ = select(PledgeItem.job_id).where(
-        PledgeItem.pledge_id == asked.id, PledgeItem.failure.is_(None)
+def is_answered(session: Session, request: CommitmentRequest) -> bool:
+    """Whether each object of the request is answered, or was sent again meanwhile."""
+    open_ = select(OutgoingCommitmentItem.job_id).where(
+        OutgoingCommitmentItem.pledge_id == request.id, OutgoingCommitmentItem.failure.is_(None)
     )
     return session.execute(open_.limit(1)).first() is None
 
 
-def any_told(session: Session) -> bool:
-    """Whether there is anything to settle."""
-    told = (
-        select(PledgeItem.job_id)
-        .join(JobRow, JobRow.id == PledgeItem.job_id)
-        .where(JobRow.state == JobState.SENT, PledgeItem.failure.is_not(None))
+def has_reports(session: Session) -> bool:
+    """Whether there are reports to apply."""
+    reports = (
+        select(OutgoingCommitmentItem.job_id)
+        .join(JobRow, JobRow.id == OutgoingCommitmentItem.job_id)
+        .where(JobRow.state == JobState.SENT, OutgoingCommitmentItem.failure.is_not(None))
     )
-    return session.execute(told.limit(1)).first() is not None
+    return session.execute(reports.limit(1)).first() is not None
 
 
-def settle(
+def apply_reports(
     session: Session,
     now: datetime,
     policy: RetryPolicy,
     rng: random.Random,
     lenient: Collection[str] = (),
-) -> list[Settled]:
-    """Draw the conclusions of what was told since: sent jobs are done, sent again or dead.
+) -> list[ReportOutcome]:
+    """Apply the reports recorded since: sent jobs become done, are sent again or end dead.
 
     `lenient` names the destinations where it is enough that an object is of a SOP class that they
     commit to none of.
     """
-    told = exists().where(PledgeItem.job_id == JobRow.id, PledgeItem.failure.is_not(None))
+    has_report = exists().where(
+        OutgoingCommitmentItem.job_id == JobRow.id, OutgoingCommitmentItem.failure.is_not(None)
+    )
     rows = session.scalars(
         select(JobRow)
-        .where(JobRow.state == JobState.SENT, told)
+        .where(JobRow.state == JobState.SENT, has_report)
         .order_by(JobRow.id)
-        .limit(_MOST_SETTLED)
+        .limit(_MAX_JOBS)
         .with_for_update(of=JobRow, skip_locked=True, key_share=True)
         .execution_options(populate_existing=True)
     ).all()
-    said = session.execute(
-        select(PledgeItem.job_id, PledgeItem.failure)
-        .where(PledgeItem.job_id.in_([row.id for row in rows]), PledgeItem.failure.is_not(None))
-        .order_by(PledgeItem.pledge_id)
+    answers = session.execute(
+        select(OutgoingCommitmentItem.job_id, OutgoingCommitmentItem.failure)
+        .where(
+            OutgoingCommitmentItem.job_id.in_([row.id for row in rows]),
+            OutgoingCommitmentItem.failure.is_not(None),
+        )
+        .order_by(OutgoingCommitmentItem.pledge_id)
     ).all()
-    # The latest word counts.
-    last = {row.job_id: row.failure for row in said}
-    settled = []
+    # The latest report counts.
+    latest = {row.job_id: row.failure for row in answers}
+    outcomes = []
     for row in rows:
-        failure = last[row.id]
+        failure = latest[row.id]
         assert failure is not None
-        enough = failure == SOP_CLASS_NOT_SUPPORTED and row.destination in lenient
-        if failure == COMMITTED or enough:
+        is_enough = failure == SOP_CLASS_NOT_SUPPORTED and row.destination in lenient
+        if failure == COMMITTED or is_enough:
             jobs.mark_committed(session, row.id, now)
-            settled.append(Settled(row.id, row.destination, JobState.DONE, None))
+            outcomes.append(ReportOutcome(row.id, row.destination, JobState.DONE, None))
             continue
         error = QCError(
             ErrorCode.COMMITMENT_REFUSED,
-            f"destination {row.destination} does not commit to the object: {_words(failure)}",
+            f"destination {row.destination} does not commit to the object: {_describe(failure)}",
         )
         state = jobs.requeue_uncommitted(session, row, error, now, policy, rng)
-        settled.append(Settled(row.id, row.destination, state, error))
-    return settled
+        outcomes.append(ReportOutcome(row.id, row.destination, state, error))
+    return outcomes
 
 
-def waive(session: Session, destination: str, now: datetime) -> list[int]:
-    """No commitment is to be had of the destination: what is sent is done; the jobs' ids."""
-    ids = _ids_sent(session, destination)
+def accept_without(session: Session, destination: str, now: datetime) -> list[int]:
+    """Accept what is sent without the destination's commitment: the jobs are done; their ids."""
+    ids = _lock_sent_ids(session, destination)
     return [each for each in ids if jobs.mark_committed(session, each, now)]
 
 
 def reject(session: Session, destination: str, error: QCError, now: datetime) -> list[int]:
-    """The destination is none any more: what is sent ends with the reason; the jobs' ids."""
-    ids = _ids_sent(session, destination)
+    """Quarantine what is sent to something that is no destination any more; the jobs' ids."""
+    ids = _lock_sent_ids(session, destination)
     for each in ids:
         jobs.reject(session, each, error, now)
     return ids
 
 
-def forget(session: Session, before: datetime) -> int:
-    """Delete pledges asked before a moment that no sent job waits for, not too many; how many.
+def prune(session: Session, before: datetime) -> int:
+    """Delete requests of before a moment that no sent job waits for; returns how many.
 
-    The latest of a destination that it has taken stays: it says that the destination can commit.
+    The latest that a destination accepted stays: it says that the destination can commit.
     """
-    waits = exists().where(
-        PledgeItem.pledge_id == Pledge.id,
-        JobRow.id == PledgeItem.job_id,
+    is_awaited = exists().where(
+        OutgoingCommitmentItem.pledge_id == OutgoingCommitment.id,
+        JobRow.id == OutgoingCommitmentItem.job_id,
         JobRow.state == JobState.SENT,
     )
     latest = (
-        select(func.max(Pledge.id)).where(Pledge.taken_at.is_not(None)).group_by(Pledge.destination)
+        select(func.max(OutgoingCommitment.id))
+        .where(OutgoingCommitment.taken_at.is_not(None))
+        .group_by(OutgoingCommitment.destination)
     )
     ids = session.scalars(
-        select(Pledge.id)
-        .where(Pledge.asked_at < before, ~waits, Pledge.id.not_in(latest))
-        .limit(_MOST_FORGOTTEN)
+        select(OutgoingCommitment.id)
+        .where(
+            OutgoingCommitment.asked_at < before, ~is_awaited, OutgoingCommitment.id.not_in(latest)
+        )
+        .limit(_MAX_PRUNED)
     ).all()
-    session.execute(delete(PledgeItem).where(PledgeItem.pledge_id.in_(ids)))
-    session.execute(delete(Pledge).where(Pledge.id.in_(ids)))
+    session.execute(delete(OutgoingCommitmentItem).where(OutgoingCommitmentItem.pledge_id.in_(ids)))
+    session.execute(delete(OutgoingCommitment).where(OutgoingCommitment.id.in_(ids)))
     return len(ids)
 
 
-def _sent_to(destination: str) -> list[ColumnElement[bool]]:
+def _is_sent_to(destination: str) -> list[ColumnElement[bool]]:
     """Sent jobs of the destination, by the columns of the index that claims use."""
     return [
         JobRow.state == JobState.SENT,
@@ -321,7 +350,7 @@ def _references(session: Session, rows: Sequence[JobRow]) -> dict[int, Reference
         Revision.id == JobRow.revision_id,
         Instance.id == Revision.instance_id,
     )
-    made = (
+    ours = (
         select(
             JobRow.id,
             func.coalesce(RenditionRow.sop_class_uid, ReportObjectRow.sop_class_uid),
@@ -334,43 +363,45 @@ def _references(session: Session, rows: Sequence[JobRow]) -> dict[int, Reference
     )
     return {
         job_id: Reference(sop_class, sop_instance)
-        for job_id, sop_class, sop_instance in session.execute(received.union_all(made))
+        for job_id, sop_class, sop_instance in session.execute(received.union_all(ours))
     }
 
 
-def _unanswered(session: Session, ids: Sequence[int]) -> set[int]:
-    """Which of these jobs are in a pledge that was taken and that did not tell of them."""
-    found = session.scalars(
-        select(PledgeItem.job_id)
-        .join(Pledge, Pledge.id == PledgeItem.pledge_id)
+def _unanswered_ids(session: Session, ids: Sequence[int]) -> set[int]:
+    """Which of these jobs are in an accepted request that no report has answered for them."""
+    unanswered = session.scalars(
+        select(OutgoingCommitmentItem.job_id)
+        .join(OutgoingCommitment, OutgoingCommitment.id == OutgoingCommitmentItem.pledge_id)
         .where(
-            PledgeItem.job_id.in_(ids), Pledge.taken_at.is_not(None), PledgeItem.failure.is_(None)
+            OutgoingCommitmentItem.job_id.in_(ids),
+            OutgoingCommitment.taken_at.is_not(None),
+            OutgoingCommitmentItem.failure.is_(None),
         )
     )
-    return set(found)
+    return set(unanswered)
 
 
-def _sent(session: Session, asked: Ask) -> Sequence[JobRow]:
+def _lock_sent_jobs(session: Session, request: CommitmentRequest) -> Sequence[JobRow]:
     return session.scalars(
         select(JobRow)
-        .join(PledgeItem, PledgeItem.job_id == JobRow.id)
-        .where(PledgeItem.pledge_id == asked.id, JobRow.state == JobState.SENT)
+        .join(OutgoingCommitmentItem, OutgoingCommitmentItem.job_id == JobRow.id)
+        .where(OutgoingCommitmentItem.pledge_id == request.id, JobRow.state == JobState.SENT)
         .order_by(JobRow.id)
         .with_for_update(of=JobRow, key_share=True)
         .execution_options(populate_existing=True)
     ).all()
 
 
-def _ids_sent(session: Session, destination: str) -> list[int]:
-    found = session.scalars(
+def _lock_sent_ids(session: Session, destination: str) -> list[int]:
+    ids = session.scalars(
         select(JobRow.id)
         .where(JobRow.state == JobState.SENT, JobRow.destination == destination)
         .order_by(JobRow.id)
         .with_for_update(skip_locked=True, key_share=True)
     )
-    return list(found)
+    return list(ids)
 
 
-def _words(failure: int) -> str:
-    number = f"{failure:04X}"
-    return f"{REASONS[failure]} ({number})" if failure in REASONS else number
+def _describe(failure: int) -> str:
+    code = f"{failure:04X}"
+    return f"{FAILURE_REASONS[failure]} ({code})" if failure in FAILURE_REASONS else code

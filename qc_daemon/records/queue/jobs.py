@@ -76,7 +76,7 @@ from qc_daemon.records.tables import (
     JobKind,
     JobRow,
     JobState,
-    PledgeItem,
+    OutgoingCommitmentItem,
     ReportObjectRow,
     Revision,
     RevisionState,
@@ -443,7 +443,7 @@ def mark_sent(session: Session, job: Job, now: datetime, request_at: datetime) -
     Attempts stay counted, or one that it takes and never commits to would be sent for ever. Reports
     on an earlier sending count no more. False if the lease is no longer ours.
     """
-    session.execute(delete(PledgeItem).where(PledgeItem.job_id == job.id))
+    session.execute(delete(OutgoingCommitmentItem).where(OutgoingCommitmentItem.job_id == job.id))
     return _set_leased(
         session,
         job,

@@ -12,14 +12,20 @@ from detector.errors import ErrorCode, QCError
 from qc_daemon.dicom.storage_commitment import Reference, Report
 from qc_daemon.records import schema
 from qc_daemon.records.commitment import scu
-from qc_daemon.records.commitment.scu import Ask, Settled
+from qc_daemon.records.commitment.scu import CommitmentRequest, ReportOutcome
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import Job
 from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.received.receipts import Admission
 from qc_daemon.records.results.reports import ReportObject
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import JobKind, JobState, ObjectKind, Pledge, PledgeItem
+from qc_daemon.records.tables import (
+    JobKind,
+    JobState,
+    ObjectKind,
+    OutgoingCommitment,
+    OutgoingCommitmentItem,
+)
 from tests.records.conftest import Lab
 
 SERIAL = itertools.count(1)
@@ -46,18 +52,20 @@ def send(lab) -> list[int]:
     ids = []
     while (job := lab.claim(JobKind.DELIVER)) is not None:
         with lab.store.begin() as session:
-            assert jobs.mark_sent(session, job, lab.now, lab.now + scu.GATHER)
+            assert jobs.mark_sent(session, job, lab.now, lab.now + scu.BATCH_DELAY)
         ids.append(job.id)
     return ids
 
 
-def ask(lab, uid: str, destination: str = "pacs", *, taken: bool = True, **more) -> Ask | None:
+def ask(
+    lab, uid: str, destination: str = "pacs", *, taken: bool = True, **more
+) -> CommitmentRequest | None:
     with lab.store.begin() as session:
-        asked = scu.ask(
+        asked = scu.create_request(
             session, destination, uid, lab.now, PATIENCE, POLICY, random.Random(1), **more
         )
         if asked is not None and taken:
-            scu.taken(session, asked, lab.now)
+            scu.mark_accepted(session, asked, lab.now)
     return asked
 
 
@@ -65,7 +73,9 @@ def tell(lab, uid: str, failures: dict[str, int] | None = None, by=("pacs",), on
     """A report of everything that was asked under the UID, or `only` those."""
     with lab.store.begin() as session:
         asked = session.scalars(
-            select(PledgeItem.sop_instance_uid).join(Pledge).where(Pledge.transaction_uid == uid)
+            select(OutgoingCommitmentItem.sop_instance_uid)
+            .join(OutgoingCommitment)
+            .where(OutgoingCommitment.transaction_uid == uid)
         ).all()
         said = {each: 0 for each in asked if only is None or each in only} | (failures or {})
         report = Report(
@@ -73,12 +83,12 @@ def tell(lab, uid: str, failures: dict[str, int] | None = None, by=("pacs",), on
             tuple(Reference(US, each) for each, reason in said.items() if not reason),
             tuple((Reference(US, each), reason) for each, reason in said.items() if reason),
         )
-        return scu.tell(session, report, by)
+        return scu.record_report(session, report, by)
 
 
-def settle(lab, *lenient: str) -> list[Settled]:
+def settle(lab, *lenient: str) -> list[ReportOutcome]:
     with lab.store.begin() as session:
-        return scu.settle(session, lab.now, POLICY, random.Random(1), lenient)
+        return scu.apply_reports(session, lab.now, POLICY, random.Random(1), lenient)
 
 
 def job(lab, job_id: int) -> Job:
@@ -91,7 +101,9 @@ def job(lab, job_id: int) -> Job:
 def uid_of(lab, job_id: int) -> str:
     with lab.store.read() as session:
         return session.scalars(
-            select(PledgeItem.sop_instance_uid).where(PledgeItem.job_id == job_id).distinct()
+            select(OutgoingCommitmentItem.sop_instance_uid)
+            .where(OutgoingCommitmentItem.job_id == job_id)
+            .distinct()
         ).one()
 
 
@@ -102,10 +114,10 @@ def later(lab, **by: float) -> None:
 def test_from_sent_to_done(lab) -> None:
     (sent,) = deliver(lab, "pacs")
     with lab.store.read() as session:
-        assert scu.waiting(session, lab.now) == []
+        assert scu.destinations_due(session, lab.now) == []
     later(lab, seconds=2)
     with lab.store.read() as session:
-        assert scu.waiting(session, lab.now) == ["pacs"]
+        assert scu.destinations_due(session, lab.now) == ["pacs"]
     asked = ask(lab, "2.25.1")
     assert asked is not None
     assert [each.sop_class_uid for each in asked.references] == [US]
@@ -146,7 +158,7 @@ def test_what_is_told_as_both_has_failed_and_what_was_not_asked_is_passed_over(l
     assert asked is not None
     both = Report("2.25.1", (*asked.references, Reference(US, "9.9")), ((asked.references[0], 1),))
     with lab.store.begin() as session:
-        assert scu.tell(session, both, ["pacs"])
+        assert scu.record_report(session, both, ["pacs"])
     (settled,) = settle(lab)
     assert settled.state is JobState.READY
     assert settled.error is not None
@@ -268,14 +280,14 @@ def test_put_off_grows_and_keeps_the_reason(lab) -> None:
         asked = ask(lab, f"2.25.{number}", taken=False)
         assert asked is not None
         with lab.store.begin() as session:
-            scu.put_off(session, asked, error, lab.now, POLICY, random.Random(1))
+            scu.postpone(session, asked, error, lab.now, POLICY, random.Random(1))
         waits.append(job(lab, sent).not_before - lab.now)
     assert waits[0] < waits[1] < waits[2]
     put_off = job(lab, sent)
     assert (put_off.state, put_off.alarms) == (JobState.SENT, 3)
     assert put_off.error_message == error.message
     with lab.store.read() as session:
-        assert not scu.has_taken(session, "pacs")
+        assert not scu.has_accepted(session, "pacs")
     # It may have heard us all the same.
     assert tell(lab, "2.25.0")
     assert [each.state for each in settle(lab)] == [JobState.DONE]
@@ -285,10 +297,10 @@ def test_a_clock_set_back_holds_nothing_up(lab) -> None:
     deliver(lab, "pacs")
     later(lab, days=-1)
     with lab.store.read() as session:
-        assert scu.waiting(session, lab.now) == ["pacs"]
+        assert scu.destinations_due(session, lab.now) == ["pacs"]
     assert ask(lab, "2.25.1") is not None
     with lab.store.read() as session:
-        assert scu.waiting(session, lab.now) == []
+        assert scu.destinations_due(session, lab.now) == []
 
 
 def test_sent_jobs_can_be_cancelled_and_sent_again(lab) -> None:
@@ -306,7 +318,7 @@ def test_sent_jobs_can_be_cancelled_and_sent_again(lab) -> None:
 def test_waived_and_rejected(lab) -> None:
     first, second = deliver(lab, "pacs", "gone")
     with lab.store.begin() as session:
-        assert scu.waive(session, "pacs", lab.now) == [first]
+        assert scu.accept_without(session, "pacs", lab.now) == [first]
         error = QCError(ErrorCode.DELIVERY_REFUSED, "not in the settings")
         assert scu.reject(session, "gone", error, lab.now) == [second]
     assert job(lab, first).state is JobState.DONE
@@ -331,13 +343,13 @@ def test_forgotten_when_nobody_waits(lab) -> None:
         ask(lab, f"2.25.{number}")
         later(lab, hours=2)
     with lab.store.begin() as session:
-        assert scu.forget(session, lab.now) == 0
+        assert scu.prune(session, lab.now) == 0
     tell(lab, "2.25.1")
     settle(lab)
     with lab.store.begin() as session:
-        assert scu.forget(session, lab.now - timedelta(hours=7)) == 0
-        assert scu.forget(session, lab.now) == 2
-        assert scu.has_taken(session, "pacs")
+        assert scu.prune(session, lab.now - timedelta(hours=7)) == 0
+        assert scu.prune(session, lab.now) == 2
+        assert scu.has_accepted(session, "pacs")
 
 
 def test_an_earlier_version_sends_what_is_sent_again(url: str) -> None:

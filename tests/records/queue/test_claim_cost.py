@@ -42,7 +42,7 @@ QUESTIONS: dict[str, Callable[[Session, object], object]] = {
     ),
     "claim for any": lambda session, now: jobs.claim(session, list(JobKind), "w", now, 60),
     "oldest due": lambda session, now: jobs.oldest_due(session),
-    "destinations to ask": scu.waiting,
+    "destinations to ask": scu.destinations_due,
 }
 
 
