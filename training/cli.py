@@ -4,6 +4,7 @@ import json
 import math
 import shlex
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,8 +14,10 @@ import typer
 from detector import console
 from detector.errors import ErrorCode, QCError
 from detector.version_option import add_version
+from training import recipes
 from training.data.samples import Origin
 from training.phantom.command import phantom
+from training.recipes import FOLDS, DescriberRecipe, DetectorRecipe, SpatialClipRecipe
 
 if TYPE_CHECKING:
     from training.data.samples import Sample
@@ -30,6 +33,8 @@ app.add_typer(train, name="train")
 app.command()(phantom)
 
 MOST_SEED = 2**32 - 1
+_DESCRIBER, _DETECTOR, _SPATIALCLIP = DescriberRecipe(), DetectorRecipe(), SpatialClipRecipe()
+"""Whose values the options have where they are not given."""
 
 
 class Scale(StrEnum):
@@ -40,6 +45,9 @@ class Scale(StrEnum):
     MEDIUM = "m"
     LARGE = "l"
     EXTRA = "x"
+
+
+_SCALE = Scale(_DETECTOR.scale)
 
 
 def _finite(value: float | None) -> float | None:
@@ -90,6 +98,7 @@ Start = Annotated[
     typer.Option(exists=True, file_okay=False, help="Folder of a trained one to begin with."),
 ]
 Epochs = Annotated[int, typer.Option(min=1)]
+DetectorSize = Annotated[int, typer.Option(min=32, max=4096, callback=_stride)]
 Seed = Annotated[int, typer.Option(min=0, max=MOST_SEED)]
 SeedOfDivision = Annotated[
     int,
@@ -102,7 +111,6 @@ HeldOut = Annotated[
     ),
 ]
 Splits = Annotated[list[str] | None, typer.Option("--split", help="Its splits; repeatable.")]
-FOLDS = 5
 Fold = Annotated[
     int | None,
     typer.Option(min=0, max=FOLDS - 1, help="Hold this fold of the real pictures out instead."),
@@ -135,14 +143,14 @@ def train_detector(
     origin: OriginOfSamples = None,
     fetus_framework: FetusFramework = None,
     split: Splits = None,
-    scale: Annotated[Scale, typer.Option(help="Size of YOLO11.")] = Scale.NANO,
+    scale: Annotated[Scale, typer.Option(help="Size of YOLO11.")] = _SCALE,
     size: Annotated[
         int,
         typer.Option(min=32, max=4096, callback=_stride, help="Side in pixels, a multiple of 32."),
-    ] = 416,
-    epochs: Epochs = 30,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 16,
-    seed: Seed = 0,
+    ] = _DETECTOR.size,
+    epochs: Epochs = _DETECTOR.epochs,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = _DETECTOR.batch,
+    seed: Seed = _DETECTOR.seed,
     held_out: HeldOut = 0.1,
     fold: Fold = None,
     start: Start = None,
@@ -151,11 +159,11 @@ def train_detector(
         typer.Option(
             min=0, callback=_finite, help="Simulated pictures an epoch, for each real one."
         ),
-    ] = 1.0,
+    ] = _DETECTOR.simulated_ratio,
     mirrored: Annotated[
         bool,
         typer.Option("--mirrored", help="It shall look at mirror images too, in twice the time."),
-    ] = False,
+    ] = _DETECTOR.mirrored,
     resume: Resume = False,
     force: Force = False,
 ) -> None:
@@ -173,8 +181,8 @@ def train_detector(
         if fold is None
         else splits.without_fold(boxed, fold, FOLDS, seed)
     )
-    recipe = detector.DetectorRecipe(
-        scale.value, size, epochs, batch, simulated=simulated, mirrored=mirrored, seed=seed
+    recipe = DetectorRecipe(
+        scale.value, size, epochs, batch, simulated_ratio=simulated, mirrored=mirrored, seed=seed
     )
     _check_fold(fold, validation)
     detector.check_training(training, validation, recipe)
@@ -188,8 +196,8 @@ def train_detector(
 @train.command("describer")
 def train_describer(
     out: Out,
-    seed: Seed = 0,
-    steps: Annotated[int, typer.Option(min=3, help="Batches of 32 phrases.")] = 1500,
+    seed: Seed = _DESCRIBER.seed,
+    steps: Annotated[int, typer.Option(min=3, help="Batches of 32 phrases.")] = _DESCRIBER.steps,
     force: Force = False,
 ) -> None:
     """Train the small describer on phrases made for it.
@@ -220,33 +228,37 @@ def train_spatialclip(
     split: Splits = None,
     epochs: Annotated[
         int, typer.Option(min=1, help="Epochs in which everything learns at once.")
-    ] = 16,
-    batch: Annotated[int, typer.Option(min=2, help="Pictures a step.")] = 64,
+    ] = _SPATIALCLIP.epochs,
+    batch: Annotated[int, typer.Option(min=2, help="Pictures a step.")] = _SPATIALCLIP.batch,
     stages: Annotated[
         tuple[int, int, int],
         typer.Option(
             min=0, help="Epochs of the three published stages; any above 0 replaces --epochs."
         ),
-    ] = (0, 0, 0),
+    ] = _SPATIALCLIP.stages,
     start: Start = None,
-    learning_rate: Annotated[float, typer.Option(min=0, callback=_finite)] = 6e-4,
+    learning_rate: Annotated[
+        float, typer.Option(min=0, callback=_finite)
+    ] = _SPATIALCLIP.learning_rate,
     simulated: Annotated[
         float,
         typer.Option(
             min=0, callback=_finite, help="Simulated pictures an epoch, for each real one; 0: all."
         ),
-    ] = 0.0,
+    ] = _SPATIALCLIP.simulated_ratio,
     focal: Annotated[
         float,
         typer.Option(min=0, callback=_finite, help="Exponent of the focal loss; 0: none."),
-    ] = 0.0,
-    balanced: Annotated[bool, typer.Option(help="Weigh both classes alike.")] = False,
+    ] = _SPATIALCLIP.focal_gamma,
+    balanced: Annotated[
+        bool, typer.Option(help="Weigh both classes alike.")
+    ] = _SPATIALCLIP.class_balanced,
     ema: Annotated[
         float,
         typer.Option(
             min=0, max=0.99999, callback=_finite, help="Decay of the weights' average; 0: none."
         ),
-    ] = 0.0,
+    ] = _SPATIALCLIP.ema_decay,
     modality_dropout: Annotated[
         float,
         typer.Option(
@@ -255,14 +267,14 @@ def train_spatialclip(
             callback=_finite,
             help="How often each of picture, words and layout is hidden; at most a third.",
         ),
-    ] = 0.1,
+    ] = _SPATIALCLIP.modality_dropout,
     lora: Annotated[
         int,
         typer.Option(
             min=0, help="Rank of adapters in place of whole blocks in the last stage; 0: none."
         ),
-    ] = 0,
-    seed: Seed = 0,
+    ] = _SPATIALCLIP.lora_rank,
+    seed: Seed = _SPATIALCLIP.seed,
     held_out: HeldOut = 0.1,
     like: Annotated[
         Path | None,
@@ -289,7 +301,7 @@ def train_spatialclip(
     """
     from training.data import splits
     from training.train import runs, small_spatialclip
-    from training.train.spatialclip import SpatialClipRecipe, check_training
+    from training.train.spatialclip import check_training
 
     _check_split(split, fetus_framework)
     if len(detector) not in (1, FOLDS):
@@ -299,12 +311,12 @@ def train_spatialclip(
         batch=batch,
         stages=stages,
         learning_rate=learning_rate,
-        simulated=simulated,
-        focal=focal,
-        balanced=balanced,
+        simulated_ratio=simulated,
+        focal_gamma=focal,
+        class_balanced=balanced,
         ema_decay=ema,
         modality_dropout=modality_dropout,
-        lora=lora,
+        lora_rank=lora,
         seed=seed,
     )
     if like is not None:
@@ -380,9 +392,11 @@ def cross_validate(
         ),
     ],
     origin: OriginOfSamples = None,
-    detector_size: Annotated[int, typer.Option(min=32, max=4096, callback=_stride)] = 480,
-    detector_epochs: Epochs = 12,
-    stages: Annotated[tuple[int, int, int], typer.Option(min=0)] = (2, 12, 4),
+    detector_size: Annotated[
+        int, typer.Option(min=32, max=4096, callback=_stride)
+    ] = recipes.DETECTOR_FOLD.size,
+    detector_epochs: Epochs = recipes.DETECTOR_FOLD.epochs,
+    stages: Annotated[tuple[int, int, int], typer.Option(min=0)] = recipes.SPATIALCLIP.stages,
     seed: Seed = 0,
     nested: Annotated[
         bool, typer.Option(help="Also bound the leak that is left, with one nested fold.")
@@ -407,8 +421,6 @@ def cross_validate(
     from training.crossval.folds import Plan
     from training.data import splits
     from training.train import runs
-    from training.train.detector import DetectorRecipe
-    from training.train.spatialclip import SpatialClipRecipe
 
     if not any(stages):
         raise console.UsageError("--stages: give at least one stage an epoch")
@@ -424,29 +436,8 @@ def cross_validate(
             describer,
             detector_start,
             spatialclip_start,
-            DetectorRecipe(
-                size=detector_size,
-                epochs=detector_epochs,
-                simulated=0.3,
-                mirrored=True,
-                seed=seed,
-            ),
-            SpatialClipRecipe(
-                stages=stages,
-                learning_rate=3e-4,
-                simulated=1.0,
-                balanced=True,
-                ema_decay=0.99,
-                modality_dropout=0.2,
-                alone=2.0,
-                hold_gates=3.0,
-                sights=10,
-                pooled=True,
-                mirrored=True,
-                as_seen=0.5,
-                steady=1.0,
-                seed=seed,
-            ),
+            replace(recipes.DETECTOR_FOLD, size=detector_size, epochs=detector_epochs, seed=seed),
+            replace(recipes.SPATIALCLIP, stages=stages, seed=seed),
             folds=FOLDS,
             seed=seed,
             command=_command(),

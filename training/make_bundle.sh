@@ -10,28 +10,35 @@ qc_model=.venv/bin/qc-model
 export MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 \
   MALLOC_TOP_PAD_=200000000
 done_already() { [ -f "runs/$1/training.json" ]; }
-phantoms() { # name, count, set seed, share of OTHER
-  [ -f "runs/$1/samples.json" ] || "$qc_model" phantom --out "runs/$1" --count "$2" --seed "$3" \
-    --other-share "$4" --workers 2
+# What decides a step stands in training/recipes.py. Sets $options; an error there ends the script.
+recipe() { options="$(.venv/bin/python -m training.recipes "$1")"; }
+# shellcheck disable=SC2086  # $options are words, here and below
+phantoms() { # name
+  recipe "$1"
+  [ -f "runs/$1/samples.json" ] || "$qc_model" phantom --out "runs/$1" $options --workers 2
 }
-phantoms phantoms-detector 2800 1 0.1
-phantoms phantoms-spatialclip 8000 2 0.12
-phantoms phantoms-calibration 900 3 0.1
-phantoms phantoms-folds 3000 4 0.12
+phantoms phantoms-detector
+phantoms phantoms-spatialclip
+phantoms phantoms-calibration
+phantoms phantoms-folds
+recipe negatives
 [ -f runs/negatives/samples.json ] || "$qc_model" negatives --out runs/negatives \
   --dicom "$data/us_dicom" --fetus-framework "$data/fetus_framework" \
-  --split set2_train --split set1_train --count 500
+  --split set2_train --split set1_train $options
 
 # What has seen simulations only: the folds and the shipped parts begin with it.
-done_already describer || "$qc_model" train describer --out runs/describer
+recipe describer
+done_already describer || "$qc_model" train describer --out runs/describer $options
+recipe detector-simulated
 done_already detector-simulated || "$qc_model" train detector --out runs/detector-simulated \
-  --samples runs/phantoms-detector/samples.json --origin simulated --size 512 --epochs 6 --held-out 0.05 --mirrored \
-  --resume
+  --samples runs/phantoms-detector/samples.json --origin simulated $options --resume
+recipe spatialclip-simulated
 done_already spatialclip-simulated || "$qc_model" train spatialclip \
   --out runs/spatialclip-simulated --detector runs/detector-simulated --describer runs/describer \
-  --samples runs/phantoms-spatialclip/samples.json --origin simulated --held-out 0.05 --epochs 3 --resume
+  --samples runs/phantoms-spatialclip/samples.json --origin simulated $options --resume
 
-# Every real picture judged by models that never saw it; these also calibrate the bundle.
+# Every real picture judged by models that never saw it; these also calibrate the bundle. The
+# recipes are the command's defaults.
 cross_validate() {
   "$qc_model" cross-validate --out runs/folds --fetus-framework "$data/fetus_framework" \
     --boxed runs/phantoms-detector/samples.json \
@@ -43,25 +50,26 @@ cross_validate() {
 cross_validate
 
 # The shipped parts; SpatialCLIP by the recipe of the folds.
+recipe detector-real
 done_already detector-real || "$qc_model" train detector --out runs/detector-real \
   --start runs/detector-simulated --samples runs/phantoms-detector/samples.json \
   --origin simulated \
-  --fetus-framework "$data/fetus_framework" --size 640 --epochs 24 --simulated 0.6 \
-  --held-out 0.1 --mirrored --resume
+  --fetus-framework "$data/fetus_framework" $options --resume
 folds=""
 for fold in 0 1 2 3 4; do folds="$folds --detector runs/folds/detector-$fold"; done
-# shellcheck disable=SC2086  # one option a fold
+recipe spatialclip-real
 done_already spatialclip-real || "$qc_model" train spatialclip --out runs/spatialclip-real $folds \
   --start runs/spatialclip-simulated --describer runs/describer \
   --samples runs/phantoms-folds/samples.json --samples runs/negatives/samples.json \
-  --origin simulated --fetus-framework "$data/fetus_framework" --held-out 0.1 --like runs/folds/spatialclip-0 \
-  --cache runs/folds --resume
-# What leaks between the stages, and looks that were left out: for the model card.
+  --origin simulated --fetus-framework "$data/fetus_framework" $options \
+  --like runs/folds/spatialclip-0 --cache runs/folds --resume
+# What leaks between the stages, and styles that were left out: for the model card.
 cross_validate --nested --looks
-"$qc_model" calibrate --out model/bundles/default --version 1.1 --detector runs/detector-real \
+recipe calibrate
+"$qc_model" calibrate --out model/bundles/default $options --detector runs/detector-real \
   --describer runs/describer --spatialclip runs/spatialclip-real \
   --samples runs/phantoms-calibration/samples.json --origin simulated \
-  --fetus-framework "$data/fetus_framework" --held-out 0.1 --dicom "$data/us_dicom" \
+  --fetus-framework "$data/fetus_framework" --dicom "$data/us_dicom" \
   --cross-validation runs/folds --force \
   --note "NT has seen one hospital, and no picture of another one has been judged. A linear probe \
 on the same ImageNet features fell from an AUROC of 0.968 to 0.65 to 0.72 at a second hospital." \

@@ -10,7 +10,6 @@ neither it nor the pictures they box. `looks` leaves out a scanner's look instea
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +123,8 @@ def keep_plan(plan: Plan) -> None:
         {
             "folds": plan.folds,
             "seed": plan.seed,
-            "detector": asdict(plan.detector),
-            "spatialclip": asdict(plan.spatialclip),
+            "detector": plan.detector.to_json(),
+            "spatialclip": plan.spatialclip.to_json(),
             **{
                 name: data_hash(samples)
                 for name, samples in (
@@ -163,7 +162,7 @@ def look_at(plan: Plan, detectors: Sequence[Path], part: int, parts: int) -> Non
     """What the stem sees of every `parts`-th picture, for SpatialCLIP to learn from."""
     preprocessor, network = small_spatialclip.begin(plan.spatialclip_start, plan.spatialclip)
     stem = network.trimodal_clip.stem
-    if plan.spatialclip.sights and stem is not None:
+    if plan.spatialclip.cached_augmentations and stem is not None:
         items = all_evidence(plan, detectors)[part::parts]
         small_spatialclip.looked_at(items, stem, preprocessor, plan.spatialclip, plan.out)
 

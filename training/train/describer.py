@@ -26,28 +26,12 @@ from model.describer.lexicon import (
     prompt,
     reading_order,
 )
+from training.recipes import DescriberRecipe
 from training.train import runs
 
 log = logging.getLogger(__name__)
 
 IGNORED = -100  # the target that torch's cross entropy leaves out
-
-
-@dataclass(frozen=True, slots=True)
-class DescriberSettings:
-    """Size of the model and of its training; the defaults take minutes on one core."""
-
-    seed: int = 0
-    steps: int = 1500
-    batch: int = 32
-    learning_rate: float = 2e-3
-    warmup: int = 100
-    hidden: int = 128
-    layers: int = 3
-    heads: int = 4
-    positions: int = 384  # prompt and answer of describer.MAX_STRUCTURES structures
-    vocabulary: int = 320
-    held_out: int = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +42,7 @@ class DescriberFacts:
     `held_exact` the share when decoding is held to the grammar, as it is in use.
     """
 
-    settings: DescriberSettings
+    settings: DescriberRecipe
     parameters: int
     first_loss: float
     last_loss: float
@@ -68,11 +52,11 @@ class DescriberFacts:
 
 def describer(out: Path, seed: int = 0, steps: int = 1500, base: Path | None = None) -> None:
     """Train the describer into OUT; BASE: fine-tune the BioGPT of that local folder instead."""
-    train_describer(out, DescriberSettings(seed=seed, steps=steps), base)
+    train_describer(out, DescriberRecipe(seed=seed, steps=steps), base)
 
 
 def train_describer(
-    out: Path, settings: DescriberSettings, base: Path | None = None
+    out: Path, settings: DescriberRecipe, base: Path | None = None
 ) -> DescriberFacts:
     """Train, save (see `Describer.save`) with the facts beside it in training.json.
 
@@ -121,7 +105,7 @@ def train_describer(
     return facts
 
 
-def fresh(settings: DescriberSettings) -> Describer:
+def fresh(settings: DescriberRecipe) -> Describer:
     """A describer with random weights and a tokenizer trained on our own sentences."""
     stream = examples(random.Random(settings.seed))
     texts = (f"{prompt(found, wording)} {pieces}" for found, wording, pieces in _texts(stream))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +31,7 @@ from training.augment import scanner
 from training.data.regions import match_regions, read_region
 from training.data.samples import Sample, counts, data_hash, file_hash
 from training.evaluation.detection import DetectorScore, score
+from training.recipes import DetectorRecipe
 from training.train import runs
 from training.train.optim import epoch_order, schedule, update_average
 from training.train.precision import autocast
@@ -39,28 +40,6 @@ CODES = tuple(label.code for label in LABELS if label.code != "UNKNOWN")
 """The labels a detector of ours knows, in class order."""
 
 FILL = 128
-
-
-@dataclass(frozen=True, slots=True)
-class DetectorRecipe:
-    """What decides a run, beside its data.
-
-    An epoch takes every real picture and `simulated` times as many simulated ones, drawn anew;
-    all of them where there are no real ones. `mirrored` is how it serves: it looks at the mirror
-    image too.
-    """
-
-    scale: str = "n"
-    size: int = 416
-    epochs: int = 30
-    batch: int = 16
-    learning_rate: float = 2e-3
-    weight_decay: float = 5e-4
-    warmup_steps: int = 200
-    ema_decay: float = 0.999
-    simulated: float = 1.0
-    mirrored: bool = False
-    seed: int = 0
 
 
 @dataclass(slots=True)
@@ -159,7 +138,7 @@ def collate(
 def batches(pictures: Sequence[Picture], recipe: DetectorRecipe, epoch: int) -> Iterator[Batch]:
     """One shuffled, augmented epoch; the same for the same seed and epoch."""
     generator = np.random.default_rng((recipe.seed, epoch))
-    order = epoch_order([p.sample.simulated for p in pictures], recipe.simulated, generator)
+    order = epoch_order([p.sample.simulated for p in pictures], recipe.simulated_ratio, generator)
     starts = range(0, len(order) - recipe.batch + 1, recipe.batch)
 
     def make(start: int) -> Batch:
@@ -229,7 +208,7 @@ def train_detector(
     total_steps = recipe.epochs * steps_per_epoch
     epoch, step = 0, 0
     checkpoint = out / runs.CHECKPOINT
-    run = asdict(recipe) | {"pictures": data_hash(training)}
+    run = recipe.to_json() | {"pictures": data_hash(training)}
     if resume and checkpoint.is_file():
         with runs.reading(checkpoint):
             state = torch.load(checkpoint, weights_only=True)
@@ -278,7 +257,7 @@ def train_detector(
     save_detector(out, average, CODES, recipe.size, mirrored=recipe.mirrored)
     facts: dict[str, Any] = {
         "command": command,
-        "recipe": asdict(recipe),
+        "recipe": recipe.to_json(),
         "start": None if start is None else file_hash(start / WEIGHTS),
         "training": {
             "images": len(training),
@@ -318,7 +297,7 @@ def check_training(
 ) -> int:
     """How many pictures an epoch has; raises UsageError where a run could not train or validate."""
     simulated = [sample.simulated for sample in training]
-    an_epoch = len(epoch_order(simulated, recipe.simulated, np.random.default_rng(0)))
+    an_epoch = len(epoch_order(simulated, recipe.simulated_ratio, np.random.default_rng(0)))
     runs.check_division(training, validation, an_epoch, recipe.batch)
     for what, samples in (("learn from", training), ("validate with", validation)):
         if not any(box.label in CODES for sample in samples for box in sample.boxes):

@@ -22,8 +22,9 @@ from training.data import splits
 from training.data.feature_cache import with_copies, with_sights
 from training.data.prepared import Evidence, gathered
 from training.data.samples import Sample, file_hash
+from training.recipes import SpatialClipRecipe
 from training.train import runs
-from training.train.spatialclip import SpatialClipRecipe, train_spatialclip
+from training.train.spatialclip import train_spatialclip
 
 BOS, PAD, EOS = "<s>", "<pad>", "</s>"
 PICTURE_SIZE = 288
@@ -103,7 +104,7 @@ def train_small_spatialclip(
     else:
         preprocessor, network = begin(start, recipe)
     stem = network.trimodal_clip.stem
-    if recipe.sights and any(recipe.stages) and stem is not None:
+    if recipe.cached_augmentations and any(recipe.stages) and stem is not None:
         kept = cache or out
         training = looked_at(training, stem, preprocessor, recipe, kept)
         validation = with_sights(
@@ -147,8 +148,14 @@ def looked_at(
 ) -> list[Evidence]:
     """The items with all that the recipe shows of them in training, kept in `cache`."""
     sights = cache / "sights"
-    seen = with_sights(items, stem, preprocessor, sights, varied=recipe.sights, seed=recipe.seed)
-    return with_copies(seen, stem, preprocessor, sights, recipe.seed) if recipe.steady else seen
+    seen = with_sights(
+        items, stem, preprocessor, sights, varied=recipe.cached_augmentations, seed=recipe.seed
+    )
+    return (
+        with_copies(seen, stem, preprocessor, sights, recipe.seed)
+        if recipe.jpeg_consistency_weight
+        else seen
+    )
 
 
 def start_stem(network: SpatialClip) -> None:

@@ -6,14 +6,13 @@ stages then follow on real pictures. One bit a picture teaches an untrained enco
 also asked which criteria each phantom fails; the heads for that are dropped after training.
 """
 
-import json
 import math
 import time
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,83 +31,12 @@ from model.spatialclip.stages import Stage, set_stage
 from training.data.augment import vary
 from training.data.prepared import Evidence, Sight
 from training.data.samples import Sample, counts, data_hash
+from training.recipes import SpatialClipRecipe
 from training.train import runs
 from training.train.lora import add_adapters, merge_adapters
 from training.train.losses import class_weights, contrastive, quality_loss
 from training.train.optim import epoch_order, schedule, update_average
 from training.train.precision import autocast
-
-
-@dataclass(frozen=True, slots=True)
-class SpatialClipRecipe:
-    """What decides a run, beside its data. Contrastive weights follow the published ones.
-
-    `epochs` train everything at once; `stages`, where any is not 0, are the epochs of the three
-    published stages instead, for a network that has learnt before. `simulated` is as in
-    `DetectorRecipe`, 0: every simulated picture in every epoch. `focal` is the exponent of the
-    focal loss (Lin et al. 2017), 0: plain cross-entropy; `balanced` weighs the two classes by
-    their effective number (Cui et al. 2019).
-    `alone` weighs the quality losses of image, text and layout each alone: together they would
-    lean on whichever fits the training pictures first. `hold_gates` holds
-    the gates near GATE_PRIOR (Kullback-Leibler): learnt freely from a thousand pictures, they trust
-    what is learnt by heart.
-    `lora` is the rank of adapters that learn in the top stage in place of the top blocks; 0: none.
-    `head_rate` times the learning rate goes to the linear heads: on features of unit length their
-    weights must grow long before a logit says anything. `stem_rate` times it goes to the image
-    network, which is already trained. `sights` variations of each real picture are made once for
-    the published stages, which do not train the image network; 0: each is varied anew. `pooled`
-    gives a network that has learnt without it the stem's average (`SpatialClipConfig.pooled`).
-    `mirrored` lets its stem look at mirror images too. `as_seen` is the share of draws that show a
-    picture as serving will. `steady` weighs the squared change of the logits, whole and of the
-    image alone, in a JPEG copy of such a picture.
-    """
-
-    epochs: int = 16
-    stages: tuple[int, int, int] = (0, 0, 0)
-    batch: int = 64
-    learning_rate: float = 6e-4
-    weight_decay: float = 0.05
-    warmup: float = 0.05
-    image_text: float = 0.06
-    image_spatial: float = 0.04
-    text_spatial: float = 0.04
-    criteria: float = 1.0
-    alone: float = 0.0
-    hold_gates: float = 0.0
-    preservation: float = 0.1
-    head_rate: float = 10.0
-    stem_rate: float = 0.2
-    modality_dropout: float = 0.1
-    smoothing: float = 0.02
-    focal: float = 0.0
-    balanced: bool = False
-    simulated: float = 0.0
-    ema_decay: float = 0.0
-    lora: int = 0
-    sights: int = 0
-    pooled: bool = False
-    mirrored: bool = False
-    as_seen: float = 0.0
-    steady: float = 0.0
-    seed: int = 0
-
-    @classmethod
-    def of_run(cls, folder: Path) -> Self:
-        """The recipe of the run in `folder`; raises UsageError where that tells none."""
-        try:
-            told = json.loads((folder / "training.json").read_text())["recipe"]
-            return cls(**told | {"stages": tuple(told["stages"])})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{folder} holds no run of SpatialCLIP: {error}") from None
-
-    @property
-    def plan(self) -> tuple[tuple[Stage, int], ...]:
-        """(stage, epochs) in order."""
-        if not any(self.stages):
-            return ((Stage.ALL, self.epochs),)
-        published = (Stage.FUSION, Stage.PROJECTION, Stage.TOP)
-        return tuple((s, n) for s, n in zip(published, self.stages, strict=True) if n)
-
 
 CRITERIA = tuple(sorted({rule.code for rules in RULES.values() for rule in rules}))
 NO_VIEW = -1
@@ -226,48 +154,52 @@ def losses(
         features = network.encode(**inputs)
         output = network.fuse(*features, present)
         alone = [network.fuse(*features, only.expand(len(present), 3)) for only in ALONE]
-        change = copy_change(network, features, batch) if recipe.steady else None
-    target = batch.standard * (1 - 2 * recipe.smoothing) + recipe.smoothing
+        change = copy_change(network, features, batch) if recipe.jpeg_consistency_weight else None
+    target = batch.standard * (1 - 2 * recipe.label_smoothing) + recipe.label_smoothing
     judged = batch.judged.float() * weights[batch.standard.long()]
     judged = judged / judged.sum().clamp(min=1e-6)
 
     def quality(said: SpatialClipOutput) -> Tensor:
-        return (quality_loss(said.logit.float(), target, recipe.focal) * judged).sum()
+        return (quality_loss(said.logit.float(), target, recipe.focal_gamma) * judged).sum()
 
     total = quality(output)
-    if recipe.alone:
-        total = total + recipe.alone * sum(map(quality, alone))
-    if recipe.hold_gates and network.gate_proj is not None:
+    if recipe.unimodal_weight:
+        total = total + recipe.unimodal_weight * sum(map(quality, alone))
+    if recipe.gate_prior_weight and network.gate_proj is not None:
         whole = output.gates[present.all(-1)].float().clamp(min=1e-6)
         shares = torch.tensor(GATE_PRIOR)
-        total = total + recipe.hold_gates * (shares * (shares / whole).log()).sum() / len(present)
+        total = total + recipe.gate_prior_weight * (shares * (shares / whole).log()).sum() / len(
+            present
+        )
     if change is not None:
-        total = total + recipe.steady * change
+        total = total + recipe.jpeg_consistency_weight * change
     named = batch.view != NO_VIEW
     if named.any():
         total = total + F.cross_entropy(
-            output.view_logits[named].float(), batch.view[named], label_smoothing=recipe.smoothing
+            output.view_logits[named].float(),
+            batch.view[named],
+            label_smoothing=recipe.label_smoothing,
         )
     known = ~batch.criteria.isnan()
     if known.any():
         for logits in heads(*features):
-            total = total + recipe.criteria * F.binary_cross_entropy_with_logits(
+            total = total + recipe.criteria_weight * F.binary_cross_entropy_with_logits(
                 logits[known], batch.criteria[known]
             )
     image, text, spatial = (feature.float() for feature in features)
     if stage is not Stage.FUSION:
         scale = network.trimodal_clip.scale()
         for weight, a, b in (
-            (recipe.image_text, image, text),
-            (recipe.image_spatial, image, spatial),
-            (recipe.text_spatial, text, spatial),
+            (recipe.image_text_weight, image, text),
+            (recipe.image_spatial_weight, image, spatial),
+            (recipe.text_spatial_weight, text, spatial),
         ):
             total = total + weight * contrastive(a, b, scale, batch.words)
     if before is not None:
         with torch.no_grad():
             was = before.encode(**inputs)
         for now, then in zip((image, text), was[:2], strict=True):
-            total = total + recipe.preservation * (1 - (now * then.float()).sum(-1)).mean()
+            total = total + recipe.preservation_weight * (1 - (now * then.float()).sum(-1)).mean()
     return total
 
 
@@ -367,7 +299,7 @@ def train_spatialclip(
     network.load_state_dict(run.average.state_dict())
     runs.check_network(network)
     return {
-        "recipe": asdict(recipe),
+        "recipe": recipe.to_json(),
         "training": {
             "images": len(training),
             "sha256": run.facts["pictures"],
@@ -376,6 +308,14 @@ def train_spatialclip(
         "validation": {"images": len(validation), **figures},
         "validation data": counts([item.sample for item in validation]),
     }
+
+
+def stage_plan(recipe: SpatialClipRecipe) -> tuple[tuple[Stage, int], ...]:
+    """(stage, epochs) in order: all at once, or the published three that have any epochs."""
+    if not any(recipe.stages):
+        return ((Stage.ALL, recipe.epochs),)
+    published = (Stage.FUSION, Stage.PROJECTION, Stage.TOP)
+    return tuple((s, n) for s, n in zip(published, recipe.stages, strict=True) if n)
 
 
 def check_training(
@@ -393,10 +333,10 @@ def check_training(
 def picture_order(
     samples: Sequence[Sample], recipe: SpatialClipRecipe, generator: np.random.Generator
 ) -> list[int]:
-    """The pictures of one epoch; see `SpatialClipRecipe.simulated`."""
-    if recipe.simulated == 0:
+    """The pictures of one epoch; see `SpatialClipRecipe.simulated_ratio`."""
+    if recipe.simulated_ratio == 0:
         return [int(i) for i in generator.permutation(len(samples))]
-    return epoch_order([sample.simulated for sample in samples], recipe.simulated, generator)
+    return epoch_order([sample.simulated for sample in samples], recipe.simulated_ratio, generator)
 
 
 class _Run:
@@ -411,15 +351,15 @@ class _Run:
     ) -> None:
         self.network = network
         self.recipe = recipe
+        self.plan = stage_plan(recipe)
         self.training = training
         self.preprocessor = preprocessor
         self.heads = CriteriaHeads(network.config.dim)
         self.average = deepcopy(network) if recipe.ema_decay else network
         judged = [e.sample.standard for e in training if e.sample.view is not View.OTHER]
-        self.weights = class_weights(judged) if recipe.balanced else torch.ones(2)
+        self.weights = class_weights(judged) if recipe.class_balanced else torch.ones(2)
         self.samples = [e.sample for e in training]
-        stages = list(recipe.stages)
-        self.facts = asdict(recipe) | {"stages": stages, "pictures": data_hash(self.samples)}
+        self.facts = recipe.to_json() | {"pictures": data_hash(self.samples)}
         order = picture_order(self.samples, recipe, np.random.default_rng(0))
         self.steps = len(order) // recipe.batch
         self.before: SpatialClip | None = None
@@ -428,15 +368,15 @@ class _Run:
 
     @property
     def stage(self) -> Stage:
-        return self.recipe.plan[self.part][0]
+        return self.plan[self.part][0]
 
     @property
     def epochs(self) -> int:
-        return self.recipe.plan[self.part][1]
+        return self.plan[self.part][1]
 
     def begin_epoch(self) -> bool:
         """Go to the next stage where this one is done; False when all are."""
-        if self.epoch == self.epochs and self.part + 1 < len(self.recipe.plan):
+        if self.epoch == self.epochs and self.part + 1 < len(self.plan):
             self.end_stage()
             self.part, self.epoch, self.step = self.part + 1, 0, 0
             self._begin_stage()
@@ -453,7 +393,7 @@ class _Run:
         order = picture_order(self.samples, recipe, generator)
         for start in range(0, self.steps * recipe.batch, recipe.batch):
             chosen = [self.training[i] for i in order[start : start + recipe.batch]]
-            batch = make_batch(chosen, self.preprocessor, generator, recipe.as_seen)
+            batch = make_batch(chosen, self.preprocessor, generator, recipe.clean_fraction)
             for group in self.optimizer.param_groups:
                 group["lr"] = group["peak"] * schedule(self.step, total, warm)
             rate = 0.0 if self.stage is Stage.FUSION else recipe.modality_dropout
@@ -515,21 +455,21 @@ class _Run:
 
     def _begin_stage(self) -> None:
         """A new optimiser holds exactly what the stage trains."""
-        adapted = self.stage is Stage.TOP and self.recipe.lora > 0
+        adapted = self.stage is Stage.TOP and self.recipe.lora_rank > 0
         set_stage(self.network, Stage.PROJECTION if adapted else self.stage)
         self.before = None
-        if self.stage is Stage.TOP and self.recipe.preservation:
+        if self.stage is Stage.TOP and self.recipe.preservation_weight:
             self.before = deepcopy(self.network).requires_grad_(False).eval()
         if adapted:
             for each in self._copies():
                 # The average starts from the same adapters.
                 torch.manual_seed(self.recipe.seed)
-                add_adapters(each, self.recipe.lora)
+                add_adapters(each, self.recipe.lora_rank)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.network, self.heads, self.recipe))
 
     def end_stage(self) -> None:
         """Leave the network, and its average, without adapters."""
-        if self.stage is Stage.TOP and self.recipe.lora:
+        if self.stage is Stage.TOP and self.recipe.lora_rank:
             for each in self._copies():
                 merge_adapters(each)
 
@@ -553,7 +493,7 @@ def parameter_groups(
     groups: list[dict[str, Any]] = [
         {"params": fast, "peak": rate * recipe.head_rate, "weight_decay": 0.0}
     ]
-    for parameters, peak in ((slow, rate), (stem, rate * recipe.stem_rate)):
+    for parameters, peak in ((slow, rate), (stem, rate * recipe.backbone_rate)):
         for decay in (recipe.weight_decay, 0.0):
             chosen = [p for p in parameters if (p.ndim > 1) == (decay > 0)]
             if chosen:

@@ -30,7 +30,8 @@ from training.data.prepared import gather
 from training.data.samples import read_samples
 from training.phantom import make
 from training.phantom.dataset import write_dataset
-from training.train.spatialclip import SpatialClipRecipe, train_spatialclip
+from training.recipes import SpatialClipRecipe
+from training.train.spatialclip import train_spatialclip
 
 CODES = tuple(label.code for label in LABELS if label.code != "UNKNOWN")
 

@@ -15,10 +15,10 @@ from training.data import splits
 from training.data.samples import Origin, data_hash, read_samples
 from training.evaluation.ablation import ABLATIONS
 from training.phantom.dataset import write_dataset
+from training.recipes import DescriberRecipe, DetectorRecipe, SpatialClipRecipe
 from training.train import small_spatialclip
-from training.train.describer import DescriberSettings, fresh
-from training.train.detector import DetectorRecipe, train_detector
-from training.train.spatialclip import SpatialClipRecipe
+from training.train.describer import fresh
+from training.train.detector import train_detector
 
 
 def test_models_of_another_plan_are_not_mixed_in(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_every_real_picture_is_judged_once_by_models_that_never_saw_it(tmp_path:
         replace(s, source="set2_train", origin=Origin.REAL, group=f"real {i}", standard=i % 2 == 0)
         for i, s in enumerate(simulated[:40])
     ]
-    fresh(DescriberSettings(seed=0, layers=1, hidden=32, heads=2)).save(tmp_path / "describer")
+    fresh(DescriberRecipe(seed=0, layers=1, hidden=32, heads=2)).save(tmp_path / "describer")
     recipe = DetectorRecipe(size=64, epochs=1, batch=8, warmup_steps=1)
     train_detector(simulated[40:], real[:4], tmp_path / "base", recipe)
     evidence = small_spatialclip.gather_folds(
@@ -69,7 +69,9 @@ def test_every_real_picture_is_judged_once_by_models_that_never_saw_it(tmp_path:
         tmp_path / "base",
         tmp_path / "clip",
         recipe,
-        SpatialClipRecipe(stages=(1, 0, 1), batch=8, simulated=1.0, ema_decay=0.9, sights=1),
+        SpatialClipRecipe(
+            stages=(1, 0, 1), batch=8, simulated_ratio=1.0, ema_decay=0.9, cached_augmentations=1
+        ),
         folds=3,
     )
     figures = cross_validate(plan, nested=True, looks=True, jobs=2)

@@ -18,8 +18,9 @@ from training.data.augment import vary
 from training.data.feature_cache import with_copies, with_sights
 from training.data.prepared import Evidence
 from training.data.samples import Origin, Sample
+from training.recipes import SpatialClipRecipe
 from training.train.small_spatialclip import PICTURE_SIZE, train_small_spatialclip, train_tokenizer
-from training.train.spatialclip import SpatialClipRecipe, copy_change, make_batch, predict
+from training.train.spatialclip import copy_change, make_batch, predict
 
 WORDS = ("The nuchal translucency is seen.", "The palate is seen.")
 SIZE = (400, 300)
@@ -150,7 +151,12 @@ def test_training_on_sights_leaves_the_stem_as_it_was(tmp_path: Path) -> None:
         items, items, start, SpatialClipRecipe(epochs=0, batch=4), resume=False, command="test"
     )
     recipe = SpatialClipRecipe(
-        stages=(0, 1, 1), batch=4, simulated=0.5, sights=2, pooled=True, mirrored=True
+        stages=(0, 1, 1),
+        batch=4,
+        simulated_ratio=0.5,
+        cached_augmentations=2,
+        pooled=True,
+        mirrored=True,
     )
     facts = train_small_spatialclip(
         items[:8],

@@ -6,8 +6,8 @@ import pytest
 from model.describer.describer import Describer
 from model.describer.grammar import Writer
 from model.describer.lexicon import Wording, join
+from training.recipes import DescriberRecipe
 from training.train.describer import (
-    DescriberSettings,
     collate,
     exact_rates,
     examples,
@@ -16,7 +16,7 @@ from training.train.describer import (
     train_describer,
 )
 
-TINY = DescriberSettings(
+TINY = DescriberRecipe(
     steps=30, batch=8, hidden=32, layers=1, heads=2, warmup=5, learning_rate=1e-2, held_out=50
 )
 

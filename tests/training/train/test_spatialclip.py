@@ -1,7 +1,6 @@
-"""What SpatialCLIP's losses ask of branches and gates, and the recipe that a run tells."""
+"""What SpatialCLIP's losses ask of modalities and gates."""
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +9,13 @@ import torch
 
 from detector.anatomy import View
 from detector.boxes import Detection
-from detector.console import UsageError
 from detector.yolo.flip import mirrored
 from model.spatialclip.network import VIEWS, SpatialClip, small_config
 from model.spatialclip.preprocess import Preprocessor
 from model.spatialclip.stages import Stage
 from training.data.prepared import Evidence
 from training.data.samples import Origin, Sample
+from training.recipes import SpatialClipRecipe
 from training.train.losses import quality_loss
 from training.train.small_spatialclip import PICTURE_SIZE, train_tokenizer
 from training.train.spatialclip import (
@@ -25,7 +24,6 @@ from training.train.spatialclip import (
     Batch,
     CriteriaHeads,
     Predictions,
-    SpatialClipRecipe,
     losses,
     make_batch,
     summarise,
@@ -53,7 +51,7 @@ def batch() -> Batch:
 
 def the_loss(network: SpatialClip, batch: Batch, **recipe: float) -> torch.Tensor:
     present = torch.ones(4, 3, dtype=torch.bool)
-    plain = SpatialClipRecipe(smoothing=0.0)
+    plain = SpatialClipRecipe(label_smoothing=0.0)
     heads = CriteriaHeads(network.config.dim)
     torch.manual_seed(0)
     return losses(
@@ -75,7 +73,7 @@ def test_each_branch_alone_is_asked_too(network: SpatialClip, batch: Batch) -> N
             quality_loss(network(**inputs, present=only.expand(4, 3)).logit, batch.standard, 0.0)
             for only in ALONE
         ]
-        more = the_loss(network, batch, alone=0.5) - the_loss(network, batch)
+        more = the_loss(network, batch, unimodal_weight=0.5) - the_loss(network, batch)
     # The loss is computed in bfloat16.
     assert float(more) == pytest.approx(0.5 * float(torch.stack(alone).mean(1).sum()), abs=0.05)
 
@@ -86,9 +84,9 @@ def test_gates_are_held_near_their_shares(network: SpatialClip, batch: Batch) ->
     with torch.no_grad():
         network.gate_proj.bias.copy_(torch.tensor([3.0, 0.0, 0.0]))
     pulls = []
-    for hold in (0.0, 10.0):
+    for weight in (0.0, 10.0):
         network.zero_grad()
-        the_loss(network, batch, hold_gates=hold).backward()  # type: ignore[no-untyped-call]
+        the_loss(network, batch, gate_prior_weight=weight).backward()  # type: ignore[no-untyped-call]
         pulls.append(network.gate_proj.bias.grad.clone())  # type: ignore[union-attr]
     pull = pulls[1] - pulls[0]
     # Descent lowers the gate that is too wide open and raises the others.
@@ -103,23 +101,15 @@ def test_a_modality_that_was_hidden_keeps_its_own_feature_in_the_contrast(
 ) -> None:
     """Hiding is the heads' matter: the contrastive losses compare what the encoders made."""
     heads = CriteriaHeads(network.config.dim)
-    recipe = SpatialClipRecipe(image_text=1.0, image_spatial=1.0, text_spatial=1.0)
+    recipe = SpatialClipRecipe(
+        image_text_weight=1.0, image_spatial_weight=1.0, text_spatial_weight=1.0
+    )
     network.zero_grad()
     hidden = torch.tensor([[False, True, True]]).expand(4, 3)
     losses(network, heads, batch, recipe, Stage.PROJECTION, hidden, torch.zeros(2), None).backward()  # type: ignore[no-untyped-call]
     projection = network.trimodal_clip.clip_model.visual_projection.weight
     assert projection.grad is not None
     assert float(projection.grad.abs().max()) > 0
-
-
-def test_a_recipe_is_read_from_its_run(tmp_path: Path) -> None:
-    recipe = SpatialClipRecipe(stages=(1, 2, 3), alone=0.7, sights=4, balanced=True)
-    (tmp_path / "training.json").write_text(json.dumps({"recipe": asdict(recipe)}))
-    assert SpatialClipRecipe.of_run(tmp_path) == recipe
-    for broken in ("{}", "no json", '{"recipe": {"stages": [1, 2, 3], "colour": 1}}'):
-        (tmp_path / "training.json").write_text(broken)
-        with pytest.raises(UsageError, match="holds no run"):
-            SpatialClipRecipe.of_run(tmp_path)
 
 
 def test_a_picture_of_unknown_view_teaches_no_view(network: SpatialClip, batch: Batch) -> None:

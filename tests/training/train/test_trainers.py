@@ -26,18 +26,14 @@ from training.data.prepared import Evidence, gathered
 from training.data.samples import Origin, Sample, file_hash, read_samples
 from training.data.splits import divide, fold_of, without_fold
 from training.phantom.dataset import write_dataset
+from training.recipes import DescriberRecipe, DetectorRecipe, SpatialClipRecipe
 from training.train import detector as detector_training
-from training.train.describer import DescriberSettings, fresh
-from training.train.detector import DetectorRecipe, Picture, augment, batches, load_picture
+from training.train.describer import fresh
+from training.train.detector import Picture, augment, batches, load_picture
 from training.train.losses import class_weights, contrastive, quality_loss
 from training.train.optim import epoch_order
 from training.train.small_spatialclip import PICTURE_SIZE, gather_folds, train_small_spatialclip
-from training.train.spatialclip import (
-    CriteriaHeads,
-    SpatialClipRecipe,
-    modality_mask,
-    parameter_groups,
-)
+from training.train.spatialclip import CriteriaHeads, modality_mask, parameter_groups
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +148,7 @@ def test_labels_that_were_not_annotated_cost_nothing(samples: list[Sample]) -> N
 @pytest.fixture(scope="module")
 def describer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("describer")
-    fresh(DescriberSettings(seed=0, layers=1, hidden=32, heads=2)).save(out)
+    fresh(DescriberRecipe(seed=0, layers=1, hidden=32, heads=2)).save(out)
     return out
 
 
@@ -194,7 +190,7 @@ def test_spatialclip_trains_saves_and_resumes(
 
     # The published stages go on from there, and from a checkpoint between two of them.
     more = SpatialClipRecipe(
-        stages=(1, 1, 1), batch=8, ema_decay=0.9, focal=1.5, balanced=True, lora=2
+        stages=(1, 1, 1), batch=8, ema_decay=0.9, focal_gamma=1.5, class_balanced=True, lora_rank=2
     )
     staged = replace(more, stages=(1, 0, 0))
     further = (seen[:16], seen[16:], tmp_path / "staged")
@@ -290,7 +286,7 @@ def test_focal_loss_counts_the_hard_and_weights_even_the_classes() -> None:
 def test_gathered_evidence_is_the_same_when_read_again(
     samples: list[Sample], detector_folder: Path, tmp_path: Path
 ) -> None:
-    fresh(DescriberSettings(seed=0, layers=1, hidden=32, heads=2)).save(tmp_path / "describer")
+    fresh(DescriberRecipe(seed=0, layers=1, hidden=32, heads=2)).save(tmp_path / "describer")
     first, again = (
         gathered(
             samples[:4],
