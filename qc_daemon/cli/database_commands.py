@@ -35,11 +35,10 @@ def db_downgrade(
 
     What later tables hold is lost. Stop the service first. Example: qc-daemon db downgrade -- -1
     """
-    from datetime import UTC, datetime
 
     from qc_daemon.operations.database import downgrade
 
-    for line in downgrade(load(config), revision, yes=yes, now=datetime.now(UTC)):
+    for line in downgrade(load(config), revision, yes=yes):
         say(line)
 
 

@@ -10,8 +10,7 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from qc_daemon.dicom.storage_commitment import (
     event_information,
 )
 from qc_daemon.observe import log
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.commitment import scp
 from qc_daemon.records.commitment.scp import Claim, Hold, KeptFile, Standing
 from qc_daemon.records.queue.retry import RetryPolicy
@@ -41,8 +41,6 @@ from qc_daemon.settings import PeerSettings, Settings
 from qc_daemon.spool import verification
 from qc_daemon.spool.verification import Condition
 
-Clock = Callable[[], datetime]
-
 _LEASE_SECONDS = 120.0
 # Decisions are written down at least this often, so that a long request outlives its worker.
 _WRITE_EVERY_SECONDS = 2.0
@@ -52,10 +50,6 @@ _REASONS = {
     CLASS_INSTANCE_CONFLICT: "received with another SOP class",
     PROCESSING_FAILURE: "kept for good neither here nor by every destination",
 }
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class CommitmentWorker:

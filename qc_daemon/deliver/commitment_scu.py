@@ -15,7 +15,7 @@ from pynetdicom import build_context, evt
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver.circuit_breaker import CircuitBreaker, CommitmentRefusals
-from qc_daemon.deliver.commitment_scp import Clock, CommitmentWorker, utc_now
+from qc_daemon.deliver.commitment_scp import CommitmentWorker
 from qc_daemon.dicom.association import associate, requestor
 from qc_daemon.dicom.association_failure import cause
 from qc_daemon.dicom.dimse_request import refusal_of
@@ -28,6 +28,7 @@ from qc_daemon.dicom.storage_commitment import (
 )
 from qc_daemon.dicom.tls import tls_args
 from qc_daemon.observe import counters
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.commitment import scu
 from qc_daemon.records.commitment.scu import CommitmentRequest
 from qc_daemon.records.queue.retry import RetryPolicy

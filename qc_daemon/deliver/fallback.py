@@ -4,9 +4,9 @@ A report goes as Comprehensive 3D SR, else as Comprehensive SR, else as a Second
 destination refuses is remembered, and tried again after a day.
 """
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from pydicom.uid import (
     Comprehensive3DSRStorage,
@@ -17,6 +17,7 @@ from pydicom.uid import (
 from sqlalchemy.orm import Session
 
 from qc_daemon.deliver.transport import Exam, OutgoingObject
+from qc_daemon.records.clock import Clock
 from qc_daemon.records.queue.jobs import Job
 from qc_daemon.records.received import exams, revisions
 from qc_daemon.records.received.revisions import Originals
@@ -54,7 +55,7 @@ class SopClassFallback:
         store: Store,
         originals: Originals,
         render: Render | None,
-        clock: Callable[[], datetime],
+        clock: Clock,
         by_exam: Container[str] = (),
     ) -> None:
         self._store = store

@@ -24,11 +24,12 @@ from qc_daemon.deliver.fallback import SopClassFallback
 from qc_daemon.deliver.pool import DestinationPool
 from qc_daemon.deliver.transport import ClassRefusedError, Convert, OutgoingObject, Transport
 from qc_daemon.observe import counters, log
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.commitment import scu
 from qc_daemon.records.failures import failure_of
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import Job
-from qc_daemon.records.queue.leases import Clock, Lease, LeaseLostError, utc_now
+from qc_daemon.records.queue.leases import Lease, LeaseLostError
 from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.received.revisions import Originals, in_spool
 from qc_daemon.records.results import destinations, renditions

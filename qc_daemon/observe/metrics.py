@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -27,6 +26,7 @@ from qc_daemon.dicom.certificates import expires
 from qc_daemon.observe import log
 from qc_daemon.observe.counters import Board, deliveries
 from qc_daemon.records import gauges
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received import exams
 from qc_daemon.records.store import Store
@@ -72,7 +72,7 @@ class Service(Collector):
         store: Store,
         board: Board,
         processes: Callable[[], Sequence[Process]],
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Clock = utc_now,
     ) -> None:
         self.settings = settings
         self.store = store

@@ -1,7 +1,6 @@
 """Bundles for an operator: list, show, activate; which one new exams are scored with."""
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from model.bundle.bundle import MANIFEST, locate, model_id_of, shipped, verify
 from model.finding import BundleId
 from qc_daemon.operations.store import open_store
 from qc_daemon.records import schema
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.results import bundles
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
@@ -64,7 +64,7 @@ def describe_bundle(name: str) -> str:
     return "\n".join("\n".join(map(visible, text.splitlines())) for text in lines)
 
 
-def activate_bundle(settings: Settings, name: str) -> str:
+def activate_bundle(settings: Settings, name: str, clock: Clock = utc_now) -> str:
     """Verify the bundle and make it the active one; returns its model id."""
     folder = bundle_folder(name)
     problems = verify(folder)
@@ -72,7 +72,7 @@ def activate_bundle(settings: Settings, name: str) -> str:
         raise QCError(ErrorCode.BUNDLE_MISMATCH, f"not activated: {problems[0]}")
     model_id = model_id_of(folder)
     with open_store(settings).begin() as session:
-        bundles.activate(session, folder.name, str(folder), model_id, datetime.now(UTC))
+        bundles.activate(session, folder.name, str(folder), model_id, clock())
     return model_id
 
 
@@ -93,8 +93,8 @@ def active_bundle(store: Store) -> BundleId | None:
     return BundleId(active.name, version, active.model_id)
 
 
-def seed_bundle(settings: Settings, store: Store) -> None:
+def seed_bundle(settings: Settings, store: Store, clock: Clock = utc_now) -> None:
     """Make the settings' bundle the active one if none has been; called once at start."""
     folder = bundle_folder(settings.score.bundle)
     with store.begin() as session:
-        bundles.seed(session, folder.name, str(folder), model_id_of(folder), datetime.now(UTC))
+        bundles.seed(session, folder.name, str(folder), model_id_of(folder), clock())

@@ -1,7 +1,6 @@
 """Storage commitment requests made to us (PS3.4 J), for an operator: list them, report again."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from qc_daemon.operations.store import (
     Listing,
@@ -11,6 +10,7 @@ from qc_daemon.operations.store import (
     parse_choices,
 )
 from qc_daemon.records import listings
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.commitment import scp
 from qc_daemon.records.listings import ALL, Window
 from qc_daemon.records.tables import CommitmentState
@@ -51,11 +51,11 @@ def list_commitments(settings: Settings, states: Sequence[str], window: Window =
     )
 
 
-def retry_commitments(settings: Settings, ids: Sequence[int]) -> Outcome:
+def retry_commitments(settings: Settings, ids: Sequence[int], clock: Clock = utc_now) -> Outcome:
     """Report dead requests again."""
     with open_store(settings).begin() as session:
         states = listings.commitment_states(session, ids)
-        count = scp.requeue(session, ids, datetime.now(UTC))
+        count = scp.requeue(session, ids, clock())
     return Outcome(
         count, describe_unchanged(ids, states, {CommitmentState.DEAD}, "commitment request")
     )

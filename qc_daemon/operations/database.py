@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +12,7 @@ from detector.errors import ErrorCode, QCError
 from qc_daemon.backup import Manifest, Restoration, restore, save
 from qc_daemon.operations.spool import release_orphans
 from qc_daemon.records import integrity, schema
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.settings import Settings
 from qc_daemon.spool import service_lock
 
@@ -48,7 +48,9 @@ def describe_extent(result: integrity.Integrity) -> str:
     return "quick check; db check --full looks at everything"
 
 
-def downgrade(settings: Settings, revision: str, *, yes: bool, now: datetime) -> Iterator[str]:
+def downgrade(
+    settings: Settings, revision: str, *, yes: bool, clock: Clock = utc_now
+) -> Iterator[str]:
     """Take the tables back after a copy of a SQLite database; lines that say what was done.
 
     Raises UsageError where no copy can be made and `yes` does not say that there is one; QCError
@@ -67,7 +69,7 @@ def downgrade(settings: Settings, revision: str, *, yes: bool, now: datetime) ->
     with service_lock.alone(settings.store.spool):
         schema.refuse_in_use(url)
         if file is not None:
-            copy = file.with_name(f"{file.name}.before_downgrade_{now:%Y%m%dt%H%M%S}")
+            copy = file.with_name(f"{file.name}.before_downgrade_{clock():%Y%m%dt%H%M%S}")
             schema.backup(url, copy)
             yield f"{copy}: a copy of the database as it was"
         before = schema.revision_of(url)
@@ -77,10 +79,12 @@ def downgrade(settings: Settings, revision: str, *, yes: bool, now: datetime) ->
     yield "serve or db upgrade of this version bring it up again"
 
 
-def save_all(settings: Settings, folder: Path, *, link: bool) -> tuple[list[str], bool]:
+def save_all(
+    settings: Settings, folder: Path, *, link: bool, clock: Clock = utc_now
+) -> tuple[list[str], bool]:
     """Save database and spool; lines that say so, and whether every file that rows name is in."""
     with _progress_bar("Saving") as progress:
-        manifest = save(settings, folder, datetime.now(UTC), link=link, progress=progress)
+        manifest = save(settings, folder, clock(), link=link, progress=progress)
     spooled = len(manifest.spool_files)
     lines = [
         f"{folder}: written, the database and {spooled} received objects"
@@ -93,10 +97,12 @@ def save_all(settings: Settings, folder: Path, *, link: bool) -> tuple[list[str]
     return lines, not (manifest.missing or manifest.damaged)
 
 
-def restore_all(settings: Settings, source: Path, *, release: bool) -> tuple[list[str], bool]:
+def restore_all(
+    settings: Settings, source: Path, *, release: bool, clock: Clock = utc_now
+) -> tuple[list[str], bool]:
     """Put a backup in place; lines that say what was done, and whether no file is missing."""
     with _progress_bar("Restoring") as progress:
-        restoration = restore(settings, source, datetime.now(UTC), progress)
+        restoration = restore(settings, source, clock(), progress)
     lines = [*_describe(restoration)]
     if release and restoration.later:
         schema.upgrade(settings.store.url)

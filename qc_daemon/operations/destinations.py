@@ -1,12 +1,13 @@
 """Destinations for an operator: whether they are reached and commit, what waits, trying again."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from pydicom.uid import UID
 
 from detector.console import UsageError
 from qc_daemon.operations.store import open_store
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.results import destinations
 from qc_daemon.records.tables import CommitmentSupport, JobState
@@ -132,12 +133,12 @@ def _iso(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat(timespec="seconds")
 
 
-def retry_destination(settings: Settings, name: str) -> int:
+def retry_destination(settings: Settings, name: str, clock: Clock = utc_now) -> int:
     """Make all that was given up for a destination ready again; how many jobs."""
     _require_destination(settings, name)
     with open_store(settings).begin() as session:
         ids = destinations.given_up(session, name)
-        return jobs.retry(session, ids, datetime.now(UTC))
+        return jobs.retry(session, ids, clock())
 
 
 def relearn_destination(settings: Settings, name: str) -> int:

@@ -6,7 +6,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +35,7 @@ from qc_daemon.operations.queue import missing_worker
 from qc_daemon.operations.spool import orphan_margin
 from qc_daemon.receive import check_tls
 from qc_daemon.records import integrity, schema
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import CommitmentSupport
 from qc_daemon.retain import scrub
@@ -179,13 +180,11 @@ def _check_received(spool: Path) -> int:
     return sum(1 for _ in spool.glob("[0-9a-f][0-9a-f]/*.dcm"))
 
 
-def _check_reconciliation(settings: Settings) -> str:
+def _check_reconciliation(settings: Settings, clock: Clock = utc_now) -> str:
     spool = settings.store.spool
     if schema.check(settings.store.url) or not spool.is_dir():
         return "nothing to compare yet"
-    result = reconcile(
-        Store(settings.store.url), spool, datetime.now(UTC), margin=orphan_margin(spool)
-    )
+    result = reconcile(Store(settings.store.url), spool, clock(), margin=orphan_margin(spool))
     if not result.clean:
         raise OSError(
             0,
@@ -196,7 +195,7 @@ def _check_reconciliation(settings: Settings) -> str:
     return f"{summary}; {result.young} more are too young to judge" if result.young else summary
 
 
-def _check_scrub(settings: Settings) -> str:
+def _check_scrub(settings: Settings, clock: Clock = utc_now) -> str:
     """How the last pass over the spool went; what it found is damaged may be fetched back since."""
     if not settings.store.scrub_megabytes_per_second:
         raise NoticeError("switched off: nobody would notice files that change on the disk")
@@ -212,7 +211,7 @@ def _check_scrub(settings: Settings) -> str:
             " look at the disk, and restore what is not there from a backup (qc-daemon db restore)"
         )
     assert last_pass.finished is not None
-    if datetime.now(UTC) - datetime.fromisoformat(last_pass.finished) > SCRUB_OVERDUE:
+    if clock() - datetime.fromisoformat(last_pass.finished) > SCRUB_OVERDUE:
         raise NoticeError(f"{summary}; overdue: does the role schedule run?")
     return f"{summary}: all as received"
 
@@ -331,10 +330,10 @@ def _destinations(settings: Settings) -> str:
     return f"{len(settings.destination)} are set"
 
 
-def _certificate(tls: TLSSettings) -> str:
+def _certificate(tls: TLSSettings, clock: Clock = utc_now) -> str:
     check_tls(tls)
     end = expires(tls.certificate)
-    remaining = end - datetime.now(UTC)
+    remaining = end - clock()
     if remaining <= timedelta(0):
         raise OSError(0, f"{tls.certificate} expired on {end:%Y-%m-%d}; renew it")
     summary = f"{tls.certificate.name} holds until {end:%Y-%m-%d}, {remaining.days} days"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from detector.errors import ErrorCode, QCError
 from qc_daemon.operations.store import Listing, open_store
 from qc_daemon.receive.identifiers import HeaderError, data_set_offset, read_identity
 from qc_daemon.records import listings
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.listings import ALL, ExamFilter, Window
 from qc_daemon.records.received import exams, progress, receipts
 from qc_daemon.records.received.progress import DeliveryCount, Progress
@@ -127,7 +128,7 @@ def state_lines(
     return lines
 
 
-def close_exams(settings: Settings, exam_filter: ExamFilter) -> list[str]:
+def close_exams(settings: Settings, exam_filter: ExamFilter, clock: Clock = utc_now) -> list[str]:
     """Close the exams now, all or none; a line an exam that says so.
 
     Raises QCError STORAGE where there is none or one has objects still to be scored.
@@ -141,7 +142,7 @@ def close_exams(settings: Settings, exam_filter: ExamFilter) -> list[str]:
             raise QCError(
                 ErrorCode.STORAGE, f"not closed: {scoring} objects are still to be scored"
             )
-        now = datetime.now(UTC)
+        now = clock()
         return [
             f"exam {each.exam_id} is closed"
             if exams.close_now(session, each.exam_id, now)
@@ -258,6 +259,7 @@ def write_summary(
     exam: int | None = None,
     patient: str | None = None,
     choose: Choose | None = None,
+    clock: Clock = utc_now,
 ) -> None:
     """Write what is known of the study now; the suffix of `out` says as what.
 
@@ -275,7 +277,7 @@ def write_summary(
     if out.suffix.lower() not in _SUMMARY_SUFFIXES:
         raise UsageError(f"--out {out}: give a name that ends in {' or '.join(_SUMMARY_SUFFIXES)}")
     language = check_language(language or settings.report.language)
-    now = datetime.now(UTC)
+    now = clock()
     exam_id = _chosen_exam(settings, study, exam, patient, choose)
     summary, pictures = _summary(settings, exam_id, now)
     page = compose(summary, language, settings.schedule.zone)

@@ -1,6 +1,6 @@
 """What an operator asks about senders: who may store, who was refused, and changing the former."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from ipaddress import ip_network
 from typing import Any
 
@@ -10,6 +10,7 @@ from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from qc_daemon.operations.store import open_store
 from qc_daemon.receive import access
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.received import peers
 from qc_daemon.records.received.peers import RefusedCaller
 from qc_daemon.settings import AETitle, Fingerprint, Network, Settings
@@ -55,17 +56,27 @@ def list_peers(settings: Settings) -> list[dict[str, Any]]:
     ]
 
 
-def add_peer(settings: Settings, ae_title: str, address: str, certificate: str | None) -> str:
+def add_peer(
+    settings: Settings,
+    ae_title: str,
+    address: str,
+    certificate: str | None,
+    clock: Clock = utc_now,
+) -> str:
     """Approve a peer; returns a line that says which."""
     title = _valid(_TITLE, ae_title, "AE title")
     network = _network(address, "--address")
     digest = None if certificate is None else _valid(_FINGERPRINT, certificate, "--certificate")
     _refuse_decided(settings, title, network)
-    return _approve(settings, title, network, digest)
+    return _approve(settings, title, network, digest, clock())
 
 
 def approve_caller(
-    settings: Settings, ae_title: str, address: str | None, network: str | None
+    settings: Settings,
+    ae_title: str,
+    address: str | None,
+    network: str | None,
+    clock: Clock = utc_now,
 ) -> str:
     """Approve a refused caller as it was seen, or from a whole network; a line that says which."""
     with open_store(settings).read() as session:
@@ -87,7 +98,7 @@ def approve_caller(
     if not access.Rule.of(ae_title, allowed_network, None).contains(ae_title, caller.address):
         raise UsageError(f"--network {network}: {caller.address} is not in it")
     _refuse_decided(settings, ae_title, caller.address)
-    outcome = _approve(settings, ae_title, allowed_network, caller.certificate)
+    outcome = _approve(settings, ae_title, allowed_network, caller.certificate, clock())
     ours = settings.receive.ae_title
     if caller.called_ae in (None, ours):
         return outcome
@@ -120,14 +131,16 @@ def shortest_address(address: str) -> str:
     return str(network.network_address if single else network)
 
 
-def _approve(settings: Settings, title: str, network: str, certificate: str | None) -> str:
+def _approve(
+    settings: Settings, title: str, network: str, certificate: str | None, now: datetime
+) -> str:
     tls = settings.receive.tls
     if certificate is not None and (tls is None or tls.mutual == "none"):
         raise UsageError(
             f"{title}: a certificate can be asked for only over TLS; set [receive.tls]"
         )
     with open_store(settings).begin() as session:
-        peers.approve(session, title, network, certificate, datetime.now(UTC))
+        peers.approve(session, title, network, certificate, now)
         for caller in peers.refused(session):
             rule = access.Rule.of(title, network, certificate)
             if access.allowed(_as_caller(caller), [], [rule]):

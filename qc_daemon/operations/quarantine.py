@@ -1,12 +1,12 @@
 """Objects that could not be scored, for an operator: list, show, score again."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.operations.store import Listing, Outcome, open_store, parse_choices
 from qc_daemon.records import listings
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.listings import ALL, Window
 from qc_daemon.records.received import revisions
 from qc_daemon.settings import Settings
@@ -66,11 +66,11 @@ def show_quarantined(settings: Settings, id: int) -> dict[str, Any]:
     raise QCError(ErrorCode.STORAGE, f"nothing quarantined has id {id}; see quarantine list")
 
 
-def release_quarantined(settings: Settings, ids: Sequence[int]) -> Outcome:
+def release_quarantined(settings: Settings, ids: Sequence[int], clock: Clock = utc_now) -> Outcome:
     """Queue quarantined objects to be scored again."""
     unique_ids = dict.fromkeys(ids)
     with open_store(settings).begin() as session:
-        now = datetime.now(UTC)
+        now = clock()
         released = [id for id in unique_ids if revisions.release(session, id, now)]
     remaining = [id for id in unique_ids if id not in released]
     problems = (f"nothing quarantined has id {id}; see quarantine list" for id in remaining)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import select
 
@@ -14,9 +14,9 @@ from qc_daemon.operations.store import (
     parse_choices,
 )
 from qc_daemon.records import listings
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.listings import ALL, Window
 from qc_daemon.records.queue import jobs
-from qc_daemon.records.queue.leases import Clock, utc_now
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobRow, JobState
 from qc_daemon.settings import Settings
@@ -80,20 +80,20 @@ def list_jobs(
     )
 
 
-def retry_jobs(settings: Settings, ids: Sequence[int]) -> Outcome:
+def retry_jobs(settings: Settings, ids: Sequence[int], clock: Clock = utc_now) -> Outcome:
     """Make sent, dead and quarantined jobs ready again."""
     with open_store(settings).begin() as session:
         states = listings.job_states(session, ids)
-        count = jobs.retry(session, ids, datetime.now(UTC))
+        count = jobs.retry(session, ids, clock())
     fit = {JobState.READY, JobState.SENT, JobState.DEAD, JobState.QUARANTINED}
     return Outcome(count, describe_unchanged(ids, states, fit, "job"))
 
 
-def cancel_jobs(settings: Settings, ids: Sequence[int]) -> Outcome:
+def cancel_jobs(settings: Settings, ids: Sequence[int], clock: Clock = utc_now) -> Outcome:
     """Make pending jobs dead."""
     with open_store(settings).begin() as session:
         states = listings.job_states(session, ids)
-        count = jobs.cancel(session, ids, datetime.now(UTC))
+        count = jobs.cancel(session, ids, clock())
     return Outcome(count, describe_unchanged(ids, states, set(jobs.PENDING), "job"))
 
 

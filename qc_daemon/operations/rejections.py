@@ -3,7 +3,6 @@
 Nothing else makes a rejection note: whoever takes it may hide or delete the image (IHE IOCM).
 """
 
-from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from pydicom.sr.coding import Code
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from qc_daemon.operations.store import Listing, open_store
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.listings import ALL, Window
 from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.results import rejections
@@ -36,7 +36,13 @@ _LONGEST_NAME = 64
 _FEWEST_LETTERS = 2
 
 
-def reject(settings: Settings, sop_instance_uid: str, reason: str, confirmed_by: str) -> str:
+def reject(
+    settings: Settings,
+    sop_instance_uid: str,
+    reason: str,
+    confirmed_by: str,
+    clock: Clock = utc_now,
+) -> str:
     """Make and queue the note that this person rejects the image; returns a line that says where.
 
     `reason` is a code value of `codes.REASONS`. Raises UsageError for an unknown reason, no name,
@@ -56,7 +62,7 @@ def reject(settings: Settings, sop_instance_uid: str, reason: str, confirmed_by:
         raise _rejected_already(sop_instance_uid)
     source = _source(settings, store, facts)
     destinations = _destinations(settings, facts, source)
-    now = datetime.now(UTC)
+    now = clock()
     note = build_rejection(source, code, number=number, created=now, again=earlier_count)
     with store.begin() as session:
         if not rejections.confirm(
@@ -80,7 +86,13 @@ RETRACTIONS = {
 }
 
 
-def retract(settings: Settings, sop_instance_uid: str, reason: str, retracted_by: str) -> str:
+def retract(
+    settings: Settings,
+    sop_instance_uid: str,
+    reason: str,
+    retracted_by: str,
+    clock: Clock = utc_now,
+) -> str:
     """Take the rejection of this image back; returns a line that says where that is told.
 
     The rejection and its note stay, with who retracted it, when and why (a key of `RETRACTIONS`).
@@ -98,7 +110,7 @@ def retract(settings: Settings, sop_instance_uid: str, reason: str, retracted_by
     if facts is None or rejection is None:
         raise _not_rejected(sop_instance_uid)
     note = dcmread(BytesIO(rejection.note))
-    now = datetime.now(UTC)
+    now = clock()
     retraction = build_retraction(
         _source(settings, store, facts), note, RETRACTIONS[reason], number=number, created=now
     )

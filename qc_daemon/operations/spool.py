@@ -18,6 +18,7 @@ from detector.errors import ErrorCode, QCError
 from qc_daemon.operations.store import open_store
 from qc_daemon.receive import Spool
 from qc_daemon.receive.identifiers import HeaderError, data_set_offset, read_identity
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.received import receipts, retention
 from qc_daemon.records.results import bundles
 from qc_daemon.records.store import Store
@@ -32,13 +33,13 @@ _NAME = re.compile(r"[0-9a-f]{64}")
 ORPHAN_COLUMNS = ("sha256", "bytes", "written", "reason")
 
 
-def list_orphans(settings: Settings) -> list[dict[str, Any]]:
+def list_orphans(settings: Settings, clock: Clock = utc_now) -> list[dict[str, Any]]:
     """Orphans by SHA-256, those old enough that no row for them can be on its way."""
     spool, store = settings.store.spool, open_store(settings)
     if not spool.is_dir():
         # Nothing was ever received.
         return []
-    result = reconcile(store, spool, datetime.now(UTC), margin=orphan_margin(spool))
+    result = reconcile(store, spool, clock(), margin=orphan_margin(spool))
     return [
         {
             "sha256": Path(path).stem,
@@ -50,14 +51,14 @@ def list_orphans(settings: Settings) -> list[dict[str, Any]]:
     ]
 
 
-def all_orphans(settings: Settings) -> list[str]:
+def all_orphans(settings: Settings, clock: Clock = utc_now) -> list[str]:
     """SHA-256 of all that can be judged now, however many."""
     names: list[str] = []
     spool, store = settings.store.spool, open_store(settings)
     try:
         if spool.is_dir():
             result = reconcile(
-                store, spool, datetime.now(UTC), margin=orphan_margin(spool), listed=sys.maxsize
+                store, spool, clock(), margin=orphan_margin(spool), listed=sys.maxsize
             )
             names = [Path(path).stem for path in result.orphan_paths]
     finally:
@@ -65,19 +66,19 @@ def all_orphans(settings: Settings) -> list[str]:
     return names
 
 
-def release_orphans(settings: Settings, names: Sequence[str]) -> int:
+def release_orphans(settings: Settings, names: Sequence[str], clock: Clock = utc_now) -> int:
     """Admit orphans as if received now; how many. Raises QCError at the first that cannot be."""
     store = open_store(settings)
     try:
-        paths = [_orphan(store, settings, name) for name in names]
+        paths = [_orphan(store, settings, name, clock()) for name in names]
         for path in paths:
-            _admit(store, settings, path)
+            _admit(store, settings, path, clock())
     finally:
         store.close()
     return len(paths)
 
 
-def _admit(store: Store, settings: Settings, path: Path) -> None:
+def _admit(store: Store, settings: Settings, path: Path, now: datetime) -> None:
     receipt, traits = _receipt(settings.store.spool, path)
     with store.begin() as session:
         bundle = bundles.active(session)
@@ -86,14 +87,14 @@ def _admit(store: Store, settings: Settings, path: Path) -> None:
             receipt,
             source_destinations=Routes.of(settings).route(SOURCE, [traits]).to,
             bundle_id=None if bundle is None else bundle.model_id,
-            now=datetime.now(UTC),
+            now=now,
         )
 
 
-def discard_orphans(settings: Settings, names: Sequence[str]) -> int:
+def discard_orphans(settings: Settings, names: Sequence[str], clock: Clock = utc_now) -> int:
     """Remove orphans for good; how many. Raises QCError at the first that is none."""
     store = open_store(settings)
-    paths = [_orphan(store, settings, name) for name in names]
+    paths = [_orphan(store, settings, name, clock()) for name in names]
     for path in paths:
         path.unlink(missing_ok=True)
     return len(paths)
@@ -104,7 +105,7 @@ def orphan_margin(spool: Path) -> timedelta:
     return MARGIN if service_lock.is_running(spool) else timedelta(0)
 
 
-def _orphan(store: Store, settings: Settings, name: str) -> Path:
+def _orphan(store: Store, settings: Settings, name: str, now: datetime) -> Path:
     spool = Spool(settings.store.spool)
     path = spool.path(name)
     if _NAME.fullmatch(name) is None or not path.is_file():
@@ -113,7 +114,7 @@ def _orphan(store: Store, settings: Settings, name: str) -> Path:
         rows = retention.referenced_paths(session, [path.relative_to(spool.root).as_posix()])
     if rows:
         raise QCError(ErrorCode.STORAGE, f"{name} is no orphan: the database knows it")
-    if _modified_at(path) > datetime.now(UTC) - orphan_margin(spool.root):
+    if _modified_at(path) > now - orphan_margin(spool.root):
         raise QCError(ErrorCode.STORAGE, f"{name} is being received; wait and see spool list")
     return path
 

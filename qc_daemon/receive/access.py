@@ -8,9 +8,8 @@ import ipaddress
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,6 +18,7 @@ from detector.errors import QCError
 from qc_daemon.dicom.associate_pdu import CALLING_NOT_RECOGNISED, Rejection
 from qc_daemon.observe import log
 from qc_daemon.receive.tls import certificate_of
+from qc_daemon.records.clock import Clock
 from qc_daemon.records.received import peers as records
 from qc_daemon.records.received.peers import RefusedCaller
 from qc_daemon.records.store import Store
@@ -163,7 +163,7 @@ class AccessPolicy:
         self,
         peers: list[PeerSettings],
         store: Store,
-        clock: Callable[[], datetime],
+        clock: Clock,
         reporting_destinations: ReportingDestinations | None = None,
     ) -> None:
         self.log = log.get(role="receive")

@@ -6,7 +6,6 @@ pixel is decoded, and no text can refuse an object on the way.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from datetime import datetime
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -31,6 +30,7 @@ from qc_daemon.receive.back_pressure import Level, Pressure
 from qc_daemon.receive.exam_holds import ExamHolds
 from qc_daemon.receive.group_commit import GroupCommit
 from qc_daemon.receive.identifiers import HeaderError, Identity, read_identity
+from qc_daemon.records.clock import Clock
 from qc_daemon.records.received import exams, receipts
 from qc_daemon.records.results import bundles
 from qc_daemon.records.store import Store
@@ -50,7 +50,7 @@ class StorageSCP:
         store: Store,
         spool: Spool,
         routes: Routes,
-        clock: Callable[[], datetime],
+        clock: Clock,
         pressure: Pressure,
         group_commit: GroupCommit,
         exam_holds: ExamHolds,

@@ -4,8 +4,6 @@ import io
 import queue
 import threading
 import time
-from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -22,6 +20,7 @@ from qc_daemon.dicom.storage_commitment import (
     event_information,
 )
 from qc_daemon.observe import log
+from qc_daemon.records.clock import Clock
 from qc_daemon.records.commitment import scp
 from qc_daemon.records.commitment.scp import Claim
 from qc_daemon.records.store import Store
@@ -40,7 +39,7 @@ class CommitmentWatch:
     association's thread sends it between two requests, and hands us the answer when it comes.
     """
 
-    def __init__(self, event: Any, store: Store, clock: Callable[[], datetime]) -> None:
+    def __init__(self, event: Any, store: Store, clock: Clock) -> None:
         self.token = uuid4().hex
         self.store = store
         self.clock = clock

@@ -9,7 +9,6 @@ such a report is believed from the destination that was asked only, and written 
 """
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -42,6 +41,7 @@ from qc_daemon.dicom.uids import VERIFICATION, uid
 from qc_daemon.observe import log
 from qc_daemon.receive.access import ReportingDestinations, caller_of
 from qc_daemon.receive.commitment_same_association import CommitmentWatch
+from qc_daemon.records.clock import Clock
 from qc_daemon.records.commitment import scp, scu
 from qc_daemon.records.store import Store
 
@@ -55,7 +55,7 @@ class StorageCommitment:
     def __init__(
         self,
         store: Store,
-        clock: Callable[[], datetime],
+        clock: Clock,
         reporting_destinations: ReportingDestinations | None = None,
     ) -> None:
         self.store = store

@@ -2,7 +2,6 @@
 
 import itertools
 import threading
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from detector.errors import QCError
 from qc_daemon.observe import counters, log
 from qc_daemon.receive.group_commit import GroupCommit
+from qc_daemon.records.clock import Clock
 from qc_daemon.records.received import exams
 from qc_daemon.records.store import Store
 
@@ -30,7 +30,7 @@ class ExamHolds:
         store: Store,
         group_commit: GroupCommit,
         owner: str,
-        clock: Callable[[], datetime],
+        clock: Clock,
     ) -> None:
         self.store = store
         self.group_commit = group_commit

@@ -4,7 +4,6 @@ Kept of a step are its study, its status and the objects it made; nothing of the
 """
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from pydicom.dataset import Dataset
@@ -26,6 +25,7 @@ from qc_daemon.dicom.status import (
 )
 from qc_daemon.dicom.uids import is_uid, uid
 from qc_daemon.observe import log
+from qc_daemon.records.clock import Clock
 from qc_daemon.records.received import mpps
 from qc_daemon.records.received.mpps import Change, Step
 from qc_daemon.records.store import Store
@@ -43,7 +43,7 @@ _REFERENCES = ("ReferencedImageSequence", "ReferencedNonImageCompositeSOPInstanc
 class ProcedureSteps:
     """Takes the procedure steps of one process's associations."""
 
-    def __init__(self, store: Store, clock: Callable[[], datetime]) -> None:
+    def __init__(self, store: Store, clock: Clock) -> None:
         self.store = store
         self.clock = clock
         self.log = log.get(role="receive")

@@ -9,8 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from typing import Any
 
 from pynetdicom import AE, evt
@@ -36,6 +35,7 @@ from qc_daemon.receive.listener import ConnectionListener, OnRequest
 from qc_daemon.receive.mpps import ProcedureSteps
 from qc_daemon.receive.slots import AssociationSlots
 from qc_daemon.receive.upper_layer.association import Acceptor, Server
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.store import Store
 from qc_daemon.routing import Routes
 from qc_daemon.settings import DestinationSettings, ReceiveSettings
@@ -86,7 +86,7 @@ class Receiver:
         store: Store,
         spool: Spool,
         owner: str,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Clock = utc_now,
         slots: AssociationSlots | None = None,
         destinations: Sequence[DestinationSettings] = (),
         routes: Routes | None = None,

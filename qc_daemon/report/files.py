@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from hashlib import file_digest
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from pydicom.dataset import Dataset
 from detector.errors import ErrorCode, QCError
 from detector.imaging.dicom_file import is_dicom
 from model.finding import Finding
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.exam import FrameReader, ReportedFinding, best_per_view, under_source_uids
 from qc_daemon.report.objects.overlay import build_overlay
@@ -35,6 +35,7 @@ class Writer:
     sr: Path | None = None
     overlay: Path | None = None
     language: str = ENGLISH
+    clock: Clock = utc_now
 
     def __call__(self, path: Path, findings: Sequence[Finding], frames: FrameReader) -> None:
         """Raises QCError: REPORT_INVALID (also for a plain picture), UNREADABLE, STORAGE."""
@@ -53,7 +54,7 @@ class Writer:
             ReportedFinding(under_source_uids(finding, source), number, source, path)
             for number, finding in enumerate(findings)
         ]
-        now = datetime.now(UTC)
+        now = self.clock()
         if self.sr is not None:
             found = [each.finding for each in told]
             _write(self.sr, build_sr([source], found, revision=REVISION, created=now))

@@ -12,10 +12,11 @@ from sqlalchemy.orm import Session
 
 from detector.errors import ErrorCode, QCError
 from detector.frame import Frame
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.failures import failure_of
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import Job
-from qc_daemon.records.queue.leases import Clock, Lease, LeaseLostError, utc_now
+from qc_daemon.records.queue.leases import Lease, LeaseLostError
 from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.received import exams, revisions
 from qc_daemon.records.received.revisions import Originals, RevisionFacts, in_spool

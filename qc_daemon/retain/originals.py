@@ -5,11 +5,11 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.observe import counters, log
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.received import retention
 from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.store import Store
@@ -43,7 +43,7 @@ class Originals:
         store: Store,
         settings: Settings,
         pixel_hash: PixelHash,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Clock = utc_now,
     ) -> None:
         self.store = store
         self.spool = settings.store.spool

@@ -4,11 +4,14 @@ A crash between the two leaves a file too many, which the next start removes (`r
 never one too few.
 """
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from qc_daemon.observe import log
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.received import retention
 from qc_daemon.records.store import Store
 from qc_daemon.routing import SOURCE, Routes
@@ -78,17 +81,26 @@ def _unlink(path: Path) -> None:
 class Retention:
     """Once an hour, batch by batch; a step takes a moment and the exam clock goes on between."""
 
-    def __init__(self, store: Store, settings: Settings) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        clock: Clock = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.store = store
         self.spool = settings.store.spool
+        self.clock = clock
         self.rule = Rule.of(settings)
         self.keep_overlays = timedelta(days=settings.store.keep_overlays_days)
+        self._monotonic = monotonic
         self._due = 0.0
         self._dropped = 0
 
-    def step(self, now: datetime, monotonic: float) -> None:
+    def step(self) -> None:
         """Drop one batch if the hour has come; the next step goes on while there is more."""
-        if monotonic < self._due:
+        began, now = self._monotonic(), self.clock()
+        if began < self._due:
             return
         with self.store.begin() as session:
             overlays = retention.drop_overlays(session, now, self.keep_overlays, limit=BATCH)
@@ -96,7 +108,7 @@ class Retention:
         self._dropped += count
         if count or overlays:
             return
-        self._due = monotonic + _HOUR
+        self._due = began + _HOUR
         if self._dropped:
             log.get(role="schedule").info("originals dropped", count=self._dropped)
         self._dropped = 0

@@ -10,11 +10,12 @@ import threading
 import time as clock_time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime, time, timedelta
 from pathlib import Path
 
 from detector.errors import QCError
 from qc_daemon.observe import counters, log
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.received import retention, revisions
 from qc_daemon.records.received.retention import Original
 from qc_daemon.records.received.revisions import Originals
@@ -115,7 +116,7 @@ class Scrub:
         store: Store,
         settings: Settings,
         stop: threading.Event,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Clock = utc_now,
         originals: Originals | None = None,
     ) -> None:
         self.store = store

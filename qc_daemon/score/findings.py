@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from detector.errors import Flag
 from detector.frame import Frame
 from detector.imaging.reader import BadFrame
 from model.finding import Finding, Judgement, UnreadableFrame, utc
 from model.judge import Judge
+from qc_daemon.records.clock import Clock, utc_now
 
 
 def findings_of(
@@ -23,6 +23,7 @@ def findings_of(
     flags: tuple[Flag, ...] = (),
     bad_frames: Sequence[BadFrame] = (),
     after_each: Callable[[], None] = lambda: None,
+    clock: Clock = utc_now,
 ) -> list[Finding]:
     """One finding per frame and tissue region; `after_each` runs after each frame (leases).
 
@@ -46,7 +47,7 @@ def findings_of(
                     study_instance_uid=study_instance_uid,
                     series_instance_uid=series_instance_uid,
                     sop_instance_uid=sop_instance_uid,
-                    created=utc(datetime.now(UTC)),
+                    created=utc(clock()),
                     unreadable_frames=unreadable,
                 )
             )

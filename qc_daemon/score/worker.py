@@ -11,9 +11,10 @@ from detector.errors import ErrorCode, Flag, QCError
 from detector.imaging.reader import Summary
 from model.device import device_failure
 from model.finding import Finding
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.failures import failure_of
 from qc_daemon.records.queue import jobs
-from qc_daemon.records.queue.leases import Clock, Lease, LeaseLostError, utc_now
+from qc_daemon.records.queue.leases import Lease, LeaseLostError
 from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.received import revisions
 from qc_daemon.records.received.revisions import Originals, RevisionFacts, in_spool

@@ -1,11 +1,11 @@
 """Warnings of a certificate that is about to expire."""
 
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from qc_daemon.dicom.certificates import WARN_BEFORE, expires
 from qc_daemon.observe import log
+from qc_daemon.records.clock import Clock, utc_now
 
 _CHECK_INTERVAL = timedelta(days=1)
 
@@ -13,9 +13,7 @@ _CHECK_INTERVAL = timedelta(days=1)
 class CertificateWatch:
     """Warns of a certificate that ends soon: at the first check, then once a day."""
 
-    def __init__(
-        self, path: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> None:
+    def __init__(self, path: Path, clock: Clock = utc_now) -> None:
         self.path = path
         self._clock = clock
         self._due: datetime | None = None

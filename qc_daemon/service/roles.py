@@ -14,10 +14,8 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +23,7 @@ from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.process_id import owner
 from qc_daemon.observe import counters, log
+from qc_daemon.records.clock import utc_now
 from qc_daemon.records.results.renditions import Rendition, SentReference
 from qc_daemon.records.store import Store
 from qc_daemon.routing import Routes
@@ -186,11 +185,11 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
     def step() -> bool:
         with context.store.begin() as session:
             closed = exams.close_due(
-                session, datetime.now(UTC), settings.quiet_seconds, settings.max_open_minutes
+                session, utc_now(), settings.quiet_seconds, settings.max_open_minutes
             )
         for exam_id in closed:
             log.get(role="schedule").info("exam closed", exam=exam_id)
-        retention.step(datetime.now(UTC), time.monotonic())
+        retention.step()
         return False
 
     _ready("schedule")

@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from qc_daemon.observe import counters, log, metrics
 from qc_daemon.operations.bundles import active_bundle, seed_bundle
 from qc_daemon.receive import AssociationSlots, Spool, check_tls, listen
 from qc_daemon.records import schema
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobState
@@ -256,12 +256,18 @@ class Supervisor:
     """Starts children, restarts those that die, stops them all."""
 
     def __init__(
-        self, settings: Settings, store: Store, spool: Spool, listeners: Listeners
+        self,
+        settings: Settings,
+        store: Store,
+        spool: Spool,
+        listeners: Listeners,
+        clock: Clock = utc_now,
     ) -> None:
         self.settings = settings
         self.store = store
         self.spool = spool
         self.listeners = listeners
+        self.clock = clock
         receive = settings.receive
         self.places = AssociationSlots.create(
             receive.max_associations, receive.max_associations_per_ae
@@ -473,7 +479,7 @@ class Supervisor:
 
     def _reconcile_once(self, *, fix: bool) -> None:
         try:
-            result = reconcile(self.store, self.spool.root, datetime.now(UTC), self._stop, mend=fix)
+            result = reconcile(self.store, self.spool.root, self.clock(), self._stop, mend=fix)
         except (QCError, OSError) as error:
             self.log.warning("spool not reconciled", error_type=type(error).__name__)
             return
@@ -496,7 +502,6 @@ class Supervisor:
         """Raises QCError STORAGE."""
         limit = self.settings.jobs.max_deaths
         with self.store.begin() as session:
-            now = datetime.now(UTC)
-            count = jobs.release_owner(session, name, now, limit, count_death=count_death)
+            count = jobs.release_owner(session, name, self.clock(), limit, count_death=count_death)
         if count:
             self.log.info("leases released", owner=name, count=count)

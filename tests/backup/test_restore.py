@@ -333,11 +333,11 @@ def test_a_downgrade_copies_first_or_wants_a_word(yard: Yard, tmp_path: Path) ->
     is_sqlite = schema.file_of(url) is not None
     if not is_sqlite:
         with pytest.raises(UsageError, match="--yes"):
-            list(downgrade(yard.settings, "-1", yes=False, now=NOW))
+            list(downgrade(yard.settings, "-1", yes=False, clock=lambda: NOW))
     with service_lock.running(yard.spool.root), pytest.raises(QCError, match="is running"):
-        list(downgrade(yard.settings, "-1", yes=True, now=NOW))
+        list(downgrade(yard.settings, "-1", yes=True, clock=lambda: NOW))
     before = schema.revision_of(url)
-    said = "\n".join(downgrade(yard.settings, "-1", yes=not is_sqlite, now=NOW))
+    said = "\n".join(downgrade(yard.settings, "-1", yes=not is_sqlite, clock=lambda: NOW))
     after = schema.revision_of(url)
     assert before != after
     # By what they brought, not by a number alone.

@@ -80,11 +80,12 @@ def test_every_hour_and_at_once_while_there_is_more(
     monkeypatch.setattr(
         "qc_daemon.retain.retention.drop_due", lambda *_args: made.append(1) or (len(made) < 3)
     )
-    retention = Retention(yard.store, yard.settings)
-    for second in (0.0, 1.0, 2.0, 3.0, 3601.0):
-        retention.step(LATER, second)
+    seconds = iter([0.0, 1.0, 2.0, 3.0, 3601.0, 3602.0])
+    retention = Retention(yard.store, yard.settings, lambda: LATER, lambda: next(seconds))
+    for _ in range(5):
+        retention.step()
     assert len(made) == 3
-    retention.step(LATER, 3602.0)
+    retention.step()
     assert len(made) == 4
 
 

@@ -1,13 +1,8 @@
-"""The lease of a claimed job: kept alive while the job is done, and its result written down.
-
-Time comes from a clock, asked at each use. A time read at the claim would renew a lease to where it
-already ends, and would count back-off from before the work began.
-"""
+"""The lease of a claimed job: kept alive while the job is done, and its result written down."""
 
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -15,22 +10,17 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from detector.errors import QCError
+from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import Job
 from qc_daemon.records.store import Store
 
-Clock = Callable[[], datetime]
 T = TypeVar("T")
 
 # Renewals during one lease: two may fail before it ends.
 _RENEWALS = 3
 # How long a write waits for a database that is away before it tries again.
 _RETRY_SECONDS = 1.0
-
-
-def utc_now() -> datetime:
-    """The time of this machine's clock, in UTC."""
-    return datetime.now(UTC)
 
 
 class LeaseLostError(Exception):
