@@ -96,14 +96,14 @@ class Pace:
     """Waits as long as it takes to stay below `rate` bytes a second, in small pieces."""
 
     def __init__(
-        self, rate: float, wait: Callable[[float], object], clock: Callable[[], float]
+        self, rate: float, wait: Callable[[float], object], monotonic: Callable[[], float]
     ) -> None:
-        self._rate, self._wait, self._clock = rate, wait, clock
-        self._free = clock()
+        self._rate, self._wait, self._monotonic = rate, wait, monotonic
+        self._free = monotonic()
 
     def __call__(self, count: int) -> None:
-        self._free = max(self._free, self._clock()) + count / self._rate
-        ahead = self._free - self._clock()
+        self._free = max(self._free, self._monotonic()) + count / self._rate
+        ahead = self._free - self._monotonic()
         if ahead > 0:
             self._wait(ahead)
 

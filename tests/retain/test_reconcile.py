@@ -28,7 +28,7 @@ RECEIVER = """
 import os, signal, socket, sys, threading
 from pathlib import Path
 from qc_daemon.receive import Receiver, Spool, listen
-from qc_daemon.records import receipts
+from qc_daemon.records.received import receipts
 from qc_daemon.records.store import Store
 from qc_daemon.settings import ReceiveSettings
 
