@@ -4,37 +4,26 @@ import os
 import shutil
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 import structlog
 from hypothesis import settings
 
-from tests.support.postgres import PostgresServer, program
+from tests.support.environment import ROOT, require
 
 # How long an example takes says more of the machine's load than of the code.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
-ROOT = Path(__file__).parent.parent
+pytest_plugins = ["tests.support.databases"]
 
 # pynetdicom installs programs by the names of DCMTK's; in an activated environment they come first.
 _OURS = str(Path(sys.executable).parent)
 os.environ["PATH"] = os.pathsep.join(
     each for each in os.environ.get("PATH", "").split(os.pathsep) if each != _OURS
 )
-
-
-def require(present: bool, what: str) -> None:
-    """Skip the test that lacks `what`, with the reason; in CI nothing may be lacking."""
-    if present:
-        return
-    if os.environ.get("QC_REQUIRE_ALL"):
-        pytest.fail(f"{what} is missing and QC_REQUIRE_ALL is set")
-    pytest.skip(f"{what} is missing")
 
 
 @pytest.fixture(autouse=True)
@@ -85,37 +74,6 @@ def dsrdump() -> Callable[[Path], str]:
         return done.stdout
 
     return dump
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """The URL of a throwaway PostgreSQL's superuser, no database."""
-    server = make_postgres()
-    try:
-        server.start()
-        yield server.url
-    finally:
-        server.remove()
-
-
-def make_postgres() -> PostgresServer:
-    """A PostgreSQL server, not started; the test is skipped where there is none."""
-    initdb, server = program("initdb"), program("postgres")
-    require(initdb is not None and server is not None, "a PostgreSQL server")
-    assert initdb is not None
-    assert server is not None
-    return PostgresServer(initdb, server)
-
-
-@pytest.fixture
-def postgres_url(postgres_server: str) -> Iterator[str]:
-    """The URL of an empty PostgreSQL database of the test's own."""
-    name = f"qc_{uuid.uuid4().hex}"
-    server = postgres_server.replace("+psycopg", "") + "/postgres"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
-        yield f"{postgres_server}/{name}"
-        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ from qc_daemon.operations.database import downgrade
 from qc_daemon.records import integrity, schema
 from qc_daemon.records.tables import Base
 from qc_daemon.spool import service_lock
-from tests.backup.conftest import new_yard
-from tests.retain.conftest import Yard
+from tests.backup.conftest import new_storage
 from tests.support.dicom_peers import ultrasound
+from tests.support.storage import Storage
 
 NOW = datetime(2026, 11, 29, 1, 2, 3, tzinfo=UTC)
 HOLDER = """
@@ -36,16 +36,16 @@ sys.stdin.read()
 """
 
 
-def backup(yard: Yard, name: str = "backup", *, link: bool = False) -> Path:
-    folder = yard.spool.root.parent / name
-    save(yard.settings, folder, NOW, link=link)
+def backup(storage: Storage, name: str = "backup", *, link: bool = False) -> Path:
+    folder = storage.spool.root.parent / name
+    save(storage.settings, folder, NOW, link=link)
     return folder
 
 
-def put_back(yard: Yard, source: Path) -> Restoration:
+def put_back(storage: Storage, source: Path) -> Restoration:
     # What has the database open keeps a restore from it, this process included.
-    yard.store.close()
-    return restore(yard.settings, source, NOW)
+    storage.store.close()
+    return restore(storage.settings, source, NOW)
 
 
 def command(*arguments: str | Path) -> str:
@@ -54,95 +54,97 @@ def command(*arguments: str | Path) -> str:
     return done.output
 
 
-def uids(yard: Yard) -> set[str]:
-    with yard.store.read() as session:
+def uids(storage: Storage) -> set[str]:
+    with storage.store.read() as session:
         return set(session.scalars(text("SELECT sop_instance_uid FROM instance")))
 
 
-def database(yard: Yard) -> Path:
-    file = schema.file_of(yard.settings.store.url)
+def database(storage: Storage) -> Path:
+    file = schema.file_of(storage.settings.store.url)
     assert file is not None
     return file
 
 
 @pytest.mark.parametrize("link", [False, True])
-def test_what_was_saved_comes_back_and_what_came_later_is_named(yard: Yard, link: bool) -> None:
-    saved = yard.receive()
-    folder = backup(yard, link=link)
-    later = yard.receive()
-    done = put_back(yard, folder)
-    assert uids(yard) == {saved.sop_instance_uid}
+def test_what_was_saved_comes_back_and_what_came_later_is_named(
+    storage: Storage, link: bool
+) -> None:
+    saved = storage.receive()
+    folder = backup(storage, link=link)
+    later = storage.receive()
+    done = put_back(storage, folder)
+    assert uids(storage) == {saved.sop_instance_uid}
     assert [(each.sha256, each.sop_instance_uid) for each in done.later] == [
         (later.sha256, later.sop_instance_uid)
     ]
     assert (done.files, done.replaced, done.missing) == (0, 0, ())
     # The numbers go on where the restored rows end.
-    assert yard.receive(ultrasound()).revision_id > saved.revision_id
+    assert storage.receive(ultrasound()).revision_id > saved.revision_id
 
 
-def test_a_lost_spool_comes_back(yard: Yard) -> None:
-    saved = [yard.receive() for _ in range(3)]
-    folder = backup(yard)
-    shutil.rmtree(yard.spool.root)
-    done = put_back(yard, folder)
+def test_a_lost_spool_comes_back(storage: Storage) -> None:
+    saved = [storage.receive() for _ in range(3)]
+    folder = backup(storage)
+    shutil.rmtree(storage.spool.root)
+    done = put_back(storage, folder)
     assert (done.files, done.missing, done.later) == (3, (), ())
-    assert all((yard.spool.root / each.path).is_file() for each in saved)
+    assert all((storage.spool.root / each.path).is_file() for each in saved)
 
 
-def test_a_damaged_file_is_replaced_and_kept_aside(yard: Yard) -> None:
-    saved = yard.receive()
-    folder = backup(yard)
-    path = yard.spool.root / saved.path
+def test_a_damaged_file_is_replaced_and_kept_aside(storage: Storage) -> None:
+    saved = storage.receive()
+    folder = backup(storage)
+    path = storage.spool.root / saved.path
     path.write_bytes(b"other" + path.read_bytes()[5:])
-    done = put_back(yard, folder)
+    done = put_back(storage, folder)
     assert (done.files, done.replaced) == (1, 1)
     assert (folder / "spool" / saved.path).read_bytes() == path.read_bytes()
-    (aside,) = (yard.spool.root / "damaged").iterdir()
+    (aside,) = (storage.spool.root / "damaged").iterdir()
     assert aside.read_bytes().startswith(b"other")
 
 
-def test_a_backup_names_what_it_could_not_save(yard: Yard) -> None:
-    gone, damaged = yard.receive(), yard.receive()
-    (yard.spool.root / gone.path).unlink()
-    (yard.spool.root / damaged.path).write_bytes(b"x" * damaged.size)
-    made = save(yard.settings, yard.spool.root.parent / "backup", NOW)
+def test_a_backup_names_what_it_could_not_save(storage: Storage) -> None:
+    gone, damaged = storage.receive(), storage.receive()
+    (storage.spool.root / gone.path).unlink()
+    (storage.spool.root / damaged.path).write_bytes(b"x" * damaged.size)
+    made = save(storage.settings, storage.spool.root.parent / "backup", NOW)
     assert (made.missing, made.damaged) == ([gone.path], [damaged.path])
-    done = put_back(yard, yard.spool.root.parent / "backup")
+    done = put_back(storage, storage.spool.root.parent / "backup")
     assert done.missing == (gone.path,)
 
 
-def test_a_log_that_a_kill_left_is_not_replayed_over_the_backup(sqlite_yard: Yard) -> None:
+def test_a_log_that_a_kill_left_is_not_replayed_over_the_backup(sqlite_storage: Storage) -> None:
     """The obvious restore, a copy over the database, loses to the write-ahead log beside it."""
-    yard = sqlite_yard
-    file = database(yard)
-    saved = yard.receive()
-    folder = backup(yard)
-    later = [yard.receive() for _ in range(40)]
+    storage = sqlite_storage
+    file = database(storage)
+    saved = storage.receive()
+    folder = backup(storage)
+    later = [storage.receive() for _ in range(40)]
     # As a kill leaves them: whoever wrote has not closed.
     left = file.parent / "left"
     left.mkdir()
     for each in schema.files_of(file):
         shutil.copy(each, left)
-    yard.store.close()
+    storage.store.close()
     for each in left.iterdir():
         shutil.copy(each, file.parent)
     assert len(schema.files_of(file)) == 3
-    done = put_back(yard, folder)
+    done = put_back(storage, folder)
     assert schema.files_of(file) == [file]
-    assert uids(yard) == {saved.sop_instance_uid}
+    assert uids(storage) == {saved.sop_instance_uid}
     assert done.aside is not None
     # The old one is whole in its folder: with its log it has every row.
     with closing(sqlite3.connect(Path(done.aside) / file.name)) as old:
         assert old.execute("SELECT count(*) FROM instance").fetchone() == (1 + len(later),)
 
 
-def test_the_old_tables_are_kept_in_a_schema(postgres_yard: Yard) -> None:
-    yard = postgres_yard
-    url = yard.settings.store.url
-    yard.receive()
-    folder = backup(yard)
-    yard.receive()
-    done = put_back(yard, folder)
+def test_the_old_tables_are_kept_in_a_schema(postgres_storage: Storage) -> None:
+    storage = postgres_storage
+    url = storage.settings.store.url
+    storage.receive()
+    folder = backup(storage)
+    storage.receive()
+    done = put_back(storage, folder)
     engine = create_engine(url)
     with engine.connect() as connection:
         counted = connection.execute(text(f'SELECT count(*) FROM "{done.aside}".instance'))
@@ -150,11 +152,11 @@ def test_the_old_tables_are_kept_in_a_schema(postgres_yard: Yard) -> None:
     engine.dispose()
 
 
-def test_a_damaged_backup_changes_nothing(yard: Yard) -> None:
-    saved = yard.receive()
-    folder = backup(yard)
-    later = yard.receive()
-    table = "qc.db" if yard.settings.store.url.startswith("sqlite") else "tables/instance.copy"
+def test_a_damaged_backup_changes_nothing(storage: Storage) -> None:
+    saved = storage.receive()
+    folder = backup(storage)
+    later = storage.receive()
+    table = "qc.db" if storage.settings.store.url.startswith("sqlite") else "tables/instance.copy"
     for name in ("manifest.json", table, f"spool/{saved.path}"):
         path = folder / name
         content = path.read_bytes()
@@ -164,12 +166,12 @@ def test_a_damaged_backup_changes_nothing(yard: Yard) -> None:
             if harm is not None:
                 path.write_bytes(harm)
             with pytest.raises(QCError) as caught:
-                put_back(yard, folder)
+                put_back(storage, folder)
             assert caught.value.code is ErrorCode.STORAGE
-            assert uids(yard) == {saved.sop_instance_uid, later.sop_instance_uid}
+            assert uids(storage) == {saved.sop_instance_uid, later.sop_instance_uid}
             path.write_bytes(content)
-    put_back(yard, folder)
-    assert uids(yard) == {saved.sop_instance_uid}
+    put_back(storage, folder)
+    assert uids(storage) == {saved.sop_instance_uid}
 
 
 def _of_later_format(found: dict[str, object]) -> None:
@@ -188,9 +190,9 @@ def _of_another_kind(found: dict[str, object]) -> None:
     found["database"] = "postgresql" if found["database"] == "sqlite" else "sqlite"
 
 
-def test_a_backup_that_does_not_fit_is_refused(yard: Yard) -> None:
-    yard.receive()
-    folder = backup(yard)
+def test_a_backup_that_does_not_fit_is_refused(storage: Storage) -> None:
+    storage.receive()
+    folder = backup(storage)
     content = (folder / "manifest.json").read_text()
     changes: list[Callable[[dict[str, object]], None]] = [
         _of_later_format,
@@ -203,66 +205,69 @@ def test_a_backup_that_does_not_fit_is_refused(yard: Yard) -> None:
         change(manifest)
         (folder / "manifest.json").write_text(json.dumps(manifest))
         with pytest.raises(QCError, match="backup"):
-            put_back(yard, folder)
+            put_back(storage, folder)
 
 
 def test_an_older_version_s_backup_comes_back_at_its_revision(url: str, tmp_path: Path) -> None:
-    yard = new_yard(tmp_path, url)
-    yard.store.close()
+    storage = new_storage(tmp_path, url)
+    storage.store.close()
     schema.downgrade(url, "0003")
-    folder = backup(yard)
+    folder = backup(storage)
     schema.upgrade(url)
-    assert put_back(yard, folder).schema_revision == "0003"
+    assert put_back(storage, folder).schema_revision == "0003"
     assert schema.revision_of(url) == "0003"
     schema.upgrade(url)
     assert schema.check(url) is None
 
 
-def test_a_running_service_is_not_restored_over(yard: Yard) -> None:
-    folder = backup(yard)
-    with service_lock.running(yard.spool.root), pytest.raises(QCError, match="service is running"):
-        put_back(yard, folder)
+def test_a_running_service_is_not_restored_over(storage: Storage) -> None:
+    folder = backup(storage)
     with (
-        service_lock.alone(yard.spool.root),
+        service_lock.running(storage.spool.root),
+        pytest.raises(QCError, match="service is running"),
+    ):
+        put_back(storage, folder)
+    with (
+        service_lock.alone(storage.spool.root),
         pytest.raises(QCError, match="being restored"),
-        service_lock.running(yard.spool.root),
+        service_lock.running(storage.spool.root),
     ):
         pass
 
 
-def test_a_database_that_another_program_has_open_is_not_replaced(yard: Yard) -> None:
+def test_a_database_that_another_program_has_open_is_not_replaced(storage: Storage) -> None:
     """A service with another spool, an older one that knows no lock, a person's SQL shell."""
-    folder = backup(yard)
-    url = yard.settings.store.url
+    folder = backup(storage)
+    url = storage.settings.store.url
     if url.startswith("sqlite"):
         with subprocess.Popen(
-            [sys.executable, "-P", "-c", HOLDER, database(yard)],
+            [sys.executable, "-P", "-c", HOLDER, database(storage)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         ) as process:
             assert process.stdout is not None
             process.stdout.readline()
             with pytest.raises(QCError, match="in use"):
-                put_back(yard, folder)
+                put_back(storage, folder)
     else:
         engine = create_engine(url)
         with engine.connect(), pytest.raises(QCError, match="in use by 1 other"):
-            put_back(yard, folder)
+            put_back(storage, folder)
         engine.dispose()
-    put_back(yard, folder)
+    put_back(storage, folder)
 
 
-def test_a_copy_alone_is_restored_too(sqlite_yard: Yard) -> None:
-    yard = sqlite_yard
-    saved = yard.receive()
-    copy = yard.spool.root.parent / "copy.db"
-    schema.backup(yard.settings.store.url, copy)
-    later = yard.receive()
-    assert [each.sha256 for each in put_back(yard, copy).later] == [later.sha256]
-    assert uids(yard) == {saved.sop_instance_uid}
+def test_a_copy_alone_is_restored_too(sqlite_storage: Storage) -> None:
+    storage = sqlite_storage
+    saved = storage.receive()
+    copy = storage.spool.root.parent / "copy.db"
+    schema.backup(storage.settings.store.url, copy)
+    later = storage.receive()
+    assert [each.sha256 for each in put_back(storage, copy).later] == [later.sha256]
+    assert uids(storage) == {saved.sop_instance_uid}
 
 
-def test_no_restore_of_what_is_no_backup(sqlite_yard: Yard, tmp_path: Path) -> None:
+def test_no_restore_of_what_is_no_backup(sqlite_storage: Storage, tmp_path: Path) -> None:
     other = tmp_path / "other.db"
     with closing(sqlite3.connect(other)) as connection:
         connection.execute("CREATE TABLE instance (id)")
@@ -270,36 +275,38 @@ def test_no_restore_of_what_is_no_backup(sqlite_yard: Yard, tmp_path: Path) -> N
     text_file.write_text("no database")
     for source in (other, text_file, tmp_path / "none", tmp_path):
         with pytest.raises(QCError):
-            put_back(sqlite_yard, source)
+            put_back(sqlite_storage, source)
     # A live database is no copy of itself.
-    sqlite_yard.receive()
+    sqlite_storage.receive()
     with pytest.raises(QCError, match="in use, not a copy"):
-        restore(sqlite_yard.settings, database(sqlite_yard), NOW)
+        restore(sqlite_storage.settings, database(sqlite_storage), NOW)
 
 
-def test_a_backup_needs_a_folder_of_its_own(yard: Yard) -> None:
+def test_a_backup_needs_a_folder_of_its_own(storage: Storage) -> None:
     with pytest.raises(QCError, match="not empty"):
-        backup(yard, "spool")
+        backup(storage, "spool")
 
 
-def test_the_commands_save_restore_and_take_in_again(sqlite_yard: Yard, tmp_path: Path) -> None:
-    yard = sqlite_yard
+def test_the_commands_save_restore_and_take_in_again(
+    sqlite_storage: Storage, tmp_path: Path
+) -> None:
+    storage = sqlite_storage
     config = tmp_path / "qc.toml"
     config.write_text('[store]\nurl = "sqlite:///qc.db"\nspool = "spool"\n')
-    saved = yard.receive()
+    saved = storage.receive()
     made = command("db", "backup", tmp_path / "saved", "--with-spool", "--config", config)
     assert "1 received objects" in made
-    later = yard.receive()
-    yard.store.close()
+    later = storage.receive()
+    storage.store.close()
     done = command("db", "restore", tmp_path / "saved", "--config", config)
     assert "1 objects came after the backup" in done
     assert f"{later.sha256} {later.sop_instance_uid}" in done
     assert "1 objects are taken in" in command("spool", "release", "--all", "--config", config)
-    assert uids(yard) == {saved.sop_instance_uid, later.sop_instance_uid}
-    yard.store.close()
+    assert uids(storage) == {saved.sop_instance_uid, later.sop_instance_uid}
+    storage.store.close()
     done = command("db", "restore", tmp_path / "saved", "--release", "--config", config)
     assert "1 of them are taken in again" in done
-    assert uids(yard) == {saved.sop_instance_uid, later.sop_instance_uid}
+    assert uids(storage) == {saved.sop_instance_uid, later.sop_instance_uid}
     assert "sound" in command("db", "check", "--config", config)
 
 
@@ -312,13 +319,13 @@ def test_a_role_that_may_not_make_a_schema_is_told_what_to_grant(
         connection.execute(text("GRANT ALL ON SCHEMA public TO weak"))
     owner.dispose()
     try:
-        yard = new_yard(tmp_path, postgres_url.replace("qc@", "weak@"))
-        saved = yard.receive()
-        folder = backup(yard)
+        storage = new_storage(tmp_path, postgres_url.replace("qc@", "weak@"))
+        saved = storage.receive()
+        folder = backup(storage)
         with pytest.raises(QCError, match="GRANT CREATE"):
-            put_back(yard, folder)
-        assert uids(yard) == {saved.sop_instance_uid}
-        yard.store.close()
+            put_back(storage, folder)
+        assert uids(storage) == {saved.sop_instance_uid}
+        storage.store.close()
     finally:
         with owner.connect() as connection:
             connection.execute(text("DROP OWNED BY weak"))
@@ -326,18 +333,18 @@ def test_a_role_that_may_not_make_a_schema_is_told_what_to_grant(
         owner.dispose()
 
 
-def test_a_downgrade_copies_first_or_wants_a_word(yard: Yard, tmp_path: Path) -> None:
-    url = yard.settings.store.url
-    saved = yard.receive()
-    yard.store.close()
+def test_a_downgrade_copies_first_or_wants_a_word(storage: Storage, tmp_path: Path) -> None:
+    url = storage.settings.store.url
+    saved = storage.receive()
+    storage.store.close()
     is_sqlite = schema.file_of(url) is not None
     if not is_sqlite:
         with pytest.raises(UsageError, match="--yes"):
-            list(downgrade(yard.settings, "-1", yes=False, clock=lambda: NOW))
-    with service_lock.running(yard.spool.root), pytest.raises(QCError, match="is running"):
-        list(downgrade(yard.settings, "-1", yes=True, clock=lambda: NOW))
+            list(downgrade(storage.settings, "-1", yes=False, clock=lambda: NOW))
+    with service_lock.running(storage.spool.root), pytest.raises(QCError, match="is running"):
+        list(downgrade(storage.settings, "-1", yes=True, clock=lambda: NOW))
     before = schema.revision_of(url)
-    said = "\n".join(downgrade(yard.settings, "-1", yes=not is_sqlite, clock=lambda: NOW))
+    said = "\n".join(downgrade(storage.settings, "-1", yes=not is_sqlite, clock=lambda: NOW))
     after = schema.revision_of(url)
     assert before != after
     # By what they brought, not by a number alone.
@@ -346,14 +353,14 @@ def test_a_downgrade_copies_first_or_wants_a_word(yard: Yard, tmp_path: Path) ->
     if is_sqlite:
         copy = tmp_path / "qc.db.before_downgrade_20261129t010203"
         assert str(copy) in said
-        assert put_back(yard, copy).schema_revision == before
-        assert uids(yard) == {saved.sop_instance_uid}
+        assert put_back(storage, copy).schema_revision == before
+        assert uids(storage) == {saved.sop_instance_uid}
 
 
-def test_a_database_is_checked_for_what_its_rows_refer_to(postgres_yard: Yard) -> None:
+def test_a_database_is_checked_for_what_its_rows_refer_to(postgres_storage: Storage) -> None:
     """As a restore with triggers off leaves it: PostgreSQL does not look again by itself."""
-    url = postgres_yard.settings.store.url
-    postgres_yard.receive()
+    url = postgres_storage.settings.store.url
+    postgres_storage.receive()
     assert integrity.examine(url, full=True).sound
     engine = create_engine(url)
     with engine.begin() as connection:
@@ -364,10 +371,10 @@ def test_a_database_is_checked_for_what_its_rows_refer_to(postgres_yard: Yard) -
     assert found.faults == ("1 rows of revision refer to rows of instance that are not there",)
 
 
-def test_no_migration_takes_a_table_away(sqlite_yard: Yard) -> None:
+def test_no_migration_takes_a_table_away(sqlite_storage: Storage) -> None:
     """A backup saves the tables that this version knows: they must be all there ever were."""
-    url = sqlite_yard.settings.store.url
-    sqlite_yard.store.close()
+    url = sqlite_storage.settings.store.url
+    sqlite_storage.store.close()
     while True:
         engine = create_engine(url)
         tables = set(inspect(engine).get_table_names()) - {"alembic_version"}

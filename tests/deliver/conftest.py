@@ -1,88 +1,15 @@
 """A store with one exam and its deliver jobs, and a PACS on loopback."""
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from pydicom import Dataset
-from sqlalchemy import select
 
-from detector.errors import ErrorCode, QCError
-from qc_daemon.deliver.worker import Deliverer
 from qc_daemon.records import schema
-from qc_daemon.records.received import receipts
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import JobRow
-from qc_daemon.retain import Originals
-from qc_daemon.score.convert import Converter
 from qc_daemon.settings import Settings
-from tests.support.dicom_peers import Pacs, part10
-
-MONDAY = datetime(2026, 11, 2, 8, tzinfo=UTC)
-
-
-@dataclass
-class Yard:
-    """Settings, store and spool of a deliverer."""
-
-    settings: Settings
-    store: Store
-    spool: Path
-    now: datetime = field(default=MONDAY)
-
-    def admit(self, dataset: Dataset, destination: str = "pacs") -> Path:
-        """The object as if received, with its deliver job; its file."""
-        content = part10(dataset)
-        sha256 = hashlib.sha256(content).hexdigest()
-        path = self.spool / f"{sha256}.dcm"
-        path.write_bytes(content)
-        receipt = receipts.Receipt(
-            sop_instance_uid=dataset.SOPInstanceUID,
-            sop_class_uid=dataset.SOPClassUID,
-            study_instance_uid=dataset.StudyInstanceUID,
-            series_instance_uid=dataset.SeriesInstanceUID,
-            patient_id=dataset.PatientID,
-            transfer_syntax_uid=dataset.file_meta.TransferSyntaxUID,
-            calling_ae="MODALITY",
-            sha256=sha256,
-            size=len(content),
-            path=path.name,
-            association="test/1",
-        )
-        with self.store.begin() as session:
-            receipts.admit(
-                session, receipt, source_destinations=[destination], bundle_id=None, now=self.now
-            )
-        return path
-
-    def clock(self) -> datetime:
-        return self.now
-
-    def deliverer(self) -> Deliverer:
-        """With originals and conversion as in the service."""
-
-        def no_pixels(_path: Path) -> str:
-            raise QCError(ErrorCode.UNREADABLE, "not decoded here")
-
-        return Deliverer(
-            self.store,
-            self.settings,
-            "test",
-            clock=self.clock,
-            originals=Originals(self.store, self.settings, no_pixels, self.clock),
-            convert=Converter(self.settings.score),
-        )
-
-    def states(self) -> list[tuple[str, str | None]]:
-        """State and error code of each deliver job."""
-        with self.store.read() as session:
-            rows = session.scalars(
-                select(JobRow).where(JobRow.kind == "deliver").order_by(JobRow.id)
-            )
-            return [(row.state, row.error_code) for row in rows]
+from tests.support.delivery import Delivery
+from tests.support.dicom_peers import Pacs
 
 
 @pytest.fixture
@@ -93,7 +20,7 @@ def pacs() -> Iterator[Pacs]:
 
 
 @pytest.fixture
-def yard(tmp_path: Path, pacs: Pacs) -> Iterator[Yard]:
+def delivery(tmp_path: Path, pacs: Pacs) -> Iterator[Delivery]:
     spool = tmp_path / "spool"
     (spool / "incoming").mkdir(parents=True)
     settings = Settings(
@@ -106,5 +33,5 @@ def yard(tmp_path: Path, pacs: Pacs) -> Iterator[Yard]:
     )
     schema.upgrade(settings.store.url)
     store = Store(settings.store.url)
-    yield Yard(settings, store, spool)
+    yield Delivery(settings, store, spool)
     store.close()

@@ -17,9 +17,9 @@ from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTAT
 from qc_daemon.observe import counters
 from qc_daemon.settings import DestinationSettings
 from qc_daemon.spool import verification
-from tests.deliver.conftest import Yard
+from tests.support.delivery import Delivery
 from tests.support.dicom_peers import CANARY, Pacs, part10, ultrasound
-from tests.support.stow_server import Web, stored
+from tests.support.stow_server import StowServer, stored
 
 GET = "1.2.840.10008.5.1.4.1.2.2.3"
 
@@ -51,8 +51,8 @@ ALTERED: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.fixture
-def web() -> Iterator[Web]:
-    made = Web().start()
+def server() -> Iterator[StowServer]:
+    made = StowServer().start()
     yield made
     made.stop()
 
@@ -65,48 +65,51 @@ def run(deliverer: Deliverer) -> None:
 
 @pytest.mark.parametrize("alter", ALTERED.values(), ids=ALTERED)
 def test_with_the_pacs_down_then_up_only_what_was_received_arrives(
-    yard: Yard, pacs: Pacs, alter: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+    delivery: Delivery,
+    pacs: Pacs,
+    alter: Callable[[Path], None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     sound, wrong = ultrasound(), ultrasound()
-    yard.admit(sound)
-    path = yard.admit(wrong)
+    delivery.admit(sound)
+    path = delivery.admit(wrong)
     original = path.read_bytes()
-    run(yard.deliverer())
+    run(delivery.deliverer())
     alter(path)
     altered = path.read_bytes()
     counted = counters.board().total("spool_damaged")
     pacs.start()
     for _ in range(2):
-        yard.now += timedelta(hours=2)
-        run(yard.deliverer())
+        delivery.now += timedelta(hours=2)
+        run(delivery.deliverer())
     assert pacs.uids() == [sound.SOPInstanceUID]
-    assert yard.states()[0] == ("done", None)
-    assert yard.states()[1] == ("ready", ErrorCode.SPOOL_DAMAGED)
-    (kept,) = verification.set_aside_files(yard.spool, path.stem)
+    assert delivery.states()[0] == ("done", None)
+    assert delivery.states()[1] == ("ready", ErrorCode.SPOOL_DAMAGED)
+    (kept,) = verification.set_aside_files(delivery.spool, path.stem)
     assert kept.read_bytes() == altered
     assert counters.board().total("spool_damaged") == counted + 1
     assert CANARY not in "".join(capsys.readouterr())
     # The right bytes come back, from a backup or from the modality.
     path.write_bytes(original)
-    yard.now += timedelta(hours=2)
-    run(yard.deliverer())
+    delivery.now += timedelta(hours=2)
+    run(delivery.deliverer())
     assert sorted(pacs.uids()) == sorted([sound.SOPInstanceUID, wrong.SOPInstanceUID])
-    assert yard.states() == [("done", None)] * 2
+    assert delivery.states() == [("done", None)] * 2
 
 
 @pytest.mark.parametrize("alter", ALTERED.values(), ids=ALTERED)
 @pytest.mark.parametrize("kind", ["pacs", "web", "share"])
 def test_a_file_altered_between_the_check_and_the_sending_does_not_arrive(
-    yard: Yard, pacs: Pacs, web: Web, kind: str, alter: Callable[[Path], None]
+    delivery: Delivery, pacs: Pacs, server: StowServer, kind: str, alter: Callable[[Path], None]
 ) -> None:
     """Whatever carries it: the receiver never has the whole of it."""
     dataset = ultrasound()
     pacs.start()
-    web.body = stored(dataset.SOPInstanceUID)
-    yard.settings.destination.append(
-        DestinationSettings(name="web", kind="dicomweb", url=web.url, timeout=20)
+    server.body = stored(dataset.SOPInstanceUID)
+    delivery.settings.destination.append(
+        DestinationSettings(name="web", kind="dicomweb", url=server.url, timeout=20)
     )
-    path = yard.admit(dataset, destination=kind)
+    path = delivery.admit(dataset, destination=kind)
     original = path.read_bytes()
 
     def checked(_facts: Any) -> Path:
@@ -114,64 +117,74 @@ def test_a_file_altered_between_the_check_and_the_sending_does_not_arrive(
         alter(path)
         return path
 
-    deliverer = Deliverer(yard.store, yard.settings, "test", clock=yard.clock, originals=checked)
+    deliverer = Deliverer(
+        delivery.store, delivery.settings, "test", clock=delivery.clock, originals=checked
+    )
     run(deliverer)
-    assert yard.states() == [("ready", ErrorCode.SPOOL_DAMAGED)]
-    assert (pacs.received, web.requests) == ([], [])
-    folder = yard.settings.destination[1].folder
+    assert delivery.states() == [("ready", ErrorCode.SPOOL_DAMAGED)]
+    assert (pacs.received, server.requests) == ([], [])
+    folder = delivery.settings.destination[1].folder
     assert folder is not None
     assert not folder.exists() or list(folder.iterdir()) == []
     path.write_bytes(original)
-    yard.now += timedelta(hours=2)
-    run(yard.deliverer())
-    assert yard.states() == [("done", None)]
+    delivery.now += timedelta(hours=2)
+    run(delivery.deliverer())
+    assert delivery.states() == [("done", None)]
 
 
 def test_a_file_replaced_between_the_check_and_the_sending_does_not_arrive(
-    yard: Yard, pacs: Pacs
+    delivery: Delivery, pacs: Pacs
 ) -> None:
     pacs.start()
     dataset = ultrasound()
-    path = yard.admit(dataset)
-    other = yard.spool / "other"
+    path = delivery.admit(dataset)
+    other = delivery.spool / "other"
     other.write_bytes(part10(ultrasound()))
 
     def checked(_facts: Any) -> Path:
         verification.verify(path, path.stem)
-        shutil.copy(path, yard.spool / "saved")
+        shutil.copy(path, delivery.spool / "saved")
         other.replace(path)
         return path
 
-    run(Deliverer(yard.store, yard.settings, "test", clock=yard.clock, originals=checked))
+    run(
+        Deliverer(
+            delivery.store, delivery.settings, "test", clock=delivery.clock, originals=checked
+        )
+    )
     assert pacs.received == []
-    assert yard.states() == [("ready", ErrorCode.SPOOL_DAMAGED)]
+    assert delivery.states() == [("ready", ErrorCode.SPOOL_DAMAGED)]
 
 
-def test_after_an_aborted_object_the_next_ones_arrive(yard: Yard, pacs: Pacs) -> None:
+def test_after_an_aborted_object_the_next_ones_arrive(delivery: Delivery, pacs: Pacs) -> None:
     pacs.start()
     first, second = ultrasound(), ultrasound()
-    wrong = yard.admit(first)
-    yard.admit(second)
+    wrong = delivery.admit(first)
+    delivery.admit(second)
 
     def checked(facts: Any) -> Path:
-        path = yard.spool / str(facts.path)
+        path = delivery.spool / str(facts.path)
         if path == wrong:
             flip(path)
         return path
 
-    run(Deliverer(yard.store, yard.settings, "test", clock=yard.clock, originals=checked))
+    run(
+        Deliverer(
+            delivery.store, delivery.settings, "test", clock=delivery.clock, originals=checked
+        )
+    )
     assert pacs.uids() == [second.SOPInstanceUID]
-    assert yard.states() == [("ready", ErrorCode.SPOOL_DAMAGED), ("done", None)]
+    assert delivery.states() == [("ready", ErrorCode.SPOOL_DAMAGED), ("done", None)]
 
 
 @pytest.mark.parametrize("alter", ALTERED.values(), ids=ALTERED)
 def test_an_altered_file_is_not_encoded_anew(
-    yard: Yard, pacs: Pacs, alter: Callable[[Path], None]
+    delivery: Delivery, pacs: Pacs, alter: Callable[[Path], None]
 ) -> None:
     pacs.syntaxes = (ImplicitVRLittleEndian,)
     pacs.start()
-    path = yard.admit(ultrasound())
-    deliverer = yard.deliverer()
+    path = delivery.admit(ultrasound())
+    deliverer = delivery.deliverer()
 
     def checked(_facts: Any) -> Path:
         alter(path)
@@ -180,26 +193,28 @@ def test_an_altered_file_is_not_encoded_anew(
     deliverer.fallback._originals = checked
     run(deliverer)
     assert pacs.received == []
-    assert yard.states() == [("ready", ErrorCode.SPOOL_DAMAGED)]
+    assert delivery.states() == [("ready", ErrorCode.SPOOL_DAMAGED)]
 
 
-def test_it_is_fetched_again_from_a_destination_that_holds_it(yard: Yard, pacs: Pacs) -> None:
+def test_it_is_fetched_again_from_a_destination_that_holds_it(
+    delivery: Delivery, pacs: Pacs
+) -> None:
     """One archive has it already, byte for byte; the other one gets those bytes."""
     dataset = ultrasound()
     # The meta group that our receiver writes.
     dataset.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
     dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     archive = Holding(dataset)
-    yard.settings.destination += [
+    delivery.settings.destination += [
         DestinationSettings(name="vna", host="127.0.0.1", port=archive.port, objects=["source"])
     ]
-    path = yard.admit(dataset)
+    path = delivery.admit(dataset)
     original = path.read_bytes()
     flip(path)
     pacs.start()
     try:
-        run(yard.deliverer())
-        assert yard.states() == [("done", None)]
+        run(delivery.deliverer())
+        assert delivery.states() == [("done", None)]
         ((uid, _, data),) = pacs.received
         assert uid == dataset.SOPInstanceUID
         assert original.endswith(data)
@@ -208,19 +223,21 @@ def test_it_is_fetched_again_from_a_destination_that_holds_it(yard: Yard, pacs: 
         archive.stop()
 
 
-def test_other_bytes_of_the_same_object_are_not_sent_in_its_place(yard: Yard, pacs: Pacs) -> None:
+def test_other_bytes_of_the_same_object_are_not_sent_in_its_place(
+    delivery: Delivery, pacs: Pacs
+) -> None:
     dataset = ultrasound()
-    path = yard.admit(dataset)
+    path = delivery.admit(dataset)
     flip(path)
     dataset.PatientName = "COERCED"
     archive = Holding(dataset)
-    yard.settings.destination += [
+    delivery.settings.destination += [
         DestinationSettings(name="vna", host="127.0.0.1", port=archive.port, objects=["source"])
     ]
     pacs.start()
     try:
-        run(yard.deliverer())
-        assert yard.states() == [("ready", ErrorCode.SPOOL_DAMAGED)]
+        run(delivery.deliverer())
+        assert delivery.states() == [("ready", ErrorCode.SPOOL_DAMAGED)]
         assert pacs.received == []
     finally:
         archive.stop()

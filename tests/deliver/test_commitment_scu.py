@@ -25,8 +25,8 @@ from qc_daemon.operations.destinations import (
 from qc_daemon.records.commitment import scu
 from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.tables import JobRow, OutgoingCommitment
-from tests.deliver.conftest import Yard
 from tests.support.commitment_peer import CommittingPacs
+from tests.support.delivery import Delivery
 from tests.support.dicom_peers import CANARY, CANARY_ACCESSION, CANARY_ID, US, ultrasound
 
 AWAITED, REFUSED = ErrorCode.COMMITMENT_AWAITED, ErrorCode.COMMITMENT_REFUSED
@@ -34,10 +34,10 @@ DONE, SENT = ("done", None), ("sent", None)
 
 
 @dataclass
-class Desk:
-    """A yard with the PACS that is asked, and those who deliver to it and ask it."""
+class CommitmentSetup:
+    """A delivery with the PACS that is asked, and those who deliver to it and ask it."""
 
-    yard: Yard
+    delivery: Delivery
     pacs: CommittingPacs
     refusals: CommitmentRefusals = field(default_factory=CommitmentRefusals)
     asker: CommitmentRequester = field(init=False)
@@ -47,12 +47,12 @@ class Desk:
 
     def restart(self) -> None:
         """As if the process had died and come again."""
-        now = self.yard.clock
+        now = self.delivery.clock
         self.refusals = CommitmentRefusals(lambda: now().timestamp())
         breaker = CircuitBreaker(lambda: now().timestamp())
         self.asker = CommitmentRequester(
-            self.yard.store,
-            self.yard.settings,
+            self.delivery.store,
+            self.delivery.settings,
             "asker",
             now,
             breaker=breaker,
@@ -62,15 +62,15 @@ class Desk:
     def admit(self, count: int = 1) -> list[str]:
         datasets = [ultrasound() for _ in range(count)]
         for each in datasets:
-            self.yard.admit(each)
+            self.delivery.admit(each)
         return [str(each.SOPInstanceUID) for each in datasets]
 
     def deliver(self) -> None:
         deliverer = Deliverer(
-            self.yard.store,
-            self.yard.settings,
+            self.delivery.store,
+            self.delivery.settings,
             "test",
-            clock=self.yard.clock,
+            clock=self.delivery.clock,
             refusals=self.refusals,
         )
         while deliverer.run_once():
@@ -79,7 +79,7 @@ class Desk:
 
     def ask(self, later: float = 3.0) -> None:
         """Do what is due so many seconds later."""
-        self.yard.now += timedelta(seconds=later)
+        self.delivery.now += timedelta(seconds=later)
         while self.asker.run_once():
             pass
 
@@ -87,7 +87,7 @@ class Desk:
         return [each.transaction_uid for each in self.pacs.requests]
 
     def rows(self) -> list[JobRow]:
-        with self.yard.store.read() as session:
+        with self.delivery.store.read() as session:
             statement = select(JobRow).where(JobRow.kind == "deliver").order_by(JobRow.id)
             return list(session.scalars(statement))
 
@@ -100,10 +100,12 @@ def pacs() -> Iterator[CommittingPacs]:
 
 
 @pytest.fixture
-def desk(yard: Yard, pacs: CommittingPacs, monkeypatch: pytest.MonkeyPatch) -> Desk:
+def setup(
+    delivery: Delivery, pacs: CommittingPacs, monkeypatch: pytest.MonkeyPatch
+) -> CommitmentSetup:
     monkeypatch.setattr(commitment_scu, "_REPORT_WAIT_SECONDS", 10.0)
-    yard.settings.jobs.max_attempts = 3
-    return Desk(yard, pacs)
+    delivery.settings.jobs.max_attempts = 3
+    return CommitmentSetup(delivery, pacs)
 
 
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,345 +113,351 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commitment_scu, "_REPORT_WAIT_SECONDS", 0.0)
 
 
-def mode(desk: Desk, commitment: Any) -> None:
-    desk.yard.settings.destination[0].commitment = commitment
-    desk.restart()
+def mode(setup: CommitmentSetup, commitment: Any) -> None:
+    setup.delivery.settings.destination[0].commitment = commitment
+    setup.restart()
 
 
-def test_sent_objects_are_asked_about_together_and_done_when_committed(desk: Desk) -> None:
-    desk.pacs.start()
-    uids = desk.admit(3)
-    desk.deliver()
-    assert desk.yard.states() == [SENT] * 3
-    desk.ask(later=0)
-    assert desk.pacs.requests == []
-    desk.ask()
-    (request,) = desk.pacs.requests
+def test_sent_objects_are_asked_about_together_and_done_when_committed(
+    setup: CommitmentSetup,
+) -> None:
+    setup.pacs.start()
+    uids = setup.admit(3)
+    setup.deliver()
+    assert setup.delivery.states() == [SENT] * 3
+    setup.ask(later=0)
+    assert setup.pacs.requests == []
+    setup.ask()
+    (request,) = setup.pacs.requests
     assert request.uids == uids
     assert {each.sop_class_uid for each in request.references} == {US}
-    assert desk.pacs.answers == [0x0000]
-    assert desk.yard.states() == [DONE] * 3
+    assert setup.pacs.answers == [0x0000]
+    assert setup.delivery.states() == [DONE] * 3
 
 
-def test_reported_twice_is_once(desk: Desk) -> None:
-    desk.pacs.times = 2
-    desk.pacs.start()
-    desk.admit()
-    desk.deliver()
-    desk.ask()
-    assert desk.yard.states() == [DONE]
-    assert set(desk.pacs.answers) <= {0x0000, None}
+def test_reported_twice_is_once(setup: CommitmentSetup) -> None:
+    setup.pacs.times = 2
+    setup.pacs.start()
+    setup.admit()
+    setup.deliver()
+    setup.ask()
+    assert setup.delivery.states() == [DONE]
+    assert set(setup.pacs.answers) <= {0x0000, None}
 
 
-def test_what_is_refused_is_sent_again(desk: Desk) -> None:
-    desk.pacs.start()
-    good, bad = desk.admit(2)
-    desk.pacs.reasons = {bad: 0x0112}
-    desk.deliver()
-    desk.ask()
-    assert desk.yard.states() == [DONE, ("ready", REFUSED)]
-    refused = desk.rows()[1]
+def test_what_is_refused_is_sent_again(setup: CommitmentSetup) -> None:
+    setup.pacs.start()
+    good, bad = setup.admit(2)
+    setup.pacs.reasons = {bad: 0x0112}
+    setup.deliver()
+    setup.ask()
+    assert setup.delivery.states() == [DONE, ("ready", REFUSED)]
+    refused = setup.rows()[1]
     assert refused.attempts == 1
-    assert refused.not_before > desk.yard.now
+    assert refused.not_before > setup.delivery.now
     assert str(refused.error_message).endswith(
         "does not commit to the object: no such object (0112)"
     )
-    desk.pacs.reasons = {}
-    desk.yard.now += timedelta(minutes=1)
-    desk.deliver()
-    assert desk.pacs.uids() == [good, bad, bad]
-    desk.ask()
-    assert desk.pacs.requests[-1].uids == [bad]
-    assert desk.yard.states() == [DONE, DONE]
+    setup.pacs.reasons = {}
+    setup.delivery.now += timedelta(minutes=1)
+    setup.deliver()
+    assert setup.pacs.uids() == [good, bad, bad]
+    setup.ask()
+    assert setup.pacs.requests[-1].uids == [bad]
+    assert setup.delivery.states() == [DONE, DONE]
 
 
-def test_refused_for_ever_is_a_dead_letter_with_the_reason(desk: Desk) -> None:
-    desk.pacs.start()
-    (uid,) = desk.admit()
-    desk.pacs.reasons = {uid: 0x0213}
+def test_refused_for_ever_is_a_dead_letter_with_the_reason(setup: CommitmentSetup) -> None:
+    setup.pacs.start()
+    (uid,) = setup.admit()
+    setup.pacs.reasons = {uid: 0x0213}
     for _ in range(3):
-        desk.yard.now += timedelta(hours=2)
-        desk.deliver()
-        desk.ask()
-    assert desk.yard.states() == [("dead", REFUSED)]
-    assert "out of resources (0213)" in str(desk.rows()[0].error_message)
-    assert len(desk.pacs.uids()) == 3
+        setup.delivery.now += timedelta(hours=2)
+        setup.deliver()
+        setup.ask()
+    assert setup.delivery.states() == [("dead", REFUSED)]
+    assert "out of resources (0213)" in str(setup.rows()[0].error_message)
+    assert len(setup.pacs.uids()) == 3
 
 
 @pytest.mark.parametrize(("commitment", "state"), [("auto", "done"), ("required", "ready")])
-def test_a_class_that_it_commits_to_none_of(desk: Desk, commitment: str, state: str) -> None:
-    mode(desk, commitment)
-    desk.pacs.start()
-    (uid,) = desk.admit()
-    desk.pacs.reasons = {uid: 0x0122}
-    desk.deliver()
-    desk.ask()
-    assert [row.state for row in desk.rows()] == [state]
+def test_a_class_that_it_commits_to_none_of(
+    setup: CommitmentSetup, commitment: str, state: str
+) -> None:
+    mode(setup, commitment)
+    setup.pacs.start()
+    (uid,) = setup.admit()
+    setup.pacs.reasons = {uid: 0x0122}
+    setup.deliver()
+    setup.ask()
+    assert [row.state for row in setup.rows()] == [state]
 
 
 def test_no_report_is_asked_for_again_ever_later(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    setup: CommitmentSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hasty(monkeypatch)
-    desk.pacs.times = 0
-    desk.pacs.start()
-    desk.admit()
-    desk.deliver()
-    desk.ask()
-    desk.ask(later=500)
-    assert (len(desk.pacs.requests), desk.yard.states()) == (1, [SENT])
+    setup.pacs.times = 0
+    setup.pacs.start()
+    setup.admit()
+    setup.deliver()
+    setup.ask()
+    setup.ask(later=500)
+    assert (len(setup.pacs.requests), setup.delivery.states()) == (1, [SENT])
     waits = []
     for _ in range(4):
-        desk.ask(later=(desk.rows()[0].not_before - desk.yard.now).total_seconds() + 1)
-        waits.append((desk.rows()[0].not_before - desk.yard.now).total_seconds())
-    assert len(set(desk.transactions())) == 5
-    assert desk.yard.states() == [("sent", AWAITED)]
+        setup.ask(later=(setup.rows()[0].not_before - setup.delivery.now).total_seconds() + 1)
+        waits.append((setup.rows()[0].not_before - setup.delivery.now).total_seconds())
+    assert len(set(setup.transactions())) == 5
+    assert setup.delivery.states() == [("sent", AWAITED)]
     assert all(600 < wait < 600 + 3600 for wait in waits)
     assert waits[3] > waits[0]
     # The oldest transaction is as good as the newest.
-    with desk.yard.store.begin() as session:
-        assert scu.record_report(session, desk.pacs.report(desk.pacs.requests[0]), ["pacs"])
-    desk.ask(later=0)
-    assert desk.yard.states() == [DONE]
-    assert len(desk.pacs.uids()) == 1
+    with setup.delivery.store.begin() as session:
+        assert scu.record_report(session, setup.pacs.report(setup.pacs.requests[0]), ["pacs"])
+    setup.ask(later=0)
+    assert setup.delivery.states() == [DONE]
+    assert len(setup.pacs.uids()) == 1
 
 
-def test_without_the_presentation_context_stored_is_delivered(desk: Desk) -> None:
-    desk.pacs.commits = False
-    desk.pacs.start()
-    desk.admit()
-    desk.deliver()
-    assert desk.yard.states() == [DONE]
-    assert desk.pacs.associations == 1
+def test_without_the_presentation_context_stored_is_delivered(setup: CommitmentSetup) -> None:
+    setup.pacs.commits = False
+    setup.pacs.start()
+    setup.admit()
+    setup.deliver()
+    assert setup.delivery.states() == [DONE]
+    assert setup.pacs.associations == 1
 
 
-def test_off_proposes_and_asks_nothing(desk: Desk) -> None:
-    mode(desk, "off")
-    desk.pacs.start()
-    desk.admit()
-    desk.deliver()
-    assert desk.yard.states() == [DONE]
-    assert not any(PUSH_MODEL in proposed for proposed in desk.pacs.proposed)
+def test_off_proposes_and_asks_nothing(setup: CommitmentSetup) -> None:
+    mode(setup, "off")
+    setup.pacs.start()
+    setup.admit()
+    setup.deliver()
+    assert setup.delivery.states() == [DONE]
+    assert not any(PUSH_MODEL in proposed for proposed in setup.pacs.proposed)
 
 
-def test_required_waits_for_a_pacs_that_cannot_commit(desk: Desk) -> None:
-    mode(desk, "required")
-    desk.pacs.commits = False
-    desk.pacs.start()
-    desk.admit()
-    desk.deliver()
-    desk.ask()
+def test_required_waits_for_a_pacs_that_cannot_commit(setup: CommitmentSetup) -> None:
+    mode(setup, "required")
+    setup.pacs.commits = False
+    setup.pacs.start()
+    setup.admit()
+    setup.deliver()
+    setup.ask()
     for _ in range(5):
-        desk.ask(later=4000)
-    assert desk.yard.states() == [("sent", AWAITED)]
-    assert "accepts no request for storage commitment" in str(desk.rows()[0].error_message)
-    desk.pacs.stop()
-    desk.pacs.commits = True
-    desk.pacs.start()
-    desk.ask(later=4000)
-    assert desk.yard.states() == [DONE]
-    assert len(desk.pacs.uids()) == 1
+        setup.ask(later=4000)
+    assert setup.delivery.states() == [("sent", AWAITED)]
+    assert "accepts no request for storage commitment" in str(setup.rows()[0].error_message)
+    setup.pacs.stop()
+    setup.pacs.commits = True
+    setup.pacs.start()
+    setup.ask(later=4000)
+    assert setup.delivery.states() == [DONE]
+    assert len(setup.pacs.uids()) == 1
 
 
 @pytest.mark.parametrize("answer", [0x0124, None])
 def test_auto_takes_three_refusals_for_an_answer_and_says_so(
-    desk: Desk, answer: int | None
+    setup: CommitmentSetup, answer: int | None
 ) -> None:
     """As of a PACS that does not know our AE title. `required` is for who wants to wait."""
-    desk.pacs.answer = answer
-    desk.pacs.start()
-    desk.admit()
-    desk.deliver()
-    desk.ask()
-    assert desk.yard.states() == [("sent", AWAITED)]
-    desk.ask(later=60)
-    assert desk.yard.states() == [("sent", AWAITED)]
-    desk.ask(later=60)
-    assert desk.yard.states() == [DONE]
-    row = listed(desk)
+    setup.pacs.answer = answer
+    setup.pacs.start()
+    setup.admit()
+    setup.deliver()
+    setup.ask()
+    assert setup.delivery.states() == [("sent", AWAITED)]
+    setup.ask(later=60)
+    assert setup.delivery.states() == [("sent", AWAITED)]
+    setup.ask(later=60)
+    assert setup.delivery.states() == [DONE]
+    row = listed(setup)
     assert row["commitment"].startswith("refused since")
     assert row["commitment"].endswith("stored counts as delivered")
-    assert 'commitment = "off"' in doctored(desk)
+    assert 'commitment = "off"' in doctored(setup)
     # And remembers it, for some time.
-    desk.admit()
-    desk.deliver()
-    assert desk.yard.states() == [DONE, DONE]
-    assert len(desk.pacs.requests) == 3
-    assert listed(desk) | {"delivered": 1} == row
-    desk.yard.now += timedelta(hours=2)
-    desk.admit()
-    desk.deliver()
-    assert desk.yard.states() == [DONE, DONE, SENT]
+    setup.admit()
+    setup.deliver()
+    assert setup.delivery.states() == [DONE, DONE]
+    assert len(setup.pacs.requests) == 3
+    assert listed(setup) | {"delivered": 1} == row
+    setup.delivery.now += timedelta(hours=2)
+    setup.admit()
+    setup.deliver()
+    assert setup.delivery.states() == [DONE, DONE, SENT]
     # Someone enters our AE title there.
-    desk.pacs.answer = 0x0000
-    desk.ask()
-    assert desk.yard.states() == [DONE] * 3
-    assert listed(desk)["commitment"].startswith("takes requests")
-    assert doctored(desk) == ""
+    setup.pacs.answer = 0x0000
+    setup.ask()
+    assert setup.delivery.states() == [DONE] * 3
+    assert listed(setup)["commitment"].startswith("takes requests")
+    assert doctored(setup) == ""
 
 
-def listed(desk: Desk) -> dict[str, Any]:
-    return list_destinations(desk.yard.settings)[0]
+def listed(setup: CommitmentSetup) -> dict[str, Any]:
+    return list_destinations(setup.delivery.settings)[0]
 
 
-def doctored(desk: Desk) -> str:
+def doctored(setup: CommitmentSetup) -> str:
     """What doctor finds at fault about commitment."""
-    settings = desk.yard.settings
+    settings = setup.delivery.settings
     condition = destination_condition(settings, "pacs")
     return commitment_fault(settings.destination[0], condition) or ""
 
 
-def test_one_that_offers_commitment_no_more_has_a_fault(desk: Desk) -> None:
-    desk.pacs.start()
-    desk.admit()
-    desk.deliver()
-    desk.ask()
-    desk.pacs.stop()
-    desk.pacs.commits = False
-    desk.pacs.start()
-    desk.restart()
-    desk.admit()
-    desk.deliver()
+def test_one_that_offers_commitment_no_more_has_a_fault(setup: CommitmentSetup) -> None:
+    setup.pacs.start()
+    setup.admit()
+    setup.deliver()
+    setup.ask()
+    setup.pacs.stop()
+    setup.pacs.commits = False
+    setup.pacs.start()
+    setup.restart()
+    setup.admit()
+    setup.deliver()
     for _ in range(3):
-        desk.ask(later=4000)
-    assert desk.yard.states() == [DONE, ("sent", AWAITED)]
-    assert listed(desk)["commitment"].startswith("taken no more since")
-    assert doctored(desk)
-    mode(desk, "off")
-    desk.ask(later=4000)
-    assert desk.yard.states() == [DONE, DONE]
-    assert doctored(desk) == ""
+        setup.ask(later=4000)
+    assert setup.delivery.states() == [DONE, ("sent", AWAITED)]
+    assert listed(setup)["commitment"].startswith("taken no more since")
+    assert doctored(setup)
+    mode(setup, "off")
+    setup.ask(later=4000)
+    assert setup.delivery.states() == [DONE, DONE]
+    assert doctored(setup) == ""
 
 
-def test_one_that_never_offered_commitment_is_told_as_such(desk: Desk) -> None:
-    desk.pacs.commits = False
-    desk.pacs.start()
-    desk.admit()
-    desk.deliver()
-    assert desk.yard.states() == [DONE]
-    assert listed(desk)["commitment"].startswith("not offered since")
-    assert doctored(desk) == ""
-    mode(desk, "required")
-    assert "objects stay sent" in doctored(desk)
+def test_one_that_never_offered_commitment_is_told_as_such(setup: CommitmentSetup) -> None:
+    setup.pacs.commits = False
+    setup.pacs.start()
+    setup.admit()
+    setup.deliver()
+    assert setup.delivery.states() == [DONE]
+    assert listed(setup)["commitment"].startswith("not offered since")
+    assert doctored(setup) == ""
+    mode(setup, "required")
+    assert "objects stay sent" in doctored(setup)
 
 
-def test_one_that_has_taken_requests_can_commit(desk: Desk) -> None:
+def test_one_that_has_taken_requests_can_commit(setup: CommitmentSetup) -> None:
     """There a refusal is a fault to be waited out."""
-    desk.pacs.start()
-    desk.admit()
-    desk.deliver()
-    desk.ask()
-    desk.restart()
-    desk.pacs.answer = 0x0110
-    desk.admit()
-    desk.deliver()
+    setup.pacs.start()
+    setup.admit()
+    setup.deliver()
+    setup.ask()
+    setup.restart()
+    setup.pacs.answer = 0x0110
+    setup.admit()
+    setup.deliver()
     for _ in range(5):
-        desk.ask(later=4000)
-    assert desk.yard.states() == [DONE, ("sent", AWAITED)]
-    assert "answered 0110 to the request" in str(desk.rows()[1].error_message)
-    desk.pacs.answer = 0x0000
-    desk.ask(later=4000)
-    assert desk.yard.states() == [DONE, DONE]
+        setup.ask(later=4000)
+    assert setup.delivery.states() == [DONE, ("sent", AWAITED)]
+    assert "answered 0110 to the request" in str(setup.rows()[1].error_message)
+    setup.pacs.answer = 0x0000
+    setup.ask(later=4000)
+    assert setup.delivery.states() == [DONE, DONE]
 
 
-def test_a_pacs_that_is_down_is_asked_when_it_is_back(desk: Desk) -> None:
-    desk.pacs.start()
-    desk.admit()
-    desk.deliver()
-    desk.pacs.stop()
-    desk.ask()
-    assert desk.yard.states() == [("sent", AWAITED)]
+def test_a_pacs_that_is_down_is_asked_when_it_is_back(setup: CommitmentSetup) -> None:
+    setup.pacs.start()
+    setup.admit()
+    setup.deliver()
+    setup.pacs.stop()
+    setup.ask()
+    assert setup.delivery.states() == [("sent", AWAITED)]
     assert "cannot be asked for storage commitment: connection refused" in str(
-        desk.rows()[0].error_message
+        setup.rows()[0].error_message
     )
-    desk.pacs.start()
-    desk.ask(later=600)
-    assert desk.yard.states() == [DONE]
+    setup.pacs.start()
+    setup.ask(later=600)
+    assert setup.delivery.states() == [DONE]
 
 
-def test_killed_between_writing_and_asking(desk: Desk) -> None:
-    desk.pacs.start()
-    (uid,) = desk.admit()
-    desk.deliver()
-    desk.yard.now += timedelta(seconds=3)
-    with desk.yard.store.begin() as session:
+def test_killed_between_writing_and_asking(setup: CommitmentSetup) -> None:
+    setup.pacs.start()
+    (uid,) = setup.admit()
+    setup.deliver()
+    setup.delivery.now += timedelta(seconds=3)
+    with setup.delivery.store.begin() as session:
         unsent = scu.create_request(
             session,
             "pacs",
             generate_uid(),
-            desk.yard.now,
+            setup.delivery.now,
             timedelta(minutes=10),
             RetryPolicy(),
-            desk.asker._rng,
+            setup.asker._rng,
         )
     assert unsent is not None
-    desk.restart()
-    desk.ask(later=0)
-    assert desk.pacs.requests == []
-    desk.ask(later=601)
-    assert [each.uids for each in desk.pacs.requests] == [[uid]]
-    assert desk.yard.states() == [DONE]
+    setup.restart()
+    setup.ask(later=0)
+    assert setup.pacs.requests == []
+    setup.ask(later=601)
+    assert [each.uids for each in setup.pacs.requests] == [[uid]]
+    assert setup.delivery.states() == [DONE]
 
 
 def test_killed_between_being_told_and_settling(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    setup: CommitmentSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hasty(monkeypatch)
-    desk.pacs.times = 0
-    desk.pacs.start()
-    desk.admit()
-    desk.deliver()
-    desk.ask()
-    with desk.yard.store.begin() as session:
-        assert scu.record_report(session, desk.pacs.report(desk.pacs.requests[0]), ["pacs"])
-    desk.restart()
-    assert desk.yard.states() == [SENT]
-    desk.ask(later=0)
-    assert desk.yard.states() == [DONE]
+    setup.pacs.times = 0
+    setup.pacs.start()
+    setup.admit()
+    setup.deliver()
+    setup.ask()
+    with setup.delivery.store.begin() as session:
+        assert scu.record_report(session, setup.pacs.report(setup.pacs.requests[0]), ["pacs"])
+    setup.restart()
+    assert setup.delivery.states() == [SENT]
+    setup.ask(later=0)
+    assert setup.delivery.states() == [DONE]
 
 
 @pytest.mark.parametrize(("change", "state"), [("off", DONE), ("gone", SENT)])
-def test_settings_that_changed_meanwhile(desk: Desk, change: str, state: tuple[str, Any]) -> None:
-    desk.pacs.start()
-    desk.admit()
-    desk.deliver()
+def test_settings_that_changed_meanwhile(
+    setup: CommitmentSetup, change: str, state: tuple[str, Any]
+) -> None:
+    setup.pacs.start()
+    setup.admit()
+    setup.deliver()
     if change == "gone":
-        del desk.yard.settings.destination[0]
+        del setup.delivery.settings.destination[0]
     else:
-        desk.yard.settings.destination[0].commitment = "off"
-    desk.restart()
-    desk.ask()
-    assert desk.yard.states() == [state]
-    assert desk.pacs.requests == []
+        setup.delivery.settings.destination[0].commitment = "off"
+    setup.restart()
+    setup.ask()
+    assert setup.delivery.states() == [state]
+    assert setup.pacs.requests == []
 
 
 def test_a_report_that_nobody_can_read_changes_nothing(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    setup: CommitmentSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Garbled(CommittingPacs):
         def report(self, request: Any) -> Report:
             return Report("no uid at all", tuple(request.references), ())
 
-    desk.pacs = Garbled(port=desk.pacs.port)
-    desk.pacs.start()
-    desk.admit()
-    desk.deliver()
+    setup.pacs = Garbled(port=setup.pacs.port)
+    setup.pacs.start()
+    setup.admit()
+    setup.deliver()
     monkeypatch.setattr(commitment_scu, "_REPORT_WAIT_SECONDS", 1.0)
-    desk.ask()
-    assert desk.pacs.answers == [0x0115]
-    assert desk.yard.states() == [SENT]
-    desk.pacs.stop()
+    setup.ask()
+    assert setup.pacs.answers == [0x0115]
+    assert setup.delivery.states() == [SENT]
+    setup.pacs.stop()
 
 
-def test_logs_name_no_patient(desk: Desk) -> None:
+def test_logs_name_no_patient(setup: CommitmentSetup) -> None:
     stream = io.StringIO()
     log.configure("debug", stream)
     try:
-        desk.pacs.start()
-        _, bad = desk.admit(2)
-        desk.pacs.reasons = {bad: 0x0112}
-        desk.deliver()
-        desk.ask()
+        setup.pacs.start()
+        _, bad = setup.admit(2)
+        setup.pacs.reasons = {bad: 0x0112}
+        setup.deliver()
+        setup.ask()
     finally:
         log.configure("critical")
     assert "commitment asked" in stream.getvalue()
@@ -459,16 +467,16 @@ def test_logs_name_no_patient(desk: Desk) -> None:
         assert canary not in stream.getvalue()
 
 
-def test_old_pledges_are_forgotten_but_not_that_it_can_commit(desk: Desk) -> None:
-    desk.pacs.start()
+def test_old_pledges_are_forgotten_but_not_that_it_can_commit(setup: CommitmentSetup) -> None:
+    setup.pacs.start()
     for _ in range(3):
-        desk.admit()
-        desk.deliver()
-        desk.ask()
-    desk.yard.now += timedelta(days=31)
-    desk.restart()
-    desk.ask()
-    with desk.yard.store.read() as session:
+        setup.admit()
+        setup.deliver()
+        setup.ask()
+    setup.delivery.now += timedelta(days=31)
+    setup.restart()
+    setup.ask()
+    with setup.delivery.store.read() as session:
         kept = session.scalars(select(OutgoingCommitment.transaction_uid)).all()
         assert scu.has_accepted(session, "pacs")
-    assert kept == desk.transactions()[-1:]
+    assert kept == setup.transactions()[-1:]

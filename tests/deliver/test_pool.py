@@ -11,7 +11,7 @@ from qc_daemon.deliver import pool as pool_module
 from qc_daemon.deliver import run
 from qc_daemon.deliver.pool import DestinationPool
 from qc_daemon.settings import DestinationSettings
-from tests.deliver.conftest import Yard
+from tests.support.delivery import Delivery
 from tests.support.dicom_peers import Pacs, eventually, ultrasound
 
 
@@ -116,17 +116,17 @@ def pacs() -> CountingPacs:
 
 
 def test_one_association_at_a_time_where_a_pacs_takes_no_more(
-    yard: Yard, pacs: CountingPacs
+    delivery: Delivery, pacs: CountingPacs
 ) -> None:
     pacs.start()
-    yard.settings.destination[0].max_associations = 1
+    delivery.settings.destination[0].max_associations = 1
     for _ in range(12):
-        yard.admit(ultrasound())
+        delivery.admit(ultrasound())
     stop = threading.Event()
-    thread = threading.Thread(target=run, args=(yard.store, yard.settings, "test", stop))
+    thread = threading.Thread(target=run, args=(delivery.store, delivery.settings, "test", stop))
     thread.start()
     try:
-        eventually(lambda: yard.states() == [("done", None)] * 12)
+        eventually(lambda: delivery.states() == [("done", None)] * 12)
     finally:
         stop.set()
         thread.join(60)

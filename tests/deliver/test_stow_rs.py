@@ -15,15 +15,15 @@ from qc_daemon.settings import DestinationSettings
 from tests.support.certificates import Authority
 from tests.support.dicom_peers import part10, ultrasound
 from tests.support.ports import reserve_port
-from tests.support.stow_server import Web, failed, stored
+from tests.support.stow_server import StowServer, failed, stored
 
 RETRY, QUARANTINE, ALARM = FailureClass.RETRY, FailureClass.QUARANTINE, FailureClass.ALARM
 UID = "1.2.3.4"
 
 
 @pytest.fixture
-def web() -> Iterator[Web]:
-    made = Web().start()
+def server() -> Iterator[StowServer]:
+    made = StowServer().start()
     yield made
     made.stop()
 
@@ -38,8 +38,8 @@ def destination(url: str, **values: Any) -> DestinationSettings:
     return DestinationSettings(name="vna", kind="dicomweb", url=url, timeout=20, **values)
 
 
-def result(web: Web, sent: OutgoingObject | None = None, **values: Any) -> QCError | None:
-    transport = StowRS(destination(web.url, **values))
+def result(server: StowServer, sent: OutgoingObject | None = None, **values: Any) -> QCError | None:
+    transport = StowRS(destination(server.url, **values))
     try:
         transport.send(sent or outgoing())
     except QCError as error:
@@ -49,21 +49,21 @@ def result(web: Web, sent: OutgoingObject | None = None, **values: Any) -> QCErr
     return None
 
 
-def test_the_file_goes_out_as_it_is(web: Web, tmp_path: Path) -> None:
-    web.body = stored(UID)
+def test_the_file_goes_out_as_it_is(server: StowServer, tmp_path: Path) -> None:
+    server.body = stored(UID)
     content = part10(ultrasound(pixels=bytes(1 << 21), Rows=1024, Columns=2048))
     file = tmp_path / "stored.dcm"
     file.write_bytes(content)
     sent = OutgoingObject("1", UID, "1.2.840.10008.1.2.1", UID, path=file)
-    assert result(web, sent) is None
-    (request,) = web.requests
+    assert result(server, sent) is None
+    (request,) = server.requests
     assert request.parts == (content,)
     assert request.path == "/dicom-web/studies"
     assert request.headers["Content-Type"].startswith('multipart/related; type="application/dicom"')
     assert request.headers["Accept"] == "application/dicom+json"
     assert "Transfer-Encoding" not in request.headers
     assert "Authorization" not in request.headers
-    assert not web.queries
+    assert not server.queries
 
 
 ANSWERS: list[tuple[int, bytes, FailureClass | None]] = [
@@ -111,33 +111,37 @@ ANSWERS: list[tuple[int, bytes, FailureClass | None]] = [
 
 @pytest.mark.parametrize(("status", "body", "failure_class"), ANSWERS)
 def test_each_answer_has_its_class(
-    web: Web, status: int, body: bytes, failure_class: FailureClass | None
+    server: StowServer, status: int, body: bytes, failure_class: FailureClass | None
 ) -> None:
-    web.status, web.body, web.headers = status, body, {"Location": "/elsewhere"}
-    error = result(web)
+    server.status, server.body, server.headers = status, body, {"Location": "/elsewhere"}
+    error = result(server)
     assert (None if error is None else error.failure_class) is failure_class
-    assert len(web.requests) == 1
+    assert len(server.requests) == 1
     class_refused = status == 415 or b'"Value": [290]' in body
     assert isinstance(error, ClassRefusedError) == class_refused
 
 
-def test_what_the_answer_leaves_out_is_asked_for(web: Web) -> None:
-    web.found = [UID]
-    assert result(web) is None
-    assert web.queries == [f"/dicom-web/instances?SOPInstanceUID={UID}&limit=1"]
+def test_what_the_answer_leaves_out_is_asked_for(server: StowServer) -> None:
+    server.found = [UID]
+    assert result(server) is None
+    assert server.queries == [f"/dicom-web/instances?SOPInstanceUID={UID}&limit=1"]
 
 
-def test_the_bearer_token_of_the_environment(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bearer_token_of_the_environment(
+    server: StowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VNA_TOKEN", "c2VjcmV0")
-    web.body = stored(UID)
-    assert result(web, token="env:VNA_TOKEN") is None
-    assert web.requests[0].headers["Authorization"] == "Bearer c2VjcmV0"
+    server.body = stored(UID)
+    assert result(server, token="env:VNA_TOKEN") is None
+    assert server.requests[0].headers["Authorization"] == "Bearer c2VjcmV0"
 
 
-def test_a_password_that_is_mended_counts_from_the_next_object(web: Web, tmp_path: Path) -> None:
+def test_a_password_that_is_mended_counts_from_the_next_object(
+    server: StowServer, tmp_path: Path
+) -> None:
     file = tmp_path / "password"
-    web.status = 401
-    transport = StowRS(destination(web.url, user="qc", password=f"file:{file}"))
+    server.status = 401
+    transport = StowRS(destination(server.url, user="qc", password=f"file:{file}"))
     with pytest.raises(QCError, match="its password is not in the file") as missing:
         transport.send(outgoing())
     assert missing.value.failure_class is ALARM
@@ -146,17 +150,19 @@ def test_a_password_that_is_mended_counts_from_the_next_object(web: Web, tmp_pat
         transport.send(outgoing())
     assert "wrong" not in wrong.value.message
     file.write_text("s\xe9same\n")
-    web.status, web.body = 200, stored(UID)
+    server.status, server.body = 200, stored(UID)
     transport.send(outgoing())
     transport.close()
     # "qc:sésame" in base 64.
-    assert web.requests[-1].headers["Authorization"] == "Basic cWM6c8Opc2FtZQ=="
+    assert server.requests[-1].headers["Authorization"] == "Basic cWM6c8Opc2FtZQ=="
 
 
-def test_nothing_is_taken_from_the_surroundings(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_taken_from_the_surroundings(
+    server: StowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{reserve_port()}")
-    web.body = stored(UID)
-    assert result(web) is None
+    server.body = stored(UID)
+    assert result(server) is None
 
 
 def test_nobody_there() -> None:
@@ -166,8 +172,8 @@ def test_nobody_there() -> None:
     assert error.value.code is ErrorCode.DELIVERY_UNREACHABLE
 
 
-def test_bytes_gone_from_the_spool_are_an_alarm(web: Web, tmp_path: Path) -> None:
-    error = result(web, OutgoingObject("1", UID, "1.2", UID, path=tmp_path / "gone.dcm"))
+def test_bytes_gone_from_the_spool_are_an_alarm(server: StowServer, tmp_path: Path) -> None:
+    error = result(server, OutgoingObject("1", UID, "1.2", UID, path=tmp_path / "gone.dcm"))
     assert error is not None
     assert error.code is ErrorCode.SPOOL_MISSING
 
@@ -180,42 +186,44 @@ class TestTLS:
         return Authority.make(tmp_path / "hospital")
 
     @pytest.fixture
-    def secure(self, hospital: Authority) -> Iterator[Web]:
+    def secure(self, hospital: Authority) -> Iterator[StowServer]:
         own = hospital.issue("vna")
         context = ssl.create_default_context(
             ssl.Purpose.CLIENT_AUTH, cafile=str(hospital.certificate)
         )
         context.load_cert_chain(own.certificate, own.key)
         context.verify_mode = ssl.CERT_REQUIRED
-        made = Web(body=stored(UID), tls=context).start()
+        made = StowServer(body=stored(UID), tls=context).start()
         yield made
         made.stop()
 
-    def test_each_side_shows_its_certificate(self, secure: Web, hospital: Authority) -> None:
+    def test_each_side_shows_its_certificate(self, secure: StowServer, hospital: Authority) -> None:
         ours = hospital.issue("qc")
         tls = {"ca": hospital.certificate, "certificate": ours.certificate, "key": ours.key}
         assert result(secure, tls=tls) is None
         assert result(secure, tls=tls | {"server_name": "127.0.0.1"}) is None
 
-    def test_no_certificate_of_ours(self, secure: Web, hospital: Authority) -> None:
+    def test_no_certificate_of_ours(self, secure: StowServer, hospital: Authority) -> None:
         error = result(secure, tls={"ca": hospital.certificate})
         assert error is not None
         assert error.code is ErrorCode.DELIVERY_UNREACHABLE
         assert not secure.requests
 
-    def test_an_authority_that_is_not_ours(self, secure: Web, tmp_path: Path) -> None:
+    def test_an_authority_that_is_not_ours(self, secure: StowServer, tmp_path: Path) -> None:
         stranger = Authority.make(tmp_path / "stranger")
         for tls in ({"ca": stranger.certificate}, {}, None):
             error = result(secure, tls=tls)
             assert error is not None
             assert "authority that we do not know; name it as ca" in error.message
 
-    def test_a_name_that_is_not_in_its_certificate(self, secure: Web, hospital: Authority) -> None:
+    def test_a_name_that_is_not_in_its_certificate(
+        self, secure: StowServer, hospital: Authority
+    ) -> None:
         error = result(secure, tls={"ca": hospital.certificate, "server_name": "other.example"})
         assert error is not None
         assert "its certificate is for another name" in error.message
 
-    def test_files_that_cannot_be_used(self, secure: Web, tmp_path: Path) -> None:
+    def test_files_that_cannot_be_used(self, secure: StowServer, tmp_path: Path) -> None:
         error = result(secure, tls={"ca": tmp_path / "none.pem"})
         assert error is not None
         assert "its tls files cannot be used" in error.message

@@ -25,7 +25,7 @@ from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.results import reports
 from qc_daemon.records.tables import JobKind, ObjectKind
 from qc_daemon.settings import DestinationSettings
-from tests.deliver.conftest import Yard
+from tests.support.delivery import Delivery
 from tests.support.dicom_peers import US, Pacs, eventually, part10, ultrasound
 
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -48,23 +48,23 @@ def jpeg() -> Dataset:
     return dataset
 
 
-def test_source_arrives_byte_for_byte(yard: Yard, pacs: Pacs) -> None:
+def test_source_arrives_byte_for_byte(delivery: Delivery, pacs: Pacs) -> None:
     pacs.syntaxes = (JPEGBaseline8Bit, ExplicitVRLittleEndian)
     pacs.start()
-    paths = [yard.admit(ultrasound()), yard.admit(jpeg())]
-    deliverer = yard.deliverer()
+    paths = [delivery.admit(ultrasound()), delivery.admit(jpeg())]
+    deliverer = delivery.deliverer()
     assert [deliverer.run_once() for _ in range(3)] == [True, True, False]
     deliverer.close()
-    assert yard.states() == [("done", None)] * 2
+    assert delivery.states() == [("done", None)] * 2
     assert [data for _, _, data in pacs.received] == [data_set(path.read_bytes()) for path in paths]
     assert [syntax for _, syntax, _ in pacs.received] == [ExplicitVRLittleEndian, JPEGBaseline8Bit]
 
 
-def test_one_association_carries_a_batch(yard: Yard, pacs: Pacs) -> None:
+def test_one_association_carries_a_batch(delivery: Delivery, pacs: Pacs) -> None:
     pacs.start()
     for _ in range(4):
-        yard.admit(ultrasound())
-    deliverer = yard.deliverer()
+        delivery.admit(ultrasound())
+    deliverer = delivery.deliverer()
     while deliverer.run_once():
         pass
     deliverer.close()
@@ -72,68 +72,68 @@ def test_one_association_carries_a_batch(yard: Yard, pacs: Pacs) -> None:
     assert pacs.associations == 1
 
 
-def test_report_object_is_sent_as_stored(yard: Yard, pacs: Pacs) -> None:
+def test_report_object_is_sent_as_stored(delivery: Delivery, pacs: Pacs) -> None:
     pacs.sop_classes = (US, SR)
     pacs.start()
-    yard.admit(ultrasound(), destination="share")
+    delivery.admit(ultrasound(), destination="share")
     made = ultrasound(sop_class=SR)
     payload = part10(made)
-    with yard.store.begin() as session:
-        jobs.insert(session, JobKind.REPORT, "exam:1", 1, exam_id=1, now=yard.now)
-        job = jobs.claim(session, [JobKind.REPORT], "test", yard.now, 300)
+    with delivery.store.begin() as session:
+        jobs.insert(session, JobKind.REPORT, "exam:1", 1, exam_id=1, now=delivery.now)
+        job = jobs.claim(session, [JobKind.REPORT], "test", delivery.now, 300)
         assert job is not None
         made_object = reports.ReportObject(ObjectKind.SR, made.SOPInstanceUID, SR, payload)
-        reports.publish(session, job, [made_object], {"sr": ["pacs"]}, yard.now)
-        jobs.finish(session, job, yard.now)
-    deliverer = yard.deliverer()
+        reports.publish(session, job, [made_object], {"sr": ["pacs"]}, delivery.now)
+        jobs.finish(session, job, delivery.now)
+    deliverer = delivery.deliverer()
     while deliverer.run_once():
         pass
     deliverer.close()
-    assert yard.states() == [("done", None)] * 2
+    assert delivery.states() == [("done", None)] * 2
     assert [data for _, _, data in pacs.received] == [data_set(payload)]
 
 
-def test_destination_down_then_up_delivers_exactly_once(yard: Yard, pacs: Pacs) -> None:
+def test_destination_down_then_up_delivers_exactly_once(delivery: Delivery, pacs: Pacs) -> None:
     dataset = ultrasound()
-    yard.admit(dataset)
-    assert yard.deliverer().run_once()
-    assert yard.states() == [("ready", ErrorCode.DELIVERY_UNREACHABLE)]
+    delivery.admit(dataset)
+    assert delivery.deliverer().run_once()
+    assert delivery.states() == [("ready", ErrorCode.DELIVERY_UNREACHABLE)]
     # Not due before its back-off has passed.
-    assert not yard.deliverer().run_once()
+    assert not delivery.deliverer().run_once()
     pacs.start()
-    yard.now += timedelta(minutes=5)
-    deliverer = yard.deliverer()
+    delivery.now += timedelta(minutes=5)
+    deliverer = delivery.deliverer()
     while deliverer.run_once():
         pass
     deliverer.close()
-    assert yard.states() == [("done", None)]
+    assert delivery.states() == [("done", None)]
     assert pacs.uids() == [dataset.SOPInstanceUID]
 
 
-def test_an_outage_of_days_costs_nothing(yard: Yard, pacs: Pacs) -> None:
+def test_an_outage_of_days_costs_nothing(delivery: Delivery, pacs: Pacs) -> None:
     """With the settings as they are by default; each try is one that found nobody."""
     dataset = ultrasound()
-    yard.admit(dataset)
-    for _ in range(2 * yard.settings.jobs.max_attempts):
-        assert yard.deliverer().run_once()
-        assert yard.states() == [("ready", ErrorCode.DELIVERY_UNREACHABLE)]
-        yard.now += timedelta(hours=2)
+    delivery.admit(dataset)
+    for _ in range(2 * delivery.settings.jobs.max_attempts):
+        assert delivery.deliverer().run_once()
+        assert delivery.states() == [("ready", ErrorCode.DELIVERY_UNREACHABLE)]
+        delivery.now += timedelta(hours=2)
     pacs.start()
-    deliverer = yard.deliverer()
+    deliverer = delivery.deliverer()
     assert deliverer.run_once()
     deliverer.close()
-    assert yard.states() == [("done", None)]
+    assert delivery.states() == [("done", None)]
     assert pacs.uids() == [dataset.SOPInstanceUID]
 
 
-def test_what_is_not_tried_does_not_wait_the_longer(yard: Yard) -> None:
+def test_what_is_not_tried_does_not_wait_the_longer(delivery: Delivery) -> None:
     for _ in range(3):
-        yard.admit(ultrasound())
-    deliverer = yard.deliverer()
+        delivery.admit(ultrasound())
+    deliverer = delivery.deliverer()
     assert deliverer.run_once()
     # The others are left as they are while the destination is known to be away.
     assert not deliverer.run_once()
-    assert sorted(yard.states(), key=str) == [
+    assert sorted(delivery.states(), key=str) == [
         ("ready", ErrorCode.DELIVERY_UNREACHABLE),
         ("ready", None),
         ("ready", None),
@@ -141,30 +141,30 @@ def test_what_is_not_tried_does_not_wait_the_longer(yard: Yard) -> None:
 
 
 def test_a_full_disk_here_keeps_no_report_back(
-    yard: Yard, pacs: Pacs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    delivery: Delivery, pacs: Pacs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "there is none"))
-    test_report_object_is_sent_as_stored(yard, pacs)
+    test_report_object_is_sent_as_stored(delivery, pacs)
 
 
 def test_what_a_library_throws_concerns_its_object_only(
-    yard: Yard, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
+    delivery: Delivery, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pacs.start()
-    yard.admit(ultrasound())
+    delivery.admit(ultrasound())
 
     def throws(*_: object) -> bool:
         raise OSError("something of the Doe^Jane kind")
 
-    deliverer = yard.deliverer()
+    deliverer = delivery.deliverer()
     with monkeypatch.context() as broken:
         broken.setattr("qc_daemon.deliver.c_store.StoreSCU.send", throws)
         assert deliverer.run_once()
-    assert yard.states() == [("ready", ErrorCode.INTERNAL)]
-    yard.now += timedelta(minutes=5)
+    assert delivery.states() == [("ready", ErrorCode.INTERNAL)]
+    delivery.now += timedelta(minutes=5)
     assert deliverer.run_once()
     deliverer.close()
-    assert yard.states() == [("done", None)]
+    assert delivery.states() == [("done", None)]
 
 
 @pytest.mark.parametrize(
@@ -178,157 +178,161 @@ def test_what_a_library_throws_concerns_its_object_only(
     ],
 )
 def test_status_decides(
-    yard: Yard, pacs: Pacs, status: int, state: str, code: ErrorCode | None
+    delivery: Delivery, pacs: Pacs, status: int, state: str, code: ErrorCode | None
 ) -> None:
     pacs.status = status
     pacs.start()
-    yard.admit(ultrasound())
-    deliverer = yard.deliverer()
+    delivery.admit(ultrasound())
+    deliverer = delivery.deliverer()
     deliverer.run_once()
     deliverer.close()
-    assert yard.states() == [(state, code)]
+    assert delivery.states() == [(state, code)]
 
 
-def test_no_accepted_context_is_refused(yard: Yard, pacs: Pacs) -> None:
+def test_no_accepted_context_is_refused(delivery: Delivery, pacs: Pacs) -> None:
     pacs.start()
-    yard.admit(jpeg())
-    deliverer = yard.deliverer()
+    delivery.admit(jpeg())
+    deliverer = delivery.deliverer()
     deliverer.run_once()
     deliverer.close()
-    assert yard.states() == [("quarantined", ErrorCode.DELIVERY_REFUSED)]
+    assert delivery.states() == [("quarantined", ErrorCode.DELIVERY_REFUSED)]
 
 
-def test_uncompressed_is_converted_where_the_peer_wants_it(yard: Yard, pacs: Pacs) -> None:
+def test_uncompressed_is_converted_where_the_peer_wants_it(delivery: Delivery, pacs: Pacs) -> None:
     pacs.syntaxes = (ImplicitVRLittleEndian,)
     pacs.start()
     dataset = ultrasound()
-    yard.admit(dataset)
-    deliverer = yard.deliverer()
+    delivery.admit(dataset)
+    deliverer = delivery.deliverer()
     deliverer.run_once()
     deliverer.close()
-    assert yard.states() == [("done", None)]
+    assert delivery.states() == [("done", None)]
     ((_, syntax, data),) = pacs.received
     assert syntax == ImplicitVRLittleEndian
     assert dataset.PixelData in data
 
 
-def test_peer_gone_between_two_objects_is_reached_again(yard: Yard, pacs: Pacs) -> None:
+def test_peer_gone_between_two_objects_is_reached_again(delivery: Delivery, pacs: Pacs) -> None:
     pacs.start()
-    deliverer = yard.deliverer()
-    yard.admit(ultrasound())
+    deliverer = delivery.deliverer()
+    delivery.admit(ultrasound())
     deliverer.run_once()
     pacs.stop()
     pacs.start()
-    yard.admit(ultrasound())
+    delivery.admit(ultrasound())
     with deliverer.pool.transport("pacs") as transport:
         eventually(lambda: not transport._association.is_established)
     deliverer.run_once()
     deliverer.close()
-    assert yard.states() == [("done", None)] * 2
+    assert delivery.states() == [("done", None)] * 2
 
 
-def test_a_job_for_a_destination_that_the_settings_lack_waits(yard: Yard) -> None:
-    yard.admit(ultrasound(), destination="archive")
-    assert not yard.deliverer().run_once()
-    assert yard.states() == [("ready", None)]
+def test_a_job_for_a_destination_that_the_settings_lack_waits(delivery: Delivery) -> None:
+    delivery.admit(ultrasound(), destination="archive")
+    assert not delivery.deliverer().run_once()
+    assert delivery.states() == [("ready", None)]
 
 
-def test_two_daemons_with_different_settings_share_a_queue(yard: Yard, tmp_path: Path) -> None:
+def test_two_daemons_with_different_settings_share_a_queue(
+    delivery: Delivery, tmp_path: Path
+) -> None:
     """As two hosts on one database, or one restarted after an edit of its settings."""
-    other = yard.settings.model_copy(deep=True)
+    other = delivery.settings.model_copy(deep=True)
     other.destination = [
         DestinationSettings(name="archive", kind="folder", folder=tmp_path / "archive")
     ]
-    yard.admit(ultrasound(), destination="archive")
-    yard.admit(ultrasound(), destination="share")
-    assert [yard.deliverer().run_once() for _ in range(3)] == [True, False, False]
-    assert yard.states() == [("ready", None), ("done", None)]
-    rows = {row["name"]: row for row in list_destinations(yard.settings)}
+    delivery.admit(ultrasound(), destination="archive")
+    delivery.admit(ultrasound(), destination="share")
+    assert [delivery.deliverer().run_once() for _ in range(3)] == [True, False, False]
+    assert delivery.states() == [("ready", None), ("done", None)]
+    rows = {row["name"]: row for row in list_destinations(delivery.settings)}
     assert (rows["archive"]["waiting"], rows["archive"]["state"]) == (1, "not in the settings")
-    assert Deliverer(yard.store, other, "other", clock=yard.clock).run_once()
-    assert yard.states() == [("done", None)] * 2
+    assert Deliverer(delivery.store, other, "other", clock=delivery.clock).run_once()
+    assert delivery.states() == [("done", None)] * 2
 
 
-def test_a_destination_that_is_down_is_listed_with_its_error(yard: Yard, pacs: Pacs) -> None:
-    yard.admit(ultrasound())
-    began = yard.now.isoformat()
+def test_a_destination_that_is_down_is_listed_with_its_error(
+    delivery: Delivery, pacs: Pacs
+) -> None:
+    delivery.admit(ultrasound())
+    began = delivery.now.isoformat()
     for _ in range(2):
-        yard.deliverer().run_once()
-        row = list_destinations(yard.settings)[0]
+        delivery.deliverer().run_once()
+        row = list_destinations(delivery.settings)[0]
         assert (row["state"], row["failing since"]) == ("failing", began)
         assert row["last error code"] == ErrorCode.DELIVERY_UNREACHABLE
         assert row["last error"] == (
             "destination pacs cannot be reached: connection refused: nothing listens at the port"
         )
-        assert row["last error at"] == yard.now.isoformat()
-        yard.now += timedelta(hours=2)
+        assert row["last error at"] == delivery.now.isoformat()
+        delivery.now += timedelta(hours=2)
     pacs.start()
-    deliverer = yard.deliverer()
+    deliverer = delivery.deliverer()
     deliverer.run_once()
     deliverer.close()
-    row = list_destinations(yard.settings)[0]
+    row = list_destinations(delivery.settings)[0]
     assert (row["state"], row["failing since"]) == ("ok", None)
     assert row["last error code"] == ErrorCode.DELIVERY_UNREACHABLE
 
 
 def test_a_database_that_fails_meanwhile_is_not_the_destinations_fault(
-    yard: Yard, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
+    delivery: Delivery, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pacs.start()
-    yard.admit(ultrasound())
+    delivery.admit(ultrasound())
 
     def fails(*_: object) -> None:
         raise OperationalError("SELECT", {}, Exception("the database is gone"))
 
-    for _ in range(2 * yard.settings.jobs.max_attempts):
+    for _ in range(2 * delivery.settings.jobs.max_attempts):
         with monkeypatch.context() as broken:
             broken.setattr("qc_daemon.records.results.reports.deliverable", fails)
-            assert yard.deliverer().run_once()
-        yard.now += timedelta(hours=2)
-    assert yard.states() == [("ready", ErrorCode.STORAGE)]
-    assert list_destinations(yard.settings)[0]["state"] == "ok"
-    deliverer = yard.deliverer()
+            assert delivery.deliverer().run_once()
+        delivery.now += timedelta(hours=2)
+    assert delivery.states() == [("ready", ErrorCode.STORAGE)]
+    assert list_destinations(delivery.settings)[0]["state"] == "ok"
+    deliverer = delivery.deliverer()
     assert deliverer.run_once()
     deliverer.close()
-    assert yard.states() == [("done", None)]
+    assert delivery.states() == [("done", None)]
 
 
-def test_missing_spool_file_stays_in_the_queue_as_an_alarm(yard: Yard) -> None:
-    yard.admit(ultrasound(), destination="share").unlink()
-    yard.deliverer().run_once()
-    assert yard.states() == [("ready", ErrorCode.SPOOL_MISSING)]
+def test_missing_spool_file_stays_in_the_queue_as_an_alarm(delivery: Delivery) -> None:
+    delivery.admit(ultrasound(), destination="share").unlink()
+    delivery.deliverer().run_once()
+    assert delivery.states() == [("ready", ErrorCode.SPOOL_MISSING)]
 
 
-def test_an_original_is_sent_from_where_it_was_fetched_back_to(yard: Yard) -> None:
-    file = yard.admit(ultrasound(), destination="share")
-    back = file.rename(yard.spool / "elsewhere.dcm")
-    deliverer = Deliverer(yard.store, yard.settings, "test", originals=lambda _facts: back)
+def test_an_original_is_sent_from_where_it_was_fetched_back_to(delivery: Delivery) -> None:
+    file = delivery.admit(ultrasound(), destination="share")
+    back = file.rename(delivery.spool / "elsewhere.dcm")
+    deliverer = Deliverer(delivery.store, delivery.settings, "test", originals=lambda _facts: back)
     deliverer.run_once()
-    folder = yard.settings.destination[1].folder
+    folder = delivery.settings.destination[1].folder
     assert folder is not None
     assert [path.read_bytes() for path in folder.iterdir()] == [back.read_bytes()]
 
 
-def test_an_original_that_nobody_has_is_quarantined(yard: Yard) -> None:
-    yard.admit(ultrasound(), destination="share")
+def test_an_original_that_nobody_has_is_quarantined(delivery: Delivery) -> None:
+    delivery.admit(ultrasound(), destination="share")
 
     def nowhere(_facts: RevisionFacts) -> Path:
         raise QCError(ErrorCode.NOT_AVAILABLE, "nowhere")
 
-    Deliverer(yard.store, yard.settings, "test", originals=nowhere).run_once()
-    assert yard.states() == [("quarantined", ErrorCode.NOT_AVAILABLE)]
+    Deliverer(delivery.store, delivery.settings, "test", originals=nowhere).run_once()
+    assert delivery.states() == [("quarantined", ErrorCode.NOT_AVAILABLE)]
 
 
-def test_folder_and_second_revision(yard: Yard) -> None:
+def test_folder_and_second_revision(delivery: Delivery) -> None:
     first = ultrasound()
-    yard.admit(first, destination="share")
-    yard.admit(
+    delivery.admit(first, destination="share")
+    delivery.admit(
         ultrasound(SOPInstanceUID=first.SOPInstanceUID, pixels=bytes(256)), destination="share"
     )
-    deliverer = yard.deliverer()
+    deliverer = delivery.deliverer()
     while deliverer.run_once():
         pass
-    folder = yard.settings.destination[1].folder
+    folder = delivery.settings.destination[1].folder
     assert folder is not None
     assert sorted(path.name for path in folder.iterdir()) == [
         f"{first.SOPInstanceUID}-r2.dcm",
@@ -336,16 +340,16 @@ def test_folder_and_second_revision(yard: Yard) -> None:
     ]
 
 
-def test_a_folder_by_study_keeps_an_exam_together(yard: Yard) -> None:
-    yard.settings.destination[1].layout = "study"
-    folder = yard.settings.destination[1].folder
+def test_a_folder_by_study_keeps_an_exam_together(delivery: Delivery) -> None:
+    delivery.settings.destination[1].layout = "study"
+    folder = delivery.settings.destination[1].folder
     assert folder is not None
     datasets = [ultrasound(), ultrasound()]
     for each in datasets:
-        yard.admit(each, destination="share")
+        delivery.admit(each, destination="share")
         # The second one comes on the next day.
-        yard.now += timedelta(hours=20)
-    deliverer = yard.deliverer()
+        delivery.now += timedelta(hours=20)
+    deliverer = delivery.deliverer()
     while deliverer.run_once():
         pass
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.dcm")) == sorted(
@@ -354,22 +358,22 @@ def test_a_folder_by_study_keeps_an_exam_together(yard: Yard) -> None:
 
 
 def test_a_lost_lease_settles_nothing(
-    yard: Yard, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
+    delivery: Delivery, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pacs.start()
-    yard.admit(ultrasound())
-    deliverer = yard.deliverer()
+    delivery.admit(ultrasound())
+    deliverer = delivery.deliverer()
 
     class Thief:
         def send(self, _item: Any) -> None:
-            with yard.store.begin() as session:
-                jobs.release_owner(session, "test", yard.now, count_death=False)
+            with delivery.store.begin() as session:
+                jobs.release_owner(session, "test", delivery.now, count_death=False)
 
         def close(self) -> None: ...
 
     monkeypatch.setattr(pool, "create_transport", lambda *_: Thief())
     deliverer.run_once()
-    assert yard.states() == [("ready", None)]
+    assert delivery.states() == [("ready", None)]
 
 
 def test_outage_leaves_a_destination_alone_for_a_while() -> None:
@@ -384,26 +388,26 @@ def test_outage_leaves_a_destination_alone_for_a_while() -> None:
     breaker.check("pacs")
 
 
-def test_run_delivers_until_stopped(yard: Yard, pacs: Pacs) -> None:
+def test_run_delivers_until_stopped(delivery: Delivery, pacs: Pacs) -> None:
     pacs.start()
     stop = threading.Event()
-    thread = threading.Thread(target=run, args=(yard.store, yard.settings, "test", stop))
+    thread = threading.Thread(target=run, args=(delivery.store, delivery.settings, "test", stop))
     thread.start()
     try:
-        yard.admit(ultrasound())
-        yard.admit(ultrasound(), destination="share")
-        eventually(lambda: yard.states() == [("done", None)] * 2)
+        delivery.admit(ultrasound())
+        delivery.admit(ultrasound(), destination="share")
+        eventually(lambda: delivery.states() == [("done", None)] * 2)
     finally:
         stop.set()
         thread.join(60)
     assert not thread.is_alive()
 
 
-def test_a_fault_of_ours_ends_run(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_ours_ends_run(delivery: Delivery, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_self: Any) -> bool:
         raise ZeroDivisionError
 
     monkeypatch.setattr(worker.Deliverer, "run_once", broken)
     monkeypatch.setattr(threading, "excepthook", lambda _args: None)
     with pytest.raises(ZeroDivisionError):
-        run(yard.store, yard.settings, "test", threading.Event())
+        run(delivery.store, delivery.settings, "test", threading.Event())

@@ -11,8 +11,8 @@ from sqlalchemy import update
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Exam, JobKind, JobRow, JobState
-from tests.conftest import require
 from tests.support.dicom_peers import Pacs, association, eventually, store, ultrasound
+from tests.support.environment import require
 from tests.support.ports import reserve_port
 from tests.support.receive_service import count, receiving, stored
 from tests.support.service import Service

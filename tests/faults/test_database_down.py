@@ -11,9 +11,8 @@ from sqlalchemy import select
 
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobRow
-from tests.conftest import make_postgres
 from tests.support.dicom_peers import association, eventually, ultrasound
-from tests.support.postgres import PostgresServer
+from tests.support.postgres import PostgresServer, make_postgres
 from tests.support.receive_service import receiving, stored
 
 OUT_OF_RESOURCES = 0xA700

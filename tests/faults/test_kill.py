@@ -11,8 +11,8 @@ from sqlalchemy import select
 
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Finding, Instance, JobRow, Revision
-from tests.conftest import ROOT, require
 from tests.support.dicom_peers import Pacs, eventually
+from tests.support.environment import ROOT, require
 from tests.support.fault_load import (
     ROLES,
     SECONDARY_CAPTURE,

@@ -18,10 +18,10 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Exam, ExamState, Instance, Revision
 from qc_daemon.report.objects.overlay import SERIES_DESCRIPTION as OVERLAYS
 from qc_daemon.report.sr.document import SERIES_DESCRIPTION as REPORTS
-from tests.conftest import require
 from tests.support.command_line import qc_daemon
 from tests.support.dcmtk import Sent, dcmsend
 from tests.support.dicom_peers import eventually
+from tests.support.environment import require
 from tests.support.orthanc import Orthanc, Received
 from tests.support.service import Service
 from tests.support.socket_guard import Guard

@@ -30,8 +30,8 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobRow, ObjectKind
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.objects.renditions import render
-from qc_daemon.report.source import SourceInstance
-from qc_daemon.report.sr.document import Reference, build_sr
+from qc_daemon.report.source import InstanceReference, SourceInstance
+from qc_daemon.report.sr.document import build_sr
 from qc_daemon.settings import Settings
 from tests.support.dicom_peers import eventually, part10, store, ultrasound
 from tests.support.orthanc import Orthanc
@@ -212,7 +212,7 @@ def report_of(image: Dataset, revision: int, amends: Dataset | None = None) -> D
     previous = []
     if amends is not None:
         previous = [
-            Reference(
+            InstanceReference(
                 str(amends.StudyInstanceUID),
                 str(amends.SeriesInstanceUID),
                 str(amends.SOPClassUID),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import soak
-from tests.conftest import require
+from tests.support.environment import require
 
 
 @pytest.mark.slow

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import require
 from tests.support.certificates import Authority, Pair
 from tests.support.command_line import qc_daemon
 from tests.support.dicom_peers import association, eventually, ultrasound, write
+from tests.support.environment import require
 from tests.support.service import Service
 
 SETTINGS = """

@@ -11,14 +11,14 @@ from qc_daemon.observe.counters import Board
 
 COUNT = """
 import json, os, sys, signal
-from qc_daemon.observe import tally
+from qc_daemon.observe import counters
 fd, row, times = map(int, sys.argv[1:4])
-tally.use(tally.Board(fd, ["delivered pacs", "failed pacs"]), row)
-tally.put("associations", 5)
+counters.use(counters.Board(fd, ["delivered pacs", "failed pacs"]), row)
+counters.put("associations", 5)
 for _ in range(times):
-    tally.stored("new", 100)
-    tally.delivery("pacs", done=True)
-    tally.delivery("gone", done=True)
+    counters.stored("new", 100)
+    counters.delivery("pacs", done=True)
+    counters.delivery("gone", done=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -27,7 +27,7 @@ from qc_daemon.settings import (
 from qc_daemon.spool import service_lock
 from tests.support.certificates import Authority
 from tests.support.ports import reserve_port
-from tests.support.stow_server import Web
+from tests.support.stow_server import StowServer
 
 
 def check(name: str, folder: Path | None = None, **receive: object) -> Check:
@@ -109,7 +109,7 @@ def test_a_receiver_for_tls_only_is_not_asked(authority: Authority, tmp_path: Pa
 
 def test_a_dicomweb_destination_is_asked_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VNA_TOKEN", "SECRET")
-    web = Web().start()
+    web = StowServer().start()
     url = web.url
     destination = {"name": "vna", "kind": "dicomweb", "url": url, "token": "env:VNA_TOKEN"}
 

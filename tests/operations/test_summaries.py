@@ -17,7 +17,7 @@ from model.finding import BundleId, Finding, Judgement
 from qc_daemon.cli.app import app
 from qc_daemon.spool.private_files import is_open_to_others
 from tests.support import pdf
-from tests.support.scored_exam import Clinic
+from tests.support.scored_exam import ScoredExam
 
 STUDY = "1.2.826.0.1.3680043.10.1.2"
 runner = CliRunner()
@@ -50,8 +50,8 @@ def picture() -> Dataset:
 
 
 @pytest.fixture
-def clinic(tmp_path: Path) -> Iterator[Clinic]:
-    made = Clinic(tmp_path, ["sr"])
+def scored_exam(tmp_path: Path) -> Iterator[ScoredExam]:
+    made = ScoredExam(tmp_path, ["sr"])
     header = picture()
     judgement = Judgement(
         region_index=0,
@@ -94,7 +94,7 @@ def say(tmp_path: Path, out: str, *options: str) -> Result:
     return runner.invoke(app, ["summary", *study, "--out", str(tmp_path / out), *options, *config])
 
 
-@pytest.mark.usefixtures("clinic")
+@pytest.mark.usefixtures("scored_exam")
 def test_pdf_in_the_language_of_the_settings(tmp_path: Path) -> None:
     assert say(tmp_path, "exam.pdf").exit_code == 0
     assert not is_open_to_others(tmp_path / "exam.pdf")
@@ -105,7 +105,7 @@ def test_pdf_in_the_language_of_the_settings(tmp_path: Path) -> None:
     assert len(sheet.pictures) == 1
 
 
-@pytest.mark.usefixtures("clinic")
+@pytest.mark.usefixtures("scored_exam")
 def test_page_in_the_language_asked_for(tmp_path: Path) -> None:
     assert say(tmp_path, "exam.html", "--language", "zh").exit_code == 0
     assert not is_open_to_others(tmp_path / "exam.html")
@@ -114,7 +114,7 @@ def test_page_in_the_language_asked_for(tmp_path: Path) -> None:
     assert page.count("data:image/png") == 1
 
 
-@pytest.mark.usefixtures("clinic")
+@pytest.mark.usefixtures("scored_exam")
 @pytest.mark.parametrize(
     ("out", "options", "error", "named"),
     [
@@ -133,7 +133,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert not (tmp_path / out).exists()
 
 
-def test_an_original_that_is_gone_is_named(clinic: Clinic, tmp_path: Path) -> None:
+def test_an_original_that_is_gone_is_named(scored_exam: ScoredExam, tmp_path: Path) -> None:
     for path in tmp_path.glob("*.dcm"):
         path.unlink()
     result: Any = say(tmp_path, "exam.pdf")

@@ -14,8 +14,8 @@ from qc_daemon.receive import access
 from qc_daemon.receive.access import Caller, Rule, allowed, printable
 from qc_daemon.records.received import peers
 from qc_daemon.settings import PeerSettings
-from tests.receive.conftest import Site
 from tests.support.dicom_peers import association, eventually
+from tests.support.running_receiver import RunningReceiver
 
 FIRST, SECOND = "1" * 64, "2" * 64
 VOLUSON = Rule.of("VOLUSON1", "10.0.0.0/8", None)
@@ -116,107 +116,115 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access, "WRITE_SECONDS", 0)
 
 
-def approve(site: Site, title: str, address: str = "127.0.0.0/8") -> None:
-    with site.store.begin() as session:
+def approve(receiver: RunningReceiver, title: str, address: str = "127.0.0.0/8") -> None:
+    with receiver.store.begin() as session:
         peers.approve(session, title, address, None, NOW)
 
 
-def accepted(site: Site, title: str) -> bool:
-    with association(site.port, calling=title) as made:
+def accepted(receiver: RunningReceiver, title: str) -> bool:
+    with association(receiver.port, calling=title) as made:
         return bool(made.is_established)
 
 
-def answer(site: Site, title: str) -> tuple[int, int, int]:
+def answer(receiver: RunningReceiver, title: str) -> tuple[int, int, int]:
     """Result, source and reason of the rejection."""
-    with association(site.port, calling=title) as made:
+    with association(receiver.port, calling=title) as made:
         assert made.is_rejected
         found = made.acceptor.primitive
         return found.result, found.result_source, found.diagnostic
 
 
-def refused(site: Site) -> list[peers.RefusedCaller]:
-    with site.store.read() as session:
+def refused(receiver: RunningReceiver) -> list[peers.RefusedCaller]:
+    with receiver.store.read() as session:
         return peers.refused(session)
 
 
-def test_an_approved_peer_may_store_without_a_restart(hurried: None, site: Site) -> None:
-    approve(site, "OTHER")
-    assert answer(site, "US1") == access.NOT_RECOGNISED
-    approve(site, "US1")
-    assert accepted(site, "US1")
-    with site.store.begin() as session:
+def test_an_approved_peer_may_store_without_a_restart(
+    hurried: None, receiver: RunningReceiver
+) -> None:
+    approve(receiver, "OTHER")
+    assert answer(receiver, "US1") == access.NOT_RECOGNISED
+    approve(receiver, "US1")
+    assert accepted(receiver, "US1")
+    with receiver.store.begin() as session:
         assert peers.remove(session, "US1", None) == 1
-    assert not accepted(site, "US1")
+    assert not accepted(receiver, "US1")
 
 
-def test_peers_are_not_asked_for_at_every_call(site: Site) -> None:
-    assert accepted(site, "US1")
-    approve(site, "OTHER")
+def test_peers_are_not_asked_for_at_every_call(receiver: RunningReceiver) -> None:
+    assert accepted(receiver, "US1")
+    approve(receiver, "OTHER")
     # It would be refused if the list were read again so soon.
-    assert accepted(site, "US1")
+    assert accepted(receiver, "US1")
 
 
-def test_refused_callers_are_written_down(hurried: None, open_site: Callable[..., Site]) -> None:
-    site = open_site(peer=[PeerSettings(ae_title="US1")])
+def test_refused_callers_are_written_down(
+    hurried: None, start_receiver: Callable[..., RunningReceiver]
+) -> None:
+    receiver = start_receiver(peer=[PeerSettings(ae_title="US1")])
     for _ in range(3):
-        assert answer(site, "US2") == access.NOT_RECOGNISED
-    eventually(lambda: refused(site) and refused(site)[0].attempts == 3)
-    (caller,) = refused(site)
+        assert answer(receiver, "US2") == access.NOT_RECOGNISED
+    eventually(lambda: refused(receiver) and refused(receiver)[0].attempts == 3)
+    (caller,) = refused(receiver)
     assert (caller.ae_title, caller.address, caller.certificate) == ("US2", "127.0.0.1", None)
     assert caller.first_seen_at < caller.last_seen_at <= datetime.now(UTC) + timedelta(seconds=1)
-    assert accepted(site, "US1")
+    assert accepted(receiver, "US1")
 
 
 def test_a_burst_is_written_in_few_transactions(
-    open_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+    start_receiver: Callable[..., RunningReceiver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(access, "WRITE_SECONDS", 3600)
     writes = []
     note = peers.note
     monkeypatch.setattr(peers, "note", lambda *args: writes.append(1) or note(*args))
-    site = open_site(peer=[PeerSettings(ae_title="US1")])
+    receiver = start_receiver(peer=[PeerSettings(ae_title="US1")])
     for _ in range(5):
-        assert not accepted(site, "US2")
+        assert not accepted(receiver, "US2")
     assert len(writes) == 1
     # What waits is written by the receiver's regular round.
-    site.receiver.access_policy._write_due = 0.0
-    site.receiver.renew_holds()
+    receiver.scp.access_policy._write_due = 0.0
+    receiver.scp.renew_holds()
     assert len(writes) == 2
-    assert refused(site)[0].attempts == 5
+    assert refused(receiver)[0].attempts == 5
 
 
-def test_a_database_that_is_down_leaves_the_last_known_peers(hurried: None, site: Site) -> None:
-    approve(site, "US1")
-    assert accepted(site, "US1")
-    with site.store.begin() as session:
+def test_a_database_that_is_down_leaves_the_last_known_peers(
+    hurried: None, receiver: RunningReceiver
+) -> None:
+    approve(receiver, "US1")
+    assert accepted(receiver, "US1")
+    with receiver.store.begin() as session:
         session.execute(text("ALTER TABLE peer RENAME TO away"))
-    assert accepted(site, "US1")
-    assert answer(site, "US2") == access.NOT_RECOGNISED
-    with site.store.begin() as session:
+    assert accepted(receiver, "US1")
+    assert answer(receiver, "US2") == access.NOT_RECOGNISED
+    with receiver.store.begin() as session:
         session.execute(text("ALTER TABLE away RENAME TO peer"))
         session.execute(text("DELETE FROM peer"))
-    approve(site, "US2")
-    assert accepted(site, "US2")
-    assert not accepted(site, "US1")
+    approve(receiver, "US2")
+    assert accepted(receiver, "US2")
+    assert not accepted(receiver, "US1")
 
 
-def test_a_fault_of_ours_lets_nobody_in(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_ours_lets_nobody_in(
+    receiver: RunningReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(access, "allowed", lambda *_: 1 / 0)
-    assert answer(site, "US1") == access.TEMPORARY
+    assert answer(receiver, "US1") == access.TEMPORARY
     monkeypatch.undo()
-    assert accepted(site, "US1")
+    assert accepted(receiver, "US1")
 
 
-def test_a_row_that_is_no_peer_changes_nothing(hurried: None, site: Site) -> None:
-    approve(site, "US1")
-    assert accepted(site, "US1")
-    approve(site, "US2", "not an address")
-    assert accepted(site, "US1")
-    assert answer(site, "US2") == access.NOT_RECOGNISED
+def test_a_row_that_is_no_peer_changes_nothing(hurried: None, receiver: RunningReceiver) -> None:
+    approve(receiver, "US1")
+    assert accepted(receiver, "US1")
+    approve(receiver, "US2", "not an address")
+    assert accepted(receiver, "US1")
+    assert answer(receiver, "US2") == access.NOT_RECOGNISED
 
 
 def test_while_peers_cannot_be_known_a_stranger_is_to_try_again(
-    open_site: Callable[..., Site], hurried: None, monkeypatch: pytest.MonkeyPatch
+    start_receiver: Callable[..., RunningReceiver], hurried: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     approved = peers.approved
 
@@ -224,10 +232,10 @@ def test_while_peers_cannot_be_known_a_stranger_is_to_try_again(
         session.execute(text("SELECT * FROM not_there"))
 
     monkeypatch.setattr(peers, "approved", away)
-    site = open_site(peer=[PeerSettings(ae_title="US1")])
-    assert accepted(site, "US1")
-    assert answer(site, "US2") == access.TEMPORARY
-    assert refused(site) == []
+    receiver = start_receiver(peer=[PeerSettings(ae_title="US1")])
+    assert accepted(receiver, "US1")
+    assert answer(receiver, "US2") == access.TEMPORARY
+    assert refused(receiver) == []
     monkeypatch.setattr(peers, "approved", approved)
-    approve(site, "US2")
-    assert accepted(site, "US2")
+    approve(receiver, "US2")
+    assert accepted(receiver, "US2")

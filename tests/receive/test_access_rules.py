@@ -12,9 +12,9 @@ from qc_daemon.dicom.uids import VERIFICATION
 from qc_daemon.receive.mpps import MPPS
 from qc_daemon.records.tables import Commitment, PerformedStep
 from qc_daemon.settings import DestinationSettings, PeerSettings
-from tests.receive.conftest import Site
 from tests.support import raw_dimse
 from tests.support.dicom_peers import US, ultrasound
+from tests.support.running_receiver import RunningReceiver
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 CLASSES = (VERIFICATION, US, CT, MPPS, PUSH_MODEL)
@@ -33,13 +33,13 @@ REFUSED = {0x0122, 0x0124, 0x0211}
 
 
 @pytest.fixture
-def guarded(open_site: Callable[..., Site]) -> Site:
+def guarded(start_receiver: Callable[..., RunningReceiver]) -> RunningReceiver:
     """One peer; a destination of the same machine may only report."""
     pacs = DestinationSettings(
         name="pacs", kind="dicom", ae_title="PACS", host="127.0.0.1", port=104
     )
     peers = [PeerSettings(ae_title="MODALITY", address="127.0.0.1")]
-    return open_site(destinations=[pacs], peer=peers)
+    return start_receiver(destinations=[pacs], peer=peers)
 
 
 def _request(operation: str, sop_class: str) -> tuple[bytes, bytes]:
@@ -66,13 +66,13 @@ def _request(operation: str, sop_class: str) -> tuple[bytes, bytes]:
     return raw_dimse.command(operation, sop_class, instance, has_data=bool(data)), data
 
 
-def _written(site: Site) -> tuple[int, int, int]:
-    return len(site.files()), len(site.rows(PerformedStep)), len(site.rows(Commitment))
+def _written(receiver: RunningReceiver) -> tuple[int, int, int]:
+    return len(receiver.files()), len(receiver.rows(PerformedStep)), len(receiver.rows(Commitment))
 
 
 @pytest.mark.parametrize("caller", PERMITTED)
 @pytest.mark.parametrize("context", CONTEXTS)
-def test_command_by_context_by_caller(guarded: Site, caller: str, context: str) -> None:
+def test_command_by_context_by_caller(guarded: RunningReceiver, caller: str, context: str) -> None:
     with raw_dimse.association(guarded.port, [context], calling=caller) as peer:
         if peer.results[1] != 0:
             assert caller == "PACS"
@@ -94,55 +94,59 @@ def test_command_by_context_by_caller(guarded: Site, caller: str, context: str) 
 
 @pytest.mark.parametrize("has_data", [True, False])
 def test_an_object_on_a_verification_context_is_0122_and_leaves_nothing(
-    site: Site, has_data: bool
+    receiver: RunningReceiver, has_data: bool
 ) -> None:
     dataset = ultrasound()
     del dataset.file_meta
     data = raw_dimse.encoded(dataset) if has_data else b""
-    with raw_dimse.association(site.port, [VERIFICATION]) as peer:
+    with raw_dimse.association(receiver.port, [VERIFICATION]) as peer:
         request = raw_dimse.command("C-STORE", US, str(dataset.SOPInstanceUID), has_data=has_data)
         assert peer.ask(1, request, data) == 0x0122
         # The association goes on.
         assert peer.ask(1, raw_dimse.command("C-ECHO", VERIFICATION, None)) == 0x0000
-    assert site.nothing_recorded()
-    assert site.files() == []
+    assert receiver.nothing_recorded()
+    assert receiver.files() == []
 
 
-def test_an_action_that_names_two_classes_is_0122(site: Site) -> None:
+def test_an_action_that_names_two_classes_is_0122(receiver: RunningReceiver) -> None:
     """pynetdicom would choose the service by the Affected SOP Class UID, which N-ACTION has not."""
     request = raw_dimse.command("N-ACTION", PUSH_MODEL, PUSH_MODEL_INSTANCE)
     body = raw_dimse.uid(0x0002, MPPS) + request[12:]
     whole = raw_dimse.element(0x0000, len(body).to_bytes(4, "little")) + body
-    with raw_dimse.association(site.port, [PUSH_MODEL]) as peer:
+    with raw_dimse.association(receiver.port, [PUSH_MODEL]) as peer:
         assert peer.ask(1, whole) == 0x0122
 
 
 @pytest.mark.parametrize("lacking", ["class", "instance", "both"])
-def test_a_request_that_is_not_whole_is_answered(site: Site, lacking: str) -> None:
+def test_a_request_that_is_not_whole_is_answered(receiver: RunningReceiver, lacking: str) -> None:
     for operation in raw_dimse.COMMANDS:
         context = SERVED.get(operation, VERIFICATION)
         sop_class = None if lacking in ("class", "both") else context
         instance = None if lacking in ("instance", "both") else "1.2.3.4"
-        with raw_dimse.association(site.port, [context]) as peer:
+        with raw_dimse.association(receiver.port, [context]) as peer:
             status = peer.ask(1, raw_dimse.command(operation, sop_class, instance))
             if sop_class is None:
                 assert status == 0x0212
             elif operation != "C-ECHO":
                 assert status != 0x0000
-    assert site.nothing_recorded()
+    assert receiver.nothing_recorded()
 
 
-def test_a_request_without_message_id_ends_the_association_at_once(site: Site) -> None:
+def test_a_request_without_message_id_ends_the_association_at_once(
+    receiver: RunningReceiver,
+) -> None:
     with (
-        raw_dimse.association(site.port, [VERIFICATION]) as peer,
+        raw_dimse.association(receiver.port, [VERIFICATION]) as peer,
         pytest.raises(raw_dimse.AbortedError),
     ):
         peer.ask(1, raw_dimse.command("C-ECHO", VERIFICATION, None, message=None))
 
 
-def test_a_request_over_a_context_that_was_not_accepted_ends_the_association(site: Site) -> None:
+def test_a_request_over_a_context_that_was_not_accepted_ends_the_association(
+    receiver: RunningReceiver,
+) -> None:
     with (
-        raw_dimse.association(site.port, [VERIFICATION]) as peer,
+        raw_dimse.association(receiver.port, [VERIFICATION]) as peer,
         pytest.raises(raw_dimse.AbortedError),
     ):
         peer.ask(9, raw_dimse.command("C-ECHO", VERIFICATION, None))

@@ -16,8 +16,8 @@ from qc_daemon.records import schema
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobRow
 from qc_daemon.settings import PressureSettings
-from tests.receive.conftest import Site
 from tests.support.dicom_peers import association, eventually, store, ultrasound
+from tests.support.running_receiver import RunningReceiver
 
 RESOURCES = 0xA700
 GIB = 2**30
@@ -108,13 +108,13 @@ def test_neither_a_missing_disk_nor_database_raises(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_a700_until_there_is_room_again(
-    open_site: Callable[..., Site], small_disk: Path
+    start_receiver: Callable[..., RunningReceiver], small_disk: Path
 ) -> None:
     marks = {"soft_free_percent": 40, "hard_free_percent": 30}
-    site = open_site(spool=small_disk / "spool", pressure=marks)
+    receiver = start_receiver(spool=small_disk / "spool", pressure=marks)
     dataset = ultrasound()
-    assert store(site.port, dataset) == [0x0000]
-    with association(site.port) as made:
+    assert store(receiver.port, dataset) == [0x0000]
+    with association(receiver.port) as made:
         assert made.is_established
         ballast = small_disk / "ballast"
         disk = os.statvfs(small_disk)
@@ -124,29 +124,29 @@ def test_a_full_disk_is_a700_until_there_is_room_again(
         eventually(lambda: made.send_c_store(dataset).Status == RESOURCES)
         assert counters.board().total("refused_A700") == refused + 1
         assert counters.board().most("pressure") == Level.HARD
-        with association(site.port) as another:
+        with association(receiver.port) as another:
             assert another.is_rejected
         ballast.unlink()
         assert made.send_c_store(dataset).Status == 0x0000
-    with association(site.port) as another:
+    with association(receiver.port) as another:
         assert another.is_established
     assert counters.board().most("pressure") == Level.CLEAR
 
 
 def test_beyond_the_soft_mark_an_open_association_may_finish(
-    open_site: Callable[..., Site], small_disk: Path
+    start_receiver: Callable[..., RunningReceiver], small_disk: Path
 ) -> None:
-    site = open_site(
+    receiver = start_receiver(
         spool=small_disk / "spool",
         pressure={"soft_free_percent": 60, "hard_free_percent": 1},
     )
-    with association(site.port) as made:
+    with association(receiver.port) as made:
         assert made.is_established
         (small_disk / "ballast").write_bytes(bytes(128 * 1024))
-        eventually(lambda: _rejected(site.port) == (0x02, 0x03, 0x01))
+        eventually(lambda: _rejected(receiver.port) == (0x02, 0x03, 0x01))
         assert made.send_c_store(ultrasound()).Status == 0x0000
         (small_disk / "ballast").unlink()
-        eventually(lambda: _rejected(site.port) is None)
+        eventually(lambda: _rejected(receiver.port) is None)
 
 
 def _rejected(port: int) -> tuple[int, int, int] | None:
@@ -158,19 +158,23 @@ def _rejected(port: int) -> tuple[int, int, int] | None:
         return (primitive.result, primitive.result_source, primitive.diagnostic)
 
 
-def test_a_queue_that_is_too_old_turns_associations_away(open_site: Callable[..., Site]) -> None:
-    site = open_site(pressure=NO_DISK | {"soft_queue_minutes": 10, "hard_queue_minutes": 60})
-    site.receiver.pressure.monotonic = _strides()
-    assert store(site.port, ultrasound()) == [0x0000]
-    with association(site.port) as made:
-        _wait_since(site, minutes=11)
-        assert _rejected(site.port) == (0x02, 0x03, 0x01)
+def test_a_queue_that_is_too_old_turns_associations_away(
+    start_receiver: Callable[..., RunningReceiver],
+) -> None:
+    receiver = start_receiver(
+        pressure=NO_DISK | {"soft_queue_minutes": 10, "hard_queue_minutes": 60}
+    )
+    receiver.scp.pressure.monotonic = _strides()
+    assert store(receiver.port, ultrasound()) == [0x0000]
+    with association(receiver.port) as made:
+        _wait_since(receiver, minutes=11)
+        assert _rejected(receiver.port) == (0x02, 0x03, 0x01)
         assert made.send_c_store(ultrasound()).Status == 0x0000
-        _wait_since(site, minutes=61)
+        _wait_since(receiver, minutes=61)
         assert made.send_c_store(ultrasound()).Status == RESOURCES
-        _wait_since(site, minutes=0)
+        _wait_since(receiver, minutes=0)
         assert made.send_c_store(ultrasound()).Status == 0x0000
-    assert _rejected(site.port) is None
+    assert _rejected(receiver.port) is None
 
 
 def _strides() -> Callable[[], float]:
@@ -179,7 +183,7 @@ def _strides() -> Callable[[], float]:
     return lambda: float(next(seconds))
 
 
-def _wait_since(site: Site, minutes: int) -> None:
-    with site.store.begin() as session:
+def _wait_since(receiver: RunningReceiver, minutes: int) -> None:
+    with receiver.store.begin() as session:
         since = datetime.now(UTC) - timedelta(minutes=minutes)
         session.execute(update(JobRow).where(JobRow.kind == "score").values(not_before=since))

@@ -21,10 +21,10 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Caller as CallerRow
 from qc_daemon.records.tables import JobKind, JobRow, OutgoingCommitment, OutgoingCommitmentItem
 from qc_daemon.settings import DestinationSettings, PeerSettings
-from tests.receive.conftest import Site
 from tests.support.commitment_peer import associate, call
 from tests.support.dicom_peers import US, store, ultrasound
 from tests.support.modality import request
+from tests.support.running_receiver import RunningReceiver
 
 TRANSACTION = "2.25.4711"
 VERIFICATION = "1.2.840.10008.1.1"
@@ -34,16 +34,16 @@ UNKNOWN = 0x0115
 
 
 @pytest.fixture
-def asked(open_site: Callable[..., Site]) -> Site:
+def asked(start_receiver: Callable[..., RunningReceiver]) -> RunningReceiver:
     """A receiver behind which the PACS, which is no peer, was asked for one object."""
-    return ask(open_site(destinations=[PACS], peer=[MODALITY]))
+    return ask(start_receiver(destinations=[PACS], peer=[MODALITY]))
 
 
-def ask(site: Site) -> Site:
+def ask(receiver: RunningReceiver) -> RunningReceiver:
     dataset = ultrasound()
-    assert store(site.port, dataset) == [0x0000]
-    (job,) = [row for row in site.rows(JobRow) if row.kind == JobKind.DELIVER]
-    with site.store.begin() as session:
+    assert store(receiver.port, dataset) == [0x0000]
+    (job,) = [row for row in receiver.rows(JobRow) if row.kind == JobKind.DELIVER]
+    with receiver.store.begin() as session:
         session.add(
             OutgoingCommitment(
                 id=1, transaction_uid=TRANSACTION, destination="pacs", asked_at=datetime.now(UTC)
@@ -55,15 +55,17 @@ def ask(site: Site) -> Site:
                 pledge_id=1, job_id=job.id, sop_instance_uid=dataset.SOPInstanceUID
             )
         )
-    return site
+    return receiver
 
 
-def said(site: Site) -> list[int | None]:
-    return [row.failure for row in site.rows(OutgoingCommitmentItem)]
+def said(receiver: RunningReceiver) -> list[int | None]:
+    return [row.failure for row in receiver.rows(OutgoingCommitmentItem)]
 
 
-def report(site: Site, *, failure: int = 0, transaction: str = TRANSACTION) -> Report:
-    (item,) = site.rows(OutgoingCommitmentItem)
+def report(
+    receiver: RunningReceiver, *, failure: int = 0, transaction: str = TRANSACTION
+) -> Report:
+    (item,) = receiver.rows(OutgoingCommitmentItem)
     reference = Reference(US, item.sop_instance_uid)
     if failure:
         return Report(transaction, (), ((reference, failure),))
@@ -71,7 +73,7 @@ def report(site: Site, *, failure: int = 0, transaction: str = TRANSACTION) -> R
 
 
 @pytest.mark.parametrize("failure", [0, 0x0112])
-def test_a_destination_may_call_to_report(asked: Site, failure: int) -> None:
+def test_a_destination_may_call_to_report(asked: RunningReceiver, failure: int) -> None:
     told = report(asked, failure=failure)
     assert call(asked.port, told) == 0x0000
     assert said(asked) == [failure]
@@ -79,12 +81,12 @@ def test_a_destination_may_call_to_report(asked: Site, failure: int) -> None:
     assert said(asked) == [failure]
 
 
-def test_so_may_one_that_does_not_select_its_role(asked: Site) -> None:
+def test_so_may_one_that_does_not_select_its_role(asked: RunningReceiver) -> None:
     assert call(asked.port, report(asked), as_scp=False) == 0x0000
     assert said(asked) == [0]
 
 
-def test_that_is_all_it_may(asked: Site) -> None:
+def test_that_is_all_it_may(asked: RunningReceiver) -> None:
     made = associate(
         asked.port,
         "PACS",
@@ -103,7 +105,7 @@ def test_that_is_all_it_may(asked: Site) -> None:
     made.release()
 
 
-def test_the_role_that_it_selects_is_granted(asked: Site) -> None:
+def test_the_role_that_it_selects_is_granted(asked: RunningReceiver) -> None:
     made = associate(
         asked.port, "PACS", [build_context(PUSH_MODEL)], [build_role(PUSH_MODEL, scp_role=True)]
     )
@@ -112,40 +114,42 @@ def test_the_role_that_it_selects_is_granted(asked: Site) -> None:
     made.release()
 
 
-def test_strangers_may_not_even_that(asked: Site) -> None:
+def test_strangers_may_not_even_that(asked: RunningReceiver) -> None:
     assert call(asked.port, report(asked), calling="STRANGER") is None
     assert said(asked) == [None]
 
 
-def test_a_peer_is_believed_only_as_the_destination_that_was_asked(asked: Site) -> None:
+def test_a_peer_is_believed_only_as_the_destination_that_was_asked(asked: RunningReceiver) -> None:
     assert call(asked.port, report(asked), calling="MODALITY") == UNKNOWN
     assert said(asked) == [None]
 
 
 def test_a_destination_that_is_a_peer_too_may_report_and_store(
-    open_site: Callable[..., Site],
+    start_receiver: Callable[..., RunningReceiver],
 ) -> None:
     peer = {"ae_title": "PACS", "address": "127.0.0.1"}
     far = PACS.model_copy(update={"host": "192.0.2.1"})
-    site = ask(open_site(destinations=[far], peer=[MODALITY, peer]))
+    receiver = ask(start_receiver(destinations=[far], peer=[MODALITY, peer]))
     # It may be a cluster that calls from another address than the one it is called at.
-    assert call(site.port, report(site)) == 0x0000
-    assert said(site) == [0]
+    assert call(receiver.port, report(receiver)) == 0x0000
+    assert said(receiver) == [0]
 
 
-def test_a_transaction_that_nobody_asked_for_is_answered_so(asked: Site) -> None:
+def test_a_transaction_that_nobody_asked_for_is_answered_so(asked: RunningReceiver) -> None:
     assert call(asked.port, report(asked, transaction="2.25.1")) == UNKNOWN
     assert said(asked) == [None]
 
 
-def test_a_transaction_of_another_destination_is_none(open_site: Callable[..., Site]) -> None:
+def test_a_transaction_of_another_destination_is_none(
+    start_receiver: Callable[..., RunningReceiver],
+) -> None:
     other = PACS.model_copy(update={"name": "archive", "ae_title": "ARCHIVE"})
-    site = ask(open_site(destinations=[PACS, other], peer=[MODALITY]))
-    assert call(site.port, report(site), calling="ARCHIVE") == UNKNOWN
-    assert call(site.port, report(site), calling="PACS") == 0x0000
+    receiver = ask(start_receiver(destinations=[PACS, other], peer=[MODALITY]))
+    assert call(receiver.port, report(receiver), calling="ARCHIVE") == UNKNOWN
+    assert call(receiver.port, report(receiver), calling="PACS") == 0x0000
 
 
-def test_what_is_no_report_is_refused(asked: Site) -> None:
+def test_what_is_no_report_is_refused(asked: RunningReceiver) -> None:
     assert call(asked.port, report(asked), event_type=3) == 0x0113
     assert call(asked.port, report(asked), instance="1.2.3") == 0x0112
     empty = Dataset()
@@ -154,7 +158,7 @@ def test_what_is_no_report_is_refused(asked: Site) -> None:
     assert said(asked) == [None]
 
 
-def test_an_item_without_a_reason_has_failed(asked: Site) -> None:
+def test_an_item_without_a_reason_has_failed(asked: RunningReceiver) -> None:
     (item,) = asked.rows(OutgoingCommitmentItem)
     failed, nameless, information = Dataset(), Dataset(), Dataset()
     failed.ReferencedSOPInstanceUID = item.sop_instance_uid
@@ -165,7 +169,7 @@ def test_an_item_without_a_reason_has_failed(asked: Site) -> None:
 
 
 def test_without_the_database_it_is_to_report_again(
-    asked: Site, monkeypatch: pytest.MonkeyPatch
+    asked: RunningReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = report(asked)
 
@@ -178,27 +182,29 @@ def test_without_the_database_it_is_to_report_again(
     assert call(asked.port, told) == 0x0000
 
 
-def test_back_pressure_stops_no_report(asked: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_back_pressure_stops_no_report(
+    asked: RunningReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = report(asked)
-    monkeypatch.setattr(asked.receiver.pressure, "level", lambda: Level.HARD)
+    monkeypatch.setattr(asked.scp.pressure, "level", lambda: Level.HARD)
     assert call(asked.port, told) == 0x0000
 
 
-def test_off_is_no_caller(open_site: Callable[..., Site]) -> None:
+def test_off_is_no_caller(start_receiver: Callable[..., RunningReceiver]) -> None:
     off = PACS.model_copy(update={"commitment": "off"})
-    site = ask(open_site(destinations=[off], peer=[MODALITY]))
-    assert call(site.port, report(site)) is None
-    assert [row.ae_title for row in site.rows(CallerRow)] == ["PACS"]
+    receiver = ask(start_receiver(destinations=[off], peer=[MODALITY]))
+    assert call(receiver.port, report(receiver)) is None
+    assert [row.ae_title for row in receiver.rows(CallerRow)] == ["PACS"]
 
 
 # The policy by itself.
 
 
 @pytest.fixture
-def access_policy(site: Site) -> Callable[..., AccessPolicy]:
+def access_policy(receiver: RunningReceiver) -> Callable[..., AccessPolicy]:
     def make(peers: list[PeerSettings], *destinations: DestinationSettings) -> AccessPolicy:
         made = AccessPolicy(
-            peers, site.store, lambda: datetime.now(UTC), ReportingDestinations(destinations)
+            peers, receiver.store, lambda: datetime.now(UTC), ReportingDestinations(destinations)
         )
         made.refresh()
         return made

@@ -23,9 +23,9 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Instance, Revision
 from qc_daemon.score.decode import DecodeProcess
 from qc_daemon.score.obgyn_report import STRUCTURED_REPORTS
-from tests.conftest import ROOT
 from tests.support import fuzzing
 from tests.support.dicom_peers import eventually, ultrasound
+from tests.support.environment import ROOT
 from tests.support.fuzzing import Case, Channel, DataCase, LostError, Seed, Told, WireCase
 from tests.support.service import Service
 from training.phantom.dicom import exam
@@ -99,12 +99,12 @@ class Target:
 
 @pytest.fixture
 def target(tmp_path: Path) -> Iterator[Target]:
-    site, home = tmp_path / "site", tmp_path / "home"
-    site.mkdir()
+    folder, home = tmp_path / "receiver", tmp_path / "home"
+    folder.mkdir()
     home.mkdir()
     out = Path(os.environ.get("QC_FUZZ_OUT", tmp_path))
     environment = {"HOME": str(home), "TMPDIR": str(home), "QC_LOG": "info"}
-    service = Service(site, SETTINGS, ("receive",), environment=environment)
+    service = Service(folder, SETTINGS, ("receive",), environment=environment)
     made = Target(service.start(), home, out)
     yield made
     service.stop()

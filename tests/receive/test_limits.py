@@ -24,9 +24,9 @@ from qc_daemon.receive.identifiers import file_head
 from qc_daemon.receive.mpps import MPPS
 from qc_daemon.receive.upper_layer import dimse
 from qc_daemon.records.tables import CommitmentItem
-from tests.receive.conftest import Site
 from tests.support import fuzzing, raw_dimse
 from tests.support.dicom_peers import US, eventually, store, ultrasound
+from tests.support.running_receiver import RunningReceiver
 
 TOO_MUCH, RESOURCES = 0x0213, 0xA700
 # An element without a value, Implicit VR Little Endian.
@@ -59,10 +59,10 @@ REQUESTS = [
 @pytest.mark.parametrize(("operation", "sop_class", "instance"), REQUESTS)
 @pytest.mark.parametrize("count", [data_set_size.MAX_ELEMENTS + 1, 400_000])
 def test_a_data_set_of_tiny_elements_is_refused(
-    site: Site, operation: str, sop_class: str, instance: str, count: int
+    receiver: RunningReceiver, operation: str, sop_class: str, instance: str, count: int
 ) -> None:
     asked = raw_dimse.command(operation, sop_class, instance, has_data=True)
-    with raw_dimse.association(site.port, [sop_class]) as peer:
+    with raw_dimse.association(receiver.port, [sop_class]) as peer:
         assert peer.ask(1, asked, TINY * count) == TOO_MUCH
         # The next is served.
         assert peer.ask(1, asked, TINY) not in (TOO_MUCH, 0x0122)
@@ -71,16 +71,16 @@ def test_a_data_set_of_tiny_elements_is_refused(
 @pytest.mark.parametrize(
     ("count", "status"), [(10, 0x0000), (data_set_size.MAX_ITEMS + 1, TOO_MUCH), (40_000, TOO_MUCH)]
 )
-def test_references_are_limited(site: Site, count: int, status: int) -> None:
+def test_references_are_limited(receiver: RunningReceiver, count: int, status: int) -> None:
     asked = raw_dimse.command("N-ACTION", PUSH_MODEL, PUSH_MODEL_INSTANCE, has_data=True)
-    with raw_dimse.association(site.port, [PUSH_MODEL]) as peer:
+    with raw_dimse.association(receiver.port, [PUSH_MODEL]) as peer:
         assert peer.ask(1, asked, _references(count)) == status
-    assert len(site.rows(CommitmentItem)) == (count if status == 0x0000 else 0)
+    assert len(receiver.rows(CommitmentItem)) == (count if status == 0x0000 else 0)
 
 
-def test_a_data_set_without_end_is_cut_off(site: Site) -> None:
+def test_a_data_set_without_end_is_cut_off(receiver: RunningReceiver) -> None:
     asked = raw_dimse.command("N-ACTION", PUSH_MODEL, PUSH_MODEL_INSTANCE, has_data=True)
-    with raw_dimse.association(site.port, [PUSH_MODEL]) as peer:
+    with raw_dimse.association(receiver.port, [PUSH_MODEL]) as peer:
         _send_without_end(peer, asked)
         with pytest.raises(raw_dimse.AbortedError):
             peer.pdu()
@@ -98,33 +98,35 @@ def _send_without_end(peer: raw_dimse.Peer, asked: bytes) -> None:
             peer.connection.sendall(fragment)
 
 
-def test_associations_hold_so_much_together(site: Site) -> None:
+def test_associations_hold_so_much_together(receiver: RunningReceiver) -> None:
     asked = raw_dimse.command("N-ACTION", PUSH_MODEL, PUSH_MODEL_INSTANCE, has_data=True)
     pieces = fuzzing.p_data(1, asked, bytes(data_set_size.MAX_BYTES - 64))
     with contextlib.ExitStack() as open_:
         for _ in range(4):
-            peer = open_.enter_context(raw_dimse.association(site.port, [PUSH_MODEL]))
+            peer = open_.enter_context(raw_dimse.association(receiver.port, [PUSH_MODEL]))
             for piece in pieces[:-1]:
                 peer.connection.sendall(piece)
         eventually(lambda: dimse.memory_budget._free_bytes < data_set_size.MAX_BYTES // 4)
-        last = open_.enter_context(raw_dimse.association(site.port, [PUSH_MODEL]))
+        last = open_.enter_context(raw_dimse.association(receiver.port, [PUSH_MODEL]))
         assert last.ask(1, asked, bytes(data_set_size.MAX_BYTES - 64)) == TOO_MUCH
     eventually(lambda: dimse.memory_budget._free_bytes == dimse.MAX_DATA_SETS_IN_MEMORY)
 
 
-def test_a_command_set_without_end_is_cut_off(site: Site) -> None:
+def test_a_command_set_without_end_is_cut_off(receiver: RunningReceiver) -> None:
     piece = fuzzing.pdu(0x04, struct.pack(">IBB", 8_002, 1, 0x01) + bytes(8_000))
-    with raw_dimse.association(site.port, [PUSH_MODEL]) as peer:
+    with raw_dimse.association(receiver.port, [PUSH_MODEL]) as peer:
         for _ in range(4):
             peer.connection.sendall(piece)
         with pytest.raises(raw_dimse.AbortedError):
             peer.pdu()
 
 
-def test_a_deflated_data_set_is_refused_by_what_it_would_inflate_to(site: Site) -> None:
+def test_a_deflated_data_set_is_refused_by_what_it_would_inflate_to(
+    receiver: RunningReceiver,
+) -> None:
     deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     bomb = deflate.compress(bytes(64 << 20)) + deflate.flush()
-    with raw_dimse.peer(site.port) as peer:
+    with raw_dimse.peer(receiver.port) as peer:
         peer.associate(fuzzing.associate([(MPPS, DeflatedExplicitVRLittleEndian)]))
         asked = raw_dimse.command("N-CREATE", MPPS, "1.2.3", has_data=True)
         status = peer.ask(1, asked, bomb) if peer.results[1] == 0 else TOO_MUCH
@@ -132,31 +134,33 @@ def test_a_deflated_data_set_is_refused_by_what_it_would_inflate_to(site: Site) 
 
 
 def test_a_crowd_of_requests_ends_the_association(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    receiver: RunningReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who asks and asks and reads no answer."""
     monkeypatch.setattr(dimse.DimseProvider, "get_msg", lambda *_: (None, None))
     echo = raw_dimse.command("C-ECHO", "1.2.840.10008.1.1", None)
     many = fuzzing.p_data(1, echo, b"")[0] * (dimse.MAX_REQUESTS + 1)
-    with raw_dimse.association(site.port, ["1.2.840.10008.1.1"]) as peer:
+    with raw_dimse.association(receiver.port, ["1.2.840.10008.1.1"]) as peer:
         peer.connection.sendall(many)
         with pytest.raises(raw_dimse.AbortedError):
             peer.pdu()
 
 
 @pytest.fixture
-def full(open_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> Site:
+def full(
+    start_receiver: Callable[..., RunningReceiver], monkeypatch: pytest.MonkeyPatch
+) -> RunningReceiver:
     """A receiver whose disk reaches its hard mark after two blocks."""
     asked = itertools.count()
     monkeypatch.setattr(Pressure, "has_room", lambda _self: next(asked) < 2)
-    return open_site()
+    return start_receiver()
 
 
 def _store(instance: str) -> bytes:
     return raw_dimse.command("C-STORE", US, instance, has_data=True)
 
 
-def test_an_object_without_end_is_cut_off_at_the_hard_mark(full: Site) -> None:
+def test_an_object_without_end_is_cut_off_at_the_hard_mark(full: RunningReceiver) -> None:
     with raw_dimse.association(full.port, [US]) as peer:
         _send_without_end(peer, _store("1.2.3.4"))
         assert full.files() == []
@@ -168,7 +172,7 @@ def test_an_object_without_end_is_cut_off_at_the_hard_mark(full: Site) -> None:
     assert full.nothing_recorded()
 
 
-def test_an_object_that_meets_the_hard_mark_is_a700(full: Site) -> None:
+def test_an_object_that_meets_the_hard_mark_is_a700(full: RunningReceiver) -> None:
     with raw_dimse.association(full.port, [US]) as peer:
         assert peer.ask(1, _store("1.2.3.4"), bytes(4 << 20)) == RESOURCES
     assert full.files() == []
@@ -176,16 +180,16 @@ def test_an_object_that_meets_the_hard_mark_is_a700(full: Site) -> None:
 
 
 def test_a_write_error_removes_the_part_at_once(
-    open_site: Callable[..., Site], small_disk: Path
+    start_receiver: Callable[..., RunningReceiver], small_disk: Path
 ) -> None:
     """The disk has 256 KiB; others go on meanwhile."""
-    site = open_site(spool=small_disk / "spool", pressure={"hard_free_megabytes": 0})
-    with raw_dimse.association(site.port, [US]) as peer:
+    receiver = start_receiver(spool=small_disk / "spool", pressure={"hard_free_megabytes": 0})
+    with raw_dimse.association(receiver.port, [US]) as peer:
         peer.connection.sendall(fuzzing.p_data(1, _store("1.2.3.4"), b"")[0])
         fragment = fuzzing.pdu(0x04, struct.pack(">IBB", (1 << 20) + 2, 1, 0x00) + bytes(1 << 20))
         peer.connection.sendall(fragment)
-        eventually(lambda: site.files() == [])
-        assert store(site.port, ultrasound()) == [0x0000]
+        eventually(lambda: receiver.files() == [])
+        assert store(receiver.port, ultrasound()) == [0x0000]
         end = fuzzing.pdu(0x04, struct.pack(">IBB", 2, 1, 0x02))
         peer.connection.sendall(end)
         assert peer.status() == RESOURCES

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from qc_daemon.receive import listener
-from tests.receive.conftest import Site
 from tests.support.dicom_peers import association, eventually, store, ultrasound
+from tests.support.running_receiver import RunningReceiver
 
 ASSOCIATE_RQ = b"\x01\x00\x00\x00\x01\x00"
 A_ABORT = b"\x07\x00\x00\x00\x00\x04"
@@ -47,58 +47,58 @@ def descriptors() -> int:
 
 @pytest.mark.parametrize("say", [b"", ASSOCIATE_RQ + b"half"])
 def test_silent_ones_hold_up_nobody_and_are_dropped(
-    open_site: Callable[..., Site], say: bytes
+    start_receiver: Callable[..., RunningReceiver], say: bytes
 ) -> None:
-    site = open_site(artim_timeout=1.0)
-    assert store(site.port, ultrasound()) == [0x0000]
-    eventually(lambda: not site.receiver._associations)
+    receiver = start_receiver(artim_timeout=1.0)
+    assert store(receiver.port, ultrasound()) == [0x0000]
+    eventually(lambda: not receiver.scp._associations)
     threads, files = threading.active_count(), descriptors()
-    with crowd(site.port, 500, say) as callers:
-        assert store(site.port, ultrasound()) == [0x0000]
+    with crowd(receiver.port, 500, say) as callers:
+        assert store(receiver.port, ultrasound()) == [0x0000]
         assert threading.active_count() < threads + 5
         assert all(hung_up(caller) for caller in callers)
-    eventually(lambda: not site.receiver._associations)
-    assert site.receiver._listeners[0].waiting == 0
+    eventually(lambda: not receiver.scp._associations)
+    assert receiver.scp._listeners[0].waiting == 0
     eventually(lambda: threading.active_count() <= threads and descriptors() <= files)
 
 
 def test_the_longest_silent_goes_when_too_many_wait(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    receiver: RunningReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "MAX_WAITING", 3)
-    with crowd(site.port, 5) as callers:
+    with crowd(receiver.port, 5) as callers:
         assert all(hung_up(caller) for caller in callers[:2])
-        eventually(lambda: site.receiver._listeners[0].waiting == 3)
-        assert store(site.port, ultrasound()) == [0x0000]
+        eventually(lambda: receiver.scp._listeners[0].waiting == 3)
+        assert store(receiver.port, ultrasound()) == [0x0000]
 
 
 def test_requests_that_wait_take_bounded_memory(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    receiver: RunningReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "MAX_REQUESTS_WAITING", 10_000)
     begun = b"\x01\x00\x00\x01\x00\x00" + bytes(6_000)
-    with crowd(site.port, 2, begun) as callers:
+    with crowd(receiver.port, 2, begun) as callers:
         assert hung_up(callers[0])
-        eventually(lambda: site.receiver._listeners[0].waiting == 1)
+        eventually(lambda: receiver.scp._listeners[0].waiting == 1)
 
 
 @pytest.mark.parametrize(
     "say", [b"GET / HTTP/1.0\r\n\r\n", b"\x01\x00\xff\xff\xff\xff", b"\x04\x00\x00\x00\x00\x00"]
 )
-def test_what_is_no_request_is_aborted_at_once(site: Site, say: bytes) -> None:
-    with crowd(site.port, 1, say) as (caller,):
+def test_what_is_no_request_is_aborted_at_once(receiver: RunningReceiver, say: bytes) -> None:
+    with crowd(receiver.port, 1, say) as (caller,):
         caller.settimeout(60)
         assert caller.recv(64).startswith(A_ABORT)
         assert hung_up(caller)
 
 
-def test_a_request_in_pieces_is_one_request(site: Site) -> None:
+def test_a_request_in_pieces_is_one_request(receiver: RunningReceiver) -> None:
     """A relay that passes an association on a byte at a time."""
     relay = socket.create_server(("127.0.0.1", 0))
 
     def pass_on() -> None:
         there, _ = relay.accept()
-        onward = socket.create_connection(("127.0.0.1", site.port))
+        onward = socket.create_connection(("127.0.0.1", receiver.port))
         onward.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
         def back() -> None:

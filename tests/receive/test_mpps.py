@@ -12,36 +12,38 @@ from detector.errors import ErrorCode, QCError
 from qc_daemon.observe import log
 from qc_daemon.records.received import mpps
 from qc_daemon.records.tables import PerformedStep
-from tests.receive.conftest import Site
 from tests.support.dicom_peers import CANARY
 from tests.support.modality import MPPS, Modality, begin_step, end_step, ending, step
+from tests.support.running_receiver import RunningReceiver
 
 STUDY = "1.2.3.4.5"
 
 
 @pytest.fixture
-def association(site: Site) -> Iterator[Any]:
-    with Modality().association(site.port) as made:
+def association(receiver: RunningReceiver) -> Iterator[Any]:
+    with Modality().association(receiver.port) as made:
         yield made
 
 
-def row(site: Site) -> PerformedStep:
-    (found,) = site.rows(PerformedStep)
+def row(receiver: RunningReceiver) -> PerformedStep:
+    (found,) = receiver.rows(PerformedStep)
     return found
 
 
-def test_begun_and_completed(site: Site, association: Any) -> None:
+def test_begun_and_completed(receiver: RunningReceiver, association: Any) -> None:
     uid = begin_step(association, STUDY)
-    begun = row(site)
+    begun = row(receiver)
     assert (begun.sop_instance_uid, begun.study_instance_uid) == (uid, STUDY)
     assert (begun.status, begun.instances, begun.calling_ae) == ("IN PROGRESS", [], "MODALITY")
     assert end_step(association, uid, "1.1", "1.2", "1.1").Status == 0x0000
-    ended = row(site)
+    ended = row(receiver)
     assert (ended.status, ended.instances) == ("COMPLETED", ["1.1", "1.2"])
     assert ended.updated_at > begun.updated_at
 
 
-def test_objects_that_are_no_images_are_made_too(site: Site, association: Any) -> None:
+def test_objects_that_are_no_images_are_made_too(
+    receiver: RunningReceiver, association: Any
+) -> None:
     uid = begin_step(association, STUDY)
     modification = ending("1.1")
     report = Dataset()
@@ -51,11 +53,11 @@ def test_objects_that_are_no_images_are_made_too(site: Site, association: Any) -
     series.ReferencedNonImageCompositeSOPInstanceSequence = [report]
     answer, _ = association.send_n_set(modification, MPPS, uid)
     assert answer.Status == 0x0000
-    assert row(site).instances == ["1.1", "1.2"]
+    assert row(receiver).instances == ["1.1", "1.2"]
 
 
 def test_objects_are_named_while_it_goes_on_and_stay_until_named_anew(
-    site: Site, association: Any
+    receiver: RunningReceiver, association: Any
 ) -> None:
     uid = begin_step(association, STUDY)
     assert end_step(association, uid, "1.1", status="IN PROGRESS").Status == 0x0000
@@ -63,25 +65,27 @@ def test_objects_are_named_while_it_goes_on_and_stay_until_named_anew(
     modification.PerformedProcedureStepStatus = "COMPLETED"
     answer, _ = association.send_n_set(modification, MPPS, uid)
     assert answer.Status == 0x0000
-    assert (row(site).status, row(site).instances) == ("COMPLETED", ["1.1"])
+    assert (row(receiver).status, row(receiver).instances) == ("COMPLETED", ["1.1"])
 
 
 @pytest.mark.parametrize("status", ["COMPLETED", "DISCONTINUED"])
-def test_what_is_over_is_no_longer_updated(site: Site, association: Any, status: str) -> None:
+def test_what_is_over_is_no_longer_updated(
+    receiver: RunningReceiver, association: Any, status: str
+) -> None:
     uid = begin_step(association, STUDY)
     assert end_step(association, uid, "1.1", status=status).Status == 0x0000
     answer = end_step(association, uid, "1.2", status="COMPLETED")
     assert (answer.Status, answer.ErrorID) == (0x0110, 0xA506)
     assert answer.ErrorComment == "Performed Procedure Step Object may no longer be updated"
-    assert (row(site).status, row(site).instances) == (status, ["1.1"])
+    assert (row(receiver).status, row(receiver).instances) == (status, ["1.1"])
 
 
-def test_unknown_and_duplicate_steps(site: Site, association: Any) -> None:
+def test_unknown_and_duplicate_steps(receiver: RunningReceiver, association: Any) -> None:
     uid = begin_step(association, STUDY)
     answer, _ = association.send_n_create(step(STUDY), MPPS, uid)
     assert answer.Status == 0x0111
     assert end_step(association, generate_uid(), "1.1").Status == 0x0112
-    assert row(site).status == "IN PROGRESS"
+    assert row(receiver).status == "IN PROGRESS"
 
 
 def without(keyword: str) -> Dataset:
@@ -101,23 +105,23 @@ def without(keyword: str) -> Dataset:
     ],
 )
 def test_a_wrong_beginning_is_refused(
-    site: Site, association: Any, attributes: Dataset, status: int
+    receiver: RunningReceiver, association: Any, attributes: Dataset, status: int
 ) -> None:
     answer, _ = association.send_n_create(attributes, MPPS, generate_uid())
     assert answer.Status == status
-    assert site.rows(PerformedStep) == []
+    assert receiver.rows(PerformedStep) == []
     # The association goes on.
     begin_step(association, STUDY)
 
 
-def test_a_status_that_is_none_is_refused(site: Site, association: Any) -> None:
+def test_a_status_that_is_none_is_refused(receiver: RunningReceiver, association: Any) -> None:
     uid = begin_step(association, STUDY)
     assert end_step(association, uid, "1.1", status="DONE").Status == 0x0106
-    assert (row(site).status, row(site).instances) == ("IN PROGRESS", [])
+    assert (row(receiver).status, row(receiver).instances) == ("IN PROGRESS", [])
 
 
 def test_success_only_once_it_is_in_the_database(
-    site: Site, association: Any, monkeypatch: pytest.MonkeyPatch
+    receiver: RunningReceiver, association: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_arguments: Any) -> None:
         raise QCError(ErrorCode.STORAGE, "the database is away")
@@ -127,7 +131,9 @@ def test_success_only_once_it_is_in_the_database(
     assert answer.Status == 0x0110
 
 
-def test_nothing_of_the_patient_is_kept_or_logged(site: Site, association: Any) -> None:
+def test_nothing_of_the_patient_is_kept_or_logged(
+    receiver: RunningReceiver, association: Any
+) -> None:
     stream = io.StringIO()
     log.configure("debug", stream)
     try:
@@ -137,4 +143,6 @@ def test_nothing_of_the_patient_is_kept_or_logged(site: Site, association: Any) 
         log.configure("critical")
     assert uid in stream.getvalue()
     assert CANARY not in stream.getvalue()
-    assert CANARY not in repr([getattr(row(site), c.name) for c in PerformedStep.__table__.columns])
+    assert CANARY not in repr(
+        [getattr(row(receiver), c.name) for c in PerformedStep.__table__.columns]
+    )

@@ -16,9 +16,9 @@ from qc_daemon.observe import counters, log
 from qc_daemon.records.received import peers
 from qc_daemon.records.received.peers import RefusedCaller
 from tests.dicom.test_associate_pdu import USER, request
-from tests.receive.conftest import Site
 from tests.support import fuzzing, raw_dimse
 from tests.support.dicom_peers import US, eventually, ultrasound
+from tests.support.running_receiver import RunningReceiver
 
 COUNTERS = ("rejected_unknown", "rejected_called", "rejected_protocol")
 
@@ -39,11 +39,11 @@ def _counts() -> list[float]:
     return [counters.board().total(name) for name in COUNTERS]
 
 
-def _refused(site: Site) -> list[RefusedCaller]:
+def _refused(receiver: RunningReceiver) -> list[RefusedCaller]:
     def now() -> list[RefusedCaller]:
-        site.receiver.access_policy._write_due = 0.0
-        site.receiver.access_policy.flush()
-        with site.store.read() as session:
+        receiver.scp.access_policy._write_due = 0.0
+        receiver.scp.access_policy.flush()
+        with receiver.store.read() as session:
             return peers.refused(session)
 
     found: list[RefusedCaller] = eventually(now)
@@ -68,15 +68,15 @@ def _refused(site: Site) -> list[RefusedCaller]:
     ids=["called", "blank", "version", "application", "control"],
 )
 def test_a_rejected_association_is_logged_counted_and_listed(
-    site: Site, asked: bytes, answer: str, counter: int, called: str, reason: str
+    receiver: RunningReceiver, asked: bytes, answer: str, counter: int, called: str, reason: str
 ) -> None:
     before = _counts()
-    with logged() as lines, raw_dimse.peer(site.port) as peer:
+    with logged() as lines, raw_dimse.peer(receiver.port) as peer:
         peer.connection.sendall(asked)
         kind, body = peer.pdu()
         assert kind == 0x03
         assert "/".join(map(str, body[1:4])) == answer
-        (caller,) = _refused(site)
+        (caller,) = _refused(receiver)
     assert (caller.called_ae, caller.reason) == (called, reason)
     calling = "" if reason == "no calling AE title" else "MODALITY"
     assert caller.ae_title == (calling or "?")
@@ -102,9 +102,11 @@ def test_a_rejected_association_is_logged_counted_and_listed(
     ],
     ids=["http", "tls", "short", "even"],
 )
-def test_what_is_no_request_is_logged_and_counted(site: Site, sent: bytes, reason: str) -> None:
+def test_what_is_no_request_is_logged_and_counted(
+    receiver: RunningReceiver, sent: bytes, reason: str
+) -> None:
     before = _counts()
-    with logged() as lines, raw_dimse.peer(site.port) as peer:
+    with logged() as lines, raw_dimse.peer(receiver.port) as peer:
         peer.connection.sendall(sent)
         with pytest.raises(raw_dimse.AbortedError):
             peer.pdu()
@@ -116,56 +118,62 @@ def test_what_is_no_request_is_logged_and_counted(site: Site, sent: bytes, reaso
 
 
 @pytest.mark.parametrize("user", [None, b"", USER], ids=["none", "no-limit", "usual"])
-def test_an_object_without_user_information_is_stored(site: Site, user: bytes | None) -> None:
+def test_an_object_without_user_information_is_stored(
+    receiver: RunningReceiver, user: bytes | None
+) -> None:
     inner = raw_dimse.item(0x30, US.encode()) + raw_dimse.item(0x40, raw_dimse.IMPLICIT.encode())
     contexts = raw_dimse.item(0x20, bytes((1, 0, 0, 0)) + inner)
     dataset = ultrasound()
     del dataset.file_meta
-    with raw_dimse.peer(site.port) as peer:
+    with raw_dimse.peer(receiver.port) as peer:
         peer.associate(request(contexts=contexts, user=user, more=raw_dimse.item(0x99, b"x")))
         asked = raw_dimse.command("C-STORE", US, str(dataset.SOPInstanceUID), has_data=True)
         assert peer.ask(1, asked, raw_dimse.encoded(dataset)) == 0x0000
 
 
-def test_a_context_without_transfer_syntax_is_refused_and_others_are_not(site: Site) -> None:
+def test_a_context_without_transfer_syntax_is_refused_and_others_are_not(
+    receiver: RunningReceiver,
+) -> None:
     abstract = raw_dimse.item(0x30, VERIFICATION.encode())
     contexts = raw_dimse.item(0x20, bytes((1, 0, 0, 0)) + abstract)
     contexts += raw_dimse.item(
         0x20, bytes((3, 0, 0, 0)) + abstract + raw_dimse.item(0x40, raw_dimse.IMPLICIT.encode())
     )
-    with raw_dimse.peer(site.port) as peer:
+    with raw_dimse.peer(receiver.port) as peer:
         peer.associate(request(contexts=contexts))
         assert peer.results == {1: 4, 3: 0}
         assert peer.ask(3, raw_dimse.command("C-ECHO", VERIFICATION, None)) == 0x0000
 
 
 def test_a_crowd_of_wrong_callers_leaves_a_list_of_bounded_length(
-    open_site: Callable[..., Site],
+    start_receiver: Callable[..., RunningReceiver],
 ) -> None:
-    site = open_site()
+    receiver = start_receiver()
     for number in range(24):
-        with raw_dimse.peer(site.port) as peer:
+        with raw_dimse.peer(receiver.port) as peer:
             peer.connection.sendall(request(called=f"X{number}".encode().ljust(16)))
             assert peer.pdu()[0] == 0x03
-    (caller,) = _refused(site)
+    (caller,) = _refused(receiver)
     assert caller.attempts == 24
     assert caller.called_ae == "X23"
 
 
-def test_a_connection_that_says_nothing_is_no_news(site: Site) -> None:
+def test_a_connection_that_says_nothing_is_no_news(receiver: RunningReceiver) -> None:
     before = _counts()
     with logged() as lines:
-        socket.create_connection(("127.0.0.1", site.port)).close()
-        with raw_dimse.association(site.port, [VERIFICATION]) as peer:
+        socket.create_connection(("127.0.0.1", receiver.port)).close()
+        with raw_dimse.association(receiver.port, [VERIFICATION]) as peer:
             assert peer.ask(1, raw_dimse.command("C-ECHO", VERIFICATION, None)) == 0x0000
     assert [each for each in lines if each["level"] == "warning"] == []
     assert _counts() == before
 
 
-def test_messages_to_a_peer_with_an_odd_maximum_are_of_even_fragments(site: Site) -> None:
+def test_messages_to_a_peer_with_an_odd_maximum_are_of_even_fragments(
+    receiver: RunningReceiver,
+) -> None:
     """PS3.8 annex E; a response is longer than this peer takes at once."""
     user = raw_dimse.item(0x51, struct.pack(">I", 129)) + raw_dimse.item(0x52, b"1.2.3.4")
-    with raw_dimse.peer(site.port) as peer:
+    with raw_dimse.peer(receiver.port) as peer:
         peer.associate(request(user=user))
         peer.connection.sendall(
             fuzzing.p_data(1, raw_dimse.command("C-STORE", US, "1." + "2" * 60), b"")[0]

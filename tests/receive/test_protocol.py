@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from qc_daemon.receive.upper_layer import dimse
-from tests.receive.conftest import Site
 from tests.support import fuzzing
 from tests.support.dicom_peers import eventually, store, ultrasound
+from tests.support.running_receiver import RunningReceiver
 
 VERIFICATION = (fuzzing.VERIFICATION, "1.2.840.10008.1.2")
 
@@ -50,35 +50,35 @@ def crashed(monkeypatch: pytest.MonkeyPatch) -> list[threading.ExceptHookArgs]:
     ],
 )
 def test_the_association_ends_and_the_receiver_goes_on(
-    site: Site, crashed: list[threading.ExceptHookArgs], last: bytes
+    receiver: RunningReceiver, crashed: list[threading.ExceptHookArgs], last: bytes
 ) -> None:
-    with socket.create_connection(("127.0.0.1", site.port), timeout=60) as peer:
+    with socket.create_connection(("127.0.0.1", receiver.port), timeout=60) as peer:
         peer.sendall(fuzzing.associate([VERIFICATION]))
         assert peer.recv(1) == b"\x02"
         peer.sendall(last)
         peer.shutdown(socket.SHUT_WR)
         while peer.recv(4096):
             pass
-    eventually(lambda: not site.receiver._ae.active_associations)
+    eventually(lambda: not receiver.scp._ae.active_associations)
     assert crashed == []
-    assert store(site.port, ultrasound()) == [0x0000]
+    assert store(receiver.port, ultrasound()) == [0x0000]
 
 
 def test_an_object_that_is_whole_when_its_sender_aborts_leaves_no_file(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    receiver: RunningReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Abort and last byte arrive together, and the abort is seen first."""
     # As one that is not the usual C-STORE, it waits for the association's thread.
     monkeypatch.setattr(dimse.c_store_command, "store_request", lambda _encoded: None)
     monkeypatch.setattr(dimse.DimseProvider, "get_msg", lambda *_: (None, None))
     seed = fuzzing.seeds(None, [ultrasound()])[0]
-    with socket.create_connection(("127.0.0.1", site.port), timeout=60) as peer:
+    with socket.create_connection(("127.0.0.1", receiver.port), timeout=60) as peer:
         peer.sendall(fuzzing.associate([(seed.sop_class, seed.syntax)]))
         assert peer.recv(1) == b"\x02"
         message = fuzzing.p_data(1, fuzzing.c_store(seed.sop_class, seed.instance), seed.data)
         peer.sendall(b"".join(message) + fuzzing.ABORT)
         while peer.recv(4096):
             pass
-    eventually(lambda: not site.receiver._ae.active_associations)
-    eventually(lambda: not site.files())
-    assert site.nothing_recorded()
+    eventually(lambda: not receiver.scp._ae.active_associations)
+    eventually(lambda: not receiver.files())
+    assert receiver.nothing_recorded()

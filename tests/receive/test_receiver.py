@@ -31,7 +31,6 @@ from qc_daemon.receive import presentation_contexts
 from qc_daemon.receive.identifiers import file_head
 from qc_daemon.receive.mpps import MPPS
 from qc_daemon.records.tables import AssociationLease, Exam, Instance, JobRow, Revision
-from tests.receive.conftest import Site
 from tests.support import raw_dimse
 from tests.support.dicom_peers import (
     CANARY_ID,
@@ -42,30 +41,31 @@ from tests.support.dicom_peers import (
     store,
     ultrasound,
 )
+from tests.support.running_receiver import RunningReceiver
 
 CANNOT_UNDERSTAND, MISMATCH, RESOURCES = 0xC000, 0xA900, 0xA700
 
 
-def test_stored_object_has_its_file_and_rows(site: Site) -> None:
+def test_stored_object_has_its_file_and_rows(receiver: RunningReceiver) -> None:
     dataset = ultrasound(study="1.2.3.4.5")
-    assert store(site.port, dataset) == [0x0000]
-    (path,) = site.files()
+    assert store(receiver.port, dataset) == [0x0000]
+    (path,) = receiver.files()
     content = path.read_bytes()
-    (revision,) = site.rows(Revision)
+    (revision,) = receiver.rows(Revision)
     assert revision.sha256 == hashlib.sha256(content).hexdigest() == path.stem
-    assert site.spool.root / revision.path == path
+    assert receiver.spool.root / revision.path == path
     assert (revision.number, revision.size) == (1, len(content))
     assert revision.sop_class_uid == US
     assert revision.transfer_syntax_uid == ExplicitVRLittleEndian
     assert revision.calling_ae == "MODALITY"
-    assert [row.sop_instance_uid for row in site.rows(Instance)] == [dataset.SOPInstanceUID]
-    (exam,) = site.rows(Exam)
+    assert [row.sop_instance_uid for row in receiver.rows(Instance)] == [dataset.SOPInstanceUID]
+    (exam,) = receiver.rows(Exam)
     assert (exam.study_instance_uid, exam.patient_id, exam.state) == (
         "1.2.3.4.5",
         CANARY_ID,
         "open",
     )
-    assert sorted((job.kind, job.destination) for job in site.rows(JobRow)) == [
+    assert sorted((job.kind, job.destination) for job in receiver.rows(JobRow)) == [
         ("deliver", "pacs"),
         ("score", ""),
     ]
@@ -75,36 +75,36 @@ def test_stored_object_has_its_file_and_rows(site: Site) -> None:
     assert stored.PixelData == dataset.PixelData
 
 
-def test_same_object_again_is_success_without_work(site: Site) -> None:
+def test_same_object_again_is_success_without_work(receiver: RunningReceiver) -> None:
     dataset = ultrasound()
-    assert store(site.port, dataset, dataset) == [0x0000, 0x0000]
-    assert store(site.port, dataset) == [0x0000]
-    assert len(site.files()) == len(site.rows(Revision)) == 1
-    assert len(site.rows(JobRow)) == 2
+    assert store(receiver.port, dataset, dataset) == [0x0000, 0x0000]
+    assert store(receiver.port, dataset) == [0x0000]
+    assert len(receiver.files()) == len(receiver.rows(Revision)) == 1
+    assert len(receiver.rows(JobRow)) == 2
 
 
-def test_other_content_under_the_same_uid_is_a_revision(site: Site) -> None:
+def test_other_content_under_the_same_uid_is_a_revision(receiver: RunningReceiver) -> None:
     first = ultrasound()
     second = ultrasound(SOPInstanceUID=first.SOPInstanceUID, pixels=bytes(256))
-    assert store(site.port, first, second) == [0x0000, 0x0000]
-    assert len(site.rows(Instance)) == 1
-    assert [revision.number for revision in site.rows(Revision)] == [1, 2]
-    assert len(site.files()) == 2
+    assert store(receiver.port, first, second) == [0x0000, 0x0000]
+    assert len(receiver.rows(Instance)) == 1
+    assert [revision.number for revision in receiver.rows(Revision)] == [1, 2]
+    assert len(receiver.files()) == 2
 
 
 @pytest.mark.parametrize(
     ("told", "held"), [("1.2.3.4", "1.2.3.5"), (US, "1.2.840.10008.5.1.4.1.1.3.1")]
 )
 def test_mismatch_with_the_command_is_a900(
-    site: Site, tmp_path: Path, told: str, held: str
+    receiver: RunningReceiver, tmp_path: Path, told: str, held: str
 ) -> None:
     path = tmp_path / "lying.dcm"
     ultrasound(SOPInstanceUID="1.2.3.4").save_as(path, enforce_file_format=True)
     meta, mark, data = path.read_bytes().partition(b"\x08\x00\x16\x00UI")
     path.write_bytes(meta + mark + data.replace(told.encode(), held.encode()))
-    assert chunked(site.port, path) == MISMATCH
-    assert site.nothing_recorded()
-    assert site.files() == []
+    assert chunked(receiver.port, path) == MISMATCH
+    assert receiver.nothing_recorded()
+    assert receiver.files() == []
 
 
 def chunked(port: int, path: Path) -> int:
@@ -123,56 +123,60 @@ def sent(made: Any, path: Path) -> int:
     return status
 
 
-def test_rubbish_is_c000(site: Site, tmp_path: Path) -> None:
+def test_rubbish_is_c000(receiver: RunningReceiver, tmp_path: Path) -> None:
     dataset = ultrasound()
     path = tmp_path / "rubbish.dcm"
     dataset.save_as(path, enforce_file_format=True)
     content = path.read_bytes()
     start = content.index(b"\x08\x00\x16\x00UI")
     path.write_bytes(content[:start] + b"\x08\x00\x16\x00UI\xff\x7f" + b"rubbish" * 20)
-    assert chunked(site.port, path) == CANNOT_UNDERSTAND
-    assert site.nothing_recorded()
-    assert site.files() == []
+    assert chunked(receiver.port, path) == CANNOT_UNDERSTAND
+    assert receiver.nothing_recorded()
+    assert receiver.files() == []
 
 
-def test_truncated_pixels_are_kept_for_the_scorer_to_judge(site: Site, tmp_path: Path) -> None:
+def test_truncated_pixels_are_kept_for_the_scorer_to_judge(
+    receiver: RunningReceiver, tmp_path: Path
+) -> None:
     path = tmp_path / "cut.dcm"
     ultrasound().save_as(path, enforce_file_format=True)
     path.write_bytes(path.read_bytes()[:-100])
-    assert chunked(site.port, path) == 0x0000
-    assert len(site.rows(Revision)) == 1
+    assert chunked(receiver.port, path) == 0x0000
+    assert len(receiver.rows(Revision)) == 1
 
 
-def test_no_character_set_refuses_an_object(site: Site, tmp_path: Path) -> None:
+def test_no_character_set_refuses_an_object(receiver: RunningReceiver, tmp_path: Path) -> None:
     path = tmp_path / "charset.dcm"
     ultrasound(SpecificCharacterSet="ISO_IR 999").save_as(path, enforce_file_format=True)
     path.write_bytes(path.read_bytes().replace(CANARY_ID.encode(), b"\xff\xfe" + b"\xe9" * 10))
-    assert chunked(site.port, path) == 0x0000
+    assert chunked(receiver.port, path) == 0x0000
 
 
-def test_missing_study_is_stored_all_the_same(site: Site) -> None:
+def test_missing_study_is_stored_all_the_same(receiver: RunningReceiver) -> None:
     dataset = ultrasound()
     del dataset.StudyInstanceUID, dataset.SeriesInstanceUID
-    assert store(site.port, dataset) == [0x0000]
-    (exam,) = site.rows(Exam)
+    assert store(receiver.port, dataset) == [0x0000]
+    (exam,) = receiver.rows(Exam)
     assert (exam.study_instance_uid, exam.patient_id) == ("", CANARY_ID)
 
 
-def test_objects_that_name_neither_study_nor_patient_share_no_exam(site: Site) -> None:
+def test_objects_that_name_neither_study_nor_patient_share_no_exam(
+    receiver: RunningReceiver,
+) -> None:
     first, second = ultrasound(), ultrasound()
     for each in (first, second):
         del each.StudyInstanceUID, each.PatientID
     again = ultrasound(SOPInstanceUID=first.SOPInstanceUID, pixels=bytes(256))
     del again.StudyInstanceUID, again.PatientID
-    assert store(site.port, first, second, again) == [0x0000] * 3
-    assert len({exam.study_instance_uid for exam in site.rows(Exam)}) == 2
-    exams = [revision.exam_id for revision in site.rows(Revision)]
+    assert store(receiver.port, first, second, again) == [0x0000] * 3
+    assert len({exam.study_instance_uid for exam in receiver.rows(Exam)}) == 2
+    exams = [revision.exam_id for revision in receiver.rows(Revision)]
     assert exams[0] == exams[2] != exams[1]
 
 
 @pytest.mark.parametrize("implicit", [False, True])
 def test_two_patients_whose_elements_are_out_of_order_are_two_exams(
-    site: Site, tmp_path: Path, implicit: bool
+    receiver: RunningReceiver, tmp_path: Path, implicit: bool
 ) -> None:
     """A private group in front, identifiers behind the image's description, as some machines do."""
     syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
@@ -191,12 +195,12 @@ def test_two_patients_whose_elements_are_out_of_order_are_two_exams(
         private = Dataset()
         private.add_new(0x00311010, "LO", "A MAKER")
         parts = [raw_dimse.encoded(private, syntax), *encoded, raw_dimse.encoded(last, syntax)]
-        with association(site.port, [(US, syntax)]) as made:
+        with association(receiver.port, [(US, syntax)]) as made:
             path = tmp_path / f"{patient}.dcm"
             meta = file_head(US, str(dataset.SOPInstanceUID), syntax, "1.2.3", "X")
             path.write_bytes(meta + b"".join(parts))
             assert sent(made, path) == 0x0000
-    found = sorted((exam.study_instance_uid, exam.patient_id) for exam in site.rows(Exam))
+    found = sorted((exam.study_instance_uid, exam.patient_id) for exam in receiver.rows(Exam))
     assert found == [("1.2.3.5", "FIRST"), ("1.2.3.6", "SECOND")]
 
 
@@ -212,7 +216,7 @@ def test_two_patients_whose_elements_are_out_of_order_are_two_exams(
     ids=["text", "65", "9002", "series", "patient"],
 )
 def test_identifiers_that_no_row_can_hold_are_c000_and_leave_nothing(
-    site: Site, tmp_path: Path, change: dict[str, str]
+    receiver: RunningReceiver, tmp_path: Path, change: dict[str, str]
 ) -> None:
     dataset = ultrasound(syntax=ImplicitVRLittleEndian)
     with pydicom.config.disable_value_validation():
@@ -223,32 +227,32 @@ def test_identifiers_that_no_row_can_hold_are_c000_and_leave_nothing(
     stream = io.StringIO()
     log.configure("debug", stream)
     try:
-        with association(site.port, [(US, ImplicitVRLittleEndian)]) as made:
+        with association(receiver.port, [(US, ImplicitVRLittleEndian)]) as made:
             assert sent(made, path) == CANNOT_UNDERSTAND
     finally:
         log.configure("critical")
-    assert site.nothing_recorded()
-    assert site.files() == []
+    assert receiver.nothing_recorded()
+    assert receiver.files() == []
     assert "DOE" not in stream.getvalue()
     assert "object refused" in stream.getvalue()
 
 
-def test_a_text_in_the_place_of_a_uid_is_not_logged(site: Site) -> None:
+def test_a_text_in_the_place_of_a_uid_is_not_logged(receiver: RunningReceiver) -> None:
     stream = io.StringIO()
     log.configure("debug", stream)
     try:
         dataset = ultrasound()
         del dataset.file_meta
-        with raw_dimse.association(site.port, [US]) as peer:
+        with raw_dimse.association(receiver.port, [US]) as peer:
             asked = raw_dimse.command("C-STORE", US, "DOE^JANE", has_data=True)
             assert peer.ask(1, asked, raw_dimse.encoded(dataset)) == MISMATCH
             created = raw_dimse.command("N-CREATE", MPPS, "DOE^JANE", has_data=True)
-        with raw_dimse.association(site.port, [MPPS]) as peer:
+        with raw_dimse.association(receiver.port, [MPPS]) as peer:
             assert peer.ask(1, created, raw_dimse.encoded(dataset)) == 0x0117
     finally:
         log.configure("critical")
     assert "DOE" not in stream.getvalue()
-    assert site.nothing_recorded()
+    assert receiver.nothing_recorded()
 
 
 @pytest.mark.parametrize(
@@ -261,7 +265,9 @@ def test_a_text_in_the_place_of_a_uid_is_not_logged(site: Site) -> None:
         RLELossless,
     ],
 )
-def test_each_transfer_syntax_is_kept_as_it_came(site: Site, tmp_path: Path, syntax: str) -> None:
+def test_each_transfer_syntax_is_kept_as_it_came(
+    receiver: RunningReceiver, tmp_path: Path, syntax: str
+) -> None:
     dataset = ultrasound(syntax=ExplicitVRLittleEndian)
     if syntax in (JPEGBaseline8Bit, RLELossless):
         dataset.PixelData = pydicom.encaps.encapsulate([b"never decoded here"])
@@ -271,33 +277,33 @@ def test_each_transfer_syntax_is_kept_as_it_came(site: Site, tmp_path: Path, syn
     dataset.file_meta.TransferSyntaxUID = syntax
     path = tmp_path / "sent.dcm"
     dataset.save_as(path, enforce_file_format=True)
-    with association(site.port, [(US, syntax)]) as made:
+    with association(receiver.port, [(US, syntax)]) as made:
         assert made.send_c_store(pydicom.dcmread(path)).Status == 0x0000
-    (revision,) = site.rows(Revision)
+    (revision,) = receiver.rows(Revision)
     assert revision.transfer_syntax_uid == syntax
-    stored = pydicom.dcmread(site.files()[0])
+    stored = pydicom.dcmread(receiver.files()[0])
     assert stored.file_meta.TransferSyntaxUID == syntax
     assert stored.get("PixelData") == dataset.get("PixelData")
 
 
-def test_every_ultrasound_class_is_accepted_in_every_syntax(site: Site) -> None:
+def test_every_ultrasound_class_is_accepted_in_every_syntax(receiver: RunningReceiver) -> None:
     syntaxes = presentation_contexts.transfer_syntaxes()
     assert {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.108", "1.2.840.10008.1.2.5"} <= set(
         syntaxes
     )
     for sop_class in (US, US_RETIRED, "1.2.840.10008.5.1.4.1.1.3", "1.2.840.10008.5.1.4.1.1.3.1"):
         wanted = [(sop_class, syntax) for syntax in syntaxes]
-        with association(site.port, wanted) as made:
+        with association(receiver.port, wanted) as made:
             assert made.is_established
             assert made.rejected_contexts == []
 
 
-def test_retired_class_is_stored(site: Site) -> None:
+def test_retired_class_is_stored(receiver: RunningReceiver) -> None:
     ae = AE("MODALITY")
     dataset = ultrasound(sop_class=US_RETIRED)
     made = ae.associate(
         "127.0.0.1",
-        site.port,
+        receiver.port,
         contexts=[build_context(US_RETIRED, ExplicitVRLittleEndian)],
         ae_title="QCDAEMON",
     )
@@ -305,59 +311,61 @@ def test_retired_class_is_stored(site: Site) -> None:
     made.release()
 
 
-def test_other_modalities_are_not_accepted(site: Site) -> None:
+def test_other_modalities_are_not_accepted(receiver: RunningReceiver) -> None:
     ct = "1.2.840.10008.5.1.4.1.1.2"
-    with association(site.port, [(ct, ExplicitVRLittleEndian)]) as made:
+    with association(receiver.port, [(ct, ExplicitVRLittleEndian)]) as made:
         assert not made.accepted_contexts
 
 
-def test_echo_and_pdu_size(site: Site) -> None:
-    with association(site.port, [("1.2.840.10008.1.1", ImplicitVRLittleEndian)]) as made:
+def test_echo_and_pdu_size(receiver: RunningReceiver) -> None:
+    with association(receiver.port, [("1.2.840.10008.1.1", ImplicitVRLittleEndian)]) as made:
         assert made.send_c_echo().Status == 0x0000
         assert made.acceptor.maximum_length == 1 << 20
 
 
-def test_unknown_caller_is_rejected(open_site: Callable[..., Site]) -> None:
-    site = open_site(peer=[{"ae_title": "VOLUSON1", "address": "127.0.0.0/8"}])
-    with association(site.port, calling="STRANGER") as made:
+def test_unknown_caller_is_rejected(start_receiver: Callable[..., RunningReceiver]) -> None:
+    receiver = start_receiver(peer=[{"ae_title": "VOLUSON1", "address": "127.0.0.0/8"}])
+    with association(receiver.port, calling="STRANGER") as made:
         assert made.is_rejected
         assert made.acceptor.primitive.diagnostic == 0x03
-    with association(site.port, calling="VOLUSON1") as made:
+    with association(receiver.port, calling="VOLUSON1") as made:
         assert made.is_established
 
 
-def test_wrong_called_title_is_rejected(site: Site) -> None:
-    with association(site.port, called="SOMEONE") as made:
+def test_wrong_called_title_is_rejected(receiver: RunningReceiver) -> None:
+    with association(receiver.port, called="SOMEONE") as made:
         assert made.is_rejected
         assert made.acceptor.primitive.diagnostic == 0x07
 
 
-def test_too_many_associations_are_a_transient_rejection(open_site: Callable[..., Site]) -> None:
-    site = open_site(max_associations=1)
-    with association(site.port) as first:
+def test_too_many_associations_are_a_transient_rejection(
+    start_receiver: Callable[..., RunningReceiver],
+) -> None:
+    receiver = start_receiver(max_associations=1)
+    with association(receiver.port) as first:
         assert first.is_established
-        with association(site.port) as second:
+        with association(receiver.port) as second:
             assert second.is_rejected
             assert second.acceptor.primitive.result == 0x02
-    eventually(lambda: not site.receiver._associations)
-    with association(site.port) as third:
+    eventually(lambda: not receiver.scp._associations)
+    with association(receiver.port) as third:
         assert third.is_established
 
 
 def test_full_disk_is_a700_and_nothing_recorded(
-    open_site: Callable[..., Site], small_disk: Path
+    start_receiver: Callable[..., RunningReceiver], small_disk: Path
 ) -> None:
-    site = open_site(spool=small_disk / "spool")
+    receiver = start_receiver(spool=small_disk / "spool")
     large = ultrasound(pixels=bytes(1 << 20))
     small = ultrasound()
-    assert store(site.port, large, small) == [RESOURCES, 0x0000]
-    assert [row.sop_instance_uid for row in site.rows(Instance)] == [small.SOPInstanceUID]
-    assert len(site.files()) == 1
+    assert store(receiver.port, large, small) == [RESOURCES, 0x0000]
+    assert [row.sop_instance_uid for row in receiver.rows(Instance)] == [small.SOPInstanceUID]
+    assert len(receiver.files()) == 1
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
 def test_failing_sync_is_a700_and_nothing_recorded(
-    site: Site, monkeypatch: pytest.MonkeyPatch, code: int
+    receiver: RunningReceiver, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     def fail(_fd: int) -> None:
         raise OSError(code, os.strerror(code))
@@ -365,55 +373,55 @@ def test_failing_sync_is_a700_and_nothing_recorded(
     dataset = ultrasound()
     with monkeypatch.context() as patch:
         patch.setattr("qc_daemon.spool.spool.os.fsync", fail)
-        assert store(site.port, dataset) == [RESOURCES]
-    assert site.nothing_recorded()
-    assert site.files() == []
-    assert store(site.port, dataset) == [0x0000]
+        assert store(receiver.port, dataset) == [RESOURCES]
+    assert receiver.nothing_recorded()
+    assert receiver.files() == []
+    assert store(receiver.port, dataset) == [0x0000]
 
 
-def test_vanished_spool_is_a700_and_recovers(site: Site) -> None:
-    away = site.spool.root.with_name("away")
-    site.spool.root.rename(away)
+def test_vanished_spool_is_a700_and_recovers(receiver: RunningReceiver) -> None:
+    away = receiver.spool.root.with_name("away")
+    receiver.spool.root.rename(away)
     dataset = ultrasound()
-    assert store(site.port, dataset) == [RESOURCES]
-    away.rename(site.spool.root)
-    assert site.nothing_recorded()
-    assert store(site.port, dataset) == [0x0000]
+    assert store(receiver.port, dataset) == [RESOURCES]
+    away.rename(receiver.spool.root)
+    assert receiver.nothing_recorded()
+    assert store(receiver.port, dataset) == [0x0000]
 
 
-def test_database_gone_is_a700_and_recovers(site: Site) -> None:
-    with site.store.begin() as session:
+def test_database_gone_is_a700_and_recovers(receiver: RunningReceiver) -> None:
+    with receiver.store.begin() as session:
         session.execute(text("ALTER TABLE revision RENAME TO elsewhere"))
     dataset = ultrasound()
-    assert store(site.port, dataset) == [RESOURCES]
-    with site.store.begin() as session:
+    assert store(receiver.port, dataset) == [RESOURCES]
+    with receiver.store.begin() as session:
         session.execute(text("ALTER TABLE elsewhere RENAME TO revision"))
-    assert site.nothing_recorded()
-    assert store(site.port, dataset) == [0x0000]
-    assert len(site.files()) == 1
+    assert receiver.nothing_recorded()
+    assert store(receiver.port, dataset) == [0x0000]
+    assert len(receiver.files()) == 1
 
 
-def test_association_holds_its_exam_until_it_ends(site: Site) -> None:
-    with association(site.port) as made:
+def test_association_holds_its_exam_until_it_ends(receiver: RunningReceiver) -> None:
+    with association(receiver.port) as made:
         made.send_c_store(ultrasound())
-        (hold,) = site.rows(AssociationLease)
-        site.receiver.renew_holds()
-        (renewed,) = site.rows(AssociationLease)
+        (hold,) = receiver.rows(AssociationLease)
+        receiver.scp.renew_holds()
+        (renewed,) = receiver.rows(AssociationLease)
         assert renewed.token == hold.token
         assert renewed.expires_at >= hold.expires_at
-    eventually(lambda: not site.rows(AssociationLease))
+    eventually(lambda: not receiver.rows(AssociationLease))
 
 
-def test_lost_connection_ends_the_hold(site: Site) -> None:
-    with association(site.port) as made:
+def test_lost_connection_ends_the_hold(receiver: RunningReceiver) -> None:
+    with association(receiver.port) as made:
         made.send_c_store(ultrasound())
-        assert site.rows(AssociationLease)
+        assert receiver.rows(AssociationLease)
         made.abort()
-        eventually(lambda: not site.rows(AssociationLease))
+        eventually(lambda: not receiver.rows(AssociationLease))
 
 
-def test_connection_lost_inside_an_object_leaves_nothing(site: Site) -> None:
-    with association(site.port) as made:
+def test_connection_lost_inside_an_object_leaves_nothing(receiver: RunningReceiver) -> None:
+    with association(receiver.port) as made:
         made.dimse.maximum_pdu_size  # noqa: B018 - the association is up before its socket is cut
         sent = threading.Event()
 
@@ -424,46 +432,46 @@ def test_connection_lost_inside_an_object_leaves_nothing(site: Site) -> None:
 
         made.bind(evt.EVT_DATA_SENT, cut)
         made.send_c_store(ultrasound(pixels=bytes(4 << 20)))
-    eventually(lambda: not site.receiver._associations)
-    assert site.nothing_recorded()
-    eventually(lambda: not site.files())
+    eventually(lambda: not receiver.scp._associations)
+    assert receiver.nothing_recorded()
+    eventually(lambda: not receiver.files())
 
 
-def test_probes_leave_nothing_behind(site: Site) -> None:
+def test_probes_leave_nothing_behind(receiver: RunningReceiver) -> None:
     before = threading.active_count()
     for _ in range(3):
-        socket.create_connection(("127.0.0.1", site.port)).close()
-    assert store(site.port, ultrasound()) == [0x0000]
+        socket.create_connection(("127.0.0.1", receiver.port)).close()
+    assert store(receiver.port, ultrasound()) == [0x0000]
     # An association leaves the list a moment before its thread does.
-    eventually(lambda: not site.receiver._associations and threading.active_count() <= before)
+    eventually(lambda: not receiver.scp._associations and threading.active_count() <= before)
 
 
-def test_drain_lets_an_association_finish(site: Site) -> None:
-    with association(site.port) as made:
+def test_drain_lets_an_association_finish(receiver: RunningReceiver) -> None:
+    with association(receiver.port) as made:
         assert made.send_c_store(ultrasound()).Status == 0x0000
         aborted: list[int] = []
-        drain = threading.Thread(target=lambda: aborted.append(site.receiver.drain(30)))
+        drain = threading.Thread(target=lambda: aborted.append(receiver.scp.drain(30)))
         drain.start()
         assert made.send_c_store(ultrasound()).Status == 0x0000
         made.release()
         drain.join(60)
     assert aborted == [0]
     with pytest.raises(OSError):
-        socket.create_connection(("127.0.0.1", site.port)).close()
-    assert len(site.rows(Revision)) == 2
+        socket.create_connection(("127.0.0.1", receiver.port)).close()
+    assert len(receiver.rows(Revision)) == 2
 
 
 def test_logs_carry_reasons_but_no_patient(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    receiver: RunningReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = tmp_path / "log"
     with lines.open("w") as stream:
         log.configure("debug", stream)
         try:
-            store(site.port, ultrasound())
+            store(receiver.port, ultrasound())
             with monkeypatch.context() as patch:
                 patch.setattr(Path, "replace", lambda *_: Path("/CANARY").stat())
-                store(site.port, ultrasound())
+                store(receiver.port, ultrasound())
         finally:
             log.configure("critical")
     told = [json.loads(line) for line in lines.read_text().splitlines()]

@@ -8,12 +8,12 @@ import pytest
 from qc_daemon.records.tables import JobRow
 from qc_daemon.routing import Routes
 from qc_daemon.settings import RuleSettings
-from tests.receive.conftest import Site
 from tests.support.dicom_peers import store, ultrasound
+from tests.support.running_receiver import RunningReceiver
 
 
-def routed(site: Site) -> list[str]:
-    return sorted(job.destination for job in site.rows(JobRow) if job.kind == "deliver")
+def routed(receiver: RunningReceiver) -> list[str]:
+    return sorted(job.destination for job in receiver.rows(JobRow) if job.kind == "deliver")
 
 
 def routes(**values: Any) -> Routes:
@@ -36,19 +36,21 @@ def routes(**values: Any) -> Routes:
     ],
 )
 def test_a_rule_decides_where_an_original_goes(
-    open_site: Callable[..., Site], rule: dict[str, Any], destinations: list[str]
+    start_receiver: Callable[..., RunningReceiver], rule: dict[str, Any], destinations: list[str]
 ) -> None:
-    site = open_site(routes=routes(**rule))
+    receiver = start_receiver(routes=routes(**rule))
     dataset = ultrasound(
         SpecificCharacterSet="ISO_IR 100",
         StationName="Room 3",
         StudyDescription="Messung der Größe",
     )
-    assert store(site.port, dataset) == [0x0000]
-    assert routed(site) == destinations
+    assert store(receiver.port, dataset) == [0x0000]
+    assert routed(receiver) == destinations
 
 
-def test_what_goes_nowhere_is_scored_all_the_same(open_site: Callable[..., Site]) -> None:
-    site = open_site(routes=routes(to=[], drop=True))
-    assert store(site.port, ultrasound()) == [0x0000]
-    assert [job.kind for job in site.rows(JobRow)] == ["score"]
+def test_what_goes_nowhere_is_scored_all_the_same(
+    start_receiver: Callable[..., RunningReceiver],
+) -> None:
+    receiver = start_receiver(routes=routes(to=[], drop=True))
+    assert store(receiver.port, ultrasound()) == [0x0000]
+    assert [job.kind for job in receiver.rows(JobRow)] == ["score"]

@@ -23,9 +23,9 @@ from qc_daemon.receive import Handshake, access, check_tls, listen, tls
 from qc_daemon.records.received import peers
 from qc_daemon.records.tables import Revision
 from qc_daemon.settings import PeerSettings, TLSSettings
-from tests.receive.conftest import Site
 from tests.support.certificates import Authority, Pair
 from tests.support.dicom_peers import US, association, eventually, store, ultrasound
+from tests.support.running_receiver import RunningReceiver
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def modality(hospital: Authority) -> Pair:
 class Secured:
     """A receiver with a plain port and one for TLS, and the files of the latter."""
 
-    site: Site
+    receiver: RunningReceiver
     port: int
     own: Pair
     hospital: Authority
@@ -105,7 +105,7 @@ class Secured:
 
 @pytest.fixture
 def secure(
-    open_site: Callable[..., Site], hospital: Authority, tmp_path: Path
+    start_receiver: Callable[..., RunningReceiver], hospital: Authority, tmp_path: Path
 ) -> Iterator[Callable[..., Secured]]:
     told = io.StringIO()
     log.configure("debug", told)
@@ -119,11 +119,11 @@ def secure(
         settings = TLSSettings(
             certificate=own.certificate, key=own.key, ca=hospital.certificate, **options
         )
-        site = open_site(tls=settings, peer=peer or [], artim_timeout=patience)
+        receiver = start_receiver(tls=settings, peer=peer or [], artim_timeout=patience)
         listener = listen("127.0.0.1", 0)
         port = listener.getsockname()[1]
-        site.receiver.start(listener, Handshake(settings))
-        return Secured(site, port, own, hospital, told)
+        receiver.scp.start(listener, Handshake(settings))
+        return Secured(receiver, port, own, hospital, told)
 
     yield secure_
     log.configure("critical")
@@ -135,9 +135,9 @@ def test_objects_come_over_both_versions(
 ) -> None:
     secured = secure()
     assert secured.accepts(modality, minimum_version=version, maximum_version=version)
-    assert len(secured.site.rows(Revision)) == 1
+    assert len(secured.receiver.rows(Revision)) == 1
     # The plain port beside it goes on.
-    assert store(secured.site.port, ultrasound()) == [0x0000]
+    assert store(secured.receiver.port, ultrasound()) == [0x0000]
 
 
 def test_without_a_good_certificate_nobody_comes_in(
@@ -154,7 +154,7 @@ def test_without_a_good_certificate_nobody_comes_in(
     eventually(lambda: len(secured.events("handshake failed")) == len(refused))
     assert {event["reason"] for event in secured.events("handshake failed")} == set(refused)
     assert {event["address"] for event in secured.events("handshake failed")} == {"127.0.0.1"}
-    assert secured.site.nothing_recorded()
+    assert secured.receiver.nothing_recorded()
     assert secured.accepts(modality)
 
 
@@ -283,7 +283,7 @@ def test_another_authority_counts_without_a_restart(
     (tmp_path / "ca.pem").write_bytes(elsewhere.certificate.read_bytes())
     listener = listen("127.0.0.1", 0)
     secured.port = listener.getsockname()[1]
-    secured.site.receiver.start(listener, handshake)
+    secured.receiver.scp.start(listener, handshake)
     assert not secured.accepts(modality)
     (tmp_path / "ca.pem").write_bytes(secured.hospital.certificate.read_bytes() + b"\n")
     assert secured.accepts(modality)
@@ -319,9 +319,9 @@ def test_a_receiver_that_starts_with_a_broken_certificate_takes_tls_when_it_is_m
         check_tls(settings)
     listener = listen("127.0.0.1", 0)
     secured.port = listener.getsockname()[1]
-    secured.site.receiver.start(listener, Handshake(settings))
+    secured.receiver.scp.start(listener, Handshake(settings))
     assert not secured.accepts(modality)
-    assert store(secured.site.port, ultrasound()) == [0x0000]
+    assert store(secured.receiver.port, ultrasound()) == [0x0000]
     pair.install(hospital.issue("late"))
     check_tls(settings)
     assert secured.accepts(modality)
@@ -357,12 +357,12 @@ def test_a_bound_peer_comes_with_its_certificate_or_not_at_all(
     assert secured.accepts(modality, calling="BOUND")
     assert not secured.accepts(other, calling="BOUND")
     assert not secured.accepts(modality, calling="STRANGER")
-    with association(secured.site.port, calling="BOUND") as made:
+    with association(secured.receiver.port, calling="BOUND") as made:
         assert made.is_rejected
-    site = secured.site
+    receiver = secured.receiver
 
     def refused() -> list[peers.RefusedCaller]:
-        with site.store.read() as session:
+        with receiver.store.read() as session:
             return peers.refused(session)
 
     eventually(lambda: sum(caller.attempts for caller in refused()) == 3)
@@ -372,7 +372,7 @@ def test_a_bound_peer_comes_with_its_certificate_or_not_at_all(
         "STRANGER": modality.fingerprint.replace(":", "").lower(),
     }
     # The stranger is approved as it was seen: with the certificate it showed.
-    with site.store.begin() as session:
+    with receiver.store.begin() as session:
         caller = next(each for each in peers.refused(session) if each.ae_title == "STRANGER")
         peers.approve(session, "STRANGER", caller.address, caller.certificate, caller.last_seen_at)
     assert secured.accepts(modality, calling="STRANGER")
@@ -383,15 +383,15 @@ def test_a_revoked_certificate_is_refused(
     secure: Callable[..., Secured], hospital: Authority, modality: Pair
 ) -> None:
     """A list in the file of the authority counts from when it is there."""
-    site = secure()
+    receiver = secure()
     stolen = hospital.issue("stolen")
-    assert site.accepts(stolen)
+    assert receiver.accepts(stolen)
     before = hospital.certificate.read_text()
     try:
         hospital.certificate.write_text(before + hospital.revocations(stolen))
-        assert not site.accepts(stolen)
-        assert site.accepts(modality)
+        assert not receiver.accepts(stolen)
+        assert receiver.accepts(modality)
     finally:
         hospital.certificate.write_text(before)
-    (failed,) = site.events("handshake failed")
+    (failed,) = receiver.events("handshake failed")
     assert failed["reason"] == "certificate verify failed: certificate revoked"

@@ -6,27 +6,27 @@ from qc_daemon.records.tables import JobKind
 HOUR = 3600.0
 
 
-def claimed(lab) -> bool:
-    with lab.store.begin() as session:
-        return claim(session, [JobKind.SCORE], "work:1", lab.now, 60) is not None
+def claimed(records) -> bool:
+    with records.store.begin() as session:
+        return claim(session, [JobKind.SCORE], "work:1", records.now, 60) is not None
 
 
-def test_a_job_is_due_at_once(lab) -> None:
-    lab.image()
-    lab.wait(-HOUR)
-    assert claimed(lab)
+def test_a_job_is_due_at_once(records) -> None:
+    records.image()
+    records.wait(-HOUR)
+    assert claimed(records)
 
 
-def test_clocks_of_two_hosts_that_differ_a_little_keep_the_wait(lab) -> None:
-    lab.image()
-    lab.wait(-CLOCK_SKEW.total_seconds() / 2)
-    assert not claimed(lab)
+def test_clocks_of_two_hosts_that_differ_a_little_keep_the_wait(records) -> None:
+    records.image()
+    records.wait(-CLOCK_SKEW.total_seconds() / 2)
+    assert not claimed(records)
 
 
-def test_an_exam_is_quiet_in_its_time(lab) -> None:
-    exam = lab.image().exam_id
-    lab.score_all()
-    lab.wait(-HOUR)
-    assert lab.close_due() == []
-    lab.wait(60)
-    assert lab.close_due() == [exam]
+def test_an_exam_is_quiet_in_its_time(records) -> None:
+    exam = records.image().exam_id
+    records.score_all()
+    records.wait(-HOUR)
+    assert records.close_due() == []
+    records.wait(60)
+    assert records.close_due() == [exam]

@@ -17,17 +17,17 @@ DOE = {"patient_name": "Doe^Jane", "accession_number": "A1", "study_date": "2026
 MULLER = {"patient_name": "MÜLLER^Änne", "accession_number": "B_2", "study_date": ""}
 
 
-def two_exams(lab) -> None:
+def two_exams(records) -> None:
     """One of two images, one of the day after."""
-    lab.image(**DOE)
-    lab.image(**DOE)
-    lab.wait(86_400)
-    lab.image(study_instance_uid="7.7", patient_id="P2", **MULLER)
+    records.image(**DOE)
+    records.image(**DOE)
+    records.wait(86_400)
+    records.image(study_instance_uid="7.7", patient_id="P2", **MULLER)
 
 
-def test_exams_are_filtered(lab) -> None:
-    two_exams(lab)
-    day = lab.now.date()
+def test_exams_are_filtered(records) -> None:
+    two_exams(records)
+    day = records.now.date()
     cases: list[tuple[ExamFilter, list[int]]] = [
         (ExamFilter(), [2, 1]),
         (ExamFilter(patient="P1"), [1]),
@@ -45,23 +45,23 @@ def test_exams_are_filtered(lab) -> None:
         (ExamFilter(study="7.7"), [2]),
         (ExamFilter(exam_id=1), [1]),
     ]
-    with lab.store.read() as session:
+    with records.store.read() as session:
         for wanted, ids in cases:
             rows, total = listings.exams(session, wanted)
             assert ([row.id for row in rows], total) == (ids, len(ids)), wanted
         rows, total = listings.exams(session, ExamFilter(), Window(limit=1))
         assert ([(row.id, row.objects) for row in rows], total) == ([(2, 1)], 2)
-        rows, _ = listings.exams(session, ExamFilter(), Window(until=lab.now))
+        rows, _ = listings.exams(session, ExamFilter(), Window(until=records.now))
         assert [(row.id, row.objects) for row in rows] == [(1, 2)]
 
 
-def test_jobs_are_filtered_and_counted(lab) -> None:
-    two_exams(lab)
-    with lab.store.read() as session:
+def test_jobs_are_filtered_and_counted(records) -> None:
+    two_exams(records)
+    with records.store.read() as session:
         rows, total = listings.jobs(session, [JobState.READY], window=Window(limit=2))
         assert ([row.subject for row in rows], total) == (["instance:1", "instance:2"], 3)
         assert (rows[0].study_instance_uid, rows[0].sop_instance_uid) == ("1.2.3", "1.2.3.4.1")
-        since = Window(since=lab.now)
+        since = Window(since=records.now)
         rows, total = listings.jobs(session, [JobState.READY], [JobKind.SCORE], window=since)
         assert ([row.exam_id for row in rows], total) == ([2], 1)
         assert listings.jobs(session, [JobState.READY], [JobKind.REPORT]) == ([], 0)
@@ -70,29 +70,29 @@ def test_jobs_are_filtered_and_counted(lab) -> None:
         assert rejections.page(session) == ([], 0)
 
 
-def test_stored_findings_come_as_they_are_read(lab) -> None:
-    first = lab.image()
-    lab.score_all(count=3)
-    second = lab.image()
-    lab.score_all()
-    with lab.store.begin() as session:
-        leave_out(session, second.revision_id, ErrorCode.REPORT_INVALID, "no series", lab.now)
-    with lab.store.read() as session:
+def test_stored_findings_come_as_they_are_read(records) -> None:
+    first = records.image()
+    records.score_all(count=3)
+    second = records.image()
+    records.score_all()
+    with records.store.begin() as session:
+        leave_out(session, second.revision_id, ErrorCode.REPORT_INVALID, "no series", records.now)
+    with records.store.read() as session:
         every = list(stored(session, ExamFilter(), Window(), all_revisions=True))
         assert [each.body.get("frame") for each in every] == [1, 2, 3, 1, None]
         assert [each.frames for each in every] == [3, 3, 3, 1, 1]
         assert sum(each.is_best for each in every[:3]) == 1
         assert {each.exam_id for each in every} == {first.exam_id}
-        none = Window(until=lab.now - timedelta(days=1))
+        none = Window(until=records.now - timedelta(days=1))
         assert list(stored(session, ExamFilter(), none, all_revisions=True)) == []
 
 
-def test_exams_of_an_older_version_are_described_once(lab) -> None:
-    two_exams(lab)
+def test_exams_of_an_older_version_are_described_once(records) -> None:
+    two_exams(records)
     nothing = dict.fromkeys(receipts.DESCRIPTION)
-    with lab.store.begin() as session:
+    with records.store.begin() as session:
         session.execute(update(Exam).values(**nothing))
-    with lab.store.begin() as session:
+    with records.store.begin() as session:
         rows, total = listings.undescribed(session, 1)
         assert ([row.id for row in rows], total) == ([2], 2)
         described = receipts.description("Doe^Jane", "A1", "20260301")

@@ -112,9 +112,9 @@ def test_several_processes_may_upgrade_at_once(url: str) -> None:
         "state = 'leased', lease_token = 'x', owner = 'y'",
     ],
 )
-def test_the_database_itself_refuses_a_job_that_cannot_be(lab, change: str) -> None:
-    lab.image()
-    with pytest.raises(IntegrityError), lab.store.begin() as session:
+def test_the_database_itself_refuses_a_job_that_cannot_be(records, change: str) -> None:
+    records.image()
+    with pytest.raises(IntegrityError), records.store.begin() as session:
         session.execute(text(f"UPDATE job SET {change}"))
 
 
@@ -122,21 +122,21 @@ def test_the_database_itself_refuses_a_job_that_cannot_be(lab, change: str) -> N
     "change",
     ["exam SET state = 'ajar'", "revision SET state = 'lost'", "revision SET exam_id = 99"],
 )
-def test_the_database_itself_refuses_rows_that_cannot_be(lab, change: str) -> None:
-    lab.image()
-    with pytest.raises(IntegrityError), lab.store.begin() as session:
+def test_the_database_itself_refuses_rows_that_cannot_be(records, change: str) -> None:
+    records.image()
+    with pytest.raises(IntegrityError), records.store.begin() as session:
         session.execute(text(f"UPDATE {change}"))
 
 
-def test_a_backup_is_whole_while_the_database_is_in_use(tmp_path: Path, lab) -> None:
-    url, target = lab.store.url, tmp_path / "copy.db"
-    lab.image()
+def test_a_backup_is_whole_while_the_database_is_in_use(tmp_path: Path, records) -> None:
+    url, target = records.store.url, tmp_path / "copy.db"
+    records.image()
     if not url.startswith("sqlite"):
         with pytest.raises(QCError, match="pg_dump"):
             schema.backup(url, target)
         assert not target.exists()
         return
-    with lab.store.begin() as session:
+    with records.store.begin() as session:
         session.execute(text("DELETE FROM job"))
         schema.backup(url, target)
     with sqlite3.connect(target) as copy:

@@ -32,7 +32,7 @@ from qc_daemon.report.source_file import MAX_HEADER_BYTES, read_header
 from qc_daemon.report.sr.parse import biometry_from_sr, from_sr
 from qc_daemon.report.worker import run_one
 from tests.support import pdf as paper
-from tests.support.scored_exam import Clinic, black_frames
+from tests.support.scored_exam import ScoredExam, black_frames
 
 Make = Callable[..., Any]
 BAD = "1.2.826.0.1.3680043.10.1.1.66"
@@ -40,8 +40,8 @@ GOOD = tuple(f"1.2.826.0.1.3680043.10.1.1.{n}" for n in (1, 2, 3))
 
 
 @pytest.fixture
-def clinic(tmp_path: Path) -> Iterator[Clinic]:
-    made = Clinic(tmp_path, ["sr", "overlay", "key-objects", "pdf"])
+def scored_exam(tmp_path: Path) -> Iterator[ScoredExam]:
+    made = ScoredExam(tmp_path, ["sr", "overlay", "key-objects", "pdf"])
     yield made
     made.store.close()
 
@@ -86,7 +86,7 @@ Damage = Callable[[Path], None]
     ],
 )
 def test_one_bad_object_is_left_out_and_the_rest_reported(
-    clinic: Clinic,
+    scored_exam: ScoredExam,
     us_header: Make,
     a_finding: Make,
     header: dict[str, Any],
@@ -99,49 +99,51 @@ def test_one_bad_object_is_left_out_and_the_rest_reported(
     for number, uid in enumerate((GOOD[0], BAD, *GOOD[1:])):
         if uid == BAD:
             source = SourceInstance.of(us_header(SOPInstanceUID=BAD), "")
-            path = clinic.receive(bad, a_finding(source, **finding))
+            path = scored_exam.receive(bad, a_finding(source, **finding))
             if damage is not None:
                 damage(path)
         else:
             made = us_header(SOPInstanceUID=uid, InstanceNumber=number)
-            clinic.receive(made, a_finding(SourceInstance.of(made, "")))
-    clinic.close()
+            scored_exam.receive(made, a_finding(SourceInstance.of(made, "")))
+    scored_exam.close()
     with capture_logs() as log:
-        assert clinic.report()
-    assert [(j.state, j.error_message) for j in clinic.jobs(JobKind.REPORT)] == [
+        assert scored_exam.report()
+    assert [(j.state, j.error_message) for j in scored_exam.jobs(JobKind.REPORT)] == [
         (JobState.DONE, None)
     ]
-    kinds = [each.kind for each in clinic.sent()]
+    kinds = [each.kind for each in scored_exam.sent()]
     assert (kinds.count("sr"), kinds.count("overlay"), kinds.count("pdf")) == (1, 3, 1)
     assert "key-objects" in kinds
-    sr = next(each.payload for each in clinic.sent() if each.kind == "sr")
+    sr = next(each.payload for each in scored_exam.sent() if each.kind == "sr")
     assert [each.sop_instance_uid for each in from_sr(sr or b"")] == list(GOOD)
-    (row,) = list_quarantined(clinic.settings)
+    (row,) = list_quarantined(scored_exam.settings)
     assert row["sop_instance_uid"] == BAD
     assert row["code"] == code
     (told,) = [each for each in log if each["event"] == "left out of the report"]
     assert (told["code"], told["sop_instance"], told["exam"]) == (row["code"], BAD, 1)
     study = us_header().StudyInstanceUID
-    (line,) = [each for each in state_lines(clinic.settings, study) if "not reported" in each]
+    (line,) = [each for each in state_lines(scored_exam.settings, study) if "not reported" in each]
     assert BAD in line
     assert row["code"] in line
-    errors = [e["error"] for e in stored_findings(clinic.settings, study, None) if "error" in e]
+    errors = [
+        e["error"] for e in stored_findings(scored_exam.settings, study, None) if "error" in e
+    ]
     assert [each["code"] for each in errors] == [row["code"]]
-    pdf = next(each.payload for each in clinic.sent() if each.kind == "pdf")
-    document = clinic.settings.store.spool / "summary.pdf"
+    pdf = next(each.payload for each in scored_exam.sent() if each.kind == "pdf")
+    document = scored_exam.settings.store.spool / "summary.pdf"
     document.write_bytes(dcmread(BytesIO(pdf or b"")).EncapsulatedDocument)
     assert "1objectofthisexamisnotinthisreport" in paper.text(document)
 
 
 def test_a_file_altered_after_it_was_found_is_left_out(
-    clinic: Clinic, us_header: Make, a_finding: Make
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     """By another patient's name, which no identifier of the object shows."""
-    find = in_spool(clinic.settings.store.spool)
+    find = in_spool(scored_exam.settings.store.spool)
     for uid in (BAD, *GOOD):
         header = us_header(SOPInstanceUID=uid)
-        clinic.receive(header, a_finding(SourceInstance.of(header, "")))
-    clinic.close()
+        scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.close()
 
     def find_then_alter(facts: RevisionFacts) -> Path:
         path = find(facts)
@@ -152,95 +154,99 @@ def test_a_file_altered_after_it_was_found_is_left_out(
         return path
 
     assert run_one(
-        clinic.store,
-        clinic.settings,
+        scored_exam.store,
+        scored_exam.settings,
         "reporter",
         black_frames,
-        clock=lambda: clinic.now,
+        clock=lambda: scored_exam.now,
         originals=find_then_alter,
     )
-    (row,) = list_quarantined(clinic.settings)
+    (row,) = list_quarantined(scored_exam.settings)
     assert (row["sop_instance_uid"], row["code"]) == (BAD, ErrorCode.SPOOL_DAMAGED)
-    assert all(b"SOMEONE^ELSE" not in (each.payload or b"") for each in clinic.sent())
+    assert all(b"SOMEONE^ELSE" not in (each.payload or b"") for each in scored_exam.sent())
 
 
 def test_released_and_sound_again_it_amends_the_report(
-    clinic: Clinic, us_header: Make, a_finding: Make
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     for uid in GOOD:
         header = us_header(SOPInstanceUID=uid)
-        path = clinic.receive(header, a_finding(SourceInstance.of(header, "")))
+        path = scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
     content = path.read_bytes()
     path.unlink()
-    clinic.close()
-    assert clinic.report()
+    scored_exam.close()
+    assert scored_exam.report()
     path.write_bytes(content)
-    (row,) = list_quarantined(clinic.settings)
-    assert release_quarantined(clinic.settings, [row["id"]]).count == 1
-    with clinic.store.begin() as session:
-        clinic.now += timedelta(days=900_000)
-        job = jobs.claim(session, [JobKind.SCORE], "scorer", clinic.now, 300)
+    (row,) = list_quarantined(scored_exam.settings)
+    assert release_quarantined(scored_exam.settings, [row["id"]]).count == 1
+    with scored_exam.store.begin() as session:
+        scored_exam.now += timedelta(days=900_000)
+        job = jobs.claim(session, [JobKind.SCORE], "scorer", scored_exam.now, 300)
         assert job is not None
-    clinic.score(job, path, a_finding(SourceInstance.of(header, "")))
-    clinic.close()
-    assert clinic.report()
-    first, second = (from_sr(s.payload or b"") for s in clinic.sent() if s.kind == "sr")
+    scored_exam.score(job, path, a_finding(SourceInstance.of(header, "")))
+    scored_exam.close()
+    assert scored_exam.report()
+    first, second = (from_sr(s.payload or b"") for s in scored_exam.sent() if s.kind == "sr")
     assert (len(first), len(second)) == (2, 3)
 
 
 def test_earlier_content_stands_in_for_a_bad_one(
-    clinic: Clinic, us_header: Make, a_finding: Make
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     """The same pixels come again under a header without Series Instance UID."""
     good = us_header()
     finding = a_finding(SourceInstance.of(good, ""))
-    clinic.receive(good, finding, pixels="the same")
-    clinic.receive(us_header(SeriesInstanceUID=""), finding, pixels="the same")
-    clinic.close()
-    assert clinic.report()
-    sr = next(each.payload for each in clinic.sent() if each.kind == "sr")
+    scored_exam.receive(good, finding, pixels="the same")
+    scored_exam.receive(us_header(SeriesInstanceUID=""), finding, pixels="the same")
+    scored_exam.close()
+    assert scored_exam.report()
+    sr = next(each.payload for each in scored_exam.sent() if each.kind == "sr")
     assert [each.sop_instance_uid for each in from_sr(sr or b"")] == [good.SOPInstanceUID]
-    assert [row["code"] for row in list_quarantined(clinic.settings)] == [ErrorCode.REPORT_INVALID]
+    assert [row["code"] for row in list_quarantined(scored_exam.settings)] == [
+        ErrorCode.REPORT_INVALID
+    ]
 
 
 def test_nothing_left_to_tell_ends_the_job(
-    clinic: Clinic, us_header: Make, a_finding: Make
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     header = us_header(SeriesInstanceUID="")
-    clinic.receive(header, a_finding(SourceInstance.of(us_header(), "")))
-    clinic.close()
-    assert clinic.report()
-    assert [job.state for job in clinic.jobs(JobKind.REPORT)] == [JobState.DONE]
-    assert clinic.sent() == []
-    lines = state_lines(clinic.settings, header.StudyInstanceUID)
+    scored_exam.receive(header, a_finding(SourceInstance.of(us_header(), "")))
+    scored_exam.close()
+    assert scored_exam.report()
+    assert [job.state for job in scored_exam.jobs(JobKind.REPORT)] == [JobState.DONE]
+    assert scored_exam.sent() == []
+    lines = state_lines(scored_exam.settings, header.StudyInstanceUID)
     assert "no findings to report" in lines[0]
     assert "report-invalid" in lines[-1]
 
 
-def test_bad_measurement_is_left_out(clinic: Clinic, us_header: Make, a_finding: Make) -> None:
+def test_bad_measurement_is_left_out(
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make
+) -> None:
     header = us_header()
-    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
     report = "1.2.840.10008.5.1.4.1.1.88.33"
     for uid, unit, series in (("1.2.8", "mm", "1.2.3"), ("1.2.9", "furlong", "1.2.3")):
         machine = us_header(SOPClassUID=report, SOPInstanceUID=uid, SeriesInstanceUID=series)
-        clinic.measure(machine, MeasuredValue("A", "NT", 1.4, unit))
-    clinic.close()
-    assert clinic.report()
-    sr = next(each.payload for each in clinic.sent() if each.kind == "sr")
+        scored_exam.measure(machine, MeasuredValue("A", "NT", 1.4, unit))
+    scored_exam.close()
+    assert scored_exam.report()
+    sr = next(each.payload for each in scored_exam.sent() if each.kind == "sr")
     assert [m.reference.sop_instance_uid for m in biometry_from_sr(sr or b"")] == ["1.2.8"]
-    assert [row["sop_instance_uid"] for row in list_quarantined(clinic.settings)] == ["1.2.9"]
+    assert [row["sop_instance_uid"] for row in list_quarantined(scored_exam.settings)] == ["1.2.9"]
 
 
 @pytest.mark.parametrize(
     "error", [QCError(ErrorCode.DECODE_FAILED, "the decoder gave up"), ValueError("Müller")]
 )
 def test_picture_that_cannot_be_drawn_holds_back_no_other(
-    clinic: Clinic, us_header: Make, a_finding: Make, error: Exception
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make, error: Exception
 ) -> None:
     for uid in GOOD:
         header = us_header(SOPInstanceUID=uid)
-        path = clinic.receive(header, a_finding(SourceInstance.of(header, "")))
-    clinic.close()
+        path = scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.close()
 
     def frames(asked: Path, numbers: Sequence[int]) -> Iterator[Frame]:
         if asked == path:
@@ -248,15 +254,15 @@ def test_picture_that_cannot_be_drawn_holds_back_no_other(
         return black_frames(asked, numbers)
 
     for _ in range(4):
-        clinic.report(frames)
-        clinic.now += timedelta(hours=2)
-    kinds = [each.kind for each in clinic.sent()]
+        scored_exam.report(frames)
+        scored_exam.now += timedelta(hours=2)
+    kinds = [each.kind for each in scored_exam.sent()]
     assert (kinds.count("sr"), kinds.count("overlay"), kinds.count("pdf")) == (1, 2, 1)
-    assert [job.state for job in clinic.jobs(JobKind.REPORT)] == [JobState.DONE]
-    assert list_quarantined(clinic.settings) == []
+    assert [job.state for job in scored_exam.jobs(JobKind.REPORT)] == [JobState.DONE]
+    assert list_quarantined(scored_exam.settings) == []
     (line,) = [
         each
-        for each in state_lines(clinic.settings, header.StudyInstanceUID)
+        for each in state_lines(scored_exam.settings, header.StudyInstanceUID)
         if "without overlay" in each
     ]
     assert GOOD[-1] in line
@@ -264,13 +270,13 @@ def test_picture_that_cannot_be_drawn_holds_back_no_other(
 
 
 def test_archive_that_is_away_is_waited_for_and_not_for_ever(
-    clinic: Clinic, us_header: Make, a_finding: Make
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     for uid in GOOD:
         header = us_header(SOPInstanceUID=uid)
-        path = clinic.receive(header, a_finding(SourceInstance.of(header, "")))
-    clinic.close()
-    spool = clinic.settings.store.spool
+        path = scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.close()
+    spool = scored_exam.settings.store.spool
 
     def originals(facts: Any) -> Path:
         found: Path = spool / facts.path
@@ -278,25 +284,25 @@ def test_archive_that_is_away_is_waited_for_and_not_for_ever(
             raise QCError(ErrorCode.DELIVERY_UNREACHABLE, "the archive is away")
         return found
 
-    assert clinic.report(originals=originals)
-    (job,) = clinic.jobs(JobKind.REPORT)
+    assert scored_exam.report(originals=originals)
+    (job,) = scored_exam.jobs(JobKind.REPORT)
     assert (job.state, job.error_code) == (JobState.READY, ErrorCode.DELIVERY_UNREACHABLE)
-    assert clinic.sent() == []
+    assert scored_exam.sent() == []
     for _ in range(3):
-        clinic.now += timedelta(hours=2)
-        assert clinic.report(originals=originals)
-    sr = next(each.payload for each in clinic.sent() if each.kind == "sr")
+        scored_exam.now += timedelta(hours=2)
+        assert scored_exam.report(originals=originals)
+    sr = next(each.payload for each in scored_exam.sent() if each.kind == "sr")
     assert len(from_sr(sr or b"")) == 2
 
 
 @pytest.mark.parametrize("keyword", ["SOPInstanceUID", "StudyInstanceUID"])
 def test_header_of_another_object_is_refused(
-    clinic: Clinic, us_header: Make, a_finding: Make, keyword: str
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make, keyword: str
 ) -> None:
     """As a destination may give back that files objects under new identifiers."""
     header = us_header()
-    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
-    with clinic.store.read() as session:
+    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+    with scored_exam.store.read() as session:
         (scored,) = exams.exam_content(session, 1).findings
     check_identity(SourceInstance.of(header, ""), scored.revision)
     with pytest.raises(QCError, match="header names another"):
@@ -341,32 +347,32 @@ def test_bomb_is_not_inflated_to_read_its_header(tmp_path: Path, us_header: Make
 
 
 def test_overlays_are_stored_as_they_are_drawn(
-    clinic: Clinic, us_header: Make, a_finding: Make, monkeypatch: pytest.MonkeyPatch
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of a large exam would not fit into memory together."""
     monkeypatch.setattr(exam, "_BATCH_BYTES", 1)
     for uid in GOOD:
         header = us_header(SOPInstanceUID=uid)
-        clinic.receive(header, a_finding(SourceInstance.of(header, "")))
-    clinic.close()
+        scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.close()
     stored: list[int] = []
 
     def frames(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
-        stored.append(sum(each.kind == "overlay" for each in clinic.sent()))
+        stored.append(sum(each.kind == "overlay" for each in scored_exam.sent()))
         return black_frames(path, numbers)
 
-    assert clinic.report(frames)
+    assert scored_exam.report(frames)
     assert stored == [0, 1, 2]
-    assert sum(each.kind == "overlay" for each in clinic.sent()) == 3
+    assert sum(each.kind == "overlay" for each in scored_exam.sent()) == 3
 
 
 def test_full_disk_loses_nothing_and_blames_no_object(
-    clinic: Clinic, us_header: Make, a_finding: Make, monkeypatch: pytest.MonkeyPatch
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for uid in GOOD:
         header = us_header(SOPInstanceUID=uid)
-        clinic.receive(header, a_finding(SourceInstance.of(header, "")))
-    clinic.close()
+        scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.close()
     publish = reports.publish
     for kind in ("sr", "overlay", "pdf"):
 
@@ -376,13 +382,15 @@ def test_full_disk_loses_nothing_and_blames_no_object(
             return publish(session, job, objects, *rest)
 
         monkeypatch.setattr(reports, "publish", full)
-        assert clinic.report()
-        (job,) = clinic.jobs(JobKind.REPORT)
+        assert scored_exam.report()
+        (job,) = scored_exam.jobs(JobKind.REPORT)
         assert (job.state, job.error_code) == (JobState.READY, ErrorCode.STORAGE)
-        clinic.now += timedelta(hours=2)
+        scored_exam.now += timedelta(hours=2)
     monkeypatch.setattr(reports, "publish", publish)
-    assert clinic.report()
-    kinds = [each.kind for each in clinic.sent()]
+    assert scored_exam.report()
+    kinds = [each.kind for each in scored_exam.sent()]
     assert (kinds.count("sr"), kinds.count("overlay"), kinds.count("pdf")) == (1, 3, 1)
-    assert list_quarantined(clinic.settings) == []
-    assert not [x for x in state_lines(clinic.settings, header.StudyInstanceUID) if "without" in x]
+    assert list_quarantined(scored_exam.settings) == []
+    assert not [
+        x for x in state_lines(scored_exam.settings, header.StudyInstanceUID) if "without" in x
+    ]

@@ -20,7 +20,7 @@ from qc_daemon.operations.results import stored_findings
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr.parse import from_sr
 from tests.support import pdf
-from tests.support.scored_exam import Clinic
+from tests.support.scored_exam import ScoredExam
 
 Make = Callable[..., Any]
 STUDY = "1.2.826.0.1.3680043.10.1.2"
@@ -28,8 +28,8 @@ runner = CliRunner()
 
 
 @pytest.fixture
-def clinic(tmp_path: Path) -> Iterator[Clinic]:
-    made = Clinic(tmp_path, ["sr", "pdf"])
+def scored_exam(tmp_path: Path) -> Iterator[ScoredExam]:
+    made = ScoredExam(tmp_path, ["sr", "pdf"])
     (tmp_path / "qc.toml").write_text(
         f'[store]\nurl = "sqlite:///{tmp_path / "qc.db"}"\nspool = "."\n'
     )
@@ -38,7 +38,7 @@ def clinic(tmp_path: Path) -> Iterator[Clinic]:
 
 
 @pytest.fixture
-def arrive(clinic: Clinic, us_header: Make, a_finding: Make) -> Make:
+def arrive(scored_exam: ScoredExam, us_header: Make, a_finding: Make) -> Make:
     """An image of a patient comes."""
 
     def receive(patient: str, uid: str) -> None:
@@ -53,15 +53,15 @@ def arrive(clinic: Clinic, us_header: Make, a_finding: Make) -> Make:
             ("PixelData", np.full((120, 160), 90, np.uint8).tobytes()),
         ):
             setattr(header, keyword, value)
-        clinic.receive(header, a_finding(SourceInstance.of(header, ""), flags=()))
+        scored_exam.receive(header, a_finding(SourceInstance.of(header, ""), flags=()))
 
     return receive
 
 
-def reports(clinic: Clinic) -> dict[str, list[Any]]:
+def reports(scored_exam: ScoredExam) -> dict[str, list[Any]]:
     """The reports of each patient, oldest first."""
     made: dict[str, list[Any]] = {}
-    for each in clinic.sent():
+    for each in scored_exam.sent():
         if each.kind == "sr":
             report = dcmread(BytesIO(each.payload or b""))
             made.setdefault(str(report.PatientID), []).append(report)
@@ -74,17 +74,17 @@ def is_flagged(report: Any) -> bool:
 
 
 def test_report_of_each_says_so_the_earlier_one_by_an_amendment(
-    clinic: Clinic, arrive: Make
+    scored_exam: ScoredExam, arrive: Make
 ) -> None:
     arrive("RIGHT", "1.2.3.1")
-    clinic.close()
-    assert clinic.report()
-    assert not is_flagged(reports(clinic)["RIGHT"][0])
+    scored_exam.close()
+    assert scored_exam.report()
+    assert not is_flagged(reports(scored_exam)["RIGHT"][0])
     arrive("WRONG", "1.2.3.2")
-    clinic.close()
-    while clinic.report():
+    scored_exam.close()
+    while scored_exam.report():
         pass
-    made = reports(clinic)
+    made = reports(scored_exam)
     assert [is_flagged(each) for each in made["RIGHT"]] == [False, True]
     assert [is_flagged(each) for each in made["WRONG"]] == [True]
     # No word of the other patient.
@@ -92,28 +92,30 @@ def test_report_of_each_says_so_the_earlier_one_by_an_amendment(
     assert "RIGHT" not in str(made["WRONG"][0])
     # Said once: nothing more comes of it.
     arrive("WRONG", "1.2.3.3")
-    clinic.close()
-    while clinic.report():
+    scored_exam.close()
+    while scored_exam.report():
         pass
-    assert len(reports(clinic)["RIGHT"]) == 2
+    assert len(reports(scored_exam)["RIGHT"]) == 2
 
 
-def test_page_and_lists_of_each_say_so(clinic: Clinic, arrive: Make, tmp_path: Path) -> None:
+def test_page_and_lists_of_each_say_so(
+    scored_exam: ScoredExam, arrive: Make, tmp_path: Path
+) -> None:
     arrive("RIGHT", "1.2.3.1")
-    assert "share" not in " ".join(state_lines(clinic.settings, STUDY))
+    assert "share" not in " ".join(state_lines(scored_exam.settings, STUDY))
     arrive("WRONG", "1.2.3.2")
-    assert "2 patients share this study (exams 1, 2)" in state_lines(clinic.settings, STUDY)[0]
-    found = stored_findings(clinic.settings, STUDY, None)
+    assert "2 patients share this study (exams 1, 2)" in state_lines(scored_exam.settings, STUDY)[0]
+    found = stored_findings(scored_exam.settings, STUDY, None)
     assert [f["flags"] for f in found] == [[Flag.OTHER_PATIENT_IN_STUDY]] * 2
     listed = runner.invoke(
         app, ["results", "--format", "csv", "--config", str(tmp_path / "qc.toml")]
     )
     rows = list(csv.DictReader(io.StringIO(listed.stdout)))
     assert [Flag.OTHER_PATIENT_IN_STUDY in row["flags"] for row in rows] == [True, True]
-    clinic.close()
-    while clinic.report():
+    scored_exam.close()
+    while scored_exam.report():
         pass
-    pdfs = [each.payload for each in clinic.sent() if each.kind == "pdf"]
+    pdfs = [each.payload for each in scored_exam.sent() if each.kind == "pdf"]
     assert len(pdfs) == 2
     for number, payload in enumerate(pdfs):
         document = tmp_path / f"{number}.pdf"
@@ -122,7 +124,7 @@ def test_page_and_lists_of_each_say_so(clinic: Clinic, arrive: Make, tmp_path: P
 
 
 def test_summary_asks_which_patient_and_shows_no_other(
-    clinic: Clinic, arrive: Make, tmp_path: Path
+    scored_exam: ScoredExam, arrive: Make, tmp_path: Path
 ) -> None:
     arrive("RIGHT", "1.2.3.1")
     arrive("WRONG", "1.2.3.2")
@@ -156,7 +158,9 @@ def test_summary_asks_which_patient_and_shows_no_other(
         assert "NOBODY" not in str(refused.exception)
 
 
-def test_person_at_a_terminal_is_asked(clinic: Clinic, arrive: Make, tmp_path: Path) -> None:
+def test_person_at_a_terminal_is_asked(
+    scored_exam: ScoredExam, arrive: Make, tmp_path: Path
+) -> None:
     arrive("RIGHT", "1.2.3.1")
     arrive("WRONG", "1.2.3.2")
     offered: list[str] = []
@@ -166,17 +170,17 @@ def test_person_at_a_terminal_is_asked(clinic: Clinic, arrive: Make, tmp_path: P
         return int(choices[1].exam_id)
 
     out = tmp_path / "exam.html"
-    write_summary(clinic.settings, STUDY, out, choose=choose)
+    write_summary(scored_exam.settings, STUDY, out, choose=choose)
     assert offered == ["RIGHT", "WRONG"]
     assert "WRONG" in out.read_text(encoding="utf-8")
 
 
 def test_objects_without_study_uid_share_none(
-    clinic: Clinic, us_header: Make, a_finding: Make
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     for patient, uid in (("A", "1.2.3.1"), ("B", "1.2.3.2")):
         header = us_header(PatientID=patient, SOPInstanceUID=uid, StudyInstanceUID="")
-        clinic.receive(
+        scored_exam.receive(
             header, a_finding(SourceInstance.of(us_header(SOPInstanceUID=uid), ""), flags=())
         )
-    assert [f["flags"] for f in stored_findings(clinic.settings, None, None)] == [[], []]
+    assert [f["flags"] for f in stored_findings(scored_exam.settings, None, None)] == [[], []]

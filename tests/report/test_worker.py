@@ -23,15 +23,15 @@ from qc_daemon.report.sr.parse import biometry_from_sr, from_sr
 from qc_daemon.settings import ReportSettings
 from tests.support import pdf as paper
 from tests.support.dicom_peers import eventually
-from tests.support.scored_exam import Clinic, black_frames
+from tests.support.scored_exam import ScoredExam, black_frames
 
 Make = Callable[..., Any]
 MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3.1"
 
 
 @pytest.fixture
-def clinic(tmp_path: Path) -> Iterator[Clinic]:
-    made = Clinic(tmp_path, ["sr", "overlay"])
+def scored_exam(tmp_path: Path) -> Iterator[ScoredExam]:
+    made = ScoredExam(tmp_path, ["sr", "overlay"])
     yield made
     made.store.close()
 
@@ -39,13 +39,13 @@ def clinic(tmp_path: Path) -> Iterator[Clinic]:
 def test_exam_becomes_a_summary_in_the_chosen_language(
     tmp_path: Path, us_header: Make, a_finding: Make
 ) -> None:
-    clinic = Clinic(tmp_path, ["sr", "pdf"])
-    clinic.settings.report = ReportSettings(language="de", views=["NT", "CRL"])
+    scored_exam = ScoredExam(tmp_path, ["sr", "pdf"])
+    scored_exam.settings.report = ReportSettings(language="de", views=["NT", "CRL"])
     header = us_header()
-    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
-    clinic.close()
-    assert clinic.report()
-    sr, pdf = clinic.sent()
+    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.close()
+    assert scored_exam.report()
+    sr, pdf = scored_exam.sent()
     assert (sr.kind, pdf.kind) == ("sr", "pdf")
     assert pdf.payload is not None
     made = dcmread(BytesIO(pdf.payload))
@@ -58,92 +58,96 @@ def test_exam_becomes_a_summary_in_the_chosen_language(
     assert "BessereBildergewünscht:Nackentransparenz,median-sagittal." in said
     # Two views were asked for, one has a picture.
     assert sum(len(sheet.pictures) for sheet in paper.sheets(document)) == 1
-    clinic.store.close()
+    scored_exam.store.close()
 
 
 def test_frames_are_decoded_once_for_overlays_and_summary(
     tmp_path: Path, us_header: Make, a_finding: Make
 ) -> None:
-    clinic = Clinic(tmp_path, ["overlay", "pdf"])
+    scored_exam = ScoredExam(tmp_path, ["overlay", "pdf"])
     header = us_header(SOPClassUID=MULTI_FRAME, NumberOfFrames=9)
     source = SourceInstance.of(header, "")
-    clinic.receive(header, *(a_finding(source, frame=n, probability=n / 10) for n in (2, 5)))
-    clinic.close()
+    scored_exam.receive(header, *(a_finding(source, frame=n, probability=n / 10) for n in (2, 5)))
+    scored_exam.close()
     asked: list[list[int]] = []
 
     def frames(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
         asked.append(list(numbers))
         return black_frames(path, numbers)
 
-    assert clinic.report(frames)
+    assert scored_exam.report(frames)
     assert asked == [[5]]
-    clinic.store.close()
+    scored_exam.store.close()
 
 
 def test_findings_are_told_in_the_order_of_the_pictures(
-    clinic: Clinic, us_header: Make, a_finding: Make
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     """Not in that of their UIDs; what has no number comes last."""
     for uid, number in (("1.2.1", None), ("1.2.2", 10), ("1.2.3", 2)):
         header = us_header(SOPInstanceUID=uid, InstanceNumber=number)
-        clinic.receive(header, a_finding(SourceInstance.of(header, "")))
-    clinic.close()
-    assert clinic.report()
-    sr = clinic.sent()[0]
+        scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.close()
+    assert scored_exam.report()
+    sr = scored_exam.sent()[0]
     assert sr.payload is not None
     assert [each.sop_instance_uid for each in from_sr(sr.payload)] == ["1.2.3", "1.2.2", "1.2.1"]
 
 
 def test_report_goes_out_before_its_pictures_and_once(
-    clinic: Clinic, us_header: Make, a_finding: Make
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     header = us_header()
-    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
-    clinic.close()
+    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.close()
 
     def away(_path: Path, _numbers: Sequence[int]) -> Iterator[Frame]:
         raise QCError(ErrorCode.SPOOL_MISSING, "the spool is away")
 
-    assert clinic.report(away)
-    (first,) = clinic.sent()
+    assert scored_exam.report(away)
+    (first,) = scored_exam.sent()
     assert first.kind == "sr"
-    clinic.now += timedelta(hours=2)
-    assert clinic.report()
-    assert [sent.kind for sent in clinic.sent()] == ["sr", "overlay"]
-    assert clinic.sent()[0] == first
+    scored_exam.now += timedelta(hours=2)
+    assert scored_exam.report()
+    assert [sent.kind for sent in scored_exam.sent()] == ["sr", "overlay"]
+    assert scored_exam.sent()[0] == first
     assert "PredecessorDocumentsSequence" not in dcmread(BytesIO(first.payload or b""))
 
 
-def test_nothing_due_is_no_work(clinic: Clinic) -> None:
-    assert not clinic.report()
+def test_nothing_due_is_no_work(scored_exam: ScoredExam) -> None:
+    assert not scored_exam.report()
 
 
-def test_exam_becomes_sr_and_overlay(clinic: Clinic, us_header: Make, a_finding: Make) -> None:
+def test_exam_becomes_sr_and_overlay(
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make
+) -> None:
     header = us_header()
     finding = a_finding(SourceInstance.of(header, ""))
-    clinic.receive(header, finding)
-    clinic.close()
-    assert clinic.report()
-    assert not clinic.report()
-    sr, overlay = clinic.sent()
+    scored_exam.receive(header, finding)
+    scored_exam.close()
+    assert scored_exam.report()
+    assert not scored_exam.report()
+    sr, overlay = scored_exam.sent()
     assert (sr.kind, overlay.kind) == ("sr", "overlay")
     assert sr.payload is not None
     assert overlay.payload is not None
     assert from_sr(sr.payload) == [finding]
     assert dcmread(BytesIO(overlay.payload)).SOPInstanceUID == overlay.sop_instance_uid
-    assert [job.state for job in clinic.jobs(JobKind.REPORT)] == [JobState.DONE]
+    assert [job.state for job in scored_exam.jobs(JobKind.REPORT)] == [JobState.DONE]
 
 
-def test_late_image_amends_the_report(clinic: Clinic, us_header: Make, a_finding: Make) -> None:
+def test_late_image_amends_the_report(
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make
+) -> None:
     first = us_header()
-    clinic.receive(first, a_finding(SourceInstance.of(first, "")))
-    clinic.close()
-    assert clinic.report()
+    scored_exam.receive(first, a_finding(SourceInstance.of(first, "")))
+    scored_exam.close()
+    assert scored_exam.report()
     late = us_header(SOPInstanceUID="1.2.3.77")
-    clinic.receive(late, a_finding(SourceInstance.of(late, "")))
-    clinic.close()
-    assert clinic.report()
-    old, new = (dcmread(BytesIO(s.payload or b"")) for s in clinic.sent() if s.kind == "sr")
+    scored_exam.receive(late, a_finding(SourceInstance.of(late, "")))
+    scored_exam.close()
+    assert scored_exam.report()
+    old, new = (dcmread(BytesIO(s.payload or b"")) for s in scored_exam.sent() if s.kind == "sr")
     assert len(from_sr(new)) == 2
     series = new.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0]
     assert series.SeriesInstanceUID == old.SeriesInstanceUID
@@ -151,15 +155,15 @@ def test_late_image_amends_the_report(clinic: Clinic, us_header: Make, a_finding
 
 
 def test_what_the_machine_measured_is_told(
-    clinic: Clinic, us_header: Make, a_finding: Make
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     header = us_header()
-    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
     machine = us_header(SOPClassUID="1.2.840.10008.5.1.4.1.1.88.33", SOPInstanceUID="1.2.3.88")
-    clinic.measure(machine, MeasuredValue("A", "NT", 1.4, "mm"))
-    clinic.close()
-    assert clinic.report()
-    payload = clinic.sent()[0].payload
+    scored_exam.measure(machine, MeasuredValue("A", "NT", 1.4, "mm"))
+    scored_exam.close()
+    assert scored_exam.report()
+    payload = scored_exam.sent()[0].payload
     assert payload is not None
     (told,) = biometry_from_sr(payload)
     assert told.values == (MachineValue("A", "NT", 1.4, "mm"),)
@@ -170,131 +174,135 @@ def test_what_the_machine_measured_is_told(
 def test_frames_are_not_decoded_where_no_one_wants_overlays(
     tmp_path: Path, us_header: Make, a_finding: Make
 ) -> None:
-    clinic = Clinic(tmp_path, ["sr"])
+    scored_exam = ScoredExam(tmp_path, ["sr"])
     header = us_header()
-    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
-    clinic.close()
+    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.close()
 
     def never(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
         raise AssertionError("decoded")
 
-    assert clinic.report(never)
-    assert [s.kind for s in clinic.sent()] == ["sr"]
+    assert scored_exam.report(never)
+    assert [s.kind for s in scored_exam.sent()] == ["sr"]
 
 
-def test_lost_header_values_are_flagged(clinic: Clinic, us_header: Make, a_finding: Make) -> None:
+def test_lost_header_values_are_flagged(
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make
+) -> None:
     header = us_header(PatientSex="W")
-    clinic.receive(header, a_finding(SourceInstance.of(header, ""), flags=()))
-    clinic.close()
-    assert clinic.report()
-    (finding,) = from_sr(clinic.sent()[0].payload or b"")
+    scored_exam.receive(header, a_finding(SourceInstance.of(header, ""), flags=()))
+    scored_exam.close()
+    assert scored_exam.report()
+    (finding,) = from_sr(scored_exam.sent()[0].payload or b"")
     assert finding.judgement.flags == (Flag.HEADER_NORMALISED,)
 
 
 def test_missing_file_is_an_alarm_and_waits(
-    clinic: Clinic, us_header: Make, a_finding: Make
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     header = us_header()
-    clinic.receive(header, a_finding(SourceInstance.of(header, ""))).unlink()
-    clinic.close()
-    assert clinic.report()
-    (job,) = clinic.jobs(JobKind.REPORT)
+    scored_exam.receive(header, a_finding(SourceInstance.of(header, ""))).unlink()
+    scored_exam.close()
+    assert scored_exam.report()
+    (job,) = scored_exam.jobs(JobKind.REPORT)
     assert (job.state, job.error_code) == (JobState.READY, ErrorCode.SPOOL_MISSING)
-    assert clinic.sent() == []
+    assert scored_exam.sent() == []
 
 
 def test_decoder_failure_leaves_the_picture_out_with_its_reason(
-    clinic: Clinic, us_header: Make, a_finding: Make
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     header = us_header()
-    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
-    clinic.close()
+    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.close()
 
     def broken(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
         raise QCError(ErrorCode.DECODE_FAILED, "the decoder gave up")
 
-    assert clinic.report(broken)
-    (job,) = clinic.jobs(JobKind.REPORT)
+    assert scored_exam.report(broken)
+    (job,) = scored_exam.jobs(JobKind.REPORT)
     assert job.state is JobState.DONE
-    with clinic.store.read() as session:
+    with scored_exam.store.read() as session:
         (undrawn,) = exams.undrawn(session, job.exam_id)
     assert (undrawn.code, undrawn.message) == (ErrorCode.DECODE_FAILED, "the decoder gave up")
     # The report needs no pixels.
-    assert [each.kind for each in clinic.sent()] == ["sr"]
+    assert [each.kind for each in scored_exam.sent()] == ["sr"]
 
 
 def test_unexpected_failure_concerns_its_job_only(
-    clinic: Clinic, us_header: Make, a_finding: Make
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     header = us_header()
-    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
-    clinic.close()
+    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.close()
 
     def surprised(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
         raise ZeroDivisionError("Müller")
 
-    assert clinic.report(surprised)
-    (job,) = clinic.jobs(JobKind.REPORT)
+    assert scored_exam.report(surprised)
+    (job,) = scored_exam.jobs(JobKind.REPORT)
     assert (job.state, job.error_code) == (JobState.READY, ErrorCode.INTERNAL)
     assert "Müller" not in (job.error_message or "")
 
 
 def test_lost_lease_publishes_nothing_more(
-    clinic: Clinic, us_header: Make, a_finding: Make
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     header = us_header()
-    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
-    clinic.close()
+    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.close()
 
     def slow(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
-        with clinic.store.begin() as session:
-            assert jobs.release_owner(session, "reporter", clinic.now) == 1
+        with scored_exam.store.begin() as session:
+            assert jobs.release_owner(session, "reporter", scored_exam.now) == 1
         return black_frames(path, numbers)
 
-    assert clinic.report(slow)
-    assert [each.kind for each in clinic.sent()] == ["sr"]
-    assert clinic.report()
-    assert [s.kind for s in clinic.sent()] == ["sr", "overlay"]
+    assert scored_exam.report(slow)
+    assert [each.kind for each in scored_exam.sent()] == ["sr"]
+    assert scored_exam.report()
+    assert [s.kind for s in scored_exam.sent()] == ["sr", "overlay"]
 
 
 def test_a_report_longer_than_its_lease_stays_with_its_worker(
-    clinic: Clinic, us_header: Make, a_finding: Make
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     """Another worker asks for work all the while; the living one is not counted dead."""
-    clinic.settings.jobs.lease_seconds = 0.3
+    scored_exam.settings.jobs.lease_seconds = 0.3
     header = us_header()
-    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
-    clinic.close()
+    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.close()
 
     def slow(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
         for _ in range(4):
-            clinic.now += timedelta(seconds=0.25)
-            end = clinic.now + timedelta(seconds=0.3)
-            eventually(lambda end=end: clinic.jobs(JobKind.REPORT)[0].lease_until == end)
-            with clinic.store.begin() as session:
-                assert jobs.claim(session, [JobKind.REPORT], "other", clinic.now, 0.3) is None
+            scored_exam.now += timedelta(seconds=0.25)
+            end = scored_exam.now + timedelta(seconds=0.3)
+            eventually(lambda end=end: scored_exam.jobs(JobKind.REPORT)[0].lease_until == end)
+            with scored_exam.store.begin() as session:
+                assert jobs.claim(session, [JobKind.REPORT], "other", scored_exam.now, 0.3) is None
         return black_frames(path, numbers)
 
-    assert clinic.report(slow)
-    (job,) = clinic.jobs(JobKind.REPORT)
+    assert scored_exam.report(slow)
+    (job,) = scored_exam.jobs(JobKind.REPORT)
     assert (job.state, job.deaths) == (JobState.DONE, 0)
-    assert [sent.kind for sent in clinic.sent()] == ["sr", "overlay"]
+    assert [sent.kind for sent in scored_exam.sent()] == ["sr", "overlay"]
 
 
-def test_back_off_counts_from_the_failure(clinic: Clinic, us_header: Make, a_finding: Make) -> None:
+def test_back_off_counts_from_the_failure(
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make
+) -> None:
     """Not from the claim: a failure after an hour would be due again at once."""
     header = us_header()
-    clinic.receive(header, a_finding(SourceInstance.of(header, "")))
-    clinic.close()
+    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.close()
 
     def late(_path: Path, _numbers: Sequence[int]) -> Iterator[Frame]:
-        clinic.now += timedelta(hours=1)
+        scored_exam.now += timedelta(hours=1)
         raise ZeroDivisionError
 
-    assert clinic.report(late)
-    (job,) = clinic.jobs(JobKind.REPORT)
-    shortest = clinic.settings.jobs.backoff_seconds / 2
-    assert job.not_before >= clinic.now + timedelta(seconds=shortest)
+    assert scored_exam.report(late)
+    (job,) = scored_exam.jobs(JobKind.REPORT)
+    shortest = scored_exam.settings.jobs.backoff_seconds / 2
+    assert job.not_before >= scored_exam.now + timedelta(seconds=shortest)
 
 
 def test_cine_shows_the_best_frame_of_each_view(a_source: Make, a_finding: Make) -> None:
@@ -316,66 +324,66 @@ def test_cine_shows_the_best_frame_of_each_view(a_source: Make, a_finding: Make)
 
 
 def test_cine_overlays_ask_for_the_shown_frames_only(
-    clinic: Clinic, us_header: Make, a_finding: Make
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     header = us_header(SOPClassUID=MULTI_FRAME, NumberOfFrames=3)
     source = SourceInstance.of(header, "")
     found = [a_finding(source, frame=n, probability=p) for n, p in ((1, 0.1), (2, 0.8), (3, 0.3))]
-    clinic.receive(header, *found)
-    clinic.close()
+    scored_exam.receive(header, *found)
+    scored_exam.close()
     asked: list[list[int]] = []
 
     def decoder(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
         asked.append(list(numbers))
         return black_frames(path, numbers)
 
-    assert clinic.report(decoder)
+    assert scored_exam.report(decoder)
     assert asked == [[2]]
-    assert [s.kind for s in clinic.sent()] == ["sr", "overlay"]
+    assert [s.kind for s in scored_exam.sent()] == ["sr", "overlay"]
 
 
 def test_images_needing_attention_are_told_beside_the_report(
     tmp_path: Path, us_header: Make, a_finding: Make
 ) -> None:
-    clinic = Clinic(tmp_path, ["sr", "key-objects"])
+    scored_exam = ScoredExam(tmp_path, ["sr", "key-objects"])
     bad, good = us_header(), us_header(SOPInstanceUID="1.2.3.77")
-    clinic.receive(bad, a_finding(SourceInstance.of(bad, "")))
-    clinic.receive(good, a_finding(SourceInstance.of(good, ""), quality="standard"))
-    clinic.close()
-    assert clinic.report()
-    sr, selection = clinic.sent()
+    scored_exam.receive(bad, a_finding(SourceInstance.of(bad, "")))
+    scored_exam.receive(good, a_finding(SourceInstance.of(good, ""), quality="standard"))
+    scored_exam.close()
+    assert scored_exam.report()
+    sr, selection = scored_exam.sent()
     assert (sr.kind, selection.kind) == ("sr", "key-objects")
     made = dcmread(BytesIO(selection.payload or b""))
     assert made.SOPInstanceUID == selection.sop_instance_uid
     image = made.ContentSequence[-1].ReferencedSOPSequence[0]
     assert image.ReferencedSOPInstanceUID == bad.SOPInstanceUID
     late = us_header(SOPInstanceUID="1.2.3.78")
-    clinic.receive(late, a_finding(SourceInstance.of(late, "")))
-    clinic.close()
-    assert clinic.report()
+    scored_exam.receive(late, a_finding(SourceInstance.of(late, "")))
+    scored_exam.close()
+    assert scored_exam.report()
     first, second = (
         dcmread(BytesIO(sent.payload or b""))
-        for sent in clinic.sent()
+        for sent in scored_exam.sent()
         if sent.kind == "key-objects"
     )
     assert (first.InstanceNumber, second.InstanceNumber) == (1, 2)
     assert first.SOPInstanceUID != second.SOPInstanceUID
-    clinic.store.close()
+    scored_exam.store.close()
 
 
 def test_a_cine_with_a_good_frame_needs_no_attention(
     tmp_path: Path, us_header: Make, a_finding: Make
 ) -> None:
-    clinic = Clinic(tmp_path, ["key-objects"])
+    scored_exam = ScoredExam(tmp_path, ["key-objects"])
     header = us_header(SOPClassUID=MULTI_FRAME, NumberOfFrames=9)
     source = SourceInstance.of(header, "")
     poor = a_finding(source, frame=2, quality="non-standard", probability=0.1)
     good = a_finding(source, frame=5, quality="standard", probability=0.9)
-    clinic.receive(header, poor, good)
-    clinic.close()
-    assert clinic.report()
-    assert clinic.sent() == []
-    clinic.store.close()
+    scored_exam.receive(header, poor, good)
+    scored_exam.close()
+    assert scored_exam.report()
+    assert scored_exam.sent() == []
+    scored_exam.store.close()
 
 
 @pytest.mark.parametrize(
@@ -384,10 +392,10 @@ def test_a_cine_with_a_good_frame_needs_no_attention(
 def test_no_key_objects_without_images_or_takers(
     tmp_path: Path, us_header: Make, a_finding: Make, objects: list[str], quality: str
 ) -> None:
-    clinic = Clinic(tmp_path, objects)
+    scored_exam = ScoredExam(tmp_path, objects)
     header = us_header()
-    clinic.receive(header, a_finding(SourceInstance.of(header, ""), quality=quality))
-    clinic.close()
-    assert clinic.report()
-    assert [sent.kind for sent in clinic.sent()] == ["sr"]
-    clinic.store.close()
+    scored_exam.receive(header, a_finding(SourceInstance.of(header, ""), quality=quality))
+    scored_exam.close()
+    assert scored_exam.report()
+    assert [sent.kind for sent in scored_exam.sent()] == ["sr"]
+    scored_exam.store.close()

@@ -20,8 +20,8 @@ from qc_daemon.retain.originals import Originals
 from qc_daemon.retain.reconcile import reconcile
 from qc_daemon.retain.retrieve import GET, MOVE
 from qc_daemon.settings import ReceiveSettings
-from tests.retain.conftest import MONDAY, Yard
 from tests.support.dicom_peers import US, Pacs, ultrasound
+from tests.support.storage import MONDAY, Storage
 
 BUSY = 0xA701
 
@@ -90,26 +90,26 @@ def pixel_hash(path: Path) -> str:
     return hashlib.sha256(dcmread(path).PixelData).hexdigest()
 
 
-def originals(yard: Yard) -> Originals:
-    return Originals(yard.store, yard.settings, pixel_hash, clock=lambda: MONDAY)
+def originals(storage: Storage) -> Originals:
+    return Originals(storage.store, storage.settings, pixel_hash, clock=lambda: MONDAY)
 
 
-def dropped(yard: Yard, dataset: Dataset) -> RevisionFacts:
+def dropped(storage: Storage, dataset: Dataset) -> RevisionFacts:
     """Received, scored, and its file gone again."""
-    facts = yard.receive(dataset)
-    path = yard.spool.root / facts.path
-    with yard.store.begin() as session:
+    facts = storage.receive(dataset)
+    path = storage.spool.root / facts.path
+    with storage.store.begin() as session:
         session.execute(
             update(Revision)
             .where(Revision.id == facts.revision_id)
             .values(pixel_sha256=pixel_hash(path), dropped_at=MONDAY)
         )
     path.unlink()
-    return yard.facts(facts.revision_id)
+    return storage.facts(facts.revision_id)
 
 
-def row(yard: Yard, facts: RevisionFacts) -> Revision:
-    with yard.store.read() as session:
+def row(storage: Storage, facts: RevisionFacts) -> Revision:
+    with storage.store.read() as session:
         return session.get_one(Revision, facts.revision_id)
 
 
@@ -119,137 +119,141 @@ def refusal(ask: Callable[[], object]) -> ErrorCode:
     return caught.value.code
 
 
-def test_what_is_there_is_given_without_asking_anyone(yard: Yard, archive: Archive) -> None:
+def test_what_is_there_is_given_without_asking_anyone(storage: Storage, archive: Archive) -> None:
     archive.start()
-    facts = yard.receive()
-    assert originals(yard)(facts) == yard.spool.root / facts.path
+    facts = storage.receive()
+    assert originals(storage)(facts) == storage.spool.root / facts.path
     assert archive.asked == []
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-def test_the_same_bytes_go_where_they_were(yard: Yard, archive: Archive, syntax: str) -> None:
+def test_the_same_bytes_go_where_they_were(storage: Storage, archive: Archive, syntax: str) -> None:
     dataset = ultrasound(syntax=syntax)
-    facts = dropped(yard, dataset)
+    facts = dropped(storage, dataset)
     archive.holds = [ultrasound(), dataset]
     archive.start()
-    path = originals(yard)(facts)
-    assert path == yard.spool.root / facts.path
+    path = originals(storage)(facts)
+    assert path == storage.spool.root / facts.path
     assert dcmread(path).PixelData == dataset.PixelData
-    assert row(yard, facts).dropped_at is None
+    assert row(storage, facts).dropped_at is None
     assert archive.asked == [facts.sop_instance_uid]
-    assert list(yard.spool.incoming.iterdir()) == []
+    assert list(storage.spool.incoming.iterdir()) == []
 
 
-def test_a_coerced_header_with_the_same_pixels_is_taken(yard: Yard, archive: Archive) -> None:
+def test_a_coerced_header_with_the_same_pixels_is_taken(storage: Storage, archive: Archive) -> None:
     dataset = ultrasound()
-    facts = dropped(yard, dataset)
+    facts = dropped(storage, dataset)
     dataset.PatientName = "COERCED"
     archive.holds = [dataset]
     archive.start()
-    path = originals(yard)(facts)
+    path = originals(storage)(facts)
     assert dcmread(path).PatientName == "COERCED"
-    kept = row(yard, facts)
+    kept = row(storage, facts)
     assert (kept.sha256, kept.dropped_at) == (facts.sha256, None)
-    assert yard.spool.root / kept.path == path
+    assert storage.spool.root / kept.path == path
     assert path.stem == hashlib.sha256(path.read_bytes()).hexdigest()
     # The next time it is simply there, and the row still matches its file.
-    assert originals(yard)(yard.facts(facts.revision_id)) == path
-    assert reconcile(yard.store, yard.spool.root, MONDAY).clean
+    assert originals(storage)(storage.facts(facts.revision_id)) == path
+    assert reconcile(storage.store, storage.spool.root, MONDAY).clean
 
 
-def test_other_pixels_are_not_the_original(yard: Yard, archive: Archive) -> None:
+def test_other_pixels_are_not_the_original(storage: Storage, archive: Archive) -> None:
     dataset = ultrasound()
-    facts = dropped(yard, dataset)
+    facts = dropped(storage, dataset)
     dataset.PixelData = bytes(256)
     archive.holds = [dataset]
     archive.start()
-    assert refusal(lambda: originals(yard)(facts)) is ErrorCode.NOT_AVAILABLE
-    assert list(yard.spool.root.rglob("*.dcm")) == []
+    assert refusal(lambda: originals(storage)(facts)) is ErrorCode.NOT_AVAILABLE
+    assert list(storage.spool.root.rglob("*.dcm")) == []
 
 
 @pytest.mark.parametrize("status", [0x0000, 0xC000])
 def test_an_original_that_nobody_has_is_not_available(
-    yard: Yard, archive: Archive, status: int
+    storage: Storage, archive: Archive, status: int
 ) -> None:
-    facts = dropped(yard, ultrasound())
+    facts = dropped(storage, ultrasound())
     archive.status = status
     archive.start()
-    assert refusal(lambda: originals(yard)(facts)) is ErrorCode.NOT_AVAILABLE
-    assert row(yard, facts).unavailable_at == MONDAY
+    assert refusal(lambda: originals(storage)(facts)) is ErrorCode.NOT_AVAILABLE
+    assert row(storage, facts).unavailable_at == MONDAY
 
 
 def test_a_file_that_was_never_dropped_is_an_alarm_and_waited_for(
-    yard: Yard, archive: Archive
+    storage: Storage, archive: Archive
 ) -> None:
-    facts = yard.receive()
-    (yard.spool.root / facts.path).unlink()
+    facts = storage.receive()
+    (storage.spool.root / facts.path).unlink()
     archive.start()
-    assert refusal(lambda: originals(yard)(facts)) is ErrorCode.SPOOL_MISSING
-    assert row(yard, facts).unavailable_at == MONDAY
+    assert refusal(lambda: originals(storage)(facts)) is ErrorCode.SPOOL_MISSING
+    assert row(storage, facts).unavailable_at == MONDAY
 
 
 @pytest.mark.parametrize("is_up", [False, True], ids=["away", "without C-GET and C-MOVE"])
 def test_a_file_that_was_never_dropped_is_an_alarm_though_a_destination_cannot_be_asked(
-    yard: Yard, archive: Archive, is_up: bool
+    storage: Storage, archive: Archive, is_up: bool
 ) -> None:
-    facts = yard.receive()
-    (yard.spool.root / facts.path).unlink()
+    facts = storage.receive()
+    (storage.spool.root / facts.path).unlink()
     if is_up:
         archive.models = ()
         archive.start()
     with pytest.raises(QCError) as error:
-        originals(yard)(facts)
+        originals(storage)(facts)
     assert error.value.code is ErrorCode.SPOOL_MISSING
     assert "gone from the spool" in error.value.message
-    assert row(yard, facts).unavailable_at == MONDAY
+    assert row(storage, facts).unavailable_at == MONDAY
 
 
-def test_a_destination_that_is_away_is_asked_again_later(yard: Yard, archive: Archive) -> None:
-    facts = dropped(yard, ultrasound())
-    assert refusal(lambda: originals(yard)(facts)) is ErrorCode.DELIVERY_UNREACHABLE
-    assert row(yard, facts).unavailable_at is None
+def test_a_destination_that_is_away_is_asked_again_later(
+    storage: Storage, archive: Archive
+) -> None:
+    facts = dropped(storage, ultrasound())
+    assert refusal(lambda: originals(storage)(facts)) is ErrorCode.DELIVERY_UNREACHABLE
+    assert row(storage, facts).unavailable_at is None
 
 
-def test_a_destination_that_is_busy_is_asked_again_later(yard: Yard, archive: Archive) -> None:
-    facts = dropped(yard, ultrasound())
+def test_a_destination_that_is_busy_is_asked_again_later(
+    storage: Storage, archive: Archive
+) -> None:
+    facts = dropped(storage, ultrasound())
     archive.status = BUSY
     archive.start()
-    assert refusal(lambda: originals(yard)(facts)) is ErrorCode.DELIVERY_UNREACHABLE
+    assert refusal(lambda: originals(storage)(facts)) is ErrorCode.DELIVERY_UNREACHABLE
 
 
 def test_without_c_get_it_is_moved_to_our_own_receiver(
-    yard: Yard, archive: Archive, request: pytest.FixtureRequest
+    storage: Storage, archive: Archive, request: pytest.FixtureRequest
 ) -> None:
     dataset = ultrasound()
-    facts = dropped(yard, dataset)
+    facts = dropped(storage, dataset)
     # MONDAY is long ago, and so is its score job.
     marks = {"soft_queue_minutes": 0}
-    receiver = Receiver(ReceiveSettings(pressure=marks), yard.store, yard.spool, "test")
+    receiver = Receiver(ReceiveSettings(pressure=marks), storage.store, storage.spool, "test")
     request.addfinalizer(lambda: receiver.drain(10))
     listener = listen("127.0.0.1", 0)
     archive.models, archive.holds = (MOVE,), [dataset]
     archive.move_to = listener.getsockname()[1]
     archive.start()
     receiver.start(listener)
-    assert originals(yard)(facts) == yard.spool.root / facts.path
-    assert row(yard, facts).dropped_at is None
+    assert originals(storage)(facts) == storage.spool.root / facts.path
+    assert row(storage, facts).dropped_at is None
 
 
-def test_neither_c_get_nor_c_move(yard: Yard, archive: Archive) -> None:
-    facts = dropped(yard, ultrasound())
+def test_neither_c_get_nor_c_move(storage: Storage, archive: Archive) -> None:
+    facts = dropped(storage, ultrasound())
     archive.models = ()
     archive.start()
-    assert refusal(lambda: originals(yard)(facts)) is ErrorCode.DELIVERY_UNREACHABLE
+    assert refusal(lambda: originals(storage)(facts)) is ErrorCode.DELIVERY_UNREACHABLE
 
 
-def test_a_spool_that_is_away_loses_nothing(yard: Yard, archive: Archive) -> None:
-    facts = yard.receive()
-    yard.spool.root.rename(yard.spool.root.with_name("away"))
-    assert refusal(lambda: originals(yard)(facts)) is ErrorCode.SPOOL_MISSING
-    assert row(yard, facts).unavailable_at is None
+def test_a_spool_that_is_away_loses_nothing(storage: Storage, archive: Archive) -> None:
+    facts = storage.receive()
+    storage.spool.root.rename(storage.spool.root.with_name("away"))
+    assert refusal(lambda: originals(storage)(facts)) is ErrorCode.SPOOL_MISSING
+    assert row(storage, facts).unavailable_at is None
 
 
-def test_a_folder_destination_is_no_place_to_fetch_from(yard: Yard, tmp_path: Path) -> None:
-    facts = dropped(yard, ultrasound())
-    yard.settings.destination[0].kind = "folder"
-    assert refusal(lambda: originals(yard)(facts)) is ErrorCode.NOT_AVAILABLE
+def test_a_folder_destination_is_no_place_to_fetch_from(storage: Storage, tmp_path: Path) -> None:
+    facts = dropped(storage, ultrasound())
+    storage.settings.destination[0].kind = "folder"
+    assert refusal(lambda: originals(storage)(facts)) is ErrorCode.NOT_AVAILABLE

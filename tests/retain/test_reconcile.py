@@ -21,8 +21,8 @@ from qc_daemon.retain.reconcile import MARGIN, reconcile
 from qc_daemon.service import supervisor as daemon
 from qc_daemon.settings import RuleSettings
 from qc_daemon.spool import service_lock
-from tests.retain.conftest import Yard
 from tests.support.dicom_peers import association, eventually, ultrasound
+from tests.support.storage import Storage
 
 RECEIVER = """
 import os, signal, socket, sys, threading
@@ -45,31 +45,31 @@ threading.Event().wait()
 """A receiver that is killed between the file's adoption and its row's transaction."""
 
 
-def found(yard: Yard, before: datetime | None = None, **options: Any) -> Any:
-    return reconcile(yard.store, yard.spool.root, before or datetime.now(UTC), **options)
+def found(storage: Storage, before: datetime | None = None, **options: Any) -> Any:
+    return reconcile(storage.store, storage.spool.root, before or datetime.now(UTC), **options)
 
 
-def test_files_with_rows_are_in_order(yard: Yard) -> None:
+def test_files_with_rows_are_in_order(storage: Storage) -> None:
     for _ in range(3):
-        yard.receive()
-    result = found(yard)
+        storage.receive()
+    result = found(storage)
     assert (result.files, result.clean) == (3, True)
 
 
-def test_a_young_file_counts_as_known_or_as_too_young(yard: Yard) -> None:
+def test_a_young_file_counts_as_known_or_as_too_young(storage: Storage) -> None:
     known = ultrasound()
-    yard.receive(known, yard.file(known, hours_old=0))
-    yard.file(hours_old=0)
-    yard.file()
-    result = found(yard)
+    storage.receive(known, storage.file(known, hours_old=0))
+    storage.file(hours_old=0)
+    storage.file()
+    result = found(storage)
     assert (result.files, result.young, result.orphans) == (3, 1, 1)
-    result = found(yard, margin=timedelta(0))
+    result = found(storage, margin=timedelta(0))
     assert (result.files, result.young, result.orphans) == (3, 0, 2)
 
 
-def test_a_kill_between_file_and_row_leaves_an_orphan_that_a_resend_heals(yard: Yard) -> None:
+def test_a_kill_between_file_and_row_leaves_an_orphan_that_a_resend_heals(storage: Storage) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", RECEIVER, yard.settings.store.url, str(yard.spool.root)],
+        [sys.executable, "-c", RECEIVER, storage.settings.store.url, str(storage.spool.root)],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -80,15 +80,15 @@ def test_a_kill_between_file_and_row_leaves_an_orphan_that_a_resend_heals(yard: 
         # Nobody told the sender success: it keeps the object.
         assert "Status" not in made.send_c_store(dataset)
     assert process.wait(30) == -signal.SIGKILL
-    (orphan,) = (path for path in yard.spool.root.rglob("*.dcm"))
+    (orphan,) = (path for path in storage.spool.root.rglob("*.dcm"))
     # A start right now takes it for one whose row is on its way.
-    assert found(yard).clean
-    result = found(yard, datetime.now(UTC) + MARGIN + timedelta(minutes=1))
-    assert result.orphan_paths == [orphan.relative_to(yard.spool.root).as_posix()]
+    assert found(storage).clean
+    result = found(storage, datetime.now(UTC) + MARGIN + timedelta(minutes=1))
+    assert result.orphan_paths == [orphan.relative_to(storage.spool.root).as_posix()]
     _age(orphan)
-    assert [row["sha256"] for row in list_orphans(yard.settings)] == [orphan.stem]
-    yard.receive(dataset, orphan)
-    assert list_orphans(yard.settings) == []
+    assert [row["sha256"] for row in list_orphans(storage.settings)] == [orphan.stem]
+    storage.receive(dataset, orphan)
+    assert list_orphans(storage.settings) == []
 
 
 def _age(path: Path) -> None:
@@ -96,124 +96,124 @@ def _age(path: Path) -> None:
     os.utime(path, (moment, moment))
 
 
-def test_a_released_orphan_is_admitted_with_its_jobs(yard: Yard) -> None:
-    orphan = yard.file(ultrasound(SOPInstanceUID="1.2.3.77"))
-    assert release_orphans(yard.settings, [orphan.stem]) == 1
-    jobs = list_jobs(yard.settings, [])
+def test_a_released_orphan_is_admitted_with_its_jobs(storage: Storage) -> None:
+    orphan = storage.file(ultrasound(SOPInstanceUID="1.2.3.77"))
+    assert release_orphans(storage.settings, [orphan.stem]) == 1
+    jobs = list_jobs(storage.settings, [])
     assert [(job["kind"], job["destination"]) for job in jobs] == [
         ("score", ""),
         ("deliver", "pacs"),
     ]
-    facts = yard.facts(1)
+    facts = storage.facts(1)
     assert (facts.sop_instance_uid, facts.sha256) == ("1.2.3.77", orphan.stem)
-    assert found(yard).clean
+    assert found(storage).clean
     with pytest.raises(QCError, match="no orphan"):
-        release_orphans(yard.settings, [orphan.stem])
+        release_orphans(storage.settings, [orphan.stem])
 
 
-def test_a_released_orphan_goes_where_a_rule_sends_it(yard: Yard) -> None:
+def test_a_released_orphan_goes_where_a_rule_sends_it(storage: Storage) -> None:
     """Its sender is not known, so that a rule about one does not match."""
-    yard.settings.rule = [
+    storage.settings.rule = [
         RuleSettings(name="ae", objects=["source"], drop=True, calling_ae="?*"),
         RuleSettings(name="st", objects=["source"], to=["archive"], station="ROOM*"),
     ]
-    orphan = yard.file(ultrasound(StationName="ROOM 3"))
-    assert release_orphans(yard.settings, [orphan.stem]) == 1
-    jobs = list_jobs(yard.settings, [])
+    orphan = storage.file(ultrasound(StationName="ROOM 3"))
+    assert release_orphans(storage.settings, [orphan.stem]) == 1
+    jobs = list_jobs(storage.settings, [])
     assert [job["destination"] for job in jobs if job["kind"] == "deliver"] == ["archive"]
 
 
-def test_a_discarded_orphan_is_gone_and_nothing_else_can_be_discarded(yard: Yard) -> None:
-    orphan = yard.file()
-    known = yard.receive()
-    assert discard_orphans(yard.settings, [orphan.stem]) == 1
+def test_a_discarded_orphan_is_gone_and_nothing_else_can_be_discarded(storage: Storage) -> None:
+    orphan = storage.file()
+    known = storage.receive()
+    assert discard_orphans(storage.settings, [orphan.stem]) == 1
     assert not orphan.exists()
     for name in (known.sha256, "0" * 64, "../../qc.db"):
         with pytest.raises(QCError):
-            discard_orphans(yard.settings, [name])
-    fresh = yard.file(hours_old=0)
+            discard_orphans(storage.settings, [name])
+    fresh = storage.file(hours_old=0)
     with (
-        service_lock.running(yard.spool.root),
+        service_lock.running(storage.spool.root),
         pytest.raises(QCError, match="being received"),
     ):
-        discard_orphans(yard.settings, [fresh.stem])
+        discard_orphans(storage.settings, [fresh.stem])
     assert fresh.exists()
     # Without a service nothing is being received.
-    assert discard_orphans(yard.settings, [fresh.stem]) == 1
+    assert discard_orphans(storage.settings, [fresh.stem]) == 1
 
 
-def test_a_damaged_orphan_is_not_released(yard: Yard) -> None:
-    orphan = yard.file()
+def test_a_damaged_orphan_is_not_released(storage: Storage) -> None:
+    orphan = storage.file()
     orphan.write_bytes(orphan.read_bytes()[:-1])
     _age(orphan)
     with pytest.raises(QCError, match="damaged"):
-        release_orphans(yard.settings, [orphan.stem])
+        release_orphans(storage.settings, [orphan.stem])
 
 
-def test_missing_and_damaged_files_are_told(yard: Yard) -> None:
-    gone, short = yard.receive(), yard.receive()
-    (yard.spool.root / gone.path).unlink()
-    (yard.spool.root / short.path).write_bytes(b"short")
-    result = found(yard)
+def test_missing_and_damaged_files_are_told(storage: Storage) -> None:
+    gone, short = storage.receive(), storage.receive()
+    (storage.spool.root / gone.path).unlink()
+    (storage.spool.root / short.path).write_bytes(b"short")
+    result = found(storage)
     assert (result.missing, result.damaged) == (1, 1)
     assert result.missing_ids == [gone.revision_id, short.revision_id]
 
 
-def test_a_crash_between_dropping_row_and_file_is_mended(yard: Yard) -> None:
-    dropped, kept = yard.receive(), yard.receive()
-    with yard.store.begin() as session:
+def test_a_crash_between_dropping_row_and_file_is_mended(storage: Storage) -> None:
+    dropped, kept = storage.receive(), storage.receive()
+    with storage.store.begin() as session:
         session.execute(
             update(Revision)
             .where(Revision.id == dropped.revision_id)
             .values(dropped_at=datetime.now(UTC))
         )
-    assert found(yard).removed == 0
-    assert found(yard, mend=True).removed == 1
-    assert not (yard.spool.root / dropped.path).exists()
-    assert (yard.spool.root / kept.path).exists()
-    assert found(yard).clean
+    assert found(storage).removed == 0
+    assert found(storage, mend=True).removed == 1
+    assert not (storage.spool.root / dropped.path).exists()
+    assert (storage.spool.root / kept.path).exists()
+    assert found(storage).clean
 
 
-def test_pieces_of_interrupted_fetches_are_removed(yard: Yard) -> None:
-    old, new = (yard.spool.incoming / name for name in ("a.fetched", "b.fetched"))
+def test_pieces_of_interrupted_fetches_are_removed(storage: Storage) -> None:
+    old, new = (storage.spool.incoming / name for name in ("a.fetched", "b.fetched"))
     for path in (old, new):
         path.write_bytes(b"x")
     _age(old)
-    found(yard, mend=True)
+    found(storage, mend=True)
     assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_it_goes_page_by_page_and_stops_when_told(
-    yard: Yard, monkeypatch: pytest.MonkeyPatch
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qc_daemon.retain.reconcile._PAGE", 2)
     for _ in range(5):
-        yard.receive()
-    yard.file()
-    result = found(yard)
+        storage.receive()
+    storage.file()
+    result = found(storage)
     assert (result.files, result.orphans, result.missing) == (6, 1, 0)
     stop = threading.Event()
     stop.set()
-    assert found(yard, stop=stop).files == 0
+    assert found(storage, stop=stop).files == 0
 
 
-def test_a_second_receipt_of_the_same_bytes_is_no_orphan(yard: Yard) -> None:
+def test_a_second_receipt_of_the_same_bytes_is_no_orphan(storage: Storage) -> None:
     dataset = ultrasound()
-    yard.receive(dataset)
-    yard.receive(dataset)
-    assert found(yard).clean
+    storage.receive(dataset)
+    storage.receive(dataset)
+    assert found(storage).clean
 
 
 def test_orphans_are_counted_again_while_the_service_runs(
-    yard: Yard, monkeypatch: pytest.MonkeyPatch
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daemon, "_RECONCILE_SECONDS", 0.05)
-    supervisor = daemon.Supervisor(yard.settings, yard.store, yard.spool, {})
+    supervisor = daemon.Supervisor(storage.settings, storage.store, storage.spool, {})
     comparing = threading.Thread(target=supervisor._reconcile)
     comparing.start()
     try:
         assert counters.board().most("spool_orphans") == 0
-        yard.file()
+        storage.file()
         eventually(lambda: counters.board().most("spool_orphans") == 1)
     finally:
         supervisor._stop.set()

@@ -12,41 +12,41 @@ from qc_daemon.records.tables import Exam, ExamState, JobRow, JobState, Revision
 from qc_daemon.retain.reconcile import reconcile
 from qc_daemon.retain.retention import Retention, Rule, drop_due
 from qc_daemon.settings import Settings, SettingsError, load
-from tests.retain.conftest import MONDAY, Yard
+from tests.support.storage import MONDAY, Storage
 
 RULE = Rule(timedelta(days=400), ("pacs",), ("pacs",))
 LATER = MONDAY + timedelta(days=401)
 
 
-def told(yard: Yard) -> None:
+def told(storage: Storage) -> None:
     """Everything is scored, delivered and closed."""
-    with yard.store.begin() as session:
+    with storage.store.begin() as session:
         session.execute(update(Revision).values(state=RevisionState.SCORED))
         session.execute(update(JobRow).values(state=JobState.DONE, updated_at=MONDAY))
         session.execute(update(Exam).values(state=ExamState.CLOSED))
 
 
-def files(yard: Yard) -> list[Path]:
-    return list(yard.spool.root.rglob("*.dcm"))
+def files(storage: Storage) -> list[Path]:
+    return list(storage.spool.root.rglob("*.dcm"))
 
 
-def test_a_batch_at_a_time(yard: Yard) -> None:
+def test_a_batch_at_a_time(storage: Storage) -> None:
     for _ in range(3):
-        yard.receive()
-    told(yard)
-    assert drop_due(yard.store, yard.spool.root, RULE, MONDAY) == 0
-    assert drop_due(yard.store, yard.spool.root, RULE, LATER, limit=2) == 2
-    assert len(files(yard)) == 1
-    assert drop_due(yard.store, yard.spool.root, RULE, LATER, limit=2) == 1
-    assert files(yard) == []
-    assert reconcile(yard.store, yard.spool.root, LATER).clean
+        storage.receive()
+    told(storage)
+    assert drop_due(storage.store, storage.spool.root, RULE, MONDAY) == 0
+    assert drop_due(storage.store, storage.spool.root, RULE, LATER, limit=2) == 2
+    assert len(files(storage)) == 1
+    assert drop_due(storage.store, storage.spool.root, RULE, LATER, limit=2) == 1
+    assert files(storage) == []
+    assert reconcile(storage.store, storage.spool.root, LATER).clean
 
 
 def test_a_crash_before_the_file_goes_is_mended_at_the_next_start(
-    yard: Yard, monkeypatch: pytest.MonkeyPatch
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    yard.receive()
-    told(yard)
+    storage.receive()
+    told(storage)
 
     def crash(_path: Path) -> None:
         raise KeyboardInterrupt
@@ -54,26 +54,26 @@ def test_a_crash_before_the_file_goes_is_mended_at_the_next_start(
     with monkeypatch.context() as patch:
         patch.setattr("qc_daemon.retain.retention._unlink", crash)
         with pytest.raises(KeyboardInterrupt):
-            drop_due(yard.store, yard.spool.root, RULE, LATER)
-    assert len(files(yard)) == 1
-    assert reconcile(yard.store, yard.spool.root, LATER, mend=True).removed == 1
-    assert files(yard) == []
+            drop_due(storage.store, storage.spool.root, RULE, LATER)
+    assert len(files(storage)) == 1
+    assert reconcile(storage.store, storage.spool.root, LATER, mend=True).removed == 1
+    assert files(storage) == []
 
 
-def test_nothing_leaves_while_the_database_is_away(yard: Yard) -> None:
-    yard.receive()
-    told(yard)
-    database = Path(yard.settings.store.url.removeprefix("sqlite:///"))
-    yard.store.close()
+def test_nothing_leaves_while_the_database_is_away(storage: Storage) -> None:
+    storage.receive()
+    told(storage)
+    database = Path(storage.settings.store.url.removeprefix("sqlite:///"))
+    storage.store.close()
     database.rename(database.with_name("away"))
     database.mkdir()
     with pytest.raises(QCError):
-        drop_due(yard.store, yard.spool.root, RULE, LATER)
-    assert len(files(yard)) == 1
+        drop_due(storage.store, storage.spool.root, RULE, LATER)
+    assert len(files(storage)) == 1
 
 
 def test_every_hour_and_at_once_while_there_is_more(
-    yard: Yard, monkeypatch: pytest.MonkeyPatch
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qc_daemon.retain.retention.BATCH", 1)
     made: list[int] = []
@@ -81,7 +81,7 @@ def test_every_hour_and_at_once_while_there_is_more(
         "qc_daemon.retain.retention.drop_due", lambda *_args: made.append(1) or (len(made) < 3)
     )
     seconds = iter([0.0, 1.0, 2.0, 3.0, 3601.0, 3602.0])
-    retention = Retention(yard.store, yard.settings, lambda: LATER, lambda: next(seconds))
+    retention = Retention(storage.store, storage.settings, lambda: LATER, lambda: next(seconds))
     for _ in range(5):
         retention.step()
     assert len(made) == 3

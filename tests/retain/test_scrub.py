@@ -15,25 +15,25 @@ from qc_daemon.operations.doctor import examine
 from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.retain import scrub
 from qc_daemon.retain.scrub import Pace, Pass, Scrub, due, read
-from tests.retain.conftest import Yard
+from tests.support.storage import Storage
 
 
 class Night:
     """A scrub whose time is the test's."""
 
-    def __init__(self, yard: Yard) -> None:
+    def __init__(self, storage: Storage) -> None:
         self.now = datetime(2026, 11, 29, 3, tzinfo=UTC)
         self.stop = threading.Event()
-        yard.settings.store.scrub_megabytes_per_second = 10_000
-        self.scrub = Scrub(yard.store, yard.settings, self.stop, lambda: self.now)
+        storage.settings.store.scrub_megabytes_per_second = 10_000
+        self.scrub = Scrub(storage.store, storage.settings, self.stop, lambda: self.now)
 
     def step(self) -> Pass | None:
         return self.scrub.step()
 
 
 @pytest.fixture
-def night(yard: Yard) -> Night:
-    return Night(yard)
+def night(storage: Storage) -> Night:
+    return Night(storage)
 
 
 @pytest.fixture
@@ -47,9 +47,9 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_whole_files_are_in_order(yard: Yard, night: Night) -> None:
+def test_whole_files_are_in_order(storage: Storage, night: Night) -> None:
     for _ in range(3):
-        yard.receive()
+        storage.receive()
     done = night.step()
     assert done is not None
     assert (done.files, done.faults, done.finished is not None) == (3, 0, True)
@@ -61,20 +61,22 @@ def test_whole_files_are_in_order(yard: Yard, night: Night) -> None:
     assert again.files == 3
 
 
-def test_a_flipped_bit_is_an_alarm_and_the_file_is_kept_aside(yard: Yard, night: Night) -> None:
-    whole, damaged = yard.receive(), yard.receive()
-    flip(yard.spool.root / damaged.path)
+def test_a_flipped_bit_is_an_alarm_and_the_file_is_kept_aside(
+    storage: Storage, night: Night
+) -> None:
+    whole, damaged = storage.receive(), storage.receive()
+    flip(storage.spool.root / damaged.path)
     before = counters.board().total("spool_damaged")
     done = night.step()
     assert done is not None
     assert (done.files, done.damaged, done.missing) == (2, 1, 0)
     assert counters.board().total("spool_damaged") == before + 1
     assert counters.board().most("scrub_faults") == 1
-    assert not (yard.spool.root / damaged.path).exists()
-    assert (yard.spool.root / whole.path).exists()
-    (aside,) = (yard.spool.root / "damaged").iterdir()
+    assert not (storage.spool.root / damaged.path).exists()
+    assert (storage.spool.root / whole.path).exists()
+    (aside,) = (storage.spool.root / "damaged").iterdir()
     assert aside.stat().st_size == damaged.size
-    said = next(each for each in examine(yard.settings) if each.name == "scrub")
+    said = next(each for each in examine(storage.settings) if each.name == "scrub")
     assert said.word == "warn"
     assert "1 were damaged" in said.message
     # The next one finds that it is not there, and no second alarm is given for it.
@@ -84,12 +86,14 @@ def test_a_flipped_bit_is_an_alarm_and_the_file_is_kept_aside(yard: Yard, night:
     assert (later.damaged, later.missing) == (0, 1)
 
 
-def test_what_a_destination_gives_back_is_in_its_place_again(yard: Yard, night: Night) -> None:
-    first, second = yard.receive(), yard.receive()
-    content = (yard.spool.root / first.path).read_bytes()
+def test_what_a_destination_gives_back_is_in_its_place_again(
+    storage: Storage, night: Night
+) -> None:
+    first, second = storage.receive(), storage.receive()
+    content = (storage.spool.root / first.path).read_bytes()
 
     def give_back(facts: RevisionFacts) -> Path:
-        path = yard.spool.root / facts.path
+        path = storage.spool.root / facts.path
         if facts.revision_id != first.revision_id:
             raise QCError(ErrorCode.SPOOL_DAMAGED, "no destination gives it back")
         path.write_bytes(content)
@@ -97,25 +101,25 @@ def test_what_a_destination_gives_back_is_in_its_place_again(yard: Yard, night: 
 
     night.scrub.originals = give_back
     for each in (first, second):
-        flip(yard.spool.root / each.path)
+        flip(storage.spool.root / each.path)
     done = night.step()
     assert done is not None
     assert (done.damaged, done.fetched) == (2, 1)
-    assert (yard.spool.root / first.path).read_bytes() == content
+    assert (storage.spool.root / first.path).read_bytes() == content
 
 
-def test_a_lost_file_is_told(yard: Yard, night: Night) -> None:
-    gone = yard.receive()
-    (yard.spool.root / gone.path).unlink()
+def test_a_lost_file_is_told(storage: Storage, night: Night) -> None:
+    gone = storage.receive()
+    (storage.spool.root / gone.path).unlink()
     done = night.step()
     assert done is not None
     assert (done.missing, done.damaged) == (1, 0)
 
 
 @pytest.mark.usefixtures("small_pages")
-def test_a_pass_goes_on_where_a_restart_cut_it_short(yard: Yard, night: Night) -> None:
+def test_a_pass_goes_on_where_a_restart_cut_it_short(storage: Storage, night: Night) -> None:
     for _ in range(7):
-        yard.receive()
+        storage.receive()
     looked = 0
 
     def stop_at_the_fourth(_count: int) -> None:
@@ -133,17 +137,17 @@ def test_a_pass_goes_on_where_a_restart_cut_it_short(yard: Yard, night: Night) -
     night.stop.clear()
     night.scrub.pace = None
     night.now += timedelta(days=3)
-    yard.receive()
+    storage.receive()
     done = night.step()
     assert done is not None
     assert (done.files, done.begun, done.finished is not None) == (8, begun, True)
 
 
-def test_a_broken_note_begins_anew(yard: Yard, night: Night) -> None:
-    yard.receive()
+def test_a_broken_note_begins_anew(storage: Storage, night: Night) -> None:
+    storage.receive()
     for content in ("", "[]", json.dumps({"current": {"begun": 1, "other": 2}, "previous": None})):
-        (yard.spool.root / scrub.NAME).write_text(content)
-        assert read(yard.spool.root) == scrub.Progress()
+        (storage.spool.root / scrub.NAME).write_text(content)
+        assert read(storage.spool.root) == scrub.Progress()
         assert night.step() is not None
 
 

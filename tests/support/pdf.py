@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tests.conftest import require
+from tests.support.environment import require
 
 Place = tuple[float, float, float, float]
 _WORD = "{http://www.w3.org/1999/xhtml}word"

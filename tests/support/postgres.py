@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 
+from tests.support.environment import require
 from tests.support.ports import reserve_port
 
 
@@ -83,3 +84,12 @@ class PostgresServer:
     def remove(self) -> None:
         self.stop()
         shutil.rmtree(self.folder)
+
+
+def make_postgres() -> PostgresServer:
+    """A PostgreSQL server, not started; the test is skipped where there is none."""
+    initdb, server = program("initdb"), program("postgres")
+    require(initdb is not None and server is not None, "a PostgreSQL server")
+    assert initdb is not None
+    assert server is not None
+    return PostgresServer(initdb, server)

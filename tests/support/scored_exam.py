@@ -36,7 +36,7 @@ def black_frames(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
         yield Frame(number, np.zeros((120, 160, 3), np.uint8), ())
 
 
-class Clinic:
+class ScoredExam:
     """A store with a spool; receives, scores and closes as the other stages do."""
 
     def __init__(self, folder: Path, objects: Sequence[str]) -> None:

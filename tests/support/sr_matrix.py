@@ -167,7 +167,7 @@ HEADERS: dict[str, dict[str, Any]] = {
             )
         ],
         "ProcedureCodeSequence": [code("US12", "99LOCAL", "First-trimester scan")],
-        "InstitutionName": "Clinic",
+        "InstitutionName": "ScoredExam",
         "StudyDescription": "NT",
         "TimezoneOffsetFromUTC": "+0800",
     },

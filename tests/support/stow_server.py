@@ -37,7 +37,7 @@ def _response(tag: str, item: dict[str, Any]) -> bytes:
 
 
 @dataclass
-class Web:
+class StowServer:
     """`status`, `body` and `headers` answer a POST; `found` are the instances that QIDO-RS finds.
 
     `query_status` is the status of that. With `tls` it speaks HTTPS.
@@ -58,7 +58,7 @@ class Web:
         scheme = "http" if self.tls is None else "https"
         return f"{scheme}://localhost:{self._server.server_port}/dicom-web"
 
-    def start(self) -> "Web":
+    def start(self) -> "StowServer":
         web = self
 
         class Handler(BaseHTTPRequestHandler):

@@ -49,27 +49,31 @@ QUESTIONS: dict[str, Callable[[Session, object], object]] = {
 @pytest.mark.parametrize("analysed", [False, True])
 @pytest.mark.parametrize("name", QUESTIONS)
 @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
-def test_a_question_reads_an_index_and_stops(lab, store: Store, name: str, analysed: bool) -> None:
+def test_a_question_reads_an_index_and_stops(
+    records, store: Store, name: str, analysed: bool
+) -> None:
     for _ in range(30):
-        lab.image()
-        lab.receive("pacs", sop_instance_uid=f"1.9.{lab.now.timestamp()}", sha256=f"{_:064d}")
+        records.image()
+        records.receive(
+            "pacs", sop_instance_uid=f"1.9.{records.now.timestamp()}", sha256=f"{_:064d}"
+        )
     with store.begin() as session:
-        job = jobs.claim(session, [JobKind.DELIVER], "w", lab.now, 60)
+        job = jobs.claim(session, [JobKind.DELIVER], "w", records.now, 60)
         assert job is not None
-        jobs.mark_sent(session, job, lab.now, lab.now + timedelta(seconds=5))
+        jobs.mark_sent(session, job, records.now, records.now + timedelta(seconds=5))
         if analysed:
             session.execute(text("ANALYZE"))
     with store.begin() as session:
         with statements(session) as asked:
-            QUESTIONS[name](session, lab.now)
+            QUESTIONS[name](session, records.now)
         connection = session.connection()
         assert asked
         for sql, values in asked:
             assert scans(connection, sql, values) == [], sql
 
 
-def test_destinations_with_jobs_in_a_state(lab) -> None:
-    lab.receive("pacs", "archive")
-    with lab.store.begin() as session:
+def test_destinations_with_jobs_in_a_state(records) -> None:
+    records.receive("pacs", "archive")
+    with records.store.begin() as session:
         assert jobs.destinations_with(session) == ["archive", "pacs"]
         assert jobs.destinations_with(session, JobState.SENT) == []

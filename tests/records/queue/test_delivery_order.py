@@ -21,54 +21,54 @@ OVERLAY = ReportObject(ObjectKind.OVERLAY, "2.25.3", "1.2.840.10008.5.1.4.1.1.7"
 POLICY = RetryPolicy(max_attempts=15, backoff_seconds=600, backoff_cap_seconds=600)
 
 
-def tell(lab, *objects: ReportObject, to: str = "pacs") -> None:
+def tell(records, *objects: ReportObject, to: str = "pacs") -> None:
     """Close the exam and publish its report."""
-    lab.score_all()
-    lab.wait(60)
-    lab.close_due()
-    lab.publish(*objects, sr=[to], overlay=[to])
+    records.score_all()
+    records.wait(60)
+    records.close_due()
+    records.publish(*objects, sr=[to], overlay=[to])
 
 
-def due(lab, destinations: tuple[str, ...] | None = None) -> list[Job]:
+def due(records, destinations: tuple[str, ...] | None = None) -> list[Job]:
     """Everything that may be sent now, claimed."""
     found = []
-    with lab.store.begin() as session:
+    with records.store.begin() as session:
         while job := claim(
-            session, [JobKind.DELIVER], "w", lab.now, 300, destinations=destinations
+            session, [JobKind.DELIVER], "w", records.now, 300, destinations=destinations
         ):
             found.append(job)
     return found
 
 
-def fail(lab, job: Job, code: ErrorCode = ErrorCode.DELIVERY_RESOURCES) -> None:
-    with lab.store.begin() as session:
-        jobs.fail(session, job, QCError(code, "no"), lab.now, POLICY, random.Random(1))
+def fail(records, job: Job, code: ErrorCode = ErrorCode.DELIVERY_RESOURCES) -> None:
+    with records.store.begin() as session:
+        jobs.fail(session, job, QCError(code, "no"), records.now, POLICY, random.Random(1))
 
 
-def end(lab, job: Job, state: JobState) -> None:
-    with lab.store.begin() as session:
+def end(records, job: Job, state: JobState) -> None:
+    with records.store.begin() as session:
         match state:
             case JobState.DONE:
-                jobs.finish(session, job, lab.now)
+                jobs.finish(session, job, records.now)
             case JobState.SENT:
-                jobs.mark_sent(session, job, lab.now, lab.now + timedelta(hours=1))
+                jobs.mark_sent(session, job, records.now, records.now + timedelta(hours=1))
             case JobState.DEAD:
-                jobs.cancel(session, [job.id], lab.now)
+                jobs.cancel(session, [job.id], records.now)
             case JobState.QUARANTINED:
                 error = QCError(ErrorCode.DELIVERY_REFUSED, "no")
-                jobs.fail(session, job, error, lab.now, POLICY, random.Random(1))
+                jobs.fail(session, job, error, records.now, POLICY, random.Random(1))
 
 
 @pytest.fixture
-def amended(lab):
+def amended(records):
     """An exam whose report to the PACS is being tried again when an amended one is made."""
-    lab.image()
-    tell(lab, SR)
-    (first,) = due(lab)
-    fail(lab, first)
-    lab.image()
-    tell(lab, AMENDED)
-    return lab
+    records.image()
+    tell(records, SR)
+    (first,) = due(records)
+    fail(records, first)
+    records.image()
+    tell(records, AMENDED)
+    return records
 
 
 def test_an_amendment_waits_for_what_it_amends(amended) -> None:
@@ -89,82 +89,82 @@ def test_what_has_ended_holds_no_amendment_up(amended, state: JobState) -> None:
     assert [job.revision for job in due(amended)] == [2]
 
 
-def test_another_kind_and_another_destination_do_not_wait(lab) -> None:
-    lab.image()
-    tell(lab, SR)
-    (first,) = due(lab)
-    fail(lab, first)
-    lab.image()
-    tell(lab, replace(AMENDED, sop_instance_uid="2.25.4"), to="archive")
-    assert [job.destination for job in due(lab)] == ["archive"]
-    lab.image()
-    tell(lab, OVERLAY)
-    (overlay,) = due(lab)
+def test_another_kind_and_another_destination_do_not_wait(records) -> None:
+    records.image()
+    tell(records, SR)
+    (first,) = due(records)
+    fail(records, first)
+    records.image()
+    tell(records, replace(AMENDED, sop_instance_uid="2.25.4"), to="archive")
+    assert [job.destination for job in due(records)] == ["archive"]
+    records.image()
+    tell(records, OVERLAY)
+    (overlay,) = due(records)
     assert (overlay.destination, overlay.revision) == ("pacs", 3)
 
 
-def test_images_go_before_what_tells_of_them(lab) -> None:
-    lab.receive("pacs")
-    tell(lab, SR)
-    (image,) = due(lab)
+def test_images_go_before_what_tells_of_them(records) -> None:
+    records.receive("pacs")
+    tell(records, SR)
+    (image,) = due(records)
     assert image.revision_id is not None
-    assert due(lab) == []
-    end(lab, image, JobState.DONE)
-    assert [job.object_id for job in due(lab)] == [1]
+    assert due(records) == []
+    end(records, image, JobState.DONE)
+    assert [job.object_id for job in due(records)] == [1]
 
 
 @pytest.mark.parametrize("code", [ErrorCode.DELIVERY_UNREACHABLE, ErrorCode.SPOOL_MISSING])
-def test_an_image_that_fails_and_fails_is_waited_for_no_longer(lab, code: ErrorCode) -> None:
-    lab.receive("pacs")
-    tell(lab, SR)
+def test_an_image_that_fails_and_fails_is_waited_for_no_longer(records, code: ErrorCode) -> None:
+    records.receive("pacs")
+    tell(records, SR)
     for _ in range(3):
-        (image,) = due(lab)
+        (image,) = due(records)
         assert image.revision_id is not None
-        fail(lab, image, code)
+        fail(records, image, code)
         if image.attempts + image.alarms < 2:
-            assert due(lab) == []
-            lab.wait(600)
-    assert [job.object_id for job in due(lab)] == [1]
+            assert due(records) == []
+            records.wait(600)
+    assert [job.object_id for job in due(records)] == [1]
 
 
-def test_images_go_elsewhere_in_their_own_time(lab) -> None:
-    lab.receive("archive")
-    tell(lab, SR)
-    assert [job.destination for job in due(lab)] == ["archive", "pacs"]
+def test_images_go_elsewhere_in_their_own_time(records) -> None:
+    records.receive("archive")
+    tell(records, SR)
+    assert [job.destination for job in due(records)] == ["archive", "pacs"]
 
 
-def test_destinations_that_may_be_sent_nothing_now(lab) -> None:
-    lab.receive("pacs", "archive")
-    assert [job.destination for job in due(lab, ("archive",))] == ["archive"]
-    assert [job.destination for job in due(lab)] == ["pacs"]
+def test_destinations_that_may_be_sent_nothing_now(records) -> None:
+    records.receive("pacs", "archive")
+    assert [job.destination for job in due(records, ("archive",))] == ["archive"]
+    assert [job.destination for job in due(records)] == ["pacs"]
 
 
-def test_other_exams_do_not_wait(lab) -> None:
-    lab.image()
-    tell(lab, SR)
-    (first,) = due(lab)
-    fail(lab, first)
-    with lab.store.begin() as session:
+def test_other_exams_do_not_wait(records) -> None:
+    records.image()
+    tell(records, SR)
+    (first,) = due(records)
+    fail(records, first)
+    with records.store.begin() as session:
         session.execute(update(JobRow).where(JobRow.id == first.id).values(revision=0))
-    lab.image(study_instance_uid="1.2.9", patient_id="P2")
-    tell(lab, AMENDED)
-    assert len(due(lab)) == 1
+    records.image(study_instance_uid="1.2.9", patient_id="P2")
+    tell(records, AMENDED)
+    assert len(due(records)) == 1
 
 
 @pytest.mark.parametrize("end_as", [JobState.DEAD, JobState.READY])
-def test_what_waited_for_an_image_is_due_when_that_will_not_go_in_its_time(lab, end_as) -> None:
+def test_what_waited_for_an_image_is_due_when_that_will_not_go_in_its_time(records, end_as) -> None:
     """The report was put behind the image's next try; a person then ends or retries the image."""
-    lab.receive("pacs")
-    tell(lab, SR)
-    (image,) = due(lab)
-    fail(lab, image)
-    assert due(lab) == []
-    with lab.store.begin() as session:
+    records.receive("pacs")
+    tell(records, SR)
+    (image,) = due(records)
+    fail(records, image)
+    assert due(records) == []
+    with records.store.begin() as session:
         if end_as is JobState.READY:
-            jobs.retry(session, [image.id], lab.now)
+            jobs.retry(session, [image.id], records.now)
         else:
-            jobs.cancel(session, [image.id], lab.now)
+            jobs.cancel(session, [image.id], records.now)
     if end_as is JobState.READY:
-        (image,) = due(lab)
-        end(lab, image, JobState.DONE)
-    assert [job.object_id for job in due(lab)] == [1]
+        (image,) = due(records)
+        end(records, image, JobState.DONE)
+    assert [job.object_id for job in due(records)] == [1]

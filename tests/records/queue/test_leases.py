@@ -21,40 +21,40 @@ from tests.support.dicom_peers import eventually
 SECONDS = 0.3
 
 
-def claimed(lab) -> Job:
-    lab.image()
-    with lab.store.begin() as session:
-        job = jobs.claim(session, [JobKind.SCORE], "here", lab.now, SECONDS)
+def claimed(records) -> Job:
+    records.image()
+    with records.store.begin() as session:
+        job = jobs.claim(session, [JobKind.SCORE], "here", records.now, SECONDS)
     assert job is not None
     return job
 
 
-def now_of(lab, job: Job) -> Job:
-    with lab.store.read() as session:
+def now_of(records, job: Job) -> Job:
+    with records.store.read() as session:
         found = jobs.get(session, job.id)
     assert found is not None
     return found
 
 
-def test_work_of_many_leases_stays_the_workers_own(lab) -> None:
-    job = claimed(lab)
-    with Lease(lab.store, job, SECONDS, lambda: lab.now) as lease:
+def test_work_of_many_leases_stays_the_workers_own(records) -> None:
+    job = claimed(records)
+    with Lease(records.store, job, SECONDS, lambda: records.now) as lease:
         for _ in range(5):
-            lab.now += timedelta(seconds=SECONDS * 0.9)
-            end = lab.now + timedelta(seconds=SECONDS)
-            eventually(lambda end=end: now_of(lab, job).lease_until == end)
-            assert lab.claim(JobKind.SCORE, owner="there") is None
+            records.now += timedelta(seconds=SECONDS * 0.9)
+            end = records.now + timedelta(seconds=SECONDS)
+            eventually(lambda end=end: now_of(records, job).lease_until == end)
+            assert records.claim(JobKind.SCORE, owner="there") is None
         lease.check()
-        with lab.store.begin() as session:
+        with records.store.begin() as session:
             lease.finish(session)
-    assert (now_of(lab, job).state, now_of(lab, job).deaths) == (JobState.DONE, 0)
+    assert (now_of(records, job).state, now_of(records, job).deaths) == (JobState.DONE, 0)
 
 
-def test_a_lost_lease_stops_the_work_and_writes_nothing(lab) -> None:
-    job = claimed(lab)
-    with Lease(lab.store, job, SECONDS, lambda: lab.now) as lease:
-        with lab.store.begin() as session:
-            jobs.release_owner(session, "here", lab.now)
+def test_a_lost_lease_stops_the_work_and_writes_nothing(records) -> None:
+    job = claimed(records)
+    with Lease(records.store, job, SECONDS, lambda: records.now) as lease:
+        with records.store.begin() as session:
+            jobs.release_owner(session, "here", records.now)
 
         def lost() -> bool:
             try:
@@ -65,13 +65,13 @@ def test_a_lost_lease_stops_the_work_and_writes_nothing(lab) -> None:
 
         eventually(lost)
         for write in (lease.renew, lease.finish):
-            with pytest.raises(LeaseLostError), lab.store.begin() as session:
+            with pytest.raises(LeaseLostError), records.store.begin() as session:
                 write(session)
-    assert (now_of(lab, job).state, now_of(lab, job).deaths) == (JobState.READY, 1)
+    assert (now_of(records, job).state, now_of(records, job).deaths) == (JobState.READY, 1)
 
 
-def test_renewing_goes_on_after_a_database_that_was_away(lab, monkeypatch) -> None:
-    job = claimed(lab)
+def test_renewing_goes_on_after_a_database_that_was_away(records, monkeypatch) -> None:
+    job = claimed(records)
     begin, failures = Store.begin, threading.Semaphore(0)
     away = threading.Event()
     away.set()
@@ -83,19 +83,21 @@ def test_renewing_goes_on_after_a_database_that_was_away(lab, monkeypatch) -> No
         return begin(store)
 
     monkeypatch.setattr(Store, "begin", begin_or_fail)
-    with Lease(lab.store, job, SECONDS, lambda: lab.now) as lease:
+    with Lease(records.store, job, SECONDS, lambda: records.now) as lease:
         for _ in range(2):
             assert failures.acquire(timeout=60)
-        lab.now += timedelta(seconds=SECONDS / 2)
+        records.now += timedelta(seconds=SECONDS / 2)
         away.clear()
-        eventually(lambda: now_of(lab, job).lease_until == lab.now + timedelta(seconds=SECONDS))
+        eventually(
+            lambda: now_of(records, job).lease_until == records.now + timedelta(seconds=SECONDS)
+        )
         lease.check()
 
 
-def test_a_result_waits_for_its_database(lab, monkeypatch) -> None:
-    job = claimed(lab)
+def test_a_result_waits_for_its_database(records, monkeypatch) -> None:
+    job = claimed(records)
     monkeypatch.setattr("qc_daemon.records.queue.leases._RETRY_SECONDS", 0.01)
-    lease = Lease(lab.store, job, SECONDS, lambda: lab.now)
+    lease = Lease(records.store, job, SECONDS, lambda: records.now)
     tries: list[int] = []
 
     def write(session: Session) -> str:

@@ -8,7 +8,7 @@ import pytest
 from qc_daemon.records.received import peers
 from qc_daemon.records.received.peers import ApprovedPeer, RefusedCaller
 from qc_daemon.records.store import Store
-from tests.records.conftest import START
+from tests.support.records import START
 
 CALLER = RefusedCaller("US1", "10.0.0.1", None, 1, START, START)
 

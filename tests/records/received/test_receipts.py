@@ -12,10 +12,10 @@ from qc_daemon.records.received.revisions import facts
 from qc_daemon.records.tables import JobKind, JobState
 
 
-def test_a_new_object_has_a_score_job_and_one_delivery_for_each_destination(lab) -> None:
-    admission = lab.receive("pacs", "archive")
+def test_a_new_object_has_a_score_job_and_one_delivery_for_each_destination(records) -> None:
+    admission = records.receive("pacs", "archive")
     assert admission.kind == "new"
-    jobs = {(job.kind, job.destination): job for job in lab.jobs()}
+    jobs = {(job.kind, job.destination): job for job in records.jobs()}
     assert set(jobs) == {
         (JobKind.SCORE, ""),
         (JobKind.DELIVER, "pacs"),
@@ -26,110 +26,112 @@ def test_a_new_object_has_a_score_job_and_one_delivery_for_each_destination(lab)
         assert job.revision_id == admission.revision_id
         assert job.exam_id == admission.exam_id
         assert job.revision == 1
-    with lab.store.read() as session:
+    with records.store.read() as session:
         known = facts(session, admission.revision_id)
-    assert known.sop_instance_uid == lab.receipt.sop_instance_uid
-    assert known.study_instance_uid == lab.receipt.study_instance_uid
-    assert known.path == admission.path == lab.receipt.path
+    assert known.sop_instance_uid == records.receipt.sop_instance_uid
+    assert known.study_instance_uid == records.receipt.study_instance_uid
+    assert known.path == admission.path == records.receipt.path
     assert known.bundle_id == "model-1"
-    assert known.received_at == lab.now
+    assert known.received_at == records.now
 
 
-def test_an_error_after_admission_takes_it_all_back(lab) -> None:
+def test_an_error_after_admission_takes_it_all_back(records) -> None:
     def fail() -> None:
-        with lab.store.begin() as session:
-            admit(session, lab.receipt, source_destinations=["a"], bundle_id=None, now=lab.now)
+        with records.store.begin() as session:
+            admit(
+                session, records.receipt, source_destinations=["a"], bundle_id=None, now=records.now
+            )
             raise OSError
 
     with pytest.raises(OSError):
         fail()
-    assert lab.jobs() == []
-    assert lab.receive().kind == "new"
+    assert records.jobs() == []
+    assert records.receive().kind == "new"
 
 
-def test_the_same_bytes_again_are_no_work_at_all(lab) -> None:
-    first = lab.receive("pacs")
-    before = lab.jobs()
-    lab.wait(100)
-    again = lab.receive("pacs", "archive", path="elsewhere.dcm", association="assoc-2")
+def test_the_same_bytes_again_are_no_work_at_all(records) -> None:
+    first = records.receive("pacs")
+    before = records.jobs()
+    records.wait(100)
+    again = records.receive("pacs", "archive", path="elsewhere.dcm", association="assoc-2")
     assert again == Admission(
         "same", first.instance_id, first.revision_id, first.exam_id, first.path
     )
-    assert lab.jobs() == before
+    assert records.jobs() == before
 
 
-def test_the_same_bytes_do_not_open_a_closed_exam(lab) -> None:
-    lab.receive()
-    lab.score_all()
-    lab.wait(61)
-    assert len(lab.close_due()) == 1
-    lab.receive()
-    lab.wait(61)
-    assert lab.close_due() == []
+def test_the_same_bytes_do_not_open_a_closed_exam(records) -> None:
+    records.receive()
+    records.score_all()
+    records.wait(61)
+    assert len(records.close_due()) == 1
+    records.receive()
+    records.wait(61)
+    assert records.close_due() == []
 
 
-def test_other_bytes_under_the_same_uid_are_a_new_revision(lab) -> None:
-    first = lab.receive("pacs")
-    second = lab.receive("pacs", sha256="b" * 64, path="b.dcm")
+def test_other_bytes_under_the_same_uid_are_a_new_revision(records) -> None:
+    first = records.receive("pacs")
+    second = records.receive("pacs", sha256="b" * 64, path="b.dcm")
     assert second.kind == "revision"
     assert second.instance_id == first.instance_id
     assert second.revision_id != first.revision_id
-    assert [(job.kind, job.revision) for job in lab.jobs()] == [
+    assert [(job.kind, job.revision) for job in records.jobs()] == [
         (JobKind.SCORE, 1),
         (JobKind.DELIVER, 1),
         (JobKind.SCORE, 2),
         (JobKind.DELIVER, 2),
     ]
     # The first bytes once more are known, though they are not the newest.
-    assert lab.receive().kind == "same"
+    assert records.receive().kind == "same"
 
 
-def test_study_and_patient_make_the_exam(lab) -> None:
+def test_study_and_patient_make_the_exam(records) -> None:
     exams = {
-        lab.image().exam_id,
-        lab.image().exam_id,
-        lab.image(patient_id="P2").exam_id,
-        lab.image(study_instance_uid="9.9").exam_id,
-        lab.image(patient_id="").exam_id,
+        records.image().exam_id,
+        records.image().exam_id,
+        records.image(patient_id="P2").exam_id,
+        records.image(study_instance_uid="9.9").exam_id,
+        records.image(patient_id="").exam_id,
     }
     assert len(exams) == 4
 
 
-def test_a_corrected_patient_takes_nothing_from_the_first_exam(lab) -> None:
-    first = lab.receive()
-    lab.score_all(pixels="p")
-    second = lab.receive(sha256="b" * 64, patient_id="P2")
+def test_a_corrected_patient_takes_nothing_from_the_first_exam(records) -> None:
+    first = records.receive()
+    records.score_all(pixels="p")
+    second = records.receive(sha256="b" * 64, patient_id="P2")
     assert second.exam_id != first.exam_id
-    assert lab.score_all(pixels="p") == ["header"]
-    with lab.store.read() as session:
+    assert records.score_all(pixels="p") == ["header"]
+    with records.store.read() as session:
         told = [exam_content(session, exam) for exam in (first.exam_id, second.exam_id)]
     assert [content.patient_id for content in told] == ["P1", "P2"]
     assert [len(content.findings) for content in told] == [1, 1]
     assert told[1].findings[0].revision.revision_id == second.revision_id
 
 
-def test_the_exam_keeps_the_bundle_it_opened_with(lab) -> None:
-    exam = lab.image().exam_id
-    with lab.store.begin() as session:
-        receipt = replace(lab.receipt, sop_instance_uid="1.9", sha256="9" * 64)
-        admit(session, receipt, source_destinations=[], bundle_id="model-2", now=lab.now)
-    with lab.store.read() as session:
+def test_the_exam_keeps_the_bundle_it_opened_with(records) -> None:
+    exam = records.image().exam_id
+    with records.store.begin() as session:
+        receipt = replace(records.receipt, sop_instance_uid="1.9", sha256="9" * 64)
+        admit(session, receipt, source_destinations=[], bundle_id="model-2", now=records.now)
+    with records.store.read() as session:
         assert exam_content(session, exam).bundle_id == "model-1"
 
 
-def test_text_that_a_database_cannot_hold(lab) -> None:
-    admission = lab.receive(patient_id="P\x001\udcff", calling_ae="A\0")
-    with lab.store.read() as session:
+def test_text_that_a_database_cannot_hold(records) -> None:
+    admission = records.receive(patient_id="P\x001\udcff", calling_ae="A\0")
+    with records.store.read() as session:
         assert exam_content(session, admission.exam_id).patient_id == "P1?"
 
 
-def test_two_associations_storing_the_same_object_at_once(lab) -> None:
+def test_two_associations_storing_the_same_object_at_once(records) -> None:
     admissions: list[Admission] = []
     start = threading.Barrier(4)
 
     def run(number: int) -> None:
         start.wait()
-        admissions.append(lab.receive("pacs", association=f"assoc-{number}"))
+        admissions.append(records.receive("pacs", association=f"assoc-{number}"))
 
     threads = [threading.Thread(target=run, args=(n,)) for n in range(4)]
     for thread in threads:
@@ -138,16 +140,16 @@ def test_two_associations_storing_the_same_object_at_once(lab) -> None:
         thread.join()
     assert sorted(a.kind for a in admissions) == ["new", "same", "same", "same"]
     assert len({a.revision_id for a in admissions}) == 1
-    assert len(lab.jobs()) == 2
+    assert len(records.jobs()) == 2
 
 
-def test_two_contents_of_one_object_at_once(lab) -> None:
+def test_two_contents_of_one_object_at_once(records) -> None:
     admissions: list[Admission] = []
     start = threading.Barrier(4)
 
     def run(number: int) -> None:
         start.wait()
-        admissions.append(lab.receive(sha256=str(number) * 64, association=f"assoc-{number}"))
+        admissions.append(records.receive(sha256=str(number) * 64, association=f"assoc-{number}"))
 
     threads = [threading.Thread(target=run, args=(n,)) for n in range(4)]
     for thread in threads:
@@ -156,27 +158,29 @@ def test_two_contents_of_one_object_at_once(lab) -> None:
         thread.join()
     assert sorted(a.kind for a in admissions) == ["new", "revision", "revision", "revision"]
     assert len({a.instance_id for a in admissions}) == 1
-    assert sorted(job.revision for job in lab.jobs()) == [1, 2, 3, 4]
+    assert sorted(job.revision for job in records.jobs()) == [1, 2, 3, 4]
 
 
-def test_a_second_content_stored_twice_at_once_is_one_revision(lab) -> None:
-    lab.receive()
-    receipt = replace(lab.receipt, sha256="b" * 64)
+def test_a_second_content_stored_twice_at_once_is_one_revision(records) -> None:
+    records.receive()
+    receipt = replace(records.receipt, sha256="b" * 64)
     second: list[Admission] = []
 
     def admitted() -> Admission:
-        with lab.store.begin() as session:
+        with records.store.begin() as session:
             return admit(
-                session, receipt, source_destinations=["pacs"], bundle_id=None, now=lab.now
+                session, receipt, source_destinations=["pacs"], bundle_id=None, now=records.now
             )
 
     thread = threading.Thread(target=lambda: second.append(admitted()))
-    with lab.store.begin() as session:
-        first = admit(session, receipt, source_destinations=["pacs"], bundle_id=None, now=lab.now)
+    with records.store.begin() as session:
+        first = admit(
+            session, receipt, source_destinations=["pacs"], bundle_id=None, now=records.now
+        )
         thread.start()
         # Time for the other to come to where it must wait for this transaction.
         time.sleep(0.5)
     thread.join()
     assert first.kind == "revision"
     assert [(a.kind, a.revision_id) for a in second] == [("same", first.revision_id)]
-    assert len(lab.jobs(JobKind.DELIVER)) == 1
+    assert len(records.jobs(JobKind.DELIVER)) == 1

@@ -27,25 +27,27 @@ from qc_daemon.records.tables import (
     Revision,
     RevisionState,
 )
-from tests.records.conftest import START, Lab
+from tests.support.records import START, Records
 
 KEEP = timedelta(days=400)
 SOURCES = ("archive", "pacs")
 _serial = itertools.count(1)
 
 
-def delivered(lab: Lab, *destinations: str) -> Admission:
+def delivered(records: Records, *destinations: str) -> Admission:
     """An image that was scored, told, and taken by everyone, just now."""
-    admission = lab.image(study_instance_uid="1.2.3.9")
-    with lab.store.begin() as session:
+    admission = records.image(study_instance_uid="1.2.3.9")
+    with records.store.begin() as session:
         for name in destinations or SOURCES:
             session.add(_job(JobKind.DELIVER, name, admission.exam_id, admission.revision_id))
-    lab.score_all()
-    lab.wait(100)
-    assert lab.close_due() == [admission.exam_id]
-    lab.publish()
-    while (job := lab.claim(JobKind.DELIVER)) is not None:
-        _change(lab.store, JobRow, job.id, state=JobState.DONE, **NO_LEASE, updated_at=lab.now)
+    records.score_all()
+    records.wait(100)
+    assert records.close_due() == [admission.exam_id]
+    records.publish()
+    while (job := records.claim(JobKind.DELIVER)) is not None:
+        _change(
+            records.store, JobRow, job.id, state=JobState.DONE, **NO_LEASE, updated_at=records.now
+        )
     return admission
 
 
@@ -72,106 +74,108 @@ def _change(store: Store, table: type, id: int, **values: Any) -> None:
 
 
 def due(
-    lab: Lab,
+    records: Records,
     now: datetime | None = None,
     sources: tuple[str, ...] = SOURCES,
     fetchable: tuple[str, ...] = (),
 ) -> list[int]:
-    moment = now or lab.now + KEEP
-    with lab.store.read() as session:
+    moment = now or records.now + KEEP
+    with records.store.read() as session:
         found = retention.droppable(session, moment, KEEP, sources, fetchable, limit=100)
     return [each.revision_id for each in found]
 
 
 def dropped(
-    lab: Lab, id: int, sources: tuple[str, ...] = SOURCES, fetchable: tuple[str, ...] = ()
+    records: Records, id: int, sources: tuple[str, ...] = SOURCES, fetchable: tuple[str, ...] = ()
 ) -> bool:
-    with lab.store.begin() as session:
-        return retention.drop(session, id, lab.now + KEEP, KEEP, sources, fetchable)
+    with records.store.begin() as session:
+        return retention.drop(session, id, records.now + KEEP, KEEP, sources, fetchable)
 
 
-def test_a_delivered_original_leaves_when_its_days_have_passed(lab: Lab) -> None:
-    id = delivered(lab).revision_id
-    assert due(lab) == [id]
-    assert due(lab, lab.now + KEEP - timedelta(seconds=1)) == []
-    assert dropped(lab, id)
-    assert due(lab) == []
-    assert not dropped(lab, id)
+def test_a_delivered_original_leaves_when_its_days_have_passed(records: Records) -> None:
+    id = delivered(records).revision_id
+    assert due(records) == [id]
+    assert due(records, records.now + KEEP - timedelta(seconds=1)) == []
+    assert dropped(records, id)
+    assert due(records) == []
+    assert not dropped(records, id)
 
 
-def test_days_count_from_the_last_delivery_not_from_receipt(lab: Lab) -> None:
-    id = delivered(lab).revision_id
-    last = lab.now
-    lab.wait(3600)
-    with lab.store.read() as session:
+def test_days_count_from_the_last_delivery_not_from_receipt(records: Records) -> None:
+    id = delivered(records).revision_id
+    last = records.now
+    records.wait(3600)
+    with records.store.read() as session:
         job = session.scalars(select(JobRow.id).where(JobRow.destination == "pacs")).one()
-    _change(lab.store, JobRow, job, updated_at=lab.now)
-    assert due(lab, last + KEEP) == []
-    assert due(lab) == [id]
+    _change(records.store, JobRow, job, updated_at=records.now)
+    assert due(records, last + KEEP) == []
+    assert due(records) == [id]
 
 
-def test_without_a_source_destination_it_is_the_only_copy_and_stays(lab: Lab) -> None:
-    id = delivered(lab).revision_id
-    assert due(lab, sources=()) == []
-    assert not dropped(lab, id, sources=())
+def test_without_a_source_destination_it_is_the_only_copy_and_stays(records: Records) -> None:
+    id = delivered(records).revision_id
+    assert due(records, sources=()) == []
+    assert not dropped(records, id, sources=())
 
 
-def test_routed_it_leaves_when_one_that_gives_it_back_holds_it(lab: Lab) -> None:
+def test_routed_it_leaves_when_one_that_gives_it_back_holds_it(records: Records) -> None:
     """A rule sent it to the archive only; nothing waits for the PACS."""
-    id = delivered(lab, "archive").revision_id
-    assert due(lab, sources=(), fetchable=("pacs",)) == []
-    assert not dropped(lab, id, sources=(), fetchable=("pacs",))
-    assert due(lab, sources=(), fetchable=SOURCES) == [id]
-    assert dropped(lab, id, sources=(), fetchable=SOURCES)
+    id = delivered(records, "archive").revision_id
+    assert due(records, sources=(), fetchable=("pacs",)) == []
+    assert not dropped(records, id, sources=(), fetchable=("pacs",))
+    assert due(records, sources=(), fetchable=SOURCES) == [id]
+    assert dropped(records, id, sources=(), fetchable=SOURCES)
 
 
-def test_routed_to_nobody_it_is_the_only_copy_and_stays(lab: Lab) -> None:
-    admission = lab.image(study_instance_uid="1.2.3.9")
-    lab.score_all()
-    lab.wait(100)
-    assert lab.close_due() == [admission.exam_id]
-    lab.publish()
-    while (job := lab.claim(JobKind.DELIVER)) is not None:
-        _change(lab.store, JobRow, job.id, state=JobState.DONE, **NO_LEASE, updated_at=lab.now)
-    assert due(lab, sources=(), fetchable=SOURCES) == []
-    assert not dropped(lab, admission.revision_id, sources=(), fetchable=SOURCES)
+def test_routed_to_nobody_it_is_the_only_copy_and_stays(records: Records) -> None:
+    admission = records.image(study_instance_uid="1.2.3.9")
+    records.score_all()
+    records.wait(100)
+    assert records.close_due() == [admission.exam_id]
+    records.publish()
+    while (job := records.claim(JobKind.DELIVER)) is not None:
+        _change(
+            records.store, JobRow, job.id, state=JobState.DONE, **NO_LEASE, updated_at=records.now
+        )
+    assert due(records, sources=(), fetchable=SOURCES) == []
+    assert not dropped(records, admission.revision_id, sources=(), fetchable=SOURCES)
 
 
-def test_a_destination_that_never_got_it_keeps_it(lab: Lab) -> None:
+def test_a_destination_that_never_got_it_keeps_it(records: Records) -> None:
     """One that came into the settings after the object did."""
-    delivered(lab, "pacs")
-    assert due(lab) == []
-    assert due(lab, sources=("pacs", "new")) == []
-    assert len(due(lab, sources=("pacs",))) == 1
+    delivered(records, "pacs")
+    assert due(records) == []
+    assert due(records, sources=("pacs", "new")) == []
+    assert len(due(records, sources=("pacs",))) == 1
 
 
 @pytest.mark.parametrize("state", [s for s in JobState if s is not JobState.DONE])
 @pytest.mark.parametrize("kind", [JobKind.REPORT, JobKind.DELIVER])
 def test_a_result_that_is_not_delivered_keeps_the_exams_originals(
-    lab: Lab, kind: JobKind, state: JobState
+    records: Records, kind: JobKind, state: JobState
 ) -> None:
-    admission = delivered(lab)
+    admission = delivered(records)
     job = _job(kind, "mail", admission.exam_id, None)
     job.state = state
     if state is JobState.LEASED:
-        job.owner, job.lease_token, job.lease_until = "w", "t", lab.now
-    with lab.store.begin() as session:
+        job.owner, job.lease_token, job.lease_until = "w", "t", records.now
+    with records.store.begin() as session:
         session.add(job)
-    assert due(lab) == []
-    assert not dropped(lab, admission.revision_id)
+    assert due(records) == []
+    assert not dropped(records, admission.revision_id)
 
 
-def test_an_open_exam_keeps_its_originals(lab: Lab) -> None:
-    admission = delivered(lab)
-    _change(lab.store, Exam, admission.exam_id, state=ExamState.OPEN)
-    assert due(lab) == []
+def test_an_open_exam_keeps_its_originals(records: Records) -> None:
+    admission = delivered(records)
+    _change(records.store, Exam, admission.exam_id, state=ExamState.OPEN)
+    assert due(records) == []
 
 
 @pytest.mark.parametrize("state", [RevisionState.RECEIVED, RevisionState.QUARANTINED])
-def test_what_is_not_scored_stays(lab: Lab, state: RevisionState) -> None:
-    admission = delivered(lab)
-    _change(lab.store, Revision, admission.revision_id, state=state)
-    assert due(lab) == []
+def test_what_is_not_scored_stays(records: Records, state: RevisionState) -> None:
+    admission = delivered(records)
+    _change(records.store, Revision, admission.revision_id, state=state)
+    assert due(records) == []
 
 
 @pytest.mark.parametrize(
@@ -183,44 +187,48 @@ def test_what_is_not_scored_stays(lab: Lab, state: RevisionState) -> None:
         (CommitmentState.DEAD, False),
     ],
 )
-def test_a_commitment_that_waits_keeps_it(lab: Lab, state: CommitmentState, stays: bool) -> None:
-    admission = delivered(lab)
-    _promise(lab.store, admission.instance_id, state)
-    assert (due(lab) == []) is stays
+def test_a_commitment_that_waits_keeps_it(
+    records: Records, state: CommitmentState, stays: bool
+) -> None:
+    admission = delivered(records)
+    _promise(records.store, admission.instance_id, state)
+    assert (due(records) == []) is stays
 
 
-def test_a_file_that_another_row_needs_stays(lab: Lab) -> None:
-    id = delivered(lab).revision_id
-    assert due(lab) == [id]
-    # Every receipt of the lab names the same file.
-    lab.image(study_instance_uid="1.2.3.8")
-    assert due(lab) == []
-    assert not dropped(lab, id)
+def test_a_file_that_another_row_needs_stays(records: Records) -> None:
+    id = delivered(records).revision_id
+    assert due(records) == [id]
+    # Every receipt of the test names the same file.
+    records.image(study_instance_uid="1.2.3.8")
+    assert due(records) == []
+    assert not dropped(records, id)
 
 
-def test_fetched_back_it_stays_until_its_days_have_passed_again(lab: Lab) -> None:
-    id = delivered(lab).revision_id
-    assert dropped(lab, id)
-    with lab.store.begin() as session:
-        retention.record_unavailable(session, id, lab.now)
+def test_fetched_back_it_stays_until_its_days_have_passed_again(records: Records) -> None:
+    id = delivered(records).revision_id
+    assert dropped(records, id)
+    with records.store.begin() as session:
+        retention.record_unavailable(session, id, records.now)
         retention.record_fetch(session, id, "ab/cd/other.dcm", 7)
-    with lab.store.read() as session:
+    with records.store.read() as session:
         (kept,) = retention.originals(session, 0, limit=10)
         row = session.get_one(Revision, id)
         assert (row.dropped_at, row.unavailable_at) == (None, None)
     assert kept == retention.Original(id, "ab/cd/other.dcm", 7)
-    assert due(lab) == [id]
+    assert due(records) == [id]
 
 
-def test_kept_says_which_files_rows_name(lab: Lab) -> None:
-    id = delivered(lab).revision_id
-    with lab.store.read() as session:
-        assert retention.referenced_paths(session, [Lab.receipt.path, "no/ne.dcm"]) == {
-            Lab.receipt.path: True
+def test_kept_says_which_files_rows_name(records: Records) -> None:
+    id = delivered(records).revision_id
+    with records.store.read() as session:
+        assert retention.referenced_paths(session, [Records.receipt.path, "no/ne.dcm"]) == {
+            Records.receipt.path: True
         }
-    assert dropped(lab, id)
-    with lab.store.read() as session:
-        assert retention.referenced_paths(session, [Lab.receipt.path]) == {Lab.receipt.path: False}
+    assert dropped(records, id)
+    with records.store.read() as session:
+        assert retention.referenced_paths(session, [Records.receipt.path]) == {
+            Records.receipt.path: False
+        }
         assert retention.originals(session, 0, limit=10) == []
 
 
@@ -308,22 +316,22 @@ CASES = st.builds(
 @settings(
     max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
-def test_never_dropped_early_and_not_kept_for_nothing(lab: Lab, case: Case) -> None:
+def test_never_dropped_early_and_not_kept_for_nothing(records: Records, case: Case) -> None:
     now = START + timedelta(days=1000)
-    id = _live(lab, case, lambda days: now - timedelta(days=days))
+    id = _live(records, case, lambda days: now - timedelta(days=days))
     keep = timedelta(days=case.keep)
-    with lab.store.read() as session:
+    with records.store.read() as session:
         found = retention.droppable(session, now, keep, case.sources, case.fetchable, limit=10_000)
     assert (id in [each.revision_id for each in found]) == case.may_leave()
-    with lab.store.begin() as session:
+    with records.store.begin() as session:
         assert (
             retention.drop(session, id, now, keep, case.sources, case.fetchable) == case.may_leave()
         )
 
 
-def _live(lab: Lab, case: Case, ago: Callable[[int], datetime]) -> int:
+def _live(records: Records, case: Case, ago: Callable[[int], datetime]) -> int:
     number = next(_serial)
-    admission = lab.image(
+    admission = records.image(
         study_instance_uid=f"1.5.{number}",
         sop_instance_uid=f"1.6.{number}",
         path=f"{number}.dcm",
@@ -334,7 +342,7 @@ def _live(lab: Lab, case: Case, ago: Callable[[int], datetime]) -> int:
         for name, (state, days) in case.deliveries.items()
     ]
     made += [(kind, "mail", None, state, days) for kind, state, days in case.others]
-    with lab.store.begin() as session:
+    with records.store.begin() as session:
         session.execute(
             update(Revision)
             .where(Revision.id == admission.revision_id)
@@ -357,7 +365,7 @@ def _live(lab: Lab, case: Case, ago: Callable[[int], datetime]) -> int:
                 setattr(job, column, value)
             session.add(job)
     if case.commitment is not None:
-        _promise(lab.store, admission.instance_id, case.commitment)
+        _promise(records.store, admission.instance_id, case.commitment)
     return admission.revision_id
 
 

@@ -10,7 +10,7 @@ from qc_daemon.records.results import destinations
 from qc_daemon.records.results.destinations import Condition
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import CommitmentSupport
-from tests.records.conftest import START
+from tests.support.records import START
 
 AWAY = QCError(ErrorCode.DELIVERY_UNREACHABLE, "destination pacs cannot be reached: no such host")
 FULL = QCError(ErrorCode.DELIVERY_RESOURCES, "destination pacs answered A700")

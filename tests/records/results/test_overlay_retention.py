@@ -10,7 +10,7 @@ from detector.errors import ErrorCode, QCError
 from qc_daemon.records.received import retention
 from qc_daemon.records.results.reports import ReportObject, deliverable
 from qc_daemon.records.tables import JobKind, JobRow, JobState, ObjectKind, ReportObjectRow
-from tests.records.conftest import Lab
+from tests.support.records import Records
 
 KEEP = timedelta(days=7)
 SR = ReportObject(ObjectKind.SR, "2.25.1", "1.2.840.10008.5.1.4.1.1.88.34", bytes(128) + b"DICMsr")
@@ -20,37 +20,37 @@ OVERLAY = ReportObject(
 
 
 @pytest.fixture
-def told(lab: Lab) -> Lab:
+def told(records: Records) -> Records:
     """An exam whose report is made, for two destinations, and not delivered yet."""
-    lab.receive()
-    lab.score_all()
-    lab.wait(60)
-    lab.close_due()
-    lab.publish(SR, OVERLAY, sr=["pacs"], overlay=["pacs", "archive"])
-    return lab
+    records.receive()
+    records.score_all()
+    records.wait(60)
+    records.close_due()
+    records.publish(SR, OVERLAY, sr=["pacs"], overlay=["pacs", "archive"])
+    return records
 
 
-def taken(lab: Lab, state: JobState = JobState.DONE, *destinations: str) -> None:
-    with lab.store.begin() as session:
+def taken(records: Records, state: JobState = JobState.DONE, *destinations: str) -> None:
+    with records.store.begin() as session:
         session.execute(
             update(JobRow)
             .where(JobRow.kind == JobKind.DELIVER, JobRow.destination.in_(destinations))
-            .values(state=state, updated_at=lab.now)
+            .values(state=state, updated_at=records.now)
         )
 
 
-def drop(lab: Lab) -> int:
-    with lab.store.begin() as session:
-        return retention.drop_overlays(session, lab.now, KEEP, limit=10)
+def drop(records: Records) -> int:
+    with records.store.begin() as session:
+        return retention.drop_overlays(session, records.now, KEEP, limit=10)
 
 
-def kept(lab: Lab) -> dict[str, bytes | None]:
-    with lab.store.read() as session:
+def kept(records: Records) -> dict[str, bytes | None]:
+    with records.store.read() as session:
         rows = session.execute(select(ReportObjectRow.kind, ReportObjectRow.payload))
         return dict(rows.tuples().all())
 
 
-def test_it_leaves_when_all_have_held_it_for_its_days(told: Lab) -> None:
+def test_it_leaves_when_all_have_held_it_for_its_days(told: Records) -> None:
     taken(told, JobState.DONE, "pacs", "archive")
     told.wait(KEEP.total_seconds() - 1)
     assert drop(told) == 0
@@ -62,24 +62,24 @@ def test_it_leaves_when_all_have_held_it_for_its_days(told: Lab) -> None:
 
 
 @pytest.mark.parametrize("state", [JobState.READY, JobState.SENT, JobState.DEAD])
-def test_it_stays_while_one_has_not_taken_it(told: Lab, state: JobState) -> None:
+def test_it_stays_while_one_has_not_taken_it(told: Records, state: JobState) -> None:
     taken(told, JobState.DONE, "pacs")
     taken(told, state, "archive")
     told.wait(10 * KEEP.total_seconds())
     assert drop(told) == 0
 
 
-def test_what_nobody_wanted_is_the_only_copy_and_stays(lab: Lab) -> None:
-    lab.receive()
-    lab.score_all()
-    lab.wait(60)
-    lab.close_due()
-    lab.publish(OVERLAY)
-    lab.wait(10 * KEEP.total_seconds())
-    assert drop(lab) == 0
+def test_what_nobody_wanted_is_the_only_copy_and_stays(records: Records) -> None:
+    records.receive()
+    records.score_all()
+    records.wait(60)
+    records.close_due()
+    records.publish(OVERLAY)
+    records.wait(10 * KEEP.total_seconds())
+    assert drop(records) == 0
 
 
-def test_asked_for_again_it_is_said_to_be_gone(told: Lab) -> None:
+def test_asked_for_again_it_is_said_to_be_gone(told: Records) -> None:
     taken(told, JobState.DONE, "pacs", "archive")
     told.wait(KEEP.total_seconds())
     assert drop(told) == 1
@@ -92,7 +92,7 @@ def test_asked_for_again_it_is_said_to_be_gone(told: Lab) -> None:
     assert caught.value.code is ErrorCode.NOT_AVAILABLE
 
 
-def test_bytes_are_kept_deflated_and_older_ones_still_read(told: Lab) -> None:
+def test_bytes_are_kept_deflated_and_older_ones_still_read(told: Records) -> None:
     with told.store.begin() as session:
         raw = dict(session.execute(text("SELECT kind, payload FROM report_object")).tuples().all())
         assert zlib.decompress(bytes(raw["overlay"])) == OVERLAY.payload

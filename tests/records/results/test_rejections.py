@@ -10,49 +10,49 @@ from qc_daemon.records.tables import JobKind, ObjectKind
 NOTE = ReportObject(ObjectKind.KEY_OBJECTS, "2.25.9", "1.2.840.10008.5.1.4.1.1.88.59", b"note")
 
 
-def confirm(lab, uid: str, note: ReportObject = NOTE, by: str = "Dr Lee") -> None:
+def confirm(records, uid: str, note: ReportObject = NOTE, by: str = "Dr Lee") -> None:
     """As the command does: whoever was late rolls back."""
-    with lab.store.begin() as session:
+    with records.store.begin() as session:
         facts = rejections.newest_revision(session, uid)
         if not rejections.confirm(
-            session, facts, note, ["pacs"], reason="111209", confirmed_by=by, now=lab.now
+            session, facts, note, ["pacs"], reason="111209", confirmed_by=by, now=records.now
         ):
             raise TimeoutError
 
 
-def test_a_note_is_queued_and_who_confirmed_is_kept(lab) -> None:
-    admission = lab.receive()
-    uid = lab.receipt.sop_instance_uid
-    confirm(lab, uid)
-    with lab.store.read() as session:
-        told = RejectionRecord(uid, "111209", "Dr Lee", lab.now, NOTE.sop_instance_uid)
+def test_a_note_is_queued_and_who_confirmed_is_kept(records) -> None:
+    admission = records.receive()
+    uid = records.receipt.sop_instance_uid
+    confirm(records, uid)
+    with records.store.read() as session:
+        told = RejectionRecord(uid, "111209", "Dr Lee", records.now, NOTE.sop_instance_uid)
         assert rejections.listing(session) == [told]
         assert rejections.of_instance(session, uid) == told
         assert rejections.of_instance(session, "1.9") is None
         assert rejections.count(session, admission.exam_id) == 1
-        (job,) = lab.jobs(JobKind.DELIVER)
+        (job,) = records.jobs(JobKind.DELIVER)
         assert (job.destination, job.exam_id) == ("pacs", admission.exam_id)
         sent = deliverable(session, job)
     assert (sent.kind, sent.payload) == ("key-objects", b"note")
 
 
-def test_an_image_is_rejected_once(lab) -> None:
-    lab.receive()
-    uid = lab.receipt.sop_instance_uid
+def test_an_image_is_rejected_once(records) -> None:
+    records.receive()
+    uid = records.receipt.sop_instance_uid
     other = ReportObject(ObjectKind.KEY_OBJECTS, "2.25.10", NOTE.sop_class_uid, b"other")
-    confirm(lab, uid)
+    confirm(records, uid)
     with pytest.raises(TimeoutError):
-        confirm(lab, uid, other, by="Dr May")
-    with lab.store.read() as session:
+        confirm(records, uid, other, by="Dr May")
+    with records.store.read() as session:
         assert [each.confirmed_by for each in rejections.listing(session)] == ["Dr Lee"]
-    assert len(lab.jobs(JobKind.DELIVER)) == 1
+    assert len(records.jobs(JobKind.DELIVER)) == 1
 
 
-def test_the_newest_content_is_the_one_rejected(lab) -> None:
-    lab.receive()
-    lab.receive(sha256="b" * 64, path="b.dcm")
-    with lab.store.read() as session:
-        newest = rejections.newest_revision(session, lab.receipt.sop_instance_uid)
+def test_the_newest_content_is_the_one_rejected(records) -> None:
+    records.receive()
+    records.receive(sha256="b" * 64, path="b.dcm")
+    with records.store.read() as session:
+        newest = rejections.newest_revision(session, records.receipt.sop_instance_uid)
         assert rejections.newest_revision(session, "1.9") is None
     assert newest is not None
     assert (newest.number, newest.sha256) == (2, "b" * 64)

@@ -13,20 +13,20 @@ OVERLAY = ReportObject(ObjectKind.OVERLAY, "2.25.2", "1.2.840.10008.5.1.4.1.1.7"
 
 
 @pytest.fixture
-def exam(lab) -> int:
+def exam(records) -> int:
     """An exam that is closed and waits for its report."""
-    found: int = lab.receive("pacs").exam_id
-    lab.score_all()
-    lab.wait(60)
-    lab.close_due()
+    found: int = records.receive("pacs").exam_id
+    records.score_all()
+    records.wait(60)
+    records.close_due()
     return found
 
 
-def test_each_object_goes_to_those_who_want_its_kind(lab, exam: int) -> None:
-    lab.publish(SR, OVERLAY, sr=["pacs", "archive"], overlay=["archive"])
-    jobs = [job for job in lab.jobs(JobKind.DELIVER) if job.object_id is not None]
+def test_each_object_goes_to_those_who_want_its_kind(records, exam: int) -> None:
+    records.publish(SR, OVERLAY, sr=["pacs", "archive"], overlay=["archive"])
+    jobs = [job for job in records.jobs(JobKind.DELIVER) if job.object_id is not None]
     sent = {}
-    with lab.store.read() as session:
+    with records.store.read() as session:
         for job in jobs:
             made = deliverable(session, job)
             sent[(made.kind, job.destination)] = made.payload
@@ -40,63 +40,63 @@ def test_each_object_goes_to_those_who_want_its_kind(lab, exam: int) -> None:
     }
 
 
-def test_a_received_object_is_delivered_from_the_spool(lab, exam: int) -> None:
-    job = lab.claim(JobKind.DELIVER)
-    with lab.store.read() as session:
+def test_a_received_object_is_delivered_from_the_spool(records, exam: int) -> None:
+    job = records.claim(JobKind.DELIVER)
+    with records.store.read() as session:
         made = deliverable(session, job)
-    assert (made.kind, made.payload, made.path) == ("source", None, lab.receipt.path)
-    assert made.sop_instance_uid == lab.receipt.sop_instance_uid
-    assert made.sop_class_uid == lab.receipt.sop_class_uid
-    assert made.transfer_syntax_uid == lab.receipt.transfer_syntax_uid
+    assert (made.kind, made.payload, made.path) == ("source", None, records.receipt.path)
+    assert made.sop_instance_uid == records.receipt.sop_instance_uid
+    assert made.sop_class_uid == records.receipt.sop_class_uid
+    assert made.transfer_syntax_uid == records.receipt.transfer_syntax_uid
 
 
-def test_only_deliver_jobs_deliver(lab, exam: int) -> None:
-    job = lab.claim(JobKind.REPORT)
-    with lab.store.read() as session, pytest.raises(LookupError):
+def test_only_deliver_jobs_deliver(records, exam: int) -> None:
+    job = records.claim(JobKind.REPORT)
+    with records.store.read() as session, pytest.raises(LookupError):
         deliverable(session, job)
 
 
-def test_objects_deliveries_and_the_finished_job_are_one_transaction(lab, exam: int) -> None:
-    late = lab.claim(JobKind.REPORT)
-    lab.wait(301)
+def test_objects_deliveries_and_the_finished_job_are_one_transaction(records, exam: int) -> None:
+    late = records.claim(JobKind.REPORT)
+    records.wait(301)
 
     def publish_late() -> None:
-        with lab.store.begin() as session:
-            publish(session, late, [SR], {"sr": ["pacs"]}, lab.now)
-            if not finish(session, late, lab.now):
+        with records.store.begin() as session:
+            publish(session, late, [SR], {"sr": ["pacs"]}, records.now)
+            if not finish(session, late, records.now):
                 raise TimeoutError
 
-    lab.publish(OVERLAY, overlay=["pacs"])
+    records.publish(OVERLAY, overlay=["pacs"])
     with pytest.raises(TimeoutError):
         publish_late()
-    with lab.store.read() as session:
+    with records.store.read() as session:
         assert latest_sr(session, exam, before=1) is None
-    assert [job.object_id for job in lab.jobs(JobKind.DELIVER)].count(None) == 1
-    assert len(lab.jobs(JobKind.DELIVER)) == 2
+    assert [job.object_id for job in records.jobs(JobKind.DELIVER)].count(None) == 1
+    assert len(records.jobs(JobKind.DELIVER)) == 2
 
 
-def test_publishing_again_keeps_the_first_bytes_and_adds_no_delivery(lab, exam: int) -> None:
-    job = lab.claim(JobKind.REPORT)
-    with lab.store.begin() as session:
-        first = publish(session, job, [SR], {"sr": ["pacs"]}, lab.now)
-    with lab.store.begin() as session:
+def test_publishing_again_keeps_the_first_bytes_and_adds_no_delivery(records, exam: int) -> None:
+    job = records.claim(JobKind.REPORT)
+    with records.store.begin() as session:
+        first = publish(session, job, [SR], {"sr": ["pacs"]}, records.now)
+    with records.store.begin() as session:
         other = replace(SR, payload=b"otherwise")
-        assert publish(session, job, [other], {"sr": ["pacs"]}, lab.now) == first
-    deliveries = [job for job in lab.jobs(JobKind.DELIVER) if job.object_id is not None]
+        assert publish(session, job, [other], {"sr": ["pacs"]}, records.now) == first
+    deliveries = [job for job in records.jobs(JobKind.DELIVER) if job.object_id is not None]
     assert len(deliveries) == 1
-    with lab.store.read() as session:
+    with records.store.read() as session:
         assert deliverable(session, deliveries[0]).payload == SR.payload
     assert deliveries[0].state is JobState.READY
 
 
-def test_the_latest_sr_is_the_one_to_amend(lab, exam: int) -> None:
-    lab.publish(SR, OVERLAY)
-    lab.image()
-    lab.score_all()
-    lab.wait(60)
-    lab.close_due()
-    lab.publish(replace(SR, sop_instance_uid="2.25.0", payload=b"amended"))
-    with lab.store.read() as session:
+def test_the_latest_sr_is_the_one_to_amend(records, exam: int) -> None:
+    records.publish(SR, OVERLAY)
+    records.image()
+    records.score_all()
+    records.wait(60)
+    records.close_due()
+    records.publish(replace(SR, sop_instance_uid="2.25.0", payload=b"amended"))
+    with records.store.read() as session:
         last = latest_sr(session, exam, before=9)
         assert latest_sr(session, 99, before=9) is None
     assert last is not None

@@ -18,8 +18,8 @@ from pydicom.dataset import Dataset
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.sr.groups import storable
 from qc_daemon.report.sr.parse import biometry_from_sr, from_sr
-from tests.conftest import ROOT, require
 from tests.support import pixelmed, sr_reader
+from tests.support.environment import ROOT, require
 from tests.support.sr_matrix import MULTI_FRAME, Case, cases, real_cases
 
 FL_STEP = 6.2e-5

@@ -89,7 +89,7 @@ def test_any_seed_gives_a_consistent_phantom(seed: int, view: View | None) -> No
 def test_same_seed_same_phantom_in_another_process() -> None:
     here = [digest(make(seed, view)) for seed in (3, 4) for view in (View.NT, View.OTHER)]
     script = (
-        "import hashlib; from training.phantom import make; from detector.vocabulary import View\n"
+        "import hashlib; from training.phantom import make; from detector.anatomy import View\n"
         "for s in (3, 4):\n"
         "    for v in (View.NT, View.OTHER):\n"
         "        p = make(s, v)\n"

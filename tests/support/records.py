@@ -1,18 +1,11 @@
-"""A store on each of the two databases, and short ways to put things into it."""
+"""The other stages, as far as the database sees them."""
 
 import itertools
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-import psycopg
-import pytest
-from sqlalchemy import text
-
-from qc_daemon.records import schema
 from qc_daemon.records.queue.jobs import Job, claim, finish, listing
 from qc_daemon.records.received.exams import close_due, end_association, touch
 from qc_daemon.records.received.receipts import Admission, Receipt, admit
@@ -20,7 +13,7 @@ from qc_daemon.records.received.revisions import pixels_known
 from qc_daemon.records.results.findings import store as store_findings
 from qc_daemon.records.results.reports import ReportObject, publish
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import Base, JobKind
+from qc_daemon.records.tables import JobKind
 
 START = datetime(2026, 3, 4, 5, 6, 7, 890123, tzinfo=UTC)
 RECEIPT = Receipt(
@@ -38,55 +31,7 @@ RECEIPT = Receipt(
 )
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'qc.db'}"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
-
-
-@pytest.fixture(scope="session")
-def migrated_postgres(postgres_server: str) -> Iterator[str]:
-    """One migrated PostgreSQL database; tests that want it unmigrated take `url`."""
-    with psycopg.connect(
-        postgres_server.replace("+psycopg", "") + "/postgres", autocommit=True
-    ) as connection:
-        connection.execute("CREATE DATABASE records")
-        schema.upgrade(f"{postgres_server}/records")
-        yield f"{postgres_server}/records"
-        connection.execute("DROP DATABASE records WITH (FORCE)")
-
-
-@pytest.fixture(scope="session")
-def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty SQLite file to copy."""
-    file = tmp_path_factory.mktemp("migrated") / "qc.db"
-    schema.upgrade(f"sqlite:///{file}")
-    return file
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    """A migrated, empty store."""
-    if request.param == "sqlite":
-        empty = request.getfixturevalue("migrated_sqlite")
-        made = Store(f"sqlite:///{shutil.copy(empty, tmp_path / 'qc.db')}")
-    else:
-        made = Store(request.getfixturevalue("migrated_postgres"))
-        with made.begin() as session:
-            session.execute(text(f"TRUNCATE {', '.join(Base.metadata.tables)} RESTART IDENTITY"))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def lab(store: Store) -> "Lab":
-    return Lab(store)
-
-
-class Lab:
+class Records:
     """The other stages, as far as the records see them; `now` moves only when told."""
 
     receipt = RECEIPT

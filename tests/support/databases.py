@@ -1,0 +1,86 @@
+"""Databases that tests share: a throwaway PostgreSQL, and an empty store of each kind."""
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import text
+
+from qc_daemon.records import schema
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import Base
+from tests.support.postgres import make_postgres
+from tests.support.records import Records
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a throwaway PostgreSQL's superuser, no database."""
+    server = make_postgres()
+    try:
+        server.start()
+        yield server.url
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database of the test's own."""
+    name = f"qc_{uuid.uuid4().hex}"
+    server = postgres_server.replace("+psycopg", "") + "/postgres"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+        yield f"{postgres_server}/{name}"
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'qc.db'}"
+    found: str = request.getfixturevalue("postgres_url")
+    return found
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_server: str) -> Iterator[str]:
+    """One migrated PostgreSQL database; tests that want it unmigrated take `url`."""
+    with psycopg.connect(
+        postgres_server.replace("+psycopg", "") + "/postgres", autocommit=True
+    ) as connection:
+        connection.execute("CREATE DATABASE records")
+        schema.upgrade(f"{postgres_server}/records")
+        yield f"{postgres_server}/records"
+        connection.execute("DROP DATABASE records WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty SQLite file to copy."""
+    file = tmp_path_factory.mktemp("migrated") / "qc.db"
+    schema.upgrade(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A migrated, empty store."""
+    if request.param == "sqlite":
+        empty = request.getfixturevalue("migrated_sqlite")
+        made = Store(f"sqlite:///{shutil.copy(empty, tmp_path / 'qc.db')}")
+    else:
+        made = Store(request.getfixturevalue("migrated_postgres"))
+        with made.begin() as session:
+            session.execute(text(f"TRUNCATE {', '.join(Base.metadata.tables)} RESTART IDENTITY"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def records(store: Store) -> Records:
+    return Records(store)
