@@ -1,7 +1,7 @@
-"""Storage commitment: whether what was asked can be promised, and telling the requester.
+"""Decides storage commitment requested of us, and reports it to the requester (PS3.4 J, as SCP).
 
-A promise is about the destinations that an original goes to: an object is committed to once its
-bytes here are what was received and each of these destinations holds it (or, without any, the spool
+A commitment is about the destinations that an original goes to: an object is committed to once its
+bytes here are what was received and each of these destinations has it (or, without any, the spool
 keeps it for ever). Until then the report waits.
 """
 
@@ -32,7 +32,7 @@ from qc_daemon.dicom.storage_commitment import (
 from qc_daemon.observe import log
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.commitment import scp
-from qc_daemon.records.commitment.scp import Claim, Hold, KeptFile, Standing
+from qc_daemon.records.commitment.scp import Claim, DeliveryState, PendingItem, SpoolFile
 from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import CommitmentState
@@ -42,9 +42,10 @@ from qc_daemon.spool import verification
 from qc_daemon.spool.verification import Condition
 
 _LEASE_SECONDS = 120.0
-# Decisions are written down at least this often, so that a long request outlives its worker.
-_WRITE_EVERY_SECONDS = 2.0
-_LONGEST_WAIT_SECONDS = 60.0
+# Decisions are recorded at least this often, so that a long request outlives its worker.
+_WRITE_INTERVAL_SECONDS = 2.0
+# A request that waits for long is checked again at least this often.
+_MAX_PAUSE_SECONDS = 60.0
 _REASONS = {
     NO_SUCH_SOP_INSTANCE: "never received",
     CLASS_INSTANCE_CONFLICT: "received with another SOP class",
@@ -53,7 +54,7 @@ _REASONS = {
 
 
 class CommitmentWorker:
-    """What all have: a loop that rests where there is nothing to do or the database is away."""
+    """A loop over requests, which pauses where none is due or the database is away."""
 
     def __init__(
         self, store: Store, settings: Settings, owner: str, clock: Clock = utc_now
@@ -76,7 +77,7 @@ class CommitmentWorker:
                 stop.wait(self.settings.jobs.poll_seconds)
 
     def run_once(self) -> bool:
-        """Take one request and settle it; False if none is due. Raises QCError STORAGE."""
+        """Do what one due request needs; False if none is due. Raises QCError STORAGE."""
         raise NotImplementedError
 
     def _claim(self, state: CommitmentState) -> Claim | None:
@@ -84,8 +85,8 @@ class CommitmentWorker:
             return scp.claim(session, state, self.owner, self.clock(), _LEASE_SECONDS)
 
 
-class CommitmentJudge(CommitmentWorker):
-    """Decides, object by object, what can be promised."""
+class CommitmentVerifier(CommitmentWorker):
+    """Decides, object by object, what can be committed to."""
 
     def run_once(self) -> bool:
         if not self.settings.store.spool.is_dir():
@@ -94,41 +95,41 @@ class CommitmentJudge(CommitmentWorker):
         claim = self._claim(CommitmentState.WAITING)
         if claim is None:
             return False
-        if self._decide_all(claim, self._standings(claim)):
+        if self._decide_all(claim, self._pending_items(claim)):
             now = self.clock()
             with self.store.begin() as session:
-                ready = scp.settle(session, claim, now + self._pause(claim, now))
-            if ready:
+                is_ready = scp.finish_if_decided(session, claim, now + self._pause(claim, now))
+            if is_ready:
                 self.log.info("commitment decided", transaction=claim.transaction_uid)
         return True
 
-    def _standings(self, claim: Claim) -> list[Standing]:
+    def _pending_items(self, claim: Claim) -> list[PendingItem]:
         routes = Routes.of(self.settings)
-        for_ever = self.settings.store.keep_pixels_days == "forever"
+        is_permanent = self.settings.store.keep_pixels_days == "forever"
         with self.store.read() as session:
-            return scp.standings(
+            return scp.pending_items(
                 session,
                 claim,
                 routes.certain(SOURCE),
-                kept_for_ever=for_ever,
+                is_spool_permanent=is_permanent,
                 routed=routes.possible(SOURCE),
             )
 
     def _pause(self, claim: Claim, now: datetime) -> timedelta:
-        """Until the next look: soon for a fresh request, seldom for one that waits for hours."""
+        """How long until the next check: seconds for a fresh request, more the longer it waits."""
         age = (now - claim.requested_at).total_seconds()
         shortest = self.settings.jobs.poll_seconds
-        return timedelta(seconds=max(shortest, min(age / 10, _LONGEST_WAIT_SECONDS)))
+        return timedelta(seconds=max(shortest, min(age / 10, _MAX_PAUSE_SECONDS)))
 
-    def _decide_all(self, claim: Claim, standings: list[Standing]) -> bool:
+    def _decide_all(self, claim: Claim, items: list[PendingItem]) -> bool:
         """False if the lease was lost on the way."""
         decisions: dict[int, int] = {}
         written = time.monotonic()
-        for standing in standings:
-            failure = self._decide(standing)
+        for item in items:
+            failure = self._decide(item)
             if failure is not None:
-                decisions[standing.position] = failure
-            if time.monotonic() - written >= _WRITE_EVERY_SECONDS:
+                decisions[item.position] = failure
+            if time.monotonic() - written >= _WRITE_INTERVAL_SECONDS:
                 if not self._write(claim, decisions):
                     return False
                 decisions, written = {}, time.monotonic()
@@ -136,43 +137,47 @@ class CommitmentJudge(CommitmentWorker):
 
     def _write(self, claim: Claim, decisions: dict[int, int]) -> bool:
         with self.store.begin() as session:
-            return scp.decide(session, claim, decisions, self.clock(), _LEASE_SECONDS)
+            return scp.record_decisions(session, claim, decisions, self.clock(), _LEASE_SECONDS)
 
-    def _decide(self, standing: Standing) -> int | None:
+    def _decide(self, item: PendingItem) -> int | None:
         """COMMITTED, a Failure Reason, or None while a destination still waits for the object."""
-        if standing.failure is not None:
-            failure, reason = standing.failure, _REASONS[standing.failure]
-        elif any(self._damaged(standing, file) for file in standing.files):
+        if item.failure is not None:
+            failure, reason = item.failure, _REASONS[item.failure]
+        elif any(self._is_damaged(item, file) for file in item.files):
             failure, reason = PROCESSING_FAILURE, "damaged in the spool"
         else:
-            return COMMITTED if standing.hold is Hold.ALL else None
+            return COMMITTED if item.delivery is DeliveryState.COMPLETE else None
         self.log.warning(
             "object not committed",
-            sop_instance=standing.reference.sop_instance_uid,
+            sop_instance=item.reference.sop_instance_uid,
             status=f"{failure:04X}",
             reason=reason,
         )
         return failure
 
-    def _damaged(self, standing: Standing, file: KeptFile) -> bool:
+    def _is_damaged(self, item: PendingItem, file: SpoolFile) -> bool:
         """Whether a file is missing or altered; its hash is taken only when that decides."""
         path = self.settings.store.spool / file.path
-        whole = _intact(path, file) if standing.hold is Hold.ALL else _same_size(path, file)
-        if whole:
+        is_whole = (
+            _is_intact(path, file)
+            if item.delivery is DeliveryState.COMPLETE
+            else _has_size(path, file)
+        )
+        if is_whole:
             return False
         with self.store.read() as session:
-            if not scp.still_kept(session, file):
+            if not scp.is_in_spool(session, file):
                 return False
         self.log.critical(
             "spool file missing or altered",
-            sop_instance=standing.reference.sop_instance_uid,
+            sop_instance=item.reference.sop_instance_uid,
             path=file.path,
         )
         return True
 
 
 class CommitmentReporter(CommitmentWorker):
-    """Reports what is decided, each on an association of its own."""
+    """Reports decided requests, each on an association of its own."""
 
     def __init__(
         self, store: Store, settings: Settings, owner: str, clock: Clock = utc_now
@@ -190,23 +195,25 @@ class CommitmentReporter(CommitmentWorker):
         if claim is None:
             return False
         with self.store.read() as session:
-            told = scp.report(session, claim)
+            report = scp.compose_report(session, claim)
         try:
-            self._report(claim, told)
+            self._send_report(claim, report)
         except QCError as error:
-            self._failed(claim, error)
+            self._record_failure(claim, error)
             return True
         with self.store.begin() as session:
-            scp.reported(session, claim, self.clock())
+            scp.mark_reported(session, claim, self.clock())
         self.log.info(
             "commitment reported", transaction=claim.transaction_uid, ae_title=claim.requested_by
         )
         return True
 
-    def _failed(self, claim: Claim, error: QCError) -> None:
+    def _record_failure(self, claim: Claim, error: QCError) -> None:
         policy = RetryPolicy.of(self.settings.jobs)
         with self.store.begin() as session:
-            state = scp.not_reported(session, claim, error.message, self.clock(), policy, self._rng)
+            state = scp.record_failed_report(
+                session, claim, error.message, self.clock(), policy, self._rng
+            )
         dead = state is CommitmentState.DEAD
         (self.log.critical if dead else self.log.warning)(
             "commitment report given up" if dead else "commitment not reported",
@@ -216,8 +223,8 @@ class CommitmentReporter(CommitmentWorker):
             reason=error.message,
         )
 
-    def _report(self, claim: Claim, told: Report) -> None:
-        """One association, one N-EVENT-REPORT. Raises QCError."""
+    def _send_report(self, claim: Claim, report: Report) -> None:
+        """Send one N-EVENT-REPORT on an association of its own. Raises QCError."""
         peer, port = self._peer(claim)
         self.breaker.check(claim.requested_by)
         began = time.monotonic()
@@ -237,13 +244,13 @@ class CommitmentReporter(CommitmentWorker):
             self.breaker.record_failure(claim.requested_by, time.monotonic() - began)
             raise _error(ErrorCode.DELIVERY_UNREACHABLE, claim, f"cannot be reached: {why}")
         try:
-            self._send(association, claim, told)
+            self._send_event(association, claim, report)
         finally:
             if association.is_established:
                 association.release()
 
-    def _send(self, association: Any, claim: Claim, told: Report) -> None:
-        event_type, information = event_information(told)
+    def _send_event(self, association: Any, claim: Claim, report: Report) -> None:
+        event_type, information = event_information(report)
         try:
             answer, _ = association.send_n_event_report(
                 information, event_type, PUSH_MODEL, PUSH_MODEL_INSTANCE
@@ -267,7 +274,7 @@ class CommitmentReporter(CommitmentWorker):
             if (
                 peer.ae_title == claim.requested_by
                 and peer.port is not None
-                and _within(claim.address, peer.address)
+                and _is_within(claim.address, peer.address)
             ):
                 return peer, peer.port
         raise _error(
@@ -289,16 +296,19 @@ def _tls_args(claim: Claim, peer: PeerSettings) -> tuple[ssl.SSLContext, str] | 
         ) from error
 
 
-def _intact(path: Path, file: KeptFile) -> bool:
-    """Raises QCError STORAGE where the spool does not let the file be read."""
+def _is_intact(path: Path, file: SpoolFile) -> bool:
+    """Whether the file is what was received, by its hash.
+
+    Raises QCError STORAGE where the spool does not let it be read.
+    """
     condition = verification.examine(path, verification.content_hash(path, file.sha256), file.size)
     if condition is Condition.UNREADABLE:
         raise _unreadable()
     return condition is Condition.INTACT
 
 
-def _same_size(path: Path, file: KeptFile) -> bool:
-    """Raises QCError STORAGE where the spool does not let the file be looked at."""
+def _has_size(path: Path, file: SpoolFile) -> bool:
+    """Whether the file is there with its size. Raises QCError STORAGE where that cannot be read."""
     try:
         return path.stat().st_size == file.size
     except FileNotFoundError:
@@ -308,16 +318,16 @@ def _same_size(path: Path, file: KeptFile) -> bool:
 
 
 def _unreadable() -> QCError:
-    """Says nothing about the object: its requester waits."""
+    """The spool cannot be read: that says nothing about the object, and its requester waits."""
     return QCError(ErrorCode.STORAGE, "a file in the spool cannot be read; see its permissions")
 
 
-def _within(address: str, network: str) -> bool:
-    found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-        found = found.ipv4_mapped
+def _is_within(address: str, network: str) -> bool:
+    host = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(host, ipaddress.IPv6Address) and host.ipv4_mapped is not None:
+        host = host.ipv4_mapped
     net = ipaddress.ip_network(network, strict=False)
-    return found.version == net.version and found in net
+    return host.version == net.version and host in net
 
 
 def _error(code: ErrorCode, claim: Claim, what: str) -> QCError:

@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver.circuit_breaker import CircuitBreaker, CommitmentRefusals
 from qc_daemon.deliver.commitment_scp import (
-    CommitmentJudge,
     CommitmentReporter,
+    CommitmentVerifier,
     CommitmentWorker,
 )
 from qc_daemon.deliver.commitment_scu import CommitmentRequester
@@ -300,7 +300,7 @@ def run(
             for _ in range(count)
         ),
         CommitmentRequester(store, settings, owner, breaker=breaker, refusals=refusals),
-        CommitmentJudge(store, settings, owner),
+        CommitmentVerifier(store, settings, owner),
         CommitmentReporter(store, settings, owner),
     ]
     failed: list[BaseException] = []

@@ -55,9 +55,9 @@ class CommitmentWatch:
         event.assoc._serve_request = self._serve
 
     def prolong(self) -> None:
-        """Watch for `WATCH_SECONDS` from now; called once the request is in the database."""
+        """Watch for `REPORT_DELAY_SECONDS` from now; called once the request is in the database."""
         with self._lock:
-            self._until = time.monotonic() + scp.WATCH_SECONDS
+            self._until = time.monotonic() + scp.REPORT_DELAY_SECONDS
             if not self._running:
                 self._running = True
                 threading.Thread(target=self._run, daemon=True).start()
@@ -84,9 +84,9 @@ class CommitmentWatch:
         try:
             if lasts:
                 with self.store.read() as session:
-                    return scp.under_way(session, self.token)
+                    return scp.open_states(session, self.token)
             with self.store.begin() as session:
-                scp.association_ended(session, self.token, self.clock())
+                scp.end_association(session, self.token, self.clock())
         except (QCError, SQLAlchemyError):
             # Without the database nothing is decided either; it may come back in time.
             return {CommitmentState.WAITING} if lasts else set()
@@ -102,7 +102,7 @@ class CommitmentWatch:
                 _LEASE_SECONDS,
                 association=self.token,
             )
-            told = None if claim is None else scp.report(session, claim)
+            told = None if claim is None else scp.compose_report(session, claim)
         if claim is not None and told is not None:
             self._settle(claim, self._report(told))
 
@@ -110,7 +110,7 @@ class CommitmentWatch:
         done = status == SUCCESS
         with self.store.begin() as session:
             if done:
-                scp.reported(session, claim, self.clock())
+                scp.mark_reported(session, claim, self.clock())
             else:
                 scp.report_elsewhere(session, claim, self.clock())
         self.log.info(

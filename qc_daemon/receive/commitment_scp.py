@@ -147,7 +147,7 @@ class StorageCommitment:
     def _record(self, request: Request) -> bool:
         try:
             with self.store.begin() as session:
-                return scp.request(session, request, self.clock())
+                return scp.record_request(session, request, self.clock())
         except ValueError as error:
             raise RefusedRequestError(INVALID_ARGUMENT_VALUE, str(error)) from error
         except (QCError, SQLAlchemyError) as error:

@@ -28,7 +28,7 @@ def config(tmp_path: Path) -> str:
     store = Store(url)
     asked = Request("1.9", "VOLUSON1", "127.0.0.1", "a", (Reference("1.2", "1.1"),))
     with store.begin() as session:
-        scp.request(session, asked, datetime.now(UTC))
+        scp.record_request(session, asked, datetime.now(UTC))
         session.execute(update(Commitment).values(state=CommitmentState.DEAD))
     store.close()
     return str(path)

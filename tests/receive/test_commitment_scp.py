@@ -17,7 +17,7 @@ from sqlalchemy import update
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver.circuit_breaker import CircuitBreaker
-from qc_daemon.deliver.commitment_scp import CommitmentJudge, CommitmentReporter
+from qc_daemon.deliver.commitment_scp import CommitmentReporter, CommitmentVerifier
 from qc_daemon.deliver.worker import Deliverer, run
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from qc_daemon.observe import log
@@ -60,7 +60,7 @@ class CommitmentSetup:
     def judge(self) -> None:
         """Look at every request that waits."""
         self.ahead += timedelta(seconds=60)
-        judge = CommitmentJudge(self.receiver.store, self.settings, "judge", self.now)
+        judge = CommitmentVerifier(self.receiver.store, self.settings, "judge", self.now)
         while judge.run_once():
             pass
 
@@ -215,7 +215,7 @@ def test_answered_only_when_it_is_in_the_database(
         raise QCError(ErrorCode.STORAGE, "the database is away")
 
     uid = received(setup)
-    monkeypatch.setattr(scp, "request", away)
+    monkeypatch.setattr(scp, "record_request", away)
     with setup.modality.association(setup.receiver.port) as association:
         answer, _ = association.send_n_action(
             request((US, uid), transaction="1.2.3"), 1, PUSH_MODEL, PUSH_MODEL_INSTANCE

@@ -1,15 +1,15 @@
-"""Storage commitment (PS3.4 Annex J): what was asked, how far it is, and who sends the report.
+"""Storage commitment requested of us (PS3.4 Annex J, as SCP): requests, decisions and reports.
 
 Transitions of a request, all there are:
 
     from            to        when
-    -               waiting   request
+    -               waiting   record_request
     waiting         ready     every object is decided
     ready           reported  the requester has taken the report
     ready           dead      attempts to report used up
     reported, dead  ready     the same request again; requeue (dead only)
 
-Whoever decides or reports holds the row by a lease; one that has died lets it run out.
+Whoever decides or reports leases the row; the lease of one that has died ends by itself.
 """
 
 import random
@@ -40,11 +40,11 @@ from qc_daemon.records.tables import (
 )
 from qc_daemon.records.upsert import changed, insert_once
 
-# How long after a request its report is left to the association it came over.
-WATCH_SECONDS = 15.0
+# So long after a request its report goes over the request's own association only.
+REPORT_DELAY_SECONDS = 15.0
 
-# Leases and looks ahead are shorter; what lies further off was set by a clock since set back.
-_LONGEST_AHEAD = timedelta(minutes=10)
+# Leases and pauses are shorter; a later time was written by a clock that was set back since.
+_MAX_AHEAD = timedelta(minutes=10)
 
 _NO_LEASE: dict[str, Any] = {"owner": None, "lease_until": None}
 
@@ -64,8 +64,8 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptFile:
-    """Bytes in the spool that a commitment would be a promise about; `path` relative to it."""
+class SpoolFile:
+    """A file in the spool that a commitment would promise to keep; `path` is relative to it."""
 
     revision_id: int
     path: str
@@ -73,83 +73,86 @@ class KeptFile:
     size: int
 
 
-class Hold(Enum):
-    """Whether the destinations that want an object have it."""
+class DeliveryState(Enum):
+    """Whether the destinations that an object goes to have it."""
 
-    ALL = "all"
-    WAITING = "waiting"
-    NEVER = "never"
+    COMPLETE = "complete"
+    PENDING = "pending"
+    IMPOSSIBLE = "impossible"
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """An object not decided yet. `failure` is a Failure Reason that needs no look at the disk;
-    else `files` are to be checked, and `hold` says whether that already decides."""
+class PendingItem:
+    """An object that is not decided yet.
+
+    `failure` is a Failure Reason that needs no check of the file; without one `files` are to be
+    checked, and `delivery` says whether that check decides already.
+    """
 
     position: int
     reference: Reference
     failure: int | None
-    hold: Hold
-    files: tuple[KeptFile, ...]
+    delivery: DeliveryState
+    files: tuple[SpoolFile, ...]
 
 
-def request(session: Session, asked: Request, now: datetime) -> bool:
-    """Record a request; False if the same one is known: then a report already sent goes again.
+def record_request(session: Session, request: Request, now: datetime) -> bool:
+    """Record a request; False if it is there already: then a report already sent is sent again.
 
     Raises ValueError if the requester used the Transaction UID for other objects before.
     """
-    made = insert_once(
+    commitment_id = insert_once(
         session,
         Commitment,
         {
-            "transaction_uid": asked.transaction_uid,
-            "requested_by": asked.requested_by,
-            "address": asked.address,
-            "association": asked.association,
+            "transaction_uid": request.transaction_uid,
+            "requested_by": request.requested_by,
+            "address": request.address,
+            "association": request.association,
             "not_before": now,
             "requested_at": now,
         },
         ("transaction_uid", "requested_by"),
     )
-    if made is None:
-        _again(session, asked, now)
+    if commitment_id is None:
+        _repeat_request(session, request, now)
         return False
     session.add_all(
         CommitmentItem(
-            commitment_id=made,
+            commitment_id=commitment_id,
             position=position,
             sop_class_uid=each.sop_class_uid,
             sop_instance_uid=each.sop_instance_uid,
         )
-        for position, each in enumerate(asked.references)
+        for position, each in enumerate(request.references)
     )
     session.flush()
     return True
 
 
-def _again(session: Session, asked: Request, now: datetime) -> None:
-    known = session.execute(
+def _repeat_request(session: Session, request: Request, now: datetime) -> None:
+    row = session.execute(
         select(Commitment.id, Commitment.state)
         .where(
-            Commitment.transaction_uid == asked.transaction_uid,
-            Commitment.requested_by == asked.requested_by,
+            Commitment.transaction_uid == request.transaction_uid,
+            Commitment.requested_by == request.requested_by,
         )
         .with_for_update(key_share=True)
     ).one()
-    if set(_references(session, known.id)) != set(asked.references):
+    if set(_references(session, row.id)) != set(request.references):
         raise ValueError("the Transaction UID stands for other objects already")
     values: dict[str, Any] = {
-        "association": asked.association,
-        "address": asked.address,
+        "association": request.association,
+        "address": request.address,
         "requested_at": now,
     }
-    if known.state != CommitmentState.WAITING:
-        values |= {"state": CommitmentState.READY, "attempts": 0, "not_before": _watched(now)}
-    _set(session, known.id, **values)
+    if row.state != CommitmentState.WAITING:
+        values |= {"state": CommitmentState.READY, "attempts": 0, "not_before": _report_due(now)}
+    _set(session, row.id, **values)
 
 
-def association_ended(session: Session, association: str, now: datetime) -> None:
-    """No report can go over this association any more: what is ready is due at once."""
+def end_association(session: Session, association: str, now: datetime) -> None:
+    """Make due what is ready: no report can go over this association any more."""
     changed(
         session,
         update(Commitment)
@@ -162,9 +165,9 @@ def association_ended(session: Session, association: str, now: datetime) -> None
     )
 
 
-def under_way(session: Session, association: str) -> set[CommitmentState]:
+def open_states(session: Session, association: str) -> set[CommitmentState]:
     """States of the requests whose report may still go over this association."""
-    found = session.scalars(
+    states = session.scalars(
         select(Commitment.state)
         .where(
             Commitment.association == association,
@@ -172,7 +175,7 @@ def under_way(session: Session, association: str) -> set[CommitmentState]:
         )
         .distinct()
     )
-    return set(map(CommitmentState, found))
+    return set(map(CommitmentState, states))
 
 
 def claim(
@@ -185,21 +188,21 @@ def claim(
 ) -> Claim | None:
     """Lease the longest due request in this state; with `association` one that came over it,
     due or not."""
-    far = now + _LONGEST_AHEAD
-    chosen = Commitment.not_before <= now
+    limit = now + _MAX_AHEAD
+    is_due = Commitment.not_before <= now
     if state is CommitmentState.WAITING:
-        chosen = or_(chosen, Commitment.not_before > far)
+        is_due = or_(is_due, Commitment.not_before > limit)
     if association is not None:
-        chosen = Commitment.association == association
+        is_due = Commitment.association == association
     row = session.scalars(
         select(Commitment)
         .where(
             Commitment.state == state,
-            chosen,
+            is_due,
             or_(
                 Commitment.lease_until.is_(None),
                 Commitment.lease_until <= now,
-                Commitment.lease_until > far,
+                Commitment.lease_until > limit,
             ),
         )
         .order_by(Commitment.not_before, Commitment.id)
@@ -223,20 +226,20 @@ def claim(
     )
 
 
-def standings(
+def pending_items(
     session: Session,
     claimed: Claim,
     destinations: Collection[str],
     *,
-    kept_for_ever: bool,
+    is_spool_permanent: bool,
     routed: Collection[str] = (),
-) -> list[Standing]:
-    """The request's objects that are not decided yet.
+) -> list[PendingItem]:
+    """Return the request's objects that are not decided yet.
 
     An object may have come with several contents under its UID; we commit to all of them.
     `destinations` are those that want every original, and `routed` those that rules may send one
-    to: of these it needs the ones that it was routed to. Without any, only a spool that keeps
-    originals for ever can be committed to.
+    to: of these it needs the ones that it was routed to. Without any, we commit only if the spool
+    keeps originals for ever.
     """
     rows = session.execute(
         select(
@@ -244,7 +247,7 @@ def standings(
             CommitmentItem.sop_class_uid,
             CommitmentItem.sop_instance_uid,
             Revision.id.label("revision_id"),
-            Revision.sop_class_uid.label("kept_class"),
+            Revision.sop_class_uid.label("received_class"),
             Revision.sha256,
             Revision.size,
             Revision.path,
@@ -255,18 +258,18 @@ def standings(
         .where(CommitmentItem.commitment_id == claimed.id, CommitmentItem.failure.is_(None))
         .order_by(CommitmentItem.position, Revision.number)
     ).all()
-    delivered = _deliveries(session, claimed.id)
+    states = _delivery_jobs(session, claimed.id)
     by_position: dict[int, list[Any]] = defaultdict(list)
     for row in rows:
         by_position[row.position].append(row)
     return [
-        _standing(contents, delivered, destinations, routed, kept_for_ever)
+        _pending_item(contents, states, destinations, routed, is_spool_permanent)
         for contents in by_position.values()
     ]
 
 
-def _deliveries(session: Session, commitment_id: int) -> dict[int, dict[str, str]]:
-    """State of the deliver job of each revision asked about, by revision and destination."""
+def _delivery_jobs(session: Session, commitment_id: int) -> dict[int, dict[str, str]]:
+    """State of the deliver job of each revision requested, by revision and destination."""
     rows = session.execute(
         select(Revision.id, JobRow.destination, JobRow.state)
         .join(Revision, Revision.id == JobRow.revision_id)
@@ -278,76 +281,84 @@ def _deliveries(session: Session, commitment_id: int) -> dict[int, dict[str, str
             JobRow.kind == JobKind.DELIVER,
         )
     )
-    found: dict[int, dict[str, str]] = defaultdict(dict)
+    states: dict[int, dict[str, str]] = defaultdict(dict)
     for revision_id, destination, state in rows:
-        found[revision_id][destination] = state
-    return found
+        states[revision_id][destination] = state
+    return states
 
 
-def _standing(
+def _pending_item(
     contents: Sequence[Any],
-    delivered: dict[int, dict[str, str]],
+    states: dict[int, dict[str, str]],
     destinations: Collection[str],
     routed: Collection[str],
-    kept_for_ever: bool,
-) -> Standing:
+    is_spool_permanent: bool,
+) -> PendingItem:
     first = contents[0]
     reference = Reference(first.sop_class_uid, first.sop_instance_uid)
     if first.revision_id is None:
-        return Standing(first.position, reference, NO_SUCH_SOP_INSTANCE, Hold.NEVER, ())
-    if any(each.kept_class != reference.sop_class_uid for each in contents):
-        return Standing(first.position, reference, CLASS_INSTANCE_CONFLICT, Hold.NEVER, ())
-    holds = {
-        held_by_all(delivered.get(each.revision_id, {}), destinations, kept_for_ever, routed)
+        return PendingItem(
+            first.position, reference, NO_SUCH_SOP_INSTANCE, DeliveryState.IMPOSSIBLE, ()
+        )
+    if any(each.received_class != reference.sop_class_uid for each in contents):
+        return PendingItem(
+            first.position, reference, CLASS_INSTANCE_CONFLICT, DeliveryState.IMPOSSIBLE, ()
+        )
+    deliveries = {
+        delivery_state(states.get(each.revision_id, {}), destinations, is_spool_permanent, routed)
         for each in contents
     }
-    hold = next(each for each in (Hold.NEVER, Hold.WAITING, Hold.ALL) if each in holds)
-    failure = PROCESSING_FAILURE if hold is Hold.NEVER else None
+    worst_first = (DeliveryState.IMPOSSIBLE, DeliveryState.PENDING, DeliveryState.COMPLETE)
+    delivery = next(each for each in worst_first if each in deliveries)
+    failure = PROCESSING_FAILURE if delivery is DeliveryState.IMPOSSIBLE else None
     # What retention has dropped is with every destination, and no longer here to be checked.
     files = tuple(
-        KeptFile(each.revision_id, each.path, each.sha256, each.size)
+        SpoolFile(each.revision_id, each.path, each.sha256, each.size)
         for each in contents
         if each.dropped_at is None
     )
-    return Standing(first.position, reference, failure, hold, files)
+    return PendingItem(first.position, reference, failure, delivery, files)
 
 
-def held_by_all(
+def delivery_state(
     states: dict[str, str],
     destinations: Collection[str],
-    kept_for_ever: bool = False,
+    is_spool_permanent: bool = False,
     routed: Collection[str] = (),
-) -> Hold:
-    """Whether every destination holds a content, by the states of its deliver jobs.
+) -> DeliveryState:
+    """Return whether every destination has a content, by the states of its deliver jobs.
 
-    Those of `destinations` must, and of `routed` those that a job was made for: a content's deliver
-    jobs are made with its row and record where it was routed to. A job given up, or never made
-    because the destination was added later, leaves no hope.
+    Those of `destinations` must have it, and of `routed` those that a deliver job was made for: a
+    content's deliver jobs are inserted with its row and record where it was routed to. It becomes
+    impossible if a job was given up, or never inserted because the destination was added later.
+    Without destinations a content is complete if the spool keeps it for ever.
     """
     names = {*destinations, *(name for name in routed if name in states)}
     if not names:
-        return Hold.ALL if kept_for_ever else Hold.NEVER
-    wanted = {states.get(name) for name in names}
-    if wanted <= {JobState.DONE}:
-        return Hold.ALL
-    return Hold.WAITING if wanted <= {JobState.DONE, *PENDING} else Hold.NEVER
+        return DeliveryState.COMPLETE if is_spool_permanent else DeliveryState.IMPOSSIBLE
+    needed = {states.get(name) for name in names}
+    if needed <= {JobState.DONE}:
+        return DeliveryState.COMPLETE
+    return (
+        DeliveryState.PENDING if needed <= {JobState.DONE, *PENDING} else DeliveryState.IMPOSSIBLE
+    )
 
 
-def still_kept(session: Session, file: KeptFile) -> bool:
-    """Whether the file should be there: retention has not dropped it meanwhile."""
+def is_in_spool(session: Session, file: SpoolFile) -> bool:
+    """Whether the file should be in the spool: retention has not dropped it meanwhile."""
     return (
         session.scalar(select(Revision.dropped_at).where(Revision.id == file.revision_id)) is None
     )
 
 
-def decide(
+def record_decisions(
     session: Session,
     claimed: Claim,
     failures: dict[int, int],
     now: datetime,
     lease_seconds: float,
 ) -> bool:
-    """Write down decisions by position (COMMITTED or a Failure Reason) and renew the lease.
+    """Record decisions by position (COMMITTED or a Failure Reason) and renew the lease.
 
     False if the lease is no longer ours: the caller rolls back.
     """
@@ -364,11 +375,11 @@ def decide(
     return True
 
 
-def settle(session: Session, claimed: Claim, look_again: datetime) -> bool:
-    """Let go of a request that was looked at; True if it is ready: every object is decided.
+def finish_if_decided(session: Session, claimed: Claim, next_check: datetime) -> bool:
+    """Release a checked request; True if every object is decided, so that it is ready to report.
 
-    Its report is due when its association has had its time, or at once where that is over. What is
-    not ready is looked at again at `look_again`.
+    Its report is due once its association has had its time, or at once where that has ended. What
+    is not ready is due again at `next_check`.
     """
     undecided = session.scalar(
         select(func.count())
@@ -376,7 +387,7 @@ def settle(session: Session, claimed: Claim, look_again: datetime) -> bool:
         .where(CommitmentItem.commitment_id == claimed.id, CommitmentItem.failure.is_(None))
     )
     if undecided:
-        _set_claimed(session, claimed, not_before=look_again, **_NO_LEASE)
+        _set_claimed(session, claimed, not_before=next_check, **_NO_LEASE)
         return False
     association = session.scalar(
         select(Commitment.association).where(Commitment.id == claimed.id).with_for_update()
@@ -385,13 +396,13 @@ def settle(session: Session, claimed: Claim, look_again: datetime) -> bool:
         session,
         claimed,
         state=CommitmentState.READY,
-        not_before=_watched(claimed.requested_at) if association else claimed.requested_at,
+        not_before=_report_due(claimed.requested_at) if association else claimed.requested_at,
         **_NO_LEASE,
     )
 
 
-def report(session: Session, claimed: Claim) -> Report:
-    """What there is to tell of a ready request."""
+def compose_report(session: Session, claimed: Claim) -> Report:
+    """Return the report of a ready request."""
     rows = session.execute(
         select(
             CommitmentItem.sop_class_uid, CommitmentItem.sop_instance_uid, CommitmentItem.failure
@@ -406,8 +417,8 @@ def report(session: Session, claimed: Claim) -> Report:
     )
 
 
-def reported(session: Session, claimed: Claim, now: datetime) -> bool:
-    """The requester has taken the report; False if the lease is no longer ours."""
+def mark_reported(session: Session, claimed: Claim, now: datetime) -> bool:
+    """The requester has accepted the report; False if the lease is no longer ours."""
     return _set_claimed(
         session,
         claimed,
@@ -419,11 +430,11 @@ def reported(session: Session, claimed: Claim, now: datetime) -> bool:
 
 
 def report_elsewhere(session: Session, claimed: Claim, now: datetime) -> bool:
-    """The request's own association did not take the report: due at once on another one."""
+    """The request's own association did not accept the report: due at once on another one."""
     return _set_claimed(session, claimed, association="", not_before=now, **_NO_LEASE)
 
 
-def not_reported(
+def record_failed_report(
     session: Session,
     claimed: Claim,
     why: str,
@@ -431,11 +442,11 @@ def not_reported(
     policy: RetryPolicy,
     rng: random.Random,
 ) -> CommitmentState | None:
-    """One attempt more has failed; what becomes of the request, None if no longer ours."""
+    """Record that the report failed; the request's state now, None if the lease is not ours."""
     attempts = claimed.attempts + 1
     dead = attempts >= policy.max_attempts
     state = CommitmentState.DEAD if dead else CommitmentState.READY
-    ours = _set_claimed(
+    is_ours = _set_claimed(
         session,
         claimed,
         state=state,
@@ -445,11 +456,11 @@ def not_reported(
         error_message=why,
         **_NO_LEASE,
     )
-    return state if ours else None
+    return state if is_ours else None
 
 
 def requeue(session: Session, ids: Sequence[int], now: datetime) -> int:
-    """Report dead requests again, attempts counted anew; how many that was."""
+    """Make dead requests ready to report again, with attempts reset; returns how many."""
     return changed(
         session,
         update(Commitment)
@@ -476,8 +487,8 @@ def _references(session: Session, commitment_id: int) -> list[Reference]:
     return [Reference(*row) for row in rows]
 
 
-def _watched(requested_at: datetime) -> datetime:
-    return requested_at + timedelta(seconds=WATCH_SECONDS)
+def _report_due(requested_at: datetime) -> datetime:
+    return requested_at + timedelta(seconds=REPORT_DELAY_SECONDS)
 
 
 def _set(session: Session, id: int, **values: Any) -> None:

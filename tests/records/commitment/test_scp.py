@@ -1,4 +1,4 @@
-"""Storage commitment requests: who holds them, when their report is due, and what it says."""
+"""Storage commitment requests: who leases them, when their report is due, and what it says."""
 
 import random
 import threading
@@ -9,7 +9,12 @@ from sqlalchemy import select, update
 
 from qc_daemon.dicom.storage_commitment import COMMITTED, Reference, Request
 from qc_daemon.records.commitment import scp
-from qc_daemon.records.commitment.scp import WATCH_SECONDS, Claim, Hold, held_by_all
+from qc_daemon.records.commitment.scp import (
+    REPORT_DELAY_SECONDS,
+    Claim,
+    DeliveryState,
+    delivery_state,
+)
 from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.tables import Commitment, CommitmentState, JobKind, JobRow, Revision
 
@@ -18,12 +23,12 @@ WAITING, READY = CommitmentState.WAITING, CommitmentState.READY
 POLICY = RetryPolicy(max_attempts=2, backoff_seconds=30)
 
 
-def ask(
+def request(
     records, *uids: str, transaction: str = "1.9", by: str = "MODALITY", over: str = "a"
 ) -> bool:
     references = tuple(Reference(US, uid) for uid in uids)
     with records.store.begin() as session:
-        return scp.request(
+        return scp.record_request(
             session, Request(transaction, by, "127.0.0.1", over, references), records.now
         )
 
@@ -35,38 +40,38 @@ def claim(
         return scp.claim(session, state, owner, records.now, 60, association=over)
 
 
-def claimed(records, state: CommitmentState, over: str | None = None) -> Claim:
-    found = claim(records, state, over)
-    assert found is not None
-    return found
+def claim_one(records, state: CommitmentState, over: str | None = None) -> Claim:
+    claimed = claim(records, state, over)
+    assert claimed is not None
+    return claimed
 
 
-def standings(records, mine: Claim, *destinations: str, for_ever: bool = False):
+def pending_items(records, mine: Claim, *destinations: str, is_permanent: bool = False):
     with records.store.read() as session:
-        return scp.standings(session, mine, destinations, kept_for_ever=for_ever)
+        return scp.pending_items(session, mine, destinations, is_spool_permanent=is_permanent)
 
 
-def decide(records, mine: Claim, failures: dict[int, int]) -> bool:
+def record_decisions(records, mine: Claim, failures: dict[int, int]) -> bool:
     with records.store.begin() as session:
-        return scp.decide(session, mine, failures, records.now, 60)
+        return scp.record_decisions(session, mine, failures, records.now, 60)
 
 
-def settle(records, mine: Claim, after: float = 5) -> bool:
+def finish(records, mine: Claim, after: float = 5) -> bool:
     with records.store.begin() as session:
-        return scp.settle(session, mine, records.now + timedelta(seconds=after))
+        return scp.finish_if_decided(session, mine, records.now + timedelta(seconds=after))
 
 
-def association_ended(records, association: str) -> None:
+def end_association(records, association: str) -> None:
     with records.store.begin() as session:
-        scp.association_ended(session, association, records.now)
+        scp.end_association(session, association, records.now)
 
 
-def ready(records, *uids: str, **asked: str) -> None:
+def make_ready(records, *uids: str, **options: str) -> None:
     """A request with all its objects committed."""
-    ask(records, *uids, **asked)
-    mine = claimed(records, WAITING)
-    assert decide(records, mine, dict.fromkeys(range(len(uids)), COMMITTED))
-    assert settle(records, mine)
+    request(records, *uids, **options)
+    mine = claim_one(records, WAITING)
+    assert record_decisions(records, mine, dict.fromkeys(range(len(uids)), COMMITTED))
+    assert finish(records, mine)
 
 
 def row(records) -> Commitment:
@@ -74,112 +79,117 @@ def row(records) -> Commitment:
         return session.scalars(select(Commitment)).one()
 
 
-def test_looked_at_by_one_at_a_time_and_again_later(records) -> None:
-    assert ask(records, "1.1")
-    mine = claimed(records, WAITING)
+def test_one_worker_at_a_time_checks_a_request_and_again_after_a_pause(records) -> None:
+    assert request(records, "1.1")
+    mine = claim_one(records, WAITING)
     assert claim(records, WAITING) is None
-    assert not settle(records, mine, after=5)
+    assert not finish(records, mine, after=5)
     assert claim(records, WAITING) is None
     records.wait(5)
-    assert claimed(records, WAITING).id == mine.id
+    assert claim_one(records, WAITING).id == mine.id
 
 
-def test_who_dies_with_it_loses_it_when_the_lease_ends(records) -> None:
-    ask(records, "1.1")
-    dead = claimed(records, WAITING)
+def test_dead_worker_loses_the_request_when_its_lease_ends(records) -> None:
+    request(records, "1.1")
+    dead = claim_one(records, WAITING)
     records.wait(59)
     assert claim(records, WAITING) is None
     records.wait(1)
-    assert claimed(records, WAITING).id == dead.id
-    assert not decide(records, dead, {0: COMMITTED})
+    assert claim_one(records, WAITING).id == dead.id
+    assert not record_decisions(records, dead, {0: COMMITTED})
     with records.store.begin() as session:
-        assert not scp.reported(session, dead, records.now)
-        assert scp.not_reported(session, dead, "", records.now, POLICY, random.Random()) is None
+        assert not scp.mark_reported(session, dead, records.now)
+        assert (
+            scp.record_failed_report(session, dead, "", records.now, POLICY, random.Random())
+            is None
+        )
 
 
-def test_a_clock_set_back_an_hour_holds_nothing_up(records) -> None:
-    ask(records, "1.1")
-    dead = claimed(records, WAITING)
+def test_clock_set_back_an_hour_delays_no_claim(records) -> None:
+    request(records, "1.1")
+    dead = claim_one(records, WAITING)
     records.wait(-3600)
-    mine = claimed(records, WAITING)
+    mine = claim_one(records, WAITING)
     assert mine.id == dead.id
-    assert not settle(records, mine)
+    assert not finish(records, mine)
     records.wait(-3600)
     assert claim(records, WAITING) is not None
 
 
-def test_deciding_keeps_the_lease_and_what_was_decided(records) -> None:
-    ask(records, "1.1", "1.2")
-    mine = claimed(records, WAITING)
+def test_recording_decisions_renews_the_lease_and_keeps_them(records) -> None:
+    request(records, "1.1", "1.2")
+    mine = claim_one(records, WAITING)
     records.wait(50)
-    assert decide(records, mine, {1: 0x0110})
+    assert record_decisions(records, mine, {1: 0x0110})
     records.wait(50)
     assert claim(records, WAITING) is None
-    assert [each.position for each in standings(records, mine, "pacs")] == [0]
+    assert [each.position for each in pending_items(records, mine, "pacs")] == [0]
 
 
-def test_left_to_its_association_for_a_while(records) -> None:
-    ready(records, "1.1")
+def test_report_goes_over_its_own_association_only_for_a_while(records) -> None:
+    make_ready(records, "1.1")
     assert claim(records, READY) is None
-    assert claimed(records, READY, over="a").transaction_uid == "1.9"
+    assert claim_one(records, READY, over="a").transaction_uid == "1.9"
     assert claim(records, READY, over="b") is None
-    records.wait(max(60, WATCH_SECONDS))
+    records.wait(max(60, REPORT_DELAY_SECONDS))
     assert claim(records, READY) is not None
 
 
-def test_due_at_once_when_its_association_ends(records) -> None:
-    ready(records, "1.1")
-    association_ended(records, "a")
+def test_report_is_due_at_once_when_its_association_ends(records) -> None:
+    make_ready(records, "1.1")
+    end_association(records, "a")
     assert claim(records, READY, over="a") is None
     assert claim(records, READY) is not None
 
 
-def test_due_at_once_when_ready_after_its_association_ended(records) -> None:
-    ask(records, "1.1")
-    mine = claimed(records, WAITING)
-    association_ended(records, "a")
-    decide(records, mine, {0: COMMITTED})
-    settle(records, mine)
+def test_report_is_due_at_once_when_decided_after_its_association_ended(records) -> None:
+    request(records, "1.1")
+    mine = claim_one(records, WAITING)
+    end_association(records, "a")
+    record_decisions(records, mine, {0: COMMITTED})
+    finish(records, mine)
     assert claim(records, READY) is not None
 
 
-def test_under_way_over_an_association_until_reported(records) -> None:
-    def under_way(association: str) -> set[CommitmentState]:
+def test_open_states_of_an_association_until_reported(records) -> None:
+    def open_states(association: str) -> set[CommitmentState]:
         with records.store.read() as session:
-            return scp.under_way(session, association)
+            return scp.open_states(session, association)
 
-    assert not under_way("a")
-    ready(records, "1.1")
-    assert under_way("a") == {READY}
-    ask(records, "1.1", transaction="1.8")
-    assert under_way("a") == {READY, WAITING}
-    assert not under_way("b")
-    mine = claimed(records, READY, over="a")
+    assert not open_states("a")
+    make_ready(records, "1.1")
+    assert open_states("a") == {READY}
+    request(records, "1.1", transaction="1.8")
+    assert open_states("a") == {READY, WAITING}
+    assert not open_states("b")
+    mine = claim_one(records, READY, over="a")
     with records.store.begin() as session:
-        assert scp.reported(session, mine, records.now)
-    assert under_way("a") == {WAITING}
+        assert scp.mark_reported(session, mine, records.now)
+    assert open_states("a") == {WAITING}
 
 
-def test_the_report_says_what_is_committed_and_why_not(records) -> None:
-    ask(records, "1.1", "1.2", "1.3")
-    mine = claimed(records, WAITING)
-    decide(records, mine, {0: COMMITTED, 1: 0x0112, 2: COMMITTED})
-    settle(records, mine)
+def test_report_lists_committed_objects_and_failure_reasons(records) -> None:
+    request(records, "1.1", "1.2", "1.3")
+    mine = claim_one(records, WAITING)
+    record_decisions(records, mine, {0: COMMITTED, 1: 0x0112, 2: COMMITTED})
+    finish(records, mine)
     with records.store.read() as session:
-        told = scp.report(session, claimed(records, READY, over="a"))
-    assert told.transaction_uid == "1.9"
-    assert told.committed == (Reference(US, "1.1"), Reference(US, "1.3"))
-    assert told.failed == ((Reference(US, "1.2"), 0x0112),)
+        report = scp.compose_report(session, claim_one(records, READY, over="a"))
+    assert report.transaction_uid == "1.9"
+    assert report.committed == (Reference(US, "1.1"), Reference(US, "1.3"))
+    assert report.failed == ((Reference(US, "1.2"), 0x0112),)
 
 
-def test_attempts_are_counted_until_it_is_dead_and_requeued(records) -> None:
-    ready(records, "1.1")
-    association_ended(records, "a")
+def test_failed_reports_are_counted_until_dead_and_requeue_resets_them(records) -> None:
+    make_ready(records, "1.1")
+    end_association(records, "a")
     for state in (READY, CommitmentState.DEAD):
-        mine = claimed(records, READY)
+        mine = claim_one(records, READY)
         with records.store.begin() as session:
             assert (
-                scp.not_reported(session, mine, "down", records.now, POLICY, random.Random(1))
+                scp.record_failed_report(
+                    session, mine, "down", records.now, POLICY, random.Random(1)
+                )
                 is state
             )
         assert claim(records, READY) is None
@@ -188,43 +198,43 @@ def test_attempts_are_counted_until_it_is_dead_and_requeued(records) -> None:
     with records.store.begin() as session:
         assert scp.requeue(session, [row(records).id, 99], records.now) == 1
         assert scp.requeue(session, [row(records).id], records.now) == 0
-    assert claimed(records, READY).attempts == 0
+    assert claim_one(records, READY).attempts == 0
 
 
-def test_reported_is_told_with_its_moment(records) -> None:
-    ready(records, "1.1")
-    mine = claimed(records, READY, over="a")
+def test_mark_reported_records_the_time(records) -> None:
+    make_ready(records, "1.1")
+    mine = claim_one(records, READY, over="a")
     records.wait(1)
     with records.store.begin() as session:
-        assert scp.reported(session, mine, records.now)
+        assert scp.mark_reported(session, mine, records.now)
     assert (row(records).state, row(records).reported_at) == ("reported", records.now)
 
 
-def test_one_requester_is_not_another(records) -> None:
-    assert ask(records, "1.1")
-    assert ask(records, "1.2", by="OTHER")
-    assert not ask(records, "1.1")
+def test_transaction_uid_is_unique_per_requester(records) -> None:
+    assert request(records, "1.1")
+    assert request(records, "1.2", by="OTHER")
+    assert not request(records, "1.1")
     with pytest.raises(ValueError, match="other objects"):
-        ask(records, "1.3")
+        request(records, "1.3")
 
 
-def test_asked_again_over_another_association_it_is_told_there(records) -> None:
-    ready(records, "1.1")
-    mine = claimed(records, READY, over="a")
+def test_repeated_request_is_reported_over_its_new_association(records) -> None:
+    make_ready(records, "1.1")
+    mine = claim_one(records, READY, over="a")
     with records.store.begin() as session:
-        scp.reported(session, mine, records.now)
-    assert not ask(records, "1.1", over="b")
+        scp.mark_reported(session, mine, records.now)
+    assert not request(records, "1.1", over="b")
     assert claim(records, READY) is None
-    assert claimed(records, READY, over="b").id == mine.id
+    assert claim_one(records, READY, over="b").id == mine.id
 
 
-def test_asked_by_many_at_once_it_is_one_request(records) -> None:
+def test_same_request_many_times_at_once_is_recorded_once(records) -> None:
     start = threading.Barrier(4)
     new: list[bool] = []
 
     def run() -> None:
         start.wait()
-        new.append(ask(records, "1.1", "1.2"))
+        new.append(request(records, "1.1", "1.2"))
 
     threads = [threading.Thread(target=run) for _ in range(4)]
     for thread in threads:
@@ -232,94 +242,96 @@ def test_asked_by_many_at_once_it_is_one_request(records) -> None:
     for thread in threads:
         thread.join()
     assert sorted(new) == [False, False, False, True]
-    assert len(standings(records, claimed(records, WAITING), "pacs")) == 2
+    assert len(pending_items(records, claim_one(records, WAITING), "pacs")) == 2
 
 
-def test_taken_by_one_of_many_claimers(records) -> None:
-    ask(records, "1.1")
+def test_one_of_many_claimers_gets_the_request(records) -> None:
+    request(records, "1.1")
     start = threading.Barrier(4)
-    taken: list[Claim | None] = []
+    claims: list[Claim | None] = []
 
     def run(number: int) -> None:
         start.wait()
-        taken.append(claim(records, WAITING, owner=f"w{number}"))
+        claims.append(claim(records, WAITING, owner=f"w{number}"))
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len([each for each in taken if each is not None]) == 1
+    assert len([each for each in claims if each is not None]) == 1
 
 
-def test_standing_of_each_object(records) -> None:
+def test_pending_items_say_failure_and_delivery_of_each_object(records) -> None:
     one = records.receive("pacs", "archive", sop_instance_uid="1.1", sha256="1" * 64)
     records.receive("pacs", sop_instance_uid="1.2", sha256="2" * 64, sop_class_uid="1.2.3")
     records.receive("pacs", sop_instance_uid="1.3", sha256="3" * 64)
-    ask(records, "1.1", "1.2", "1.3", "1.4")
-    mine = claimed(records, WAITING)
-    first, conflict, never_sent, unknown = standings(records, mine, "pacs", "archive")
-    assert (first.failure, first.hold) == (None, Hold.WAITING)
+    request(records, "1.1", "1.2", "1.3", "1.4")
+    mine = claim_one(records, WAITING)
+    first, conflict, never_sent, unknown = pending_items(records, mine, "pacs", "archive")
+    assert (first.failure, first.delivery) == (None, DeliveryState.PENDING)
     assert [(file.revision_id, file.sha256) for file in first.files] == [
         (one.revision_id, "1" * 64)
     ]
     assert conflict.failure == 0x0119
     # Received before the archive was in the settings.
-    assert (never_sent.failure, never_sent.hold) == (0x0110, Hold.NEVER)
+    assert (never_sent.failure, never_sent.delivery) == (0x0110, DeliveryState.IMPOSSIBLE)
     assert unknown.failure == 0x0112
     with records.store.begin() as session:
         session.execute(update(JobRow).where(JobRow.kind == JobKind.DELIVER).values(state="done"))
-    assert standings(records, mine, "pacs", "archive")[0].hold is Hold.ALL
+    assert pending_items(records, mine, "pacs", "archive")[0].delivery is DeliveryState.COMPLETE
 
 
-def test_a_dropped_file_is_not_looked_for(records) -> None:
+def test_dropped_file_is_not_checked(records) -> None:
     records.receive("pacs", sop_instance_uid="1.1")
-    ask(records, "1.1")
-    mine = claimed(records, WAITING)
-    (before,) = standings(records, mine, "pacs")
+    request(records, "1.1")
+    mine = claim_one(records, WAITING)
+    (before,) = pending_items(records, mine, "pacs")
     with records.store.begin() as session:
-        assert scp.still_kept(session, before.files[0])
+        assert scp.is_in_spool(session, before.files[0])
         session.execute(update(Revision).values(dropped_at=records.now))
-        assert not scp.still_kept(session, before.files[0])
-    (after,) = standings(records, mine, "pacs")
+        assert not scp.is_in_spool(session, before.files[0])
+    (after,) = pending_items(records, mine, "pacs")
     assert after.files == ()
 
 
 @pytest.mark.parametrize(
-    ("states", "destinations", "for_ever", "hold"),
+    ("states", "destinations", "is_permanent", "delivery"),
     [
-        ({}, (), True, Hold.ALL),
-        ({}, (), False, Hold.NEVER),
-        ({"a": "done"}, ("a",), False, Hold.ALL),
-        ({"a": "done", "b": "ready"}, ("a", "b"), False, Hold.WAITING),
-        ({"a": "done", "b": "leased"}, ("a", "b"), False, Hold.WAITING),
-        ({"a": "done", "b": "sent"}, ("a", "b"), False, Hold.WAITING),
-        ({"a": "dead", "b": "ready"}, ("a", "b"), False, Hold.NEVER),
-        ({"a": "quarantined"}, ("a",), True, Hold.NEVER),
-        ({"a": "done"}, ("a", "b"), False, Hold.NEVER),
-        ({"a": "done", "gone": "dead"}, ("a",), False, Hold.ALL),
+        ({}, (), True, DeliveryState.COMPLETE),
+        ({}, (), False, DeliveryState.IMPOSSIBLE),
+        ({"a": "done"}, ("a",), False, DeliveryState.COMPLETE),
+        ({"a": "done", "b": "ready"}, ("a", "b"), False, DeliveryState.PENDING),
+        ({"a": "done", "b": "leased"}, ("a", "b"), False, DeliveryState.PENDING),
+        ({"a": "done", "b": "sent"}, ("a", "b"), False, DeliveryState.PENDING),
+        ({"a": "dead", "b": "ready"}, ("a", "b"), False, DeliveryState.IMPOSSIBLE),
+        ({"a": "quarantined"}, ("a",), True, DeliveryState.IMPOSSIBLE),
+        ({"a": "done"}, ("a", "b"), False, DeliveryState.IMPOSSIBLE),
+        ({"a": "done", "gone": "dead"}, ("a",), False, DeliveryState.COMPLETE),
     ],
 )
-def test_held_by_all(states, destinations, for_ever, hold) -> None:
-    assert held_by_all(states, destinations, for_ever) is hold
+def test_delivery_state_by_job_states(states, destinations, is_permanent, delivery) -> None:
+    assert delivery_state(states, destinations, is_permanent) is delivery
 
 
 @pytest.mark.parametrize(
-    ("states", "destinations", "for_ever", "hold"),
+    ("states", "destinations", "is_permanent", "delivery"),
     [
-        ({"a": "done"}, (), False, Hold.ALL),
-        ({"a": "ready"}, (), False, Hold.WAITING),
-        ({"a": "done", "b": "ready"}, (), False, Hold.WAITING),
-        ({"a": "done", "b": "dead"}, (), False, Hold.NEVER),
-        ({"a": "done"}, ("b",), False, Hold.NEVER),
-        ({"b": "done"}, ("b",), False, Hold.ALL),
-        ({}, ("b",), True, Hold.NEVER),
-        # Routed to nobody: nothing but a spool that keeps it for ever holds it.
-        ({}, (), False, Hold.NEVER),
-        ({}, (), True, Hold.ALL),
+        ({"a": "done"}, (), False, DeliveryState.COMPLETE),
+        ({"a": "ready"}, (), False, DeliveryState.PENDING),
+        ({"a": "done", "b": "ready"}, (), False, DeliveryState.PENDING),
+        ({"a": "done", "b": "dead"}, (), False, DeliveryState.IMPOSSIBLE),
+        ({"a": "done"}, ("b",), False, DeliveryState.IMPOSSIBLE),
+        ({"b": "done"}, ("b",), False, DeliveryState.COMPLETE),
+        ({}, ("b",), True, DeliveryState.IMPOSSIBLE),
+        # Routed to nobody: only a spool that keeps it for ever will do.
+        ({}, (), False, DeliveryState.IMPOSSIBLE),
+        ({}, (), True, DeliveryState.COMPLETE),
         # Routed to one that the settings no longer name.
-        ({"gone": "done"}, (), False, Hold.NEVER),
+        ({"gone": "done"}, (), False, DeliveryState.IMPOSSIBLE),
     ],
 )
-def test_held_by_all_that_it_was_routed_to(states, destinations, for_ever, hold) -> None:
-    assert held_by_all(states, destinations, for_ever, routed=("a", "b")) is hold
+def test_delivery_state_counts_destinations_it_was_routed_to(
+    states, destinations, is_permanent, delivery
+) -> None:
+    assert delivery_state(states, destinations, is_permanent, routed=("a", "b")) is delivery
