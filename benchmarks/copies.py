@@ -24,7 +24,7 @@ from model.spatialclip.checkpoint import load_spatialclip
 from model.spatialclip.preprocess import Preprocessor
 from training.crossval.folds import BOTH_CLASSES
 from training.data import splits
-from training.data.prepared import Evidence
+from training.data.prepared import PreparedSample
 from training.data.samples import Sample
 from training.evaluation.select_calibration import choose
 from training.train import small_spatialclip
@@ -41,17 +41,17 @@ class Networks:
 
     def judged(
         self, change: Callable[[Pixels], Pixels] | None = None
-    ) -> tuple[list[float], list[Evidence]]:
+    ) -> tuple[list[float], list[PreparedSample]]:
         """The logits of each fold's own networks for its pictures, fold by fold, and what they saw;
         of changed copies if `change` is given."""
         logits: list[float] = []
-        evidence: list[Evidence] = []
+        evidence: list[PreparedSample] = []
         with tempfile.TemporaryDirectory() as scratch:
             for folder, held in self._folds():
                 pictures = held
                 if change is not None:
                     pictures = [copied(sample, Path(scratch), change) for sample in held]
-                seen = small_spatialclip.gather_folds(
+                seen = small_spatialclip.prepare_out_of_fold(
                     pictures, self._detectors(), self.describer, Path(scratch), 0
                 )
                 preprocessor = Preprocessor.load(folder, small_spatialclip.PICTURE_SIZE)
@@ -80,7 +80,7 @@ def networks(parser: argparse.ArgumentParser) -> tuple[Networks, argparse.Namesp
     parser.add_argument("--describer", type=Path, required=True, help="folder of the describer")
     parser.add_argument("--fetus-framework", type=Path, required=True, help="the data set's folder")
     asked = parser.parse_args()
-    samples = splits.gather(None, asked.fetus_framework, [BOTH_CLASSES])
+    samples = splits.load(None, asked.fetus_framework, [BOTH_CLASSES])
     return Networks(asked.cross_validation, asked.describer, samples), asked
 
 

@@ -18,8 +18,8 @@ def main() -> None:
     parser.add_argument("--fetus-framework", type=Path, required=True, help="the data set's folder")
     parser.add_argument("--bundle", default="default")
     arguments = parser.parse_args()
-    found = splits.gather(None, arguments.fetus_framework, None)
-    held = [s for s in splits.divide(found, 0.1, 0)[1] if s.annotated]
+    found = splits.load(None, arguments.fetus_framework, None)
+    held = [s for s in splits.split_by_group(found, 0.1, 0)[1] if s.annotated]
     detector = YoloDetector.load(locate(arguments.bundle) / DETECTOR)
     for mirrored in (False, True):
         detector.mirrored = mirrored

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.copies import networks
 from detector.anatomy import BY_CODE, LABELS
 from detector.frame import Pixels
-from training.data.prepared import Evidence
+from training.data.prepared import PreparedSample
 from training.evaluation import classification
 from training.evaluation.classification import Floats
 from training.evaluation.curves import area
@@ -106,7 +106,7 @@ CHANGES = {
 }
 
 
-def surest(evidence: Sequence[Evidence]) -> Floats:
+def surest(evidence: Sequence[PreparedSample]) -> Floats:
     """(N, labels) log-odds of each structure's most confident box, of 0.02 where it has none."""
     best = np.full((len(evidence), len(LABELS)), 0.02)
     for row, each in zip(best, evidence, strict=True):

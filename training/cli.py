@@ -175,11 +175,11 @@ def train_detector(
     from training.train import detector, runs
 
     _check_split(split, fetus_framework)
-    boxed = [s for s in splits.gather(samples, fetus_framework, split, origin) if s.annotated]
+    boxed = [s for s in splits.load(samples, fetus_framework, split, origin) if s.annotated]
     training, validation = (
-        splits.divide(boxed, held_out, seed)
+        splits.split_by_group(boxed, held_out, seed)
         if fold is None
-        else splits.without_fold(boxed, fold, FOLDS, seed)
+        else splits.leave_fold_out(boxed, fold, FOLDS, seed)
     )
     recipe = DetectorRecipe(
         scale.value, size, epochs, batch, simulated_ratio=simulated, mirrored=mirrored, seed=seed
@@ -327,18 +327,20 @@ def train_spatialclip(
     if start is not None:
         runs.check_weights(start, "spatialclip")
     kept = cache or out.parent
-    found = splits.gather(samples, fetus_framework, split, origin)
+    found = splits.load(samples, fetus_framework, split, origin)
     training, validation = (
-        splits.divide(found, held_out, seed)
+        splits.split_by_group(found, held_out, seed)
         if fold is None
-        else splits.without_fold(found, fold, FOLDS, seed)
+        else splits.leave_fold_out(found, fold, FOLDS, seed)
     )
     _check_fold(fold, validation)
     check_training(training, validation, recipe)
     runs.begin_run(out, resume=resume, force=force)
     kept.mkdir(parents=True, exist_ok=True)
     # All at once, so that what is kept serves any division of them.
-    seen = small_spatialclip.gather_folds(found, detector, describer, kept / "evidence", seed)
+    seen = small_spatialclip.prepare_out_of_fold(
+        found, detector, describer, kept / "evidence", seed
+    )
     of_sample = dict(zip(map(id, found), seen, strict=True))
     facts = small_spatialclip.train_small_spatialclip(
         [of_sample[id(sample)] for sample in training],
@@ -430,9 +432,9 @@ def cross_validate(
     figures = run.cross_validate(
         Plan(
             out,
-            splits.gather(None, fetus_framework, None),
-            splits.simulated_only(splits.gather(boxed, None, None, origin), "--boxed"),
-            splits.simulated_only(splits.gather(judged, None, None, origin), "--judged"),
+            splits.load(None, fetus_framework, None),
+            splits.require_simulated(splits.load(boxed, None, None, origin), "--boxed"),
+            splits.require_simulated(splits.load(judged, None, None, origin), "--judged"),
             describer,
             detector_start,
             spatialclip_start,
@@ -475,14 +477,14 @@ def negatives(
     from training.data import splits
     from training.data.dataset_folder import begin_dataset
     from training.data.negatives import write_negatives
-    from training.data.other_organs import halves
+    from training.data.other_organs import split_by_vendor
 
     if not (dicom or samples or fetus_framework):
         raise console.UsageError("no pictures; give --dicom, --samples or --fetus-framework")
     _check_split(split, fetus_framework)
     given = samples or fetus_framework
-    pictures = splits.gather(samples, fetus_framework, split, origin) if given else []
-    others = halves(dicom)[0] if dicom else []
+    pictures = splits.load(samples, fetus_framework, split, origin) if given else []
+    others = split_by_vendor(dicom)[0] if dicom else []
     begin_dataset(out, force=force)
     made = write_negatives(out, others, pictures, count, seed)
     if not made:
@@ -536,16 +538,16 @@ def calibrate(
     """
     from training.bundling import make
     from training.data import splits
-    from training.data.other_organs import halves
+    from training.data.other_organs import split_by_vendor
 
     _check_split(split, fetus_framework)
     make.check_target(out, force=force)
     known: list[Sample] = []
     if samples:
-        known += splits.gather(samples, None, None, origin)
+        known += splits.load(samples, None, None, origin)
     if fetus_framework:
         # The simulated pictures are a set of their own; of the real ones only those held out.
-        known += splits.divide(splits.gather(None, fetus_framework, split), held_out, seed)[1]
+        known += splits.split_by_group(splits.load(None, fetus_framework, split), held_out, seed)[1]
     if not known:
         raise console.UsageError(
             "no pictures to calibrate on; give --samples, or --fetus-framework with a larger"
@@ -557,7 +559,7 @@ def calibrate(
         describer,
         spatialclip,
         known,
-        halves(dicom)[0] if dicom else [],
+        split_by_vendor(dicom)[0] if dicom else [],
         name=name,
         version=version,
         command=_command(),
@@ -642,10 +644,10 @@ def evaluate(
     for path in (out, *reports):
         if path is not None and path.exists() and not force:
             raise console.UsageError(f"{path} exists: name another file, or give --force")
-    labelled = splits.gather(samples, None, None, origin) if samples else []
+    labelled = splits.load(samples, None, None, origin) if samples else []
     if fetus_framework:
-        found = splits.gather(None, fetus_framework, split)
-        labelled += found if held_out is None else splits.divide(found, held_out, seed)[1]
+        found = splits.load(None, fetus_framework, split)
+        labelled += found if held_out is None else splits.split_by_group(found, held_out, seed)[1]
     if not (labelled or count or dicom):
         raise console.UsageError("no pictures; give --samples, --fetus-framework or --count")
     for path in (out, *reports):

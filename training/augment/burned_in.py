@@ -14,7 +14,7 @@ _TEXT = list("0123456789.cmHzTIbMFRAP /'")
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def burn_in(pixels: Pixels, generator: np.random.Generator) -> Pixels:
+def add_annotations(pixels: Pixels, generator: np.random.Generator) -> Pixels:
     """A copy of an RGB picture (H, W, 3) uint8 with other marks at its borders and on tissue."""
     marked = pixels.copy()
     top, bottom = _content(marked)

@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 
 from detector.frame import Pixels
-from training.augment.burned_in import burn_in
+from training.augment.burned_in import add_annotations
 
 
-def change(pixels: Pixels, generator: np.random.Generator) -> Pixels:
+def restyle(pixels: Pixels, generator: np.random.Generator) -> Pixels:
     """A copy of an RGB picture (H, W, 3) uint8 as another machine might show it."""
     # First, while the filling of a letterbox can still be told from the picture.
-    toned: Any = cv2.LUT(burn_in(pixels, generator), _curve(generator))
+    toned: Any = cv2.LUT(add_annotations(pixels, generator), _curve(generator))
     if generator.random() < 0.2:
         toned = _local_contrast(toned, generator.uniform(1.0, 3.0))
     if generator.random() < 0.3:

@@ -38,7 +38,7 @@ from training.bundling.fit_criteria import CriteriaSample, fit, rates
 from training.bundling.model_card import model_card
 from training.crossval.folds import BOTH_CLASSES, predictions
 from training.data.negatives import read_negatives
-from training.data.prepared import Evidence, gather
+from training.data.prepared import PreparedSample, prepare
 from training.data.regions import match_regions, read_region
 from training.data.samples import Sample, counts, data_hash, file_hash
 from training.evaluation.ablation import WHOLE
@@ -106,7 +106,7 @@ def make_bundle(
     network = load_spatialclip(spatialclip)
     preprocessor = Preprocessor.load(spatialclip, PICTURE_SIZE)
 
-    seen = gather(known, finder, writer, preprocessor, thresholds=thresholds, mirrored=False)
+    seen = prepare(known, finder, writer, preprocessor, thresholds=thresholds, mirrored=False)
     outputs = predict(network, seen, preprocessor)
     views = [item.sample.view or View.OTHER for item in seen]
     judged = np.array([view is not View.OTHER for view in views])
@@ -383,7 +383,7 @@ def _strange_share(
 
 
 def _criteria_samples(
-    seen: Sequence[Evidence], shown: Sequence[tuple[Detection, ...]]
+    seen: Sequence[PreparedSample], shown: Sequence[tuple[Detection, ...]]
 ) -> list[CriteriaSample]:
     """The pictures whose criteria are known; real ones carry none."""
     return [

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from model.spatialclip.checkpoint import load_spatialclip
 from model.spatialclip.preprocess import Preprocessor
-from training.data.prepared import Evidence
+from training.data.prepared import PreparedSample
 from training.data.samples import Sample
 from training.evaluation import alignment
 from training.evaluation.ablation import ablate
@@ -62,18 +62,22 @@ def boxed(plan: Plan) -> list[Sample]:
     return [sample for sample in plan.real if sample.annotated]
 
 
-def evidence(plan: Plan, samples: Sequence[Sample], detectors: Sequence[Path]) -> list[Evidence]:
+def evidence(
+    plan: Plan, samples: Sequence[Sample], detectors: Sequence[Path]
+) -> list[PreparedSample]:
     """What the describer makes of the boxes that each sample's own fold's detector finds."""
     cache = plan.out / "evidence"
-    return small_spatialclip.gather_folds(samples, detectors, plan.describer, cache, plan.seed)
+    return small_spatialclip.prepare_out_of_fold(
+        samples, detectors, plan.describer, cache, plan.seed
+    )
 
 
-def all_evidence(plan: Plan, detectors: Sequence[Path]) -> list[Evidence]:
+def all_evidence(plan: Plan, detectors: Sequence[Path]) -> list[PreparedSample]:
     """Of all pictures, in the parts in which folds and looks ask for it, and is kept."""
     return [*evidence(plan, plan.real, detectors), *evidence(plan, plan.judged, detectors)]
 
 
-def without(beside: Sequence[Evidence], held: Sequence[Sample]) -> list[Evidence]:
+def without(beside: Sequence[PreparedSample], held: Sequence[Sample]) -> list[PreparedSample]:
     """Those that are no held-out picture nor made of one: negatives are cut from real ones."""
     hidden = {sample.group for sample in held}
     return [item for item in beside if item.sample.group not in hidden]
@@ -104,7 +108,7 @@ def is_judged(folder: Path) -> bool:
 
 
 def judge_unseen(
-    plan: Plan, out: Path, seen: Sequence[Evidence], unseen: Sequence[Evidence]
+    plan: Plan, out: Path, seen: Sequence[PreparedSample], unseen: Sequence[PreparedSample]
 ) -> None:
     """Train SpatialCLIP unless it is there, then write what it says of the unseen pictures:
     predictions.json and alignment.json in `out`."""

@@ -25,7 +25,7 @@ from training.crossval.folds import (
 )
 from training.data.regions import read_region
 from training.data.samples import Sample
-from training.data.styles import appearance, looks
+from training.data.styles import cluster_styles, style_features
 from training.evaluation import classification
 from training.evaluation.ablation import ABLATIONS, WHOLE
 from training.evaluation.curves import area
@@ -99,7 +99,7 @@ def figures(
 def by_group(plan: Plan) -> dict[str, str]:
     """The look of each group of real pictures: its first one's."""
     first = {sample.group: sample for sample in reversed(plan.real)}
-    names, _ = looks([appearance(read_region(sample)[0]) for sample in first.values()])
+    names, _ = cluster_styles([style_features(read_region(sample)[0]) for sample in first.values()])
     return dict(zip(first, names, strict=True))
 
 

@@ -35,11 +35,11 @@ from training.crossval.folds import (
     trained_detector,
     without,
 )
-from training.crossval.parallel import Piece, side_by_side
+from training.crossval.parallel import Task, run_parallel
 from training.data import splits
 from training.data.regions import match_regions, read_region
 from training.data.samples import Sample, data_hash
-from training.data.styles import appearance
+from training.data.styles import style_features
 from training.evaluation import classification
 from training.evaluation.ablation import ABLATIONS, WHOLE
 from training.evaluation.detection import Matches, box_figures
@@ -64,45 +64,43 @@ def cross_validate(
     folds = range(plan.folds)
     left_out = leave_style_out.held(plan) if looks else {}
     detectors = [plan.out / f"detector-{fold}" for fold in folds]
-    models = [Piece(f"detector-{fold}", fold_detector, (plan, fold)) for fold in folds]
+    models = [Task(f"detector-{fold}", fold_detector, (plan, fold)) for fold in folds]
     judges = {
-        plan.out / f"spatialclip-{fold}": Piece(
+        plan.out / f"spatialclip-{fold}": Task(
             f"spatialclip-{fold}", judge_fold, (plan, fold, detectors)
         )
         for fold in folds
     }
     if nested:
         models += [
-            Piece(f"nested-detector-{other}", fold_detector, (plan, other, NESTED))
+            Task(f"nested-detector-{other}", fold_detector, (plan, other, NESTED))
             for other in folds
             if other != NESTED
         ]
-        judges[plan.out / "nested" / "spatialclip"] = Piece(
+        judges[plan.out / "nested" / "spatialclip"] = Task(
             "nested-spatialclip", judge_nested, (plan, detectors)
         )
     for look, held in left_out.items():
         folder = leave_style_out.folder(plan, look)
-        models.append(
-            Piece(f"{folder.name}-detector", leave_style_out.detector, (plan, look, held))
-        )
-        judges[folder / "spatialclip"] = Piece(
+        models.append(Task(f"{folder.name}-detector", leave_style_out.detector, (plan, look, held)))
+        judges[folder / "spatialclip"] = Task(
             f"{folder.name}-spatialclip", leave_style_out.judge, (plan, look, held, detectors)
         )
 
-    side_by_side(models, jobs, logs)
-    waiting = [piece for folder, piece in judges.items() if not is_judged(folder)]
+    run_parallel(models, jobs, logs)
+    waiting = [task for folder, task in judges.items() if not is_judged(folder)]
     if waiting and jobs > 1:
         # What all of them read is made first, or each would make it.
         all_evidence(plan, detectors)
-        side_by_side(
+        run_parallel(
             [
-                Piece(f"sights-{part}", look_at, (plan, detectors, part, jobs))
+                Task(f"sights-{part}", look_at, (plan, detectors, part, jobs))
                 for part in range(jobs)
             ],
             jobs,
             logs,
         )
-    side_by_side(waiting, jobs, logs)
+    run_parallel(waiting, jobs, logs)
 
     found = detector_figures(plan, detectors)
     judged = judgement_figures(plan)
@@ -152,9 +150,9 @@ def keep_plan(plan: Plan) -> None:
 def fold_detector(plan: Plan, fold: int, beside: int | None = None) -> Path:
     """The detector that saw neither `fold` nor the fold `beside`."""
     name = f"detector-{fold}" if beside is None else f"nested/detector-{fold}-{beside}"
-    training, held = splits.without_fold(boxed(plan), fold, plan.folds, plan.seed)
+    training, held = splits.leave_fold_out(boxed(plan), fold, plan.folds, plan.seed)
     if beside is not None:
-        training, _ = splits.without_fold(training, beside, plan.folds, plan.seed)
+        training, _ = splits.leave_fold_out(training, beside, plan.folds, plan.seed)
     return trained_detector(plan, plan.out / name, training, held)
 
 
@@ -169,7 +167,7 @@ def look_at(plan: Plan, detectors: Sequence[Path], part: int, parts: int) -> Non
 
 def judge_fold(plan: Plan, fold: int, detectors: Sequence[Path]) -> None:
     """What SpatialCLIP says of a fold that neither it nor that fold's detector saw."""
-    training, held = splits.without_fold(plan.real, fold, plan.folds, plan.seed)
+    training, held = splits.leave_fold_out(plan.real, fold, plan.folds, plan.seed)
     seen, unseen = (evidence(plan, part, detectors) for part in (training, held))
     others = without(evidence(plan, plan.judged, detectors), held)
     judge_unseen(plan, plan.out / f"spatialclip-{fold}", [*seen, *others], unseen)
@@ -177,7 +175,7 @@ def judge_fold(plan: Plan, fold: int, detectors: Sequence[Path]) -> None:
 
 def judge_nested(plan: Plan, detectors: Sequence[Path]) -> None:
     """The same for one fold, with boxes to learn from of detectors that never saw it either."""
-    training, held = splits.without_fold(plan.real, NESTED, plan.folds, plan.seed)
+    training, held = splits.leave_fold_out(plan.real, NESTED, plan.folds, plan.seed)
     inner = [
         plan.out / (f"detector-{o}" if o == NESTED else f"nested/detector-{o}-{NESTED}")
         for o in range(plan.folds)
@@ -237,7 +235,7 @@ def out_of_fold(plan: Plan) -> tuple[dict[str, Any], float | None]:
     rows = predictions(plan.out)
     known = [row for row in rows if row["source"] == BOTH_CLASSES]
     ablated = {name: calibrated(rows, known, name) for name in ABLATIONS}
-    seen = {s.image.name: appearance(read_region(s)[0]) for s in plan.real}
+    seen = {s.image.name: style_features(read_region(s)[0]) for s in plan.real}
     verdicts, separation = with_looks(
         [
             _verdict(row, {name: float(p[i]) for name, p in ablated.items()}, seen)

@@ -20,7 +20,7 @@ def begin_dataset(out: Path, listing: str = SAMPLES, *, force: bool = False) -> 
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file: name a folder")
     mark = out / Path(listing).with_suffix(".partial")
-    if not mark.exists() and _holds_dataset(out):
+    if not mark.exists() and _has_dataset(out):
         if not force:
             raise UsageError(
                 f"{out} holds pictures already: name another folder with --out, or replace them"
@@ -41,7 +41,7 @@ def write_listing(out: Path, listing: str, items: Any) -> Path:
     return path
 
 
-def _holds_dataset(out: Path) -> bool:
+def _has_dataset(out: Path) -> bool:
     listed = any((out / name).exists() for name in (SAMPLES, TRUTH))
     return listed or any((out / "images").glob("*")) or any(out.glob("exam-*"))
 

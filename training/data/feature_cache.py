@@ -1,20 +1,19 @@
-"""Varied copies of a picture as a frozen stem sees them, kept on disk.
+"""Features that a frozen backbone gives of augmented pictures, kept on disk.
 
-The published stages never train the image network below CLIP's blocks, and on two cores it is
-most of their time. So it looks once at some variations of each picture; all epochs, folds and
-looks then draw from those.
+The published stages of training never change the image network below CLIP's blocks, and on two
+cores it takes most of their time. So it runs once on some augmentations of each picture; all
+epochs, folds and left-out styles then draw from those.
 """
 
-import functools
 import hashlib
-import inspect
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -26,80 +25,78 @@ from detector.boxes import Detection
 from detector.frame import Pixels
 from model.spatialclip.backbone import HybridEmbed
 from model.spatialclip.preprocess import Preprocessor
-from training.augment import burned_in, scanner
-from training.data import augment
-from training.data.augment import vary
-from training.data.prepared import Evidence, Sight
+from training.data.augment import AUGMENTATION_VERSION, augment
+from training.data.prepared import ModelInput, PreparedSample
 from training.data.regions import read_region
 
-# Copies of a picture, their lowest JPEG quality, and one above the highest.
-_JPEG = (4, 75, 96)
+# JPEG copies of a picture: how many, the lowest quality, and one above the highest.
+_JPEG_COPIES = (4, 75, 96)
 
 
-def with_sights(
-    items: Sequence[Evidence],
-    stem: HybridEmbed,
+def add_augmented(
+    items: Sequence[PreparedSample],
+    backbone: HybridEmbed,
     preprocessor: Preprocessor,
     folder: Path,
     *,
-    varied: int,
+    count: int,
     seed: int,
-) -> list[Evidence]:
-    """The items, each with its sights: as it is, and `varied` variations; a simulated picture, of
-    which there are many and which varies little, has one. 0: none of either."""
+) -> list[PreparedSample]:
+    """The items with their `augmented` inputs, as features: the picture as it is, and `count`
+    augmentations of it.
+
+    A simulated picture, of which there are many and which is changed little, has at most one
+    augmentation. Features that lie in `folder` are read from there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = _weights(stem)
-    stem.eval()
-    found = []
+    weights_hash = _hash_weights(backbone)
+    backbone.eval()
+    results = []
     for item in track(items, "looking", console=Console(stderr=True)):
-        count = min(varied, 1) if item.sample.simulated else varied
-        key = _key(item, weights, count, seed)
+        item_count = min(count, 1) if item.sample.simulated else count
+        key = _augmented_key(item, weights_hash, item_count, seed)
         path = folder / f"{key}.npz"
         if not path.is_file():
-            _look(item, stem, preprocessor, path, count, int(key, 16))
-        found.append(replace(item, sights=_read(path)))
-    return found
+            _write_augmented(item, backbone, preprocessor, path, item_count, int(key, 16))
+        results.append(replace(item, augmented=_read_augmented(path)))
+    return results
 
 
-def with_copies(
-    items: Sequence[Evidence],
-    stem: HybridEmbed,
+def add_jpeg_features(
+    items: Sequence[PreparedSample],
+    backbone: HybridEmbed,
     preprocessor: Preprocessor,
     folder: Path,
     seed: int,
-) -> list[Evidence]:
-    """The items, each real one with what the stem sees of JPEG copies of its picture, compressed as
-    they lie on disk: before they are made small."""
+) -> list[PreparedSample]:
+    """The items, each real one with its `jpeg_features`: of JPEG copies of its region at full
+    size, letterboxed afterwards. Features that lie in `folder` are read from there."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = _weights(stem)
-    stem.eval()
-    found = []
+    weights_hash = _hash_weights(backbone)
+    backbone.eval()
+    results = []
     for item in track(items, "looking at copies", console=Console(stderr=True)):
         if item.sample.simulated:
-            found.append(item)
+            results.append(item)
             continue
-        told = hashlib.sha256(weights + item.picture.tobytes() + repr((_JPEG, seed)).encode())
-        key = told.hexdigest()[:24]
+        settings = repr((_JPEG_COPIES, seed)).encode()
+        digest = hashlib.sha256(weights_hash + item.picture.tobytes() + settings)
+        key = digest.hexdigest()[:24]
         path = folder / f"copies-{key}.npy"
         if not path.is_file():
-            copies = _copies(item, preprocessor, np.random.default_rng(int(key, 16)))
-            with torch.inference_mode():
-                features = torch.cat(
-                    [stem.forward_features(preprocessor.images([copy])) for copy in copies]
-                )
-            partial = path.with_suffix(f".partial-{os.getpid()}")
-            with partial.open("wb") as file:
-                np.save(file, features.half().cpu().numpy())
-            partial.replace(path)
-        found.append(replace(item, copies=tuple(np.load(path))))
-    return found
+            copies = _jpeg_copies(item, preprocessor, np.random.default_rng(int(key, 16)))
+            features = _features(backbone, preprocessor, copies, 1)
+            _write_at_once(path, partial(np.save, arr=features))
+        results.append(replace(item, jpeg_features=tuple(np.load(path))))
+    return results
 
 
-def _copies(
-    item: Evidence, preprocessor: Preprocessor, generator: np.random.Generator
+def _jpeg_copies(
+    item: PreparedSample, preprocessor: Preprocessor, generator: np.random.Generator
 ) -> list[Pixels]:
+    """Letterboxed (S, S, 3) uint8 pictures of the region after JPEG of random quality."""
     picture = Image.fromarray(read_region(item.sample)[0])
-    count, lowest, highest = _JPEG
+    count, lowest, highest = _JPEG_COPIES
     copies = []
     for _ in range(count):
         file = io.BytesIO()
@@ -109,64 +106,79 @@ def _copies(
     return copies
 
 
-def _weights(stem: HybridEmbed) -> bytes:
-    told = hashlib.sha256(bytes([stem.mirrored]))
-    for tensor in stem.features.state_dict().values():
-        told.update(tensor.detach().cpu().numpy().tobytes())
-    return told.digest()
+def _hash_weights(backbone: HybridEmbed) -> bytes:
+    digest = hashlib.sha256(bytes([backbone.mirrored]))
+    for tensor in backbone.features.state_dict().values():
+        digest.update(tensor.detach().cpu().numpy().tobytes())
+    return digest.digest()
 
 
-def _key(item: Evidence, weights: bytes, count: int, seed: int) -> str:
+def _augmented_key(item: PreparedSample, weights_hash: bytes, count: int, seed: int) -> str:
     simulated = item.sample.simulated
     facts = repr((item.detections, item.descriptions, item.size, simulated, count, seed))
-    told = hashlib.sha256(weights + item.picture.tobytes() + facts.encode())
+    digest = hashlib.sha256(weights_hash + item.picture.tobytes() + facts.encode())
     if count:
-        told.update(_code(simulated))
-    return told.hexdigest()[:24]
+        digest.update(f"augmentation {AUGMENTATION_VERSION}".encode())
+    return digest.hexdigest()[:24]
 
 
-@functools.cache
-def _code(simulated: bool) -> bytes:
-    """What decides how a picture is varied: another version of it makes other sights."""
-    modules = (augment,) if simulated else (augment, scanner, burned_in)
-    return b"".join(inspect.getsource(module).encode() for module in modules)
+def _write_augmented(
+    item: PreparedSample,
+    backbone: HybridEmbed,
+    preprocessor: Preprocessor,
+    path: Path,
+    count: int,
+    seed: int,
+) -> None:
+    generator = np.random.default_rng(seed)
+    inputs = [item.unaugmented(), *(augment(item, generator) for _ in range(count))]
+    # Two at a time stay in a CPU's cache: twice as fast as all at once.
+    features = _features(backbone, preprocessor, [each.picture for each in inputs], 2)
+    facts = [
+        {
+            "words": each.description,
+            "boxes": [astuple(d) for d in each.detections],
+            "size": each.size,
+        }
+        for each in inputs
+    ]
+    # The array keeps the name that earlier caches have.
+    arrays = {"features": features, "told": np.array(json.dumps(facts))}
+    _write_at_once(path, partial(np.savez, **arrays))
 
 
 @torch.inference_mode()
-def _look(
-    item: Evidence, stem: HybridEmbed, preprocessor: Preprocessor, path: Path, count: int, seed: int
-) -> None:
-    generator = np.random.default_rng(seed)
-    sights = [item.as_seen(), *(vary(item, generator) for _ in range(count))]
-    # Two at a time stay in a CPU's cache: twice as fast as all at once.
+def _features(
+    backbone: HybridEmbed, preprocessor: Preprocessor, pictures: Sequence[Pixels], batch: int
+) -> Any:
+    """(N, C, S / 32, S / 32) float16 features of letterboxed pictures, `batch` at a time."""
     features = torch.cat(
         [
-            stem.forward_features(
-                preprocessor.images([sight.picture for sight in sights[at : at + 2]])
-            )
-            for at in range(0, len(sights), 2)
+            backbone.forward_features(preprocessor.images(pictures[start : start + batch]))
+            for start in range(0, len(pictures), batch)
         ]
     )
-    told = [
-        {"words": s.words, "boxes": [astuple(d) for d in s.detections], "size": s.size}
-        for s in sights
-    ]
-    partial = path.with_suffix(f".partial-{os.getpid()}")
-    with partial.open("wb") as file:
-        np.savez(file, features=features.half().cpu().numpy(), told=np.array(json.dumps(told)))
-    partial.replace(path)
+    return features.half().cpu().numpy()
 
 
-def _read(path: Path) -> tuple[Sight, ...]:
-    with np.load(path) as kept:
-        features, told = kept["features"], json.loads(str(kept["told"]))
-    return tuple(_sight(*row) for row in zip(features, told, strict=True))
+def _write_at_once(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Write the file under another name first: other processes read whole files only."""
+    unfinished = path.with_suffix(f".partial-{os.getpid()}")
+    with unfinished.open("wb") as file:
+        write(file)
+    unfinished.replace(path)
 
 
-def _sight(features: Any, told: dict[str, Any]) -> Sight:
+def _read_augmented(path: Path) -> tuple[ModelInput, ...]:
+    with np.load(path) as arrays:
+        features, facts = arrays["features"], json.loads(str(arrays["told"]))
+    return tuple(_model_input(*row) for row in zip(features, facts, strict=True))
+
+
+def _model_input(features: Any, facts: dict[str, Any]) -> ModelInput:
     boxes = tuple(
         Detection(label, (x0, y0, x1, y1), confidence)
-        for label, (x0, y0, x1, y1), confidence in told["boxes"]
+        for label, (x0, y0, x1, y1), confidence in facts["boxes"]
     )
-    width, height = told["size"]
-    return Sight(features, told["words"], boxes, (width, height))
+    width, height = facts["size"]
+    return ModelInput(features, facts["words"], boxes, (width, height))

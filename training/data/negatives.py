@@ -48,9 +48,9 @@ def write_negatives(
             continue
         made = None
         if boxes and generator.random() < 0.5:
-            made = _empty_part(pixels, [box.bbox for box in boxes], generator)
+            made = _cut_empty_part(pixels, [box.bbox for box in boxes], generator)
         if made is None:
-            made = shuffled(pixels, generator)
+            made = shuffle_tiles(pixels, generator)
         # Of the group of the picture it is made of: where that is held out, so is this.
         items.append(
             _write(out, f"made_{index:05d}", made, Origin.SIMULATED) | {"group": sample.group}
@@ -63,10 +63,10 @@ def write_negatives(
 def read_negatives(files: Sequence[Path]) -> list[Pixels]:
     """Every tissue region of every frame of the files; a file that no decoder reads has none, and
     is named on standard error."""
-    return [pixels for path in files for pixels in _regions(path)]
+    return [pixels for path in files for pixels in _read_regions(path)]
 
 
-def _regions(path: Path) -> list[Pixels]:
+def _read_regions(path: Path) -> list[Pixels]:
     try:
         return [
             crop(frame, region).pixels for frame in read_frames(path) for region in frame.regions
@@ -78,7 +78,7 @@ def _regions(path: Path) -> list[Pixels]:
         return []
 
 
-def shuffled(pixels: Pixels, generator: np.random.Generator) -> Pixels:
+def shuffle_tiles(pixels: Pixels, generator: np.random.Generator) -> Pixels:
     """The picture's tiles (3 x 3 to 5 x 5) in another order, each perhaps turned upside down."""
     tiles = int(generator.integers(3, _MOST_TILES + 1))
     height, width = pixels.shape[0] // tiles, pixels.shape[1] // tiles
@@ -93,7 +93,7 @@ def shuffled(pixels: Pixels, generator: np.random.Generator) -> Pixels:
     return made
 
 
-def _empty_part(
+def _cut_empty_part(
     pixels: Pixels,
     boxes: Sequence[tuple[float, float, float, float]],
     generator: np.random.Generator,

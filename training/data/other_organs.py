@@ -9,7 +9,7 @@ import pydicom
 from detector.console import UsageError
 
 
-def halves(folder: Path) -> tuple[list[Path], list[Path]]:
+def split_by_vendor(folder: Path) -> tuple[list[Path], list[Path]]:
     """(tuning, judging) files: a vendor's files stay together, and so do files that share a SOP
     Instance UID. Whole groups go to the half with fewer files, in an order fixed by a hash.
 

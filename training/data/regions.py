@@ -15,17 +15,22 @@ from detector.yolo.yolo import YoloDetector
 from training.data.samples import Sample
 from training.evaluation.detection import Matches, match
 
+REGION_VERSION = 1
+"""Raise this when `read_region` gives other pixels or boxes for the same sample: when this module
+or `detector.imaging.regions` computes otherwise. Cached samples are then prepared anew; another
+wording of the code keeps them."""
+
 
 def read_region(sample: Sample) -> tuple[Pixels, list[Detection]]:
-    """The sample's tissue region as RGB, estimated as in serving where it states none, and its
-    boxes in the region's pixels. Raises QCError on a file that cannot be decoded."""
-    read: Any = cv2.imread(str(sample.image), cv2.IMREAD_COLOR)
-    if read is None:
+    """The sample's tissue region (H, W, 3) uint8 RGB, estimated as in serving where it states none,
+    and its boxes in pixels of the region. Raises QCError on a file that cannot be decoded."""
+    bgr: Any = cv2.imread(str(sample.image), cv2.IMREAD_COLOR)
+    if bgr is None:
         raise QCError(
             ErrorCode.UNREADABLE,
             f"{sample.place}: {sample.image.name} is no readable picture".removeprefix(": "),
         )
-    pixels: Any = cv2.cvtColor(read, cv2.COLOR_BGR2RGB)
+    pixels: Any = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     region = sample.region or estimated_region(pixels).bbox
     x0, y0, x1, y1 = _whole_pixels(region, pixels.shape[1], pixels.shape[0])
     boxes = [
@@ -50,15 +55,17 @@ def _whole_pixels(region: Box, width: int, height: int) -> tuple[int, int, int, 
 
 
 def match_regions(detector: YoloDetector, samples: Sequence[Sample]) -> list[dict[str, Matches]]:
-    """What the detector, as it serves, finds in each sample's region against the sample's boxes;
-    unsure boxes too, for average precision looks at them."""
+    """Match the detector's boxes of each sample's region with the sample's own, by label code.
+
+    The detector runs as in serving, but gives unsure boxes too: average precision counts them.
+    """
     matches: list[dict[str, Matches]] = []
     for start in range(0, len(samples), 16):
         chunk = samples[start : start + 16]
         regions = [read_region(sample) for sample in chunk]
-        found = detector.detect([pixels for pixels, _ in regions], confidence=0.001)
+        detections = detector.detect([pixels for pixels, _ in regions], confidence=0.001)
         matches += [
             match(boxes, truth, sample.annotated)
-            for sample, boxes, (_, truth) in zip(chunk, found, regions, strict=True)
+            for sample, boxes, (_, truth) in zip(chunk, detections, regions, strict=True)
         ]
     return matches

@@ -10,7 +10,7 @@ from training.data.fetus_framework import SPLITS, read_fetus_framework
 from training.data.samples import Origin, Sample, SampleError, read_samples
 
 
-def gather(
+def load(
     samples: Sequence[Path] | None,
     fetus_framework: Path | None,
     splits: Sequence[str] | None,
@@ -28,11 +28,11 @@ def gather(
         raise UsageError(str(error)) from None
     if not samples_read:
         raise UsageError("no pictures; give --samples or --fetus-framework")
-    _refuse_twice(samples_read)
+    _refuse_duplicates(samples_read)
     return samples_read
 
 
-def simulated_only(samples: list[Sample], option: str) -> list[Sample]:
+def require_simulated(samples: list[Sample], option: str) -> list[Sample]:
     """The samples, for a part that no fold holds out; raises UsageError on a real picture of one
     of the views."""
     for sample in samples:
@@ -44,7 +44,7 @@ def simulated_only(samples: list[Sample], option: str) -> list[Sample]:
     return samples
 
 
-def _refuse_twice(samples: Sequence[Sample]) -> None:
+def _refuse_duplicates(samples: Sequence[Sample]) -> None:
     """Raises UsageError where two files hold one picture: it would count twice, in two groups."""
     first: dict[Path, Sample] = {}
     for sample in samples:
@@ -56,7 +56,7 @@ def _refuse_twice(samples: Sequence[Sample]) -> None:
             )
 
 
-def divide(
+def split_by_group(
     samples: Sequence[Sample], held_out: float, seed: int
 ) -> tuple[list[Sample], list[Sample]]:
     """(training, validation): whole groups, chosen by a hash of seed and group name.
@@ -66,16 +66,16 @@ def divide(
     training: list[Sample] = []
     validation: list[Sample] = []
     for sample in samples:
-        (validation if place(sample.group, seed) < held_out else training).append(sample)
+        (validation if group_hash(sample.group, seed) < held_out else training).append(sample)
     return training, validation
 
 
 def fold_of(sample: Sample, folds: int, seed: int) -> int:
     """The one fold map of all stages: which fold, 0 to folds - 1, holds the sample's group out."""
-    return int(place(sample.group, seed) * folds)
+    return int(group_hash(sample.group, seed) * folds)
 
 
-def without_fold(
+def leave_fold_out(
     samples: Sequence[Sample], fold: int, folds: int, seed: int
 ) -> tuple[list[Sample], list[Sample]]:
     """(training, held out): the real pictures of the fold are held out, simulated ones never.
@@ -87,7 +87,7 @@ def without_fold(
     return [sample for sample in samples if sample.group not in hidden], held_out
 
 
-def place(group: str, seed: int) -> float:
+def group_hash(group: str, seed: int) -> float:
     """Where in [0, 1) a group falls."""
     digest = hashlib.sha256(f"{seed}/{group}".encode()).digest()
     return int.from_bytes(digest[:4]) / 2**32

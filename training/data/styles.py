@@ -23,7 +23,7 @@ _BANDS = 6
 _SIDE = 256
 
 
-def appearance(pixels: Pixels) -> Floats:
+def style_features(pixels: Pixels) -> Floats:
     """(16,) numbers of an RGB region (H, W, 3) uint8: quantiles of grey, share of black and of
     colour, brightness of the four borders, spectrum by distance from its centre, size."""
     height, width = pixels.shape[:2]
@@ -60,7 +60,7 @@ def _spectrum(grey: npt.NDArray[np.uint8]) -> Floats:
     return np.asarray(np.log10((sums + 1e-9) / (power.sum() + 1e-9) + 1e-6), float)
 
 
-def looks(appearances: Sequence[Floats], seed: int = 0) -> tuple[list[str], float | None]:
+def cluster_styles(appearances: Sequence[Floats], seed: int = 0) -> tuple[list[str], float | None]:
     """ "look 1", the most common, "look 2", …: as many as separate best; and how well they do, by
     silhouette (Rousseeuw 1987: 1 well, 0 not at all), None for one look."""
     if len(appearances) < LEAST_PICTURES:

@@ -18,7 +18,7 @@ from detector.imaging.reader import read_frames
 from model.bundle.bundle import Bundle
 from model.finding import STANDARD
 from model.judge import Judge
-from training.data.other_organs import halves
+from training.data.other_organs import split_by_vendor
 from training.data.samples import Sample
 from training.evaluation.predict import judge_pictures, phantoms, samples, with_looks
 from training.evaluation.report import headline
@@ -65,7 +65,7 @@ def evaluate_bundle(
             own = [verdict for verdict in verdicts if verdict.source == source]
             sets[source] = assess(own, ablation=ablation, worst=worst)
     if dicom is not None:
-        figures[OTHERS] = on_others(judge, halves(dicom)[1])
+        figures[OTHERS] = on_others(judge, split_by_vendor(dicom)[1])
     return dict(plain(figures))
 
 

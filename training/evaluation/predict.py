@@ -15,7 +15,7 @@ from detector.letterbox import Crop, crop
 from model.judge import Judge, RegionPrediction
 from training.data.regions import read_region
 from training.data.samples import Sample
-from training.data.styles import appearance, looks
+from training.data.styles import cluster_styles, style_features
 from training.evaluation.ablation import ablate
 from training.evaluation.detection import match
 from training.evaluation.record import CHANCE, Verdict
@@ -108,7 +108,7 @@ def judge_pictures(judge: Judge, pictures: Iterable[Picture]) -> list[Verdict]:
 def with_looks(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], float | None]:
     """The verdicts with the scanner's look of each real picture, and how well looks separate."""
     real = [verdict.appearance for verdict in verdicts if verdict.appearance is not None]
-    names, separation = looks(real)
+    names, separation = cluster_styles(real)
     name = iter(names)
     return [
         verdict if verdict.appearance is None else replace(verdict, look=next(name))
@@ -161,5 +161,5 @@ def _verdict(
             for name, logit in logits.items()
         },
         matches=match(found, picture.boxes, picture.annotated),
-        appearance=appearance(picture.pixels) if picture.real else None,
+        appearance=style_features(picture.pixels) if picture.real else None,
     )

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from detector.anatomy import View
 from model.calibration import Calibration, Floats, Isotonic, Scaling
-from training.data.splits import place
+from training.data.splits import group_hash
 
 TEMPERATURE, ISOTONIC = "temperature", "isotonic"
 LEAST_PICTURES, LEAST_PER_CLASS = 200, 50
@@ -32,7 +32,7 @@ def choose(
     """
     z, y = np.asarray(logits, float), np.asarray(labels, float)
     scalings = Calibration.fit(z, y, views)
-    folds = np.array([int(place(group, seed) * _FOLDS) for group in groups])
+    folds = np.array([int(group_hash(group, seed) * _FOLDS) for group in groups])
     common, told = _chosen(z, y, folds, groups, scalings.common)
     own: dict[View, Scaling | Isotonic] = {}
     table = {"all": told}

@@ -97,7 +97,7 @@ def augment(
         if visible >= 0.5 * (xs[1] - xs[0]) * (ys[1] - ys[0]):
             name = SIDES.get(code, code) if mirrored else code
             boxes.append((name, (clipped[0], clipped[1], clipped[2], clipped[3])))
-    return scanner.change(pixels, generator), boxes
+    return scanner.restyle(pixels, generator), boxes
 
 
 @dataclass(frozen=True, slots=True)

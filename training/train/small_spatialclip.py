@@ -19,8 +19,8 @@ from model.spatialclip.checkpoint import WEIGHTS, load_spatialclip, save_spatial
 from model.spatialclip.network import SpatialClip, small_config
 from model.spatialclip.preprocess import Preprocessor
 from training.data import splits
-from training.data.feature_cache import with_copies, with_sights
-from training.data.prepared import Evidence, gathered
+from training.data.feature_cache import add_augmented, add_jpeg_features
+from training.data.prepared import PreparedSample, prepare_cached
 from training.data.samples import Sample, file_hash
 from training.recipes import SpatialClipRecipe
 from training.train import runs
@@ -51,13 +51,13 @@ def train_tokenizer(descriptions: Sequence[str], vocabulary: int = 512) -> PreTr
     )
 
 
-def gather_folds(
+def prepare_out_of_fold(
     samples: Sequence[Sample],
     detectors: Sequence[Path],
     describer: Path,
     cache: Path,
     seed: int,
-) -> list[Evidence]:
+) -> list[PreparedSample]:
     """Evidence in the samples' order. With one detector it sees all; with one for each fold, a
     real picture's boxes come from the detector of its own fold, which did not see it."""
     # The letterbox needs no tokenizer.
@@ -67,9 +67,9 @@ def gather_folds(
     for index, sample in enumerate(samples):
         fold = 0 if sample.simulated else splits.fold_of(sample, len(detectors), seed)
         parts.setdefault((sample.simulated, fold), []).append(index)
-    evidence: dict[int, Evidence] = {}
+    evidence: dict[int, PreparedSample] = {}
     for (_, fold), indices in sorted(parts.items()):
-        seen = gathered(
+        seen = prepare_cached(
             [samples[i] for i in indices],
             detectors[fold],
             describer,
@@ -82,8 +82,8 @@ def gather_folds(
 
 
 def train_small_spatialclip(
-    training: Sequence[Evidence],
-    validation: Sequence[Evidence],
+    training: Sequence[PreparedSample],
+    validation: Sequence[PreparedSample],
     out: Path,
     recipe: SpatialClipRecipe,
     *,
@@ -107,8 +107,8 @@ def train_small_spatialclip(
     if recipe.cached_augmentations and any(recipe.stages) and stem is not None:
         kept = cache or out
         training = looked_at(training, stem, preprocessor, recipe, kept)
-        validation = with_sights(
-            validation, stem, preprocessor, kept / "sights", varied=0, seed=recipe.seed
+        validation = add_augmented(
+            validation, stem, preprocessor, kept / "sights", count=0, seed=recipe.seed
         )
     facts = train_spatialclip(
         network, training, validation, preprocessor, out, recipe, resume=resume
@@ -140,19 +140,19 @@ def begin(start: Path, recipe: SpatialClipRecipe) -> tuple[Preprocessor, Spatial
 
 
 def looked_at(
-    items: Sequence[Evidence],
+    items: Sequence[PreparedSample],
     stem: HybridEmbed,
     preprocessor: Preprocessor,
     recipe: SpatialClipRecipe,
     cache: Path,
-) -> list[Evidence]:
+) -> list[PreparedSample]:
     """The items with all that the recipe shows of them in training, kept in `cache`."""
     sights = cache / "sights"
-    seen = with_sights(
-        items, stem, preprocessor, sights, varied=recipe.cached_augmentations, seed=recipe.seed
+    seen = add_augmented(
+        items, stem, preprocessor, sights, count=recipe.cached_augmentations, seed=recipe.seed
     )
     return (
-        with_copies(seen, stem, preprocessor, sights, recipe.seed)
+        add_jpeg_features(seen, stem, preprocessor, sights, recipe.seed)
         if recipe.jpeg_consistency_weight
         else seen
     )

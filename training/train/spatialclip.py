@@ -28,8 +28,8 @@ from model.criteria.rules import RULES
 from model.spatialclip.network import VIEWS, SpatialClip, SpatialClipOutput
 from model.spatialclip.preprocess import Inputs, Preprocessor
 from model.spatialclip.stages import Stage, set_stage
-from training.data.augment import vary
-from training.data.prepared import Evidence, Sight
+from training.data.augment import augment
+from training.data.prepared import ModelInput, PreparedSample
 from training.data.samples import Sample, counts, data_hash
 from training.recipes import SpatialClipRecipe
 from training.train import runs
@@ -80,7 +80,7 @@ class Batch:
 
 
 def make_batch(
-    items: Sequence[Evidence],
+    items: Sequence[PreparedSample],
     preprocessor: Preprocessor,
     generator: np.random.Generator | None = None,
     as_seen: float = 0.0,
@@ -89,17 +89,19 @@ def make_batch(
     items' sights where they have some."""
     plain = [generator is None or generator.random() < as_seen for _ in items]
     shown = [
-        item.as_seen() if is_plain or generator is None else _varied(item, generator)
+        item.unaugmented() if is_plain or generator is None else _varied(item, generator)
         for item, is_plain in zip(items, plain, strict=True)
     ]
     copied: list[int] = []
     if generator is not None:
-        copied = [i for i, item in enumerate(items) if plain[i] and item.copies]
+        copied = [i for i, item in enumerate(items) if plain[i] and item.jpeg_features]
     copies = [
-        items[i].copies[int(generator.integers(len(items[i].copies)))] for i in copied if generator
+        items[i].jpeg_features[int(generator.integers(len(items[i].jpeg_features)))]
+        for i in copied
+        if generator
     ]
-    pictures, words = [s.picture for s in shown], [s.words for s in shown]
-    seen = bool(items) and bool(items[0].sights)
+    pictures, words = [s.picture for s in shown], [s.description for s in shown]
+    seen = bool(items) and bool(items[0].augmented)
     return Batch(
         Inputs(
             torch.from_numpy(np.stack(pictures)).float() if seen else preprocessor.images(pictures),
@@ -119,10 +121,10 @@ def make_batch(
     )
 
 
-def _varied(item: Evidence, generator: np.random.Generator) -> Sight:
-    if len(item.sights) < 2:
-        return vary(item, generator)
-    return item.sights[1 + int(generator.integers(len(item.sights) - 1))]
+def _varied(item: PreparedSample, generator: np.random.Generator) -> ModelInput:
+    if len(item.augmented) < 2:
+        return augment(item, generator)
+    return item.augmented[1 + int(generator.integers(len(item.augmented) - 1))]
 
 
 def modality_mask(batch: int, rate: float, generator: torch.Generator) -> Tensor:
@@ -232,7 +234,7 @@ class Predictions:
 
 @torch.no_grad()
 def predict(
-    network: SpatialClip, evidence: Sequence[Evidence], preprocessor: Preprocessor
+    network: SpatialClip, evidence: Sequence[PreparedSample], preprocessor: Preprocessor
 ) -> Predictions:
     """The network in evaluation, unmirrored, in float32."""
     network.eval()
@@ -254,8 +256,8 @@ def predict(
 
 def train_spatialclip(
     network: SpatialClip,
-    training: Sequence[Evidence],
-    validation: Sequence[Evidence],
+    training: Sequence[PreparedSample],
+    validation: Sequence[PreparedSample],
     preprocessor: Preprocessor,
     out: Path,
     recipe: SpatialClipRecipe,
@@ -346,7 +348,7 @@ class _Run:
         self,
         network: SpatialClip,
         recipe: SpatialClipRecipe,
-        training: Sequence[Evidence],
+        training: Sequence[PreparedSample],
         preprocessor: Preprocessor,
     ) -> None:
         self.network = network
@@ -512,7 +514,7 @@ def _set_name(sample: Sample) -> str:
     return "simulated (real)" if sample.source == "simulated" else sample.source
 
 
-def summarise(predictions: Predictions, evidence: Sequence[Evidence]) -> dict[str, float]:
+def summarise(predictions: Predictions, evidence: Sequence[PreparedSample]) -> dict[str, float]:
     """View accuracy over all that name one; AUROC of standard among pictures of the four views, of
     simulated ones and of each real set that has both classes: sets differ in more than quality."""
     from sklearn.metrics import roc_auc_score

@@ -26,7 +26,7 @@ from model.describer.describer import Describer
 from model.describer.lexicon import NAMES, PLACES
 from model.judge import Judge, Thresholds
 from model.spatialclip.network import full_config
-from training.data.prepared import gather
+from training.data.prepared import prepare
 from training.data.samples import read_samples
 from training.phantom import make
 from training.phantom.dataset import write_dataset
@@ -106,7 +106,7 @@ def test_full_size_bundle_judges_and_learns(tmp_path):
 
     # Seed 6 makes a standard and a non-standard view.
     samples = read_samples(write_dataset(tmp_path / "phantoms", 2, 6, progress=False))
-    evidence = gather(
+    evidence = prepare(
         samples, judge.detector, judge.describer, judge.preprocessor, thresholds=Thresholds()
     )
     network, preprocessor = judge.spatialclip, judge.preprocessor

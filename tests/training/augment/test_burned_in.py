@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.spatialclip.preprocess import FILL
-from training.augment.burned_in import burn_in
+from training.augment.burned_in import add_annotations
 
 
 def picture(height: int = 150, width: int = 200) -> np.ndarray:
@@ -16,7 +16,7 @@ def picture(height: int = 150, width: int = 200) -> np.ndarray:
 def test_any_picture_keeps_its_shape(seed: int, height: int, width: int) -> None:
     pixels = picture(height, width)
     kept = pixels.copy()
-    made, again = (burn_in(pixels, np.random.default_rng(seed)) for _ in range(2))
+    made, again = (add_annotations(pixels, np.random.default_rng(seed)) for _ in range(2))
     assert made.shape == pixels.shape
     assert np.array_equal(made, again)
     assert np.array_equal(pixels, kept)
@@ -27,14 +27,14 @@ def test_a_letterbox_stays_empty() -> None:
     square = np.full((200, 200, 3), FILL, np.uint8)
     square[25:175] = picture()
     for seed in range(50):
-        made = burn_in(square, np.random.default_rng(seed))
+        made = add_annotations(square, np.random.default_rng(seed))
         assert (made[:25] == FILL).all()
         assert (made[175:] == FILL).all()
 
 
 def test_every_kind_of_mark_comes_and_goes() -> None:
     pixels = picture()
-    made = [burn_in(pixels, np.random.default_rng(seed)) for seed in range(200)]
+    made = [add_annotations(pixels, np.random.default_rng(seed)) for seed in range(200)]
     assert any((each[:6] == 0).all() for each in made), "a banner taken away"
     assert any(len(np.unique(each[2].reshape(-1, 3), axis=0)) < 8 for each in made), "a banner"
     assert any((each[-1, -20:] == 150).all() for each in made), "an inset's frame"

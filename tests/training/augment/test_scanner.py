@@ -11,7 +11,7 @@ from training.augment import scanner
 def test_shape_type_and_seed(seed: int, height: int, width: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     kept = pixels.copy()
-    first, again = (scanner.change(pixels, np.random.default_rng(seed)) for _ in range(2))
+    first, again = (scanner.restyle(pixels, np.random.default_rng(seed)) for _ in range(2))
     assert first.shape == pixels.shape
     assert first.dtype == np.uint8
     assert np.array_equal(first, again)
@@ -23,5 +23,5 @@ def test_anatomy_stays_where_it_is() -> None:
     pixels = np.full((120, 160, 3), 40, np.uint8)
     pixels[50:70, 70:90] = 180
     for seed in range(60):
-        made = scanner.change(pixels, np.random.default_rng(seed)).astype(float)
+        made = scanner.restyle(pixels, np.random.default_rng(seed)).astype(float)
         assert made[53:67, 73:87].mean() > made[20:45, 60:100].mean() + 20

@@ -13,8 +13,8 @@ from model.judge import Judge
 from tests.support.anatomy_synonyms import undetected
 from training.bundling.model_card import model_card
 from training.data.fetus_framework import read_fetus_framework
-from training.data.other_organs import halves
-from training.data.splits import divide
+from training.data.other_organs import split_by_vendor
+from training.data.splits import split_by_group
 from training.evaluation.evaluate import on_others, on_phantoms
 from training.evaluation.predict import judge_pictures, samples
 from training.evaluation.summary import assess
@@ -60,7 +60,7 @@ def test_four_hundred_unseen_phantoms(judge: Judge) -> None:
 
 def test_other_organs_are_never_standard(judge: Judge, shared_data: Path) -> None:
     """The judging half of the real non-fetal files; the other half set the threshold."""
-    figures = on_others(judge, halves(shared_data / "us_dicom")[1])
+    figures = on_others(judge, split_by_vendor(shared_data / "us_dicom")[1])
     assert figures["OTHER or review"] >= 0.95
     assert figures["standard"] == 0
 
@@ -88,7 +88,7 @@ def _place(generator: random.Random) -> tuple[float, float, float, float]:
 def test_real_views_that_no_part_learnt_from(judge: Judge, shared_data: Path) -> None:
     """The groups of set 2 that were held out of the shipped parts; they calibrate, no more."""
     known = read_fetus_framework(shared_data / "fetus_framework", ("set2_train",))
-    _, held = divide(known, 0.1, seed=0)
+    _, held = split_by_group(known, 0.1, seed=0)
     verdicts = judge_pictures(judge, samples(held))
     figures = assess(verdicts)
     assert figures["views"]["accuracy"]["value"] >= 0.95

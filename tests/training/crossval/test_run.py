@@ -49,7 +49,7 @@ def test_every_real_picture_is_judged_once_by_models_that_never_saw_it(tmp_path:
     fresh(DescriberRecipe(seed=0, layers=1, hidden=32, heads=2)).save(tmp_path / "describer")
     recipe = DetectorRecipe(size=64, epochs=1, batch=8, warmup_steps=1)
     train_detector(simulated[40:], real[:4], tmp_path / "base", recipe)
-    evidence = small_spatialclip.gather_folds(
+    evidence = small_spatialclip.prepare_out_of_fold(
         simulated[40:], [tmp_path / "base"], tmp_path / "describer", tmp_path / "cache", 0
     )
     small_spatialclip.train_small_spatialclip(
@@ -100,12 +100,12 @@ def test_every_real_picture_is_judged_once_by_models_that_never_saw_it(tmp_path:
     judged = predictions(plan.out)
     assert sorted(row["group"] for row in judged) == sorted(s.group for s in real)
     for fold in range(3):
-        training, held = splits.without_fold([*real, *simulated[50:]], fold, 3, 0)
+        training, held = splits.leave_fold_out([*real, *simulated[50:]], fold, 3, 0)
         facts = json.loads((plan.out / f"spatialclip-{fold}" / "training.json").read_text())
         assert facts["training"]["sha256"] == data_hash(training)
         assert {row["group"] for row in judged if row["fold"] == fold} == {s.group for s in held}
         boxed = json.loads((plan.out / f"detector-{fold}" / "training.json").read_text())
-        own, _ = splits.without_fold(real, fold, 3, 0)
+        own, _ = splits.leave_fold_out(real, fold, 3, 0)
         assert boxed["training"]["sha256"] == data_hash([*own, *simulated[40:50]])
     (tmp_path / "describer" / "training.json").write_text("{}")
     facts = make.make_bundle(

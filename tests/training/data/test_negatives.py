@@ -8,9 +8,9 @@ import pytest
 
 from training.crossval.folds import without
 from training.data.negatives import write_negatives
-from training.data.prepared import Evidence
+from training.data.prepared import PreparedSample
 from training.data.samples import Origin, Sample, read_samples
-from training.data.splits import divide, fold_of, without_fold
+from training.data.splits import fold_of, leave_fold_out, split_by_group
 
 
 @pytest.fixture
@@ -39,12 +39,12 @@ def test_a_negative_belongs_to_the_group_of_the_picture_it_is_made_of(
 
     # Held out with it, by folds and by a share; once it was not, for its group had another name.
     seen = [
-        Evidence(np.zeros((8, 8, 3), np.uint8), ((), ()), ("", ""), (80, 60), sample)
+        PreparedSample(np.zeros((8, 8, 3), np.uint8), ((), ()), ("", ""), (80, 60), sample)
         for sample in made
     ]
-    _, held = without_fold(pictures, fold_of(pictures[0], 2, 0), 2, 0)
+    _, held = leave_fold_out(pictures, fold_of(pictures[0], 2, 0), 2, 0)
     left = {item.sample.group for item in without(seen, held)}
     assert left
     assert not left & {s.group for s in held}
-    training, _ = divide([*pictures, *made], 0.5, 0)
-    assert not {s.group for s in training} & {s.group for s in divide(pictures, 0.5, 0)[1]}
+    training, _ = split_by_group([*pictures, *made], 0.5, 0)
+    assert not {s.group for s in training} & {s.group for s in split_by_group(pictures, 0.5, 0)[1]}

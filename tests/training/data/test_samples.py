@@ -14,9 +14,9 @@ from detector.anatomy import View
 from detector.console import UsageError
 from training.data.fetus_framework import read_fetus_framework
 from training.data.negatives import write_negatives
-from training.data.other_organs import halves
+from training.data.other_organs import split_by_vendor
 from training.data.samples import Origin, Sample, SampleError, data_hash, read_samples
-from training.data.splits import divide, gather
+from training.data.splits import load, split_by_group
 from training.phantom.dataset import write_dataset
 
 WIDTH, HEIGHT = 64, 48
@@ -155,7 +155,7 @@ def test_one_picture_in_two_files_is_refused(tmp_path: Path) -> None:
     first = write(tmp_path, [item()])
     (tmp_path / "again.json").write_text(json.dumps([item()]))
     with pytest.raises(UsageError, match=r"a\.png is given twice"):
-        gather([first, tmp_path / "again.json"], None, None)
+        load([first, tmp_path / "again.json"], None, None)
 
 
 JSON_VALUES = st.recursive(
@@ -226,16 +226,16 @@ def test_an_absent_folder_of_the_real_set_says_so(tmp_path: Path) -> None:
 
 def test_nothing_to_train_on_is_wrong_usage() -> None:
     with pytest.raises(UsageError, match="no pictures"):
-        gather(None, None, None)
+        load(None, None, None)
 
 
 def test_groups_are_never_split() -> None:
     samples = [Sample(Path("x"), True, group=f"g{i % 40}", origin=Origin.REAL) for i in range(400)]
-    training, held_out = divide(samples, 0.3, seed=1)
+    training, held_out = split_by_group(samples, 0.3, seed=1)
     assert len(training) + len(held_out) == 400
     assert held_out
     assert not {s.group for s in training} & {s.group for s in held_out}
-    assert divide(samples, 0.3, seed=1) == (training, held_out)
+    assert split_by_group(samples, 0.3, seed=1) == (training, held_out)
 
 
 def test_the_real_set_follows_its_rules(shared_data: Path) -> None:
@@ -259,7 +259,7 @@ def test_halves_share_no_vendor_and_no_uid(shared_data: Path) -> None:
         vendors = {"".join(str(h.Manufacturer).upper().split())[:8] for h in headers}
         return vendors | {str(h.SOPInstanceUID) for h in headers}
 
-    tuning, judging = halves(shared_data / "us_dicom")
+    tuning, judging = split_by_vendor(shared_data / "us_dicom")
     assert len(tuning) + len(judging) == 26
     assert min(len(tuning), len(judging)) >= 8
     assert not traits(tuning) & traits(judging)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from training.data.styles import LEAST_PICTURES, appearance, looks
+from training.data.styles import LEAST_PICTURES, cluster_styles, style_features
 
 
 def picture(seed: int, grain: int, floor: int, width: int) -> np.ndarray:
@@ -14,24 +14,24 @@ def picture(seed: int, grain: int, floor: int, width: int) -> np.ndarray:
 
 
 def test_two_machines_are_two_looks() -> None:
-    first = [appearance(picture(i, 2, 0, 320)) for i in range(50)]
-    second = [appearance(picture(i, 8, 60, 400)) for i in range(30)]
-    names, separation = looks(first + second)
+    first = [style_features(picture(i, 2, 0, 320)) for i in range(50)]
+    second = [style_features(picture(i, 8, 60, 400)) for i in range(30)]
+    names, separation = cluster_styles(first + second)
     assert names == ["look 1"] * 50 + ["look 2"] * 30
     assert separation is not None
     assert separation > 0.5
 
 
 def test_the_same_pictures_get_the_same_looks() -> None:
-    found = [appearance(picture(i, 1 + i % 4, 10 * (i % 3), 300)) for i in range(60)]
-    assert looks(found) == looks(found)
+    found = [style_features(picture(i, 1 + i % 4, 10 * (i % 3), 300)) for i in range(60)]
+    assert cluster_styles(found) == cluster_styles(found)
 
 
 def test_few_pictures_are_one_look() -> None:
-    found = [appearance(picture(i, 2 + 6 * (i % 2), 0, 320)) for i in range(LEAST_PICTURES - 1)]
-    assert looks(found) == (["look 1"] * (LEAST_PICTURES - 1), None)
+    found = [style_features(picture(i, 2 + 6 * (i % 2), 0, 320)) for i in range(LEAST_PICTURES - 1)]
+    assert cluster_styles(found) == (["look 1"] * (LEAST_PICTURES - 1), None)
 
 
 def test_a_tiny_or_black_region_is_described_too() -> None:
     for shape in ((1, 1, 3), (3, 500, 3), (40, 40, 3)):
-        assert np.isfinite(appearance(np.zeros(shape, np.uint8))).all()
+        assert np.isfinite(style_features(np.zeros(shape, np.uint8))).all()

@@ -99,8 +99,8 @@ def test_the_command_writes_a_report_of_each_set(samples: Path, tmp_path: Path) 
 
 def test_only_the_held_out_groups_are_judged(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "fetus_framework"
-    every = splits.gather(None, folder, ["set2_train"])
-    held = splits.divide(every, 0.02, 3)[1]
+    every = splits.load(None, folder, ["set2_train"])
+    held = splits.split_by_group(every, 0.02, 3)[1]
     assert 3 <= len(held) <= 40
     done = qc_model(
         *("evaluate", "--count", 0, "--fetus-framework", folder, "--split", "set2_train"),

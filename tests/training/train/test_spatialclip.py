@@ -13,7 +13,7 @@ from detector.yolo.flip import mirrored
 from model.spatialclip.network import VIEWS, SpatialClip, small_config
 from model.spatialclip.preprocess import Preprocessor
 from model.spatialclip.stages import Stage
-from training.data.prepared import Evidence
+from training.data.prepared import PreparedSample
 from training.data.samples import Origin, Sample
 from training.recipes import SpatialClipRecipe
 from training.train.losses import quality_loss
@@ -45,7 +45,7 @@ def batch() -> Batch:
         pixels = np.full((PICTURE_SIZE, PICTURE_SIZE, 3), 60 * number, np.uint8)
         own = (Detection("NT", (10.0, 20.0, 60.0, 50.0 + number), 0.2 * number + 0.1),)
         sample = Sample(Path(f"{number}.png"), number % 2 == 0, view=View.NT, origin=Origin.REAL)
-        items.append(Evidence(pixels, (own, mirrored(own, 100)), WORDS, (100, 80), sample))
+        items.append(PreparedSample(pixels, (own, mirrored(own, 100)), WORDS, (100, 80), sample))
     return make_batch(items, Preprocessor(train_tokenizer(WORDS, 300), PICTURE_SIZE))
 
 
@@ -128,7 +128,7 @@ def test_a_picture_of_unknown_view_teaches_no_view(network: SpatialClip, batch: 
 
 def test_a_picture_of_unknown_view_judges_no_view() -> None:
     evidence = [
-        Evidence(
+        PreparedSample(
             np.zeros((8, 8, 3), np.uint8),
             ((), ()),
             ("", ""),
@@ -158,7 +158,7 @@ def test_a_set_of_one_class_tells_nothing_of_another() -> None:
         ("phantoms", True, simulated),
     ]
     evidence = [
-        Evidence(
+        PreparedSample(
             np.zeros((8, 8, 3), np.uint8),
             ((), ()),
             ("", ""),

@@ -20,19 +20,23 @@ from model.spatialclip.checkpoint import load_spatialclip
 from model.spatialclip.network import SpatialClip, small_config
 from model.spatialclip.preprocess import Preprocessor
 from model.spatialclip.stages import Stage, set_stage
-from training.data.augment import vary
-from training.data.negatives import shuffled
-from training.data.prepared import Evidence, gathered
+from training.data.augment import augment
+from training.data.negatives import shuffle_tiles
+from training.data.prepared import PreparedSample, prepare_cached
 from training.data.samples import Origin, Sample, file_hash, read_samples
-from training.data.splits import divide, fold_of, without_fold
+from training.data.splits import fold_of, leave_fold_out, split_by_group
 from training.phantom.dataset import write_dataset
 from training.recipes import DescriberRecipe, DetectorRecipe, SpatialClipRecipe
 from training.train import detector as detector_training
 from training.train.describer import fresh
-from training.train.detector import Picture, augment, batches, load_picture
+from training.train.detector import Picture, batches, load_picture
 from training.train.losses import class_weights, contrastive, quality_loss
 from training.train.optim import epoch_order
-from training.train.small_spatialclip import PICTURE_SIZE, gather_folds, train_small_spatialclip
+from training.train.small_spatialclip import (
+    PICTURE_SIZE,
+    prepare_out_of_fold,
+    train_small_spatialclip,
+)
 from training.train.spatialclip import CriteriaHeads, modality_mask, parameter_groups
 
 
@@ -114,7 +118,7 @@ def test_mirroring_moves_boxes_and_renames_sides() -> None:
     picture = Picture(pixels, boxes, frozenset({"CP1", "CP2"}), sample)
     seen = set()
     for seed in range(40):
-        moved, found = augment(picture, np.random.default_rng(seed))
+        moved, found = detector_training.augment(picture, np.random.default_rng(seed))
         for code, (x0, y0, x1, y1) in found:
             patch = moved[round(y0) + 2 : round(y1) - 1, round(x0) + 2 : round(x1) - 1]
             if patch.size == 0:
@@ -158,13 +162,13 @@ def seen(
     detector_folder: Path,
     describer_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
-) -> list[Evidence]:
+) -> list[PreparedSample]:
     cache = tmp_path_factory.mktemp("evidence")
-    return gather_folds(samples, [detector_folder], describer_folder, cache, 0)
+    return prepare_out_of_fold(samples, [detector_folder], describer_folder, cache, 0)
 
 
 def test_spatialclip_trains_saves_and_resumes(
-    seen: list[Evidence], describer_folder: Path, tmp_path: Path
+    seen: list[PreparedSample], describer_folder: Path, tmp_path: Path
 ) -> None:
     arguments = (seen[:16], seen[16:], tmp_path / "run")
     recipe = SpatialClipRecipe(epochs=1, batch=8)
@@ -235,11 +239,13 @@ def test_each_fold_s_pictures_are_seen_by_its_own_detector(
         (folders[-1] / "detector.json").write_text(json.dumps(description))
     real = [replace(s, origin=Origin.REAL, group=f"g{i}") for i, s in enumerate(samples[:9])]
     mixed = [*real, *samples[9:12]]
-    together = gather_folds(mixed, folders, describer_folder, tmp_path / "cache", 0)
+    together = prepare_out_of_fold(mixed, folders, describer_folder, tmp_path / "cache", 0)
     assert [e.sample for e in together] == mixed
     for item in together:
         fold = 0 if item.sample.simulated else fold_of(item.sample, 3, 0)
-        (own,) = gather_folds([item.sample], [folders[fold]], describer_folder, tmp_path / "own", 0)
+        (own,) = prepare_out_of_fold(
+            [item.sample], [folders[fold]], describer_folder, tmp_path / "own", 0
+        )
         assert own.detections == item.detections
 
 
@@ -250,10 +256,10 @@ def test_boxes_move_with_the_varied_picture() -> None:
     for origin in Origin:
         sample = Sample(Path("none"), True, view=View.NT, origin=origin)
         own = (Detection("NT", (70.0, 40.0, 100.0, 64.0), 0.9),)
-        item = Evidence(pixels, (own, mirrored(own, 128)), ("one", "two"), (128, 128), sample)
+        item = PreparedSample(pixels, (own, mirrored(own, 128)), ("one", "two"), (128, 128), sample)
         sides = set()
         for seed in range(30):
-            picture, words, (box,), size = vary(item, np.random.default_rng(seed))
+            picture, words, (box,), size = augment(item, np.random.default_rng(seed))
             x0, y0, x1, y1 = (round(v) for v in box.bbox)
             inside = picture[y0 + 4 : y1 - 4, x0 + 4 : x1 - 4].mean()
             assert inside > picture[:30, :30].mean() + 40
@@ -265,10 +271,10 @@ def test_boxes_move_with_the_varied_picture() -> None:
 def test_a_box_that_left_the_picture_is_gone() -> None:
     sample = Sample(Path("none"), True, view=View.NT, origin=Origin.REAL)
     own = (Detection("NT", (0.0, 60.0, 4.0, 64.0), 0.9),)
-    item = Evidence(
+    item = PreparedSample(
         np.zeros((128, 128, 3), np.uint8), (own, mirrored(own, 128)), ("", ""), (128, 128), sample
     )
-    counts = {len(vary(item, np.random.default_rng(seed))[2]) for seed in range(40)}
+    counts = {len(augment(item, np.random.default_rng(seed))[2]) for seed in range(40)}
     assert counts == {0, 1}
 
 
@@ -288,7 +294,7 @@ def test_gathered_evidence_is_the_same_when_read_again(
 ) -> None:
     fresh(DescriberRecipe(seed=0, layers=1, hidden=32, heads=2)).save(tmp_path / "describer")
     first, again = (
-        gathered(
+        prepare_cached(
             samples[:4],
             detector_folder,
             tmp_path / "describer",
@@ -308,7 +314,7 @@ def test_gathered_evidence_is_the_same_when_read_again(
     shutil.copytree(detector_folder, looking_twice)
     description = json.loads((looking_twice / "detector.json").read_text())
     (looking_twice / "detector.json").write_text(json.dumps(description | {"mirrored": True}))
-    gathered(
+    prepare_cached(
         samples[:4],
         looking_twice,
         tmp_path / "describer",
@@ -338,14 +344,14 @@ def test_at_most_one_modality_is_dropped() -> None:
 
 def test_a_shuffled_picture_keeps_its_pixels(samples: list[Sample]) -> None:
     pixels = np.arange(60 * 60 * 3, dtype=np.uint32).reshape(60, 60, 3).astype(np.uint8)
-    made = shuffled(pixels, np.random.default_rng(3))
+    made = shuffle_tiles(pixels, np.random.default_rng(3))
     assert made.shape == pixels.shape
     assert np.array_equal(np.sort(made, axis=None), np.sort(pixels, axis=None))
     assert not np.array_equal(made, pixels)
 
 
 def test_held_out_groups_do_not_change_when_pictures_join(samples: list[Sample]) -> None:
-    few, many = divide(samples[:12], 0.5, 0)[1], divide(samples, 0.5, 0)[1]
+    few, many = split_by_group(samples[:12], 0.5, 0)[1], split_by_group(samples, 0.5, 0)[1]
     assert [s for s in many if s in samples[:12]] == few
     assert all(s.view in View for s in samples)
 
@@ -358,9 +364,9 @@ def test_the_folds_hold_each_real_picture_out_once_and_no_simulated_one(
         for i in range(60)
     ]
     mixed = [*samples, *real]
-    held = [without_fold(mixed, fold, 5, 0)[1] for fold in range(5)]
+    held = [leave_fold_out(mixed, fold, 5, 0)[1] for fold in range(5)]
     assert sorted(str(s.image) for part in held for s in part) == sorted(str(s.image) for s in real)
     for fold, part in enumerate(held):
-        training = without_fold(mixed, fold, 5, 0)[0]
+        training = leave_fold_out(mixed, fold, 5, 0)[0]
         assert {s.group for s in training}.isdisjoint(s.group for s in part)
         assert {fold_of(s, 5, 0) for s in part} <= {fold}
