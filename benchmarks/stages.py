@@ -114,7 +114,7 @@ def time_image(
 @torch.inference_mode()
 def look(judge: Judge, pixels: Any, words: Any, found: Any, size: Any) -> Any:
     inputs = judge.preprocessor.batch([judge.preprocessor.letterbox(pixels)], words, found, size)
-    return judge.spatialclip(**{name: getattr(inputs, name) for name in type(inputs).__slots__})
+    return judge.spatialclip(**inputs.arguments())
 
 
 def header(path: Path) -> Any:

@@ -174,9 +174,7 @@ class Judge:
             layouts,
             sizes,
         ).to(self.spatialclip.device)
-        output = self.spatialclip(
-            **{name: getattr(inputs, name) for name in type(inputs).__slots__}
-        )
+        output = self.spatialclip(**inputs.arguments())
         views = output.view_logits.double().softmax(-1).cpu().numpy()
         gates = output.gates.double().cpu().numpy()
         features = (

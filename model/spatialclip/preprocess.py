@@ -1,7 +1,7 @@
 """What SpatialCLIP is fed: one preprocessing for training and serving."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ MAX_TOKENS = 117
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """A batch for `SpatialClip.forward`; shapes as documented there."""
+    """A batch for `SpatialClip`: each field is the argument of `forward` and `encode` that has its
+    name; shapes as documented there."""
 
     pixel_values: Tensor
     input_ids: Tensor
@@ -35,6 +36,10 @@ class Inputs:
     confidences: Tensor
     box_mask: Tensor
     has_features: bool = False
+
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments of `SpatialClip.forward` and `SpatialClip.encode`."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def to(self, device: torch.device) -> "Inputs":
         return Inputs(

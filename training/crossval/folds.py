@@ -140,7 +140,7 @@ def judge_unseen(
     for start in range(0, len(unseen), 32):
         inputs = make_batch(unseen[start : start + 32], preprocessor).inputs
         with torch.inference_mode():
-            output = network(**{key: getattr(inputs, key) for key in inputs.__slots__})
+            output = network(**inputs.arguments())
         branches = torch.stack((output.image, output.text, output.spatial), 1).double().numpy()
         features.append(branches)
         for i, logits in enumerate(ablate(network, branches)):

@@ -151,7 +151,7 @@ def losses(
     `weights` (2,) are those of non-standard and standard; `before` is the network as the stage
     found it, whose image and text features are to be preserved.
     """
-    inputs = {name: getattr(batch.inputs, name) for name in batch.inputs.__slots__}
+    inputs = batch.inputs.arguments()
     with autocast(network.device):
         features = network.encode(**inputs)
         output = network.fuse(*features, present)
@@ -241,7 +241,7 @@ def predict(
     rows = []
     for start in range(0, len(evidence), 32):
         inputs = make_batch(evidence[start : start + 32], preprocessor).inputs
-        rows.append(network(**{name: getattr(inputs, name) for name in inputs.__slots__}))
+        rows.append(network(**inputs.arguments()))
     stacked = [
         torch.cat([getattr(row, name) for row in rows])
         for name in ("logit", "view_logits", "gates", "image")

@@ -138,7 +138,7 @@ def test_every_part_loads_and_runs(folder):
     words = opened.describer().describe_batch(found, [(64, 48)])
     preprocessor = opened.preprocessor()
     inputs = preprocessor.batch([preprocessor.letterbox(picture)], words, found, [(64, 48)])
-    out = clip(**{name: getattr(inputs, name) for name in inputs.__slots__})
+    out = clip(**inputs.arguments())
     assert out.logit.isfinite().all()
     assert opened.outlier().score(out.image[0].detach().numpy()) == 0
     assert opened.calibration.calibrate(0.0, View.NT) == 0.5

@@ -30,7 +30,7 @@ def test_merged_adapters_say_what_they_said_beside_the_weights(tmp_path: Path) -
     network = SpatialClip(small_config(300)).eval()
     names = list(network.state_dict())
     given = inputs(network)
-    arguments = {name: getattr(given, name) for name in given.__slots__}
+    arguments = given.arguments()
     with torch.inference_mode():
         before = network(**arguments).logit
     set_stage(network, Stage.PROJECTION)

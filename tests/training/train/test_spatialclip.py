@@ -67,7 +67,7 @@ def the_loss(network: SpatialClip, batch: Batch, **recipe: float) -> torch.Tenso
 
 
 def test_each_branch_alone_is_asked_too(network: SpatialClip, batch: Batch) -> None:
-    inputs = {name: getattr(batch.inputs, name) for name in batch.inputs.__slots__}
+    inputs = batch.inputs.arguments()
     with torch.no_grad():
         alone = [
             quality_loss(network(**inputs, present=only.expand(4, 3)).logit, batch.standard, 0.0)

@@ -189,7 +189,7 @@ def test_spatialclip_trains_saves_and_resumes(
         [(100, 80)],
     )
     with torch.inference_mode():
-        output = network(**{name: getattr(inputs, name) for name in type(inputs).__slots__})
+        output = network(**inputs.arguments())
     assert torch.isfinite(output.logit).all()
 
     # The published stages go on from there, and from a checkpoint between two of them.
