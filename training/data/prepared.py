@@ -167,6 +167,7 @@ def _cache_key(
 ) -> str:
     facts = (
         data_hash(samples),
+        [sample.region for sample in samples],
         [path.read_bytes() for path in _weight_files(detector, describer)],
         f"regions {REGION_VERSION}",
         preprocessor.size,

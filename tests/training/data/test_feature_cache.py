@@ -24,6 +24,25 @@ from training.train.spatialclip import copy_change, make_batch, predict
 
 DESCRIPTIONS = ("The nuchal translucency is seen.", "The palate is seen.")
 SIZE = (400, 300)
+# Of `prepared_sample(0)`, augmented with seeds 0 to 3: mean grey, and the box in pixels.
+GREY_LEVELS = {
+    Origin.REAL: [145.7, 132.1, 104.9, 141.6],
+    Origin.SIMULATED: [130.9, 124.3, 123.1, 127.6],
+}
+BOXES = {
+    Origin.REAL: [
+        (46.8, 91.2, 99.7, 117.5),
+        (37.7, 150.3, 102.2, 182.6),
+        (178.8, 95.8, 234.3, 122.6),
+        (177.8, 130.2, 232.0, 156.4),
+    ],
+    Origin.SIMULATED: [
+        (69.2, 117.7, 123.7, 144.8),
+        (65.3, 127.3, 125.5, 156.7),
+        (161.5, 118.4, 219.1, 146.1),
+        (159.3, 123.6, 217.3, 153.9),
+    ],
+}
 
 
 def prepared_sample(number: int, origin: Origin = Origin.REAL) -> PreparedSample:
@@ -132,7 +151,7 @@ def test_jpeg_features_are_of_real_pictures_at_full_size(
 
     batch = make_batch([simulated, real], preprocessor, np.random.default_rng(0), 1.0)
     assert batch.copied == (1,)
-    features = network.encode(**{n: getattr(batch.inputs, n) for n in batch.inputs.__slots__})
+    features = network.encode(**batch.inputs.arguments())
     with torch.no_grad():
         change = copy_change(network, features, batch)
         assert change is not None
@@ -207,3 +226,29 @@ def test_augmentation_changes_the_aspect_of_real_pictures_only() -> None:
             shapes.setdefault(origin, set()).add(round(aspect, 1))
     assert len(shapes[Origin.SIMULATED]) <= 2
     assert len(shapes[Origin.REAL]) >= 4
+
+
+def test_the_key_stays_while_the_augmentation_version_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The key of an earlier commit: other words in the code leave cached features valid."""
+    assert feature_cache.AUGMENTATION_VERSION == 1
+    item = prepared_sample(0)
+    key, without_augmentation = (feature_cache._augmented_key(item, b"", n, 0) for n in (3, 0))
+    assert key == "6c1bfdc941fa2bfc90ba54d9"
+    monkeypatch.setattr(feature_cache, "AUGMENTATION_VERSION", 2)
+    assert feature_cache._augmented_key(item, b"", 3, 0) != key
+    assert feature_cache._augmented_key(item, b"", 0, 0) == without_augmentation
+
+
+@pytest.mark.parametrize("origin", list(Origin))
+def test_augmentation_changes_with_its_version_only(origin: Origin) -> None:
+    """Where these values change, AUGMENTATION_VERSION must be raised with them."""
+    assert feature_cache.AUGMENTATION_VERSION == 1
+    pictures, boxes = [], []
+    for seed in range(4):
+        augmented = augment(prepared_sample(0, origin), np.random.default_rng(seed))
+        pictures.append(float(augmented.picture.mean()))
+        boxes.append(augmented.detections[0].bbox)
+    assert pictures == pytest.approx(GREY_LEVELS[origin], abs=0.5)
+    assert np.asarray(boxes) == pytest.approx(np.asarray(BOXES[origin]), abs=0.1)

@@ -1,0 +1,56 @@
+"""The key of cached samples: what decides boxes, descriptions and pictures, and nothing else."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from detector.boxes import Detection
+from detector.yolo.yolo import FILES
+from model.judge import Thresholds
+from model.spatialclip.preprocess import Preprocessor
+from training.data import prepared
+from training.data.samples import Origin, Sample
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> tuple[Path, Path]:
+    """Folders of a detector and a describer, whose files are never loaded."""
+    detector, describer = tmp_path / "detector", tmp_path / "describer"
+    for folder, names in ((detector, FILES), (describer, ("model.safetensors",))):
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text(name)
+    return detector, describer
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Sample:
+    image = tmp_path / "a.png"
+    image.write_bytes(b"pixels")
+    return Sample(image, True, (Detection("NT", (1.0, 2.0, 30.0, 40.0), 1.0),), origin=Origin.REAL)
+
+
+def cache_key(sample: Sample, models: tuple[Path, Path], size: int = 288) -> str:
+    return prepared._cache_key([sample], *models, Preprocessor(None, size), Thresholds(), True)
+
+
+def test_the_key_stays_while_the_region_version_does(
+    sample: Sample, models: tuple[Path, Path]
+) -> None:
+    """The key of an earlier commit: other words in the code leave cached samples valid."""
+    assert prepared.REGION_VERSION == 1
+    assert cache_key(sample, models) == "e61f56cf9574c890"
+
+
+def test_the_key_changes_with_all_that_decides_a_prepared_sample(
+    sample: Sample, models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [cache_key(sample, models), cache_key(sample, models, size=64)]
+    keys.append(cache_key(replace(sample, standard=False), models))
+    keys.append(cache_key(replace(sample, region=(0.0, 0.0, 40.0, 40.0)), models))
+    monkeypatch.setattr(prepared, "REGION_VERSION", 2)
+    keys.append(cache_key(sample, models))
+    (models[0] / "weights.safetensors").write_text("other weights")
+    keys.append(cache_key(sample, models))
+    assert len(set(keys)) == len(keys)
