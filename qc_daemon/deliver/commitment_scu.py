@@ -94,7 +94,7 @@ class CommitmentRequester(CommitmentWorker):
                 session, self.clock(), self._policy, self._rng, self._lenient
             )
         for each in outcomes:
-            counters.delivery(each.destination, done=each.error is None)
+            counters.count_delivery(each.destination, done=each.error is None)
             if each.error is None:
                 self.log.info("delivered", job=each.job_id, destination=each.destination)
                 continue
@@ -128,7 +128,7 @@ class CommitmentRequester(CommitmentWorker):
         with self.store.begin() as session:
             ids = scu.accept_without(session, destination.name, self.clock())
         for each in ids:
-            counters.delivery(destination.name, done=True)
+            counters.count_delivery(destination.name, done=True)
             self.log.info("delivered", job=each, destination=destination.name)
 
     def _send_request(self, destination: DestinationSettings) -> bool:

@@ -210,7 +210,7 @@ class Deliverer:
         to_commit = lease.settle(lambda session: self._write(session, lease, result), self._stop)
         if isinstance(result, QCError):
             if result.code not in _OURS:
-                counters.delivery(job.destination, done=False)
+                counters.count_delivery(job.destination, done=False)
             self.log.warning(
                 "not delivered",
                 job=job.id,
@@ -221,7 +221,7 @@ class Deliverer:
         elif to_commit:
             self.log.info("sent", job=job.id, destination=job.destination)
         else:
-            counters.delivery(job.destination, done=True)
+            counters.count_delivery(job.destination, done=True)
             self.log.info("delivered", job=job.id, destination=job.destination)
 
     def _write(self, session: Session, lease: Lease, result: _Sent | QCError) -> bool:

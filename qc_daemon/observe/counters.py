@@ -1,8 +1,8 @@
-"""Counts of several processes in one piece of shared memory.
+"""Counters and gauges of several processes in one piece of shared memory.
 
-The supervisor makes the board; each process writes its own row only, so that no lock crosses
-processes, and counters live on when a process dies and its successor takes the row. Memory, not a
-file: a full disk under a mapped file kills whoever writes to it.
+The supervisor creates it; each process writes its own row only, so that no lock crosses processes,
+and counters live on when a process dies and its successor takes the row. Memory, not a file: a full
+disk under a mapped file kills whoever writes to it.
 """
 
 import mmap
@@ -24,26 +24,27 @@ GAUGES = (
     "ready", "associations", "pressure", "spool_orphans", "spool_missing", "scrub_finished",
     "scrub_faults",
 )  # fmt: skip
-"""What a process measured ends with it; `ready` is 1 once it has said that it can do its work."""
+"""Values of a process that end with it; `ready` is 1 once it has said that it can do its work."""
 
 
-def deliveries(destinations: Iterable[str]) -> list[str]:
-    """The counters of these destinations: objects taken, attempts failed."""
+def delivery_names(destinations: Iterable[str]) -> list[str]:
+    """The names of these destinations' counters: objects delivered, attempts failed."""
     return [f"{outcome} {name}" for name in destinations for outcome in ("delivered", "failed")]
 
 
-class Board:
-    """`ROWS` rows of named numbers; `names` beyond the fixed ones are more counters."""
+class SharedCounters:
+    """`ROWS` rows of named numbers; `more` names further counters beside the fixed ones."""
 
     def __init__(self, fd: int, more: Iterable[str] = ()) -> None:
         self.more = list(more)
         self.names = (*COUNTERS, *self.more, *GAUGES)
         self.fd = fd
-        self._place = {name: place for place, name in enumerate(self.names)}
+        self._index = {name: index for index, name in enumerate(self.names)}
         self._memory = mmap.mmap(fd, ROWS * self._width)
 
     @classmethod
-    def create(cls, more: Iterable[str] = ()) -> "Board":
+    def create(cls, more: Iterable[str] = ()) -> "SharedCounters":
+        """Rows of zeros in new memory, whose `fd` child processes inherit."""
         more = list(more)
         fd = os.memfd_create("qc-tally")
         os.ftruncate(fd, ROWS * (len(COUNTERS) + len(more) + len(GAUGES)) * _CELL)
@@ -57,78 +58,83 @@ class Board:
         value: float = struct.unpack_from("d", self._memory, self._offset(row, name))[0]
         return value
 
-    def put(self, row: int, name: str, value: float) -> None:
+    def set(self, row: int, name: str, value: float) -> None:
         struct.pack_into("d", self._memory, self._offset(row, name), value)
 
-    def knows(self, name: str) -> bool:
-        return name in self._place
+    def has(self, name: str) -> bool:
+        """Whether there is a counter or gauge of that name."""
+        return name in self._index
 
-    def end(self, row: int) -> None:
-        """The row's process is gone: what it counted stays, what it measured does not."""
+    def reset_gauges(self, row: int) -> None:
+        """Set the gauges of a row whose process has ended to 0; its counters stay."""
         for name in GAUGES:
-            self.put(row, name, 0.0)
+            self.set(row, name, 0.0)
 
     def total(self, name: str) -> float:
+        """The sum over all rows."""
         return sum(self.get(row, name) for row in range(ROWS))
 
-    def most(self, name: str) -> float:
+    def maximum(self, name: str) -> float:
+        """The greatest value of any row."""
         return max(self.get(row, name) for row in range(ROWS))
 
     def _offset(self, row: int, name: str) -> int:
-        return row * self._width + self._place[name] * _CELL
+        return row * self._width + self._index[name] * _CELL
 
 
 _lock = threading.Lock()
-_board = Board.create()
+_shared = SharedCounters.create()
 _row = 0
 
 
-def use(board: Board, row: int) -> None:
-    """Let this process count in `row` of the service's board."""
-    global _board, _row
+def use(memory: SharedCounters, row: int) -> None:
+    """Let this process count in `row` of the service's shared counters."""
+    global _shared, _row
     with _lock:
-        board.end(row)
-        _board, _row = board, row
+        memory.reset_gauges(row)
+        _shared, _row = memory, row
 
 
-def board() -> Board:
-    """The board this process counts on: its own until `use`."""
-    return _board
+def shared() -> SharedCounters:
+    """The counters that this process counts in: its own until `use`."""
+    return _shared
 
 
 def add(name: str, amount: float = 1) -> None:
-    """Count; raises KeyError for a name that is not on the board."""
+    """Add to this process's counter; raises KeyError for a name that is none of the counters."""
     with _lock:
-        _board.put(_row, name, _board.get(_row, name) + amount)
+        _shared.set(_row, name, _shared.get(_row, name) + amount)
 
 
 def get(name: str) -> float:
-    """What this process has counted or said."""
+    """The value of this process's counter or gauge."""
     with _lock:
-        return _board.get(_row, name)
+        return _shared.get(_row, name)
 
 
-def put(name: str, value: float) -> None:
-    """Say how much there is now."""
+def set(name: str, value: float) -> None:
+    """Set this process's gauge."""
     with _lock:
-        _board.put(_row, name, value)
+        _shared.set(_row, name, value)
 
 
-def stored(kind: str, size: int) -> None:
+def count_stored(kind: str, size: int) -> None:
     """Count a stored object (new, same or revision) of so many bytes."""
     add(f"stored_{kind}")
     add("stored_bytes", size)
 
 
-def delivery(destination: str, *, done: bool) -> None:
-    """Count a delivery, or an attempt that failed; destinations no longer in the settings are not
-    on the board."""
-    name = deliveries([destination])[0 if done else 1]
-    if _board.knows(name):
+def count_delivery(destination: str, *, done: bool) -> None:
+    """Count a delivery, or an attempt that failed.
+
+    Destinations that are no longer in the settings have no counter.
+    """
+    name = delivery_names([destination])[0 if done else 1]
+    if _shared.has(name):
         add(name)
 
 
-def refused(status: int) -> None:
+def count_refused(status: int) -> None:
     """Count an object answered with this C-STORE status."""
     name = f"refused_{status:04X}"
-    add(name if _board.knows(name) else "refused_other")
+    add(name if _shared.has(name) else "refused_other")

@@ -3,7 +3,7 @@
 A closed list of keys is the guard: whatever is not on it is dropped and only its key is named, so a
 name, identifier, birth date, accession number or free text never reaches a log by accident. The
 libraries' own loggers and warnings quote element values, so they are silenced here too; an uncaught
-exception is told by its type and place, never by its message.
+exception is logged by its type and place, never by its message.
 """
 
 import logging
@@ -25,7 +25,7 @@ ALLOWED = frozenset(
     {
         # structlog's own
         "event", "level", "timestamp",
-        # who speaks
+        # which process
         "role", "roles", "pid", "owner", "host", "port", "version", "database", "destinations",
         # network: titles and addresses name machines, not people
         "ae_title", "calling_ae", "called_ae", "address", "association", "destination", "status",
@@ -61,13 +61,13 @@ def only_allowed(
     _logger: object, _method: str, event: MutableMapping[str, Any]
 ) -> Mapping[str, Any]:
     """Drop what is not on the list, and any value that is more than a plain scalar."""
-    kept: dict[str, Any] = {key: _plain(value) for key, value in event.items() if key in ALLOWED}
-    if not _PHRASE.fullmatch(str(kept.get("event", ""))):
-        kept["event"] = "event withheld"
+    line: dict[str, Any] = {key: _plain(value) for key, value in event.items() if key in ALLOWED}
+    if not _PHRASE.fullmatch(str(line.get("event", ""))):
+        line["event"] = "event withheld"
     dropped = sorted(key for key in event if key not in ALLOWED)
     if dropped:
-        kept["dropped"] = dropped
-    return kept
+        line["dropped"] = dropped
+    return line
 
 
 def _plain(value: object) -> str | int | float | bool | None:
@@ -111,7 +111,7 @@ def quiet_libraries() -> None:
 
 
 def quiet_crashes() -> None:
-    """Tell uncaught errors by type and place: a traceback's last line may quote element values."""
+    """Log uncaught errors by type and place: a traceback's last line may quote element values."""
     sys.excepthook = _crashed
     threading.excepthook = _thread_crashed
 
@@ -128,7 +128,7 @@ def first_line(error: BaseException) -> str:
 
 
 def where(error: BaseException) -> str:
-    """The innermost `file:line` of an error: a place to look at, without the message."""
+    """The innermost `file:line` of an error: where to begin, without the message."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

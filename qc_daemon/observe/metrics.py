@@ -1,7 +1,7 @@
 """`/metrics` for Prometheus, `/health` and `/ready` for whoever watches the service.
 
-Counts come from the shared board (`tally`), the rest is looked up at each scrape. Labels are closed
-lists and names from the settings; nothing a sender or a patient brings stands in them.
+Counts come from the shared counters, the rest is read at each scrape. Labels are closed lists and
+names from the settings; nothing that a sender or a patient brings stands in them.
 """
 
 import json
@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from detector.errors import QCError
 from qc_daemon.dicom.certificates import expires
 from qc_daemon.observe import log
-from qc_daemon.observe.counters import Board, deliveries
+from qc_daemon.observe.counters import SharedCounters, delivery_names
 from qc_daemon.records import gauges
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.queue import jobs
@@ -33,19 +33,20 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobState
 from qc_daemon.settings import Settings
 
-# The supervisor looks after its children ten times a second.
+# A supervisor that runs has ten heartbeats a second; without one for so long it is not alive.
 _ALIVE_SECONDS = 15.0
 _REQUEST_SECONDS = 10.0
 _PAUSE_SECONDS = 0.1
+# At this `pressure` no object is received any more.
 _HARD = 2
 _OPEN = (*jobs.PENDING, JobState.DEAD, JobState.QUARANTINED)
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process of the service, as its supervisor sees it.
+    """One process of the service, as its supervisor knows it.
 
-    `ready` once it has said so itself; `reason` is why its predecessor ended, as far as it told.
+    `ready` once it has said so itself; `reason` is why its predecessor ended, as far as known.
     """
 
     role: str
@@ -64,41 +65,41 @@ class Process:
 
 
 class Service(Collector):
-    """All the figures of a service; `heartbeat` is called by the supervisor on every round."""
+    """All metrics of a service; the supervisor calls `heartbeat` on every round."""
 
     def __init__(
         self,
         settings: Settings,
         store: Store,
-        board: Board,
+        shared: SharedCounters,
         processes: Callable[[], Sequence[Process]],
         clock: Clock = utc_now,
     ) -> None:
         self.settings = settings
         self.store = store
-        self.board = board
+        self.shared = shared
         self.processes = processes
         self.clock = clock
-        self._beat = time.monotonic()
+        self._heartbeat_at = time.monotonic()
 
     def heartbeat(self) -> None:
-        self._beat = time.monotonic()
+        self._heartbeat_at = time.monotonic()
 
     @property
     def alive(self) -> bool:
-        return time.monotonic() - self._beat < _ALIVE_SECONDS
+        return time.monotonic() - self._heartbeat_at < _ALIVE_SECONDS
 
     def unready(self) -> list[str]:
         """Why the service cannot do its work now; empty if it can."""
-        away = list(dict.fromkeys(p.problem for p in self.processes() if p.problem))
-        if self.board.most("pressure") >= _HARD:
-            away.append("receiving is stopped by back-pressure")
+        reasons = list(dict.fromkeys(p.problem for p in self.processes() if p.problem))
+        if self.shared.maximum("pressure") >= _HARD:
+            reasons.append("receiving is stopped by back-pressure")
         try:
             with self.store.read() as session:
                 exams.open_count(session)
         except (QCError, SQLAlchemyError):
-            away.append("the database cannot be used")
-        return away
+            reasons.append("the database cannot be used")
+        return reasons
 
     def collect(self) -> Iterator[Metric]:
         yield from self._received()
@@ -109,82 +110,82 @@ class Service(Collector):
         yield from self._certificates()
 
     def _received(self) -> Iterator[Metric]:
-        board = self.board
+        shared = self.shared
         stored = CounterMetricFamily(
             "qc_daemon_objects_stored", "Objects answered with success.", labels=["kind"]
         )
         for kind in ("new", "same", "revision"):
-            stored.add_metric([kind], board.total(f"stored_{kind}"))
+            stored.add_metric([kind], shared.total(f"stored_{kind}"))
         refused = CounterMetricFamily(
             "qc_daemon_objects_refused", "Objects answered with a failure.", labels=["status"]
         )
         for status in ("0110", "A700", "A900", "C000", "other"):
-            refused.add_metric([status], board.total(f"refused_{status}"))
+            refused.add_metric([status], shared.total(f"refused_{status}"))
         rejected = CounterMetricFamily(
             "qc_daemon_associations_rejected", "Associations turned away.", labels=["reason"]
         )
         for reason in ("unknown", "busy", "called", "protocol"):
-            rejected.add_metric([reason], board.total(f"rejected_{reason}"))
+            rejected.add_metric([reason], shared.total(f"rejected_{reason}"))
         yield from (stored, refused, rejected)
         yield CounterMetricFamily(
-            "qc_daemon_received_bytes", "Bytes of stored objects.", board.total("stored_bytes")
+            "qc_daemon_received_bytes", "Bytes of stored objects.", shared.total("stored_bytes")
         )
-        yield _gauge("associations_open", "Associations now open.", board.total("associations"))
+        yield _gauge("associations_open", "Associations now open.", shared.total("associations"))
         yield _gauge(
             "pressure",
             "Back-pressure: 0 none, 1 new associations wait, 2 every object waits.",
-            board.most("pressure"),
+            shared.maximum("pressure"),
         )
         yield _gauge(
             "spool_orphans",
             "Files without a row, at the last hourly look.",
-            board.most("spool_orphans"),
+            shared.maximum("spool_orphans"),
         )
         yield _gauge(
             "spool_missing",
             "Rows whose file was missing or damaged, at the last hourly look.",
-            board.most("spool_missing"),
+            shared.maximum("spool_missing"),
         )
         yield _gauge(
             "spool_scrub_finished_timestamp_seconds",
             "When the spool was last read through; 0: never.",
-            board.most("scrub_finished"),
+            shared.maximum("scrub_finished"),
         )
         yield _gauge(
             "spool_scrub_faults",
             "Files that were damaged, missing or unreadable then.",
-            board.most("scrub_faults"),
+            shared.maximum("scrub_faults"),
         )
 
     def _delivered(self) -> Iterator[Metric]:
-        made = CounterMetricFamily(
+        deliveries = CounterMetricFamily(
             "qc_daemon_deliveries", "Attempts to deliver.", labels=["destination", "outcome"]
         )
         for destination in self.settings.destination:
             for outcome, name in zip(
-                ("delivered", "failed"), deliveries([destination.name]), strict=True
+                ("delivered", "failed"), delivery_names([destination.name]), strict=True
             ):
-                made.add_metric([destination.name, outcome], self.board.total(name))
-        yield made
+                deliveries.add_metric([destination.name, outcome], self.shared.total(name))
+        yield deliveries
         fetched = CounterMetricFamily(
             "qc_daemon_originals_fetched", "Dropped originals asked back.", labels=["outcome"]
         )
         for outcome in ("back", "nowhere"):
-            fetched.add_metric([outcome], self.board.total(f"fetched_{outcome}"))
+            fetched.add_metric([outcome], self.shared.total(f"fetched_{outcome}"))
         yield fetched
         yield CounterMetricFamily(
             "qc_daemon_spool_damaged_files",
             "Altered files that were found in the spool and set aside.",
-            self.board.total("spool_damaged"),
+            self.shared.total("spool_damaged"),
         )
 
     def _stored(self) -> Iterator[Metric]:
-        """What only the database knows; without it one figure says so and the others are absent."""
+        """The metrics of the database; without it one says so and the others are absent."""
         try:
             with self.store.read() as session:
                 counts = jobs.counts(session, _OPEN)
                 due = jobs.oldest_due(session)
-                found = gauges.read(session)
+                totals = gauges.read(session)
         except (QCError, SQLAlchemyError):
             yield _gauge("database_up", "Whether the database can be used.", 0)
             return
@@ -202,11 +203,11 @@ class Service(Collector):
         waiting = GaugeMetricFamily(
             "qc_daemon_commitments", "Storage commitment requests not told.", labels=["state"]
         )
-        for state_name, count in found.commitments.items():
+        for state_name, count in totals.commitments.items():
             waiting.add_metric([state_name], count)
         yield from (depth, age, waiting)
-        yield _gauge("exams_open", "Open exams.", found.open_exams)
-        yield _gauge("objects_quarantined", "Objects in quarantine.", found.quarantined)
+        yield _gauge("exams_open", "Open exams.", totals.open_exams)
+        yield _gauge("objects_quarantined", "Objects in quarantine.", totals.quarantined)
 
     def _disk(self) -> Iterator[Metric]:
         try:
@@ -228,9 +229,9 @@ class Service(Collector):
         restarts = CounterMetricFamily(
             "qc_daemon_process_restarts", "Processes started again.", labels=["role"]
         )
-        every = list(self.processes())
-        for role in dict.fromkeys(each.role for each in every):
-            own = [each for each in every if each.role == role]
+        processes = list(self.processes())
+        for role in dict.fromkeys(each.role for each in processes):
+            own = [each for each in processes if each.role == role]
             running.add_metric([role], sum(each.running for each in own))
             ready.add_metric([role], sum(each.running and each.ready for each in own))
             restarts.add_metric([role], sum(each.restarts for each in own))
@@ -260,7 +261,7 @@ def _gauge(name: str, meaning: str, value: float) -> GaugeMetricFamily:
 
 
 class _Server(ThreadingHTTPServer):
-    """Goes on where a connection or a thread cannot be had, without a traceback."""
+    """Serves on when a connection or a thread cannot be had, without a traceback."""
 
     daemon_threads = True
 
@@ -268,7 +269,7 @@ class _Server(ThreadingHTTPServer):
         try:
             return super().get_request()
         except OSError:
-            # The caller still waits, and would be found waiting again at once.
+            # The caller still waits: without a pause accept would be tried again at once.
             time.sleep(_PAUSE_SECONDS)
             raise
 
@@ -278,7 +279,7 @@ class _Server(ThreadingHTTPServer):
 
 
 def listen(host: str, port: int, service: Service) -> ThreadingHTTPServer:
-    """Serve the figures in a thread of their own. Raises OSError (in use, no such address)."""
+    """Serve the metrics in a thread of their own. Raises OSError (in use, no such address)."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(service)
 

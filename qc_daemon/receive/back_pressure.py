@@ -146,7 +146,7 @@ class Pressure:
                 seconds=round(reading.queue_seconds),
             )
             self._level = found
-        counters.put("pressure", found)
+        counters.set("pressure", found)
 
     def _queue_age(self) -> float:
         if not self.settings.soft_queue_minutes and not self.settings.hard_queue_minutes:

@@ -83,7 +83,7 @@ class StorageSCP:
         try:
             admission, receipt = self._receive_object(event)
         except RefusedRequestError as refusal:
-            counters.refused(refusal.status)
+            counters.count_refused(refusal.status)
             self.log.warning(
                 "object refused",
                 reason=refusal.reason,
@@ -95,12 +95,12 @@ class StorageSCP:
             return refusal.response()
         except Exception as error:
             # A fault of ours: the sender keeps the object and may send it again.
-            counters.refused(PROCESSING_FAILURE)
+            counters.count_refused(PROCESSING_FAILURE)
             self.log.error(
                 "object not taken", error_type=type(error).__name__, error_at=log.where(error)
             )
             return RefusedRequestError(PROCESSING_FAILURE, "internal error").response()
-        counters.stored(admission.kind, receipt.size)
+        counters.count_stored(admission.kind, receipt.size)
         self.log.info(
             "object stored",
             kind=admission.kind,

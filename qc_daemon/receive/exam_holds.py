@@ -47,14 +47,14 @@ class ExamHolds:
         with self._lock:
             token = self._tokens_by_association[association] = next(self._tokens)
             self._ends_by_token[token] = {}
-            counters.put("associations", len(self._tokens_by_association))
+            counters.set("associations", len(self._tokens_by_association))
 
     def end(self, association: Any) -> None:
         """Release what the association held; nothing if it has ended before."""
         with self._lock:
             token = self._tokens_by_association.pop(association, None)
             holds = self._ends_by_token.pop(token, {}) if token is not None else {}
-            counters.put("associations", len(self._tokens_by_association))
+            counters.set("associations", len(self._tokens_by_association))
         if token is not None and holds:
             self._release(token)
 

@@ -246,8 +246,8 @@ class Scrub:
     @staticmethod
     def _measure(done: Pass | None) -> None:
         if done is not None and done.finished is not None:
-            counters.put("scrub_finished", datetime.fromisoformat(done.finished).timestamp())
-            counters.put("scrub_faults", done.faults)
+            counters.set("scrub_finished", datetime.fromisoformat(done.finished).timestamp())
+            counters.set("scrub_faults", done.faults)
 
     def _tell(self, done: Pass) -> None:
         self._measure(done)

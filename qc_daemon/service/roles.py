@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
-from detector.process_id import owner
+from detector.process_id import lease_owner
 from qc_daemon.observe import counters, log
 from qc_daemon.records.clock import utc_now
 from qc_daemon.records.results.renditions import Rendition, SentReference
@@ -230,8 +230,8 @@ def _loop(role: str, step: Callable[[], bool], idle: float, stop: threading.Even
 
 
 def _ready(role: str) -> None:
-    """Say, on the board and in the log, that the role can do its work from now on."""
-    counters.put("ready", 1)
+    """Say, in the counters and in the log, that the role can do its work from now on."""
+    counters.set("ready", 1)
     log.get(role=role).info("ready", pid=os.getpid())
 
 
@@ -271,10 +271,10 @@ def main() -> int:
     log.quiet_libraries()
     log.quiet_crashes()
     settings = Settings(**orders["settings"])
-    counters.use(counters.Board(**orders["board"]), orders["row"])
+    counters.use(counters.SharedCounters(**orders["counters"]), orders["row"])
     store = Store(settings.store.url)
     context = RoleContext(
-        settings, store, owner(role, os.getpid()), orders["listeners"], orders["places"]
+        settings, store, lease_owner(role, os.getpid()), orders["listeners"], orders["places"]
     )
     try:
         ROLES[role](context, stop)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
-from detector.process_id import gone, owner
+from detector.process_id import has_exited, lease_owner
 from qc_daemon.observe import counters, log, metrics
 from qc_daemon.operations.bundles import active_bundle, seed_bundle
 from qc_daemon.receive import AssociationSlots, Spool, check_tls, listen
@@ -277,10 +277,10 @@ class Supervisor:
         self.log = log.get(role="supervisor")
         self.aftermath = Aftermath()
         self.children: list[Child] = []
-        self.board = counters.Board.create(
-            counters.deliveries(destination.name for destination in settings.destination)
+        self.shared_counters = counters.SharedCounters.create(
+            counters.delivery_names(destination.name for destination in settings.destination)
         )
-        counters.use(self.board, 0)
+        counters.use(self.shared_counters, 0)
         self._stop = threading.Event()
         self._at_once = threading.Event()
 
@@ -348,7 +348,7 @@ class Supervisor:
         try:
             os.set_blocking(child.reason_pipe, False)
             orders = self._orders(child) | {"reason": theirs}
-            inherited = [self.board.fd, theirs]
+            inherited = [self.shared_counters.fd, theirs]
             if child.role == "receive":
                 inherited += [each.fileno() for each in self.listeners.values()]
                 inherited.append(self.places.descriptor)
@@ -366,7 +366,7 @@ class Supervisor:
             raise
         finally:
             os.close(theirs)
-        child.owner = owner(child.role, child.process.pid)
+        child.owner = lease_owner(child.role, child.process.pid)
         child.started = time.monotonic()
         child.starts += 1
         assert child.process.stdin is not None
@@ -380,7 +380,7 @@ class Supervisor:
         return {
             "parent": os.getpid(),
             "settings": self.settings.model_dump(mode="json"),
-            "board": {"fd": self.board.fd, "more": self.board.more},
+            "counters": {"fd": self.shared_counters.fd, "more": self.shared_counters.more},
             "row": self._row(child),
             "listeners": {kind: each.fileno() for kind, each in listeners.items()},
             "places": self.places.descriptor if receives else None,
@@ -403,7 +403,7 @@ class Supervisor:
             reason=child.reason,
             retry_in=delay,
         )
-        self.board.end(self._row(child))
+        self.shared_counters.reset_gauges(self._row(child))
         self.aftermath.add(lambda: self._release(ended_owner, count_death=True))
         if child.role == "receive":
             self.aftermath.add(lambda: self._free_places(pid))
@@ -439,12 +439,12 @@ class Supervisor:
         self.aftermath.add(lambda: self._release(stopped, count_death=False))
 
     def _row(self, child: Child) -> int:
-        """The child's row on the board; 0 is ours."""
+        """The child's row of the shared counters; 0 is ours."""
         return next(row for row, each in enumerate(self.children, 1) if each is child)
 
     def _metrics_source(self) -> metrics.Service:
         """The service's figures, over HTTP if the settings say so. Raises UsageError."""
-        service = metrics.Service(self.settings, self.store, self.board, self._processes)
+        service = metrics.Service(self.settings, self.store, self.shared_counters, self._processes)
         observe = self.settings.observe
         if observe.port is None:
             return service
@@ -464,7 +464,7 @@ class Supervisor:
             metrics.Process(
                 child.role,
                 child.running,
-                self.board.get(self._row(child), "ready") > 0,
+                self.shared_counters.get(self._row(child), "ready") > 0,
                 max(0, child.starts - 1),
                 child.reason,
             )
@@ -487,14 +487,16 @@ class Supervisor:
             # Only a part was compared.
             return
         report(result)
-        counters.put("spool_orphans", result.orphans)
-        counters.put("spool_missing", result.missing + result.damaged)
+        counters.set("spool_orphans", result.orphans)
+        counters.set("spool_missing", result.missing + result.damaged)
 
     def _release_dead(self) -> None:
         """Give back what processes of this host had leased when the whole service went down."""
         with self.store.read() as session:
             leased = jobs.listing(session, states=[JobState.LEASED])
-        for name in {job.owner for job in leased if job.owner is not None and gone(job.owner)}:
+        for name in {
+            job.owner for job in leased if job.owner is not None and has_exited(job.owner)
+        }:
             # They did not die of their jobs, as far as anyone knows.
             self._release_later(name)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from detector.process_id import birth
+from detector.process_id import start_mark
 from qc_daemon.spool import private_files
 
 _INCOMING, _PART = "incoming", ".part"
@@ -210,13 +210,13 @@ class Spool:
 @cache
 def _mark(pid: int) -> str:
     """What the names of the process's partial files begin with."""
-    return f"{pid}-{birth(pid)}-"
+    return f"{pid}-{start_mark(pid)}-"
 
 
 def _left(name: str) -> bool:
     """Whether the process that the name of a partial file tells of runs no more."""
     pid, _, rest = name.partition("-")
-    born = birth(int(pid)) if pid.isdecimal() else ""
+    born = start_mark(int(pid)) if pid.isdecimal() else ""
     return not born or not rest.startswith(f"{born}-")
 
 

@@ -77,7 +77,7 @@ def test_with_the_pacs_down_then_up_only_what_was_received_arrives(
     run(delivery.deliverer())
     alter(path)
     altered = path.read_bytes()
-    counted = counters.board().total("spool_damaged")
+    counted = counters.shared().total("spool_damaged")
     pacs.start()
     for _ in range(2):
         delivery.now += timedelta(hours=2)
@@ -87,7 +87,7 @@ def test_with_the_pacs_down_then_up_only_what_was_received_arrives(
     assert delivery.states()[1] == ("ready", ErrorCode.SPOOL_DAMAGED)
     (kept,) = verification.set_aside_files(delivery.spool, path.stem)
     assert kept.read_bytes() == altered
-    assert counters.board().total("spool_damaged") == counted + 1
+    assert counters.shared().total("spool_damaged") == counted + 1
     assert CANARY not in "".join(capsys.readouterr())
     # The right bytes come back, from a backup or from the modality.
     path.write_bytes(original)

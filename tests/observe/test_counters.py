@@ -7,29 +7,29 @@ import sys
 import pytest
 
 from qc_daemon.observe import counters
-from qc_daemon.observe.counters import Board
+from qc_daemon.observe.counters import SharedCounters
 
 COUNT = """
 import json, os, sys, signal
 from qc_daemon.observe import counters
 fd, row, times = map(int, sys.argv[1:4])
-counters.use(counters.Board(fd, ["delivered pacs", "failed pacs"]), row)
-counters.put("associations", 5)
+counters.use(counters.SharedCounters(fd, ["delivered pacs", "failed pacs"]), row)
+counters.set("associations", 5)
 for _ in range(times):
-    counters.stored("new", 100)
-    counters.delivery("pacs", done=True)
-    counters.delivery("gone", done=True)
+    counters.count_stored("new", 100)
+    counters.count_delivery("pacs", done=True)
+    counters.count_delivery("gone", done=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_two_processes_add_up_and_a_successor_goes_on() -> None:
-    board = Board.create(["delivered pacs", "failed pacs"])
+def test_counts_of_two_processes_add_up_and_a_successor_continues_them() -> None:
+    shared = SharedCounters.create(["delivered pacs", "failed pacs"])
 
     def run(row: int, times: int) -> None:
         done = subprocess.run(
-            [sys.executable, "-c", COUNT, str(board.fd), str(row), str(times)],
-            pass_fds=[board.fd],
+            [sys.executable, "-c", COUNT, str(shared.fd), str(row), str(times)],
+            pass_fds=[shared.fd],
             stderr=subprocess.PIPE,
             check=False,
         )
@@ -37,34 +37,34 @@ def test_two_processes_add_up_and_a_successor_goes_on() -> None:
 
     run(1, 3)
     run(2, 4)
-    assert board.total("stored_new") == 7
-    assert board.total("stored_bytes") == 700
-    assert board.total("delivered pacs") == 7
-    assert (board.total("associations"), board.most("associations")) == (10, 5)
-    board.end(1)
-    assert board.total("associations") == 5
+    assert shared.total("stored_new") == 7
+    assert shared.total("stored_bytes") == 700
+    assert shared.total("delivered pacs") == 7
+    assert (shared.total("associations"), shared.maximum("associations")) == (10, 5)
+    shared.reset_gauges(1)
+    assert shared.total("associations") == 5
     run(1, 1)
-    assert board.total("stored_new") == 8
+    assert shared.total("stored_new") == 8
 
 
-def test_a_board_is_made_again_from_what_is_handed_over() -> None:
-    board = Board.create(counters.deliveries(["a", "b"]))
-    handed = json.loads(json.dumps({"fd": board.fd, "more": board.more}))
-    same = Board(**handed)
-    same.put(3, "failed b", 2.0)
-    assert board.get(3, "failed b") == 2.0
-    assert same.names == board.names
+def test_child_process_opens_the_counters_from_fd_and_names() -> None:
+    shared = SharedCounters.create(counters.delivery_names(["a", "b"]))
+    orders = json.loads(json.dumps({"fd": shared.fd, "more": shared.more}))
+    same = SharedCounters(**orders)
+    same.set(3, "failed b", 2.0)
+    assert shared.get(3, "failed b") == 2.0
+    assert same.names == shared.names
 
 
 def test_refusals_count_under_their_status_or_as_other() -> None:
-    before = {name: counters.board().total(name) for name in counters.board().names}
-    counters.refused(0xA700)
-    counters.refused(0x0122)
-    board = counters.board()
-    assert board.total("refused_A700") == before["refused_A700"] + 1
-    assert board.total("refused_other") == before["refused_other"] + 1
+    before = {name: counters.shared().total(name) for name in counters.shared().names}
+    counters.count_refused(0xA700)
+    counters.count_refused(0x0122)
+    shared = counters.shared()
+    assert shared.total("refused_A700") == before["refused_A700"] + 1
+    assert shared.total("refused_other") == before["refused_other"] + 1
 
 
-def test_a_name_that_is_not_on_the_board_is_an_error() -> None:
+def test_unknown_counter_raises_key_error() -> None:
     with pytest.raises(KeyError):
         counters.add("patients")

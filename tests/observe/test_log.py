@@ -37,7 +37,7 @@ def test_line_is_json_in_utc(stream: io.StringIO) -> None:
 @pytest.mark.parametrize(
     "key", ["patient_name", "patient_id", "PatientName", "accession", "birth_date", "text", "name"]
 )
-def test_a_key_off_the_list_is_dropped(stream: io.StringIO, key: str) -> None:
+def test_key_that_is_not_allowed_is_dropped(stream: io.StringIO, key: str) -> None:
     log.get().info("object stored", **{key: CANARY})
     (line,) = lines(stream)
     assert CANARY not in stream.getvalue()
@@ -52,13 +52,13 @@ def test_bound_and_context_values_are_dropped_too(stream: io.StringIO) -> None:
     assert CANARY not in stream.getvalue()
 
 
-def test_an_event_put_together_from_values_is_withheld(stream: io.StringIO) -> None:
+def test_event_composed_from_values_is_withheld(stream: io.StringIO) -> None:
     log.get().info(f"stored object of {CANARY}")
     assert CANARY not in stream.getvalue()
     assert lines(stream)[0]["event"] == "event withheld"
 
 
-def test_a_value_that_is_no_scalar_is_told_by_type(stream: io.StringIO) -> None:
+def test_value_that_is_no_scalar_is_logged_as_its_type(stream: io.StringIO) -> None:
     log.get().info("object stored", reason={"PatientName": CANARY}, path=[CANARY])
     assert CANARY not in stream.getvalue()
     assert lines(stream)[0]["reason"] == "dict"

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from detector.errors import ErrorCode
 from qc_daemon.observe import counters, metrics
-from qc_daemon.observe.counters import Board
+from qc_daemon.observe.counters import SharedCounters
 from qc_daemon.observe.metrics import Process
 from qc_daemon.records import schema
 from qc_daemon.records.received import receipts, revisions
@@ -30,7 +30,7 @@ class Site:
 
     settings: Settings
     store: Store
-    board: Board
+    shared: SharedCounters
     service: metrics.Service
     port: int
     processes: list[Process] = field(default_factory=list)
@@ -68,15 +68,15 @@ def site(tmp_path: Path) -> Iterator[Site]:
     )
     schema.upgrade(settings.store.url)
     store = Store(settings.store.url)
-    board = Board.create(counters.deliveries(["pacs"]))
+    shared = SharedCounters.create(counters.delivery_names(["pacs"]))
     processes = [
         Process("receive", True, True, 0),
         Process("receive", True, True, 2),
         Process("work", True, True, 1),
     ]
-    service = metrics.Service(settings, store, board, lambda: processes, clock=lambda: NOW)
+    service = metrics.Service(settings, store, shared, lambda: processes, clock=lambda: NOW)
     server = metrics.listen("127.0.0.1", 0, service)
-    yield Site(settings, store, board, service, server.server_address[1], processes)
+    yield Site(settings, store, shared, service, server.server_address[1], processes)
     server.shutdown()
     server.server_close()
     store.close()
@@ -108,25 +108,31 @@ def receive(site: Site, number: int = 1) -> int:
 
 def test_counts_of_all_processes_are_summed(site: Site) -> None:
     for row, count in ((1, 3), (2, 4)):
-        site.board.put(row, "stored_new", count)
-        site.board.put(row, "stored_bytes", 100 * count)
-        site.board.put(row, "refused_A700", 1)
-        site.board.put(row, "associations", 2)
-        site.board.put(row, "delivered pacs", 5)
-    site.board.put(2, "pressure", 1)
-    found = site.figures()
-    assert found["objects_stored_total new"] == 7
-    assert found["received_bytes_total"] == 700
-    assert found["objects_refused_total A700"] == 2
-    assert found["associations_open"] == 4
-    assert found["pressure"] == 1
-    assert (found["deliveries_total pacs delivered"], found["deliveries_total pacs failed"]) == (
+        site.shared.set(row, "stored_new", count)
+        site.shared.set(row, "stored_bytes", 100 * count)
+        site.shared.set(row, "refused_A700", 1)
+        site.shared.set(row, "associations", 2)
+        site.shared.set(row, "delivered pacs", 5)
+    site.shared.set(2, "pressure", 1)
+    figures = site.figures()
+    assert figures["objects_stored_total new"] == 7
+    assert figures["received_bytes_total"] == 700
+    assert figures["objects_refused_total A700"] == 2
+    assert figures["associations_open"] == 4
+    assert figures["pressure"] == 1
+    assert (
+        figures["deliveries_total pacs delivered"],
+        figures["deliveries_total pacs failed"],
+    ) == (
         10,
         0,
     )
-    assert found["processes receive"] == 2
-    assert (found["process_restarts_total receive"], found["process_restarts_total work"]) == (2, 1)
-    assert found["spool_free_bytes"] > 0
+    assert figures["processes receive"] == 2
+    assert (figures["process_restarts_total receive"], figures["process_restarts_total work"]) == (
+        2,
+        1,
+    )
+    assert figures["spool_free_bytes"] > 0
 
 
 def test_queue_and_quarantine_come_from_the_database(site: Site) -> None:
@@ -134,26 +140,26 @@ def test_queue_and_quarantine_come_from_the_database(site: Site) -> None:
     second = receive(site, 2)
     with site.store.begin() as session:
         revisions.quarantine(session, second, ErrorCode.TRUNCATED, "cut short", NOW)
-    found = site.figures()
-    assert found["jobs score ready"] == 2
-    assert found["jobs deliver ready"] == 2
-    assert found["oldest_due_job_seconds score"] == 300
-    assert found["objects_quarantined"] == 1
-    assert found["exams_open"] == 1
-    assert found["database_up"] == 1
+    figures = site.figures()
+    assert figures["jobs score ready"] == 2
+    assert figures["jobs deliver ready"] == 2
+    assert figures["oldest_due_job_seconds score"] == 300
+    assert figures["objects_quarantined"] == 1
+    assert figures["exams_open"] == 1
+    assert figures["database_up"] == 1
 
 
-def test_without_the_database_the_rest_is_told(site: Site) -> None:
+def test_without_the_database_the_other_metrics_remain(site: Site) -> None:
     site.store.close()
     Path(site.settings.store.url.removeprefix("sqlite:///")).write_bytes(b"not a database" * 100)
-    found = site.figures()
-    assert found["database_up"] == 0
-    assert "exams_open" not in found
-    assert "objects_stored_total new" in found
+    figures = site.figures()
+    assert figures["database_up"] == 0
+    assert "exams_open" not in figures
+    assert "objects_stored_total new" in figures
     assert site.ready() == (503, ["the database cannot be used"])
 
 
-def test_no_patient_and_no_caller_is_named(site: Site) -> None:
+def test_metrics_name_no_patient_and_no_caller(site: Site) -> None:
     receive(site)
     _, text = site.get("/metrics")
     assert "qc_daemon_jobs" in text
@@ -162,7 +168,7 @@ def test_no_patient_and_no_caller_is_named(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("disturb", "said"),
+    ("disturb", "reason"),
     [
         (lambda site: None, None),
         (
@@ -179,28 +185,32 @@ def test_no_patient_and_no_caller_is_named(site: Site) -> None:
             None,
         ),
         (
-            lambda site: site.board.put(1, "pressure", 2),
+            lambda site: site.shared.set(1, "pressure", 2),
             "receiving is stopped by back-pressure",
         ),
     ],
 )
-def test_ready_says_why_not(site: Site, disturb: Callable[[Site], None], said: str | None) -> None:
+def test_ready_lists_the_reasons_why_not(
+    site: Site, disturb: Callable[[Site], None], reason: str | None
+) -> None:
     disturb(site)
-    assert site.ready() == ((200, []) if said is None else (503, [said]))
+    assert site.ready() == ((200, []) if reason is None else (503, [reason]))
 
 
-def test_a_process_counts_as_ready_once_it_has_said_so(site: Site) -> None:
+def test_process_counts_as_ready_only_once_it_has_set_its_gauge(site: Site) -> None:
     site.processes.append(Process("work", True, False, 0))
-    found = site.figures()
-    assert (found["processes work"], found["processes_ready work"]) == (2, 1)
+    figures = site.figures()
+    assert (figures["processes work"], figures["processes_ready work"]) == (2, 1)
 
 
-def test_health_is_the_supervisors_own_pulse(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_health_fails_without_the_supervisors_heartbeat(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site.service.heartbeat()
     assert site.get("/health") == (200, "alive\n")
     monkeypatch.setattr("qc_daemon.observe.metrics._ALIVE_SECONDS", 0.0)
     assert site.get("/health")[0] == 503
 
 
-def test_anything_else_is_not_found(site: Site) -> None:
+def test_other_paths_are_not_found(site: Site) -> None:
     assert site.get("/../etc/passwd")[0] == 404

@@ -226,7 +226,7 @@ def test_a_port_for_metrics_that_another_program_has_is_told(here: Settings) -> 
 def test_the_metrics_of_a_running_service_answer(here: Settings) -> None:
     store = Store(here.store.url)
     processes = [metrics.Process("receive", running=True, ready=True, restarts=0)]
-    service = metrics.Service(here, store, counters.Board.create(), lambda: processes)
+    service = metrics.Service(here, store, counters.SharedCounters.create(), lambda: processes)
     server = metrics.listen("127.0.0.1", 0, service)
     try:
         here.observe.port = server.server_address[1]

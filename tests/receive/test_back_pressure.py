@@ -120,17 +120,17 @@ def test_a_full_disk_is_a700_until_there_is_room_again(
         disk = os.statvfs(small_disk)
         # There is room for the object still, but the hard mark is passed.
         ballast.write_bytes(bytes((disk.f_bavail - disk.f_blocks // 5) * disk.f_frsize))
-        refused = counters.board().total("refused_A700")
+        refused = counters.shared().total("refused_A700")
         eventually(lambda: made.send_c_store(dataset).Status == RESOURCES)
-        assert counters.board().total("refused_A700") == refused + 1
-        assert counters.board().most("pressure") == Level.HARD
+        assert counters.shared().total("refused_A700") == refused + 1
+        assert counters.shared().maximum("pressure") == Level.HARD
         with association(receiver.port) as another:
             assert another.is_rejected
         ballast.unlink()
         assert made.send_c_store(dataset).Status == 0x0000
     with association(receiver.port) as another:
         assert another.is_established
-    assert counters.board().most("pressure") == Level.CLEAR
+    assert counters.shared().maximum("pressure") == Level.CLEAR
 
 
 def test_beyond_the_soft_mark_an_open_association_may_finish(

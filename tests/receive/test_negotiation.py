@@ -36,7 +36,7 @@ def logged() -> Iterator[list[dict[str, Any]]]:
 
 
 def _counts() -> list[float]:
-    return [counters.board().total(name) for name in COUNTERS]
+    return [counters.shared().total(name) for name in COUNTERS]
 
 
 def _refused(receiver: RunningReceiver) -> list[RefusedCaller]:

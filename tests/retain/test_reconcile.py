@@ -212,9 +212,9 @@ def test_orphans_are_counted_again_while_the_service_runs(
     comparing = threading.Thread(target=supervisor._reconcile)
     comparing.start()
     try:
-        assert counters.board().most("spool_orphans") == 0
+        assert counters.shared().maximum("spool_orphans") == 0
         storage.file()
-        eventually(lambda: counters.board().most("spool_orphans") == 1)
+        eventually(lambda: counters.shared().maximum("spool_orphans") == 1)
     finally:
         supervisor._stop.set()
         comparing.join()

@@ -66,12 +66,12 @@ def test_a_flipped_bit_is_an_alarm_and_the_file_is_kept_aside(
 ) -> None:
     whole, damaged = storage.receive(), storage.receive()
     flip(storage.spool.root / damaged.path)
-    before = counters.board().total("spool_damaged")
+    before = counters.shared().total("spool_damaged")
     done = night.step()
     assert done is not None
     assert (done.files, done.damaged, done.missing) == (2, 1, 0)
-    assert counters.board().total("spool_damaged") == before + 1
-    assert counters.board().most("scrub_faults") == 1
+    assert counters.shared().total("spool_damaged") == before + 1
+    assert counters.shared().maximum("scrub_faults") == 1
     assert not (storage.spool.root / damaged.path).exists()
     assert (storage.spool.root / whole.path).exists()
     (aside,) = (storage.spool.root / "damaged").iterdir()

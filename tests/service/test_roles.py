@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qc_daemon.observe.counters import Board
+from qc_daemon.observe.counters import SharedCounters
 
 # A role that fails as told, in place of the real one.
 PROGRAM = """
@@ -30,12 +30,12 @@ sys.exit(roles.main())
 
 def ended(tmp_path: Path, how: str) -> tuple[int, str, list[dict[str, object]], float]:
     """Exit status, reason left, log lines and the ready gauge of a role that failed."""
-    board = Board.create()
+    shared = SharedCounters.create()
     ours, theirs = os.pipe()
     orders = {
         "parent": os.getpid(),
         "settings": {"store": {"url": f"sqlite:///{tmp_path / 'qc.db'}", "spool": str(tmp_path)}},
-        "board": {"fd": board.fd, "more": []},
+        "counters": {"fd": shared.fd, "more": []},
         "row": 1,
         "listeners": {},
         "places": None,
@@ -46,7 +46,7 @@ def ended(tmp_path: Path, how: str) -> tuple[int, str, list[dict[str, object]], 
         input=json.dumps(orders),
         capture_output=True,
         text=True,
-        pass_fds=(board.fd, theirs),
+        pass_fds=(shared.fd, theirs),
         timeout=60,
     )
     os.close(theirs)
@@ -54,7 +54,7 @@ def ended(tmp_path: Path, how: str) -> tuple[int, str, list[dict[str, object]], 
         reason = pipe.read()
     assert "Traceback" not in done.stderr
     lines = [json.loads(line) for line in done.stderr.splitlines()]
-    return done.returncode, reason, lines, board.get(1, "ready")
+    return done.returncode, reason, lines, shared.get(1, "ready")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from sqlalchemy import select
 
 from detector.console import UsageError
 from detector.errors import QCError
-from detector.process_id import gone, owner
+from detector.process_id import has_exited, lease_owner
 from qc_daemon.observe import log
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.store import Store
@@ -139,7 +139,7 @@ def test_children_die_with_the_supervisor_and_all_comes_back(make: Callable[...,
     first = ultrasound()
     store(service.port, first)
     # A lease of a process that no longer runs, as a killed worker leaves it behind.
-    dead = owner("work", 1).replace(":1:", ":4194304:")
+    dead = lease_owner("work", 1).replace(":1:", ":4194304:")
     with database(service).begin() as session:
         job = jobs.claim(session, [JobKind.SCORE], dead, datetime.now(UTC), 3600)
     assert job is not None
@@ -160,7 +160,9 @@ def test_a_dead_workers_lease_is_given_back_with_its_death(make: Callable[..., S
     store(service.port, ultrasound())
     pid = service.pid("schedule")
     with database(service).begin() as session:
-        job = jobs.claim(session, [JobKind.SCORE], owner("schedule", pid), datetime.now(UTC), 3600)
+        job = jobs.claim(
+            session, [JobKind.SCORE], lease_owner("schedule", pid), datetime.now(UTC), 3600
+        )
     assert job is not None
     assert service.kill_role("schedule") == pid
     eventually(lambda: service.events("leases released"))
@@ -295,8 +297,8 @@ def test_unknown_role_is_wrong_usage(settings: Settings) -> None:
 
 
 def test_owner_tells_a_process_from_a_later_one_of_its_number() -> None:
-    here = owner("work", os.getpid())
-    assert not gone(here)
-    assert gone(here[:-1] + ("1" if here[-1] != "1" else "2"))
-    assert not gone(here.replace(socket.gethostname(), "elsewhere"))
-    assert not gone("anyone")
+    here = lease_owner("work", os.getpid())
+    assert not has_exited(here)
+    assert has_exited(here[:-1] + ("1" if here[-1] != "1" else "2"))
+    assert not has_exited(here.replace(socket.gethostname(), "elsewhere"))
+    assert not has_exited("anyone")
