@@ -26,7 +26,7 @@ from training.crossval.folds import BOTH_CLASSES
 from training.data import splits
 from training.data.prepared import PreparedSample
 from training.data.samples import Sample
-from training.evaluation.select_calibration import choose
+from training.evaluation.select_calibration import select_calibration
 from training.train import small_spatialclip
 from training.train.spatialclip import predict
 
@@ -106,7 +106,7 @@ def main() -> None:
 
     (before, seen), (after, _) = unseen.judged(), unseen.judged(compressed)
     samples = [each.sample for each in seen]
-    calibration, _ = choose(
+    calibration, _ = select_calibration(
         before, [float(s.standard) for s in samples], [s.group for s in samples]
     )
     gaps: npt.NDArray[np.float64] = np.abs(

@@ -10,7 +10,7 @@ from detector.yolo.yolo import YoloDetector
 from model.bundle.bundle import DETECTOR, locate
 from training.data import splits
 from training.data.regions import match_regions
-from training.evaluation.detection import box_figures
+from training.evaluation.detection import detection_metrics
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     detector = YoloDetector.load(locate(arguments.bundle) / DETECTOR)
     for mirrored in (False, True):
         detector.mirrored = mirrored
-        figures = box_figures(match_regions(detector, held), [s.group for s in held])["map50"]
+        figures = detection_metrics(match_regions(detector, held), [s.group for s in held])["map50"]
         low, high = figures["interval"]
         how = "mirror image too" if mirrored else "picture alone"
         print(

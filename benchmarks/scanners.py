@@ -32,8 +32,8 @@ from detector.frame import Pixels
 from training.data.prepared import PreparedSample
 from training.evaluation import classification
 from training.evaluation.classification import Floats
-from training.evaluation.curves import area
-from training.evaluation.select_calibration import choose
+from training.evaluation.curves import auroc
+from training.evaluation.select_calibration import select_calibration
 
 
 def darker(pixels: Pixels, exponent: float = 1.8) -> Pixels:
@@ -128,7 +128,7 @@ def main() -> None:
     plain, evidence = unseen.judged()
     standard = np.array([bool(each.sample.standard) for each in evidence])
     groups = [each.sample.group for each in evidence]
-    calibration, _ = choose(plain, standard.astype(float).tolist(), groups)
+    calibration, _ = select_calibration(plain, standard.astype(float).tolist(), groups)
     folds = np.array([unseen.fold_of(each.sample) for each in evidence])
     as_they_are = surest(evidence)
     by_fold = {
@@ -138,7 +138,9 @@ def main() -> None:
     table = Table("pictures", "AUROC", "ECE", "AUROC of confidences")
     for name, change in {"as they are": None, **CHANGES}.items():
         logits, seen = (plain, evidence) if change is None else unseen.judged(change)
-        found = classification.figures(calibration.calibrate_many(logits), standard, groups)
+        found = classification.classification_metrics(
+            calibration.calibrate_many(logits), standard, groups
+        )
         sure, score = surest(seen), np.zeros(len(seen))
         for fold, fitted in by_fold.items():
             score[folds == fold] = fitted.decision_function(sure[folds == fold])
@@ -146,7 +148,7 @@ def main() -> None:
             name,
             cell(found["AUROC"]),
             cell(found["ECE"]),
-            f"{area(score, standard):.3f}",
+            f"{auroc(score, standard):.3f}",
         )
     Console().print(table)
 

@@ -654,7 +654,7 @@ def evaluate(
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
     # After the checks, for these load the networks' libraries.
-    from training.evaluation.evaluate import evaluate_bundle, show
+    from training.evaluation.evaluate import evaluate_bundle, print_table
     from training.evaluation.report import write_report
 
     figures = evaluate_bundle(
@@ -667,7 +667,7 @@ def evaluate(
         augment=augment,
         worst=worst,
     ) | {"command": _command()}
-    show(figures)
+    print_table(figures)
     if out:
         out.write_text(json.dumps(figures, indent=1))
     if report:

@@ -41,10 +41,10 @@ from training.data.negatives import read_negatives
 from training.data.prepared import PreparedSample, prepare
 from training.data.regions import match_regions, read_region
 from training.data.samples import Sample, counts, data_hash, file_hash
-from training.evaluation.ablation import WHOLE
-from training.evaluation.detection import box_figures
-from training.evaluation.select_calibration import choose
-from training.evaluation.summary import plain
+from training.evaluation.ablation import ALL_BRANCHES
+from training.evaluation.detection import detection_metrics
+from training.evaluation.select_calibration import select_calibration
+from training.evaluation.summary import to_plain
 from training.train import runs
 from training.train.small_spatialclip import PICTURE_SIZE
 from training.train.spatialclip import predict
@@ -121,7 +121,9 @@ def make_bundle(
     if unseen:
         sample = sample.with_unseen(unseen)
     sample.check()
-    calibration, chosen = choose(sample.logits, sample.standard, sample.groups, sample.views)
+    calibration, chosen = select_calibration(
+        sample.logits, sample.standard, sample.groups, sample.views
+    )
     calibrated = calibration.calibrate_many(sample.logits, sample.views)
 
     shown = [at_least(thresholds.detection, item.detections[0]) for item in seen]
@@ -245,7 +247,9 @@ def detector_on_real(detector: YoloDetector, known: Sequence[Sample]) -> dict[st
     boxed = [s for s in known if s.annotated and not s.simulated]
     if not boxed:
         return None
-    return dict(plain(box_figures(match_regions(detector, boxed), [s.group for s in boxed])))
+    return dict(
+        to_plain(detection_metrics(match_regions(detector, boxed), [s.group for s in boxed]))
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +279,7 @@ class Calibrating:
         views = {View(row["view"]) for row in rows}
         own = [i for i, view in enumerate(self.views) if view not in views]
         return Calibrating(
-            [self.logits[i] for i in own] + [row["logits"][WHOLE] for row in rows],
+            [self.logits[i] for i in own] + [row["logits"][ALL_BRANCHES] for row in rows],
             [self.standard[i] for i in own] + [float(row["standard"]) for row in rows],
             [self.groups[i] for i in own] + [row["group"] for row in rows],
             [self.views[i] for i in own] + [View(row["view"]) for row in rows],

@@ -7,15 +7,15 @@ from typing import Any
 from detector.anatomy import BY_CODE
 from model.finding import NON_STANDARD, REVIEW, STANDARD
 from training.bundling import data_statements as data
-from training.evaluation.ablation import ABLATIONS, ALONE, WHOLE
-from training.evaluation.report import QUALITY, interval, number
+from training.evaluation.ablation import ABLATIONS, ALL_BRANCHES, SINGLE_BRANCHES
+from training.evaluation.report import QUALITY, format_interval, format_number
 from training.evaluation.select_calibration import (
     ISOTONIC,
-    LEAST_PER_CLASS,
-    LEAST_PICTURES,
+    MIN_PER_CLASS,
+    MIN_PICTURES,
     TEMPERATURE,
 )
-from training.evaluation.summary import EACH
+from training.evaluation.summary import EVERY_BRANCH
 
 KINDS = (TEMPERATURE, ISOTONIC)
 LABELS = (STANDARD, REVIEW, NON_STANDARD)
@@ -33,8 +33,8 @@ def model_card(facts: Mapping[str, Any]) -> str:
     validation = detector["validation"]
     real = metrics.get("detector on real pictures")
     on_real = (
-        f"{_which_real(facts, real['pictures'])}: {number(real['map50']['value'])},"
-        f" {interval(real['map50']['interval'])}"
+        f"{_which_real(facts, real['pictures'])}: {format_number(real['map50']['value'])},"
+        f" {format_interval(real['map50']['interval'])}"
         if real
         else ""
     )
@@ -110,8 +110,8 @@ threshold, which was set on these very pictures: {_set_on(facts)}
 {shares}
 
 Which calibration was chosen, by log loss on held-out groups ("all": views without their own).
-Isotonic must be better by two standard errors, on {LEAST_PICTURES} pictures or more of which
-{LEAST_PER_CLASS} are of each class:
+Isotonic must be better by two standard errors, on {MIN_PICTURES} pictures or more of which
+{MIN_PER_CLASS} are of each class:
 
 | view | pictures | chosen | {KINDS[0]} | {KINDS[1]} |
 |---|---|---|---|---|
@@ -279,8 +279,8 @@ def _criteria(facts: Mapping[str, Any]) -> str:
         return ""
     rows = "\n".join(
         f"| {rate['view']} | {rate['code']} | {rate['met']} | {rate['unmet']}"
-        f" | {number(rate['sensitivity'])} | {number(rate['specificity'])}"
-        f" | {number(rate['undecided'])} |"
+        f" | {format_number(rate['sensitivity'])} | {format_number(rate['specificity'])}"
+        f" | {format_number(rate['undecided'])} |"
         for rate in rates
     )
     pictures = (
@@ -341,7 +341,7 @@ def _unseen(facts: Mapping[str, Any]) -> str:
     rows += [
         (f"AUROC, {name}", found["ablation"][name])
         for name in ABLATIONS
-        if name != WHOLE and name in found["ablation"]
+        if name != ALL_BRANCHES and name in found["ablation"]
     ]
     rows += [("detector mAP50, boxed pictures of all sets", found["detector"]["map50"])]
     rows += [
@@ -349,12 +349,14 @@ def _unseen(facts: Mapping[str, Any]) -> str:
         for name, area in found.get("fold 0, nested and not", {}).items()
     ]
     table = "\n".join(
-        f"| {name} | {number(row['value'])} | {interval(row['interval'])} |" for name, row in rows
+        f"| {name} | {format_number(row['value'])} | {format_interval(row['interval'])} |"
+        for name, row in rows
     )
     looks = "\n".join(
         f"| {look} | {way} | {told['standard']} | {told['non-standard']} | "
         + " | ".join(
-            f"{number(told[name]['value'])} ({interval(told[name]['interval'])})" for name in LOOKS
+            f"{format_number(told[name]['value'])} ({format_interval(told[name]['interval'])})"
+            for name in LOOKS
         )
         + " |"
         for look, ways in found.get("looks left out", {}).items()
@@ -387,7 +389,7 @@ def _by_branch(found: Mapping[str, Any]) -> str:
     """What each branch is worth on a look that was left out; empty where that was not measured."""
     branches = "\n".join(
         f"| {look} | {way} | "
-        + " | ".join(number(told["ablation"][name]["value"]) for name in ABLATIONS)
+        + " | ".join(format_number(told["ablation"][name]["value"]) for name in ABLATIONS)
         + " |"
         for look, ways in found.get("looks left out", {}).items()
         for way in ("look left out", "fold left out")
@@ -420,15 +422,15 @@ def _by_set(sets: Mapping[str, Any], structures: Mapping[str, float]) -> str:
     )
     misled = "\n".join(
         f"| {name} | {mistake} | {wrong['pictures']} | "
-        + " | ".join(str(wrong.get(branch, "")) for branch in (*ALONE, EACH))
+        + " | ".join(str(wrong.get(branch, "")) for branch in (*SINGLE_BRANCHES, EVERY_BRANCH))
         + " |"
         for name, each in sets.items()
         for mistake, wrong in each["mistakes"].items()
         if wrong["pictures"]
     )
     found = "\n".join(
-        f"| {name} | {number(each['view accuracy']['value'])}"
-        f" | {number(each['detector mAP50']['value'])} |"
+        f"| {name} | {format_number(each['view accuracy']['value'])}"
+        f" | {format_number(each['detector mAP50']['value'])} |"
         for name, each in sets.items()
     )
     hardest = sorted(structures.items(), key=lambda item: item[1])[:_HARDEST]
@@ -453,7 +455,7 @@ without criteria and without the out-of-distribution score:
 {worst}
 Failures, and how many of them each branch alone, and each of the three, would have got wrong too:
 
-| set | failure | pictures | {" | ".join((*ALONE, EACH))} |
+| set | failure | pictures | {" | ".join((*SINGLE_BRANCHES, EVERY_BRANCH))} |
 |---|---|---|---|---|---|---|
 {misled}
 """

@@ -150,5 +150,7 @@ def judge_unseen(
                 "views": output.view_logits[i].softmax(-1).tolist(),
             }
     (out / "predictions.json").write_text(json.dumps(rows))
-    health = alignment.health(np.concatenate(features), [item.descriptions[0] for item in unseen])
+    health = alignment.alignment_metrics(
+        np.concatenate(features), [item.descriptions[0] for item in unseen]
+    )
     (out / "alignment.json").write_text(json.dumps(health, indent=1))

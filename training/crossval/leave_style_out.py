@@ -27,9 +27,9 @@ from training.data.regions import read_region
 from training.data.samples import Sample
 from training.data.styles import cluster_styles, style_features
 from training.evaluation import classification
-from training.evaluation.ablation import ABLATIONS, WHOLE
-from training.evaluation.curves import area
-from training.evaluation.select_calibration import choose
+from training.evaluation.ablation import ABLATIONS, ALL_BRANCHES
+from training.evaluation.curves import auroc
+from training.evaluation.select_calibration import select_calibration
 
 
 def held(plan: Plan) -> dict[str, list[Sample]]:
@@ -83,15 +83,15 @@ def figures(
         rows = json.loads((folder(plan, name) / "spatialclip" / "predictions.json").read_text())
         both = [row for row in known if row["source"] == BOTH_CLASSES]
         others = [row for row in both if row["group"] not in groups]
-        calibration, _ = choose(
-            [row["logits"][WHOLE] for row in others],
+        calibration, _ = select_calibration(
+            [row["logits"][ALL_BRANCHES] for row in others],
             [float(row["standard"]) for row in others],
             [row["group"] for row in others],
         )
         found[name] = {"pictures": len(pictures)}
         for how, judged in (("look left out", rows), ("fold left out", known)):
             part = [r for r in judged if r["source"] == BOTH_CLASSES and r["group"] in groups]
-            p = calibration.calibrate_many(np.array([row["logits"][WHOLE] for row in part]))
+            p = calibration.calibrate_many(np.array([row["logits"][ALL_BRANCHES] for row in part]))
             found[name][how] = told(p, part) | {"ablation": by_branch(part)}
     return found
 
@@ -108,7 +108,7 @@ def told(probability: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     standard = np.array([bool(row["standard"]) for row in rows])
     groups = [row["group"] for row in rows]
     said = np.asarray(probability, float) >= 0.5
-    areas = classification.figures(probability, standard, groups)
+    areas = classification.classification_metrics(probability, standard, groups)
     return {"standard": int(standard.sum()), "non-standard": int((~standard).sum())} | {
         "AUROC": areas["AUROC"],
         "sensitivity": _share(said, standard, groups),
@@ -123,8 +123,8 @@ def by_branch(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     def figure(name: str) -> dict[str, Any]:
         logits = np.array([row["logits"][name] for row in rows])
-        return classification.figure(
-            lambda at: area(logits[at], standard[at]), np.arange(len(rows)), groups
+        return classification.metric_with_interval(
+            lambda at: auroc(logits[at], standard[at]), np.arange(len(rows)), groups
         )
 
     return {name: figure(name) for name in ABLATIONS}
@@ -137,7 +137,7 @@ def _share(right: Any, of: Any, groups: Sequence[str]) -> dict[str, Any]:
     def share(at: Any) -> float:
         return float(np.mean(chosen[at])) if len(at) else float("nan")
 
-    return classification.figure(
+    return classification.metric_with_interval(
         share,
         np.arange(len(chosen)),
         [group for group, is_of in zip(groups, of, strict=True) if is_of],

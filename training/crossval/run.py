@@ -41,13 +41,13 @@ from training.data.regions import match_regions, read_region
 from training.data.samples import Sample, data_hash
 from training.data.styles import style_features
 from training.evaluation import classification
-from training.evaluation.ablation import ABLATIONS, WHOLE
-from training.evaluation.detection import Matches, box_figures
-from training.evaluation.predict import with_looks
-from training.evaluation.record import Verdict
+from training.evaluation.ablation import ABLATIONS, ALL_BRANCHES
+from training.evaluation.detection import Matches, detection_metrics
+from training.evaluation.predict import assign_styles
+from training.evaluation.record import EvaluatedSample
 from training.evaluation.report import write_report
-from training.evaluation.select_calibration import choose
-from training.evaluation.summary import assess, plain
+from training.evaluation.select_calibration import select_calibration
+from training.evaluation.summary import evaluate, to_plain
 from training.train import small_spatialclip
 
 NESTED = 0
@@ -109,7 +109,7 @@ def cross_validate(
     if looks:
         judged["looks left out"] = leave_style_out.figures(plan, left_out, predictions(plan.out))
     facts = {"command": plan.command, "folds": plan.folds, "seed": plan.seed}
-    figures: dict[str, Any] = plain({**facts, "detector": found, **judged})
+    figures: dict[str, Any] = to_plain({**facts, "detector": found, **judged})
     write_report(plan.out / "figures.html", "Cross-validation", figures)
     return figures
 
@@ -117,7 +117,7 @@ def cross_validate(
 def keep_plan(plan: Plan) -> None:
     """Write what the models in `out` are made of; raises UsageError where other ones lie there:
     their figures would be mixed. An earlier folder says nothing of it."""
-    now = plain(
+    now = to_plain(
         {
             "folds": plan.folds,
             "seed": plan.seed,
@@ -215,8 +215,8 @@ def judgement_figures(plan: Plan) -> dict[str, Any]:
     if inner.is_file():
         ours = [row for row in predictions(plan.out) if row["fold"] == 0]
         found["fold 0, nested and not"] = {
-            name: classification.figures(
-                _sigmoid([row["logits"][WHOLE] for row in part]),
+            name: classification.classification_metrics(
+                _sigmoid([row["logits"][ALL_BRANCHES] for row in part]),
                 [row["standard"] for row in part],
                 [row["group"] for row in part],
             )["AUROC"]
@@ -236,14 +236,14 @@ def out_of_fold(plan: Plan) -> tuple[dict[str, Any], float | None]:
     known = [row for row in rows if row["source"] == BOTH_CLASSES]
     ablated = {name: calibrated(rows, known, name) for name in ABLATIONS}
     seen = {s.image.name: style_features(read_region(s)[0]) for s in plan.real}
-    verdicts, separation = with_looks(
+    verdicts, separation = assign_styles(
         [
             _verdict(row, {name: float(p[i]) for name, p in ablated.items()}, seen)
             for i, row in enumerate(rows)
         ]
     )
     return {
-        source: assess([v for v in verdicts if v.source == source], ablation=True)
+        source: evaluate([v for v in verdicts if v.source == source], ablation=True)
         for source in sorted({v.source for v in verdicts})
     }, separation
 
@@ -258,7 +258,7 @@ def calibrated(
     found = np.zeros(len(rows))
     for fold in sorted(set(folds.tolist())):
         others = [row for row in known if row["fold"] != fold]
-        calibration, _ = choose(
+        calibration, _ = select_calibration(
             [row["logits"][name] for row in others],
             [float(row["standard"]) for row in others],
             [row["group"] for row in others],
@@ -269,22 +269,22 @@ def calibrated(
 
 def _verdict(
     row: dict[str, Any], ablated: dict[str, float], looks: dict[str, npt.NDArray[np.float64]]
-) -> Verdict:
+) -> EvaluatedSample:
     low, high = Thresholds().review
-    p = ablated[WHOLE]
+    p = ablated[ALL_BRANCHES]
     image, text, spatial = row["gates"]
-    return Verdict(
+    return EvaluatedSample(
         picture=row["picture"],
         group=row["group"],
         source=row["source"],
         view=View(row["view"]) if row["view"] else None,
         standard=row["standard"],
-        named=VIEWS[int(np.argmax(row["views"]))],
+        predicted_view=VIEWS[int(np.argmax(row["views"]))],
         probability=p,
         label=REVIEW if low < p < high else STANDARD if p >= high else NON_STANDARD,
         gates=(image, text, spatial),
-        ablated=ablated,
-        appearance=looks.get(row["picture"]),
+        ablated_probabilities=ablated,
+        style_features=looks.get(row["picture"]),
     )
 
 
@@ -300,8 +300,10 @@ def detector_figures(plan: Plan, detectors: Sequence[Path]) -> dict[str, Any]:
     by_set = {}
     for source in sorted({s.source for s in samples}):
         rows = [row for row, sample in enumerate(samples) if sample.source == source]
-        by_set[source] = box_figures([matches[i] for i in rows], [samples[i].group for i in rows])
-    return box_figures(matches, [s.group for s in samples]) | {"by set": by_set}
+        by_set[source] = detection_metrics(
+            [matches[i] for i in rows], [samples[i].group for i in rows]
+        )
+    return detection_metrics(matches, [s.group for s in samples]) | {"by set": by_set}
 
 
 def _sigmoid(logits: Sequence[float]) -> npt.NDArray[np.float64]:

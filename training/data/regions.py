@@ -13,7 +13,7 @@ from detector.frame import Pixels
 from detector.imaging.regions import estimated_region
 from detector.yolo.yolo import YoloDetector
 from training.data.samples import Sample
-from training.evaluation.detection import Matches, match
+from training.evaluation.detection import Matches, match_boxes
 
 REGION_VERSION = 1
 """Raise this when `read_region` gives other pixels or boxes for the same sample: when this module
@@ -65,7 +65,7 @@ def match_regions(detector: YoloDetector, samples: Sequence[Sample]) -> list[dic
         regions = [read_region(sample) for sample in chunk]
         detections = detector.detect([pixels for pixels, _ in regions], confidence=0.001)
         matches += [
-            match(boxes, truth, sample.annotated)
+            match_boxes(boxes, truth, sample.annotated)
             for sample, boxes, (_, truth) in zip(chunk, detections, regions, strict=True)
         ]
     return matches

@@ -1,4 +1,4 @@
-"""What each branch is worth: SpatialCLIP with branches taken away."""
+"""What each branch is worth: SpatialCLIP with image, text or layout masked."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,9 +8,9 @@ from model.spatialclip.network import SpatialClip
 
 Floats = npt.NDArray[np.float64]
 BRANCHES = ("image", "text", "spatial")
-WHOLE = "all"
+ALL_BRANCHES = "all"
 ABLATIONS: dict[str, tuple[bool, bool, bool]] = {
-    WHOLE: (True, True, True),
+    ALL_BRANCHES: (True, True, True),
     "without image": (False, True, True),
     "without text": (True, False, True),
     "without layout": (True, True, False),
@@ -18,8 +18,8 @@ ABLATIONS: dict[str, tuple[bool, bool, bool]] = {
     "text alone": (False, True, False),
     "layout alone": (False, False, True),
 }
-"""Which of image, text and layout are there. "Without" one is the pair of the others."""
-ALONE = tuple(name for name, there in ABLATIONS.items() if sum(there) == 1)
+"""Which of image, text and layout are present. "Without" one is the pair of the others."""
+SINGLE_BRANCHES = tuple(name for name, present in ABLATIONS.items() if sum(present) == 1)
 
 
 @torch.inference_mode()
@@ -28,8 +28,8 @@ def ablate(network: SpatialClip, features: Floats) -> list[dict[str, float]]:
     ABLATIONS."""
     logits: list[dict[str, float]] = [{} for _ in features]
     image, text, spatial = torch.from_numpy(features).float().to(network.device).unbind(1)
-    for name, there in ABLATIONS.items():
-        present = torch.tensor([there], device=network.device).expand(len(features), 3)
+    for name, branches in ABLATIONS.items():
+        present = torch.tensor([branches], device=network.device).expand(len(features), 3)
         output = network.fuse(image, text, spatial, present)
         for row, logit in zip(logits, output.logit.tolist(), strict=True):
             row[name] = logit

@@ -1,4 +1,4 @@
-"""Figures of a standard / non-standard judgement, each with its bootstrap interval by group."""
+"""Metrics of binary quality (standard or not), each with its bootstrap interval by group."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
@@ -8,18 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from model.calibration import bootstrap_interval, expected_calibration_error
-from training.evaluation.curves import area, average_precision
+from training.evaluation.curves import auroc, average_precision
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 SPECIFICITY = 0.95
-"""Specificity at which sensitivity is told: one in twenty poor pictures passes."""
+"""Sensitivity is given at this specificity: one in twenty poor pictures passes."""
 
 
-def figures(
+def classification_metrics(
     probability: npt.ArrayLike, standard: npt.ArrayLike, groups: Sequence[Hashable]
 ) -> dict[str, Any]:
-    """Each figure as {"value", "interval"} of 95 %; those a single class leaves undefined are NaN.
+    """Each metric as {"value", "interval"} of 95 %; those that one class leaves undefined are NaN.
 
     The positive class is "standard"; labels are P >= 0.5.
     """
@@ -27,7 +27,7 @@ def figures(
     if p.shape != y.shape or p.ndim != 1 or len(p) != len(groups):
         raise ValueError(f"{p.shape} probabilities, {y.shape} labels, {len(groups)} groups")
     metrics: Mapping[str, Callable[[Indices], float]] = {
-        "AUROC": lambda rows: area(p[rows], y[rows]),
+        "AUROC": lambda rows: auroc(p[rows], y[rows]),
         "PR-AUC": lambda rows: average_precision(p[rows], y[rows]),
         "accuracy": lambda rows: float(np.mean((p[rows] >= 0.5) == y[rows])),
         "F1": lambda rows: f1(p[rows], y[rows]),
@@ -39,7 +39,9 @@ def figures(
     return {
         "pictures": len(p),
         "standard": int(y.sum()),
-        **{name: figure(metric, everyone, groups) for name, metric in metrics.items()},
+        **{
+            name: metric_with_interval(metric, everyone, groups) for name, metric in metrics.items()
+        },
     }
 
 
@@ -55,15 +57,15 @@ def sensitivity_at(probability: Floats, standard: Any, specificity: float = SPEC
 
 
 def f1(probability: Floats, standard: Any) -> float:
-    """Harmonic mean of precision and recall of "standard"; 0 where neither is said nor true."""
-    said = probability >= 0.5
-    both = int(said.sum() + standard.sum())
-    return 2 * int((said & standard).sum()) / both if both else 0.0
+    """Harmonic mean of precision and recall of "standard"; 0 where none is predicted or true."""
+    predicted = probability >= 0.5
+    total = int(predicted.sum() + standard.sum())
+    return 2 * int((predicted & standard).sum()) / total if total else 0.0
 
 
 def risk_coverage(probability: npt.ArrayLike, standard: npt.ArrayLike) -> dict[str, list[float]]:
-    """Error rate among the surest pictures, against the share that is decided at all
-    (Geifman and El-Yaniv 2017)."""
+    """Error rate (risk) of the most confident pictures, against their share of all (coverage;
+    Geifman and El-Yaniv 2017)."""
     p, y = np.asarray(probability, float), np.asarray(standard, bool)
     order = np.argsort(-np.abs(p - 0.5), kind="stable")
     wrong = ((p >= 0.5) != y)[order]
@@ -74,7 +76,7 @@ def risk_coverage(probability: npt.ArrayLike, standard: npt.ArrayLike) -> dict[s
     }
 
 
-def figure(
+def metric_with_interval(
     metric: Callable[[Indices], float],
     everyone: Indices,
     groups: Sequence[Hashable],
@@ -85,7 +87,7 @@ def figure(
     value = metric(everyone)
     interval = [float("nan")] * 2
     if not np.isnan(value):
-        # Undefined on most resamples: there is a value, but no saying how sure it is.
+        # Undefined on most resamples: there is a value without an interval.
         with suppress(ValueError):
             interval = list(bootstrap_interval(metric, groups, resamples=resamples))
     return {"value": value, "interval": interval}

@@ -1,4 +1,4 @@
-"""Curves of a standard / non-standard judgement: ROC, precision and recall, reliability."""
+"""Points of the ROC, precision-recall and reliability curves of binary quality."""
 
 from typing import Any
 
@@ -61,7 +61,7 @@ def wilson(hits: int, total: int) -> list[float]:
     return [max(0.0, float(middle - half)), min(1.0, float(middle + half))]
 
 
-def area(probability: Floats, standard: npt.NDArray[np.bool_]) -> float:
+def auroc(probability: Floats, standard: npt.NDArray[np.bool_]) -> float:
     """Area under the ROC curve, ties counting half; NaN without either class."""
     positives = int(standard.sum())
     negatives = len(standard) - positives

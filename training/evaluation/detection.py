@@ -1,4 +1,4 @@
-"""Average precision of a detector."""
+"""Average precision (AP50) of a detector."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.boxes import Detection, iou
-from training.evaluation.classification import figure
+from training.evaluation.classification import metric_with_interval
 
 Floats = npt.NDArray[np.float64]
 _RESAMPLES = 200
@@ -16,8 +16,8 @@ _RESAMPLES = 200
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """Of one label in one picture: each prediction's confidence and whether it hit, and how many
-    there were to be found."""
+    """Of one label in one picture: confidence of each prediction and whether it hit a true box, and
+    how many true boxes there are."""
 
     confidences: tuple[float, ...]
     hits: tuple[bool, ...]
@@ -36,18 +36,20 @@ class DetectorScore:
         return float(np.mean(list(self.ap50.values()))) if self.ap50 else float("nan")
 
 
-def match(
+def match_boxes(
     predicted: Sequence[Detection], true: Sequence[Detection], annotated: frozenset[str]
 ) -> dict[str, Matches]:
-    """Per annotated label, the picture's predictions against its truths, the surest first."""
-    return {label: _match(label, predicted, true) for label in annotated}
+    """Per annotated label, the predictions against the true boxes, by falling confidence."""
+    return {label: _match_label(label, predicted, true) for label in annotated}
 
 
-def score(pictures: Sequence[dict[str, Matches]]) -> DetectorScore:
+def score_detector(pictures: Sequence[dict[str, Matches]]) -> DetectorScore:
     """AP50 over matched pictures, of the labels that one of them shows."""
     ap50: dict[str, float] = {}
     counts: dict[str, int] = {}
-    for label in sorted({name for each in pictures for name, of in each.items() if of.total}):
+    for label in sorted(
+        {name for each in pictures for name, matches in each.items() if matches.total}
+    ):
         matches = [each[label] for each in pictures if label in each]
         counts[label] = sum(each.total for each in matches)
         ap50[label] = _average_precision(
@@ -58,13 +60,15 @@ def score(pictures: Sequence[dict[str, Matches]]) -> DetectorScore:
     return DetectorScore(ap50, counts)
 
 
-def box_figures(pictures: Sequence[dict[str, Matches]], groups: Sequence[str]) -> dict[str, Any]:
+def detection_metrics(
+    pictures: Sequence[dict[str, Matches]], groups: Sequence[str]
+) -> dict[str, Any]:
     """mAP50 with its interval by group, AP50 and number of boxes of each label."""
-    total = score(pictures)
+    total = score_detector(pictures)
     return {
         "pictures": len(pictures),
-        "map50": figure(
-            lambda rows: score([pictures[i] for i in rows]).map50,
+        "map50": metric_with_interval(
+            lambda rows: score_detector([pictures[i] for i in rows]).map50,
             np.arange(len(pictures)),
             groups,
             resamples=_RESAMPLES,
@@ -74,18 +78,18 @@ def box_figures(pictures: Sequence[dict[str, Matches]], groups: Sequence[str]) -
     }
 
 
-def _match(label: str, predicted: Sequence[Detection], true: Sequence[Detection]) -> Matches:
-    open_truths = [box.bbox for box in true if box.label == label]
-    total = len(open_truths)
-    found = sorted((p for p in predicted if p.label == label), key=lambda p: -p.confidence)
+def _match_label(label: str, predicted: Sequence[Detection], true: Sequence[Detection]) -> Matches:
+    unmatched = [box.bbox for box in true if box.label == label]
+    total = len(unmatched)
+    candidates = sorted((p for p in predicted if p.label == label), key=lambda p: -p.confidence)
     hits = []
-    for detection in found:
-        best = max(open_truths, key=lambda box: iou(box, detection.bbox), default=None)
+    for detection in candidates:
+        best = max(unmatched, key=lambda box: iou(box, detection.bbox), default=None)
         hit = best is not None and iou(best, detection.bbox) >= 0.5
         if hit and best is not None:
-            open_truths.remove(best)
+            unmatched.remove(best)
         hits.append(hit)
-    return Matches(tuple(p.confidence for p in found), tuple(hits), total)
+    return Matches(tuple(p.confidence for p in candidates), tuple(hits), total)
 
 
 def _average_precision(confidences: Floats, hits: npt.NDArray[np.bool_], total: int) -> float:

@@ -1,4 +1,4 @@
-"""How good a bundle is: on phantoms of unseen seeds, on labelled pictures, and on real pictures of
+"""Evaluate a bundle on phantoms of unseen seeds, on labelled pictures, and on real pictures of
 other organs."""
 
 from collections.abc import Iterator, Sequence
@@ -20,12 +20,12 @@ from model.finding import STANDARD
 from model.judge import Judge
 from training.data.other_organs import split_by_vendor
 from training.data.samples import Sample
-from training.evaluation.predict import judge_pictures, phantoms, samples, with_looks
-from training.evaluation.report import headline
-from training.evaluation.summary import WORST, assess, plain
+from training.evaluation.predict import assign_styles, judge_pictures, load_pictures, make_phantoms
+from training.evaluation.report import headline_metrics
+from training.evaluation.summary import WORST, evaluate, to_plain
 
 PHANTOMS = "phantoms"
-OTHERS = "other ultrasound, judging half"
+OTHER_ORGANS = "other ultrasound, judging half"
 
 
 def evaluate_bundle(
@@ -54,46 +54,48 @@ def evaluate_bundle(
         "sets": sets,
     }
     if count:
-        sets[PHANTOMS] = on_phantoms(judge, count, seed, ablation=ablation, worst=worst)
+        sets[PHANTOMS] = evaluate_phantoms(judge, count, seed, ablation=ablation, worst=worst)
     if labelled:
-        verdicts, separation = with_looks(judge_pictures(judge, samples(labelled)))
+        samples, separation = assign_styles(judge_pictures(judge, load_pictures(labelled)))
         figures["looks"] = {"silhouette": separation}
-        sources = sorted({verdict.source for verdict in verdicts})
+        sources = sorted({sample.source for sample in samples})
         if len(sources) > 1:
-            sets["all labelled pictures"] = assess(verdicts, ablation=ablation, worst=worst)
+            sets["all labelled pictures"] = evaluate(samples, ablation=ablation, worst=worst)
         for source in sources:
-            own = [verdict for verdict in verdicts if verdict.source == source]
-            sets[source] = assess(own, ablation=ablation, worst=worst)
+            own = [sample for sample in samples if sample.source == source]
+            sets[source] = evaluate(own, ablation=ablation, worst=worst)
     if dicom is not None:
-        figures[OTHERS] = on_others(judge, split_by_vendor(dicom)[1])
-    return dict(plain(figures))
+        figures[OTHER_ORGANS] = evaluate_other_organs(judge, split_by_vendor(dicom)[1])
+    return dict(to_plain(figures))
 
 
-def on_phantoms(
+def evaluate_phantoms(
     judge: Judge, count: int, seed: int, *, ablation: bool = False, worst: int = WORST
 ) -> dict[str, Any]:
-    """The figures of `assess` on `count` phantoms of the seeds from `seed` on."""
-    return assess(judge_pictures(judge, phantoms(count, seed)), ablation=ablation, worst=worst)
+    """The figures of `summary.evaluate` on `count` phantoms of the seeds from `seed` on."""
+    return evaluate(
+        judge_pictures(judge, make_phantoms(count, seed)), ablation=ablation, worst=worst
+    )
 
 
-def on_others(judge: Judge, files: list[Path]) -> dict[str, Any]:
-    """How the frames of files that show none of the views end.
+def evaluate_other_organs(judge: Judge, files: list[Path]) -> dict[str, Any]:
+    """How the frames of files that show none of the views are judged.
 
     Files that no decoder reads are named on standard error; raises UsageError where none is read.
     """
-    ends = [j for path in files for frame in _frames(path) for j in judge.judge(frame)]
-    if not ends:
+    judgements = [j for path in files for frame in _read_frames(path) for j in judge.judge(frame)]
+    if not judgements:
         raise UsageError(f"none of {len(files)} files of other ultrasound can be judged")
-    safe = [j.view is View.OTHER or j.quality == "review" for j in ends]
+    is_safe = [j.view is View.OTHER or j.quality == "review" for j in judgements]
     return {
         "files": len(files),
-        "regions judged": len(ends),
-        "OTHER or review": float(np.mean(safe)),
-        "standard": sum(j.quality == STANDARD for j in ends),
+        "regions judged": len(judgements),
+        "OTHER or review": float(np.mean(is_safe)),
+        "standard": sum(j.quality == STANDARD for j in judgements),
     }
 
 
-def _frames(path: Path) -> Iterator[Frame]:
+def _read_frames(path: Path) -> Iterator[Frame]:
     try:
         yield from read_frames(path)
     except QCError as error:
@@ -102,26 +104,26 @@ def _frames(path: Path) -> Iterator[Frame]:
         )
 
 
-def show(figures: dict[str, Any]) -> None:
+def print_table(figures: dict[str, Any]) -> None:
     """The headline figures as a table on standard output."""
     # Names of sets and bundles are the user's own: as Text they are never taken for markup.
     table = Table(title=Text(f"bundle {figures['bundle']} {figures['version']}"))
     table.add_column("figure")
     table.add_column("value")
-    for name, found in figures["sets"].items():
+    for name, metrics in figures["sets"].items():
         table.add_section()
-        table.add_row(Text(name, "bold"), f"{found['pictures']} pictures")
-        for figure, value in headline(found).items():
-            table.add_row(figure, _shown(value))
-        for part, quality in found.get("ablation", {}).items():
-            table.add_row(f"AUROC, {part}", _shown(quality["AUROC"]))
-        for label, precision in found.get("detector", {}).get("ap50", {}).items():
-            table.add_row(f"AP50 {label}", _shown(precision))
-    if OTHERS in figures:
+        table.add_row(Text(name, "bold"), f"{metrics['pictures']} pictures")
+        for figure, value in headline_metrics(metrics).items():
+            table.add_row(figure, _format(value))
+        for part, quality in metrics.get("ablation", {}).items():
+            table.add_row(f"AUROC, {part}", _format(quality["AUROC"]))
+        for label, precision in metrics.get("detector", {}).get("ap50", {}).items():
+            table.add_row(f"AP50 {label}", _format(precision))
+    if OTHER_ORGANS in figures:
         table.add_section()
-        table.add_row(Text(OTHERS, "bold"), "")
-        for figure, value in figures[OTHERS].items():
-            table.add_row(figure, _shown(value))
+        table.add_row(Text(OTHER_ORGANS, "bold"), "")
+        for figure, value in figures[OTHER_ORGANS].items():
+            table.add_row(figure, _format(value))
     console = Console(width=120, markup=False, emoji=False)
     console.print(table)
     console.print(
@@ -130,11 +132,11 @@ def show(figures: dict[str, Any]) -> None:
     )
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, dict):
         low, high = value["interval"]
         interval = "" if low is None else f" (95 % interval {low:.4f} to {high:.4f})"
-        return _shown(value["value"]) + interval
+        return _format(value["value"]) + interval
     if value is None:
         return "undefined"
     return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -38,11 +38,13 @@ def roc(curve: Mapping[str, Sequence[float]], auroc: Mapping[str, Any]) -> str:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="chance")
         axes.plot(curve["false positive rate"], curve["true positive rate"], color=BLUE)
-        axes.set(xlabel="1 − specificity", ylabel="sensitivity", title=f"ROC, {told(auroc)}")
+        axes.set(
+            xlabel="1 − specificity", ylabel="sensitivity", title=f"ROC, {format_metric(auroc)}"
+        )
         _unit(axes)
         axes.legend(loc="lower right")
 
-    return _drawn("ROC curve", draw)
+    return _render_svg("ROC curve", draw)
 
 
 def precision_recall(
@@ -56,11 +58,11 @@ def precision_recall(
         # Precision holds from each recall back to the one before.
         recall, precision = [0.0, *curve["recall"]], [*curve["precision"][:1], *curve["precision"]]
         axes.step(recall, precision, where="pre", color=BLUE)
-        axes.set(xlabel="recall", ylabel="precision", title=f"Precision, {told(area)}")
+        axes.set(xlabel="recall", ylabel="precision", title=f"Precision, {format_metric(area)}")
         _unit(axes)
         axes.legend(loc="lower left")
 
-    return _drawn("precision-recall curve", draw)
+    return _render_svg("precision-recall curve", draw)
 
 
 def reliability(bins: Sequence[Mapping[str, Any]], error: Mapping[str, Any]) -> str:
@@ -78,7 +80,7 @@ def reliability(bins: Sequence[Mapping[str, Any]], error: Mapping[str, Any]) -> 
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         above.plot([0, 1], [0, 1], color=GREY, linestyle=":")
         above.errorbar(at, observed, yerr=whiskers, fmt="o", ms=4, color=BLUE, elinewidth=1)
-        above.set(ylabel="observed share", title=f"Reliability, ECE {told(error)}")
+        above.set(ylabel="observed share", title=f"Reliability, ECE {format_metric(error)}")
         _unit(above)
         below.vlines(at, 0, counts, color=BLUE, linewidth=2)
         below.set(
@@ -87,11 +89,13 @@ def reliability(bins: Sequence[Mapping[str, Any]], error: Mapping[str, Any]) -> 
             ylim=(0, 1.3 * max(counts)),
         )
 
-    return _drawn("reliability: observed share against predicted probability", draw, (3.6, 4.2))
+    return _render_svg(
+        "reliability: observed share against predicted probability", draw, (3.6, 4.2)
+    )
 
 
 def risk_coverage(curve: Mapping[str, Sequence[float]]) -> str:
-    """Risk-coverage curve of `quality.risk_coverage`."""
+    """Risk-coverage curve of `classification.risk_coverage`."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -104,11 +108,11 @@ def risk_coverage(curve: Mapping[str, Sequence[float]]) -> str:
             ylim=(0, max(0.05, 1.15 * max(curve["risk"]))),
         )
 
-    return _drawn("risk-coverage curve", draw)
+    return _render_svg("risk-coverage curve", draw)
 
 
 def gates(weights: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Mean and SD of each branch's weight, a row for each named view."""
+    """Mean and SD of each branch's weight, a row for each predicted view."""
     names = list(weights)
     ends = [
         weight["mean"] + side * weight["SD"]
@@ -136,7 +140,7 @@ def gates(weights: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
         axes.set_title("Gates by named view", loc="left")
         _legend_above(axes)
 
-    return _drawn("gate weights by view", draw, (_WIDE, 1.5 + 0.45 * len(names)))
+    return _render_svg("gate weights by view", draw, (_WIDE, 1.5 + 0.45 * len(names)))
 
 
 def bars(
@@ -177,20 +181,22 @@ def bars(
         axes.set(xlabel=label, xlim=(lowest, 1.0))
         axes.set_title(title, loc="left")
 
-    return _drawn(title, draw, (_WIDE, 1.1 + 0.27 * len(known)))
+    return _render_svg(title, draw, (_WIDE, 1.1 + 0.27 * len(known)))
 
 
-def told(figure: Mapping[str, Any]) -> str:
-    """A figure and its interval in a few signs."""
-    if figure["value"] is None:
+def format_metric(metric: Mapping[str, Any]) -> str:
+    """A metric and its interval, short."""
+    if metric["value"] is None:
         return "undefined"
-    low, high = figure["interval"]
+    low, high = metric["interval"]
     interval = "" if low is None or high is None else f" ({low:.3f}–{high:.3f})"
-    return f"{figure['value']:.3f}{interval}"
+    return f"{metric['value']:.3f}{interval}"
 
 
-def _drawn(name: str, draw: Callable[[Figure], None], size: tuple[float, float] = _SQUARE) -> str:
-    """The figure as an SVG element that names no address and reads as one picture."""
+def _render_svg(
+    name: str, draw: Callable[[Figure], None], size: tuple[float, float] = _SQUARE
+) -> str:
+    """The figure as an SVG element without metadata or namespaces, labelled as one image."""
     buffer = StringIO()
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")

@@ -1,4 +1,4 @@
-"""Labelled pictures, and a bundle's verdicts on them: judged as serving judges."""
+"""Labelled pictures, and what a bundle says of them: judged as serving judges."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,20 +17,20 @@ from training.data.regions import read_region
 from training.data.samples import Sample
 from training.data.styles import cluster_styles, style_features
 from training.evaluation.ablation import ablate
-from training.evaluation.detection import match
-from training.evaluation.record import CHANCE, Verdict
+from training.evaluation.detection import match_boxes
+from training.evaluation.record import CHANCE, EvaluatedSample
 from training.phantom import Phantom, make
 
 _BATCH = 16
-# Average precision looks at the unsure boxes too.
-_LEAST_CONFIDENCE = 0.001
+# Average precision takes boxes of low confidence too.
+_MIN_CONFIDENCE = 0.001
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class LabelledPicture:
     """The tissue region (H, W, 3) uint8 RGB and what is true of it; boxes in its pixels.
 
-    Otherwise as `training.samples.Sample`; `real` pictures have a scanner's look.
+    Otherwise as `training.data.samples.Sample`; real pictures have the style of their scanner.
     """
 
     name: str
@@ -44,10 +44,10 @@ class Picture:
     criteria: Mapping[str, bool]
     defects: tuple[str, ...] = ()
     spacing_mm: float | None = None
-    real: bool = True
+    is_real: bool = True
 
     @classmethod
-    def of_sample(cls, sample: Sample) -> "Picture":
+    def of_sample(cls, sample: Sample) -> "LabelledPicture":
         """Raises QCError on a file that no decoder reads."""
         pixels, boxes = read_region(sample)
         return cls(
@@ -62,11 +62,11 @@ class Picture:
             sample.criteria,
             sample.defects,
             sample.spacing_mm,
-            real=not sample.simulated,
+            is_real=not sample.simulated,
         )
 
     @classmethod
-    def of_phantom(cls, phantom: Phantom) -> "Picture":
+    def of_phantom(cls, phantom: Phantom) -> "LabelledPicture":
         region = crop(Frame(1, phantom.pixels, ()), Region(0, phantom.region))
         return cls(
             f"phantom {phantom.seed}",
@@ -80,86 +80,88 @@ class Picture:
             phantom.criteria,
             tuple(defect.value for defect in phantom.defects),
             phantom.spacing_mm,
-            real=False,
+            is_real=False,
         )
 
 
-def samples(found: Sequence[Sample]) -> Iterator[Picture]:
-    """The samples' pictures, read as they are needed."""
-    for sample in track(found, "judging pictures", console=Console(stderr=True)):
-        yield Picture.of_sample(sample)
+def load_pictures(samples: Sequence[Sample]) -> Iterator[LabelledPicture]:
+    """The samples' pictures, each read when it is asked for."""
+    for sample in track(samples, "judging pictures", console=Console(stderr=True)):
+        yield LabelledPicture.of_sample(sample)
 
 
-def phantoms(count: int, seed: int) -> Iterator[Picture]:
-    """The phantoms of the seeds from `seed` on, made as they are needed."""
+def make_phantoms(count: int, seed: int) -> Iterator[LabelledPicture]:
+    """The phantoms of the seeds from `seed` on, each made when it is asked for."""
     for number in track(range(count), "judging phantoms", console=Console(stderr=True)):
-        yield Picture.of_phantom(make(seed + number))
+        yield LabelledPicture.of_phantom(make(seed + number))
 
 
-def judge_pictures(judge: Judge, pictures: Iterable[Picture]) -> list[Verdict]:
-    """A verdict for each picture, in order."""
-    rest = iter(pictures)
-    verdicts: list[Verdict] = []
-    while chunk := list(islice(rest, _BATCH)):
-        verdicts += _judged(judge, chunk)
-    return verdicts
+def judge_pictures(judge: Judge, pictures: Iterable[LabelledPicture]) -> list[EvaluatedSample]:
+    """The evaluated samples of the pictures, in order."""
+    remaining = iter(pictures)
+    evaluated: list[EvaluatedSample] = []
+    while chunk := list(islice(remaining, _BATCH)):
+        evaluated += _judge_batch(judge, chunk)
+    return evaluated
 
 
-def with_looks(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], float | None]:
-    """The verdicts with the scanner's look of each real picture, and how well looks separate."""
-    real = [verdict.appearance for verdict in verdicts if verdict.appearance is not None]
+def assign_styles(
+    samples: Sequence[EvaluatedSample],
+) -> tuple[list[EvaluatedSample], float | None]:
+    """The samples with the style of each real one, and the silhouette of all styles."""
+    real = [sample.style_features for sample in samples if sample.style_features is not None]
     names, separation = cluster_styles(real)
     name = iter(names)
     return [
-        verdict if verdict.appearance is None else replace(verdict, look=next(name))
-        for verdict in verdicts
+        sample if sample.style_features is None else replace(sample, style=next(name))
+        for sample in samples
     ], separation
 
 
-def _judged(judge: Judge, pictures: Sequence[Picture]) -> list[Verdict]:
-    seen = judge.predict([picture.pixels for picture in pictures])
-    ablations = ablate(judge.spatialclip, np.stack([look.features for look in seen]))
+def _judge_batch(judge: Judge, pictures: Sequence[LabelledPicture]) -> list[EvaluatedSample]:
+    predictions = judge.predict([picture.pixels for picture in pictures])
+    ablations = ablate(judge.spatialclip, np.stack([each.features for each in predictions]))
     boxed = [picture.pixels for picture in pictures if picture.annotated]
-    found = iter(judge.detector.detect(boxed, confidence=_LEAST_CONFIDENCE))
+    detections = iter(judge.detector.detect(boxed, confidence=_MIN_CONFIDENCE))
     return [
-        _verdict(judge, picture, look, logits, next(found) if picture.annotated else ())
-        for picture, look, logits in zip(pictures, seen, ablations, strict=True)
+        _evaluate(judge, picture, prediction, logits, next(detections) if picture.annotated else ())
+        for picture, prediction, logits in zip(pictures, predictions, ablations, strict=True)
     ]
 
 
-def _verdict(
+def _evaluate(
     judge: Judge,
-    picture: Picture,
-    look: RegionPrediction,
+    picture: LabelledPicture,
+    prediction: RegionPrediction,
     logits: Mapping[str, float],
-    found: Sequence[Detection],
-) -> Verdict:
+    detections: Sequence[Detection],
+) -> EvaluatedSample:
     height, width = picture.pixels.shape[:2]
     spacing = None if picture.spacing_mm is None else (picture.spacing_mm, picture.spacing_mm)
     region = Region(0, (0, 0, width, height), spacing)
-    frame = Frame(1, picture.pixels, (region,), simulated=not picture.real)
-    said = judge.judgement(frame, region, Crop(picture.pixels, 0, 0), look)
-    decided = said.view is not View.OTHER
-    return Verdict(
+    frame = Frame(1, picture.pixels, (region,), simulated=not picture.is_real)
+    judgement = judge.judgement(frame, region, Crop(picture.pixels, 0, 0), prediction)
+    has_view = judgement.view is not View.OTHER
+    return EvaluatedSample(
         picture=picture.name,
         group=picture.group,
         source=picture.source,
         view=picture.view,
         standard=picture.standard,
-        named=said.view,
-        probability=said.probability,
-        label=said.quality,
-        gates=said.gates,
+        predicted_view=judgement.view,
+        probability=judgement.probability,
+        label=judgement.quality,
+        gates=judgement.gates,
         criteria=picture.criteria,
         defects=picture.defects,
-        outcomes=said.criteria,
-        flags=tuple(flag.value for flag in said.flags),
-        words=said.description,
-        features=look.features,
-        ablated={
-            name: judge.calibration.calibrate(logit, said.view) if decided else CHANCE
+        criteria_outcomes=judgement.criteria,
+        flags=tuple(flag.value for flag in judgement.flags),
+        description=judgement.description,
+        features=prediction.features,
+        ablated_probabilities={
+            name: judge.calibration.calibrate(logit, judgement.view) if has_view else CHANCE
             for name, logit in logits.items()
         },
-        matches=match(found, picture.boxes, picture.annotated),
-        appearance=style_features(picture.pixels) if picture.real else None,
+        matches=match_boxes(detections, picture.boxes, picture.annotated),
+        style_features=style_features(picture.pixels) if picture.is_real else None,
     )

@@ -1,4 +1,4 @@
-"""What was said of a labelled picture, beside what is true of it."""
+"""A labelled picture and what a bundle said of it: what every figure is computed from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,45 +11,40 @@ from model.finding import Criterion
 from training.evaluation.detection import Matches
 
 CHANCE = float(np.nextafter(0.5, 0))
-"""What a picture counts as that was taken for OTHER and so has no probability: at chance, and not
-standard."""
+"""P(standard) of a picture that was taken for OTHER, which has none: at chance, and not standard.
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Truths: `picture` (its file's name), `group`, `source`, `view` (None: unknown), `standard`,
-    `criteria`, `defects`. Said of it: the rest.
+class EvaluatedSample:
+    """A labelled picture and the bundle's judgement of it."""
 
-    `ablated` are calibrated probabilities by name of the ablation; `matches` those of the boxes of
-    annotated labels; `features` (3, d) of image, text and layout; `appearance` see there.
-    """
-
-    picture: str
+    picture: str  # Name of its file.
     group: str
-    source: str
-    view: View | None
-    standard: bool
-    named: View
-    probability: float | None
-    label: str
-    gates: tuple[float, float, float]
-    criteria: Mapping[str, bool] = field(default_factory=dict)
-    defects: tuple[str, ...] = ()
-    outcomes: tuple[Criterion, ...] = ()
+    source: str  # The set it belongs to.
+    view: View | None  # The true one; None where it is unknown.
+    standard: bool  # The true quality.
+    predicted_view: View
+    probability: float | None  # P(standard), calibrated; None for OTHER.
+    label: str  # standard, review or non-standard.
+    gates: tuple[float, float, float]  # Weights of image, text and layout.
+    criteria: Mapping[str, bool] = field(default_factory=dict)  # True outcomes by code.
+    defects: tuple[str, ...] = ()  # True ones, of a phantom.
+    criteria_outcomes: tuple[Criterion, ...] = ()  # As judged.
     flags: tuple[str, ...] = ()
-    words: str = ""
-    features: npt.NDArray[np.float64] | None = None
-    ablated: Mapping[str, float] = field(default_factory=dict)
-    matches: Mapping[str, Matches] = field(default_factory=dict)
-    appearance: npt.NDArray[np.float64] | None = None
-    look: str = ""
+    description: str = ""
+    features: npt.NDArray[np.float64] | None = None  # (3, d) of image, text and layout.
+    ablated_probabilities: Mapping[str, float] = field(default_factory=dict)  # By ablation.
+    matches: Mapping[str, Matches] = field(default_factory=dict)  # Boxes by annotated label.
+    style_features: npt.NDArray[np.float64] | None = None  # `training.data.styles`; real ones only.
+    style: str = ""  # The cluster of its style features.
 
     @property
-    def score(self) -> float:
-        """The probability to count with."""
+    def probability_or_chance(self) -> float:
+        """P(standard) to compute with."""
         return CHANCE if self.probability is None else self.probability
 
     @property
     def unmet(self) -> tuple[str, ...]:
-        """Codes of the criteria said to be not met."""
-        return tuple(outcome.code for outcome in self.outcomes if outcome.met is False)
+        """Codes of the criteria judged as not met."""
+        return tuple(outcome.code for outcome in self.criteria_outcomes if outcome.met is False)

@@ -1,4 +1,4 @@
-"""Every figure of a set of verdicts, as plain values: what the report shows and the JSON keeps.
+"""Every figure of a set of evaluated samples, as plain values: for the report and its JSON.
 
 Quality figures are over the pictures of the four views, or of unknown view; the positive class is
 "standard".
@@ -13,62 +13,66 @@ import numpy as np
 from detector.anatomy import View
 from model.finding import NON_STANDARD, REVIEW, STANDARD
 from training.evaluation import alignment, classification, curves
-from training.evaluation.ablation import ALONE, BRANCHES
-from training.evaluation.detection import box_figures
-from training.evaluation.record import Verdict
+from training.evaluation.ablation import BRANCHES, SINGLE_BRANCHES
+from training.evaluation.detection import detection_metrics
+from training.evaluation.record import EvaluatedSample
 
 NO_VIEW = "none of the views"
 WORST = 20
-EACH = "each of them"
-PASSED, REFUSED = "passed though not standard", "refused though standard"
+EVERY_BRANCH = "each of them"
+FALSE_STANDARD, FALSE_NON_STANDARD = "passed though not standard", "refused though standard"
 
 
-def assess(
-    verdicts: Sequence[Verdict], *, ablation: bool = False, worst: int = WORST
+def evaluate(
+    samples: Sequence[EvaluatedSample], *, ablation: bool = False, worst: int = WORST
 ) -> dict[str, Any]:
-    """The figures; those that nothing is known for are absent. Values may be NaN."""
-    judged = [verdict for verdict in verdicts if verdict.view is not View.OTHER]
-    found: dict[str, Any] = {
-        "pictures": len(verdicts),
-        "groups": len({verdict.group for verdict in verdicts}),
-        "labels": labels(verdicts),
-        "gates": gates(verdicts),
+    """All figures by name; those without a truth to compare with are absent. Values may be NaN."""
+    of_views = [sample for sample in samples if sample.view is not View.OTHER]
+    metrics: dict[str, Any] = {
+        "pictures": len(samples),
+        "groups": len({sample.group for sample in samples}),
+        "labels": label_metrics(samples),
+        "gates": gate_statistics(samples),
     }
-    if any(verdict.view for verdict in verdicts):
-        found["views"] = views([verdict for verdict in verdicts if verdict.view])
-    if judged:
-        found["quality"] = of_quality(judged)
-        found["curves"] = of_curves(judged)
-        found["strata"] = strata(judged)
-    if ablation and judged and all(verdict.ablated for verdict in judged):
-        found["ablation"] = of_ablation(judged)
-        found["mistakes"] = mistakes(judged)
-    if all(verdict.features is not None for verdict in verdicts):
-        features = np.stack([v.features for v in verdicts if v.features is not None])
-        found["alignment"] = alignment.health(features, [v.words for v in verdicts])
-    if any(verdict.matches for verdict in verdicts):
-        boxed = [verdict for verdict in verdicts if verdict.matches]
-        found["detector"] = box_figures([dict(v.matches) for v in boxed], [v.group for v in boxed])
-    if any(verdict.criteria for verdict in verdicts):
-        found["criteria"] = criteria(verdicts)
-    if any(verdict.defects for verdict in verdicts):
-        found["missed by defect"] = by_defect(verdicts)
-    found["failures"] = failures(verdicts)[:worst]
-    return found
+    if any(sample.view for sample in samples):
+        metrics["views"] = view_metrics([sample for sample in samples if sample.view])
+    if of_views:
+        metrics["quality"] = quality_metrics(of_views)
+        metrics["curves"] = curve_points(of_views)
+        metrics["strata"] = stratified_metrics(of_views)
+    if ablation and of_views and all(sample.ablated_probabilities for sample in of_views):
+        metrics["ablation"] = ablation_metrics(of_views)
+        metrics["mistakes"] = count_mistakes(of_views)
+    if all(sample.features is not None for sample in samples):
+        features = np.stack([s.features for s in samples if s.features is not None])
+        metrics["alignment"] = alignment.alignment_metrics(
+            features, [s.description for s in samples]
+        )
+    if any(sample.matches for sample in samples):
+        boxed = [sample for sample in samples if sample.matches]
+        metrics["detector"] = detection_metrics(
+            [dict(s.matches) for s in boxed], [s.group for s in boxed]
+        )
+    if any(sample.criteria for sample in samples):
+        metrics["criteria"] = criteria_counts(samples)
+    if any(sample.defects for sample in samples):
+        metrics["missed by defect"] = count_missed_defects(samples)
+    metrics["failures"] = list_failures(samples)[:worst]
+    return metrics
 
 
-def of_quality(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """`quality.figures` of the verdicts' probabilities."""
-    return classification.figures(
-        [verdict.score for verdict in verdicts],
-        [verdict.standard for verdict in verdicts],
-        [verdict.group for verdict in verdicts],
+def quality_metrics(samples: Sequence[EvaluatedSample]) -> dict[str, Any]:
+    """`classification_metrics` of the samples' probabilities."""
+    return classification.classification_metrics(
+        [sample.probability_or_chance for sample in samples],
+        [sample.standard for sample in samples],
+        [sample.group for sample in samples],
     )
 
 
-def of_curves(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def curve_points(samples: Sequence[EvaluatedSample]) -> dict[str, Any]:
     """Points of the ROC, precision-recall, reliability and risk-coverage curves."""
-    p, y = [v.score for v in verdicts], [v.standard for v in verdicts]
+    p, y = [s.probability_or_chance for s in samples], [s.standard for s in samples]
     return {
         "ROC": curves.roc(p, y),
         "PR": curves.precision_recall(p, y),
@@ -77,177 +81,187 @@ def of_curves(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     }
 
 
-def labels(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Confusion of the labels, and how often none was given."""
+def label_metrics(samples: Sequence[EvaluatedSample]) -> dict[str, Any]:
+    """Confusion of the labels, and how often a picture is left to review."""
     truth = [
-        NO_VIEW if v.view is View.OTHER else STANDARD if v.standard else NON_STANDARD
-        for v in verdicts
+        NO_VIEW if s.view is View.OTHER else STANDARD if s.standard else NON_STANDARD
+        for s in samples
     ]
-    said = [v.label for v in verdicts]
-    decided = np.array([label != REVIEW for label in said])
-    right = np.array([t == label for t, label in zip(truth, said, strict=True)])
-    groups = [v.group for v in verdicts]
-    everyone = np.arange(len(verdicts))
+    predicted = [s.label for s in samples]
+    is_decided = np.array([label != REVIEW for label in predicted])
+    is_right = np.array([t == label for t, label in zip(truth, predicted, strict=True)])
+    groups = [s.group for s in samples]
+    everyone = np.arange(len(samples))
     rows = [name for name in (STANDARD, NON_STANDARD, NO_VIEW) if name in truth]
     return {
-        "matrix": _matrix(truth, said, rows, (STANDARD, REVIEW, NON_STANDARD)),
-        "review share": classification.figure(
-            lambda i: float(np.mean(~decided[i])), everyone, groups
+        "matrix": _confusion(truth, predicted, rows, (STANDARD, REVIEW, NON_STANDARD)),
+        "review share": classification.metric_with_interval(
+            lambda i: float(np.mean(~is_decided[i])), everyone, groups
         ),
-        "accuracy of the decided": classification.figure(
-            lambda i: float(np.mean(right[i][decided[i]])) if decided[i].any() else float("nan"),
+        "accuracy of the decided": classification.metric_with_interval(
+            lambda i: (
+                float(np.mean(is_right[i][is_decided[i]])) if is_decided[i].any() else float("nan")
+            ),
             everyone,
             groups,
         ),
-        "taken for OTHER": sum(v.named is View.OTHER for v in verdicts),
+        "taken for OTHER": sum(s.predicted_view is View.OTHER for s in samples),
     }
 
 
-def views(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def view_metrics(samples: Sequence[EvaluatedSample]) -> dict[str, Any]:
     """Confusion of the views and their accuracy, over pictures of known view."""
-    truth, said = [v.view or View.OTHER for v in verdicts], [v.named for v in verdicts]
-    right = np.array([t is s for t, s in zip(truth, said, strict=True)])
-    shown = [view.value for view in View]
+    truth, predicted = [s.view or View.OTHER for s in samples], [s.predicted_view for s in samples]
+    is_right = np.array([t is p for t, p in zip(truth, predicted, strict=True)])
+    names = [view.value for view in View]
     return {
-        "accuracy": classification.figure(
-            lambda i: float(np.mean(right[i])),
-            np.arange(len(verdicts)),
-            [v.group for v in verdicts],
+        "accuracy": classification.metric_with_interval(
+            lambda i: float(np.mean(is_right[i])),
+            np.arange(len(samples)),
+            [s.group for s in samples],
         ),
-        "matrix": _matrix(truth, said, [v for v in shown if v in truth], shown),
+        "matrix": _confusion(truth, predicted, [name for name in names if name in truth], names),
     }
 
 
-def gates(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Mean and SD of each branch's weight, over all and by the view that was named."""
-    found = {"all": _gates(verdicts)}
-    for view in sorted({v.named for v in verdicts}):
-        found[view.value] = _gates([v for v in verdicts if v.named is view])
-    return found
+def gate_statistics(samples: Sequence[EvaluatedSample]) -> dict[str, Any]:
+    """Mean and SD of each branch's weight, over all and by predicted view."""
+    statistics = {"all": _gate_statistics(samples)}
+    for view in sorted({s.predicted_view for s in samples}):
+        statistics[view.value] = _gate_statistics([s for s in samples if s.predicted_view is view])
+    return statistics
 
 
-def strata(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Quality by view, set and scanner's look; a kind that divides nothing is left out."""
-    kinds: dict[str, Callable[[Verdict], str]] = {
-        "view": lambda v: "unknown" if v.view is None else v.view.value,
-        "set": lambda v: v.source,
-        "look": lambda v: v.look,
+def stratified_metrics(samples: Sequence[EvaluatedSample]) -> dict[str, Any]:
+    """Quality by view, set and style ("look" in the stored figures); a kind of one stratum is left
+    out."""
+    kinds: dict[str, Callable[[EvaluatedSample], str]] = {
+        "view": lambda s: "unknown" if s.view is None else s.view.value,
+        "set": lambda s: s.source,
+        "look": lambda s: s.style,
     }
-    found: dict[str, Any] = {}
-    for kind, of in kinds.items():
-        names = sorted({of(v) for v in verdicts} - {""})
+    strata: dict[str, Any] = {}
+    for kind, stratum_of in kinds.items():
+        names = sorted({stratum_of(s) for s in samples} - {""})
         if len(names) > 1:
-            found[kind] = {
-                name: of_quality([v for v in verdicts if of(v) == name]) for name in names
+            strata[kind] = {
+                name: quality_metrics([s for s in samples if stratum_of(s) == name])
+                for name in names
             }
-    return found
+    return strata
 
 
-def of_ablation(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Quality by what is left of the branches; the view is named by all of them."""
-    standard, groups = [v.standard for v in verdicts], [v.group for v in verdicts]
+def ablation_metrics(samples: Sequence[EvaluatedSample]) -> dict[str, Any]:
+    """Quality by what is left of the branches; the view is predicted by all of them."""
+    standard, groups = [s.standard for s in samples], [s.group for s in samples]
     return {
-        name: classification.figures([v.ablated[name] for v in verdicts], standard, groups)
-        for name in verdicts[0].ablated
+        name: classification.classification_metrics(
+            [s.ablated_probabilities[name] for s in samples], standard, groups
+        )
+        for name in samples[0].ablated_probabilities
     }
 
 
-def criteria(verdicts: Sequence[Verdict]) -> dict[str, dict[str, int]]:
-    """Per criterion whose truth is known: outcomes right, wrong and left open, where the view was
-    named rightly."""
-    tally: dict[str, Counter[str]] = {}
-    for verdict in verdicts:
-        if verdict.named is not verdict.view:
+def criteria_counts(samples: Sequence[EvaluatedSample]) -> dict[str, dict[str, int]]:
+    """Per criterion whose truth is known: outcomes right, wrong and undecided, where the predicted
+    view is the true one."""
+    counts: dict[str, Counter[str]] = {}
+    for sample in samples:
+        if sample.predicted_view is not sample.view:
             continue
-        for outcome in verdict.outcomes:
-            if outcome.code in verdict.criteria:
-                true = verdict.criteria[outcome.code]
-                end = "cannot tell" if outcome.met is None else _right(outcome.met is true)
-                tally.setdefault(outcome.code, Counter())[end] += 1
+        for outcome in sample.criteria_outcomes:
+            if outcome.code in sample.criteria:
+                true = sample.criteria[outcome.code]
+                result = "cannot tell" if outcome.met is None else _right(outcome.met is true)
+                counts.setdefault(outcome.code, Counter())[result] += 1
     return {
-        code: {end: ends[end] for end in ("right", "wrong", "cannot tell")}
-        for code, ends in sorted(tally.items())
+        code: {result: results[result] for result in ("right", "wrong", "cannot tell")}
+        for code, results in sorted(counts.items())
     }
 
 
-def by_defect(verdicts: Sequence[Verdict]) -> dict[str, dict[str, int]]:
-    """How many pictures of each defect there are, and were given P(standard) of 0.5 or more."""
-    found: dict[str, dict[str, int]] = {}
-    for verdict in verdicts:
-        for defect in verdict.defects:
-            of = found.setdefault(defect, {"pictures": 0, "missed": 0})
-            of["pictures"] += 1
-            of["missed"] += verdict.score >= 0.5
-    return dict(sorted(found.items()))
+def count_missed_defects(samples: Sequence[EvaluatedSample]) -> dict[str, dict[str, int]]:
+    """How many pictures of each defect there are, and have a P(standard) of 0.5 or more."""
+    counts: dict[str, dict[str, int]] = {}
+    for sample in samples:
+        for defect in sample.defects:
+            count = counts.setdefault(defect, {"pictures": 0, "missed": 0})
+            count["pictures"] += 1
+            count["missed"] += sample.probability_or_chance >= 0.5
+    return dict(sorted(counts.items()))
 
 
-def mistakes(verdicts: Sequence[Verdict]) -> dict[str, dict[str, int]]:
-    """How many standard pictures were refused and others passed, and of how many of these each
-    branch alone, and all three, were wrong as well (P(standard) on the wrong side of 0.5)."""
-    found = {}
-    for name, label in ((REFUSED, NON_STANDARD), (PASSED, STANDARD)):
-        wrong = [v for v in verdicts if v.label == label and _truth(v) != (label == STANDARD)]
-        found[name] = {"pictures": len(wrong)} | {
-            branch: sum(_misled(v, branch) for v in wrong) for branch in ALONE
+def count_mistakes(samples: Sequence[EvaluatedSample]) -> dict[str, dict[str, int]]:
+    """How many standard pictures were called non-standard and the reverse, and on how many of these
+    each branch alone, and all three, are wrong too (P(standard) on the wrong side of 0.5)."""
+    counts = {}
+    for name, label in ((FALSE_NON_STANDARD, NON_STANDARD), (FALSE_STANDARD, STANDARD)):
+        wrong = [
+            s for s in samples if s.label == label and _true_probability(s) != (label == STANDARD)
+        ]
+        counts[name] = {"pictures": len(wrong)} | {
+            branch: sum(_is_misled(s, branch) for s in wrong) for branch in SINGLE_BRANCHES
         }
-        found[name][EACH] = sum(all(_misled(v, branch) for branch in ALONE) for v in wrong)
-    return found
+        counts[name][EVERY_BRANCH] = sum(
+            all(_is_misled(s, branch) for branch in SINGLE_BRANCHES) for s in wrong
+        )
+    return counts
 
 
-def _misled(verdict: Verdict, branch: str) -> bool:
-    return (verdict.ablated[branch] >= 0.5) != verdict.standard
+def _is_misled(sample: EvaluatedSample, branch: str) -> bool:
+    return (sample.ablated_probabilities[branch] >= 0.5) != sample.standard
 
 
-def failures(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """The pictures given a wrong view or a wrong label, the surest errors first."""
-    wrong = [verdict for verdict in verdicts if _reason(verdict)]
-    # Standard was said of it, or it was refused, with that much probability.
-    wrong.sort(key=lambda v: (-abs(v.score - _truth(v)), v.picture))
+def list_failures(samples: Sequence[EvaluatedSample]) -> list[dict[str, Any]]:
+    """The pictures of a wrong view or label, those of the highest wrong probability first."""
+    wrong = [sample for sample in samples if _reason(sample)]
+    # By how far P(standard) is from the truth.
+    wrong.sort(key=lambda s: (-abs(s.probability_or_chance - _true_probability(s)), s.picture))
     return [
         {
-            "picture": v.picture,
-            "set": v.source,
-            "view": None if v.view is None else v.view.value,
-            "named": v.named.value,
-            "standard": v.standard,
-            "label": v.label,
-            "probability": v.probability,
-            "unmet": list(v.unmet),
-            "flags": list(v.flags),
-            "reason": _reason(v),
+            "picture": s.picture,
+            "set": s.source,
+            "view": None if s.view is None else s.view.value,
+            "named": s.predicted_view.value,
+            "standard": s.standard,
+            "label": s.label,
+            "probability": s.probability,
+            "unmet": list(s.unmet),
+            "flags": list(s.flags),
+            "reason": _reason(s),
         }
-        for v in wrong
+        for s in wrong
     ]
 
 
-def plain(value: Any) -> Any:
-    """The value as JSON knows it: what is not finite is None."""
+def to_plain(value: Any) -> Any:
+    """The value as JSON has it: what is not finite is None."""
     if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
+        return {str(key): to_plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
+        return [to_plain(each) for each in value]
     if isinstance(value, (float, np.floating)):
         return float(value) if np.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else value
 
 
-def _truth(verdict: Verdict) -> float:
-    return float(verdict.standard and verdict.view is not View.OTHER)
+def _true_probability(sample: EvaluatedSample) -> float:
+    return float(sample.standard and sample.view is not View.OTHER)
 
 
-def _reason(verdict: Verdict) -> str:
-    """What went wrong with a picture; empty if nothing did."""
+def _reason(sample: EvaluatedSample) -> str:
+    """What is wrong with the judgement of a picture; empty if nothing is."""
     reasons = []
-    if verdict.view is not None and verdict.named is not verdict.view:
-        reasons.append(f"{verdict.view.value} taken for {verdict.named.value}")
-    right = _truth(verdict) == (verdict.label == STANDARD)
-    if verdict.label != REVIEW and not right:
-        passed = verdict.label == STANDARD
-        reasons.append(PASSED if passed else REFUSED)
-        if not verdict.unmet:
+    if sample.view is not None and sample.predicted_view is not sample.view:
+        reasons.append(f"{sample.view.value} taken for {sample.predicted_view.value}")
+    is_right = _true_probability(sample) == (sample.label == STANDARD)
+    if sample.label != REVIEW and not is_right:
+        is_standard = sample.label == STANDARD
+        reasons.append(FALSE_STANDARD if is_standard else FALSE_NON_STANDARD)
+        if not sample.unmet:
             reasons.append("no criterion seen as unmet")
-    if reasons and verdict.flags:
-        reasons.append(", ".join(verdict.flags))
+    if reasons and sample.flags:
+        reasons.append(", ".join(sample.flags))
     return "; ".join(reasons)
 
 
@@ -255,16 +269,16 @@ def _right(right: bool) -> str:
     return "right" if right else "wrong"
 
 
-def _gates(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    weights = np.array([v.gates for v in verdicts])
+def _gate_statistics(samples: Sequence[EvaluatedSample]) -> dict[str, Any]:
+    weights = np.array([s.gates for s in samples])
     return {
         branch: {"mean": float(weights[:, k].mean()), "SD": float(weights[:, k].std())}
         for k, branch in enumerate(BRANCHES)
     }
 
 
-def _matrix(
-    truth: Sequence[str], said: Sequence[str], rows: Sequence[str], columns: Sequence[str]
+def _confusion(
+    truth: Sequence[str], predicted: Sequence[str], rows: Sequence[str], columns: Sequence[str]
 ) -> dict[str, dict[str, int]]:
-    counts = Counter(zip(map(str, truth), map(str, said), strict=True))
+    counts = Counter(zip(map(str, truth), map(str, predicted), strict=True))
     return {row: {column: counts[row, column] for column in columns} for row in rows}

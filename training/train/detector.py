@@ -30,7 +30,7 @@ from detector.yolo.yolo import WEIGHTS, YoloDetector, build_network, save_detect
 from training.augment import scanner
 from training.data.regions import match_regions, read_region
 from training.data.samples import Sample, counts, data_hash, file_hash
-from training.evaluation.detection import DetectorScore, score
+from training.evaluation.detection import DetectorScore, score_detector
 from training.recipes import DetectorRecipe
 from training.train import runs
 from training.train.optim import epoch_order, schedule, update_average
@@ -246,13 +246,13 @@ def train_detector(
         writer.add_scalar("loss/train", float(np.mean(losses)), epoch)
         line = f"epoch {epoch}/{recipe.epochs} loss {np.mean(losses):.3f}"
         if epoch % 5 == 0 or epoch == recipe.epochs:
-            score = evaluate_detector(_as_detector(average, recipe), validation)
-            writer.add_scalar("map50/validation", score.map50, epoch)
-            line += f" validation mAP50 {score.map50:.3f}"
+            validation_score = evaluate_detector(_as_detector(average, recipe), validation)
+            writer.add_scalar("map50/validation", validation_score.map50, epoch)
+            line += f" validation mAP50 {validation_score.map50:.3f}"
         console.print(f"{line} ({time.monotonic() - started:.0f} s)")
         _checkpoint(checkpoint, network, average, optimizer, epoch, step, run)
 
-    score = evaluate_detector(_as_detector(average, recipe), validation)
+    validation_score = evaluate_detector(_as_detector(average, recipe), validation)
     runs.check_network(average)
     save_detector(out, average, CODES, recipe.size, mirrored=recipe.mirrored)
     facts: dict[str, Any] = {
@@ -267,9 +267,9 @@ def train_detector(
         "validation": {
             "images": len(validation),
             "data": counts(validation),
-            "map50": score.map50,
-            "ap50": score.ap50,
-            "truths": score.truths,
+            "map50": validation_score.map50,
+            "ap50": validation_score.ap50,
+            "truths": validation_score.truths,
         },
     }
     if start is not None:
@@ -307,7 +307,7 @@ def check_training(
 
 def evaluate_detector(detector: YoloDetector, samples: Sequence[Sample]) -> DetectorScore:
     """AP50 per label of the detector as it serves, on the samples' regions."""
-    return score(match_regions(detector, samples))
+    return score_detector(match_regions(detector, samples))
 
 
 def _as_detector(network: nn.Module, recipe: DetectorRecipe) -> YoloDetector:

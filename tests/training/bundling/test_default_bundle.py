@@ -15,9 +15,9 @@ from training.bundling.model_card import model_card
 from training.data.fetus_framework import read_fetus_framework
 from training.data.other_organs import split_by_vendor
 from training.data.splits import split_by_group
-from training.evaluation.evaluate import on_others, on_phantoms
-from training.evaluation.predict import judge_pictures, samples
-from training.evaluation.summary import assess
+from training.evaluation.evaluate import evaluate_other_organs, evaluate_phantoms
+from training.evaluation.predict import judge_pictures, load_pictures
+from training.evaluation.summary import evaluate
 
 UNSEEN = 9_000_000
 
@@ -41,7 +41,7 @@ def test_its_card_is_what_its_manifest_tells() -> None:
 
 def test_a_few_unseen_phantoms(judge: Judge) -> None:
     """The quick look; `-m slow` judges the 400 of the acceptance."""
-    figures = on_phantoms(judge, 60, UNSEEN)
+    figures = evaluate_phantoms(judge, 60, UNSEEN)
     assert figures["views"]["accuracy"]["value"] >= 0.95
     assert figures["quality"]["AUROC"]["value"] >= 0.95
     assert figures["detector"]["map50"]["value"] >= 0.8
@@ -51,7 +51,7 @@ def test_a_few_unseen_phantoms(judge: Judge) -> None:
 @pytest.mark.timeout(1200)
 def test_four_hundred_unseen_phantoms(judge: Judge) -> None:
     """The aims of the first default bundle; what it reached stands in docs/benchmarks.md."""
-    figures = on_phantoms(judge, 400, UNSEEN)
+    figures = evaluate_phantoms(judge, 400, UNSEEN)
     assert figures["views"]["accuracy"]["value"] >= 0.98
     assert figures["quality"]["AUROC"]["value"] >= 0.97
     assert figures["detector"]["map50"]["value"] >= 0.85
@@ -60,7 +60,7 @@ def test_four_hundred_unseen_phantoms(judge: Judge) -> None:
 
 def test_other_organs_are_never_standard(judge: Judge, shared_data: Path) -> None:
     """The judging half of the real non-fetal files; the other half set the threshold."""
-    figures = on_others(judge, split_by_vendor(shared_data / "us_dicom")[1])
+    figures = evaluate_other_organs(judge, split_by_vendor(shared_data / "us_dicom")[1])
     assert figures["OTHER or review"] >= 0.95
     assert figures["standard"] == 0
 
@@ -89,8 +89,8 @@ def test_real_views_that_no_part_learnt_from(judge: Judge, shared_data: Path) ->
     """The groups of set 2 that were held out of the shipped parts; they calibrate, no more."""
     known = read_fetus_framework(shared_data / "fetus_framework", ("set2_train",))
     _, held = split_by_group(known, 0.1, seed=0)
-    verdicts = judge_pictures(judge, samples(held))
-    figures = assess(verdicts)
+    verdicts = judge_pictures(judge, load_pictures(held))
+    figures = evaluate(verdicts)
     assert figures["views"]["accuracy"]["value"] >= 0.95
     assert figures["quality"]["AUROC"]["value"] >= 0.95
     assert figures["detector"]["map50"]["value"] >= 0.85

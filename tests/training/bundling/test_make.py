@@ -22,13 +22,13 @@ from training.bundling.make import (
     real_views,
 )
 from training.data.samples import Origin, Sample, read_samples
-from training.evaluation.ablation import WHOLE
+from training.evaluation.ablation import ALL_BRANCHES
 from training.phantom.dataset import write_dataset
 from training.train import runs
 
 
 def row(view: str, standard: bool) -> dict[str, Any]:
-    return {"view": view, "standard": standard, "group": "real", "logits": {WHOLE: 2.5}}
+    return {"view": view, "standard": standard, "group": "real", "logits": {ALL_BRANCHES: 2.5}}
 
 
 def test_unseen_pictures_take_the_place_of_a_views_own() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from training.evaluation.classification import figures, risk_coverage, sensitivity_at
+from training.evaluation.classification import classification_metrics, risk_coverage, sensitivity_at
 
 PROBABILITIES = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=2, max_size=60)
 
@@ -38,7 +38,7 @@ def test_risk_at_full_coverage_is_the_error_rate(pairs: list[tuple[float, bool]]
 
 def test_a_perfect_judge() -> None:
     y = [True] * 30 + [False] * 20
-    found = figures([0.99] * 30 + [0.01] * 20, y, list(range(50)))
+    found = classification_metrics([0.99] * 30 + [0.01] * 20, y, list(range(50)))
     assert found["AUROC"] == {"value": 1.0, "interval": [1.0, 1.0]}
     assert found["accuracy"]["value"] == 1
     assert found["ECE"]["value"] == pytest.approx(0.01)
@@ -47,7 +47,7 @@ def test_a_perfect_judge() -> None:
 
 
 def test_one_class_leaves_ranking_undefined_and_says_so() -> None:
-    found = figures([0.2, 0.8, 0.9], [True, True, True], ["a", "b", "c"])
+    found = classification_metrics([0.2, 0.8, 0.9], [True, True, True], ["a", "b", "c"])
     assert math.isnan(found["AUROC"]["value"])
     assert found["accuracy"]["value"] == pytest.approx(2 / 3)
 
@@ -57,11 +57,13 @@ def test_intervals_resample_whole_groups() -> None:
     generator = np.random.default_rng(0)
     y = generator.random(40) < 0.5
     p = np.clip(y * 0.3 + generator.random(40) * 0.7, 0, 1)
-    once = figures(p, y, list(range(40)))["accuracy"]["interval"]
-    copied = figures(np.repeat(p, 10), np.repeat(y, 10), np.repeat(np.arange(40), 10).tolist())
+    once = classification_metrics(p, y, list(range(40)))["accuracy"]["interval"]
+    copied = classification_metrics(
+        np.repeat(p, 10), np.repeat(y, 10), np.repeat(np.arange(40), 10).tolist()
+    )
     assert copied["accuracy"]["interval"] == pytest.approx(once)
 
 
 def test_lengths_that_do_not_match() -> None:
     with pytest.raises(ValueError, match="labels"):
-        figures([0.5], [True, False], ["a"])
+        classification_metrics([0.5], [True, False], ["a"])

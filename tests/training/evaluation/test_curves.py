@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from model.calibration import expected_calibration_error
 from training.evaluation.classification import f1
 from training.evaluation.curves import (
-    area,
+    auroc,
     average_precision,
     precision_recall,
     reliability,
@@ -34,11 +34,11 @@ def split(pairs: list[tuple[float, bool]]) -> tuple[np.ndarray, np.ndarray]:
 @given(PAIRS.filter(lambda pairs: len({y for _, y in pairs}) == 2))
 def test_areas_are_scikit_learn_s(pairs: list[tuple[float, bool]]) -> None:
     p, y = split(pairs)
-    assert area(p, y) == pytest.approx(roc_auc_score(y, p))
+    assert auroc(p, y) == pytest.approx(roc_auc_score(y, p))
     assert average_precision(p, y) == pytest.approx(average_precision_score(y, p))
     curve = roc(p, y)
     below = np.trapezoid(curve["true positive rate"], curve["false positive rate"])
-    assert below == pytest.approx(area(p, y))
+    assert below == pytest.approx(auroc(p, y))
     assert curve["true positive rate"][-1] == curve["false positive rate"][-1] == 1
     share = precision_recall(p, y)
     assert share["precision"][-1] == pytest.approx(y.mean())
@@ -69,7 +69,7 @@ def test_bins_of_the_reliability_plot_are_those_of_the_error(
 def test_one_class_has_no_curve() -> None:
     assert roc([0.1, 0.9], [True, True])["true positive rate"] == []
     assert precision_recall([0.1, 0.9], [False, False])["recall"] == []
-    assert math.isnan(area(np.array([0.1]), np.array([True])))
+    assert math.isnan(auroc(np.array([0.1]), np.array([True])))
 
 
 def test_wilson_by_hand() -> None:

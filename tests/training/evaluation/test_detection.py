@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from detector.boxes import Detection
-from training.evaluation.detection import DetectorScore, match, score
+from training.evaluation.detection import DetectorScore, match_boxes, score_detector
 
 NT = frozenset({"NT"})
 
@@ -19,7 +19,7 @@ def scored(
     true: Sequence[Sequence[Detection]],
     annotated: Sequence[frozenset[str]],
 ) -> DetectorScore:
-    return score([match(*each) for each in zip(found, true, annotated, strict=True)])
+    return score_detector([match_boxes(*each) for each in zip(found, true, annotated, strict=True)])
 
 
 def test_all_found_is_one() -> None:

@@ -17,7 +17,7 @@ from tests.support.command_line import qc_model
 from training.data import splits
 from training.data.samples import read_samples
 from training.evaluation.ablation import ABLATIONS, ablate
-from training.evaluation.predict import Picture, judge_pictures, with_looks
+from training.evaluation.predict import LabelledPicture, assign_styles, judge_pictures
 from training.phantom import make
 from training.phantom.dataset import write_dataset
 
@@ -35,18 +35,18 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_file_and_the_phantom_it_was_written_from_get_one_verdict(judge: Judge) -> None:
     """Labelled pictures are judged as frames are: as serving judges them."""
     phantom = make(4711, View.NT)
-    picture = Picture.of_phantom(phantom)
+    picture = LabelledPicture.of_phantom(phantom)
     (verdict,) = judge_pictures(judge, [picture])
     region = Region(0, phantom.region, (phantom.spacing_mm, phantom.spacing_mm))
     (judgement,) = judge.judge(Frame(1, phantom.pixels, (region,)))
     assert verdict.probability == judgement.probability
-    assert (verdict.named, verdict.label) == (judgement.view, judgement.quality)
-    assert verdict.outcomes == judgement.criteria
-    assert verdict.appearance is None, "a phantom has no scanner"
+    assert (verdict.predicted_view, verdict.label) == (judgement.view, judgement.quality)
+    assert verdict.criteria_outcomes == judgement.criteria
+    assert verdict.style_features is None, "a phantom has no scanner"
 
 
 def test_ablations_take_their_branches_away(judge: Judge, samples: Path) -> None:
-    pictures = [Picture.of_sample(sample) for sample in read_samples(samples)]
+    pictures = [LabelledPicture.of_sample(sample) for sample in read_samples(samples)]
     looks = judge.predict([picture.pixels for picture in pictures])
     features = np.stack([look.features for look in looks])
     assert np.linalg.norm(features, axis=-1) == pytest.approx(np.ones((8, 3)), abs=1e-5)
@@ -61,14 +61,14 @@ def test_ablations_take_their_branches_away(judge: Judge, samples: Path) -> None
 
 
 def test_a_set_of_samples_gets_every_kind_of_figure(judge: Judge, samples: Path) -> None:
-    pictures = [Picture.of_sample(sample) for sample in read_samples(samples)]
-    assert {picture.real for picture in pictures} == {False}, "phantoms have no scanner's look"
-    verdicts, _ = with_looks(
-        judge_pictures(judge, [replace(picture, real=True) for picture in pictures])
+    pictures = [LabelledPicture.of_sample(sample) for sample in read_samples(samples)]
+    assert {picture.is_real for picture in pictures} == {False}, "phantoms have no scanner's look"
+    verdicts, _ = assign_styles(
+        judge_pictures(judge, [replace(picture, is_real=True) for picture in pictures])
     )
-    assert {verdict.look for verdict in verdicts} == {"look 1"}
+    assert {verdict.style for verdict in verdicts} == {"look 1"}
     assert [v.picture for v in verdicts] == [s.image.name for s in read_samples(samples)]
-    assert all(0 <= p <= 1 for v in verdicts for p in v.ablated.values())
+    assert all(0 <= p <= 1 for v in verdicts for p in v.ablated_probabilities.values())
 
 
 def test_the_command_writes_a_report_of_each_set(samples: Path, tmp_path: Path) -> None:
@@ -134,4 +134,4 @@ def test_a_file_that_is_no_picture_is_named(tmp_path: Path, samples: Path) -> No
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     with pytest.raises(QCError, match=r"sample 0: broken\.png is no readable picture"):
-        Picture.of_sample(replace(sample, image=broken))
+        LabelledPicture.of_sample(replace(sample, image=broken))

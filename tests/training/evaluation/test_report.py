@@ -11,8 +11,8 @@ import pytest
 from model.finding import NON_STANDARD
 from tests.training.evaluation.test_summary import RIGHT, verdicts
 from training.evaluation import plots
-from training.evaluation.report import html, write_report
-from training.evaluation.summary import assess, plain
+from training.evaluation.report import render_html, write_report
+from training.evaluation.summary import evaluate, to_plain
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 
@@ -54,15 +54,15 @@ def figures() -> dict[str, object]:
         "command": "qc-model evaluate --samples a&b.json",
         "looks": {"silhouette": 0.31},
         "sets": {
-            "both classes": assess([*several, wrong], ablation=True),
-            "one picture": assess([RIGHT]),
+            "both classes": evaluate([*several, wrong], ablation=True),
+            "one picture": evaluate([RIGHT]),
         },
         "other ultrasound, judging half": {"files": 3, "OTHER or review": 0.99},
     }
 
 
 def test_it_is_well_formed_and_asks_nothing_of_any_other_file(figures: dict[str, object]) -> None:
-    text = html("Evaluation", plain(figures))
+    text = render_html("Evaluation", to_plain(figures))
     page = Page(text)
     assert page.open == []
     tags = {tag for tag, _ in page.tags}
@@ -78,7 +78,7 @@ def test_it_is_well_formed_and_asks_nothing_of_any_other_file(figures: dict[str,
 
 
 def test_names_are_shown_as_text(figures: dict[str, object]) -> None:
-    page = Page(html("Evaluation", plain(figures)))
+    page = Page(render_html("Evaluation", to_plain(figures)))
     assert "<script>alert(1)</script>.png" in "".join(page.words)
 
 
@@ -93,7 +93,7 @@ def test_a_bar_below_its_start_is_drawn_from_nothing() -> None:
 
 
 def test_it_has_the_plots_that_there_are_figures_for(figures: dict[str, object]) -> None:
-    page = Page(html("Evaluation", plain(figures)))
+    page = Page(render_html("Evaluation", to_plain(figures)))
     names = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
     assert names[:9] == [
         "ROC curve",
@@ -116,10 +116,12 @@ def test_the_json_has_the_same_name_and_every_figure(
     write_report(tmp_path / "deep" / "r.html", "Evaluation", figures)
     assert {p.name for p in (tmp_path / "deep").iterdir()} == {"r.html", "r.json"}
     known = json.loads((tmp_path / "deep" / "r.json").read_text())
-    assert known == plain(figures)
+    assert known == to_plain(figures)
     assert known["sets"]["one picture"]["quality"]["AUROC"]["value"] is None
     assert len(known["sets"]["both classes"]["curves"]["risk and coverage"]["risk"]) == 61
 
 
 def test_the_same_figures_give_the_same_bytes(figures: dict[str, object]) -> None:
-    assert html("Evaluation", plain(figures)) == html("Evaluation", plain(figures))
+    assert render_html("Evaluation", to_plain(figures)) == render_html(
+        "Evaluation", to_plain(figures)
+    )

@@ -5,7 +5,7 @@ import pytest
 
 from detector.anatomy import View
 from model.calibration import Isotonic, Scaling
-from training.evaluation.select_calibration import choose, paired
+from training.evaluation.select_calibration import mean_and_standard_error, select_calibration
 
 
 def stepped(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -28,7 +28,7 @@ def names(count: int) -> list[str]:
 def test_a_view_whose_truth_is_no_sigmoid_gets_an_isotonic_one() -> None:
     (z1, y1), (z2, y2) = stepped(800), sigmoid(800)
     views = [View.NT] * 800 + [View.CRL] * 800
-    found, table = choose(np.r_[z1, z2], np.r_[y1, y2], names(1600), views)
+    found, table = select_calibration(np.r_[z1, z2], np.r_[y1, y2], names(1600), views)
     assert isinstance(found.views[View.NT], Isotonic)
     assert isinstance(found.views[View.CRL], Scaling)
     assert {view: told["chosen"] for view, told in table.items() if view != "all"} == {
@@ -41,12 +41,12 @@ def test_a_view_whose_truth_is_no_sigmoid_gets_an_isotonic_one() -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_sigmoid_keeps_its_temperature(seed: int) -> None:
-    found, _ = choose(*sigmoid(400, seed), names(400))
+    found, _ = select_calibration(*sigmoid(400, seed), names(400))
     assert isinstance(found.common, Scaling)
 
 
 def test_too_few_pictures_are_not_compared() -> None:
-    found, table = choose(*stepped(150), names(150))
+    found, table = select_calibration(*stepped(150), names(150))
     assert isinstance(found.common, Scaling)
     assert table["all"] == {"pictures": 150, "chosen": "temperature"}
 
@@ -54,14 +54,16 @@ def test_too_few_pictures_are_not_compared() -> None:
 def test_copies_of_pictures_are_no_more_evidence() -> None:
     """The error of a mean over groups does not shrink when each picture comes ten times."""
     differences = np.random.default_rng(0).normal(0.1, 1, 50)
-    once = paired(differences, names(50))
-    copied = paired(np.repeat(differences, 10), [n for n in names(50) for _ in range(10)])
+    once = mean_and_standard_error(differences, names(50))
+    copied = mean_and_standard_error(
+        np.repeat(differences, 10), [n for n in names(50) for _ in range(10)]
+    )
     assert copied == pytest.approx(once)
 
 
 def test_one_group_with_all_of_a_class_is_not_compared() -> None:
     z, y = stepped(600)
     groups = ["all standard" if standard else f"{i}" for i, standard in enumerate(y)]
-    found, table = choose(z, y, groups)
+    found, table = select_calibration(z, y, groups)
     assert isinstance(found.common, Scaling)
     assert "log loss" not in table["all"]
