@@ -28,20 +28,21 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.support.dicom_peers import Pacs, eventually  # noqa: E402
 from tests.support.fault_load import (  # noqa: E402
     ROLES,
     SECONDARY_CAPTURE,
     SETTINGS,
     SR,
-    Modality,
-    all_told,
+    PersistentSender,
+    all_reported,
     count,
-    jobs_in,
-    receivers,
+    count_jobs,
+    receiver_pids,
 )
+from tests.support.pacs import Pacs  # noqa: E402
 from tests.support.ports import reserve_port  # noqa: E402
 from tests.support.service import Service  # noqa: E402
+from tests.support.waiting import eventually  # noqa: E402
 from training.phantom.dicom import exam  # noqa: E402
 
 A_ROUND = 30
@@ -113,7 +114,7 @@ def play(
         service.start()
         with ExitStack() as running:
             senders = [
-                running.enter_context(Modality(port, objects, arguments.pause, again=True))
+                running.enter_context(PersistentSender(port, objects, arguments.pause, again=True))
                 for objects in exams
             ]
             victims = ["receiver"] * receivers + ["daemon"] * daemons
@@ -126,12 +127,12 @@ def play(
                 kill(service, victim, rng)
                 console.print(f"  {place}/{len(victims)} {victim} killed; {sent} acknowledged")
             eventually(lambda: everything_once(senders), PATIENCE_SECONDS)
-        eventually(lambda: not jobs_in(service, "score", "ready", "leased"), PATIENCE_SECONDS)
+        eventually(lambda: not count_jobs(service, "score", "ready", "leased"), PATIENCE_SECONDS)
         service.stop()
         # Now the exams fall quiet, are told and delivered.
         service.settings = settings(port, pacs, quiet=0)
         service.start()
-        eventually(lambda: all_told(service), PATIENCE_SECONDS)
+        eventually(lambda: all_reported(service), PATIENCE_SECONDS)
         service.stop()
         acknowledged = {uid for sender in senders for uid in sender.acknowledged}
         studies = {str(objects[0].StudyInstanceUID) for objects in exams}
@@ -160,17 +161,17 @@ def kill(service: Service, victim: str, rng: random.Random) -> None:
     time.sleep(rng.uniform(0.0, 2.0))
     if victim == "receiver":
         # Whichever lives, also one that has just started and is not ready yet.
-        os.kill(rng.choice(eventually(lambda: receivers(service))), signal.SIGKILL)
+        os.kill(rng.choice(eventually(lambda: receiver_pids(service))), signal.SIGKILL)
     else:
         service.kill()
         service.start()
 
 
-def answered(senders: list[Modality]) -> int:
+def answered(senders: list[PersistentSender]) -> int:
     return sum(len(sender.acknowledged) for sender in senders)
 
 
-def everything_once(senders: list[Modality]) -> bool:
+def everything_once(senders: list[PersistentSender]) -> bool:
     return all(
         {str(each.SOPInstanceUID) for each in sender.objects} <= set(sender.acknowledged)
         for sender in senders

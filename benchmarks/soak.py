@@ -51,12 +51,13 @@ from qc_daemon.records.received import exams  # noqa: E402
 from qc_daemon.records.store import Store  # noqa: E402
 from qc_daemon.records.tables import JobKind  # noqa: E402
 from tests.support import fuzzing, raw_dimse  # noqa: E402
-from tests.support.dicom_peers import US, association, eventually  # noqa: E402
-from tests.support.modality import Modality  # noqa: E402
+from tests.support.dicom_objects import US  # noqa: E402
 from tests.support.orthanc import Orthanc  # noqa: E402
+from tests.support.peers import Modality, association  # noqa: E402
 from tests.support.ports import reserve_port  # noqa: E402
 from tests.support.postgres import PostgresServer, program  # noqa: E402
 from tests.support.service import Service  # noqa: E402
+from tests.support.waiting import eventually  # noqa: E402
 from training.phantom.dicom import exam  # noqa: E402
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -222,7 +223,7 @@ class Load:
             ("C-STORE", US), ("N-CREATE", MPPS), ("N-ACTION", PUSH_MODEL),
         ):  # fmt: skip
             request = raw_dimse.command(operation, sop_class, generate_uid(), has_data=True)
-            self._hostile([VERIFICATION], request, raw_dimse.encoded(Dataset()))
+            self._hostile([VERIFICATION], request, raw_dimse.encode_dataset(Dataset()))
 
     def references(self) -> None:
         """Storage commitment of 200,000 objects in one request."""
@@ -230,8 +231,8 @@ class Load:
         data.TransactionUID = generate_uid()
         item = reference_of(US, "1.2.3.4")
         data.ReferencedSOPSequence = [item] * 2_000
-        bulk = raw_dimse.encoded(data)
-        head = raw_dimse.encoded(_copy_of_element(data, "TransactionUID"))
+        bulk = raw_dimse.encode_dataset(data)
+        head = raw_dimse.encode_dataset(_copy_of_element(data, "TransactionUID"))
         # An element's header and its items, the items a hundred times.
         request = raw_dimse.command("N-ACTION", PUSH_MODEL, PUSH_MODEL_INSTANCE, has_data=True)
         sequence = bulk[len(head) :]

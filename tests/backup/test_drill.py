@@ -17,10 +17,11 @@ from qc_daemon.operations.spool import release_orphans
 from qc_daemon.records import integrity, schema
 from qc_daemon.settings import Settings
 from qc_daemon.spool.verification import Condition, examine
-from tests.support.dicom_peers import eventually, ultrasound
-from tests.support.fault_load import Modality
-from tests.support.receive_service import receiving, stored
+from tests.support.dicom_objects import ultrasound
+from tests.support.fault_load import PersistentSender
+from tests.support.receive_service import receive_service, stored_uids
 from tests.support.service import Service
+from tests.support.waiting import eventually
 
 
 class Drill:
@@ -28,7 +29,7 @@ class Drill:
 
     def __init__(self, folder: Path, url: str, seed: int) -> None:
         self.folder = folder
-        self.service: Service = receiving(
+        self.service: Service = receive_service(
             folder, url=url, more="processes = 1", environment={"OMP_NUM_THREADS": "1"}
         )
         self.settings = Settings(store={"url": url, "spool": folder / "spool"})
@@ -41,7 +42,7 @@ class Drill:
         known = self.rows()
         self.service.start()
         objects = [ultrasound(study=f"1.2.3.{self.rounds}") for _ in range(400)]
-        with Modality(self.service.port, objects, pause=0.0) as modality:
+        with PersistentSender(self.service.port, objects, pause=0.0) as modality:
             eventually(lambda: modality.acknowledged)
             time.sleep(self.random.uniform(0.0, 0.2))
             before = list(modality.acknowledged)
@@ -80,7 +81,7 @@ class Drill:
 
     def rows(self) -> set[str]:
         url = self.settings.store.url
-        return set() if schema.will_be_made(url) else set(stored(url))
+        return set() if schema.will_be_made(url) else set(stored_uids(url))
 
     def settled(self) -> None:
         """After a clean stop the database is one file."""

@@ -23,7 +23,7 @@ from qc_daemon.records import integrity, schema
 from qc_daemon.records.tables import Base
 from qc_daemon.spool import service_lock
 from tests.backup.conftest import new_storage
-from tests.support.dicom_peers import ultrasound
+from tests.support.dicom_objects import ultrasound
 from tests.support.storage import Storage
 
 NOW = datetime(2026, 11, 29, 1, 2, 3, tzinfo=UTC)

@@ -8,13 +8,13 @@ from pydicom import dcmread
 from qc_daemon.cli.demo import real_files
 from qc_daemon.report.sr.parse import from_sr
 from tests.support.command_line import qc_daemon
-from tests.support.socket_guard import Guard
+from tests.support.socket_guard import SocketGuard
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("demo") / "out"
-    done = qc_daemon("demo", "--out", out, environment=Guard(out.parent).environment)
+    done = qc_daemon("demo", "--out", out, environment=SocketGuard(out.parent).environment)
     assert done.returncode == 0, done.stderr
     return out, done.stdout
 
@@ -52,7 +52,7 @@ def test_the_page_needs_nothing_from_outside(demo: tuple[Path, str]) -> None:
 
 
 def test_no_address_outside_was_tried(demo: tuple[Path, str]) -> None:
-    guard = Guard(demo[0].parent)
+    guard = SocketGuard(demo[0].parent)
     for part in ("demo", "serve", "roles receive", "roles work", "roles deliver", "decode_child"):
         assert any(part in line for line in guard.processes())
     assert guard.outside() == []

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from detector.errors import ErrorCode
 from model.bundle.bundle import locate
 from tests.support.command_line import Completed, qc_daemon
-from tests.support.dicom_peers import CANARY, CANARY_ID, part10, ultrasound
+from tests.support.dicom_objects import CANARY, CANARY_ID, part10, ultrasound
 
 COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
 SIDE = 96

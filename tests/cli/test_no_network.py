@@ -12,15 +12,15 @@ import pytest
 
 from detector.anatomy import View
 from tests.support.command_line import qc_daemon, qc_model
-from tests.support.socket_guard import Guard
+from tests.support.socket_guard import SocketGuard
 from training.phantom.dicom import exam
 
 pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture
-def guard(tmp_path: Path) -> Guard:
-    return Guard(tmp_path)
+def guard(tmp_path: Path) -> SocketGuard:
+    return SocketGuard(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def guard(tmp_path: Path) -> Guard:
         "socket.getaddrinfo('2001:db8::1', 80)",
     ],
 )
-def test_the_guard_sees_and_refuses(guard: Guard, attempt: str) -> None:
+def test_the_guard_sees_and_refuses(guard: SocketGuard, attempt: str) -> None:
     script = f"import socket\ntry:\n {attempt}\nexcept OSError as error: print(error)"
     # In a grandchild, with a parent that says nothing of the guard.
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {script!r}])"
@@ -43,7 +43,7 @@ def test_the_guard_sees_and_refuses(guard: Guard, attempt: str) -> None:
     assert "192.0.2.1" in line or "example.org" in line or "2001:db8::1" in line
 
 
-def test_the_guard_lets_loopback_pass(guard: Guard) -> None:
+def test_the_guard_lets_loopback_pass(guard: SocketGuard) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         script = f"import socket; socket.create_connection(('localhost', {port}), timeout=5)"
@@ -52,7 +52,7 @@ def test_the_guard_lets_loopback_pass(guard: Guard) -> None:
     assert guard.outside() == []
 
 
-def test_score(guard: Guard, tmp_path: Path) -> None:
+def test_score(guard: SocketGuard, tmp_path: Path) -> None:
     (picture,) = exam(90, views=(View.NT,), cine_frames=0)[:1]
     picture.save_as(tmp_path / "nt.dcm", enforce_file_format=True)
     done = qc_daemon("score", tmp_path / "nt.dcm", environment=guard.environment)
@@ -61,7 +61,7 @@ def test_score(guard: Guard, tmp_path: Path) -> None:
     assert guard.outside() == []
 
 
-def test_train(guard: Guard, tmp_path: Path) -> None:
+def test_train(guard: SocketGuard, tmp_path: Path) -> None:
     environment = guard.environment
     made = qc_model("phantom", "--out", tmp_path / "ph", "--count", "4", environment=environment)
     assert made.returncode == 0, made.stderr
@@ -74,7 +74,7 @@ def test_train(guard: Guard, tmp_path: Path) -> None:
     assert guard.outside() == []
 
 
-def run(guard: Guard, script: str) -> "subprocess.CompletedProcess[str]":
+def run(guard: SocketGuard, script: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,

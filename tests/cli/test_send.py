@@ -9,7 +9,8 @@ from rich.console import Console
 
 from detector.console import UsageError
 from qc_daemon.cli.send import parse_address, send, send_with_progress
-from tests.support.dicom_peers import US_RETIRED, Pacs, ultrasound, write
+from tests.support.dicom_objects import US_RETIRED, ultrasound, write
+from tests.support.pacs import Pacs
 from tests.support.ports import reserve_port
 
 

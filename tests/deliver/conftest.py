@@ -9,7 +9,7 @@ from qc_daemon.records import schema
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
 from tests.support.delivery import Delivery
-from tests.support.dicom_peers import Pacs
+from tests.support.pacs import Pacs
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from qc_daemon.observe import counters
 from qc_daemon.settings import DestinationSettings
 from qc_daemon.spool import verification
 from tests.support.delivery import Delivery
-from tests.support.dicom_peers import CANARY, Pacs, part10, ultrasound
-from tests.support.stow_server import StowServer, stored
+from tests.support.dicom_objects import CANARY, part10, ultrasound
+from tests.support.pacs import Pacs
+from tests.support.stow_server import StowServer, stored_response
 
 GET = "1.2.840.10008.5.1.4.1.2.2.3"
 
@@ -105,7 +106,7 @@ def test_a_file_altered_between_the_check_and_the_sending_does_not_arrive(
     """Whatever carries it: the receiver never has the whole of it."""
     dataset = ultrasound()
     pacs.start()
-    server.body = stored(dataset.SOPInstanceUID)
+    server.body = stored_response(dataset.SOPInstanceUID)
     delivery.settings.destination.append(
         DestinationSettings(name="web", kind="dicomweb", url=server.url, timeout=20)
     )

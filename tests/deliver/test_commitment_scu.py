@@ -25,9 +25,9 @@ from qc_daemon.operations.destinations import (
 from qc_daemon.records.commitment import scu
 from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.tables import JobRow, OutgoingCommitment
-from tests.support.commitment_peer import CommittingPacs
 from tests.support.delivery import Delivery
-from tests.support.dicom_peers import CANARY, CANARY_ACCESSION, CANARY_ID, US, ultrasound
+from tests.support.dicom_objects import CANARY, CANARY_ACCESSION, CANARY_ID, US, ultrasound
+from tests.support.pacs import CommittingPacs
 
 AWAITED, REFUSED = ErrorCode.COMMITMENT_AWAITED, ErrorCode.COMMITMENT_REFUSED
 DONE, SENT = ("done", None), ("sent", None)

@@ -21,9 +21,9 @@ from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.results import destinations, renditions, reports
 from qc_daemon.records.results.renditions import Rendition, SentReference
 from qc_daemon.records.tables import JobKind, ObjectKind
-from tests.support.commitment_peer import CommittingPacs
 from tests.support.delivery import Delivery
-from tests.support.dicom_peers import US, part10, ultrasound
+from tests.support.dicom_objects import US, part10, ultrasound
+from tests.support.pacs import CommittingPacs
 
 SR3D, SR, SC = Comprehensive3DSRStorage, ComprehensiveSRStorage, SecondaryCaptureImageStorage
 

@@ -18,7 +18,7 @@ from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver.folder import FolderTransport, _stem, exam_folder, file_name
 from qc_daemon.deliver.transport import Exam, OutgoingObject
 from qc_daemon.settings import DestinationSettings
-from tests.support.dicom_peers import part10, ultrasound
+from tests.support.dicom_objects import part10, ultrasound
 
 
 def transport(folder: Path) -> FolderTransport:

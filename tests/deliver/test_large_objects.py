@@ -11,7 +11,8 @@ from qc_daemon.deliver import verified_send
 from qc_daemon.deliver.c_store import StoreSCU
 from qc_daemon.deliver.transport import OutgoingObject
 from qc_daemon.settings import DestinationSettings
-from tests.support.dicom_peers import Pacs, part10, ultrasound
+from tests.support.dicom_objects import part10, ultrasound
+from tests.support.pacs import Pacs
 
 MEGABYTES = 24
 

@@ -12,7 +12,9 @@ from qc_daemon.deliver import run
 from qc_daemon.deliver.pool import DestinationPool
 from qc_daemon.settings import DestinationSettings
 from tests.support.delivery import Delivery
-from tests.support.dicom_peers import Pacs, eventually, ultrasound
+from tests.support.dicom_objects import ultrasound
+from tests.support.pacs import Pacs
+from tests.support.waiting import eventually
 
 
 @dataclass

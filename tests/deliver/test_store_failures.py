@@ -14,7 +14,8 @@ from detector.errors import FAILURE_CLASS, ErrorCode, FailureClass, QCError
 from qc_daemon.deliver.c_store import StoreSCU
 from qc_daemon.deliver.transport import ClassRefusedError, OutgoingObject
 from qc_daemon.settings import DestinationSettings
-from tests.support.dicom_peers import US, Pacs, part10, ultrasound
+from tests.support.dicom_objects import US, part10, ultrasound
+from tests.support.pacs import Pacs
 from tests.support.ports import reserve_port
 
 RETRY, QUARANTINE, ALARM = FailureClass.RETRY, FailureClass.QUARANTINE, FailureClass.ALARM

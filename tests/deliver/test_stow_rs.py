@@ -13,9 +13,9 @@ from qc_daemon.deliver.stow_rs import StowRS
 from qc_daemon.deliver.transport import ClassRefusedError, OutgoingObject
 from qc_daemon.settings import DestinationSettings
 from tests.support.certificates import Authority
-from tests.support.dicom_peers import part10, ultrasound
+from tests.support.dicom_objects import part10, ultrasound
 from tests.support.ports import reserve_port
-from tests.support.stow_server import StowServer, failed, stored
+from tests.support.stow_server import StowServer, failed_response, stored_response
 
 RETRY, QUARANTINE, ALARM = FailureClass.RETRY, FailureClass.QUARANTINE, FailureClass.ALARM
 UID = "1.2.3.4"
@@ -50,7 +50,7 @@ def result(server: StowServer, sent: OutgoingObject | None = None, **values: Any
 
 
 def test_the_file_goes_out_as_it_is(server: StowServer, tmp_path: Path) -> None:
-    server.body = stored(UID)
+    server.body = stored_response(UID)
     content = part10(ultrasound(pixels=bytes(1 << 21), Rows=1024, Columns=2048))
     file = tmp_path / "stored.dcm"
     file.write_bytes(content)
@@ -67,23 +67,23 @@ def test_the_file_goes_out_as_it_is(server: StowServer, tmp_path: Path) -> None:
 
 
 ANSWERS: list[tuple[int, bytes, FailureClass | None]] = [
-    (200, stored(UID), None),
-    (202, stored(UID), None),
-    (409, failed(UID, 0x0111), None),
-    (409, failed(UID, 0xB00E), None),
-    (202, failed(UID, 0xA700), ALARM),
-    (409, failed(UID, 0x0110), RETRY),
-    (409, failed(UID, 0x0124), ALARM),
-    (409, failed(UID, 0xA900), QUARANTINE),
-    (409, failed(UID, 0xC122), QUARANTINE),
-    (409, failed(UID, 0x0122), QUARANTINE),
-    (200, failed(UID, 0x0122), QUARANTINE),
+    (200, stored_response(UID), None),
+    (202, stored_response(UID), None),
+    (409, failed_response(UID, 0x0111), None),
+    (409, failed_response(UID, 0xB00E), None),
+    (202, failed_response(UID, 0xA700), ALARM),
+    (409, failed_response(UID, 0x0110), RETRY),
+    (409, failed_response(UID, 0x0124), ALARM),
+    (409, failed_response(UID, 0xA900), QUARANTINE),
+    (409, failed_response(UID, 0xC122), QUARANTINE),
+    (409, failed_response(UID, 0x0122), QUARANTINE),
+    (200, failed_response(UID, 0x0122), QUARANTINE),
     # It does not tell of our object, and does not find it either.
     (200, b"", ALARM),
     (204, b"", ALARM),
     (200, b"<html>", ALARM),
     (200, json.dumps([1]).encode(), ALARM),
-    (202, failed("1.2.9", 0xC000), ALARM),
+    (202, failed_response("1.2.9", 0xC000), ALARM),
     (202, b'{"00081198": {"Value": [{"00081155": {"Value": ["1.2.3.4"]}}]}}', ALARM),
     (301, b"", ALARM),
     (308, b"", ALARM),
@@ -131,7 +131,7 @@ def test_the_bearer_token_of_the_environment(
     server: StowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VNA_TOKEN", "c2VjcmV0")
-    server.body = stored(UID)
+    server.body = stored_response(UID)
     assert result(server, token="env:VNA_TOKEN") is None
     assert server.requests[0].headers["Authorization"] == "Bearer c2VjcmV0"
 
@@ -150,7 +150,7 @@ def test_a_password_that_is_mended_counts_from_the_next_object(
         transport.send(outgoing())
     assert "wrong" not in wrong.value.message
     file.write_text("s\xe9same\n")
-    server.status, server.body = 200, stored(UID)
+    server.status, server.body = 200, stored_response(UID)
     transport.send(outgoing())
     transport.close()
     # "qc:sésame" in base 64.
@@ -161,7 +161,7 @@ def test_nothing_is_taken_from_the_surroundings(
     server: StowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{reserve_port()}")
-    server.body = stored(UID)
+    server.body = stored_response(UID)
     assert result(server) is None
 
 
@@ -193,7 +193,7 @@ class TestTLS:
         )
         context.load_cert_chain(own.certificate, own.key)
         context.verify_mode = ssl.CERT_REQUIRED
-        made = StowServer(body=stored(UID), tls=context).start()
+        made = StowServer(body=stored_response(UID), tls=context).start()
         yield made
         made.stop()
 

@@ -26,7 +26,9 @@ from qc_daemon.records.results import reports
 from qc_daemon.records.tables import JobKind, ObjectKind
 from qc_daemon.settings import DestinationSettings
 from tests.support.delivery import Delivery
-from tests.support.dicom_peers import US, Pacs, eventually, part10, ultrasound
+from tests.support.dicom_objects import US, part10, ultrasound
+from tests.support.pacs import Pacs
+from tests.support.waiting import eventually
 
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
 

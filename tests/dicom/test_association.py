@@ -32,7 +32,10 @@ from qc_daemon.dicom.storage_commitment import (
 )
 from qc_daemon.dicom.uids import VERIFICATION
 from tests.support import fuzzing, raw_dimse
-from tests.support.dicom_peers import US, Pacs, association, eventually, ultrasound
+from tests.support.dicom_objects import US, ultrasound
+from tests.support.pacs import Pacs
+from tests.support.peers import association
+from tests.support.waiting import eventually
 
 
 class Association(threading.Thread):

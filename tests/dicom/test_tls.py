@@ -15,7 +15,7 @@ from qc_daemon.cli.send import send
 from qc_daemon.dicom.tls import tls_args
 from qc_daemon.settings import ClientTLSSettings, DestinationSettings, SettingsError, load
 from tests.support.certificates import Authority, Pair
-from tests.support.dicom_peers import US, ultrasound, write
+from tests.support.dicom_objects import US, ultrasound, write
 
 
 @pytest.fixture(scope="module")

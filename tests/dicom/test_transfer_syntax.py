@@ -22,7 +22,7 @@ from qc_daemon.dicom.transfer_syntax import CONVERTIBLE, alternatives, reencoded
 from qc_daemon.score.convert import Converter
 from qc_daemon.settings import ScoreSettings
 from qc_daemon.spool import verification
-from tests.support.dicom_peers import part10, ultrasound
+from tests.support.dicom_objects import part10, ultrasound
 
 MEGABYTE = 1 << 20
 

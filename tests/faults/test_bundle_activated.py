@@ -11,8 +11,9 @@ from model.bundle.bundle import locate, model_id_of
 from qc_daemon.operations.results import stored_findings
 from qc_daemon.settings import load
 from tests.support.command_line import qc_daemon
-from tests.support.dicom_peers import association, eventually
+from tests.support.peers import association
 from tests.support.service import Service
+from tests.support.waiting import eventually
 from training.phantom.dicom import exam
 
 SETTINGS = """

@@ -11,11 +11,14 @@ from sqlalchemy import update
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Exam, JobKind, JobRow, JobState
-from tests.support.dicom_peers import Pacs, association, eventually, store, ultrasound
+from tests.support.dicom_objects import ultrasound
 from tests.support.environment import require
+from tests.support.pacs import Pacs
+from tests.support.peers import association, store
 from tests.support.ports import reserve_port
-from tests.support.receive_service import count, receiving, stored
+from tests.support.receive_service import count_rows, receive_service, stored_uids
 from tests.support.service import Service
+from tests.support.waiting import eventually
 
 HOUR = timedelta(hours=1)
 
@@ -82,7 +85,7 @@ def test_an_hour_changes_nothing(
 ) -> None:
     """Deliveries that back off go out, exams close, associations go on and hold their exam."""
     environment, jump = clock
-    service = receiving(
+    service = receive_service(
         tmp_path,
         roles=("receive", "deliver", "schedule"),
         more=MORE.format(pacs=pacs.port),
@@ -94,7 +97,7 @@ def test_an_hour_changes_nothing(
     try:
         assert store(service.port, before) == [0x0000]
         # Nobody listens at the destination: the delivery has failed and waits.
-        eventually(lambda: count(url, JobRow, JobRow.kind == "deliver", JobRow.alarms > 0))
+        eventually(lambda: count_rows(url, JobRow, JobRow.kind == "deliver", JobRow.alarms > 0))
         with association(service.port) as made:
             assert made.send_c_store(during).Status == 0x0000
             jump(by)
@@ -102,8 +105,8 @@ def test_an_hour_changes_nothing(
         pacs.start()
         eventually(lambda: set(pacs.uids()) >= set(sent), 120)
         unscored(url)
-        eventually(lambda: not count(url, Exam, Exam.state != "closed"), 120)
-        assert stored(url) == sent
+        eventually(lambda: not count_rows(url, Exam, Exam.state != "closed"), 120)
+        assert stored_uids(url) == sent
         assert service.events("process died") == []
         assert_times_are_of(service, url, by)
     finally:

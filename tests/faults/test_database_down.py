@@ -11,9 +11,11 @@ from sqlalchemy import select
 
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobRow
-from tests.support.dicom_peers import association, eventually, ultrasound
+from tests.support.dicom_objects import ultrasound
+from tests.support.peers import association
 from tests.support.postgres import PostgresServer, make_postgres
-from tests.support.receive_service import receiving, stored
+from tests.support.receive_service import receive_service, stored_uids
+from tests.support.waiting import eventually
 
 OUT_OF_RESOURCES = 0xA700
 
@@ -66,7 +68,7 @@ class Sender:
 
 def test_a_database_that_goes_and_comes_back(tmp_path: Path, database: PostgresServer) -> None:
     url = f"{database.url}/postgres"
-    service = receiving(tmp_path, url=url, roles=("receive", "schedule", "deliver")).start()
+    service = receive_service(tmp_path, url=url, roles=("receive", "schedule", "deliver")).start()
     try:
         with Sender(service.port) as sender:
             for _ in range(2):
@@ -80,7 +82,7 @@ def test_a_database_that_goes_and_comes_back(tmp_path: Path, database: PostgresS
             eventually(lambda: len(sender.acknowledged) > before + 5)
         assert set(sender.statuses) == {0x0000, OUT_OF_RESOURCES}
         # All that was acknowledged is there, once; an object whose answer was A700 may be too.
-        kept = stored(url)
+        kept = stored_uids(url)
         assert len(set(kept)) == len(kept)
         assert set(sender.acknowledged) <= set(kept)
         assert service.events("process died") == []

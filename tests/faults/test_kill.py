@@ -11,21 +11,22 @@ from sqlalchemy import select
 
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Finding, Instance, JobRow, Revision
-from tests.support.dicom_peers import Pacs, eventually
 from tests.support.environment import ROOT, require
 from tests.support.fault_load import (
     ROLES,
     SECONDARY_CAPTURE,
     SETTINGS,
     SR,
-    Modality,
-    all_told,
-    jobs_in,
-    kill_a_receiver,
+    PersistentSender,
+    all_reported,
+    count_jobs,
+    kill_receiver,
     reports,
 )
+from tests.support.pacs import Pacs
 from tests.support.ports import reserve_port
 from tests.support.service import Service, pause
+from tests.support.waiting import eventually
 from training.phantom.dicom import exam
 
 CINE_FRAMES = 3
@@ -61,7 +62,7 @@ def kill_and_restart(service: Service, victim: str) -> None:
         service.kill()
         service.start()
     elif victim == "receive":
-        kill_a_receiver(service, random.Random(1))
+        kill_receiver(service, random.Random(1))
     else:
         service.kill_role(victim)
 
@@ -71,11 +72,11 @@ def progress(service: Service) -> None:
 
     Between two kills of the worker: three deaths on one job would rightly quarantine it.
     """
-    scored = jobs_in(service, "score", "done")
+    scored = count_jobs(service, "score", "done")
     eventually(
         lambda: (
-            jobs_in(service, "score", "done") > scored
-            or not jobs_in(service, "score", "ready", "leased")
+            count_jobs(service, "score", "done") > scored
+            or not count_jobs(service, "score", "ready", "leased")
         ),
         PATIENCE_SECONDS,
     )
@@ -93,14 +94,14 @@ def test_ten_kills_in_mid_exam(service: Callable[[float], Service], pacs: Pacs) 
     rng.shuffle(victims)
 
     running = service(3600).start()
-    with Modality(running.port, objects) as modality:
+    with PersistentSender(running.port, objects) as modality:
         for victim in victims:
             if victim == "work":
                 progress(running)
             pause(rng.uniform(0.0, 3.0))
             kill_and_restart(running, victim)
         eventually(modality.finished, PATIENCE_SECONDS)
-        eventually(lambda: not jobs_in(running, "score", "ready", "leased"), PATIENCE_SECONDS)
+        eventually(lambda: not count_jobs(running, "score", "ready", "leased"), PATIENCE_SECONDS)
     acknowledged = modality.acknowledged
     assert running.stop() == 0
 
@@ -109,7 +110,7 @@ def test_ten_kills_in_mid_exam(service: Callable[[float], Service], pacs: Pacs) 
     for victim in ("work", "daemon", "deliver"):
         pause(rng.uniform(0.0, 4.0))
         kill_and_restart(running, victim)
-    eventually(lambda: all_told(running), PATIENCE_SECONDS)
+    eventually(lambda: all_reported(running), PATIENCE_SECONDS)
     assert running.stop() == 0
 
     assert sorted(acknowledged) == sorted(str(each.SOPInstanceUID) for each in objects)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from qc_daemon.spool.service_lock import NAME
-from tests.support.dicom_peers import store, ultrasound
-from tests.support.receive_service import receiving, stored
+from tests.support.dicom_objects import ultrasound
+from tests.support.peers import store
+from tests.support.receive_service import receive_service, stored_uids
 
 OUT_OF_RESOURCES = 0xA700
 
@@ -35,17 +36,17 @@ def test_a_read_only_spool_is_a700_until_it_is_writable(
     tmp_path: Path, disk: tuple[Path, Callable[[str], None]]
 ) -> None:
     folder, remount = disk
-    service = receiving(tmp_path, spool=str(folder / "spool")).start()
+    service = receive_service(tmp_path, spool=str(folder / "spool")).start()
     url = f"sqlite:///{tmp_path / 'qc.db'}"
     try:
         first, second = ultrasound(), ultrasound()
         assert store(service.port, first) == [0x0000]
         remount("ro")
         assert store(service.port, second, second) == [OUT_OF_RESOURCES] * 2
-        assert stored(url) == [first.SOPInstanceUID]
+        assert stored_uids(url) == [first.SOPInstanceUID]
         remount("rw")
         assert store(service.port, second) == [0x0000]
-        assert stored(url) == [first.SOPInstanceUID, second.SOPInstanceUID]
+        assert stored_uids(url) == [first.SOPInstanceUID, second.SOPInstanceUID]
         assert service.events("process died") == []
         refused = service.events("object refused")
         assert {each["reason"] for each in refused} == {"spool: read-only file system"}

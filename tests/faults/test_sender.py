@@ -11,10 +11,12 @@ import psutil
 import pytest
 
 from tests.support import fuzzing
-from tests.support.dicom_peers import association, eventually, store, ultrasound
-from tests.support.fault_load import receivers
-from tests.support.receive_service import receiving, stored
+from tests.support.dicom_objects import ultrasound
+from tests.support.fault_load import receiver_pids
+from tests.support.peers import association, store
+from tests.support.receive_service import receive_service, stored_uids
 from tests.support.service import Service
+from tests.support.waiting import eventually
 
 PLACES = 8
 SMALL = b"a data set's first bytes, of many that were promised"
@@ -24,7 +26,7 @@ SMALL = b"a data set's first bytes, of many that were promised"
 def service(tmp_path: Path) -> Iterator[Service]:
     """Few places, and a network timeout that a test can wait for."""
     more = f"max_associations = {PLACES}\nmax_associations_per_ae = 0"
-    made = receiving(tmp_path, timeout=3, more=more).start()
+    made = receive_service(tmp_path, timeout=3, more=more).start()
     yield made
     made.stop()
 
@@ -55,19 +57,19 @@ def parts(service: Service) -> list[Path]:
 
 
 def handles(service: Service) -> int:
-    return sum(psutil.Process(pid).num_fds() for pid in receivers(service))
+    return sum(psutil.Process(pid).num_fds() for pid in receiver_pids(service))
 
 
 def assert_as_before(service: Service) -> None:
     """Nothing is left of the vanished: no file, no row, and all places are free."""
     eventually(lambda: not parts(service))
     url = f"sqlite:///{service.folder / 'qc.db'}"
-    assert stored(url) == []
+    assert stored_uids(url) == []
     # A place is free a moment after the file is gone.
     eventually(lambda: accepted_at_once(service.port) == PLACES)
     sound = ultrasound()
     eventually(lambda: taken(service.port, sound))
-    assert stored(url) == [sound.SOPInstanceUID]
+    assert stored_uids(url) == [sound.SOPInstanceUID]
     assert service.events("process died") == []
 
 
@@ -154,7 +156,7 @@ def test_objects_in_pdus_of_the_maximum_length(service: Service) -> None:
         thread.start()
     for thread in threads:
         thread.join(120)
-    assert all(psutil.Process(pid).memory_info().rss < 300 << 20 for pid in receivers(service))
+    assert all(psutil.Process(pid).memory_info().rss < 300 << 20 for pid in receiver_pids(service))
     eventually(lambda: not parts(service))
     assert store(service.port, ultrasound()) == [0x0000]
     assert service.events("process died") == []

@@ -19,12 +19,12 @@ from qc_daemon.records.tables import Exam, ExamState, Instance, Revision
 from qc_daemon.report.objects.overlay import SERIES_DESCRIPTION as OVERLAYS
 from qc_daemon.report.sr.document import SERIES_DESCRIPTION as REPORTS
 from tests.support.command_line import qc_daemon
-from tests.support.dcmtk import Sent, dcmsend
-from tests.support.dicom_peers import eventually
+from tests.support.dcmtk import SendResult, dcmsend
 from tests.support.environment import require
-from tests.support.orthanc import Orthanc, Received
+from tests.support.orthanc import Orthanc, StoredObject
 from tests.support.service import Service
-from tests.support.socket_guard import Guard
+from tests.support.socket_guard import SocketGuard
+from tests.support.waiting import eventually
 from tests.support.wrapped_pictures import nuchal_pictures, ultrasound_image
 from training.phantom.dicom import exam
 
@@ -63,7 +63,7 @@ class Site:
 
     service: Service
     pacs: Orthanc
-    guard: Guard
+    guard: SocketGuard
 
     @property
     def store(self) -> Store:
@@ -134,7 +134,7 @@ def make_site(
     def make(attempts: int = 5) -> Site:
         folder = tmp_path_factory.mktemp("site")
         pacs = Orthanc(orthanc_program, folder / "orthanc")
-        guard = Guard(folder)
+        guard = SocketGuard(folder)
         service = Service(
             folder,
             SETTINGS.format(pacs=pacs.dicom_port, attempts=attempts),
@@ -156,10 +156,10 @@ class Outcome:
     """What was stored, and what came of it."""
 
     site: Site
-    sent: list[Sent]
+    sent: list[SendResult]
     results: list[dict[str, Any]]
-    reports: list[Received]
-    overlays: list[Received]
+    reports: list[StoredObject]
+    overlays: list[StoredObject]
     headers: dict[Path, Dataset]
 
     def findings(self) -> list[dict[str, Any]]:

@@ -11,9 +11,11 @@ from qc_daemon.operations.destinations import list_destinations
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobRow, OutgoingCommitment, OutgoingCommitmentItem
 from qc_daemon.settings import load
-from tests.support.dicom_peers import eventually, store, ultrasound
+from tests.support.dicom_objects import ultrasound
 from tests.support.orthanc import Orthanc
+from tests.support.peers import store
 from tests.support.service import Service, pause
+from tests.support.waiting import eventually
 
 # The PACS is no peer: as a destination it may open an association for its reports, no more.
 SETTINGS = """

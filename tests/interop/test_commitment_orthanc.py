@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.dicom_peers import eventually, part10, ultrasound
+from tests.support.dicom_objects import part10, ultrasound
 from tests.support.orthanc import Orthanc
 from tests.support.service import Service
+from tests.support.waiting import eventually
 
 SETTINGS = """
 [store]

@@ -33,9 +33,11 @@ from qc_daemon.report.objects.renditions import render
 from qc_daemon.report.source import InstanceReference, SourceInstance
 from qc_daemon.report.sr.document import build_sr
 from qc_daemon.settings import Settings
-from tests.support.dicom_peers import eventually, part10, store, ultrasound
+from tests.support.dicom_objects import part10, ultrasound
 from tests.support.orthanc import Orthanc
+from tests.support.peers import store
 from tests.support.service import Service
+from tests.support.waiting import eventually
 
 MONDAY = datetime(2026, 11, 2, 8, tzinfo=UTC)
 KINDS = ("dicom", "dicomweb")

@@ -13,7 +13,8 @@ from qc_daemon.report.objects.overlay import SERIES_DESCRIPTION as OVERLAYS
 from qc_daemon.report.sr.document import SERIES_DESCRIPTION as REPORTS
 from tests.interop.conftest import SETTLE_SECONDS, Site
 from tests.support.command_line import qc_daemon
-from tests.support.dicom_peers import eventually, store
+from tests.support.peers import store
+from tests.support.waiting import eventually
 from training.phantom.dicom import exam
 
 pytestmark = pytest.mark.timeout(1800)

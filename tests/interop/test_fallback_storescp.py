@@ -26,9 +26,11 @@ from qc_daemon.report.objects.renditions import render
 from qc_daemon.report.sr.parse import from_sr
 from qc_daemon.settings import Settings
 from tests.interop.test_delivery_orthanc import MONDAY, report_of
-from tests.support.dicom_peers import association, eventually, ultrasound
+from tests.support.dicom_objects import ultrasound
 from tests.support.environment import require
+from tests.support.peers import association
 from tests.support.ports import reserve_port
+from tests.support.waiting import eventually
 
 PROFILE = """
 [[TransferSyntaxes]]

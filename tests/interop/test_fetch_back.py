@@ -23,9 +23,9 @@ from qc_daemon.retain import Originals
 from qc_daemon.retain.retention import Rule, drop_due
 from qc_daemon.routing import SOURCE, Routes
 from qc_daemon.settings import ReceiveSettings, Settings
-from tests.support.dicom_peers import store as send
-from tests.support.dicom_peers import ultrasound
+from tests.support.dicom_objects import ultrasound
 from tests.support.orthanc import Orthanc
+from tests.support.peers import store as send
 
 NOW = datetime.now(UTC)
 

@@ -8,9 +8,9 @@ from sqlalchemy import select
 
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Exam, ExamOutcome, ExamState
-from tests.support.dicom_peers import eventually
-from tests.support.modality import Modality, begin_step, end_step
+from tests.support.peers import Modality, begin_step, end_step
 from tests.support.service import Service
+from tests.support.waiting import eventually
 from training.phantom.dicom import exam
 
 pytestmark = pytest.mark.timeout(900)

@@ -17,8 +17,9 @@ from qc_daemon.receive import presentation_contexts
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Revision
 from tests.support.dcmtk import SUCCESS, dcmsend
-from tests.support.dicom_peers import US, part10, store, ultrasound
+from tests.support.dicom_objects import US, part10, ultrasound
 from tests.support.environment import require
+from tests.support.peers import store
 from tests.support.service import Service
 
 _SYNTAX = "1.2.840.10008.1.2"

@@ -9,9 +9,11 @@ import pytest
 
 from tests.support.certificates import Authority, Pair
 from tests.support.command_line import qc_daemon
-from tests.support.dicom_peers import association, eventually, ultrasound, write
+from tests.support.dicom_objects import ultrasound, write
 from tests.support.environment import require
+from tests.support.peers import association
 from tests.support.service import Service
+from tests.support.waiting import eventually
 
 SETTINGS = """
 [store]

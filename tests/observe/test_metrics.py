@@ -19,7 +19,7 @@ from qc_daemon.records import schema
 from qc_daemon.records.received import receipts, revisions
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
-from tests.support.dicom_peers import CANARY, CANARY_ID
+from tests.support.dicom_objects import CANARY, CANARY_ID
 
 NOW = datetime(2026, 11, 2, 8, tzinfo=UTC)
 

@@ -21,8 +21,8 @@ from qc_daemon.records.results.reports import ReportObject, publish
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Exam, JobKind, ObjectKind
 from qc_daemon.settings import load
-from tests.support.dicom_peers import ultrasound
-from tests.support.receipts import received
+from tests.support.dicom_objects import ultrasound
+from tests.support.scored_exam import write_to_spool
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 FINDING = {
@@ -265,7 +265,7 @@ def test_what_an_older_version_did_not_keep_is_read_from_the_files(
     config: Path, tmp_path: Path
 ) -> None:
     settings = load(config)
-    _, receipt = received(
+    _, receipt = write_to_spool(
         ultrasound(PatientName="Before^Her", AccessionNumber="A9"), settings.store.spool
     )
     store = Store(settings.store.url)

@@ -23,7 +23,7 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.settings import load
-from tests.support.receipts import received as as_received
+from tests.support.scored_exam import write_to_spool as as_received
 
 SETTINGS = """
 [[destination]]

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from detector.console import UsageError
 from qc_daemon.cli.app import app
 from qc_daemon.score import files
-from tests.support.dicom_peers import CANARY, CANARY_ACCESSION, CANARY_ID, part10, ultrasound
+from tests.support.dicom_objects import CANARY, CANARY_ACCESSION, CANARY_ID, part10, ultrasound
 
 SETTINGS = """
 [[destination]]

@@ -101,7 +101,7 @@ def test_pdf_in_the_language_of_the_settings(tmp_path: Path) -> None:
     said = pdf.text(tmp_path / "exam.pdf")
     assert "Kopf,Querschnitt" in said
     assert "Fehlt,nochaufzunehmen" in said
-    (sheet,) = pdf.sheets(tmp_path / "exam.pdf")
+    (sheet,) = pdf.pages(tmp_path / "exam.pdf")
     assert len(sheet.pictures) == 1
 
 

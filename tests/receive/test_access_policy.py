@@ -14,8 +14,9 @@ from qc_daemon.receive import access
 from qc_daemon.receive.access import Caller, Rule, allowed, printable
 from qc_daemon.records.received import peers
 from qc_daemon.settings import PeerSettings
-from tests.support.dicom_peers import association, eventually
+from tests.support.peers import association
 from tests.support.running_receiver import RunningReceiver
+from tests.support.waiting import eventually
 
 FIRST, SECOND = "1" * 64, "2" * 64
 VOLUSON = Rule.of("VOLUSON1", "10.0.0.0/8", None)

@@ -13,7 +13,7 @@ from qc_daemon.receive.mpps import MPPS
 from qc_daemon.records.tables import Commitment, PerformedStep
 from qc_daemon.settings import DestinationSettings, PeerSettings
 from tests.support import raw_dimse
-from tests.support.dicom_peers import US, ultrasound
+from tests.support.dicom_objects import US, ultrasound
 from tests.support.running_receiver import RunningReceiver
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -62,7 +62,9 @@ def _request(operation: str, sop_class: str) -> tuple[bytes, bytes]:
         dataset.ReferencedSOPSequence = [Dataset()]
         dataset.ReferencedSOPSequence[0].ReferencedSOPClassUID = US
         dataset.ReferencedSOPSequence[0].ReferencedSOPInstanceUID = "1.2.3.4"
-    data = b"" if operation in ("C-ECHO", "N-GET", "N-DELETE") else raw_dimse.encoded(dataset)
+    data = (
+        b"" if operation in ("C-ECHO", "N-GET", "N-DELETE") else raw_dimse.encode_dataset(dataset)
+    )
     return raw_dimse.command(operation, sop_class, instance, has_data=bool(data)), data
 
 
@@ -98,7 +100,7 @@ def test_an_object_on_a_verification_context_is_0122_and_leaves_nothing(
 ) -> None:
     dataset = ultrasound()
     del dataset.file_meta
-    data = raw_dimse.encoded(dataset) if has_data else b""
+    data = raw_dimse.encode_dataset(dataset) if has_data else b""
     with raw_dimse.association(receiver.port, [VERIFICATION]) as peer:
         request = raw_dimse.command("C-STORE", US, str(dataset.SOPInstanceUID), has_data=has_data)
         assert peer.ask(1, request, data) == 0x0122

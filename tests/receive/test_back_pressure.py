@@ -16,8 +16,10 @@ from qc_daemon.records import schema
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobRow
 from qc_daemon.settings import PressureSettings
-from tests.support.dicom_peers import association, eventually, store, ultrasound
+from tests.support.dicom_objects import ultrasound
+from tests.support.peers import association, store
 from tests.support.running_receiver import RunningReceiver
+from tests.support.waiting import eventually
 
 RESOURCES = 0xA700
 GIB = 2**30

@@ -21,9 +21,9 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Caller as CallerRow
 from qc_daemon.records.tables import JobKind, JobRow, OutgoingCommitment, OutgoingCommitmentItem
 from qc_daemon.settings import DestinationSettings, PeerSettings
-from tests.support.commitment_peer import associate, call
-from tests.support.dicom_peers import US, store, ultrasound
-from tests.support.modality import request
+from tests.support.dicom_objects import US, ultrasound
+from tests.support.pacs import associate_with_roles, send_commitment_report
+from tests.support.peers import action_information, store
 from tests.support.running_receiver import RunningReceiver
 
 TRANSACTION = "2.25.4711"
@@ -75,19 +75,19 @@ def report(
 @pytest.mark.parametrize("failure", [0, 0x0112])
 def test_a_destination_may_call_to_report(asked: RunningReceiver, failure: int) -> None:
     told = report(asked, failure=failure)
-    assert call(asked.port, told) == 0x0000
+    assert send_commitment_report(asked.port, told) == 0x0000
     assert said(asked) == [failure]
-    assert call(asked.port, told) == 0x0000
+    assert send_commitment_report(asked.port, told) == 0x0000
     assert said(asked) == [failure]
 
 
 def test_so_may_one_that_does_not_select_its_role(asked: RunningReceiver) -> None:
-    assert call(asked.port, report(asked), as_scp=False) == 0x0000
+    assert send_commitment_report(asked.port, report(asked), as_scp=False) == 0x0000
     assert said(asked) == [0]
 
 
 def test_that_is_all_it_may(asked: RunningReceiver) -> None:
-    made = associate(
+    made = associate_with_roles(
         asked.port,
         "PACS",
         [build_context(US), build_context(PUSH_MODEL), build_context(VERIFICATION)],
@@ -99,14 +99,14 @@ def test_that_is_all_it_may(asked: RunningReceiver) -> None:
     }
     assert made.send_c_echo().Status == 0x0000
     answer, _ = made.send_n_action(
-        request((US, "1.2.3"), transaction="1.2"), 1, PUSH_MODEL, PUSH_MODEL_INSTANCE
+        action_information((US, "1.2.3"), transaction="1.2"), 1, PUSH_MODEL, PUSH_MODEL_INSTANCE
     )
     assert answer.Status == 0x0124
     made.release()
 
 
 def test_the_role_that_it_selects_is_granted(asked: RunningReceiver) -> None:
-    made = associate(
+    made = associate_with_roles(
         asked.port, "PACS", [build_context(PUSH_MODEL)], [build_role(PUSH_MODEL, scp_role=True)]
     )
     (context,) = made.accepted_contexts
@@ -115,12 +115,12 @@ def test_the_role_that_it_selects_is_granted(asked: RunningReceiver) -> None:
 
 
 def test_strangers_may_not_even_that(asked: RunningReceiver) -> None:
-    assert call(asked.port, report(asked), calling="STRANGER") is None
+    assert send_commitment_report(asked.port, report(asked), calling="STRANGER") is None
     assert said(asked) == [None]
 
 
 def test_a_peer_is_believed_only_as_the_destination_that_was_asked(asked: RunningReceiver) -> None:
-    assert call(asked.port, report(asked), calling="MODALITY") == UNKNOWN
+    assert send_commitment_report(asked.port, report(asked), calling="MODALITY") == UNKNOWN
     assert said(asked) == [None]
 
 
@@ -131,12 +131,12 @@ def test_a_destination_that_is_a_peer_too_may_report_and_store(
     far = PACS.model_copy(update={"host": "192.0.2.1"})
     receiver = ask(start_receiver(destinations=[far], peer=[MODALITY, peer]))
     # It may be a cluster that calls from another address than the one it is called at.
-    assert call(receiver.port, report(receiver)) == 0x0000
+    assert send_commitment_report(receiver.port, report(receiver)) == 0x0000
     assert said(receiver) == [0]
 
 
 def test_a_transaction_that_nobody_asked_for_is_answered_so(asked: RunningReceiver) -> None:
-    assert call(asked.port, report(asked, transaction="2.25.1")) == UNKNOWN
+    assert send_commitment_report(asked.port, report(asked, transaction="2.25.1")) == UNKNOWN
     assert said(asked) == [None]
 
 
@@ -145,16 +145,16 @@ def test_a_transaction_of_another_destination_is_none(
 ) -> None:
     other = PACS.model_copy(update={"name": "archive", "ae_title": "ARCHIVE"})
     receiver = ask(start_receiver(destinations=[PACS, other], peer=[MODALITY]))
-    assert call(receiver.port, report(receiver), calling="ARCHIVE") == UNKNOWN
-    assert call(receiver.port, report(receiver), calling="PACS") == 0x0000
+    assert send_commitment_report(receiver.port, report(receiver), calling="ARCHIVE") == UNKNOWN
+    assert send_commitment_report(receiver.port, report(receiver), calling="PACS") == 0x0000
 
 
 def test_what_is_no_report_is_refused(asked: RunningReceiver) -> None:
-    assert call(asked.port, report(asked), event_type=3) == 0x0113
-    assert call(asked.port, report(asked), instance="1.2.3") == 0x0112
+    assert send_commitment_report(asked.port, report(asked), event_type=3) == 0x0113
+    assert send_commitment_report(asked.port, report(asked), instance="1.2.3") == 0x0112
     empty = Dataset()
     empty.PatientID = "X"
-    assert call(asked.port, empty) == UNKNOWN
+    assert send_commitment_report(asked.port, empty) == UNKNOWN
     assert said(asked) == [None]
 
 
@@ -164,7 +164,7 @@ def test_an_item_without_a_reason_has_failed(asked: RunningReceiver) -> None:
     failed.ReferencedSOPInstanceUID = item.sop_instance_uid
     information.TransactionUID = TRANSACTION
     information.FailedSOPSequence = [nameless, failed]
-    assert call(asked.port, information) == 0x0000
+    assert send_commitment_report(asked.port, information) == 0x0000
     assert said(asked) == [0x0110]
 
 
@@ -178,8 +178,8 @@ def test_without_the_database_it_is_to_report_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(scu, "record_report", away)
-        assert call(asked.port, told) == 0x0110
-    assert call(asked.port, told) == 0x0000
+        assert send_commitment_report(asked.port, told) == 0x0110
+    assert send_commitment_report(asked.port, told) == 0x0000
 
 
 def test_back_pressure_stops_no_report(
@@ -187,13 +187,13 @@ def test_back_pressure_stops_no_report(
 ) -> None:
     told = report(asked)
     monkeypatch.setattr(asked.scp.pressure, "level", lambda: Level.HARD)
-    assert call(asked.port, told) == 0x0000
+    assert send_commitment_report(asked.port, told) == 0x0000
 
 
 def test_off_is_no_caller(start_receiver: Callable[..., RunningReceiver]) -> None:
     off = PACS.model_copy(update={"commitment": "off"})
     receiver = ask(start_receiver(destinations=[off], peer=[MODALITY]))
-    assert call(receiver.port, report(receiver)) is None
+    assert send_commitment_report(receiver.port, report(receiver)) is None
     assert [row.ae_title for row in receiver.rows(CallerRow)] == ["PACS"]
 
 

@@ -35,10 +35,12 @@ from qc_daemon.records.tables import (
 from qc_daemon.routing import Routes
 from qc_daemon.settings import ClientTLSSettings, Settings
 from tests.support.certificates import Authority
-from tests.support.dicom_peers import US, Pacs, eventually, store, ultrasound
-from tests.support.modality import Modality, ask, request
+from tests.support.dicom_objects import US, ultrasound
+from tests.support.pacs import Pacs
+from tests.support.peers import Modality, action_information, request_commitment, store
 from tests.support.ports import reserve_port
 from tests.support.running_receiver import RunningReceiver
+from tests.support.waiting import eventually
 
 PROCESSING_FAILURE, NO_SUCH_OBJECT, CONFLICT = 0x0110, 0x0112, 0x0119
 US_MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3.1"
@@ -152,7 +154,7 @@ def received(setup: CommitmentSetup, **values: Any) -> str:
 
 def test_the_report_waits_until_the_destination_holds_the_object(setup: CommitmentSetup) -> None:
     uid = received(setup)
-    transaction = setup.modality.listen().ask(setup.receiver.port, (US, uid))
+    transaction = setup.modality.listen().request_commitment(setup.receiver.port, (US, uid))
     setup.judge()
     setup.report()
     assert (setup.state(), setup.modality.reports) == ("waiting", [])
@@ -162,7 +164,11 @@ def test_the_report_waits_until_the_destination_holds_the_object(setup: Commitme
     setup.judge()
     setup.report()
     (report,) = setup.modality.reports
-    assert (report.event_type, report.transaction_uid, report.said) == (1, transaction, {uid: 0})
+    assert (report.event_type, report.transaction_uid, report.failure_reasons) == (
+        1,
+        transaction,
+        {uid: 0},
+    )
     assert setup.state() == "reported"
     # Role selection: the modality stays the SCU though we opened this association.
     assert setup.modality.roles == [(True, False)]
@@ -199,12 +205,12 @@ def test_a_promise_is_about_where_rules_send_it(
     settings = Settings(**plain, destination=destinations, rule=rules)
     setup = CommitmentSetup(receiver, settings, modality, pacs)
     uid = received(setup)
-    setup.modality.listen().ask(receiver.port, (US, uid))
+    setup.modality.listen().request_commitment(receiver.port, (US, uid))
     setup.pacs.start()
     setup.deliver()
     setup.judge()
     setup.report()
-    said = [report.said for report in setup.modality.reports]
+    said = [report.failure_reasons for report in setup.modality.reports]
     assert said == ([] if failure is None else [{uid: failure}])
 
 
@@ -218,7 +224,7 @@ def test_answered_only_when_it_is_in_the_database(
     monkeypatch.setattr(scp, "record_request", away)
     with setup.modality.association(setup.receiver.port) as association:
         answer, _ = association.send_n_action(
-            request((US, uid), transaction="1.2.3"), 1, PUSH_MODEL, PUSH_MODEL_INSTANCE
+            action_information((US, uid), transaction="1.2.3"), 1, PUSH_MODEL, PUSH_MODEL_INSTANCE
         )
     assert answer.Status == PROCESSING_FAILURE
     assert setup.receiver.rows(Commitment) == []
@@ -230,7 +236,7 @@ def test_bytes_on_disk_are_checked(
 ) -> None:
     uid = received(setup)
     (file,) = setup.receiver.files()
-    setup.modality.listen().ask(setup.receiver.port, (US, uid))
+    setup.modality.listen().request_commitment(setup.receiver.port, (US, uid))
     setup.job("done")
     content = bytearray(file.read_bytes())
     if harm == "altered":
@@ -243,14 +249,14 @@ def test_bytes_on_disk_are_checked(
     setup.judge()
     setup.report()
     (report,) = setup.modality.reports
-    assert (report.event_type, report.said) == (2, {uid: PROCESSING_FAILURE})
+    assert (report.event_type, report.failure_reasons) == (2, {uid: PROCESSING_FAILURE})
     (alarm,) = alarms()
     assert (alarm["event"], alarm["sop_instance"]) == ("spool file missing or altered", uid)
 
 
 def test_a_spool_that_is_away_decides_nothing(setup: CommitmentSetup) -> None:
     uid = received(setup)
-    setup.modality.ask(setup.receiver.port, (US, uid))
+    setup.modality.request_commitment(setup.receiver.port, (US, uid))
     setup.job("done")
     aside = setup.receiver.spool.root.rename(setup.receiver.spool.root.with_name("aside"))
     with pytest.raises(QCError, match="spool"):
@@ -264,24 +270,24 @@ def test_a_spool_that_is_away_decides_nothing(setup: CommitmentSetup) -> None:
 def test_objects_fail_one_by_one(setup: CommitmentSetup) -> None:
     good, other_class, unknown = received(setup), received(setup), generate_uid()
     setup.job("done")
-    setup.modality.listen().ask(
+    setup.modality.listen().request_commitment(
         setup.receiver.port, (US, good), (US_MULTI_FRAME, other_class), (US, unknown), (US, good)
     )
     setup.judge()
     setup.report()
     (report,) = setup.modality.reports
     assert report.event_type == 2
-    assert report.said == {good: 0, other_class: CONFLICT, unknown: NO_SUCH_OBJECT}
+    assert report.failure_reasons == {good: 0, other_class: CONFLICT, unknown: NO_SUCH_OBJECT}
 
 
 @pytest.mark.parametrize("state", ["dead", "quarantined"])
 def test_given_up_delivery_leaves_no_hope(setup: CommitmentSetup, state: str) -> None:
     uid = received(setup)
     setup.job(state)
-    setup.modality.listen().ask(setup.receiver.port, (US, uid))
+    setup.modality.listen().request_commitment(setup.receiver.port, (US, uid))
     setup.judge()
     setup.report()
-    assert setup.modality.reports[0].said == {uid: PROCESSING_FAILURE}
+    assert setup.modality.reports[0].failure_reasons == {uid: PROCESSING_FAILURE}
 
 
 def test_every_content_under_the_uid_is_promised(setup: CommitmentSetup) -> None:
@@ -290,7 +296,7 @@ def test_every_content_under_the_uid_is_promised(setup: CommitmentSetup) -> None
     assert store(setup.receiver.port, first) == [0x0000]
     setup.job("done")
     assert store(setup.receiver.port, second) == [0x0000]
-    setup.modality.listen().ask(setup.receiver.port, (US, first.SOPInstanceUID))
+    setup.modality.listen().request_commitment(setup.receiver.port, (US, first.SOPInstanceUID))
     setup.judge()
     assert setup.state() == "waiting"
     setup.job("done")
@@ -312,10 +318,10 @@ def test_without_destinations_only_keeping_for_ever_is_a_promise(
     settings.destination = []
     setup = CommitmentSetup(receiver, settings, modality.listen(), pacs)
     uid = received(setup)
-    setup.modality.ask(receiver.port, (US, uid))
+    setup.modality.request_commitment(receiver.port, (US, uid))
     setup.judge()
     setup.report()
-    assert setup.modality.reports[0].said == {uid: reason}
+    assert setup.modality.reports[0].failure_reasons == {uid: reason}
 
 
 def test_what_retention_dropped_is_with_its_destinations(setup: CommitmentSetup) -> None:
@@ -325,10 +331,10 @@ def test_what_retention_dropped_is_with_its_destinations(setup: CommitmentSetup)
     setup.job("done")
     with setup.receiver.store.begin() as session:
         session.execute(update(Revision).values(dropped_at=setup.now()))
-    setup.modality.listen().ask(setup.receiver.port, (US, uid))
+    setup.modality.listen().request_commitment(setup.receiver.port, (US, uid))
     setup.judge()
     setup.report()
-    assert setup.modality.reports[0].said == {uid: 0}
+    assert setup.modality.reports[0].failure_reasons == {uid: 0}
 
 
 def test_the_same_request_again_is_one_request_and_told_again(setup: CommitmentSetup) -> None:
@@ -336,14 +342,14 @@ def test_the_same_request_again_is_one_request_and_told_again(setup: CommitmentS
     setup.job("done")
     setup.modality.listen()
     for _ in range(2):
-        setup.modality.ask(setup.receiver.port, (US, uid), transaction="1.2.3")
+        setup.modality.request_commitment(setup.receiver.port, (US, uid), transaction="1.2.3")
     assert len(setup.receiver.rows(Commitment)) == len(setup.receiver.rows(CommitmentItem)) == 1
     setup.judge()
     setup.report()
     assert len(setup.modality.reports) == 1
     # Told at once; a modality that left before it could answer would be told once more.
     with setup.modality.association(setup.receiver.port) as association:
-        ask(association, (US, uid), transaction="1.2.3")
+        request_commitment(association, (US, uid), transaction="1.2.3")
         eventually(lambda: setup.state() == "reported")
     setup.report()
     assert [each.transaction_uid for each in setup.modality.reports] == ["1.2.3"] * 2
@@ -351,10 +357,13 @@ def test_the_same_request_again_is_one_request_and_told_again(setup: CommitmentS
 
 
 def test_a_transaction_uid_stands_for_its_objects_only(setup: CommitmentSetup) -> None:
-    setup.modality.ask(setup.receiver.port, (US, "1.2.1"), transaction="1.2.3")
+    setup.modality.request_commitment(setup.receiver.port, (US, "1.2.1"), transaction="1.2.3")
     with setup.modality.association(setup.receiver.port) as association:
         answer, _ = association.send_n_action(
-            request((US, "1.2.2"), transaction="1.2.3"), 1, PUSH_MODEL, PUSH_MODEL_INSTANCE
+            action_information((US, "1.2.2"), transaction="1.2.3"),
+            1,
+            PUSH_MODEL,
+            PUSH_MODEL_INSTANCE,
         )
     assert answer.Status == 0x0115
     (item,) = setup.receiver.rows(CommitmentItem)
@@ -364,7 +373,7 @@ def test_a_transaction_uid_stands_for_its_objects_only(setup: CommitmentSetup) -
 def test_retried_when_the_requester_was_down(setup: CommitmentSetup) -> None:
     uid = received(setup)
     setup.job("done")
-    setup.modality.ask(setup.receiver.port, (US, uid))
+    setup.modality.request_commitment(setup.receiver.port, (US, uid))
     setup.judge()
     setup.report()
     (row,) = setup.receiver.rows(Commitment)
@@ -379,7 +388,7 @@ def test_retried_when_the_requester_was_down(setup: CommitmentSetup) -> None:
     setup.modality.status = 0x0000
     setup.report()
     assert setup.state() == "reported"
-    assert [each.said for each in setup.modality.reports] == [{uid: 0}] * 2
+    assert [each.failure_reasons for each in setup.modality.reports] == [{uid: 0}] * 2
 
 
 def test_given_up_after_the_last_attempt_with_an_alarm_and_requeued(
@@ -387,7 +396,7 @@ def test_given_up_after_the_last_attempt_with_an_alarm_and_requeued(
 ) -> None:
     uid = received(setup)
     setup.job("done")
-    transaction = setup.modality.ask(setup.receiver.port, (US, uid))
+    transaction = setup.modality.request_commitment(setup.receiver.port, (US, uid))
     setup.judge()
     for _ in range(3):
         setup.report()
@@ -406,7 +415,7 @@ def test_a_requester_without_a_port_is_named_with_the_mend(setup: CommitmentSetu
     uid = received(setup)
     setup.job("done")
     setup.settings.receive.peer[0].port = None
-    setup.modality.ask(setup.receiver.port, (US, uid))
+    setup.modality.request_commitment(setup.receiver.port, (US, uid))
     setup.judge()
     setup.report()
     (row,) = setup.receiver.rows(Commitment)
@@ -424,18 +433,18 @@ def test_a_requester_is_called_over_tls_where_the_settings_say_so(
     setup.settings.receive.peer[0].tls = ClientTLSSettings(ca=tmp_path / "absent.pem")
     uid = received(setup)
     setup.job("done")
-    setup.modality.ask(setup.receiver.port, (US, uid))
+    setup.modality.request_commitment(setup.receiver.port, (US, uid))
     setup.judge()
     setup.report()
     assert "tls files" in str(setup.receiver.rows(Commitment)[0].error_message)
     setup.settings.receive.peer[0].tls = ClientTLSSettings(ca=hospital.certificate)
     setup.report()
-    assert [each.said for each in setup.modality.reports] == [{uid: 0}]
+    assert [each.failure_reasons for each in setup.modality.reports] == [{uid: 0}]
 
 
 def test_a_restart_between_request_and_report_loses_nothing(setup: CommitmentSetup) -> None:
     uid = received(setup)
-    setup.modality.ask(setup.receiver.port, (US, uid))
+    setup.modality.request_commitment(setup.receiver.port, (US, uid))
     assert setup.receiver.scp.drain(20) == 0
     setup.receiver.store.close()
     setup.receiver.store = Store(setup.receiver.store.url)
@@ -449,7 +458,7 @@ def test_a_restart_between_request_and_report_loses_nothing(setup: CommitmentSet
     setup.judge()
     setup.modality.listen()
     setup.report()
-    assert [each.said for each in setup.modality.reports] == [{uid: 0}]
+    assert [each.failure_reasons for each in setup.modality.reports] == [{uid: 0}]
 
 
 def test_reported_on_the_same_association_while_it_is_open(setup: CommitmentSetup) -> None:
@@ -457,7 +466,7 @@ def test_reported_on_the_same_association_while_it_is_open(setup: CommitmentSetu
     uid = received(setup)
     setup.job("done")
     with setup.modality.association(setup.receiver.port) as association:
-        transaction = ask(association, (US, uid))
+        transaction = request_commitment(association, (US, uid))
         setup.judge()
         # For some seconds the report is this association's; nobody else takes it.
         setup.ahead = timedelta()
@@ -468,7 +477,7 @@ def test_reported_on_the_same_association_while_it_is_open(setup: CommitmentSetu
         eventually(lambda: setup.state() == "reported")
         (report,) = setup.modality.reports
         assert report.association is association
-        assert (report.event_type, report.transaction_uid, report.said) == (
+        assert (report.event_type, report.transaction_uid, report.failure_reasons) == (
             1,
             transaction,
             {uid: 0},
@@ -476,10 +485,10 @@ def test_reported_on_the_same_association_while_it_is_open(setup: CommitmentSetu
         statuses.append(association.send_c_store(ultrasound()).Status)
         assert set(statuses) == {0x0000}
         # A second one, after all was quiet.
-        ask(association, (US, "1.2.99"))
+        request_commitment(association, (US, "1.2.99"))
         setup.judge()
         eventually(lambda: len(setup.modality.reports) == 2)
-        assert setup.modality.reports[1].said == {"1.2.99": NO_SUCH_OBJECT}
+        assert setup.modality.reports[1].failure_reasons == {"1.2.99": NO_SUCH_OBJECT}
     eventually(lambda: {row.state for row in setup.receiver.rows(Commitment)} == {"reported"})
 
 
@@ -488,7 +497,7 @@ def test_refused_on_the_same_association_it_goes_over_another(setup: CommitmentS
     setup.job("done")
     setup.modality.status = 0x0110
     with setup.modality.association(setup.receiver.port) as association:
-        ask(association, (US, uid))
+        request_commitment(association, (US, uid))
         setup.judge()
         eventually(lambda: len(setup.modality.reports) == 1)
         eventually(setup.association_is_over)
@@ -507,13 +516,13 @@ def test_the_deliver_role_judges_and_reports(setup: CommitmentSetup) -> None:
     role = threading.Thread(target=run, args=(setup.receiver.store, setup.settings, "test", stop))
     role.start()
     try:
-        setup.modality.ask(setup.receiver.port, (US, uid))
+        setup.modality.request_commitment(setup.receiver.port, (US, uid))
         eventually(lambda: setup.state() == "reported")
     finally:
         stop.set()
         role.join(60)
     assert setup.pacs.uids() == [uid]
-    assert [each.said for each in setup.modality.reports] == [{uid: 0}]
+    assert [each.failure_reasons for each in setup.modality.reports] == [{uid: 0}]
 
 
 def nothing() -> None:
@@ -527,23 +536,23 @@ def something_else() -> Dataset:
 
 
 def without_objects() -> Dataset:
-    return request(transaction="1.2.3")
+    return action_information(transaction="1.2.3")
 
 
 def without_class() -> Dataset:
-    made = request((US, "1.2.1"), transaction="1.2.3")
+    made = action_information((US, "1.2.1"), transaction="1.2.3")
     del made.ReferencedSOPSequence[0].ReferencedSOPClassUID
     return made
 
 
 def without_transaction() -> Dataset:
-    made = request((US, "1.2.1"), transaction="1.2.3")
+    made = action_information((US, "1.2.1"), transaction="1.2.3")
     del made.TransactionUID
     return made
 
 
 def plain() -> Dataset:
-    return request((US, "1.2.1"), transaction="1.2.3")
+    return action_information((US, "1.2.1"), transaction="1.2.3")
 
 
 @pytest.mark.parametrize(
@@ -570,31 +579,39 @@ def test_a_wrong_request_is_refused(
         assert answer.Status == status
         assert answer.ErrorComment
         # The association goes on.
-        ask(association, (US, "1.2.1"))
+        request_commitment(association, (US, "1.2.1"))
     assert len(setup.receiver.rows(Commitment)) == 1
 
 
 def test_uids_that_break_the_rules_are_given_back_as_they_came(setup: CommitmentSetup) -> None:
     """Leading zeros: not allowed by PS3.5 9.1, and sent by machines."""
-    setup.modality.listen().ask(setup.receiver.port, (US, "1.02.003"), transaction="1.04")
+    setup.modality.listen().request_commitment(
+        setup.receiver.port, (US, "1.02.003"), transaction="1.04"
+    )
     setup.judge()
     setup.report()
     (report,) = setup.modality.reports
-    assert (report.transaction_uid, report.said) == ("1.04", {"1.02.003": NO_SUCH_OBJECT})
+    assert (report.transaction_uid, report.failure_reasons) == (
+        "1.04",
+        {"1.02.003": NO_SUCH_OBJECT},
+    )
 
 
 def test_jobs_requeued_after_a_failure_do_not_unsay_it(setup: CommitmentSetup) -> None:
     """What was told as failed stays so; the modality asks again under another Transaction UID."""
     uid = received(setup)
     setup.job("dead")
-    setup.modality.listen().ask(setup.receiver.port, (US, uid))
+    setup.modality.listen().request_commitment(setup.receiver.port, (US, uid))
     setup.judge()
     with setup.receiver.store.begin() as session:
         jobs.retry(session, [row.id for row in setup.receiver.rows(JobRow)], setup.now())
     setup.report()
     setup.pacs.start()
     setup.deliver()
-    setup.modality.ask(setup.receiver.port, (US, uid))
+    setup.modality.request_commitment(setup.receiver.port, (US, uid))
     setup.judge()
     setup.report()
-    assert [each.said for each in setup.modality.reports] == [{uid: PROCESSING_FAILURE}, {uid: 0}]
+    assert [each.failure_reasons for each in setup.modality.reports] == [
+        {uid: PROCESSING_FAILURE},
+        {uid: 0},
+    ]

@@ -24,10 +24,11 @@ from qc_daemon.records.tables import Instance, Revision
 from qc_daemon.score.decode import DecodeProcess
 from qc_daemon.score.obgyn_report import STRUCTURED_REPORTS
 from tests.support import fuzzing
-from tests.support.dicom_peers import eventually, ultrasound
+from tests.support.dicom_objects import ultrasound
 from tests.support.environment import ROOT
-from tests.support.fuzzing import Case, Channel, DataCase, LostError, Seed, Told, WireCase
+from tests.support.fuzzing import Case, Channel, DataCase, LostError, Seed, WireCase, WireResult
 from tests.support.service import Service
+from tests.support.waiting import eventually
 from training.phantom.dicom import exam
 
 SEED = int(os.environ.get("QC_FUZZ_SEED", "20261122"))
@@ -93,7 +94,7 @@ class Target:
 
     def fail(self, case: Case, why: str) -> None:
         path = self.out / f"{type(case).__name__}-{case.number}.json"
-        fuzzing.written(case, path)
+        fuzzing.write_case(case, path)
         pytest.fail(f"{why}; replay with QC_FUZZ_REPLAY={path}")
 
 
@@ -125,7 +126,7 @@ def attack(
     warm(target, pool)
     tally: Counter[str] = Counter()
     send_data(target, pool, data, tally)
-    for told in asyncio.run(fuzzing.play(target.port, wire, AT_ONCE, PATIENCE)):
+    for told in asyncio.run(fuzzing.run_cases(target.port, wire, AT_ONCE, PATIENCE)):
         note(target, told, tally)
     # It takes a sound object after all that, from a sender that knows nothing of it.
     sound = [DataCase(-1, each) for each in pool[:1]]
@@ -139,7 +140,7 @@ def warm(target: Target, pool: list[Seed]) -> None:
     """Fill the pools that a receiver keeps, and remember its level."""
     request = fuzzing.associate([(fuzzing.VERIFICATION, "1.2.840.10008.1.2")])
     calls = [WireCase(0, "warm", [request, fuzzing.RELEASE], True, "half") for _ in range(AT_ONCE)]
-    asyncio.run(fuzzing.play(target.port, calls, AT_ONCE, PATIENCE))
+    asyncio.run(fuzzing.run_cases(target.port, calls, AT_ONCE, PATIENCE))
     send_data(target, pool, [DataCase(0, pool[0])], Counter())
     settle(target, Counter(threads=10_000, handles=10_000))
     target.before = target.level()
@@ -173,7 +174,7 @@ def send_data(target: Target, pool: list[Seed], cases: list[DataCase], tally: Co
         channel.close()
 
 
-def note(target: Target, told: Told, tally: Counter[str]) -> None:
+def note(target: Target, told: WireResult, tally: Counter[str]) -> None:
     if told.hung:
         target.fail(told.case, f"the receiver kept the connection open {PATIENCE:g} s")
     tally[f"{told.case.what}, {told.case.end}"] += 1

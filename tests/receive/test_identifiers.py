@@ -23,7 +23,7 @@ from pydicom.uid import (
 
 from qc_daemon.receive.identifiers import HeaderError, Identity, data_set_offset, read_identity
 from tests.support import raw_dimse
-from tests.support.dicom_peers import CANARY_ID, US, part10, ultrasound
+from tests.support.dicom_objects import CANARY_ID, US, part10, ultrasound
 
 SYNTAXES = [
     ExplicitVRLittleEndian,
@@ -193,7 +193,7 @@ def test_identifiers_behind_a_later_tag_are_read_on_for(tmp_path: Path) -> None:
     path = tmp_path / "ordered.dcm"
     path.write_bytes(content)
     start = data_set_offset(path)
-    parts = [raw_dimse.encoded(_one(each), ExplicitVRLittleEndian) for each in dataset]
+    parts = [raw_dimse.encode_dataset(_one(each), ExplicitVRLittleEndian) for each in dataset]
     pixels = parts.pop()
     for shift in range(len(parts)):
         turned = b"".join([*parts[shift:], *parts[:shift], pixels])

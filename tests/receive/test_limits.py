@@ -25,8 +25,10 @@ from qc_daemon.receive.mpps import MPPS
 from qc_daemon.receive.upper_layer import dimse
 from qc_daemon.records.tables import CommitmentItem
 from tests.support import fuzzing, raw_dimse
-from tests.support.dicom_peers import US, eventually, store, ultrasound
+from tests.support.dicom_objects import US, ultrasound
+from tests.support.peers import store
 from tests.support.running_receiver import RunningReceiver
+from tests.support.waiting import eventually
 
 TOO_MUCH, RESOURCES = 0x0213, 0xA700
 # An element without a value, Implicit VR Little Endian.
@@ -217,7 +219,7 @@ def _elements(dataset: Dataset) -> int:
     st.sampled_from([raw_dimse.IMPLICIT, ExplicitVRLittleEndian]),
 )
 def test_the_count_is_no_lower_than_a_parsers(dataset: Dataset, syntax: str) -> None:
-    encoded = raw_dimse.encoded(dataset, syntax)
+    encoded = raw_dimse.encode_dataset(dataset, syntax)
     count = _elements(dcmread(io.BytesIO(_file(encoded, syntax)), force=True))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(data_set_size, "MAX_ELEMENTS", count - 1)

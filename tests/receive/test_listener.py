@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from qc_daemon.receive import listener
-from tests.support.dicom_peers import association, eventually, store, ultrasound
+from tests.support.dicom_objects import ultrasound
+from tests.support.peers import association, store
 from tests.support.running_receiver import RunningReceiver
+from tests.support.waiting import eventually
 
 ASSOCIATE_RQ = b"\x01\x00\x00\x00\x01\x00"
 A_ABORT = b"\x07\x00\x00\x00\x00\x04"

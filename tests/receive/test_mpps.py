@@ -12,8 +12,15 @@ from detector.errors import ErrorCode, QCError
 from qc_daemon.observe import log
 from qc_daemon.records.received import mpps
 from qc_daemon.records.tables import PerformedStep
-from tests.support.dicom_peers import CANARY
-from tests.support.modality import MPPS, Modality, begin_step, end_step, ending, step
+from tests.support.dicom_objects import CANARY
+from tests.support.peers import (
+    MPPS,
+    Modality,
+    begin_step,
+    end_step,
+    modification_list,
+    step_in_progress,
+)
 from tests.support.running_receiver import RunningReceiver
 
 STUDY = "1.2.3.4.5"
@@ -45,7 +52,7 @@ def test_objects_that_are_no_images_are_made_too(
     receiver: RunningReceiver, association: Any
 ) -> None:
     uid = begin_step(association, STUDY)
-    modification = ending("1.1")
+    modification = modification_list("1.1")
     report = Dataset()
     report.ReferencedSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.33"
     report.ReferencedSOPInstanceUID = "1.2"
@@ -82,14 +89,14 @@ def test_what_is_over_is_no_longer_updated(
 
 def test_unknown_and_duplicate_steps(receiver: RunningReceiver, association: Any) -> None:
     uid = begin_step(association, STUDY)
-    answer, _ = association.send_n_create(step(STUDY), MPPS, uid)
+    answer, _ = association.send_n_create(step_in_progress(STUDY), MPPS, uid)
     assert answer.Status == 0x0111
     assert end_step(association, generate_uid(), "1.1").Status == 0x0112
     assert row(receiver).status == "IN PROGRESS"
 
 
 def without(keyword: str) -> Dataset:
-    made = step(STUDY)
+    made = step_in_progress(STUDY)
     delattr(made, keyword)
     return made
 
@@ -97,11 +104,11 @@ def without(keyword: str) -> Dataset:
 @pytest.mark.parametrize(
     ("attributes", "status"),
     [
-        (step(STUDY, PerformedProcedureStepStatus="COMPLETED"), 0x0106),
-        (step(STUDY, PerformedProcedureStepStatus="SCHEDULED"), 0x0106),
+        (step_in_progress(STUDY, PerformedProcedureStepStatus="COMPLETED"), 0x0106),
+        (step_in_progress(STUDY, PerformedProcedureStepStatus="SCHEDULED"), 0x0106),
         (without("PerformedProcedureStepStatus"), 0x0120),
         (without("ScheduledStepAttributesSequence"), 0x0120),
-        (step(STUDY, ScheduledStepAttributesSequence=[Dataset()]), 0x0121),
+        (step_in_progress(STUDY, ScheduledStepAttributesSequence=[Dataset()]), 0x0121),
     ],
 )
 def test_a_wrong_beginning_is_refused(
@@ -127,7 +134,7 @@ def test_success_only_once_it_is_in_the_database(
         raise QCError(ErrorCode.STORAGE, "the database is away")
 
     monkeypatch.setattr(mpps, "begin", away)
-    answer, _ = association.send_n_create(step(STUDY), MPPS, generate_uid())
+    answer, _ = association.send_n_create(step_in_progress(STUDY), MPPS, generate_uid())
     assert answer.Status == 0x0110
 
 

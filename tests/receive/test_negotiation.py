@@ -17,8 +17,9 @@ from qc_daemon.records.received import peers
 from qc_daemon.records.received.peers import RefusedCaller
 from tests.dicom.test_associate_pdu import USER, request
 from tests.support import fuzzing, raw_dimse
-from tests.support.dicom_peers import US, eventually, ultrasound
+from tests.support.dicom_objects import US, ultrasound
 from tests.support.running_receiver import RunningReceiver
+from tests.support.waiting import eventually
 
 COUNTERS = ("rejected_unknown", "rejected_called", "rejected_protocol")
 
@@ -128,7 +129,7 @@ def test_an_object_without_user_information_is_stored(
     with raw_dimse.peer(receiver.port) as peer:
         peer.associate(request(contexts=contexts, user=user, more=raw_dimse.item(0x99, b"x")))
         asked = raw_dimse.command("C-STORE", US, str(dataset.SOPInstanceUID), has_data=True)
-        assert peer.ask(1, asked, raw_dimse.encoded(dataset)) == 0x0000
+        assert peer.ask(1, asked, raw_dimse.encode_dataset(dataset)) == 0x0000
 
 
 def test_a_context_without_transfer_syntax_is_refused_and_others_are_not(

@@ -16,8 +16,10 @@ from sqlalchemy import select
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import AssociationLease, Exam, Instance, JobRow, Revision
 from qc_daemon.spool.spool import Spool
-from tests.support.dicom_peers import association, eventually, store, ultrasound
+from tests.support.dicom_objects import ultrasound
+from tests.support.peers import association, store
 from tests.support.service import Service
+from tests.support.waiting import eventually
 
 SETTINGS = """
 [store]

@@ -8,8 +8,10 @@ import pytest
 
 from qc_daemon.receive.upper_layer import dimse
 from tests.support import fuzzing
-from tests.support.dicom_peers import eventually, store, ultrasound
+from tests.support.dicom_objects import ultrasound
+from tests.support.peers import store
 from tests.support.running_receiver import RunningReceiver
+from tests.support.waiting import eventually
 
 VERIFICATION = (fuzzing.VERIFICATION, "1.2.840.10008.1.2")
 

@@ -32,16 +32,10 @@ from qc_daemon.receive.identifiers import file_head
 from qc_daemon.receive.mpps import MPPS
 from qc_daemon.records.tables import AssociationLease, Exam, Instance, JobRow, Revision
 from tests.support import raw_dimse
-from tests.support.dicom_peers import (
-    CANARY_ID,
-    US,
-    US_RETIRED,
-    association,
-    eventually,
-    store,
-    ultrasound,
-)
+from tests.support.dicom_objects import CANARY_ID, US, US_RETIRED, ultrasound
+from tests.support.peers import association, store
 from tests.support.running_receiver import RunningReceiver
+from tests.support.waiting import eventually
 
 CANNOT_UNDERSTAND, MISMATCH, RESOURCES = 0xC000, 0xA900, 0xA700
 
@@ -188,13 +182,17 @@ def test_two_patients_whose_elements_are_out_of_order_are_two_exams(
         del dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.PatientID
         pixels = dataset.PixelData
         del dataset.PixelData
-        encoded = [raw_dimse.encoded(each, syntax) for each in (dataset, moved)]
+        encoded = [raw_dimse.encode_dataset(each, syntax) for each in (dataset, moved)]
         last = Dataset()
         last.PixelData = pixels
         last["PixelData"].VR = "OB"
         private = Dataset()
         private.add_new(0x00311010, "LO", "A MAKER")
-        parts = [raw_dimse.encoded(private, syntax), *encoded, raw_dimse.encoded(last, syntax)]
+        parts = [
+            raw_dimse.encode_dataset(private, syntax),
+            *encoded,
+            raw_dimse.encode_dataset(last, syntax),
+        ]
         with association(receiver.port, [(US, syntax)]) as made:
             path = tmp_path / f"{patient}.dcm"
             meta = file_head(US, str(dataset.SOPInstanceUID), syntax, "1.2.3", "X")
@@ -245,10 +243,10 @@ def test_a_text_in_the_place_of_a_uid_is_not_logged(receiver: RunningReceiver) -
         del dataset.file_meta
         with raw_dimse.association(receiver.port, [US]) as peer:
             asked = raw_dimse.command("C-STORE", US, "DOE^JANE", has_data=True)
-            assert peer.ask(1, asked, raw_dimse.encoded(dataset)) == MISMATCH
+            assert peer.ask(1, asked, raw_dimse.encode_dataset(dataset)) == MISMATCH
             created = raw_dimse.command("N-CREATE", MPPS, "DOE^JANE", has_data=True)
         with raw_dimse.association(receiver.port, [MPPS]) as peer:
-            assert peer.ask(1, created, raw_dimse.encoded(dataset)) == 0x0117
+            assert peer.ask(1, created, raw_dimse.encode_dataset(dataset)) == 0x0117
     finally:
         log.configure("critical")
     assert "DOE" not in stream.getvalue()

@@ -8,7 +8,8 @@ import pytest
 from qc_daemon.records.tables import JobRow
 from qc_daemon.routing import Routes
 from qc_daemon.settings import RuleSettings
-from tests.support.dicom_peers import store, ultrasound
+from tests.support.dicom_objects import ultrasound
+from tests.support.peers import store
 from tests.support.running_receiver import RunningReceiver
 
 

@@ -24,8 +24,10 @@ from qc_daemon.records.received import peers
 from qc_daemon.records.tables import Revision
 from qc_daemon.settings import PeerSettings, TLSSettings
 from tests.support.certificates import Authority, Pair
-from tests.support.dicom_peers import US, association, eventually, store, ultrasound
+from tests.support.dicom_objects import US, ultrasound
+from tests.support.peers import association, store
 from tests.support.running_receiver import RunningReceiver
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")

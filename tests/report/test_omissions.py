@@ -31,7 +31,7 @@ from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.source_file import MAX_HEADER_BYTES, read_header
 from qc_daemon.report.sr.parse import biometry_from_sr, from_sr
 from qc_daemon.report.worker import run_one
-from tests.support import pdf as paper
+from tests.support.pdf import text
 from tests.support.scored_exam import ScoredExam, black_frames
 
 Make = Callable[..., Any]
@@ -132,7 +132,7 @@ def test_one_bad_object_is_left_out_and_the_rest_reported(
     pdf = next(each.payload for each in scored_exam.sent() if each.kind == "pdf")
     document = scored_exam.settings.store.spool / "summary.pdf"
     document.write_bytes(dcmread(BytesIO(pdf or b"")).EncapsulatedDocument)
-    assert "1objectofthisexamisnotinthisreport" in paper.text(document)
+    assert "1objectofthisexamisnotinthisreport" in text(document)
 
 
 def test_a_file_altered_after_it_was_found_is_left_out(

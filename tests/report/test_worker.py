@@ -21,9 +21,9 @@ from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr.biometry import MachineValue
 from qc_daemon.report.sr.parse import biometry_from_sr, from_sr
 from qc_daemon.settings import ReportSettings
-from tests.support import pdf as paper
-from tests.support.dicom_peers import eventually
+from tests.support.pdf import pages, text
 from tests.support.scored_exam import ScoredExam, black_frames
+from tests.support.waiting import eventually
 
 Make = Callable[..., Any]
 MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3.1"
@@ -53,11 +53,11 @@ def test_exam_becomes_a_summary_in_the_chosen_language(
     assert made.DocumentTitle == "Ultraschall-Bildqualität: Übersicht der Untersuchung"
     document = tmp_path / "summary.pdf"
     document.write_bytes(made.EncapsulatedDocument[: made.EncapsulatedDocumentLength])
-    said = paper.text(document)
+    said = text(document)
     assert "Fehlt,nochaufzunehmen:Scheitel-Steiß-Länge." in said
     assert "BessereBildergewünscht:Nackentransparenz,median-sagittal." in said
     # Two views were asked for, one has a picture.
-    assert sum(len(sheet.pictures) for sheet in paper.sheets(document)) == 1
+    assert sum(len(page.pictures) for page in pages(document)) == 1
     scored_exam.store.close()
 
 

@@ -20,7 +20,8 @@ from qc_daemon.retain.originals import Originals
 from qc_daemon.retain.reconcile import reconcile
 from qc_daemon.retain.retrieve import GET, MOVE
 from qc_daemon.settings import ReceiveSettings
-from tests.support.dicom_peers import US, Pacs, ultrasound
+from tests.support.dicom_objects import US, ultrasound
+from tests.support.pacs import Pacs
 from tests.support.storage import MONDAY, Storage
 
 BUSY = 0xA701

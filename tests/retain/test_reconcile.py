@@ -21,8 +21,10 @@ from qc_daemon.retain.reconcile import MARGIN, reconcile
 from qc_daemon.service import supervisor as daemon
 from qc_daemon.settings import RuleSettings
 from qc_daemon.spool import service_lock
-from tests.support.dicom_peers import association, eventually, ultrasound
+from tests.support.dicom_objects import ultrasound
+from tests.support.peers import association
 from tests.support.storage import Storage
+from tests.support.waiting import eventually
 
 RECEIVER = """
 import os, signal, socket, sys, threading

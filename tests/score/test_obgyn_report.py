@@ -25,7 +25,7 @@ from qc_daemon.records.tables import JobRow, Revision
 from qc_daemon.score.obgyn_report import Measured, measurements, read_measurements
 from qc_daemon.score.worker import ScoreWorker
 from qc_daemon.settings import Settings, load
-from tests.support.dicom_peers import part10, ultrasound
+from tests.support.dicom_objects import part10, ultrasound
 
 COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
 CRL, NT, AGE = ("11957-8", "LN"), ("33069-6", "LN"), ("18185-9", "LN")

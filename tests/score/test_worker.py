@@ -25,7 +25,7 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobState
 from qc_daemon.score.worker import ScoreWorker
 from qc_daemon.settings import Settings, load
-from tests.support.dicom_peers import eventually
+from tests.support.waiting import eventually
 from training.phantom.dicom import exam
 
 

@@ -14,8 +14,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from qc_daemon.spool.spool import relative_path
-from tests.support.dicom_peers import CANARY, CANARY_ID, Pacs, eventually, store, ultrasound
+from tests.support.dicom_objects import CANARY, CANARY_ID, ultrasound
+from tests.support.pacs import Pacs
+from tests.support.peers import store
 from tests.support.service import Service
+from tests.support.waiting import eventually
 
 SETTINGS = """
 [store]

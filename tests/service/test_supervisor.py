@@ -24,14 +24,11 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Exam, Instance, JobKind, JobRow
 from qc_daemon.service import supervisor
 from qc_daemon.settings import Settings
-from tests.support.dicom_peers import (
-    Pacs,
-    association,
-    eventually,
-    store,
-    ultrasound,
-)
+from tests.support.dicom_objects import ultrasound
+from tests.support.pacs import Pacs
+from tests.support.peers import association, store
 from tests.support.service import Service, running
+from tests.support.waiting import eventually
 
 SETTINGS = """
 [store]

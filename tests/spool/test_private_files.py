@@ -9,8 +9,10 @@ import pytest
 from qc_daemon.records import schema
 from qc_daemon.spool import private_files
 from tests.support.command_line import qc_daemon
-from tests.support.dicom_peers import eventually, store, ultrasound
-from tests.support.receive_service import receiving
+from tests.support.dicom_objects import ultrasound
+from tests.support.peers import store
+from tests.support.receive_service import receive_service
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def test_whatever_a_service_writes_is_private(tmp_path: Path) -> None:
     spool.chmod(0o755)
     before = os.umask(0o022)
     try:
-        service = receiving(made, url=url, roles=("receive", "schedule")).start()
+        service = receive_service(made, url=url, roles=("receive", "schedule")).start()
     finally:
         os.umask(before)
     try:

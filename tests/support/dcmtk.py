@@ -9,7 +9,7 @@ SUCCESS = "0x0000"
 
 
 @dataclass(frozen=True)
-class Sent:
+class SendResult:
     """One line of its report: the file, and the DIMSE status ("" if it never went out)."""
 
     path: Path
@@ -17,7 +17,7 @@ class Sent:
     status: str
 
 
-def dcmsend(program: str, port: int, files: list[Path], report: Path) -> list[Sent]:
+def dcmsend(program: str, port: int, files: list[Path], report: Path) -> list[SendResult]:
     """Store the files as they are encoded, in one association; what became of each.
 
     A compressed object is proposed in its own transfer syntax only. Among uncompressed ones
@@ -38,9 +38,9 @@ def dcmsend(program: str, port: int, files: list[Path], report: Path) -> list[Se
     return [_sent(block) for block in report.read_text(errors="replace").split("\n\nNumber ")[1:]]
 
 
-def _sent(block: str) -> Sent:
+def _sent(block: str) -> SendResult:
     facts = dict(re.findall(r"^(\w[\w ./]*?) *: (.*)$", block, re.MULTILINE))
-    return Sent(
+    return SendResult(
         Path(facts["Filename"]),
         facts["SOP Instance"].split(" ")[0],
         facts.get("DIMSE Status", "").split(" ")[0],

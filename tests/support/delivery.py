@@ -16,7 +16,7 @@ from qc_daemon.records.tables import JobRow
 from qc_daemon.retain import Originals
 from qc_daemon.score.convert import Converter
 from qc_daemon.settings import Settings
-from tests.support.dicom_peers import part10
+from tests.support.dicom_objects import part10
 
 MONDAY = datetime(2026, 11, 2, 8, tzinfo=UTC)
 

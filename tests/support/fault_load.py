@@ -18,8 +18,11 @@ from sqlalchemy import func, select
 
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Exam, Finding, Instance, JobRow, Revision
-from tests.support.dicom_peers import US, Pacs, association, eventually
+from tests.support.dicom_objects import US
+from tests.support.pacs import Pacs
+from tests.support.peers import association
 from tests.support.service import START_SECONDS, Service
+from tests.support.waiting import eventually
 
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -50,7 +53,7 @@ timeout = 30
 """
 
 
-class Modality:
+class PersistentSender:
     """Sends every object until it is acknowledged, through whatever happens to the receiver.
 
     With `again` it then sends them all once more, over and over, until it is stopped: the same
@@ -68,7 +71,7 @@ class Modality:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._send)
 
-    def __enter__(self) -> "Modality":
+    def __enter__(self) -> "PersistentSender":
         self._thread.start()
         return self
 
@@ -97,7 +100,7 @@ class Modality:
             self._stop.wait(0.2)
 
 
-def receivers(service: Service) -> list[int]:
+def receiver_pids(service: Service) -> list[int]:
     """The receiving processes: children of the supervisor."""
     assert service.process is not None
     children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children")
@@ -112,14 +115,14 @@ def receivers(service: Service) -> list[int]:
     return found
 
 
-def kill_a_receiver(service: Service, rng: random.Random) -> None:
+def kill_receiver(service: Service, rng: random.Random) -> None:
     """kill -9 of one of them; waits for its successor."""
-    before = ready(service)
-    os.kill(rng.choice(receivers(service)), signal.SIGKILL)
-    eventually(lambda: ready(service) > before, START_SECONDS)
+    before = ready_count(service)
+    os.kill(rng.choice(receiver_pids(service)), signal.SIGKILL)
+    eventually(lambda: ready_count(service) > before, START_SECONDS)
 
 
-def ready(service: Service) -> int:
+def ready_count(service: Service) -> int:
     """How often a receiver has said that it is ready."""
     return len([line for line in service.events("ready") if line["role"] == "receive"])
 
@@ -190,13 +193,13 @@ def reports(pacs: Pacs) -> dict[str, set[str]]:
     return found
 
 
-def jobs_in(service: Service, kind: str, *states: str) -> int:
+def count_jobs(service: Service, kind: str, *states: str) -> int:
     with Store(url(service)).read() as session:
         statement = select(func.count()).where(JobRow.kind == kind, JobRow.state.in_(states))
         return session.scalar(statement.select_from(JobRow)) or 0
 
 
-def all_told(service: Service) -> bool:
+def all_reported(service: Service) -> bool:
     with Store(url(service)).read() as session:
         open_exams = session.scalar(
             select(func.count()).select_from(Exam).where(Exam.state != "closed")

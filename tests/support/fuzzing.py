@@ -22,7 +22,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from qc_daemon.receive.presentation_contexts import SOP_CLASSES
-from tests.support.dicom_peers import US
+from tests.support.dicom_objects import US
 
 VERIFICATION = "1.2.840.10008.1.1"
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
@@ -216,7 +216,7 @@ _MUTATIONS: tuple[Callable[[bytearray, random.Random, bytes], None], ...] = (
 )  # fmt: skip
 
 
-def mutated(data: bytes, rng: random.Random, other: bytes) -> bytes:
+def mutate(data: bytes, rng: random.Random, other: bytes) -> bytes:
     changed = bytearray(data)
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         rng.choice(_MUTATIONS)(changed, rng, other)
@@ -261,7 +261,7 @@ def data_case(seed: int, number: int, pool: Sequence[Seed]) -> DataCase:
         instance = fresh
     if number % 50:
         # Each fiftieth is left as it is: the receiver must go on taking sound objects.
-        data = mutated(data, rng, other.data)
+        data = mutate(data, rng, other.data)
     return DataCase(number, replace(chosen, instance=instance, data=data))
 
 
@@ -276,11 +276,11 @@ def wire_case(seed: int, number: int, pool: Sequence[Seed]) -> WireCase:
     )
     end = rng.choice(["close", "reset", "half", "half", "wait"])
     if what == "request":
-        parts, converse = [mutated(request, rng, stream), stream], False
+        parts, converse = [mutate(request, rng, stream), stream], False
     elif what == "data":
-        parts, converse = [request, mutated(stream, rng, request)], True
+        parts, converse = [request, mutate(stream, rng, request)], True
     elif what == "control":
-        parts, converse = [request, mutated(rng.choice([RELEASE, ABORT]), rng, stream)], True
+        parts, converse = [request, mutate(rng.choice([RELEASE, ABORT]), rng, stream)], True
     elif what == "noise":
         parts, converse = [rng.randbytes(rng.randint(0, 200))], False
     elif what == "stranger":
@@ -293,7 +293,7 @@ def wire_case(seed: int, number: int, pool: Sequence[Seed]) -> WireCase:
     return WireCase(number, what, parts, converse, end)
 
 
-def written(case: Case, path: Path) -> None:
+def write_case(case: Case, path: Path) -> None:
     """The case as a file that `read_case` reads."""
     text = json.dumps(
         {"kind": type(case).__name__, **asdict(case)},
@@ -387,7 +387,7 @@ def status_of(body: bytes) -> tuple[int | None, str]:
 
 
 @dataclass
-class Told:
+class WireResult:
     """What came back on one wire case's connection."""
 
     case: WireCase
@@ -396,9 +396,9 @@ class Told:
     hung: bool = False
 
 
-async def converse(port: int, case: WireCase, patience: float) -> Told:
+async def converse(port: int, case: WireCase, patience: float) -> WireResult:
     """Play the case; `hung` if the receiver had not hung up after `patience` seconds."""
-    told = Told(case)
+    told = WireResult(case)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         for index, part in enumerate(case.parts):
@@ -432,7 +432,7 @@ async def _pdu(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     return kind, await reader.readexactly(length)
 
 
-async def _listen(reader: asyncio.StreamReader, told: Told) -> None:
+async def _listen(reader: asyncio.StreamReader, told: WireResult) -> None:
     while True:
         kind, body = await _pdu(reader)
         if kind == 0x04:
@@ -441,11 +441,13 @@ async def _listen(reader: asyncio.StreamReader, told: Told) -> None:
                 told.acknowledged.append(instance)
 
 
-async def play(port: int, cases: Sequence[WireCase], at_once: int, patience: float) -> list[Told]:
+async def run_cases(
+    port: int, cases: Sequence[WireCase], at_once: int, patience: float
+) -> list[WireResult]:
     """All cases, so many connections at a time."""
     gate = asyncio.Semaphore(at_once)
 
-    async def one(case: WireCase) -> Told:
+    async def one(case: WireCase) -> WireResult:
         async with gate:
             return await converse(port, case, patience)
 

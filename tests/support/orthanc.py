@@ -14,14 +14,14 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from tests.support.dicom_peers import eventually
 from tests.support.ports import reserve_port
+from tests.support.waiting import eventually
 
 START_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
-class Received:
+class StoredObject:
     """An object as Orthanc gives it out."""
 
     content: bytes
@@ -152,7 +152,7 @@ class Orthanc:
             if change["ChangeType"] == "NewInstance"
         ]
 
-    def of_series(self, description: str) -> list[Received]:
+    def of_series(self, description: str) -> list[StoredObject]:
         """The objects of every series with this Series Description."""
         return [
             self.received(instance)
@@ -161,6 +161,6 @@ class Orthanc:
             for instance in series["Instances"]
         ]
 
-    def received(self, id: str) -> Received:
+    def received(self, id: str) -> StoredObject:
         """The object with Orthanc's id, as stored."""
-        return Received(self._bytes(f"/instances/{id}/file"))
+        return StoredObject(self._bytes(f"/instances/{id}/file"))

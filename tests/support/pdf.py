@@ -9,33 +9,33 @@ from xml.etree import ElementTree
 
 from tests.support.environment import require
 
-Place = tuple[float, float, float, float]
+Rectangle = tuple[float, float, float, float]
 _WORD = "{http://www.w3.org/1999/xhtml}word"
 _PAGE = "{http://www.w3.org/1999/xhtml}page"
 
 
 @dataclass(frozen=True)
-class Sheet:
+class Page:
     """A page: its size in points, words and pictures with their places."""
 
     size: tuple[float, float]
-    words: list[tuple[str, Place]]
-    pictures: list[Place]
+    words: list[tuple[str, Rectangle]]
+    pictures: list[Rectangle]
 
 
-def sheets(path: Path) -> list[Sheet]:
+def pages(path: Path) -> list[Page]:
     """The pages of the file."""
-    boxes = ElementTree.fromstring(_said("pdftotext", "-bbox", path, "-"))
+    boxes = ElementTree.fromstring(_run("pdftotext", "-bbox", path, "-"))
     # At zoom 1 pdftohtml counts in points.
-    layout = _said("pdftohtml", "-xml", "-zoom", "1", "-stdout", path)
+    layout = _run("pdftohtml", "-xml", "-zoom", "1", "-stdout", path)
     pictures = [
         [_picture(line) for line in page.splitlines() if line.startswith("<image")]
         for page in layout.split("<page ")[1:]
     ]
     return [
-        Sheet(
+        Page(
             (float(page.get("width", 0)), float(page.get("height", 0))),
-            [(word.text or "", _place(word)) for word in page.iter(_WORD)],
+            [(word.text or "", _rectangle(word)) for word in page.iter(_WORD)],
             pictures[number],
         )
         for number, page in enumerate(boxes.iter(_PAGE))
@@ -44,22 +44,22 @@ def sheets(path: Path) -> list[Sheet]:
 
 def text(path: Path) -> str:
     """All words, without spaces and line ends."""
-    return re.sub(r"[\s\u200b]+", "", _said("pdftotext", "-raw", path, "-"))
+    return re.sub(r"[\s\u200b]+", "", _run("pdftotext", "-raw", path, "-"))
 
 
 def fonts(path: Path) -> list[dict[str, str]]:
     """Name and whether it is embedded, by font."""
-    lines = _said("pdffonts", path).splitlines()[2:]
+    lines = _run("pdffonts", path).splitlines()[2:]
     return [{"name": line.split()[0], "embedded": line.split()[-5]} for line in lines]
 
 
-def drawn(path: Path, out: Path) -> list[Path]:
+def render_pages(path: Path, out: Path) -> list[Path]:
     """Each page as a PNG; poppler complains of nothing."""
-    assert _said("pdftoppm", "-r", "50", "-png", path, out) == ""
+    assert _run("pdftoppm", "-r", "50", "-png", path, out) == ""
     return sorted(out.parent.glob(f"{out.name}*.png"))
 
 
-def _said(program: str, *arguments: object) -> str:
+def _run(program: str, *arguments: object) -> str:
     found = shutil.which(program)
     require(found is not None, f"{program} (poppler-utils)")
     done = subprocess.run(
@@ -70,12 +70,12 @@ def _said(program: str, *arguments: object) -> str:
     return done.stdout
 
 
-def _place(word: ElementTree.Element) -> Place:
+def _rectangle(word: ElementTree.Element) -> Rectangle:
     x0, y0, x1, y1 = (float(word.get(name, 0)) for name in ("xMin", "yMin", "xMax", "yMax"))
     return (x0, y0, x1, y1)
 
 
-def _picture(line: str) -> Place:
+def _picture(line: str) -> Rectangle:
     numbers = {name: float(value) for name, value in re.findall(r'(\w+)="([\d.]+)"', line)}
     left, top = numbers["left"], numbers["top"]
     return (left, top, left + numbers["width"], top + numbers["height"])

@@ -70,7 +70,7 @@ def command(
     return element(0x0000, struct.pack("<I", len(rest))) + rest
 
 
-def encoded(dataset: Dataset, syntax: str = IMPLICIT) -> bytes:
+def encode_dataset(dataset: Dataset, syntax: str = IMPLICIT) -> bytes:
     """A data set, Little Endian, with value representations unless the syntax has none."""
     out = DicomBytesIO()
     out.is_implicit_VR, out.is_little_endian = syntax == IMPLICIT, True

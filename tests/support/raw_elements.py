@@ -12,7 +12,7 @@ from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 _LONG = ("OB", "OW", "SQ", "UN", "UT")
 
 
-def patched(path: Path, undefined: bool = False, **elements: Any) -> Path:
+def write_elements(path: Path, undefined: bool = False, **elements: Any) -> Path:
     """A copy with these elements; None: there with no value, a text: those very bytes.
 
     `undefined`: sequences and items have no length. NumberOfFrames=None: not there at all.

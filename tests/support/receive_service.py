@@ -19,7 +19,7 @@ network_timeout = {timeout}
 """
 
 
-def receiving(
+def receive_service(
     folder: Path,
     *,
     url: str = "sqlite:///qc.db",
@@ -34,7 +34,7 @@ def receiving(
     return Service(folder, settings, roles, environment=environment or {})
 
 
-def stored(url: str) -> list[str]:
+def stored_uids(url: str) -> list[str]:
     """SOP Instance UIDs in the database, in order of arrival."""
     store = Store(url)
     try:
@@ -44,7 +44,7 @@ def stored(url: str) -> list[str]:
         store.close()
 
 
-def count(url: str, table: type, *where: object) -> int:
+def count_rows(url: str, table: type, *where: object) -> int:
     """How many rows there are."""
     store = Store(url)
     try:

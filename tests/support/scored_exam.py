@@ -1,5 +1,6 @@
 """A clinic without a network: a store and a spool, with what the other stages would have done."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from qc_daemon.records import schema
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import Job
 from qc_daemon.records.received.exams import close_due, end_association, touch
-from qc_daemon.records.received.receipts import admit
+from qc_daemon.records.received.receipts import Receipt, admit
 from qc_daemon.records.received.revisions import Originals, pixels_known
 from qc_daemon.records.results import measurements, reports
 from qc_daemon.records.results.findings import store as store_findings
@@ -22,9 +23,9 @@ from qc_daemon.records.results.measurements import MeasuredValue
 from qc_daemon.records.results.reports import Deliverable
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
+from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.worker import run_one
 from qc_daemon.settings import DestinationSettings, Settings, StoreSettings
-from tests.support.receipts import received
 
 START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
@@ -72,7 +73,7 @@ class ScoredExam:
             assert jobs.finish(session, job, self.now)
 
     def _arrive(self, header: Dataset, bundle_id: str | None) -> tuple[Path, Job]:
-        path, receipt = received(header, self.settings.store.spool)
+        path, receipt = write_to_spool(header, self.settings.store.spool)
         with self.store.begin() as session:
             exam = admit(
                 session,
@@ -109,3 +110,25 @@ class ScoredExam:
                 reports.deliverable(session, job)
                 for job in jobs.listing(session, kinds=[JobKind.DELIVER])
             ]
+
+
+def write_to_spool(dataset: Dataset, spool: Path) -> tuple[Path, Receipt]:
+    """The object as a file in the spool, and what is known of it."""
+    payload = to_bytes(dataset)
+    sha256 = hashlib.sha256(payload).hexdigest()
+    path = spool / f"{sha256}.dcm"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(payload)
+    return path, Receipt(
+        sop_instance_uid=dataset.SOPInstanceUID,
+        sop_class_uid=dataset.SOPClassUID,
+        study_instance_uid=dataset.StudyInstanceUID,
+        series_instance_uid=dataset.SeriesInstanceUID,
+        patient_id=dataset.PatientID,
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        calling_ae="VOLUSON1",
+        sha256=sha256,
+        size=len(payload),
+        path=path.name,
+        association="assoc-1",
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qc_daemon.settings import ReceiveSettings
-from tests.support.dicom_peers import eventually
+from tests.support.waiting import eventually
 
 # The worker loads its models first, on cores that may be busy.
 START_SECONDS = 600.0

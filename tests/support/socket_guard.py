@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Guard:
+class SocketGuard:
     """`environment` puts a process and all its Python children under the guard."""
 
     folder: Path

@@ -14,7 +14,7 @@ from qc_daemon.records.received import receipts, revisions
 from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
-from tests.support.dicom_peers import part10, ultrasound
+from tests.support.dicom_objects import part10, ultrasound
 
 MONDAY = datetime(2026, 11, 2, 8, tzinfo=UTC)
 

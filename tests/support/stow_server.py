@@ -11,7 +11,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Stowed:
+class StowRequest:
     """A request as it came: the parts of a multipart body."""
 
     path: str
@@ -19,12 +19,12 @@ class Stowed:
     parts: tuple[bytes, ...]
 
 
-def stored(uid: str) -> bytes:
+def stored_response(uid: str) -> bytes:
     """Referenced SOP Sequence with the instance (PS3.18 10.5.3.2)."""
     return _response("00081199", {"00081155": {"vr": "UI", "Value": [uid]}})
 
 
-def failed(uid: str, reason: int) -> bytes:
+def failed_response(uid: str, reason: int) -> bytes:
     """Failed SOP Sequence with the instance and its Failure Reason."""
     return _response(
         "00081198",
@@ -49,7 +49,7 @@ class StowServer:
     headers: dict[str, str] = field(default_factory=dict)
     found: Sequence[str] = ()
     tls: ssl.SSLContext | None = None
-    requests: list[Stowed] = field(default_factory=list)
+    requests: list[StowRequest] = field(default_factory=list)
     queries: list[str] = field(default_factory=list)
     _server: Any = None
 
@@ -66,7 +66,7 @@ class StowServer:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                web.requests.append(Stowed(self.path, dict(self.headers), _parts(self, body)))
+                web.requests.append(StowRequest(self.path, dict(self.headers), _parts(self, body)))
                 self._answer(web.status, web.body, web.headers)
 
             def do_GET(self) -> None:

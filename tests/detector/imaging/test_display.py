@@ -21,7 +21,7 @@ from pydicom.uid import (
 )
 
 from detector.imaging.reader import read_frames
-from tests.support.raw_elements import patched
+from tests.support.raw_elements import write_elements
 
 Write = Callable[..., Path]
 NATIVE = (ExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian)
@@ -110,7 +110,7 @@ def test_an_element_that_says_nothing_changes_nothing(
     write_dicom: Write, name: str, syntax: str
 ) -> None:
     path = write_dicom(EIGHT, "MONOCHROME2", syntax)
-    changed = patched(path, **SAY_NOTHING[name])
+    changed = write_elements(path, **SAY_NOTHING[name])
     assert np.array_equal(grey(changed), EIGHT[0])
 
 
@@ -118,7 +118,7 @@ def test_an_element_that_says_nothing_changes_nothing(
 @pytest.mark.parametrize("name", SAY_NOTHING)
 def test_nor_in_compressed_pictures(write_dicom: Write, name: str, syntax: str) -> None:
     path = write_dicom(EIGHT, "MONOCHROME2", syntax)
-    assert np.array_equal(grey(patched(path, **SAY_NOTHING[name])), EIGHT[0])
+    assert np.array_equal(grey(write_elements(path, **SAY_NOTHING[name])), EIGHT[0])
 
 
 def test_a_valid_element_behind_one_that_says_nothing(write_dicom: Write) -> None:
@@ -132,7 +132,7 @@ def test_a_valid_element_behind_one_that_says_nothing(write_dicom: Write) -> Non
         {"WindowCenter": ["abc", "2048"], "WindowWidth": ["1", "4096"]},
         {"RescaleSlope": None, "RescaleIntercept": "0", **window},
     ):
-        found = grey(patched(write_dicom(DEEP, "MONOCHROME2"), **elements))
+        found = grey(write_elements(write_dicom(DEEP, "MONOCHROME2"), **elements))
         assert np.abs(found - expected).max() <= 1, elements
 
 
@@ -224,7 +224,7 @@ def test_groups_of_undefined_length(write_dicom: Write) -> None:
         sequence[0].is_undefined_length_sequence_item = True
         sequence[0]["FrameVOILUTSequence"].is_undefined_length = True
     path = write_dicom(DEEP, "MONOCHROME2")
-    changed = patched(path, undefined=True, **groups)
+    changed = write_elements(path, undefined=True, **groups)
     assert np.abs(grey(changed) - DEEP[0].astype(float) * 255 / 4095).max() <= 0.51
 
 
@@ -242,7 +242,7 @@ def test_bits_stored_that_are_not_true(
 
 def test_values_at_the_top_of_their_words(write_dicom: Write) -> None:
     path = write_dicom(DEEP << 4, "MONOCHROME2", BitsStored=12, HighBit=15)
-    windowed = patched(path, WindowCenter="2048", WindowWidth="4096")
+    windowed = write_elements(path, WindowCenter="2048", WindowWidth="4096")
     assert np.abs(grey(windowed) - DEEP[0].astype(float) * 255 / 4095).max() <= 0.51
 
 
@@ -299,7 +299,7 @@ def test_any_text_in_them_gives_a_picture(
     frames: str,
     function: str,
 ) -> None:
-    changed = patched(
+    changed = write_elements(
         write_dicom(EIGHT, "MONOCHROME2"),
         RescaleSlope=slope,
         RescaleIntercept=intercept,

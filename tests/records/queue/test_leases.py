@@ -15,7 +15,7 @@ from qc_daemon.records.queue.jobs import Job
 from qc_daemon.records.queue.leases import Lease, LeaseLostError
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobState
-from tests.support.dicom_peers import eventually
+from tests.support.waiting import eventually
 
 # Renewed every tenth of a second of real time.
 SECONDS = 0.3

@@ -239,8 +239,8 @@ def test_on_paper_nothing_is_lost_cut_off_or_overlaps(
     page = compose(exam, LANGUAGES[seed % len(LANGUAGES)])
     path = tmp_path / "summary.pdf"
     path.write_bytes(summary_pdf(page, pictures(exam), CREATED))
-    sheets = pdf.sheets(path)
-    assert len(pdf.drawn(path, tmp_path / "page")) == len(sheets)
+    sheets = pdf.pages(path)
+    assert len(pdf.render_pages(path, tmp_path / "page")) == len(sheets)
     assert {font["embedded"] for font in pdf.fonts(path)} == {"yes"}
     assert sum(len(sheet.pictures) for sheet in sheets) == len(pictures(exam))
     said = pdf.text(path)
@@ -259,7 +259,7 @@ def test_on_paper_nothing_is_lost_cut_off_or_overlaps(
                 assert _shared(one, other) < 0.5, (sheet.words, one, other)
 
 
-def _shared(a: pdf.Place, b: pdf.Place) -> float:
+def _shared(a: pdf.Rectangle, b: pdf.Rectangle) -> float:
     """How deep two places lie in each other, in points; the font's own boxes touch by a hair."""
     return min(min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1]) - 1.5)
 

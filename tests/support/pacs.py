@@ -1,4 +1,5 @@
-"""A PACS that is asked for storage commitment, by pynetdicom, with any manners."""
+"""A PACS on loopback by pynetdicom: stores what it is sent, and answers storage commitment with
+any status, Failure Reasons and number of reports."""
 
 import threading
 import time
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context, build_role, evt
 
 from qc_daemon.dicom import association as requestor
@@ -17,11 +19,63 @@ from qc_daemon.dicom.storage_commitment import (
     Report,
     event_information,
 )
-from tests.support.dicom_peers import Pacs
+from tests.support.dicom_objects import US
+from tests.support.ports import reserve_port
 
 
 @dataclass
-class Request:
+class Pacs:
+    """A storage SCP standing for the PACS; `status` is what it answers."""
+
+    port: int = field(default_factory=reserve_port)
+    status: int = 0x0000
+    syntaxes: tuple[str, ...] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+    sop_classes: tuple[str, ...] = (US,)
+    received: list[tuple[str, str, bytes]] = field(default_factory=list)
+    associations: int = 0
+    _server: Any = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self) -> "Pacs":
+        ae = AE("PACS")
+        for sop_class in self.sop_classes:
+            ae.add_supported_context(sop_class, list(self.syntaxes))
+        self._server = ae.start_server(
+            ("127.0.0.1", self.port),
+            block=False,
+            evt_handlers=[(evt.EVT_C_STORE, self._store), (evt.EVT_ACCEPTED, self._accepted)],
+        )
+        return self
+
+    def stop(self) -> None:
+        if self._server is not None:
+            for each in self._server.active_associations:
+                each.abort()
+            self._server.shutdown()
+            self._server = None
+
+    def uids(self) -> list[str]:
+        with self._lock:
+            return [uid for uid, _, _ in self.received]
+
+    def _accepted(self, _event: Any) -> None:
+        self.associations += 1
+
+    def _store(self, event: Any) -> int:
+        if self.status == 0:
+            with self._lock:
+                self.received.append(
+                    (
+                        str(event.request.AffectedSOPInstanceUID),
+                        str(event.context.transfer_syntax),
+                        event.encoded_dataset(include_meta=False),
+                    )
+                )
+        return self.status
+
+
+@dataclass
+class CommitmentRequest:
     """An N-ACTION as it came, and its association."""
 
     transaction_uid: str
@@ -45,7 +99,7 @@ class CommittingPacs(Pacs):
     answer: int | None = 0x0000
     times: int = 1
     reasons: dict[str, int] = field(default_factory=dict)
-    requests: list[Request] = field(default_factory=list)
+    requests: list[CommitmentRequest] = field(default_factory=list)
     answers: list[int | None] = field(default_factory=list)
     proposed: list[set[str]] = field(default_factory=list)
 
@@ -62,12 +116,12 @@ class CommittingPacs(Pacs):
                 (evt.EVT_C_STORE, self._store),
                 (evt.EVT_ACCEPTED, self._accepted),
                 (evt.EVT_REQUESTED, self._requested),
-                (evt.EVT_N_ACTION, self._asked),
+                (evt.EVT_N_ACTION, self._n_action),
             ],
         )
         return self
 
-    def report(self, request: Request) -> Report:
+    def report(self, request: CommitmentRequest) -> Report:
         """What it says of a request."""
         return Report(
             request.transaction_uid,
@@ -83,9 +137,9 @@ class CommittingPacs(Pacs):
         contexts = event.assoc.requestor.primitive.presentation_context_definition_list
         self.proposed.append({str(each.abstract_syntax) for each in contexts})
 
-    def _asked(self, event: Any) -> tuple[int | None, None]:
+    def _n_action(self, event: Any) -> tuple[int | None, None]:
         information = event.action_information
-        request = Request(
+        request = CommitmentRequest(
             str(information.TransactionUID),
             [
                 Reference(str(item.ReferencedSOPClassUID), str(item.ReferencedSOPInstanceUID))
@@ -101,7 +155,7 @@ class CommittingPacs(Pacs):
             threading.Thread(target=self._report, args=(request,), daemon=True).start()
         return self.answer, None
 
-    def _report(self, request: Request) -> None:
+    def _report(self, request: CommitmentRequest) -> None:
         # Its own answer to the request goes first.
         time.sleep(0.1)
         for _ in range(self.times):
@@ -112,7 +166,7 @@ class CommittingPacs(Pacs):
             self.answers.append(answer.get("Status"))
 
 
-def call(
+def send_commitment_report(
     port: int,
     report: Report | Dataset,
     calling: str = "PACS",
@@ -123,7 +177,7 @@ def call(
 ) -> int | None:
     """Report on an association opened to `port`; the status, None if it was not let in."""
     with_roles = [build_role(PUSH_MODEL, scp_role=True)] if as_scp else []
-    made = associate(port, calling, [build_context(PUSH_MODEL)], with_roles)
+    made = associate_with_roles(port, calling, [build_context(PUSH_MODEL)], with_roles)
     if not made.is_established:
         return None
     kind, information = event_information(report) if isinstance(report, Report) else (1, report)
@@ -136,7 +190,9 @@ def call(
         made.release()
 
 
-def associate(port: int, calling: str, contexts: Sequence[Any], roles: Sequence[Any] = ()) -> Any:
+def associate_with_roles(
+    port: int, calling: str, contexts: Sequence[Any], roles: Sequence[Any] = ()
+) -> Any:
     """An association with our receiver, established or not."""
     ae = AE(calling)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 60

@@ -1,4 +1,5 @@
-"""A modality that asks for storage commitment and tells of its procedure steps, by pynetdicom."""
+"""Peers that call the receiver: plain associations, and a modality that asks for storage
+commitment and reports its procedure steps (MPPS), by pynetdicom."""
 
 import contextlib
 import ssl
@@ -7,25 +8,53 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydicom.dataset import Dataset
+from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, evt
 
 from qc_daemon.dicom.association import associate
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
-from tests.support.dicom_peers import US
+from tests.support.dicom_objects import US
 from tests.support.ports import reserve_port
 
 MPPS = "1.2.840.10008.3.1.2.3.3"
 
 
+@contextlib.contextmanager
+def association(
+    port: int,
+    contexts: list[tuple[str, str]] | None = None,
+    calling: str = "MODALITY",
+    called: str = "QCDAEMON",
+) -> Iterator[Any]:
+    """A modality's association, established or not."""
+    ae = AE(calling)
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 60
+    for sop_class, syntax in contexts or [(US, ExplicitVRLittleEndian)]:
+        ae.add_requested_context(sop_class, syntax)
+    made = associate(ae, "127.0.0.1", port, ae_title=called)
+    try:
+        yield made
+    finally:
+        if made.is_established:
+            made.release()
+
+
+def store(port: int, *datasets: Dataset) -> list[int]:
+    """C-STORE them over one association; the statuses."""
+    contexts = {(str(d.SOPClassUID), str(d.file_meta.TransferSyntaxUID)) for d in datasets}
+    with association(port, sorted(contexts)) as made:
+        assert made.is_established
+        return [made.send_c_store(dataset).Status for dataset in datasets]
+
+
 @dataclass
-class Report:
-    """An N-EVENT-REPORT; `said` gives the Failure Reason by SOP Instance UID, 0 for committed."""
+class CommitmentReport:
+    """An N-EVENT-REPORT; `failure_reasons`: by SOP Instance UID, 0 for committed."""
 
     event_type: int
     transaction_uid: str
-    said: dict[str, int]
+    failure_reasons: dict[str, int]
     association: Any
 
 
@@ -35,7 +64,7 @@ class Modality:
 
     port: int = field(default_factory=reserve_port)
     status: int = 0x0000
-    reports: list[Report] = field(default_factory=list)
+    reports: list[CommitmentReport] = field(default_factory=list)
     roles: list[tuple[bool | None, bool | None]] = field(default_factory=list)
     _server: Any = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -79,14 +108,16 @@ class Modality:
             if made.is_established:
                 made.release()
 
-    def ask(self, port: int, *references: tuple[str, str], transaction: str = "") -> str:
+    def request_commitment(
+        self, port: int, *references: tuple[str, str], transaction: str = ""
+    ) -> str:
         """Ask over an association of its own, which ends at once; the Transaction UID."""
         with self.association(port) as association:
-            return ask(association, *references, transaction=transaction)
+            return request_commitment(association, *references, transaction=transaction)
 
     def _reported(self, event: Any) -> tuple[int, None]:
         information = event.event_information
-        said = {
+        reasons = {
             str(item.ReferencedSOPInstanceUID): 0
             for item in information.get("ReferencedSOPSequence", [])
         } | {
@@ -101,22 +132,26 @@ class Modality:
         with self._lock:
             self.roles.append((context.as_scu, context.as_scp))
             self.reports.append(
-                Report(event.event_type, str(information.TransactionUID), said, event.assoc)
+                CommitmentReport(
+                    event.event_type, str(information.TransactionUID), reasons, event.assoc
+                )
             )
         return self.status, None
 
 
-def ask(association: Any, *references: tuple[str, str], transaction: str = "") -> str:
+def request_commitment(
+    association: Any, *references: tuple[str, str], transaction: str = ""
+) -> str:
     """Request storage commitment for (SOP class, SOP instance) pairs; the Transaction UID."""
     transaction = transaction or generate_uid()
     answer, _ = association.send_n_action(
-        request(*references, transaction=transaction), 1, PUSH_MODEL, PUSH_MODEL_INSTANCE
+        action_information(*references, transaction=transaction), 1, PUSH_MODEL, PUSH_MODEL_INSTANCE
     )
     assert answer.Status == 0x0000, f"{answer.Status:04X}"
     return transaction
 
 
-def request(*references: tuple[str, str], transaction: str) -> Dataset:
+def action_information(*references: tuple[str, str], transaction: str) -> Dataset:
     """The Action Information."""
     information = Dataset()
     information.TransactionUID = transaction
@@ -131,12 +166,12 @@ def request(*references: tuple[str, str], transaction: str) -> Dataset:
 def begin_step(association: Any, study: str, sop_instance: str = "", **changes: Any) -> str:
     """N-CREATE of a step in progress; its UID. Raises AssertionError if refused."""
     sop_instance = sop_instance or generate_uid()
-    answer, _ = association.send_n_create(step(study, **changes), MPPS, sop_instance)
+    answer, _ = association.send_n_create(step_in_progress(study, **changes), MPPS, sop_instance)
     assert answer.Status == 0x0000, f"{answer.Status:04X}"
     return sop_instance
 
 
-def step(study: str, **changes: Any) -> Dataset:
+def step_in_progress(study: str, **changes: Any) -> Dataset:
     """What an ultrasound machine sends when it begins (the part that anybody reads)."""
     scheduled = Dataset()
     scheduled.StudyInstanceUID = study
@@ -154,11 +189,11 @@ def step(study: str, **changes: Any) -> Dataset:
 
 def end_step(association: Any, sop_instance: str, *made: str, status: str = "COMPLETED") -> Dataset:
     """N-SET of the final status with the objects made; the answer's status elements."""
-    answer, _ = association.send_n_set(ending(*made, status=status), MPPS, sop_instance)
+    answer, _ = association.send_n_set(modification_list(*made, status=status), MPPS, sop_instance)
     return answer
 
 
-def ending(*made: str, status: str = "COMPLETED") -> Dataset:
+def modification_list(*made: str, status: str = "COMPLETED") -> Dataset:
     """The Modification List."""
     series = Dataset()
     series.SeriesInstanceUID = generate_uid()
