@@ -29,6 +29,7 @@ from qc_daemon.dicom.storage_commitment import (
     Report,
     event_information,
 )
+from qc_daemon.job_runner import run_loop
 from qc_daemon.observe import log
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.commitment import scp
@@ -67,14 +68,8 @@ class CommitmentWorker:
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop`."""
-        while not stop.is_set():
-            try:
-                busy = self.run_once()
-            except QCError as error:
-                self.log.error("commitment stalled", code=error.code, reason=error.message)
-                busy = False
-            if not busy:
-                stop.wait(self.settings.jobs.poll_seconds)
+        poll_seconds = self.settings.jobs.poll_seconds
+        run_loop(self.run_once, stop, self.log, lambda: poll_seconds, "commitment stalled")
 
     def run_once(self) -> bool:
         """Do what one due request needs; False if none is due. Raises QCError STORAGE."""

@@ -341,12 +341,8 @@ def _summary(settings: Settings, exam_id: int, now: datetime) -> "tuple[ExamSumm
             raise QCError(ErrorCode.NOT_AVAILABLE, f"no findings of exam {exam_id}; see results")
         rejected = rejections.of_exam(session, content.exam_id)
         omissions = [each.code for each in exams.omissions(session, content.exam_id)]
-    with DecodeProcess(
-        megabytes=settings.score.decode_megabytes,
-        seconds=settings.score.decode_seconds,
-        max_pixels=settings.score.max_pixels,
-    ) as decoder:
-        originals = Originals(store, settings, lambda path: decoder.summary(path).pixel_sha256)
+    with DecodeProcess.of(settings.score) as decoder:
+        originals = Originals(store, settings, decoder.pixel_sha256)
         reported, missing = load_findings(content, originals)
         if not reported:
             raise missing[0].error

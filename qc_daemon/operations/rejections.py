@@ -4,7 +4,6 @@ Nothing else makes a rejection note: whoever takes it may hide or delete the ima
 """
 
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
@@ -29,6 +28,7 @@ from qc_daemon.report.source_file import read_header
 from qc_daemon.report.sr import codes
 from qc_daemon.retain import Originals
 from qc_daemon.routing import Routes, Traits
+from qc_daemon.score.pixel_hash import pixel_hash
 from qc_daemon.settings import Settings
 
 _LONGEST_NAME = 64
@@ -217,16 +217,8 @@ def _note_object(note: Dataset) -> ReportObject:
 
 
 def _source(settings: Settings, store: Store, facts: RevisionFacts) -> SourceInstance:
-    def pixel_hash(path: Path) -> str:
-        # Asked only when a destination gave an object back changed.
-        from qc_daemon.score.decode import DecodeProcess
-
-        with DecodeProcess(megabytes=settings.score.decode_megabytes) as decoder:
-            return decoder.summary(path).pixel_sha256
-
-    source = SourceInstance.of(
-        read_header(Originals(store, settings, pixel_hash)(facts)), facts.sha256
-    )
+    originals = Originals(store, settings, pixel_hash(settings.score))
+    source = SourceInstance.of(read_header(originals(facts)), facts.sha256)
     if "Rows" not in source.header:
         raise QCError(ErrorCode.NOT_AN_IMAGE, f"{source.sop_instance_uid} is no image")
     return source

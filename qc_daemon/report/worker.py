@@ -1,29 +1,24 @@
-"""Report jobs: claim one, build the exam's objects, store them with their deliver jobs, finish."""
+"""Report jobs: build the exam's objects, store them with their deliver jobs, finish."""
 
-import random
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-import structlog
 from sqlalchemy.orm import Session
 
 from detector.errors import ErrorCode, QCError
 from detector.frame import Frame
-from qc_daemon.records.clock import Clock, utc_now
-from qc_daemon.records.failures import failure_of
-from qc_daemon.records.queue import jobs
+from qc_daemon.job_runner import JobHandler
+from qc_daemon.observe import log
 from qc_daemon.records.queue.jobs import Job
-from qc_daemon.records.queue.leases import Lease, LeaseLostError
-from qc_daemon.records.queue.retry import RetryPolicy
+from qc_daemon.records.queue.leases import Lease
 from qc_daemon.records.received import exams, revisions
 from qc_daemon.records.received.revisions import Originals, RevisionFacts, in_spool
 from qc_daemon.records.results import rejections, reports
 from qc_daemon.records.results.reports import ReportObject, StoredReport
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import JobKind, JobState, ObjectKind
+from qc_daemon.records.tables import JobKind, ObjectKind
 from qc_daemon.report.exam import (
     FrameReader,
     ReportedFinding,
@@ -41,43 +36,25 @@ from qc_daemon.report.omission import Omission, is_final
 from qc_daemon.routing import Routes
 from qc_daemon.settings import Settings
 
-log = structlog.get_logger(__name__)
+_log = log.get(role="work")
 
 
-def run_one(
-    store: Store,
-    settings: Settings,
-    owner: str,
-    frames: FrameReader,
-    originals: Originals | None = None,
-    clock: Clock = utc_now,
-    stop: threading.Event | None = None,
-) -> bool:
-    """Do one due report job; False if there is none. Raises QCError STORAGE.
+class ReportHandler(JobHandler):
+    """Builds the objects of one exam after another; `frames` decodes, `originals` finds files."""
 
-    `stop` ends the wait for a database that is away.
-    """
-    originals = originals or in_spool(settings.store.spool)
-    with store.begin() as session:
-        job = jobs.claim(
-            session,
-            [JobKind.REPORT],
-            owner,
-            clock(),
-            settings.jobs.lease_seconds,
-            settings.jobs.max_deaths,
-        )
-    if job is None:
-        return False
-    with Lease(store, job, settings.jobs.lease_seconds, clock) as lease:
-        try:
-            _report(lease, settings, *_with_lease(lease, frames, originals))
-        except LeaseLostError:
-            log.warning("lease lost", job=job.id, kind=job.kind.value)
-        except Exception as error:
-            # Whatever a header or a library threw concerns this job only; the queue must go on.
-            _fail(lease, settings, failure_of(error, "reporting"), stop)
-    return True
+    kind = JobKind.REPORT
+    activity = "reporting"
+    failed_event = "report failed"
+
+    def __init__(
+        self, settings: Settings, frames: FrameReader, originals: Originals | None = None
+    ) -> None:
+        self.settings = settings
+        self.frames = frames
+        self.originals = originals or in_spool(settings.store.spool)
+
+    def run(self, lease: Lease) -> None:
+        _report(lease, self.settings, *_with_lease(lease, self.frames, self.originals))
 
 
 def _with_lease(
@@ -117,7 +94,7 @@ def _report(lease: Lease, settings: Settings, frames: FrameReader, originals: Or
             with store.begin() as session:
                 exams.record_no_report(session, job.exam_id, job.revision)
                 lease.finish(session)
-            log.warning("nothing to report", job=job.id, exam=job.exam_id)
+            _log.warning("nothing to report", job=job.id, exam=job.exam_id)
             return
         # The report goes out at once: to draw its pictures takes as long again.
         # Whoever has the report that this one amends must not stay with it.
@@ -175,7 +152,7 @@ def _report(lease: Lease, settings: Settings, frames: FrameReader, originals: Or
     if waiting:
         raise waiting[0].error
     count = published + len(objects) + 1
-    log.info("reported", job=job.id, findings=len(findings), objects=count)
+    _log.info("reported", job=job.id, findings=len(findings), objects=count)
 
 
 def _report_sound_objects(
@@ -244,24 +221,11 @@ def _leave_out(store: Store, job: Job, omissions: Iterable[Omission], now: datet
 
 
 def _log_omission(event: str, job: Job, omission: Omission) -> None:
-    log.warning(
+    _log.warning(
         event,
         job=job.id,
         exam=job.exam_id,
         sop_instance=omission.facts.sop_instance_uid,
         code=omission.error.code.value,
         reason=omission.error.message,
-    )
-
-
-def _fail(lease: Lease, settings: Settings, error: QCError, stop: threading.Event | None) -> None:
-    policy = RetryPolicy.of(settings.jobs)
-
-    def write(session: Session) -> JobState | None:
-        # Jitter only spreads load; it guards nothing.
-        return jobs.fail(session, lease.job, error, lease.clock(), policy, random.Random())
-
-    state = lease.settle(write, stop)
-    log.warning(
-        "report failed", job=lease.job.id, code=error.code.value, reason=error.message, state=state
     )

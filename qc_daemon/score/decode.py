@@ -24,6 +24,7 @@ from detector.errors import ErrorCode, Flag, QCError
 from detector.frame import Frame, Pixels, Region
 from detector.imaging.reader import MAX_PIXELS, BadFrame, Summary
 from qc_daemon.score.obgyn_report import Measured
+from qc_daemon.settings import ScoreSettings
 
 _START_SECONDS = 60.0
 _EXIT_SECONDS = 2.0
@@ -52,6 +53,15 @@ class DecodeProcess:
         self._max_pixels = max_pixels
         self._child: _Child | None = None
         self._busy = False
+
+    @classmethod
+    def of(cls, settings: ScoreSettings) -> Self:
+        """A decoder with the limits of the settings."""
+        return cls(
+            megabytes=settings.decode_megabytes,
+            seconds=settings.decode_seconds,
+            max_pixels=settings.max_pixels,
+        )
 
     def __enter__(self) -> Self:
         self._ready()
@@ -92,6 +102,10 @@ class DecodeProcess:
                 for number, code, message in reply["bad_frames"]
             )
             return Summary(**reply["summary"], bad_frames=bad)
+
+    def pixel_sha256(self, path: Path) -> str:
+        """The hash of the file's decoded pixels. Raises QCError as `summary`."""
+        return self.summary(path).pixel_sha256
 
     def measurements(self, path: Path, sha256: str | None = None) -> list[Measured]:
         """What a structured report measured; at least one.

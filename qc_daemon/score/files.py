@@ -33,11 +33,7 @@ def score_files(
     could not tell; of a frame that cannot be decoded while others can, with its "frame"."""
     files = files_under(paths)
     judge = Judge.open(Bundle.open(settings.bundle), settings.device, settings.augment)
-    with DecodeProcess(
-        megabytes=settings.decode_megabytes,
-        seconds=settings.decode_seconds,
-        max_pixels=settings.max_pixels,
-    ) as decoder:
+    with DecodeProcess.of(settings) as decoder:
         for path in files:
             try:
                 findings = _score(path, judge, decoder, settings.cine_frames)

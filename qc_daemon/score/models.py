@@ -20,6 +20,10 @@ class Models:
         self._augment = augment
         self._judges: dict[str, Judge] = {}
 
+    def load_active(self) -> None:
+        """Load the active bundle before the first job needs it. Raises QCError as `judge`."""
+        self.judge(None)
+
     def judge(self, model_id: str | None) -> Judge:
         """The judge of the bundle with this id, None: of the active one.
 

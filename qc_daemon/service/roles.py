@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.process_id import lease_owner
+from qc_daemon.job_runner import JobRunner, run_loop
 from qc_daemon.observe import counters, log
 from qc_daemon.records.clock import utc_now
 from qc_daemon.records.results.renditions import Rendition, SentReference
@@ -95,50 +96,33 @@ def receive(context: RoleContext, stop: threading.Event) -> None:
 
 def work(context: RoleContext, stop: threading.Event) -> None:
     """Score objects and write reports: a due report first, for someone waits for it."""
-    from qc_daemon.report import worker as report_worker
+    from qc_daemon.report.worker import ReportHandler
     from qc_daemon.retain import Originals
-    from qc_daemon.score.worker import ScoreWorker
+    from qc_daemon.score.decode import DecodeProcess
+    from qc_daemon.score.worker import ScoreHandler
 
-    scorer = ScoreWorker(context.store, context.settings, context.owner, stop=stop)
-    scorer.originals = Originals(
-        context.store, context.settings, lambda path: scorer.decoder.summary(path).pixel_sha256
-    )
-    # Load before the first claim: a broken bundle is told at the start, and a worker killed while
-    # it loads counts against no job.
-    scorer.models.judge(None)
+    store, settings = context.store, context.settings
+    with contextlib.closing(DecodeProcess.of(settings.score)) as decoder:
 
-    def frames(path: Path, numbers: Sequence[int]) -> "Iterator[Frame]":
-        return scorer.decoder.frames(path, numbers, hash_in_name(path))
+        def frames(path: Path, numbers: Sequence[int]) -> "Iterator[Frame]":
+            return decoder.frames(path, numbers, hash_in_name(path))
 
-    def step() -> bool:
-        has_reported = report_worker.run_one(
-            context.store,
-            context.settings,
-            context.owner,
-            frames,
-            scorer.originals,
-            stop=stop,
-        )
-        return scorer.run_one() or has_reported
-
-    _ready("work")
-    try:
-        _loop("work", step, context.settings.jobs.poll_seconds, stop)
-    finally:
-        scorer.close()
+        originals = Originals(store, settings, decoder.pixel_sha256)
+        score_handler = ScoreHandler(store, settings, decoder, originals)
+        # Before the first claim: a broken bundle is reported at the start, and a worker killed
+        # while it loads counts against no job.
+        score_handler.models.load_active()
+        handlers = [ReportHandler(settings, frames, originals), score_handler]
+        runner = JobRunner(store, handlers, context.owner, settings.jobs, role="work", stop=stop)
+        _ready("work")
+        runner.run()
 
 
 def deliver(context: RoleContext, stop: threading.Event) -> None:
     """Send what is due."""
     from qc_daemon.deliver import run
     from qc_daemon.retain import Originals
-
-    def pixel_hash(path: Path) -> str:
-        # Asked once in a blue moon: when a destination gave an object back changed.
-        from qc_daemon.score.decode import DecodeProcess
-
-        with DecodeProcess(megabytes=context.settings.score.decode_megabytes) as decoder:
-            return decoder.summary(path).pixel_sha256
+    from qc_daemon.score.pixel_hash import pixel_hash
 
     def render(payload: bytes, sop_class_uid: str, held: Mapping[str, SentReference]) -> Rendition:
         # Only where a destination does not take a report as it is.
@@ -158,7 +142,7 @@ def deliver(context: RoleContext, stop: threading.Event) -> None:
 
         return Converter(context.settings.score, context.settings.store.spool / "incoming")
 
-    originals = Originals(context.store, context.settings, pixel_hash)
+    originals = Originals(context.store, context.settings, pixel_hash(context.settings.score))
     _ready("deliver")
     run(context.store, context.settings, context.owner, stop, originals, render, convert)
 
@@ -194,7 +178,7 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
 
     _ready("schedule")
     scrub.start()
-    _loop("schedule", step, _CLOCK_SECONDS, stop)
+    run_loop(step, stop, log.get(role="schedule"), lambda: _CLOCK_SECONDS)
     scrub.join()
 
 
@@ -210,23 +194,6 @@ def _never_decode() -> None:
     """Keep pydicom from loading codecs and numpy, 35 MB of each receiver: it decodes no pixel."""
     for name in _DECODERS:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
-
-
-def _loop(role: str, step: Callable[[], bool], idle: float, stop: threading.Event) -> None:
-    """Step on until `stop`; rest where there is nothing to do or the database is away.
-
-    Raises QCError DEVICE_UNAVAILABLE: only another process can use the device again.
-    """
-    while not stop.is_set():
-        try:
-            busy = step()
-        except QCError as error:
-            if error.code is ErrorCode.DEVICE_UNAVAILABLE:
-                raise
-            log.get(role=role).error("stalled", code=error.code.value, reason=error.message)
-            busy = False
-        if not busy:
-            stop.wait(idle)
 
 
 def _ready(role: str) -> None:

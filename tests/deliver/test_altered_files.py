@@ -12,13 +12,14 @@ from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 
 from detector.errors import ErrorCode
-from qc_daemon.deliver.worker import Deliverer
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from qc_daemon.job_runner import JobRunner
 from qc_daemon.observe import counters
 from qc_daemon.settings import DestinationSettings
 from qc_daemon.spool import verification
 from tests.support.delivery import Delivery
 from tests.support.dicom_objects import CANARY, part10, ultrasound
+from tests.support.job_runners import deliver_runner
 from tests.support.pacs import Pacs
 from tests.support.stow_server import StowServer, stored_response
 
@@ -58,7 +59,7 @@ def server() -> Iterator[StowServer]:
     made.stop()
 
 
-def run(deliverer: Deliverer) -> None:
+def run(deliverer: JobRunner) -> None:
     while deliverer.run_once():
         pass
     deliverer.close()
@@ -118,7 +119,7 @@ def test_a_file_altered_between_the_check_and_the_sending_does_not_arrive(
         alter(path)
         return path
 
-    deliverer = Deliverer(
+    deliverer = deliver_runner(
         delivery.store, delivery.settings, "test", clock=delivery.clock, originals=checked
     )
     run(deliverer)
@@ -149,7 +150,7 @@ def test_a_file_replaced_between_the_check_and_the_sending_does_not_arrive(
         return path
 
     run(
-        Deliverer(
+        deliver_runner(
             delivery.store, delivery.settings, "test", clock=delivery.clock, originals=checked
         )
     )
@@ -170,7 +171,7 @@ def test_after_an_aborted_object_the_next_ones_arrive(delivery: Delivery, pacs: 
         return path
 
     run(
-        Deliverer(
+        deliver_runner(
             delivery.store, delivery.settings, "test", clock=delivery.clock, originals=checked
         )
     )
@@ -191,7 +192,7 @@ def test_an_altered_file_is_not_encoded_anew(
         alter(path)
         return path
 
-    deliverer.fallback._originals = checked
+    deliverer.handlers[0].fallback._originals = checked
     run(deliverer)
     assert pacs.received == []
     assert delivery.states() == [("ready", ErrorCode.SPOOL_DAMAGED)]

@@ -14,7 +14,6 @@ from detector.errors import ErrorCode
 from qc_daemon.deliver import commitment_scu
 from qc_daemon.deliver.circuit_breaker import CircuitBreaker, CommitmentRefusals
 from qc_daemon.deliver.commitment_scu import CommitmentRequester
-from qc_daemon.deliver.worker import Deliverer
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL, Report
 from qc_daemon.observe import log
 from qc_daemon.operations.destinations import (
@@ -27,6 +26,7 @@ from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.tables import JobRow, OutgoingCommitment
 from tests.support.delivery import Delivery
 from tests.support.dicom_objects import CANARY, CANARY_ACCESSION, CANARY_ID, US, ultrasound
+from tests.support.job_runners import deliver_runner
 from tests.support.pacs import CommittingPacs
 
 AWAITED, REFUSED = ErrorCode.COMMITMENT_AWAITED, ErrorCode.COMMITMENT_REFUSED
@@ -66,7 +66,7 @@ class CommitmentSetup:
         return [str(each.SOPInstanceUID) for each in datasets]
 
     def deliver(self) -> None:
-        deliverer = Deliverer(
+        deliverer = deliver_runner(
             self.delivery.store,
             self.delivery.settings,
             "test",

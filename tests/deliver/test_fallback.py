@@ -14,7 +14,6 @@ from pydicom.uid import (
 )
 
 from detector.errors import ErrorCode
-from qc_daemon.deliver.worker import Deliverer
 from qc_daemon.records.commitment import scu
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.retry import RetryPolicy
@@ -23,6 +22,7 @@ from qc_daemon.records.results.renditions import Rendition, SentReference
 from qc_daemon.records.tables import JobKind, ObjectKind
 from tests.support.delivery import Delivery
 from tests.support.dicom_objects import US, part10, ultrasound
+from tests.support.job_runners import deliver_runner
 from tests.support.pacs import CommittingPacs
 
 SR3D, SR, SC = Comprehensive3DSRStorage, ComprehensiveSRStorage, SecondaryCaptureImageStorage
@@ -83,7 +83,7 @@ class FallbackSetup:
 
     def deliver(self) -> None:
         """All that is due, by a process that remembers nothing."""
-        deliverer = Deliverer(
+        deliverer = deliver_runner(
             self.delivery.store,
             self.delivery.settings,
             "t",

@@ -18,7 +18,6 @@ from sqlalchemy.exc import OperationalError
 from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver import pool, run, worker
 from qc_daemon.deliver.circuit_breaker import CircuitBreaker
-from qc_daemon.deliver.worker import Deliverer
 from qc_daemon.operations.destinations import list_destinations
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.revisions import RevisionFacts
@@ -27,6 +26,7 @@ from qc_daemon.records.tables import JobKind, ObjectKind
 from qc_daemon.settings import DestinationSettings
 from tests.support.delivery import Delivery
 from tests.support.dicom_objects import US, part10, ultrasound
+from tests.support.job_runners import deliver_runner
 from tests.support.pacs import Pacs
 from tests.support.waiting import eventually
 
@@ -222,7 +222,7 @@ def test_peer_gone_between_two_objects_is_reached_again(delivery: Delivery, pacs
     pacs.stop()
     pacs.start()
     delivery.admit(ultrasound())
-    with deliverer.pool.transport("pacs") as transport:
+    with deliverer.handlers[0].pool.transport("pacs") as transport:
         eventually(lambda: not transport._association.is_established)
     deliverer.run_once()
     deliverer.close()
@@ -249,7 +249,7 @@ def test_two_daemons_with_different_settings_share_a_queue(
     assert delivery.states() == [("ready", None), ("done", None)]
     rows = {row["name"]: row for row in list_destinations(delivery.settings)}
     assert (rows["archive"]["waiting"], rows["archive"]["state"]) == (1, "not in the settings")
-    assert Deliverer(delivery.store, other, "other", clock=delivery.clock).run_once()
+    assert deliver_runner(delivery.store, other, "other", clock=delivery.clock).run_once()
     assert delivery.states() == [("done", None)] * 2
 
 
@@ -308,7 +308,9 @@ def test_missing_spool_file_stays_in_the_queue_as_an_alarm(delivery: Delivery) -
 def test_an_original_is_sent_from_where_it_was_fetched_back_to(delivery: Delivery) -> None:
     file = delivery.admit(ultrasound(), destination="share")
     back = file.rename(delivery.spool / "elsewhere.dcm")
-    deliverer = Deliverer(delivery.store, delivery.settings, "test", originals=lambda _facts: back)
+    deliverer = deliver_runner(
+        delivery.store, delivery.settings, "test", originals=lambda _facts: back
+    )
     deliverer.run_once()
     folder = delivery.settings.destination[1].folder
     assert folder is not None
@@ -321,7 +323,7 @@ def test_an_original_that_nobody_has_is_quarantined(delivery: Delivery) -> None:
     def nowhere(_facts: RevisionFacts) -> Path:
         raise QCError(ErrorCode.NOT_AVAILABLE, "nowhere")
 
-    Deliverer(delivery.store, delivery.settings, "test", originals=nowhere).run_once()
+    deliver_runner(delivery.store, delivery.settings, originals=nowhere).run_once()
     assert delivery.states() == [("quarantined", ErrorCode.NOT_AVAILABLE)]
 
 
@@ -409,7 +411,7 @@ def test_a_fault_of_ours_ends_run(delivery: Delivery, monkeypatch: pytest.Monkey
     def broken(_self: Any) -> bool:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(worker.Deliverer, "run_once", broken)
+    monkeypatch.setattr(worker.JobRunner, "run_once", broken)
     monkeypatch.setattr(threading, "excepthook", lambda _args: None)
     with pytest.raises(ZeroDivisionError):
         run(delivery.store, delivery.settings, "test", threading.Event())

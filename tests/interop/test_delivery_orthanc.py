@@ -20,7 +20,6 @@ from sqlalchemy import select
 from detector.errors import ErrorCode
 from model.finding import Finding
 from qc_daemon.deliver.circuit_breaker import CircuitBreaker
-from qc_daemon.deliver.worker import Deliverer
 from qc_daemon.operations.destinations import list_destinations, retry_destination
 from qc_daemon.records import schema
 from qc_daemon.records.received import receipts
@@ -34,6 +33,7 @@ from qc_daemon.report.source import InstanceReference, SourceInstance
 from qc_daemon.report.sr.document import build_sr
 from qc_daemon.settings import Settings
 from tests.support.dicom_objects import part10, ultrasound
+from tests.support.job_runners import deliver_runner
 from tests.support.orthanc import Orthanc
 from tests.support.peers import store
 from tests.support.service import Service
@@ -95,7 +95,7 @@ class Site:
     def deliver(self) -> int:
         """Try all that is due, by a process of its own; how often."""
         tries = 0
-        deliverer = Deliverer(
+        deliverer = deliver_runner(
             self.store,
             self.settings,
             "test",

@@ -14,7 +14,6 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from qc_daemon.deliver.worker import Deliverer
 from qc_daemon.records import schema
 from qc_daemon.records.received import receipts
 from qc_daemon.records.results import destinations, reports
@@ -28,6 +27,7 @@ from qc_daemon.settings import Settings
 from tests.interop.test_delivery_orthanc import MONDAY, report_of
 from tests.support.dicom_objects import ultrasound
 from tests.support.environment import require
+from tests.support.job_runners import deliver_runner
 from tests.support.peers import association
 from tests.support.ports import reserve_port
 from tests.support.waiting import eventually
@@ -113,7 +113,7 @@ def deliver(folder: Path, port: int) -> tuple[list[Dataset], set[str]]:
                 exam_id=exam,
                 report_revision=revision,
             )
-    deliverer = Deliverer(store, settings, "test", clock=lambda: MONDAY, render=render)
+    deliverer = deliver_runner(store, settings, "test", clock=lambda: MONDAY, render=render)
     while deliverer.run_once():
         pass
     deliverer.close()

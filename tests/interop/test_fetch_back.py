@@ -11,7 +11,6 @@ from pydicom.uid import JPEGBaseline8Bit
 from sqlalchemy import select, update
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.deliver.worker import Deliverer
 from qc_daemon.receive import Receiver, Spool, listen
 from qc_daemon.records import schema
 from qc_daemon.records.queue import jobs
@@ -24,6 +23,7 @@ from qc_daemon.retain.retention import Rule, drop_due
 from qc_daemon.routing import SOURCE, Routes
 from qc_daemon.settings import ReceiveSettings, Settings
 from tests.support.dicom_objects import ultrasound
+from tests.support.job_runners import deliver_runner
 from tests.support.orthanc import Orthanc
 from tests.support.peers import store as send
 
@@ -77,7 +77,7 @@ def test_dropped_and_fetched_back(pacs: Orthanc, tmp_path: Path) -> None:
         assert send(port, plain, packed) == [0, 0]
     finally:
         receiver.drain(10)
-    deliverer = Deliverer(store, settings, "test")
+    deliverer = deliver_runner(store, settings, "test")
     while deliverer.run_once():
         pass
     deliverer.close()

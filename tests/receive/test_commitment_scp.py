@@ -18,7 +18,7 @@ from sqlalchemy import update
 from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver.circuit_breaker import CircuitBreaker
 from qc_daemon.deliver.commitment_scp import CommitmentReporter, CommitmentVerifier
-from qc_daemon.deliver.worker import Deliverer, run
+from qc_daemon.deliver.worker import run
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from qc_daemon.observe import log
 from qc_daemon.records.commitment import scp
@@ -36,6 +36,7 @@ from qc_daemon.routing import Routes
 from qc_daemon.settings import ClientTLSSettings, Settings
 from tests.support.certificates import Authority
 from tests.support.dicom_objects import US, ultrasound
+from tests.support.job_runners import deliver_runner
 from tests.support.pacs import Pacs
 from tests.support.peers import Modality, action_information, request_commitment, store
 from tests.support.ports import reserve_port
@@ -81,7 +82,7 @@ class CommitmentSetup:
             pass
 
     def deliver(self) -> None:
-        deliverer = Deliverer(self.receiver.store, self.settings, "deliver", clock=self.now)
+        deliverer = deliver_runner(self.receiver.store, self.settings, "deliver", clock=self.now)
         while deliverer.run_once():
             pass
         deliverer.close()

@@ -30,7 +30,6 @@ from qc_daemon.report.omission import check_identity
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.source_file import MAX_HEADER_BYTES, read_header
 from qc_daemon.report.sr.parse import biometry_from_sr, from_sr
-from qc_daemon.report.worker import run_one
 from tests.support.pdf import text
 from tests.support.scored_exam import ScoredExam, black_frames
 
@@ -153,14 +152,7 @@ def test_a_file_altered_after_it_was_found_is_left_out(
             other.save_as(path)
         return path
 
-    assert run_one(
-        scored_exam.store,
-        scored_exam.settings,
-        "reporter",
-        black_frames,
-        clock=lambda: scored_exam.now,
-        originals=find_then_alter,
-    )
+    assert scored_exam.report(originals=find_then_alter)
     (row,) = list_quarantined(scored_exam.settings)
     assert (row["sop_instance_uid"], row["code"]) == (BAD, ErrorCode.SPOOL_DAMAGED)
     assert all(b"SOMEONE^ELSE" not in (each.payload or b"") for each in scored_exam.sent())

@@ -11,8 +11,9 @@ from qc_daemon.operations.bundles import seed_bundle
 from qc_daemon.records import schema
 from qc_daemon.records.results import bundles
 from qc_daemon.records.store import Store
+from qc_daemon.score.decode import DecodeProcess
 from qc_daemon.score.models import Models
-from qc_daemon.score.worker import ScoreWorker
+from qc_daemon.score.worker import ScoreHandler
 from qc_daemon.settings import load
 
 
@@ -29,11 +30,8 @@ def test_the_worker_s_judge_takes_as_many_further_looks_as_the_settings_say(
         schema.upgrade(settings.store.url)
         store = Store(settings.store.url)
         seed_bundle(settings, store)
-        worker = ScoreWorker(store, settings, "work:test")
-        try:
-            assert worker.models.judge(None).augment == looks
-        finally:
-            worker.close()
+        handler = ScoreHandler(store, settings, DecodeProcess())
+        assert handler.models.judge(None).augment == looks
 
 
 def test_of_many_bundles_the_two_used_last_stay_loaded(

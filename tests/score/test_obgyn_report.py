@@ -23,9 +23,9 @@ from qc_daemon.records.results.measurements import MeasuredValue
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobRow, Revision
 from qc_daemon.score.obgyn_report import Measured, measurements, read_measurements
-from qc_daemon.score.worker import ScoreWorker
 from qc_daemon.settings import Settings, load
 from tests.support.dicom_objects import part10, ultrasound
+from tests.support.job_runners import score_runner
 
 COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
 CRL, NT, AGE = ("11957-8", "LN"), ("33069-6", "LN"), ("18185-9", "LN")
@@ -292,12 +292,9 @@ def scored(settings: Settings, *reports: Dataset) -> list[tuple[str, str]]:
         )
         with store.begin() as session:
             admit(session, receipt, source_destinations=(), bundle_id=None, now=datetime.now(UTC))
-    worker = ScoreWorker(store, settings, "work:test")
-    try:
-        while worker.run_one():
+    with score_runner(store, settings) as runner:
+        while runner.run_once():
             pass
-    finally:
-        worker.close()
     with store.read() as session:
         rows = session.execute(
             select(Revision.state, JobRow.state)

@@ -2,9 +2,11 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossl
 
 from detector.anatomy import View
 from detector.errors import ErrorCode, QCError
+from qc_daemon.job_runner import JobRunner
 from qc_daemon.operations.bundles import activate_bundle, seed_bundle
 from qc_daemon.operations.quarantine import list_quarantined, release_quarantined
 from qc_daemon.operations.results import stored_findings
@@ -23,10 +26,28 @@ from qc_daemon.records.received.receipts import Receipt, admit
 from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobState
-from qc_daemon.score.worker import ScoreWorker
+from qc_daemon.score.worker import ScoreHandler
 from qc_daemon.settings import Settings, load
+from tests.support.job_runners import score_runner
 from tests.support.waiting import eventually
 from training.phantom.dicom import exam
+
+
+@dataclass
+class Scoring:
+    """A runner of score jobs with the store and settings that it works on."""
+
+    settings: Settings
+    store: Store
+    runner: JobRunner
+
+    @property
+    def handler(self) -> ScoreHandler:
+        (handler,) = self.runner.handlers
+        return cast(ScoreHandler, handler)
+
+    def run_once(self) -> bool:
+        return self.runner.run_once()
 
 
 @pytest.fixture
@@ -40,12 +61,11 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def worker(settings: Settings) -> Iterator[ScoreWorker]:
+def scoring(settings: Settings) -> Iterator[Scoring]:
     store = Store(settings.store.url)
     seed_bundle(settings, store)
-    worker = ScoreWorker(store, settings, "work:test")
-    yield worker
-    worker.close()
+    with score_runner(store, settings) as runner:
+        yield Scoring(settings, store, runner)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +73,7 @@ def objects() -> list[Dataset]:
     return exam(3, views=[View.NT], cine_frames=4)
 
 
-def receive(worker: ScoreWorker, dataset: Dataset | bytes, uid: str = "1.2.3") -> int:
+def receive(scoring: Scoring, dataset: Dataset | bytes, uid: str = "1.2.3") -> int:
     """Put the object where the receiver would; returns its revision's id."""
     if isinstance(dataset, Dataset):
         uid = str(dataset.SOPInstanceUID)
@@ -61,7 +81,7 @@ def receive(worker: ScoreWorker, dataset: Dataset | bytes, uid: str = "1.2.3") -
         dataset.save_as(buffer, enforce_file_format=True)
         dataset = buffer.getvalue()
     name = hashlib.sha256(dataset).hexdigest()
-    (worker.settings.store.spool / name).write_bytes(dataset)
+    (scoring.settings.store.spool / name).write_bytes(dataset)
     receipt = Receipt(
         sop_instance_uid=uid,
         sop_class_uid="1.2.840.10008.5.1.4.1.1.6.1",
@@ -75,33 +95,31 @@ def receive(worker: ScoreWorker, dataset: Dataset | bytes, uid: str = "1.2.3") -
         path=name,
         association="a",
     )
-    with worker.store.begin() as session:
+    with scoring.store.begin() as session:
         return admit(
             session, receipt, source_destinations=(), bundle_id=None, now=datetime.now(UTC)
         ).revision_id
 
 
-def test_a_still_gets_one_finding(worker: ScoreWorker, objects: list[Dataset]) -> None:
-    receive(worker, objects[0])
-    assert worker.run_one()
-    assert not worker.run_one()
-    (finding,) = stored_findings(worker.settings, None, None)
+def test_a_still_gets_one_finding(scoring: Scoring, objects: list[Dataset]) -> None:
+    receive(scoring, objects[0])
+    assert scoring.run_once()
+    assert not scoring.run_once()
+    (finding,) = stored_findings(scoring.settings, None, None)
     assert finding["sop_instance_uid"] == objects[0].SOPInstanceUID
     assert finding["frame"] == 1
     assert finding["source"] is None
     assert len(finding["bundle"]["model_id"]) == 64
 
 
-def test_a_cine_gets_a_finding_per_chosen_frame(
-    worker: ScoreWorker, objects: list[Dataset]
-) -> None:
-    receive(worker, objects[-1])
-    worker.run_one()
-    assert [f["frame"] for f in stored_findings(worker.settings, None, None)] == [2, 4]
+def test_a_cine_gets_a_finding_per_chosen_frame(scoring: Scoring, objects: list[Dataset]) -> None:
+    receive(scoring, objects[-1])
+    scoring.run_once()
+    assert [f["frame"] for f in stored_findings(scoring.settings, None, None)] == [2, 4]
 
 
 def test_a_cine_with_a_bad_frame_is_scored_without_it(
-    worker: ScoreWorker, objects: list[Dataset]
+    scoring: Scoring, objects: list[Dataset]
 ) -> None:
     cine = Dataset.from_json(objects[-1].to_json())
     cine.file_meta = FileMetaDataset()
@@ -109,9 +127,9 @@ def test_a_cine_with_a_bad_frame_is_scored_without_it(
     cine.compress(RLELossless)
     streams = list(generate_frames(cine.PixelData, number_of_frames=4))
     cine.PixelData = encapsulate([*streams[:1], bytes(512), *streams[2:]])
-    receive(worker, cine)
-    worker.run_one()
-    stored = stored_findings(worker.settings, None, None)
+    receive(scoring, cine)
+    scoring.run_once()
+    stored = stored_findings(scoring.settings, None, None)
     assert [each["frame"] for each in stored] == [1, 4]
     for each in stored:
         assert "unreadable-frames" in each["flags"]
@@ -119,74 +137,70 @@ def test_a_cine_with_a_bad_frame_is_scored_without_it(
 
 
 def test_the_same_pixels_in_another_syntax_are_not_scored_again(
-    worker: ScoreWorker, objects: list[Dataset]
+    scoring: Scoring, objects: list[Dataset]
 ) -> None:
-    receive(worker, objects[0])
+    receive(scoring, objects[0])
     other = Dataset.from_json(objects[0].to_json())
     other.file_meta = objects[0].file_meta
     other.PatientName = "CORRECTED^NAME"
     other.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    receive(worker, other)
-    while worker.run_one():
+    receive(scoring, other)
+    while scoring.run_once():
         pass
-    (finding,) = stored_findings(worker.settings, None, None)
+    (finding,) = stored_findings(scoring.settings, None, None)
     assert finding["revision"] == 1
 
 
-def test_other_pixels_under_one_uid_are_flagged(
-    worker: ScoreWorker, objects: list[Dataset]
-) -> None:
-    receive(worker, objects[0])
+def test_other_pixels_under_one_uid_are_flagged(scoring: Scoring, objects: list[Dataset]) -> None:
+    receive(scoring, objects[0])
     other = Dataset.from_json(objects[1].to_json())
     other.file_meta = objects[1].file_meta
     other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = objects[0].SOPInstanceUID
-    receive(worker, other)
-    while worker.run_one():
+    receive(scoring, other)
+    while scoring.run_once():
         pass
-    first, second = stored_findings(worker.settings, None, None)
+    first, second = stored_findings(scoring.settings, None, None)
     assert (first["revision"], second["revision"]) == (1, 2)
     assert "same-uid-other-content" not in first["flags"]
     assert "same-uid-other-content" in second["flags"]
 
 
-def test_what_is_no_image_is_quarantined_kept_and_releasable(worker: ScoreWorker) -> None:
-    revision = receive(worker, b"this is no image at all")
-    worker.run_one()
-    (held,) = list_quarantined(worker.settings)
+def test_what_is_no_image_is_quarantined_kept_and_releasable(scoring: Scoring) -> None:
+    revision = receive(scoring, b"this is no image at all")
+    scoring.run_once()
+    (held,) = list_quarantined(scoring.settings)
     assert held["id"] == revision
     assert held["code"] == ErrorCode.NOT_AN_IMAGE
-    assert release_quarantined(worker.settings, [revision]).count == 1
-    assert worker.run_one()
-    assert len(list_quarantined(worker.settings)) == 1
+    assert release_quarantined(scoring.settings, [revision]).count == 1
+    assert scoring.run_once()
+    assert len(list_quarantined(scoring.settings)) == 1
 
 
 def test_a_file_gone_from_the_spool_alarms_and_waits(
-    worker: ScoreWorker, objects: list[Dataset]
+    scoring: Scoring, objects: list[Dataset]
 ) -> None:
-    receive(worker, objects[0])
-    (file,) = worker.settings.store.spool.iterdir()
+    receive(scoring, objects[0])
+    (file,) = scoring.settings.store.spool.iterdir()
     hidden = file.rename(file.with_suffix(".hidden"))
-    worker.run_one()
-    with worker.store.read() as session:
+    scoring.run_once()
+    with scoring.store.read() as session:
         (job,) = jobs.listing(session, kinds=[JobKind.SCORE])
     assert (job.state, job.error_code) == (JobState.READY, ErrorCode.SPOOL_MISSING)
     hidden.rename(file)
-    assert worker.run_one()
-    assert len(stored_findings(worker.settings, None, None)) == 1
+    assert scoring.run_once()
+    assert len(stored_findings(scoring.settings, None, None)) == 1
 
 
 @pytest.mark.parametrize("when", ["before", "after the check"])
-def test_an_altered_file_is_not_scored(
-    worker: ScoreWorker, objects: list[Dataset], when: str
-) -> None:
-    receive(worker, objects[0])
-    (file,) = worker.settings.store.spool.iterdir()
+def test_an_altered_file_is_not_scored(scoring: Scoring, objects: list[Dataset], when: str) -> None:
+    receive(scoring, objects[0])
+    (file,) = scoring.settings.store.spool.iterdir()
     received = file.read_bytes()
 
     def alter() -> None:
         file.write_bytes(received[:-3] + bytes([received[-3] ^ 1]) + received[-2:])
 
-    find = worker.originals
+    find = scoring.handler.originals
     if when == "before":
         alter()
     else:
@@ -196,41 +210,41 @@ def test_an_altered_file_is_not_scored(
             alter()
             return path
 
-        worker.originals = find_then_alter
-    worker.run_one()
-    with worker.store.read() as session:
+        scoring.handler.originals = find_then_alter
+    scoring.run_once()
+    with scoring.store.read() as session:
         (job,) = jobs.listing(session, kinds=[JobKind.SCORE])
     assert (job.state, job.error_code) == (JobState.READY, ErrorCode.SPOOL_DAMAGED)
-    assert stored_findings(worker.settings, None, None) == []
-    worker.originals = find
+    assert stored_findings(scoring.settings, None, None) == []
+    scoring.handler.originals = find
     file.write_bytes(received)
-    assert worker.run_one()
-    assert len(stored_findings(worker.settings, None, None)) == 1
+    assert scoring.run_once()
+    assert len(stored_findings(scoring.settings, None, None)) == 1
 
 
 def test_an_original_that_was_fetched_back_is_scored_where_it_lies(
-    worker: ScoreWorker, objects: list[Dataset]
+    scoring: Scoring, objects: list[Dataset]
 ) -> None:
-    receive(worker, objects[0])
-    (file,) = worker.settings.store.spool.iterdir()
+    receive(scoring, objects[0])
+    (file,) = scoring.settings.store.spool.iterdir()
     back = file.rename(file.with_suffix(".back"))
-    worker.originals = lambda _facts: back
-    assert worker.run_one()
-    assert len(stored_findings(worker.settings, None, None)) == 1
+    scoring.handler.originals = lambda _facts: back
+    assert scoring.run_once()
+    assert len(stored_findings(scoring.settings, None, None)) == 1
 
 
 def test_a_lease_that_another_took_over_stores_nothing(
-    worker: ScoreWorker, objects: list[Dataset]
+    scoring: Scoring, objects: list[Dataset]
 ) -> None:
     """Between claim and finish the lease runs out and somebody else claims the job."""
-    receive(worker, objects[0])
+    receive(scoring, objects[0])
 
     def usurp() -> None:
-        with worker.store.begin() as session:
+        with scoring.store.begin() as session:
             later = datetime.now(UTC) + timedelta(hours=1)
             assert jobs.claim(session, [JobKind.SCORE], "work:other", later, 60) is not None
 
-    judge = worker.models.judge(None)
+    judge = scoring.handler.models.judge(None)
     judged = judge.judge
 
     def judge_and_lose(frame):  # type: ignore[no-untyped-def]
@@ -238,39 +252,39 @@ def test_a_lease_that_another_took_over_stores_nothing(
         return judged(frame)
 
     judge.judge = judge_and_lose  # type: ignore[method-assign]
-    worker.run_one()
-    assert stored_findings(worker.settings, None, None) == []
-    with worker.store.read() as session:
+    scoring.run_once()
+    assert stored_findings(scoring.settings, None, None) == []
+    with scoring.store.read() as session:
         (job,) = jobs.listing(session, kinds=[JobKind.SCORE])
     assert job.owner == "work:other"
 
 
 def test_a_device_that_fails_ends_the_worker_and_costs_the_job_nothing(
-    worker: ScoreWorker, objects: list[Dataset]
+    scoring: Scoring, objects: list[Dataset]
 ) -> None:
-    receive(worker, objects[0])
+    receive(scoring, objects[0])
 
     def judge(_frame: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
 
-    worker.models.judge(None).judge = judge  # type: ignore[method-assign, assignment]
+    scoring.handler.models.judge(None).judge = judge  # type: ignore[method-assign, assignment]
     with pytest.raises(QCError, match="the device failed: CUDA out of memory"):
-        worker.run_one()
-    with worker.store.read() as session:
+        scoring.run_once()
+    with scoring.store.read() as session:
         (job,) = jobs.listing(session, kinds=[JobKind.SCORE])
     assert (job.state, job.error_code) == (JobState.READY, ErrorCode.DEVICE_UNAVAILABLE)
     assert (job.attempts, job.deaths, job.alarms) == (0, 0, 1)
 
 
 def test_scoring_longer_than_its_lease_stays_with_its_worker(
-    worker: ScoreWorker, objects: list[Dataset]
+    scoring: Scoring, objects: list[Dataset]
 ) -> None:
     """Even one single frame may take longer, and decoding tells nothing between."""
-    worker.settings.jobs.lease_seconds = 0.3
+    scoring.settings.jobs.lease_seconds = 0.3
     now = datetime.now(UTC) + timedelta(minutes=1)
-    worker.clock = lambda: now
-    receive(worker, objects[0])
-    judge = worker.models.judge(None)
+    scoring.runner.clock = lambda: now
+    receive(scoring, objects[0])
+    judge = scoring.handler.models.judge(None)
     judged = judge.judge
 
     def judge_slowly(frame):  # type: ignore[no-untyped-def]
@@ -279,22 +293,22 @@ def test_scoring_longer_than_its_lease_stays_with_its_worker(
             now += timedelta(seconds=0.25)
             end = now + timedelta(seconds=0.3)
             eventually(lambda end=end: score_job().lease_until == end)
-            with worker.store.begin() as session:
+            with scoring.store.begin() as session:
                 assert jobs.claim(session, [JobKind.SCORE], "work:other", now, 0.3) is None
         return judged(frame)
 
     def score_job() -> jobs.Job:
-        with worker.store.read() as session:
+        with scoring.store.read() as session:
             (job,) = jobs.listing(session, kinds=[JobKind.SCORE])
         return job
 
     judge.judge = judge_slowly  # type: ignore[method-assign]
-    assert worker.run_one()
+    assert scoring.run_once()
     assert (score_job().state, score_job().deaths) == (JobState.DONE, 0)
-    assert len(stored_findings(worker.settings, None, None)) == 1
+    assert len(stored_findings(scoring.settings, None, None)) == 1
 
 
-def test_an_exam_keeps_the_bundle_it_was_opened_with(worker: ScoreWorker, tmp_path: Path) -> None:
+def test_an_exam_keeps_the_bundle_it_was_opened_with(scoring: Scoring, tmp_path: Path) -> None:
     """A bundle whose manifest changed since it was activated is refused, not silently used."""
     import shutil
 
@@ -305,9 +319,9 @@ def test_an_exam_keeps_the_bundle_it_was_opened_with(worker: ScoreWorker, tmp_pa
     shutil.copytree(bundle_folder("default"), copy)
     manifest = copy / "bundle.json"
     manifest.write_text(manifest.read_text().replace('"format": 1', '"format":  1'))
-    model_id = activate_bundle(worker.settings, str(copy))
-    assert worker.models.judge(model_id).bundle_id.model_id == model_id
-    worker.models._judges.clear()
+    model_id = activate_bundle(scoring.settings, str(copy))
+    assert scoring.handler.models.judge(model_id).bundle_id.model_id == model_id
+    scoring.handler.models._judges.clear()
     manifest.write_text(manifest.read_text().replace('"format":  1', '"format":   1'))
     with pytest.raises(QCError, match="has changed"):
-        worker.models.judge(model_id)
+        scoring.handler.models.judge(model_id)

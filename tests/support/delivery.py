@@ -9,7 +9,7 @@ from pydicom import Dataset
 from sqlalchemy import select
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.deliver.worker import Deliverer
+from qc_daemon.job_runner import JobRunner
 from qc_daemon.records.received import receipts
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobRow
@@ -17,6 +17,7 @@ from qc_daemon.retain import Originals
 from qc_daemon.score.convert import Converter
 from qc_daemon.settings import Settings
 from tests.support.dicom_objects import part10
+from tests.support.job_runners import deliver_runner
 
 MONDAY = datetime(2026, 11, 2, 8, tzinfo=UTC)
 
@@ -58,13 +59,13 @@ class Delivery:
     def clock(self) -> datetime:
         return self.now
 
-    def deliverer(self) -> Deliverer:
+    def deliverer(self) -> JobRunner:
         """With originals and conversion as in the service."""
 
         def no_pixels(_path: Path) -> str:
             raise QCError(ErrorCode.UNREADABLE, "not decoded here")
 
-        return Deliverer(
+        return deliver_runner(
             self.store,
             self.settings,
             "test",

@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 
 from detector.frame import Frame
 from model.finding import Finding
+from qc_daemon.job_runner import JobRunner
 from qc_daemon.records import schema
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import Job
@@ -24,7 +25,7 @@ from qc_daemon.records.results.reports import Deliverable
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.worker import run_one
+from qc_daemon.report.worker import ReportHandler
 from qc_daemon.settings import DestinationSettings, Settings, StoreSettings
 
 START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -96,8 +97,16 @@ class ScoredExam:
     def report(
         self, frames: Callable[..., Any] = black_frames, originals: Originals | None = None
     ) -> bool:
-        clock = lambda: self.now  # noqa: E731
-        return run_one(self.store, self.settings, "reporter", frames, originals, clock)
+        handler = ReportHandler(self.settings, frames, originals)
+        runner = JobRunner(
+            self.store,
+            [handler],
+            "reporter",
+            self.settings.jobs,
+            role="work",
+            clock=lambda: self.now,
+        )
+        return runner.run_once()
 
     def jobs(self, kind: JobKind) -> list[Job]:
         with self.store.read() as session:

@@ -1,5 +1,6 @@
 """The lease of a claimed job: kept alive while the job is done, and its result written down."""
 
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +14,9 @@ from detector.errors import QCError
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import Job
+from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.store import Store
+from qc_daemon.records.tables import JobState
 
 T = TypeVar("T")
 
@@ -39,11 +42,19 @@ class Lease:
                 ...
     """
 
-    def __init__(self, store: Store, job: Job, seconds: float, clock: Clock = utc_now) -> None:
+    def __init__(
+        self,
+        store: Store,
+        job: Job,
+        seconds: float,
+        clock: Clock = utc_now,
+        stop: threading.Event | None = None,
+    ) -> None:
         self.store = store
         self.job = job
         self.seconds = seconds
         self.clock = clock
+        self.stop = stop or threading.Event()
         self._ended = threading.Event()
         self._lost = threading.Event()
         self._thread = threading.Thread(target=self._renew_on, name="lease", daemon=True)
@@ -76,18 +87,26 @@ class Lease:
         if not jobs.finish(session, self.job, self.clock()):
             raise LeaseLostError
 
-    def settle(self, write: Callable[[Session], T], stop: threading.Event | None = None) -> T:
+    def fail(
+        self, session: Session, error: QCError, policy: RetryPolicy, rng: random.Random
+    ) -> JobState:
+        """Job failed, in the caller's transaction; the state it has now. Raises LeaseLostError."""
+        state = jobs.fail(session, self.job, error, self.clock(), policy, rng)
+        if state is None:
+            raise LeaseLostError
+        return state
+
+    def settle(self, write: Callable[[Session], T]) -> T:
         """Run `write` in a transaction of its own; a database that is away is waited for.
 
         Raises QCError STORAGE if it is still away when `stop` is set.
         """
-        stop = stop or threading.Event()
         while True:
             try:
                 with self.store.begin() as session:
                     return write(session)
             except QCError:
-                if stop.wait(_RETRY_SECONDS):
+                if self.stop.wait(_RETRY_SECONDS):
                     raise
 
     def _renew_on(self) -> None:

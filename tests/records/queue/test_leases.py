@@ -108,11 +108,10 @@ def test_a_result_waits_for_its_database(records, monkeypatch) -> None:
 
     assert lease.settle(write) == "written"
     assert len(tries) == 4
-    stop = threading.Event()
-    stop.set()
+    lease.stop.set()
     tries.clear()
     with pytest.raises(QCError, match="away"):
-        lease.settle(write, stop)
+        lease.settle(write)
     assert len(tries) == 1
 
 
