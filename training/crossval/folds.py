@@ -18,8 +18,8 @@ from training.evaluation import alignment
 from training.evaluation.ablation import ablate
 from training.recipes import DetectorRecipe, SpatialClipRecipe
 from training.train import small_spatialclip
+from training.train.batches import make_batch
 from training.train.detector import train_detector
-from training.train.spatialclip import make_batch
 
 BOTH_CLASSES = "set2_train"
 """The set on which quality is told: the other one is standard only."""

@@ -158,11 +158,11 @@ def fold_detector(plan: Plan, fold: int, beside: int | None = None) -> Path:
 
 def look_at(plan: Plan, detectors: Sequence[Path], part: int, parts: int) -> None:
     """What the stem sees of every `parts`-th picture, for SpatialCLIP to learn from."""
-    preprocessor, network = small_spatialclip.begin(plan.spatialclip_start, plan.spatialclip)
+    preprocessor, network = small_spatialclip.load_start(plan.spatialclip_start, plan.spatialclip)
     stem = network.trimodal_clip.stem
     if plan.spatialclip.cached_augmentations and stem is not None:
         items = all_evidence(plan, detectors)[part::parts]
-        small_spatialclip.looked_at(items, stem, preprocessor, plan.spatialclip, plan.out)
+        small_spatialclip.add_cached_features(items, stem, preprocessor, plan.spatialclip, plan.out)
 
 
 def judge_fold(plan: Plan, fold: int, detectors: Sequence[Path]) -> None:

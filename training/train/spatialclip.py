@@ -1,12 +1,12 @@
 """Train SpatialCLIP on what serving sees: the detector's boxes and the describer's words.
 
-One file reads top to bottom: recipe, batches, losses, loop. Of the default bundle's small CLIP only
-the image stem is pretrained, so that it first learns whole, from simulations; the published three
-stages then follow on real pictures. One bit a picture teaches an untrained encoder little, so it is
-also asked which criteria each phantom fails; the heads for that are dropped after training.
+From top to bottom: prediction, the loop over epochs, one run's state and its epoch, the optimiser's
+groups, the validation metrics. Recipe: `training.recipes`; batches and losses: beside this file.
+
+Of the default bundle's small CLIP only the backbone is pretrained. So it first learns as a whole,
+from simulations, and the published three stages then follow on real pictures.
 """
 
-import math
 import time
 from collections.abc import Sequence
 from copy import deepcopy
@@ -17,230 +17,49 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F  # noqa: N812  (torch's own custom)
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from detector.anatomy import View
 from detector.console import UsageError
-from model.criteria.rules import RULES
-from model.spatialclip.network import VIEWS, SpatialClip, SpatialClipOutput
-from model.spatialclip.preprocess import Inputs, Preprocessor
+from model.spatialclip.network import VIEWS, SpatialClip
+from model.spatialclip.preprocess import Preprocessor
 from model.spatialclip.stages import Stage, set_stage
-from training.data.augment import augment
-from training.data.prepared import ModelInput, PreparedSample
+from training.data.prepared import PreparedSample
 from training.data.samples import Sample, counts, data_hash
 from training.recipes import SpatialClipRecipe
 from training.train import runs
+from training.train.batches import NO_VIEW, make_batch, modality_mask, view_index
 from training.train.lora import add_adapters, merge_adapters
-from training.train.losses import class_weights, contrastive, quality_loss
+from training.train.losses import CriteriaHeads, class_weights, spatialclip_loss
 from training.train.optim import epoch_order, schedule, update_average
-from training.train.precision import autocast
 
-CRITERIA = tuple(sorted({rule.code for rules in RULES.values() for rule in rules}))
-NO_VIEW = -1
-"""View index of a picture whose view is not told: it teaches and judges none."""
-ALONE = torch.eye(3, dtype=torch.bool)
-"""One modality present: (3, 3)."""
-GATE_PRIOR = (0.4, 0.2, 0.4)
-"""Gate weights of image, text and layout that `hold_gates` pulls towards. Text only restates the
-layout, without positions and confidences, and changes at a threshold: half the weight."""
 HEADS = ("gate_proj.", "classifier.", "view_head.", "trimodal_clip.pooled_projection.")
-STEM = ".patch_embedding.features."
-
-
-class CriteriaHeads(nn.Module):
-    """Which criteria are met, from the image alone and from all three features: (B, C) logits."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.of_image = nn.Linear(dim, len(CRITERIA))
-        self.of_all = nn.Linear(3 * dim, len(CRITERIA))
-
-    def forward(self, image: Tensor, text: Tensor, spatial: Tensor) -> tuple[Tensor, Tensor]:
-        joined = torch.cat((image, text, spatial), dim=-1).float()
-        return self.of_image(image.float()), self.of_all(joined)
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Inputs and truths: standard (B,), view index (B,) or NO_VIEW, which rows have a quality
-    truth, and criteria (B, C): 1 met, 0 not met, NaN unknown. `copies` are what the stem saw of
-    JPEG copies of the rows `copied` (K,)."""
-
-    inputs: Inputs
-    standard: Tensor
-    view: Tensor
-    judged: Tensor
-    criteria: Tensor
-    words: list[str]
-    copies: Tensor | None = None
-    copied: tuple[int, ...] = ()
-
-
-def make_batch(
-    items: Sequence[PreparedSample],
-    preprocessor: Preprocessor,
-    generator: np.random.Generator | None = None,
-    as_seen: float = 0.0,
-) -> Batch:
-    """A batch, varied at random when a generator is given, but for the share `as_seen`; from the
-    items' sights where they have some."""
-    plain = [generator is None or generator.random() < as_seen for _ in items]
-    shown = [
-        item.unaugmented() if is_plain or generator is None else _varied(item, generator)
-        for item, is_plain in zip(items, plain, strict=True)
-    ]
-    copied: list[int] = []
-    if generator is not None:
-        copied = [i for i, item in enumerate(items) if plain[i] and item.jpeg_features]
-    copies = [
-        items[i].jpeg_features[int(generator.integers(len(items[i].jpeg_features)))]
-        for i in copied
-        if generator
-    ]
-    pictures, words = [s.picture for s in shown], [s.description for s in shown]
-    seen = bool(items) and bool(items[0].augmented)
-    return Batch(
-        Inputs(
-            torch.from_numpy(np.stack(pictures)).float() if seen else preprocessor.images(pictures),
-            *preprocessor.texts(words),
-            *preprocessor.layouts([s.detections for s in shown], [s.size for s in shown]),
-            has_features=seen,
-        ),
-        torch.tensor([float(item.sample.standard) for item in items]),
-        torch.tensor([view_index(item.sample) for item in items]),
-        torch.tensor([item.sample.view is not View.OTHER for item in items]),
-        torch.tensor(
-            [[item.sample.criteria.get(code, math.nan) for code in CRITERIA] for item in items]
-        ),
-        words,
-        torch.from_numpy(np.stack(copies)).float() if copies else None,
-        tuple(copied),
-    )
-
-
-def _varied(item: PreparedSample, generator: np.random.Generator) -> ModelInput:
-    if len(item.augmented) < 2:
-        return augment(item, generator)
-    return item.augmented[1 + int(generator.integers(len(item.augmented) - 1))]
-
-
-def modality_mask(batch: int, rate: float, generator: torch.Generator) -> Tensor:
-    """(B, 3) True: present. At most one modality of a row is dropped."""
-    dropped = torch.rand(batch, generator=generator) < 3 * rate
-    which = torch.randint(0, 3, (batch,), generator=generator)
-    present = torch.ones(batch, 3, dtype=torch.bool)
-    present[torch.arange(batch), which] = ~dropped
-    return present
-
-
-def losses(
-    network: SpatialClip,
-    heads: CriteriaHeads,
-    batch: Batch,
-    recipe: SpatialClipRecipe,
-    stage: Stage,
-    present: Tensor,
-    weights: Tensor,
-    before: SpatialClip | None,
-) -> Tensor:
-    """Quality and criteria (where known), view, and the losses of the stage, weighted, summed.
-
-    `weights` (2,) are those of non-standard and standard; `before` is the network as the stage
-    found it, whose image and text features are to be preserved.
-    """
-    inputs = batch.inputs.arguments()
-    with autocast(network.device):
-        features = network.encode(**inputs)
-        output = network.fuse(*features, present)
-        alone = [network.fuse(*features, only.expand(len(present), 3)) for only in ALONE]
-        change = copy_change(network, features, batch) if recipe.jpeg_consistency_weight else None
-    target = batch.standard * (1 - 2 * recipe.label_smoothing) + recipe.label_smoothing
-    judged = batch.judged.float() * weights[batch.standard.long()]
-    judged = judged / judged.sum().clamp(min=1e-6)
-
-    def quality(said: SpatialClipOutput) -> Tensor:
-        return (quality_loss(said.logit.float(), target, recipe.focal_gamma) * judged).sum()
-
-    total = quality(output)
-    if recipe.unimodal_weight:
-        total = total + recipe.unimodal_weight * sum(map(quality, alone))
-    if recipe.gate_prior_weight and network.gate_proj is not None:
-        whole = output.gates[present.all(-1)].float().clamp(min=1e-6)
-        shares = torch.tensor(GATE_PRIOR)
-        total = total + recipe.gate_prior_weight * (shares * (shares / whole).log()).sum() / len(
-            present
-        )
-    if change is not None:
-        total = total + recipe.jpeg_consistency_weight * change
-    named = batch.view != NO_VIEW
-    if named.any():
-        total = total + F.cross_entropy(
-            output.view_logits[named].float(),
-            batch.view[named],
-            label_smoothing=recipe.label_smoothing,
-        )
-    known = ~batch.criteria.isnan()
-    if known.any():
-        for logits in heads(*features):
-            total = total + recipe.criteria_weight * F.binary_cross_entropy_with_logits(
-                logits[known], batch.criteria[known]
-            )
-    image, text, spatial = (feature.float() for feature in features)
-    if stage is not Stage.FUSION:
-        scale = network.trimodal_clip.scale()
-        for weight, a, b in (
-            (recipe.image_text_weight, image, text),
-            (recipe.image_spatial_weight, image, spatial),
-            (recipe.text_spatial_weight, text, spatial),
-        ):
-            total = total + weight * contrastive(a, b, scale, batch.words)
-    if before is not None:
-        with torch.no_grad():
-            was = before.encode(**inputs)
-        for now, then in zip((image, text), was[:2], strict=True):
-            total = total + recipe.preservation_weight * (1 - (now * then.float()).sum(-1)).mean()
-    return total
-
-
-def copy_change(
-    network: SpatialClip, features: tuple[Tensor, Tensor, Tensor], batch: Batch
-) -> Tensor | None:
-    """The mean squared difference between the logits of pictures and of their JPEG copies, whole
-    and of the image alone; None where none is copied."""
-    if batch.copies is None:
-        return None
-    image, text, spatial = (feature[list(batch.copied)] for feature in features)
-    again = network.trimodal_clip.encode_features(batch.copies)
-    differences = [
-        network.fuse(image, text, spatial, present).logit.float()
-        - network.fuse(again, text, spatial, present).logit.float()
-        for present in (None, ALONE[:1].expand(len(image), 3))
-    ]
-    return torch.stack(differences).square().mean()
+"""Parameters that learn at `head_rate`: linear layers on features of unit length."""
+BACKBONE = ".patch_embedding.features."
+"""Parameters that learn at `backbone_rate`: they are pretrained."""
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Outputs over samples: logit (N,), view probabilities (N, 5), gates (N, 3), image features."""
+    """Outputs of the network over N samples."""
 
-    logit: npt.NDArray[np.float64]
-    views: npt.NDArray[np.float64]
-    gates: npt.NDArray[np.float64]
-    image: npt.NDArray[np.float64]
+    logit: npt.NDArray[np.float64]  # (N,) of standard.
+    views: npt.NDArray[np.float64]  # (N, 5) probabilities, in the order of VIEWS.
+    gates: npt.NDArray[np.float64]  # (N, 3) weights of image, text and layout.
+    image: npt.NDArray[np.float64]  # (N, d) image features.
 
 
 @torch.no_grad()
 def predict(
-    network: SpatialClip, evidence: Sequence[PreparedSample], preprocessor: Preprocessor
+    network: SpatialClip, samples: Sequence[PreparedSample], preprocessor: Preprocessor
 ) -> Predictions:
-    """The network in evaluation, unmirrored, in float32."""
+    """What the network says of the samples, unaugmented, in float32."""
     network.eval()
     rows = []
-    for start in range(0, len(evidence), 32):
-        inputs = make_batch(evidence[start : start + 32], preprocessor).inputs
+    for start in range(0, len(samples), 32):
+        inputs = make_batch(samples[start : start + 32], preprocessor).inputs
         rows.append(network(**inputs.arguments()))
     stacked = [
         torch.cat([getattr(row, name) for row in rows])
@@ -264,7 +83,9 @@ def train_spatialclip(
     *,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Train in place and return the run's facts; a checkpoint after each epoch allows resuming.
+    """Train the network in place and return the run's facts, those of training.json.
+
+    A checkpoint in `out` after each epoch allows `resume`.
 
     With `ema_decay` the network ends as the moving average of its weights. Raises UsageError where
     an epoch has no batch or nothing validates, QCError where a loss is not finite.
@@ -272,7 +93,7 @@ def train_spatialclip(
     console = Console(stderr=True)
     torch.manual_seed(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)
-    check_training([e.sample for e in training], [e.sample for e in validation], recipe)
+    check_training([item.sample for item in training], [item.sample for item in validation], recipe)
     run = _Run(network, recipe, training, preprocessor)
     checkpoint = out / runs.CHECKPOINT
     if resume and checkpoint.is_file():
@@ -280,23 +101,23 @@ def train_spatialclip(
             run.load(checkpoint)
         console.print(f"resumed after epoch {run.epoch} of stage {run.stage.name}")
     writer = SummaryWriter(str(out / "tensorboard"))
-    figures = {}
+    metrics: dict[str, float] = {}
     while run.begin_epoch():
         started = time.monotonic()
         loss = run.train_epoch()
-        figures = summarise(predict(run.average, validation, preprocessor), validation)
-        for name, figure in figures.items():
-            writer.add_scalar(f"validation/{name}", figure, run.epochs_done)
+        metrics = validation_metrics(predict(run.average, validation, preprocessor), validation)
+        for name, value in metrics.items():
+            writer.add_scalar(f"validation/{name}", value, run.epochs_done)
         writer.add_scalar("loss/train", loss, run.epochs_done)
-        shown = " ".join(f"{name} {figure:.3f}" for name, figure in figures.items())
+        line = " ".join(f"{name} {value:.3f}" for name, value in metrics.items())
         console.print(
-            f"{run.stage.name} epoch {run.epoch}/{run.epochs} loss {loss:.3f} {shown}"
+            f"{run.stage.name} epoch {run.epoch}/{run.epochs} loss {loss:.3f} {line}"
             f" ({time.monotonic() - started:.0f} s)",
             soft_wrap=True,
         )
         run.save(checkpoint)
-    if not figures:
-        figures = summarise(predict(run.average, validation, preprocessor), validation)
+    if not metrics:
+        metrics = validation_metrics(predict(run.average, validation, preprocessor), validation)
     run.end_stage()
     network.load_state_dict(run.average.state_dict())
     runs.check_network(network)
@@ -307,7 +128,7 @@ def train_spatialclip(
             "sha256": run.facts["pictures"],
             "data": counts([item.sample for item in training]),
         },
-        "validation": {"images": len(validation), **figures},
+        "validation": {"images": len(validation), **metrics},
         "validation data": counts([item.sample for item in validation]),
     }
 
@@ -335,14 +156,14 @@ def check_training(
 def picture_order(
     samples: Sequence[Sample], recipe: SpatialClipRecipe, generator: np.random.Generator
 ) -> list[int]:
-    """The pictures of one epoch; see `SpatialClipRecipe.simulated_ratio`."""
+    """Indices of the samples of one epoch, in random order; see `simulated_ratio`."""
     if recipe.simulated_ratio == 0:
         return [int(i) for i in generator.permutation(len(samples))]
     return epoch_order([sample.simulated for sample in samples], recipe.simulated_ratio, generator)
 
 
 class _Run:
-    """Where a run is: stage, epoch, weights, their average, and the optimiser of the stage."""
+    """State of a run: stage, epoch, weights, their average, and the optimiser of the stage."""
 
     def __init__(
         self,
@@ -358,57 +179,57 @@ class _Run:
         self.preprocessor = preprocessor
         self.heads = CriteriaHeads(network.config.dim)
         self.average = deepcopy(network) if recipe.ema_decay else network
-        judged = [e.sample.standard for e in training if e.sample.view is not View.OTHER]
-        self.weights = class_weights(judged) if recipe.class_balanced else torch.ones(2)
-        self.samples = [e.sample for e in training]
+        self.samples = [item.sample for item in training]
+        standard = [s.standard for s in self.samples if s.view is not View.OTHER]
+        self.class_weight = class_weights(standard) if recipe.class_balanced else torch.ones(2)
         self.facts = recipe.to_json() | {"pictures": data_hash(self.samples)}
         order = picture_order(self.samples, recipe, np.random.default_rng(0))
         self.steps = len(order) // recipe.batch
-        self.before: SpatialClip | None = None
-        self.part, self.epoch, self.step, self.epochs_done = 0, 0, 0, 0
+        self.reference: SpatialClip | None = None
+        self.stage_index, self.epoch, self.step, self.epochs_done = 0, 0, 0, 0
         self._begin_stage()
 
     @property
     def stage(self) -> Stage:
-        return self.plan[self.part][0]
+        return self.plan[self.stage_index][0]
 
     @property
     def epochs(self) -> int:
-        return self.plan[self.part][1]
+        return self.plan[self.stage_index][1]
 
     def begin_epoch(self) -> bool:
-        """Go to the next stage where this one is done; False when all are."""
-        if self.epoch == self.epochs and self.part + 1 < len(self.plan):
+        """Begin the next stage where this one has all its epochs; False when all stages have."""
+        if self.epoch == self.epochs and self.stage_index + 1 < len(self.plan):
             self.end_stage()
-            self.part, self.epoch, self.step = self.part + 1, 0, 0
+            self.stage_index, self.epoch, self.step = self.stage_index + 1, 0, 0
             self._begin_stage()
         return self.epoch < self.epochs
 
     def train_epoch(self) -> float:
-        """The mean loss."""
+        """Train one epoch; returns its mean loss."""
         recipe, total = self.recipe, self.epochs * self.steps
-        warm = max(1, round(recipe.warmup * total))
+        warmup = max(1, round(recipe.warmup * total))
         generator = np.random.default_rng((recipe.seed, self.epochs_done))
         dropout = torch.Generator().manual_seed(recipe.seed + 1000 * self.epochs_done)
         self.network.train()
         values: list[float] = []
         order = picture_order(self.samples, recipe, generator)
         for start in range(0, self.steps * recipe.batch, recipe.batch):
-            chosen = [self.training[i] for i in order[start : start + recipe.batch]]
-            batch = make_batch(chosen, self.preprocessor, generator, recipe.clean_fraction)
+            items = [self.training[i] for i in order[start : start + recipe.batch]]
+            batch = make_batch(items, self.preprocessor, generator, recipe.clean_fraction)
             for group in self.optimizer.param_groups:
-                group["lr"] = group["peak"] * schedule(self.step, total, warm)
+                group["lr"] = group["peak"] * schedule(self.step, total, warmup)
             rate = 0.0 if self.stage is Stage.FUSION else recipe.modality_dropout
             present = modality_mask(len(batch.view), rate, dropout)
-            loss = losses(
+            loss = spatialclip_loss(
                 self.network,
                 self.heads,
                 batch,
                 recipe,
                 self.stage,
                 present,
-                self.weights,
-                self.before,
+                self.class_weight,
+                self.reference,
             )
             values.append(float(loss.detach()))
             runs.check_loss(values[-1], self.epochs_done * self.steps + len(values))
@@ -420,8 +241,8 @@ class _Run:
             self.optimizer.step()
             self.step += 1
             if recipe.ema_decay:
-                done = self.epochs_done * self.steps + len(values) - 1
-                update_average(self.average, self.network, done, recipe.ema_decay)
+                step = self.epochs_done * self.steps + len(values) - 1
+                update_average(self.average, self.network, step, recipe.ema_decay)
         self.epoch += 1
         self.epochs_done += 1
         return float(np.mean(values))
@@ -432,11 +253,11 @@ class _Run:
             {
                 "network": self.network.state_dict(),
                 "average": self.average.state_dict(),
-                "before": None if self.before is None else self.before.state_dict(),
+                "before": None if self.reference is None else self.reference.state_dict(),
                 "heads": self.heads.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "run": self.facts,
-                "place": [self.part, self.epoch, self.step, self.epochs_done],
+                "place": [self.stage_index, self.epoch, self.step, self.epochs_done],
             },
             partial,
         )
@@ -446,66 +267,66 @@ class _Run:
         state = torch.load(path, weights_only=True)
         runs.check_resumed(state.get("run"), self.facts)
         self.end_stage()
-        self.part, self.epoch, self.step, self.epochs_done = state["place"]
+        self.stage_index, self.epoch, self.step, self.epochs_done = state["place"]
         self._begin_stage()
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
-        if self.before is not None:
-            self.before.load_state_dict(state["before"])
+        if self.reference is not None:
+            self.reference.load_state_dict(state["before"])
         self.heads.load_state_dict(state["heads"])
         self.optimizer.load_state_dict(state["optimizer"])
 
     def _begin_stage(self) -> None:
-        """A new optimiser holds exactly what the stage trains."""
-        adapted = self.stage is Stage.TOP and self.recipe.lora_rank > 0
-        set_stage(self.network, Stage.PROJECTION if adapted else self.stage)
-        self.before = None
+        """Set which parameters the stage trains, and make a new optimiser of exactly these."""
+        has_adapters = self.stage is Stage.TOP and self.recipe.lora_rank > 0
+        set_stage(self.network, Stage.PROJECTION if has_adapters else self.stage)
+        self.reference = None
         if self.stage is Stage.TOP and self.recipe.preservation_weight:
-            self.before = deepcopy(self.network).requires_grad_(False).eval()
-        if adapted:
-            for each in self._copies():
+            self.reference = deepcopy(self.network).requires_grad_(False).eval()
+        if has_adapters:
+            for network in self._networks():
                 # The average starts from the same adapters.
                 torch.manual_seed(self.recipe.seed)
-                add_adapters(each, self.recipe.lora_rank)
+                add_adapters(network, self.recipe.lora_rank)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.network, self.heads, self.recipe))
 
     def end_stage(self) -> None:
-        """Leave the network, and its average, without adapters."""
+        """Merge the adapters of the network, and of its average, into the weights."""
         if self.stage is Stage.TOP and self.recipe.lora_rank:
-            for each in self._copies():
-                merge_adapters(each)
+            for network in self._networks():
+                merge_adapters(network)
 
-    def _copies(self) -> list[SpatialClip]:
+    def _networks(self) -> list[SpatialClip]:
         return [self.network] if self.average is self.network else [self.network, self.average]
 
 
 def parameter_groups(
     network: SpatialClip, heads: CriteriaHeads, recipe: SpatialClipRecipe
 ) -> list[dict[str, Any]]:
-    """Every trainable parameter once: matrices decay, vectors do not; linear heads learn faster,
-    the image network slower."""
-    fast = list(heads.parameters())
-    slow: list[nn.Parameter] = []
-    stem: list[nn.Parameter] = []
+    """AdamW's groups, every trainable parameter once: matrices decay, vectors and linear heads do
+    not; linear heads learn faster, the backbone slower. "peak" is the learning rate after warm-up.
+    """
+    of_heads = list(heads.parameters())
+    of_backbone: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            part = fast if name.startswith(HEADS) else stem if STEM in name else slow
-            part.append(parameter)
+            if name.startswith(HEADS):
+                of_heads.append(parameter)
+            elif BACKBONE in name:
+                of_backbone.append(parameter)
+            else:
+                others.append(parameter)
     rate = recipe.learning_rate
     groups: list[dict[str, Any]] = [
-        {"params": fast, "peak": rate * recipe.head_rate, "weight_decay": 0.0}
+        {"params": of_heads, "peak": rate * recipe.head_rate, "weight_decay": 0.0}
     ]
-    for parameters, peak in ((slow, rate), (stem, rate * recipe.backbone_rate)):
+    for parameters, peak in ((others, rate), (of_backbone, rate * recipe.backbone_rate)):
         for decay in (recipe.weight_decay, 0.0):
-            chosen = [p for p in parameters if (p.ndim > 1) == (decay > 0)]
-            if chosen:
-                groups.append({"params": chosen, "peak": peak, "weight_decay": decay})
+            selected = [p for p in parameters if (p.ndim > 1) == (decay > 0)]
+            if selected:
+                groups.append({"params": selected, "peak": peak, "weight_decay": decay})
     return groups
-
-
-def view_index(sample: Sample) -> int:
-    """The sample's place among VIEWS; NO_VIEW where it names no view."""
-    return NO_VIEW if sample.view is None else VIEWS.index(sample.view)
 
 
 def _set_name(sample: Sample) -> str:
@@ -514,21 +335,24 @@ def _set_name(sample: Sample) -> str:
     return "simulated (real)" if sample.source == "simulated" else sample.source
 
 
-def summarise(predictions: Predictions, evidence: Sequence[PreparedSample]) -> dict[str, float]:
-    """View accuracy over all that name one; AUROC of standard among pictures of the four views, of
-    simulated ones and of each real set that has both classes: sets differ in more than quality."""
+def validation_metrics(
+    predictions: Predictions, samples: Sequence[PreparedSample]
+) -> dict[str, float]:
+    """View accuracy over the samples of known view, and AUROC of standard among those of the four
+    views: of simulated ones and of each real set that has both classes, for sets differ in more
+    than quality."""
     from sklearn.metrics import roc_auc_score
 
-    views = np.array([view_index(item.sample) for item in evidence])
-    standard = np.array([item.sample.standard for item in evidence])
-    sets = np.array([_set_name(item.sample) for item in evidence])
-    judged, named = views != VIEWS.index(View.OTHER), views != NO_VIEW
-    figures: dict[str, float] = {}
-    if named.any():
-        right = predictions.views.argmax(1) == views
-        figures["view accuracy"] = float(np.mean(right[named]))
+    views = np.array([view_index(item.sample) for item in samples])
+    standard = np.array([item.sample.standard for item in samples])
+    sets = np.array([_set_name(item.sample) for item in samples])
+    has_quality, has_view = views != VIEWS.index(View.OTHER), views != NO_VIEW
+    metrics: dict[str, float] = {}
+    if has_view.any():
+        is_right = predictions.views.argmax(1) == views
+        metrics["view accuracy"] = float(np.mean(is_right[has_view]))
     for name in sorted(set(sets)):
-        rows = judged & (sets == name)
+        rows = has_quality & (sets == name)
         if len(set(standard[rows])) == 2:
-            figures[f"AUROC {name}"] = float(roc_auc_score(standard[rows], predictions.logit[rows]))
-    return figures
+            metrics[f"AUROC {name}"] = float(roc_auc_score(standard[rows], predictions.logit[rows]))
+    return metrics

@@ -19,8 +19,10 @@ from training.data.feature_cache import add_augmented, add_jpeg_features
 from training.data.prepared import PreparedSample
 from training.data.samples import Origin, Sample
 from training.recipes import SpatialClipRecipe
+from training.train.batches import make_batch
+from training.train.losses import jpeg_consistency
 from training.train.small_spatialclip import PICTURE_SIZE, train_small_spatialclip, train_tokenizer
-from training.train.spatialclip import copy_change, make_batch, predict
+from training.train.spatialclip import predict
 
 DESCRIPTIONS = ("The nuchal translucency is seen.", "The palate is seen.")
 SIZE = (400, 300)
@@ -150,17 +152,17 @@ def test_jpeg_features_are_of_real_pictures_at_full_size(
     )
 
     batch = make_batch([simulated, real], preprocessor, np.random.default_rng(0), 1.0)
-    assert batch.copied == (1,)
+    assert batch.jpeg_rows == (1,)
     features = network.encode(**batch.inputs.arguments())
     with torch.no_grad():
-        change = copy_change(network, features, batch)
+        change = jpeg_consistency(network, features, batch)
         assert change is not None
         assert float(change) > 0
-        same = replace(batch, copies=batch.inputs.pixel_values[1:])
-        assert float(copy_change(network, features, same)) == pytest.approx(0, abs=1e-8)  # type: ignore[arg-type]
+        same = replace(batch, jpeg_features=batch.inputs.pixel_values[1:])
+        assert float(jpeg_consistency(network, features, same)) == pytest.approx(0, abs=1e-8)  # type: ignore[arg-type]
     # An augmented picture has no JPEG copy to be compared with.
     augmented = make_batch([simulated, real], preprocessor, np.random.default_rng(0), 0.0)
-    assert copy_change(network, features, augmented) is None
+    assert jpeg_consistency(network, features, augmented) is None
 
 
 def test_training_on_cached_features_leaves_the_backbone_unchanged(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What SpatialCLIP's losses ask of modalities and gates."""
+"""The loss of SpatialCLIP by modality and gate, and its validation metrics."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,18 +16,10 @@ from model.spatialclip.stages import Stage
 from training.data.prepared import PreparedSample
 from training.data.samples import Origin, Sample
 from training.recipes import SpatialClipRecipe
-from training.train.losses import quality_loss
+from training.train.batches import NO_VIEW, Batch, make_batch
+from training.train.losses import ONE_MODALITY, CriteriaHeads, quality_loss, spatialclip_loss
 from training.train.small_spatialclip import PICTURE_SIZE, train_tokenizer
-from training.train.spatialclip import (
-    ALONE,
-    NO_VIEW,
-    Batch,
-    CriteriaHeads,
-    Predictions,
-    losses,
-    make_batch,
-    summarise,
-)
+from training.train.spatialclip import Predictions, validation_metrics
 
 WORDS = ("The nuchal translucency is seen.", "The palate is seen.")
 
@@ -49,12 +41,12 @@ def batch() -> Batch:
     return make_batch(items, Preprocessor(train_tokenizer(WORDS, 300), PICTURE_SIZE))
 
 
-def the_loss(network: SpatialClip, batch: Batch, **recipe: float) -> torch.Tensor:
+def loss_of(network: SpatialClip, batch: Batch, **recipe: float) -> torch.Tensor:
     present = torch.ones(4, 3, dtype=torch.bool)
     plain = SpatialClipRecipe(label_smoothing=0.0)
     heads = CriteriaHeads(network.config.dim)
     torch.manual_seed(0)
-    return losses(
+    return spatialclip_loss(
         network,
         heads,
         batch,
@@ -66,53 +58,61 @@ def the_loss(network: SpatialClip, batch: Batch, **recipe: float) -> torch.Tenso
     )
 
 
-def test_each_branch_alone_is_asked_too(network: SpatialClip, batch: Batch) -> None:
-    inputs = batch.inputs.arguments()
-    with torch.no_grad():
-        alone = [
-            quality_loss(network(**inputs, present=only.expand(4, 3)).logit, batch.standard, 0.0)
-            for only in ALONE
-        ]
-        more = the_loss(network, batch, unimodal_weight=0.5) - the_loss(network, batch)
-    # The loss is computed in bfloat16.
-    assert float(more) == pytest.approx(0.5 * float(torch.stack(alone).mean(1).sum()), abs=0.05)
-
-
-def test_gates_are_held_near_their_shares(network: SpatialClip, batch: Batch) -> None:
-    assert network.gate_proj is not None
-    kept = network.gate_proj.bias.detach().clone()
-    with torch.no_grad():
-        network.gate_proj.bias.copy_(torch.tensor([3.0, 0.0, 0.0]))
-    pulls = []
-    for weight in (0.0, 10.0):
-        network.zero_grad()
-        the_loss(network, batch, gate_prior_weight=weight).backward()  # type: ignore[no-untyped-call]
-        pulls.append(network.gate_proj.bias.grad.clone())  # type: ignore[union-attr]
-    pull = pulls[1] - pulls[0]
-    # Descent lowers the gate that is too wide open and raises the others.
-    assert pull[0] > 1
-    assert (pull[1:] < -1).all()
-    with torch.no_grad():
-        network.gate_proj.bias.copy_(kept)
-
-
-def test_a_modality_that_was_hidden_keeps_its_own_feature_in_the_contrast(
+def test_unimodal_weight_adds_the_quality_loss_of_each_modality(
     network: SpatialClip, batch: Batch
 ) -> None:
-    """Hiding is the heads' matter: the contrastive losses compare what the encoders made."""
+    inputs = batch.inputs.arguments()
+    with torch.no_grad():
+        unimodal = [
+            quality_loss(network(**inputs, present=only.expand(4, 3)).logit, batch.standard, 0.0)
+            for only in ONE_MODALITY
+        ]
+        more = loss_of(network, batch, unimodal_weight=0.5) - loss_of(network, batch)
+    # The loss is computed in bfloat16.
+    assert float(more) == pytest.approx(0.5 * float(torch.stack(unimodal).mean(1).sum()), abs=0.05)
+
+
+def test_gate_prior_weight_pulls_the_gates_to_their_prior(
+    network: SpatialClip, batch: Batch
+) -> None:
+    assert network.gate_proj is not None
+    original = network.gate_proj.bias.detach().clone()
+    with torch.no_grad():
+        network.gate_proj.bias.copy_(torch.tensor([3.0, 0.0, 0.0]))
+    gradients = []
+    for weight in (0.0, 10.0):
+        network.zero_grad()
+        loss_of(network, batch, gate_prior_weight=weight).backward()  # type: ignore[no-untyped-call]
+        gradients.append(network.gate_proj.bias.grad.clone())  # type: ignore[union-attr]
+    gradient = gradients[1] - gradients[0]
+    # Descent lowers the gate above its prior and raises the others.
+    assert gradient[0] > 1
+    assert (gradient[1:] < -1).all()
+    with torch.no_grad():
+        network.gate_proj.bias.copy_(original)
+
+
+def test_contrastive_losses_use_the_features_of_hidden_modalities_too(
+    network: SpatialClip, batch: Batch
+) -> None:
+    """Modality dropout is of the heads; the contrastive losses compare the encoders' features."""
     heads = CriteriaHeads(network.config.dim)
     recipe = SpatialClipRecipe(
         image_text_weight=1.0, image_spatial_weight=1.0, text_spatial_weight=1.0
     )
     network.zero_grad()
     hidden = torch.tensor([[False, True, True]]).expand(4, 3)
-    losses(network, heads, batch, recipe, Stage.PROJECTION, hidden, torch.zeros(2), None).backward()  # type: ignore[no-untyped-call]
+    spatialclip_loss(
+        network, heads, batch, recipe, Stage.PROJECTION, hidden, torch.zeros(2), None
+    ).backward()  # type: ignore[no-untyped-call]
     projection = network.trimodal_clip.clip_model.visual_projection.weight
     assert projection.grad is not None
     assert float(projection.grad.abs().max()) > 0
 
 
-def test_a_picture_of_unknown_view_teaches_no_view(network: SpatialClip, batch: Batch) -> None:
+def test_a_picture_of_unknown_view_has_no_loss_of_the_view(
+    network: SpatialClip, batch: Batch
+) -> None:
     """It once counted as one of none of the views."""
     unknown = torch.full_like(batch.view, NO_VIEW)
     for view in (0, 3):
@@ -120,14 +120,14 @@ def test_a_picture_of_unknown_view_teaches_no_view(network: SpatialClip, batch: 
         mixed[1] = view
         only = replace(batch, view=mixed)
         changed = replace(batch, view=torch.where(mixed == NO_VIEW, mixed, (view + 1) % 5))
-        assert the_loss(network, only) != the_loss(network, changed)
-    alone = the_loss(network, replace(batch, view=unknown))
-    assert alone.isfinite()
-    assert alone < the_loss(network, batch)
+        assert loss_of(network, only) != loss_of(network, changed)
+    without_view = loss_of(network, replace(batch, view=unknown))
+    assert without_view.isfinite()
+    assert without_view < loss_of(network, batch)
 
 
-def test_a_picture_of_unknown_view_judges_no_view() -> None:
-    evidence = [
+def test_a_picture_of_unknown_view_does_not_count_in_view_accuracy() -> None:
+    samples = [
         PreparedSample(
             np.zeros((8, 8, 3), np.uint8),
             ((), ()),
@@ -138,26 +138,26 @@ def test_a_picture_of_unknown_view_judges_no_view() -> None:
         for view in (View.NT, None)
     ]
     views = np.tile(np.eye(len(VIEWS))[VIEWS.index(View.NT)], (2, 1))
-    said = Predictions(np.zeros(2), views, np.zeros((2, 3)), np.zeros((2, 1)))
-    assert summarise(said, evidence) == {"view accuracy": 1.0}
+    predictions = Predictions(np.zeros(2), views, np.zeros((2, 3)), np.zeros((2, 1)))
+    assert validation_metrics(predictions, samples) == {"view accuracy": 1.0}
     assert (
-        summarise(
-            Predictions(np.zeros(1), views[:1], np.zeros((1, 3)), np.zeros((1, 1))), evidence[1:]
+        validation_metrics(
+            Predictions(np.zeros(1), views[:1], np.zeros((1, 3)), np.zeros((1, 1))), samples[1:]
         )
         == {}
     )
 
 
-def test_a_set_of_one_class_tells_nothing_of_another() -> None:
+def test_auroc_is_of_each_set_that_has_both_classes() -> None:
     """Set 1 is all standard: beside it, set 2's pictures would be told apart by their scanner."""
     real, simulated = Origin.REAL, Origin.SIMULATED
-    shown = [
+    sets = [
         ("set1_train", True, real),
         ("set2_train", True, real),
         ("set2_train", False, real),
         ("phantoms", True, simulated),
     ]
-    evidence = [
+    samples = [
         PreparedSample(
             np.zeros((8, 8, 3), np.uint8),
             ((), ()),
@@ -165,9 +165,12 @@ def test_a_set_of_one_class_tells_nothing_of_another() -> None:
             (8, 8),
             Sample(Path("0.png"), standard, view=View.NT, source=source, origin=origin),
         )
-        for source, standard, origin in shown
+        for source, standard, origin in sets
     ]
     logits = np.array([9.0, 1.0, 2.0, 3.0])
     views = np.tile(np.eye(len(VIEWS))[VIEWS.index(View.NT)], (4, 1))
-    said = Predictions(logits, views, np.zeros((4, 3)), np.zeros((4, 1)))
-    assert summarise(said, evidence) == {"view accuracy": 1.0, "AUROC set2_train": 0.0}
+    predictions = Predictions(logits, views, np.zeros((4, 3)), np.zeros((4, 1)))
+    assert validation_metrics(predictions, samples) == {
+        "view accuracy": 1.0,
+        "AUROC set2_train": 0.0,
+    }

@@ -28,16 +28,17 @@ from training.data.splits import fold_of, leave_fold_out, split_by_group
 from training.phantom.dataset import write_dataset
 from training.recipes import DescriberRecipe, DetectorRecipe, SpatialClipRecipe
 from training.train import detector as detector_training
+from training.train.batches import modality_mask
 from training.train.describer import fresh
 from training.train.detector import Picture, batches, load_picture
-from training.train.losses import class_weights, contrastive, quality_loss
+from training.train.losses import CriteriaHeads, class_weights, contrastive_loss, quality_loss
 from training.train.optim import epoch_order
 from training.train.small_spatialclip import (
     PICTURE_SIZE,
     prepare_out_of_fold,
     train_small_spatialclip,
 )
-from training.train.spatialclip import CriteriaHeads, modality_mask, parameter_groups
+from training.train.spatialclip import parameter_groups
 
 
 @pytest.fixture(scope="module")
@@ -327,12 +328,12 @@ def test_gathered_evidence_is_the_same_when_read_again(
 
 def test_equal_captions_are_no_negatives() -> None:
     features = torch.eye(4)
-    same = contrastive(features, features, torch.tensor(50.0), ["a", "b", "c", "d"])
+    same = contrastive_loss(features, features, torch.tensor(50.0), ["a", "b", "c", "d"])
     assert same < 1e-6
     # With one caption for all, a model that tells nothing apart loses nothing but the entropy.
     flat = torch.ones(4, 4) / 2
-    assert contrastive(flat, flat, torch.tensor(50.0), ["a"] * 4) == pytest.approx(np.log(4))
-    assert contrastive(features, features, torch.tensor(50.0), ["a"] * 4) > 10
+    assert contrastive_loss(flat, flat, torch.tensor(50.0), ["a"] * 4) == pytest.approx(np.log(4))
+    assert contrastive_loss(features, features, torch.tensor(50.0), ["a"] * 4) > 10
 
 
 def test_at_most_one_modality_is_dropped() -> None:
