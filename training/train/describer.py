@@ -1,4 +1,4 @@
-"""Training of the describer: made-up pictures, reference sentences, one plain loop.
+"""Train the describer: random layouts, reference sentences, one plain loop.
 
 The command: `qc-model train describer --out runs/describer --seed 0 --steps 1500`.
 """
@@ -31,15 +31,15 @@ from training.train import runs
 
 log = logging.getLogger(__name__)
 
-IGNORED = -100  # the target that torch's cross entropy leaves out
+IGNORED = -100  # The target that torch's cross entropy leaves out.
 
 
 @dataclass(frozen=True, slots=True)
 class DescriberFacts:
-    """What a training came to.
+    """Figures of a training, as training.json stores them.
 
     `free_exact` is the share of held-out sentences that the model writes word for word by itself;
-    `held_exact` the share when decoding is held to the grammar, as it is in use.
+    `held_exact` the share when decoding is constrained by the grammar, as in serving.
     """
 
     settings: DescriberRecipe
@@ -60,7 +60,7 @@ def train_describer(
 ) -> DescriberFacts:
     """Train, save (see `Describer.save`) with the facts beside it in training.json.
 
-    Deterministic by seed on one machine and thread count. The held-out pictures come from another
+    Deterministic by seed on one machine and thread count. The held-out layouts come from another
     random stream than the training's.
     """
     torch.manual_seed(settings.seed)
@@ -90,14 +90,14 @@ def train_describer(
         if step % 50 == 0 or step == settings.steps - 1:
             log.info("step %d of %d, loss %.4f", step, settings.steps, losses[-1])
     model.eval()
-    free, held = exact_rates(model_of, random.Random(-1 - settings.seed), settings.held_out)
+    free, constrained = exact_rates(model_of, random.Random(-1 - settings.seed), settings.held_out)
     facts = DescriberFacts(
         settings=settings,
         parameters=sum(weight.numel() for weight in model.parameters()),
         first_loss=_mean(losses[:10]),
         last_loss=_mean(losses[-10:]),
         free_exact=free,
-        held_exact=held,
+        held_exact=constrained,
     )
     runs.check_network(model)
     model_of.save(out)
@@ -108,7 +108,9 @@ def train_describer(
 def fresh(settings: DescriberRecipe) -> Describer:
     """A describer with random weights and a tokenizer trained on our own sentences."""
     stream = examples(random.Random(settings.seed))
-    texts = (f"{prompt(found, wording)} {pieces}" for found, wording, pieces in _texts(stream))
+    texts = (
+        f"{prompt(mentions, wording)} {pieces}" for mentions, wording, pieces in _texts(stream)
+    )
     tokenizer = subwords.train(texts, settings.vocabulary)
     config = BioGptConfig(
         vocab_size=tokenizer.get_vocab_size(),
@@ -128,17 +130,17 @@ Example = tuple[tuple[Mention, ...], Wording]
 
 
 def examples(chance: random.Random) -> Iterator[Example]:
-    """Endless made-up pictures: half of them a view's structures, half any structures anywhere."""
-    wordings = [Wording.GROUPED, *Wording]  # the wording in use twice as often
+    """Endless random layouts: half of them a view's structures, half any structures anywhere."""
+    wordings = [Wording.GROUPED, *Wording]  # The wording of serving twice as often.
     while True:
-        found = _view(chance) if chance.random() < 0.5 else _anything(chance)
-        yield found, chance.choice(wordings)
+        mentions = _view_layout(chance) if chance.random() < 0.5 else _any_layout(chance)
+        yield mentions, chance.choice(wordings)
 
 
-def reference(found: Sequence[Mention], wording: Wording) -> list[str]:
+def reference(mentions: Sequence[Mention], wording: Wording) -> list[str]:
     """The pieces of the sentence to learn, in reading order (`lexicon.join` makes it text)."""
     pieces: list[str] = []
-    for place, group in by_place(found):
+    for place, group in by_place(mentions):
         if wording is Wording.SINGLE:
             for mention in group:
                 pieces += [_name(mention, wording), f"in the {place}", ";"]
@@ -152,10 +154,12 @@ def reference(found: Sequence[Mention], wording: Wording) -> list[str]:
 def collate(model_of: Describer, batch: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
     """(ids, targets), each (rows, longest), padded on the right; only the answer is a target."""
     rows: list[tuple[list[int], list[int]]] = []
-    for found, wording in batch:
-        asked = model_of.encode_prompt(found, wording)
-        answer = [token for piece in reference(found, wording) for token in model_of.spell(piece)]
-        rows.append((asked + answer, [IGNORED] * len(asked) + answer))
+    for mentions, wording in batch:
+        question = model_of.encode_prompt(mentions, wording)
+        answer = [
+            token for piece in reference(mentions, wording) for token in model_of.spell(piece)
+        ]
+        rows.append((question + answer, [IGNORED] * len(question) + answer))
     longest = max(len(ids) for ids, _ in rows)
     padding = int(model_of.model.config.pad_token_id)
     ids = [ids + [padding] * (longest - len(ids)) for ids, _ in rows]
@@ -164,7 +168,8 @@ def collate(model_of: Describer, batch: Sequence[Example]) -> tuple[torch.Tensor
 
 
 def model_loss(model: BioGptForCausalLM, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean cross entropy of the answers' tokens; padding stands after them and is never seen."""
+    """Mean cross entropy of the answers' tokens; padding stands after them and
+    has no loss."""
     logits = model(input_ids=ids).logits[:, :-1]
     return torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=IGNORED
@@ -173,37 +178,37 @@ def model_loss(model: BioGptForCausalLM, ids: torch.Tensor, targets: torch.Tenso
 
 @torch.inference_mode()
 def exact_rates(model_of: Describer, chance: random.Random, count: int) -> tuple[float, float]:
-    """(free, held) share of word-for-word sentences on `count` pictures; see DescriberFacts.
+    """(free, constrained) share of word-for-word sentences on `count` layouts; see DescriberFacts.
 
     Free greedy decoding gives the reference exactly if each of its tokens is the likeliest after
-    those before it, so one pass over the reference tells.
+    those before it, so that one pass over the reference is enough.
     """
     stream = examples(chance)
-    free = held = 0
+    free = constrained = 0
     for _ in range(0, count, 50):
         batch = [next(stream) for _ in range(50)]
         ids, targets = collate(model_of, batch)
         likeliest = model_of.model(input_ids=ids).logits[:, :-1].argmax(-1)
-        right = (likeliest == targets[:, 1:]) | (targets[:, 1:] == IGNORED)
-        free += int(right.all(dim=1).sum())
+        is_right = (likeliest == targets[:, 1:]) | (targets[:, 1:] == IGNORED)
+        free += int(is_right.all(dim=1).sum())
         for wording in Wording:
-            asked = [found for found, wanted in batch if wanted is wording]
-            texts = model_of.write(asked, wording)
-            held += sum(
-                text == join(reference(found, wording))
-                for found, text in zip(asked, texts, strict=True)
+            layouts = [mentions for mentions, each in batch if each is wording]
+            texts = model_of.write(layouts, wording)
+            constrained += sum(
+                text == join(reference(mentions, wording))
+                for mentions, text in zip(layouts, texts, strict=True)
             )
     total = 50 * len(range(0, count, 50))
-    return free / total, held / total
+    return free / total, constrained / total
 
 
 def _texts(stream: Iterator[Example]) -> Iterator[tuple[tuple[Mention, ...], Wording, str]]:
     for _ in range(2000):
-        found, wording = next(stream)
-        yield found, wording, " ".join(reference(found, wording))
+        mentions, wording = next(stream)
+        yield mentions, wording, " ".join(reference(mentions, wording))
 
 
-def _view(chance: random.Random) -> tuple[Mention, ...]:
+def _view_layout(chance: random.Random) -> tuple[Mention, ...]:
     """Most structures of one view, close together: neighbours share a cell or lie one apart."""
     view = chance.choice([View.NT, View.CRL, View.HEAD, View.ABDOMEN])
     of_view = [label.code for label in LABELS if label.view is view]
@@ -212,7 +217,7 @@ def _view(chance: random.Random) -> tuple[Mention, ...]:
     return _sorted(Mention(code, 3 * _near(chance, row) + _near(chance, column)) for code in labels)
 
 
-def _anything(chance: random.Random) -> tuple[Mention, ...]:
+def _any_layout(chance: random.Random) -> tuple[Mention, ...]:
     """Labels of any view in any place: mostly few, up to sixteen."""
     most = chance.choice((4, 8, 16))
     codes = chance.sample([label.code for label in LABELS], chance.randint(1, most))
@@ -223,8 +228,8 @@ def _near(chance: random.Random, third: int) -> int:
     return min(max(third + chance.choice((-1, 0, 0, 1)), 0), 2)
 
 
-def _sorted(found: Iterator[Mention]) -> tuple[Mention, ...]:
-    return tuple(sorted(found, key=reading_order))
+def _sorted(mentions: Iterator[Mention]) -> tuple[Mention, ...]:
+    return tuple(sorted(mentions, key=reading_order))
 
 
 def _name(mention: Mention, wording: Wording) -> str:

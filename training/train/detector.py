@@ -1,6 +1,6 @@
 """Train the anatomy detector: YOLO11 from scratch on boxed pictures.
 
-One file reads top to bottom: data, augmentation, loss, loop, evaluation, export.
+From top to bottom: data, augmentation, batches, loss, loop, evaluation, export.
 """
 
 import math
@@ -37,9 +37,10 @@ from training.train.optim import epoch_order, schedule, update_average
 from training.train.precision import autocast
 
 CODES = tuple(label.code for label in LABELS if label.code != "UNKNOWN")
-"""The labels a detector of ours knows, in class order."""
+"""Labels of the detector, in the order of its classes."""
 
 FILL = 128
+"""Grey level around a letterboxed picture, as in serving."""
 
 
 @dataclass(slots=True)
@@ -61,15 +62,16 @@ def load_picture(sample: Sample, size: int) -> Picture:
 
 
 def canvas(size: int) -> tuple[int, int]:
-    """(width, height) of a training picture: ultrasound is wider than high, grey rows teach
-    nothing."""
+    """(width, height) in pixels of a training picture: ultrasound is wider than high, so that the
+    square of serving would spend a quarter of each step on grey rows."""
     return size, max(32, round(size * 0.75 / 32) * 32)
 
 
 def augment(
     picture: Picture, generator: np.random.Generator
 ) -> tuple[Pixels, list[tuple[str, Box]]]:
-    """A scaled, moved, mirrored and re-toned copy; boxes move along, slivers are dropped."""
+    """A scaled, moved, mirrored and restyled copy (H, W, 3) with its boxes, but for those of which
+    less than half is left."""
     size = picture.pixels.shape[0]
     width, height = canvas(size)
     scale = math.exp(generator.uniform(math.log(0.65), math.log(1.3)))
@@ -79,13 +81,13 @@ def augment(
     matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
     if mirrored:
         matrix = np.array([[-scale, 0, size - shift[0]], [0, scale, shift[1]]])
-    around = int(generator.integers(0, 160))
+    border = int(generator.integers(0, 160))
     pixels = cv2.warpAffine(
         picture.pixels,
         matrix,
         (width, height),
         flags=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR,
-        borderValue=(around, around, around),
+        borderValue=(border, border, border),
     )
     boxes = []
     for code, (x0, y0, x1, y1) in picture.boxes:
@@ -102,17 +104,18 @@ def augment(
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images (B,3,S,S) in 0..1, ultralytics' targets, and which labels are known per image."""
+    """Pictures, their boxes, and which labels each was annotated for."""
 
-    images: Tensor
-    targets: dict[str, Tensor]
-    known: Tensor
+    images: Tensor  # (B, 3, H, W) within 0 and 1.
+    targets: dict[str, Tensor]  # As ultralytics' loss takes them.
+    annotated: Tensor  # (B, C) bool, in the order of CODES.
 
 
 def collate(
     items: Sequence[tuple[Pixels, list[tuple[str, Box]], frozenset[str]]],
 ) -> Batch:
-    """Stack pictures; boxes become normalised centre-x, centre-y, width, height."""
+    """The batch of pictures (H, W, 3) with boxes and annotated labels; boxes become centre-x,
+    centre-y, width and height, as shares of the picture."""
     height, width = items[0][0].shape[:2]
     images = torch.from_numpy(np.stack([pixels for pixels, _, _ in items]))
     rows = [
@@ -123,15 +126,15 @@ def collate(
         )
         for index, (_, boxes, _) in enumerate(items)
         for code, (x0, y0, x1, y1) in boxes
-        # A structure that is none of the vocabulary's is no class to learn.
+        # A label outside the vocabulary has no class.
         if code in CODES
     ]
     table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
-    known = torch.tensor([[code in annotated for code in CODES] for _, _, annotated in items])
+    is_annotated = [[code in annotated for code in CODES] for _, _, annotated in items]
     return Batch(
         images.permute(0, 3, 1, 2).float().div_(255).contiguous(memory_format=torch.channels_last),
         {"batch_idx": table[:, 0], "cls": table[:, 1], "bboxes": table[:, 2:]},
-        known,
+        torch.tensor(is_annotated),
     )
 
 
@@ -143,20 +146,20 @@ def batches(pictures: Sequence[Picture], recipe: DetectorRecipe, epoch: int) -> 
 
     def make(start: int) -> Batch:
         own = np.random.default_rng((recipe.seed, epoch, start))
-        chosen = [pictures[i] for i in order[start : start + recipe.batch]]
-        return collate([(*augment(p, own), p.annotated) for p in chosen])
+        selected = [pictures[i] for i in order[start : start + recipe.batch]]
+        return collate([(*augment(p, own), p.annotated) for p in selected])
 
-    with ThreadPoolExecutor(1) as ahead:
-        pending = ahead.submit(make, 0)
+    with ThreadPoolExecutor(1) as executor:
+        pending = executor.submit(make, 0)
         for start in starts:
             batch = pending.result()
             if start + recipe.batch in starts:
-                pending = ahead.submit(make, start + recipe.batch)
+                pending = executor.submit(make, start + recipe.batch)
             yield batch
 
 
 class DetectionLoss:
-    """ultralytics' detection loss, blind to labels an image was not annotated for."""
+    """ultralytics' detection loss, without the labels that a picture was not annotated for."""
 
     def __init__(self, network: nn.Module) -> None:
         from ultralytics.utils.loss import v8DetectionLoss
@@ -167,7 +170,7 @@ class DetectionLoss:
     def __call__(self, output: dict[str, Any], batch: Batch) -> Tensor:
         scores = output["scores"].float()
         # A very negative logit costs nothing and gets no gradient: unannotated is not negative.
-        scores = scores.masked_fill(~batch.known[:, :, None].to(scores.device), -30.0)
+        scores = scores.masked_fill(~batch.annotated[:, :, None].to(scores.device), -30.0)
         parts, _ = self.loss(
             {"boxes": output["boxes"].float(), "scores": scores, "feats": output["feats"]},
             batch.targets,
@@ -192,7 +195,7 @@ def train_detector(
     written after each epoch; `resume` goes on from it. Raises UsageError where an epoch has no
     batch or nothing validates, QCError where a loss is not finite: then no weights are written.
     """
-    an_epoch = check_training(training, validation, recipe)
+    epoch_size = check_training(training, validation, recipe)
     console = Console(stderr=True)
     torch.manual_seed(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)
@@ -202,9 +205,11 @@ def train_detector(
     if start is not None:
         load_start(network, start)
     loss = DetectionLoss(network)
-    optimizer = torch.optim.AdamW(_groups(network, recipe.weight_decay), recipe.learning_rate)
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(network, recipe.weight_decay), recipe.learning_rate
+    )
     average = deepcopy(network).eval()
-    steps_per_epoch = an_epoch // recipe.batch
+    steps_per_epoch = epoch_size // recipe.batch
     total_steps = recipe.epochs * steps_per_epoch
     epoch, step = 0, 0
     checkpoint = out / runs.CHECKPOINT
@@ -250,7 +255,7 @@ def train_detector(
             writer.add_scalar("map50/validation", validation_score.map50, epoch)
             line += f" validation mAP50 {validation_score.map50:.3f}"
         console.print(f"{line} ({time.monotonic() - started:.0f} s)")
-        _checkpoint(checkpoint, network, average, optimizer, epoch, step, run)
+        _save_checkpoint(checkpoint, network, average, optimizer, epoch, step, run)
 
     validation_score = evaluate_detector(_as_detector(average, recipe), validation)
     runs.check_network(average)
@@ -280,7 +285,8 @@ def train_detector(
 
 
 def load_start(network: nn.Module, start: Path) -> None:
-    """The weights of the detector in `start`; raises UsageError where they are of another one."""
+    """Load the weights of the detector in `start`; raises UsageError where they are of another size
+    or vocabulary."""
     runs.check_weights(start, "detector")
     try:
         weights = load_file(start / WEIGHTS)
@@ -295,14 +301,14 @@ def load_start(network: nn.Module, start: Path) -> None:
 def check_training(
     training: Sequence[Sample], validation: Sequence[Sample], recipe: DetectorRecipe
 ) -> int:
-    """How many pictures an epoch has; raises UsageError where a run could not train or validate."""
+    """Pictures an epoch; raises UsageError where a run could not train or validate."""
     simulated = [sample.simulated for sample in training]
-    an_epoch = len(epoch_order(simulated, recipe.simulated_ratio, np.random.default_rng(0)))
-    runs.check_division(training, validation, an_epoch, recipe.batch)
-    for what, samples in (("learn from", training), ("validate with", validation)):
+    epoch_size = len(epoch_order(simulated, recipe.simulated_ratio, np.random.default_rng(0)))
+    runs.check_division(training, validation, epoch_size, recipe.batch)
+    for purpose, samples in (("learn from", training), ("validate with", validation)):
         if not any(box.label in CODES for sample in samples for box in sample.boxes):
-            raise UsageError(f"no picture to {what} has a box of a known structure")
-    return an_epoch
+            raise UsageError(f"no picture to {purpose} has a box of a known structure")
+    return epoch_size
 
 
 def evaluate_detector(detector: YoloDetector, samples: Sequence[Sample]) -> DetectorScore:
@@ -314,17 +320,17 @@ def _as_detector(network: nn.Module, recipe: DetectorRecipe) -> YoloDetector:
     return YoloDetector(deepcopy(network).eval(), CODES, recipe.size, mirrored=recipe.mirrored)
 
 
-def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights decay; biases and normalisation do not."""
+def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW's groups: weights decay; biases and normalisation do not."""
     decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
-    free = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
+    undecayed = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
     return [
         {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
+        {"params": undecayed, "weight_decay": 0.0},
     ]
 
 
-def _checkpoint(
+def _save_checkpoint(
     path: Path,
     network: nn.Module,
     average: nn.Module,

@@ -1,4 +1,4 @@
-"""The folder of a training run: begun anew, gone on with, or finished and sound."""
+"""The folder of a training run: begin, resume, check and finish it."""
 
 import json
 import math
@@ -17,8 +17,9 @@ from training.data.samples import Sample, file_hash
 
 FACTS, CHECKPOINT, LOGS = "training.json", "checkpoint.pt", "tensorboard"
 PICTURES = "pictures.txt"
-"""SHA-256 of each picture that the folder's model, and its start, learnt from, a line each."""
+"""Its lines are the SHA-256 of each picture that the folder's model, and its start, learnt from."""
 _LENGTH = ("epochs", "stages")
+"""Fields of a recipe that may differ where a run is resumed."""
 _FILES = {
     "detector": ("architecture.yaml", "detector.json", "weights.safetensors"),
     "describer": ("config.json", "model.safetensors"),
@@ -27,9 +28,9 @@ _FILES = {
 
 
 def begin_run(out: Path, *, resume: bool = False, force: bool = False) -> None:
-    """Make the run's folder; a run that is there is gone on with or removed only where asked.
+    """Make the run's folder; an existing one is resumed (`resume`), removed (`force`) or refused.
 
-    Raises UsageError on a run that is there, and on a path that is no folder.
+    Raises UsageError on an existing run, and on a path that is no folder.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file: name a folder")
@@ -46,14 +47,14 @@ def begin_run(out: Path, *, resume: bool = False, force: bool = False) -> None:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a training has written there, finished or not."""
+    """True where a training has written, finished or not."""
     return any((folder / name).exists() for name in (FACTS, CHECKPOINT)) or any(
         folder.glob("*.safetensors")
     )
 
 
 def remove_run(folder: Path) -> None:
-    """Remove what trainings write; what else lies in the folder stays."""
+    """Remove what trainings write; other files in the folder stay."""
     shutil.rmtree(folder / LOGS, ignore_errors=True)
     names = [CHECKPOINT, FACTS, PICTURES, "checkpoint.partial"]
     for path in (*(folder / name for name in names), *folder.glob("*.safetensors")):
@@ -98,7 +99,7 @@ def check_weights(folder: Path, part: str) -> None:
 
 
 def write_pictures(out: Path, samples: Sequence[Sample], start: Path | None) -> None:
-    """Note which pictures the model has learnt from; not where its start does not tell its own."""
+    """Write which pictures the model learnt from; nothing where those of its start are unknown."""
     before = set() if start is None else learnt_pictures(start)
     (out / PICTURES).unlink(missing_ok=True)
     if before is not None:
@@ -107,8 +108,7 @@ def write_pictures(out: Path, samples: Sequence[Sample], start: Path | None) -> 
 
 
 def learnt_pictures(run: Path) -> set[str] | None:
-    """SHA-256 of the pictures that the model of the folder learnt from; None where it does not
-    tell."""
+    """SHA-256 of the pictures that the model of the folder learnt from; None where unknown."""
     try:
         return set((run / PICTURES).read_text(encoding="ascii").split())
     except (OSError, UnicodeDecodeError):
@@ -128,8 +128,9 @@ def not_finite(facts: Any, name: str = "") -> str:
 
 
 def write_facts(out: Path, facts: Mapping[str, Any]) -> None:
-    """The run's facts, last of all: a folder with them is finished. Raises QCError on a figure that
-    is not finite."""
+    """Write training.json, last of all: a folder that has it holds a finished run.
+
+    Raises QCError on a figure that is not finite."""
     bad = not_finite(facts)
     if bad:
         raise QCError(ErrorCode.INTERNAL, f"training failed: {bad} is no finite number")
@@ -139,7 +140,7 @@ def write_facts(out: Path, facts: Mapping[str, Any]) -> None:
 
 
 def check_loss(loss: float, step: int) -> None:
-    """Raises QCError where a loss is not finite: nothing after it can be trusted."""
+    """Raises QCError where a loss is not finite: the weights after it are not, either."""
     if not math.isfinite(loss):
         raise QCError(
             ErrorCode.INTERNAL,
@@ -171,23 +172,23 @@ def reading(checkpoint: Path) -> Iterator[None]:
 
 
 def check_resumed(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
-    """Raises UsageError where the run that is gone on with had another recipe or other pictures.
+    """Raises UsageError where the resumed run had another recipe or other pictures.
 
-    Both are plain values by name; more epochs may follow. Earlier checkpoints tell nothing.
+    Both are plain values by name. More epochs may follow; earlier checkpoints record nothing.
     """
     if before is None:
         return
-    other = [name for name in now if name not in _LENGTH and before.get(name) != now[name]]
-    if other:
+    changed = [name for name in now if name not in _LENGTH and before.get(name) != now[name]]
+    if changed:
         raise UsageError(
-            f"--resume: the run had another {', '.join(other)}: give the same options and pictures,"
-            " or begin anew (--force)"
+            f"--resume: the run had another {', '.join(changed)}: give the same options and"
+            " pictures, or begin anew (--force)"
         )
 
 
 def data_of(run: Path) -> list[dict[str, Any]] | None:
-    """What the model of that folder learnt from, and what it began with; None where its run does
-    not tell."""
+    """Counts of what the model of the folder learnt from, and of what its start did; None where its
+    run does not record them."""
     try:
         facts = json.loads((run / FACTS).read_text(encoding="utf-8"))
         return [*facts["training"]["data"], *(facts.get("start data") or ())]
@@ -196,7 +197,7 @@ def data_of(run: Path) -> list[dict[str, Any]] | None:
 
 
 def check_division(
-    training: Sequence[Sample], held_out: Sequence[Sample], an_epoch: int, batch: int
+    training: Sequence[Sample], held_out: Sequence[Sample], epoch_size: int, batch: int
 ) -> None:
     """Raises UsageError where there is nothing to learn from or to validate with, or where the
     pictures of an epoch are fewer than a batch."""
@@ -208,8 +209,9 @@ def check_division(
             f"no picture is held out to validate with: none of the {groups} groups falls into"
             " that share; give a larger --held-out, another --seed or more pictures"
         )
-    if an_epoch < batch:
+    if epoch_size < batch:
         raise UsageError(
-            f"{an_epoch} pictures an epoch are fewer than a batch of {batch}:"
-            f" give --batch {an_epoch} or less, or {batch - an_epoch} more pictures to learn from"
+            f"{epoch_size} pictures an epoch are fewer than a batch of {batch}:"
+            f" give --batch {epoch_size} or less, or {batch - epoch_size} more pictures to learn"
+            " from"
         )
