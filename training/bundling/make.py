@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich.console import Console
 
@@ -52,12 +53,12 @@ from training.train.spatialclip import predict
 KNOWN_SHARE = 0.99
 """Share of known pictures that the out-of-distribution threshold lets pass."""
 REAL_PICTURES = 20
-"""So many real pictures of a view among those that calibrate let it give verdicts on real ones."""
-FEWEST_KNOWN = 8
+"""A view gives verdicts on real pictures where at least so many real ones calibrated it."""
+MIN_KNOWN = 8
 """Pictures of the views that the outlier score needs: half of them fit it, half set its threshold.
 """
 KNOWN_VIEW_SHARE = 0.99
-"""Share of rightly named views that are sure enough to keep their name."""
+"""Share of the rightly predicted views that the view threshold lets pass."""
 
 
 def make_bundle(
@@ -65,8 +66,8 @@ def make_bundle(
     detector: Path,
     describer: Path,
     spatialclip: Path,
-    known: Sequence[Sample],
-    strange: Sequence[Path],
+    samples: Sequence[Sample],
+    other_organs: Sequence[Path],
     *,
     name: str,
     version: str,
@@ -75,115 +76,101 @@ def make_bundle(
     notes: Sequence[str] = (),
     force: bool = False,
 ) -> dict[str, Any]:
-    """Calibrate the parts on `known` pictures that none of them was trained on, set the
-    out-of-distribution threshold, report on the `strange` files, and write the bundle to `out`;
-    `force` replaces a bundle that is there, once the new one is whole.
+    """Calibrate the trained parts, write them as a bundle to `out` and return its manifest.
 
-    With the folder of a cross-validation of the same recipe, the views that it has real pictures of
-    are calibrated on what its networks said of pictures they had not seen: many more than can be
-    held out from the last one. `notes` stand among the limits in the model card. Raises UsageError
-    on runs that failed, on too few or too uniform pictures, and on parts that learnt nothing.
+    `samples` calibrate the probability and fit the thresholds, of criteria and outliers too: none
+    of the parts should have learnt from them. `other_organs` are files that the outlier score is
+    tried on. With the folder of a `cross_validation` of the same recipe, the views that it has real
+    pictures of are calibrated on its out-of-fold predictions: many more than can be held out of the
+    last training. `notes` stand among the limits in the model card. `force` replaces an existing
+    bundle, once the new one is whole.
+
+    Raises UsageError on runs that failed, on too few or too uniform pictures, and on parts that
+    learnt nothing.
     """
     check_target(out, force=force)
     parts = {DETECTOR: detector, DESCRIBER: describer, SPATIALCLIP: spatialclip}
     runs_of = {part: runs.read_run(folder, part) for part, folder in parts.items()}
-    trained = runs_of[SPATIALCLIP]
     out.parent.mkdir(parents=True, exist_ok=True)
     folds: dict[str, Any] = {}
-    unseen: list[dict[str, Any]] = []
+    out_of_fold: list[dict[str, Any]] = []
     if cross_validation is not None:
         folds = read_cross_validation(cross_validation)
-        unseen = [row for row in predictions(cross_validation) if row["source"] == BOTH_CLASSES]
-    unnamed = [sample for sample in known if sample.view is None]
-    if unnamed:
-        raise UsageError(
-            f"{len(unnamed)} samples to calibrate on name no view, the first is"
-            f" {unnamed[0].place}: write their view, one of {', '.join(View)}"
-        )
+        out_of_fold = [r for r in predictions(cross_validation) if r["source"] == BOTH_CLASSES]
+    _check_views(samples)
     thresholds = Thresholds()
-    thresholds = replace(thresholds, layout=trained.get("layout", thresholds.detection))
-    finder, writer = YoloDetector.load(detector), Describer.load(describer)
-    network = load_spatialclip(spatialclip)
-    preprocessor = Preprocessor.load(spatialclip, PICTURE_SIZE)
-
-    seen = prepare(known, finder, writer, preprocessor, thresholds=thresholds, mirrored=False)
-    outputs = predict(network, seen, preprocessor)
-    views = [item.sample.view or View.OTHER for item in seen]
-    judged = np.array([view is not View.OTHER for view in views])
-    standard = np.array([item.sample.standard for item in seen], float)
-    judged_views = [view for view in views if view is not View.OTHER]
-    sample = Calibrating(
-        outputs.logit[judged].tolist(),
-        standard[judged].tolist(),
-        [item.sample.group for item, known in zip(seen, judged, strict=True) if known],
-        judged_views,
+    layout = runs_of[SPATIALCLIP].get("layout", thresholds.detection)
+    thresholds = replace(thresholds, layout=layout)
+    networks = Networks.load(detector, describer, spatialclip)
+    prepared = prepare(
+        samples,
+        networks.detector,
+        networks.describer,
+        networks.preprocessor,
+        thresholds=thresholds,
+        mirrored=False,
     )
-    if unseen:
-        sample = sample.with_unseen(unseen)
-    sample.check()
-    calibration, chosen = select_calibration(
-        sample.logits, sample.standard, sample.groups, sample.views
-    )
-    calibrated = calibration.calibrate_many(sample.logits, sample.views)
+    outputs = predict(networks.spatialclip, prepared, networks.preprocessor)
 
-    shown = [at_least(thresholds.detection, item.detections[0]) for item in seen]
-    found = np.array([evidence([d.confidence for d in boxes]) for boxes in shown])
+    views = [item.sample.view or View.OTHER for item in prepared]
+    has_view = np.array([view is not View.OTHER for view in views])
+    known_views = [view for view in views if view is not View.OTHER]
+    data = calibration_data(prepared, outputs.logit, out_of_fold)
+    calibration, losses = select_calibration(data.logits, data.standard, data.groups, data.views)
+    calibrated = calibration.calibrate_many(data.logits, data.views)
+
+    detections = [at_least(thresholds.detection, item.detections[0]) for item in prepared]
+    sums = np.array([evidence([d.confidence for d in boxes]) for boxes in detections])
     thresholds = replace(thresholds, view=fit_view_threshold(outputs.views, views))
-    outlier, beyond = fit_outlier(outputs.image[judged], judged_views, found[judged])
-    with_truth = _criteria_samples(seen, shown)
-    criteria = fit(with_truth, CriteriaThresholds(known=frozenset(finder.labels)))
-    learnt = _learnt(known, (detector, spatialclip))
+    outlier, beyond = fit_outlier(outputs.image[has_view], known_views, sums[has_view])
+    with_criteria = _criteria_samples(prepared, detections)
+    labels = networks.detector.labels
+    criteria = fit(with_criteria, CriteriaThresholds(known=frozenset(labels)))
+    learnt_from = _count_learnt(samples, (detector, spatialclip))
     metrics = {
-        "calibration pictures": len(sample.logits),
+        "calibration pictures": len(data.logits),
         "expected calibration error (fitted on these pictures)": expected_calibration_error(
-            calibrated, np.array(sample.standard)
+            calibrated, np.array(data.standard)
         ),
-        "calibration": chosen,
-        "detector on real pictures": detector_on_real(finder, known),
+        "calibration": losses,
+        "detector on real pictures": detector_on_real(networks.detector, samples),
         "view accuracy": float(
             np.mean([VIEWS[k] is v for k, v in zip(outputs.views.argmax(1), views, strict=True)])
         ),
         "known pictures beyond the outlier threshold": beyond,
-        "other ultrasound (tuning half) beyond it": _strange_share(
-            strange, finder, writer, network, preprocessor, outlier, thresholds
+        "other ultrasound (tuning half) beyond it": _outlier_share(
+            other_organs, networks, outlier, thresholds
         ),
-        "criteria": [asdict(rate) for rate in rates(with_truth, criteria)],
+        "criteria": [asdict(rate) for rate in rates(with_criteria, criteria)],
     }
     facts = {
         "name": name,
         "version": version,
-        "vocabulary": list(finder.labels),
+        "vocabulary": list(labels),
         "views": [view.value for view in VIEWS],
         "thresholds": thresholds.to_json(),
         "criteria": criteria.to_json(),
         "calibration": calibration.to_json(),
         "real_views": real_views(
-            [item.sample.view for item in seen if not item.sample.simulated]
-            + [View(row["view"]) for row in unseen]
+            [item.sample.view for item in prepared if not item.sample.simulated]
+            + [View(row["view"]) for row in out_of_fold]
         ),
         "preprocessing": {
-            "detector size": finder.size,
+            "detector size": networks.detector.size,
             "picture size": PICTURE_SIZE,
             "fill": 128,
             "region": "ultrasound region, aspect kept",
-            "mirror images too": [
-                part
-                for part, mirrored in (
-                    (DETECTOR, finder.mirrored),
-                    (SPATIALCLIP, network.config.mirrored),
-                )
-                if mirrored
-            ],
+            "mirror images too": networks.mirrored,
         },
         "training": {
             **runs_of,
             "calibration": {
                 "command": command,
-                "sha256": data_hash([e.sample for e in seen]),
-                "data": counts([e.sample for e in seen]),
-                "criteria data": counts([e.sample for e in seen if e.sample.criteria]),
-                "other ultrasound files": len(strange),
-                "learnt from": learnt,
+                "sha256": data_hash([item.sample for item in prepared]),
+                "data": counts([item.sample for item in prepared]),
+                "criteria data": counts([i.sample for i in prepared if i.sample.criteria]),
+                "other ultrasound files": len(other_organs),
+                "learnt from": learnt_from,
             },
         },
         "metrics": metrics,
@@ -202,6 +189,45 @@ def make_bundle(
     return facts
 
 
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """The trained parts, loaded."""
+
+    detector: YoloDetector
+    describer: Describer
+    spatialclip: SpatialClip
+    preprocessor: Preprocessor
+
+    @classmethod
+    def load(cls, detector: Path, describer: Path, spatialclip: Path) -> Self:
+        """Those in the folders of their runs."""
+        return cls(
+            YoloDetector.load(detector),
+            Describer.load(describer),
+            load_spatialclip(spatialclip),
+            Preprocessor.load(spatialclip, PICTURE_SIZE),
+        )
+
+    @property
+    def mirrored(self) -> list[str]:
+        """The parts that see the mirror image too."""
+        flags = {
+            DETECTOR: self.detector.mirrored,
+            SPATIALCLIP: self.spatialclip.config.mirrored,
+        }
+        return [part for part, is_mirrored in flags.items() if is_mirrored]
+
+
+def _check_views(samples: Sequence[Sample]) -> None:
+    """Raises UsageError where a sample has no view: it can calibrate none."""
+    unnamed = [sample for sample in samples if sample.view is None]
+    if unnamed:
+        raise UsageError(
+            f"{len(unnamed)} samples to calibrate on name no view, the first is"
+            f" {unnamed[0].place}: write their view, one of {', '.join(View)}"
+        )
+
+
 def _replace(out: Path, new: Path, old: Path, *, force: bool) -> None:
     """Put the new bundle in the place of `out`, which goes to `old`; back where that fails."""
     check_target(out, force=force)
@@ -215,19 +241,19 @@ def _replace(out: Path, new: Path, old: Path, *, force: bool) -> None:
         raise
 
 
-def _learnt(known: Sequence[Sample], parts: Sequence[Path]) -> int | None:
-    """How many of the pictures one of the parts learnt from, said on standard error too; None where
-    none is known and a run does not tell."""
-    seen = [runs.learnt_pictures(folder) for folder in parts]
-    every = set().union(*(pictures or () for pictures in seen))
-    count = sum(file_hash(sample.image) in every for sample in known)
+def _count_learnt(samples: Sequence[Sample], parts: Sequence[Path]) -> int | None:
+    """How many of the samples a part learnt from, with a warning on standard error; None where none
+    is known and a run does not record its pictures."""
+    by_part = [runs.learnt_pictures(folder) for folder in parts]
+    learnt = set().union(*(pictures or () for pictures in by_part))
+    count = sum(file_hash(sample.image) in learnt for sample in samples)
     if count:
         Console(stderr=True).print(
-            f"warning: a part learnt from {count} of the {len(known)} pictures to calibrate on:"
+            f"warning: a part learnt from {count} of the {len(samples)} pictures to calibrate on:"
             " give pictures that were held out",
             soft_wrap=True,
         )
-    return None if not count and None in seen else count
+    return None if not count and None in by_part else count
 
 
 def check_target(out: Path, *, force: bool) -> None:
@@ -242,9 +268,9 @@ def check_target(out: Path, *, force: bool) -> None:
         )
 
 
-def detector_on_real(detector: YoloDetector, known: Sequence[Sample]) -> dict[str, Any] | None:
-    """`box_figures` of the boxed real pictures among those held out; None where there are none."""
-    boxed = [s for s in known if s.annotated and not s.simulated]
+def detector_on_real(detector: YoloDetector, samples: Sequence[Sample]) -> dict[str, Any] | None:
+    """`detection_metrics` on the boxed real pictures among the samples; None without any."""
+    boxed = [s for s in samples if s.annotated and not s.simulated]
     if not boxed:
         return None
     return dict(
@@ -253,8 +279,8 @@ def detector_on_real(detector: YoloDetector, known: Sequence[Sample]) -> dict[st
 
 
 @dataclass(frozen=True, slots=True)
-class Calibrating:
-    """What a calibration is fitted on, a picture a place: logits, truths, groups and views."""
+class CalibrationData:
+    """What a calibration is fitted on, all of N pictures: logits, truths, groups and views."""
 
     logits: Sequence[float]
     standard: Sequence[float]
@@ -273,17 +299,37 @@ class Calibrating:
                 f" {round(standard)} are standard: both classes are needed"
             )
 
-    def with_unseen(self, rows: Sequence[Mapping[str, Any]]) -> "Calibrating":
-        """The same with a cross-validation's out-of-fold rows in place of its own pictures of
+    def with_out_of_fold(self, rows: Sequence[Mapping[str, Any]]) -> "CalibrationData":
+        """The data with a cross-validation's out-of-fold rows in place of its own pictures of
         their views."""
         views = {View(row["view"]) for row in rows}
         own = [i for i, view in enumerate(self.views) if view not in views]
-        return Calibrating(
+        return CalibrationData(
             [self.logits[i] for i in own] + [row["logits"][ALL_BRANCHES] for row in rows],
             [self.standard[i] for i in own] + [float(row["standard"]) for row in rows],
             [self.groups[i] for i in own] + [row["group"] for row in rows],
             [self.views[i] for i in own] + [View(row["view"]) for row in rows],
         )
+
+
+def calibration_data(
+    items: Sequence[PreparedSample],
+    logits: npt.NDArray[np.float64],
+    out_of_fold: Sequence[Mapping[str, Any]],
+) -> CalibrationData:
+    """The items that show a view, with their (N,) logits; of views that a cross-validation has rows
+    of, these instead. Raises UsageError where no calibration can be fitted."""
+    rows = [i for i, item in enumerate(items) if item.sample.view not in (None, View.OTHER)]
+    data = CalibrationData(
+        [float(logits[i]) for i in rows],
+        [float(items[i].sample.standard) for i in rows],
+        [items[i].sample.group for i in rows],
+        [items[i].sample.view or View.OTHER for i in rows],
+    )
+    if out_of_fold:
+        data = data.with_out_of_fold(out_of_fold)
+    data.check()
+    return data
 
 
 def read_cross_validation(folder: Path) -> dict[str, Any]:
@@ -295,10 +341,10 @@ def read_cross_validation(folder: Path) -> dict[str, Any]:
         raise UsageError(
             f"{folder} holds no finished cross-validation: figures.json: {error}"
         ) from None
-    kept = ("command", "folds", "seed", "set 2", "ablation", "gates", "fold 0, nested and not")
+    names = ("command", "folds", "seed", "set 2", "ablation", "gates", "fold 0, nested and not")
     return {
         "cross_validation": {
-            **{name: figures[name] for name in (*kept, "looks left out") if name in figures},
+            **{name: figures[name] for name in (*names, "looks left out") if name in figures},
             "detector": {name: figures["detector"][name] for name in ("map50", "ap50")},
             "sets": {
                 name: {
@@ -313,53 +359,57 @@ def read_cross_validation(folder: Path) -> dict[str, Any]:
     }
 
 
-def real_views(real: Iterable[View | None]) -> list[str]:
-    """The views that occur often enough among those of real pictures to say that verdicts on real
-    ones rest on evidence."""
-    counts = Counter(real)
-    return [view.value for view in View if view is not View.OTHER and counts[view] >= REAL_PICTURES]
+def real_views(views: Iterable[View | None]) -> list[str]:
+    """Of the views of real pictures, those that are frequent enough for verdicts on real ones."""
+    by_view = Counter(views)
+    return [
+        view.value for view in View if view is not View.OTHER and by_view[view] >= REAL_PICTURES
+    ]
 
 
 def fit_view_threshold(probabilities: Any, views: Sequence[View]) -> float:
-    """The probability that all but a few of the rightly named known views reach.
+    """The probability that all but a few of the rightly predicted views reach.
 
     Raises UsageError where none is named rightly."""
-    right = [
+    confident = [
         row.max()
         for row, view in zip(probabilities, views, strict=True)
         if view is not View.OTHER and VIEWS[row.argmax()] is view
     ]
-    if not right:
+    if not confident:
         raise UsageError(
             f"SpatialCLIP names the view of none of {len(views)} pictures rightly:"
             " train it longer, or calibrate on pictures of the views it knows"
         )
-    return float(np.quantile(right, 1 - KNOWN_VIEW_SHARE))
+    return float(np.quantile(confident, 1 - KNOWN_VIEW_SHARE))
 
 
-def fit_outlier(features: Any, views: Sequence[View], found: Any) -> tuple[OutlierModel, float]:
-    """Fit on every second picture, set the threshold on the others; returns the share of the
-    latter beyond it. Raises UsageError on fewer than FEWEST_KNOWN pictures."""
-    if len(features) < FEWEST_KNOWN:
+def fit_outlier(
+    features: Any, views: Sequence[View], confidences: Any
+) -> tuple[OutlierModel, float]:
+    """The outlier model, fitted on every second of N pictures, its threshold set on the others; and
+    the share of these beyond it.
+
+    `features` (N, d) are of the image, `confidences` (N,) sums over the boxes. Raises
+    UsageError on fewer than MIN_KNOWN pictures.
+    """
+    if len(features) < MIN_KNOWN:
         raise UsageError(
             f"{len(features)} pictures of the views to calibrate on are too few:"
-            f" give {FEWEST_KNOWN} at least"
+            f" give {MIN_KNOWN} at least"
         )
     even = np.arange(len(features)) % 2 == 0
     fitted = OutlierModel.fit(
-        features[even], [v for v, e in zip(views, even, strict=True) if e], found[even]
+        features[even], [v for v, e in zip(views, even, strict=True) if e], confidences[even]
     )
-    scores = fitted.score_many(features[~even], found[~even])
+    scores = fitted.score_many(features[~even], confidences[~even])
     outlier = fitted.with_threshold(float(np.quantile(scores, KNOWN_SHARE)))
     return outlier, float(np.mean(scores > outlier.threshold))
 
 
-def _strange_share(
+def _outlier_share(
     files: Sequence[Path],
-    detector: YoloDetector,
-    describer: Describer,
-    network: SpatialClip,
-    preprocessor: Preprocessor,
+    networks: Networks,
     outlier: OutlierModel,
     thresholds: Thresholds,
 ) -> float | None:
@@ -369,27 +419,27 @@ def _strange_share(
         return None
     scores = []
     for crop in crops:
-        boxes = detector.detect([crop])[0]
-        found = at_least(thresholds.detection, boxes)
+        boxes = networks.detector.detect([crop])[0]
+        detections = at_least(thresholds.detection, boxes)
         size = (crop.shape[1], crop.shape[0])
-        inputs = preprocessor.batch(
-            [preprocessor.letterbox(crop)],
-            describer.describe_batch([found], [size]),
+        inputs = networks.preprocessor.batch(
+            [networks.preprocessor.letterbox(crop)],
+            networks.describer.describe_batch([detections], [size]),
             [at_least(thresholds.layout, boxes)],
             [size],
         )
         with torch.inference_mode():
-            image = network.trimodal_clip.encode_image(inputs.pixel_values)
+            image = networks.spatialclip.trimodal_clip.encode_image(inputs.pixel_values)
         scores.append(
-            outlier.score(image[0].double().numpy(), evidence([d.confidence for d in found]))
+            outlier.score(image[0].double().numpy(), evidence([d.confidence for d in detections]))
         )
     return float(np.mean(np.array(scores) > outlier.threshold))
 
 
 def _criteria_samples(
-    seen: Sequence[PreparedSample], shown: Sequence[tuple[Detection, ...]]
+    prepared: Sequence[PreparedSample], detections: Sequence[tuple[Detection, ...]]
 ) -> list[CriteriaSample]:
-    """The pictures whose criteria are known; real ones carry none."""
+    """The samples whose criteria are known, with their boxes; real ones have none."""
     return [
         CriteriaSample(
             item.sample.view or View.OTHER,
@@ -397,6 +447,6 @@ def _criteria_samples(
             read_region(item.sample)[0],
             item.sample.criteria,
         )
-        for item, boxes in zip(seen, shown, strict=True)
+        for item, boxes in zip(prepared, detections, strict=True)
         if item.sample.criteria
     ]

@@ -16,7 +16,7 @@ from model.bundle.bundle import MANIFEST, Bundle, locate
 from model.spatialclip.network import VIEWS
 from training.bundling.make import (
     REAL_PICTURES,
-    Calibrating,
+    CalibrationData,
     fit_view_threshold,
     make_bundle,
     real_views,
@@ -31,11 +31,11 @@ def row(view: str, standard: bool) -> dict[str, Any]:
     return {"view": view, "standard": standard, "group": "real", "logits": {ALL_BRANCHES: 2.5}}
 
 
-def test_unseen_pictures_take_the_place_of_a_views_own() -> None:
-    own = Calibrating([0.1, 0.2], [1.0, 0.0], ["a", "b"], [View.NT, View.HEAD])
-    both = own.with_unseen([row("NT", True)])
-    assert both == Calibrating([0.2, 2.5], [0.0, 1.0], ["b", "real"], [View.HEAD, View.NT])
-    assert own.with_unseen([]) == own
+def test_out_of_fold_rows_replace_the_pictures_of_their_views() -> None:
+    own = CalibrationData([0.1, 0.2], [1.0, 0.0], ["a", "b"], [View.NT, View.HEAD])
+    both = own.with_out_of_fold([row("NT", True)])
+    assert both == CalibrationData([0.2, 2.5], [0.0, 1.0], ["b", "real"], [View.HEAD, View.NT])
+    assert own.with_out_of_fold([]) == own
 
 
 def test_a_few_real_pictures_are_no_evidence() -> None:
@@ -60,9 +60,11 @@ def nt(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     return read_samples(write_dataset(out, REAL_PICTURES + 4, 77, (View.NT,), progress=False))
 
 
-def make(out: Path, parts: dict[str, Path], known: list[Sample], **options: Any) -> dict[str, Any]:
+def make(
+    out: Path, parts: dict[str, Path], samples: list[Sample], **options: Any
+) -> dict[str, Any]:
     facts = {"name": "ours", "version": "1", "command": "qc-model calibrate"}
-    return make_bundle(out, **parts, known=known, strange=[], **(facts | options))
+    return make_bundle(out, **parts, samples=samples, other_organs=[], **(facts | options))
 
 
 @pytest.mark.parametrize("origin", list(Origin))
@@ -71,10 +73,10 @@ def test_the_samples_say_what_is_real_and_not_their_folder(
 ) -> None:
     """Pictures of one view alone calibrate, too."""
     source = "settled" if origin is Origin.REAL else "set2_train"
-    known = [replace(sample, origin=origin, source=source) for sample in nt]
-    runs.write_pictures(parts["detector"], known[:3], None)
-    runs.write_pictures(parts["spatialclip"], known[2:5], None)
-    facts = make(tmp_path / "b", parts, known)
+    samples = [replace(sample, origin=origin, source=source) for sample in nt]
+    runs.write_pictures(parts["detector"], samples[:3], None)
+    runs.write_pictures(parts["spatialclip"], samples[2:5], None)
+    facts = make(tmp_path / "b", parts, samples)
     assert facts["real_views"] == (["NT"] if origin is Origin.REAL else [])
     assert facts["training"]["calibration"]["learnt from"] == 5
     assert Bundle.open(tmp_path / "b").real_views == set(facts["real_views"])
@@ -119,7 +121,7 @@ def test_a_run_that_failed_is_refused(
         make(tmp_path / "b", parts | {part: tmp_path}, nt)
 
 
-def test_a_network_that_names_no_view_rightly_is_refused() -> None:
+def test_a_network_that_predicts_no_view_rightly_is_refused() -> None:
     probabilities = np.eye(len(VIEWS))[[VIEWS.index(View.CRL)] * 3]
     with pytest.raises(UsageError, match="none of 3 pictures"):
         fit_view_threshold(probabilities, [View.NT] * 3)
