@@ -225,7 +225,7 @@ def questions() -> dict[str, Question]:
         "list 200 jobs": lambda session: jobs.listing(session, limit=200),
         "count jobs (metrics)": lambda session: jobs.counts(session, jobs.PENDING),
         "other figures (metrics)": gauges.read,
-        "destination list": destinations.deliveries,
+        "destination list": destinations.count_deliveries,
     }
 
 

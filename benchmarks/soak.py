@@ -504,7 +504,7 @@ def settle(store: Store, site: Site, load: Load, drain_seconds: float) -> Outcom
     while True:
         with store.read() as session:
             states = {(kind, state): n for (kind, state), n in jobs.counts(session).items()}
-            is_open = exams.open_count(session)
+            is_open = exams.count_open(session)
         unfinished = {
             f"{kind} {state}": n for (kind, state), n in states.items() if state in jobs.PENDING
         }
@@ -517,7 +517,7 @@ def settle(store: Store, site: Site, load: Load, drain_seconds: float) -> Outcom
         {
             f"{kind} {state}": n
             for (kind, state), n in states.items()
-            if state in jobs.GIVEN_UP and kind is not JobKind.SCORE
+            if state in jobs.FAILED_STATES and kind is not JobKind.SCORE
         },
         len(load.acknowledged - set(site.pacs.instances())),
     )

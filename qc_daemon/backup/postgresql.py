@@ -18,7 +18,7 @@ from detector.errors import ErrorCode, QCError
 from qc_daemon.backup import contents
 from qc_daemon.backup.manifest import TABLES, File, Manifest
 from qc_daemon.records import schema
-from qc_daemon.records.store import parse, translated
+from qc_daemon.records.store import parse, storage_errors
 from qc_daemon.records.tables import Base
 from qc_daemon.spool import private_files
 
@@ -43,7 +43,7 @@ def export(url: str, folder: Path) -> Export:
     private_files.make_folder(folder)
     engine = create_engine(parsed, isolation_level="REPEATABLE READ")
     try:
-        with translated(parsed), engine.connect() as connection:
+        with storage_errors(parsed), engine.connect() as connection:
             there = _ours(connection)
             if _VERSIONS not in there:
                 raise QCError(ErrorCode.STORAGE, "the database has no tables yet; nothing to save")
@@ -76,7 +76,7 @@ def restore(url: str, folder: Path, manifest: Manifest, aside: str) -> str | Non
     parsed = parse(url)
     engine = create_engine(parsed)
     try:
-        with translated(parsed), engine.begin() as connection:
+        with storage_errors(parsed), engine.begin() as connection:
             _refuse_others(connection, url)
             old = _ours(connection)
             if old:

@@ -103,7 +103,7 @@ def _undisturbed(url: str) -> Iterator[None]:
         schema.refuse_in_use(url)
         yield
     else:
-        with schema.undisturbed(file):
+        with schema.exclusive_access(file):
             yield
 
 
@@ -133,7 +133,7 @@ def _verify_backup(source: Path, url: str) -> Manifest | None:
 
 
 def _refuse_other_schema(revision: str) -> None:
-    if not schema.is_known(revision):
+    if not schema.has_revision(revision):
         raise QCError(
             ErrorCode.STORAGE,
             f"the backup has the schema of another version of qc-daemon ({revision});"

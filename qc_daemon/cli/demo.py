@@ -204,7 +204,7 @@ def wait_until_reported(config: Path, progress: Progress, journal: Path) -> None
     while time.monotonic() < deadline:
         with store.read() as session:
             all_jobs = jobs.listing(session)
-            open_exams = exams.open_count(session)
+            open_exams = exams.count_open(session)
         for task, kinds in (
             (scoring, (JobKind.SCORE,)),
             (reporting, (JobKind.REPORT, JobKind.DELIVER)),

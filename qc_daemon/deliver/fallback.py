@@ -85,21 +85,25 @@ class SopClassFallback:
         """Remember that the destination refuses the candidate's SOP class."""
         with self._store.begin() as session:
             now = self._clock()
-            destinations.refuse(session, job.destination, candidate.outgoing.sop_class_uid, now)
+            destinations.record_refusal(
+                session, job.destination, candidate.outgoing.sop_class_uid, now
+            )
 
     def record_success(self, job: Job, candidate: Candidate) -> None:
         """Forget an earlier refusal of the candidate's SOP class."""
         with self._store.read() as session:
-            refused = destinations.refused(session, job.destination)
+            refused = destinations.refused_classes(session, job.destination)
         if candidate.outgoing.sop_class_uid in refused:
             with self._store.begin() as session:
-                destinations.take(session, job.destination, candidate.outgoing.sop_class_uid)
+                destinations.record_acceptance(
+                    session, job.destination, candidate.outgoing.sop_class_uid
+                )
 
     def _reports(self, job: Job, deliverable: Deliverable, render: Render) -> Iterator[Candidate]:
         classes = REPORT_CLASSES[REPORT_CLASSES.index(deliverable.sop_class_uid) :]
         with self._store.read() as session:
-            refused = destinations.refused(session, job.destination)
-            renderings = renditions.sent_instead(session, job)
+            refused = destinations.refused_classes(session, job.destination)
+            renderings = renditions.earlier_renditions(session, job)
             previous = renditions.rendition_of(session, job)
         latest = self._clock() - REFUSAL_MEMORY
         accepted = [each for each in classes if each not in refused or refused[each] <= latest]
@@ -144,7 +148,7 @@ def _source(
 
 
 def _exam(session: Session, job: Job) -> Exam:
-    study_instance_uid, begin = exams.began(session, job.exam_id)
+    study_instance_uid, begin = exams.exam_start(session, job.exam_id)
     return Exam(job.exam_id, study_instance_uid, begin.date())
 
 

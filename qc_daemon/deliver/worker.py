@@ -131,9 +131,9 @@ class DeliverHandler(JobHandler):
     def record_failure(self, session: Session, lease: Lease, error: QCError) -> None:
         destination = lease.job.destination
         if error.code is ErrorCode.DELIVERY_REFUSED:
-            destinations.reached(session, destination)
+            destinations.record_success(session, destination)
         elif isinstance(error, _SendingError) and error.code in _OF_THE_DESTINATION:
-            destinations.failed(session, destination, error, lease.clock())
+            destinations.record_failure(session, destination, error, lease.clock())
 
     def count_failure(self, job: Job, error: QCError) -> None:
         if error.code not in _OURS:
@@ -192,7 +192,7 @@ class DeliverHandler(JobHandler):
         job, now = lease.job, lease.clock()
         if job.object_id is not None:
             renditions.record_rendition(session, job, result.rendition_id)
-        destinations.reached(session, job.destination)
+        destinations.record_success(session, job.destination)
         if not self._is_to_commit(session, lease, result):
             lease.finish(session)
             return False

@@ -96,7 +96,7 @@ class Service(Collector):
             reasons.append("receiving is stopped by back-pressure")
         try:
             with self.store.read() as session:
-                exams.open_count(session)
+                exams.count_open(session)
         except (QCError, SQLAlchemyError):
             reasons.append("the database cannot be used")
         return reasons

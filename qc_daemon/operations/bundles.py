@@ -32,7 +32,7 @@ def list_bundles(settings: Settings) -> list[dict[str, Any]]:
     }
     if schema.check(settings.store.url) is None:
         with Store(settings.store.url).read() as session:
-            for position, bundle in enumerate(bundles.known(session)):
+            for position, bundle in enumerate(bundles.list_bundles(session)):
                 rows[bundle.model_id] = {
                     "name": bundle.name,
                     "path": bundle.path,

@@ -58,7 +58,7 @@ def downgrade(
     """
     url = settings.store.url
     problem = schema.check(url)
-    if problem and schema.will_be_made(url):
+    if problem and schema.has_no_tables(url):
         raise QCError(ErrorCode.STORAGE, problem)
     file = schema.file_of(url)
     if file is None and not yes:
@@ -74,8 +74,8 @@ def downgrade(
             yield f"{copy}: a copy of the database as it was"
         before = schema.revision_of(url)
         schema.downgrade(url, revision)
-    after = schema.revision_of(url)
-    yield f"the database was at {schema.described(before)} and is at {schema.described(after)};"
+    old, new = map(schema.describe_revision, (before, schema.revision_of(url)))
+    yield f"the database was at {old} and is at {new};"
     yield "serve or db upgrade of this version bring it up again"
 
 
@@ -134,7 +134,8 @@ def _progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def _describe(restoration: Restoration) -> Iterator[str]:
     saved_at = f", as saved at {restoration.created}" if restoration.created else ""
-    yield f"the database is restored{saved_at}, at {schema.described(restoration.schema_revision)}"
+    revision = schema.describe_revision(restoration.schema_revision)
+    yield f"the database is restored{saved_at}, at {revision}"
     if restoration.aside is not None:
         where = restoration.aside if "/" in restoration.aside else f"the schema {restoration.aside}"
         yield f"the old one is kept in {where}"

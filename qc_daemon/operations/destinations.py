@@ -32,8 +32,8 @@ def list_destinations(settings: Settings) -> list[dict[str, Any]]:
     """Destinations of the settings, and those no longer there that jobs still name."""
     configured = {destination.name: destination for destination in settings.destination}
     with open_store(settings).read() as session:
-        job_counts = destinations.deliveries(session)
-        refused_classes = {name: destinations.refused(session, name) for name in configured}
+        job_counts = destinations.count_deliveries(session)
+        refused_classes = {name: destinations.refused_classes(session, name) for name in configured}
         conditions = {
             name: destinations.condition(session, name) for name in {*configured, *job_counts}
         }
@@ -52,7 +52,7 @@ def list_destinations(settings: Settings) -> list[dict[str, Any]]:
                 ),
                 "waiting": sum(count.get(state, 0) for state in jobs.TO_DO),
                 "not committed": count.get(JobState.SENT, 0),
-                "given up": sum(count.get(state, 0) for state in jobs.GIVEN_UP),
+                "given up": sum(count.get(state, 0) for state in jobs.FAILED_STATES),
                 "delivered": count.get(JobState.DONE, 0),
                 **_condition(destination, conditions[name]),
             }
@@ -137,7 +137,7 @@ def retry_destination(settings: Settings, name: str, clock: Clock = utc_now) -> 
     """Make all that was given up for a destination ready again; how many jobs."""
     _require_destination(settings, name)
     with open_store(settings).begin() as session:
-        ids = destinations.given_up(session, name)
+        ids = destinations.failed_jobs(session, name)
         return jobs.retry(session, ids, clock())
 
 
@@ -145,7 +145,7 @@ def relearn_destination(settings: Settings, name: str) -> int:
     """Forget what a destination does not take; how many SOP classes."""
     _require_destination(settings, name)
     with open_store(settings).begin() as session:
-        return destinations.forget(session, name)
+        return destinations.reset_refused_classes(session, name)
 
 
 def _require_destination(settings: Settings, name: str) -> None:

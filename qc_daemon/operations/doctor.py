@@ -141,7 +141,7 @@ def _database(settings: Settings) -> str:
     file = schema.file_of(url)
     if file is not None:
         _writable(file.parent)
-    if schema.will_be_made(url):
+    if schema.has_no_tables(url):
         received = _check_received(settings.store.spool)
         if received:
             raise OSError(
@@ -151,7 +151,7 @@ def _database(settings: Settings) -> str:
             )
         return "is not there yet; serve makes it" if file else "is empty; serve makes its tables"
     problem = schema.check(url)
-    if problem and not schema.is_known(schema.revision_of(url)):
+    if problem and not schema.has_revision(schema.revision_of(url)):
         raise OSError(0, problem)
     result = integrity.examine(url, seconds=INTEGRITY_SECONDS)
     if not result.sound:

@@ -18,7 +18,7 @@ from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.listings import ALL, ExamFilter, Window
 from qc_daemon.records.received import exams, progress, receipts
 from qc_daemon.records.received.progress import DeliveryCount, Progress
-from qc_daemon.records.received.revisions import Quarantined
+from qc_daemon.records.received.revisions import QuarantinedRevision
 from qc_daemon.records.results import rejections
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import ClosedBy, ExamOutcome, ExamState
@@ -113,7 +113,9 @@ def state_lines(
     with open_store(settings).read() as session:
         exams_of_filter = _progress(session, exam_filter)
         omitted = {each.exam_id: exams.omissions(session, each.exam_id) for each in exams_of_filter}
-        undrawn = {each.exam_id: exams.undrawn(session, each.exam_id) for each in exams_of_filter}
+        undrawn = {
+            each.exam_id: exams.without_overlay(session, each.exam_id) for each in exams_of_filter
+        }
     lines: list[str] = []
     if study and len(exams_of_filter) > 1:
         numbers = ", ".join(str(each.exam_id) for each in exams_of_filter)
@@ -159,7 +161,7 @@ def _progress(session: Session, exam_filter: ExamFilter) -> list[Progress]:
 def _describe(store: Store, spool: Path) -> int:
     """Read headers for exams that no name is kept of; how many are left."""
     with store.read() as session:
-        rows, total = listings.undescribed(session, _HEADERS)
+        rows, total = listings.exams_without_description(session, _HEADERS)
     if not rows:
         return 0
     described = [(row.id, _header(spool / row.path, row.transfer_syntax_uid)) for row in rows]
@@ -175,8 +177,8 @@ def _header(path: Path, transfer_syntax: str) -> dict[str, str]:
         offset = data_set_offset(path)
         identity = read_identity(path, offset, transfer_syntax, describing=True)
     except (HeaderError, OSError):
-        return receipts.description("", "", "")
-    return receipts.description(
+        return receipts.exam_description("", "", "")
+    return receipts.exam_description(
         identity.patient_name, identity.accession_number, identity.study_date
     )
 
@@ -205,7 +207,7 @@ def _iso_date(date: str | None) -> str | None:
     return f"{date[:4]}-{date[4:6]}-{date[6:]}" if date else date
 
 
-def _reason(quarantined: Quarantined) -> str:
+def _reason(quarantined: QuarantinedRevision) -> str:
     return f"{quarantined.facts.sop_instance_uid} ({quarantined.code}: {quarantined.message})"
 
 

@@ -24,7 +24,7 @@ def list_peers(settings: Settings) -> list[dict[str, Any]]:
     """Peers of the settings, destinations that may report storage commitment, peers of the
     database, then refused callers, latest first."""
     with open_store(settings).read() as session:
-        approved, refused = peers.approved(session), peers.refused(session)
+        approved, refused = peers.approved_peers(session), peers.refused_callers(session)
     return [
         *(
             _row("settings", peer.ae_title, shortest_address(peer.address), peer.certificate)
@@ -80,9 +80,11 @@ def approve_caller(
 ) -> str:
     """Approve a refused caller as it was seen, or from a whole network; a line that says which."""
     with open_store(settings).read() as session:
-        callers = [caller for caller in peers.refused(session) if caller.ae_title == ae_title]
+        callers = [
+            caller for caller in peers.refused_callers(session) if caller.ae_title == ae_title
+        ]
         approved_addresses = [
-            peer.address for peer in peers.approved(session) if peer.ae_title == ae_title
+            peer.address for peer in peers.approved_peers(session) if peer.ae_title == ae_title
         ]
     if address is not None:
         callers = [caller for caller in callers if caller.address == address]
@@ -141,10 +143,10 @@ def _approve(
         )
     with open_store(settings).begin() as session:
         peers.approve(session, title, network, certificate, now)
-        for caller in peers.refused(session):
+        for caller in peers.refused_callers(session):
             rule = access.Rule.of(title, network, certificate)
             if access.allowed(_as_caller(caller), [], [rule]):
-                peers.forget(session, caller.ae_title, caller.address)
+                peers.remove_caller(session, caller.ae_title, caller.address)
     bound = "" if certificate is None else f" with certificate {certificate}"
     return f"{title} may store from {network}{bound}"
 

@@ -21,7 +21,7 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobRow, JobState
 from qc_daemon.settings import Settings
 
-OPEN_STATES = (*jobs.PENDING, *jobs.GIVEN_UP)
+OPEN_STATES = (*jobs.PENDING, *jobs.FAILED_STATES)
 
 JOB_COLUMNS = (
     "id",

@@ -56,8 +56,8 @@ def reject(
         if facts is None:
             raise QCError(ErrorCode.STORAGE, f"no image {sop_instance_uid} is here; see results")
         earlier_rejection = rejections.of_instance(session, sop_instance_uid)
-        number = rejections.count(session, facts.exam_id) + 1
-        earlier_count = rejections.times_rejected(session, facts.instance_id)
+        number = rejections.count_notes(session, facts.exam_id) + 1
+        earlier_count = rejections.count_rejections(session, facts.instance_id)
     if earlier_rejection is not None:
         raise _rejected_already(sop_instance_uid)
     source = _source(settings, store, facts)
@@ -106,7 +106,7 @@ def retract(
     with store.read() as session:
         facts = rejections.newest_revision(session, sop_instance_uid)
         rejection = rejections.open_rejection(session, sop_instance_uid)
-        number = 0 if rejection is None else rejections.count(session, rejection.exam_id) + 1
+        number = 0 if rejection is None else rejections.count_notes(session, rejection.exam_id) + 1
     if facts is None or rejection is None:
         raise _not_rejected(sop_instance_uid)
     note = dcmread(BytesIO(rejection.note))

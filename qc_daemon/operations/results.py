@@ -74,7 +74,7 @@ def stored_rows(
     `provenance` added, or rows of `CSV_COLUMNS`. At most `window.limit`."""
     with open_store(settings).read() as session:
         count = 0
-        every = findings.stored(
+        every = findings.iter_findings(
             session, exam_filter, window, all_revisions=all_revisions, best_first=best_first
         )
         for each in every:

@@ -216,7 +216,7 @@ class AccessPolicy:
             self._refresh_due = time.monotonic() + REFRESH_SECONDS
         try:
             with self._store.read() as session:
-                found = records.approved(session)
+                found = records.approved_peers(session)
             self._approved = [
                 Rule.of(each.ae_title, each.address, each.certificate) for each in found
             ]
@@ -233,7 +233,7 @@ class AccessPolicy:
             waiting, self._waiting = self._waiting, {}
         try:
             with self._store.begin() as session:
-                records.note(session, waiting.values())
+                records.record_refusals(session, waiting.values())
         except (QCError, SQLAlchemyError) as error:
             # They will call again.
             self.log.warning("callers not recorded", error_type=type(error).__name__)

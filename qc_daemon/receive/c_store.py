@@ -188,7 +188,7 @@ class StorageSCP:
             )
             has_hold = self.exam_holds.has_hold(receipt.association, admission.exam_id, now)
             if not has_hold:
-                exams.touch(session, receipt.association, admission.exam_id, now, until)
+                exams.hold_open(session, receipt.association, admission.exam_id, now, until)
             return admission, has_hold
 
         try:

@@ -97,7 +97,7 @@ class ExamHolds:
         try:
             with self.store.begin() as session:
                 for token, exam_id in holds:
-                    exams.touch(session, token, exam_id, now, until)
+                    exams.hold_open(session, token, exam_id, now, until)
         except (QCError, SQLAlchemyError) as error:
             self.log.warning("hold not renewed", error_type=type(error).__name__)
             return

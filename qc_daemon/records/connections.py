@@ -16,10 +16,10 @@ from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.pool import ConnectionPoolEntry
 
 # Of one process. Deliverers are up to 16 threads, each with a second one that renews its lease.
-KEPT_CONNECTIONS, FURTHER_CONNECTIONS = 5, 60
+POOL_SIZE, MAX_OVERFLOW = 5, 60
 
-_KEPT = "qc_kept"
-_SHORTEST_WAIT, _LONGEST_WAIT = 0.05, 0.5
+_IS_POOLED = "qc_kept"
+_MIN_WAIT, _MAX_WAIT = 0.05, 0.5
 # libpq gives no SQLSTATE (53300) for a connection that was never made, only the server's words.
 _FULL = ("too many clients", "too many connections", "connection slots are reserved")
 # Of the whole server, and of our database where that has a limit of its own.
@@ -42,8 +42,8 @@ def share_connections(engine: Engine, patience: float) -> None:
         return _wait_for_connection(dialect, args, options, patience)
 
     event.listen(engine, "do_connect", connect)
-    event.listen(engine, "connect", _decide_to_keep)
-    event.listen(engine, "checkin", _close_unless_kept)
+    event.listen(engine, "connect", _decide_pooling)
+    event.listen(engine, "checkin", _close_unless_pooled)
 
 
 def _wait_for_connection(
@@ -57,17 +57,17 @@ def _wait_for_connection(
             is_full = any(words in str(error) for words in _FULL)
             if not is_full or time.monotonic() > until:
                 raise
-            time.sleep(random.uniform(_SHORTEST_WAIT, _LONGEST_WAIT))
+            time.sleep(random.uniform(_MIN_WAIT, _MAX_WAIT))
 
 
-def _decide_to_keep(connection: Any, entry: ConnectionPoolEntry) -> None:
+def _decide_pooling(connection: Any, entry: ConnectionPoolEntry) -> None:
     with connection.cursor() as cursor:
         cursor.execute(_HALF_FREE)
         (half_free,) = cursor.fetchone()
     connection.rollback()
-    entry.info[_KEPT] = half_free
+    entry.info[_IS_POOLED] = half_free
 
 
-def _close_unless_kept(connection: Any, entry: ConnectionPoolEntry) -> None:
-    if connection is not None and not entry.info.get(_KEPT):
+def _close_unless_pooled(connection: Any, entry: ConnectionPoolEntry) -> None:
+    if connection is not None and not entry.info.get(_IS_POOLED):
         entry.invalidate()

@@ -8,7 +8,7 @@ from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from detector.errors import ErrorCode, QCError
 
 # This machine's trouble, which says nothing about the job: it must not cost the job an attempt.
-_OURS = frozenset(
+_MACHINE_ERRORS = frozenset(
     {
         errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE,
         errno.ENOMEM, errno.EAGAIN,
@@ -29,6 +29,6 @@ def failure_of(error: Exception, activity: str) -> QCError:
     if isinstance(error, SQLAlchemyError) and not isinstance(error, IntegrityError | DataError):
         message = f"the database failed ({type(error).__name__}) while {activity}"
         return QCError(ErrorCode.STORAGE, message)
-    if isinstance(error, OSError) and error.errno in _OURS:
+    if isinstance(error, OSError) and error.errno in _MACHINE_ERRORS:
         return QCError(ErrorCode.STORAGE, f"{os.strerror(error.errno).lower()} while {activity}")
     return QCError(ErrorCode.INTERNAL, f"{type(error).__name__} while {activity}")

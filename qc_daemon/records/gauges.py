@@ -31,7 +31,7 @@ def read(session: Session) -> Gauges:
         .group_by(Commitment.state)
     )
     return Gauges(
-        open_exams=exams.open_count(session),
+        open_exams=exams.count_open(session),
         quarantined=session.execute(quarantined).scalar_one(),
         commitments={row.state: row.number for row in commitments},
     )

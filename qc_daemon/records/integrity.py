@@ -15,14 +15,14 @@ from sqlalchemy import Connection, create_engine, inspect, text
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.records import schema
-from qc_daemon.records.store import parse, shown, translated
+from qc_daemon.records.store import display_url, parse, storage_errors
 from qc_daemon.records.tables import Base
 
 # A database of up to this size is checked in full without being asked: it takes a second or two.
 _SMALL_BYTES = 256 << 20
 # SQLite's instructions between two looks at the clock.
 _INSTRUCTIONS = 100_000
-_NAMED = 3
+_MAX_FAULTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +50,13 @@ def examine(url: str, *, full: bool = False, seconds: float | None = None) -> In
     if file is None:
         return _postgresql(url, full)
     if not file.exists():
-        raise QCError(ErrorCode.STORAGE, f"the database {shown(parse(url))} does not exist")
+        raise QCError(ErrorCode.STORAGE, f"the database {display_url(parse(url))} does not exist")
     return examine_file(file, full=full, seconds=seconds)
 
 
 def examine_file(file: Path, *, full: bool = False, seconds: float | None = None) -> Integrity:
     """The same of a SQLite file, which need not be the service's. Raises QCError STORAGE."""
-    full = full or _weight(file) <= _SMALL_BYTES
+    full = full or _size(file) <= _SMALL_BYTES
     deadline = None if seconds is None else time.monotonic() + seconds
     try:
         with closing(sqlite3.connect(file, timeout=30.0)) as connection:
@@ -74,7 +74,7 @@ def examine_file(file: Path, *, full: bool = False, seconds: float | None = None
         return Integrity((str(error),), full)
 
 
-def _weight(file: Path) -> int:
+def _size(file: Path) -> int:
     return sum(each.stat().st_size for each in schema.files_of(file))
 
 
@@ -82,7 +82,7 @@ def _faults(connection: sqlite3.Connection, full: bool) -> list[str]:
     check = "integrity_check" if full else "quick_check"
     faults = [
         row[0].strip().splitlines()[-1]
-        for row in connection.execute(f"PRAGMA {check}({_NAMED})")
+        for row in connection.execute(f"PRAGMA {check}({_MAX_FAULTS})")
         if row[0] != "ok"
     ]
     broken: dict[tuple[str, str], int] = {}
@@ -99,7 +99,7 @@ def _postgresql(url: str, full: bool) -> Integrity:
     parsed = parse(url)
     engine = create_engine(parsed)
     try:
-        with translated(parsed), engine.connect() as connection:
+        with storage_errors(parsed), engine.connect() as connection:
             faults = [
                 f"the index {name} is not usable: REINDEX it"
                 for (name,) in connection.execute(text(_INVALID_INDEXES))
@@ -108,7 +108,7 @@ def _postgresql(url: str, full: bool) -> Integrity:
                 for (name,) in connection.execute(text(_UNVALIDATED))
             ]
             if full:
-                faults += _unread(connection)
+                faults += _read_all(connection)
     finally:
         engine.dispose()
     return Integrity(tuple(faults), full)
@@ -125,7 +125,7 @@ _UNVALIDATED = (
 )
 
 
-def _unread(connection: Connection) -> list[str]:
+def _read_all(connection: Connection) -> list[str]:
     """Read every value of ours once, from the disk as well as from beside it, and follow every
     reference; what fails."""
     faults = []

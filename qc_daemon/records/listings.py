@@ -205,7 +205,7 @@ def _named(text: str) -> ColumnElement[bool]:
     return and_(*(Exam.patient_words.contains(word, autoescape=True) for word in words))
 
 
-def undescribed(session: Session, limit: int) -> tuple[Rows, int]:
+def exams_without_description(session: Session, limit: int) -> tuple[Rows, int]:
     """Exams, newest first, of which no header was ever read here: id, and the path and transfer
     syntax of a received file that is still kept."""
     newest = (

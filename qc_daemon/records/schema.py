@@ -19,15 +19,15 @@ from alembic.util import CommandError
 from sqlalchemy import URL, Connection, inspect, text
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.records.store import READ_ONLY, engine, parse, shown, translated
+from qc_daemon.records.store import READ_ONLY, display_url, engine, parse, storage_errors
 from qc_daemon.spool import private_files
 
 # Any number that other users of the same PostgreSQL database are unlikely to lock.
 _MIGRATION_LOCK = 0x71635F6462
 # Alembic keeps the migration that runs in a global of its own.
-_ONE_AT_A_TIME = threading.Lock()
+_PROCESS_LOCK = threading.Lock()
 # What SQLite keeps beside a database that is or was open: the write-ahead log and its index.
-_BESIDE = ("-wal", "-shm")
+_LOG_SUFFIXES = ("-wal", "-shm")
 _SESSION_SECONDS = 3.0
 # The bytes that each connection in WAL mode has locked shared while it is open (SQLite, "File
 # Locking And Concurrency In SQLite Version 3", 3.0 and os.h: PENDING_BYTE + 2, 510 bytes).
@@ -43,20 +43,20 @@ def upgrade(url: str, revision: str = "head") -> None:
     parsed = parse(url)
     if _file(parsed) is not None:
         _make_private(parsed)
-    with _migrating(parsed) as config:
+    with _migration(parsed) as config:
         command.upgrade(config, revision)
 
 
 def build(connection: Connection, revision: str) -> None:
     """Make the tables of `revision` in an empty schema, within the connection's transaction."""
-    with _ONE_AT_A_TIME, _scripts() as config:
+    with _PROCESS_LOCK, _scripts() as config:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
 
 
 def downgrade(url: str, revision: str) -> None:
     """Bring the database back to `revision` ("base": no tables). Data of dropped tables is lost."""
-    with _migrating(parse(url)) as config:
+    with _migration(parse(url)) as config:
         command.downgrade(config, revision)
 
 
@@ -65,51 +65,51 @@ def check(url: str) -> str | None:
     parsed = parse(url)
     file = _file(parsed)
     if file is not None and not file.exists():
-        return f"the database {shown(parsed)} does not exist; run `qc-daemon db upgrade`"
-    with translated(parsed), _connected(parsed, read=True) as connection, _scripts() as config:
+        return f"the database {display_url(parsed)} does not exist; run `qc-daemon db upgrade`"
+    with storage_errors(parsed), _connect(parsed, read=True) as connection, _scripts() as config:
         scripts = ScriptDirectory.from_config(config)
         current = MigrationContext.configure(connection).get_current_heads()
         if current == tuple(scripts.get_heads()):
             return None
         if not current and not inspect(connection).has_table("alembic_version"):
             return (
-                f"the database {shown(parsed)} has no tables yet;"
+                f"the database {display_url(parsed)} has no tables yet;"
                 " run `qc-daemon db upgrade`, or serve makes them"
             )
         known = {script.revision for script in scripts.walk_revisions()}
     if set(current) <= known:
-        return f"the database {shown(parsed)} has an older schema; run `qc-daemon db upgrade`"
+        return f"the database {display_url(parsed)} has an older schema; run `qc-daemon db upgrade`"
     return (
-        f"the database {shown(parsed)} has the schema of another version of qc-daemon"
+        f"the database {display_url(parsed)} has the schema of another version of qc-daemon"
         f" ({', '.join(current)}); install that version or restore a backup"
     )
 
 
-def will_be_made(url: str) -> bool:
+def has_no_tables(url: str) -> bool:
     """Whether there are no tables yet, nor perhaps a SQLite file, which `upgrade` makes."""
     parsed = parse(url)
     file = _file(parsed)
     if file is not None and not file.exists():
         return True
-    with translated(parsed), _connected(parsed, read=True) as connection:
+    with storage_errors(parsed), _connect(parsed, read=True) as connection:
         return not inspect(connection).has_table("alembic_version")
 
 
 def revision_of(url: str) -> str:
     """The revision the database is at, "base" without tables. Raises QCError STORAGE."""
     parsed = parse(url)
-    with translated(parsed), _connected(parsed, read=True) as connection:
+    with storage_errors(parsed), _connect(parsed, read=True) as connection:
         return MigrationContext.configure(connection).get_current_revision() or "base"
 
 
-def is_known(revision: str) -> bool:
+def has_revision(revision: str) -> bool:
     """Whether this version has the migrations up to the revision."""
     with _scripts() as config:
         scripts = ScriptDirectory.from_config(config)
         return any(script.revision == revision for script in scripts.walk_revisions())
 
 
-def described(revision: str) -> str:
+def describe_revision(revision: str) -> str:
     """A revision's number with what its migration brought, for people."""
     if revision == "base":
         return "base (no tables)"
@@ -128,11 +128,11 @@ def file_of(url: str) -> Path | None:
 
 def files_of(file: Path) -> list[Path]:
     """A SQLite database's file and what lies beside it, those that are there."""
-    every = (file, *(file.with_name(file.name + end) for end in _BESIDE))
+    every = (file, *(file.with_name(file.name + end) for end in _LOG_SUFFIXES))
     return [each for each in every if each.exists()]
 
 
-def settle(url: str) -> None:
+def checkpoint(url: str) -> None:
     """Bring the write-ahead log into the database file, and remove it where nobody else is in.
 
     After that the file alone is the database. Nothing to do for PostgreSQL. Raises QCError STORAGE.
@@ -150,7 +150,7 @@ def settle(url: str) -> None:
 
 
 @contextmanager
-def undisturbed(file: Path) -> Iterator[None]:
+def exclusive_access(file: Path) -> Iterator[None]:
     """Keep every other process from opening the SQLite database at `file`.
 
     Raises QCError STORAGE if one has it open: a service, a command, or another program. It asks
@@ -190,7 +190,7 @@ def refuse_read_only(url: str) -> None:
         # Somebody who writes just now proves that one can.
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
             raise QCError(
-                ErrorCode.STORAGE, f"the database {shown(parsed)} cannot be written: {error}"
+                ErrorCode.STORAGE, f"the database {display_url(parsed)} cannot be written: {error}"
             ) from error
 
 
@@ -224,9 +224,9 @@ def refuse_in_use(url: str) -> None:
     parsed = parse(url)
     file = _file(parsed)
     if file is not None:
-        with undisturbed(file):
+        with exclusive_access(file):
             return
-    with translated(parsed), _connected(parsed, read=True) as connection:
+    with storage_errors(parsed), _connect(parsed, read=True) as connection:
         others = sessions(connection)
     if others:
         raise QCError(ErrorCode.STORAGE, in_use(parsed, others))
@@ -235,7 +235,7 @@ def refuse_in_use(url: str) -> None:
 def in_use(url: URL, others: int) -> str:
     """What to say of a PostgreSQL database that others are connected to."""
     return (
-        f"the database {shown(url)} is in use by {others} other sessions;"
+        f"the database {display_url(url)} is in use by {others} other sessions;"
         " stop the service on every host and close what else is connected"
     )
 
@@ -255,7 +255,7 @@ def backup(url: str, target: Path) -> None:
             " qc-daemon db backup FOLDER --with-spool",
         )
     if not file.exists():
-        raise QCError(ErrorCode.STORAGE, f"the database {shown(parsed)} does not exist")
+        raise QCError(ErrorCode.STORAGE, f"the database {display_url(parsed)} does not exist")
     try:
         os.close(private_files.create(target))
     except FileExistsError:
@@ -284,11 +284,11 @@ def _copy(file: Path, target: Path) -> None:
 
 
 @contextmanager
-def _migrating(url: URL) -> Iterator[Config]:
+def _migration(url: URL) -> Iterator[Config]:
     with (
-        _ONE_AT_A_TIME,
-        translated(url),
-        _connected(url) as connection,
+        _PROCESS_LOCK,
+        storage_errors(url),
+        _connect(url) as connection,
         # Begun before Alembic looks, or it would commit after each migration on SQLite.
         connection.begin(),
         _scripts() as config,
@@ -300,12 +300,12 @@ def _migrating(url: URL) -> Iterator[Config]:
             yield config
         except (CommandError, RevisionError) as error:
             raise QCError(
-                ErrorCode.STORAGE, f"the database {shown(url)} cannot be migrated: {error}"
+                ErrorCode.STORAGE, f"the database {display_url(url)} cannot be migrated: {error}"
             ) from error
 
 
 @contextmanager
-def _connected(url: URL, *, read: bool = False) -> Iterator[Connection]:
+def _connect(url: URL, *, read: bool = False) -> Iterator[Connection]:
     made = engine(url)
     try:
         with made.execution_options(**{READ_ONLY: read}).connect() as connection:
@@ -335,7 +335,7 @@ def _make_private(url: URL) -> None:
         private_files.make_folder(file.parent)
     except OSError as error:
         raise QCError(
-            ErrorCode.STORAGE, f"the folder of {shown(url)} cannot be made: {error.strerror}"
+            ErrorCode.STORAGE, f"the folder of {display_url(url)} cannot be made: {error.strerror}"
         ) from error
     with suppress(OSError):
         # What is not ours to change, or to write, SQLite will say better.

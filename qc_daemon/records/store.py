@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.records.connections import (
-    FURTHER_CONNECTIONS,
-    KEPT_CONNECTIONS,
+    MAX_OVERFLOW,
+    POOL_SIZE,
     share_connections,
 )
 
@@ -21,7 +21,7 @@ BUSY_TIMEOUT_MS = 30_000
 # Execution option of a connection that only reads.
 READ_ONLY = "qc_read_only"
 _INHERITED: list[Engine] = []
-_POOL = {"pool_size": KEPT_CONNECTIONS, "max_overflow": FURTHER_CONNECTIONS}
+_POOL = {"pool_size": POOL_SIZE, "max_overflow": MAX_OVERFLOW}
 
 
 class Store:
@@ -40,7 +40,7 @@ class Store:
         return (type(self), (self.url,))
 
     def __repr__(self) -> str:
-        return f"Store({shown(self._parsed)})"
+        return f"Store({display_url(self._parsed)})"
 
     @property
     def kind(self) -> str:
@@ -55,7 +55,7 @@ class Store:
         until it commits.
         """
         with (
-            translated(self._parsed),
+            storage_errors(self._parsed),
             Session(self._engine(), expire_on_commit=False) as session,
             session.begin(),
         ):
@@ -69,7 +69,7 @@ class Store:
         if self._parsed.get_backend_name() == "postgresql":
             options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         engine = self._engine().execution_options(**options)
-        with translated(self._parsed), Session(engine) as session:
+        with storage_errors(self._parsed), Session(engine) as session:
             session.connection()
             yield session
 
@@ -113,7 +113,7 @@ def parse(url: str) -> URL:
     )
 
 
-def shown(url: URL) -> str:
+def display_url(url: URL) -> str:
     """The URL without its password and query, fit for logs."""
     return url.set(query={}).render_as_string(hide_password=True)
 
@@ -159,7 +159,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 @contextmanager
-def translated(url: URL) -> Iterator[None]:
+def storage_errors(url: URL) -> Iterator[None]:
     """Turns a database that cannot be opened or used into QCError STORAGE with one line.
 
     Broken constraints and bad values pass as they are: they are faults of a row, not of the store.
@@ -170,10 +170,10 @@ def translated(url: URL) -> Iterator[None]:
         raise
     except exc.TimeoutError as error:
         raise QCError(
-            ErrorCode.STORAGE, f"the database {shown(url)} has no free connection"
+            ErrorCode.STORAGE, f"the database {display_url(url)} has no free connection"
         ) from error
     except (exc.DatabaseError, exc.InterfaceError) as error:
         lines = str(error.orig).strip().splitlines() or ["unknown error"]
         raise QCError(
-            ErrorCode.STORAGE, f"the database {shown(url)} cannot be used: {lines[0]}"
+            ErrorCode.STORAGE, f"the database {display_url(url)} cannot be used: {lines[0]}"
         ) from error

@@ -345,7 +345,7 @@ class RenditionRow(Base):
     created_at: Mapped[datetime]
 
 
-class GivenRendition(Base):
+class DeliveredRendition(Base):
     """The rendition that a deliver job's destination was given in the object's place."""
 
     __tablename__ = "given_rendition"

@@ -74,7 +74,7 @@ def _dialect(session: Session) -> str:
     return session.get_bind().dialect.name
 
 
-def changed(session: Session, statement: Update) -> int:
+def execute_update(session: Session, statement: Update) -> int:
     """How many rows the update changed."""
     result = session.execute(statement.execution_options(synchronize_session=False))
     assert isinstance(result, CursorResult)

@@ -208,14 +208,18 @@ def _final_omissions(
 
 def _note_reason(session: Session, omission: Omission, now: datetime) -> None:
     error = omission.error
-    revisions.note_reason(session, omission.facts.revision_id, error.code, error.message, now)
+    revisions.record_missing_overlay(
+        session, omission.facts.revision_id, error.code, error.message, now
+    )
 
 
 def _leave_out(store: Store, job: Job, omissions: Iterable[Omission], now: datetime) -> None:
     with store.begin() as session:
         for each in omissions:
             error = each.error
-            revisions.leave_out(session, each.facts.revision_id, error.code, error.message, now)
+            revisions.quarantine_scored(
+                session, each.facts.revision_id, error.code, error.message, now
+            )
     for each in omissions:
         _log_omission("left out of the report", job, each)
 

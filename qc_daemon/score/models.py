@@ -30,7 +30,7 @@ class Models:
         Raises QCError when the bundle is gone or is no longer what it was.
         """
         with self._store.read() as session:
-            known = bundles.known(session)
+            known = bundles.list_bundles(session)
         wanted = [b for b in known if model_id in (None, b.model_id)]
         if not wanted:
             raise QCError(

@@ -61,7 +61,7 @@ class ScoreHandler(JobHandler):
         summary = self.decoder.summary(path, content_hash(path, facts.sha256))
         lease.check()
         with self.store.begin() as session:
-            content = revisions.pixels_known(
+            content = revisions.record_pixels(
                 session, facts.revision_id, summary.pixel_sha256, lease.clock()
             )
             if content == "header":

@@ -25,7 +25,7 @@ from detector.process_id import lease_owner
 from qc_daemon.job_runner import JobRunner, run_loop
 from qc_daemon.observe import counters, log
 from qc_daemon.records.clock import utc_now
-from qc_daemon.records.results.renditions import Rendition, SentReference
+from qc_daemon.records.results.renditions import Rendition, RenditionReference
 from qc_daemon.records.store import Store
 from qc_daemon.routing import Routes
 from qc_daemon.settings import Settings
@@ -124,7 +124,9 @@ def deliver(context: RoleContext, stop: threading.Event) -> None:
     from qc_daemon.retain import Originals
     from qc_daemon.score.pixel_hash import pixel_hash
 
-    def render(payload: bytes, sop_class_uid: str, held: Mapping[str, SentReference]) -> Rendition:
+    def render(
+        payload: bytes, sop_class_uid: str, held: Mapping[str, RenditionReference]
+    ) -> Rendition:
         # Only where a destination does not take a report as it is.
         from qc_daemon.report.objects.renditions import render
 

@@ -104,7 +104,7 @@ def _serve(
 def _settle(url: str) -> None:
     """Leave the database in one file: a copy of it, or over it, is then all there is to it."""
     try:
-        schema.settle(url)
+        schema.checkpoint(url)
     except QCError as error:
         log.get().warning("database not checkpointed", code=error.code.value, reason=error.message)
 

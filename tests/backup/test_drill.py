@@ -81,7 +81,7 @@ class Drill:
 
     def rows(self) -> set[str]:
         url = self.settings.store.url
-        return set() if schema.will_be_made(url) else set(stored_uids(url))
+        return set() if schema.has_no_tables(url) else set(stored_uids(url))
 
     def settled(self) -> None:
         """After a clean stop the database is one file."""

@@ -166,7 +166,7 @@ def test_a_strangers_ae_title_is_shown_as_it_is(tmp_path: Path, format: str) -> 
     schema.upgrade(load(config).store.url)
     with Store(load(config).store.url).begin() as session:
         callers = [RefusedCaller(each, "10.0.0.1", None, 1, NOW, NOW) for each in STRANGERS]
-        peers.note(session, callers)
+        peers.record_refusals(session, callers)
     listed = runner.invoke(app, ["peer", "list", "--config", str(config), "--format", format])
     assert listed.exit_code == 0, listed.exception
     assert "\x1b" not in listed.output

@@ -18,7 +18,7 @@ from qc_daemon.records.commitment import scu
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.results import destinations, renditions, reports
-from qc_daemon.records.results.renditions import Rendition, SentReference
+from qc_daemon.records.results.renditions import Rendition, RenditionReference
 from qc_daemon.records.tables import JobKind, ObjectKind
 from tests.support.delivery import Delivery
 from tests.support.dicom_objects import US, part10, ultrasound
@@ -54,7 +54,7 @@ class FallbackSetup:
 
     delivery: Delivery
     pacs: ChoosyPacs
-    asked: list[tuple[str, Mapping[str, SentReference]]] = field(default_factory=list)
+    asked: list[tuple[str, Mapping[str, RenditionReference]]] = field(default_factory=list)
     revision: int = 0
 
     def publish(self, kind: ObjectKind = ObjectKind.SR, sop_class: str = SR3D) -> str:
@@ -63,7 +63,7 @@ class FallbackSetup:
         uid = f"1.2.3.{self.revision}"
         made = ultrasound(sop_class=sop_class, SOPInstanceUID=uid)
         with self.delivery.store.begin() as session:
-            reports.keep(
+            reports.store_object(
                 session,
                 reports.ReportObject(kind, uid, sop_class, part10(made)),
                 ["pacs"],
@@ -74,12 +74,12 @@ class FallbackSetup:
         return uid
 
     def render(
-        self, payload: bytes, sop_class: str, held: Mapping[str, SentReference]
+        self, payload: bytes, sop_class: str, held: Mapping[str, RenditionReference]
     ) -> Rendition:
         self.asked.append((sop_class, held))
         uid = f"1.2.4.{len(held)}.{sop_class.rpartition('.')[2]}.{self.revision}"
         made = ultrasound(sop_class=sop_class, SOPInstanceUID=uid)
-        return Rendition(SentReference(sop_class, uid, made.SeriesInstanceUID), part10(made))
+        return Rendition(RenditionReference(sop_class, uid, made.SeriesInstanceUID), part10(made))
 
     def deliver(self) -> None:
         """All that is due, by a process that remembers nothing."""
@@ -96,7 +96,7 @@ class FallbackSetup:
 
     def refused(self) -> set[str]:
         with self.delivery.store.read() as session:
-            return set(destinations.refused(session, "pacs"))
+            return set(destinations.refused_classes(session, "pacs"))
 
     def states(self) -> list[tuple[str, str | None]]:
         return self.delivery.states()[1:]
@@ -184,7 +184,7 @@ def test_an_amendment_is_told_what_the_destination_was_given(setup: FallbackSetu
     setup.deliver()
     setup.publish()
     setup.deliver()
-    given = SentReference(SR, "1.2.4.0.33.1", "1.2.3.4.5.1")
+    given = RenditionReference(SR, "1.2.4.0.33.1", "1.2.3.4.5.1")
     assert setup.asked == [(SR, {}), (SR, {first: given})]
 
 

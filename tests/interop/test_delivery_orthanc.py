@@ -86,7 +86,7 @@ class Site:
         uid, content = str(report.SOPInstanceUID), to_bytes(report)
         made = ReportObject(ObjectKind.SR, uid, str(report.SOPClassUID), content)
         with self.store.begin() as session:
-            reports.keep(
+            reports.store_object(
                 session, made, ["pacs"], self.now, exam_id=exam_id, report_revision=revision
             )
         self.sent[uid] = content

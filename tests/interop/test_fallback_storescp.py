@@ -100,7 +100,7 @@ def deliver(folder: Path, port: int) -> tuple[list[Dataset], set[str]]:
             session, receipt, source_destinations=[], bundle_id=None, now=MONDAY
         ).exam_id
         for revision, report in enumerate(made, 1):
-            reports.keep(
+            reports.store_object(
                 session,
                 ReportObject(
                     ObjectKind.SR,
@@ -118,7 +118,7 @@ def deliver(folder: Path, port: int) -> tuple[list[Dataset], set[str]]:
         pass
     deliverer.close()
     with store.read() as session:
-        refused = set(destinations.refused(session, "pacs"))
+        refused = set(destinations.refused_classes(session, "pacs"))
     store.close()
     return made, refused
 

@@ -49,7 +49,7 @@ def config(tmp_path: Path) -> str:
         assert job is not None
         error = QCError(ErrorCode.DELIVERY_REFUSED, "no")
         jobs.fail(session, job, error, NOW, RetryPolicy(), random.Random(1))
-        destinations.refuse(session, "pacs", SR3D, NOW)
+        destinations.record_refusal(session, "pacs", SR3D, NOW)
     store.close()
     return str(path)
 

@@ -293,7 +293,7 @@ def test_an_older_schema_is_a_warning_for_serve_brings_it_up(here: Settings) -> 
 def test_a_damaged_database_is_told(here: Settings) -> None:
     file = schema.file_of(here.store.url)
     assert file is not None
-    schema.settle(here.store.url)
+    schema.checkpoint(here.store.url)
     content = bytearray(file.read_bytes())
     page = int.from_bytes(content[16:18], "big")
     content[5 * page : 6 * page] = os.urandom(page)
@@ -311,12 +311,12 @@ def test_rows_that_an_index_lacks_are_told(here: Settings) -> None:
         (root,) = connection.execute(
             "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_peer_1'"
         ).fetchone()
-    schema.settle(here.store.url)
+    schema.checkpoint(here.store.url)
     before = file.read_bytes()
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("INSERT INTO peer VALUES (1, 'US1', '10.0.0.1', NULL, '2026-01-01')")
         connection.commit()
-    schema.settle(here.store.url)
+    schema.checkpoint(here.store.url)
     page = int.from_bytes(before[16:18], "big")
     place = slice((root - 1) * page, root * page)
     content = bytearray(file.read_bytes())

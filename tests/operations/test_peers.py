@@ -43,7 +43,7 @@ def config(tmp_path: Path) -> Path:
 
 def refuse(config: Path, ae_title: str, address: str, certificate: str | None = None) -> None:
     with Store(load(config).store.url).begin() as session:
-        peers.note(session, [RefusedCaller(ae_title, address, certificate, 1, NOW, NOW)])
+        peers.record_refusals(session, [RefusedCaller(ae_title, address, certificate, 1, NOW, NOW)])
 
 
 def peer(config: Path, *arguments: str) -> Result:
@@ -175,7 +175,7 @@ def test_exit_statuses_on_a_real_command_line(config: Path) -> None:
 def test_a_caller_that_calls_another_title_is_told_so(config: Path) -> None:
     seen = RefusedCaller("US9", "10.1.2.3", None, 2, NOW, NOW, "NOTOURS", "our AE title is X")
     with Store(load(config).store.url).begin() as session:
-        peers.note(session, [seen])
+        peers.record_refusals(session, [seen])
     (row,) = [row for row in listed(config) if row["state"] == "refused"]
     assert (row["called_ae"], row["reason"]) == ("NOTOURS", "our AE title is X")
     approved = peer(config, "approve", "US9")

@@ -17,7 +17,7 @@ from qc_daemon.cli.app import app
 from qc_daemon.records import schema
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.receipts import Receipt, admit
-from qc_daemon.records.received.revisions import leave_out, pixels_known, quarantine
+from qc_daemon.records.received.revisions import quarantine, quarantine_scored, record_pixels
 from qc_daemon.records.results.findings import best_of
 from qc_daemon.records.results.findings import store as store_findings
 from qc_daemon.records.store import Store
@@ -84,7 +84,7 @@ class Site:
             revision = self.receive(session, uid, **of)
             job = jobs.claim(session, [JobKind.SCORE], "w", self.now, 300)
             assert job is not None
-            if pixels_known(session, revision, pixels, self.now) != "header":
+            if record_pixels(session, revision, pixels, self.now) != "header":
                 store_findings(session, revision, findings, self.now)
             jobs.finish(session, job, self.now)
 
@@ -208,7 +208,7 @@ def test_an_error_that_a_later_content_mended_is_superseded(site: Site) -> None:
 
 def test_what_was_scored_and_then_refused_is_told_as_both(site: Site) -> None:
     with site.session() as session:
-        leave_out(session, 2, ErrorCode.REPORT_INVALID, "no Series Instance UID", site.now)
+        quarantine_scored(session, 2, ErrorCode.REPORT_INVALID, "no Series Instance UID", site.now)
     told = [each for each in site.findings() if each["sop_instance_uid"] == CINE]
     assert [each.get("frame") for each in told] == [1, 5, 9, None]
     rows = [row for row in site.rows() if row["sop_instance_uid"] == CINE]

@@ -137,7 +137,7 @@ def answer(receiver: RunningReceiver, title: str) -> tuple[int, int, int]:
 
 def refused(receiver: RunningReceiver) -> list[peers.RefusedCaller]:
     with receiver.store.read() as session:
-        return peers.refused(session)
+        return peers.refused_callers(session)
 
 
 def test_an_approved_peer_may_store_without_a_restart(
@@ -177,8 +177,8 @@ def test_a_burst_is_written_in_few_transactions(
 ) -> None:
     monkeypatch.setattr(access, "WRITE_SECONDS", 3600)
     writes = []
-    note = peers.note
-    monkeypatch.setattr(peers, "note", lambda *args: writes.append(1) or note(*args))
+    note = peers.record_refusals
+    monkeypatch.setattr(peers, "record_refusals", lambda *args: writes.append(1) or note(*args))
     receiver = start_receiver(peer=[PeerSettings(ae_title="US1")])
     for _ in range(5):
         assert not accepted(receiver, "US2")
@@ -227,16 +227,16 @@ def test_a_row_that_is_no_peer_changes_nothing(hurried: None, receiver: RunningR
 def test_while_peers_cannot_be_known_a_stranger_is_to_try_again(
     start_receiver: Callable[..., RunningReceiver], hurried: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    approved = peers.approved
+    approved = peers.approved_peers
 
     def away(session: Any) -> Any:
         session.execute(text("SELECT * FROM not_there"))
 
-    monkeypatch.setattr(peers, "approved", away)
+    monkeypatch.setattr(peers, "approved_peers", away)
     receiver = start_receiver(peer=[PeerSettings(ae_title="US1")])
     assert accepted(receiver, "US1")
     assert answer(receiver, "US2") == access.TEMPORARY
     assert refused(receiver) == []
-    monkeypatch.setattr(peers, "approved", approved)
+    monkeypatch.setattr(peers, "approved_peers", approved)
     approve(receiver, "US2")
     assert accepted(receiver, "US2")

@@ -45,7 +45,7 @@ def _refused(receiver: RunningReceiver) -> list[RefusedCaller]:
         receiver.scp.access_policy._write_due = 0.0
         receiver.scp.access_policy.flush()
         with receiver.store.read() as session:
-            return peers.refused(session)
+            return peers.refused_callers(session)
 
     found: list[RefusedCaller] = eventually(now)
     return found

@@ -365,7 +365,7 @@ def test_a_bound_peer_comes_with_its_certificate_or_not_at_all(
 
     def refused() -> list[peers.RefusedCaller]:
         with receiver.store.read() as session:
-            return peers.refused(session)
+            return peers.refused_callers(session)
 
     eventually(lambda: sum(caller.attempts for caller in refused()) == 3)
     shown = {caller.ae_title: caller.certificate for caller in refused()}
@@ -375,7 +375,9 @@ def test_a_bound_peer_comes_with_its_certificate_or_not_at_all(
     }
     # The stranger is approved as it was seen: with the certificate it showed.
     with receiver.store.begin() as session:
-        caller = next(each for each in peers.refused(session) if each.ae_title == "STRANGER")
+        caller = next(
+            each for each in peers.refused_callers(session) if each.ae_title == "STRANGER"
+        )
         peers.approve(session, "STRANGER", caller.address, caller.certificate, caller.last_seen_at)
     assert secured.accepts(modality, calling="STRANGER")
     assert not secured.accepts(other, calling="STRANGER")

@@ -8,9 +8,9 @@ from detector.errors import ErrorCode
 from qc_daemon.records import listings
 from qc_daemon.records.listings import ExamFilter, Window
 from qc_daemon.records.received import exams, receipts
-from qc_daemon.records.received.revisions import leave_out
+from qc_daemon.records.received.revisions import quarantine_scored
 from qc_daemon.records.results import rejections
-from qc_daemon.records.results.findings import stored
+from qc_daemon.records.results.findings import iter_findings
 from qc_daemon.records.tables import Exam, JobKind, JobState
 
 DOE = {"patient_name": "Doe^Jane", "accession_number": "A1", "study_date": "20260301"}
@@ -76,15 +76,17 @@ def test_stored_findings_come_as_they_are_read(records) -> None:
     second = records.image()
     records.score_all()
     with records.store.begin() as session:
-        leave_out(session, second.revision_id, ErrorCode.REPORT_INVALID, "no series", records.now)
+        quarantine_scored(
+            session, second.revision_id, ErrorCode.REPORT_INVALID, "no series", records.now
+        )
     with records.store.read() as session:
-        every = list(stored(session, ExamFilter(), Window(), all_revisions=True))
+        every = list(iter_findings(session, ExamFilter(), Window(), all_revisions=True))
         assert [each.body.get("frame") for each in every] == [1, 2, 3, 1, None]
         assert [each.frames for each in every] == [3, 3, 3, 1, 1]
         assert sum(each.is_best for each in every[:3]) == 1
         assert {each.exam_id for each in every} == {first.exam_id}
         none = Window(until=records.now - timedelta(days=1))
-        assert list(stored(session, ExamFilter(), none, all_revisions=True)) == []
+        assert list(iter_findings(session, ExamFilter(), none, all_revisions=True)) == []
 
 
 def test_exams_of_an_older_version_are_described_once(records) -> None:
@@ -93,9 +95,9 @@ def test_exams_of_an_older_version_are_described_once(records) -> None:
     with records.store.begin() as session:
         session.execute(update(Exam).values(**nothing))
     with records.store.begin() as session:
-        rows, total = listings.undescribed(session, 1)
+        rows, total = listings.exams_without_description(session, 1)
         assert ([row.id for row in rows], total) == ([2], 2)
-        described = receipts.description("Doe^Jane", "A1", "20260301")
+        described = receipts.exam_description("Doe^Jane", "A1", "20260301")
         assert exams.describe(session, 2, described)
         assert not exams.describe(session, 2, described)
-        assert [row.id for row in listings.undescribed(session, 9)[0]] == [1]
+        assert [row.id for row in listings.exams_without_description(session, 9)[0]] == [1]

@@ -21,7 +21,7 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 def names(store: Store) -> list[str]:
     with store.read() as session:
-        return [bundle.name for bundle in bundles.known(session)]
+        return [bundle.name for bundle in bundles.list_bundles(session)]
 
 
 def test_an_error_leaves_nothing_behind(store: Store) -> None:

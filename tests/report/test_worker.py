@@ -223,7 +223,7 @@ def test_decoder_failure_leaves_the_picture_out_with_its_reason(
     (job,) = scored_exam.jobs(JobKind.REPORT)
     assert job.state is JobState.DONE
     with scored_exam.store.read() as session:
-        (undrawn,) = exams.undrawn(session, job.exam_id)
+        (undrawn,) = exams.without_overlay(session, job.exam_id)
     assert (undrawn.code, undrawn.message) == (ErrorCode.DECODE_FAILED, "the decoder gave up")
     # The report needs no pixels.
     assert [each.kind for each in scored_exam.sent()] == ["sr"]

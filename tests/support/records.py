@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from qc_daemon.records.queue.jobs import Job, claim, finish, listing
-from qc_daemon.records.received.exams import close_due, end_association, touch
+from qc_daemon.records.received.exams import close_due, end_association, hold_open
 from qc_daemon.records.received.receipts import Admission, Receipt, admit
-from qc_daemon.records.received.revisions import pixels_known
+from qc_daemon.records.received.revisions import record_pixels
 from qc_daemon.records.results.findings import store as store_findings
 from qc_daemon.records.results.reports import ReportObject, publish
 from qc_daemon.records.store import Store
@@ -57,7 +57,7 @@ class Records:
                 now=self.now,
             )
             token = receipt.association
-            touch(session, token, admission.exam_id, self.now, self.now + timedelta(minutes=5))
+            hold_open(session, token, admission.exam_id, self.now, self.now + timedelta(minutes=5))
             end_association(session, token)
         return admission
 
@@ -78,7 +78,7 @@ class Records:
         while (job := self.claim(JobKind.SCORE)) is not None:
             assert job.revision_id is not None
             with self.store.begin() as session:
-                known = pixels_known(
+                known = record_pixels(
                     session, job.revision_id, pixels or f"pixels-{job.subject}", self.now
                 )
                 if known != "header":

@@ -15,9 +15,9 @@ from qc_daemon.job_runner import JobRunner
 from qc_daemon.records import schema
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import Job
-from qc_daemon.records.received.exams import close_due, end_association, touch
+from qc_daemon.records.received.exams import close_due, end_association, hold_open
 from qc_daemon.records.received.receipts import Receipt, admit
-from qc_daemon.records.received.revisions import Originals, pixels_known
+from qc_daemon.records.received.revisions import Originals, record_pixels
 from qc_daemon.records.results import measurements, reports
 from qc_daemon.records.results.findings import store as store_findings
 from qc_daemon.records.results.measurements import MeasuredValue
@@ -61,7 +61,7 @@ class ScoredExam:
         with self.store.begin() as session:
             assert job.revision_id is not None
             known = pixels or f"pixels of {path.stem}"
-            if pixels_known(session, job.revision_id, known, self.now) != "header":
+            if record_pixels(session, job.revision_id, known, self.now) != "header":
                 store_findings(session, job.revision_id, [f.to_json() for f in findings], self.now)
             assert jobs.finish(session, job, self.now)
 
@@ -83,7 +83,7 @@ class ScoredExam:
                 bundle_id=bundle_id,
                 now=self.now,
             ).exam_id
-            touch(session, "assoc-1", exam, self.now, self.now + timedelta(minutes=5))
+            hold_open(session, "assoc-1", exam, self.now, self.now + timedelta(minutes=5))
             end_association(session, "assoc-1")
             job = jobs.claim(session, [JobKind.SCORE], "scorer", self.now, 300)
             assert job is not None

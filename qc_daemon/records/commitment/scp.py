@@ -38,7 +38,7 @@ from qc_daemon.records.tables import (
     JobState,
     Revision,
 )
-from qc_daemon.records.upsert import changed, insert_once
+from qc_daemon.records.upsert import execute_update, insert_once
 
 # So long after a request its report goes over the request's own association only.
 REPORT_DELAY_SECONDS = 15.0
@@ -153,13 +153,13 @@ def _repeat_request(session: Session, request: Request, now: datetime) -> None:
 
 def end_association(session: Session, association: str, now: datetime) -> None:
     """Make due what is ready: no report can go over this association any more."""
-    changed(
+    execute_update(
         session,
         update(Commitment)
         .where(Commitment.association == association, Commitment.state == CommitmentState.READY)
         .values(association="", not_before=now),
     )
-    changed(
+    execute_update(
         session,
         update(Commitment).where(Commitment.association == association).values(association=""),
     )
@@ -461,7 +461,7 @@ def record_failed_report(
 
 def requeue(session: Session, ids: Sequence[int], now: datetime) -> int:
     """Make dead requests ready to report again, with attempts reset; returns how many."""
-    return changed(
+    return execute_update(
         session,
         update(Commitment)
         .where(Commitment.id.in_(ids), Commitment.state == CommitmentState.DEAD)
@@ -492,13 +492,13 @@ def _report_due(requested_at: datetime) -> datetime:
 
 
 def _set(session: Session, id: int, **values: Any) -> None:
-    changed(session, update(Commitment).where(Commitment.id == id).values(**values))
+    execute_update(session, update(Commitment).where(Commitment.id == id).values(**values))
 
 
 def _set_claimed(session: Session, claimed: Claim, **values: Any) -> bool:
     """Change the request if it is still ours."""
     return (
-        changed(
+        execute_update(
             session,
             update(Commitment)
             .where(Commitment.id == claimed.id, Commitment.owner == claimed.token)

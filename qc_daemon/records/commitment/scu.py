@@ -30,7 +30,7 @@ from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import CLOCK_SKEW
 from qc_daemon.records.queue.retry import RetryPolicy, next_try
 from qc_daemon.records.tables import (
-    GivenRendition,
+    DeliveredRendition,
     Instance,
     JobKind,
     JobRow,
@@ -41,7 +41,7 @@ from qc_daemon.records.tables import (
     ReportObjectRow,
     Revision,
 )
-from qc_daemon.records.upsert import changed
+from qc_daemon.records.upsert import execute_update
 
 # A sent object waits this long for others, so that one request asks for all of them.
 BATCH_DELAY = timedelta(seconds=2)
@@ -154,7 +154,7 @@ def create_request(
 
 def mark_accepted(session: Session, request: CommitmentRequest, now: datetime) -> None:
     """The destination has accepted the request: its report is to come."""
-    changed(
+    execute_update(
         session,
         update(OutgoingCommitment).where(OutgoingCommitment.id == request.id).values(taken_at=now),
     )
@@ -211,7 +211,7 @@ def record_report(session: Session, report: Report, destinations: Collection[str
         if uid in failures:
             by_failure[failures[uid]].add(uid)
     for failure, uids in by_failure.items():
-        changed(
+        execute_update(
             session,
             update(OutgoingCommitmentItem)
             .where(
@@ -357,8 +357,8 @@ def _references(session: Session, rows: Sequence[JobRow]) -> dict[int, Reference
             func.coalesce(RenditionRow.sop_instance_uid, ReportObjectRow.sop_instance_uid),
         )
         .join(ReportObjectRow, ReportObjectRow.id == JobRow.object_id)
-        .outerjoin(GivenRendition, GivenRendition.job_id == JobRow.id)
-        .outerjoin(RenditionRow, RenditionRow.id == GivenRendition.rendition_id)
+        .outerjoin(DeliveredRendition, DeliveredRendition.job_id == JobRow.id)
+        .outerjoin(RenditionRow, RenditionRow.id == DeliveredRendition.rendition_id)
         .where(JobRow.id.in_(ids))
     )
     return {

@@ -82,13 +82,13 @@ from qc_daemon.records.tables import (
     RevisionState,
     UTCDateTime,
 )
-from qc_daemon.records.upsert import changed, insert_once
+from qc_daemon.records.upsert import execute_update, insert_once
 
 UNIQUE = ("kind", "subject", "revision", "destination")
 # Not handed over yet; not ended yet.
 TO_DO = (JobState.READY, JobState.LEASED)
 PENDING = (*TO_DO, JobState.SENT)
-GIVEN_UP = (JobState.DEAD, JobState.QUARANTINED)
+FAILED_STATES = (JobState.DEAD, JobState.QUARANTINED)
 # How far apart the clocks of hosts on one database may be.
 CLOCK_SKEW = timedelta(minutes=1)
 # A result waits for an image of its exam until that has failed so often.
@@ -268,7 +268,7 @@ def _is_behind(position: tuple[datetime, int]) -> ColumnElement[bool]:
 
 
 def _postpone(session: Session, job_id: int, not_before: datetime) -> None:
-    changed(
+    execute_update(
         session,
         update(JobRow)
         .where(JobRow.id == job_id, JobRow.state == JobState.READY)
@@ -399,7 +399,7 @@ def _last_image(session: Session, exam_id: int, destination: str) -> datetime | 
 
 def _advance_dependents(session: Session, row: Job | JobRow, now: datetime) -> None:
     """What `_due` put behind this job is due again: the job will not be done in its time."""
-    changed(
+    execute_update(
         session,
         update(JobRow)
         .where(
@@ -488,7 +488,7 @@ def requeue_uncommitted(
         error_message=error.message,
     )
     if decision.state is JobState.READY:
-        changed(
+        execute_update(
             session,
             update(JobRow)
             .where(
@@ -687,7 +687,7 @@ def make_ready(session: Session, row: JobRow, now: datetime) -> None:
     _advance_dependents(session, row, now)
     if row.kind != JobKind.SCORE:
         return
-    changed(
+    execute_update(
         session,
         update(Revision)
         .where(Revision.id == row.revision_id, Revision.state == RevisionState.QUARANTINED)
@@ -741,7 +741,7 @@ def reset_future_jobs(session: Session, now: datetime) -> None:
     """Make due what waits for a time that a clock, set back since, once showed."""
     ahead = now + CLOCK_SKEW
     for state in (JobState.READY, JobState.SENT):
-        changed(
+        execute_update(
             session,
             update(JobRow)
             .where(JobRow.state == state, JobRow.updated_at > ahead, JobRow.not_before > ahead)
@@ -751,7 +751,7 @@ def reset_future_jobs(session: Session, now: datetime) -> None:
 
 def reopen(session: Session, exam_id: int, now: datetime) -> None:
     """Open the exam again if it was closed: there is something new to score."""
-    changed(
+    execute_update(
         session,
         update(Exam)
         .where(Exam.id == exam_id, Exam.state == ExamState.CLOSED)
@@ -763,7 +763,7 @@ def record_reason(
     session: Session, revision_id: int, code: ErrorCode, message: str, now: datetime
 ) -> None:
     """Quarantine the revision with its reason; one that is scored already stays as it is."""
-    changed(
+    execute_update(
         session,
         update(Revision)
         .where(
@@ -788,13 +788,15 @@ def _quarantine_revision(
 
 
 def _set(session: Session, job_id: int, now: datetime, **values: Any) -> None:
-    changed(session, update(JobRow).where(JobRow.id == job_id).values(updated_at=now, **values))
+    execute_update(
+        session, update(JobRow).where(JobRow.id == job_id).values(updated_at=now, **values)
+    )
 
 
 def _set_leased(session: Session, job: Job, now: datetime, **values: Any) -> bool:
     """Change the job if it is leased under this very token."""
     return (
-        changed(
+        execute_update(
             session,
             update(JobRow)
             .where(
@@ -811,7 +813,7 @@ def _set_leased(session: Session, job: Job, now: datetime, **values: Any) -> boo
 def _set_sent(session: Session, job_id: int, now: datetime, **values: Any) -> bool:
     """Change the job if it is sent."""
     return (
-        changed(
+        execute_update(
             session,
             update(JobRow)
             .where(JobRow.id == job_id, JobRow.state == JobState.SENT)

@@ -11,7 +11,12 @@ from sqlalchemy.orm import Session
 from detector.errors import ErrorCode
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received import mpps
-from qc_daemon.records.received.revisions import Quarantined, RevisionFacts, as_facts, select_facts
+from qc_daemon.records.received.revisions import (
+    QuarantinedRevision,
+    RevisionFacts,
+    as_facts,
+    select_facts,
+)
 from qc_daemon.records.results import measurements
 from qc_daemon.records.results.measurements import MeasuredReport
 from qc_daemon.records.tables import (
@@ -29,7 +34,7 @@ from qc_daemon.records.tables import (
     Revision,
     RevisionState,
 )
-from qc_daemon.records.upsert import changed, insert_or_update
+from qc_daemon.records.upsert import execute_update, insert_or_update
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ class ExamContent:
         return hashlib.sha256(told.encode()).hexdigest()
 
 
-def touch(
+def hold_open(
     session: Session, association: str, exam_id: int, now: datetime, expires: datetime
 ) -> None:
     """The association has stored to the exam: it holds it open until it ends or `expires`."""
@@ -93,7 +98,7 @@ def end_association(session: Session, association: str) -> None:
     session.execute(delete(AssociationLease).where(AssociationLease.token == association))
 
 
-def open_count(session: Session) -> int:
+def count_open(session: Session) -> int:
     """How many exams are open."""
     return session.execute(
         select(func.count()).select_from(Exam).where(Exam.state == ExamState.OPEN)
@@ -112,7 +117,7 @@ def close_due(
     job is inserted if there are findings and they differ from the last report's.
     """
     session.execute(delete(AssociationLease).where(AssociationLease.expires_at <= now))
-    _forget_future(session, now)
+    _reset_future_objects(session, now)
     quiet = now - timedelta(seconds=quiet_seconds)
     oldest = now - timedelta(minutes=max_open_minutes)
     candidates = session.scalars(
@@ -122,7 +127,7 @@ def close_due(
             or_(
                 Exam.last_object_at <= quiet,
                 Exam.opened_at <= oldest,
-                mpps.may_be_whole(),
+                mpps.has_completed_step(),
             ),
         )
         .order_by(Exam.id)
@@ -132,9 +137,9 @@ def close_due(
     ]
 
 
-def _forget_future(session: Session, now: datetime) -> None:
+def _reset_future_objects(session: Session, now: datetime) -> None:
     """An object that came before the clock was set back came now, as far as the quiet time goes."""
-    changed(
+    execute_update(
         session,
         update(Exam)
         .where(Exam.state == ExamState.OPEN, Exam.last_object_at > now + jobs.CLOCK_SKEW)
@@ -154,9 +159,9 @@ def _close_if_due(
     ).one_or_none()
     if exam is None or exam.state != ExamState.OPEN:
         return False
-    if _to_be_scored(session, exam_id):
+    if _has_score_jobs(session, exam_id):
         # An object whose file is gone waits for somebody; the exam's others do not wait with it.
-        if exam.opened_at > oldest or _to_be_scored(session, exam_id, without_lost=True):
+        if exam.opened_at > oldest or _has_score_jobs(session, exam_id, without_lost=True):
             return False
         _close(session, exam_id, ClosedBy.MAX_OPEN, now)
         return True
@@ -165,7 +170,7 @@ def _close_if_due(
         cause = ClosedBy.QUIET
     elif exam.opened_at <= oldest:
         cause = ClosedBy.MAX_OPEN
-    elif mpps.exam_is_whole(session, exam_id):
+    elif mpps.is_exam_whole(session, exam_id):
         cause = ClosedBy.PROCEDURE_STEP
     else:
         return False
@@ -181,16 +186,16 @@ def close_now(session: Session, exam_id: int, now: datetime) -> bool:
     state = session.scalars(
         select(Exam.state).where(Exam.id == exam_id).with_for_update(key_share=True)
     ).one_or_none()
-    if state != ExamState.OPEN or _to_be_scored(session, exam_id):
+    if state != ExamState.OPEN or _has_score_jobs(session, exam_id):
         return False
     _close(session, exam_id, ClosedBy.PERSON, now)
     return True
 
 
-_LOST = (ErrorCode.SPOOL_MISSING, ErrorCode.SPOOL_DAMAGED)
+_FILE_ERRORS = (ErrorCode.SPOOL_MISSING, ErrorCode.SPOOL_DAMAGED)
 
 
-def _to_be_scored(session: Session, exam_id: int, *, without_lost: bool = False) -> bool:
+def _has_score_jobs(session: Session, exam_id: int, *, without_lost: bool = False) -> bool:
     """Whether a score job of the exam is ready or leased; `without_lost` leaves out those that wait
     for a file that is gone or damaged."""
     pending = select(JobRow.id).where(
@@ -198,7 +203,7 @@ def _to_be_scored(session: Session, exam_id: int, *, without_lost: bool = False)
     )
     if without_lost:
         is_lost = and_(
-            JobRow.state == JobState.READY, func.coalesce(JobRow.error_code, "").in_(_LOST)
+            JobRow.state == JobState.READY, func.coalesce(JobRow.error_code, "").in_(_FILE_ERRORS)
         )
         pending = pending.where(not_(is_lost))
     return _any(session, pending)
@@ -217,13 +222,13 @@ def _close(session: Session, exam_id: int, cause: ClosedBy, now: datetime) -> No
     elif content.fingerprint == told:
         values["outcome"] = ExamOutcome.UNCHANGED
     else:
-        values |= _ask_for_report(session, content, now)
-    changed(session, update(Exam).where(Exam.id == exam_id).values(**values))
+        values |= _insert_report_job(session, content, now)
+    execute_update(session, update(Exam).where(Exam.id == exam_id).values(**values))
     if content.other_patients:
         _amend_other_patients(session, content, now)
 
 
-def _ask_for_report(session: Session, content: ExamContent, now: datetime) -> dict[str, Any]:
+def _insert_report_job(session: Session, content: ExamContent, now: datetime) -> dict[str, Any]:
     """Insert the job of the exam's next report; returns the exam's new values."""
     exam_id, revision = content.exam_id, content.report_revision + 1
     jobs.insert(session, JobKind.REPORT, f"exam:{exam_id}", revision, exam_id=exam_id, now=now)
@@ -253,8 +258,8 @@ def _amend_other_patients(session: Session, content: ExamContent, now: datetime)
         known = exam_content(session, other)
         reported = select(Exam.reported_content).where(Exam.id == other)
         if known.findings and session.execute(reported).scalar_one() != known.fingerprint:
-            values = _ask_for_report(session, known, now)
-            changed(session, update(Exam).where(Exam.id == other).values(**values))
+            values = _insert_report_job(session, known, now)
+            execute_update(session, update(Exam).where(Exam.id == other).values(**values))
 
 
 def of_study(session: Session, study_instance_uid: str) -> list[int]:
@@ -269,7 +274,7 @@ def of_study(session: Session, study_instance_uid: str) -> list[int]:
 def describe(session: Session, exam_id: int, described: dict[str, str]) -> bool:
     """Keep what a header says of the exam (`receipts.description`); False if it is known."""
     statement = update(Exam).where(Exam.id == exam_id, Exam.patient_name.is_(None))
-    return changed(session, statement.values(**described)) == 1
+    return execute_update(session, statement.values(**described)) == 1
 
 
 def exam_content(session: Session, exam_id: int) -> ExamContent:
@@ -291,7 +296,7 @@ def exam_content(session: Session, exam_id: int) -> ExamContent:
         patient_id=exam.patient_id,
         bundle_id=exam.bundle_id,
         report_revision=exam.report_revision,
-        findings=tuple(_findings(session, exam_id)),
+        findings=tuple(_select_findings(session, exam_id)),
         previous_sr_uids=tuple(
             session.scalars(
                 select(ReportObjectRow.sop_instance_uid)
@@ -300,11 +305,11 @@ def exam_content(session: Session, exam_id: int) -> ExamContent:
             )
         ),
         measured=tuple(measurements.of_exam(session, exam_id)),
-        other_patients=_other_patients(session, exam.study_instance_uid),
+        other_patients=_count_other_patients(session, exam.study_instance_uid),
     )
 
 
-def _other_patients(session: Session, study_instance_uid: str) -> int:
+def _count_other_patients(session: Session, study_instance_uid: str) -> int:
     """An object without Study Instance UID shares none."""
     if not study_instance_uid:
         return 0
@@ -316,7 +321,7 @@ def _other_patients(session: Session, study_instance_uid: str) -> int:
     )
 
 
-def omissions(session: Session, exam_id: int) -> list[Quarantined]:
+def omissions(session: Session, exam_id: int) -> list[QuarantinedRevision]:
     """What reports of the exam leave out, and why: instances without a content that can be told.
 
     In order of arrival, each instance once, with the reason of its newest content.
@@ -330,12 +335,12 @@ def omissions(session: Session, exam_id: int) -> list[Quarantined]:
     readable = {row.instance_id for row in rows if row.state != RevisionState.QUARANTINED}
     newest = {row.instance_id: row for row in rows if row.instance_id not in readable}
     return [
-        Quarantined(as_facts(row), row.reason_code, row.reason_message, row.reason_at)
+        QuarantinedRevision(as_facts(row), row.reason_code, row.reason_message, row.reason_at)
         for row in newest.values()
     ]
 
 
-def undrawn(session: Session, exam_id: int) -> list[Quarantined]:
+def without_overlay(session: Session, exam_id: int) -> list[QuarantinedRevision]:
     """The exam's contents that are told of, but have no overlay, and why."""
     rows = session.execute(
         select_facts()
@@ -348,7 +353,7 @@ def undrawn(session: Session, exam_id: int) -> list[Quarantined]:
         .order_by(Revision.received_at, Revision.id)
     )
     return [
-        Quarantined(as_facts(row), row.reason_code, row.reason_message, row.reason_at)
+        QuarantinedRevision(as_facts(row), row.reason_code, row.reason_message, row.reason_at)
         for row in rows
     ]
 
@@ -356,7 +361,7 @@ def undrawn(session: Session, exam_id: int) -> list[Quarantined]:
 def record_content(session: Session, exam_id: int, report_revision: int, fingerprint: str) -> None:
     """The report tells less than the exam had when it closed: what comes later is compared with
     this. A later report's content stands."""
-    changed(
+    execute_update(
         session,
         update(Exam)
         .where(Exam.id == exam_id, Exam.report_revision == report_revision)
@@ -366,7 +371,7 @@ def record_content(session: Session, exam_id: int, report_revision: int, fingerp
 
 def record_no_report(session: Session, exam_id: int, report_revision: int) -> None:
     """Nothing of the exam could be told."""
-    changed(
+    execute_update(
         session,
         update(Exam)
         .where(
@@ -378,7 +383,7 @@ def record_no_report(session: Session, exam_id: int, report_revision: int) -> No
     )
 
 
-def _findings(session: Session, exam_id: int) -> list[ScoredFinding]:
+def _select_findings(session: Session, exam_id: int) -> list[ScoredFinding]:
     """Findings of the newest readable content of each instance in the exam."""
     rows = session.execute(
         select_facts()
@@ -405,7 +410,7 @@ def _any(session: Session, statement: Select[Any]) -> bool:
     return session.execute(statement.limit(1)).first() is not None
 
 
-def began(session: Session, exam_id: int) -> tuple[str, datetime]:
+def exam_start(session: Session, exam_id: int) -> tuple[str, datetime]:
     """Study Instance UID of the exam, and when its first object came; the same at any time."""
     row = session.execute(
         select(Exam.study_instance_uid, func.min(Revision.received_at))

@@ -16,7 +16,7 @@ from qc_daemon.records.tables import (
     RevisionState,
     StepStatus,
 )
-from qc_daemon.records.upsert import changed, insert_once
+from qc_daemon.records.upsert import execute_update, insert_once
 
 FINAL = (StepStatus.COMPLETED, StepStatus.DISCONTINUED)
 
@@ -75,11 +75,13 @@ def change(
         values["status"] = status
     if instances is not None:
         values["instances"] = list(instances)
-    changed(session, update(PerformedStep).where(PerformedStep.id == known.id).values(**values))
+    execute_update(
+        session, update(PerformedStep).where(PerformedStep.id == known.id).values(**values)
+    )
     return Change.DONE
 
 
-def may_be_whole() -> ColumnElement[bool]:
+def has_completed_step() -> ColumnElement[bool]:
     """Condition on exams: a step of the study is completed."""
     return (
         select(PerformedStep.id)
@@ -91,7 +93,7 @@ def may_be_whole() -> ColumnElement[bool]:
     )
 
 
-def exam_is_whole(session: Session, exam_id: int) -> bool:
+def is_exam_whole(session: Session, exam_id: int) -> bool:
     """Whether the modality has said that the exam is over, and all it made is here and settled.
 
     Over: of the study's steps none is in progress, and those completed name objects. Settled: each

@@ -8,12 +8,12 @@ from sqlalchemy import CursorResult, Delete, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from qc_daemon.records.tables import Caller, Peer
-from qc_daemon.records.upsert import changed, insert_once, insert_or_update
+from qc_daemon.records.upsert import execute_update, insert_once, insert_or_update
 
 # What strangers can make us keep: rows in all, and of one address, so that a flood of invented
 # titles from one machine drops none but its own.
-MOST_CALLERS = 1000
-MOST_OF_AN_ADDRESS = 16
+MAX_CALLERS = 1000
+MAX_CALLERS_PER_ADDRESS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class RefusedCaller:
     reason: str | None = None
 
 
-def approved(session: Session) -> list[ApprovedPeer]:
+def approved_peers(session: Session) -> list[ApprovedPeer]:
     """The approved peers, by title and address."""
     rows = session.execute(
         select(Peer.ae_title, Peer.address, Peer.certificate, Peer.approved_at).order_by(
@@ -71,10 +71,10 @@ def remove(session: Session, ae_title: str, address: str | None) -> int:
     statement = delete(Peer).where(Peer.ae_title == ae_title)
     if address is not None:
         statement = statement.where(Peer.address == address)
-    return _deleted(session, statement)
+    return _delete(session, statement)
 
 
-def refused(session: Session) -> list[RefusedCaller]:
+def refused_callers(session: Session) -> list[RefusedCaller]:
     """The refused callers, latest first."""
     rows = session.execute(
         select(
@@ -91,7 +91,7 @@ def refused(session: Session) -> list[RefusedCaller]:
     return [RefusedCaller(*row) for row in rows]
 
 
-def note(session: Session, callers: Iterable[RefusedCaller]) -> None:
+def record_refusals(session: Session, callers: Iterable[RefusedCaller]) -> None:
     """Add what was seen of refused callers, then drop those that are too many, oldest first.
 
     A certificate once shown stays: a later attempt without one must not make its approval weaker.
@@ -99,29 +99,29 @@ def note(session: Session, callers: Iterable[RefusedCaller]) -> None:
     # In one order, so that two receivers that write at once never wait for each other.
     seen = sorted(callers, key=lambda caller: (caller.ae_title, caller.address))
     for caller in seen:
-        if not _seen_again(session, caller):
+        if not _count_again(session, caller):
             values = {name: getattr(caller, name) for name in RefusedCaller.__slots__}
             if insert_once(session, Caller, values, ("ae_title", "address")) is None:
-                _seen_again(session, caller)
+                _count_again(session, caller)
     for address in sorted({caller.address for caller in seen}):
         of_address = select(Caller.id).where(Caller.address == address)
         kept = of_address.order_by(Caller.last_seen_at.desc(), Caller.id.desc())
-        _deleted(
+        _delete(
             session,
             delete(Caller).where(
-                Caller.address == address, Caller.id.not_in(kept.limit(MOST_OF_AN_ADDRESS))
+                Caller.address == address, Caller.id.not_in(kept.limit(MAX_CALLERS_PER_ADDRESS))
             ),
         )
     kept = select(Caller.id).order_by(Caller.last_seen_at.desc(), Caller.id.desc())
-    _deleted(session, delete(Caller).where(Caller.id.not_in(kept.limit(MOST_CALLERS))))
+    _delete(session, delete(Caller).where(Caller.id.not_in(kept.limit(MAX_CALLERS))))
 
 
-def forget(session: Session, ae_title: str, address: str) -> None:
+def remove_caller(session: Session, ae_title: str, address: str) -> None:
     """Take a caller off the list of refused ones."""
-    _deleted(session, delete(Caller).where(Caller.ae_title == ae_title, Caller.address == address))
+    _delete(session, delete(Caller).where(Caller.ae_title == ae_title, Caller.address == address))
 
 
-def _seen_again(session: Session, caller: RefusedCaller) -> bool:
+def _count_again(session: Session, caller: RefusedCaller) -> bool:
     """Count a caller that is on the list; False if it is not."""
     statement = (
         update(Caller)
@@ -134,10 +134,10 @@ def _seen_again(session: Session, caller: RefusedCaller) -> bool:
             reason=caller.reason,
         )
     )
-    return changed(session, statement) == 1
+    return execute_update(session, statement) == 1
 
 
-def _deleted(session: Session, statement: Delete) -> int:
+def _delete(session: Session, statement: Delete) -> int:
     result = session.execute(statement.execution_options(synchronize_session=False))
     assert isinstance(result, CursorResult)
     return result.rowcount

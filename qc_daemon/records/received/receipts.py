@@ -67,10 +67,10 @@ def admit(
 
     Safe against another association that stores the same object at the same moment.
     """
-    receipt = _storable(receipt)
+    receipt = _sanitise_text(receipt)
     if not receipt.study_instance_uid and not receipt.patient_id:
         receipt = replace(receipt, study_instance_uid=_own_study(receipt.sop_instance_uid))
-    instance_id, number = _instance(session, receipt.sop_instance_uid, now), 1
+    instance_id, number = _insert_instance(session, receipt.sop_instance_uid, now), 1
     if instance_id is None:
         instance_id = session.execute(
             _LOCK_INSTANCE, {"uid": receipt.sop_instance_uid}
@@ -79,7 +79,7 @@ def admit(
             if revision.sha256 == receipt.sha256:
                 return Admission("same", instance_id, revision.id, revision.exam_id, revision.path)
             number = max(number, revision.number + 1)
-    exam_id = _exam(session, receipt, bundle_id, now)
+    exam_id = _open_exam(session, receipt, bundle_id, now)
     revision_id = insert_once(
         session,
         Revision,
@@ -123,7 +123,7 @@ def admit(
 DESCRIPTION = ("patient_name", "patient_words", "accession_number", "study_date")
 
 
-def description(patient_name: str, accession_number: str, study_date: str) -> dict[str, str]:
+def exam_description(patient_name: str, accession_number: str, study_date: str) -> dict[str, str]:
     """The exam's columns that a person finds it by."""
     return {
         "patient_name": patient_name,
@@ -165,7 +165,7 @@ _FIX_BUNDLE = (
 )
 
 
-def _instance(session: Session, sop_instance_uid: str, now: datetime) -> int | None:
+def _insert_instance(session: Session, sop_instance_uid: str, now: datetime) -> int | None:
     """The new instance's row; None if there is one. Locked: its revisions are numbered in turn."""
     return insert_once(
         session,
@@ -175,14 +175,14 @@ def _instance(session: Session, sop_instance_uid: str, now: datetime) -> int | N
     )
 
 
-def _exam(
+def _open_exam(
     session: Session,
     receipt: Receipt,
     bundle_id: str | Callable[[], str | None] | None,
     now: datetime,
 ) -> int:
     """The exam's row, locked and open, its last object being this one."""
-    described = description(receipt.patient_name, receipt.accession_number, receipt.study_date)
+    described = exam_description(receipt.patient_name, receipt.accession_number, receipt.study_date)
     key = {"study": receipt.study_instance_uid, "patient": receipt.patient_id, "now": now} | {
         name: value or None for name, value in described.items()
     }
@@ -222,7 +222,7 @@ def _own_study(sop_instance_uid: str) -> str:
     return f"2.25.{uuid5(NAMESPACE_OID, f'study of {sop_instance_uid}').int}"
 
 
-def _storable(receipt: Receipt) -> Receipt:
+def _sanitise_text(receipt: Receipt) -> Receipt:
     """Text that both databases take: PostgreSQL has no NUL and neither has lone surrogates."""
     values = {field.name: getattr(receipt, field.name) for field in fields(receipt)}
     changed: dict[str, Any] = {

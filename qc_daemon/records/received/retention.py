@@ -35,7 +35,7 @@ from qc_daemon.records.tables import (
     Revision,
     RevisionState,
 )
-from qc_daemon.records.upsert import changed
+from qc_daemon.records.upsert import execute_update
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def droppable(
         return []
     rows = session.execute(
         select(Revision.id, Revision.path, Revision.size)
-        .where(*_may_leave(now, keep, source_destinations, fetchable))
+        .where(*_drop_conditions(now, keep, source_destinations, fetchable))
         .order_by(Revision.id)
         .limit(limit)
     )
@@ -89,16 +89,18 @@ def drop(
         return False
     may = session.scalar(
         select(Revision.id).where(
-            Revision.id == revision_id, *_may_leave(now, keep, source_destinations, fetchable)
+            Revision.id == revision_id, *_drop_conditions(now, keep, source_destinations, fetchable)
         )
     )
     if may is None:
         return False
-    changed(session, update(Revision).where(Revision.id == revision_id).values(dropped_at=now))
+    execute_update(
+        session, update(Revision).where(Revision.id == revision_id).values(dropped_at=now)
+    )
     return True
 
 
-def _may_leave(
+def _drop_conditions(
     now: datetime, keep: timedelta, source_destinations: Sequence[str], fetchable: Sequence[str]
 ) -> list[ColumnElement[bool]]:
     latest = now - keep
@@ -170,7 +172,7 @@ def drop_overlays(session: Session, now: datetime, keep: timedelta, *, limit: in
         .order_by(ReportObjectRow.id)
         .limit(limit)
     )
-    return changed(
+    return execute_update(
         session,
         update(ReportObjectRow).where(ReportObjectRow.id.in_(due)).values(payload=None),
     )
@@ -178,7 +180,7 @@ def drop_overlays(session: Session, now: datetime, keep: timedelta, *, limit: in
 
 def record_fetch(session: Session, revision_id: int, path: str, size: int) -> None:
     """The original is back in the spool, at `path`."""
-    changed(
+    execute_update(
         session,
         update(Revision)
         .where(Revision.id == revision_id)
@@ -188,7 +190,9 @@ def record_fetch(session: Session, revision_id: int, path: str, size: int) -> No
 
 def record_unavailable(session: Session, revision_id: int, now: datetime) -> bool:
     """No destination gave the original back; whether it was us who dropped it."""
-    changed(session, update(Revision).where(Revision.id == revision_id).values(unavailable_at=now))
+    execute_update(
+        session, update(Revision).where(Revision.id == revision_id).values(unavailable_at=now)
+    )
     dropped_at = session.scalar(select(Revision.dropped_at).where(Revision.id == revision_id))
     return dropped_at is not None
 

@@ -20,7 +20,7 @@ from qc_daemon.records.tables import (
     Revision,
     RevisionState,
 )
-from qc_daemon.records.upsert import changed
+from qc_daemon.records.upsert import execute_update
 from qc_daemon.spool import verification
 
 
@@ -67,7 +67,7 @@ def in_spool(spool: Path) -> Originals:
 
 
 @dataclass(frozen=True, slots=True)
-class Quarantined:
+class QuarantinedRevision:
     """A revision that could not be scored, and the recorded reason."""
 
     facts: RevisionFacts
@@ -84,7 +84,7 @@ def facts(session: Session, revision_id: int) -> RevisionFacts:
     return as_facts(row)
 
 
-def pixels_known(
+def record_pixels(
     session: Session, revision_id: int, pixel_sha256: str, now: datetime
 ) -> Literal["score", "header", "other"]:
     """Record the SHA-256 of the decoded pixels; says what there is to do.
@@ -107,13 +107,13 @@ def pixels_known(
     if own.content is not None and own.pixel_sha256 == pixel_sha256:
         if own.content == Content.HEADER:
             # One that was released from quarantine shares the earlier findings again.
-            changed(
+            execute_update(
                 session,
                 update(Revision)
                 .where(Revision.id == revision_id)
                 .values(state=RevisionState.HEADER),
             )
-        return _ANSWER[Content(own.content)]
+        return _ANSWERS[Content(own.content)]
     others = session.execute(
         select(Revision.id, Revision.pixel_sha256, Revision.state)
         .where(
@@ -138,16 +138,16 @@ def pixels_known(
         differs = any(other.pixel_sha256 != pixel_sha256 for other in others)
         content = Content.OTHER if differs else Content.SCORE
         state = RevisionState.RECEIVED
-    changed(
+    execute_update(
         session,
         update(Revision)
         .where(Revision.id == revision_id)
         .values(pixel_sha256=pixel_sha256, content=content, state=state, source_revision_id=twin),
     )
-    return _ANSWER[content]
+    return _ANSWERS[content]
 
 
-_ANSWER: dict[Content, Literal["score", "header", "other"]] = {
+_ANSWERS: dict[Content, Literal["score", "header", "other"]] = {
     Content.SCORE: "score",
     Content.HEADER: "header",
     Content.OTHER: "other",
@@ -161,11 +161,11 @@ def quarantine(
     jobs.record_reason(session, revision_id, code, message, now)
 
 
-def leave_out(
+def quarantine_scored(
     session: Session, revision_id: int, code: ErrorCode, message: str, now: datetime
 ) -> None:
     """Quarantine a scored revision that no report can tell of; `release` scores it again."""
-    changed(
+    execute_update(
         session,
         update(Revision)
         .where(Revision.id == revision_id)
@@ -178,11 +178,11 @@ def leave_out(
     )
 
 
-def note_reason(
+def record_missing_overlay(
     session: Session, revision_id: int, code: ErrorCode, message: str, now: datetime
 ) -> None:
     """Record why a scored revision has no overlay; its findings stay as they are."""
-    changed(
+    execute_update(
         session,
         update(Revision)
         .where(Revision.id == revision_id, Revision.state != RevisionState.QUARANTINED)
@@ -190,7 +190,7 @@ def note_reason(
     )
 
 
-def quarantined(session: Session) -> list[Quarantined]:
+def quarantined_revisions(session: Session) -> list[QuarantinedRevision]:
     """All revisions in quarantine, in order of arrival."""
     rows = session.execute(
         select_facts()
@@ -199,7 +199,7 @@ def quarantined(session: Session) -> list[Quarantined]:
         .order_by(Revision.received_at, Revision.id)
     )
     return [
-        Quarantined(as_facts(row), row.reason_code, row.reason_message, row.reason_at)
+        QuarantinedRevision(as_facts(row), row.reason_code, row.reason_message, row.reason_at)
         for row in rows
     ]
 

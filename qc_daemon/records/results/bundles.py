@@ -11,7 +11,7 @@ from qc_daemon.records.upsert import insert_once, insert_or_update, table_of
 
 _columns = table_of(BundleRow).c
 # Asked with every object: built once, and on the table (see `rows`).
-_KNOWN = select(_columns.name, _columns.path, _columns.model_id, _columns.activated_at).order_by(
+_HISTORY = select(_columns.name, _columns.path, _columns.model_id, _columns.activated_at).order_by(
     _columns.activated_at.desc(), _columns.model_id
 )
 
@@ -49,13 +49,13 @@ def activate(session: Session, name: str, path: str, model_id: str, now: datetim
 
 def active(session: Session) -> ActiveBundle | None:
     """The bundle that new exams are fixed to; None before the first seed."""
-    history = known(session)
+    history = list_bundles(session)
     return history[0] if history else None
 
 
-def known(session: Session) -> list[ActiveBundle]:
+def list_bundles(session: Session) -> list[ActiveBundle]:
     """Every bundle that has been active, the active one first."""
-    return [ActiveBundle(*row) for row in session.execute(_KNOWN)]
+    return [ActiveBundle(*row) for row in session.execute(_HISTORY)]
 
 
 def _values(name: str, path: str, model_id: str, now: datetime) -> dict[str, str | datetime]:

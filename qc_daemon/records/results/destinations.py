@@ -10,7 +10,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from detector.errors import QCError
-from qc_daemon.records.queue.jobs import GIVEN_UP
+from qc_daemon.records.queue.jobs import FAILED_STATES
 from qc_daemon.records.tables import (
     CommitmentSupport,
     DestinationState,
@@ -35,7 +35,7 @@ class Condition:
     commitment_message: str | None = None
 
 
-def refuse(session: Session, destination: str, sop_class_uid: str, now: datetime) -> None:
+def record_refusal(session: Session, destination: str, sop_class_uid: str, now: datetime) -> None:
     """The destination has said that it does not take the class."""
     insert_or_update(
         session,
@@ -45,7 +45,7 @@ def refuse(session: Session, destination: str, sop_class_uid: str, now: datetime
     )
 
 
-def take(session: Session, destination: str, sop_class_uid: str) -> None:
+def record_acceptance(session: Session, destination: str, sop_class_uid: str) -> None:
     """The destination has taken an object of the class."""
     session.execute(
         delete(RefusedClass).where(
@@ -54,7 +54,7 @@ def take(session: Session, destination: str, sop_class_uid: str) -> None:
     )
 
 
-def refused(session: Session, destination: str) -> dict[str, datetime]:
+def refused_classes(session: Session, destination: str) -> dict[str, datetime]:
     """The classes that the destination does not take, and when it last said so."""
     rows = session.execute(
         select(RefusedClass.sop_class_uid, RefusedClass.refused_at)
@@ -64,28 +64,28 @@ def refused(session: Session, destination: str) -> dict[str, datetime]:
     return {row.sop_class_uid: row.refused_at for row in rows}
 
 
-def forget(session: Session, destination: str) -> int:
+def reset_refused_classes(session: Session, destination: str) -> int:
     """Ask the destination anew about every class; how many that are."""
-    known = refused(session, destination)
+    known = refused_classes(session, destination)
     session.execute(delete(RefusedClass).where(RefusedClass.destination == destination))
     return len(known)
 
 
-def given_up(session: Session, destination: str) -> list[int]:
+def failed_jobs(session: Session, destination: str) -> list[int]:
     """The ids of deliver jobs that ended without the destination having the object."""
     found = session.scalars(
         select(JobRow.id)
         .where(
             JobRow.kind == JobKind.DELIVER,
             JobRow.destination == destination,
-            JobRow.state.in_(GIVEN_UP),
+            JobRow.state.in_(FAILED_STATES),
         )
         .order_by(JobRow.id)
     )
     return list(found)
 
 
-def deliveries(session: Session) -> dict[str, dict[JobState, int]]:
+def count_deliveries(session: Session) -> dict[str, dict[JobState, int]]:
     """How many deliver jobs of each state there are, by destination."""
     rows = session.execute(
         select(JobRow.destination, JobRow.state, func.count())
@@ -99,11 +99,11 @@ def deliveries(session: Session) -> dict[str, dict[JobState, int]]:
     return found
 
 
-def failed(session: Session, destination: str, error: QCError, now: datetime) -> None:
+def record_failure(session: Session, destination: str, error: QCError, now: datetime) -> None:
     """The destination could not be reached, or had no place or no leave for us."""
     known = session.get(DestinationState, destination, populate_existing=True)
     since = now if known is None or known.failing_since is None else known.failing_since
-    _put(
+    _save(
         session,
         destination,
         failing_since=since,
@@ -113,7 +113,7 @@ def failed(session: Session, destination: str, error: QCError, now: datetime) ->
     )
 
 
-def reached(session: Session, destination: str) -> None:
+def record_success(session: Session, destination: str) -> None:
     """The destination has answered. Costs no write where it did before."""
     session.execute(
         update(DestinationState)
@@ -141,7 +141,7 @@ def record_commitment(
     answered = (CommitmentSupport.TAKEN, CommitmentSupport.REFUSED, CommitmentSupport.LOST)
     if before == support or (support is CommitmentSupport.OFFERED and before in answered):
         return
-    _put(
+    _save(
         session,
         destination,
         commitment=support,
@@ -158,7 +158,7 @@ def condition(session: Session, destination: str) -> Condition:
     return Condition(**{name: getattr(row, name) for name in Condition.__slots__})
 
 
-def _put(session: Session, destination: str, **values: Any) -> None:
+def _save(session: Session, destination: str, **values: Any) -> None:
     insert_or_update(
         session, DestinationState, {"destination": destination, **values}, ("destination",)
     )

@@ -16,7 +16,7 @@ from qc_daemon.records.listings import ExamFilter, Window
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.revisions import RevisionFacts, as_facts, select_facts
 from qc_daemon.records.tables import Exam, Finding, Revision, RevisionState
-from qc_daemon.records.upsert import changed
+from qc_daemon.records.upsert import execute_update
 
 
 def store(
@@ -34,7 +34,7 @@ def store(
     new = [finding for finding in findings if finding["bundle"]["model_id"] not in known]
     session.add_all(_row(revision_id, finding, now) for finding in new)
     session.flush()
-    changed(
+    execute_update(
         session,
         update(Revision)
         .where(Revision.id == revision_id)
@@ -75,7 +75,7 @@ def query(
     ).all()
     shared = _shared_studies(session, {row.study_instance_uid for row in rows})
     answers = [
-        (row.received_at, row.id, _flagged(row.body, row.study_instance_uid in shared))
+        (row.received_at, row.id, _with_flag(row.body, row.study_instance_uid in shared))
         for row in rows
     ]
     refused = session.execute(
@@ -106,7 +106,7 @@ def _shared_studies(session: Session, studies: set[str] | None) -> set[str]:
     return known if studies is None else studies & known
 
 
-def _flagged(body: dict[str, Any], is_shared: bool) -> dict[str, Any]:
+def _with_flag(body: dict[str, Any], is_shared: bool) -> dict[str, Any]:
     return body | {"flags": [*body["flags"], Flag.OTHER_PATIENT_IN_STUDY]} if is_shared else body
 
 
@@ -128,7 +128,7 @@ class StoredFinding:
     is_best: bool
 
 
-def stored(
+def iter_findings(
     session: Session,
     exam_filter: ExamFilter,
     window: Window,
@@ -144,8 +144,8 @@ def stored(
     cine the best frame of each view is best, as the reports have it; every region of a still is.
     """
     rows = heapq.merge(
-        _scored(session, exam_filter, window, all_revisions),
-        _refused(session, exam_filter, window, all_revisions),
+        _scored_rows(session, exam_filter, window, all_revisions),
+        _quarantined_rows(session, exam_filter, window, all_revisions),
         key=lambda row: (row.received_at, row.revision_id),
     )
     shared = _shared_studies(session, None)
@@ -162,7 +162,7 @@ def stored(
             yield StoredFinding(
                 body=_error_object(facts, row)
                 if row.body is None
-                else _flagged(row.body, facts.study_instance_uid in shared),
+                else _with_flag(row.body, facts.study_instance_uid in shared),
                 exam_id=facts.exam_id,
                 patient_id=row.patient_id,
                 accession_number=row.accession_number,
@@ -198,7 +198,7 @@ _READABLE = (RevisionState.SCORED, RevisionState.HEADER)
 _BATCH = 200
 
 
-def _scored(
+def _scored_rows(
     session: Session, exam_filter: ExamFilter, window: Window, all_revisions: bool
 ) -> Iterator[Any]:
     newer = aliased(Revision)
@@ -217,7 +217,7 @@ def _scored(
         repeats.append(newer.exam_id == Revision.exam_id)
     again = exists().where(*repeats)
     chosen = (
-        _of(exam_filter, window)
+        _select_filtered(exam_filter, window)
         .add_columns(superseded.label("is_superseded"), Finding.body)
         .join(Finding, Finding.revision_id == told)
         .where(~again)
@@ -228,7 +228,7 @@ def _scored(
     yield from session.execute(chosen.execution_options(yield_per=_BATCH))
 
 
-def _refused(
+def _quarantined_rows(
     session: Session, exam_filter: ExamFilter, window: Window, all_revisions: bool
 ) -> Iterator[Any]:
     newer = aliased(Revision)
@@ -239,7 +239,7 @@ def _refused(
         newer.state != RevisionState.RECEIVED,
     )
     chosen = (
-        _of(exam_filter, window)
+        _select_filtered(exam_filter, window)
         .add_columns(
             superseded.label("is_superseded"),
             null().label("body"),
@@ -254,7 +254,7 @@ def _refused(
     yield from session.execute(chosen.execution_options(yield_per=_BATCH))
 
 
-def _of(exam_filter: ExamFilter, window: Window) -> Select[Any]:
+def _select_filtered(exam_filter: ExamFilter, window: Window) -> Select[Any]:
     facts = select_facts().add_columns(Exam.patient_id, Exam.accession_number)
     return window.where(exam_filter.where(facts), Revision.received_at)
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from qc_daemon.records.received.revisions import RevisionFacts, as_facts, select_facts
 from qc_daemon.records.tables import Measurement, Revision, RevisionState
-from qc_daemon.records.upsert import changed
+from qc_daemon.records.upsert import execute_update
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def store(session: Session, revision_id: int, values: Sequence[MeasuredValue]) -
         for each in new
     )
     session.flush()
-    changed(
+    execute_update(
         session,
         update(Revision)
         .where(Revision.id == revision_id)

@@ -24,7 +24,7 @@ from qc_daemon.records.tables import (
     ReportObjectRow,
     Revision,
 )
-from qc_daemon.records.upsert import changed, insert_once
+from qc_daemon.records.upsert import execute_update, insert_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def of_exam(session: Session, exam_id: int) -> frozenset[str]:
     )
 
 
-def count(session: Session, exam_id: int) -> int:
+def count_notes(session: Session, exam_id: int) -> int:
     """How many notes the exam has, of rejections and of retractions."""
     return session.execute(
         select(func.count())
@@ -122,7 +122,7 @@ def count(session: Session, exam_id: int) -> int:
     ).scalar_one()
 
 
-def times_rejected(session: Session, instance_id: int) -> int:
+def count_rejections(session: Session, instance_id: int) -> int:
     """How often the image was rejected, whatever came of it."""
     return session.execute(
         select(func.count()).select_from(Rejection).where(Rejection.instance_id == instance_id)
@@ -136,7 +136,7 @@ def of_instance(session: Session, sop_instance_uid: str) -> RejectionRecord | No
             Instance.sop_instance_uid == sop_instance_uid, Rejection.retracted_at.is_(None)
         )
     ).one_or_none()
-    return None if row is None else _rejected(row)
+    return None if row is None else _record(row)
 
 
 def open_rejection(session: Session, sop_instance_uid: str) -> OpenRejection | None:
@@ -152,13 +152,13 @@ def open_rejection(session: Session, sop_instance_uid: str) -> OpenRejection | N
         select(JobRow.destination).where(JobRow.object_id == row.id).order_by(JobRow.id)
     )
     return OpenRejection(
-        row.rejection_id, row.exam_id, row.payload or b"", tuple(destinations), _rejected(row)
+        row.rejection_id, row.exam_id, row.payload or b"", tuple(destinations), _record(row)
     )
 
 
 def listing(session: Session) -> list[RejectionRecord]:
     """All rejections, oldest first."""
-    return [_rejected(row) for row in session.execute(_select().order_by(Rejection.id))]
+    return [_record(row) for row in session.execute(_select().order_by(Rejection.id))]
 
 
 def page(session: Session, window: Window = ALL) -> tuple[list[RejectionRecord], int]:
@@ -166,7 +166,7 @@ def page(session: Session, window: Window = ALL) -> tuple[list[RejectionRecord],
     chosen = window.where(_select(), Rejection.confirmed_at)
     rows = session.execute(chosen.order_by(Rejection.id).limit(window.limit)).all()
     counted = window.where(select(func.count()).select_from(Rejection), Rejection.confirmed_at)
-    return [_rejected(row) for row in rows], session.execute(counted).scalar_one()
+    return [_record(row) for row in rows], session.execute(counted).scalar_one()
 
 
 def confirm(
@@ -228,7 +228,7 @@ def retract(
         "retracted_by": retracted_by,
         "retracted_at": now,
     }
-    return changed(session, statement.values(**values)) == 1
+    return execute_update(session, statement.values(**values)) == 1
 
 
 def _store_note(
@@ -243,7 +243,7 @@ def _store_note(
     report_revision = session.execute(
         select(Exam.report_revision).where(Exam.id == exam_id)
     ).scalar_one()
-    object_id = reports.keep(
+    object_id = reports.store_object(
         session, note, (), now, exam_id=exam_id, report_revision=report_revision
     )
     first = session.execute(
@@ -269,7 +269,7 @@ def _store_note(
     return object_id
 
 
-def _rejected(row: object) -> RejectionRecord:
+def _record(row: object) -> RejectionRecord:
     values = row._mapping  # type: ignore[attr-defined]
     retraction = None
     if values["retracted_at"] is not None:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from qc_daemon.records.queue.jobs import Job
 from qc_daemon.records.tables import (
-    GivenRendition,
+    DeliveredRendition,
     JobKind,
     JobRow,
     RenditionRow,
@@ -22,7 +22,7 @@ from qc_daemon.records.upsert import insert_once, insert_or_update
 
 
 @dataclass(frozen=True, slots=True)
-class SentReference:
+class RenditionReference:
     """What a destination holds in the place of an object of ours."""
 
     sop_class_uid: str
@@ -34,11 +34,11 @@ class SentReference:
 class Rendition:
     """A rendition as a complete PS3.10 file, Explicit VR Little Endian."""
 
-    reference: SentReference
+    reference: RenditionReference
     payload: bytes
 
 
-Render = Callable[[bytes, str, Mapping[str, SentReference]], Rendition]
+Render = Callable[[bytes, str, Mapping[str, RenditionReference]], Rendition]
 """The object of a payload in the form of a SOP class, referring to what the destination holds in
 the place of earlier objects, by their SOP Instance UIDs. Raises QCError REPORT_INVALID."""
 
@@ -74,7 +74,7 @@ def store_rendition(
     row = session.scalars(
         select(RenditionRow).where(RenditionRow.sop_instance_uid == reference.sop_instance_uid)
     ).one()
-    return _kept(row)
+    return _stored_rendition(row)
 
 
 def record_rendition(session: Session, job: Job, rendition_id: int | None) -> None:
@@ -82,25 +82,25 @@ def record_rendition(session: Session, job: Job, rendition_id: int | None) -> No
     if rendition_id is not None:
         insert_or_update(
             session,
-            GivenRendition,
+            DeliveredRendition,
             {"job_id": job.id, "rendition_id": rendition_id},
             ("job_id",),
         )
     else:
-        session.execute(delete(GivenRendition).where(GivenRendition.job_id == job.id))
+        session.execute(delete(DeliveredRendition).where(DeliveredRendition.job_id == job.id))
 
 
 def rendition_of(session: Session, job: Job) -> StoredRendition | None:
     """The rendition that the job's destination was given before."""
     row = session.scalars(
         select(RenditionRow)
-        .join(GivenRendition, GivenRendition.rendition_id == RenditionRow.id)
-        .where(GivenRendition.job_id == job.id)
+        .join(DeliveredRendition, DeliveredRendition.rendition_id == RenditionRow.id)
+        .where(DeliveredRendition.job_id == job.id)
     ).one_or_none()
-    return None if row is None else _kept(row)
+    return None if row is None else _stored_rendition(row)
 
 
-def sent_instead(session: Session, job: Job) -> dict[str, SentReference]:
+def earlier_renditions(session: Session, job: Job) -> dict[str, RenditionReference]:
     """What the job's destination holds in the place of the exam's earlier objects.
 
     By the SOP Instance UID of the object that the destination was not given.
@@ -113,8 +113,8 @@ def sent_instead(session: Session, job: Job) -> dict[str, SentReference]:
             RenditionRow.series_instance_uid,
         )
         .join(JobRow, JobRow.object_id == ReportObjectRow.id)
-        .join(GivenRendition, GivenRendition.job_id == JobRow.id)
-        .join(RenditionRow, RenditionRow.id == GivenRendition.rendition_id)
+        .join(DeliveredRendition, DeliveredRendition.job_id == JobRow.id)
+        .join(RenditionRow, RenditionRow.id == DeliveredRendition.rendition_id)
         .where(
             # There is an index on the exam.
             JobRow.exam_id == job.exam_id,
@@ -124,12 +124,12 @@ def sent_instead(session: Session, job: Job) -> dict[str, SentReference]:
         )
     )
     return {
-        row.instead_of: SentReference(
+        row.instead_of: RenditionReference(
             row.sop_class_uid, row.sop_instance_uid, row.series_instance_uid
         )
         for row in rows
     }
 
 
-def _kept(row: RenditionRow) -> StoredRendition:
+def _stored_rendition(row: RenditionRow) -> StoredRendition:
     return StoredRendition(row.id, row.sop_class_uid, row.sop_instance_uid, row.payload)

@@ -72,7 +72,7 @@ def publish(
     Returns the objects' row ids in order.
     """
     return [
-        keep(
+        store_object(
             session,
             made,
             destinations.get(made.kind, ()),
@@ -84,7 +84,7 @@ def publish(
     ]
 
 
-def keep(
+def store_object(
     session: Session,
     made: ReportObject,
     destinations: Sequence[str],

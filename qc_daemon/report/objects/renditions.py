@@ -19,7 +19,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from detector.errors import ErrorCode, Flag, QCError
 from detector.frame import Pixels
 from model.finding import Finding
-from qc_daemon.records.results.renditions import Rendition, SentReference
+from qc_daemon.records.results.renditions import Rendition, RenditionReference
 from qc_daemon.report.equipment import (
     to_bytes,
 )
@@ -46,7 +46,7 @@ _LARGE, _REGULAR, _SMALL = 34, 24, 20
 _MOST_PER_WIDTH = 1.2
 
 
-def render(payload: bytes, sop_class_uid: str, held: Mapping[str, SentReference]) -> Rendition:
+def render(payload: bytes, sop_class_uid: str, held: Mapping[str, RenditionReference]) -> Rendition:
     """The report of a stored PS3.10 file in the form of another class.
 
     Of the reports that it amends it names those that `held` has in their place. Raises QCError
@@ -57,13 +57,15 @@ def render(payload: bytes, sop_class_uid: str, held: Mapping[str, SentReference]
         made = _page(report)
     else:
         made = _document(report, sop_class_uid, held)
-    reference = SentReference(
+    reference = RenditionReference(
         str(made.SOPClassUID), str(made.SOPInstanceUID), str(made.SeriesInstanceUID)
     )
     return Rendition(reference, to_bytes(made))
 
 
-def _document(report: Dataset, sop_class_uid: str, held: Mapping[str, SentReference]) -> Dataset:
+def _document(
+    report: Dataset, sop_class_uid: str, held: Mapping[str, RenditionReference]
+) -> Dataset:
     """The same content as another class of SR, naming what the destination holds."""
     if any(item.ValueType == "SCOORD3D" for item in _items(report)):
         raise QCError(
@@ -93,12 +95,14 @@ def _predecessors(report: Dataset) -> Iterator[str]:
                 yield str(instance.ReferencedSOPInstanceUID)
 
 
-def _renamed(series: Iterable[Dataset], held: Mapping[str, SentReference]) -> Iterator[Dataset]:
+def _renamed(
+    series: Iterable[Dataset], held: Mapping[str, RenditionReference]
+) -> Iterator[Dataset]:
     """Referenced series with what the destination holds in the place of their instances."""
     by_series: dict[str, list[Dataset]] = {}
     for each in series:
         for instance in each.ReferencedSOPSequence:
-            own = SentReference(
+            own = RenditionReference(
                 str(instance.ReferencedSOPClassUID),
                 str(instance.ReferencedSOPInstanceUID),
                 str(each.SeriesInstanceUID),

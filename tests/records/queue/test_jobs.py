@@ -22,7 +22,7 @@ from qc_daemon.records.queue.jobs import (
     retry,
 )
 from qc_daemon.records.queue.retry import RetryPolicy
-from qc_daemon.records.received.revisions import quarantined
+from qc_daemon.records.received.revisions import quarantined_revisions
 from qc_daemon.records.results.findings import store as store_findings
 from qc_daemon.records.tables import JobKind, JobState
 
@@ -45,7 +45,7 @@ def now_of(records, job: Job) -> Job:
 
 def reasons(records) -> list[str]:
     with records.store.read() as session:
-        return [kept.code for kept in quarantined(session)]
+        return [kept.code for kept in quarantined_revisions(session)]
 
 
 def test_a_job_is_there_once(records) -> None:

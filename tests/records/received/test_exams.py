@@ -10,7 +10,7 @@ from sqlalchemy import select
 from detector.errors import ErrorCode, QCError
 from qc_daemon.records.queue.jobs import fail
 from qc_daemon.records.queue.retry import RetryPolicy
-from qc_daemon.records.received.exams import end_association, exam_content, open_count, touch
+from qc_daemon.records.received.exams import count_open, end_association, exam_content, hold_open
 from qc_daemon.records.results.reports import ReportObject
 from qc_daemon.records.tables import Exam, ExamOutcome, ExamState, JobKind, JobState, ObjectKind
 
@@ -59,7 +59,7 @@ def test_an_open_association_holds_the_exam_until_it_ends(records) -> None:
     records.score_all()
     for token in ("a", "b", "a"):
         with records.store.begin() as session:
-            touch(session, token, exam, records.now, records.now + timedelta(hours=1))
+            hold_open(session, token, exam, records.now, records.now + timedelta(hours=1))
     records.wait(600)
     assert records.close_due() == []
     with records.store.begin() as session:
@@ -75,8 +75,8 @@ def test_an_association_lost_without_a_word_holds_it_only_until_it_expires(recor
     exam = records.image().exam_id
     records.score_all()
     with records.store.begin() as session:
-        touch(session, "a", exam, records.now, records.now + timedelta(seconds=100))
-        touch(session, "a", exam, records.now, records.now + timedelta(seconds=200))
+        hold_open(session, "a", exam, records.now, records.now + timedelta(seconds=100))
+        hold_open(session, "a", exam, records.now, records.now + timedelta(seconds=200))
     records.wait(199)
     assert records.close_due() == []
     records.wait(1)
@@ -122,7 +122,7 @@ def test_open_too_long_it_closes_though_an_association_is_there(records) -> None
     exam = records.image().exam_id
     records.score_all()
     with records.store.begin() as session:
-        touch(session, "a", exam, records.now, records.now + timedelta(days=1))
+        hold_open(session, "a", exam, records.now, records.now + timedelta(days=1))
     records.wait(240 * 60 - 1)
     assert records.close_due() == []
     records.wait(1)
@@ -142,10 +142,10 @@ def test_one_exam_does_not_hold_another(records) -> None:
     records.image(patient_id="P2")
     records.wait(60)
     with records.store.read() as session:
-        assert open_count(session) == 2
+        assert count_open(session) == 2
     assert records.close_due() == [first]
     with records.store.read() as session:
-        assert open_count(session) == 1
+        assert count_open(session) == 1
 
 
 def test_nothing_to_tell_is_recorded_and_asks_for_no_report(records) -> None:

@@ -9,7 +9,7 @@ from detector.errors import ErrorCode, QCError
 from qc_daemon.records.queue.jobs import fail
 from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.received import mpps
-from qc_daemon.records.received.exams import touch
+from qc_daemon.records.received.exams import hold_open
 from qc_daemon.records.received.mpps import Change, Step
 from qc_daemon.records.tables import ClosedBy, Exam, JobKind, StepStatus
 
@@ -126,7 +126,7 @@ def test_an_association_that_stays_open_does_not_hold_it(records) -> None:
     exam = records.image(sop_instance_uid="1.1").exam_id
     records.score_all()
     with records.store.begin() as session:
-        touch(session, "a", exam, records.now, records.now + timedelta(hours=1))
+        hold_open(session, "a", exam, records.now, records.now + timedelta(hours=1))
     end(records, "1.1")
     assert records.close_due() == [exam]
 

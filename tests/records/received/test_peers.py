@@ -15,12 +15,12 @@ CALLER = RefusedCaller("US1", "10.0.0.1", None, 1, START, START)
 
 def note(store: Store, *callers: RefusedCaller) -> None:
     with store.begin() as session:
-        peers.note(session, callers)
+        peers.record_refusals(session, callers)
 
 
 def refused(store: Store) -> list[RefusedCaller]:
     with store.read() as session:
-        return peers.refused(session)
+        return peers.refused_callers(session)
 
 
 def later(seconds: float, **changes: object) -> RefusedCaller:
@@ -36,7 +36,7 @@ def test_approved_and_taken_back(store: Store) -> None:
         # The same again with a renewed certificate.
         peers.approve(session, "US1", "10.0.0.1", "b" * 64, START)
     with store.read() as session:
-        assert peers.approved(session) == [
+        assert peers.approved_peers(session) == [
             ApprovedPeer("US1", "10.0.0.0/8", None, START),
             ApprovedPeer("US1", "10.0.0.1", "b" * 64, START),
             ApprovedPeer("US2", "10.0.0.1", None, START),
@@ -45,7 +45,7 @@ def test_approved_and_taken_back(store: Store) -> None:
         assert peers.remove(session, "US1", "10.9.9.9") == 0
         assert peers.remove(session, "US1", "10.0.0.0/8") == 1
         assert peers.remove(session, "US1", None) == 1
-        assert [each.ae_title for each in peers.approved(session)] == ["US2"]
+        assert [each.ae_title for each in peers.approved_peers(session)] == ["US2"]
 
 
 def test_a_caller_is_counted_and_keeps_its_certificate(store: Store) -> None:
@@ -57,7 +57,7 @@ def test_a_caller_is_counted_and_keeps_its_certificate(store: Store) -> None:
         later(6, ae_title="US2"),
     ]
     with store.begin() as session:
-        peers.forget(session, "US1", "10.0.0.1")
+        peers.remove_caller(session, "US1", "10.0.0.1")
     assert [each.ae_title for each in refused(store)] == ["US2"]
 
 
@@ -68,13 +68,13 @@ def test_a_flood_from_one_address_drops_none_but_its_own(store: Store) -> None:
     note(store, *(replace(each, ae_title=f"Y{n}") for n, each in enumerate(flood)))
     found = refused(store)
     assert found[-1] == CALLER
-    assert len(found) == peers.MOST_OF_AN_ADDRESS + 1
+    assert len(found) == peers.MAX_CALLERS_PER_ADDRESS + 1
     assert {each.ae_title for each in found[:2]} == {"X63", "Y63"}
 
 
 def test_the_list_is_bounded_and_the_oldest_go(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers, "MOST_CALLERS", 10)
+    monkeypatch.setattr(peers, "MAX_CALLERS", 10)
     note(store, *(later(n, address=f"10.0.0.{n}") for n in range(25)))
     assert [each.address for each in refused(store)] == [f"10.0.0.{n}" for n in range(24, 14, -1)]

@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from qc_daemon.records.queue.jobs import finish
 from qc_daemon.records.received import progress
-from qc_daemon.records.received.exams import close_now, exam_content, touch
+from qc_daemon.records.received.exams import close_now, exam_content, hold_open
 from qc_daemon.records.received.progress import DeliveryCount
 from qc_daemon.records.results import measurements
 from qc_daemon.records.results.measurements import MeasuredValue
@@ -49,7 +49,7 @@ def test_each_way_to_close_is_told(records) -> None:
     assert cause(records) is None
     records.score_all()
     with records.store.begin() as session:
-        touch(session, "a", exam, records.now, records.now + timedelta(days=1))
+        hold_open(session, "a", exam, records.now, records.now + timedelta(days=1))
     records.wait(240 * 60)
     records.close_due()
     assert cause(records) == ClosedBy.MAX_OPEN
@@ -75,7 +75,7 @@ def test_progress_from_the_first_image_to_the_amended_report(records) -> None:
     records.receive("pacs", "archive")
     records.image(sop_instance_uid="1.2.3.4")
     with records.store.begin() as session:
-        touch(session, "b", 1, records.now, records.now + timedelta(minutes=5))
+        hold_open(session, "b", 1, records.now, records.now + timedelta(minutes=5))
     with records.store.read() as session:
         (now,) = progress.of_study(session, STUDY)
     assert (now.state, now.objects, now.scoring, now.associations) == ("open", 1, 2, 1)

@@ -7,9 +7,9 @@ from qc_daemon.records.queue.jobs import finish
 from qc_daemon.records.received.exams import exam_content
 from qc_daemon.records.received.revisions import (
     facts,
-    pixels_known,
     quarantine,
-    quarantined,
+    quarantined_revisions,
+    record_pixels,
     release,
 )
 from qc_daemon.records.tables import JobKind, JobState, RevisionState
@@ -17,7 +17,7 @@ from qc_daemon.records.tables import JobKind, JobState, RevisionState
 
 def known(records, admission, pixels: str) -> str:
     with records.store.begin() as session:
-        return pixels_known(session, admission.revision_id, pixels, records.now)
+        return record_pixels(session, admission.revision_id, pixels, records.now)
 
 
 def state(records, admission) -> RevisionState:
@@ -81,7 +81,7 @@ def test_quarantine_says_what_and_why_and_release_scores_again(records) -> None:
         quarantine(session, admission.revision_id, ErrorCode.TRUNCATED, "5 of 9 bytes", records.now)
         assert finish(session, job, records.now)
     with records.store.read() as session:
-        (kept,) = quarantined(session)
+        (kept,) = quarantined_revisions(session)
     assert kept.facts.revision_id == admission.revision_id
     assert (kept.code, kept.message, kept.since) == (
         ErrorCode.TRUNCATED,
@@ -100,7 +100,7 @@ def test_quarantine_says_what_and_why_and_release_scores_again(records) -> None:
     assert records.close_due() == [admission.exam_id]
     assert [job.state for job in records.jobs(JobKind.REPORT)] == [JobState.READY]
     with records.store.read() as session:
-        assert quarantined(session) == []
+        assert quarantined_revisions(session) == []
 
 
 def test_a_scored_revision_cannot_be_quarantined(records) -> None:

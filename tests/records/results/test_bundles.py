@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from qc_daemon.records.results.bundles import activate, active, known, seed
+from qc_daemon.records.results.bundles import activate, active, list_bundles, seed
 from qc_daemon.records.store import Store
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -15,7 +15,7 @@ def test_the_first_seed_is_active_and_later_ones_change_nothing(store: Store) ->
         first = seed(session, "default", "/b/default", "m1", NOW)
         assert seed(session, "other", "/b/other", "m2", LATER) == first
         assert active(session) == first
-        assert len(known(session)) == 1
+        assert len(list_bundles(session)) == 1
 
 
 def test_activation_wins_and_earlier_bundles_stay_known(store: Store) -> None:
@@ -23,9 +23,9 @@ def test_activation_wins_and_earlier_bundles_stay_known(store: Store) -> None:
         seed(session, "default", "/b/default", "m1", NOW)
         second = activate(session, "other", "/b/other", "m2", LATER)
         assert seed(session, "default", "/b/default", "m1", LATER) == second
-        assert [bundle.model_id for bundle in known(session)] == ["m2", "m1"]
+        assert [bundle.model_id for bundle in list_bundles(session)] == ["m2", "m1"]
         activate(session, "default", "/b/default", "m1", LATER + timedelta(seconds=1))
-        assert [bundle.model_id for bundle in known(session)] == ["m1", "m2"]
+        assert [bundle.model_id for bundle in list_bundles(session)] == ["m1", "m2"]
 
 
 def test_an_installation_that_moved_brings_the_new_path(store: Store) -> None:

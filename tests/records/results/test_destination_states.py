@@ -34,15 +34,15 @@ def record(store: Store, *supports: CommitmentSupport) -> Condition:
 def test_nothing_is_known_at_first(store: Store) -> None:
     assert condition(store) == Condition()
     with store.begin() as session:
-        destinations.reached(session, "pacs")
+        destinations.record_success(session, "pacs")
     assert condition(store) == Condition()
 
 
 def test_failing_since_the_first_error_with_the_last_one(store: Store) -> None:
     with store.begin() as session:
-        destinations.failed(session, "pacs", AWAY, START)
-        destinations.failed(session, "pacs", FULL, START + MINUTE)
-        destinations.failed(session, "vna", AWAY, START)
+        destinations.record_failure(session, "pacs", AWAY, START)
+        destinations.record_failure(session, "pacs", FULL, START + MINUTE)
+        destinations.record_failure(session, "vna", AWAY, START)
     failing = Condition(
         failing_since=START,
         failed_at=START + MINUTE,
@@ -51,12 +51,12 @@ def test_failing_since_the_first_error_with_the_last_one(store: Store) -> None:
     )
     assert condition(store) == failing
     with store.begin() as session:
-        destinations.reached(session, "pacs")
+        destinations.record_success(session, "pacs")
     # What was wrong last can still be read.
     assert condition(store).failing_since is None
     assert condition(store).error_message == FULL.message
     with store.begin() as session:
-        destinations.failed(session, "pacs", AWAY, START + 5 * MINUTE)
+        destinations.record_failure(session, "pacs", AWAY, START + 5 * MINUTE)
     assert condition(store).failing_since == START + 5 * MINUTE
 
 

@@ -29,7 +29,7 @@ def test_a_note_is_queued_and_who_confirmed_is_kept(records) -> None:
         assert rejections.listing(session) == [told]
         assert rejections.of_instance(session, uid) == told
         assert rejections.of_instance(session, "1.9") is None
-        assert rejections.count(session, admission.exam_id) == 1
+        assert rejections.count_notes(session, admission.exam_id) == 1
         (job,) = records.jobs(JobKind.DELIVER)
         assert (job.destination, job.exam_id) == ("pacs", admission.exam_id)
         sent = deliverable(session, job)

@@ -20,7 +20,7 @@ from pydicom.uid import (
 from detector.anatomy import View
 from detector.errors import ErrorCode, QCError
 from model.finding import NON_STANDARD, REVIEW, STANDARD, Criterion, Finding
-from qc_daemon.records.results.renditions import SentReference
+from qc_daemon.records.results.renditions import RenditionReference
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.objects.renditions import best_findings, draw, render
 from qc_daemon.report.source import InstanceReference, SourceInstance
@@ -30,7 +30,7 @@ from qc_daemon.report.sr.parse import from_sr
 
 CREATED = datetime(2026, 1, 2, 10, tzinfo=UTC)
 BEFORE = "2.25.41"
-INSTEAD = SentReference(ComprehensiveSRStorage, "2.25.42", "2.25.43")
+INSTEAD = RenditionReference(ComprehensiveSRStorage, "2.25.42", "2.25.43")
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_the_same_content_as_comprehensive_sr(
 ) -> None:
     made = render(payload(), ComprehensiveSRStorage, {})
     before, after = read(payload()), read(made.payload)
-    assert made.reference == SentReference(
+    assert made.reference == RenditionReference(
         ComprehensiveSRStorage, after.SOPInstanceUID, before.SeriesInstanceUID
     )
     assert after.SOPInstanceUID != before.SOPInstanceUID
