@@ -28,7 +28,7 @@ from qc_daemon.dicom.data_set_size import MAX_BYTES, MAX_ELEMENTS, MAX_ITEMS
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL
 from qc_daemon.dicom.tls import CIPHERS, MINIMUM
-from qc_daemon.receive import access, presentation_contexts, receiver
+from qc_daemon.receive import presentation_contexts, receiver
 from qc_daemon.receive.mpps import MPPS
 from qc_daemon.report.sr import codes
 from qc_daemon.retain import retrieve
@@ -72,10 +72,10 @@ REQUEST_STATUSES = {
     f" than {MAX_ELEMENTS} elements or {MAX_ITEMS} items, or too much of others is held already",
 }
 REJECTIONS = {
-    access.NOT_RECOGNISED: "unknown caller: AE title, address or certificate, or a blank title"
-    " (listed for `qc-daemon peer approve`)",
-    access.TEMPORARY: "back-pressure, or the approved peers cannot be read now",
-    receiver.LOCAL_LIMIT: "no place left, in all or for this AE title",
+    associate_pdu.CALLING_NOT_RECOGNISED: "unknown caller: AE title, address or certificate, or a"
+    " blank title (listed for `qc-daemon peer approve`)",
+    associate_pdu.TEMPORARY_CONGESTION: "back-pressure, or the approved peers cannot be read now",
+    associate_pdu.LOCAL_LIMIT_EXCEEDED: "no place left, in all or for this AE title",
     associate_pdu.CALLED_NOT_RECOGNISED: "the called AE title is not ours (listed by"
     " `qc-daemon peer list`)",
     associate_pdu.CONTEXT_NAME_NOT_SUPPORTED: "another Application Context Name than DICOM's",

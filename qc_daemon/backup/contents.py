@@ -1,4 +1,4 @@
-"""What is in a database, asked in words that every version of its tables understands."""
+"""Rows and files of a database, by queries that work for every version of its tables."""
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,9 +17,9 @@ def own_version() -> str:
 
 
 def of_copy(file: Path) -> tuple[str, dict[str, int], dict[str, int]]:
-    """Schema revision, rows of each table, and kept files of a copied SQLite database.
+    """Schema revision, row counts by table and file sizes by path of a copied SQLite database.
 
-    Raises QCError STORAGE if it is none of ours.
+    Raises QCError STORAGE if it is no database of ours.
     """
     engine = create_engine(f"sqlite:///{file}")
     try:
@@ -33,13 +33,13 @@ def of_copy(file: Path) -> tuple[str, dict[str, int], dict[str, int]]:
 
 
 def revision(connection: Connection) -> str:
-    """The schema's revision, "base" without tables."""
+    """The schema's revision; "base" without tables."""
     version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     return str(version) if version else "base"
 
 
 def counts(connection: Connection, tables: list[str]) -> dict[str, int]:
-    """Rows of each of the tables."""
+    """The number of rows of each table."""
     return {
         name: connection.execute(text(f'SELECT count(*) FROM "{name}"')).scalar_one()
         for name in sorted(tables)
@@ -47,7 +47,7 @@ def counts(connection: Connection, tables: list[str]) -> dict[str, int]:
 
 
 def file_sizes(connection: Connection) -> dict[str, int]:
-    """Sizes of the spool's files that rows keep, by path; also in an older version's tables."""
+    """Sizes in bytes of the files that must be in the spool, by path; older tables work too."""
     columns = {each["name"] for each in inspect(connection).get_columns("revision")}
     where = " WHERE dropped_at IS NULL" if "dropped_at" in columns else ""
     rows = connection.execute(text(f"SELECT path, size FROM revision{where} ORDER BY id"))

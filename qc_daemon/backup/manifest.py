@@ -1,4 +1,4 @@
-"""What a backup holds: each file's size and SHA-256, and what the database is."""
+"""The manifest of a backup: each file's size and SHA-256, and the database's version and rows."""
 
 import hashlib
 import json
@@ -14,9 +14,9 @@ from qc_daemon.spool import private_files
 NAME = "manifest.json"
 DATABASE, TABLES, SPOOL = "qc.db", "tables", "spool"
 FORMAT = 1
-# No manifest, whoever wrote it, makes us read or write anywhere else.
+# The only file names that a manifest may have: no other path is read or written for it.
 _FILE = re.compile(r"qc\.db|tables/[a-z_]{1,63}\.copy|spool/[0-9a-f]{2}/[0-9a-f]{64}\.dcm")
-_NAME = re.compile(r"[a-z_0-9]{1,63}")
+_TABLE_OR_COLUMN = re.compile(r"[a-z_0-9]{1,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -30,7 +30,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A backup's contents; file names are relative to its folder.
+    """The contents of a backup; file names are relative to its folder.
 
     `counts`: rows of each table. `columns`: of each exported PostgreSQL table, in file order.
     `missing` and `damaged`: files of the spool that rows name, and that were gone or not what was
@@ -58,14 +58,14 @@ class Manifest:
         }
 
     def write(self, folder: Path) -> None:
-        """Write it whole or not at all. Raises OSError."""
+        """Write the manifest in one step. Raises OSError."""
         part = folder / f".{NAME}.part"
         private_files.write(part, json.dumps({"format": FORMAT} | asdict(self), indent=1).encode())
         part.replace(folder / NAME)
 
 
-def read(folder: Path) -> Manifest:
-    """The manifest of a backup. Raises QCError STORAGE if it is none, or of a later format."""
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a backup. Raises QCError STORAGE without one of this format."""
     try:
         document = json.loads((folder / NAME).read_bytes())
     except FileNotFoundError:
@@ -86,14 +86,14 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
     }
     counts = {name: int(count) for name, count in document["counts"].items()}
     columns = {name: [str(column) for column in each] for name, each in document["columns"].items()}
-    valid = (
+    is_valid = (
         all(map(_FILE.fullmatch, files))
         and all(_SHA256.fullmatch(each.sha256) for each in files.values())
-        and all(map(_NAME.fullmatch, (*counts, *columns)))
-        and all(_NAME.fullmatch(column) for each in columns.values() for column in each)
+        and all(map(_TABLE_OR_COLUMN.fullmatch, (*counts, *columns)))
+        and all(_TABLE_OR_COLUMN.fullmatch(column) for each in columns.values() for column in each)
         and document["database"] in ("sqlite", "postgresql")
     )
-    if not valid:
+    if not is_valid:
         raise ValueError
     return Manifest(
         created=str(document["created"]),
@@ -119,10 +119,10 @@ def verify(folder: Path, manifest: Manifest) -> None:
     for name, file in manifest.files.items():
         path = folder / name
         try:
-            sound = path.stat().st_size == file.size and sha256_of(path) == file.sha256
+            is_sound = path.stat().st_size == file.size and sha256_of(path) == file.sha256
         except OSError:
             raise QCError(ErrorCode.STORAGE, f"the backup {folder} lacks its file {name}") from None
-        if not sound:
+        if not is_sound:
             raise QCError(
                 ErrorCode.STORAGE, f"the backup {folder} is damaged: {name} is not what was saved"
             )

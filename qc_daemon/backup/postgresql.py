@@ -1,7 +1,7 @@
-"""A PostgreSQL database as files of COPY's text format, and back.
+"""Exports a PostgreSQL database as files in COPY's text format, and imports them.
 
-Our own export rather than pg_dump: it needs no programs of PostgreSQL's on this host, of a version
-that fits the server's, and the names of the spooled files come from the very same snapshot.
+It does not use pg_dump, which would have to be on this host in a version that fits the server's;
+and the names of the spooled files come from the same snapshot.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """What was written: a file for each table, and what the snapshot said."""
+    """A file for each table, and the columns, row counts and file sizes of the snapshot."""
 
     files: dict[str, File]
     columns: dict[str, list[str]]
@@ -44,21 +44,21 @@ def export(url: str, folder: Path) -> Export:
     engine = create_engine(parsed, isolation_level="REPEATABLE READ")
     try:
         with storage_errors(parsed), engine.connect() as connection:
-            there = _ours(connection)
-            if _VERSIONS not in there:
+            tables = _our_tables(connection)
+            if _VERSIONS not in tables:
                 raise QCError(ErrorCode.STORAGE, "the database has no tables yet; nothing to save")
             columns = {
                 name: [each["name"] for each in inspect(connection).get_columns(name)]
-                for name in there
+                for name in tables
             }
             files = {
-                name: _written(connection, name, columns[name], folder / f"{name}.copy")
-                for name in there
+                name: _copy_out(connection, name, columns[name], folder / f"{name}.copy")
+                for name in tables
             }
             return Export(
                 files,
                 columns,
-                contents.counts(connection, there),
+                contents.counts(connection, tables),
                 contents.revision(connection),
                 contents.file_sizes(connection),
             )
@@ -66,37 +66,37 @@ def export(url: str, folder: Path) -> Export:
         engine.dispose()
 
 
-def restore(url: str, folder: Path, manifest: Manifest, aside: str) -> str | None:
-    """Put the backup's tables in place of those there are, in one transaction.
+def restore(url: str, folder: Path, manifest: Manifest, old_schema: str) -> str | None:
+    """Replace the tables by the backup's in one transaction; returns the schema of the old ones.
 
-    The old tables move to the schema `aside`; its name is returned, None if there were none. Raises
-    QCError STORAGE: others are connected, the role may not make a schema, or the files do not fit;
-    then nothing has changed.
+    The old tables move to `old_schema`; without old tables None is returned. Raises QCError STORAGE
+    if others are connected, the role may not create a schema, or the files do not fit; then nothing
+    has changed.
     """
     parsed = parse(url)
     engine = create_engine(parsed)
     try:
         with storage_errors(parsed), engine.begin() as connection:
             _refuse_others(connection, url)
-            old = _ours(connection)
-            if old:
-                _make_schema(connection, aside)
-            for name in old:
-                connection.execute(text(f'ALTER TABLE "{name}" SET SCHEMA "{aside}"'))
+            old_tables = _our_tables(connection)
+            if old_tables:
+                _make_schema(connection, old_schema)
+            for name in old_tables:
+                connection.execute(text(f'ALTER TABLE "{name}" SET SCHEMA "{old_schema}"'))
             schema.build(connection, manifest.schema_revision)
             _fill(connection, folder, manifest)
-            # Whoever came meanwhile waits for our locks, and must not work on what it did not read.
+            # A client that has connected meanwhile waits for our locks; it has read the old tables.
             _refuse_others(connection, url)
     finally:
         engine.dispose()
-    return aside if old else None
+    return old_schema if old_tables else None
 
 
 def _make_schema(connection: Connection, name: str) -> None:
-    may = connection.execute(
+    is_permitted = connection.execute(
         text("SELECT has_database_privilege(current_database(), 'CREATE')")
     ).scalar_one()
-    if not may:
+    if not is_permitted:
         raise QCError(
             ErrorCode.STORAGE,
             "the database's role may not make a schema, in which the old tables would be kept;"
@@ -110,23 +110,23 @@ def _refuse_others(connection: Connection, url: str) -> None:
         raise QCError(ErrorCode.STORAGE, schema.in_use(parse(url), others))
 
 
-def _ours(connection: Connection) -> list[str]:
-    """Our tables that are there, those that others refer to first."""
-    there = set(inspect(connection).get_table_names())
+def _our_tables(connection: Connection) -> list[str]:
+    """Names of our tables in the database, those that others refer to first."""
+    existing = set(inspect(connection).get_table_names())
     ordered = [table.name for table in Base.metadata.sorted_tables]
-    return [name for name in (_VERSIONS, *ordered) if name in there]
+    return [name for name in (_VERSIONS, *ordered) if name in existing]
 
 
 def _fill(connection: Connection, folder: Path, manifest: Manifest) -> None:
-    there = _ours(connection)
-    unknown = sorted(set(manifest.columns) - set(there))
+    tables = _our_tables(connection)
+    unknown = sorted(set(manifest.columns) - set(tables))
     if unknown:
         raise QCError(ErrorCode.STORAGE, f"the backup has a table {unknown[0]} that we do not know")
-    for name in there:
+    for name in tables:
         if name not in manifest.columns or name == _VERSIONS:
             continue
-        _read(connection, name, manifest.columns[name], folder / TABLES / f"{name}.copy")
-        _go_on_counting(connection, name)
+        _copy_in(connection, name, manifest.columns[name], folder / TABLES / f"{name}.copy")
+        _set_sequence(connection, name)
     counts = contents.counts(connection, sorted(manifest.counts))
     if counts != manifest.counts:
         wrong = next(name for name in counts if counts[name] != manifest.counts[name])
@@ -135,8 +135,8 @@ def _fill(connection: Connection, folder: Path, manifest: Manifest) -> None:
         )
 
 
-def _go_on_counting(connection: Connection, name: str) -> None:
-    """New rows get numbers after the highest that came in with the old ones."""
+def _set_sequence(connection: Connection, name: str) -> None:
+    """Let the IDs of new rows follow the highest one of the backup."""
     columns = {column["name"] for column in inspect(connection).get_columns(name)}
     if "id" not in columns:
         return
@@ -148,7 +148,8 @@ def _go_on_counting(connection: Connection, name: str) -> None:
     )
 
 
-def _written(connection: Connection, name: str, columns: list[str], path: Path) -> File:
+def _copy_out(connection: Connection, name: str, columns: list[str], path: Path) -> File:
+    """Write a table to a file."""
     digest, size = hashlib.sha256(), 0
     statement = sql.SQL("COPY {} ({}) TO STDOUT").format(*_identifiers(name, columns))
     with (
@@ -162,7 +163,8 @@ def _written(connection: Connection, name: str, columns: list[str], path: Path) 
     return File(size, digest.hexdigest())
 
 
-def _read(connection: Connection, name: str, columns: list[str], path: Path) -> None:
+def _copy_in(connection: Connection, name: str, columns: list[str], path: Path) -> None:
+    """Read a table from a file. Raises QCError STORAGE."""
     statement = sql.SQL("COPY {} ({}) FROM STDIN").format(*_identifiers(name, columns))
     try:
         with (

@@ -1,7 +1,7 @@
-"""Bringing a backup back: nothing is deleted, and what came after it is named.
+"""Restores a backup: nothing is deleted, and objects that came after the backup are listed.
 
-Files first, then the database that names them. The old database moves aside with its write-ahead
-log: a log that stayed would be replayed over the new one.
+The files come first, then the database that names them. The old database is moved together with its
+write-ahead log: a log that stayed would be replayed over the new one.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _PAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class LaterObject:
-    """An object that came after the backup: only the spool has it. The UID is "" if unreadable."""
+    """An object that came after the backup and has no row; the UID is "" if it cannot be read."""
 
     sha256: str
     sop_instance_uid: str
@@ -37,16 +37,16 @@ class LaterObject:
 
 @dataclass(frozen=True, slots=True)
 class Restoration:
-    """What was done. `aside`: where the old database is, None if there was none.
+    """The result of a restore.
 
-    `files`: how many the spool lacked and was given; `replaced`: files that were not what was
-    received and now are, the old ones in `damaged/`; `missing`: files that rows keep and that are
-    neither in the spool nor in the backup.
+    `old_database` is the folder, or the PostgreSQL schema, with the old database; None if there was
+    none. `files` counts the files that the spool lacked; `replaced` those that were damaged, now in
+    `damaged/`; `missing` are files that rows name and neither spool nor backup has.
     """
 
     schema_revision: str
     created: str | None
-    aside: str | None
+    old_database: str | None
     files: int
     replaced: int
     missing: tuple[str, ...]
@@ -57,9 +57,9 @@ def restore(
     settings: Settings,
     source: Path,
     now: datetime,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Callable[[int, int], None] = lambda _count, _total: None,
 ) -> Restoration:
-    """Put a backup in place: a folder with a manifest, or a copied SQLite database alone.
+    """Restore a backup: a folder with a manifest, or a copied SQLite database alone.
 
     Raises QCError STORAGE: it is no sound backup, is of a later version or of another kind of
     database, or a service or another program uses ours. The database is replaced in one step, at
@@ -68,7 +68,7 @@ def restore(
     url, spool = settings.store.url, settings.store.spool
     backup_manifest = _verify_backup(source, url)
     file = schema.file_of(url)
-    with service_lock.alone(spool), _undisturbed(url):
+    with service_lock.exclusive(spool), _exclusive_database(url):
         if backup_manifest is None:
             added = replaced = 0
             revision, counts, _ = contents.of_copy(source)
@@ -78,9 +78,9 @@ def restore(
         name = f"before_restore_{now:%Y%m%dt%H%M%S_%f}"
         if file is None:
             assert backup_manifest is not None
-            aside = postgresql.restore(url, source, backup_manifest, name)
+            old_database = postgresql.restore(url, source, backup_manifest, name)
         else:
-            aside = _replace_database(
+            old_database = _replace_database(
                 file, source if backup_manifest is None else source / DATABASE, name
             )
         sizes = _check_restored(url, file, counts)
@@ -88,7 +88,7 @@ def restore(
         return Restoration(
             schema_revision=revision,
             created=None if backup_manifest is None else backup_manifest.created,
-            aside=aside,
+            old_database=old_database,
             files=added,
             replaced=replaced,
             missing=missing,
@@ -97,7 +97,7 @@ def restore(
 
 
 @contextlib.contextmanager
-def _undisturbed(url: str) -> Iterator[None]:
+def _exclusive_database(url: str) -> Iterator[None]:
     file = schema.file_of(url)
     if file is None:
         schema.refuse_in_use(url)
@@ -111,28 +111,28 @@ def _verify_backup(source: Path, url: str) -> Manifest | None:
     """The manifest of a sound backup for this database; None for a database file alone."""
     is_sqlite = schema.file_of(url) is not None
     if source.is_file() and is_sqlite:
-        _refuse_damaged(source)
+        _check_database(source)
         revision, _, _ = contents.of_copy(source)
-        _refuse_other_schema(revision)
+        _check_schema(revision)
         return None
     if not source.is_dir():
         what = "a backup's folder or a database's copy" if is_sqlite else "a backup's folder"
         raise QCError(ErrorCode.STORAGE, f"{source} is no backup: give {what}")
-    backup_manifest = manifest.read(source)
+    backup_manifest = manifest.read_manifest(source)
     if backup_manifest.database != parse(url).get_backend_name():
         raise QCError(
             ErrorCode.STORAGE,
             f"the backup is of a {backup_manifest.database} database,"
             " and store.url names another kind",
         )
-    _refuse_other_schema(backup_manifest.schema_revision)
+    _check_schema(backup_manifest.schema_revision)
     manifest.verify(source, backup_manifest)
     if is_sqlite:
-        _refuse_damaged(source / DATABASE)
+        _check_database(source / DATABASE)
     return backup_manifest
 
 
-def _refuse_other_schema(revision: str) -> None:
+def _check_schema(revision: str) -> None:
     if not schema.has_revision(revision):
         raise QCError(
             ErrorCode.STORAGE,
@@ -141,7 +141,7 @@ def _refuse_other_schema(revision: str) -> None:
         )
 
 
-def _refuse_damaged(file: Path) -> None:
+def _check_database(file: Path) -> None:
     if any(each != file for each in schema.files_of(file)):
         raise QCError(
             ErrorCode.STORAGE,
@@ -155,7 +155,7 @@ def _refuse_damaged(file: Path) -> None:
 def _restore_spool(
     source: Path, backup_manifest: Manifest, spool: Path, progress: Callable[[int, int], None]
 ) -> tuple[int, int]:
-    """Give the spool the files it lacks; how many, and how many of them replaced damaged ones."""
+    """Copy the files that the spool lacks; returns how many, and how many replaced damaged ones."""
     added = replaced = 0
     files = backup_manifest.spool_files
     try:
@@ -165,7 +165,7 @@ def _restore_spool(
             if condition is Condition.INTACT:
                 continue
             if condition is not Condition.MISSING:
-                verification.set_aside(spool, spool / path, file.sha256)
+                verification.move_to_damaged(spool, spool / path, file.sha256)
                 replaced += 1
             _copy(source / path, spool / path)
             added += 1
@@ -181,7 +181,7 @@ def _restore_spool(
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A copy under its name only once it is whole."""
+    """Copy a file, which gets its name only once it is complete."""
     private_files.make_folder(target.parent)
     part = target.with_suffix(".restored")
     part.unlink(missing_ok=True)
@@ -194,13 +194,13 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _replace_database(file: Path, copy: Path, name: str) -> str | None:
-    """Put the copy in the database's place; the folder with the old one, None if there was none.
+    """Replace the database by the copy; returns the folder with the old one, None without one.
 
-    Durable before it is renamed over the old one, which the folder then still has by another link.
+    The copy is durable before it is renamed over the old one, which the folder has by a hard link.
     """
-    aside = file.parent / name
+    old_database = file.parent / name
     part = file.with_name(f"{file.name}.restored")
-    old = schema.files_of(file)
+    old_files = schema.files_of(file)
     try:
         private_files.make_folder(file.parent)
         part.unlink(missing_ok=True)
@@ -211,11 +211,11 @@ def _replace_database(file: Path, copy: Path, name: str) -> str | None:
             shutil.copyfileobj(source_file, target_file, 1 << 20)
             target_file.flush()
             os.fsync(target_file.fileno())
-        if old:
-            private_files.make_folder(aside)
-        for each in old:
-            os.link(each, aside / each.name)
-        for each in old:
+        if old_files:
+            private_files.make_folder(old_database)
+        for each in old_files:
+            os.link(each, old_database / each.name)
+        for each in old_files:
             if each != file:
                 each.unlink()
         part.replace(file)
@@ -225,7 +225,7 @@ def _replace_database(file: Path, copy: Path, name: str) -> str | None:
             part.unlink(missing_ok=True)
         why = (error.strerror or "error").lower()
         raise QCError(ErrorCode.STORAGE, f"the database {file} is not replaced: {why}") from error
-    return str(aside) if old else None
+    return str(old_database) if old_files else None
 
 
 def _sync(folder: Path) -> None:
@@ -237,9 +237,9 @@ def _sync(folder: Path) -> None:
 
 
 def _check_restored(url: str, file: Path | None, counts: dict[str, int]) -> dict[str, int]:
-    """The kept files of the restored database. Raises QCError STORAGE if it is not what was saved.
+    """File sizes by path of the restored database. Raises QCError STORAGE if it is not as saved.
 
-    Without our engine, which would begin a write-ahead log.
+    Our own engine is not used: it would begin a write-ahead log.
     """
     if file is None:
         result = integrity.examine(url)
@@ -261,7 +261,7 @@ def _check_restored(url: str, file: Path | None, counts: dict[str, int]) -> dict
 
 
 def _files_without_row(url: str, spool: Path) -> Iterator[LaterObject]:
-    """Files of the spool that no row names."""
+    """The files of the spool that no row names."""
     engine = create_engine(parse(url))
     try:
         with engine.connect() as connection:
@@ -277,7 +277,7 @@ def _files_without_row(url: str, spool: Path) -> Iterator[LaterObject]:
 
 
 def _instance(path: Path) -> str:
-    """SOP Instance UID in the meta group, which our receiver wrote."""
+    """The SOP Instance UID in the meta group that our receiver wrote; "" if it cannot be read."""
     try:
         return str(read_file_meta_info(path).MediaStorageSOPInstanceUID)
     except Exception:

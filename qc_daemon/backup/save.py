@@ -1,8 +1,8 @@
-"""Saving: first a snapshot of the database, then the files that it names.
+"""Saves a backup: first a snapshot of the database, then the files that it names.
 
-A file is durable before its row is there, and leaves the spool only after its row said so. So what
-the snapshot names is in the spool, whatever the service receives meanwhile; a file that retention
-took away in between can be fetched from the destination that it was left to.
+A file is durable before its row exists, and leaves the spool only after its row says so. So the
+files of the snapshot are in the spool, whatever the service receives meanwhile; one that retention
+has dropped in between can be fetched from its destination.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ def save(
     now: datetime,
     *,
     link: bool = False,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Callable[[int, int], None] = lambda _count, _total: None,
 ) -> Manifest:
     """Save database and spool in a new folder while the service runs.
 
-    With `link` spooled files are hard links, which takes no room but guards only against deletion,
-    and needs the same file system. `progress` is told files done and in all.
+    With `link` the spooled files are hard links, which take no room but guard only against
+    deletion, and need the same file system. `progress` is called with files saved and in all.
     Raises QCError STORAGE; the folder then has no manifest.
     """
     try:
@@ -72,8 +72,8 @@ def _save_all(
         files = {DATABASE: File(copy.stat().st_size, sha256_of(copy))}
         revision, counts, sizes = contents.of_copy(copy)
     missing, damaged = [], []
-    for done, (path, size) in enumerate(sizes.items()):
-        progress(done, len(sizes))
+    for position, (path, size) in enumerate(sizes.items()):
+        progress(position, len(sizes))
         target = folder / SPOOL / path
         file = _save_file(spool / path, target, link)
         if file is None:
@@ -84,7 +84,7 @@ def _save_all(
         else:
             files[f"{SPOOL}/{path}"] = file
     progress(len(sizes), len(sizes))
-    # One flush for all of them, before the manifest says that they are there.
+    # One flush for all files, before the manifest names them.
     os.sync()
     manifest = Manifest(
         created=now.isoformat(timespec="seconds"),
@@ -103,7 +103,7 @@ def _save_all(
 
 
 def _save_file(source: Path, target: Path, link: bool) -> File | None:
-    """The file in the backup; None if the spool has none."""
+    """The file's entry in the manifest; None if it is not in the spool."""
     private_files.make_folder(target.parent)
     try:
         if not link:

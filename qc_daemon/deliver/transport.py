@@ -55,7 +55,7 @@ class OutgoingObject:
             finally:
                 os.close(fd)
         elif self.path is not None:
-            with verification.pinned(self.path) as path:
+            with verification.open_unverified(self.path) as path:
                 yield path
         else:
             raise QCError(ErrorCode.SPOOL_MISSING, "the object's bytes are kept no longer")

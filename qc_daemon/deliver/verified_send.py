@@ -16,7 +16,7 @@ from typing import Any
 from pynetdicom.dsutils import split_dataset
 from pynetdicom.pdu_primitives import P_DATA
 
-from qc_daemon.spool.verification import damaged
+from qc_daemon.spool.verification import damaged_error
 
 _LONGEST_QUEUE = 32
 _WAIT_SECONDS = 0.001
@@ -44,7 +44,7 @@ def verify_sending(association: Any, path: Path, sha256: str | None) -> Iterator
                     continue
                 digest.update(memoryview(value)[1:])
                 if value[0] & _LAST and sha256 not in (None, digest.hexdigest()):
-                    raise damaged()
+                    raise damaged_error()
             _wait(dul)
         send(primitive)
 

@@ -13,13 +13,16 @@ from dataclasses import dataclass
 
 REQUEST, ACCEPT, REJECT = 0x01, 0x02, 0x03
 APPLICATION_CONTEXT = b"1.2.840.10008.3.1.1.1"
-# Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21).
+# Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21); result 2 is transient, so that
+# the requestor may try again.
 Rejection = tuple[int, int, int]
 CONTEXT_NAME_NOT_SUPPORTED: Rejection = (0x01, 0x01, 0x02)
 CALLING_NOT_RECOGNISED: Rejection = (0x01, 0x01, 0x03)
 CALLED_NOT_RECOGNISED: Rejection = (0x01, 0x01, 0x07)
 PROTOCOL_NOT_SUPPORTED: Rejection = (0x01, 0x02, 0x02)
 NO_REASON: Rejection = (0x01, 0x01, 0x01)
+TEMPORARY_CONGESTION: Rejection = (0x02, 0x03, 0x01)
+LOCAL_LIMIT_EXCEEDED: Rejection = (0x02, 0x03, 0x02)
 
 _FIXED = struct.Struct(">HH16s16s32s")
 _ITEM = struct.Struct(">BxH")

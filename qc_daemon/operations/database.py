@@ -66,7 +66,7 @@ def downgrade(
             "a downgrade drops what later tables hold; save the database first"
             " (qc-daemon db backup FOLDER --with-spool), then add --yes"
         )
-    with service_lock.alone(settings.store.spool):
+    with service_lock.exclusive(settings.store.spool):
         schema.refuse_in_use(url)
         if file is not None:
             copy = file.with_name(f"{file.name}.before_downgrade_{clock():%Y%m%dt%H%M%S}")
@@ -136,8 +136,12 @@ def _describe(restoration: Restoration) -> Iterator[str]:
     saved_at = f", as saved at {restoration.created}" if restoration.created else ""
     revision = schema.describe_revision(restoration.schema_revision)
     yield f"the database is restored{saved_at}, at {revision}"
-    if restoration.aside is not None:
-        where = restoration.aside if "/" in restoration.aside else f"the schema {restoration.aside}"
+    if restoration.old_database is not None:
+        where = (
+            restoration.old_database
+            if "/" in restoration.old_database
+            else f"the schema {restoration.old_database}"
+        )
         yield f"the old one is kept in {where}"
     if restoration.files:
         replaced = (

@@ -185,7 +185,7 @@ def _check_reconciliation(settings: Settings, clock: Clock = utc_now) -> str:
     if schema.check(settings.store.url) or not spool.is_dir():
         return "nothing to compare yet"
     result = reconcile(Store(settings.store.url), spool, clock(), margin=orphan_margin(spool))
-    if not result.clean:
+    if not result.is_clean:
         raise OSError(
             0,
             f"{result.missing} files are missing and {result.damaged} damaged,"
@@ -199,7 +199,7 @@ def _check_scrub(settings: Settings, clock: Clock = utc_now) -> str:
     """How the last pass over the spool went; what it found is damaged may be fetched back since."""
     if not settings.store.scrub_megabytes_per_second:
         raise NoticeError("switched off: nobody would notice files that change on the disk")
-    last_pass = scrub.read(settings.store.spool).finished
+    last_pass = scrub.read_progress(settings.store.spool).finished
     if last_pass is None:
         return "the spool has not been read through yet; the role schedule does so each night"
     summary = f"{last_pass.files} files read through, finished {last_pass.finished}"

@@ -175,7 +175,7 @@ def _header(path: Path, transfer_syntax: str) -> dict[str, str]:
     """What a file says of its exam; nothing where it cannot be read."""
     try:
         offset = data_set_offset(path)
-        identity = read_identity(path, offset, transfer_syntax, describing=True)
+        identity = read_identity(path, offset, transfer_syntax, with_description=True)
     except (HeaderError, OSError):
         return receipts.exam_description("", "", "")
     return receipts.exam_description(

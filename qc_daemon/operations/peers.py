@@ -97,7 +97,7 @@ def approve_caller(
         return f"{ae_title} may store already, from {', '.join(approved_addresses)}"
     caller = _single_caller(callers, ae_title)
     allowed_network = _network(network or caller.address, "--network")
-    if not access.Rule.of(ae_title, allowed_network, None).contains(ae_title, caller.address):
+    if not access.PeerRule.of(ae_title, allowed_network, None).contains(ae_title, caller.address):
         raise UsageError(f"--network {network}: {caller.address} is not in it")
     _refuse_decided(settings, ae_title, caller.address)
     outcome = _approve(settings, ae_title, allowed_network, caller.certificate, clock())
@@ -144,8 +144,8 @@ def _approve(
     with open_store(settings).begin() as session:
         peers.approve(session, title, network, certificate, now)
         for caller in peers.refused_callers(session):
-            rule = access.Rule.of(title, network, certificate)
-            if access.allowed(_as_caller(caller), [], [rule]):
+            rule = access.PeerRule.of(title, network, certificate)
+            if access.is_allowed(_as_caller(caller), [], [rule]):
                 peers.remove_caller(session, caller.ae_title, caller.address)
     bound = "" if certificate is None else f" with certificate {certificate}"
     return f"{title} may store from {network}{bound}"
@@ -153,7 +153,7 @@ def _approve(
 
 def _refuse_decided(settings: Settings, title: str, address: str) -> None:
     """Refuse an approval that could change nothing, for the settings decide about its callers."""
-    for rule in access.configured(settings.receive.peer):
+    for rule in access.rules_of(settings.receive.peer):
         if rule.contains(title, address):
             raise UsageError(
                 f"{title} at {address}: a peer of the settings file decides about it;"

@@ -113,7 +113,7 @@ def _receiver_traits(path: Path, calling_ae: str) -> Traits:
     """What the receiver would know of it."""
     try:
         syntax = str(read_file_meta_info(path).TransferSyntaxUID)
-        identity = read_identity(path, data_set_offset(path), syntax, describing=True)
+        identity = read_identity(path, data_set_offset(path), syntax, with_description=True)
     except OSError as error:
         raise QCError(ErrorCode.UNREADABLE, f"cannot be opened: {error.strerror}") from error
     except (InvalidDicomError, HeaderError, AttributeError, EOFError) as error:

@@ -129,7 +129,7 @@ def _receipt(spool: Path, path: Path) -> tuple[receipts.Receipt, Traits]:
         )
     syntax = str(read_file_meta_info(path).TransferSyntaxUID)
     try:
-        identity = read_identity(path, data_set_offset(path), syntax, describing=True)
+        identity = read_identity(path, data_set_offset(path), syntax, with_description=True)
     except HeaderError as error:
         raise QCError(ErrorCode.UNREADABLE, f"{path.stem} cannot be read: {error}") from error
     receipt = receipts.Receipt(

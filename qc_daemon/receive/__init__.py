@@ -1,4 +1,4 @@
-"""What arrives: association policy, C-STORE, spool."""
+"""The SCP: who may connect, and what is stored, committed to and noted as performed."""
 
 from qc_daemon.receive.receiver import Receiver, listen
 from qc_daemon.receive.slots import AssociationSlots

@@ -1,4 +1,4 @@
-"""Who may store to us: deny by default; known by AE title, address range and certificate.
+"""Who may store to us: peers with this AE title, address range and certificate, and nobody else.
 
 Peers come from the settings, which decide alone about every caller they cover, and from the
 database, where commands approve them; the latter are read again while we run.
@@ -15,7 +15,11 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from detector.errors import QCError
-from qc_daemon.dicom.associate_pdu import CALLING_NOT_RECOGNISED, Rejection
+from qc_daemon.dicom.associate_pdu import (
+    CALLING_NOT_RECOGNISED,
+    TEMPORARY_CONGESTION,
+    Rejection,
+)
 from qc_daemon.observe import log
 from qc_daemon.receive.tls import certificate_of
 from qc_daemon.records.clock import Clock
@@ -24,23 +28,22 @@ from qc_daemon.records.received.peers import RefusedCaller
 from qc_daemon.records.store import Store
 from qc_daemon.settings import DestinationSettings, PeerSettings
 
-# How old the list of approved peers may be, and how often refused callers are written down.
+# Seconds after which the approved peers are read again.
 REFRESH_SECONDS = 3.0
+# Seconds between two writes of refused callers to the database.
 WRITE_SECONDS = 3.0
-# How long the addresses of a destination's host stay known.
+# Seconds for which the addresses of a destination's host are used without asking again.
 RESOLVE_SECONDS = 60.0
-# Refused callers that wait to be written; a flood's others are only logged.
-_MOST_WAITING = 64
+# Refused callers that wait to be written; in a flood the others are only logged.
+_MAX_WAITING = 64
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-NOT_RECOGNISED: Rejection = CALLING_NOT_RECOGNISED
-TEMPORARY: Rejection = (0x02, 0x03, 0x01)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks for an association; `certificate` is the SHA-256 of a verified one, or None."""
+    """The requestor of an association; `certificate` is the SHA-256 of a verified one, or None."""
 
     ae_title: str
     address: str
@@ -48,19 +51,23 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """One peer: who has the title and calls from the network is it, with the certificate if any."""
+class PeerRule:
+    """One peer: its AE title, its network, and its certificate's SHA-256 if it must show one."""
 
     ae_title: str
     network: _Network
     certificate: str | None = None
 
     @classmethod
-    def of(cls, ae_title: str, address: str, certificate: str | None) -> "Rule":
+    def of(cls, ae_title: str, address: str, certificate: str | None) -> "PeerRule":
+        """The rule for an address or a network as text. Raises ValueError."""
         return cls(ae_title, ipaddress.ip_network(address, strict=False), certificate)
 
     def covers(self, title: str, address: Address) -> bool:
-        """AE titles compare case-sensitively with padding spaces removed (PS3.5 6.2)."""
+        """Whether a caller with this title and address is the peer.
+
+        AE titles compare case-sensitively; padding spaces are removed before (PS3.5 6.2).
+        """
         return (
             self.ae_title == title
             and address.version == self.network.version
@@ -68,15 +75,15 @@ class Rule:
         )
 
     def contains(self, title: str, network: str) -> bool:
-        """Whether every caller of the title from the network is covered."""
-        asked = ipaddress.ip_network(network, strict=False)
-        return self.covers(title, asked.network_address) and self.covers(
-            title, asked.broadcast_address
+        """Whether every caller with this title from the network is covered."""
+        other = ipaddress.ip_network(network, strict=False)
+        return self.covers(title, other.network_address) and self.covers(
+            title, other.broadcast_address
         )
 
 
 def parse_address(text: str) -> Address | None:
-    """An address without its zone; None for other text. IPv4 mapped to IPv6 becomes IPv4."""
+    """The address, without its zone; None if it is none. IPv4 mapped to IPv6 becomes IPv4."""
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
@@ -86,19 +93,19 @@ def parse_address(text: str) -> Address | None:
     return address
 
 
-def configured(peers: Iterable[PeerSettings]) -> list[Rule]:
-    """The settings' peers."""
-    return [Rule.of(peer.ae_title, peer.address, peer.certificate) for peer in peers]
+def rules_of(peers: Iterable[PeerSettings]) -> list[PeerRule]:
+    """The rules of the settings' peers."""
+    return [PeerRule.of(peer.ae_title, peer.address, peer.certificate) for peer in peers]
 
 
-def covering(caller: Caller, rules: Iterable[Rule]) -> list[Rule]:
-    """The peers that a caller may be, by title and address."""
+def covering_rules(caller: Caller, rules: Iterable[PeerRule]) -> list[PeerRule]:
+    """The rules that cover the caller, by title and address."""
     address = parse_address(caller.address)
     title = caller.ae_title.strip()
     return [] if address is None else [rule for rule in rules if rule.covers(title, address)]
 
 
-def allowed(caller: Caller, settings: list[Rule], approved: list[Rule]) -> bool:
+def is_allowed(caller: Caller, settings: list[PeerRule], approved: list[PeerRule]) -> bool:
     """Whether a caller may open an association; while no peer is known only loopback may.
 
     Where a peer that covers the caller names a certificate, one without a name is not enough: a
@@ -107,15 +114,15 @@ def allowed(caller: Caller, settings: list[Rule], approved: list[Rule]) -> bool:
     if not settings and not approved:
         address = parse_address(caller.address)
         return address is not None and address.is_loopback
-    candidates = covering(caller, settings) or covering(caller, approved)
-    named = [rule.certificate for rule in candidates if rule.certificate]
-    return caller.certificate in named if named else bool(candidates)
+    candidates = covering_rules(caller, settings) or covering_rules(caller, approved)
+    certificates = [rule.certificate for rule in candidates if rule.certificate]
+    return caller.certificate in certificates if certificates else bool(candidates)
 
 
 class ReportingDestinations:
-    """Destinations as callers: they may report storage commitment, from their host's address.
+    """Destinations that call to report storage commitment, from their host's address.
 
-    That is all a destination may do that is no peer.
+    A destination that is no peer may do nothing else.
     """
 
     def __init__(self, destinations: Iterable[DestinationSettings]) -> None:
@@ -123,14 +130,14 @@ class ReportingDestinations:
             each for each in destinations if each.kind == "dicom" and each.commitment != "off"
         ]
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[float, frozenset[Address]]] = {}
+        self._addresses_by_host: dict[str, tuple[float, frozenset[Address]]] = {}
 
-    def titled(self, ae_title: str) -> list[str]:
+    def with_title(self, ae_title: str) -> list[str]:
         """Names of the destinations with this AE title, which several may share."""
         return [each.name for each in self._destinations if each.ae_title == ae_title]
 
-    def at(self, caller: Caller) -> list[str]:
-        """Those of them whose host is where the caller calls from."""
+    def with_title_and_address(self, caller: Caller) -> list[str]:
+        """Names of the destinations with the caller's AE title and address."""
         address = parse_address(caller.address)
         return [
             each.name
@@ -139,25 +146,27 @@ class ReportingDestinations:
         ]
 
     def _addresses(self, host: str) -> frozenset[Address]:
-        """What the host's name stands for; a name server that is slow is asked by one thread."""
+        """The addresses of a host; one thread at a time asks the name server, which may be slow."""
         with self._lock:
-            until, known = self._known.get(host, (0.0, frozenset()))
+            until, addresses = self._addresses_by_host.get(host, (0.0, frozenset()))
             if time.monotonic() < until:
-                return known
+                return addresses
             try:
-                found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-                known = frozenset(filter(None, (parse_address(str(each[4][0])) for each in found)))
+                resolved = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+                addresses = frozenset(
+                    filter(None, (parse_address(str(each[4][0])) for each in resolved))
+                )
             except OSError as error:
-                # The last known stay.
+                # The addresses of the last answer are used on.
                 log.get(role="receive").warning(
                     "destination not resolved", host=host, error_type=type(error).__name__
                 )
-            self._known[host] = (time.monotonic() + RESOLVE_SECONDS, known)
-            return known
+            self._addresses_by_host[host] = (time.monotonic() + RESOLVE_SECONDS, addresses)
+            return addresses
 
 
 class AccessPolicy:
-    """The policy of one receiver, over real associations. Safe to use from many threads."""
+    """Decides about the associations of one receiver. Safe to use from many threads."""
 
     def __init__(
         self,
@@ -168,47 +177,47 @@ class AccessPolicy:
     ) -> None:
         self.log = log.get(role="receive")
         self.reporting_destinations = reporting_destinations or ReportingDestinations(())
-        self._settings = configured(peers)
+        self._settings = rules_of(peers)
         self._store = store
         self._clock = clock
         self._lock = threading.Lock()
-        # None until the database could first be asked.
-        self._approved: list[Rule] | None = None
+        # None until the database could be read once.
+        self._approved: list[PeerRule] | None = None
         self._refresh_due = self._write_due = 0.0
         self._waiting: dict[tuple[str, str], RefusedCaller] = {}
 
-    def rejection(self, association: Any) -> Rejection | None:
-        """What to answer a requested association with; None lets it in."""
+    def find_rejection(self, association: Any) -> Rejection | None:
+        """The rejection of an association that is requested; None accepts it."""
         caller = caller_of(association)
         self.refresh()
         approved = self._approved
-        if allowed(caller, self._settings, approved or []):
+        if is_allowed(caller, self._settings, approved or []):
             return None
         if approved is None:
-            # It may be one of those that we cannot know now: it is to try again.
-            return TEMPORARY
-        return NOT_RECOGNISED
+            # It may be an approved peer that we cannot read now: it is to try again.
+            return TEMPORARY_CONGESTION
+        return CALLING_NOT_RECOGNISED
 
-    def only_reports(self, association: Any) -> bool:
-        """Whether the caller is no peer, but a destination calling to report.
+    def may_only_report(self, association: Any) -> bool:
+        """Whether the caller is no peer, but a destination that calls to report.
 
-        One that a peer's line covers is that peer, with all that is asked of it (a certificate).
+        A caller whom a peer's rule covers is that peer, and must meet the rule (a certificate).
         """
         caller = caller_of(association)
-        if not self.reporting_destinations.titled(caller.ae_title):
+        if not self.reporting_destinations.with_title(caller.ae_title):
             return False
         self.refresh()
         approved = self._approved
-        if approved is None or allowed(caller, self._settings, approved):
+        if approved is None or is_allowed(caller, self._settings, approved):
             return False
-        covered = covering(caller, [*self._settings, *approved])
-        return not covered and bool(self.reporting_destinations.at(caller))
+        rules = covering_rules(caller, [*self._settings, *approved])
+        return not rules and bool(self.reporting_destinations.with_title_and_address(caller))
 
     def refresh(self) -> None:
-        """Read the approved peers again if it is time; the last known stay if it cannot be done.
+        """Read the approved peers again if it is time; if that fails, the last ones remain.
 
-        One thread asks while the others go on with what is known: a database that does not answer
-        holds up one association, not all.
+        One thread reads while the others use the last ones: a database that does not answer delays
+        one association, not all.
         """
         with self._lock:
             if time.monotonic() < self._refresh_due:
@@ -216,16 +225,16 @@ class AccessPolicy:
             self._refresh_due = time.monotonic() + REFRESH_SECONDS
         try:
             with self._store.read() as session:
-                found = records.approved_peers(session)
+                peers = records.approved_peers(session)
             self._approved = [
-                Rule.of(each.ae_title, each.address, each.certificate) for each in found
+                PeerRule.of(each.ae_title, each.address, each.certificate) for each in peers
             ]
         except (QCError, SQLAlchemyError, ValueError) as error:
-            # ValueError: a row that no command of ours has written.
+            # ValueError: a row that none of our commands has written.
             self.log.warning("peers not read", error_type=type(error).__name__)
 
-    def flush(self) -> None:
-        """Write refused callers down, if any wait and it is time."""
+    def record_callers(self) -> None:
+        """Write refused callers to the database, if any wait and it is time."""
         with self._lock:
             if not self._waiting or time.monotonic() < self._write_due:
                 return
@@ -235,34 +244,34 @@ class AccessPolicy:
             with self._store.begin() as session:
                 records.record_refusals(session, waiting.values())
         except (QCError, SQLAlchemyError) as error:
-            # They will call again.
+            # Nothing is lost: they will call again.
             self.log.warning("callers not recorded", error_type=type(error).__name__)
 
-    def note(self, caller: Caller, called_ae: str, reason: str) -> None:
-        """Put a caller on the list of those not accepted; `called_ae` is whom it called."""
+    def note_caller(self, caller: Caller, called_ae: str, reason: str) -> None:
+        """Add a caller that was not accepted to the list that people may approve from."""
         now = self._clock()
         title, address = printable(caller.ae_title), str(parse_address(caller.address))
         called = printable(called_ae)
-        seen = RefusedCaller(title, address, caller.certificate, 1, now, now, called, reason)
+        refused = RefusedCaller(title, address, caller.certificate, 1, now, now, called, reason)
         with self._lock:
-            known = self._waiting.get((title, address))
-            if known is not None:
-                seen = replace(
-                    known,
-                    attempts=known.attempts + 1,
-                    certificate=caller.certificate or known.certificate,
+            earlier = self._waiting.get((title, address))
+            if earlier is not None:
+                refused = replace(
+                    earlier,
+                    attempts=earlier.attempts + 1,
+                    certificate=caller.certificate or earlier.certificate,
                     last_seen_at=now,
                     called_ae=called,
                     reason=reason,
                 )
-            elif len(self._waiting) >= _MOST_WAITING:
+            elif len(self._waiting) >= _MAX_WAITING:
                 return
-            self._waiting[title, address] = seen
-        self.flush()
+            self._waiting[title, address] = refused
+        self.record_callers()
 
 
 def caller_of(association: Any) -> Caller:
-    """Who requests an association, as the wire and its TLS layer tell."""
+    """The requestor of an association, by its A-ASSOCIATE-RQ, connection and TLS."""
     return Caller(
         association.calling_ae,
         association.requestor.address_info.address,
@@ -271,6 +280,6 @@ def caller_of(association: Any) -> Caller:
 
 
 def printable(title: str) -> str:
-    """A title from the wire as an AE title: what may not stand in one becomes a question mark."""
-    kept = "".join(c if c.isascii() and c.isprintable() and c != "\\" else "?" for c in title)
-    return kept.strip()[:16] or "?"
+    """A title from the wire as an AE title; characters that none may hold become question marks."""
+    text = "".join(c if c.isascii() and c.isprintable() and c != "\\" else "?" for c in title)
+    return text.strip()[:16] or "?"

@@ -1,8 +1,8 @@
-"""Back-pressure: when to ask senders to wait, so that they keep what we could not.
+"""Back-pressure: senders are asked to wait while the disk is full or the score queue is long.
 
-Two marks each on free disk space and on the age of the score queue. Beyond a soft one new
-associations are turned away for now and open ones may finish; beyond a hard one every object is.
-It clears by itself, a little later than it came, so that it does not flutter.
+There are two marks each for free disk space and for the age of the score queue. Beyond a soft mark
+new associations are rejected as transient, and open ones may finish; beyond a hard one every object
+is refused. A mark is left a little later than it is passed, so that the level does not flutter.
 """
 
 import os
@@ -23,14 +23,16 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
 from qc_daemon.settings import PressureSettings
 
+# Seconds between two readings of the disk.
 _DISK_SECONDS = 1.0
+# Seconds between two queries of the queue's age.
 _QUEUE_SECONDS = 5.0
-# A mark that was passed is left only this much beyond it.
-_CLEAR = 1.1
+# Hysteresis: a mark that was passed is left when the reading is better than it by this factor.
+_CLEARANCE = 1.1
 
 
 class Level(IntEnum):
-    """How hard we press."""
+    """How much is refused: nothing, new associations, or every object."""
 
     CLEAR = 0
     SOFT = 1
@@ -39,7 +41,7 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Bytes of the spool's disk, and how many seconds the oldest due score job has waited."""
+    """Bytes of the spool's disk, and the seconds that the oldest due score job has waited."""
 
     total_bytes: int
     free_bytes: int
@@ -47,8 +49,8 @@ class Reading:
 
 
 def level(settings: PressureSettings, reading: Reading, before: Level) -> Level:
-    """The level of a reading, `before` being the last one's."""
-    for wanted, percent, megabytes, minutes in (
+    """The level of a reading; `before` is the level until now."""
+    for candidate, percent, megabytes, minutes in (
         (
             Level.HARD,
             settings.hard_free_percent,
@@ -62,21 +64,21 @@ def level(settings: PressureSettings, reading: Reading, before: Level) -> Level:
             settings.soft_queue_minutes,
         ),
     ):
-        slack = _CLEAR if before >= wanted else 1.0
+        slack = _CLEARANCE if before >= candidate else 1.0
         least = min(reading.total_bytes * percent / 100, megabytes * 2.0**20)
         if reading.free_bytes < least * slack:
-            return wanted
+            return candidate
         if minutes and reading.queue_seconds > minutes * 60 / slack:
-            return wanted
+            return candidate
     return Level.CLEAR
 
 
-class Pressure:
-    """The level of one process's spool and store, looked at on the way of its associations.
+class BackPressure:
+    """The level of one process's spool and store.
 
-    Cheap enough for every object: a statvfs at most once a second, one query every few seconds,
-    both in whichever thread comes by first while the others take the last answer. A disk or
-    database that cannot be asked changes nothing: receipt finds out for itself.
+    Cheap enough to ask for every object: one statvfs a second and one query every few seconds at
+    most, in whichever thread asks first, while the others get the last answer. A disk or database
+    that cannot be read changes nothing: storing the object then fails by itself.
     """
 
     def __init__(
@@ -95,21 +97,21 @@ class Pressure:
         self._level = Level.CLEAR
         self._queue_seconds = 0.0
         self._disk_due = self._queue_due = float("-inf")
-        self._looking = threading.Lock()
+        self._update_lock = threading.Lock()
 
     def level(self) -> Level:
-        """How hard we press now. Never raises, never waits for another thread."""
-        if self._looking.acquire(blocking=False):
+        """The level now. Never raises, never waits for another thread."""
+        if self._update_lock.acquire(blocking=False):
             try:
-                self._look()
+                self._update()
             finally:
-                self._looking.release()
+                self._update_lock.release()
         return self._level
 
     def has_room(self) -> bool:
-        """Whether the disk is not beyond its hard mark, asked anew each time: a statvfs.
+        """Whether the disk is within its hard mark, read anew each time by one statvfs.
 
-        For objects in mid-receipt, which a second is long enough to fill a disk with.
+        It is for objects in mid-receipt: a second is long enough to fill a disk.
         """
         try:
             disk = os.statvfs(self.spool)
@@ -118,9 +120,9 @@ class Pressure:
         reading = Reading(disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize)
         return level(self.settings, reading, self._level) is not Level.HARD
 
-    def _look(self) -> None:
+    def _update(self) -> None:
         now = self.monotonic()
-        # Under pressure every look counts: the first object that fits again may come.
+        # Under pressure the disk is read each time: the first object that fits again may come.
         if now < self._disk_due and self._level is Level.CLEAR:
             return
         self._disk_due = now + _DISK_SECONDS
@@ -136,17 +138,17 @@ class Pressure:
         )
         self._change(level(self.settings, reading, self._level), reading)
 
-    def _change(self, found: Level, reading: Reading) -> None:
-        if found is not self._level:
-            say = log.get(role="receive")
-            (say.error if found > self._level else say.info)(
+    def _change(self, new_level: Level, reading: Reading) -> None:
+        if new_level is not self._level:
+            logger = log.get(role="receive")
+            (logger.error if new_level > self._level else logger.info)(
                 "pressure changed",
-                state=found.name.lower(),
+                state=new_level.name.lower(),
                 bytes=reading.free_bytes,
                 seconds=round(reading.queue_seconds),
             )
-            self._level = found
-        counters.set("pressure", found)
+            self._level = new_level
+        counters.set("pressure", new_level)
 
     def _queue_age(self) -> float:
         if not self.settings.soft_queue_minutes and not self.settings.hard_queue_minutes:

@@ -26,7 +26,7 @@ from qc_daemon.dicom.status import (
 from qc_daemon.dicom.uids import VERIFICATION, is_uid
 from qc_daemon.observe import counters, log
 from qc_daemon.receive import presentation_contexts
-from qc_daemon.receive.back_pressure import Level, Pressure
+from qc_daemon.receive.back_pressure import BackPressure, Level
 from qc_daemon.receive.exam_holds import ExamHolds
 from qc_daemon.receive.group_commit import GroupCommit
 from qc_daemon.receive.identifiers import HeaderError, Identity, read_identity
@@ -51,7 +51,7 @@ class StorageSCP:
         spool: Spool,
         routes: Routes,
         clock: Clock,
-        pressure: Pressure,
+        back_pressure: BackPressure,
         group_commit: GroupCommit,
         exam_holds: ExamHolds,
     ) -> None:
@@ -59,7 +59,7 @@ class StorageSCP:
         self.spool = spool
         self.routes = routes
         self.clock = clock
-        self.pressure = pressure
+        self.back_pressure = back_pressure
         self.group_commit = group_commit
         self.exam_holds = exam_holds
         self.log = log.get(role="receive")
@@ -120,7 +120,7 @@ class StorageSCP:
         syntax = str(event.context.transfer_syntax)
         incoming: Incoming = data_set_file.incoming
         with incoming:
-            if self.pressure.level() is Level.HARD:
+            if self.back_pressure.level() is Level.HARD:
                 raise RefusedRequestError(OUT_OF_RESOURCES, "no room for now")
             identity = self._read_identity(event, incoming, syntax)
             try:
@@ -152,7 +152,7 @@ class StorageSCP:
         try:
             incoming.flush()
             identity = read_identity(
-                incoming.path, incoming.data_set_offset, syntax, describing=True
+                incoming.path, incoming.data_set_offset, syntax, with_description=True
             )
         except HeaderError as error:
             raise RefusedRequestError(CANNOT_UNDERSTAND, str(error)) from error

@@ -1,11 +1,11 @@
-"""The Storage Commitment Push Model SCP (PS3.4 Annex J): requests in, reports on the same wire.
+"""Storage Commitment Push Model (PS3.4 Annex J): requests as SCP, reports to us as SCU.
 
-A request is in the database before it is answered; whether it can be granted is found out
-elsewhere. While its association lasts, and for some seconds at most, we watch for the outcome and
-report it there; after that it is the deliver role's, on an association of its own.
+A request is in the database before it is answered; the deliver role decides it. For some seconds,
+while its association lasts, the outcome is reported there; after that the deliver role reports it
+on an association of its own.
 
-As SCU we ask destinations for commitment, which they may report on an association that they open:
-such a report is believed from the destination that was asked only, and written down.
+As SCU we ask destinations for commitment, which they may report on an association that they open.
+Such a report is accepted only from the destination that was asked.
 """
 
 from collections.abc import Callable
@@ -40,17 +40,18 @@ from qc_daemon.dicom.storage_commitment import (
 from qc_daemon.dicom.uids import VERIFICATION, uid
 from qc_daemon.observe import log
 from qc_daemon.receive.access import ReportingDestinations, caller_of
-from qc_daemon.receive.commitment_same_association import CommitmentWatch
+from qc_daemon.receive.commitment_same_association import SameAssociationReporter
+from qc_daemon.receive.upper_layer.association import Acceptor
 from qc_daemon.records.clock import Clock
 from qc_daemon.records.commitment import scp, scu
 from qc_daemon.records.store import Store
 
-# What a destination may ask for that calls to report and is no peer.
+# Operations that a destination may ask for which is no peer, and calls to report.
 REPORTER = frozenset({"C-ECHO", "N-EVENT-REPORT"})
 
 
 class StorageCommitment:
-    """Takes commitment requests and reports of one process's associations."""
+    """Serves the commitment requests and reports that come over one process's associations."""
 
     def __init__(
         self,
@@ -64,29 +65,33 @@ class StorageCommitment:
         self.log = log.get(role="receive")
 
     def contexts(self) -> list[PresentationContext]:
-        """Requestors are SCU by default; one that selects the role is SCP (PS3.7 D.3.3.4)."""
-        made = build_context(PUSH_MODEL)
-        made.scu_role = made.scp_role = True
-        return [made]
+        """The context of the push model; a requestor may select either role (PS3.7 D.3.3.4)."""
+        context = build_context(PUSH_MODEL)
+        context.scu_role = context.scp_role = True
+        return [context]
 
     def served(self) -> dict[str, tuple[str, ...]]:
         """The SOP class of each operation."""
         return {"N-ACTION": (PUSH_MODEL,), "N-EVENT-REPORT": (PUSH_MODEL,)}
 
     def handlers(self) -> list[tuple[evt.EventType, Callable[[Any], Any]]]:
-        return [(evt.EVT_N_ACTION, self._asked), (evt.EVT_N_EVENT_REPORT, self._told)]
+        """pynetdicom's events and what handles them, each in its association's thread."""
+        return [
+            (evt.EVT_N_ACTION, self._on_request),
+            (evt.EVT_N_EVENT_REPORT, self._on_report),
+        ]
 
-    def restrict(self, association: Any) -> None:
-        """Let an association that is being negotiated carry nothing but reports and C-ECHO."""
+    def restrict(self, association: Acceptor) -> None:
+        """Permit nothing but reports and C-ECHO; call it before the association is accepted."""
         association.acceptor.supported_contexts = [build_context(VERIFICATION), *self.contexts()]
         association.permitted = REPORTER
 
-    def _told(self, event: Any) -> tuple[Dataset | int, None]:
+    def _on_report(self, event: Any) -> tuple[Dataset | int, None]:
         try:
             check(event)
             with parsing:
-                report = _reported(event)
-            self._write_down(report, self._reporting(event))
+                report = _read_report(event)
+            self._record_report(report, self._find_destinations(event))
         except RefusedRequestError as refusal:
             self.log.warning(
                 "commitment report refused",
@@ -104,29 +109,31 @@ class StorageCommitment:
         )
         return SUCCESS, None
 
-    def _reporting(self, event: Any) -> list[str]:
-        """The destinations that the caller may be: a peer by its title, others by address too."""
+    def _find_destinations(self, event: Any) -> list[str]:
+        """Names of the destinations that the caller may be: a peer by its AE title, others by
+        address too."""
         caller = caller_of(event.assoc)
-        if _reports_only(event):
-            return self.reporting_destinations.at(caller)
-        return self.reporting_destinations.titled(caller.ae_title)
+        if _is_reporter(event):
+            return self.reporting_destinations.with_title_and_address(caller)
+        return self.reporting_destinations.with_title(caller.ae_title)
 
-    def _write_down(self, report: Report, destinations: list[str]) -> None:
+    def _record_report(self, report: Report, destinations: list[str]) -> None:
+        """Raises RefusedRequestError if none of the destinations was asked this."""
         try:
             with self.store.begin() as session:
-                known = scu.record_report(session, report, destinations)
+                is_known = scu.record_report(session, report, destinations)
         except (QCError, SQLAlchemyError) as error:
             raise RefusedRequestError(PROCESSING_FAILURE, "database cannot be used") from error
-        if not known:
+        if not is_known:
             raise RefusedRequestError(INVALID_ARGUMENT_VALUE, "no such transaction")
 
-    def _asked(self, event: Any) -> tuple[Dataset | int, None]:
+    def _on_request(self, event: Any) -> tuple[Dataset | int, None]:
         try:
             check(event)
-            watch = self._watch(event)
+            reporter = self._reporter(event)
             with parsing:
-                request = _request(event, watch.token)
-            new = self._record(request)
+                request = _read_request(event, reporter.token)
+            is_new = self._record_request(request)
         except RefusedRequestError as refusal:
             self.log.warning(
                 "commitment refused",
@@ -135,16 +142,17 @@ class StorageCommitment:
                 calling_ae=calling_ae(event),
             )
             return refusal.response(), None
-        watch.prolong()
+        reporter.prolong()
         self.log.info(
-            "commitment requested" if new else "commitment requested again",
+            "commitment requested" if is_new else "commitment requested again",
             transaction=request.transaction_uid,
             count=len(request.references),
             calling_ae=request.requested_by,
         )
         return SUCCESS, None
 
-    def _record(self, request: Request) -> bool:
+    def _record_request(self, request: Request) -> bool:
+        """Whether it is a new one. Raises RefusedRequestError."""
         try:
             with self.store.begin() as session:
                 return scp.record_request(session, request, self.clock())
@@ -153,19 +161,22 @@ class StorageCommitment:
         except (QCError, SQLAlchemyError) as error:
             raise RefusedRequestError(PROCESSING_FAILURE, "database cannot be used") from error
 
-    def _watch(self, event: Any) -> CommitmentWatch:
-        """The one watch of the association; an association's events come in its own thread."""
-        watch: CommitmentWatch | None = getattr(event.assoc, "commitment_watch", None)
-        if watch is None:
-            watch = event.assoc.commitment_watch = CommitmentWatch(event, self.store, self.clock)
-        return watch
+    def _reporter(self, event: Any) -> SameAssociationReporter:
+        """The association's reporter, made with its first request, always in its own thread."""
+        association: Acceptor = event.assoc
+        reporter = association.interceptor
+        if not isinstance(reporter, SameAssociationReporter):
+            reporter = SameAssociationReporter(association, event.context, self.store, self.clock)
+            association.interceptor = reporter
+        return reporter
 
 
-def _reports_only(event: Any) -> bool:
+def _is_reporter(event: Any) -> bool:
+    """Whether the caller may do nothing but report."""
     return bool(event.assoc.permitted == REPORTER)
 
 
-def _reported(event: Any) -> Report:
+def _read_report(event: Any) -> Report:
     """The report as values. Raises RefusedRequestError."""
     if event.request.AffectedSOPInstanceUID != PUSH_MODEL_INSTANCE:
         raise RefusedRequestError(NO_SUCH_SOP_INSTANCE, "not the well-known SOP instance")
@@ -177,14 +188,14 @@ def _reported(event: Any) -> Report:
         raise RefusedRequestError(INVALID_ARGUMENT_VALUE, str(error)) from error
 
 
-def _request(event: Any, association: str) -> Request:
+def _read_request(event: Any, association: str) -> Request:
     """The request as values. Raises RefusedRequestError."""
     if event.request.RequestedSOPInstanceUID != PUSH_MODEL_INSTANCE:
         raise RefusedRequestError(NO_SUCH_SOP_INSTANCE, "not the well-known SOP instance")
     if event.action_type != REQUEST_STORAGE_COMMITMENT:
         raise RefusedRequestError(NO_SUCH_ACTION, "not a request for storage commitment")
     try:
-        transaction, references = _read(event.action_information)
+        transaction, references = _read_action(event.action_information)
     except Exception as error:
         # pydicom's readers raise almost anything on bytes that are no data set.
         raise RefusedRequestError(
@@ -199,12 +210,13 @@ def _request(event: Any, association: str) -> Request:
         requested_by=calling_ae(event),
         address=str(event.assoc.requestor.address_info.address),
         association=association,
-        # Named twice is asked once.
+        # An object that is named twice counts once.
         references=tuple(dict.fromkeys(each for each in references if each is not None)),
     )
 
 
-def _read(information: Dataset) -> tuple[str | None, list[Reference | None]]:
+def _read_action(information: Dataset) -> tuple[str | None, list[Reference | None]]:
+    """Transaction UID and references; None for each that is absent or invalid."""
     return uid(information, "TransactionUID"), [
         _reference(item) for item in information.get("ReferencedSOPSequence") or ()
     ]

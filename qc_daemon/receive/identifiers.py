@@ -1,10 +1,10 @@
-"""The few identifiers of a received object that decide where it belongs, read without decoding it.
+"""Reads the identifiers of a received object from its header, without decoding it.
 
-pydicom would do, but its reader looks up the declared character set on the way and inflates a
-whole deflated object; receipt must neither fail on text nor be blown up by a sender. So this walks
-element headers (PS3.5 section 7) only as far as Series Instance UID and keeps six values, and five
-more on its way that describe the object to routing rules and to people. Elements out of order, or
-of a value representation that there is none of, are read on for, past the pixel data if need be.
+pydicom's reader looks up the declared character set on the way, and inflates a whole deflated
+object; receipt must neither fail on text nor let a sender fill the memory. So element headers
+(PS3.5 section 7) are read only as far as Series Instance UID, and six values kept; with them five
+that describe the object to routing rules and to people. Where elements are out of order, or have a
+value representation that does not exist, reading goes on, past the pixel data if need be.
 """
 
 import io
@@ -26,25 +26,28 @@ _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _SHORT_VR = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 _LONG_VR = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+# Sequences within sequences.
 _MAX_DEPTH = 64
-# Before Series Instance UID come kilobytes; a deflated object with more is an attack or rubbish.
+# Bytes that are inflated at most: kilobytes come before Series Instance UID, so that a deflated
+# object with more is an attack or rubbish.
 _MAX_INFLATED = 16 << 20
+# Bytes of a value; a longer one is no identifier.
 _MAX_VALUE = 1 << 16
 
 _CHARSET, _SOP_CLASS, _SOP_INSTANCE = 0x00080005, 0x00080016, 0x00080018
 _PATIENT_ID, _STUDY, _SERIES = 0x00100020, 0x0020000D, 0x0020000E
-_WANTED = frozenset({_CHARSET, _SOP_CLASS, _SOP_INSTANCE, _PATIENT_ID, _STUDY, _SERIES})
-# Who they tell of; the others are for text and for people.
+_IDENTIFIERS = frozenset({_CHARSET, _SOP_CLASS, _SOP_INSTANCE, _PATIENT_ID, _STUDY, _SERIES})
+# An object without these is refused, whatever else it has.
 _IDENTIFYING = frozenset({_SOP_CLASS, _SOP_INSTANCE, _STUDY})
-_EXPECTED = _IDENTIFYING | {_PATIENT_ID, _SERIES}
+_ALL_EXPECTED = _IDENTIFYING | {_PATIENT_ID, _SERIES}
 _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
-# An object has some hundreds before its pixel data, an enhanced one thousands, most in sequences
-# of a length that is told, which take one step.
+# Elements that are read at most. An object has some hundreds before its pixel data, an enhanced
+# one thousands, most of them in sequences of defined length, which count as one.
 _MAX_ELEMENTS = 20_000
 _STATION_NAME, _STUDY_DESCRIPTION = 0x00081010, 0x00081030
 _PATIENT_NAME, _ACCESSION, _STUDY_DATE = 0x00100010, 0x00080050, 0x00080020
 _DESCRIBING = frozenset({_STATION_NAME, _STUDY_DESCRIPTION, _PATIENT_NAME, _ACCESSION, _STUDY_DATE})
-# Three component groups of 64 characters and what is between them (PS3.5 6.2.1).
+# Characters of a Patient's Name: three component groups of 64, and delimiters (PS3.5 6.2.1).
 _MAX_NAME = 324
 
 IMPLICIT = "1.2.840.10008.1.2"
@@ -60,9 +63,10 @@ class HeaderError(ValueError):
 
 @dataclass(frozen=True)
 class Identity:
-    """What the object says it is; an absent value is empty, and so are the last five unasked.
+    """The identifiers of an object; an absent one is empty.
 
-    `study_date` is YYYYMMDD, or empty where it is none.
+    The last five are read only `with_description`. `study_date` is YYYYMMDD, or empty for a value
+    that is no date.
     """
 
     sop_class_uid: str
@@ -80,10 +84,10 @@ class Identity:
 def file_head(
     sop_class: str, sop_instance: str, transfer_syntax: str, implementation: str, version: str
 ) -> bytes:
-    """Preamble and meta group of a PS3.10 file (PS3.10 7.1). Raises ValueError for text not ASCII.
+    """Preamble and meta group of a file (PS3.10 7.1). Raises ValueError for text not ASCII.
 
-    The bytes that pydicom would write, which the SHA-256 of received files covers; pydicom takes
-    a hundred times as long.
+    They are the bytes that pydicom would write, and the SHA-256 of received files covers them;
+    pydicom takes a hundred times as long.
     """
     group = b"".join(
         (
@@ -108,7 +112,8 @@ def _short(element: int, vr: bytes, text: str, pad: bytes) -> bytes:
 
 
 def data_set_offset(path: Path) -> int:
-    """Where the data set of a PS3.10 file with a meta group of ours begins (PS3.10 7.1)."""
+    """Offset of the data set in a file whose meta group we wrote (PS3.10 7.1). Raises HeaderError,
+    OSError."""
     with path.open("rb") as file:
         head = file.read(144)
     # Preamble, DICM, then (0002,0000) UL of length 4: the length of the rest of the group.
@@ -118,17 +123,20 @@ def data_set_offset(path: Path) -> int:
 
 
 def read_identity(
-    path: Path, offset: int, transfer_syntax: str, *, describing: bool = False
+    path: Path, offset: int, transfer_syntax: str, *, with_description: bool = False
 ) -> Identity:
-    """Identity of the data set that begins at `offset` of a file, with `describing` also what
-    describes it: the fields that have a default. Raises HeaderError, OSError.
+    """The identifiers of the data set that begins at `offset` of a file.
+
+    `with_description` reads the fields that have a default as well. Raises HeaderError, OSError.
     """
     with path.open("rb") as file:
         file.seek(offset)
         stream: BinaryIO = file
         if transfer_syntax in DEFLATED:
-            stream = _inflated(file)
-        values = _Walk(stream, transfer_syntax).values(_DESCRIBING if describing else frozenset())
+            stream = _inflate(file)
+        values = _ElementReader(stream, transfer_syntax).read_values(
+            _DESCRIBING if with_description else frozenset()
+        )
     charset = values.get(_CHARSET, b"")
     return Identity(
         sop_class_uid=_uid(values.get(_SOP_CLASS, b"")),
@@ -144,7 +152,7 @@ def read_identity(
     )
 
 
-def _inflated(file: BinaryIO) -> BinaryIO:
+def _inflate(file: BinaryIO) -> BinaryIO:
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     out = bytearray()
     try:
@@ -155,48 +163,48 @@ def _inflated(file: BinaryIO) -> BinaryIO:
     return io.BytesIO(bytes(out))
 
 
-class _Walk:
-    """One pass over element headers."""
+class _ElementReader:
+    """Reads the elements of a data set once, in their order."""
 
     def __init__(self, stream: BinaryIO, transfer_syntax: str) -> None:
         self.stream = stream
         self._elements = 0
-        # Whether a tag beyond Series Instance UID has come.
-        self._beyond = False
+        # Whether a tag beyond Series Instance UID was read.
+        self._is_beyond = False
         self.implicit = transfer_syntax == IMPLICIT
         self.order = ">" if transfer_syntax == BIG_ENDIAN else "<"
-        here = stream.tell()
+        start = stream.tell()
         self.end = stream.seek(0, io.SEEK_END)
-        stream.seek(here)
+        stream.seek(start)
 
-    def values(self, describing: frozenset[int]) -> dict[int, bytes]:
-        """The identifiers, and of these others what is not too long to be one.
+    def read_values(self, describing: frozenset[int]) -> dict[int, bytes]:
+        """The identifiers by tag, and those of the tags `describing` that are not too long.
 
-        In a data set in order they are all before the first tag beyond Series Instance UID; who
-        has no order may have them anywhere before the pixel data.
+        In a data set in order they all come before the first tag beyond Series Instance UID; in one
+        out of order they may be anywhere before the pixel data.
         """
         values: dict[int, bytes] = {}
         try:
             self._collect(values, describing)
         except HeaderError:
-            # What is read on for is not worth an object that says what it is.
-            if not (self._beyond and values.keys() >= _IDENTIFYING):
+            # Damage beyond the identifiers is no reason to refuse an object that has them.
+            if not (self._is_beyond and values.keys() >= _IDENTIFYING):
                 raise
         return values
 
     def _collect(self, values: dict[int, bytes], describing: frozenset[int]) -> None:
-        ordered, before = True, -1
+        is_ordered, before = True, -1
         while self.stream.tell() < self.end:
             tag, length = self._header(self.implicit)
-            self._beyond = self._beyond or tag > _SERIES
-            ordered, before = ordered and tag > before, tag
-            if tag > _SERIES and values.keys() >= _EXPECTED:
+            self._is_beyond = self._is_beyond or tag > _SERIES
+            is_ordered, before = is_ordered and tag > before, tag
+            if tag > _SERIES and values.keys() >= _ALL_EXPECTED:
                 return
-            if tag in _PIXELS and ordered and values.keys() >= _IDENTIFYING:
+            if tag in _PIXELS and is_ordered and values.keys() >= _IDENTIFYING:
                 return
             if length == _UNDEFINED:
                 self._skip_items(self.implicit, depth=1)
-            elif tag in _WANTED:
+            elif tag in _IDENTIFIERS:
                 if length > _MAX_VALUE:
                     raise HeaderError("an identifier is longer than any can be")
                 values[tag] = self._read(length)
@@ -219,8 +227,8 @@ class _Walk:
     def _header(self, implicit: bool) -> tuple[int, int]:
         """Tag and value length of the next element.
 
-        Tolerant of the two common lies about the syntax: implicit elements in an explicit data set
-        (no VR there) and explicit ones in an implicit data set (a VR, and an impossible length).
+        It accepts the two common errors about the syntax: implicit elements in an explicit data set
+        (there is no VR) and explicit ones in an implicit data set (a VR, and an impossible length).
         """
         self._elements += 1
         if self._elements > _MAX_ELEMENTS:
@@ -237,19 +245,23 @@ class _Walk:
             return tag, struct.unpack(self.order + "I", self._read(4))[0]
         if vr in _SHORT_VR:
             return tag, short
-        return tag, self._guessed(tag, vr, long, short)
+        return tag, self._guess_length(tag, vr, long, short)
 
-    def _guessed(self, tag: int, vr: bytes, long: int, short: int) -> int:
-        """The length of an element whose value representation is none that we know.
+    def _guess_length(self, tag: int, vr: bytes, long: int, short: int) -> int:
+        """The most likely length of an element whose value representation is unknown.
 
-        New ones are of two capitals with a 32-bit length behind two reserved bytes (PS3.5 7.1.2);
-        in the place of what is no such pair stands a 16-bit length, or, where it is no text at all,
-        the element is an implicit one. The others are tried where what follows is no element.
+        Two capitals are a new one, with a 32-bit length behind two reserved bytes (PS3.5 7.1.2).
+        Other text has a 16-bit length; what is no text belongs to an implicit element. Where no
+        element follows at that length, the other lengths are tried.
         """
         value = self.stream.tell()
         reserved = self.stream.read(4)
         longer = struct.unpack(self.order + "I", reserved)[0] if len(reserved) == 4 else self.end
-        ways = {"long": (value + 4, longer), "short": (value, short), "implicit": (value, long)}
+        candidates = {
+            "long": (value + 4, longer),
+            "short": (value, short),
+            "implicit": (value, long),
+        }
         if all(0x41 <= c <= 0x5A for c in vr):
             order = ("long", "short", "implicit")
         elif all(0x20 <= c < 0x7F for c in vr):
@@ -258,16 +270,16 @@ class _Walk:
             order = ("implicit", "short", "long")
         fitting = [
             (start, length)
-            for start, length in (ways[each] for each in order)
+            for start, length in (candidates[each] for each in order)
             if length == _UNDEFINED or start + length <= self.end
         ]
-        sound = (way for way in fitting if self._is_followed(tag, *way))
-        start, length = next(sound, fitting[0] if fitting else (value, long))
+        followed = (each for each in fitting if self._is_followed(tag, *each))
+        start, length = next(followed, fitting[0] if fitting else (value, long))
         self.stream.seek(start)
         return length
 
     def _is_followed(self, tag: int, start: int, length: int) -> bool:
-        """Whether an element stands where this one would end, or nothing more."""
+        """Whether an element, or the end of the data set, is where this one would end."""
         self.stream.seek(start + (0 if length == _UNDEFINED else length))
         head = self.stream.read(8)
         if len(head) < 8:
@@ -314,13 +326,14 @@ def _uid(raw: bytes) -> str:
 
 
 def _date(raw: bytes) -> str:
-    """A date (DA, also ACR-NEMA's with dots), empty if it is none."""
+    """A date (DA, or ACR-NEMA's with dots) as YYYYMMDD; empty if it is none."""
     text = _uid(raw).replace(".", "")
     return text if len(text) == 8 and text.isascii() and text.isdecimal() else ""
 
 
 def _text(raw: bytes, charset: bytes, delimiters: frozenset[int] = VALUE_DELIMITERS) -> str:
-    """A text as declared, else as Latin-1, which any bytes are; databases take no NUL."""
+    """A text in its character sets, or in Latin-1, which decodes any bytes; without NUL, which no
+    database stores."""
     sets = character_sets(charset.decode("latin-1")) or ("6",)
     try:
         text = decode_text(raw, sets, delimiters)

@@ -1,6 +1,6 @@
-"""The Modality Performed Procedure Step SCP (PS3.4 F.7): machines tell what they made.
+"""The Modality Performed Procedure Step SCP (PS3.4 F.7): machines report what they acquired.
 
-Kept of a step are its study, its status and the objects it made; nothing of the patient.
+Of a step its study, its status and its objects are stored; nothing of the patient.
 """
 
 from collections.abc import Callable
@@ -33,15 +33,16 @@ from qc_daemon.records.tables import StepStatus
 
 MPPS = "1.2.840.10008.3.1.2.3.3"
 
-# Error ID and words of PS3.4 F.7.2.2.2 for a step that is completed or discontinued.
+# Error ID and Error Comment for a step that is completed or discontinued (PS3.4 F.7.2.2.2).
 _NO_LONGER_UPDATED = 0xA506
-_NO_LONGER_UPDATED_WORDS = "Performed Procedure Step Object may no longer be updated"
+_NO_LONGER_UPDATED_COMMENT = "Performed Procedure Step Object may no longer be updated"
 
+# The sequences of a performed series that refer to its objects (PS3.4 table F.7.2-1).
 _REFERENCES = ("ReferencedImageSequence", "ReferencedNonImageCompositeSOPInstanceSequence")
 
 
 class ProcedureSteps:
-    """Takes the procedure steps of one process's associations."""
+    """Serves the procedure steps that come over one process's associations."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self.store = store
@@ -49,6 +50,7 @@ class ProcedureSteps:
         self.log = log.get(role="receive")
 
     def contexts(self) -> list[PresentationContext]:
+        """The presentation context of MPPS."""
         return [build_context(MPPS)]
 
     def served(self) -> dict[str, tuple[str, ...]]:
@@ -56,6 +58,7 @@ class ProcedureSteps:
         return {"N-CREATE": (MPPS,), "N-SET": (MPPS,)}
 
     def handlers(self) -> list[tuple[evt.EventType, Callable[[Any], Any]]]:
+        """pynetdicom's events and what handles them, each in its association's thread."""
         return [
             (evt.EVT_N_CREATE, lambda event: self._answer(event, self._create)),
             (evt.EVT_N_SET, lambda event: self._answer(event, self._set)),
@@ -80,28 +83,30 @@ class ProcedureSteps:
 
     def _create(self, event: Any) -> None:
         with parsing:
-            step = _step(event)
+            step = _read_step(event)
         with self.store.begin() as session:
-            new = mpps.begin(session, step, self.clock())
-        if not new:
+            is_new = mpps.begin(session, step, self.clock())
+        if not is_new:
             raise RefusedRequestError(DUPLICATE_SOP_INSTANCE, "the step is known already")
-        self._tell(event, step.sop_instance_uid, StepStatus.IN_PROGRESS)
+        self._log_step(event, step.sop_instance_uid, StepStatus.IN_PROGRESS)
 
     def _set(self, event: Any) -> None:
         sop_instance = str(event.request.RequestedSOPInstanceUID)
         with parsing:
-            said = _read(lambda: event.modification_list)
+            attributes = _read_attributes(lambda: event.modification_list)
         with self.store.begin() as session:
-            outcome = mpps.change(session, sop_instance, said.status, said.instances, self.clock())
+            outcome = mpps.change(
+                session, sop_instance, attributes.status, attributes.instances, self.clock()
+            )
         if outcome is Change.UNKNOWN:
             raise RefusedRequestError(NO_SUCH_SOP_INSTANCE, "no such step")
         if outcome is Change.FINAL:
             raise RefusedRequestError(
-                PROCESSING_FAILURE, _NO_LONGER_UPDATED_WORDS, _NO_LONGER_UPDATED
+                PROCESSING_FAILURE, _NO_LONGER_UPDATED_COMMENT, _NO_LONGER_UPDATED
             )
-        self._tell(event, sop_instance, said.status)
+        self._log_step(event, sop_instance, attributes.status)
 
-    def _tell(self, event: Any, sop_instance: str, status: StepStatus | None) -> None:
+    def _log_step(self, event: Any, sop_instance: str, status: StepStatus | None) -> None:
         self.log.info(
             "procedure step",
             sop_instance=sop_instance,
@@ -110,35 +115,39 @@ class ProcedureSteps:
         )
 
 
-def _step(event: Any) -> Step:
-    """The step an N-CREATE begins. Raises RefusedRequestError."""
+def _read_step(event: Any) -> Step:
+    """The step that an N-CREATE begins. Raises RefusedRequestError."""
     sop_instance = str(event.request.AffectedSOPInstanceUID or "")
     if not sop_instance:
         raise RefusedRequestError(INVALID_OBJECT_INSTANCE, "no Affected SOP Instance UID")
     if not is_uid(sop_instance):
         raise RefusedRequestError(INVALID_OBJECT_INSTANCE, "Affected SOP Instance UID is none")
-    said = _read(lambda: event.attribute_list)
-    if said.status is None:
+    attributes = _read_attributes(lambda: event.attribute_list)
+    if attributes.status is None:
         raise RefusedRequestError(MISSING_ATTRIBUTE, "no Performed Procedure Step Status")
-    if said.status is not StepStatus.IN_PROGRESS:
+    if attributes.status is not StepStatus.IN_PROGRESS:
         raise RefusedRequestError(INVALID_ATTRIBUTE_VALUE, "a step begins IN PROGRESS")
-    if not said.scheduled:
+    if not attributes.has_schedule:
         raise RefusedRequestError(MISSING_ATTRIBUTE, "no Scheduled Step Attributes Sequence")
-    if said.study is None:
+    if attributes.study is None:
         raise RefusedRequestError(MISSING_ATTRIBUTE_VALUE, "no Study Instance UID")
-    return Step(sop_instance, said.study, said.instances or (), calling_ae(event))
+    return Step(sop_instance, attributes.study, attributes.instances or (), calling_ae(event))
 
 
-class _Said(NamedTuple):
-    """What an attribute list says; None where it is silent."""
+class _StepAttributes(NamedTuple):
+    """The attributes of a step that we use; None for each that is absent.
+
+    `has_schedule` says whether there is a Scheduled Step Attributes Sequence.
+    """
 
     status: StepStatus | None
     instances: tuple[str, ...] | None
-    scheduled: bool
+    has_schedule: bool
     study: str | None
 
 
-def _read(decode: Callable[[], Dataset]) -> _Said:
+def _read_attributes(decode: Callable[[], Dataset]) -> _StepAttributes:
+    """The attributes of a data set that `decode` returns. Raises RefusedRequestError."""
     try:
         attributes = decode()
         status = attributes.get("PerformedProcedureStepStatus")
@@ -150,14 +159,14 @@ def _read(decode: Callable[[], Dataset]) -> _Said:
         raise RefusedRequestError(
             INVALID_ATTRIBUTE_VALUE, "the attributes cannot be read"
         ) from error
-    return _Said(_status(status), instances, bool(scheduled), study)
+    return _StepAttributes(_status(status), instances, bool(scheduled), study)
 
 
-def _status(given: object) -> StepStatus | None:
-    if given is None:
+def _status(value: object) -> StepStatus | None:
+    if value is None:
         return None
     try:
-        return StepStatus(str(given).strip())
+        return StepStatus(str(value).strip())
     except ValueError:
         raise RefusedRequestError(
             INVALID_ATTRIBUTE_VALUE, "no such Performed Procedure Step Status"
@@ -165,13 +174,14 @@ def _status(given: object) -> StepStatus | None:
 
 
 def _instances(attributes: Dataset) -> tuple[str, ...] | None:
-    """What the performed series refer to: images, and the other composite objects beside them."""
+    """SOP Instance UIDs of the performed series' images and other composite objects; None if
+    there is no Performed Series Sequence."""
     if "PerformedSeriesSequence" not in attributes:
         return None
-    named = [
+    uids = [
         uid(item, "ReferencedSOPInstanceUID")
         for series in attributes.PerformedSeriesSequence or ()
         for keyword in _REFERENCES
         for item in series.get(keyword) or ()
     ]
-    return tuple(dict.fromkeys(each for each in named if each is not None))
+    return tuple(dict.fromkeys(each for each in uids if each is not None))

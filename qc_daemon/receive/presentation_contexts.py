@@ -1,4 +1,4 @@
-"""What we accept to store: SOP classes and transfer syntaxes (the conformance statement's list)."""
+"""The SOP classes and transfer syntaxes that are accepted for storage (docs/conformance.md)."""
 
 from pydicom._uid_dict import UID_dictionary
 from pydicom.uid import UID, AllTransferSyntaxes
@@ -10,7 +10,7 @@ from qc_daemon.dicom.uids import VERIFICATION
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 
-# Retired in 1999 and 1995, still sent by old machines; pynetdicom does not know them.
+# Retired in 1999 and 1995, but old machines still send them; pynetdicom does not know them.
 RETIRED_ULTRASOUND = {
     _STORAGE + "6": "UltrasoundImageStorageRetired",
     _STORAGE + "3": "UltrasoundMultiFrameImageStorageRetired",
@@ -73,19 +73,24 @@ SOP_CLASSES = (
     _STORAGE + "104.5",  # Encapsulated MTL
 )
 
-# Not encodings of a stored data set: live video (PS3.22), MIME and XML.
+# Prefixes of transfer syntaxes that no stored data set has: live video (PS3.22), MIME and XML.
 _NOT_STORED = ("1.2.840.10008.1.2.7.", "1.2.840.10008.1.2.6.")
 
 
 def transfer_syntaxes() -> list[str]:
-    """Every transfer syntax pydicom knows, retired ones too; the usual ones first."""
-    known = [UID(uid) for uid, entry in UID_dictionary.items() if entry[1] == "Transfer Syntax"]
-    ordered = [*AllTransferSyntaxes, *(uid for uid in known if uid not in AllTransferSyntaxes)]
+    """UIDs of every transfer syntax that pydicom knows, retired ones too; the usual ones first."""
+    all_syntaxes = [
+        UID(uid) for uid, entry in UID_dictionary.items() if entry[1] == "Transfer Syntax"
+    ]
+    ordered = [
+        *AllTransferSyntaxes,
+        *(uid for uid in all_syntaxes if uid not in AllTransferSyntaxes),
+    ]
     return [str(uid) for uid in ordered if not uid.startswith(_NOT_STORED)]
 
 
 def accepted() -> list[PresentationContext]:
-    """Presentation contexts of the storage SCP, Verification among them."""
+    """The presentation contexts of Verification and of every SOP class that is stored."""
     for uid, keyword in RETIRED_ULTRASOUND.items():
         register_uid(uid, keyword, StorageServiceClass)
     syntaxes = transfer_syntaxes()

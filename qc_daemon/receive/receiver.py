@@ -14,19 +14,18 @@ from typing import Any
 
 from pynetdicom import AE, evt
 
-from qc_daemon.dicom.associate_pdu import CALLED_NOT_RECOGNISED, Rejection
+from qc_daemon.dicom.associate_pdu import (
+    CALLED_NOT_RECOGNISED,
+    CALLING_NOT_RECOGNISED,
+    LOCAL_LIMIT_EXCEEDED,
+    TEMPORARY_CONGESTION,
+    Rejection,
+)
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.observe import counters, log
 from qc_daemon.receive import tls
-from qc_daemon.receive.access import (
-    NOT_RECOGNISED,
-    TEMPORARY,
-    AccessPolicy,
-    Caller,
-    ReportingDestinations,
-    caller_of,
-)
-from qc_daemon.receive.back_pressure import Level, Pressure
+from qc_daemon.receive.access import AccessPolicy, Caller, ReportingDestinations, caller_of
+from qc_daemon.receive.back_pressure import BackPressure, Level
 from qc_daemon.receive.c_store import StorageSCP
 from qc_daemon.receive.commitment_scp import StorageCommitment
 from qc_daemon.receive.exam_holds import ExamHolds
@@ -46,14 +45,12 @@ from qc_daemon.spool.spool import Spool
 MAX_PDU = 1 << 20
 # Connections that the system holds for us until we accept them.
 BACKLOG = 1024
-# The A-ASSOCIATE-RJ for want of a slot: transient, local limit exceeded (PS3.8 table 9-21).
-LOCAL_LIMIT: Rejection = (0x02, 0x03, 0x02)
 # Log event and counter of each rejection; those that are not here are of the protocol.
 _REJECTION_EVENTS: dict[Rejection | None, tuple[str, str]] = {
-    NOT_RECOGNISED: ("caller refused", "rejected_unknown"),
+    CALLING_NOT_RECOGNISED: ("caller refused", "rejected_unknown"),
     CALLED_NOT_RECOGNISED: ("association rejected", "rejected_called"),
-    TEMPORARY: ("association rejected", "rejected_busy"),
-    LOCAL_LIMIT: ("too many associations", "rejected_busy"),
+    TEMPORARY_CONGESTION: ("association rejected", "rejected_busy"),
+    LOCAL_LIMIT_EXCEEDED: ("too many associations", "rejected_busy"),
 }
 # TLS handshakes at once in one process; each takes a thread.
 MAX_HANDSHAKES = 32
@@ -100,7 +97,7 @@ class Receiver:
         self.commitment = StorageCommitment(store, clock, reporting_destinations)
         self.procedure_steps = ProcedureSteps(store, clock)
         self.access_policy = AccessPolicy(settings.peer, store, clock, reporting_destinations)
-        self.pressure = Pressure(settings.pressure, spool.root, store, clock)
+        self.back_pressure = BackPressure(settings.pressure, spool.root, store, clock)
         # The supervisor's receivers share one table.
         self.slots = slots or AssociationSlots.create(
             settings.max_associations, settings.max_associations_per_ae
@@ -112,7 +109,7 @@ class Receiver:
             spool,
             routes or Routes(),
             clock,
-            self.pressure,
+            self.back_pressure,
             group_commit,
             self.exam_holds,
         )
@@ -160,7 +157,7 @@ class Receiver:
             ],
             on_thread_end=self._on_thread_end,
             served=self._served,
-            has_room=self.pressure.has_room,
+            has_room=self.back_pressure.has_room,
             on_invalid_request=self._on_invalid_request,
         )
 
@@ -201,7 +198,7 @@ class Receiver:
 
     def renew_holds(self) -> None:
         """Renew the holds on exams and record refused callers; called every few seconds."""
-        self.access_policy.flush()
+        self.access_policy.record_callers()
         self.exam_holds.renew()
 
     def _on_requested(self, event: Any) -> None:
@@ -212,7 +209,7 @@ class Receiver:
             self.log.error(
                 "caller not judged", error_type=type(error).__name__, error_at=log.where(error)
             )
-            refusal = TEMPORARY, "internal error"
+            refusal = TEMPORARY_CONGESTION, "internal error"
         if refusal is not None:
             rejection, reason = refusal
             request = event.assoc.associate_request
@@ -225,19 +222,19 @@ class Receiver:
         request = association.associate_request
         if request.rejection is not None:
             return request.rejection, request.reason
-        reports = self.access_policy.only_reports(association)
-        rejection = None if reports else self.access_policy.rejection(association)
+        is_reporter = self.access_policy.may_only_report(association)
+        rejection = None if is_reporter else self.access_policy.find_rejection(association)
         if rejection is not None:
-            is_temporary = rejection == TEMPORARY
+            is_temporary = rejection == TEMPORARY_CONGESTION
             return rejection, "the database cannot tell" if is_temporary else "unknown caller"
         if request.called_ae != self.settings.ae_title.strip():
             return CALLED_NOT_RECOGNISED, f"our AE title is {self.settings.ae_title.strip()}"
         # A destination that reports brings no object, so that no mark need stop it.
-        if not reports and self.pressure.level() >= Level.SOFT:
-            return TEMPORARY, "no room for now"
+        if not is_reporter and self.back_pressure.level() >= Level.SOFT:
+            return TEMPORARY_CONGESTION, "no room for now"
         if not self._reserve_slot(association):
-            return LOCAL_LIMIT, "too many associations"
-        if reports:
+            return LOCAL_LIMIT_EXCEEDED, "too many associations"
+        if is_reporter:
             self.commitment.restrict(association)
         else:
             association.permitted = frozenset(self._served)
@@ -272,7 +269,7 @@ class Receiver:
             status=None if rejection is None else "/".join(map(str, rejection)),
         )
         if counter != "rejected_busy" and (caller.ae_title or called_ae):
-            self.access_policy.note(caller, called_ae, reason)
+            self.access_policy.note_caller(caller, called_ae, reason)
 
     def _on_association_end(self, event: Any) -> None:
         self.exam_holds.end(event.assoc)

@@ -13,21 +13,21 @@ from qc_daemon.dicom.tls import reason as reason
 from qc_daemon.observe import log
 from qc_daemon.settings import TLSSettings
 
-# A handshake takes a few round trips; who needs longer holds a thread for nothing.
+# Seconds for a handshake, which takes a few round trips and a thread.
 HANDSHAKE_SECONDS = 10.0
 _VERIFY = {
     "required": ssl.CERT_REQUIRED,
     "optional": ssl.CERT_OPTIONAL,
     "none": ssl.CERT_NONE,
 }
-# What tells one version of a file from the next: inode, modification time, size.
+# Inode, modification time and size of each file; None for one that cannot be read.
 _Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
-class Encrypted(ssl.SSLSocket):
-    """A connection that knows whose it is: the SHA-256 of the peer's verified certificate.
+class EncryptedConnection(ssl.SSLSocket):
+    """A TLS connection, with the SHA-256 of the certificate that the peer was verified by.
 
-    Kept from the handshake, for later another thread is reading from it.
+    It is kept from the handshake, because another thread reads from the connection later.
     """
 
     certificate: str | None = None
@@ -36,9 +36,9 @@ class Encrypted(ssl.SSLSocket):
 class Handshake:
     """The server's side of TLS. Safe to use from many threads.
 
-    Certificates that change on the disk count for connections from then on; ones that cannot be
-    used are told once and leave the last good ones in place. Without good ones no connection is
-    taken until they come: a receiver that starts again must not fail over them.
+    Certificates that change on disk are used for connections from then on. New ones that cannot be
+    used are logged once, and the last good ones remain. While there are no good ones every
+    connection is closed: a receiver that starts again must not fail over them.
     """
 
     def __init__(self, settings: TLSSettings) -> None:
@@ -46,49 +46,49 @@ class Handshake:
         self._settings = settings
         self._lock = threading.Lock()
         self._context: ssl.SSLContext | None = None
-        self._seen = self._stamp()
+        self._loaded_stamp = self._stamp()
         self._load("certificate loaded")
 
-    def __call__(self, plain: socket.socket) -> Encrypted:
+    def __call__(self, plain: socket.socket) -> EncryptedConnection:
         """The connection, encrypted. Raises OSError; then it is closed.
 
-        It waits for the peer, so it has no place in a loop that accepts connections.
+        It waits for the peer, so it must not be called in a loop that accepts connections.
         """
-        current = self._current()
-        if current is None:
+        context = self._current_context()
+        if context is None:
             plain.close()
             raise ConnectionError
         before = plain.gettimeout()
         plain.settimeout(HANDSHAKE_SECONDS)
-        # It takes the plain socket's descriptor over, and closes it where the handshake fails.
-        wrapped = current.wrap_socket(plain, server_side=True)
-        assert isinstance(wrapped, Encrypted)
+        # It takes over the plain socket's descriptor, and closes it if the handshake fails.
+        wrapped = context.wrap_socket(plain, server_side=True)
+        assert isinstance(wrapped, EncryptedConnection)
         if wrapped.version() is None:
             # The peer has gone already, so that there was no handshake to fail.
             wrapped.close()
             raise ConnectionError
-        shown = wrapped.getpeercert(binary_form=True)
-        wrapped.certificate = None if shown is None else fingerprint(shown)
+        certificate = wrapped.getpeercert(binary_form=True)
+        wrapped.certificate = None if certificate is None else fingerprint(certificate)
         wrapped.settimeout(before)
         return wrapped
 
-    def _current(self) -> ssl.SSLContext | None:
+    def _current_context(self) -> ssl.SSLContext | None:
         with self._lock:
             stamp = self._stamp()
-            if stamp != self._seen:
-                # Also where it fails: a broken file is told once, and tried again when it changes.
-                self._seen = stamp
+            if stamp != self._loaded_stamp:
+                # Also if loading fails: a broken file is logged once, and tried when it changes.
+                self._loaded_stamp = stamp
                 self._load("certificate reloaded")
             return self._context
 
-    def _load(self, told: str) -> None:
+    def _load(self, event: str) -> None:
         path = str(self._settings.certificate)
         try:
-            self._context = context(self._settings)
+            self._context = server_context(self._settings)
         except (OSError, ValueError) as error:
             self.log.critical("certificate not usable", path=path, reason=reason(error))
         else:
-            self.log.info(told, path=path)
+            self.log.info(event, path=path)
 
     def _stamp(self) -> _Stamp:
         files = (self._settings.certificate, self._settings.key, self._settings.ca)
@@ -102,7 +102,7 @@ def check_tls(settings: TLSSettings) -> None:
         if path is not None and not path.is_file():
             raise UsageError(f"receive.tls.{name}: {path} does not exist")
     try:
-        context(settings)
+        server_context(settings)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"receive.tls: certificate, key or ca cannot be used: {reason(error)};"
@@ -110,37 +110,37 @@ def check_tls(settings: TLSSettings) -> None:
         ) from None
 
 
-def context(settings: TLSSettings) -> ssl.SSLContext:
+def server_context(settings: TLSSettings) -> ssl.SSLContext:
     """A server's context of these files. Raises OSError (ssl.SSLError is one) or ValueError."""
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.sslsocket_class = Encrypted
-    made.minimum_version = MINIMUM[settings.minimum]
-    made.set_ciphers(CIPHERS)
-    made.options |= (
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sslsocket_class = EncryptedConnection
+    context.minimum_version = MINIMUM[settings.minimum]
+    context.set_ciphers(CIPHERS)
+    context.options |= (
         ssl.OP_NO_COMPRESSION
         | ssl.OP_NO_RENEGOTIATION
         | ssl.OP_CIPHER_SERVER_PREFERENCE
-        # Every association shows its certificate anew: none outlives its end in a ticket.
+        # Every connection shows its certificate anew: no ticket stands for one that has expired.
         | ssl.OP_NO_TICKET
     )
-    made.num_tickets = 0
-    load_own(made, settings.certificate, settings.key)
+    context.num_tickets = 0
+    load_own(context, settings.certificate, settings.key)
     if settings.ca is not None and settings.mutual != "none":
-        made.load_verify_locations(settings.ca)
-        check_revocation(made, settings.ca)
-        made.verify_mode = _VERIFY[settings.mutual]
-    return made
+        context.load_verify_locations(settings.ca)
+        check_revocation(context, settings.ca)
+        context.verify_mode = _VERIFY[settings.mutual]
+    return context
 
 
 def certificate_of(association: Any) -> str | None:
-    """SHA-256 of the certificate that the peer of an association showed and OpenSSL verified."""
+    """SHA-256 of the certificate that an association's peer was verified by; None without one."""
     connection = association.dul.socket.socket
-    return connection.certificate if isinstance(connection, Encrypted) else None
+    return connection.certificate if isinstance(connection, EncryptedConnection) else None
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return status.st_ino, status.st_mtime_ns, status.st_size

@@ -35,7 +35,7 @@ from qc_daemon.report.summary.summary import ExamSummary, ImageKey, SummaryImage
 from qc_daemon.report.summary.text import compose
 from qc_daemon.routing import Routes, Traits
 from qc_daemon.settings import ReportSettings, Settings
-from qc_daemon.spool.verification import content_hash, verified
+from qc_daemon.spool.verification import content_hash, open_verified
 
 FrameReader = Callable[[Path, Sequence[int]], Iterable[Frame]]
 """Decodes these frames (from 1) of the file at the path; raises QCError."""
@@ -168,7 +168,7 @@ def _load_source(
     try:
         path = originals(facts)
         # What was altered since it was scored is not reported.
-        with verified(path, content_hash(path, facts.sha256)) as same:
+        with open_verified(path, content_hash(path, facts.sha256)) as same:
             source = _source(facts, same)
     except QCError as error:
         return Omission(facts, error)

@@ -1,4 +1,4 @@
-"""What stays: dropping originals whose time has passed, fetching them back, files against rows."""
+"""Originals in the spool: dropped once destinations have them, fetched back, and verified."""
 
 from qc_daemon.retain.originals import Originals
 from qc_daemon.retain.retention import Retention

@@ -1,4 +1,4 @@
-"""Where an original's bytes lie, fetched back from a destination if they have left the spool."""
+"""Gives the file of an original, fetched back from a destination if it has left the spool."""
 
 import contextlib
 import hashlib
@@ -13,7 +13,7 @@ from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.received import retention
 from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.store import Store
-from qc_daemon.retain.retrieve import NotOfferedError, Wanted, get, move
+from qc_daemon.retain.retrieve import NotOfferedError, ObjectToRetrieve, get, move
 from qc_daemon.routing import SOURCE, Routes
 from qc_daemon.settings import DestinationSettings, Settings
 from qc_daemon.spool.spool import relative_path
@@ -21,9 +21,9 @@ from qc_daemon.spool.verification import (
     DAMAGED_FOLDER,
     Condition,
     content_hash,
+    damaged_files,
     examine,
-    set_aside,
-    set_aside_files,
+    move_to_damaged,
     verify,
 )
 
@@ -32,10 +32,10 @@ PixelHash = Callable[[Path], str]
 
 
 class Originals:
-    """Gives stages the file of a revision, whether it is still in the spool or has to be fetched.
+    """Gives stages the file of a revision, from the spool or fetched back from a destination.
 
     A destination may have coerced the header or changed the transfer syntax. Then the bytes are
-    not those received, and they are taken only if their pixels are.
+    not those received, and the file is accepted only if its pixels are.
     """
 
     def __init__(
@@ -59,43 +59,44 @@ class Originals:
     def __call__(self, facts: RevisionFacts) -> Path:
         """The revision's file, whose bytes are those that were acknowledged.
 
-        One with other bytes is set aside, and fetched again if a destination gives back the very
-        same bytes, else SPOOL_DAMAGED is raised. Of one that is gone and was never dropped, QCError
-        SPOOL_MISSING if no destination gives it back; of one that was dropped, DELIVERY_UNREACHABLE
-        if a destination that may have it cannot be asked, and NOT_AVAILABLE if none has it.
+        A file with other bytes is moved to `damaged`, and the same bytes fetched from a
+        destination. Raises QCError: SPOOL_DAMAGED if no destination has the same bytes,
+        SPOOL_MISSING for a file that was lost and that none has; for a file that was dropped
+        DELIVERY_UNREACHABLE if a destination that may have it cannot be asked, NOT_AVAILABLE if
+        none has it.
         """
         path = self.spool / facts.path
         sha256 = content_hash(path, facts.sha256)
         condition = examine(path, sha256)
-        if condition is Condition.DAMAGED and self._set_aside(path, sha256, facts) is None:
-            # A receiver has just put the right bytes back.
+        if condition is Condition.DAMAGED and self._move_to_damaged(path, sha256, facts) is None:
+            # A receiver has just written the right bytes.
             condition = examine(path, sha256)
         if condition is Condition.INTACT:
             return path
         if condition is Condition.UNREADABLE:
             verify(path, sha256)
         if not self.spool.is_dir():
-            # A disk that is not mounted: nothing is lost, and nothing to fetch into.
+            # The disk is not mounted: nothing is lost, and there is no folder to fetch into.
             raise QCError(ErrorCode.SPOOL_MISSING, "the spool is away")
         return self._fetch(facts)
 
-    def _set_aside(self, path: Path, sha256: str, facts: RevisionFacts) -> Path | None:
+    def _move_to_damaged(self, path: Path, sha256: str, facts: RevisionFacts) -> Path | None:
         try:
-            moved = set_aside(self.spool, path, sha256)
+            damaged_path = move_to_damaged(self.spool, path, sha256)
         except OSError as error:
-            raise _storage(error) from error
-        if moved is not None:
+            raise _storage_error(error) from error
+        if damaged_path is not None:
             counters.add("spool_damaged")
             self.log.critical(
                 "spool file damaged",
                 instance=facts.instance_id,
                 revision=facts.number,
-                path=moved.relative_to(self.spool),
+                path=damaged_path.relative_to(self.spool),
             )
-        return moved
+        return damaged_path
 
     def _fetch(self, facts: RevisionFacts) -> Path:
-        wanted = Wanted(
+        target = ObjectToRetrieve(
             facts.study_instance_uid,
             facts.series_instance_uid,
             facts.sop_instance_uid,
@@ -104,11 +105,11 @@ class Originals:
         )
         with self.store.read() as session:
             was_dropped = retention.was_dropped(session, facts.revision_id)
-        is_damaged = not was_dropped and bool(set_aside_files(self.spool, facts.sha256))
+        is_damaged = not was_dropped and bool(damaged_files(self.spool, facts.sha256))
         unreachable: QCError | None = None
         for destination in self.sources:
             try:
-                path = self._from(destination, wanted, facts, only_same_bytes=is_damaged)
+                path = self._fetch_from(destination, target, facts, only_same_bytes=is_damaged)
             except QCError as error:
                 if error.code is not ErrorCode.DELIVERY_UNREACHABLE:
                     raise
@@ -117,18 +118,18 @@ class Originals:
             if path is not None:
                 return path
         if unreachable is not None and is_damaged:
-            raise _damaged(unreachable)
+            raise _damaged_error(unreachable)
         if unreachable is not None and was_dropped:
             raise unreachable
-        # Of one that we did not drop it is told that it is gone, whether a destination has it or
-        # not; it may come back with its disk: that job waits, as an alarm.
+        # A file that we did not drop is reported as missing, whether a destination can be asked or
+        # not. It may come back with its disk, so that the job waits, as an alarm.
         with self.store.begin() as session:
             retention.record_unavailable(session, facts.revision_id, self.clock())
         if unreachable is None:
             counters.add("fetched_nowhere")
             self.log.error("original not available", sop_instance=facts.sop_instance_uid)
         if is_damaged:
-            raise _damaged(None)
+            raise _damaged_error(None)
         if was_dropped:
             raise QCError(
                 ErrorCode.NOT_AVAILABLE,
@@ -137,35 +138,35 @@ class Originals:
         self.log.critical(
             "spool file missing", instance=facts.instance_id, revision=facts.number, path=facts.path
         )
-        raise _missing(unreachable)
+        raise _missing_error(unreachable)
 
-    def _from(
+    def _fetch_from(
         self,
         destination: DestinationSettings,
-        wanted: Wanted,
+        target: ObjectToRetrieve,
         facts: RevisionFacts,
         *,
         only_same_bytes: bool,
     ) -> Path | None:
         try:
-            content = get(destination, self.ae_title, wanted)
+            content = get(destination, self.ae_title, target)
         except NotOfferedError:
-            return self._moved(destination, wanted, facts)
+            return self._fetch_by_move(destination, target, facts)
         if content is None:
             return None
-        return self._taken(destination, content, facts, only_same_bytes=only_same_bytes)
+        return self._accept(destination, content, facts, only_same_bytes=only_same_bytes)
 
-    def _moved(
-        self, destination: DestinationSettings, wanted: Wanted, facts: RevisionFacts
+    def _fetch_by_move(
+        self, destination: DestinationSettings, target: ObjectToRetrieve, facts: RevisionFacts
     ) -> Path | None:
-        """Our receiver puts the bytes it knows where they were; others come as a new revision."""
-        move(destination, self.ae_title, wanted)
+        """The path if our receiver got the same bytes; others it stores as a new revision."""
+        move(destination, self.ae_title, target)
         path = self.spool / facts.path
         if examine(path, content_hash(path, facts.sha256)) is not Condition.INTACT:
             return None
-        return self._back(destination, facts, facts.path, facts.size)
+        return self._record_fetch(destination, facts, facts.path, facts.size)
 
-    def _taken(
+    def _accept(
         self,
         destination: DestinationSettings,
         content: bytes,
@@ -175,14 +176,14 @@ class Originals:
     ) -> Path | None:
         sha256 = hashlib.sha256(content).hexdigest()
         if only_same_bytes and sha256 != facts.sha256:
-            # It may still have to go to other destinations, as it was received.
+            # The file may still have to go to other destinations, as it was received.
             self.log.warning(
                 "other bytes came back",
                 destination=destination.name,
                 sop_instance=facts.sop_instance_uid,
             )
             return None
-        with _written(content, self.spool / "incoming") as part:
+        with _temporary_file(content, self.spool / "incoming") as part:
             if sha256 != facts.sha256 and not self._same_pixels(part, facts):
                 self.log.warning(
                     "other pixels came back",
@@ -191,12 +192,12 @@ class Originals:
                 )
                 return None
             path = relative_path(sha256)
-            # The same bytes go where the row says they were.
+            # The same bytes go to the path in the row.
             path = facts.path if sha256 == facts.sha256 else path
-            self._place(part, self.spool / path)
-        return self._back(destination, facts, path, len(content))
+            self._move_into_spool(part, self.spool / path)
+        return self._record_fetch(destination, facts, path, len(content))
 
-    def _back(
+    def _record_fetch(
         self, destination: DestinationSettings, facts: RevisionFacts, path: str, size: int
     ) -> Path:
         with self.store.begin() as session:
@@ -219,17 +220,17 @@ class Originals:
             return False
 
     @staticmethod
-    def _place(part: Path, target: Path) -> None:
+    def _move_into_spool(part: Path, target: Path) -> None:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             part.replace(target)
         except OSError as error:
-            raise _storage(error) from error
+            raise _storage_error(error) from error
 
 
 @contextlib.contextmanager
-def _written(content: bytes, folder: Path) -> Iterator[Path]:
-    """The content as a file that is gone afterwards unless it was moved."""
+def _temporary_file(content: bytes, folder: Path) -> Iterator[Path]:
+    """A durable file of the content, removed at the end unless it was moved."""
     try:
         fd, name = tempfile.mkstemp(suffix=".fetched", dir=folder)
         with os.fdopen(fd, "wb") as file:
@@ -237,15 +238,15 @@ def _written(content: bytes, folder: Path) -> Iterator[Path]:
             file.flush()
             os.fsync(fd)
     except OSError as error:
-        raise _storage(error) from error
+        raise _storage_error(error) from error
     try:
         yield Path(name)
     finally:
         Path(name).unlink(missing_ok=True)
 
 
-def _damaged(unreachable: QCError | None) -> QCError:
-    """`unreachable`: of a destination that may have the object and cannot be asked."""
+def _damaged_error(unreachable: QCError | None) -> QCError:
+    """`unreachable` is the error of a destination that may have the object, and cannot be asked."""
     why = "no destination gives the same bytes back" if unreachable is None else unreachable.message
     return QCError(
         ErrorCode.SPOOL_DAMAGED,
@@ -254,7 +255,7 @@ def _damaged(unreachable: QCError | None) -> QCError:
     )
 
 
-def _missing(unreachable: QCError | None) -> QCError:
+def _missing_error(unreachable: QCError | None) -> QCError:
     """`unreachable`: as of `_damaged`."""
     why = "no destination gives it back" if unreachable is None else unreachable.message
     return QCError(
@@ -264,6 +265,6 @@ def _missing(unreachable: QCError | None) -> QCError:
     )
 
 
-def _storage(error: OSError) -> QCError:
+def _storage_error(error: OSError) -> QCError:
     reason = (error.strerror or "error").lower()
     return QCError(ErrorCode.STORAGE, f"the spool cannot be written: {reason}")

@@ -1,10 +1,10 @@
-"""Spool against database: files that no row knows, rows whose file is not there.
+"""Compares spool and database: files without a row, and rows without their file.
 
-A kill between the file's adoption and the row's commit leaves an orphan: durable, but its sender
-was never told so and sends it again, which makes it whole. So an orphan is only counted, and stays
-where it is until an operator releases or discards it: moving it could take the file away from
-under a receiver that is just adopting the same bytes. A file without a row that is younger than
-the margin is only counted as young: its row may be on its way.
+A process that is killed between the file's adoption and the row's commit leaves an orphan: its
+sender got no success and sends it again, which adds the row. So an orphan is only counted, and
+stays where it is until an operator releases or discards it: moving it could take the file from a
+receiver that is just adopting the same bytes. A file without a row that is younger than the margin
+is only counted as young: its row may be about to be committed.
 """
 
 import contextlib
@@ -22,16 +22,19 @@ from qc_daemon.records.received.retention import Original
 from qc_daemon.records.store import Store
 
 MARGIN = timedelta(minutes=10)
-"""A transaction that takes longer than this has failed."""
+"""A receipt whose row is not committed this long after its file was written has failed."""
+# Files or rows that are compared in one query.
 _PAGE = 500
-_LISTED = 1000
+# Paths and IDs that are listed at most; the counts go on.
+_MAX_LISTED = 1000
 
 
 @dataclass
-class Findings:
-    """What does not match: counts, and the first of each. Paths are relative to the spool.
+class Differences:
+    """How spool and database differ: counts, and the first of each. Paths are in the spool.
 
-    `young`: files without a row that are too young to be called orphans.
+    `young` are files without a row that are too young to be orphans; `removed` are the dropped
+    files that `fix` removed.
     """
 
     files: int = 0
@@ -45,7 +48,8 @@ class Findings:
     """Revisions whose file is missing or of another size."""
 
     @property
-    def clean(self) -> bool:
+    def is_clean(self) -> bool:
+        """Whether no file and no row lacks its other."""
         return not (self.orphans or self.missing or self.damaged)
 
 
@@ -55,55 +59,57 @@ def reconcile(
     before: datetime,
     stop: threading.Event | None = None,
     *,
-    mend: bool = False,
+    fix: bool = False,
     margin: timedelta = MARGIN,
-    listed: int = _LISTED,
-) -> Findings:
+    listed: int = _MAX_LISTED,
+) -> Differences:
     """Compare all files and all rows; in pages, until `stop`. At most `listed` orphans are named.
 
     Files last written within `margin` before `before` or later are too young to be orphans. With
     `mend`, files that retention dropped and a crash left behind are removed, and so are old
     pieces of interrupted fetches. Raises QCError STORAGE; OSError if the spool cannot be read.
     """
-    found = Findings()
+    differences = Differences()
     limit = (before - margin).timestamp()
     stopped = stop or threading.Event()
     files = _files(spool)
     while not stopped.is_set() and (page := list(islice(files, _PAGE))):
-        found.files += len(page)
+        differences.files += len(page)
         with store.read() as session:
-            known = retention.referenced_paths(session, [path for path, _ in page])
+            is_kept = retention.referenced_paths(session, [path for path, _ in page])
         for path, written in page:
-            if path not in known and written >= limit:
-                found.young += 1
-            elif path not in known:
-                found.orphans += 1
-                if len(found.orphan_paths) < listed:
-                    found.orphan_paths.append(path)
-            elif mend and not known[path] and written < limit:
-                found.removed += _remove(store, spool, path)
-    if mend:
-        _remove_pieces(spool, limit)
-    _rows(store, spool, stopped, found)
-    return found
+            if path not in is_kept and written >= limit:
+                differences.young += 1
+            elif path not in is_kept:
+                differences.orphans += 1
+                if len(differences.orphan_paths) < listed:
+                    differences.orphan_paths.append(path)
+            elif fix and not is_kept[path] and written < limit:
+                differences.removed += _remove(store, spool, path)
+    if fix:
+        _remove_partial_files(spool, limit)
+    _compare_rows(store, spool, stopped, differences)
+    return differences
 
 
-def report(found: Findings) -> None:
-    """Say in the log what was found."""
-    say = log.get(role="supervisor")
+def log_differences(differences: Differences) -> None:
+    """Say in the log what was differences."""
+    logger = log.get(role="supervisor")
     for kind, count in (
-        ("orphan", found.orphans),
-        ("missing", found.missing),
-        ("damaged", found.damaged),
+        ("orphan", differences.orphans),
+        ("missing", differences.missing),
+        ("damaged", differences.damaged),
     ):
         if count:
-            say.error("spool and database differ", kind=kind, count=count)
-    if found.removed:
-        say.info("dropped files removed", count=found.removed)
-    say.info("spool reconciled", count=found.files)
+            logger.error("spool and database differ", kind=kind, count=count)
+    if differences.removed:
+        logger.info("dropped files removed", count=differences.removed)
+    logger.info("spool reconciled", count=differences.files)
 
 
-def _rows(store: Store, spool: Path, stopped: threading.Event, found: Findings) -> None:
+def _compare_rows(
+    store: Store, spool: Path, stopped: threading.Event, differences: Differences
+) -> None:
     after = 0
     while not stopped.is_set():
         with store.read() as session:
@@ -113,30 +119,30 @@ def _rows(store: Store, spool: Path, stopped: threading.Event, found: Findings) 
         after = page[-1].revision_id
         for original in page:
             size = _size(spool / original.path)
-            if size == original.size or not _still(store, original):
+            if size == original.size or not _is_unchanged(store, original):
                 continue
             if size is None:
-                found.missing += 1
+                differences.missing += 1
             else:
-                found.damaged += 1
-            if len(found.missing_ids) < _LISTED:
-                found.missing_ids.append(original.revision_id)
+                differences.damaged += 1
+            if len(differences.missing_ids) < _MAX_LISTED:
+                differences.missing_ids.append(original.revision_id)
 
 
-def _still(store: Store, original: Original) -> bool:
-    """Whether the row says so still: retention may have dropped the file in this moment."""
+def _is_unchanged(store: Store, original: Original) -> bool:
+    """Whether the row is still the same: retention may have just dropped the file."""
     with store.read() as session:
-        again = retention.originals(session, original.revision_id - 1, limit=1)
-    return again == [original]
+        page = retention.originals(session, original.revision_id - 1, limit=1)
+    return page == [original]
 
 
 def _files(spool: Path) -> Iterator[tuple[str, float]]:
-    """The received files, relative to the spool, and when each was last written."""
+    """The received files' paths in the spool, and when each was last written (Unix time)."""
     for folder in _folders(spool):
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.endswith(".dcm"):
-                    # One that is dropped in this moment is none any more.
+                    # Retention may have just dropped it.
                     with contextlib.suppress(FileNotFoundError):
                         yield f"{folder.name}/{entry.name}", entry.stat().st_mtime
 
@@ -155,15 +161,15 @@ def _size(path: Path) -> int | None:
 
 
 def _remove(store: Store, spool: Path, path: str) -> bool:
-    """Take away a dropped file, unless it was fetched back in this moment."""
+    """Remove a dropped file, unless it was just fetched back; returns whether it did."""
     with store.read() as session:
-        kept = retention.referenced_paths(session, [path]).get(path, True)
-    if not kept:
+        is_kept = retention.referenced_paths(session, [path]).get(path, True)
+    if not is_kept:
         (spool / path).unlink(missing_ok=True)
-    return not kept
+    return not is_kept
 
 
-def _remove_pieces(spool: Path, limit: float) -> None:
-    for piece in (spool / "incoming").glob("*.fetched"):
-        if piece.stat().st_mtime < limit:
-            piece.unlink(missing_ok=True)
+def _remove_partial_files(spool: Path, limit: float) -> None:
+    for part in (spool / "incoming").glob("*.fetched"):
+        if part.stat().st_mtime < limit:
+            part.unlink(missing_ok=True)

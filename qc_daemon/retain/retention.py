@@ -1,7 +1,7 @@
-"""Dropping what destinations hold: overlays, and originals, the row first and then the file.
+"""Retention: originals and overlays leave the spool once destinations have them.
 
-A crash between the two leaves a file too many, which the next start removes (`reconcile`), and
-never one too few.
+The row is changed first, then the file removed. A crash between the two leaves a file too many,
+which the next start removes (`reconcile`), and never one too few.
 """
 
 import time
@@ -17,15 +17,18 @@ from qc_daemon.records.store import Store
 from qc_daemon.routing import SOURCE, Routes
 from qc_daemon.settings import Settings
 
+# Originals, or overlays, that one step drops.
 BATCH = 50
-_HOUR = 3600.0
+# Seconds between two passes.
+_INTERVAL_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """How long originals are kept after delivery, and the destinations that must hold them.
+class RetentionRule:
+    """How long originals are kept after delivery, and the destinations that must have them.
 
-    Each of `source_destinations`, one of `fetchable`, and all others that it was routed to.
+    Those are each of `source_destinations`, one of `fetchable`, and all others that the original
+    was routed to.
     """
 
     keep: timedelta
@@ -33,8 +36,9 @@ class Rule:
     fetchable: tuple[str, ...]
 
     @classmethod
-    def of(cls, settings: Settings) -> "Rule | None":
-        """None where originals never leave: kept forever, or nowhere to fetch them back from."""
+    def of(cls, settings: Settings) -> "RetentionRule | None":
+        """The rule of the settings; None where originals never leave: they are kept forever, or no
+        destination could give them back."""
         days = settings.store.keep_pixels_days
         routes = Routes.of(settings)
         possible = routes.possible(SOURCE)
@@ -48,8 +52,10 @@ class Rule:
         return cls(timedelta(days=days), routes.certain(SOURCE), fetchable)
 
 
-def drop_due(store: Store, spool: Path, rule: Rule, now: datetime, limit: int = BATCH) -> int:
-    """Drop one batch; returns how many files left. Raises QCError STORAGE."""
+def drop_due(
+    store: Store, spool: Path, rule: RetentionRule, now: datetime, limit: int = BATCH
+) -> int:
+    """Drop one batch; returns how many files were dropped. Raises QCError STORAGE."""
     with store.read() as session:
         due = retention.droppable(
             session, now, rule.keep, rule.source_destinations, rule.fetchable, limit=limit
@@ -57,7 +63,7 @@ def drop_due(store: Store, spool: Path, rule: Rule, now: datetime, limit: int = 
     count = 0
     for original in due:
         with store.begin() as session:
-            dropped = retention.drop(
+            is_dropped = retention.drop(
                 session,
                 original.revision_id,
                 now,
@@ -65,7 +71,7 @@ def drop_due(store: Store, spool: Path, rule: Rule, now: datetime, limit: int = 
                 rule.source_destinations,
                 rule.fetchable,
             )
-        if dropped:
+        if is_dropped:
             _unlink(spool / original.path)
             count += 1
     return count
@@ -79,7 +85,7 @@ def _unlink(path: Path) -> None:
 
 
 class Retention:
-    """Once an hour, batch by batch; a step takes a moment and the exam clock goes on between."""
+    """Drops what is due once an hour, in batches, so that the scheduler's other work goes on."""
 
     def __init__(
         self,
@@ -91,16 +97,16 @@ class Retention:
         self.store = store
         self.spool = settings.store.spool
         self.clock = clock
-        self.rule = Rule.of(settings)
+        self.rule = RetentionRule.of(settings)
         self.keep_overlays = timedelta(days=settings.store.keep_overlays_days)
         self._monotonic = monotonic
         self._due = 0.0
         self._dropped = 0
 
     def step(self) -> None:
-        """Drop one batch if the hour has come; the next step goes on while there is more."""
-        began, now = self._monotonic(), self.clock()
-        if began < self._due:
+        """Drop one batch if an hour has passed; while there is more, the next step goes on."""
+        started, now = self._monotonic(), self.clock()
+        if started < self._due:
             return
         with self.store.begin() as session:
             overlays = retention.drop_overlays(session, now, self.keep_overlays, limit=BATCH)
@@ -108,7 +114,7 @@ class Retention:
         self._dropped += count
         if count or overlays:
             return
-        self._due = began + _HOUR
+        self._due = started + _INTERVAL_SECONDS
         if self._dropped:
             log.get(role="schedule").info("originals dropped", count=self._dropped)
         self._dropped = 0

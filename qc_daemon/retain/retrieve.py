@@ -1,4 +1,4 @@
-"""One object back from a DICOM destination: C-GET (PS3.4 C.4.3), else C-MOVE to ourselves."""
+"""Retrieves an object from a DICOM destination: C-GET (PS3.4 C.4.3), else C-MOVE to ourselves."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,18 +17,19 @@ from qc_daemon.dicom.association import associate, requestor
 from qc_daemon.dicom.association_failure import cause
 from qc_daemon.dicom.dimse_request import refusal_of
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from qc_daemon.dicom.status import SUCCESS
 from qc_daemon.dicom.tls import tls_args
 from qc_daemon.settings import DestinationSettings
 
 # Study Root Query/Retrieve Information Model (PS3.4 C.6.2).
 GET, MOVE = "1.2.840.10008.5.1.4.1.2.2.3", "1.2.840.10008.5.1.4.1.2.2.2"
-_SUCCESS = 0x0000
+# Transfer syntaxes that a destination may give an object back in, beside the received one.
 _PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which object, and how it was encoded when it was received."""
+class ObjectToRetrieve:
+    """The object's identifiers, and the transfer syntax in which it was received."""
 
     study_instance_uid: str
     series_instance_uid: str
@@ -38,66 +39,72 @@ class Wanted:
 
 
 class NotOfferedError(Exception):
-    """The peer does not take part in this kind of retrieval."""
+    """The peer does not accept the SOP class of this retrieval."""
 
 
-def get(destination: DestinationSettings, calling_ae: str, wanted: Wanted) -> bytes | None:
-    """The object as a PS3.10 file with our meta group, or None if the destination has it not.
+def get(
+    destination: DestinationSettings, calling_ae: str, target: ObjectToRetrieve
+) -> bytes | None:
+    """The object as a PS3.10 file with our meta group; None if the destination does not have it.
 
-    The whole object is held in memory. Bytes equal those received if the destination kept the data
-    set as it came. Raises NotOfferedError, or QCError DELIVERY_UNREACHABLE: it cannot be asked now.
+    The whole object is in memory. Its bytes are those received if the destination stored the data
+    set unchanged. Raises NotOfferedError, or QCError DELIVERY_UNREACHABLE: it cannot be asked now.
     """
     received: list[bytes] = []
 
     def store(event: Any) -> int:
-        refused = refusal_of(event)
-        if refused is not None:
-            return refused.status
-        if str(event.request.AffectedSOPInstanceUID) == wanted.sop_instance_uid:
-            received.append(_file(event))
-        return _SUCCESS
+        refusal = refusal_of(event)
+        if refusal is not None:
+            return refusal.status
+        if str(event.request.AffectedSOPInstanceUID) == target.sop_instance_uid:
+            received.append(_encode_file(event))
+        return SUCCESS
 
-    # The received encoding in a context of its own, so that the peer need not choose another.
-    others = [uid for uid in _PLAIN if uid != wanted.transfer_syntax_uid]
+    # The received transfer syntax has a context of its own, so that the peer need not convert.
+    others = [uid for uid in _PLAIN if uid != target.transfer_syntax_uid]
     contexts = [
-        build_context(wanted.sop_class_uid, uid) for uid in (wanted.transfer_syntax_uid, *others)
+        build_context(target.sop_class_uid, uid) for uid in (target.transfer_syntax_uid, *others)
     ]
-    role = build_role(wanted.sop_class_uid, scp_role=True)
+    role = build_role(target.sop_class_uid, scp_role=True)
     with _association(
         destination, calling_ae, GET, contexts, [role], [(evt.EVT_C_STORE, store)]
     ) as association:
         if not any(each.abstract_syntax == GET for each in association.accepted_contexts):
             raise NotOfferedError
-        responses = list(association.send_c_get(_identifier(wanted), GET))
+        responses = list(association.send_c_get(_identifier(target), GET))
     if not received:
-        _finish(destination, responses)
+        _check_final_status(destination, responses)
     return received[-1] if received else None
 
 
-def move(destination: DestinationSettings, our_ae: str, wanted: Wanted) -> None:
-    """Have the destination store the object to our own receiver (PS3.4 C.4.2).
+def move(destination: DestinationSettings, our_ae: str, target: ObjectToRetrieve) -> None:
+    """Have the destination send the object to our own receiver (PS3.4 C.4.2).
 
-    It has to know our AE title's address, and we it as a sender. Raises QCError.
+    It must know the address of our AE title, and be a peer of ours. Raises QCError.
     """
     try:
         with _association(destination, our_ae, MOVE) as association:
-            _finish(destination, association.send_c_move(_identifier(wanted), our_ae, MOVE))
+            _check_final_status(
+                destination, association.send_c_move(_identifier(target), our_ae, MOVE)
+            )
     except NotOfferedError:
         raise _unreachable(destination, "offers neither C-GET nor C-MOVE") from None
 
 
-def _finish(destination: DestinationSettings, responses: Iterable[tuple[Dataset, Any]]) -> None:
-    """Wait for the last response; raises QCError where it may be another one later.
+def _check_final_status(
+    destination: DestinationSettings, responses: Iterable[tuple[Dataset, Any]]
+) -> None:
+    """Read all responses. Raises QCError unless the last one says that there is no object.
 
-    Without the object, success and "unable to process" (C000-CFFF, as Orthanc has it) both say that
-    it is not there.
+    Success without an object says so, and "unable to process" (C000-CFFF), as Orthanc sends it;
+    after any other status the object may come at a later try.
     """
     last = None
     for status, _ in responses:
         last = status.get("Status")
-    if last is None or (last != _SUCCESS and last >> 12 != 0xC):
-        told = "no answer" if last is None else f"status {last:04X}"
-        raise _unreachable(destination, f"did not give an object back: {told}")
+    if last is None or (last != SUCCESS and last >> 12 != 0xC):
+        answer = "no answer" if last is None else f"status {last:04X}"
+        raise _unreachable(destination, f"did not give an object back: {answer}")
 
 
 @contextlib.contextmanager
@@ -136,16 +143,16 @@ def _association(
             association.release()
 
 
-def _identifier(wanted: Wanted) -> Dataset:
+def _identifier(target: ObjectToRetrieve) -> Dataset:
     identifier = Dataset()
     identifier.QueryRetrieveLevel = "IMAGE"
-    identifier.StudyInstanceUID = wanted.study_instance_uid
-    identifier.SeriesInstanceUID = wanted.series_instance_uid
-    identifier.SOPInstanceUID = wanted.sop_instance_uid
+    identifier.StudyInstanceUID = target.study_instance_uid
+    identifier.SeriesInstanceUID = target.series_instance_uid
+    identifier.SOPInstanceUID = target.sop_instance_uid
     return identifier
 
 
-def _file(event: Any) -> bytes:
+def _encode_file(event: Any) -> bytes:
     """The stored object as a file, byte for byte as our receiver would have written it."""
     out = DicomBytesIO()
     out.write(b"\0" * 128 + b"DICM")

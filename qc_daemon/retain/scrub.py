@@ -1,8 +1,8 @@
-"""The scrub: each spooled file read through once a night, and compared with what was acknowledged.
+"""The scrub: once a night each spooled file is read and compared with its SHA-256.
 
-Disks lose bits in files that nobody reads. A file that differs is set aside (`spool_file`), told as
-an alarm, and fetched again from a destination that gives the very same bytes back. The pass goes
-slowly, so that receiving and scoring do not feel it, and goes on after a restart where it was.
+Disks lose bits in files that nobody reads. A file that differs is moved to the spool's folder
+`damaged`, logged as an alarm, and fetched from a destination that has the same bytes. A pass reads
+slowly, so that receiving and scoring are not delayed, and continues after a restart.
 """
 
 import json
@@ -22,18 +22,22 @@ from qc_daemon.records.received.revisions import Originals
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
 from qc_daemon.spool import private_files
-from qc_daemon.spool.verification import Condition, content_hash, examine, set_aside
+from qc_daemon.spool.verification import Condition, content_hash, examine, move_to_damaged
 
 NAME = "scrub.json"
+# Files of one query, and the most that are read again after a restart.
 _PAGE = 100
-_LOOK_SECONDS = 60.0
+# Seconds between two checks whether a pass is due.
+_POLL_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One pass over the spool; `after` is the last revision that was looked at, `finished` None
-    while it goes on, `fetched` how many of the damaged a destination gave back. Moments are
-    ISO 8601, UTC."""
+    """One pass over the spool, as scrub.json stores it.
+
+    `begun` and `finished` (None while it runs) are ISO 8601 in UTC; `after` is the last revision
+    that was examined; `fetched` counts the damaged files that a destination gave back.
+    """
 
     begun: str
     finished: str | None = None
@@ -46,28 +50,28 @@ class Pass:
 
     @property
     def faults(self) -> int:
-        """Files that are not what was received, or not there."""
+        """How many files are damaged, missing or unreadable."""
         return self.damaged + self.missing + self.unreadable
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The pass that goes on or was the last to end, and the one before it."""
+    """The pass that runs or was the last to end, and the last one that ended before it."""
 
     current: Pass | None = None
     previous: Pass | None = None
 
     @property
     def finished(self) -> Pass | None:
-        """The last pass that came to its end."""
+        """The last pass that has ended."""
         for each in (self.current, self.previous):
             if each is not None and each.finished is not None:
                 return each
         return None
 
 
-def read(spool: Path) -> Progress:
-    """How far the scrub of the spool is; nothing yet where that cannot be read."""
+def read_progress(spool: Path) -> Progress:
+    """How far the scrub of the spool is; an empty Progress if that cannot be read."""
     try:
         progress = json.loads((spool / NAME).read_bytes())
         return Progress(
@@ -80,9 +84,9 @@ def read(spool: Path) -> Progress:
         return Progress()
 
 
-def due(now: datetime, last: datetime | None, at: time) -> bool:
-    """Whether a pass is to begin: the time of day `at`, of this machine's zone, has come since the
-    last one began, or none ever did."""
+def is_due(now: datetime, last: datetime | None, at: time) -> bool:
+    """Whether a pass must begin: none ever did, or the time of day `at`, in this machine's zone,
+    has come since the last one began."""
     if last is None:
         return True
     local = now.astimezone()
@@ -93,7 +97,7 @@ def due(now: datetime, last: datetime | None, at: time) -> bool:
 
 
 class Pace:
-    """Waits as long as it takes to stay below `rate` bytes a second, in small pieces."""
+    """Waits after each block, so that no more than `rate` bytes are read in a second."""
 
     def __init__(
         self, rate: float, wait: Callable[[float], object], monotonic: Callable[[], float]
@@ -109,7 +113,7 @@ class Pace:
 
 
 class Scrub:
-    """The passes of one spool, in a thread of their own until `stop`."""
+    """The passes over one spool; `run` is for a thread of its own, until `stop`."""
 
     def __init__(
         self,
@@ -130,32 +134,32 @@ class Scrub:
         self.log = log.get(role="schedule")
 
     def run(self) -> None:
-        """Begin a pass each night, and go on with one that was cut short."""
+        """Run a pass each night, and continue one that was interrupted."""
         if self.pace is None:
             return
-        self._measure(read(self.spool).finished)
+        self._set_metrics(read_progress(self.spool).finished)
         while not self.stop.is_set():
             try:
                 self.step()
             except (QCError, OSError) as error:
                 self.log.warning("scrub stalled", error_type=type(error).__name__)
-            self.stop.wait(_LOOK_SECONDS)
+            self.stop.wait(_POLL_SECONDS)
 
     def step(self) -> Pass | None:
-        """Begin or go on with the pass that is due, to its end or until `stop`; None if none is.
+        """Run or continue the pass that is due, to its end or until `stop`; None if none is due.
 
         Raises QCError STORAGE; OSError where the spool cannot be written.
         """
-        progress = read(self.spool)
+        progress = read_progress(self.spool)
         current = progress.current
         if current is None or current.finished is not None:
             last = None if current is None else datetime.fromisoformat(current.begun)
-            if not self.spool.is_dir() or not due(self.clock(), last, self.at):
+            if not self.spool.is_dir() or not is_due(self.clock(), last, self.at):
                 return None
             progress = Progress(Pass(self._now()), progress.finished)
-        return self._go_on(progress)
+        return self._run_pass(progress)
 
-    def _go_on(self, progress: Progress) -> Pass:
+    def _run_pass(self, progress: Progress) -> Pass:
         current = progress.current
         assert current is not None
         while not self.stop.is_set():
@@ -163,26 +167,26 @@ class Scrub:
                 page = retention.originals(session, current.after, limit=_PAGE)
             if not page:
                 current = replace(current, finished=self._now())
-                self._keep(replace(progress, current=current))
-                self._tell(current)
+                self._store(replace(progress, current=current))
+                self._log_result(current)
                 return current
             for original in page:
-                current = self._looked_at(current, original)
+                current = self._examine(current, original)
                 if self.stop.is_set():
                     break
-            self._keep(replace(progress, current=current))
+            self._store(replace(progress, current=current))
         return current
 
-    def _looked_at(self, current: Pass, original: Original) -> Pass:
+    def _examine(self, current: Pass, original: Original) -> Pass:
         condition = self._condition(original)
         if self.stop.is_set() and condition is not Condition.INTACT:
-            # It may have been cut short: the next start looks again.
+            # The reading may have been interrupted: it is read again after the next start.
             return current
-        fetched = condition is Condition.DAMAGED and self._fetched(original)
+        is_fetched = condition is Condition.DAMAGED and self._fetch(original)
         return replace(
             current,
             after=original.revision_id,
-            fetched=current.fetched + fetched,
+            fetched=current.fetched + is_fetched,
             files=current.files + 1,
             damaged=current.damaged + (condition is Condition.DAMAGED),
             missing=current.missing + (condition is Condition.MISSING),
@@ -190,35 +194,35 @@ class Scrub:
         )
 
     def _condition(self, original: Original) -> Condition:
-        """What the file is; a damaged one is set aside and told."""
+        """The condition of the file; a damaged one is moved to `damaged` and logged."""
         path = self.spool / original.path
         sha256 = content_hash(path, "")
         if not sha256:
-            # Named by no hash: only the reconciliation of sizes can judge it.
+            # There is no hash in its name: only `reconcile` can compare its size.
             return Condition.INTACT
-        condition = examine(path, sha256, original.size, self._paced)
+        condition = examine(path, sha256, original.size, self._pace_reading)
         if self.stop.is_set():
             return condition
-        if condition is Condition.INTACT or not self._still(original):
+        if condition is Condition.INTACT or not self._is_unchanged(original):
             return Condition.INTACT
         if condition is Condition.DAMAGED:
-            moved = set_aside(self.spool, path, sha256)
-            if moved is None:
-                # A receiver has just put the right bytes back.
+            damaged_path = move_to_damaged(self.spool, path, sha256)
+            if damaged_path is None:
+                # A receiver has just written the right bytes.
                 return Condition.INTACT
             counters.add("spool_damaged")
             self.log.critical(
                 "spool file damaged",
                 sha256=sha256,
                 revision=original.revision_id,
-                path=moved.relative_to(self.spool),
+                path=damaged_path.relative_to(self.spool),
             )
         elif condition is Condition.UNREADABLE:
             self.log.critical("spool file unreadable", sha256=sha256, path=original.path)
         return condition
 
-    def _fetched(self, original: Original) -> bool:
-        """Whether a destination gave the bytes of a file that was set aside back."""
+    def _fetch(self, original: Original) -> bool:
+        """Fetch the bytes of a damaged file from a destination; returns whether one had them."""
         if self.originals is None:
             return False
         with self.store.read() as session:
@@ -230,38 +234,38 @@ class Scrub:
             return False
         return True
 
-    def _paced(self, count: int) -> None:
-        """Waits; raises InterruptedError, which leaves the file unread, once we are to stop."""
+    def _pace_reading(self, count: int) -> None:
+        """Wait for the pace; raises InterruptedError at `stop`, which ends the reading."""
         if self.pace is not None:
             self.pace(count)
         if self.stop.is_set():
             raise InterruptedError
 
-    def _still(self, original: Original) -> bool:
-        """Whether the row says so still: retention may have dropped the file in this moment."""
+    def _is_unchanged(self, original: Original) -> bool:
+        """Whether the row is still the same: retention may have just dropped the file."""
         with self.store.read() as session:
-            again = retention.originals(session, original.revision_id - 1, limit=1)
-        return again == [original]
+            page = retention.originals(session, original.revision_id - 1, limit=1)
+        return page == [original]
 
     @staticmethod
-    def _measure(done: Pass | None) -> None:
-        if done is not None and done.finished is not None:
-            counters.set("scrub_finished", datetime.fromisoformat(done.finished).timestamp())
-            counters.set("scrub_faults", done.faults)
+    def _set_metrics(result: Pass | None) -> None:
+        if result is not None and result.finished is not None:
+            counters.set("scrub_finished", datetime.fromisoformat(result.finished).timestamp())
+            counters.set("scrub_faults", result.faults)
 
-    def _tell(self, done: Pass) -> None:
-        self._measure(done)
-        say = self.log.info if not done.faults else self.log.error
-        say("spool scrubbed", count=done.files)
+    def _log_result(self, result: Pass) -> None:
+        self._set_metrics(result)
+        write = self.log.info if not result.faults else self.log.error
+        write("spool scrubbed", count=result.files)
         for kind, count in (
-            ("damaged", done.damaged),
-            ("missing", done.missing),
-            ("unreadable", done.unreadable),
+            ("damaged", result.damaged),
+            ("missing", result.missing),
+            ("unreadable", result.unreadable),
         ):
             if count:
                 self.log.error("spool and database differ", kind=kind, count=count)
 
-    def _keep(self, progress: Progress) -> None:
+    def _store(self, progress: Progress) -> None:
         part = self.spool / f".{NAME}.part"
         private_files.write(part, json.dumps(asdict(progress)).encode())
         part.replace(self.spool / NAME)

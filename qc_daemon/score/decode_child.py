@@ -24,7 +24,7 @@ from detector.frame import Frame
 from detector.imaging.reader import Summary, read_frames, summarise
 from qc_daemon.dicom.transfer_syntax import reencoded
 from qc_daemon.score.obgyn_report import read_measurements
-from qc_daemon.spool.verification import verified
+from qc_daemon.spool.verification import open_verified
 
 _PR_SET_PDEATHSIG = 1
 
@@ -90,7 +90,7 @@ def replies(
     """
     file, sha256 = Path(request["path"]), request["sha256"]
     last: dict[str, Any] = {"done": True}
-    with nullcontext(file) if sha256 is None else verified(file, sha256) as path:
+    with nullcontext(file) if sha256 is None else open_verified(file, sha256) as path:
         match request["do"]:
             case "summary":
                 last = summarised(summarise(path, max_pixels))

@@ -30,7 +30,7 @@ from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobState
-from qc_daemon.retain.reconcile import reconcile, report
+from qc_daemon.retain.reconcile import log_differences, reconcile
 from qc_daemon.service.certificate_watch import CertificateWatch
 from qc_daemon.service.roles import (
     ALARM,
@@ -74,7 +74,7 @@ def serve(settings: Settings, roles: Sequence[str], config_path: Path | None = N
     private_files.set_umask()
     spool = Spool(settings.store.spool)
     _prepare(spool)
-    with service_lock.running(spool.root):
+    with service_lock.shared(spool.root):
         return _serve(settings, chosen, spool, config_path)
 
 
@@ -479,14 +479,14 @@ class Supervisor:
 
     def _reconcile_once(self, *, fix: bool) -> None:
         try:
-            result = reconcile(self.store, self.spool.root, self.clock(), self._stop, mend=fix)
+            result = reconcile(self.store, self.spool.root, self.clock(), self._stop, fix=fix)
         except (QCError, OSError) as error:
             self.log.warning("spool not reconciled", error_type=type(error).__name__)
             return
         if self._stop.is_set():
             # Only a part was compared.
             return
-        report(result)
+        log_differences(result)
         counters.set("spool_orphans", result.orphans)
         counters.set("spool_missing", result.missing + result.damaged)
 

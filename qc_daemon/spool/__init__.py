@@ -1,1 +1,1 @@
-"""The folder of received files: writing them, verifying them, and their access rights."""
+"""The folder of received files: written once, private, verified before every use."""

@@ -1,7 +1,7 @@
-"""Files and folders with patient data: for their owner only, whatever the umask says.
+"""Files and folders with patient data: for their owner only, whatever the umask is.
 
-The umask of our own processes is the second line; each place that makes such a file names its mode
-as well, because a library may be asked to write with another umask in force.
+Our processes set the umask too; but each function that makes such a file names its mode as well,
+because as a library it may run under another umask.
 """
 
 import os
@@ -9,16 +9,17 @@ import stat
 from pathlib import Path
 
 FILE_MODE, FOLDER_MODE = 0o600, 0o700
+# The rights of group and others.
 _OTHERS = 0o077
 
 
 def set_umask() -> None:
-    """Let whatever this process and its children make from now on be their owner's only."""
+    """Make every file and folder that this process and its children create private."""
     os.umask(_OTHERS)
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder and each parent that is missing, all 0700; one that exists stays as it is.
+    """Make the folder and its missing parents, all 0700; those that exist stay as they are.
 
     Raises OSError, FileExistsError or NotADirectoryError where something else has the name.
     """
@@ -26,7 +27,7 @@ def make_folder(folder: Path) -> None:
         try:
             each.mkdir(mode=FOLDER_MODE)
         except FileExistsError:
-            # Another process made it in this moment.
+            # Another process has just made it.
             if not each.is_dir():
                 raise
     if not folder.is_dir():
@@ -34,12 +35,12 @@ def make_folder(folder: Path) -> None:
 
 
 def create(path: Path) -> int:
-    """A file descriptor to write a new file through, 0600. Raises OSError if there is one."""
+    """Create a file, 0600; returns its descriptor. Raises OSError if it exists."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write the file, 0600 even where an older one was readable by others. Raises OSError."""
+    """Write the file, 0600 even if it existed with other rights. Raises OSError."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
     with os.fdopen(fd, "wb") as file:
         if stat.S_ISREG(os.fstat(fd).st_mode):
@@ -48,7 +49,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def is_open_to_others(path: Path) -> bool:
-    """Whether group or others may do anything with it; False if there is none."""
+    """Whether group or others have any right to it; False if it does not exist."""
     try:
         return bool(path.stat().st_mode & _OTHERS)
     except FileNotFoundError:
@@ -56,9 +57,9 @@ def is_open_to_others(path: Path) -> bool:
 
 
 def tighten(path: Path) -> bool:
-    """Take group's and others' rights away; whether they had any.
+    """Remove the rights of group and others; returns whether they had any.
 
-    Raises OSError where it is not ours to change.
+    Raises OSError if its owner is another.
     """
     if not is_open_to_others(path):
         return False

@@ -1,7 +1,7 @@
-"""Whether a service runs on a spool: a lock that its supervisor has for as long as it lives.
+"""Whether a service runs on a spool: a lock file that its supervisor locks while it lives.
 
-The kernel gives it back however the supervisor ends. Restoring a backup takes the same lock for
-itself alone, so that neither begins while the other is at work.
+The kernel frees the lock however the supervisor ends. A restore locks the same file exclusively, so
+that neither starts while the other runs.
 """
 
 import contextlib
@@ -16,24 +16,24 @@ from detector.errors import ErrorCode, QCError
 from qc_daemon.spool import private_files
 
 NAME = "service.lock"
-# Somebody who only asks has the lock for a moment.
-_PATIENCE_SECONDS = 2.0
+# Seconds that a service waits for the lock: `is_running` has it for a moment only.
+_WAIT_SECONDS = 2.0
 
 
 @contextlib.contextmanager
-def running(spool: Path) -> Iterator[None]:
-    """For the life of a service; several may share a spool. Raises QCError STORAGE."""
-    with _locked(spool, fcntl.LOCK_SH, _PATIENCE_SECONDS) as locked:
-        if not locked:
+def shared(spool: Path) -> Iterator[None]:
+    """Lock the spool for a running service; several may share it. Raises QCError STORAGE."""
+    with _lock(spool, fcntl.LOCK_SH, _WAIT_SECONDS) as is_locked:
+        if not is_locked:
             raise QCError(ErrorCode.STORAGE, "a backup is being restored; start when that is done")
         yield
 
 
 @contextlib.contextmanager
-def alone(spool: Path) -> Iterator[None]:
-    """Nobody starts a service meanwhile. Raises QCError STORAGE if one runs."""
-    with _locked(spool, fcntl.LOCK_EX, 0.0) as locked:
-        if not locked:
+def exclusive(spool: Path) -> Iterator[None]:
+    """Lock the spool so that no service can start. Raises QCError STORAGE if one runs."""
+    with _lock(spool, fcntl.LOCK_EX, 0.0) as is_locked:
+        if not is_locked:
             raise QCError(
                 ErrorCode.STORAGE, f"a service is running on the spool {spool}; stop it first"
             )
@@ -43,7 +43,7 @@ def alone(spool: Path) -> Iterator[None]:
 def is_running(spool: Path) -> bool:
     """Whether a service runs on the spool. Changes nothing. Raises OSError."""
     try:
-        fd = _opened(spool / NAME)
+        fd = _open(spool / NAME)
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:
@@ -55,9 +55,9 @@ def is_running(spool: Path) -> bool:
     return False
 
 
-def _opened(path: Path) -> int:
+def _open(path: Path) -> int:
     try:
-        # Over NFS only who may write gets an exclusive lock.
+        # Over NFS an exclusive lock needs the right to write.
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except PermissionError:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -68,10 +68,10 @@ def _opened(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _locked(spool: Path, kind: int, patience: float) -> Iterator[bool]:
+def _lock(spool: Path, kind: int, wait_seconds: float) -> Iterator[bool]:
     try:
         private_files.make_folder(spool)
-        # Not for writing, where that is not needed: nobody could make the disk read-only.
+        # A file that is open for writing would keep the disk from being made read-only.
         access = os.O_RDWR if kind == fcntl.LOCK_EX else os.O_RDONLY
         fd = os.open(spool / NAME, access | os.O_CREAT | os.O_CLOEXEC, private_files.FILE_MODE)
     except OSError as error:
@@ -80,12 +80,13 @@ def _locked(spool: Path, kind: int, patience: float) -> Iterator[bool]:
             f"the spool {spool} cannot be written: {(error.strerror or 'error').lower()}",
         ) from error
     try:
-        yield _taken(fd, kind, time.monotonic() + patience)
+        yield _try_lock(fd, kind, time.monotonic() + wait_seconds)
     finally:
         os.close(fd)
 
 
-def _taken(fd: int, kind: int, until: float) -> bool:
+def _try_lock(fd: int, kind: int, until: float) -> bool:
+    """Whether the lock was free before the moment `until`."""
     while True:
         try:
             fcntl.flock(fd, kind | fcntl.LOCK_NB)

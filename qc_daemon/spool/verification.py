@@ -1,8 +1,8 @@
-"""A received file in the spool: whether its bytes still are those that were acknowledged.
+"""Whether a file in the spool still has the bytes that were acknowledged.
 
-The SHA-256 that a row keeps was taken while the object came in, before its sender was answered.
-Every stage that reads the file compares it: disks flip bits, and people copy files about. A file
-that differs is never used; it is set aside in the spool's folder `damaged`, and not deleted.
+The SHA-256 in the database was computed while the object came in, before its sender was answered.
+Every stage that reads the file compares it: disks flip bits, and people copy files. A file that
+differs is never used; it is moved to the spool's folder `damaged`, and not deleted.
 """
 
 import contextlib
@@ -16,12 +16,13 @@ from pathlib import Path
 from detector.errors import ErrorCode, QCError
 
 DAMAGED_FOLDER = "damaged"
+# Bytes that are read and hashed at once.
 _BLOCK = 1 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Condition(StrEnum):
-    """What became of a file since it was acknowledged."""
+    """The state of a file compared with what was acknowledged."""
 
     INTACT = "intact"
     MISSING = "missing"
@@ -30,7 +31,7 @@ class Condition(StrEnum):
 
 
 def hash_in_name(path: Path) -> str | None:
-    """The SHA-256 that the spool has named the file by; None for a file of another name."""
+    """The SHA-256 in the file's name; None if the name is another."""
     return path.stem if _SHA256.fullmatch(path.stem) else None
 
 
@@ -49,12 +50,12 @@ def examine(
     size: int | None = None,
     pace: Callable[[int], None] = lambda _count: None,
 ) -> Condition:
-    """Reads the whole file, in blocks. `size` in bytes spares that where it differs already.
+    """The condition of a file, which is read whole unless its `size` in bytes differs already.
 
-    `pace` is told how many bytes were read and may wait, so that nobody else has to.
+    `pace` is called with the number of bytes of each block, and may wait to slow the reading.
     """
     try:
-        with _opened(path) as fd:
+        with _open(path) as fd:
             return _examine(fd, sha256, size, pace)
     except FileNotFoundError:
         return Condition.MISSING
@@ -63,50 +64,50 @@ def examine(
 
 
 def verify(path: Path, sha256: str, size: int | None = None) -> None:
-    """Raises QCError: SPOOL_DAMAGED, or SPOOL_MISSING for a file that is gone or unreadable."""
-    with verified(path, sha256, size):
+    """Raises QCError SPOOL_DAMAGED, or SPOOL_MISSING for a file that cannot be read."""
+    with open_verified(path, sha256, size):
         pass
 
 
 @contextlib.contextmanager
-def verified(path: Path, sha256: str | None, size: int | None = None) -> Iterator[Path]:
-    """The file under a path that stays that of its verified content, whatever `path` names later.
+def open_verified(path: Path, sha256: str | None, size: int | None = None) -> Iterator[Path]:
+    """A path to the verified file that stays valid when `path` comes to name another file.
 
-    What was read of it is to be used only after the block: a file that is written to meanwhile is
-    noticed at its end. Without `sha256` nothing is compared. Raises QCError as `verify`.
+    Use what was read only after the block: a file that is written to meanwhile is noticed at its
+    end. Without `sha256` nothing is compared. Raises QCError as `verify`.
     """
     with contextlib.ExitStack() as stack:
-        with _reported():
-            fd = stack.enter_context(_opened(path))
+        with _os_errors_as_qc_errors():
+            fd = stack.enter_context(_open(path))
             before = _stamp(fd)
             _compare(fd, sha256, size)
         try:
             yield Path(f"/proc/self/fd/{fd}")
         finally:
-            with _reported():
+            with _os_errors_as_qc_errors():
                 # A rename changes the time too; only the content counts.
                 if _stamp(fd) != before:
                     _compare(fd, sha256, size)
 
 
 @contextlib.contextmanager
-def pinned(path: Path) -> Iterator[Path]:
-    """The file under a path that stays its own when `path` comes to name another one.
+def open_unverified(path: Path) -> Iterator[Path]:
+    """A path to the file that stays valid when `path` comes to name another file.
 
     Raises QCError SPOOL_MISSING.
     """
-    with verified(path, None) as same:
-        yield same
+    with open_verified(path, None) as stable_path:
+        yield stable_path
 
 
 def blocks(path: Path, sha256: str | None, block: int = 1 << 18) -> Iterator[bytes]:
-    """The file's bytes, hashed as they are read: the last block comes only if the hash is right.
+    """The file's bytes in blocks; the last one comes only if the hash of all is right.
 
-    For receivers that use nothing before they have all of it. Without `sha256` nothing is
+    For receivers that use nothing before they have everything. Without `sha256` nothing is
     compared. Raises QCError as `verify`.
     """
     digest = hashlib.sha256()
-    with _reported(), path.open("rb", buffering=0) as file:
+    with _os_errors_as_qc_errors(), path.open("rb", buffering=0) as file:
         last = b""
         while following := file.read(block):
             if last:
@@ -114,18 +115,18 @@ def blocks(path: Path, sha256: str | None, block: int = 1 << 18) -> Iterator[byt
             digest.update(following)
             last = following
         if sha256 is not None and digest.hexdigest() != sha256:
-            raise damaged()
+            raise damaged_error()
         if last:
             yield last
 
 
-def set_aside(spool: Path, path: Path, sha256: str) -> Path | None:
-    """Moves a damaged file into the folder `damaged`; its new path, None if it is damaged no more.
+def move_to_damaged(spool: Path, path: Path, sha256: str) -> Path | None:
+    """Move a damaged file to the folder `damaged`; returns its new path, None if it is intact.
 
-    A receiver may put the right bytes back at any moment; those stay. Raises OSError.
+    A receiver may write the right bytes at any moment; those stay. Raises OSError.
     """
     try:
-        with _opened(path) as fd:
+        with _open(path) as fd:
             if _examine(fd, sha256, None) is not Condition.DAMAGED:
                 return None
             folder = spool / DAMAGED_FOLDER
@@ -142,18 +143,18 @@ def set_aside(spool: Path, path: Path, sha256: str) -> Path | None:
                 return None
             return target
     except FileNotFoundError:
-        # Another thread was faster.
+        # Another thread has moved it.
         return None
 
 
-def set_aside_files(spool: Path, sha256: str) -> list[Path]:
-    """The damaged files that were set aside in place of this content, oldest first."""
+def damaged_files(spool: Path, sha256: str) -> list[Path]:
+    """The files in `damaged` that should have had this hash, oldest first."""
     folder = spool / DAMAGED_FOLDER
     return sorted(folder.glob(f"{sha256}-*.dcm"), key=lambda each: (len(each.name), each.name))
 
 
-def damaged() -> QCError:
-    """What is raised for a file whose bytes are not those that were received."""
+def damaged_error() -> QCError:
+    """The error for a file whose bytes are not those that were received."""
     return QCError(
         ErrorCode.SPOOL_DAMAGED,
         "the file in the spool is not what was received: its SHA-256 differs; it is not used",
@@ -161,7 +162,7 @@ def damaged() -> QCError:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def _open(path: Path) -> Iterator[int]:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield fd
@@ -170,7 +171,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _reported() -> Iterator[None]:
+def _os_errors_as_qc_errors() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
@@ -184,7 +185,7 @@ def _reported() -> Iterator[None]:
 
 def _compare(fd: int, sha256: str | None, size: int | None) -> None:
     if sha256 is not None and _examine(fd, sha256, size) is Condition.DAMAGED:
-        raise damaged()
+        raise damaged_error()
 
 
 def _examine(

@@ -132,9 +132,9 @@ def test_a_log_that_a_kill_left_is_not_replayed_over_the_backup(sqlite_storage: 
     done = put_back(storage, folder)
     assert schema.files_of(file) == [file]
     assert uids(storage) == {saved.sop_instance_uid}
-    assert done.aside is not None
+    assert done.old_database is not None
     # The old one is whole in its folder: with its log it has every row.
-    with closing(sqlite3.connect(Path(done.aside) / file.name)) as old:
+    with closing(sqlite3.connect(Path(done.old_database) / file.name)) as old:
         assert old.execute("SELECT count(*) FROM instance").fetchone() == (1 + len(later),)
 
 
@@ -147,7 +147,7 @@ def test_the_old_tables_are_kept_in_a_schema(postgres_storage: Storage) -> None:
     done = put_back(storage, folder)
     engine = create_engine(url)
     with engine.connect() as connection:
-        counted = connection.execute(text(f'SELECT count(*) FROM "{done.aside}".instance'))
+        counted = connection.execute(text(f'SELECT count(*) FROM "{done.old_database}".instance'))
         assert counted.scalar_one() == 2
     engine.dispose()
 
@@ -223,14 +223,14 @@ def test_an_older_version_s_backup_comes_back_at_its_revision(url: str, tmp_path
 def test_a_running_service_is_not_restored_over(storage: Storage) -> None:
     folder = backup(storage)
     with (
-        service_lock.running(storage.spool.root),
+        service_lock.shared(storage.spool.root),
         pytest.raises(QCError, match="service is running"),
     ):
         put_back(storage, folder)
     with (
-        service_lock.alone(storage.spool.root),
+        service_lock.exclusive(storage.spool.root),
         pytest.raises(QCError, match="being restored"),
-        service_lock.running(storage.spool.root),
+        service_lock.shared(storage.spool.root),
     ):
         pass
 
@@ -341,7 +341,7 @@ def test_a_downgrade_copies_first_or_wants_a_word(storage: Storage, tmp_path: Pa
     if not is_sqlite:
         with pytest.raises(UsageError, match="--yes"):
             list(downgrade(storage.settings, "-1", yes=False, clock=lambda: NOW))
-    with service_lock.running(storage.spool.root), pytest.raises(QCError, match="is running"):
+    with service_lock.shared(storage.spool.root), pytest.raises(QCError, match="is running"):
         list(downgrade(storage.settings, "-1", yes=True, clock=lambda: NOW))
     before = schema.revision_of(url)
     said = "\n".join(downgrade(storage.settings, "-1", yes=not is_sqlite, clock=lambda: NOW))

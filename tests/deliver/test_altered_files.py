@@ -87,7 +87,7 @@ def test_with_the_pacs_down_then_up_only_what_was_received_arrives(
     assert pacs.uids() == [sound.SOPInstanceUID]
     assert delivery.states()[0] == ("done", None)
     assert delivery.states()[1] == ("ready", ErrorCode.SPOOL_DAMAGED)
-    (kept,) = verification.set_aside_files(delivery.spool, path.stem)
+    (kept,) = verification.damaged_files(delivery.spool, path.stem)
     assert kept.read_bytes() == altered
     assert counters.shared().total("spool_damaged") == counted + 1
     assert CANARY not in "".join(capsys.readouterr())

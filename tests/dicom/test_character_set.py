@@ -67,7 +67,7 @@ def named(declared: str, name: bytes, folder: Path) -> tuple[Dataset, bool, Iden
     path.write_bytes(whole)
     parsed = read_dataset(BytesIO(whole), is_implicit_VR=True, is_little_endian=True)
     copy, lost = normalise(parsed)
-    return copy, lost, read_identity(path, 0, IMPLICIT, describing=True)
+    return copy, lost, read_identity(path, 0, IMPLICIT, with_description=True)
 
 
 def check(declared: str, name: bytes, expected: str, folder: Path) -> None:

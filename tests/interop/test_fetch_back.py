@@ -19,7 +19,7 @@ from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Exam, ExamState, JobRow, Revision, RevisionState
 from qc_daemon.retain import Originals
-from qc_daemon.retain.retention import Rule, drop_due
+from qc_daemon.retain.retention import RetentionRule, drop_due
 from qc_daemon.routing import SOURCE, Routes
 from qc_daemon.settings import ReceiveSettings, Settings
 from tests.support.dicom_objects import ultrasound
@@ -83,7 +83,7 @@ def test_dropped_and_fetched_back(pacs: Orthanc, tmp_path: Path) -> None:
     deliverer.close()
     assert len(pacs.instances()) == 2
     _told(store)
-    rule = Rule.of(settings)
+    rule = RetentionRule.of(settings)
     assert rule is not None
     before = {path: path.read_bytes() for path in spool.root.rglob("*.dcm")}
     assert drop_due(store, spool.root, rule, NOW + timedelta(hours=1)) == 2

@@ -43,7 +43,7 @@ def checked(settings: Settings, name: str) -> Check:
 
 def serving(folder: Path) -> contextlib.AbstractContextManager[None]:
     """As far as anybody can see, a service runs on the spool."""
-    return service_lock.running(folder / "spool")
+    return service_lock.shared(folder / "spool")
 
 
 def tls(authority: Authority, days: int, **options: object) -> TLSSettings:
@@ -195,13 +195,13 @@ def test_whoever_answers_on_our_port_must_be_ours(here: Settings) -> None:
         found = checked(here, "receiver")
         assert not found.healthy
         assert "another program answers" in found.message
-        with service_lock.running(here.store.spool):
+        with service_lock.shared(here.store.spool):
             found = checked(here, "receiver")
         assert not found.healthy
         assert "another DICOM service answers" in found.message
     with verification("OTHER", require_called_aet=True) as port:
         here.receive.port = port
-        with service_lock.running(here.store.spool):
+        with service_lock.shared(here.store.spool):
             found = checked(here, "receiver")
         assert not found.healthy
         assert "does not know the AE title" in found.message
@@ -210,7 +210,7 @@ def test_whoever_answers_on_our_port_must_be_ours(here: Settings) -> None:
 def test_our_own_receiver_is_known_by_its_implementation(here: Settings) -> None:
     with verification("QCDAEMON", implementation_class_uid=IMPLEMENTATION_CLASS_UID) as port:
         here.receive.port = port
-        with service_lock.running(here.store.spool):
+        with service_lock.shared(here.store.spool):
             found = checked(here, "receiver")
     assert (found.healthy, found.message) == (True, f"QCDAEMON answers on 127.0.0.1:{port}")
 
@@ -230,7 +230,7 @@ def test_the_metrics_of_a_running_service_answer(here: Settings) -> None:
     server = metrics.listen("127.0.0.1", 0, service)
     try:
         here.observe.port = server.server_address[1]
-        with service_lock.running(here.store.spool):
+        with service_lock.shared(here.store.spool):
             found = checked(here, "metrics")
             reasons = service.unready()
             assert found.healthy is not bool(reasons)

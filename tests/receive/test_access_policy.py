@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
+from qc_daemon.dicom import associate_pdu
 from qc_daemon.receive import access
-from qc_daemon.receive.access import Caller, Rule, allowed, printable
+from qc_daemon.receive.access import Caller, PeerRule, is_allowed, printable
 from qc_daemon.records.received import peers
 from qc_daemon.settings import PeerSettings
 from tests.support.peers import association
@@ -19,17 +20,17 @@ from tests.support.running_receiver import RunningReceiver
 from tests.support.waiting import eventually
 
 FIRST, SECOND = "1" * 64, "2" * 64
-VOLUSON = Rule.of("VOLUSON1", "10.0.0.0/8", None)
+VOLUSON = PeerRule.of("VOLUSON1", "10.0.0.0/8", None)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"])
 def test_no_peers_accept_loopback(address: str) -> None:
-    assert allowed(Caller("ANYONE", address), [], [])
+    assert is_allowed(Caller("ANYONE", address), [], [])
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "192.168.1.2", "fe80::1%eth0", "nonsense", ""])
 def test_no_peers_refuse_the_rest(address: str) -> None:
-    assert not allowed(Caller("ANYONE", address), [], [])
+    assert not is_allowed(Caller("ANYONE", address), [], [])
 
 
 @pytest.mark.parametrize(
@@ -48,31 +49,31 @@ def test_no_peers_refuse_the_rest(address: str) -> None:
     ],
 )
 def test_peers_by_title_and_address(title: str, address: str, answer: bool) -> None:
-    assert allowed(Caller(title, address), [VOLUSON], []) is answer
-    assert allowed(Caller(title, address), [], [VOLUSON]) is answer
+    assert is_allowed(Caller(title, address), [VOLUSON], []) is answer
+    assert is_allowed(Caller(title, address), [], [VOLUSON]) is answer
 
 
 def test_one_of_several_peers_is_enough() -> None:
-    other = Rule.of("VOLUSON1", "2001:db8::/32", None)
-    assert allowed(Caller("VOLUSON1", "2001:db8::7"), [VOLUSON, other], [])
-    assert allowed(Caller("VOLUSON1", "2001:db8::7"), [VOLUSON], [other])
+    other = PeerRule.of("VOLUSON1", "2001:db8::/32", None)
+    assert is_allowed(Caller("VOLUSON1", "2001:db8::7"), [VOLUSON, other], [])
+    assert is_allowed(Caller("VOLUSON1", "2001:db8::7"), [VOLUSON], [other])
 
 
 @pytest.mark.parametrize(("shown", "answer"), [(FIRST, True), (SECOND, False), (None, False)])
 def test_a_bound_peer_must_show_its_certificate(shown: str | None, answer: bool) -> None:
-    bound = Rule.of("VOLUSON1", "10.1.0.0/16", FIRST)
+    bound = PeerRule.of("VOLUSON1", "10.1.0.0/16", FIRST)
     caller = Caller("VOLUSON1", "10.1.2.3", shown)
-    assert allowed(caller, [bound], []) is answer
+    assert is_allowed(caller, [bound], []) is answer
     # Neither a wider peer without a certificate nor an approval makes it weaker.
-    assert allowed(caller, [bound, VOLUSON], []) is answer
-    assert allowed(caller, [], [VOLUSON, bound]) is answer
-    assert allowed(caller, [bound], [Rule.of("VOLUSON1", "10.1.2.3", None)]) is answer
-    assert allowed(Caller("VOLUSON1", "10.2.0.1", None), [VOLUSON, bound], [])
+    assert is_allowed(caller, [bound, VOLUSON], []) is answer
+    assert is_allowed(caller, [], [VOLUSON, bound]) is answer
+    assert is_allowed(caller, [bound], [PeerRule.of("VOLUSON1", "10.1.2.3", None)]) is answer
+    assert is_allowed(Caller("VOLUSON1", "10.2.0.1", None), [VOLUSON, bound], [])
 
 
 def test_old_and_new_certificate_may_stand_side_by_side() -> None:
-    rules = [Rule.of("VOLUSON1", "10.0.0.0/8", each) for each in (FIRST, SECOND)]
-    assert allowed(Caller("VOLUSON1", "10.1.2.3", SECOND), rules, [])
+    rules = [PeerRule.of("VOLUSON1", "10.0.0.0/8", each) for each in (FIRST, SECOND)]
+    assert is_allowed(Caller("VOLUSON1", "10.1.2.3", SECOND), rules, [])
 
 
 ADDRESSES = st.ip_addresses()
@@ -91,9 +92,9 @@ def test_a_range_covers_exactly_its_addresses(address: Any, network: Any) -> Non
     inside = caller.version == network.version and (
         int(network.network_address) <= int(caller) <= int(network.broadcast_address)
     )
-    rule = Rule.of("US1", str(network), None)
-    assert allowed(Caller("US1", str(address)), [rule], []) is inside
-    assert not allowed(Caller("US2", str(address)), [rule], [])
+    rule = PeerRule.of("US1", str(network), None)
+    assert is_allowed(Caller("US1", str(address)), [rule], []) is inside
+    assert not is_allowed(Caller("US2", str(address)), [rule], [])
 
 
 @given(network=ADDRESSES.map(str), title=st.text(max_size=20))
@@ -144,7 +145,7 @@ def test_an_approved_peer_may_store_without_a_restart(
     hurried: None, receiver: RunningReceiver
 ) -> None:
     approve(receiver, "OTHER")
-    assert answer(receiver, "US1") == access.NOT_RECOGNISED
+    assert answer(receiver, "US1") == associate_pdu.CALLING_NOT_RECOGNISED
     approve(receiver, "US1")
     assert accepted(receiver, "US1")
     with receiver.store.begin() as session:
@@ -164,7 +165,7 @@ def test_refused_callers_are_written_down(
 ) -> None:
     receiver = start_receiver(peer=[PeerSettings(ae_title="US1")])
     for _ in range(3):
-        assert answer(receiver, "US2") == access.NOT_RECOGNISED
+        assert answer(receiver, "US2") == associate_pdu.CALLING_NOT_RECOGNISED
     eventually(lambda: refused(receiver) and refused(receiver)[0].attempts == 3)
     (caller,) = refused(receiver)
     assert (caller.ae_title, caller.address, caller.certificate) == ("US2", "127.0.0.1", None)
@@ -198,7 +199,7 @@ def test_a_database_that_is_down_leaves_the_last_known_peers(
     with receiver.store.begin() as session:
         session.execute(text("ALTER TABLE peer RENAME TO away"))
     assert accepted(receiver, "US1")
-    assert answer(receiver, "US2") == access.NOT_RECOGNISED
+    assert answer(receiver, "US2") == associate_pdu.CALLING_NOT_RECOGNISED
     with receiver.store.begin() as session:
         session.execute(text("ALTER TABLE away RENAME TO peer"))
         session.execute(text("DELETE FROM peer"))
@@ -210,8 +211,8 @@ def test_a_database_that_is_down_leaves_the_last_known_peers(
 def test_a_fault_of_ours_lets_nobody_in(
     receiver: RunningReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(access, "allowed", lambda *_: 1 / 0)
-    assert answer(receiver, "US1") == access.TEMPORARY
+    monkeypatch.setattr(access, "is_allowed", lambda *_: 1 / 0)
+    assert answer(receiver, "US1") == associate_pdu.TEMPORARY_CONGESTION
     monkeypatch.undo()
     assert accepted(receiver, "US1")
 
@@ -221,7 +222,7 @@ def test_a_row_that_is_no_peer_changes_nothing(hurried: None, receiver: RunningR
     assert accepted(receiver, "US1")
     approve(receiver, "US2", "not an address")
     assert accepted(receiver, "US1")
-    assert answer(receiver, "US2") == access.NOT_RECOGNISED
+    assert answer(receiver, "US2") == associate_pdu.CALLING_NOT_RECOGNISED
 
 
 def test_while_peers_cannot_be_known_a_stranger_is_to_try_again(
@@ -235,7 +236,7 @@ def test_while_peers_cannot_be_known_a_stranger_is_to_try_again(
     monkeypatch.setattr(peers, "approved_peers", away)
     receiver = start_receiver(peer=[PeerSettings(ae_title="US1")])
     assert accepted(receiver, "US1")
-    assert answer(receiver, "US2") == access.TEMPORARY
+    assert answer(receiver, "US2") == associate_pdu.TEMPORARY_CONGESTION
     assert refused(receiver) == []
     monkeypatch.setattr(peers, "approved_peers", approved)
     approve(receiver, "US2")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import update
 
 from qc_daemon.observe import counters
-from qc_daemon.receive.back_pressure import Level, Pressure, Reading, level
+from qc_daemon.receive.back_pressure import BackPressure, Level, Reading, level
 from qc_daemon.records import schema
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobRow
@@ -90,7 +90,7 @@ def test_disk_and_database_are_asked_seldom(
     schema.upgrade(url)
     asked: list[str] = []
     now = [0.0]
-    made = Pressure(DEFAULT, tmp_path, Store(url), monotonic=lambda: now[0])
+    made = BackPressure(DEFAULT, tmp_path, Store(url), monotonic=lambda: now[0])
     statvfs, queue_age = os.statvfs, made._queue_age
     monkeypatch.setattr(
         "qc_daemon.receive.back_pressure.os.statvfs",
@@ -105,7 +105,7 @@ def test_disk_and_database_are_asked_seldom(
 
 
 def test_neither_a_missing_disk_nor_database_raises(tmp_path: Path) -> None:
-    made = Pressure(DEFAULT, tmp_path / "none", Store(f"sqlite:///{tmp_path}/none/qc.db"))
+    made = BackPressure(DEFAULT, tmp_path / "none", Store(f"sqlite:///{tmp_path}/none/qc.db"))
     assert made.level() is Level.CLEAR
 
 
@@ -166,7 +166,7 @@ def test_a_queue_that_is_too_old_turns_associations_away(
     receiver = start_receiver(
         pressure=NO_DISK | {"soft_queue_minutes": 10, "hard_queue_minutes": 60}
     )
-    receiver.scp.pressure.monotonic = _strides()
+    receiver.scp.back_pressure.monotonic = _strides()
     assert store(receiver.port, ultrasound()) == [0x0000]
     with association(receiver.port) as made:
         _wait_since(receiver, minutes=11)

@@ -12,6 +12,7 @@ from pynetdicom import build_context, build_role
 from sqlalchemy import insert
 
 from detector.errors import ErrorCode, QCError
+from qc_daemon.dicom import associate_pdu
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, Reference, Report
 from qc_daemon.receive import access
 from qc_daemon.receive.access import AccessPolicy, Caller, ReportingDestinations
@@ -186,7 +187,7 @@ def test_back_pressure_stops_no_report(
     asked: RunningReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = report(asked)
-    monkeypatch.setattr(asked.scp.pressure, "level", lambda: Level.HARD)
+    monkeypatch.setattr(asked.scp.back_pressure, "level", lambda: Level.HARD)
     assert send_commitment_report(asked.port, told) == 0x0000
 
 
@@ -223,12 +224,12 @@ def caller(title: str, address: str) -> Any:
 def test_only_from_the_address_of_its_host(access_policy: Callable[..., AccessPolicy]) -> None:
     near = PACS.model_copy(update={"host": "192.0.2.7"})
     made = access_policy([PeerSettings(**MODALITY)], near)
-    assert made.only_reports(caller("PACS", "192.0.2.7"))
-    assert made.only_reports(caller("PACS", "::ffff:192.0.2.7"))
-    assert not made.only_reports(caller("PACS", "192.0.2.8"))
-    assert not made.only_reports(caller("pacs", "192.0.2.7"))
+    assert made.may_only_report(caller("PACS", "192.0.2.7"))
+    assert made.may_only_report(caller("PACS", "::ffff:192.0.2.7"))
+    assert not made.may_only_report(caller("PACS", "192.0.2.8"))
+    assert not made.may_only_report(caller("pacs", "192.0.2.7"))
     # Without any peer too, where only loopback is taken otherwise.
-    assert access_policy([], near).only_reports(caller("PACS", "192.0.2.7"))
+    assert access_policy([], near).may_only_report(caller("PACS", "192.0.2.7"))
 
 
 def test_a_peer_with_a_certificate_is_not_let_in_without(
@@ -236,7 +237,7 @@ def test_a_peer_with_a_certificate_is_not_let_in_without(
 ) -> None:
     near = PACS.model_copy(update={"host": "192.0.2.7"})
     bound = PeerSettings(ae_title="PACS", address="192.0.2.0/24", certificate="0" * 64)
-    assert not access_policy([bound], near).only_reports(caller("PACS", "192.0.2.7"))
+    assert not access_policy([bound], near).may_only_report(caller("PACS", "192.0.2.7"))
 
 
 def test_a_name_that_cannot_be_resolved_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +250,7 @@ def test_a_name_that_cannot_be_resolved_lets_nobody_in(monkeypatch: pytest.Monke
     monkeypatch.setattr(access.socket, "getaddrinfo", fails)
     destinations = ReportingDestinations([PACS])
     for _ in range(3):
-        assert destinations.at(Caller("PACS", "127.0.0.1")) == []
+        assert destinations.with_title_and_address(Caller("PACS", "127.0.0.1")) == []
     assert asked == ["localhost"]
 
 
@@ -257,5 +258,5 @@ def test_while_the_database_was_never_asked_nobody_is_judged(tmp_path: Path) -> 
     away = Store(f"sqlite:///{tmp_path / 'no' / 'qc.db'}")
     near = PACS.model_copy(update={"host": "192.0.2.7"})
     made = AccessPolicy([], away, lambda: datetime.now(UTC), ReportingDestinations([near]))
-    assert not made.only_reports(caller("PACS", "192.0.2.7"))
-    assert made.rejection(caller("PACS", "192.0.2.7")) == access.TEMPORARY
+    assert not made.may_only_report(caller("PACS", "192.0.2.7"))
+    assert made.find_rejection(caller("PACS", "192.0.2.7")) == associate_pdu.TEMPORARY_CONGESTION

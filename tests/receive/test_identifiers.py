@@ -83,7 +83,7 @@ def test_a_description_is_read_as_pydicom_reads_it(
     content = part10(dataset)
     path = tmp_path / "object.dcm"
     path.write_bytes(content)
-    found = read_identity(path, data_set_offset(path), syntax, describing=True)
+    found = read_identity(path, data_set_offset(path), syntax, with_description=True)
     assert found.station_name == "ROOM 3"
     assert found.study_description == pydicom.dcmread(path).StudyDescription == description
     unasked = read_identity(path, data_set_offset(path), syntax)
@@ -99,7 +99,7 @@ def test_no_description_is_too_odd_to_receive(raw: bytes, charset: bytes) -> Non
     with tempfile.NamedTemporaryFile() as file:
         file.write(head + struct.pack("<HHI", 0x0008, 0x1030, len(raw)) + raw)
         file.flush()
-        found = read_identity(Path(file.name), 0, ImplicitVRLittleEndian, describing=True)
+        found = read_identity(Path(file.name), 0, ImplicitVRLittleEndian, with_description=True)
     assert "\0" not in found.study_description
 
 
@@ -108,7 +108,9 @@ def test_an_overlong_description_refuses_nothing(tmp_path: Path) -> None:
     dataset.add_new(0x00081030, "UT", "x" * 70_000)
     path = tmp_path / "object.dcm"
     path.write_bytes(part10(dataset))
-    found = read_identity(path, data_set_offset(path), ImplicitVRLittleEndian, describing=True)
+    found = read_identity(
+        path, data_set_offset(path), ImplicitVRLittleEndian, with_description=True
+    )
     assert (found.study_description, found.patient_id) == ("", CANARY_ID)
 
 

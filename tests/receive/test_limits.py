@@ -19,7 +19,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from qc_daemon.dicom import data_set_size
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
-from qc_daemon.receive.back_pressure import Pressure
+from qc_daemon.receive.back_pressure import BackPressure
 from qc_daemon.receive.identifiers import file_head
 from qc_daemon.receive.mpps import MPPS
 from qc_daemon.receive.upper_layer import dimse
@@ -154,7 +154,7 @@ def full(
 ) -> RunningReceiver:
     """A receiver whose disk reaches its hard mark after two blocks."""
     asked = itertools.count()
-    monkeypatch.setattr(Pressure, "has_room", lambda _self: next(asked) < 2)
+    monkeypatch.setattr(BackPressure, "has_room", lambda _self: next(asked) < 2)
     return start_receiver()
 
 

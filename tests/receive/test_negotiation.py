@@ -43,7 +43,7 @@ def _counts() -> list[float]:
 def _refused(receiver: RunningReceiver) -> list[RefusedCaller]:
     def now() -> list[RefusedCaller]:
         receiver.scp.access_policy._write_due = 0.0
-        receiver.scp.access_policy.flush()
+        receiver.scp.access_policy.record_callers()
         with receiver.store.read() as session:
             return peers.refused_callers(session)
 

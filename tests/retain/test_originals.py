@@ -155,7 +155,7 @@ def test_a_coerced_header_with_the_same_pixels_is_taken(storage: Storage, archiv
     assert path.stem == hashlib.sha256(path.read_bytes()).hexdigest()
     # The next time it is simply there, and the row still matches its file.
     assert originals(storage)(storage.facts(facts.revision_id)) == path
-    assert reconcile(storage.store, storage.spool.root, MONDAY).clean
+    assert reconcile(storage.store, storage.spool.root, MONDAY).is_clean
 
 
 def test_other_pixels_are_not_the_original(storage: Storage, archive: Archive) -> None:

@@ -55,7 +55,7 @@ def test_files_with_rows_are_in_order(storage: Storage) -> None:
     for _ in range(3):
         storage.receive()
     result = found(storage)
-    assert (result.files, result.clean) == (3, True)
+    assert (result.files, result.is_clean) == (3, True)
 
 
 def test_a_young_file_counts_as_known_or_as_too_young(storage: Storage) -> None:
@@ -84,7 +84,7 @@ def test_a_kill_between_file_and_row_leaves_an_orphan_that_a_resend_heals(storag
     assert process.wait(30) == -signal.SIGKILL
     (orphan,) = (path for path in storage.spool.root.rglob("*.dcm"))
     # A start right now takes it for one whose row is on its way.
-    assert found(storage).clean
+    assert found(storage).is_clean
     result = found(storage, datetime.now(UTC) + MARGIN + timedelta(minutes=1))
     assert result.orphan_paths == [orphan.relative_to(storage.spool.root).as_posix()]
     _age(orphan)
@@ -108,7 +108,7 @@ def test_a_released_orphan_is_admitted_with_its_jobs(storage: Storage) -> None:
     ]
     facts = storage.facts(1)
     assert (facts.sop_instance_uid, facts.sha256) == ("1.2.3.77", orphan.stem)
-    assert found(storage).clean
+    assert found(storage).is_clean
     with pytest.raises(QCError, match="no orphan"):
         release_orphans(storage.settings, [orphan.stem])
 
@@ -135,7 +135,7 @@ def test_a_discarded_orphan_is_gone_and_nothing_else_can_be_discarded(storage: S
             discard_orphans(storage.settings, [name])
     fresh = storage.file(hours_old=0)
     with (
-        service_lock.running(storage.spool.root),
+        service_lock.shared(storage.spool.root),
         pytest.raises(QCError, match="being received"),
     ):
         discard_orphans(storage.settings, [fresh.stem])
@@ -170,10 +170,10 @@ def test_a_crash_between_dropping_row_and_file_is_mended(storage: Storage) -> No
             .values(dropped_at=datetime.now(UTC))
         )
     assert found(storage).removed == 0
-    assert found(storage, mend=True).removed == 1
+    assert found(storage, fix=True).removed == 1
     assert not (storage.spool.root / dropped.path).exists()
     assert (storage.spool.root / kept.path).exists()
-    assert found(storage).clean
+    assert found(storage).is_clean
 
 
 def test_pieces_of_interrupted_fetches_are_removed(storage: Storage) -> None:
@@ -181,7 +181,7 @@ def test_pieces_of_interrupted_fetches_are_removed(storage: Storage) -> None:
     for path in (old, new):
         path.write_bytes(b"x")
     _age(old)
-    found(storage, mend=True)
+    found(storage, fix=True)
     assert (old.exists(), new.exists()) == (False, True)
 
 
@@ -203,7 +203,7 @@ def test_a_second_receipt_of_the_same_bytes_is_no_orphan(storage: Storage) -> No
     dataset = ultrasound()
     storage.receive(dataset)
     storage.receive(dataset)
-    assert found(storage).clean
+    assert found(storage).is_clean
 
 
 def test_orphans_are_counted_again_while_the_service_runs(

@@ -10,11 +10,11 @@ from sqlalchemy import update
 from detector.errors import QCError
 from qc_daemon.records.tables import Exam, ExamState, JobRow, JobState, Revision, RevisionState
 from qc_daemon.retain.reconcile import reconcile
-from qc_daemon.retain.retention import Retention, Rule, drop_due
+from qc_daemon.retain.retention import Retention, RetentionRule, drop_due
 from qc_daemon.settings import Settings, SettingsError, load
 from tests.support.storage import MONDAY, Storage
 
-RULE = Rule(timedelta(days=400), ("pacs",), ("pacs",))
+RULE = RetentionRule(timedelta(days=400), ("pacs",), ("pacs",))
 LATER = MONDAY + timedelta(days=401)
 
 
@@ -39,7 +39,7 @@ def test_a_batch_at_a_time(storage: Storage) -> None:
     assert len(files(storage)) == 1
     assert drop_due(storage.store, storage.spool.root, RULE, LATER, limit=2) == 1
     assert files(storage) == []
-    assert reconcile(storage.store, storage.spool.root, LATER).clean
+    assert reconcile(storage.store, storage.spool.root, LATER).is_clean
 
 
 def test_a_crash_before_the_file_goes_is_mended_at_the_next_start(
@@ -56,7 +56,7 @@ def test_a_crash_before_the_file_goes_is_mended_at_the_next_start(
         with pytest.raises(KeyboardInterrupt):
             drop_due(storage.store, storage.spool.root, RULE, LATER)
     assert len(files(storage)) == 1
-    assert reconcile(storage.store, storage.spool.root, LATER, mend=True).removed == 1
+    assert reconcile(storage.store, storage.spool.root, LATER, fix=True).removed == 1
     assert files(storage) == []
 
 
@@ -107,7 +107,7 @@ FOLDER = {"name": "share", "kind": "folder", "folder": "share", "objects": ["sou
 def test_who_must_hold_an_original(
     days: Any, destinations: list[dict[str, Any]], expected: tuple[str, ...] | None
 ) -> None:
-    rule = Rule.of(Settings(store={"keep_pixels_days": days}, destination=destinations))
+    rule = RetentionRule.of(Settings(store={"keep_pixels_days": days}, destination=destinations))
     assert (rule.source_destinations if rule else None) == expected
     assert rule is None or rule.keep == timedelta(days=10)
 
@@ -127,7 +127,7 @@ def test_who_must_hold_what_rules_route(
     rule: dict[str, Any], every: tuple[str, ...], fetchable: tuple[str, ...]
 ) -> None:
     old = {"name": "old", "objects": []}
-    found = Rule.of(
+    found = RetentionRule.of(
         Settings(
             destination=[DICOM, FOLDER | {"objects": []}, old],
             rule=[{"name": "r", "objects": ["source"]} | rule],

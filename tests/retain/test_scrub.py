@@ -14,7 +14,7 @@ from qc_daemon.observe import counters
 from qc_daemon.operations.doctor import examine
 from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.retain import scrub
-from qc_daemon.retain.scrub import Pace, Pass, Scrub, due, read
+from qc_daemon.retain.scrub import Pace, Pass, Scrub, is_due, read_progress
 from tests.support.storage import Storage
 
 
@@ -147,7 +147,7 @@ def test_a_broken_note_begins_anew(storage: Storage, night: Night) -> None:
     storage.receive()
     for content in ("", "[]", json.dumps({"current": {"begun": 1, "other": 2}, "previous": None})):
         (storage.spool.root / scrub.NAME).write_text(content)
-        assert read(storage.spool.root) == scrub.Progress()
+        assert read_progress(storage.spool.root) == scrub.Progress()
         assert night.step() is not None
 
 
@@ -170,7 +170,7 @@ def test_the_pace_is_kept(rate: float, counts: list[int]) -> None:
     st.times(),
 )
 def test_a_pass_is_due_once_between_two_nights(now: datetime, at: time) -> None:
-    assert due(now, None, at)
-    assert not due(now, now, at)
+    assert is_due(now, None, at)
+    assert not is_due(now, now, at)
     # Also where the clocks were changed in between.
-    assert due(now + timedelta(hours=25), now, at)
+    assert is_due(now + timedelta(hours=25), now, at)

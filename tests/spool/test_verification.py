@@ -45,7 +45,7 @@ def test_the_bytes_that_came_are_intact(file: Path) -> None:
     assert verification.examine(file, SHA256, len(CONTENT)) is Condition.INTACT
     verification.verify(file, SHA256, len(CONTENT))
     assert b"".join(verification.blocks(file, SHA256)) == CONTENT
-    with verification.verified(file, SHA256) as same:
+    with verification.open_verified(file, SHA256) as same:
         assert same.read_bytes() == CONTENT
 
 
@@ -98,7 +98,7 @@ def test_a_file_that_is_gone_or_not_ours_is_an_alarm(
 
 
 def test_a_file_replaced_after_the_check_is_not_the_one_that_is_read(file: Path) -> None:
-    with verification.verified(file, SHA256) as same:
+    with verification.open_verified(file, SHA256) as same:
         other = file.with_name("other")
         other.write_bytes(b"another object")
         other.replace(file)
@@ -110,7 +110,7 @@ def test_a_file_written_to_after_the_check_is_noticed(file: Path) -> None:
     os.utime(file, (0, 0))
     with (
         pytest.raises(QCError) as caught,
-        verification.verified(file, SHA256),
+        verification.open_verified(file, SHA256),
         file.open("r+b") as written,
     ):
         written.write(b"other")
@@ -120,7 +120,7 @@ def test_a_file_written_to_after_the_check_is_noticed(file: Path) -> None:
 def test_what_goes_wrong_in_the_block_is_told_as_it_is(file: Path) -> None:
     with (
         pytest.raises(OSError, match="No space left"),
-        verification.verified(file, SHA256),
+        verification.open_verified(file, SHA256),
     ):
         raise OSError(28, "No space left on device")
 
@@ -129,22 +129,22 @@ def test_damaged_files_are_set_aside_and_none_is_lost(tmp_path: Path, file: Path
     spool = tmp_path / "spool"
     for number, content in enumerate((b"first", b"second"), 1):
         file.write_bytes(content)
-        moved = verification.set_aside(spool, file, SHA256)
+        moved = verification.move_to_damaged(spool, file, SHA256)
         assert moved is not None
         assert moved.read_bytes() == content
         assert not file.exists()
-        assert len(verification.set_aside_files(spool, SHA256)) == number
-    assert [each.read_bytes() for each in verification.set_aside_files(spool, SHA256)] == [
+        assert len(verification.damaged_files(spool, SHA256)) == number
+    assert [each.read_bytes() for each in verification.damaged_files(spool, SHA256)] == [
         b"first",
         b"second",
     ]
 
 
 def test_the_right_bytes_are_never_set_aside(tmp_path: Path, file: Path) -> None:
-    assert verification.set_aside(tmp_path / "spool", file, SHA256) is None
+    assert verification.move_to_damaged(tmp_path / "spool", file, SHA256) is None
     assert file.read_bytes() == CONTENT
     file.unlink()
-    assert verification.set_aside(tmp_path / "spool", file, SHA256) is None
+    assert verification.move_to_damaged(tmp_path / "spool", file, SHA256) is None
 
 
 def test_a_file_is_named_by_the_hash_that_counts() -> None:

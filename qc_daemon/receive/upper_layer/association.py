@@ -1,10 +1,10 @@
-"""The acceptor's association and the server that accepts it."""
+"""The associations that peers open to us, and the server that accepts them."""
 
 import contextlib
 import socket
 import threading
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from pynetdicom import evt
 from pynetdicom._globals import MODE_ACCEPTOR
@@ -19,14 +19,26 @@ from qc_daemon.receive.upper_layer.transport import Connection, set_timeouts
 from qc_daemon.spool.spool import Spool
 
 
+class MessageInterceptor(Protocol):
+    """Sees each message of an association before it is served as a request."""
+
+    def intercept(self, message: Any, context_id: int) -> bool:
+        """Whether it has dealt with the message; called in the association's thread."""
+        ...
+
+
 class Acceptor(Association):  # type: ignore[misc]
     """An association that a peer opened to us; its server is called at its end."""
 
     is_established: bool
-    # What the caller may ask for, as dimse_request names operations; nothing until it is judged.
+    # The operations that the caller may ask for, by the names of dimse_request; none until the
+    # access policy has decided.
     permitted: Collection[str] = ()
-    # Its A-ASSOCIATE-RQ; None until that has arrived.
+    # The A-ASSOCIATE-RQ; None until it has arrived.
     associate_request: associate_pdu.Request | None = None
+    # Takes what is no request from the association's queue: reports that are to be sent over it,
+    # and the answers to them.
+    interceptor: MessageInterceptor | None = None
 
     def __init__(self, server: "Server", client_socket: socket.socket, first_bytes: bytes) -> None:
         super().__init__(server.ae, MODE_ACCEPTOR)
@@ -50,11 +62,13 @@ class Acceptor(Association):  # type: ignore[misc]
         self._message_event.set()
 
     def kill(self) -> None:
+        """End the association's thread, even while it reads."""
         self.wake()
         self.dul.stop_reading()
         super().kill()
 
     def run_reactor(self) -> None:
+        """Run until the association ends; then tell the server."""
         try:
             super().run_reactor()
         finally:
@@ -63,7 +77,7 @@ class Acceptor(Association):  # type: ignore[misc]
             self._server.on_thread_end(self)
 
     def _close(self) -> None:
-        """Whatever ended the thread: no descriptor, file or provider outlives it."""
+        """Close connection, file and provider, whatever ended the thread."""
         self.dul._kill_thread = True
         self.dul.wake()
         connection = self.dul.socket.socket
@@ -77,7 +91,7 @@ class Acceptor(Association):  # type: ignore[misc]
         self.dimse.abandon()
 
     def report_broken(self, reason: str, error: Exception | None = None) -> None:
-        """Log a PDU that ends the association, or that came in place of a request for one."""
+        """Log a PDU that ends the association, or that came instead of an A-ASSOCIATE-RQ."""
         if not self.permitted and not self.is_rejected:
             self._server.on_invalid_request(self, reason)
             return
@@ -91,15 +105,17 @@ class Acceptor(Association):  # type: ignore[misc]
         )
 
     def refusal(self, request: Any, abstract_syntax: str) -> dimse_request.Refusal | None:
-        """Why a request over a context of this abstract syntax must not be served, if so."""
+        """Why a request over a context of this abstract syntax is not served; None if it may be."""
         return dimse_request.refusal(request, abstract_syntax, self._server.served, self.permitted)
 
     def _serve_request(self, message: Any, context_id: int) -> None:
-        """Serve a request, or say why not: one that is left without an answer holds up its sender.
+        """Serve a request or answer it with a failure: a sender waits for one of the two.
 
         pynetdicom chooses the service by the SOP class that the request names, whatever its
         presentation context was accepted for, and ignores a request that is not whole.
         """
+        if self.interceptor is not None and self.interceptor.intercept(message, context_id):
+            return
         if not dimse_request.is_request(message):
             # An answer that nobody waits for any more, or C-CANCEL of what is done.
             return
@@ -172,7 +188,7 @@ class Acceptor(Association):  # type: ignore[misc]
 
 
 class Server:
-    """The server as far as pynetdicom's acceptors use it: no socket, no thread of its own."""
+    """Accepts associations as pynetdicom's server does, without a socket or thread of its own."""
 
     def __init__(
         self,
@@ -189,7 +205,7 @@ class Server:
         self.spool = spool
         self.contexts = contexts
         self.on_thread_end = on_thread_end
-        # The SOP classes of each operation that the handlers serve.
+        # The SOP classes of each operation that handlers serve.
         self.served = served
         # Whether objects in mid-receipt may go on to fill the disk.
         self.has_room = has_room
@@ -198,9 +214,9 @@ class Server:
         self._handlers = handlers
 
     def accept(self, client_socket: socket.socket, address: Any, first_bytes: bytes) -> Acceptor:
-        """An association on a new connection, as pynetdicom's RequestHandler makes one.
+        """An association on a new connection, not started; as pynetdicom's RequestHandler does.
 
-        Not started yet. Raises OSError if the connection is gone.
+        Raises OSError if the connection is lost.
         """
         set_timeouts(client_socket, self.ae.network_timeout)
         client_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -271,9 +271,9 @@ def _write_to_spool(incoming: Incoming, count: int, source: Source) -> None:
     while count:
         space = incoming.space(count)
         source.read_into(space)
-        incoming.filled(len(space))
+        incoming.add(len(space))
         count -= len(space)
-        if incoming.lost > MAX_LOST:
+        if incoming.lost_bytes > MAX_LOST:
             raise CutOffError("an object that cannot be kept goes on")
 
 
