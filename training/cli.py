@@ -445,7 +445,7 @@ def cross_validate(
             command=_command(),
         ),
         nested=nested,
-        looks=looks,
+        leave_styles_out=looks,
         jobs=jobs,
     )
     long = ("risk and coverage", "sets", "alignment by fold")

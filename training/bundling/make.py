@@ -37,7 +37,7 @@ from model.spatialclip.network import VIEWS, SpatialClip
 from model.spatialclip.preprocess import Preprocessor
 from training.bundling.fit_criteria import CriteriaSample, fit, rates
 from training.bundling.model_card import model_card
-from training.crossval.folds import BOTH_CLASSES, predictions
+from training.crossval.folds import BOTH_CLASSES, load_predictions
 from training.data.negatives import read_negatives
 from training.data.prepared import PreparedSample, prepare
 from training.data.regions import match_regions, read_region
@@ -96,7 +96,7 @@ def make_bundle(
     out_of_fold: list[dict[str, Any]] = []
     if cross_validation is not None:
         folds = read_cross_validation(cross_validation)
-        out_of_fold = [r for r in predictions(cross_validation) if r["source"] == BOTH_CLASSES]
+        out_of_fold = [r for r in load_predictions(cross_validation) if r["source"] == BOTH_CLASSES]
     _check_views(samples)
     thresholds = Thresholds()
     layout = runs_of[SPATIALCLIP].get("layout", thresholds.detection)

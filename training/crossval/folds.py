@@ -1,4 +1,4 @@
-"""What cross-validations share: their plan, training what is not there yet, judging the unseen."""
+"""What cross-validations share: their plan, training of missing models, held-out predictions."""
 
 import json
 from collections.abc import Sequence
@@ -22,32 +22,28 @@ from training.train.batches import make_batch
 from training.train.detector import train_detector
 
 BOTH_CLASSES = "set2_train"
-"""The set on which quality is told: the other one is standard only."""
+"""The set with both classes, which quality is measured on: the other one is standard only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a cross-validation is made of.
+    """What a cross-validation is made of."""
 
-    `boxed` and `judged` are simulated pictures for the detectors and for SpatialCLIP; the starts
-    are folders of models that have seen simulated pictures only.
-    """
-
-    out: Path
-    real: Sequence[Sample]
-    boxed: Sequence[Sample]
-    judged: Sequence[Sample]
-    describer: Path
-    detector_start: Path
-    spatialclip_start: Path
+    out: Path  # the folder of its models and figures
+    real: Sequence[Sample]  # the pictures that are held out in turn
+    detector_extra: Sequence[Sample]  # never held out: simulated pictures for all detectors
+    spatialclip_extra: Sequence[Sample]  # never held out: simulated ones and negatives
+    describer: Path  # a folder; the describer is not trained here
+    detector_start: Path  # a detector that learnt from simulated pictures only
+    spatialclip_start: Path  # a SpatialCLIP that learnt from simulated pictures only
     detector: DetectorRecipe
     spatialclip: SpatialClipRecipe
     folds: int = 5
-    seed: int = 0
-    command: str = "qc-model cross-validate"
+    seed: int = 0  # of the division into folds
+    command: str = "qc-model cross-validate"  # written beside the models and figures
 
 
-def predictions(out: Path) -> list[dict[str, Any]]:
+def load_predictions(out: Path) -> list[dict[str, Any]]:
     """The out-of-fold rows of all folds in a cross-validation's folder, each with its fold."""
     folders = sorted(out.glob("spatialclip-*"), key=lambda f: int(f.name.rpartition("-")[2]))
     return [
@@ -57,42 +53,48 @@ def predictions(out: Path) -> list[dict[str, Any]]:
     ]
 
 
-def boxed(plan: Plan) -> list[Sample]:
-    """The real pictures that a detector may learn from: not annotated is not empty."""
+def annotated_samples(plan: Plan) -> list[Sample]:
+    """The real pictures that a detector may learn from: those annotated with boxes."""
     return [sample for sample in plan.real if sample.annotated]
 
 
-def evidence(
+def prepare_samples(
     plan: Plan, samples: Sequence[Sample], detectors: Sequence[Path]
 ) -> list[PreparedSample]:
-    """What the describer makes of the boxes that each sample's own fold's detector finds."""
+    """The samples with the boxes of the detector that did not learn from their fold, and with the
+    describer's sentences; cached in the plan's folder."""
     cache = plan.out / "evidence"
     return small_spatialclip.prepare_out_of_fold(
         samples, detectors, plan.describer, cache, plan.seed
     )
 
 
-def all_evidence(plan: Plan, detectors: Sequence[Path]) -> list[PreparedSample]:
-    """Of all pictures, in the parts in which folds and looks ask for it, and is kept."""
-    return [*evidence(plan, plan.real, detectors), *evidence(plan, plan.judged, detectors)]
+def prepare_all(plan: Plan, detectors: Sequence[Path]) -> list[PreparedSample]:
+    """All pictures prepared, real ones first; cached in the parts that folds and styles read."""
+    return [
+        *prepare_samples(plan, plan.real, detectors),
+        *prepare_samples(plan, plan.spatialclip_extra, detectors),
+    ]
 
 
-def without(beside: Sequence[PreparedSample], held: Sequence[Sample]) -> list[PreparedSample]:
-    """Those that are no held-out picture nor made of one: negatives are cut from real ones."""
-    hidden = {sample.group for sample in held}
-    return [item for item in beside if item.sample.group not in hidden]
+def exclude_groups_of(
+    items: Sequence[PreparedSample], held_out: Sequence[Sample]
+) -> list[PreparedSample]:
+    """The items without held-out pictures and what was made of them, as negatives are."""
+    groups = {sample.group for sample in held_out}
+    return [item for item in items if item.sample.group not in groups]
 
 
-def trained_detector(
-    plan: Plan, out: Path, training: Sequence[Sample], held: Sequence[Sample]
+def ensure_detector(
+    plan: Plan, out: Path, training: Sequence[Sample], held_out: Sequence[Sample]
 ) -> Path:
-    """The detector in `out`, trained on these and on the plan's simulated pictures unless it is
-    there."""
+    """The folder `out`, with a detector that learnt from `training` and the plan's simulated
+    pictures; it is trained unless it is there."""
     if not (out / "training.json").is_file():
         Console(stderr=True).rule(str(out.relative_to(plan.out)))
         train_detector(
-            [*training, *plan.boxed],
-            held,
+            [*training, *plan.detector_extra],
+            held_out,
             out,
             plan.detector,
             start=plan.detector_start,
@@ -102,21 +104,21 @@ def trained_detector(
     return out
 
 
-def is_judged(folder: Path) -> bool:
-    """Whether a SpatialCLIP has been trained there and has judged what it had not seen."""
+def has_predictions(folder: Path) -> bool:
+    """Whether a SpatialCLIP has been trained there and has judged its held-out pictures."""
     return all((folder / name).is_file() for name in ("training.json", "predictions.json"))
 
 
-def judge_unseen(
-    plan: Plan, out: Path, seen: Sequence[PreparedSample], unseen: Sequence[PreparedSample]
+def train_and_predict(
+    plan: Plan, out: Path, training: Sequence[PreparedSample], held_out: Sequence[PreparedSample]
 ) -> None:
-    """Train SpatialCLIP unless it is there, then write what it says of the unseen pictures:
-    predictions.json and alignment.json in `out`."""
+    """Train SpatialCLIP unless it is there, then write its predictions of the held-out pictures:
+    predictions.json, a row each, and alignment.json in `out`."""
     if not (out / "training.json").is_file():
         Console(stderr=True).rule(str(out.relative_to(plan.out)))
         small_spatialclip.train_small_spatialclip(
-            seen,
-            unseen,
+            training,
+            held_out,
             out,
             plan.spatialclip,
             start=plan.spatialclip_start,
@@ -134,11 +136,11 @@ def judge_unseen(
             "view": item.sample.view,
             "standard": item.sample.standard,
         }
-        for item in unseen
+        for item in held_out
     ]
     features = []
-    for start in range(0, len(unseen), 32):
-        inputs = make_batch(unseen[start : start + 32], preprocessor).inputs
+    for start in range(0, len(held_out), 32):
+        inputs = make_batch(held_out[start : start + 32], preprocessor).inputs
         with torch.inference_mode():
             output = network(**inputs.arguments())
         branches = torch.stack((output.image, output.text, output.spatial), 1).double().numpy()
@@ -151,6 +153,6 @@ def judge_unseen(
             }
     (out / "predictions.json").write_text(json.dumps(rows))
     health = alignment.alignment_metrics(
-        np.concatenate(features), [item.descriptions[0] for item in unseen]
+        np.concatenate(features), [item.descriptions[0] for item in held_out]
     )
     (out / "alignment.json").write_text(json.dumps(health, indent=1))

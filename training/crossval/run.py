@@ -1,11 +1,11 @@
-"""Five-fold cross-validation on real pictures: how well the whole chain does on ones it never saw.
+"""Five-fold cross-validation on real pictures: how well all models do on pictures held out.
 
-One fold map holds for all stages. Fold k's detector never saw fold k; SpatialCLIP k learns from the
-other folds' pictures, each boxed by the detector of its own fold, and judges fold k from boxes of
-detector k. What leaks still: the detectors of the other folds have seen fold k, and so shaped the
-boxes that SpatialCLIP k learnt from. `nested` measures that, for one fold, with detectors that saw
-neither it nor the pictures they box. `looks` leaves out a scanner's look instead of a fold
-(`training.unseen_looks`).
+All models share one division into folds. Detector k does not learn from fold k; SpatialCLIP k
+learns from the other folds' pictures, each with boxes of the detector of its own fold, and judges
+fold k from boxes of detector k. A leak remains: the detectors of the other folds have learnt from
+fold k, and so influence the boxes that SpatialCLIP k learns from. `nested` measures it, for one
+fold, with detectors that learnt neither from it nor from the pictures they box. Styles of scanners
+can be left out instead of folds (`training.crossval.leave_style_out`).
 """
 
 import json
@@ -26,14 +26,14 @@ from training.crossval import leave_style_out
 from training.crossval.folds import (
     BOTH_CLASSES,
     Plan,
-    all_evidence,
-    boxed,
-    evidence,
-    is_judged,
-    judge_unseen,
-    predictions,
-    trained_detector,
-    without,
+    annotated_samples,
+    ensure_detector,
+    exclude_groups_of,
+    has_predictions,
+    load_predictions,
+    prepare_all,
+    prepare_samples,
+    train_and_predict,
 )
 from training.crossval.parallel import Task, run_parallel
 from training.data import splits
@@ -51,73 +51,83 @@ from training.evaluation.summary import evaluate, to_plain
 from training.train import small_spatialclip
 
 NESTED = 0
-"""The fold whose leak is bounded."""
+"""The fold whose leak is measured."""
 
 
 def cross_validate(
-    plan: Plan, *, nested: bool = False, looks: bool = False, jobs: int = 1
+    plan: Plan, *, nested: bool = False, leave_styles_out: bool = False, jobs: int = 1
 ) -> dict[str, Any]:
-    """Run what is not there yet, `jobs` models at a time, and return the figures; also written to
-    `out`: figures.json, and the report figures.html."""
-    keep_plan(plan)
+    """Train the models that are missing in `out`, `jobs` at a time, and return the figures, which
+    are also written there: figures.json, and the report figures.html."""
+    write_plan(plan)
     logs = plan.out / "logs"
     folds = range(plan.folds)
-    left_out = leave_style_out.held(plan) if looks else {}
+    by_style = leave_style_out.samples_by_style(plan) if leave_styles_out else {}
     detectors = [plan.out / f"detector-{fold}" for fold in folds]
-    models = [Task(f"detector-{fold}", fold_detector, (plan, fold)) for fold in folds]
-    judges = {
+    detector_tasks = [Task(f"detector-{fold}", train_fold_detector, (plan, fold)) for fold in folds]
+    spatialclip_tasks = {
         plan.out / f"spatialclip-{fold}": Task(
-            f"spatialclip-{fold}", judge_fold, (plan, fold, detectors)
+            f"spatialclip-{fold}", train_fold_spatialclip, (plan, fold, detectors)
         )
         for fold in folds
     }
     if nested:
-        models += [
-            Task(f"nested-detector-{other}", fold_detector, (plan, other, NESTED))
-            for other in folds
-            if other != NESTED
+        detector_tasks += [
+            Task(f"nested-detector-{fold}", train_fold_detector, (plan, fold, NESTED))
+            for fold in folds
+            if fold != NESTED
         ]
-        judges[plan.out / "nested" / "spatialclip"] = Task(
-            "nested-spatialclip", judge_nested, (plan, detectors)
+        spatialclip_tasks[plan.out / "nested" / "spatialclip"] = Task(
+            "nested-spatialclip", train_nested_spatialclip, (plan, detectors)
         )
-    for look, held in left_out.items():
-        folder = leave_style_out.folder(plan, look)
-        models.append(Task(f"{folder.name}-detector", leave_style_out.detector, (plan, look, held)))
-        judges[folder / "spatialclip"] = Task(
-            f"{folder.name}-spatialclip", leave_style_out.judge, (plan, look, held, detectors)
+    for style, held_out in by_style.items():
+        folder = leave_style_out.style_folder(plan, style)
+        detector_tasks.append(
+            Task(
+                f"{folder.name}-detector",
+                leave_style_out.train_style_detector,
+                (plan, style, held_out),
+            )
+        )
+        spatialclip_tasks[folder / "spatialclip"] = Task(
+            f"{folder.name}-spatialclip",
+            leave_style_out.train_style_spatialclip,
+            (plan, style, held_out, detectors),
         )
 
-    run_parallel(models, jobs, logs)
-    waiting = [task for folder, task in judges.items() if not is_judged(folder)]
-    if waiting and jobs > 1:
-        # What all of them read is made first, or each would make it.
-        all_evidence(plan, detectors)
+    run_parallel(detector_tasks, jobs, logs)
+    missing = [task for folder, task in spatialclip_tasks.items() if not has_predictions(folder)]
+    if missing and jobs > 1:
+        # All tasks read these caches: they are filled first, or each task would fill them.
+        prepare_all(plan, detectors)
         run_parallel(
             [
-                Task(f"sights-{part}", look_at, (plan, detectors, part, jobs))
+                Task(f"sights-{part}", cache_features, (plan, detectors, part, jobs))
                 for part in range(jobs)
             ],
             jobs,
             logs,
         )
-    run_parallel(waiting, jobs, logs)
+    run_parallel(missing, jobs, logs)
 
-    found = detector_figures(plan, detectors)
-    judged = judgement_figures(plan)
-    for name, boxes in found["by set"].items():
-        judged["sets"][name]["detector"] = boxes
-    if looks:
-        judged["looks left out"] = leave_style_out.figures(plan, left_out, predictions(plan.out))
+    boxes = detector_figures(plan, detectors)
+    quality = spatialclip_figures(plan)
+    for name, set_boxes in boxes["by set"].items():
+        quality["sets"][name]["detector"] = set_boxes
+    if leave_styles_out:
+        quality["looks left out"] = leave_style_out.style_figures(
+            plan, by_style, load_predictions(plan.out)
+        )
     facts = {"command": plan.command, "folds": plan.folds, "seed": plan.seed}
-    figures: dict[str, Any] = to_plain({**facts, "detector": found, **judged})
+    figures: dict[str, Any] = to_plain({**facts, "detector": boxes, **quality})
     write_report(plan.out / "figures.html", "Cross-validation", figures)
     return figures
 
 
-def keep_plan(plan: Plan) -> None:
-    """Write what the models in `out` are made of; raises UsageError where other ones lie there:
-    their figures would be mixed. An earlier folder says nothing of it."""
-    now = to_plain(
+def write_plan(plan: Plan) -> None:
+    """Write the plan to `out`; raises UsageError where models of another plan lie there: their
+    figures would be mixed. A folder of an earlier version has no plan, and gets this one."""
+    facts = to_plain(
         {
             "folds": plan.folds,
             "seed": plan.seed,
@@ -127,77 +137,81 @@ def keep_plan(plan: Plan) -> None:
                 name: data_hash(samples)
                 for name, samples in (
                     ("real pictures", plan.real),
-                    ("--boxed", plan.boxed),
-                    ("--judged", plan.judged),
+                    ("--boxed", plan.detector_extra),
+                    ("--judged", plan.spatialclip_extra),
                 )
             },
         }
     )
     path = plan.out / "plan.json"
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        other = [name for name in now if before.get(name) != now[name]]
-        if other:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name in facts if earlier.get(name) != facts[name]]
+        if changed:
             raise UsageError(
-                f"{plan.out} holds a cross-validation with other {', '.join(other)}:"
+                f"{plan.out} holds a cross-validation with other {', '.join(changed)}:"
                 " name another folder with --out"
             )
         return
     plan.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
-def fold_detector(plan: Plan, fold: int, beside: int | None = None) -> Path:
-    """The detector that saw neither `fold` nor the fold `beside`."""
-    name = f"detector-{fold}" if beside is None else f"nested/detector-{fold}-{beside}"
-    training, held = splits.leave_fold_out(boxed(plan), fold, plan.folds, plan.seed)
-    if beside is not None:
-        training, _ = splits.leave_fold_out(training, beside, plan.folds, plan.seed)
-    return trained_detector(plan, plan.out / name, training, held)
+def train_fold_detector(plan: Plan, fold: int, outer_fold: int | None = None) -> Path:
+    """The folder of the detector that learns neither from `fold` nor from `outer_fold`; it is
+    trained unless it is there."""
+    name = f"detector-{fold}" if outer_fold is None else f"nested/detector-{fold}-{outer_fold}"
+    training, held_out = splits.leave_fold_out(annotated_samples(plan), fold, plan.folds, plan.seed)
+    if outer_fold is not None:
+        training, _ = splits.leave_fold_out(training, outer_fold, plan.folds, plan.seed)
+    return ensure_detector(plan, plan.out / name, training, held_out)
 
 
-def look_at(plan: Plan, detectors: Sequence[Path], part: int, parts: int) -> None:
-    """What the stem sees of every `parts`-th picture, for SpatialCLIP to learn from."""
+def cache_features(plan: Plan, detectors: Sequence[Path], part: int, parts: int) -> None:
+    """Cache the backbone's features of every `parts`-th picture, from `part` on."""
     preprocessor, network = small_spatialclip.load_start(plan.spatialclip_start, plan.spatialclip)
-    stem = network.trimodal_clip.stem
-    if plan.spatialclip.cached_augmentations and stem is not None:
-        items = all_evidence(plan, detectors)[part::parts]
-        small_spatialclip.add_cached_features(items, stem, preprocessor, plan.spatialclip, plan.out)
+    backbone = network.trimodal_clip.stem
+    if plan.spatialclip.cached_augmentations and backbone is not None:
+        items = prepare_all(plan, detectors)[part::parts]
+        small_spatialclip.add_cached_features(
+            items, backbone, preprocessor, plan.spatialclip, plan.out
+        )
 
 
-def judge_fold(plan: Plan, fold: int, detectors: Sequence[Path]) -> None:
-    """What SpatialCLIP says of a fold that neither it nor that fold's detector saw."""
-    training, held = splits.leave_fold_out(plan.real, fold, plan.folds, plan.seed)
-    seen, unseen = (evidence(plan, part, detectors) for part in (training, held))
-    others = without(evidence(plan, plan.judged, detectors), held)
-    judge_unseen(plan, plan.out / f"spatialclip-{fold}", [*seen, *others], unseen)
+def train_fold_spatialclip(plan: Plan, fold: int, detectors: Sequence[Path]) -> None:
+    """Train SpatialCLIP without a fold, and write its predictions of the fold, from boxes of a
+    detector that did not learn from it either."""
+    samples, held_out = splits.leave_fold_out(plan.real, fold, plan.folds, plan.seed)
+    training, validation = (prepare_samples(plan, part, detectors) for part in (samples, held_out))
+    extra = exclude_groups_of(prepare_samples(plan, plan.spatialclip_extra, detectors), held_out)
+    train_and_predict(plan, plan.out / f"spatialclip-{fold}", [*training, *extra], validation)
 
 
-def judge_nested(plan: Plan, detectors: Sequence[Path]) -> None:
-    """The same for one fold, with boxes to learn from of detectors that never saw it either."""
-    training, held = splits.leave_fold_out(plan.real, NESTED, plan.folds, plan.seed)
+def train_nested_spatialclip(plan: Plan, detectors: Sequence[Path]) -> None:
+    """The same for the fold NESTED, with training boxes of detectors that did not learn from it."""
+    training, held_out = splits.leave_fold_out(plan.real, NESTED, plan.folds, plan.seed)
     inner = [
-        plan.out / (f"detector-{o}" if o == NESTED else f"nested/detector-{o}-{NESTED}")
-        for o in range(plan.folds)
+        plan.out / (f"detector-{fold}" if fold == NESTED else f"nested/detector-{fold}-{NESTED}")
+        for fold in range(plan.folds)
     ]
-    others = without(evidence(plan, plan.judged, detectors), held)
-    judge_unseen(
+    extra = exclude_groups_of(prepare_samples(plan, plan.spatialclip_extra, detectors), held_out)
+    train_and_predict(
         plan,
         plan.out / "nested" / "spatialclip",
-        [*evidence(plan, training, inner), *others],
-        evidence(plan, held, detectors),
+        [*prepare_samples(plan, training, inner), *extra],
+        prepare_samples(plan, held_out, detectors),
     )
 
 
-def judgement_figures(plan: Plan) -> dict[str, Any]:
-    """The sets' figures as `qc-model evaluate` tells them, in short those of the set that has both
-    classes, and the nested fold beside its like.
+def spatialclip_figures(plan: Plan) -> dict[str, Any]:
+    """The sets' figures as `qc-model evaluate` gives them, a summary of the set that has both
+    classes, and the nested fold beside the same fold without nesting.
 
-    Alignment is told for each fold: its network is its own.
+    Alignment is given for each fold: its network is its own.
     """
-    sets, separation = out_of_fold(plan)
+    sets, separation = out_of_fold_figures(plan)
     both = sets[BOTH_CLASSES]
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "set 2": both["quality"],
         "ablation": {name: each["AUROC"] for name, each in both["ablation"].items()},
         "gates": both["gates"]["all"],
@@ -211,67 +225,70 @@ def judgement_figures(plan: Plan) -> dict[str, Any]:
             for fold in range(plan.folds)
         },
     }
-    inner = plan.out / "nested" / "spatialclip" / "predictions.json"
-    if inner.is_file():
-        ours = [row for row in predictions(plan.out) if row["fold"] == 0]
-        found["fold 0, nested and not"] = {
+    path = plan.out / "nested" / "spatialclip" / "predictions.json"
+    if path.is_file():
+        nested_rows = json.loads(path.read_text())
+        fold_rows = [row for row in load_predictions(plan.out) if row["fold"] == 0]
+        figures["fold 0, nested and not"] = {
             name: classification.classification_metrics(
                 _sigmoid([row["logits"][ALL_BRANCHES] for row in part]),
                 [row["standard"] for row in part],
                 [row["group"] for row in part],
             )["AUROC"]
-            for name, rows in (("not nested", ours), ("nested", json.loads(inner.read_text())))
+            for name, rows in (("not nested", fold_rows), ("nested", nested_rows))
             if (part := [row for row in rows if row["source"] == BOTH_CLASSES])
         }
-    return found
+    return figures
 
 
-def out_of_fold(plan: Plan) -> tuple[dict[str, Any], float | None]:
-    """The figures of each set's out-of-fold verdicts, and how well scanners' looks separate.
+def out_of_fold_figures(plan: Plan) -> tuple[dict[str, Any], float | None]:
+    """The figures of each set's out-of-fold verdicts, and how well scanners' styles separate.
 
     Verdicts follow the default thresholds, without criteria and without the out-of-distribution
     score, which belong to a bundle.
     """
-    rows = predictions(plan.out)
-    known = [row for row in rows if row["source"] == BOTH_CLASSES]
-    ablated = {name: calibrated(rows, known, name) for name in ABLATIONS}
-    seen = {s.image.name: style_features(read_region(s)[0]) for s in plan.real}
-    verdicts, separation = assign_styles(
+    rows = load_predictions(plan.out)
+    both_classes = [row for row in rows if row["source"] == BOTH_CLASSES]
+    ablated = {name: calibrate_out_of_fold(rows, both_classes, name) for name in ABLATIONS}
+    features = {s.image.name: style_features(read_region(s)[0]) for s in plan.real}
+    evaluated, separation = assign_styles(
         [
-            _verdict(row, {name: float(p[i]) for name, p in ablated.items()}, seen)
+            _evaluated_sample(row, {name: float(p[i]) for name, p in ablated.items()}, features)
             for i, row in enumerate(rows)
         ]
     )
     return {
-        source: evaluate([v for v in verdicts if v.source == source], ablation=True)
-        for source in sorted({v.source for v in verdicts})
+        source: evaluate([each for each in evaluated if each.source == source], ablation=True)
+        for source in sorted({each.source for each in evaluated})
     }, separation
 
 
-def calibrated(
-    rows: Sequence[dict[str, Any]], known: Sequence[dict[str, Any]], name: str
+def calibrate_out_of_fold(
+    rows: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]], name: str
 ) -> npt.NDArray[np.float64]:
-    """Probabilities of the rows by the ablation's logits, each by a calibration chosen and fitted
-    on the known rows of the other folds."""
+    """(N,) probabilities of the rows by the ablation's logits, each by a calibration chosen and
+    fitted on the reference rows of the other folds."""
     logits = np.array([row["logits"][name] for row in rows])
     folds = np.array([row["fold"] for row in rows])
-    found = np.zeros(len(rows))
+    probabilities = np.zeros(len(rows))
     for fold in sorted(set(folds.tolist())):
-        others = [row for row in known if row["fold"] != fold]
+        others = [row for row in reference if row["fold"] != fold]
         calibration, _ = select_calibration(
             [row["logits"][name] for row in others],
             [float(row["standard"]) for row in others],
             [row["group"] for row in others],
         )
-        found[folds == fold] = calibration.calibrate_many(logits[folds == fold])
-    return found
+        probabilities[folds == fold] = calibration.calibrate_many(logits[folds == fold])
+    return probabilities
 
 
-def _verdict(
-    row: dict[str, Any], ablated: dict[str, float], looks: dict[str, npt.NDArray[np.float64]]
+def _evaluated_sample(
+    row: dict[str, Any],
+    probabilities: dict[str, float],
+    features: dict[str, npt.NDArray[np.float64]],
 ) -> EvaluatedSample:
     low, high = Thresholds().review
-    p = ablated[ALL_BRANCHES]
+    p = probabilities[ALL_BRANCHES]
     image, text, spatial = row["gates"]
     return EvaluatedSample(
         picture=row["picture"],
@@ -283,18 +300,18 @@ def _verdict(
         probability=p,
         label=REVIEW if low < p < high else STANDARD if p >= high else NON_STANDARD,
         gates=(image, text, spatial),
-        ablated_probabilities=ablated,
-        style_features=looks.get(row["picture"]),
+        ablated_probabilities=probabilities,
+        style_features=features.get(row["picture"]),
     )
 
 
 def detector_figures(plan: Plan, detectors: Sequence[Path]) -> dict[str, Any]:
-    """AP50 out of fold, over all boxed real pictures, and of each set."""
+    """AP50 out of fold, over all annotated real pictures of NT views, and of each set."""
     samples: list[Sample] = []
     matches: list[dict[str, Matches]] = []
-    judged = [s for s in boxed(plan) if s.view is View.NT]
+    annotated = [s for s in annotated_samples(plan) if s.view is View.NT]
     for fold, folder in enumerate(detectors):
-        own = [s for s in judged if splits.fold_of(s, plan.folds, plan.seed) == fold]
+        own = [s for s in annotated if splits.fold_of(s, plan.folds, plan.seed) == fold]
         matches += match_regions(YoloDetector.load(folder), own)
         samples += own
     by_set = {}

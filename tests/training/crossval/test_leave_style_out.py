@@ -1,4 +1,4 @@
-"""Leaving a look out: its figures where it has both classes, and where it has one."""
+"""Leaving a style out: its figures where it has both classes, and where it has one."""
 
 import math
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from training.crossval.folds import Plan
-from training.crossval.leave_style_out import by_branch, by_group, told
+from training.crossval.leave_style_out import auroc_by_ablation, style_by_group, style_metrics
 from training.data.samples import read_samples
 from training.evaluation.ablation import ABLATIONS
 from training.phantom.dataset import write_dataset
@@ -18,36 +18,40 @@ def rows(standard: list[bool]) -> list[dict[str, Any]]:
     return [{"standard": each, "group": f"g{i}"} for i, each in enumerate(standard)]
 
 
-def test_both_classes_have_all_figures() -> None:
-    found = told(np.array([0.9, 0.8, 0.4, 0.7, 0.1, 0.2]), rows([True] * 3 + [False] * 3))
-    assert found["AUROC"]["value"] == pytest.approx(8 / 9)
-    assert found["sensitivity"]["value"] == pytest.approx(2 / 3)
-    assert found["specificity"]["value"] == pytest.approx(2 / 3)
-    assert (found["standard"], found["non-standard"]) == (3, 3)
+def test_a_style_with_both_classes_has_auroc_sensitivity_and_specificity() -> None:
+    metrics = style_metrics(
+        np.array([0.9, 0.8, 0.4, 0.7, 0.1, 0.2]), rows([True] * 3 + [False] * 3)
+    )
+    assert metrics["AUROC"]["value"] == pytest.approx(8 / 9)
+    assert metrics["sensitivity"]["value"] == pytest.approx(2 / 3)
+    assert metrics["specificity"]["value"] == pytest.approx(2 / 3)
+    assert (metrics["standard"], metrics["non-standard"]) == (3, 3)
 
 
 @pytest.mark.parametrize("standard", [True, False])
-def test_one_class_has_its_own_rate_and_no_area(standard: bool) -> None:
-    found = told(np.array([0.9, 0.8, 0.1, 0.2]), rows([standard] * 4))
-    assert math.isnan(found["AUROC"]["value"])
-    own, other = ("sensitivity", "specificity") if standard else ("specificity", "sensitivity")
-    assert found[own]["value"] == 0.5
-    assert math.isnan(found[other]["value"])
+def test_a_style_with_one_class_has_its_rate_and_no_auroc(standard: bool) -> None:
+    metrics = style_metrics(np.array([0.9, 0.8, 0.1, 0.2]), rows([standard] * 4))
+    assert math.isnan(metrics["AUROC"]["value"])
+    rate, missing = ("sensitivity", "specificity") if standard else ("specificity", "sensitivity")
+    assert metrics[rate]["value"] == 0.5
+    assert math.isnan(metrics[missing]["value"])
 
 
-def test_each_branch_is_judged_by_its_own_logits() -> None:
-    said = {name: [0.0, 1.0, 2.0, 3.0] for name in ABLATIONS} | {"text alone": [3.0, 2.0, 1.0, 0.0]}
-    judged = [
-        row | {"logits": {name: logits[i] for name, logits in said.items()}}
+def test_the_auroc_of_each_ablation_is_of_its_own_logits() -> None:
+    logits_by_ablation = {name: [0.0, 1.0, 2.0, 3.0] for name in ABLATIONS} | {
+        "text alone": [3.0, 2.0, 1.0, 0.0]
+    }
+    predictions = [
+        row | {"logits": {name: logits[i] for name, logits in logits_by_ablation.items()}}
         for i, row in enumerate(rows([False, False, True, True]))
     ]
-    found = by_branch(judged)
-    assert {name: area["value"] for name, area in found.items()} == {
+    aurocs = auroc_by_ablation(predictions)
+    assert {name: area["value"] for name, area in aurocs.items()} == {
         name: float(name != "text alone") for name in ABLATIONS
     }
 
 
-def test_a_group_has_one_look(tmp_path: Path) -> None:
+def test_a_group_has_one_style(tmp_path: Path) -> None:
     real = read_samples(write_dataset(tmp_path, 6, 3, progress=False))
     plan = Plan(
         tmp_path,
@@ -60,5 +64,6 @@ def test_a_group_has_one_look(tmp_path: Path) -> None:
         None,
         None,  # type: ignore[arg-type]
     )
-    found = by_group(plan)
-    assert found == {sample.group: "look 1" for sample in real}, "too few to tell looks apart"
+    assert style_by_group(plan) == {sample.group: "look 1" for sample in real}, (
+        "too few to tell looks apart"
+    )

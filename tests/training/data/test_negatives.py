@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from training.crossval.folds import without
+from training.crossval.folds import exclude_groups_of
 from training.data.negatives import write_negatives
 from training.data.prepared import PreparedSample
 from training.data.samples import Origin, Sample, read_samples
@@ -43,7 +43,7 @@ def test_a_negative_belongs_to_the_group_of_the_picture_it_is_made_of(
         for sample in made
     ]
     _, held = leave_fold_out(pictures, fold_of(pictures[0], 2, 0), 2, 0)
-    left = {item.sample.group for item in without(seen, held)}
+    left = {item.sample.group for item in exclude_groups_of(seen, held)}
     assert left
     assert not left & {s.group for s in held}
     training, _ = split_by_group([*pictures, *made], 0.5, 0)
