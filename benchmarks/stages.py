@@ -102,7 +102,7 @@ def time_image(
     findings = findings_of([frame], judge, **uids(path))
     view = findings[0].judgement.view
     with timed("criteria"):
-        checks.judge(view, found[0], *size[0], pixels, None, judge.criteria_thresholds)
+        checks.judge(view, found[0], *size[0], pixels, judge.criteria_thresholds)
     source = SourceInstance.of(header(path), "00" * 32)
     now = datetime.now(UTC)
     with timed("SR"):

@@ -2,5 +2,5 @@
 
 from detector.no_network import quiet
 
-# Before any module of ours imports ultralytics or transformers, which read the switches then.
+# This comes before any import of ultralytics or transformers, which read these switches once.
 quiet()

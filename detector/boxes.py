@@ -1,4 +1,4 @@
-"""A detected structure."""
+"""Boxes and detections, and the arithmetic on them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,15 +10,17 @@ corner of the first pixel, the maximum is exclusive."""
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """One structure: label code of `detector.vocabulary`, box, confidence in 0..1."""
+    """One structure: a label code of `detector.anatomy`, its box, and a confidence in 0..1."""
 
     label: str
     bbox: Box
     confidence: float
 
 
-def at_least(confidence: float, detections: Sequence[Detection]) -> tuple[Detection, ...]:
-    """The detections of that confidence or more, in their order."""
+def filter_by_confidence(
+    confidence: float, detections: Sequence[Detection]
+) -> tuple[Detection, ...]:
+    """The detections of at least this confidence, in their order."""
     return tuple(d for d in detections if d.confidence >= confidence)
 
 

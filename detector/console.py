@@ -15,7 +15,7 @@ class UsageError(Exception):
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """What is said, a line for each problem."""
+        """The message, a line for each problem."""
         return (str(self),)
 
 
@@ -34,9 +34,9 @@ def run(app: Callable[[], object]) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else DONE if end.code is None else FAILED
     except UsageError as error:
-        return _told(error, WRONG_USAGE, debug)
+        return _print_error(error, WRONG_USAGE, debug)
     except QCError as error:
-        return _told(error, FAILED, debug)
+        return _print_error(error, FAILED, debug)
     except BrokenPipeError:
         # The reader of our output has gone (`| head`); nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -55,7 +55,7 @@ def run(app: Callable[[], object]) -> int:
     return DONE
 
 
-def _told(error: Exception, status: int, debug: bool) -> int:
+def _print_error(error: Exception, status: int, debug: bool) -> int:
     if debug:
         raise error
     lines = error.lines if isinstance(error, UsageError) else (str(error),)

@@ -1,4 +1,4 @@
-"""Fitting a picture of any aspect into a square model input, and boxes there and back."""
+"""Fits a picture of any aspect into the square input of a model, and converts boxes both ways."""
 
 from dataclasses import dataclass, replace
 
@@ -68,18 +68,18 @@ class Letterbox:
         x0, y0, x1, y1 = box
         if self.mirror:
             x0, x1 = self.size - x1, self.size - x0
-        found = (
+        in_picture = (
             (x0 - self.pad_x) / self.scale,
             (y0 - self.pad_y) / self.scale,
             (x1 - self.pad_x) / self.scale,
             (y1 - self.pad_y) / self.scale,
         )
-        return clip(found, self.width, self.height)
+        return clip(in_picture, self.width, self.height)
 
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """A region's pixels and where they lie in the stored image."""
+    """A region's pixels, and the position (x, y) of their top-left corner in the stored image."""
 
     pixels: Pixels
     x: int
@@ -95,7 +95,7 @@ class Crop:
 
 
 def crop(frame: Frame, region: Region) -> Crop:
-    """The whole pixels that the region touches; at least one."""
+    """Cuts the region out of the frame: all pixels that it touches, at least one."""
     rows, columns = frame.pixels.shape[:2]
     x0, y0, x1, y1 = clip(region.bbox, columns, rows)
     left, top = min(int(x0), columns - 1), min(int(y0), rows - 1)

@@ -1,4 +1,4 @@
-"""Text from outside: made safe to show, and folded to be searched."""
+"""Makes text from outside safe to print, and folds it so that it can be searched."""
 
 import unicodedata
 

@@ -1,4 +1,7 @@
-"""`--version` and `--debug` of a command line; apart from `console`, which services import, too."""
+"""The options `--version` and `--debug` of a command line.
+
+Not in `console`, because services import that one and must not load typer.
+"""
 
 from importlib.metadata import version
 from typing import Annotated
@@ -7,10 +10,10 @@ import typer
 
 
 def add_version(app: typer.Typer, program: str) -> None:
-    """`PROGRAM --version`, and `--debug` in its help."""
+    """Adds `--version`, which prints the program's name and version, and `--debug` to its help."""
 
-    def tell(wanted: bool) -> None:
-        if wanted:
+    def show_version(is_requested: bool) -> None:
+        if is_requested:
             print(program, version("qc-daemon"))
             raise typer.Exit
 
@@ -18,7 +21,9 @@ def add_version(app: typer.Typer, program: str) -> None:
     def options(
         _version: Annotated[
             bool,
-            typer.Option("--version", callback=tell, is_eager=True, help="Show it and exit."),
+            typer.Option(
+                "--version", callback=show_version, is_eager=True, help="Show it and exit."
+            ),
         ] = False,
         # `console.run` takes it off the command line, wherever it stands, before this sees it.
         _debug: Annotated[

@@ -1,7 +1,7 @@
 """Test-time augmentation: the same region, shifted and scaled a little.
 
-Never mirrored, for some structures are named by their side. No more than training moves a
-simulated picture, for size and place are themselves judged.
+It is never mirrored, because some structures are named by their side, and moved no more than
+training moves a simulated picture, because size and position are themselves judged.
 """
 
 import cv2

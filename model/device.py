@@ -1,4 +1,4 @@
-"""Where the networks run: a torch device by its name in settings and on command lines."""
+"""The torch device that the networks run on, by its name in settings and on command lines."""
 
 import re
 from typing import TYPE_CHECKING

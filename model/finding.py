@@ -1,4 +1,4 @@
-"""A finding: what one scored frame (and ultrasound region) was judged to be, and its JSON form."""
+"""A finding: the judgement of one frame and ultrasound region with its provenance, and its JSON."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -44,15 +44,15 @@ class BundleId:
 
     def to_json(self) -> dict[str, Any]:
         """The object `bundle` of a finding."""
-        known = asdict(self)
+        body = asdict(self)
         if not self.clinical_use:
-            del known["clinical_use"]
-        return known
+            del body["clinical_use"]
+        return body
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the models say of one frame's region; knows nothing of files or DICOM.
+    """The models' judgement of one frame's region, without files or DICOM.
 
     `probability` is the calibrated P(standard), None for OTHER; `gates` are the fusion weights of
     image, text and spatial branch and sum to 1.

@@ -1,7 +1,7 @@
-"""Judge a frame: boxes, words, view, quality, criteria, and how sure.
+"""Judges a frame: from each of its regions to view, verdict, probability, criteria and flags.
 
-One region after the other: detect, describe, fuse picture, words and layout, calibrate,
-check the criteria, and say "review" wherever the evidence does not carry a verdict.
+Of each region: detect, describe, fuse image, text and layout, calibrate, check the criteria, and
+turn the verdict to "review" wherever the evidence is too weak for one.
 """
 
 from collections.abc import Collection, Sequence
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from detector.anatomy import BY_CODE, View
-from detector.boxes import Detection, at_least, clip
+from detector.boxes import Detection, clip, filter_by_confidence
 from detector.errors import Flag
 from detector.frame import Frame, Pixels, Region
 from detector.letterbox import Crop, crop
@@ -25,7 +25,7 @@ from model.criteria import checks
 from model.describer.describer import Describer
 from model.device import choose_device
 from model.finding import NON_STANDARD, REVIEW, STANDARD, BundleId, Judgement
-from model.outlier import OutlierModel, evidence, is_coloured_everywhere
+from model.outlier import OutlierModel, detector_evidence, is_coloured_everywhere
 from model.spatialclip.network import VIEWS, SpatialClip
 from model.spatialclip.preprocess import Preprocessor
 
@@ -35,7 +35,7 @@ LOW_RESOLUTION_PX = 200
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Where verdicts turn; chosen on validation data, kept in the bundle.
+    """The thresholds of a verdict; chosen on validation data, stored in the bundle.
 
     `detection`: boxes below it are not shown, described or counted. `layout`: boxes below it do not
     reach SpatialCLIP's layout, which reads confidences and learns from weak boxes too. `view`: a
@@ -165,8 +165,8 @@ class Judge:
     def _predict(self, regions: Sequence[Pixels]) -> list[RegionPrediction]:
         sizes = [(pixels.shape[1], pixels.shape[0]) for pixels in regions]
         boxes = self.detector.detect(regions)
-        detections = [at_least(self.thresholds.detection, each) for each in boxes]
-        layouts = [at_least(self.thresholds.layout, each) for each in boxes]
+        detections = [filter_by_confidence(self.thresholds.detection, each) for each in boxes]
+        layouts = [filter_by_confidence(self.thresholds.layout, each) for each in boxes]
         descriptions = self.describer.describe_batch(detections, sizes)
         inputs = self.preprocessor.batch(
             [self.preprocessor.letterbox(pixels) for pixels in regions],
@@ -182,7 +182,7 @@ class Judge:
         )
         predictions = []
         for i, pixels in enumerate(regions):
-            confidence = evidence([d.confidence for d in detections[i]])
+            evidence = detector_evidence([d.confidence for d in detections[i]])
             predictions.append(
                 RegionPrediction(
                     pixels,
@@ -191,7 +191,7 @@ class Judge:
                     float(output.logit[i]),
                     dict(zip(VIEWS, map(float, views[i]), strict=True)),
                     (float(gates[i, 0]), float(gates[i, 1]), float(gates[i, 2])),
-                    self.outlier.score(features[i, 0], confidence),
+                    self.outlier.score(features[i, 0], evidence),
                     features[i],
                 )
             )
@@ -247,7 +247,6 @@ class Judge:
                 prediction.pixels.shape[1],
                 prediction.pixels.shape[0],
                 prediction.pixels,
-                region.spacing_mm,
                 self.criteria_thresholds,
             ),
             flags=tuple(flags),
@@ -260,9 +259,9 @@ class Judge:
         return max(set(prediction.views) - {View.OTHER}, key=lambda v: (prediction.views[v], v))
 
     def _is_sure(self, view: View, prediction: RegionPrediction) -> bool:
-        """Whether the view is likely enough and at least one of its structures was found."""
-        supported = any(BY_CODE[d.label].view is view for d in prediction.detections)
-        return supported and prediction.views[view] >= self.thresholds.view
+        """Whether the view is likely enough and at least one of its structures was detected."""
+        has_structure = any(BY_CODE[d.label].view is view for d in prediction.detections)
+        return has_structure and prediction.views[view] >= self.thresholds.view
 
     def _quality(self, probability: float, unsure: bool) -> str:
         low, high = self.thresholds.review
@@ -272,10 +271,10 @@ class Judge:
 
 
 def average(predictions: Sequence[RegionPrediction]) -> RegionPrediction:
-    """The first prediction, but the logits of quality and views and the gates averaged over all.
+    """The first prediction with the logits of quality and views, and the gates, averaged over all.
 
-    Boxes, words, features and the outlier score stay the first one's: they are of the picture as
-    it is.
+    Boxes, description, features and outlier score remain those of the first, which is the picture
+    without augmentation.
     """
     names = list(predictions[0].views)
     # Log probabilities are the view logits, but for a constant that the normalisation takes away.

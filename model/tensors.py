@@ -1,4 +1,4 @@
-"""What is wrong with a safetensors file, found without loading it into a network."""
+"""Checks a safetensors file without loading it into a network."""
 
 import json
 import struct
@@ -21,7 +21,7 @@ _FLOATS: dict[str, tuple[str, int]] = {
 }
 
 
-def problem_of(path: Path) -> str | None:
+def find_problem(path: Path) -> str | None:
     """One line on the first fault of the file; None if every tensor lies where the header says and
     every number is finite. Raises OSError on a file that cannot be read."""
     try:

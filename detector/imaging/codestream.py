@@ -137,10 +137,10 @@ def read_rle(codestream: bytes, rows: int, columns: int, bits: int) -> Codestrea
     width = max(1, bits // 8)
     if segments in (width, 3 * width):
         return Codestream(rows, columns, segments // width, 8 * width)
-    known = {1: (1, 8), 2: (1, 16), 3: (3, 8), 6: (3, 16)}
-    if segments not in known:
+    layouts = {1: (1, 8), 2: (1, 16), 3: (3, 8), 6: (3, 16)}
+    if segments not in layouts:
         return None
-    return Codestream(rows, columns, *known[segments])
+    return Codestream(rows, columns, *layouts[segments])
 
 
 def _segments(codestream: bytes) -> Iterator[tuple[int, bytes]]:

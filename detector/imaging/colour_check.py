@@ -1,4 +1,4 @@
-"""How coloured a picture is, by which a wrong colour space or sample order gives itself away.
+"""Measures how coloured a picture is, which reveals a wrong colour space or sample order.
 
 Ultrasound is mostly grey: a Doppler box, a depth bar and a caption are a small part of a screen.
 RGB read as YBR makes its black background green, YBR read as RGB makes it teal, and planes read
@@ -10,12 +10,14 @@ import numpy as np
 from detector.frame import Pixels
 
 COLOURED = 24
-"""A pixel whose channels differ by more has a colour; JPEG leaves less in a grey one."""
+"""A pixel whose channels differ by more than this (0..255) has a colour; JPEG leaves less than this
+in a grey one."""
 _BRIGHT, _LEAST_BRIGHT = 48, 0.01
-"""Brightness of tissue, 0..255, and the least part of a picture that shows any."""
+"""Tissue is brighter than the first (0..255); a picture has tissue if at least this part is."""
 _TINT = 0.25
+"""Tissue is coloured where its channels differ by more than this part of its brightness."""
 _STEP = 2
-"""Every second row and column is asked: a share needs no more."""
+"""Every second row and column is measured, which is enough for a share."""
 
 
 def coloured_share(pixels: Pixels) -> float:

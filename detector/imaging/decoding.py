@@ -54,7 +54,7 @@ from detector.imaging.colour import (
     used_bits,
 )
 from detector.imaging.colour_check import coloured_share, roughness
-from detector.imaging.dicom_file import Header, Source, integer, raw_bytes, text
+from detector.imaging.dicom_file import DicomFile, Header, integer, raw_bytes, text
 from detector.imaging.display import Displays
 from detector.imaging.encapsulation import (
     Span,
@@ -118,7 +118,7 @@ class _Reading:
     is_doubtful: bool = False
 
 
-def decoding(source: Source, header: Header) -> "Decoding":
+def decoding(source: DicomFile, header: Header) -> "Decoding":
     """The decoder of an opened image. Raises QCError: UNSUPPORTED_SYNTAX, TRUNCATED, NO_FRAMES,
     DECODE_FAILED."""
     syntax = source.transfer_syntax
@@ -140,7 +140,7 @@ def decoding(source: Source, header: Header) -> "Decoding":
 class Decoding:
     """The frames of one image, by number from 1."""
 
-    def __init__(self, source: Source, header: Header) -> None:
+    def __init__(self, source: DicomFile, header: Header) -> None:
         self.source = source
         self.header = header
 
@@ -184,7 +184,7 @@ class _Video(Decoding):
 class _Stills(Decoding):
     """Frames that are decoded each on its own."""
 
-    def __init__(self, source: Source, header: Header) -> None:
+    def __init__(self, source: DicomFile, header: Header) -> None:
         super().__init__(source, header)
         self._stated = _stated_layout(source)
         self._displays = Displays(source.dataset, source.little_endian)
@@ -219,7 +219,7 @@ class _Stills(Decoding):
         return self._decoded(sorted(numbers), failed)
 
     def _decoded(self, numbers: Collection[int], failed: Failed | None) -> Iterator[Numbered]:
-        done = 0
+        last_number = 0
         for number in numbers:
             if self._first is not None and number == self._first[0]:
                 pixels = self._first[1].copy()
@@ -230,17 +230,19 @@ class _Stills(Decoding):
                     raise
                 except Exception as error:
                     # Codecs and parsers raise whatever malformed bytes break.
-                    failure = error if isinstance(error, QCError) else self._failure(number, done)
+                    failure = (
+                        error if isinstance(error, QCError) else self._failure(number, last_number)
+                    )
                     if failed is None:
                         raise failure from error
                     failed(number, failure)
                     continue
-            done = number
+            last_number = number
             yield number, pixels
 
-    def _failure(self, number: int, done: int) -> QCError:
+    def _failure(self, number: int, last_number: int) -> QCError:
         if self.header.frames == 1:
-            return _corrupt(done)
+            return _corrupt(last_number)
         return QCError(ErrorCode.DECODE_FAILED, f"frame {number} cannot be decoded")
 
     def _rgb(self, number: int) -> Pixels:
@@ -293,11 +295,11 @@ class _Stills(Decoding):
         picture = render(stored, reading.space)
         share = coloured_share(picture)
         if stated.is_contradicted or share > _MOSTLY:
-            other = RGB if stated.space != RGB else YBR_FULL
-            candidate = render(stored, other)
+            alternative = RGB if stated.space != RGB else YBR_FULL
+            candidate = render(stored, alternative)
             unlike = coloured_share(candidate)
             if unlike < share - _MARGIN and (stated.is_contradicted or unlike < _MARGIN):
-                reading = _Reading(other, layout.planar, is_doubtful=True)
+                reading = _Reading(alternative, layout.planar, is_doubtful=True)
                 picture, share = candidate, unlike
         if self._has_planes and share > _FEW_COLOURED:
             turned = self._stored(number, replace(layout, planar=1 - layout.planar))
@@ -338,7 +340,7 @@ class _Stills(Decoding):
 
 
 class _Native(_Stills):
-    def __init__(self, source: Source, header: Header) -> None:
+    def __init__(self, source: DicomFile, header: Header) -> None:
         super().__init__(source, header)
         if source.pixels.length is None:
             raise QCError(ErrorCode.DECODE_FAILED, "fragments under a native transfer syntax")
@@ -402,7 +404,7 @@ class _Native(_Stills):
 
 
 class _Compressed(_Stills):
-    def __init__(self, source: Source, header: Header) -> None:
+    def __init__(self, source: DicomFile, header: Header) -> None:
         super().__init__(source, header)
         spans = _spans(source)
         self._spans = frame_fragments(
@@ -502,12 +504,12 @@ class _Compressed(_Stills):
         return stored[..., :3] if layout.samples == 4 else stored
 
 
-def _corrupt(done: int) -> QCError:
-    after = f" after frame {done}" if done else ""
+def _corrupt(last_number: int) -> QCError:
+    after = f" after frame {last_number}" if last_number else ""
     return QCError(ErrorCode.DECODE_FAILED, f"the pixel data{after} are corrupt")
 
 
-def _spans(source: Source) -> tuple[Span, ...]:
+def _spans(source: DicomFile) -> tuple[Span, ...]:
     if source.pixels.length is not None:
         raise QCError(
             ErrorCode.DECODE_FAILED, "native pixel data under a compressed transfer syntax"
@@ -518,7 +520,7 @@ def _spans(source: Source) -> tuple[Span, ...]:
     return spans
 
 
-def _stated_layout(source: Source) -> _Layout:
+def _stated_layout(source: DicomFile) -> _Layout:
     """What the header says, with what is missing or impossible filled in."""
     dataset = source.dataset
     photometric = text(dataset, "PhotometricInterpretation")

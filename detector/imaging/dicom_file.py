@@ -44,7 +44,7 @@ _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class DicomFile:
     """What the header says of the picture, and where its pixel data lie in the stream."""
 
     dataset: Dataset
@@ -77,13 +77,13 @@ def is_dicom(start: bytes) -> bool:
 
 
 @contextmanager
-def open_source(path: Path) -> Iterator[Source]:
+def open_dicom_file(path: Path) -> Iterator[DicomFile]:
     """Open a DICOM image. Raises QCError: UNREADABLE, or NOT_AN_IMAGE without pixel data."""
     with path.open("rb") as stream:
         yield _read(stream)
 
 
-def header_of(source: Source) -> Header:
+def image_header(source: DicomFile) -> Header:
     """Raises QCError NOT_AN_IMAGE without rows and columns."""
     dataset = source.dataset
     rows, columns = integer(dataset, "Rows"), integer(dataset, "Columns")
@@ -182,7 +182,7 @@ def element(dataset: Dataset, keyword: str) -> Any:
         return None
 
 
-def _read(stream: BinaryIO) -> Source:
+def _read(stream: BinaryIO) -> DicomFile:
     try:
         deflated = _deflated_offset(stream)
         if deflated is not None:
@@ -225,12 +225,12 @@ def _transfer_syntax(start: Dataset) -> UID:
     return ExplicitVRLittleEndian if is_little_endian else ExplicitVRBigEndian
 
 
-def _source(stream: BinaryIO, start: int, syntax: UID, implicit: bool) -> Source:
+def _source(stream: BinaryIO, start: int, syntax: UID, implicit: bool) -> DicomFile:
     reader = ElementReader(stream, little_endian=syntax != ExplicitVRBigEndian)
     dataset, pixels = reader.data_set(start, implicit)
     if pixels is None:
         raise _no_pixel_data()
-    return Source(dataset, syntax, stream, pixels)
+    return DicomFile(dataset, syntax, stream, pixels)
 
 
 def _no_pixel_data() -> QCError:

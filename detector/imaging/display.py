@@ -1,8 +1,8 @@
-"""How stored grey values are shown: modality and VOI transforms (PS3.3 C.11.1, C.11.2).
+"""Stored grey values to displayed ones: modality and VOI transforms (PS3.3 C.11.1, C.11.2).
 
-All of these elements are optional, and a scanner fills in empty ones: what says nothing is passed
-over for the next that says something. In an enhanced multi-frame object a frame's own functional
-groups come first, then the shared ones (C.7.6.16.2.9, C.7.6.16.2.10), then the data set itself.
+All of these elements are optional, and scanners write empty ones: an element without a usable value
+is skipped for the next one. In an enhanced multi-frame object a frame's own functional groups come
+first, then the shared ones (C.7.6.16.2.9, C.7.6.16.2.10), then the data set itself.
 """
 
 from collections.abc import Sequence
@@ -97,47 +97,47 @@ class Displays:
             return self._common
         return self._display(self._per_frame[number - 1 : number])
 
-    def _display(self, own: Sequence[Dataset]) -> Display:
-        groups = [*own, *self._shared]
+    def _display(self, frame_groups: Sequence[Dataset]) -> Display:
+        groups = [*frame_groups, *self._shared]
         modality = [
             item for group in groups for item in items(group, "PixelValueTransformationSequence")
         ]
         voi = [item for group in groups for item in items(group, "FrameVOILUTSequence")]
-        modalities = (self._modality(place) for place in [*modality, self._dataset])
-        vois = (self._voi(place) for place in [*voi, self._dataset])
+        modalities = (self._modality(item) for item in [*modality, self._dataset])
+        vois = (self._voi(item) for item in [*voi, self._dataset])
         return Display(
             next((each for each in modalities if each is not None), None),
             next((each for each in vois if each is not None), None),
         )
 
-    def _modality(self, place: Dataset) -> LookupTable | tuple[float, float] | None:
-        table = self._table(place, "ModalityLUTSequence")
+    def _modality(self, group: Dataset) -> LookupTable | tuple[float, float] | None:
+        table = self._table(group, "ModalityLUTSequence")
         if table is not None:
             return table
-        slope, intercept = number(place, "RescaleSlope"), number(place, "RescaleIntercept")
+        slope, intercept = number(group, "RescaleSlope"), number(group, "RescaleIntercept")
         # A slope of 0 would make every picture flat: it says nothing.
         if slope == 0 or (slope is None and intercept is None):
             return None
         return (1.0 if slope is None else slope), intercept or 0.0
 
-    def _voi(self, place: Dataset) -> LookupTable | Window | None:
-        table = self._table(place, "VOILUTSequence")
+    def _voi(self, group: Dataset) -> LookupTable | Window | None:
+        table = self._table(group, "VOILUTSequence")
         if table is not None:
             return table
-        function = (text(place, "VOILUTFunction") or "").upper()
+        function = (text(group, "VOILUTFunction") or "").upper()
         function = function if function in _FUNCTIONS else "LINEAR"
         # The width of a linear window counts one value less than it spans (C.11.2.1.2.1).
         least = 1.0 if function == "LINEAR" else 0.0
         for centre, width in zip(
-            numbers(place, "WindowCenter"), numbers(place, "WindowWidth"), strict=False
+            numbers(group, "WindowCenter"), numbers(group, "WindowWidth"), strict=False
         ):
             if centre is not None and width is not None and width > least:
                 return Window(centre, width, function)
         return None
 
-    def _table(self, place: Dataset, keyword: str) -> LookupTable | None:
+    def _table(self, group: Dataset, keyword: str) -> LookupTable | None:
         """The first item that holds a table of more than one value."""
-        for item in items(place, keyword):
+        for item in items(group, keyword):
             descriptor = _words(item, "LUTDescriptor", self._little_endian)
             if descriptor is None or len(descriptor) != 3:
                 continue

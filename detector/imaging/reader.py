@@ -12,7 +12,14 @@ from pathlib import Path
 from detector.errors import ErrorCode, Flag, QCError
 from detector.frame import Frame, Pixels
 from detector.imaging.decoding import Decoding, Failed, decoding
-from detector.imaging.dicom_file import SIMULATOR, Header, header_of, is_dicom, open_source, text
+from detector.imaging.dicom_file import (
+    SIMULATOR,
+    Header,
+    image_header,
+    is_dicom,
+    open_dicom_file,
+    text,
+)
 from detector.imaging.picture_file import is_picture, picture_size, read_picture
 from detector.imaging.regions import estimated_region, tissue_regions
 from detector.imaging.ultrasound import is_ultrasound
@@ -37,7 +44,7 @@ class BadFrame:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary(Header):
+class ImageSummary(Header):
     """The header, `frames` being those that were tried, and the hash of the pixels that could be
     decoded. `bad_frames` could not; there is at least one that could."""
 
@@ -52,12 +59,15 @@ class Summary(Header):
 
 
 def read_header(path: Path) -> Header:
-    """Raises QCError: UNREADABLE, NOT_AN_IMAGE."""
+    """The identifiers and size of a file's image, without decoding it.
+
+    Raises QCError: UNREADABLE, NOT_AN_IMAGE.
+    """
     if _is_picture(path):
         rows, columns = picture_size(path)
         return Header(None, None, None, None, None, rows, columns, 1)
-    with open_source(path) as source:
-        return header_of(source)
+    with open_dicom_file(path) as source:
+        return image_header(source)
 
 
 def read_frames(
@@ -68,16 +78,16 @@ def read_frames(
 ) -> Iterator[Frame]:
     """The frames of these numbers (from 1; None: all), in ascending order.
 
-    A frame that cannot be decoded while others of its object can is told to `failed`, and is an
-    error where there is no such function.
+    A frame that cannot be decoded while others of its object can is passed to `failed`; without
+    that function it is an error.
     Raises QCError: UNREADABLE, NOT_AN_IMAGE, NO_FRAMES (also for a number that is not there),
     TOO_SMALL, TOO_LARGE, UNSUPPORTED_SYNTAX, TRUNCATED, DECODE_FAILED.
     """
     if _is_picture(path):
         yield from _picture_frames(path, numbers, max_pixels)
         return
-    with open_source(path) as source:
-        header = header_of(source)
+    with open_dicom_file(path) as source:
+        header = image_header(source)
         _check_size(header.rows, header.columns, max_pixels)
         chosen = _chosen(numbers, header.frames)
         regions = tissue_regions(source.dataset, header.rows, header.columns)
@@ -90,8 +100,11 @@ def read_frames(
             yield Frame(number, pixels, regions, simulated, (*decoder.flags, *foreign))
 
 
-def summarise(path: Path, max_pixels: int = MAX_PIXELS) -> Summary:
-    """Decode every frame once. Raises QCError as `read_frames` does."""
+def summarise_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageSummary:
+    """Decodes every frame once, for their number, hash and faults.
+
+    Raises QCError as `read_frames` does.
+    """
     header = read_header(path)
     digest = hashlib.sha256()
     count = 0
@@ -109,13 +122,13 @@ def summarise(path: Path, max_pixels: int = MAX_PIXELS) -> Summary:
         digest.update(frame.pixels.data)
     facts = {each.name: getattr(header, each.name) for each in fields(Header)}
     facts["frames"] = count + len(bad)
-    return Summary(**facts, pixel_sha256=digest.hexdigest(), bad_frames=tuple(bad))
+    return ImageSummary(**facts, pixel_sha256=digest.hexdigest(), bad_frames=tuple(bad))
 
 
 def pixel_sha256(path: Path) -> str:
     """SHA-256 over shape and RGB bytes of each frame: the same for the same pixels under another
     header or lossless transfer syntax. Raises QCError as `read_frames` does."""
-    return summarise(path).pixel_sha256
+    return summarise_image(path).pixel_sha256
 
 
 def _is_picture(path: Path) -> bool:

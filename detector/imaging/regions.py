@@ -1,4 +1,4 @@
-"""Where in the picture the tissue is: the US Region Calibration module, else the pixels.
+"""Finds the tissue regions of a picture from its US Region Calibration module, else its pixels.
 
 Source: PS3.3 C.8.5.5 (US Region Calibration Module).
 """
@@ -20,7 +20,7 @@ _COLOUR_FLOW = 2
 _CENTIMETRE = 3
 
 _MIN_SIDE = 16
-"""Pixels: a smaller region shows no anatomy (grey bars are narrower)."""
+"""A region with a side below this many pixels shows no anatomy (grey bars are narrower)."""
 _PIECE = 0.05
 """A piece of content smaller than this part of the largest is a mark."""
 _MOST = 0.75
@@ -40,7 +40,7 @@ def tissue_regions(dataset: Dataset, rows: int, columns: int) -> tuple[Region, .
     if not isinstance(items, Sequence):
         return ()
     for data_type in (_TISSUE, _COLOUR_FLOW):
-        found = []
+        regions = []
         for index, item in enumerate(items):
             if integer(item, "RegionSpatialFormat") != _TWO_D:
                 continue
@@ -48,9 +48,9 @@ def tissue_regions(dataset: Dataset, rows: int, columns: int) -> tuple[Region, .
                 continue
             box = _location(item, rows, columns)
             if box is not None:
-                found.append(Region(index, box, _spacing(item)))
-        if found:
-            return tuple(found)
+                regions.append(Region(index, box, _spacing(item)))
+        if regions:
+            return tuple(regions)
     return ()
 
 
@@ -60,7 +60,7 @@ def whole(rows: int, columns: int) -> Region:
 
 
 def estimated_region(pixels: Pixels) -> Region:
-    """The bounding box of the content without overlay text; everything where that is most of it.
+    """The bounding box of the content without overlay text; the whole picture if it is most of it.
 
     Content is what differs from the background, the commonest value of the picture's border.
     Opening by a square a twentieth of the short side removes text, rulers and grey bars, which

@@ -1,16 +1,19 @@
-"""A picture's structures and those of its mirror image: the same, but for names of sides."""
+"""Mirrors detections, and merges those of an image with those of its mirror image."""
 
 from collections.abc import Sequence
 
 from detector.anatomy import SIDES
 from detector.boxes import Box, Detection, iou
 
-_SAME = 0.3
-"""Overlap (IoU) from which two boxes of one label are taken for the same structure."""
+_SAME_STRUCTURE_IOU = 0.3
+"""Two boxes of one label are the same structure from this overlap (intersection over union) on."""
 
 
-def mirrored(boxes: Sequence[Detection], width: float) -> tuple[Detection, ...]:
-    """The structures of the mirrored picture; labels that name a side change it."""
+def mirror_detections(boxes: Sequence[Detection], width: float) -> tuple[Detection, ...]:
+    """The detections as they lie in the mirror image of a picture `width` pixels wide.
+
+    Labels that name a side change it (`anatomy.SIDES`).
+    """
     return tuple(
         Detection(
             SIDES.get(d.label, d.label),
@@ -21,28 +24,31 @@ def mirrored(boxes: Sequence[Detection], width: float) -> tuple[Detection, ...]:
     )
 
 
-def agreed(once: Sequence[Detection], again: Sequence[Detection]) -> tuple[Detection, ...]:
-    """What two looks at one picture say together, best first.
+def merge_detections(
+    detections: Sequence[Detection], from_mirror: Sequence[Detection]
+) -> tuple[Detection, ...]:
+    """Merges the detections of an image and of its mirror image (turned back), best first.
 
-    Confidence is the mean of both; the surer box counts for more. A look that is silent on a label,
-    or finds it elsewhere, gives nothing to the surer one.
+    Each label comes at most once. Its confidence is the mean of both, and its box the mean weighted
+    by confidence. Where one of the two lacks a label, or has its box elsewhere, the other's box
+    stays, with half its confidence.
     """
-    other = {d.label: d for d in again}
-    found = [_both(d, other.pop(d.label, None)) for d in once]
-    found += [_both(d, None) for d in other.values()]
-    return tuple(sorted(found, key=lambda d: (-d.confidence, d.label)))
+    unmatched = {d.label: d for d in from_mirror}
+    merged = [_merge_pair(d, unmatched.pop(d.label, None)) for d in detections]
+    merged += [_merge_pair(d, None) for d in unmatched.values()]
+    return tuple(sorted(merged, key=lambda d: (-d.confidence, d.label)))
 
 
-def _both(one: Detection, other: Detection | None) -> Detection:
-    if other is not None and iou(one.bbox, other.bbox) >= _SAME:
-        confidence = one.confidence + other.confidence
-        share = one.confidence / confidence if confidence else 0.5
-        box = _between(one.bbox, other.bbox, share)
-        return Detection(one.label, box, confidence / 2)
-    surer = one if other is None or one.confidence >= other.confidence else other
-    return Detection(surer.label, surer.bbox, surer.confidence / 2)
+def _merge_pair(first: Detection, second: Detection | None) -> Detection:
+    if second is not None and iou(first.bbox, second.bbox) >= _SAME_STRUCTURE_IOU:
+        confidence = first.confidence + second.confidence
+        share = first.confidence / confidence if confidence else 0.5
+        box = _weighted_box(first.bbox, second.bbox, share)
+        return Detection(first.label, box, confidence / 2)
+    best = first if second is None or first.confidence >= second.confidence else second
+    return Detection(best.label, best.bbox, best.confidence / 2)
 
 
-def _between(one: Box, other: Box, share: float) -> Box:
-    x0, y0, x1, y1 = (share * a + (1 - share) * b for a, b in zip(one, other, strict=True))
+def _weighted_box(first: Box, second: Box, weight: float) -> Box:
+    x0, y0, x1, y1 = (weight * a + (1 - weight) * b for a, b in zip(first, second, strict=True))
     return x0, y0, x1, y1

@@ -1,4 +1,4 @@
-"""The anatomy detector: an ultralytics YOLO held as yaml and safetensors, never as a pickle."""
+"""The anatomy detector: an ultralytics YOLO stored as yaml and safetensors, never as a pickle."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,25 +13,27 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from detector.anatomy import BY_CODE, BY_FETUS_FRAMEWORK
-from detector.boxes import Detection, area, at_least, clip
+from detector.boxes import Detection, area, clip, filter_by_confidence
 from detector.errors import ErrorCode, QCError
 from detector.frame import Pixels
 from detector.letterbox import Letterbox
 from detector.no_network import ultralytics_tasks
-from detector.yolo.flip import agreed, mirrored
+from detector.yolo.flip import merge_detections, mirror_detections
 
 ARCHITECTURE, WEIGHTS, DESCRIPTION = "architecture.yaml", "weights.safetensors", "detector.json"
 FILES = (ARCHITECTURE, WEIGHTS, DESCRIPTION)
-FILL = 128
-MAX_DETECTIONS = 32
-LEAST_CONFIDENCE = 0.05
-STRIDE = 32
-_BATCH = 16
+FILL = 128  # The grey level (0..255) around a letterboxed picture, as in training.
+MAX_DETECTIONS = 32  # A picture has at most so many detections.
+MIN_CONFIDENCE = 0.05  # A detector without a floor of its own reports nothing less confident.
+STRIDE = 32  # The coarsest feature map has one cell for so many pixels of the square's side.
+_BATCH = 16  # The network runs on at most so many pictures at once, which bounds its memory.
 
 
 class YoloDetector:
-    """Finds each structure at most once: every label of the vocabulary is one of a kind in a
-    picture, so the best box of each label is the answer and no suppression of overlaps is needed.
+    """Detects each label at most once.
+
+    A fetus has one structure of each label of the vocabulary, so the best box of a label is taken
+    and no suppression of overlaps (NMS) is needed.
     """
 
     def __init__(
@@ -39,12 +41,13 @@ class YoloDetector:
         network: nn.Module,
         labels: Sequence[str],
         size: int,
-        confidence: float = LEAST_CONFIDENCE,
+        confidence: float = MIN_CONFIDENCE,
         mirrored: bool = False,
     ) -> None:
         """`labels` are vocabulary codes in class order; `size` is the square side in pixels.
 
-        `mirrored`: it looks at the mirror image too, in twice the time, and says what both tell.
+        `mirrored`: the network runs on the mirror image too, in twice the time, and the detections
+        of both are merged.
         """
         self.network = network.eval()
         self.labels = tuple(labels)
@@ -85,40 +88,44 @@ class YoloDetector:
     def detect(
         self, images: Sequence[Pixels], confidence: float | None = None
     ) -> list[tuple[Detection, ...]]:
-        """Structures of each RGB picture, (H, W, 3) uint8 of any size, best first, at most 32.
+        """The detections of each RGB picture, (H, W, 3) uint8 of any size, best first, at most 32.
 
-        Boxes are in the given picture's pixels. `confidence` replaces the bundle's own floor.
+        Boxes are in pixels of that picture. `confidence` replaces the bundle's own floor.
         """
         floor = self.confidence if confidence is None else confidence
-        found = self._look(images)
+        detections = self._detect_batched(images)
         if self.mirrored:
             flipped = [np.ascontiguousarray(image[:, ::-1]) for image in images]
-            found = [
-                agreed(once, mirrored(again, image.shape[1]))
-                for image, once, again in zip(images, found, self._look(flipped), strict=True)
+            detections = [
+                merge_detections(first, mirror_detections(second, image.shape[1]))
+                for image, first, second in zip(
+                    images, detections, self._detect_batched(flipped), strict=True
+                )
             ]
-        return [at_least(floor, each)[:MAX_DETECTIONS] for each in found]
+        return [filter_by_confidence(floor, each)[:MAX_DETECTIONS] for each in detections]
 
-    def _look(self, images: Sequence[Pixels]) -> list[tuple[Detection, ...]]:
-        """The best box of each label, however unsure, best first."""
-        found: list[tuple[Detection, ...]] = []
+    def _detect_batched(self, images: Sequence[Pixels]) -> list[tuple[Detection, ...]]:
+        """The best box of each label in each picture, of any confidence, best first."""
+        detections: list[tuple[Detection, ...]] = []
         for start in range(0, len(images), _BATCH):
             chunk = images[start : start + _BATCH]
             fits = [Letterbox.fit(i.shape[1], i.shape[0], self.size) for i in chunk]
             rows: list[tuple[Detection, ...]] = [()] * len(chunk)
             # Each picture's window depends on itself alone, so that its batch cannot change it.
             for window in sorted({_window(fit) for fit in fits}):
-                alike = [row for row, fit in enumerate(fits) if _window(fit) == window]
-                batch = np.stack([fits[row].apply(chunk[row], fill=FILL) for row in alike])
+                same_window = [row for row, fit in enumerate(fits) if _window(fit) == window]
+                batch = np.stack([fits[row].apply(chunk[row], fill=FILL) for row in same_window])
                 best, scores = self._best(batch, window)
-                for row, box, score in zip(alike, best, scores, strict=True):
+                for row, box, score in zip(same_window, best, scores, strict=True):
                     rows[row] = self._detections(chunk[row], fits[row], box, score)
-            found.extend(rows)
-        return found
+            detections.extend(rows)
+        return detections
 
     def _best(self, batch: Pixels, window: tuple[int, int, int, int]) -> tuple[Any, Any]:
-        """(B, S, S, 3), of which only `window` (left, top, right, bottom) is looked at -> best
-        corner box (B, classes, 4) in pixels of the square, and score (B, classes), of each label.
+        """The best box of each label, as corners (B, classes, 4) in pixels of the square, and its
+        score (B, classes).
+
+        `batch` is (B, S, S, 3); the network sees its part `window` (left, top, right, bottom).
         """
         left, top, right, bottom = window
         device = next(self.network.parameters()).device
@@ -138,7 +145,7 @@ class YoloDetector:
         self, image: Pixels, letterbox: Letterbox, boxes: Any, scores: Any
     ) -> tuple[Detection, ...]:
         height, width = image.shape[:2]
-        kept = [
+        detections = [
             Detection(
                 label,
                 clip(letterbox.to_image((box[0], box[1], box[2], box[3])), width, height),
@@ -146,8 +153,8 @@ class YoloDetector:
             )
             for label, box, score in zip(self.labels, boxes.tolist(), scores.tolist(), strict=True)
         ]
-        kept.sort(key=lambda d: (-d.confidence, d.label))
-        return tuple(d for d in kept if area(d.bbox) > 0)
+        detections.sort(key=lambda d: (-d.confidence, d.label))
+        return tuple(d for d in detections if area(d.bbox) > 0)
 
 
 def build_network(architecture: str | Mapping[str, Any], classes: int) -> Any:
@@ -167,7 +174,7 @@ def save_detector(
     network: nn.Module,
     labels: Sequence[str],
     size: int,
-    confidence: float = LEAST_CONFIDENCE,
+    confidence: float = MIN_CONFIDENCE,
     mirrored: bool = False,
 ) -> None:
     """Write the three files that `YoloDetector.load` reads; weights as float16.
@@ -217,8 +224,8 @@ def convert_checkpoint(
 
 
 def _window(fit: Letterbox) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of the square that holds the picture, in whole strides: grey
-    padding beyond it would only cost time."""
+    """The part (left, top, right, bottom) of the square that holds the picture, in whole strides;
+    the grey padding beyond it would only cost time."""
     right, bottom = fit.size - fit.pad_x, fit.size - fit.pad_y
     return (
         *(fit.pad_x // STRIDE * STRIDE, fit.pad_y // STRIDE * STRIDE),
@@ -227,7 +234,10 @@ def _window(fit: Letterbox) -> tuple[int, int, int, int]:
 
 
 def _best_of_anchors(output: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 4 + classes, anchors), boxes by centre, width, height."""
+    """The best box and score of each class from an anchor head's output.
+
+    (B, 4 + classes, anchors), boxes as centre, width, height -> (B, classes, 4), (B, classes).
+    """
     scores, anchor = output[:, 4:].max(-1)
     boxes = output[:, :4].transpose(1, 2)
     best = boxes.gather(1, anchor.unsqueeze(-1).expand(-1, -1, 4))
@@ -236,7 +246,10 @@ def _best_of_anchors(output: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _best_of_final(output: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """(B, boxes, 6) of a head without suppression (YOLO26): corners, score, class."""
+    """The best box and score of each class from the output of a head that needs no NMS (YOLO26).
+
+    (B, boxes, 6), each corners, score, class -> (B, classes, 4), (B, classes).
+    """
     own = output[..., 5:6].round() == torch.arange(classes, device=output.device)
     scores, row = torch.where(own, output[..., 4:5], 0.0).max(1)
     return output[..., :4].gather(1, row.unsqueeze(-1).expand(-1, -1, 4)), scores

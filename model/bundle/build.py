@@ -56,9 +56,9 @@ def build(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         folder = Path(scratch) / "bundle"
-        _put_detector(detector, folder / bundle.DETECTOR, trust, labels or {})
-        _put_describer(describer, folder / bundle.DESCRIBER, trust)
-        model, notes = _put_spatialclip(spatialclip, folder / bundle.SPATIALCLIP, trust, clip)
+        _write_detector(detector, folder / bundle.DETECTOR, trust, labels or {})
+        _write_describer(describer, folder / bundle.DESCRIBER, trust)
+        model, notes = _write_spatialclip(spatialclip, folder / bundle.SPATIALCLIP, trust, clip)
         OutlierModel.indifferent(model.config.dim).save(folder / bundle.OUTLIER)
         (folder / bundle.CARD).write_text(_card(name, version, notes), encoding="utf-8")
         defaults = _facts(folder, model, notes)
@@ -72,9 +72,9 @@ def build(
     return Bundle.open(out)
 
 
-def _put_detector(source: Path, folder: Path, trust: bool, labels: Mapping[str, str]) -> None:
+def _write_detector(source: Path, folder: Path, trust: bool, labels: Mapping[str, str]) -> None:
     if source.suffix == ".pt":
-        _demand(source, trust)
+        _require_trust(source, trust)
         yolo.convert_checkpoint(source, folder, labels)
     else:
         folder.mkdir(parents=True)
@@ -83,11 +83,11 @@ def _put_detector(source: Path, folder: Path, trust: bool, labels: Mapping[str, 
     yolo.YoloDetector.load(folder)
 
 
-def _put_describer(source: Path, folder: Path, trust: bool) -> None:
+def _write_describer(source: Path, folder: Path, trust: bool) -> None:
     if (source / "model.safetensors").is_file() or not (source / _PICKLED_BIOGPT).is_file():
         Describer.load(source).save(folder)
         return
-    _demand(source / _PICKLED_BIOGPT, trust)
+    _require_trust(source / _PICKLED_BIOGPT, trust)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         for path in (*source.glob("*.json"), *source.glob("merges.txt")):
             _copy(path, Path(scratch) / path.name)
@@ -100,7 +100,7 @@ def _put_describer(source: Path, folder: Path, trust: bool) -> None:
         Describer.load(Path(scratch)).save(folder)
 
 
-def _put_spatialclip(
+def _write_spatialclip(
     source: Path, folder: Path, trust: bool, clip: Path | None
 ) -> tuple[SpatialClip, list[str]]:
     """The saved model and what a reader should know of its weights."""
@@ -120,11 +120,11 @@ def _put_spatialclip(
         notes += [f"Not in the checkpoint, untrained: {key}." for key in report.missing]
         notes += [f"Resized: {line}." for line in report.resized]
     checkpoint.save_spatialclip(folder, model)
-    _put_tokenizer(words, folder, model)
+    _write_tokenizer(words, folder, model)
     return model, notes
 
 
-def _put_tokenizer(source: Path, folder: Path, model: SpatialClip) -> None:
+def _write_tokenizer(source: Path, folder: Path, model: SpatialClip) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(source), local_files_only=True, trust_remote_code=False
@@ -133,9 +133,11 @@ def _put_tokenizer(source: Path, folder: Path, model: SpatialClip) -> None:
         raise QCError(
             ErrorCode.BUNDLE_INCOMPLETE, f"{source} has no tokenizer: copy CLIP's tokenizer there"
         ) from error
-    known = int(model.config.clip["text_config"]["vocab_size"])
-    if len(tokenizer) > known:
-        raise _mismatch(f"the tokenizer has {len(tokenizer)} tokens but the CLIP model {known}")
+    vocabulary_size = int(model.config.clip["text_config"]["vocab_size"])
+    if len(tokenizer) > vocabulary_size:
+        raise _mismatch(
+            f"the tokenizer has {len(tokenizer)} tokens but the CLIP model {vocabulary_size}"
+        )
     tokenizer.save_pretrained(str(folder))
 
 
@@ -146,7 +148,7 @@ def _state(source: Path, trust: bool) -> dict[str, Tensor]:
             return dict(load_file(source))
         except (OSError, SafetensorError) as error:
             raise _mismatch(f"{source.name} cannot be read as safetensors") from error
-    _demand(source, trust)
+    _require_trust(source, trust)
     content = _unpickled(source)
     state = content.get("model_state_dict", content)
     return {key: value for key, value in state.items() if isinstance(value, Tensor)}
@@ -166,7 +168,7 @@ def _unpickled(source: Path) -> dict[str, Any]:
     return content
 
 
-def _demand(source: Path, trust: bool) -> None:
+def _require_trust(source: Path, trust: bool) -> None:
     if not source.is_file():
         raise QCError(ErrorCode.BUNDLE_INCOMPLETE, f"{source} is missing")
     if not trust:
@@ -189,7 +191,7 @@ def _facts(folder: Path, model: SpatialClip, notes: list[str]) -> dict[str, Any]
         "vocabulary": description["labels"],
         "views": [view.value for view in VIEWS],
         "thresholds": Thresholds().to_json(),
-        "criteria": CriteriaThresholds(known=frozenset(description["labels"])).to_json(),
+        "criteria": CriteriaThresholds(detectable=frozenset(description["labels"])).to_json(),
         "calibration": Calibration().to_json(),
         "preprocessing": {
             "size": model.config.clip["vision_config"]["image_size"],

@@ -1,4 +1,4 @@
-"""A bundle: the folder of everything that judges, with a manifest that answers for each byte."""
+"""A bundle: the folder of everything that judges, and its manifest with the hash of each file."""
 
 import hashlib
 import json
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from model.spatialclip.preprocess import Preprocessor
 
 FORMAT = 1
-MOST_TEXT_BYTES = 64 * 2**20
-"""Of one file of a bundle that holds no tensors; the largest tokenizers have a few MiB."""
+MAX_TEXT_BYTES = 64 * 2**20
+"""A bundle's file without tensors has at most so many bytes; the largest tokenizers have a few MiB.
+"""
 MANIFEST, CARD, OUTLIER = "bundle.json", "MODEL_CARD.md", "outlier.safetensors"
 DETECTOR, DESCRIBER, SPATIALCLIP = "detector", "describer", "spatialclip"
 REQUIRED_FILES = (
@@ -53,7 +54,7 @@ REQUIRED_FACTS: dict[str, type] = {
     "training": dict,
     "metrics": dict,
 }
-"""What every manifest says; `write_manifest` adds `format` and `files`."""
+"""Every manifest has these keys, of these types; `write_manifest` adds `format` and `files`."""
 _DIGEST = re.compile("[0-9a-f]{64}")
 # Formats that can run code when they are read.
 _PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"})
@@ -149,7 +150,7 @@ class Bundle:
         return OutlierModel.load(self.path / OUTLIER)
 
 
-def shipped() -> tuple[str, ...]:
+def shipped_bundles() -> tuple[str, ...]:
     """Names of the bundles that come with the package."""
     folder = _shipped_folder()
     if not folder.is_dir():
@@ -159,12 +160,12 @@ def shipped() -> tuple[str, ...]:
 
 def locate(path_or_name: str | Path) -> Path:
     """The folder of a shipped name, else the path itself."""
-    if isinstance(path_or_name, str) and path_or_name in shipped():
+    if isinstance(path_or_name, str) and path_or_name in shipped_bundles():
         return _shipped_folder() / path_or_name
     return Path(path_or_name)
 
 
-def model_id_of(path_or_name: str | Path) -> str:
+def read_model_id(path_or_name: str | Path) -> str:
     """SHA-256 of the bundle's manifest, without reading anything else; raises QCError."""
     return hashlib.sha256(_content(locate(path_or_name))).hexdigest()
 
@@ -181,7 +182,7 @@ def verify(path_or_name: str | Path) -> list[str]:
 
 
 def _unusable_facts(manifest: Mapping[str, Any]) -> Iterator[QCError]:
-    """Facts that a judge could not be opened with."""
+    """The manifest's facts that would keep a judge from opening the bundle, an error for each."""
     from model.calibration import Calibration
     from model.criteria.thresholds import CriteriaThresholds
 
@@ -190,9 +191,9 @@ def _unusable_facts(manifest: Mapping[str, Any]) -> Iterator[QCError]:
         "criteria": CriteriaThresholds.from_json,
         "thresholds": _read_thresholds,
     }
-    for name, read in readers.items():
+    for name, parse in readers.items():
         try:
-            read(manifest[name])
+            parse(manifest[name])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             yield _mismatch(f"{MANIFEST}: {name} is unusable ({type(error).__name__}: {error})")
     if not isinstance(manifest.get("real_views", []), list) or not set(
@@ -243,7 +244,7 @@ def _content(path: Path) -> bytes:
         facts = manifest.lstat()
         if not stat.S_ISREG(facts.st_mode):
             raise _mismatch(f"{MANIFEST} is a link or no file: copy the bundle with its files")
-        if facts.st_size > MOST_TEXT_BYTES:
+        if facts.st_size > MAX_TEXT_BYTES:
             raise _mismatch(f"{MANIFEST} has {facts.st_size} bytes, which no manifest needs")
         return manifest.read_bytes()
     except OSError as error:
@@ -265,8 +266,8 @@ def _parsed(content: bytes) -> dict[str, Any]:
         if not set(manifest["views"]) <= {view.value for view in View}:
             raise ValueError("views has an unknown view")
         for name, digest in manifest["files"].items():
-            place = PurePosixPath(name)
-            if place.is_absolute() or ".." in place.parts or place.as_posix() != name:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or path.as_posix() != name:
                 raise ValueError(f"files has {name!r}, which is no file of the bundle")
             if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
                 raise ValueError(f"files has no SHA-256 for {name!r}")
@@ -276,7 +277,10 @@ def _parsed(content: bytes) -> dict[str, Any]:
 
 
 def _read_thresholds(data: Mapping[str, Any]) -> None:
-    """What `model.judge.Thresholds` reads, without the libraries of the networks."""
+    """Checks what `model.judge.Thresholds` reads, without importing the networks' libraries.
+
+    Raises ValueError, TypeError or KeyError.
+    """
     low, high = data["review"]
     values = [float(data["detection"]), float(data["view"]), float(low), float(high)]
     if not all(0 <= value <= 1 for value in values) or low > high:
@@ -288,7 +292,7 @@ def _refuse_constant(constant: str) -> float:
 
 
 def _problems(folder: Path, manifest: Mapping[str, Any], hashed: bool = True) -> Iterator[QCError]:
-    """What is wrong with the files; `hashed` False leaves the hashing out."""
+    """An error for each fault of the files; with `hashed` False none is hashed."""
     modes = _modes(folder)
     strange = {name for name, mode in modes.items() if not stat.S_ISREG(mode)}
     listed, present = set(manifest["files"]), set(modes)
@@ -305,8 +309,8 @@ def _problems(folder: Path, manifest: Mapping[str, Any], hashed: bool = True) ->
         # A link can name what lies outside the folder; a pipe would be read for ever.
         yield _mismatch(f"{name} is a link or no file: copy the bundle with its files")
     for name in sorted(present - strange):
-        if not name.endswith(".safetensors") and (folder / name).stat().st_size > MOST_TEXT_BYTES:
-            yield _mismatch(f"{name} has over {MOST_TEXT_BYTES} bytes: build the bundle again")
+        if not name.endswith(".safetensors") and (folder / name).stat().st_size > MAX_TEXT_BYTES:
+            yield _mismatch(f"{name} has over {MAX_TEXT_BYTES} bytes: build the bundle again")
             strange.add(name)
     for name in sorted((listed & present) - strange) if hashed else ():
         if _digest(folder / name) != manifest["files"][name]:
@@ -318,10 +322,10 @@ def _problems(folder: Path, manifest: Mapping[str, Any], hashed: bool = True) ->
 
 
 def _tensors_problem(path: Path) -> str | None:
-    from model.tensors import problem_of
+    from model.tensors import find_problem
 
     try:
-        return problem_of(path)
+        return find_problem(path)
     except OSError as error:
         raise _incomplete(f"{path.name} cannot be read: correct its permissions") from error
 
@@ -346,7 +350,7 @@ def _digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise _incomplete(f"{path.name} cannot be read: mend its permissions") from error
+        raise _incomplete(f"{path.name} cannot be read: correct its permissions") from error
 
 
 def _incomplete(message: str) -> QCError:

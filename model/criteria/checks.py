@@ -1,8 +1,8 @@
-"""Each criterion of a view, judged from boxes and grey levels: met, not met, or cannot tell.
+"""Judges each criterion of a view from boxes and grey levels: met, not met, or cannot tell (None).
 
-A criterion may need structures to be seen, and may measure something. What cannot be told from the
-boxes and the picture stays None: an unseen structure counts as not visible only if the detector
-knows it and is otherwise sure of the view.
+A criterion may need structures to be visible, and may measure something. A structure that was not
+detected counts as not visible only if the detector knows its label and detected enough other
+structures of the view; else the criterion is None.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,14 +44,15 @@ from model.finding import Criterion
 
 __all__ = ["CHECKS", "Better", "CriteriaThresholds", "Measurement", "judge", "measure"]
 
-FEWEST = 4
-"""Structures of the NT view from which their common box stands for the fetus."""
+MIN_STRUCTURES = 4
+"""From so many detected structures of the NT view on, their common box stands for the fetus."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A criterion's evidence: confidence that what it needs is seen (None: needs nothing), and
-    what was measured (None: not measurable) in `unit` (UCUM); `labels` are those it was read from.
+    """A criterion's evidence: the confidence that what it needs is visible (None: needs nothing),
+    and the measured value (None: not measurable) in `unit` (UCUM). `labels` are the structures that
+    both were read from.
     """
 
     presence: float | None
@@ -61,15 +62,18 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What is judged: the likeliest box of each label, and the region's pixels."""
+class RegionImage:
+    """A region to judge: the most confident box of each label, and the pixels (H, W, 3) RGB.
+
+    `detectable` are the labels that the bundle's detector knows.
+    """
 
     view: View
     best: Mapping[str, Detection]
     width: float
     height: float
     pixels: Pixels
-    known: frozenset[str]
+    detectable: frozenset[str]
 
     @cached_property
     def sonogram(self) -> Sonogram | None:
@@ -82,15 +86,15 @@ class Picture:
         return tuple(self.best[code] for code in codes if code in self.best)
 
     def box(self, code: str) -> Box | None:
-        found = self.best.get(code)
-        return found.bbox if found else None
+        detection = self.best.get(code)
+        return detection.bbox if detection else None
 
     def confidence(self, codes: Sequence[str]) -> float:
         """Highest confidence among the labels; 0 if none was detected."""
         return max((self.best[code].confidence for code in codes if code in self.best), default=0.0)
 
 
-Measure = Callable[[Picture], float | None]
+Measure = Callable[[RegionImage], float | None]
 
 
 class Better(Enum):
@@ -102,9 +106,9 @@ class Better(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """How one criterion is judged. `needs`: of each group one label must be seen. `measure` reads
-    from the boxes of `reads` (empty: every structure of the view)."""
+class CriterionCheck:
+    """How one criterion is judged. `needs`: of each group one label must be visible. `measure`
+    reads the boxes of `reads` (empty: every structure of the view)."""
 
     needs: tuple[tuple[str, ...], ...] = ()
     measure: Measure | None = None
@@ -119,15 +123,14 @@ def judge(
     width: float,
     height: float,
     pixels: Pixels,
-    spacing_mm: tuple[float, float] | None,
     thresholds: CriteriaThresholds,
 ) -> tuple[Criterion, ...]:
     """One outcome for each of `RULES[view]`, in their order; none for OTHER.
 
-    Boxes are in pixels of the region `pixels`, RGB (height, width, 3). No rule of today needs
-    `spacing_mm`, (x, y) per pixel: size is a share of the picture, as the guidelines put it.
+    Boxes are in pixels of the region `pixels`, RGB (height, width, 3). Size is a share of the
+    picture, as in the guidelines, so that no rule needs millimetres.
     """
-    picture = _picture(view, detections, width, height, pixels, thresholds.known)
+    picture = _region_image(view, detections, width, height, pixels, thresholds.detectable)
     return tuple(
         _criterion(rule.code, picture, _measure(rule.code, picture), thresholds)
         for rule in RULES[view]
@@ -140,70 +143,80 @@ def measure(
     width: float,
     height: float,
     pixels: Pixels,
-    known: frozenset[str],
+    detectable: frozenset[str],
 ) -> dict[str, Measurement]:
-    """The evidence that `judge` would weigh, by criterion code: what thresholds are fitted on."""
-    picture = _picture(view, detections, width, height, pixels, known)
+    """The measurements that `judge` compares with thresholds, by criterion code; for their fit."""
+    picture = _region_image(view, detections, width, height, pixels, detectable)
     return {rule.code: _measure(rule.code, picture) for rule in RULES[view]}
 
 
-def _picture(
+def _region_image(
     view: View,
     detections: Sequence[Detection],
     width: float,
     height: float,
     pixels: Pixels,
-    known: frozenset[str],
-) -> Picture:
+    detectable: frozenset[str],
+) -> RegionImage:
     best: dict[str, Detection] = {}
     for detection in sorted(detections, key=lambda d: d.confidence):
         best[detection.label] = detection
-    return Picture(view, best, width, height, pixels, known)
+    return RegionImage(view, best, width, height, pixels, detectable)
 
 
-def _measure(code: str, picture: Picture) -> Measurement:
+def _measure(code: str, picture: RegionImage) -> Measurement:
     check = CHECKS[picture.view][code]
     presence = min(map(picture.confidence, check.needs)) if check.needs else None
     value = check.measure(picture) if check.measure else None
     needed = [label for group in check.needs for label in group]
-    read = check.reads or (
+    sources = check.reads or (
         [d.label for d in picture.of_view] if check.measure and not needed else []
     )
-    labels = dict.fromkeys(label for label in [*needed, *read] if label in picture.best)
+    labels = dict.fromkeys(label for label in [*needed, *sources] if label in picture.best)
     return Measurement(presence, value, check.unit, tuple(labels))
 
 
 def _criterion(
-    code: str, picture: Picture, found: Measurement, thresholds: CriteriaThresholds
+    code: str, picture: RegionImage, measurement: Measurement, thresholds: CriteriaThresholds
 ) -> Criterion:
     check = CHECKS[picture.view][code]
     presence: bool | None = True
-    if found.presence is not None:
-        seen = thresholds.presence.get(picture.view, {}).get(code, PRESENT)
-        presence = seen.judge(found.presence)
-        if presence is False and not _absence_counts(check, seen, picture, thresholds):
+    if measurement.presence is not None:
+        visible = thresholds.presence.get(picture.view, {}).get(code, PRESENT)
+        presence = visible.judge(measurement.presence)
+        if presence is False and not _absence_counts(check, visible, picture, thresholds):
             presence = None
     if check.measure is None or presence is not True:
-        return Criterion(code, presence, found.presence, "1", found.labels)
-    band_or_none = thresholds.measured.get(picture.view, {}).get(code)
-    if found.value is None or band_or_none is None:
-        return Criterion(code, None, found.value, found.unit, found.labels)
-    return Criterion(code, band_or_none.judge(found.value), found.value, found.unit, found.labels)
+        return Criterion(code, presence, measurement.presence, "1", measurement.labels)
+    threshold = thresholds.measured.get(picture.view, {}).get(code)
+    if measurement.value is None or threshold is None:
+        return Criterion(code, None, measurement.value, measurement.unit, measurement.labels)
+    return Criterion(
+        code,
+        threshold.judge(measurement.value),
+        measurement.value,
+        measurement.unit,
+        measurement.labels,
+    )
 
 
 def _absence_counts(
-    check: Check, seen: ThreeWayThreshold, picture: Picture, thresholds: CriteriaThresholds
+    check: CriterionCheck,
+    visible: ThreeWayThreshold,
+    picture: RegionImage,
+    thresholds: CriteriaThresholds,
 ) -> bool:
-    """Whether "not detected" means "not visible": the label is known and the view is sure."""
-    missing = [group for group in check.needs if seen.judge(picture.confidence(group)) is False]
-    if not any(thresholds.known.issuperset(group) for group in missing):
+    """Whether "not detected" means "not visible": the detector knows the label, and detected the
+    view's other structures with enough confidence (`CriteriaThresholds.support`)."""
+    missing = [group for group in check.needs if visible.judge(picture.confidence(group)) is False]
+    if not any(thresholds.detectable.issuperset(group) for group in missing):
         return False
     needed = {label for group in check.needs for label in group}
     others = [
         label.code
         for label in LABELS
         if label.view is picture.view
-        and label.code in thresholds.known
+        and label.code in thresholds.detectable
         and label.code not in needed
     ]
     if not others:
@@ -211,66 +224,66 @@ def _absence_counts(
     return sum(picture.confidence([code]) for code in others) / len(others) >= thresholds.support
 
 
-# What is measured. Each returns None where the boxes or the picture cannot tell.
+# The measures. Each returns None where the boxes and the picture do not allow it.
 
 
-def cannot_tell(picture: Picture) -> None:
-    """Nothing that is detected bears on the criterion."""
+def not_measurable(picture: RegionImage) -> None:
+    """None: no detected structure bears on the criterion."""
 
 
-def brightness(picture: Picture) -> float | None:
+def brightness(picture: RegionImage) -> float | None:
     """Level of the brighter tissue, 0..1."""
     return picture.sonogram.brightness() if picture.sonogram else None
 
 
-def sharpness(picture: Picture) -> float | None:
+def sharpness(picture: RegionImage) -> float | None:
     """Fine detail relative to coarse, see Sonogram.sharpness."""
     return picture.sonogram.sharpness() if picture.sonogram else None
 
 
-def shadow(picture: Picture) -> float | None:
+def shadow(picture: RegionImage) -> float | None:
     """Darkness of the darkest beams through the anatomy, 0..1."""
     box = _common_box(picture.of_view)
     return picture.sonogram.shadow(box) if picture.sonogram and box else None
 
 
-def margin(picture: Picture) -> float | None:
+def margin(picture: RegionImage) -> float | None:
     """Least distance of the view's structures from the edge, in shares of the shorter side."""
     if not picture.sonogram or not picture.of_view:
         return None
     # The nape runs on along the trunk past the edge of a magnified picture.
     margins = [picture.sonogram.margin(d.bbox) for d in picture.of_view if d.label != "NT"]
-    told = [one for one in margins if one is not None]
-    return min(told) if told and len(told) == len(margins) else None
+    known_margins = [one for one in margins if one is not None]
+    return min(known_margins) if known_margins and len(known_margins) == len(margins) else None
 
 
 def extent_of(code: str) -> Measure:
     """Longer of the box's sides, each relative to the picture's."""
 
-    def extent(picture: Picture) -> float | None:
+    def extent(picture: RegionImage) -> float | None:
         box = picture.box(code)
         return _extent(box, picture) if box else None
 
     return extent
 
 
-def extent_of_all(picture: Picture) -> float | None:
-    """As `extent_of`, of all structures together; None of too few."""
+def extent_of_all(picture: RegionImage) -> float | None:
+    """The extent of all structures' common box, as in `extent_of`; None for too few structures."""
     box = _common_box(picture.of_view)
-    return _extent(box, picture) if box and len(picture.of_view) >= FEWEST else None
+    return _extent(box, picture) if box and len(picture.of_view) >= MIN_STRUCTURES else None
 
 
 def margin_of(code: str) -> Measure:
     """Distance of the structure's box from the edge, in shares of the shorter side."""
 
-    def margin_of_one(picture: Picture) -> float | None:
+    def margin_of_one(picture: RegionImage) -> float | None:
         box = picture.box(code)
         return picture.sonogram.margin(box) if picture.sonogram and box else None
 
     return margin_of_one
 
 
-def end_margin(picture: Picture) -> float | None:
+def end_margin(picture: RegionImage) -> float | None:
     """Distance of the crown-rump box's nearer end from the edge."""
     box = picture.box("CRL")
     if not picture.sonogram or not box:
@@ -285,14 +298,14 @@ def inclination_of(code: str) -> Measure:
     """Angle of the box's diagonal with the horizontal, degrees: grows as the fetus tilts, for a
     level one from about 25 (crown-rump) or 7 (nuchal translucency)."""
 
-    def inclination(picture: Picture) -> float | None:
+    def inclination(picture: RegionImage) -> float | None:
         box = picture.box(code)
         return float(np.degrees(np.arctan2(box[3] - box[1], box[2] - box[0]))) if box else None
 
     return inclination
 
 
-def falx_offset(picture: Picture) -> float | None:
+def falx_offset(picture: RegionImage) -> float | None:
     """Distance of the falx's middle from the skull's, relative to the skull's shorter side."""
     falx, skull = picture.box("CF"), picture.box("CB")
     if not falx or not skull:
@@ -301,8 +314,8 @@ def falx_offset(picture: Picture) -> float | None:
     return float(offset / min(skull[2] - skull[0], skull[3] - skull[1]))
 
 
-def head_angle(picture: Picture) -> float | None:
-    """Angle between face and nape as seen from the skull base, degrees.
+def head_angle(picture: RegionImage) -> float | None:
+    """Angle between face and nape at the skull base, degrees.
 
     From the cisterna magna (else the fourth ventricle, the midbrain) one arm goes to the nose or
     palate, which nod with the head, the other to the nuchal translucency, which stays with the
@@ -318,44 +331,44 @@ def head_angle(picture: Picture) -> float | None:
     return float(np.degrees(np.arccos(np.clip(a @ b / length, -1, 1)))) if length > 0 else None
 
 
-def share_seen(codes: Sequence[str]) -> Measure:
-    """Mean confidence over those of the labels that the detector knows."""
+def mean_confidence(codes: Sequence[str]) -> Measure:
+    """Mean confidence, 0..1, over those of the labels that the detector knows."""
 
-    def seen(picture: Picture) -> float | None:
-        known = [code for code in codes if code in picture.known]
-        if not known or not picture.of_view:
+    def mean(picture: RegionImage) -> float | None:
+        detectable = [code for code in codes if code in picture.detectable]
+        if not detectable or not picture.of_view:
             return None
-        return sum(picture.confidence([code]) for code in known) / len(known)
+        return sum(picture.confidence([code]) for code in detectable) / len(detectable)
 
-    return seen
+    return mean
 
 
-def level_head(picture: Picture) -> float | None:
-    """Share of the head's structures seen, less for a falx off the middle."""
-    seen = share_seen(("CB", "CF", "CP1", "CP2"))(picture)
-    if seen is None:
+def level_head(picture: RegionImage) -> float | None:
+    """Mean confidence of the head's structures, lowered by the falx's distance from the middle."""
+    confidence = mean_confidence(("CB", "CF", "CP1", "CP2"))(picture)
+    if confidence is None:
         return None
-    return seen * (1 - 2 * min(falx_offset(picture) or 0.0, 0.5))
+    return confidence * (1 - 2 * min(falx_offset(picture) or 0.0, 0.5))
 
 
-def round_section(picture: Picture) -> float | None:
-    """Share of the abdomen's structures seen, times how round the section is."""
-    seen, box = share_seen(("AS", "S", "UC", "UI"))(picture), picture.box("AS")
-    if seen is None or box is None:
+def round_section(picture: RegionImage) -> float | None:
+    """Mean confidence of the abdomen's structures, times the section's shorter over longer side."""
+    confidence, box = mean_confidence(("AS", "S", "UC", "UI"))(picture), picture.box("AS")
+    if confidence is None or box is None:
         return None
     sides = (box[2] - box[0], box[3] - box[1])
-    return seen * min(sides) / max(sides) if max(sides) > 0 else None
+    return confidence * min(sides) / max(sides) if max(sides) > 0 else None
 
 
-def _common_box(found: Sequence[Detection]) -> Box | None:
-    if not found:
+def _common_box(detections: Sequence[Detection]) -> Box | None:
+    if not detections:
         return None
-    boxes = np.array([detection.bbox for detection in found])
+    boxes = np.array([detection.bbox for detection in detections])
     low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
     return (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
 
 
-def _extent(box: Box, picture: Picture) -> float:
+def _extent(box: Box, picture: RegionImage) -> float:
     return max((box[2] - box[0]) / picture.width, (box[3] - box[1]) / picture.height)
 
 
@@ -364,63 +377,65 @@ def _middle(box: Box) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
 
 
 _TECHNICAL = {
-    GAIN.code: Check(measure=brightness, better=Better.MIDDLE),
-    FOCUS.code: Check(measure=sharpness),
-    SHADOW.code: Check(measure=shadow, better=Better.LOW),
-    COMPLETE.code: Check(measure=margin),
+    GAIN.code: CriterionCheck(measure=brightness, better=Better.MIDDLE),
+    FOCUS.code: CriterionCheck(measure=sharpness),
+    SHADOW.code: CriterionCheck(measure=shadow, better=Better.LOW),
+    COMPLETE.code: CriterionCheck(measure=margin),
 }
-CHECKS: dict[View, dict[str, Check]] = {
+CHECKS: dict[View, dict[str, CriterionCheck]] = {
     View.NT: {
         **_TECHNICAL,
-        SIZE.code: Check(measure=extent_of_all),
-        PLANE.code: Check(measure=share_seen(("NB", "F", "NA", "PAL", "TH", "MB"))),
-        NECK_NT.code: Check(
+        SIZE.code: CriterionCheck(measure=extent_of_all),
+        PLANE.code: CriterionCheck(measure=mean_confidence(("NB", "F", "NA", "PAL", "TH", "MB"))),
+        NECK_NT.code: CriterionCheck(
             measure=head_angle,
             reads=("NB", "NA", "PAL", "CM", "IT", "MB", "NT"),
             unit="deg",
             better=Better.MIDDLE,
         ),
-        NT_VISIBLE.code: Check(needs=(("NT",),)),
-        NASAL.code: Check(needs=(("NB",),)),
-        PROFILE.code: Check(needs=(("F", "NA", "NS"),)),
-        BRAIN.code: Check(needs=(("PAL",), ("TH", "MB"))),
-        LEVEL.code: Check(
+        NT_VISIBLE.code: CriterionCheck(needs=(("NT",),)),
+        NASAL.code: CriterionCheck(needs=(("NB",),)),
+        PROFILE.code: CriterionCheck(needs=(("F", "NA", "NS"),)),
+        BRAIN.code: CriterionCheck(needs=(("PAL",), ("TH", "MB"))),
+        LEVEL.code: CriterionCheck(
             measure=inclination_of("NT"), reads=("NT",), unit="deg", better=Better.LOW
         ),
     },
     View.CRL: {
         **_TECHNICAL,
-        SIZE.code: Check(measure=extent_of("CRL"), reads=("CRL",)),
+        SIZE.code: CriterionCheck(measure=extent_of("CRL"), reads=("CRL",)),
         # One box about the whole fetus says nothing of the plane, and of the neck only if
         # structures of the head were found with it.
-        PLANE.code: Check(measure=cannot_tell),
-        NECK_NT.code: Check(
+        PLANE.code: CriterionCheck(measure=not_measurable),
+        NECK_NT.code: CriterionCheck(
             measure=head_angle,
             reads=("NB", "NA", "PAL", "CM", "IT", "MB", "NT"),
             unit="deg",
             better=Better.MIDDLE,
         ),
-        ENDS.code: Check(needs=(("CRL",),), measure=end_margin),
-        HORIZONTAL.code: Check(
+        ENDS.code: CriterionCheck(needs=(("CRL",),), measure=end_margin),
+        HORIZONTAL.code: CriterionCheck(
             measure=inclination_of("CRL"), reads=("CRL",), unit="deg", better=Better.LOW
         ),
     },
     View.HEAD: {
         **_TECHNICAL,
-        SIZE.code: Check(measure=extent_of("CB"), reads=("CB",)),
-        PLANE.code: Check(measure=level_head),
-        SKULL.code: Check(needs=(("CB",),), measure=margin_of("CB")),
-        FALX.code: Check(needs=(("CF",),), measure=falx_offset, reads=("CB",), better=Better.LOW),
-        CHOROID.code: Check(needs=(("CP1",), ("CP2",))),
+        SIZE.code: CriterionCheck(measure=extent_of("CB"), reads=("CB",)),
+        PLANE.code: CriterionCheck(measure=level_head),
+        SKULL.code: CriterionCheck(needs=(("CB",),), measure=margin_of("CB")),
+        FALX.code: CriterionCheck(
+            needs=(("CF",),), measure=falx_offset, reads=("CB",), better=Better.LOW
+        ),
+        CHOROID.code: CriterionCheck(needs=(("CP1",), ("CP2",))),
     },
     View.ABDOMEN: {
         **_TECHNICAL,
-        SIZE.code: Check(measure=extent_of("AS"), reads=("AS",)),
-        PLANE.code: Check(measure=round_section),
-        OUTLINE.code: Check(needs=(("AS",),), measure=margin_of("AS")),
-        STOMACH.code: Check(needs=(("S",),)),
-        CORD.code: Check(needs=(("UC", "UI"),)),
+        SIZE.code: CriterionCheck(measure=extent_of("AS"), reads=("AS",)),
+        PLANE.code: CriterionCheck(measure=round_section),
+        OUTLINE.code: CriterionCheck(needs=(("AS",),), measure=margin_of("AS")),
+        STOMACH.code: CriterionCheck(needs=(("S",),)),
+        CORD.code: CriterionCheck(needs=(("UC", "UI"),)),
     },
     View.OTHER: {},
 }
-"""How each rule of `criteria_table.RULES` is judged."""
+"""The check of each rule of `rules.RULES`, by view and criterion code."""

@@ -1,4 +1,4 @@
-"""The criteria each view is judged by: code, plain words and source.
+"""The criteria of each view: code, meaning, fix and source.
 
 One table for the criteria judge, the simulator's truth and the SR. Codes are at most 16 characters
 (SH value representation, PS3.5 6.2).
@@ -15,7 +15,7 @@ TECHNICAL = "Image acquisition quality, in-house rule of qc-daemon"
 
 
 class CriterionRule(NamedTuple):
-    """A criterion: SR code, what is asked, how to fix it, and where it is written."""
+    """A criterion: its SR code, its meaning, how to meet it, and its source."""
 
     code: str
     meaning: str
@@ -69,4 +69,4 @@ RULES: dict[View, tuple[CriterionRule, ...]] = {
     View.OTHER: (),
 }
 TECHNICAL_CODES = frozenset({GAIN.code, FOCUS.code, SHADOW.code, SIZE.code})
-"""Criteria whose failure limits the image technically (SR: Image Quality, RadLex RID13)."""
+"""The failure of one of these criteria is technical (SR: Image Quality, RadLex RID13)."""

@@ -15,12 +15,12 @@ from detector.frame import Pixels
 Floats = npt.NDArray[np.float32]
 
 LONG_SIDE = 384
-SHORTEST = 48
-"""In pixels: pictures are measured with this long side, and not at all if the shorter side is below
-SHORTEST."""
+MIN_SIDE = 48
+"""Pictures are measured with a longer side of LONG_SIDE pixels, and not at all with a shorter side
+below MIN_SIDE."""
 
 BLACK = 0.02
-"""What is outside the field of view is no brighter than this, smoothed (0..1)."""
+"""Outside the field of view the smoothed picture is no brighter than this (0..1)."""
 
 APEX_HEIGHTS = (0.15, 0.4, 0.8, 1.6, 8.0)
 """The beams' meeting point is tried at these heights above the picture, in picture heights: convex
@@ -51,7 +51,7 @@ class Sonogram:
     @classmethod
     def of(cls, pixels: Pixels) -> "Sonogram | None":
         """From RGB pixels (rows, columns, 3); None if too small or black all over."""
-        if min(pixels.shape[:2]) < SHORTEST:
+        if min(pixels.shape[:2]) < MIN_SIDE:
             return None
         grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.float32) / np.float32(255)
         scale = min(1.0, LONG_SIDE / max(grey.shape))
@@ -149,7 +149,7 @@ def _field_of_view(grey: Floats) -> npt.NDArray[np.int32] | None:
     if not contours:
         return None
     hull = cv2.convexHull(max(contours, key=cv2.contourArea))
-    return np.asarray(hull, np.int32) if cv2.contourArea(hull) >= SHORTEST**2 else None
+    return np.asarray(hull, np.int32) if cv2.contourArea(hull) >= MIN_SIDE**2 else None
 
 
 def _gradient_energy(grey: Floats, sigma: float) -> Floats:

@@ -44,7 +44,7 @@ class ThreeWayThreshold:
             raise ValueError(f"band {ends}: met may not end above unmet_above")
 
     def judge(self, value: float) -> bool | None:
-        """True: met, False: not met, None: cannot be told."""
+        """True: met, False: not met, None: cannot tell."""
         if value < self.unmet_below or value > self.unmet_above:
             return False
         if self.met_from <= value <= self.met_to:
@@ -124,13 +124,13 @@ MEASURED: Mapping[View, Mapping[str, ThreeWayThreshold]] = {
         OUTLINE.code: _above(0.006, 0.012),
     },
 }
-"""Where measured criteria turn, each in its measurement's unit.
+"""The default thresholds of measured criteria, each in its measurement's unit.
 
 Fitted by `training.bundling.fit_criteria` on phantoms with perturbed boxes, rounded outwards; how
 level a NT view lies is from real boxes, which slope by less than 25 degrees in all 1,038 of the
 Fetus Framework.
-What is missing here cannot be told: of the NT view, whether it is complete (a cut-off part leaves
-no box to judge by); of the CRL view, its plane.
+A criterion that is missing here is always None (cannot tell): whether the NT view is complete (a
+part that is cut off leaves no box to judge by), and the plane of the CRL view.
 """
 
 
@@ -141,13 +141,13 @@ def _all_labels() -> frozenset[str]:
 @dataclass(frozen=True, slots=True)
 class CriteriaThresholds:
     """Thresholds per view and criterion code: `presence` of detector confidence (0..1), `measured`
-    of the measurement in its own unit. A criterion without a threshold cannot be told.
+    of the measurement in its own unit. A criterion without a threshold is None (cannot tell).
 
-    `known`: labels that the bundle's detector can find. `support`: mean confidence over a view's
-    other labels from which a missing structure counts as not visible rather than not found.
+    `detectable`: labels that the bundle's detector knows. `support`: mean confidence over a view's
+    other labels from which a structure that was not detected counts as not visible.
     """
 
-    known: frozenset[str] = field(default_factory=_all_labels)
+    detectable: frozenset[str] = field(default_factory=_all_labels)
     support: float = 0.25
     presence: Mapping[View, Mapping[str, ThreeWayThreshold]] = field(default_factory=dict)
     measured: Mapping[View, Mapping[str, ThreeWayThreshold]] = field(
@@ -157,7 +157,7 @@ class CriteriaThresholds:
     def to_json(self) -> dict[str, Any]:
         """Plain values for bundle.json."""
         return {
-            "known": sorted(self.known),
+            "known": sorted(self.detectable),
             "support": self.support,
             "presence": _thresholds_to_json(self.presence),
             "measured": _thresholds_to_json(self.measured),
@@ -167,7 +167,7 @@ class CriteriaThresholds:
     def from_json(cls, data: dict[str, Any]) -> "CriteriaThresholds":
         """The inverse of `to_json`; raises KeyError or ValueError on anything else."""
         return cls(
-            known=frozenset(str(code) for code in data["known"]),
+            detectable=frozenset(str(code) for code in data["known"]),
             support=float(data["support"]),
             presence=_thresholds_from_json(data["presence"]),
             measured=_thresholds_from_json(data["measured"]),

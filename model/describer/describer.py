@@ -1,4 +1,4 @@
-"""From detected structures to one sentence: BioGPT, held to the grammar of what was detected."""
+"""From detections to one sentence: BioGPT, decoded under a grammar of the detections."""
 
 import json
 from collections.abc import Sequence
@@ -16,17 +16,25 @@ from detector.boxes import Detection
 from detector.errors import ErrorCode, QCError
 from model.describer import tokenizer as subwords
 from model.describer.grammar import Writer
-from model.describer.lexicon import NAMES, NOTHING, PLACES, Mention, Wording, mentions, prompt
+from model.describer.lexicon import (
+    NAMES,
+    NOTHING,
+    PLACES,
+    Mention,
+    Wording,
+    prompt,
+    select_mentions,
+)
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 TIED = "output_projection.weight"
 MAX_STRUCTURES = 20
 ROWS = 32
-"""Pictures decoded together; bounds the memory of the key-value cache."""
+"""At most so many pictures are decoded together, which bounds the memory of the key-value cache."""
 
 
 class Describer:
-    """Writes what was detected and where, in English noun phrases, and nothing else.
+    """Describes the detections of a picture in English noun phrases, and nothing else.
 
     Decoding is greedy over the tokens that the grammar allows (`model.grammar`): deterministic,
     finite, true to the detections whatever the weights. BioGPT: Luo et al. 2022,
@@ -94,15 +102,15 @@ class Describer:
         Without a detection it is `lexicon.NOTHING`. At most MAX_STRUCTURES are named (fewer if the
         model's positions run out), the most confident first to stay.
         """
-        found = [
+        mentions = [
             self.mentions_that_fit(boxes, *size, wording)
             for boxes, size in zip(detections, sizes, strict=True)
         ]
-        texts = [NOTHING] * len(found)
-        rows = [row for row, named in enumerate(found) if named]
+        texts = [NOTHING] * len(mentions)
+        rows = [row for row, named in enumerate(mentions) if named]
         for start in range(0, len(rows), ROWS):
             batch = rows[start : start + ROWS]
-            written = self.write([found[row] for row in batch], wording)
+            written = self.write([mentions[row] for row in batch], wording)
             for row, text in zip(batch, written, strict=True):
                 texts[row] = text
         return texts
@@ -110,35 +118,37 @@ class Describer:
     def mentions_that_fit(
         self, detections: Sequence[Detection], width: float, height: float, wording: Wording
     ) -> tuple[Mention, ...]:
-        """What to name: as much as the model has positions for, prompt and answer together."""
+        """The mentions of a description, as many as the model has positions for, prompt and answer
+        together; empty if there is not even room for one."""
         positions = int(self.model.config.max_position_embeddings)
         for limit in range(MAX_STRUCTURES, 0, -1):
-            found = mentions(detections, width, height, limit)
-            answer = sum(self._longest(mention) for mention in found)
-            if len(self.encode_prompt(found, wording)) + answer <= positions:
-                return found
+            mentions = select_mentions(detections, width, height, limit)
+            answer = sum(self._longest(mention) for mention in mentions)
+            if len(self.encode_prompt(mentions, wording)) + answer <= positions:
+                return mentions
         return ()
 
-    def encode_prompt(self, found: Sequence[Mention], wording: Wording) -> list[int]:
-        """Token ids that stand before the description; `</s>` first, as BioGPT was trained."""
-        return [int(self.model.config.eos_token_id), *self.spell(prompt(found, wording))]
+    def encode_prompt(self, mentions: Sequence[Mention], wording: Wording) -> list[int]:
+        """Token ids of the prompt, `</s>` first, as in BioGPT's training."""
+        return [int(self.model.config.eos_token_id), *self.spell(prompt(mentions, wording))]
 
     @torch.inference_mode()
-    def write(self, found: Sequence[tuple[Mention, ...]], wording: Wording) -> list[str]:
-        """Greedy decoding of all rows at once, with a key-value cache.
+    def write(self, mentions: Sequence[tuple[Mention, ...]], wording: Wording) -> list[str]:
+        """A description for each row's mentions: greedy decoding of all rows at once, with a
+        key-value cache.
 
-        Each step feeds what was written since the last one: a token chosen by the model and those
-        that followed without alternative. Rows write different numbers, so their chunks are padded
-        on the left and masked; positions count real tokens only.
+        Each step feeds the tokens written since the step before: one chosen by the model and those
+        that followed without alternative. Rows write different numbers of tokens, so their chunks
+        are padded on the left and masked; positions count real tokens only.
         """
-        writers = [Writer(named, self.spell) for named in found]
-        chunks = [self.encode_prompt(named, wording) for named in found]
+        writers = [Writer(row_mentions, self.spell) for row_mentions in mentions]
+        chunks = [self.encode_prompt(row_mentions, wording) for row_mentions in mentions]
         for chunk, writer in zip(chunks, writers, strict=True):
             chunk += writer.write_forced()
         device = self.model.device
         cache = DynamicCache(config=self.model.config)
-        mask = torch.zeros((len(found), 0), dtype=torch.long, device=device)
-        while not all(writer.done for writer in writers):
+        mask = torch.zeros((len(mentions), 0), dtype=torch.long, device=device)
+        while not all(writer.is_finished for writer in writers):
             ids, fresh = _pad(chunks, int(self.model.config.pad_token_id), device)
             mask = torch.cat((mask, fresh), dim=1)
             positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
@@ -155,7 +165,7 @@ class Describer:
         return [writer.text for writer in writers]
 
     def _longest(self, mention: Mention) -> int:
-        """Tokens the mention takes at most: alone in its group, with the mark that ends it."""
+        """The most tokens a mention can take: alone in its group, with the mark that ends it."""
         place = PLACES[mention.place]
         names = max(len(self.spell(name)) for name in NAMES[mention.label])
         return names + len(self.spell(f"in the {place}")) + len(self.spell(";"))
@@ -172,7 +182,7 @@ class Describer:
 
 def _choose(writer: Writer, logits: torch.Tensor) -> list[int]:
     """Write the likeliest allowed token and what it entails; nothing if the row is done."""
-    if writer.done:
+    if writer.is_finished:
         return []
     allowed = writer.allowed()
     token = allowed[int(logits[allowed].argmax())]

@@ -20,7 +20,7 @@ Spell = Callable[[str], tuple[int, ...]]
 
 
 class Phase(Enum):
-    """What the walk has just passed."""
+    """The last piece of the walk."""
 
     GROUP = auto()  # the start of a group
     PLACE = auto()  # a place that stands first
@@ -96,14 +96,14 @@ def _names(state: State, phase: Phase) -> list[tuple[str, State]]:
 
 def _after_name(state: State) -> list[tuple[str, State]]:
     siblings = len(_siblings(state))
-    found: list[tuple[str, State]] = []
+    continuations: list[tuple[str, State]] = []
     if siblings >= 2:
-        found.append((",", replace(state, phase=Phase.COMMA, in_list=True)))
+        continuations.append((",", replace(state, phase=Phase.COMMA, in_list=True)))
     if siblings >= 1:
-        found.append(("and", replace(state, phase=Phase.AND)))
+        continuations.append(("and", replace(state, phase=Phase.AND)))
     if not state.in_list:
-        found += _close(state)
-    return found
+        continuations += _close(state)
+    return continuations
 
 
 def _close(state: State) -> list[tuple[str, State]]:
@@ -142,7 +142,8 @@ class Writer:
         self._enter(State(mentions))
 
     @property
-    def done(self) -> bool:
+    def is_finished(self) -> bool:
+        """Whether the sentence has its full stop."""
         return not self._open
 
     @property
@@ -169,11 +170,11 @@ class Writer:
 
     def write_forced(self) -> list[int]:
         """Take every token to which there is no alternative; returns them."""
-        taken: list[int] = []
+        tokens: list[int] = []
         while len(allowed := self.allowed()) == 1:
             self.write(allowed[0])
-            taken += allowed
-        return taken
+            tokens += allowed
+        return tokens
 
     def _enter(self, state: State) -> None:
         self._at = 0

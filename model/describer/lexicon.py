@@ -59,30 +59,33 @@ class Mention(NamedTuple):
     place: int
 
 
-def place_of(box: Box, width: float, height: float) -> int:
+def grid_cell(box: Box, width: float, height: float) -> int:
     """Index into PLACES of the cell that holds the box's centre; boxes outside count as nearest."""
     column = _third((box[0] + box[2]) / 2, width)
     row = _third((box[1] + box[3]) / 2, height)
     return 3 * row + column
 
 
-def mentions(
+def select_mentions(
     detections: Iterable[Detection], width: float, height: float, limit: int
 ) -> tuple[Mention, ...]:
-    """What to name, in reading order: each label once a place, the `limit` most confident ones.
+    """The mentions of a description, in reading order: each label once a place, at most `limit`,
+    the most confident ones.
 
     Raises QCError (bundle-mismatch) on a label that the vocabulary lacks.
     """
-    found: dict[Mention, float] = {}
+    confidences: dict[Mention, float] = {}
     for detection in detections:
         if detection.label not in BY_CODE:
             raise QCError(
                 ErrorCode.BUNDLE_MISMATCH, f"the vocabulary has no label {detection.label!r}"
             )
-        mention = Mention(detection.label, place_of(detection.bbox, width, height))
-        found[mention] = max(found.get(mention, 0.0), detection.confidence)
-    kept = sorted(found, key=lambda mention: (-found[mention], reading_order(mention)))[:limit]
-    return tuple(sorted(kept, key=reading_order))
+        mention = Mention(detection.label, grid_cell(detection.bbox, width, height))
+        confidences[mention] = max(confidences.get(mention, 0.0), detection.confidence)
+    selected = sorted(
+        confidences, key=lambda mention: (-confidences[mention], reading_order(mention))
+    )[:limit]
+    return tuple(sorted(selected, key=reading_order))
 
 
 def reading_order(mention: Mention) -> tuple[int, int]:
@@ -90,26 +93,26 @@ def reading_order(mention: Mention) -> tuple[int, int]:
     return (mention.place, BY_CODE[mention.label].index)
 
 
-def by_place(found: Sequence[Mention]) -> list[tuple[str, list[Mention]]]:
-    """The mentions in reading order, gathered by place."""
-    ordered = sorted(found, key=reading_order)
+def group_by_place(mentions: Sequence[Mention]) -> list[tuple[str, list[Mention]]]:
+    """The mentions of each place, places and mentions in reading order."""
+    ordered = sorted(mentions, key=reading_order)
     groups = groupby(ordered, key=lambda mention: mention.place)
     return [(PLACES[place], list(group)) for place, group in groups]
 
 
-def enumerated(names: Sequence[str]) -> list[str]:
-    """Pieces of a list: a | a and b | a , b and c."""
+def enumerate_names(names: Sequence[str]) -> list[str]:
+    """The pieces of a list of at least one name: a | a and b | a , b and c."""
     *first, last = names
     pieces = [piece for name in first for piece in (name, ",")]
     return [*pieces[:-1], "and", last] if first else [last]
 
 
-def prompt(found: Sequence[Mention], wording: Wording) -> str:
-    """What the language model is given: places with what lies there, in the usual names, and the
-    cue. Close to the answer's own form, so that writing is mostly copying."""
+def prompt(mentions: Sequence[Mention], wording: Wording) -> str:
+    """The prompt of the language model: each place with its structures, in the usual names, then
+    the wording's cue. It is close to the answer's form, so that writing is mostly copying."""
     items = [
-        join([place, ":", *enumerated([NAMES[m.label][0] for m in group])]).lower()
-        for place, group in by_place(found)
+        join([place, ":", *enumerate_names([NAMES[m.label][0] for m in group])]).lower()
+        for place, group in group_by_place(mentions)
     ]
     return f"{'; '.join(items)}. {wording.value}:"
 

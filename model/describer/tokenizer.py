@@ -51,12 +51,12 @@ def from_biogpt(vocabulary: dict[str, int], merges: Iterable[str]) -> Tokenizer:
     which `Describer` refuses if it ever comes out.
     """
     pairs = [(parts[0], parts[1]) for parts in map(str.split, merges) if len(parts) >= 2]
-    known = dict(vocabulary)
+    subword_ids = dict(vocabulary)
     for left, right in pairs:
         for subword in (left, right, left + right):
-            known.setdefault(subword, len(known))
+            subword_ids.setdefault(subword, len(subword_ids))
     tokenizer = _words(
-        BPE(vocab=known, merges=pairs, unk_token=UNKNOWN, end_of_word_suffix=WORD_END)
+        BPE(vocab=subword_ids, merges=pairs, unk_token=UNKNOWN, end_of_word_suffix=WORD_END)
     )
     tokenizer.normalizer = Replace("-", " @-@ ")
     return tokenizer

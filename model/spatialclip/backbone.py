@@ -1,4 +1,4 @@
-"""A convolutional stem for CLIP's image tower: an image network's features in place of raw patches.
+"""The CNN backbone of CLIP's image tower: an image network's features in place of raw patches.
 
 The hybrid of Dosovitskiy et al. 2021 (An Image is Worth 16x16 Words, section 3.1). It lets a tower
 that must be small start from what an image network has already learnt about texture and edges.
@@ -25,7 +25,7 @@ class HybridEmbed(nn.Module):
 
     `name` is a timm EfficientNet. Its batch normalisation is folded into the convolutions, with the
     statistics it came with: batches must not hide how bright or sharp one picture is. `mirrored`:
-    features are the mean of what it sees in the picture and, turned back, in its mirror image.
+    features are the mean of those of the picture and, turned back, of its mirror image.
     """
 
     def __init__(self, name: str, width: int, mirrored: bool = False) -> None:
@@ -73,17 +73,17 @@ class HybridEmbed(nn.Module):
             module.requires_grad_(False)
 
     def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
-        """Take an EfficientNet-Lite's published weights, which name the same tensors otherwise.
+        """Load an EfficientNet-Lite's published weights, which name the same tensors otherwise.
 
-        Matched by order, each shape checked; what lies behind the features (head, classes) is left
-        out. Raises ValueError on another network's weights.
+        They are matched by order, each shape checked; the layers behind the features (head,
+        classes) are skipped. Raises ValueError on another network's weights.
         """
         network = _network(self.name)
         own = network.state_dict()
-        given = list(weights.values())[: len(own)]
-        if [tuple(t.shape) for t in own.values()] != [tuple(t.shape) for t in given]:
+        weights_by_order = list(weights.values())[: len(own)]
+        if [tuple(t.shape) for t in own.values()] != [tuple(t.shape) for t in weights_by_order]:
             raise ValueError("these weights are another network's")
-        network.load_state_dict(dict(zip(own, given, strict=True)))
+        network.load_state_dict(dict(zip(own, weights_by_order, strict=True)))
         self.features.load_state_dict(fold_batch_norm(network).state_dict())
 
 

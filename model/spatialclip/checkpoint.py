@@ -74,13 +74,13 @@ def load_checkpoint(model: SpatialClip, state_dict: Mapping[str, Tensor]) -> Loa
     """
     own = model.state_dict()
     ignored = tuple(key for key in state_dict if key.endswith(".position_ids"))
-    given = {key: tensor.float() for key, tensor in state_dict.items() if key not in ignored}
-    given, renamed = _renamed(given, own)
-    resized = _resize(given, own)
-    missing = tuple(key for key in own if key not in given)
+    weights = {key: tensor.float() for key, tensor in state_dict.items() if key not in ignored}
+    weights, renamed = _renamed(weights, own)
+    resized = _resize(weights, own)
+    missing = tuple(key for key in own if key not in weights)
     lacking = [key for key in missing if not key.startswith(_OPTIONAL)]
-    unexpected = [key for key in given if key not in own]
-    misshapen = [key for key in given if key in own and given[key].shape != own[key].shape]
+    unexpected = [key for key in weights if key not in own]
+    misshapen = [key for key in weights if key in own and weights[key].shape != own[key].shape]
     if unexpected or misshapen:
         what = "does not know" if unexpected else "has another shape of"
         raise QCError(
@@ -88,17 +88,17 @@ def load_checkpoint(model: SpatialClip, state_dict: Mapping[str, Tensor]) -> Loa
         )
     if lacking:
         raise QCError(ErrorCode.BUNDLE_INCOMPLETE, f"the checkpoint lacks {_few(lacking)}")
-    model.load_state_dict(given, strict=False)
+    model.load_state_dict(weights, strict=False)
     return LoadReport(missing, ignored, tuple(resized), tuple(renamed))
 
 
-def _resize(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+def _resize(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
     resized = []
     for key in (_LABELS, _POSITIONS):
-        theirs, ours = given.get(key), own[key]
+        theirs, ours = weights.get(key), own[key]
         if theirs is None or len(theirs) >= len(ours) or theirs.shape[1:] != ours.shape[1:]:
             continue
-        given[key] = (
+        weights[key] = (
             torch.cat((theirs, ours[len(theirs) :].to(theirs)))
             if key == _LABELS
             else extended(theirs, len(ours))
@@ -108,19 +108,19 @@ def _resize(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
 
 
 def _renamed(
-    given: dict[str, Tensor], own: Mapping[str, Tensor]
+    weights: dict[str, Tensor], own: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The spatial encoder's tensors under our names, if each has exactly one counterpart."""
-    theirs = {key: tensor for key, tensor in given.items() if key.startswith(_SPATIAL)}
+    theirs = {key: tensor for key, tensor in weights.items() if key.startswith(_SPATIAL)}
     ours = {key: tensor for key, tensor in own.items() if key.startswith(_SPATIAL)}
     if theirs.keys() == ours.keys():
-        return given, []
+        return weights, []
     roles, own_roles = _roles(theirs), _roles(ours)
     if roles.keys() != own_roles.keys() or len(roles) != len(theirs):
-        return given, []
+        return weights, []
     names = {roles[role]: own_roles[role] for role in roles}
     changed = [f"{old} -> {new}" for old, new in names.items() if old != new]
-    return {names.get(key, key): tensor for key, tensor in given.items()}, changed
+    return {names.get(key, key): tensor for key, tensor in weights.items()}, changed
 
 
 def _roles(tensors: Mapping[str, Tensor]) -> dict[tuple[str, int, str], str]:

@@ -1,4 +1,4 @@
-"""SpatialCLIP: is this a standard view, judged from image, text and layout together.
+"""SpatialCLIP: view and standard-plane quality from image, text and layout together.
 
 After the description of SpatialCLIP; parts carry its names so that its checkpoints load.
 """
@@ -22,7 +22,7 @@ VIEWS: tuple[View, ...] = (View.HEAD, View.NT, View.CRL, View.ABDOMEN, View.OTHE
 """The order of `SpatialClipOutput.view_logits`."""
 TEXT_POSITIONS = 117
 GATED, CONCAT = "gated", "concat"
-# Learnable scale of the contrastive losses, e^s held within 1..50 as published.
+# The learnable scale e^s of the contrastive losses is clamped to this range, as published.
 _SCALE_RANGE = (1.0, 50.0)
 
 
@@ -32,7 +32,7 @@ class SpatialClipConfig:
 
     `stem` names a timm network whose features replace CLIP's patches of 32 pixels; empty: none.
     `pooled`: their average over the picture joins the image feature past CLIP's blocks too.
-    `mirrored`: the stem looks at the mirror image too, in twice its time.
+    `mirrored`: the stem runs on the mirror image too, in twice its time.
     """
 
     clip: dict[str, Any]
@@ -73,8 +73,8 @@ def small_config(
 ) -> SpatialClipConfig:
     """The default bundle's size (about 6 M parameters), for a text vocabulary of that many.
 
-    Its image tower stands on EfficientNet-Lite0: patches alone, learnt from some thousand pictures,
-    did not see fine texture.
+    Its image tower has EfficientNet-Lite0 as backbone: patches alone, learnt from some thousand
+    pictures, miss fine texture.
     """
     clip = _clip_dict(
         width=192,

@@ -1,4 +1,4 @@
-"""What SpatialCLIP is fed: one preprocessing for training and serving."""
+"""SpatialCLIP's preprocessing for training and serving: pictures, texts and boxes to tensors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -18,9 +18,9 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """CLIP's own normalisation (Radford et al. 2021)."""
 
-FILL = 128
-MAX_OBJECTS = 32
-MAX_TOKENS = 117
+FILL = 128  # The grey level (0..255) around a letterboxed picture.
+MAX_OBJECTS = 32  # The spatial branch reads at most so many boxes of a picture.
+MAX_TOKENS = 117  # The text branch reads at most so many tokens, as SpatialCLIP was published.
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +107,18 @@ class Preprocessor:
         `sizes` are (width, height) of the pictures that the detections' pixels refer to. The most
         confident 32 are kept, none twice.
         """
-        kept = [
-            sorted(found, key=lambda d: (-d.confidence, d.label))[:MAX_OBJECTS]
-            for found in detections
+        layouts = [
+            sorted(layout, key=lambda d: (-d.confidence, d.label))[:MAX_OBJECTS]
+            for layout in detections
         ]
-        longest = max(1, *(len(found) for found in kept)) if kept else 1
-        boxes = torch.zeros(len(kept), longest, 4)
-        labels = torch.full((len(kept), longest), BY_CODE["UNKNOWN"].index)
-        confidences = torch.zeros(len(kept), longest)
-        mask = torch.zeros(len(kept), longest, dtype=torch.bool)
-        for row, (found, (width, height)) in enumerate(zip(kept, sizes, strict=True)):
+        longest = max(1, *(len(layout) for layout in layouts)) if layouts else 1
+        boxes = torch.zeros(len(layouts), longest, 4)
+        labels = torch.full((len(layouts), longest), BY_CODE["UNKNOWN"].index)
+        confidences = torch.zeros(len(layouts), longest)
+        mask = torch.zeros(len(layouts), longest, dtype=torch.bool)
+        for row, (layout, (width, height)) in enumerate(zip(layouts, sizes, strict=True)):
             letterbox = Letterbox.fit(width, height, self.size)
-            for column, detection in enumerate(found):
+            for column, detection in enumerate(layout):
                 x0, y0, x1, y1 = letterbox.to_model(detection.bbox)
                 boxes[row, column] = torch.tensor([x0, y0, x1 - x0, y1 - y0]) / self.size
                 labels[row, column] = BY_CODE[detection.label].index

@@ -1,4 +1,4 @@
-"""The spatial branch: where the detected structures lie, as 13 numbers a box and one feature.
+"""The spatial branch: from the layout of the detections, 13 numbers a box, to one feature.
 
 After the description of SpatialCLIP. Boxes are x, y, w, h (top-left corner) in the letterboxed
 picture, 0..1; everywhere `mask` is True for a box and False for padding.
@@ -11,9 +11,9 @@ from torch.nn.functional import normalize, pad
 from detector.anatomy import LABELS
 
 FEATURES = 13
-# A side below a tenth of a pixel of 224 has no area worth a logarithm.
+# A side shorter than this share of the picture (a tenth of a pixel of 224) has no useful logarithm.
 _LEAST_SIDE = 5e-4
-_LEAST_DISTANCE = 1e-6
+_LEAST_DISTANCE = 1e-6  # Closer centres have no direction.
 
 
 def usable(boxes: Tensor, mask: Tensor) -> Tensor:

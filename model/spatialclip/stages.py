@@ -1,4 +1,4 @@
-"""Which of SpatialCLIP's parameters are trained when, and in which optimiser group."""
+"""The stages of SpatialCLIP's training: which parameters learn, and in which optimiser group."""
 
 from enum import IntEnum
 from typing import Any
@@ -9,8 +9,9 @@ from model.spatialclip.network import SpatialClip
 
 
 class Stage(IntEnum):
-    """What is trained: FUSION all but CLIP; PROJECTION also CLIP's projections and the scale; TOP
-    also CLIP's top blocks (these three as published); ALL everything but a stem's first stages."""
+    """The parameters that learn. FUSION: all but CLIP's. PROJECTION: also CLIP's projections and
+    the scale. TOP: also CLIP's top blocks (these three as published). ALL: everything but the first
+    stages of the stem."""
 
     FUSION = 0
     PROJECTION = 1
@@ -41,7 +42,7 @@ def set_stage(
                 block.requires_grad_(True)
     if trimodal.stem is not None:
         trimodal.stem.freeze_early()
-    # Ours took its place.
+    # The model's own `logit_scale` replaces CLIP's.
     clip.logit_scale.requires_grad_(False)
 
 

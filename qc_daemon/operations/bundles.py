@@ -6,7 +6,7 @@ from typing import Any
 
 from detector.errors import ErrorCode, QCError
 from detector.plain_text import visible
-from model.bundle.bundle import MANIFEST, locate, model_id_of, shipped, verify
+from model.bundle.bundle import MANIFEST, locate, read_model_id, shipped_bundles, verify
 from model.finding import BundleId
 from qc_daemon.operations.store import open_store
 from qc_daemon.records import schema
@@ -27,8 +27,8 @@ def bundle_folder(name: str) -> Path:
 def list_bundles(settings: Settings) -> list[dict[str, Any]]:
     """The shipped bundles and those that were ever active here."""
     rows = {
-        model_id_of(name): {"name": name, "path": str(locate(name)), "state": "shipped"}
-        for name in shipped()
+        read_model_id(name): {"name": name, "path": str(locate(name)), "state": "shipped"}
+        for name in shipped_bundles()
     }
     if schema.check(settings.store.url) is None:
         with Store(settings.store.url).read() as session:
@@ -49,7 +49,7 @@ def show_bundle(name: str) -> dict[str, Any]:
     return {
         "name": manifest.get("name"),
         "version": manifest.get("version"),
-        "model_id": model_id_of(folder),
+        "model_id": read_model_id(folder),
         "path": str(folder),
         "manifest": manifest,
         "card": card.read_text(encoding="utf-8") if card.is_file() else None,
@@ -70,7 +70,7 @@ def activate_bundle(settings: Settings, name: str, clock: Clock = utc_now) -> st
     problems = verify(folder)
     if problems:
         raise QCError(ErrorCode.BUNDLE_MISMATCH, f"not activated: {problems[0]}")
-    model_id = model_id_of(folder)
+    model_id = read_model_id(folder)
     with open_store(settings).begin() as session:
         bundles.activate(session, folder.name, str(folder), model_id, clock())
     return model_id
@@ -97,4 +97,4 @@ def seed_bundle(settings: Settings, store: Store, clock: Clock = utc_now) -> Non
     """Make the settings' bundle the active one if none has been; called once at start."""
     folder = bundle_folder(settings.score.bundle)
     with store.begin() as session:
-        bundles.seed(session, folder.name, str(folder), model_id_of(folder), clock())
+        bundles.seed(session, folder.name, str(folder), read_model_id(folder), clock())

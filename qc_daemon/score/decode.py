@@ -22,7 +22,7 @@ import numpy as np
 
 from detector.errors import ErrorCode, Flag, QCError
 from detector.frame import Frame, Pixels, Region
-from detector.imaging.reader import MAX_PIXELS, BadFrame, Summary
+from detector.imaging.reader import MAX_PIXELS, BadFrame, ImageSummary
 from qc_daemon.score.obgyn_report import Measured
 from qc_daemon.settings import ScoreSettings
 
@@ -87,7 +87,7 @@ class DecodeProcess:
         self._child = None
         self._busy = False
 
-    def summary(self, path: Path, sha256: str | None = None) -> Summary:
+    def summary(self, path: Path, sha256: str | None = None) -> ImageSummary:
         """Header, frame count and pixel hash. Decodes every frame, keeps none.
 
         With `sha256` a file of other bytes is not read. Raises QCError as
@@ -101,7 +101,7 @@ class DecodeProcess:
                 BadFrame(number, ErrorCode(code), message)
                 for number, code, message in reply["bad_frames"]
             )
-            return Summary(**reply["summary"], bad_frames=bad)
+            return ImageSummary(**reply["summary"], bad_frames=bad)
 
     def pixel_sha256(self, path: Path) -> str:
         """The hash of the file's decoded pixels. Raises QCError as `summary`."""
@@ -169,7 +169,7 @@ def spread(count: int, number_of_frames: int) -> tuple[int, ...]:
     )
 
 
-def chosen_frames(summary: Summary, number_of_frames: int) -> tuple[int, ...]:
+def chosen_frames(summary: ImageSummary, number_of_frames: int) -> tuple[int, ...]:
     """Frame numbers as `spread` chooses them, of those that can be decoded."""
     readable = summary.readable_frames
     return tuple(readable[number - 1] for number in spread(len(readable), number_of_frames))

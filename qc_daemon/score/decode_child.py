@@ -21,7 +21,7 @@ import pydicom.config
 
 from detector.errors import ErrorCode, QCError
 from detector.frame import Frame
-from detector.imaging.reader import Summary, read_frames, summarise
+from detector.imaging.reader import ImageSummary, read_frames, summarise_image
 from qc_daemon.dicom.transfer_syntax import reencoded
 from qc_daemon.score.obgyn_report import read_measurements
 from qc_daemon.spool.verification import open_verified
@@ -93,7 +93,7 @@ def replies(
     with nullcontext(file) if sha256 is None else open_verified(file, sha256) as path:
         match request["do"]:
             case "summary":
-                last = summarised(summarise(path, max_pixels))
+                last = summarised(summarise_image(path, max_pixels))
             case "measurements":
                 last = {"measurements": [asdict(each) for each in read_measurements(path)]}
             case "convert":
@@ -105,7 +105,7 @@ def replies(
     yield last, None
 
 
-def summarised(summary: Summary) -> dict[str, Any]:
+def summarised(summary: ImageSummary) -> dict[str, Any]:
     facts = asdict(summary)
     del facts["bad_frames"]
     bad = [(each.number, each.code.value, each.message) for each in summary.bad_frames]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from detector.errors import Flag, QCError
-from detector.imaging.reader import Summary
+from detector.imaging.reader import ImageSummary
 from model.device import device_failure
 from model.finding import Finding
 from qc_daemon.job_runner import JobHandler
@@ -87,7 +87,7 @@ class ScoreHandler(JobHandler):
         _log.info("report read", job=lease.job.id, count=len(values))
 
     def _judged(
-        self, lease: Lease, facts: RevisionFacts, path: Path, summary: Summary, other: bool
+        self, lease: Lease, facts: RevisionFacts, path: Path, summary: ImageSummary, other: bool
     ) -> list[Finding]:
         if summary.bad_frames:
             _log.warning(

@@ -12,8 +12,8 @@ SIZES = st.sampled_from([32, 224, 416, 640])
 
 @st.composite
 def letterboxes(draw: st.DrawFn) -> Letterbox:
-    found = Letterbox.fit(draw(SIDES), draw(SIDES), draw(SIZES))
-    return found.mirrored if draw(st.booleans()) else found
+    box_back = Letterbox.fit(draw(SIDES), draw(SIDES), draw(SIZES))
+    return box_back.mirrored if draw(st.booleans()) else box_back
 
 
 def box_in(draw: st.DrawFn, width: float, height: float) -> tuple[float, float, float, float]:

@@ -7,7 +7,7 @@ import pytest
 from pydicom import Dataset
 
 from detector.anatomy import View
-from model.bundle.bundle import locate, model_id_of
+from model.bundle.bundle import locate, read_model_id
 from qc_daemon.operations.results import stored_findings
 from qc_daemon.settings import load
 from tests.support.command_line import qc_daemon
@@ -67,6 +67,6 @@ def test_an_exam_keeps_its_bundle_and_the_next_has_the_new_one(tmp_path: Path) -
         study = finding["study_instance_uid"]
         models.setdefault(study, set()).add(finding["bundle"]["model_id"])
     assert models == {
-        first[0].StudyInstanceUID: {model_id_of("default")},
-        second[0].StudyInstanceUID: {model_id_of(other)},
+        first[0].StudyInstanceUID: {read_model_id("default")},
+        second[0].StudyInstanceUID: {read_model_id(other)},
     }

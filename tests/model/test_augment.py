@@ -11,12 +11,12 @@ from model.augment import SCALE, SHIFT, augment
 @given(st.integers(0, 50), st.integers(1, 90), st.integers(1, 90))
 def test_shape_and_repeatability(number: int, height: int, width: int) -> None:
     pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3), np.uint8)
-    kept = pixels.copy()
-    made = augment(pixels, number)
-    assert made.shape == pixels.shape
-    assert made.dtype == np.uint8
-    assert np.array_equal(made, augment(pixels, number))
-    assert np.array_equal(pixels, kept)
+    original = pixels.copy()
+    augmented = augment(pixels, number)
+    assert augmented.shape == pixels.shape
+    assert augmented.dtype == np.uint8
+    assert np.array_equal(augmented, augment(pixels, number))
+    assert np.array_equal(pixels, original)
 
 
 @settings(deadline=None)
@@ -30,6 +30,6 @@ def test_a_spot_moves_no_further_than_it_may(number: int) -> None:
     assert abs(columns.mean() - 60) <= SHIFT * 300 + SCALE * 90 + 1
 
 
-def test_looks_differ() -> None:
+def test_augmented_copies_differ() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
     assert len({augment(pixels, number).tobytes() for number in range(8)}) == 8

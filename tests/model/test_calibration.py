@@ -113,8 +113,10 @@ def test_isotonic_never_falls_and_is_never_certain_of_what_it_has_seen(pairs, fr
     p = fitted.probability(sorted(fresh))
     assert np.all(np.diff(p) >= 0)
     assert np.all((p >= 0) & (p <= 1))
-    known = fitted.probability(np.clip([z for z, _ in pairs], fitted.logits[0], fitted.logits[-1]))
-    assert np.all((known > 0) & (known < 1))
+    within_fit = fitted.probability(
+        np.clip([z for z, _ in pairs], fitted.logits[0], fitted.logits[-1])
+    )
+    assert np.all((within_fit > 0) & (within_fit < 1))
 
 
 @settings(deadline=None)
@@ -138,16 +140,16 @@ def test_isotonic_finds_a_shape_that_scaling_cannot():
     z = generator.normal(0, 3, 4000)
     true = np.where(z > 0, 0.95, 0.3)
     fitted = Isotonic.fit(z, (generator.random(4000) < true).astype(float))
-    away = np.abs(z) > 0.5
-    assert np.abs(fitted.probability(z) - true)[away].mean() < 0.05
+    is_off_the_step = np.abs(z) > 0.5
+    assert np.abs(fitted.probability(z) - true)[is_off_the_step].mean() < 0.05
 
 
 def test_a_reader_of_scalings_reads_an_isotonic_calibration():
     """What version 0.1 of the bundle's format takes from the manifest is there and usable."""
     fitted = Isotonic.fit([-2.0, -1.0, 1.0, 2.0, 0.0], [0, 0, 1, 1, 1])
-    told = Calibration(fitted, {View.NT: fitted}).to_json()
-    assert Scaling(told["temperature"], told["bias"]) == fitted.scaling
-    own = told["views"]["NT"]
+    data = Calibration(fitted, {View.NT: fitted}).to_json()
+    assert Scaling(data["temperature"], data["bias"]) == fitted.scaling
+    own = data["views"]["NT"]
     assert Scaling(own["temperature"], own["bias"]) == fitted.scaling
 
 
@@ -216,10 +218,10 @@ def test_interval_covers_and_widens_with_groups():
     def mean(indices):
         return float(values[indices].mean())
 
-    alone = bootstrap_interval(mean, list(range(400)), resamples=400)
+    single = bootstrap_interval(mean, list(range(400)), resamples=400)
     grouped = bootstrap_interval(mean, [k // 10 for k in range(400)], resamples=400)
     assert grouped[0] < values.mean() < grouped[1]
-    assert grouped[1] - grouped[0] > 2 * (alone[1] - alone[0])
+    assert grouped[1] - grouped[0] > 2 * (single[1] - single[0])
     assert bootstrap_interval(mean, [k // 10 for k in range(400)], resamples=400) == grouped
 
 

@@ -37,14 +37,14 @@ def test_without_a_cuda_device_there_is_one_line(
     assert caught.value.failure_class is FailureClass.ALARM
 
 
-def test_a_number_beyond_the_devices_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_number_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(QCError, match="cuda:2: this machine has 2 CUDA devices, numbered from 0"):
         choose_device("cuda:2")
 
 
-def test_a_device_that_fails_at_its_first_use_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_fails_at_its_first_use_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_shape: int, **_options: object) -> torch.Tensor:
         raise RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA")
 

@@ -33,8 +33,8 @@ def assert_same(value: Any, expected: Any, path: str) -> None:
             assert_same(value[key], expected[key], f"{path} / {key}")
     elif isinstance(expected, list):
         assert len(value) == len(expected), path
-        for number, (one, other) in enumerate(zip(value, expected, strict=True)):
-            assert_same(one, other, f"{path} / {number}")
+        for number, (item, expected_item) in enumerate(zip(value, expected, strict=True)):
+            assert_same(item, expected_item, f"{path} / {number}")
     elif isinstance(expected, float):
         assert value == pytest.approx(expected, rel=TOLERANCE, abs=TOLERANCE), path
     else:

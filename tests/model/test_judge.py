@@ -37,12 +37,12 @@ def test_a_view_without_real_evidence_gets_no_verdict_on_a_real_picture(
 ) -> None:
     ungrounded = copy(judge)
     ungrounded.real_views = frozenset({View.HEAD})
-    (told,) = judge.judge(replace(frame, simulated=True))
+    (of_simulated,) = judge.judge(replace(frame, simulated=True))
     (judgement,) = ungrounded.judge(replace(frame, simulated=simulated))
-    assert judgement.view is told.view is View.NT
-    assert judgement.probability == told.probability
+    assert judgement.view is of_simulated.view is View.NT
+    assert judgement.probability == of_simulated.probability
     assert (Flag.NO_REAL_EVIDENCE in judgement.flags) is not simulated
-    assert judgement.quality == (told.quality if simulated else REVIEW)
+    assert judgement.quality == (of_simulated.quality if simulated else REVIEW)
 
 
 def test_the_answer_is_whole(judge: Judge, frame: Frame) -> None:
@@ -118,7 +118,7 @@ def test_the_label_follows_the_calibrated_probability(
     assert judgement.quality == quality
 
 
-def test_a_strange_picture_is_left_to_a_person(judge: Judge, frame: Frame) -> None:
+def test_an_outlier_goes_to_review(judge: Judge, frame: Frame) -> None:
     wary = Judge(
         judge.bundle_id,
         judge.detector,
@@ -140,7 +140,7 @@ def test_a_strange_picture_is_left_to_a_person(judge: Judge, frame: Frame) -> No
     [Thresholds(detection=1.0, view=0.0), Thresholds(detection=0.0, view=1.0)],
     ids=["no structure of the view was found", "the view is not likely enough"],
 )
-def test_a_view_on_slim_evidence_is_named_and_left_to_a_person(
+def test_a_view_with_weak_evidence_is_named_and_goes_to_review(
     judge: Judge, frame: Frame, thresholds: Thresholds
 ) -> None:
     unsure = Judge(
@@ -154,65 +154,69 @@ def test_a_view_on_slim_evidence_is_named_and_left_to_a_person(
         thresholds,
         judge.criteria_thresholds,
     )
-    looks = unsure.predict([crop(frame, frame.regions[0]).pixels])
+    predictions = unsure.predict([crop(frame, frame.regions[0]).pixels])
     views = {View.OTHER: 0.3, View.NT: 0.5, View.CRL: 0.2}
-    (judgement,) = replace_look(unsure, looks, views).judge(frame)
+    (judgement,) = with_views(unsure, predictions, views).judge(frame)
     assert (judgement.view, judgement.quality) == (View.NT, REVIEW)
     assert judgement.probability is not None
 
 
-def test_other_is_said_when_it_is_likelier_than_all_views_together(
+def test_other_is_the_view_when_it_is_likelier_than_all_views_together(
     judge: Judge, frame: Frame
 ) -> None:
-    looks = judge.predict([crop(frame, frame.regions[0]).pixels])
-    told = replace_look(judge, looks, {View.OTHER: 0.5, View.NT: 0.5, View.CRL: 0.0})
-    assert told.judge(frame)[0].view is View.OTHER
-    told = replace_look(judge, looks, {View.OTHER: 0.45, View.NT: 0.4, View.CRL: 0.15})
-    assert told.judge(frame)[0].view is View.NT
+    predictions = judge.predict([crop(frame, frame.regions[0]).pixels])
+    changed = with_views(judge, predictions, {View.OTHER: 0.5, View.NT: 0.5, View.CRL: 0.0})
+    assert changed.judge(frame)[0].view is View.OTHER
+    changed = with_views(judge, predictions, {View.OTHER: 0.45, View.NT: 0.4, View.CRL: 0.15})
+    assert changed.judge(frame)[0].view is View.NT
 
 
-def replace_look(judge: Judge, looks: list[RegionPrediction], views: dict[View, float]) -> Judge:
+def with_views(
+    judge: Judge, predictions: list[RegionPrediction], views: dict[View, float]
+) -> Judge:
     """The same judge, whose networks see these views in every picture."""
-    told = copy(judge)
-    told.predict = lambda _: [replace(look, views=views) for look in looks]  # type: ignore[method-assign]
-    return told
+    changed = copy(judge)
+    changed.predict = lambda _: [replace(prediction, views=views) for prediction in predictions]  # type: ignore[method-assign]
+    return changed
 
 
-def test_further_looks_are_off_unless_asked_for(judge: Judge, frame: Frame) -> None:
+def test_test_time_augmentation_is_off_by_default(judge: Judge, frame: Frame) -> None:
     assert judge.augment == 0
     assert augmented(judge, 0).judge(frame) == judge.judge(frame)
 
 
-def test_further_looks_average_the_logits_and_keep_the_picture_s_own_boxes(
+def test_augmentation_averages_the_logits_and_keeps_the_picture_s_own_boxes(
     judge: Judge, frame: Frame
 ) -> None:
     pixels = crop(frame, frame.regions[0]).pixels
     first, *others = (
         judge.predict([each])[0] for each in (pixels, augment(pixels, 0), augment(pixels, 1))
     )
-    (look,) = augmented(judge, 2).predict([pixels])
+    (averaged,) = augmented(judge, 2).predict([pixels])
     assert {other.logit for other in others} != {first.logit}
-    assert look.logit == pytest.approx(np.mean([each.logit for each in (first, *others)]))
-    assert sum(look.views.values()) == pytest.approx(1)
+    assert averaged.logit == pytest.approx(np.mean([each.logit for each in (first, *others)]))
+    assert sum(averaged.views.values()) == pytest.approx(1)
     odds = [np.log(each.views[View.NT] / each.views[View.CRL]) for each in (first, *others)]
-    assert np.log(look.views[View.NT] / look.views[View.CRL]) == pytest.approx(np.mean(odds))
-    assert sum(look.gates) == pytest.approx(1)
-    assert (look.detections, look.description) == (first.detections, first.description)
-    assert look.outlier == first.outlier
+    assert np.log(averaged.views[View.NT] / averaged.views[View.CRL]) == pytest.approx(
+        np.mean(odds)
+    )
+    assert sum(averaged.gates) == pytest.approx(1)
+    assert (averaged.detections, averaged.description) == (first.detections, first.description)
+    assert averaged.outlier == first.outlier
 
 
-def augmented(judge: Judge, looks: int) -> Judge:
-    """The same judge, taking that many further looks."""
+def augmented(judge: Judge, copies: int) -> Judge:
+    """The same judge, averaging over so many augmented copies."""
     changed = copy(judge)
-    changed.augment = looks
+    changed.augment = copies
     return changed
 
 
 def test_no_structure_of_another_name_is_described(judge: Judge, frame: Frame) -> None:
     (judgement,) = judge.judge(frame)
-    found = {d.label for d in judgement.detections}
+    detected = {d.label for d in judgement.detections}
     for label in LABELS:
-        if label.code not in found and label.view is not None:
+        if label.code not in detected and label.view is not None:
             assert label.meaning not in judgement.description.lower()
 
 
@@ -224,7 +228,7 @@ def test_a_frame_of_no_ultrasound_gets_no_verdict(judge: Judge, frame: Frame) ->
     assert judgement.probability == usual.probability
 
 
-def test_nor_does_one_that_is_coloured_all_over(judge: Judge, frame: Frame) -> None:
+def test_a_frame_coloured_all_over_gets_no_verdict(judge: Judge, frame: Frame) -> None:
     for tint in ((0, 1, 0), (1, 0.7, 0.4), (0.3, 0.6, 1)):
         tinted = (frame.pixels * np.array(tint)).astype(np.uint8)
         (judgement,) = judge.judge(replace(frame, pixels=tinted))
@@ -232,7 +236,7 @@ def test_nor_does_one_that_is_coloured_all_over(judge: Judge, frame: Frame) -> N
         assert Flag.OUT_OF_DISTRIBUTION in judgement.flags
 
 
-def test_a_readers_doubts_are_told_and_cost_no_verdict(judge: Judge, frame: Frame) -> None:
+def test_the_reader_s_flags_are_passed_on_and_cost_no_verdict(judge: Judge, frame: Frame) -> None:
     (usual,) = judge.judge(frame)
     doubts = (Flag.COLOUR_DOUBTFUL, Flag.MORE_FRAMES_THAN_STATED)
     (judgement,) = judge.judge(replace(frame, flags=doubts))

@@ -6,13 +6,13 @@ from safetensors.numpy import save_file
 
 from detector.anatomy import View
 from detector.errors import ErrorCode, QCError
-from model.outlier import OutlierModel, evidence
+from model.outlier import OutlierModel, detector_evidence
 
 CENTRES = {View.NT: np.array([4.0, 0, 0, 0]), View.CRL: np.array([0, 4.0, 0, 0])}
 SPREAD = np.array([1.0, 1.0, 0.1, 0.5])
 
 
-def known(n=300, seed=0):
+def fitted_pictures(n=300, seed=0):
     generator = np.random.default_rng(seed)
     views = [View.NT, View.CRL] * (n // 2)
     features = np.stack([CENTRES[v] + generator.normal(0, SPREAD) for v in views])
@@ -20,8 +20,8 @@ def known(n=300, seed=0):
 
 
 def test_strange_pictures_score_higher():
-    model = OutlierModel.fit(*known())
-    usual = model.score_many(known(seed=1)[0])
+    model = OutlierModel.fit(*fitted_pictures())
+    usual = model.score_many(fitted_pictures(seed=1)[0])
     assert usual.mean() == pytest.approx(0, abs=0.3)
     assert model.score(np.array([4.0, 4.0, 0, 0])) > np.quantile(usual, 0.99)
     # Far in the direction that hardly varies, though near in plain distance.
@@ -30,15 +30,15 @@ def test_strange_pictures_score_higher():
 
 
 def test_distance_is_to_the_nearest_view():
-    model = OutlierModel.fit(*known())
+    model = OutlierModel.fit(*fitted_pictures())
     a, b = model.distances(np.stack([CENTRES[View.NT], CENTRES[View.CRL]]))
     assert a == pytest.approx(b, abs=0.3)
 
 
 def test_little_evidence_is_strange_and_much_is_no_bonus():
-    features, views = known()
-    found = np.random.default_rng(2).normal(2.0, 0.3, len(views))
-    model = OutlierModel.fit(features, views, found)
+    features, views = fitted_pictures()
+    evidence = np.random.default_rng(2).normal(2.0, 0.3, len(views))
+    model = OutlierModel.fit(features, views, evidence)
     feature = CENTRES[View.NT]
     assert model.score(feature, 0.0) > model.score(feature, 2.0) + 4
     assert model.score(feature, 3.0) == model.score(feature)
@@ -48,7 +48,7 @@ def test_little_evidence_is_strange_and_much_is_no_bonus():
 
 
 def test_threshold():
-    model = OutlierModel.fit(*known())
+    model = OutlierModel.fit(*fitted_pictures())
     far = np.array([30.0, 30, 30, 30])
     assert not model.is_outlier(far)
     assert model.with_threshold(3.0).is_outlier(far)
@@ -71,7 +71,7 @@ def test_more_dimensions_than_pictures():
 
 @pytest.mark.parametrize("threshold", [None, 2.5])
 def test_round_trip(tmp_path, threshold):
-    features, views = known()
+    features, views = fitted_pictures()
     model = OutlierModel.fit(features, views, [2.0] * 150 + [1.0] * 150, weight=0.5)
     if threshold is not None:
         model = model.with_threshold(threshold)
@@ -106,5 +106,5 @@ def test_load_refuses(tmp_path):
 
 
 def test_evidence():
-    assert evidence([0.1, 0.9, 0.8, 0.7]) == pytest.approx(2.4)
-    assert evidence([]) == 0
+    assert detector_evidence([0.1, 0.9, 0.8, 0.7]) == pytest.approx(2.4)
+    assert detector_evidence([]) == 0

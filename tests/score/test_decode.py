@@ -21,7 +21,7 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from detector.errors import ErrorCode, QCError
-from detector.imaging.reader import read_frames, summarise
+from detector.imaging.reader import read_frames, summarise_image
 from qc_daemon.score.decode import DecodeProcess, spread
 from training.phantom.dicom import exam
 
@@ -78,7 +78,7 @@ def test_it_gives_what_the_reader_gives(
     aloka = shared_data / "us_dicom" / "gdcm-US-ALOKA-16.dcm"
     cineloop = shared_data / "us_dicom" / "IM00001.fragmented_no_bot_jpeg_baseline.50.dcm"
     for path, numbers in ((short, None), (short, [5, 2]), (aloka, None), (cineloop, [1, 8])):
-        assert decoder.summary(path) == summarise(path)
+        assert decoder.summary(path) == summarise_image(path)
         for found, expected in zip(
             decoder.frames(path, numbers), read_frames(path, numbers), strict=True
         ):

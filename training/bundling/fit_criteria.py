@@ -65,14 +65,14 @@ def fit(
     start = start or CriteriaThresholds()
     presence = {view: dict(bands) for view, bands in start.presence.items()}
     measured = {view: dict(bands) for view, bands in start.measured.items()}
-    for view, codes in _columns(samples, start.known).items():
+    for view, codes in _columns(samples, start.detectable).items():
         for code, (seen, values, truths) in codes.items():
             check = CHECKS[view][code]
             if check.measure is None:
                 _learn(presence.setdefault(view, {}), code, seen, truths, Better.HIGH)
             else:
                 _learn(measured.setdefault(view, {}), code, values, truths, check.better)
-    return CriteriaThresholds(start.known, start.support, presence, measured)
+    return CriteriaThresholds(start.detectable, start.support, presence, measured)
 
 
 def rates(
@@ -83,7 +83,7 @@ def rates(
     for sample in samples:
         height, width = sample.pixels.shape[:2]
         for found in judge(
-            sample.view, sample.detections, width, height, sample.pixels, None, thresholds
+            sample.view, sample.detections, width, height, sample.pixels, thresholds
         ):
             if found.code in sample.truth:
                 pair = (sample.truth[found.code], found.met)

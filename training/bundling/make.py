@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from detector.anatomy import View
-from detector.boxes import Detection, at_least
+from detector.boxes import Detection, filter_by_confidence
 from detector.console import UsageError
 from detector.yolo.yolo import YoloDetector
 from model.bundle.build import build
@@ -31,7 +31,7 @@ from model.calibration import expected_calibration_error
 from model.criteria.thresholds import CriteriaThresholds
 from model.describer.describer import Describer
 from model.judge import Thresholds
-from model.outlier import OutlierModel, evidence
+from model.outlier import OutlierModel, detector_evidence
 from model.spatialclip.checkpoint import load_spatialclip
 from model.spatialclip.network import VIEWS, SpatialClip
 from model.spatialclip.preprocess import Preprocessor
@@ -119,13 +119,15 @@ def make_bundle(
     calibration, losses = select_calibration(data.logits, data.standard, data.groups, data.views)
     calibrated = calibration.calibrate_many(data.logits, data.views)
 
-    detections = [at_least(thresholds.detection, item.detections[0]) for item in prepared]
-    sums = np.array([evidence([d.confidence for d in boxes]) for boxes in detections])
+    detections = [
+        filter_by_confidence(thresholds.detection, item.detections[0]) for item in prepared
+    ]
+    sums = np.array([detector_evidence([d.confidence for d in boxes]) for boxes in detections])
     thresholds = replace(thresholds, view=fit_view_threshold(outputs.views, views))
     outlier, beyond = fit_outlier(outputs.image[has_view], known_views, sums[has_view])
     with_criteria = _criteria_samples(prepared, detections)
     labels = networks.detector.labels
-    criteria = fit(with_criteria, CriteriaThresholds(known=frozenset(labels)))
+    criteria = fit(with_criteria, CriteriaThresholds(detectable=frozenset(labels)))
     learnt_from = _count_learnt(samples, (detector, spatialclip))
     metrics = {
         "calibration pictures": len(data.logits),
@@ -420,18 +422,20 @@ def _outlier_share(
     scores = []
     for crop in crops:
         boxes = networks.detector.detect([crop])[0]
-        detections = at_least(thresholds.detection, boxes)
+        detections = filter_by_confidence(thresholds.detection, boxes)
         size = (crop.shape[1], crop.shape[0])
         inputs = networks.preprocessor.batch(
             [networks.preprocessor.letterbox(crop)],
             networks.describer.describe_batch([detections], [size]),
-            [at_least(thresholds.layout, boxes)],
+            [filter_by_confidence(thresholds.layout, boxes)],
             [size],
         )
         with torch.inference_mode():
             image = networks.spatialclip.trimodal_clip.encode_image(inputs.pixel_values)
         scores.append(
-            outlier.score(image[0].double().numpy(), evidence([d.confidence for d in detections]))
+            outlier.score(
+                image[0].double().numpy(), detector_evidence([d.confidence for d in detections])
+            )
         )
     return float(np.mean(np.array(scores) > outlier.threshold))
 

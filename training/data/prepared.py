@@ -13,7 +13,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 
-from detector.boxes import Detection, at_least
+from detector.boxes import Detection, filter_by_confidence
 from detector.frame import Pixels
 from detector.yolo import flip, yolo
 from model.describer.describer import Describer
@@ -83,9 +83,12 @@ def prepare(
         chunk = samples[start : start + batch]
         crops = [read_region(sample)[0] for sample in chunk]
         sizes = [(crop.shape[1], crop.shape[0]) for crop in crops]
-        detections = [at_least(thresholds.layout, boxes) for boxes in detector.detect(crops)]
+        detections = [
+            filter_by_confidence(thresholds.layout, boxes) for boxes in detector.detect(crops)
+        ]
         flipped = [
-            flip.mirrored(boxes, size[0]) for boxes, size in zip(detections, sizes, strict=True)
+            flip.mirror_detections(boxes, size[0])
+            for boxes, size in zip(detections, sizes, strict=True)
         ]
         descriptions = _describe(describer, detections, sizes, thresholds)
         mirrored_descriptions = (
@@ -112,7 +115,7 @@ def _describe(
 ) -> list[str]:
     """A sentence for each picture, from the boxes that are sure enough to be named."""
     return describer.describe_batch(
-        [at_least(thresholds.detection, boxes) for boxes in detections], sizes
+        [filter_by_confidence(thresholds.detection, boxes) for boxes in detections], sizes
     )
 
 

@@ -20,8 +20,8 @@ from model.describer.lexicon import (
     PLACES,
     Mention,
     Wording,
-    by_place,
-    enumerated,
+    enumerate_names,
+    group_by_place,
     join,
     prompt,
     reading_order,
@@ -140,12 +140,12 @@ def examples(chance: random.Random) -> Iterator[Example]:
 def reference(mentions: Sequence[Mention], wording: Wording) -> list[str]:
     """The pieces of the sentence to learn, in reading order (`lexicon.join` makes it text)."""
     pieces: list[str] = []
-    for place, group in by_place(mentions):
+    for place, group in group_by_place(mentions):
         if wording is Wording.SINGLE:
             for mention in group:
                 pieces += [_name(mention, wording), f"in the {place}", ";"]
             continue
-        names = enumerated([_name(mention, wording) for mention in group])
+        names = enumerate_names([_name(mention, wording) for mention in group])
         pieces += [place, ":", *names] if wording is Wording.PLACED else [*names, f"in the {place}"]
         pieces += [";"]
     return [*pieces[:-1], "."]

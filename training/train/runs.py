@@ -12,7 +12,7 @@ from torch import nn
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
-from model.tensors import problem_of
+from model.tensors import find_problem
 from training.data.samples import Sample, file_hash
 
 FACTS, CHECKPOINT, LOGS = "training.json", "checkpoint.pt", "tensorboard"
@@ -93,7 +93,7 @@ def check_weights(folder: Path, part: str) -> None:
         path = folder / name
         if not path.is_file():
             raise UsageError(f"{folder} holds no trained {part}: {name} is missing")
-        problem = problem_of(path) if path.suffix == ".safetensors" else None
+        problem = find_problem(path) if path.suffix == ".safetensors" else None
         if problem:
             raise UsageError(f"{path}: {problem}: train the {part} again")
 

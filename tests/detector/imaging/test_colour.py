@@ -64,8 +64,8 @@ def test_planar_rgb(write_dicom: Write, speckle: np.ndarray) -> None:
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
 def test_ybr_full_is_converted_once(write_dicom: Write, speckle: np.ndarray, syntax: str) -> None:
-    found = decode(write_dicom(to_ybr(speckle), "YBR_FULL", syntax)).astype(int)
-    assert np.abs(found - speckle).max() <= 3
+    rgb = decode(write_dicom(to_ybr(speckle), "YBR_FULL", syntax)).astype(int)
+    assert np.abs(rgb - speckle).max() <= 3
 
 
 @pytest.mark.parametrize("photometric", ["YBR_FULL_422", "YBR_PARTIAL_422"])
@@ -85,19 +85,19 @@ def test_native_422_of_several_frames(write_dicom: Write, photometric: str) -> N
 
 
 def test_422_that_is_not_subsampled(write_dicom: Write, speckle: np.ndarray) -> None:
-    found = decode(write_dicom(to_ybr(speckle), "YBR_FULL_422")).astype(int)
-    assert np.abs(found - speckle).max() <= 3
+    rgb = decode(write_dicom(to_ybr(speckle), "YBR_FULL_422")).astype(int)
+    assert np.abs(rgb - speckle).max() <= 3
 
 
-def test_eight_bit_monochrome_is_kept(write_dicom: Write) -> None:
+def test_eight_bit_monochrome_is_unchanged(write_dicom: Write) -> None:
     stored = np.arange(48 * 64, dtype=np.uint32).reshape(1, 48, 64).astype(np.uint8)
     assert np.array_equal(grey(write_dicom(stored, "MONOCHROME2")), stored[0])
     assert np.array_equal(grey(write_dicom(stored, "MONOCHROME1")), 255 - stored[0].astype(int))
 
 
 def test_sixteen_bits_are_stretched_without_a_window(write_dicom: Write) -> None:
-    found = grey(write_dicom(RAMP + 100, "MONOCHROME2"))
-    assert np.abs(found - RAMP[0].astype(float) * 255 / 4000).max() <= 0.51
+    rgb = grey(write_dicom(RAMP + 100, "MONOCHROME2"))
+    assert np.abs(rgb - RAMP[0].astype(float) * 255 / 4000).max() <= 0.51
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian, JPEG2000Lossless])
@@ -124,8 +124,8 @@ def test_the_window_counts_in_rescaled_values(write_dicom: Write) -> None:
 
 def test_signed_values_and_a_useless_window(write_dicom: Write) -> None:
     stored = RAMP.astype(np.int16) - 2000
-    found = grey(write_dicom(stored, "MONOCHROME1", WindowCenter=0, WindowWidth=0))
-    assert np.abs(found - (255 - RAMP[0].astype(float) * 255 / 4000)).max() <= 0.51
+    rgb = grey(write_dicom(stored, "MONOCHROME1", WindowCenter=0, WindowWidth=0))
+    assert np.abs(rgb - (255 - RAMP[0].astype(float) * 255 / 4000)).max() <= 0.51
 
 
 def test_voi_lut_sequence(write_dicom: Write) -> None:
@@ -133,8 +133,8 @@ def test_voi_lut_sequence(write_dicom: Write) -> None:
     lut.LUTDescriptor, lut.LUTData = [4, 0, 8], [0, 255, 10, 128]
     lut["LUTDescriptor"].VR = lut["LUTData"].VR = "US"
     stored = np.tile(np.arange(6, dtype=np.uint16), (1, 48, 11))
-    found = grey(write_dicom(stored, "MONOCHROME2", VOILUTSequence=[lut]))
-    assert found[0, :6].tolist() == [0, 255, 10, 128, 128, 128]
+    rgb = grey(write_dicom(stored, "MONOCHROME2", VOILUTSequence=[lut]))
+    assert rgb[0, :6].tolist() == [0, 255, 10, 128, 128, 128]
 
 
 PALETTE = ([0, 60, 120, 255], [10, 20, 30, 40], [255, 128, 64, 0])
@@ -166,15 +166,15 @@ def palette(kind: str, endian: str = "<") -> dict[str, object]:
 
 @pytest.mark.parametrize("kind", ["bytes", "words", "low-words", "segmented"])
 def test_palettes(write_dicom: Write, kind: str) -> None:
-    found = decode(write_dicom(INDICES, "PALETTE COLOR", **palette(kind)))
-    assert found[0, 0, :8].tolist() == EXPECTED
+    rgb = decode(write_dicom(INDICES, "PALETTE COLOR", **palette(kind)))
+    assert rgb[0, 0, :8].tolist() == EXPECTED
 
 
 @pytest.mark.parametrize("kind", ["words", "segmented"])
 def test_palettes_in_big_endian(write_dicom: Write, kind: str) -> None:
     elements = palette(kind, ">")
-    found = decode(write_dicom(INDICES, "PALETTE COLOR", ExplicitVRBigEndian, **elements))
-    assert found[0, 0, :8].tolist() == EXPECTED
+    rgb = decode(write_dicom(INDICES, "PALETTE COLOR", ExplicitVRBigEndian, **elements))
+    assert rgb[0, 0, :8].tolist() == EXPECTED
 
 
 def test_segmented_palette_as_pydicom_expands_it(write_dicom: Write) -> None:

@@ -58,8 +58,8 @@ def first(path: Path) -> Frame:
     return next(read_frames(path, [1]))
 
 
-def close(found: np.ndarray, expected: np.ndarray, tolerance: float = 3) -> bool:
-    return bool(np.abs(found.astype(int) - expected).mean() <= tolerance)
+def close(pixels: np.ndarray, expected: np.ndarray, tolerance: float = 3) -> bool:
+    return bool(np.abs(pixels.astype(int) - expected).mean() <= tolerance)
 
 
 @pytest.mark.parametrize("syntax", NATIVE)
@@ -242,7 +242,7 @@ def test_jpeg_2000_labels() -> None:
     assert jpeg2000_colour(plain, "YBR_RCT").is_contradicted
 
 
-def test_transparency_is_left_out(write_dicom: Write) -> None:
+def test_transparency_is_ignored(write_dicom: Write) -> None:
     alpha = np.full((*SCAN.shape[:2], 1), 200, np.uint8)
     buffer = io.BytesIO()
     picture = Image.fromarray(np.concatenate((SCAN, alpha), axis=2), "RGBA")

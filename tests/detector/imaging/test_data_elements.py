@@ -73,20 +73,22 @@ def assert_read(path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("syntax", SYNTAXES[:2])
-def test_an_unknown_value_representation_is_passed_over(
+def test_an_unknown_value_representation_is_skipped(
     write_dicom: Write, syntax: UID, vr: bytes, length_bytes: int, value: bytes, at: int
 ) -> None:
     path = write_dicom(GREY, "MONOCHROME2", syntax)
     head, elements = parts(path)
-    place = at % len(elements)
+    index = at % len(elements)
     tag = 0x00180010 if at else 0x00080000
-    elements.insert(place, odd(vr, length_bytes, value, tag, syntax))
+    elements.insert(index, odd(vr, length_bytes, value, tag, syntax))
     path.write_bytes(head + b"".join(elements))
     assert_read(path)
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES[:2])
-def test_several_of_them_one_after_the_other(write_dicom: Write, syntax: UID) -> None:
+def test_several_unknown_value_representations_in_a_row_are_skipped(
+    write_dicom: Write, syntax: UID
+) -> None:
     path = write_dicom(GREY, "MONOCHROME2", syntax)
     head, elements = parts(path)
     strange = [odd(b"??", 2, b"AB", 0x00180010 + i, syntax) for i in range(6)]
@@ -214,19 +216,19 @@ def test_any_vr_with_the_length_that_the_rule_gives_it(
     write_dicom: Write, vr: bytes, value: bytes, at: int
 ) -> None:
     """Two capitals: 32 bits; any other: 16."""
-    known = b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()
-    known += b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()
-    if vr in known:
+    standard_vrs = b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()
+    standard_vrs += b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()
+    if vr in standard_vrs:
         return
     value += b" " * (len(value) % 2)
     path = write_dicom(GREY, "MONOCHROME2")
     head, elements = parts(path)
     width = 4 if vr.isalpha() and vr.isupper() else 2
     # Not first: there the encoding of the data set itself is asked for.
-    place = 1 + at % (len(elements) - 1)
-    elements.insert(place, odd(vr, width, value, 0x00180010, ExplicitVRLittleEndian))
+    index = 1 + at % (len(elements) - 1)
+    elements.insert(index, odd(vr, width, value, 0x00180010, ExplicitVRLittleEndian))
     path.write_bytes(head + b"".join(elements))
     try:
         assert_read(path)
     except QCError as error:
-        raise AssertionError(f"{vr!r} {value!r} at {place}: {error.message}") from error
+        raise AssertionError(f"{vr!r} {value!r} at {index}: {error.message}") from error

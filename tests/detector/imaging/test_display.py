@@ -36,17 +36,17 @@ def grey(path: Path, number: int = 1) -> np.ndarray:
 
 
 def item(**elements: Any) -> Dataset:
-    made = Dataset()
+    dataset = Dataset()
     for keyword, value in elements.items():
-        setattr(made, keyword, value)
-    return made
+        setattr(dataset, keyword, value)
+    return dataset
 
 
 def table(descriptor: list[int], data: list[int] | bytes) -> Dataset:
-    made = item(LUTDescriptor=descriptor, LUTData=data)
-    made["LUTDescriptor"].VR = "US"
-    made["LUTData"].VR = "OW" if isinstance(data, bytes) else "US"
-    return made
+    dataset = item(LUTDescriptor=descriptor, LUTData=data)
+    dataset["LUTDescriptor"].VR = "US"
+    dataset["LUTData"].VR = "OW" if isinstance(data, bytes) else "US"
+    return dataset
 
 
 SAY_NOTHING: dict[str, dict[str, Any]] = {
@@ -185,8 +185,8 @@ def test_pixel_values_are_transformed_by_shared_groups(write_dicom: Write) -> No
         PixelValueTransformationSequence=TRANSFORM,
         FrameVOILUTSequence=[item(WindowCenter="3000", WindowWidth="8001")],
     )
-    found = grey(write_dicom(DEEP, "MONOCHROME2", **groups))
-    assert np.abs(found - DEEP[0].astype(float) * 255 / 4000).max() <= 0.6
+    pixels = grey(write_dicom(DEEP, "MONOCHROME2", **groups))
+    assert np.abs(pixels - DEEP[0].astype(float) * 255 / 4000).max() <= 0.6
 
 
 def test_a_frames_own_group_comes_before_the_shared_one(write_dicom: Write) -> None:
@@ -236,8 +236,8 @@ def test_bits_stored_that_are_not_true(
 ) -> None:
     """Values that need twelve bits, with any label: nothing wraps to black."""
     path = write_dicom(DEEP << shift, "MONOCHROME2", BitsStored=stored_bits, HighBit=high_bit)
-    found = grey(path)
-    assert np.abs(found - DEEP[0].astype(float) * 255 / 4000).max() <= 0.6
+    pixels = grey(path)
+    assert np.abs(pixels - DEEP[0].astype(float) * 255 / 4000).max() <= 0.6
 
 
 def test_values_at_the_top_of_their_words(write_dicom: Write) -> None:
@@ -308,6 +308,6 @@ def test_any_text_in_them_gives_a_picture(
         VOILUTFunction=function,
         NumberOfFrames=frames,
     )
-    found = grey(changed)
-    assert found.shape == (48, 64)
-    assert found.min() < found.max()
+    pixels = grey(changed)
+    assert pixels.shape == (48, 64)
+    assert pixels.min() < pixels.max()

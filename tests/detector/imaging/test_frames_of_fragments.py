@@ -22,7 +22,7 @@ from pydicom.uid import (
 
 from detector.errors import ErrorCode, Flag, QCError
 from detector.imaging.encapsulation import frame_fragments
-from detector.imaging.reader import read_frames, summarise
+from detector.imaging.reader import read_frames, summarise_image
 
 Write = Callable[..., Path]
 SYNTAXES = (RLELossless, JPEG2000Lossless, JPEGLSLossless, JPEGBaseline8Bit)
@@ -31,12 +31,12 @@ SYNTAXES = (RLELossless, JPEG2000Lossless, JPEGLSLossless, JPEGBaseline8Bit)
 def streams_of(write: Write, frames: np.ndarray, syntax: UID) -> list[bytes]:
     """The codestream of each frame."""
     if syntax == JPEGBaseline8Bit:
-        made = []
+        codestreams = []
         for pixels in frames:
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, "JPEG", quality=95, subsampling=0)
-            made.append(buffer.getvalue())
-        return made
+            codestreams.append(buffer.getvalue())
+        return codestreams
     dataset = dcmread(write(frames, syntax=syntax))
     return list(generate_frames(dataset.PixelData, number_of_frames=len(frames)))
 
@@ -112,25 +112,33 @@ def assert_decoded(path: Path, speckle: np.ndarray, syntax: UID) -> None:
 
 
 @pytest.fixture(scope="module")
-def made() -> dict[UID, list[bytes]]:
+def codestreams() -> dict[UID, list[bytes]]:
     return {}
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("syntax", SYNTAXES)
-def test_as_many_fragments_as_frames_settle_it(
-    write_dicom: Write, speckle: np.ndarray, made: dict[UID, list[bytes]], syntax: UID, name: str
+def test_as_many_fragments_as_frames_are_one_each(
+    write_dicom: Write,
+    speckle: np.ndarray,
+    codestreams: dict[UID, list[bytes]],
+    syntax: UID,
+    name: str,
 ) -> None:
-    streams = made.setdefault(syntax, streams_of(write_dicom, speckle, syntax))
+    streams = codestreams.setdefault(syntax, streams_of(write_dicom, speckle, syntax))
     assert_decoded(cine(write_dicom, streams, tables(streams)[name], syntax), speckle, syntax)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("syntax", SYNTAXES[:3])
-def test_more_fragments_are_told_apart_by_their_codestreams(
-    write_dicom: Write, speckle: np.ndarray, made: dict[UID, list[bytes]], syntax: UID, name: str
+def test_frames_of_several_fragments_begin_at_codestreams(
+    write_dicom: Write,
+    speckle: np.ndarray,
+    codestreams: dict[UID, list[bytes]],
+    syntax: UID,
+    name: str,
 ) -> None:
-    streams = made.setdefault(syntax, streams_of(write_dicom, speckle, syntax))
+    streams = codestreams.setdefault(syntax, streams_of(write_dicom, speckle, syntax))
     parts = [part for s in streams for part in (s[:200], s[200:500], s[500:])]
     assert_decoded(cine(write_dicom, parts, tables(streams)[name], syntax), speckle, syntax)
 
@@ -140,11 +148,11 @@ def test_more_fragments_are_told_apart_by_their_codestreams(
 def test_extended_offset_tables_that_are_wrong(
     write_dicom: Write,
     speckle: np.ndarray,
-    made: dict[UID, list[bytes]],
+    codestreams: dict[UID, list[bytes]],
     syntax: UID,
     extended: bytes,
 ) -> None:
-    streams = made.setdefault(syntax, streams_of(write_dicom, speckle, syntax))
+    streams = codestreams.setdefault(syntax, streams_of(write_dicom, speckle, syntax))
     assert_decoded(cine(write_dicom, streams, b"", syntax, extended), speckle, syntax)
 
 
@@ -154,8 +162,8 @@ def test_a_table_settles_what_codestreams_do_not() -> None:
     spans = [(8, 2), (18, 2), (28, 2)]
     with pytest.raises(QCError):
         frame_fragments(stream, spans, 2, [(), (0, 15), (0, 0)])
-    for given in ([(0, 20)], [(), (0, 20)]):
-        assert frame_fragments(stream, spans, 2, given) == [((8, 2), (18, 2)), ((28, 2),)]
+    for offset_tables in ([(0, 20)], [(), (0, 20)]):
+        assert frame_fragments(stream, spans, 2, offset_tables) == [((8, 2), (18, 2)), ((28, 2),)]
 
 
 BAD = {
@@ -169,15 +177,15 @@ BAD = {
 @pytest.mark.parametrize("bad", [1, 2, 3])
 @pytest.mark.parametrize("name", BAD)
 @pytest.mark.parametrize("syntax", SYNTAXES)
-def test_one_bad_frame_costs_itself_alone(
+def test_a_bad_frame_does_not_affect_the_others(
     write_dicom: Write,
     speckle: np.ndarray,
-    made: dict[UID, list[bytes]],
+    codestreams: dict[UID, list[bytes]],
     syntax: UID,
     name: str,
     bad: int,
 ) -> None:
-    streams = list(made.setdefault(syntax, streams_of(write_dicom, speckle, syntax)))
+    streams = list(codestreams.setdefault(syntax, streams_of(write_dicom, speckle, syntax)))
     content = BAD[name]
     if content is None:
         if syntax == RLELossless:
@@ -185,14 +193,14 @@ def test_one_bad_frame_costs_itself_alone(
         content = streams_of(write_dicom, speckle[:1, :40, :40], syntax)[0]
     streams[bad - 1] = content
     path = cine(write_dicom, streams, b"", syntax)
-    told: dict[int, QCError] = {}
-    frames = list(read_frames(path, failed=told.__setitem__))
+    failures: dict[int, QCError] = {}
+    frames = list(read_frames(path, failed=failures.__setitem__))
     others = [number for number in (1, 2, 3) if number != bad]
     assert [frame.number for frame in frames] == others
-    assert list(told) == [bad]
-    assert told[bad].code is ErrorCode.DECODE_FAILED
-    assert str(bad) in told[bad].message
-    summary = summarise(path)
+    assert list(failures) == [bad]
+    assert failures[bad].code is ErrorCode.DECODE_FAILED
+    assert str(bad) in failures[bad].message
+    summary = summarise_image(path)
     assert summary.frames == 3
     assert list(summary.readable_frames) == others
     assert [each.number for each in summary.bad_frames] == [bad]
@@ -200,20 +208,20 @@ def test_one_bad_frame_costs_itself_alone(
         list(read_frames(path))
     # Which others are asked for changes nothing of a frame.
     for frame in frames:
-        (alone,) = read_frames(path, [frame.number])
-        assert np.array_equal(alone.pixels, frame.pixels)
-        assert alone.regions == frame.regions
+        (only,) = read_frames(path, [frame.number])
+        assert np.array_equal(only.pixels, frame.pixels)
+        assert only.regions == frame.regions
 
 
 def test_a_cine_of_bad_frames_only_is_refused(write_dicom: Write) -> None:
     path = cine(write_dicom, [bytes(64)] * 3, b"", JPEG2000Lossless)
     with pytest.raises(QCError) as caught:
-        summarise(path)
+        summarise_image(path)
     assert caught.value.code is ErrorCode.DECODE_FAILED
 
 
 @pytest.mark.parametrize("stated", [None, "0", "1", "2"])
-def test_more_frames_than_the_header_says_are_told(
+def test_more_frames_than_the_header_says_are_flagged(
     write_dicom: Write, speckle: np.ndarray, stated: str | None
 ) -> None:
     native = write_dicom(speckle, NumberOfFrames=stated)

@@ -24,7 +24,7 @@ from pydicom.uid import (
 
 from detector.errors import ErrorCode, QCError
 from detector.frame import Pixels
-from detector.imaging.reader import pixel_sha256, read_frames, read_header, summarise
+from detector.imaging.reader import pixel_sha256, read_frames, read_header, summarise_image
 
 Write = Callable[..., Path]
 
@@ -181,8 +181,8 @@ def test_malformed_files_give_frames_or_a_reason(shared_data: Path) -> None:
 def test_what_is_no_image(tmp_path: Path, content: bytes, code: ErrorCode | None) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
-    found = refused(path)
-    assert found is code if code else found in (ErrorCode.UNREADABLE, ErrorCode.NOT_AN_IMAGE)
+    refusal = refused(path)
+    assert refusal is code if code else refusal in (ErrorCode.UNREADABLE, ErrorCode.NOT_AN_IMAGE)
     with pytest.raises(QCError):
         read_header(path)
 
@@ -312,17 +312,17 @@ def test_hash_is_of_the_pixels(write_dicom: Write, speckle: np.ndarray) -> None:
         )
     }
     assert len(same) == 1
-    other = speckle.copy()
-    other[2, 47, 63, 2] ^= 1
+    changed = speckle.copy()
+    changed[2, 47, 63, 2] ^= 1
     turned = np.ascontiguousarray(speckle.reshape(3, 64, 48, 3))
-    hashes = {pixel_sha256(write_dicom(stored)) for stored in (other, turned, speckle[:2])}
+    hashes = {pixel_sha256(write_dicom(stored)) for stored in (changed, turned, speckle[:2])}
     assert len(hashes) == 3
     assert not hashes & same
 
 
 def test_summary(write_dicom: Write, speckle: np.ndarray) -> None:
     path = write_dicom(speckle)
-    summary = summarise(path)
+    summary = summarise_image(path)
     assert (summary.rows, summary.columns, summary.frames) == (48, 64, 3)
     assert summary.pixel_sha256 == pixel_sha256(path)
     assert summary.series_instance_uid == "1.2.3.4"
@@ -451,7 +451,7 @@ def test_video(write_dicom: Write, codec: str) -> None:
     assert np.array_equal(chosen.pixels, frames[6].pixels)
     dataset.NumberOfFrames = 14
     dataset.save_as(path)
-    assert summarise(path).frames == 12
+    assert summarise_image(path).frames == 12
     assert refused(path, numbers=[14]) is ErrorCode.TRUNCATED
     dataset.PixelData = encapsulate([b"\0" * 400], has_bot=False)
     dataset.save_as(path)

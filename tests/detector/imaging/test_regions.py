@@ -46,14 +46,14 @@ def boxes(*regions: dict[str, Any]) -> list[tuple[int, tuple[float, ...]]]:
     return [(r.index, r.bbox) for r in tissue_regions(header(*regions), 600, 800)]
 
 
-def test_tissue_is_taken_wherever_it_stands() -> None:
-    found = boxes(
+def test_tissue_regions_are_read_at_any_position() -> None:
+    regions = boxes(
         region({"RegionSpatialFormat": 0, "RegionDataType": 0}, (0, 0, 799, 599)),
         region(WAVEFORM, (0, 500, 799, 599)),
         region(TISSUE, (10, 20, 399, 499)),
         region(TISSUE, (400, 20, 799, 499)),
     )
-    assert found == [(2, (10, 20, 400, 500)), (3, (400, 20, 800, 500))]
+    assert regions == [(2, (10, 20, 400, 500)), (3, (400, 20, 800, 500))]
 
 
 def test_colour_flow_serves_only_without_tissue() -> None:
@@ -89,8 +89,8 @@ def test_an_incomplete_region_is_ignored() -> None:
     ],
 )
 def test_spacing(elements: dict[str, Any], spacing: tuple[float, float] | None) -> None:
-    (found,) = tissue_regions(header(region(TISSUE, (0, 0, 99, 99), **elements)), 600, 800)
-    assert found.spacing_mm == (pytest.approx(spacing) if spacing else None)
+    (only,) = tissue_regions(header(region(TISSUE, (0, 0, 99, 99), **elements)), 600, 800)
+    assert only.spacing_mm == (pytest.approx(spacing) if spacing else None)
 
 
 CORNER = st.integers(0, 2**32 - 1) | st.integers(0, 900)
@@ -115,10 +115,10 @@ def sector(background: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("background", [0, 30])
-def test_the_estimate_finds_the_tissue_and_leaves_the_text(background: int) -> None:
-    found = estimated_region(sector(background))
-    assert found.bbox == pytest.approx((200, 100, 600, 500), abs=8)
-    assert (found.index, found.spacing_mm) == (0, None)
+def test_the_estimate_holds_the_tissue_without_the_text(background: int) -> None:
+    estimate = estimated_region(sector(background))
+    assert estimate.bbox == pytest.approx((200, 100, 600, 500), abs=8)
+    assert (estimate.index, estimate.spacing_mm) == (0, None)
 
 
 def test_fluid_does_not_cut_tissue_off() -> None:
@@ -173,12 +173,12 @@ def test_regions_of_real_files(shared_data: Path, name: str, expected: list[Any]
 def test_a_header_of_another_pixel_matrix_is_not_believed(shared_data: Path) -> None:
     """The picture was halved, its region was not: it would cover the far quarter."""
     frame = next(read_frames(shared_data / "us_dicom" / "examples_ybr_color.dcm", [20]))
-    (found,) = frame.regions
-    assert found.spacing_mm is None
-    assert found.bbox == pytest.approx((84 / 2, 31 / 2, 596 / 2, 415 / 2), abs=80)
+    (estimate,) = frame.regions
+    assert estimate.spacing_mm is None
+    assert estimate.bbox == pytest.approx((84 / 2, 31 / 2, 596 / 2, 415 / 2), abs=80)
 
 
-def test_the_estimate_is_the_same_whichever_frames_are_asked(shared_data: Path) -> None:
+def test_the_estimate_is_the_same_whichever_frames_are_read(shared_data: Path) -> None:
     path = shared_data / "us_dicom" / "jpeg-ls-Palette.dcm"
     everything = {frame.number: frame.regions for frame in read_frames(path)}
     assert {frame.regions for frame in read_frames(path, [4, 9])} == {everything[4]}

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from detector.errors import ErrorCode, QCError
 from detector.no_network import ultralytics_tasks
-from detector.yolo.flip import mirrored
+from detector.yolo.flip import mirror_detections
 from detector.yolo.yolo import (
     ARCHITECTURE,
     DESCRIPTION,
@@ -68,22 +68,22 @@ def test_best_box_of_each_label_in_the_pictures_own_pixels():
             [63.0, 32.0, 16.0, 8.0, 0.0, 0.5, 0.0],
         ]
     )
-    (found,) = YoloDetector(answer, LABELS, SIZE).detect([picture(128, 64)])
-    assert [d.label for d in found] == ["NT", "NB"]
-    assert found[0].bbox == pytest.approx((24, 8, 40, 24))
-    assert found[0].confidence == pytest.approx(0.8)
-    assert found[1].bbox == pytest.approx((110, 24, 128, 40))  # clipped to the picture
+    (detections,) = YoloDetector(answer, LABELS, SIZE).detect([picture(128, 64)])
+    assert [d.label for d in detections] == ["NT", "NB"]
+    assert detections[0].bbox == pytest.approx((24, 8, 40, 24))
+    assert detections[0].confidence == pytest.approx(0.8)
+    assert detections[1].bbox == pytest.approx((110, 24, 128, 40))  # clipped to the picture
 
 
-def test_padding_is_not_looked_at_and_boxes_stay_where_they_are():
+def test_the_network_does_not_see_the_padding_and_boxes_stay_where_they_are():
     # Square of 128 for a picture of 128 x 32: rows 48 to 80, so the network sees rows 32 to 96.
     answer = Answer([[32.0, 32.0, 16.0, 8.0, 0.9, 0.0, 0.0]])
-    seen = []
-    answer.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
-    found = YoloDetector(answer, LABELS, 128).detect([picture(128, 32), picture(32, 128)])
-    assert sorted(seen) == [(1, 3, 64, 128), (1, 3, 128, 64)]
-    assert found[0][0].bbox == pytest.approx((24, 12, 40, 20))
-    assert found[1][0].bbox == pytest.approx((8, 28, 24, 36))
+    input_shapes = []
+    answer.register_forward_pre_hook(lambda _, inputs: input_shapes.append(tuple(inputs[0].shape)))
+    detections = YoloDetector(answer, LABELS, 128).detect([picture(128, 32), picture(32, 128)])
+    assert sorted(input_shapes) == [(1, 3, 64, 128), (1, 3, 128, 64)]
+    assert detections[0][0].bbox == pytest.approx((24, 12, 40, 20))
+    assert detections[1][0].bbox == pytest.approx((8, 28, 24, 36))
 
 
 def test_head_without_suppression():
@@ -95,9 +95,9 @@ def test_head_without_suppression():
         ],
         end2end=True,
     )
-    (found,) = YoloDetector(answer, LABELS, SIZE).detect([picture(128, 64)])
-    assert [(d.label, round(d.confidence, 3)) for d in found] == [("NB", 0.9), ("CRL", 0.4)]
-    assert found[0].bbox == pytest.approx((0, 0, 20, 28))
+    (detections,) = YoloDetector(answer, LABELS, SIZE).detect([picture(128, 64)])
+    assert [(d.label, round(d.confidence, 3)) for d in detections] == [("NB", 0.9), ("CRL", 0.4)]
+    assert detections[0].bbox == pytest.approx((0, 0, 20, 28))
 
 
 def test_box_in_the_padding_is_no_detection():
@@ -108,10 +108,12 @@ def test_box_in_the_padding_is_no_detection():
 def test_a_detector_that_mirrors_finds_the_same_in_a_picture_and_its_mirror_image(network):
     pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     detector = YoloDetector(network, LABELS, SIZE, confidence=0.0, mirrored=True)
-    (found,) = detector.detect([pixels])
+    (detections,) = detector.detect([pixels])
     (flipped,) = detector.detect([np.ascontiguousarray(pixels[:, ::-1])])
-    assert [(d.label, d.confidence) for d in found] == [(d.label, d.confidence) for d in flipped]
-    for here, there in zip(found, mirrored(flipped, 90), strict=True):
+    assert [(d.label, d.confidence) for d in detections] == [
+        (d.label, d.confidence) for d in flipped
+    ]
+    for here, there in zip(detections, mirror_detections(flipped, 90), strict=True):
         assert here.bbox == pytest.approx(there.bbox, abs=1e-3)
 
 
@@ -127,17 +129,17 @@ def test_folder_gives_the_same_detector(network, folder):
         np.random.default_rng(i).integers(0, 256, (40 + 30 * i, 90, 3), dtype=np.uint8)
         for i in range(3)
     ]
-    found = detector.detect(images, confidence=0.0)
+    detections = detector.detect(images, confidence=0.0)
     plain = YoloDetector(network.eval(), LABELS, SIZE).detect(images, confidence=0.0)
-    assert [[d.label for d in sorted(f, key=lambda d: d.label)] for f in found] == [
+    assert [[d.label for d in sorted(f, key=lambda d: d.label)] for f in detections] == [
         sorted(LABELS)
     ] * 3
-    for a, b in zip(found, plain, strict=True):
+    for a, b in zip(detections, plain, strict=True):
         scores = {d.label: d.confidence for d in a}
         assert scores == pytest.approx({d.label: d.confidence for d in b}, rel=0.05)
-    (alone,) = detector.detect([images[1]], confidence=0.0)
-    assert {d.label: d.confidence for d in alone} == pytest.approx(
-        {d.label: d.confidence for d in found[1]}, rel=1e-3
+    (single,) = detector.detect([images[1]], confidence=0.0)
+    assert {d.label: d.confidence for d in single} == pytest.approx(
+        {d.label: d.confidence for d in detections[1]}, rel=1e-3
     )
 
 
@@ -147,9 +149,9 @@ def test_no_pictures(folder):
 
 def test_more_pictures_than_a_batch():
     answer = Answer([[32.0, 32.0, 16.0, 8.0, 0.6, 0.1, 0.0]])
-    found = YoloDetector(answer, LABELS, SIZE).detect([picture(64, 64 + i) for i in range(20)])
-    assert len(found) == 20
-    assert all(f[0].label == "NT" for f in found)
+    detections = YoloDetector(answer, LABELS, SIZE).detect([picture(64, 64 + i) for i in range(20)])
+    assert len(detections) == 20
+    assert all(f[0].label == "NT" for f in detections)
 
 
 def test_written_folder(folder):
@@ -289,7 +291,7 @@ print(json.dumps({"tried": tried, "events": events.enabled, "hub_offline": HF_HU
 def test_nothing_is_called_and_nothing_written_at_home(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
-    kept = {
+    environment = {
         key: value
         for key, value in os.environ.items()
         if not key.startswith(("YOLO_", "HF_", "ULTRALYTICS_", "OMP_", "XDG_", "PYTEST_", "MPL"))
@@ -299,7 +301,7 @@ def test_nothing_is_called_and_nothing_written_at_home(tmp_path):
     temporary.mkdir()
     result = subprocess.run(
         [sys.executable, "-c", GUARDED, str(tmp_path / "detector")],
-        env={**kept, "HOME": str(home), "PYTHONPATH": str(root), "TMPDIR": str(temporary)},
+        env={**environment, "HOME": str(home), "PYTHONPATH": str(root), "TMPDIR": str(temporary)},
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -134,10 +134,10 @@ def test_every_part_loads_and_runs(folder):
     opened = Bundle.open(folder)
     detector, clip = opened.detector(), opened.spatialclip()
     picture = torch.zeros(48, 64, 3, dtype=torch.uint8).numpy()
-    found = detector.detect([picture], confidence=0.0)
-    words = opened.describer().describe_batch(found, [(64, 48)])
+    detections = detector.detect([picture], confidence=0.0)
+    words = opened.describer().describe_batch(detections, [(64, 48)])
     preprocessor = opened.preprocessor()
-    inputs = preprocessor.batch([preprocessor.letterbox(picture)], words, found, [(64, 48)])
+    inputs = preprocessor.batch([preprocessor.letterbox(picture)], words, detections, [(64, 48)])
     out = clip(**inputs.arguments())
     assert out.logit.isfinite().all()
     assert opened.outlier().score(out.image[0].detach().numpy()) == 0
@@ -313,9 +313,9 @@ def test_what_is_no_safetensors_is_refused(folder, content):
 
 
 def test_json_of_any_size_is_not_read(folder, monkeypatch):
-    monkeypatch.setattr(bundle, "MOST_TEXT_BYTES", 2000)
+    monkeypatch.setattr(bundle, "MAX_TEXT_BYTES", 2000)
     refused(folder, ErrorCode.BUNDLE_MISMATCH, MANIFEST, "bytes")
-    monkeypatch.setattr(bundle, "MOST_TEXT_BYTES", (folder / MANIFEST).stat().st_size)
+    monkeypatch.setattr(bundle, "MAX_TEXT_BYTES", (folder / MANIFEST).stat().st_size)
     name = "spatialclip/tokenizer.json"
     (folder / name).write_text(" " * 10**6)
     _listed(folder, name)
@@ -333,7 +333,7 @@ def test_json_of_any_size_is_not_read(folder, monkeypatch):
         {"real_views": "NT"},
     ],
 )
-def test_facts_that_no_judge_can_use_are_told(folder, changes):
+def test_verify_names_unusable_facts(folder, changes):
     _edit(folder, **changes)
     (problem,) = verify(folder)
     assert next(iter(changes)) in problem
@@ -350,7 +350,7 @@ def test_a_detector_s_architecture_runs_nothing(folder, tmp_path):
     assert not mark.exists()
 
 
-def test_verify_tells_everything(folder):
+def test_verify_names_every_problem(folder):
     (folder / "MODEL_CARD.md").write_text("other")
     (folder / "outlier.safetensors").unlink()
     (folder / "x.txt").write_text("")
@@ -376,7 +376,7 @@ def test_views_with_real_evidence(folder):
 
 def test_names_are_of_shipped_bundles(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(bundle, "_shipped_folder", lambda: tmp_path)
-    assert bundle.shipped() == ("bundle",)
+    assert bundle.shipped_bundles() == ("bundle",)
     assert Bundle.open("bundle").path == folder
 
 
@@ -408,15 +408,15 @@ def test_manifest_needs_its_facts_and_files(folder):
 
 
 def test_build_from_a_hugging_face_clip(parts, tmp_path):
-    made = make(parts, tmp_path / "out", spatialclip=parts / "clip")
-    model = made.spatialclip()
+    new_bundle = make(parts, tmp_path / "out", spatialclip=parts / "clip")
+    model = new_bundle.spatialclip()
     assert (
         len(model.trimodal_clip.clip_model.text_model.embeddings.position_embedding.weight) == 117
     )
     theirs = load_file(parts / "clip" / "model.safetensors")["visual_projection.weight"]
     own = model.trimodal_clip.clip_model.visual_projection.weight
     assert torch.allclose(own, theirs, atol=1e-3)
-    assert any("untrained" in note for note in made.manifest["training"]["notes"])
+    assert any("untrained" in note for note in new_bundle.manifest["training"]["notes"])
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -436,11 +436,11 @@ def test_build_from_a_published_checkpoint(parts, tmp_path, suffix, fusion):
         torch.save({"model_state_dict": state, "global_step": 7, "config": {"a": 1}}, path)
     else:
         save_file(state, path)
-    made = make(parts, tmp_path / "out", spatialclip=path, clip=parts / "clip", trust=True)
-    model = made.spatialclip()
+    new_bundle = make(parts, tmp_path / "out", spatialclip=path, clip=parts / "clip", trust=True)
+    model = new_bundle.spatialclip()
     assert model.config.fusion == fusion
     assert torch.allclose(model.classifier.weight, trained.classifier.weight, atol=1e-3)
-    assert any("view_head" in note for note in made.manifest["training"]["notes"])
+    assert any("view_head" in note for note in new_bundle.manifest["training"]["notes"])
 
 
 def test_build_from_pickles_needs_trust(parts, tmp_path):
@@ -460,12 +460,12 @@ def test_build_from_pickles_needs_trust(parts, tmp_path):
         with pytest.raises(QCError, match="--trust"):
             make(parts, tmp_path / "out", **changes)
         assert not (tmp_path / "out").exists()
-    made = make(
+    new_bundle = make(
         parts, tmp_path / "out", detector=tmp_path / "best.pt", describer=describer, trust=True
     )
-    assert made.manifest["vocabulary"] == ["NT", "NB"]
-    assert not [p for p in made.path.rglob("*") if p.suffix in (".pt", ".bin")]
-    made.describer()
+    assert new_bundle.manifest["vocabulary"] == ["NT", "NB"]
+    assert not [p for p in new_bundle.path.rglob("*") if p.suffix in (".pt", ".bin")]
+    new_bundle.describer()
 
 
 class Malicious:
@@ -555,5 +555,5 @@ def test_build_never_overwrites(parts, tmp_path):
 
 
 def test_build_takes_facts(parts, tmp_path):
-    made = make(parts, tmp_path / "out", facts={"metrics": {"AUROC": 0.97}})
-    assert made.manifest["metrics"] == {"AUROC": 0.97}
+    new_bundle = make(parts, tmp_path / "out", facts={"metrics": {"AUROC": 0.97}})
+    assert new_bundle.manifest["metrics"] == {"AUROC": 0.97}

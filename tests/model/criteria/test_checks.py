@@ -21,9 +21,9 @@ def speckle(level=0.35, sigma=0.0, seed=0):
     import cv2
 
     rng = np.random.default_rng(seed)
-    field = cv2.GaussianBlur(rng.standard_normal((2, HEIGHT, WIDTH))[0], (0, 0), 1.0)
-    other = cv2.GaussianBlur(rng.standard_normal((HEIGHT, WIDTH)), (0, 0), 1.0)
-    grey = np.hypot(field, other)
+    real = cv2.GaussianBlur(rng.standard_normal((2, HEIGHT, WIDTH))[0], (0, 0), 1.0)
+    imaginary = cv2.GaussianBlur(rng.standard_normal((HEIGHT, WIDTH)), (0, 0), 1.0)
+    grey = np.hypot(real, imaginary)
     grey *= level / np.percentile(cv2.GaussianBlur(grey, (0, 0), 3), 90)
     for x in (80, 200, 320):
         cv2.circle(grey, (x, 150), 25, 0.05 * level, -1)
@@ -34,9 +34,7 @@ def speckle(level=0.35, sigma=0.0, seed=0):
 
 def verdicts(view, detections, pixels=None, thresholds=None):
     pixels = speckle() if pixels is None else pixels
-    criteria = judge(
-        view, detections, WIDTH, HEIGHT, pixels, None, thresholds or CriteriaThresholds()
-    )
+    criteria = judge(view, detections, WIDTH, HEIGHT, pixels, thresholds or CriteriaThresholds())
     return {criterion.code: criterion for criterion in criteria}
 
 
@@ -63,31 +61,34 @@ def abdomen(*codes):
 
 @pytest.mark.parametrize("view", View)
 def test_one_outcome_for_each_rule_in_order(view):
-    codes = [c.code for c in judge(view, [], 400, 300, speckle(), None, CriteriaThresholds())]
+    codes = [c.code for c in judge(view, [], 400, 300, speckle(), CriteriaThresholds())]
     assert codes == [rule.code for rule in RULES[view]]
     assert set(CHECKS[view]) == set(codes)
 
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_without_detections_only_the_pixels_are_judged(view):
-    found = verdicts(view, [])
-    assert {code for code, c in found.items() if c.met is not None} <= {"CRIT-GAIN", "CRIT-FOCUS"}
-    assert all(c.evidence == () for c in found.values())
+    outcomes = verdicts(view, [])
+    assert {code for code, c in outcomes.items() if c.met is not None} <= {
+        "CRIT-GAIN",
+        "CRIT-FOCUS",
+    }
+    assert all(c.evidence == () for c in outcomes.values())
 
 
 def test_standard_head():
-    found = verdicts(View.HEAD, head())
+    outcomes = verdicts(View.HEAD, head())
     for code in ("CRIT-SKULL", "CRIT-FALX", "CRIT-CHOROID", "CRIT-SIZE", "CRIT-COMPLETE"):
-        assert found[code].met is True, code
-    assert found["CRIT-CHOROID"].evidence == ("CP1", "CP2")
-    assert found["CRIT-FALX"].evidence == ("CF", "CB")
-    assert found["CRIT-SIZE"].value == pytest.approx(220 / 300)
+        assert outcomes[code].met is True, code
+    assert outcomes["CRIT-CHOROID"].evidence == ("CP1", "CP2")
+    assert outcomes["CRIT-FALX"].evidence == ("CF", "CB")
+    assert outcomes["CRIT-SIZE"].value == pytest.approx(220 / 300)
 
 
 def test_falx_off_the_middle():
-    found = verdicts(View.HEAD, head(CF=(236, 50, 244, 250)))
-    assert found["CRIT-FALX"].met is False
-    assert found["CRIT-FALX"].value == pytest.approx(0.2)
+    outcomes = verdicts(View.HEAD, head(CF=(236, 50, 244, 250)))
+    assert outcomes["CRIT-FALX"].met is False
+    assert outcomes["CRIT-FALX"].value == pytest.approx(0.2)
 
 
 def test_small_head():
@@ -97,35 +98,35 @@ def test_small_head():
 
 def test_section_at_the_edge_is_not_complete():
     at_edge = [Detection("AS", (230, 60, 404, 240), 0.9), *abdomen("UC", "UI")]
-    found = verdicts(View.ABDOMEN, at_edge)
-    assert found["CRIT-COMPLETE"].met is False
-    assert found["CRIT-OUTLINE"].met is False
+    outcomes = verdicts(View.ABDOMEN, at_edge)
+    assert outcomes["CRIT-COMPLETE"].met is False
+    assert outcomes["CRIT-OUTLINE"].met is False
     inside = verdicts(View.ABDOMEN, abdomen("AS", "UC", "UI"))
     assert inside["CRIT-COMPLETE"].met is True
     assert inside["CRIT-OUTLINE"].met is True
 
 
 def test_missing_structure_of_a_sure_view():
-    found = verdicts(View.HEAD, head(CP2=None))
-    assert found["CRIT-CHOROID"].met is False
-    assert found["CRIT-CHOROID"].value == 0
-    assert found["CRIT-CHOROID"].evidence == ("CP1",)
+    outcomes = verdicts(View.HEAD, head(CP2=None))
+    assert outcomes["CRIT-CHOROID"].met is False
+    assert outcomes["CRIT-CHOROID"].value == 0
+    assert outcomes["CRIT-CHOROID"].evidence == ("CP1",)
 
 
-def test_missing_structure_of_an_unsure_view_cannot_be_told():
+def test_a_missing_structure_of_an_unsure_view_is_cannot_tell():
     weak = [Detection("CB", (100, 40, 300, 260), 0.4)]
     assert verdicts(View.HEAD, weak)["CRIT-CHOROID"].met is None
 
 
-def test_missing_structure_the_bundle_does_not_know_cannot_be_told():
-    known = frozenset({"CB", "CF", "CP1"})
-    thresholds = CriteriaThresholds(known=known)
-    found = verdicts(View.HEAD, head(CP2=None), thresholds=thresholds)
-    assert found["CRIT-CHOROID"].met is None
+def test_a_missing_structure_the_detector_does_not_know_is_cannot_tell():
+    detectable = frozenset({"CB", "CF", "CP1"})
+    thresholds = CriteriaThresholds(detectable=detectable)
+    outcomes = verdicts(View.HEAD, head(CP2=None), thresholds=thresholds)
+    assert outcomes["CRIT-CHOROID"].met is None
     assert verdicts(View.HEAD, head(CF=None), thresholds=thresholds)["CRIT-FALX"].met is False
 
 
-def test_faint_structure_cannot_be_told():
+def test_a_faint_structure_is_cannot_tell():
     faint = [*abdomen("AS", "UC", "UI"), Detection("S", (230, 130, 270, 160), 0.3)]
     assert verdicts(View.ABDOMEN, faint)["CRIT-STOMACH"].met is None
 
@@ -143,9 +144,9 @@ def test_flattened_section_is_oblique():
 
 
 def test_of_two_boxes_the_likelier_counts():
-    both = [*head(), Detection("CF", (290, 50, 298, 250), 0.5)]
-    assert verdicts(View.HEAD, both)["CRIT-FALX"].met is True
-    assert verdicts(View.HEAD, both[::-1])["CRIT-FALX"].met is True
+    detections = [*head(), Detection("CF", (290, 50, 298, 250), 0.5)]
+    assert verdicts(View.HEAD, detections)["CRIT-FALX"].met is True
+    assert verdicts(View.HEAD, detections[::-1])["CRIT-FALX"].met is True
 
 
 @pytest.mark.parametrize(
@@ -157,19 +158,19 @@ def test_of_two_boxes_the_likelier_counts():
     ],
 )
 def test_crown_rump(box, ends, level):
-    found = verdicts(View.CRL, [Detection("CRL", box, 0.9)])
-    assert found["CRIT-ENDS"].met is ends
-    assert found["CRIT-HORIZONT"].met is level
-    assert found["CRIT-HORIZONT"].unit == "deg"
-    assert found["CRIT-PLANE"].met is None
-    assert found["CRIT-NECK"].met is None
+    outcomes = verdicts(View.CRL, [Detection("CRL", box, 0.9)])
+    assert outcomes["CRIT-ENDS"].met is ends
+    assert outcomes["CRIT-HORIZONT"].met is level
+    assert outcomes["CRIT-HORIZONT"].unit == "deg"
+    assert outcomes["CRIT-PLANE"].met is None
+    assert outcomes["CRIT-NECK"].met is None
 
 
 @pytest.mark.parametrize(("height", "met"), [(20, True), (90, None), (160, False)])
 def test_a_level_nape(height, met):
-    found = verdicts(View.NT, [Detection("NT", (100, 100, 260, 100 + height), 0.9)])
-    assert found["CRIT-HORIZONT"].met is met
-    assert found["CRIT-HORIZONT"].unit == "deg"
+    outcomes = verdicts(View.NT, [Detection("NT", (100, 100, 260, 100 + height), 0.9)])
+    assert outcomes["CRIT-HORIZONT"].met is met
+    assert outcomes["CRIT-HORIZONT"].unit == "deg"
     assert verdicts(View.NT, [])["CRIT-HORIZONT"].met is None
 
 
@@ -183,10 +184,10 @@ def test_neck_needs_face_base_and_nape(angle, met):
         return Detection(code, (x - 5, y - 5, x + 5, y + 5), 0.9)
 
     nose, base, nape = at("NB", 30 - angle, 90), at("CM", 0, 0), at("NT", 30, 60)
-    found = verdicts(View.NT, [nose, base, nape])["CRIT-NECK"]
-    assert found.value == pytest.approx(angle)
-    assert found.met is met
-    assert set(found.evidence) == {"NB", "CM", "NT"}
+    outcomes = verdicts(View.NT, [nose, base, nape])["CRIT-NECK"]
+    assert outcomes.value == pytest.approx(angle)
+    assert outcomes.met is met
+    assert set(outcomes.evidence) == {"NB", "CM", "NT"}
     assert verdicts(View.NT, [nose, nape])["CRIT-NECK"].met is None
 
 
@@ -225,24 +226,24 @@ def test_band_of_dark_beams_is_a_shadow():
         np.zeros((2, 900, 3), np.uint8),
     ],
 )
-def test_a_picture_of_nothing_tells_nothing(pixels):
-    found = verdicts(View.HEAD, [], pixels)
-    assert all(c.met is None for c in found.values())
+def test_every_criterion_of_an_empty_picture_is_cannot_tell(pixels):
+    outcomes = verdicts(View.HEAD, [], pixels)
+    assert all(c.met is None for c in outcomes.values())
     assert verdicts(View.HEAD, head(), pixels)["CRIT-GAIN"].met is None
 
 
 def test_even_grey_has_no_sharpness():
     even = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
-    found = verdicts(View.HEAD, head(), even)
-    assert found["CRIT-FOCUS"].met is not True
-    assert found["CRIT-SHADOW"].value == pytest.approx(0, abs=0.01)
+    outcomes = verdicts(View.HEAD, head(), even)
+    assert outcomes["CRIT-FOCUS"].met is not True
+    assert outcomes["CRIT-SHADOW"].value == pytest.approx(0, abs=0.01)
 
 
-def test_criterion_without_a_band_cannot_be_told():
-    found = verdicts(View.HEAD, head(), thresholds=CriteriaThresholds(measured={}))
-    assert found["CRIT-SIZE"].met is None
-    assert found["CRIT-SIZE"].value is not None
-    assert found["CRIT-CHOROID"].met is True
+def test_a_criterion_without_a_threshold_is_cannot_tell():
+    outcomes = verdicts(View.HEAD, head(), thresholds=CriteriaThresholds(measured={}))
+    assert outcomes["CRIT-SIZE"].met is None
+    assert outcomes["CRIT-SIZE"].value is not None
+    assert outcomes["CRIT-CHOROID"].met is True
 
 
 ANY_BOX = st.tuples(*[st.floats(-20, 420, allow_nan=False)] * 4).map(
@@ -262,9 +263,7 @@ PIXELS = speckle(seed=4)
     ),
 )
 def test_any_boxes_give_finite_values_and_true_evidence(view, detections):
-    for criterion in judge(
-        view, detections, WIDTH, HEIGHT, PIXELS, (0.1, 0.1), CriteriaThresholds()
-    ):
+    for criterion in judge(view, detections, WIDTH, HEIGHT, PIXELS, CriteriaThresholds()):
         assert criterion.value is None or np.isfinite(criterion.value)
         assert set(criterion.evidence) <= {d.label for d in detections}
         json.dumps([criterion.met, criterion.value])
@@ -290,7 +289,7 @@ def test_no_band(data):
 
 def test_thresholds_return_from_json():
     thresholds = CriteriaThresholds(
-        known=frozenset({"NT", "NB"}),
+        detectable=frozenset({"NT", "NB"}),
         support=0.4,
         presence={View.NT: {"CRIT-NT": ThreeWayThreshold(unmet_below=0.2, met_from=0.5)}},
     )

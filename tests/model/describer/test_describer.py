@@ -21,9 +21,9 @@ from model.describer.lexicon import (
     PLACES,
     Mention,
     Wording,
-    mentions,
-    place_of,
+    grid_cell,
     prompt,
+    select_mentions,
 )
 from tests.support import anatomy_synonyms as synonyms
 
@@ -55,11 +55,11 @@ def describer():
 
 def picture(chance, most=8):
     """Random detections of 1000 x 800 pixels; labels may come more than once."""
-    found = []
+    detections = []
     for code in chance.choices(CODES, k=chance.randint(1, most)):
         x, y = chance.uniform(0, 950), chance.uniform(0, 750)
-        found.append(Detection(code, (x, y, x + 40, y + 40), chance.uniform(0.3, 1)))
-    return found
+        detections.append(Detection(code, (x, y, x + 40, y + 40), chance.uniform(0.3, 1)))
+    return detections
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -69,8 +69,8 @@ def test_random_weights_name_only_what_was_detected(seed):
     pictures = [picture(chance) for _ in range(20)]
     for wording in (Wording.GROUPED, Wording.SYNONYM):
         texts = describer.describe_batch(pictures, [(1000, 800)] * 20, wording)
-        for found, text in zip(pictures, texts, strict=True):
-            detected = {detection.label for detection in found}
+        for detections, text in zip(pictures, texts, strict=True):
+            detected = {detection.label for detection in detections}
             assert synonyms.undetected(text, detected) == set(), text
             assert synonyms.named(text) >= detected - {"CP?"}, text
             assert not re.search(synonyms.JUDGEMENTS, text, re.IGNORECASE), text
@@ -86,15 +86,15 @@ def test_the_judge_knows_every_structure_apart():
     assert synonyms.named("in the upper left; in it; centre") == set()
 
 
-def test_places_are_true(describer):
+def test_described_places_are_those_of_the_boxes(describer):
     chance = random.Random(5)
     for _ in range(10):
-        found = picture(chance, 4)
-        text = describer.describe(found, 1000, 800).lower()
+        detections = picture(chance, 4)
+        text = describer.describe(detections, 1000, 800).lower()
         assert text.endswith(".")
-        places = {PLACES[place_of(d.bbox, 1000, 800)] for d in found}
-        said = set(re.findall("|".join(sorted(PLACES, key=len, reverse=True)), text))
-        assert said == places
+        places = {PLACES[grid_cell(d.bbox, 1000, 800)] for d in detections}
+        named_places = set(re.findall("|".join(sorted(PLACES, key=len, reverse=True)), text))
+        assert named_places == places
 
 
 def test_nothing_detected(describer):
@@ -105,12 +105,12 @@ def test_nothing_detected(describer):
     assert "upper left" in texts[1].lower()
 
 
-def test_a_batch_says_what_each_picture_alone_says(describer):
+def test_a_batch_gives_the_same_descriptions_as_single_pictures(describer):
     chance = random.Random(3)
     pictures = [picture(chance, most) for most in (1, 12, 3, 7, 2)]
-    alone = [describer.describe(found, 1000, 800) for found in pictures]
-    assert describer.describe_batch(pictures, [(1000, 800)] * 5) == alone
-    assert [describer.describe(found, 1000, 800) for found in pictures] == alone
+    singly = [describer.describe(detections, 1000, 800) for detections in pictures]
+    assert describer.describe_batch(pictures, [(1000, 800)] * 5) == singly
+    assert [describer.describe(detections, 1000, 800) for detections in pictures] == singly
 
 
 def test_label_outside_the_vocabulary(describer):
@@ -121,15 +121,17 @@ def test_label_outside_the_vocabulary(describer):
 
 def test_positions_bound_what_is_named():
     small = random_describer(1, positions=40)
-    found = [Detection(code, (10, 10, 20, 20), 0.3 + 0.03 * i) for i, code in enumerate(CODES[:13])]
-    named = synonyms.named(small.describe(found, 300, 300))
+    detections = [
+        Detection(code, (10, 10, 20, 20), 0.3 + 0.03 * i) for i, code in enumerate(CODES[:13])
+    ]
+    named = synonyms.named(small.describe(detections, 300, 300))
     assert 0 < len(named) < 13
-    assert named == {d.label for d in sorted(found, key=lambda d: -d.confidence)[: len(named)]}
+    assert named == {d.label for d in sorted(detections, key=lambda d: -d.confidence)[: len(named)]}
 
 
 def test_as_many_as_the_vocabulary_holds(describer):
-    found = [Detection(code, (10, 10, 20, 20), 0.5) for code in CODES]
-    assert len(synonyms.named(describer.describe(found, 300, 300))) == MAX_STRUCTURES
+    detections = [Detection(code, (10, 10, 20, 20), 0.5) for code in CODES]
+    assert len(synonyms.named(describer.describe(detections, 300, 300))) == MAX_STRUCTURES
 
 
 @st.composite
@@ -148,20 +150,20 @@ def by_letters(piece):
 @settings(max_examples=60)
 @given(walks())
 def test_every_walk_ends_having_named_each_mention_once(walk):
-    found, chance = walk
-    writer = Writer(found, by_letters)
+    mentions, chance = walk
+    writer = Writer(mentions, by_letters)
     steps = 0
-    while not writer.done:
+    while not writer.is_finished:
         writer.write(chance.choice(writer.allowed()))
         steps += 1
-        assert steps < 80 * len(found)
+        assert steps < 80 * len(mentions)
     text = writer.text.lower()
     assert writer.allowed() == []
     assert text.endswith(".")
-    for code in {mention.label for mention in found}:
+    for code in {mention.label for mention in mentions}:
         times = sum(len(re.findall(rf"\b{re.escape(name)}\b", text)) for name in NAMES[code])
-        assert times == sum(mention.label == code for mention in found)
-    assert synonyms.undetected(text, {mention.label for mention in found}) == set()
+        assert times == sum(mention.label == code for mention in mentions)
+    assert synonyms.undetected(text, {mention.label for mention in mentions}) == set()
 
 
 def test_a_token_that_is_not_allowed_is_refused():
@@ -176,17 +178,17 @@ def test_a_token_that_is_not_allowed_is_refused():
     st.floats(1, 100),
 )
 def test_every_box_has_a_place(box, width, height):
-    assert 0 <= place_of(box, width, height) <= 8
+    assert 0 <= grid_cell(box, width, height) <= 8
 
 
 def test_places_read_like_a_page():
     corners = [(x, y, x + 2, y + 2) for y in (0, 14, 28) for x in (0, 14, 28)]
-    assert [place_of(box, 30, 30) for box in corners] == list(range(9))
+    assert [grid_cell(box, 30, 30) for box in corners] == list(range(9))
 
 
 def test_one_mention_a_label_and_place():
     near = [Detection("NT", (0, 0, 2, 2), 0.4), Detection("NT", (1, 1, 3, 3), 0.9)]
-    assert mentions(near, 90, 90, 20) == (Mention("NT", 0),)
+    assert select_mentions(near, 90, 90, 20) == (Mention("NT", 0),)
 
 
 def test_save_and_load_give_the_same_sentences(describer, tmp_path):
@@ -199,8 +201,10 @@ def test_save_and_load_give_the_same_sentences(describer, tmp_path):
         tmp_path / "model.safetensors"
     ).read_bytes()
     chance = random.Random(1)
-    for found in (picture(chance) for _ in range(5)):
-        assert loaded.describe(found, 1000, 800) == Describer.load(again).describe(found, 1000, 800)
+    for mentioned in (picture(chance) for _ in range(5)):
+        assert loaded.describe(mentioned, 1000, 800) == Describer.load(again).describe(
+            mentioned, 1000, 800
+        )
     assert (tmp_path / "tokenizer.json").stat().st_size < 200_000
 
 
@@ -288,11 +292,11 @@ def test_biogpts_own_vocabulary_spells_the_names(shared_data, tmp_path):
     )
     BioGptForCausalLM(config).half().save_pretrained(tmp_path)
     describer = Describer.load(tmp_path)
-    found = [
+    mentioned = [
         Detection("CRL", (0, 0, 10, 10), 0.9),
         Detection("IT", (70, 70, 90, 90), 0.8),
     ]
-    text = describer.describe(found, 90, 90)
+    text = describer.describe(mentioned, 90, 90)
     assert synonyms.named(text) == {"CRL", "IT"}
     spelled = [describer.tokenizer.id_to_token(i) for i in describer.spell("crown-rump extent.")]
     assert "@-@</w>" in spelled

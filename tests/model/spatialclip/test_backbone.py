@@ -25,15 +25,15 @@ def test_one_feature_for_each_patch_of_32_pixels(stem: HybridEmbed) -> None:
 
 
 def test_the_network_sees_grey_levels_as_its_weights_were_trained(stem: HybridEmbed) -> None:
-    seen = []
-    hook = stem.features.conv_stem.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    inputs = []
+    hook = stem.features.conv_stem.register_forward_pre_hook(lambda _, x: inputs.append(x[0]))
     grey = torch.tensor([0.0, 127.0, 255.0]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
     stem.forward_features(
         (grey / 255 - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
     )
     hook.remove()
     expected = (torch.tensor([0.0, 127.0, 255.0]) - 127) / 128
-    assert torch.allclose(seen[0][0, :, 0, 0], expected, atol=1e-5)
+    assert torch.allclose(inputs[0][0, :, 0, 0], expected, atol=1e-5)
 
 
 def test_folding_changes_no_output_and_leaves_no_normalisation() -> None:
@@ -50,7 +50,7 @@ def test_folding_changes_no_output_and_leaves_no_normalisation() -> None:
     assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
 
 
-def test_pretrained_weights_are_taken_by_order_and_others_refused(stem: HybridEmbed) -> None:
+def test_pretrained_weights_are_matched_by_order_and_others_refused(stem: HybridEmbed) -> None:
     from timm import create_model
 
     published = create_model(NAME, pretrained=False).eval()
@@ -112,12 +112,12 @@ def test_a_stem_that_mirrors_sees_the_same_in_a_picture_and_its_mirror_image(
     stem = load_spatialclip(tmp_path).trimodal_clip.stem
     pixels = torch.randn(2, 3, 96, 64)
     with torch.no_grad():
-        seen, flipped = stem.forward_features(pixels), stem.forward_features(pixels.flip(-1))
+        features, flipped = stem.forward_features(pixels), stem.forward_features(pixels.flip(-1))
         stem.mirrored = False
         once = (stem.forward_features(pixels) + stem.forward_features(pixels.flip(-1)).flip(-1)) / 2
-    assert torch.allclose(seen, flipped.flip(-1), atol=1e-5)
-    assert torch.allclose(seen, once, atol=1e-5)
-    assert not torch.allclose(seen, seen.flip(-1), atol=1e-3)
+    assert torch.allclose(features, flipped.flip(-1), atol=1e-5)
+    assert torch.allclose(features, once, atol=1e-5)
+    assert not torch.allclose(features, features.flip(-1), atol=1e-3)
 
 
 @pytest.mark.parametrize("setting", ["pooled", "mirrored"])

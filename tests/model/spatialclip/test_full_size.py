@@ -74,7 +74,7 @@ def full_size(folder):
     yolo11x(folder / "yolo")
     biogpt_347m(folder / "biogpt")
     clip_large(folder / "clip")
-    made = build(
+    bundle = build(
         folder / "yolo",
         folder / "biogpt",
         folder / "clip",
@@ -84,7 +84,7 @@ def full_size(folder):
     )
     for part in ("yolo", "biogpt", "clip"):
         shutil.rmtree(folder / part)
-    return made
+    return bundle
 
 
 @pytest.mark.slow
@@ -100,9 +100,9 @@ def test_full_size_bundle_judges_and_learns(tmp_path):
     frame = Frame(1, phantom.pixels, (Region(0, phantom.region),))
     (judgement,) = judge.judge(frame)
     assert sum(judgement.gates) == pytest.approx(1, abs=1e-5)
-    (look,) = judge.predict([phantom.pixels])
-    assert look.features.shape == (3, 768)
-    assert np.isfinite(look.features).all()
+    (prediction,) = judge.predict([phantom.pixels])
+    assert prediction.features.shape == (3, 768)
+    assert np.isfinite(prediction.features).all()
 
     # Seed 6 makes a standard and a non-standard view.
     samples = read_samples(write_dataset(tmp_path / "phantoms", 2, 6, progress=False))

@@ -93,7 +93,7 @@ def test_each_modality_matters():
 
 
 @pytest.mark.parametrize("lost", [0, 1, 2])
-def test_missing_modality_gets_no_gate_and_is_not_looked_at(lost):
+def test_a_missing_modality_gets_no_gate_and_has_no_effect(lost):
     model, inputs = tiny(), batch()
     present = torch.ones(3, 3).bool()
     present[:, lost] = False
@@ -178,10 +178,10 @@ def test_extended_text_positions():
 def test_optimiser_holds_every_trainable_parameter_once(stage):
     model = tiny()
     groups = parameter_groups(model, stage, vision_layers=2, text_layers=1)
-    held = [id(p) for group in groups for p in group["params"]]
+    grouped = [id(p) for group in groups for p in group["params"]]
     trainable = [id(p) for p in model.parameters() if p.requires_grad]
-    assert len(held) == len(set(held))
-    assert set(held) == set(trainable)
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == set(trainable)
     torch.optim.AdamW(groups)
 
 
@@ -234,9 +234,9 @@ def upstream(model, rows=14, positions=77):
         if not name.startswith(("view_head.", "missing_tokens"))
     }
     labels = "trimodal_clip.spatial_encoder.label_embedding.weight"
-    places = "trimodal_clip.clip_model.text_model.embeddings.position_embedding.weight"
+    key = "trimodal_clip.clip_model.text_model.embeddings.position_embedding.weight"
     state[labels] = state[labels][:rows]
-    state[places] = state[places][:positions]
+    state[key] = state[key][:positions]
     state["trimodal_clip.clip_model.text_model.embeddings.position_ids"] = torch.arange(77)[None]
     return state
 

@@ -121,7 +121,7 @@ def test_geometry_is_finite_and_bounded(rows):
 def test_padding_does_not_matter_whatever_it_holds():
     model = encoder()
     boxes, labels, confidences, mask = random_batch()
-    alone = model(boxes, labels, confidences, mask)
+    unpadded = model(boxes, labels, confidences, mask)
     rubbish = torch.full((3, 5, 4), torch.nan)
     padded = model(
         torch.cat((boxes, rubbish), 1),
@@ -129,7 +129,7 @@ def test_padding_does_not_matter_whatever_it_holds():
         torch.cat((confidences, torch.full((3, 5), torch.inf)), 1),
         torch.cat((mask, torch.zeros(3, 5).bool()), 1),
     )
-    assert torch.allclose(alone, padded, atol=1e-6)
+    assert torch.allclose(unpadded, padded, atol=1e-6)
 
 
 def test_order_of_boxes_does_not_matter_but_boxes_do():
@@ -139,12 +139,12 @@ def test_order_of_boxes_does_not_matter_but_boxes_do():
     shuffled = model(boxes[:, order], labels[:, order], confidences[:, order], mask)
     feature = model(boxes, labels, confidences, mask)
     assert torch.allclose(feature, shuffled, atol=1e-6)
-    for other in (
+    for changed in (
         model(boxes * 0.8, labels, confidences, mask),
         model(boxes, (labels + 1) % 20, confidences, mask),
         model(boxes, labels, confidences * 0.5, mask),
     ):
-        assert (feature - other).abs().max() > 1e-4
+        assert (feature - changed).abs().max() > 1e-4
 
 
 def test_class_token_stands_first_in_training_too():

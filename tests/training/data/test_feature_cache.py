@@ -10,7 +10,7 @@ from PIL import Image
 
 from detector.anatomy import View
 from detector.boxes import Detection
-from detector.yolo.flip import mirrored
+from detector.yolo.flip import mirror_detections
 from model.spatialclip.network import SpatialClip, small_config
 from model.spatialclip.preprocess import FILL, Preprocessor
 from training.data import feature_cache
@@ -55,7 +55,9 @@ def prepared_sample(number: int, origin: Origin = Origin.REAL) -> PreparedSample
     sample = Sample(
         Path(f"{number}.png"), number % 2 == 0, view=View.NT, origin=origin, group=f"g{number}"
     )
-    return PreparedSample(pixels, (own, mirrored(own, SIZE[0])), DESCRIPTIONS, SIZE, sample)
+    return PreparedSample(
+        pixels, (own, mirror_detections(own, SIZE[0])), DESCRIPTIONS, SIZE, sample
+    )
 
 
 @pytest.fixture(scope="module")

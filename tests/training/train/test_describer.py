@@ -72,7 +72,7 @@ def test_references_are_sentences_of_the_grammar():
         for piece in pieces:
             for token in describer.spell(piece):
                 writer.write(token)
-        assert writer.done
+        assert writer.is_finished
         assert writer.text == join(pieces)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from detector.anatomy import View
 from detector.boxes import Detection
-from detector.yolo.flip import mirrored
+from detector.yolo.flip import mirror_detections
 from model.spatialclip.network import VIEWS, SpatialClip, small_config
 from model.spatialclip.preprocess import Preprocessor
 from model.spatialclip.stages import Stage
@@ -37,7 +37,9 @@ def batch() -> Batch:
         pixels = np.full((PICTURE_SIZE, PICTURE_SIZE, 3), 60 * number, np.uint8)
         own = (Detection("NT", (10.0, 20.0, 60.0, 50.0 + number), 0.2 * number + 0.1),)
         sample = Sample(Path(f"{number}.png"), number % 2 == 0, view=View.NT, origin=Origin.REAL)
-        items.append(PreparedSample(pixels, (own, mirrored(own, 100)), WORDS, (100, 80), sample))
+        items.append(
+            PreparedSample(pixels, (own, mirror_detections(own, 100)), WORDS, (100, 80), sample)
+        )
     return make_batch(items, Preprocessor(train_tokenizer(WORDS, 300), PICTURE_SIZE))
 
 

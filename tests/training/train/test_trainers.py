@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from detector.anatomy import View
 from detector.boxes import Detection
-from detector.yolo.flip import mirrored
+from detector.yolo.flip import mirror_detections
 from detector.yolo.yolo import YoloDetector
 from model.describer.describer import Describer
 from model.judge import Thresholds
@@ -257,7 +257,9 @@ def test_boxes_move_with_the_varied_picture() -> None:
     for origin in Origin:
         sample = Sample(Path("none"), True, view=View.NT, origin=origin)
         own = (Detection("NT", (70.0, 40.0, 100.0, 64.0), 0.9),)
-        item = PreparedSample(pixels, (own, mirrored(own, 128)), ("one", "two"), (128, 128), sample)
+        item = PreparedSample(
+            pixels, (own, mirror_detections(own, 128)), ("one", "two"), (128, 128), sample
+        )
         sides = set()
         for seed in range(30):
             picture, words, (box,), size = augment(item, np.random.default_rng(seed))
@@ -273,7 +275,11 @@ def test_a_box_that_left_the_picture_is_gone() -> None:
     sample = Sample(Path("none"), True, view=View.NT, origin=Origin.REAL)
     own = (Detection("NT", (0.0, 60.0, 4.0, 64.0), 0.9),)
     item = PreparedSample(
-        np.zeros((128, 128, 3), np.uint8), (own, mirrored(own, 128)), ("", ""), (128, 128), sample
+        np.zeros((128, 128, 3), np.uint8),
+        (own, mirror_detections(own, 128)),
+        ("", ""),
+        (128, 128),
+        sample,
     )
     counts = {len(augment(item, np.random.default_rng(seed))[2]) for seed in range(40)}
     assert counts == {0, 1}
