@@ -15,7 +15,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from model.finding import BundleId
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.dicom.implementation import MANUFACTURER as MANUFACTURER
-from qc_daemon.report.uids import derived_uid
+from qc_daemon.report.derived_uids import derived_uid
 
 MODEL_NAME = "qc-daemon"
 

@@ -19,7 +19,7 @@ from qc_daemon.report.equipment import (
 from qc_daemon.report.normalise import UTF8, inherit
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr.document import check_study, model_ids
-from qc_daemon.report.uids import derived_uid, object_uid
+from qc_daemon.report.derived_uids import derived_uid, object_uid
 
 SERIES_NUMBER = 9905
 SERIES_DESCRIPTION = "Ultrasound image quality summary (machine-made)"

@@ -29,7 +29,7 @@ from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr import codes
 from qc_daemon.report.sr.document import check_study, model_ids
 from qc_daemon.report.summary import words
-from qc_daemon.report.uids import derived_uid, object_uid
+from qc_daemon.report.derived_uids import derived_uid, object_uid
 
 SERIES_NUMBER = 9903
 SERIES_DESCRIPTION = "Ultrasound images needing attention (machine-made)"

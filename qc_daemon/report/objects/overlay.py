@@ -28,7 +28,7 @@ from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.summary import words
 from qc_daemon.report.summary.fonts import sized, wrapped
 from qc_daemon.report.summary.language import ENGLISH, translations
-from qc_daemon.report.uids import derived_uid, object_uid
+from qc_daemon.report.derived_uids import derived_uid, object_uid
 
 SERIES_NUMBER = 9902
 SERIES_DESCRIPTION = "Ultrasound image quality overlay (machine-made)"

@@ -30,7 +30,7 @@ from qc_daemon.report.summary import words
 from qc_daemon.report.summary.fonts import sized, wrapped
 from qc_daemon.report.summary.language import ENGLISH, translations
 from qc_daemon.report.summary.summary import rank
-from qc_daemon.report.uids import derived_uid
+from qc_daemon.report.derived_uids import derived_uid
 
 SERIES_NUMBER = 9906
 SERIES_DESCRIPTION = "Ultrasound image quality, report as a page (machine-made)"

@@ -15,7 +15,7 @@ from detector.errors import ErrorCode, QCError
 from qc_daemon.report.source import InstanceReference
 from qc_daemon.report.sr import codes
 from qc_daemon.report.sr.groups import storable
-from qc_daemon.report.uids import derived_uid
+from qc_daemon.report.derived_uids import derived_uid
 
 BIOMETRY = "M"
 """What the tracking identifiers of machines' measurements begin with."""

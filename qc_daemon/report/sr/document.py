@@ -32,7 +32,7 @@ from qc_daemon.report.sr import codes
 from qc_daemon.report.sr.biometry import MachineReport, biometry
 from qc_daemon.report.sr.groups import groups
 from qc_daemon.report.sr.image_library import library
-from qc_daemon.report.uids import derived_uid, object_uid
+from qc_daemon.report.derived_uids import derived_uid, object_uid
 
 SERIES_NUMBER = 9901
 SERIES_DESCRIPTION = "Ultrasound image quality (machine-made)"

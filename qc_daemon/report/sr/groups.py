@@ -21,7 +21,7 @@ from model.finding import BundleId, Criterion, Finding
 from qc_daemon.report.equipment import MANUFACTURER
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr import codes
-from qc_daemon.report.uids import derived_uid
+from qc_daemon.report.derived_uids import derived_uid
 
 MACHINE_MADE = 'Machine-made text: "'
 MACHINE_MADE_END = '"'
