@@ -25,10 +25,10 @@ from rich.table import Table
 
 from model.bundle.bundle import Bundle
 from model.judge import Judge
-from qc_daemon.cli.demo import QUIET_SECONDS, Pacs, service, write_settings
+from qc_daemon.cli.demo import QUIET_SECONDS, Pacs, run_service, write_settings
 from qc_daemon.cli.send import send
 from qc_daemon.score.decode import DecodeProcess
-from qc_daemon.score.findings import findings_of
+from qc_daemon.score.findings import judge_frames
 from qc_daemon.settings import load
 from training.phantom.dicom import START, Patient, to_dataset, uid
 from training.phantom.simulate import make
@@ -87,7 +87,7 @@ def models_alone(paths: list[Path]) -> float:
     for round_ in range(2):
         begun = time.perf_counter()
         for _, decoded in frames:
-            findings_of(decoded, judge)
+            judge_frames(decoded, judge)
         # The first round warms up.
         seconds = time.perf_counter() - begun if round_ else 0.0
     return seconds / len(paths)
@@ -100,7 +100,7 @@ def run(folder: Path, exams: list[list[Path]]) -> list[tuple[float, float, float
     arrived: dict[tuple[str, str], float] = {}
     with pacs(folder / "pacs", arrived) as there:
         config = write_settings(folder, there)
-        with service(config, folder / "service.log"):
+        with run_service(config, folder / "service.log"):
             receiver = f"QCDAEMON@127.0.0.1:{load(config).receive.port}"
             for paths in exams:
                 study = str(dcmread(paths[0], stop_before_pixels=True).StudyInstanceUID)

@@ -29,14 +29,20 @@ from detector.letterbox import crop
 from model.bundle.bundle import Bundle
 from model.criteria import checks
 from model.judge import Judge
-from qc_daemon.cli.demo import service, storage_scp, wait_until_reported, write_exam, write_settings
+from qc_daemon.cli.demo import (
+    run_service,
+    run_storage_scp,
+    wait_until_reported,
+    write_exam,
+    write_settings,
+)
 from qc_daemon.cli.send import send
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.objects.overlay import build_overlay
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr.document import build_sr
 from qc_daemon.score.decode import DecodeProcess
-from qc_daemon.score.findings import findings_of
+from qc_daemon.score.findings import judge_frames
 from qc_daemon.settings import load
 
 
@@ -99,7 +105,7 @@ def time_image(
         words = judge.describer.describe_batch(found, size)
     with timed("SpatialCLIP"):
         look(judge, pixels, words, found, size)
-    findings = findings_of([frame], judge, **uids(path))
+    findings = judge_frames([frame], judge, **uids(path))
     view = findings[0].judgement.view
     with timed("criteria"):
         checks.judge(view, found[0], *size[0], pixels, judge.criteria_thresholds)
@@ -136,9 +142,9 @@ def peak_memory(folder: Path, paths: list[Path], console: Console) -> dict[str, 
     """VmHWM of each process of the service while it does the demo's exam."""
     from rich.progress import Progress
 
-    with storage_scp(folder / "pacs") as pacs:
+    with run_storage_scp(folder / "pacs") as pacs:
         config = write_settings(folder, pacs)
-        with service(config, folder / "service.log"):
+        with run_service(config, folder / "service.log"):
             send(paths, f"QCDAEMON@127.0.0.1:{load(config).receive.port}")
             with Progress(console=console) as progress:
                 wait_until_reported(config, progress, folder / "service.log")

@@ -227,7 +227,7 @@ def _measurements() -> str:
 
 def _reasons() -> str:
     """Each reason for attention or rejection, with the criteria that lead to it."""
-    broken = {criterion: codes.reason(criterion) for criterion in codes.CRITERIA}
+    broken = {criterion: codes.attention_reason(criterion) for criterion in codes.CRITERIA}
     return _table(
         ("reason", "meaning", "criteria not met"),
         (

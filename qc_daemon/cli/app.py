@@ -1,6 +1,6 @@
-"""The command line: one verb, one function; what it does stands in the module it calls.
+"""The command line: a function for each command, which calls `operations` and prints the result.
 
-Heavy modules are imported inside their verb, so that `--help` and the receiver stay light.
+Heavy modules are imported inside their command, so that `--help` starts fast.
 """
 
 import sys
@@ -160,7 +160,7 @@ def score(
     """
     from model.bundle.bundle import Bundle
 
-    # What is wrong with the wish is said before the models' libraries load, which takes seconds.
+    # Arguments are checked before the models' libraries load, which takes seconds.
     chosen = parse_format(format)
     Bundle.open(bundle)
     from qc_daemon.operations.results import (
@@ -169,24 +169,26 @@ def score(
         finding_row,
         select_frames,
     )
-    from qc_daemon.score.files import files_under, score_files
+    from qc_daemon.score.files import list_files, score_files
 
-    if not files_under(paths):
+    if not list_files(paths):
         names = ", ".join(map(str, paths))
         raise console.UsageError(f"{names}: no files there; give DICOM or picture files")
     settings = load()
     settings.score.bundle, settings.score.device = bundle, device
-    tell = None
+    write_report = None
     if sr is not None or overlay is not None:
-        from qc_daemon.report.files import Writer
+        from qc_daemon.report.files import ReportWriter
         from qc_daemon.report.summary.language import check_language
 
-        tell = Writer(sr, overlay, check_language(language or settings.report.language))
+        write_report = ReportWriter(
+            sr, overlay, check_language(language or settings.report.language)
+        )
     has_failed = False
 
     def scored() -> Iterator[dict[str, Any]]:
         nonlocal has_failed
-        for finding in score_files(paths, settings.score, tell):
+        for finding in score_files(paths, settings.score, write_report):
             has_failed = has_failed or "error" in finding
             yield finding
 
@@ -237,18 +239,18 @@ def results(
 
     Example: qc-daemon results --since 2026-11-01 --until 2026-11-30 --format csv
     """
-    from qc_daemon.operations.exams import state_lines
-    from qc_daemon.operations.results import CSV_COLUMNS, TABLE_COLUMNS, stored_rows
+    from qc_daemon.operations.exams import describe_exams
+    from qc_daemon.operations.results import CSV_COLUMNS, TABLE_COLUMNS, read_findings
     from qc_daemon.operations.store import Listing, parse_window
     from qc_daemon.records.listings import ExamFilter
 
     settings, chosen = load(config), parse_format(format)
     exam_filter = ExamFilter(exam_id=exam, study=study, patient=patient)
     window = parse_window(since, until, row_limit(limit, chosen))
-    rows = stored_rows(
+    rows = read_findings(
         settings,
         exam_filter,
-        # One row more tells whether there are more.
+        # One row more than the limit shows whether there are more.
         replace(window, limit=window.limit and window.limit + 1),
         "finding" if chosen == "json" else "row",
         all_frames=chosen == "json" if all_frames is None else all_frames,
@@ -257,11 +259,11 @@ def results(
     )
     if chosen == "table":
         if study is not None or exam is not None:
-            for line in state_lines(settings, study, exam):
+            for line in describe_exams(settings, study, exam):
                 say(line)
-        rows_shown = list(rows)
-        is_cut = window.limit is not None and len(rows_shown) > window.limit
-        page = Listing(rows_shown[: window.limit], None if is_cut else len(rows_shown))
+        page_rows = list(rows)
+        is_cut = window.limit is not None and len(page_rows) > window.limit
+        page = Listing(page_rows[: window.limit], None if is_cut else len(page_rows))
         write_list("findings", page, columns=TABLE_COLUMNS, is_filtered=True)
     else:
         write_lines(islice(rows, window.limit), chosen, CSV_COLUMNS)
@@ -294,7 +296,7 @@ def summary(
 
 
 def _choose_exam(choices: "Sequence[Progress]") -> int:
-    """Asks which of the exams of one study is meant."""
+    """Ask on the terminal which of the exams of one study is meant; returns its id."""
     say(f"{len(choices)} patients share this study:")
     for each in choices:
         opened = each.opened_at.isoformat(timespec="seconds")
@@ -311,6 +313,6 @@ def doctor(config: Config = None) -> None:
     healthy = True
     for check in examine(load(config)):
         say(f"{check.word:4} {check.name}: {check.message}")
-        healthy = healthy and check.healthy
+        healthy = healthy and check.is_healthy
     if not healthy:
         raise typer.Exit(console.FAILED)

@@ -130,12 +130,12 @@ def spool_release(
 
     Example, after a backup was restored: qc-daemon spool release --all
     """
-    from qc_daemon.operations.spool import all_orphans, release_orphans
+    from qc_daemon.operations.spool import orphan_hashes, release_orphans
 
     if all == bool(sha256):
         raise console.UsageError("give either SHA-256 values as listed, or --all")
     settings = load(config)
-    names = all_orphans(settings) if all else sha256 or []
+    names = orphan_hashes(settings) if all else sha256 or []
     say(f"{release_orphans(settings, names)} objects are taken in")
 
 

@@ -1,4 +1,4 @@
-"""The main job on embedded defaults, end to end, in one folder.
+"""The demo: an exam from C-STORE to reports, with embedded defaults, in one folder.
 
 Starts the service and a small storage SCP standing for the PACS, stores a phantom exam and the real
 ultrasound files that pydicom ships, waits for findings and reports, and shows them.
@@ -39,7 +39,7 @@ from qc_daemon.records.queue import jobs
 from qc_daemon.records.received import exams
 from qc_daemon.records.results import findings
 from qc_daemon.records.tables import JobKind
-from qc_daemon.report.summary.html import Entry, exam_page
+from qc_daemon.report.summary.html import PageEntry, exam_page
 from qc_daemon.settings import load
 from training.phantom.dicom import exam
 
@@ -62,7 +62,7 @@ class Pacs:
 
 
 def run_demo(out: Path, console: Console) -> None:
-    """Leave findings, SRs, overlays and an HTML report in `out`; raises QCError if it fails."""
+    """Run the demo, which writes findings, SRs, overlays and a page into `out`. Raises QCError."""
     log.quiet_libraries()
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):
@@ -70,15 +70,15 @@ def run_demo(out: Path, console: Console) -> None:
         out.mkdir()
     console.print(Panel(BANNER, title="qc-daemon demo", border_style="yellow"))
     source = write_exam(out / "exam")
-    with storage_scp(out / "pacs") as pacs:
+    with run_storage_scp(out / "pacs") as pacs:
         config = write_settings(out, pacs)
-        with service(config, out / "service.log"), Progress(console=console) as progress:
+        with run_service(config, out / "service.log"), Progress(console=console) as progress:
             settings = load(config)
             task = progress.add_task("storing over DICOM", total=len(source))
             report = send(
                 source,
                 f"QCDAEMON@127.0.0.1:{settings.receive.port}",
-                progress=lambda done, _total: progress.update(task, completed=done),
+                progress=lambda completed, _total: progress.update(task, completed=completed),
             )
             if report.failed:
                 first = report.failed[0]
@@ -89,7 +89,7 @@ def run_demo(out: Path, console: Console) -> None:
             with open_store(settings).read() as session:
                 objects = findings.query(session)
     names = {str(dcmread(p, stop_before_pixels=True).SOPInstanceUID): p.name for p in source}
-    show(objects, names, console)
+    print_findings(objects, names, console)
     write_reports(out, pacs, objects, names)
     console.print(f"report: {out / 'report.html'}", markup=False)
     console.print(
@@ -105,10 +105,10 @@ def write_exam(folder: Path) -> list[Path]:
         path = folder / f"phantom_{number:02d}.dcm"
         dataset.save_as(path, enforce_file_format=True)
         paths.append(path)
-    return paths + real_files()
+    return paths + list_real_files()
 
 
-def real_files() -> list[Path]:
+def list_real_files() -> list[Path]:
     """The ultrasound images that pydicom's wheel holds."""
     folder = Path(pydicom.data.__file__).parent / "test_files"
     return [
@@ -119,8 +119,8 @@ def real_files() -> list[Path]:
 
 
 @contextmanager
-def storage_scp(folder: Path) -> Iterator[Pacs]:
-    """A DICOM storage SCP on a free loopback port that writes what it gets to `folder`."""
+def run_storage_scp(folder: Path) -> Iterator[Pacs]:
+    """A DICOM storage SCP on a free loopback port that writes received objects to `folder`."""
     folder.mkdir()
 
     def handle_store(event: evt.Event) -> int:
@@ -162,7 +162,7 @@ objects = ["source", "sr", "overlay", "pdf"]
 
 
 @contextmanager
-def service(config: Path, journal: Path) -> Iterator[None]:
+def run_service(config: Path, journal: Path) -> Iterator[None]:
     """`qc-daemon serve` as a user would start it; stopped at the end."""
     with journal.open("wb") as output:
         process = subprocess.Popen(
@@ -196,7 +196,7 @@ def _wait_for_port(port: int, process: "subprocess.Popen[bytes]", journal: Path)
 
 
 def wait_until_reported(config: Path, progress: Progress, journal: Path) -> None:
-    """Until every exam is closed and every job has ended one way or the other."""
+    """Wait until every exam is closed and no job is pending. Raises QCError after some minutes."""
     store = open_store(load(config))
     scoring = progress.add_task("scoring", total=None)
     reporting = progress.add_task("reporting, delivering", total=None)
@@ -219,16 +219,18 @@ def wait_until_reported(config: Path, progress: Progress, journal: Path) -> None
     raise QCError(ErrorCode.INTERNAL, f"not done after {PATIENCE_SECONDS} seconds; see {journal}")
 
 
-def show(objects: list[dict[str, Any]], names: Mapping[str, str], console: Console) -> None:
-    """One row per object; a cine shows its surest frame."""
+def print_findings(
+    objects: list[dict[str, Any]], names: Mapping[str, str], console: Console
+) -> None:
+    """Print one row per object; of a cine the frame with the most probable view."""
     rows = []
     for uid, group in groupby(objects, key=lambda finding: str(finding["sop_instance_uid"])):
         frames = list(group)
-        best = max(frames, key=_sureness)
+        best = max(frames, key=_view_probability)
         row = finding_row(best)
         frame = f"{row['frame']}; {len(frames)} scored" if len(frames) > 1 else row["frame"]
         rows.append(row | {"file": names.get(uid, uid), "frame": frame, "at": _clock(best)})
-    # Cut columns hide what the demo is there to show; a pipe has no width of its own.
+    # A pipe has no width; 160 columns hold the table without cutting any.
     table = make_table("findings", _COLUMNS, rows)
     (console if console.is_terminal else Console(width=160)).print(table)
 
@@ -246,7 +248,7 @@ _COLUMNS = (
 )
 
 
-def _sureness(finding: dict[str, Any]) -> float:
+def _view_probability(finding: dict[str, Any]) -> float:
     return float(finding["view"]["probability"]) if "view" in finding else 0.0
 
 
@@ -258,7 +260,7 @@ def _clock(finding: dict[str, Any]) -> str:
 def write_reports(
     out: Path, pacs: Pacs, objects: list[dict[str, Any]], names: Mapping[str, str]
 ) -> None:
-    """Copy SRs, summaries, overlays as PNG, and one page, out of what the PACS holds."""
+    """Write the SRs, summaries and overlays (as PNG) that the PACS holds, and one HTML page."""
     results = out / "results"
     results.mkdir()
     overlays: dict[tuple[str, int], Pixels] = {}
@@ -284,7 +286,7 @@ def write_reports(
         f for f in exam_findings if f.frame == 1 or (f.sop_instance_uid, f.frame) in overlays
     ]
     entries = [
-        Entry(
+        PageEntry(
             finding,
             name=names.get(finding.sop_instance_uid or "", str(finding.sop_instance_uid)),
             picture=overlays.get((finding.sop_instance_uid or "", finding.frame)),

@@ -117,7 +117,7 @@ def exam_close(
 
     Example: qc-daemon exam close 1.2.840.1
     """
-    from qc_daemon.operations.exams import close_exams, exam_of
+    from qc_daemon.operations.exams import close_exams, parse_exam
 
-    for line in close_exams(load(config), exam_of(exam)):
+    for line in close_exams(load(config), parse_exam(exam)):
         say(line)

@@ -1,4 +1,4 @@
-"""Options and arguments that several commands share, and how they list rows and report changes."""
+"""Options and arguments that several commands share, row limits, and the report of a change."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,14 +41,14 @@ AllFrames = Annotated[
 
 
 def row_limit(limit: int | None, chosen: str) -> int:
-    """How many rows: a person reads a page, a program all unless it asks for fewer."""
+    """The most rows to show, 0 for all: a table has TABLE_LIMIT, other formats all by default."""
     if limit is not None:
         return limit
     return TABLE_LIMIT if chosen == "table" else 0
 
 
 def first_page(rows: Sequence[dict[str, Any]], limit: int | None, chosen: str) -> "Listing":
-    """The first rows of a list that its command has whole."""
+    """The first rows, up to the limit, of a list that is in memory as a whole."""
     from qc_daemon.operations.store import Listing, parse_window
 
     most = parse_window(None, None, row_limit(limit, chosen)).limit
@@ -56,7 +56,7 @@ def first_page(rows: Sequence[dict[str, Any]], limit: int | None, chosen: str) -
 
 
 def report_outcome(outcome: "Outcome", line: str) -> None:
-    """Say how many were changed, and each that was not, which is a failure."""
+    """Print how many were changed, and a line for each that was not, which is a failure."""
     if outcome.count or not outcome.problems:
         say(f"{outcome.count} {line}")
     for problem in outcome.problems:

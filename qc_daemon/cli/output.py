@@ -1,7 +1,7 @@
-"""The one writer of every `list`, `show` and `results`: a table, JSON lines or CSV on stdout.
+"""Writes the rows of every `list`, `show` and `results`: a table, JSON lines or CSV on stdout.
 
-Cells hold what strangers sent (AE titles, names, UIDs), so no cell is markup, none steers the
-terminal and none is a formula of a spreadsheet.
+Cells hold what callers sent (AE titles, names, UIDs), so no cell is markup, a control sequence of
+the terminal or a formula of a spreadsheet.
 """
 
 import csv
@@ -25,9 +25,9 @@ FORMATS: tuple[Format, ...] = ("table", "json", "csv")
 FORMAT_HELP = "table, json (one object a line) or csv"
 Row = Mapping[str, Any]
 TABLE_LIMIT = 200
-"""Rows of a table for a person, unless told otherwise."""
+"""A table has at most so many rows unless --limit says otherwise."""
 
-_WIDEST = 100_000
+_MAX_WIDTH = 100_000
 _FORMULA = tuple("=+-@＝＋－＠")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
@@ -55,7 +55,7 @@ def write_list(
     Keys become snake_case in JSON and CSV, words in a table. `columns` names the keys that a table
     or CSV shows, in order; without, those of the first row. A value may be None or a list of texts.
     """
-    # Reading its module loads the database's libraries, which `--help` does without.
+    # This import loads the database's libraries, which `--help` does not need.
     from qc_daemon.operations.store import Listing
 
     names = list(columns) or list(rows[0] if rows else ())
@@ -91,7 +91,7 @@ def write_lines(
 
 
 def write_record(record: Row, format: Format = "table") -> None:
-    """Write one thing: `name: value` lines, one JSON object, or CSV of one row."""
+    """Write one record: `name: value` lines, one JSON object, or CSV of one row."""
     if format == "json":
         print(json.dumps({_key(name): value for name, value in record.items()}))
     elif format == "csv":
@@ -102,7 +102,7 @@ def write_record(record: Row, format: Format = "table") -> None:
 
 
 def say(line: str) -> None:
-    """Print a line of plain text, whatever strangers put into it."""
+    """Print one line of plain text, with control characters escaped."""
     print(visible(line))
 
 
@@ -163,7 +163,7 @@ def print_table(
     which keeps whole lines.
     """
     table = make_table(title, columns, rows)
-    natural = Measurement.get(_console(_WIDEST), _console(_WIDEST).options, table).maximum
+    natural = Measurement.get(_console(_MAX_WIDTH), _console(_MAX_WIDTH).options, table).maximum
     if width is None or natural <= width:
         _console(natural).print(table)
         return

@@ -38,7 +38,7 @@ def rejection_confirm(
     confirmed_by: Annotated[str, typer.Option(help="Name of the person who rejects it.")],
     config: Config = None,
 ) -> None:
-    """Reject an image: queue a note (key objects, 113001) that tells destinations so.
+    """Reject an image: queue a note (key objects, 113001) for the destinations.
 
     They may then hide or delete it.
 
@@ -56,7 +56,7 @@ def rejection_retract(
     retracted_by: Annotated[str, typer.Option(help="Name of the person who takes it back.")],
     config: Config = None,
 ) -> None:
-    """Take a rejection back: queue a note (key objects) that tells the same destinations so.
+    """Retract a rejection: queue a note (key objects) for the same destinations.
 
     The rejection stays listed. An archive that hid the image may not show it again by itself.
 

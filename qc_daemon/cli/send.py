@@ -19,8 +19,8 @@ from qc_daemon.score.convert import Converter
 from qc_daemon.settings import ClientTLSSettings, DestinationSettings, ScoreSettings
 
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
-# After so many failures to reach the receiver in a row the rest is not tried: each costs a timeout.
-_GIVE_UP_AFTER = 2
+# After so many failed connections in a row the rest is not tried: each one takes a timeout.
+_MAX_FAILURES = 2
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Failure:
 
 @dataclass
 class SendReport:
-    """How it went."""
+    """The files that were stored and those that were not."""
 
     sent: list[Path] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
@@ -63,8 +63,8 @@ def send(
 ) -> SendReport:
     """Store every DICOM file under `paths` in its own transfer syntax.
 
-    `progress` is told files done and in all. Each object goes on its own: one that fails stops no
-    other. Raises UsageError for a path that is not there, no files at all, or a bad address.
+    `progress` takes the numbers of files completed and in all. An object that fails does not stop
+    the others. Raises UsageError for a path that does not exist, no files at all, or a bad address.
     """
     title, host, port = parse_address(to)
     files = list(_files(paths))
@@ -80,11 +80,11 @@ def send(
     try:
         for count, path in enumerate(files):
             progress(count, len(files))
-            if unreachable >= _GIVE_UP_AFTER:
+            if unreachable >= _MAX_FAILURES:
                 report.failed.append(Failure(path, "not tried: the receiver cannot be reached"))
                 continue
             try:
-                scu.send(_item(path))
+                scu.send(_outgoing_object(path))
             except QCError as error:
                 reached = error.code is not ErrorCode.DELIVERY_UNREACHABLE
                 unreachable = 0 if reached else unreachable + 1
@@ -106,7 +106,7 @@ def send_with_progress(
     console: Console,
     tls: ClientTLSSettings | None = None,
 ) -> bool:
-    """`send`, shown on a terminal; True if every file was stored."""
+    """`send` with a progress bar on the terminal; returns True if every file was stored."""
     log.quiet_libraries()
     with Progress(
         *Progress.get_default_columns()[:2],
@@ -139,8 +139,8 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
             raise UsageError(f"{path} does not exist; give files or folders")
 
 
-def _item(path: Path) -> OutgoingObject:
-    """The file as something to send. Raises QCError UNREADABLE."""
+def _outgoing_object(path: Path) -> OutgoingObject:
+    """The file as an object to send. Raises QCError UNREADABLE."""
     try:
         header = dcmread(path, specific_tags=["SOPClassUID", "SOPInstanceUID"])
         meta = header.file_meta

@@ -1,4 +1,4 @@
-"""What an operator does to the database, told in plain lines: check, take back, save, restore."""
+"""The database for an operator: check, downgrade, save, restore; each returns plain lines."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,11 +16,11 @@ from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.settings import Settings
 from qc_daemon.spool import service_lock
 
-_LISTED = 20
+_MAX_LISTED = 20
 
 
 def check(settings: Settings, *, full: bool) -> str:
-    """One line on a database that is up to date and sound. Raises QCError STORAGE for another."""
+    """One line that says the database is up to date and sound; else raises QCError STORAGE."""
     url = settings.store.url
     problem = schema.check(url)
     if problem:
@@ -42,7 +42,7 @@ def describe_damage(result: integrity.Integrity) -> str:
 
 
 def describe_extent(result: integrity.Integrity) -> str:
-    """How much was looked at."""
+    """The extent of the check, in words."""
     if result.is_full:
         return "pages, indexes and references checked"
     return "quick check; db check --full looks at everything"
@@ -51,7 +51,7 @@ def describe_extent(result: integrity.Integrity) -> str:
 def downgrade(
     settings: Settings, revision: str, *, yes: bool, clock: Clock = utc_now
 ) -> Iterator[str]:
-    """Take the tables back after a copy of a SQLite database; lines that say what was done.
+    """Downgrade the tables, a SQLite database after a copy of it; lines that say what was done.
 
     Raises UsageError where no copy can be made and `yes` does not say that there is one; QCError
     STORAGE if a service runs.
@@ -120,7 +120,7 @@ def restore_all(
 
 @contextmanager
 def _progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on the terminal, that many thousands of files are not copied in silence."""
+    """A progress bar on the terminal; yields the function that takes files completed and total."""
     with Progress(
         *Progress.get_default_columns()[:2],
         MofNCompleteColumn(),
@@ -129,7 +129,7 @@ def _progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
         transient=True,
     ) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda completed, total: bar.update(task, completed=completed, total=total)
 
 
 def _describe(restoration: Restoration) -> Iterator[str]:
@@ -162,10 +162,10 @@ def _describe(restoration: Restoration) -> Iterator[str]:
 
 
 def _first_lines(lines: list[str]) -> Iterator[str]:
-    for line in lines[:_LISTED]:
+    for line in lines[:_MAX_LISTED]:
         yield f"  {line}"
-    if len(lines) > _LISTED:
-        yield f"  and {len(lines) - _LISTED} more"
+    if len(lines) > _MAX_LISTED:
+        yield f"  and {len(lines) - _MAX_LISTED} more"
 
 
 def _megabytes(manifest: Manifest) -> int:

@@ -1,4 +1,4 @@
-"""Destinations for an operator: whether they are reached and commit, what waits, trying again."""
+"""Destinations for an operator: their condition, their jobs, retrying what was given up."""
 
 from datetime import datetime
 from typing import Any
@@ -25,7 +25,7 @@ DESTINATION_COLUMNS = (
     "commitment",
     "does not take",
 )
-"""What a table shows of a destination."""
+"""The columns of a table of destinations."""
 
 
 def list_destinations(settings: Settings) -> list[dict[str, Any]]:
@@ -63,7 +63,7 @@ def list_destinations(settings: Settings) -> list[dict[str, Any]]:
 def _condition(
     destination: DestinationSettings | None, condition: destinations.Condition
 ) -> dict[str, Any]:
-    """How a destination is: whether it is reached, the last error, and whether it commits."""
+    """The condition of a destination: whether it is reached, its last error, its commitment."""
     if destination is None:
         state = "not in the settings"
     else:
@@ -79,7 +79,7 @@ def _condition(
 
 
 def commitment_words(destination: DestinationSettings, condition: destinations.Condition) -> str:
-    """What there is to know of a destination's storage commitment, in words."""
+    """The state of a destination's storage commitment, in words."""
     if destination.kind != "dicom":
         return ""
     if destination.commitment == "off":
@@ -108,8 +108,8 @@ def commitment_words(destination: DestinationSettings, condition: destinations.C
 def commitment_fault(
     destination: DestinationSettings, condition: destinations.Condition
 ) -> str | None:
-    """What someone has to fix so that the destination commits to what it is sent; None if nothing
-    is known to be wrong."""
+    """What a person has to fix so that the destination commits to its objects; None if no fault is
+    known."""
     if destination.kind != "dicom" or destination.commitment == "off":
         return None
     never = condition.commitment == CommitmentSupport.NOT_OFFERED
@@ -124,7 +124,7 @@ def commitment_fault(
 
 
 def destination_condition(settings: Settings, name: str) -> destinations.Condition:
-    """What the service has last seen of a destination."""
+    """The condition of a destination at the service's last contact."""
     with open_store(settings).read() as session:
         return destinations.condition(session, name)
 
@@ -134,7 +134,7 @@ def _iso(moment: datetime | None) -> str | None:
 
 
 def retry_destination(settings: Settings, name: str, clock: Clock = utc_now) -> int:
-    """Make all that was given up for a destination ready again; how many jobs."""
+    """Make all jobs that were given up for a destination ready again; returns how many."""
     _require_destination(settings, name)
     with open_store(settings).begin() as session:
         ids = destinations.failed_jobs(session, name)
@@ -142,7 +142,7 @@ def retry_destination(settings: Settings, name: str, clock: Clock = utc_now) -> 
 
 
 def relearn_destination(settings: Settings, name: str) -> int:
-    """Forget what a destination does not take; how many SOP classes."""
+    """Forget which SOP classes a destination does not take; returns how many."""
     _require_destination(settings, name)
     with open_store(settings).begin() as session:
         return destinations.reset_refused_classes(session, name)

@@ -1,4 +1,4 @@
-"""Is everything in place: settings, spool, database, bundle, port, destinations, peers."""
+"""Checks the installation: spool, database, queue, bundle, ports, destinations."""
 
 import contextlib
 import shutil
@@ -45,73 +45,73 @@ from qc_daemon.spool import private_files, service_lock
 from qc_daemon.spool.verification import DAMAGED_FOLDER
 
 T = TypeVar("T")
-LEAST_FREE_BYTES = 5 * 2**30
-# A large database takes longer to read through than whoever asks will wait.
+MIN_FREE_BYTES = 5 * 2**30
+# The integrity check stops after this time: nobody waits for that of a large database.
 INTEGRITY_SECONDS = 30.0
 SCRUB_OVERDUE = timedelta(days=8)
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One thing looked at; `warning`: it works, but someone should know."""
+class CheckResult:
+    """The result of one check; `warning`: it works, but someone should know."""
 
     name: str
-    healthy: bool
+    is_healthy: bool
     message: str
     warning: bool = False
 
     @property
     def word(self) -> str:
-        """How it is shown: ok, warn or FAIL."""
-        return ("warn" if self.warning else "ok") if self.healthy else "FAIL"
+        """The result as printed: ok, warn or FAIL."""
+        return ("warn" if self.warning else "ok") if self.is_healthy else "FAIL"
 
 
 class NoticeError(Exception):
-    """What a check finds that works as it is, but that someone should know."""
+    """Raised by a check for something that works, but that someone should know."""
 
 
-def examine(settings: Settings) -> Iterator[Check]:
+def examine(settings: Settings) -> Iterator[CheckResult]:
     """Every check, in the order an installer would fix them; none changes anything."""
     for name, check in (
-        ("spool", _spool),
-        ("database", _database),
+        ("spool", _check_spool),
+        ("database", _check_database),
         ("spool and database", _check_reconciliation),
-        ("queue", _queue),
+        ("queue", _check_queue),
         ("scrub", _check_scrub),
-        ("bundle", _bundle),
-        ("device", _device),
-        ("receiver", _receiver),
+        ("bundle", _check_bundle),
+        ("device", _check_device),
+        ("receiver", _check_receiver),
         ("metrics", _check_metrics),
-        ("destinations", _destinations),
+        ("destinations", _check_destinations),
     ):
-        yield _checked(name, check, settings)
+        yield _run_check(name, check, settings)
     if settings.receive.tls is not None:
-        yield _checked("certificate", _certificate, settings.receive.tls)
+        yield _run_check("certificate", _check_certificate, settings.receive.tls)
     for destination in settings.destination:
-        yield _checked(f"destination {destination.name}", _destination, destination)
+        yield _run_check(f"destination {destination.name}", _check_destination, destination)
         if destination.kind == "dicom":
             subject = (settings, destination)
-            yield _checked(f"commitment {destination.name}", _commitment, subject)
+            yield _run_check(f"commitment {destination.name}", _check_commitment, subject)
 
 
-def _checked(name: str, check: Callable[[T], str], subject: T) -> Check:
+def _run_check(name: str, check: Callable[[T], str], subject: T) -> CheckResult:
     try:
-        return Check(name, True, check(subject))
+        return CheckResult(name, True, check(subject))
     except NoticeError as warning:
-        return Check(name, True, str(warning), warning=True)
+        return CheckResult(name, True, str(warning), warning=True)
     except QCError as error:
-        return Check(name, False, error.message)
+        return CheckResult(name, False, error.message)
     except UsageError as error:
-        return Check(name, False, str(error))
+        return CheckResult(name, False, str(error))
     except OSError as error:
-        return Check(name, False, error.strerror or str(error))
+        return CheckResult(name, False, error.strerror or str(error))
 
 
-def _spool(settings: Settings) -> str:
+def _check_spool(settings: Settings) -> str:
     spool = settings.store.spool
-    existing = _writable(spool)
+    existing = _require_writable(spool)
     free = shutil.disk_usage(existing).free
-    if free < LEAST_FREE_BYTES:
+    if free < MIN_FREE_BYTES:
         raise OSError(0, f"only {free / 2**30:.1f} GiB free at {existing}; make room")
     if private_files.is_open_to_others(spool):
         raise NoticeError(
@@ -120,9 +120,11 @@ def _spool(settings: Settings) -> str:
     return f"{spool}, {free / 2**30:.0f} GiB free"
 
 
-def _writable(folder: Path) -> Path:
-    """The folder, or its nearest parent that is there. Raises OSError unless files can be made in
-    it: tried, because rights alone tell neither of a read-only disk nor of what root may not."""
+def _require_writable(folder: Path) -> Path:
+    """The folder, or its nearest parent that exists. Raises OSError unless files can be made in it.
+
+    It makes one, because permissions alone show neither a read-only disk nor what root may not.
+    """
     existing = next(each for each in (folder, *folder.parents) if each.exists())
     if not existing.is_dir():
         raise OSError(0, f"{existing} is not a folder; move it away or name another folder")
@@ -136,13 +138,13 @@ def _writable(folder: Path) -> Path:
     return existing
 
 
-def _database(settings: Settings) -> str:
+def _check_database(settings: Settings) -> str:
     url = settings.store.url
     file = schema.file_of(url)
     if file is not None:
-        _writable(file.parent)
+        _require_writable(file.parent)
     if schema.has_no_tables(url):
-        received = _check_received(settings.store.spool)
+        received = _count_received(settings.store.spool)
         if received:
             raise OSError(
                 0,
@@ -175,8 +177,8 @@ def _database(settings: Settings) -> str:
     return f"tables are up to date and sound ({describe_extent(result)})"
 
 
-def _check_received(spool: Path) -> int:
-    """How many received objects the spool has."""
+def _count_received(spool: Path) -> int:
+    """The number of received objects in the spool."""
     return sum(1 for _ in spool.glob("[0-9a-f][0-9a-f]/*.dcm"))
 
 
@@ -196,7 +198,7 @@ def _check_reconciliation(settings: Settings, clock: Clock = utc_now) -> str:
 
 
 def _check_scrub(settings: Settings, clock: Clock = utc_now) -> str:
-    """How the last pass over the spool went; what it found is damaged may be fetched back since."""
+    """The result of the last pass of the scrub over the spool."""
     if not settings.store.scrub_megabytes_per_second:
         raise NoticeError("switched off: nobody would notice files that change on the disk")
     last_pass = scrub.read_progress(settings.store.spool).finished
@@ -216,7 +218,7 @@ def _check_scrub(settings: Settings, clock: Clock = utc_now) -> str:
     return f"{summary}: all as received"
 
 
-def _queue(settings: Settings) -> str:
+def _check_queue(settings: Settings) -> str:
     if schema.check(settings.store.url):
         return "nothing to look at yet"
     problem = missing_worker(Store(settings.store.url))
@@ -225,7 +227,7 @@ def _queue(settings: Settings) -> str:
     return "no job waits for a worker"
 
 
-def _bundle(settings: Settings) -> str:
+def _check_bundle(settings: Settings) -> str:
     folder = bundle_folder(settings.score.bundle)
     problems = verify(folder)
     if problems:
@@ -233,25 +235,26 @@ def _bundle(settings: Settings) -> str:
     return f"{folder.name}, verified"
 
 
-def _device(settings: Settings) -> str:
+def _check_device(settings: Settings) -> str:
     # Imports torch.
     from model.device import choose_device
 
     return f"{settings.score.device}: {choose_device(settings.score.device)}"
 
 
-def _receiver(settings: Settings) -> str:
-    """Whether the port is ours: free where no service runs, answered by ours where one does."""
+def _check_receiver(settings: Settings) -> str:
+    """Check that the port is free where no service runs, and answered by our service where one
+    does."""
     receive, tls = settings.receive, settings.receive.tls
     only = tls if tls is not None and tls.only else None
     port = receive.port if only is None else only.port
     setting = "receive.port" if only is None else "receive.tls.port"
     where = f"{receive.host}:{port}"
     running = service_lock.is_running(settings.store.spool)
-    if not _answers(receive.host, port):
+    if not _is_listening(receive.host, port):
         if running:
             raise NoticeError(f"{where} is free, though a service runs; has it the role receive?")
-        _free(receive.host, port, setting)
+        _require_free_port(receive.host, port, setting)
         return f"{where} is free; the service is not running"
     if not running:
         raise OSError(
@@ -261,35 +264,35 @@ def _receiver(settings: Settings) -> str:
         )
     if only is not None:
         return f"{where} is open, for TLS only"
-    return _own(receive.ae_title, receive.host, port)
+    return _check_own_receiver(receive.ae_title, receive.host, port)
 
 
-def _own(ae_title: str, host: str, port: int) -> str:
-    """What our receiver answers. Raises OSError if it is somebody else's."""
+def _check_own_receiver(ae_title: str, host: str, port: int) -> str:
+    """Send C-ECHO to our receiver. Raises OSError if another program answers."""
     where = f"{host}:{port}"
     ours = DestinationSettings(name="receiver", ae_title=ae_title, host=host, port=port)
-    with _associated(ours, "QCDOCTOR", 5) as association:
+    with _open_association(ours, "QCDOCTOR", 5) as association:
         if association.is_rejected and not is_called_title_unknown(association):
             return f"{ae_title} answers on {where}; we are none of its peers"
-        _established(association, ours)
+        _require_established(association, ours)
         answered = association.acceptor.implementation_class_uid
         if answered != IMPLEMENTATION_CLASS_UID:
             raise OSError(
                 0, f"another DICOM service answers on {where} ({answered}); change receive.port"
             )
-        _answers_echo(association, ours)
+        _require_echo(association, ours)
     return f"{ae_title} answers on {where}"
 
 
-def _answers(host: str, port: int) -> bool:
-    with socket.socket(_family(host)) as probe:
+def _is_listening(host: str, port: int) -> bool:
+    with socket.socket(_address_family(host)) as probe:
         probe.settimeout(2)
         return probe.connect_ex((host, port)) == 0
 
 
-def _free(host: str, port: int, setting: str) -> None:
+def _require_free_port(host: str, port: int, setting: str) -> None:
     """Raises OSError if nobody could listen there."""
-    with socket.socket(_family(host)) as probe:
+    with socket.socket(_address_family(host)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -300,7 +303,7 @@ def _free(host: str, port: int, setting: str) -> None:
             ) from error
 
 
-def _family(host: str) -> socket.AddressFamily:
+def _address_family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
@@ -310,7 +313,7 @@ def _check_metrics(settings: Settings) -> str:
         return "not served; observe.port names a port for them"
     where = f"{observe.host}:{observe.port}"
     if not service_lock.is_running(settings.store.spool) or observe.port == 0:
-        _free(observe.host, observe.port, "observe.port")
+        _require_free_port(observe.host, observe.port, "observe.port")
         return f"{where} is free; the service is not running"
     try:
         answer = requests.get(f"http://{where}/ready", timeout=5).json()
@@ -324,13 +327,13 @@ def _check_metrics(settings: Settings) -> str:
     return f"{where} answers: ready"
 
 
-def _destinations(settings: Settings) -> str:
+def _check_destinations(settings: Settings) -> str:
     if not settings.destination:
         raise NoticeError("none is set: nothing is sent on; see [[destination]]")
     return f"{len(settings.destination)} are set"
 
 
-def _certificate(tls: TLSSettings, clock: Clock = utc_now) -> str:
+def _check_certificate(tls: TLSSettings, clock: Clock = utc_now) -> str:
     check_tls(tls)
     end = expires(tls.certificate)
     remaining = end - clock()
@@ -344,19 +347,19 @@ def _certificate(tls: TLSSettings, clock: Clock = utc_now) -> str:
     return summary
 
 
-def _destination(destination: DestinationSettings) -> str:
+def _check_destination(destination: DestinationSettings) -> str:
     if destination.folder is not None and destination.kind == "folder":
         folder = destination.folder
-        existing = _writable(folder)
+        existing = _require_writable(folder)
         return f"{folder} is writable" if existing == folder else f"{folder} will be made"
     if destination.kind == "dicomweb":
-        return _web(destination)
+        return _check_dicomweb(destination)
     _echo(destination, "QCDAEMON", 10)
     return f"{destination.ae_title} answers C-ECHO"
 
 
-def _commitment(subject: tuple[Settings, DestinationSettings]) -> str:
-    """What the service has last seen; nothing is asked, for that would be a request."""
+def _check_commitment(subject: tuple[Settings, DestinationSettings]) -> str:
+    """The commitment's state at the service's last contact; no request is sent to check it."""
     settings, destination = subject
     if schema.check(settings.store.url):
         return "nothing is known yet"
@@ -370,14 +373,14 @@ def _commitment(subject: tuple[Settings, DestinationSettings]) -> str:
     return words
 
 
-def _web(destination: DestinationSettings) -> str:
-    """A question to its QIDO-RS, which shows address, TLS and credentials; nothing is stored."""
+def _check_dicomweb(destination: DestinationSettings) -> str:
+    """Search one study (QIDO-RS), which checks address, TLS and credentials; nothing is stored."""
     hasty = destination.model_copy(update={"timeout": min(10.0, destination.timeout)})
     with dicomweb.session(destination) as session:
         try:
             dicomweb.client(hasty, session).search_for_studies(limit=1)
         except requests.HTTPError as error:
-            raise OSError(0, f"{destination.url} answers HTTP {_status(error)}") from error
+            raise OSError(0, f"{destination.url} answers HTTP {_describe_status(error)}") from error
         except requests.RequestException as error:
             raise OSError(
                 0, f"{destination.url} cannot be reached: {dicomweb.trouble(error)}"
@@ -390,20 +393,20 @@ def _web(destination: DestinationSettings) -> str:
     return f"{summary}; credentials go there in the clear, use https" if plain else summary
 
 
-def _status(error: requests.HTTPError) -> str:
+def _describe_status(error: requests.HTTPError) -> str:
     assert error.response is not None
     status = error.response.status_code
     return f"{status}, {http_words(status)}"
 
 
 def _echo(peer: DestinationSettings, calling: str, timeout: float) -> None:
-    with _associated(peer, calling, timeout) as association:
-        _established(association, peer)
-        _answers_echo(association, peer)
+    with _open_association(peer, calling, timeout) as association:
+        _require_established(association, peer)
+        _require_echo(association, peer)
 
 
 @contextlib.contextmanager
-def _associated(peer: DestinationSettings, calling: str, timeout: float) -> Iterator[Any]:
+def _open_association(peer: DestinationSettings, calling: str, timeout: float) -> Iterator[Any]:
     """An association for C-ECHO, established or not."""
     entity = AE(calling)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = timeout
@@ -419,13 +422,13 @@ def _associated(peer: DestinationSettings, calling: str, timeout: float) -> Iter
             association.release()
 
 
-def _established(association: Any, peer: DestinationSettings) -> None:
+def _require_established(association: Any, peer: DestinationSettings) -> None:
     if not association.is_established:
         why = cause(association, peer.host, peer.port, tls_args(peer))
         raise OSError(0, f"{peer.ae_title}@{peer.host}:{peer.port}: {why}")
 
 
-def _answers_echo(association: Any, peer: DestinationSettings) -> None:
+def _require_echo(association: Any, peer: DestinationSettings) -> None:
     status = association.send_c_echo()
     if not status or status.Status != 0x0000:
         raise OSError(0, f"{peer.ae_title}@{peer.host}:{peer.port} does not answer C-ECHO")

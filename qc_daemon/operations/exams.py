@@ -1,4 +1,4 @@
-"""Exams for an operator: which there are, the state of one in words, closing it, its summary."""
+"""Exams for an operator: list, describe and close them, write a summary."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -62,38 +62,38 @@ EXAM_COLUMNS = (
     "model_id",
 )
 EXAM_TABLE = EXAM_COLUMNS[:10]
-# Headers read in one go: some seconds of work.
-_HEADERS = 2000
+# A list reads at most so many headers of older exams at once, which takes some seconds.
+_MAX_HEADERS = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Exams:
-    """Exams found, and how many of older versions could not be searched by name yet."""
+class ExamList:
+    """The exams of a list, and how many exams of older versions cannot be searched by name yet."""
 
     rows: Listing
     unread: int
 
 
-def list_exams(settings: Settings, exam_filter: ExamFilter, window: Window = ALL) -> Exams:
-    """The exams, those whose last object came last first; the window is about when that came.
+def list_exams(settings: Settings, exam_filter: ExamFilter, window: Window = ALL) -> ExamList:
+    """The exams, the one with the latest object first; the window is about the last object.
 
-    What an older version did not keep of an exam is read from its files first.
+    What an older version did not store of an exam is read from its files first.
     """
     store = open_store(settings)
     unread = _describe(store, settings.store.spool)
     with store.read() as session:
         rows, total = listings.exams(session, exam_filter, window)
-    return Exams(Listing(map(_exam_row, rows), total), unread)
+    return ExamList(Listing(map(_exam_row, rows), total), unread)
 
 
-def exam_of(text: str) -> ExamFilter:
-    """The exams that a word of the command line names: an exam id, else a Study Instance UID."""
-    if text.isascii() and text.isdecimal() and len(text) <= _LONGEST_ID:
+def parse_exam(text: str) -> ExamFilter:
+    """The exams that an argument of a command names: an exam id, else a Study Instance UID."""
+    if text.isascii() and text.isdecimal() and len(text) <= _MAX_ID_DIGITS:
         return ExamFilter(exam_id=int(text))
     return ExamFilter(study=text)
 
 
-_LONGEST_ID = 18
+_MAX_ID_DIGITS = 18
 
 
 def parse_day(value: str) -> date:
@@ -104,11 +104,11 @@ def parse_day(value: str) -> date:
         raise UsageError(f"--day {value}: give a day as 2026-11-28") from None
 
 
-def state_lines(
+def describe_exams(
     settings: Settings, study: str | None = None, exam_id: int | None = None
 ) -> list[str]:
-    """A line an exam of the study or of this id, and one for each report of it and for the
-    originals."""
+    """Lines on each exam of the study or of this id: its state, and the deliveries of each report
+    and of the originals."""
     exam_filter = ExamFilter(study=study, exam_id=exam_id)
     with open_store(settings).read() as session:
         exams_of_filter = _progress(session, exam_filter)
@@ -133,7 +133,7 @@ def state_lines(
 def close_exams(settings: Settings, exam_filter: ExamFilter, clock: Clock = utc_now) -> list[str]:
     """Close the exams now, all or none; a line an exam that says so.
 
-    Raises QCError STORAGE where there is none or one has objects still to be scored.
+    Raises QCError STORAGE if there is none or one has objects still to be scored.
     """
     with open_store(settings).begin() as session:
         exams_of_filter = _progress(session, exam_filter)
@@ -159,20 +159,20 @@ def _progress(session: Session, exam_filter: ExamFilter) -> list[Progress]:
 
 
 def _describe(store: Store, spool: Path) -> int:
-    """Read headers for exams that no name is kept of; how many are left."""
+    """Read the headers of exams without a stored name; returns how many exams remain."""
     with store.read() as session:
-        rows, total = listings.exams_without_description(session, _HEADERS)
+        rows, total = listings.exams_without_description(session, _MAX_HEADERS)
     if not rows:
         return 0
-    described = [(row.id, _header(spool / row.path, row.transfer_syntax_uid)) for row in rows]
+    frame_message = [(row.id, _header(spool / row.path, row.transfer_syntax_uid)) for row in rows]
     with store.begin() as session:
-        for exam_id, values in described:
+        for exam_id, values in frame_message:
             exams.describe(session, exam_id, values)
     return total - len(rows)
 
 
 def _header(path: Path, transfer_syntax: str) -> dict[str, str]:
-    """What a file says of its exam; nothing where it cannot be read."""
+    """The description of an exam from a file's header; empty if it cannot be read."""
     try:
         offset = data_set_offset(path)
         identity = read_identity(path, offset, transfer_syntax, with_description=True)
@@ -213,9 +213,9 @@ def _reason(quarantined: QuarantinedRevision) -> str:
 
 def _lines(exam: Progress) -> Iterator[str]:
     yield f"exam {exam.exam_id}: {exam.objects} objects, {_state(exam)}"
-    for number, of_report in groupby(exam.sent, key=lambda sent: sent.report_revision):
+    for number, counts in groupby(exam.sent, key=lambda count: count.report_revision):
         name = f"report {number}" if number else "originals"
-        yield f"  {name}: {_where(of_report)}"
+        yield f"  {name}: {_delivery_counts(counts)}"
 
 
 def _state(exam: Progress) -> str:
@@ -234,10 +234,10 @@ def _state(exam: Progress) -> str:
     return f"{closed} (report {exam.report_revision}{amended})" if exam.report_revision else closed
 
 
-def _where(sent: Iterator[DeliveryCount]) -> str:
+def _delivery_counts(deliveries: Iterator[DeliveryCount]) -> str:
     """`sr to pacs: done; overlay to pacs: 3 done, 1 dead`."""
     parts = []
-    for (kind, destination), states in groupby(sent, key=lambda s: (s.kind, s.destination)):
+    for (kind, destination), states in groupby(deliveries, key=lambda s: (s.kind, s.destination)):
         counts = ", ".join(f"{s.count} {s.state}" for s in states)
         parts.append(f"{kind} to {destination}: {counts}")
     return "; ".join(parts)
@@ -263,26 +263,26 @@ def write_summary(
     choose: Choose | None = None,
     clock: Clock = utc_now,
 ) -> None:
-    """Write what is known of the study now; the suffix of `out` says as what.
+    """Write the summary of the study as it is now, in the format of `out`'s suffix.
 
-    `exam` (an id) or `patient` (a Patient ID) say which of a study's exams; without them `choose`
-    is asked where several patients share the study. Raises UsageError for another suffix or
-    language, and where it is not clear which exam is meant; QCError for a study without findings or
-    where a picture cannot be had.
+    `exam` (an id) or `patient` (a Patient ID) select one of a study's exams; without them `choose`
+    is called where several patients share the study. Raises UsageError for another suffix or
+    language, and if it is not clear which exam is meant; QCError for a study without findings or a
+    picture that cannot be read.
     """
     # The report stage loads fonts and page layout, which other questions on exams do without.
     from qc_daemon.report.summary.html import summary_html
     from qc_daemon.report.summary.language import check_language
     from qc_daemon.report.summary.pdf import summary_pdf
-    from qc_daemon.report.summary.text import compose
+    from qc_daemon.report.summary.text import compose_page
 
     if out.suffix.lower() not in _SUMMARY_SUFFIXES:
         raise UsageError(f"--out {out}: give a name that ends in {' or '.join(_SUMMARY_SUFFIXES)}")
     language = check_language(language or settings.report.language)
     now = clock()
-    exam_id = _chosen_exam(settings, study, exam, patient, choose)
+    exam_id = _choose_exam_id(settings, study, exam, patient, choose)
     summary, pictures = _summary(settings, exam_id, now)
-    page = compose(summary, language, settings.schedule.zone)
+    page = compose_page(summary, language, settings.schedule.zone)
     try:
         if out.suffix.lower() == ".pdf":
             private_files.write(out, summary_pdf(page, pictures, now))
@@ -292,7 +292,7 @@ def write_summary(
         raise QCError(ErrorCode.STORAGE, f"{out} cannot be written: {error.strerror}") from error
 
 
-def _chosen_exam(
+def _choose_exam_id(
     settings: Settings,
     study: str | None,
     exam: int | None,
@@ -356,4 +356,4 @@ def _summary(settings: Settings, exam_id: int, now: datetime) -> "tuple[ExamSumm
         pictures, _ = render_pictures(
             reported, summary, revision, now, frames, to_none, settings.report
         )
-    return replace(summary, drawn=frozenset(pictures)), pictures
+    return replace(summary, drawn_images=frozenset(pictures)), pictures

@@ -1,4 +1,4 @@
-"""What an operator asks about senders: who may store, who was refused, and changing the former."""
+"""Peers for an operator: list those that may store and refused callers, add, approve, remove."""
 
 from datetime import datetime
 from ipaddress import ip_network
@@ -64,10 +64,10 @@ def add_peer(
     clock: Clock = utc_now,
 ) -> str:
     """Approve a peer; returns a line that says which."""
-    title = _valid(_TITLE, ae_title, "AE title")
+    title = _validate(_TITLE, ae_title, "AE title")
     network = _network(address, "--address")
-    digest = None if certificate is None else _valid(_FINGERPRINT, certificate, "--certificate")
-    _refuse_decided(settings, title, network)
+    digest = None if certificate is None else _validate(_FINGERPRINT, certificate, "--certificate")
+    _refuse_if_settings_decide(settings, title, network)
     return _approve(settings, title, network, digest, clock())
 
 
@@ -78,7 +78,8 @@ def approve_caller(
     network: str | None,
     clock: Clock = utc_now,
 ) -> str:
-    """Approve a refused caller as it was seen, or from a whole network; a line that says which."""
+    """Approve a refused caller with its address and certificate, or a whole network; returns a line
+    that says which."""
     with open_store(settings).read() as session:
         callers = [
             caller for caller in peers.refused_callers(session) if caller.ae_title == ae_title
@@ -99,7 +100,7 @@ def approve_caller(
     allowed_network = _network(network or caller.address, "--network")
     if not access.PeerRule.of(ae_title, allowed_network, None).contains(ae_title, caller.address):
         raise UsageError(f"--network {network}: {caller.address} is not in it")
-    _refuse_decided(settings, ae_title, caller.address)
+    _refuse_if_settings_decide(settings, ae_title, caller.address)
     outcome = _approve(settings, ae_title, allowed_network, caller.certificate, clock())
     ours = settings.receive.ae_title
     if caller.called_ae in (None, ours):
@@ -111,7 +112,8 @@ def approve_caller(
 
 
 def remove_peer(settings: Settings, ae_title: str, address: str | None) -> int:
-    """Take approvals back; how many. Raises for a peer of the settings and an unknown one."""
+    """Remove approvals; returns how many. Raises UsageError for a peer of the settings, QCError for
+    an unknown one."""
     network = None if address is None else _network(address, "--address")
     with open_store(settings).begin() as session:
         count = peers.remove(session, ae_title, network)
@@ -151,7 +153,7 @@ def _approve(
     return f"{title} may store from {network}{bound}"
 
 
-def _refuse_decided(settings: Settings, title: str, address: str) -> None:
+def _refuse_if_settings_decide(settings: Settings, title: str, address: str) -> None:
     """Refuse an approval that could change nothing, for the settings decide about its callers."""
     for rule in access.rules_of(settings.receive.peer):
         if rule.contains(title, address):
@@ -175,10 +177,10 @@ def _as_caller(caller: RefusedCaller) -> access.Caller:
 
 
 def _network(value: str, option: str) -> str:
-    return shortest_address(_valid(_NETWORK, value, option))
+    return shortest_address(_validate(_NETWORK, value, option))
 
 
-def _valid(kind: TypeAdapter[str], value: str, noun: str) -> str:
+def _validate(kind: TypeAdapter[str], value: str, noun: str) -> str:
     try:
         return kind.validate_python(value)
     except ValidationError as error:

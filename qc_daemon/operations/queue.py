@@ -98,7 +98,7 @@ def cancel_jobs(settings: Settings, ids: Sequence[int], clock: Clock = utc_now) 
 
 
 _WORKER_KINDS = (JobKind.SCORE, JobKind.REPORT)
-# A job may be due for so long before a worker counts as missing: one that starts loads its models.
+# A worker counts as missing once a job is due for longer: a worker that starts loads its models.
 _START_TIME = timedelta(minutes=5)
 # Between two jobs a worker holds no lease for a moment, so leases are read more than once.
 _LEASE_READINGS, _PAUSE_SECONDS = 5, 0.2
@@ -107,10 +107,10 @@ _LEASE_READINGS, _PAUSE_SECONDS = 5, 0.2
 def missing_worker(
     store: Store, clock: Clock = utc_now, pause: Callable[[float], None] = time.sleep
 ) -> str:
-    """One line that says what waits, since when and what to do; empty if a worker is at work.
+    """One line that says which jobs wait, since when and what to do; empty if a worker is at work.
 
-    It goes by the queue alone and needs no service to ask: a worker that cannot start, one that was
-    never started and one on another host that has ended all look the same there. Raises QCError
+    It reads the queue alone and needs no running service: a worker that cannot start, one that was
+    never started and one that ended on another host have the same effect there. Raises QCError
     STORAGE.
     """
     waiting = _waiting(store, clock())

@@ -1,6 +1,6 @@
-"""What a person asks about rejections: reject an image, take that back, see what was rejected.
+"""Rejections for an operator: reject an image, retract that, list what was rejected.
 
-Nothing else makes a rejection note: whoever takes it may hide or delete the image (IHE IOCM).
+Only these functions make a rejection note: a destination may hide or delete the image (IHE IOCM).
 """
 
 from io import BytesIO
@@ -31,9 +31,9 @@ from qc_daemon.routing import Routes, Traits
 from qc_daemon.score.pixel_hash import pixel_hash
 from qc_daemon.settings import Settings
 
-_LONGEST_NAME = 64
-# One would be an initial; names of one letter are told with their title.
-_FEWEST_LETTERS = 2
+_MAX_NAME_LETTERS = 64
+# A single letter would be an initial; a person whose name is one letter gives a title with it.
+_MIN_NAME_LETTERS = 2
 
 
 def reject(
@@ -43,7 +43,8 @@ def reject(
     confirmed_by: str,
     clock: Clock = utc_now,
 ) -> str:
-    """Make and queue the note that this person rejects the image; returns a line that says where.
+    """Make and queue the note that this person rejects the image; returns a line with the
+    destinations.
 
     `reason` is a code value of `codes.REASONS`. Raises UsageError for an unknown reason, no name,
     or where no destination takes the note; QCError for an image that is unknown, no image, or
@@ -93,14 +94,14 @@ def retract(
     retracted_by: str,
     clock: Clock = utc_now,
 ) -> str:
-    """Take the rejection of this image back; returns a line that says where that is told.
+    """Retract the rejection of this image; returns a line with the destinations of the note.
 
     The rejection and its note stay, with who retracted it, when and why (a key of `RETRACTIONS`).
     A note of its own goes to the destinations that the first was for, behind it. Raises UsageError
     for an unknown reason or no name, QCError for an image that does not stand rejected.
     """
     if reason not in RETRACTIONS:
-        raise UsageError(f"--reason {reason}: give one of {retraction_reasons()}")
+        raise UsageError(f"--reason {reason}: give one of {list_retraction_reasons()}")
     name = _name(retracted_by, "--retracted-by")
     store = open_store(settings)
     with store.read() as session:
@@ -161,29 +162,31 @@ def list_rejections(settings: Settings, window: Window = ALL) -> Listing:
     return Listing(map(_row, rows), total)
 
 
-def _row(rejected: RejectionRecord) -> dict[str, Any]:
-    back = rejected.retraction
+def _row(record: RejectionRecord) -> dict[str, Any]:
+    retraction = record.retraction
     return {
-        "sop_instance_uid": rejected.sop_instance_uid,
-        "state": "rejected" if back is None else "retracted",
-        "reason": rejected.reason,
-        "reason_meaning": codes.REASONS[rejected.reason].meaning,
-        "confirmed_by": rejected.confirmed_by,
-        "confirmed": rejected.confirmed_at.isoformat(timespec="seconds"),
-        "retraction_reason": None if back is None else back.reason,
-        "retracted_by": None if back is None else back.retracted_by,
-        "retracted": None if back is None else back.retracted_at.isoformat(timespec="seconds"),
-        "note": rejected.note_uid,
-        "retraction_note": None if back is None else back.note_uid,
+        "sop_instance_uid": record.sop_instance_uid,
+        "state": "rejected" if retraction is None else "retracted",
+        "reason": record.reason,
+        "reason_meaning": codes.REASONS[record.reason].meaning,
+        "confirmed_by": record.confirmed_by,
+        "confirmed": record.confirmed_at.isoformat(timespec="seconds"),
+        "retraction_reason": None if retraction is None else retraction.reason,
+        "retracted_by": None if retraction is None else retraction.retracted_by,
+        "retracted": None
+        if retraction is None
+        else retraction.retracted_at.isoformat(timespec="seconds"),
+        "note": record.note_uid,
+        "retraction_note": None if retraction is None else retraction.note_uid,
     }
 
 
-def retraction_reasons() -> str:
+def list_retraction_reasons() -> str:
     """The words to choose from, in one line."""
     return ", ".join(f"{value} ({meaning})" for value, meaning in RETRACTIONS.items())
 
 
-def reasons() -> str:
+def list_reasons() -> str:
     """The codes to choose from, in one line."""
     return ", ".join(f"{value} {code.meaning}" for value, code in codes.REASONS.items())
 
@@ -192,17 +195,18 @@ def _reason(value: str) -> Code:
     try:
         return codes.REASONS[value]
     except KeyError:
-        raise UsageError(f"--reason {value}: give one of {reasons()}") from None
+        raise UsageError(f"--reason {value}: give one of {list_reasons()}") from None
 
 
 def _name(value: str, option: str) -> str:
-    """A person's name, as far as can be told: one line with letters, not a number or an option."""
+    """A person's name, as far as that can be checked: one line with letters, not a number or an
+    option. Raises UsageError."""
     name = value.strip()
-    if not name or len(name) > _LONGEST_NAME or not name.isprintable():
+    if not name or len(name) > _MAX_NAME_LETTERS or not name.isprintable():
         raise UsageError(
-            f"{option}: give the person's name, 1 to {_LONGEST_NAME} letters on one line"
+            f"{option}: give the person's name, 1 to {_MAX_NAME_LETTERS} letters on one line"
         )
-    if sum(letter.isalpha() for letter in name) < _FEWEST_LETTERS or name.startswith("-"):
+    if sum(letter.isalpha() for letter in name) < _MIN_NAME_LETTERS or name.startswith("-"):
         raise UsageError(f"{option} {name}: give the person's name, not a number or a sign")
     return name
 
@@ -227,7 +231,7 @@ def _source(settings: Settings, store: Store, facts: RevisionFacts) -> SourceIns
 def _destinations(
     settings: Settings, facts: RevisionFacts, source: SourceInstance
 ) -> tuple[str, ...]:
-    """Where key objects of this image go. A person decided, so no rule asks for a verdict."""
+    """The destinations of key objects of this image; a person decided, so rules see no verdict."""
     traits = Traits(facts.calling_ae, source.station_name, source.study_description)
     to = Routes.of(settings).route(ObjectKind.KEY_OBJECTS, [traits]).to
     if not to:

@@ -1,4 +1,4 @@
-"""Stored findings for people, spreadsheets and programs: which there are, what each row says."""
+"""Stored findings as rows for people, spreadsheets and programs."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
@@ -21,10 +21,10 @@ FINDING_COLUMNS = (
     "flags",
     "error",
 )
-"""Of a table of findings."""
+"""The columns of a table of findings."""
 GATE_COLUMNS = ("gate_image", "gate_text", "gate_spatial")
 SCORE_COLUMNS = (*FINDING_COLUMNS[:-1], *GATE_COLUMNS, "error_code", "error_message")
-"""Of findings as CSV."""
+"""The columns of scored files as CSV."""
 TABLE_COLUMNS = ("exam_id", "sop_instance_uid", *FINDING_COLUMNS[1:])
 CSV_COLUMNS = (
     "exam_id",
@@ -60,7 +60,7 @@ CSV_COLUMNS = (
 )
 
 
-def stored_rows(
+def read_findings(
     settings: Settings,
     exam_filter: ExamFilter,
     window: Window,
@@ -70,8 +70,8 @@ def stored_rows(
     all_revisions: bool,
     best_first: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """What is stored, in order of arrival, as it is read: finding objects with the keys of
-    `provenance` added, or rows of `CSV_COLUMNS`. At most `window.limit`."""
+    """Stored findings in order of arrival, one by one as they are read: finding objects with the
+    keys of `provenance`, or rows of `CSV_COLUMNS`. At most `window.limit`."""
     with open_store(settings).read() as session:
         count = 0
         every = findings.iter_findings(
@@ -83,7 +83,7 @@ def stored_rows(
             if window.limit is not None and count >= window.limit:
                 return
             count += 1
-            yield each.body | provenance(each) if form == "finding" else stored_row(each)
+            yield each.body | provenance(each) if form == "finding" else stored_finding_row(each)
 
 
 def provenance(stored: StoredFinding) -> dict[str, Any]:
@@ -97,8 +97,8 @@ def provenance(stored: StoredFinding) -> dict[str, Any]:
     }
 
 
-def stored_row(stored: StoredFinding) -> dict[str, Any]:
-    """One value a key; the identifiers are those of the revision that the finding is told of."""
+def stored_finding_row(stored: StoredFinding) -> dict[str, Any]:
+    """The CSV row of a stored finding, one value a key; identifiers are those of its revision."""
     body, facts = stored.body, stored.revision
     row = finding_row(body) | {
         "exam_id": stored.exam_id,

@@ -1,4 +1,4 @@
-"""What an operator asks of routing rules: where the objects of a file would go, and why."""
+"""Routing rules for an operator: the destinations of a file's objects, and the rules' reasons."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ def try_rules(
     view: str | None = None,
     verdict: str | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """For each file and kind of object where it would go, or {"source", "error"}.
+    """The destinations of each file and kind of object, or {"source", "error"}.
 
     With `view` or `verdict` that result is supposed; without, the settings' bundle judges the file
     if a rule asks for it. An overlay stands for each of a file's findings, so that it may have
@@ -90,7 +90,7 @@ def route_row(row: dict[str, Any]) -> dict[str, Any]:
 def _derived_rows(
     path: Path, kind: str, routes: Routes, traits: Sequence[Traits]
 ) -> Iterator[dict[str, Any]]:
-    """What is made of the file: one object of all findings, but an overlay of each."""
+    """Rows of the objects made of a file: one object of all findings, but an overlay of each."""
     if kind != "overlay":
         yield _row(path, kind, routes, traits)
         return
@@ -110,7 +110,7 @@ def _row(path: Path, kind: str, routes: Routes, traits: Sequence[Traits]) -> dic
 
 
 def _receiver_traits(path: Path, calling_ae: str) -> Traits:
-    """What the receiver would know of it."""
+    """The traits that the receiver would know of the file."""
     try:
         syntax = str(read_file_meta_info(path).TransferSyntaxUID)
         identity = read_identity(path, data_set_offset(path), syntax, with_description=True)
@@ -122,7 +122,7 @@ def _receiver_traits(path: Path, calling_ae: str) -> Traits:
 
 
 def _report_traits(path: Path, calling_ae: str) -> Traits:
-    """What the report stage would know of it."""
+    """The traits that the report stage would know of the file."""
     source = SourceInstance.of(read_header(path), "")
     return Traits(calling_ae, source.station_name, source.study_description)
 

@@ -1,7 +1,8 @@
-"""What an operator does about orphans: files in the spool that no row knows (`retain.reconcile`).
+"""Orphans for an operator: files in the spool that no row names (`retain.reconcile`).
 
-Their senders were never told success and have most likely sent them again, so nothing is done by
-itself. Released, an orphan is admitted as if it had been received now; discarded, it is gone.
+Their senders never got a success status and have most likely sent them again, so nothing happens
+to orphans automatically. Released, an orphan is admitted as if received now; discarded, it is
+deleted.
 """
 
 import hashlib
@@ -51,8 +52,8 @@ def list_orphans(settings: Settings, clock: Clock = utc_now) -> list[dict[str, A
     ]
 
 
-def all_orphans(settings: Settings, clock: Clock = utc_now) -> list[str]:
-    """SHA-256 of all that can be judged now, however many."""
+def orphan_hashes(settings: Settings, clock: Clock = utc_now) -> list[str]:
+    """SHA-256 of all orphans old enough to be judged."""
     names: list[str] = []
     spool, store = settings.store.spool, open_store(settings)
     try:
@@ -67,7 +68,8 @@ def all_orphans(settings: Settings, clock: Clock = utc_now) -> list[str]:
 
 
 def release_orphans(settings: Settings, names: Sequence[str], clock: Clock = utc_now) -> int:
-    """Admit orphans as if received now; how many. Raises QCError at the first that cannot be."""
+    """Admit orphans as if received now; returns how many. Raises QCError at the first that cannot
+    be admitted."""
     store = open_store(settings)
     try:
         paths = [_orphan(store, settings, name, clock()) for name in names]
@@ -92,7 +94,7 @@ def _admit(store: Store, settings: Settings, path: Path, now: datetime) -> None:
 
 
 def discard_orphans(settings: Settings, names: Sequence[str], clock: Clock = utc_now) -> int:
-    """Remove orphans for good; how many. Raises QCError at the first that is none."""
+    """Delete orphans; returns how many. Raises QCError at the first that is none."""
     store = open_store(settings)
     paths = [_orphan(store, settings, name, clock()) for name in names]
     for path in paths:
@@ -120,7 +122,8 @@ def _orphan(store: Store, settings: Settings, name: str, now: datetime) -> Path:
 
 
 def _receipt(spool: Path, path: Path) -> tuple[receipts.Receipt, Traits]:
-    """What the receiver would have recorded, but for the sender, whom the file does not name."""
+    """The receipt and traits that the receiver would have recorded, without the sender, whom the
+    file does not name."""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != path.stem:

@@ -1,4 +1,4 @@
-"""What all operations share: the store, the window of a list, its rows, the outcome of a change."""
+"""Shared by all operations: the store, the window of a list, its rows, the outcome of a change."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ def open_store(settings: Settings) -> Store:
 
 
 class Listing(list[dict[str, Any]]):
-    """Rows of a list; `total` is how many match in all, more than these where a limit cut off, or
-    None if there are more, uncounted."""
+    """Rows of a list; `total` is the number of all that match, or None if there are more than these
+    and they were not counted."""
 
     def __init__(self, rows: Iterable[dict[str, Any]], total: int | None) -> None:
         super().__init__(rows)

@@ -1,4 +1,4 @@
-"""Who made an object (Enhanced General Equipment Module, PS3.3 C.7.5.2) and in which file."""
+"""Equipment and creation time of our objects (PS3.3 C.7.5.2), and their PS3.10 file."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -29,16 +29,16 @@ def software_version() -> str:
 
 
 def serial_number(model_id: str) -> str:
-    """The device that judges is the model: its hash is what tells two of them apart."""
+    """Device Serial Number: the device that judges is the model, so it is the model's hash."""
     return model_id[:64]
 
 
 def device_uid(model_id: str) -> str:
-    """Device UID (0018,1002): one for each bundle, so that reports of two are told apart."""
+    """Device UID (0018,1002): one for each bundle, which distinguishes the reports of two."""
     return derived_uid("device", model_id)
 
 
-def contribution(bundle: BundleId) -> ContributingEquipment:
+def contributing_equipment(bundle: BundleId) -> ContributingEquipment:
     """Contributing Equipment item (PS3.3 C.12.1) of the bundle that judged."""
     item = ContributingEquipment(
         MANUFACTURER,
@@ -52,9 +52,9 @@ def contribution(bundle: BundleId) -> ContributingEquipment:
     return item
 
 
-def contributions(bundles: Iterable[BundleId]) -> list[ContributingEquipment]:
+def contributing_equipment_of(bundles: Iterable[BundleId]) -> list[ContributingEquipment]:
     """One item a bundle, in order of appearance."""
-    return [contribution(bundle) for bundle in dict.fromkeys(bundles)]
+    return [contributing_equipment(bundle) for bundle in dict.fromkeys(bundles)]
 
 
 def _long_string(text: str) -> str:
@@ -62,7 +62,7 @@ def _long_string(text: str) -> str:
     return text.replace("\\", "/")[:64].strip()
 
 
-def observer(model_id: str) -> ObserverContext:
+def device_observer(model_id: str) -> ObserverContext:
     """Device observer (PS3.16, TID 1004)."""
     return ObserverContext(
         observer_type=codes.DCM.Device,
@@ -79,8 +79,8 @@ def observer(model_id: str) -> ObserverContext:
 def local_time(created: datetime, header: Dataset) -> datetime:
     """`created` in the source's zone (0008,0201) if it names one, else in this machine's.
 
-    One object has one zone: its dates stand beside those inherited from the source, whose clock
-    hangs in the same house. Raises ValueError for a moment without a zone.
+    An object has one zone, and it inherits dates of the source. Raises ValueError for a moment
+    without a zone.
     """
     if created.tzinfo is None:
         raise ValueError("a moment without a time zone")
@@ -90,24 +90,25 @@ def local_time(created: datetime, header: Dataset) -> datetime:
     return created.astimezone(datetime.strptime(offset, "%z").tzinfo)
 
 
-def date_of(moment: datetime) -> str:
-    """DA."""
+def dicom_date(moment: datetime) -> str:
+    """The date as DA (PS3.5 6.2)."""
     return moment.strftime("%Y%m%d")
 
 
-def time_of(moment: datetime) -> str:
-    """TM to the microsecond."""
+def dicom_time(moment: datetime) -> str:
+    """The time as TM (PS3.5 6.2), to the microsecond."""
     return moment.strftime("%H%M%S.%f")
 
 
-def stamp(dataset: Dataset, moment: datetime) -> None:
-    """Replaces the clock's time, which highdicom writes: same arguments make the same bytes."""
+def set_creation_time(dataset: Dataset, moment: datetime) -> None:
+    """Set the times of creation to `moment` instead of highdicom's own clock, so that the same
+    arguments make the same bytes."""
     for kind in ("InstanceCreation", "Content"):
-        setattr(dataset, f"{kind}Date", date_of(moment))
-        setattr(dataset, f"{kind}Time", time_of(moment))
+        setattr(dataset, f"{kind}Date", dicom_date(moment))
+        setattr(dataset, f"{kind}Time", dicom_time(moment))
     for equipment in dataset.get("ContributingEquipmentSequence", []):
         if "ContributionDateTime" in equipment:
-            equipment.ContributionDateTime = date_of(moment) + time_of(moment)
+            equipment.ContributionDateTime = dicom_date(moment) + dicom_time(moment)
 
 
 def to_bytes(dataset: Dataset) -> bytes:

@@ -32,7 +32,7 @@ from qc_daemon.report.sr.biometry import MachineReport, MachineValue
 from qc_daemon.report.sr.document import build_sr
 from qc_daemon.report.summary.pdf import summary_pdf
 from qc_daemon.report.summary.summary import ExamSummary, ImageKey, SummaryImage, rank, summarise
-from qc_daemon.report.summary.text import compose
+from qc_daemon.report.summary.text import compose_page
 from qc_daemon.routing import Routes, Traits
 from qc_daemon.settings import ReportSettings, Settings
 from qc_daemon.spool.verification import content_hash, open_verified
@@ -156,9 +156,9 @@ def load_findings(
         findings.append(
             ReportedFinding(finding, scored.finding_id, source, path, facts.calling_ae, facts)
         )
-    # As they were taken, as far as the headers say it.
+    # In the order of the pictures' series and instance numbers, where the headers have them.
     findings = [each for each in findings if facts_of(each).revision_id not in omissions]
-    findings.sort(key=lambda each: (*each.source.place, each.source.sop_instance_uid))
+    findings.sort(key=lambda each: (*each.source.numbers, each.source.sop_instance_uid))
     return findings, list(omissions.values())
 
 
@@ -201,7 +201,7 @@ def under_source_uids(
     """The finding under the UIDs of its source's header, with these flags, and flagged if that
     header lost values."""
     judgement = finding.judgement
-    flags = (*flags, Flag.HEADER_NORMALISED) if source.lost else flags
+    flags = (*flags, Flag.HEADER_NORMALISED) if source.has_lost_values else flags
     judgement = replace(judgement, flags=tuple(dict.fromkeys((*judgement.flags, *flags))))
     return replace(
         finding,
@@ -219,7 +219,10 @@ def build_report(
     latest: StoredReport | None,
     measured: Iterable[MeasuredReport],
 ) -> ReportObject:
-    """Raises QCError REPORT_INVALID."""
+    """The structured report of these findings and machines' measurements, as revision `revision`.
+
+    Raises QCError REPORT_INVALID.
+    """
     try:
         report = build_sr(
             _sources(findings),
@@ -264,7 +267,7 @@ def _select_key_objects(
 def select_key_objects(
     findings: Sequence[ReportedFinding], revision: int, now: datetime
 ) -> tuple[list[ReportObject], list[Omission]]:
-    """The selections without the objects that cannot be selected, and these. Raises QCError."""
+    """The key objects of the exam, and the objects that cannot be selected. Raises QCError."""
 
     def of_instances(parts: Sequence[Sequence[ReportedFinding]]) -> list[ReportObject]:
         return list(_select_key_objects([each for part in parts for each in part], revision, now))
@@ -305,7 +308,7 @@ def _reference(latest: StoredReport) -> InstanceReference:
     )
 
 
-_BATCH_BYTES = 32 << 20
+_BATCH_BYTES = 32 << 20  # Overlays are published whenever they have reached so many bytes.
 
 
 def render_pictures(
@@ -321,8 +324,8 @@ def render_pictures(
     """The pictures that the summary shows, and the contents that cannot be drawn; each frame is
     decoded once.
 
-    Overlays are given to `publish` in batchs of some megabytes: those of a large exam would not
-    fit into memory together, nor into one transaction.
+    Overlays are passed to `publish` in batches of some megabytes: those of a large exam would fit
+    neither into memory nor into one transaction together.
     """
     batch: list[ReportObject] = []
     pictures: dict[ImageKey, Pixels] = {}
@@ -385,7 +388,7 @@ def summarise_exam(
     rejected: Collection[str],
     omitted: Iterable[str] = (),
 ) -> ExamSummary:
-    """The exam at a glance; `omitted` are the error codes of the objects left out."""
+    """The summary of the exam's views; `omitted` are the error codes of the omitted objects."""
     expected = [View(name) for name in settings.views]
     return summarise(
         [each.image for each in findings],
@@ -403,7 +406,7 @@ def build_summary(
     pictures: Mapping[ImageKey, Pixels],
     settings: Settings,
 ) -> ReportObject:
-    page = compose(summary, settings.report.language, settings.schedule.zone)
+    page = compose_page(summary, settings.report.language, settings.schedule.zone)
     document = build_pdf(
         _sources(findings),
         [each.finding for each in findings],

@@ -21,15 +21,15 @@ from qc_daemon.report.summary.language import ENGLISH
 from qc_daemon.spool import private_files
 
 REVISION = 1
-"""Nothing is remembered, so that each report is the first."""
+"""No earlier report of the file is stored, so that each one is the first."""
 
 
 @dataclass(frozen=True, slots=True)
-class Writer:
+class ReportWriter:
     """Writes the SR of each file into the folder `sr` and its overlays into `overlay`.
 
-    Files are named by the SOP Instance UID of the object made, which tells nothing of a patient;
-    the same file and models make the same names.
+    Files are named by the SOP Instance UID of the new object, which names no patient; the same file
+    and models make the same names.
     """
 
     sr: Path | None = None
@@ -38,7 +38,10 @@ class Writer:
     clock: Clock = utc_now
 
     def __call__(self, path: Path, findings: Sequence[Finding], frames: FrameReader) -> None:
-        """Raises QCError: REPORT_INVALID (also for a plain picture), UNREADABLE, STORAGE."""
+        """Write the objects of this file's findings.
+
+        Raises QCError: REPORT_INVALID (also for a plain picture), UNREADABLE, STORAGE.
+        """
         with path.open("rb") as file:
             if not is_dicom(file.read(132)):
                 raise QCError(
@@ -50,16 +53,16 @@ class Writer:
         # Not the bare hash: the service's first report of the file has other content and must have
         # another UID.
         source = SourceInstance.of(read_header(path), f"offline {sha256}")
-        told = [
+        reported = [
             ReportedFinding(under_source_uids(finding, source), number, source, path)
             for number, finding in enumerate(findings)
         ]
         now = self.clock()
         if self.sr is not None:
-            found = [each.finding for each in told]
-            _write(self.sr, build_sr([source], found, revision=REVISION, created=now))
+            report_findings = [each.finding for each in reported]
+            _write(self.sr, build_sr([source], report_findings, revision=REVISION, created=now))
         if self.overlay is not None:
-            chosen = best_per_view(told)
+            chosen = best_per_view(reported)
             numbers = sorted({each.finding.frame for each in chosen})
             pixels = {frame.number: frame.pixels for frame in frames(path, numbers)}
             for each in chosen:
@@ -77,9 +80,9 @@ class Writer:
                 )
 
 
-def _write(folder: Path, made: Dataset) -> None:
+def _write(folder: Path, dataset: Dataset) -> None:
     try:
         private_files.make_folder(folder)
-        private_files.write(folder / f"{made.SOPInstanceUID}.dcm", to_bytes(made))
+        private_files.write(folder / f"{dataset.SOPInstanceUID}.dcm", to_bytes(dataset))
     except OSError as error:
         raise QCError(ErrorCode.STORAGE, f"{folder} cannot be written: {error.strerror}") from error

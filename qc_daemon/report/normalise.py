@@ -73,7 +73,7 @@ ACQUISITION = (
     "Rows",
     "Columns",
 )
-"""What describes the source itself and is not inherited."""
+"""Elements that describe the source itself and are not inherited."""
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 REQUEST = ("RequestedProcedureID", "RequestedProcedureDescription")
 
@@ -89,7 +89,7 @@ KEYWORDS = (
     "ReferencedPerformedProcedureStepSequence",
     "SequenceOfUltrasoundRegions",
 )
-"""All that a report reads of a received header."""
+"""A report reads only these elements of a received header."""
 
 _ENUMERATED: Mapping[str, frozenset[str]] = {
     "PatientSex": frozenset("MFO"),
@@ -105,11 +105,11 @@ _ACR_NEMA_DATE = re.compile(r"(\d{4})\.(\d{2})\.(\d{2})")
 _ACR_NEMA_TIME = re.compile(r"(\d{2}):(\d{2})(?::(\d{2}(?:\.\d{1,6})?))?")
 _OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")
 _UNCONVERTIBLE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
-"""What pydicom raises on values that are not what their representation says."""
+"""pydicom raises these on values that do not fit their value representation."""
 
 
 def normalise(header: Dataset) -> tuple[Dataset, bool]:
-    """The copy, and whether a value was lost in making it; `header` is left as it was.
+    """The normalised copy, and whether it lost a value; `header` is not changed.
 
     Mapped values (aliases, ACR-NEMA dates) and absent ones lose nothing. The copy holds the
     elements named above, ProcedureCodeSequence, RequestAttributesSequence,
@@ -138,18 +138,18 @@ def normalise(header: Dataset) -> tuple[Dataset, bool]:
     if copy.get("PatientIdentityRemoved") == "YES" and not any(m in copy for m in methods):
         # Without a method it is no valid statement (PS3.3 C.7.1.1).
         del copy.PatientIdentityRemoved
-        reader.lost = True
-    return copy, reader.lost
+        reader.has_lost_values = True
+    return copy, reader.has_lost_values
 
 
 def inherit(target: Dataset, normalised: Dataset) -> None:
-    """Gives `target` the patient, study and context of a normalised header, exactly."""
+    """Copy patient, study and context of a normalised header to `target`, unchanged."""
     for keyword in (*PATIENT_AND_STUDY, *CONTEXT, *CONTEXT_SEQUENCES):
         if keyword in normalised:
             target.add(normalised[keyword])
 
 
-def requested(normalised: Dataset) -> list[Dataset]:
+def referenced_requests(normalised: Dataset) -> list[Dataset]:
     """Referenced Request Sequence items (PS3.3 C.17.2): what the exam was ordered as, if known."""
     requests = list(normalised.get("RequestAttributesSequence", []))
     if not requests and normalised.AccessionNumber:
@@ -170,13 +170,13 @@ def requested(normalised: Dataset) -> list[Dataset]:
 
 
 class _Reader:
-    """Takes values out of a received header and remembers whether one had to be dropped."""
+    """Reads values of a received header; `has_lost_values` once an invalid one was dropped."""
 
     def __init__(self, header: Dataset) -> None:
-        self.lost = False
+        self.has_lost_values = False
         # Reading converts raw elements in place; the caller's header stays as received.
         self._header = deepcopy(header)
-        self._sets = declared_sets(header)
+        self._sets = declared_character_sets(header)
 
     def raw_uid(self, keyword: str) -> str:
         """The UID as received, "" if there is none."""
@@ -189,7 +189,7 @@ class _Reader:
         if value is None or value == "" or value == []:
             return None
         element = _valid_element(keyword, value)
-        self.lost |= element is None
+        self.has_lost_values |= element is None
         return element
 
     def copy_items(
@@ -200,19 +200,19 @@ class _Reader:
         if not items:
             return
         if not isinstance(items, Sequence) or not all(isinstance(i, Dataset) for i in items):
-            self.lost = True
+            self.has_lost_values = True
             return
-        kept = []
+        valid_items = []
         for item in items:
             reader = _Reader(item)
             if "SpecificCharacterSet" not in item:
                 reader._sets = self._sets
-            made = make(reader)
-            self.lost |= reader.lost or made is None
-            if made is not None:
-                kept.append(made)
-        if kept:
-            setattr(target, keyword, kept)
+            valid_item = make(reader)
+            self.has_lost_values |= reader.has_lost_values or valid_item is None
+            if valid_item is not None:
+                valid_items.append(valid_item)
+        if valid_items:
+            setattr(target, keyword, valid_items)
 
     def _value(self, keyword: str) -> Any:
         tag = tag_for_keyword(keyword)
@@ -226,22 +226,22 @@ class _Reader:
                 element = self._header.get_item(tag)
                 vr = dictionary_VR(tag)
                 if isinstance(element, RawDataElement) and vr in _TEXT_VRS:
-                    return _decoded(element.value or b"", vr, self._sets)
+                    return _decode_text_value(element.value or b"", vr, self._sets)
                 if isinstance(element, RawDataElement) and vr != "SQ":
                     element = convert_raw_data_element(element, ds=self._header)
                 else:
                     element = self._header[tag]
                 return element.value
         except _UNCONVERTIBLE:
-            self.lost = True
+            self.has_lost_values = True
             return None
 
 
-def declared_sets(header: Dataset) -> tuple[str, ...]:
+def declared_character_sets(header: Dataset) -> tuple[str, ...]:
     """The header's character sets, misspelt names mapped to those they mean.
 
-    Nothing declared is ASCII, so that bytes beyond it are found invalid instead of guessed at; so
-    is an unknown name.
+    No declaration, and an unknown name, stand for ASCII, so that other bytes are invalid instead of
+    guessed.
     """
     try:
         declared = header.get("SpecificCharacterSet")
@@ -251,7 +251,7 @@ def declared_sets(header: Dataset) -> tuple[str, ...]:
     return character_sets([str(name) for name in names]) or _UNDECLARED
 
 
-def _decoded(raw: bytes, vr: str, sets: Sequence[str]) -> Any:
+def _decode_text_value(raw: bytes, vr: str, sets: Sequence[str]) -> Any:
     """A text element's value or values. Raises CharacterSetError, a ValueError."""
     if vr in _SINGLE_VALUED_VRS:
         return decode_text(raw, sets, frozenset()).rstrip("\0 ")
@@ -265,8 +265,8 @@ def _valid_element(keyword: str, value: Any) -> DataElement | None:
     several = isinstance(value, MultiValue | list | tuple)
     if several and dictionary_VM(keyword) == "1":
         return None
-    mapped = [_mapped(vr, v) for v in value] if several else _mapped(vr, value)
-    if not all(_allowed(keyword, vr, v) for v in (mapped if several else [mapped])):
+    mapped = [_map_acr_nema(vr, v) for v in value] if several else _map_acr_nema(vr, value)
+    if not all(_is_allowed(keyword, vr, v) for v in (mapped if several else [mapped])):
         return None
     try:
         return _element(keyword, mapped, config.RAISE)
@@ -274,19 +274,19 @@ def _valid_element(keyword: str, value: Any) -> DataElement | None:
         return None
 
 
-def _mapped(vr: str, value: Any) -> Any:
+def _map_acr_nema(vr: str, value: Any) -> Any:
     """ACR-NEMA dates (1994.11.05) and times (11:20:00) as DICOM writes them."""
     if not isinstance(value, str):
         return value
-    if vr == "DA" and (found := _ACR_NEMA_DATE.fullmatch(value.strip())):
-        return "".join(found.groups())
-    if vr == "TM" and (found := _ACR_NEMA_TIME.fullmatch(value.strip())):
-        return "".join(part or "" for part in found.groups())
+    if vr == "DA" and (match := _ACR_NEMA_DATE.fullmatch(value.strip())):
+        return "".join(match.groups())
+    if vr == "TM" and (match := _ACR_NEMA_TIME.fullmatch(value.strip())):
+        return "".join(part or "" for part in match.groups())
     return value
 
 
-def _allowed(keyword: str, vr: str, value: Any) -> bool:
-    """What pydicom's validation of value representations leaves out."""
+def _is_allowed(keyword: str, vr: str, value: Any) -> bool:
+    """Whether a value passes the checks that pydicom's validation lacks."""
     text = str(value)
     if "�" in text:
         return False

@@ -1,4 +1,4 @@
-"""What a report leaves out, and why: no object of an exam may hold back the others."""
+"""Objects that a report omits, with the reason: one bad object must not delay the others."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,30 +9,30 @@ from qc_daemon.records.queue.jobs import Job
 from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.report.source import SourceInstance
 
-PATIENCE = 3
-"""Tries of a report job that wait for an object which may come back, as from an archive that is
-away; the next one goes without it."""
+MAX_WAITING_TRIES = 3
+"""A report job waits this many tries for an object that may come back, as from an archive that
+cannot be reached; the next try omits the object."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Omission:
-    """A received content that cannot be told of or drawn, and why."""
+    """A received content that cannot be reported or drawn, with the error."""
 
     facts: RevisionFacts
     error: QCError
 
 
 def is_final(error: QCError, job: Job, *, are_others_sound: bool) -> bool:
-    """Whether to go on without the object: waiting does not help, or has not helped.
+    """Whether to omit the object now, because waiting does not help or has not helped.
 
-    Where none of the exam's objects is sound the fault is no object's, as with a spool that is not
-    mounted: that is waited for.
+    Where none of the exam's objects is sound the fault lies elsewhere, as with a spool that is not
+    mounted; then the job waits.
     """
     if error.failure_class is FailureClass.QUARANTINE:
         return True
-    return are_others_sound and job.attempts + job.alarms >= PATIENCE
+    return are_others_sound and job.attempts + job.alarms >= MAX_WAITING_TRIES
 
 
 def check_identity(source: SourceInstance, facts: RevisionFacts) -> None:

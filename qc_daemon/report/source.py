@@ -1,4 +1,4 @@
-"""A source instance as a report sees it: its header and the hash of its content."""
+"""A report's source instance: its normalised header and the hash of its content."""
 
 import sys
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ MULTI_FRAME_CLASSES = frozenset(
         "1.2.840.10008.5.1.4.1.1.77.1.4.1",  # Video Photographic
     }
 )
-"""Classes whose references carry a frame number; what the object's NumberOfFrames says is moot."""
+"""References to objects of these classes carry a frame number, whatever NumberOfFrames says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class SourceInstance:
 
     header: Dataset
     sha256: str
-    lost: bool = False
+    has_lost_values: bool = False
     spacing_mm: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
@@ -91,8 +91,9 @@ class SourceInstance:
         )
 
     @property
-    def place(self) -> tuple[int, int]:
-        """Series Number and Instance Number; what has none comes last."""
+    def numbers(self) -> tuple[int, int]:
+        """Series Number and Instance Number, for sorting; the largest integer stands for a missing
+        one."""
         numbers = (self.header.get(name) for name in ("SeriesNumber", "InstanceNumber"))
         series, instance = (sys.maxsize if number is None else int(number) for number in numbers)
         return series, instance
@@ -106,12 +107,12 @@ class SourceInstance:
         return str(self.header.get("StudyDescription", ""))
 
     @property
-    def multi_frame(self) -> bool:
+    def is_multi_frame(self) -> bool:
         return self.sop_class_uid in MULTI_FRAME_CLASSES
 
     def frame_numbers(self, frame: int) -> list[int] | None:
-        """What Referenced Frame Number says for this frame: nothing for single-frame classes."""
-        return [frame] if self.multi_frame else None
+        """Referenced Frame Number of this frame; None for single-frame classes."""
+        return [frame] if self.is_multi_frame else None
 
 
 def _spacing(received: Dataset) -> Mapping[int, tuple[float, float]]:

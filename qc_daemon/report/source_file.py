@@ -1,4 +1,4 @@
-"""The header of a received file, read within bounds: no stranger's bytes may fill this process.
+"""Reads the header of a received file within limits: no sender may fill this process's memory.
 
 Only the elements that reports need are kept; the values of others are skipped on disk. Of a
 deflated data set only the beginning is inflated.
@@ -21,11 +21,12 @@ from detector.imaging.data_elements import ElementReader
 from qc_daemon.report.normalise import KEYWORDS, UIDS
 
 MAX_HEADER_BYTES = 1 << 20
-"""What is parsed of a header; a header with ten ultrasound regions has some 20 kB."""
+"""At most so many bytes of a header are parsed; one with ten ultrasound regions has some 20 kB."""
 _MAX_INFLATED = 16 << 20
 _MAX_META_BYTES = 64 << 10
 _MAX_ELEMENTS = 20_000
-"""Nested ones among them, of a header that the parser got lost in."""
+"""At most so many elements, nested ones included, are read of a header that pydicom cannot parse
+in order."""
 _DEFLATED = frozenset(
     {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"}
 )
@@ -77,12 +78,13 @@ def _read(file: BinaryIO) -> Dataset:
         )
     if all(tag in dataset for tag in _IDENTITY) or (stream is file and not offset):
         return dataset
-    return _repaired(stream, offset, syntax) or dataset
+    return _read_element_by_element(stream, offset, syntax) or dataset
 
 
-def _repaired(stream: BinaryIO, offset: int, syntax: str) -> Dataset | None:
-    """The same of a data set whose elements the parser got lost in: behind one of an unknown value
-    representation, or behind the pixel data. None where that finds no more."""
+def _read_element_by_element(stream: BinaryIO, offset: int, syntax: str) -> Dataset | None:
+    """The header of a data set that pydicom cannot parse in order: with elements behind one of an
+    unknown value representation, or behind the pixel data. None if this way finds no UIDs either.
+    """
     is_little_endian = syntax != ExplicitVRBigEndian
     reader = ElementReader(stream, is_little_endian, _MAX_ELEMENTS)
     try:
@@ -96,9 +98,9 @@ def _repaired(stream: BinaryIO, offset: int, syntax: str) -> Dataset | None:
 
 
 def _is_after_header() -> Callable[[BaseTag, str | None, int], bool]:
-    """Whether an element is behind all that is needed: the frames' functional groups (PS3.3
-    C.7.6.16) and private sequences take megabytes. Elements may be out of order, so that this waits
-    for the UIDs."""
+    """A function that says whether an element lies behind all that is needed: the frames'
+    functional groups (PS3.3 C.7.6.16) and private sequences take megabytes. Elements may be out of
+    order, so that it is never true before the UIDs have come."""
     missing = set(_IDENTITY)
 
     def is_after(tag: BaseTag, _vr: str | None, _length: int) -> bool:
@@ -113,18 +115,18 @@ def _meta(file: BinaryIO) -> tuple[str, int]:
     head = file.read(_MAX_META_BYTES)
     if head[128:132] != b"DICM":
         return "", 0
-    syntax, place = "", 132
-    while head[place : place + 2] == b"\x02\x00" and place + 12 <= len(head):
-        vr = head[place + 4 : place + 6]
+    syntax, offset = "", 132
+    while head[offset : offset + 2] == b"\x02\x00" and offset + 12 <= len(head):
+        vr = head[offset + 4 : offset + 6]
         is_long = vr in _WITH_LONG_LENGTH
         (length,) = struct.unpack_from(
-            "<I" if is_long else "<H", head, place + (8 if is_long else 6)
+            "<I" if is_long else "<H", head, offset + (8 if is_long else 6)
         )
-        value = place + (12 if is_long else 8)
-        if head[place + 2 : place + 4] == b"\x10\x00":
+        value = offset + (12 if is_long else 8)
+        if head[offset + 2 : offset + 4] == b"\x10\x00":
             syntax = head[value : value + length].decode("ascii", "replace").strip("\0 ")
-        place = value + length
-    return syntax, place
+        offset = value + length
+    return syntax, offset
 
 
 def _inflate(file: BinaryIO) -> bytes:

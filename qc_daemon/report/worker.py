@@ -60,7 +60,7 @@ class ReportHandler(JobHandler):
 def _with_lease(
     lease: Lease, frames: FrameReader, originals: Originals
 ) -> tuple[FrameReader, Originals]:
-    """Both, checking the lease first: no file is read once it is lost."""
+    """Both functions, with a check of the lease first: no file is read once it is lost."""
 
     def leased_frames(path: Path, numbers: Sequence[int]) -> Iterable[Frame]:
         lease.check()
@@ -131,7 +131,7 @@ def _report(lease: Lease, settings: Settings, frames: FrameReader, originals: Or
     waiting = [e for e in failed if not is_final(e.error, job, are_others_sound=any_drawn)]
     undrawn += [each for each in failed if each not in waiting]
     if summary is not None and not waiting:
-        summary = replace(summary, drawn=frozenset(pictures))
+        summary = replace(summary, drawn_images=frozenset(pictures))
         objects.append(build_summary(findings, summary, pictures, settings))
     if destinations(ObjectKind.KEY_OBJECTS, findings, routes):
         selections, unselected = select_key_objects(findings, job.revision, now)
@@ -182,7 +182,7 @@ def _report_sound_objects(
         if not omissions:
             break
         are_left_out = True
-        _leave_out(store, job, omissions, now)
+        _omit(store, job, omissions, now)
     if are_left_out:
         with store.begin() as session:
             exams.record_content(session, job.exam_id, job.revision, content.fingerprint)
@@ -213,7 +213,7 @@ def _note_reason(session: Session, omission: Omission, now: datetime) -> None:
     )
 
 
-def _leave_out(store: Store, job: Job, omissions: Iterable[Omission], now: datetime) -> None:
+def _omit(store: Store, job: Job, omissions: Iterable[Omission], now: datetime) -> None:
     with store.begin() as session:
         for each in omissions:
             error = each.error

@@ -1,6 +1,6 @@
-"""Encoding objects anew for destinations that do not take their transfer syntax, in a capped child.
+"""Re-encodes objects for destinations that do not take their transfer syntax, in a limited child.
 
-The child bounds memory and time; what it writes goes block by block into a file without a name.
+Memory and time of the child are limited; its output goes block by block into an unnamed file.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ from qc_daemon.settings import ScoreSettings
 
 
 class Converter:
-    """One child for each thread that asks, started when it first does.
+    """Re-encodes objects; each thread that calls it has a child of its own.
 
-    `folder` is where the encoded bytes lie while they are sent; None: the system's for such.
+    `folder` holds the encoded bytes while they are sent; None: the system's temporary folder.
     """
 
     def __init__(self, limits: ScoreSettings, folder: Path | None = None) -> None:

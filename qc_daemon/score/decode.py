@@ -23,26 +23,27 @@ import numpy as np
 from detector.errors import ErrorCode, Flag, QCError
 from detector.frame import Frame, Pixels, Region
 from detector.imaging.reader import MAX_PIXELS, BadFrame, ImageSummary
-from qc_daemon.score.obgyn_report import Measured
+from qc_daemon.score.obgyn_report import FetalMeasurement
 from qc_daemon.settings import ScoreSettings
 
-_START_SECONDS = 60.0
-_EXIT_SECONDS = 2.0
-_MAX_MESSAGE = 1_000_000
+_START_SECONDS = 60.0  # A child that is not ready after this time is killed.
+_EXIT_SECONDS = 2.0  # A child that closed its socket has this time to exit before it is killed.
+_MAX_MESSAGE = 1_000_000  # A message has at most so many bytes; pixels are received by their size.
 _ENVIRONMENT = (
     *("PATH", "LD_LIBRARY_PATH", "TMPDIR", "TZ"),
     *("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "PYTHONUTF8"),
 )
-"""How programs, libraries, time zone and text are found: nothing of the service or its user."""
+"""The child gets only these environment variables: paths of programs and libraries, time zone and
+text encoding, nothing of the service or its user."""
 
 
 class DecodeProcess:
     """A decoder in its own process, started at the first call and again after each loss.
 
-    `megabytes` is what the child may take beyond its own start; `seconds` how long one call may
-    wait for it in all (the caller's own time between two frames does not count); `max_pixels`
-    rows x columns of a frame. For use by one thread, one call at a time: the child dies with the
-    thread that started it.
+    `megabytes` is the memory that the child may use beyond its own start, `seconds` the time that
+    one call may wait for it in all (the caller's own time between two frames does not count),
+    `max_pixels` the most rows x columns of a frame. For use by one thread, one call at a time: the
+    child dies with the thread that started it.
     """
 
     def __init__(
@@ -91,12 +92,12 @@ class DecodeProcess:
         """Header, frame count and pixel hash. Decodes every frame, keeps none.
 
         With `sha256` a file of other bytes is not read. Raises QCError as
-        `detector.reader.summarise` and `spool_file.verify`, or DECODE_TIMEOUT, DECODE_MEMORY,
+        `reader.summarise_image` and `verification.verified`, or DECODE_TIMEOUT, DECODE_MEMORY,
         DECODE_FAILED.
         """
         with _Call(self, _request("summary", path, sha256)) as call:
             reply = call.reply()
-            call.finished()
+            call.mark_finished()
             bad = tuple(
                 BadFrame(number, ErrorCode(code), message)
                 for number, code, message in reply["bad_frames"]
@@ -107,17 +108,17 @@ class DecodeProcess:
         """The hash of the file's decoded pixels. Raises QCError as `summary`."""
         return self.summary(path).pixel_sha256
 
-    def measurements(self, path: Path, sha256: str | None = None) -> list[Measured]:
-        """What a structured report measured; at least one.
+    def measurements(self, path: Path, sha256: str | None = None) -> list[FetalMeasurement]:
+        """The measurements of a machine's structured report; at least one.
 
         With `sha256` a file of other bytes is not read. Raises QCError as
-        `obgyn.read_measurements` and `spool_file.verify`, or DECODE_TIMEOUT, DECODE_MEMORY,
-        DECODE_FAILED.
+        `obgyn_report.read_measurements` and `verification.verified`, or DECODE_TIMEOUT,
+        DECODE_MEMORY, DECODE_FAILED.
         """
         with _Call(self, _request("measurements", path, sha256)) as call:
             reply = call.reply()
-            call.finished()
-            return [Measured(**each) for each in reply["measurements"]]
+            call.mark_finished()
+            return [FetalMeasurement(**each) for each in reply["measurements"]]
 
     def frames(
         self, path: Path, numbers: Sequence[int] | None = None, sha256: str | None = None
@@ -125,14 +126,14 @@ class DecodeProcess:
         """The frames of these numbers (None: all), ascending, one in memory at a time.
 
         With `sha256` a file of other bytes is not read. Raises QCError as
-        `detector.reader.read_frames` and `spool_file.verify`, or DECODE_TIMEOUT, DECODE_MEMORY,
+        `reader.read_frames` and `verification.verified`, or DECODE_TIMEOUT, DECODE_MEMORY,
         DECODE_FAILED. Leaving early costs a restart of the child.
         """
-        asked = None if numbers is None else sorted(set(numbers))
-        with _Call(self, _request("frames", path, sha256) | {"numbers": asked}) as call:
+        chosen = None if numbers is None else sorted(set(numbers))
+        with _Call(self, _request("frames", path, sha256) | {"numbers": chosen}) as call:
             while "done" not in (reply := call.reply()):
                 yield _frame(reply, call.pixels(reply["shape"], self._max_pixels))
-            call.finished()
+            call.mark_finished()
 
     def convert(
         self, path: Path, transfer_syntax: str, sha256: str | None = None
@@ -140,14 +141,14 @@ class DecodeProcess:
         """The object as a PS3.10 file in another transfer syntax, in blocks.
 
         With `sha256` a file of other bytes is not read. Raises QCError as
-        `transfer_syntax.reencoded` and `spool_file.verify`, or DECODE_TIMEOUT, DECODE_MEMORY,
+        `transfer_syntax.reencoded` and `verification.verified`, or DECODE_TIMEOUT, DECODE_MEMORY,
         DECODE_FAILED.
         """
         request = _request("convert", path, sha256) | {"transfer_syntax": transfer_syntax}
         with _Call(self, request) as call:
             while "done" not in call.reply():
                 yield call.block()
-            call.finished()
+            call.mark_finished()
 
     def _ready(self) -> "_Child":
         """The child, started if there is none or it died while idle."""
@@ -160,8 +161,9 @@ class DecodeProcess:
         return self._child
 
 
-def spread(count: int, number_of_frames: int) -> tuple[int, ...]:
-    """Frame numbers, from 1, in the middle of `wanted` equal parts of a cine; 0: all of it."""
+def spread_frames(count: int, number_of_frames: int) -> tuple[int, ...]:
+    """Frame numbers, from 1, in the middles of `number_of_frames` equal parts of a cine of `count`
+    frames; all of them for 0 or a number not below `count`."""
     if number_of_frames <= 0 or number_of_frames >= count:
         return tuple(range(1, count + 1))
     return tuple(
@@ -169,10 +171,10 @@ def spread(count: int, number_of_frames: int) -> tuple[int, ...]:
     )
 
 
-def chosen_frames(summary: ImageSummary, number_of_frames: int) -> tuple[int, ...]:
-    """Frame numbers as `spread` chooses them, of those that can be decoded."""
+def choose_frames(summary: ImageSummary, number_of_frames: int) -> tuple[int, ...]:
+    """Frame numbers as `spread_frames` chooses them, of those that can be decoded."""
     readable = summary.readable_frames
-    return tuple(readable[number - 1] for number in spread(len(readable), number_of_frames))
+    return tuple(readable[number - 1] for number in spread_frames(len(readable), number_of_frames))
 
 
 class _Child:
@@ -182,7 +184,7 @@ class _Child:
         try:
             ours, theirs = socket.socketpair()
             with theirs:
-                self.process = _started(theirs, ours, megabytes, max_pixels)
+                self.process = _start_child(theirs, ours, megabytes, max_pixels)
         except OSError as error:
             # Out of memory, processes or file handles: ours, and not the object's.
             reason = (error.strerror or "error").lower()
@@ -203,8 +205,8 @@ class _Child:
         self.process.wait()
         self.connection.close()
 
-    def died(self) -> int:
-        """Exit status of a child that hung up; negative: the signal that ended it."""
+    def exit_status(self) -> int:
+        """The exit status of a child that closed its socket; negative: the signal that ended it."""
         try:
             return self.process.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
@@ -212,10 +214,10 @@ class _Child:
             return self.process.wait()
 
 
-def _started(
+def _start_child(
     theirs: socket.socket, ours: socket.socket, megabytes: int, max_pixels: int
 ) -> subprocess.Popen[bytes]:
-    """The child with its end of the socket; ours is closed where it cannot be started."""
+    """Start the child with its end of the socket; our end is closed if that fails."""
     command = [sys.executable, "-P", "-m", "qc_daemon.score.decode_child"]
     arguments = (theirs.fileno(), os.getpid(), megabytes, max_pixels)
     try:
@@ -233,13 +235,13 @@ def _started(
 
 
 class _Call:
-    """One request and its replies. Whatever ends it early, kills the child with what it still had
-    to say, so that the next call starts clean."""
+    """One request and its replies. If it ends early, the child is killed with its pending replies,
+    so that the next call starts with a new one."""
 
     def __init__(self, owner: DecodeProcess, request: dict[str, Any]) -> None:
         self._owner = owner
         self._request = request
-        self._left = owner._seconds
+        self._remaining_seconds = owner._seconds
 
     def __enter__(self) -> Self:
         self._child = self._owner._ready()
@@ -247,7 +249,7 @@ class _Call:
         try:
             self._child.connection.send_bytes(json.dumps(self._request).encode())
         except OSError:
-            raise self._lost() from None
+            raise self._child_error() from None
         return self
 
     def __exit__(
@@ -260,13 +262,13 @@ class _Call:
             self._owner.close()
 
     def reply(self) -> dict[str, Any]:
-        """The next message. Raises QCError: what the child says, or what became of it."""
+        """The next message. Raises QCError: the child's error, or that the child died."""
         message: dict[str, Any] = json.loads(self._receive())
         if "error" in message:
             error = QCError(ErrorCode(message["error"]), message["message"])
             # A child that ran out of memory is replaced: its heap may be in pieces.
             if error.code is not ErrorCode.DECODE_MEMORY:
-                self.finished()
+                self.mark_finished()
             raise error
         return message
 
@@ -280,15 +282,15 @@ class _Call:
         try:
             self._child.connection.recv_bytes_into(pixels.data.cast("B"))
         except (EOFError, OSError):
-            raise self._lost() from None
+            raise self._child_error() from None
         return pixels
 
     def block(self) -> bytes:
         """The bytes that follow a message of a conversion."""
         return self._receive()
 
-    def finished(self) -> None:
-        """The child has said all; it may be asked again."""
+    def mark_finished(self) -> None:
+        """Note that the last reply has come, so that the child may get the next request."""
         self._owner._busy = False
 
     def _receive(self) -> bytes:
@@ -296,33 +298,33 @@ class _Call:
         try:
             return self._child.connection.recv_bytes(_MAX_MESSAGE)
         except (EOFError, OSError):
-            raise self._lost() from None
+            raise self._child_error() from None
 
     def _wait(self) -> None:
         before = time.monotonic()
         try:
-            ready = self._child.connection.poll(max(0.0, self._left))
+            ready = self._child.connection.poll(max(0.0, self._remaining_seconds))
         except OSError:
-            raise self._lost() from None
-        self._left -= time.monotonic() - before
+            raise self._child_error() from None
+        self._remaining_seconds -= time.monotonic() - before
         if not ready:
             raise QCError(
                 ErrorCode.DECODE_TIMEOUT, f"decoding took more than {self._owner._seconds:g} s"
             )
 
-    def _lost(self) -> QCError:
-        status = self._child.died()
+    def _child_error(self) -> QCError:
+        status = self._child.exit_status()
         self._owner.close()
         name = signal.Signals(-status).name if status < 0 else f"exit {status}"
         return QCError(ErrorCode.DECODE_FAILED, f"the decoder process died ({name})")
 
 
-def _request(do: str, path: Path, sha256: str | None) -> dict[str, Any]:
-    return {"do": do, "path": str(path.absolute()), "sha256": sha256}
+def _request(action: str, path: Path, sha256: str | None) -> dict[str, Any]:
+    return {"do": action, "path": str(path.absolute()), "sha256": sha256}
 
 
 def _environment() -> dict[str, str]:
-    """What a decoder needs of ours, and nothing else: the rest may hold tokens and passwords."""
+    """The environment of the child: only what it needs, since the rest may hold passwords."""
     variables = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     return variables | {
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),

@@ -1,4 +1,4 @@
-"""What runs in the decoding child: `decode.DecodeProcess` is its other end.
+"""The decoding child process; `decode.DecodeProcess` is the parent's end of its socket.
 
 Imports neither torch nor any model, so that it starts fast and stays small. Writes no file,
 prints nothing, and dies with its parent.
@@ -31,29 +31,29 @@ _PR_SET_PDEATHSIG = 1
 
 def main(descriptor: int, parent: int, megabytes: int, max_pixels: int) -> None:
     """Answer requests on the socket until its other end closes."""
-    die_with(parent)
-    confine(megabytes)
+    exit_with_parent(parent)
+    limit_resources(megabytes)
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     with Connection(descriptor) as connection:
-        send(connection, {"ready": True})
+        send_message(connection, {"ready": True})
         while True:
             try:
                 request = json.loads(connection.recv_bytes())
             except EOFError:
                 return
-            answer(connection, request, max_pixels)
+            answer_request(connection, request, max_pixels)
 
 
-def die_with(parent: int) -> None:
-    """Be killed when the parent ends, also while busy; the terminal's Ctrl-C is its affair."""
+def exit_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when the parent ends (prctl(2)), and ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit("the parent has gone already")
 
 
-def confine(megabytes: int) -> None:
-    """Limit memory to this much beyond the present, and forbid files and core dumps."""
+def limit_resources(megabytes: int) -> None:
+    """Limit memory to so many megabytes more than now, and forbid writing files and core dumps."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     limit = pages * resource.getpagesize() + megabytes * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -61,27 +61,27 @@ def confine(megabytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
-def answer(connection: Connection, request: dict[str, Any], max_pixels: int) -> None:
+def answer_request(connection: Connection, request: dict[str, Any], max_pixels: int) -> None:
     """Send all replies to one request; the last is the summary, `done` or an error."""
     try:
-        for message, pixels in replies(request, max_pixels):
-            send(connection, message)
+        for message, pixels in build_replies(request, max_pixels):
+            send_message(connection, message)
             if pixels is not None:
                 connection.send_bytes(pixels)
     except QCError as error:
-        send(connection, {"error": error.code.value, "message": error.message})
+        send_message(connection, {"error": error.code.value, "message": error.message})
     except MemoryError:
         code = ErrorCode.DECODE_MEMORY
-        send(connection, {"error": code.value, "message": "decoding needs too much memory"})
+        send_message(connection, {"error": code.value, "message": "decoding needs too much memory"})
     except (BrokenPipeError, ConnectionResetError):
         sys.exit("the parent has hung up")
     except Exception as error:
-        # Nothing this process prints is seen, so what went wrong is told to the other end.
+        # This process has no output, so its parent gets the kind of error.
         reason = f"the decoder failed with {type(error).__name__}"
-        send(connection, {"error": ErrorCode.DECODE_FAILED.value, "message": reason})
+        send_message(connection, {"error": ErrorCode.DECODE_FAILED.value, "message": reason})
 
 
-def replies(
+def build_replies(
     request: dict[str, Any], max_pixels: int
 ) -> Iterator[tuple[dict[str, Any], memoryview | None]]:
     """Messages, each with the raw bytes that follow it, if any.
@@ -93,7 +93,7 @@ def replies(
     with nullcontext(file) if sha256 is None else open_verified(file, sha256) as path:
         match request["do"]:
             case "summary":
-                last = summarised(summarise_image(path, max_pixels))
+                last = summary_message(summarise_image(path, max_pixels))
             case "measurements":
                 last = {"measurements": [asdict(each) for each in read_measurements(path)]}
             case "convert":
@@ -101,18 +101,18 @@ def replies(
                     yield {"bytes": len(block)}, memoryview(block)
             case _:
                 for frame in read_frames(path, request["numbers"], max_pixels):
-                    yield described(frame), frame.pixels.data.cast("B")
+                    yield frame_message(frame), frame.pixels.data.cast("B")
     yield last, None
 
 
-def summarised(summary: ImageSummary) -> dict[str, Any]:
+def summary_message(summary: ImageSummary) -> dict[str, Any]:
     facts = asdict(summary)
     del facts["bad_frames"]
     bad = [(each.number, each.code.value, each.message) for each in summary.bad_frames]
     return {"summary": facts, "bad_frames": bad}
 
 
-def described(frame: Frame) -> dict[str, Any]:
+def frame_message(frame: Frame) -> dict[str, Any]:
     return {
         "frame": frame.number,
         "shape": frame.pixels.shape[:2],
@@ -122,7 +122,7 @@ def described(frame: Frame) -> dict[str, Any]:
     }
 
 
-def send(connection: Connection, message: dict[str, Any]) -> None:
+def send_message(connection: Connection, message: dict[str, Any]) -> None:
     connection.send_bytes(json.dumps(message).encode())
 
 

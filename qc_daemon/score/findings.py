@@ -1,4 +1,4 @@
-"""From a file to its findings: choose frames, judge them, say where they come from."""
+"""From frames to findings: judges each frame and adds its identifiers and flags."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ from model.judge import Judge
 from qc_daemon.records.clock import Clock, utc_now
 
 
-def findings_of(
+def judge_frames(
     frames: Iterable[Frame],
     judge: Judge,
     *,
@@ -27,7 +27,7 @@ def findings_of(
 ) -> list[Finding]:
     """One finding per frame and tissue region; `after_each` runs after each frame (leases).
 
-    Each tells of the `bad_frames` of its object, which have none.
+    `bad_frames`, which cannot be judged, are named in each finding of their object.
     """
     findings = []
     if bad_frames:
@@ -39,7 +39,7 @@ def findings_of(
         for judgement in judge.judge(frame):
             findings.append(
                 Finding(
-                    judgement=_flagged(judgement, flags),
+                    judgement=_add_flags(judgement, flags),
                     bundle=judge.bundle_id,
                     frame=frame.number,
                     revision=revision,
@@ -55,5 +55,5 @@ def findings_of(
     return findings
 
 
-def _flagged(judgement: Judgement, flags: tuple[Flag, ...]) -> Judgement:
+def _add_flags(judgement: Judgement, flags: tuple[Flag, ...]) -> Judgement:
     return replace(judgement, flags=judgement.flags + flags) if flags else judgement

@@ -1,8 +1,7 @@
-"""What a machine's own OB-GYN report says of the fetus: lengths and gestational age.
+"""Reads lengths and gestational age from a machine's OB-GYN ultrasound report (TID 5000, PS3.16).
 
-Ultrasound machines send TID 5000 (PS3.16) with the calipers' results. Their trees differ from the
-template and from one another, so this asks little of one: a measurement counts wherever it stands,
-under the fetus that the nearest container above it names (TID 1008).
+The trees of real machines differ from the template and from one another: a measurement counts
+wherever it stands, for the fetus that the nearest container above it names (TID 1008).
 """
 
 import math
@@ -34,17 +33,17 @@ _MEANS = frozenset({("373098007", "SCT"), ("R-00317", "SRT"), ("R-00317", "SNM3"
 
 CRL, NT, GA, GA_BY_CRL = "CRL", "NT", "GA", "GA-CRL"
 CONCEPTS = {_CROWN_RUMP_LENGTH: CRL, _NUCHAL_TRANSLUCENCY: NT, _GESTATIONAL_AGE: GA}
-# UCUM codes, and what they are worth in the unit that is kept.
+# Factors from UCUM codes to the stored unit: mm for lengths, d for ages.
 _LENGTHS = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001}
 _TIMES = {"d": 1.0, "wk": 7.0, "h": 1 / 24}
 
 _MAX_ITEMS = 100_000
-_MAX_MEASURED = 1_000
+_MAX_MEASUREMENTS = 1_000
 _MAX_FETUS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class FetalMeasurement:
     """One value: lengths in mm, ages in d; `fetus` is the report's Fetus ID, if it gives one.
 
     `concept`: CRL, NT, GA (gestational age) or GA-CRL (the age read from the CRL beside it).
@@ -57,26 +56,26 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """A content item with what its ancestors say of it; `parent` numbers the container above."""
+class _ContentItem:
+    """A content item, the id of the container above it, and the fetus that its ancestors name."""
 
     item: Dataset
     parent: int
     fetus: str | None
 
 
-def read_measurements(path: Path) -> list[Measured]:
+def read_measurements(path: Path) -> list[FetalMeasurement]:
     """The measurements of a structured report, in its order, none twice.
 
-    Raises QCError UNREADABLE (no DICOM), or NOT_AN_IMAGE when there is nothing of the kind or the
-    report is one of ours that came back.
+    Raises QCError UNREADABLE (no DICOM), or NOT_AN_IMAGE for a report without such a measurement
+    and for one of our own that came back.
     """
     try:
-        # force: the receiver has seen to it that this is a data set. Its elements are parsed when
-        # they are asked for, so that damage shows only then.
+        # force: the receiver has checked that this is a data set. Elements are parsed when they are
+        # read, so that damage shows only then.
         dataset = dcmread(path, force=True)
         is_ours = text(dataset, "Manufacturer") == MANUFACTURER
-        measured = [] if is_ours else measurements(dataset)
+        measurements = [] if is_ours else find_measurements(dataset)
     except MemoryError:
         raise
     except Exception as error:
@@ -86,25 +85,25 @@ def read_measurements(path: Path) -> list[Measured]:
         raise QCError(
             ErrorCode.NOT_AN_IMAGE, "a report made here, which repeats what a machine measured"
         )
-    if not measured:
+    if not measurements:
         raise QCError(
             ErrorCode.NOT_AN_IMAGE,
             "a structured report without crown-rump length, nuchal translucency or gestational age",
         )
-    return measured
+    return measurements
 
 
-def measurements(report: Dataset) -> list[Measured]:
-    """As `read_measurements`, of a content tree in memory; empty when there are none."""
+def find_measurements(report: Dataset) -> list[FetalMeasurement]:
+    """The measurements of a content tree in memory; empty when there are none."""
     by_group: dict[tuple[int, str | None, Code], list[Dataset]] = defaultdict(list)
     biometry: set[int] = set()
-    for place in _walk(report):
-        concept = _concept(place.item)
+    for content_item in _walk(report):
+        concept = _concept(content_item.item)
         if concept in CONCEPTS:
-            by_group[place.parent, place.fetus, concept].append(place.item)
-        if _concept_is(place.item, _BIOMETRY_GROUP):
-            biometry.add(id(place.item))
-    found: dict[Measured, None] = {}
+            by_group[content_item.parent, content_item.fetus, concept].append(content_item.item)
+        if _concept_is(content_item.item, _BIOMETRY_GROUP):
+            biometry.add(id(content_item.item))
+    unique_measurements: dict[FetalMeasurement, None] = {}
     for (parent, fetus, code), items in by_group.items():
         name = CONCEPTS[code]
         if name == GA and parent in biometry:
@@ -113,24 +112,26 @@ def measurements(report: Dataset) -> list[Measured]:
                 continue
             name = GA_BY_CRL
         for item in _preferred(items):
-            measured = _measured(item, fetus, name)
+            measured = _measurement(item, fetus, name)
             if measured is not None:
-                found[measured] = None
-    return list(found)[:_MAX_MEASURED]
+                unique_measurements[measured] = None
+    return list(unique_measurements)[:_MAX_MEASUREMENTS]
 
 
-def _walk(report: Dataset) -> Iterable[_Place]:
+def _walk(report: Dataset) -> Iterable[_ContentItem]:
     """Every content item, parents before children, in the report's order."""
-    waiting = [_Place(report, 0, None)]
+    pending = [_ContentItem(report, 0, None)]
     for _ in range(_MAX_ITEMS):
-        if not waiting:
+        if not pending:
             return
-        place = waiting.pop()
-        yield place
-        children = _items(place.item, "ContentSequence")
+        content_item = pending.pop()
+        yield content_item
+        children = _items(content_item.item, "ContentSequence")
         named = (_fetus(child) for child in children if _concept_is(child, _FETUS_ID))
-        fetus = next((name for name in named if name), place.fetus)
-        waiting += [_Place(child, id(place.item), fetus) for child in reversed(children)]
+        fetus = next((name for name in named if name), content_item.fetus)
+        pending += [
+            _ContentItem(child, id(content_item.item), fetus) for child in reversed(children)
+        ]
 
 
 def _fetus(item: Dataset) -> str | None:
@@ -142,7 +143,7 @@ def _fetus(item: Dataset) -> str | None:
 
 
 def _preferred(items: list[Dataset]) -> list[Dataset]:
-    """Of several readings of one thing the selected (TID 300 row 8), else the mean, else all."""
+    """Of several readings of one value the selected (TID 300 row 8), else the mean, else all."""
     selected = [item for item in items if _property(item, _SELECTION_STATUS)]
     means = [item for item in items if _property(item, _DERIVATION) in _MEANS]
     return selected[:1] or means[:1] or items
@@ -155,7 +156,7 @@ def _property(item: Dataset, concept: Code) -> Code | None:
     return None
 
 
-def _measured(item: Dataset, fetus: str | None, concept: str) -> Measured | None:
+def _measurement(item: Dataset, fetus: str | None, concept: str) -> FetalMeasurement | None:
     """None where value or unit is missing or cannot be one."""
     values = _items(item, "MeasuredValueSequence")
     if not values:
@@ -167,7 +168,7 @@ def _measured(item: Dataset, fetus: str | None, concept: str) -> Measured | None
     if value is None or factor is None or value <= 0 or not math.isfinite(value * factor):
         return None
     # Twelve digits keep what DS can say and lose what the factor adds in binary.
-    return Measured(fetus, concept, float(f"{value * factor:.12g}"), unit)
+    return FetalMeasurement(fetus, concept, float(f"{value * factor:.12g}"), unit)
 
 
 def _concept(item: Dataset) -> Code | None:

@@ -16,9 +16,9 @@ from qc_daemon.records.results import measurements
 from qc_daemon.records.results.measurements import MeasuredValue
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
-from qc_daemon.score.decode import DecodeProcess, chosen_frames
-from qc_daemon.score.findings import findings_of
-from qc_daemon.score.models import Models
+from qc_daemon.score.decode import DecodeProcess, choose_frames
+from qc_daemon.score.findings import judge_frames
+from qc_daemon.score.models import JudgeCache
 from qc_daemon.score.obgyn_report import STRUCTURED_REPORTS
 from qc_daemon.settings import Settings
 from qc_daemon.spool.verification import content_hash
@@ -44,7 +44,7 @@ class ScoreHandler(JobHandler):
         self.settings = settings
         self.decoder = decoder
         self.originals = originals or in_spool(settings.store.spool)
-        self.models = Models(store, settings.score.device, settings.score.augment)
+        self.models = JudgeCache(store, settings.score.device, settings.score.augment)
 
     def failure_of(self, error: Exception) -> QCError:
         return device_failure(error) or super().failure_of(error)
@@ -97,10 +97,10 @@ class ScoreHandler(JobHandler):
                 code=summary.bad_frames[0].code.value,
                 reason=summary.bad_frames[0].message,
             )
-        return findings_of(
+        return judge_frames(
             self.decoder.frames(
                 path,
-                chosen_frames(summary, self.settings.score.cine_frames),
+                choose_frames(summary, self.settings.score.cine_frames),
                 content_hash(path, facts.sha256),
             ),
             self.models.judge(facts.bundle_id),

@@ -1,4 +1,4 @@
-"""Warnings of a certificate that is about to expire."""
+"""Warns of a certificate that is about to expire."""
 
 from datetime import datetime, timedelta
 from pathlib import Path

@@ -64,7 +64,7 @@ class RoleContext:
 
 def receive(context: RoleContext, stop: threading.Event) -> None:
     """Take objects in; at the end let associations finish."""
-    _never_decode()
+    _block_decoders()
     from qc_daemon.receive import AssociationSlots, Handshake, Receiver, Spool
 
     assert context.places is not None
@@ -128,9 +128,9 @@ def deliver(context: RoleContext, stop: threading.Event) -> None:
         payload: bytes, sop_class_uid: str, held: Mapping[str, RenditionReference]
     ) -> Rendition:
         # Only where a destination does not take a report as it is.
-        from qc_daemon.report.objects.renditions import render
+        from qc_daemon.report.objects.renditions import render_report
 
-        return render(payload, sop_class_uid, held)
+        return render_report(payload, sop_class_uid, held)
 
     @contextlib.contextmanager
     def convert(path: Path, sha256: str | None, transfer_syntax: str) -> Iterator[Path]:
@@ -192,7 +192,7 @@ ROLES: dict[str, Callable[[RoleContext, threading.Event], None]] = {
 }
 
 
-def _never_decode() -> None:
+def _block_decoders() -> None:
     """Keep pydicom from loading codecs and numpy, 35 MB of each receiver: it decodes no pixel."""
     for name in _DECODERS:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
@@ -218,7 +218,7 @@ def handle_signals(handle: Callable[[], None], *signals: signal.Signals) -> None
         signal.signal(each, handler)
 
 
-def _die_with(parent: int) -> None:
+def _exit_with_parent(parent: int) -> None:
     """Have the kernel kill us when the supervisor dies, and stop if it has already (prctl(2))."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -230,7 +230,7 @@ def main() -> int:
     """Run the role; the exit status says whether starting again could help."""
     role = sys.argv[1]
     orders = json.load(sys.stdin)
-    _die_with(orders["parent"])
+    _exit_with_parent(orders["parent"])
     stop = threading.Event()
     # Ctrl-C reaches the whole terminal; the supervisor decides and sends SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -252,7 +252,7 @@ def main() -> int:
         return WRONG_SETTINGS
     except QCError as error:
         log.get(role=role).critical("failed", code=error.code.value, reason=error.message)
-        _give_reason(orders["reason"], error.message)
+        _write_reason(orders["reason"], error.message)
         if error.code not in _UNUSABLE_BUNDLE:
             # A database, a disk or a device that is away comes back.
             return CRASHED
@@ -262,16 +262,16 @@ def main() -> int:
         kind, code_place = type(error).__name__, log.where(error)
         if counters.get("ready"):
             # What it read meanwhile may stand in the message.
-            _give_reason(orders["reason"], f"{kind} at {code_place}")
+            _write_reason(orders["reason"], f"{kind} at {code_place}")
             raise
         reason = f"{kind}: {log.first_line(error)}"
         log.get(role=role).critical("failed", error_type=kind, error_at=code_place, reason=reason)
-        _give_reason(orders["reason"], reason)
+        _write_reason(orders["reason"], reason)
         return CRASHED
     return DONE
 
 
-def _give_reason(descriptor: int, reason: str) -> None:
+def _write_reason(descriptor: int, reason: str) -> None:
     """Leave the supervisor a line that says why this process ends."""
     with contextlib.suppress(OSError):
         os.write(descriptor, reason.encode()[:REASON_BYTES])

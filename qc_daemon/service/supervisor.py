@@ -1,7 +1,7 @@
 """Starts the service's processes and keeps them running: one for each role, more for receiving.
 
-The supervisor holds the listening socket, so a receiver that dies leaves callers waiting for its
-successor instead of being refused; and it gives back at once what a dead worker had leased.
+The supervisor owns the listening sockets, so that callers wait for the successor of a receiver that
+died instead of being refused; and it releases the leases of a dead worker at once.
 """
 
 import contextlib
@@ -49,11 +49,11 @@ from qc_daemon.spool import private_files, service_lock
 Listeners = dict[str, socket.socket]
 
 STOP_SECONDS = 30.0
-# How long a stop waits for leases to be given back; the next start gives back what is left.
+# A stop waits so long for leases to be released; the next start releases the others.
 _RELEASE_SECONDS = 10.0
 _RETRY_SECONDS = 1.0
 _POLL_SECONDS = 0.1
-# The spool is compared with the rows so often: that lists every file, and changes come slowly.
+# Spool and rows are compared after each such interval: it lists every file, and changes are slow.
 _RECONCILE_SECONDS = 3600.0
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 # A receiver is started again after this many seconds at most: it is cheap, and senders wait.
@@ -102,7 +102,7 @@ def _serve(
 
 
 def _settle(url: str) -> None:
-    """Leave the database in one file: a copy of it, or over it, is then all there is to it."""
+    """Checkpoint the database into one file, so that it can be copied or replaced as a file."""
     try:
         schema.checkpoint(url)
     except QCError as error:
@@ -112,7 +112,7 @@ def _settle(url: str) -> None:
 def _log_start(
     settings: Settings, store: Store, roles: Sequence[str], config_path: Path | None
 ) -> None:
-    """What runs here, in one line: the first that is asked when something is wrong."""
+    """Log what runs here in one line, which is read first when something is wrong."""
     bundle = active_bundle(store)
     log.get(role="supervisor").info(
         "starting",
@@ -146,7 +146,7 @@ def _prepare(spool: Spool) -> None:
 
 
 def _listen(settings: Settings, config_path: Path | None) -> Listeners:
-    """The ports of the settings: a plain one, one for TLS, or both."""
+    """Listen on the ports of the settings: a plain one, one for TLS, or both. Raises UsageError."""
     receive, tls = settings.receive, settings.receive.tls
     ports = {} if tls is not None and tls.only else {PLAIN: ("receive.port", receive.port)}
     if tls is not None:
@@ -178,7 +178,7 @@ class Child:
     starts: int = 0
     quick_deaths: int = 0
     due: float = field(default_factory=time.monotonic)
-    # Where it leaves a line when it ends by itself, and what the last one left.
+    # The process writes a line here when it ends by itself; the last process's line.
     reason_pipe: int | None = None
     reason: str = ""
 
@@ -194,7 +194,7 @@ class Child:
         return delay
 
     def read_reason(self) -> str:
-        """What the ended process left; empty if it was killed."""
+        """The line that the ended process wrote; empty if it was killed."""
         if self.reason_pipe is None:
             return ""
         try:
@@ -206,27 +206,27 @@ class Child:
             self.reason_pipe = None
 
 
-class Aftermath:
-    """Does what is left to do after processes that ended, in order, in a thread of its own.
+class DeferredTasks:
+    """Runs tasks in order in a thread of its own, each again until it succeeds.
 
-    The supervisor must neither wait for a database that is locked nor for a disk that hangs. Each
-    task is tried again until it succeeds.
+    After the end of a process the supervisor must wait neither for a locked database nor for a disk
+    that hangs.
     """
 
     def __init__(self) -> None:
         self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._left = 0
         self._changed = threading.Condition()
-        threading.Thread(target=self._work, name="aftermath", daemon=True).start()
+        threading.Thread(target=self._work, name="deferred", daemon=True).start()
 
     def add(self, task: Callable[[], None]) -> None:
-        """Do it after the others. It may raise QCError or OSError, and is then tried again."""
+        """Run the task after the others. If it raises QCError or OSError, it is tried again."""
         with self._changed:
             self._left += 1
         self._tasks.put(task)
 
     def wait(self, seconds: float) -> bool:
-        """Whether all is done within so many seconds."""
+        """Whether all tasks have succeeded within so many seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._left, seconds)
 
@@ -275,7 +275,7 @@ class Supervisor:
         tls = receive.tls
         self.expiry = CertificateWatch(tls.certificate) if tls is not None and listeners else None
         self.log = log.get(role="supervisor")
-        self.aftermath = Aftermath()
+        self.deferred = DeferredTasks()
         self.children: list[Child] = []
         self.shared_counters = counters.SharedCounters.create(
             counters.delivery_names(destination.name for destination in settings.destination)
@@ -315,7 +315,8 @@ class Supervisor:
         self._stop.set()
 
     def _check_child(self, child: Child) -> int:
-        """Start what is due, settle what has died; an exit status if the service cannot run."""
+        """Start the child if it is due, handle its exit if it died; returns an exit status other
+        than DONE if the service cannot run."""
         if child.process is None:
             if time.monotonic() >= child.due:
                 self._start(child)
@@ -324,13 +325,13 @@ class Supervisor:
         if ended is None:
             return DONE
         if child.starts == 1 and ended in (WRONG_SETTINGS, ALARM):
-            # It has said why in one line; starting it again would only say it again.
+            # It has printed the reason; another start would only fail the same way.
             return WRONG_SETTINGS if ended == WRONG_SETTINGS else 1
         self._handle_exit(child, ended)
         return DONE
 
     def _start(self, child: Child) -> None:
-        """Start its process; one that cannot be had now (handles, memory) is tried again later."""
+        """Start the child's process; without handles or memory for it, try again later."""
         try:
             self._spawn(child)
         except OSError as error:
@@ -404,9 +405,9 @@ class Supervisor:
             retry_in=delay,
         )
         self.shared_counters.reset_gauges(self._row(child))
-        self.aftermath.add(lambda: self._release(ended_owner, count_death=True))
+        self.deferred.add(lambda: self._release(ended_owner, count_death=True))
         if child.role == "receive":
-            self.aftermath.add(lambda: self._free_places(pid))
+            self.deferred.add(lambda: self._free_places(pid))
 
     def _free_places(self, pid: int) -> None:
         self.places.clear(pid)
@@ -431,19 +432,19 @@ class Supervisor:
                 child.process.kill()
             child.process.wait()
             self._release_later(child.owner)
-        if not self.aftermath.wait(_RELEASE_SECONDS):
+        if not self.deferred.wait(_RELEASE_SECONDS):
             self.log.warning("leases not released", reason="the next start releases them")
         self.log.info("stopped")
 
     def _release_later(self, stopped: str) -> None:
-        self.aftermath.add(lambda: self._release(stopped, count_death=False))
+        self.deferred.add(lambda: self._release(stopped, count_death=False))
 
     def _row(self, child: Child) -> int:
-        """The child's row of the shared counters; 0 is ours."""
+        """The child's row of the shared counters; the supervisor has row 0."""
         return next(row for row, each in enumerate(self.children, 1) if each is child)
 
     def _metrics_source(self) -> metrics.Service:
-        """The service's figures, over HTTP if the settings say so. Raises UsageError."""
+        """The source of the metrics, served over HTTP if the settings say so. Raises UsageError."""
         service = metrics.Service(self.settings, self.store, self.shared_counters, self._processes)
         observe = self.settings.observe
         if observe.port is None:
@@ -472,7 +473,7 @@ class Supervisor:
         ]
 
     def _reconcile(self) -> None:
-        """Compare spool and database beside the service, now and again: nobody waits for it."""
+        """Compare spool and database at the start and then at intervals, in a thread of its own."""
         self._reconcile_once(fix=True)
         while not self._stop.wait(_RECONCILE_SECONDS):
             self._reconcile_once(fix=False)
@@ -491,17 +492,20 @@ class Supervisor:
         counters.set("spool_missing", result.missing + result.damaged)
 
     def _release_dead(self) -> None:
-        """Give back what processes of this host had leased when the whole service went down."""
+        """Release the leases of this host's processes that ended with the whole service."""
         with self.store.read() as session:
             leased = jobs.listing(session, states=[JobState.LEASED])
         for name in {
             job.owner for job in leased if job.owner is not None and has_exited(job.owner)
         }:
-            # They did not die of their jobs, as far as anyone knows.
+            # It is not known that a job killed them, so no death is counted.
             self._release_later(name)
 
     def _release(self, name: str, *, count_death: bool) -> None:
-        """Raises QCError STORAGE."""
+        """Release the leases of this owner; `count_death` counts one death against their jobs.
+
+        Raises QCError STORAGE.
+        """
         limit = self.settings.jobs.max_deaths
         with self.store.begin() as session:
             count = jobs.release_owner(session, name, self.clock(), limit, count_death=count_death)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from qc_daemon.cli.demo import real_files
-from qc_daemon.report.sr.parse import from_sr
+from qc_daemon.cli.demo import list_real_files
+from qc_daemon.report.sr.parse import parse_findings
 from tests.support.command_line import qc_daemon
 from tests.support.socket_guard import SocketGuard
 
@@ -22,13 +22,17 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_it_shows_every_object(demo: tuple[Path, str]) -> None:
     _, output = demo
     assert "Not for clinical use" in output
-    for name in [f"phantom_{n:02d}.dcm" for n in range(1, 10)] + [p.name for p in real_files()]:
+    for name in [f"phantom_{n:02d}.dcm" for n in range(1, 10)] + [
+        p.name for p in list_real_files()
+    ]:
         assert name in output
 
 
 def test_srs_tell_what_was_found(demo: tuple[Path, str]) -> None:
     out, _ = demo
-    told = [f for p in sorted((out / "results").glob("sr_*.dcm")) for f in from_sr(dcmread(p))]
+    told = [
+        f for p in sorted((out / "results").glob("sr_*.dcm")) for f in parse_findings(dcmread(p))
+    ]
     sources = {f.sop_instance_uid for f in told}
     sent = {str(dcmread(p, stop_before_pixels=True).SOPInstanceUID) for p in _sent(out)}
     assert sources == sent
@@ -64,4 +68,4 @@ def test_overlays_are_pictures(demo: tuple[Path, str]) -> None:
 
 
 def _sent(out: Path) -> list[Path]:
-    return [*sorted((out / "exam").glob("*.dcm")), *real_files()]
+    return [*sorted((out / "exam").glob("*.dcm")), *list_real_files()]

@@ -28,7 +28,7 @@ from qc_daemon.records.results.reports import ReportObject
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobRow, ObjectKind
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.objects.renditions import render
+from qc_daemon.report.objects.renditions import render_report
 from qc_daemon.report.source import InstanceReference, SourceInstance
 from qc_daemon.report.sr.document import build_sr
 from qc_daemon.settings import Settings
@@ -101,7 +101,7 @@ class Site:
             "test",
             breaker=CircuitBreaker(lambda: self.now.timestamp()),
             clock=lambda: self.now,
-            render=render,
+            render=render_report,
         )
         while deliverer.run_once():
             tries += 1

@@ -21,8 +21,8 @@ from qc_daemon.records.results.reports import ReportObject
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import ObjectKind
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.objects.renditions import render
-from qc_daemon.report.sr.parse import from_sr
+from qc_daemon.report.objects.renditions import render_report
+from qc_daemon.report.sr.parse import parse_findings
 from qc_daemon.settings import Settings
 from tests.interop.test_delivery_orthanc import MONDAY, report_of
 from tests.support.dicom_objects import ultrasound
@@ -67,7 +67,7 @@ def storescp(tmp_path: Path) -> Iterator[Callable[[str], tuple[int, Path]]]:
                 stderr=subprocess.DEVNULL,
             )
         )
-        eventually(lambda: _answers(port))
+        eventually(lambda: _is_listening(port))
         return port, folder
 
     yield start
@@ -76,7 +76,7 @@ def storescp(tmp_path: Path) -> Iterator[Callable[[str], tuple[int, Path]]]:
         process.wait(timeout=60)
 
 
-def _answers(port: int) -> bool:
+def _is_listening(port: int) -> bool:
     with association(port, [("1.2.840.10008.1.1", "1.2.840.10008.1.2")]) as made:
         return bool(made.is_established)
 
@@ -113,7 +113,7 @@ def deliver(folder: Path, port: int) -> tuple[list[Dataset], set[str]]:
                 exam_id=exam,
                 report_revision=revision,
             )
-    deliverer = deliver_runner(store, settings, "test", clock=lambda: MONDAY, render=render)
+    deliverer = deliver_runner(store, settings, "test", clock=lambda: MONDAY, render=render_report)
     while deliverer.run_once():
         pass
     deliverer.close()
@@ -138,7 +138,9 @@ def test_comprehensive_sr(
     made, refused = deliver(tmp_path, port)
     assert refused == {Comprehensive3DSRStorage}
     first, amended = taken(folder)
-    assert [from_sr(each) for each in (first, amended)] == [from_sr(each) for each in made]
+    assert [parse_findings(each) for each in (first, amended)] == [
+        parse_findings(each) for each in made
+    ]
     ((study,),) = [amended.PredecessorDocumentsSequence]
     (before,) = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
     assert before.ReferencedSOPClassUID == first.SOPClassUID == ComprehensiveSRStorage

@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from detector.errors import ErrorCode, Flag
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.tables import JobState
-from qc_daemon.report.sr.parse import from_sr
+from qc_daemon.report.sr.parse import parse_findings
 from tests.interop.conftest import A_WOMAN, WRAPPED, Outcome
 from tests.support.dcmtk import SUCCESS
 
@@ -168,7 +168,7 @@ def test_reports_give_the_findings_back(outcome: Outcome) -> None:
     stored = {key_of(each): each for each in outcome.findings()}
     told: set[tuple[Any, ...]] = set()
     for report in outcome.reports:
-        for finding in from_sr(report.content):
+        for finding in parse_findings(report.content):
             read = finding.to_json()
             assert key_of(read) not in told
             told.add(key_of(read))

@@ -13,7 +13,7 @@ from pynetdicom import AE
 
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID
 from qc_daemon.observe import counters, metrics
-from qc_daemon.operations.doctor import Check, examine
+from qc_daemon.operations.doctor import CheckResult, examine
 from qc_daemon.receive import Spool
 from qc_daemon.records import schema
 from qc_daemon.records.store import Store
@@ -30,14 +30,14 @@ from tests.support.ports import reserve_port
 from tests.support.stow_server import StowServer
 
 
-def check(name: str, folder: Path | None = None, **receive: object) -> Check:
+def check(name: str, folder: Path | None = None, **receive: object) -> CheckResult:
     settings = Settings(receive=ReceiveSettings(**receive))
     if folder is not None:
         settings.store = StoreSettings(url=f"sqlite:///{folder / 'qc.db'}", spool=folder / "spool")
     return checked(settings, name)
 
 
-def checked(settings: Settings, name: str) -> Check:
+def checked(settings: Settings, name: str) -> CheckResult:
     return next(each for each in examine(settings) if each.name == name)
 
 
@@ -66,7 +66,7 @@ def test_the_certificates_end_is_told(
     authority: Authority, days: int, healthy: bool, said: str
 ) -> None:
     found = check("certificate", tls=tls(authority, days))
-    assert found.healthy is healthy
+    assert found.is_healthy is healthy
     assert said in found.message
 
 
@@ -74,7 +74,7 @@ def test_a_certificate_that_cannot_be_used_is_told(authority: Authority) -> None
     settings = tls(authority, 8)
     settings.key.unlink()
     found = check("certificate", tls=settings)
-    assert not found.healthy
+    assert not found.is_healthy
     assert "receive.tls.key" in found.message
 
 
@@ -87,7 +87,7 @@ def test_a_receiver_that_knows_its_peers_is_healthy(tmp_path: Path) -> None:
         port = server.server_address[1]
         with serving(tmp_path):
             found = check("receiver", tmp_path, port=port)
-        assert found.healthy
+        assert found.is_healthy
         assert "none of its peers" in found.message
     finally:
         server.shutdown()
@@ -113,25 +113,25 @@ def test_a_dicomweb_destination_is_asked_a_question(monkeypatch: pytest.MonkeyPa
     url = web.url
     destination = {"name": "vna", "kind": "dicomweb", "url": url, "token": "env:VNA_TOKEN"}
 
-    def found() -> Check:
+    def found() -> CheckResult:
         settings = Settings(destination=[destination])
         return next(each for each in examine(settings) if each.name == "destination vna")
 
     try:
         healthy = found()
-        assert healthy.healthy
+        assert healthy.is_healthy
         assert healthy.message.endswith("credentials go there in the clear, use https")
         assert web.queries == ["/dicom-web/studies?limit=1"]
         web.query_status = 401
         refused = found()
-        assert (refused.healthy, refused.message) == (
+        assert (refused.is_healthy, refused.message) == (
             False,
             f"{url} answers HTTP 401, credentials not accepted",
         )
     finally:
         web.stop()
     gone = found()
-    assert not gone.healthy
+    assert not gone.is_healthy
     assert gone.message.endswith(
         "cannot be reached: connection refused: nothing listens at the port"
     )
@@ -148,8 +148,8 @@ def test_what_serve_will_make_is_no_fault(tmp_path: Path) -> None:
         destination=[share],
     )
     found = {each.name: each for each in examine(settings)}
-    assert found["database"] == Check("database", True, "is not there yet; serve makes it")
-    assert found["destination share"].healthy
+    assert found["database"] == CheckResult("database", True, "is not there yet; serve makes it")
+    assert found["destination share"].is_healthy
     assert not any(tmp_path.iterdir())
     (tmp_path / "new").touch()
     found = {each.name: each for each in examine(settings)}
@@ -160,7 +160,7 @@ def test_what_serve_will_make_is_no_fault(tmp_path: Path) -> None:
 def test_a_device_that_is_not_here_is_told(device: str, healthy: bool) -> None:
     settings = Settings(score={"device": device})
     found = next(each for each in examine(settings) if each.name == "device")
-    assert (found.healthy, device in found.message) == (healthy, True)
+    assert (found.is_healthy, device in found.message) == (healthy, True)
 
 
 @pytest.fixture
@@ -193,17 +193,17 @@ def test_whoever_answers_on_our_port_must_be_ours(here: Settings) -> None:
         here.receive.port = port
         # serve would say: address already in use.
         found = checked(here, "receiver")
-        assert not found.healthy
+        assert not found.is_healthy
         assert "another program answers" in found.message
         with service_lock.shared(here.store.spool):
             found = checked(here, "receiver")
-        assert not found.healthy
+        assert not found.is_healthy
         assert "another DICOM service answers" in found.message
     with verification("OTHER", require_called_aet=True) as port:
         here.receive.port = port
         with service_lock.shared(here.store.spool):
             found = checked(here, "receiver")
-        assert not found.healthy
+        assert not found.is_healthy
         assert "does not know the AE title" in found.message
 
 
@@ -212,14 +212,14 @@ def test_our_own_receiver_is_known_by_its_implementation(here: Settings) -> None
         here.receive.port = port
         with service_lock.shared(here.store.spool):
             found = checked(here, "receiver")
-    assert (found.healthy, found.message) == (True, f"QCDAEMON answers on 127.0.0.1:{port}")
+    assert (found.is_healthy, found.message) == (True, f"QCDAEMON answers on 127.0.0.1:{port}")
 
 
 def test_a_port_for_metrics_that_another_program_has_is_told(here: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         here.observe.port = other.getsockname()[1]
         found = checked(here, "metrics")
-    assert not found.healthy
+    assert not found.is_healthy
     assert "observe.port" in found.message
 
 
@@ -233,11 +233,11 @@ def test_the_metrics_of_a_running_service_answer(here: Settings) -> None:
         with service_lock.shared(here.store.spool):
             found = checked(here, "metrics")
             reasons = service.unready()
-            assert found.healthy is not bool(reasons)
+            assert found.is_healthy is not bool(reasons)
             assert all(reason in found.message for reason in reasons)
             processes[:] = [metrics.Process("receive", running=False, ready=False, restarts=1)]
             found = checked(here, "metrics")
-            assert not found.healthy
+            assert not found.is_healthy
             assert "receive" in found.message
     finally:
         server.shutdown()
@@ -248,7 +248,7 @@ def test_the_metrics_of_a_running_service_answer(here: Settings) -> None:
 def test_a_spool_that_is_a_file_is_told(here: Settings, tmp_path: Path) -> None:
     here.store.spool = tmp_path / "file"
     here.store.spool.touch()
-    assert not checked(here, "spool").healthy
+    assert not checked(here, "spool").is_healthy
     here.store.spool = tmp_path / "file" / "spool"
     assert "is not a folder" in checked(here, "spool").message
 
@@ -256,14 +256,14 @@ def test_a_spool_that_is_a_file_is_told(here: Settings, tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_told(here: Settings) -> None:
     """Rights do not tell: root may write everywhere, but not make a folder in /proc."""
     here.destination = [DestinationSettings(name="x", kind="folder", folder=Path("/proc/x"))]
-    assert not checked(here, "destination x").healthy
+    assert not checked(here, "destination x").is_healthy
     here.store.url = "sqlite:////proc/qc.db"
-    assert not checked(here, "database").healthy
+    assert not checked(here, "database").is_healthy
 
 
 def test_no_destination_is_told_but_no_fault(here: Settings) -> None:
     found = checked(here, "destinations")
-    assert (found.healthy, found.word) == (True, "warn")
+    assert (found.is_healthy, found.word) == (True, "warn")
 
 
 def test_a_database_that_is_gone_while_the_spool_is_full_is_a_fault(here: Settings) -> None:
@@ -274,19 +274,21 @@ def test_a_database_that_is_gone_while_the_spool_is_full_is_a_fault(here: Settin
     assert file is not None
     file.unlink()
     found = checked(here, "database")
-    assert not found.healthy
+    assert not found.is_healthy
     assert "1 received objects" in found.message
 
 
 def test_an_empty_postgresql_is_no_fault(here: Settings, postgres_url: str) -> None:
     here.store.url = postgres_url
-    assert checked(here, "database") == Check("database", True, "is empty; serve makes its tables")
+    assert checked(here, "database") == CheckResult(
+        "database", True, "is empty; serve makes its tables"
+    )
 
 
 def test_an_older_schema_is_a_warning_for_serve_brings_it_up(here: Settings) -> None:
     schema.downgrade(here.store.url, "0003")
     found = checked(here, "database")
-    assert (found.healthy, found.word) == (True, "warn")
+    assert (found.is_healthy, found.word) == (True, "warn")
     assert "db backup" in found.message
 
 
@@ -299,7 +301,7 @@ def test_a_damaged_database_is_told(here: Settings) -> None:
     content[5 * page : 6 * page] = os.urandom(page)
     file.write_bytes(content)
     found = checked(here, "database")
-    assert not found.healthy
+    assert not found.is_healthy
     assert "db restore" in found.message
 
 
@@ -333,7 +335,7 @@ def test_a_reference_to_nothing_is_told(here: Settings) -> None:
         connection.execute("INSERT INTO association_lease VALUES ('a', 77, '2026-01-01')")
         connection.commit()
     found = checked(here, "database")
-    assert not found.healthy
+    assert not found.is_healthy
     assert "1 rows of association_lease refer to rows of exam" in found.message
 
 

@@ -15,10 +15,10 @@ from pydicom import dcmread
 from detector.errors import ErrorCode, QCError
 from detector.frame import Frame
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.files import Writer
+from qc_daemon.report.files import ReportWriter
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr.document import build_sr
-from qc_daemon.report.sr.parse import from_sr
+from qc_daemon.report.sr.parse import parse_findings
 
 Make = Callable[..., Any]
 MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3.1"
@@ -46,11 +46,11 @@ def test_a_valid_report_tells_the_findings(
     source = SourceInstance.of(header, "")
     # As scoring has them: with the path, which is not told.
     findings = [replace(a_finding(source, frame=n), source=str(path)) for n in (1, 3)]
-    Writer(sr=tmp_path / "out" / "sr")(path, findings, never)
+    ReportWriter(sr=tmp_path / "out" / "sr")(path, findings, never)
     (made,) = (tmp_path / "out" / "sr").iterdir()
     assert dciodvfy(made) == []
     assert "Comprehensive 3D SR Document" in dsrdump(made)
-    assert from_sr(made.read_bytes()) == [a_finding(source, frame=frame) for frame in (1, 3)]
+    assert parse_findings(made.read_bytes()) == [a_finding(source, frame=frame) for frame in (1, 3)]
     assert made.name == f"{dcmread(made).SOPInstanceUID}.dcm"
     assert path.name not in str(dcmread(made))
 
@@ -62,7 +62,7 @@ def test_names_follow_from_the_whole_file_and_are_not_the_services(
         path = tmp_path / "a.dcm"
         path.write_bytes(preamble + to_bytes(us_header())[128:])
         out = tmp_path / preamble[:1].hex()
-        Writer(sr=out)(path, [a_finding(SourceInstance.of(us_header(), ""))], never)
+        ReportWriter(sr=out)(path, [a_finding(SourceInstance.of(us_header(), ""))], never)
         return next(out.iterdir()).stem
 
     content = to_bytes(us_header())
@@ -81,7 +81,7 @@ def test_overlays_show_the_best_of_each_view(
     path.write_bytes(to_bytes(header))
     source = SourceInstance.of(header, "")
     findings = [a_finding(source, frame=n, probability=p) for n, p in ((1, 0.1), (2, 0.8))]
-    write = Writer(overlay=tmp_path / "overlays")
+    write = ReportWriter(overlay=tmp_path / "overlays")
     write(path, findings, black)
     write(path, findings, black)
     (made,) = (tmp_path / "overlays").iterdir()
@@ -92,7 +92,7 @@ def test_a_plain_picture_has_no_report(tmp_path: Path, a_source: Make, a_finding
     path = tmp_path / "a.png"
     Image.new("RGB", (64, 64)).save(path)
     with pytest.raises(QCError, match="needs a DICOM file") as caught:
-        Writer(sr=tmp_path / "sr")(path, [a_finding(a_source())], never)
+        ReportWriter(sr=tmp_path / "sr")(path, [a_finding(a_source())], never)
     assert caught.value.code is ErrorCode.REPORT_INVALID
     assert not (tmp_path / "sr").exists()
 
@@ -103,5 +103,5 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     path = tmp_path / "a.dcm"
     path.write_bytes(to_bytes(us_header()))
     with pytest.raises(QCError, match="cannot be written") as caught:
-        Writer(sr=path)(path, [a_finding(SourceInstance.of(us_header(), ""))], never)
+        ReportWriter(sr=path)(path, [a_finding(SourceInstance.of(us_header(), ""))], never)
     assert caught.value.code is ErrorCode.STORAGE

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from detector.errors import ErrorCode, QCError
 from detector.frame import Frame
-from qc_daemon.operations.exams import state_lines
+from qc_daemon.operations.exams import describe_exams
 from qc_daemon.operations.quarantine import list_quarantined, release_quarantined
 from qc_daemon.operations.results import stored_findings
 from qc_daemon.records.queue import jobs
@@ -29,7 +29,7 @@ from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.omission import check_identity
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.source_file import MAX_HEADER_BYTES, read_header
-from qc_daemon.report.sr.parse import biometry_from_sr, from_sr
+from qc_daemon.report.sr.parse import parse_findings, parse_machine_reports
 from tests.support.pdf import text
 from tests.support.scored_exam import ScoredExam, black_frames
 
@@ -114,14 +114,16 @@ def test_one_bad_object_is_left_out_and_the_rest_reported(
     assert (kinds.count("sr"), kinds.count("overlay"), kinds.count("pdf")) == (1, 3, 1)
     assert "key-objects" in kinds
     sr = next(each.payload for each in scored_exam.sent() if each.kind == "sr")
-    assert [each.sop_instance_uid for each in from_sr(sr or b"")] == list(GOOD)
+    assert [each.sop_instance_uid for each in parse_findings(sr or b"")] == list(GOOD)
     (row,) = list_quarantined(scored_exam.settings)
     assert row["sop_instance_uid"] == BAD
     assert row["code"] == code
     (told,) = [each for each in log if each["event"] == "left out of the report"]
     assert (told["code"], told["sop_instance"], told["exam"]) == (row["code"], BAD, 1)
     study = us_header().StudyInstanceUID
-    (line,) = [each for each in state_lines(scored_exam.settings, study) if "not reported" in each]
+    (line,) = [
+        each for each in describe_exams(scored_exam.settings, study) if "not reported" in each
+    ]
     assert BAD in line
     assert row["code"] in line
     errors = [
@@ -178,7 +180,7 @@ def test_released_and_sound_again_it_amends_the_report(
     scored_exam.score(job, path, a_finding(SourceInstance.of(header, "")))
     scored_exam.close()
     assert scored_exam.report()
-    first, second = (from_sr(s.payload or b"") for s in scored_exam.sent() if s.kind == "sr")
+    first, second = (parse_findings(s.payload or b"") for s in scored_exam.sent() if s.kind == "sr")
     assert (len(first), len(second)) == (2, 3)
 
 
@@ -193,7 +195,7 @@ def test_earlier_content_stands_in_for_a_bad_one(
     scored_exam.close()
     assert scored_exam.report()
     sr = next(each.payload for each in scored_exam.sent() if each.kind == "sr")
-    assert [each.sop_instance_uid for each in from_sr(sr or b"")] == [good.SOPInstanceUID]
+    assert [each.sop_instance_uid for each in parse_findings(sr or b"")] == [good.SOPInstanceUID]
     assert [row["code"] for row in list_quarantined(scored_exam.settings)] == [
         ErrorCode.REPORT_INVALID
     ]
@@ -208,7 +210,7 @@ def test_nothing_left_to_tell_ends_the_job(
     assert scored_exam.report()
     assert [job.state for job in scored_exam.jobs(JobKind.REPORT)] == [JobState.DONE]
     assert scored_exam.sent() == []
-    lines = state_lines(scored_exam.settings, header.StudyInstanceUID)
+    lines = describe_exams(scored_exam.settings, header.StudyInstanceUID)
     assert "no findings to report" in lines[0]
     assert "report-invalid" in lines[-1]
 
@@ -225,7 +227,7 @@ def test_bad_measurement_is_left_out(
     scored_exam.close()
     assert scored_exam.report()
     sr = next(each.payload for each in scored_exam.sent() if each.kind == "sr")
-    assert [m.reference.sop_instance_uid for m in biometry_from_sr(sr or b"")] == ["1.2.8"]
+    assert [m.reference.sop_instance_uid for m in parse_machine_reports(sr or b"")] == ["1.2.8"]
     assert [row["sop_instance_uid"] for row in list_quarantined(scored_exam.settings)] == ["1.2.9"]
 
 
@@ -254,7 +256,7 @@ def test_picture_that_cannot_be_drawn_holds_back_no_other(
     assert list_quarantined(scored_exam.settings) == []
     (line,) = [
         each
-        for each in state_lines(scored_exam.settings, header.StudyInstanceUID)
+        for each in describe_exams(scored_exam.settings, header.StudyInstanceUID)
         if "without overlay" in each
     ]
     assert GOOD[-1] in line
@@ -284,7 +286,7 @@ def test_archive_that_is_away_is_waited_for_and_not_for_ever(
         scored_exam.now += timedelta(hours=2)
         assert scored_exam.report(originals=originals)
     sr = next(each.payload for each in scored_exam.sent() if each.kind == "sr")
-    assert len(from_sr(sr or b"")) == 2
+    assert len(parse_findings(sr or b"")) == 2
 
 
 @pytest.mark.parametrize("keyword", ["SOPInstanceUID", "StudyInstanceUID"])
@@ -384,5 +386,5 @@ def test_full_disk_loses_nothing_and_blames_no_object(
     assert (kinds.count("sr"), kinds.count("overlay"), kinds.count("pdf")) == (1, 3, 1)
     assert list_quarantined(scored_exam.settings) == []
     assert not [
-        x for x in state_lines(scored_exam.settings, header.StudyInstanceUID) if "without" in x
+        x for x in describe_exams(scored_exam.settings, header.StudyInstanceUID) if "without" in x
     ]

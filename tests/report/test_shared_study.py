@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from detector.console import UsageError
 from detector.errors import Flag
 from qc_daemon.cli.app import app
-from qc_daemon.operations.exams import state_lines, write_summary
+from qc_daemon.operations.exams import describe_exams, write_summary
 from qc_daemon.operations.results import stored_findings
 from qc_daemon.report.source import SourceInstance
-from qc_daemon.report.sr.parse import from_sr
+from qc_daemon.report.sr.parse import parse_findings
 from tests.support import pdf
 from tests.support.scored_exam import ScoredExam
 
@@ -69,7 +69,7 @@ def reports(scored_exam: ScoredExam) -> dict[str, list[Any]]:
 
 
 def is_flagged(report: Any) -> bool:
-    (finding,) = from_sr(report)
+    (finding,) = parse_findings(report)
     return Flag.OTHER_PATIENT_IN_STUDY in finding.judgement.flags
 
 
@@ -102,9 +102,11 @@ def test_page_and_lists_of_each_say_so(
     scored_exam: ScoredExam, arrive: Make, tmp_path: Path
 ) -> None:
     arrive("RIGHT", "1.2.3.1")
-    assert "share" not in " ".join(state_lines(scored_exam.settings, STUDY))
+    assert "share" not in " ".join(describe_exams(scored_exam.settings, STUDY))
     arrive("WRONG", "1.2.3.2")
-    assert "2 patients share this study (exams 1, 2)" in state_lines(scored_exam.settings, STUDY)[0]
+    assert (
+        "2 patients share this study (exams 1, 2)" in describe_exams(scored_exam.settings, STUDY)[0]
+    )
     found = stored_findings(scored_exam.settings, STUDY, None)
     assert [f["flags"] for f in found] == [[Flag.OTHER_PATIENT_IN_STUDY]] * 2
     listed = runner.invoke(

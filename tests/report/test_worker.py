@@ -19,7 +19,7 @@ from qc_daemon.records.tables import JobKind, JobState
 from qc_daemon.report.exam import ReportedFinding, best_per_view
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr.biometry import MachineValue
-from qc_daemon.report.sr.parse import biometry_from_sr, from_sr
+from qc_daemon.report.sr.parse import parse_findings, parse_machine_reports
 from qc_daemon.settings import ReportSettings
 from tests.support.pdf import pages, text
 from tests.support.scored_exam import ScoredExam, black_frames
@@ -91,7 +91,11 @@ def test_findings_are_told_in_the_order_of_the_pictures(
     assert scored_exam.report()
     sr = scored_exam.sent()[0]
     assert sr.payload is not None
-    assert [each.sop_instance_uid for each in from_sr(sr.payload)] == ["1.2.3", "1.2.2", "1.2.1"]
+    assert [each.sop_instance_uid for each in parse_findings(sr.payload)] == [
+        "1.2.3",
+        "1.2.2",
+        "1.2.1",
+    ]
 
 
 def test_report_goes_out_before_its_pictures_and_once(
@@ -131,7 +135,7 @@ def test_exam_becomes_sr_and_overlay(
     assert (sr.kind, overlay.kind) == ("sr", "overlay")
     assert sr.payload is not None
     assert overlay.payload is not None
-    assert from_sr(sr.payload) == [finding]
+    assert parse_findings(sr.payload) == [finding]
     assert dcmread(BytesIO(overlay.payload)).SOPInstanceUID == overlay.sop_instance_uid
     assert [job.state for job in scored_exam.jobs(JobKind.REPORT)] == [JobState.DONE]
 
@@ -148,7 +152,7 @@ def test_late_image_amends_the_report(
     scored_exam.close()
     assert scored_exam.report()
     old, new = (dcmread(BytesIO(s.payload or b"")) for s in scored_exam.sent() if s.kind == "sr")
-    assert len(from_sr(new)) == 2
+    assert len(parse_findings(new)) == 2
     series = new.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0]
     assert series.SeriesInstanceUID == old.SeriesInstanceUID
     assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == old.SOPInstanceUID
@@ -165,7 +169,7 @@ def test_what_the_machine_measured_is_told(
     assert scored_exam.report()
     payload = scored_exam.sent()[0].payload
     assert payload is not None
-    (told,) = biometry_from_sr(payload)
+    (told,) = parse_machine_reports(payload)
     assert told.values == (MachineValue("A", "NT", 1.4, "mm"),)
     assert told.reference.sop_instance_uid == "1.2.3.88"
     assert told.reference.sop_class_uid == machine.SOPClassUID
@@ -193,7 +197,7 @@ def test_lost_header_values_are_flagged(
     scored_exam.receive(header, a_finding(SourceInstance.of(header, ""), flags=()))
     scored_exam.close()
     assert scored_exam.report()
-    (finding,) = from_sr(scored_exam.sent()[0].payload or b"")
+    (finding,) = parse_findings(scored_exam.sent()[0].payload or b"")
     assert finding.judgement.flags == (Flag.HEADER_NORMALISED,)
 
 

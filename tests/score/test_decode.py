@@ -22,7 +22,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from detector.errors import ErrorCode, QCError
 from detector.imaging.reader import read_frames, summarise_image
-from qc_daemon.score.decode import DecodeProcess, spread
+from qc_daemon.score.decode import DecodeProcess, spread_frames
 from training.phantom.dicom import exam
 
 FRAME = np.random.default_rng(3).integers(0, 256, (600, 800, 3), dtype=np.uint8)
@@ -366,7 +366,7 @@ def test_flipped_bytes_give_frames_or_a_reason(
 
 @given(st.integers(1, 500), st.integers(0, 500))
 def test_spread(count: int, wanted: int) -> None:
-    numbers = spread(count, wanted)
+    numbers = spread_frames(count, wanted)
     assert len(numbers) == (min(wanted, count) or count)
     assert list(numbers) == sorted(set(numbers))
     assert numbers[0] >= 1
@@ -378,6 +378,6 @@ def test_spread(count: int, wanted: int) -> None:
 
 
 def test_spread_takes_the_middle() -> None:
-    assert spread(1, 16) == (1,)
-    assert spread(30, 1) == (16,)
-    assert spread(100, 4) == (13, 38, 63, 88)
+    assert spread_frames(1, 16) == (1,)
+    assert spread_frames(30, 1) == (16,)
+    assert spread_frames(100, 4) == (13, 38, 63, 88)

@@ -12,7 +12,7 @@ from qc_daemon.records import schema
 from qc_daemon.records.results import bundles
 from qc_daemon.records.store import Store
 from qc_daemon.score.decode import DecodeProcess
-from qc_daemon.score.models import Models
+from qc_daemon.score.models import JudgeCache
 from qc_daemon.score.worker import ScoreHandler
 from qc_daemon.settings import load
 
@@ -52,7 +52,7 @@ def test_of_many_bundles_the_two_used_last_stay_loaded(
 
     monkeypatch.setattr("qc_daemon.score.models.Bundle.open", open_bundle)
     monkeypatch.setattr("qc_daemon.score.models.Judge.open", lambda bundle, *_: bundle)
-    models = Models(store, "cpu")
+    models = JudgeCache(store, "cpu")
     for name in "ababcbca":
         assert models.judge(name * 64).id.name == name
     assert models.judge(None).id.name == "c"

@@ -22,7 +22,7 @@ from qc_daemon.records.results import measurements as stored
 from qc_daemon.records.results.measurements import MeasuredValue
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobRow, Revision
-from qc_daemon.score.obgyn_report import Measured, measurements, read_measurements
+from qc_daemon.score.obgyn_report import FetalMeasurement, find_measurements, read_measurements
 from qc_daemon.settings import Settings, load
 from tests.support.dicom_objects import part10, ultrasound
 from tests.support.job_runners import score_runner
@@ -139,22 +139,22 @@ def twins() -> Dataset:
 
 
 def test_each_fetus_has_its_own_values_in_mm_and_days() -> None:
-    assert set(measurements(twins())) == {
-        Measured("A", "GA", 88.0, "d"),
-        Measured("B", "GA", 87.5, "d"),
-        Measured("A", "CRL", 63.0, "mm"),
-        Measured("A", "GA-CRL", 89.0, "d"),
-        Measured("A", "NT", 1.8, "mm"),
-        Measured("B", "CRL", 64.0, "mm"),
-        Measured("B", "NT", 1.6, "mm"),
+    assert set(find_measurements(twins())) == {
+        FetalMeasurement("A", "GA", 88.0, "d"),
+        FetalMeasurement("B", "GA", 87.5, "d"),
+        FetalMeasurement("A", "CRL", 63.0, "mm"),
+        FetalMeasurement("A", "GA-CRL", 89.0, "d"),
+        FetalMeasurement("A", "NT", 1.8, "mm"),
+        FetalMeasurement("B", "CRL", 64.0, "mm"),
+        FetalMeasurement("B", "NT", 1.6, "mm"),
     }
 
 
 def test_several_readings_without_a_choice_are_all_kept() -> None:
     tree = report(container(GROUP, num(NT, "1.7", "mm"), num(NT, "1.9", "mm")))
-    assert measurements(tree) == [
-        Measured(None, "NT", 1.7, "mm"),
-        Measured(None, "NT", 1.9, "mm"),
+    assert find_measurements(tree) == [
+        FetalMeasurement(None, "NT", 1.7, "mm"),
+        FetalMeasurement(None, "NT", 1.9, "mm"),
     ]
 
 
@@ -164,7 +164,7 @@ def test_a_fetus_named_above_holds_below_until_another_is_named() -> None:
         container(EARLY, num(NT, "1", "mm")),
         container(EARLY, fetus("2"), container(GROUP, num(NT, "2", "mm"))),
     )
-    assert [(m.fetus, m.value) for m in measurements(tree)] == [("1", 1.0), ("2", 2.0)]
+    assert [(m.fetus, m.value) for m in find_measurements(tree)] == [("1", 1.0), ("2", 2.0)]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_fetus_named_above_holds_below_until_another_is_named() -> None:
     [("", "mm"), ("1.8", "[in_i]"), ("1.8", ""), ("-1", "mm"), ("0", "mm"), (None, "mm")],
 )
 def test_a_value_that_cannot_be_one_is_left_out(value: str | None, unit: str) -> None:
-    assert measurements(report(num(NT, value, unit))) == []
+    assert find_measurements(report(num(NT, value, unit))) == []
 
 
 def test_a_tree_of_odd_items_yields_what_is_sound() -> None:
@@ -184,7 +184,7 @@ def test_a_tree_of_odd_items_yields_what_is_sound() -> None:
     nameless = num(NT, "1", "mm")
     nameless.ConceptNameCodeSequence = [Dataset()]
     tree = report(bare, no_unit, empty, nameless, num(NT, ["2.1", "9"], "mm"))
-    assert measurements(tree) == [Measured(None, "NT", 2.1, "mm")]
+    assert find_measurements(tree) == [FetalMeasurement(None, "NT", 2.1, "mm")]
 
 
 # Hypothesis needs the same file each time: another SOP Instance UID may be of another length.
@@ -208,7 +208,7 @@ def test_damaged_files_are_read_or_refused(
         damaged[place : place + len(piece)] = piece
     path = tmp_path_factory.mktemp("sr") / "damaged.dcm"
     path.write_bytes(damaged)
-    found: list[Measured] = []
+    found: list[FetalMeasurement] = []
     reason = None
     try:
         found = read_measurements(path)
@@ -237,7 +237,7 @@ def test_deep_trees_end() -> None:
     tree = num(NT, "1", "mm")
     for _ in range(200):
         tree = container(GROUP, tree)
-    assert measurements(report(tree)) == [Measured(None, "NT", 1.0, "mm")]
+    assert find_measurements(report(tree)) == [FetalMeasurement(None, "NT", 1.0, "mm")]
 
 
 @pytest.mark.parametrize("name", ["test-SR.dcm", "reportsi_with_empty_number_tags.dcm"])

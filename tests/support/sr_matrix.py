@@ -24,7 +24,7 @@ from detector.errors import Flag
 from model.criteria.rules import RULES
 from model.finding import BundleId, Criterion, Finding
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.objects.renditions import render
+from qc_daemon.report.objects.renditions import render_report
 from qc_daemon.report.source import InstanceReference, SourceInstance
 from qc_daemon.report.sr.biometry import MachineReport, MachineValue
 from qc_daemon.report.sr.document import build_sr
@@ -77,7 +77,7 @@ class Case:
 
 def as_comprehensive(report: Dataset) -> Dataset:
     """What a destination gets that knows no Comprehensive 3D SR."""
-    return dcmread(BytesIO(render(to_bytes(report), COMPREHENSIVE_SR, {}).payload))
+    return dcmread(BytesIO(render_report(to_bytes(report), COMPREHENSIVE_SR, {}).payload))
 
 
 # kind: for each source its class, Number of Frames (None: absent) and the frames found in it.

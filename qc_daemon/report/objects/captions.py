@@ -1,4 +1,4 @@
-"""Where the names of boxes go: beside their boxes, inside the picture, none over another."""
+"""Places the captions of boxes: beside their boxes, inside the picture, none over another."""
 
 from collections.abc import Iterator, Sequence
 from itertools import count, takewhile
@@ -9,19 +9,24 @@ Size = tuple[float, float]
 
 
 def place_captions(boxes: Sequence[Box], sizes: Sequence[Size], frame: Size) -> list[Box]:
-    """One place a box, of the given (width, height), in pixels of the frame (width, height).
+    """The rectangle of each box's caption, of that caption's size, in pixels of the frame.
 
-    The nearest free one around its box; only where the frame has none left do two overlap.
+    `sizes` and `frame` are (width, height). It is the nearest free one around the box; two overlap
+    only where the frame has no free one left.
     """
-    taken: list[Box] = []
+    captions: list[Box] = []
     for box, size in zip(boxes, sizes, strict=True):
         around = list(_around(box, size, frame))
         # One that had to be pushed into the picture may cover its own box: it comes last.
-        whole = [place for place in around if place == _inside(place, frame)]
-        places = [*whole, *(_inside(place, frame) for place in around)]
-        free = (place for place in places if not any(overlap(place, other) for other in taken))
-        taken.append(next(free, places[0]))
-    return taken
+        whole = [candidate for candidate in around if candidate == _move_inside(candidate, frame)]
+        candidates = [*whole, *(_move_inside(candidate, frame) for candidate in around)]
+        free = (
+            candidate
+            for candidate in candidates
+            if not any(overlap(candidate, caption) for caption in captions)
+        )
+        captions.append(next(free, candidates[0]))
+    return captions
 
 
 def overlap(a: Box, b: Box) -> bool:
@@ -30,7 +35,7 @@ def overlap(a: Box, b: Box) -> bool:
 
 
 def _around(box: Box, size: Size, frame: Size) -> Iterator[Box]:
-    """Places from the nearest outward: rings of captions' sizes around the box."""
+    """Rectangles around the box from the nearest outward, in rings of the caption's size."""
     width, height = size
     x0, y0, x1, y1 = box
     reach = takewhile(lambda ring: ring * height < max(frame), count())
@@ -53,10 +58,10 @@ def _around(box: Box, size: Size, frame: Size) -> Iterator[Box]:
         yield from ((x, y, x + width, y + height) for x, y in corners)
 
 
-def _inside(place: Box, frame: Size) -> Box:
-    x0, y0, x1, y1 = place
+def _move_inside(caption: Box, frame: Size) -> Box:
+    x0, y0, x1, y1 = caption
     dx = max(0.0, -x0) - max(0.0, x1 - frame[0])
     dy = max(0.0, -y0) - max(0.0, y1 - frame[1])
     if dx == dy == 0:
-        return place
+        return caption
     return (x0 + dx, y0 + dy, x1 + dx, y1 + dy)

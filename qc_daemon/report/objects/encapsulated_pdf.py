@@ -8,18 +8,18 @@ from pydicom.sr.codedict import codes as dicom
 from pydicom.uid import EncapsulatedPDFStorage
 
 from model.finding import Finding
+from qc_daemon.report.derived_uids import derived_uid, object_uid
 from qc_daemon.report.equipment import (
     MANUFACTURER,
     MODEL_NAME,
     local_time,
     serial_number,
+    set_creation_time,
     software_version,
-    stamp,
 )
 from qc_daemon.report.normalise import UTF8, inherit
 from qc_daemon.report.source import SourceInstance
-from qc_daemon.report.sr.document import check_study, model_ids
-from qc_daemon.report.derived_uids import derived_uid, object_uid
+from qc_daemon.report.sr.document import check_study, joined_model_ids
 
 SERIES_NUMBER = 9905
 SERIES_DESCRIPTION = "Ultrasound image quality summary (machine-made)"
@@ -40,12 +40,12 @@ def build_pdf(
     """
     check_study(sources)
     first = sources[0]
-    model_id = model_ids(findings)
+    model_id = joined_model_ids(findings)
     moment = local_time(created, first.header)
-    made = Dataset()
-    made.SpecificCharacterSet = UTF8
-    made.SOPClassUID = EncapsulatedPDFStorage
-    made.SOPInstanceUID = object_uid(
+    dataset = Dataset()
+    dataset.SpecificCharacterSet = UTF8
+    dataset.SOPClassUID = EncapsulatedPDFStorage
+    dataset.SOPInstanceUID = object_uid(
         "pdf",
         EncapsulatedPDFStorage,
         first.study_instance_uid,
@@ -53,32 +53,32 @@ def build_pdf(
         model_id,
         revision,
     )
-    made.StudyInstanceUID = first.study_instance_uid
-    made.SeriesInstanceUID = derived_uid("pdf-series", first.study_instance_uid, model_id)
+    dataset.StudyInstanceUID = first.study_instance_uid
+    dataset.SeriesInstanceUID = derived_uid("pdf-series", first.study_instance_uid, model_id)
     # Encapsulated Document Series Module (PS3.3 C.24.1).
-    made.Modality = "DOC"
-    made.SeriesNumber = SERIES_NUMBER
-    made.SeriesDescription = SERIES_DESCRIPTION
-    made.InstanceNumber = revision
-    made.Manufacturer = MANUFACTURER
-    made.ManufacturerModelName = MODEL_NAME
-    made.DeviceSerialNumber = serial_number(model_id)
-    made.SoftwareVersions = software_version()
-    made.ConversionType = "WSD"
+    dataset.Modality = "DOC"
+    dataset.SeriesNumber = SERIES_NUMBER
+    dataset.SeriesDescription = SERIES_DESCRIPTION
+    dataset.InstanceNumber = revision
+    dataset.Manufacturer = MANUFACTURER
+    dataset.ManufacturerModelName = MODEL_NAME
+    dataset.DeviceSerialNumber = serial_number(model_id)
+    dataset.SoftwareVersions = software_version()
+    dataset.ConversionType = "WSD"
     # It tells of many acquisitions (Type 2).
-    made.AcquisitionDateTime = None
+    dataset.AcquisitionDateTime = None
     # The patient's name stands on the page.
-    made.BurnedInAnnotation = "YES"
-    made.SourceInstanceSequence = [_reference(source) for source in sources]
-    made.DocumentTitle = title
-    made.ConceptNameCodeSequence = [_title()]
-    made.MIMETypeOfEncapsulatedDocument = "application/pdf"
+    dataset.BurnedInAnnotation = "YES"
+    dataset.SourceInstanceSequence = [_reference(source) for source in sources]
+    dataset.DocumentTitle = title
+    dataset.ConceptNameCodeSequence = [_title()]
+    dataset.MIMETypeOfEncapsulatedDocument = "application/pdf"
     # Even length (PS3.5 8.2): the padding is no part of the document.
-    made.EncapsulatedDocument = document + b"\0" * (len(document) % 2)
-    made.EncapsulatedDocumentLength = len(document)
-    inherit(made, first.header)
-    stamp(made, moment)
-    return made
+    dataset.EncapsulatedDocument = document + b"\0" * (len(document) % 2)
+    dataset.EncapsulatedDocumentLength = len(document)
+    inherit(dataset, first.header)
+    set_creation_time(dataset, moment)
+    return dataset
 
 
 def _reference(source: SourceInstance) -> Dataset:

@@ -16,20 +16,20 @@ from pydicom.uid import ExplicitVRLittleEndian, KeyObjectSelectionDocumentStorag
 
 from detector.errors import ErrorCode, QCError
 from model.finding import NON_STANDARD, REVIEW, Finding
+from qc_daemon.report.derived_uids import derived_uid, object_uid
 from qc_daemon.report.equipment import (
     MANUFACTURER,
     MODEL_NAME,
+    device_observer,
     local_time,
-    observer,
+    set_creation_time,
     software_version,
-    stamp,
 )
-from qc_daemon.report.normalise import UTF8, inherit, requested
+from qc_daemon.report.normalise import UTF8, inherit, referenced_requests
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr import codes
-from qc_daemon.report.sr.document import check_study, model_ids
+from qc_daemon.report.sr.document import check_study, joined_model_ids
 from qc_daemon.report.summary import words
-from qc_daemon.report.derived_uids import derived_uid, object_uid
 
 SERIES_NUMBER = 9903
 SERIES_DESCRIPTION = "Ultrasound images needing attention (machine-made)"
@@ -57,7 +57,7 @@ def build_key_objects(
     selection of each of its reasons: in the findings' order, once, a cine with the frames
     concerned. `sources`, `revision` and `created` are as of `build_sr`; same arguments, same
     datasets. The standard lets no selection name its predecessor: a later one says in its text that
-    it replaces it. Raises QCError REPORT_INVALID.
+    it replaces an earlier one. Raises QCError REPORT_INVALID.
     """
     chosen: dict[Code, list[Finding]] = {}
     for finding in filter(needs_attention, findings):
@@ -67,7 +67,9 @@ def build_key_objects(
         check_study(sources)
     images = len({finding.sop_instance_uid for finding in findings})
     return [
-        _selection(sources, of_reason, reason, images, model_ids(findings), revision, created)
+        _selection(
+            sources, of_reason, reason, images, joined_model_ids(findings), revision, created
+        )
         for reason, of_reason in chosen.items()
     ]
 
@@ -137,7 +139,8 @@ def build_retraction(
     )
 
 
-def _known(finding: Finding, by_instance: Mapping[str, SourceInstance]) -> str:
+def _instance_uid(finding: Finding, by_instance: Mapping[str, SourceInstance]) -> str:
+    """SOP Instance UID of the finding's source. Raises QCError REPORT_INVALID for another one."""
     uid = finding.sop_instance_uid or ""
     if uid not in by_instance:
         raise QCError(
@@ -150,7 +153,7 @@ def _reasons(finding: Finding) -> Iterable[Code]:
     """Why it needs attention: what is unmet, else the verdict itself."""
     judgement = finding.judgement
     broken = [] if judgement.quality == REVIEW else words.unmet(judgement)
-    return dict.fromkeys(codes.reason(rule.code) for rule in broken) or [
+    return dict.fromkeys(codes.attention_reason(rule.code) for rule in broken) or [
         codes.QUALITIES[judgement.quality]
     ]
 
@@ -168,7 +171,7 @@ def _selection(
     by_instance = {source.sop_instance_uid: source for source in sources}
     frames: dict[str, list[int]] = {}
     for finding in chosen:
-        listed = frames.setdefault(_known(finding, by_instance), [])
+        listed = frames.setdefault(_instance_uid(finding, by_instance), [])
         # Several regions of one frame are one key object.
         if finding.frame not in listed:
             listed.append(finding.frame)
@@ -180,7 +183,7 @@ def _selection(
         title=codes.QUALITY_ISSUE,
         reason=reason,
         description=_description(reason, len(selected), images, revision),
-        observed_by=observer(model_id),
+        observed_by=device_observer(model_id),
         series=(
             derived_uid("key-objects-series", study_instance_uid, model_id),
             SERIES_NUMBER,
@@ -244,7 +247,7 @@ def _document(
             manufacturer_model_name=MODEL_NAME,
             software_versions=software_version(),
             institution_name=first.header.get("InstitutionName"),
-            requested_procedures=requested(first.header) or None,
+            requested_procedures=referenced_requests(first.header) or None,
             transfer_syntax_uid=ExplicitVRLittleEndian,
             specific_character_set=UTF8,
             coding_schemes=[codes.coding_scheme()],
@@ -259,12 +262,12 @@ def _document(
         "ReferencedPerformedProcedureStepSequence", []
     )
     inherit(document, first.header)
-    stamp(document, local_time(created, first.header))
+    set_creation_time(document, local_time(created, first.header))
     return document
 
 
 def _image(source: SourceInstance) -> Dataset:
-    """What highdicom refers to as an image: by these, not by the class, it knows one."""
+    """A header that highdicom takes for an image: it goes by Rows and Columns, not by the class."""
     image = deepcopy(source.header)
     image.Rows = image.Columns = 1
     return image
@@ -286,7 +289,7 @@ def _narrow(
     document: Dataset, sources: Sequence[SourceInstance], frames: Mapping[str, Sequence[int]]
 ) -> None:
     """Name the frames of cines, as highdicom does not, and no purpose, as TID 2010 does not."""
-    multi_frame = {source.sop_instance_uid for source in sources if source.multi_frame}
+    multi_frame = {source.sop_instance_uid for source in sources if source.is_multi_frame}
     for item in document.ContentSequence:
         if item.ValueType not in ("IMAGE", "COMPOSITE"):
             continue

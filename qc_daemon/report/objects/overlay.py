@@ -19,34 +19,34 @@ from detector.boxes import Box
 from detector.errors import Flag
 from detector.frame import Pixels
 from model.finding import NON_STANDARD, REVIEW, STANDARD, Finding
+from qc_daemon.report.derived_uids import derived_uid, object_uid
 from qc_daemon.report.equipment import (
     local_time,
 )
 from qc_daemon.report.objects.captions import overlap, place_captions
-from qc_daemon.report.objects.secondary_capture import capture, source_image
+from qc_daemon.report.objects.secondary_capture import build_secondary_capture, source_image
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.summary import words
-from qc_daemon.report.summary.fonts import sized, wrapped
+from qc_daemon.report.summary.fonts import load_font, wrap_text
 from qc_daemon.report.summary.language import ENGLISH, translations
-from qc_daemon.report.derived_uids import derived_uid, object_uid
 
 SERIES_NUMBER = 9902
 SERIES_DESCRIPTION = "Ultrasound image quality overlay (machine-made)"
 DERIVATION = "Boxes of detected structures drawn into the frame, verdict in a panel below it"
 _FRAMES = 10_000
-"""More frames or images than that have their overlays numbered by frame alone."""
+"""From so many frames or images on, Instance Numbers of overlays are the frame numbers alone."""
 MIN_WIDTH = 640
 """Smaller pictures are magnified by a whole number, so that the letters fit."""
 
 _LETTERS, _PAGE_LETTERS = 45, 24
-"""The frame's width in heights of the letters of box names."""
+"""The letters of captions are the frame's width divided by this high, in overlays and on pages."""
 
 Colour = tuple[int, int, int]
 BLACK: Colour = (0, 0, 0)
 WHITE: Colour = (255, 255, 255)
 GREY: Colour = (120, 120, 120)
-# Okabe and Ito's palette, told apart with every kind of colour vision; black left out, since
-# ultrasound is drawn on it.
+# Okabe and Ito's palette, which every kind of colour vision distinguishes; without black, the
+# background of ultrasound.
 PALETTE: tuple[Colour, ...] = (
     (230, 159, 0),
     (86, 180, 233),
@@ -61,7 +61,7 @@ VERDICT_COLOURS: dict[str, tuple[Colour, Colour]] = {
     NON_STANDARD: ((213, 94, 0), BLACK),
     REVIEW: ((240, 228, 66), BLACK),
 }
-"""Background and letters of the banner."""
+"""The colours of the banner's background and letters, by verdict."""
 
 
 def build_overlay(
@@ -78,7 +78,7 @@ def build_overlay(
     `pixels` is the finding's frame, RGB, shape (rows, columns, 3); `language` one of
     `language.LANGUAGES`. Raises QCError REPORT_INVALID where no valid object can be made.
     """
-    return capture(
+    return build_secondary_capture(
         render_overlay(pixels, finding, language),
         source.header,
         series=(
@@ -103,8 +103,8 @@ def build_overlay(
 
 
 def _number(source: SourceInstance, frame: int) -> int:
-    """Instance Number: overlays are sorted as their pictures are, by image and frame."""
-    _, instance = source.place
+    """Instance Number: overlays sort as their pictures do, by image and frame."""
+    _, instance = source.numbers
     return instance * _FRAMES + frame if 0 < instance < _FRAMES and frame < _FRAMES else frame
 
 
@@ -122,7 +122,7 @@ def overlay_uid(source: SourceInstance, finding: Finding, revision: int) -> str:
 
 def render_overlay(pixels: Pixels, finding: Finding, language: str = ENGLISH) -> Pixels:
     """The frame with boxes over a panel with the verdict; RGB, at least MIN_WIDTH wide."""
-    frame = _drawn_frame(pixels, finding)
+    frame = _draw_frame(pixels, finding)
     panel = _panel(frame.width, finding, language)
     whole = Image.new("RGB", (frame.width, frame.height + panel.height), BLACK)
     whole.paste(frame, (0, 0))
@@ -135,10 +135,10 @@ def render_frame(pixels: Pixels, finding: Finding) -> Pixels:
 
     A page shows it at a third of its size, so that the letters are larger than in an overlay.
     """
-    return np.asarray(_drawn_frame(pixels, finding, _PAGE_LETTERS)).copy()
+    return np.asarray(_draw_frame(pixels, finding, _PAGE_LETTERS)).copy()
 
 
-def _drawn_frame(pixels: Pixels, finding: Finding, letters: int = _LETTERS) -> Image.Image:
+def _draw_frame(pixels: Pixels, finding: Finding, letters: int = _LETTERS) -> Image.Image:
     rows, columns = pixels.shape[:2]
     scale = max(1, -(-MIN_WIDTH // columns))
     frame = Image.fromarray(pixels, "RGB").resize(
@@ -156,38 +156,38 @@ def colour_of(label: str) -> Colour:
 def _draw_boxes(frame: Image.Image, finding: Finding, scale: int, letters: int) -> None:
     draw = ImageDraw.Draw(frame)
     stroke = max(2, frame.width // 400)
-    font = sized(frame.width // letters)
+    font = load_font(frame.width // letters)
     region = finding.judgement.region_bbox
     if region != (0.0, 0.0, frame.width / scale, frame.height / scale):
-        draw.rectangle(_drawn(region, scale, frame), outline=GREY, width=1)
+        draw.rectangle(_scale_box(region, scale, frame), outline=GREY, width=1)
     detections = finding.judgement.detections
-    boxes = [_drawn(detection.bbox, scale, frame) for detection in detections]
+    boxes = [_scale_box(detection.bbox, scale, frame) for detection in detections]
     colours = [colour_of(detection.label) for detection in detections]
     # All boxes first: a caption may cover a box's line, a box must not cut through a caption.
     for box, colour in zip(boxes, colours, strict=True):
         draw.rectangle(box, outline=colour, width=stroke)
     sizes = [(draw.textlength(d.label, font=font) + 4, font.size + 4.0) for d in detections]
-    places = place_captions(boxes, sizes, frame.size)
-    for box, place, colour in zip(boxes, places, colours, strict=True):
-        if not _touch(box, place):
-            draw.line((_centre(place), _centre(box)), fill=colour, width=1)
-    for detection, place, colour in zip(detections, places, colours, strict=True):
-        draw.rectangle(place, fill=BLACK)
-        anchor = (place[0] + 2, (place[1] + place[3]) / 2)
+    captions = place_captions(boxes, sizes, frame.size)
+    for box, caption, colour in zip(boxes, captions, colours, strict=True):
+        if not _touch(box, caption):
+            draw.line((_centre(caption), _centre(box)), fill=colour, width=1)
+    for detection, caption, colour in zip(detections, captions, colours, strict=True):
+        draw.rectangle(caption, fill=BLACK)
+        anchor = (caption[0] + 2, (caption[1] + caption[3]) / 2)
         draw.text(anchor, detection.label, colour, font, anchor="lm")
 
 
-def _touch(box: Box, place: Box) -> bool:
+def _touch(box: Box, caption: Box) -> bool:
     """Whether a caption stands right beside its box; else a line leads to it."""
     x0, y0, x1, y1 = box
-    return overlap((x0 - 3, y0 - 3, x1 + 3, y1 + 3), place)
+    return overlap((x0 - 3, y0 - 3, x1 + 3, y1 + 3), caption)
 
 
 def _centre(box: Box) -> tuple[float, float]:
     return ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
 
 
-def _drawn(box: Box, scale: int, frame: Image.Image) -> Box:
+def _scale_box(box: Box, scale: int, frame: Image.Image) -> Box:
     """The box in the magnified frame's pixels, maximum inclusive as Pillow draws it."""
     x0, y0, x1, y1 = (edge * scale for edge in box)
     x1, y1 = min(x1, frame.width) - 1, min(y1, frame.height) - 1
@@ -206,12 +206,12 @@ def _panel(width: int, finding: Finding, language: str) -> Image.Image:
     banner_height = width // 7
     background, letters = VERDICT_COLOURS[finding.judgement.quality]
     t = translations(language)
-    regular, small = (sized(width // part, language) for part in (28, 38))
+    regular, small = (load_font(width // part, language) for part in (28, 38))
     margin = width // 40
     lines = [
         _Line(part, line.colour, line.small)
         for line in _lines(finding, t)
-        for part in wrapped(line.text, small if line.small else regular, width - 2 * margin)
+        for part in wrap_text(line.text, small if line.small else regular, width - 2 * margin)
     ]
     heights = [int((small if line.small else regular).size * 1.4) for line in lines]
     panel = Image.new("RGB", (width, banner_height + sum(heights) + 2 * margin), BLACK)
@@ -219,7 +219,7 @@ def _panel(width: int, finding: Finding, language: str) -> Image.Image:
     draw.rectangle((0, 0, width, banner_height - 1), fill=background)
     verdict = t.gettext(words.VERDICTS[finding.judgement.quality])
     middle = (width / 2, banner_height / 2)
-    draw.text(middle, verdict, letters, sized(width // 11, language, bold=True), anchor="mm")
+    draw.text(middle, verdict, letters, load_font(width // 11, language, bold=True), anchor="mm")
     y = banner_height + margin
     for line, height in zip(lines, heights, strict=True):
         font = small if line.small else regular

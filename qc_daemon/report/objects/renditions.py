@@ -20,64 +20,68 @@ from detector.errors import ErrorCode, Flag, QCError
 from detector.frame import Pixels
 from model.finding import Finding
 from qc_daemon.records.results.renditions import Rendition, RenditionReference
+from qc_daemon.report.derived_uids import derived_uid
 from qc_daemon.report.equipment import (
     to_bytes,
 )
 from qc_daemon.report.objects.overlay import BLACK, VERDICT_COLOURS, WHITE, Colour
-from qc_daemon.report.objects.secondary_capture import capture, source_image
-from qc_daemon.report.sr.parse import from_sr
+from qc_daemon.report.objects.secondary_capture import build_secondary_capture, source_image
+from qc_daemon.report.sr.parse import parse_findings
 from qc_daemon.report.summary import words
-from qc_daemon.report.summary.fonts import sized, wrapped
+from qc_daemon.report.summary.fonts import load_font, wrap_text
 from qc_daemon.report.summary.language import ENGLISH, translations
 from qc_daemon.report.summary.summary import rank
-from qc_daemon.report.derived_uids import derived_uid
 
 SERIES_NUMBER = 9906
 SERIES_DESCRIPTION = "Ultrasound image quality, report as a page (machine-made)"
 DERIVATION = "Findings of a structured report written as text"
 
 _REPORTS = "1.2.840.10008.5.1.4.1.1.88."
-"""What the UIDs of the SR classes begin with."""
+"""The UIDs of the SR classes begin with this."""
 GREY: Colour = (190, 190, 190)
 AMBER: Colour = (255, 170, 90)
 _COLUMN, _MARGIN, _GAP = 820, 30, 14
 _LARGE, _REGULAR, _SMALL = 34, 24, 20
-# About as high as wide, however many findings there are.
+# The page's height is at most so many times its width, so columns are added until it is.
 _MOST_PER_WIDTH = 1.2
 
 
-def render(payload: bytes, sop_class_uid: str, held: Mapping[str, RenditionReference]) -> Rendition:
-    """The report of a stored PS3.10 file in the form of another class.
+def render_report(
+    payload: bytes, sop_class_uid: str, held_references: Mapping[str, RenditionReference]
+) -> Rendition:
+    """The report of a stored PS3.10 file as an object of another class.
 
-    Of the reports that it amends it names those that `held` has in their place. Raises QCError
-    REPORT_INVALID.
+    `held_references`: by SOP Instance UID of an earlier report, the object that the destination
+    holds instead; the rendition names these as its predecessors. Raises QCError REPORT_INVALID.
     """
     report = dcmread(BytesIO(payload))
     if sop_class_uid == SecondaryCaptureImageStorage:
-        made = _page(report)
+        dataset = _page(report)
     else:
-        made = _document(report, sop_class_uid, held)
+        dataset = _document(report, sop_class_uid, held_references)
     reference = RenditionReference(
-        str(made.SOPClassUID), str(made.SOPInstanceUID), str(made.SeriesInstanceUID)
+        str(dataset.SOPClassUID), str(dataset.SOPInstanceUID), str(dataset.SeriesInstanceUID)
     )
-    return Rendition(reference, to_bytes(made))
+    return Rendition(reference, to_bytes(dataset))
 
 
 def _document(
-    report: Dataset, sop_class_uid: str, held: Mapping[str, RenditionReference]
+    report: Dataset, sop_class_uid: str, held_references: Mapping[str, RenditionReference]
 ) -> Dataset:
-    """The same content as another class of SR, naming what the destination holds."""
+    """The same content as another class of SR, with the predecessors that the destination holds."""
     if any(item.ValueType == "SCOORD3D" for item in _items(report)):
         raise QCError(
             ErrorCode.REPORT_INVALID, "three-dimensional coordinates fit no other class of report"
         )
-    amended = [uid for uid in _predecessors(report) if uid in held]
+    amended = [uid for uid in _predecessors(report) if uid in held_references]
     if str(report.SOPClassUID) != sop_class_uid or amended:
-        instead = [held[uid].sop_instance_uid for uid in amended]
-        uid = derived_uid("rendition", sop_class_uid, str(report.SOPInstanceUID), *instead)
+        replacements = [held_references[uid].sop_instance_uid for uid in amended]
+        uid = derived_uid("rendition", sop_class_uid, str(report.SOPInstanceUID), *replacements)
         report.SOPClassUID, report.SOPInstanceUID = sop_class_uid, uid
     for study in report.get("PredecessorDocumentsSequence", []):
-        study.ReferencedSeriesSequence = list(_renamed(study.ReferencedSeriesSequence, held))
+        study.ReferencedSeriesSequence = list(
+            _replace_instances(study.ReferencedSeriesSequence, held_references)
+        )
     return report
 
 
@@ -95,10 +99,10 @@ def _predecessors(report: Dataset) -> Iterator[str]:
                 yield str(instance.ReferencedSOPInstanceUID)
 
 
-def _renamed(
-    series: Iterable[Dataset], held: Mapping[str, RenditionReference]
+def _replace_instances(
+    series: Iterable[Dataset], held_references: Mapping[str, RenditionReference]
 ) -> Iterator[Dataset]:
-    """Referenced series with what the destination holds in the place of their instances."""
+    """Referenced series whose instances are replaced by those that the destination holds."""
     by_series: dict[str, list[Dataset]] = {}
     for each in series:
         for instance in each.ReferencedSOPSequence:
@@ -107,11 +111,11 @@ def _renamed(
                 str(instance.ReferencedSOPInstanceUID),
                 str(each.SeriesInstanceUID),
             )
-            told = held.get(own.sop_instance_uid, own)
+            target = held_references.get(own.sop_instance_uid, own)
             item = Dataset()
-            item.ReferencedSOPClassUID = told.sop_class_uid
-            item.ReferencedSOPInstanceUID = told.sop_instance_uid
-            by_series.setdefault(told.series_instance_uid, []).append(item)
+            item.ReferencedSOPClassUID = target.sop_class_uid
+            item.ReferencedSOPInstanceUID = target.sop_instance_uid
+            by_series.setdefault(target.series_instance_uid, []).append(item)
     for uid, instances in by_series.items():
         one = Dataset()
         one.SeriesInstanceUID = uid
@@ -120,10 +124,10 @@ def _renamed(
 
 
 def _page(report: Dataset) -> Dataset:
-    """One page that tells the findings, as a Secondary Capture."""
+    """One page with the findings in words, as a Secondary Capture."""
     study, number = str(report.StudyInstanceUID), int(report.InstanceNumber)
-    return capture(
-        draw(from_sr(report), number),
+    return build_secondary_capture(
+        draw_page(parse_findings(report), number),
         report,
         series=(
             derived_uid("page-series", study, str(report.SeriesInstanceUID)),
@@ -143,7 +147,7 @@ def _page(report: Dataset) -> Dataset:
 
 
 def _sources(report: Dataset) -> Iterator[Dataset]:
-    """The images that the findings are of."""
+    """Source Image items of the images that were judged."""
     for study in report.CurrentRequestedProcedureEvidenceSequence:
         for series in study.ReferencedSeriesSequence:
             for instance in series.ReferencedSOPSequence:
@@ -155,8 +159,7 @@ def _sources(report: Dataset) -> Iterator[Dataset]:
 
 @dataclass(frozen=True, slots=True)
 class PageFinding:
-    """A finding worth a place on the page; `frames` counts those of its image and view that it is
-    the best of."""
+    """A finding on the page, the best of `frames` frames of its image and view."""
 
     finding: Finding
     frames: int
@@ -169,8 +172,8 @@ def best_findings(findings: Sequence[Finding]) -> list[PageFinding]:
         key = (finding.sop_instance_uid, finding.judgement.view)
         groups.setdefault(key, []).append(finding)
     return [
-        PageFinding(max(found, key=rank), len({each.frame for each in found}))
-        for found in groups.values()
+        PageFinding(max(of_view, key=rank), len({each.frame for each in of_view}))
+        for of_view in groups.values()
     ]
 
 
@@ -185,7 +188,7 @@ class _Line:
         return int(self.size * 1.4)
 
 
-def draw(findings: Sequence[Finding], revision: int) -> Pixels:
+def draw_page(findings: Sequence[Finding], revision: int) -> Pixels:
     """The page: a heading, then the findings in columns; RGB."""
     blocks = [(each, list(_lines(each))) for each in best_findings(findings)]
     heights = [_height(lines) for _, lines in blocks]
@@ -193,31 +196,31 @@ def draw(findings: Sequence[Finding], revision: int) -> Pixels:
     width = max(len(columns), 1) * (_COLUMN + _MARGIN) + _MARGIN
     heading = list(_heading(findings, revision, width - 2 * _MARGIN))
     top = _MARGIN + sum(line.height for line in heading) + _GAP
-    tallest = max((sum(heights[place] for place in column) for column in columns), default=0)
+    tallest = max((sum(heights[index] for index in column) for column in columns), default=0)
     page = Image.new("RGB", (width, top + tallest + _MARGIN), BLACK)
     canvas = ImageDraw.Draw(page)
     _write(canvas, heading, _MARGIN, _MARGIN)
     for number, column in enumerate(columns):
         x, y = _MARGIN + number * (_COLUMN + _MARGIN), top
-        for place in column:
-            told, lines = blocks[place]
-            _tag(canvas, told, x, y)
+        for index in column:
+            entry, lines = blocks[index]
+            _tag(canvas, entry, x, y)
             _write(canvas, lines, x, y + _tag_height() + 4)
-            y += heights[place]
+            y += heights[index]
     return np.asarray(page).copy()
 
 
 def _columns(heights: Sequence[int]) -> list[list[int]]:
-    """Places of the blocks, column by column, so that the page is not much higher than wide."""
+    """The indices of the blocks of each column, so that the page is not much higher than wide."""
     count, total = 1, sum(heights)
     while total / count > _MOST_PER_WIDTH * count * _COLUMN:
         count += 1
     columns: list[list[int]] = [[]]
-    for place, height in enumerate(heights):
+    for index, height in enumerate(heights):
         filled = sum(heights[each] for each in columns[-1])
         if columns[-1] and filled + height / 2 > total / count and len(columns) < count:
             columns.append([])
-        columns[-1].append(place)
+        columns[-1].append(index)
     return columns
 
 
@@ -234,9 +237,9 @@ def _heading(findings: Sequence[Finding], revision: int, width: int) -> Iterator
         yield from _wrapped(text, size, width, colour)
 
 
-def _lines(told: PageFinding) -> Iterator[_Line]:
-    """What stands below the verdict."""
-    judgement = told.finding.judgement
+def _lines(entry: PageFinding) -> Iterator[_Line]:
+    """The lines below the verdict."""
+    judgement = entry.finding.judgement
     if Flag.OTHER_PATIENT_IN_STUDY in judgement.flags:
         yield from _wrapped(words.OTHER_PATIENT, _REGULAR, _COLUMN, AMBER)
     yield from _wrapped(words.view_line(judgement, translations(ENGLISH)), _REGULAR, _COLUMN, WHITE)
@@ -246,27 +249,27 @@ def _lines(told: PageFinding) -> Iterator[_Line]:
     unchecked = ", ".join(words.unchecked(judgement))
     if unchecked:
         yield from _wrapped(f"{words.CANNOT_TELL}: {unchecked}", _SMALL, _COLUMN, GREY)
-    uid = told.finding.sop_instance_uid or ""
+    uid = entry.finding.sop_instance_uid or ""
     yield from _wrapped(f"Image UID …{uid[-12:]}", _SMALL, _COLUMN, GREY)
 
 
-def _tag(canvas: ImageDraw.ImageDraw, told: PageFinding, x: int, y: int) -> None:
+def _tag(canvas: ImageDraw.ImageDraw, entry: PageFinding, x: int, y: int) -> None:
     """The verdict on its colour, and the frame beside it."""
-    judgement = told.finding.judgement
+    judgement = entry.finding.judgement
     background, letters = VERDICT_COLOURS[judgement.quality]
-    verdict, bold = words.VERDICTS[judgement.quality], sized(_REGULAR, bold=True)
+    verdict, bold = words.VERDICTS[judgement.quality], load_font(_REGULAR, bold=True)
     right = x + canvas.textlength(verdict, font=bold) + 20
     canvas.rectangle((x, y, right, y + _tag_height()), fill=background)
     middle = y + _tag_height() / 2
     canvas.text((x + 10, middle), verdict, letters, bold, anchor="lm")
-    canvas.text((right + 12, middle), _place(told), WHITE, sized(_REGULAR), anchor="lm")
+    canvas.text((right + 12, middle), _frame_words(entry), WHITE, load_font(_REGULAR), anchor="lm")
 
 
-def _place(told: PageFinding) -> str:
-    """Of a cine which frame; the image is named below, for a report knows no image's number."""
-    if told.frames == 1:
+def _frame_words(entry: PageFinding) -> str:
+    """Which frame of a cine it is, in words; empty for a single frame."""
+    if entry.frames == 1:
         return ""
-    return f"frame {told.finding.frame}, the best of {told.frames}"
+    return f"frame {entry.finding.frame}, the best of {entry.frames}"
 
 
 def _tag_height() -> int:
@@ -280,9 +283,9 @@ def _height(lines: Sequence[_Line]) -> int:
 def _write(canvas: ImageDraw.ImageDraw, lines: Iterable[_Line], x: int, y: int) -> None:
     for line in lines:
         middle = (x, y + line.height / 2)
-        canvas.text(middle, line.text, line.colour, sized(line.size), anchor="lm")
+        canvas.text(middle, line.text, line.colour, load_font(line.size), anchor="lm")
         y += line.height
 
 
 def _wrapped(text: str, size: int, width: int, colour: Colour) -> Iterator[_Line]:
-    return (_Line(line, size, colour) for line in wrapped(text, sized(size), width))
+    return (_Line(line, size, colour) for line in wrap_text(text, load_font(size), width))

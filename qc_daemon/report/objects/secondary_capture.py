@@ -1,4 +1,4 @@
-"""A picture of ours as a Secondary Capture (PS3.3 A.8.1)."""
+"""Builds a Secondary Capture (PS3.3 A.8.1) from a picture of ours."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,15 +13,15 @@ from detector.frame import Pixels
 from qc_daemon.report.equipment import (
     MANUFACTURER,
     MODEL_NAME,
-    date_of,
+    dicom_date,
+    dicom_time,
+    set_creation_time,
     software_version,
-    stamp,
-    time_of,
 )
 from qc_daemon.report.normalise import UTF8, inherit
 
 
-def capture(
+def build_secondary_capture(
     pixels: Pixels,
     header: Dataset,
     *,
@@ -33,14 +33,14 @@ def capture(
     burned_in: bool,
     moment: datetime,
 ) -> Dataset:
-    """The object; patient and study as in `header`, which is a normalised one.
+    """The Secondary Capture; patient and study as in `header`, which is a normalised one.
 
     `pixels` are RGB, (rows, columns, 3); `series` is its UID, number and description; `sources` are
     items of Source Image Sequence. Raises QCError REPORT_INVALID where no valid object can be made.
     """
     uid, series_number, description = series
     try:
-        made: Dataset = SCImage(
+        dataset: Dataset = SCImage(
             pixel_array=pixels,
             photometric_interpretation="RGB",
             bits_allocated=8,
@@ -62,17 +62,20 @@ def capture(
         raise QCError(
             ErrorCode.REPORT_INVALID, f"the picture was refused ({type(error).__name__})"
         ) from error
-    inherit(made, header)
-    made.Modality = "US"
-    made.BurnedInAnnotation = "YES" if burned_in else "NO"
-    made.DerivationDescription = derivation
-    made.SourceImageSequence = list(sources)
+    inherit(dataset, header)
+    dataset.Modality = "US"
+    dataset.BurnedInAnnotation = "YES" if burned_in else "NO"
+    dataset.DerivationDescription = derivation
+    dataset.SourceImageSequence = list(sources)
     # No direction is known of a freehand picture (Type 2C may be empty), nor has it a side.
-    made.PatientOrientation = None
-    made.ImageLaterality = "U"
-    made.DateOfSecondaryCapture, made.TimeOfSecondaryCapture = date_of(moment), time_of(moment)
-    stamp(made, moment)
-    return made
+    dataset.PatientOrientation = None
+    dataset.ImageLaterality = "U"
+    dataset.DateOfSecondaryCapture, dataset.TimeOfSecondaryCapture = (
+        dicom_date(moment),
+        dicom_time(moment),
+    )
+    set_creation_time(dataset, moment)
+    return dataset
 
 
 def source_image(sop_class_uid: str, sop_instance_uid: str, frames: Sequence[int] = ()) -> Dataset:

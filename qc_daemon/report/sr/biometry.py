@@ -1,4 +1,4 @@
-"""What a machine's own report measured, told beside our findings.
+"""The measurements of a machine's own report, repeated beside our findings.
 
 One TID 1501 group per report and fetus, with the machine's report as the source of measurement.
 Fetuses are named as machines do (PS3.16, TID 1008), in the group: pictures are not known to be of
@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 import highdicom.sr as hd
 
 from detector.errors import ErrorCode, QCError
+from qc_daemon.report.derived_uids import derived_uid
 from qc_daemon.report.source import InstanceReference
 from qc_daemon.report.sr import codes
-from qc_daemon.report.sr.groups import storable
-from qc_daemon.report.derived_uids import derived_uid
+from qc_daemon.report.sr.groups import storable_text
 
 BIOMETRY = "M"
-"""What the tracking identifiers of machines' measurements begin with."""
+"""The tracking identifiers of machines' measurements begin with this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +36,20 @@ class MachineValue:
 
 @dataclass(frozen=True, slots=True)
 class MachineReport:
-    """A machine's structured report, the SHA-256 of its content, and what it measured."""
+    """A machine's structured report, its measurements, and the SHA-256 of its content."""
 
     reference: InstanceReference
     values: tuple[MachineValue, ...]
     sha256: str = field(default="", compare=False)
 
 
-def biometry(reports: Sequence[MachineReport]) -> list[hd.templates.Template]:
+def build_biometry_groups(reports: Sequence[MachineReport]) -> list[hd.templates.Template]:
     """The groups `M1`, `M2`, ... in the order of the reports and of the fetuses in them.
 
-    Raises QCError REPORT_INVALID for a value that cannot be told.
+    Raises QCError REPORT_INVALID for a value that has no code or is not finite.
     """
-    told = [(report, fetus) for report in reports for fetus in _fetuses(report.values)]
-    return [_group(number, *each) for number, each in enumerate(told, start=1)]
+    of_fetuses = [(report, fetus) for report in reports for fetus in _fetuses(report.values)]
+    return [_group(number, *each) for number, each in enumerate(of_fetuses, start=1)]
 
 
 def _fetuses(values: Iterable[MachineValue]) -> list[str | None]:
@@ -64,7 +64,7 @@ def _group(number: int, report: MachineReport, fetus: str | None) -> hd.template
         measurements=[_number(value) for value in report.values if value.fetus == fetus],
     )
     items = group[0].ContentSequence
-    name = storable(fetus or "").strip()
+    name = storable_text(fetus or "").strip()
     if name:
         context = hd.RelationshipTypeValues.HAS_OBS_CONTEXT
         items.append(hd.CodeContentItem(codes.SUBJECT_CLASS, codes.FETUS, context))

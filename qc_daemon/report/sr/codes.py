@@ -151,7 +151,7 @@ MACHINE_CONCEPTS = MappingProxyType(
         AGE_BY_CRL: GESTATIONAL_AGE,
     }
 )
-"""What machines measure, by the name it is stored under; an age by CRL has a method besides."""
+"""The concepts of machines' measurements by their stored name; an age by CRL also has a method."""
 METHOD = codes.SCT.MeasurementMethod
 SUBJECT_CLASS = codes.DCM.SubjectClass
 FETUS = codes.DCM.Fetus
@@ -203,7 +203,7 @@ REASONS = MappingProxyType(
         )
     }
 )
-"""Why a person may reject an image, by code value: CID 7011 but for what only X-ray has."""
+"""The reasons for which a person may reject an image, by code value: CID 7011 without X-ray's."""
 
 PRIVATE: tuple[tuple[str, tuple[Code, ...]], ...] = (
     ("concept, CODE", (VIEW, QUALITY, FLAG, EVIDENCE)),
@@ -218,14 +218,14 @@ PRIVATE: tuple[tuple[str, tuple[Code, ...]], ...] = (
     ("value of Finding and EVIDENCE", tuple(LABEL_CODES.values())),
     ("Document Title", (REJECTION_RETRACTED,)),
 )
-"""The whole private scheme, by use."""
+"""All codes of the private scheme, by use."""
 
 
-def reason(criterion: str) -> Code:
-    """Why an image that fails this criterion needs attention (CID 7011): whatever is no technical
-    fault is a matter of how the anatomy lies in the picture."""
-    found: Code = _TECHNICAL_REASONS.get(criterion, codes.cid7011.Positioning)
-    return found
+def attention_reason(criterion: str) -> Code:
+    """The reason why an image that fails this criterion needs attention (CID 7011): Positioning for
+    all but the technical criteria."""
+    code: Code = _TECHNICAL_REASONS.get(criterion, codes.cid7011.Positioning)
+    return code
 
 
 def coding_scheme() -> CodingSchemeIdentificationItem:
@@ -235,7 +235,7 @@ def coding_scheme() -> CodingSchemeIdentificationItem:
     )
 
 
-def unit(ucum: str) -> Code:
+def unit_code(ucum: str) -> Code:
     """The UCUM code as a coded unit."""
     return NO_UNIT if ucum == NO_UNIT.value else Code(ucum, "UCUM", ucum)
 

@@ -1,6 +1,6 @@
 """The structured report of an exam: Comprehensive 3D SR, TID 1500 (PS3.16).
 
-One TID 1501 group per finding and one TID 1410 group per box; `from_sr` in `reader` is the inverse.
+One TID 1501 group per finding and one TID 1410 group per box; `parse_findings` is the inverse.
 """
 
 import warnings
@@ -16,23 +16,23 @@ from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian, Ultras
 
 from detector.errors import ErrorCode, QCError
 from model.finding import Finding
+from qc_daemon.report.derived_uids import derived_uid, object_uid
 from qc_daemon.report.equipment import (
     MANUFACTURER,
     MODEL_NAME,
-    contributions,
+    contributing_equipment_of,
+    device_observer,
     local_time,
-    observer,
     serial_number,
+    set_creation_time,
     software_version,
-    stamp,
 )
-from qc_daemon.report.normalise import UTF8, inherit, requested
+from qc_daemon.report.normalise import UTF8, inherit, referenced_requests
 from qc_daemon.report.source import InstanceReference, SourceInstance
 from qc_daemon.report.sr import codes
-from qc_daemon.report.sr.biometry import MachineReport, biometry
-from qc_daemon.report.sr.groups import groups
-from qc_daemon.report.sr.image_library import library
-from qc_daemon.report.derived_uids import derived_uid, object_uid
+from qc_daemon.report.sr.biometry import MachineReport, build_biometry_groups
+from qc_daemon.report.sr.groups import build_groups
+from qc_daemon.report.sr.image_library import build_image_library
 
 SERIES_NUMBER = 9901
 SERIES_DESCRIPTION = "Ultrasound image quality (machine-made)"
@@ -52,46 +52,48 @@ def build_sr(
     Patient and study come from the first source; `revision` counts the exam's reports from 1,
     `created` knows its zone, `previous` are the reports this one replaces, `measured` are the
     machines' own reports of the exam. Raises QCError REPORT_INVALID for a finding without its
-    source, or if something cannot be told.
+    source, or for values that no valid report can hold.
     """
     if not findings:
         raise QCError(ErrorCode.REPORT_INVALID, "an exam without findings has no report")
     by_instance = {source.sop_instance_uid: source for source in sources}
     check_study(sources)
     first = sources[0]
-    told: list[content.templates.Template] = []
+    groups: list[content.templates.Template] = []
     for number, finding in enumerate(findings, start=1):
-        told += groups(number, finding, _source_of(finding, by_instance))
-    told += biometry(measured)
-    model_id = model_ids(findings)
+        groups += build_groups(number, finding, _source_of(finding, by_instance))
+    groups += build_biometry_groups(measured)
+    model_id = joined_model_ids(findings)
     try:
         report = _document(
             first,
-            # highdicom copies, parses and searches what it is given, which takes longer than to
-            # make it: it gets the first finding, and the report all of them afterwards.
-            _content(first, told[:1], model_id),
+            # highdicom copies, parses and searches its content, which takes longer than making it:
+            # it gets the first finding only, and the report all of them afterwards.
+            _content(first, groups[:1], model_id),
             by_instance,
             sop_instance_uid=sr_uid(sources, model_id, revision, measured),
             series_instance_uid=derived_uid("sr-series", first.study_instance_uid, model_id),
             revision=revision,
             model_id=model_id,
         )
-        report.ContentSequence = _content(first, told, model_id)[0].ContentSequence
+        report.ContentSequence = _content(first, groups, model_id)[0].ContentSequence
         _add_library(report, list(by_instance.values()), findings)
-        report.ContributingEquipmentSequence += contributions(f.bundle for f in findings)
+        report.ContributingEquipmentSequence += contributing_equipment_of(
+            f.bundle for f in findings
+        )
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         # highdicom refuses what would be invalid; its words may quote patient data.
         raise QCError(
             ErrorCode.REPORT_INVALID, f"the report was refused ({type(error).__name__})"
         ) from error
     inherit(report, first.header)
-    _order(report, first.header)
+    _add_request(report, first.header)
     evidence = [source.reference for source in by_instance.values()]
     evidence += [machine.reference for machine in measured]
     report.CurrentRequestedProcedureEvidenceSequence = _hierarchy(dict.fromkeys(evidence))
     if previous:
         report.PredecessorDocumentsSequence = _hierarchy(previous)
-    stamp(report, local_time(created, first.header))
+    set_creation_time(report, local_time(created, first.header))
     return report
 
 
@@ -100,15 +102,17 @@ def _content(
 ) -> content.MeasurementReport:
     """TID 1500 with these groups."""
     return content.MeasurementReport(
-        observation_context=content.ObservationContext(observer_device_context=observer(model_id)),
+        observation_context=content.ObservationContext(
+            observer_device_context=device_observer(model_id)
+        ),
         procedure_reported=_procedures(first.header),
         imaging_measurements=measured,
         title=dicom.DCM.ImagingMeasurementReport,
     )
 
 
-def model_ids(findings: Sequence[Finding]) -> str:
-    """The bundle that judged; an exam has one, findings of several are named together."""
+def joined_model_ids(findings: Sequence[Finding]) -> str:
+    """The model ids of the findings' bundles, joined by `+`; an exam has one as a rule."""
     return "+".join(sorted({finding.bundle.model_id for finding in findings}))
 
 
@@ -117,7 +121,7 @@ def _add_library(
 ) -> None:
     """The image library stands before the measurements (TID 1500 row 5)."""
     items = report.ContentSequence
-    items.insert(len(items) - 1, library(sources, findings))
+    items.insert(len(items) - 1, build_image_library(sources, findings))
 
 
 def sr_uid(
@@ -198,22 +202,23 @@ def _document(
 
 
 def _evidence(source: SourceInstance) -> Dataset:
-    """What highdicom takes a source for; the true references are written afterwards.
+    """The source's header under a class that highdicom knows; true references are written later.
 
-    It copies patient and study by the modules of the source's class, and knows no retired ones.
+    highdicom copies patient and study by the modules of the source's class, and knows no retired
+    classes.
     """
     evidence = deepcopy(source.header)
     evidence.SOPClassUID = UltrasoundImageStorage
     return evidence
 
 
-def _order(report: Dataset, header: Dataset) -> None:
+def _add_request(report: Dataset, header: Dataset) -> None:
     """SR Document General Module (PS3.3 C.17.2): the request and the performed procedure."""
     report.ReferencedPerformedProcedureStepSequence = header.get(
         "ReferencedPerformedProcedureStepSequence", []
     )
     report.PerformedProcedureCodeSequence = header.get("ProcedureCodeSequence", [])
-    requests = requested(header)
+    requests = referenced_requests(header)
     if requests:
         report.ReferencedRequestSequence = requests
 

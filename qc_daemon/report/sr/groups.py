@@ -18,29 +18,31 @@ from detector.boxes import Box, Detection
 from detector.errors import ErrorCode, QCError
 from model.criteria.rules import RULES, TECHNICAL_CODES
 from model.finding import BundleId, Criterion, Finding
+from qc_daemon.report.derived_uids import derived_uid
 from qc_daemon.report.equipment import MANUFACTURER
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr import codes
-from qc_daemon.report.derived_uids import derived_uid
 
 MACHINE_MADE = 'Machine-made text: "'
 MACHINE_MADE_END = '"'
 MODEL_ID = "model_id="
 ALGORITHM = "qc-daemon SpatialCLIP "
-"""What stands before the bundle's name: outside this house "default" says nothing."""
+"""The algorithm's name is this and the bundle's name, since "default" alone says nothing."""
 FINDING = "F"
-"""What the tracking identifiers of findings begin with."""
+"""The tracking identifiers of findings begin with this."""
 
-_WRITTEN_IN = {(view, r.code): r.source for view, rules in RULES.items() for r in rules}
+_RULE_SOURCES = {(view, r.code): r.source for view, rules in RULES.items() for r in rules}
 _TEXT_CONTROLS = frozenset("\t\n\f\r")
 
 
-def groups(number: int, finding: Finding, source: SourceInstance) -> list[hd.templates.Template]:
+def build_groups(
+    number: int, finding: Finding, source: SourceInstance
+) -> list[hd.templates.Template]:
     """The finding's group, then one group per detection, in the order of the detections.
 
-    Raises QCError REPORT_INVALID for a finding that cannot be told truthfully.
+    Raises QCError REPORT_INVALID for a finding that `check_finding` refuses.
     """
-    check(finding, source)
+    check_finding(finding, source)
     return [
         _finding_group(number, finding, source),
         *(
@@ -50,8 +52,11 @@ def groups(number: int, finding: Finding, source: SourceInstance) -> list[hd.tem
     ]
 
 
-def check(finding: Finding, source: SourceInstance) -> None:
-    """What no DICOM validator looks at: numbers, boxes, frames and words of our own lists."""
+def check_finding(finding: Finding, source: SourceInstance) -> None:
+    """Check what no DICOM validator checks: numbers, boxes, frames and words of our own lists.
+
+    Raises QCError REPORT_INVALID.
+    """
     j = finding.judgement
     boxes = [j.region_bbox, *(d.bbox for d in j.detections)]
     if not all(_is_box(box) for box in boxes):
@@ -71,7 +76,7 @@ def check(finding: Finding, source: SourceInstance) -> None:
             raise _invalid(f"{criterion.code!r} is no criterion of the table")
         if not _is_code_value(criterion.unit):
             raise _invalid(f"the unit of {criterion.code} is no UCUM code of 1 to 16 characters")
-    frames = source.header.get("NumberOfFrames") if source.multi_frame else None
+    frames = source.header.get("NumberOfFrames") if source.is_multi_frame else None
     if finding.frame < 1 or (frames and finding.frame > int(frames)):
         raise _invalid(f"frame {finding.frame} is not among the source's {frames or 'frames'}")
     bundle = finding.bundle
@@ -152,7 +157,7 @@ def _tracking(identifier: str, finding: Finding, source: SourceInstance) -> hd.T
 
 @lru_cache(maxsize=8)
 def _algorithm(bundle: BundleId) -> hd.AlgorithmIdentification:
-    """TID 4019. One for all groups of the bundle: making them costs time."""
+    """Algorithm identification (TID 4019), made once a bundle because making it costs time."""
     return hd.AlgorithmIdentification(
         name=f"{ALGORITHM}{bundle.name}",
         version=bundle.version,
@@ -177,10 +182,10 @@ def _measurements(finding: Finding, source: SourceInstance) -> Iterator[hd.Measu
     if spacing is not None:
         for name, millimetres in zip(codes.SPACINGS, spacing, strict=True):
             measurement = hd.Measurement(name, float(millimetres), codes.MILLIMETRE)
-            legible(measurement[0], f"{millimetres:.6g}")
+            set_decimal(measurement[0], f"{millimetres:.6g}")
             yield measurement
     yield _count(codes.REVISION, finding.revision)
-    if not source.multi_frame and finding.frame != 1:
+    if not source.is_multi_frame and finding.frame != 1:
         # A single-frame class with several frames: no legal reference can name the frame.
         yield _count(codes.FRAME, finding.frame)
 
@@ -199,7 +204,7 @@ def _evaluations(finding: Finding) -> Iterator[hd.QualitativeEvaluation]:
     if any(c.met is False and c.code in TECHNICAL_CODES for c in j.criteria):
         yield hd.QualitativeEvaluation(codes.IMAGE_QUALITY, codes.LIMITED_QUALITY)
     for criterion in j.criteria:
-        yield _criterion(criterion, _WRITTEN_IN.get((j.view, criterion.code), ""))
+        yield _criterion(criterion, _RULE_SOURCES.get((j.view, criterion.code), ""))
     for flag in j.flags:
         yield hd.QualitativeEvaluation(codes.FLAG, codes.FLAGS[flag])
     yield hd.QualitativeEvaluation(codes.CLINICAL_USE, codes.MET[finding.bundle.clinical_use])
@@ -213,10 +218,10 @@ def _criterion(criterion: Criterion, source: str) -> hd.QualitativeEvaluation:
     evaluation = hd.QualitativeEvaluation(codes.CRITERIA[criterion.code], codes.MET[criterion.met])
     basis = hd.ContentSequence()
     inferred = hd.RelationshipTypeValues.INFERRED_FROM
-    unit = codes.unit(criterion.unit)
+    unit = codes.unit_code(criterion.unit)
     if criterion.value is not None:
         value = hd.NumContentItem(codes.VALUE, float(criterion.value), unit, None, inferred)
-        basis.append(legible(value, f"{criterion.value:.4g}"))
+        basis.append(set_decimal(value, f"{criterion.value:.4g}"))
     elif unit != codes.NO_UNIT:
         basis.append(hd.TextContentItem(codes.UNIT, criterion.unit, inferred))
     if criterion.evidence:
@@ -230,7 +235,7 @@ def _criterion(criterion: Criterion, source: str) -> hd.QualitativeEvaluation:
 
 @lru_cache(maxsize=64)
 def _standard(source: str) -> hd.CodeContentItem:
-    """Where the criterion is written. One item for all that cite it: making them costs time."""
+    """The criterion's source as a content item, made once a source because making it costs time."""
     properties = hd.RelationshipTypeValues.HAS_PROPERTIES
     standard = hd.CodeContentItem(codes.QUALITY_STANDARD, codes.OWN_STANDARD, properties)
     standard.ContentSequence = hd.ContentSequence(
@@ -241,7 +246,7 @@ def _standard(source: str) -> hd.CodeContentItem:
 
 def _texts(finding: Finding) -> Iterator[hd.TextContentItem]:
     contains = hd.RelationshipTypeValues.CONTAINS
-    description = storable(finding.judgement.description)
+    description = storable_text(finding.judgement.description)
     if description:
         comment = f"{MACHINE_MADE}{description}{MACHINE_MADE_END}"
         yield hd.TextContentItem(codes.COMMENT, comment, contains)
@@ -249,7 +254,7 @@ def _texts(finding: Finding) -> Iterator[hd.TextContentItem]:
         yield hd.TextContentItem(codes.CREATED, finding.created, contains)
 
 
-def storable(text: str) -> str:
+def storable_text(text: str) -> str:
     """The text without what UT cannot hold: controls but tab and line ends, lone surrogates."""
     return "".join(
         c for c in text if c in _TEXT_CONTROLS or unicodedata.category(c) not in ("Cc", "Cs")
@@ -258,19 +263,19 @@ def storable(text: str) -> str:
 
 def _number(name: Code, value: float, unit: Code = codes.NO_UNIT) -> hd.Measurement:
     measurement = hd.Measurement(name, float(value), unit)
-    legible(measurement[0], decimals(float(value)))
+    set_decimal(measurement[0], decimals(float(value)))
     return measurement
 
 
 def _count(name: Code, value: int) -> hd.Measurement:
     measurement = hd.Measurement(name, value, codes.NO_UNIT)
-    legible(measurement[0], str(value))
+    set_decimal(measurement[0], str(value))
     return measurement
 
 
-def legible(item: hd.NumContentItem, text: str) -> hd.NumContentItem:
-    """The number with as many digits as a person reads; highdicom has written a Python float as
-    Floating Point Value (FD) too, which is bit-exact (PS3.3 C.18.1)."""
+def set_decimal(item: hd.NumContentItem, text: str) -> hd.NumContentItem:
+    """Set Numeric Value to `text`, with as many digits as a person reads; highdicom has written the
+    float as Floating Point Value (FD) too, which is bit-exact (PS3.3 C.18.1)."""
     item.MeasuredValueSequence[0].NumericValue = DSfloat(text)
     return item
 

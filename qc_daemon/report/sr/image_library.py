@@ -1,4 +1,4 @@
-"""The image library of a report (PS3.16, TID 1600): each source once, with what it is."""
+"""The image library of a report (PS3.16, TID 1600): each source once, with its descriptors."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -8,13 +8,13 @@ from detector.boxes import Box
 from model.finding import Finding
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr import codes
-from qc_daemon.report.sr.groups import decimals, legible
+from qc_daemon.report.sr.groups import decimals, set_decimal
 
 _ACQUISITION = hd.RelationshipTypeValues.HAS_ACQ_CONTEXT
 _CONTAINS = hd.RelationshipTypeValues.CONTAINS
 
 
-def library(
+def build_image_library(
     sources: Sequence[SourceInstance], findings: Iterable[Finding]
 ) -> hd.ContainerContentItem:
     """One group (TID 1600 row 2) of entries (TID 1601), with the regions that were judged.
@@ -56,7 +56,7 @@ def _descriptors(source: SourceInstance) -> Iterator[hd.ContentItem]:
             count = int(source.header[keyword].value)
             yield hd.NumContentItem(name, count, codes.PIXELS, None, _ACQUISITION)
     frames = source.header.get("NumberOfFrames")
-    if frames is not None or not source.multi_frame:
+    if frames is not None or not source.is_multi_frame:
         count = int(frames or 1)
         yield hd.NumContentItem(codes.FRAMES, count, codes.NO_UNIT, None, _ACQUISITION)
 
@@ -67,4 +67,4 @@ def _regions(regions: Mapping[int, Box]) -> Iterator[hd.ContentItem]:
         yield hd.NumContentItem(codes.REGION, index, codes.NO_UNIT, None, _ACQUISITION)
         for name, edge in zip(codes.REGION_BOX, box, strict=True):
             item = hd.NumContentItem(name, float(edge), codes.PIXELS, None, _ACQUISITION)
-            yield legible(item, decimals(float(edge)))
+            yield set_decimal(item, decimals(float(edge)))

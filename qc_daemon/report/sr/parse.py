@@ -1,6 +1,6 @@
-"""Reading our own structured reports back into findings.
+"""Parses our own structured reports back into findings.
 
-What comes back: all of a finding but `source` (a path, which no report holds). Probabilities,
+A parsed finding has all but `source` (a path, which no report holds). Probabilities,
 gates, values and region edges are bit-exact (FloatingPointValue, FD); box edges are what FL holds,
 within 6.1e-5 px below 2048; descriptions have lost control characters and lone surrogates.
 """
@@ -26,7 +26,7 @@ _FINDING_GROUP = "1501"
 _BOX_GROUP = "1410"
 
 
-def from_sr(report: Dataset | bytes) -> list[Finding]:
+def parse_findings(report: Dataset | bytes) -> list[Finding]:
     """The findings of a report that `build_sr` made, in their order.
 
     Raises QCError REPORT_INVALID for any other document.
@@ -34,17 +34,17 @@ def from_sr(report: Dataset | bytes) -> list[Finding]:
     return _read(report, _findings)
 
 
-def biometry_from_sr(report: Dataset | bytes) -> list[MachineReport]:
-    """What machines measured, as a report that `build_sr` made tells it; hashes it tells not.
+def parse_machine_reports(report: Dataset | bytes) -> list[MachineReport]:
+    """The machines' measurements in a report that `build_sr` made; without the hashes.
 
     Raises QCError REPORT_INVALID for any other document.
     """
     return _read(report, _machine_reports)
 
 
-def _read(report: Dataset | bytes, read: Callable[[Dataset], list[Any]]) -> list[Any]:
+def _read(report: Dataset | bytes, parse: Callable[[Dataset], list[Any]]) -> list[Any]:
     try:
-        return read(report if isinstance(report, Dataset) else dcmread(BytesIO(report)))
+        return parse(report if isinstance(report, Dataset) else dcmread(BytesIO(report)))
     except (InvalidDicomError, AttributeError, LookupError, ValueError, TypeError) as error:
         raise QCError(
             ErrorCode.REPORT_INVALID, "this is no structured report of qc-daemon"
@@ -52,7 +52,7 @@ def _read(report: Dataset | bytes, read: Callable[[Dataset], list[Any]]) -> list
 
 
 def _findings(report: Dataset) -> list[Finding]:
-    places = dict(_places(report))
+    series_of_instances = dict(_series_of_instances(report))
     boxes: dict[str, list[Detection]] = {}
     measured: list[tuple[str, Dataset]] = []
     for group in _one(report, codes.IMAGING_MEASUREMENTS).ContentSequence:
@@ -64,49 +64,55 @@ def _findings(report: Dataset) -> list[Finding]:
             boxes.setdefault(tracking.partition("-")[0], []).append(_detection(group))
     if not measured:
         raise ValueError("no finding")
-    return [_finding(group, tuple(boxes.get(key, ())), places) for key, group in measured]
+    return [
+        _finding(group, tuple(boxes.get(key, ())), series_of_instances) for key, group in measured
+    ]
 
 
 def _machine_reports(report: Dataset) -> list[MachineReport]:
-    places = dict(_places(report))
+    series_of_instances = dict(_series_of_instances(report))
     values: dict[InstanceReference, list[MachineValue]] = {}
     for group in _one(report, codes.IMAGING_MEASUREMENTS).ContentSequence:
         if not str(_one(group, codes.TRACKING_IDENTIFIER).TextValue).startswith(BIOMETRY):
             continue
-        named = _one(group, codes.SOURCE_OF_MEASUREMENT).ReferencedSOPSequence[0]
-        uid = str(named.ReferencedSOPInstanceUID)
-        reference = InstanceReference(*places[uid], str(named.ReferencedSOPClassUID), uid)
+        source = _one(group, codes.SOURCE_OF_MEASUREMENT).ReferencedSOPSequence[0]
+        uid = str(source.ReferencedSOPInstanceUID)
+        reference = InstanceReference(
+            *series_of_instances[uid], str(source.ReferencedSOPClassUID), uid
+        )
         fetus = _text(group, codes.FETUS_ID) or None
         values.setdefault(reference, []).extend(_machine_values(group, fetus))
-    return [MachineReport(reference, tuple(told)) for reference, told in values.items()]
+    return [MachineReport(reference, tuple(of_report)) for reference, of_report in values.items()]
 
 
 def _machine_values(group: Dataset, fetus: str | None) -> Iterator[MachineValue]:
     for item in group.ContentSequence:
         if item.ValueType != "NUM":
             continue
-        concept: str = _meant(codes.MACHINE_CONCEPTS, item.ConceptNameCodeSequence[0])
+        concept: str = _key_of_code(codes.MACHINE_CONCEPTS, item.ConceptNameCodeSequence[0])
         if _items(item, codes.METHOD):
             concept = codes.AGE_BY_CRL
         units = item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0]
-        yield MachineValue(fetus, concept, _measured(item), str(units.CodeValue))
+        yield MachineValue(fetus, concept, _measured_value(item), str(units.CodeValue))
 
 
-def _places(report: Dataset) -> Iterator[tuple[str, tuple[str, str]]]:
+def _series_of_instances(report: Dataset) -> Iterator[tuple[str, tuple[str, str]]]:
     """SOP Instance UID to Study and Series Instance UID."""
     for study in report.CurrentRequestedProcedureEvidenceSequence:
         for series in study.ReferencedSeriesSequence:
             for instance in series.ReferencedSOPSequence:
-                place = (str(study.StudyInstanceUID), str(series.SeriesInstanceUID))
-                yield str(instance.ReferencedSOPInstanceUID), place
+                parents = (str(study.StudyInstanceUID), str(series.SeriesInstanceUID))
+                yield str(instance.ReferencedSOPInstanceUID), parents
 
 
 def _finding(
-    group: Dataset, detections: tuple[Detection, ...], places: dict[str, tuple[str, str]]
+    group: Dataset,
+    detections: tuple[Detection, ...],
+    series_of_instances: dict[str, tuple[str, str]],
 ) -> Finding:
     reference = _one(group, codes.SOURCE_OF_MEASUREMENT).ReferencedSOPSequence[0]
     sop_instance_uid = str(reference.ReferencedSOPInstanceUID)
-    study, series = places[sop_instance_uid]
+    study, series = series_of_instances[sop_instance_uid]
     frame = reference.get("ReferencedFrameNumber") or _number_or_none(group, codes.FRAME) or 1
     return Finding(
         judgement=_judgement(group, detections),
@@ -126,16 +132,16 @@ def _judgement(group: Dataset, detections: tuple[Detection, ...]) -> Judgement:
     return Judgement(
         region_index=int(_number(group, codes.REGION)),
         region_bbox=(x0, y0, x1, y1),
-        view=_meant(codes.VIEWS, _coded(_one(group, codes.VIEW))),
+        view=_key_of_code(codes.VIEWS, _coded(_one(group, codes.VIEW))),
         view_probability=_number(group, codes.VIEW_PROBABILITY),
-        quality=_meant(codes.QUALITIES, _coded(_one(group, codes.QUALITY))),
+        quality=_key_of_code(codes.QUALITIES, _coded(_one(group, codes.QUALITY))),
         probability=_number_or_none(group, codes.PROBABILITY),
         raw_probability=_number_or_none(group, codes.RAW_PROBABILITY),
         gates=(image, text, spatial),
         detections=detections,
         description=_description(group),
         criteria=tuple(_criteria(group)),
-        flags=tuple(_meant(codes.FLAGS, _coded(item)) for item in _items(group, codes.FLAG)),
+        flags=tuple(_key_of_code(codes.FLAGS, _coded(item)) for item in _items(group, codes.FLAG)),
     )
 
 
@@ -147,17 +153,17 @@ def _criteria(group: Dataset) -> Iterator[Criterion]:
             continue
         value, unit = None, codes.NO_UNIT.value
         for basis in _items(item, codes.VALUE):
-            value = _measured(basis)
+            value = _measured_value(basis)
             measured = basis.MeasuredValueSequence[0]
             unit = str(measured.MeasurementUnitsCodeSequence[0].CodeValue)
         for basis in _items(item, codes.UNIT):
             unit = str(basis.TextValue)
         evidence = tuple(_text(item, codes.READ_FROM).split()) or tuple(
             # As reports of earlier versions have it.
-            _meant(codes.LABEL_CODES, _coded(basis))
+            _key_of_code(codes.LABEL_CODES, _coded(basis))
             for basis in _items(item, codes.EVIDENCE)
         )
-        yield Criterion(code, _meant(codes.MET, _coded(item)), value, unit, evidence)
+        yield Criterion(code, _key_of_code(codes.MET, _coded(item)), value, unit, evidence)
 
 
 def _detection(group: Dataset) -> Detection:
@@ -166,7 +172,7 @@ def _detection(group: Dataset) -> Detection:
     if region.GraphicType != "POLYLINE" or len(corners) != 10 or corners[:2] != corners[-2:]:
         raise ValueError("a box that is no closed polygon of four corners")
     box: Box = (corners[0], corners[1], corners[4], corners[5])
-    label: str = _meant(codes.LABEL_CODES, _coded(_one(group, codes.FINDING)))
+    label: str = _key_of_code(codes.LABEL_CODES, _coded(_one(group, codes.FINDING)))
     return Detection(label, box, _number(group, codes.CONFIDENCE))
 
 
@@ -176,7 +182,9 @@ def _bundle(group: Dataset) -> BundleId:
         version=_text(group, codes.ALGORITHM_VERSION),
         model_id=_text(group, codes.ALGORITHM_PARAMETERS).removeprefix(MODEL_ID),
         # Reports of earlier versions say nothing: their models were not meant for it.
-        clinical_use=any(_meant(codes.MET, _coded(i)) for i in _items(group, codes.CLINICAL_USE)),
+        clinical_use=any(
+            _key_of_code(codes.MET, _coded(i)) for i in _items(group, codes.CLINICAL_USE)
+        ),
     )
 
 
@@ -188,7 +196,7 @@ def _items(parent: Dataset, name: Code) -> list[Dataset]:
     return [
         item
         for item in parent.get("ContentSequence", [])
-        if _same(item.ConceptNameCodeSequence[0], name)
+        if _has_code(item.ConceptNameCodeSequence[0], name)
     ]
 
 
@@ -196,7 +204,7 @@ def _one(parent: Dataset, name: Code) -> Dataset:
     return _items(parent, name)[0]
 
 
-def _same(item: Dataset, code: Code) -> bool:
+def _has_code(item: Dataset, code: Code) -> bool:
     return bool(
         item.get("CodeValue") == code.value
         and item.CodingSchemeDesignator == code.scheme_designator
@@ -208,28 +216,28 @@ def _coded(item: Dataset) -> Dataset:
     return coded
 
 
-def _meant(table: Any, coded: Dataset) -> Any:
+def _key_of_code(table: Any, coded: Dataset) -> Any:
     """The key of the table's entry with this code."""
     for key, code in table.items():
-        if _same(coded, code):
+        if _has_code(coded, code):
             return key
     raise ValueError("an unknown code")
 
 
-def _measured(item: Dataset) -> float:
+def _measured_value(item: Dataset) -> float:
     value = item.MeasuredValueSequence[0]
     return float(value.get("FloatingPointValue", value.NumericValue))
 
 
 def _number(parent: Dataset, name: Code) -> float:
-    return _measured(_one(parent, name))
+    return _measured_value(_one(parent, name))
 
 
 def _number_or_none(parent: Dataset, name: Code) -> float | None:
-    found = _items(parent, name)
-    return _measured(found[0]) if found else None
+    items = _items(parent, name)
+    return _measured_value(items[0]) if items else None
 
 
 def _text(parent: Dataset, name: Code) -> str:
-    found = _items(parent, name)
-    return str(found[0].TextValue) if found else ""
+    items = _items(parent, name)
+    return str(items[0].TextValue) if items else ""

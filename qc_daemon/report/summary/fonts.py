@@ -1,4 +1,4 @@
-"""The letters of pictures and pages. They come with the packages: servers have no fonts."""
+"""The fonts of pictures and pages. They come with the packages: servers have no fonts."""
 
 import re
 import unicodedata
@@ -20,7 +20,8 @@ HAN = Path(__file__).parent / "fonts" / "NotoSansSC-Regular.woff"
 
 _RIGHT_TO_LEFT = ("R", "AL", "AN")
 _PARTS = re.compile(r"[\u3400-\u9fff][，。：；、） ]*|[^ \u3400-\u9fff]+ *| +")
-"""What stays together on a line: a word and what follows it, or one letter of Chinese."""
+"""A line breaks only between these parts: a word with its spaces, or one letter of Chinese with its
+closing marks."""
 
 
 def font_path(language: str, *, bold: bool = False) -> Path:
@@ -31,7 +32,7 @@ def font_path(language: str, *, bold: bool = False) -> Path:
 
 
 @lru_cache(maxsize=32)
-def sized(size: int, language: str = ENGLISH, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+def load_font(size: int, language: str = ENGLISH, *, bold: bool = False) -> ImageFont.FreeTypeFont:
     """The font for drawing into pictures; `size` in pixels.
 
     One layout engine everywhere, so that the same words make the same pixels.
@@ -40,8 +41,8 @@ def sized(size: int, language: str = ENGLISH, *, bold: bool = False) -> ImageFon
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
 
 
-def wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> Iterator[str]:
-    """The text in lines of this many pixels."""
+def wrap_text(text: str, font: ImageFont.FreeTypeFont, width: float) -> Iterator[str]:
+    """The text in lines of at most `width` pixels; a longer word has a line of its own."""
     line = ""
     for part in _PARTS.findall(text):
         if line and font.getlength((line + part).rstrip()) > width:
@@ -51,8 +52,8 @@ def wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> Iterator[s
     yield line.rstrip()
 
 
-def drawable(text: str) -> bool:
-    """Whether one of the fonts has each of the letters, and they go from left to right: the others
+def is_drawable(text: str) -> bool:
+    """Whether the fonts have all letters of the text and it runs from left to right: other scripts
     would have to be reordered and joined."""
     return all(
         (ord(letter) in _letters(LATIN) or ord(letter) in _letters(HAN))

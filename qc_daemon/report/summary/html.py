@@ -26,8 +26,9 @@ _ENVIRONMENT = Environment(
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A finding with a name for its image, its overlay (RGB, None: not drawn) and seconds taken."""
+class PageEntry:
+    """A finding with the name of its image, its overlay (RGB; None: not drawn) and the seconds that
+    scoring took."""
 
     finding: Finding
     name: str
@@ -35,35 +36,35 @@ class Entry:
     seconds: float | None = None
 
 
-def exam_page(entries: Sequence[Entry], *, title: str, banner: str) -> str:
-    """The page as HTML: a table of all entries, then each with picture, criteria and mends.
+def exam_page(entries: Sequence[PageEntry], *, title: str, banner: str) -> str:
+    """The page as HTML: a table of all entries, then each with picture, criteria and fixes.
 
     Pictures, style and words are inside; the page's own policy forbids it to load anything.
-    `banner` stands at the top of every printed or shown page: what the models are not meant for.
+    `banner`, at the top of every page, says for what the models are not meant.
     """
     return _ENVIRONMENT.get_template("exam.html").render(
         title=title,
         banner=banner,
-        entries=[_shown(entry) for entry in entries],
+        entries=[_template_values(entry) for entry in entries],
         is_timed=any(entry.seconds is not None for entry in entries),
     )
 
 
 def summary_html(page: Page, pictures: Mapping[ImageKey, Pixels]) -> str:
-    """The summary as HTML; pictures (drawn frames, by `Shot.key`) and style are inside."""
+    """The summary as HTML; pictures (drawn frames, by `SummaryImage.key`) and style are inside."""
     return _ENVIRONMENT.get_template("summary.html").render(
         page=page, pictures={key: _data_uri(pixels) for key, pixels in pictures.items()}
     )
 
 
-def png(pixels: Pixels) -> bytes:
+def encode_png(pixels: Pixels) -> bytes:
     """The picture as a PNG file."""
     buffer = BytesIO()
     Image.fromarray(pixels, "RGB").save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _shown(entry: Entry) -> dict[str, object]:
+def _template_values(entry: PageEntry) -> dict[str, object]:
     finding, judgement = entry.finding, entry.finding.judgement
     return {
         "name": entry.name,
@@ -111,4 +112,4 @@ def _value(criterion: Criterion) -> Iterator[str]:
 
 
 def _data_uri(pixels: Pixels) -> str:
-    return f"data:image/png;base64,{b64encode(png(pixels)).decode('ascii')}"
+    return f"data:image/png;base64,{b64encode(encode_png(pixels)).decode('ascii')}"

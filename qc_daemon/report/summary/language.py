@@ -1,6 +1,6 @@
 """The languages of overlays and summaries: gettext catalogues in `locale/`.
 
-English is what the code says; a catalogue is made anew by `python -m tools.catalogue`.
+The code's own words are English; `python -m tools.catalogue` brings a catalogue up to date.
 """
 
 from functools import cache

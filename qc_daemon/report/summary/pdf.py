@@ -19,26 +19,26 @@ from qc_daemon.report.summary.summary import ImageKey, ViewStatus
 from qc_daemon.report.summary.text import Cell, Page, Point
 
 Pictures = Mapping[ImageKey, Pixels]
-"""Drawn frames (rows, columns, 3) by `Shot.key`."""
+"""Drawn frames (rows, columns, 3) by `SummaryImage.key`."""
 
-# Millimetres.
+# Lengths on the page, in millimetres.
 _MARGIN, _GUTTER, _FOOTER = 12.0, 6.0, 5.0
 _CELL = (210.0 - 2 * _MARGIN - _GUTTER) / 2
 _PICTURE_HEIGHT = 54.0
 _BAR = 12.0
 _MARK = 4.5
 _LINE = 3.9
-# Points.
+# Font sizes, in points.
 _TITLE, _TEXT, _SMALL = 15, 8.5, 7
 _JPEG_QUALITY = 92
 _GREY: Colour = (90, 90, 90)
 _YELLOW: Colour = (240, 228, 66)
 _HAN = re.compile(r"(?<=[\u3400-\u9fff，。；：、）])(?=[\u3400-\u9fff（])")
-"""Where a line of Chinese may end: between its letters, not before a closing mark."""
+"""A line of Chinese may break here: between its letters, not before a closing mark."""
 
 
 def summary_pdf(page: Page, pictures: Pictures, created: datetime) -> bytes:
-    """The file. The same arguments make the same bytes; fonts are embedded."""
+    """The PDF/A file. The same arguments make the same bytes; fonts are embedded."""
     sheet = _Sheet(page, created)
     sheet.add_page()
     sheet.head()
@@ -59,24 +59,24 @@ class _Sheet(FPDF):  # type: ignore[misc]
         self.set_auto_page_break(True, _MARGIN + _FOOTER)
         self.add_font("text", "", fonts.font_path(page.language))
         self.add_font("text", "B", fonts.font_path(page.language, bold=True))
-        other = fonts.LATIN if page.language == CHINESE else fonts.HAN
-        self.add_font("other", "", other)
+        fallback = fonts.LATIN if page.language == CHINESE else fonts.HAN
+        self.add_font("other", "", fallback)
         self.set_fallback_fonts(["other"], exact_match=False)
         self.set_xmp_metadata(_metadata(page, created))
 
     def file_id(self) -> str:
-        """A fixed one: what tells two summaries apart is the DICOM object around them."""
+        """A fixed file id: the DICOM object around it distinguishes two summaries."""
         return f"<{'0' * 32}><{'0' * 32}>"
 
     def footer(self) -> None:
         self.set_y(-_MARGIN - 4)
         self._style(_SMALL, _GREY)
-        told = self.page_words.page_of.format(page=self.page_no(), pages="{nb}")
+        page_number = self.page_words.page_of.format(page=self.page_no(), pages="{nb}")
         self.cell(0, 4, self.page_words.banner, align="L", new_x=XPos.LMARGIN)
-        self.cell(0, 4, told, align="R")
+        self.cell(0, 4, page_number, align="R")
 
     def head(self) -> None:
-        """Title, patient and study, and what is to be done."""
+        """Draw title, patient, study and tasks."""
         if self.page_words.banner:
             self._style(_TEXT + 1.5, bold=True)
             self.set_fill_color(*_YELLOW)
@@ -101,7 +101,7 @@ class _Sheet(FPDF):  # type: ignore[misc]
         self.ln(3)
 
     def row(self, cells: Sequence[Cell], pictures: Pictures) -> None:
-        """Cells side by side, together on one page."""
+        """Draw cells side by side, together on one page."""
         height = max(self._cell_height(cell, pictures) for cell in cells)
         if self.will_page_break(height):
             self.add_page()
@@ -111,7 +111,7 @@ class _Sheet(FPDF):  # type: ignore[misc]
         self.set_xy(_MARGIN, top + height + 4)
 
     def notes(self) -> None:
-        """What holds for the whole page."""
+        """Draw the notes, which hold for the whole page."""
         self._style(_SMALL, _GREY)
         for note in self.page_words.notes:
             self._paragraph(note, self.epw, line=3.4)
@@ -121,7 +121,9 @@ class _Sheet(FPDF):  # type: ignore[misc]
         height = _BAR + 1.5 + self._picture_size(cell, pictures)[1]
         if cell.caption:
             height += self._height(cell.caption, _CELL) + 1.5
-        return height + sum(self._height(_told(point), _CELL - _MARK) for point in cell.points)
+        return height + sum(
+            self._height(_point_text(point), _CELL - _MARK) for point in cell.points
+        )
 
     def _picture_size(self, cell: Cell, pictures: Pictures) -> tuple[float, float]:
         """Millimetres; none where there is no picture."""
@@ -158,7 +160,7 @@ class _Sheet(FPDF):  # type: ignore[misc]
             self.set_xy(x, y)
             self.cell(_MARK, _LINE, point.mark)
             self.set_xy(x + _MARK, y)
-            y += self._paragraph(_told(point), _CELL - _MARK)
+            y += self._paragraph(_point_text(point), _CELL - _MARK)
 
     def _style(self, size: float, colour: Colour = BLACK, *, bold: bool = False) -> None:
         self.set_font("text", "B" if bold else "", size)
@@ -168,13 +170,13 @@ class _Sheet(FPDF):  # type: ignore[misc]
         """Write it from where we are; its height."""
         height = self._height(text, width, line)
         self.multi_cell(
-            width, line, _breakable(text), align="L", new_x=XPos.LMARGIN, new_y=YPos.NEXT
+            width, line, _with_line_breaks(text), align="L", new_x=XPos.LMARGIN, new_y=YPos.NEXT
         )
         return height
 
     def _height(self, text: str, width: float, line: float = _LINE) -> float:
         height: Any = self.multi_cell(
-            width, line, _breakable(text), align="L", dry_run=True,
+            width, line, _with_line_breaks(text), align="L", dry_run=True,
             output=MethodReturnValue.HEIGHT,
         )  # fmt: skip
         return float(height)
@@ -195,11 +197,11 @@ def _metadata(page: Page, created: datetime) -> str:
     )
 
 
-def _told(point: Point) -> str:
+def _point_text(point: Point) -> str:
     return f"{point.text} → {point.fix}" if point.fix else point.text
 
 
-def _breakable(text: str) -> str:
+def _with_line_breaks(text: str) -> str:
     return _HAN.sub("\u200b", text)
 
 

@@ -1,4 +1,4 @@
-"""An exam at a glance: for each view the lab expects, how it stands and which picture shows it."""
+"""The summary of an exam: for each expected view its status and its best picture."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -16,7 +16,7 @@ ImageKey = tuple[str, int, int]
 
 
 class ViewStatus(StrEnum):
-    """How an exam stands with a view: the best that any of its pictures is."""
+    """The status of a view in an exam: the best verdict of its pictures, or missing."""
 
     STANDARD = STANDARD
     REVIEW = REVIEW
@@ -26,21 +26,21 @@ class ViewStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SummaryImage:
-    """A finding with its source."""
+    """A finding with its source, as an image of the summary."""
 
     source: SourceInstance
     finding: Finding
 
     @property
     def key(self) -> ImageKey:
-        """Which picture with which boxes."""
+        """The picture with this finding's boxes."""
         finding = self.finding
         return (self.source.sop_instance_uid, finding.frame, finding.judgement.region_index)
 
 
 @dataclass(frozen=True, slots=True)
 class ViewRow:
-    """A view, how it stands, its best picture (None: missing) and how many pictures there are."""
+    """A view, its status, its best picture (None: missing) and the number of its pictures."""
 
     view: View
     status: ViewStatus
@@ -50,11 +50,14 @@ class ViewRow:
 
 @dataclass(frozen=True, slots=True)
 class ExamSummary:
-    """`rows` in the order of the views expected, others after them; `others` counts pictures of no
-    assessed view, `rejected` those that a person rejected, which are in no row, `pictures` all;
-    `first` is where patient and study are taken from. `omitted` counts the objects that could not
-    be judged or told of, by error code; `drawn` are the pictures that could be drawn, None before
-    that is known. `is_study_shared`: another patient's images stand under the same study."""
+    """The views of an exam with their status and pictures.
+
+    `first` gives patient and study. `rows` are in the order of the expected views, other views
+    after them. `others` counts pictures of no assessed view, `rejected` those that a person
+    rejected, which are in no row, `pictures` all. `omitted` counts the objects that could not be
+    judged or reported, by error code. `is_study_shared`: another patient's images have the same
+    Study Instance UID. `drawn_images` are those that could be drawn; None before they are.
+    """
 
     first: SourceInstance
     rows: tuple[ViewRow, ...]
@@ -66,7 +69,7 @@ class ExamSummary:
     created: datetime
     omitted: tuple[tuple[str, int], ...] = ()
     is_study_shared: bool = False
-    drawn: frozenset[ImageKey] | None = None
+    drawn_images: frozenset[ImageKey] | None = None
 
     def shows(self, image: SummaryImage) -> bool:
         """Whether the summary shows this finding's picture with its boxes."""
@@ -74,7 +77,7 @@ class ExamSummary:
 
 
 def summarise(
-    every: Sequence[SummaryImage],
+    all_images: Sequence[SummaryImage],
     expected: Iterable[View],
     *,
     revision: int,
@@ -82,33 +85,35 @@ def summarise(
     rejected: Collection[str] = (),
     omitted: Iterable[str] = (),
 ) -> ExamSummary:
-    """The summary of an exam's findings; at least one. A frame with several regions, and a cine,
-    is one picture of each view it shows. `rejected` are SOP Instance UIDs, `omitted` the error
-    codes of objects left out."""
-    images = [image for image in every if image.source.sop_instance_uid not in rejected]
+    """The summary of an exam's findings, of which there is at least one.
+
+    A frame with several regions, and a cine, is one picture of each view it shows. `rejected` are
+    SOP Instance UIDs, `omitted` the error codes of omitted objects.
+    """
+    images = [image for image in all_images if image.source.sop_instance_uid not in rejected]
     views = list(dict.fromkeys(expected))
-    seen = dict.fromkeys(image.finding.judgement.view for image in images)
-    views += [view for view in seen if view not in views and view is not View.OTHER]
+    views_present = dict.fromkeys(image.finding.judgement.view for image in images)
+    views += [view for view in views_present if view not in views and view is not View.OTHER]
     assessed = {s.source.sop_instance_uid for s in images if _view(s) is not View.OTHER}
-    kept = {image.source.sop_instance_uid for image in images}
-    pictures = {image.source.sop_instance_uid for image in every}
+    accepted = {image.source.sop_instance_uid for image in images}
+    pictures = {image.source.sop_instance_uid for image in all_images}
     return ExamSummary(
-        first=every[0].source,
+        first=all_images[0].source,
         rows=tuple(_row(view, [s for s in images if _view(s) is view]) for view in views),
-        others=len(kept - assessed),
-        rejected=len(pictures - kept),
+        others=len(accepted - assessed),
+        rejected=len(pictures - accepted),
         pictures=len(pictures),
-        bundles=tuple(dict.fromkeys(image.finding.bundle for image in every)),
+        bundles=tuple(dict.fromkeys(image.finding.bundle for image in all_images)),
         revision=revision,
         created=created,
         # What holds no picture, as a machine's report without measurements, is not missed.
-        is_study_shared=any(_is_shared(image) for image in every),
+        is_study_shared=any(_is_shared(image) for image in all_images),
         omitted=tuple(Counter(c for c in omitted if c != ErrorCode.NOT_AN_IMAGE).items()),
     )
 
 
 def rank(finding: Finding) -> tuple[float, float]:
-    """Of two findings of a view the better one: the more probably standard, then the surer view."""
+    """Sort key, larger is better: the probability of a standard view, then that of the view."""
     judgement = finding.judgement
     probability = -1.0 if judgement.probability is None else judgement.probability
     return (probability, judgement.view_probability)
@@ -126,9 +131,9 @@ def _row(view: View, images: Sequence[SummaryImage]) -> ViewRow:
     if not images:
         return ViewRow(view, ViewStatus.MISSING, None, 0)
     status = min((ViewStatus(s.finding.judgement.quality) for s in images), key=_ORDER.index)
-    alike = [s for s in images if s.finding.judgement.quality == status.value]
+    of_status = [s for s in images if s.finding.judgement.quality == status.value]
     count = len({image.source.sop_instance_uid for image in images})
-    return ViewRow(view, status, max(alike, key=lambda s: rank(s.finding)), count)
+    return ViewRow(view, status, max(of_status, key=lambda s: rank(s.finding)), count)
 
 
 _ORDER = list(ViewStatus)

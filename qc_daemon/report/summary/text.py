@@ -1,7 +1,6 @@
-"""The summary in words of one language, for whatever draws it.
+"""Composes the words of the summary in one language; HTML and PDF draw them.
 
-It says in plain words what is missing and how to fix it. Patient and study are as the source's
-header has them.
+They say what is missing and how to fix it. Patient and study are those of the source's header.
 """
 
 from collections.abc import Iterator
@@ -16,17 +15,17 @@ from detector.errors import ErrorCode, Flag
 from qc_daemon.report.equipment import software_version
 from qc_daemon.report.sr.codes import FLAGS, VIEWS
 from qc_daemon.report.summary import words
-from qc_daemon.report.summary.fonts import drawable
+from qc_daemon.report.summary.fonts import is_drawable
 from qc_daemon.report.summary.language import translations
 from qc_daemon.report.summary.summary import ExamSummary, SummaryImage, ViewRow, ViewStatus
 
-_DOUBTS = (Flag.NOT_ULTRASOUND, Flag.OUT_OF_DISTRIBUTION, Flag.NO_REAL_EVIDENCE)
+_REVIEW_FLAGS = (Flag.NOT_ULTRASOUND, Flag.OUT_OF_DISTRIBUTION, Flag.NO_REAL_EVIDENCE)
 MET, UNMET, UNDECIDED, NOTE = "✓", "✗", "?", "•"
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A line of a cell: its mark, what is so, and what to do about it ("": nothing)."""
+    """A line of a cell: its mark, a statement, and what to do about it ("": nothing)."""
 
     mark: str
     text: str
@@ -35,7 +34,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A view: name, verdict, the picture it is told by, and the points."""
+    """A view's cell: name, verdict, its best image, and the points."""
 
     view: str
     status: ViewStatus
@@ -58,10 +57,10 @@ class Page:
     page_of: str
     """Names a page: `{page}` and `{pages}` stand for the numbers."""
     banner: str = ""
-    """What the models are not meant for; empty where a bundle is for clinical use."""
+    """Says for what the models are not meant; empty where all bundles are for clinical use."""
 
 
-def compose(summary: ExamSummary, language: str, zone: tzinfo | None = None) -> Page:
+def compose_page(summary: ExamSummary, language: str, zone: tzinfo | None = None) -> Page:
     """The summary in a language of `language.LANGUAGES`, times in this zone, else in this
     machine's."""
     t = translations(language)
@@ -81,7 +80,7 @@ def compose(summary: ExamSummary, language: str, zone: tzinfo | None = None) -> 
 def _facts(header: Dataset, t: NullTranslations) -> Iterator[tuple[str, str]]:
     date = header.get("StudyDate")
     for label, value in (
-        (t.gettext("Patient"), person(header.get("PatientName"))),
+        (t.gettext("Patient"), format_person(header.get("PatientName"))),
         (t.gettext("Patient ID"), header.get("PatientID")),
         (t.gettext("Born"), _date(header.get("PatientBirthDate"))),
         (t.gettext("Accession number"), header.get("AccessionNumber")),
@@ -89,24 +88,24 @@ def _facts(header: Dataset, t: NullTranslations) -> Iterator[tuple[str, str]]:
         (t.gettext("Station"), header.get("StationName")),
     ):
         text = str(value or "").strip()
-        if text and drawable(text):
+        if text and is_drawable(text):
             yield label, text
         elif text:
             yield label, t.gettext("(in letters that cannot be printed here)")
 
 
-def person(name: PersonName | str | None) -> str:
+def format_person(name: PersonName | str | None) -> str:
     """Family name, given names: the ideographic group beside the alphabetic one if printable."""
     groups = str(name or "").split("=")
-    told = [", ".join(filter(None, _parts(group))) for group in groups[:2]]
-    printable = [text for text in told if text and drawable(text)]
+    names = [", ".join(filter(None, _parts(group))) for group in groups[:2]]
+    printable = [text for text in names if text and is_drawable(text)]
     # Where no group can be printed the caller has to say so.
-    return " / ".join(printable or [text for text in told if text][:1])
+    return " / ".join(printable or [text for text in names if text][:1])
 
 
 def _parts(group: str) -> tuple[str, str]:
-    family, _, rest = group.partition("^")
-    return family.strip(), " ".join(part for part in rest.split("^")[:2] if part.strip())
+    family, _, given = group.partition("^")
+    return family.strip(), " ".join(part for part in given.split("^")[:2] if part.strip())
 
 
 def _date(value: str | None) -> str:
@@ -118,7 +117,7 @@ def _date(value: str | None) -> str:
 
 
 def _tasks(summary: ExamSummary, t: NullTranslations) -> Iterator[str]:
-    """What is to be done, in the order of urgency."""
+    """Sentences on what is to be done, the most urgent first."""
     if summary.is_study_shared:
         yield t.gettext(words.OTHER_PATIENT)
     for status, sentence in (
@@ -141,28 +140,32 @@ def _tasks(summary: ExamSummary, t: NullTranslations) -> Iterator[str]:
 
 
 def _omitted(summary: ExamSummary, t: NullTranslations) -> Iterator[str]:
-    """Objects that came and could not be judged or told of."""
+    """Sentences on objects that could not be judged or reported, one a reason."""
     by_reason: dict[str, int] = {}
     for code, count in summary.omitted:
         reason = t.gettext(words.OMISSIONS.get(ErrorCode(code), words.OTHER_OMISSION))
         by_reason[reason] = by_reason.get(reason, 0) + count
     for reason, count in by_reason.items():
-        told = t.ngettext(
+        sentence = t.ngettext(
             "{count} object of this exam is not in this report: {reason}.",
             "{count} objects of this exam are not in this report: {reason}.",
             count,
         )
-        yield told.format(count=count, reason=reason)
+        yield sentence.format(count=count, reason=reason)
 
 
 def _name(row: ViewRow, t: NullTranslations) -> str:
     return t.gettext(VIEWS[row.view].meaning)
 
 
-def _undrawn(
+def _not_drawable(
     image: SummaryImage | None, summary: ExamSummary, t: NullTranslations
 ) -> Iterator[Point]:
-    if image is not None and summary.drawn is not None and image.key not in summary.drawn:
+    if (
+        image is not None
+        and summary.drawn_images is not None
+        and image.key not in summary.drawn_images
+    ):
         yield Point(NOTE, t.gettext("The picture cannot be shown: its file cannot be decoded."))
 
 
@@ -179,20 +182,20 @@ def _cell(row: ViewRow, summary: ExamSummary, t: NullTranslations) -> Cell:
         verdict=verdicts[row.status],
         image=row.best,
         caption="" if row.best is None else _caption(row, row.best, t),
-        points=(*_undrawn(row.best, summary, t), *_points(row, t)),
+        points=(*_not_drawable(row.best, summary, t), *_points(row, t)),
     )
 
 
 def _caption(row: ViewRow, image: SummaryImage, t: NullTranslations) -> str:
-    """Which picture it is, how probably standard, and out of how many."""
+    """Image and frame number, number of pictures, and probability of a standard view."""
     header, finding = image.source.header, image.finding
     number = header.get("InstanceNumber")
     parts = [t.gettext("image {number}").format(number=number)] if number is not None else []
-    if finding.frame > 1 or image.source.multi_frame:
+    if finding.frame > 1 or image.source.is_multi_frame:
         parts.append(t.gettext("frame {number}").format(number=finding.frame))
     if row.count > 1:
-        told = t.ngettext("best of {count} picture", "best of {count} pictures", row.count)
-        parts.append(told.format(count=row.count))
+        sentence = t.ngettext("best of {count} picture", "best of {count} pictures", row.count)
+        parts.append(sentence.format(count=row.count))
     if finding.judgement.probability is not None:
         parts.append(words.standard_line(finding.judgement, t))
     return " · ".join(parts)
@@ -204,7 +207,7 @@ def _points(row: ViewRow, t: NullTranslations) -> Iterator[Point]:
         return
     judgement = row.best.finding.judgement
     if row.status is ViewStatus.REVIEW:
-        yield from _doubts(row.best, t)
+        yield from _review_reasons(row.best, t)
     faults = words.faults(judgement)
     for fault in faults:
         yield Point(UNMET, t.gettext(fault.words), t.gettext(fault.fix) if fault.fix else "")
@@ -219,16 +222,16 @@ def _points(row: ViewRow, t: NullTranslations) -> Iterator[Point]:
         yield Point(UNDECIDED, f"{t.gettext(words.CANNOT_TELL)}: {'; '.join(unchecked)}")
     met = sum(criterion.met is True for criterion in judgement.criteria)
     if met:
-        told = t.ngettext("{count} criterion met", "{count} criteria met", met)
-        yield Point(MET, told.format(count=met))
+        sentence = t.ngettext("{count} criterion met", "{count} criteria met", met)
+        yield Point(MET, sentence.format(count=met))
 
 
-def _doubts(image: SummaryImage, t: NullTranslations) -> Iterator[Point]:
-    """Why a person has to judge."""
-    known = [flag for flag in _DOUBTS if flag in image.finding.judgement.flags]
-    for flag in known:
+def _review_reasons(image: SummaryImage, t: NullTranslations) -> Iterator[Point]:
+    """The reasons why a person has to judge."""
+    flags = [flag for flag in _REVIEW_FLAGS if flag in image.finding.judgement.flags]
+    for flag in flags:
         yield Point(NOTE, t.gettext(FLAGS[flag].meaning))
-    if not known:
+    if not flags:
         yield Point(NOTE, t.gettext("The models are not sure enough of this picture."))
 
 
@@ -240,22 +243,22 @@ def _notes(summary: ExamSummary, t: NullTranslations, zone: tzinfo | None) -> It
         "Twins are not told apart: of each view the best picture counts, whichever fetus it shows."
     )
     if summary.others:
-        told = t.gettext("Pictures of none of the assessed views: {count} of {all}.")
-        yield told.format(count=summary.others, all=summary.pictures)
+        sentence = t.gettext("Pictures of none of the assessed views: {count} of {all}.")
+        yield sentence.format(count=summary.others, all=summary.pictures)
     if summary.rejected:
-        told = t.gettext("Pictures that a person rejected: {count} of {all}.")
-        yield told.format(count=summary.rejected, all=summary.pictures)
+        sentence = t.gettext("Pictures that a person rejected: {count} of {all}.")
+        yield sentence.format(count=summary.rejected, all=summary.pictures)
     if summary.revision > 1:
-        told = t.gettext("Version {number} of this summary, in place of earlier ones.")
-        yield told.format(number=summary.revision)
+        sentence = t.gettext("Version {number} of this summary, in place of earlier ones.")
+        yield sentence.format(number=summary.revision)
     yield t.gettext(words.DISCLAIMER)
     models = ", ".join(map(words.models_line, summary.bundles))
     yield t.gettext("Made by qc-daemon {version} with models {models} on {moment}.").format(
-        version=software_version(), models=models, moment=moment_words(summary.created, zone)
+        version=software_version(), models=models, moment=format_moment(summary.created, zone)
     )
 
 
-def moment_words(moment: datetime, zone: tzinfo | None) -> str:
+def format_moment(moment: datetime, zone: tzinfo | None) -> str:
     """`2026-01-02 10:30 CET (Europe/Berlin)`; in this machine's zone, by its letters, for None."""
     local = moment.astimezone(zone)
     name = f" ({zone})" if zone is not None and str(zone) != local.tzname() else ""

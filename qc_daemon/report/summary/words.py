@@ -1,4 +1,4 @@
-"""Findings in plain words, the same on overlays and pages."""
+"""The words for findings, the same on overlays, pages and renditions."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -24,13 +24,13 @@ CANNOT_TELL = "Could not be checked"
 NOT_FOR_CLINICAL_USE = "Not for clinical use"
 
 _GAIN_MIDDLE = 0.39
-"""Brightness between the shipped lower and upper limits of every view (`criteria_thresholds`): a
-gain that is not adequate is too low below it, too high above."""
+"""A gain that is not adequate is too low below this brightness (0..1), too high above: it lies
+between the lower and upper thresholds of every view (`model.criteria.thresholds`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong with a picture and how to fix it; `topic` is what was looked at."""
+    """A fault of a picture and how to fix it; `topic` names what the criterion checks."""
 
     words: str
     fix: str
@@ -72,7 +72,7 @@ FAULTS = {
     "CRIT-STOMACH": Fault("Stomach not visible", "Move to the stomach's level", "stomach"),
     "CRIT-CORD": Fault("Cord insertion not visible", "Move to the insertion", "cord insertion"),
 }
-"""Criteria that are not met, said as what is wrong; the fix of the view's own rule is first."""
+"""The fault of each criterion that is not met; the fix of the view's own rule comes first."""
 GAIN_LOW = Fault("Picture too dark", "Turn the overall gain up", "gain")
 GAIN_HIGH = Fault("Picture too bright", "Turn the overall gain down", "gain")
 OMISSIONS = {
@@ -91,7 +91,7 @@ OMISSIONS = {
     ErrorCode.DECODE_TIMEOUT: "the picture data cannot be decoded",
     ErrorCode.DECODE_MEMORY: "the picture data cannot be decoded",
 }
-"""Why an object is in no report, for a person at the machine."""
+"""The reason why an object is in no report, for a person at the machine."""
 OTHER_OMISSION = "see the quarantine list"
 OTHER_PATIENT = (
     "Images of another patient stand under the same study: "
@@ -101,39 +101,39 @@ DISCLAIMER = "Machine-made judgement of the picture, not of the fetus"
 
 
 def faults(judgement: Judgement) -> list[Fault]:
-    """What is wrong, in the judgement's order."""
+    """The faults of the criteria that are not met, in the judgement's order."""
     return [fault(judgement, c) for c in judgement.criteria if c.met is False]
 
 
 def fault(judgement: Judgement, criterion: Criterion) -> Fault:
     """The criterion as a fault; the gain's value says in which direction."""
-    known = FAULTS.get(criterion.code) or Fault(criterion.code, "", criterion.code)
+    table_fault = FAULTS.get(criterion.code) or Fault(criterion.code, "", criterion.code)
     if criterion.code == GAIN.code and criterion.value is not None:
         return GAIN_LOW if criterion.value < _GAIN_MIDDLE else GAIN_HIGH
-    return replace(known, fix=rule(judgement, criterion.code).fix or known.fix)
+    return replace(table_fault, fix=rule(judgement, criterion.code).fix or table_fault.fix)
 
 
 def unchecked(judgement: Judgement) -> list[str]:
-    """What could not be checked."""
+    """The topics of the criteria that could not be checked."""
     return [fault(judgement, c).topic for c in judgement.criteria if c.met is None]
 
 
 def legend(findings: Iterable[Finding], t: NullTranslations) -> str:
-    """What the letters of the boxes of these findings mean; empty without boxes."""
-    known = {d.label for finding in findings for d in finding.judgement.detections}
+    """The meanings of the box labels of these findings; empty without boxes."""
+    labels = {d.label for finding in findings for d in finding.judgement.detections}
     return " · ".join(
-        f"{label.code} {t.gettext(label.meaning)}" for label in LABELS if label.code in known
+        f"{label.code} {t.gettext(label.meaning)}" for label in LABELS if label.code in labels
     )
 
 
 def rule(judgement: Judgement, code: str) -> CriterionRule:
     """The view's rule of this code; a rule without words for a code the table does not know."""
-    known = {r.code: r for r in RULES[judgement.view]}
-    return known.get(code) or CriterionRule(code, code, "", "")
+    rules_by_code = {r.code: r for r in RULES[judgement.view]}
+    return rules_by_code.get(code) or CriterionRule(code, code, "", "")
 
 
 def unmet(judgement: Judgement) -> list[CriterionRule]:
-    """The rules found broken, in the judgement's order."""
+    """The rules of the criteria that are not met, in the judgement's order."""
     return [rule(judgement, c.code) for c in judgement.criteria if c.met is False]
 
 
@@ -156,11 +156,11 @@ def view_line(judgement: Judgement, t: NullTranslations) -> str:
 
 
 def standard_line(judgement: Judgement, t: NullTranslations) -> str:
-    """How probably the view is a standard one."""
-    told = t.gettext("standard: {probability}")
-    return told.format(probability=percent(judgement.probability))
+    """The probability of a standard view, in words."""
+    sentence = t.gettext("standard: {probability}")
+    return sentence.format(probability=percent(judgement.probability))
 
 
 def models_line(bundle: BundleId) -> str:
-    """Who judged."""
+    """Name, version and model id of a bundle."""
     return f"{bundle.name} {bundle.version} ({bundle.model_id[:12]})"

@@ -22,11 +22,11 @@ from detector.errors import ErrorCode, QCError
 from model.finding import NON_STANDARD, REVIEW, STANDARD, Criterion, Finding
 from qc_daemon.records.results.renditions import RenditionReference
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.objects.renditions import best_findings, draw, render
+from qc_daemon.report.objects.renditions import best_findings, draw_page, render_report
 from qc_daemon.report.source import InstanceReference, SourceInstance
 from qc_daemon.report.sr.biometry import MachineReport, MachineValue
 from qc_daemon.report.sr.document import build_sr
-from qc_daemon.report.sr.parse import from_sr
+from qc_daemon.report.sr.parse import parse_findings
 
 CREATED = datetime(2026, 1, 2, 10, tzinfo=UTC)
 BEFORE = "2.25.41"
@@ -66,14 +66,14 @@ def test_the_same_content_as_comprehensive_sr(
     dciodvfy: Callable[[Path], list[str]],
     dsrdump: Callable[[Path], str],
 ) -> None:
-    made = render(payload(), ComprehensiveSRStorage, {})
+    made = render_report(payload(), ComprehensiveSRStorage, {})
     before, after = read(payload()), read(made.payload)
     assert made.reference == RenditionReference(
         ComprehensiveSRStorage, after.SOPInstanceUID, before.SeriesInstanceUID
     )
     assert after.SOPInstanceUID != before.SOPInstanceUID
     assert after.file_meta.MediaStorageSOPInstanceUID == after.SOPInstanceUID
-    assert from_sr(after) == from_sr(before)
+    assert parse_findings(after) == parse_findings(before)
     for dataset in (before, after):
         del dataset.SOPClassUID, dataset.SOPInstanceUID
     assert after == before
@@ -85,12 +85,12 @@ def test_the_same_content_as_comprehensive_sr(
 
 @pytest.mark.parametrize("sop_class", [ComprehensiveSRStorage, SecondaryCaptureImageStorage])
 def test_the_same_bytes_make_the_same(payload: Callable[..., bytes], sop_class: str) -> None:
-    assert render(payload(), sop_class, {}) == render(payload(), sop_class, {})
+    assert render_report(payload(), sop_class, {}) == render_report(payload(), sop_class, {})
 
 
 def test_an_amended_one_names_what_the_destination_holds(payload: Callable[..., bytes]) -> None:
-    plain = render(payload(amends=BEFORE), ComprehensiveSRStorage, {})
-    made = render(payload(amends=BEFORE), ComprehensiveSRStorage, {BEFORE: INSTEAD})
+    plain = render_report(payload(amends=BEFORE), ComprehensiveSRStorage, {})
+    made = render_report(payload(amends=BEFORE), ComprehensiveSRStorage, {BEFORE: INSTEAD})
     ((named, series),) = predecessors(read(made.payload))
     assert named == (INSTEAD.sop_class_uid, INSTEAD.sop_instance_uid)
     assert series == INSTEAD.series_instance_uid
@@ -101,13 +101,13 @@ def test_an_amended_one_names_what_the_destination_holds(payload: Callable[..., 
 
 
 def test_one_that_is_taken_again_as_it_is_names_it_too(payload: Callable[..., bytes]) -> None:
-    made = render(payload(amends=BEFORE), Comprehensive3DSRStorage, {BEFORE: INSTEAD})
+    made = render_report(payload(amends=BEFORE), Comprehensive3DSRStorage, {BEFORE: INSTEAD})
     before, after = read(payload(amends=BEFORE)), read(made.payload)
     assert after.SOPClassUID == Comprehensive3DSRStorage
     assert after.SOPInstanceUID != before.SOPInstanceUID
     assert predecessors(after)[0][0][1] == INSTEAD.sop_instance_uid
     # Nothing to be said otherwise: it stays what it is.
-    same = render(payload(amends=BEFORE), Comprehensive3DSRStorage, {"2.25.7": INSTEAD})
+    same = render_report(payload(amends=BEFORE), Comprehensive3DSRStorage, {"2.25.7": INSTEAD})
     assert same.reference.sop_instance_uid == before.SOPInstanceUID
 
 
@@ -117,14 +117,14 @@ def test_what_is_three_dimensional_fits_nowhere_else(payload: Callable[..., byte
     item.ValueType = "SCOORD3D"
     report.ContentSequence[-1].ContentSequence.append(item)
     with pytest.raises(QCError) as caught:
-        render(to_bytes(report), ComprehensiveSRStorage, {})
+        render_report(to_bytes(report), ComprehensiveSRStorage, {})
     assert caught.value.code is ErrorCode.REPORT_INVALID
 
 
 def test_a_page_for_those_who_take_no_report(
     payload: Callable[..., bytes], tmp_path: Path, dciodvfy: Callable[[Path], list[str]]
 ) -> None:
-    made = render(payload(), SecondaryCaptureImageStorage, {})
+    made = render_report(payload(), SecondaryCaptureImageStorage, {})
     report, page = read(payload()), read(made.payload)
     for keyword in ("PatientName", "PatientID", "StudyInstanceUID", "AccessionNumber"):
         assert page[keyword] == report[keyword]
@@ -132,7 +132,7 @@ def test_a_page_for_those_who_take_no_report(
     assert page.SeriesInstanceUID == made.reference.series_instance_uid != report.SeriesInstanceUID
     assert (page.ContentDate, page.ContentTime) == (report.ContentDate, report.ContentTime)
     (source,) = page.SourceImageSequence
-    assert source.ReferencedSOPInstanceUID == from_sr(report)[0].sop_instance_uid
+    assert source.ReferencedSOPInstanceUID == parse_findings(report)[0].sop_instance_uid
     path = tmp_path / "page.dcm"
     path.write_bytes(made.payload)
     assert dciodvfy(path) == []
@@ -152,7 +152,7 @@ def test_a_machines_report_is_no_source_image(
         created=CREATED,
         measured=[MachineReport(machine, (MachineValue(None, "CRL", 60.0, "mm"),))],
     )
-    page = read(render(to_bytes(report), SecondaryCaptureImageStorage, {}).payload)
+    page = read(render_report(to_bytes(report), SecondaryCaptureImageStorage, {}).payload)
     told = [item.ReferencedSOPInstanceUID for item in page.SourceImageSequence]
     assert told == [source.sop_instance_uid]
 
@@ -187,7 +187,7 @@ def test_nothing_is_cut_off_or_runs_into_its_neighbour(
         )
         for n in range(count)
     ]
-    page = draw(findings, revision=2)
+    page = draw_page(findings, revision=2)
     assert page.shape[0] <= 1.5 * page.shape[1] + 300
     lit = page.any(axis=2)
     # The margins and the gaps between columns stay black.

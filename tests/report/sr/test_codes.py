@@ -6,8 +6,8 @@ from detector.anatomy import LABELS, View
 from detector.errors import Flag
 from model.criteria.rules import RULES
 from model.finding import QUALITY_LABELS
-from qc_daemon.report.sr import codes
 from qc_daemon.report.derived_uids import derived_uid, object_uid
+from qc_daemon.report.sr import codes
 
 ROOT = Path(__file__).parents[3]
 LISTED = [code for _, listed in codes.PRIVATE for code in listed]

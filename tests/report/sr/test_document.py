@@ -30,8 +30,8 @@ from qc_daemon.report.source import InstanceReference, SourceInstance
 from qc_daemon.report.sr import codes
 from qc_daemon.report.sr.biometry import MachineReport, MachineValue
 from qc_daemon.report.sr.document import build_sr
-from qc_daemon.report.sr.groups import decimals, storable
-from qc_daemon.report.sr.parse import biometry_from_sr, from_sr
+from qc_daemon.report.sr.groups import decimals, storable_text
+from qc_daemon.report.sr.parse import parse_findings, parse_machine_reports
 
 CREATED = datetime(2026, 1, 2, 9, 30, 0, 250000, tzinfo=UTC)
 RETIRED_IMAGE = "1.2.840.10008.5.1.4.1.1.6"
@@ -76,7 +76,7 @@ def assert_same(read: list[Finding], told: list[Finding]) -> None:
             replace(d, bbox=box) for d, box in zip(got.judgement.detections, expected, strict=True)
         )
         judgement = replace(got.judgement, detections=aligned)
-        description = storable(want.judgement.description)
+        description = storable_text(want.judgement.description)
         wanted = replace(
             want, source=None, judgement=replace(want.judgement, description=description)
         )
@@ -209,7 +209,7 @@ def test_frame_number_goes_by_class(
         assert reference.get("ReferencedFrameNumber") == referenced
     series = made.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
     assert series.ReferencedSOPSequence[0].ReferencedSOPClassUID == sop_class
-    assert from_sr(made)[0].frame == 2
+    assert parse_findings(made)[0].frame == 2
 
 
 def test_nothing_detected_is_still_a_finding(a_source: Make, a_finding: Make) -> None:
@@ -226,7 +226,7 @@ def test_nothing_detected_is_still_a_finding(a_source: Make, a_finding: Make) ->
         flags=(),
     )
     made = to_bytes(report([source], [finding]))
-    assert from_sr(made) == [finding]
+    assert parse_findings(made) == [finding]
     assert not values_of(dcmread(BytesIO(made)), "PSTD")
 
 
@@ -367,7 +367,7 @@ def test_scale_is_told_where_the_header_calibrates_it(a_source: Make, a_finding:
     assert [v.FloatingPointValue for v in spacing["111026"]] == [0.125]
     assert [v.FloatingPointValue for v in spacing["111066"]] == [0.1]
     assert spacing["111026"][0].MeasurementUnitsCodeSequence[0].CodeValue == "mm"
-    assert from_sr(made)[0] == a_finding(known)
+    assert parse_findings(made)[0] == a_finding(known)
     unknown = a_source()
     assert not values_of(report([unknown], [a_finding(unknown)]), "111026")
 
@@ -394,8 +394,8 @@ def test_what_the_machine_measured_stands_beside_the_findings(
     made = dcmread(
         BytesIO(to_bytes(report([source], [a_finding(source)], measured=[twins, unnamed])))
     )
-    assert from_sr(made) == [a_finding(source)]
-    assert biometry_from_sr(made) == [twins, unnamed]
+    assert parse_findings(made) == [a_finding(source)]
+    assert parse_machine_reports(made) == [twins, unnamed]
     groups = {
         named(group, "112039")[0].TextValue: group
         for group in made.ContentSequence[-1].ContentSequence
@@ -418,7 +418,7 @@ def test_what_the_machine_measured_stands_beside_the_findings(
     assert referenced == [source.sop_instance_uid, "1.2.3.8.1", "1.2.3.8.2"]
     without = report([source], [a_finding(source)])
     assert without.SOPInstanceUID != made.SOPInstanceUID
-    assert biometry_from_sr(without) == []
+    assert parse_machine_reports(without) == []
 
 
 def test_a_fetus_is_named_without_control_characters(a_source: Make, a_finding: Make) -> None:
@@ -427,7 +427,7 @@ def test_a_fetus_is_named_without_control_characters(a_source: Make, a_finding: 
         source, MachineValue("\aA", "CRL", 62.5, "mm"), MachineValue("\a", "CRL", 60.0, "mm")
     )
     made = report([source], [a_finding(source)], measured=[odd])
-    (told,) = biometry_from_sr(to_bytes(made))
+    (told,) = parse_machine_reports(to_bytes(made))
     assert [value.fetus for value in told.values] == ["A", None]
 
 
@@ -494,7 +494,7 @@ def test_exam_without_findings_has_no_report(a_source: Make) -> None:
 @pytest.mark.parametrize("junk", [b"", b"no DICOM", b"\0" * 128 + b"DICM"])
 def test_other_documents_are_no_reports_of_ours(junk: bytes) -> None:
     with pytest.raises(QCError) as caught:
-        from_sr(junk)
+        parse_findings(junk)
     assert caught.value.code is ErrorCode.REPORT_INVALID
 
 
@@ -551,7 +551,7 @@ def test_read_back_equals_what_was_told(
 ) -> None:
     source = a_source(SOPClassUID=sop_class)
     findings = [a_finding(source, **change) for change in told]
-    assert_same(from_sr(to_bytes(report([source], findings))), findings)
+    assert_same(parse_findings(to_bytes(report([source], findings))), findings)
 
 
 def test_valid_and_readable_by_others(
@@ -646,7 +646,7 @@ def test_structures_are_listed_once_and_named_by_criteria(a_source: Make, a_find
     )
     made = report([source], [finding])
     assert values_of(made, "EVIDENCE") == list(evidence)
-    (told,) = from_sr(made)
+    (told,) = parse_findings(made)
     assert [c.evidence for c in told.judgement.criteria] == [evidence] * len(RULES[View.NT])
 
 
@@ -664,6 +664,6 @@ def test_report_of_an_earlier_version_is_still_read(a_source: Make, a_finding: M
                 item.ContentSequence[place] = CodeContentItem(
                     codes.EVIDENCE, label, RelationshipTypeValues.INFERRED_FROM
                 )
-    (told,) = from_sr(made)
+    (told,) = parse_findings(made)
     assert told.bundle.name == "default"
     assert [c.evidence for c in told.judgement.criteria] == [(), ("NT",), ("NB",)]

@@ -16,8 +16,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from qc_daemon.report.equipment import to_bytes
-from qc_daemon.report.sr.groups import storable
-from qc_daemon.report.sr.parse import biometry_from_sr, from_sr
+from qc_daemon.report.sr.groups import storable_text
+from qc_daemon.report.sr.parse import parse_findings, parse_machine_reports
 from tests.support import pixelmed, sr_reader
 from tests.support.environment import ROOT, require
 from tests.support.sr_matrix import MULTI_FRAME, Case, cases, real_cases
@@ -164,7 +164,7 @@ def test_an_independent_reader_finds_what_went_in(read: list[tuple[Case, Dataset
         told = [finding.to_json() for finding in case.findings]
         found = sr_reader.findings(report)
         for got, want in zip(found, told, strict=True):
-            want["description"] = storable(want["description"])
+            want["description"] = storable_text(want["description"])
             _assert_boxes(
                 [d.pop("bbox") for d in got["detections"]],
                 [d.pop("bbox") for d in want["detections"]],
@@ -181,9 +181,9 @@ def _assert_boxes(got: list[Any], want: list[Any]) -> None:
 
 def test_our_own_reader_finds_what_went_in(read: list[tuple[Case, Dataset]]) -> None:
     for case, report in read:
-        for got, want in zip(from_sr(report), case.findings, strict=True):
+        for got, want in zip(parse_findings(report), case.findings, strict=True):
             told, wanted = got.to_json(), want.to_json()
-            wanted["description"] = storable(wanted["description"])
+            wanted["description"] = storable_text(wanted["description"])
             _assert_boxes(
                 [d.pop("bbox") for d in told["detections"]],
                 [d.pop("bbox") for d in wanted["detections"]],
@@ -192,7 +192,7 @@ def test_our_own_reader_finds_what_went_in(read: list[tuple[Case, Dataset]]) -> 
         by_fetus = [
             (m.reference, sorted(m.values, key=lambda v: str(v.fetus))) for m in case.measured
         ]
-        assert [(m.reference, list(m.values)) for m in biometry_from_sr(report)] == by_fetus
+        assert [(m.reference, list(m.values)) for m in parse_machine_reports(report)] == by_fetus
 
 
 def test_highdicom_finds_what_went_in_some(matrix: list[tuple[Case, Path]]) -> None:

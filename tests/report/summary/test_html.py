@@ -10,7 +10,7 @@ import numpy as np
 from detector.anatomy import View
 from model.finding import Criterion
 from qc_daemon.report.objects.overlay import render_overlay
-from qc_daemon.report.summary.html import Entry, exam_page, png
+from qc_daemon.report.summary.html import PageEntry, encode_png, exam_page
 
 Make = Callable[..., Any]
 BANNER = "Trained on simulations. Not for clinical use."
@@ -37,7 +37,7 @@ def test_page_tells_all_and_loads_nothing(a_source: Make, a_finding: Make) -> No
         a_source(), view=View.OTHER, quality="review", probability=None, criteria=(), detections=()
     )
     page = exam_page(
-        [Entry(finding, "NT still", picture, 0.5), Entry(other, "Doppler")],
+        [PageEntry(finding, "NT still", picture, 0.5), PageEntry(other, "Doppler")],
         title="Exam",
         banner=BANNER,
     )
@@ -64,7 +64,7 @@ def test_hostile_words_stay_words(a_source: Make, a_finding: Make) -> None:
     finding = a_finding(
         a_source(), description=evil, criteria=(Criterion("CRIT-NT", False, 1.0, "<b>"),)
     )
-    page = exam_page([Entry(finding, evil)], title=evil, banner=evil)
+    page = exam_page([PageEntry(finding, evil)], title=evil, banner=evil)
     parser = Addresses()
     parser.feed(page)
     assert "script" not in parser.tags
@@ -76,11 +76,11 @@ def test_mend_is_told_for_what_is_not_met_only(a_source: Make, a_finding: Make) 
     finding = a_finding(
         a_source(), criteria=(Criterion("CRIT-GAIN", True), Criterion("CRIT-SIZE", False))
     )
-    page = exam_page([Entry(finding, "x")], title="t", banner="b")
+    page = exam_page([PageEntry(finding, "x")], title="t", banner="b")
     assert "Magnify" in page
     assert "gain up" not in page
     assert "gain down" not in page
 
 
 def test_png_is_a_png() -> None:
-    assert png(np.zeros((2, 3, 3), np.uint8)).startswith(b"\x89PNG\r\n")
+    assert encode_png(np.zeros((2, 3, 3), np.uint8)).startswith(b"\x89PNG\r\n")

@@ -24,7 +24,7 @@ from qc_daemon.report.summary.html import summary_html
 from qc_daemon.report.summary.language import LANGUAGES
 from qc_daemon.report.summary.pdf import Pictures, summary_pdf
 from qc_daemon.report.summary.summary import ExamSummary, SummaryImage, ViewStatus, summarise
-from qc_daemon.report.summary.text import Page, compose, person
+from qc_daemon.report.summary.text import Page, compose_page, format_person
 from tests.support import pdf
 
 Make = Callable[..., Any]
@@ -101,7 +101,7 @@ def test_a_rejected_picture_stands_for_no_view(an_image: Make) -> None:
     told = summary([best, second], rejected={best.source.sop_instance_uid})
     assert (told.rows[0].status, told.rows[0].best) == (ViewStatus.NON_STANDARD, second)
     assert (told.rejected, told.pictures) == (1, 2)
-    assert "Pictures that a person rejected: 1 of 2." in compose(told, "en").notes
+    assert "Pictures that a person rejected: 1 of 2." in compose_page(told, "en").notes
 
 
 def test_frames_and_regions_of_one_instance_are_one_picture(an_image: Make) -> None:
@@ -110,7 +110,7 @@ def test_frames_and_regions_of_one_instance_are_one_picture(an_image: Make) -> N
     (row,) = summary(images, expected=[View.NT]).rows
     assert row.count == 1
     assert row.best is images[2]
-    page = compose(summary(images), "en")
+    page = compose_page(summary(images), "en")
     assert "frame 7" in page.cells[0].caption
 
 
@@ -119,7 +119,7 @@ def test_words_say_what_is_missing_and_how_to_mend_it(an_image: Make) -> None:
         Criterion("CRIT-NASAL", False, None, "1", ()),
         Criterion("CRIT-GAIN", True, None, "1", ()),
     )
-    page = compose(
+    page = compose_page(
         summary([
             an_image(1, View.NT, NON_STANDARD, criteria=unmet),
             an_image(2, View.HEAD, REVIEW, flags=(Flag.NO_REAL_EVIDENCE,), criteria=()),
@@ -148,7 +148,7 @@ def test_patient_stands_on_the_page_as_in_the_header(an_image: Make) -> None:
     image = an_image(
         1, View.NT, STANDARD, header={"PatientName": "Wang^XiaoDong=王^小东", "StationName": "V3"}
     )
-    facts = dict(compose(summary([image]), "en").facts)
+    facts = dict(compose_page(summary([image]), "en").facts)
     assert facts == {
         "Patient": "Wang, XiaoDong / 王, 小东",
         "Patient ID": "4711",
@@ -171,21 +171,21 @@ def test_patient_stands_on_the_page_as_in_the_header(an_image: Make) -> None:
     ],
 )  # fmt: skip
 def test_names_are_printed_as_far_as_there_are_letters(name: str, told: str) -> None:
-    assert person(name) == told
+    assert format_person(name) == told
 
 
 @pytest.mark.parametrize("name", ["홍^길동", "אברהם^שרה", "فاطمة"])
 def test_a_name_in_unknown_letters_is_said_to_be_one(an_image: Make, name: str) -> None:
     """Hebrew and Arabic would be printed backwards."""
     image = an_image(1, View.NT, STANDARD, header={"PatientName": name})
-    assert "cannot be printed" in dict(compose(summary([image]), "en").facts)["Patient"]
+    assert "cannot be printed" in dict(compose_page(summary([image]), "en").facts)["Patient"]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_html_loads_nothing_and_escapes(an_image: Make, language: str) -> None:
     evil = an_image(1, View.NT, STANDARD, header={"PatientName": "<script>alert(1)</script>"})
     told = summary([evil, an_image(2, View.HEAD, REVIEW)])
-    page = compose(told, language)
+    page = compose_page(told, language)
     html = summary_html(page, pictures(told))
     assert f'<html lang="{language}">' in html
     assert "<script" not in html
@@ -236,7 +236,7 @@ def test_on_paper_nothing_is_lost_cut_off_or_overlaps(
     tmp_path: Path, an_image: Make, seed: int
 ) -> None:
     exam = an_exam(an_image, seed)
-    page = compose(exam, LANGUAGES[seed % len(LANGUAGES)])
+    page = compose_page(exam, LANGUAGES[seed % len(LANGUAGES)])
     path = tmp_path / "summary.pdf"
     path.write_bytes(summary_pdf(page, pictures(exam), CREATED))
     sheets = pdf.pages(path)
@@ -266,7 +266,7 @@ def _shared(a: pdf.Rectangle, b: pdf.Rectangle) -> float:
 
 def test_same_exam_same_bytes(an_image: Make) -> None:
     exam = an_exam(an_image, 1)
-    page = compose(exam, "zh")
+    page = compose_page(exam, "zh")
     assert summary_pdf(page, pictures(exam), CREATED) == summary_pdf(page, pictures(exam), CREATED)
 
 
@@ -275,7 +275,7 @@ def test_pdf_is_a_valid_object(
 ) -> None:
     images = [an_image(1, View.NT, STANDARD), an_image(2, View.HEAD, REVIEW)]
     exam = summary(images)
-    page = compose(exam, "en")
+    page = compose_page(exam, "en")
     document = summary_pdf(page, pictures(exam), CREATED)
 
     def build(revision: int = 1) -> bytes:

@@ -24,13 +24,13 @@ from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.objects.overlay import _lines, render_overlay
 from qc_daemon.report.objects.renditions import _heading
 from qc_daemon.report.sr.document import build_sr
-from qc_daemon.report.sr.parse import from_sr
+from qc_daemon.report.sr.parse import parse_findings
 from qc_daemon.report.summary import words
-from qc_daemon.report.summary.html import Entry, exam_page, summary_html
+from qc_daemon.report.summary.html import PageEntry, exam_page, summary_html
 from qc_daemon.report.summary.language import LANGUAGES, translations
 from qc_daemon.report.summary.pdf import summary_pdf
 from qc_daemon.report.summary.summary import ExamSummary, SummaryImage, summarise
-from qc_daemon.report.summary.text import Page, compose
+from qc_daemon.report.summary.text import Page, compose_page
 from qc_daemon.settings import ScheduleSettings, SettingsError, load
 from tests.support import pdf
 
@@ -47,7 +47,7 @@ def page_of(findings: list[tuple[Any, Finding]], language: str = "en", **changes
     views = [View.NT]
     images = [SummaryImage(source, finding) for source, finding in findings]
     told: ExamSummary = summarise(images, views, revision=1, created=CREATED)
-    return compose(told, language, **changes)
+    return compose_page(told, language, **changes)
 
 
 def cleared(finding: Finding) -> Finding:
@@ -84,7 +84,7 @@ def test_notice_stands_in_the_report_and_on_its_page(a_source: Make, a_finding: 
     source = a_source()
     for finding, is_cleared in ((a_finding(source), False), (cleared(a_finding(source)), True)):
         made = to_bytes(build_sr([source], [finding], revision=1, created=CREATED))
-        (told,) = from_sr(made)
+        (told,) = parse_findings(made)
         assert told.bundle.clinical_use is is_cleared
         heading = [line.text for line in _heading([told], 1, 800)]
         assert ("Not for clinical use" in heading) is not is_cleared
@@ -229,8 +229,8 @@ def test_zone_is_a_setting(tmp_path: Path) -> None:
 
 def test_table_of_the_demo_has_no_empty_column(a_source: Make, a_finding: Make) -> None:
     finding = a_finding(a_source(), quality=NON_STANDARD)
-    untimed = exam_page([Entry(finding, "x")], title="t", banner="b")
-    timed = exam_page([Entry(finding, "x", seconds=0.5)], title="t", banner="b")
+    untimed = exam_page([PageEntry(finding, "x")], title="t", banner="b")
+    timed = exam_page([PageEntry(finding, "x", seconds=0.5)], title="t", banner="b")
     assert "Seconds" not in untimed
     assert "Seconds" in timed
     assert "0.50" in timed
