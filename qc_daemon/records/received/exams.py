@@ -1,4 +1,4 @@
-"""Exams: open while objects may come, closed when all is quiet and scored, then told."""
+"""Exams: open while objects may come, closed when all is quiet and scored, then reported."""
 
 import hashlib
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ from qc_daemon.records.upsert import execute_update, insert_or_update
 
 @dataclass(frozen=True, slots=True)
 class ScoredFinding:
-    """A finding with the revision it is told of: the newest header with the finding's pixels."""
+    """A finding with the revision it is reported of, the newest header with its pixels."""
 
     finding_id: int
     finding: dict[str, Any]
@@ -48,10 +48,10 @@ class ScoredFinding:
 
 @dataclass(frozen=True, slots=True)
 class ExamContent:
-    """All the report stage needs to know of an exam.
+    """Everything that the report stage needs of an exam.
 
     `findings` are those of each instance's newest scored content, ordered by SOP Instance UID,
-    frame and region. `previous_sr_uids` are the SRs already made, oldest first; `measured` is
+    frame and region. `previous_sr_uids` are the SRs of earlier reports, oldest first; `measured` is
     what machines' own reports say; `other_patients` counts the exams of other patients under the
     same Study Instance UID.
     """
@@ -68,23 +68,23 @@ class ExamContent:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of which findings are told, and of machines' measurements if there are any.
+        """SHA-256 of which findings are reported, and of machines' measurements if there are any.
 
         Findings never change once stored; a machine's report that comes again with the same values
         is no news.
         """
-        told = ",".join(str(i) for i in sorted(f.finding_id for f in self.findings))
+        content = ",".join(str(i) for i in sorted(f.finding_id for f in self.findings))
         if self.measured:
-            told += repr(sorted((m.revision.sop_instance_uid, m.values) for m in self.measured))
+            content += repr(sorted((m.revision.sop_instance_uid, m.values) for m in self.measured))
         if self.other_patients:
-            told += "other patients"
-        return hashlib.sha256(told.encode()).hexdigest()
+            content += "other patients"
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 def hold_open(
     session: Session, association: str, exam_id: int, now: datetime, expires: datetime
 ) -> None:
-    """The association has stored to the exam: it holds it open until it ends or `expires`."""
+    """Hold the exam open until the association, which has stored to it, ends or `expires`."""
     insert_or_update(
         session,
         AssociationLease,
@@ -94,7 +94,7 @@ def hold_open(
 
 
 def end_association(session: Session, association: str) -> None:
-    """The association is over (released, aborted or lost): it holds no exam open any more."""
+    """Hold no exam open any more for an association that was released, aborted or lost."""
     session.execute(delete(AssociationLease).where(AssociationLease.token == association))
 
 
@@ -111,7 +111,7 @@ def close_due(
     """Close the exams whose time has come; inserts their report jobs; returns their ids.
 
     An exam closes at once when its procedure steps say that it is over and all they name is here
-    (`steps.exam_is_whole`), else `quiet_seconds` after its last object with no association open for
+    (`mpps.is_exam_whole`), else `quiet_seconds` after its last object with no association open for
     it, else `max_open_minutes` after it opened; never while a score job of it is ready or leased,
     but for one that then waits for a file that is gone: its findings open the exam again. A report
     job is inserted if there are findings and they differ from the last report's.
@@ -138,7 +138,7 @@ def close_due(
 
 
 def _reset_future_objects(session: Session, now: datetime) -> None:
-    """An object that came before the clock was set back came now, as far as the quiet time goes."""
+    """Count the quiet time from now for objects that came before the clock was set back."""
     execute_update(
         session,
         update(Exam)
@@ -150,8 +150,8 @@ def _reset_future_objects(session: Session, now: datetime) -> None:
 def _close_if_due(
     session: Session, exam_id: int, now: datetime, quiet: datetime, oldest: datetime
 ) -> bool:
-    # Lock first and look afterwards: an object admitted until then is seen, one admitted later
-    # waits for us and opens the exam again.
+    # Lock first and read afterwards: what is read has every object admitted until then, and one
+    # admitted later waits for us and opens the exam again.
     exam = session.execute(
         select(Exam.state, Exam.last_object_at, Exam.opened_at)
         .where(Exam.id == exam_id)
@@ -165,8 +165,9 @@ def _close_if_due(
             return False
         _close(session, exam_id, ClosedBy.MAX_OPEN, now)
         return True
-    held = _any(session, select(AssociationLease.token).where(AssociationLease.exam_id == exam_id))
-    if exam.last_object_at <= quiet and not held:
+    leases = select(AssociationLease.token).where(AssociationLease.exam_id == exam_id)
+    is_held = _any(session, leases)
+    if exam.last_object_at <= quiet and not is_held:
         cause = ClosedBy.QUIET
     elif exam.opened_at <= oldest:
         cause = ClosedBy.MAX_OPEN
@@ -211,7 +212,9 @@ def _has_score_jobs(session: Session, exam_id: int, *, without_lost: bool = Fals
 
 def _close(session: Session, exam_id: int, cause: ClosedBy, now: datetime) -> None:
     content = exam_content(session, exam_id)
-    told = session.execute(select(Exam.reported_content).where(Exam.id == exam_id)).scalar_one()
+    last_reported = session.execute(
+        select(Exam.reported_content).where(Exam.id == exam_id)
+    ).scalar_one()
     values: dict[str, Any] = {
         "state": ExamState.CLOSED,
         "closed_at": now,
@@ -219,7 +222,7 @@ def _close(session: Session, exam_id: int, cause: ClosedBy, now: datetime) -> No
     }
     if not content.findings:
         values["outcome"] = ExamOutcome.NOTHING_TO_TELL
-    elif content.fingerprint == told:
+    elif content.fingerprint == last_reported:
         values["outcome"] = ExamOutcome.UNCHANGED
     else:
         values |= _insert_report_job(session, content, now)
@@ -240,8 +243,10 @@ def _insert_report_job(session: Session, content: ExamContent, now: datetime) ->
 
 
 def _amend_other_patients(session: Session, content: ExamContent, now: datetime) -> None:
-    """Reports of the study's other patients, made before this one's images came, have to say that
-    they share its UID: somebody may have been selected wrongly at the machine."""
+    """Amend earlier reports of the study's other patients: they must say that they share its UID.
+
+    Somebody may have been selected wrongly at the machine.
+    """
     others = session.scalars(
         select(Exam.id)
         .where(
@@ -251,14 +256,14 @@ def _amend_other_patients(session: Session, content: ExamContent, now: datetime)
             Exam.reported_content.is_not(None),
         )
         .order_by(Exam.id)
-        # One that is being changed opens again and is told of when it closes.
+        # One that is being changed opens again and is reported when it closes.
         .with_for_update(key_share=True, skip_locked=True)
     ).all()
     for other in others:
-        known = exam_content(session, other)
+        earlier = exam_content(session, other)
         reported = select(Exam.reported_content).where(Exam.id == other)
-        if known.findings and session.execute(reported).scalar_one() != known.fingerprint:
-            values = _insert_report_job(session, known, now)
+        if earlier.findings and session.execute(reported).scalar_one() != earlier.fingerprint:
+            values = _insert_report_job(session, earlier, now)
             execute_update(session, update(Exam).where(Exam.id == other).values(**values))
 
 
@@ -271,14 +276,14 @@ def of_study(session: Session, study_instance_uid: str) -> list[int]:
     )
 
 
-def describe(session: Session, exam_id: int, described: dict[str, str]) -> bool:
-    """Keep what a header says of the exam (`receipts.description`); False if it is known."""
+def describe(session: Session, exam_id: int, description: dict[str, str]) -> bool:
+    """Store what a header says of the exam (`receipts.exam_description`); False if it is there."""
     statement = update(Exam).where(Exam.id == exam_id, Exam.patient_name.is_(None))
-    return execute_update(session, statement.values(**described)) == 1
+    return execute_update(session, statement.values(**description)) == 1
 
 
 def exam_content(session: Session, exam_id: int) -> ExamContent:
-    """What there is to tell of the exam now; raises LookupError if there is no such exam."""
+    """What there is to report of the exam now; raises LookupError if there is no such exam."""
     exam = session.execute(
         select(
             Exam.id,
@@ -322,7 +327,7 @@ def _count_other_patients(session: Session, study_instance_uid: str) -> int:
 
 
 def omissions(session: Session, exam_id: int) -> list[QuarantinedRevision]:
-    """What reports of the exam leave out, and why: instances without a content that can be told.
+    """What reports of the exam leave out, and why: instances without a readable content.
 
     In order of arrival, each instance once, with the reason of its newest content.
     """
@@ -341,7 +346,7 @@ def omissions(session: Session, exam_id: int) -> list[QuarantinedRevision]:
 
 
 def without_overlay(session: Session, exam_id: int) -> list[QuarantinedRevision]:
-    """The exam's contents that are told of, but have no overlay, and why."""
+    """The exam's contents that are reported without an overlay, and why."""
     rows = session.execute(
         select_facts()
         .add_columns(Revision.reason_code, Revision.reason_message, Revision.reason_at)
@@ -359,8 +364,10 @@ def without_overlay(session: Session, exam_id: int) -> list[QuarantinedRevision]
 
 
 def record_content(session: Session, exam_id: int, report_revision: int, fingerprint: str) -> None:
-    """The report tells less than the exam had when it closed: what comes later is compared with
-    this. A later report's content stands."""
+    """Record the content of a report that has less than the exam had when it closed.
+
+    What comes later is compared with it. A later report's content stands.
+    """
     execute_update(
         session,
         update(Exam)
@@ -370,7 +377,7 @@ def record_content(session: Session, exam_id: int, report_revision: int, fingerp
 
 
 def record_no_report(session: Session, exam_id: int, report_revision: int) -> None:
-    """Nothing of the exam could be told."""
+    """Record that nothing of the exam could be reported."""
     execute_update(
         session,
         update(Exam)
@@ -396,13 +403,15 @@ def _select_findings(session: Session, exam_id: int) -> list[ScoredFinding]:
     )
     # Later numbers overwrite earlier ones: the newest content of each instance is left.
     newest = {row.instance_id: row for row in rows}
-    told_as = {row.source_revision_id or row.revision_id: as_facts(row) for row in newest.values()}
-    found = session.execute(
+    revision_of = {
+        row.source_revision_id or row.revision_id: as_facts(row) for row in newest.values()
+    }
+    findings = session.execute(
         select(Finding.id, Finding.revision_id, Finding.frame, Finding.region, Finding.body)
-        .where(Finding.revision_id.in_(told_as))
+        .where(Finding.revision_id.in_(revision_of))
         .order_by(Finding.frame, Finding.region, Finding.id)
     )
-    scored = [ScoredFinding(row.id, row.body, told_as[row.revision_id]) for row in found]
+    scored = [ScoredFinding(row.id, row.body, revision_of[row.revision_id]) for row in findings]
     return sorted(scored, key=lambda each: each.revision.sop_instance_uid)
 
 
@@ -411,7 +420,7 @@ def _any(session: Session, statement: Select[Any]) -> bool:
 
 
 def exam_start(session: Session, exam_id: int) -> tuple[str, datetime]:
-    """Study Instance UID of the exam, and when its first object came; the same at any time."""
+    """The exam's Study Instance UID, and when its first object came; the same at any time."""
     row = session.execute(
         select(Exam.study_instance_uid, func.min(Revision.received_at))
         .join(Revision, Revision.exam_id == Exam.id)

@@ -1,4 +1,4 @@
-"""Modality performed procedure steps (PS3.4 F.7), as far as they tell when an exam is whole."""
+"""Modality performed procedure steps (PS3.4 F.7), as far as they say when an exam is whole."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -40,7 +40,7 @@ class Step:
 
 
 def begin(session: Session, step: Step, now: datetime) -> bool:
-    """Record a step in progress; False if its UID is known already."""
+    """Record a step in progress; False if there is one of its UID."""
     values: dict[str, Any] = {
         "sop_instance_uid": step.sop_instance_uid,
         "study_instance_uid": step.study_instance_uid,
@@ -61,14 +61,14 @@ def change(
     now: datetime,
 ) -> Change:
     """Give a step another status and other instances; None leaves as it is. What is final stays."""
-    known = session.execute(
+    step = session.execute(
         select(PerformedStep.id, PerformedStep.status)
         .where(PerformedStep.sop_instance_uid == sop_instance_uid)
         .with_for_update()
     ).one_or_none()
-    if known is None:
+    if step is None:
         return Change.UNKNOWN
-    if known.status in FINAL:
+    if step.status in FINAL:
         return Change.FINAL
     values: dict[str, Any] = {"updated_at": now}
     if status is not None:
@@ -76,7 +76,7 @@ def change(
     if instances is not None:
         values["instances"] = list(instances)
     execute_update(
-        session, update(PerformedStep).where(PerformedStep.id == known.id).values(**values)
+        session, update(PerformedStep).where(PerformedStep.id == step.id).values(**values)
     )
     return Change.DONE
 
@@ -94,7 +94,7 @@ def has_completed_step() -> ColumnElement[bool]:
 
 
 def is_exam_whole(session: Session, exam_id: int) -> bool:
-    """Whether the modality has said that the exam is over, and all it made is here and settled.
+    """Whether the modality has said that the exam is over, and its objects are here and settled.
 
     Over: of the study's steps none is in progress, and those completed name objects. Settled: each
     of these is scored or quarantined. An object that none of them names and that came after the

@@ -1,4 +1,4 @@
-"""Who was approved to store to us by command, and who was refused for being unknown."""
+"""Peers approved by command to store to us, and callers refused because they are unknown."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 from qc_daemon.records.tables import Caller, Peer
 from qc_daemon.records.upsert import execute_update, insert_once, insert_or_update
 
-# What strangers can make us keep: rows in all, and of one address, so that a flood of invented
-# titles from one machine drops none but its own.
+# Callers stored in all, and of one address: a flood of invented titles from one machine drops only
+# its own.
 MAX_CALLERS = 1000
 MAX_CALLERS_PER_ADDRESS = 16
 
@@ -67,7 +67,7 @@ def approve(
 
 
 def remove(session: Session, ae_title: str, address: str | None) -> int:
-    """Take the approval back, of every address unless one is given; how many there were."""
+    """Withdraw the approval, of every address unless one is given; returns how many there were."""
     statement = delete(Peer).where(Peer.ae_title == ae_title)
     if address is not None:
         statement = statement.where(Peer.address == address)
@@ -92,32 +92,32 @@ def refused_callers(session: Session) -> list[RefusedCaller]:
 
 
 def record_refusals(session: Session, callers: Iterable[RefusedCaller]) -> None:
-    """Add what was seen of refused callers, then drop those that are too many, oldest first.
+    """Add refused attempts to the list of callers, then drop the oldest beyond the limits.
 
     A certificate once shown stays: a later attempt without one must not make its approval weaker.
     """
     # In one order, so that two receivers that write at once never wait for each other.
-    seen = sorted(callers, key=lambda caller: (caller.ae_title, caller.address))
-    for caller in seen:
+    ordered = sorted(callers, key=lambda caller: (caller.ae_title, caller.address))
+    for caller in ordered:
         if not _count_again(session, caller):
             values = {name: getattr(caller, name) for name in RefusedCaller.__slots__}
             if insert_once(session, Caller, values, ("ae_title", "address")) is None:
                 _count_again(session, caller)
-    for address in sorted({caller.address for caller in seen}):
+    for address in sorted({caller.address for caller in ordered}):
         of_address = select(Caller.id).where(Caller.address == address)
-        kept = of_address.order_by(Caller.last_seen_at.desc(), Caller.id.desc())
+        newest = of_address.order_by(Caller.last_seen_at.desc(), Caller.id.desc())
         _delete(
             session,
             delete(Caller).where(
-                Caller.address == address, Caller.id.not_in(kept.limit(MAX_CALLERS_PER_ADDRESS))
+                Caller.address == address, Caller.id.not_in(newest.limit(MAX_CALLERS_PER_ADDRESS))
             ),
         )
-    kept = select(Caller.id).order_by(Caller.last_seen_at.desc(), Caller.id.desc())
-    _delete(session, delete(Caller).where(Caller.id.not_in(kept.limit(MAX_CALLERS))))
+    newest = select(Caller.id).order_by(Caller.last_seen_at.desc(), Caller.id.desc())
+    _delete(session, delete(Caller).where(Caller.id.not_in(newest.limit(MAX_CALLERS))))
 
 
 def remove_caller(session: Session, ae_title: str, address: str) -> None:
-    """Take a caller off the list of refused ones."""
+    """Remove a caller from the list of refused ones."""
     _delete(session, delete(Caller).where(Caller.ae_title == ae_title, Caller.address == address))
 
 

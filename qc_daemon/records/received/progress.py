@@ -1,4 +1,4 @@
-"""How far an exam has come: open or closed and why, what was told of it, where that went."""
+"""How far an exam has come: open or closed and why, what was reported, where that went."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -80,7 +80,7 @@ def _progress(session: Session, exam: Exam) -> Progress:
     scoring = select(func.count(JobRow.id)).where(
         JobRow.exam_id == exam.id, JobRow.kind == JobKind.SCORE, JobRow.state.in_(PENDING)
     )
-    held = select(func.count(AssociationLease.token)).where(AssociationLease.exam_id == exam.id)
+    leases = select(func.count(AssociationLease.token)).where(AssociationLease.exam_id == exam.id)
     return Progress(
         exam_id=exam.id,
         patient_id=exam.patient_id,
@@ -93,7 +93,7 @@ def _progress(session: Session, exam: Exam) -> Progress:
         outcome=exam.outcome,
         report_revision=exam.report_revision,
         scoring=session.execute(scoring).scalar_one(),
-        associations=session.execute(held).scalar_one(),
+        associations=session.execute(leases).scalar_one(),
         sent=tuple(_delivery_counts(session, exam.id)),
     )
 
@@ -107,5 +107,5 @@ def _delivery_counts(session: Session, exam_id: int) -> list[DeliveryCount]:
         .where(JobRow.exam_id == exam_id, JobRow.kind == JobKind.DELIVER)
         .group_by(kind, number, JobRow.destination, JobRow.state)
     )
-    sent = [DeliveryCount(*row) for row in rows]
-    return sorted(sent, key=lambda s: (s.report_revision, s.kind, s.destination, s.state))
+    counts = [DeliveryCount(*row) for row in rows]
+    return sorted(counts, key=lambda s: (s.report_revision, s.kind, s.destination, s.state))

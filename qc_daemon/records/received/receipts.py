@@ -41,7 +41,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What the object is to us; `path` is where its bytes are kept (`same`: the first copy's)."""
+    """What the object is to us; `path` is where its bytes lie (`same`: the first copy's)."""
 
     kind: Literal["new", "same", "revision"]
     instance_id: int
@@ -182,17 +182,19 @@ def _open_exam(
     now: datetime,
 ) -> int:
     """The exam's row, locked and open, its last object being this one."""
-    described = exam_description(receipt.patient_name, receipt.accession_number, receipt.study_date)
+    description = exam_description(
+        receipt.patient_name, receipt.accession_number, receipt.study_date
+    )
     key = {"study": receipt.study_instance_uid, "patient": receipt.patient_id, "now": now} | {
-        name: value or None for name, value in described.items()
+        name: value or None for name, value in description.items()
     }
     exam = session.execute(_TOUCH_EXAM, key).one_or_none()
     if exam is not None and exam.bundle_id is not None and exam.state == ExamState.OPEN:
-        known: int = exam.id
-        return known
+        open_id: int = exam.id
+        return open_id
     bundle_id = bundle_id() if callable(bundle_id) else bundle_id
     if exam is None:
-        made = insert_once(
+        new_id = insert_once(
             session,
             Exam,
             {
@@ -201,13 +203,13 @@ def _open_exam(
                 "bundle_id": bundle_id,
                 "opened_at": now,
                 "last_object_at": now,
-                **described,
+                **description,
             },
             ("study_instance_uid", "patient_id"),
         )
-        if made is not None:
-            return made
-        # Another association has just made it.
+        if new_id is not None:
+            return new_id
+        # Another association has just inserted it.
         exam = session.execute(_TOUCH_EXAM, key).one()
     exam_id: int = exam.id
     if exam.bundle_id is None and bundle_id is not None:
@@ -223,7 +225,7 @@ def _own_study(sop_instance_uid: str) -> str:
 
 
 def _sanitise_text(receipt: Receipt) -> Receipt:
-    """Text that both databases take: PostgreSQL has no NUL and neither has lone surrogates."""
+    """Change text to what both databases store: neither lone surrogates nor, in PostgreSQL, NUL."""
     values = {field.name: getattr(receipt, field.name) for field in fields(receipt)}
     changed: dict[str, Any] = {
         name: value.replace("\0", "").encode("utf-8", "replace").decode()

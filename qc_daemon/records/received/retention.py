@@ -1,6 +1,6 @@
-"""Which originals may leave the spool, and what the records say of files that are there or not.
+"""Which originals may leave the spool, and which files in it the records refer to.
 
-An original leaves only when it could come back and nobody waits for it:
+An original leaves only when it could be fetched back and nobody waits for it:
 
     every `source` destination holds it        its deliver job to each of them is done
     it can be fetched back                     a destination that gives objects back is among those
@@ -104,10 +104,10 @@ def _drop_conditions(
     now: datetime, keep: timedelta, source_destinations: Sequence[str], fetchable: Sequence[str]
 ) -> list[ColumnElement[bool]]:
     latest = now - keep
-    job, own, other = aliased(JobRow), aliased(JobRow), aliased(Revision)
+    job, own, twin = aliased(JobRow), aliased(JobRow), aliased(Revision)
     of_exam = job.exam_id == Revision.exam_id
-    told = job.kind.in_((JobKind.REPORT, JobKind.DELIVER))
-    held = [
+    is_output = job.kind.in_((JobKind.REPORT, JobKind.DELIVER))
+    is_delivered = [
         exists().where(
             own.revision_id == Revision.id,
             own.kind == JobKind.DELIVER,
@@ -122,10 +122,10 @@ def _drop_conditions(
         # Received before delivered: an index narrows the rest down.
         Revision.received_at <= latest,
         Revision.state.in_((RevisionState.SCORED, RevisionState.HEADER)),
-        *held,
+        *is_delivered,
         exists().where(Exam.id == Revision.exam_id, Exam.state == ExamState.CLOSED),
-        ~exists().where(of_exam, told, job.state != JobState.DONE),
-        ~exists().where(of_exam, told, job.updated_at > latest),
+        ~exists().where(of_exam, is_output, job.state != JobState.DONE),
+        ~exists().where(of_exam, is_output, job.updated_at > latest),
         # Its own scoring: a re-score asked for by hand needs the pixels.
         ~exists().where(
             job.revision_id == Revision.id, job.kind == JobKind.SCORE, job.state != JobState.DONE
@@ -137,13 +137,13 @@ def _drop_conditions(
             Commitment.state.in_((CommitmentState.WAITING, CommitmentState.READY)),
         ),
         ~exists().where(
-            other.path == Revision.path, other.id != Revision.id, other.dropped_at.is_(None)
+            twin.path == Revision.path, twin.id != Revision.id, twin.dropped_at.is_(None)
         ),
     ]
 
 
 def drop_overlays(session: Session, now: datetime, keep: timedelta, *, limit: int) -> int:
-    """Let go of the bytes of overlays that every destination has held for `keep`; how many.
+    """Delete the bytes of overlays that every destination has had for `keep`; returns how many.
 
     Structured reports stay: they are small, and what an amendment starts from.
     """
@@ -189,7 +189,7 @@ def record_fetch(session: Session, revision_id: int, path: str, size: int) -> No
 
 
 def record_unavailable(session: Session, revision_id: int, now: datetime) -> bool:
-    """No destination gave the original back; whether it was us who dropped it."""
+    """Record that no destination returned the original; whether it was us who dropped it."""
     execute_update(
         session, update(Revision).where(Revision.id == revision_id).values(unavailable_at=now)
     )
@@ -198,13 +198,13 @@ def record_unavailable(session: Session, revision_id: int, now: datetime) -> boo
 
 
 def was_dropped(session: Session, revision_id: int) -> bool:
-    """Whether it was us who took the original's file away."""
+    """Whether it was us who removed the original's file."""
     dropped_at = session.scalar(select(Revision.dropped_at).where(Revision.id == revision_id))
     return dropped_at is not None
 
 
 def referenced_paths(session: Session, paths: Iterable[str]) -> dict[str, bool]:
-    """Of these files those that a row names; whether any such row still keeps its file."""
+    """Of these files those that a row names, and whether any such row has not dropped its file."""
     rows = session.execute(
         select(Revision.path, func.count(), func.count(Revision.dropped_at))
         .where(Revision.path.in_(list(paths)))

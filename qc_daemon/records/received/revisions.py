@@ -87,7 +87,7 @@ def facts(session: Session, revision_id: int) -> RevisionFacts:
 def record_pixels(
     session: Session, revision_id: int, pixel_sha256: str, now: datetime
 ) -> Literal["score", "header", "other"]:
-    """Record the SHA-256 of the decoded pixels; says what there is to do.
+    """Record the SHA-256 of the decoded pixels; returns what there is to do.
 
     'score': the first content under this UID. 'header': the pixels of another revision of the
     instance, whose findings stand for this one too: nothing to score. 'other': other pixels under
@@ -97,7 +97,7 @@ def record_pixels(
     instance_id = session.execute(
         select(Revision.instance_id).where(Revision.id == revision_id)
     ).scalar_one()
-    # One at a time by instance, so that two revisions never both take themselves for the first.
+    # One at a time by instance, so that two revisions are never both the first.
     session.execute(
         select(Instance.id).where(Instance.id == instance_id).with_for_update(key_share=True)
     )
@@ -157,14 +157,14 @@ _ANSWERS: dict[Content, Literal["score", "header", "other"]] = {
 def quarantine(
     session: Session, revision_id: int, code: ErrorCode, message: str, now: datetime
 ) -> None:
-    """Keep the revision unscored, with its reason; `jobs.fail` does this by itself."""
+    """Quarantine the revision, unscored, with its reason; `jobs.fail` does this by itself."""
     jobs.record_reason(session, revision_id, code, message, now)
 
 
 def quarantine_scored(
     session: Session, revision_id: int, code: ErrorCode, message: str, now: datetime
 ) -> None:
-    """Quarantine a scored revision that no report can tell of; `release` scores it again."""
+    """Quarantine a scored revision that no report can include; `release` scores it again."""
     execute_update(
         session,
         update(Revision)

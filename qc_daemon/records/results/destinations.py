@@ -1,5 +1,5 @@
-"""What is known of destinations: the SOP classes they do not take, what waits for them, since when
-they fail, and whether they commit to what they store."""
+"""State of destinations: SOP classes they refuse, jobs that wait for them, since when they fail,
+and whether they commit to what they store."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Condition:
 
 
 def record_refusal(session: Session, destination: str, sop_class_uid: str, now: datetime) -> None:
-    """The destination has said that it does not take the class."""
+    """Record that the destination refused objects of the class."""
     insert_or_update(
         session,
         RefusedClass,
@@ -46,7 +46,7 @@ def record_refusal(session: Session, destination: str, sop_class_uid: str, now: 
 
 
 def record_acceptance(session: Session, destination: str, sop_class_uid: str) -> None:
-    """The destination has taken an object of the class."""
+    """Record that the destination accepted an object of the class."""
     session.execute(
         delete(RefusedClass).where(
             RefusedClass.destination == destination, RefusedClass.sop_class_uid == sop_class_uid
@@ -55,7 +55,7 @@ def record_acceptance(session: Session, destination: str, sop_class_uid: str) ->
 
 
 def refused_classes(session: Session, destination: str) -> dict[str, datetime]:
-    """The classes that the destination does not take, and when it last said so."""
+    """The classes that the destination refuses, and when it last did."""
     rows = session.execute(
         select(RefusedClass.sop_class_uid, RefusedClass.refused_at)
         .where(RefusedClass.destination == destination)
@@ -65,15 +65,15 @@ def refused_classes(session: Session, destination: str) -> dict[str, datetime]:
 
 
 def reset_refused_classes(session: Session, destination: str) -> int:
-    """Ask the destination anew about every class; how many that are."""
-    known = refused_classes(session, destination)
+    """Offer every class to the destination again; returns how many it had refused."""
+    classes = refused_classes(session, destination)
     session.execute(delete(RefusedClass).where(RefusedClass.destination == destination))
-    return len(known)
+    return len(classes)
 
 
 def failed_jobs(session: Session, destination: str) -> list[int]:
     """The ids of deliver jobs that ended without the destination having the object."""
-    found = session.scalars(
+    ids = session.scalars(
         select(JobRow.id)
         .where(
             JobRow.kind == JobKind.DELIVER,
@@ -82,7 +82,7 @@ def failed_jobs(session: Session, destination: str) -> list[int]:
         )
         .order_by(JobRow.id)
     )
-    return list(found)
+    return list(ids)
 
 
 def count_deliveries(session: Session) -> dict[str, dict[JobState, int]]:
@@ -93,16 +93,16 @@ def count_deliveries(session: Session) -> dict[str, dict[JobState, int]]:
         .where(JobRow.kind == JobKind.DELIVER, JobRow.state.in_(tuple(JobState)))
         .group_by(JobRow.destination, JobRow.state)
     )
-    found: dict[str, dict[JobState, int]] = defaultdict(dict)
+    counts: dict[str, dict[JobState, int]] = defaultdict(dict)
     for destination, state, count in rows:
-        found[destination][JobState(state)] = count
-    return found
+        counts[destination][JobState(state)] = count
+    return counts
 
 
 def record_failure(session: Session, destination: str, error: QCError, now: datetime) -> None:
-    """The destination could not be reached, or had no place or no leave for us."""
-    known = session.get(DestinationState, destination, populate_existing=True)
-    since = now if known is None or known.failing_since is None else known.failing_since
+    """Record that the destination could not be reached, was full, or did not admit us."""
+    row = session.get(DestinationState, destination, populate_existing=True)
+    since = now if row is None or row.failing_since is None else row.failing_since
     _save(
         session,
         destination,
@@ -114,7 +114,7 @@ def record_failure(session: Session, destination: str, error: QCError, now: date
 
 
 def record_success(session: Session, destination: str) -> None:
-    """The destination has answered. Costs no write where it did before."""
+    """Record that the destination answered. Writes nothing where it did before."""
     session.execute(
         update(DestinationState)
         .where(
@@ -132,14 +132,14 @@ def record_commitment(
     now: datetime,
     message: str | None = None,
 ) -> None:
-    """What the destination did about storage commitment; writes only what is new.
+    """Record what the destination did about storage commitment; writes only what is new.
 
-    A presentation context alone says nothing of whether requests are taken.
+    A presentation context alone does not say whether requests are accepted.
     """
-    known = session.get(DestinationState, destination, populate_existing=True)
-    before = None if known is None else known.commitment
-    answered = (CommitmentSupport.TAKEN, CommitmentSupport.REFUSED, CommitmentSupport.LOST)
-    if before == support or (support is CommitmentSupport.OFFERED and before in answered):
+    row = session.get(DestinationState, destination, populate_existing=True)
+    before = None if row is None else row.commitment
+    answers = (CommitmentSupport.TAKEN, CommitmentSupport.REFUSED, CommitmentSupport.LOST)
+    if before == support or (support is CommitmentSupport.OFFERED and before in answers):
         return
     _save(
         session,
@@ -151,7 +151,7 @@ def record_commitment(
 
 
 def condition(session: Session, destination: str) -> Condition:
-    """What the destination was last like; all fields None where nothing is known."""
+    """The destination's last condition; all fields None where nothing is recorded."""
     row = session.get(DestinationState, destination, populate_existing=True)
     if row is None:
         return Condition()

@@ -1,4 +1,4 @@
-"""Findings: stored once per revision and model, asked for by study, time or exam."""
+"""Findings: stored once per revision and model, queried by study, time or exam."""
 
 import heapq
 from collections.abc import Iterator, Sequence
@@ -24,14 +24,16 @@ def store(
 ) -> int:
     """Store the findings (JSON objects of the design's section 5) and mark the revision scored.
 
-    The first set of a revision and model stands: a second run, whatever it found, inserts nothing
+    The first set of a revision and model stands: a second run, whatever its result, inserts nothing
     and changes nothing. Returns how many findings were stored.
     """
     exam_id = session.execute(
         select(Revision.exam_id).where(Revision.id == revision_id).with_for_update(key_share=True)
     ).scalar_one()
-    known = set(session.scalars(select(Finding.model_id).where(Finding.revision_id == revision_id)))
-    new = [finding for finding in findings if finding["bundle"]["model_id"] not in known]
+    model_ids = set(
+        session.scalars(select(Finding.model_id).where(Finding.revision_id == revision_id))
+    )
+    new = [finding for finding in findings if finding["bundle"]["model_id"] not in model_ids]
     session.add_all(_row(revision_id, finding, now) for finding in new)
     session.flush()
     execute_update(
@@ -52,7 +54,7 @@ def query(
     since: datetime | None = None,
     exam_id: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Finding JSON objects and, for what could not be scored, objects with `error` instead.
+    """Return finding JSON objects and, for what could not be scored, objects with `error` instead.
 
     `since`: received at that moment or later. Ordered by arrival, then frame and region. A header
     revision brings the findings of the revision whose pixels it has, each finding once. Findings of
@@ -78,14 +80,14 @@ def query(
         (row.received_at, row.id, _with_flag(row.body, row.study_instance_uid in shared))
         for row in rows
     ]
-    refused = session.execute(
+    quarantined = session.execute(
         chosen.add_columns(Revision.reason_code, Revision.reason_message).where(
             Revision.state == RevisionState.QUARANTINED
         )
     )
-    for row in refused:
-        known = as_facts(row)
-        answers.append((known.received_at, known.revision_id, _error_object(known, row)))
+    for row in quarantined:
+        facts = as_facts(row)
+        answers.append((facts.received_at, facts.revision_id, _error_object(facts, row)))
     answers.sort(key=lambda answer: answer[:2])
     return [body for _, _, body in answers]
 
@@ -102,8 +104,8 @@ def _shared_studies(session: Session, studies: set[str] | None) -> set[str]:
     )
     if studies is not None and len(studies) == 1:
         several = several.where(Exam.study_instance_uid.in_(studies))
-    known = set(session.scalars(several))
-    return known if studies is None else studies & known
+    shared = set(session.scalars(several))
+    return shared if studies is None else studies & shared
 
 
 def _with_flag(body: dict[str, Any], is_shared: bool) -> dict[str, Any]:
@@ -112,9 +114,9 @@ def _with_flag(body: dict[str, Any], is_shared: bool) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class StoredFinding:
-    """A finding or error object as it is told of a revision in an exam.
+    """A finding or error object of a revision in an exam.
 
-    `is_superseded`: a later content of the instance stands in its place. `frames` counts the frames
+    `is_superseded`: a later content of the instance replaces it. `frames` counts the frames
     scored of the revision (0: an error), `is_best` says whether this one is shown for them all.
     """
 
@@ -136,10 +138,10 @@ def iter_findings(
     all_revisions: bool,
     best_first: bool = False,
 ) -> Iterator[StoredFinding]:
-    """What is stored of these exams, in order of arrival, then frame and region, or of an object's
-    findings the best first. Yielded as it is read.
+    """Yield what is stored of these exams, as it is read.
 
-    The window is about when a revision was received. Each finding comes once, told of the newest
+    In order of arrival, then frame and region; with `best_first` an object's best finding first.
+    The window is about when a revision was received. Each finding comes once, with the newest
     header that has its pixels. Without `all_revisions` only what stands for an instance now. Of a
     cine the best frame of each view is best, as the reports have it; every region of a still is.
     """
@@ -150,14 +152,14 @@ def iter_findings(
     )
     shared = _shared_studies(session, None)
     for _, group in groupby(rows, key=lambda row: row.revision_id):
-        told = list(group)
-        scored = [row for row in told if row.body is not None]
+        stored = list(group)
+        scored = [row for row in stored if row.body is not None]
         if best_first:
             scored.sort(key=lambda row: rank(row.body), reverse=True)
         numbers = {row.body["frame"] for row in scored}
         best = best_of([row.body for row in scored])
-        # What was scored may yet be refused by a later stage: then both are told.
-        for place, row in enumerate([*scored, *(row for row in told if row.body is None)]):
+        # What was scored may yet be refused by a later stage: then both come.
+        for index, row in enumerate([*scored, *(row for row in stored if row.body is None)]):
             facts = as_facts(row)
             yield StoredFinding(
                 body=_error_object(facts, row)
@@ -169,12 +171,12 @@ def iter_findings(
                 revision=facts,
                 is_superseded=row.is_superseded,
                 frames=len(numbers),
-                is_best=row.body is None or place in best,
+                is_best=row.body is None or index in best,
             )
 
 
 def rank(finding: dict[str, Any]) -> tuple[float, float]:
-    """Of two findings of a view the better one: the more probably standard, then the surer view."""
+    """Sort key of findings of a view: the more probably standard is better, then the surer view."""
     probability = finding["quality"]["probability"]
     return (-1.0 if probability is None else probability, finding["view"]["probability"])
 
@@ -185,11 +187,11 @@ def best_of(bodies: Sequence[dict[str, Any]]) -> set[int]:
     if len({body["frame"] for body in bodies}) < 2:
         return set(range(len(bodies)))
     best: dict[str, int] = {}
-    for place, body in enumerate(bodies):
+    for index, body in enumerate(bodies):
         view = body["view"]["code"]
         if view not in best or rank(body) > rank(bodies[best[view]]):
-            best[view] = place
-    assessed = {place for view, place in best.items() if view != View.OTHER}
+            best[view] = index
+    assessed = {index for view, index in best.items() if view != View.OTHER}
     return assessed or set(best.values())
 
 
@@ -202,29 +204,29 @@ def _scored_rows(
     session: Session, exam_filter: ExamFilter, window: Window, all_revisions: bool
 ) -> Iterator[Any]:
     newer = aliased(Revision)
-    told = func.coalesce(Revision.source_revision_id, Revision.id)
+    finding_revision = func.coalesce(Revision.source_revision_id, Revision.id)
     later = and_(
         newer.instance_id == Revision.instance_id,
         newer.number > Revision.number,
         newer.state.in_(_READABLE),
     )
-    superseded = exists().where(later, newer.exam_id == Revision.exam_id)
-    repeats = [later, func.coalesce(newer.source_revision_id, newer.id) == told]
+    is_superseded = exists().where(later, newer.exam_id == Revision.exam_id)
+    repeats = [later, func.coalesce(newer.source_revision_id, newer.id) == finding_revision]
     if window.until is not None:
         repeats.append(newer.received_at < window.until)
     if replace(exam_filter, study=None) != ExamFilter():
-        # Asked of one exam, what a corrected header took to another exam is still told of it.
+        # Of one exam, what a corrected header took to another exam is still listed.
         repeats.append(newer.exam_id == Revision.exam_id)
-    again = exists().where(*repeats)
+    is_repeated = exists().where(*repeats)
     chosen = (
         _select_filtered(exam_filter, window)
-        .add_columns(superseded.label("is_superseded"), Finding.body)
-        .join(Finding, Finding.revision_id == told)
-        .where(~again)
+        .add_columns(is_superseded.label("is_superseded"), Finding.body)
+        .join(Finding, Finding.revision_id == finding_revision)
+        .where(~is_repeated)
         .order_by(Revision.received_at, Revision.id, Finding.frame, Finding.region, Finding.id)
     )
     if not all_revisions:
-        chosen = chosen.where(~superseded)
+        chosen = chosen.where(~is_superseded)
     yield from session.execute(chosen.execution_options(yield_per=_BATCH))
 
 
@@ -232,7 +234,7 @@ def _quarantined_rows(
     session: Session, exam_filter: ExamFilter, window: Window, all_revisions: bool
 ) -> Iterator[Any]:
     newer = aliased(Revision)
-    superseded = exists().where(
+    is_superseded = exists().where(
         newer.instance_id == Revision.instance_id,
         newer.exam_id == Revision.exam_id,
         newer.number > Revision.number,
@@ -241,7 +243,7 @@ def _quarantined_rows(
     chosen = (
         _select_filtered(exam_filter, window)
         .add_columns(
-            superseded.label("is_superseded"),
+            is_superseded.label("is_superseded"),
             null().label("body"),
             Revision.reason_code,
             Revision.reason_message,
@@ -250,7 +252,7 @@ def _quarantined_rows(
         .order_by(Revision.received_at, Revision.id)
     )
     if not all_revisions:
-        chosen = chosen.where(~superseded)
+        chosen = chosen.where(~is_superseded)
     yield from session.execute(chosen.execution_options(yield_per=_BATCH))
 
 

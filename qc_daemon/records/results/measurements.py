@@ -1,4 +1,4 @@
-"""Measurements that machines report themselves, kept for their exam."""
+"""Measurements that machines report themselves, stored for their exam."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,10 +37,10 @@ def store(session: Session, revision_id: int, values: Sequence[MeasuredValue]) -
     exam_id = session.execute(
         select(Revision.exam_id).where(Revision.id == revision_id).with_for_update(key_share=True)
     ).scalar_one()
-    known = session.scalars(
+    first_id = session.scalars(
         select(Measurement.id).where(Measurement.revision_id == revision_id).limit(1)
     ).first()
-    new = values if known is None else ()
+    new = values if first_id is None else ()
     session.add_all(
         Measurement(
             revision_id=revision_id,
@@ -77,9 +77,9 @@ def of_exam(session: Session, exam_id: int) -> list[MeasuredReport]:
     newest: dict[int, int] = {}
     for row in rows:
         newest[row.instance_id] = max(row.number, newest.get(row.instance_id, 0))
-    told: dict[RevisionFacts, list[MeasuredValue]] = {}
+    by_revision: dict[RevisionFacts, list[MeasuredValue]] = {}
     for row in rows:
         if row.number == newest[row.instance_id]:
             value = MeasuredValue(row.fetus, row.concept, row.value, row.unit)
-            told.setdefault(as_facts(row), []).append(value)
-    return [MeasuredReport(revision, tuple(values)) for revision, values in told.items()]
+            by_revision.setdefault(as_facts(row), []).append(value)
+    return [MeasuredReport(revision, tuple(values)) for revision, values in by_revision.items()]

@@ -1,4 +1,4 @@
-"""Images that a person rejected, with the note that tells it, and rejections taken back.
+"""Images that a person rejected, with the note that says so, and retracted rejections.
 
 A rejection stands until it is retracted; then the image may be rejected again. Nothing is removed.
 """
@@ -185,7 +185,7 @@ def confirm(
     False, and the caller rolls back, if the image was rejected meanwhile.
     """
     object_id = _store_note(session, facts.exam_id, facts.instance_id, note, destinations, now)
-    made = insert_once(
+    rejection_id = insert_once(
         session,
         Rejection,
         {
@@ -198,7 +198,7 @@ def confirm(
         },
         ("instance_id", "number"),
     )
-    return made is not None
+    return rejection_id is not None
 
 
 def retract(

@@ -1,6 +1,6 @@
 """Renditions: an object of ours in another form, for a destination that does not take its class.
 
-Like the object itself a rendition is made once and its bytes kept; a resend sends these bytes.
+Like the object itself a rendition is rendered and stored once; a resend sends the same bytes.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ from qc_daemon.records.upsert import insert_once, insert_or_update
 
 @dataclass(frozen=True, slots=True)
 class RenditionReference:
-    """What a destination holds in the place of an object of ours."""
+    """A rendition by its UIDs, which a destination has in the place of an object of ours."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -39,7 +39,7 @@ class Rendition:
 
 
 Render = Callable[[bytes, str, Mapping[str, RenditionReference]], Rendition]
-"""The object of a payload in the form of a SOP class, referring to what the destination holds in
+"""The object of a payload in the form of a SOP class, referring to what the destination has in
 the place of earlier objects, by their SOP Instance UIDs. Raises QCError REPORT_INVALID."""
 
 
@@ -54,10 +54,10 @@ class StoredRendition:
 
 
 def store_rendition(
-    session: Session, object_id: int, made: Rendition, now: datetime
+    session: Session, object_id: int, rendition: Rendition, now: datetime
 ) -> StoredRendition:
     """Store the rendition of an object; one that is stored already keeps its first bytes."""
-    reference = made.reference
+    reference = rendition.reference
     insert_once(
         session,
         RenditionRow,
@@ -66,7 +66,7 @@ def store_rendition(
             "sop_class_uid": reference.sop_class_uid,
             "sop_instance_uid": reference.sop_instance_uid,
             "series_instance_uid": reference.series_instance_uid,
-            "payload": made.payload,
+            "payload": rendition.payload,
             "created_at": now,
         },
         ("sop_instance_uid",),
@@ -78,7 +78,7 @@ def store_rendition(
 
 
 def record_rendition(session: Session, job: Job, rendition_id: int | None) -> None:
-    """The job's destination was given this in the object's place; None: the object itself."""
+    """Record what the job's destination was sent in the object's place; None: the object itself."""
     if rendition_id is not None:
         insert_or_update(
             session,
@@ -91,7 +91,7 @@ def record_rendition(session: Session, job: Job, rendition_id: int | None) -> No
 
 
 def rendition_of(session: Session, job: Job) -> StoredRendition | None:
-    """The rendition that the job's destination was given before."""
+    """The rendition that the job's destination was sent before, or None."""
     row = session.scalars(
         select(RenditionRow)
         .join(DeliveredRendition, DeliveredRendition.rendition_id == RenditionRow.id)
@@ -101,9 +101,9 @@ def rendition_of(session: Session, job: Job) -> StoredRendition | None:
 
 
 def earlier_renditions(session: Session, job: Job) -> dict[str, RenditionReference]:
-    """What the job's destination holds in the place of the exam's earlier objects.
+    """Renditions that the job's destination has in the place of the exam's earlier objects.
 
-    By the SOP Instance UID of the object that the destination was not given.
+    By the SOP Instance UID of the object that each replaces.
     """
     rows = session.execute(
         select(

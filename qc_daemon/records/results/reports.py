@@ -74,19 +74,19 @@ def publish(
     return [
         store_object(
             session,
-            made,
-            destinations.get(made.kind, ()),
+            report_object,
+            destinations.get(report_object.kind, ()),
             now,
             exam_id=job.exam_id,
             report_revision=job.revision,
         )
-        for made in objects
+        for report_object in objects
     ]
 
 
 def store_object(
     session: Session,
-    made: ReportObject,
+    report_object: ReportObject,
     destinations: Sequence[str],
     now: datetime,
     *,
@@ -100,18 +100,20 @@ def store_object(
         {
             "exam_id": exam_id,
             "report_revision": report_revision,
-            "kind": made.kind,
-            "sop_instance_uid": made.sop_instance_uid,
-            "sop_class_uid": made.sop_class_uid,
-            "transfer_syntax_uid": made.transfer_syntax_uid,
-            "finding_id": made.finding_id,
-            "payload": made.payload,
+            "kind": report_object.kind,
+            "sop_instance_uid": report_object.sop_instance_uid,
+            "sop_class_uid": report_object.sop_class_uid,
+            "transfer_syntax_uid": report_object.transfer_syntax_uid,
+            "finding_id": report_object.finding_id,
+            "payload": report_object.payload,
             "created_at": now,
         },
         ("sop_instance_uid",),
     )
     object_id = session.execute(
-        select(ReportObjectRow.id).where(ReportObjectRow.sop_instance_uid == made.sop_instance_uid)
+        select(ReportObjectRow.id).where(
+            ReportObjectRow.sop_instance_uid == report_object.sop_instance_uid
+        )
     ).scalar_one()
     for destination in destinations:
         jobs.insert(
@@ -144,7 +146,7 @@ def deliverable(session: Session, job: Job) -> Deliverable:
             payload=None,
             path=source.path,
         )
-    made = session.execute(
+    row = session.execute(
         select(
             ReportObjectRow.kind,
             ReportObjectRow.sop_class_uid,
@@ -153,9 +155,9 @@ def deliverable(session: Session, job: Job) -> Deliverable:
             ReportObjectRow.payload,
         ).where(ReportObjectRow.id == job.object_id)
     ).one()
-    if made.payload is None:
+    if row.payload is None:
         raise QCError(ErrorCode.NOT_AVAILABLE, "the overlay was delivered and is no longer kept")
-    return Deliverable(*made, path=None)
+    return Deliverable(*row, path=None)
 
 
 def latest_sr(session: Session, exam_id: int, before: int) -> StoredReport | None:
