@@ -34,7 +34,7 @@ app.command()(phantom)
 
 MOST_SEED = 2**32 - 1
 _DESCRIBER, _DETECTOR, _SPATIALCLIP = DescriberRecipe(), DetectorRecipe(), SpatialClipRecipe()
-"""Whose values the options have where they are not given."""
+"""Their values are the defaults of the options."""
 
 
 class Scale(StrEnum):
@@ -51,7 +51,7 @@ _SCALE = Scale(_DETECTOR.scale)
 
 
 def _finite(value: float | None) -> float | None:
-    """Refuses nan and the infinities, which every comparison with a bound lets pass."""
+    """The value; refuses nan and the infinities, which a comparison with a bound lets pass."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is no finite number.")
     return value
@@ -124,7 +124,7 @@ def main() -> None:
 
 
 def _run() -> None:
-    """The command; what the system refuses is one line that names it."""
+    """Run the command; an error of the operating system is one line that names the file."""
     try:
         app()
     except (BrokenPipeError, console.UsageError, QCError):
@@ -326,29 +326,29 @@ def train_spatialclip(
     runs.check_weights(describer, "describer")
     if start is not None:
         runs.check_weights(start, "spatialclip")
-    kept = cache or out.parent
-    found = splits.load(samples, fetus_framework, split, origin)
+    cache = cache or out.parent
+    loaded = splits.load(samples, fetus_framework, split, origin)
     training, validation = (
-        splits.split_by_group(found, held_out, seed)
+        splits.split_by_group(loaded, held_out, seed)
         if fold is None
-        else splits.leave_fold_out(found, fold, FOLDS, seed)
+        else splits.leave_fold_out(loaded, fold, FOLDS, seed)
     )
     _check_fold(fold, validation)
     check_training(training, validation, recipe)
     runs.begin_run(out, resume=resume, force=force)
-    kept.mkdir(parents=True, exist_ok=True)
-    # All at once, so that what is kept serves any division of them.
-    seen = small_spatialclip.prepare_out_of_fold(
-        found, detector, describer, kept / "evidence", seed
+    cache.mkdir(parents=True, exist_ok=True)
+    # All at once, so that what is cached serves any split of them.
+    prepared = small_spatialclip.prepare_out_of_fold(
+        loaded, detector, describer, cache / "evidence", seed
     )
-    of_sample = dict(zip(map(id, found), seen, strict=True))
+    by_sample = dict(zip(map(id, loaded), prepared, strict=True))
     facts = small_spatialclip.train_small_spatialclip(
-        [of_sample[id(sample)] for sample in training],
-        [of_sample[id(sample)] for sample in validation],
+        [by_sample[id(sample)] for sample in training],
+        [by_sample[id(sample)] for sample in validation],
         out,
         recipe,
         start=start,
-        cache=kept,
+        cache=cache,
         resume=resume,
         command=_command(),
     )
@@ -449,8 +449,8 @@ def cross_validate(
         jobs=jobs,
     )
     long = ("risk and coverage", "sets", "alignment by fold")
-    shown = {name: figure for name, figure in figures.items() if name not in long}
-    typer.echo(json.dumps(shown, indent=1))
+    short = {name: figure for name, figure in figures.items() if name not in long}
+    typer.echo(json.dumps(short, indent=1))
 
 
 @app.command()
@@ -482,14 +482,14 @@ def negatives(
     if not (dicom or samples or fetus_framework):
         raise console.UsageError("no pictures; give --dicom, --samples or --fetus-framework")
     _check_split(split, fetus_framework)
-    given = samples or fetus_framework
-    pictures = splits.load(samples, fetus_framework, split, origin) if given else []
+    has_pictures = samples or fetus_framework
+    pictures = splits.load(samples, fetus_framework, split, origin) if has_pictures else []
     others = split_by_vendor(dicom)[0] if dicom else []
     begin_dataset(out, force=force)
-    made = write_negatives(out, others, pictures, count, seed)
-    if not made:
+    written = write_negatives(out, others, pictures, count, seed)
+    if not written:
         raise console.UsageError("no picture could be made of these: nothing was written")
-    typer.echo(f"{made} pictures in {out}")
+    typer.echo(f"{written} pictures in {out}")
 
 
 @app.command()
@@ -542,13 +542,15 @@ def calibrate(
 
     _check_split(split, fetus_framework)
     make.check_target(out, force=force)
-    known: list[Sample] = []
+    calibration_samples: list[Sample] = []
     if samples:
-        known += splits.load(samples, None, None, origin)
+        calibration_samples += splits.load(samples, None, None, origin)
     if fetus_framework:
         # The simulated pictures are a set of their own; of the real ones only those held out.
-        known += splits.split_by_group(splits.load(None, fetus_framework, split), held_out, seed)[1]
-    if not known:
+        calibration_samples += splits.split_by_group(
+            splits.load(None, fetus_framework, split), held_out, seed
+        )[1]
+    if not calibration_samples:
         raise console.UsageError(
             "no pictures to calibrate on; give --samples, or --fetus-framework with a larger"
             " --held-out"
@@ -558,7 +560,7 @@ def calibrate(
         detector,
         describer,
         spatialclip,
-        known,
+        calibration_samples,
         split_by_vendor(dicom)[0] if dicom else [],
         name=name,
         version=version,
@@ -646,8 +648,8 @@ def evaluate(
             raise console.UsageError(f"{path} exists: name another file, or give --force")
     labelled = splits.load(samples, None, None, origin) if samples else []
     if fetus_framework:
-        found = splits.load(None, fetus_framework, split)
-        labelled += found if held_out is None else splits.split_by_group(found, held_out, seed)[1]
+        real = splits.load(None, fetus_framework, split)
+        labelled += real if held_out is None else splits.split_by_group(real, held_out, seed)[1]
     if not (labelled or count or dicom):
         raise console.UsageError("no pictures; give --samples, --fetus-framework or --count")
     for path in (out, *reports):
@@ -687,7 +689,7 @@ def _check_fold(fold: int | None, validation: "list[Sample]") -> None:
 
 
 def _command() -> str:
-    """The command, to be typed again; without the folders of this machine."""
+    """The command as it can be typed again, without the folders of this machine."""
     return shlex.join(
         ["qc-model", *(Path(a).name if a.startswith("/") else a for a in sys.argv[1:])]
     )

@@ -1,4 +1,4 @@
-"""Thresholds of the criteria, fitted to pictures whose truth is known."""
+"""Fit the thresholds of the criteria to pictures whose truth is known."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from model.criteria.checks import CHECKS, Better, CriteriaThresholds, judge, mea
 from model.criteria.rules import RULES
 from model.criteria.thresholds import ThreeWayThreshold
 
-FEWEST = 8
-"""Pictures of either truth that a threshold needs."""
+MIN_PER_CLASS = 8
+"""A threshold needs at least so many pictures that meet the criterion, and that do not."""
 
-LEAST_ACCURACY = 0.7
-"""Balanced accuracy below which a measurement does not tell, and the criterion stays unknown."""
+MIN_ACCURACY = 0.7
+"""Below this balanced accuracy a measurement says too little, and the criterion stays unknown."""
 
 PURITY = 0.9
-"""Share of right verdicts, both truths weighed alike, that the band gives outside its middle."""
+"""Share of right outcomes on either side of the band, both classes weighed alike."""
 
 Values = npt.NDArray[np.float64]
 Truths = npt.NDArray[np.bool_]
@@ -56,22 +56,22 @@ class CriterionRates:
 def fit(
     samples: Sequence[CriteriaSample], start: CriteriaThresholds | None = None
 ) -> CriteriaThresholds:
-    """Thresholds that serve the samples best, by balanced accuracy, criterion by criterion.
+    """The thresholds of best balanced accuracy on the samples, criterion by criterion.
 
-    Between the surest "met" and the surest "unmet" (PURITY) lies the band of "cannot tell". A
-    criterion keeps the band of `start` where the samples are too few (FEWEST of either truth), and
-    loses it where its measurement does not tell (LEAST_ACCURACY).
+    Between where PURITY of the outcomes are "met" and where they are "unmet" lies "cannot tell". A
+    criterion keeps the band of `start` where the samples are too few (MIN_PER_CLASS of either
+    truth), and loses it where its measurement says too little (MIN_ACCURACY).
     """
     start = start or CriteriaThresholds()
     presence = {view: dict(bands) for view, bands in start.presence.items()}
     measured = {view: dict(bands) for view, bands in start.measured.items()}
     for view, codes in _columns(samples, start.detectable).items():
-        for code, (seen, values, truths) in codes.items():
+        for code, (presences, values, truths) in codes.items():
             check = CHECKS[view][code]
             if check.measure is None:
-                _learn(presence.setdefault(view, {}), code, seen, truths, Better.HIGH)
+                _fit_band(presence.setdefault(view, {}), code, presences, truths, Better.HIGH)
             else:
-                _learn(measured.setdefault(view, {}), code, values, truths, check.better)
+                _fit_band(measured.setdefault(view, {}), code, values, truths, check.better)
     return CriteriaThresholds(start.detectable, start.support, presence, measured)
 
 
@@ -79,25 +79,25 @@ def rates(
     samples: Sequence[CriteriaSample], thresholds: CriteriaThresholds
 ) -> list[CriterionRates]:
     """Sensitivity and specificity of each criterion, in the order of the rules."""
-    verdicts: dict[tuple[View, str], list[tuple[bool, bool | None]]] = {}
+    outcomes: dict[tuple[View, str], list[tuple[bool, bool | None]]] = {}
     for sample in samples:
         height, width = sample.pixels.shape[:2]
-        for found in judge(
+        for outcome in judge(
             sample.view, sample.detections, width, height, sample.pixels, thresholds
         ):
-            if found.code in sample.truth:
-                pair = (sample.truth[found.code], found.met)
-                verdicts.setdefault((sample.view, found.code), []).append(pair)
+            if outcome.code in sample.truth:
+                pair = (sample.truth[outcome.code], outcome.met)
+                outcomes.setdefault((sample.view, outcome.code), []).append(pair)
     return [
-        _rates(view, rule.code, verdicts[view, rule.code])
+        _rates(view, rule.code, outcomes[view, rule.code])
         for view in View
         for rule in RULES[view]
-        if (view, rule.code) in verdicts
+        if (view, rule.code) in outcomes
     ]
 
 
 def band_of(values: Values, truths: Truths, better: Better) -> ThreeWayThreshold | None:
-    """The fitted band; None if the values do not tell the truths apart.
+    """The fitted band of N values; None if they do not separate the (N,) truths.
 
     Of MIDDLE, each side is fitted by itself, from the median of the met outwards.
     """
@@ -119,13 +119,13 @@ def band_of(values: Values, truths: Truths, better: Better) -> ThreeWayThreshold
     return ThreeWayThreshold(low.unmet_below, low.met_from, mirrored.met_to, mirrored.unmet_above)
 
 
-def _learn(
+def _fit_band(
     bands: dict[str, ThreeWayThreshold], code: str, values: Values, truths: Truths, b: Better
 ) -> None:
-    told = np.isfinite(values)
-    if not _enough(truths[told]):
+    is_known = np.isfinite(values)
+    if not _enough(truths[is_known]):
         return
-    band = band_of(values[told], truths[told], b)
+    band = band_of(values[is_known], truths[is_known], b)
     if band is None:
         bands.pop(code, None)
     else:
@@ -142,14 +142,14 @@ def _lower_end(values: Values, truths: Truths) -> ThreeWayThreshold | None:
     met = (values[truths][None, :] >= cuts[:, None]).mean(axis=1)
     unmet = (values[~truths][None, :] >= cuts[:, None]).mean(axis=1)
     accuracy = (met + 1 - unmet) / 2
-    if accuracy.max() < LEAST_ACCURACY:
+    if accuracy.max() < MIN_ACCURACY:
         return None
     best = np.flatnonzero(accuracy == accuracy.max())
     middle = int(best[len(best) // 2])
-    sure_met = met >= PURITY * (met + unmet)
-    sure_unmet = 1 - unmet >= PURITY * (2 - unmet - met)
-    upper = np.flatnonzero(sure_met[middle:] & (met[middle:] > 0))
-    lower = np.flatnonzero(sure_unmet[: middle + 1] & (unmet[: middle + 1] < 1))
+    is_met = met >= PURITY * (met + unmet)
+    is_unmet = 1 - unmet >= PURITY * (2 - unmet - met)
+    upper = np.flatnonzero(is_met[middle:] & (met[middle:] > 0))
+    lower = np.flatnonzero(is_unmet[: middle + 1] & (unmet[: middle + 1] < 1))
     if not len(upper) or not len(lower):
         return None
     return ThreeWayThreshold(
@@ -162,7 +162,7 @@ def _mirrored(band: ThreeWayThreshold | None) -> ThreeWayThreshold | None:
 
 
 def _enough(truths: Truths) -> bool:
-    return int(truths.sum()) >= FEWEST and int((~truths).sum()) >= FEWEST
+    return int(truths.sum()) >= MIN_PER_CLASS and int((~truths).sum()) >= MIN_PER_CLASS
 
 
 def _columns(
@@ -172,12 +172,12 @@ def _columns(
     rows: dict[View, dict[str, list[tuple[float, float, bool]]]] = {}
     for sample in samples:
         height, width = sample.pixels.shape[:2]
-        found = measure(sample.view, sample.detections, width, height, sample.pixels, known)
-        for code in found.keys() & sample.truth.keys():
-            seen, value = found[code].presence, found[code].value
+        measurements = measure(sample.view, sample.detections, width, height, sample.pixels, known)
+        for code in measurements.keys() & sample.truth.keys():
+            presence, value = measurements[code].presence, measurements[code].value
             rows.setdefault(sample.view, {}).setdefault(code, []).append(
                 (
-                    np.nan if seen is None else seen,
+                    np.nan if presence is None else presence,
                     np.nan if value is None else value,
                     sample.truth[code],
                 )
@@ -189,14 +189,14 @@ def _columns(
 
 
 def _transposed(rows: Sequence[tuple[float, float, bool]]) -> tuple[Values, Values, Truths]:
-    seen, values, truths = zip(*rows, strict=True)
-    return np.array(seen, float), np.array(values, float), np.array(truths, bool)
+    presences, values, truths = zip(*rows, strict=True)
+    return np.array(presences, float), np.array(values, float), np.array(truths, bool)
 
 
 def _rates(view: View, code: str, pairs: Sequence[tuple[bool, bool | None]]) -> CriterionRates:
-    decided = [(truth, verdict) for truth, verdict in pairs if verdict is not None]
+    decided = [(truth, outcome) for truth, outcome in pairs if outcome is not None]
     right = {
-        truth: [verdict == truth for true, verdict in decided if true is truth]
+        truth: [outcome == truth for true, outcome in decided if true is truth]
         for truth in (False, True)
     }
     return CriterionRates(

@@ -1,4 +1,4 @@
-"""The model card of a bundle, written from its manifest: only figures that were measured."""
+"""The model card of a bundle, written from its manifest: only metrics that were measured."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ from training.evaluation.summary import EVERY_BRANCH
 
 KINDS = (TEMPERATURE, ISOTONIC)
 LABELS = (STANDARD, REVIEW, NON_STANDARD)
-LOOKS = ("AUROC", "sensitivity", "specificity")
+STYLE_METRICS = ("AUROC", "sensitivity", "specificity")
 _HARDEST = 3
 _PICTURES_UNLIKE = " Pictures unlike those it knows get the flag"
 
 
 def model_card(facts: Mapping[str, Any]) -> str:
     """Markdown after Mitchell et al. 2019, Model Cards for Model Reporting."""
-    # As the manifest keeps them, so that the card can be made of it again.
+    # As the manifest has them, so that the card can be written from it again.
     facts = json.loads(json.dumps(facts, sort_keys=True))
     metrics, training = facts["metrics"], facts["training"]
     detector, spatialclip = training["detector"], training["spatialclip"]
@@ -44,22 +44,22 @@ def model_card(facts: Mapping[str, Any]) -> str:
         for label, ap in sorted(validation["ap50"].items())
     )
     shares = "\n".join(
-        f"| {name} | {_shown(value)} |"
+        f"| {name} | {_format(value)} |"
         for name, value in metrics.items()
         if not isinstance(value, (dict, list))
     )
     calibration = "\n".join(
         f"| {view} | {each['pictures']} | {each['chosen']} | "
-        + " | ".join(_shown(each.get("log loss", {}).get(kind)) for kind in KINDS)
+        + " | ".join(_format(each.get("log loss", {}).get(kind)) for kind in KINDS)
         + " |"
         for view, each in metrics["calibration"].items()
     )
-    held_out = "\n".join(
-        f"| {name} | {_shown(value)} |" for name, value in spatialclip["validation"].items()
+    validated = "\n".join(
+        f"| {name} | {_format(value)} |" for name, value in spatialclip["validation"].items()
     )
     folds, calibrated = facts.get("cross_validation", {}), training.get("calibration", {})
-    made = [detector, training.get("describer", {}), folds, spatialclip, calibrated]
-    commands = "\n".join(f"    {part['command']}" for part in made if part.get("command"))
+    steps = [detector, training.get("describer", {}), folds, spatialclip, calibrated]
+    commands = "\n".join(f"    {step['command']}" for step in steps if step.get("command"))
     return f"""# Model card: {facts["name"]} {facts["version"]}
 
 **{_evidence(facts)} Not for clinical use.**
@@ -67,7 +67,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
 ## Intended use
 Quality control of first-trimester (11+0 to 13+6 weeks) ultrasound pictures: which of the views
 {", ".join(v for v in facts["views"] if v != "OTHER")} a picture shows, and whether it is a standard
-one{_fewer(facts)}. It says nothing about the
+one{_fewer_views(facts)}. It says nothing about the
 fetus. The laboratory decides its use; it is not cleared as a medical device.
 
 ## Parts
@@ -100,7 +100,7 @@ SpatialCLIP on held-out groups, before calibration:
 
 | figure | value |
 |---|---|
-{held_out}
+{validated}
 
 When the bundle was made. {_calibrating(facts)} View accuracy and what lies beyond the outlier
 threshold, which was set on these very pictures: {_set_on(facts)}
@@ -116,11 +116,11 @@ Isotonic must be better by two standard errors, on {MIN_PICTURES} pictures or mo
 | view | pictures | chosen | {KINDS[0]} | {KINDS[1]} |
 |---|---|---|---|---|
 {calibration}
-{_unseen(facts)}{_criteria(facts)}
+{_cross_validation(facts)}{_criteria(facts)}
 Figures on phantoms of unseen seeds: `qc-model evaluate`, see docs/benchmarks.md.
 
 ## Limits
-{_seen(facts)}- {_calibrated_on(facts)} Elsewhere it is an estimate.{_PICTURES_UNLIKE}
+{_data_limits(facts)}- {_calibrated_on(facts)} Elsewhere it is an estimate.{_PICTURES_UNLIKE}
   out-of-distribution and "review".
 {_compression(facts)}{_notes(facts)}{_simulated_only(facts)}
 ## Repeat it
@@ -131,8 +131,8 @@ Figures on phantoms of unseen seeds: `qc-model evaluate`, see docs/benchmarks.md
 
 
 def _mirrored(facts: Mapping[str, Any], part: str) -> str:
-    looks_twice = part in facts["preprocessing"].get("mirror images too", ())
-    return " It looks at the mirror image too." if looks_twice else ""
+    is_mirrored = part in facts["preprocessing"].get("mirror images too", ())
+    return " It looks at the mirror image too." if is_mirrored else ""
 
 
 def _labels(codes: Sequence[str]) -> str:
@@ -140,7 +140,7 @@ def _labels(codes: Sequence[str]) -> str:
 
 
 def _verdicts(thresholds: Mapping[str, Any]) -> str:
-    """Where verdicts turn."""
+    """From which probabilities and confidences on what is decided."""
     low, high = thresholds["review"]
     detection, layout = thresholds["detection"], thresholds["layout"]
     return f"""P(standard) of {high} and more is "standard", of {low} and less "non-standard",
@@ -158,7 +158,7 @@ def _is_of_fetus_framework(facts: Mapping[str, Any]) -> bool:
     return "--fetus-framework" in str(facts["training"]["spatialclip"].get("command"))
 
 
-def _fewer(facts: Mapping[str, Any]) -> str:
+def _fewer_views(facts: Mapping[str, Any]) -> str:
     views = {view for view in facts["views"] if view != "OTHER"}
     if views <= set(facts["real_views"]):
         return ""
@@ -211,7 +211,7 @@ def _set_on(facts: Mapping[str, Any]) -> str:
 learnt from. Other ultrasound SpatialCLIP did learn from, as OTHER."""
 
 
-def _seen(facts: Mapping[str, Any]) -> str:
+def _data_limits(facts: Mapping[str, Any]) -> str:
     if data.is_counted(facts):
         return data.limits(facts)
     if not _is_of_fetus_framework(facts):
@@ -256,7 +256,7 @@ of these."""
 
 
 def _notes(facts: Mapping[str, Any]) -> str:
-    """What whoever made the bundle had to say of it."""
+    """Notes of whoever made the bundle, as limits."""
     return "".join(f"- {note}\n" for note in facts.get("notes", ()))
 
 
@@ -273,7 +273,7 @@ def _calibrated_on(facts: Mapping[str, Any]) -> str:
 
 
 def _criteria(facts: Mapping[str, Any]) -> str:
-    """How each criterion is judged; empty where none was."""
+    """The section of how well each criterion is judged; empty where none was."""
     rates = facts["metrics"].get("criteria", ())
     if not rates:
         return ""
@@ -327,41 +327,41 @@ def _division(facts: Mapping[str, Any]) -> str:
 
 def _of_real(figures: Mapping[str, Any], label: str) -> str:
     """Two more cells: AP50 and boxes in real pictures."""
-    reached = figures["ap50"].get(label)
-    told = "not annotated" if reached is None else f"{reached:.3f}"
-    return f" {told} | {figures['boxes'].get(label, 0)} |"
+    ap50 = figures["ap50"].get(label)
+    cell = "not annotated" if ap50 is None else f"{ap50:.3f}"
+    return f" {cell} | {figures['boxes'].get(label, 0)} |"
 
 
-def _unseen(facts: Mapping[str, Any]) -> str:
+def _cross_validation(facts: Mapping[str, Any]) -> str:
     """The figures of cross-validation on real pictures; empty where there was none."""
     if "cross_validation" not in facts:
         return ""
-    found = facts["cross_validation"]
-    rows = [(name, found["set 2"][name]) for name in QUALITY]
+    cv = facts["cross_validation"]
+    rows = [(name, cv["set 2"][name]) for name in QUALITY]
     rows += [
-        (f"AUROC, {name}", found["ablation"][name])
+        (f"AUROC, {name}", cv["ablation"][name])
         for name in ABLATIONS
-        if name != ALL_BRANCHES and name in found["ablation"]
+        if name != ALL_BRANCHES and name in cv["ablation"]
     ]
-    rows += [("detector mAP50, boxed pictures of all sets", found["detector"]["map50"])]
+    rows += [("detector mAP50, boxed pictures of all sets", cv["detector"]["map50"])]
     rows += [
         (f"AUROC, fold 0, {name}", area)
-        for name, area in found.get("fold 0, nested and not", {}).items()
+        for name, area in cv.get("fold 0, nested and not", {}).items()
     ]
     table = "\n".join(
         f"| {name} | {format_number(row['value'])} | {format_interval(row['interval'])} |"
         for name, row in rows
     )
-    looks = "\n".join(
-        f"| {look} | {way} | {told['standard']} | {told['non-standard']} | "
+    styles = "\n".join(
+        f"| {style} | {way} | {metrics['standard']} | {metrics['non-standard']} | "
         + " | ".join(
-            f"{format_number(told[name]['value'])} ({format_interval(told[name]['interval'])})"
-            for name in LOOKS
+            f"{format_number(value['value'])} ({format_interval(value['interval'])})"
+            for value in (metrics[name] for name in STYLE_METRICS)
         )
         + " |"
-        for look, ways in found.get("looks left out", {}).items()
+        for style, ways in cv.get("looks left out", {}).items()
         for way in ("look left out", "fold left out")
-        if (told := ways[way])
+        if (metrics := ways[way])
     )
     left_out = f"""
 A look left out of training (pictures clustered by grey levels, grain and size; no substitute for
@@ -369,12 +369,12 @@ another hospital), and the same pictures when only their fold was. Detectors tha
 SpatialCLIP learnt from had seen all looks. Probabilities are calibrated on the other looks only,
 whose share of standard pictures differs: that shifts sensitivity against specificity, not AUROC.
 
-| look | left out | standard | non-standard | {" | ".join(LOOKS)} |
+| look | left out | standard | non-standard | {" | ".join(STYLE_METRICS)} |
 |---|---|---|---|---|---|---|
-{looks}
-{_by_branch(found) if looks else ""}"""
+{styles}
+{_by_branch(cv) if styles else ""}"""
     return f"""
-{found["folds"]}-fold cross-validation on {found["set 2"]["pictures"]} real pictures (set 2), each
+{cv["folds"]}-fold cross-validation on {cv["set 2"]["pictures"]} real pictures (set 2), each
 judged by a SpatialCLIP of the same recipe and a smaller detector that had not seen it. Two things
 flatter the figures: the recipe was chosen on these pictures, most of it on two of the folds, and
 the detectors that boxed what SpatialCLIP learnt from had seen the fold ("nested": they had not).
@@ -382,18 +382,18 @@ the detectors that boxed what SpatialCLIP learnt from had seen the fold ("nested
 | figure | value | 95 % interval |
 |---|---|---|
 {table}
-{left_out if looks else ""}{_by_set(found.get("sets", {}), found["detector"].get("ap50", {}))}"""
+{left_out if styles else ""}{_by_set(cv.get("sets", {}), cv["detector"].get("ap50", {}))}"""
 
 
-def _by_branch(found: Mapping[str, Any]) -> str:
-    """What each branch is worth on a look that was left out; empty where that was not measured."""
+def _by_branch(cv: Mapping[str, Any]) -> str:
+    """Metrics by branch on a style that was left out; empty where that was not measured."""
     branches = "\n".join(
-        f"| {look} | {way} | "
-        + " | ".join(format_number(told["ablation"][name]["value"]) for name in ABLATIONS)
+        f"| {style} | {way} | "
+        + " | ".join(format_number(metrics["ablation"][name]["value"]) for name in ABLATIONS)
         + " |"
-        for look, ways in found.get("looks left out", {}).items()
+        for style, ways in cv.get("looks left out", {}).items()
         for way in ("look left out", "fold left out")
-        if "ablation" in (told := ways[way])
+        if "ablation" in (metrics := ways[way])
     )
     if not branches:
         return ""
@@ -407,20 +407,20 @@ AUROC on the same pictures, by branch:
 
 
 def _by_set(sets: Mapping[str, Any], structures: Mapping[str, float]) -> str:
-    """What the pictures of each set were called, and what misled the network; empty without any.
+    """Confusion, views, boxes and mistakes of each set; empty without any.
 
     `structures` are AP50 by label.
     """
     if not sets:
         return ""
-    called = "\n".join(
-        f"| {name} | {truth} | {sum(said.values())} | "
-        + " | ".join(str(said.get(label, 0)) for label in LABELS)
+    confusion = "\n".join(
+        f"| {name} | {truth} | {sum(labels.values())} | "
+        + " | ".join(str(labels.get(label, 0)) for label in LABELS)
         + " |"
         for name, each in sets.items()
-        for truth, said in each["labels"]["matrix"].items()
+        for truth, labels in each["labels"]["matrix"].items()
     )
-    misled = "\n".join(
+    mistakes = "\n".join(
         f"| {name} | {mistake} | {wrong['pictures']} | "
         + " | ".join(str(wrong.get(branch, "")) for branch in (*SINGLE_BRANCHES, EVERY_BRANCH))
         + " |"
@@ -428,7 +428,7 @@ def _by_set(sets: Mapping[str, Any], structures: Mapping[str, float]) -> str:
         for mistake, wrong in each["mistakes"].items()
         if wrong["pictures"]
     )
-    found = "\n".join(
+    by_set = "\n".join(
         f"| {name} | {format_number(each['view accuracy']['value'])}"
         f" | {format_number(each['detector mAP50']['value'])} |"
         for name, each in sets.items()
@@ -447,22 +447,22 @@ without criteria and without the out-of-distribution score:
 
 | set | are | pictures | {" | ".join(f"called {label}" for label in LABELS)} |
 |---|---|---|---|---|---|
-{called}
+{confusion}
 
 | set | right view | detector mAP50 on its boxed pictures |
 |---|---|---|
-{found}
+{by_set}
 {worst}
 Failures, and how many of them each branch alone, and each of the three, would have got wrong too:
 
 | set | failure | pictures | {" | ".join((*SINGLE_BRANCHES, EVERY_BRANCH))} |
 |---|---|---|---|---|---|---|
-{misled}
+{mistakes}
 """
 
 
 def _simulated_only(facts: Mapping[str, Any]) -> str:
-    """What is said of views that know simulations only; empty where there are none."""
+    """The limits of views that learnt from simulations only; empty without any."""
     views = [v for v in facts["views"] if v not in (*facts["real_views"], "OTHER")]
     if not views:
         return ""
@@ -475,7 +475,7 @@ def _simulated_only(facts: Mapping[str, Any]) -> str:
 """
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     if value is None:
         return "not compared"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
