@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from qc_daemon.receive import Spool
-from qc_daemon.records import schema
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
+from tests.support.databases import migrate
 from tests.support.storage import Storage
 
 
@@ -35,7 +35,7 @@ def postgres_storage(tmp_path: Path, postgres_url: str) -> Iterator[Storage]:
 
 def new_storage(folder: Path, url: str) -> Storage:
     settings = Settings(store={"url": url, "spool": folder / "spool"})
-    schema.upgrade(url)
+    migrate(url)
     spool = Spool(settings.store.spool)
     spool.prepare()
     return Storage(settings, Store(url), spool)

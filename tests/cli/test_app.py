@@ -15,6 +15,7 @@ from detector.console import UsageError
 from qc_daemon.cli.app import app
 from qc_daemon.records import schema
 from qc_daemon.settings import load
+from tests.support.databases import migrate
 
 VERBS = [
     ["demo"],
@@ -55,7 +56,7 @@ runner = CliRunner()
 def config(tmp_path: Path) -> str:
     path = tmp_path / "qc.toml"
     path.write_text("")
-    schema.upgrade(load(path).store.url)
+    migrate(load(path).store.url)
     return str(path)
 
 

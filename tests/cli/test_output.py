@@ -25,12 +25,12 @@ from qc_daemon.cli.output import (
     write_record,
 )
 from qc_daemon.operations.store import Listing
-from qc_daemon.records import schema
 from qc_daemon.records.received import peers
 from qc_daemon.records.received.peers import RefusedCaller
 from qc_daemon.records.store import Store
 from qc_daemon.settings import load
 from tests.support.command_line import qc_daemon
+from tests.support.databases import migrate
 
 NOW = datetime(2026, 3, 4, tzinfo=UTC)
 STRANGERS = ["[/x]EVIL", "[bold red]OK", "A\x1b[31mB", "=1+1", "+1+1", "-1+1", "@SUM(A1)", ":ok:"]
@@ -163,7 +163,7 @@ def test_one_record(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_strangers_ae_title_is_shown_as_it_is(tmp_path: Path, format: str) -> None:
     config = tmp_path / "qc.toml"
     config.write_text("")
-    schema.upgrade(load(config).store.url)
+    migrate(load(config).store.url)
     with Store(load(config).store.url).begin() as session:
         callers = [RefusedCaller(each, "10.0.0.1", None, 1, NOW, NOW) for each in STRANGERS]
         peers.record_refusals(session, callers)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from qc_daemon.records import schema
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
+from tests.support.databases import migrate
 from tests.support.delivery import Delivery
 from tests.support.pacs import Pacs
 
@@ -31,7 +31,7 @@ def delivery(tmp_path: Path, pacs: Pacs) -> Iterator[Delivery]:
             {"name": "share", "kind": "folder", "folder": tmp_path / "share"},
         ],
     )
-    schema.upgrade(settings.store.url)
+    migrate(settings.store.url)
     store = Store(settings.store.url)
     yield Delivery(settings, store, spool)
     store.close()

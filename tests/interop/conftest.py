@@ -29,7 +29,7 @@ from tests.support.wrapped_pictures import nuchal_pictures, ultrasound_image
 from training.phantom.dicom import exam
 
 SEED = 4711
-WRAPPED, A_WOMAN = 50, 5
+WRAPPED, A_WOMAN = 20, 5
 SETTLE_SECONDS = 1500.0
 """A bound for a machine that is busy with something else; idle, all is done in two minutes."""
 
@@ -148,7 +148,7 @@ def make_site(
     for site in made:
         if site.service.process is not None:
             site.service.stop()
-        site.pacs.stop()
+        site.pacs.kill()
 
 
 @dataclass

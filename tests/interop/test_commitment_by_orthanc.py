@@ -98,7 +98,7 @@ def make_ward(tmp_path: Path, orthanc_program: str) -> Iterator[Callable[[str], 
     yield make
     for ward in made:
         ward.service.stop()
-        ward.orthanc.stop()
+        ward.orthanc.kill()
 
 
 def test_delivered_is_what_the_pacs_has_committed_to(make_ward: Callable[[str], Ward]) -> None:

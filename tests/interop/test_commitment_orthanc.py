@@ -78,7 +78,7 @@ def ward(tmp_path_factory: pytest.TempPathFactory, orthanc_program: str) -> Iter
     )
     yield Ward(orthanc, service)
     service.stop()
-    orthanc.stop()
+    orthanc.kill()
 
 
 def test_what_the_archive_holds_is_committed(ward: Ward) -> None:

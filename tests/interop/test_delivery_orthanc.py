@@ -21,7 +21,6 @@ from detector.errors import ErrorCode
 from model.finding import Finding
 from qc_daemon.deliver.circuit_breaker import CircuitBreaker
 from qc_daemon.operations.destinations import list_destinations, retry_destination
-from qc_daemon.records import schema
 from qc_daemon.records.received import receipts
 from qc_daemon.records.results import reports
 from qc_daemon.records.results.reports import ReportObject
@@ -32,6 +31,7 @@ from qc_daemon.report.objects.renditions import render_report
 from qc_daemon.report.source import InstanceReference, SourceInstance
 from qc_daemon.report.sr.document import build_sr
 from qc_daemon.settings import Settings
+from tests.support.databases import migrate
 from tests.support.dicom_objects import part10, ultrasound
 from tests.support.job_runners import deliver_runner
 from tests.support.orthanc import Orthanc
@@ -160,14 +160,14 @@ def make_site(
             store={"url": f"sqlite:///{tmp_path / 'qc.db'}", "spool": spool},
             destination=[{"name": "pacs", "kind": kind, "ae_title": "ORTHANC", **to}],
         )
-        schema.upgrade(settings.store.url)
+        migrate(settings.store.url)
         made.append(Site(settings, Store(settings.store.url), archive))
         return made[-1]
 
     yield make
     for site in made:
         site.store.close()
-        site.archive.stop()
+        site.archive.kill()
 
 
 def encoded(dataset: Dataset) -> dict[int, Any]:
@@ -356,7 +356,7 @@ def test_the_service_stores_by_stow(
         assert "sesame" not in service.log_file.read_text()
     finally:
         service.stop()
-        archive.stop()
+        archive.kill()
 
 
 def dcm_uid(content: bytes) -> str:

@@ -14,7 +14,6 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from qc_daemon.records import schema
 from qc_daemon.records.received import receipts
 from qc_daemon.records.results import destinations, reports
 from qc_daemon.records.results.reports import ReportObject
@@ -25,6 +24,7 @@ from qc_daemon.report.objects.renditions import render_report
 from qc_daemon.report.sr.parse import parse_findings
 from qc_daemon.settings import Settings
 from tests.interop.test_delivery_orthanc import MONDAY, report_of
+from tests.support.databases import migrate
 from tests.support.dicom_objects import ultrasound
 from tests.support.environment import require
 from tests.support.job_runners import deliver_runner
@@ -87,7 +87,7 @@ def deliver(folder: Path, port: int) -> tuple[list[Dataset], set[str]]:
         store={"url": f"sqlite:///{folder / 'qc.db'}", "spool": folder},
         destination=[{"name": "pacs", "host": "127.0.0.1", "port": port}],
     )
-    schema.upgrade(settings.store.url)
+    migrate(settings.store.url)
     store = Store(settings.store.url)
     image = ultrasound(study="1.2.826.0.1.3680043.10.1.77")
     first = report_of(image, 1)

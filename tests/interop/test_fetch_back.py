@@ -12,7 +12,6 @@ from sqlalchemy import select, update
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.receive import Receiver, Spool, listen
-from qc_daemon.records import schema
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received import revisions
 from qc_daemon.records.received.revisions import RevisionFacts
@@ -22,6 +21,7 @@ from qc_daemon.retain import Originals
 from qc_daemon.retain.retention import RetentionRule, drop_due
 from qc_daemon.routing import SOURCE, Routes
 from qc_daemon.settings import ReceiveSettings, Settings
+from tests.support.databases import migrate
 from tests.support.dicom_objects import ultrasound
 from tests.support.job_runners import deliver_runner
 from tests.support.orthanc import Orthanc
@@ -34,7 +34,7 @@ NOW = datetime.now(UTC)
 def pacs(orthanc_program: str, tmp_path: Path) -> Iterator[Orthanc]:
     made = Orthanc(orthanc_program, tmp_path / "orthanc").start()
     yield made
-    made.stop()
+    made.kill()
 
 
 def no_pixels(_path: Path) -> str:
@@ -58,7 +58,7 @@ def test_dropped_and_fetched_back(pacs: Orthanc, tmp_path: Path) -> None:
             }
         ],
     )
-    schema.upgrade(settings.store.url)
+    migrate(settings.store.url)
     store, spool = Store(settings.store.url), Spool(settings.store.spool)
     spool.prepare()
     receiver = Receiver(

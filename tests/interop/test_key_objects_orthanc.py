@@ -25,7 +25,7 @@ NOW = datetime(2026, 1, 2, 9, 30, tzinfo=UTC)
 def pacs(tmp_path: Path, orthanc_program: str) -> Iterator[Orthanc]:
     started = Orthanc(orthanc_program, tmp_path / "orthanc").start()
     yield started
-    started.stop()
+    started.kill()
 
 
 def test_notes_arrive_as_they_were_made(pacs: Orthanc, shared_data: Path) -> None:

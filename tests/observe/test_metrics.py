@@ -15,10 +15,10 @@ from detector.errors import ErrorCode
 from qc_daemon.observe import counters, metrics
 from qc_daemon.observe.counters import SharedCounters
 from qc_daemon.observe.metrics import Process
-from qc_daemon.records import schema
 from qc_daemon.records.received import receipts, revisions
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
+from tests.support.databases import migrate
 from tests.support.dicom_objects import CANARY, CANARY_ID
 
 NOW = datetime(2026, 11, 2, 8, tzinfo=UTC)
@@ -66,7 +66,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         store={"url": f"sqlite:///{tmp_path / 'qc.db'}", "spool": tmp_path},
         destination=[{"name": "pacs", "objects": ["source"]}],
     )
-    schema.upgrade(settings.store.url)
+    migrate(settings.store.url)
     store = Store(settings.store.url)
     shared = SharedCounters.create(counters.delivery_names(["pacs"]))
     processes = [

@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 
 from qc_daemon.cli.app import app
 from qc_daemon.dicom.storage_commitment import Reference, Request
-from qc_daemon.records import schema
 from qc_daemon.records.commitment import scp
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Commitment, CommitmentState
 from qc_daemon.settings import load
+from tests.support.databases import migrate
 
 runner = CliRunner()
 
@@ -24,7 +24,7 @@ def config(tmp_path: Path) -> str:
     path = tmp_path / "qc.toml"
     path.write_text("")
     url = load(path).store.url
-    schema.upgrade(url)
+    migrate(url)
     store = Store(url)
     asked = Request("1.9", "VOLUSON1", "127.0.0.1", "a", (Reference("1.2", "1.1"),))
     with store.begin() as session:

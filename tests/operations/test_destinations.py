@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 from detector.errors import ErrorCode, QCError
 from qc_daemon.cli.app import app
 from qc_daemon.operations.destinations import list_destinations
-from qc_daemon.records import schema
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.received import receipts
@@ -19,6 +18,7 @@ from qc_daemon.records.results import destinations
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
 from qc_daemon.settings import load
+from tests.support.databases import migrate
 
 runner = CliRunner()
 SR3D = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -31,7 +31,7 @@ def config(tmp_path: Path) -> str:
     path = tmp_path / "qc.toml"
     path.write_text('[[destination]]\nname = "pacs"\nobjects = ["source", "sr"]\n')
     url = load(path).store.url
-    schema.upgrade(url)
+    migrate(url)
     store = Store(url)
     with store.begin() as session:
         for number in (1, 2):

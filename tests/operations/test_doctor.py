@@ -26,6 +26,7 @@ from qc_daemon.settings import (
 )
 from qc_daemon.spool import service_lock
 from tests.support.certificates import Authority
+from tests.support.databases import migrate
 from tests.support.ports import reserve_port
 from tests.support.stow_server import StowServer
 
@@ -169,7 +170,7 @@ def here(tmp_path: Path) -> Settings:
     made = Settings(
         store=StoreSettings(url=f"sqlite:///{tmp_path / 'qc.db'}", spool=tmp_path / "spool")
     )
-    schema.upgrade(made.store.url)
+    migrate(made.store.url)
     Spool(made.store.spool).prepare()
     return made
 

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 from detector.console import UsageError
 from detector.errors import QCError
 from qc_daemon.cli.app import app
-from qc_daemon.records import schema
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.receipts import Receipt, admit
 from qc_daemon.records.results.findings import store as store_findings
@@ -21,6 +20,7 @@ from qc_daemon.records.results.reports import ReportObject, publish
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Exam, JobKind, ObjectKind
 from qc_daemon.settings import load
+from tests.support.databases import migrate
 from tests.support.dicom_objects import ultrasound
 from tests.support.scored_exam import write_to_spool
 
@@ -51,7 +51,7 @@ def config(tmp_path: Path) -> Path:
     """Settings of a site that holds one image, still to be scored."""
     path = tmp_path / "qc.toml"
     path.write_text("")
-    schema.upgrade(load(path).store.url)
+    migrate(load(path).store.url)
     receipt = Receipt(
         sop_instance_uid="1.2.3.4",
         sop_class_uid="1.2.840.10008.5.1.4.1.1.6.1",
@@ -144,7 +144,7 @@ def clinic(tmp_path: Path) -> Path:
     """Settings of a site with four exams, each of the day after the one before."""
     path = tmp_path / "qc.toml"
     path.write_text("")
-    schema.upgrade(load(path).store.url)
+    migrate(load(path).store.url)
     with Store(load(path).store.url).begin() as session:
         for number, (study, patient, name, accession, date) in enumerate(EXAMS):
             receipt = Receipt(

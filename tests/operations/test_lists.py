@@ -15,13 +15,13 @@ from detector.console import UsageError
 from detector.errors import ErrorCode
 from qc_daemon.cli.app import app
 from qc_daemon.cli.output import TABLE_LIMIT
-from qc_daemon.records import schema
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.receipts import Receipt, admit
 from qc_daemon.records.received.revisions import quarantine
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
 from qc_daemon.settings import load
+from tests.support.databases import migrate
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -43,7 +43,7 @@ def config(tmp_path: Path) -> Path:
     """A site with an object of each of three days, which two destinations wait for."""
     path = tmp_path / "qc.toml"
     path.write_text('[[destination]]\nname = "pacs"\nobjects = ["source"]\n')
-    schema.upgrade(load(path).store.url)
+    migrate(load(path).store.url)
     with Store(load(path).store.url).begin() as session:
         for day in range(3):
             receive(session, day, NOW + day * DAY)

@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 from detector.console import UsageError
 from detector.errors import QCError
 from qc_daemon.cli.app import app
-from qc_daemon.records import schema
 from qc_daemon.records.received import peers
 from qc_daemon.records.received.peers import RefusedCaller
 from qc_daemon.records.store import Store
 from qc_daemon.settings import load
 from tests.support.command_line import qc_daemon
+from tests.support.databases import migrate
 
 SETTINGS = """
 [receive.tls]
@@ -37,7 +37,7 @@ runner = CliRunner()
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "qc.toml"
     path.write_text(SETTINGS)
-    schema.upgrade(load(path).store.url)
+    migrate(load(path).store.url)
     return path
 
 

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from qc_daemon.cli.app import app
-from qc_daemon.records import schema
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.receipts import admit
 from qc_daemon.records.results import rejections, reports
@@ -23,6 +22,7 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.settings import load
+from tests.support.databases import migrate
 from tests.support.scored_exam import write_to_spool as as_received
 
 SETTINGS = """
@@ -70,7 +70,7 @@ def config(tmp_path: Path) -> Path:
     """Settings of a site that holds one image."""
     path = tmp_path / "qc.toml"
     path.write_text(SETTINGS)
-    schema.upgrade(load(path).store.url)
+    migrate(load(path).store.url)
     receive(path, header())
     return path
 

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from detector.errors import ErrorCode
 from qc_daemon.cli.app import app
-from qc_daemon.records import schema
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.receipts import Receipt, admit
 from qc_daemon.records.received.revisions import quarantine, quarantine_scored, record_pixels
@@ -23,6 +22,7 @@ from qc_daemon.records.results.findings import store as store_findings
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
 from qc_daemon.settings import load
+from tests.support.databases import migrate
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 STILL, CINE, BROKEN = "1.9.1", "1.9.2", "1.9.3"
@@ -62,7 +62,7 @@ class Site:
         self.config = folder / "qc.toml"
         self.config.write_text("")
         self.url = load(self.config).store.url
-        schema.upgrade(self.url)
+        migrate(self.url)
         self.now = NOW
         self.serial = 0
 

@@ -7,10 +7,10 @@ import pytest
 from pynetdicom import _config, dimse_messages
 
 from qc_daemon.receive import Receiver, Spool, listen
-from qc_daemon.records import schema
 from qc_daemon.records.store import Store
 from qc_daemon.routing import SOURCE, Routes
 from qc_daemon.settings import DestinationSettings, ReceiveSettings
+from tests.support.databases import migrate
 from tests.support.running_receiver import RunningReceiver
 
 
@@ -32,7 +32,7 @@ def start_receiver(
     ) -> RunningReceiver:
         database = tmp_path / "qc.db"
         url = f"sqlite:///{database}"
-        schema.upgrade(url)
+        migrate(url)
         made = Spool(spool or tmp_path / "spool")
         made.prepare()
         store = Store(url)

@@ -12,10 +12,10 @@ from sqlalchemy import update
 
 from qc_daemon.observe import counters
 from qc_daemon.receive.back_pressure import BackPressure, Level, Reading, level
-from qc_daemon.records import schema
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobRow
 from qc_daemon.settings import PressureSettings
+from tests.support.databases import migrate
 from tests.support.dicom_objects import ultrasound
 from tests.support.peers import association, store
 from tests.support.running_receiver import RunningReceiver
@@ -87,7 +87,7 @@ def test_disk_and_database_are_asked_seldom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"sqlite:///{tmp_path / 'qc.db'}"
-    schema.upgrade(url)
+    migrate(url)
     asked: list[str] = []
     now = [0.0]
     made = BackPressure(DEFAULT, tmp_path, Store(url), monotonic=lambda: now[0])

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from qc_daemon.receive import Spool
-from qc_daemon.records import schema
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
+from tests.support.databases import migrate
 from tests.support.pacs import Pacs
 from tests.support.storage import Storage
 
@@ -34,7 +34,7 @@ def storage(tmp_path: Path, pacs: Pacs) -> Iterator[Storage]:
             }
         ],
     )
-    schema.upgrade(settings.store.url)
+    migrate(settings.store.url)
     spool = Spool(settings.store.spool)
     spool.prepare()
     store = Store(settings.store.url)

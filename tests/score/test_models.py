@@ -8,13 +8,13 @@ import pytest
 
 from model.finding import BundleId
 from qc_daemon.operations.bundles import seed_bundle
-from qc_daemon.records import schema
 from qc_daemon.records.results import bundles
 from qc_daemon.records.store import Store
 from qc_daemon.score.decode import DecodeProcess
 from qc_daemon.score.models import JudgeCache
 from qc_daemon.score.worker import ScoreHandler
 from qc_daemon.settings import load
+from tests.support.databases import migrate
 
 
 def test_the_worker_s_judge_takes_as_many_further_looks_as_the_settings_say(
@@ -27,7 +27,7 @@ def test_the_worker_s_judge_takes_as_many_further_looks_as_the_settings_say(
         config.write_text(setting)
         settings = load(config)
         settings.store.spool.mkdir(parents=True)
-        schema.upgrade(settings.store.url)
+        migrate(settings.store.url)
         store = Store(settings.store.url)
         seed_bundle(settings, store)
         handler = ScoreHandler(store, settings, DecodeProcess())
@@ -38,7 +38,7 @@ def test_of_many_bundles_the_two_used_last_stay_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(f"sqlite:///{tmp_path / 'qc.db'}")
-    schema.upgrade(store.url)
+    migrate(store.url)
     opened: list[str] = []
     named = [BundleId(name, "1", name * 64) for name in "abc"]
     for minute, each in enumerate(named):

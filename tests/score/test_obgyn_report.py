@@ -16,7 +16,6 @@ from sqlalchemy import select
 from detector.errors import ErrorCode, QCError
 from qc_daemon.dicom.implementation import MANUFACTURER
 from qc_daemon.operations.quarantine import list_quarantined
-from qc_daemon.records import schema
 from qc_daemon.records.received.receipts import Receipt, admit
 from qc_daemon.records.results import measurements as stored
 from qc_daemon.records.results.measurements import MeasuredValue
@@ -24,6 +23,7 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobRow, Revision
 from qc_daemon.score.obgyn_report import FetalMeasurement, find_measurements, read_measurements
 from qc_daemon.settings import Settings, load
+from tests.support.databases import migrate
 from tests.support.dicom_objects import part10, ultrasound
 from tests.support.job_runners import score_runner
 
@@ -266,7 +266,7 @@ def settings(tmp_path: Path) -> Settings:
     settings.store.url = f"sqlite:///{tmp_path / 'qc.db'}"
     settings.store.spool = tmp_path / "spool"
     settings.store.spool.mkdir()
-    schema.upgrade(settings.store.url)
+    migrate(settings.store.url)
     return settings
 
 

@@ -20,7 +20,6 @@ from qc_daemon.job_runner import JobRunner
 from qc_daemon.operations.bundles import activate_bundle, seed_bundle
 from qc_daemon.operations.quarantine import list_quarantined, release_quarantined
 from qc_daemon.operations.results import stored_findings
-from qc_daemon.records import schema
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.receipts import Receipt, admit
 from qc_daemon.records.received.revisions import RevisionFacts
@@ -28,6 +27,7 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobState
 from qc_daemon.score.worker import ScoreHandler
 from qc_daemon.settings import Settings, load
+from tests.support.databases import migrate
 from tests.support.job_runners import score_runner
 from tests.support.waiting import eventually
 from training.phantom.dicom import exam
@@ -56,7 +56,7 @@ def settings(tmp_path: Path) -> Settings:
     config.write_text("[score]\ncine_frames = 2\n[jobs]\nbackoff_seconds = 0\n")
     settings = load(config)
     settings.store.spool.mkdir(parents=True)
-    schema.upgrade(settings.store.url)
+    migrate(settings.store.url)
     return settings
 
 

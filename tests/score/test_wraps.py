@@ -100,7 +100,7 @@ def apart(one: dict[str, Any], other: dict[str, Any]) -> float:
 
 
 def test_wraps_that_lose_nothing_change_nothing(shared_data: Path, tmp_path: Path) -> None:
-    chosen = pictures(shared_data, 100)
+    chosen = pictures(shared_data, 200)
     found = scored(tmp_path, chosen, LOSSLESS)
     assert len(found) == len(chosen) * (1 + len(LOSSLESS))
     for path in chosen:

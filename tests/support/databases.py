@@ -1,6 +1,9 @@
 """Databases that tests share: a throwaway PostgreSQL, and an empty store of each kind."""
 
+import atexit
+import functools
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +15,29 @@ from sqlalchemy import text
 from qc_daemon.records import schema
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Base
+from qc_daemon.spool import private_files
 from tests.support.postgres import make_postgres
 from tests.support.records import Records
+
+
+@functools.cache
+def _migrated_sqlite() -> Path:
+    """A migrated, empty SQLite file, made once in each process of the tests."""
+    folder = Path(tempfile.mkdtemp(prefix="qc-migrated-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    schema.upgrade(f"sqlite:///{folder / 'qc.db'}")
+    return folder / "qc.db"
+
+
+def migrate(url: str) -> None:
+    """The database with its tables; a SQLite file that is not there is copied, which is quicker
+    than to run every migration. What the migrations do is the matter of tests/records."""
+    file = schema.file_of(url)
+    if file is None or file.exists():
+        schema.upgrade(url)
+    else:
+        private_files.make_folder(file.parent)
+        shutil.copy(_migrated_sqlite(), file)
 
 
 @pytest.fixture(scope="session")
@@ -60,19 +84,16 @@ def migrated_postgres(postgres_server: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def migrated_sqlite() -> Path:
     """A migrated, empty SQLite file to copy."""
-    file = tmp_path_factory.mktemp("migrated") / "qc.db"
-    schema.upgrade(f"sqlite:///{file}")
-    return file
+    return _migrated_sqlite()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """A migrated, empty store."""
     if request.param == "sqlite":
-        empty = request.getfixturevalue("migrated_sqlite")
-        made = Store(f"sqlite:///{shutil.copy(empty, tmp_path / 'qc.db')}")
+        made = Store(f"sqlite:///{shutil.copy(_migrated_sqlite(), tmp_path / 'qc.db')}")
     else:
         made = Store(request.getfixturevalue("migrated_postgres"))
         with made.begin() as session:

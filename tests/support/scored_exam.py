@@ -12,7 +12,6 @@ from pydicom.dataset import Dataset
 from detector.frame import Frame
 from model.finding import Finding
 from qc_daemon.job_runner import JobRunner
-from qc_daemon.records import schema
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import Job
 from qc_daemon.records.received.exams import close_due, end_association, hold_open
@@ -27,6 +26,7 @@ from qc_daemon.records.tables import JobKind
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.worker import ReportHandler
 from qc_daemon.settings import DestinationSettings, Settings, StoreSettings
+from tests.support.databases import migrate
 
 START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
@@ -46,7 +46,7 @@ class ScoredExam:
             store=StoreSettings(url=f"sqlite:///{folder / 'qc.db'}", spool=folder),
             destination=[DestinationSettings(name="pacs", objects=list(objects))],  # type: ignore[arg-type]
         )
-        schema.upgrade(self.settings.store.url)
+        migrate(self.settings.store.url)
         self.store = Store(self.settings.store.url)
         self.now = START
 

@@ -1,4 +1,5 @@
-"""More than two hundred reports: valid for every judge, and read by others as what went in."""
+"""Some two hundred reports, a third of them in the default suite: valid for every judge, and read by
+others as what went in."""
 
 import math
 import os
@@ -20,7 +21,7 @@ from qc_daemon.report.sr.groups import storable_text
 from qc_daemon.report.sr.parse import parse_findings, parse_machine_reports
 from tests.support import pixelmed, sr_reader
 from tests.support.environment import ROOT, require
-from tests.support.sr_matrix import MULTI_FRAME, Case, cases, real_cases
+from tests.support.sr_matrix import COUNT, MULTI_FRAME, Case, cases, real_cases
 
 FL_STEP = 6.2e-5
 ILLEGAL_ROOT = re.compile(r'Error - Illegal root for UID - "999\.999\.')
@@ -65,14 +66,20 @@ ONE_BOX = (
 place), and misses the regions of the other groups."""
 
 
-@pytest.fixture(scope="module")
+A_THIRD = COUNT // 3
+"""What the default suite checks: each value of each axis five times or more. `make test-slow` has
+all."""
+
+
+@pytest.fixture(scope="module", params=[A_THIRD, pytest.param(COUNT, marks=pytest.mark.slow)])
 def matrix(
+    request: pytest.FixtureRequest,
     us_header: Callable[..., Any],
     a_finding: Callable[..., Any],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> list[tuple[Case, Path]]:
     """Each case with the file of its report."""
-    made = cases(us_header, a_finding)
+    made = cases(us_header, a_finding)[: request.param]
     shared = Path(os.environ.get("QC_SHARED_DATA", ROOT.parent / "shared" / "data"))
     if (shared / "us_dicom").is_dir():
         made += real_cases(shared, a_finding)
@@ -92,15 +99,16 @@ def read(matrix: list[tuple[Case, Path]]) -> list[tuple[Case, Dataset]]:
 
 
 def test_the_matrix_is_large_enough(matrix: list[tuple[Case, Path]]) -> None:
-    assert len(matrix) >= 200
+    count = sum(not case.name.startswith("real: ") for case, _ in matrix)
+    assert count >= A_THIRD
     assert len({case.name for case, _ in matrix}) == len(matrix)
     detections = Counter(len(f.judgement.detections) for case, _ in matrix for f in case.findings)
-    assert detections[0] >= 20
-    assert detections[32] >= 12
-    assert sum(case.fallback for case, _ in matrix) >= 60
-    assert sum(bool(case.previous) for case, _ in matrix) >= 60
+    assert detections[0] >= count // 10
+    assert detections[32] >= count // 17
+    assert sum(case.fallback for case, _ in matrix) >= count * 3 // 10
+    assert sum(bool(case.previous) for case, _ in matrix) >= count * 3 // 10
     twins = [c for c, _ in matrix if any(v.fetus == "B" for m in c.measured for v in m.values)]
-    assert len(twins) >= 40
+    assert len(twins) >= count // 5
 
 
 def test_real_headers_are_in_it(matrix: list[tuple[Case, Path]], shared_data: Path) -> None:
@@ -154,6 +162,7 @@ def _unexpected(chosen: list[tuple[Case, Path]]) -> dict[str, int]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
+@pytest.mark.parametrize("matrix", [COUNT], indirect=True)
 def test_pixelmed_finds_no_fault_in_any(matrix: list[tuple[Case, Path]]) -> None:
     require(pixelmed.present(), "PixelMed's DicomSRValidator and a JDK")
     assert _unexpected(matrix) == {}
@@ -201,6 +210,7 @@ def test_highdicom_finds_what_went_in_some(matrix: list[tuple[Case, Path]]) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("matrix", [COUNT], indirect=True)
 def test_highdicom_finds_what_went_in_any(matrix: list[tuple[Case, Path]]) -> None:
     _highdicom_finds(matrix)
 
