@@ -58,7 +58,7 @@ objects = ["source", "sr", "overlay"]
 
 
 @dataclass
-class Site:
+class Deployment:
     """The service, its PACS and the guard it runs under."""
 
     service: Service
@@ -125,14 +125,14 @@ def dcmsend_program() -> str:
 
 
 @pytest.fixture(scope="session")
-def make_site(
+def make_deployment(
     tmp_path_factory: pytest.TempPathFactory, orthanc_program: str
-) -> Iterator[Callable[..., Site]]:
+) -> Iterator[Callable[..., Deployment]]:
     """Sites, neither service nor PACS started; stopped at the end."""
-    made: list[Site] = []
+    made: list[Deployment] = []
 
-    def make(attempts: int = 5) -> Site:
-        folder = tmp_path_factory.mktemp("site")
+    def make(attempts: int = 5) -> Deployment:
+        folder = tmp_path_factory.mktemp("deployment")
         pacs = Orthanc(orthanc_program, folder / "orthanc")
         guard = SocketGuard(folder)
         service = Service(
@@ -141,21 +141,21 @@ def make_site(
             roles=("receive", "work", "deliver", "schedule"),
             environment=guard.environment,
         )
-        made.append(Site(service, pacs, guard))
+        made.append(Deployment(service, pacs, guard))
         return made[-1]
 
     yield make
-    for site in made:
-        if site.service.process is not None:
-            site.service.stop()
-        site.pacs.kill()
+    for deployment in made:
+        if deployment.service.process is not None:
+            deployment.service.stop()
+        deployment.pacs.kill()
 
 
 @dataclass
 class Outcome:
     """What was stored, and what came of it."""
 
-    site: Site
+    deployment: Deployment
     sent: list[SendResult]
     results: list[dict[str, Any]]
     reports: list[StoredObject]
@@ -186,25 +186,25 @@ def files(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> list[P
 
 @pytest.fixture(scope="session")
 def outcome(
-    make_site: Callable[..., Site],
+    make_deployment: Callable[..., Deployment],
     files: list[Path],
     dcmsend_program: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Outcome:
     """All of it stored by dcmsend, scored, told and delivered."""
-    site = make_site()
-    site.pacs.start()
-    port = site.service.spawn().port
+    deployment = make_deployment()
+    deployment.pacs.start()
+    port = deployment.service.spawn().port
     report = tmp_path_factory.mktemp("dcmsend") / "report.txt"
     sent = dcmsend(dcmsend_program, port, files, report)
-    eventually(site.settled, SETTLE_SECONDS)
+    eventually(deployment.settled, SETTLE_SECONDS)
     headers = {path: dcmread(path, stop_before_pixels=True) for path in files}
     return Outcome(
-        site,
+        deployment,
         sent,
-        results=site.results(),
-        reports=site.pacs.of_series(REPORTS),
-        overlays=site.pacs.of_series(OVERLAYS),
+        results=deployment.results(),
+        reports=deployment.pacs.of_series(REPORTS),
+        overlays=deployment.pacs.of_series(OVERLAYS),
         headers=headers,
     )
 

@@ -43,7 +43,7 @@ commitment_timeout = 5
 
 
 @dataclass
-class Ward:
+class CommitmentSetup:
     """The service and the PACS behind it."""
 
     orthanc: Orthanc
@@ -85,79 +85,81 @@ class Ward:
 
 
 @pytest.fixture
-def make_ward(tmp_path: Path, orthanc_program: str) -> Iterator[Callable[[str], Ward]]:
-    made: list[Ward] = []
+def make_setup(tmp_path: Path, orthanc_program: str) -> Iterator[Callable[[str], CommitmentSetup]]:
+    made: list[CommitmentSetup] = []
 
-    def make(commitment: str) -> Ward:
+    def make(commitment: str) -> CommitmentSetup:
         orthanc = Orthanc(orthanc_program, tmp_path / "orthanc").start()
         settings = SETTINGS.format(port=orthanc.dicom_port, commitment=commitment)
         service = Service(tmp_path, settings, roles=("receive", "deliver")).start()
-        made.append(Ward(orthanc, service))
+        made.append(CommitmentSetup(orthanc, service))
         return made[-1]
 
     yield make
-    for ward in made:
-        ward.service.stop()
-        ward.orthanc.kill()
+    for setup in made:
+        setup.service.stop()
+        setup.orthanc.kill()
 
 
-def test_delivered_is_what_the_pacs_has_committed_to(make_ward: Callable[[str], Ward]) -> None:
-    ward = make_ward("auto")
-    ward.know()
-    uids = ward.store(5)
-    eventually(ward.all_done, 120)
-    assert set(uids) == set(ward.orthanc.instances())
-    assert {item.sop_instance_uid for item in ward.rows(OutgoingCommitmentItem)} == set(uids)
-    assert {item.failure for item in ward.rows(OutgoingCommitmentItem)} == {0}
-    assert all(pledge.taken_at is not None for pledge in ward.rows(OutgoingCommitment))
+def test_delivered_is_what_the_pacs_has_committed_to(
+    make_setup: Callable[[str], CommitmentSetup],
+) -> None:
+    setup = make_setup("auto")
+    setup.know()
+    uids = setup.store(5)
+    eventually(setup.all_done, 120)
+    assert set(uids) == set(setup.orthanc.instances())
+    assert {item.sop_instance_uid for item in setup.rows(OutgoingCommitmentItem)} == set(uids)
+    assert {item.failure for item in setup.rows(OutgoingCommitmentItem)} == {0}
+    assert all(pledge.taken_at is not None for pledge in setup.rows(OutgoingCommitment))
     # It has said so on an association of its own, as no peer of ours.
-    told = ward.service.events("commitment told")
+    told = setup.service.events("commitment told")
     assert {each["role"] for each in told} == {"receive"}
 
 
-def test_what_the_pacs_has_lost_is_sent_again(make_ward: Callable[[str], Ward]) -> None:
-    ward = make_ward("required")
-    lost, kept = ward.store(2)
+def test_what_the_pacs_has_lost_is_sent_again(make_setup: Callable[[str], CommitmentSetup]) -> None:
+    setup = make_setup("required")
+    lost, kept = setup.store(2)
 
     def refused() -> bool:
-        found = ward.deliveries()
+        found = setup.deliveries()
         return len(found) == 2 and all(state == "sent" and why for state, why in found)
 
     # It does not know us yet, and so takes no request: nothing is done before it does.
     eventually(refused, 120)
-    ward.orthanc.delete(ward.orthanc.instances()[lost])
-    ward.know()
-    eventually(ward.all_done, 120)
-    assert set(ward.orthanc.instances()) == {lost, kept}
-    (again,) = ward.service.events("commitment refused")
+    setup.orthanc.delete(setup.orthanc.instances()[lost])
+    setup.know()
+    eventually(setup.all_done, 120)
+    assert set(setup.orthanc.instances()) == {lost, kept}
+    (again,) = setup.service.events("commitment refused")
     assert again["reason"].endswith("no such object (0112)")
 
 
 def test_a_pacs_that_does_not_know_us_is_no_hindrance_and_told_as_such(
-    make_ward: Callable[[str], Ward],
+    make_setup: Callable[[str], CommitmentSetup],
 ) -> None:
     """Orthanc offers commitment, and refuses each request of an AE title that it does not know."""
-    ward = make_ward("auto")
-    uids = ward.store(2)
-    eventually(ward.all_done, 120)
-    assert set(ward.orthanc.instances()) == set(uids)
-    assert ward.service.events("destination commits to nothing")
-    (row,) = list_destinations(load(ward.service.config))
+    setup = make_setup("auto")
+    uids = setup.store(2)
+    eventually(setup.all_done, 120)
+    assert set(setup.orthanc.instances()) == set(uids)
+    assert setup.service.events("destination commits to nothing")
+    (row,) = list_destinations(load(setup.service.config))
     assert str(row["commitment"]).startswith("refused since")
 
 
 @pytest.mark.slow
-def test_kills_at_any_moment_do_no_harm(make_ward: Callable[[str], Ward]) -> None:
-    ward = make_ward("required")
-    ward.know()
+def test_kills_at_any_moment_do_no_harm(make_setup: Callable[[str], CommitmentSetup]) -> None:
+    setup = make_setup("required")
+    setup.know()
     uids = []
     # While it sends, while sent objects wait to be asked about, while a report comes.
     for seconds in (0.1, 1.0, 2.1, 2.6):
-        uids += ward.store(2)
+        uids += setup.store(2)
         pause(seconds)
-        ward.service.kill_role("deliver")
-    ward.service.kill_role("receive")
-    uids += ward.store(1)
-    eventually(ward.all_done, 120)
-    assert set(ward.orthanc.instances()) == set(uids)
-    assert len(ward.deliveries()) == len(uids)
+        setup.service.kill_role("deliver")
+    setup.service.kill_role("receive")
+    uids += setup.store(1)
+    eventually(setup.all_done, 120)
+    assert set(setup.orthanc.instances()) == set(uids)
+    assert len(setup.deliveries()) == len(uids)

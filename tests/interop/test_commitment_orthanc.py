@@ -34,7 +34,7 @@ objects = ["source"]
 
 
 @dataclass
-class Ward:
+class CommitmentSetup:
     """The Orthanc and the service it sends to."""
 
     orthanc: Orthanc
@@ -61,8 +61,10 @@ class Ward:
 
 
 @pytest.fixture(scope="module")
-def ward(tmp_path_factory: pytest.TempPathFactory, orthanc_program: str) -> Iterator[Ward]:
-    folder = tmp_path_factory.mktemp("ward")
+def setup(
+    tmp_path_factory: pytest.TempPathFactory, orthanc_program: str
+) -> Iterator[CommitmentSetup]:
+    folder = tmp_path_factory.mktemp("setup")
     orthanc = Orthanc(orthanc_program, folder / "orthanc").start()
     settings = SETTINGS.format(port=orthanc.dicom_port)
     service = Service(folder, settings, roles=("receive", "deliver")).start()
@@ -76,32 +78,32 @@ def ward(tmp_path_factory: pytest.TempPathFactory, orthanc_program: str) -> Iter
             "AllowStorageCommitment": True,
         },
     )
-    yield Ward(orthanc, service)
+    yield CommitmentSetup(orthanc, service)
     service.stop()
     orthanc.kill()
 
 
-def test_what_the_archive_holds_is_committed(ward: Ward) -> None:
+def test_what_the_archive_holds_is_committed(setup: CommitmentSetup) -> None:
     datasets = [ultrasound(), ultrasound()]
-    ids = [ward.orthanc.send("POST", "/instances", part10(dataset))["ID"] for dataset in datasets]
-    report = ward.outcome(ward.store(*ids))
+    ids = [setup.orthanc.send("POST", "/instances", part10(dataset))["ID"] for dataset in datasets]
+    report = setup.outcome(setup.store(*ids))
     assert report["Status"] == "Success"
     assert report["RemoteAET"] == "QCDAEMON"
     committed = {each["SOPInstanceUID"] for each in report["Success"]}
     assert committed == {dataset.SOPInstanceUID for dataset in datasets}
-    held = {path.stem for path in (ward.service.folder / "archive").rglob("*.dcm")}
+    held = {path.stem for path in (setup.service.folder / "archive").rglob("*.dcm")}
     assert committed <= held
 
 
-def test_what_was_never_sent_is_told_as_unknown(ward: Ward) -> None:
+def test_what_was_never_sent_is_told_as_unknown(setup: CommitmentSetup) -> None:
     dataset = ultrasound()
-    id = ward.orthanc.send("POST", "/instances", part10(dataset))["ID"]
-    answer = ward.orthanc.send(
+    id = setup.orthanc.send("POST", "/instances", part10(dataset))["ID"]
+    answer = setup.orthanc.send(
         "POST",
         "/modalities/qc/storage-commitment",
         {"Resources": [id]},
     )
-    report = ward.outcome(answer["ID"])
+    report = setup.outcome(answer["ID"])
     assert report["Status"] == "Failure"
     (failure,) = report["Failures"]
     assert failure["SOPInstanceUID"] == dataset.SOPInstanceUID

@@ -47,7 +47,7 @@ LARGEST = 350_000
 
 
 @dataclass
-class Site:
+class ArchiveDelivery:
     """What we have to deliver, our records of it, and the archive."""
 
     settings: Settings
@@ -137,13 +137,13 @@ class Site:
 
 
 @pytest.fixture
-def make_site(
+def make_delivery(
     tmp_path: Path, orthanc_program: str, dicomweb_plugin: str
-) -> Iterator[Callable[..., Site]]:
-    """A site whose archive is not started yet."""
-    made: list[Site] = []
+) -> Iterator[Callable[..., ArchiveDelivery]]:
+    """One whose archive is not started yet."""
+    made: list[ArchiveDelivery] = []
 
-    def make(kind: str, **options: Any) -> Site:
+    def make(kind: str, **options: Any) -> ArchiveDelivery:
         archive = Orthanc(
             orthanc_program,
             tmp_path / "orthanc",
@@ -161,13 +161,13 @@ def make_site(
             destination=[{"name": "pacs", "kind": kind, "ae_title": "ORTHANC", **to}],
         )
         migrate(settings.store.url)
-        made.append(Site(settings, Store(settings.store.url), archive))
+        made.append(ArchiveDelivery(settings, Store(settings.store.url), archive))
         return made[-1]
 
     yield make
-    for site in made:
-        site.store.close()
-        site.archive.kill()
+    for delivery in made:
+        delivery.store.close()
+        delivery.archive.kill()
 
 
 def encoded(dataset: Dataset) -> dict[int, Any]:
@@ -226,36 +226,36 @@ def report_of(image: Dataset, revision: int, amends: Dataset | None = None) -> D
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_away_for_hours_and_killed_in_the_middle(
-    make_site: Callable[..., Site], shared_data: Path, kind: str
+    make_delivery: Callable[..., ArchiveDelivery], shared_data: Path, kind: str
 ) -> None:
-    site = make_site(kind)
+    delivery = make_delivery(kind)
     for path in sorted((shared_data / "us_dicom").glob("*.dcm")):
         content = path.read_bytes()
-        if len(content) <= LARGEST and dcm_uid(content) not in site.sent:
-            site.admit(content)
+        if len(content) <= LARGEST and dcm_uid(content) not in delivery.sent:
+            delivery.admit(content)
     image = ultrasound(study="1.2.826.0.1.3680043.10.1.77")
-    exam = site.admit(part10(image))
+    exam = delivery.admit(part10(image))
     first = report_of(image, 1)
-    reports_made = [site.publish(first, exam, 1)]
-    site.pass_time(4)
+    reports_made = [delivery.publish(first, exam, 1)]
+    delivery.pass_time(4)
     # An amendment comes while the first report still waits.
-    reports_made.append(site.publish(report_of(image, 2, amends=first), exam, 2))
-    site.pass_time(2)
-    assert {state for state, _ in site.states()} == {"ready"}
-    assert {code for _, code in site.states()} <= {ErrorCode.DELIVERY_UNREACHABLE, None}
+    reports_made.append(delivery.publish(report_of(image, 2, amends=first), exam, 2))
+    delivery.pass_time(2)
+    assert {state for state, _ in delivery.states()} == {"ready"}
+    assert {code for _, code in delivery.states()} <= {ErrorCode.DELIVERY_UNREACHABLE, None}
 
-    site.archive.start()
-    thread = threading.Thread(target=site.pass_time, args=(1.5,))
+    delivery.archive.start()
+    thread = threading.Thread(target=delivery.pass_time, args=(1.5,))
     thread.start()
-    eventually(lambda: len(site.archive.instances()) >= 3)
-    site.archive.kill()
+    eventually(lambda: len(delivery.archive.instances()) >= 3)
+    delivery.archive.kill()
     thread.join(300)
-    assert "ready" in {state for state, _ in site.states()}
-    site.archive.start()
-    site.pass_time(3)
+    assert "ready" in {state for state, _ in delivery.states()}
+    delivery.archive.start()
+    delivery.pass_time(3)
 
-    site.expect_all_there_once()
-    came = site.archive.arrivals()
+    delivery.expect_all_there_once()
+    came = delivery.archive.arrivals()
     assert [uid for uid in came if uid in reports_made] == reports_made
 
 
@@ -274,42 +274,44 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_its_disk_full(make_site: Callable[..., Site], small_disk: Path, kind: str) -> None:
-    site = make_site(kind, StorageDirectory=str(small_disk / "storage"))
-    site.archive.start()
+def test_its_disk_full(
+    make_delivery: Callable[..., ArchiveDelivery], small_disk: Path, kind: str
+) -> None:
+    delivery = make_delivery(kind, StorageDirectory=str(small_disk / "storage"))
+    delivery.archive.start()
     for _ in range(5):
         megabyte = ultrasound(pixels=os.urandom(1 << 20), Rows=1024, Columns=1024)
-        site.admit(part10(megabyte))
-    site.deliver()
-    site.pass_time(1)
-    held = sum(state == "done" for state, _ in site.states())
+        delivery.admit(part10(megabyte))
+    delivery.deliver()
+    delivery.pass_time(1)
+    held = sum(state == "done" for state, _ in delivery.states())
     assert 1 <= held <= 2
-    waiting = [each for each in site.states() if each[0] != "done"]
+    waiting = [each for each in delivery.states() if each[0] != "done"]
     assert waiting == [("ready", ErrorCode.DELIVERY_RESOURCES)] * (5 - held)
 
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
-    site.pass_time(3)
-    site.expect_all_there_once()
+    delivery.pass_time(3)
+    delivery.expect_all_there_once()
 
 
-def test_a_class_that_it_does_not_know(make_site: Callable[..., Site]) -> None:
-    site = make_site("dicom", UnknownSopClassAccepted=False)
-    site.archive.start()
+def test_a_class_that_it_does_not_know(make_delivery: Callable[..., ArchiveDelivery]) -> None:
+    delivery = make_delivery("dicom", UnknownSopClassAccepted=False)
+    delivery.archive.start()
     strange = "1.2.826.0.1.3680043.10.1.99"
-    site.admit(part10(ultrasound(sop_class=strange)))
-    site.admit(part10(ultrasound()))
-    site.deliver()
-    assert site.states() == [("quarantined", ErrorCode.DELIVERY_REFUSED), ("done", None)]
-    assert strange in list_destinations(site.settings)[0]["does not take"]
+    delivery.admit(part10(ultrasound(sop_class=strange)))
+    delivery.admit(part10(ultrasound()))
+    delivery.deliver()
+    assert delivery.states() == [("quarantined", ErrorCode.DELIVERY_REFUSED), ("done", None)]
+    assert strange in list_destinations(delivery.settings)[0]["does not take"]
     # Its administrator mends that; the dead letter is sent by command.
-    site.archive.stop()
-    site.archive.options["UnknownSopClassAccepted"] = True
-    site.archive.start()
-    assert retry_destination(site.settings, "pacs") == 1
-    site.now = datetime.now(UTC) + timedelta(minutes=1)
-    site.deliver()
-    site.expect_all_there_once()
-    assert list_destinations(site.settings)[0]["does not take"] == ""
+    delivery.archive.stop()
+    delivery.archive.options["UnknownSopClassAccepted"] = True
+    delivery.archive.start()
+    assert retry_destination(delivery.settings, "pacs") == 1
+    delivery.now = datetime.now(UTC) + timedelta(minutes=1)
+    delivery.deliver()
+    delivery.expect_all_there_once()
+    assert list_destinations(delivery.settings)[0]["does not take"] == ""
 
 
 SERVICE = """

@@ -11,7 +11,7 @@ from qc_daemon.records.queue import jobs
 from qc_daemon.records.tables import JobKind, JobState
 from qc_daemon.report.objects.overlay import SERIES_DESCRIPTION as OVERLAYS
 from qc_daemon.report.sr.document import SERIES_DESCRIPTION as REPORTS
-from tests.interop.conftest import SETTLE_SECONDS, Site
+from tests.interop.conftest import SETTLE_SECONDS, Deployment
 from tests.support.command_line import qc_daemon
 from tests.support.peers import store
 from tests.support.waiting import eventually
@@ -20,9 +20,9 @@ from training.phantom.dicom import exam
 pytestmark = pytest.mark.timeout(1800)
 
 
-def test_report_waits_and_goes_out_once(make_site: Callable[..., Site]) -> None:
-    site = make_site()
-    port = site.service.spawn().port
+def test_report_waits_and_goes_out_once(make_deployment: Callable[..., Deployment]) -> None:
+    deployment = make_deployment()
+    port = deployment.service.spawn().port
     pictures = exam(815, views=(View.CRL,), cine_frames=0)
     assert store(port, *pictures) == [0, 0]
 
@@ -30,32 +30,32 @@ def test_report_waits_and_goes_out_once(make_site: Callable[..., Site]) -> None:
         """Deliver jobs of our own objects that are to be tried, or tried again."""
         return [
             job
-            for job in site.pending()
+            for job in deployment.pending()
             if job.kind is JobKind.DELIVER
             and job.object_id is not None
             and job.state is JobState.READY
         ]
 
     def tried() -> list[jobs.Job]:
-        return [j for j in site.pending() if j.error_code == ErrorCode.DELIVERY_UNREACHABLE]
+        return [j for j in deployment.pending() if j.error_code == ErrorCode.DELIVERY_UNREACHABLE]
 
     # A report and an overlay of each picture; not all are tried while the PACS is known to be away.
     eventually(lambda: len(waiting()) == 3 and tried(), SETTLE_SECONDS)
     for job in tried():
         assert job.alarms >= 1
         assert job.not_before > job.created_at
-    listed = qc_daemon("queue", "list", "--config", site.service.config)
+    listed = qc_daemon("queue", "list", "--config", deployment.service.config)
     assert listed.returncode == 0
     assert ErrorCode.DELIVERY_UNREACHABLE in listed.stdout
-    assert len([each for each in site.results() if "error" not in each]) == 2
+    assert len([each for each in deployment.results() if "error" not in each]) == 2
 
-    site.pacs.start()
-    eventually(site.settled, SETTLE_SECONDS)
-    assert len(site.pacs.of_series(REPORTS)) == 1
-    assert len(site.pacs.of_series(OVERLAYS)) == 2
-    assert len(site.pacs.instances()) == 5
-    with site.store.read() as session:
+    deployment.pacs.start()
+    eventually(deployment.settled, SETTLE_SECONDS)
+    assert len(deployment.pacs.of_series(REPORTS)) == 1
+    assert len(deployment.pacs.of_series(OVERLAYS)) == 2
+    assert len(deployment.pacs.instances()) == 5
+    with deployment.store.read() as session:
         deliveries = jobs.listing(session, kinds=[JobKind.DELIVER])
     assert {job.state for job in deliveries} == {JobState.DONE}
-    sent = Counter(line["job"] for line in site.service.events("delivered"))
+    sent = Counter(line["job"] for line in deployment.service.events("delivered"))
     assert sent == dict.fromkeys((job.id for job in deliveries), 1)

@@ -51,7 +51,7 @@ def test_every_object_ends_as_findings_or_as_a_recorded_reason(outcome: Outcome)
 
 
 def test_no_job_was_given_up(outcome: Outcome) -> None:
-    with outcome.site.store.read() as session:
+    with outcome.deployment.store.read() as session:
         every = jobs.listing(session)
     assert [(job.kind, job.error_code) for job in every if job.state is not JobState.DONE] == []
 
@@ -93,12 +93,12 @@ def test_originals_arrive(outcome: Outcome) -> None:
 
     Of contents that share a UID Orthanc keeps the first, and says success to all.
     """
-    stored = outcome.site.pacs.instances()
+    stored = outcome.deployment.pacs.instances()
     files = {str(header.SOPInstanceUID): path for path, header in reversed(outcome.headers.items())}
-    received = outcome.site.first_received()
+    received = outcome.deployment.first_received()
     assert set(files) == set(received)
     for uid, path in received.items():
-        arrived = outcome.site.pacs.received(stored[uid])
+        arrived = outcome.deployment.pacs.received(stored[uid])
         assert encoded(arrived.content) == encoded(path.read_bytes()), files[uid].name
         sent, got = dcmread(files[uid]), arrived.dataset
         assert got.PixelData == sent.PixelData or np.array_equal(got.pixel_array, sent.pixel_array)
@@ -107,7 +107,7 @@ def test_originals_arrive(outcome: Outcome) -> None:
 def test_nothing_unknown_arrives(outcome: Outcome) -> None:
     ours = {str(each.dataset.SOPInstanceUID) for each in (*outcome.reports, *outcome.overlays)}
     sent = {sent.sop_instance_uid for sent in outcome.sent}
-    assert set(outcome.site.pacs.instances()) == sent | ours
+    assert set(outcome.deployment.pacs.instances()) == sent | ours
 
 
 def test_a_report_of_each_exam_arrives(outcome: Outcome) -> None:
@@ -183,11 +183,11 @@ def test_reports_give_the_findings_back(outcome: Outcome) -> None:
 
 def test_no_address_outside_was_tried(outcome: Outcome) -> None:
     """The service ran under the socket guard, each of its processes."""
-    processes = outcome.site.guard.processes()
+    processes = outcome.deployment.guard.processes()
     for role in ("receive", "work", "deliver", "schedule"):
         assert any(f"qc_daemon.service.roles {role}" in line for line in processes)
     assert any("decode_child" in line for line in processes)
-    assert outcome.site.guard.outside() == []
+    assert outcome.deployment.guard.outside() == []
 
 
 def exam_of(dataset: Dataset) -> tuple[str, str]:

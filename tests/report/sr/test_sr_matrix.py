@@ -1,5 +1,5 @@
-"""Some two hundred reports, a third of them in the default suite: valid for every judge, and read by
-others as what went in."""
+"""Some two hundred reports, a third of them in the default suite: valid for every judge, and read
+by others as what went in."""
 
 import math
 import os
