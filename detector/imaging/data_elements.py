@@ -108,7 +108,7 @@ class ElementReader:
                 pixels = pixels or PixelElement(
                     PIXEL_KEYWORDS[header.tag], header.vr, header.value, length
                 )
-            elif self._is_wanted(header.tag) and (pixels is None or header.tag not in dataset):
+            elif self._is_needed(header.tag) and (pixels is None or header.tag not in dataset):
                 self._keep(dataset, header, self._size, implicit, depth=0)
         return dataset, pixels
 
@@ -138,7 +138,7 @@ class ElementReader:
         is_behind = False
         at: int | None = start
         while at is not None and (header := self._header(at, self._size, implicit)) is not None:
-            if header.tag >> 16 == 0xFFFE or (is_behind and not self._is_known(header, implicit)):
+            if header.tag >> 16 == 0xFFFE or (is_behind and not self._is_element(header, implicit)):
                 return
             is_pixels = header.tag in PIXEL_KEYWORDS
             is_behind = is_behind or is_pixels
@@ -180,7 +180,7 @@ class ElementReader:
                 return False
         return True
 
-    def _is_known(self, header: _Header, implicit: bool) -> bool:
+    def _is_element(self, header: _Header, implicit: bool) -> bool:
         """Whether this is an element, and not rubbish behind the pixel data."""
         if header.is_undefined:
             return header.tag in _SEQUENCES
@@ -188,7 +188,7 @@ class ElementReader:
         return is_known and header.end <= self._size
 
     @staticmethod
-    def _is_wanted(tag: int) -> bool:
+    def _is_needed(tag: int) -> bool:
         group = tag >> 16
         if group in _GROUPS or tag in _SEQUENCES or tag in _OFFSET_TABLES:
             return True

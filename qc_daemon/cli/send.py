@@ -35,7 +35,7 @@ class Failure:
 class SendReport:
     """The files that were stored and those that were not."""
 
-    sent: list[Path] = field(default_factory=list)
+    stored: list[Path] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
 
 
@@ -44,8 +44,8 @@ def parse_address(to: str) -> tuple[str, str, int]:
 
     Raises UsageError.
     """
-    title, at, rest = to.rpartition("@")
-    host, colon, port = rest.rpartition(":")
+    title, at, host_and_port = to.rpartition("@")
+    host, colon, port = host_and_port.rpartition(":")
     if not (at and colon and title.strip() and host) or not port.isdecimal():
         raise UsageError(f"--to {to}: give AET@HOST:PORT, as QCDAEMON@127.0.0.1:11112")
     if len(title.strip()) > 16 or not 0 < int(port) < 65536:
@@ -91,7 +91,7 @@ def send(
                 report.failed.append(Failure(path, error.message))
             else:
                 unreachable = 0
-                report.sent.append(path)
+                report.stored.append(path)
         progress(len(files), len(files))
     finally:
         scu.close()
@@ -125,7 +125,7 @@ def send_with_progress(
     for failure in report.failed:
         line = visible(f"{failure.path}: {failure.reason}")
         console.print(line, markup=False, emoji=False, highlight=False)
-    console.print(f"{len(report.sent)} stored, {len(report.failed)} failed", highlight=False)
+    console.print(f"{len(report.stored)} stored, {len(report.failed)} failed", highlight=False)
     return not report.failed
 
 

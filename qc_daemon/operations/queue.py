@@ -85,8 +85,8 @@ def retry_jobs(settings: Settings, ids: Sequence[int], clock: Clock = utc_now) -
     with open_store(settings).begin() as session:
         states = listings.job_states(session, ids)
         count = jobs.retry(session, ids, clock())
-    fit = {JobState.READY, JobState.SENT, JobState.DEAD, JobState.QUARANTINED}
-    return Outcome(count, describe_unchanged(ids, states, fit, "job"))
+    retriable = {JobState.READY, JobState.SENT, JobState.DEAD, JobState.QUARANTINED}
+    return Outcome(count, describe_unchanged(ids, states, retriable, "job"))
 
 
 def cancel_jobs(settings: Settings, ids: Sequence[int], clock: Clock = utc_now) -> Outcome:

@@ -96,10 +96,10 @@ def _report(lease: Lease, settings: Settings, frames: FrameReader, originals: Or
                 lease.finish(session)
             _log.warning("nothing to report", job=job.id, exam=job.exam_id)
             return
-        # The report goes out at once: to draw its pictures takes as long again.
-        # Whoever has the report that this one amends must not stay with it.
-        known = [name for name in before if name in routes.possible(ObjectKind.SR)]
-        to = tuple(dict.fromkeys((*destinations(ObjectKind.SR, findings, routes), *known)))
+        # The report is published at once, because drawing its pictures takes as long again. It also
+        # goes to the destinations of the report that it amends.
+        still_possible = [name for name in before if name in routes.possible(ObjectKind.SR)]
+        to = tuple(dict.fromkeys((*destinations(ObjectKind.SR, findings, routes), *still_possible)))
         with store.begin() as session:
             reports.publish(session, job, [report], {ObjectKind.SR: to}, lease.clock())
             lease.renew(session)
@@ -127,8 +127,8 @@ def _report(lease: Lease, settings: Settings, frames: FrameReader, originals: Or
     pictures, failed = render_pictures(
         findings, summary, job.revision, now, frames, routes, settings.report, publish
     )
-    any_drawn = bool(published or pictures)
-    waiting = [e for e in failed if not is_final(e.error, job, are_others_sound=any_drawn)]
+    has_pictures = bool(published or pictures)
+    waiting = [e for e in failed if not is_final(e.error, job, are_others_sound=has_pictures)]
     undrawn += [each for each in failed if each not in waiting]
     if summary is not None and not waiting:
         summary = replace(summary, drawn_images=frozenset(pictures))
@@ -165,7 +165,7 @@ def _report_sound_objects(
     """
     store, job = lease.store, lease.job
     sources: SourceCache = {}
-    are_left_out = False
+    has_omissions = False
     while True:
         with store.read() as session:
             content = exams.exam_content(session, job.exam_id)
@@ -181,9 +181,9 @@ def _report_sound_objects(
                     raise
         if not omissions:
             break
-        are_left_out = True
+        has_omissions = True
         _omit(store, job, omissions, now)
-    if are_left_out:
+    if has_omissions:
         with store.begin() as session:
             exams.record_content(session, job.exam_id, job.revision, content.fingerprint)
     return findings, report
@@ -199,8 +199,8 @@ def _final_omissions(
     final = []
     for each in missing:
         # A file that is gone while others are there does not come back by waiting.
-        is_gone = each.error.code in _FILE_GONE and bool(findings)
-        if not is_gone and not is_final(each.error, job, are_others_sound=bool(findings)):
+        is_file_gone = each.error.code in _FILE_GONE and bool(findings)
+        if not is_file_gone and not is_final(each.error, job, are_others_sound=bool(findings)):
             raise each.error
         final.append(each)
     return final

@@ -56,7 +56,7 @@ class ScoreHandler(JobHandler):
             facts = revisions.facts(session, job.revision_id)
         path = self.originals(facts)
         if facts.sop_class_uid in STRUCTURED_REPORTS:
-            self._read(lease, facts, path)
+            self._store_measurements(lease, facts, path)
             return
         summary = self.decoder.summary(path, content_hash(path, facts.sha256))
         lease.check()
@@ -69,7 +69,7 @@ class ScoreHandler(JobHandler):
         if content == "header":
             _log.info("scored", job=job.id, findings=0, content=content)
             return
-        findings = self._judged(lease, facts, path, summary, content == "other")
+        findings = self._judge(lease, facts, path, summary, content == "other")
         with self.store.begin() as session:
             stored_findings.store(
                 session, facts.revision_id, [f.to_json() for f in findings], lease.clock()
@@ -77,17 +77,22 @@ class ScoreHandler(JobHandler):
             lease.finish(session)
         _log.info("scored", job=job.id, findings=len(findings), content=content)
 
-    def _read(self, lease: Lease, facts: RevisionFacts, path: Path) -> None:
-        """A report has no pixels to score, but the machine's measurements."""
-        values_read = self.decoder.measurements(path, content_hash(path, facts.sha256))
-        values = [MeasuredValue(m.fetus, m.concept, m.value, m.unit) for m in values_read]
+    def _store_measurements(self, lease: Lease, facts: RevisionFacts, path: Path) -> None:
+        """Store the measurements of a machine's structured report, which has no pixels to score."""
+        measured = self.decoder.measurements(path, content_hash(path, facts.sha256))
+        values = [MeasuredValue(m.fetus, m.concept, m.value, m.unit) for m in measured]
         with self.store.begin() as session:
             measurements.store(session, facts.revision_id, values)
             lease.finish(session)
         _log.info("report read", job=lease.job.id, count=len(values))
 
-    def _judged(
-        self, lease: Lease, facts: RevisionFacts, path: Path, summary: ImageSummary, other: bool
+    def _judge(
+        self,
+        lease: Lease,
+        facts: RevisionFacts,
+        path: Path,
+        summary: ImageSummary,
+        is_other_content: bool,
     ) -> list[Finding]:
         if summary.bad_frames:
             _log.warning(
@@ -108,7 +113,7 @@ class ScoreHandler(JobHandler):
             study_instance_uid=facts.study_instance_uid,
             series_instance_uid=facts.series_instance_uid,
             sop_instance_uid=facts.sop_instance_uid,
-            flags=(Flag.SAME_UID_OTHER_CONTENT,) if other else (),
+            flags=(Flag.SAME_UID_OTHER_CONTENT,) if is_other_content else (),
             bad_frames=summary.bad_frames,
             after_each=lease.check,
             clock=lease.clock,

@@ -1,4 +1,4 @@
-"""What each process of the service does: `python -m qc_daemon.service.roles ROLE`.
+"""The processes of the service, one function a role: `python -m qc_daemon.service.roles ROLE`.
 
 The settings come as JSON on standard input, resolved as the parent had them. Imports stand inside
 the roles: the receiver must stay small and never load a model library.
@@ -59,15 +59,15 @@ class RoleContext:
     store: Store
     owner: str
     listeners: dict[str, int]
-    places: int | None = None
+    slots: int | None = None
 
 
 def receive(context: RoleContext, stop: threading.Event) -> None:
-    """Take objects in; at the end let associations finish."""
+    """Receive objects; at the end wait for open associations to finish."""
     _block_decoders()
     from qc_daemon.receive import AssociationSlots, Handshake, Receiver, Spool
 
-    assert context.places is not None
+    assert context.slots is not None
     settings = context.settings
     limits = settings.receive
     receiver = Receiver(
@@ -76,7 +76,7 @@ def receive(context: RoleContext, stop: threading.Event) -> None:
         Spool(settings.store.spool),
         context.owner,
         slots=AssociationSlots(
-            context.places, limits.max_associations, limits.max_associations_per_ae
+            context.slots, limits.max_associations, limits.max_associations_per_ae
         ),
         destinations=settings.destination,
         routes=Routes.of(settings),
@@ -84,7 +84,7 @@ def receive(context: RoleContext, stop: threading.Event) -> None:
     for kind, listener in context.listeners.items():
         tls = settings.receive.tls if kind == TLS else None
         receiver.start(socket.socket(fileno=listener), None if tls is None else Handshake(tls))
-    # What was imported is never garbage: collections need not look at it again.
+    # Imported objects are never garbage, so that collections need not visit them.
     gc.freeze()
     _ready("receive")
     while not stop.wait(_HOLD_EVERY_SECONDS):
@@ -95,7 +95,7 @@ def receive(context: RoleContext, stop: threading.Event) -> None:
 
 
 def work(context: RoleContext, stop: threading.Event) -> None:
-    """Score objects and write reports: a due report first, for someone waits for it."""
+    """Score objects and write reports; a due report comes first, because a person waits for it."""
     from qc_daemon.report.worker import ReportHandler
     from qc_daemon.retain import Originals
     from qc_daemon.score.decode import DecodeProcess
@@ -119,18 +119,18 @@ def work(context: RoleContext, stop: threading.Event) -> None:
 
 
 def deliver(context: RoleContext, stop: threading.Event) -> None:
-    """Send what is due."""
+    """Send due objects to their destinations."""
     from qc_daemon.deliver import run
     from qc_daemon.retain import Originals
     from qc_daemon.score.pixel_hash import pixel_hash
 
     def render(
-        payload: bytes, sop_class_uid: str, held: Mapping[str, RenditionReference]
+        payload: bytes, sop_class_uid: str, held_references: Mapping[str, RenditionReference]
     ) -> Rendition:
         # Only where a destination does not take a report as it is.
         from qc_daemon.report.objects.renditions import render_report
 
-        return render_report(payload, sop_class_uid, held)
+        return render_report(payload, sop_class_uid, held_references)
 
     @contextlib.contextmanager
     def convert(path: Path, sha256: str | None, transfer_syntax: str) -> Iterator[Path]:
@@ -154,9 +154,9 @@ def _no_pixels(_path: Path) -> str:
 
 
 def schedule(context: RoleContext, stop: threading.Event) -> None:
-    """The exam clock: close exams whose time has come; once an hour drop originals whose has.
+    """Close exams that are due, and once an hour remove originals that are due.
 
-    Beside it the spool is read through, night after night.
+    In a thread of its own the scrub reads through the spool each night.
     """
     from qc_daemon.records.received import exams
     from qc_daemon.retain import Originals, Retention, Scrub
@@ -199,7 +199,7 @@ def _block_decoders() -> None:
 
 
 def _ready(role: str) -> None:
-    """Say, in the counters and in the log, that the role can do its work from now on."""
+    """Note in the shared counters and in the log that the role is ready."""
     counters.set("ready", 1)
     log.get(role=role).info("ready", pid=os.getpid())
 
@@ -243,7 +243,7 @@ def main() -> int:
     counters.use(counters.SharedCounters(**orders["counters"]), orders["row"])
     store = Store(settings.store.url)
     context = RoleContext(
-        settings, store, lease_owner(role, os.getpid()), orders["listeners"], orders["places"]
+        settings, store, lease_owner(role, os.getpid()), orders["listeners"], orders["slots"]
     )
     try:
         ROLES[role](context, stop)
@@ -254,25 +254,27 @@ def main() -> int:
         log.get(role=role).critical("failed", code=error.code.value, reason=error.message)
         _write_reason(orders["reason"], error.message)
         if error.code not in _UNUSABLE_BUNDLE:
-            # A database, a disk or a device that is away comes back.
+            # A database, a disk or a device that is missing may come back.
             return CRASHED
         print(f"error: {error}", file=sys.stderr)
         return ALARM
     except Exception as error:
-        kind, code_place = type(error).__name__, log.where(error)
+        kind, code_location = type(error).__name__, log.where(error)
         if counters.get("ready"):
-            # What it read meanwhile may stand in the message.
-            _write_reason(orders["reason"], f"{kind} at {code_place}")
+            # The message may quote data that was read since the start.
+            _write_reason(orders["reason"], f"{kind} at {code_location}")
             raise
         reason = f"{kind}: {log.first_line(error)}"
-        log.get(role=role).critical("failed", error_type=kind, error_at=code_place, reason=reason)
+        log.get(role=role).critical(
+            "failed", error_type=kind, error_at=code_location, reason=reason
+        )
         _write_reason(orders["reason"], reason)
         return CRASHED
     return DONE
 
 
 def _write_reason(descriptor: int, reason: str) -> None:
-    """Leave the supervisor a line that says why this process ends."""
+    """Write the supervisor a line that says why this process ends."""
     with contextlib.suppress(OSError):
         os.write(descriptor, reason.encode()[:REASON_BYTES])
 

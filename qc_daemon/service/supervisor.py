@@ -186,7 +186,7 @@ class Child:
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
-    def put_off(self) -> float:
+    def delay_start(self) -> float:
         """Make the next start due after a back-off; returns its seconds."""
         longest = _RECEIVER_DELAY if self.role == "receive" else _LONGEST_DELAY
         delay = min(_FIRST_DELAY * 2.0 ** min(max(self.quick_deaths - 1, 0), 16), longest)
@@ -234,14 +234,14 @@ class DeferredTasks:
         while True:
             task = self._tasks.get()
             has_failed = False
-            while not self._done(task, quietly=has_failed):
+            while not self._succeeds(task, quietly=has_failed):
                 has_failed = True
                 time.sleep(_RETRY_SECONDS)
             with self._changed:
                 self._left -= 1
                 self._changed.notify_all()
 
-    def _done(self, task: Callable[[], None], *, quietly: bool) -> bool:
+    def _succeeds(self, task: Callable[[], None], *, quietly: bool) -> bool:
         try:
             task()
         except (QCError, OSError) as error:
@@ -269,7 +269,7 @@ class Supervisor:
         self.listeners = listeners
         self.clock = clock
         receive = settings.receive
-        self.places = AssociationSlots.create(
+        self.slots = AssociationSlots.create(
             receive.max_associations, receive.max_associations_per_ae
         )
         tls = receive.tls
@@ -341,7 +341,7 @@ class Supervisor:
                 "process not started",
                 kind=child.role,
                 reason=child.reason,
-                retry_in=child.put_off(),
+                retry_in=child.delay_start(),
             )
 
     def _spawn(self, child: Child) -> None:
@@ -352,7 +352,7 @@ class Supervisor:
             inherited = [self.shared_counters.fd, theirs]
             if child.role == "receive":
                 inherited += [each.fileno() for each in self.listeners.values()]
-                inherited.append(self.places.descriptor)
+                inherited.append(self.slots.descriptor)
             child.process = subprocess.Popen(
                 # -P: what lies in the working directory is no part of the service.
                 [sys.executable, "-P", "-m", "qc_daemon.service.roles", child.role],
@@ -384,13 +384,13 @@ class Supervisor:
             "counters": {"fd": self.shared_counters.fd, "more": self.shared_counters.more},
             "row": self._row(child),
             "listeners": {kind: each.fileno() for kind, each in listeners.items()},
-            "places": self.places.descriptor if receives else None,
+            "slots": self.slots.descriptor if receives else None,
         }
 
     def _handle_exit(self, child: Child, ended: int) -> None:
         lived = time.monotonic() - child.started
         child.quick_deaths = 1 if lived > _STABLE_SECONDS else child.quick_deaths + 1
-        delay = child.put_off()
+        delay = child.delay_start()
         assert child.process is not None
         pid, ended_owner = child.process.pid, child.owner
         child.process = None
@@ -407,10 +407,10 @@ class Supervisor:
         self.shared_counters.reset_gauges(self._row(child))
         self.deferred.add(lambda: self._release(ended_owner, count_death=True))
         if child.role == "receive":
-            self.deferred.add(lambda: self._free_places(pid))
+            self.deferred.add(lambda: self._free_slots(pid))
 
-    def _free_places(self, pid: int) -> None:
-        self.places.clear(pid)
+    def _free_slots(self, pid: int) -> None:
+        self.slots.clear(pid)
         self.spool.sweep()
 
     def _stop_all(self) -> None:

@@ -96,7 +96,7 @@ def test_a_bad_moment_is_wrong_usage(config: str) -> None:
     assert isinstance(result.exception, UsageError)
 
 
-def test_a_store_that_was_never_made_says_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_store_says_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "qc.toml"
     path.write_text("")
     result = runner.invoke(app, ["results", "--config", str(path)])
@@ -148,15 +148,17 @@ def test_a_folder_without_files_is_wrong_usage(tmp_path: Path, verb: str) -> Non
 
 def test_serve_without_settings_says_where_its_files_are(tmp_path: Path) -> None:
     (tmp_path / "var").write_text("in the way of the folder")
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-P", "-m", "qc_daemon", "serve"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert done.stderr.startswith(f"no settings file (--config): defaults, files in {tmp_path}/var")
-    assert done.returncode == 1
+    assert process.stderr.startswith(
+        f"no settings file (--config): defaults, files in {tmp_path}/var"
+    )
+    assert process.returncode == 1
 
 
 def test_a_backup_is_a_database(config: str, tmp_path: Path) -> None:
@@ -181,5 +183,7 @@ def test_help_loads_no_model_library() -> None:
     """The receiver's process imports this module too: it must stay light."""
     heavy = ("torch", "transformers", "ultralytics")
     code = f"import sys, qc_daemon.cli.app; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout.replace("'", '"')) == []
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert json.loads(process.stdout.replace("'", '"')) == []

@@ -14,9 +14,9 @@ from tests.support.socket_guard import SocketGuard
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("demo") / "out"
-    done = qc_daemon("demo", "--out", out, environment=SocketGuard(out.parent).environment)
-    assert done.returncode == 0, done.stderr
-    return out, done.stdout
+    process = qc_daemon("demo", "--out", out, environment=SocketGuard(out.parent).environment)
+    assert process.returncode == 0, process.stderr
+    return out, process.stdout
 
 
 def test_it_shows_every_object(demo: tuple[Path, str]) -> None:
@@ -28,14 +28,14 @@ def test_it_shows_every_object(demo: tuple[Path, str]) -> None:
         assert name in output
 
 
-def test_srs_tell_what_was_found(demo: tuple[Path, str]) -> None:
+def test_srs_hold_the_findings(demo: tuple[Path, str]) -> None:
     out, _ = demo
-    told = [
+    reported = [
         f for p in sorted((out / "results").glob("sr_*.dcm")) for f in parse_findings(dcmread(p))
     ]
-    sources = {f.sop_instance_uid for f in told}
-    sent = {str(dcmread(p, stop_before_pixels=True).SOPInstanceUID) for p in _sent(out)}
-    assert sources == sent
+    sources = {f.sop_instance_uid for f in reported}
+    stored = {str(dcmread(p, stop_before_pixels=True).SOPInstanceUID) for p in _sent(out)}
+    assert sources == stored
 
 
 def test_originals_reach_the_pacs_unchanged(demo: tuple[Path, str]) -> None:

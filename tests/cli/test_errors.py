@@ -80,23 +80,23 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Completed, dict[st
     Image.fromarray(np.full((SIDE, SIDE, 3), 90, np.uint8)).save(folder / "sound.png")
     Image.fromarray(np.zeros((1, 1, 3), np.uint8)).save(folder / "one.png")
     paths = [*sorted(folder.iterdir()), folder / "missing.dcm"]
-    done = qc_daemon("score", *paths, "--format", "jsonl", "--device", "cpu")
-    said: dict[str, list[Any]] = {path.name: [] for path in paths}
-    for line in done.stdout.splitlines():
+    process = qc_daemon("score", *paths, "--format", "jsonl", "--device", "cpu")
+    objects: dict[str, list[Any]] = {path.name: [] for path in paths}
+    for line in process.stdout.splitlines():
         each = json.loads(line)
-        said[Path(each["source"]).name].append(each)
-    return done, said
+        objects[Path(each["source"]).name].append(each)
+    return process, objects
 
 
-def test_all_others_are_done_and_the_status_is_1(
+def test_all_other_files_are_scored_and_the_status_is_1(
     scored: tuple[Completed, dict[str, list[Any]]],
 ) -> None:
-    done, said = scored
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert [name for name, told in said.items() if len(told) != 1] == []
+    process, objects = scored
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
+    assert [name for name, of_file in objects.items() if len(of_file) != 1] == []
     for name in ("sound.dcm", "sound.png"):
-        assert "error" not in said[name][0]
+        assert "error" not in objects[name][0]
 
 
 @pytest.mark.parametrize(
@@ -104,27 +104,27 @@ def test_all_others_are_done_and_the_status_is_1(
     [(name, code) for name, (_, code) in BAD.items()]
     + [("one.png", ErrorCode.TOO_SMALL), ("missing.dcm", ErrorCode.UNREADABLE)],
 )
-def test_bad_file_is_told_in_one_line(
+def test_a_bad_file_is_one_line(
     scored: tuple[Completed, dict[str, list[Any]]], name: str, code: ErrorCode
 ) -> None:
-    (told,) = scored[1][name]
-    assert set(told) == {"source", "error"}
-    assert told["error"]["code"] == code
-    assert told["error"]["message"]
-    assert "\n" not in told["error"]["message"]
+    (of_file,) = scored[1][name]
+    assert set(of_file) == {"source", "error"}
+    assert of_file["error"]["code"] == code
+    assert of_file["error"]["message"]
+    assert "\n" not in of_file["error"]["message"]
 
 
 def test_unknown_character_set_is_scored(
     scored: tuple[Completed, dict[str, list[Any]]],
 ) -> None:
-    (told,) = scored[1]["charset.dcm"]
-    assert told["quality"]["label"]
+    (of_file,) = scored[1]["charset.dcm"]
+    assert of_file["quality"]["label"]
 
 
 def test_no_patient_is_named(scored: tuple[Completed, dict[str, list[Any]]]) -> None:
-    done, _ = scored
+    process, _ = scored
     for canary in (CANARY, CANARY_ID):
-        assert canary not in done.stdout + done.stderr
+        assert canary not in process.stdout + process.stderr
 
 
 def test_wrong_hash_stops_scoring(bundle: Path, tmp_path: Path) -> None:
@@ -183,18 +183,18 @@ def test_unknown_format_is_wrong_usage(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [("frobnicate",), ("serve", "--frobnicate"), ("send",)])
 def test_wrong_words_are_wrong_usage(arguments: tuple[str, ...]) -> None:
-    done = qc_daemon(*arguments)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+    process = qc_daemon(*arguments)
+    assert process.returncode == 2
+    assert "Traceback" not in process.stderr
+    assert process.stdout == ""
 
 
 def refused(status: int, *arguments: str | Path) -> str:
     """Run a command that must fail; the one line it says, log lines apart."""
-    done = qc_daemon(*arguments)
-    assert done.returncode == status, done.stderr
-    assert done.stdout == ""
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("{")]
-    assert len(lines) == 1, done.stderr
+    process = qc_daemon(*arguments)
+    assert process.returncode == status, process.stderr
+    assert process.stdout == ""
+    lines = [line for line in process.stderr.splitlines() if not line.startswith("{")]
+    assert len(lines) == 1, process.stderr
     assert lines[0].startswith("error: ")
     return lines[0]

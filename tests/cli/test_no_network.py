@@ -37,8 +37,8 @@ def test_the_guard_sees_and_refuses(guard: SocketGuard, attempt: str) -> None:
     script = f"import socket\ntry:\n {attempt}\nexcept OSError as error: print(error)"
     # In a grandchild, with a parent that says nothing of the guard.
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {script!r}])"
-    done = run(guard, outer)
-    assert "the socket guard refuses" in done.stdout
+    process = run(guard, outer)
+    assert "the socket guard refuses" in process.stdout
     (line,) = guard.outside()
     assert "192.0.2.1" in line or "example.org" in line or "2001:db8::1" in line
 
@@ -47,24 +47,26 @@ def test_the_guard_lets_loopback_pass(guard: SocketGuard) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         script = f"import socket; socket.create_connection(('localhost', {port}), timeout=5)"
-        done = run(guard, script)
-    assert done.returncode == 0, done.stderr
+        process = run(guard, script)
+    assert process.returncode == 0, process.stderr
     assert guard.outside() == []
 
 
 def test_score(guard: SocketGuard, tmp_path: Path) -> None:
     (picture,) = exam(90, views=(View.NT,), cine_frames=0)[:1]
     picture.save_as(tmp_path / "nt.dcm", enforce_file_format=True)
-    done = qc_daemon("score", tmp_path / "nt.dcm", environment=guard.environment)
-    assert done.returncode == 0, done.stderr
+    process = qc_daemon("score", tmp_path / "nt.dcm", environment=guard.environment)
+    assert process.returncode == 0, process.stderr
     assert any("decode_child" in line for line in guard.processes())
     assert guard.outside() == []
 
 
 def test_train(guard: SocketGuard, tmp_path: Path) -> None:
     environment = guard.environment
-    made = qc_model("phantom", "--out", tmp_path / "ph", "--count", "4", environment=environment)
-    assert made.returncode == 0, made.stderr
+    phantoms = qc_model(
+        "phantom", "--out", tmp_path / "ph", "--count", "4", environment=environment
+    )
+    assert phantoms.returncode == 0, phantoms.stderr
     what = ["--out", tmp_path / "run", "--samples", tmp_path / "ph" / "samples.json"]
     small = ["--size", "64", "--epochs", "1", "--batch", "1", "--held-out", "0.5"]
     trained = qc_model("train", "detector", *what, *small, environment=environment)

@@ -118,7 +118,7 @@ def test_keys_are_stable_and_none_is_empty() -> None:
     assert "None" not in text
 
 
-def test_what_a_limit_left_out_is_said_where_it_breaks_no_program() -> None:
+def test_a_limit_is_noted_where_it_breaks_no_program() -> None:
     rows: list[dict[str, object]] = [{"id": 1}]
     text, _ = written(Listing(rows, 7), "table")
     assert "1 of 7 things shown" in text
@@ -160,7 +160,7 @@ def test_one_record(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("format", ["table", "json", "jsonl", "csv"])
-def test_a_strangers_ae_title_is_shown_as_it_is(tmp_path: Path, format: str) -> None:
+def test_a_caller_s_ae_title_is_shown_literally(tmp_path: Path, format: str) -> None:
     config = tmp_path / "qc.toml"
     config.write_text("")
     migrate(load(config).store.url)
@@ -182,15 +182,15 @@ def test_a_strangers_ae_title_is_shown_as_it_is(tmp_path: Path, format: str) -> 
 
 
 def test_a_message_steers_no_terminal(tmp_path: Path) -> None:
-    told = qc_daemon("peer", "approve", "A\x1b[2J\u202eB", "--config", tmp_path / "none.toml")
-    assert "\x1b" not in told.stderr
+    process = qc_daemon("peer", "approve", "A\x1b[2J\u202eB", "--config", tmp_path / "none.toml")
+    assert "\x1b" not in process.stderr
     path = tmp_path / "[/x]\x1b[31m.dcm"
     for arguments in (
         ("score", path, "--bundle", path),
         ("send", path, "--to", "X@127.0.0.1:1"),
         ("[/x]\x1b",),
     ):
-        told = qc_daemon(*arguments)
-        assert told.returncode in (1, 2)
-        assert "\x1b" not in told.stdout + told.stderr, arguments
-        assert "Traceback" not in told.stderr
+        process = qc_daemon(*arguments)
+        assert process.returncode in (1, 2)
+        assert "\x1b" not in process.stdout + process.stderr, arguments
+        assert "Traceback" not in process.stderr

@@ -16,22 +16,22 @@ from tests.support.ports import reserve_port
 
 @pytest.fixture
 def pacs() -> Iterator[Pacs]:
-    made = Pacs().start()
-    yield made
-    made.stop()
+    pacs = Pacs().start()
+    yield pacs
+    pacs.stop()
 
 
 def to(pacs: Pacs) -> str:
     return f"PACS@127.0.0.1:{pacs.port}"
 
 
-def test_folder_is_sent_and_each_file_told(tmp_path: Path, pacs: Pacs) -> None:
+def test_a_folder_is_sent_and_each_file_listed(tmp_path: Path, pacs: Pacs) -> None:
     objects = [ultrasound() for _ in range(3)]
     paths = write(tmp_path / "exam", *objects)
     (tmp_path / "exam" / "notes.txt").write_text("not DICOM")
     ticks: list[tuple[int, int]] = []
     report = send([tmp_path / "exam"], to(pacs), progress=lambda *tick: ticks.append(tick))
-    assert report.sent == paths
+    assert report.stored == paths
     assert [(each.path.name, each.reason) for each in report.failed] == [
         ("notes.txt", "not a DICOM file")
     ]
@@ -42,14 +42,14 @@ def test_folder_is_sent_and_each_file_told(tmp_path: Path, pacs: Pacs) -> None:
 def test_refused_object_stops_no_other(tmp_path: Path, pacs: Pacs) -> None:
     paths = write(tmp_path, ultrasound(sop_class=US_RETIRED), ultrasound())
     report = send(paths, to(pacs))
-    assert report.sent == paths[1:]
+    assert report.stored == paths[1:]
     assert "accepts no presentation context" in report.failed[0].reason
 
 
 def test_unreachable_receiver_is_not_tried_for_every_file(tmp_path: Path) -> None:
     paths = write(tmp_path, *(ultrasound() for _ in range(4)))
     report = send(paths, f"PACS@127.0.0.1:{reserve_port()}", timeout=5)
-    assert report.sent == []
+    assert report.stored == []
     assert [each.reason.startswith("not tried") for each in report.failed] == [
         False,
         False,
@@ -58,7 +58,7 @@ def test_unreachable_receiver_is_not_tried_for_every_file(tmp_path: Path) -> Non
     ]
 
 
-def test_told_on_the_terminal(tmp_path: Path, pacs: Pacs) -> None:
+def test_the_result_is_printed_on_the_terminal(tmp_path: Path, pacs: Pacs) -> None:
     write(tmp_path / "exam", ultrasound())
     out = io.StringIO()
     assert send_with_progress([tmp_path], to(pacs), "QCSEND", Console(file=out, width=200))

@@ -26,9 +26,9 @@ def config(tmp_path: Path) -> str:
     url = load(path).store.url
     migrate(url)
     store = Store(url)
-    asked = Request("1.9", "VOLUSON1", "127.0.0.1", "a", (Reference("1.2", "1.1"),))
+    request = Request("1.9", "VOLUSON1", "127.0.0.1", "a", (Reference("1.2", "1.1"),))
     with store.begin() as session:
-        scp.record_request(session, asked, datetime.now(UTC))
+        scp.record_request(session, request, datetime.now(UTC))
         session.execute(update(Commitment).values(state=CommitmentState.DEAD))
     store.close()
     return str(path)
@@ -47,9 +47,9 @@ def test_listed_by_state(config: str) -> None:
 
 
 def test_retried(config: str) -> None:
-    told = run("retry", "1", "2", "--config", config, status=1)
-    assert "1 reports" in told
-    assert "no commitment request 2" in told
+    result = run("retry", "1", "2", "--config", config, status=1)
+    assert "1 reports" in result
+    assert "no commitment request 2" in result
     assert "VOLUSON1" in run("list", "--state", "ready", "--config", config)
     assert "request 1 is ready" in run("retry", "1", "--config", config, status=1)
 

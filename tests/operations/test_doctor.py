@@ -63,20 +63,20 @@ def authority(tmp_path: Path) -> Authority:
     ("days", "healthy", "said"),
     [(400, True, "399 days"), (8, True, "7 days; renew it soon"), (-1, False, "expired on")],
 )
-def test_the_certificates_end_is_told(
+def test_the_check_names_the_certificate_s_end(
     authority: Authority, days: int, healthy: bool, said: str
 ) -> None:
-    found = check("certificate", tls=tls(authority, days))
-    assert found.is_healthy is healthy
-    assert said in found.message
+    result = check("certificate", tls=tls(authority, days))
+    assert result.is_healthy is healthy
+    assert said in result.message
 
 
-def test_a_certificate_that_cannot_be_used_is_told(authority: Authority) -> None:
+def test_an_unusable_certificate_fails_the_check(authority: Authority) -> None:
     settings = tls(authority, 8)
     settings.key.unlink()
-    found = check("certificate", tls=settings)
-    assert not found.is_healthy
-    assert "receive.tls.key" in found.message
+    result = check("certificate", tls=settings)
+    assert not result.is_healthy
+    assert "receive.tls.key" in result.message
 
 
 def test_a_receiver_that_knows_its_peers_is_healthy(tmp_path: Path) -> None:
@@ -87,14 +87,14 @@ def test_a_receiver_that_knows_its_peers_is_healthy(tmp_path: Path) -> None:
     try:
         port = server.server_address[1]
         with serving(tmp_path):
-            found = check("receiver", tmp_path, port=port)
-        assert found.is_healthy
-        assert "none of its peers" in found.message
+            result = check("receiver", tmp_path, port=port)
+        assert result.is_healthy
+        assert "none of its peers" in result.message
     finally:
         server.shutdown()
 
 
-def test_a_receiver_for_tls_only_is_not_asked(authority: Authority, tmp_path: Path) -> None:
+def test_a_receiver_for_tls_only_gets_no_c_echo(authority: Authority, tmp_path: Path) -> None:
     port = reserve_port()
     settings = tls(authority, 8, port=port, only=True)
     assert "not running" in check("receiver", tmp_path, tls=settings).message
@@ -108,36 +108,36 @@ def test_a_receiver_for_tls_only_is_not_asked(authority: Authority, tmp_path: Pa
         running.shutdown()
 
 
-def test_a_dicomweb_destination_is_asked_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dicomweb_destination_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VNA_TOKEN", "SECRET")
     web = StowServer().start()
     url = web.url
     destination = {"name": "vna", "kind": "dicomweb", "url": url, "token": "env:VNA_TOKEN"}
 
-    def found() -> CheckResult:
+    def check_web() -> CheckResult:
         settings = Settings(destination=[destination])
         return next(each for each in examine(settings) if each.name == "destination vna")
 
     try:
-        healthy = found()
+        healthy = check_web()
         assert healthy.is_healthy
         assert healthy.message.endswith("credentials go there in the clear, use https")
         assert web.queries == ["/dicom-web/studies?limit=1"]
         web.query_status = 401
-        refused = found()
+        refused = check_web()
         assert (refused.is_healthy, refused.message) == (
             False,
             f"{url} answers HTTP 401, credentials not accepted",
         )
     finally:
         web.stop()
-    gone = found()
-    assert not gone.is_healthy
-    assert gone.message.endswith(
+    result = check_web()
+    assert not result.is_healthy
+    assert result.message.endswith(
         "cannot be reached: connection refused: nothing listens at the port"
     )
     monkeypatch.delenv("VNA_TOKEN")
-    assert "its token is not in the environment variable VNA_TOKEN" in found().message
+    assert "its token is not in the environment variable VNA_TOKEN" in result().message
 
 
 def test_what_serve_will_make_is_no_fault(tmp_path: Path) -> None:
@@ -148,31 +148,31 @@ def test_what_serve_will_make_is_no_fault(tmp_path: Path) -> None:
         ),
         destination=[share],
     )
-    found = {each.name: each for each in examine(settings)}
-    assert found["database"] == CheckResult("database", True, "is not there yet; serve makes it")
-    assert found["destination share"].is_healthy
+    result = {each.name: each for each in examine(settings)}
+    assert result["database"] == CheckResult("database", True, "is not there yet; serve makes it")
+    assert result["destination share"].is_healthy
     assert not any(tmp_path.iterdir())
     (tmp_path / "new").touch()
-    found = {each.name: each for each in examine(settings)}
-    assert "is not a folder" in found["destination share"].message
+    result = {each.name: each for each in examine(settings)}
+    assert "is not a folder" in result["destination share"].message
 
 
 @pytest.mark.parametrize(("device", "healthy"), [("cpu", True), ("cuda:99", False)])
-def test_a_device_that_is_not_here_is_told(device: str, healthy: bool) -> None:
+def test_a_missing_device_fails_the_check(device: str, healthy: bool) -> None:
     settings = Settings(score={"device": device})
-    found = next(each for each in examine(settings) if each.name == "device")
-    assert (found.is_healthy, device in found.message) == (healthy, True)
+    result = next(each for each in examine(settings) if each.name == "device")
+    assert (result.is_healthy, device in result.message) == (healthy, True)
 
 
 @pytest.fixture
 def here(tmp_path: Path) -> Settings:
     """Settings of an installation with its database made."""
-    made = Settings(
+    settings = Settings(
         store=StoreSettings(url=f"sqlite:///{tmp_path / 'qc.db'}", spool=tmp_path / "spool")
     )
-    migrate(made.store.url)
-    Spool(made.store.spool).prepare()
-    return made
+    migrate(settings.store.url)
+    Spool(settings.store.spool).prepare()
+    return settings
 
 
 @contextlib.contextmanager
@@ -193,35 +193,35 @@ def test_whoever_answers_on_our_port_must_be_ours(here: Settings) -> None:
     with verification("ORTHANC") as port:
         here.receive.port = port
         # serve would say: address already in use.
-        found = checked(here, "receiver")
-        assert not found.is_healthy
-        assert "another program answers" in found.message
+        result = checked(here, "receiver")
+        assert not result.is_healthy
+        assert "another program answers" in result.message
         with service_lock.shared(here.store.spool):
-            found = checked(here, "receiver")
-        assert not found.is_healthy
-        assert "another DICOM service answers" in found.message
+            result = checked(here, "receiver")
+        assert not result.is_healthy
+        assert "another DICOM service answers" in result.message
     with verification("OTHER", require_called_aet=True) as port:
         here.receive.port = port
         with service_lock.shared(here.store.spool):
-            found = checked(here, "receiver")
-        assert not found.is_healthy
-        assert "does not know the AE title" in found.message
+            result = checked(here, "receiver")
+        assert not result.is_healthy
+        assert "does not know the AE title" in result.message
 
 
-def test_our_own_receiver_is_known_by_its_implementation(here: Settings) -> None:
+def test_our_receiver_is_recognised_by_its_implementation_class(here: Settings) -> None:
     with verification("QCDAEMON", implementation_class_uid=IMPLEMENTATION_CLASS_UID) as port:
         here.receive.port = port
         with service_lock.shared(here.store.spool):
-            found = checked(here, "receiver")
-    assert (found.is_healthy, found.message) == (True, f"QCDAEMON answers on 127.0.0.1:{port}")
+            result = checked(here, "receiver")
+    assert (result.is_healthy, result.message) == (True, f"QCDAEMON answers on 127.0.0.1:{port}")
 
 
-def test_a_port_for_metrics_that_another_program_has_is_told(here: Settings) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        here.observe.port = other.getsockname()[1]
-        found = checked(here, "metrics")
-    assert not found.is_healthy
-    assert "observe.port" in found.message
+def test_a_metrics_port_of_another_program_fails_the_check(here: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        here.observe.port = server.getsockname()[1]
+        result = checked(here, "metrics")
+    assert not result.is_healthy
+    assert "observe.port" in result.message
 
 
 def test_the_metrics_of_a_running_service_answer(here: Settings) -> None:
@@ -232,21 +232,21 @@ def test_the_metrics_of_a_running_service_answer(here: Settings) -> None:
     try:
         here.observe.port = server.server_address[1]
         with service_lock.shared(here.store.spool):
-            found = checked(here, "metrics")
+            result = checked(here, "metrics")
             reasons = service.unready()
-            assert found.is_healthy is not bool(reasons)
-            assert all(reason in found.message for reason in reasons)
+            assert result.is_healthy is not bool(reasons)
+            assert all(reason in result.message for reason in reasons)
             processes[:] = [metrics.Process("receive", running=False, ready=False, restarts=1)]
-            found = checked(here, "metrics")
-            assert not found.is_healthy
-            assert "receive" in found.message
+            result = checked(here, "metrics")
+            assert not result.is_healthy
+            assert "receive" in result.message
     finally:
         server.shutdown()
         server.server_close()
         store.close()
 
 
-def test_a_spool_that_is_a_file_is_told(here: Settings, tmp_path: Path) -> None:
+def test_a_spool_that_is_a_file_fails_the_check(here: Settings, tmp_path: Path) -> None:
     here.store.spool = tmp_path / "file"
     here.store.spool.touch()
     assert not checked(here, "spool").is_healthy
@@ -254,7 +254,7 @@ def test_a_spool_that_is_a_file_is_told(here: Settings, tmp_path: Path) -> None:
     assert "is not a folder" in checked(here, "spool").message
 
 
-def test_a_folder_that_cannot_be_made_is_told(here: Settings) -> None:
+def test_a_folder_that_cannot_be_made_fails_the_check(here: Settings) -> None:
     """Rights do not tell: root may write everywhere, but not make a folder in /proc."""
     here.destination = [DestinationSettings(name="x", kind="folder", folder=Path("/proc/x"))]
     assert not checked(here, "destination x").is_healthy
@@ -262,21 +262,21 @@ def test_a_folder_that_cannot_be_made_is_told(here: Settings) -> None:
     assert not checked(here, "database").is_healthy
 
 
-def test_no_destination_is_told_but_no_fault(here: Settings) -> None:
-    found = checked(here, "destinations")
-    assert (found.is_healthy, found.word) == (True, "warn")
+def test_no_destination_is_a_warning_only(here: Settings) -> None:
+    result = checked(here, "destinations")
+    assert (result.is_healthy, result.word) == (True, "warn")
 
 
-def test_a_database_that_is_gone_while_the_spool_is_full_is_a_fault(here: Settings) -> None:
+def test_a_missing_database_beside_a_full_spool_fails_the_check(here: Settings) -> None:
     folder = here.store.spool / "ab"
     folder.mkdir()
     (folder / f"{'ab' * 32}.dcm").touch()
     file = schema.file_of(here.store.url)
     assert file is not None
     file.unlink()
-    found = checked(here, "database")
-    assert not found.is_healthy
-    assert "1 received objects" in found.message
+    result = checked(here, "database")
+    assert not result.is_healthy
+    assert "1 received objects" in result.message
 
 
 def test_an_empty_postgresql_is_no_fault(here: Settings, postgres_url: str) -> None:
@@ -288,12 +288,12 @@ def test_an_empty_postgresql_is_no_fault(here: Settings, postgres_url: str) -> N
 
 def test_an_older_schema_is_a_warning_for_serve_brings_it_up(here: Settings) -> None:
     schema.downgrade(here.store.url, "0003")
-    found = checked(here, "database")
-    assert (found.is_healthy, found.word) == (True, "warn")
-    assert "db backup" in found.message
+    result = checked(here, "database")
+    assert (result.is_healthy, result.word) == (True, "warn")
+    assert "db backup" in result.message
 
 
-def test_a_damaged_database_is_told(here: Settings) -> None:
+def test_a_damaged_database_fails_the_check(here: Settings) -> None:
     file = schema.file_of(here.store.url)
     assert file is not None
     schema.checkpoint(here.store.url)
@@ -301,12 +301,12 @@ def test_a_damaged_database_is_told(here: Settings) -> None:
     page = int.from_bytes(content[16:18], "big")
     content[5 * page : 6 * page] = os.urandom(page)
     file.write_bytes(content)
-    found = checked(here, "database")
-    assert not found.is_healthy
-    assert "db restore" in found.message
+    result = checked(here, "database")
+    assert not result.is_healthy
+    assert "db restore" in result.message
 
 
-def test_rows_that_an_index_lacks_are_told(here: Settings) -> None:
+def test_rows_that_an_index_lacks_fail_the_check(here: Settings) -> None:
     """As after a copy under a log that stayed: pages are whole, but do not belong together."""
     file = schema.file_of(here.store.url)
     assert file is not None
@@ -321,26 +321,26 @@ def test_rows_that_an_index_lacks_are_told(here: Settings) -> None:
         connection.commit()
     schema.checkpoint(here.store.url)
     page = int.from_bytes(before[16:18], "big")
-    place = slice((root - 1) * page, root * page)
+    page_bytes = slice((root - 1) * page, root * page)
     content = bytearray(file.read_bytes())
-    assert content[place] != before[place]
-    content[place] = before[place]
+    assert content[page_bytes] != before[page_bytes]
+    content[page_bytes] = before[page_bytes]
     file.write_bytes(content)
     assert "missing from index" in checked(here, "database").message
 
 
-def test_a_reference_to_nothing_is_told(here: Settings) -> None:
+def test_a_dangling_reference_fails_the_check(here: Settings) -> None:
     file = schema.file_of(here.store.url)
     assert file is not None
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("INSERT INTO association_lease VALUES ('a', 77, '2026-01-01')")
         connection.commit()
-    found = checked(here, "database")
-    assert not found.is_healthy
-    assert "1 rows of association_lease refer to rows of exam" in found.message
+    result = checked(here, "database")
+    assert not result.is_healthy
+    assert "1 rows of association_lease refer to rows of exam" in result.message
 
 
-def test_files_open_to_others_are_told(here: Settings) -> None:
+def test_files_open_to_other_users_are_a_warning(here: Settings) -> None:
     file = schema.file_of(here.store.url)
     assert file is not None
     file.chmod(0o644)
@@ -349,6 +349,6 @@ def test_files_open_to_others_are_told(here: Settings) -> None:
     assert checked(here, "spool").word == "warn"
 
 
-def test_an_unreachable_destination_is_told_with_its_cause(here: Settings) -> None:
+def test_an_unreachable_destination_fails_with_its_cause(here: Settings) -> None:
     here.destination = [DestinationSettings(name="pacs", port=reserve_port())]
     assert "connection refused" in checked(here, "destination pacs").message

@@ -83,8 +83,8 @@ def report(config: Path) -> None:
     with Store(load(config).store.url).begin() as session:
         job = jobs.claim(session, [JobKind.REPORT], "w", datetime.now(UTC), 300)
         assert job is not None
-        made = ReportObject(ObjectKind.SR, "2.25.1", "1.2.3", b"one")
-        publish(session, job, [made], {"sr": ["pacs"]}, NOW)
+        report = ReportObject(ObjectKind.SR, "2.25.1", "1.2.3", b"one")
+        publish(session, job, [report], {"sr": ["pacs"]}, NOW)
         jobs.finish(session, job, NOW)
 
 
@@ -109,26 +109,26 @@ def test_a_study_that_is_scored_can_be_closed(config: Path) -> None:
 
 
 def test_results_of_a_study_begin_with_its_state(config: Path) -> None:
-    told = run(config, "results", "--study", "1.2.3").output
-    assert told.startswith("exam 1: 1 objects, open since 2026-03-04T05:06:07+00:00")
-    assert "1 to be scored" in told
-    assert "originals: source to pacs: 1 ready" in told
+    output = run(config, "results", "--study", "1.2.3").output
+    assert output.startswith("exam 1: 1 objects, open since 2026-03-04T05:06:07+00:00")
+    assert "1 to be scored" in output
+    assert "originals: source to pacs: 1 ready" in output
     score(config)
     run(config, "exam", "close", "1.2.3")
     report(config)
-    told = run(config, "results", "--study", "1.2.3").output
-    assert "closed by command; a report was asked for (report 1)" in told
-    assert "  report 1: sr to pacs: 1 ready" in told
-    assert "CANARY" not in told
+    output = run(config, "results", "--study", "1.2.3").output
+    assert "closed by command; a report was asked for (report 1)" in output
+    assert "  report 1: sr to pacs: 1 ready" in output
+    assert "CANARY" not in output
     assert not run(config, "results").output.startswith("exam")
 
 
 @pytest.mark.parametrize("format", ["jsonl", "csv"])
 def test_formats_for_programs_hold_findings_only(config: Path, format: str) -> None:
     score(config)
-    told = run(config, "results", "--study", "1.2.3", "--format", format).output
-    assert "exam 1" not in told
-    assert len(told.splitlines()) == (1 if format == "jsonl" else 2)
+    output = run(config, "results", "--study", "1.2.3", "--format", format).output
+    assert "exam 1" not in output
+    assert len(output.splitlines()) == (1 if format == "jsonl" else 2)
 
 
 EXAMS = [
@@ -174,7 +174,7 @@ def listed(config: Path, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def test_exams_are_listed_latest_first_with_all_that_other_commands_ask_for(clinic: Path) -> None:
+def test_exams_are_listed_latest_first_with_the_ids_other_commands_take(clinic: Path) -> None:
     latest, *_, first = listed(clinic, "list")
     assert latest["exam_id"] == 4
     expected = {
@@ -261,7 +261,7 @@ def test_the_newest_object_names_the_exam_and_one_without_a_name_does_not(clinic
     assert row["study_date"] == "2026-03-01"
 
 
-def test_what_an_older_version_did_not_keep_is_read_from_the_files(
+def test_values_that_an_older_version_did_not_store_are_read_from_the_files(
     config: Path, tmp_path: Path
 ) -> None:
     settings = load(config)

@@ -131,7 +131,7 @@ def test_jobs_are_filtered(config: Path, filters: tuple[str, ...], count: int) -
     assert len(listed(config, "queue", "list", *filters)) == count
 
 
-def test_a_limit_says_what_it_left_out(config: Path) -> None:
+def test_a_limited_list_says_how_many_rows_match(config: Path) -> None:
     result = run(config, "queue", "list", "--limit", "2")
     assert "2 of 9 jobs shown" in result.stdout
     result = run(config, "queue", "list", "--limit", "2", "--format", "csv")
@@ -186,14 +186,14 @@ def test_quarantine_is_filtered(config: Path) -> None:
     assert [row["id"] for row in listed(config, "quarantine", "list", "--until", "2026-03-04")] == [
         1
     ]
-    shown = json.loads(run(config, "quarantine", "show", "2", "--format", "json").stdout)
-    assert (shown["code"], shown["sop_instance_uid"]) == (ErrorCode.TRUNCATED, "1.1.1")
-    shown = run(config, "quarantine", "show", "2", "--format", "csv").stdout
-    assert len(list(csv.DictReader(io.StringIO(shown)))) == 1
+    record = json.loads(run(config, "quarantine", "show", "2", "--format", "json").stdout)
+    assert (record["code"], record["sop_instance_uid"]) == (ErrorCode.TRUNCATED, "1.1.1")
+    record = run(config, "quarantine", "show", "2", "--format", "csv").stdout
+    assert len(list(csv.DictReader(io.StringIO(record)))) == 1
 
 
 @pytest.mark.parametrize("format", ["json", "csv"])
-def test_a_bundle_is_shown_to_programs(config: Path, format: str) -> None:
+def test_a_bundle_is_shown_as_json(config: Path, format: str) -> None:
     result = runner.invoke(app, ["bundle", "show", "--format", format])
     assert result.exit_code == 0, result.exception
     row = (

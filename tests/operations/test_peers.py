@@ -76,12 +76,12 @@ def test_all_three_kinds_are_listed(config: Path) -> None:
     assert rows[2] | {"attempts": 1, "certificate": SHOWN} == rows[2]
     assert rows[2]["since"] == rows[2]["last_seen"] == "2026-03-04T05:06:07+00:00"
     table = peer(config, "list").output
-    for shown in ("FIXED", "US1", "STRANGER", "192.168.1.2"):
-        assert shown in table
+    for word in ("FIXED", "US1", "STRANGER", "192.168.1.2"):
+        assert word in table
     assert "None" not in table
 
 
-def test_a_refused_caller_is_let_in_as_it_was_seen(config: Path) -> None:
+def test_a_refused_caller_is_approved_with_its_address_and_certificate(config: Path) -> None:
     refuse(config, "US1", "10.1.2.3", SHOWN)
     refuse(config, "US2", "10.1.2.3")
     result = peer(config, "approve", "US1")
@@ -90,14 +90,14 @@ def test_a_refused_caller_is_let_in_as_it_was_seen(config: Path) -> None:
     assert of_state(config, "refused") == [("US2", "10.1.2.3", None)]
 
 
-def test_an_approval_said_twice_says_that_it_holds(config: Path) -> None:
+def test_a_second_approval_says_that_the_peer_may_store_already(config: Path) -> None:
     refuse(config, "US1", "10.1.2.3")
     peer(config, "approve", "US1")
     for more in ((), ("--address", "10.1.2.3")):
         again = peer(config, "approve", "US1", *more)
         assert (again.exit_code, again.output) == (0, "US1 may store already, from 10.1.2.3\n")
-    other = peer(config, "approve", "US1", "--address", "10.9.9.9")
-    assert isinstance(other.exception, QCError)
+    result = peer(config, "approve", "US1", "--address", "10.9.9.9")
+    assert isinstance(result.exception, QCError)
 
 
 def test_a_whole_network_lets_in_all_it_covers(config: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_renewed_certificate_is_approved_the_same_way(config: Path) -> None:
     assert of_state(config, "approved") == [("US1", "10.1.2.3", OTHER)]
 
 
-def test_approvals_are_taken_back(config: Path) -> None:
+def test_approvals_are_removed(config: Path) -> None:
     for address in ("10.1.2.3", "10.2.0.0/16"):
         peer(config, "add", "US1", "--address", address)
     assert peer(config, "remove", "US1", "--address", "10.2.7.7/16").output.startswith("1 ")
@@ -165,17 +165,17 @@ def test_a_certificate_needs_tls(config: Path) -> None:
 
 
 def test_exit_statuses_on_a_real_command_line(config: Path) -> None:
-    told = qc_daemon("peer", "approve", "NOBODY", "--config", config)
-    assert (told.returncode, told.stdout) == (1, "")
-    assert told.stderr.startswith("error: no refused caller NOBODY")
+    process = qc_daemon("peer", "approve", "NOBODY", "--config", config)
+    assert (process.returncode, process.stdout) == (1, "")
+    assert process.stderr.startswith("error: no refused caller NOBODY")
     assert qc_daemon("peer", "remove", "FIXED", "--config", config).returncode == 2
     assert qc_daemon("peer", "add", "US1", "--config", config).returncode == 2
 
 
-def test_a_caller_that_calls_another_title_is_told_so(config: Path) -> None:
-    seen = RefusedCaller("US9", "10.1.2.3", None, 2, NOW, NOW, "NOTOURS", "our AE title is X")
+def test_approving_a_caller_of_another_called_title_says_so(config: Path) -> None:
+    caller = RefusedCaller("US9", "10.1.2.3", None, 2, NOW, NOW, "NOTOURS", "our AE title is X")
     with Store(load(config).store.url).begin() as session:
-        peers.record_refusals(session, [seen])
+        peers.record_refusals(session, [caller])
     (row,) = [row for row in listed(config) if row["state"] == "refused"]
     assert (row["called_ae"], row["reason"]) == ("NOTOURS", "our AE title is X")
     approved = peer(config, "approve", "US9")

@@ -7,46 +7,46 @@ from qc_daemon.records.tables import JobKind
 from tests.support.command_line import qc_daemon
 
 
-def told(records, pause=lambda _seconds: None) -> str:  # type: ignore[no-untyped-def]
+def missing(records, pause=lambda _seconds: None) -> str:  # type: ignore[no-untyped-def]
     return missing_worker(records.store, lambda: records.now, pause)
 
 
-def test_a_job_that_waits_long_while_nobody_works_is_told(records) -> None:
+def test_a_job_long_due_without_a_worker_is_reported(records) -> None:
     records.image()
-    assert told(records) == ""
+    assert missing(records) == ""
     since = records.now
     records.now += timedelta(minutes=6)
-    assert told(records).startswith(f"score jobs have been due since {since:%Y-%m-%d %H:%M} UTC")
+    assert missing(records).startswith(f"score jobs have been due since {since:%Y-%m-%d %H:%M} UTC")
 
 
-def test_a_backlog_that_a_worker_works_off_is_not_told(records) -> None:
+def test_a_backlog_with_a_worker_is_not_reported(records) -> None:
     for _ in range(3):
         records.image()
     records.now += timedelta(hours=6)
     assert records.claim(JobKind.SCORE, owner="worker") is not None
-    assert told(records) == ""
+    assert missing(records) == ""
 
 
-def test_a_worker_between_two_jobs_is_looked_for_again(records) -> None:
+def test_a_worker_between_two_jobs_counts_as_at_work(records) -> None:
     for _ in range(3):
         records.image()
     records.now += timedelta(hours=6)
-    looks: list[float] = []
+    pauses: list[float] = []
 
     def pause(seconds: float) -> None:
-        looks.append(seconds)
-        if len(looks) == 3:
+        pauses.append(seconds)
+        if len(pauses) == 3:
             assert records.claim(JobKind.SCORE, owner="worker") is not None
 
-    assert told(records, pause) == ""
-    assert len(looks) == 3
+    assert missing(records, pause) == ""
+    assert len(pauses) == 3
 
 
 def test_what_waits_for_its_destination_needs_no_worker(records) -> None:
     records.receive("pacs")
     assert records.claim(JobKind.SCORE, owner="worker") is not None
     records.now += timedelta(hours=6)
-    assert told(records) == ""
+    assert missing(records) == ""
 
 
 def test_queue_list_and_doctor_say_it(records, tmp_path) -> None:  # type: ignore[no-untyped-def]

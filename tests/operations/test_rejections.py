@@ -39,7 +39,7 @@ runner = CliRunner()
 
 
 def header(**values: Any) -> Dataset:
-    made = Dataset()
+    dataset = Dataset()
     elements = {
         "SpecificCharacterSet": "ISO_IR 192",
         "SOPClassUID": "1.2.840.10008.5.1.4.1.1.6.1",
@@ -52,8 +52,8 @@ def header(**values: Any) -> Dataset:
         "Columns": 160,
     }
     for keyword, value in {**elements, **values}.items():
-        setattr(made, keyword, value)
-    return made
+        setattr(dataset, keyword, value)
+    return dataset
 
 
 def receive(config: Path, received: Dataset) -> Path:
@@ -86,11 +86,11 @@ def confirm(config: Path, uid: str = UID, reason: str = "111209", by: str = "Dr 
 def notes(config: Path) -> list[tuple[str, Dataset]]:
     """Destination and note of each deliver job."""
     with Store(load(config).store.url).read() as session:
-        found = [
+        rows = [
             (job.destination, reports.deliverable(session, job).payload)
             for job in jobs.listing(session, kinds=[JobKind.DELIVER])
         ]
-    return [(name, dcmread(BytesIO(payload or b""))) for name, payload in found]
+    return [(name, dcmread(BytesIO(payload or b""))) for name, payload in rows]
 
 
 def refused(result: Result, error: type[Exception], word: str) -> None:
@@ -115,12 +115,12 @@ def test_a_person_rejects_an_image(config: Path) -> None:
     assert "Dr Lee" not in result.output
 
 
-def test_who_confirmed_is_kept_and_listed(config: Path) -> None:
+def test_who_confirmed_is_stored_and_listed(config: Path) -> None:
     assert "no rejections" in run(config, "list").output
     confirm(config, reason="NOT-GAIN")
-    told = run(config, "list").output
+    output = run(config, "list").output
     for word in (UID, "NOT-GAIN", "Gain not adequate", "Dr Lee"):
-        assert word in told
+        assert word in output
 
 
 def test_an_image_is_rejected_once(config: Path) -> None:
@@ -142,7 +142,7 @@ def test_what_is_no_image_is_refused(config: Path) -> None:
     assert notes(config) == []
 
 
-def test_an_image_whose_bytes_are_gone_is_refused(config: Path) -> None:
+def test_an_image_without_its_bytes_is_refused(config: Path) -> None:
     receive(config, header(SOPInstanceUID="1.2.9")).unlink()
     result = confirm(config, uid="1.2.9")
     refused(result, QCError, "gone from the spool")
@@ -186,7 +186,7 @@ def listed(config: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def test_a_rejection_is_taken_back_and_both_stay(config: Path) -> None:
+def test_a_rejection_is_retracted_and_both_notes_stay(config: Path) -> None:
     confirm(config)
     result = retract(config)
     assert result.exit_code == 0, result.exception
@@ -219,7 +219,7 @@ def test_a_rejection_is_taken_back_and_both_stay(config: Path) -> None:
     assert row["retracted"]
 
 
-def test_an_image_whose_rejection_was_taken_back_stands_again(config: Path) -> None:
+def test_an_image_whose_rejection_was_retracted_counts_again(config: Path) -> None:
     confirm(config)
     with Store(load(config).store.url).read() as session:
         assert rejections.of_exam(session, 1) == {UID}
@@ -278,7 +278,7 @@ def test_a_retraction_goes_where_the_rejection_was_to_go(config: Path) -> None:
     assert [name for name, _ in notes(config)] == ["pacs", "pacs"]
 
 
-def test_a_destination_that_is_gone_is_not_told(config: Path) -> None:
+def test_a_removed_destination_gets_no_note(config: Path) -> None:
     confirm(config)
     config.write_text('[[destination]]\nname = "other"\nobjects = ["key-objects"]\n')
     assert "no destination is left to tell" in retract(config).output

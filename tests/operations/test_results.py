@@ -94,12 +94,12 @@ class Site:
         return result
 
     def rows(self, *arguments: str) -> list[dict[str, str]]:
-        told = self.results("--format", "csv", *arguments).stdout
-        return list(csv.DictReader(io.StringIO(told)))
+        rows = self.results("--format", "csv", *arguments).stdout
+        return list(csv.DictReader(io.StringIO(rows)))
 
     def findings(self, *arguments: str) -> list[dict[str, Any]]:
-        told = self.results("--format", "jsonl", *arguments).stdout
-        return [json.loads(line) for line in told.splitlines()]
+        rows = self.results("--format", "jsonl", *arguments).stdout
+        return [json.loads(line) for line in rows.splitlines()]
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_csv_has_one_value_a_column(site: Site) -> None:
     assert broken["error_message"] == "ends early"
 
 
-def test_of_a_cine_all_frames_when_asked(site: Site) -> None:
+def test_all_frames_of_a_cine_with_the_option(site: Site) -> None:
     rows = [row for row in site.rows("--all-frames") if row["sop_instance_uid"] == CINE]
     assert [(row["frame"], row["best_frame"]) for row in rows] == [
         ("1", "false"),
@@ -166,8 +166,8 @@ def test_of_a_cine_all_frames_when_asked(site: Site) -> None:
         ("9", "true"),
     ]
     table = site.results("--all-frames").stdout
-    places = [table.index(f"│ {CINE}            │ {frame} ") for frame in (9, 5, 1)]
-    assert places == sorted(places)
+    positions = [table.index(f"│ {CINE}            │ {frame} ") for frame in (9, 5, 1)]
+    assert positions == sorted(positions)
 
 
 def test_json_is_the_finding_with_keys_beside_it(site: Site) -> None:
@@ -199,14 +199,14 @@ def test_a_superseded_revision_counts_once(site: Site) -> None:
     assert len(site.findings("--current", "--best-frames")) == 3
 
 
-def test_an_error_that_a_later_content_mended_is_superseded(site: Site) -> None:
+def test_an_error_that_a_later_content_fixed_is_superseded(site: Site) -> None:
     site.score(BROKEN, [finding(BROKEN, revision=2)], "p4")
     assert [row["verdict"] for row in site.rows() if row["sop_instance_uid"] == BROKEN] == [
         "review"
     ]
 
 
-def test_what_was_scored_and_then_refused_is_told_as_both(site: Site) -> None:
+def test_an_object_scored_and_then_refused_has_both_rows(site: Site) -> None:
     with site.session() as session:
         quarantine_scored(session, 2, ErrorCode.REPORT_INVALID, "no Series Instance UID", site.now)
     told = [each for each in site.findings() if each["sop_instance_uid"] == CINE]
@@ -251,21 +251,21 @@ def test_results_are_filtered(site: Site, filters: tuple[str, ...], count: int) 
     assert len(site.findings(*filters, "--best-frames")) == count
 
 
-def test_a_table_names_no_patient_and_says_what_it_left_out(site: Site) -> None:
-    told = site.results("--exam", "1", "--limit", "1").stdout
-    assert told.startswith("exam 1: 3 objects")
-    assert "the first 1 findings shown; --limit 0 shows all" in told
+def test_a_table_names_no_patient_and_says_how_many_rows_match(site: Site) -> None:
+    rows = site.results("--exam", "1", "--limit", "1").stdout
+    assert rows.startswith("exam 1: 3 objects")
+    assert "the first 1 findings shown; --limit 0 shows all" in rows
     for private in ("P1", "Doe", "Jane", "A1 "):
-        assert private not in told
+        assert private not in rows
     for word in ("view probability", "verdict", "probability", "not met"):
-        assert word in told
+        assert word in rows
     assert "shown" not in site.results("--limit", "3").stdout
 
 
 def test_help_explains_gates_and_probability() -> None:
     for verb in ("results", "score"):
-        told = " ".join(runner.invoke(app, [verb, "--help"]).output.split())
-        assert "they sum to 1" in told
+        rows = " ".join(runner.invoke(app, [verb, "--help"]).output.split())
+        assert "they sum to 1" in rows
 
 
 def test_of_a_cine_the_best_frame_of_each_assessed_view() -> None:

@@ -103,7 +103,7 @@ def test_the_sender_is_supposed(config: Path, file: Path) -> None:
         assert (row["object"], row["to"]) == ("source", to)
 
 
-def test_a_table_tells_it_and_nothing_of_the_patient(config: Path, file: Path) -> None:
+def test_a_table_shows_the_route_and_no_patient(config: Path, file: Path) -> None:
     config.write_text(SETTINGS.replace('station = "train*"', 'study = "*CRL*"'))
     command = ["rules", "test", str(file), "--config", str(config), "--view", "NT"]
     result = runner.invoke(app, command)
@@ -113,13 +113,13 @@ def test_a_table_tells_it_and_nothing_of_the_patient(config: Path, file: Path) -
         assert private not in result.output
 
 
-def test_what_is_no_dicom_file_is_said_after_all_others(config: Path, file: Path) -> None:
-    other = file.with_name("a.png")
-    other.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(200))
-    first, *rest = tried(config, other, file.with_name("none.dcm"), file, "--view", "NT")
+def test_other_files_are_listed_after_all_dicom_files(config: Path, file: Path) -> None:
+    picture = file.with_name("a.png")
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(200))
+    first, *others = tried(config, picture, file.with_name("none.dcm"), file, "--view", "NT")
     assert first["error"]["message"] == "rules are tried on a DICOM file (PS3.10)"
-    assert "No such file" in rest[0]["error"]["message"]
-    assert rest[1]["object"] == "source"
+    assert "No such file" in others[0]["error"]["message"]
+    assert others[1]["object"] == "source"
 
 
 def test_an_object_that_no_report_can_name_is_forwarded_all_the_same(

@@ -25,26 +25,26 @@ def test_reports_and_overlays_beside_the_findings(
     (picture,) = exam(90, views=(View.NT,), cine_frames=0)[:1]
     picture.save_as(tmp_path / "nt.dcm", enforce_file_format=True)
     Image.new("RGB", (640, 480)).save(tmp_path / "plain.png")
-    done = qc_daemon(
+    process = qc_daemon(
         *("score", tmp_path / "plain.png", tmp_path / "nt.dcm", "--format", "jsonl"),
         *("--sr", tmp_path / "sr", "--overlay", tmp_path / "overlays"),
     )
     # The picture was scored, but nothing can be made of it.
-    assert done.returncode == 1, done.stderr
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert process.returncode == 1, process.stderr
+    rows = [json.loads(line) for line in process.stdout.splitlines()]
     (error,) = (row["error"] for row in rows if "error" in row)
     assert error["message"].startswith("an SR or overlay needs a DICOM file")
     assert "\n" not in error["message"]
-    told = [Finding.from_json(row) for row in rows if row.get("sop_instance_uid")]
-    assert told
+    findings = [Finding.from_json(row) for row in rows if row.get("sop_instance_uid")]
+    assert findings
     (report,) = (tmp_path / "sr").iterdir()
     assert dciodvfy(report) == []
-    assert_same(parse_findings(report.read_bytes()), told)
+    assert_same(parse_findings(report.read_bytes()), findings)
     overlays = list((tmp_path / "overlays").iterdir())
     assert overlays
     assert not any(is_open_to_others(each) for each in (tmp_path / "sr", tmp_path / "overlays"))
-    for made in (report, *overlays):
-        assert not is_open_to_others(made)
-        header = dcmread(made, stop_before_pixels=True)
+    for path in (report, *overlays):
+        assert not is_open_to_others(path)
+        header = dcmread(path, stop_before_pixels=True)
         assert header.PatientID == picture.PatientID
-        assert made.name == f"{header.SOPInstanceUID}.dcm"
+        assert path.name == f"{header.SOPInstanceUID}.dcm"

@@ -98,15 +98,15 @@ def say(tmp_path: Path, out: str, *options: str) -> Result:
 def test_pdf_in_the_language_of_the_settings(tmp_path: Path) -> None:
     assert say(tmp_path, "exam.pdf").exit_code == 0
     assert not is_open_to_others(tmp_path / "exam.pdf")
-    said = pdf.text(tmp_path / "exam.pdf")
-    assert "Kopf,Querschnitt" in said
-    assert "Fehlt,nochaufzunehmen" in said
+    page_text = pdf.text(tmp_path / "exam.pdf")
+    assert "Kopf,Querschnitt" in page_text
+    assert "Fehlt,nochaufzunehmen" in page_text
     (sheet,) = pdf.pages(tmp_path / "exam.pdf")
     assert len(sheet.pictures) == 1
 
 
 @pytest.mark.usefixtures("scored_exam")
-def test_page_in_the_language_asked_for(tmp_path: Path) -> None:
+def test_the_page_is_in_the_chosen_language(tmp_path: Path) -> None:
     assert say(tmp_path, "exam.html", "--language", "zh").exit_code == 0
     assert not is_open_to_others(tmp_path / "exam.html")
     page = (tmp_path / "exam.html").read_text(encoding="utf-8")
@@ -124,7 +124,7 @@ def test_page_in_the_language_asked_for(tmp_path: Path) -> None:
         ("away/exam.pdf", (), QCError, "cannot be written"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line(
+def test_an_impossible_summary_is_one_line_of_error(
     tmp_path: Path, out: str, options: tuple[str, ...], error: type[Exception], named: str
 ) -> None:
     result = say(tmp_path, out, *options)
@@ -133,7 +133,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert not (tmp_path / out).exists()
 
 
-def test_an_original_that_is_gone_is_named(scored_exam: ScoredExam, tmp_path: Path) -> None:
+def test_a_missing_original_is_named(scored_exam: ScoredExam, tmp_path: Path) -> None:
     for path in tmp_path.glob("*.dcm"):
         path.unlink()
     result: Any = say(tmp_path, "exam.pdf")

@@ -33,7 +33,7 @@ def never(*_arguments: Any) -> Any:
     raise AssertionError("a frame was decoded")
 
 
-def test_a_valid_report_tells_the_findings(
+def test_a_valid_report_holds_the_findings(
     tmp_path: Path,
     us_header: Make,
     a_finding: Make,

@@ -46,7 +46,7 @@ def test_valid_values_are_inherited_exactly(us_header: Make) -> None:
     assert copy.SpecificCharacterSet == "ISO_IR 192"
 
 
-def test_received_header_is_left_as_it_was(us_header: Make) -> None:
+def test_the_received_header_is_not_changed(us_header: Make) -> None:
     header = us_header(StudyDate="1994.11.05")
     before = header.to_json()
     normalise(header)
@@ -158,7 +158,7 @@ def test_text_of_unknown_character_sets_is_not_guessed(us_header: Make, declared
     assert copy.PatientID == "4711"
 
 
-def test_illegal_uids_are_kept_for_references(us_header: Make) -> None:
+def test_illegal_uids_stay_for_references(us_header: Make) -> None:
     copy, lost = normalise(us_header(SOPInstanceUID="999.999.1", StudyInstanceUID="1.2.03"))
     assert (copy.SOPInstanceUID, copy.StudyInstanceUID) == ("999.999.1", "1.2.03")
     assert not lost
@@ -178,14 +178,14 @@ def test_identity_removed_and_other_identifiers_are_inherited(us_header: Make) -
     )
     copy, lost = normalise(header)
     assert lost
-    made = Dataset()
-    inherit(made, copy)
-    assert made.PatientIdentityRemoved == "YES"
-    assert made.DeidentificationMethodCodeSequence[0].CodeValue == "113100"
-    assert [item.PatientID for item in made.OtherPatientIDsSequence] == ["0815"]
+    dataset = Dataset()
+    inherit(dataset, copy)
+    assert dataset.PatientIdentityRemoved == "YES"
+    assert dataset.DeidentificationMethodCodeSequence[0].CodeValue == "113100"
+    assert [item.PatientID for item in dataset.OtherPatientIDsSequence] == ["0815"]
 
 
-def test_incomplete_codes_and_steps_are_left_out(us_header: Make) -> None:
+def test_incomplete_codes_and_steps_are_omitted(us_header: Make) -> None:
     whole, part = Dataset(), Dataset()
     whole.CodeValue, whole.CodingSchemeDesignator, whole.CodeMeaning = "1", "99X", "NT scan"
     part.CodeValue, part.CodingSchemeDesignator = "2", "99X"

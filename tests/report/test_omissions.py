@@ -45,7 +45,7 @@ def scored_exam(tmp_path: Path) -> Iterator[ScoredExam]:
     made.store.close()
 
 
-def gone(path: Path) -> None:
+def delete(path: Path) -> None:
     path.unlink()
 
 
@@ -63,11 +63,11 @@ def empty(path: Path) -> None:
 def too_large(path: Path) -> None:
     """More items than a header may have, before the patient's name."""
     content = path.read_bytes()
-    place = content.index(b"\x10\x00\x10\x00PN")
+    offset = content.index(b"\x10\x00\x10\x00PN")
     sequence = b"\x08\x00\x10\x11SQ\0\0\xff\xff\xff\xff"
     items = b"\xfe\xff\x00\xe0\0\0\0\0" * (MAX_HEADER_BYTES // 8)
     end = b"\xfe\xff\xdd\xe0\0\0\0\0"
-    path.write_bytes(content[:place] + sequence + items + end + content[place:])
+    path.write_bytes(content[:offset] + sequence + items + end + content[offset:])
 
 
 Damage = Callable[[Path], None]
@@ -77,14 +77,14 @@ Damage = Callable[[Path], None]
     ("header", "finding", "damage", "code"),
     [
         ({"SeriesInstanceUID": ""}, {}, None, ErrorCode.REPORT_INVALID),
-        ({}, {}, gone, ErrorCode.SPOOL_MISSING),
+        ({}, {}, delete, ErrorCode.SPOOL_MISSING),
         ({}, {}, other_object, ErrorCode.SPOOL_DAMAGED),
         ({}, {}, empty, ErrorCode.SPOOL_DAMAGED),
         ({}, {"view_probability": 1.5}, None, ErrorCode.REPORT_INVALID),
         ({}, {"frame": 0}, None, ErrorCode.REPORT_INVALID),
     ],
 )
-def test_one_bad_object_is_left_out_and_the_rest_reported(
+def test_one_bad_object_is_omitted_and_the_others_reported(
     scored_exam: ScoredExam,
     us_header: Make,
     a_finding: Make,
@@ -118,8 +118,8 @@ def test_one_bad_object_is_left_out_and_the_rest_reported(
     (row,) = list_quarantined(scored_exam.settings)
     assert row["sop_instance_uid"] == BAD
     assert row["code"] == code
-    (told,) = [each for each in log if each["event"] == "left out of the report"]
-    assert (told["code"], told["sop_instance"], told["exam"]) == (row["code"], BAD, 1)
+    (event,) = [each for each in log if each["event"] == "left out of the report"]
+    assert (event["code"], event["sop_instance"], event["exam"]) == (row["code"], BAD, 1)
     study = us_header().StudyInstanceUID
     (line,) = [
         each for each in describe_exams(scored_exam.settings, study) if "not reported" in each
@@ -136,7 +136,7 @@ def test_one_bad_object_is_left_out_and_the_rest_reported(
     assert "1objectofthisexamisnotinthisreport" in text(document)
 
 
-def test_a_file_altered_after_it_was_found_is_left_out(
+def test_a_file_altered_after_it_was_received_is_omitted(
     scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     """By another patient's name, which no identifier of the object shows."""
@@ -201,7 +201,7 @@ def test_earlier_content_stands_in_for_a_bad_one(
     ]
 
 
-def test_nothing_left_to_tell_ends_the_job(
+def test_an_exam_without_sound_objects_ends_the_job(
     scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     header = us_header(SeriesInstanceUID="")
@@ -215,7 +215,7 @@ def test_nothing_left_to_tell_ends_the_job(
     assert "report-invalid" in lines[-1]
 
 
-def test_bad_measurement_is_left_out(
+def test_a_bad_measurement_is_omitted(
     scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     header = us_header()
@@ -234,7 +234,7 @@ def test_bad_measurement_is_left_out(
 @pytest.mark.parametrize(
     "error", [QCError(ErrorCode.DECODE_FAILED, "the decoder gave up"), ValueError("Müller")]
 )
-def test_picture_that_cannot_be_drawn_holds_back_no_other(
+def test_a_picture_that_cannot_be_drawn_does_not_delay_the_others(
     scored_exam: ScoredExam, us_header: Make, a_finding: Make, error: Exception
 ) -> None:
     for uid in GOOD:
@@ -242,10 +242,10 @@ def test_picture_that_cannot_be_drawn_holds_back_no_other(
         path = scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
     scored_exam.close()
 
-    def frames(asked: Path, numbers: Sequence[int]) -> Iterator[Frame]:
-        if asked == path:
+    def frames(source_path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
+        if source_path == path:
             raise error
-        return black_frames(asked, numbers)
+        return black_frames(source_path, numbers)
 
     for _ in range(4):
         scored_exam.report(frames)
@@ -263,7 +263,7 @@ def test_picture_that_cannot_be_drawn_holds_back_no_other(
     assert "Müller" not in line
 
 
-def test_archive_that_is_away_is_waited_for_and_not_for_ever(
+def test_the_job_waits_some_tries_for_an_unreachable_archive(
     scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     for uid in GOOD:
@@ -273,10 +273,10 @@ def test_archive_that_is_away_is_waited_for_and_not_for_ever(
     spool = scored_exam.settings.store.spool
 
     def originals(facts: Any) -> Path:
-        found: Path = spool / facts.path
-        if found == path:
+        stored_path: Path = spool / facts.path
+        if stored_path == path:
             raise QCError(ErrorCode.DELIVERY_UNREACHABLE, "the archive is away")
-        return found
+        return stored_path
 
     assert scored_exam.report(originals=originals)
     (job,) = scored_exam.jobs(JobKind.REPORT)
@@ -340,7 +340,7 @@ def test_bomb_is_not_inflated_to_read_its_header(tmp_path: Path, us_header: Make
     assert grown < 200 << 10
 
 
-def test_overlays_are_stored_as_they_are_drawn(
+def test_overlays_are_published_in_batches_while_others_are_drawn(
     scored_exam: ScoredExam, us_header: Make, a_finding: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of a large exam would not fit into memory together."""

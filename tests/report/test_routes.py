@@ -19,12 +19,12 @@ Make = Callable[..., Any]
 @pytest.fixture
 def scored_exam(tmp_path: Path) -> Iterator[ScoredExam]:
     """A PACS that takes SRs and overlays, and a folder that takes what rules give it."""
-    made = ScoredExam(tmp_path, ["sr", "overlay"])
-    made.settings.destination.append(
+    deliver_jobs = ScoredExam(tmp_path, ["sr", "overlay"])
+    deliver_jobs.settings.destination.append(
         DestinationSettings(name="qa", kind="folder", folder=tmp_path / "qa", objects=[])
     )
-    yield made
-    made.store.close()
+    yield deliver_jobs
+    deliver_jobs.store.close()
 
 
 def ruled(scored_exam: ScoredExam, **values: Any) -> None:
@@ -34,9 +34,10 @@ def ruled(scored_exam: ScoredExam, **values: Any) -> None:
 def routes(scored_exam: ScoredExam) -> list[tuple[str, str]]:
     """Kind and destination of each delivery, in the order they were made."""
     with scored_exam.store.read() as session:
-        made = jobs.listing(session, kinds=[JobKind.DELIVER])
+        deliver_jobs = jobs.listing(session, kinds=[JobKind.DELIVER])
     return [
-        (sent.kind, job.destination) for sent, job in zip(scored_exam.sent(), made, strict=True)
+        (delivered.kind, job.destination)
+        for delivered, job in zip(scored_exam.sent(), deliver_jobs, strict=True)
     ]
 
 
@@ -84,7 +85,7 @@ def test_each_overlay_goes_by_its_own_finding(
     assert routes(scored_exam) == [("sr", "pacs"), ("overlay", "qa"), ("overlay", "pacs")]
 
 
-def test_overlays_that_go_nowhere_are_not_made(
+def test_overlays_without_a_destination_are_not_built(
     scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     ruled(scored_exam, objects=["overlay"], to=[], drop=True)

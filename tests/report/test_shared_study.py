@@ -107,8 +107,8 @@ def test_page_and_lists_of_each_say_so(
     assert (
         "2 patients share this study (exams 1, 2)" in describe_exams(scored_exam.settings, STUDY)[0]
     )
-    found = stored_findings(scored_exam.settings, STUDY, None)
-    assert [f["flags"] for f in found] == [[Flag.OTHER_PATIENT_IN_STUDY]] * 2
+    findings = stored_findings(scored_exam.settings, STUDY, None)
+    assert [f["flags"] for f in findings] == [[Flag.OTHER_PATIENT_IN_STUDY]] * 2
     listed = runner.invoke(
         app, ["results", "--format", "csv", "--config", str(tmp_path / "qc.toml")]
     )
@@ -125,7 +125,7 @@ def test_page_and_lists_of_each_say_so(
         assert "Imagesofanotherpatientstandunderthesamestudy" in pdf.text(document)
 
 
-def test_summary_asks_which_patient_and_shows_no_other(
+def test_the_summary_needs_the_patient_and_shows_no_other(
     scored_exam: ScoredExam, arrive: Make, tmp_path: Path
 ) -> None:
     arrive("RIGHT", "1.2.3.1")
@@ -134,10 +134,10 @@ def test_summary_asks_which_patient_and_shows_no_other(
     config = ["--out", str(out), "--config", str(tmp_path / "qc.toml")]
     result = runner.invoke(app, ["summary", "--study", STUDY, *config])
     assert isinstance(result.exception, UsageError)
-    said = str(result.exception)
-    assert "--exam 1 (1 objects" in said
-    assert "--exam 2 (1 objects" in said
-    assert "RIGHT" not in said
+    message = str(result.exception)
+    assert "--exam 1 (1 objects" in message
+    assert "--exam 2 (1 objects" in message
+    assert "RIGHT" not in message
     assert not out.exists()
     for options, shown, other in (
         (("--study", STUDY, "--exam", "1"), "RIGHT", "WRONG"),
@@ -160,7 +160,7 @@ def test_summary_asks_which_patient_and_shows_no_other(
         assert "NOBODY" not in str(refused.exception)
 
 
-def test_person_at_a_terminal_is_asked(
+def test_a_terminal_prompts_for_the_exam(
     scored_exam: ScoredExam, arrive: Make, tmp_path: Path
 ) -> None:
     arrive("RIGHT", "1.2.3.1")

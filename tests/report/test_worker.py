@@ -53,9 +53,9 @@ def test_exam_becomes_a_summary_in_the_chosen_language(
     assert made.DocumentTitle == "Ultraschall-Bildqualität: Übersicht der Untersuchung"
     document = tmp_path / "summary.pdf"
     document.write_bytes(made.EncapsulatedDocument[: made.EncapsulatedDocumentLength])
-    said = text(document)
-    assert "Fehlt,nochaufzunehmen:Scheitel-Steiß-Länge." in said
-    assert "BessereBildergewünscht:Nackentransparenz,median-sagittal." in said
+    page_text = text(document)
+    assert "Fehlt,nochaufzunehmen:Scheitel-Steiß-Länge." in page_text
+    assert "BessereBildergewünscht:Nackentransparenz,median-sagittal." in page_text
     # Two views were asked for, one has a picture.
     assert sum(len(page.pictures) for page in pages(document)) == 1
     scored_exam.store.close()
@@ -69,18 +69,18 @@ def test_frames_are_decoded_once_for_overlays_and_summary(
     source = SourceInstance.of(header, "")
     scored_exam.receive(header, *(a_finding(source, frame=n, probability=n / 10) for n in (2, 5)))
     scored_exam.close()
-    asked: list[list[int]] = []
+    decoded_numbers: list[list[int]] = []
 
     def frames(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
-        asked.append(list(numbers))
+        decoded_numbers.append(list(numbers))
         return black_frames(path, numbers)
 
     assert scored_exam.report(frames)
-    assert asked == [[5]]
+    assert decoded_numbers == [[5]]
     scored_exam.store.close()
 
 
-def test_findings_are_told_in_the_order_of_the_pictures(
+def test_findings_are_reported_in_the_order_of_the_pictures(
     scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     """Not in that of their UIDs; what has no number comes last."""
@@ -113,7 +113,7 @@ def test_report_goes_out_before_its_pictures_and_once(
     assert first.kind == "sr"
     scored_exam.now += timedelta(hours=2)
     assert scored_exam.report()
-    assert [sent.kind for sent in scored_exam.sent()] == ["sr", "overlay"]
+    assert [delivered.kind for delivered in scored_exam.sent()] == ["sr", "overlay"]
     assert scored_exam.sent()[0] == first
     assert "PredecessorDocumentsSequence" not in dcmread(BytesIO(first.payload or b""))
 
@@ -158,7 +158,7 @@ def test_late_image_amends_the_report(
     assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == old.SOPInstanceUID
 
 
-def test_what_the_machine_measured_is_told(
+def test_the_machine_s_measurements_are_reported(
     scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     header = us_header()
@@ -288,7 +288,7 @@ def test_a_report_longer_than_its_lease_stays_with_its_worker(
     assert scored_exam.report(slow)
     (job,) = scored_exam.jobs(JobKind.REPORT)
     assert (job.state, job.deaths) == (JobState.DONE, 0)
-    assert [sent.kind for sent in scored_exam.sent()] == ["sr", "overlay"]
+    assert [delivered.kind for delivered in scored_exam.sent()] == ["sr", "overlay"]
 
 
 def test_back_off_counts_from_the_failure(
@@ -312,41 +312,43 @@ def test_back_off_counts_from_the_failure(
 def test_cine_shows_the_best_frame_of_each_view(a_source: Make, a_finding: Make) -> None:
     source = a_source(SOPClassUID=MULTI_FRAME, NumberOfFrames=5)
 
-    def told(frame: int, view: View, probability: float | None) -> ReportedFinding:
+    def finding_of(frame: int, view: View, probability: float | None) -> ReportedFinding:
         finding = a_finding(source, frame=frame, view=view, probability=probability)
         return ReportedFinding(finding, frame, source, Path("x"))
 
     cine = [
-        told(1, View.OTHER, None),
-        told(2, View.CRL, 0.9),
-        told(3, View.NT, 0.2),
-        told(4, View.NT, 0.7),
-        told(5, View.NT, 0.4),
+        finding_of(1, View.OTHER, None),
+        finding_of(2, View.CRL, 0.9),
+        finding_of(3, View.NT, 0.2),
+        finding_of(4, View.NT, 0.7),
+        finding_of(5, View.NT, 0.4),
     ]
     assert [each.finding.frame for each in best_per_view(cine)] == [2, 4]
     assert [each.finding.frame for each in best_per_view(cine[:1])] == [1]
 
 
-def test_cine_overlays_ask_for_the_shown_frames_only(
+def test_cine_overlays_decode_only_the_frames_they_show(
     scored_exam: ScoredExam, us_header: Make, a_finding: Make
 ) -> None:
     header = us_header(SOPClassUID=MULTI_FRAME, NumberOfFrames=3)
     source = SourceInstance.of(header, "")
-    found = [a_finding(source, frame=n, probability=p) for n, p in ((1, 0.1), (2, 0.8), (3, 0.3))]
-    scored_exam.receive(header, *found)
+    cine_findings = [
+        a_finding(source, frame=n, probability=p) for n, p in ((1, 0.1), (2, 0.8), (3, 0.3))
+    ]
+    scored_exam.receive(header, *cine_findings)
     scored_exam.close()
-    asked: list[list[int]] = []
+    decoded_numbers: list[list[int]] = []
 
     def decoder(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
-        asked.append(list(numbers))
+        decoded_numbers.append(list(numbers))
         return black_frames(path, numbers)
 
     assert scored_exam.report(decoder)
-    assert asked == [[2]]
+    assert decoded_numbers == [[2]]
     assert [s.kind for s in scored_exam.sent()] == ["sr", "overlay"]
 
 
-def test_images_needing_attention_are_told_beside_the_report(
+def test_images_needing_attention_get_key_objects_beside_the_report(
     tmp_path: Path, us_header: Make, a_finding: Make
 ) -> None:
     scored_exam = ScoredExam(tmp_path, ["sr", "key-objects"])
@@ -366,9 +368,9 @@ def test_images_needing_attention_are_told_beside_the_report(
     scored_exam.close()
     assert scored_exam.report()
     first, second = (
-        dcmread(BytesIO(sent.payload or b""))
-        for sent in scored_exam.sent()
-        if sent.kind == "key-objects"
+        dcmread(BytesIO(delivered.payload or b""))
+        for delivered in scored_exam.sent()
+        if delivered.kind == "key-objects"
     )
     assert (first.InstanceNumber, second.InstanceNumber) == (1, 2)
     assert first.SOPInstanceUID != second.SOPInstanceUID
@@ -401,5 +403,5 @@ def test_no_key_objects_without_images_or_takers(
     scored_exam.receive(header, a_finding(SourceInstance.of(header, ""), quality=quality))
     scored_exam.close()
     assert scored_exam.report()
-    assert [sent.kind for sent in scored_exam.sent()] == ["sr"]
+    assert [delivered.kind for delivered in scored_exam.sent()] == ["sr"]
     scored_exam.store.close()

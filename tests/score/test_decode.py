@@ -79,13 +79,13 @@ def test_it_gives_what_the_reader_gives(
     cineloop = shared_data / "us_dicom" / "IM00001.fragmented_no_bot_jpeg_baseline.50.dcm"
     for path, numbers in ((short, None), (short, [5, 2]), (aloka, None), (cineloop, [1, 8])):
         assert decoder.summary(path) == summarise_image(path)
-        for found, expected in zip(
+        for frame, expected in zip(
             decoder.frames(path, numbers), read_frames(path, numbers), strict=True
         ):
-            assert (found.number, found.regions) == (expected.number, expected.regions)
-            assert np.array_equal(found.pixels, expected.pixels)
-            assert found.pixels.flags.writeable
-            assert not found.simulated, "a scanner made it"
+            assert (frame.number, frame.regions) == (expected.number, expected.regions)
+            assert np.array_equal(frame.pixels, expected.pixels)
+            assert frame.pixels.flags.writeable
+            assert not frame.simulated, "a scanner made it"
 
 
 def test_a_phantom_says_what_it_is(decoder: DecodeProcess, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_the_child_is_small_and_knows_no_secrets(
     assert b"Pa55phrase" not in (process / "environ").read_bytes()
 
 
-def test_a_child_that_cannot_be_started_is_told_and_tried_again(
+def test_a_child_that_cannot_be_started_is_an_error_and_tried_again(
     short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_handles(*_: object, **__: object) -> None:

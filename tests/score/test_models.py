@@ -17,11 +17,11 @@ from qc_daemon.settings import load
 from tests.support.databases import migrate
 
 
-def test_the_worker_s_judge_takes_as_many_further_looks_as_the_settings_say(
+def test_the_worker_s_judge_averages_as_many_augmented_copies_as_the_settings_say(
     tmp_path: Path,
 ) -> None:
-    for setting, looks in (("", 0), ("[score]\naugment = 3\n", 3)):
-        folder = tmp_path / str(looks)
+    for setting, copies in (("", 0), ("[score]\naugment = 3\n", 3)):
+        folder = tmp_path / str(copies)
         folder.mkdir()
         config = folder / "qc.toml"
         config.write_text(setting)
@@ -31,7 +31,7 @@ def test_the_worker_s_judge_takes_as_many_further_looks_as_the_settings_say(
         store = Store(settings.store.url)
         seed_bundle(settings, store)
         handler = ScoreHandler(store, settings, DecodeProcess())
-        assert handler.models.judge(None).augment == looks
+        assert handler.models.judge(None).augment == copies
 
 
 def test_of_many_bundles_the_two_used_last_stay_loaded(

@@ -150,7 +150,7 @@ def test_each_fetus_has_its_own_values_in_mm_and_days() -> None:
     }
 
 
-def test_several_readings_without_a_choice_are_all_kept() -> None:
+def test_several_readings_without_a_selection_are_all_reported() -> None:
     tree = report(container(GROUP, num(NT, "1.7", "mm"), num(NT, "1.9", "mm")))
     assert find_measurements(tree) == [
         FetalMeasurement(None, "NT", 1.7, "mm"),
@@ -171,7 +171,7 @@ def test_a_fetus_named_above_holds_below_until_another_is_named() -> None:
     ("value", "unit"),
     [("", "mm"), ("1.8", "[in_i]"), ("1.8", ""), ("-1", "mm"), ("0", "mm"), (None, "mm")],
 )
-def test_a_value_that_cannot_be_one_is_left_out(value: str | None, unit: str) -> None:
+def test_an_impossible_value_is_ignored(value: str | None, unit: str) -> None:
     assert find_measurements(report(num(NT, value, unit))) == []
 
 
@@ -204,18 +204,18 @@ def test_damaged_files_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, damage: list[tuple[int, bytes]]
 ) -> None:
     damaged = bytearray(SOUND_FILE)
-    for place, piece in damage:
-        damaged[place : place + len(piece)] = piece
+    for offset, piece in damage:
+        damaged[offset : offset + len(piece)] = piece
     path = tmp_path_factory.mktemp("sr") / "damaged.dcm"
     path.write_bytes(damaged)
-    found: list[FetalMeasurement] = []
+    values: list[FetalMeasurement] = []
     reason = None
     try:
-        found = read_measurements(path)
+        values = read_measurements(path)
     except QCError as error:
         reason = error.code
     assert reason in (None, ErrorCode.NOT_AN_IMAGE, ErrorCode.UNREADABLE)
-    assert all(each.value > 0 and each.unit in ("mm", "d") for each in found)
+    assert all(each.value > 0 and each.unit in ("mm", "d") for each in values)
 
 
 def test_an_element_of_no_value_representation_is_refused(tmp_path: Path) -> None:
@@ -224,8 +224,8 @@ def test_an_element_of_no_value_representation_is_refused(tmp_path: Path) -> Non
     codes: set[ErrorCode] = set()
     for element in re.finditer(rb"\x08\x00\x02\x01SH", SOUND_FILE):
         # The second letter and the low byte of the length.
-        place = element.end() - 1
-        path.write_bytes(SOUND_FILE[:place] + bytes(2) + SOUND_FILE[place + 2 :])
+        offset = element.end() - 1
+        path.write_bytes(SOUND_FILE[:offset] + bytes(2) + SOUND_FILE[offset + 2 :])
         try:
             read_measurements(path)
         except QCError as error:
@@ -308,10 +308,10 @@ def test_a_received_report_is_read_into_measurements(settings: Settings) -> None
     assert scored(settings, twins()) == [("scored", "done")]
     with Store(settings.store.url).read() as session:
         (machine,) = stored.of_exam(session, 1)
-    found = machine.values
-    assert len(found) == 7
-    assert MeasuredValue("A", "CRL", 63.0, "mm") in found
-    assert MeasuredValue("B", "NT", 1.6, "mm") in found
+    values = machine.values
+    assert len(values) == 7
+    assert MeasuredValue("A", "CRL", 63.0, "mm") in values
+    assert MeasuredValue("B", "NT", 1.6, "mm") in values
 
 
 def test_a_corrected_report_replaces_the_first(settings: Settings) -> None:
@@ -325,8 +325,8 @@ def test_a_corrected_report_replaces_the_first(settings: Settings) -> None:
     assert machine.revision.number == 2
 
 
-def test_a_report_with_nothing_for_us_is_kept_with_its_reason(settings: Settings) -> None:
+def test_a_report_without_measurements_is_quarantined_with_its_reason(settings: Settings) -> None:
     assert scored(settings, report(num(BPD, "22", "mm"))) == [("quarantined", "quarantined")]
-    (held,) = list_quarantined(settings)
-    assert held["code"] == ErrorCode.NOT_AN_IMAGE
-    assert "structured report without" in held["message"]
+    (quarantined,) = list_quarantined(settings)
+    assert quarantined["code"] == ErrorCode.NOT_AN_IMAGE
+    assert "structured report without" in quarantined["message"]

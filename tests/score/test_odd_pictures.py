@@ -93,7 +93,7 @@ GREEN = RGB * np.array([0, 1, 0], np.uint8)
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+def objects_by_file(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """What one run says of each file, and its exit status as "status"."""
     folder = tmp_path_factory.mktemp("odd")
     files = {
@@ -115,9 +115,9 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, A
     exif[0x0112] = 6
     turned = Image.fromarray(VIEW).transpose(Image.Transpose.ROTATE_90)
     turned.save(folder / "turned.png", exif=exif)
-    done = qc_daemon("score", folder, "--format", "jsonl")
-    lines: dict[str, list[dict[str, Any]]] = {"status": [{"status": done.returncode}]}
-    for line in map(json.loads, done.stdout.splitlines()):
+    process = qc_daemon("score", folder, "--format", "jsonl")
+    lines: dict[str, list[dict[str, Any]]] = {"status": [{"status": process.returncode}]}
+    for line in map(json.loads, process.stdout.splitlines()):
         lines.setdefault(Path(line["source"]).stem, []).append(line)
     return lines
 
@@ -144,9 +144,9 @@ def _with(dataset: Dataset, pixels: np.ndarray, label: str) -> Dataset:
     ],
 )
 def test_the_picture_is_judged_as_it_is(
-    said: dict[str, list[dict[str, Any]]], name: str, flags: list[str]
+    objects_by_file: dict[str, list[dict[str, Any]]], name: str, flags: list[str]
 ) -> None:
-    (plain,), (finding,) = said["plain"], said[name]
+    (plain,), (finding,) = objects_by_file["plain"], objects_by_file[name]
     assert plain["quality"]["label"] == "standard"
     assert finding["quality"]["label"] == "standard"
     assert finding["view"]["code"] == "NT"
@@ -157,27 +157,29 @@ def test_the_picture_is_judged_as_it_is(
 
 @pytest.mark.parametrize("name", ["ct", "mr-capture"])
 def test_what_is_no_ultrasound_gets_no_verdict(
-    said: dict[str, list[dict[str, Any]]], name: str
+    objects_by_file: dict[str, list[dict[str, Any]]], name: str
 ) -> None:
-    (finding,) = said[name]
+    (finding,) = objects_by_file[name]
     assert finding["quality"]["label"] == "review"
     assert {"out-of-distribution", "not-ultrasound"} <= set(finding["flags"])
 
 
 def test_nor_does_a_picture_that_is_coloured_all_over(
-    said: dict[str, list[dict[str, Any]]],
+    objects_by_file: dict[str, list[dict[str, Any]]],
 ) -> None:
-    (finding,) = said["green"]
+    (finding,) = objects_by_file["green"]
     assert finding["quality"]["label"] == "review"
     assert "out-of-distribution" in finding["flags"]
 
 
-def test_a_bad_frame_is_told_beside_the_others(said: dict[str, list[dict[str, Any]]]) -> None:
-    one, three, bad = said["bad-frame"]
+def test_a_bad_frame_is_listed_beside_the_others(
+    objects_by_file: dict[str, list[dict[str, Any]]],
+) -> None:
+    one, three, bad = objects_by_file["bad-frame"]
     assert (one["frame"], three["frame"], bad["frame"]) == (1, 3, 2)
     assert bad["error"]["code"] == "decode-failed"
     for finding in (one, three):
         assert finding["quality"]["label"] == "standard"
         assert "unreadable-frames" in finding["flags"]
         assert finding["unreadable_frames"] == [{"frame": 2, "error": bad["error"]}]
-    assert said["status"] == [{"status": 1}]
+    assert objects_by_file["status"] == [{"status": 1}]

@@ -140,11 +140,11 @@ def test_the_same_pixels_in_another_syntax_are_not_scored_again(
     scoring: Scoring, objects: list[Dataset]
 ) -> None:
     receive(scoring, objects[0])
-    other = Dataset.from_json(objects[0].to_json())
-    other.file_meta = objects[0].file_meta
-    other.PatientName = "CORRECTED^NAME"
-    other.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    receive(scoring, other)
+    changed = Dataset.from_json(objects[0].to_json())
+    changed.file_meta = objects[0].file_meta
+    changed.PatientName = "CORRECTED^NAME"
+    changed.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    receive(scoring, changed)
     while scoring.run_once():
         pass
     (finding,) = stored_findings(scoring.settings, None, None)
@@ -153,10 +153,12 @@ def test_the_same_pixels_in_another_syntax_are_not_scored_again(
 
 def test_other_pixels_under_one_uid_are_flagged(scoring: Scoring, objects: list[Dataset]) -> None:
     receive(scoring, objects[0])
-    other = Dataset.from_json(objects[1].to_json())
-    other.file_meta = objects[1].file_meta
-    other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = objects[0].SOPInstanceUID
-    receive(scoring, other)
+    changed = Dataset.from_json(objects[1].to_json())
+    changed.file_meta = objects[1].file_meta
+    changed.SOPInstanceUID = changed.file_meta.MediaStorageSOPInstanceUID = objects[
+        0
+    ].SOPInstanceUID
+    receive(scoring, changed)
     while scoring.run_once():
         pass
     first, second = stored_findings(scoring.settings, None, None)
@@ -165,18 +167,18 @@ def test_other_pixels_under_one_uid_are_flagged(scoring: Scoring, objects: list[
     assert "same-uid-other-content" in second["flags"]
 
 
-def test_what_is_no_image_is_quarantined_kept_and_releasable(scoring: Scoring) -> None:
+def test_an_object_without_an_image_is_quarantined_and_can_be_released(scoring: Scoring) -> None:
     revision = receive(scoring, b"this is no image at all")
     scoring.run_once()
-    (held,) = list_quarantined(scoring.settings)
-    assert held["id"] == revision
-    assert held["code"] == ErrorCode.NOT_AN_IMAGE
+    (quarantined,) = list_quarantined(scoring.settings)
+    assert quarantined["id"] == revision
+    assert quarantined["code"] == ErrorCode.NOT_AN_IMAGE
     assert release_quarantined(scoring.settings, [revision]).count == 1
     assert scoring.run_once()
     assert len(list_quarantined(scoring.settings)) == 1
 
 
-def test_a_file_gone_from_the_spool_alarms_and_waits(
+def test_a_missing_spool_file_alarms_and_its_job_waits(
     scoring: Scoring, objects: list[Dataset]
 ) -> None:
     receive(scoring, objects[0])

@@ -78,9 +78,9 @@ def scored(folder: Path, pictures: list[Path], ways: tuple[str, ...]) -> dict[tu
             file = folder / f"{path.stem}.{how}.dcm"
             wrapped(pixels, how).save_as(file, enforce_file_format=True)
     command = [sys.executable, "-P", "-m", "qc_daemon", "score", str(folder), "--format", "jsonl"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[tuple[str, str], Any] = {}
-    for line in map(json.loads, done.stdout.splitlines()):
+    for line in map(json.loads, process.stdout.splitlines()):
         name, how, _ = Path(line["source"]).name.split(".")
         found.setdefault((name, how), []).append(line)
     return found
@@ -91,9 +91,9 @@ def pictures(shared_data: Path, every: int) -> list[Path]:
     return [sample.image for sample in samples[::every]]
 
 
-def apart(one: dict[str, Any], other: dict[str, Any]) -> float:
+def apart(one: dict[str, Any], second: dict[str, Any]) -> float:
     """By how much P(standard) differs; 1 where only one of them has any."""
-    p, q = (each["quality"]["probability"] for each in (one, other))
+    p, q = (each["quality"]["probability"] for each in (one, second))
     if p is None or q is None:
         return float((p is None) != (q is None))
     return abs(float(p) - float(q))

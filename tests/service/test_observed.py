@@ -102,7 +102,9 @@ def test_figures_of_a_running_service(service: Service) -> None:
     assert figure(service, "objects_stored_total", kind="new") == 7
 
 
-def test_a_worker_that_cannot_start_is_told_everywhere(tmp_path: Path, pacs: Pacs) -> None:
+def test_a_worker_that_cannot_start_is_in_log_metrics_and_health(
+    tmp_path: Path, pacs: Pacs
+) -> None:
     """A device that this machine does not have: receiving goes on, and nobody says all is well."""
     text = SETTINGS.format(pacs=pacs.port) + '[score]\ndevice = "cuda:99"\n'
     service = Service(tmp_path, text, roles=("receive", "work", "deliver", "schedule")).spawn()
@@ -149,9 +151,9 @@ def test_a_process_that_cannot_be_had_now_is_tried_again(service: Service) -> No
     soft, hard = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
     resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (3, hard))
     service.process_dies("schedule")
-    (told, *_) = eventually(lambda: service.events("process not started"))
-    assert told["kind"] == "schedule"
-    assert "too many open files" in told["reason"]
+    (event, *_) = eventually(lambda: service.events("process not started"))
+    assert event["kind"] == "schedule"
+    assert "too many open files" in event["reason"]
     assert store(service.port, ultrasound()) == [0]
     resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (soft, hard))
     eventually(

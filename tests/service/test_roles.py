@@ -38,10 +38,10 @@ def ended(tmp_path: Path, how: str) -> tuple[int, str, list[dict[str, object]], 
         "counters": {"fd": shared.fd, "more": []},
         "row": 1,
         "listeners": {},
-        "places": None,
+        "slots": None,
         "reason": theirs,
     }
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-P", "-c", PROGRAM, "schedule", how],
         input=json.dumps(orders),
         capture_output=True,
@@ -52,9 +52,9 @@ def ended(tmp_path: Path, how: str) -> tuple[int, str, list[dict[str, object]], 
     os.close(theirs)
     with os.fdopen(ours) as pipe:
         reason = pipe.read()
-    assert "Traceback" not in done.stderr
-    lines = [json.loads(line) for line in done.stderr.splitlines()]
-    return done.returncode, reason, lines, shared.get(1, "ready")
+    assert "Traceback" not in process.stderr
+    lines = [json.loads(line) for line in process.stderr.splitlines()]
+    return process.returncode, reason, lines, shared.get(1, "ready")
 
 
 @pytest.mark.parametrize(
@@ -68,10 +68,10 @@ def test_a_role_that_cannot_start_says_why(tmp_path: Path, how: str, reason: str
     assert (line["event"], line["level"], line["reason"]) == ("failed", "critical", reason)
 
 
-def test_one_that_has_worked_is_told_by_type_and_place_only(tmp_path: Path) -> None:
+def test_a_crash_after_the_start_is_named_by_type_and_location_only(tmp_path: Path) -> None:
     """Its message may quote an object that it has read."""
-    status, left, lines, ready = ended(tmp_path, "ready")
+    status, reason, lines, ready = ended(tmp_path, "ready")
     assert (status, ready) == (1, 1.0)
-    assert left.startswith("RuntimeError at ")
+    assert reason.startswith("RuntimeError at ")
     assert [line["event"] for line in lines] == ["ready", "crashed"]
-    assert "driver" not in left + str(lines)
+    assert "driver" not in reason + str(lines)

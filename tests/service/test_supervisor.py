@@ -91,10 +91,10 @@ def test_from_modality_to_pacs(make: Callable[..., Service], pacs: Pacs) -> None
     eventually(lambda: service.events("delivered"))
     assert pacs.uids() == [dataset.SOPInstanceUID]
     assert service.stop() == 0
-    told = service.log_file.read_text()
-    assert "Traceback" not in told
+    log_text = service.log_file.read_text()
+    assert "Traceback" not in log_text
     # The patient's name, identifier and accession number all hold the word.
-    assert "CANARY" not in told
+    assert "CANARY" not in log_text
 
 
 def test_receiver_killed_inside_an_association_loses_nothing(make: Callable[..., Service]) -> None:
@@ -122,12 +122,12 @@ def test_receiver_killed_inside_an_association_loses_nothing(make: Callable[...,
         service.kill_role("receive")
     sender.join(60)
     assert store(port, ultrasound()) == [0x0000]
-    known = set(rows(service, Instance.sop_instance_uid))
-    assert set(acknowledged) <= known
+    stored = set(rows(service, Instance.sop_instance_uid))
+    assert set(acknowledged) <= stored
     assert [line["signal"] for line in service.events("process died")] == ["SIGKILL", "SIGKILL"]
     spool = service.folder / "spool"
     files = {path.stem for path in spool.rglob("*.dcm")}
-    assert len(files) >= len(known)
+    assert len(files) >= len(stored)
     assert not list((spool / "incoming").iterdir())
 
 
@@ -152,7 +152,9 @@ def test_children_die_with_the_supervisor_and_all_comes_back(make: Callable[...,
     assert first.SOPInstanceUID in rows(service, Instance.sop_instance_uid)
 
 
-def test_a_dead_workers_lease_is_given_back_with_its_death(make: Callable[..., Service]) -> None:
+def test_a_dead_worker_s_lease_is_released_and_its_death_counted(
+    make: Callable[..., Service],
+) -> None:
     service = make(roles=("receive", "schedule")).start()
     store(service.port, ultrasound())
     pid = service.pid("schedule")
@@ -221,14 +223,14 @@ def test_a_pool_of_processes_imports_nothing_from_the_working_directory(tmp_path
     # As pip writes a command: a script, which Python starts without -P.
     command = tmp_path / "qc-model"
     command.write_text("from training.cli import main\nif __name__ == '__main__':\n    main()\n")
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, command, "phantom", "--out", "out", "--count", "2", "--workers", "2"],
         cwd=folder,
         capture_output=True,
         text=True,
         env={name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"},
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     assert not list(folder.glob("*.imported"))
 
 
@@ -245,8 +247,8 @@ def traps(folder: Path) -> Path:
 
 
 def test_port_in_use_is_one_line_and_status_2(make: Callable[..., Service]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        service = make(port=taken.getsockname()[1]).spawn()
+    with socket.create_server(("127.0.0.1", 0)) as blocker:
+        service = make(port=blocker.getsockname()[1]).spawn()
         assert service.wait() == 2
     (line,) = service.log_file.read_text().splitlines()
     assert "cannot listen on 127.0.0.1" in line
@@ -293,7 +295,7 @@ def test_unknown_role_is_wrong_usage(settings: Settings) -> None:
         supervisor.serve(settings, ["receive", "paint"])
 
 
-def test_owner_tells_a_process_from_a_later_one_of_its_number() -> None:
+def test_a_lease_owner_differs_from_a_later_process_of_its_number() -> None:
     here = lease_owner("work", os.getpid())
     assert not has_exited(here)
     assert has_exited(here[:-1] + ("1" if here[-1] != "1" else "2"))

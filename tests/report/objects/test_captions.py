@@ -16,18 +16,22 @@ def boxes(draw: st.DrawFn) -> tuple[float, float, float, float]:
 
 
 @given(st.lists(st.tuples(boxes(), SIZES), max_size=32))
-def test_captions_never_overlap(asked: list[tuple[tuple[float, ...], tuple[float, float]]]) -> None:
-    places = place_captions([box for box, _ in asked], [size for _, size in asked], FRAME)  # type: ignore[misc]
-    assert len(places) == len(asked)
-    for number, (place, (_, size)) in enumerate(zip(places, asked, strict=True)):
-        x0, y0, x1, y1 = place
+def test_captions_never_overlap(
+    boxes_and_sizes: list[tuple[tuple[float, ...], tuple[float, float]]],
+) -> None:
+    captions = place_captions(
+        [box for box, _ in boxes_and_sizes], [size for _, size in boxes_and_sizes], FRAME
+    )  # type: ignore[misc]
+    assert len(captions) == len(boxes_and_sizes)
+    for number, (caption, (_, size)) in enumerate(zip(captions, boxes_and_sizes, strict=True)):
+        x0, y0, x1, y1 = caption
         assert x0 >= 0
         assert y0 >= 0
         assert x1 <= FRAME[0] + 1e-6
         assert y1 <= FRAME[1] + 1e-6
         assert abs((x1 - x0) - size[0]) < 1e-6
         assert abs((y1 - y0) - size[1]) < 1e-6
-        assert not any(overlap(place, other) for other in places[:number])
+        assert not any(overlap(caption, earlier) for earlier in captions[:number])
 
 
 def test_a_lone_caption_stands_above_its_box() -> None:
@@ -41,5 +45,5 @@ def test_a_full_picture_still_names_all() -> None:
 
 def test_a_caption_does_not_hide_a_box_at_the_edge() -> None:
     box = (100.0, 0.0, 120.0, 10.0)
-    (place,) = place_captions([box], [(30, 18)], FRAME)
-    assert not overlap(place, box)
+    (caption,) = place_captions([box], [(30, 18)], FRAME)
+    assert not overlap(caption, box)

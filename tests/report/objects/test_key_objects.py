@@ -33,13 +33,15 @@ POSITIONING = codes.REASONS["111209"]
 def selections(
     sources: list[SourceInstance], findings: list[Finding], **changes: Any
 ) -> list[Dataset]:
-    made = build_key_objects(sources, findings, **{"revision": 1, "created": CREATED, **changes})
-    return [dcmread(BytesIO(to_bytes(document))) for document in made]
+    documents = build_key_objects(
+        sources, findings, **{"revision": 1, "created": CREATED, **changes}
+    )
+    return [dcmread(BytesIO(to_bytes(document))) for document in documents]
 
 
 def select(sources: list[SourceInstance], findings: list[Finding], **changes: Any) -> Dataset:
-    (made,) = selections(sources, findings, **changes)
-    return made
+    (documents,) = selections(sources, findings, **changes)
+    return documents
 
 
 def reject(source: SourceInstance, **changes: Any) -> Dataset:
@@ -48,8 +50,8 @@ def reject(source: SourceInstance, **changes: Any) -> Dataset:
 
 
 def retract(source: SourceInstance, note: Dataset) -> Dataset:
-    made = build_retraction(source, note, "another image was meant", number=2, created=CREATED)
-    return dcmread(BytesIO(to_bytes(made)))
+    documents = build_retraction(source, note, "another image was meant", number=2, created=CREATED)
+    return dcmread(BytesIO(to_bytes(documents)))
 
 
 def title(document: Dataset) -> tuple[str, str]:
@@ -113,21 +115,21 @@ def test_images_that_need_attention_are_the_key_objects(a_source: Make, a_findin
             ("cc", "1.2.3", "1.2.20"),
         )
     )
-    made = select(
+    documents = select(
         [bad, good, unsure],
         [a_finding(bad), a_finding(good, quality="standard"), a_finding(unsure)],
     )
-    assert made.SOPClassUID == "1.2.840.10008.5.1.4.1.1.88.59"
-    assert (made.Modality, made.InstanceNumber) == ("KO", 1)
-    assert title(made) == ("113010", "DCM")
-    assert made.ContentTemplateSequence[0].TemplateIdentifier == "2010"
-    assert references(made) == [("1.2.1", None), ("1.2.3", None)]
+    assert documents.SOPClassUID == "1.2.840.10008.5.1.4.1.1.88.59"
+    assert (documents.Modality, documents.InstanceNumber) == ("KO", 1)
+    assert title(documents) == ("113010", "DCM")
+    assert documents.ContentTemplateSequence[0].TemplateIdentifier == "2010"
+    assert references(documents) == [("1.2.1", None), ("1.2.3", None)]
     study = bad.study_instance_uid
-    assert evidence(made) == [
+    assert evidence(documents) == [
         (study, "1.2.10", bad.sop_class_uid, "1.2.1"),
         (study, "1.2.20", bad.sop_class_uid, "1.2.3"),
     ]
-    assert description(made) == (
+    assert description(documents) == (
         "Machine-made; in need of attention: 2 of 3 images, Gain not adequate"
     )
 
@@ -163,12 +165,12 @@ def test_reasons_are_coded(
     a_source: Make, a_finding: Make, changes: dict[str, Any], reasons: list[tuple[str, str]]
 ) -> None:
     source = a_source()
-    made = selections([source], [a_finding(source, **changes)])
+    documents = selections([source], [a_finding(source, **changes)])
     # TID 2010 lets a document have one reason.
-    assert [modifiers(document) for document in made] == [[reason] for reason in reasons]
-    assert len({document.SOPInstanceUID for document in made}) == len(reasons)
-    assert len({document.SeriesInstanceUID for document in made}) == 1
-    for document in made:
+    assert [modifiers(document) for document in documents] == [[reason] for reason in reasons]
+    assert len({document.SOPInstanceUID for document in documents}) == len(reasons)
+    assert len({document.SeriesInstanceUID for document in documents}) == 1
+    for document in documents:
         assert references(document) == [(source.sop_instance_uid, None)]
         # And what modifies the title stands before context and objects.
         kinds = [item.RelationshipType for item in document.ContentSequence]
@@ -177,31 +179,31 @@ def test_reasons_are_coded(
 
 
 def test_an_image_stands_with_each_of_its_reasons(a_source: Make, a_finding: Make) -> None:
-    dark, both, unsure = (
+    dark, dark_and_unsharp, unsure = (
         a_source(sha * 32, SOPInstanceUID=uid)
         for sha, uid in (("aa", "1.2.1"), ("bb", "1.2.2"), ("cc", "1.2.3"))
     )
     gain, plane = Criterion("CRIT-GAIN", False), Criterion("CRIT-PLANE", False)
-    made = selections(
-        [dark, both, unsure],
+    documents = selections(
+        [dark, dark_and_unsharp, unsure],
         [
             a_finding(dark, criteria=(gain,)),
-            a_finding(both, criteria=(plane, gain)),
+            a_finding(dark_and_unsharp, criteria=(plane, gain)),
             a_finding(unsure, view=View.OTHER, quality="review", probability=None, criteria=()),
         ],
     )
-    told = {modifiers(each)[0][0]: [uid for uid, _ in references(each)] for each in made}
-    assert told == {"NOT-GAIN": ["1.2.1", "1.2.2"], "111209": ["1.2.2"], "REV": ["1.2.3"]}
+    reasons = {modifiers(each)[0][0]: [uid for uid, _ in references(each)] for each in documents}
+    assert reasons == {"NOT-GAIN": ["1.2.1", "1.2.2"], "111209": ["1.2.2"], "REV": ["1.2.3"]}
 
 
 def test_standard_images_lend_no_reasons(a_source: Make, a_finding: Make) -> None:
     bad, good = a_source(), a_source("bb" * 32, SOPInstanceUID="1.2.9")
     shadow = (Criterion("CRIT-SHADOW", False),)
-    made = select(
+    documents = select(
         [bad, good],
         [a_finding(bad), a_finding(good, quality="standard", criteria=shadow)],
     )
-    assert modifiers(made) == [("NOT-GAIN", "99QCD")]
+    assert modifiers(documents) == [("NOT-GAIN", "99QCD")]
 
 
 @pytest.mark.parametrize(
@@ -221,10 +223,10 @@ def test_frames_are_named_by_class(
         a_finding(source, frame=frame, region_index=number) for number, frame in enumerate(frames)
     ]
     findings.append(a_finding(source, frame=5, quality="standard"))
-    made = select([source], findings)
-    assert references(made) == [(source.sop_instance_uid, referenced)]
-    assert evidence(made)[0][2] == sop_class
-    assert description(made).startswith("Machine-made; in need of attention: 1 of 1 images")
+    documents = select([source], findings)
+    assert references(documents) == [(source.sop_instance_uid, referenced)]
+    assert evidence(documents)[0][2] == sop_class
+    assert description(documents).startswith("Machine-made; in need of attention: 1 of 1 images")
 
 
 def test_patient_study_and_order_are_the_sources(a_source: Make, a_finding: Make) -> None:
@@ -240,17 +242,17 @@ def test_patient_study_and_order_are_the_sources(a_source: Make, a_finding: Make
         RequestAttributesSequence=[request],
         ReferencedPerformedProcedureStepSequence=[step],
     )
-    for made in (select([source], [a_finding(source)]), reject(source)):
-        assert (made.PatientName, made.PatientID) == ("山田^太郎", "4711")
-        assert (made.StudyID, made.AccessionNumber) == ("S1", "A1")
-        assert made.StudyInstanceUID == source.study_instance_uid
-        assert made.ReferencedRequestSequence[0].RequestedProcedureID == "RP1"
-        reference = made.ReferencedPerformedProcedureStepSequence[0]
+    for documents in (select([source], [a_finding(source)]), reject(source)):
+        assert (documents.PatientName, documents.PatientID) == ("山田^太郎", "4711")
+        assert (documents.StudyID, documents.AccessionNumber) == ("S1", "A1")
+        assert documents.StudyInstanceUID == source.study_instance_uid
+        assert documents.ReferencedRequestSequence[0].RequestedProcedureID == "RP1"
+        reference = documents.ReferencedPerformedProcedureStepSequence[0]
         assert reference.ReferencedSOPInstanceUID == "1.2.3.4.5"
-        assert (made.ContentDate, made.ContentTime) == ("20260102", "113000.250000")
-        told = description(made)
+        assert (documents.ContentDate, documents.ContentTime) == ("20260102", "113000.250000")
+        reasons = description(documents)
         for patient_data in ("山田", "4711", "A1", "19900102", "Doe"):
-            assert patient_data not in told
+            assert patient_data not in reasons
 
 
 def test_same_content_same_bytes(a_source: Make, a_finding: Make) -> None:
@@ -275,29 +277,32 @@ def test_a_rejection_names_image_and_reason(a_source: Make) -> None:
     # No machine stands as the observer of what a person decided.
     assert all(item.RelationshipType != "HAS OBS CONTEXT" for item in note.ContentSequence)
     assert to_bytes(reject(source)) == to_bytes(note)
-    other = reject(source, reason=codes.REASON_GAIN)
-    assert other.SOPInstanceUID != note.SOPInstanceUID
-    assert other.SeriesInstanceUID == note.SeriesInstanceUID
+    second = reject(source, reason=codes.REASON_GAIN)
+    assert second.SOPInstanceUID != note.SOPInstanceUID
+    assert second.SeriesInstanceUID == note.SeriesInstanceUID
 
 
 def test_a_retraction_names_image_and_rejection_note(a_source: Make) -> None:
     source = a_source()
     note = reject(source)
-    made = retract(source, note)
-    assert title(made) == ("REJ-RETRACTED", "99QCD")
-    assert modifiers(made) == []
-    assert [uid for uid, _ in references(made)] == [source.sop_instance_uid, note.SOPInstanceUID]
-    assert "another image was meant" in description(made)
-    assert made.SeriesInstanceUID == note.SeriesInstanceUID
-    assert made.SOPInstanceUID != note.SOPInstanceUID
-    assert to_bytes(made) == to_bytes(retract(source, note))
+    documents = retract(source, note)
+    assert title(documents) == ("REJ-RETRACTED", "99QCD")
+    assert modifiers(documents) == []
+    assert [uid for uid, _ in references(documents)] == [
+        source.sop_instance_uid,
+        note.SOPInstanceUID,
+    ]
+    assert "another image was meant" in description(documents)
+    assert documents.SeriesInstanceUID == note.SeriesInstanceUID
+    assert documents.SOPInstanceUID != note.SOPInstanceUID
+    assert to_bytes(documents) == to_bytes(retract(source, note))
 
 
-def test_what_cannot_be_told_is_refused(a_source: Make, a_finding: Make) -> None:
+def test_values_that_no_valid_object_can_hold_are_refused(a_source: Make, a_finding: Make) -> None:
     source = a_source()
     stranger = a_finding(source, sop_instance_uid="1.2.3.4.5.6")
-    other = a_source(StudyInstanceUID="1.9", SOPInstanceUID="1.9.1")
-    for sources, finding in (([source], stranger), ([source, other], a_finding(source))):
+    second = a_source(StudyInstanceUID="1.9", SOPInstanceUID="1.9.1")
+    for sources, finding in (([source], stranger), ([source, second], a_finding(source))):
         with pytest.raises(QCError) as caught:
             build_key_objects(sources, [finding], revision=1, created=CREATED)
         assert caught.value.code is ErrorCode.REPORT_INVALID
@@ -305,11 +310,11 @@ def test_what_cannot_be_told_is_refused(a_source: Make, a_finding: Make) -> None
 
 def test_highdicom_reads_it(a_source: Make, a_finding: Make) -> None:
     source = a_source()
-    read = KeyObjectSelectionDocument.from_dataset(select([source], [a_finding(source)]))
-    (image,) = read.content.get_references()
+    parsed = KeyObjectSelectionDocument.from_dataset(select([source], [a_finding(source)]))
+    (image,) = parsed.content.get_references()
     assert image.referenced_sop_instance_uid == source.sop_instance_uid
-    assert read.resolve_reference(source.sop_instance_uid)[1] == source.series_instance_uid
-    (observer,) = read.content.get_observer_contexts()
+    assert parsed.resolve_reference(source.sop_instance_uid)[1] == source.series_instance_uid
+    (observer,) = parsed.content.get_observer_contexts()
     assert observer.observer_type.value == "121007"
 
 
@@ -353,12 +358,12 @@ def test_every_real_header_makes_valid_key_objects(
         header = dcmread(path, stop_before_pixels=True)
         source = SourceInstance.of(header, "cc" * 32)
         frame = int(header.get("NumberOfFrames") or 1)
-        made = tmp_path / path.name
-        made.write_bytes(to_bytes(select([source], [a_finding(source, frame=frame)])))
+        documents = tmp_path / path.name
+        documents.write_bytes(to_bytes(select([source], [a_finding(source, frame=frame)])))
         # Three files carry UIDs under 999, which no authority gave out; references repeat them.
         illegal = str(header.SOPInstanceUID).startswith("999.999.")
         errors = [
-            line for line in dciodvfy(made) if not (illegal and "Illegal root for UID" in line)
+            line for line in dciodvfy(documents) if not (illegal and "Illegal root for UID" in line)
         ]
         if errors:
             unexpected[path.name] = errors

@@ -38,10 +38,10 @@ def test_picture_without_boxes_is_untouched(
     a_source: Make, a_finding: Make, pixels: np.ndarray
 ) -> None:
     finding = a_finding(a_source(), detections=(), region_bbox=(0.0, 0.0, 700.0, 480.0))
-    drawn = render_overlay(pixels, finding)
-    assert drawn.shape[1] == 700
-    assert drawn.shape[0] > 480
-    np.testing.assert_array_equal(drawn[:480], pixels)
+    overlay = render_overlay(pixels, finding)
+    assert overlay.shape[1] == 700
+    assert overlay.shape[0] > 480
+    np.testing.assert_array_equal(overlay[:480], pixels)
 
 
 def test_box_is_drawn_where_it_is(a_source: Make, a_finding: Make, pixels: np.ndarray) -> None:
@@ -51,12 +51,12 @@ def test_box_is_drawn_where_it_is(a_source: Make, a_finding: Make, pixels: np.nd
         detections=(Detection("NT", box, 0.9),),
         region_bbox=(0.0, 0.0, 700.0, 480.0),
     )
-    drawn = render_overlay(pixels, finding)
+    overlay = render_overlay(pixels, finding)
     colour = colour_of("NT")
     for row, column in [(200, 250), (279, 250), (240, 100), (240, 299)]:
-        assert tuple(drawn[row, column]) == colour
-    np.testing.assert_array_equal(drawn[205:275, 105:295], pixels[205:275, 105:295])
-    np.testing.assert_array_equal(drawn[300:480], pixels[300:480])
+        assert tuple(overlay[row, column]) == colour
+    np.testing.assert_array_equal(overlay[205:275, 105:295], pixels[205:275, 105:295])
+    np.testing.assert_array_equal(overlay[300:480], pixels[300:480])
 
 
 @pytest.mark.parametrize("quality", [STANDARD, NON_STANDARD, REVIEW])
@@ -64,18 +64,18 @@ def test_verdict_shows_at_thumbnail_size(
     a_source: Make, a_finding: Make, pixels: np.ndarray, quality: str
 ) -> None:
     """The banner takes at least a tenth of the picture's height and the verdict's colour."""
-    drawn = render_overlay(pixels, a_finding(a_source(), quality=quality))
+    overlay = render_overlay(pixels, a_finding(a_source(), quality=quality))
     background = VERDICT_COLOURS[quality][0]
-    rows = [i for i in range(len(drawn)) if tuple(drawn[i, 2]) == background]
+    rows = [i for i in range(len(overlay)) if tuple(overlay[i, 2]) == background]
     assert min(rows) == 480
-    assert len(rows) >= len(drawn) / 10
+    assert len(rows) >= len(overlay) / 10
 
 
 def test_small_pictures_are_magnified(a_source: Make, a_finding: Make) -> None:
     small = np.full((60, 80, 3), 7, np.uint8)
-    drawn = render_overlay(small, a_finding(a_source(), detections=()))
-    assert drawn.shape[1] >= MIN_WIDTH
-    assert drawn.shape[1] % 80 == 0
+    overlay = render_overlay(small, a_finding(a_source(), detections=()))
+    assert overlay.shape[1] >= MIN_WIDTH
+    assert overlay.shape[1] % 80 == 0
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 3000), (900, 40)])
@@ -85,11 +85,11 @@ def test_any_shape_and_box_can_be_drawn(
     detections = tuple(
         Detection(label.code, (0.0, 0.0, float(shape[1]), float(shape[0])), 0.5) for label in LABELS
     )
-    drawn = render_overlay(
+    overlay = render_overlay(
         np.zeros((*shape, 3), np.uint8), a_finding(a_source(), detections=detections)
     )
-    assert drawn.dtype == np.uint8
-    assert drawn.shape[2] == 3
+    assert overlay.dtype == np.uint8
+    assert overlay.shape[2] == 3
 
 
 def test_object_describes_itself(a_source: Make, a_finding: Make, pixels: np.ndarray) -> None:
@@ -102,17 +102,17 @@ def test_object_describes_itself(a_source: Make, a_finding: Make, pixels: np.nda
         )
 
     assert build() == build()
-    made = dcmread(BytesIO(build()))
-    assert made.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
-    assert made.BurnedInAnnotation == "YES"
-    assert made.PatientName == "Müller^Änne"
-    assert made.StudyInstanceUID == source.study_instance_uid
-    assert made.DerivationDescription
-    (reference,) = made.SourceImageSequence
+    dataset = dcmread(BytesIO(build()))
+    assert dataset.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
+    assert dataset.BurnedInAnnotation == "YES"
+    assert dataset.PatientName == "Müller^Änne"
+    assert dataset.StudyInstanceUID == source.study_instance_uid
+    assert dataset.DerivationDescription
+    (reference,) = dataset.SourceImageSequence
     assert reference.ReferencedSOPInstanceUID == source.sop_instance_uid
     assert reference.ReferencedFrameNumber == 4
-    np.testing.assert_array_equal(made.pixel_array, render_overlay(pixels, finding))
-    assert dcmread(BytesIO(build(revision=2))).SOPInstanceUID != made.SOPInstanceUID
+    np.testing.assert_array_equal(dataset.pixel_array, render_overlay(pixels, finding))
+    assert dcmread(BytesIO(build(revision=2))).SOPInstanceUID != dataset.SOPInstanceUID
 
 
 def test_overlays_are_numbered_as_their_pictures(
@@ -144,11 +144,11 @@ def test_valid_over_every_real_header(
     for path in paths:
         header = dcmread(path, stop_before_pixels=True)
         source = SourceInstance.of(header, "cc" * 32)
-        made = tmp_path / path.name
+        dataset = tmp_path / path.name
         overlay = build_overlay(source, pixels, a_finding(source), revision=1, created=CREATED)
-        made.write_bytes(to_bytes(overlay))
+        dataset.write_bytes(to_bytes(overlay))
         illegal = source.sop_instance_uid.startswith("999.999.")
-        errors = [e for e in dciodvfy(made) if not (illegal and ILLEGAL_ROOT.match(e))]
+        errors = [e for e in dciodvfy(dataset) if not (illegal and ILLEGAL_ROOT.match(e))]
         if errors:
             unexpected[path.name] = errors
     assert unexpected == {}

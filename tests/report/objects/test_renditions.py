@@ -56,7 +56,7 @@ def payload(
     return make
 
 
-def read(content: bytes) -> Dataset:
+def read_report(content: bytes) -> Dataset:
     return dcmread(BytesIO(content))
 
 
@@ -66,9 +66,9 @@ def test_the_same_content_as_comprehensive_sr(
     dciodvfy: Callable[[Path], list[str]],
     dsrdump: Callable[[Path], str],
 ) -> None:
-    made = render_report(payload(), ComprehensiveSRStorage, {})
-    before, after = read(payload()), read(made.payload)
-    assert made.reference == RenditionReference(
+    rendition = render_report(payload(), ComprehensiveSRStorage, {})
+    before, after = read_report(payload()), read_report(rendition.payload)
+    assert rendition.reference == RenditionReference(
         ComprehensiveSRStorage, after.SOPInstanceUID, before.SeriesInstanceUID
     )
     assert after.SOPInstanceUID != before.SOPInstanceUID
@@ -78,7 +78,7 @@ def test_the_same_content_as_comprehensive_sr(
         del dataset.SOPClassUID, dataset.SOPInstanceUID
     assert after == before
     path = tmp_path / "made.dcm"
-    path.write_bytes(made.payload)
+    path.write_bytes(rendition.payload)
     assert dciodvfy(path) == []
     assert "Comprehensive SR Document" in dsrdump(path)
 
@@ -90,19 +90,21 @@ def test_the_same_bytes_make_the_same(payload: Callable[..., bytes], sop_class: 
 
 def test_an_amended_one_names_what_the_destination_holds(payload: Callable[..., bytes]) -> None:
     plain = render_report(payload(amends=BEFORE), ComprehensiveSRStorage, {})
-    made = render_report(payload(amends=BEFORE), ComprehensiveSRStorage, {BEFORE: INSTEAD})
-    ((named, series),) = predecessors(read(made.payload))
+    rendition = render_report(payload(amends=BEFORE), ComprehensiveSRStorage, {BEFORE: INSTEAD})
+    ((named, series),) = predecessors(read_report(rendition.payload))
     assert named == (INSTEAD.sop_class_uid, INSTEAD.sop_instance_uid)
     assert series == INSTEAD.series_instance_uid
     # Other bytes, and so another UID.
-    assert plain.reference.sop_instance_uid != made.reference.sop_instance_uid
-    ((named, _),) = predecessors(read(plain.payload))
+    assert plain.reference.sop_instance_uid != rendition.reference.sop_instance_uid
+    ((named, _),) = predecessors(read_report(plain.payload))
     assert named == (Comprehensive3DSRStorage, BEFORE)
 
 
-def test_one_that_is_taken_again_as_it_is_names_it_too(payload: Callable[..., bytes]) -> None:
-    made = render_report(payload(amends=BEFORE), Comprehensive3DSRStorage, {BEFORE: INSTEAD})
-    before, after = read(payload(amends=BEFORE)), read(made.payload)
+def test_a_report_sent_unchanged_names_the_earlier_rendition_too(
+    payload: Callable[..., bytes],
+) -> None:
+    rendition = render_report(payload(amends=BEFORE), Comprehensive3DSRStorage, {BEFORE: INSTEAD})
+    before, after = read_report(payload(amends=BEFORE)), read_report(rendition.payload)
     assert after.SOPClassUID == Comprehensive3DSRStorage
     assert after.SOPInstanceUID != before.SOPInstanceUID
     assert predecessors(after)[0][0][1] == INSTEAD.sop_instance_uid
@@ -112,7 +114,7 @@ def test_one_that_is_taken_again_as_it_is_names_it_too(payload: Callable[..., by
 
 
 def test_what_is_three_dimensional_fits_nowhere_else(payload: Callable[..., bytes]) -> None:
-    report = read(payload())
+    report = read_report(payload())
     item = Dataset()
     item.ValueType = "SCOORD3D"
     report.ContentSequence[-1].ContentSequence.append(item)
@@ -124,17 +126,21 @@ def test_what_is_three_dimensional_fits_nowhere_else(payload: Callable[..., byte
 def test_a_page_for_those_who_take_no_report(
     payload: Callable[..., bytes], tmp_path: Path, dciodvfy: Callable[[Path], list[str]]
 ) -> None:
-    made = render_report(payload(), SecondaryCaptureImageStorage, {})
-    report, page = read(payload()), read(made.payload)
+    rendition = render_report(payload(), SecondaryCaptureImageStorage, {})
+    report, page = read_report(payload()), read_report(rendition.payload)
     for keyword in ("PatientName", "PatientID", "StudyInstanceUID", "AccessionNumber"):
         assert page[keyword] == report[keyword]
     assert page.SOPClassUID == SecondaryCaptureImageStorage
-    assert page.SeriesInstanceUID == made.reference.series_instance_uid != report.SeriesInstanceUID
+    assert (
+        page.SeriesInstanceUID
+        == rendition.reference.series_instance_uid
+        != report.SeriesInstanceUID
+    )
     assert (page.ContentDate, page.ContentTime) == (report.ContentDate, report.ContentTime)
     (source,) = page.SourceImageSequence
     assert source.ReferencedSOPInstanceUID == parse_findings(report)[0].sop_instance_uid
     path = tmp_path / "page.dcm"
-    path.write_bytes(made.payload)
+    path.write_bytes(rendition.payload)
     assert dciodvfy(path) == []
 
 
@@ -152,9 +158,9 @@ def test_a_machines_report_is_no_source_image(
         created=CREATED,
         measured=[MachineReport(machine, (MachineValue(None, "CRL", 60.0, "mm"),))],
     )
-    page = read(render_report(to_bytes(report), SecondaryCaptureImageStorage, {}).payload)
-    told = [item.ReferencedSOPInstanceUID for item in page.SourceImageSequence]
-    assert told == [source.sop_instance_uid]
+    page = read_report(render_report(to_bytes(report), SecondaryCaptureImageStorage, {}).payload)
+    uids = [item.ReferencedSOPInstanceUID for item in page.SourceImageSequence]
+    assert uids == [source.sop_instance_uid]
 
 
 def test_the_best_of_each_view_of_each_image(
@@ -167,9 +173,9 @@ def test_the_best_of_each_view_of_each_image(
         a_finding(source, frame=3, view=View.OTHER, quality=REVIEW, probability=None, criteria=()),
         replace(a_finding(source, frame=1), sop_instance_uid="1.2.3"),
     ]
-    told = best_findings(findings)
-    assert [(each.finding.frame, each.frames) for each in told] == [(2, 2), (3, 1), (1, 1)]
-    assert told[2].finding.sop_instance_uid == "1.2.3"
+    uids = best_findings(findings)
+    assert [(each.finding.frame, each.frames) for each in uids] == [(2, 2), (3, 1), (1, 1)]
+    assert uids[2].finding.sop_instance_uid == "1.2.3"
 
 
 @pytest.mark.parametrize("count", [1, 4, 30, 150])
@@ -194,8 +200,8 @@ def test_nothing_is_cut_off_or_runs_into_its_neighbour(
     assert not lit[:20].any()
     assert not lit[-10:].any()
     below = lit[200:]
-    for left in range(0, page.shape[1], 850):
-        assert not below[:, left : left + 28].any()
+    for x in range(0, page.shape[1], 850):
+        assert not below[:, x : x + 28].any()
     # Every verdict's tag is there whole, in its colour.
     tags = sum(
         int(np.all(page == colour, axis=2).sum() > 0)

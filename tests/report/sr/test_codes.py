@@ -46,9 +46,9 @@ def test_conformance_statement_lists_the_scheme() -> None:
 
 def test_uids_are_legal_and_depend_on_every_part() -> None:
     base = ("sr", "1.2", "3.4", ("aa", "bb"), "m", 1)
-    made = object_uid(*base)
-    assert made == object_uid("sr", "1.2", "3.4", ("bb", "aa"), "m", 1)
-    assert len(made) <= 64
+    uid = object_uid(*base)
+    assert uid == object_uid("sr", "1.2", "3.4", ("bb", "aa"), "m", 1)
+    assert len(uid) <= 64
     others = {
         object_uid("overlay", *base[1:]),
         object_uid("sr", "1.3", *base[2:]),
@@ -58,5 +58,5 @@ def test_uids_are_legal_and_depend_on_every_part() -> None:
         object_uid(*base[:5], 2),
         derived_uid("sr"),
     }
-    assert made not in others
+    assert uid not in others
     assert len(others) == 7

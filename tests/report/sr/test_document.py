@@ -83,7 +83,7 @@ def assert_same(read: list[Finding], told: list[Finding]) -> None:
         assert replace(got, judgement=judgement).to_json() == wanted.to_json()
 
 
-def test_without_a_zone_in_the_source_times_are_of_this_place(
+def test_without_a_zone_in_the_source_times_are_in_this_machine_s_zone(
     a_source: Make, a_finding: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They stand beside the source's, whose clock hangs in the same house."""
@@ -104,33 +104,33 @@ def test_without_a_zone_in_the_source_times_are_of_this_place(
 
 def test_report_is_what_the_design_says(a_source: Make, a_finding: Make) -> None:
     source = a_source()
-    made = report([source], [a_finding(source)])
-    assert made.SOPClassUID == "1.2.840.10008.5.1.4.1.1.88.34"
-    assert (made.CompletionFlag, made.VerificationFlag) == ("COMPLETE", "UNVERIFIED")
-    assert made.ContentTemplateSequence[0].TemplateIdentifier == "1500"
-    assert made.SpecificCharacterSet == "ISO_IR 192"
-    assert (made.PatientName, made.PatientID) == ("Müller^Änne", "4711")
+    document = report([source], [a_finding(source)])
+    assert document.SOPClassUID == "1.2.840.10008.5.1.4.1.1.88.34"
+    assert (document.CompletionFlag, document.VerificationFlag) == ("COMPLETE", "UNVERIFIED")
+    assert document.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    assert document.SpecificCharacterSet == "ISO_IR 192"
+    assert (document.PatientName, document.PatientID) == ("Müller^Änne", "4711")
     templates = [
         item.ContentTemplateSequence[0].TemplateIdentifier
-        for item in walk(made)[1:]
+        for item in walk(document)[1:]
         if "ContentTemplateSequence" in item
     ]
     assert templates == ["1501", "1410", "1410"]
-    assert values_of(made, "VIEW") == ["VIEW-NT"]
-    assert values_of(made, "QLTY") == ["NON"]
-    assert values_of(made, "111050") == ["111236"]
-    assert values_of(made, "CRIT-GAIN") == ["373067005"]
-    assert values_of(made, "CRIT-NT") == ["373066001"]
-    assert values_of(made, "CRIT-NASAL") == ["373068000"]
-    (probability,) = values_of(made, "PSTD")
+    assert values_of(document, "VIEW") == ["VIEW-NT"]
+    assert values_of(document, "QLTY") == ["NON"]
+    assert values_of(document, "111050") == ["111236"]
+    assert values_of(document, "CRIT-GAIN") == ["373067005"]
+    assert values_of(document, "CRIT-NT") == ["373066001"]
+    assert values_of(document, "CRIT-NASAL") == ["373068000"]
+    (probability,) = values_of(document, "PSTD")
     assert probability.FloatingPointValue == 0.1234567890123456
     assert probability.MeasurementUnitsCodeSequence[0].CodeValue == "1"
-    (region, _) = [item for item in walk(made) if item.ValueType == "SCOORD"]
+    (region, _) = [item for item in walk(document) if item.ValueType == "SCOORD"]
     assert region.GraphicType == "POLYLINE"
     assert region.GraphicData == [10.25, 20.5, 60.75, 20.5, 60.75, 40, 10.25, 40, 10.25, 20.5]
     texts = {
         item.ConceptNameCodeSequence[0].CodeValue: item.TextValue
-        for item in walk(made)
+        for item in walk(document)
         if item.ValueType == "TEXT"
     }
     assert texts["111002"] == "model_id=" + "0123456789abcdef" * 4
@@ -148,8 +148,8 @@ def test_public_quality_assessment_stands_beside_ours(
     a_source: Make, a_finding: Make, quality: str, assessment: list[str]
 ) -> None:
     source = a_source()
-    made = report([source], [a_finding(source, quality=quality)])
-    assert values_of(made, "111050") == assessment
+    document = report([source], [a_finding(source, quality=quality)])
+    assert values_of(document, "111050") == assessment
 
 
 @pytest.mark.parametrize(
@@ -165,21 +165,21 @@ def test_image_quality_is_limited_by_technical_faults_only(
     a_source: Make, a_finding: Make, code: str, met: bool | None, limited: list[str]
 ) -> None:
     source = a_source()
-    made = report([source], [a_finding(source, criteria=(Criterion(code, met),))])
-    assert values_of(made, "111101") == limited
+    document = report([source], [a_finding(source, criteria=(Criterion(code, met),))])
+    assert values_of(document, "111101") == limited
 
 
 def test_boxes_are_tied_to_their_finding(a_source: Make, a_finding: Make) -> None:
     source = a_source(SOPClassUID=MULTI_FRAME, NumberOfFrames=3)
     findings = [a_finding(source, frame=1, detections=()), a_finding(source, frame=3)]
-    made = report([source], findings)
+    document = report([source], findings)
     identifiers = [
         item.TextValue
-        for item in walk(made)
+        for item in walk(document)
         if item.ValueType == "TEXT" and item.ConceptNameCodeSequence[0].CodeValue == "112039"
     ]
     assert identifiers == ["F1", "F2", "F2-B1", "F2-B2"]
-    uids = [item.UID for item in walk(made) if item.ValueType == "UIDREF"]
+    uids = [item.UID for item in walk(document) if item.ValueType == "UIDREF"]
     assert len(set(uids)) == len(uids)
 
 
@@ -199,17 +199,17 @@ def test_frame_number_goes_by_class(
 ) -> None:
     source = a_source(SOPClassUID=sop_class, NumberOfFrames=frames)
     finding = a_finding(source, frame=2)
-    made = dcmread(BytesIO(to_bytes(report([source], [finding]))))
-    measured = made.ContentSequence[-1]
+    document = dcmread(BytesIO(to_bytes(report([source], [finding]))))
+    measured = document.ContentSequence[-1]
     images = [item for item in walk(measured) if item.ValueType == "IMAGE"]
     assert len(images) == 3
     for image in images:
         reference = image.ReferencedSOPSequence[0]
         assert reference.ReferencedSOPClassUID == sop_class
         assert reference.get("ReferencedFrameNumber") == referenced
-    series = made.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+    series = document.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
     assert series.ReferencedSOPSequence[0].ReferencedSOPClassUID == sop_class
-    assert parse_findings(made)[0].frame == 2
+    assert parse_findings(document)[0].frame == 2
 
 
 def test_nothing_detected_is_still_a_finding(a_source: Make, a_finding: Make) -> None:
@@ -225,9 +225,9 @@ def test_nothing_detected_is_still_a_finding(a_source: Make, a_finding: Make) ->
         criteria=(),
         flags=(),
     )
-    made = to_bytes(report([source], [finding]))
-    assert parse_findings(made) == [finding]
-    assert not values_of(dcmread(BytesIO(made)), "PSTD")
+    document = to_bytes(report([source], [finding]))
+    assert parse_findings(document) == [finding]
+    assert not values_of(dcmread(BytesIO(document)), "PSTD")
 
 
 def test_same_content_same_bytes(a_source: Make, a_finding: Make) -> None:
@@ -269,8 +269,8 @@ def test_amended_report_names_its_predecessor(a_source: Make, a_finding: Make) -
 def test_procedure_reported_is_the_sources_or_a_default(a_source: Make, a_finding: Make) -> None:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "US12", "99LOCAL", "NT scan"
-    known = a_source(ProcedureCodeSequence=[item])
-    assert values_of(report([known], [a_finding(known)]), "121058") == ["US12"]
+    coded = a_source(ProcedureCodeSequence=[item])
+    assert values_of(report([coded], [a_finding(coded)]), "121058") == ["US12"]
     unknown = a_source()
     assert values_of(report([unknown], [a_finding(unknown)]), "121058") == [
         codes.DEFAULT_PROCEDURE.value
@@ -279,9 +279,9 @@ def test_procedure_reported_is_the_sources_or_a_default(a_source: Make, a_findin
 
 def test_dates_stand_in_the_sources_zone(a_source: Make, a_finding: Make) -> None:
     source = a_source(TimezoneOffsetFromUTC="+0200")
-    made = report([source], [a_finding(source)])
-    assert (made.ContentDate, made.ContentTime) == ("20260102", "113000.250000")
-    assert made.TimezoneOffsetFromUTC == "+0200"
+    document = report([source], [a_finding(source)])
+    assert (document.ContentDate, document.ContentTime) == ("20260102", "113000.250000")
+    assert document.TimezoneOffsetFromUTC == "+0200"
 
 
 def named(parent: Dataset, code: str) -> list[Dataset]:
@@ -295,10 +295,10 @@ def named(parent: Dataset, code: str) -> list[Dataset]:
 
 def test_each_criterion_cites_its_standard(a_source: Make, a_finding: Make) -> None:
     source = a_source()
-    made = report(
+    document = report(
         [source], [a_finding(source, view=view) for view in (View.NT, View.CRL, View.HEAD)]
     )
-    groups = made.ContentSequence[-1].ContentSequence
+    groups = document.ContentSequence[-1].ContentSequence
     cited = {}
     for view, group in zip(("NT", "CRL", "HEAD"), (groups[0], groups[3], groups[6]), strict=True):
         for rule in RULES[View(view)]:
@@ -321,10 +321,10 @@ def test_library_lists_each_image_once(a_source: Make, a_finding: Make) -> None:
     cine = a_source(
         "bb" * 32, SOPClassUID=RETIRED_MULTI_FRAME, SOPInstanceUID="1.2.3.9", NumberOfFrames=4
     )
-    made = report(
+    document = report(
         [still, cine], [a_finding(still), a_finding(cine, frame=2), a_finding(cine, frame=4)]
     )
-    (library,) = named(made, "111028")
+    (library,) = named(document, "111028")
     (group,) = named(library, "126200")
     entries = [
         (e.ReferencedSOPSequence[0].ReferencedSOPInstanceUID, e.ReferencedSOPSequence[0])
@@ -344,9 +344,9 @@ def test_library_lists_each_image_once(a_source: Make, a_finding: Make) -> None:
 
 def test_every_bundle_is_a_device_of_its_own(a_source: Make, a_finding: Make) -> None:
     source = a_source()
-    other = BundleId("long\\name" * 9, "0.2", "f" * 64)
-    made = report([source], [a_finding(source), a_finding(source, frame=2, bundle=other)])
-    ours = [e for e in made.ContributingEquipmentSequence if e.Manufacturer == MANUFACTURER]
+    second = BundleId("long\\name" * 9, "0.2", "f" * 64)
+    document = report([source], [a_finding(source), a_finding(source, frame=2, bundle=second)])
+    ours = [e for e in document.ContributingEquipmentSequence if e.Manufacturer == MANUFACTURER]
     assert [e.DeviceSerialNumber for e in ours] == ["0123456789abcdef" * 4, "f" * 64]
     assert len({e.DeviceUID for e in ours}) == 2
     assert all(e.PurposeOfReferenceCodeSequence[0].CodeValue == "109102" for e in ours)
@@ -354,20 +354,22 @@ def test_every_bundle_is_a_device_of_its_own(a_source: Make, a_finding: Make) ->
     assert ours[0].DeviceUID in [e.get("DeviceUID") for e in again]
 
 
-def test_scale_is_told_where_the_header_calibrates_it(a_source: Make, a_finding: Make) -> None:
+def test_pixel_spacing_is_reported_where_the_header_calibrates_it(
+    a_source: Make, a_finding: Make
+) -> None:
     region = Dataset()
     region.RegionSpatialFormat, region.RegionDataType = 1, 1
     region.RegionLocationMinX0, region.RegionLocationMinY0 = 10, 0
     region.RegionLocationMaxX1, region.RegionLocationMaxY1 = 149, 119
     region.PhysicalUnitsXDirection = region.PhysicalUnitsYDirection = 3
     region.PhysicalDeltaX, region.PhysicalDeltaY = 0.0125, -0.01
-    known = a_source(SequenceOfUltrasoundRegions=[region])
-    made = report([known], [a_finding(known), a_finding(known, region_index=1)])
-    spacing = {code: values_of(made, code) for code in ("111026", "111066")}
+    coded = a_source(SequenceOfUltrasoundRegions=[region])
+    document = report([coded], [a_finding(coded), a_finding(coded, region_index=1)])
+    spacing = {code: values_of(document, code) for code in ("111026", "111066")}
     assert [v.FloatingPointValue for v in spacing["111026"]] == [0.125]
     assert [v.FloatingPointValue for v in spacing["111066"]] == [0.1]
     assert spacing["111026"][0].MeasurementUnitsCodeSequence[0].CodeValue == "mm"
-    assert parse_findings(made)[0] == a_finding(known)
+    assert parse_findings(document)[0] == a_finding(coded)
     unknown = a_source()
     assert not values_of(report([unknown], [a_finding(unknown)]), "111026")
 
@@ -391,14 +393,14 @@ def test_what_the_machine_measured_stands_beside_the_findings(
         MachineValue("B", "CRL", 59.25, "mm"),
     )
     unnamed = machine_report(source, MachineValue(None, "GA", 87.0, "d"), number=2)
-    made = dcmread(
+    document = dcmread(
         BytesIO(to_bytes(report([source], [a_finding(source)], measured=[twins, unnamed])))
     )
-    assert parse_findings(made) == [a_finding(source)]
-    assert parse_machine_reports(made) == [twins, unnamed]
+    assert parse_findings(document) == [a_finding(source)]
+    assert parse_machine_reports(document) == [twins, unnamed]
     groups = {
         named(group, "112039")[0].TextValue: group
-        for group in made.ContentSequence[-1].ContentSequence
+        for group in document.ContentSequence[-1].ContentSequence
     }
     assert [key for key in groups if key[0] == "M"] == ["M1", "M2", "M3"]
     first, second, third = groups["M1"], groups["M2"], groups["M3"]
@@ -412,12 +414,12 @@ def test_what_the_machine_measured_stands_beside_the_findings(
     assert source_item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == "1.2.3.8.1"
     referenced = [
         instance.ReferencedSOPInstanceUID
-        for series in made.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+        for series in document.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
         for instance in series.ReferencedSOPSequence
     ]
     assert referenced == [source.sop_instance_uid, "1.2.3.8.1", "1.2.3.8.2"]
     without = report([source], [a_finding(source)])
-    assert without.SOPInstanceUID != made.SOPInstanceUID
+    assert without.SOPInstanceUID != document.SOPInstanceUID
     assert parse_machine_reports(without) == []
 
 
@@ -426,12 +428,12 @@ def test_a_fetus_is_named_without_control_characters(a_source: Make, a_finding: 
     odd = machine_report(
         source, MachineValue("\aA", "CRL", 62.5, "mm"), MachineValue("\a", "CRL", 60.0, "mm")
     )
-    made = report([source], [a_finding(source)], measured=[odd])
-    (told,) = parse_machine_reports(to_bytes(made))
+    document = report([source], [a_finding(source)], measured=[odd])
+    (told,) = parse_machine_reports(to_bytes(document))
     assert [value.fetus for value in told.values] == ["A", None]
 
 
-def test_a_measurement_that_cannot_be_told_is_refused(a_source: Make, a_finding: Make) -> None:
+def test_a_measurement_without_code_or_value_is_refused(a_source: Make, a_finding: Make) -> None:
     source = a_source()
     for value in (
         MachineValue(None, "BPD", 20.0, "mm"),
@@ -471,7 +473,7 @@ def test_highdicom_reads_the_groups(tmp_path: Path, a_source: Make, a_finding: M
         ({"sop_instance_uid": None}, "source"),
     ],
 )
-def test_what_cannot_be_told_is_refused(
+def test_values_that_no_valid_object_can_hold_are_refused(
     a_source: Make, a_finding: Make, changes: dict[str, Any], word: str
 ) -> None:
     source = a_source(SOPClassUID=MULTI_FRAME, NumberOfFrames=5)
@@ -492,7 +494,7 @@ def test_exam_without_findings_has_no_report(a_source: Make) -> None:
 
 
 @pytest.mark.parametrize("junk", [b"", b"no DICOM", b"\0" * 128 + b"DICM"])
-def test_other_documents_are_no_reports_of_ours(junk: bytes) -> None:
+def test_other_documents_are_refused_by_the_parser(junk: bytes) -> None:
     with pytest.raises(QCError) as caught:
         parse_findings(junk)
     assert caught.value.code is ErrorCode.REPORT_INVALID
@@ -546,7 +548,7 @@ changes = st.fixed_dictionaries(
     sop_class=st.sampled_from([MULTI_FRAME, "1.2.840.10008.5.1.4.1.1.6.1", RETIRED_IMAGE]),
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_read_back_equals_what_was_told(
+def test_parsed_findings_equal_the_reported_ones(
     a_source: Make, a_finding: Make, told: list[dict[str, Any]], sop_class: str
 ) -> None:
     source = a_source(SOPClassUID=sop_class)
@@ -597,11 +599,11 @@ def test_real_character_sets_survive(shared_data: Path, a_finding: Make) -> None
         header.SOPClassUID = "1.2.840.10008.5.1.4.1.1.6.1"
         header.SOPInstanceUID = header.get("SOPInstanceUID") or "1.2.3.5"
         source = SourceInstance.of(header, "dd" * 32)
-        made = dcmread(BytesIO(to_bytes(report([source], [a_finding(source)]))))
-        assert str(made.PatientName) == str(header.get("PatientName", "")), path.name
+        document = dcmread(BytesIO(to_bytes(report([source], [a_finding(source)]))))
+        assert str(document.PatientName) == str(header.get("PatientName", "")), path.name
 
 
-def test_no_warning_tells_of_the_patient(a_source: Make, a_finding: Make) -> None:
+def test_no_warning_names_the_patient(a_source: Make, a_finding: Make) -> None:
     """highdicom warns of a name of one component, with the name."""
     source = a_source(PatientName="CANARY")
     with warnings.catch_warnings(record=True) as caught:
@@ -644,26 +646,26 @@ def test_structures_are_listed_once_and_named_by_criteria(a_source: Make, a_find
         source,
         criteria=tuple(Criterion(rule.code, True, 0.5, "1", evidence) for rule in RULES[View.NT]),
     )
-    made = report([source], [finding])
-    assert values_of(made, "EVIDENCE") == list(evidence)
-    (told,) = parse_findings(made)
+    document = report([source], [finding])
+    assert values_of(document, "EVIDENCE") == list(evidence)
+    (told,) = parse_findings(document)
     assert [c.evidence for c in told.judgement.criteria] == [evidence] * len(RULES[View.NT])
 
 
-def test_report_of_an_earlier_version_is_still_read(a_source: Make, a_finding: Make) -> None:
+def test_a_report_of_an_earlier_version_is_still_parsed(a_source: Make, a_finding: Make) -> None:
     """There each criterion holds its structures as codes, and the bundle's name stands alone."""
     source = a_source()
-    made = dcmread(BytesIO(to_bytes(report([source], [a_finding(source)]))))
-    for item in walk(made):
+    document = dcmread(BytesIO(to_bytes(report([source], [a_finding(source)]))))
+    for item in walk(document):
         name = item.get("ConceptNameCodeSequence")
         if name and name[0].CodeValue == "111001":
             item.TextValue = "default"
-        for place, child in enumerate(item.get("ContentSequence", [])):
+        for index, child in enumerate(item.get("ContentSequence", [])):
             if child.ConceptNameCodeSequence[0].CodeValue == "READ-FROM":
                 label = codes.LABEL_CODES[child.TextValue.split()[0]]
-                item.ContentSequence[place] = CodeContentItem(
+                item.ContentSequence[index] = CodeContentItem(
                     codes.EVIDENCE, label, RelationshipTypeValues.INFERRED_FROM
                 )
-    (told,) = parse_findings(made)
+    (told,) = parse_findings(document)
     assert told.bundle.name == "default"
     assert [c.evidence for c in told.judgement.criteria] == [(), ("NT",), ("NB",)]

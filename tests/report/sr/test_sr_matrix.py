@@ -79,12 +79,12 @@ def matrix(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> list[tuple[Case, Path]]:
     """Each case with the file of its report."""
-    made = cases(us_header, a_finding)[: request.param]
+    all_cases = cases(us_header, a_finding)[: request.param]
     shared = Path(os.environ.get("QC_SHARED_DATA", ROOT.parent / "shared" / "data"))
     if (shared / "us_dicom").is_dir():
-        made += real_cases(shared, a_finding)
+        all_cases += real_cases(shared, a_finding)
     folder = tmp_path_factory.mktemp("matrix")
-    return [(case, _write(folder / f"{n:03}.dcm", case)) for n, case in enumerate(made)]
+    return [(case, _write(folder / f"{n:03}.dcm", case)) for n, case in enumerate(all_cases)]
 
 
 def _write(path: Path, case: Case) -> Path:
@@ -93,7 +93,7 @@ def _write(path: Path, case: Case) -> Path:
 
 
 @pytest.fixture(scope="module")
-def read(matrix: list[tuple[Case, Path]]) -> list[tuple[Case, Dataset]]:
+def parsed_reports(matrix: list[tuple[Case, Path]]) -> list[tuple[Case, Dataset]]:
     """Each case with its report as read again by pydicom."""
     return [(case, dcmread(path)) for case, path in matrix]
 
@@ -137,12 +137,14 @@ def test_dsrdump_reads_without_a_complaint(
 ) -> None:
     found = {}
     for case, path in matrix:
-        done = subprocess.run(["dsrdump", path], capture_output=True, text=True, errors="replace")
-        complaints = set(done.stderr.splitlines()) - {NOT_CHECKED}
-        if done.returncode or complaints:
-            found[case.name] = (done.returncode, complaints)
+        process = subprocess.run(
+            ["dsrdump", path], capture_output=True, text=True, errors="replace"
+        )
+        complaints = set(process.stderr.splitlines()) - {NOT_CHECKED}
+        if process.returncode or complaints:
+            found[case.name] = (process.returncode, complaints)
         title = "Comprehensive SR Document" if case.fallback else "Comprehensive 3D SR Document"
-        assert done.stdout.startswith(title), case.name
+        assert process.stdout.startswith(title), case.name
     assert found == {}
 
 
@@ -168,8 +170,10 @@ def test_pixelmed_finds_no_fault_in_any(matrix: list[tuple[Case, Path]]) -> None
     assert _unexpected(matrix) == {}
 
 
-def test_an_independent_reader_finds_what_went_in(read: list[tuple[Case, Dataset]]) -> None:
-    for case, report in read:
+def test_an_independent_reader_finds_what_went_in(
+    parsed_reports: list[tuple[Case, Dataset]],
+) -> None:
+    for case, report in parsed_reports:
         told = [finding.to_json() for finding in case.findings]
         found = sr_reader.findings(report)
         for got, want in zip(found, told, strict=True):
@@ -188,8 +192,8 @@ def _assert_boxes(got: list[Any], want: list[Any]) -> None:
     )
 
 
-def test_our_own_reader_finds_what_went_in(read: list[tuple[Case, Dataset]]) -> None:
-    for case, report in read:
+def test_our_own_reader_finds_what_went_in(parsed_reports: list[tuple[Case, Dataset]]) -> None:
+    for case, report in parsed_reports:
         for got, want in zip(parse_findings(report), case.findings, strict=True):
             told, wanted = got.to_json(), want.to_json()
             wanted["description"] = storable_text(wanted["description"])
@@ -246,9 +250,9 @@ def _highdicom_finds(chosen: list[tuple[Case, Path]]) -> None:
                 )
 
 
-def test_boxes_and_frames_are_sound(read: list[tuple[Case, Dataset]]) -> None:
+def test_boxes_and_frames_are_sound(parsed_reports: list[tuple[Case, Dataset]]) -> None:
     """What no validator looks at."""
-    for case, report in read:
+    for case, report in parsed_reports:
         headers = {source.sop_instance_uid: source.header for source in case.sources}
         for item in _measured(report):
             if item.ValueType == "SCOORD":
@@ -279,10 +283,10 @@ def _measured(report: Dataset) -> Iterator[Dataset]:
     yield from sr_reader.items(sr_reader.only(report, "DCM 126010"))
 
 
-def test_uids_are_unique_and_evidence_is_exact(read: list[tuple[Case, Dataset]]) -> None:
-    seen: Counter[str] = Counter()
-    for case, report in read:
-        seen[report.SOPInstanceUID] += 1
+def test_uids_are_unique_and_evidence_is_exact(parsed_reports: list[tuple[Case, Dataset]]) -> None:
+    uses: Counter[str] = Counter()
+    for case, report in parsed_reports:
+        uses[report.SOPInstanceUID] += 1
         tracking = [i.UID for i in _measured(report) if sr_reader.concept(i) == "DCM 112040"]
         assert len(tracking) == len(set(tracking)) == len(sr_reader.groups(report)), case.name
         assert all(re.fullmatch(r"2\.25\.[1-9]\d{1,38}", uid) for uid in tracking), case.name
@@ -307,11 +311,13 @@ def test_uids_are_unique_and_evidence_is_exact(read: list[tuple[Case, Dataset]])
             for named in series.ReferencedSOPSequence
         ]
         assert predecessors == [reference.sop_instance_uid for reference in case.previous]
-    assert set(seen.values()) == {1}
+    assert set(uses.values()) == {1}
 
 
-def test_patients_are_inherited_in_any_character_set(read: list[tuple[Case, Dataset]]) -> None:
-    for case, report in read:
+def test_patients_are_inherited_in_any_character_set(
+    parsed_reports: list[tuple[Case, Dataset]],
+) -> None:
+    for case, report in parsed_reports:
         assert report.SpecificCharacterSet == "ISO_IR 192", case.name
         assert str(report.PatientName) == case.patient_name, case.name
         for keyword in ("PatientID", "StudyInstanceUID", "AccessionNumber", "PatientSex"):
@@ -319,11 +325,11 @@ def test_patients_are_inherited_in_any_character_set(read: list[tuple[Case, Data
             assert (report[keyword].value or "") == (inherited or ""), case.name
 
 
-def test_nothing_private_is_undeclared(read: list[tuple[Case, Dataset]]) -> None:
+def test_nothing_private_is_undeclared(parsed_reports: list[tuple[Case, Dataset]]) -> None:
     statement = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
     declared = set(re.findall(r"^\| `([\w-]+)` \| ([^|]+) \|", statement, re.MULTILINE))
     used: set[tuple[str, str]] = set()
-    for case, report in read:
+    for case, report in parsed_reports:
         told = {
             (str(c.CodingSchemeDesignator), str(c.CodeValue), str(c.CodeMeaning))
             for c in _codes(report, case.name)

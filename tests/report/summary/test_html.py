@@ -26,18 +26,18 @@ class Addresses(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        wanted = ("src", "href", "srcset", "action", "data")
-        self.addresses += [value or "" for name, value in attrs if name in wanted]
+        attributes = ("src", "href", "srcset", "action", "data")
+        self.addresses += [value or "" for name, value in attrs if name in attributes]
 
 
-def test_page_tells_all_and_loads_nothing(a_source: Make, a_finding: Make) -> None:
+def test_the_page_has_every_finding_and_loads_nothing(a_source: Make, a_finding: Make) -> None:
     finding = a_finding(a_source())
     picture = render_overlay(np.zeros((48, 64, 3), np.uint8), finding)
-    other = a_finding(
+    second = a_finding(
         a_source(), view=View.OTHER, quality="review", probability=None, criteria=(), detections=()
     )
     page = exam_page(
-        [PageEntry(finding, "NT still", picture, 0.5), PageEntry(other, "Doppler")],
+        [PageEntry(finding, "NT still", picture, 0.5), PageEntry(second, "Doppler")],
         title="Exam",
         banner=BANNER,
     )
@@ -72,7 +72,7 @@ def test_hostile_words_stay_words(a_source: Make, a_finding: Make) -> None:
     assert "b" not in parser.tags
 
 
-def test_mend_is_told_for_what_is_not_met_only(a_source: Make, a_finding: Make) -> None:
+def test_only_criteria_that_are_not_met_have_a_fix(a_source: Make, a_finding: Make) -> None:
     finding = a_finding(
         a_source(), criteria=(Criterion("CRIT-GAIN", True), Criterion("CRIT-SIZE", False))
     )

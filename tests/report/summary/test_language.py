@@ -32,11 +32,11 @@ def test_every_message_is_translated_with_its_fields(language: str) -> None:
     messages = [message for message in catalogue if message.id]
     assert len(messages) == len(said())
     for message in messages:
-        told = message.string if isinstance(message.string, tuple) else (message.string,)
-        asked = message.id[-1] if isinstance(message.id, tuple) else message.id
-        assert all(told), message.id
-        for each in told:
-            assert _fields(each) == _fields(asked), message.id
+        translated = message.string if isinstance(message.string, tuple) else (message.string,)
+        original = message.id[-1] if isinstance(message.id, tuple) else message.id
+        assert all(translated), message.id
+        for each in translated:
+            assert _fields(each) == _fields(original), message.id
         assert not message.fuzzy
 
 
@@ -56,8 +56,8 @@ def test_overlay_words_stay_inside_the_panel(
 ) -> None:
     """Cut-off lines would reach the edges."""
     finding = a_finding(a_source(), quality=REVIEW, detections=())
-    drawn = render_overlay(np.zeros((300, 640, 3), np.uint8), finding, language)
-    below_banner = drawn[300 + 640 // 7 :]
+    overlays = render_overlay(np.zeros((300, 640, 3), np.uint8), finding, language)
+    below_banner = overlays[300 + 640 // 7 :]
     assert below_banner.any()
     assert not below_banner[:, :8].any()
     assert not below_banner[:, -8:].any()
@@ -66,10 +66,10 @@ def test_overlay_words_stay_inside_the_panel(
 def test_overlays_differ_by_language_alone_in_their_words(a_source: Make, a_finding: Make) -> None:
     finding = a_finding(a_source(), detections=())
     pixels = np.full((300, 640, 3), 9, np.uint8)
-    drawn = [render_overlay(pixels, finding, language) for language in LANGUAGES]
-    for other in drawn[1:]:
-        np.testing.assert_array_equal(other[:300], drawn[0][:300])
-        assert other.shape != drawn[0].shape or (other != drawn[0]).any()
+    overlays = [render_overlay(pixels, finding, language) for language in LANGUAGES]
+    for overlay in overlays[1:]:
+        np.testing.assert_array_equal(overlay[:300], overlays[0][:300])
+        assert overlay.shape != overlays[0].shape or (overlay != overlays[0]).any()
 
 
 def _fields(text: str) -> set[str]:

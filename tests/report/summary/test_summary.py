@@ -91,7 +91,7 @@ def test_each_view_stands_as_its_best_picture(an_image: Make) -> None:
     assert (told.others, told.pictures) == (1, 7)
 
 
-def test_views_not_expected_are_not_missing_but_shown(an_image: Make) -> None:
+def test_views_not_expected_are_never_missing_and_still_listed(an_image: Make) -> None:
     told = summary([an_image(1, View.HEAD, STANDARD)], expected=[View.NT])
     assert [row.view for row in told.rows] == [View.NT, View.HEAD]
 
@@ -114,7 +114,7 @@ def test_frames_and_regions_of_one_instance_are_one_picture(an_image: Make) -> N
     assert "frame 7" in page.cells[0].caption
 
 
-def test_words_say_what_is_missing_and_how_to_mend_it(an_image: Make) -> None:
+def test_words_say_what_is_missing_and_how_to_fix_it(an_image: Make) -> None:
     unmet = (
         Criterion("CRIT-NASAL", False, None, "1", ()),
         Criterion("CRIT-GAIN", True, None, "1", ()),
@@ -175,7 +175,7 @@ def test_names_are_printed_as_far_as_there_are_letters(name: str, told: str) -> 
 
 
 @pytest.mark.parametrize("name", ["홍^길동", "אברהם^שרה", "فاطمة"])
-def test_a_name_in_unknown_letters_is_said_to_be_one(an_image: Make, name: str) -> None:
+def test_a_name_in_letters_without_a_font_is_replaced_by_a_note(an_image: Make, name: str) -> None:
     """Hebrew and Arabic would be printed backwards."""
     image = an_image(1, View.NT, STANDARD, header={"PatientName": name})
     assert "cannot be printed" in dict(compose_page(summary([image]), "en").facts)["Patient"]
@@ -243,19 +243,19 @@ def test_on_paper_nothing_is_lost_cut_off_or_overlaps(
     assert len(pdf.render_pages(path, tmp_path / "page")) == len(sheets)
     assert {font["embedded"] for font in pdf.fonts(path)} == {"yes"}
     assert sum(len(sheet.pictures) for sheet in sheets) == len(pictures(exam))
-    said = pdf.text(path)
+    page_text = pdf.text(path)
     for cell in page.cells:
         for words in (cell.view, cell.verdict, cell.caption, *(p.text for p in cell.points)):
-            assert re.sub(r"\s+", "", words) in said
+            assert re.sub(r"\s+", "", words) in page_text
     for sheet in sheets:
         width, height = sheet.size
-        places = [*(place for _, place in sheet.words), *sheet.pictures]
-        for x0, y0, x1, y1 in places:
+        boxes = [*(box for _, box in sheet.words), *sheet.pictures]
+        for x0, y0, x1, y1 in boxes:
             assert min(x0, y0) > 20
             assert x1 < width - 20
             assert y1 < height - 20
-        for number, one in enumerate(places):
-            for other in places[number + 1 :]:
+        for number, one in enumerate(boxes):
+            for other in boxes[number + 1 :]:
                 assert _shared(one, other) < 0.5, (sheet.words, one, other)
 
 

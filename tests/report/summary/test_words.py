@@ -91,7 +91,9 @@ def test_notice_stands_in_the_report_and_on_its_page(a_source: Make, a_finding: 
         assert "clinical" not in str(dcmread(BytesIO(made)).SeriesDescription)
 
 
-def test_finding_tells_clinical_use_only_where_it_is(a_source: Make, a_finding: Make) -> None:
+def test_a_finding_has_clinical_use_only_where_the_bundle_does(
+    a_source: Make, a_finding: Make
+) -> None:
     finding = a_finding(a_source())
     assert "clinical_use" not in finding.to_json()["bundle"]
     assert cleared(finding).to_json()["bundle"]["clinical_use"] is True
