@@ -210,7 +210,7 @@ def _outcomes(table: Sequence[Meaning]) -> str:
     }
     return _table(
         ("status", "meaning", "the object is"),
-        ((each.shown, each.words, words[each.code]) for each in table),
+        ((each.label, each.words, words[each.code]) for each in table),
     )
 
 

@@ -148,7 +148,7 @@ def _check_database(file: Path) -> None:
             f"{file} has a -wal or -shm beside it: it is a database in use, not a copy",
         )
     result = integrity.examine_file(file)
-    if not result.sound:
+    if not result.is_sound:
         raise QCError(ErrorCode.STORAGE, f"the backup {file} is damaged: {result.faults[0]}")
 
 
@@ -247,7 +247,7 @@ def _check_restored(url: str, file: Path | None, counts: dict[str, int]) -> dict
     else:
         result = integrity.examine_file(file)
         engine = create_engine(f"sqlite:///{file}")
-    if not result.sound:
+    if not result.is_sound:
         raise QCError(ErrorCode.STORAGE, f"the restored database is damaged: {result.faults[0]}")
     try:
         with engine.connect() as connection:

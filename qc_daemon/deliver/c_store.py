@@ -32,9 +32,9 @@ Pair = tuple[str, str]
 class StoreSCU:
     """A transport that keeps its association open from one object to the next.
 
-    It proposes what it has been asked to send so far: a new pair of SOP class and transfer syntax
+    It proposes every pair that it has sent so far: a new pair of SOP class and transfer syntax
     opens a new association, so that after the first exam one association carries them all.
-    `convert` encodes a received object anew whose transfer syntax the peer does not take.
+    `convert` encodes a received object anew whose transfer syntax the peer does not accept.
     """
 
     def __init__(
@@ -68,8 +68,8 @@ class StoreSCU:
                 ErrorCode.DELIVERY_REFUSED, "does not take the object's transfer syntax"
             )
         else:
-            raise self._class_refused()
-        return self._commits(accepted)
+            raise self._class_refusal()
+        return self._is_to_commit(accepted)
 
     @contextlib.contextmanager
     def _converted(self, outgoing: OutgoingObject, transfer_syntax: str) -> Iterator[Path]:
@@ -78,7 +78,7 @@ class StoreSCU:
             with self._convert(outgoing.path, outgoing.sha256, transfer_syntax) as path:
                 yield path
         elif outgoing.path is None:
-            # What we made ourselves is small, and no stranger's.
+            # Our own objects are small, and no stranger's.
             with outgoing.file() as own:
                 payload = b"".join(reencoded(own, transfer_syntax))
             with replace(outgoing, payload=payload).file() as path:
@@ -88,8 +88,8 @@ class StoreSCU:
                 ErrorCode.DELIVERY_REFUSED, "does not take the object's transfer syntax"
             )
 
-    def _commits(self, accepted: set[Pair]) -> bool:
-        """Whether commitment is to be asked for; if the peer takes requests shows in passing."""
+    def _is_to_commit(self, accepted: set[Pair]) -> bool:
+        """Whether commitment is to be requested: the association shows if the peer offers it."""
         if self.destination.commitment == "auto":
             return any(sop_class == PUSH_MODEL for sop_class, _ in accepted)
         return self.destination.commitment == "required"
@@ -104,31 +104,31 @@ class StoreSCU:
             with verify_sending(association, path, sha256):
                 status = association.send_c_store(str(path))
         except QCError:
-            # Without its last fragment the object is none, and the peer keeps nothing of it.
-            self._drop()
+            # Without its last fragment there is no object, and the peer stores nothing.
+            self._abort()
             raise
         except (RuntimeError, OSError) as error:
-            self._drop()
+            self._abort()
             raise self._error(ErrorCode.DELIVERY_UNREACHABLE, "lost the association") from error
         except (AttributeError, ValueError) as error:
             raise self._error(
                 ErrorCode.DELIVERY_REFUSED, "cannot be sent the object: its header is invalid"
             ) from error
         if "Status" not in status:
-            self._drop()
+            self._abort()
             raise self._error(ErrorCode.DELIVERY_UNREACHABLE, "did not answer the C-STORE")
-        code, told = outcome(status.Status), f"answered C-STORE status {status.Status:04X}"
+        code, message = outcome(status.Status), f"answered C-STORE status {status.Status:04X}"
         if status.Status == SOP_CLASS_NOT_SUPPORTED:
-            raise ClassRefusedError(self.destination.name, told)
+            raise ClassRefusedError(self.destination.name, message)
         if code is not None:
-            raise self._error(code, told)
+            raise self._error(code, message)
 
     def _associate(self, pair: Pair) -> Any:
-        known = pair in self._pairs
-        if known and self._association is not None and self._association.is_established:
+        is_proposed = pair in self._pairs
+        if is_proposed and self._association is not None and self._association.is_established:
             return self._association
         self.close()
-        if not known:
+        if not is_proposed:
             self._pairs = [*self._pairs, pair][-_MAX_PAIRS:]
         association = associate(
             self._ae,
@@ -143,9 +143,9 @@ class StoreSCU:
             self._association = association
             return association
         if association.is_rejected:
-            raise self._rejected(association)
+            raise self._rejection(association)
         if association.rejected_contexts and not association.accepted_contexts:
-            raise self._class_refused()
+            raise self._class_refusal()
         where = (self.destination.host, self.destination.port)
         why = cause(association, *where, tls_args(self.destination))
         raise self._error(ErrorCode.DELIVERY_UNREACHABLE, f"cannot be reached: {why}")
@@ -164,19 +164,19 @@ class StoreSCU:
             else [*payload, build_context(PUSH_MODEL)]
         )
 
-    def _drop(self) -> None:
+    def _abort(self) -> None:
         association, self._association = self._association, None
         if association is not None and association.is_established:
             association.abort()
 
-    def _rejected(self, association: Any) -> QCError:
+    def _rejection(self, association: Any) -> QCError:
         """A-ASSOCIATE-RJ (PS3.8 9.3.4): what is permanent waits for someone who fixes it."""
         why = rejection(association)
         if association.acceptor.primitive.result == _REJECTED_PERMANENT:
             return self._error(ErrorCode.DELIVERY_FORBIDDEN, f"cannot be stored to: {why}")
         return self._error(ErrorCode.DELIVERY_UNREACHABLE, f"cannot be stored to for now: {why}")
 
-    def _class_refused(self) -> QCError:
+    def _class_refusal(self) -> QCError:
         return ClassRefusedError(
             self.destination.name, "accepts no presentation context for the object"
         )

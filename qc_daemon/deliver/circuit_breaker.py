@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 from detector.errors import ErrorCode, QCError
 
-# After a failed connection a destination's other jobs fail at once instead of each waiting for the
-# same timeout, which would keep healthy destinations waiting too.
+# So many seconds after a failed connection a destination's other jobs fail at once, instead of each
+# waiting for the same timeout, which would delay healthy destinations too.
 _MIN_COOLDOWN, _MAX_COOLDOWN = 5.0, 60.0
-# So many refusals in a row are no accident; after some time requests are tried again.
+# So many refusals in a row are no accident. Requests are tried again after an hour.
 _MAX_REFUSALS = 3
 _UNSUPPORTED_SECONDS = 3600.0
 
@@ -47,12 +47,14 @@ class CommitmentRefusals:
         self._until: dict[str, float] = {}
 
     def is_unsupported(self, name: str) -> bool:
-        """Whether the destination takes no requests, by its refusals so far."""
+        """Whether the destination accepts no requests, by its refusals so far."""
         return self._until.get(name, 0.0) > self._monotonic()
 
     def record_refusal(self, name: str, *, is_offered: bool) -> None:
-        """A destination that never accepted a request refused one; not `is_offered` where it
-        accepted no presentation context for it, which needs no second refusal."""
+        """Count a refusal by a destination that never accepted a request.
+
+        Not `is_offered`: it accepted no presentation context either, which needs no second refusal.
+        """
         count = self._refusals[name] = self._refusals.get(name, 0) + 1
         if not is_offered or count >= _MAX_REFUSALS:
             self._until[name] = self._monotonic() + _UNSUPPORTED_SECONDS

@@ -1,7 +1,7 @@
 """The SOP class an object is sent as: its own, or one that the destination accepts.
 
 A report goes as Comprehensive 3D SR, else as Comprehensive SR, else as a Secondary Capture. What a
-destination refuses is remembered, and tried again after a day.
+destination refuses is recorded, and tried again after a day.
 """
 
 from collections.abc import Container, Iterator
@@ -33,6 +33,7 @@ REPORT_CLASSES = (
     str(ComprehensiveSRStorage),
     str(SecondaryCaptureImageStorage),
 )
+# A refused SOP class is not tried for so long.
 REFUSAL_MEMORY = timedelta(days=1)
 
 
@@ -65,7 +66,7 @@ class SopClassFallback:
         self._by_exam = by_exam
 
     def candidates(self, job: Job) -> Iterator[Candidate]:
-        """What the job may send; the next one is asked for where the destination refuses one.
+        """Yield what the job may send, the next one if the destination refuses the one before.
 
         Raises QCError: NOT_AVAILABLE, REPORT_INVALID.
         """
@@ -103,7 +104,7 @@ class SopClassFallback:
         classes = REPORT_CLASSES[REPORT_CLASSES.index(deliverable.sop_class_uid) :]
         with self._store.read() as session:
             refused = destinations.refused_classes(session, job.destination)
-            renderings = renditions.earlier_renditions(session, job)
+            earlier = renditions.earlier_renditions(session, job)
             previous = renditions.rendition_of(session, job)
         latest = self._clock() - REFUSAL_MEMORY
         accepted = [each for each in classes if each not in refused or refused[each] <= latest]
@@ -115,10 +116,10 @@ class SopClassFallback:
         for sop_class_uid in accepted or classes:
             if previous and previous.sop_class_uid == sop_class_uid:
                 continue
-            if sop_class_uid == deliverable.sop_class_uid and not renderings:
+            if sop_class_uid == deliverable.sop_class_uid and not earlier:
                 yield Candidate(_own(job, deliverable))
                 continue
-            rendered = render(deliverable.payload, sop_class_uid, renderings)
+            rendered = render(deliverable.payload, sop_class_uid, earlier)
             if rendered.reference.sop_instance_uid == deliverable.sop_instance_uid:
                 yield Candidate(_own(job, deliverable))
                 continue

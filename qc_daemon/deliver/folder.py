@@ -1,4 +1,4 @@
-"""Delivery into a folder: a file is there whole, or not at all.
+"""Delivers into a folder: a file is there whole, or not at all.
 
 Layout `flat`: every object as UID.dcm. Layout `study`: a folder for each day, in it one for each
 exam that began on it, and beside a summary or an overlay the PDF or the PNG that it holds. No name
@@ -72,21 +72,21 @@ class FolderTransport:
         try:
             if beside is not None:
                 suffix, content = beside
-                self._place([content], target.with_name(f"{_stem(outgoing)}{suffix}"))
+                self._write([content], target.with_name(f"{_stem(outgoing)}{suffix}"))
             with outgoing.file() as path:
-                self._place(blocks(path, outgoing.sha256, _BLOCK), target)
+                self._write(blocks(path, outgoing.sha256, _BLOCK), target)
         except OSError as error:
-            full = error.errno in _NO_SPACE
-            code = ErrorCode.DELIVERY_RESOURCES if full else ErrorCode.DELIVERY_UNREACHABLE
+            is_full = error.errno in _NO_SPACE
+            code = ErrorCode.DELIVERY_RESOURCES if is_full else ErrorCode.DELIVERY_UNREACHABLE
             raise QCError(
                 code, f"destination {self.name} cannot be written: {error.strerror}"
             ) from error
         return False
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Nothing stays open."""
 
-    def _place(self, content: Iterable[bytes], target: Path) -> None:
+    def _write(self, content: Iterable[bytes], target: Path) -> None:
         self._make_folder(target.parent)
         fd, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)
         part = Path(name)
@@ -96,7 +96,7 @@ class FolderTransport:
                     file.write(block)
                 file.flush()
                 os.fsync(file.fileno())
-            # Whom the share's owner lets into the folder may read what is in it, and nobody else.
+            # Readable for those who may read the folder, and nobody else.
             part.chmod(0o666 & self.folder.stat().st_mode)
             part.replace(target)
         except BaseException:
@@ -105,7 +105,7 @@ class FolderTransport:
         _sync(target.parent)
 
     def _make_folder(self, folder: Path) -> None:
-        """Below the destination's own, open to whom that is open to."""
+        """Make a folder below the destination's own, with the permissions of that one."""
         if folder == self.folder:
             private_files.make_folder(folder)
         elif not folder.is_dir():

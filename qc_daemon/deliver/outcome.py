@@ -15,7 +15,7 @@ class Meaning:
     """Statuses that mean the same; `code` is None where the peer has the object."""
 
     statuses: Container[int]
-    shown: str
+    label: str
     words: str
     code: ErrorCode | None
 
@@ -92,7 +92,7 @@ def outcome(status: int) -> ErrorCode | None:
     """None where the peer has the object; else why not.
 
     Warnings mean stored, and so does a duplicate. Out of resources passes, however long it takes;
-    a processing failure may pass; what is not authorized waits for someone who mends that; anything
+    a processing failure may pass; what is not authorized waits for someone who fixes that; anything
     else says no to this object for good.
     """
     return _meaning(STORE, status).code

@@ -1,4 +1,4 @@
-"""What one of our objects holds, as a file that needs no DICOM viewer: a PDF, or a PNG picture."""
+"""The content of one of our objects as a file that needs no DICOM viewer: a PDF or a PNG."""
 
 from io import BytesIO
 
@@ -9,9 +9,9 @@ from qc_daemon.deliver.transport import OutgoingObject
 
 
 def plain_file(outgoing: OutgoingObject) -> tuple[str, bytes] | None:
-    """The suffix and the bytes; None for what has no such form, and for all that was received.
+    """Suffix and bytes of the plain file; None for an object without one, and for received objects.
 
-    Only objects made here are opened: they are small, and no stranger's.
+    Only our own objects are read: they are small, and no stranger's.
     """
     if outgoing.payload is None:
         return None

@@ -61,7 +61,7 @@ class DestinationPool:
         self._pools = {each.name: _ConnectionPool(each) for each in destinations}
 
     def busy(self) -> list[str]:
-        """Destinations that may be sent nothing more now: all connections in use, or too soon."""
+        """Destinations that nothing may be sent to now: all connections in use, or too soon."""
         now = self._monotonic()
         with self._lock:
             return [

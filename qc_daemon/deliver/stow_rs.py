@@ -1,7 +1,7 @@
 """STOW-RS to a DICOMweb destination (PS3.18 10.5): the file as stored, one in each request.
 
-dicomweb-client asks the questions here but does not send: it would encode the data set anew, and
-hold it three times.
+dicomweb-client queries here but does not send: it would encode the data set anew, and have it in
+memory three times.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ class StowRS:
         try:
             with outgoing.file() as path:
                 answer = self._post(path, outgoing.sha256)
-            self._read(answer, outgoing)
+            self._check_answer(answer, outgoing)
         except requests.RequestException as error:
             self.close()
             raise self._error(
@@ -44,10 +44,10 @@ class StowRS:
             ) from error
         except QCError as error:
             if error.code is ErrorCode.DELIVERY_FORBIDDEN:
-                # With the credentials as they are by then.
+                # The next session reads the credentials again.
                 self.close()
             raise
-        # DICOMweb knows no commitment: what the answer says is all there is.
+        # DICOMweb has no commitment: the answer is all there is.
         return False
 
     def close(self) -> None:
@@ -55,14 +55,14 @@ class StowRS:
         if session is not None:
             session.close()
 
-    def _opened(self) -> requests.Session:
+    def _open_session(self) -> requests.Session:
         if self._session is None:
             self._session = dicomweb.session(self.destination)
         return self._session
 
     def _post(self, path: Path, sha256: str | None) -> requests.Response:
         boundary = uuid4().hex
-        return self._opened().post(
+        return self._open_session().post(
             f"{self.destination.url}/studies",
             data=_Multipart(path, sha256, boundary),
             headers={
@@ -74,43 +74,43 @@ class StowRS:
             allow_redirects=False,
         )
 
-    def _read(self, answer: requests.Response, outgoing: OutgoingObject) -> None:
-        """Returns if the destination has the object. Raises QCError, requests.RequestException."""
+    def _check_answer(self, answer: requests.Response, outgoing: OutgoingObject) -> None:
+        """Return if the destination has the object. Raises QCError, requests.RequestException."""
         status = answer.status_code
-        code, told = http_outcome(status), f"answered HTTP {status}, {http_words(status)}"
-        stored, failed = _told(answer, outgoing.sop_instance_uid)
-        if failed is not None:
-            code, told = outcome(failed), f"answered STOW-RS failure reason {failed:04X}"
-        elif code is None and not stored and not self._finds(outgoing):
-            code, told = ErrorCode.DELIVERY_RESOURCES, "did not say that it stored the object"
-        if failed == SOP_CLASS_NOT_SUPPORTED or (
-            failed is None and status == UNSUPPORTED_MEDIA_TYPE
+        code, message = http_outcome(status), f"answered HTTP {status}, {http_words(status)}"
+        is_stored, failure = _store_result(answer, outgoing.sop_instance_uid)
+        if failure is not None:
+            code, message = outcome(failure), f"answered STOW-RS failure reason {failure:04X}"
+        elif code is None and not is_stored and not self._has_object(outgoing):
+            code, message = ErrorCode.DELIVERY_RESOURCES, "did not say that it stored the object"
+        if failure == SOP_CLASS_NOT_SUPPORTED or (
+            failure is None and status == UNSUPPORTED_MEDIA_TYPE
         ):
-            raise ClassRefusedError(self.destination.name, told)
+            raise ClassRefusedError(self.destination.name, message)
         if code is not None:
-            raise self._error(code, told)
+            raise self._error(code, message)
 
-    def _finds(self, outgoing: OutgoingObject) -> bool:
-        """Whether it gives the object out, where its answer has not said so."""
+    def _has_object(self, outgoing: OutgoingObject) -> bool:
+        """Whether the destination lists the object, if its answer did not say that it stored it."""
         with contextlib.suppress(ValueError, requests.HTTPError):
-            return dicomweb.holds(self.destination, self._opened(), outgoing.sop_instance_uid)
+            return dicomweb.holds(self.destination, self._open_session(), outgoing.sop_instance_uid)
         return False
 
     def _error(self, code: ErrorCode, what: str) -> QCError:
         return QCError(code, f"destination {self.destination.name} {what}")
 
 
-def _told(answer: requests.Response, uid: str) -> tuple[bool, int | None]:
+def _store_result(answer: requests.Response, uid: str) -> tuple[bool, int | None]:
     """Whether the answer says that the object is stored, and the Failure Reason if it failed.
 
     An answer that cannot be read says neither.
     """
     try:
-        told = answer.json()
-        for item in _items(told, _FAILED):
+        result = answer.json()
+        for item in _items(result, _FAILED):
             if _value(item, _INSTANCE) == uid:
                 return False, int(_value(item, _REASON))
-        return any(_value(item, _INSTANCE) == uid for item in _items(told, _STORED)), None
+        return any(_value(item, _INSTANCE) == uid for item in _items(result, _STORED)), None
     except (ValueError, TypeError, AttributeError, LookupError):
         return False, None
 

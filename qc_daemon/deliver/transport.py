@@ -1,4 +1,4 @@
-"""What is sent, and who can send it."""
+"""The outgoing object, and the protocol of the transports that send it."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ class Exam:
 
 @dataclass(frozen=True)
 class OutgoingObject:
-    """One object on its way: a PS3.10 file, as `path` or as `payload`, sent as stored.
+    """An object to send: a PS3.10 file, as `path` or as `payload`, sent as stored.
 
     `name` tells this content from any other under the same SOP Instance UID. With `sha256` the
     file's bytes are compared while they are sent, and the end is held back unless they agree.
@@ -46,11 +46,11 @@ class OutgoingObject:
     def file(self) -> Iterator[Path]:
         """The object as a file, which stays the same one. Raises QCError SPOOL_MISSING."""
         if self.payload is not None:
-            # In memory: a full disk here keeps nothing from going out.
+            # In memory: a full disk here does not stop delivery.
             fd = os.memfd_create("object")
             try:
-                with os.fdopen(os.dup(fd), "wb") as made:
-                    made.write(self.payload)
+                with os.fdopen(os.dup(fd), "wb") as file:
+                    file.write(self.payload)
                 yield Path(f"/proc/self/fd/{fd}")
             finally:
                 os.close(fd)
@@ -77,9 +77,9 @@ class Transport(Protocol):
     """Sends objects to one destination."""
 
     def send(self, outgoing: OutgoingObject) -> bool:
-        """Deliver; returning means the destination has it. Raises QCError.
+        """Send the object; returning means that the destination has it. Raises QCError.
 
-        True: the destination is to be asked to commit to it too.
+        True: its commitment is to be requested too.
         """
 
     def close(self) -> None:

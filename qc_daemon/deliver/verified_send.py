@@ -18,7 +18,8 @@ from pynetdicom.pdu_primitives import P_DATA
 
 from qc_daemon.spool.verification import damaged_error
 
-_LONGEST_QUEUE = 32
+# Fragments of at most MAX_PDU bytes that may wait to be sent.
+_MAX_QUEUE = 32
 _WAIT_SECONDS = 0.001
 _CONNECTED = "Sta6"
 # Message control header (PS3.8 E.2).
@@ -27,7 +28,7 @@ _COMMAND, _LAST = 0x01, 0x02
 
 @contextlib.contextmanager
 def verify_sending(association: Any, path: Path, sha256: str | None) -> Iterator[None]:
-    """What this thread sends in the block is the data set of the file at `path`.
+    """Verify the data set of the file at `path` while this thread sends it in the block.
 
     `send_*` raises QCError SPOOL_DAMAGED before the last fragment where the file's bytes have
     another SHA-256, and ConnectionError where the association has ended; the caller aborts it then.
@@ -63,7 +64,7 @@ def _head(path: Path) -> bytes:
 
 
 def _wait(dul: Any) -> None:
-    while dul.to_provider_queue.qsize() >= _LONGEST_QUEUE:
+    while dul.to_provider_queue.qsize() >= _MAX_QUEUE:
         if not dul.is_alive() or dul.state_machine.current_state != _CONNECTED:
             raise ConnectionError("the association has ended")
         time.sleep(_WAIT_SECONDS)

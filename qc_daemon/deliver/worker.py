@@ -1,4 +1,4 @@
-"""Deliver jobs: send as stored, and write down how it went.
+"""Deliver jobs: send as stored, and record the outcome.
 
 Sending twice is harmless (same UID, same bytes) and losing is not, so a job is finished only after
 the destination said it has the object; where that can commit to objects (PS3.4 J), only after it
@@ -40,14 +40,14 @@ from qc_daemon.records.tables import CommitmentSupport, JobKind
 from qc_daemon.settings import Settings
 
 _MAX_THREADS = 16
-# This side's trouble, which says nothing of the destination.
+# Failures of this side, which say nothing about the destination.
 _OURS = (
     ErrorCode.STORAGE,
     ErrorCode.SPOOL_MISSING,
     ErrorCode.SPOOL_DAMAGED,
     ErrorCode.NOT_AVAILABLE,
 )
-# What an object meets whatever it is.
+# Failures that any object would meet: the destination's, not the object's.
 _OF_THE_DESTINATION = (
     ErrorCode.DELIVERY_UNREACHABLE,
     ErrorCode.DELIVERY_RESOURCES,
@@ -57,8 +57,8 @@ _OF_THE_DESTINATION = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Sent:
-    """What a destination was given, and whether it is to be asked to commit to it."""
+class _SendResult:
+    """What a destination was sent, and whether its commitment is to be requested."""
 
     rendition_id: int | None
     to_commit: bool
@@ -69,8 +69,10 @@ class _SendingError(QCError):
 
 
 class DeliverHandler(JobHandler):
-    """Sends one object after another, in one thread; the other threads share `pool`, `breaker`
-    and `refusals`."""
+    """Sends one object after another in one thread.
+
+    The other threads share `pool`, `breaker` and `refusals`.
+    """
 
     kind = JobKind.DELIVER
     activity = "sending"
@@ -144,19 +146,19 @@ class DeliverHandler(JobHandler):
         return self.pool.seconds_to_wait()
 
     def close(self) -> None:
-        """Close the connections that nothing is sent on."""
+        """Close the idle connections."""
         self.pool.close_idle(at_once=True)
 
     def _open_destinations(self) -> set[str]:
-        """Destinations of the settings that may be sent something now.
+        """Destinations of the settings that an object may be sent to now.
 
         A job for another one stays: another daemon on the database may know it, or the settings
-        will again. And a job that is not tried must not wait the longer for it.
+        will again. A job that is not tried must not wait longer for that.
         """
         return set(self._destinations) - {*self.pool.busy(), *self.breaker.blocked()}
 
-    def _deliver(self, job: Job) -> _Sent:
-        """Send the job's object in the first form that its destination takes. Raises QCError."""
+    def _deliver(self, job: Job) -> _SendResult:
+        """Send the job's object as the first candidate that is accepted. Raises QCError."""
         with self.pool.transport(job.destination) as transport:
             refusal: ClassRefusedError | None = None
             for candidate in self.fallback.candidates(job):
@@ -168,12 +170,12 @@ class DeliverHandler(JobHandler):
                     refusal = error
                     continue
                 self.fallback.record_success(job, candidate)
-                return _Sent(candidate.rendition_id, to_commit)
+                return _SendResult(candidate.rendition_id, to_commit)
         assert refusal is not None
         raise refusal
 
     def _send(self, transport: Transport, name: str, outgoing: OutgoingObject) -> bool:
-        """True if the destination, which now has the object, is to be asked to commit to it."""
+        """Send the object; True if its commitment is to be requested. Raises QCError."""
         began = time.monotonic()
         try:
             return transport.send(outgoing)
@@ -184,8 +186,8 @@ class DeliverHandler(JobHandler):
                 self.breaker.record_failure(name, time.monotonic() - began)
             raise _SendingError(error.code, error.message) from error
 
-    def _write(self, session: Session, lease: Lease, result: _Sent) -> bool:
-        """True if the destination is to be asked to commit.
+    def _write(self, session: Session, lease: Lease, result: _SendResult) -> bool:
+        """Record the delivery; True if commitment is to be requested.
 
         Raises LeaseLostError: another worker has the job.
         """
@@ -200,9 +202,12 @@ class DeliverHandler(JobHandler):
             raise LeaseLostError
         return True
 
-    def _is_to_commit(self, session: Session, lease: Lease, result: _Sent) -> bool:
-        """Whether to ask the destination to commit. One that has taken such requests and offers
-        them no more has a fault: what it stored is not let pass for committed."""
+    def _is_to_commit(self, session: Session, lease: Lease, result: _SendResult) -> bool:
+        """Whether commitment is to be requested of the destination.
+
+        One that accepted requests before and offers them no more has a fault: what it stored does
+        not count as committed.
+        """
         job = lease.job
         destination = self._destinations[job.destination]
         if destination.kind != "dicom" or destination.commitment != "auto":
@@ -230,13 +235,13 @@ def run(
 ) -> None:
     """Deliver until `stop`, one destination's slowness not holding up another's objects.
 
-    Storage commitment is asked for, and where others ask us judged and reported, beside it.
+    Storage commitment is requested beside it, and what others request of us verified and reported.
     """
     breaker, refusals = CircuitBreaker(), CommitmentRefusals()
     pool = DestinationPool(settings.destination, settings.receive.ae_title, convert=convert)
-    # So many that a destination which takes all that it may leaves some for the others.
-    places = sum(each.max_associations for each in settings.destination)
-    count = min(max(places, 1), _MAX_THREADS)
+    # So many threads that a destination which uses all its connections leaves some for the others.
+    connections = sum(each.max_associations for each in settings.destination)
+    count = min(max(connections, 1), _MAX_THREADS)
 
     def deliverer() -> JobRunner:
         handler = DeliverHandler(

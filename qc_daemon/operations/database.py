@@ -26,7 +26,7 @@ def check(settings: Settings, *, full: bool) -> str:
     if problem:
         raise QCError(ErrorCode.STORAGE, problem)
     result = integrity.examine(url, full=full)
-    if not result.sound:
+    if not result.is_sound:
         raise QCError(ErrorCode.STORAGE, describe_damage(result))
     return f"the database is up to date and sound ({describe_extent(result)})"
 

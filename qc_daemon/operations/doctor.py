@@ -156,7 +156,7 @@ def _check_database(settings: Settings) -> str:
     if problem and not schema.has_revision(schema.revision_of(url)):
         raise OSError(0, problem)
     result = integrity.examine(url, seconds=INTEGRITY_SECONDS)
-    if not result.sound:
+    if not result.is_sound:
         raise OSError(0, describe_damage(result))
     if problem:
         raise NoticeError(

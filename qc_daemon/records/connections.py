@@ -1,9 +1,9 @@
 """Connections to PostgreSQL, which has only so many for all of our processes and everyone else.
 
-A process that kept what it needed at its busiest would starve the others once it rests. So an idle
-connection is kept for reuse only where the server had at least half of its connections free when it
-was made; any other is closed when it is given back. And one that the server has no room for is
-waited for, as long as SQLite is waited for.
+A process that kept what it needed at its busiest would starve others once it is idle. So an idle
+connection is pooled for reuse only if the server had at least half of its connections free when it
+was opened; any other is closed when it is released. A connection that the server has no room for is
+waited for, as long as for SQLite's lock.
 """
 
 import random
@@ -34,7 +34,7 @@ WHERE datname = current_database()
 
 
 def share_connections(engine: Engine, patience: float) -> None:
-    """Have the engine leave others their connections, and wait `patience` seconds for its own."""
+    """Limit what the engine pools, and let it wait `patience` seconds for a connection."""
 
     def connect(
         dialect: Dialect, _entry: ConnectionPoolEntry, args: list[Any], options: dict[str, Any]
@@ -63,9 +63,9 @@ def _wait_for_connection(
 def _decide_pooling(connection: Any, entry: ConnectionPoolEntry) -> None:
     with connection.cursor() as cursor:
         cursor.execute(_HALF_FREE)
-        (half_free,) = cursor.fetchone()
+        (is_half_free,) = cursor.fetchone()
     connection.rollback()
-    entry.info[_IS_POOLED] = half_free
+    entry.info[_IS_POOLED] = is_half_free
 
 
 def _close_unless_pooled(connection: Any, entry: ConnectionPoolEntry) -> None:

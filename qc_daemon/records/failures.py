@@ -1,4 +1,4 @@
-"""What a job failed of: the taxonomy for whatever a worker did not expect."""
+"""The error of a failed job, for exceptions that a worker did not expect."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from detector.errors import ErrorCode, QCError
 
-# This machine's trouble, which says nothing about the job: it must not cost the job an attempt.
+# Failures of this machine say nothing about the job: they must not cost it an attempt.
 _MACHINE_ERRORS = frozenset(
     {
         errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE,

@@ -1,4 +1,4 @@
-"""What the metrics ask of the tables, beside the queue."""
+"""Gauges that the metrics read from the tables, beside those of the queue."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from qc_daemon.records.tables import Commitment, CommitmentState, Revision, Revi
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """Counts; `commitments` by state, those not told only."""
+    """Counts; `commitments` by state, without those reported."""
 
     open_exams: int
     quarantined: int

@@ -20,14 +20,15 @@ from qc_daemon.records.tables import Base
 
 # A database of up to this size is checked in full without being asked: it takes a second or two.
 _SMALL_BYTES = 256 << 20
-# SQLite's instructions between two looks at the clock.
+# SQLite executes so many instructions between two readings of the clock.
 _INSTRUCTIONS = 100_000
+# At most so many faults of pages and indexes are listed.
 _MAX_FAULTS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Integrity:
-    """What was found: one line for each fault, how thoroughly, and whether there was time for it.
+    """Result of a check: one line for each fault, how thorough, and whether it was finished.
 
     `is_full`: indexes and references were followed as well.
     """
@@ -37,7 +38,7 @@ class Integrity:
     is_finished: bool = True
 
     @property
-    def sound(self) -> bool:
+    def is_sound(self) -> bool:
         return not self.faults
 
 
@@ -70,7 +71,7 @@ def examine_file(file: Path, *, full: bool = False, seconds: float | None = None
             return Integrity((), full, is_finished=False)
         raise QCError(ErrorCode.STORAGE, f"the database {file} cannot be read: {error}") from error
     except sqlite3.DatabaseError as error:
-        # Too broken to be asked: that is the answer.
+        # A database too broken to be checked is itself the result.
         return Integrity((str(error),), full)
 
 
@@ -126,12 +127,14 @@ _UNVALIDATED = (
 
 
 def _read_all(connection: Connection) -> list[str]:
-    """Read every value of ours once, from the disk as well as from beside it, and follow every
-    reference; what fails."""
+    """Read every value once, stored in its row or out of line, and follow every reference.
+
+    Returns one line for each table whose references fail.
+    """
     faults = []
-    there = set(inspect(connection).get_table_names())
+    table_names = set(inspect(connection).get_table_names())
     for table in Base.metadata.sorted_tables:
-        if table.name not in there:
+        if table.name not in table_names:
             continue
         connection.execute(text(f'SELECT sum(length(t::text)) FROM "{table.name}" t')).all()
         for key in table.foreign_keys:

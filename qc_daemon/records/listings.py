@@ -1,4 +1,4 @@
-"""What a person lists: filtered, counted and cut off by the database, so that a page costs a page.
+"""Lists for people: filtered, counted and limited by the database, so that a page costs a page.
 
 Each function returns the rows of one page and how many rows match in all.
 """
@@ -206,8 +206,10 @@ def _named(text: str) -> ColumnElement[bool]:
 
 
 def exams_without_description(session: Session, limit: int) -> tuple[Rows, int]:
-    """Exams, newest first, of which no header was ever read here: id, and the path and transfer
-    syntax of a received file that is still kept."""
+    """Exams of which no header was ever read here, newest first.
+
+    Each with the path and transfer syntax of a received file that is still in the spool.
+    """
     newest = (
         select(func.max(Revision.id).label("revision_id"))
         .where(Revision.dropped_at.is_(None))

@@ -1,4 +1,4 @@
-"""The schema's own life: upgrade, downgrade, check and backup."""
+"""The database schema: upgrade, downgrade, check, and backup of SQLite."""
 
 import fcntl
 import os
@@ -24,9 +24,9 @@ from qc_daemon.spool import private_files
 
 # Any number that other users of the same PostgreSQL database are unlikely to lock.
 _MIGRATION_LOCK = 0x71635F6462
-# Alembic keeps the migration that runs in a global of its own.
+# Alembic has the running migration in a global of its own: one at a time in a process.
 _PROCESS_LOCK = threading.Lock()
-# What SQLite keeps beside a database that is or was open: the write-ahead log and its index.
+# Suffixes of the files beside a SQLite database that is or was open: write-ahead log and its index.
 _LOG_SUFFIXES = ("-wal", "-shm")
 _SESSION_SECONDS = 3.0
 # The bytes that each connection in WAL mode has locked shared while it is open (SQLite, "File
@@ -35,9 +35,9 @@ _SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Bring the database to `revision`, making the SQLite file if there is none.
+    """Bring the database to `revision`, creating the SQLite file if there is none.
 
-    One transaction, one process at a time: others wait and then find nothing to do. Raises
+    One transaction, one process at a time: others wait and then have nothing to do. Raises
     QCError STORAGE.
     """
     parsed = parse(url)
@@ -61,7 +61,7 @@ def downgrade(url: str, revision: str) -> None:
 
 
 def check(url: str) -> str | None:
-    """None if the schema is this version's, else one line that says what is wrong and the mend."""
+    """None if the schema is this version's, else one line that says what is wrong and the fix."""
     parsed = parse(url)
     file = _file(parsed)
     if file is not None and not file.exists():
@@ -76,8 +76,8 @@ def check(url: str) -> str | None:
                 f"the database {display_url(parsed)} has no tables yet;"
                 " run `qc-daemon db upgrade`, or serve makes them"
             )
-        known = {script.revision for script in scripts.walk_revisions()}
-    if set(current) <= known:
+        revisions = {script.revision for script in scripts.walk_revisions()}
+    if set(current) <= revisions:
         return f"the database {display_url(parsed)} has an older schema; run `qc-daemon db upgrade`"
     return (
         f"the database {display_url(parsed)} has the schema of another version of qc-daemon"
@@ -86,7 +86,7 @@ def check(url: str) -> str | None:
 
 
 def has_no_tables(url: str) -> bool:
-    """Whether there are no tables yet, nor perhaps a SQLite file, which `upgrade` makes."""
+    """Whether there are no tables yet, nor perhaps a SQLite file: `upgrade` creates both."""
     parsed = parse(url)
     file = _file(parsed)
     if file is not None and not file.exists():
@@ -110,7 +110,7 @@ def has_revision(revision: str) -> bool:
 
 
 def describe_revision(revision: str) -> str:
-    """A revision's number with what its migration brought, for people."""
+    """A revision's number with the title of its migration, for people."""
     if revision == "base":
         return "base (no tables)"
     with _scripts() as config:
@@ -133,7 +133,7 @@ def files_of(file: Path) -> list[Path]:
 
 
 def checkpoint(url: str) -> None:
-    """Bring the write-ahead log into the database file, and remove it where nobody else is in.
+    """Bring the write-ahead log into the database file, and remove it if nobody else has it open.
 
     After that the file alone is the database. Nothing to do for PostgreSQL. Raises QCError STORAGE.
     """
@@ -151,23 +151,23 @@ def checkpoint(url: str) -> None:
 
 @contextmanager
 def exclusive_access(file: Path) -> Iterator[None]:
-    """Keep every other process from opening the SQLite database at `file`.
+    """Lock the SQLite database at `file` against every other process.
 
-    Raises QCError STORAGE if one has it open: a service, a command, or another program. It asks
-    the kernel, not SQLite, which could neither open a broken file nor leave the old one untouched.
+    Raises QCError STORAGE if one has it open: a service, a command, or another program. It locks
+    by the kernel, not SQLite, which could neither open a broken file nor leave it untouched.
     """
     if not file.exists():
         yield
         return
     try:
-        opened = file.open("r+b")
+        handle = file.open("r+b")
     except OSError as error:
         raise QCError(
             ErrorCode.STORAGE, f"the database {file} cannot be opened: {error.strerror}"
         ) from error
-    with opened:
+    with handle:
         try:
-            fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB, _SHARED_SIZE, _SHARED_FIRST)
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, _SHARED_SIZE, _SHARED_FIRST)
         except OSError:
             raise QCError(
                 ErrorCode.STORAGE,
@@ -233,7 +233,7 @@ def refuse_in_use(url: str) -> None:
 
 
 def in_use(url: URL, others: int) -> str:
-    """What to say of a PostgreSQL database that others are connected to."""
+    """The message about a PostgreSQL database that others are connected to."""
     return (
         f"the database {display_url(url)} is in use by {others} other sessions;"
         " stop the service on every host and close what else is connected"
@@ -279,8 +279,8 @@ def _copy(file: Path, target: Path) -> None:
         problems = [row[0] for row in copy.execute("PRAGMA quick_check(1)")]
     if problems != ["ok"]:
         raise sqlite3.DatabaseError(f"the database is damaged: {problems[0]}; see db check")
-    with target.open("rb") as written:
-        os.fsync(written.fileno())
+    with target.open("rb") as file_of_copy:
+        os.fsync(file_of_copy.fileno())
 
 
 @contextmanager
@@ -289,7 +289,7 @@ def _migration(url: URL) -> Iterator[Config]:
         _PROCESS_LOCK,
         storage_errors(url),
         _connect(url) as connection,
-        # Begun before Alembic looks, or it would commit after each migration on SQLite.
+        # Begun before Alembic, or it would commit after each migration on SQLite.
         connection.begin(),
         _scripts() as config,
     ):
@@ -306,12 +306,12 @@ def _migration(url: URL) -> Iterator[Config]:
 
 @contextmanager
 def _connect(url: URL, *, read: bool = False) -> Iterator[Connection]:
-    made = engine(url)
+    database_engine = engine(url)
     try:
-        with made.execution_options(**{READ_ONLY: read}).connect() as connection:
+        with database_engine.execution_options(**{READ_ONLY: read}).connect() as connection:
             yield connection
     finally:
-        made.dispose()
+        database_engine.dispose()
 
 
 @contextmanager
@@ -328,7 +328,7 @@ def _file(url: URL) -> Path | None:
 
 
 def _make_private(url: URL) -> None:
-    """Make folder and file, or take others' rights on an older version's files away."""
+    """Create folder and file, or remove others' permissions on an older version's files."""
     file = _file(url)
     assert file is not None
     try:
@@ -338,7 +338,7 @@ def _make_private(url: URL) -> None:
             ErrorCode.STORAGE, f"the folder of {display_url(url)} cannot be made: {error.strerror}"
         ) from error
     with suppress(OSError):
-        # What is not ours to change, or to write, SQLite will say better.
+        # SQLite has the better message for what we may not change or write.
         if not file.exists():
             os.close(private_files.create(file))
         for each in files_of(file):

@@ -1,4 +1,4 @@
-"""The store: one database, opened per process, handing out transactions."""
+"""The store: one database, opened per process, and its transactions."""
 
 import os
 import sqlite3
@@ -20,6 +20,7 @@ from qc_daemon.records.connections import (
 BUSY_TIMEOUT_MS = 30_000
 # Execution option of a connection that only reads.
 READ_ONLY = "qc_read_only"
+# Engines of a parent process, which must not be closed here.
 _INHERITED: list[Engine] = []
 _POOL = {"pool_size": POOL_SIZE, "max_overflow": MAX_OVERFLOW}
 
@@ -27,14 +28,14 @@ _POOL = {"pool_size": POOL_SIZE, "max_overflow": MAX_OVERFLOW}
 class Store:
     """Transactions on the database at `url` (`sqlite:///PATH` or `postgresql+psycopg://…`).
 
-    Safe to pickle (spawn) and to carry across a fork: each process makes its own connections.
-    Whatever keeps the database from being used is QCError STORAGE with one line, no password in it.
+    Safe to pickle (spawn) and to carry across a fork: each process opens its own connections.
+    A database that cannot be used raises QCError STORAGE with one line, without a password.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self._parsed = parse(url)
-        self._made: tuple[int, Engine] | None = None
+        self._engine_of_process: tuple[int, Engine] | None = None
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
         return (type(self), (self.url,))
@@ -75,21 +76,21 @@ class Store:
 
     def close(self) -> None:
         """Close this process's connections; the store opens new ones when used again."""
-        if self._made is not None and self._made[0] == os.getpid():
-            self._made[1].dispose()
-            self._made = None
+        if self._engine_of_process is not None and self._engine_of_process[0] == os.getpid():
+            self._engine_of_process[1].dispose()
+            self._engine_of_process = None
 
     def _engine(self) -> Engine:
-        if self._made is None or self._made[0] != os.getpid():
-            if self._made is not None:
+        if self._engine_of_process is None or self._engine_of_process[0] != os.getpid():
+            if self._engine_of_process is not None:
                 # After a fork the parent's connections are the parent's: never close them here.
-                _INHERITED.append(self._made[1])
-            self._made = (os.getpid(), engine(self._parsed))
-        return self._made[1]
+                _INHERITED.append(self._engine_of_process[1])
+            self._engine_of_process = (os.getpid(), engine(self._parsed))
+        return self._engine_of_process[1]
 
 
 def parse(url: str) -> URL:
-    """The URL, if it is one of the two databases we know; else QCError STORAGE."""
+    """The URL, if it is of SQLite or PostgreSQL. Raises QCError STORAGE for any other."""
     try:
         parsed = make_url(url)
     except (exc.ArgumentError, ValueError):
@@ -160,7 +161,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 @contextmanager
 def storage_errors(url: URL) -> Iterator[None]:
-    """Turns a database that cannot be opened or used into QCError STORAGE with one line.
+    """Raise QCError STORAGE, with one line, for a database that cannot be opened or used.
 
     Broken constraints and bad values pass as they are: they are faults of a row, not of the store.
     """

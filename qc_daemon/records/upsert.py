@@ -66,8 +66,8 @@ def _insert_or_update(
 def _insert(
     dialect: str, table: type[Base], names: tuple[str, ...]
 ) -> postgresql.Insert | sqlite.Insert:
-    made = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    return made(table_of(table)).values({name: bindparam(name) for name in names})
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    return insert(table_of(table)).values({name: bindparam(name) for name in names})
 
 
 def _dialect(session: Session) -> str:
@@ -75,7 +75,7 @@ def _dialect(session: Session) -> str:
 
 
 def execute_update(session: Session, statement: Update) -> int:
-    """How many rows the update changed."""
+    """Execute an update; returns how many rows it changed."""
     result = session.execute(statement.execution_options(synchronize_session=False))
     assert isinstance(result, CursorResult)
     return result.rowcount

@@ -90,7 +90,7 @@ class Drill:
 
     def sound(self) -> None:
         found = integrity.examine(self.settings.store.url, full=True)
-        assert (found.sound, found.is_full, found.faults) == (True, True, ())
+        assert (found.is_sound, found.is_full, found.faults) == (True, True, ())
         assert schema.check(self.settings.store.url) is None
 
     def whole(self) -> None:

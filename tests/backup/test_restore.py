@@ -361,7 +361,7 @@ def test_a_database_is_checked_for_what_its_rows_refer_to(postgres_storage: Stor
     """As a restore with triggers off leaves it: PostgreSQL does not look again by itself."""
     url = postgres_storage.settings.store.url
     postgres_storage.receive()
-    assert integrity.examine(url, full=True).sound
+    assert integrity.examine(url, full=True).is_sound
     engine = create_engine(url)
     with engine.begin() as connection:
         connection.execute(text("SET session_replication_role = replica"))

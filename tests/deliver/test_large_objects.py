@@ -48,5 +48,5 @@ def test_few_fragments_wait_in_memory(
     scu.send(large)
     scu.close()
     assert len(pacs.received[0][2]) > MEGABYTES << 20
-    assert len(waiting) > 4 * verified_send._LONGEST_QUEUE
-    assert max(waiting) <= verified_send._LONGEST_QUEUE
+    assert len(waiting) > 4 * verified_send._MAX_QUEUE
+    assert max(waiting) <= verified_send._MAX_QUEUE
