@@ -1,10 +1,9 @@
 """Routing: which objects go to which destinations, and why.
 
-The rules of the settings are looked at in their order. For each kind of object the first that lists
-it and whose conditions all hold decides; where none does, the destinations' own `objects` do.
-Originals are routed once, at receipt, when nothing is known but the sender and the header. What is
-made of an exam is routed when it is made, by its findings: the conditions have to hold for one and
-the same finding.
+The rules of the settings are tried in their order. For each kind of object the first rule that
+lists it and whose conditions all hold decides; if there is none, the destinations' own `objects`
+do. Originals are routed once, at receipt, by sender and header. What is made of an exam is routed
+when it is made, by its findings: the conditions must hold for one and the same finding.
 """
 
 import re
@@ -20,8 +19,8 @@ SOURCE = "source"
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What rules can ask of an object. Absent texts are empty; `view` and `verdict` are None where
-    nothing is known of them."""
+    """The properties of an object that rules test. Absent texts are empty; `view` and `verdict` are
+    None for an object without findings."""
 
     calling_ae: str = ""
     station: str = ""
@@ -70,14 +69,14 @@ class Routes:
         return cls(settings.rule, own)
 
     @property
-    def asks_header(self) -> bool:
+    def needs_description(self) -> bool:
         """Whether originals are routed by more of their header than receiving needs."""
         return any(rule.station or rule.study for rule in self._rules.get(SOURCE, ()))
 
     @property
-    def asks_result(self) -> bool:
+    def needs_findings(self) -> bool:
         """Whether a rule asks for view or verdict."""
-        return any(rule.asks_result for rules in self._rules.values() for rule in rules)
+        return any(rule.needs_findings for rules in self._rules.values() for rule in rules)
 
     def possible(self, kind: str) -> tuple[str, ...]:
         """Every destination that an object of this kind may go to."""
@@ -97,10 +96,10 @@ class Routes:
 
     def route(self, kind: str, traits: Iterable[Traits]) -> Route:
         """Where an object goes of which these things are true, one `Traits` for each finding."""
-        known_traits = list(traits) or [Traits()]
+        all_traits = list(traits) or [Traits()]
         earlier: list[Miss] = []
         for rule in self._rules.get(kind, ()):
-            reasons = [_mismatch(rule, each) for each in known_traits]
+            reasons = [_mismatch(rule, each) for each in all_traits]
             if None in reasons:
                 return Route(rule.name, tuple(dict.fromkeys(rule.to)), tuple(earlier))
             distinct_reasons = dict.fromkeys(reason for reason in reasons if reason is not None)

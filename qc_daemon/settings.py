@@ -448,7 +448,7 @@ class RuleSettings(_Section):
     drop: bool = Field(default=False, description="these objects go nowhere")
 
     @property
-    def asks_result(self) -> bool:
+    def needs_findings(self) -> bool:
         """Whether it can be decided only once the object is scored."""
         return self.view is not None or self.verdict is not None
 
@@ -651,7 +651,7 @@ def _rule_problems(rules: Sequence[RuleSettings], destinations: Collection[str])
             suggestion = nearest(unknown, destinations)
             hint = f"; did you mean {suggestion}?" if suggestion else "; fix to"
             yield f"rule {rule.name}: there is no destination {unknown}{hint}"
-        if rule.asks_result and "source" in rule.objects:
+        if rule.needs_findings and "source" in rule.objects:
             yield (
                 f"rule {rule.name}: source is forwarded before it is scored; take source out of"
                 " objects, or view and verdict out of the rule"

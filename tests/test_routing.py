@@ -110,8 +110,8 @@ def test_without_rules_the_destinations_decide(
     names = tuple(own.get(kind, ()))
     assert routes.route(kind, [traits]) == Route(None, names)
     assert routes.certain(kind) == routes.possible(kind) == names
-    assert not routes.asks_header
-    assert not routes.asks_result
+    assert not routes.needs_description
+    assert not routes.needs_findings
 
 
 def test_conditions_hold_for_one_finding() -> None:
@@ -148,7 +148,7 @@ def test_a_rule_for_all_leaves_nothing_to_the_destinations() -> None:
     ],
 )
 def test_the_header_is_asked_only_for_originals(values: dict[str, Any], asks: bool) -> None:
-    assert Routes([rule("r", **values)]).asks_header is asks
+    assert Routes([rule("r", **values)]).needs_description is asks
 
 
 def test_of_settings() -> None:

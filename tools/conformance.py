@@ -27,7 +27,7 @@ from qc_daemon.dicom.character_set import DEFINED_TERMS
 from qc_daemon.dicom.data_set_size import MAX_BYTES, MAX_ELEMENTS, MAX_ITEMS
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL
-from qc_daemon.dicom.tls import CIPHERS, MINIMUM
+from qc_daemon.dicom.tls import CIPHERS, MINIMUM_VERSIONS
 from qc_daemon.receive import presentation_contexts, receiver
 from qc_daemon.receive.mpps import MPPS
 from qc_daemon.report.sr import codes
@@ -253,7 +253,7 @@ def _character_sets() -> str:
 
 def _cipher_suites() -> str:
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.minimum_version = min(MINIMUM.values())
+    made.minimum_version = min(MINIMUM_VERSIONS.values())
     made.set_ciphers(CIPHERS)
     return _table(
         ("TLS", "cipher suite"),

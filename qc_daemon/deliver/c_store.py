@@ -17,7 +17,7 @@ from qc_daemon.dicom.association_failure import cause, rejection
 from qc_daemon.dicom.status import SOP_CLASS_NOT_SUPPORTED
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL
 from qc_daemon.dicom.tls import tls_args
-from qc_daemon.dicom.transfer_syntax import alternatives, reencoded
+from qc_daemon.dicom.transfer_syntax import alternatives, reencode
 from qc_daemon.settings import DestinationSettings
 
 MAX_PDU = 128 << 10
@@ -80,7 +80,7 @@ class StoreSCU:
         elif outgoing.path is None:
             # Our own objects are small, and no stranger's.
             with outgoing.file() as own:
-                payload = b"".join(reencoded(own, transfer_syntax))
+                payload = b"".join(reencode(own, transfer_syntax))
             with replace(outgoing, payload=payload).file() as path:
                 yield path
         else:

@@ -40,7 +40,8 @@ class StowRS:
         except requests.RequestException as error:
             self.close()
             raise self._error(
-                ErrorCode.DELIVERY_UNREACHABLE, f"cannot be reached: {dicomweb.trouble(error)}"
+                ErrorCode.DELIVERY_UNREACHABLE,
+                f"cannot be reached: {dicomweb.describe_failure(error)}",
             ) from error
         except QCError as error:
             if error.code is ErrorCode.DELIVERY_FORBIDDEN:
@@ -93,7 +94,9 @@ class StowRS:
     def _has_object(self, outgoing: OutgoingObject) -> bool:
         """Whether the destination lists the object, if its answer did not say that it stored it."""
         with contextlib.suppress(ValueError, requests.HTTPError):
-            return dicomweb.holds(self.destination, self._open_session(), outgoing.sop_instance_uid)
+            return dicomweb.has_instance(
+                self.destination, self._open_session(), outgoing.sop_instance_uid
+            )
         return False
 
     def _error(self, code: ErrorCode, what: str) -> QCError:

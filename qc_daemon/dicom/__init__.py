@@ -1,1 +1,1 @@
-"""What all stages share of the DICOM Standard. No database."""
+"""The parts of the DICOM Standard that stages share: association, status, TLS, text."""

@@ -1,9 +1,9 @@
-"""A-ASSOCIATE PDUs (PS3.8 9.3.2, 9.3.3, 9.3.4) of peers that do not keep to every word.
+"""Parses A-ASSOCIATE PDUs (PS3.8 9.3.2, 9.3.3, 9.3.4), tolerant of peers that break small rules.
 
-pynetdicom raises on an item that it does not know, where the Standard has it ignored (PS3.8 9.3.1),
-and on text that tells nobody anything, as an implementation version name. So a PDU is read here
-first and written anew with what negotiation needs and in the form that pynetdicom takes. What must
-be rejected is named, with the titles to log.
+pynetdicom raises on an unknown item, which the Standard says to ignore (PS3.8 9.3.1), and on text
+that has no effect, as an implementation version name. So a PDU is parsed here first, and encoded
+anew with what negotiation needs, in the form that pynetdicom accepts. For a request that must be
+rejected the reason is given, with the titles to log.
 """
 
 import re
@@ -29,20 +29,21 @@ _ITEM = struct.Struct(">BxH")
 _APPLICATION, _PROPOSED, _ANSWERED, _USER = 0x10, 0x20, 0x21, 0x50
 _ABSTRACT, _TRANSFER = 0x30, 0x40
 _MAXIMUM_LENGTH, _IMPLEMENTATION, _ROLE, _VERSION_NAME = 0x51, 0x52, 0x54, 0x55
-# PS3.8 annex E has fragments of even length; 0 is no limit, and so is the item's absence. Those of
-# DCMTK, which has a limit always, are no longer.
+# Bytes of a P-DATA-TF where the peer has no limit: a Maximum Length of 0, or none. DCMTK's own
+# limit is no higher. Fragments have an even length (PS3.8 annex E).
 _NO_LIMIT = 128 << 10
-_LONGEST_FRAGMENTS = 1 << 20
-_SHORTEST_FRAGMENTS = 128
-# Items in all; 128 contexts of 50 transfer syntaxes are 6,500.
-_MOST_ITEMS = 20_000
+# A higher limit is reduced to the first; a lower one than the second is refused.
+_MAX_FRAGMENT = 1 << 20
+_MIN_FRAGMENT = 128
+# Items of a PDU at most; 128 contexts of 50 transfer syntaxes are 6,500.
+_MAX_ITEMS = 20_000
 _UID = re.compile(rb"[0-9.]{1,64}")
-# In the place of a UID that is none or absent: no SOP class, no transfer syntax, so that the
+# Stands for a UID that is invalid or absent. It is no SOP class and no transfer syntax, so that its
 # presentation context is refused and the others are negotiated.
-_NOTHING = b"0.0"
+_NO_UID = b"0.0"
 _NO_TRANSFER_SYNTAX = 4
 _PLACEHOLDER = b"?"
-# The reasons there are, by source (PS3.8 table 9-21).
+# The reasons that exist, by source (PS3.8 table 9-21).
 _REASONS = {1: (1, 2, 3, 7), 2: (1, 2), 3: (1, 2)}
 
 
@@ -51,10 +52,10 @@ class MalformedError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """An A-ASSOCIATE-RQ: `pdu` is what pynetdicom reads. The titles are as sent, without padding.
+class AssociateRequest:
+    """An A-ASSOCIATE-RQ; `pdu` is what pynetdicom parses. The titles are as sent, without padding.
 
-    With a rejection, `pdu` has placeholders for what cannot be told to pynetdicom.
+    With a rejection, `pdu` has placeholders for values that pynetdicom does not accept.
     """
 
     pdu: bytes
@@ -64,20 +65,26 @@ class Request:
     reason: str = ""
 
 
-def read_request(pdu: bytes) -> Request:
-    """Read a whole A-ASSOCIATE-RQ. Raises MalformedError."""
-    version, called, calling, items = _parts(pdu)
+def parse_request(pdu: bytes) -> AssociateRequest:
+    """Parse a complete A-ASSOCIATE-RQ. Raises MalformedError."""
+    version, called, calling, items = _parse(pdu)
     application, contexts, user = b"", [], b""
     for kind, value in items:
         if kind == _APPLICATION:
             application = value.strip(b" \0")
         elif kind == _PROPOSED:
-            contexts.append(_item(_PROPOSED, _proposed(value)))
+            contexts.append(_item(_PROPOSED, _proposed_context(value)))
         elif kind == _USER:
             user += value
-    rejection, reason = _flaw(version, application, calling, called)
-    return Request(
-        _pdu(REQUEST, _name(called), _name(calling), contexts, _user(user)),
+    rejection, reason = _find_rejection(version, application, calling, called)
+    return AssociateRequest(
+        _pdu(
+            REQUEST,
+            _title_or_placeholder(called),
+            _title_or_placeholder(calling),
+            contexts,
+            _user_information(user),
+        ),
         _printable(calling),
         _printable(called),
         rejection,
@@ -86,37 +93,37 @@ def read_request(pdu: bytes) -> Request:
 
 
 def titles(pdu: bytes) -> tuple[str, str]:
-    """Calling and called AE title of what may be no whole A-ASSOCIATE-RQ; empty where unknown."""
-    return _printable(_stripped(pdu[26:42])), _printable(_stripped(pdu[10:26]))
+    """Calling and called AE title of a possibly incomplete A-ASSOCIATE-RQ; empty if unknown."""
+    return _printable(_strip(pdu[26:42])), _printable(_strip(pdu[10:26]))
 
 
-def read_answer(pdu: bytes) -> bytes:
-    """An A-ASSOCIATE-AC or -RJ as pynetdicom reads it. Raises MalformedError."""
+def parse_answer(pdu: bytes) -> bytes:
+    """An A-ASSOCIATE-AC or -RJ in the form that pynetdicom parses. Raises MalformedError."""
     if pdu[0] == REJECT:
         return _rejection(pdu)
-    _, _, _, items = _parts(pdu)
+    _, _, _, items = _parse(pdu)
     contexts, user = [], b""
     for kind, value in items:
         if kind == _ANSWERED and len(value) >= 4 and value[0] % 2:
-            contexts.append(_item(_ANSWERED, _answered(value)))
+            contexts.append(_item(_ANSWERED, _answered_context(value)))
         elif kind == _USER:
             user += value
     # The titles of an answer are not tested (PS3.8 table 9-17).
-    return _pdu(ACCEPT, _PLACEHOLDER, _PLACEHOLDER, contexts, _user(user))
+    return _pdu(ACCEPT, _PLACEHOLDER, _PLACEHOLDER, contexts, _user_information(user))
 
 
-def _parts(pdu: bytes) -> tuple[int, bytes, bytes, list[tuple[int, bytes]]]:
+def _parse(pdu: bytes) -> tuple[int, bytes, bytes, list[tuple[int, bytes]]]:
     """Protocol version, called and calling title without padding, and the items."""
     if len(pdu) < 6 + _FIXED.size:
         raise MalformedError("an A-ASSOCIATE PDU is cut off")
     version, _, called, calling, _ = _FIXED.unpack_from(pdu, 6)
-    return version, _stripped(called), _stripped(calling), list(_items(pdu[6 + _FIXED.size :]))
+    return version, _strip(called), _strip(calling), list(_items(pdu[6 + _FIXED.size :]))
 
 
-def _flaw(
+def _find_rejection(
     version: int, application: bytes, calling: bytes, called: bytes
 ) -> tuple[Rejection | None, str]:
-    """Why a request must be rejected, whoever sends it."""
+    """The rejection of a request and its reason, whoever sends it; None if there is none."""
     if not version & 1:
         return PROTOCOL_NOT_SUPPORTED, "another protocol version"
     if application != APPLICATION_CONTEXT:
@@ -130,7 +137,7 @@ def _flaw(
     return None, ""
 
 
-def _proposed(value: bytes) -> bytes:
+def _proposed_context(value: bytes) -> bytes:
     """A presentation context of a request (PS3.8 9.3.2.2)."""
     if len(value) < 4 or not value[0] % 2:
         raise MalformedError("a presentation context has no odd ID")
@@ -139,24 +146,26 @@ def _proposed(value: bytes) -> bytes:
     transfer = [each for kind, raw in subs if kind == _TRANSFER for each in _uids(raw)]
     return (
         bytes((value[0], 0, 0, 0))
-        + _item(_ABSTRACT, abstract[0] if abstract else _NOTHING)
-        + b"".join(_item(_TRANSFER, each) for each in transfer or [_NOTHING])
+        + _item(_ABSTRACT, abstract[0] if abstract else _NO_UID)
+        + b"".join(_item(_TRANSFER, each) for each in transfer or [_NO_UID])
     )
 
 
-def _answered(value: bytes) -> bytes:
+def _answered_context(value: bytes) -> bytes:
     """A presentation context of an answer (PS3.8 9.3.3.2); without a syntax it is refused."""
     transfer = [e for kind, raw in _items(value[4:]) if kind == _TRANSFER for e in _uids(raw)]
     result = value[2] if transfer or value[2] else _NO_TRANSFER_SYNTAX
     return bytes((value[0], 0, min(result, _NO_TRANSFER_SYNTAX), 0)) + _item(
-        _TRANSFER, transfer[0] if transfer else _NOTHING
+        _TRANSFER, transfer[0] if transfer else _NO_UID
     )
 
 
-def _user(value: bytes) -> bytes:
-    """The user information that negotiation here makes use of (PS3.7 D.3.3); a limit is always
-    told. Extended negotiation, user identity and operations windows are answered by silence, which
-    means that they are not supported."""
+def _user_information(value: bytes) -> bytes:
+    """The user information that negotiation uses (PS3.7 D.3.3), always with a Maximum Length.
+
+    Extended negotiation, user identity and operations windows are left out and so not answered,
+    which means that they are not supported.
+    """
     limit, sub_items = 0, b""
     for kind, raw in _items(value):
         if kind == _MAXIMUM_LENGTH:
@@ -166,7 +175,7 @@ def _user(value: bytes) -> bytes:
         elif kind == _IMPLEMENTATION:
             sub_items += b"".join(_item(kind, each) for each in _uids(raw))
         elif kind == _VERSION_NAME:
-            name = bytes(c if 0x20 < c < 0x7F and c != 0x5C else 0x3F for c in _stripped(raw))[:16]
+            name = bytes(c if 0x20 < c < 0x7F and c != 0x5C else 0x3F for c in _strip(raw))[:16]
             sub_items += _item(kind, name) if name else b""
         elif kind == _ROLE:
             sub_items += _item(kind, raw) if _is_role(raw) else b""
@@ -174,12 +183,12 @@ def _user(value: bytes) -> bytes:
 
 
 def _limit(maximum_length: int) -> int:
-    """The longest P-DATA-TF that the peer takes, even and neither absurd nor none."""
+    """The longest P-DATA-TF to send, even and within our limits. Raises MalformedError."""
     if maximum_length == 0:
         return _NO_LIMIT
-    if maximum_length < _SHORTEST_FRAGMENTS:
+    if maximum_length < _MIN_FRAGMENT:
         raise MalformedError("a Maximum Length that no message fits in")
-    return min(maximum_length, _LONGEST_FRAGMENTS) & ~1
+    return min(maximum_length, _MAX_FRAGMENT) & ~1
 
 
 def _is_role(value: bytes) -> bool:
@@ -193,7 +202,7 @@ def _is_role(value: bytes) -> bool:
 
 
 def _rejection(pdu: bytes) -> bytes:
-    """An A-ASSOCIATE-RJ; a reason that is none is no reason given."""
+    """An A-ASSOCIATE-RJ; a reason that does not exist becomes "no reason given"."""
     if len(pdu) < 10:
         raise MalformedError("an A-ASSOCIATE-RJ is cut off")
     result, source, reason = pdu[7:10]
@@ -205,7 +214,7 @@ def _rejection(pdu: bytes) -> bytes:
 def _items(encoded: bytes) -> Iterator[tuple[int, bytes]]:
     """Types and values of items or sub-items. Raises MalformedError."""
     at = 0
-    for _ in range(_MOST_ITEMS):
+    for _ in range(_MAX_ITEMS):
         if at == len(encoded):
             return
         if at + _ITEM.size > len(encoded):
@@ -236,12 +245,12 @@ def _item(kind: int, value: bytes) -> bytes:
 
 
 def _uids(raw: bytes) -> list[bytes]:
-    """The UID without padding, in a list; an empty one where it is none."""
+    """The UID without padding, in a list; an empty list if it is invalid."""
     stripped = raw.strip(b" \0")
     return [stripped] if _UID.fullmatch(stripped) else []
 
 
-def _stripped(raw: bytes) -> bytes:
+def _strip(raw: bytes) -> bytes:
     return raw.strip(b" \0")
 
 
@@ -250,10 +259,10 @@ def _is_title(title: bytes) -> bool:
     return bool(title) and all(0x20 <= c < 0x7F and c != 0x5C for c in title)
 
 
-def _name(title: bytes) -> bytes:
+def _title_or_placeholder(title: bytes) -> bytes:
     return title if _is_title(title) else _PLACEHOLDER
 
 
 def _printable(title: bytes) -> str:
-    """A title for a log or a list."""
+    """A title for a log or a list, other characters as question marks."""
     return "".join(chr(c) if 0x20 <= c < 0x7F and c != 0x5C else "?" for c in title)

@@ -1,18 +1,18 @@
-"""Associations that we ask for: pynetdicom's, with its races mended.
+"""Associations that we request: pynetdicom's (3.0.4), without its races between threads.
 
-A peer that rejects at once has closed the connection before whoever asked looks whether there is
-one: pynetdicom (3.0.4) then aborts, and the rejection lies unread.
+A peer that rejects at once may close the connection before pynetdicom checks whether there is one:
+pynetdicom then aborts, and the rejection is lost. `associate` keeps it.
 
-Before a `send_*` pynetdicom stops its thread (`_reactor_checkpoint`) and waits until it says so
-(`_is_paused`). A thread that was let go a moment ago but has not run since still says so: it then
-takes the answer for a message of its own, and the sender waits in vain until its timeout. So does a
-sender whose association ends between its look at `is_established` and the stop.
+Before a `send_*` pynetdicom stops the association's thread (`_reactor_checkpoint`) and waits until
+that is paused (`_is_paused`). A thread that was released but has not run since still counts as
+paused: it then takes the answer for a request, and the sender waits until its timeout. So does a
+sender whose association ends between its check of `is_established` and the stop.
 
-An N-EVENT-REPORT is served in a thread of its own, which says the same of the other thread, rightly
-or not: a sender may wait for ever. And its response can come between a request and the request's
-data set, which no receiver need put up with.
+An N-EVENT-REPORT is served in a thread of its own, which sets the same flag of the other thread: a
+sender may wait for ever. Its response can also come between a request and the request's data set,
+which no receiver must accept.
 
-What the peer asks for over such an association is served as over one that it opened: only what we
+What the peer requests over such an association is served as over one that it opened: only what we
 have a handler for, on the presentation context of its SOP class.
 """
 
@@ -34,74 +34,78 @@ from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTAT
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL
 from qc_daemon.observe import log
 
-# How often whoever waits looks whether there still is a connection.
-_LOOK_SECONDS = 0.05
-# How long the thread that asked for an association may take to read that it is accepted.
+# Seconds between two checks, while waiting, whether the association still lives.
+_POLL_SECONDS = 0.05
+# Seconds that the requesting thread may take to process the acceptance of its association.
 _NEGOTIATION_SECONDS = 5.0
 
 
 class _Checkpoint:
-    """Where the association's thread stops; cleared by a sender, set when that has its answer.
+    """Where the association's thread stops: `clear` by a sender stops it, `set` releases it.
 
-    Between two sends the thread has its turn, or it would never learn that the association has
-    ended. Neither waits for the other once the association's provider, which brings every answer,
-    has ended.
+    Between two sends the thread runs once, or it would never notice the end of the association.
+    Neither waits for the other once the association's provider, which brings every answer, has
+    ended.
     """
 
     def __init__(self, association: Any) -> None:
         self._association = association
-        self._news = threading.Condition()
-        self._open = True
-        # Of the thread: whether it stands here, and whether it has gone on since the last `set`.
-        self._stopped = self._passed = False
+        self._condition = threading.Condition()
+        self._is_open = True
+        # Of the thread: whether it is stopped here, and whether it has run since the last `set`.
+        self._is_stopped = self._has_passed = False
 
     def set(self) -> None:
-        with self._news:
-            self._open, self._passed = True, False
-            self._news.notify_all()
+        """Release the thread."""
+        with self._condition:
+            self._is_open, self._has_passed = True, False
+            self._condition.notify_all()
 
     def clear(self) -> None:
-        with self._news:
-            # A handler that sends in the thread itself stops it by that.
+        """Stop the thread, and wait until it is stopped."""
+        with self._condition:
+            # A handler that sends in the thread itself has stopped it.
             if threading.current_thread() is not self._association:
-                self._until(lambda: self._passed)
-                self._open = False
-                self._until(lambda: self._stopped)
+                self._wait_until(lambda: self._has_passed)
+                self._is_open = False
+                self._wait_until(lambda: self._is_stopped)
 
     def wait(self) -> None:
-        with self._news:
-            self._stopped = True
-            self._news.notify_all()
-            # Without a provider the thread goes on, finds that, and ends.
-            self._until(lambda: self._open)
-            self._stopped, self._passed = False, True
-            self._news.notify_all()
+        """Stop here until released; called by the thread itself."""
+        with self._condition:
+            self._is_stopped = True
+            self._condition.notify_all()
+            # Without a provider the thread goes on, notices that, and ends.
+            self._wait_until(lambda: self._is_open)
+            self._is_stopped, self._has_passed = False, True
+            self._condition.notify_all()
 
-    def _until(self, condition: Callable[[], bool]) -> None:
-        while not condition() and _lives(self._association):
-            self._news.wait(_LOOK_SECONDS)
+    def _wait_until(self, condition: Callable[[], bool]) -> None:
+        while not condition() and _is_alive(self._association):
+            self._condition.wait(_POLL_SECONDS)
 
 
-def _lives(association: Any) -> bool:
+def _is_alive(association: Any) -> bool:
     return bool(association.is_alive() and association.dul.is_alive())
 
 
-class _Steady:
-    """What is put over an association's class."""
+class _ThreadSafe:
+    """Overrides of an association's class."""
 
     @property
     def _is_paused(self) -> bool:
-        """Senders look once `clear` has come back, and that has waited for it."""
+        """Always True: senders read it after `clear`, which has waited for the thread."""
         return True
 
     @_is_paused.setter
     def _is_paused(self, value: bool) -> None:
-        """Nobody needs to say so; pynetdicom's threads say it of one another."""
+        """Nothing is set: pynetdicom's threads set it for one another."""
 
 
 @functools.cache
-def _steady(kind: type) -> type:
-    return type(kind.__name__, (_Steady, kind), {})
+def _thread_safe_class(kind: type) -> type:
+    """A subclass of an association's class, with our overrides."""
+    return type(kind.__name__, (_ThreadSafe, kind), {})
 
 
 def requestor(calling_ae: str, timeout: float) -> AE:
@@ -119,50 +123,52 @@ def requestor(calling_ae: str, timeout: float) -> AE:
 def associate(
     ae: AE, host: str, port: int, *, evt_handlers: Sequence[Any] = (), **options: Any
 ) -> Any:
-    """The association that `AE.associate` makes of the same arguments, established or not.
+    """Request an association, as `AE.associate` does; returns it, established or not.
 
-    Over it the peer may ask for what `evt_handlers` has a handler for: C-STORE of the SOP classes
+    Over it the peer may request what `evt_handlers` has a handler for: C-STORE of the SOP classes
     that we are SCP of by role selection, N-EVENT-REPORT of storage commitment.
     """
-    served = _served(evt_handlers, options.get("ext_neg") or ())
+    served_classes = _served_classes(evt_handlers, options.get("ext_neg") or ())
     rejections: list[A_ASSOCIATE_RJ] = []
 
-    def received(event: Any) -> None:
+    def keep_rejection(event: Any) -> None:
         if isinstance(event.pdu, A_ASSOCIATE_RJ):
             rejections.append(event.pdu)
 
     handlers = [
         *evt_handlers,
-        (evt.EVT_PDU_RECV, received),
-        # Before the peer can send its first byte.
-        (evt.EVT_CONN_OPEN, lambda event: _guard(event.assoc, served)),
+        (evt.EVT_PDU_RECV, keep_rejection),
+        # This event comes before the peer can send its first byte.
+        (evt.EVT_CONN_OPEN, lambda event: _restrict_requests(event.assoc, served_classes)),
     ]
     try:
         association = ae.associate(host, port, evt_handlers=handlers, **options)
     except OSError:
-        # The name of the host has no address (yet): a peer that is away like any other.
+        # The name of the host has no address (yet): the peer is unreachable like any other.
         association = Association(ae, MODE_REQUESTOR)
         association.is_aborted = True
         return association
     if rejections and not association.is_rejected:
         association.is_rejected, association.is_aborted = True, False
         association.acceptor.primitive = rejections[0].to_primitive()
-    return steady(association)
+    return make_thread_safe(association)
 
 
-def steady(association: Any) -> Any:
-    """An association whose threads neither steal answers nor mix messages; give it before the
-    first `send_*`."""
-    if not isinstance(association, _Steady):
+def make_thread_safe(association: Any) -> Any:
+    """Let several threads send over an association; call it before the first `send_*`.
+
+    Returns the association.
+    """
+    if not isinstance(association, _ThreadSafe):
         association._reactor_checkpoint = _Checkpoint(association)
-        association.__class__ = _steady(association.__class__)
-        association.dimse.send_msg = _one_at_a_time(association.dimse.send_msg)
-        association.dimse.get_msg = _while_alive(association)
+        association.__class__ = _thread_safe_class(association.__class__)
+        association.dimse.send_msg = _with_lock(association.dimse.send_msg)
+        association.dimse.get_msg = _get_message_while_alive(association)
     return association
 
 
-def _served(handlers: Sequence[Any], roles: Sequence[Any]) -> dict[str, tuple[str, ...]]:
-    """The SOP classes of each operation that these handlers are for."""
+def _served_classes(handlers: Sequence[Any], roles: Sequence[Any]) -> dict[str, tuple[str, ...]]:
+    """The SOP classes of each operation that the handlers serve."""
     handled = {each[0] for each in handlers}
     served: dict[str, tuple[str, ...]] = {}
     if evt.EVT_N_EVENT_REPORT in handled:
@@ -173,10 +179,11 @@ def _served(handlers: Sequence[Any], roles: Sequence[Any]) -> dict[str, tuple[st
     return served
 
 
-def _guard(association: Any, served: Mapping[str, tuple[str, ...]]) -> None:
-    """Let the peer's requests through to their handlers only where `dimse_request` has nothing
-    against it; the others are answered with a status. Read its A-ASSOCIATE-AC as `associate_pdu`
-    does."""
+def _restrict_requests(association: Any, served: Mapping[str, tuple[str, ...]]) -> None:
+    """Pass on the peer's requests only if `dimse_request` permits them, and answer the others.
+
+    Its A-ASSOCIATE-AC is parsed by `associate_pdu`.
+    """
     decode = association.dul._decode_pdu
     receive = association.dimse.receive_primitive
     serve, store = association._serve_request, association._c_store_scp
@@ -215,8 +222,8 @@ def _guard(association: Any, served: Mapping[str, tuple[str, ...]]) -> None:
             store(request)
 
     def receive_primitive(primitive: Any) -> None:
-        # A peer may ask for something as soon as it has accepted, before the thread that asked for
-        # the association has read so and knows its contexts.
+        # A peer may send a request as soon as it has accepted, before the requesting thread has
+        # processed the acceptance and knows the contexts.
         until = time.monotonic() + _NEGOTIATION_SECONDS
         while not association._accepted_cx and time.monotonic() < until:
             if association.is_aborted or association.is_rejected:
@@ -224,37 +231,40 @@ def _guard(association: Any, served: Mapping[str, tuple[str, ...]]) -> None:
             time.sleep(0.001)
         message = association.dimse.message
         if isinstance(message, N_EVENT_REPORT_RQ) and message.data_set.tell() > MAX_BYTES:
-            # One that is too long to be parsed, and goes on.
+            # It is already too long to be parsed, and goes on.
             association.dul.event_queue.put("Evt19")
             return
         receive(primitive)
 
     def decode_pdu(encoded: bytearray) -> Any:
         if encoded[0] in (associate_pdu.ACCEPT, associate_pdu.REJECT):
-            encoded = bytearray(associate_pdu.read_answer(bytes(encoded)))
+            encoded = bytearray(associate_pdu.parse_answer(bytes(encoded)))
         return decode(encoded)
 
     association.dul._decode_pdu = decode_pdu
     association.dimse.receive_primitive = receive_primitive
     association.refusal = refusal
     association._serve_request = serve_request
-    # A C-STORE in the course of a C-GET does not come through the former.
+    # A C-STORE during a C-GET does not go through `_serve_request`.
     association._c_store_scp = store_object
 
 
-def _while_alive(association: Any) -> Callable[..., Any]:
-    """`get_msg` that waits no longer than an answer can come: an association may end at any moment
-    after a sender has looked, and pynetdicom's would then wait for the DIMSE timeout."""
+def _get_message_while_alive(association: Any) -> Callable[..., Any]:
+    """A `get_msg` that waits no longer than an answer can come.
+
+    An association may end at any moment after a sender's check; pynetdicom's `get_msg` would then
+    wait for the DIMSE timeout.
+    """
     dimse = association.dimse
 
     def get_message(block: bool = False) -> Any:
         timeout = dimse.dimse_timeout
         until = None if timeout is None else time.monotonic() + timeout
         while True:
-            # Asked before the queue is: what came before the end is in it then.
-            is_over = not (association.is_established and _lives(association))
+            # This is checked before the queue, which then has all that came before the end.
+            is_over = not (association.is_established and _is_alive(association))
             try:
-                return dimse.msg_queue.get(block and not is_over, _LOOK_SECONDS)
+                return dimse.msg_queue.get(block and not is_over, _POLL_SECONDS)
             except queue.Empty:
                 if not block or is_over or (until is not None and time.monotonic() > until):
                     return None, None
@@ -262,11 +272,12 @@ def _while_alive(association: Any) -> Callable[..., Any]:
     return get_message
 
 
-def _one_at_a_time(send: Callable[..., None]) -> Callable[..., None]:
+def _with_lock(send: Callable[..., None]) -> Callable[..., None]:
+    """`send`, called by one thread at a time."""
     lock = threading.Lock()
 
-    def one(*args: Any) -> None:
+    def send_locked(*args: Any) -> None:
         with lock:
             send(*args)
 
-    return one
+    return send_locked

@@ -1,8 +1,8 @@
-"""Why there is no association: the cause in words, for whoever has to fix it.
+"""Why an association failed, in words, for the person who has to fix it.
 
-pynetdicom tells only that there is none. So what the peer said in the association is read first
-(PS3.8 9.3.4, A-ASSOCIATE-RJ), and where it said nothing a second connection asks the network, TLS
-and the peer one after the other. It sends one A-ASSOCIATE-RQ and ends with A-ABORT.
+pynetdicom tells only that it failed. So the peer's A-ASSOCIATE-RJ is read first (PS3.8 9.3.4); if
+there is none, a second connection tests the network, TLS and the peer one after the other. It sends
+one A-ASSOCIATE-RQ and ends with A-ABORT.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from pynetdicom.pdu import A_ASSOCIATE_RQ
 
 from qc_daemon.dicom.tls import reason
 
-# Whoever asks for the cause has waited already.
+# Seconds for each step of the second connection; the first one has taken its own time.
 _SECONDS = 5.0
 _ABORT = b"\x07\x00\x00\x00\x00\x04\x00\x00\x00\x00"
 _ACCEPT, _REJECT, _PEER_ABORT, _TLS_ALERT = 0x02, 0x03, 0x07, 0x15
@@ -37,9 +37,9 @@ _REJECTIONS = {
 def cause(
     association: Any, host: str, port: int, tls_args: tuple[ssl.SSLContext, str] | None = None
 ) -> str:
-    """Why `association`, asked for at `host` and `port`, was not established: one phrase.
+    """Why `association`, requested at `host` and `port`, was not established: one phrase.
 
-    Without values that the peer chose, so that it may stand in a log.
+    It has no values that the peer chose, so that it may be logged.
     """
     if association.is_rejected:
         return rejection(association)
@@ -49,7 +49,7 @@ def cause(
 
 
 def rejection(association: Any) -> str:
-    """What an A-ASSOCIATE-RJ gave as its reason."""
+    """The reason in the A-ASSOCIATE-RJ, in words."""
     answer = association.acceptor.primitive
     key = (answer.result_source, answer.diagnostic)
     return f"association rejected: {_REJECTIONS.get(key, 'no reason given')}"
@@ -95,11 +95,11 @@ def tls_failure(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS: {_certificate(error)}"
     if isinstance(error, ssl.SSLError):
-        said = error.reason or ""
-        if said in _NO_TLS:
+        tls_reason = error.reason or ""
+        if tls_reason in _NO_TLS:
             return "TLS: the port does not speak TLS"
-        if "ALERT" in said or said in ("CERTIFICATE_REQUIRED",):
-            return f"TLS: it refuses us: {_alert(said)}"
+        if "ALERT" in tls_reason or tls_reason in ("CERTIFICATE_REQUIRED",):
+            return f"TLS: it refuses us: {_alert(tls_reason)}"
     if isinstance(error, ConnectionResetError | ssl.SSLEOFError):
         return "TLS: it closed the connection during the handshake; the port may not speak TLS"
     return f"TLS: {reason(error)}"
@@ -127,7 +127,7 @@ def _alert(reason: str) -> str:
 
 
 def _answer(association: Any, connection: socket.socket, *, secure: bool) -> str:
-    """What comes of an A-ASSOCIATE-RQ on the connection."""
+    """What the peer answers to an A-ASSOCIATE-RQ on the connection, in words."""
     if association.requestor.primitive is None:
         return "the name of the host had no address, though it has one now"
     try:

@@ -1,7 +1,7 @@
-"""X.509 certificates as far as a service must know its own: until when they hold, whose they are.
+"""Fingerprint and end of validity of X.509 certificates.
 
-Only the validity is read (RFC 5280 4.1.2.5), by walking the DER; whether a certificate is to be
-trusted is OpenSSL's to say.
+Only the validity (RFC 5280 4.1.2.5) is parsed, from the DER; OpenSSL decides whether a certificate
+is trusted.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from pathlib import Path
 
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 _INTEGER, _SEQUENCE, _VERSION = 0x02, 0x30, 0xA0
-# How long before its end a certificate is warned of.
+# A warning is logged this long before a certificate expires.
 WARN_BEFORE = timedelta(days=30)
 _TIME_FORMATS = {0x17: "%y%m%d%H%M%SZ", 0x18: "%Y%m%d%H%M%SZ"}
 
@@ -21,8 +21,8 @@ def fingerprint(der: bytes) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
-def expires(path: Path) -> datetime:
-    """When the first certificate of a PEM file to expire does so, in UTC.
+def earliest_expiry(path: Path) -> datetime:
+    """The moment, in UTC, at which the first of a PEM file's certificates expires.
 
     Raises OSError where the file cannot be read, ValueError where it holds no certificate.
     """
@@ -47,8 +47,9 @@ def not_after(der: bytes) -> datetime:
     if end[0] not in _TIME_FORMATS:
         raise ValueError("not a certificate")
     # Two-digit years pivot at 1950 (RFC 5280 4.1.2.5.1), Python's at 1969.
-    found = datetime.strptime(moment.decode("ascii"), _TIME_FORMATS[end[0]]).replace(tzinfo=UTC)
-    return found.replace(year=found.year - 100) if found.year >= 2050 and end[0] == 0x17 else found
+    expiry = datetime.strptime(moment.decode("ascii"), _TIME_FORMATS[end[0]]).replace(tzinfo=UTC)
+    is_last_century = expiry.year >= 2050 and end[0] == 0x17
+    return expiry.replace(year=expiry.year - 100) if is_last_century else expiry
 
 
 def _content(der: bytes, tag: int) -> tuple[bytes, bytes]:

@@ -1,8 +1,8 @@
-"""Text of data sets: Specific Character Set with its code extensions (PS3.5 6.1, ISO/IEC 2022).
+"""Decodes text by Specific Character Set, with code extensions (PS3.5 6.1, ISO/IEC 2022).
 
 pydicom's decoder leaves the escapes of ISO 2022 IR 58 in the text, does not know Latin-9, and takes
-a byte of a two-byte character for a delimiter. This one keeps the two code elements as ISO/IEC 2022
-has them: G0 for bytes below 80H, G1 for those above.
+a byte of a two-byte character for a delimiter. This one has the two code elements of ISO/IEC 2022:
+G0 for bytes below 80H, G1 for those above.
 """
 
 import re
@@ -46,16 +46,16 @@ _KATAKANA = _single("shift_jis")
 _KANJI, _MORE_KANJI = _double("euc_jp"), _double("euc_jp", b"\x8f")
 _HANGUL, _HANZI = _double("euc_kr"), _double("gb2312")
 
-# Those that are designated to G0 only: text begins in ASCII.
-_LEFT_ONLY = frozenset({"6", "87", "159"})
+# Sets that are designated to G0 only, by number of their registration.
+_G0_ONLY = frozenset({"6", "87", "159"})
 
-# Right halves, by number of their registration (PS3.3 tables C.12-2 to C.12-4).
+# Sets of G1, by number of their registration (PS3.3 tables C.12-2 to C.12-4).
 _CODECS = {
     "100": "iso8859_1", "101": "iso8859_2", "109": "iso8859_3", "110": "iso8859_4",
     "144": "iso8859_5", "127": "iso8859_6", "126": "iso8859_7", "138": "iso8859_8",
     "148": "iso8859_9", "203": "iso8859_15", "166": "tis_620", "13": "shift_jis",
 }  # fmt: skip
-_RIGHT: dict[str, CodedSet] = {
+_G1_SETS: dict[str, CodedSet] = {
     **{number: _single(codec) for number, codec in _CODECS.items()},
     "149": _HANGUL,
     "58": _HANZI,
@@ -81,17 +81,17 @@ _ESCAPES: dict[bytes, tuple[int, CodedSet]] = {
     b"(J": (0, _ASCII),
     b"$B": (0, _KANJI),
     b"$(D": (0, _MORE_KANJI),
-    b"-A": (1, _RIGHT["100"]),
-    b"-B": (1, _RIGHT["101"]),
-    b"-C": (1, _RIGHT["109"]),
-    b"-D": (1, _RIGHT["110"]),
-    b"-L": (1, _RIGHT["144"]),
-    b"-G": (1, _RIGHT["127"]),
-    b"-F": (1, _RIGHT["126"]),
-    b"-H": (1, _RIGHT["138"]),
-    b"-M": (1, _RIGHT["148"]),
-    b"-b": (1, _RIGHT["203"]),
-    b"-T": (1, _RIGHT["166"]),
+    b"-A": (1, _G1_SETS["100"]),
+    b"-B": (1, _G1_SETS["101"]),
+    b"-C": (1, _G1_SETS["109"]),
+    b"-D": (1, _G1_SETS["110"]),
+    b"-L": (1, _G1_SETS["144"]),
+    b"-G": (1, _G1_SETS["127"]),
+    b"-F": (1, _G1_SETS["126"]),
+    b"-H": (1, _G1_SETS["138"]),
+    b"-M": (1, _G1_SETS["148"]),
+    b"-b": (1, _G1_SETS["203"]),
+    b"-T": (1, _G1_SETS["166"]),
     b")I": (1, _KATAKANA),
     b"$)C": (1, _HANGUL),
     b"$)A": (1, _HANZI),
@@ -125,14 +125,14 @@ def _character_set(name: str) -> str | None:
     """Empty for an empty name, None for an unknown one."""
     if not name or name in STAND_ALONE:
         return name
-    for pattern, known in _ALIASES:
+    for pattern, canonical in _ALIASES:
         if pattern.fullmatch(name):
-            return known
+            return canonical
     numbered = _NUMBERED.fullmatch(name)
     number = numbered[1] if numbered else ""
     if number == "192":
         return "ISO_IR 192"
-    return number if number in _RIGHT or number in _LEFT_ONLY else None
+    return number if number in _G1_SETS or number in _G0_ONLY else None
 
 
 def decode_text(
@@ -145,11 +145,11 @@ def decode_text(
     """
     if raw.isascii() and ESC not in raw:
         return raw.decode("ascii")
-    alone = next((STAND_ALONE[name] for name in sets if name in STAND_ALONE), None)
+    codec = next((STAND_ALONE[name] for name in sets if name in STAND_ALONE), None)
     try:
-        if alone is not None and (len(sets) == 1 or ESC not in raw):
-            return raw.decode(alone)
-        return "".join(_characters(raw, _RIGHT.get(sets[0]), delimiters))
+        if codec is not None and (len(sets) == 1 or ESC not in raw):
+            return raw.decode(codec)
+        return "".join(_characters(raw, _G1_SETS.get(sets[0]), delimiters))
     except (UnicodeDecodeError, IndexError) as error:
         raise CharacterSetError("bytes that are no text in the declared character set") from error
 
@@ -161,41 +161,42 @@ def split_values(text: str) -> list[str]:
 
 def _characters(raw: bytes, first: CodedSet | None, delimiters: frozenset[int]) -> Iterable[str]:
     """Character by character. `first` is G1 of value 1, None where that is ASCII alone."""
-    left, right, designated = _ASCII, first, first
-    place = 0
-    while place < len(raw):
-        byte = raw[place]
+    g0, g1, designated = _ASCII, first, first
+    position = 0
+    while position < len(raw):
+        byte = raw[position]
         if byte == ESC:
-            sequence = _escape(raw, place + 1)
+            sequence = _find_escape(raw, position + 1)
             element, coded = _ESCAPES[sequence]
             if element == 0:
-                left = coded
+                g0 = coded
             else:
-                right = designated = coded
-            place += 1 + len(sequence)
+                g1 = designated = coded
+            position += 1 + len(sequence)
             continue
-        is_delimiter = left.width == 1 and byte in delimiters
+        is_delimiter = g0.width == 1 and byte in delimiters
         if byte < 0x20 or is_delimiter:
-            left, right = _ASCII, first
+            g0, g1 = _ASCII, first
         if byte <= 0x20 or is_delimiter:
             yield chr(byte)
-            place += 1
+            position += 1
             continue
         # Some senders designate a set once and not again after each delimiter.
-        coded = left if byte < 0x80 else right or designated or _nothing()
-        character = raw[place : place + coded.width]
+        coded = g0 if byte < 0x80 else g1 or designated or _no_character_set()
+        character = raw[position : position + coded.width]
         if len(character) < coded.width or any((b ^ byte) & 0x80 for b in character):
             raise CharacterSetError("half of a two-byte character")
         yield coded.decode(bytes(b | 0x80 for b in character) if coded is not _ASCII else character)
-        place += coded.width
+        position += coded.width
 
 
-def _escape(raw: bytes, place: int) -> bytes:
+def _find_escape(raw: bytes, position: int) -> bytes:
+    """The escape sequence that begins at the position. Raises CharacterSetError."""
     for length in (2, 3):
-        if raw[place : place + length] in _ESCAPES:
-            return raw[place : place + length]
+        if raw[position : position + length] in _ESCAPES:
+            return raw[position : position + length]
     raise CharacterSetError("an unknown escape sequence")
 
 
-def _nothing() -> CodedSet:
+def _no_character_set() -> CodedSet:
     raise CharacterSetError("bytes beyond ASCII, and no character set for them")

@@ -1,13 +1,14 @@
-"""How much a DIMSE-N request's data set would take to parse, found out without parsing it.
+"""Whether a DIMSE-N request's data set is small enough to be parsed.
 
-A data set of tiny elements takes pydicom fifty times its bytes and minutes, and a deflated one a
-thousand times. So its elements and items are counted first, and it is refused beyond any that an
-exam can have: an item of a Referenced SOP Sequence is two elements and some 120 bytes.
+For a data set of tiny elements pydicom needs fifty times its bytes, and minutes; for a deflated one
+a thousand times. So its elements and items are counted first, and it is refused if it has more than
+an exam can have: an item of a Referenced SOP Sequence is two elements and some 120 bytes.
 """
 
 import struct
 import zlib
 
+# Bytes (inflated), elements and sequence items of a data set that is parsed.
 MAX_BYTES = 2 << 20
 MAX_ELEMENTS = 40_000
 MAX_ITEMS = 10_000
@@ -31,15 +32,18 @@ def excess(encoded: bytes, transfer_syntax: str) -> str | None:
             inflate = zlib.decompressobj(-zlib.MAX_WBITS)
             encoded = inflate.decompress(encoded, MAX_BYTES + 1)
         except zlib.error:
-            # Whoever parses it finds out.
+            # The parser will report it.
             return None
         if len(encoded) > MAX_BYTES:
             return "the data set is too long"
-    return _counted(encoded, transfer_syntax)
+    return _count_elements(encoded, transfer_syntax)
 
 
-def _counted(encoded: bytes, transfer_syntax: str) -> str | None:
-    """Whatever could be a sequence is gone into, so that the count is no lower than a parser's."""
+def _count_elements(encoded: bytes, transfer_syntax: str) -> str | None:
+    """What the data set has too many of; None if nothing.
+
+    Every value that could be a sequence is counted as one, so that no parser finds more.
+    """
     order = ">" if transfer_syntax == _BIG_ENDIAN else "<"
     tag_of, long_of, short_of = (struct.Struct(order + each) for each in ("HH", "I", "H"))
     item = tag_of.pack(_ITEM >> 16, _ITEM & 0xFFFF)

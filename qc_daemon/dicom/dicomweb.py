@@ -1,6 +1,6 @@
-"""DICOMweb services that we call: who we are to them, and TLS as everywhere else.
+"""Calls to DICOMweb services: credentials, TLS, and words for what fails.
 
-Nothing is taken from the process's surroundings: no proxy, no netrc, no authorities but ours.
+Nothing is taken from the process's environment: no proxy, no netrc, no other authorities.
 """
 
 import os
@@ -28,82 +28,84 @@ def session(destination: DestinationSettings) -> requests.Session:
     Raises QCError: DELIVERY_FORBIDDEN for a secret and DELIVERY_UNREACHABLE for TLS files that
     cannot be read.
     """
-    made = requests.Session()
-    made.trust_env = False
-    made.headers["Accept"] = JSON
-    made.auth = _auth(destination)
+    session = requests.Session()
+    session.trust_env = False
+    session.headers["Accept"] = JSON
+    session.auth = _auth(destination)
     try:
-        made.mount("https://", _Secure(destination.tls or ClientTLSSettings()))
+        session.mount("https://", _TLSAdapter(destination.tls or ClientTLSSettings()))
     except (OSError, ValueError) as error:
         raise QCError(
             ErrorCode.DELIVERY_UNREACHABLE,
             f"destination {destination.name}: its tls files cannot be used: {tls.reason(error)}",
         ) from error
-    return made
+    return session
 
 
 def client(destination: DestinationSettings, session: requests.Session) -> DICOMwebClient:
-    """Queries of the service; what fails is told at once."""
+    """A client for queries of the service; it does not retry."""
     assert destination.url is not None
-    made = DICOMwebClient(destination.url, session=session, timeout=destination.timeout)
-    made.set_http_retry_params(retry=False)
-    return made
+    client = DICOMwebClient(destination.url, session=session, timeout=destination.timeout)
+    client.set_http_retry_params(retry=False)
+    return client
 
 
-def holds(destination: DestinationSettings, session: requests.Session, uid: str) -> bool:
+def has_instance(destination: DestinationSettings, session: requests.Session, uid: str) -> bool:
     """Whether QIDO-RS finds the instance. Raises requests.RequestException, ValueError."""
-    found = client(destination, session).search_for_instances(
+    instances = client(destination, session).search_for_instances(
         search_filters={"SOPInstanceUID": uid}, limit=1
     )
-    return bool(found)
+    return bool(instances)
 
 
-def trouble(error: requests.RequestException) -> str:
-    """Why a request failed, without a word of its own, which may quote what was sent."""
+def describe_failure(error: requests.RequestException) -> str:
+    """Why a request failed, without the error's own text, which may quote what was sent."""
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, ssl.SSLError):
             return tls_failure(inner)
         if isinstance(inner, ConnectionRefusedError | socket.gaierror):
             return connection_failure(inner)
-        inner = _within(inner)
+        inner = _inner_error(inner)
     if isinstance(error, requests.ConnectTimeout):
         return connection_failure(TimeoutError())
     return "no answer in time" if isinstance(error, requests.Timeout) else "no connection"
 
 
-def _within(error: BaseException) -> BaseException | None:
-    """The error that this one is about."""
+def _inner_error(error: BaseException) -> BaseException | None:
+    """The error that caused this one."""
     inner = getattr(error, "reason", None) or next(iter(error.args), None)
     return inner if isinstance(inner, BaseException) else error.__cause__
 
 
 def _auth(destination: DestinationSettings) -> AuthBase | None:
     if destination.token is not None:
-        return _Bearer(_secret(destination, "token"))
+        return _BearerAuth(_read_secret(destination, "token"))
     if destination.user is not None:
-        return HTTPBasicAuth(destination.user.encode(), _secret(destination, "password").encode())
+        return HTTPBasicAuth(
+            destination.user.encode(), _read_secret(destination, "password").encode()
+        )
     return None
 
 
-def _secret(destination: DestinationSettings, key: str) -> str:
+def _read_secret(destination: DestinationSettings, key: str) -> str:
     """The secret that the setting names. Raises QCError DELIVERY_FORBIDDEN."""
-    kind, _, place = str(getattr(destination, key)).partition(":")
+    kind, _, source = str(getattr(destination, key)).partition(":")
     try:
-        found = os.environ[place] if kind == "env" else Path(place).read_text(encoding="utf-8")
+        secret = os.environ[source] if kind == "env" else Path(source).read_text(encoding="utf-8")
     except (KeyError, OSError, UnicodeDecodeError):
-        found = ""
-    if not found.strip() or not found.strip().isprintable():
-        where = f"the environment variable {place}" if kind == "env" else f"the file {place}"
+        secret = ""
+    if not secret.strip() or not secret.strip().isprintable():
+        where = f"the environment variable {source}" if kind == "env" else f"the file {source}"
         raise QCError(
             ErrorCode.DELIVERY_FORBIDDEN,
             f"destination {destination.name}: its {key} is not in {where}",
         )
-    return found.strip()
+    return secret.strip()
 
 
-class _Bearer(AuthBase):
-    """RFC 6750."""
+class _BearerAuth(AuthBase):
+    """Authorization by a bearer token (RFC 6750)."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -113,8 +115,8 @@ class _Bearer(AuthBase):
         return request
 
 
-class _Secure(HTTPAdapter):
-    """TLS by our own context, which alone says whom to trust."""
+class _TLSAdapter(HTTPAdapter):
+    """TLS by our own context, which alone decides whom to trust."""
 
     def __init__(self, settings: ClientTLSSettings) -> None:
         self._context = tls.client_context(settings)
@@ -127,4 +129,4 @@ class _Secure(HTTPAdapter):
         super().init_poolmanager(*args, ssl_context=self._context, **kwargs)  # type: ignore[no-untyped-call]
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """The context verifies; requests would add the authorities it ships."""
+        """Nothing: the context verifies, and requests would add the authorities that it ships."""

@@ -1,8 +1,8 @@
 """Whether a DIMSE request may be served on the presentation context that it came over.
 
 A presentation context is accepted for one SOP class (PS3.8 7.1.1.13), and a request over it must
-name that class: else access rules, which are about classes, could be walked around over any context
-that is open to all. None of the SOP classes that we negotiate is a meta SOP class (PS3.7 annex F),
+name that class: else access rules, which are about classes, could be evaded over any context that
+is open to all. None of the SOP classes that we negotiate is a meta SOP class (PS3.7 annex F),
 under which a request would name a member's UID, so that the two must be equal.
 """
 
@@ -76,7 +76,7 @@ def operation(primitive: Any) -> str:
 
 
 def is_request(primitive: Any) -> bool:
-    """Whether it asks for something, whole or not; a response names the message it answers."""
+    """Whether it is a request, complete or not; a response names the message that it answers."""
     if isinstance(primitive, dimse_primitives.C_CANCEL):
         return False
     return getattr(primitive, "MessageIDBeingRespondedTo", None) is None
@@ -160,7 +160,7 @@ def data_set(request: Any) -> Any | None:
 
 
 def measure(request: Any, transfer_syntax: str) -> None:
-    """Note of a DIMSE-N request what its data set has too much of to be parsed, for `refusal`."""
+    """Set `excess` of a DIMSE-N request: the reason not to parse its data set, for `refusal`."""
     encoded = data_set(request)
     if encoded is not None and getattr(request, "excess", None) is None:
         request.excess = data_set_size.excess(encoded.getvalue(), transfer_syntax)
@@ -172,5 +172,5 @@ def _sop_classes(request: Any, operation_name: str) -> list[str]:
     first = getattr(request, f"{role}SOPClassUID", None)
     if not first:
         return []
-    both = (first, getattr(request, "AffectedSOPClassUID", None))
-    return [str(each) for each in both if each]
+    uids = (first, getattr(request, "AffectedSOPClassUID", None))
+    return [str(each) for each in uids if each]

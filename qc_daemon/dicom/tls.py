@@ -1,4 +1,4 @@
-"""What both sides of TLS share (PS3.15 B.12, BCP 195), and the side that opens associations."""
+"""TLS (PS3.15 B.12, BCP 195): what both sides share, and the client's side."""
 
 import ssl
 from pathlib import Path
@@ -9,13 +9,13 @@ from qc_daemon.settings import ClientTLSSettings, DestinationSettings
 # RFC 9325 4.2: forward secrecy and authenticated encryption only. TLS 1.3 has no others.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _REVOCATIONS = "-----BEGIN X509 CRL-----"
-MINIMUM = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+MINIMUM_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
 def tls_args(destination: DestinationSettings) -> tuple[ssl.SSLContext, str] | None:
     """pynetdicom's `tls_args` for an association with a destination; None for a plain one.
 
-    Made anew each time, so that renewed files count. Raises QCError if they cannot be used.
+    The context is made each time, so that renewed files are used. Raises QCError if they cannot be.
     """
     tls = destination.tls
     if tls is None:
@@ -31,15 +31,15 @@ def tls_args(destination: DestinationSettings) -> tuple[ssl.SSLContext, str] | N
 
 def client_context(settings: ClientTLSSettings) -> ssl.SSLContext:
     """A context that verifies the server and its name. Raises OSError or ValueError."""
-    made = ssl.create_default_context(cafile=settings.ca)
+    context = ssl.create_default_context(cafile=settings.ca)
     if settings.ca is not None:
-        check_revocation(made, settings.ca)
-    made.minimum_version = MINIMUM[settings.minimum]
-    made.set_ciphers(CIPHERS)
-    made.options |= ssl.OP_NO_RENEGOTIATION
+        check_revocation(context, settings.ca)
+    context.minimum_version = MINIMUM_VERSIONS[settings.minimum]
+    context.set_ciphers(CIPHERS)
+    context.options |= ssl.OP_NO_RENEGOTIATION
     if settings.certificate is not None and settings.key is not None:
-        load_own(made, settings.certificate, settings.key)
-    return made
+        load_certificate(context, settings.certificate, settings.key)
+    return context
 
 
 def has_revocations(ca: Path) -> bool:
@@ -51,8 +51,8 @@ def has_revocations(ca: Path) -> bool:
 def check_revocation(context: ssl.SSLContext, ca: Path) -> None:
     """Refuse revoked certificates, where the file of the authorities holds a revocation list.
 
-    OpenSSL loads such a list with the file, and asks it only when told to. From then on each
-    certificate needs one of its issuer, that has not expired. Raises OSError.
+    OpenSSL loads such a list with the file, and uses it only if told to. Then each certificate
+    needs a list of its issuer that has not expired. Raises OSError.
     """
     if has_revocations(ca):
         context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
@@ -62,27 +62,32 @@ class CertificateFileError(ValueError):
     """A certificate or key file that cannot be used; the message says which and why."""
 
 
-def load_own(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
-    """Let the context show this certificate. Raises CertificateFileError, OSError."""
+def load_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    """Let the context present this certificate. Raises CertificateFileError, OSError."""
     try:
         # An empty password, or OpenSSL would ask for one at the terminal.
         context.load_cert_chain(certificate, key, password="")
     except ssl.SSLError as error:
-        # OpenSSL says "PEM lib" of whatever is wrong with the files.
-        raise CertificateFileError(_wrong_files(certificate, key) or reason(error)) from error
+        # OpenSSL says "PEM lib", whatever is wrong with the files.
+        raise CertificateFileError(_describe_files(certificate, key) or reason(error)) from error
 
 
-def _wrong_files(certificate: Path, key: Path) -> str | None:
-    """What is wrong with the two files, as far as their PEM headers show it."""
-    shown, secret = (path.read_text("ascii", "replace") for path in (certificate, key))
-    certified, keyed = "BEGIN CERTIFICATE" in shown, "PRIVATE KEY" in secret
-    if not certified and not keyed and "PRIVATE KEY" in shown and "BEGIN CERTIFICATE" in secret:
+def _describe_files(certificate: Path, key: Path) -> str | None:
+    """What is wrong with the two files by their PEM headers; None if that is unknown."""
+    certificate_text, key_text = (path.read_text("ascii", "replace") for path in (certificate, key))
+    has_certificate, has_key = "BEGIN CERTIFICATE" in certificate_text, "PRIVATE KEY" in key_text
+    if (
+        not has_certificate
+        and not has_key
+        and "PRIVATE KEY" in certificate_text
+        and "BEGIN CERTIFICATE" in key_text
+    ):
         return "certificate and key are swapped"
-    if not certified:
+    if not has_certificate:
         return f"{certificate.name} holds no certificate in PEM form"
-    if not keyed:
+    if not has_key:
         return f"{key.name} holds no private key in PEM form"
-    if "ENCRYPTED" in secret:
+    if "ENCRYPTED" in key_text:
         return f"{key.name} is encrypted; give the key without a password"
     return None
 

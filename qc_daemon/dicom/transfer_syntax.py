@@ -1,6 +1,6 @@
-"""The same object in another uncompressed transfer syntax (PS3.5 Annex A), no pixel touched.
+"""Encodes an object in another uncompressed transfer syntax (PS3.5 Annex A); pixels stay the same.
 
-Runs in a child with bounded memory: what it reads was sent by a stranger.
+It runs in a child process with bounded memory, because anybody may have sent what it reads.
 """
 
 import zlib
@@ -28,25 +28,27 @@ CONVERTIBLE = (
     str(ImplicitVRLittleEndian),
     str(DeflatedExplicitVRLittleEndian),
 )
-"""Between these a data set may be encoded anew."""
+"""The transfer syntaxes between which a data set can be converted."""
+# Bytes of a block that `reencode` yields.
 BLOCK = 512 << 10
-# A deflated picture grows tenfold; one that grows more than this was made to fill a memory.
-_MOST_GROWTH = 100
-_ALWAYS_ALLOWED = 64 << 20
+# A deflated image grows tenfold; one that grows more than this many times was made to fill the
+# memory. Up to the second limit, in bytes, any growth is accepted.
+_MAX_GROWTH = 100
+_MIN_LIMIT = 64 << 20
 
 
 def alternatives(transfer_syntax: str) -> list[str]:
-    """The transfer syntaxes that the same object may be sent in instead; none for compressed ones.
+    """The transfer syntaxes to which an object can be converted; none for a compressed one.
 
-    Deflating is never needed: what takes deflated takes one of the other two.
+    Deflated is never among them: a peer that accepts it accepts one of the other two.
     """
     if transfer_syntax not in CONVERTIBLE:
         return []
     return [uid for uid in CONVERTIBLE[:2] if uid != transfer_syntax]
 
 
-def reencoded(path: Path, transfer_syntax: str) -> Iterator[bytes]:
-    """The PS3.10 file at `path` in `transfer_syntax`, one of `alternatives` of its own, in blocks.
+def reencode(path: Path, transfer_syntax: str) -> Iterator[bytes]:
+    """The PS3.10 file at `path`, converted to one of its `alternatives`, in blocks.
 
     Raises QCError: TOO_LARGE for a deflated data set that grows beyond all measure, TRUNCATED,
     UNREADABLE.
@@ -57,16 +59,16 @@ def reencoded(path: Path, transfer_syntax: str) -> Iterator[bytes]:
         raise QCError(ErrorCode.UNSUPPORTED_SYNTAX, "the object cannot be encoded anew")
     yield _head(meta, transfer_syntax)
     if own != DeflatedExplicitVRLittleEndian:
-        yield from _encoded(dcmread(path), transfer_syntax)
+        yield from _encode(dcmread(path), transfer_syntax)
         return
     with path.open("rb") as file:
         file.seek(offset)
-        inflated = _inflated(file, max(_ALWAYS_ALLOWED, _MOST_GROWTH * path.stat().st_size))
+        inflated = _inflate(file, max(_MIN_LIMIT, _MAX_GROWTH * path.stat().st_size))
         if transfer_syntax == ExplicitVRLittleEndian:
             yield from inflated
             return
         whole = BytesIO(_head(meta, str(ExplicitVRLittleEndian)) + b"".join(inflated))
-    yield from _encoded(dcmread(whole), transfer_syntax)
+    yield from _encode(dcmread(whole), transfer_syntax)
 
 
 def _head(meta: Dataset, transfer_syntax: str) -> bytes:
@@ -79,7 +81,7 @@ def _head(meta: Dataset, transfer_syntax: str) -> bytes:
     return bytes(out.getvalue())
 
 
-def _encoded(dataset: Dataset, transfer_syntax: str) -> Iterator[bytes]:
+def _encode(dataset: Dataset, transfer_syntax: str) -> Iterator[bytes]:
     out = DicomBytesIO()
     out.is_little_endian = True
     out.is_implicit_VR = transfer_syntax == ImplicitVRLittleEndian
@@ -97,7 +99,7 @@ def _encoded(dataset: Dataset, transfer_syntax: str) -> Iterator[bytes]:
         yield block
 
 
-def _inflated(file: BinaryIO, limit: int) -> Iterator[bytes]:
+def _inflate(file: BinaryIO, limit: int) -> Iterator[bytes]:
     """A deflated data set (PS3.5 A.5) inflated, in blocks, of `limit` bytes at most."""
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     size = 0
@@ -111,7 +113,7 @@ def _inflated(file: BinaryIO, limit: int) -> Iterator[bytes]:
             if size > limit:
                 raise QCError(
                     ErrorCode.TOO_LARGE,
-                    f"the deflated data set grows to more than {_MOST_GROWTH} times its size;"
+                    f"the deflated data set grows to more than {_MAX_GROWTH} times its size;"
                     " it is not inflated for a destination that takes no deflated one",
                 )
             if block:

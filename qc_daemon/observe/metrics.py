@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
 from detector.errors import QCError
-from qc_daemon.dicom.certificates import expires
+from qc_daemon.dicom.certificates import earliest_expiry
 from qc_daemon.observe import log
 from qc_daemon.observe.counters import SharedCounters, delivery_names
 from qc_daemon.records import gauges
@@ -250,7 +250,7 @@ class Service(Collector):
             if path is None:
                 continue
             try:
-                expiry.add_metric([use], expires(path).timestamp())
+                expiry.add_metric([use], earliest_expiry(path).timestamp())
             except (OSError, ValueError):
                 continue
         yield expiry

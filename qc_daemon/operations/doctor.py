@@ -20,7 +20,7 @@ from qc_daemon.deliver.outcome import http_words
 from qc_daemon.dicom import dicomweb
 from qc_daemon.dicom.association import associate
 from qc_daemon.dicom.association_failure import cause, is_called_title_unknown
-from qc_daemon.dicom.certificates import WARN_BEFORE, expires
+from qc_daemon.dicom.certificates import WARN_BEFORE, earliest_expiry
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID
 from qc_daemon.dicom.tls import has_revocations, tls_args
 from qc_daemon.dicom.uids import VERIFICATION
@@ -335,7 +335,7 @@ def _check_destinations(settings: Settings) -> str:
 
 def _check_certificate(tls: TLSSettings, clock: Clock = utc_now) -> str:
     check_tls(tls)
-    end = expires(tls.certificate)
+    end = earliest_expiry(tls.certificate)
     remaining = end - clock()
     if remaining <= timedelta(0):
         raise OSError(0, f"{tls.certificate} expired on {end:%Y-%m-%d}; renew it")
@@ -383,7 +383,7 @@ def _check_dicomweb(destination: DestinationSettings) -> str:
             raise OSError(0, f"{destination.url} answers HTTP {_describe_status(error)}") from error
         except requests.RequestException as error:
             raise OSError(
-                0, f"{destination.url} cannot be reached: {dicomweb.trouble(error)}"
+                0, f"{destination.url} cannot be reached: {dicomweb.describe_failure(error)}"
             ) from error
         except ValueError as error:
             raise OSError(0, f"{destination.url} is no DICOMweb service") from error

@@ -40,7 +40,7 @@ def try_rules(
         raise UsageError(f"--verdict {verdict}: give one of {', '.join(QUALITY_LABELS)}")
     routes = Routes.of(settings)
     objects_by_file = None
-    if routes.asks_result and view is None and verdict is None:
+    if routes.needs_findings and view is None and verdict is None:
         objects_by_file = _score([path for path in paths if path.is_file()], settings)
     for path in paths:
         try:

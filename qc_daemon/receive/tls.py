@@ -8,7 +8,7 @@ from typing import Any
 
 from detector.console import UsageError
 from qc_daemon.dicom.certificates import fingerprint
-from qc_daemon.dicom.tls import CIPHERS, MINIMUM, check_revocation, load_own
+from qc_daemon.dicom.tls import CIPHERS, MINIMUM_VERSIONS, check_revocation, load_certificate
 from qc_daemon.dicom.tls import reason as reason
 from qc_daemon.observe import log
 from qc_daemon.settings import TLSSettings
@@ -114,7 +114,7 @@ def server_context(settings: TLSSettings) -> ssl.SSLContext:
     """A server's context of these files. Raises OSError (ssl.SSLError is one) or ValueError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.sslsocket_class = EncryptedConnection
-    context.minimum_version = MINIMUM[settings.minimum]
+    context.minimum_version = MINIMUM_VERSIONS[settings.minimum]
     context.set_ciphers(CIPHERS)
     context.options |= (
         ssl.OP_NO_COMPRESSION
@@ -124,7 +124,7 @@ def server_context(settings: TLSSettings) -> ssl.SSLContext:
         | ssl.OP_NO_TICKET
     )
     context.num_tickets = 0
-    load_own(context, settings.certificate, settings.key)
+    load_certificate(context, settings.certificate, settings.key)
     if settings.ca is not None and settings.mutual != "none":
         context.load_verify_locations(settings.ca)
         check_revocation(context, settings.ca)

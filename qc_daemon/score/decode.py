@@ -92,7 +92,7 @@ class DecodeProcess:
         """Header, frame count and pixel hash. Decodes every frame, keeps none.
 
         With `sha256` a file of other bytes is not read. Raises QCError as
-        `reader.summarise_image` and `verification.verified`, or DECODE_TIMEOUT, DECODE_MEMORY,
+        `reader.summarise_image` and `verification.open_verified`, or DECODE_TIMEOUT, DECODE_MEMORY,
         DECODE_FAILED.
         """
         with _Call(self, _request("summary", path, sha256)) as call:
@@ -112,7 +112,7 @@ class DecodeProcess:
         """The measurements of a machine's structured report; at least one.
 
         With `sha256` a file of other bytes is not read. Raises QCError as
-        `obgyn_report.read_measurements` and `verification.verified`, or DECODE_TIMEOUT,
+        `obgyn_report.read_measurements` and `verification.open_verified`, or DECODE_TIMEOUT,
         DECODE_MEMORY, DECODE_FAILED.
         """
         with _Call(self, _request("measurements", path, sha256)) as call:
@@ -126,7 +126,7 @@ class DecodeProcess:
         """The frames of these numbers (None: all), ascending, one in memory at a time.
 
         With `sha256` a file of other bytes is not read. Raises QCError as
-        `reader.read_frames` and `verification.verified`, or DECODE_TIMEOUT, DECODE_MEMORY,
+        `reader.read_frames` and `verification.open_verified`, or DECODE_TIMEOUT, DECODE_MEMORY,
         DECODE_FAILED. Leaving early costs a restart of the child.
         """
         chosen = None if numbers is None else sorted(set(numbers))
@@ -141,8 +141,8 @@ class DecodeProcess:
         """The object as a PS3.10 file in another transfer syntax, in blocks.
 
         With `sha256` a file of other bytes is not read. Raises QCError as
-        `transfer_syntax.reencoded` and `verification.verified`, or DECODE_TIMEOUT, DECODE_MEMORY,
-        DECODE_FAILED.
+        `transfer_syntax.reencode` and `verification.open_verified`, or DECODE_TIMEOUT,
+        DECODE_MEMORY, DECODE_FAILED.
         """
         request = _request("convert", path, sha256) | {"transfer_syntax": transfer_syntax}
         with _Call(self, request) as call:

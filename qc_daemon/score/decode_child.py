@@ -22,7 +22,7 @@ import pydicom.config
 from detector.errors import ErrorCode, QCError
 from detector.frame import Frame
 from detector.imaging.reader import ImageSummary, read_frames, summarise_image
-from qc_daemon.dicom.transfer_syntax import reencoded
+from qc_daemon.dicom.transfer_syntax import reencode
 from qc_daemon.score.obgyn_report import read_measurements
 from qc_daemon.spool.verification import open_verified
 
@@ -97,7 +97,7 @@ def build_replies(
             case "measurements":
                 last = {"measurements": [asdict(each) for each in read_measurements(path)]}
             case "convert":
-                for block in reencoded(path, request["transfer_syntax"]):
+                for block in reencode(path, request["transfer_syntax"]):
                     yield {"bytes": len(block)}, memoryview(block)
             case _:
                 for frame in read_frames(path, request["numbers"], max_pixels):

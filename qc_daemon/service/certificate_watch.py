@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from qc_daemon.dicom.certificates import WARN_BEFORE, expires
+from qc_daemon.dicom.certificates import WARN_BEFORE, earliest_expiry
 from qc_daemon.observe import log
 from qc_daemon.records.clock import Clock, utc_now
 
@@ -24,7 +24,7 @@ class CertificateWatch:
             return
         self._due = now + _CHECK_INTERVAL
         try:
-            remaining = expires(self.path) - now
+            remaining = earliest_expiry(self.path) - now
         except (OSError, ValueError) as error:
             log.get().warning(
                 "certificate not readable", path=str(self.path), error_type=type(error).__name__

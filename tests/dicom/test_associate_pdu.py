@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
 
 from qc_daemon.dicom import associate_pdu
-from qc_daemon.dicom.associate_pdu import MalformedError, read_answer, read_request
+from qc_daemon.dicom.associate_pdu import MalformedError, parse_answer, parse_request
 from tests.support import fuzzing
 from tests.support.raw_dimse import accept, item
 
@@ -60,7 +60,7 @@ def test_what_is_read_of_any_request_pynetdicom_takes(
 ) -> None:
     whole = request(user=USER + item(0x55, b"SOMEBODY 1.0") + item(0x54, b"\0\x031.2\1\1"))
     try:
-        asked = read_request(_mutated(whole, changes)[: len(whole) - cut])
+        asked = parse_request(_mutated(whole, changes)[: len(whole) - cut])
     except MalformedError:
         return
     made = decoded(asked.pdu)
@@ -82,7 +82,7 @@ def test_what_is_read_of_any_answer_pynetdicom_takes(
     ):
         try:
             made = kind()
-            made.decode(read_answer(_mutated(whole, changes)[: len(whole) - cut]))
+            made.decode(parse_answer(_mutated(whole, changes)[: len(whole) - cut]))
             made.to_primitive()
         except MalformedError:
             continue
@@ -90,7 +90,7 @@ def test_what_is_read_of_any_answer_pynetdicom_takes(
 
 @given(st.binary(max_size=400))
 def test_rubbish_is_malformed_or_read(rubbish: bytes) -> None:
-    for read, kind in ((read_request, 0x01), (read_answer, 0x02), (read_answer, 0x03)):
+    for read, kind in ((parse_request, 0x01), (parse_answer, 0x02), (parse_answer, 0x03)):
         with contextlib.suppress(MalformedError):
             read(fuzzing.pdu(kind, rubbish))
 
@@ -98,15 +98,15 @@ def test_rubbish_is_malformed_or_read(rubbish: bytes) -> None:
 @pytest.mark.parametrize("kind", [0x00, 0x11, 0x60, 0x99, 0xF0, 0xFF])
 def test_unknown_items_and_sub_items_are_ignored(kind: int) -> None:
     extra = item(kind, b"whatever")
-    asked = read_request(request(more=extra, user=USER + extra))
+    asked = parse_request(request(more=extra, user=USER + extra))
     assert asked.rejection is None
     assert len(decoded(asked.pdu).presentation_context) == 1
 
 
 @pytest.mark.parametrize("version", [0x0001, 0x0003, 0x8001, 0xFFFF])
 def test_bit_0_of_the_protocol_version_decides(version: int) -> None:
-    assert read_request(request(version=version)).rejection is None
-    refused = read_request(request(version=version & ~1))
+    assert parse_request(request(version=version)).rejection is None
+    refused = parse_request(request(version=version & ~1))
     assert refused.rejection == (1, 2, 2)
 
 
@@ -123,7 +123,7 @@ def test_bit_0_of_the_protocol_version_decides(version: int) -> None:
     ],
 )
 def test_calling_titles(calling: bytes, rejection: tuple[int, int, int] | None) -> None:
-    asked = read_request(request(calling=calling))
+    asked = parse_request(request(calling=calling))
     assert asked.rejection == rejection
     if rejection is None:
         assert asked.calling_ae == "MODALITY"
@@ -131,12 +131,12 @@ def test_calling_titles(calling: bytes, rejection: tuple[int, int, int] | None) 
 
 @pytest.mark.parametrize("called", [bytes(16), b" " * 16, b"QCD\xc4EMON        "])
 def test_a_called_title_that_is_none(called: bytes) -> None:
-    assert read_request(request(called=called)).rejection == (1, 1, 7)
+    assert parse_request(request(called=called)).rejection == (1, 1, 7)
 
 
 @pytest.mark.parametrize("application", [b"", b"1.2.840.10008.3.1.1.2", b"1.2.3"])
 def test_another_application_context(application: bytes) -> None:
-    assert read_request(request(application=application)).rejection == (1, 1, 2)
+    assert parse_request(request(application=application)).rejection == (1, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_another_application_context(application: bytes) -> None:
     ],
 )
 def test_maximum_lengths(user: bytes | None, most: int) -> None:
-    made = decoded(read_request(request(user=user)).pdu)
+    made = decoded(parse_request(request(user=user)).pdu)
     assert made.user_information.maximum_length == most
 
 
@@ -158,9 +158,9 @@ def test_maximum_lengths(user: bytes | None, most: int) -> None:
     "name", [b"SEVENTEEN LETTERS", b"A" * 24, b"\xc4\xd6\xdc", b"", b"A\0\0", b"A\nB"]
 )
 def test_implementation_version_names(name: bytes) -> None:
-    assert decoded(read_request(request(user=USER + item(0x55, name))).pdu)
+    assert decoded(parse_request(request(user=USER + item(0x55, name))).pdu)
     made = A_ASSOCIATE_AC()
-    made.decode(read_answer(accept([0], user=USER + item(0x55, name))))
+    made.decode(parse_answer(accept([0], user=USER + item(0x55, name))))
     made.to_primitive()
 
 
@@ -169,7 +169,7 @@ def test_a_context_without_transfer_syntax_names_none_there_is() -> None:
     inner = item(0x30, b"1.2.840.10008.1.1")
     contexts = item(0x20, bytes((1, 0, 0, 0)) + inner)
     contexts += item(0x20, bytes((3, 0, 0, 0)) + inner + item(0x40, b"1.2.840.10008.1.2"))
-    first, second = decoded(read_request(request(contexts=contexts)).pdu).presentation_context
+    first, second = decoded(parse_request(request(contexts=contexts)).pdu).presentation_context
     assert first.transfer_syntax == ["0.0"]
     assert second.transfer_syntax == ["1.2.840.10008.1.2"]
 
@@ -177,7 +177,7 @@ def test_a_context_without_transfer_syntax_names_none_there_is() -> None:
 def test_an_accepted_context_without_transfer_syntax_is_not_accepted() -> None:
     body = struct.pack(">HH64x", 1, 0) + item(0x21, bytes((1, 0, 0, 0))) + item(0x50, USER)
     made = A_ASSOCIATE_AC()
-    made.decode(read_answer(fuzzing.pdu(0x02, body)))
+    made.decode(parse_answer(fuzzing.pdu(0x02, body)))
     assert [each.result for each in made.presentation_context] == [4]
 
 

@@ -21,7 +21,7 @@ from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT
 from pynetdicom.dsutils import encode
 from pynetdicom.dul import DULServiceProvider
 
-from qc_daemon.dicom.association import associate, steady
+from qc_daemon.dicom.association import associate, make_thread_safe
 from qc_daemon.dicom.data_set_size import MAX_ELEMENTS
 from qc_daemon.dicom.storage_commitment import (
     PUSH_MODEL,
@@ -88,7 +88,7 @@ def hurried() -> Iterator[None]:
 
 
 def test_no_answer_is_stolen_and_the_thread_has_its_turns(hurried: None) -> None:
-    made: Any = steady(Association())
+    made: Any = make_thread_safe(Association())
     made.start()
     for number in range(3_000):
         made.send(number)
@@ -101,7 +101,7 @@ def test_no_answer_is_stolen_and_the_thread_has_its_turns(hurried: None) -> None
 def test_a_dead_provider_keeps_neither_thread_nor_sender_waiting() -> None:
     """As it was seen once: the thread stopped, the sender waiting for it, and nobody to bring any
     answer."""
-    made: Any = steady(Association())
+    made: Any = make_thread_safe(Association())
     made.dul = SimpleNamespace(is_alive=lambda: False)
     made.start()
     made._reactor_checkpoint.clear()
@@ -204,7 +204,9 @@ class Reporting:
 
     def _store(self, event: Any) -> int:
         if self.reporter is None:
-            self.reporter = threading.Thread(target=self._report, args=(steady(event.assoc),))
+            self.reporter = threading.Thread(
+                target=self._report, args=(make_thread_safe(event.assoc),)
+            )
             self.reporter.start()
         return 0x0000
 

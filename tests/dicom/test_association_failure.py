@@ -12,7 +12,7 @@ from pynetdicom import AE
 
 from qc_daemon.dicom.association import associate
 from qc_daemon.dicom.association_failure import cause
-from qc_daemon.dicom.tls import CertificateFileError, client_context, load_own, reason
+from qc_daemon.dicom.tls import CertificateFileError, client_context, load_certificate, reason
 from qc_daemon.settings import ClientTLSSettings
 from tests.support.certificates import Authority
 from tests.support.ports import reserve_port
@@ -154,5 +154,5 @@ def test_certificate_and_key_that_cannot_be_used_are_named(tmp_path: Path) -> No
         (pair.certificate, other.key, "key values mismatch"),
     ):
         with pytest.raises(CertificateFileError) as caught:
-            load_own(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, key)
+            load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, key)
         assert said in reason(caught.value)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qc_daemon.dicom.certificates import expires, not_after
+from qc_daemon.dicom.certificates import earliest_expiry, not_after
 from qc_daemon.observe import log
 from qc_daemon.service.certificate_watch import CertificateWatch
 from tests.support.certificates import Authority, Pair
@@ -34,26 +34,26 @@ def told_by_openssl(path: Path) -> datetime:
 @pytest.mark.parametrize("days", [-1, 1, 365, 22000])
 def test_the_end_is_openssls(authority: Authority, days: int) -> None:
     pair = authority.issue("service", days)
-    assert expires(pair.certificate) == told_by_openssl(pair.certificate)
+    assert earliest_expiry(pair.certificate) == told_by_openssl(pair.certificate)
 
 
 def test_of_a_chain_the_first_to_end_counts(authority: Authority, tmp_path: Path) -> None:
     chain = tmp_path / "chain.pem"
     parts = [authority.issue("service", 5).certificate, authority.certificate]
     chain.write_text("".join(each.read_text() for each in reversed(parts)))
-    assert expires(chain) == told_by_openssl(parts[0])
+    assert earliest_expiry(chain) == told_by_openssl(parts[0])
 
 
 def test_a_file_without_a_certificate_is_an_error(authority: Authority, tmp_path: Path) -> None:
     pair = authority.issue("service")
     with pytest.raises(ValueError, match="no certificate"):
-        expires(pair.key)
+        earliest_expiry(pair.key)
     cut = tmp_path / "cut.pem"
     cut.write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
     with pytest.raises(ValueError):
-        expires(cut)
+        earliest_expiry(cut)
     with pytest.raises(OSError):
-        expires(tmp_path / "none.pem")
+        earliest_expiry(tmp_path / "none.pem")
 
 
 @given(st.binary(max_size=80))

@@ -18,7 +18,7 @@ from pydicom.uid import (
 )
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.dicom.transfer_syntax import CONVERTIBLE, alternatives, reencoded
+from qc_daemon.dicom.transfer_syntax import CONVERTIBLE, alternatives, reencode
 from qc_daemon.score.convert import Converter
 from qc_daemon.settings import ScoreSettings
 from qc_daemon.spool import verification
@@ -47,7 +47,7 @@ def test_the_values_and_pixels_stay(tmp_path: Path, own: str) -> None:
     path = tmp_path / "object"
     path.write_bytes(part10(dataset))
     for other in alternatives(own):
-        made = dcmread(io.BytesIO(b"".join(reencoded(path, other))))
+        made = dcmread(io.BytesIO(b"".join(reencode(path, other))))
         assert made.file_meta.TransferSyntaxUID == other
         assert made.file_meta.MediaStorageSOPInstanceUID == dataset.SOPInstanceUID
         assert values(made) == values(dataset)
@@ -62,8 +62,8 @@ def test_there_and_back_is_the_same(tmp_path: Path, pixels: bytes, name: str) ->
     path, back = tmp_path / "object", tmp_path / "back"
     name = name[:60].strip()
     path.write_bytes(part10(ultrasound(pixels=pixels, PatientName=name)))
-    back.write_bytes(b"".join(reencoded(path, ImplicitVRLittleEndian)))
-    again = dcmread(io.BytesIO(b"".join(reencoded(back, ExplicitVRLittleEndian))))
+    back.write_bytes(b"".join(reencode(path, ImplicitVRLittleEndian)))
+    again = dcmread(io.BytesIO(b"".join(reencode(back, ExplicitVRLittleEndian))))
     assert values(again) == values(dcmread(path))
 
 
@@ -72,7 +72,7 @@ def test_a_compressed_object_stays_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "object"
     path.write_bytes(part10(jpeg()))
     with pytest.raises(QCError) as caught:
-        list(reencoded(path, ExplicitVRLittleEndian))
+        list(reencode(path, ExplicitVRLittleEndian))
     assert caught.value.code is ErrorCode.UNSUPPORTED_SYNTAX
 
 
@@ -93,7 +93,7 @@ def test_what_grows_beyond_measure_is_not_inflated(tmp_path: Path, other: str) -
     path = tmp_path / "object"
     path.write_bytes(inflating(200))
     assert path.stat().st_size < MEGABYTE
-    blocks = reencoded(path, other)
+    blocks = reencode(path, other)
     with pytest.raises(QCError) as caught:
         collections.deque(blocks, maxlen=0)
     assert caught.value.code is ErrorCode.TOO_LARGE
@@ -102,7 +102,7 @@ def test_what_grows_beyond_measure_is_not_inflated(tmp_path: Path, other: str) -
 def test_what_grows_as_pictures_do_is_inflated(tmp_path: Path) -> None:
     path = tmp_path / "object"
     path.write_bytes(inflating(20))
-    size = sum(len(block) for block in reencoded(path, ExplicitVRLittleEndian))
+    size = sum(len(block) for block in reencode(path, ExplicitVRLittleEndian))
     assert 20 * MEGABYTE < size < 21 * MEGABYTE
 
 
@@ -110,7 +110,7 @@ def test_a_deflated_object_that_ends_early(tmp_path: Path) -> None:
     path = tmp_path / "object"
     path.write_bytes(part10(ultrasound(syntax=DeflatedExplicitVRLittleEndian))[:-60])
     with pytest.raises(QCError) as caught:
-        list(reencoded(path, ExplicitVRLittleEndian))
+        list(reencode(path, ExplicitVRLittleEndian))
     assert caught.value.code is ErrorCode.TRUNCATED
 
 

@@ -160,7 +160,7 @@ class CommittingPacs(Pacs):
         time.sleep(0.1)
         for _ in range(self.times):
             event_type, information = event_information(self.report(request))
-            answer, _ = requestor.steady(request.association).send_n_event_report(
+            answer, _ = requestor.make_thread_safe(request.association).send_n_event_report(
                 information, event_type, PUSH_MODEL, PUSH_MODEL_INSTANCE
             )
             self.answers.append(answer.get("Status"))

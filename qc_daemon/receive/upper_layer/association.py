@@ -35,7 +35,7 @@ class Acceptor(Association):  # type: ignore[misc]
     # access policy has decided.
     permitted: Collection[str] = ()
     # The A-ASSOCIATE-RQ; None until it has arrived.
-    associate_request: associate_pdu.Request | None = None
+    associate_request: associate_pdu.AssociateRequest | None = None
     # Takes what is no request from the association's queue: reports that are to be sent over it,
     # and the answers to them.
     interceptor: MessageInterceptor | None = None

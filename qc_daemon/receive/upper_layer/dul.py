@@ -176,9 +176,11 @@ class UpperLayerProvider(DULServiceProvider):  # type: ignore[misc]
     def _read_request(self, pdu: bytes) -> bytes:
         """An A-ASSOCIATE-RQ as pynetdicom takes it; the association keeps the request."""
         try:
-            request = self.assoc.associate_request = associate_pdu.read_request(pdu)
+            request = self.assoc.associate_request = associate_pdu.parse_request(pdu)
         except associate_pdu.MalformedError as error:
-            self.assoc.associate_request = associate_pdu.Request(b"", *associate_pdu.titles(pdu))
+            self.assoc.associate_request = associate_pdu.AssociateRequest(
+                b"", *associate_pdu.titles(pdu)
+            )
             raise InvalidPDUError(str(error)) from error
         return request.pdu
 
