@@ -1,5 +1,6 @@
 """The job runner with a handler of the tests, a real database and a clock that the tests set."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.job_runner import JobHandler, JobRunner
+from qc_daemon.job_runner import ClaimJob, JobHandler, JobRunner
 from qc_daemon.records import schema
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import Job
@@ -220,6 +221,41 @@ def test_a_lease_lost_during_the_run_writes_nothing(queue: Queue, fails: bool) -
     assert (queue.job().state, queue.job().attempts) == (JobState.DONE, 0)
     (line,) = lines
     assert (line["event"], line["kind"]) == ("lease lost", "score")
+
+
+def test_what_a_claim_reserves_is_released_however_the_job_ends(queue: Queue) -> None:
+    queue.add(1)
+    queue.add(2)
+    reserved: list[str] = []
+
+    class Reserving(Handler):
+        @contextlib.contextmanager
+        def claim(self, claim_job: ClaimJob) -> Iterator[Job | None]:
+            reserved.append("reserve")
+            with contextlib.ExitStack() as stack:
+                stack.callback(reserved.append, "release")
+                yield claim_job()
+
+    works = iter([fail, lambda _lease: None])
+    runner = queue.runner(Reserving(lambda lease: next(works)(lease)))
+    assert [runner.run_once(), runner.run_once(), runner.run_once()] == [True, True, False]
+    assert reserved == ["reserve", "release"] * 3
+
+
+def test_an_idle_runner_waits_no_longer_than_its_handler_says(queue: Queue) -> None:
+    queue.settings.poll_seconds = 600
+    waits: list[float] = []
+
+    class Impatient(Handler):
+        def on_idle(self) -> float:
+            waits.append(0.01)
+            return 0.01
+
+    runner = queue.runner(Impatient())
+    thread = run_in_thread(runner)
+    eventually(lambda: len(waits) > 2)
+    runner.stop.set()
+    thread.join(60)
 
 
 def run_in_thread(runner: JobRunner) -> threading.Thread:
