@@ -1,7 +1,7 @@
-"""What machines and people burn into a picture: banner, settings, callipers, inset; or none of it.
+"""Adds burned-in annotations (PS3.3 C.7.6.1): banner, settings, callipers, inset.
 
-Marks tell which hospital and which habit, never how good the view is. In the real set a banner
-seems commoner on poor pictures; put in and taken out at random it tells nothing.
+They depend on the hospital and its habits, never on how good the view is. In the real set a banner
+seems commoner on poor pictures; added and removed at random, it carries no information.
 """
 
 import cv2
@@ -15,33 +15,34 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def add_annotations(pixels: Pixels, generator: np.random.Generator) -> Pixels:
-    """A copy of an RGB picture (H, W, 3) uint8 with other marks at its borders and on tissue."""
-    marked = pixels.copy()
-    top, bottom = _content(marked)
-    if min(bottom - top, marked.shape[1]) < 32:
-        return marked
+    """A copy of an RGB picture (H, W, 3) uint8 with random annotations on borders and tissue; its
+    own at the upper border may be blanked."""
+    output = pixels.copy()
+    top, bottom = _content_rows(output)
+    if min(bottom - top, output.shape[1]) < 32:
+        return output
     # A view of the same memory, without the rows of a letterbox.
-    inner = marked[top:bottom]
-    for chance, mark in (
-        (0.3, _without_borders),
-        (0.35, _banner),
-        (0.3, _settings),
-        (0.3, _callipers),
-        (0.15, _inset),
+    content = output[top:bottom]
+    for probability, draw in (
+        (0.3, _blank_borders),
+        (0.35, _draw_banner),
+        (0.3, _draw_settings),
+        (0.3, _draw_callipers),
+        (0.15, _draw_inset),
     ):
-        if generator.random() < chance:
-            mark(inner, generator)
-    return marked
+        if generator.random() < probability:
+            draw(content, generator)
+    return output
 
 
-def _content(pixels: Pixels) -> tuple[int, int]:
-    """First row and the one after the last that a letterbox did not fill."""
+def _content_rows(pixels: Pixels) -> tuple[int, int]:
+    """The first row that is no letterbox, and the one after the last."""
     rows = np.flatnonzero((pixels != FILL).any(axis=(1, 2)))
     return (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
 
 
-def _without_borders(pixels: Pixels, generator: np.random.Generator) -> None:
-    """What stands at the top and in the upper corners blanked, as where a machine shows nothing."""
+def _blank_borders(pixels: Pixels, generator: np.random.Generator) -> None:
+    """Blank the top and perhaps the upper corners, as on machines that show no text there."""
     height, width = pixels.shape[:2]
     pixels[: int(height * generator.uniform(0.05, 0.11))] = 0
     deep, wide = int(height * generator.uniform(0.1, 0.25)), int(width * 0.09)
@@ -51,18 +52,18 @@ def _without_borders(pixels: Pixels, generator: np.random.Generator) -> None:
         pixels[:deep, :wide] = 0
 
 
-def _banner(pixels: Pixels, generator: np.random.Generator) -> None:
-    """A bar with the hospital, date and indices."""
+def _draw_banner(pixels: Pixels, generator: np.random.Generator) -> None:
+    """Draw a bar at the top with text like hospital, date and indices."""
     height, width = pixels.shape[:2]
     deep = max(3, int(height * generator.uniform(0.04, 0.1)))
     grey = int(generator.integers(0, 70))
     pixels[:deep] = np.clip((grey, grey + 8, grey + int(generator.integers(0, 25))), 0, 255)
     for x in generator.uniform(0, 0.9, 4) * width:
-        _write(pixels, int(x), int(deep * generator.uniform(0.5, 0.95)), generator)
+        _write_text(pixels, int(x), int(deep * generator.uniform(0.5, 0.95)), generator)
 
 
-def _settings(pixels: Pixels, generator: np.random.Generator) -> None:
-    """Lines of text, and covered patches, near the left and right border."""
+def _draw_settings(pixels: Pixels, generator: np.random.Generator) -> None:
+    """Draw lines of text, and filled rectangles, near the left and right border."""
     height, width = pixels.shape[:2]
     for _ in range(int(generator.integers(1, 4))):
         side = generator.uniform(0, 0.2) if generator.random() < 0.5 else generator.uniform(0.75, 1)
@@ -72,11 +73,11 @@ def _settings(pixels: Pixels, generator: np.random.Generator) -> None:
             wide, deep = generator.uniform(0.02, 0.12, 2) * (width, height)
             cv2.rectangle(pixels, (x, y), (x + int(wide), y + int(deep)), (grey,) * 3, -1)
         else:
-            _write(pixels, x, y, generator)
+            _write_text(pixels, x, y, generator)
 
 
-def _callipers(pixels: Pixels, generator: np.random.Generator) -> None:
-    """Two crosses a little apart anywhere, perhaps a line between them, and what they measured."""
+def _draw_callipers(pixels: Pixels, generator: np.random.Generator) -> None:
+    """Draw two crosses near each other, perhaps with a line between them and a measurement."""
     height, width = pixels.shape[:2]
     at = generator.uniform(0.15, 0.85, 2) * (width, height)
     apart = generator.normal(0, 0.06, 2) * (width, height)
@@ -89,11 +90,11 @@ def _callipers(pixels: Pixels, generator: np.random.Generator) -> None:
     if generator.random() < 0.3:
         cv2.line(pixels, ends[0], ends[1], colour, 1)
     if generator.random() < 0.5:
-        _write(pixels, int(0.02 * width), int(0.97 * height), generator)
+        _write_text(pixels, int(0.02 * width), int(0.97 * height), generator)
 
 
-def _inset(pixels: Pixels, generator: np.random.Generator) -> None:
-    """The whole picture small in a lower corner, framed."""
+def _draw_inset(pixels: Pixels, generator: np.random.Generator) -> None:
+    """Draw the whole picture, small and framed, in a lower corner."""
     height, width = pixels.shape[:2]
     share = generator.uniform(0.15, 0.3)
     wide, deep = int(width * share), int(height * share)
@@ -102,7 +103,7 @@ def _inset(pixels: Pixels, generator: np.random.Generator) -> None:
     cv2.rectangle(pixels, (x, height - deep), (x + wide - 1, height - 1), (150,) * 3, 1)
 
 
-def _write(pixels: Pixels, x: int, y: int, generator: np.random.Generator) -> None:
+def _write_text(pixels: Pixels, x: int, y: int, generator: np.random.Generator) -> None:
     text = "".join(generator.choice(_TEXT, 8))
     scale = float(generator.uniform(0.5, 1.1)) * pixels.shape[0] / 600
     grey = int(generator.integers(90, 256))

@@ -41,7 +41,7 @@ from training.crossval.folds import BOTH_CLASSES, load_predictions
 from training.data.negatives import read_negatives
 from training.data.prepared import PreparedSample, prepare
 from training.data.regions import match_regions, read_region
-from training.data.samples import Sample, counts, data_hash, file_hash
+from training.data.samples import Sample, count_samples, data_hash, file_hash
 from training.evaluation.ablation import ALL_BRANCHES
 from training.evaluation.detection import detection_metrics
 from training.evaluation.select_calibration import select_calibration
@@ -169,8 +169,8 @@ def make_bundle(
             "calibration": {
                 "command": command,
                 "sha256": data_hash([item.sample for item in prepared]),
-                "data": counts([item.sample for item in prepared]),
-                "criteria data": counts([i.sample for i in prepared if i.sample.criteria]),
+                "data": count_samples([item.sample for item in prepared]),
+                "criteria data": count_samples([i.sample for i in prepared if i.sample.criteria]),
                 "other ultrasound files": len(other_organs),
                 "learnt from": learnt_from,
             },
@@ -226,7 +226,7 @@ def _check_views(samples: Sequence[Sample]) -> None:
     if unnamed:
         raise UsageError(
             f"{len(unnamed)} samples to calibrate on name no view, the first is"
-            f" {unnamed[0].place}: write their view, one of {', '.join(View)}"
+            f" {unnamed[0].location}: write their view, one of {', '.join(View)}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The folder of a data set that a command writes: begun anew, or what is there replaced."""
+"""Begins the folder of a data set that a command writes, and writes its listing last."""
 
 import json
 from pathlib import Path
@@ -11,16 +11,16 @@ _FILE_KEYS = {SAMPLES: "image_path", TRUTH: "path"}
 
 
 def begin_dataset(out: Path, listing: str = SAMPLES, *, force: bool = False) -> None:
-    """Make the folder and mark it as begun.
+    """Make the folder and a `.partial` file, which says that writing has begun.
 
-    The listing comes last: a folder with the mark and without it was interrupted, and is begun
-    again. Raises UsageError where files lie there already; with `force` those that its listings
-    name are removed.
+    The listing is written last: a folder with the `.partial` file and no listing was interrupted,
+    and is begun again. Raises UsageError if the folder has files already; with `force` those that
+    its listings name are removed.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file: name a folder")
-    mark = out / Path(listing).with_suffix(".partial")
-    if not mark.exists() and _has_dataset(out):
+    partial = out / Path(listing).with_suffix(".partial")
+    if not partial.exists() and _has_dataset(out):
         if not force:
             raise UsageError(
                 f"{out} holds pictures already: name another folder with --out, or replace them"
@@ -29,11 +29,11 @@ def begin_dataset(out: Path, listing: str = SAMPLES, *, force: bool = False) -> 
         for name in (SAMPLES, TRUTH):
             _remove_listed(out, name)
     out.mkdir(parents=True, exist_ok=True)
-    mark.touch()
+    partial.touch()
 
 
 def write_listing(out: Path, listing: str, items: Any) -> Path:
-    """Write the listing at once, in place of the mark; returns its path."""
+    """Write the listing in place of the `.partial` file; returns its path."""
     path = out / listing
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(items, indent=1) + "\n", encoding="utf-8")
@@ -42,8 +42,8 @@ def write_listing(out: Path, listing: str, items: Any) -> Path:
 
 
 def _has_dataset(out: Path) -> bool:
-    listed = any((out / name).exists() for name in (SAMPLES, TRUTH))
-    return listed or any((out / "images").glob("*")) or any(out.glob("exam-*"))
+    has_listing = any((out / name).exists() for name in (SAMPLES, TRUTH))
+    return has_listing or any((out / "images").glob("*")) or any(out.glob("exam-*"))
 
 
 def _remove_listed(out: Path, listing: str) -> None:

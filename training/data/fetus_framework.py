@@ -15,14 +15,14 @@ from training.data.samples import Origin, Sample, SampleError
 
 DATASET = "Fetus Framework"
 SPLITS = ("set1_train", "set2_train")
-DROPPED = frozenset({"1290.png"})
+EXCLUDED = frozenset({"1290.png"})
 NEAR_DUPLICATES = {"1105.png": "1104.png", "458.png": "134.png"}
 _CORNERS = ("x_min", "y_min", "x_max", "y_max")
 _STANDARD = {"standard": True, "nonstandard": False, "non-standard": False}
 
 
 def read_fetus_framework(folder: Path, splits: tuple[str, ...]) -> list[Sample]:
-    """Samples of the named splits, of SPLITS, in file-name order.
+    """Read the samples of these of SPLITS, in file-name order.
 
     Raises SampleError on a folder that is none of this data set, or that lacks a picture.
     """
@@ -33,10 +33,10 @@ def read_fetus_framework(folder: Path, splits: tuple[str, ...]) -> list[Sample]:
         raise SampleError(f"no folder {folder}")
     annotated = frozenset(label.code for label in BY_FETUS_FRAMEWORK.values())
     boxes: dict[str, list[Detection]] = defaultdict(list)
-    for row in _rows(folder / "boxes.csv", ("fname", "structure", *_CORNERS)):
-        boxes[row["fname"]].append(_box(row))
+    for row in _read_rows(folder / "boxes.csv", ("fname", "structure", *_CORNERS)):
+        boxes[row["fname"]].append(_parse_box(row))
     labels = ("fname", "split", "quality", "local_file")
-    rows = [row for row in _rows(folder / "labels.csv", labels) if row["split"] in splits]
+    rows = [row for row in _read_rows(folder / "labels.csv", labels) if row["split"] in splits]
     samples = [
         Sample(
             image=folder / row["local_file"],
@@ -48,20 +48,22 @@ def read_fetus_framework(folder: Path, splits: tuple[str, ...]) -> list[Sample]:
             source=row["split"],
             origin=Origin.REAL,
             dataset=DATASET,
-            # The data set names one; which machine or patient a picture is of, it does not tell.
+            # The data set names one hospital, and no machine or patient of a picture.
             hospital=DATASET,
-            place=f"labels.csv: {row['fname']}",
+            location=f"labels.csv: {row['fname']}",
         )
         for row in sorted(rows, key=lambda row: row["fname"])
-        if row["fname"] not in DROPPED
+        if row["fname"] not in EXCLUDED
     ]
-    lost = [sample.image.name for sample in samples if not sample.image.is_file()]
-    if lost:
-        raise SampleError(f"{folder} lacks {len(lost)} of its pictures, the first is {lost[0]}")
+    missing = [sample.image.name for sample in samples if not sample.image.is_file()]
+    if missing:
+        raise SampleError(
+            f"{folder} lacks {len(missing)} of its pictures, the first is {missing[0]}"
+        )
     return samples
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+def _read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     """The rows of a CSV file that has these columns; raises SampleError."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -73,14 +75,14 @@ def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     except (ValueError, csv.Error) as error:
         raise SampleError(f"{path} is no CSV: {error}") from None
     for number, row in enumerate(rows, 1):
-        lacking = [column for column in columns if not row.get(column)]
-        if lacking or None in row:
-            what = f"{lacking[0]} is missing" if lacking else "it has more cells than the header"
+        blank = [column for column in columns if not row.get(column)]
+        if blank or None in row:
+            what = f"{blank[0]} is missing" if blank else "it has more cells than the header"
             raise SampleError(f"{path}: row {number}: {what}")
     return rows
 
 
-def _box(row: dict[str, str]) -> Detection:
+def _parse_box(row: dict[str, str]) -> Detection:
     try:
         x0, y0, x1, y1 = (float(row[corner]) for corner in _CORNERS)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Real ultrasound of other organs, as pictures out of distribution: a tuning and a judging half."""
+"""Real ultrasound of other organs, out of distribution: a half for tuning, a half for judging."""
 
 import hashlib
 from collections import defaultdict
@@ -15,7 +15,7 @@ def split_by_vendor(folder: Path) -> tuple[list[Path], list[Path]]:
 
     Raises UsageError on a folder without files, and on one that is no DICOM at all."""
     groups: dict[str, list[Path]] = defaultdict(list)
-    of_uid: dict[str, str] = {}
+    group_of_uid: dict[str, str] = {}
     paths = sorted(path for path in folder.glob("*.dcm") if path.is_file())
     if not paths:
         raise UsageError(f"--dicom {folder} holds no .dcm file")
@@ -29,7 +29,7 @@ def split_by_vendor(folder: Path) -> tuple[list[Path], list[Path]]:
                 " take it out"
             ) from None
         vendor = "".join(str(header.get("Manufacturer", "")).upper().split())[:8]
-        group = of_uid.setdefault(str(header.get("SOPInstanceUID", path.name)), vendor)
+        group = group_of_uid.setdefault(str(header.get("SOPInstanceUID", path.name)), vendor)
         groups[group].append(path)
     tuning: list[Path] = []
     judging: list[Path] = []

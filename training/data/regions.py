@@ -28,7 +28,7 @@ def read_region(sample: Sample) -> tuple[Pixels, list[Detection]]:
     if bgr is None:
         raise QCError(
             ErrorCode.UNREADABLE,
-            f"{sample.place}: {sample.image.name} is no readable picture".removeprefix(": "),
+            f"{sample.location}: {sample.image.name} is no readable picture".removeprefix(": "),
         )
     pixels: Any = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     region = sample.region or estimated_region(pixels).bbox

@@ -1,4 +1,4 @@
-"""SpatialCLIP samples: one picture, its class, its boxes; read strictly from JSON."""
+"""Training samples: a picture, its class and its boxes, read strictly from SpatialCLIP's JSON."""
 
 import hashlib
 import json
@@ -16,12 +16,12 @@ from detector.boxes import Box, Detection
 
 UNKNOWN = "UNKNOWN"
 """The label of a box whose structure is none of the vocabulary's."""
-LEAST_SIDE = 32
+MIN_SIDE = 32
 """Pixels of the shorter side of a picture that can be learnt from: a network's coarsest stride."""
 BORDER_TOLERANCE = 1.0
 """A box may reach this many pixels beyond the picture, from rounding; it is clipped there."""
-_MOST_NAMED = 20
-_ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # EXIF 2.32, 4.6.4
+_MAX_LISTED = 20  # A message lists at most so many problems, and indices of each.
+_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF 2.32, 4.6.4
 
 
 class Origin(StrEnum):
@@ -40,50 +40,46 @@ class SampleError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A training picture.
-
-    `annotated` lists the label codes whose absence among `boxes` means "not in the picture"; a
-    structure outside it is unknown, not negative. `group` ties near-duplicates and frames of one
-    exam, which must not be split. `region` is the tissue part, None: the whole picture. `source` is
-    the set that figures are told for; `dataset` and `hospital`, where the file names them, say
-    where the set comes from. `place` names the sample in messages.
-    """
+    """A training picture and what is known of it."""
 
     image: Path
     standard: bool
-    boxes: tuple[Detection, ...] = ()
+    boxes: tuple[Detection, ...] = ()  # in pixels of the picture
+    # Label codes whose absence among `boxes` means "not in the picture"; a structure of another
+    # label is unknown, not negative.
     annotated: frozenset[str] = frozenset()
-    view: View | None = None
+    view: View | None = None  # None: unknown
     description: str = ""
     criteria: dict[str, bool] = field(default_factory=dict)
     defects: tuple[str, ...] = ()
-    region: Box | None = None
-    spacing_mm: float | None = None
-    group: str = ""
-    source: str = ""
+    region: Box | None = None  # the tissue region in pixels; None: estimated as in serving
+    spacing_mm: float | None = None  # the side of a pixel
+    group: str = ""  # near-duplicates and frames of one exam share one: it is never divided
+    source: str = ""  # the set that figures are given for
     origin: Origin = field(kw_only=True)
-    dataset: str = ""
-    hospital: str = ""
-    place: str = ""
+    dataset: str = ""  # where the set comes from, if the file names it
+    hospital: str = ""  # likewise
+    location: str = ""  # file and index, for messages
 
     @property
     def simulated(self) -> bool:
+        """Whether a program made the pixels."""
         return self.origin is Origin.SIMULATED
 
 
 def read_samples(path: Path, origin: Origin | None = None) -> list[Sample]:
-    """Samples of a SpatialCLIP JSON file; image paths resolve from its folder.
+    """Read a SpatialCLIP JSON file; image paths are relative to its folder.
 
-    `origin` is of the samples that name none: whether a picture is real decides what a bundle may
-    say of real ones, so that nothing is guessed. Raises SampleError naming every bad sample's
-    index, never a blank in its place.
+    `origin` is given to samples that name none: whether a picture is real decides what a bundle
+    may say of real ones, so it is never guessed. Raises SampleError with the index of every bad
+    sample; none is left out.
     """
     try:
         items = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SampleError(f"{path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise SampleError(f"{path} is no JSON: {_line(error)}") from None
+        raise SampleError(f"{path} is no JSON: {_first_line(error)}") from None
     if not isinstance(items, list):
         raise SampleError(f"{path}: a list of samples is expected")
     if not items:
@@ -92,49 +88,49 @@ def read_samples(path: Path, origin: Origin | None = None) -> list[Sample]:
     problems: list[tuple[int, str]] = []
     for index, item in enumerate(items):
         try:
-            samples.append(_sample(item, index, path, origin))
+            samples.append(_parse_sample(item, index, path, origin))
         except (TypeError, ValueError, OverflowError) as error:
-            problems.append((index, _line(error)))
+            problems.append((index, _first_line(error)))
     if not problems:
-        problems = _twice(samples)
+        problems = _find_duplicates(samples)
     if problems:
-        raise SampleError(f"{path}: {len(problems)} bad samples: {_listed(problems)}")
+        raise SampleError(f"{path}: {len(problems)} bad samples: {_list_problems(problems)}")
     return samples
 
 
-def _listed(problems: Sequence[tuple[int, str]]) -> str:
-    """The problems, each once with the indices of the samples that have it."""
+def _list_problems(problems: Sequence[tuple[int, str]]) -> str:
+    """A line of the problems, each once with the indices of its samples."""
     indices: dict[str, list[int]] = {}
     for index, problem in problems:
         indices.setdefault(problem, []).append(index)
     parts = []
-    for problem, of in list(indices.items())[:_MOST_NAMED]:
-        more = f" and {len(of) - _MOST_NAMED} more" if len(of) > _MOST_NAMED else ""
-        parts.append(f"{', '.join(map(str, of[:_MOST_NAMED]))}{more}: {problem}")
+    for problem, rows in list(indices.items())[:_MAX_LISTED]:
+        more = f" and {len(rows) - _MAX_LISTED} more" if len(rows) > _MAX_LISTED else ""
+        parts.append(f"{', '.join(map(str, rows[:_MAX_LISTED]))}{more}: {problem}")
     return "; ".join(parts)
 
 
-def _twice(samples: Sequence[Sample]) -> list[tuple[int, str]]:
-    """Index and problem of each picture that an earlier sample has already."""
+def _find_duplicates(samples: Sequence[Sample]) -> list[tuple[int, str]]:
+    """Index and problem of each sample whose picture an earlier sample has already."""
     first: dict[Path, int] = {}
     problems = []
     for index, sample in enumerate(samples):
-        before = first.setdefault(sample.image.resolve(), index)
-        if before != index:
-            problems.append((index, f"image_path is the picture of sample {before} too"))
+        first_index = first.setdefault(sample.image.resolve(), index)
+        if first_index != index:
+            problems.append((index, f"image_path is the picture of sample {first_index} too"))
     return problems
 
 
-def _sample(item: Any, index: int, path: Path, origin: Origin | None) -> Sample:
+def _parse_sample(item: Any, index: int, path: Path, origin: Origin | None) -> Sample:
     if not isinstance(item, dict):
         raise ValueError("a sample is an object with image_path, class_label, …")
-    label = _needed(item, "class_label")
+    label = _required(item, "class_label")
     if label not in ("standard", "non-standard"):
         raise ValueError(f"class_label {label!r} is neither standard nor non-standard")
-    name = _text(item, "image_path")
+    name = _parse_text(item, "image_path")
     image = path.parent / name
-    width, height = _size(image, name)
-    coordinates = _needed(item, "coordinates")
+    width, height = _read_size(image, name)
+    coordinates = _required(item, "coordinates")
     if not isinstance(coordinates, list):
         raise ValueError("coordinates is no list")
     source = path.resolve().parent.name
@@ -142,36 +138,36 @@ def _sample(item: Any, index: int, path: Path, origin: Origin | None) -> Sample:
     return Sample(
         image=image,
         standard=label == "standard",
-        boxes=tuple(_box(box, at, width, height) for at, box in enumerate(coordinates)),
+        boxes=tuple(_parse_box(box, at, width, height) for at, box in enumerate(coordinates)),
         annotated=frozenset(BY_CODE) - {UNKNOWN},
-        view=_view(item),
-        description=_text(item, "description", may_be_empty=True),
-        criteria=_criteria(item.get("criteria")),
-        defects=_defects(item.get("defects")),
-        region=_region(item.get("region"), width, height),
-        spacing_mm=_spacing(item.get("spacing_mm")),
-        group=_text(item, "group", "") or f"{source}/{_exam(exam)}",
+        view=_parse_view(item),
+        description=_parse_text(item, "description", may_be_empty=True),
+        criteria=_parse_criteria(item.get("criteria")),
+        defects=_parse_defects(item.get("defects")),
+        region=_parse_region(item.get("region"), width, height),
+        spacing_mm=_parse_spacing(item.get("spacing_mm")),
+        group=_parse_text(item, "group", "") or f"{source}/{_parse_exam(exam)}",
         source=source,
-        origin=_origin(item, origin),
-        dataset=_text(item, "dataset", ""),
-        hospital=_text(item, "hospital", ""),
-        place=f"{path.name}: sample {index}",
+        origin=_parse_origin(item, origin),
+        dataset=_parse_text(item, "dataset", ""),
+        hospital=_parse_text(item, "hospital", ""),
+        location=f"{path.name}: sample {index}",
     )
 
 
-def _needed(item: dict[str, Any], key: str) -> Any:
+def _required(item: dict[str, Any], key: str) -> Any:
     if key not in item:
         raise ValueError(f"{key} is missing")
     return item[key]
 
 
-def _text(
+def _parse_text(
     item: dict[str, Any], key: str, default: str | None = None, may_be_empty: bool = False
 ) -> str:
-    """The text under the key; without a default it must be there, and be more than nothing."""
+    """The text under the key; without a default it must be there and not be empty."""
     if default is not None and item.get(key) is None:
         return default
-    value = _needed(item, key)
+    value = _required(item, key)
     if not isinstance(value, str):
         raise ValueError(f"{key} is no text")
     if default is None and not value and not may_be_empty:
@@ -182,11 +178,11 @@ def _text(
 
 
 def _has_surrogate(text: str) -> bool:
-    """Half a character, which JSON can spell and no file can hold."""
+    """Whether the text has half a character, which JSON can write and no file name can have."""
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _origin(item: dict[str, Any], default: Origin | None) -> Origin:
+def _parse_origin(item: dict[str, Any], default: Origin | None) -> Origin:
     value = item.get("origin")
     if value is None:
         if default is None:
@@ -197,7 +193,7 @@ def _origin(item: dict[str, Any], default: Origin | None) -> Origin:
     return Origin(value)
 
 
-def _view(item: dict[str, Any]) -> View | None:
+def _parse_view(item: dict[str, Any]) -> View | None:
     value = item.get("view")
     if value is None:
         return None
@@ -206,14 +202,14 @@ def _view(item: dict[str, Any]) -> View | None:
     return View(value)
 
 
-def _exam(value: Any) -> str:
+def _parse_exam(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError("exam is neither a text nor a whole number")
     return str(value)
 
 
-def _size(image: Path, name: str) -> tuple[int, int]:
-    """(width, height) of the picture, whose file must be whole."""
+def _read_size(image: Path, name: str) -> tuple[int, int]:
+    """(width, height) of the picture in pixels, whose file must be complete."""
     try:
         is_file = image.is_file()
     except OSError:
@@ -223,37 +219,37 @@ def _size(image: Path, name: str) -> tuple[int, int]:
     try:
         with Image.open(image) as opened:
             size = opened.size
-            # Decoding turns a picture that says it lies on its side.
-            if "exif" in opened.info and opened.getexif().get(_ORIENTATION) in _LYING:
+            # Decoding rotates a picture whose EXIF orientation is sideways.
+            if "exif" in opened.info and opened.getexif().get(_ORIENTATION) in _SIDEWAYS:
                 size = size[::-1]
-            # A PNG has checksums; of other files only decoding tells whether they are whole.
+            # A PNG has checksums; whether another file is complete, only decoding shows.
             opened.verify() if opened.format == "PNG" else opened.load()
     except Exception:
         # A broken file can fail in any way: OSError, SyntaxError, a decompression bomb.
         raise ValueError(f"{name!r} is no readable picture") from None
-    if min(size) < LEAST_SIDE:
-        raise ValueError(f"{name!r} has {size[0]} x {size[1]} pixels, needed: {LEAST_SIDE} a side")
+    if min(size) < MIN_SIDE:
+        raise ValueError(f"{name!r} has {size[0]} x {size[1]} pixels, needed: {MIN_SIDE} a side")
     return size
 
 
-def _number(value: Any, what: str) -> float:
+def _parse_number(value: Any, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{what} {_printable(value)} is no finite number")
     return float(value)
 
 
-def _corners(value: Any, what: str) -> Box:
-    """Four finite numbers: a box in pixels, with an area."""
+def _parse_corners(value: Any, what: str) -> Box:
+    """A box in pixels with an area, of four finite numbers."""
     if not isinstance(value, list) or len(value) != 4:
         raise ValueError(f"{what} {_printable(value)} is no list of x_min, y_min, x_max, y_max")
-    x0, y0, x1, y1 = (_number(v, what) for v in value)
+    x0, y0, x1, y1 = (_parse_number(v, what) for v in value)
     if not (x0 < x1 and y0 < y1):
         raise ValueError(f"{what} {_printable(value)} has no area")
     return (x0, y0, x1, y1)
 
 
-def _inside(box: Box, what: str, width: int, height: int) -> Box:
-    """The box, clipped where rounding took it beyond the picture."""
+def _clip_to_picture(box: Box, what: str, width: int, height: int) -> Box:
+    """The box, clipped where rounding puts it beyond the picture."""
     x0, y0, x1, y1 = box
     beyond = max(-x0, -y0, x1 - width, y1 - height)
     if beyond > BORDER_TOLERANCE:
@@ -264,7 +260,7 @@ def _inside(box: Box, what: str, width: int, height: int) -> Box:
     return clipped
 
 
-def _box(box: Any, at: int, width: int, height: int) -> Detection:
+def _parse_box(box: Any, at: int, width: int, height: int) -> Detection:
     where = f"coordinates {at}"
     if not isinstance(box, dict):
         raise ValueError(f"{where} is no object with label, bbox and confidence")
@@ -274,32 +270,34 @@ def _box(box: Any, at: int, width: int, height: int) -> Detection:
     code = box["label"]
     if not isinstance(code, str) or code not in BY_CODE:
         raise ValueError(f"{where}: label {_printable(code)} is none of {', '.join(BY_CODE)}")
-    bbox = _inside(_corners(box["bbox"], f"{where}: bbox"), f"{where}: bbox", width, height)
-    confidence = _number(box["confidence"], f"{where}: confidence")
+    bbox = _clip_to_picture(
+        _parse_corners(box["bbox"], f"{where}: bbox"), f"{where}: bbox", width, height
+    )
+    confidence = _parse_number(box["confidence"], f"{where}: confidence")
     if not 0 <= confidence <= 1:
         raise ValueError(f"{where}: confidence {confidence} is outside 0..1")
     return Detection(code, bbox, confidence)
 
 
-def _region(value: Any, width: int, height: int) -> Box | None:
+def _parse_region(value: Any, width: int, height: int) -> Box | None:
     if value is None:
         return None
-    x0, y0, x1, y1 = _inside(_corners(value, "region"), "region", width, height)
-    if min(x1 - x0, y1 - y0) < LEAST_SIDE:
-        raise ValueError(f"region {value} is smaller than {LEAST_SIDE} pixels a side")
+    x0, y0, x1, y1 = _clip_to_picture(_parse_corners(value, "region"), "region", width, height)
+    if min(x1 - x0, y1 - y0) < MIN_SIDE:
+        raise ValueError(f"region {value} is smaller than {MIN_SIDE} pixels a side")
     return (x0, y0, x1, y1)
 
 
-def _spacing(value: Any) -> float | None:
+def _parse_spacing(value: Any) -> float | None:
     if value is None:
         return None
-    spacing = _number(value, "spacing_mm")
+    spacing = _parse_number(value, "spacing_mm")
     if spacing <= 0:
         raise ValueError(f"spacing_mm {spacing} is not above 0")
     return spacing
 
 
-def _criteria(value: Any) -> dict[str, bool]:
+def _parse_criteria(value: Any) -> dict[str, bool]:
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(met, bool) for met in value.values()):
@@ -307,7 +305,7 @@ def _criteria(value: Any) -> dict[str, bool]:
     return dict(value)
 
 
-def _defects(value: Any) -> tuple[str, ...]:
+def _parse_defects(value: Any) -> tuple[str, ...]:
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(defect, str) for defect in value):
@@ -320,14 +318,14 @@ def _printable(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def _line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
-def counts(samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """What a part learnt from, for the manifest: pictures, groups and hospitals of each data set,
-    source, origin and view; `boxed` and `boxed non-standard` are those annotated with boxes."""
+def count_samples(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """The pictures, groups and hospitals of each data set, source, origin and view, for the
+    manifest; `boxed` and `boxed non-standard` are those annotated with boxes."""
     parts: dict[tuple[str, str, str, str], list[Sample]] = {}
     for sample in samples:
         view = "not told" if sample.view is None else sample.view.value
@@ -356,7 +354,7 @@ def file_hash(path: Path) -> str:
 
 
 def data_hash(samples: Sequence[Sample]) -> str:
-    """SHA-256 over the samples' pictures and truths, for the bundle's manifest."""
+    """SHA-256 over the samples' pictures, classes, boxes and views, for the bundle's manifest."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(sample.image.read_bytes())

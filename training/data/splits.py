@@ -1,4 +1,4 @@
-"""The pictures a run uses, and their division by group."""
+"""Loads the samples of a run and divides them by group."""
 
 import hashlib
 from collections.abc import Sequence
@@ -16,62 +16,61 @@ def load(
     splits: Sequence[str] | None,
     origin: Origin | None = None,
 ) -> list[Sample]:
-    """Samples of the JSON files and of the Fetus Framework's splits; raises UsageError.
+    """Load the samples of the JSON files and of the Fetus Framework's splits; raises UsageError.
 
-    `origin` is of the JSON's samples that name none.
+    `origin` is given to samples of the JSON files that name none.
     """
     try:
-        samples_read = [sample for path in samples or () for sample in read_samples(path, origin)]
+        loaded = [sample for path in samples or () for sample in read_samples(path, origin)]
         if fetus_framework is not None:
-            samples_read += read_fetus_framework(fetus_framework, tuple(splits or SPLITS))
+            loaded += read_fetus_framework(fetus_framework, tuple(splits or SPLITS))
     except SampleError as error:
         raise UsageError(str(error)) from None
-    if not samples_read:
+    if not loaded:
         raise UsageError("no pictures; give --samples or --fetus-framework")
-    _refuse_duplicates(samples_read)
-    return samples_read
+    _refuse_duplicates(loaded)
+    return loaded
 
 
 def require_simulated(samples: list[Sample], option: str) -> list[Sample]:
-    """The samples, for a part that no fold holds out; raises UsageError on a real picture of one
-    of the views."""
+    """Return the samples, which no fold holds out; raises UsageError on a real picture of one of
+    the four views."""
     for sample in samples:
         if not sample.simulated and sample.view is not View.OTHER:
             raise UsageError(
-                f"{option}: {sample.place} is a real picture, which no fold would hold out:"
+                f"{option}: {sample.location} is a real picture, which no fold would hold out:"
                 " simulated ones and negatives belong there"
             )
     return samples
 
 
 def _refuse_duplicates(samples: Sequence[Sample]) -> None:
-    """Raises UsageError where two files hold one picture: it would count twice, in two groups."""
+    """Raises UsageError where two files have the same picture: it would count twice, in two
+    groups."""
     first: dict[Path, Sample] = {}
     for sample in samples:
-        other = first.setdefault(sample.image.resolve(), sample)
-        if other is not sample:
+        earlier = first.setdefault(sample.image.resolve(), sample)
+        if earlier is not sample:
             raise UsageError(
-                f"{sample.image.name} is given twice: {other.place} and {sample.place};"
+                f"{sample.image.name} is given twice: {earlier.location} and {sample.location};"
                 " take one of them out"
             )
 
 
 def split_by_group(
-    samples: Sequence[Sample], held_out: float, seed: int
+    samples: Sequence[Sample], share: float, seed: int
 ) -> tuple[list[Sample], list[Sample]]:
-    """(training, validation): whole groups, chosen by a hash of seed and group name.
-
-    The hash makes the division stay as it is when other pictures join.
-    """
+    """(training, validation): about `share` of the groups validate, chosen by `group_hash`, so that
+    the division stays as it is when other pictures join."""
     training: list[Sample] = []
     validation: list[Sample] = []
     for sample in samples:
-        (validation if group_hash(sample.group, seed) < held_out else training).append(sample)
+        (validation if group_hash(sample.group, seed) < share else training).append(sample)
     return training, validation
 
 
 def fold_of(sample: Sample, folds: int, seed: int) -> int:
-    """The one fold map of all stages: which fold, 0 to folds - 1, holds the sample's group out."""
+    """The fold, 0 to folds - 1, that holds the sample's group out; the same for all models."""
     return int(group_hash(sample.group, seed) * folds)
 
 
@@ -80,14 +79,14 @@ def leave_fold_out(
 ) -> tuple[list[Sample], list[Sample]]:
     """(training, held out): the real pictures of the fold are held out, simulated ones never.
 
-    A simulated picture that is made of a held-out one is in neither.
+    A simulated picture made of a held-out one is in neither list.
     """
     held_out = [s for s in samples if not s.simulated and fold_of(s, folds, seed) == fold]
-    hidden = {sample.group for sample in held_out}
-    return [sample for sample in samples if sample.group not in hidden], held_out
+    groups = {sample.group for sample in held_out}
+    return [sample for sample in samples if sample.group not in groups], held_out
 
 
 def group_hash(group: str, seed: int) -> float:
-    """Where in [0, 1) a group falls."""
+    """A number in [0, 1) from the group's name and the seed."""
     digest = hashlib.sha256(f"{seed}/{group}".encode()).digest()
     return int.from_bytes(digest[:4]) / 2**32

@@ -1,6 +1,6 @@
-"""Which scanner's look a picture has: its grey values, grain and size, not its anatomy.
+"""Clusters pictures by the style of their scanner: grey levels, grain and size, not anatomy.
 
-Pictures are put together by k-means on those, so that figures can be told for each look.
+Figures can then be given for each style. The labels "look 1", "look 2", … are those of reports.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from sklearn.metrics import silhouette_score
 from detector.frame import Pixels
 
 Floats = npt.NDArray[np.float64]
-LEAST_PICTURES = 40
-"""Fewer are called one look."""
-_MOST_LOOKS = 6
-_LEAST_SHARE = 0.02
-_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_BANDS = 6
-_SIDE = 256
+MIN_PICTURES = 40
+"""Fewer pictures count as one style."""
+_MAX_STYLES = 6
+_MIN_SHARE = 0.02  # A cluster with a smaller share of the pictures is no style.
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of grey
+_BANDS = 6  # of spatial frequency
+_SIDE = 256  # pixels of the central square whose spectrum is taken, at most
 
 
 def style_features(pixels: Pixels) -> Floats:
@@ -45,13 +45,14 @@ def style_features(pixels: Pixels) -> Floats:
 
 
 def _spectrum(grey: npt.NDArray[np.uint8]) -> Floats:
-    """(6,) shares of power from coarse to fine, of the middle at its own resolution: the grain."""
+    """(6,) log10 shares of power from coarse to fine, of the central square at full resolution:
+    the grain."""
     height, width = grey.shape
     side = min(_SIDE, height, width)
     y, x = (height - side) // 2, (width - side) // 2
-    middle = grey[y : y + side, x : x + side].astype(float)
+    centre = grey[y : y + side, x : x + side].astype(float)
     window = np.outer(np.hanning(side), np.hanning(side))
-    power = np.abs(np.fft.fft2((middle - middle.mean()) * window)) ** 2
+    power = np.abs(np.fft.fft2((centre - centre.mean()) * window)) ** 2
     frequency = np.fft.fftfreq(side)
     radius = np.hypot(frequency[:, None], frequency[None, :])
     edges = np.geomspace(1 / 128, 0.5, _BANDS + 1)
@@ -60,21 +61,24 @@ def _spectrum(grey: npt.NDArray[np.uint8]) -> Floats:
     return np.asarray(np.log10((sums + 1e-9) / (power.sum() + 1e-9) + 1e-6), float)
 
 
-def cluster_styles(appearances: Sequence[Floats], seed: int = 0) -> tuple[list[str], float | None]:
-    """ "look 1", the most common, "look 2", …: as many as separate best; and how well they do, by
-    silhouette (Rousseeuw 1987: 1 well, 0 not at all), None for one look."""
-    if len(appearances) < LEAST_PICTURES:
-        return ["look 1"] * len(appearances), None
-    found = np.stack(appearances)
-    scaled = (found - found.mean(0)) / np.maximum(found.std(0), 1e-9)
-    best, reached = np.zeros(len(scaled), int), 0.0
-    for count in range(2, _MOST_LOOKS + 1):
-        chosen = KMeans(count, n_init=5, random_state=seed).fit_predict(scaled)
-        if np.bincount(chosen, minlength=count).min() < _LEAST_SHARE * len(scaled):
+def cluster_styles(features: Sequence[Floats], seed: int = 0) -> tuple[list[str], float | None]:
+    """The style of each picture by its `style_features`, and how well styles separate.
+
+    Styles are "look 1", the most common, "look 2", …: as many k-means clusters as have the best
+    silhouette (Rousseeuw 1987: 1 well separated, 0 not at all), which is None for one style.
+    """
+    if len(features) < MIN_PICTURES:
+        return ["look 1"] * len(features), None
+    table = np.stack(features)
+    scaled = (table - table.mean(0)) / np.maximum(table.std(0), 1e-9)
+    best, best_silhouette = np.zeros(len(scaled), int), 0.0
+    for count in range(2, _MAX_STYLES + 1):
+        clusters = KMeans(count, n_init=5, random_state=seed).fit_predict(scaled)
+        if np.bincount(clusters, minlength=count).min() < _MIN_SHARE * len(scaled):
             continue
-        quality = silhouette_score(scaled, chosen)
-        if quality > reached:
-            best, reached = chosen, quality
+        silhouette = silhouette_score(scaled, clusters)
+        if silhouette > best_silhouette:
+            best, best_silhouette = clusters, silhouette
     order = np.argsort(-np.bincount(best), kind="stable")
-    place = {int(cluster): rank for rank, cluster in enumerate(order, 1)}
-    return [f"look {place[int(cluster)]}" for cluster in best], reached or None
+    ranks = {int(cluster): rank for rank, cluster in enumerate(order, 1)}
+    return [f"look {ranks[int(cluster)]}" for cluster in best], best_silhouette or None

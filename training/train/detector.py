@@ -29,7 +29,7 @@ from detector.letterbox import Letterbox
 from detector.yolo.yolo import WEIGHTS, YoloDetector, build_network, save_detector
 from training.augment import scanner
 from training.data.regions import match_regions, read_region
-from training.data.samples import Sample, counts, data_hash, file_hash
+from training.data.samples import Sample, count_samples, data_hash, file_hash
 from training.evaluation.detection import DetectorScore, score_detector
 from training.recipes import DetectorRecipe
 from training.train import runs
@@ -267,11 +267,11 @@ def train_detector(
         "training": {
             "images": len(training),
             "sha256": run["pictures"],
-            "data": counts(training),
+            "data": count_samples(training),
         },
         "validation": {
             "images": len(validation),
-            "data": counts(validation),
+            "data": count_samples(validation),
             "map50": validation_score.map50,
             "ap50": validation_score.ap50,
             "truths": validation_score.truths,

@@ -27,7 +27,7 @@ from model.spatialclip.network import VIEWS, SpatialClip
 from model.spatialclip.preprocess import Preprocessor
 from model.spatialclip.stages import Stage, set_stage
 from training.data.prepared import PreparedSample
-from training.data.samples import Sample, counts, data_hash
+from training.data.samples import Sample, count_samples, data_hash
 from training.recipes import SpatialClipRecipe
 from training.train import runs
 from training.train.batches import NO_VIEW, make_batch, modality_mask, view_index
@@ -126,10 +126,10 @@ def train_spatialclip(
         "training": {
             "images": len(training),
             "sha256": run.facts["pictures"],
-            "data": counts([item.sample for item in training]),
+            "data": count_samples([item.sample for item in training]),
         },
         "validation": {"images": len(validation), **metrics},
-        "validation data": counts([item.sample for item in validation]),
+        "validation data": count_samples([item.sample for item in validation]),
     }
 
 

@@ -1,4 +1,4 @@
-"""Marks at random: other ones for other seeds, none outside the picture's content."""
+"""Burned-in annotations: a seed decides them, and none lies outside the picture's content."""
 
 import numpy as np
 from hypothesis import given
@@ -15,27 +15,27 @@ def picture(height: int = 150, width: int = 200) -> np.ndarray:
 @given(st.integers(0, 10_000), st.integers(1, 90), st.integers(1, 90))
 def test_any_picture_keeps_its_shape(seed: int, height: int, width: int) -> None:
     pixels = picture(height, width)
-    kept = pixels.copy()
-    made, again = (add_annotations(pixels, np.random.default_rng(seed)) for _ in range(2))
-    assert made.shape == pixels.shape
-    assert np.array_equal(made, again)
-    assert np.array_equal(pixels, kept)
+    original = pixels.copy()
+    first, again = (add_annotations(pixels, np.random.default_rng(seed)) for _ in range(2))
+    assert first.shape == pixels.shape
+    assert np.array_equal(first, again)
+    assert np.array_equal(pixels, original)
 
 
 def test_a_letterbox_stays_empty() -> None:
-    """Marks are the picture's, not the frame's that the model puts about it."""
+    """Annotations are drawn on the picture, not on the letterbox around it."""
     square = np.full((200, 200, 3), FILL, np.uint8)
     square[25:175] = picture()
     for seed in range(50):
-        made = add_annotations(square, np.random.default_rng(seed))
-        assert (made[:25] == FILL).all()
-        assert (made[175:] == FILL).all()
+        annotated = add_annotations(square, np.random.default_rng(seed))
+        assert (annotated[:25] == FILL).all()
+        assert (annotated[175:] == FILL).all()
 
 
-def test_every_kind_of_mark_comes_and_goes() -> None:
+def test_every_kind_of_annotation_occurs() -> None:
     pixels = picture()
-    made = [add_annotations(pixels, np.random.default_rng(seed)) for seed in range(200)]
-    assert any((each[:6] == 0).all() for each in made), "a banner taken away"
-    assert any(len(np.unique(each[2].reshape(-1, 3), axis=0)) < 8 for each in made), "a banner"
-    assert any((each[-1, -20:] == 150).all() for each in made), "an inset's frame"
-    assert sum(np.array_equal(each, pixels) for each in made) > 10, "nothing at all"
+    outputs = [add_annotations(pixels, np.random.default_rng(seed)) for seed in range(200)]
+    assert any((each[:6] == 0).all() for each in outputs), "the top blanked"
+    assert any(len(np.unique(each[2].reshape(-1, 3), axis=0)) < 8 for each in outputs), "a banner"
+    assert any((each[-1, -20:] == 150).all() for each in outputs), "an inset's frame"
+    assert sum(np.array_equal(each, pixels) for each in outputs) > 10, "unchanged"

@@ -1,4 +1,4 @@
-"""Pictures that are none of the views: what is made of a real picture is held out with it."""
+"""Negatives: one that is made of a real picture is held out with it."""
 
 from pathlib import Path
 
@@ -15,36 +15,36 @@ from training.data.splits import fold_of, leave_fold_out, split_by_group
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[Sample]:
-    """Real ones, each a group of its own."""
-    found = []
+    """Real pictures, each a group of its own."""
+    samples = []
     for number in range(12):
         path = tmp_path / f"{number}.png"
         grey = np.random.default_rng(number).integers(0, 255, (60, 80, 3), np.uint8)
         cv2.imwrite(str(path), grey)
         group = f"fetus_framework/{number}.png"
-        found.append(Sample(path, True, group=group, source="set2_train", origin=Origin.REAL))
-    return found
+        samples.append(Sample(path, True, group=group, source="set2_train", origin=Origin.REAL))
+    return samples
 
 
-def test_a_negative_belongs_to_the_group_of_the_picture_it_is_made_of(
+def test_a_negative_has_the_group_of_its_picture(
     pictures: list[Sample], tmp_path: Path, shared_data: Path
 ) -> None:
-    other = shared_data / "us_dicom" / "gdcm-US-ALOKA-16.dcm"
-    assert write_negatives(tmp_path / "out", [other], pictures, 30, 0) > 30
-    made = read_samples(tmp_path / "out" / "samples.json")
-    of_pictures = [s for s in made if s.image.name.startswith("made_")]
+    dicom = shared_data / "us_dicom" / "gdcm-US-ALOKA-16.dcm"
+    assert write_negatives(tmp_path / "out", [dicom], pictures, 30, 0) > 30
+    negatives = read_samples(tmp_path / "out" / "samples.json")
+    of_pictures = [s for s in negatives if s.image.name.startswith("made_")]
     assert len(of_pictures) == 30
     assert {s.group for s in of_pictures} <= {s.group for s in pictures}
-    assert {s.group for s in made if s not in of_pictures} == {f"out/{other.name}"}
+    assert {s.group for s in negatives if s not in of_pictures} == {f"out/{dicom.name}"}
 
-    # Held out with it, by folds and by a share; once it was not, for its group had another name.
-    seen = [
+    # By folds and by share; once it was not held out, for its group had another name.
+    prepared = [
         PreparedSample(np.zeros((8, 8, 3), np.uint8), ((), ()), ("", ""), (80, 60), sample)
-        for sample in made
+        for sample in negatives
     ]
-    _, held = leave_fold_out(pictures, fold_of(pictures[0], 2, 0), 2, 0)
-    left = {item.sample.group for item in exclude_groups_of(seen, held)}
-    assert left
-    assert not left & {s.group for s in held}
-    training, _ = split_by_group([*pictures, *made], 0.5, 0)
+    _, held_out = leave_fold_out(pictures, fold_of(pictures[0], 2, 0), 2, 0)
+    remaining = {item.sample.group for item in exclude_groups_of(prepared, held_out)}
+    assert remaining
+    assert not remaining & {s.group for s in held_out}
+    training, _ = split_by_group([*pictures, *negatives], 0.5, 0)
     assert not {s.group for s in training} & {s.group for s in split_by_group(pictures, 0.5, 0)[1]}

@@ -1,4 +1,4 @@
-"""The data side: strict SpatialCLIP JSON, the real set's rules, division by group."""
+"""Training data: strict SpatialCLIP JSON, the real set's rules, division by group."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_a_sample_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["set_of_ours", "phantoms"])
 @pytest.mark.parametrize("origin", list(Origin))
-def test_a_sample_is_what_its_file_says_whatever_its_folder_is_called(
+def test_the_origin_is_that_of_the_file_whatever_its_folder_is_called(
     tmp_path: Path, folder: str, origin: Origin
 ) -> None:
     (tmp_path / folder).mkdir()
@@ -66,7 +66,7 @@ def test_a_sample_is_what_its_file_says_whatever_its_folder_is_called(
         assert sample.simulated is (origin is Origin.SIMULATED)
 
 
-def test_an_origin_is_asked_for_and_never_guessed(tmp_path: Path) -> None:
+def test_a_missing_origin_is_an_error_unless_one_is_given(tmp_path: Path) -> None:
     published = item()
     del published["origin"]
     path = write(tmp_path, [item(image_path="b.png", origin="simulated"), published])
@@ -76,16 +76,16 @@ def test_an_origin_is_asked_for_and_never_guessed(tmp_path: Path) -> None:
     assert (first.origin, second.origin) == (Origin.SIMULATED, Origin.REAL)
 
 
-def test_every_maker_says_where_its_pictures_come_from(tmp_path: Path) -> None:
+def test_phantoms_and_negatives_have_an_origin(tmp_path: Path) -> None:
     path = write_dataset(tmp_path / "settled", 2, 3, progress=False)
     samples = read_samples(path)
     assert {sample.origin for sample in samples} == {Origin.SIMULATED}
     assert write_negatives(tmp_path / "set of negatives", [], samples, 3, 0) == 3
-    made = read_samples(tmp_path / "set of negatives" / "samples.json")
-    assert {sample.origin for sample in made} == {Origin.SIMULATED}
+    negatives = read_samples(tmp_path / "set of negatives" / "samples.json")
+    assert {sample.origin for sample in negatives} == {Origin.SIMULATED}
 
 
-def test_a_box_that_rounding_took_over_the_border_is_clipped(tmp_path: Path) -> None:
+def test_a_box_beyond_the_border_by_rounding_is_clipped(tmp_path: Path) -> None:
     box = {"label": "UNKNOWN", "bbox": [-0.5, 0, WIDTH + 1, HEIGHT], "confidence": 1}
     (sample,) = read_samples(write(tmp_path, [item(coordinates=[box])]))
     assert sample.boxes[0].bbox == (0.0, 0.0, WIDTH, HEIGHT)
@@ -187,14 +187,14 @@ def test_any_json_gives_sound_samples_or_one_line(tmp_path: Path, items: Any) ->
     assert "\n" not in message
     for sample in samples:
         assert sample.group.encode()
-        for found in sample.boxes:
-            x0, y0, x1, y1 = found.bbox
+        for detection in sample.boxes:
+            x0, y0, x1, y1 = detection.bbox
             assert 0 <= x0 < x1 <= WIDTH
             assert 0 <= y0 < y1 <= HEIGHT
 
 
 @pytest.mark.parametrize("text", ["{}", "[", "3", "[]", "[" * 100_000, "\ud800", "9" * 5000])
-def test_what_is_no_list_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_without_a_list_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "samples.json"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(SampleError, match=r"samples\.json"):
@@ -202,7 +202,7 @@ def test_what_is_no_list_is_refused(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [
         ("fname,structure\n1.png,NT\n", "row 1: x_min is missing"),
         ("fname,structure,x_min,y_min,x_max,y_max\n1.png,NT,1,2,3\n", "row 1: y_max is missing"),
@@ -212,19 +212,21 @@ def test_what_is_no_list_is_refused(tmp_path: Path, text: str) -> None:
         ("fname,structure,x_min,y_min,x_max,y_max\n1.png,NT,one,2,3,4\n", "1.png"),
     ],
 )
-def test_an_odd_table_of_boxes_is_named(tmp_path: Path, rows: str, told: str) -> None:
+def test_a_bad_table_of_boxes_is_an_error_that_names_it(
+    tmp_path: Path, rows: str, message: str
+) -> None:
     (tmp_path / "boxes.csv").write_text(rows)
     (tmp_path / "labels.csv").write_text("fname,split,quality,local_file\n")
-    with pytest.raises(SampleError, match=told):
+    with pytest.raises(SampleError, match=message):
         read_fetus_framework(tmp_path, ("set1_train",))
 
 
-def test_an_absent_folder_of_the_real_set_says_so(tmp_path: Path) -> None:
+def test_a_missing_folder_of_the_real_set_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SampleError, match="no folder"):
         read_fetus_framework(tmp_path / "absent", ("set1_train",))
 
 
-def test_nothing_to_train_on_is_wrong_usage() -> None:
+def test_no_samples_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="no pictures"):
         load(None, None, None)
 
