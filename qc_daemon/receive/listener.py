@@ -1,9 +1,9 @@
 """Accepts TCP connections, and holds each without a thread until its A-ASSOCIATE-RQ is complete.
 
-A connection costs a descriptor and a few bytes until then. One that sends nothing, or something
-else, is closed: after the ARTIM time (PS3.8 9.1.5), at once if it is no A-ASSOCIATE-RQ, and earlier
-if too many wait. So probes, port scans and a crowd of silent connections delay no sender, which
-sends its request as soon as it is connected.
+Until then a connection costs a descriptor and a few bytes. One that sends nothing is closed after
+the ARTIM time (PS3.8 9.1.5), or earlier if too many wait; one that sends something else at once. So
+probes, port scans and many silent connections delay no sender, which sends its request as soon as
+it is connected.
 """
 
 import contextlib
@@ -21,11 +21,13 @@ from qc_daemon.receive.upper_layer.dul import ASSOCIATE_RQ
 
 # Connections without a complete request, in one process; the oldest goes when one more comes.
 MAX_WAITING = 128
-# 128 presentation contexts with 50 transfer syntaxes each take 200 kB.
+# Bytes of an A-ASSOCIATE-RQ; 128 presentation contexts of 50 transfer syntaxes each take 200 kB.
 MAX_REQUEST = 512 << 10
+# Bytes of all incomplete requests in one process.
 MAX_REQUESTS_WAITING = 8 << 20
 # Seconds a busier receiver waits, so that an idle one accepts first.
 ACCEPT_DELAY_SECONDS = 0.004
+# Seconds to wait when no file descriptor is left.
 _NO_DESCRIPTOR_SECONDS = 0.1
 # The first byte of a TLS record with a ClientHello (RFC 8446 5.1).
 _HANDSHAKE = 0x16
@@ -79,21 +81,21 @@ class ConnectionListener:
         self._thread = threading.Thread(target=self._serve, name="connection-listener", daemon=True)
 
     def open(self) -> None:
-        """Begin to accept."""
+        """Start to accept connections."""
         self.listener.setblocking(False)
         self._selector.register(self.listener, selectors.EVENT_READ)
         self._selector.register(self._wakeup_fd, selectors.EVENT_READ)
         self._thread.start()
 
     def close(self) -> None:
-        """Accept nothing more; those that have not asked are dropped."""
+        """Stop accepting; connections without a complete request are closed."""
         os.eventfd_write(self._wakeup_fd, 1)
         self._thread.join()
         for waiting in list(self._waiting.values()):
             self._close(waiting)
         self._selector.close()
         os.close(self._wakeup_fd)
-        # Closed, not shut down: other processes may share it.
+        # It is closed, not shut down: other processes may share it.
         self.listener.close()
 
     @property
@@ -110,7 +112,7 @@ class ConnectionListener:
                 elif key.fd == self._wakeup_fd:
                     return
                 else:
-                    self._read_request(key.data)
+                    self._read_bytes(key.data)
 
     def _seconds_to_expiry(self) -> float | None:
         first = next(iter(self._waiting.values()), None)
@@ -140,7 +142,7 @@ class ConnectionListener:
             # Another process was quicker.
             return
         except OSError:
-            # Gone already, or no descriptor left: the longest silent one gives its own.
+            # The peer has gone, or no descriptor is left: the oldest connection gives its own.
             if self._waiting:
                 self._close(next(iter(self._waiting.values())))
             else:
@@ -151,9 +153,9 @@ class ConnectionListener:
         self._waiting[connection.fileno()] = waiting
         self._selector.register(connection, selectors.EVENT_READ, waiting)
 
-    def _read_request(self, waiting: _WaitingConnection) -> None:
+    def _read_bytes(self, waiting: _WaitingConnection) -> None:
         if self._waiting.get(waiting.connection.fileno()) is not waiting:
-            # Dropped a moment ago, with its turn already called.
+            # It was closed after `select` had returned it.
             return
         if self._encrypted:
             self._pass_on(waiting)
@@ -182,7 +184,7 @@ class ConnectionListener:
         try:
             self._on_request(waiting.connection, waiting.address, bytes(waiting.first_bytes))
         except (OSError, RuntimeError):
-            # Gone already, or no thread to be had.
+            # The peer has gone, or no thread can be started.
             waiting.connection.close()
 
     def _close(
@@ -200,14 +202,14 @@ class ConnectionListener:
 
 
 def _describe_invalid(first_bytes: bytearray) -> str:
-    """The reason for the log why the bytes are no A-ASSOCIATE-RQ that can be taken."""
+    """Why the bytes are no acceptable A-ASSOCIATE-RQ, for the log."""
     if first_bytes[0] == _HANDSHAKE:
         return "a TLS handshake, and this port is the plain one"
     return "an A-ASSOCIATE-RQ too long" if first_bytes[0] == ASSOCIATE_RQ else "no A-ASSOCIATE-RQ"
 
 
 def _request_size(first_bytes: bytearray) -> int | None:
-    """How many bytes the A-ASSOCIATE-RQ that begins so has, at least; None if it is none."""
+    """The size in bytes of the A-ASSOCIATE-RQ that begins so, at least; None if it is none."""
     if first_bytes[0] != ASSOCIATE_RQ:
         return None
     if len(first_bytes) < 6:

@@ -14,11 +14,11 @@ from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
 
 from qc_daemon.receive.upper_layer.c_store_command import (
-    LONGEST_RESPONSE,
+    MAX_RESPONSE,
     StoreRequest,
-    in_one_pdu,
-    store_request,
-    store_response,
+    encode_pdu,
+    encode_store_response,
+    parse_store_request,
 )
 
 numbers = st.integers(0, 0xFFFF)
@@ -46,7 +46,7 @@ def encoded(message: DIMSEMessage, made: C_STORE) -> bytes:
 
 @given(requests)
 def test_a_usual_request_is_read_as_pynetdicom_writes_it(request: StoreRequest) -> None:
-    assert store_request(encoded(C_STORE_RQ(), primitive(request))) == request
+    assert parse_store_request(encoded(C_STORE_RQ(), primitive(request))) == request
 
 
 @given(requests, numbers, comments)
@@ -60,13 +60,13 @@ def test_the_response_is_what_pynetdicom_writes(
     made.MessageID = None
     made.Status = status
     made.ErrorComment = comment or None
-    command = store_response(request, status, comment)
+    command = encode_store_response(request, status, comment)
     assert command == encoded(C_STORE_RSP(), made)
     data = P_DATA()
     data.presentation_data_value_list.append((7, b"\x03" + command))
-    pdu = in_one_pdu(7, command)
+    pdu = encode_pdu(7, command)
     assert pdu == P_DATA_TF(data).encode()
-    assert len(pdu) <= LONGEST_RESPONSE
+    assert len(pdu) <= MAX_RESPONSE
 
 
 @given(st.data(), requests)
@@ -78,7 +78,7 @@ def test_what_is_read_is_never_other_than_what_pydicom_reads(
     for _ in range(data.draw(st.integers(1, 3))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     del damaged[data.draw(st.integers(0, len(damaged))) :]
-    read = store_request(bytes(damaged))
+    read = parse_store_request(bytes(damaged))
     if read is None:
         return
     known: Any = decode(io.BytesIO(bytes(damaged)), True, True)
@@ -92,7 +92,7 @@ def test_what_is_read_is_never_other_than_what_pydicom_reads(
 
 @given(st.binary(max_size=300))
 def test_rubbish_is_no_request(rubbish: bytes) -> None:
-    assert store_request(rubbish) is None
+    assert parse_store_request(rubbish) is None
 
 
 def test_what_is_not_usual_is_left_to_pynetdicom() -> None:
@@ -116,7 +116,7 @@ def test_what_is_not_usual_is_left_to_pynetdicom() -> None:
         command = Dataset()
         command.update(known)
         change(command)
-        assert store_request(encode(command, True, True) or b"") is None
-    assert store_request(usual + struct.pack("<HHL", 0, 0x1031, 2) + b"\0\0") is None
-    assert store_request(usual[:-1]) is None
-    assert store_request(usual) is not None
+        assert parse_store_request(encode(command, True, True) or b"") is None
+    assert parse_store_request(usual + struct.pack("<HHL", 0, 0x1031, 2) + b"\0\0") is None
+    assert parse_store_request(usual[:-1]) is None
+    assert parse_store_request(usual) is not None

@@ -71,7 +71,7 @@ def test_an_object_that_is_whole_when_its_sender_aborts_leaves_no_file(
 ) -> None:
     """Abort and last byte arrive together, and the abort is seen first."""
     # As one that is not the usual C-STORE, it waits for the association's thread.
-    monkeypatch.setattr(dimse.c_store_command, "store_request", lambda _encoded: None)
+    monkeypatch.setattr(dimse.c_store_command, "parse_store_request", lambda _encoded: None)
     monkeypatch.setattr(dimse.DimseProvider, "get_msg", lambda *_: (None, None))
     seed = fuzzing.seeds(None, [ultrasound()])[0]
     with socket.create_connection(("127.0.0.1", receiver.port), timeout=60) as peer:

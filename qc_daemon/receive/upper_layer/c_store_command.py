@@ -1,7 +1,7 @@
-"""The command sets of a usual C-STORE (PS3.7 9.3.1), read and written as bytes.
+"""Parses and encodes the command sets of a usual C-STORE (PS3.7 9.3.1).
 
-pydicom takes longer to build their elements one by one than the disk takes to keep a small object.
-What is not as nearly every sender has it, `store_request` leaves to pynetdicom.
+pydicom takes longer to build their elements one by one than the disk takes to store a small object.
+A command set that is not as nearly every sender has it is left to pynetdicom.
 """
 
 import re
@@ -22,12 +22,13 @@ _UID = re.compile(rb"([0-9.]{1,64})\0?")
 # A response in one PDU (PS3.8 9.3.5): P-DATA-TF, one value, a command's last fragment.
 _PDU_HEAD = struct.Struct(">BxLLBB")
 _P_DATA_TF, _LAST_OF_COMMAND = 0x04, 0x03
-LONGEST_RESPONSE = 512
+# Bytes of a PDU that holds any response of ours.
+MAX_RESPONSE = 512
 
 
 @dataclass(frozen=True, slots=True)
 class StoreRequest:
-    """What a C-STORE-RQ asks for; a data set follows."""
+    """The parameters of a C-STORE-RQ; a data set follows it."""
 
     message_id: int
     priority: int
@@ -35,18 +36,18 @@ class StoreRequest:
     sop_instance_uid: str
 
 
-def store_request(encoded: bytes) -> StoreRequest | None:
-    """The request that is all of `encoded`; None if it is another command or not a usual one."""
+def parse_store_request(encoded: bytes) -> StoreRequest | None:
+    """The request in a command set; None if it is another command, or not a usual one."""
     values: dict[int, bytes] = {}
-    at = 0
-    while at + _HEAD.size <= len(encoded):
-        group, element, length = _HEAD.unpack_from(encoded, at)
-        at += _HEAD.size
+    offset = 0
+    while offset + _HEAD.size <= len(encoded):
+        group, element, length = _HEAD.unpack_from(encoded, offset)
+        offset += _HEAD.size
         if group or element in values:
             return None
-        values[element] = encoded[at : at + length]
-        at += length
-    if at != len(encoded) or tuple(values) != _USUAL or len(values[_GROUP_LENGTH]) != 4:
+        values[element] = encoded[offset : offset + length]
+        offset += length
+    if offset != len(encoded) or tuple(values) != _USUAL or len(values[_GROUP_LENGTH]) != 4:
         return None
     numbers = [values[element] for element in (_COMMAND, _DATA_SET_TYPE, _MESSAGE_ID, _PRIORITY)]
     sop_class = _UID.fullmatch(values[_SOP_CLASS])
@@ -59,7 +60,7 @@ def store_request(encoded: bytes) -> StoreRequest | None:
     return StoreRequest(message_id, priority, sop_class[1].decode(), sop_instance[1].decode())
 
 
-def store_response(request: StoreRequest, status: int, comment: str = "") -> bytes:
+def encode_store_response(request: StoreRequest, status: int, comment: str = "") -> bytes:
     """The command set of the C-STORE-RSP; `comment` is ASCII of 64 characters at most."""
     elements = b"".join(
         (
@@ -75,8 +76,8 @@ def store_response(request: StoreRequest, status: int, comment: str = "") -> byt
     return _HEAD.pack(0, _GROUP_LENGTH, 4) + struct.pack("<L", len(elements)) + elements
 
 
-def in_one_pdu(context_id: int, command: bytes) -> bytes:
-    """A whole command set as a P-DATA-TF."""
+def encode_pdu(context_id: int, command: bytes) -> bytes:
+    """A P-DATA-TF with a whole command set."""
     size = len(command) + 2
     return _PDU_HEAD.pack(_P_DATA_TF, size + 4, size, context_id, _LAST_OF_COMMAND) + command
 

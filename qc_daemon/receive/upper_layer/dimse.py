@@ -1,4 +1,4 @@
-"""The DIMSE provider: the data sets of C-STORE requests go from the socket into the spool."""
+"""The DIMSE provider: writes the data sets of C-STORE requests from the socket into the spool."""
 
 import contextlib
 import io
@@ -28,21 +28,21 @@ from qc_daemon.receive.upper_layer.transport import (
 )
 from qc_daemon.spool.spool import Incoming, Spool
 
-# Bytes of a command set, which pynetdicom parses in memory; a usual one has some hundred.
+# Bytes of a command set, which pynetdicom parses in memory; a usual one has a few hundred.
 MAX_COMMAND = 16 << 10
-# Bytes in memory of data sets other than a C-STORE's, of all associations of the process together.
+# Bytes in memory of all data sets that are not a C-STORE's, in the whole process.
 MAX_DATA_SETS_IN_MEMORY = 4 * data_set_size.MAX_BYTES
-# Requests of an association that wait for their turn; one at a time is what is negotiated.
+# Requests of an association in its queue; one at a time is what is negotiated.
 MAX_REQUESTS = 64
-# Bytes of an object that cannot be kept: up to this its sender gets the status at the object's end;
-# above it the association is aborted.
-MAX_LOST = 16 << 20
+# Bytes of an object that cannot be stored. Up to this its sender gets the status at the object's
+# end; beyond it the association is aborted.
+MAX_DISCARDED = 16 << 20
 # Bits of a message control header (PS3.8 E.2): a command, the last fragment.
 _COMMAND, _LAST = 0x01, 0x02
 
 
 class DimseProvider(DIMSEServiceProvider):  # type: ignore[misc]
-    """The DIMSE provider, with the data sets of C-STORE requests in the spool."""
+    """pynetdicom's DIMSE provider, with the data sets of C-STORE requests in the spool."""
 
     message: Any
 
@@ -59,16 +59,16 @@ class DimseProvider(DIMSEServiceProvider):  # type: ignore[misc]
         self._has_room = has_room
         # The usual C-STORE that is coming in.
         self._storing: _StoreInProgress | None = None
-        # Of another request's data set: bytes in memory, and bytes above the limit.
+        # Of the data set of another request: bytes in memory, and bytes beyond the limit.
         self._bytes_in_memory = self._excess = 0
 
     @property
     def is_storing(self) -> bool:
-        """Whether the rest of a C-STORE's data set is to come."""
+        """Whether a C-STORE's data set is coming in."""
         return self._storing is not None
 
     def receive_fragment(self, context_id: int, control: int, count: int, source: Source) -> None:
-        """Take one fragment (PS3.8 E.2) from the connection.
+        """Read one fragment (PS3.8 E.2) from the connection.
 
         Raises InvalidPDUError, OSError (the connection failed).
         """
@@ -96,22 +96,22 @@ class DimseProvider(DIMSEServiceProvider):  # type: ignore[misc]
             raise InvalidPDUError("a command set where none may be, or too long")
         encoded = source.read(count)
         if message is None and control & _LAST:
-            request = c_store_command.store_request(encoded)
+            request = c_store_command.parse_store_request(encoded)
             if request is not None and self._is_storable(request, context_id):
                 incoming = self._open(context_id, request.sop_class_uid, request.sop_instance_uid)
                 self._storing = _StoreInProgress(context_id, request, incoming)
                 return
-        self._deliver(context_id, control, encoded)
+        self._decode_fragment(context_id, control, encoded)
         if isinstance(self.message, C_STORE_RQ) and self.message._data_set_file is None:
             self.message._data_set_file = _DataSetFile(self._open_unusual(context_id, self.message))
 
     def _open_unusual(self, context_id: int, message: Any) -> Incoming:
-        """The spool file for a C-STORE that is not the usual one; one without a file if refused."""
+        """The spool file for an unusual C-STORE; if that is refused, one that stores nothing."""
         context = self.assoc._accepted_cx.get(context_id)
         try:
             request = message.message_to_primitive()
         except Exception as error:
-            # pynetdicom's setters raise what rubbish leads them to.
+            # pynetdicom's setters raise almost anything on invalid values.
             raise InvalidPDUError("a command set cannot be read") from error
         if context is None or self.assoc.refusal(request, str(context.abstract_syntax)):
             return Incoming(None)
@@ -125,14 +125,14 @@ class DimseProvider(DIMSEServiceProvider):  # type: ignore[misc]
             # A data set that no command announced.
             raise InvalidPDUError
         if message._data_set_file is None:
-            self._deliver(context_id, control, self._collect(count, source))
+            self._decode_fragment(context_id, control, self._collect(count, source))
             return
         _write_to_spool(message._data_set_file.incoming, count, source)
         if control & _LAST:
-            self._deliver(context_id, control, b"")
+            self._decode_fragment(context_id, control, b"")
 
     def _is_storable(self, request: c_store_command.StoreRequest, context_id: int) -> bool:
-        """Whether it is one that pynetdicom need not look at; the handler asks once more."""
+        """Whether pynetdicom need not parse the request; the handler checks it again."""
         context = self.assoc._accepted_cx.get(context_id)
         return (
             context is not None
@@ -141,16 +141,17 @@ class DimseProvider(DIMSEServiceProvider):  # type: ignore[misc]
         )
 
     def _on_stored(self, storing: "_StoreInProgress") -> None:
-        """Answer at once where the association is up and nothing else waits for its answer."""
-        most = self.maximum_pdu_size
-        # In this order: the association's thread is at work before it takes a message.
-        free = self.msg_queue.empty() and self.assoc._is_paused
-        if self.assoc.is_established and free and not 0 < most < c_store_command.LONGEST_RESPONSE:
+        """Answer in this thread, if the association is established and has no other message."""
+        max_pdu = self.maximum_pdu_size
+        # In this order: the association's thread is no longer paused when it takes a message.
+        is_idle = self.msg_queue.empty() and self.assoc._is_paused
+        if self.assoc.is_established and is_idle and not 0 < max_pdu < c_store_command.MAX_RESPONSE:
             self.dul.serve(lambda: self._answer(storing))
         else:
             self.msg_queue.put((storing.context_id, storing.primitive()))
 
     def _answer(self, storing: "_StoreInProgress") -> None:
+        """Call the handler and send its response."""
         try:
             status = evt.trigger(
                 self.assoc,
@@ -166,11 +167,11 @@ class DimseProvider(DIMSEServiceProvider):  # type: ignore[misc]
             code, comment = (
                 (status, "") if isinstance(status, int) else (status.Status, status.ErrorComment)
             )
-            answer = c_store_command.store_response(storing.request, code, comment)
-            self.dul.send_now(c_store_command.in_one_pdu(storing.context_id, answer))
+            answer = c_store_command.encode_store_response(storing.request, code, comment)
+            self.dul.send_now(c_store_command.encode_pdu(storing.context_id, answer))
 
     def abandon(self) -> None:
-        """Drop the object whose last byte will not come, and those that nobody will look at."""
+        """Drop the object that is coming in and every message in the queue."""
         if self._storing is not None:
             self._storing.incoming.discard()
         _close_file(getattr(self.message, "_data_set_file", None))
@@ -181,20 +182,23 @@ class DimseProvider(DIMSEServiceProvider):  # type: ignore[misc]
                 self.release(self.msg_queue.get_nowait()[1])
 
     def _collect(self, count: int, source: Source) -> bytes:
-        """A fragment of a data set that is parsed; nothing from where it is too much on."""
+        """Read a fragment of a data set that is parsed; empty from the limit on."""
         fits = self._bytes_in_memory + count <= data_set_size.MAX_BYTES
         if not self._excess and fits and memory_budget.reserve(count):
             self._bytes_in_memory += count
             return source.read(count)
         self._excess += count
-        if self._excess > MAX_LOST:
+        if self._excess > MAX_DISCARDED:
             raise InvalidPDUError("a data set too long to be held goes on")
         _skip(count, source)
         return b""
 
-    def _deliver(self, context_id: int, control: int, data: bytes) -> None:
-        """What pynetdicom's receive_primitive does, but that nothing is logged and ignored there,
-        and that no request is served in a thread of its own: the association's is free for it."""
+    def _decode_fragment(self, context_id: int, control: int, data: bytes) -> None:
+        """Do what pynetdicom's `receive_primitive` does, with two differences.
+
+        An error raises InvalidPDUError, where that only logs it; and no request is served in a
+        thread of its own, because the association's thread is free for it.
+        """
         primitive = P_DATA()
         primitive.presentation_data_value_list.append((context_id, bytes((control,)) + data))
         self.message = self.message or DIMSEMessage()
@@ -203,7 +207,7 @@ class DimseProvider(DIMSEServiceProvider):  # type: ignore[misc]
                 return
             request = self.message.message_to_primitive()
         except Exception as error:
-            # A command set that is none; pydicom raises what rubbish leads it to.
+            # pydicom raises almost anything on bytes that are no command set.
             raise InvalidPDUError("a command set that cannot be read") from error
         self.message = None
         request.bytes_in_memory, self._bytes_in_memory = self._bytes_in_memory, 0
@@ -211,7 +215,7 @@ class DimseProvider(DIMSEServiceProvider):  # type: ignore[misc]
         if excess:
             request.excess = "the data set is too long, or too much is held already"
         if isinstance(request, C_CANCEL):
-            # Of what is served here nothing lasts long enough to be cancelled.
+            # No operation here lasts long enough to be cancelled.
             self.release(request)
             return
         if self.msg_queue.qsize() >= MAX_REQUESTS:
@@ -220,13 +224,14 @@ class DimseProvider(DIMSEServiceProvider):  # type: ignore[misc]
         self.msg_queue.put((context_id, request))
 
     def release(self, message: Any) -> None:
-        """Free the memory and the file of a message that is served or dropped."""
+        """Free memory and file of a message that was served or dropped."""
         _close_file(getattr(message, "_dataset_file", None))
         memory_budget.release(getattr(message, "bytes_in_memory", 0))
         with contextlib.suppress(AttributeError):
             message.bytes_in_memory = 0
 
     def _open(self, context_id: int, sop_class: str, sop_instance: str) -> Incoming:
+        """A new spool file that begins with the meta group. Raises InvalidPDUError."""
         context = self.assoc._accepted_cx.get(context_id)
         if context is None:
             raise InvalidPDUError
@@ -255,7 +260,7 @@ class _StoreInProgress:
     incoming: Incoming
 
     def primitive(self) -> C_STORE:
-        """The request as pynetdicom's handlers and services know it."""
+        """The request as one of pynetdicom's primitives."""
         request = C_STORE()
         request.MessageID = self.request.message_id
         request.Priority = self.request.priority
@@ -273,7 +278,7 @@ def _write_to_spool(incoming: Incoming, count: int, source: Source) -> None:
         source.read_into(space)
         incoming.add(len(space))
         count -= len(space)
-        if incoming.lost_bytes > MAX_LOST:
+        if incoming.lost_bytes > MAX_DISCARDED:
             raise CutOffError("an object that cannot be kept goes on")
 
 
@@ -305,13 +310,13 @@ class MemoryBudget:
 memory_budget = MemoryBudget(MAX_DATA_SETS_IN_MEMORY)
 
 
-def _close_file(received: "_DataSetFile | None") -> None:
-    if received is not None:
-        received.close()
+def _close_file(data_set_file: "_DataSetFile | None") -> None:
+    if data_set_file is not None:
+        data_set_file.close()
 
 
 class _DataSetFile:
-    """The data set's file, as far as pynetdicom uses it."""
+    """The data set's file, with the methods that pynetdicom calls."""
 
     def __init__(self, incoming: Incoming) -> None:
         self.incoming = incoming

@@ -1,4 +1,4 @@
-"""The upper layer service provider: reads PDUs, and sleeps until the peer or its user sends."""
+"""The upper layer service provider: reads PDUs, and sleeps while nobody sends."""
 
 import contextlib
 import os
@@ -16,9 +16,9 @@ from qc_daemon.receive.upper_layer.transport import InvalidPDUError, NotifyingQu
 
 ASSOCIATE_RQ, P_DATA_TF = 0x01, 0x04
 _PDU_TYPES = range(0x01, 0x08)
-# Bytes in memory of a PDU other than P-DATA-TF; an A-ASSOCIATE-RQ takes kilobytes, 200 at most.
+# Bytes of a PDU other than P-DATA-TF; an A-ASSOCIATE-RQ has kilobytes, 200 at most.
 MAX_PDU_IN_MEMORY = 1 << 20
-# Seconds a thread waits at most before it checks its timers.
+# Seconds between two checks of the timers, at most.
 TIMER_SECONDS = 0.5
 # States and events of the state machine (PS3.8 9.2).
 _CONNECTED, _CLOSING = "Sta6", "Sta13"
@@ -26,7 +26,7 @@ _CLOSED, _INVALID = "Evt17", "Evt19"
 
 
 class UpperLayerProvider(DULServiceProvider):  # type: ignore[misc]
-    """The upper layer service provider, awake only when the peer or its user has sent something."""
+    """pynetdicom's upper layer service provider, awake only when peer or user sends something."""
 
     socket: Any
 
@@ -51,8 +51,8 @@ class UpperLayerProvider(DULServiceProvider):  # type: ignore[misc]
         try:
             super().run_reactor()
         except Exception as error:
-            # PDUs in an order, or an abort from a source, that the state machine has no answer to:
-            # this association is over, and nothing else.
+            # The state machine has no transition for the order of the PDUs, or for the source of an
+            # abort: this association ends, and nothing else.
             self.assoc.report_broken("PDUs that nobody has an answer to", error)
         finally:
             with self._wakeup_lock:
@@ -75,11 +75,11 @@ class UpperLayerProvider(DULServiceProvider):  # type: ignore[misc]
         return True
 
     def stop_reading(self) -> None:
-        """Give up a PDU that is being read: its rest may never come."""
+        """End the reading of a PDU, whose rest may never come."""
         connection = self.socket.socket
         if self._reading and connection is not None:
             with contextlib.suppress(OSError):
-                # The plain socket's, which a TLS one hides.
+                # The plain socket's method, which a TLS socket overrides.
                 socket.socket.shutdown(connection, socket.SHUT_RD)
 
     def _is_transport_event(self) -> bool:
@@ -89,7 +89,7 @@ class UpperLayerProvider(DULServiceProvider):  # type: ignore[misc]
         if self.socket is None or self.socket.socket is None:
             return False
         has_read = False
-        # In mid-object the next PDU is on its way, and to ask whether it has come costs as much.
+        # In mid-object the next PDU is coming, and a poll costs as much as the read.
         while self.event_queue.empty() and (self.assoc.dimse.is_storing or self._readable()):
             has_read = True
             self._read_pdu_data()
@@ -99,11 +99,11 @@ class UpperLayerProvider(DULServiceProvider):  # type: ignore[misc]
         return has_read
 
     def idle_timer_expired(self) -> bool:
-        # To wait for our own disk and database is no idleness of the peer.
+        # While we write to disk and database, the peer is not idle but waits for us.
         return not self._serving and bool(super().idle_timer_expired())
 
     def _readable(self) -> bool:
-        """Wait until the peer has sent something; False if our user, or a timer, comes first."""
+        """Wait for the peer; returns whether it has sent something before our user or a timer."""
         connection = self.socket
         if connection.waiting:
             return True
@@ -139,7 +139,7 @@ class UpperLayerProvider(DULServiceProvider):  # type: ignore[misc]
         self.socket.send(pdu)
 
     def _read_pdu_data(self) -> None:
-        """Read one PDU; a fragment of a data set goes straight to where it is kept."""
+        """Read one PDU; fragments of a data set go straight into the spool."""
         self._reading = True
         try:
             head = self.socket.read(6)
@@ -165,16 +165,16 @@ class UpperLayerProvider(DULServiceProvider):  # type: ignore[misc]
     def _read_and_decode(self, head: bytes, length: int) -> tuple[Any, str]:
         pdu = head + self.socket.read(length)
         if pdu[0] == ASSOCIATE_RQ and self.assoc.associate_request is None:
-            pdu = self._read_request(pdu)
+            pdu = self._parse_request(pdu)
         try:
             decoded: tuple[Any, str] = self._decode_pdu(bytearray(pdu))
         except Exception as error:
-            # pynetdicom's decoders raise what rubbish leads them to.
+            # pynetdicom's decoders raise almost anything on invalid bytes.
             raise InvalidPDUError from error
         return decoded
 
-    def _read_request(self, pdu: bytes) -> bytes:
-        """An A-ASSOCIATE-RQ as pynetdicom takes it; the association keeps the request."""
+    def _parse_request(self, pdu: bytes) -> bytes:
+        """An A-ASSOCIATE-RQ as pynetdicom parses it; the association gets the request."""
         try:
             request = self.assoc.associate_request = associate_pdu.parse_request(pdu)
         except associate_pdu.MalformedError as error:
@@ -185,7 +185,7 @@ class UpperLayerProvider(DULServiceProvider):  # type: ignore[misc]
         return request.pdu
 
     def _read_fragments(self, length: int) -> None:
-        """The presentation data values of a P-DATA-TF (PS3.8 9.3.5)."""
+        """Read the presentation data values of a P-DATA-TF (PS3.8 9.3.5)."""
         while length:
             if length < 6:
                 raise InvalidPDUError

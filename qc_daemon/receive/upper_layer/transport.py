@@ -1,4 +1,4 @@
-"""The connection of an association: few system calls; bytes read ahead wait in memory."""
+"""The connection of an association, read with few system calls and ahead of need."""
 
 import queue
 import select
@@ -10,19 +10,19 @@ from typing import Any, Protocol
 
 from pynetdicom.transport import AssociationSocket
 
-# Bytes read ahead at most: heads, commands, and some small PDUs whole come with one call.
+# Bytes that are read ahead at most, so that headers, commands and small PDUs come with one call.
 READ_AHEAD = 32 << 10
 
 
 class InvalidPDUError(Exception):
-    """The peer sent what is no PDU, or one that is none of a kind and size that we read.
+    """The peer sent no PDU, or one of a type or size that we do not accept.
 
     The message is a reason for the log, without any value of the PDU.
     """
 
 
 class CutOffError(InvalidPDUError):
-    """Too much came of an object that cannot be kept."""
+    """Too many bytes came of an object that cannot be stored."""
 
 
 class Source(Protocol):
@@ -34,7 +34,7 @@ class Source(Protocol):
 
 
 class NotifyingQueue(queue.Queue):  # type: ignore[type-arg]
-    """A queue that calls `notify` when something is put in."""
+    """A queue that calls `notify` after each `put`."""
 
     def __init__(self, notify: Callable[[], None]) -> None:
         super().__init__()
@@ -46,13 +46,13 @@ class NotifyingQueue(queue.Queue):  # type: ignore[type-arg]
 
 
 class Connection(AssociationSocket):  # type: ignore[misc]
-    """A connection read with few calls, whose first bytes may have been read already."""
+    """pynetdicom's connection; its first bytes may have been read already."""
 
     socket: Any
 
     def __init__(self, association: Any, client_socket: socket.socket, first_bytes: bytes) -> None:
         super().__init__(association, client_socket=client_socket)
-        # Bytes read from the socket before anybody needed them.
+        # Bytes that were read from the socket and are not used yet.
         self._read_ahead = memoryview(first_bytes)
         self._buffer = memoryview(bytearray(READ_AHEAD))
         # A TLS socket takes no flags.
@@ -60,7 +60,7 @@ class Connection(AssociationSocket):  # type: ignore[misc]
 
     @property
     def waiting(self) -> bool:
-        """Whether bytes are here that no poll of the socket shows."""
+        """Whether there are bytes in memory, which a poll of the socket does not show."""
         return bool(self._read_ahead) or (
             isinstance(self.socket, ssl.SSLSocket) and self.socket.pending() > 0
         )
@@ -77,7 +77,7 @@ class Connection(AssociationSocket):  # type: ignore[misc]
         return bool(poll.poll(0))
 
     def read(self, count: int) -> bytes:
-        """Exactly so many bytes. Raises ConnectionError if the peer left first, or OSError."""
+        """Exactly `count` bytes. Raises ConnectionError if the peer closed first, or OSError."""
         if not self._read_ahead and count <= len(self._buffer):
             self._read_ahead = self._buffer[: check_received(self.socket.recv_into(self._buffer))]
         if count <= len(self._read_ahead):
@@ -98,13 +98,14 @@ class Connection(AssociationSocket):  # type: ignore[misc]
 
 
 def check_received(count: int) -> int:
+    """The number of bytes that were received. Raises ConnectionError for 0, the peer's end."""
     if count == 0:
         raise ConnectionError
     return count
 
 
 def set_timeouts(connection: socket.socket, seconds: float) -> None:
-    """How long one call may wait for the peer; the system's limit saves Python a poll each time."""
+    """Limit each call's wait for the peer; the system's own limit saves a poll for each call."""
     if isinstance(connection, ssl.SSLSocket):
         connection.settimeout(seconds)
         return
