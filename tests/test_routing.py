@@ -26,12 +26,12 @@ def rule(name: str, **values: Any) -> RuleSettings:
 
 @st.composite
 def rules(draw: st.DrawFn) -> list[RuleSettings]:
-    made = []
+    rules = []
     for number in range(draw(st.integers(0, 4))):
         to = draw(st.lists(st.sampled_from(NAMES), max_size=2))
         objects = draw(st.lists(st.sampled_from(["source", "sr"]), min_size=1, max_size=2))
         results = SOURCE not in objects
-        made.append(
+        rules.append(
             rule(
                 f"r{number}",
                 objects=objects,
@@ -44,7 +44,7 @@ def rules(draw: st.DrawFn) -> list[RuleSettings]:
                 verdict=draw(st.none() | VERDICTS) if results else None,
             )
         )
-    return made
+    return rules
 
 
 TRAITS = st.builds(
@@ -80,24 +80,24 @@ def holds(rule: RuleSettings, traits: Traits) -> bool:
 
 @given(rules(), OWN, st.sampled_from(["source", "sr"]), st.lists(TRAITS, min_size=1, max_size=3))
 def test_the_first_that_holds_decides(
-    given_rules: list[RuleSettings], own: dict[str, list[str]], kind: str, traits: list[Traits]
+    rules: list[RuleSettings], own: dict[str, list[str]], kind: str, traits: list[Traits]
 ) -> None:
-    routes = Routes(given_rules, own)
-    found = routes.route(kind, traits)
-    asked = [each for each in given_rules if kind in each.objects]
-    first = next((r for r in asked if any(holds(r, each) for each in traits)), None)
-    assert found.rule == (first.name if first else None)
-    assert list(found.to) == list(dict.fromkeys(first.to if first else own.get(kind, [])))
-    before = asked if first is None else asked[: asked.index(first)]
-    assert [miss.rule for miss in found.earlier] == [each.name for each in before]
-    assert all(miss.why and "\n" not in miss.why for miss in found.earlier)
+    routes = Routes(rules, own)
+    route = routes.route(kind, traits)
+    applicable = [each for each in rules if kind in each.objects]
+    first = next((r for r in applicable if any(holds(r, each) for each in traits)), None)
+    assert route.rule == (first.name if first else None)
+    assert list(route.to) == list(dict.fromkeys(first.to if first else own.get(kind, [])))
+    before = applicable if first is None else applicable[: applicable.index(first)]
+    assert [miss.rule for miss in route.earlier] == [each.name for each in before]
+    assert all(miss.why and "\n" not in miss.why for miss in route.earlier)
 
 
 @given(rules(), OWN, st.sampled_from(["source", "sr"]), TRAITS)
-def test_nothing_goes_where_it_cannot_and_all_goes_where_it_must(
-    given_rules: list[RuleSettings], own: dict[str, list[str]], kind: str, traits: Traits
+def test_a_route_has_every_certain_and_only_possible_destinations(
+    rules: list[RuleSettings], own: dict[str, list[str]], kind: str, traits: Traits
 ) -> None:
-    routes = Routes(given_rules, own)
+    routes = Routes(rules, own)
     to = set(routes.route(kind, [traits]).to)
     assert set(routes.certain(kind)) <= to <= set(routes.possible(kind))
 
@@ -139,7 +139,7 @@ def test_a_rule_for_all_leaves_nothing_to_the_destinations() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "asks"),
+    ("values", "needs_description"),
     [
         ({"station": "V*", "objects": ["source"]}, True),
         ({"study": "V*", "objects": ["source"]}, True),
@@ -147,11 +147,13 @@ def test_a_rule_for_all_leaves_nothing_to_the_destinations() -> None:
         ({"station": "V*", "objects": ["sr"]}, False),
     ],
 )
-def test_the_header_is_asked_only_for_originals(values: dict[str, Any], asks: bool) -> None:
-    assert Routes([rule("r", **values)]).needs_description is asks
+def test_only_rules_for_originals_need_the_description(
+    values: dict[str, Any], needs_description: bool
+) -> None:
+    assert Routes([rule("r", **values)]).needs_description is needs_description
 
 
-def test_of_settings() -> None:
+def test_routes_of_settings_name_rules_before_destinations() -> None:
     settings = Settings(
         destination=[
             {"name": "pacs", "objects": ["source", "sr"]},
@@ -178,4 +180,4 @@ def _literals(annotation: Any) -> list[Any]:
     parts = get_args(annotation)
     if parts and all(isinstance(part, str) for part in parts):
         return [annotation]
-    return [found for part in parts for found in _literals(part)]
+    return [literal for part in parts for literal in _literals(part)]

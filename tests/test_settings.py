@@ -91,10 +91,10 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, named: str) -> Non
     assert "\n" not in str(caught.value)
 
 
-def test_a_secret_is_named_never_told(tmp_path: Path) -> None:
-    found = load(write(tmp_path, WEB + 'token = "file:secrets/vna"\n')).destination[0]
-    assert found.token == f"file:{tmp_path}/secrets/vna"
-    assert found.url == "https://vna/web"
+def test_an_error_names_a_secret_and_never_quotes_it(tmp_path: Path) -> None:
+    destination = load(write(tmp_path, WEB + 'token = "file:secrets/vna"\n')).destination[0]
+    assert destination.token == f"file:{tmp_path}/secrets/vna"
+    assert destination.url == "https://vna/web"
     with pytest.raises(SettingsError) as caught:
         load(write(tmp_path, WEB + 'token = "SECRET"\n'))
     assert "SECRET" not in str(caught.value)
@@ -219,14 +219,14 @@ def test_what_cannot_be_meant_is_refused_with_its_fix(
     assert len(caught.value.lines) == 1, caught.value.lines
 
 
-def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
     text = "[receive]\nport = 70000\nprt = 1\n[score]\nthreads = -1\n"
     with pytest.raises(SettingsError) as caught:
         load(write(tmp_path, text))
     assert len(caught.value.lines) == 3
-    told = qc_daemon("serve", "--config", write(tmp_path, text))
-    assert told.returncode == 2
-    assert [line.split()[0] for line in told.stderr.splitlines()] == ["error:"] * 3
+    command = qc_daemon("serve", "--config", write(tmp_path, text))
+    assert command.returncode == 2
+    assert [line.split()[0] for line in command.stderr.splitlines()] == ["error:"] * 3
     text = '[[destination]]\nname = "a"\nkind = "folder"\n' * 2
     with pytest.raises(SettingsError) as caught:
         load(write(tmp_path, text))
@@ -244,20 +244,20 @@ def test_one_value_may_stand_for_a_list_of_one(tmp_path: Path) -> None:
     )
 
 
-def test_a_destination_may_live_by_rules_alone(tmp_path: Path) -> None:
+def test_a_destination_may_get_objects_by_rules_only(tmp_path: Path) -> None:
     text = '[[destination]]\nname = "qa"\nobjects = []\n[[rule]]\nname = "r"\n'
     assert load(write(tmp_path, text + 'objects = "sr"\nto = "qa"\n')).destination[0].objects == []
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
-def test_another_encoding_is_told_how_to_fix_it(tmp_path: Path, encoding: str) -> None:
+def test_a_file_in_another_encoding_is_refused_with_the_fix(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "qc.toml"
     path.write_bytes('# größe ÿ\n[receive]\nhost = "é"\n'.encode(encoding))
     with pytest.raises(SettingsError, match="save the file as UTF-8"):
         load(path)
 
 
-def test_the_mark_of_windows_editors_is_passed_over(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "qc.toml"
     path.write_bytes("[receive]\nport = 4711\n".encode("utf-8-sig"))
     assert load(path).receive.port == 4711
@@ -299,7 +299,7 @@ def test_what_kubernetes_sets_for_a_service_is_no_setting(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("QC_DAEMON_DESTINATION", "SECRET", "QC_DAEMON_DESTINATION is not valid JSON"),
         ("QC_DAEMON_RECEIVE", "[", "QC_DAEMON_RECEIVE is not valid JSON"),
@@ -307,12 +307,12 @@ def test_what_kubernetes_sets_for_a_service_is_no_setting(monkeypatch: pytest.Mo
     ],
 )
 def test_a_bad_value_in_the_environment_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError) as caught:
         load(None)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "SECRET" not in str(caught.value)
     assert len(caught.value.lines) == 1
 
@@ -368,7 +368,7 @@ def test_marks_and_numbers_that_cannot_be_meant_are_refused(
         load(tmp_path / "qc.toml")
 
 
-def test_a_hard_queue_mark_alone_is_the_soft_one_too(tmp_path: Path) -> None:
+def test_a_hard_queue_limit_alone_is_the_soft_limit_too(tmp_path: Path) -> None:
     path = tmp_path / "qc-daemon.toml"
     path.write_text("[receive.pressure]\nhard_queue_minutes = 10\n")
     pressure = load(path).receive.pressure

@@ -109,8 +109,7 @@ def drill(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Drill]:
         url = request.getfixturevalue("postgres_url")
     made = Drill(tmp_path, url, seed=20261129)
     yield made
-    if made.service.process is not None and made.service.process.poll() is None:
-        made.service.stop()
+    made.service.end()
 
 
 def test_a_stopped_and_a_killed_service_are_restored(drill: Drill) -> None:

@@ -30,7 +30,7 @@ lease_seconds = 5
 """
 
 
-def other_bundle(folder: Path) -> Path:
+def copy_bundle(folder: Path) -> Path:
     """The shipped models under a manifest of another hash."""
     copy = folder / "other"
     shutil.copytree(locate("default"), copy)
@@ -40,21 +40,23 @@ def other_bundle(folder: Path) -> Path:
 
 
 def send(service: Service, objects: list[Dataset]) -> None:
-    with association(service.port) as made:
-        assert [made.send_c_store(each).Status for each in objects] == [0] * len(objects)
+    with association(service.port) as peer:
+        assert [peer.send_c_store(each).Status for each in objects] == [0] * len(objects)
 
 
 @pytest.mark.slow
 def test_an_exam_keeps_its_bundle_and_the_next_has_the_new_one(tmp_path: Path) -> None:
     # The last of an exam is a cine.
     first, second = (exam(seed, views=[View.NT, View.CRL], cine_frames=2)[:-1] for seed in (3, 4))
-    other = other_bundle(tmp_path)
+    second_bundle = copy_bundle(tmp_path)
     service = Service(tmp_path, SETTINGS, roles=("receive", "work", "schedule")).start()
     try:
         send(service, first[:-1])
         eventually(lambda: service.events("scored"))
-        done = qc_daemon("bundle", "activate", str(other), "--config", str(service.config))
-        assert done.returncode == 0, done.stderr
+        command = qc_daemon(
+            "bundle", "activate", str(second_bundle), "--config", str(service.config)
+        )
+        assert command.returncode == 0, command.stderr
         send(service, first[-1:])
         send(service, second)
         eventually(lambda: len(service.events("scored")) == len(first) + len(second), 300)
@@ -68,5 +70,5 @@ def test_an_exam_keeps_its_bundle_and_the_next_has_the_new_one(tmp_path: Path) -
         models.setdefault(study, set()).add(finding["bundle"]["model_id"])
     assert models == {
         first[0].StudyInstanceUID: {read_model_id("default")},
-        second[0].StudyInstanceUID: {read_model_id(other)},
+        second[0].StudyInstanceUID: {read_model_id(second_bundle)},
     }

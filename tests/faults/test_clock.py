@@ -39,9 +39,9 @@ timeout = 10
 @pytest.fixture
 def faketime() -> str:
     program = shutil.which("faketime")
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-    require(program is not None and bool(found), "faketime (libfaketime)")
-    return str(found[0])
+    libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    require(program is not None and bool(libraries), "faketime (libfaketime)")
+    return str(libraries[0])
 
 
 @pytest.fixture
@@ -70,14 +70,14 @@ def clock(tmp_path: Path, faketime: str) -> tuple[dict[str, str], Callable[[time
 
 @pytest.fixture
 def pacs() -> Iterator[Pacs]:
-    made = Pacs(port=reserve_port())
-    yield made
-    made.stop()
+    pacs = Pacs(port=reserve_port())
+    yield pacs
+    pacs.stop()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", [HOUR, -HOUR], ids=["forwards", "back"])
-def test_an_hour_changes_nothing(
+def test_a_clock_set_by_an_hour_loses_and_duplicates_nothing(
     tmp_path: Path,
     clock: tuple[dict[str, str], Callable[[timedelta], None]],
     pacs: Pacs,
@@ -93,24 +93,24 @@ def test_an_hour_changes_nothing(
     ).start()
     url = f"sqlite:///{tmp_path / 'qc.db'}"
     before, during, after = (ultrasound(study=f"1.2.{n}") for n in range(3))
-    sent = [str(each.SOPInstanceUID) for each in (before, during, after)]
+    uids = [str(each.SOPInstanceUID) for each in (before, during, after)]
     try:
         assert store(service.port, before) == [0x0000]
         # Nobody listens at the destination: the delivery has failed and waits.
         eventually(lambda: count_rows(url, JobRow, JobRow.kind == "deliver", JobRow.alarms > 0))
-        with association(service.port) as made:
-            assert made.send_c_store(during).Status == 0x0000
+        with association(service.port) as peer:
+            assert peer.send_c_store(during).Status == 0x0000
             jump(by)
-            assert made.send_c_store(after).Status == 0x0000
+            assert peer.send_c_store(after).Status == 0x0000
         pacs.start()
-        eventually(lambda: set(pacs.uids()) >= set(sent), 120)
+        eventually(lambda: set(pacs.uids()) >= set(uids), 120)
         unscored(url)
         eventually(lambda: not count_rows(url, Exam, Exam.state != "closed"), 120)
-        assert stored_uids(url) == sent
+        assert stored_uids(url) == uids
         assert service.events("process died") == []
         assert_times_are_of(service, url, by)
     finally:
-        service.stop()
+        service.end()
 
 
 def unscored(url: str) -> None:

@@ -52,10 +52,10 @@ class Sender:
         waiting: Dataset | None = None
         while not self._stop.is_set():
             # pynetdicom raises where the association ends between the look and the send.
-            with association(self.port) as made, contextlib.suppress(RuntimeError):
-                while made.is_established and not self._stop.is_set():
+            with association(self.port) as peer, contextlib.suppress(RuntimeError):
+                while peer.is_established and not self._stop.is_set():
                     waiting = waiting or ultrasound()
-                    status = made.send_c_store(waiting).get("Status")
+                    status = peer.send_c_store(waiting).get("Status")
                     if status is None:
                         break
                     self.statuses.append(status)
@@ -66,7 +66,9 @@ class Sender:
             self._stop.wait(0.1)
 
 
-def test_a_database_that_goes_and_comes_back(tmp_path: Path, database: PostgresServer) -> None:
+def test_nothing_acknowledged_is_lost_when_the_database_restarts(
+    tmp_path: Path, database: PostgresServer
+) -> None:
     url = f"{database.url}/postgres"
     service = receive_service(tmp_path, url=url, roles=("receive", "schedule", "deliver")).start()
     try:
@@ -82,12 +84,12 @@ def test_a_database_that_goes_and_comes_back(tmp_path: Path, database: PostgresS
             eventually(lambda: len(sender.acknowledged) > before + 5)
         assert set(sender.statuses) == {0x0000, OUT_OF_RESOURCES}
         # All that was acknowledged is there, once; an object whose answer was A700 may be too.
-        kept = stored_uids(url)
-        assert len(set(kept)) == len(kept)
-        assert set(sender.acknowledged) <= set(kept)
+        stored = stored_uids(url)
+        assert len(set(stored)) == len(stored)
+        assert set(sender.acknowledged) <= set(stored)
         assert service.events("process died") == []
         with Store(url).read() as session:
             jobs = session.execute(select(JobRow.subject, JobRow.kind)).all()
-        assert len(jobs) == len(set(jobs)) == len(kept)
+        assert len(jobs) == len(set(jobs)) == len(stored)
     finally:
-        service.stop()
+        service.end()

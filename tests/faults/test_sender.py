@@ -26,17 +26,17 @@ SMALL = b"a data set's first bytes, of many that were promised"
 def service(tmp_path: Path) -> Iterator[Service]:
     """Few places, and a network timeout that a test can wait for."""
     more = f"max_associations = {PLACES}\nmax_associations_per_ae = 0"
-    made = receive_service(tmp_path, timeout=3, more=more).start()
-    yield made
-    made.stop()
+    service = receive_service(tmp_path, timeout=3, more=more).start()
+    yield service
+    service.end()
 
 
-def begun(port: int) -> socket.socket:
+def begin_object(port: int) -> socket.socket:
     """A connection in the middle of an object."""
     seed = fuzzing.seeds(None, [ultrasound()])[0]
     peer = socket.create_connection(("127.0.0.1", port), timeout=60)
     peer.sendall(fuzzing.associate([(seed.sop_class, seed.syntax)]))
-    kind, body = read(peer)
+    kind, body = read_pdu(peer)
     assert kind == 0x02, body
     command = fuzzing.c_store(seed.sop_class, seed.instance)
     first = fuzzing.p_data(1, command, SMALL)[0]
@@ -46,7 +46,7 @@ def begun(port: int) -> socket.socket:
     return peer
 
 
-def read(peer: socket.socket) -> tuple[int, bytes]:
+def read_pdu(peer: socket.socket) -> tuple[int, bytes]:
     head = peer.recv(6, socket.MSG_WAITALL)
     kind, _, length = struct.unpack(">BBI", head)
     return kind, peer.recv(length, socket.MSG_WAITALL)
@@ -68,7 +68,7 @@ def assert_as_before(service: Service) -> None:
     # A place is free a moment after the file is gone.
     eventually(lambda: accepted_at_once(service.port) == PLACES)
     sound = ultrasound()
-    eventually(lambda: taken(service.port, sound))
+    eventually(lambda: is_stored(service.port, sound))
     assert stored_uids(url) == [sound.SOPInstanceUID]
     assert service.events("process died") == []
 
@@ -82,29 +82,29 @@ def accepted_at_once(port: int) -> int:
         ]
         for peer in peers:
             peer.sendall(fuzzing.associate([(fuzzing.VERIFICATION, "1.2.840.10008.1.2")]))
-        return [read(peer)[0] for peer in peers].count(0x02)
+        return [read_pdu(peer)[0] for peer in peers].count(0x02)
 
 
-def taken(port: int, dataset: object) -> bool:
+def is_stored(port: int, dataset: object) -> bool:
     # The association may end between the look and the send.
-    with association(port) as made, contextlib.suppress(RuntimeError):
-        return bool(made.is_established and made.send_c_store(dataset).get("Status") == 0)
+    with association(port) as peer, contextlib.suppress(RuntimeError):
+        return bool(peer.is_established and peer.send_c_store(dataset).get("Status") == 0)
     return False
 
 
-def test_a_sender_that_resets_in_mid_object(service: Service) -> None:
+def test_a_connection_reset_in_mid_object_leaves_nothing(service: Service) -> None:
     for _ in range(3 * PLACES):
-        peer = begun(service.port)
+        peer = begin_object(service.port)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         peer.close()
         eventually(lambda: len(parts(service)) < PLACES)
     assert_as_before(service)
 
 
-def test_a_sender_that_falls_silent_in_mid_object(service: Service) -> None:
+def test_a_sender_silent_in_mid_object_times_out_and_leaves_nothing(service: Service) -> None:
     """As behind a cable that was pulled: no FIN, no RST, no more bytes."""
     before = handles(service)
-    peers = [begun(service.port) for _ in range(PLACES)]
+    peers = [begin_object(service.port) for _ in range(PLACES)]
     eventually(lambda: parts(service))
     for peer in peers:
         while peer.recv(4096):
@@ -116,20 +116,20 @@ def test_a_sender_that_falls_silent_in_mid_object(service: Service) -> None:
     eventually(lambda: handles(service) <= before + 32)
 
 
-def test_a_flood_of_sound_associations(service: Service) -> None:
+def test_a_flood_of_associations_is_served_within_the_limit(service: Service) -> None:
     """Beyond the limit a transient rejection (PS3.8 9.3.4), and those inside it are served."""
     request = fuzzing.associate([(fuzzing.VERIFICATION, "1.2.840.10008.1.2")])
     peers = [socket.create_connection(("127.0.0.1", service.port), 60) for _ in range(100)]
     for peer in peers:
         peer.sendall(request)
-    answers = [read(peer) for peer in peers]
+    answers = [read_pdu(peer) for peer in peers]
     accepted = [peer for peer, (kind, _) in zip(peers, answers, strict=True) if kind == 0x02]
     assert len(accepted) == PLACES
     # Result 2: rejected transient.
     assert {body[1] for kind, body in answers if kind == 0x03} == {2}
     for peer in accepted:
         peer.sendall(fuzzing.RELEASE)
-        assert read(peer)[0] == 0x06
+        assert read_pdu(peer)[0] == 0x06
     for peer in peers:
         peer.close()
     assert_as_before(service)
@@ -138,18 +138,18 @@ def test_a_flood_of_sound_associations(service: Service) -> None:
 def test_objects_in_pdus_of_the_maximum_length(service: Service) -> None:
     """One that fills the length we offered, then one that claims 4 GiB."""
     large = ultrasound(pixels=bytes(3 << 20))
-    with association(service.port) as made:
-        offered = made.acceptor.maximum_length
-        assert made.send_c_store(large).Status == 0x0000
+    with association(service.port) as peer:
+        offered = peer.acceptor.maximum_length
+        assert peer.send_c_store(large).Status == 0x0000
     assert offered >= 1 << 17
-    sent: list[int] = []
+    fragments: list[int] = []
 
     def claim() -> None:
-        with begun(service.port) as peer:
+        with begin_object(service.port) as peer:
             peer.sendall(bytes(1 << 20) + struct.pack(">BBIIBB", 4, 0, 0xFFFFFFFF, 99, 1, 0))
             while peer.recv(4096):
                 pass
-            sent.append(1)
+            fragments.append(1)
 
     threads = [threading.Thread(target=claim) for _ in range(PLACES)]
     for thread in threads:

@@ -89,14 +89,14 @@ class Deployment:
             .where(Revision.number == 1)
         )
         with self.store.read() as session:
-            found = session.execute(rows).all()
-        return {uid: self.service.folder / "spool" / path for uid, path in found}
+            paths = session.execute(rows).all()
+        return {uid: self.service.folder / "spool" / path for uid, path in paths}
 
     def results(self) -> list[dict[str, Any]]:
         """What `qc-daemon results` says."""
-        told = qc_daemon("results", "--config", self.service.config, "--format", "jsonl")
-        assert told.returncode == 0, told.stderr
-        return [json.loads(line) for line in told.stdout.splitlines()]
+        command = qc_daemon("results", "--config", self.service.config, "--format", "jsonl")
+        assert command.returncode == 0, command.stderr
+        return [json.loads(line) for line in command.stdout.splitlines()]
 
 
 @pytest.fixture(scope="session")
@@ -129,7 +129,7 @@ def make_deployment(
     tmp_path_factory: pytest.TempPathFactory, orthanc_program: str
 ) -> Iterator[Callable[..., Deployment]]:
     """Sites, neither service nor PACS started; stopped at the end."""
-    made: list[Deployment] = []
+    deployments: list[Deployment] = []
 
     def make(attempts: int = 5) -> Deployment:
         folder = tmp_path_factory.mktemp("deployment")
@@ -141,13 +141,12 @@ def make_deployment(
             roles=("receive", "work", "deliver", "schedule"),
             environment=guard.environment,
         )
-        made.append(Deployment(service, pacs, guard))
-        return made[-1]
+        deployments.append(Deployment(service, pacs, guard))
+        return deployments[-1]
 
     yield make
-    for deployment in made:
-        if deployment.service.process is not None:
-            deployment.service.stop()
+    for deployment in deployments:
+        deployment.service.end()
         deployment.pacs.kill()
 
 
@@ -178,8 +177,8 @@ def files(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> list[P
     (cine,) = (path for path in (folder / "zip").rglob("*") if _is_dicom(path))
     pictures = nuchal_pictures(shared_data / "fetus_framework", WRAPPED)
     wrapped = [
-        ultrasound_image(picture, place // A_WOMAN + 1, place % A_WOMAN + 1)
-        for place, picture in enumerate(pictures)
+        ultrasound_image(picture, index // A_WOMAN + 1, index % A_WOMAN + 1)
+        for index, picture in enumerate(pictures)
     ]
     return [*phantoms, *real, cine, *_written(wrapped, folder / "wrapped")]
 

@@ -79,69 +79,71 @@ class CommitmentSetup:
             if row.kind == JobKind.DELIVER
         ]
 
-    def all_done(self) -> bool:
-        found = self.deliveries()
-        return bool(found) and {state for state, _ in found} == {"done"}
+    def all_delivered(self) -> bool:
+        deliveries = self.deliveries()
+        return bool(deliveries) and {state for state, _ in deliveries} == {"done"}
 
 
 @pytest.fixture
 def make_setup(tmp_path: Path, orthanc_program: str) -> Iterator[Callable[[str], CommitmentSetup]]:
-    made: list[CommitmentSetup] = []
+    setups: list[CommitmentSetup] = []
 
     def make(commitment: str) -> CommitmentSetup:
         orthanc = Orthanc(orthanc_program, tmp_path / "orthanc").start()
         settings = SETTINGS.format(port=orthanc.dicom_port, commitment=commitment)
         service = Service(tmp_path, settings, roles=("receive", "deliver")).start()
-        made.append(CommitmentSetup(orthanc, service))
-        return made[-1]
+        setups.append(CommitmentSetup(orthanc, service))
+        return setups[-1]
 
     yield make
-    for setup in made:
-        setup.service.stop()
+    for setup in setups:
+        setup.service.end()
         setup.orthanc.kill()
 
 
-def test_delivered_is_what_the_pacs_has_committed_to(
+def test_jobs_are_done_once_the_pacs_has_committed(
     make_setup: Callable[[str], CommitmentSetup],
 ) -> None:
     setup = make_setup("auto")
     setup.know()
     uids = setup.store(5)
-    eventually(setup.all_done, 120)
+    eventually(setup.all_delivered, 120)
     assert set(uids) == set(setup.orthanc.instances())
     assert {item.sop_instance_uid for item in setup.rows(OutgoingCommitmentItem)} == set(uids)
     assert {item.failure for item in setup.rows(OutgoingCommitmentItem)} == {0}
-    assert all(pledge.taken_at is not None for pledge in setup.rows(OutgoingCommitment))
+    assert all(commitment.taken_at is not None for commitment in setup.rows(OutgoingCommitment))
     # It has said so on an association of its own, as no peer of ours.
-    told = setup.service.events("commitment told")
-    assert {each["role"] for each in told} == {"receive"}
+    events = setup.service.events("commitment told")
+    assert {each["role"] for each in events} == {"receive"}
 
 
-def test_what_the_pacs_has_lost_is_sent_again(make_setup: Callable[[str], CommitmentSetup]) -> None:
+def test_an_object_the_pacs_no_longer_has_is_sent_again(
+    make_setup: Callable[[str], CommitmentSetup],
+) -> None:
     setup = make_setup("required")
-    lost, kept = setup.store(2)
+    lost, stored = setup.store(2)
 
     def refused() -> bool:
-        found = setup.deliveries()
-        return len(found) == 2 and all(state == "sent" and why for state, why in found)
+        deliveries = setup.deliveries()
+        return len(deliveries) == 2 and all(state == "sent" and why for state, why in deliveries)
 
     # It does not know us yet, and so takes no request: nothing is done before it does.
     eventually(refused, 120)
     setup.orthanc.delete(setup.orthanc.instances()[lost])
     setup.know()
-    eventually(setup.all_done, 120)
-    assert set(setup.orthanc.instances()) == {lost, kept}
+    eventually(setup.all_delivered, 120)
+    assert set(setup.orthanc.instances()) == {lost, stored}
     (again,) = setup.service.events("commitment refused")
     assert again["reason"].endswith("no such object (0112)")
 
 
-def test_a_pacs_that_does_not_know_us_is_no_hindrance_and_told_as_such(
+def test_a_pacs_that_refuses_commitment_requests_is_delivered_to_and_listed_as_refusing(
     make_setup: Callable[[str], CommitmentSetup],
 ) -> None:
     """Orthanc offers commitment, and refuses each request of an AE title that it does not know."""
     setup = make_setup("auto")
     uids = setup.store(2)
-    eventually(setup.all_done, 120)
+    eventually(setup.all_delivered, 120)
     assert set(setup.orthanc.instances()) == set(uids)
     assert setup.service.events("destination commits to nothing")
     (row,) = list_destinations(load(setup.service.config))
@@ -149,7 +151,9 @@ def test_a_pacs_that_does_not_know_us_is_no_hindrance_and_told_as_such(
 
 
 @pytest.mark.slow
-def test_kills_at_any_moment_do_no_harm(make_setup: Callable[[str], CommitmentSetup]) -> None:
+def test_killed_at_any_moment_every_object_is_committed_to_once(
+    make_setup: Callable[[str], CommitmentSetup],
+) -> None:
     setup = make_setup("required")
     setup.know()
     uids = []
@@ -160,6 +164,6 @@ def test_kills_at_any_moment_do_no_harm(make_setup: Callable[[str], CommitmentSe
         setup.service.kill_role("deliver")
     setup.service.kill_role("receive")
     uids += setup.store(1)
-    eventually(setup.all_done, 120)
+    eventually(setup.all_delivered, 120)
     assert set(setup.orthanc.instances()) == set(uids)
     assert len(setup.deliveries()) == len(uids)

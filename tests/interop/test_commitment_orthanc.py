@@ -52,11 +52,11 @@ class CommitmentSetup:
     def outcome(self, transaction: str) -> dict[str, Any]:
         """What Orthanc knows of it, once it was told."""
 
-        def told() -> dict[str, Any] | None:
+        def report_of_transaction() -> dict[str, Any] | None:
             report: dict[str, Any] = self.orthanc.get(f"/storage-commitment/{transaction}")
             return None if report["Status"] == "Pending" else report
 
-        report: dict[str, Any] = eventually(told, 120)
+        report: dict[str, Any] = eventually(report_of_transaction, 120)
         return report
 
 
@@ -79,11 +79,11 @@ def setup(
         },
     )
     yield CommitmentSetup(orthanc, service)
-    service.stop()
+    service.end()
     orthanc.kill()
 
 
-def test_what_the_archive_holds_is_committed(setup: CommitmentSetup) -> None:
+def test_objects_in_the_archive_are_committed(setup: CommitmentSetup) -> None:
     datasets = [ultrasound(), ultrasound()]
     ids = [setup.orthanc.send("POST", "/instances", part10(dataset))["ID"] for dataset in datasets]
     report = setup.outcome(setup.store(*ids))
@@ -91,11 +91,11 @@ def test_what_the_archive_holds_is_committed(setup: CommitmentSetup) -> None:
     assert report["RemoteAET"] == "QCDAEMON"
     committed = {each["SOPInstanceUID"] for each in report["Success"]}
     assert committed == {dataset.SOPInstanceUID for dataset in datasets}
-    held = {path.stem for path in (setup.service.folder / "archive").rglob("*.dcm")}
-    assert committed <= held
+    archived = {path.stem for path in (setup.service.folder / "archive").rglob("*.dcm")}
+    assert committed <= archived
 
 
-def test_what_was_never_sent_is_told_as_unknown(setup: CommitmentSetup) -> None:
+def test_an_object_never_sent_is_reported_as_no_such_object(setup: CommitmentSetup) -> None:
     dataset = ultrasound()
     id = setup.orthanc.send("POST", "/instances", part10(dataset))["ID"]
     answer = setup.orthanc.send(

@@ -84,10 +84,15 @@ class ArchiveDelivery:
     def publish(self, report: Dataset, exam_id: int, revision: int) -> str:
         """The SR, for the archive; its SOP Instance UID."""
         uid, content = str(report.SOPInstanceUID), to_bytes(report)
-        made = ReportObject(ObjectKind.SR, uid, str(report.SOPClassUID), content)
+        report_object = ReportObject(ObjectKind.SR, uid, str(report.SOPClassUID), content)
         with self.store.begin() as session:
             reports.store_object(
-                session, made, ["pacs"], self.now, exam_id=exam_id, report_revision=revision
+                session,
+                report_object,
+                ["pacs"],
+                self.now,
+                exam_id=exam_id,
+                report_revision=revision,
             )
         self.sent[uid] = content
         return uid
@@ -141,7 +146,7 @@ def make_delivery(
     tmp_path: Path, orthanc_program: str, dicomweb_plugin: str
 ) -> Iterator[Callable[..., ArchiveDelivery]]:
     """One whose archive is not started yet."""
-    made: list[ArchiveDelivery] = []
+    deliveries: list[ArchiveDelivery] = []
 
     def make(kind: str, **options: Any) -> ArchiveDelivery:
         archive = Orthanc(
@@ -161,11 +166,11 @@ def make_delivery(
             destination=[{"name": "pacs", "kind": kind, "ae_title": "ORTHANC", **to}],
         )
         migrate(settings.store.url)
-        made.append(ArchiveDelivery(settings, Store(settings.store.url), archive))
-        return made[-1]
+        deliveries.append(ArchiveDelivery(settings, Store(settings.store.url), archive))
+        return deliveries[-1]
 
     yield make
-    for delivery in made:
+    for delivery in deliveries:
         delivery.store.close()
         delivery.archive.kill()
 
@@ -225,7 +230,7 @@ def report_of(image: Dataset, revision: int, amends: Dataset | None = None) -> D
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_away_for_hours_and_killed_in_the_middle(
+def test_an_archive_down_for_hours_and_killed_in_mid_transfer_has_each_object_once(
     make_delivery: Callable[..., ArchiveDelivery], shared_data: Path, kind: str
 ) -> None:
     delivery = make_delivery(kind)
@@ -236,10 +241,10 @@ def test_away_for_hours_and_killed_in_the_middle(
     image = ultrasound(study="1.2.826.0.1.3680043.10.1.77")
     exam = delivery.admit(part10(image))
     first = report_of(image, 1)
-    reports_made = [delivery.publish(first, exam, 1)]
+    report_uids = [delivery.publish(first, exam, 1)]
     delivery.pass_time(4)
     # An amendment comes while the first report still waits.
-    reports_made.append(delivery.publish(report_of(image, 2, amends=first), exam, 2))
+    report_uids.append(delivery.publish(report_of(image, 2, amends=first), exam, 2))
     delivery.pass_time(2)
     assert {state for state, _ in delivery.states()} == {"ready"}
     assert {code for _, code in delivery.states()} <= {ErrorCode.DELIVERY_UNREACHABLE, None}
@@ -256,7 +261,7 @@ def test_away_for_hours_and_killed_in_the_middle(
 
     delivery.expect_all_there_once()
     came = delivery.archive.arrivals()
-    assert [uid for uid in came if uid in reports_made] == reports_made
+    assert [uid for uid in came if uid in report_uids] == report_uids
 
 
 @pytest.fixture
@@ -274,7 +279,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_its_disk_full(
+def test_an_archive_with_a_full_disk_is_tried_again(
     make_delivery: Callable[..., ArchiveDelivery], small_disk: Path, kind: str
 ) -> None:
     delivery = make_delivery(kind, StorageDirectory=str(small_disk / "storage"))
@@ -284,17 +289,19 @@ def test_its_disk_full(
         delivery.admit(part10(megabyte))
     delivery.deliver()
     delivery.pass_time(1)
-    held = sum(state == "done" for state, _ in delivery.states())
-    assert 1 <= held <= 2
+    delivered = sum(state == "done" for state, _ in delivery.states())
+    assert 1 <= delivered <= 2
     waiting = [each for each in delivery.states() if each[0] != "done"]
-    assert waiting == [("ready", ErrorCode.DELIVERY_RESOURCES)] * (5 - held)
+    assert waiting == [("ready", ErrorCode.DELIVERY_RESOURCES)] * (5 - delivered)
 
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     delivery.pass_time(3)
     delivery.expect_all_there_once()
 
 
-def test_a_class_that_it_does_not_know(make_delivery: Callable[..., ArchiveDelivery]) -> None:
+def test_an_unsupported_sop_class_is_quarantined_until_retried(
+    make_delivery: Callable[..., ArchiveDelivery],
+) -> None:
     delivery = make_delivery("dicom", UnknownSopClassAccepted=False)
     delivery.archive.start()
     strange = "1.2.826.0.1.3680043.10.1.99"
@@ -357,7 +364,7 @@ def test_the_service_stores_by_stow(
         assert set(archive.instances()) == {str(each.SOPInstanceUID) for each in datasets}
         assert "sesame" not in service.log_file.read_text()
     finally:
-        service.stop()
+        service.end()
         archive.kill()
 
 

@@ -20,7 +20,9 @@ from training.phantom.dicom import exam
 pytestmark = pytest.mark.timeout(1800)
 
 
-def test_report_waits_and_goes_out_once(make_deployment: Callable[..., Deployment]) -> None:
+def test_a_report_waits_for_its_destination_and_is_sent_once(
+    make_deployment: Callable[..., Deployment],
+) -> None:
     deployment = make_deployment()
     port = deployment.service.spawn().port
     pictures = exam(815, views=(View.CRL,), cine_frames=0)
@@ -57,5 +59,5 @@ def test_report_waits_and_goes_out_once(make_deployment: Callable[..., Deploymen
     with deployment.store.read() as session:
         deliveries = jobs.listing(session, kinds=[JobKind.DELIVER])
     assert {job.state for job in deliveries} == {JobState.DONE}
-    sent = Counter(line["job"] for line in deployment.service.events("delivered"))
-    assert sent == dict.fromkeys((job.id for job in deliveries), 1)
+    count_by_job = Counter(line["job"] for line in deployment.service.events("delivered"))
+    assert count_by_job == dict.fromkeys((job.id for job in deliveries), 1)

@@ -77,8 +77,8 @@ def storescp(tmp_path: Path) -> Iterator[Callable[[str], tuple[int, Path]]]:
 
 
 def _is_listening(port: int) -> bool:
-    with association(port, [("1.2.840.10008.1.1", "1.2.840.10008.1.2")]) as made:
-        return bool(made.is_established)
+    with association(port, [("1.2.840.10008.1.1", "1.2.840.10008.1.2")]) as verification:
+        return bool(verification.is_established)
 
 
 def deliver(folder: Path, port: int) -> tuple[list[Dataset], set[str]]:
@@ -91,7 +91,7 @@ def deliver(folder: Path, port: int) -> tuple[list[Dataset], set[str]]:
     store = Store(settings.store.url)
     image = ultrasound(study="1.2.826.0.1.3680043.10.1.77")
     first = report_of(image, 1)
-    made = [first, report_of(image, 2, amends=first)]
+    reports_sent = [first, report_of(image, 2, amends=first)]
     receipt = receipts.Receipt(
         str(image.SOPInstanceUID), "1", "1.2", "1.3", "P", "1", "AE", "ab" * 32, 1, "a", "a/1"
     )
@@ -99,7 +99,7 @@ def deliver(folder: Path, port: int) -> tuple[list[Dataset], set[str]]:
         exam = receipts.admit(
             session, receipt, source_destinations=[], bundle_id=None, now=MONDAY
         ).exam_id
-        for revision, report in enumerate(made, 1):
+        for revision, report in enumerate(reports_sent, 1):
             reports.store_object(
                 session,
                 ReportObject(
@@ -120,12 +120,12 @@ def deliver(folder: Path, port: int) -> tuple[list[Dataset], set[str]]:
     with store.read() as session:
         refused = set(destinations.refused_classes(session, "pacs"))
     store.close()
-    return made, refused
+    return reports_sent, refused
 
 
-def taken(folder: Path) -> list[Dataset]:
-    found = [dcmread(path) for path in folder.iterdir()]
-    return sorted(found, key=lambda each: int(each.InstanceNumber))
+def stored_reports(folder: Path) -> list[Dataset]:
+    datasets = [dcmread(path) for path in folder.iterdir()]
+    return sorted(datasets, key=lambda each: int(each.InstanceNumber))
 
 
 def test_comprehensive_sr(
@@ -135,11 +135,11 @@ def test_comprehensive_sr(
     dciodvfy: Callable[[Path], list[str]],
 ) -> None:
     port, folder = storescp(ComprehensiveSRStorage)
-    made, refused = deliver(tmp_path, port)
+    reports_sent, refused = deliver(tmp_path, port)
     assert refused == {Comprehensive3DSRStorage}
-    first, amended = taken(folder)
+    first, amended = stored_reports(folder)
     assert [parse_findings(each) for each in (first, amended)] == [
-        parse_findings(each) for each in made
+        parse_findings(each) for each in reports_sent
     ]
     ((study,),) = [amended.PredecessorDocumentsSequence]
     (before,) = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
@@ -158,7 +158,7 @@ def test_a_page(
     port, folder = storescp(SecondaryCaptureImageStorage)
     _, refused = deliver(tmp_path, port)
     assert refused == {Comprehensive3DSRStorage, ComprehensiveSRStorage}
-    first, amended = taken(folder)
+    first, amended = stored_reports(folder)
     assert first.SeriesInstanceUID == amended.SeriesInstanceUID
     # The later one says that it replaces the other.
     assert first.PixelData != amended.PixelData

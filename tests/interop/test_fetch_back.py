@@ -32,16 +32,16 @@ NOW = datetime.now(UTC)
 
 @pytest.fixture
 def pacs(orthanc_program: str, tmp_path: Path) -> Iterator[Orthanc]:
-    made = Orthanc(orthanc_program, tmp_path / "orthanc").start()
-    yield made
-    made.kill()
+    orthanc = Orthanc(orthanc_program, tmp_path / "orthanc").start()
+    yield orthanc
+    orthanc.kill()
 
 
 def no_pixels(_path: Path) -> str:
     raise AssertionError("the bytes are the same: nothing to decode")
 
 
-def test_dropped_and_fetched_back(pacs: Orthanc, tmp_path: Path) -> None:
+def test_a_dropped_original_is_fetched_back_unchanged(pacs: Orthanc, tmp_path: Path) -> None:
     settings = Settings(
         store={
             "url": f"sqlite:///{tmp_path / 'qc.db'}",
@@ -82,7 +82,7 @@ def test_dropped_and_fetched_back(pacs: Orthanc, tmp_path: Path) -> None:
         pass
     deliverer.close()
     assert len(pacs.instances()) == 2
-    _told(store)
+    _close_and_report(store)
     rule = RetentionRule.of(settings)
     assert rule is not None
     before = {path: path.read_bytes() for path in spool.root.rglob("*.dcm")}
@@ -100,8 +100,8 @@ def test_dropped_and_fetched_back(pacs: Orthanc, tmp_path: Path) -> None:
     file = spool.root / altered.path
     file.write_bytes(before[file][:-1] + bytes([before[file][-1] ^ 1]))
     assert originals(altered).read_bytes() == before[file]
-    (kept,) = (spool.root / "damaged").iterdir()
-    assert kept.read_bytes() != before[file]
+    (damaged,) = (spool.root / "damaged").iterdir()
+    assert damaged.read_bytes() != before[file]
 
     # And one that even the PACS has lost.
     assert drop_due(store, spool.root, rule, NOW + timedelta(hours=1)) == 2
@@ -113,7 +113,7 @@ def test_dropped_and_fetched_back(pacs: Orthanc, tmp_path: Path) -> None:
     store.close()
 
 
-def _told(store: Store) -> None:
+def _close_and_report(store: Store) -> None:
     """As if scored and the exam closed with nothing to tell."""
     with store.begin() as session:
         session.execute(update(Revision).values(state=RevisionState.SCORED))

@@ -28,29 +28,29 @@ def pacs(tmp_path: Path, orthanc_program: str) -> Iterator[Orthanc]:
     started.kill()
 
 
-def test_notes_arrive_as_they_were_made(pacs: Orthanc, shared_data: Path) -> None:
+def test_key_objects_arrive_unchanged(pacs: Orthanc, shared_data: Path) -> None:
     paths = sorted((shared_data / "us_dicom").glob("*.dcm"))[:5]
-    made = {}
+    notes = {}
     for path in paths:
         source = SourceInstance.of(dcmread(path, stop_before_pixels=True), "cc" * 32)
         note = build_rejection(source, codes.REASONS["111209"], number=1, created=NOW)
         back = build_retraction(source, note, "another image was meant", number=2, created=NOW)
-        made |= {str(each.SOPInstanceUID): each for each in (note, back)}
+        notes |= {str(each.SOPInstanceUID): each for each in (note, back)}
     transport = StoreSCU(
         DestinationSettings(name="pacs", ae_title="ORTHANC", port=pacs.dicom_port), "QCDAEMON"
     )
-    for uid, note in made.items():
+    for uid, note in notes.items():
         payload = to_bytes(note)
         transport.send(
             OutgoingObject(str(note.SOPClassUID), uid, "1.2.840.10008.1.2.1", uid, payload=payload)
         )
     transport.close()
     arrived = pacs.instances()
-    assert set(arrived) == set(made)
+    assert set(arrived) == set(notes)
     for uid, id in arrived.items():
-        assert elements(pacs.received(id).dataset) == elements(made[uid])
+        assert elements(pacs.received(id).dataset) == elements(notes[uid])
 
 
 def elements(dataset: Dataset) -> dict[str, Any]:
-    found: dict[str, Any] = dataset.to_json_dict()
-    return found
+    as_json: dict[str, Any] = dataset.to_json_dict()
+    return as_json

@@ -33,9 +33,9 @@ poll_seconds = 0.1
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    made = Service(tmp_path, SETTINGS, roles=("receive", "work", "schedule"))
-    yield made.start()
-    made.stop()
+    service = Service(tmp_path, SETTINGS, roles=("receive", "work", "schedule"))
+    yield service.start()
+    service.end()
 
 
 def test_a_completed_step_closes_its_exam_once_all_is_scored(service: Service) -> None:
@@ -45,13 +45,13 @@ def test_a_completed_step_closes_its_exam_once_all_is_scored(service: Service) -
         step = begin_step(association, study)
         for picture in pictures:
             assert association.send_c_store(picture).Status == 0x0000
-        made = [str(picture.SOPInstanceUID) for picture in pictures]
-        assert end_step(association, step, *made).Status == 0x0000
+        uids = [str(picture.SOPInstanceUID) for picture in pictures]
+        assert end_step(association, step, *uids).Status == 0x0000
     store = Store(f"sqlite:///{service.folder / 'qc.db'}")
 
     def closed() -> Exam | None:
         with store.read() as session:
             return session.scalars(select(Exam).where(Exam.state == ExamState.CLOSED)).one_or_none()
 
-    found = eventually(closed, 600)
-    assert (found.study_instance_uid, found.outcome) == (study, ExamOutcome.REPORT)
+    exam_row = eventually(closed, 600)
+    assert (exam_row.study_instance_uid, exam_row.outcome) == (study, ExamOutcome.REPORT)

@@ -40,8 +40,8 @@ def test_every_file_was_accepted(outcome: Outcome, files: list[Path]) -> None:
 
 
 def test_every_object_ends_as_findings_or_as_a_recorded_reason(outcome: Outcome) -> None:
-    told = {each["sop_instance_uid"] for each in outcome.results}
-    assert {sent.sop_instance_uid for sent in outcome.sent} == told
+    reported = {each["sop_instance_uid"] for each in outcome.results}
+    assert {sent.sop_instance_uid for sent in outcome.sent} == reported
     for each in outcome.results:
         if "error" in each:
             assert each["error"]["code"] in set(ErrorCode)
@@ -50,35 +50,35 @@ def test_every_object_ends_as_findings_or_as_a_recorded_reason(outcome: Outcome)
     assert [each for each in outcome.results if "error" in each] == []
 
 
-def test_no_job_was_given_up(outcome: Outcome) -> None:
+def test_every_job_is_done(outcome: Outcome) -> None:
     with outcome.deployment.store.read() as session:
         every = jobs.listing(session)
     assert [(job.kind, job.error_code) for job in every if job.state is not JobState.DONE] == []
 
 
 def test_frames_of_a_cine_are_spread_and_numbered_once(outcome: Outcome) -> None:
-    places = Counter(
+    findings_per_place = Counter(
         (each["sop_instance_uid"], each["revision"], each["frame"], each["region"]["index"])
         for each in outcome.findings()
     )
-    assert set(places.values()) == {1}
+    assert set(findings_per_place.values()) == {1}
     frames = defaultdict(set)
-    for uid, revision, frame, _ in places:
+    for uid, revision, frame, _ in findings_per_place:
         frames[uid, revision].add(frame)
     cines = [each for each in outcome.headers.values() if "NumberOfFrames" in each]
     (cine,) = (each for each in cines if exam_of(each)[1].startswith("PHANTOM-"))
     assert frames[cine.SOPInstanceUID, 1] == {1, 3, 4, 6}
 
 
-def test_other_content_under_one_uid_is_a_flagged_revision(outcome: Outcome) -> None:
+def test_a_second_content_under_one_uid_is_a_flagged_revision(outcome: Outcome) -> None:
     """One set of findings for each content under a UID; all but the first received are flagged."""
     contents: dict[str, set[str]] = defaultdict(set)
     for path, header in outcome.headers.items():
         contents[str(header.SOPInstanceUID)].add(pixel_hash(path))
     flagged: dict[str, dict[int, bool]] = defaultdict(dict)
     for each in outcome.findings():
-        other = Flag.SAME_UID_OTHER_CONTENT in each["flags"]
-        flagged[each["sop_instance_uid"]][each["revision"]] = other
+        has_other_content = Flag.SAME_UID_OTHER_CONTENT in each["flags"]
+        flagged[each["sop_instance_uid"]][each["revision"]] = has_other_content
     assert {uid: len(each) for uid, each in flagged.items()} == {
         uid: len(hashes) for uid, hashes in contents.items()
     }
@@ -88,7 +88,7 @@ def test_other_content_under_one_uid_is_a_flagged_revision(outcome: Outcome) -> 
         assert [revisions[number] for number in numbers] == [False] + [True] * (len(numbers) - 1)
 
 
-def test_originals_arrive(outcome: Outcome) -> None:
+def test_originals_arrive_unchanged(outcome: Outcome) -> None:
     """As they were received: every element's value; and with the pixels of the file.
 
     Of contents that share a UID Orthanc keeps the first, and says success to all.
@@ -104,7 +104,7 @@ def test_originals_arrive(outcome: Outcome) -> None:
         assert got.PixelData == sent.PixelData or np.array_equal(got.pixel_array, sent.pixel_array)
 
 
-def test_nothing_unknown_arrives(outcome: Outcome) -> None:
+def test_only_originals_reports_and_overlays_arrive(outcome: Outcome) -> None:
     ours = {str(each.dataset.SOPInstanceUID) for each in (*outcome.reports, *outcome.overlays)}
     sent = {sent.sop_instance_uid for sent in outcome.sent}
     assert set(outcome.deployment.pacs.instances()) == sent | ours
@@ -118,18 +118,18 @@ def test_a_report_of_each_exam_arrives(outcome: Outcome) -> None:
 
 
 def test_overlays_of_each_object_arrive(outcome: Outcome) -> None:
-    shown = {
+    drawn_frames = {
         (str(source.ReferencedSOPInstanceUID), int(source.get("ReferencedFrameNumber", 1)))
         for overlay in outcome.overlays
         for source in overlay.dataset.SourceImageSequence
     }
-    assert {uid for uid, _ in shown} == {sent.sop_instance_uid for sent in outcome.sent}
+    assert {uid for uid, _ in drawn_frames} == {sent.sop_instance_uid for sent in outcome.sent}
     for overlay in outcome.overlays:
         rows, columns = overlay.dataset.Rows, overlay.dataset.Columns
         assert overlay.dataset.pixel_array.shape == (rows, columns, 3)
 
 
-def test_others_read_the_reports(
+def test_dsrdump_and_dciodvfy_accept_the_reports(
     outcome: Outcome,
     tmp_path: Path,
     dsrdump: Callable[[Path], str],
@@ -139,10 +139,10 @@ def test_others_read_the_reports(
     for number, report in enumerate(outcome.reports):
         path = tmp_path / f"{number}.dcm"
         path.write_bytes(report.content)
-        told = dsrdump(path)
-        assert "Comprehensive 3D SR Document" in told
+        dump = dsrdump(path)
+        assert "Comprehensive 3D SR Document" in dump
         groups = len(list(findings_and_boxes(report.dataset)))
-        assert told.count("Measurement Group") == groups
+        assert dump.count("Measurement Group") == groups
         illegal = "999.999." in exam_of(report.dataset)[0]
         errors = [line for line in dciodvfy(path) if not (illegal and ILLEGAL_ROOT.match(line))]
         if errors:
@@ -166,19 +166,19 @@ def test_reports_give_the_findings_back(outcome: Outcome) -> None:
     come on top: the header is normalised when it is told, after the finding was stored.
     """
     stored = {key_of(each): each for each in outcome.findings()}
-    told: set[tuple[Any, ...]] = set()
+    reported: set[tuple[Any, ...]] = set()
     for report in outcome.reports:
         for finding in parse_findings(report.content):
-            read = finding.to_json()
-            assert key_of(read) not in told
-            told.add(key_of(read))
-            expect_same(read, stored[key_of(read)])
+            reported_finding = finding.to_json()
+            assert key_of(reported_finding) not in reported
+            reported.add(key_of(reported_finding))
+            expect_same(reported_finding, stored[key_of(reported_finding)])
     # Every object is told, with all frames of one of its contents.
     by_revision: dict[str, dict[int, set[tuple[Any, ...]]]] = defaultdict(lambda: defaultdict(set))
     for key in stored:
         by_revision[key[0]][key[1]].add(key)
     for uid, revisions in by_revision.items():
-        assert {key for key in told if key[0] == uid} in revisions.values()
+        assert {key for key in reported if key[0] == uid} in revisions.values()
 
 
 def test_no_address_outside_was_tried(outcome: Outcome) -> None:
@@ -220,16 +220,16 @@ def key_of(finding: dict[str, Any]) -> tuple[Any, ...]:
     return finding["sop_instance_uid"], finding["revision"], finding["frame"], region
 
 
-def expect_same(read: dict[str, Any], stored: dict[str, Any]) -> None:
-    boxes = np.reshape([each["bbox"] for each in read["detections"]], (-1, 4))
-    wanted = np.reshape([each["bbox"] for each in stored["detections"]], (-1, 4))
-    np.testing.assert_allclose(boxes, wanted, rtol=0, atol=FL_STEP)
+def expect_same(reported: dict[str, Any], stored: dict[str, Any]) -> None:
+    boxes = np.reshape([each["bbox"] for each in reported["detections"]], (-1, 4))
+    expected = np.reshape([each["bbox"] for each in stored["detections"]], (-1, 4))
+    np.testing.assert_allclose(boxes, expected, rtol=0, atol=FL_STEP)
     aligned = [
-        {**each, "bbox": other["bbox"]}
-        for each, other in zip(read["detections"], stored["detections"], strict=True)
+        {**each, "bbox": original["bbox"]}
+        for each, original in zip(reported["detections"], stored["detections"], strict=True)
     ]
-    flags = [flag for flag in read["flags"] if flag != Flag.HEADER_NORMALISED]
+    flags = [flag for flag in reported["flags"] if flag != Flag.HEADER_NORMALISED]
     # What `results` says of the record beside the finding itself.
     of_record = {"exam_id", "calling_ae", "received", "superseded", "best_frame"}
     finding = {key: value for key, value in stored.items() if key not in of_record}
-    assert {**read, "detections": aligned, "flags": flags} == finding
+    assert {**reported, "detections": aligned, "flags": flags} == finding

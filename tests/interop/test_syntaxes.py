@@ -59,9 +59,9 @@ port = 0
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    made = Service(tmp_path_factory.mktemp("syntaxes"), SETTINGS, ("receive",)).start()
-    yield made
-    made.stop()
+    service = Service(tmp_path_factory.mktemp("syntaxes"), SETTINGS, ("receive",)).start()
+    yield service
+    service.end()
 
 
 def encoded(syntax: str, name: str, sop_class: str = US) -> Dataset:
@@ -84,12 +84,12 @@ def stored(service: Service, syntax: str | None, accession: str) -> Dataset:
     """The one stored object of this accession number; of this syntax, where one is named."""
     with Store(f"sqlite:///{service.folder / 'qc.db'}").read() as session:
         rows = session.scalars(select(Revision).order_by(Revision.id)).all()
-    found = [
+    matches = [
         (row, dataset)
         for row in rows
         if (dataset := dcmread(service.folder / "spool" / row.path)).AccessionNumber == accession
     ]
-    ((row, dataset),) = found
+    ((row, dataset),) = matches
     assert syntax in (None, row.transfer_syntax_uid)
     assert row.transfer_syntax_uid == dataset.file_meta.TransferSyntaxUID
     return dataset
@@ -101,21 +101,21 @@ def test_storescu(service: Service, tmp_path: Path, option: str) -> None:
     require(program is not None, "storescu (DCMTK)")
     assert program is not None
     syntax, name = _SYNTAX + PROPOSED[option], f"ACC{option}"
-    sent = encoded(syntax, name)
+    dataset = encoded(syntax, name)
     file = tmp_path / "sent.dcm"
-    file.write_bytes(part10(sent))
-    done = subprocess.run(
+    file.write_bytes(part10(dataset))
+    sender = subprocess.run(
         [program, "-v", option, "-aec", "QCDAEMON", "127.0.0.1", str(service.port), str(file)],
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert sender.returncode == 0, sender.stdout + sender.stderr
     # Where an uncompressed syntax is proposed beside others the sender may re-encode the header.
     exact = option in ("-xi", "-xd") or UID(syntax).is_encapsulated
-    kept = stored(service, syntax if exact else None, name)
-    assert kept.PixelData == sent.PixelData
-    assert kept == dcmread(file)
+    stored_dataset = stored(service, syntax if exact else None, name)
+    assert stored_dataset.PixelData == dataset.PixelData
+    assert stored_dataset == dcmread(file)
 
 
 def test_dcmsend(service: Service, tmp_path: Path, dcmsend_program: str) -> None:
@@ -124,15 +124,15 @@ def test_dcmsend(service: Service, tmp_path: Path, dcmsend_program: str) -> None
         path = tmp_path / f"{number}.dcm"
         path.write_bytes(part10(encoded(syntax, f"D{number}")))
         files[path] = (syntax, f"D{number}")
-    sent = dcmsend(dcmsend_program, service.port, list(files), tmp_path / "report.txt")
+    results = dcmsend(dcmsend_program, service.port, list(files), tmp_path / "report.txt")
     # A syntax that is newer than this DCMTK, it does not send at all.
-    assert {each.status for each in sent} <= {SUCCESS, "<not"}
-    taken = {each.path for each in sent if each.status == SUCCESS}
-    assert {_SYNTAX + last for last in PROPOSED.values()} <= {files[path][0] for path in taken}
-    for path in taken:
+    assert {each.status for each in results} <= {SUCCESS, "<not"}
+    accepted = {each.path for each in results if each.status == SUCCESS}
+    assert {_SYNTAX + last for last in PROPOSED.values()} <= {files[path][0] for path in accepted}
+    for path in accepted:
         syntax, name = files[path]
-        kept = stored(service, syntax if UID(syntax).is_encapsulated else None, name)
-        assert pixels(kept) == pixels(dcmread(path))
+        stored_dataset = stored(service, syntax if UID(syntax).is_encapsulated else None, name)
+        assert pixels(stored_dataset) == pixels(dcmread(path))
 
 
 def pixels(dataset: Dataset) -> bytes:
@@ -153,19 +153,19 @@ def test_every_class_is_stored(service: Service, tmp_path: Path, sop_class: str)
     require(program is not None, "storescu (DCMTK)")
     assert program is not None
     name = f"C{hashlib.sha256(sop_class.encode()).hexdigest()[:8]}"
-    sent = encoded(_SYNTAX + ".1", name, sop_class)
+    dataset = encoded(_SYNTAX + ".1", name, sop_class)
     file = tmp_path / "sent.dcm"
-    file.write_bytes(part10(sent))
+    file.write_bytes(part10(dataset))
     if sop_class in UNKNOWN_TO_DCMTK:
-        assert store(service.port, sent) == [0x0000]
+        assert store(service.port, dataset) == [0x0000]
     else:
         # -R: storescu's default proposal has no room for all classes.
         how = ["-R", "-v", "-aec", "QCDAEMON"]
-        done = subprocess.run(
+        sender = subprocess.run(
             [program, *how, "127.0.0.1", str(service.port), str(file)],
             capture_output=True,
             text=True,
             timeout=120,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert sender.returncode == 0, sender.stdout + sender.stderr
     assert stored(service, None, name).SOPClassUID == sop_class

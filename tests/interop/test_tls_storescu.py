@@ -49,9 +49,9 @@ def service(tmp_path_factory: pytest.TempPathFactory, hospital: Authority) -> It
     (folder / "pki").mkdir()
     shutil.copy(hospital.certificate, folder / "pki" / "ca.pem")
     own(folder).install(hospital.issue("receiver"))
-    made = Service(folder, SETTINGS.format(port=0, only="false"), roles=("receive",))
-    yield made.start()
-    assert made.stop() == 0
+    service = Service(folder, SETTINGS.format(port=0, only="false"), roles=("receive",))
+    yield service.start()
+    assert service.stop() == 0
 
 
 def own(folder: Path) -> Pair:
@@ -60,8 +60,8 @@ def own(folder: Path) -> Pair:
 
 def port(service: Service, kind: str) -> int:
     (line,) = [event for event in service.events("listening") if event["kind"] == kind]
-    found: int = line["port"]
-    return found
+    number: int = line["port"]
+    return number
 
 
 class Modality:
@@ -100,8 +100,8 @@ def test_the_right_certificate(
     modality: Modality, service: Service, hospital: Authority, profile: str
 ) -> None:
     before = stored(service)
-    done = modality.store(hospital.issue("us"), profile)
-    assert done.returncode == 0, done.stderr
+    sender_process = modality.store(hospital.issue("us"), profile)
+    assert sender_process.returncode == 0, sender_process.stderr
     eventually(lambda: stored(service) == before + 1)
 
 
@@ -148,22 +148,24 @@ def test_our_own_sender(service: Service, hospital: Authority, tmp_path: Path) -
     pair = hospital.issue("us")
     to = f"QCDAEMON@localhost:{port(service, 'tls')}"
     files = ["--ca", hospital.certificate, "--cert", pair.certificate, "--key", pair.key]
-    done = qc_daemon("send", tmp_path / "exam", "--to", to, "--tls", *files)
-    assert done.returncode == 0, done.stderr
+    sender_process = qc_daemon("send", tmp_path / "exam", "--to", to, "--tls", *files)
+    assert sender_process.returncode == 0, sender_process.stderr
     assert qc_daemon("send", tmp_path / "exam", "--to", to, "--tls", *files[:2]).returncode == 1
 
 
 def test_a_plain_caller_is_served_beside(service: Service) -> None:
-    with association(port(service, "plain")) as made:
-        assert made.send_c_store(ultrasound()).Status == 0x0000
+    with association(port(service, "plain")) as peer:
+        assert peer.send_c_store(ultrasound()).Status == 0x0000
 
 
 def test_a_retired_profile_finds_no_cipher_of_ours(
     modality: Modality, service: Service, hospital: Authority
 ) -> None:
     before = stored(service)
-    done = modality.store(hospital.issue("us"), "+pa", "+cs", "TLS_RSA_WITH_AES_128_CBC_SHA")
-    assert done.returncode != 0
+    sender_process = modality.store(
+        hospital.issue("us"), "+pa", "+cs", "TLS_RSA_WITH_AES_128_CBC_SHA"
+    )
+    assert sender_process.returncode != 0
     assert stored(service) == before
 
 
@@ -179,8 +181,8 @@ def test_renewed_while_an_association_runs(
         modality.authority = renewed
         assert modality.store(sender).returncode != 0
         own(service.folder).install(renewed.issue("receiver"))
-        done = modality.store(sender)
-        assert done.returncode == 0, done.stderr
+        sender_process = modality.store(sender)
+        assert sender_process.returncode == 0, sender_process.stderr
         assert open_one.send_c_store(ultrasound()).Status == 0x0000
     assert not service.events("process died")
 
@@ -195,8 +197,8 @@ def test_without_a_plain_port(storescu: str, hospital: Authority, tmp_path: Path
         assert [event["kind"] for event in service.events("listening")] == ["tls"]
         # Warned of in its last month.
         assert len(service.events("certificate expires soon")) == 1
-        made = Modality(storescu, service, hospital, tmp_path / "objects")
-        assert made.store(hospital.issue("us")).returncode == 0
+        modality = Modality(storescu, service, hospital, tmp_path / "objects")
+        assert modality.store(hospital.issue("us")).returncode == 0
     finally:
         assert service.stop() == 0
 

@@ -109,7 +109,7 @@ def target(tmp_path: Path) -> Iterator[Target]:
     service = Service(folder, SETTINGS, ("receive",), environment=environment)
     made = Target(service.start(), home, out)
     yield made
-    service.stop()
+    service.end()
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ def service(tmp_path: Path, pacs: Pacs) -> Iterator[Service]:
     os.utime(orphan, (1e9, 1e9))
     made = Service(tmp_path, SETTINGS.format(pacs=pacs.port)).start()
     yield made
-    made.stop()
+    made.end()
 
 
 def get(service: Service, path: str) -> tuple[int, str]:

@@ -68,8 +68,7 @@ def make(tmp_path: Path, pacs: Pacs) -> Iterator[Callable[..., Service]]:
 
     yield make_
     for service in made:
-        if service.process is not None and service.process.poll() is None:
-            service.stop()
+        service.end()
 
 
 def database(service: Service) -> Store:

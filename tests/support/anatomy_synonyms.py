@@ -64,7 +64,7 @@ JUDGEMENTS = (
 
 def named(text: str) -> set[str]:
     """Codes of the structures that the text names; the longest name at each place counts."""
-    found: list[tuple[int, int, str]] = [
+    matches: list[tuple[int, int, str]] = [
         (match.start(), match.end(), code)
         for code, patterns in SYNONYMS.items()
         for pattern in patterns
@@ -74,11 +74,11 @@ def named(text: str) -> set[str]:
             re.IGNORECASE,
         )
     ]
-    taken: list[tuple[int, int]] = []
+    accepted: list[tuple[int, int]] = []
     codes: set[str] = set()
-    for start, end, code in sorted(found, key=lambda hit: (hit[0] - hit[1], hit[0])):
-        if all(end <= low or start >= high for low, high in taken):
-            taken.append((start, end))
+    for start, end, code in sorted(matches, key=lambda hit: (hit[0] - hit[1], hit[0])):
+        if all(end <= low or start >= high for low, high in accepted):
+            accepted.append((start, end))
             codes.add(code)
     return codes
 

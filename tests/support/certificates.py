@@ -18,12 +18,12 @@ class Pair:
 
     @property
     def fingerprint(self) -> str:
-        told = _openssl("x509", "-in", self.certificate, "-noout", "-fingerprint", "-sha256")
-        return told.strip().partition("=")[2]
+        output = _openssl("x509", "-in", self.certificate, "-noout", "-fingerprint", "-sha256")
+        return output.strip().partition("=")[2]
 
-    def install(self, other: "Pair") -> None:
+    def install(self, renewed: "Pair") -> None:
         """Take the other's place, as a renewal does: each file in one step."""
-        for mine, new in ((self.certificate, other.certificate), (self.key, other.key)):
+        for mine, new in ((self.certificate, renewed.certificate), (self.key, renewed.key)):
             copy = mine.with_suffix(".new")
             copy.write_bytes(new.read_bytes())
             copy.replace(mine)
@@ -38,10 +38,10 @@ class Authority:
     @classmethod
     def make(cls, folder: Path) -> "Authority":
         folder.mkdir(parents=True)
-        made = cls(folder)
-        _openssl("req", "-x509", *_KEY, "-keyout", made._key, "-out", made.certificate,
+        authority = cls(folder)
+        _openssl("req", "-x509", *_KEY, "-keyout", authority._key, "-out", authority.certificate,
                  "-days", "10", "-subj", f"/CN=Authority {folder.name}")  # fmt: skip
-        return made
+        return authority
 
     @property
     def certificate(self) -> Path:
@@ -79,7 +79,7 @@ class Authority:
 
 def _openssl(*arguments: object) -> str:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["openssl", *map(str, arguments)],
             capture_output=True,
             text=True,
@@ -88,5 +88,5 @@ def _openssl(*arguments: object) -> str:
     except FileNotFoundError:
         require(False, "openssl")
         raise
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert process.returncode == 0, process.stderr
+    return process.stdout

@@ -67,8 +67,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'qc.db'}"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
+    postgres: str = request.getfixturevalue("postgres_url")
+    return postgres
 
 
 @pytest.fixture(scope="session")
@@ -93,13 +93,13 @@ def migrated_sqlite() -> Path:
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """A migrated, empty store."""
     if request.param == "sqlite":
-        made = Store(f"sqlite:///{shutil.copy(_migrated_sqlite(), tmp_path / 'qc.db')}")
+        store = Store(f"sqlite:///{shutil.copy(_migrated_sqlite(), tmp_path / 'qc.db')}")
     else:
-        made = Store(request.getfixturevalue("migrated_postgres"))
-        with made.begin() as session:
+        store = Store(request.getfixturevalue("migrated_postgres"))
+        with store.begin() as session:
             session.execute(text(f"TRUNCATE {', '.join(Base.metadata.tables)} RESTART IDENTITY"))
-    yield made
-    made.close()
+    yield store
+    store.close()
 
 
 @pytest.fixture

@@ -26,19 +26,21 @@ def dcmsend(program: str, port: int, files: list[Path], report: Path) -> list[Se
     how = ["-v", "--decompress-never", "--no-halt", "--call", "QCDAEMON"]
     # A receiver on a busy machine may be slow to answer its first caller.
     how += ["--acse-timeout", "300"]
-    told = ["--create-report-file", str(report)]
-    done = subprocess.run(
-        [program, *how, *told, "127.0.0.1", str(port), *map(str, files)],
+    report_option = ["--create-report-file", str(report)]
+    process = subprocess.run(
+        [program, *how, *report_option, "127.0.0.1", str(port), *map(str, files)],
         capture_output=True,
         text=True,
         errors="replace",
         timeout=600,
     )
-    assert report.exists(), done.stdout + done.stderr
-    return [_sent(block) for block in report.read_text(errors="replace").split("\n\nNumber ")[1:]]
+    assert report.exists(), process.stdout + process.stderr
+    return [
+        _send_result(block) for block in report.read_text(errors="replace").split("\n\nNumber ")[1:]
+    ]
 
 
-def _sent(block: str) -> SendResult:
+def _send_result(block: str) -> SendResult:
     facts = dict(re.findall(r"^(\w[\w ./]*?) *: (.*)$", block, re.MULTILINE))
     return SendResult(
         Path(facts["Filename"]),

@@ -87,14 +87,14 @@ class PersistentSender:
         contexts = [(sop, ExplicitVRLittleEndian) for sop in (US, US_MULTI_FRAME)]
         while waiting and not self._stop.is_set():
             # pynetdicom raises where the association ends between the look and the send.
-            with association(self.port, contexts) as made, contextlib.suppress(RuntimeError):
-                while waiting and made.is_established and not self._stop.is_set():
-                    status = made.send_c_store(waiting[0])
+            with association(self.port, contexts) as peer, contextlib.suppress(RuntimeError):
+                while waiting and peer.is_established and not self._stop.is_set():
+                    status = peer.send_c_store(waiting[0])
                     if status.get("Status") == 0x0000:
-                        sent = waiting.pop(0)
-                        self.acknowledged.append(str(sent.SOPInstanceUID))
+                        acknowledged = waiting.pop(0)
+                        self.acknowledged.append(str(acknowledged.SOPInstanceUID))
                         if self.again:
-                            waiting.append(sent)
+                            waiting.append(acknowledged)
                     # A modality pauses between pictures: the kills fall among them.
                     self._stop.wait(self.pause)
             self._stop.wait(0.2)
@@ -104,15 +104,15 @@ def receiver_pids(service: Service) -> list[int]:
     """The receiving processes: children of the supervisor."""
     assert service.process is not None
     children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children")
-    found = []
+    pids = []
     for pid in map(int, children.read_text().split()):
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
         if b"receive" in command:
-            found.append(pid)
-    return found
+            pids.append(pid)
+    return pids
 
 
 def kill_receiver(service: Service, rng: random.Random) -> None:
@@ -153,20 +153,20 @@ def count(service: Service, pacs: Pacs, acknowledged: set[str], studies: set[str
                 Revision, Revision.instance_id == Instance.id
             )
         ).all()
-        found = session.execute(
+        findings = session.execute(
             select(Finding.revision_id, Finding.frame, Finding.region, Finding.model_id)
         ).all()
     spool = service.folder / "spool"
-    kept = {row[0] for row in rows if _whole(spool / row.path, row.size)}
-    told = reports(pacs)
+    stored = {row[0] for row in rows if _whole(spool / row.path, row.size)}
+    reports_by_study = reports(pacs)
     return Count(
         acknowledged=len(acknowledged),
-        lost=sorted(acknowledged - kept),
-        findings=len(found),
-        duplicate_findings=len(found) - len({tuple(row) for row in found}),
-        reports=sum(map(len, told.values())),
-        missing_reports=len(studies - set(told)),
-        duplicate_reports=sum(len(uids) - 1 for uids in told.values()),
+        lost=sorted(acknowledged - stored),
+        findings=len(findings),
+        duplicate_findings=len(findings) - len({tuple(row) for row in findings}),
+        reports=sum(map(len, reports_by_study.values())),
+        missing_reports=len(studies - set(reports_by_study)),
+        duplicate_reports=sum(len(uids) - 1 for uids in reports_by_study.values()),
     )
 
 
@@ -181,16 +181,16 @@ def _sha256(path: Path) -> str:
 def reports(pacs: Pacs) -> dict[str, set[str]]:
     """SOP Instance UIDs of the SRs of each study; one that came with two contents fails."""
     contents: dict[str, set[bytes]] = defaultdict(set)
-    found: dict[str, set[str]] = defaultdict(set)
+    uids: dict[str, set[str]] = defaultdict(set)
     for uid, syntax, data in pacs.received:
         contents[uid].add(data)
         header = pydicom.filereader.read_dataset(
             io.BytesIO(data), syntax == "1.2.840.10008.1.2", True
         )
         if header.SOPClassUID == SR:
-            found[str(header.StudyInstanceUID)].add(uid)
+            uids[str(header.StudyInstanceUID)].add(uid)
     assert Counter(len(variants) for variants in contents.values()).keys() <= {1}
-    return found
+    return uids
 
 
 def count_jobs(service: Service, kind: str, *states: str) -> int:

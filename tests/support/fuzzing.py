@@ -63,7 +63,7 @@ def c_store(sop_class: str, instance: str, message: int = 1) -> bytes:
     def uid(text: str) -> bytes:
         return text.encode() + b"\0" * (len(text) % 2)
 
-    rest = (
+    elements = (
         element(0x0002, uid(sop_class))
         + element(0x0100, struct.pack("<H", 0x0001))
         + element(0x0110, struct.pack("<H", message & 0xFFFF))
@@ -71,7 +71,7 @@ def c_store(sop_class: str, instance: str, message: int = 1) -> bytes:
         + element(0x0800, bytes(2))
         + element(0x1000, uid(instance))
     )
-    return element(0x0000, struct.pack("<I", len(rest))) + rest
+    return element(0x0000, struct.pack("<I", len(elements))) + elements
 
 
 def p_data(context: int, command: bytes, data: bytes) -> list[bytes]:
@@ -134,15 +134,15 @@ def _as_ultrasound(data: bytes) -> bytes:
 
 def seeds(folder: Path | None, datasets: Sequence[Dataset]) -> list[Seed]:
     """Real and malformed files (None: not there), and objects of our own."""
-    found: list[Seed | None] = []
+    candidates: list[Seed | None] = []
     for number, dataset in enumerate(datasets):
         out = io.BytesIO()
         dataset.save_as(out, enforce_file_format=True)
-        found.append(seed_of(f"own-{number}", out.getvalue()))
+        candidates.append(seed_of(f"own-{number}", out.getvalue()))
     if folder is not None:
         files = [*(folder / "us_dicom").glob("*.dcm"), *(folder / "malformed").rglob("*.dcm")]
-        found += [seed_of(path.name, path.read_bytes()) for path in sorted(files)]
-    return [seed for seed in found if seed is not None]
+        candidates += [seed_of(path.name, path.read_bytes()) for path in sorted(files)]
+    return [seed for seed in candidates if seed is not None]
 
 
 # Mutations: each takes bytes, a random source and other bytes to splice from.
@@ -151,7 +151,7 @@ _LIES = (0, 1, 2, 3, 0x7F, 0x80, 0xFF, 0xFFFE, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFE, 0
 _VR = re.compile(rb"[A-Z]{2}")
 
 
-def _place(data: bytes | bytearray, rng: random.Random) -> int:
+def _offset(data: bytes | bytearray, rng: random.Random) -> int:
     """An offset, mostly near the beginning, where the structure is."""
     near = min(len(data), 1024) if rng.random() < 0.8 else len(data)
     return rng.randrange(near) if near else 0
@@ -160,18 +160,18 @@ def _place(data: bytes | bytearray, rng: random.Random) -> int:
 def _flip(data: bytearray, rng: random.Random, _other: bytes) -> None:
     for _ in range(rng.randint(1, 8)):
         if data:
-            data[_place(data, rng)] ^= 1 << rng.randrange(8)
+            data[_offset(data, rng)] ^= 1 << rng.randrange(8)
 
 
 def _overwrite(data: bytearray, rng: random.Random, _other: bytes) -> None:
-    at = _place(data, rng)
+    at = _offset(data, rng)
     data[at : at + 4] = rng.choice([b"\0", b"\xff", b"\x7f\xff", b"\xfe\xff\x00\xe0", b"SQ", b"UN"])
 
 
 def _lie(data: bytearray, rng: random.Random, _other: bytes) -> None:
     """A wrong length: after something that looks like a VR, or anywhere."""
     marks = [match.end() for match in _VR.finditer(bytes(data[:4096]))]
-    at = rng.choice(marks) if marks and rng.random() < 0.7 else _place(data, rng)
+    at = rng.choice(marks) if marks and rng.random() < 0.7 else _offset(data, rng)
     packing = rng.choice(["<H", "<I", ">H", ">I"])
     value = rng.choice(_LIES) & (0xFFFF if packing.endswith("H") else 0xFFFFFFFF)
     packed = struct.pack(packing, value)
@@ -179,22 +179,22 @@ def _lie(data: bytearray, rng: random.Random, _other: bytes) -> None:
 
 
 def _truncate(data: bytearray, rng: random.Random, _other: bytes) -> None:
-    del data[_place(data, rng) :]
+    del data[_offset(data, rng) :]
 
 
 def _remove(data: bytearray, rng: random.Random, _other: bytes) -> None:
-    at = _place(data, rng)
+    at = _offset(data, rng)
     del data[at : at + rng.randint(1, 64)]
 
 
 def _repeat(data: bytearray, rng: random.Random, _other: bytes) -> None:
-    at = _place(data, rng)
+    at = _offset(data, rng)
     piece = bytes(data[at : at + rng.randint(1, 256)])
     data[at:at] = piece * rng.randint(1, 20)
 
 
 def _splice(data: bytearray, rng: random.Random, other: bytes) -> None:
-    at, start = _place(data, rng), _place(other, rng)
+    at, start = _offset(data, rng), _offset(other, rng)
     piece = other[start : start + rng.randint(1, 512)]
     data[at : at + (len(piece) if rng.random() < 0.5 else 0)] = piece
 
@@ -202,12 +202,12 @@ def _splice(data: bytearray, rng: random.Random, other: bytes) -> None:
 def _nest(data: bytearray, rng: random.Random, _other: bytes) -> None:
     """Sequences in sequences, never closed."""
     head = b"\x08\x00\x05\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
-    at = _place(data, rng) if rng.random() < 0.5 else 0
+    at = _offset(data, rng) if rng.random() < 0.5 else 0
     data[at:at] = head * rng.choice([2, 63, 64, 65, 300])
 
 
 def _noise(data: bytearray, rng: random.Random, _other: bytes) -> None:
-    at = _place(data, rng)
+    at = _offset(data, rng)
     data[at : at + 64] = rng.randbytes(rng.randint(1, 64))
 
 
@@ -303,11 +303,11 @@ def write_case(case: Case, path: Path) -> None:
 
 
 def read_case(path: Path) -> Case:
-    told = json.loads(path.read_text())
-    if told.pop("kind") == "DataCase":
-        inner = told["seed"]
-        return DataCase(told["number"], Seed(**inner | {"data": base64.b64decode(inner["data"])}))
-    return WireCase(**told | {"parts": [base64.b64decode(part) for part in told["parts"]]})
+    fields = json.loads(path.read_text())
+    if fields.pop("kind") == "DataCase":
+        inner = fields["seed"]
+        return DataCase(fields["number"], Seed(**inner | {"data": base64.b64decode(inner["data"])}))
+    return WireCase(**fields | {"parts": [base64.b64decode(part) for part in fields["parts"]]})
 
 
 # Sending.
@@ -326,7 +326,7 @@ class Channel:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=120)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.sendall(associate(self.contexts))
-        kind, body = self._read()
+        kind, body = self._read_pdu()
         if kind != 0x02:
             raise LostError(f"association answered with PDU type {kind}")
         self.accepted = set(_accepted(body))
@@ -338,7 +338,7 @@ class Channel:
             return None
         command = c_store(seed.sop_class, seed.instance, message)
         self.socket.sendall(b"".join(p_data(context, command, seed.data)))
-        kind, body = self._read()
+        kind, body = self._read_pdu()
         if kind != 0x04:
             raise LostError(f"data set answered with PDU type {kind}")
         return status_of(body)[0]
@@ -346,9 +346,9 @@ class Channel:
     def close(self) -> None:
         with contextlib.suppress(OSError, LostError), self.socket:
             self.socket.sendall(RELEASE)
-            self._read()
+            self._read_pdu()
 
-    def _read(self) -> tuple[int, bytes]:
+    def _read_pdu(self) -> tuple[int, bytes]:
         kind, _, length = struct.unpack(">BBI", self._exactly(6))
         return kind, self._exactly(length)
 
@@ -398,7 +398,7 @@ class WireResult:
 
 async def converse(port: int, case: WireCase, patience: float) -> WireResult:
     """Play the case; `hung` if the receiver had not hung up after `patience` seconds."""
-    told = WireResult(case)
+    result = WireResult(case)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         for index, part in enumerate(case.parts):
@@ -409,12 +409,12 @@ async def converse(port: int, case: WireCase, patience: float) -> WireResult:
         if case.end == "half":
             writer.write_eof()
         if case.end in ("half", "wait"):
-            await asyncio.wait_for(_listen(reader, told), patience)
+            await asyncio.wait_for(_listen(reader, result), patience)
     except TimeoutError:
-        told.hung = True
+        result.hung = True
     except (OSError, asyncio.IncompleteReadError):
         # It hung up, as it may.
-        told.closed = True
+        result.closed = True
     finally:
         if case.end == "reset":
             linger = struct.pack("ii", 1, 0)
@@ -424,7 +424,7 @@ async def converse(port: int, case: WireCase, patience: float) -> WireResult:
         writer.close()
         with contextlib.suppress(OSError, TimeoutError):
             await asyncio.wait_for(writer.wait_closed(), patience)
-    return told
+    return result
 
 
 async def _pdu(reader: asyncio.StreamReader) -> tuple[int, bytes]:
@@ -432,23 +432,23 @@ async def _pdu(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     return kind, await reader.readexactly(length)
 
 
-async def _listen(reader: asyncio.StreamReader, told: WireResult) -> None:
+async def _listen(reader: asyncio.StreamReader, result: WireResult) -> None:
     while True:
         kind, body = await _pdu(reader)
         if kind == 0x04:
             status, instance = status_of(body)
             if status == 0:
-                told.acknowledged.append(instance)
+                result.acknowledged.append(instance)
 
 
 async def run_cases(
     port: int, cases: Sequence[WireCase], at_once: int, patience: float
 ) -> list[WireResult]:
     """All cases, so many connections at a time."""
-    gate = asyncio.Semaphore(at_once)
+    slots = asyncio.Semaphore(at_once)
 
     async def one(case: WireCase) -> WireResult:
-        async with gate:
+        async with slots:
             return await converse(port, case, patience)
 
     return await asyncio.gather(*(one(case) for case in cases))

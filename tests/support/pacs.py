@@ -177,17 +177,17 @@ def send_commitment_report(
 ) -> int | None:
     """Report on an association opened to `port`; the status, None if it was not let in."""
     with_roles = [build_role(PUSH_MODEL, scp_role=True)] if as_scp else []
-    made = associate_with_roles(port, calling, [build_context(PUSH_MODEL)], with_roles)
-    if not made.is_established:
+    peer = associate_with_roles(port, calling, [build_context(PUSH_MODEL)], with_roles)
+    if not peer.is_established:
         return None
     kind, information = event_information(report) if isinstance(report, Report) else (1, report)
     try:
-        answer, _ = made.send_n_event_report(
+        answer, _ = peer.send_n_event_report(
             information, kind if event_type is None else event_type, PUSH_MODEL, instance
         )
         return int(answer.Status)
     finally:
-        made.release()
+        peer.release()
 
 
 def associate_with_roles(

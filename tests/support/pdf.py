@@ -60,14 +60,14 @@ def render_pages(path: Path, out: Path) -> list[Path]:
 
 
 def _run(program: str, *arguments: object) -> str:
-    found = shutil.which(program)
-    require(found is not None, f"{program} (poppler-utils)")
-    done = subprocess.run(
-        [str(found), *map(str, arguments)], capture_output=True, text=True, timeout=60
+    executable = shutil.which(program)
+    require(executable is not None, f"{program} (poppler-utils)")
+    process = subprocess.run(
+        [str(executable), *map(str, arguments)], capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return done.stdout
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    return process.stdout
 
 
 def _rectangle(word: ElementTree.Element) -> Rectangle:

@@ -32,20 +32,20 @@ def association(
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 60
     for sop_class, syntax in contexts or [(US, ExplicitVRLittleEndian)]:
         ae.add_requested_context(sop_class, syntax)
-    made = associate(ae, "127.0.0.1", port, ae_title=called)
+    peer = associate(ae, "127.0.0.1", port, ae_title=called)
     try:
-        yield made
+        yield peer
     finally:
-        if made.is_established:
-            made.release()
+        if peer.is_established:
+            peer.release()
 
 
 def store(port: int, *datasets: Dataset) -> list[int]:
     """C-STORE them over one association; the statuses."""
     contexts = {(str(d.SOPClassUID), str(d.file_meta.TransferSyntaxUID)) for d in datasets}
-    with association(port, sorted(contexts)) as made:
-        assert made.is_established
-        return [made.send_c_store(dataset).Status for dataset in datasets]
+    with association(port, sorted(contexts)) as peer:
+        assert peer.is_established
+        return [peer.send_c_store(dataset).Status for dataset in datasets]
 
 
 @dataclass
@@ -94,19 +94,19 @@ class Modality:
         ae.add_requested_context(US, ExplicitVRLittleEndian)
         ae.add_requested_context(PUSH_MODEL)
         ae.add_requested_context(MPPS)
-        made = associate(
+        peer = associate(
             ae,
             "127.0.0.1",
             port,
             ae_title="QCDAEMON",
             evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._reported)],
         )
-        assert made.is_established
+        assert peer.is_established
         try:
-            yield made
+            yield peer
         finally:
-            if made.is_established:
-                made.release()
+            if peer.is_established:
+                peer.release()
 
     def request_commitment(
         self, port: int, *references: tuple[str, str], transaction: str = ""
@@ -187,18 +187,22 @@ def step_in_progress(study: str, **changes: Any) -> Dataset:
     return attributes
 
 
-def end_step(association: Any, sop_instance: str, *made: str, status: str = "COMPLETED") -> Dataset:
+def end_step(
+    association: Any, sop_instance: str, *sop_instances: str, status: str = "COMPLETED"
+) -> Dataset:
     """N-SET of the final status with the objects made; the answer's status elements."""
-    answer, _ = association.send_n_set(modification_list(*made, status=status), MPPS, sop_instance)
+    answer, _ = association.send_n_set(
+        modification_list(*sop_instances, status=status), MPPS, sop_instance
+    )
     return answer
 
 
-def modification_list(*made: str, status: str = "COMPLETED") -> Dataset:
+def modification_list(*sop_instances: str, status: str = "COMPLETED") -> Dataset:
     """The Modification List."""
     series = Dataset()
     series.SeriesInstanceUID = generate_uid()
     series.ReferencedImageSequence = []
-    for sop_instance in made:
+    for sop_instance in sop_instances:
         image = Dataset()
         image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = US, sop_instance
         series.ReferencedImageSequence.append(image)

@@ -20,24 +20,24 @@ def present() -> bool:
 
 def validate(paths: Iterable[Path]) -> dict[str, list[str]]:
     """By file name the errors and warnings it prints, without the number of the content item."""
-    asked = [str(path) for path in paths]
+    names = [str(path) for path in paths]
     options = [f"-Djdk.xml.{name}=0" for name in _LIMITS]
-    done = subprocess.run(
+    process = subprocess.run(
         ["java", "-Xmx2g", "-Xss8m", *options, "-cp", str(JAR), str(_PROGRAM)],
-        input="\n".join(asked),
+        input="\n".join(names),
         capture_output=True,
         text=True,
         check=True,
     )
-    told: dict[str, list[str]] = {}
-    for part in done.stdout.split("== ")[1:]:
+    lines_by_file: dict[str, list[str]] = {}
+    for part in process.stdout.split("== ")[1:]:
         name, _, text = part.partition("\n")
         assert "Root Template Validation Complete" in text, name
         assert "IOD validation complete" in text, name
-        told[Path(name).name] = [
+        lines_by_file[Path(name).name] = [
             _PLACE.sub(r"\1: ", line)
             for line in text.splitlines()
             if line.startswith(("Error", "Warning"))
         ]
-    assert len(told) == len(asked)
-    return told
+    assert len(lines_by_file) == len(names)
+    return lines_by_file

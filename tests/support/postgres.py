@@ -65,8 +65,8 @@ class PostgresServer:
                 self.connect().close()
                 return
             except psycopg.OperationalError:
-                told = (self.folder / "log").read_text(errors="replace")
-                assert self._process.poll() is None, told
+                log_text = (self.folder / "log").read_text(errors="replace")
+                assert self._process.poll() is None, log_text
                 time.sleep(0.1)
         raise AssertionError("PostgreSQL does not start")
 

@@ -66,8 +66,8 @@ def command(
         (0x1002, number(0x1002, 1) if operation == "N-EVENT-REPORT" else None),
         (0x1008, number(0x1008, 1) if operation == "N-ACTION" else None),
     ]
-    rest = b"".join(part for _, part in parts if part is not None)
-    return element(0x0000, struct.pack("<I", len(rest))) + rest
+    elements = b"".join(part for _, part in parts if part is not None)
+    return element(0x0000, struct.pack("<I", len(elements))) + elements
 
 
 def encode_dataset(dataset: Dataset, syntax: str = IMPLICIT) -> bytes:
@@ -195,10 +195,10 @@ def association(
     port: int, contexts: Sequence[str], calling: str = "MODALITY", called: str = "QCDAEMON"
 ) -> Iterator[Peer]:
     """An association with these abstract syntaxes in Implicit VR Little Endian; ids 1, 3, 5 …"""
-    with peer(port) as made:
+    with peer(port) as connection:
         pairs = [(each, IMPLICIT) for each in contexts]
-        made.associate(fuzzing.associate(pairs, calling=calling, called=called))
-        yield made
+        connection.associate(fuzzing.associate(pairs, calling=calling, called=called))
+        yield connection
 
 
 def _value(context: int, request: bytes) -> bytes:

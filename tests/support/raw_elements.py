@@ -69,11 +69,11 @@ def _insert(path: Path, texts: dict[int, bytes], implicit: bool, big: bool) -> N
     dataset: Dataset = dcmread(path)
     start = 132 + 12 + dataset.file_meta.FileMetaInformationGroupLength
     # Before the first element with a greater tag; its header stands right before its value.
-    places = []
+    insertions = []
     for tag, value in texts.items():
         behind = min(each.tag for each in dataset if each.tag > tag)
-        places.append((_find(whole, start, behind, implicit, big), tag, value))
-    for at, tag, value in sorted(places, reverse=True):
+        insertions.append((_find(whole, start, behind, implicit, big), tag, value))
+    for at, tag, value in sorted(insertions, reverse=True):
         whole = whole[:at] + encoded(tag, value, implicit, big) + whole[at:]
     path.write_bytes(whole)
 

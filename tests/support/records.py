@@ -78,16 +78,16 @@ class Records:
         while (job := self.claim(JobKind.SCORE)) is not None:
             assert job.revision_id is not None
             with self.store.begin() as session:
-                known = record_pixels(
+                content = record_pixels(
                     session, job.revision_id, pixels or f"pixels-{job.subject}", self.now
                 )
-                if known != "header":
-                    found = [
+                if content != "header":
+                    findings = [
                         self.finding(frame=n, revision=job.revision) for n in range(1, count + 1)
                     ]
-                    store_findings(session, job.revision_id, found, self.now)
+                    store_findings(session, job.revision_id, findings, self.now)
                 assert finish(session, job, self.now)
-            answers.append(known)
+            answers.append(content)
         return answers
 
     @staticmethod

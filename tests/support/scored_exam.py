@@ -60,8 +60,8 @@ class ScoredExam:
         """The object's score job is done."""
         with self.store.begin() as session:
             assert job.revision_id is not None
-            known = pixels or f"pixels of {path.stem}"
-            if record_pixels(session, job.revision_id, known, self.now) != "header":
+            pixel_hash = pixels or f"pixels of {path.stem}"
+            if record_pixels(session, job.revision_id, pixel_hash, self.now) != "header":
                 store_findings(session, job.revision_id, [f.to_json() for f in findings], self.now)
             assert jobs.finish(session, job, self.now)
 

@@ -69,9 +69,9 @@ class Service:
         """This start's log lines of an event."""
         assert self.process is not None
         lines = [json.loads(line) for line in self._lines() if line.startswith("{")]
-        found = [line for line in lines if line["event"] == name]
-        assert found or self.process.poll() is None, self.log_file.read_text()
-        return found
+        matching = [line for line in lines if line["event"] == name]
+        assert matching or self.process.poll() is None, self.log_file.read_text()
+        return matching
 
     def _lines(self) -> list[str]:
         # A last line may be half written.
@@ -112,6 +112,11 @@ class Service:
         self.process.wait()
         eventually(lambda: not any(running(pid) for pid in pids))
         return pids
+
+    def end(self) -> None:
+        """Kill what still runs, at the end of a test: a stop waits for associations and jobs."""
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
 
     def stop(self) -> int:
         """SIGTERM and the exit status."""

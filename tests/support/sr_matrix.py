@@ -64,7 +64,7 @@ class Case:
         return sum(len(finding.judgement.detections) for finding in self.findings)
 
     def build(self) -> Dataset:
-        made = build_sr(
+        report = build_sr(
             self.sources,
             self.findings,
             revision=self.revision,
@@ -72,7 +72,7 @@ class Case:
             previous=self.previous,
             measured=self.measured,
         )
-        return as_comprehensive(made) if self.fallback else made
+        return as_comprehensive(report) if self.fallback else report
 
 
 def as_comprehensive(report: Dataset) -> Dataset:
@@ -111,10 +111,10 @@ NAME_OF_CODE = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
 
 
 def item(**values: Any) -> Dataset:
-    made = Dataset()
+    dataset = Dataset()
     for keyword, value in values.items():
-        setattr(made, keyword, value)
-    return made
+        setattr(dataset, keyword, value)
+    return dataset
 
 
 def code(value: str, scheme: str, meaning: str) -> Dataset:
@@ -227,15 +227,15 @@ def cases(us_header: Make, a_finding: Make) -> list[Case]:
             BUNDLES,
         )
     )
-    made = []
+    matrix = []
     for number in range(COUNT):
         kind, text, header, machine = next(kinds), next(texts), next(headers), next(measured)
         sources, findings = [], []
         chosen = next(bundles)
-        for place, (sop_class, frames, found) in enumerate(KINDS[kind]):
-            source = _source(us_header, number, place, sop_class, frames, text, header)
+        for position, (sop_class, frames, frames_with_findings) in enumerate(KINDS[kind]):
+            source = _source(us_header, number, position, sop_class, frames, text, header)
             sources.append(source)
-            for frame in found:
+            for frame in frames_with_findings:
                 view, quality = next(verdicts)
                 finding = _finding(a_finding, draw, source, view, quality, next(detections))
                 judgement = replace(finding.judgement, description=next(descriptions))
@@ -249,7 +249,7 @@ def cases(us_header: Make, a_finding: Make) -> list[Case]:
                     )
                 )
         revision = next(revisions)
-        made.append(
+        matrix.append(
             Case(
                 f"{number}: {kind}, {text}, {header}, {machine}, report {revision}",
                 tuple(sources),
@@ -261,12 +261,12 @@ def cases(us_header: Make, a_finding: Make) -> list[Case]:
                 fallback=number % 3 == 2,
             )
         )
-    return made
+    return matrix
 
 
 def real_cases(shared_data: Path, a_finding: Make) -> list[Case]:
     """The headers of real pictures."""
-    made = []
+    matrix = []
     draw = random.Random(6)
     for number, path in enumerate(sorted((shared_data / "us_dicom").glob("*.dcm"))):
         header = dcmread(path, stop_before_pixels=True)
@@ -275,7 +275,7 @@ def real_cases(shared_data: Path, a_finding: Make) -> list[Case]:
         finding = _finding(a_finding, draw, source, view, quality, number % 4)
         frames = int(header.get("NumberOfFrames") or 1)
         illegal = str(header.SOPInstanceUID).startswith("999.999.")
-        made.append(
+        matrix.append(
             Case(
                 f"real: {path.name}",
                 (source,),
@@ -285,7 +285,7 @@ def real_cases(shared_data: Path, a_finding: Make) -> list[Case]:
                 illegal_uids=illegal,
             )
         )
-    return made
+    return matrix
 
 
 def _walk(draw: random.Random, axis: Sequence[Any]) -> Iterator[Any]:
@@ -297,7 +297,7 @@ def _walk(draw: random.Random, axis: Sequence[Any]) -> Iterator[Any]:
 def _source(
     us_header: Make,
     number: int,
-    place: int,
+    position: int,
     sop_class: str,
     frames: int | None,
     text: str,
@@ -309,22 +309,22 @@ def _source(
         "PatientName": name,
         "ReferringPhysicianName": name,
         "SOPClassUID": sop_class,
-        "SOPInstanceUID": f"{ROOT}.{number}.{place}.1",
-        "SeriesInstanceUID": f"{ROOT}.{number}.3" if place < 2 else f"{ROOT}.{number}.4",
+        "SOPInstanceUID": f"{ROOT}.{number}.{position}.1",
+        "SeriesInstanceUID": f"{ROOT}.{number}.3" if position < 2 else f"{ROOT}.{number}.4",
         "StudyInstanceUID": f"{STUDY}.{number}",
         "NumberOfFrames": frames,
         **HEADERS[header],
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = us_header(**{key: value for key, value in values.items() if value is not None})
+        dataset = us_header(**{key: value for key, value in values.items() if value is not None})
         for keyword in [key for key, value in values.items() if value is None]:
-            if keyword in made:
-                delattr(made, keyword)
+            if keyword in dataset:
+                delattr(dataset, keyword)
         buffer = BytesIO()
-        dcmwrite(buffer, made, implicit_vr=False, little_endian=True)
+        dcmwrite(buffer, dataset, implicit_vr=False, little_endian=True)
         received = dcmread(BytesIO(buffer.getvalue()), force=True)
-    return SourceInstance.of(received, hashlib.sha256(f"{number} {place}".encode()).hexdigest())
+    return SourceInstance.of(received, hashlib.sha256(f"{number} {position}".encode()).hexdigest())
 
 
 def _finding(
@@ -335,15 +335,15 @@ def _finding(
     quality: str,
     detections: int,
 ) -> Finding:
-    other = view is View.OTHER
+    is_other = view is View.OTHER
     flags = list(Flag)
     finding: Finding = a_finding(
         source,
         view=view,
         quality=quality,
         view_probability=draw.random(),
-        probability=None if other else draw.choice([0.0, 1.0, draw.random()]),
-        raw_probability=None if other else draw.random(),
+        probability=None if is_other else draw.choice([0.0, 1.0, draw.random()]),
+        raw_probability=None if is_other else draw.random(),
         gates=tuple(draw.random() for _ in range(3)),
         region_index=draw.choice([0, 1]),
         detections=tuple(_detection(draw) for _ in range(detections)),

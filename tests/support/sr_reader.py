@@ -165,5 +165,5 @@ def _value(item: Dataset) -> float:
 
 
 def _optional(group: Dataset, code: str) -> float | None:
-    found = children(group, f"99QCD {code}")
-    return _value(found[0]) if found else None
+    values = children(group, f"99QCD {code}")
+    return _value(values[0]) if values else None

@@ -59,10 +59,10 @@ class Storage:
             association="test/1",
         )
         with self.store.begin() as session:
-            made = receipts.admit(
+            admission = receipts.admit(
                 session, receipt, source_destinations=["pacs"], bundle_id=None, now=MONDAY
             )
-        return self.facts(made.revision_id)
+        return self.facts(admission.revision_id)
 
     def facts(self, revision_id: int) -> RevisionFacts:
         with self.store.read() as session:

@@ -29,14 +29,14 @@ def ultrasound_image(picture: Path, patient: int, number: int) -> Dataset:
     `patient` decides patient, study and series, `number` (from 1) the instance.
     """
     pixels = np.asarray(Image.open(picture).convert("RGB"))
-    taken = _START + timedelta(days=patient, seconds=40 * number)
+    acquired = _START + timedelta(days=patient, seconds=40 * number)
     dataset = Dataset()
     dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.SOPClassUID = UltrasoundImageStorage
     dataset.SOPInstanceUID = _uid("instance", patient, number)
-    _patient_study_series(dataset, patient, taken)
+    _patient_study_series(dataset, patient, acquired)
     dataset.InstanceNumber = number
-    dataset.ContentDate, dataset.ContentTime = f"{taken:%Y%m%d}", f"{taken:%H%M%S}"
+    dataset.ContentDate, dataset.ContentTime = f"{acquired:%Y%m%d}", f"{acquired:%H%M%S}"
     dataset.ImageType = ["ORIGINAL", "PRIMARY"]
     dataset.PatientOrientation = ""
     # The pictures were JPEG files once.
@@ -58,14 +58,14 @@ def ultrasound_image(picture: Path, patient: int, number: int) -> Dataset:
     return dataset
 
 
-def _patient_study_series(dataset: Dataset, patient: int, taken: datetime) -> None:
+def _patient_study_series(dataset: Dataset, patient: int, acquired: datetime) -> None:
     dataset.PatientName = f"Wrapped^Änne {patient}"
     dataset.PatientID = f"WRAP-{patient:03d}"
     dataset.PatientBirthDate = f"{date(1990, 1, 1) + timedelta(days=100 * patient):%Y%m%d}"
     dataset.PatientSex = "F"
     dataset.StudyInstanceUID = _uid("study", patient)
     dataset.SeriesInstanceUID = _uid("series", patient)
-    dataset.StudyDate, dataset.StudyTime = f"{taken:%Y%m%d}", f"{_START:%H%M%S}"
+    dataset.StudyDate, dataset.StudyTime = f"{acquired:%Y%m%d}", f"{_START:%H%M%S}"
     dataset.StudyID, dataset.AccessionNumber = str(patient), f"ACC{patient:03d}"
     dataset.ReferringPhysicianName = ""
     dataset.Modality, dataset.SeriesNumber = "US", 1

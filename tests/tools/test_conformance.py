@@ -38,7 +38,7 @@ def test_the_tables_are_the_codes(path: Path, tables: Callable[[], dict[str, str
     assert conformance.renewed(text, tables()) == text, "run python -m tools.conformance"
 
 
-def test_every_status_we_refuse_with_is_told() -> None:
+def test_every_refusal_status_is_in_the_statement() -> None:
     store = refusals(c_store, "RefusedRequestError")
     assert {
         status.OUT_OF_RESOURCES,
@@ -52,6 +52,6 @@ def test_every_status_we_refuse_with_is_told() -> None:
     assert requests <= set(conformance.REQUEST_STATUSES)
 
 
-def test_a_lost_mark_is_told() -> None:
+def test_a_missing_table_marker_is_an_error() -> None:
     with pytest.raises(KeyError, match="no marks for table"):
         conformance.renewed("nothing here", conformance.tables())

@@ -49,6 +49,6 @@ def test_every_link_leads_to_a_file(document: Path) -> None:
     assert [target for target in targets if not (document.parent / target).exists()] == []
 
 
-def test_a_path_that_is_gone_is_noticed() -> None:
+def test_a_path_that_does_not_exist_is_an_error() -> None:
     text = "see `qc_daemon/gone.py`, `receive/receiver.py` and https://example.org/docs/away.md"
     assert [path for path in named_paths(text) if not exists(path)] == ["qc_daemon/gone.py"]

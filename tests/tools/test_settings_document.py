@@ -8,14 +8,14 @@ from tools.settings_document import DOCUMENT, document
 
 
 def undescribed(model: type[BaseModel]) -> list[str]:
-    found = []
+    names = []
     for name, field in model.model_fields.items():
         section = section_of(field.annotation)
         if section is not None:
-            found += [f"{name}.{each}" for each in undescribed(section)]
+            names += [f"{name}.{each}" for each in undescribed(section)]
         elif not field.description:
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def test_the_document_is_up_to_date() -> None:
