@@ -93,7 +93,7 @@ def acquire(scene: Scene, machine: Machine, rng: np.random.Generator) -> Picture
 
     scatter = rng.standard_normal((2, samples, _BEAMS), dtype=np.float32) * np.float32(0.7071)
     echo = np.zeros((samples, _BEAMS), np.float32)
-    away = np.clip(np.abs(depth - machine.focus) * 1.6, 0, 1)
+    defocus = np.clip(np.abs(depth - machine.focus) * 1.6, 0, 1)
     coherent = cv2.GaussianBlur(
         reflector * level, (0, 0), sigmaX=machine.lateral * 0.8, sigmaY=machine.axial * 0.8
     )
@@ -102,7 +102,7 @@ def acquire(scene: Scene, machine: Machine, rng: np.random.Generator) -> Picture
         field = scatter[i] * amplitude * level
         sharp = _pulse(field, machine.lateral, machine.axial)
         wide = _pulse(field, machine.lateral * 2.0, machine.axial * 1.15)
-        part = sharp + (wide - sharp) * away
+        part = sharp + (wide - sharp) * defocus
         if i == 0:
             part = part + coherent
         noise = scatter[1 - i] * np.float32(machine.noise) * (0.6 + depth)

@@ -32,7 +32,7 @@ def write_dataset(
     workers: int = 1,
     progress: bool = True,
 ) -> Path:
-    """Write `count` PNG pictures and `samples.json` (SpatialCLIP samples, with their truth beside).
+    """Write `count` PNG pictures and `samples.json` (SpatialCLIP samples, with their truth).
 
     `views` take turns, half of each standard; a share of `other_share` shows view OTHER.
     The result depends on the arguments alone, not on `workers`.
@@ -48,14 +48,14 @@ def write_dataset(
         )
     (out / "images").mkdir(parents=True, exist_ok=True)
     job = partial(_write_picture, out, seed, views_of(count, seed, views, other_share))
-    samples = list(_told(_mapped(job, count, workers), count, "phantoms", progress))
+    samples = list(_with_progress(_run_jobs(job, count, workers), count, "phantoms", progress))
     return write_listing(out, SAMPLES, samples)
 
 
 def views_of(count: int, seed: int, views: Sequence[View], other_share: float) -> tuple[View, ...]:
     """The view of each picture of a set."""
-    other = np.random.default_rng(seed).random(count) < other_share
-    return tuple(View.OTHER if other[i] else views[i % len(views)] for i in range(count))
+    is_other = np.random.default_rng(seed).random(count) < other_share
+    return tuple(View.OTHER if is_other[i] else views[i % len(views)] for i in range(count))
 
 
 def write_exams(
@@ -75,7 +75,7 @@ def write_exams(
         raise ValueError(f"needed: 1 to {SEEDS_PER_SET} exams, a view and a worker at least")
     out.mkdir(parents=True, exist_ok=True)
     job = partial(_write_exam, out, seed, tuple(views))
-    exams = _told(_mapped(job, count, workers), count, "phantom exams", progress)
+    exams = _with_progress(_run_jobs(job, count, workers), count, "phantom exams", progress)
     return write_listing(out, TRUTH, [frame for frames in exams for frame in frames])
 
 
@@ -106,7 +106,7 @@ def describe(phantom: Phantom) -> str:
 def _write_picture(out: Path, seed: int, views: tuple[View, ...], index: int) -> dict[str, Any]:
     phantom = make(seed * SEEDS_PER_SET + index, views[index])
     name = f"images/{index:06d}.png"
-    # Fast compression: speckle hardly packs, and thousands are written.
+    # Fast compression: speckle hardly compresses, and thousands are written.
     if not cv2.imwrite(
         str(out / name), phantom.pixels[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 2]
     ):
@@ -133,7 +133,7 @@ def _write_exam(out: Path, seed: int, views: tuple[View, ...], index: int) -> li
     return frames
 
 
-def _mapped(job: Callable[[int], T], count: int, workers: int) -> Iterator[T]:
+def _run_jobs(job: Callable[[int], T], count: int, workers: int) -> Iterator[T]:
     if workers == 1:
         yield from map(job, range(count))
         return
@@ -142,5 +142,5 @@ def _mapped(job: Callable[[int], T], count: int, workers: int) -> Iterator[T]:
         yield from pool.map(job, range(count), chunksize=8)
 
 
-def _told(items: Iterator[T], count: int, what: str, progress: bool) -> Iterator[T]:
+def _with_progress(items: Iterator[T], count: int, what: str, progress: bool) -> Iterator[T]:
     yield from track(items, f"Making {what}", total=count, disable=not progress)

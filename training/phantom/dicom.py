@@ -114,7 +114,7 @@ def exam(
     transfer_syntax: UID = ExplicitVRLittleEndian,
 ) -> list[Dataset]:
     """One woman's study: each view standard and non-standard, then a cine, of NT where asked."""
-    made = exam_with_truth(
+    objects = exam_with_truth(
         seed,
         views=views,
         operator=operator,
@@ -123,7 +123,7 @@ def exam(
         cine_frames=cine_frames,
         transfer_syntax=transfer_syntax,
     )
-    return [dataset for dataset, _ in made]
+    return [dataset for dataset, _ in objects]
 
 
 def exam_with_truth(
@@ -148,7 +148,7 @@ def exam_with_truth(
         swept = View.NT if View.NT in views else views[0]
         if swept is not View.OTHER:
             takes.append(make_cine(_EXAM_SEEDS + seed, swept, cine_frames))
-    made: list[tuple[Dataset, tuple[Phantom, ...]]] = []
+    objects: list[tuple[Dataset, tuple[Phantom, ...]]] = []
     for number, take in enumerate(takes, 1):
         dataset = to_dataset(
             take,
@@ -162,8 +162,8 @@ def exam_with_truth(
             acquired=start + timedelta(seconds=45 * number),
             transfer_syntax=transfer_syntax,
         )
-        made.append((dataset, (take,) if isinstance(take, Phantom) else tuple(take)))
-    return made
+        objects.append((dataset, (take,) if isinstance(take, Phantom) else tuple(take)))
+    return objects
 
 
 def _patient_and_study(dataset: Dataset, patient: Patient, study_uid: str, start: datetime) -> None:
@@ -274,8 +274,8 @@ def _file_meta(dataset: Dataset) -> None:
 def _letters(seed: int) -> str:
     """A given name of capital letters that differs from seed to seed."""
     letters = ""
-    rest = seed
-    while not letters or rest:
-        rest, digit = divmod(rest, 26)
+    quotient = seed
+    while not letters or quotient:
+        quotient, digit = divmod(quotient, 26)
         letters = chr(ord("A") + digit) + letters
     return letters

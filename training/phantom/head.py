@@ -70,12 +70,12 @@ def _falx(scene: Scene, levels: Mapping[Defect, float], lean: float, off: float)
 def _plexuses(
     scene: Scene, levels: Mapping[Defect, float], lean: float, half: float, off: float
 ) -> None:
-    """Two bright wings filling the ventricles; codes go by the place in the picture."""
+    """Two bright wings filling the ventricles; codes go by the side of the picture."""
     if off > 0.45:
         return
     rng = scene.part("plexuses")
-    gone = levels.get(Defect.CHOROID_MISSING)
-    both = gone is not None and rng.random() < 0.35
+    missing_level = levels.get(Defect.CHOROID_MISSING)
+    both_missing = missing_level is not None and rng.random() < 0.35
     absent = rng.integers(0, 2)
     bright = TISSUE * rng.uniform(1.0, 1.7)
     wings: list[Points] = []
@@ -96,14 +96,14 @@ def _plexuses(
         )
         shape = (shape + rng.normal(0, 0.008, 2)) * [1.0, rng.uniform(0.92, 1.08)]
         shape = shape * [side, 1.0] + [lean, 0.0]
-        if gone is not None and (both or wing == absent):
+        if missing_level is not None and (both_missing or wing == absent):
             continue
         scene.fill(shape, bright * rng.uniform(0.9, 1.1) * (1 - off))
         wings.append(shape)
-    middle = scene.pose.place(np.array([[lean, 0.08]]))[0, 0]
+    middle = scene.pose.to_canvas(np.array([[lean, 0.08]]))[0, 0]
     for shape in wings:
-        left = scene.pose.place(shape)[:, 0].mean() < middle
-        scene.mark("CP1" if left else "CP2", shape)
+        is_left = scene.pose.to_canvas(shape)[:, 0].mean() < middle
+        scene.mark("CP1" if is_left else "CP2", shape)
 
 
 def _skull_base(scene: Scene, half: float, off: float) -> None:

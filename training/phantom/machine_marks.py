@@ -32,7 +32,7 @@ def burn_in(pixels: Pixels, region: Box, rng: np.random.Generator) -> None:
     shade = int(rng.integers(140, 250))
     colour = (shade, shade, int(shade * rng.uniform(0.7, 1.0)))
     if rng.random() < 0.45:
-        _grey_bar(pixels, rng, left=bool(rng.random() < 0.6))
+        _grey_bar(pixels, rng, is_left=bool(rng.random() < 0.6))
     if rng.random() < 0.6:
         _ruler(pixels, region, colour, rng)
     if rng.random() < 0.65:
@@ -70,10 +70,10 @@ def phrase(rng: np.random.Generator) -> str:
     return f"{word} {figure:.0f}" if rng.random() < 0.5 else f"{word} {figure / 10:.1f}"
 
 
-def _grey_bar(pixels: Pixels, rng: np.random.Generator, left: bool) -> None:
+def _grey_bar(pixels: Pixels, rng: np.random.Generator, is_left: bool) -> None:
     height, width = pixels.shape[:2]
     length, thick = int(height * rng.uniform(0.15, 0.35)), int(rng.integers(4, 11))
-    x = int(rng.integers(2, 14)) if left else width - thick - int(rng.integers(8, 30))
+    x = int(rng.integers(2, 14)) if is_left else width - thick - int(rng.integers(8, 30))
     y = int(rng.integers(4, height // 4))
     ramp = np.linspace(255, 0, length).astype(np.uint8)
     pixels[y : y + length, x : x + thick] = ramp[: height - y, None, None]

@@ -184,7 +184,7 @@ def _nuchal(scene: Scene, back: Points, off: float, nod: float, merged: bool) ->
     swell = np.sin(rise * np.pi / 2) * (0.25 + 0.75 * np.sin(fall * np.pi / 2))
     kink = 0.012 * np.exp(-(((back[:, 0] - 0.09) / 0.05) ** 2)) if nod < -0.2 else 0.0
     skin = back + np.stack([np.zeros(len(back)), 0.010 + thick * swell - kink], axis=1)
-    seen = (back[:, 0] >= start) & (back[:, 0] <= start + length)
+    is_measured = (back[:, 0] >= start) & (back[:, 0] <= start + length)
     soft = np.vstack([back, skin[::-1]])
     if merged:
         scene.fill(soft, TISSUE * 0.8)
@@ -201,7 +201,12 @@ def _nuchal(scene: Scene, back: Points, off: float, nod: float, merged: bool) ->
     if rng.random() < 0.5:
         scene.fill(np.vstack([shifted(skin, 0.012), shifted(skin, 0.03)[::-1]]), FLUID * 2, 0.5)
     if fade < 0.4:
-        scene.mark("NT", np.vstack([shifted(back[seen], -0.006), shifted(skin[seen][::-1], 0.008)]))
+        scene.mark(
+            "NT",
+            np.vstack(
+                [shifted(back[is_measured], -0.006), shifted(skin[is_measured][::-1], 0.008)]
+            ),
+        )
 
 
 def _skull(scene: Scene, head: Turn) -> None:
@@ -226,7 +231,7 @@ def _brain(scene: Scene, head: Turn, off: float, missing: frozenset[str]) -> Non
     def near(x: float, y: float, spread: float = 0.009) -> tuple[float, float]:
         return (x + rng.normal(0, spread), y + rng.normal(0, spread))
 
-    # Thalami and midbrain are wide: some still show where nose and palate are gone.
+    # Thalami and midbrain are wide: some still show where nose and palate are missing.
     midline = max(0.0, 1 - 2 * off * rng.uniform(0.25, 1.0))
     ventricle = blob(rng, near(-0.07, -0.15), (0.12 + 0.04 * off, 0.06 + 0.02 * off), 0.1, -0.3)
     scene.fill(head(ventricle), FLUID * 3)

@@ -191,10 +191,10 @@ def _flow(pixels: Pixels, region: Box, rng: np.random.Generator) -> None:
     speed = cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
     there = np.abs(speed) > rng.uniform(0.5, 1.1)
     bright = np.clip(90 + 90 * np.abs(speed), 0, 255)
-    away = np.clip(60 * (np.abs(speed) - 1), 0, 255)
+    away_colour = np.clip(60 * (np.abs(speed) - 1), 0, 255)
     zero = np.zeros(shape)
-    towards = np.stack([bright, away, zero], 2)
-    receding = np.stack([zero, away, bright], 2)
+    towards = np.stack([bright, away_colour, zero], 2)
+    receding = np.stack([zero, away_colour, bright], 2)
     colour = np.where(speed[..., None] > 0, towards, receding).astype(np.uint8)
     box = pixels[top:bottom, left:right]
     box[there] = colour[there]
@@ -239,8 +239,8 @@ def _trace(width: int, height: int, rng: np.random.Generator) -> Pixels:
 
 def _waveform(width: int, height: int, rng: np.random.Generator) -> Pixels:
     t = np.linspace(0, rng.uniform(3, 9), width)
-    beat = np.exp(-3 * (t % 1)) * np.minimum((t % 1) * 14, 1)
-    peak = (0.15 + 0.7 * beat) * height * rng.uniform(0.5, 0.9)
+    envelope = np.exp(-3 * (t % 1)) * np.minimum((t % 1) * 14, 1)
+    peak = (0.15 + 0.7 * envelope) * height * rng.uniform(0.5, 0.9)
     level = np.arange(height)[::-1, None] - height * rng.uniform(0.05, 0.3)
     inside = (level > 0) & (level < peak[None, :])
     speckle = rng.gamma(1.5, 40, (height, width)) * (0.4 + 0.6 * level / (peak[None, :] + 1))

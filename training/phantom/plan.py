@@ -80,7 +80,7 @@ def plan(
         if attempt % 8 == 0:
             sector = sample_sector(rng)
         pose = _pose(rng, view, sector, levels)
-        if sector.inside(pose.place(key)).all():
+        if sector.inside(pose.to_canvas(key)).all():
             break
     else:
         return None
@@ -95,7 +95,7 @@ def plan(
         levels=levels,
         sector=sector,
         pose=pose,
-        machine=sample_machine(rng, sector, pose.place(key), levels),
+        machine=sample_machine(rng, sector, pose.to_canvas(key), levels),
         spacing_mm=float(rng.uniform(low, high)) / pose.scale,
     )
 
@@ -157,19 +157,19 @@ def _cut_off(
     anatomy = ANATOMY[view]
     part = _CUTS[view][int(rng.integers(len(_CUTS[view])))]
     target = anatomy.key_points(part)
-    whole = pose.place(anatomy.key_points("all"))
+    whole = pose.to_canvas(anatomy.key_points("all"))
     if part == "outline":
         angle = rng.uniform(0, 2 * np.pi)
         way = np.array([np.cos(angle), np.sin(angle)])
         share = 0.26 + 0.16 * level
     else:
-        way = pose.place(target).mean(0) - whole.mean(0)
+        way = pose.to_canvas(target).mean(0) - whole.mean(0)
         way = way / np.linalg.norm(way)
         share = 0.75 + 0.25 * level
     low, high = 0.0, float(sector.width + sector.height)
     for _ in range(24):
         middle = (low + high) / 2
-        hidden = 1 - sector.inside(pose.place(target) + way * middle).mean()
+        hidden = 1 - sector.inside(pose.to_canvas(target) + way * middle).mean()
         low, high = (middle, high) if hidden < share else (low, middle)
     x, y = np.asarray(pose.origin) + way * high
     return Pose((float(x), float(y)), pose.scale, pose.turn, pose.side)

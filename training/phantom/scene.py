@@ -26,11 +26,11 @@ class Pose:
     turn: float = 0.0
     side: int = 1
 
-    def place(self, local: Points) -> Points:
+    def to_canvas(self, local: Points) -> Points:
         """Local units to pixels: mirrored by `side`, turned, scaled, shifted."""
         mirrored = local * np.array([self.side, 1.0])
-        placed: Points = turned(mirrored, self.turn * self.side) * self.scale
-        return np.asarray(placed + np.asarray(self.origin))
+        transformed: Points = turned(mirrored, self.turn * self.side) * self.scale
+        return np.asarray(transformed + np.asarray(self.origin))
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ class Scene:
 
     def fill(self, shape: Points, amplitude: float, attenuation: float = 1.0) -> None:
         """Fill a polygon with tissue; reflectors under it are wiped."""
-        polygon = [_fixed(self.pose.place(shape))]
+        polygon = [_fixed(self.pose.to_canvas(shape))]
         cv2.fillPoly(self.amplitude, polygon, float(amplitude), 8, _SUBPIXEL)
         cv2.fillPoly(self.reflector, polygon, 0.0, 8, _SUBPIXEL)
         cv2.fillPoly(self.attenuation, polygon, float(attenuation), 8, _SUBPIXEL)
@@ -74,7 +74,7 @@ class Scene:
         isotropic: float = 0.25,
     ) -> None:
         """A reflecting interface: bright where the beam meets it squarely, weak along it."""
-        p = self.pose.place(np.vstack([curve, curve[:1]]) if closed else curve)
+        p = self.pose.to_canvas(np.vstack([curve, curve[:1]]) if closed else curve)
         width = max(1, round(thickness * self.pose.scale))
         along = np.diff(p, axis=0)
         beam = (p[1:] + p[:-1]) / 2 - np.asarray(self.sector.apex)
@@ -96,7 +96,7 @@ class Scene:
 
     def mark(self, code: str, shape: Points) -> None:
         """State that the polygon is the structure `code`."""
-        self.structures[code] = self.pose.place(shape)
+        self.structures[code] = self.pose.to_canvas(shape)
 
 
 def _fixed(p: Points) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:

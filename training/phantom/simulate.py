@@ -21,7 +21,7 @@ VIEWS = (View.HEAD, View.NT, View.CRL, View.ABDOMEN)
 _ORDER = {label.code: label.index for label in LABELS}
 _EXTENTS = frozenset({"CB", "AS", "CRL", "F"})
 _MIN_CONTRAST = 16.0
-"""Grey levels between dark and bright within a box; less cannot be seen in speckle."""
+"""Grey levels between dark and bright within a box; less is lost in speckle."""
 _MIN_TRANSMISSION = 0.3
 _TRIES = 60
 
@@ -30,7 +30,7 @@ _TRIES = 60
 class Phantom:
     """A picture, RGB (rows, columns, 3), and everything that is true of it.
 
-    `boxes` are (label code, box) of the structures that can be seen; `criteria` covers each code of
+    `boxes` are (label code, box) of the visible structures; `criteria` covers each code of
     `RULES[view]`; `region` is the tissue's bounding box; `spacing_mm` is per pixel, both ways.
     """
 
@@ -74,10 +74,10 @@ def make(
     for attempt in range(_TRIES):
         rng = np.random.default_rng([seed, 2, attempt])
         defects = () if standard else choose_defects(rng, view, defect)
-        made = plan(rng, seed, view, defects)
-        if made is None:
+        phantom_plan = plan(rng, seed, view, defects)
+        if phantom_plan is None:
             continue
-        phantom = render(made)
+        phantom = render(phantom_plan)
         if phantom is not None:
             return phantom
     raise RuntimeError(f"no {_kind(view, standard)} phantom came of seed {seed}")
@@ -122,7 +122,7 @@ def _moved(
     """The plan at `where` in -1..1 of the sweep."""
     reach = float(np.clip((abs(where) - 0.35) / 0.3, 0, 1))
     level = reach * reach * (3 - 2 * reach)
-    # No frame lies between in and out of plane: its truth could not be seen.
+    # No frame lies between in and out of plane: its truth would not be visible.
     level = min(level, 0.15) if level < 0.4 else max(level, 0.75)
     defects = (defect,) if level > 0.5 else ()
     levels = dict(base.levels)
@@ -133,33 +133,33 @@ def _moved(
     return replace(base, pose=pose, levels=levels, defects=defects)
 
 
-def render(made: Plan, frame: int = 0) -> Phantom | None:
+def render(plan: Plan, frame: int = 0) -> Phantom | None:
     """Draw and scan a plan; None where the picture does not show what the plan says."""
-    scene = Scene(made.sector, made.pose, made.anatomy_seed)
-    ANATOMY[made.view].draw(scene, made.levels)
-    _texture(scene, made.anatomy_seed)
-    if not _complete(scene, made):
+    scene = Scene(plan.sector, plan.pose, plan.anatomy_seed)
+    ANATOMY[plan.view].draw(scene, plan.levels)
+    _texture(scene, plan.anatomy_seed)
+    if not _complete(scene, plan):
         return None
-    noise = np.random.default_rng([made.anatomy_seed, 4, frame])
-    picture = acquire(scene, made.machine, noise)
-    boxes = _visible(scene.structures, picture)
-    criteria = truth(made.view, made.defects, frozenset(code for code, _ in boxes))
-    standard = not made.defects
+    noise = np.random.default_rng([plan.anatomy_seed, 4, frame])
+    picture = acquire(scene, plan.machine, noise)
+    boxes = _visible_boxes(scene.structures, picture)
+    criteria = truth(plan.view, plan.defects, frozenset(code for code, _ in boxes))
+    standard = not plan.defects
     if standard and not all(criteria.values()):
         return None
 
     region = region_of(picture.mask)
-    pixels = _colour(picture.grey, np.random.default_rng([made.anatomy_seed, 5]))
-    burn_in(pixels, region, np.random.default_rng([made.anatomy_seed, 6]))
+    pixels = _colour(picture.grey, np.random.default_rng([plan.anatomy_seed, 5]))
+    burn_in(pixels, region, np.random.default_rng([plan.anatomy_seed, 6]))
     return Phantom(
         pixels=pixels,
-        view=made.view,
+        view=plan.view,
         standard=standard,
-        defects=made.defects,
+        defects=plan.defects,
         boxes=boxes,
         criteria=criteria,
-        seed=made.seed,
-        spacing_mm=made.spacing_mm,
+        seed=plan.seed,
+        spacing_mm=plan.spacing_mm,
         region=region,
     )
 
@@ -174,28 +174,35 @@ def _texture(scene: Scene, seed: int) -> None:
         scene.amplitude *= np.exp(np.float32(strength) * fine)
 
 
-def _complete(scene: Scene, made: Plan) -> bool:
+def _complete(scene: Scene, plan: Plan) -> bool:
     """Whether every structure lies in the picture (unless cut off on purpose)."""
-    if Defect.CUT_OFF in made.defects:
+    if Defect.CUT_OFF in plan.defects:
         return True
     return all(
-        made.sector.inside(polygon).mean() >= (0.6 if code in {"NT", "UC"} else 0.97)
+        plan.sector.inside(polygon).mean() >= (0.6 if code in {"NT", "UC"} else 0.97)
         for code, polygon in scene.structures.items()
     )
 
 
-def _visible(structures: dict[str, Points], picture: Picture) -> tuple[tuple[str, Box], ...]:
-    """Boxes tight around what can be seen of each structure, in the vocabulary's order."""
+def _visible_boxes(structures: dict[str, Points], picture: Picture) -> tuple[tuple[str, Box], ...]:
+    """Boxes tight around the visible part of each structure, in the vocabulary's order."""
     clear = picture.mask & (picture.transmission > _MIN_TRANSMISSION)
-    seen = clear.astype(np.uint8)
-    calm = cv2.GaussianBlur(picture.grey, (0, 0), 1.6)
-    found = [(code, _seen_box(code, polygon, seen, calm)) for code, polygon in structures.items()]
-    boxes = [(code, box) for code, box in found if box is not None]
+    visible = clear.astype(np.uint8)
+    smoothed = cv2.GaussianBlur(picture.grey, (0, 0), 1.6)
+    boxes = [
+        (code, box)
+        for code, polygon in structures.items()
+        if (box := _visible_box(code, polygon, visible, smoothed)) is not None
+    ]
     return tuple(sorted(boxes, key=lambda item: _ORDER[item[0]]))
 
 
-def _seen_box(code: str, polygon: Points, seen: npt.NDArray[np.uint8], calm: Floats) -> Box | None:
-    height, width = seen.shape
+def _visible_box(
+    code: str, polygon: Points, visible: npt.NDArray[np.uint8], smoothed: Floats
+) -> Box | None:
+    """The box in pixels of the polygon's visible part; None where that is too small, or too much
+    like what is around it."""
+    height, width = visible.shape
     low = np.floor(polygon.min(0)).astype(int)
     size = np.ceil(polygon.max(0)).astype(int) - low + 1
     whole = np.zeros((size[1], size[0]), np.uint8)
@@ -204,12 +211,12 @@ def _seen_box(code: str, polygon: Points, seen: npt.NDArray[np.uint8], calm: Flo
     x1, y1 = min(low[0] + size[0], width), min(low[1] + size[1], height)
     if x1 <= x0 or y1 <= y0:
         return None
-    part = whole[y0 - low[1] : y1 - low[1], x0 - low[0] : x1 - low[0]] & seen[y0:y1, x0:x1]
+    part = whole[y0 - low[1] : y1 - low[1], x0 - low[0] : x1 - low[0]] & visible[y0:y1, x0:x1]
     if part.sum() < (0.4 if code in _EXTENTS else 0.6) * whole.sum():
         return None
     x, y, w, h = cv2.boundingRect(part)
     margin = 3
-    around = calm[
+    around = smoothed[
         max(y0 + y - margin, 0) : y0 + y + h + margin, max(x0 + x - margin, 0) : x0 + x + w + margin
     ]
     dark, bright = np.percentile(around[:: 1 + h // 80, :: 1 + w // 80], (8, 94))

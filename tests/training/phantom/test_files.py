@@ -87,9 +87,9 @@ def test_data_set_follows_the_spatialclip_format(tmp_path: Path) -> None:
         if sample["view"] == "OTHER":
             assert sample["coordinates"] == []
             assert sample["class_label"] == "non-standard"
-        made = make(sample["seed"], View(sample["view"]))
-        assert np.array_equal(made.pixels[:, :, ::-1], pixels)
-        assert describe(made) == sample["description"]
+        phantom = make(sample["seed"], View(sample["view"]))
+        assert np.array_equal(phantom.pixels[:, :, ::-1], pixels)
+        assert describe(phantom) == sample["description"]
 
 
 def test_data_set_does_not_depend_on_workers(tmp_path: Path) -> None:
@@ -185,10 +185,10 @@ def test_exam_is_one_study_of_each_view_and_a_cine(study: list[Dataset]) -> None
 
 
 def test_exams_of_unlike_seeds_share_no_uid_or_patient(study: list[Dataset]) -> None:
-    other = exam(4, cine_frames=0, views=(View.NT,))
-    assert other[0].StudyInstanceUID != study[0].StudyInstanceUID
-    assert other[0].PatientID != study[0].PatientID
-    assert not {d.SOPInstanceUID for d in other} & {d.SOPInstanceUID for d in study}
+    second_study = exam(4, cine_frames=0, views=(View.NT,))
+    assert second_study[0].StudyInstanceUID != study[0].StudyInstanceUID
+    assert second_study[0].PatientID != study[0].PatientID
+    assert not {d.SOPInstanceUID for d in second_study} & {d.SOPInstanceUID for d in study}
 
 
 def test_exam_truth_matches_its_pixels() -> None:
@@ -215,9 +215,9 @@ def test_validator_finds_no_error(study: list[Dataset], tmp_path: Path) -> None:
         path = tmp_path / f"{number}.dcm"
         dataset.save_as(path, enforce_file_format=True)
         run = subprocess.run([dciodvfy, str(path)], capture_output=True, text=True, check=False)
-        told = (run.stdout + run.stderr).splitlines()
-        assert any(line.startswith("US") for line in told), "the validator knew no IOD"
-        assert [line for line in told if line.startswith(("Error", "Abort"))] == []
+        lines = (run.stdout + run.stderr).splitlines()
+        assert any(line.startswith("US") for line in lines), "the validator knew no IOD"
+        assert [line for line in lines if line.startswith(("Error", "Abort"))] == []
 
 
 def test_exams_on_disk_carry_their_truth(tmp_path: Path) -> None:
@@ -237,8 +237,8 @@ def test_command_writes_what_it_says(tmp_path: Path) -> None:
     app.command()(command)
     runner = CliRunner()
     out = tmp_path / "set"
-    done = runner.invoke(app, ["--out", str(out), "--count", "2", "--view", "NT"])
-    assert done.exit_code == 0
+    result = runner.invoke(app, ["--out", str(out), "--count", "2", "--view", "NT"])
+    assert result.exit_code == 0
     samples = json.loads((out / "samples.json").read_text())
     assert [sample["view"] for sample in samples] == ["NT", "NT"]
     assert "Examples" in runner.invoke(app, ["--help"]).output

@@ -1,4 +1,4 @@
-"""Phantoms: repeatable, with true boxes and criteria, and defects that can be seen."""
+"""Phantoms: repeatable, with true boxes and criteria, and visible defects."""
 
 import hashlib
 import subprocess
@@ -41,19 +41,19 @@ def tissue(phantom: Phantom) -> np.ndarray:
 def twin(view: View, seed: int, machine: dict[str, float]) -> tuple[Phantom, Phantom]:
     """The same standard anatomy scanned well, and with other machine settings."""
     for attempt in range(20):
-        made = planning.plan(np.random.default_rng([seed, attempt]), seed, view, ())
-        if made is None:
+        phantom_plan = planning.plan(np.random.default_rng([seed, attempt]), seed, view, ())
+        if phantom_plan is None:
             continue
-        well = render(made)
-        other = render(
+        standard = render(phantom_plan)
+        changed = render(
             replace(
-                made,
-                machine=replace(made.machine, **machine),
+                phantom_plan,
+                machine=replace(phantom_plan.machine, **machine),
                 defects=(Defect.BLURRED,),
             )
         )
-        if well is not None and other is not None:
-            return well, other
+        if standard is not None and changed is not None:
+            return standard, changed
     raise AssertionError("no twin")
 
 
@@ -102,11 +102,11 @@ def test_same_seed_same_phantom_in_another_process() -> None:
 
 
 def test_seeds_share_views_and_quality_evenly() -> None:
-    made = [make(seed) for seed in range(60)]
-    assert {phantom.view for phantom in made} == set(VIEWS)
-    assert 15 <= sum(phantom.standard for phantom in made) <= 45
+    phantoms = [make(seed) for seed in range(60)]
+    assert {phantom.view for phantom in phantoms} == set(VIEWS)
+    assert 15 <= sum(phantom.standard for phantom in phantoms) <= 45
     for view in VIEWS:
-        assert sum(phantom.view is view for phantom in made) >= 5
+        assert sum(phantom.view is view for phantom in phantoms) >= 5
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -155,7 +155,7 @@ def test_each_defect_fails_its_criteria(view: View, defect: Defect) -> None:
 
 
 @pytest.mark.parametrize(
-    ("view", "defect", "gone"),
+    ("view", "defect", "missing_codes"),
     [
         (View.NT, Defect.OFF_AXIS, {"NB", "NA", "F", "PAL"}),
         (View.HEAD, Defect.OFF_AXIS, {"CP1", "CP2"}),
@@ -165,10 +165,12 @@ def test_each_defect_fails_its_criteria(view: View, defect: Defect) -> None:
         (View.ABDOMEN, Defect.OFF_AXIS, {"S", "UC", "UI"}),
     ],
 )
-def test_missing_structures_have_no_box(view: View, defect: Defect, gone: set[str]) -> None:
+def test_missing_structures_have_no_box(
+    view: View, defect: Defect, missing_codes: set[str]
+) -> None:
     for seed in range(3):
         codes = {code for code, _ in make(700 + seed, view, defect=defect).boxes}
-        assert not codes & gone
+        assert not codes & missing_codes
 
 
 def test_choroid_and_nt_structures_go_missing() -> None:
@@ -215,7 +217,7 @@ def test_too_small_is_smaller_than_any_standard() -> None:
 
 
 def test_shadow_darkens_a_band_of_the_anatomy() -> None:
-    seen = 0
+    shadows = 0
     for seed in range(4):
         phantom = make(seed, View.CRL, defect=Defect.SHADOWED)
         if "CRL" not in dict(phantom.boxes):
@@ -223,8 +225,8 @@ def test_shadow_darkens_a_band_of_the_anatomy() -> None:
         x0, y0, x1, y1 = (int(v) for v in dict(phantom.boxes)["CRL"])
         columns = phantom.pixels[y0:y1, x0:x1].mean((0, 2))
         smooth = np.convolve(columns, np.ones(15) / 15, "valid")
-        seen += bool(smooth.min() < 0.5 * np.median(smooth))
-    assert seen >= 3
+        shadows += bool(smooth.min() < 0.5 * np.median(smooth))
+    assert shadows >= 3
 
 
 def test_depth_broadens_speckle_away_from_the_focus() -> None:
