@@ -205,7 +205,7 @@ def _outcomes(table: Sequence[Meaning]) -> str:
         None: "delivered",
         ErrorCode.DELIVERY_RESOURCES: "tried again for ever, with back-off",
         ErrorCode.DELIVERY_FAILED: "tried again, with back-off",
-        ErrorCode.DELIVERY_FORBIDDEN: "tried again for ever, with back-off, until it is mended",
+        ErrorCode.DELIVERY_FORBIDDEN: "tried again for ever, with back-off, until it is fixed",
         ErrorCode.DELIVERY_REFUSED: "not sent again; kept with the reason, for an operator",
     }
     return _table(

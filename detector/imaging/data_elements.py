@@ -307,7 +307,7 @@ class ElementReader:
             fits = long == UNDEFINED_LENGTH or at + 8 + long <= end
             if fits or (vr not in _SHORT and vr not in _LONG):
                 return _Header(tag, None, long, at + 8)
-        stated = self._stated(tag, head, at)
+        stated = self._parse_stated(tag, head, at)
         if stated is not None and (
             stated.is_undefined or stated.end <= end or tag in PIXEL_KEYWORDS
         ):
@@ -320,7 +320,7 @@ class ElementReader:
             return stated
         return next((guess for guess in guesses if guess.end <= end), None)
 
-    def _stated(self, tag: int, head: bytes, at: int) -> _Header | None:
+    def _parse_stated(self, tag: int, head: bytes, at: int) -> _Header | None:
         """The element by its VR; None for a VR that is none."""
         vr = head[4:6]
         if vr in _SHORT:
@@ -354,7 +354,7 @@ class ElementReader:
             return tag in (_ITEM_END, _SEQUENCE_END)
         if tag >> 16 < _FIRST_GROUP or depth == 0:
             return False
-        stated = self._stated(tag, head, at)
+        stated = self._parse_stated(tag, head, at)
         if stated is not None:
             return stated.is_undefined or stated.end <= end or tag in PIXEL_KEYWORDS
         return any(

@@ -209,16 +209,16 @@ class _Stills(Decoding):
         if self._first is None:
             errors: list[QCError] = []
             every = range(1, self.header.frames + 1)
-            self._first = next(self._decoded(every, lambda _, error: errors.append(error)), None)
+            self._first = next(self._decode(every, lambda _, error: errors.append(error)), None)
             if self._first is None:
                 raise errors[0]
         return self._first
 
     def frames(self, numbers: Collection[int], failed: Failed | None = None) -> Iterator[Numbered]:
         self.first()
-        return self._decoded(sorted(numbers), failed)
+        return self._decode(sorted(numbers), failed)
 
-    def _decoded(self, numbers: Collection[int], failed: Failed | None) -> Iterator[Numbered]:
+    def _decode(self, numbers: Collection[int], failed: Failed | None) -> Iterator[Numbered]:
         last_number = 0
         for number in numbers:
             if self._first is not None and number == self._first[0]:
@@ -248,20 +248,20 @@ class _Stills(Decoding):
     def _rgb(self, number: int) -> Pixels:
         layout, stated = self._layout(number)
         if layout.samples >= 3:
-            return self._coloured(number, layout, stated)
-        stored = self._stored(number, layout)
+            return self._read_coloured(number, layout, stated)
+        stored = self._read_stored(number, layout)
         if layout.photometric == _PALETTE:
             if self._palette is None:
                 self._palette = palette_renderer(self.source.dataset, self.source.little_endian)
             return self._palette(stored)
-        signed = self._signed(stored, layout)
+        signed = self._has_signed_values(stored, layout)
         stored = stored if signed == layout.signed else stored.view(np.uint8)
         stored = used_bits(stored, layout.bits, layout.high_bit, signed)
         inverted = layout.photometric == "MONOCHROME1"
         display = self._displays.of_frame(number)
         return grey(stored, display, layout.bits, signed, inverted)
 
-    def _signed(self, stored: Stored, layout: _Layout) -> bool:
+    def _has_signed_values(self, stored: Stored, layout: _Layout) -> bool:
         """Whether values are signed. Eight bits that are called so are believed only where they
         are the smoother picture for it: read falsely, bright tissue wraps to black."""
         if not layout.signed or stored.dtype != np.int8:
@@ -274,16 +274,18 @@ class _Stills(Decoding):
             self._is_signed = bool(as_signed <= as_unsigned)
         return self._is_signed
 
-    def _coloured(self, number: int, layout: _Layout, stated: Colour) -> Pixels:
+    def _read_coloured(self, number: int, layout: _Layout, stated: Colour) -> Pixels:
         planar = layout.planar if self._reading is None else self._reading.planar
-        stored = self._stored(number, replace(layout, planar=planar))
+        stored = self._read_stored(number, replace(layout, planar=planar))
         if self._reading is None:
-            self._reading = self._settle(number, stored, layout, stated)
+            self._reading = self._choose_reading(number, stored, layout, stated)
             if self._reading.planar != planar:
-                stored = self._stored(number, replace(layout, planar=self._reading.planar))
+                stored = self._read_stored(number, replace(layout, planar=self._reading.planar))
         return colour(stored, self._reading.space, _used_depth(stored, layout.bits))
 
-    def _settle(self, number: int, stored: Stored, layout: _Layout, stated: Colour) -> _Reading:
+    def _choose_reading(
+        self, number: int, stored: Stored, layout: _Layout, stated: Colour
+    ) -> _Reading:
         """The reading of a colour picture. Where labels contradict each other, or a picture would
         be coloured nearly everywhere, both readings of the frame are compared: ultrasound is
         mostly grey, and a false reading is not."""
@@ -302,7 +304,7 @@ class _Stills(Decoding):
                 reading = _Reading(alternative, layout.planar, is_doubtful=True)
                 picture, share = candidate, unlike
         if self._has_planes and share > _FEW_COLOURED:
-            turned = self._stored(number, replace(layout, planar=1 - layout.planar))
+            turned = self._read_stored(number, replace(layout, planar=1 - layout.planar))
             candidate = render(turned, reading.space)
             # Planes read as pixels are three small pictures: more coloured, and rougher.
             is_greyer = coloured_share(candidate) < _PLANE_GAIN * share
@@ -316,7 +318,7 @@ class _Stills(Decoding):
         """How the samples of a frame lie, and the colour space of three."""
         raise NotImplementedError
 
-    def _stored(self, number: int, layout: _Layout) -> Stored:
+    def _read_stored(self, number: int, layout: _Layout) -> Stored:
         """The stored values, (rows, columns) or (rows, columns, samples)."""
         raise NotImplementedError
 
@@ -363,14 +365,14 @@ class _Native(_Stills):
                 self._colour = Colour(YBR_FULL, is_contradicted=True)
             if layout.photometric in _MONOCHROME:
                 self._colour = Colour(RGB, is_contradicted=True)
-            if available in _padded(whole(1)) and available < whole(3):
+            if available in _padded_lengths(whole(1)) and available < whole(3):
                 # Just long enough for one sample: a grey picture called a coloured one.
                 layout = replace(layout, samples=1)
         elif layout.samples == 1 and label_space is not None:
             coloured = whole(2) if self._subsampled else whole(3)
-            if available in _padded(coloured):
+            if available in _padded_lengths(coloured):
                 layout = replace(layout, samples=3)
-        if layout.samples == 3 and self._subsampled and available in _padded(whole(1)):
+        if layout.samples == 3 and self._subsampled and available in _padded_lengths(whole(1)):
             layout = replace(layout, samples=1)
         if layout.samples == 1:
             self._subsampled = False
@@ -389,7 +391,7 @@ class _Native(_Stills):
     def _layout(self, number: int) -> tuple[_Layout, Colour]:
         return self._native, self._colour
 
-    def _stored(self, number: int, layout: _Layout) -> Stored:
+    def _read_stored(self, number: int, layout: _Layout) -> Stored:
         # The decoder reads from where the stream stands.
         self.source.stream.seek(self.source.pixels.offset)
         photometric = "YBR_FULL_422" if self._subsampled else _neutral(layout.samples)
@@ -421,7 +423,7 @@ class _Compressed(_Stills):
     def _layout(self, number: int) -> tuple[_Layout, Colour]:
         codestream = self._codestream(number)
         stated = self._stated
-        codestream_header = self._parsed(codestream)
+        codestream_header = self._parse_codestream(codestream)
         if codestream_header is None:
             raise self._failure(number, 0)
         size = self.header.rows, self.header.columns
@@ -459,7 +461,7 @@ class _Compressed(_Stills):
             return replace(layout, photometric=_one_sample(stated.photometric)), Colour(RGB)
         return layout, self._space(codestream, codestream_header)
 
-    def _parsed(self, codestream: bytes) -> Codestream | None:
+    def _parse_codestream(self, codestream: bytes) -> Codestream | None:
         syntax = self.source.transfer_syntax
         if syntax in _JPEG:
             return read_jpeg(codestream)
@@ -488,7 +490,7 @@ class _Compressed(_Stills):
             parts.append(self.source.stream.read(length))
         return b"".join(parts)
 
-    def _stored(self, number: int, layout: _Layout) -> Stored:
+    def _read_stored(self, number: int, layout: _Layout) -> Stored:
         stored = self._array(
             encapsulate([self._codestream(number)], has_bot=False),
             0,
@@ -570,6 +572,6 @@ def _used_depth(stored: Stored, bits: int) -> int:
     return 8 if most < 256 else max(bits, most.bit_length())
 
 
-def _padded(length: int) -> tuple[int, int]:
+def _padded_lengths(length: int) -> tuple[int, int]:
     """A length, and with the byte that makes it even."""
     return length, length + length % 2

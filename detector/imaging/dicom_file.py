@@ -40,12 +40,19 @@ _TEXT_VR = frozenset(
     }
 )
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
-"""Group 0002 or 0008, little or big endian: how a data set without preamble begins."""
+"""A data set without preamble begins with one of these: group 0002 or 0008, either byte order."""
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_ULTRASOUND = frozenset(_STORAGE + last for last in ("3", "3.1", "6", "6.1", "6.2", "6.3"))
+"""Ultrasound (Multi-frame) Image with its retired class, Enhanced US Volume, Photoacoustic."""
+_SECONDARY_CAPTURE = _STORAGE + "7"
+_ULTRASOUND_MODALITIES = frozenset({"US", "IVUS", "PA"})
+_ANY_MODALITIES = frozenset({"", "OT", "SC"})
+"""Captured screens and frames of these modalities may show anything, ultrasound too."""
 
 
 @dataclass(frozen=True, slots=True)
 class DicomFile:
-    """What the header says of the picture, and where its pixel data lie in the stream."""
+    """The header of an opened file, and the position of its pixel data in the stream."""
 
     dataset: Dataset
     transfer_syntax: UID
@@ -59,7 +66,7 @@ class DicomFile:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the file says of itself; the UIDs are None for a plain picture or where absent."""
+    """Identifiers and size of a file's image; UIDs are None for a plain picture or where absent."""
 
     sop_class_uid: str | None
     sop_instance_uid: str | None
@@ -84,7 +91,7 @@ def open_dicom_file(path: Path) -> Iterator[DicomFile]:
 
 
 def image_header(source: DicomFile) -> Header:
-    """Raises QCError NOT_AN_IMAGE without rows and columns."""
+    """Identifiers and size of the image. Raises QCError NOT_AN_IMAGE without rows and columns."""
     dataset = source.dataset
     rows, columns = integer(dataset, "Rows"), integer(dataset, "Columns")
     if not rows or not columns or rows < 0 or columns < 0:
@@ -101,6 +108,21 @@ def image_header(source: DicomFile) -> Header:
         # A count of nothing in an object that has a picture says nothing (PS3.3 C.7.6.6).
         max(1, frames or 1),
     )
+
+
+def is_ultrasound(dataset: Dataset) -> bool:
+    """Whether the object shows ultrasound by its SOP class, else by its modality.
+
+    A Secondary Capture counts as ultrasound unless its modality names another kind of picture.
+    """
+    sop_class = text(dataset, "SOPClassUID") or ""
+    modality = (text(dataset, "Modality") or "").upper()
+    if sop_class in _ULTRASOUND:
+        return True
+    is_capture = sop_class == _SECONDARY_CAPTURE or sop_class.startswith(f"{_SECONDARY_CAPTURE}.")
+    if is_capture or not sop_class.startswith(_STORAGE):
+        return modality in _ULTRASOUND_MODALITIES or modality in _ANY_MODALITIES
+    return modality in _ULTRASOUND_MODALITIES
 
 
 def integer(dataset: Dataset, keyword: str) -> int | None:

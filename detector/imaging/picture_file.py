@@ -48,9 +48,9 @@ def read_picture(path: Path) -> Pixels:
     """
     with _open(path) as image:
         try:
-            turned = _turned(image)
+            turned = _apply_orientation(image)
             if turned.mode in _DEEP:
-                return _stretched(np.asarray(turned, np.float64))
+                return _stretch(np.asarray(turned, np.float64))
             return np.array(turned.convert("RGB"), np.uint8)
         except (OSError, ValueError, SyntaxError) as error:
             truncated = "truncated" in str(error)
@@ -68,7 +68,7 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _turned(image: Image.Image) -> Image.Image:
+def _apply_orientation(image: Image.Image) -> Image.Image:
     """The picture as it is to be shown: a phone or a scanner may store it sideways."""
     image.load()
     orientation = _orientation(image)
@@ -90,7 +90,7 @@ def _open(path: Path) -> Iterator[Image.Image]:
         yield image
 
 
-def _stretched(grey: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> Pixels:
+def _stretch(grey: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> Pixels:
     low, high = float(grey.min()), float(grey.max())
     unit = (grey - low) / (high - low) if high > low else np.zeros_like(grey)
     return np.repeat(np.rint(unit * 255).astype(np.uint8)[..., None], 3, axis=-1)

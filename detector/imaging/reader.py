@@ -17,12 +17,12 @@ from detector.imaging.dicom_file import (
     Header,
     image_header,
     is_dicom,
+    is_ultrasound,
     open_dicom_file,
     text,
 )
 from detector.imaging.picture_file import is_picture, picture_size, read_picture
 from detector.imaging.regions import estimated_region, tissue_regions
-from detector.imaging.ultrasound import is_ultrasound
 
 MIN_SIDE = 32
 """Pixels; a smaller picture shows no anatomy."""
@@ -89,7 +89,7 @@ def read_frames(
     with open_dicom_file(path) as source:
         header = image_header(source)
         _check_size(header.rows, header.columns, max_pixels)
-        chosen = _chosen(numbers, header.frames)
+        chosen = _select_numbers(numbers, header.frames)
         regions = tissue_regions(source.dataset, header.rows, header.columns)
         simulated = text(source.dataset, "Manufacturer") == SIMULATOR
         foreign = () if is_ultrasound(source.dataset) else (Flag.NOT_ULTRASOUND,)
@@ -155,7 +155,7 @@ def _picture_frames(
     path: Path, numbers: Collection[int] | None, max_pixels: int
 ) -> Iterator[Frame]:
     _check_size(*picture_size(path), max_pixels)
-    for number in _chosen(numbers, 1):
+    for number in _select_numbers(numbers, 1):
         pixels = read_picture(path)
         yield Frame(number, pixels, (estimated_region(pixels),))
 
@@ -167,7 +167,7 @@ def _check_size(rows: int, columns: int, max_pixels: int) -> None:
         raise QCError(ErrorCode.TOO_SMALL, f"{columns} x {rows} pixels, at least {MIN_SIDE} a side")
 
 
-def _chosen(numbers: Collection[int] | None, count: int) -> Collection[int]:
+def _select_numbers(numbers: Collection[int] | None, count: int) -> Collection[int]:
     if count < 1:
         raise QCError(ErrorCode.NO_FRAMES, "the object has no frames")
     if numbers is None:

@@ -71,9 +71,9 @@ class YoloDetector:
             mirrored = bool(description.get("mirrored", False))
             architecture = yaml.safe_load((folder / ARCHITECTURE).read_text(encoding="utf-8"))
             weights = load_file(folder / WEIGHTS)
-            _check(labels, size)
+            _check_labels(labels, size)
             network = build_network(architecture, len(labels))
-            network.load_state_dict({name: _widened(t) for name, t in weights.items()})
+            network.load_state_dict({name: _to_float(t) for name, t in weights.items()})
         except (
             *(ValueError, TypeError, KeyError, AttributeError, RuntimeError),
             *(yaml.YAMLError, SafetensorError),
@@ -181,14 +181,14 @@ def save_detector(
 
     `network` is an unfused DetectionModel. Raises ValueError on labels or a size it cannot have.
     """
-    _check(tuple(labels), size)
+    _check_labels(tuple(labels), size)
     folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = dict(network.yaml)  # type: ignore[arg-type]
     content.pop("yaml_file", None)
     (folder / ARCHITECTURE).write_text(
         yaml.safe_dump(content, sort_keys=False, default_flow_style=None), encoding="utf-8"
     )
-    save_file({k: _narrowed(v) for k, v in network.state_dict().items()}, folder / WEIGHTS)
+    save_file({k: _to_half(v) for k, v in network.state_dict().items()}, folder / WEIGHTS)
     description = {"labels": list(labels), "size": size, "confidence": confidence}
     if mirrored:
         description["mirrored"] = True
@@ -255,7 +255,7 @@ def _best_of_final(output: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     return output[..., :4].gather(1, row.unsqueeze(-1).expand(-1, -1, 4)), scores
 
 
-def _check(labels: tuple[str, ...], size: int) -> None:
+def _check_labels(labels: tuple[str, ...], size: int) -> None:
     unknown = [label for label in labels if label not in BY_CODE]
     if unknown or not labels or len(set(labels)) != len(labels):
         raise ValueError(f"labels {list(labels)} must be distinct codes of the vocabulary")
@@ -276,14 +276,14 @@ def _code(name: str, labels: Mapping[str, str]) -> str:
     )
 
 
-def _narrowed(tensor: Tensor) -> Tensor:
+def _to_half(tensor: Tensor) -> Tensor:
     """Float16 where that loses no value to infinity; integers stay."""
     tensor = tensor.detach().cpu().contiguous()
     half = tensor.half() if tensor.is_floating_point() else tensor
     return half if bool(half.isfinite().all()) else tensor
 
 
-def _widened(tensor: Tensor) -> Tensor:
+def _to_float(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 

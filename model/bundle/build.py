@@ -91,7 +91,7 @@ def _write_describer(source: Path, folder: Path, trust: bool) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         for path in (*source.glob("*.json"), *source.glob("merges.txt")):
             _copy(path, Path(scratch) / path.name)
-        weights = _unpickled(source / _PICKLED_BIOGPT)
+        weights = _unpickle(source / _PICKLED_BIOGPT)
         # Tied tensors share memory, which safetensors refuses.
         save_file(
             {key: tensor.clone() for key, tensor in weights.items()},
@@ -149,12 +149,12 @@ def _state(source: Path, trust: bool) -> dict[str, Tensor]:
         except (OSError, SafetensorError) as error:
             raise _mismatch(f"{source.name} cannot be read as safetensors") from error
     _require_trust(source, trust)
-    content = _unpickled(source)
+    content = _unpickle(source)
     state = content.get("model_state_dict", content)
     return {key: value for key, value in state.items() if isinstance(value, Tensor)}
 
 
-def _unpickled(source: Path) -> dict[str, Any]:
+def _unpickle(source: Path) -> dict[str, Any]:
     """The content of a trusted pickle; free code is run only where tensors alone do not do."""
     try:
         content = torch.load(source, map_location="cpu", weights_only=True)

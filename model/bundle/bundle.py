@@ -76,9 +76,9 @@ class Bundle:
         hash, manifest, link, or weights that are not finite; one line, with the fix.
         """
         path = locate(path_or_name)
-        content = _content(path)
-        manifest = _parsed(content)
-        for problem in _problems(path, manifest):
+        content = _read_manifest(path)
+        manifest = _parse_manifest(content)
+        for problem in _find_problems(path, manifest):
             raise problem
         return cls(
             path,
@@ -167,17 +167,17 @@ def locate(path_or_name: str | Path) -> Path:
 
 def read_model_id(path_or_name: str | Path) -> str:
     """SHA-256 of the bundle's manifest, without reading anything else; raises QCError."""
-    return hashlib.sha256(_content(locate(path_or_name))).hexdigest()
+    return hashlib.sha256(_read_manifest(locate(path_or_name))).hexdigest()
 
 
 def verify(path_or_name: str | Path) -> list[str]:
     """Everything wrong with a bundle's manifest and files, a line each; empty if nothing is."""
     path = locate(path_or_name)
     try:
-        manifest = _parsed(_content(path))
+        manifest = _parse_manifest(_read_manifest(path))
     except QCError as error:
         return [error.message]
-    problems = [problem.message for problem in _problems(path, manifest)]
+    problems = [problem.message for problem in _find_problems(path, manifest)]
     return problems or [problem.message for problem in _unusable_facts(manifest)]
 
 
@@ -216,7 +216,7 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> str:
     content = (
         json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     ).encode()
-    for problem in _problems(folder, _parsed(content), hashed=False):
+    for problem in _find_problems(folder, _parse_manifest(content), hashed=False):
         raise problem
     partial = folder / f".{MANIFEST}.partial"
     partial.write_bytes(content)
@@ -238,7 +238,7 @@ def _shipped_folder() -> Path:
     return Path(str(resources.files("model"))) / "bundles"
 
 
-def _content(path: Path) -> bytes:
+def _read_manifest(path: Path) -> bytes:
     manifest = path / MANIFEST
     try:
         facts = manifest.lstat()
@@ -253,7 +253,7 @@ def _content(path: Path) -> bytes:
         ) from error
 
 
-def _parsed(content: bytes) -> dict[str, Any]:
+def _parse_manifest(content: bytes) -> dict[str, Any]:
     try:
         manifest = json.loads(content, parse_constant=_refuse_constant)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -291,7 +291,9 @@ def _refuse_constant(constant: str) -> float:
     raise ValueError(f"{constant} is no number")
 
 
-def _problems(folder: Path, manifest: Mapping[str, Any], hashed: bool = True) -> Iterator[QCError]:
+def _find_problems(
+    folder: Path, manifest: Mapping[str, Any], hashed: bool = True
+) -> Iterator[QCError]:
     """An error for each fault of the files; with `hashed` False none is hashed."""
     modes = _modes(folder)
     strange = {name for name, mode in modes.items() if not stat.S_ISREG(mode)}

@@ -88,7 +88,7 @@ class Sonogram:
         None if far outside: then the field of view was not recognised (dark or shadowed edges).
         """
         rows, columns = self.grey.shape
-        x0, y0, x1, y1 = clip(self._scaled(box), columns, rows)
+        x0, y0, x1, y1 = clip(self._scale(box), columns, rows)
         x, y = (x0 + x1) / 2, (y0 + y1) / 2
         distances = [
             cv2.pointPolygonTest(self.hull, point, True)
@@ -112,12 +112,12 @@ class Sonogram:
         ]
         return max(darknesses) if darknesses else None
 
-    def _scaled(self, box: Box) -> Box:
+    def _scale(self, box: Box) -> Box:
         x0, y0, x1, y1 = box
         return (self.scale * x0, self.scale * y0, self.scale * x1, self.scale * y1)
 
     def _darkest_beam(self, box: Box, apex_height: float) -> float | None:
-        x0, y0, x1, y1 = self._scaled(box)
+        x0, y0, x1, y1 = self._scale(box)
         rows, columns = self.grey.shape
         apex_x, apex_y = columns / 2, -apex_height * rows
         middle = (y0 + y1) / 2 - apex_y

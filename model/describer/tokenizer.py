@@ -72,10 +72,10 @@ def train(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return _renumbered(tokenizer)
+    return _renumber(tokenizer)
 
 
-def _renumbered(tokenizer: Tokenizer) -> Tokenizer:
+def _renumber(tokenizer: Tokenizer) -> Tokenizer:
     """The same subwords under ids that depend on the texts alone: the trainer numbers the letters
     that end words in an order that changes from run to run."""
     merges = [(left, right) for left, right in json.loads(tokenizer.to_str())["model"]["merges"]]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from detector.errors import ErrorCode, QCError
-from model.spatialclip.network import SpatialClip, SpatialClipConfig, extended
+from model.spatialclip.network import SpatialClip, SpatialClipConfig, extend_positions
 
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 _SPATIAL = "trimodal_clip.spatial_encoder."
@@ -75,7 +75,7 @@ def load_checkpoint(model: SpatialClip, state_dict: Mapping[str, Tensor]) -> Loa
     own = model.state_dict()
     ignored = tuple(key for key in state_dict if key.endswith(".position_ids"))
     weights = {key: tensor.float() for key, tensor in state_dict.items() if key not in ignored}
-    weights, renamed = _renamed(weights, own)
+    weights, renamed = _match_spatial_names(weights, own)
     resized = _resize(weights, own)
     missing = tuple(key for key in own if key not in weights)
     lacking = [key for key in missing if not key.startswith(_OPTIONAL)]
@@ -101,13 +101,13 @@ def _resize(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
         weights[key] = (
             torch.cat((theirs, ours[len(theirs) :].to(theirs)))
             if key == _LABELS
-            else extended(theirs, len(ours))
+            else extend_positions(theirs, len(ours))
         )
         resized.append(f"{key}: {len(theirs)} -> {len(ours)} rows")
     return resized
 
 
-def _renamed(
+def _match_spatial_names(
     weights: dict[str, Tensor], own: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The spatial encoder's tensors under our names, if each has exactly one counterpart."""

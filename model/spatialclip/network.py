@@ -356,14 +356,14 @@ def extend_text_positions(clip: Any, positions: int = TEXT_POSITIONS, seed: int 
     New ones are the last one plus N(0, 0.02), as published. A model that has enough is untouched.
     """
     embeddings = clip.text_model.embeddings
-    weight = extended(embeddings.position_embedding.weight.data, positions, seed)
+    weight = extend_positions(embeddings.position_embedding.weight.data, positions, seed)
     embeddings.position_embedding = nn.Embedding(len(weight), weight.shape[1], _weight=weight)
     embeddings.position_ids = torch.arange(len(weight), device=weight.device).expand((1, -1))
     for config in (clip.config.text_config, clip.text_model.config):
         config.max_position_embeddings = len(weight)
 
 
-def extended(weight: Tensor, positions: int, seed: int = 0) -> Tensor:
+def extend_positions(weight: Tensor, positions: int, seed: int = 0) -> Tensor:
     """(n, d) position embeddings with rows appended up to `positions`: the last one plus noise."""
     more = positions - len(weight)
     if more <= 0:

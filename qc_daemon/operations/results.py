@@ -158,12 +158,12 @@ def finding_row(finding: Mapping[str, Any]) -> dict[str, Any]:
     return row | {
         "frame": finding["frame"],
         "view": finding["view"]["code"],
-        "view_probability": _rounded(finding["view"]["probability"]),
+        "view_probability": _round(finding["view"]["probability"]),
         "verdict": finding["quality"]["label"],
-        "probability": _rounded(finding["quality"]["probability"]),
-        "gate_image": _rounded(finding["gates"]["image"]),
-        "gate_text": _rounded(finding["gates"]["text"]),
-        "gate_spatial": _rounded(finding["gates"]["spatial"]),
+        "probability": _round(finding["quality"]["probability"]),
+        "gate_image": _round(finding["gates"]["image"]),
+        "gate_text": _round(finding["gates"]["text"]),
+        "gate_spatial": _round(finding["gates"]["spatial"]),
         "not_met": [
             criterion["code"].removeprefix("CRIT-")
             for criterion in finding["criteria"]
@@ -173,7 +173,7 @@ def finding_row(finding: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _rounded(value: float | None) -> float | None:
+def _round(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 

@@ -111,7 +111,7 @@ def find_measurements(report: Dataset) -> list[FetalMeasurement]:
             if (parent, fetus, _CROWN_RUMP_LENGTH) not in by_group:
                 continue
             name = GA_BY_CRL
-        for item in _preferred(items):
+        for item in _select_readings(items):
             measured = _measurement(item, fetus, name)
             if measured is not None:
                 unique_measurements[measured] = None
@@ -142,7 +142,7 @@ def _fetus(item: Dataset) -> str | None:
     return value[:_MAX_FETUS].replace("\0", "").strip() if value else None
 
 
-def _preferred(items: list[Dataset]) -> list[Dataset]:
+def _select_readings(items: list[Dataset]) -> list[Dataset]:
     """Of several readings of one value the selected (TID 300 row 8), else the mean, else all."""
     selected = [item for item in items if _property(item, _SELECTION_STATUS)]
     means = [item for item in items if _property(item, _DERIVATION) in _MEANS]

@@ -141,7 +141,7 @@ def _prepare(spool: Spool) -> None:
         raise QCError(
             ErrorCode.STORAGE,
             f"the spool {spool.root} cannot be written: {(error.strerror or 'error').lower()};"
-            " mend it or set store.spool",
+            " correct that or set store.spool",
         ) from error
 
 

@@ -234,23 +234,25 @@ def _heading(findings: Sequence[Finding], revision: int, width: int) -> Iterator
         (words.DISCLAIMER, _REGULAR, GREY),
         (f"Models: {words.models_line(bundle)}", _SMALL, GREY),
     ):
-        yield from _wrapped(text, size, width, colour)
+        yield from _wrap_lines(text, size, width, colour)
 
 
 def _lines(entry: PageFinding) -> Iterator[_Line]:
     """The lines below the verdict."""
     judgement = entry.finding.judgement
     if Flag.OTHER_PATIENT_IN_STUDY in judgement.flags:
-        yield from _wrapped(words.OTHER_PATIENT, _REGULAR, _COLUMN, AMBER)
-    yield from _wrapped(words.view_line(judgement, translations(ENGLISH)), _REGULAR, _COLUMN, WHITE)
+        yield from _wrap_lines(words.OTHER_PATIENT, _REGULAR, _COLUMN, AMBER)
+    yield from _wrap_lines(
+        words.view_line(judgement, translations(ENGLISH)), _REGULAR, _COLUMN, WHITE
+    )
     for fault in words.faults(judgement):
         fix = f" → {fault.fix}" if fault.fix else ""
-        yield from _wrapped(f"× {fault.words}{fix}", _REGULAR, _COLUMN, AMBER)
+        yield from _wrap_lines(f"× {fault.words}{fix}", _REGULAR, _COLUMN, AMBER)
     unchecked = ", ".join(words.unchecked(judgement))
     if unchecked:
-        yield from _wrapped(f"{words.CANNOT_TELL}: {unchecked}", _SMALL, _COLUMN, GREY)
+        yield from _wrap_lines(f"{words.CANNOT_TELL}: {unchecked}", _SMALL, _COLUMN, GREY)
     uid = entry.finding.sop_instance_uid or ""
-    yield from _wrapped(f"Image UID …{uid[-12:]}", _SMALL, _COLUMN, GREY)
+    yield from _wrap_lines(f"Image UID …{uid[-12:]}", _SMALL, _COLUMN, GREY)
 
 
 def _tag(canvas: ImageDraw.ImageDraw, entry: PageFinding, x: int, y: int) -> None:
@@ -287,5 +289,5 @@ def _write(canvas: ImageDraw.ImageDraw, lines: Iterable[_Line], x: int, y: int) 
         y += line.height
 
 
-def _wrapped(text: str, size: int, width: int, colour: Colour) -> Iterator[_Line]:
+def _wrap_lines(text: str, size: int, width: int, colour: Colour) -> Iterator[_Line]:
     return (_Line(line, size, colour) for line in wrap_text(text, load_font(size), width))

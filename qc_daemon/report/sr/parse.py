@@ -132,16 +132,18 @@ def _judgement(group: Dataset, detections: tuple[Detection, ...]) -> Judgement:
     return Judgement(
         region_index=int(_number(group, codes.REGION)),
         region_bbox=(x0, y0, x1, y1),
-        view=_key_of_code(codes.VIEWS, _coded(_one(group, codes.VIEW))),
+        view=_key_of_code(codes.VIEWS, _coded_value(_one(group, codes.VIEW))),
         view_probability=_number(group, codes.VIEW_PROBABILITY),
-        quality=_key_of_code(codes.QUALITIES, _coded(_one(group, codes.QUALITY))),
+        quality=_key_of_code(codes.QUALITIES, _coded_value(_one(group, codes.QUALITY))),
         probability=_number_or_none(group, codes.PROBABILITY),
         raw_probability=_number_or_none(group, codes.RAW_PROBABILITY),
         gates=(image, text, spatial),
         detections=detections,
         description=_description(group),
         criteria=tuple(_criteria(group)),
-        flags=tuple(_key_of_code(codes.FLAGS, _coded(item)) for item in _items(group, codes.FLAG)),
+        flags=tuple(
+            _key_of_code(codes.FLAGS, _coded_value(item)) for item in _items(group, codes.FLAG)
+        ),
     )
 
 
@@ -160,10 +162,10 @@ def _criteria(group: Dataset) -> Iterator[Criterion]:
             unit = str(basis.TextValue)
         evidence = tuple(_text(item, codes.READ_FROM).split()) or tuple(
             # As reports of earlier versions have it.
-            _key_of_code(codes.LABEL_CODES, _coded(basis))
+            _key_of_code(codes.LABEL_CODES, _coded_value(basis))
             for basis in _items(item, codes.EVIDENCE)
         )
-        yield Criterion(code, _key_of_code(codes.MET, _coded(item)), value, unit, evidence)
+        yield Criterion(code, _key_of_code(codes.MET, _coded_value(item)), value, unit, evidence)
 
 
 def _detection(group: Dataset) -> Detection:
@@ -172,7 +174,7 @@ def _detection(group: Dataset) -> Detection:
     if region.GraphicType != "POLYLINE" or len(corners) != 10 or corners[:2] != corners[-2:]:
         raise ValueError("a box that is no closed polygon of four corners")
     box: Box = (corners[0], corners[1], corners[4], corners[5])
-    label: str = _key_of_code(codes.LABEL_CODES, _coded(_one(group, codes.FINDING)))
+    label: str = _key_of_code(codes.LABEL_CODES, _coded_value(_one(group, codes.FINDING)))
     return Detection(label, box, _number(group, codes.CONFIDENCE))
 
 
@@ -183,7 +185,7 @@ def _bundle(group: Dataset) -> BundleId:
         model_id=_text(group, codes.ALGORITHM_PARAMETERS).removeprefix(MODEL_ID),
         # Reports of earlier versions say nothing: their models were not meant for it.
         clinical_use=any(
-            _key_of_code(codes.MET, _coded(i)) for i in _items(group, codes.CLINICAL_USE)
+            _key_of_code(codes.MET, _coded_value(i)) for i in _items(group, codes.CLINICAL_USE)
         ),
     )
 
@@ -211,7 +213,7 @@ def _has_code(item: Dataset, code: Code) -> bool:
     )
 
 
-def _coded(item: Dataset) -> Dataset:
+def _coded_value(item: Dataset) -> Dataset:
     coded: Dataset = item.ConceptCodeSequence[0]
     return coded
 

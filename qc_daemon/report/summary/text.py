@@ -128,7 +128,7 @@ def _tasks(summary: ExamSummary, t: NullTranslations) -> Iterator[str]:
         views = [_name(row, t) for row in summary.rows if row.status is status]
         if views:
             yield sentence.format(views="; ".join(views))
-    yield from _omitted(summary, t)
+    yield from _omission_sentences(summary, t)
     if all(row.status is ViewStatus.STANDARD for row in summary.rows):
         best = [row.best for row in summary.rows if row.best is not None]
         if any(words.unchecked(image.finding.judgement) for image in best):
@@ -139,7 +139,7 @@ def _tasks(summary: ExamSummary, t: NullTranslations) -> Iterator[str]:
             yield t.gettext("Nothing to do: every view is there and standard.")
 
 
-def _omitted(summary: ExamSummary, t: NullTranslations) -> Iterator[str]:
+def _omission_sentences(summary: ExamSummary, t: NullTranslations) -> Iterator[str]:
     """Sentences on objects that could not be judged or reported, one a reason."""
     by_reason: dict[str, int] = {}
     for code, count in summary.omitted:
