@@ -1,4 +1,4 @@
-"""Nothing phones home: what our libraries must be told before they are imported.
+"""Switches off the network access of our libraries; it must run before they are imported.
 
 Read at import by ultralytics (online check by DNS, analytics, crash reports, package installs,
 `eval` of model files) and by huggingface_hub (downloads, telemetry).

@@ -1,4 +1,4 @@
-"""From a logit to a probability that means what it says, and how well it does.
+"""Calibration: from a logit to a probability, and how far that is from observed frequencies.
 
 `Calibration` has a map for all views, and for each view with enough samples one of its own: a
 `Scaling` (temperature and bias), or an `Isotonic` one where that was chosen. The calibration error
@@ -45,17 +45,18 @@ class Scaling:
             raise ValueError(f"bias {self.bias} is not finite")
 
     def probability(self, logits: npt.ArrayLike) -> Floats:
-        """Elementwise, 0..1."""
+        """The calibrated probability of each logit, 0..1, in the same shape."""
         return np.asarray(expit(self.log_odds_of(logits)), float)
 
     def log_odds_of(self, logits: npt.ArrayLike) -> Floats:
-        """Elementwise, unlike the probability without an end."""
+        """The calibrated log odds of each logit, unbounded, in the same shape."""
         return np.asarray(logits, float) / self.temperature + self.bias
 
     @classmethod
     def fit(cls, logits: npt.ArrayLike, labels: npt.ArrayLike, *, bias: bool = True) -> Self:
-        """By least negative log-likelihood; raises ValueError on samples of one class or that are
-        not finite.
+        """Fit by least negative log-likelihood.
+
+        Raises ValueError on samples of one class or that are not finite.
 
         The targets are not quite 0 and 1, the less so the fewer samples a class has. Else samples
         that can almost be separated would have a slope near infinity, and a new one on the wrong
@@ -108,11 +109,11 @@ class Isotonic:
                 raise ValueError("an isotonic calibration must be finite and rise")
 
     def probability(self, logits: npt.ArrayLike) -> Floats:
-        """Elementwise, 0..1."""
+        """The calibrated probability of each logit, 0..1, in the same shape."""
         return np.asarray(expit(self.log_odds_of(logits)), float)
 
     def log_odds_of(self, logits: npt.ArrayLike) -> Floats:
-        """Elementwise, unlike the probability without an end."""
+        """The calibrated log odds of each logit, unbounded, in the same shape."""
         z = np.asarray(logits, float)
         inside = np.clip(z, self.logits[0], self.logits[-1])
         beyond = (z - inside) / self.scaling.temperature
@@ -120,7 +121,7 @@ class Isotonic:
 
     @classmethod
     def fit(cls, logits: npt.ArrayLike, labels: npt.ArrayLike) -> Self:
-        """Raises ValueError on samples of one class or that are not finite."""
+        """Fit on logits and labels. Raises ValueError on one class or what is not finite."""
         z, y = _checked_samples(logits, labels)
         pool = np.unique(IsotonicRegression().fit_transform(z, y), return_inverse=True)[1]
         size = np.bincount(pool).astype(float)
@@ -137,7 +138,7 @@ class Isotonic:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The map of all views, and those of views that have their own."""
+    """The calibration of all views, and those of views that have their own."""
 
     common: Scaling | Isotonic = field(default_factory=Scaling)
     views: Mapping[View, Scaling | Isotonic] = field(default_factory=dict)
@@ -167,7 +168,7 @@ class Calibration:
         bias: bool = True,
         least_per_class: int = _LEAST_PER_CLASS,
     ) -> Self:
-        """Scalings, by least negative log-likelihood on samples that were not trained on.
+        """Fit scalings by least negative log-likelihood on samples that were not trained on.
 
         A view gets its own scaling if it has `least_per_class` samples of both classes.
         Raises ValueError on samples of one class or that are not finite.
@@ -183,7 +184,7 @@ class Calibration:
         return cls(common, own)
 
     def to_json(self) -> dict[str, Any]:
-        """An isotonic map has its scaling beside it: readers of scalings alone read it too."""
+        """The JSON form; an isotonic map has its scaling with it, for readers of scalings."""
         return _map_to_json(self.common) | {
             "views": {view.value: _map_to_json(own) for view, own in self.views.items()}
         }
@@ -271,7 +272,7 @@ def _map_from_json(data: Mapping[str, Any]) -> Scaling | Isotonic:
 
 
 def _checked_samples(logits: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """Both as arrays; raises ValueError on what no calibration can be fitted to."""
+    """Logits and labels as arrays; raises ValueError on what no calibration can be fitted to."""
     z, y = np.asarray(logits, float), np.asarray(labels, float)
     if z.shape != y.shape or z.ndim != 1:
         raise ValueError(f"{z.shape} logits for {y.shape} labels")

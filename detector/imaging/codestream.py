@@ -1,4 +1,4 @@
-"""What a codestream says of itself: size, components, precision, and its colour space.
+"""Reads size, components, precision and colour space from the markers of a codestream.
 
 The header often contradicts it; the codestream decides (PS3.5 8.2). Converting colours twice, or
 not at all, gives false ones. Marker segments: ITU-T T.81 B.1.1.3, T.87 C.1, T.800 A.2; the APP14
@@ -27,10 +27,7 @@ class Colour:
 
 @dataclass(frozen=True, slots=True)
 class Codestream:
-    """What a frame's codestream states.
-
-    `space` is what its markers say of the colours, None where they say nothing.
-    """
+    """What a frame's codestream states; `space` is None where its markers name no colour space."""
 
     rows: int
     columns: int
@@ -47,7 +44,8 @@ def header_space(photometric: str | None) -> str | None:
 
 
 def resolve_colour(declared_space: str | None, photometric: str | None, otherwise: str) -> Colour:
-    """The codestream's word, else the header's, else the usual; told where the two disagree."""
+    """The codestream's colour space, else the header's, else `otherwise`, and whether the first two
+    contradict each other."""
     label_space = header_space(photometric)
     disagree = (
         declared_space is not None and label_space is not None and declared_space != label_space

@@ -1,4 +1,4 @@
-"""The elements of a data set (PS3.5 section 7), read so that one odd element hides no other.
+"""Reads the elements of a data set (PS3.5 section 7) so that one odd element hides no other.
 
 A parser that trusts every header loses the picture behind an element of an unknown value
 representation, and one that trusts the order of the tags loses what stands behind the pixel data.
@@ -25,7 +25,7 @@ PIXEL_KEYWORDS = {
     0x7FE00010: "PixelData",
 }
 MAX_VALUE_BYTES = 64 * 2**20
-"""A longer value says nothing of how a picture is shown; it is passed over."""
+"""Longer values are skipped: no element that describes a picture has one."""
 
 _SHORT = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
@@ -94,7 +94,8 @@ class ElementReader:
         self._size = stream.seek(0, io.SEEK_END)
 
     def data_set(self, start: int, implicit: bool) -> tuple[Dataset, PixelElement | None]:
-        """What the data set at `start` says of its picture, and where its pixel data lie.
+        """The elements of the data set at `start` that describe its picture, and the position of
+        its pixel data.
 
         Elements may stand in any order, also behind the pixel data; what stands before them
         counts more. Raises ValueError for a sequence that is none.
@@ -163,7 +164,7 @@ class ElementReader:
         return at, dataset
 
     def _is_implicit(self, start: int, stated: bool) -> bool:
-        """Whether elements carry no VR, whatever the transfer syntax says of that."""
+        """Whether elements have no VR, by their bytes, whatever the transfer syntax says."""
         head = self._read(start, 8)
         if head[4:6] in _SHORT or head[4:6] in _LONG:
             return False
@@ -181,7 +182,7 @@ class ElementReader:
         return True
 
     def _is_element(self, header: _Header, implicit: bool) -> bool:
-        """Whether this is an element, and not rubbish behind the pixel data."""
+        """Whether this is an element and not trailing bytes behind the pixel data."""
         if header.is_undefined:
             return header.tag in _SEQUENCES
         is_known = dictionary_has_tag(header.tag) if implicit else header.vr is not None
@@ -330,7 +331,7 @@ class ElementReader:
         return None
 
     def _guesses(self, tag: int, head: bytes, at: int) -> list[_Header]:
-        """What an element of unknown VR can be, likeliest first."""
+        """The possible headers of an element of unknown VR, likeliest first."""
         short = _Header(tag, None, self._u16.unpack(head[6:8])[0], at + 8)
         implicit = _Header(tag, None, self._u32.unpack(head[4:8])[0], at + 8)
         if len(head) < 12:

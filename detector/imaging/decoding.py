@@ -1,8 +1,8 @@
-"""Decoding the frames of an opened DICOM image, one at a time, to RGB.
+"""Decodes the frames of an opened DICOM image, one at a time, to RGB.
 
-pydicom yields the stored values; what their colours mean is settled here, once, so that nothing is
-converted twice. What the header says of samples, bits and colours is checked against the
-codestream or the length of the data, which know better.
+pydicom decodes the stored values; their colour space is resolved here, once, so that nothing is
+converted twice. The header's samples, bits and colours are checked against the codestream or the
+length of the data, which are more reliable.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -76,7 +76,7 @@ _JPEG = (
 )
 _JPEG_2000 = (JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K)
 _PLUGIN = dict.fromkeys((*_JPEG, *_JPEG_2000, RLELossless), "pylibjpeg")
-"""The one decoder of each compressed syntax: another could give other pixels, and another hash."""
+"""The plugin that decodes each compressed syntax; another one could give another pixel hash."""
 
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 _PALETTE = "PALETTE COLOR"
@@ -85,20 +85,21 @@ _SUBSAMPLED = ("YBR_FULL_422", "YBR_PARTIAL_422")
 _ALLOCATED = (1, 8, 16, 32, 64)
 
 _MOSTLY = 0.5
-"""Coloured over more than this part, a picture is hardly ultrasound as its labels mean it."""
+"""A picture that is coloured over more than this part probably has a wrong colour space."""
 _MARGIN = 0.2
-"""By so much less coloured must another reading be to be preferred where labels contradict."""
+"""Another colour space is preferred if its coloured part is smaller by more than this."""
 _FEW_COLOURED, _PLANE_GAIN = 0.05, 0.3
-"""Another order of the samples is asked for above the first, and preferred below this part."""
+"""Another sample order is tried if more than the first part is coloured, and preferred if it leaves
+less than the second part of that."""
 
 Numbered = tuple[int, Pixels]
 Failed = Callable[[int, QCError], None]
-"""Told of a frame that cannot be decoded while others can."""
+"""Called with number and error of a frame that cannot be decoded while others can."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How the samples of a stored frame lie, and what they mean."""
+    """The samples of a stored frame: number, photometric interpretation, bits, sign, order."""
 
     samples: int
     photometric: str | None
@@ -111,7 +112,8 @@ class _Layout:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """Space and sample order of a colour picture; `is_doubtful` where labels did not settle it."""
+    """Colour space and sample order of a picture; `is_doubtful` where they contradict the header's
+    labels."""
 
     space: str
     planar: int
@@ -146,7 +148,7 @@ class Decoding:
 
     @property
     def flags(self) -> tuple[Flag, ...]:
-        """What a reader should know of how the pixels were read; complete after `first`."""
+        """Doubts on how the pixels were read; complete after `first`."""
         return ()
 
     def first(self) -> Numbered:
@@ -154,14 +156,14 @@ class Decoding:
         return next(self.frames({1}))
 
     def frames(self, numbers: Collection[int], failed: Failed | None = None) -> Iterator[Numbered]:
-        """Number and RGB of the frames, ascending. A frame that cannot be decoded is told to
-        `failed`, or raises a QCError where there is no such function."""
+        """Number and RGB of the frames, ascending. A frame that cannot be decoded is passed to
+        `failed`; without that function it raises a QCError."""
         raise NotImplementedError
 
 
 class _Video(Decoding):
     def frames(self, numbers: Collection[int], failed: Failed | None = None) -> Iterator[Numbered]:
-        """A video's header often miscounts its frames: the stream's end is believed."""
+        """Frames up to the end of the stream: a video's header often miscounts them."""
         header, source = self.header, self.source
         last = max(numbers)
         count = 0
@@ -204,8 +206,8 @@ class _Stills(Decoding):
         return tuple(flags)
 
     def first(self) -> Numbered:
-        """Its reading settles that of all frames, so that a frame is the same whichever others
-        are asked for with it."""
+        """The first frame; its colour space and sample order are used for all frames, so that a
+        frame does not depend on the others that are decoded with it."""
         if self._first is None:
             errors: list[QCError] = []
             every = range(1, self.header.frames + 1)
@@ -262,8 +264,8 @@ class _Stills(Decoding):
         return grey(stored, display, layout.bits, signed, inverted)
 
     def _has_signed_values(self, stored: Stored, layout: _Layout) -> bool:
-        """Whether values are signed. Eight bits that are called so are believed only where they
-        are the smoother picture for it: read falsely, bright tissue wraps to black."""
+        """Whether values are signed. Eight-bit values labelled signed are so only if that gives the
+        smoother picture: read wrongly, bright tissue wraps to black."""
         if not layout.signed or stored.dtype != np.int8:
             return layout.signed
         if self._is_signed is None:
@@ -523,7 +525,7 @@ def _spans(source: DicomFile) -> tuple[Span, ...]:
 
 
 def _stated_layout(source: DicomFile) -> _Layout:
-    """What the header says, with what is missing or impossible filled in."""
+    """The header's layout, with defaults for missing or impossible values."""
     dataset = source.dataset
     photometric = text(dataset, "PhotometricInterpretation")
     photometric = photometric.upper() if photometric else None
@@ -551,7 +553,7 @@ def _stated_layout(source: DicomFile) -> _Layout:
 
 
 def _one_sample(photometric: str | None) -> str:
-    """What a single sample can mean: a label of colours cannot be true of it."""
+    """The photometric interpretation of a single sample, which cannot be a colour space."""
     if photometric == _PALETTE or photometric in _MONOCHROME:
         return photometric
     if photometric is None or header_space(photometric):
@@ -560,12 +562,12 @@ def _one_sample(photometric: str | None) -> str:
 
 
 def _neutral(samples: int) -> str:
-    """A photometric interpretation of which the decoder converts nothing."""
+    """A photometric interpretation for which the decoder converts no colours."""
     return "RGB" if samples >= 3 else "MONOCHROME2"
 
 
 def _used_depth(stored: Stored, bits: int) -> int:
-    """The bits of a colour sample; a stated depth that the values do not fit is not believed."""
+    """The bits of a colour sample; a stated depth that the values exceed is ignored."""
     if stored.dtype.itemsize == 1:
         return 8
     most = int(stored.max(initial=0))

@@ -1,4 +1,4 @@
-"""The fragments of encapsulated pixel data, and which of them make up a frame (PS3.5 A.4)."""
+"""Finds the fragments of encapsulated pixel data, and those of each frame (PS3.5 A.4)."""
 
 import io
 import struct
@@ -20,7 +20,7 @@ _STARTS = (
 )
 _MAX_RLE_SEGMENTS = 15
 _LONGEST_LONE_TABLE = 1024
-"""Bytes of a Basic Offset Table with no fragment behind it; a single item with more is one."""
+"""A single item with more bytes is a fragment; with fewer it may be a lone Basic Offset Table."""
 _RLE_HEADER_BYTES = 64
 
 

@@ -1,4 +1,4 @@
-"""Plain picture files: PNG, JPEG, BMP and TIFF."""
+"""Reads plain picture files: PNG, JPEG, BMP and TIFF."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""How each EXIF orientation is undone (CIPA DC-008 4.6.5.2)."""
+"""The operation that undoes each EXIF orientation (CIPA DC-008 4.6.5.2)."""
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "F")
 
 

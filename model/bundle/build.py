@@ -103,7 +103,7 @@ def _write_describer(source: Path, folder: Path, trust: bool) -> None:
 def _write_spatialclip(
     source: Path, folder: Path, trust: bool, clip: Path | None
 ) -> tuple[SpatialClip, list[str]]:
-    """The saved model and what a reader should know of its weights."""
+    """Write SpatialCLIP; returns the saved model and notes on its weights."""
     notes: list[str] = []
     if source.is_dir() and (source / checkpoint.WEIGHTS).is_file():
         model, words = checkpoint.load_spatialclip(source), source
@@ -142,7 +142,7 @@ def _write_tokenizer(source: Path, folder: Path, model: SpatialClip) -> None:
 
 
 def _state(source: Path, trust: bool) -> dict[str, Tensor]:
-    """A checkpoint's state dict; training state beside it is left out."""
+    """A checkpoint's state dict; other training state in it is ignored."""
     if source.suffix == ".safetensors":
         try:
             return dict(load_file(source))
@@ -155,7 +155,7 @@ def _state(source: Path, trust: bool) -> dict[str, Tensor]:
 
 
 def _unpickle(source: Path) -> dict[str, Any]:
-    """The content of a trusted pickle; free code is run only where tensors alone do not do."""
+    """The content of a trusted pickle; arbitrary code runs only if loading tensors alone fails."""
     try:
         content = torch.load(source, map_location="cpu", weights_only=True)
     except Exception:  # a foreign pickle can fail in any way

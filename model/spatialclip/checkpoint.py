@@ -1,4 +1,4 @@
-"""SpatialCLIP to and from disk: our folder, and checkpoints in the layout of the published code."""
+"""Saves and loads SpatialCLIP: our folder, and checkpoints in the layout of the published code."""
 
 import json
 import re
@@ -23,8 +23,8 @@ _OPTIONAL = ("view_head.", "missing_tokens")
 
 
 class LoadReport(NamedTuple):
-    """missing: kept their initial values; unexpected: left out; resized: "name: from -> to rows";
-    renamed: "theirs -> ours"."""
+    """The tensors of a load that did not match exactly. missing: kept their initial values;
+    unexpected: ignored; resized: "name: from -> to rows"; renamed: "theirs -> ours"."""
 
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]

@@ -28,7 +28,9 @@ _SCALE_RANGE = (1.0, 50.0)
 
 @dataclass(frozen=True, slots=True)
 class SpatialClipConfig:
-    """Sizes; `clip` is a transformers CLIPConfig as a dictionary. Defaults are the published.
+    """The sizes of the model. `clip` is a transformers CLIPConfig as a dictionary.
+
+    Defaults are the published sizes.
 
     `stem` names a timm network whose features replace CLIP's patches of 32 pixels; empty: none.
     `pooled`: their average over the picture joins the image feature past CLIP's blocks too.
@@ -322,7 +324,7 @@ class SpatialClip(nn.Module):
         return self.missing_tokens.device
 
     def with_stem(self, *, pooled: bool, mirrored: bool) -> "SpatialClip":
-        """The same network with these settings of its stem; what is pooled anew says nothing yet.
+        """The same network with these settings of its stem; a new pooling projection is zero.
 
         Raises ValueError without a stem.
         """
