@@ -60,15 +60,15 @@ def authority(tmp_path: Path) -> Authority:
 
 
 @pytest.mark.parametrize(
-    ("days", "healthy", "said"),
+    ("days", "healthy", "message"),
     [(400, True, "399 days"), (8, True, "7 days; renew it soon"), (-1, False, "expired on")],
 )
 def test_the_check_names_the_certificate_s_end(
-    authority: Authority, days: int, healthy: bool, said: str
+    authority: Authority, days: int, healthy: bool, message: str
 ) -> None:
     result = check("certificate", tls=tls(authority, days))
     assert result.is_healthy is healthy
-    assert said in result.message
+    assert message in result.message
 
 
 def test_an_unusable_certificate_fails_the_check(authority: Authority) -> None:

@@ -133,7 +133,7 @@ def test_approvals_are_removed(config: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("add", "US1", "--address", "10.0.0.0/99"), "--address 10.0.0.0/99"),
         (("add", "US1", "--address", "host"), "--address host"),
@@ -146,13 +146,15 @@ def test_approvals_are_removed(config: Path) -> None:
         (("list", "--format", "xml"), "--format xml"),
     ],
 )
-def test_wrong_usage_is_one_clear_line(config: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_wrong_usage_is_one_clear_line(
+    config: Path, arguments: tuple[str, ...], message: str
+) -> None:
     # A peer of the settings whose certificate is another than it showed.
     refuse(config, "FIXED", "10.9.1.1", SHOWN)
     before = listed(config)
     result = peer(config, *arguments)
     assert isinstance(result.exception, UsageError)
-    assert said in str(result.exception)
+    assert message in str(result.exception)
     assert "\n" not in str(result.exception)
     assert listed(config) == before
 

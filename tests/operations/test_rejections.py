@@ -238,16 +238,16 @@ def test_it_may_be_rejected_again_and_no_note_overtakes_another(config: Path) ->
     refused(confirm(config), QCError, "rejected already")
     assert [row["state"] for row in listed(config)] == ["retracted", "rejected"]
     assert len({note.SOPInstanceUID for _, note in notes(config)}) == 3
-    sent = []
+    delivery_order = []
     with Store(load(config).store.url).begin() as session:
         for _ in range(3):
             job = jobs.claim(session, [JobKind.DELIVER], "w", datetime.now(UTC), 300)
             assert job is not None
             # Until this one is sent no other may be.
             assert jobs.claim(session, [JobKind.DELIVER], "w", datetime.now(UTC), 300) is None
-            sent.append(job.id)
+            delivery_order.append(job.id)
             jobs.finish(session, job, datetime.now(UTC))
-    assert sent == sorted(sent)
+    assert delivery_order == sorted(delivery_order)
 
 
 @pytest.mark.parametrize(

@@ -194,8 +194,8 @@ def test_a_superseded_revision_counts_once(site: Site) -> None:
         ("1", "true"),
         ("2", "false"),
     ]
-    told = [each for each in site.findings() if each["sop_instance_uid"] == STILL]
-    assert [each["superseded"] for each in told] == [True, False]
+    of_object = [each for each in site.findings() if each["sop_instance_uid"] == STILL]
+    assert [each["superseded"] for each in of_object] == [True, False]
     assert len(site.findings("--current", "--best-frames")) == 3
 
 
@@ -209,8 +209,8 @@ def test_an_error_that_a_later_content_fixed_is_superseded(site: Site) -> None:
 def test_an_object_scored_and_then_refused_has_both_rows(site: Site) -> None:
     with site.session() as session:
         quarantine_scored(session, 2, ErrorCode.REPORT_INVALID, "no Series Instance UID", site.now)
-    told = [each for each in site.findings() if each["sop_instance_uid"] == CINE]
-    assert [each.get("frame") for each in told] == [1, 5, 9, None]
+    of_object = [each for each in site.findings() if each["sop_instance_uid"] == CINE]
+    assert [each.get("frame") for each in of_object] == [1, 5, 9, None]
     rows = [row for row in site.rows() if row["sop_instance_uid"] == CINE]
     assert [(row["frame"], row["error_code"]) for row in rows] == [
         ("9", ""),

@@ -25,7 +25,7 @@ runner = CliRunner()
 
 def picture() -> Dataset:
     """A grey still."""
-    made = Dataset()
+    dataset = Dataset()
     elements = {
         "SOPClassUID": "1.2.840.10008.5.1.4.1.1.6.1",
         "SOPInstanceUID": "1.2.826.0.1.3680043.10.1.1",
@@ -45,13 +45,13 @@ def picture() -> Dataset:
         "PixelData": np.full((120, 160), 90, np.uint8).tobytes(),
     }
     for keyword, value in elements.items():
-        setattr(made, keyword, value)
-    return made
+        setattr(dataset, keyword, value)
+    return dataset
 
 
 @pytest.fixture
 def scored_exam(tmp_path: Path) -> Iterator[ScoredExam]:
-    made = ScoredExam(tmp_path, ["sr"])
+    scored = ScoredExam(tmp_path, ["sr"])
     header = picture()
     judgement = Judgement(
         region_index=0,
@@ -68,7 +68,7 @@ def scored_exam(tmp_path: Path) -> Iterator[ScoredExam]:
         flags=(),
     )
     bundle = BundleId("default", "1.0", "ab" * 32)
-    made.receive(
+    scored.receive(
         header,
         Finding(
             judgement=judgement,
@@ -84,8 +84,8 @@ def scored_exam(tmp_path: Path) -> Iterator[ScoredExam]:
     (tmp_path / "qc.toml").write_text(
         f'[store]\nurl = "sqlite:///{tmp_path / "qc.db"}"\nspool = "."\n[report]\nlanguage = "de"\n'
     )
-    yield made
-    made.store.close()
+    yield scored
+    scored.store.close()
 
 
 def say(tmp_path: Path, out: str, *options: str) -> Result:

@@ -47,12 +47,14 @@ def test_a_valid_report_holds_the_findings(
     # As scoring has them: with the path, which is not told.
     findings = [replace(a_finding(source, frame=n), source=str(path)) for n in (1, 3)]
     ReportWriter(sr=tmp_path / "out" / "sr")(path, findings, never)
-    (made,) = (tmp_path / "out" / "sr").iterdir()
-    assert dciodvfy(made) == []
-    assert "Comprehensive 3D SR Document" in dsrdump(made)
-    assert parse_findings(made.read_bytes()) == [a_finding(source, frame=frame) for frame in (1, 3)]
-    assert made.name == f"{dcmread(made).SOPInstanceUID}.dcm"
-    assert path.name not in str(dcmread(made))
+    (written,) = (tmp_path / "out" / "sr").iterdir()
+    assert dciodvfy(written) == []
+    assert "Comprehensive 3D SR Document" in dsrdump(written)
+    assert parse_findings(written.read_bytes()) == [
+        a_finding(source, frame=frame) for frame in (1, 3)
+    ]
+    assert written.name == f"{dcmread(written).SOPInstanceUID}.dcm"
+    assert path.name not in str(dcmread(written))
 
 
 def test_names_follow_from_the_whole_file_and_are_not_the_services(
@@ -84,8 +86,8 @@ def test_overlays_show_the_best_of_each_view(
     write = ReportWriter(overlay=tmp_path / "overlays")
     write(path, findings, black)
     write(path, findings, black)
-    (made,) = (tmp_path / "overlays").iterdir()
-    assert dcmread(made).SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
+    (written,) = (tmp_path / "overlays").iterdir()
+    assert dcmread(written).SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
 
 
 def test_a_plain_picture_has_no_report(tmp_path: Path, a_source: Make, a_finding: Make) -> None:

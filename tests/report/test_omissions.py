@@ -40,9 +40,9 @@ GOOD = tuple(f"1.2.826.0.1.3680043.10.1.1.{n}" for n in (1, 2, 3))
 
 @pytest.fixture
 def scored_exam(tmp_path: Path) -> Iterator[ScoredExam]:
-    made = ScoredExam(tmp_path, ["sr", "overlay", "key-objects", "pdf"])
-    yield made
-    made.store.close()
+    scored = ScoredExam(tmp_path, ["sr", "overlay", "key-objects", "pdf"])
+    yield scored
+    scored.store.close()
 
 
 def delete(path: Path) -> None:
@@ -51,9 +51,9 @@ def delete(path: Path) -> None:
 
 def other_object(path: Path) -> None:
     """The file of another object lies in its place."""
-    other = dcmread(path)
-    other.SOPInstanceUID = "1.2.3.4.5"
-    other.save_as(path)
+    changed = dcmread(path)
+    changed.SOPInstanceUID = "1.2.3.4.5"
+    changed.save_as(path)
 
 
 def empty(path: Path) -> None:
@@ -102,8 +102,8 @@ def test_one_bad_object_is_omitted_and_the_others_reported(
             if damage is not None:
                 damage(path)
         else:
-            made = us_header(SOPInstanceUID=uid, InstanceNumber=number)
-            scored_exam.receive(made, a_finding(SourceInstance.of(made, "")))
+            good = us_header(SOPInstanceUID=uid, InstanceNumber=number)
+            scored_exam.receive(good, a_finding(SourceInstance.of(good, "")))
     scored_exam.close()
     with capture_logs() as log:
         assert scored_exam.report()
@@ -149,9 +149,9 @@ def test_a_file_altered_after_it_was_received_is_omitted(
     def find_then_alter(facts: RevisionFacts) -> Path:
         path = find(facts)
         if facts.sop_instance_uid == BAD:
-            other = dcmread(path)
-            other.PatientName = "SOMEONE^ELSE"
-            other.save_as(path)
+            changed = dcmread(path)
+            changed.PatientName = "SOMEONE^ELSE"
+            changed.save_as(path)
         return path
 
     assert scored_exam.report(originals=find_then_alter)

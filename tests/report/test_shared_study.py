@@ -29,12 +29,12 @@ runner = CliRunner()
 
 @pytest.fixture
 def scored_exam(tmp_path: Path) -> Iterator[ScoredExam]:
-    made = ScoredExam(tmp_path, ["sr", "pdf"])
+    scored = ScoredExam(tmp_path, ["sr", "pdf"])
     (tmp_path / "qc.toml").write_text(
         f'[store]\nurl = "sqlite:///{tmp_path / "qc.db"}"\nspool = "."\n'
     )
-    yield made
-    made.store.close()
+    yield scored
+    scored.store.close()
 
 
 @pytest.fixture
@@ -60,12 +60,12 @@ def arrive(scored_exam: ScoredExam, us_header: Make, a_finding: Make) -> Make:
 
 def reports(scored_exam: ScoredExam) -> dict[str, list[Any]]:
     """The reports of each patient, oldest first."""
-    made: dict[str, list[Any]] = {}
+    by_patient: dict[str, list[Any]] = {}
     for each in scored_exam.sent():
         if each.kind == "sr":
             report = dcmread(BytesIO(each.payload or b""))
-            made.setdefault(str(report.PatientID), []).append(report)
-    return made
+            by_patient.setdefault(str(report.PatientID), []).append(report)
+    return by_patient
 
 
 def is_flagged(report: Any) -> bool:
@@ -84,12 +84,12 @@ def test_report_of_each_says_so_the_earlier_one_by_an_amendment(
     scored_exam.close()
     while scored_exam.report():
         pass
-    made = reports(scored_exam)
-    assert [is_flagged(each) for each in made["RIGHT"]] == [False, True]
-    assert [is_flagged(each) for each in made["WRONG"]] == [True]
+    new_reports = reports(scored_exam)
+    assert [is_flagged(each) for each in new_reports["RIGHT"]] == [False, True]
+    assert [is_flagged(each) for each in new_reports["WRONG"]] == [True]
     # No word of the other patient.
-    assert "WRONG" not in str(made["RIGHT"][1])
-    assert "RIGHT" not in str(made["WRONG"][0])
+    assert "WRONG" not in str(new_reports["RIGHT"][1])
+    assert "RIGHT" not in str(new_reports["WRONG"][0])
     # Said once: nothing more comes of it.
     arrive("WRONG", "1.2.3.3")
     scored_exam.close()
@@ -139,15 +139,15 @@ def test_the_summary_needs_the_patient_and_shows_no_other(
     assert "--exam 2 (1 objects" in message
     assert "RIGHT" not in message
     assert not out.exists()
-    for options, shown, other in (
+    for options, visible, hidden in (
         (("--study", STUDY, "--exam", "1"), "RIGHT", "WRONG"),
         (("--exam", "2"), "WRONG", "RIGHT"),
         (("--study", STUDY, "--patient", "RIGHT"), "RIGHT", "WRONG"),
     ):
         assert runner.invoke(app, ["summary", *options, *config]).exit_code == 0
         page = out.read_text(encoding="utf-8")
-        assert shown in page
-        assert other not in page
+        assert visible in page
+        assert hidden not in page
         assert "Images of another patient stand under the same study" in page
     for options in (
         ("--study", STUDY, "--exam", "9"),

@@ -31,9 +31,9 @@ MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3.1"
 
 @pytest.fixture
 def scored_exam(tmp_path: Path) -> Iterator[ScoredExam]:
-    made = ScoredExam(tmp_path, ["sr", "overlay"])
-    yield made
-    made.store.close()
+    dataset = ScoredExam(tmp_path, ["sr", "overlay"])
+    yield dataset
+    dataset.store.close()
 
 
 def test_exam_becomes_a_summary_in_the_chosen_language(
@@ -48,11 +48,11 @@ def test_exam_becomes_a_summary_in_the_chosen_language(
     sr, pdf = scored_exam.sent()
     assert (sr.kind, pdf.kind) == ("sr", "pdf")
     assert pdf.payload is not None
-    made = dcmread(BytesIO(pdf.payload))
-    assert made.SOPInstanceUID == pdf.sop_instance_uid
-    assert made.DocumentTitle == "Ultraschall-Bildqualität: Übersicht der Untersuchung"
+    dataset = dcmread(BytesIO(pdf.payload))
+    assert dataset.SOPInstanceUID == pdf.sop_instance_uid
+    assert dataset.DocumentTitle == "Ultraschall-Bildqualität: Übersicht der Untersuchung"
     document = tmp_path / "summary.pdf"
-    document.write_bytes(made.EncapsulatedDocument[: made.EncapsulatedDocumentLength])
+    document.write_bytes(dataset.EncapsulatedDocument[: dataset.EncapsulatedDocumentLength])
     page_text = text(document)
     assert "Fehlt,nochaufzunehmen:Scheitel-Steiß-Länge." in page_text
     assert "BessereBildergewünscht:Nackentransparenz,median-sagittal." in page_text
@@ -105,10 +105,10 @@ def test_report_goes_out_before_its_pictures_and_once(
     scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
     scored_exam.close()
 
-    def away(_path: Path, _numbers: Sequence[int]) -> Iterator[Frame]:
+    def without_archive(_path: Path, _numbers: Sequence[int]) -> Iterator[Frame]:
         raise QCError(ErrorCode.SPOOL_MISSING, "the spool is away")
 
-    assert scored_exam.report(away)
+    assert scored_exam.report(without_archive)
     (first,) = scored_exam.sent()
     assert first.kind == "sr"
     scored_exam.now += timedelta(hours=2)
@@ -169,10 +169,10 @@ def test_the_machine_s_measurements_are_reported(
     assert scored_exam.report()
     payload = scored_exam.sent()[0].payload
     assert payload is not None
-    (told,) = parse_machine_reports(payload)
-    assert told.values == (MachineValue("A", "NT", 1.4, "mm"),)
-    assert told.reference.sop_instance_uid == "1.2.3.88"
-    assert told.reference.sop_class_uid == machine.SOPClassUID
+    (reported,) = parse_machine_reports(payload)
+    assert reported.values == (MachineValue("A", "NT", 1.4, "mm"),)
+    assert reported.reference.sop_instance_uid == "1.2.3.88"
+    assert reported.reference.sop_class_uid == machine.SOPClassUID
 
 
 def test_frames_are_not_decoded_where_no_one_wants_overlays(
@@ -359,9 +359,9 @@ def test_images_needing_attention_get_key_objects_beside_the_report(
     assert scored_exam.report()
     sr, selection = scored_exam.sent()
     assert (sr.kind, selection.kind) == ("sr", "key-objects")
-    made = dcmread(BytesIO(selection.payload or b""))
-    assert made.SOPInstanceUID == selection.sop_instance_uid
-    image = made.ContentSequence[-1].ReferencedSOPSequence[0]
+    dataset = dcmread(BytesIO(selection.payload or b""))
+    assert dataset.SOPInstanceUID == selection.sop_instance_uid
+    image = dataset.ContentSequence[-1].ReferencedSOPSequence[0]
     assert image.ReferencedSOPInstanceUID == bad.SOPInstanceUID
     late = us_header(SOPInstanceUID="1.2.3.78")
     scored_exam.receive(late, a_finding(SourceInstance.of(late, "")))

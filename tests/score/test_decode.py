@@ -365,9 +365,9 @@ def test_flipped_bytes_give_frames_or_a_reason(
 
 
 @given(st.integers(1, 500), st.integers(0, 500))
-def test_spread(count: int, wanted: int) -> None:
-    numbers = spread_frames(count, wanted)
-    assert len(numbers) == (min(wanted, count) or count)
+def test_spread(count: int, number_of_frames: int) -> None:
+    numbers = spread_frames(count, number_of_frames)
+    assert len(numbers) == (min(number_of_frames, count) or count)
     assert list(numbers) == sorted(set(numbers))
     assert numbers[0] >= 1
     assert numbers[-1] <= count

@@ -79,11 +79,11 @@ def scored(folder: Path, pictures: list[Path], ways: tuple[str, ...]) -> dict[tu
             wrapped(pixels, how).save_as(file, enforce_file_format=True)
     command = [sys.executable, "-P", "-m", "qc_daemon", "score", str(folder), "--format", "jsonl"]
     process = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[tuple[str, str], Any] = {}
+    findings: dict[tuple[str, str], Any] = {}
     for line in map(json.loads, process.stdout.splitlines()):
         name, how, _ = Path(line["source"]).name.split(".")
-        found.setdefault((name, how), []).append(line)
-    return found
+        findings.setdefault((name, how), []).append(line)
+    return findings
 
 
 def pictures(shared_data: Path, every: int) -> list[Path]:
@@ -101,12 +101,12 @@ def apart(one: dict[str, Any], second: dict[str, Any]) -> float:
 
 def test_wraps_that_lose_nothing_change_nothing(shared_data: Path, tmp_path: Path) -> None:
     chosen = pictures(shared_data, 200)
-    found = scored(tmp_path, chosen, LOSSLESS)
-    assert len(found) == len(chosen) * (1 + len(LOSSLESS))
+    findings = scored(tmp_path, chosen, LOSSLESS)
+    assert len(findings) == len(chosen) * (1 + len(LOSSLESS))
     for path in chosen:
-        (png,) = found[path.stem, "png"]
+        (png,) = findings[path.stem, "png"]
         for how in LOSSLESS:
-            frames = found[path.stem, how]
+            frames = findings[path.stem, how]
             assert len(frames) == (2 if how == "cine" else 1)
             for frame in frames:
                 assert frame["view"]["code"] == png["view"]["code"]
@@ -118,7 +118,7 @@ def test_wraps_that_lose_nothing_change_nothing(shared_data: Path, tmp_path: Pat
 @pytest.mark.parametrize("how", ["ybr", "jpeg"])
 def test_lossy_wraps_change_little(how: str, shared_data: Path, tmp_path: Path) -> None:
     chosen = pictures(shared_data, 5)
-    found = scored(tmp_path, chosen, (how,))
-    gaps = [apart(found[p.stem, "png"][0], found[p.stem, how][0]) for p in chosen]
+    findings = scored(tmp_path, chosen, (how,))
+    gaps = [apart(findings[p.stem, "png"][0], findings[p.stem, how][0]) for p in chosen]
     print(f"{how}: 95th percentile {np.quantile(gaps, 0.95):.4f}, largest {max(gaps):.4f}")
     assert np.quantile(gaps, 0.95) <= 0.02

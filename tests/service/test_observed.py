@@ -42,9 +42,9 @@ timeout = 20
 
 @pytest.fixture
 def pacs() -> Iterator[Pacs]:
-    made = Pacs().start()
-    yield made
-    made.stop()
+    running = Pacs().start()
+    yield running
+    running.stop()
 
 
 @pytest.fixture
@@ -53,9 +53,9 @@ def service(tmp_path: Path, pacs: Pacs) -> Iterator[Service]:
     orphan.parent.mkdir(parents=True)
     orphan.write_bytes(b"of a service that was killed")
     os.utime(orphan, (1e9, 1e9))
-    made = Service(tmp_path, SETTINGS.format(pacs=pacs.port)).start()
-    yield made
-    made.end()
+    running = Service(tmp_path, SETTINGS.format(pacs=pacs.port)).start()
+    yield running
+    running.end()
 
 
 def get(service: Service, path: str) -> tuple[int, str]:

@@ -62,8 +62,8 @@ def ended(tmp_path: Path, how: str) -> tuple[int, str, list[dict[str, object]], 
     [("start", "RuntimeError: no such driver"), ("code", "the disk is away")],
 )
 def test_a_role_that_cannot_start_says_why(tmp_path: Path, how: str, reason: str) -> None:
-    status, left, lines, ready = ended(tmp_path, how)
-    assert (status, left, ready) == (1, reason, 0.0)
+    status, written, lines, ready = ended(tmp_path, how)
+    assert (status, written, ready) == (1, reason, 0.0)
     (line,) = lines
     assert (line["event"], line["level"], line["reason"]) == ("failed", "critical", reason)
 

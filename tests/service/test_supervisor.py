@@ -53,21 +53,21 @@ timeout = 20
 
 @pytest.fixture
 def pacs() -> Iterator[Pacs]:
-    made = Pacs()
-    yield made
-    made.stop()
+    running = Pacs()
+    yield running
+    running.stop()
 
 
 @pytest.fixture
 def make(tmp_path: Path, pacs: Pacs) -> Iterator[Callable[..., Service]]:
-    made: list[Service] = []
+    services: list[Service] = []
 
     def make_(port: int = 0, **options: object) -> Service:
-        made.append(Service(tmp_path, SETTINGS.format(port=port, pacs=pacs.port), **options))
-        return made[-1]
+        services.append(Service(tmp_path, SETTINGS.format(port=port, pacs=pacs.port), **options))
+        return services[-1]
 
     yield make_
-    for service in made:
+    for service in services:
         service.end()
 
 
@@ -105,10 +105,10 @@ def test_receiver_killed_inside_an_association_loses_nothing(make: Callable[...,
     def send() -> None:
         while not killed.is_set():
             # pynetdicom raises where the association ends between the look and the send.
-            with association(port) as made, contextlib.suppress(RuntimeError):
-                while made.is_established:
+            with association(port) as opened, contextlib.suppress(RuntimeError):
+                while opened.is_established:
                     dataset = ultrasound(pixels=os.urandom(256))
-                    status = made.send_c_store(dataset)
+                    status = opened.send_c_store(dataset)
                     if "Status" in status and status.Status == 0x0000:
                         acknowledged.append(dataset.SOPInstanceUID)
 
@@ -185,17 +185,17 @@ def test_one_receiver_from_start_to_stop(make: Callable[..., Service]) -> None:
     service = make(roles=("receive",), environment={"QC_DAEMON_RECEIVE__AE_TITLE": "OTHER"})
     service.start()
     # The environment wins over the file, in the child too.
-    with association(service.port, called="QCDAEMON") as made:
-        assert made.is_rejected
-    with association(service.port, called="OTHER") as made:
-        assert made.send_c_store(ultrasound()).Status == 0x0000
+    with association(service.port, called="QCDAEMON") as opened:
+        assert opened.is_rejected
+    with association(service.port, called="OTHER") as opened:
+        assert opened.send_c_store(ultrasound()).Status == 0x0000
         mapped = Path(f"/proc/{service.pid('receive')}/maps").read_text()
         assert "sqlite" in mapped
         assert "torch" not in mapped
         # Asked to stop, it lets the association finish.
         assert service.process is not None
         service.process.send_signal(signal.SIGTERM)
-        assert made.send_c_store(ultrasound()).Status == 0x0000
+        assert opened.send_c_store(ultrasound()).Status == 0x0000
     assert service.wait() == 0
     assert not running(service.pid("receive"))
     assert len(rows(service, Instance.id)) == 2
@@ -238,11 +238,11 @@ TRAP = "from pathlib import Path; Path(__file__).with_suffix('.imported').touch(
 
 def traps(folder: Path) -> Path:
     """A folder whose modules tell that they were imported."""
-    made = folder / "traps"
-    made.mkdir()
+    trap_folder = folder / "traps"
+    trap_folder.mkdir()
     for name in ("detector", "model", "training", "qc_daemon", "migrations", "json", "struct"):
-        (made / f"{name}.py").write_text(TRAP)
-    return made
+        (trap_folder / f"{name}.py").write_text(TRAP)
+    return trap_folder
 
 
 def test_port_in_use_is_one_line_and_status_2(make: Callable[..., Service]) -> None:

@@ -132,8 +132,8 @@ def test_a_valid_element_behind_one_that_says_nothing(write_dicom: Write) -> Non
         {"WindowCenter": ["abc", "2048"], "WindowWidth": ["1", "4096"]},
         {"RescaleSlope": None, "RescaleIntercept": "0", **window},
     ):
-        found = grey(write_elements(write_dicom(DEEP, "MONOCHROME2"), **elements))
-        assert np.abs(found - expected).max() <= 1, elements
+        pixels = grey(write_elements(write_dicom(DEEP, "MONOCHROME2"), **elements))
+        assert np.abs(pixels - expected).max() <= 1, elements
 
 
 @pytest.mark.parametrize("syntax", NATIVE)

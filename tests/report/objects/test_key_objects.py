@@ -60,18 +60,18 @@ def title(document: Dataset) -> tuple[str, str]:
 
 
 def modifiers(document: Dataset) -> list[tuple[str, str]]:
-    found = []
+    codes_used = []
     for item in document.ContentSequence:
         if item.RelationshipType == "HAS CONCEPT MOD":
             assert item.ConceptNameCodeSequence[0].CodeValue == "113011"
             code = item.ConceptCodeSequence[0]
-            found.append((code.CodeValue, code.CodingSchemeDesignator))
-    return found
+            codes_used.append((code.CodeValue, code.CodingSchemeDesignator))
+    return codes_used
 
 
 def references(document: Dataset) -> list[tuple[str, Any]]:
     """SOP Instance UID and frames of each key object."""
-    found = []
+    codes_used = []
     for item in document.ContentSequence:
         if item.ValueType in ("IMAGE", "COMPOSITE", "WAVEFORM"):
             assert item.RelationshipType == "CONTAINS"
@@ -79,8 +79,8 @@ def references(document: Dataset) -> list[tuple[str, Any]]:
             frames = reference.get("ReferencedFrameNumber")
             # TID 2010 names no purpose of reference.
             assert "ConceptNameCodeSequence" not in item
-            found.append((str(reference.ReferencedSOPInstanceUID), frames))
-    return found
+            codes_used.append((str(reference.ReferencedSOPInstanceUID), frames))
+    return codes_used
 
 
 def evidence(document: Dataset) -> list[tuple[str, str, str, str]]:

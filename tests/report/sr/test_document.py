@@ -54,19 +54,19 @@ def walk(item: Dataset) -> list[Dataset]:
 
 def values_of(dataset: Dataset, code: str) -> list[str]:
     """Coded values (or numbers) of the content items with this concept name."""
-    found = []
+    items = []
     for item in walk(dataset):
         name = item.get("ConceptNameCodeSequence")
         if name and name[0].CodeValue == code:
             coded = item.get("ConceptCodeSequence")
-            found.append(coded[0].CodeValue if coded else item.MeasuredValueSequence[0])
-    return found
+            items.append(coded[0].CodeValue if coded else item.MeasuredValueSequence[0])
+    return items
 
 
-def assert_same(read: list[Finding], told: list[Finding]) -> None:
+def assert_same(parsed: list[Finding], reported: list[Finding]) -> None:
     """Equal but for what FL and UT cannot carry."""
-    assert len(read) == len(told)
-    for got, want in zip(read, told, strict=True):
+    assert len(parsed) == len(reported)
+    for got, want in zip(parsed, reported, strict=True):
         boxes = [d.bbox for d in got.judgement.detections]
         expected = [d.bbox for d in want.judgement.detections]
         np.testing.assert_allclose(
@@ -240,8 +240,8 @@ def test_same_content_same_bytes(a_source: Make, a_finding: Make) -> None:
     second = build(revision=2)
     assert second.SOPInstanceUID != build().SOPInstanceUID
     assert second.SeriesInstanceUID == build().SeriesInstanceUID
-    other = report([a_source("bb" * 32)], [a_finding(source)])
-    assert other.SOPInstanceUID != build().SOPInstanceUID
+    another = report([a_source("bb" * 32)], [a_finding(source)])
+    assert another.SOPInstanceUID != build().SOPInstanceUID
     assert re.fullmatch(r"2\.25\.[1-9]\d{1,38}", build().SOPInstanceUID)
 
 
@@ -310,7 +310,7 @@ def test_each_criterion_cites_its_standard(a_source: Make, a_finding: Make) -> N
                 cited[view, rule.code] = (authority.TextValue, rule.source)
     assert ("NT", "CRIT-NT") in cited
     assert ("CRL", "CRIT-GAIN") in cited
-    assert all(told == written for told, written in cited.values())
+    assert all(reported == written for reported, written in cited.values())
     # A criterion of another view has no source in this one's guideline.
     (foreign,) = named(groups[3], "CRIT-NASAL")
     assert not named(foreign, "111051")
@@ -429,8 +429,8 @@ def test_a_fetus_is_named_without_control_characters(a_source: Make, a_finding: 
         source, MachineValue("\aA", "CRL", 62.5, "mm"), MachineValue("\a", "CRL", 60.0, "mm")
     )
     document = report([source], [a_finding(source)], measured=[odd])
-    (told,) = parse_machine_reports(to_bytes(document))
-    assert [value.fetus for value in told.values] == ["A", None]
+    (reported,) = parse_machine_reports(to_bytes(document))
+    assert [value.fetus for value in reported.values] == ["A", None]
 
 
 def test_a_measurement_without_code_or_value_is_refused(a_source: Make, a_finding: Make) -> None:
@@ -448,10 +448,10 @@ def test_highdicom_reads_the_groups(tmp_path: Path, a_source: Make, a_finding: M
     source = a_source()
     path = tmp_path / "report.dcm"
     path.write_bytes(to_bytes(report([source], [a_finding(source)])))
-    read = srread(path).content
-    (verdict,) = read.get_image_measurement_groups()
+    parsed = srread(path).content
+    (verdict,) = parsed.get_image_measurement_groups()
     assert verdict.tracking_identifier == "F1"
-    boxes = read.get_planar_roi_measurement_groups()
+    boxes = parsed.get_planar_roi_measurement_groups()
     assert [box.finding_type.value for box in boxes] == ["NT", "NB"]
     assert boxes[0].roi.value.shape == (5, 2)
 
@@ -544,15 +544,15 @@ changes = st.fixed_dictionaries(
 
 
 @given(
-    told=st.lists(changes, min_size=1, max_size=2),
+    reported=st.lists(changes, min_size=1, max_size=2),
     sop_class=st.sampled_from([MULTI_FRAME, "1.2.840.10008.5.1.4.1.1.6.1", RETIRED_IMAGE]),
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_parsed_findings_equal_the_reported_ones(
-    a_source: Make, a_finding: Make, told: list[dict[str, Any]], sop_class: str
+    a_source: Make, a_finding: Make, reported: list[dict[str, Any]], sop_class: str
 ) -> None:
     source = a_source(SOPClassUID=sop_class)
-    findings = [a_finding(source, **change) for change in told]
+    findings = [a_finding(source, **change) for change in reported]
     assert_same(parse_findings(to_bytes(report([source], findings))), findings)
 
 
@@ -583,9 +583,9 @@ def test_valid_and_readable_by_others(
     path = tmp_path / "report.dcm"
     path.write_bytes(to_bytes(report([still, cine], findings, revision=2, previous=[previous])))
     assert dciodvfy(path) == []
-    told = dsrdump(path)
-    assert "Comprehensive 3D SR Document" in told
-    assert told.count("Measurement Group") == 9
+    reported = dsrdump(path)
+    assert "Comprehensive 3D SR Document" in reported
+    assert reported.count("Measurement Group") == 9
 
 
 def test_real_character_sets_survive(shared_data: Path, a_finding: Make) -> None:
@@ -648,8 +648,8 @@ def test_structures_are_listed_once_and_named_by_criteria(a_source: Make, a_find
     )
     document = report([source], [finding])
     assert values_of(document, "EVIDENCE") == list(evidence)
-    (told,) = parse_findings(document)
-    assert [c.evidence for c in told.judgement.criteria] == [evidence] * len(RULES[View.NT])
+    (reported,) = parse_findings(document)
+    assert [c.evidence for c in reported.judgement.criteria] == [evidence] * len(RULES[View.NT])
 
 
 def test_a_report_of_an_earlier_version_is_still_parsed(a_source: Make, a_finding: Make) -> None:
@@ -666,6 +666,6 @@ def test_a_report_of_an_earlier_version_is_still_parsed(a_source: Make, a_findin
                 item.ContentSequence[index] = CodeContentItem(
                     codes.EVIDENCE, label, RelationshipTypeValues.INFERRED_FROM
                 )
-    (told,) = parse_findings(document)
-    assert told.bundle.name == "default"
-    assert [c.evidence for c in told.judgement.criteria] == [(), ("NT",), ("NB",)]
+    (reported,) = parse_findings(document)
+    assert reported.bundle.name == "default"
+    assert [c.evidence for c in reported.judgement.criteria] == [(), ("NT",), ("NB",)]

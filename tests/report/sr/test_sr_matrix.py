@@ -120,7 +120,7 @@ def test_real_headers_are_in_it(matrix: list[tuple[Case, Path]], shared_data: Pa
 def test_dciodvfy_finds_no_error(
     matrix: list[tuple[Case, Path]], dciodvfy: Callable[[Path], list[str]]
 ) -> None:
-    found = {}
+    faults = {}
     for case, path in matrix:
         errors = set(dciodvfy(path))
         if case.retired_cine:
@@ -128,35 +128,35 @@ def test_dciodvfy_finds_no_error(
         if case.illegal_uids:
             errors = {line for line in errors if not ILLEGAL_ROOT.match(line)}
         if errors:
-            found[case.name] = errors
-    assert found == {}
+            faults[case.name] = errors
+    assert faults == {}
 
 
 def test_dsrdump_reads_without_a_complaint(
     matrix: list[tuple[Case, Path]], dsrdump: object
 ) -> None:
-    found = {}
+    faults = {}
     for case, path in matrix:
         process = subprocess.run(
             ["dsrdump", path], capture_output=True, text=True, errors="replace"
         )
         complaints = set(process.stderr.splitlines()) - {NOT_CHECKED}
         if process.returncode or complaints:
-            found[case.name] = (process.returncode, complaints)
+            faults[case.name] = (process.returncode, complaints)
         title = "Comprehensive SR Document" if case.fallback else "Comprehensive 3D SR Document"
         assert process.stdout.startswith(title), case.name
-    assert found == {}
+    assert faults == {}
 
 
 def _unexpected(chosen: list[tuple[Case, Path]]) -> dict[str, int]:
     """What PixelMed says of these reports that is not allowed, with how often."""
-    told = pixelmed.validate(path for _, path in chosen)
+    reported = pixelmed.validate(path for _, path in chosen)
     lines: Counter[str] = Counter()
     for case, path in chosen:
         allowed = [*ALLOWED, ONE_BOX] if case.boxes == 1 else ALLOWED
         lines.update(
             line
-            for line in told[path.name]
+            for line in reported[path.name]
             if not any(re.fullmatch(pattern, line) for pattern in allowed)
         )
     return dict(lines)
@@ -174,9 +174,9 @@ def test_an_independent_reader_finds_what_went_in(
     parsed_reports: list[tuple[Case, Dataset]],
 ) -> None:
     for case, report in parsed_reports:
-        told = [finding.to_json() for finding in case.findings]
-        found = sr_reader.findings(report)
-        for got, want in zip(found, told, strict=True):
+        reported = [finding.to_json() for finding in case.findings]
+        faults = sr_reader.findings(report)
+        for got, want in zip(faults, reported, strict=True):
             want["description"] = storable_text(want["description"])
             _assert_boxes(
                 [d.pop("bbox") for d in got["detections"]],
@@ -195,13 +195,13 @@ def _assert_boxes(got: list[Any], want: list[Any]) -> None:
 def test_our_own_reader_finds_what_went_in(parsed_reports: list[tuple[Case, Dataset]]) -> None:
     for case, report in parsed_reports:
         for got, want in zip(parse_findings(report), case.findings, strict=True):
-            told, wanted = got.to_json(), want.to_json()
-            wanted["description"] = storable_text(wanted["description"])
+            reported, expected = got.to_json(), want.to_json()
+            expected["description"] = storable_text(expected["description"])
             _assert_boxes(
-                [d.pop("bbox") for d in told["detections"]],
-                [d.pop("bbox") for d in wanted["detections"]],
+                [d.pop("bbox") for d in reported["detections"]],
+                [d.pop("bbox") for d in expected["detections"]],
             )
-            assert told == wanted, case.name
+            assert reported == expected, case.name
         by_fetus = [
             (m.reference, sorted(m.values, key=lambda v: str(v.fetus))) for m in case.measured
         ]
@@ -232,10 +232,12 @@ def _highdicom_finds(chosen: list[tuple[Case, Path]]) -> None:
             assert values["VIEW-P"] == j.view_probability
             assert values.get("PSTD") == j.probability
             assert tuple(values[name] for name in ("GIMG", "GTXT", "GSPA")) == j.gates
-            told = {e.name.value: e.value for e in group.get_qualitative_evaluations()}
-            assert told["VIEW"].value == f"VIEW-{j.view.value}"
-            assert sr_reader.QUALITIES[told["QLTY"].value] == j.quality
-            outcomes = {c: sr_reader.OUTCOMES[told[c].value] for c in told if c[:5] == "CRIT-"}
+            reported = {e.name.value: e.value for e in group.get_qualitative_evaluations()}
+            assert reported["VIEW"].value == f"VIEW-{j.view.value}"
+            assert sr_reader.QUALITIES[reported["QLTY"].value] == j.quality
+            outcomes = {
+                c: sr_reader.OUTCOMES[reported[c].value] for c in reported if c[:5] == "CRIT-"
+            }
             assert outcomes == {c.code: c.met for c in j.criteria}
             (image,) = group.source_images
             reference = image.ReferencedSOPSequence[0]
@@ -330,17 +332,17 @@ def test_nothing_private_is_undeclared(parsed_reports: list[tuple[Case, Dataset]
     declared = set(re.findall(r"^\| `([\w-]+)` \| ([^|]+) \|", statement, re.MULTILINE))
     used: set[tuple[str, str]] = set()
     for case, report in parsed_reports:
-        told = {
+        reported = {
             (str(c.CodingSchemeDesignator), str(c.CodeValue), str(c.CodeMeaning))
             for c in _codes(report, case.name)
         }
-        used |= {(value, meaning) for scheme, value, meaning in told if scheme == "99QCD"}
+        used |= {(value, meaning) for scheme, value, meaning in reported if scheme == "99QCD"}
         received = {
             str(c.CodingSchemeDesignator)
             for source in case.sources
             for c in source.header.get("ProcedureCodeSequence", [])
         }
-        assert {scheme for scheme, _, _ in told} <= PUBLIC | {"99QCD"} | received, case.name
+        assert {scheme for scheme, _, _ in reported} <= PUBLIC | {"99QCD"} | received, case.name
     assert used
     assert used <= declared
 

@@ -67,7 +67,7 @@ def everything(page: Page) -> str:
 
 
 def test_each_view_stands_as_its_best_picture(an_image: Make) -> None:
-    told = summary(
+    exam_summary = summary(
         [
             an_image(1, View.NT, NON_STANDARD, 0.4),
             an_image(2, View.NT, STANDARD, 0.9),
@@ -78,7 +78,7 @@ def test_each_view_stands_as_its_best_picture(an_image: Make) -> None:
             an_image(7, View.OTHER, REVIEW, None),
         ]
     )
-    stands = {row.view: (row.status, row.count) for row in told.rows}
+    stands = {row.view: (row.status, row.count) for row in exam_summary.rows}
     assert stands == {
         View.NT: (ViewStatus.STANDARD, 3),
         View.CRL: (ViewStatus.MISSING, 0),
@@ -86,22 +86,25 @@ def test_each_view_stands_as_its_best_picture(an_image: Make) -> None:
         View.HEAD: (ViewStatus.REVIEW, 2),
         View.ABDOMEN: (ViewStatus.NON_STANDARD, 1),
     }
-    numbers = [row.best and row.best.source.header.InstanceNumber for row in told.rows]
+    numbers = [row.best and row.best.source.header.InstanceNumber for row in exam_summary.rows]
     assert numbers == [3, None, 5, 6]
-    assert (told.others, told.pictures) == (1, 7)
+    assert (exam_summary.others, exam_summary.pictures) == (1, 7)
 
 
 def test_views_not_expected_are_never_missing_and_still_listed(an_image: Make) -> None:
-    told = summary([an_image(1, View.HEAD, STANDARD)], expected=[View.NT])
-    assert [row.view for row in told.rows] == [View.NT, View.HEAD]
+    exam_summary = summary([an_image(1, View.HEAD, STANDARD)], expected=[View.NT])
+    assert [row.view for row in exam_summary.rows] == [View.NT, View.HEAD]
 
 
 def test_a_rejected_picture_stands_for_no_view(an_image: Make) -> None:
     best, second = an_image(1, View.NT, STANDARD, 0.9), an_image(2, View.NT, NON_STANDARD, 0.2)
-    told = summary([best, second], rejected={best.source.sop_instance_uid})
-    assert (told.rows[0].status, told.rows[0].best) == (ViewStatus.NON_STANDARD, second)
-    assert (told.rejected, told.pictures) == (1, 2)
-    assert "Pictures that a person rejected: 1 of 2." in compose_page(told, "en").notes
+    exam_summary = summary([best, second], rejected={best.source.sop_instance_uid})
+    assert (exam_summary.rows[0].status, exam_summary.rows[0].best) == (
+        ViewStatus.NON_STANDARD,
+        second,
+    )
+    assert (exam_summary.rejected, exam_summary.pictures) == (1, 2)
+    assert "Pictures that a person rejected: 1 of 2." in compose_page(exam_summary, "en").notes
 
 
 def test_frames_and_regions_of_one_instance_are_one_picture(an_image: Make) -> None:
@@ -160,7 +163,7 @@ def test_patient_stands_on_the_page_as_in_the_header(an_image: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "printed"),
     [
         ("Müller^Änne^Maria", "Müller, Änne Maria"),
         ("Doe", "Doe"),
@@ -170,8 +173,8 @@ def test_patient_stands_on_the_page_as_in_the_header(an_image: Make) -> None:
         ("אברהם^שרה=", "אברהם, שרה"),
     ],
 )  # fmt: skip
-def test_names_are_printed_as_far_as_there_are_letters(name: str, told: str) -> None:
-    assert format_person(name) == told
+def test_names_are_printed_as_far_as_there_are_letters(name: str, printed: str) -> None:
+    assert format_person(name) == printed
 
 
 @pytest.mark.parametrize("name", ["홍^길동", "אברהם^שרה", "فاطمة"])
@@ -184,9 +187,9 @@ def test_a_name_in_letters_without_a_font_is_replaced_by_a_note(an_image: Make, 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_html_loads_nothing_and_escapes(an_image: Make, language: str) -> None:
     evil = an_image(1, View.NT, STANDARD, header={"PatientName": "<script>alert(1)</script>"})
-    told = summary([evil, an_image(2, View.HEAD, REVIEW)])
-    page = compose_page(told, language)
-    html = summary_html(page, pictures(told))
+    exam_summary = summary([evil, an_image(2, View.HEAD, REVIEW)])
+    page = compose_page(exam_summary, language)
+    html = summary_html(page, pictures(exam_summary))
     assert f'<html lang="{language}">' in html
     assert "<script" not in html
     assert "&lt;script&gt;" in html
@@ -255,8 +258,8 @@ def test_on_paper_nothing_is_lost_cut_off_or_overlaps(
             assert x1 < width - 20
             assert y1 < height - 20
         for number, one in enumerate(boxes):
-            for other in boxes[number + 1 :]:
-                assert _shared(one, other) < 0.5, (sheet.words, one, other)
+            for another in boxes[number + 1 :]:
+                assert _shared(one, another) < 0.5, (sheet.words, one, another)
 
 
 def _shared(a: pdf.Rectangle, b: pdf.Rectangle) -> float:
@@ -288,19 +291,19 @@ def test_pdf_is_a_valid_object(
     path = tmp_path / "summary.dcm"
     path.write_bytes(build())
     assert dciodvfy(path) == []
-    made = dcmread(BytesIO(build()))
-    assert made.SOPClassUID == "1.2.840.10008.5.1.4.1.1.104.1"
-    assert made.EncapsulatedDocument[: made.EncapsulatedDocumentLength] == document
-    assert made.PatientName == images[0].source.header.PatientName
-    assert made.BurnedInAnnotation == "YES"
-    told = [item.ReferencedSOPInstanceUID for item in made.SourceInstanceSequence]
-    assert told == [image.source.sop_instance_uid for image in images]
-    assert dcmread(BytesIO(build(2))).SOPInstanceUID != made.SOPInstanceUID
+    dataset = dcmread(BytesIO(build()))
+    assert dataset.SOPClassUID == "1.2.840.10008.5.1.4.1.1.104.1"
+    assert dataset.EncapsulatedDocument[: dataset.EncapsulatedDocumentLength] == document
+    assert dataset.PatientName == images[0].source.header.PatientName
+    assert dataset.BurnedInAnnotation == "YES"
+    exam_summary = [item.ReferencedSOPInstanceUID for item in dataset.SourceInstanceSequence]
+    assert exam_summary == [image.source.sop_instance_uid for image in images]
+    assert dcmread(BytesIO(build(2))).SOPInstanceUID != dataset.SOPInstanceUID
 
 
 def test_sources_of_two_studies_make_no_object(an_image: Make) -> None:
-    other = an_image(2, View.NT, STANDARD, header={"StudyInstanceUID": "1.2.3"})
-    images = [an_image(1, View.NT, STANDARD), other]
+    another = an_image(2, View.NT, STANDARD, header={"StudyInstanceUID": "1.2.3"})
+    images = [an_image(1, View.NT, STANDARD), another]
     with pytest.raises(QCError) as refused:
         build_pdf(
             [s.source for s in images], [s.finding for s in images], b"%PDF", "t",

@@ -46,8 +46,8 @@ NOTICES = {
 def page_of(findings: list[tuple[Any, Finding]], language: str = "en", **changes: Any) -> Page:
     views = [View.NT]
     images = [SummaryImage(source, finding) for source, finding in findings]
-    told: ExamSummary = summarise(images, views, revision=1, created=CREATED)
-    return compose_page(told, language, **changes)
+    exam_summary: ExamSummary = summarise(images, views, revision=1, created=CREATED)
+    return compose_page(exam_summary, language, **changes)
 
 
 def cleared(finding: Finding) -> Finding:
@@ -71,9 +71,9 @@ def test_notice_stands_on_every_page_and_picture_until_a_bundle_is_cleared(
     document.write_bytes(summary_pdf(page, {}, CREATED))
     assert pdf.text(document).count(notice.replace(" ", "")) == 2
     assert notice in overlay_words(finding, language)
-    one, other = (render_overlay(np.zeros((90, 160, 3), np.uint8), each, language) for each in
+    one, another = (render_overlay(np.zeros((90, 160, 3), np.uint8), each, language) for each in
                   (finding, cleared(finding)))  # fmt: skip
-    assert one.shape[0] > other.shape[0]
+    assert one.shape[0] > another.shape[0]
     free = page_of([(source, cleared(finding))], language)
     assert free.banner == ""
     assert notice not in summary_html(free, {})
@@ -83,12 +83,12 @@ def test_notice_stands_on_every_page_and_picture_until_a_bundle_is_cleared(
 def test_notice_stands_in_the_report_and_on_its_page(a_source: Make, a_finding: Make) -> None:
     source = a_source()
     for finding, is_cleared in ((a_finding(source), False), (cleared(a_finding(source)), True)):
-        made = to_bytes(build_sr([source], [finding], revision=1, created=CREATED))
-        (told,) = parse_findings(made)
-        assert told.bundle.clinical_use is is_cleared
-        heading = [line.text for line in _heading([told], 1, 800)]
+        target = to_bytes(build_sr([source], [finding], revision=1, created=CREATED))
+        (exam_summary,) = parse_findings(target)
+        assert exam_summary.bundle.clinical_use is is_cleared
+        heading = [line.text for line in _heading([exam_summary], 1, 800)]
         assert ("Not for clinical use" in heading) is not is_cleared
-        assert "clinical" not in str(dcmread(BytesIO(made)).SeriesDescription)
+        assert "clinical" not in str(dcmread(BytesIO(target)).SeriesDescription)
 
 
 def test_a_finding_has_clinical_use_only_where_the_bundle_does(
@@ -130,16 +130,16 @@ def test_shipped_bundle_is_not_for_clinical_use() -> None:
 
 
 def _bundle(folder: Path, key: Any, card: str) -> Path:
-    made = folder / "bundle"
-    copytree(locate("default"), made)
-    (made / "MODEL_CARD.md").write_text(card)
-    manifest = json.loads((made / "bundle.json").read_text())
+    target = folder / "bundle"
+    copytree(locate("default"), target)
+    (target / "MODEL_CARD.md").write_text(card)
+    manifest = json.loads((target / "bundle.json").read_text())
     facts = {k: v for k, v in manifest.items() if k not in ("files", "format")}
     if key is not None:
         facts["clinical_use"] = key
-    (made / "bundle.json").unlink()
-    write_manifest(made, facts)
-    return made
+    (target / "bundle.json").unlink()
+    write_manifest(target, facts)
+    return target
 
 
 def test_every_rule_has_words_for_its_fault(a_source: Make, a_finding: Make) -> None:
@@ -203,7 +203,7 @@ def test_limit_with_twins_is_stated(a_source: Make, a_finding: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("zone", "told"),
+    ("zone", "printed"),
     [
         ("Europe/Berlin", "2026-01-02 10:30 CET (Europe/Berlin)"),
         ("Asia/Shanghai", "2026-01-02 17:30 CST (Asia/Shanghai)"),
@@ -211,11 +211,11 @@ def test_limit_with_twins_is_stated(a_source: Make, a_finding: Make) -> None:
     ],
 )
 def test_time_is_in_the_zone_of_the_settings_which_is_named(
-    a_source: Make, a_finding: Make, zone: str, told: str
+    a_source: Make, a_finding: Make, zone: str, printed: str
 ) -> None:
     source = a_source()
     page = page_of([(source, a_finding(source))], zone=ZoneInfo(zone))
-    assert page.notes[-1].endswith(f"{told}.")
+    assert page.notes[-1].endswith(f"{printed}.")
 
 
 def test_zone_is_a_setting(tmp_path: Path) -> None:
