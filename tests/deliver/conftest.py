@@ -14,9 +14,9 @@ from tests.support.pacs import Pacs
 
 @pytest.fixture
 def pacs() -> Iterator[Pacs]:
-    made = Pacs()
-    yield made
-    made.stop()
+    peer = Pacs()
+    yield peer
+    peer.stop()
 
 
 @pytest.fixture

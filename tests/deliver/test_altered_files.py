@@ -54,9 +54,9 @@ ALTERED: dict[str, Callable[[Path], None]] = {
 
 @pytest.fixture
 def server() -> Iterator[StowServer]:
-    made = StowServer().start()
-    yield made
-    made.stop()
+    peer = StowServer().start()
+    yield peer
+    peer.stop()
 
 
 def run(deliverer: JobRunner) -> None:
@@ -87,8 +87,8 @@ def test_with_the_pacs_down_then_up_only_what_was_received_arrives(
     assert pacs.uids() == [sound.SOPInstanceUID]
     assert delivery.states()[0] == ("done", None)
     assert delivery.states()[1] == ("ready", ErrorCode.SPOOL_DAMAGED)
-    (kept,) = verification.damaged_files(delivery.spool, path.stem)
-    assert kept.read_bytes() == altered
+    (damaged,) = verification.damaged_files(delivery.spool, path.stem)
+    assert damaged.read_bytes() == altered
     assert counters.shared().total("spool_damaged") == counted + 1
     assert CANARY not in "".join(capsys.readouterr())
     # The right bytes come back, from a backup or from the modality.

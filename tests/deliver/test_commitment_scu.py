@@ -1,4 +1,4 @@
-"""Delivered means committed, where the destination can: asked of a scripted PACS."""
+"""Delivered means committed, where the destination can commit; the PACS is scripted."""
 
 import io
 from collections.abc import Iterator
@@ -35,25 +35,25 @@ DONE, SENT = ("done", None), ("sent", None)
 
 @dataclass
 class CommitmentSetup:
-    """A delivery with the PACS that is asked, and those who deliver to it and ask it."""
+    """A delivery with its PACS, and the worker that requests commitment of it."""
 
     delivery: Delivery
     pacs: CommittingPacs
     refusals: CommitmentRefusals = field(default_factory=CommitmentRefusals)
-    asker: CommitmentRequester = field(init=False)
+    requester: CommitmentRequester = field(init=False)
 
     def __post_init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
-        """As if the process had died and come again."""
+        """Start anew, as after a crash: what the process remembered is lost."""
         now = self.delivery.clock
         self.refusals = CommitmentRefusals(lambda: now().timestamp())
         breaker = CircuitBreaker(lambda: now().timestamp())
-        self.asker = CommitmentRequester(
+        self.requester = CommitmentRequester(
             self.delivery.store,
             self.delivery.settings,
-            "asker",
+            "requester",
             now,
             breaker=breaker,
             refusals=self.refusals,
@@ -77,10 +77,10 @@ class CommitmentSetup:
             pass
         deliverer.close()
 
-    def ask(self, later: float = 3.0) -> None:
-        """Do what is due so many seconds later."""
+    def run_requester(self, later: float = 3.0) -> None:
+        """Apply reports and send requests that are due so many seconds later."""
         self.delivery.now += timedelta(seconds=later)
-        while self.asker.run_once():
+        while self.requester.run_once():
             pass
 
     def transactions(self) -> list[str]:
@@ -94,9 +94,9 @@ class CommitmentSetup:
 
 @pytest.fixture
 def pacs() -> Iterator[CommittingPacs]:
-    made = CommittingPacs()
-    yield made
-    made.stop()
+    peer = CommittingPacs()
+    yield peer
+    peer.stop()
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def setup(
     return CommitmentSetup(delivery, pacs)
 
 
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def skip_report_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for no report on the association of the request."""
     monkeypatch.setattr(commitment_scu, "_REPORT_WAIT_SECONDS", 0.0)
 
@@ -118,16 +118,16 @@ def mode(setup: CommitmentSetup, commitment: Any) -> None:
     setup.restart()
 
 
-def test_sent_objects_are_asked_about_together_and_done_when_committed(
+def test_one_request_names_all_sent_objects_which_are_done_when_committed(
     setup: CommitmentSetup,
 ) -> None:
     setup.pacs.start()
     uids = setup.admit(3)
     setup.deliver()
     assert setup.delivery.states() == [SENT] * 3
-    setup.ask(later=0)
+    setup.run_requester(later=0)
     assert setup.pacs.requests == []
-    setup.ask()
+    setup.run_requester()
     (request,) = setup.pacs.requests
     assert request.uids == uids
     assert {each.sop_class_uid for each in request.references} == {US}
@@ -135,22 +135,22 @@ def test_sent_objects_are_asked_about_together_and_done_when_committed(
     assert setup.delivery.states() == [DONE] * 3
 
 
-def test_reported_twice_is_once(setup: CommitmentSetup) -> None:
+def test_repeated_report_is_applied_once(setup: CommitmentSetup) -> None:
     setup.pacs.times = 2
     setup.pacs.start()
     setup.admit()
     setup.deliver()
-    setup.ask()
+    setup.run_requester()
     assert setup.delivery.states() == [DONE]
     assert set(setup.pacs.answers) <= {0x0000, None}
 
 
-def test_what_is_refused_is_sent_again(setup: CommitmentSetup) -> None:
+def test_object_that_is_not_committed_is_sent_again(setup: CommitmentSetup) -> None:
     setup.pacs.start()
     good, bad = setup.admit(2)
     setup.pacs.reasons = {bad: 0x0112}
     setup.deliver()
-    setup.ask()
+    setup.run_requester()
     assert setup.delivery.states() == [DONE, ("ready", REFUSED)]
     refused = setup.rows()[1]
     assert refused.attempts == 1
@@ -162,19 +162,19 @@ def test_what_is_refused_is_sent_again(setup: CommitmentSetup) -> None:
     setup.delivery.now += timedelta(minutes=1)
     setup.deliver()
     assert setup.pacs.uids() == [good, bad, bad]
-    setup.ask()
+    setup.run_requester()
     assert setup.pacs.requests[-1].uids == [bad]
     assert setup.delivery.states() == [DONE, DONE]
 
 
-def test_refused_for_ever_is_a_dead_letter_with_the_reason(setup: CommitmentSetup) -> None:
+def test_never_committed_object_ends_dead_with_the_reason(setup: CommitmentSetup) -> None:
     setup.pacs.start()
     (uid,) = setup.admit()
     setup.pacs.reasons = {uid: 0x0213}
     for _ in range(3):
         setup.delivery.now += timedelta(hours=2)
         setup.deliver()
-        setup.ask()
+        setup.run_requester()
     assert setup.delivery.states() == [("dead", REFUSED)]
     assert "out of resources (0213)" in str(setup.rows()[0].error_message)
     assert len(setup.pacs.uids()) == 3
@@ -189,24 +189,26 @@ def test_a_class_that_it_commits_to_none_of(
     (uid,) = setup.admit()
     setup.pacs.reasons = {uid: 0x0122}
     setup.deliver()
-    setup.ask()
+    setup.run_requester()
     assert [row.state for row in setup.rows()] == [state]
 
 
-def test_no_report_is_asked_for_again_ever_later(
+def test_unanswered_request_is_repeated_with_back_off(
     setup: CommitmentSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hasty(monkeypatch)
+    skip_report_wait(monkeypatch)
     setup.pacs.times = 0
     setup.pacs.start()
     setup.admit()
     setup.deliver()
-    setup.ask()
-    setup.ask(later=500)
+    setup.run_requester()
+    setup.run_requester(later=500)
     assert (len(setup.pacs.requests), setup.delivery.states()) == (1, [SENT])
     waits = []
     for _ in range(4):
-        setup.ask(later=(setup.rows()[0].not_before - setup.delivery.now).total_seconds() + 1)
+        setup.run_requester(
+            later=(setup.rows()[0].not_before - setup.delivery.now).total_seconds() + 1
+        )
         waits.append((setup.rows()[0].not_before - setup.delivery.now).total_seconds())
     assert len(set(setup.transactions())) == 5
     assert setup.delivery.states() == [("sent", AWAITED)]
@@ -215,7 +217,7 @@ def test_no_report_is_asked_for_again_ever_later(
     # The oldest transaction is as good as the newest.
     with setup.delivery.store.begin() as session:
         assert scu.record_report(session, setup.pacs.report(setup.pacs.requests[0]), ["pacs"])
-    setup.ask(later=0)
+    setup.run_requester(later=0)
     assert setup.delivery.states() == [DONE]
     assert len(setup.pacs.uids()) == 1
 
@@ -229,7 +231,7 @@ def test_without_the_presentation_context_stored_is_delivered(setup: CommitmentS
     assert setup.pacs.associations == 1
 
 
-def test_off_proposes_and_asks_nothing(setup: CommitmentSetup) -> None:
+def test_commitment_off_proposes_and_requests_nothing(setup: CommitmentSetup) -> None:
     mode(setup, "off")
     setup.pacs.start()
     setup.admit()
@@ -244,21 +246,21 @@ def test_required_waits_for_a_pacs_that_cannot_commit(setup: CommitmentSetup) ->
     setup.pacs.start()
     setup.admit()
     setup.deliver()
-    setup.ask()
+    setup.run_requester()
     for _ in range(5):
-        setup.ask(later=4000)
+        setup.run_requester(later=4000)
     assert setup.delivery.states() == [("sent", AWAITED)]
     assert "accepts no request for storage commitment" in str(setup.rows()[0].error_message)
     setup.pacs.stop()
     setup.pacs.commits = True
     setup.pacs.start()
-    setup.ask(later=4000)
+    setup.run_requester(later=4000)
     assert setup.delivery.states() == [DONE]
     assert len(setup.pacs.uids()) == 1
 
 
 @pytest.mark.parametrize("answer", [0x0124, None])
-def test_auto_takes_three_refusals_for_an_answer_and_says_so(
+def test_auto_accepts_without_commitment_after_three_refusals(
     setup: CommitmentSetup, answer: int | None
 ) -> None:
     """As of a PACS that does not know our AE title. `required` is for who wants to wait."""
@@ -266,11 +268,11 @@ def test_auto_takes_three_refusals_for_an_answer_and_says_so(
     setup.pacs.start()
     setup.admit()
     setup.deliver()
-    setup.ask()
+    setup.run_requester()
     assert setup.delivery.states() == [("sent", AWAITED)]
-    setup.ask(later=60)
+    setup.run_requester(later=60)
     assert setup.delivery.states() == [("sent", AWAITED)]
-    setup.ask(later=60)
+    setup.run_requester(later=60)
     assert setup.delivery.states() == [DONE]
     row = listed(setup)
     assert row["commitment"].startswith("refused since")
@@ -288,7 +290,7 @@ def test_auto_takes_three_refusals_for_an_answer_and_says_so(
     assert setup.delivery.states() == [DONE, DONE, SENT]
     # Someone enters our AE title there.
     setup.pacs.answer = 0x0000
-    setup.ask()
+    setup.run_requester()
     assert setup.delivery.states() == [DONE] * 3
     assert listed(setup)["commitment"].startswith("takes requests")
     assert doctored(setup) == ""
@@ -305,11 +307,11 @@ def doctored(setup: CommitmentSetup) -> str:
     return commitment_fault(settings.destination[0], condition) or ""
 
 
-def test_one_that_offers_commitment_no_more_has_a_fault(setup: CommitmentSetup) -> None:
+def test_destination_that_no_longer_offers_commitment_has_a_fault(setup: CommitmentSetup) -> None:
     setup.pacs.start()
     setup.admit()
     setup.deliver()
-    setup.ask()
+    setup.run_requester()
     setup.pacs.stop()
     setup.pacs.commits = False
     setup.pacs.start()
@@ -317,17 +319,17 @@ def test_one_that_offers_commitment_no_more_has_a_fault(setup: CommitmentSetup) 
     setup.admit()
     setup.deliver()
     for _ in range(3):
-        setup.ask(later=4000)
+        setup.run_requester(later=4000)
     assert setup.delivery.states() == [DONE, ("sent", AWAITED)]
     assert listed(setup)["commitment"].startswith("taken no more since")
     assert doctored(setup)
     mode(setup, "off")
-    setup.ask(later=4000)
+    setup.run_requester(later=4000)
     assert setup.delivery.states() == [DONE, DONE]
     assert doctored(setup) == ""
 
 
-def test_one_that_never_offered_commitment_is_told_as_such(setup: CommitmentSetup) -> None:
+def test_destination_that_never_offered_commitment_is_listed_so(setup: CommitmentSetup) -> None:
     setup.pacs.commits = False
     setup.pacs.start()
     setup.admit()
@@ -339,41 +341,43 @@ def test_one_that_never_offered_commitment_is_told_as_such(setup: CommitmentSetu
     assert "objects stay sent" in doctored(setup)
 
 
-def test_one_that_has_taken_requests_can_commit(setup: CommitmentSetup) -> None:
+def test_refusal_after_an_accepted_request_is_waited_out(setup: CommitmentSetup) -> None:
     """There a refusal is a fault to be waited out."""
     setup.pacs.start()
     setup.admit()
     setup.deliver()
-    setup.ask()
+    setup.run_requester()
     setup.restart()
     setup.pacs.answer = 0x0110
     setup.admit()
     setup.deliver()
     for _ in range(5):
-        setup.ask(later=4000)
+        setup.run_requester(later=4000)
     assert setup.delivery.states() == [DONE, ("sent", AWAITED)]
     assert "answered 0110 to the request" in str(setup.rows()[1].error_message)
     setup.pacs.answer = 0x0000
-    setup.ask(later=4000)
+    setup.run_requester(later=4000)
     assert setup.delivery.states() == [DONE, DONE]
 
 
-def test_a_pacs_that_is_down_is_asked_when_it_is_back(setup: CommitmentSetup) -> None:
+def test_request_is_sent_when_the_pacs_is_back(setup: CommitmentSetup) -> None:
     setup.pacs.start()
     setup.admit()
     setup.deliver()
     setup.pacs.stop()
-    setup.ask()
+    setup.run_requester()
     assert setup.delivery.states() == [("sent", AWAITED)]
     assert "cannot be asked for storage commitment: connection refused" in str(
         setup.rows()[0].error_message
     )
     setup.pacs.start()
-    setup.ask(later=600)
+    setup.run_requester(later=600)
     assert setup.delivery.states() == [DONE]
 
 
-def test_killed_between_writing_and_asking(setup: CommitmentSetup) -> None:
+def test_request_recorded_but_not_sent_is_repeated_after_its_timeout(
+    setup: CommitmentSetup,
+) -> None:
     setup.pacs.start()
     (uid,) = setup.admit()
     setup.deliver()
@@ -386,36 +390,36 @@ def test_killed_between_writing_and_asking(setup: CommitmentSetup) -> None:
             setup.delivery.now,
             timedelta(minutes=10),
             RetryPolicy(),
-            setup.asker._rng,
+            setup.requester._rng,
         )
     assert unsent is not None
     setup.restart()
-    setup.ask(later=0)
+    setup.run_requester(later=0)
     assert setup.pacs.requests == []
-    setup.ask(later=601)
+    setup.run_requester(later=601)
     assert [each.uids for each in setup.pacs.requests] == [[uid]]
     assert setup.delivery.states() == [DONE]
 
 
-def test_killed_between_being_told_and_settling(
+def test_report_recorded_before_a_crash_is_applied_after_it(
     setup: CommitmentSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hasty(monkeypatch)
+    skip_report_wait(monkeypatch)
     setup.pacs.times = 0
     setup.pacs.start()
     setup.admit()
     setup.deliver()
-    setup.ask()
+    setup.run_requester()
     with setup.delivery.store.begin() as session:
         assert scu.record_report(session, setup.pacs.report(setup.pacs.requests[0]), ["pacs"])
     setup.restart()
     assert setup.delivery.states() == [SENT]
-    setup.ask(later=0)
+    setup.run_requester(later=0)
     assert setup.delivery.states() == [DONE]
 
 
 @pytest.mark.parametrize(("change", "state"), [("off", DONE), ("gone", SENT)])
-def test_settings_that_changed_meanwhile(
+def test_changed_settings_decide_about_sent_objects(
     setup: CommitmentSetup, change: str, state: tuple[str, Any]
 ) -> None:
     setup.pacs.start()
@@ -426,12 +430,12 @@ def test_settings_that_changed_meanwhile(
     else:
         setup.delivery.settings.destination[0].commitment = "off"
     setup.restart()
-    setup.ask()
+    setup.run_requester()
     assert setup.delivery.states() == [state]
     assert setup.pacs.requests == []
 
 
-def test_a_report_that_nobody_can_read_changes_nothing(
+def test_invalid_report_is_refused_and_changes_nothing(
     setup: CommitmentSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Garbled(CommittingPacs):
@@ -443,7 +447,7 @@ def test_a_report_that_nobody_can_read_changes_nothing(
     setup.admit()
     setup.deliver()
     monkeypatch.setattr(commitment_scu, "_REPORT_WAIT_SECONDS", 1.0)
-    setup.ask()
+    setup.run_requester()
     assert setup.pacs.answers == [0x0115]
     assert setup.delivery.states() == [SENT]
     setup.pacs.stop()
@@ -457,7 +461,7 @@ def test_logs_name_no_patient(setup: CommitmentSetup) -> None:
         _, bad = setup.admit(2)
         setup.pacs.reasons = {bad: 0x0112}
         setup.deliver()
-        setup.ask()
+        setup.run_requester()
     finally:
         log.configure("critical")
     assert "commitment asked" in stream.getvalue()
@@ -467,16 +471,16 @@ def test_logs_name_no_patient(setup: CommitmentSetup) -> None:
         assert canary not in stream.getvalue()
 
 
-def test_old_pledges_are_forgotten_but_not_that_it_can_commit(setup: CommitmentSetup) -> None:
+def test_old_requests_are_pruned_except_the_last_accepted(setup: CommitmentSetup) -> None:
     setup.pacs.start()
     for _ in range(3):
         setup.admit()
         setup.deliver()
-        setup.ask()
+        setup.run_requester()
     setup.delivery.now += timedelta(days=31)
     setup.restart()
-    setup.ask()
+    setup.run_requester()
     with setup.delivery.store.read() as session:
-        kept = session.scalars(select(OutgoingCommitment.transaction_uid)).all()
+        transactions = session.scalars(select(OutgoingCommitment.transaction_uid)).all()
         assert scu.has_accepted(session, "pacs")
-    assert kept == setup.transactions()[-1:]
+    assert transactions == setup.transactions()[-1:]

@@ -43,9 +43,9 @@ class ChoosyPacs(CommittingPacs):
 
 @pytest.fixture
 def pacs() -> Iterator[ChoosyPacs]:
-    made = ChoosyPacs()
-    yield made
-    made.stop()
+    peer = ChoosyPacs()
+    yield peer
+    peer.stop()
 
 
 @dataclass
@@ -54,18 +54,18 @@ class FallbackSetup:
 
     delivery: Delivery
     pacs: ChoosyPacs
-    asked: list[tuple[str, Mapping[str, RenditionReference]]] = field(default_factory=list)
+    rendered: list[tuple[str, Mapping[str, RenditionReference]]] = field(default_factory=list)
     revision: int = 0
 
     def publish(self, kind: ObjectKind = ObjectKind.SR, sop_class: str = SR3D) -> str:
         """The next report of the exam; its SOP Instance UID."""
         self.revision += 1
         uid = f"1.2.3.{self.revision}"
-        made = ultrasound(sop_class=sop_class, SOPInstanceUID=uid)
+        dataset = ultrasound(sop_class=sop_class, SOPInstanceUID=uid)
         with self.delivery.store.begin() as session:
             reports.store_object(
                 session,
-                reports.ReportObject(kind, uid, sop_class, part10(made)),
+                reports.ReportObject(kind, uid, sop_class, part10(dataset)),
                 ["pacs"],
                 self.delivery.now,
                 exam_id=1,
@@ -74,12 +74,14 @@ class FallbackSetup:
         return uid
 
     def render(
-        self, payload: bytes, sop_class: str, held: Mapping[str, RenditionReference]
+        self, payload: bytes, sop_class: str, earlier: Mapping[str, RenditionReference]
     ) -> Rendition:
-        self.asked.append((sop_class, held))
-        uid = f"1.2.4.{len(held)}.{sop_class.rpartition('.')[2]}.{self.revision}"
-        made = ultrasound(sop_class=sop_class, SOPInstanceUID=uid)
-        return Rendition(RenditionReference(sop_class, uid, made.SeriesInstanceUID), part10(made))
+        self.rendered.append((sop_class, earlier))
+        uid = f"1.2.4.{len(earlier)}.{sop_class.rpartition('.')[2]}.{self.revision}"
+        dataset = ultrasound(sop_class=sop_class, SOPInstanceUID=uid)
+        return Rendition(
+            RenditionReference(sop_class, uid, dataset.SeriesInstanceUID), part10(dataset)
+        )
 
     def deliver(self) -> None:
         """All that is due, by a process that remembers nothing."""
@@ -115,15 +117,15 @@ def setup(delivery: Delivery, pacs: ChoosyPacs) -> FallbackSetup:
     return FallbackSetup(delivery, pacs)
 
 
-def test_as_it_is_where_it_is_taken(setup: FallbackSetup) -> None:
+def test_report_goes_in_its_own_class_where_accepted(setup: FallbackSetup) -> None:
     setup.took(SR3D, SR, SC)
     uid = setup.publish()
     setup.deliver()
     assert setup.pacs.uids() == [uid]
-    assert (setup.asked, setup.refused()) == ([], set())
+    assert (setup.rendered, setup.refused()) == ([], set())
 
 
-def test_the_next_form_where_it_is_not_negotiated(setup: FallbackSetup) -> None:
+def test_next_class_goes_where_the_first_is_not_negotiated(setup: FallbackSetup) -> None:
     setup.took(SR, SC)
     setup.publish()
     setup.deliver()
@@ -132,16 +134,16 @@ def test_the_next_form_where_it_is_not_negotiated(setup: FallbackSetup) -> None:
     assert setup.refused() == {SR3D}
 
 
-def test_a_page_where_no_report_is_taken(setup: FallbackSetup) -> None:
+def test_secondary_capture_goes_where_no_sr_class_is_accepted(setup: FallbackSetup) -> None:
     setup.took(SC)
     setup.publish()
     setup.deliver()
     assert setup.pacs.uids() == ["1.2.4.0.7.1"]
-    assert [sop_class for sop_class, _ in setup.asked] == [SR, SC]
+    assert [sop_class for sop_class, _ in setup.rendered] == [SR, SC]
     assert setup.refused() == {SR3D, SR}
 
 
-def test_the_next_form_where_the_status_says_so(setup: FallbackSetup) -> None:
+def test_next_class_goes_where_the_status_refuses_the_class(setup: FallbackSetup) -> None:
     setup.took(SR3D, SR, SC)
     setup.pacs.unsupported = {SR3D, SR}
     setup.publish()
@@ -150,7 +152,7 @@ def test_the_next_form_where_the_status_says_so(setup: FallbackSetup) -> None:
     assert setup.refused() == {SR3D, SR}
 
 
-def test_what_was_learnt_outlives_the_process(setup: FallbackSetup) -> None:
+def test_refused_classes_outlive_the_process(setup: FallbackSetup) -> None:
     setup.took(SR)
     setup.publish()
     setup.deliver()
@@ -162,7 +164,7 @@ def test_what_was_learnt_outlives_the_process(setup: FallbackSetup) -> None:
     assert SR3D not in setup.pacs.proposed[-1]
 
 
-def test_it_is_asked_again_after_a_day(setup: FallbackSetup) -> None:
+def test_refused_class_is_tried_again_after_a_day(setup: FallbackSetup) -> None:
     setup.took(SR)
     setup.publish()
     setup.deliver()
@@ -178,17 +180,19 @@ def test_it_is_asked_again_after_a_day(setup: FallbackSetup) -> None:
     assert setup.refused() == set()
 
 
-def test_an_amendment_is_told_what_the_destination_was_given(setup: FallbackSetup) -> None:
+def test_amendment_refers_to_the_rendition_the_destination_has(setup: FallbackSetup) -> None:
     setup.took(SR)
     first = setup.publish()
     setup.deliver()
     setup.publish()
     setup.deliver()
-    given = RenditionReference(SR, "1.2.4.0.33.1", "1.2.3.4.5.1")
-    assert setup.asked == [(SR, {}), (SR, {first: given})]
+    reference = RenditionReference(SR, "1.2.4.0.33.1", "1.2.3.4.5.1")
+    assert setup.rendered == [(SR, {}), (SR, {first: reference})]
 
 
-def test_nothing_is_taken_until_that_is_mended(setup: FallbackSetup) -> None:
+def test_retry_tries_every_refused_class_again(
+    setup: FallbackSetup,
+) -> None:
     setup.took()
     uid = setup.publish()
     setup.deliver()
@@ -204,7 +208,7 @@ def test_nothing_is_taken_until_that_is_mended(setup: FallbackSetup) -> None:
     assert setup.refused() == {SR, SC}
 
 
-def test_what_was_given_is_given_again(setup: FallbackSetup) -> None:
+def test_resend_sends_the_same_rendition(setup: FallbackSetup) -> None:
     setup.took(SR)
     setup.publish()
     setup.deliver()
@@ -216,26 +220,28 @@ def test_what_was_given_is_given_again(setup: FallbackSetup) -> None:
     setup.delivery.now += timedelta(days=3)
     setup.deliver()
     assert setup.pacs.uids() == ["1.2.4.0.33.1"] * 2
-    assert len(setup.asked) == 1
+    assert len(setup.rendered) == 1
 
 
-def test_other_objects_have_one_form(setup: FallbackSetup) -> None:
+def test_other_objects_have_one_candidate(setup: FallbackSetup) -> None:
     setup.took(SR)
     setup.publish(ObjectKind.OVERLAY, SC)
     setup.deliver()
     assert setup.states() == [("quarantined", ErrorCode.DELIVERY_REFUSED)]
-    assert (setup.asked, setup.refused()) == ([], {SC})
+    assert (setup.rendered, setup.refused()) == ([], {SC})
 
 
-def test_commitment_is_asked_for_what_was_given(setup: FallbackSetup) -> None:
+def test_commitment_is_requested_for_the_rendition_sent(setup: FallbackSetup) -> None:
     setup.pacs.commits = True
     setup.took(SR)
     setup.publish()
     setup.deliver()
     assert setup.states() == [("sent", None)]
     with setup.delivery.store.begin() as session:
-        asked = renditions.rendition_of(session, jobs.listing(session, kinds=[JobKind.DELIVER])[1])
-        ask = scu.create_request(
+        rendition = renditions.rendition_of(
+            session, jobs.listing(session, kinds=[JobKind.DELIVER])[1]
+        )
+        request = scu.create_request(
             session,
             "pacs",
             "1.2.5",
@@ -244,7 +250,7 @@ def test_commitment_is_asked_for_what_was_given(setup: FallbackSetup) -> None:
             RetryPolicy(),
             random.Random(1),
         )
-    assert asked is not None
-    assert ask is not None
-    assert [each.sop_instance_uid for each in ask.references] == [asked.sop_instance_uid]
-    assert [each.sop_class_uid for each in ask.references] == [SR]
+    assert rendition is not None
+    assert request is not None
+    assert [each.sop_instance_uid for each in request.references] == [rendition.sop_instance_uid]
+    assert [each.sop_class_uid for each in request.references] == [SR]

@@ -39,33 +39,35 @@ def test_written_whole_under_its_uid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("folder", "file"), [(0o755, 0o644), (0o750, 0o640), (0o700, 0o600)])
-def test_whom_the_folder_lets_in_may_read_it(tmp_path: Path, folder: int, file: int) -> None:
+def test_file_has_the_read_permissions_of_the_folder(
+    tmp_path: Path, folder: int, file: int
+) -> None:
     tmp_path.chmod(folder)
     transport(tmp_path).send(outgoing())
     assert stat.S_IMODE((tmp_path / "1.2.3.dcm").stat().st_mode) == file
 
 
-def test_a_folder_that_we_make_is_ours_only(tmp_path: Path) -> None:
+def test_created_folder_is_private(tmp_path: Path) -> None:
     transport(tmp_path / "new" / "share").send(outgoing())
     for folder in (tmp_path / "new", tmp_path / "new" / "share"):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_again_replaces_itself(tmp_path: Path) -> None:
+def test_same_object_again_replaces_its_file(tmp_path: Path) -> None:
     stored = tmp_path / "stored.dcm"
     stored.write_bytes(b"from the spool")
-    made = transport(tmp_path / "share")
-    made.send(outgoing(payload=None, path=stored))
-    made.send(outgoing(payload=None, path=stored))
+    folder_transport = transport(tmp_path / "share")
+    folder_transport.send(outgoing(payload=None, path=stored))
+    folder_transport.send(outgoing(payload=None, path=stored))
     assert [path.read_bytes() for path in (tmp_path / "share").iterdir()] == [b"from the spool"]
 
 
 @given(st.text())
 def test_no_name_leaves_the_folder(name: str) -> None:
-    made = file_name(name)
-    assert Path(made).name == made
-    assert made.endswith(".dcm")
-    assert not made.startswith(".")
+    safe_name = file_name(name)
+    assert Path(safe_name).name == safe_name
+    assert safe_name.endswith(".dcm")
+    assert not safe_name.startswith(".")
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "..", ".", "/x", "a\0b", "1.2/3", ""])
@@ -77,14 +79,14 @@ def test_two_revisions_have_two_names() -> None:
     assert file_name("1.2.3") != file_name("1.2.3-r2") == "1.2.3-r2.dcm"
 
 
-def test_a_folder_that_cannot_be_is_tried_again_later(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_tried_again(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(QCError, match="cannot be written") as caught:
         transport(tmp_path / "file" / "share").send(outgoing())
     assert caught.value.code is ErrorCode.DELIVERY_UNREACHABLE
 
 
-def test_bytes_gone_from_the_spool_are_an_alarm(tmp_path: Path) -> None:
+def test_missing_spool_file_is_an_alarm(tmp_path: Path) -> None:
     with pytest.raises(QCError) as caught:
         transport(tmp_path).send(outgoing(payload=None, path=tmp_path / "gone"))
     assert caught.value.code is ErrorCode.SPOOL_MISSING
@@ -96,11 +98,11 @@ class TestByStudy:
     EXAM = Exam(12, "1.2.840.99", date(2026, 11, 2))
 
     def deliver(self, folder: Path, *items: OutgoingObject) -> dict[str, bytes]:
-        made = FolderTransport(
+        folder_transport = FolderTransport(
             DestinationSettings(name="share", kind="folder", folder=folder, layout="study")
         )
         for each in items:
-            made.send(replace(each, exam=self.EXAM))
+            folder_transport.send(replace(each, exam=self.EXAM))
         return {
             path.relative_to(folder).as_posix(): path.read_bytes()
             for path in folder.rglob("*")
@@ -115,7 +117,7 @@ class TestByStudy:
         ]
 
     @pytest.mark.parametrize(("mode", "file"), [(0o2750, 0o640), (0o700, 0o600)])
-    def test_whom_the_folder_lets_in_may_read_all_of_it(
+    def test_exam_folders_have_the_permissions_of_the_destinations_folder(
         self, tmp_path: Path, mode: int, file: int
     ) -> None:
         tmp_path.chmod(mode)
@@ -130,10 +132,10 @@ class TestByStudy:
         dataset.EncapsulatedDocument = document + b"\0"
         dataset.EncapsulatedDocumentLength = len(document)
         payload = part10(dataset)
-        made = OutgoingObject(
+        report_object = OutgoingObject(
             EncapsulatedPDFStorage, "1.9", "1.2.840.10008.1.2.1", "1.9", payload=payload
         )
-        files = self.deliver(tmp_path, replace(made, kind="pdf", revision=3))
+        files = self.deliver(tmp_path, replace(report_object, kind="pdf", revision=3))
         stem = "2026-11-02/exam-12_1.2.840.99/summary-3_1.9"
         assert files == {f"{stem}.dcm": payload, f"{stem}.pdf": document}
 
@@ -148,14 +150,14 @@ class TestByStudy:
             PlanarConfiguration=0,
             PhotometricInterpretation="RGB",
         )
-        made = OutgoingObject(
+        report_object = OutgoingObject(
             SecondaryCaptureImageStorage,
             "1.8",
             "1.2.840.10008.1.2.1",
             "1.8",
             payload=part10(dataset),
         )
-        files = self.deliver(tmp_path, replace(made, kind="overlay"))
+        files = self.deliver(tmp_path, replace(report_object, kind="overlay"))
         stem = "2026-11-02/exam-12_1.2.840.99/overlay-1_1.8"
         assert sorted(files) == [f"{stem}.dcm", f"{stem}.png"]
         assert (np.asarray(Image.open(BytesIO(files[f"{stem}.png"]))) == pixels).all()
@@ -164,10 +166,10 @@ class TestByStudy:
         """Not even if it says that it is a PDF."""
         stored = tmp_path / "stored.dcm"
         stored.write_bytes(b"a stranger's")
-        made = OutgoingObject(
+        report_object = OutgoingObject(
             EncapsulatedPDFStorage, "1.7", "1.2.840.10008.1.2.1", "1.7", path=stored
         )
-        files = self.deliver(tmp_path / "share", made)
+        files = self.deliver(tmp_path / "share", report_object)
         assert list(files) == ["2026-11-02/exam-12_1.2.840.99/image_1.7.dcm"]
 
     @given(st.text(), st.text(), st.sampled_from(["source", "sr", "overlay"]))
@@ -176,8 +178,8 @@ class TestByStudy:
         assert len(folder.parts) == 2
         assert ".." not in folder.parts
         assert not folder.is_absolute()
-        made = _stem(replace(outgoing(name), kind=kind))
-        assert Path(made).name == made
+        stem = _stem(replace(outgoing(name), kind=kind))
+        assert Path(stem).name == stem
 
 
 def test_a_full_disk_leaves_nothing_and_is_tried_again(

@@ -7,21 +7,21 @@ from qc_daemon.deliver.outcome import HTTP, STORE, http_outcome, outcome
 
 
 @pytest.mark.parametrize("status", [0x0000, 0x0001, 0x0107, 0x0111, 0xB000, 0xB006, 0xB007])
-def test_the_peer_has_it(status: int) -> None:
+def test_success_and_warnings_mean_stored(status: int) -> None:
     assert outcome(status) is None
 
 
 @pytest.mark.parametrize("status", [0xA700, 0xA701, 0xA7FF, 0x0213])
-def test_passes_some_day(status: int) -> None:
+def test_out_of_resources_is_an_alarm(status: int) -> None:
     assert outcome(status) is ErrorCode.DELIVERY_RESOURCES
 
 
 @pytest.mark.parametrize("status", [0x0110, 0x0210])
-def test_may_pass(status: int) -> None:
+def test_processing_failure_is_retried(status: int) -> None:
     assert outcome(status) is ErrorCode.DELIVERY_FAILED
 
 
-def test_what_is_not_authorized_waits_for_its_mend() -> None:
+def test_not_authorized_waits_for_a_person() -> None:
     assert outcome(0x0124) is ErrorCode.DELIVERY_FORBIDDEN
     assert {http_outcome(status) for status in (301, 401, 403, 404)} == {
         ErrorCode.DELIVERY_FORBIDDEN
@@ -31,7 +31,7 @@ def test_what_is_not_authorized_waits_for_its_mend() -> None:
 @pytest.mark.parametrize(
     "status", [0xA900, 0xA9FF, 0xC000, 0xCFFF, 0x0117, 0x0122, 0x0211, 0xFFFF, 0x0A70]
 )
-def test_refused_for_good(status: int) -> None:
+def test_other_statuses_are_refused_for_good(status: int) -> None:
     assert outcome(status) is ErrorCode.DELIVERY_REFUSED
 
 

@@ -68,7 +68,7 @@ def test_no_faster_than_allowed(pool: DestinationPool, clock: Clock) -> None:
     assert pool.seconds_to_wait() is None
 
 
-def test_a_destination_that_is_none_any_more_closes_nothing(pool: DestinationPool) -> None:
+def test_removed_destination_blocks_no_other(pool: DestinationPool) -> None:
     pool.acquire("gone")
     assert pool.busy() == []
     with pytest.raises(QCError, match="gone is not in the settings"), pool.transport("gone"):
@@ -76,9 +76,7 @@ def test_a_destination_that_is_none_any_more_closes_nothing(pool: DestinationPoo
     pool.release("gone")
 
 
-def test_a_carrier_is_used_again_and_let_go_of_when_it_has_rested(
-    pool: DestinationPool, clock: Clock
-) -> None:
+def test_transport_is_reused_and_closed_when_idle(pool: DestinationPool, clock: Clock) -> None:
     with pool.transport("narrow") as first:
         pass
     pool.close_idle()
@@ -94,7 +92,7 @@ def test_a_carrier_is_used_again_and_let_go_of_when_it_has_rested(
     assert (first.closed, other.closed) == (1, 1)
 
 
-def test_a_carrier_is_given_back_after_a_failure(pool: DestinationPool) -> None:
+def test_transport_is_released_after_a_failure(pool: DestinationPool) -> None:
     with pytest.raises(ZeroDivisionError), pool.transport("narrow") as first:
         raise ZeroDivisionError
     with pool.transport("narrow") as again:

@@ -95,15 +95,15 @@ def test_each_status_has_its_class(pacs: Pacs) -> None:
         except QCError as error:
             errors[status] = error
     transport.close()
-    found = {status: error.failure_class for status, error in errors.items()}
-    assert dict.fromkeys(STATUSES) | found == STATUSES
+    classes = {status: error.failure_class for status, error in errors.items()}
+    assert dict.fromkeys(STATUSES) | classes == STATUSES
     assert all(f"{status:04X}" in error.message for status, error in errors.items())
     assert [s for s, error in errors.items() if isinstance(error, ClassRefusedError)] == [0x0122]
     # What a peer says against an object costs no association.
     assert pacs.associations == 1
 
 
-def test_a_class_that_is_not_negotiated(pacs: Pacs) -> None:
+def test_class_that_is_not_negotiated_is_refused(pacs: Pacs) -> None:
     pacs.start()
     error = failure(scu(pacs.port), outgoing(sop_class="1.2.840.10008.5.1.4.1.1.7"))
     assert isinstance(error, ClassRefusedError)
@@ -113,7 +113,7 @@ def test_a_class_that_is_not_negotiated(pacs: Pacs) -> None:
     assert isinstance(failure(transport, outgoing(sop_class="1.2.840.10008.5.1.4.1.1.7")), QCError)
 
 
-def test_a_transfer_syntax_that_is_not_taken_says_nothing_against_the_class(pacs: Pacs) -> None:
+def test_refused_transfer_syntax_does_not_refuse_the_class(pacs: Pacs) -> None:
     pacs.start()
     transport = scu(pacs.port)
     transport.send(outgoing())
@@ -144,7 +144,7 @@ def scripted() -> Iterator[Callable[[Callable[[Any], int]], int]]:
         server.shutdown()
 
 
-def test_an_abort(scripted: Callable[[Callable[[Any], int]], int]) -> None:
+def test_abort_is_unreachable(scripted: Callable[[Callable[[Any], int]], int]) -> None:
     def abort(event: Any) -> int:
         event.assoc.abort()
         return 0x0000
@@ -153,11 +153,11 @@ def test_an_abort(scripted: Callable[[Callable[[Any], int]], int]) -> None:
     assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_UNREACHABLE, ALARM)
 
 
-def test_no_answer(scripted: Callable[[Callable[[Any], int]], int]) -> None:
-    asked, over = threading.Event(), threading.Event()
+def test_no_answer_is_unreachable(scripted: Callable[[Callable[[Any], int]], int]) -> None:
+    is_received, over = threading.Event(), threading.Event()
 
     def silence(_event: Any) -> int:
-        asked.set()
+        is_received.set()
         over.wait(60)
         return 0x0000
 
@@ -166,13 +166,13 @@ def test_no_answer(scripted: Callable[[Callable[[Any], int]], int]) -> None:
         error = failure(scu(port, timeout=1), outgoing())
     finally:
         over.set()
-    assert asked.is_set()
+    assert is_received.is_set()
     assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_UNREACHABLE, ALARM)
 
 
 # A-ASSOCIATE-RJ (PS3.8 9.3.4): result, source, reason.
 @pytest.mark.parametrize(
-    ("answer", "failure_class", "told"),
+    ("answer", "failure_class", "message"),
     [
         ((1, 1, 3), ALARM, "does not know our AE title"),
         ((1, 1, 7), ALARM, "does not know the AE title that it was called by"),
@@ -183,7 +183,7 @@ def test_no_answer(scripted: Callable[[Callable[[Any], int]], int]) -> None:
     ],
 )
 def test_a_rejected_association(
-    answer: tuple[int, int, int], failure_class: FailureClass, told: str
+    answer: tuple[int, int, int], failure_class: FailureClass, message: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -199,10 +199,10 @@ def test_a_rejected_association(
         error = failure(scu(server.getsockname()[1]), outgoing())
         thread.join(60)
     assert error.failure_class is failure_class
-    assert told in error.message
+    assert message in error.message
 
 
-def test_nobody_there() -> None:
+def test_closed_port_is_unreachable() -> None:
     error = failure(scu(reserve_port()), outgoing())
     assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_UNREACHABLE, ALARM)
 

@@ -23,9 +23,9 @@ UID = "1.2.3.4"
 
 @pytest.fixture
 def server() -> Iterator[StowServer]:
-    made = StowServer().start()
-    yield made
-    made.stop()
+    stow_server = StowServer().start()
+    yield stow_server
+    stow_server.stop()
 
 
 def outgoing(payload: bytes = b"the file") -> OutgoingObject:
@@ -49,7 +49,7 @@ def result(server: StowServer, sent: OutgoingObject | None = None, **values: Any
     return None
 
 
-def test_the_file_goes_out_as_it_is(server: StowServer, tmp_path: Path) -> None:
+def test_file_is_sent_byte_for_byte(server: StowServer, tmp_path: Path) -> None:
     server.body = stored_response(UID)
     content = part10(ultrasound(pixels=bytes(1 << 21), Rows=1024, Columns=2048))
     file = tmp_path / "stored.dcm"
@@ -121,7 +121,7 @@ def test_each_answer_has_its_class(
     assert isinstance(error, ClassRefusedError) == class_refused
 
 
-def test_what_the_answer_leaves_out_is_asked_for(server: StowServer) -> None:
+def test_object_missing_from_the_answer_is_queried(server: StowServer) -> None:
     server.found = [UID]
     assert result(server) is None
     assert server.queries == [f"/dicom-web/instances?SOPInstanceUID={UID}&limit=1"]
@@ -136,9 +136,7 @@ def test_the_bearer_token_of_the_environment(
     assert server.requests[0].headers["Authorization"] == "Bearer c2VjcmV0"
 
 
-def test_a_password_that_is_mended_counts_from_the_next_object(
-    server: StowServer, tmp_path: Path
-) -> None:
+def test_corrected_password_is_used_for_the_next_object(server: StowServer, tmp_path: Path) -> None:
     file = tmp_path / "password"
     server.status = 401
     transport = StowRS(destination(server.url, user="qc", password=f"file:{file}"))
@@ -157,7 +155,7 @@ def test_a_password_that_is_mended_counts_from_the_next_object(
     assert server.requests[-1].headers["Authorization"] == "Basic cWM6c8Opc2FtZQ=="
 
 
-def test_nothing_is_taken_from_the_surroundings(
+def test_proxy_of_the_environment_is_ignored(
     server: StowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{reserve_port()}")
@@ -165,14 +163,14 @@ def test_nothing_is_taken_from_the_surroundings(
     assert result(server) is None
 
 
-def test_nobody_there() -> None:
+def test_closed_port_is_unreachable() -> None:
     transport = StowRS(destination(f"http://127.0.0.1:{reserve_port()}/web"))
     with pytest.raises(QCError, match="vna cannot be reached: connection refused") as error:
         transport.send(outgoing())
     assert error.value.code is ErrorCode.DELIVERY_UNREACHABLE
 
 
-def test_bytes_gone_from_the_spool_are_an_alarm(server: StowServer, tmp_path: Path) -> None:
+def test_missing_spool_file_is_an_alarm(server: StowServer, tmp_path: Path) -> None:
     error = result(server, OutgoingObject("1", UID, "1.2", UID, path=tmp_path / "gone.dcm"))
     assert error is not None
     assert error.code is ErrorCode.SPOOL_MISSING
@@ -193,9 +191,9 @@ class TestTLS:
         )
         context.load_cert_chain(own.certificate, own.key)
         context.verify_mode = ssl.CERT_REQUIRED
-        made = StowServer(body=stored_response(UID), tls=context).start()
-        yield made
-        made.stop()
+        stow_server = StowServer(body=stored_response(UID), tls=context).start()
+        yield stow_server
+        stow_server.stop()
 
     def test_each_side_shows_its_certificate(self, secure: StowServer, hospital: Authority) -> None:
         ours = hospital.issue("qc")

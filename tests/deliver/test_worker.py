@@ -78,14 +78,14 @@ def test_report_object_is_sent_as_stored(delivery: Delivery, pacs: Pacs) -> None
     pacs.sop_classes = (US, SR)
     pacs.start()
     delivery.admit(ultrasound(), destination="share")
-    made = ultrasound(sop_class=SR)
-    payload = part10(made)
+    dataset = ultrasound(sop_class=SR)
+    payload = part10(dataset)
     with delivery.store.begin() as session:
         jobs.insert(session, JobKind.REPORT, "exam:1", 1, exam_id=1, now=delivery.now)
         job = jobs.claim(session, [JobKind.REPORT], "test", delivery.now, 300)
         assert job is not None
-        made_object = reports.ReportObject(ObjectKind.SR, made.SOPInstanceUID, SR, payload)
-        reports.publish(session, job, [made_object], {"sr": ["pacs"]}, delivery.now)
+        report_object = reports.ReportObject(ObjectKind.SR, dataset.SOPInstanceUID, SR, payload)
+        reports.publish(session, job, [report_object], {"sr": ["pacs"]}, delivery.now)
         jobs.finish(session, job, delivery.now)
     deliverer = delivery.deliverer()
     while deliverer.run_once():
@@ -112,7 +112,7 @@ def test_destination_down_then_up_delivers_exactly_once(delivery: Delivery, pacs
     assert pacs.uids() == [dataset.SOPInstanceUID]
 
 
-def test_an_outage_of_days_costs_nothing(delivery: Delivery, pacs: Pacs) -> None:
+def test_outage_of_days_costs_no_attempt(delivery: Delivery, pacs: Pacs) -> None:
     """With the settings as they are by default; each try is one that found nobody."""
     dataset = ultrasound()
     delivery.admit(dataset)
@@ -128,7 +128,7 @@ def test_an_outage_of_days_costs_nothing(delivery: Delivery, pacs: Pacs) -> None
     assert pacs.uids() == [dataset.SOPInstanceUID]
 
 
-def test_what_is_not_tried_does_not_wait_the_longer(delivery: Delivery) -> None:
+def test_job_that_is_not_tried_does_not_back_off(delivery: Delivery) -> None:
     for _ in range(3):
         delivery.admit(ultrasound())
     deliverer = delivery.deliverer()
@@ -142,14 +142,14 @@ def test_what_is_not_tried_does_not_wait_the_longer(delivery: Delivery) -> None:
     ]
 
 
-def test_a_full_disk_here_keeps_no_report_back(
+def test_full_disk_here_does_not_stop_report_delivery(
     delivery: Delivery, pacs: Pacs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "there is none"))
     test_report_object_is_sent_as_stored(delivery, pacs)
 
 
-def test_what_a_library_throws_concerns_its_object_only(
+def test_exception_of_a_library_fails_only_its_object(
     delivery: Delivery, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pacs.start()
@@ -179,7 +179,7 @@ def test_what_a_library_throws_concerns_its_object_only(
         (0xC123, "quarantined", ErrorCode.DELIVERY_REFUSED),
     ],
 )
-def test_status_decides(
+def test_status_decides_the_jobs_state(
     delivery: Delivery, pacs: Pacs, status: int, state: str, code: ErrorCode | None
 ) -> None:
     pacs.status = status
@@ -214,7 +214,9 @@ def test_uncompressed_is_converted_where_the_peer_wants_it(delivery: Delivery, p
     assert dataset.PixelData in data
 
 
-def test_peer_gone_between_two_objects_is_reached_again(delivery: Delivery, pacs: Pacs) -> None:
+def test_peer_that_restarts_between_two_objects_is_reached_again(
+    delivery: Delivery, pacs: Pacs
+) -> None:
     pacs.start()
     deliverer = delivery.deliverer()
     delivery.admit(ultrasound())
@@ -361,7 +363,7 @@ def test_a_folder_by_study_keeps_an_exam_together(delivery: Delivery) -> None:
     )
 
 
-def test_a_lost_lease_settles_nothing(
+def test_lost_lease_records_nothing(
     delivery: Delivery, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pacs.start()
@@ -380,7 +382,7 @@ def test_a_lost_lease_settles_nothing(
     assert delivery.states() == [("ready", None)]
 
 
-def test_outage_leaves_a_destination_alone_for_a_while() -> None:
+def test_outage_blocks_a_destination_for_a_while() -> None:
     clock = [100.0]
     breaker = CircuitBreaker(lambda: clock[0])
     breaker.check("pacs")
@@ -407,7 +409,9 @@ def test_run_delivers_until_stopped(delivery: Delivery, pacs: Pacs) -> None:
     assert not thread.is_alive()
 
 
-def test_a_fault_of_ours_ends_run(delivery: Delivery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exception_in_a_thread_ends_run(
+    delivery: Delivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(_self: Any) -> bool:
         raise ZeroDivisionError
 

@@ -11,19 +11,19 @@ def claimed(records) -> bool:
         return claim(session, [JobKind.SCORE], "work:1", records.now, 60) is not None
 
 
-def test_a_job_is_due_at_once(records) -> None:
+def test_clock_set_back_makes_waiting_jobs_due(records) -> None:
     records.image()
     records.wait(-HOUR)
     assert claimed(records)
 
 
-def test_clocks_of_two_hosts_that_differ_a_little_keep_the_wait(records) -> None:
+def test_small_clock_skew_between_hosts_keeps_the_back_off(records) -> None:
     records.image()
     records.wait(-CLOCK_SKEW.total_seconds() / 2)
     assert not claimed(records)
 
 
-def test_an_exam_is_quiet_in_its_time(records) -> None:
+def test_clock_set_back_does_not_prolong_the_quiet_time(records) -> None:
     exam = records.image().exam_id
     records.score_all()
     records.wait(-HOUR)

@@ -42,7 +42,7 @@ def connect_at_once(store: Store, count: int) -> int:
     return len(ended)
 
 
-def test_one_that_was_busy_leaves_the_others_their_connections(small: str) -> None:
+def test_busy_process_closes_connections_others_need(small: str) -> None:
     receiver, deliverer = Store(small), Store(small)
     assert connect_at_once(receiver, LIMIT) == LIMIT
     assert connect_at_once(deliverer, LIMIT // 2) == LIMIT // 2
@@ -50,7 +50,7 @@ def test_one_that_was_busy_leaves_the_others_their_connections(small: str) -> No
     deliverer.close()
 
 
-def test_a_connection_that_there_is_no_room_for_is_waited_for(small: str) -> None:
+def test_connection_is_waited_for_while_the_server_is_full(small: str) -> None:
     receiver, deliverer = Store(small), Store(small)
     busy, ended = threading.Event(), threading.Event()
     all_busy = threading.Barrier(LIMIT + 1)
@@ -80,7 +80,7 @@ def test_a_connection_that_there_is_no_room_for_is_waited_for(small: str) -> Non
     deliverer.close()
 
 
-def test_with_room_for_all_a_connection_is_used_again(postgres_url: str) -> None:
+def test_connection_is_reused_while_half_are_free(postgres_url: str) -> None:
     store = Store(postgres_url)
     pids = set()
     for _ in range(3):

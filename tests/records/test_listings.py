@@ -46,9 +46,9 @@ def test_exams_are_filtered(records) -> None:
         (ExamFilter(exam_id=1), [1]),
     ]
     with records.store.read() as session:
-        for wanted, ids in cases:
-            rows, total = listings.exams(session, wanted)
-            assert ([row.id for row in rows], total) == (ids, len(ids)), wanted
+        for exam_filter, ids in cases:
+            rows, total = listings.exams(session, exam_filter)
+            assert ([row.id for row in rows], total) == (ids, len(ids)), exam_filter
         rows, total = listings.exams(session, ExamFilter(), Window(limit=1))
         assert ([(row.id, row.objects) for row in rows], total) == ([(2, 1)], 2)
         rows, _ = listings.exams(session, ExamFilter(), Window(until=records.now))
@@ -70,7 +70,7 @@ def test_jobs_are_filtered_and_counted(records) -> None:
         assert rejections.page(session) == ([], 0)
 
 
-def test_stored_findings_come_as_they_are_read(records) -> None:
+def test_findings_are_yielded_as_they_are_read(records) -> None:
     first = records.image()
     records.score_all(count=3)
     second = records.image()

@@ -54,7 +54,7 @@ def test_a_reader_sees_one_snapshot_and_waits_for_no_writer(store: Store) -> Non
     assert names(store) == ["b"]
 
 
-def test_moments_come_back_in_utc(store: Store) -> None:
+def test_times_are_read_back_in_utc(store: Store) -> None:
     east = timezone(timedelta(hours=5, minutes=30))
     with store.begin() as session:
         bundles.activate(session, "b", "/b", "m", NOW.astimezone(east))
@@ -102,7 +102,7 @@ def test_sqlite_takes_the_write_lock_at_once(tmp_path: Path) -> None:
         "",
     ],
 )
-def test_what_cannot_be_opened_is_said_in_one_line_without_a_password(url: str) -> None:
+def test_unusable_database_is_one_line_without_a_password(url: str) -> None:
     with pytest.raises(QCError) as caught, Store(url).begin():
         pass
     assert caught.value.code is ErrorCode.STORAGE
@@ -111,10 +111,10 @@ def test_what_cannot_be_opened_is_said_in_one_line_without_a_password(url: str) 
     assert "sekret" not in caught.value.message
 
 
-def test_a_store_is_shown_without_its_password() -> None:
-    shown = repr(Store("postgresql+psycopg://qc:sekret@127.0.0.1/qc?password=sekret"))
-    assert "sekret" not in shown
-    assert "127.0.0.1/qc" in shown
+def test_repr_of_a_store_has_no_password() -> None:
+    representation = repr(Store("postgresql+psycopg://qc:sekret@127.0.0.1/qc?password=sekret"))
+    assert "sekret" not in representation
+    assert "127.0.0.1/qc" in representation
 
 
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def _activate(store: Store, name: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "count"), [("fork", 2), ("spawn", 1)])
-def test_a_store_goes_along_into_another_process(store: Store, method: str, count: int) -> None:
+def test_a_store_can_be_pickled_into_another_process(store: Store, method: str, count: int) -> None:
     with store.begin() as session:
         bundles.activate(session, "parent", "/b", "parent", NOW)
     context = multiprocessing.get_context(method)

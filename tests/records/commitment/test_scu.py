@@ -1,4 +1,4 @@
-"""Pledges: what destinations were asked to commit to, on both databases."""
+"""Commitment requested of destinations: requests, reports and outcomes, on both databases."""
 
 import itertools
 import random
@@ -57,47 +57,47 @@ def send(records) -> list[int]:
     return ids
 
 
-def ask(
-    records, uid: str, destination: str = "pacs", *, taken: bool = True, **more
+def create_request(
+    records, uid: str, destination: str = "pacs", *, is_accepted: bool = True, **more
 ) -> CommitmentRequest | None:
     with records.store.begin() as session:
-        asked = scu.create_request(
+        request = scu.create_request(
             session, destination, uid, records.now, PATIENCE, POLICY, random.Random(1), **more
         )
-        if asked is not None and taken:
-            scu.mark_accepted(session, asked, records.now)
-    return asked
+        if request is not None and is_accepted:
+            scu.mark_accepted(session, request, records.now)
+    return request
 
 
-def tell(
+def record_report(
     records, uid: str, failures: dict[str, int] | None = None, by=("pacs",), only=None
 ) -> bool:
-    """A report of everything that was asked under the UID, or `only` those."""
+    """A report on every object of the request, or `only` these."""
     with records.store.begin() as session:
-        asked = session.scalars(
+        uids = session.scalars(
             select(OutgoingCommitmentItem.sop_instance_uid)
             .join(OutgoingCommitment)
             .where(OutgoingCommitment.transaction_uid == uid)
         ).all()
-        said = {each: 0 for each in asked if only is None or each in only} | (failures or {})
+        reasons = {each: 0 for each in uids if only is None or each in only} | (failures or {})
         report = Report(
             uid,
-            tuple(Reference(US, each) for each, reason in said.items() if not reason),
-            tuple((Reference(US, each), reason) for each, reason in said.items() if reason),
+            tuple(Reference(US, each) for each, reason in reasons.items() if not reason),
+            tuple((Reference(US, each), reason) for each, reason in reasons.items() if reason),
         )
         return scu.record_report(session, report, by)
 
 
-def settle(records, *lenient: str) -> list[ReportOutcome]:
+def apply_reports(records, *lenient: str) -> list[ReportOutcome]:
     with records.store.begin() as session:
         return scu.apply_reports(session, records.now, POLICY, random.Random(1), lenient)
 
 
 def job(records, job_id: int) -> Job:
     with records.store.read() as session:
-        found = jobs.get(session, job_id)
-    assert found is not None
-    return found
+        current = jobs.get(session, job_id)
+    assert current is not None
+    return current
 
 
 def uid_of(records, job_id: int) -> str:
@@ -113,68 +113,70 @@ def later(records, **by: float) -> None:
     records.now += timedelta(**by)
 
 
-def test_from_sent_to_done(records) -> None:
+def test_sent_job_is_done_when_committed(records) -> None:
     (sent,) = deliver(records, "pacs")
     with records.store.read() as session:
         assert scu.destinations_due(session, records.now) == []
     later(records, seconds=2)
     with records.store.read() as session:
         assert scu.destinations_due(session, records.now) == ["pacs"]
-    asked = ask(records, "2.25.1")
-    assert asked is not None
-    assert [each.sop_class_uid for each in asked.references] == [US]
-    assert ask(records, "2.25.2") is None
-    assert (job(records, sent).state, settle(records)) == (JobState.SENT, [])
-    assert tell(records, "2.25.1")
-    assert [each.state for each in settle(records)] == [JobState.DONE]
+    request = create_request(records, "2.25.1")
+    assert request is not None
+    assert [each.sop_class_uid for each in request.references] == [US]
+    assert create_request(records, "2.25.2") is None
+    assert (job(records, sent).state, apply_reports(records)) == (JobState.SENT, [])
+    assert record_report(records, "2.25.1")
+    assert [each.state for each in apply_reports(records)] == [JobState.DONE]
     done = job(records, sent)
     assert (done.state, done.attempts, done.error_code) == (JobState.DONE, 0, None)
 
 
-def test_only_who_was_asked_can_tell(records) -> None:
+def test_report_counts_only_from_the_requested_destination(records) -> None:
     deliver(records, "pacs", "archive")
-    ask(records, "2.25.1", "pacs")
-    ask(records, "2.25.2", "archive")
-    assert not tell(records, "2.25.1", by=["archive"])
-    assert not tell(records, "2.25.1", by=[])
-    assert not tell(records, "2.25.3")
-    assert settle(records) == []
-    assert tell(records, "2.25.2", by=["pacs", "archive"])
-    assert [each.destination for each in settle(records)] == ["archive"]
+    create_request(records, "2.25.1", "pacs")
+    create_request(records, "2.25.2", "archive")
+    assert not record_report(records, "2.25.1", by=["archive"])
+    assert not record_report(records, "2.25.1", by=[])
+    assert not record_report(records, "2.25.3")
+    assert apply_reports(records) == []
+    assert record_report(records, "2.25.2", by=["pacs", "archive"])
+    assert [each.destination for each in apply_reports(records)] == ["archive"]
 
 
-def test_told_again_and_again(records) -> None:
+def test_repeated_report_changes_nothing(records) -> None:
     (sent,) = deliver(records, "pacs")
-    ask(records, "2.25.1")
-    assert tell(records, "2.25.1")
-    assert tell(records, "2.25.1")
-    assert len(settle(records)) == 1
-    assert tell(records, "2.25.1", {uid_of(records, sent): 0x0112})
-    assert settle(records) == []
+    create_request(records, "2.25.1")
+    assert record_report(records, "2.25.1")
+    assert record_report(records, "2.25.1")
+    assert len(apply_reports(records)) == 1
+    assert record_report(records, "2.25.1", {uid_of(records, sent): 0x0112})
+    assert apply_reports(records) == []
     assert job(records, sent).state is JobState.DONE
 
 
-def test_what_is_told_as_both_has_failed_and_what_was_not_asked_is_passed_over(records) -> None:
+def test_object_in_both_lists_failed_and_unrequested_objects_are_ignored(records) -> None:
     (sent,) = deliver(records, "pacs")
-    asked = ask(records, "2.25.1")
-    assert asked is not None
-    both = Report("2.25.1", (*asked.references, Reference(US, "9.9")), ((asked.references[0], 1),))
+    request = create_request(records, "2.25.1")
+    assert request is not None
+    report = Report(
+        "2.25.1", (*request.references, Reference(US, "9.9")), ((request.references[0], 1),)
+    )
     with records.store.begin() as session:
-        assert scu.record_report(session, both, ["pacs"])
-    (settled,) = settle(records)
+        assert scu.record_report(session, report, ["pacs"])
+    (settled,) = apply_reports(records)
     assert settled.state is JobState.READY
     assert settled.error is not None
     assert settled.error.code is ErrorCode.COMMITMENT_REFUSED
     assert job(records, sent).attempts == 1
 
 
-def test_what_a_report_leaves_out_is_asked_again(records) -> None:
+def test_object_missing_from_a_report_is_requested_again(records) -> None:
     first, second = deliver(records, "pacs", count=2)
-    ask(records, "2.25.1")
-    tell(records, "2.25.1", only=[uid_of(records, first)])
-    settle(records)
+    create_request(records, "2.25.1")
+    record_report(records, "2.25.1", only=[uid_of(records, first)])
+    apply_reports(records)
     later(records, minutes=10)
-    again = ask(records, "2.25.2")
+    again = create_request(records, "2.25.2")
     assert again is not None
     assert [each.sop_instance_uid for each in again.references] == [uid_of(records, second)]
     assert job(records, second).error_code == ErrorCode.COMMITMENT_AWAITED
@@ -183,42 +185,42 @@ def test_what_a_report_leaves_out_is_asked_again(records) -> None:
 
 def test_an_older_transaction_stays_valid_until_the_object_is_sent_again(records) -> None:
     (sent,) = deliver(records, "pacs")
-    ask(records, "2.25.1")
+    create_request(records, "2.25.1")
     later(records, minutes=10)
-    ask(records, "2.25.2")
-    tell(records, "2.25.1", {uid_of(records, sent): 0x0112})
-    settle(records)
+    create_request(records, "2.25.2")
+    record_report(records, "2.25.1", {uid_of(records, sent): 0x0112})
+    apply_reports(records)
     assert job(records, sent).state is JobState.READY
     later(records, hours=1)
     send(records)
     # Both were about the first sending.
-    assert tell(records, "2.25.2")
-    assert settle(records) == []
+    assert record_report(records, "2.25.2")
+    assert apply_reports(records) == []
     assert job(records, sent).state is JobState.SENT
     later(records, seconds=3)
-    ask(records, "2.25.3")
-    tell(records, "2.25.3")
-    settle(records)
+    create_request(records, "2.25.3")
+    record_report(records, "2.25.3")
+    apply_reports(records)
     assert job(records, sent).state is JobState.DONE
 
 
-def test_the_latest_word_counts(records) -> None:
+def test_latest_report_counts(records) -> None:
     (sent,) = deliver(records, "pacs")
-    ask(records, "2.25.1")
+    create_request(records, "2.25.1")
     uid = uid_of(records, sent)
     later(records, minutes=10)
-    ask(records, "2.25.2")
-    tell(records, "2.25.2")
-    tell(records, "2.25.1", {uid: 0x0112})
-    assert [each.state for each in settle(records)] == [JobState.DONE]
+    create_request(records, "2.25.2")
+    record_report(records, "2.25.2")
+    record_report(records, "2.25.1", {uid: 0x0112})
+    assert [each.state for each in apply_reports(records)] == [JobState.DONE]
 
 
 def test_attempts_are_used_up(records) -> None:
     (sent,) = deliver(records, "pacs")
     for attempt in range(1, 4):
-        ask(records, f"2.25.{attempt}")
-        tell(records, f"2.25.{attempt}", {uid_of(records, sent): 0x0110})
-        settle(records)
+        create_request(records, f"2.25.{attempt}")
+        record_report(records, f"2.25.{attempt}", {uid_of(records, sent): 0x0110})
+        apply_reports(records)
         assert job(records, sent).attempts == attempt
         later(records, hours=2)
         send(records)
@@ -233,91 +235,91 @@ def test_a_request_names_so_many_and_each_object_once(records) -> None:
     receive(records, "pacs", sop_instance_uid="1.2.9")
     receive(records, "pacs")
     assert len(send(records)) == 3
-    asked = ask(records, "2.25.1", limit=2)
-    assert asked is not None
-    assert len(asked.references) == 1
-    rest = ask(records, "2.25.2", limit=2)
-    assert rest is not None
-    assert len(rest.references) == 1
-    assert not set(asked.references) & set(rest.references)
+    request = create_request(records, "2.25.1", limit=2)
+    assert request is not None
+    assert len(request.references) == 1
+    second = create_request(records, "2.25.2", limit=2)
+    assert second is not None
+    assert len(second.references) == 1
+    assert not set(request.references) & set(second.references)
 
 
 def test_later_contents_go_again_after_one_that_is_sent_again(records) -> None:
     receive(records, "pacs", sop_instance_uid="1.2.9")
     (first,) = send(records)
-    ask(records, "2.25.1")
+    create_request(records, "2.25.1")
     receive(records, "pacs", sop_instance_uid="1.2.9")
     (second,) = send(records)
     later(records, seconds=3)
-    ask(records, "2.25.2")
-    tell(records, "2.25.2")
-    settle(records)
+    create_request(records, "2.25.2")
+    record_report(records, "2.25.2")
+    apply_reports(records)
     assert job(records, second).state is JobState.DONE
-    tell(records, "2.25.1", {"1.2.9": 0x0112})
-    settle(records)
+    record_report(records, "2.25.1", {"1.2.9": 0x0112})
+    apply_reports(records)
     assert [job(records, each).state for each in (first, second)] == [JobState.READY] * 2
     later(records, hours=1)
     assert send(records) == [first, second]
 
 
-def test_our_own_objects_are_asked_about_too(records) -> None:
+def test_commitment_is_requested_for_report_objects_too(records) -> None:
     records.image()
     records.score_all()
     later(records, minutes=5)
     records.close_due()
-    made = ReportObject(ObjectKind.SR, "1.2.3.99", "1.2.840.10008.5.1.4.1.1.88.34", b"sr")
-    records.publish(made, sr=["pacs"])
+    report_object = ReportObject(ObjectKind.SR, "1.2.3.99", "1.2.840.10008.5.1.4.1.1.88.34", b"sr")
+    records.publish(report_object, sr=["pacs"])
     assert len(send(records)) == 1
-    asked = ask(records, "2.25.1")
-    assert asked is not None
-    assert asked.references == (Reference("1.2.840.10008.5.1.4.1.1.88.34", "1.2.3.99"),)
+    request = create_request(records, "2.25.1")
+    assert request is not None
+    assert request.references == (Reference("1.2.840.10008.5.1.4.1.1.88.34", "1.2.3.99"),)
 
 
-def test_put_off_grows_and_keeps_the_reason(records) -> None:
+def test_postponed_request_backs_off_and_records_the_reason(records) -> None:
     (sent,) = deliver(records, "pacs")
     error = QCError(ErrorCode.COMMITMENT_AWAITED, "destination pacs cannot be reached")
     waits = []
     for number in range(3):
         later(records, hours=2)
-        asked = ask(records, f"2.25.{number}", taken=False)
-        assert asked is not None
+        request = create_request(records, f"2.25.{number}", is_accepted=False)
+        assert request is not None
         with records.store.begin() as session:
-            scu.postpone(session, asked, error, records.now, POLICY, random.Random(1))
+            scu.postpone(session, request, error, records.now, POLICY, random.Random(1))
         waits.append(job(records, sent).not_before - records.now)
     assert waits[0] < waits[1] < waits[2]
-    put_off = job(records, sent)
-    assert (put_off.state, put_off.alarms) == (JobState.SENT, 3)
-    assert put_off.error_message == error.message
+    postponed = job(records, sent)
+    assert (postponed.state, postponed.alarms) == (JobState.SENT, 3)
+    assert postponed.error_message == error.message
     with records.store.read() as session:
         assert not scu.has_accepted(session, "pacs")
     # It may have heard us all the same.
-    assert tell(records, "2.25.0")
-    assert [each.state for each in settle(records)] == [JobState.DONE]
+    assert record_report(records, "2.25.0")
+    assert [each.state for each in apply_reports(records)] == [JobState.DONE]
 
 
-def test_a_clock_set_back_holds_nothing_up(records) -> None:
+def test_clock_set_back_makes_requests_due(records) -> None:
     deliver(records, "pacs")
     later(records, days=-1)
     with records.store.read() as session:
         assert scu.destinations_due(session, records.now) == ["pacs"]
-    assert ask(records, "2.25.1") is not None
+    assert create_request(records, "2.25.1") is not None
     with records.store.read() as session:
         assert scu.destinations_due(session, records.now) == []
 
 
 def test_sent_jobs_can_be_cancelled_and_sent_again(records) -> None:
     first, second = deliver(records, "pacs", count=2)
-    ask(records, "2.25.1")
+    create_request(records, "2.25.1")
     with records.store.begin() as session:
         assert jobs.cancel(session, [first], records.now) == 1
         assert jobs.retry(session, [second], records.now) == 1
-    tell(records, "2.25.1")
-    assert settle(records) == []
+    record_report(records, "2.25.1")
+    assert apply_reports(records) == []
     assert job(records, first).state is JobState.DEAD
     assert send(records) == [second]
 
 
-def test_waived_and_rejected(records) -> None:
+def test_accept_without_finishes_and_reject_quarantines_sent_jobs(records) -> None:
     first, second = deliver(records, "pacs", "gone")
     with records.store.begin() as session:
         assert scu.accept_without(session, "pacs", records.now) == [first]
@@ -331,7 +333,7 @@ def test_waived_and_rejected(records) -> None:
     )
 
 
-def test_a_lease_that_is_lost_sends_nothing(records) -> None:
+def test_lost_lease_marks_nothing_sent(records) -> None:
     receive(records, "pacs")
     claimed = records.claim(JobKind.DELIVER)
     with records.store.begin() as session:
@@ -339,26 +341,26 @@ def test_a_lease_that_is_lost_sends_nothing(records) -> None:
         assert not jobs.mark_sent(session, claimed, records.now, records.now)
 
 
-def test_forgotten_when_nobody_waits(records) -> None:
+def test_prune_deletes_requests_that_no_sent_job_waits_for(records) -> None:
     deliver(records, "pacs")
     for number in range(3):
-        ask(records, f"2.25.{number}")
+        create_request(records, f"2.25.{number}")
         later(records, hours=2)
     with records.store.begin() as session:
         assert scu.prune(session, records.now) == 0
-    tell(records, "2.25.1")
-    settle(records)
+    record_report(records, "2.25.1")
+    apply_reports(records)
     with records.store.begin() as session:
         assert scu.prune(session, records.now - timedelta(hours=7)) == 0
         assert scu.prune(session, records.now) == 2
         assert scu.has_accepted(session, "pacs")
 
 
-def test_an_earlier_version_sends_what_is_sent_again(url: str) -> None:
+def test_downgrade_makes_sent_jobs_ready(url: str) -> None:
     schema.upgrade(url)
     records = Records(Store(url))
     deliver(records, "pacs")
-    ask(records, "2.25.1")
+    create_request(records, "2.25.1")
     schema.downgrade(url, "0002")
     with pytest.raises(IntegrityError), records.store.begin() as session:
         session.execute(text("UPDATE job SET state = 'sent'"))

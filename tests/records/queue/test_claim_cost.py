@@ -17,15 +17,15 @@ from qc_daemon.records.tables import JobKind, JobState
 @contextmanager
 def statements(session: Session) -> Iterator[list[tuple[str, object]]]:
     """What the block asks the database."""
-    asked: list[tuple[str, object]] = []
+    queries: list[tuple[str, object]] = []
 
     def note(_c: object, _cursor: object, sql: str, values: object, *_: object) -> None:
-        asked.append((sql, values))
+        queries.append((sql, values))
 
     engine = session.get_bind().engine
     event.listen(engine, "before_cursor_execute", note)
     try:
-        yield asked
+        yield queries
     finally:
         event.remove(engine, "before_cursor_execute", note)
 
@@ -49,7 +49,7 @@ QUESTIONS: dict[str, Callable[[Session, object], object]] = {
 @pytest.mark.parametrize("analysed", [False, True])
 @pytest.mark.parametrize("name", QUESTIONS)
 @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
-def test_a_question_reads_an_index_and_stops(
+def test_query_reads_an_index_and_few_rows(
     records, store: Store, name: str, analysed: bool
 ) -> None:
     for _ in range(30):
@@ -64,11 +64,11 @@ def test_a_question_reads_an_index_and_stops(
         if analysed:
             session.execute(text("ANALYZE"))
     with store.begin() as session:
-        with statements(session) as asked:
+        with statements(session) as queries:
             QUESTIONS[name](session, records.now)
         connection = session.connection()
-        assert asked
-        for sql, values in asked:
+        assert queries
+        for sql, values in queries:
             assert scans(connection, sql, values) == [], sql
 
 

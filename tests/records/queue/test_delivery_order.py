@@ -1,5 +1,5 @@
-"""What may be sent before what: amendments after what they amend, images before what tells of
-them, and nothing waits for ever."""
+"""Order of delivery: amendments after the report they amend, images before what refers to them, and
+nothing waits for ever."""
 
 import random
 from dataclasses import replace
@@ -21,7 +21,7 @@ OVERLAY = ReportObject(ObjectKind.OVERLAY, "2.25.3", "1.2.840.10008.5.1.4.1.1.7"
 POLICY = RetryPolicy(max_attempts=15, backoff_seconds=600, backoff_cap_seconds=600)
 
 
-def tell(records, *objects: ReportObject, to: str = "pacs") -> None:
+def publish(records, *objects: ReportObject, to: str = "pacs") -> None:
     """Close the exam and publish its report."""
     records.score_all()
     records.wait(60)
@@ -30,14 +30,14 @@ def tell(records, *objects: ReportObject, to: str = "pacs") -> None:
 
 
 def due(records, destinations: tuple[str, ...] | None = None) -> list[Job]:
-    """Everything that may be sent now, claimed."""
-    found = []
+    """All jobs that are due, claimed."""
+    claimed = []
     with records.store.begin() as session:
         while job := claim(
             session, [JobKind.DELIVER], "w", records.now, 300, destinations=destinations
         ):
-            found.append(job)
-    return found
+            claimed.append(job)
+    return claimed
 
 
 def fail(records, job: Job, code: ErrorCode = ErrorCode.DELIVERY_RESOURCES) -> None:
@@ -63,15 +63,15 @@ def end(records, job: Job, state: JobState) -> None:
 def amended(records):
     """An exam whose report to the PACS is being tried again when an amended one is made."""
     records.image()
-    tell(records, SR)
+    publish(records, SR)
     (first,) = due(records)
     fail(records, first)
     records.image()
-    tell(records, AMENDED)
+    publish(records, AMENDED)
     return records
 
 
-def test_an_amendment_waits_for_what_it_amends(amended) -> None:
+def test_amendment_waits_for_the_earlier_report(amended) -> None:
     assert due(amended) == []
     amended.wait(600)
     (first,) = due(amended)
@@ -82,7 +82,7 @@ def test_an_amendment_waits_for_what_it_amends(amended) -> None:
 
 
 @pytest.mark.parametrize("state", [JobState.SENT, JobState.DEAD, JobState.QUARANTINED])
-def test_what_has_ended_holds_no_amendment_up(amended, state: JobState) -> None:
+def test_ended_job_delays_no_amendment(amended, state: JobState) -> None:
     amended.wait(600)
     (first,) = due(amended)
     end(amended, first, state)
@@ -91,21 +91,21 @@ def test_what_has_ended_holds_no_amendment_up(amended, state: JobState) -> None:
 
 def test_another_kind_and_another_destination_do_not_wait(records) -> None:
     records.image()
-    tell(records, SR)
+    publish(records, SR)
     (first,) = due(records)
     fail(records, first)
     records.image()
-    tell(records, replace(AMENDED, sop_instance_uid="2.25.4"), to="archive")
+    publish(records, replace(AMENDED, sop_instance_uid="2.25.4"), to="archive")
     assert [job.destination for job in due(records)] == ["archive"]
     records.image()
-    tell(records, OVERLAY)
+    publish(records, OVERLAY)
     (overlay,) = due(records)
     assert (overlay.destination, overlay.revision) == ("pacs", 3)
 
 
-def test_images_go_before_what_tells_of_them(records) -> None:
+def test_images_are_sent_before_objects_that_refer_to_them(records) -> None:
     records.receive("pacs")
-    tell(records, SR)
+    publish(records, SR)
     (image,) = due(records)
     assert image.revision_id is not None
     assert due(records) == []
@@ -114,9 +114,9 @@ def test_images_go_before_what_tells_of_them(records) -> None:
 
 
 @pytest.mark.parametrize("code", [ErrorCode.DELIVERY_UNREACHABLE, ErrorCode.SPOOL_MISSING])
-def test_an_image_that_fails_and_fails_is_waited_for_no_longer(records, code: ErrorCode) -> None:
+def test_image_is_not_waited_for_after_three_failures(records, code: ErrorCode) -> None:
     records.receive("pacs")
-    tell(records, SR)
+    publish(records, SR)
     for _ in range(3):
         (image,) = due(records)
         assert image.revision_id is not None
@@ -127,13 +127,13 @@ def test_an_image_that_fails_and_fails_is_waited_for_no_longer(records, code: Er
     assert [job.object_id for job in due(records)] == [1]
 
 
-def test_images_go_elsewhere_in_their_own_time(records) -> None:
+def test_images_for_other_destinations_are_not_waited_for(records) -> None:
     records.receive("archive")
-    tell(records, SR)
+    publish(records, SR)
     assert [job.destination for job in due(records)] == ["archive", "pacs"]
 
 
-def test_destinations_that_may_be_sent_nothing_now(records) -> None:
+def test_claim_takes_only_jobs_of_the_given_destinations(records) -> None:
     records.receive("pacs", "archive")
     assert [job.destination for job in due(records, ("archive",))] == ["archive"]
     assert [job.destination for job in due(records)] == ["pacs"]
@@ -141,21 +141,21 @@ def test_destinations_that_may_be_sent_nothing_now(records) -> None:
 
 def test_other_exams_do_not_wait(records) -> None:
     records.image()
-    tell(records, SR)
+    publish(records, SR)
     (first,) = due(records)
     fail(records, first)
     with records.store.begin() as session:
         session.execute(update(JobRow).where(JobRow.id == first.id).values(revision=0))
     records.image(study_instance_uid="1.2.9", patient_id="P2")
-    tell(records, AMENDED)
+    publish(records, AMENDED)
     assert len(due(records)) == 1
 
 
 @pytest.mark.parametrize("end_as", [JobState.DEAD, JobState.READY])
-def test_what_waited_for_an_image_is_due_when_that_will_not_go_in_its_time(records, end_as) -> None:
+def test_dependents_are_due_when_their_image_is_ended_or_retried(records, end_as) -> None:
     """The report was put behind the image's next try; a person then ends or retries the image."""
     records.receive("pacs")
-    tell(records, SR)
+    publish(records, SR)
     (image,) = due(records)
     fail(records, image)
     assert due(records) == []

@@ -38,17 +38,17 @@ def failing(records, job: Job, kind: FailureClass, policy: RetryPolicy = POLICY)
 
 def now_of(records, job: Job) -> Job:
     with records.store.read() as session:
-        found = get(session, job.id)
-    assert found is not None
-    return found
+        current = get(session, job.id)
+    assert current is not None
+    return current
 
 
 def reasons(records) -> list[str]:
     with records.store.read() as session:
-        return [kept.code for kept in quarantined_revisions(session)]
+        return [revision.code for revision in quarantined_revisions(session)]
 
 
-def test_a_job_is_there_once(records) -> None:
+def test_job_is_inserted_once(records) -> None:
     exam = records.image().exam_id
 
     def add(destination: str) -> int | None:
@@ -73,7 +73,7 @@ def test_a_job_is_there_once(records) -> None:
         }
 
 
-def test_claim_leases_the_oldest_of_the_kinds_asked_for(records) -> None:
+def test_claim_leases_the_oldest_of_the_given_kinds(records) -> None:
     first, second = records.image(), records.image()
     assert records.claim(JobKind.DELIVER) is None
     job = records.claim(JobKind.SCORE, owner="w")
@@ -94,7 +94,7 @@ def test_a_job_not_yet_due_is_not_claimed(records) -> None:
     assert records.claim() is None
 
 
-def test_revisions_of_one_subject_are_done_in_order_for_each_destination(records) -> None:
+def test_revisions_of_a_subject_are_done_in_order_per_destination(records) -> None:
     for sha in "abc":
         records.receive("pacs", "archive", sha256=sha * 64)
     first = [records.claim(JobKind.DELIVER) for _ in range(3)]
@@ -148,7 +148,7 @@ def test_a_job_that_was_never_leased_cannot_be_finished(records) -> None:
         assert not finish(session, job, records.now)
 
 
-def test_a_renewed_lease_holds(records) -> None:
+def test_renewed_lease_is_not_expired(records) -> None:
     records.image()
     job = records.claim()
     records.wait(200)
@@ -176,7 +176,7 @@ def test_a_lease_that_ends_counts_a_death_and_three_quarantine(records) -> None:
     assert reasons(records) == [ErrorCode.WORKER_DEATHS]
 
 
-def test_what_a_dead_worker_held_goes_back_at_once(records) -> None:
+def test_jobs_of_a_dead_worker_are_ready_at_once(records) -> None:
     records.image(), records.image()
     mine, other = records.claim(owner="dead"), records.claim(owner="alive")
     with records.store.begin() as session:
@@ -187,7 +187,7 @@ def test_what_a_dead_worker_held_goes_back_at_once(records) -> None:
     assert (again.id, again.deaths) == (mine.id, 1)
 
 
-def test_a_worker_stopped_with_the_service_says_nothing_against_the_job(records) -> None:
+def test_worker_stopped_with_the_service_counts_no_death(records) -> None:
     records.image()
     for _ in range(5):
         job = records.claim()
@@ -197,7 +197,7 @@ def test_a_worker_stopped_with_the_service_says_nothing_against_the_job(records)
             release_owner(session, "worker-1", records.now, count_death=False)
 
 
-def test_a_passing_failure_is_tried_again_later_and_in_the_end_given_up(records) -> None:
+def test_retry_failure_backs_off_and_ends_dead(records) -> None:
     records.image()
     policy = RetryPolicy(max_attempts=3)
     for attempt in (1, 2):
@@ -227,7 +227,7 @@ def test_bad_input_is_quarantined_with_its_reason(records) -> None:
     assert reasons(records) == [BY_CLASS[FailureClass.QUARANTINE]]
 
 
-def test_a_fault_of_ours_waits_until_it_is_mended(records) -> None:
+def test_alarm_failure_is_retried_without_end(records) -> None:
     records.image()
     for alarm in range(1, 40):
         job = records.claim()
@@ -240,14 +240,14 @@ def test_a_fault_of_ours_waits_until_it_is_mended(records) -> None:
     assert records.score_all() == ["score"]
 
 
-def test_a_failed_delivery_says_nothing_of_the_image(records) -> None:
+def test_failed_delivery_does_not_quarantine_the_image(records) -> None:
     records.receive("pacs")
     job = records.claim(JobKind.DELIVER)
     assert failing(records, job, FailureClass.QUARANTINE) is JobState.QUARANTINED
     assert reasons(records) == []
 
 
-def test_retry_makes_it_due_with_counts_reset(records) -> None:
+def test_retry_makes_a_job_due_with_counts_reset(records) -> None:
     admission = records.image()
     job = records.claim()
     failing(records, job, FailureClass.QUARANTINE)
@@ -275,15 +275,15 @@ def test_retry_does_not_wait_for_the_back_off(records) -> None:
     assert records.claim() is not None
 
 
-def test_cancel_ends_a_job_even_in_a_workers_hands(records) -> None:
+def test_cancel_ends_a_leased_job_too(records) -> None:
     records.image(), records.image()
-    held = records.claim()
+    leased = records.claim()
     with records.store.begin() as session:
         ids = [job.id for job in listing(session)]
         assert cancel(session, ids, records.now) == 2
         assert cancel(session, ids, records.now) == 0
     with records.store.begin() as session:
-        assert not finish(session, held, records.now)
+        assert not finish(session, leased, records.now)
     assert records.claim() is None
     assert reasons(records) == [ErrorCode.CANCELLED, ErrorCode.CANCELLED]
 
@@ -304,31 +304,31 @@ def test_listing_by_state_and_kind(records) -> None:
 def test_claimers_at_once_never_get_the_same_job(records, claimers: int) -> None:
     for _ in range(20):
         records.image()
-    taken: list[int] = []
+    ids: list[int] = []
     start = threading.Barrier(claimers)
 
     def run(number: int) -> None:
         start.wait()
         # On PostgreSQL a claimer may find all free jobs in others' hands for a moment.
-        while len(taken) < 20:
+        while len(ids) < 20:
             with records.store.begin() as session:
                 job = claim(session, [JobKind.SCORE], f"worker-{number}", records.now, 300)
             if job is not None:
-                taken.append(job.id)
+                ids.append(job.id)
 
     threads = [threading.Thread(target=run, args=(n,)) for n in range(claimers)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(taken) == len(set(taken)) == 20
+    assert len(ids) == len(set(ids)) == 20
 
 
-def test_an_expired_lease_is_taken_over_by_one_of_many(records) -> None:
+def test_expired_lease_is_claimed_by_one_of_many(records) -> None:
     records.image()
     records.claim(owner="dead")
     records.wait(301)
-    taken: list[Job] = []
+    claims: list[Job] = []
     start = threading.Barrier(4)
 
     def run(number: int) -> None:
@@ -336,11 +336,11 @@ def test_an_expired_lease_is_taken_over_by_one_of_many(records) -> None:
         for _ in range(5):
             job = records.claim(owner=f"worker-{number}")
             if job is not None:
-                taken.append(job)
+                claims.append(job)
 
     threads = [threading.Thread(target=run, args=(n,)) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [job.deaths for job in taken] == [1]
+    assert [job.deaths for job in claims] == [1]

@@ -31,12 +31,12 @@ def claimed(records) -> Job:
 
 def now_of(records, job: Job) -> Job:
     with records.store.read() as session:
-        found = jobs.get(session, job.id)
-    assert found is not None
-    return found
+        current = jobs.get(session, job.id)
+    assert current is not None
+    return current
 
 
-def test_work_of_many_leases_stays_the_workers_own(records) -> None:
+def test_lease_is_renewed_while_the_work_lasts(records) -> None:
     job = claimed(records)
     with Lease(records.store, job, SECONDS, lambda: records.now) as lease:
         for _ in range(5):
@@ -70,14 +70,14 @@ def test_a_lost_lease_stops_the_work_and_writes_nothing(records) -> None:
     assert (now_of(records, job).state, now_of(records, job).deaths) == (JobState.READY, 1)
 
 
-def test_renewing_goes_on_after_a_database_that_was_away(records, monkeypatch) -> None:
+def test_renewal_continues_after_a_database_outage(records, monkeypatch) -> None:
     job = claimed(records)
     begin, failures = Store.begin, threading.Semaphore(0)
-    away = threading.Event()
-    away.set()
+    outage = threading.Event()
+    outage.set()
 
     def begin_or_fail(store: Store):  # type: ignore[no-untyped-def]
-        if away.is_set() and threading.current_thread().name == "lease":
+        if outage.is_set() and threading.current_thread().name == "lease":
             failures.release()
             raise QCError(ErrorCode.STORAGE, "the database is away")
         return begin(store)
@@ -87,7 +87,7 @@ def test_renewing_goes_on_after_a_database_that_was_away(records, monkeypatch) -
         for _ in range(2):
             assert failures.acquire(timeout=60)
         records.now += timedelta(seconds=SECONDS / 2)
-        away.clear()
+        outage.clear()
         eventually(
             lambda: now_of(records, job).lease_until == records.now + timedelta(seconds=SECONDS)
         )
@@ -125,7 +125,7 @@ def test_a_result_waits_for_its_database(records, monkeypatch) -> None:
         QCError(ErrorCode.STORAGE, "the database is away"),
     ],
 )
-def test_our_own_trouble_costs_a_job_no_attempt(error: Exception) -> None:
+def test_failure_of_this_machine_costs_no_attempt(error: Exception) -> None:
     failure = failure_of(error, "sending")
     assert failure.failure_class is FailureClass.ALARM
     assert failure.code is ErrorCode.STORAGE
@@ -139,7 +139,7 @@ def test_our_own_trouble_costs_a_job_no_attempt(error: Exception) -> None:
         IntegrityError("INSERT Müller", {}, Exception("Müller")),
     ],
 )
-def test_what_a_job_brings_counts_against_it(error: Exception) -> None:
+def test_failure_of_the_job_itself_costs_an_attempt(error: Exception) -> None:
     failure = failure_of(error, "sending")
     assert failure.failure_class is FailureClass.RETRY
     assert failure.message == f"{type(error).__name__} while sending"

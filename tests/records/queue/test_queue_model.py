@@ -194,11 +194,11 @@ class Queue(RuleBasedStateMachine):
     @invariant()
     def is_as_expected(self) -> None:
         with self.store.read() as session:
-            found = {
+            actual = {
                 job.id: (job.state, job.lease_token, job.attempts, job.deaths)
                 for job in jobs.listing(session)
             }
-        assert found == {
+        assert actual == {
             key: (job.state, job.token, job.attempts, job.deaths)
             for key, job in self.expected.items()
         }

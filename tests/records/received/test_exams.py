@@ -30,7 +30,7 @@ def reports(records) -> list[int]:
     return [job.revision for job in records.jobs(JobKind.REPORT)]
 
 
-def test_closes_when_quiet_long_enough_and_asks_for_a_report(records) -> None:
+def test_exam_closes_after_its_quiet_time_and_a_report_is_queued(records) -> None:
     exam = records.image().exam_id
     records.score_all()
     records.wait(59.9)
@@ -71,7 +71,7 @@ def test_an_open_association_holds_the_exam_until_it_ends(records) -> None:
     assert records.close_due() == [exam]
 
 
-def test_an_association_lost_without_a_word_holds_it_only_until_it_expires(records) -> None:
+def test_lost_association_holds_the_exam_only_until_its_lease_expires(records) -> None:
     exam = records.image().exam_id
     records.score_all()
     with records.store.begin() as session:
@@ -83,7 +83,7 @@ def test_an_association_lost_without_a_word_holds_it_only_until_it_expires(recor
     assert records.close_due() == [exam]
 
 
-def test_never_with_a_score_job_to_do_or_running(records) -> None:
+def test_exam_does_not_close_while_a_score_job_is_ready_or_leased(records) -> None:
     exam = records.image().exam_id
     records.wait(300 * 60)
     assert records.close_due() == []
@@ -98,7 +98,7 @@ def test_never_with_a_score_job_to_do_or_running(records) -> None:
     assert records.close_due() == [exam]
 
 
-def test_object_whose_file_is_gone_holds_back_no_other_for_ever(records) -> None:
+def test_object_without_file_delays_the_exam_only_until_the_maximum(records) -> None:
     """The exam closes without it after the longest time; found again, it amends the report."""
     exam = records.image().exam_id
     records.score_all()
@@ -118,7 +118,7 @@ def test_object_whose_file_is_gone_holds_back_no_other_for_ever(records) -> None
     assert reports(records) == [1, 2]
 
 
-def test_open_too_long_it_closes_though_an_association_is_there(records) -> None:
+def test_exam_closes_after_the_maximum_despite_an_association(records) -> None:
     exam = records.image().exam_id
     records.score_all()
     with records.store.begin() as session:
@@ -129,7 +129,7 @@ def test_open_too_long_it_closes_though_an_association_is_there(records) -> None
     assert records.close_due() == [exam]
 
 
-def test_a_delivery_that_waits_does_not_hold_it(records) -> None:
+def test_waiting_delivery_does_not_hold_the_exam_open(records) -> None:
     exam = records.receive("pacs").exam_id
     records.score_all()
     records.wait(60)
@@ -148,7 +148,7 @@ def test_one_exam_does_not_hold_another(records) -> None:
         assert count_open(session) == 1
 
 
-def test_nothing_to_tell_is_recorded_and_asks_for_no_report(records) -> None:
+def test_exam_without_findings_is_recorded_and_queues_no_report(records) -> None:
     exam = records.image().exam_id
     job = records.claim(JobKind.SCORE)
     error = QCError(ErrorCode.TRUNCATED, "5 of 9 bytes")
@@ -160,7 +160,7 @@ def test_nothing_to_tell_is_recorded_and_asks_for_no_report(records) -> None:
     assert reports(records) == []
 
 
-def test_a_late_image_opens_it_again_and_makes_an_amended_report(records) -> None:
+def test_late_image_reopens_the_exam_and_queues_an_amendment(records) -> None:
     exam = records.image().exam_id
     records.score_all()
     records.wait(60)
@@ -172,13 +172,13 @@ def test_a_late_image_opens_it_again_and_makes_an_amended_report(records) -> Non
     records.score_all()
     assert records.close_due() == [exam]
     assert reports(records) == [1, 2]
-    told = content(records, exam)
-    assert told.report_revision == 2
-    assert told.previous_sr_uids == ("2.25.1",)
-    assert len(told.findings) == 2
+    amended = content(records, exam)
+    assert amended.report_revision == 2
+    assert amended.previous_sr_uids == ("2.25.1",)
+    assert len(amended.findings) == 2
 
 
-def test_opened_again_it_has_its_full_time_again(records) -> None:
+def test_reopened_exam_has_its_full_quiet_time(records) -> None:
     records.image()
     records.score_all()
     records.wait(60)
@@ -190,7 +190,7 @@ def test_opened_again_it_has_its_full_time_again(records) -> None:
     assert records.close_due() == []
 
 
-def test_another_header_alone_makes_no_amended_report(records) -> None:
+def test_header_revision_alone_queues_no_amendment(records) -> None:
     exam = records.receive().exam_id
     records.score_all(pixels="p")
     records.wait(60)
@@ -203,7 +203,7 @@ def test_another_header_alone_makes_no_amended_report(records) -> None:
     assert reports(records) == [1]
 
 
-def test_other_content_under_the_same_uid_replaces_what_was_told(records) -> None:
+def test_new_content_under_the_same_uid_replaces_the_reported_one(records) -> None:
     exam = records.receive().exam_id
     records.score_all(pixels="p")
     records.wait(60)
@@ -213,13 +213,13 @@ def test_other_content_under_the_same_uid_replaces_what_was_told(records) -> Non
     records.wait(60)
     assert records.close_due() == [exam]
     assert reports(records) == [1, 2]
-    (told,) = content(records, exam).findings
-    assert told.finding["revision"] == 2
-    assert told.revision.revision_id == second.revision_id
-    assert told.revision.path == "b.dcm"
+    (scored,) = content(records, exam).findings
+    assert scored.finding["revision"] == 2
+    assert scored.revision.revision_id == second.revision_id
+    assert scored.revision.path == "b.dcm"
 
 
-def test_a_content_that_cannot_be_read_leaves_what_was_told(records) -> None:
+def test_unreadable_content_leaves_the_reported_findings(records) -> None:
     exam = records.receive().exam_id
     records.score_all()
     records.receive(sha256="b" * 64)
@@ -227,20 +227,20 @@ def test_a_content_that_cannot_be_read_leaves_what_was_told(records) -> None:
     error = QCError(ErrorCode.TRUNCATED, "5 of 9 bytes")
     with records.store.begin() as session:
         fail(session, job, error, records.now, RetryPolicy(), random.Random(1))
-    (told,) = content(records, exam).findings
-    assert told.revision.number == 1
+    (scored,) = content(records, exam).findings
+    assert scored.revision.number == 1
 
 
 def test_content_is_ordered_by_object_frame_and_region(records) -> None:
     exam = records.image(sop_instance_uid="1.2").exam_id
     records.image(sop_instance_uid="1.1")
     records.score_all(count=3)
-    told = content(records, exam)
-    assert [(f.revision.sop_instance_uid, f.finding["frame"]) for f in told.findings] == [
+    ordered = content(records, exam)
+    assert [(f.revision.sop_instance_uid, f.finding["frame"]) for f in ordered.findings] == [
         (uid, frame) for uid in ("1.1", "1.2") for frame in (1, 2, 3)
     ]
-    assert (told.study_instance_uid, told.patient_id) == ("1.2.3", "P1")
-    assert len({f.finding_id for f in told.findings}) == 6
+    assert (ordered.study_instance_uid, ordered.patient_id) == ("1.2.3", "P1")
+    assert len({f.finding_id for f in ordered.findings}) == 6
 
 
 def test_no_such_exam(records) -> None:
@@ -248,7 +248,7 @@ def test_no_such_exam(records) -> None:
         content(records, 99)
 
 
-def test_closers_at_once_ask_for_one_report(records) -> None:
+def test_concurrent_closers_queue_one_report(records) -> None:
     exam = records.image().exam_id
     records.score_all()
     records.wait(60)
@@ -268,7 +268,7 @@ def test_closers_at_once_ask_for_one_report(records) -> None:
     assert reports(records) == [1]
 
 
-def test_an_object_that_comes_while_its_exam_closes_is_told(records) -> None:
+def test_object_admitted_while_its_exam_closes_is_reported(records) -> None:
     """Whichever is first: closed without it and opened again, or not closed at all."""
     for number in range(5):
         patient = f"P{number}"

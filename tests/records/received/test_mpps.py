@@ -17,17 +17,17 @@ STUDY = "1.2.3"
 COMPLETED, DISCONTINUED = StepStatus.COMPLETED, StepStatus.DISCONTINUED
 
 
-def begin(records, uid: str = "1.5", *made: str, study: str = STUDY) -> bool:
+def begin(records, uid: str = "1.5", *instances: str, study: str = STUDY) -> bool:
     with records.store.begin() as session:
-        return mpps.begin(session, Step(uid, study, made, "MODALITY"), records.now)
+        return mpps.begin(session, Step(uid, study, instances, "MODALITY"), records.now)
 
 
-def end(records, *made: str, uid: str = "1.5", status: StepStatus = COMPLETED) -> Change:
+def end(records, *instances: str, uid: str = "1.5", status: StepStatus = COMPLETED) -> Change:
     with records.store.begin() as session:
-        return mpps.change(session, uid, status, made, records.now)
+        return mpps.change(session, uid, status, instances, records.now)
 
 
-def test_closes_at_once_when_all_it_made_is_scored(records) -> None:
+def test_exam_closes_at_once_when_all_objects_of_its_step_are_scored(records) -> None:
     begin(records)
     exam = records.image(sop_instance_uid="1.1").exam_id
     records.image(sop_instance_uid="1.2")
@@ -41,7 +41,7 @@ def test_closes_at_once_when_all_it_made_is_scored(records) -> None:
     assert records.close_due() == []
 
 
-def test_waits_for_what_it_made_and_for_its_scores(records) -> None:
+def test_exam_waits_for_the_objects_of_its_step_and_their_scores(records) -> None:
     begin(records)
     exam = records.image(sop_instance_uid="1.1").exam_id
     records.score_all()
@@ -55,7 +55,7 @@ def test_waits_for_what_it_made_and_for_its_scores(records) -> None:
     assert records.close_due() == [exam]
 
 
-def test_a_quarantined_object_holds_nothing_up(records) -> None:
+def test_quarantined_object_delays_no_closing(records) -> None:
     begin(records)
     exam = records.image(sop_instance_uid="1.1").exam_id
     records.image(sop_instance_uid="1.2")
@@ -90,7 +90,7 @@ def test_a_step_that_is_not_completed_leaves_it_to_the_quiet_time(records, statu
     assert records.close_due() == [exam]
 
 
-def test_a_completed_step_that_made_nothing_says_nothing(records) -> None:
+def test_completed_step_without_objects_closes_nothing(records) -> None:
     begin(records)
     records.image()
     records.score_all()
@@ -113,7 +113,7 @@ def test_all_steps_of_the_study_must_be_over(records) -> None:
     assert records.close_due() == [exam]
 
 
-def test_a_step_of_another_study_is_not_ours(records) -> None:
+def test_step_of_another_study_is_ignored(records) -> None:
     begin(records, study="1.2.4")
     records.image(sop_instance_uid="1.1")
     records.score_all()
@@ -157,12 +157,12 @@ def test_an_object_that_no_step_names_but_came_before_their_end_holds_nothing_up
     assert records.close_due() == [exam]
 
 
-def test_begun_once(records) -> None:
+def test_step_begins_once(records) -> None:
     assert begin(records)
     assert not begin(records)
 
 
-def test_what_is_final_stays(records) -> None:
+def test_final_step_does_not_change(records) -> None:
     assert end(records, "1.1") is Change.UNKNOWN
     begin(records)
     assert end(records, "1.1", status=StepStatus.IN_PROGRESS) is Change.DONE
@@ -170,7 +170,7 @@ def test_what_is_final_stays(records) -> None:
     assert end(records, "1.1", status=COMPLETED) is Change.FINAL
 
 
-def test_silence_leaves_as_it_was(records) -> None:
+def test_change_without_values_leaves_the_step(records) -> None:
     begin(records, "1.5", "1.1")
     exam = records.image(sop_instance_uid="1.1").exam_id
     records.score_all()

@@ -28,7 +28,7 @@ def later(seconds: float, **changes: object) -> RefusedCaller:
     return replace(CALLER, first_seen_at=moment, last_seen_at=moment, **changes)
 
 
-def test_approved_and_taken_back(store: Store) -> None:
+def test_peer_is_approved_and_removed(store: Store) -> None:
     with store.begin() as session:
         peers.approve(session, "US1", "10.0.0.0/8", None, START)
         peers.approve(session, "US1", "10.0.0.1", "a" * 64, START)
@@ -66,10 +66,10 @@ def test_a_flood_from_one_address_drops_none_but_its_own(store: Store) -> None:
     flood = [later(n + 1, ae_title=f"X{n}", address="10.0.0.2") for n in range(64)]
     note(store, *flood)
     note(store, *(replace(each, ae_title=f"Y{n}") for n, each in enumerate(flood)))
-    found = refused(store)
-    assert found[-1] == CALLER
-    assert len(found) == peers.MAX_CALLERS_PER_ADDRESS + 1
-    assert {each.ae_title for each in found[:2]} == {"X63", "Y63"}
+    callers = refused(store)
+    assert callers[-1] == CALLER
+    assert len(callers) == peers.MAX_CALLERS_PER_ADDRESS + 1
+    assert {each.ae_title for each in callers[:2]} == {"X63", "Y63"}
 
 
 def test_the_list_is_bounded_and_the_oldest_go(

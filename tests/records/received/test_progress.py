@@ -38,7 +38,7 @@ def measure(records, *values: MeasuredValue, **changes: str) -> int:
     return exam
 
 
-def test_each_way_to_close_is_told(records) -> None:
+def test_progress_names_each_cause_of_closing(records) -> None:
     exam = records.image().exam_id
     records.score_all()
     assert cause(records) is None
@@ -95,7 +95,7 @@ def test_progress_from_the_first_image_to_the_amended_report(records) -> None:
     assert then.sent[-1] == DeliveryCount("sr", 1, "pacs", "ready", 1)
 
 
-def test_what_a_machine_measured_late_amends_the_report(records) -> None:
+def test_late_machine_measurement_amends_the_report(records) -> None:
     exam = records.image().exam_id
     records.score_all()
     records.wait(60)
@@ -106,11 +106,11 @@ def test_what_a_machine_measured_late_amends_the_report(records) -> None:
     assert records.close_due() == [exam]
     assert [job.revision for job in records.jobs(JobKind.REPORT)] == [1, 2]
     with records.store.read() as session:
-        told = exam_content(session, exam)
-    (machine,) = told.measured
+        content = exam_content(session, exam)
+    (machine,) = content.measured
     assert machine.values == values
     assert machine.revision.sop_class_uid == SR
-    assert len(told.findings) == 1
+    assert len(content.findings) == 1
     # The same values again, in other bytes, are no news.
     measure(records, *values, sop_instance_uid="1.2.3.9")
     records.wait(60)
@@ -120,9 +120,9 @@ def test_what_a_machine_measured_late_amends_the_report(records) -> None:
         assert exam_content(session, exam).measured[0].revision.number == 2
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_measurements_alone_make_no_report(records, known: bool) -> None:
-    values = (MeasuredValue(None, "GA", 87.0, "d"),) if known else ()
+@pytest.mark.parametrize("has_values", [True, False])
+def test_measurements_without_findings_queue_no_report(records, has_values: bool) -> None:
+    values = (MeasuredValue(None, "GA", 87.0, "d"),) if has_values else ()
     exam = measure(records, *values)
     records.wait(60)
     assert records.close_due() == [exam]

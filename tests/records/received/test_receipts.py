@@ -27,15 +27,15 @@ def test_a_new_object_has_a_score_job_and_one_delivery_for_each_destination(reco
         assert job.exam_id == admission.exam_id
         assert job.revision == 1
     with records.store.read() as session:
-        known = facts(session, admission.revision_id)
-    assert known.sop_instance_uid == records.receipt.sop_instance_uid
-    assert known.study_instance_uid == records.receipt.study_instance_uid
-    assert known.path == admission.path == records.receipt.path
-    assert known.bundle_id == "model-1"
-    assert known.received_at == records.now
+        revision = facts(session, admission.revision_id)
+    assert revision.sop_instance_uid == records.receipt.sop_instance_uid
+    assert revision.study_instance_uid == records.receipt.study_instance_uid
+    assert revision.path == admission.path == records.receipt.path
+    assert revision.bundle_id == "model-1"
+    assert revision.received_at == records.now
 
 
-def test_an_error_after_admission_takes_it_all_back(records) -> None:
+def test_error_after_admission_rolls_everything_back(records) -> None:
     def fail() -> None:
         with records.store.begin() as session:
             admit(
@@ -49,7 +49,7 @@ def test_an_error_after_admission_takes_it_all_back(records) -> None:
     assert records.receive().kind == "new"
 
 
-def test_the_same_bytes_again_are_no_work_at_all(records) -> None:
+def test_same_bytes_again_insert_nothing(records) -> None:
     first = records.receive("pacs")
     before = records.jobs()
     records.wait(100)
@@ -97,17 +97,17 @@ def test_study_and_patient_make_the_exam(records) -> None:
     assert len(exams) == 4
 
 
-def test_a_corrected_patient_takes_nothing_from_the_first_exam(records) -> None:
+def test_corrected_patient_id_opens_another_exam(records) -> None:
     first = records.receive()
     records.score_all(pixels="p")
     second = records.receive(sha256="b" * 64, patient_id="P2")
     assert second.exam_id != first.exam_id
     assert records.score_all(pixels="p") == ["header"]
     with records.store.read() as session:
-        told = [exam_content(session, exam) for exam in (first.exam_id, second.exam_id)]
-    assert [content.patient_id for content in told] == ["P1", "P2"]
-    assert [len(content.findings) for content in told] == [1, 1]
-    assert told[1].findings[0].revision.revision_id == second.revision_id
+        contents = [exam_content(session, exam) for exam in (first.exam_id, second.exam_id)]
+    assert [content.patient_id for content in contents] == ["P1", "P2"]
+    assert [len(content.findings) for content in contents] == [1, 1]
+    assert contents[1].findings[0].revision.revision_id == second.revision_id
 
 
 def test_the_exam_keeps_the_bundle_it_opened_with(records) -> None:
@@ -119,7 +119,7 @@ def test_the_exam_keeps_the_bundle_it_opened_with(records) -> None:
         assert exam_content(session, exam).bundle_id == "model-1"
 
 
-def test_text_that_a_database_cannot_hold(records) -> None:
+def test_text_that_a_database_cannot_store_is_sanitised(records) -> None:
     admission = records.receive(patient_id="P\x001\udcff", calling_ae="A\0")
     with records.store.read() as session:
         assert exam_content(session, admission.exam_id).patient_id == "P1?"

@@ -81,8 +81,8 @@ def due(
 ) -> list[int]:
     moment = now or records.now + KEEP
     with records.store.read() as session:
-        found = retention.droppable(session, moment, KEEP, sources, fetchable, limit=100)
-    return [each.revision_id for each in found]
+        originals = retention.droppable(session, moment, KEEP, sources, fetchable, limit=100)
+    return [each.revision_id for each in originals]
 
 
 def dropped(
@@ -211,14 +211,14 @@ def test_fetched_back_it_stays_until_its_days_have_passed_again(records: Records
         retention.record_unavailable(session, id, records.now)
         retention.record_fetch(session, id, "ab/cd/other.dcm", 7)
     with records.store.read() as session:
-        (kept,) = retention.originals(session, 0, limit=10)
+        (original,) = retention.originals(session, 0, limit=10)
         row = session.get_one(Revision, id)
         assert (row.dropped_at, row.unavailable_at) == (None, None)
-    assert kept == retention.Original(id, "ab/cd/other.dcm", 7)
+    assert original == retention.Original(id, "ab/cd/other.dcm", 7)
     assert due(records) == [id]
 
 
-def test_kept_says_which_files_rows_name(records: Records) -> None:
+def test_referenced_paths_lists_files_that_rows_name(records: Records) -> None:
     id = delivered(records).revision_id
     with records.store.read() as session:
         assert retention.referenced_paths(session, [Records.receipt.path, "no/ne.dcm"]) == {
@@ -235,7 +235,7 @@ def test_kept_says_which_files_rows_name(records: Records) -> None:
 def _promise(store: Store, instance_id: int, state: CommitmentState) -> None:
     with store.begin() as session:
         uid = session.get_one(Instance, instance_id).sop_instance_uid
-        made = Commitment(
+        commitment = Commitment(
             transaction_uid=f"1.9.{next(_serial)}",
             requested_by="VOLUSON1",
             address="127.0.0.1",
@@ -244,11 +244,11 @@ def _promise(store: Store, instance_id: int, state: CommitmentState) -> None:
             not_before=START,
             requested_at=START,
         )
-        session.add(made)
+        session.add(commitment)
         session.flush()
         session.add(
             CommitmentItem(
-                commitment_id=made.id, position=0, sop_class_uid="1", sop_instance_uid=uid
+                commitment_id=commitment.id, position=0, sop_class_uid="1", sop_instance_uid=uid
             )
         )
 
@@ -316,13 +316,15 @@ CASES = st.builds(
 @settings(
     max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
-def test_never_dropped_early_and_not_kept_for_nothing(records: Records, case: Case) -> None:
+def test_retention_drops_originals_neither_early_nor_never(records: Records, case: Case) -> None:
     now = START + timedelta(days=1000)
     id = _live(records, case, lambda days: now - timedelta(days=days))
     keep = timedelta(days=case.keep)
     with records.store.read() as session:
-        found = retention.droppable(session, now, keep, case.sources, case.fetchable, limit=10_000)
-    assert (id in [each.revision_id for each in found]) == case.may_leave()
+        originals = retention.droppable(
+            session, now, keep, case.sources, case.fetchable, limit=10_000
+        )
+    assert (id in [each.revision_id for each in originals]) == case.may_leave()
     with records.store.begin() as session:
         assert (
             retention.drop(session, id, now, keep, case.sources, case.fetchable) == case.may_leave()
@@ -337,11 +339,11 @@ def _live(records: Records, case: Case, ago: Callable[[int], datetime]) -> int:
         path=f"{number}.dcm",
         sha256=f"{number:064x}",
     )
-    made = [
+    rows = [
         (JobKind.DELIVER, name, admission.revision_id, state, days)
         for name, (state, days) in case.deliveries.items()
     ]
-    made += [(kind, "mail", None, state, days) for kind, state, days in case.others]
+    rows += [(kind, "mail", None, state, days) for kind, state, days in case.others]
     with records.store.begin() as session:
         session.execute(
             update(Revision)
@@ -358,7 +360,7 @@ def _live(records: Records, case: Case, ago: Callable[[int], datetime]) -> int:
             .where(JobRow.revision_id == admission.revision_id)
             .values(state=case.score, **_lease(case.score))
         )
-        for kind, name, revision_id, state, days in made:
+        for kind, name, revision_id, state, days in rows:
             job = _job(kind, name, admission.exam_id, revision_id)
             job.state, job.updated_at = state, ago(days)
             for column, value in _lease(state).items():

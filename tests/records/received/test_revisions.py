@@ -15,7 +15,7 @@ from qc_daemon.records.received.revisions import (
 from qc_daemon.records.tables import JobKind, JobState, RevisionState
 
 
-def known(records, admission, pixels: str) -> str:
+def content_of(records, admission, pixels: str) -> str:
     with records.store.begin() as session:
         return record_pixels(session, admission.revision_id, pixels, records.now)
 
@@ -42,12 +42,12 @@ def test_other_pixels_under_the_same_uid_are_scored(records) -> None:
     assert state(records, second) is RevisionState.SCORED
 
 
-def test_the_answer_stays_when_asked_again(records) -> None:
+def test_recording_the_same_pixels_again_returns_the_same(records) -> None:
     first, second, third = (records.receive(sha256=c * 64) for c in "abc")
     for _ in range(2):
-        assert known(records, first, "p") == "score"
-        assert known(records, second, "q") == "other"
-        assert known(records, third, "q") == "header"
+        assert content_of(records, first, "p") == "score"
+        assert content_of(records, second, "q") == "other"
+        assert content_of(records, third, "q") == "header"
 
 
 def test_pixels_back_to_the_first_content_are_a_header_revision_of_it(records) -> None:
@@ -55,23 +55,23 @@ def test_pixels_back_to_the_first_content_are_a_header_revision_of_it(records) -
         admission = records.receive(sha256=sha * 64)
         assert records.score_all(pixels=pixels) == [answer]
     with records.store.read() as session:
-        (told,) = exam_content(session, admission.exam_id).findings
-    assert told.finding["revision"] == 1
-    assert told.revision.revision_id == admission.revision_id
+        (finding,) = exam_content(session, admission.exam_id).findings
+    assert finding.finding["revision"] == 1
+    assert finding.revision.revision_id == admission.revision_id
 
 
-def test_other_instances_do_not_matter(records) -> None:
-    assert known(records, records.image(), "p") == "score"
-    assert known(records, records.image(), "p") == "score"
+def test_pixels_of_other_instances_are_not_compared(records) -> None:
+    assert content_of(records, records.image(), "p") == "score"
+    assert content_of(records, records.image(), "p") == "score"
 
 
 def test_pixels_that_were_quarantined_are_tried_again_under_a_new_header(records) -> None:
     first = records.receive()
-    assert known(records, first, "p") == "score"
+    assert content_of(records, first, "p") == "score"
     with records.store.begin() as session:
         quarantine(session, first.revision_id, ErrorCode.TOO_SMALL, "1 x 1 pixels", records.now)
     second = records.receive(sha256="b" * 64)
-    assert known(records, second, "p") == "score"
+    assert content_of(records, second, "p") == "score"
 
 
 def test_quarantine_says_what_and_why_and_release_scores_again(records) -> None:
@@ -81,9 +81,9 @@ def test_quarantine_says_what_and_why_and_release_scores_again(records) -> None:
         quarantine(session, admission.revision_id, ErrorCode.TRUNCATED, "5 of 9 bytes", records.now)
         assert finish(session, job, records.now)
     with records.store.read() as session:
-        (kept,) = quarantined_revisions(session)
-    assert kept.facts.revision_id == admission.revision_id
-    assert (kept.code, kept.message, kept.since) == (
+        (quarantined,) = quarantined_revisions(session)
+    assert quarantined.facts.revision_id == admission.revision_id
+    assert (quarantined.code, quarantined.message, quarantined.since) == (
         ErrorCode.TRUNCATED,
         "5 of 9 bytes",
         records.now,

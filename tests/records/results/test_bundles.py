@@ -18,7 +18,7 @@ def test_the_first_seed_is_active_and_later_ones_change_nothing(store: Store) ->
         assert len(list_bundles(session)) == 1
 
 
-def test_activation_wins_and_earlier_bundles_stay_known(store: Store) -> None:
+def test_activated_bundle_is_active_and_earlier_ones_are_listed(store: Store) -> None:
     with store.begin() as session:
         seed(session, "default", "/b/default", "m1", NOW)
         second = activate(session, "other", "/b/other", "m2", LATER)
@@ -28,7 +28,7 @@ def test_activation_wins_and_earlier_bundles_stay_known(store: Store) -> None:
         assert [bundle.model_id for bundle in list_bundles(session)] == ["m1", "m2"]
 
 
-def test_an_installation_that_moved_brings_the_new_path(store: Store) -> None:
+def test_seed_after_a_move_updates_the_path(store: Store) -> None:
     with store.begin() as session:
         seed(session, "default", "/old/default", "m1", NOW)
         moved = seed(session, "default", "/new/default", "m1", LATER)

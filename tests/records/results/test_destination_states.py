@@ -31,7 +31,7 @@ def record(store: Store, *supports: CommitmentSupport) -> Condition:
     return condition(store)
 
 
-def test_nothing_is_known_at_first(store: Store) -> None:
+def test_condition_is_empty_at_first(store: Store) -> None:
     assert condition(store) == Condition()
     with store.begin() as session:
         destinations.record_success(session, "pacs")
@@ -61,13 +61,13 @@ def test_failing_since_the_first_error_with_the_last_one(store: Store) -> None:
 
 
 @pytest.mark.parametrize("support", CommitmentSupport)
-def test_the_same_again_changes_nothing(store: Store, support: CommitmentSupport) -> None:
+def test_recording_the_same_again_changes_nothing(store: Store, support: CommitmentSupport) -> None:
     once = record(store, support)
     assert (once.commitment, once.commitment_since) == (support, START)
     assert record(store, support, support) == once
 
 
-def test_a_presentation_context_alone_answers_nothing(store: Store) -> None:
+def test_offered_context_alone_does_not_replace_an_answer(store: Store) -> None:
     for before, after in product(CommitmentSupport, CommitmentSupport):
         if before is after:
             continue

@@ -8,7 +8,7 @@ from qc_daemon.records.received.revisions import quarantine
 from qc_daemon.records.results.findings import query, store
 
 
-def ask(records, **filters) -> list[dict]:
+def query_findings(records, **filters) -> list[dict]:
     with records.store.read() as session:
         return query(session, **filters)
 
@@ -25,8 +25,8 @@ def test_a_finding_comes_back_digit_for_digit(records) -> None:
     )
     with records.store.begin() as session:
         assert store(session, admission.revision_id, [stored], records.now) == 1
-    assert ask(records) == [stored]
-    assert list(ask(records)[0]) == list(stored)
+    assert query_findings(records) == [stored]
+    assert list(query_findings(records)[0]) == list(stored)
 
 
 def test_a_second_run_inserts_and_changes_nothing(records) -> None:
@@ -37,7 +37,7 @@ def test_a_second_run_inserts_and_changes_nothing(records) -> None:
         store(session, admission.revision_id, first, records.now)
     with records.store.begin() as session:
         assert store(session, admission.revision_id, second, records.now) == 0
-    assert ask(records) == first
+    assert query_findings(records) == first
 
 
 def test_another_model_adds_its_own(records) -> None:
@@ -46,24 +46,30 @@ def test_another_model_adds_its_own(records) -> None:
     with records.store.begin() as session:
         assert store(session, admission.revision_id, both[:1], records.now) == 1
         assert store(session, admission.revision_id, both[1:], records.now) == 1
-    assert ask(records) == both
+    assert query_findings(records) == both
 
 
-def test_asking_by_study_time_and_exam(records) -> None:
+def test_query_by_study_time_and_exam(records) -> None:
     first = records.image()
     records.score_all()
     later = records.wait(10)
     second = records.image(study_instance_uid="7.7")
     records.score_all()
-    assert len(ask(records)) == 2
-    assert len(ask(records, study="7.7")) == len(ask(records, study="1.2.3")) == 1
-    assert ask(records, study="0.0") == []
-    assert len(ask(records, since=later)) == 1
-    assert ask(records, since=later + timedelta(microseconds=1)) == []
+    assert len(query_findings(records)) == 2
     assert (
-        len(ask(records, exam_id=first.exam_id)) == len(ask(records, exam_id=second.exam_id)) == 1
+        len(query_findings(records, study="7.7"))
+        == len(query_findings(records, study="1.2.3"))
+        == 1
     )
-    assert ask(records, study="7.7", exam_id=first.exam_id) == []
+    assert query_findings(records, study="0.0") == []
+    assert len(query_findings(records, since=later)) == 1
+    assert query_findings(records, since=later + timedelta(microseconds=1)) == []
+    assert (
+        len(query_findings(records, exam_id=first.exam_id))
+        == len(query_findings(records, exam_id=second.exam_id))
+        == 1
+    )
+    assert query_findings(records, study="7.7", exam_id=first.exam_id) == []
 
 
 def test_a_header_revision_does_not_double_a_finding(records) -> None:
@@ -72,11 +78,11 @@ def test_a_header_revision_does_not_double_a_finding(records) -> None:
     later = records.wait(10)
     records.receive(sha256="b" * 64)
     records.score_all(pixels="p")
-    assert len(ask(records)) == 1
-    assert ask(records, since=later) == ask(records)
+    assert len(query_findings(records)) == 1
+    assert query_findings(records, since=later) == query_findings(records)
 
 
-def test_what_could_not_be_scored_is_there_with_its_reason_in_order_of_arrival(records) -> None:
+def test_quarantined_revisions_are_error_objects_in_order_of_arrival(records) -> None:
     bad = records.receive(sop_instance_uid="1.5")
     records.wait(1)
     with records.store.begin() as session:
@@ -84,8 +90,8 @@ def test_what_could_not_be_scored_is_there_with_its_reason_in_order_of_arrival(r
         quarantine(session, bad.revision_id, ErrorCode.NO_FRAMES, "no frames", records.now)
     records.image()
     records.score_all()
-    refused, found = ask(records)
-    assert refused == {
+    quarantined, scored = query_findings(records)
+    assert quarantined == {
         "source": None,
         "study_instance_uid": "1.2.3",
         "series_instance_uid": "1.2.3.1",
@@ -93,4 +99,4 @@ def test_what_could_not_be_scored_is_there_with_its_reason_in_order_of_arrival(r
         "revision": 1,
         "error": {"code": "zero-frames", "message": "no frames"},
     }
-    assert found["quality"]["label"] == "standard"
+    assert scored["quality"]["label"] == "standard"

@@ -20,7 +20,7 @@ OVERLAY = ReportObject(
 
 
 @pytest.fixture
-def told(records: Records) -> Records:
+def reported(records: Records) -> Records:
     """An exam whose report is made, for two destinations, and not delivered yet."""
     records.receive()
     records.score_all()
@@ -30,7 +30,7 @@ def told(records: Records) -> Records:
     return records
 
 
-def taken(records: Records, state: JobState = JobState.DONE, *destinations: str) -> None:
+def set_deliveries(records: Records, state: JobState = JobState.DONE, *destinations: str) -> None:
     with records.store.begin() as session:
         session.execute(
             update(JobRow)
@@ -44,32 +44,34 @@ def drop(records: Records) -> int:
         return retention.drop_overlays(session, records.now, KEEP, limit=10)
 
 
-def kept(records: Records) -> dict[str, bytes | None]:
+def payloads(records: Records) -> dict[str, bytes | None]:
     with records.store.read() as session:
         rows = session.execute(select(ReportObjectRow.kind, ReportObjectRow.payload))
         return dict(rows.tuples().all())
 
 
-def test_it_leaves_when_all_have_held_it_for_its_days(told: Records) -> None:
-    taken(told, JobState.DONE, "pacs", "archive")
-    told.wait(KEEP.total_seconds() - 1)
-    assert drop(told) == 0
-    assert kept(told) == {"sr": SR.payload, "overlay": OVERLAY.payload}
-    told.wait(1)
-    assert drop(told) == 1
-    assert kept(told) == {"sr": SR.payload, "overlay": None}
-    assert drop(told) == 0
+def test_overlay_bytes_are_dropped_when_all_destinations_have_had_them_for_the_days(
+    reported: Records,
+) -> None:
+    set_deliveries(reported, JobState.DONE, "pacs", "archive")
+    reported.wait(KEEP.total_seconds() - 1)
+    assert drop(reported) == 0
+    assert payloads(reported) == {"sr": SR.payload, "overlay": OVERLAY.payload}
+    reported.wait(1)
+    assert drop(reported) == 1
+    assert payloads(reported) == {"sr": SR.payload, "overlay": None}
+    assert drop(reported) == 0
 
 
 @pytest.mark.parametrize("state", [JobState.READY, JobState.SENT, JobState.DEAD])
-def test_it_stays_while_one_has_not_taken_it(told: Records, state: JobState) -> None:
-    taken(told, JobState.DONE, "pacs")
-    taken(told, state, "archive")
-    told.wait(10 * KEEP.total_seconds())
-    assert drop(told) == 0
+def test_overlay_stays_while_a_delivery_is_not_done(reported: Records, state: JobState) -> None:
+    set_deliveries(reported, JobState.DONE, "pacs")
+    set_deliveries(reported, state, "archive")
+    reported.wait(10 * KEEP.total_seconds())
+    assert drop(reported) == 0
 
 
-def test_what_nobody_wanted_is_the_only_copy_and_stays(records: Records) -> None:
+def test_overlay_without_delivery_stays(records: Records) -> None:
     records.receive()
     records.score_all()
     records.wait(60)
@@ -79,21 +81,21 @@ def test_what_nobody_wanted_is_the_only_copy_and_stays(records: Records) -> None
     assert drop(records) == 0
 
 
-def test_asked_for_again_it_is_said_to_be_gone(told: Records) -> None:
-    taken(told, JobState.DONE, "pacs", "archive")
-    told.wait(KEEP.total_seconds())
-    assert drop(told) == 1
-    (job,) = (each for each in told.jobs(JobKind.DELIVER) if each.destination == "archive")
+def test_delivering_a_dropped_overlay_is_not_available(reported: Records) -> None:
+    set_deliveries(reported, JobState.DONE, "pacs", "archive")
+    reported.wait(KEEP.total_seconds())
+    assert drop(reported) == 1
+    (job,) = (each for each in reported.jobs(JobKind.DELIVER) if each.destination == "archive")
     with (
-        told.store.read() as session,
+        reported.store.read() as session,
         pytest.raises(QCError, match="no longer kept") as caught,
     ):
         deliverable(session, job)
     assert caught.value.code is ErrorCode.NOT_AVAILABLE
 
 
-def test_bytes_are_kept_deflated_and_older_ones_still_read(told: Records) -> None:
-    with told.store.begin() as session:
+def test_payloads_are_stored_deflated_and_older_ones_still_read(reported: Records) -> None:
+    with reported.store.begin() as session:
         raw = dict(session.execute(text("SELECT kind, payload FROM report_object")).tuples().all())
         assert zlib.decompress(bytes(raw["overlay"])) == OVERLAY.payload
         assert len(raw["overlay"]) < len(OVERLAY.payload) / 10
@@ -101,4 +103,4 @@ def test_bytes_are_kept_deflated_and_older_ones_still_read(told: Records) -> Non
             text("UPDATE report_object SET payload = :raw WHERE kind = 'overlay'"),
             {"raw": OVERLAY.payload},
         )
-    assert kept(told)["overlay"] == OVERLAY.payload
+    assert payloads(reported)["overlay"] == OVERLAY.payload

@@ -20,14 +20,14 @@ def confirm(records, uid: str, note: ReportObject = NOTE, by: str = "Dr Lee") ->
             raise TimeoutError
 
 
-def test_a_note_is_queued_and_who_confirmed_is_kept(records) -> None:
+def test_rejection_note_is_queued_and_the_person_recorded(records) -> None:
     admission = records.receive()
     uid = records.receipt.sop_instance_uid
     confirm(records, uid)
     with records.store.read() as session:
-        told = RejectionRecord(uid, "111209", "Dr Lee", records.now, NOTE.sop_instance_uid)
-        assert rejections.listing(session) == [told]
-        assert rejections.of_instance(session, uid) == told
+        rejection = RejectionRecord(uid, "111209", "Dr Lee", records.now, NOTE.sop_instance_uid)
+        assert rejections.listing(session) == [rejection]
+        assert rejections.of_instance(session, uid) == rejection
         assert rejections.of_instance(session, "1.9") is None
         assert rejections.count_notes(session, admission.exam_id) == 1
         (job,) = records.jobs(JobKind.DELIVER)
@@ -48,7 +48,7 @@ def test_an_image_is_rejected_once(records) -> None:
     assert len(records.jobs(JobKind.DELIVER)) == 1
 
 
-def test_the_newest_content_is_the_one_rejected(records) -> None:
+def test_newest_revision_of_an_image_is_rejected(records) -> None:
     records.receive()
     records.receive(sha256="b" * 64, path="b.dcm")
     with records.store.read() as session:

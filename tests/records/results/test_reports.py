@@ -15,23 +15,23 @@ OVERLAY = ReportObject(ObjectKind.OVERLAY, "2.25.2", "1.2.840.10008.5.1.4.1.1.7"
 @pytest.fixture
 def exam(records) -> int:
     """An exam that is closed and waits for its report."""
-    found: int = records.receive("pacs").exam_id
+    exam_id: int = records.receive("pacs").exam_id
     records.score_all()
     records.wait(60)
     records.close_due()
-    return found
+    return exam_id
 
 
-def test_each_object_goes_to_those_who_want_its_kind(records, exam: int) -> None:
+def test_objects_are_queued_for_the_destinations_of_their_kind(records, exam: int) -> None:
     records.publish(SR, OVERLAY, sr=["pacs", "archive"], overlay=["archive"])
     jobs = [job for job in records.jobs(JobKind.DELIVER) if job.object_id is not None]
     sent = {}
     with records.store.read() as session:
         for job in jobs:
-            made = deliverable(session, job)
-            sent[(made.kind, job.destination)] = made.payload
-            assert made.path is None
-            assert made.transfer_syntax_uid == "1.2.840.10008.1.2.1"
+            sent_object = deliverable(session, job)
+            sent[(sent_object.kind, job.destination)] = sent_object.payload
+            assert sent_object.path is None
+            assert sent_object.transfer_syntax_uid == "1.2.840.10008.1.2.1"
             assert (job.exam_id, job.revision) == (exam, 1)
     assert sent == {
         ("sr", "pacs"): SR.payload,
@@ -43,11 +43,15 @@ def test_each_object_goes_to_those_who_want_its_kind(records, exam: int) -> None
 def test_a_received_object_is_delivered_from_the_spool(records, exam: int) -> None:
     job = records.claim(JobKind.DELIVER)
     with records.store.read() as session:
-        made = deliverable(session, job)
-    assert (made.kind, made.payload, made.path) == ("source", None, records.receipt.path)
-    assert made.sop_instance_uid == records.receipt.sop_instance_uid
-    assert made.sop_class_uid == records.receipt.sop_class_uid
-    assert made.transfer_syntax_uid == records.receipt.transfer_syntax_uid
+        sent_object = deliverable(session, job)
+    assert (sent_object.kind, sent_object.payload, sent_object.path) == (
+        "source",
+        None,
+        records.receipt.path,
+    )
+    assert sent_object.sop_instance_uid == records.receipt.sop_instance_uid
+    assert sent_object.sop_class_uid == records.receipt.sop_class_uid
+    assert sent_object.transfer_syntax_uid == records.receipt.transfer_syntax_uid
 
 
 def test_only_deliver_jobs_deliver(records, exam: int) -> None:
