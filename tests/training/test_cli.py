@@ -180,7 +180,7 @@ def test_wrong_options_of_other_commands_are_one_error(
     assert "Traceback" not in err
 
 
-def test_what_lies_in_a_folder_is_not_overwritten(
+def test_files_in_a_folder_are_not_overwritten(
     tmp_path: Path, qc_model: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert qc_model("phantom", "--out", "ph", "--count", 5)[0] == 0
@@ -198,7 +198,7 @@ def test_what_lies_in_a_folder_is_not_overwritten(
     assert len(read_samples(tmp_path / "ph" / "samples.json")) == 2
 
 
-def test_a_run_is_gone_on_with_or_replaced_only_where_asked(
+def test_a_run_is_resumed_or_replaced_only_by_option(
     phantoms: Path, tmp_path: Path, qc_model: Any
 ) -> None:
     assert qc_model(*small(phantoms))[0] == 0
@@ -221,7 +221,7 @@ def test_a_run_is_gone_on_with_or_replaced_only_where_asked(
     )
 
 
-def test_a_loss_that_is_no_number_ends_the_run_without_weights(
+def test_a_loss_that_is_not_finite_ends_the_run_without_weights(
     phantoms: Path, tmp_path: Path, qc_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from training.train import detector
@@ -261,7 +261,7 @@ def test_figures_are_not_overwritten(tmp_path: Path, qc_model: Any) -> None:
     assert (status, "f.json exists" in err) == (2, True)
 
 
-def test_a_jpeg_that_is_cut_is_named(phantoms: Path, tmp_path: Path, qc_model: Any) -> None:
+def test_a_truncated_jpeg_is_named(phantoms: Path, tmp_path: Path, qc_model: Any) -> None:
     (sample, *_) = read_samples(phantoms)
     pixels = cv2.imread(str(sample.image))
     cv2.imwrite(str(tmp_path / "cut.jpg"), pixels)

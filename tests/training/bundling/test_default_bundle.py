@@ -33,14 +33,14 @@ def test_it_is_small_and_holds_no_pickle() -> None:
     assert {p.suffix for p in files} <= {".json", ".md", ".safetensors", ".yaml"}
 
 
-def test_its_card_is_what_its_manifest_tells() -> None:
+def test_its_card_is_written_from_its_manifest() -> None:
     folder = locate("default")
     facts = json.loads((folder / "bundle.json").read_text())
     assert (folder / CARD).read_text(encoding="utf-8") == model_card(facts)
 
 
 def test_a_few_unseen_phantoms(judge: Judge) -> None:
-    """The quick look; `-m slow` judges the 400 of the acceptance."""
+    """A quick check; `-m slow` judges the 400 of the acceptance."""
     figures = evaluate_phantoms(judge, 30, UNSEEN)
     assert figures["views"]["accuracy"]["value"] >= 0.95
     assert figures["quality"]["AUROC"]["value"] >= 0.95
@@ -85,11 +85,11 @@ def _place(generator: random.Random) -> tuple[float, float, float, float]:
     return (x, y, x + generator.uniform(10, 100), y + generator.uniform(10, 80))
 
 
-def test_real_views_that_no_part_learnt_from(judge: Judge, shared_data: Path) -> None:
+def test_held_out_real_pictures(judge: Judge, shared_data: Path) -> None:
     """The groups of set 2 that were held out of the shipped parts; they calibrate, no more."""
-    known = read_fetus_framework(shared_data / "fetus_framework", ("set2_train",))
-    _, held = split_by_group(known, 0.1, seed=0)
-    verdicts = judge_pictures(judge, load_pictures(held))
+    samples = read_fetus_framework(shared_data / "fetus_framework", ("set2_train",))
+    _, held_out = split_by_group(samples, 0.1, seed=0)
+    verdicts = judge_pictures(judge, load_pictures(held_out))
     figures = evaluate(verdicts)
     assert figures["views"]["accuracy"]["value"] >= 0.95
     assert figures["quality"]["AUROC"]["value"] >= 0.95

@@ -32,7 +32,7 @@ def test_middle_has_two_ends():
     assert [band.judge(v) for v in (0.5, 5, 9.5)] == [False, True, False]
 
 
-def test_values_that_do_not_tell_give_no_band():
+def test_values_that_do_not_separate_give_no_band():
     values = np.r_[np.arange(20), np.arange(20)].astype(float)
     assert band_of(values, MET, Better.HIGH) is None
     assert band_of(np.ones(40), MET, Better.HIGH) is None
@@ -66,7 +66,7 @@ def samples():
     return made
 
 
-def test_fit_learns_what_the_samples_show(samples):
+def test_fit_finds_the_thresholds_of_the_samples(samples):
     thresholds = fit(samples, CriteriaThresholds(measured={}))
     assert set(thresholds.measured[View.HEAD]) == {"CRIT-SIZE"}
     by_code = {rate.code: rate for rate in rates(samples, thresholds)}
@@ -76,7 +76,7 @@ def test_fit_learns_what_the_samples_show(samples):
         assert (by_code[code].met, by_code[code].unmet) == (20, 20)
 
 
-def test_too_few_samples_keep_the_start(samples):
+def test_too_few_samples_keep_the_start_thresholds(samples):
     start = CriteriaThresholds()
     assert fit(samples[:6], start).measured == {
         view: dict(bands) for view, bands in start.measured.items()

@@ -35,7 +35,7 @@ def test_real_pictures_stand_beside_all(facts: dict[str, Any]) -> None:
     assert any(line.startswith("| CRL |") and "not annotated | 0 |" in line for line in lines)
 
 
-def test_every_command_that_made_it_is_named(facts: dict[str, Any]) -> None:
+def test_the_card_has_every_command(facts: dict[str, Any]) -> None:
     facts["cross_validation"]["command"] = "qc-model cross-validate --out runs/folds"
     card = model_card(facts)
     for part in ("train detector", "train spatialclip", "cross-validate", "calibrate"):
@@ -50,7 +50,7 @@ def test_a_manifest_without_real_pictures_has_a_card_too(facts: dict[str, Any]) 
     assert "AP50, real" not in card
 
 
-def test_who_looks_at_mirror_images_is_told(facts: dict[str, Any]) -> None:
+def test_the_card_says_which_part_sees_mirror_images(facts: dict[str, Any]) -> None:
     facts["preprocessing"].pop("mirror images too", None)
     assert "at the mirror image" not in model_card(facts)
     facts["preprocessing"]["mirror images too"] = ["detector", "spatialclip"]
@@ -100,7 +100,7 @@ def own(facts: dict[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def test_a_bundle_of_other_data_says_nothing_of_the_shipped_one_s(own: dict[str, Any]) -> None:
+def test_the_card_of_other_data_does_not_mention_the_shipped_data(own: dict[str, Any]) -> None:
     card = model_card(own)
     for absent in (
         "Fetus Framework",
@@ -136,7 +136,7 @@ def test_what_a_part_began_with_counts_as_learnt(own: dict[str, Any]) -> None:
     assert "| SpatialCLIP, began with a model of | not named | first | real | HEAD |" in card
 
 
-def test_real_pictures_of_no_view_are_told(own: dict[str, Any]) -> None:
+def test_the_card_counts_real_pictures_of_no_view(own: dict[str, Any]) -> None:
     for part in ("detector", "spatialclip"):
         own["training"][part]["training"]["data"] = [PHANTOMS, ROW | {"view": "not told"}]
     told = "**Trained on simulations, and on 84 real pictures that show or name none of the views."
@@ -151,7 +151,7 @@ def test_the_named_data_set_is_cited_where_it_was_used(own: dict[str, Any]) -> N
     assert "doi:10.17632/n2rbrb9t4f.1" in model_card(own)
 
 
-def test_calibrating_on_what_was_learnt_is_told(own: dict[str, Any]) -> None:
+def test_the_card_says_that_calibration_pictures_were_learnt_from(own: dict[str, Any]) -> None:
     own["training"]["calibration"]["learnt from"] = 42
     assert "a part learnt from 42." in model_card(own)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from training.crossval.folds import exclude_groups_of
-from training.data.negatives import write_negatives
+from training.data.negatives import shuffle_tiles, write_negatives
 from training.data.prepared import PreparedSample
 from training.data.samples import Origin, Sample, read_samples
 from training.data.splits import fold_of, leave_fold_out, split_by_group
@@ -48,3 +48,11 @@ def test_a_negative_has_the_group_of_its_picture(
     assert not remaining & {s.group for s in held_out}
     training, _ = split_by_group([*pictures, *negatives], 0.5, 0)
     assert not {s.group for s in training} & {s.group for s in split_by_group(pictures, 0.5, 0)[1]}
+
+
+def test_shuffled_tiles_keep_their_pixels(phantom_samples: list[Sample]) -> None:
+    pixels = np.arange(60 * 60 * 3, dtype=np.uint32).reshape(60, 60, 3).astype(np.uint8)
+    shuffled = shuffle_tiles(pixels, np.random.default_rng(3))
+    assert shuffled.shape == pixels.shape
+    assert np.array_equal(np.sort(shuffled, axis=None), np.sort(pixels, axis=None))
+    assert not np.array_equal(shuffled, pixels)

@@ -1,8 +1,11 @@
 """The key of cached samples: what decides boxes, descriptions and pictures, and nothing else."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from detector.boxes import Detection
@@ -10,7 +13,10 @@ from detector.yolo.yolo import FILES
 from model.judge import Thresholds
 from model.spatialclip.preprocess import Preprocessor
 from training.data import prepared
+from training.data.prepared import prepare_cached
 from training.data.samples import Origin, Sample
+from training.recipes import DescriberRecipe
+from training.train.describer import fresh
 
 
 @pytest.fixture
@@ -54,3 +60,39 @@ def test_the_key_changes_with_all_that_decides_a_prepared_sample(
     (models[0] / "weights.safetensors").write_text("other weights")
     keys.append(cache_key(sample, models))
     assert len(set(keys)) == len(keys)
+
+
+def test_cached_samples_are_the_same_when_read_again(
+    phantom_samples: list[Sample], detector_run: Path, tmp_path: Path
+) -> None:
+    fresh(DescriberRecipe(seed=0, layers=1, hidden=32, heads=2)).save(tmp_path / "describer")
+    first, again = (
+        prepare_cached(
+            phantom_samples[:4],
+            detector_run,
+            tmp_path / "describer",
+            Preprocessor(None, 64),
+            tmp_path / "cache",
+            thresholds=Thresholds(detection=0.0, layout=0.0),
+        )
+        for _ in range(2)
+    )
+    for a, b in zip(first, again, strict=True):
+        assert np.array_equal(a.picture, b.picture)
+        assert (a.detections, a.descriptions, a.size) == (b.detections, b.descriptions, b.size)
+        assert a.sample is b.sample
+    kept = len(list((tmp_path / "cache").glob("*.npy")))
+    # The same weights find other boxes when they look at mirror images too.
+    looking_twice = tmp_path / "detector"
+    shutil.copytree(detector_run, looking_twice)
+    description = json.loads((looking_twice / "detector.json").read_text())
+    (looking_twice / "detector.json").write_text(json.dumps(description | {"mirrored": True}))
+    prepare_cached(
+        phantom_samples[:4],
+        looking_twice,
+        tmp_path / "describer",
+        Preprocessor(None, 64),
+        tmp_path / "cache",
+        thresholds=Thresholds(detection=0.0, layout=0.0),
+    )
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == kept + 1

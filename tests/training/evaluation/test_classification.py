@@ -36,20 +36,20 @@ def test_risk_at_full_coverage_is_the_error_rate(pairs: list[tuple[float, bool]]
     assert len(curve["risk"]) == len(p)
 
 
-def test_a_perfect_judge() -> None:
+def test_a_perfect_classifier() -> None:
     y = [True] * 30 + [False] * 20
-    found = classification_metrics([0.99] * 30 + [0.01] * 20, y, list(range(50)))
-    assert found["AUROC"] == {"value": 1.0, "interval": [1.0, 1.0]}
-    assert found["accuracy"]["value"] == 1
-    assert found["ECE"]["value"] == pytest.approx(0.01)
-    assert found["Brier"]["value"] == pytest.approx(0.0001)
-    assert (found["pictures"], found["standard"]) == (50, 30)
+    metrics = classification_metrics([0.99] * 30 + [0.01] * 20, y, list(range(50)))
+    assert metrics["AUROC"] == {"value": 1.0, "interval": [1.0, 1.0]}
+    assert metrics["accuracy"]["value"] == 1
+    assert metrics["ECE"]["value"] == pytest.approx(0.01)
+    assert metrics["Brier"]["value"] == pytest.approx(0.0001)
+    assert (metrics["pictures"], metrics["standard"]) == (50, 30)
 
 
-def test_one_class_leaves_ranking_undefined_and_says_so() -> None:
-    found = classification_metrics([0.2, 0.8, 0.9], [True, True, True], ["a", "b", "c"])
-    assert math.isnan(found["AUROC"]["value"])
-    assert found["accuracy"]["value"] == pytest.approx(2 / 3)
+def test_one_class_leaves_ranking_metrics_undefined() -> None:
+    metrics = classification_metrics([0.2, 0.8, 0.9], [True, True, True], ["a", "b", "c"])
+    assert math.isnan(metrics["AUROC"]["value"])
+    assert metrics["accuracy"]["value"] == pytest.approx(2 / 3)
 
 
 def test_intervals_resample_whole_groups() -> None:

@@ -22,11 +22,11 @@ def scored(
     return score_detector([match_boxes(*each) for each in zip(found, true, annotated, strict=True)])
 
 
-def test_all_found_is_one() -> None:
+def test_every_box_matched_is_an_ap_of_one() -> None:
     assert scored([[box(0, 0.9)]], [[box(0)]], [NT]).map50 == 1.0
 
 
-def test_a_surer_false_box_halves_the_precision() -> None:
+def test_a_false_box_of_higher_confidence_halves_the_precision() -> None:
     # Precision at the one hit is 1/2, recall 1.
     reached = scored([[box(50, 0.9), box(0, 0.8)]], [[box(0)]], [NT])
     assert reached.ap50["NT"] == pytest.approx(0.5)
@@ -42,7 +42,7 @@ def test_a_second_box_on_one_structure_is_false() -> None:
     assert reached.ap50["NT"] == pytest.approx(0.5 + 0.5 * 2 / 3)
 
 
-def test_pictures_without_annotation_count_in_nothing() -> None:
+def test_pictures_without_annotation_do_not_count() -> None:
     known = scored([[box(0, 0.9)]], [[box(0)]], [NT])
     more = scored([[box(0, 0.9)], [box(0, 0.95)]], [[box(0)], []], [NT, frozenset()])
     assert more == known

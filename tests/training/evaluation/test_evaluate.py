@@ -32,43 +32,45 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("hospital"), 8, 41, progress=False)
 
 
-def test_a_file_and_the_phantom_it_was_written_from_get_one_verdict(judge: Judge) -> None:
+def test_labelled_pictures_are_judged_as_serving_judges(judge: Judge) -> None:
     """Labelled pictures are judged as frames are: as serving judges them."""
     phantom = make(4711, View.NT)
     picture = LabelledPicture.of_phantom(phantom)
-    (verdict,) = judge_pictures(judge, [picture])
+    (sample,) = judge_pictures(judge, [picture])
     region = Region(0, phantom.region, (phantom.spacing_mm, phantom.spacing_mm))
     (judgement,) = judge.judge(Frame(1, phantom.pixels, (region,)))
-    assert verdict.probability == judgement.probability
-    assert (verdict.predicted_view, verdict.label) == (judgement.view, judgement.quality)
-    assert verdict.criteria_outcomes == judgement.criteria
-    assert verdict.style_features is None, "a phantom has no scanner"
+    assert sample.probability == judgement.probability
+    assert (sample.predicted_view, sample.label) == (judgement.view, judgement.quality)
+    assert sample.criteria_outcomes == judgement.criteria
+    assert sample.style_features is None, "a phantom has no scanner"
 
 
-def test_ablations_take_their_branches_away(judge: Judge, samples: Path) -> None:
+def test_ablations_depend_on_their_branches_only(judge: Judge, samples: Path) -> None:
     pictures = [LabelledPicture.of_sample(sample) for sample in read_samples(samples)]
-    looks = judge.predict([picture.pixels for picture in pictures])
-    features = np.stack([look.features for look in looks])
+    predictions = judge.predict([picture.pixels for picture in pictures])
+    features = np.stack([each.features for each in predictions])
     assert np.linalg.norm(features, axis=-1) == pytest.approx(np.ones((8, 3)), abs=1e-5)
-    said = ablate(judge.spatialclip, features)
-    assert [each["all"] for each in said] == pytest.approx([look.logit for look in looks], abs=1e-4)
+    ablated = ablate(judge.spatialclip, features)
+    assert [each["all"] for each in ablated] == pytest.approx(
+        [each.logit for each in predictions], abs=1e-4
+    )
     other = features.copy()
     other[:, 0] = np.roll(features[:, 0], 1, axis=0)
     changed = ablate(judge.spatialclip, other)
-    for before, after in zip(said, changed, strict=True):
+    for before, after in zip(ablated, changed, strict=True):
         for name, (image, _, _) in ABLATIONS.items():
             assert (before[name] != after[name]) == image, name
 
 
-def test_a_set_of_samples_gets_every_kind_of_figure(judge: Judge, samples: Path) -> None:
+def test_samples_keep_their_order_and_get_a_style(judge: Judge, samples: Path) -> None:
     pictures = [LabelledPicture.of_sample(sample) for sample in read_samples(samples)]
     assert {picture.is_real for picture in pictures} == {False}, "phantoms have no scanner's look"
-    verdicts, _ = assign_styles(
+    evaluated, _ = assign_styles(
         judge_pictures(judge, [replace(picture, is_real=True) for picture in pictures])
     )
-    assert {verdict.style for verdict in verdicts} == {"look 1"}
-    assert [v.picture for v in verdicts] == [s.image.name for s in read_samples(samples)]
-    assert all(0 <= p <= 1 for v in verdicts for p in v.ablated_probabilities.values())
+    assert {sample.style for sample in evaluated} == {"look 1"}
+    assert [v.picture for v in evaluated] == [s.image.name for s in read_samples(samples)]
+    assert all(0 <= p <= 1 for v in evaluated for p in v.ablated_probabilities.values())
 
 
 def test_the_command_writes_a_report_of_each_set(samples: Path, tmp_path: Path) -> None:
@@ -97,7 +99,7 @@ def test_the_command_writes_a_report_of_each_set(samples: Path, tmp_path: Path) 
     assert str(samples.parent.parent) not in text + (tmp_path / "my r.json").read_text()
 
 
-def test_only_the_held_out_groups_are_judged(shared_data: Path, tmp_path: Path) -> None:
+def test_held_out_evaluates_only_those_groups(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "fetus_framework"
     every = splits.load(None, folder, ["set2_train"])
     held = splits.split_by_group(every, 0.02, 3)[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from model.finding import NON_STANDARD
-from tests.training.evaluation.test_summary import RIGHT, verdicts
+from tests.training.evaluation.test_summary import RIGHT, samples
 from training.evaluation import plots
 from training.evaluation.report import render_html, write_report
 from training.evaluation.summary import evaluate, to_plain
@@ -47,7 +47,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def figures() -> dict[str, object]:
     evil = "<script>alert(1)</script>.png"
-    several = verdicts()
+    several = samples()
     wrong = replace(several[0], picture=evil, standard=True, label=NON_STANDARD, probability=0.01)
     return {
         "bundle": "default",
@@ -61,7 +61,7 @@ def figures() -> dict[str, object]:
     }
 
 
-def test_it_is_well_formed_and_asks_nothing_of_any_other_file(figures: dict[str, object]) -> None:
+def test_the_page_is_well_formed_and_needs_no_other_file(figures: dict[str, object]) -> None:
     text = render_html("Evaluation", to_plain(figures))
     page = Page(text)
     assert page.open == []
@@ -77,12 +77,12 @@ def test_it_is_well_formed_and_asks_nothing_of_any_other_file(figures: dict[str,
     assert not re.search(r"url\((?!#)", text)
 
 
-def test_names_are_shown_as_text(figures: dict[str, object]) -> None:
+def test_names_are_escaped(figures: dict[str, object]) -> None:
     page = Page(render_html("Evaluation", to_plain(figures)))
     assert "<script>alert(1)</script>.png" in "".join(page.words)
 
 
-def test_a_bar_below_its_start_is_drawn_from_nothing() -> None:
+def test_a_bar_below_its_start_is_drawn_from_zero() -> None:
     """A bar from 0.5 down to 0.000 would end at 0.5 and read as one."""
     low, high = (plots.bars("t", "AUROC", {"a": area}, start=0.5) for area in (0.0, 0.9))
     assert "0.000" in low
@@ -92,7 +92,7 @@ def test_a_bar_below_its_start_is_drawn_from_nothing() -> None:
     assert "<!-- 0.5 -->" in high
 
 
-def test_it_has_the_plots_that_there_are_figures_for(figures: dict[str, object]) -> None:
+def test_plots_are_those_that_have_figures(figures: dict[str, object]) -> None:
     page = Page(render_html("Evaluation", to_plain(figures)))
     names = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
     assert names[:9] == [

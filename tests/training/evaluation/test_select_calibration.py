@@ -25,12 +25,12 @@ def names(count: int) -> list[str]:
     return [f"group {i}" for i in range(count)]
 
 
-def test_a_view_whose_truth_is_no_sigmoid_gets_an_isotonic_one() -> None:
+def test_a_view_whose_truth_is_no_sigmoid_gets_isotonic() -> None:
     (z1, y1), (z2, y2) = stepped(800), sigmoid(800)
     views = [View.NT] * 800 + [View.CRL] * 800
-    found, table = select_calibration(np.r_[z1, z2], np.r_[y1, y2], names(1600), views)
-    assert isinstance(found.views[View.NT], Isotonic)
-    assert isinstance(found.views[View.CRL], Scaling)
+    calibration, table = select_calibration(np.r_[z1, z2], np.r_[y1, y2], names(1600), views)
+    assert isinstance(calibration.views[View.NT], Isotonic)
+    assert isinstance(calibration.views[View.CRL], Scaling)
     assert {view: told["chosen"] for view, told in table.items() if view != "all"} == {
         "NT": "isotonic",
         "CRL": "temperature",
@@ -40,18 +40,18 @@ def test_a_view_whose_truth_is_no_sigmoid_gets_an_isotonic_one() -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_sigmoid_keeps_its_temperature(seed: int) -> None:
-    found, _ = select_calibration(*sigmoid(400, seed), names(400))
-    assert isinstance(found.common, Scaling)
+def test_a_sigmoid_gets_temperature(seed: int) -> None:
+    calibration, _ = select_calibration(*sigmoid(400, seed), names(400))
+    assert isinstance(calibration.common, Scaling)
 
 
 def test_too_few_pictures_are_not_compared() -> None:
-    found, table = select_calibration(*stepped(150), names(150))
-    assert isinstance(found.common, Scaling)
+    calibration, table = select_calibration(*stepped(150), names(150))
+    assert isinstance(calibration.common, Scaling)
     assert table["all"] == {"pictures": 150, "chosen": "temperature"}
 
 
-def test_copies_of_pictures_are_no_more_evidence() -> None:
+def test_copies_in_a_group_leave_the_standard_error() -> None:
     """The error of a mean over groups does not shrink when each picture comes ten times."""
     differences = np.random.default_rng(0).normal(0.1, 1, 50)
     once = mean_and_standard_error(differences, names(50))
@@ -64,6 +64,6 @@ def test_copies_of_pictures_are_no_more_evidence() -> None:
 def test_one_group_with_all_of_a_class_is_not_compared() -> None:
     z, y = stepped(600)
     groups = ["all standard" if standard else f"{i}" for i, standard in enumerate(y)]
-    found, table = select_calibration(z, y, groups)
-    assert isinstance(found.common, Scaling)
+    calibration, table = select_calibration(z, y, groups)
+    assert isinstance(calibration.common, Scaling)
     assert "log loss" not in table["all"]

@@ -32,7 +32,7 @@ def test_loss_falls(trained):
     assert facts.last_loss < 0.75 * facts.first_loss
 
 
-def test_facts_stand_beside_the_weights(trained):
+def test_facts_are_written_beside_the_weights(trained):
     folder, facts = trained
     written = json.loads((folder / "training.json").read_text())
     assert written["settings"]["seed"] == TINY.seed
@@ -55,7 +55,7 @@ def test_same_seed_same_weights(trained, tmp_path):
     assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_a_base_is_trained_on(trained, tmp_path):
+def test_a_base_model_is_fine_tuned(trained, tmp_path):
     folder, facts = trained
     further = train_describer(tmp_path, TINY, base=folder)
     assert further.first_loss < facts.first_loss
@@ -66,9 +66,9 @@ def test_references_are_sentences_of_the_grammar():
     stream = examples(random.Random(2))
     describer = fresh(TINY)
     for _ in range(200):
-        found, wording = next(stream)
-        pieces = reference(found, wording)
-        writer = Writer(found, describer.spell)
+        mentions, wording = next(stream)
+        pieces = reference(mentions, wording)
+        writer = Writer(mentions, describer.spell)
         for piece in pieces:
             for token in describer.spell(piece):
                 writer.write(token)
@@ -77,8 +77,8 @@ def test_references_are_sentences_of_the_grammar():
 
 
 def test_wordings():
-    found = next(f for f, _ in examples(random.Random(0)) if len(f) == 3)
-    texts = {join(reference(found, wording)) for wording in Wording}
+    mentions = next(f for f, _ in examples(random.Random(0)) if len(f) == 3)
+    texts = {join(reference(mentions, wording)) for wording in Wording}
     assert len(texts) >= 3
 
 
@@ -87,9 +87,9 @@ def test_only_the_answer_is_a_target():
     stream = examples(random.Random(1))
     batch = [next(stream) for _ in range(4)]
     ids, targets = collate(describer, batch)
-    for row, (found, wording) in enumerate(batch):
-        asked = len(describer.encode_prompt(found, wording))
-        assert (targets[row, :asked] == -100).all()
+    for row, (mentions, wording) in enumerate(batch):
+        length = len(describer.encode_prompt(mentions, wording))
+        assert (targets[row, :length] == -100).all()
         answer = targets[row][targets[row] != -100]
-        assert ids[row, asked : asked + len(answer)].equal(answer)
+        assert ids[row, length : length + len(answer)].equal(answer)
         assert describer.tokenizer.decode(answer[-1:].tolist()).startswith(".")

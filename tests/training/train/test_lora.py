@@ -25,7 +25,7 @@ def inputs(network: SpatialClip) -> Inputs:
     )
 
 
-def test_merged_adapters_say_what_they_said_beside_the_weights(tmp_path: Path) -> None:
+def test_merging_adapters_leaves_the_outputs(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = SpatialClip(small_config(300)).eval()
     names = list(network.state_dict())

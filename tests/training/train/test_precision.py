@@ -15,7 +15,7 @@ from training.train.precision import autocast
         ({}, torch.float32),
     ],
 )
-def test_a_cpu_trains_in_what_it_multiplies(
+def test_bfloat16_only_where_the_cpu_has_instructions_for_it(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], precision: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
