@@ -21,7 +21,12 @@ from qc_daemon.deliver.circuit_breaker import CircuitBreaker
 from qc_daemon.dicom import tls
 from qc_daemon.dicom.association import associate, requestor
 from qc_daemon.dicom.association_failure import cause
-from qc_daemon.dicom.status import CLASS_INSTANCE_CONFLICT, NO_SUCH_SOP_INSTANCE, PROCESSING_FAILURE
+from qc_daemon.dicom.status import (
+    CLASS_INSTANCE_CONFLICT,
+    NO_SUCH_SOP_INSTANCE,
+    PROCESSING_FAILURE,
+    SUCCESS,
+)
 from qc_daemon.dicom.storage_commitment import (
     COMMITTED,
     PUSH_MODEL,
@@ -258,7 +263,7 @@ class CommitmentReporter(CommitmentWorker):
             raise _error(ErrorCode.DELIVERY_UNREACHABLE, claim, "lost the association") from error
         if "Status" not in answer:
             raise _error(ErrorCode.DELIVERY_UNREACHABLE, claim, "did not answer the report")
-        if answer.Status != 0x0000:
+        if answer.Status != SUCCESS:
             raise _error(
                 ErrorCode.DELIVERY_REFUSED, claim, f"answered the report {answer.Status:04X}"
             )

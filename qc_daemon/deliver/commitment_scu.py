@@ -19,6 +19,7 @@ from qc_daemon.deliver.commitment_scp import CommitmentWorker
 from qc_daemon.dicom.association import associate, requestor
 from qc_daemon.dicom.association_failure import cause
 from qc_daemon.dicom.dimse_request import refusal_of
+from qc_daemon.dicom.status import INVALID_ARGUMENT_VALUE, PROCESSING_FAILURE, SUCCESS
 from qc_daemon.dicom.storage_commitment import (
     PUSH_MODEL,
     PUSH_MODEL_INSTANCE,
@@ -39,15 +40,13 @@ from qc_daemon.settings import DestinationSettings, Settings
 
 # The association of a request stays open so long for its report.
 _REPORT_WAIT_SECONDS = 5.0
-# While it is open, the database is asked this often whether the report came elsewhere.
+# While it is open, the database is read this often: the report may have come elsewhere.
 _POLL_SECONDS = 0.1
 # A destination that does not answer holds the others up for no longer.
 _MAX_TIMEOUT_SECONDS = 25.0
 _PRUNE_INTERVAL_SECONDS = 3600.0
 # Requests older than this are deleted, unless a sent job still waits for their report.
 _RETENTION = timedelta(days=30)
-# Statuses of our answer to a report (PS3.7 Annex C).
-_SUCCESS, _PROCESSING_FAILURE, _INVALID_ARGUMENT = 0x0000, 0x0110, 0x0115
 
 
 class CommitmentRequester(CommitmentWorker):
@@ -216,7 +215,7 @@ class CommitmentRequester(CommitmentWorker):
             raise _RefusedError(destination, "broke off the request") from error
         if "Status" not in answer:
             raise _RefusedError(destination, "did not answer the request")
-        if answer.Status != _SUCCESS:
+        if answer.Status != SUCCESS:
             raise _RefusedError(destination, f"answered {answer.Status:04X} to the request")
 
     def _record_acceptance(self, request: CommitmentRequest) -> None:
@@ -251,12 +250,12 @@ class CommitmentRequester(CommitmentWorker):
         try:
             report = read_report(event.event_information)
         except ValueError:
-            return _INVALID_ARGUMENT, None
+            return INVALID_ARGUMENT_VALUE, None
         try:
             with self.store.begin() as session:
                 is_ours = scu.record_report(session, report, [destination])
         except QCError:
-            return _PROCESSING_FAILURE, None
+            return PROCESSING_FAILURE, None
         self.log.info(
             "commitment told",
             transaction=report.transaction_uid,
@@ -264,7 +263,7 @@ class CommitmentRequester(CommitmentWorker):
             reason=f"{len(report.failed)} failed" if report.failed else None,
             destination=destination,
         )
-        return (_SUCCESS if is_ours else _INVALID_ARGUMENT), None
+        return (SUCCESS if is_ours else INVALID_ARGUMENT_VALUE), None
 
     def _postpone(self, request: CommitmentRequest, error: QCError) -> None:
         with self.store.begin() as session:

@@ -69,7 +69,7 @@ class Deflated(TypeDecorator[bytes]):
 
 
 class ExamState(StrEnum):
-    """Open while objects may still come; closed once told (or nothing to tell)."""
+    """Open while objects may still come; closed once there is a report, or nothing to report."""
 
     OPEN = "open"
     CLOSED = "closed"
@@ -140,7 +140,7 @@ class StepStatus(StrEnum):
 
 
 class CommitmentState(StrEnum):
-    """Waiting for destinations to hold every object; ready to be told; told; or given up."""
+    """Waiting until destinations have every object; ready to report; reported; or given up."""
 
     WAITING = "waiting"
     READY = "ready"
@@ -203,9 +203,9 @@ class Base(DeclarativeBase):
 class Exam(Base):
     """Study Instance UID + Patient ID; `bundle_id` (model id) is fixed when it first opens.
 
-    `report_revision` counts the reports asked for; `reported_content` fingerprints the last.
+    `report_revision` counts the reports queued; `reported_content` fingerprints the last.
     `patient_words` is the name folded for searching; it and the three beside it are NULL while
-    unknown: an older version did not keep them.
+    unknown: an older version did not store them.
     """
 
     __tablename__ = "exam"
@@ -460,7 +460,7 @@ class JobRow(Base):
 
 
 class AssociationLease(Base):
-    """An association that has stored to an exam keeps it open until it ends or this expires."""
+    """An association that stored to an exam holds it open until it ends or this expires."""
 
     __tablename__ = "association_lease"
     __table_args__ = (Index(None, "exam_id"),)
@@ -473,7 +473,7 @@ class AssociationLease(Base):
 class BundleRow(Base):
     """A bundle that is or has been active; the latest activation is the active one.
 
-    Earlier ones stay, because an exam keeps the bundle it opened with.
+    Earlier ones stay, because an exam stays with the bundle it opened with.
     """
 
     __tablename__ = "active_bundle"
@@ -516,7 +516,7 @@ class Caller(Base):
 
 
 class Commitment(Base):
-    """A storage commitment request (PS3.4 J): who asked, and how far its report is.
+    """A storage commitment request (PS3.4 J): its requester, and how far its report is.
 
     `association` is the token of the association it came over, for a report on the same one.
     """

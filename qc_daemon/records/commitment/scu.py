@@ -89,7 +89,7 @@ def destinations_due(session: Session, now: datetime) -> list[str]:
         for name in jobs.destinations_with(session, JobState.SENT)
         if any(
             session.execute(select(JobRow.id).where(*_is_sent_to(name), due).limit(1)).first()
-            # Two questions: OR would keep either index from being used.
+            # Two queries: with OR neither index would be used.
             for due in (JobRow.not_before <= now, JobRow.updated_at > now + CLOCK_SKEW)
         )
     ]

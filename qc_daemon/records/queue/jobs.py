@@ -13,7 +13,7 @@ overtakes an earlier one that is still ready or leased. It does not wait for a c
 earlier one; but if that has to be sent again, the later ones are sent again after it. To one
 destination the objects that we make of an exam go in order of revision too, each kind by itself,
 and after the exam's images as long as these have not failed three times. What has ended, well or
-badly, holds nothing up.
+badly, delays nothing.
 
 Transitions, all there are:
 
@@ -409,7 +409,7 @@ def _advance_dependents(session: Session, row: Job | JobRow, now: datetime) -> N
             or_(JobRow.subject == row.subject, JobRow.exam_id == row.exam_id),
             JobRow.id != row.id,
             JobRow.not_before > now,
-            # One that failed by itself keeps its own back-off.
+            # One that failed by itself has its own back-off.
             JobRow.attempts + JobRow.alarms + JobRow.deaths == 0,
         )
         .values(not_before=now),
@@ -458,7 +458,7 @@ def mark_sent(session: Session, job: Job, now: datetime, request_at: datetime) -
 
 
 def mark_committed(session: Session, job_id: int, now: datetime) -> bool:
-    """The destination keeps the object for good, or can commit to nothing; False if not sent."""
+    """The destination has committed to the object, or can commit to none; False if not sent."""
     return _set_sent(session, job_id, now, state=JobState.DONE, error_code=None, error_message=None)
 
 
@@ -635,7 +635,7 @@ def counts(
 def oldest_due(session: Session) -> dict[JobKind, datetime]:
     """Since when the longest waiting ready job of each kind has been due, or will be.
 
-    One index probe a kind and destination: it is asked by receivers, whatever the backlog.
+    One index probe a kind and destination: receivers query it, whatever the backlog.
     """
     oldest: dict[JobKind, datetime] = {}
     for kind in JobKind:

@@ -62,8 +62,8 @@ def admit(
 
     The same bytes under the same UID change nothing at all. Anything else is a new revision; it
     opens its exam, again if that was closed. `bundle_id` is the model id that a new exam is fixed
-    to, or tells it when asked: most objects belong to an exam that has one. An object that names
-    neither its study nor its patient is an exam of its own, for nothing says whose it is.
+    to, or a function that returns it: most objects belong to an exam that has one. An object that
+    names neither its study nor its patient is an exam of its own, for nothing says whose it is.
 
     Safe against another association that stores the same object at the same moment.
     """

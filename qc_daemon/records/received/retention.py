@@ -6,7 +6,7 @@ An original leaves only when it could be fetched back and nobody waits for it:
     it can be fetched back                     a destination that gives objects back is among those
     it is scored                               state scored or header; a quarantined one stays
     all that its exam led to is delivered      exam closed; no report or deliver job but done ones
-    no storage commitment waits for it         none of its SOP Instance UID waiting or to be told
+    no storage commitment waits for it         none of its SOP Instance UID waiting or to report
     its time has passed                        `keep_pixels_days` since the last of those deliveries
 
 Without a `source` destination, or where a routing rule sent it to none, the original is the only

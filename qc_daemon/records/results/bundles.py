@@ -36,9 +36,9 @@ def seed(session: Session, name: str, path: str, model_id: str, now: datetime) -
         insert_once(session, BundleRow, _values(name, path, model_id, now), ("model_id",))
     elif current.model_id == model_id and (current.name, current.path) != (name, path):
         activate(session, name, path, model_id, current.activated_at)
-    found = active(session)
-    assert found is not None
-    return found
+    bundle = active(session)
+    assert bundle is not None
+    return bundle
 
 
 def activate(session: Session, name: str, path: str, model_id: str, now: datetime) -> ActiveBundle:

@@ -189,7 +189,7 @@ def latest_sr(session: Session, exam_id: int, before: int) -> StoredReport | Non
 
 def has_sr(session: Session, job: Job) -> bool:
     """Whether the report job's SR is stored already, by an earlier try."""
-    found = session.execute(
+    rows = session.execute(
         select(ReportObjectRow.id)
         .where(
             ReportObjectRow.exam_id == job.exam_id,
@@ -198,11 +198,11 @@ def has_sr(session: Session, job: Job) -> bool:
         )
         .limit(1)
     )
-    return found.first() is not None
+    return rows.first() is not None
 
 
 def sr_destinations(session: Session, exam_id: int) -> list[str]:
-    """Who was given an SR of the exam: an amended one has to reach them too."""
+    """Destinations of earlier SRs of the exam: an amended one has to reach them too."""
     return list(
         session.scalars(
             select(JobRow.destination)
