@@ -1,4 +1,4 @@
-"""Augmentation of a picture with its boxes."""
+"""Augmentation: boxes follow the picture, and leave with what is cut off."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from training.data.samples import Origin, Sample
 
 
 def test_boxes_move_with_the_augmented_picture() -> None:
-    """A bright patch marks the structure: wherever the picture goes, its box lies on it."""
+    """A bright patch marks the structure: wherever it moves to, its box lies on it."""
     pixels = np.full((128, 128, 3), 30, np.uint8)
     pixels[40:64, 70:100] = 200
     for origin in Origin:
@@ -24,12 +24,12 @@ def test_boxes_move_with_the_augmented_picture() -> None:
         )
         sides = set()
         for seed in range(30):
-            picture, words, (box,), size = augment(item, np.random.default_rng(seed))
+            picture, description, (box,), size = augment(item, np.random.default_rng(seed))
             x0, y0, x1, y1 = (round(v) for v in box.bbox)
             inside = picture[y0 + 4 : y1 - 4, x0 + 4 : x1 - 4].mean()
             assert inside > picture[:30, :30].mean() + 40
             assert size == (128, 128)
-            sides.add((words, (x0 + x1) / 2 > 64))
+            sides.add((description, (x0 + x1) / 2 > 64))
         assert sides == {("one", True), ("two", False)}
 
 

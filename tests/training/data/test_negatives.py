@@ -50,7 +50,7 @@ def test_a_negative_has_the_group_of_its_picture(
     assert not {s.group for s in training} & {s.group for s in split_by_group(pictures, 0.5, 0)[1]}
 
 
-def test_shuffled_tiles_keep_their_pixels(phantom_samples: list[Sample]) -> None:
+def test_shuffled_tiles_have_the_pixels_of_the_picture() -> None:
     pixels = np.arange(60 * 60 * 3, dtype=np.uint32).reshape(60, 60, 3).astype(np.uint8)
     shuffled = shuffle_tiles(pixels, np.random.default_rng(3))
     assert shuffled.shape == pixels.shape
