@@ -46,7 +46,7 @@ class Drill:
             eventually(lambda: modality.acknowledged)
             time.sleep(self.random.uniform(0.0, 0.2))
             before = list(modality.acknowledged)
-            made = save(self.settings, folder, datetime.now(UTC))
+            manifest = save(self.settings, folder, datetime.now(UTC))
             count = len(modality.acknowledged)
             eventually(lambda: len(modality.acknowledged) > count or modality.finished())
             time.sleep(self.random.uniform(0.0, 0.2))
@@ -55,29 +55,31 @@ class Drill:
         if not kill:
             # A receiver that stops lets the association go on to its end.
             assert self.service.stop() == 0
-        assert (made.missing, made.damaged) == ([], [])
+        assert (manifest.missing, manifest.damaged) == ([], [])
         acknowledged = set(modality.acknowledged)
         if not kill:
             self.settled()
 
-        done = restore(self.settings, folder, datetime.now(UTC))
+        restoration = restore(self.settings, folder, datetime.now(UTC))
 
         restored = self.rows()
-        assert done.missing == ()
+        assert restoration.missing == ()
         # Nothing that the backup acknowledged is missing, neither row nor bytes …
         assert known | set(before) <= restored
         self.whole()
         # … what came later is named, and nothing else was lost.
-        later = {each.sop_instance_uid for each in done.later}
+        later = {each.sop_instance_uid for each in restoration.later}
         assert acknowledged - restored <= later
         assert not later & restored
         assert later, "no load between backup and end"
         self.sound()
         if self.random.random() < 0.5:
-            count = len(done.later)
-            assert release_orphans(self.settings, [each.sha256 for each in done.later]) == count
+            count = len(restoration.later)
+            assert (
+                release_orphans(self.settings, [each.sha256 for each in restoration.later]) == count
+            )
             assert acknowledged <= self.rows()
-            assert restore(self.settings, folder, datetime.now(UTC)).later == done.later
+            assert restore(self.settings, folder, datetime.now(UTC)).later == restoration.later
 
     def rows(self) -> set[str]:
         url = self.settings.store.url
@@ -89,8 +91,8 @@ class Drill:
         assert file is None or schema.files_of(file) == [file]
 
     def sound(self) -> None:
-        found = integrity.examine(self.settings.store.url, full=True)
-        assert (found.is_sound, found.is_full, found.faults) == (True, True, ())
+        result = integrity.examine(self.settings.store.url, full=True)
+        assert (result.is_sound, result.is_full, result.faults) == (True, True, ())
         assert schema.check(self.settings.store.url) is None
 
     def whole(self) -> None:

@@ -49,9 +49,9 @@ def put_back(storage: Storage, source: Path) -> Restoration:
 
 
 def command(*arguments: str | Path) -> str:
-    done = CliRunner().invoke(app, [str(each) for each in arguments])
-    assert done.exit_code == 0, done.output
-    return done.output
+    result = CliRunner().invoke(app, [str(each) for each in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 def uids(storage: Storage) -> set[str]:
@@ -72,12 +72,12 @@ def test_what_was_saved_comes_back_and_what_came_later_is_named(
     saved = storage.receive()
     folder = backup(storage, link=link)
     later = storage.receive()
-    done = put_back(storage, folder)
+    restoration = put_back(storage, folder)
     assert uids(storage) == {saved.sop_instance_uid}
-    assert [(each.sha256, each.sop_instance_uid) for each in done.later] == [
+    assert [(each.sha256, each.sop_instance_uid) for each in restoration.later] == [
         (later.sha256, later.sop_instance_uid)
     ]
-    assert (done.files, done.replaced, done.missing) == (0, 0, ())
+    assert (restoration.files, restoration.replaced, restoration.missing) == (0, 0, ())
     # The numbers go on where the restored rows end.
     assert storage.receive(ultrasound()).revision_id > saved.revision_id
 
@@ -86,34 +86,34 @@ def test_a_lost_spool_comes_back(storage: Storage) -> None:
     saved = [storage.receive() for _ in range(3)]
     folder = backup(storage)
     shutil.rmtree(storage.spool.root)
-    done = put_back(storage, folder)
-    assert (done.files, done.missing, done.later) == (3, (), ())
+    restoration = put_back(storage, folder)
+    assert (restoration.files, restoration.missing, restoration.later) == (3, (), ())
     assert all((storage.spool.root / each.path).is_file() for each in saved)
 
 
-def test_a_damaged_file_is_replaced_and_kept_aside(storage: Storage) -> None:
+def test_a_damaged_file_is_replaced_and_moved_to_damaged(storage: Storage) -> None:
     saved = storage.receive()
     folder = backup(storage)
     path = storage.spool.root / saved.path
     path.write_bytes(b"other" + path.read_bytes()[5:])
-    done = put_back(storage, folder)
-    assert (done.files, done.replaced) == (1, 1)
+    restoration = put_back(storage, folder)
+    assert (restoration.files, restoration.replaced) == (1, 1)
     assert (folder / "spool" / saved.path).read_bytes() == path.read_bytes()
-    (aside,) = (storage.spool.root / "damaged").iterdir()
-    assert aside.read_bytes().startswith(b"other")
+    (damaged_file,) = (storage.spool.root / "damaged").iterdir()
+    assert damaged_file.read_bytes().startswith(b"other")
 
 
 def test_a_backup_names_what_it_could_not_save(storage: Storage) -> None:
     gone, damaged = storage.receive(), storage.receive()
     (storage.spool.root / gone.path).unlink()
     (storage.spool.root / damaged.path).write_bytes(b"x" * damaged.size)
-    made = save(storage.settings, storage.spool.root.parent / "backup", NOW)
-    assert (made.missing, made.damaged) == ([gone.path], [damaged.path])
-    done = put_back(storage, storage.spool.root.parent / "backup")
-    assert done.missing == (gone.path,)
+    manifest = save(storage.settings, storage.spool.root.parent / "backup", NOW)
+    assert (manifest.missing, manifest.damaged) == ([gone.path], [damaged.path])
+    restoration = put_back(storage, storage.spool.root.parent / "backup")
+    assert restoration.missing == (gone.path,)
 
 
-def test_a_log_that_a_kill_left_is_not_replayed_over_the_backup(sqlite_storage: Storage) -> None:
+def test_the_write_ahead_log_of_a_killed_service_is_not_replayed(sqlite_storage: Storage) -> None:
     """The obvious restore, a copy over the database, loses to the write-ahead log beside it."""
     storage = sqlite_storage
     file = database(storage)
@@ -129,25 +129,27 @@ def test_a_log_that_a_kill_left_is_not_replayed_over_the_backup(sqlite_storage: 
     for each in left.iterdir():
         shutil.copy(each, file.parent)
     assert len(schema.files_of(file)) == 3
-    done = put_back(storage, folder)
+    restoration = put_back(storage, folder)
     assert schema.files_of(file) == [file]
     assert uids(storage) == {saved.sop_instance_uid}
-    assert done.old_database is not None
+    assert restoration.old_database is not None
     # The old one is whole in its folder: with its log it has every row.
-    with closing(sqlite3.connect(Path(done.old_database) / file.name)) as old:
+    with closing(sqlite3.connect(Path(restoration.old_database) / file.name)) as old:
         assert old.execute("SELECT count(*) FROM instance").fetchone() == (1 + len(later),)
 
 
-def test_the_old_tables_are_kept_in_a_schema(postgres_storage: Storage) -> None:
+def test_the_old_tables_move_to_a_schema(postgres_storage: Storage) -> None:
     storage = postgres_storage
     url = storage.settings.store.url
     storage.receive()
     folder = backup(storage)
     storage.receive()
-    done = put_back(storage, folder)
+    restoration = put_back(storage, folder)
     engine = create_engine(url)
     with engine.connect() as connection:
-        counted = connection.execute(text(f'SELECT count(*) FROM "{done.old_database}".instance'))
+        counted = connection.execute(
+            text(f'SELECT count(*) FROM "{restoration.old_database}".instance')
+        )
         assert counted.scalar_one() == 2
     engine.dispose()
 
@@ -294,23 +296,23 @@ def test_the_commands_save_restore_and_take_in_again(
     config = tmp_path / "qc.toml"
     config.write_text('[store]\nurl = "sqlite:///qc.db"\nspool = "spool"\n')
     saved = storage.receive()
-    made = command("db", "backup", tmp_path / "saved", "--with-spool", "--config", config)
-    assert "1 received objects" in made
+    backup = command("db", "backup", tmp_path / "saved", "--with-spool", "--config", config)
+    assert "1 received objects" in backup
     later = storage.receive()
     storage.store.close()
-    done = command("db", "restore", tmp_path / "saved", "--config", config)
-    assert "1 objects came after the backup" in done
-    assert f"{later.sha256} {later.sop_instance_uid}" in done
+    result = command("db", "restore", tmp_path / "saved", "--config", config)
+    assert "1 objects came after the backup" in result
+    assert f"{later.sha256} {later.sop_instance_uid}" in result
     assert "1 objects are taken in" in command("spool", "release", "--all", "--config", config)
     assert uids(storage) == {saved.sop_instance_uid, later.sop_instance_uid}
     storage.store.close()
-    done = command("db", "restore", tmp_path / "saved", "--release", "--config", config)
-    assert "1 of them are taken in again" in done
+    result = command("db", "restore", tmp_path / "saved", "--release", "--config", config)
+    assert "1 of them are taken in again" in result
     assert uids(storage) == {saved.sop_instance_uid, later.sop_instance_uid}
     assert "sound" in command("db", "check", "--config", config)
 
 
-def test_a_role_that_may_not_make_a_schema_is_told_what_to_grant(
+def test_a_role_without_the_right_to_create_a_schema_gets_the_grant(
     postgres_url: str, tmp_path: Path
 ) -> None:
     owner = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
@@ -333,7 +335,7 @@ def test_a_role_that_may_not_make_a_schema_is_told_what_to_grant(
         owner.dispose()
 
 
-def test_a_downgrade_copies_first_or_wants_a_word(storage: Storage, tmp_path: Path) -> None:
+def test_a_downgrade_copies_first_or_needs_confirmation(storage: Storage, tmp_path: Path) -> None:
     url = storage.settings.store.url
     saved = storage.receive()
     storage.store.close()
@@ -344,15 +346,15 @@ def test_a_downgrade_copies_first_or_wants_a_word(storage: Storage, tmp_path: Pa
     with service_lock.shared(storage.spool.root), pytest.raises(QCError, match="is running"):
         list(downgrade(storage.settings, "-1", yes=True, clock=lambda: NOW))
     before = schema.revision_of(url)
-    said = "\n".join(downgrade(storage.settings, "-1", yes=not is_sqlite, clock=lambda: NOW))
+    output = "\n".join(downgrade(storage.settings, "-1", yes=not is_sqlite, clock=lambda: NOW))
     after = schema.revision_of(url)
     assert before != after
     # By what they brought, not by a number alone.
-    assert f"was at {before} (" in said
-    assert f"is at {after} (" in said
+    assert f"was at {before} (" in output
+    assert f"is at {after} (" in output
     if is_sqlite:
         copy = tmp_path / "qc.db.before_downgrade_20261129t010203"
-        assert str(copy) in said
+        assert str(copy) in output
         assert put_back(storage, copy).schema_revision == before
         assert uids(storage) == {saved.sop_instance_uid}
 
@@ -367,8 +369,10 @@ def test_a_database_is_checked_for_what_its_rows_refer_to(postgres_storage: Stor
         connection.execute(text("SET session_replication_role = replica"))
         connection.execute(text("DELETE FROM instance"))
     engine.dispose()
-    found = integrity.examine(url, full=True)
-    assert found.faults == ("1 rows of revision refer to rows of instance that are not there",)
+    integrity_result = integrity.examine(url, full=True)
+    assert integrity_result.faults == (
+        "1 rows of revision refer to rows of instance that are not there",
+    )
 
 
 def test_no_migration_takes_a_table_away(sqlite_storage: Storage) -> None:

@@ -36,10 +36,10 @@ def request(
 
 
 def decoded(pdu: bytes) -> A_ASSOCIATE_RQ:
-    made = A_ASSOCIATE_RQ()
-    made.decode(pdu)
-    made.to_primitive()
-    return made
+    decoded_pdu = A_ASSOCIATE_RQ()
+    decoded_pdu.decode(pdu)
+    decoded_pdu.to_primitive()
+    return decoded_pdu
 
 
 MUTATIONS = st.lists(
@@ -48,48 +48,44 @@ MUTATIONS = st.lists(
 
 
 def _mutated(pdu: bytes, changes: list[tuple[int, int]]) -> bytes:
-    made = bytearray(pdu)
+    mutated = bytearray(pdu)
     for at, value in changes:
-        made[1 + at % (len(made) - 1)] = value
-    return bytes(made)
+        mutated[1 + at % (len(mutated) - 1)] = value
+    return bytes(mutated)
 
 
 @given(MUTATIONS, st.integers(0, 8))
-def test_what_is_read_of_any_request_pynetdicom_takes(
-    changes: list[tuple[int, int]], cut: int
-) -> None:
+def test_pynetdicom_decodes_any_parsed_request(changes: list[tuple[int, int]], cut: int) -> None:
     whole = request(user=USER + item(0x55, b"SOMEBODY 1.0") + item(0x54, b"\0\x031.2\1\1"))
     try:
-        asked = parse_request(_mutated(whole, changes)[: len(whole) - cut])
+        parsed = parse_request(_mutated(whole, changes)[: len(whole) - cut])
     except MalformedError:
         return
-    made = decoded(asked.pdu)
-    assert made.protocol_version == 1
-    assert asked.calling_ae.isprintable()
-    assert asked.called_ae.isprintable()
-    (length,) = struct.unpack_from(">I", asked.pdu, asked.pdu.index(b"\x51\0\0\4") + 4)
+    decoded_pdu = decoded(parsed.pdu)
+    assert decoded_pdu.protocol_version == 1
+    assert parsed.calling_ae.isprintable()
+    assert parsed.called_ae.isprintable()
+    (length,) = struct.unpack_from(">I", parsed.pdu, parsed.pdu.index(b"\x51\0\0\4") + 4)
     assert length % 2 == 0
     assert length > 0
 
 
 @given(MUTATIONS, st.integers(0, 8))
-def test_what_is_read_of_any_answer_pynetdicom_takes(
-    changes: list[tuple[int, int]], cut: int
-) -> None:
+def test_pynetdicom_decodes_any_parsed_answer(changes: list[tuple[int, int]], cut: int) -> None:
     for whole, kind in (
         (accept([0, 3]), A_ASSOCIATE_AC),
         (fuzzing.pdu(0x03, bytes((0, 1, 1, 3))), A_ASSOCIATE_RJ),
     ):
         try:
-            made = kind()
-            made.decode(parse_answer(_mutated(whole, changes)[: len(whole) - cut]))
-            made.to_primitive()
+            answer = kind()
+            answer.decode(parse_answer(_mutated(whole, changes)[: len(whole) - cut]))
+            answer.to_primitive()
         except MalformedError:
             continue
 
 
 @given(st.binary(max_size=400))
-def test_rubbish_is_malformed_or_read(rubbish: bytes) -> None:
+def test_any_bytes_are_parsed_or_malformed(rubbish: bytes) -> None:
     for read, kind in ((parse_request, 0x01), (parse_answer, 0x02), (parse_answer, 0x03)):
         with contextlib.suppress(MalformedError):
             read(fuzzing.pdu(kind, rubbish))
@@ -98,9 +94,9 @@ def test_rubbish_is_malformed_or_read(rubbish: bytes) -> None:
 @pytest.mark.parametrize("kind", [0x00, 0x11, 0x60, 0x99, 0xF0, 0xFF])
 def test_unknown_items_and_sub_items_are_ignored(kind: int) -> None:
     extra = item(kind, b"whatever")
-    asked = parse_request(request(more=extra, user=USER + extra))
-    assert asked.rejection is None
-    assert len(decoded(asked.pdu).presentation_context) == 1
+    parsed = parse_request(request(more=extra, user=USER + extra))
+    assert parsed.rejection is None
+    assert len(decoded(parsed.pdu).presentation_context) == 1
 
 
 @pytest.mark.parametrize("version", [0x0001, 0x0003, 0x8001, 0xFFFF])
@@ -123,10 +119,10 @@ def test_bit_0_of_the_protocol_version_decides(version: int) -> None:
     ],
 )
 def test_calling_titles(calling: bytes, rejection: tuple[int, int, int] | None) -> None:
-    asked = parse_request(request(calling=calling))
-    assert asked.rejection == rejection
+    parsed = parse_request(request(calling=calling))
+    assert parsed.rejection == rejection
     if rejection is None:
-        assert asked.calling_ae == "MODALITY"
+        assert parsed.calling_ae == "MODALITY"
 
 
 @pytest.mark.parametrize("called", [bytes(16), b" " * 16, b"QCD\xc4EMON        "])
@@ -150,8 +146,8 @@ def test_another_application_context(application: bytes) -> None:
     ],
 )
 def test_maximum_lengths(user: bytes | None, most: int) -> None:
-    made = decoded(parse_request(request(user=user)).pdu)
-    assert made.user_information.maximum_length == most
+    decoded_pdu = decoded(parse_request(request(user=user)).pdu)
+    assert decoded_pdu.user_information.maximum_length == most
 
 
 @pytest.mark.parametrize(
@@ -159,9 +155,9 @@ def test_maximum_lengths(user: bytes | None, most: int) -> None:
 )
 def test_implementation_version_names(name: bytes) -> None:
     assert decoded(parse_request(request(user=USER + item(0x55, name))).pdu)
-    made = A_ASSOCIATE_AC()
-    made.decode(parse_answer(accept([0], user=USER + item(0x55, name))))
-    made.to_primitive()
+    answer = A_ASSOCIATE_AC()
+    answer.decode(parse_answer(accept([0], user=USER + item(0x55, name))))
+    answer.to_primitive()
 
 
 def test_a_context_without_transfer_syntax_names_none_there_is() -> None:
@@ -176,11 +172,11 @@ def test_a_context_without_transfer_syntax_names_none_there_is() -> None:
 
 def test_an_accepted_context_without_transfer_syntax_is_not_accepted() -> None:
     body = struct.pack(">HH64x", 1, 0) + item(0x21, bytes((1, 0, 0, 0))) + item(0x50, USER)
-    made = A_ASSOCIATE_AC()
-    made.decode(parse_answer(fuzzing.pdu(0x02, body)))
-    assert [each.result for each in made.presentation_context] == [4]
+    answer = A_ASSOCIATE_AC()
+    answer.decode(parse_answer(fuzzing.pdu(0x02, body)))
+    assert [each.result for each in answer.presentation_context] == [4]
 
 
-def test_the_titles_of_what_is_malformed_are_told() -> None:
+def test_the_titles_of_a_malformed_request() -> None:
     assert associate_pdu.titles(REQUEST[:60]) == ("FUZZER", "QCDAEMON")
     assert associate_pdu.titles(REQUEST[:12]) == ("", "QC")

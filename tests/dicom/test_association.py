@@ -88,45 +88,45 @@ def hurried() -> Iterator[None]:
 
 
 def test_no_answer_is_stolen_and_the_thread_has_its_turns(hurried: None) -> None:
-    made: Any = make_thread_safe(Association())
-    made.start()
+    assoc: Any = make_thread_safe(Association())
+    assoc.start()
     for number in range(3_000):
-        made.send(number)
-    made.over = True
-    made.join()
-    assert made.stolen == 0
-    assert made.turns >= 3_000
+        assoc.send(number)
+    assoc.over = True
+    assoc.join()
+    assert assoc.stolen == 0
+    assert assoc.turns >= 3_000
 
 
 def test_a_dead_provider_keeps_neither_thread_nor_sender_waiting() -> None:
     """As it was seen once: the thread stopped, the sender waiting for it, and nobody to bring any
     answer."""
-    made: Any = make_thread_safe(Association())
-    made.dul = SimpleNamespace(is_alive=lambda: False)
-    made.start()
-    made._reactor_checkpoint.clear()
-    assert made.dimse.get_msg(True) == (None, None)
+    assoc: Any = make_thread_safe(Association())
+    assoc.dul = SimpleNamespace(is_alive=lambda: False)
+    assoc.start()
+    assoc._reactor_checkpoint.clear()
+    assert assoc.dimse.get_msg(True) == (None, None)
     # Stopped, it goes on by itself, to find that there is no provider.
-    before = made.turns
-    eventually(lambda: made.turns > before)
-    made.over = True
-    made.join(10)
-    assert not made.is_alive()
+    before = assoc.turns
+    eventually(lambda: assoc.turns > before)
+    assoc.over = True
+    assoc.join(10)
+    assert not assoc.is_alive()
 
 
-def test_the_end_of_an_association_is_seen_between_two_sends() -> None:
+def test_the_end_of_an_association_is_noticed_between_two_sends() -> None:
     """However fast they follow one another, and whatever was lost."""
     pacs = Pacs().start()
     sent: list[bool] = []
 
     def send() -> None:
         with (
-            association(pacs.port, called="PACS") as made,
+            association(pacs.port, called="PACS") as assoc,
             # It may end between the look and the send.
             contextlib.suppress(RuntimeError),
         ):
-            while made.is_established:
-                sent.append("Status" in made.send_c_store(ultrasound()))
+            while assoc.is_established:
+                sent.append("Status" in assoc.send_c_store(ultrasound()))
 
     sender = threading.Thread(target=send)
     sender.start()
@@ -140,35 +140,35 @@ def test_the_end_of_an_association_is_seen_between_two_sends() -> None:
 def test_an_association_that_ends_while_a_sender_waits_lets_it_go() -> None:
     """The end comes after the sender has looked, and nothing is put into its queue."""
     pacs = Pacs().start()
-    with association(pacs.port, called="PACS") as made:
-        made.dimse_timeout = 60
-        waiting = threading.Thread(target=made.dimse.get_msg, args=(True,))
+    with association(pacs.port, called="PACS") as assoc:
+        assoc.dimse_timeout = 60
+        waiting = threading.Thread(target=assoc.dimse.get_msg, args=(True,))
         waiting.start()
         # As the reactor's thread takes the news that was meant for the sender.
-        made.is_established = False
+        assoc.is_established = False
         waiting.join(5)
         assert not waiting.is_alive()
-        made.is_established = True
+        assoc.is_established = True
     pacs.stop()
 
 
 def test_an_association_that_has_just_ended_keeps_no_sender_waiting() -> None:
     """Its thread has swallowed the news before the sender stops it."""
     pacs = Pacs().start()
-    with association(pacs.port, called="PACS") as made:
+    with association(pacs.port, called="PACS") as assoc:
         pacs.stop()
-        eventually(lambda: not made.is_alive())
+        eventually(lambda: not assoc.is_alive())
         # As a sender that looked a moment before.
-        made.is_established = True
-        made._reactor_checkpoint._association = SimpleNamespace(
-            is_alive=made.is_alive,
+        assoc.is_established = True
+        assoc._reactor_checkpoint._association = SimpleNamespace(
+            is_alive=assoc.is_alive,
             _is_paused=True,
             is_established=False,
-            dimse=made.dimse,
-            dul=made.dul,
+            dimse=assoc.dimse,
+            dul=assoc.dul,
         )
-        assert "Status" not in made.send_c_store(ultrasound())
-        made.is_established = False
+        assert "Status" not in assoc.send_c_store(ultrasound())
+        assoc.is_established = False
 
 
 @dataclass
@@ -253,19 +253,19 @@ def told(reporting: Reporting) -> Iterator[tuple[Any, threading.Event, threading
     ae = AE("QCDAEMON")
     ae.add_requested_context(US, ExplicitVRLittleEndian)
     ae.add_requested_context(PUSH_MODEL)
-    made = associate(
+    assoc = associate(
         ae,
         *reporting.address,
         evt_handlers=[(evt.EVT_N_EVENT_REPORT, handler)],
     )
-    yield made, begun, free
+    yield assoc, begun, free
     free.set()
     reporting.over.set()
-    if made.is_established:
-        made.release()
+    if assoc.is_established:
+        assoc.release()
 
 
-def test_a_report_that_was_served_says_nothing_of_the_other_thread(
+def test_serving_a_report_does_not_mark_the_other_thread_paused(
     reporting: Reporting, told: tuple[Any, threading.Event, threading.Event]
 ) -> None:
     """A sender would wait for a thread that waits for it."""
@@ -297,23 +297,23 @@ def test_fragments_of_two_messages_do_not_mix(hurried: None) -> None:
         message.MessageID, message.Priority = 1, 2
         message.AffectedSOPClassUID, message.AffectedSOPInstanceUID = US, "1.2.3"
         message.DataSet = io.BytesIO(bytes(100))
-        made.dimse.send_msg(message, context_id)
+        assoc.dimse.send_msg(message, context_id)
 
-    with association(pacs.port, called="PACS") as made:
-        made.dul.send_pdu = send_pdu
+    with association(pacs.port, called="PACS") as assoc:
+        assoc.dul.send_pdu = send_pdu
         threads = [threading.Thread(target=send, args=(number,)) for number in range(1, 41, 2)]
         for each in threads:
             each.start()
         for each in threads:
             each.join()
-        del made.dul.send_pdu
+        del assoc.dul.send_pdu
     pacs.stop()
     # A command and a data set each.
     assert len(sent) == 40
     assert sent[::2] == sent[1::2]
 
 
-def test_reports_and_sends_at_once_keep_out_of_one_anothers_way(
+def test_concurrent_reports_and_sends_do_not_mix(
     hurried: None, reporting: Reporting, told: tuple[Any, threading.Event, threading.Event]
 ) -> None:
     made, _, free = told
@@ -325,7 +325,7 @@ def test_reports_and_sends_at_once_keep_out_of_one_anothers_way(
     assert set(reporting.answers) == {0x0000}
 
 
-def test_a_rejection_is_known_however_soon_it_came() -> None:
+def test_an_immediate_rejection_is_not_lost() -> None:
     """The connection is over before we look whether there is one."""
     server = AE("PACS")
     server.require_called_aet = True
@@ -335,7 +335,7 @@ def test_a_rejection_is_known_however_soon_it_came() -> None:
     asker = AE("QCDAEMON")
     asker.add_requested_context(US)
     try:
-        made = associate(
+        assoc = associate(
             asker,
             *listening.server_address,
             ae_title="ANOTHER",
@@ -347,8 +347,8 @@ def test_a_rejection_is_known_however_soon_it_came() -> None:
     finally:
         listening.shutdown()
     assert over.is_set()
-    assert (made.is_rejected, made.is_aborted, made.is_established) == (True, False, False)
-    assert made.acceptor.primitive.reason_str == "Called AE title not recognised"
+    assert (assoc.is_rejected, assoc.is_aborted, assoc.is_established) == (True, False, False)
+    assert assoc.acceptor.primitive.reason_str == "Called AE title not recognised"
 
 
 def _association(port: int, models: list[str], handlers: list[Any], roles: list[Any]) -> Any:
@@ -449,7 +449,7 @@ def test_an_object_that_comes_back_counts_only_on_a_context_of_its_class() -> No
     assert received == ["1.2.3.3"]
 
 
-def test_an_answer_that_is_odd_is_taken_and_fragments_are_even() -> None:
+def test_an_odd_maximum_length_is_accepted_and_fragments_are_even() -> None:
     """Unknown items, a long name and an odd Maximum Length (PS3.8 9.3.1, annex E)."""
     lengths: list[int] = []
 
@@ -467,9 +467,9 @@ def test_an_answer_that_is_odd_is_taken_and_fragments_are_even() -> None:
     with raw_dimse.acceptor(answer) as (port, raised):
         ae = AE("QCDAEMON")
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 30
-        made = associate(ae, "127.0.0.1", port, contexts=[build_context(US)])
-        assert made.is_established
-        made.send_c_store(ultrasound(pixels=bytes(2048)))
+        assoc = associate(ae, "127.0.0.1", port, contexts=[build_context(US)])
+        assert assoc.is_established
+        assoc.send_c_store(ultrasound(pixels=bytes(2048)))
     assert raised == []
     assert max(lengths) == 1_022
     assert all(length % 2 == 0 for length in lengths)
@@ -483,5 +483,5 @@ def test_a_rejection_of_unknown_reason_is_a_rejection() -> None:
     with raw_dimse.acceptor(answer) as (port, _):
         ae = AE("QCDAEMON")
         ae.acse_timeout = ae.connection_timeout = 30
-        made = associate(ae, "127.0.0.1", port, contexts=[build_context(US)])
-    assert made.is_rejected
+        assoc = associate(ae, "127.0.0.1", port, contexts=[build_context(US)])
+    assert assoc.is_rejected

@@ -25,9 +25,9 @@ def why(port: int, *, host: str = "127.0.0.1", called: str = "PACS", **tls: obje
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 3
     ae.add_requested_context(VERIFICATION)
     args = (client_context(ClientTLSSettings(**tls)), "localhost") if tls else None
-    made = associate(ae, host, port, ae_title=called, tls_args=args)
-    assert not made.is_established
-    return cause(made, host, port, args)
+    assoc = associate(ae, host, port, ae_title=called, tls_args=args)
+    assert not assoc.is_established
+    return cause(assoc, host, port, args)
 
 
 @contextlib.contextmanager
@@ -76,9 +76,9 @@ def test_no_such_host() -> None:
 def test_a_name_that_has_an_address_again() -> None:
     ae = AE("US1")
     ae.add_requested_context(VERIFICATION)
-    made = associate(ae, "no-such-host.invalid", 104)
+    assoc = associate(ae, "no-such-host.invalid", 104)
     with pacs() as port:
-        assert "has one now" in cause(made, "127.0.0.1", port)
+        assert "has one now" in cause(assoc, "127.0.0.1", port)
 
 
 def test_a_web_server_is_not_dicom() -> None:
@@ -104,7 +104,7 @@ def test_rejections_have_their_reason() -> None:
         assert "does not know our AE title" in why(port)
 
 
-def test_tls_failures_are_told_apart(tmp_path: Path) -> None:
+def test_tls_failures_are_distinguished(tmp_path: Path) -> None:
     hospital = Authority.make(tmp_path / "hospital")
     other = Authority.make(tmp_path / "other")
 
@@ -138,8 +138,8 @@ def test_a_name_that_the_certificate_has_not(tmp_path: Path) -> None:
     ae.add_requested_context(VERIFICATION)
     with pacs(context) as port:
         args = (client_context(ClientTLSSettings(ca=hospital.certificate)), "pacs.example")
-        made = associate(ae, "127.0.0.1", port, tls_args=args)
-        assert "for another name" in cause(made, "127.0.0.1", port, args)
+        assoc = associate(ae, "127.0.0.1", port, tls_args=args)
+        assert "for another name" in cause(assoc, "127.0.0.1", port, args)
 
 
 def test_certificate_and_key_that_cannot_be_used_are_named(tmp_path: Path) -> None:

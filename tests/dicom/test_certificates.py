@@ -88,7 +88,7 @@ def test_warned_of_daily_in_the_last_month(authority: Authority, stream: io.Stri
     ]
 
 
-def test_a_file_that_went_away_is_told(authority: Authority, stream: io.StringIO) -> None:
+def test_a_missing_certificate_file_is_named(authority: Authority, stream: io.StringIO) -> None:
     pair = authority.issue("service")
     pair.certificate.unlink()
     assert warnings(pair, [0.0], stream) == ["certificate not readable"]

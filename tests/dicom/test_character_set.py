@@ -43,13 +43,13 @@ SINGLE_BYTE = [
 
 def header(declared: str, **values: bytes) -> bytes:
     """An implicit data set with these elements as they are on the wire."""
-    made = b""
+    dataset = b""
     known = {"SpecificCharacterSet": declared.encode("ascii"), **values}
     for keyword in sorted(known, key=lambda name: int(Tag(name))):
         value = known[keyword] + b" " * (len(known[keyword]) % 2)
         tag = int(Tag(keyword))
-        made += struct.pack("<HHI", tag >> 16, tag & 0xFFFF, len(value)) + value
-    return made
+        dataset += struct.pack("<HHI", tag >> 16, tag & 0xFFFF, len(value)) + value
+    return dataset
 
 
 def named(declared: str, name: bytes, folder: Path) -> tuple[Dataset, bool, Identity]:
@@ -252,7 +252,7 @@ def test_any_bytes_are_text_or_refused(declared: list[str], raw: bytes) -> None:
         max_size=5,
     )
 )
-def test_sets_mixed_at_will_are_told_apart(
+def test_mixed_character_sets_are_decoded(
     parts: list[tuple[tuple[str, bytes, str, tuple[str, str]], str]],
 ) -> None:
     raw = b"^".join(row[1] + text.encode(row[2]) for row, text in parts)

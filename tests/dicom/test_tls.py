@@ -62,7 +62,7 @@ def pacs(hospital: Authority) -> Iterator[Start]:
 
 def sent(tmp_path: Path, port: int, tls: ClientTLSSettings | None, host: str = "127.0.0.1") -> bool:
     paths = write(tmp_path, ultrasound())
-    return send(paths, f"PACS@{host}:{port}", timeout=20, tls=tls).sent == paths
+    return send(paths, f"PACS@{host}:{port}", timeout=20, tls=tls).stored == paths
 
 
 def test_both_sides_show_their_certificate(
@@ -102,7 +102,7 @@ def test_no_older_version_than_the_minimum(
     assert not sent(tmp_path, port, tls.model_copy(update={"minimum": "1.3"}))
 
 
-def test_files_that_cannot_be_used_are_told_in_one_line(tmp_path: Path) -> None:
+def test_unusable_files_are_named_in_one_line(tmp_path: Path) -> None:
     destination = DestinationSettings(name="pacs", tls=ClientTLSSettings(ca=tmp_path / "none.pem"))
     with pytest.raises(QCError, match="destination pacs: its tls files cannot be used") as caught:
         tls_args(destination)
@@ -125,7 +125,7 @@ def test_the_command_line(tmp_path: Path, pacs: Start, hospital: Authority, ours
     (path,) = write(tmp_path, ultrasound())
     to = ["send", str(path), "--to", f"PACS@127.0.0.1:{port}"]
     files = ["--ca", hospital.certificate, "--cert", ours.certificate, "--key", ours.key]
-    done = CliRunner().invoke(app, [*to, "--tls", *map(str, files)])
-    assert done.exit_code == 0, done.output
+    result = CliRunner().invoke(app, [*to, "--tls", *map(str, files)])
+    assert result.exit_code == 0, result.output
     for wrong in (["--ca", "ca.pem"], ["--tls", "--cert", "own.pem"]):
         assert isinstance(CliRunner().invoke(app, [*to, *wrong]).exception, UsageError)

@@ -47,10 +47,10 @@ def test_the_values_and_pixels_stay(tmp_path: Path, own: str) -> None:
     path = tmp_path / "object"
     path.write_bytes(part10(dataset))
     for other in alternatives(own):
-        made = dcmread(io.BytesIO(b"".join(reencode(path, other))))
-        assert made.file_meta.TransferSyntaxUID == other
-        assert made.file_meta.MediaStorageSOPInstanceUID == dataset.SOPInstanceUID
-        assert values(made) == values(dataset)
+        converted = dcmread(io.BytesIO(b"".join(reencode(path, other))))
+        assert converted.file_meta.TransferSyntaxUID == other
+        assert converted.file_meta.MediaStorageSOPInstanceUID == dataset.SOPInstanceUID
+        assert values(converted) == values(dataset)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
@@ -144,9 +144,7 @@ class TestConverter:
         assert list(tmp_path.iterdir()) == [path]
         converter.close()
 
-    def test_a_full_disk_is_told_as_such(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_full_disk_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(**_: object) -> None:
             raise OSError(28, "No space left on device")
 

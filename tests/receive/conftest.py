@@ -33,13 +33,13 @@ def start_receiver(
         database = tmp_path / "qc.db"
         url = f"sqlite:///{database}"
         migrate(url)
-        made = Spool(spool or tmp_path / "spool")
-        made.prepare()
+        spool_folder = Spool(spool or tmp_path / "spool")
+        spool_folder.prepare()
         store = Store(url)
         scp = Receiver(
             ReceiveSettings(**settings),
             store,
-            made,
+            spool_folder,
             "test",
             destinations=destinations,
             routes=routes or Routes(own={SOURCE: ("pacs",)}),
@@ -47,7 +47,7 @@ def start_receiver(
         listener = listen("127.0.0.1", 0)
         port = listener.getsockname()[1]
         scp.start(listener)
-        opened.append(RunningReceiver(scp, store, made, port, database))
+        opened.append(RunningReceiver(scp, store, spool_folder, port, database))
         return opened[-1]
 
     yield open_

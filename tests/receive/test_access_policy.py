@@ -98,7 +98,7 @@ def test_a_range_covers_exactly_its_addresses(address: Any, network: Any) -> Non
 
 
 @given(network=ADDRESSES.map(str), title=st.text(max_size=20))
-def test_whoever_calls_is_shown_as_one_printable_title(network: str, title: str) -> None:
+def test_any_calling_title_is_printed_as_one_ae_title(network: str, title: str) -> None:
     shown = printable(title)
     assert 1 <= len(shown) <= 16
     assert shown.isascii()
@@ -124,16 +124,16 @@ def approve(receiver: RunningReceiver, title: str, address: str = "127.0.0.0/8")
 
 
 def accepted(receiver: RunningReceiver, title: str) -> bool:
-    with association(receiver.port, calling=title) as made:
-        return bool(made.is_established)
+    with association(receiver.port, calling=title) as assoc:
+        return bool(assoc.is_established)
 
 
 def answer(receiver: RunningReceiver, title: str) -> tuple[int, int, int]:
     """Result, source and reason of the rejection."""
-    with association(receiver.port, calling=title) as made:
-        assert made.is_rejected
-        found = made.acceptor.primitive
-        return found.result, found.result_source, found.diagnostic
+    with association(receiver.port, calling=title) as assoc:
+        assert assoc.is_rejected
+        rejection = assoc.acceptor.primitive
+        return rejection.result, rejection.result_source, rejection.diagnostic
 
 
 def refused(receiver: RunningReceiver) -> list[peers.RefusedCaller]:
@@ -153,7 +153,7 @@ def test_an_approved_peer_may_store_without_a_restart(
     assert not accepted(receiver, "US1")
 
 
-def test_peers_are_not_asked_for_at_every_call(receiver: RunningReceiver) -> None:
+def test_approved_peers_are_not_read_at_every_association(receiver: RunningReceiver) -> None:
     assert accepted(receiver, "US1")
     approve(receiver, "OTHER")
     # It would be refused if the list were read again so soon.
@@ -191,7 +191,7 @@ def test_a_burst_is_written_in_few_transactions(
     assert refused(receiver)[0].attempts == 5
 
 
-def test_a_database_that_is_down_leaves_the_last_known_peers(
+def test_without_the_database_the_last_peers_remain(
     hurried: None, receiver: RunningReceiver
 ) -> None:
     approve(receiver, "US1")
@@ -225,7 +225,7 @@ def test_a_row_that_is_no_peer_changes_nothing(hurried: None, receiver: RunningR
     assert answer(receiver, "US2") == associate_pdu.CALLING_NOT_RECOGNISED
 
 
-def test_while_peers_cannot_be_known_a_stranger_is_to_try_again(
+def test_while_peers_cannot_be_read_the_rejection_is_transient(
     start_receiver: Callable[..., RunningReceiver], hurried: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     approved = peers.approved_peers

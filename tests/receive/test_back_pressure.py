@@ -78,35 +78,37 @@ def test_less_room_never_presses_less(reading: Reading, less: int, before: Level
 
 
 @given(READINGS)
-def test_a_level_once_found_stays_for_the_same_reading(reading: Reading) -> None:
-    found = level(DEFAULT, reading, Level.CLEAR)
-    assert level(DEFAULT, reading, found) is found
+def test_the_level_is_stable_for_the_same_reading(reading: Reading) -> None:
+    first_level = level(DEFAULT, reading, Level.CLEAR)
+    assert level(DEFAULT, reading, first_level) is first_level
 
 
-def test_disk_and_database_are_asked_seldom(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_disk_and_database_are_read_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"sqlite:///{tmp_path / 'qc.db'}"
     migrate(url)
-    asked: list[str] = []
+    queries: list[str] = []
     now = [0.0]
-    made = BackPressure(DEFAULT, tmp_path, Store(url), monotonic=lambda: now[0])
-    statvfs, queue_age = os.statvfs, made._queue_age
+    back_pressure = BackPressure(DEFAULT, tmp_path, Store(url), monotonic=lambda: now[0])
+    statvfs, queue_age = os.statvfs, back_pressure._queue_age
     monkeypatch.setattr(
         "qc_daemon.receive.back_pressure.os.statvfs",
-        lambda path: (asked.append("disk"), statvfs(path))[1],
+        lambda path: (queries.append("disk"), statvfs(path))[1],
     )
-    monkeypatch.setattr(made, "_queue_age", lambda: (asked.append("queue"), queue_age())[1])
+    monkeypatch.setattr(
+        back_pressure, "_queue_age", lambda: (queries.append("queue"), queue_age())[1]
+    )
     for step in range(100):
         now[0] = step / 10
-        made.level()
-    assert asked.count("disk") == 10
-    assert asked.count("queue") == 2
+        back_pressure.level()
+    assert queries.count("disk") == 10
+    assert queries.count("queue") == 2
 
 
 def test_neither_a_missing_disk_nor_database_raises(tmp_path: Path) -> None:
-    made = BackPressure(DEFAULT, tmp_path / "none", Store(f"sqlite:///{tmp_path}/none/qc.db"))
-    assert made.level() is Level.CLEAR
+    back_pressure = BackPressure(
+        DEFAULT, tmp_path / "none", Store(f"sqlite:///{tmp_path}/none/qc.db")
+    )
+    assert back_pressure.level() is Level.CLEAR
 
 
 def test_a_full_disk_is_a700_until_there_is_room_again(
@@ -116,20 +118,20 @@ def test_a_full_disk_is_a700_until_there_is_room_again(
     receiver = start_receiver(spool=small_disk / "spool", pressure=marks)
     dataset = ultrasound()
     assert store(receiver.port, dataset) == [0x0000]
-    with association(receiver.port) as made:
-        assert made.is_established
+    with association(receiver.port) as assoc:
+        assert assoc.is_established
         ballast = small_disk / "ballast"
         disk = os.statvfs(small_disk)
         # There is room for the object still, but the hard mark is passed.
         ballast.write_bytes(bytes((disk.f_bavail - disk.f_blocks // 5) * disk.f_frsize))
         refused = counters.shared().total("refused_A700")
-        eventually(lambda: made.send_c_store(dataset).Status == RESOURCES)
+        eventually(lambda: assoc.send_c_store(dataset).Status == RESOURCES)
         assert counters.shared().total("refused_A700") == refused + 1
         assert counters.shared().maximum("pressure") == Level.HARD
         with association(receiver.port) as another:
             assert another.is_rejected
         ballast.unlink()
-        assert made.send_c_store(dataset).Status == 0x0000
+        assert assoc.send_c_store(dataset).Status == 0x0000
     with association(receiver.port) as another:
         assert another.is_established
     assert counters.shared().maximum("pressure") == Level.CLEAR
@@ -142,25 +144,25 @@ def test_beyond_the_soft_mark_an_open_association_may_finish(
         spool=small_disk / "spool",
         pressure={"soft_free_percent": 60, "hard_free_percent": 1},
     )
-    with association(receiver.port) as made:
-        assert made.is_established
+    with association(receiver.port) as assoc:
+        assert assoc.is_established
         (small_disk / "ballast").write_bytes(bytes(128 * 1024))
         eventually(lambda: _rejected(receiver.port) == (0x02, 0x03, 0x01))
-        assert made.send_c_store(ultrasound()).Status == 0x0000
+        assert assoc.send_c_store(ultrasound()).Status == 0x0000
         (small_disk / "ballast").unlink()
         eventually(lambda: _rejected(receiver.port) is None)
 
 
 def _rejected(port: int) -> tuple[int, int, int] | None:
     """Result, source and reason of an association's rejection."""
-    with association(port) as made:
-        if not made.is_rejected:
+    with association(port) as assoc:
+        if not assoc.is_rejected:
             return None
-        primitive = made.acceptor.primitive
+        primitive = assoc.acceptor.primitive
         return (primitive.result, primitive.result_source, primitive.diagnostic)
 
 
-def test_a_queue_that_is_too_old_turns_associations_away(
+def test_an_old_queue_rejects_associations(
     start_receiver: Callable[..., RunningReceiver],
 ) -> None:
     receiver = start_receiver(
@@ -168,14 +170,14 @@ def test_a_queue_that_is_too_old_turns_associations_away(
     )
     receiver.scp.back_pressure.monotonic = _strides()
     assert store(receiver.port, ultrasound()) == [0x0000]
-    with association(receiver.port) as made:
+    with association(receiver.port) as assoc:
         _wait_since(receiver, minutes=11)
         assert _rejected(receiver.port) == (0x02, 0x03, 0x01)
-        assert made.send_c_store(ultrasound()).Status == 0x0000
+        assert assoc.send_c_store(ultrasound()).Status == 0x0000
         _wait_since(receiver, minutes=61)
-        assert made.send_c_store(ultrasound()).Status == RESOURCES
+        assert assoc.send_c_store(ultrasound()).Status == RESOURCES
         _wait_since(receiver, minutes=0)
-        assert made.send_c_store(ultrasound()).Status == 0x0000
+        assert assoc.send_c_store(ultrasound()).Status == 0x0000
     assert _rejected(receiver.port) is None
 
 

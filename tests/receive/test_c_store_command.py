@@ -28,13 +28,13 @@ requests = st.builds(StoreRequest, numbers, st.integers(0, 2), uids, uids)
 
 
 def primitive(request: StoreRequest) -> C_STORE:
-    made = C_STORE()
-    made.MessageID = request.message_id
-    made.Priority = request.priority
-    made.AffectedSOPClassUID = request.sop_class_uid
-    made.AffectedSOPInstanceUID = request.sop_instance_uid
-    made.DataSet = io.BytesIO(b"\0\0")
-    return made
+    primitive = C_STORE()
+    primitive.MessageID = request.message_id
+    primitive.Priority = request.priority
+    primitive.AffectedSOPClassUID = request.sop_class_uid
+    primitive.AffectedSOPInstanceUID = request.sop_instance_uid
+    primitive.DataSet = io.BytesIO(b"\0\0")
+    return primitive
 
 
 def encoded(message: DIMSEMessage, made: C_STORE) -> bytes:
@@ -45,7 +45,7 @@ def encoded(message: DIMSEMessage, made: C_STORE) -> bytes:
 
 
 @given(requests)
-def test_a_usual_request_is_read_as_pynetdicom_writes_it(request: StoreRequest) -> None:
+def test_a_usual_request_of_pynetdicom_is_parsed(request: StoreRequest) -> None:
     assert parse_store_request(encoded(C_STORE_RQ(), primitive(request))) == request
 
 
@@ -54,14 +54,14 @@ def test_a_usual_request_is_read_as_pynetdicom_writes_it(request: StoreRequest) 
 def test_the_response_is_what_pynetdicom_writes(
     request: StoreRequest, status: int, comment: str
 ) -> None:
-    made = primitive(request)
-    made.DataSet = None
-    made.MessageIDBeingRespondedTo = request.message_id
-    made.MessageID = None
-    made.Status = status
-    made.ErrorComment = comment or None
+    response = primitive(request)
+    response.DataSet = None
+    response.MessageIDBeingRespondedTo = request.message_id
+    response.MessageID = None
+    response.Status = status
+    response.ErrorComment = comment or None
     command = encode_store_response(request, status, comment)
-    assert command == encoded(C_STORE_RSP(), made)
+    assert command == encoded(C_STORE_RSP(), response)
     data = P_DATA()
     data.presentation_data_value_list.append((7, b"\x03" + command))
     pdu = encode_pdu(7, command)
@@ -70,9 +70,7 @@ def test_the_response_is_what_pynetdicom_writes(
 
 
 @given(st.data(), requests)
-def test_what_is_read_is_never_other_than_what_pydicom_reads(
-    data: st.DataObject, request: StoreRequest
-) -> None:
+def test_parsed_requests_equal_pydicoms(data: st.DataObject, request: StoreRequest) -> None:
     """Broken and unusual command sets are left to pynetdicom, or mean the same to it."""
     damaged = bytearray(encoded(C_STORE_RQ(), primitive(request)))
     for _ in range(data.draw(st.integers(1, 3))):
@@ -95,7 +93,7 @@ def test_rubbish_is_no_request(rubbish: bytes) -> None:
     assert parse_store_request(rubbish) is None
 
 
-def test_what_is_not_usual_is_left_to_pynetdicom() -> None:
+def test_unusual_requests_are_left_to_pynetdicom() -> None:
     usual = encoded(C_STORE_RQ(), primitive(StoreRequest(1, 2, "1.2.3", "1.2.4")))
     known = Dataset()
     known.update(decode(io.BytesIO(usual), True, True))

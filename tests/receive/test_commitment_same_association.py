@@ -35,7 +35,7 @@ UNKNOWN = 0x0115
 
 
 @pytest.fixture
-def asked(start_receiver: Callable[..., RunningReceiver]) -> RunningReceiver:
+def requester(start_receiver: Callable[..., RunningReceiver]) -> RunningReceiver:
     """A receiver behind which the PACS, which is no peer, was asked for one object."""
     return ask(start_receiver(destinations=[PACS], peer=[MODALITY]))
 
@@ -74,55 +74,55 @@ def report(
 
 
 @pytest.mark.parametrize("failure", [0, 0x0112])
-def test_a_destination_may_call_to_report(asked: RunningReceiver, failure: int) -> None:
-    told = report(asked, failure=failure)
-    assert send_commitment_report(asked.port, told) == 0x0000
-    assert said(asked) == [failure]
-    assert send_commitment_report(asked.port, told) == 0x0000
-    assert said(asked) == [failure]
+def test_a_destination_may_call_to_report(requester: RunningReceiver, failure: int) -> None:
+    commitment_report = report(requester, failure=failure)
+    assert send_commitment_report(requester.port, commitment_report) == 0x0000
+    assert said(requester) == [failure]
+    assert send_commitment_report(requester.port, commitment_report) == 0x0000
+    assert said(requester) == [failure]
 
 
-def test_so_may_one_that_does_not_select_its_role(asked: RunningReceiver) -> None:
-    assert send_commitment_report(asked.port, report(asked), as_scp=False) == 0x0000
-    assert said(asked) == [0]
+def test_a_destination_may_report_without_role_selection(requester: RunningReceiver) -> None:
+    assert send_commitment_report(requester.port, report(requester), as_scp=False) == 0x0000
+    assert said(requester) == [0]
 
 
-def test_that_is_all_it_may(asked: RunningReceiver) -> None:
-    made = associate_with_roles(
-        asked.port,
+def test_that_is_all_it_may(requester: RunningReceiver) -> None:
+    assoc = associate_with_roles(
+        requester.port,
         "PACS",
         [build_context(US), build_context(PUSH_MODEL), build_context(VERIFICATION)],
     )
-    assert made.is_established
-    assert {str(each.abstract_syntax) for each in made.accepted_contexts} == {
+    assert assoc.is_established
+    assert {str(each.abstract_syntax) for each in assoc.accepted_contexts} == {
         PUSH_MODEL,
         VERIFICATION,
     }
-    assert made.send_c_echo().Status == 0x0000
-    answer, _ = made.send_n_action(
+    assert assoc.send_c_echo().Status == 0x0000
+    answer, _ = assoc.send_n_action(
         action_information((US, "1.2.3"), transaction="1.2"), 1, PUSH_MODEL, PUSH_MODEL_INSTANCE
     )
     assert answer.Status == 0x0124
-    made.release()
+    assoc.release()
 
 
-def test_the_role_that_it_selects_is_granted(asked: RunningReceiver) -> None:
-    made = associate_with_roles(
-        asked.port, "PACS", [build_context(PUSH_MODEL)], [build_role(PUSH_MODEL, scp_role=True)]
+def test_the_role_that_it_selects_is_granted(requester: RunningReceiver) -> None:
+    assoc = associate_with_roles(
+        requester.port, "PACS", [build_context(PUSH_MODEL)], [build_role(PUSH_MODEL, scp_role=True)]
     )
-    (context,) = made.accepted_contexts
+    (context,) = assoc.accepted_contexts
     assert (context.as_scu, context.as_scp) == (False, True)
-    made.release()
+    assoc.release()
 
 
-def test_strangers_may_not_even_that(asked: RunningReceiver) -> None:
-    assert send_commitment_report(asked.port, report(asked), calling="STRANGER") is None
-    assert said(asked) == [None]
+def test_strangers_may_not_report(requester: RunningReceiver) -> None:
+    assert send_commitment_report(requester.port, report(requester), calling="STRANGER") is None
+    assert said(requester) == [None]
 
 
-def test_a_peer_is_believed_only_as_the_destination_that_was_asked(asked: RunningReceiver) -> None:
-    assert send_commitment_report(asked.port, report(asked), calling="MODALITY") == UNKNOWN
-    assert said(asked) == [None]
+def test_a_report_counts_only_from_the_requested_destination(requester: RunningReceiver) -> None:
+    assert send_commitment_report(requester.port, report(requester), calling="MODALITY") == UNKNOWN
+    assert said(requester) == [None]
 
 
 def test_a_destination_that_is_a_peer_too_may_report_and_store(
@@ -136,9 +136,11 @@ def test_a_destination_that_is_a_peer_too_may_report_and_store(
     assert said(receiver) == [0]
 
 
-def test_a_transaction_that_nobody_asked_for_is_answered_so(asked: RunningReceiver) -> None:
-    assert send_commitment_report(asked.port, report(asked, transaction="2.25.1")) == UNKNOWN
-    assert said(asked) == [None]
+def test_an_unknown_transaction_is_refused(requester: RunningReceiver) -> None:
+    assert (
+        send_commitment_report(requester.port, report(requester, transaction="2.25.1")) == UNKNOWN
+    )
+    assert said(requester) == [None]
 
 
 def test_a_transaction_of_another_destination_is_none(
@@ -150,48 +152,50 @@ def test_a_transaction_of_another_destination_is_none(
     assert send_commitment_report(receiver.port, report(receiver), calling="PACS") == 0x0000
 
 
-def test_what_is_no_report_is_refused(asked: RunningReceiver) -> None:
-    assert send_commitment_report(asked.port, report(asked), event_type=3) == 0x0113
-    assert send_commitment_report(asked.port, report(asked), instance="1.2.3") == 0x0112
+def test_what_is_no_report_is_refused(requester: RunningReceiver) -> None:
+    assert send_commitment_report(requester.port, report(requester), event_type=3) == 0x0113
+    assert send_commitment_report(requester.port, report(requester), instance="1.2.3") == 0x0112
     empty = Dataset()
     empty.PatientID = "X"
-    assert send_commitment_report(asked.port, empty) == UNKNOWN
-    assert said(asked) == [None]
+    assert send_commitment_report(requester.port, empty) == UNKNOWN
+    assert said(requester) == [None]
 
 
-def test_an_item_without_a_reason_has_failed(asked: RunningReceiver) -> None:
-    (item,) = asked.rows(OutgoingCommitmentItem)
+def test_an_item_without_a_reason_has_failed(requester: RunningReceiver) -> None:
+    (item,) = requester.rows(OutgoingCommitmentItem)
     failed, nameless, information = Dataset(), Dataset(), Dataset()
     failed.ReferencedSOPInstanceUID = item.sop_instance_uid
     information.TransactionUID = TRANSACTION
     information.FailedSOPSequence = [nameless, failed]
-    assert send_commitment_report(asked.port, information) == 0x0000
-    assert said(asked) == [0x0110]
+    assert send_commitment_report(requester.port, information) == 0x0000
+    assert said(requester) == [0x0110]
 
 
-def test_without_the_database_it_is_to_report_again(
-    asked: RunningReceiver, monkeypatch: pytest.MonkeyPatch
+def test_without_the_database_a_report_is_refused_for_a_retry(
+    requester: RunningReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = report(asked)
+    commitment_report = report(requester)
 
     def away(*_arguments: Any) -> None:
         raise QCError(ErrorCode.STORAGE, "the database is away")
 
     with monkeypatch.context() as patch:
         patch.setattr(scu, "record_report", away)
-        assert send_commitment_report(asked.port, told) == 0x0110
-    assert send_commitment_report(asked.port, told) == 0x0000
+        assert send_commitment_report(requester.port, commitment_report) == 0x0110
+    assert send_commitment_report(requester.port, commitment_report) == 0x0000
 
 
 def test_back_pressure_stops_no_report(
-    asked: RunningReceiver, monkeypatch: pytest.MonkeyPatch
+    requester: RunningReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = report(asked)
-    monkeypatch.setattr(asked.scp.back_pressure, "level", lambda: Level.HARD)
-    assert send_commitment_report(asked.port, told) == 0x0000
+    commitment_report = report(requester)
+    monkeypatch.setattr(requester.scp.back_pressure, "level", lambda: Level.HARD)
+    assert send_commitment_report(requester.port, commitment_report) == 0x0000
 
 
-def test_off_is_no_caller(start_receiver: Callable[..., RunningReceiver]) -> None:
+def test_a_destination_with_commitment_off_may_not_call(
+    start_receiver: Callable[..., RunningReceiver],
+) -> None:
     off = PACS.model_copy(update={"commitment": "off"})
     receiver = ask(start_receiver(destinations=[off], peer=[MODALITY]))
     assert send_commitment_report(receiver.port, report(receiver)) is None
@@ -204,11 +208,11 @@ def test_off_is_no_caller(start_receiver: Callable[..., RunningReceiver]) -> Non
 @pytest.fixture
 def access_policy(receiver: RunningReceiver) -> Callable[..., AccessPolicy]:
     def make(peers: list[PeerSettings], *destinations: DestinationSettings) -> AccessPolicy:
-        made = AccessPolicy(
+        policy = AccessPolicy(
             peers, receiver.store, lambda: datetime.now(UTC), ReportingDestinations(destinations)
         )
-        made.refresh()
-        return made
+        policy.refresh()
+        return policy
 
     return make
 
@@ -223,11 +227,11 @@ def caller(title: str, address: str) -> Any:
 
 def test_only_from_the_address_of_its_host(access_policy: Callable[..., AccessPolicy]) -> None:
     near = PACS.model_copy(update={"host": "192.0.2.7"})
-    made = access_policy([PeerSettings(**MODALITY)], near)
-    assert made.may_only_report(caller("PACS", "192.0.2.7"))
-    assert made.may_only_report(caller("PACS", "::ffff:192.0.2.7"))
-    assert not made.may_only_report(caller("PACS", "192.0.2.8"))
-    assert not made.may_only_report(caller("pacs", "192.0.2.7"))
+    policy = access_policy([PeerSettings(**MODALITY)], near)
+    assert policy.may_only_report(caller("PACS", "192.0.2.7"))
+    assert policy.may_only_report(caller("PACS", "::ffff:192.0.2.7"))
+    assert not policy.may_only_report(caller("PACS", "192.0.2.8"))
+    assert not policy.may_only_report(caller("pacs", "192.0.2.7"))
     # Without any peer too, where only loopback is taken otherwise.
     assert access_policy([], near).may_only_report(caller("PACS", "192.0.2.7"))
 
@@ -240,23 +244,23 @@ def test_a_peer_with_a_certificate_is_not_let_in_without(
     assert not access_policy([bound], near).may_only_report(caller("PACS", "192.0.2.7"))
 
 
-def test_a_name_that_cannot_be_resolved_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_a_host_that_cannot_be_resolved_permits_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries = []
 
     def fails(host: str, *_more: Any, **_named: Any) -> Any:
-        asked.append(host)
+        queries.append(host)
         raise OSError(-2, "unknown")
 
     monkeypatch.setattr(access.socket, "getaddrinfo", fails)
     destinations = ReportingDestinations([PACS])
     for _ in range(3):
         assert destinations.with_title_and_address(Caller("PACS", "127.0.0.1")) == []
-    assert asked == ["localhost"]
+    assert queries == ["localhost"]
 
 
-def test_while_the_database_was_never_asked_nobody_is_judged(tmp_path: Path) -> None:
+def test_before_the_database_is_read_rejections_are_transient(tmp_path: Path) -> None:
     away = Store(f"sqlite:///{tmp_path / 'no' / 'qc.db'}")
     near = PACS.model_copy(update={"host": "192.0.2.7"})
-    made = AccessPolicy([], away, lambda: datetime.now(UTC), ReportingDestinations([near]))
-    assert not made.may_only_report(caller("PACS", "192.0.2.7"))
-    assert made.find_rejection(caller("PACS", "192.0.2.7")) == associate_pdu.TEMPORARY_CONGESTION
+    policy = AccessPolicy([], away, lambda: datetime.now(UTC), ReportingDestinations([near]))
+    assert not policy.may_only_report(caller("PACS", "192.0.2.7"))
+    assert policy.find_rejection(caller("PACS", "192.0.2.7")) == associate_pdu.TEMPORARY_CONGESTION

@@ -104,16 +104,16 @@ class CommitmentSetup:
 
 @pytest.fixture
 def modality() -> Iterator[Modality]:
-    made = Modality()
-    yield made
-    made.stop()
+    modality = Modality()
+    yield modality
+    modality.stop()
 
 
 @pytest.fixture
 def pacs() -> Iterator[Pacs]:
-    made = Pacs()
-    yield made
-    made.stop()
+    pacs = Pacs()
+    yield pacs
+    pacs.stop()
 
 
 def settings_of(
@@ -211,8 +211,8 @@ def test_a_promise_is_about_where_rules_send_it(
     setup.deliver()
     setup.judge()
     setup.report()
-    said = [report.failure_reasons for report in setup.modality.reports]
-    assert said == ([] if failure is None else [{uid: failure}])
+    outcome = [report.failure_reasons for report in setup.modality.reports]
+    assert outcome == ([] if failure is None else [{uid: failure}])
 
 
 def test_answered_only_when_it_is_in_the_database(
@@ -255,15 +255,15 @@ def test_bytes_on_disk_are_checked(
     assert (alarm["event"], alarm["sop_instance"]) == ("spool file missing or altered", uid)
 
 
-def test_a_spool_that_is_away_decides_nothing(setup: CommitmentSetup) -> None:
+def test_without_the_spool_no_request_is_decided(setup: CommitmentSetup) -> None:
     uid = received(setup)
     setup.modality.request_commitment(setup.receiver.port, (US, uid))
     setup.job("done")
-    aside = setup.receiver.spool.root.rename(setup.receiver.spool.root.with_name("aside"))
+    moved_spool = setup.receiver.spool.root.rename(setup.receiver.spool.root.with_name("aside"))
     with pytest.raises(QCError, match="spool"):
         setup.judge()
     assert setup.state() == "waiting"
-    aside.rename(setup.receiver.spool.root)
+    moved_spool.rename(setup.receiver.spool.root)
     setup.judge()
     assert setup.state() == "ready"
 
@@ -282,7 +282,7 @@ def test_objects_fail_one_by_one(setup: CommitmentSetup) -> None:
 
 
 @pytest.mark.parametrize("state", ["dead", "quarantined"])
-def test_given_up_delivery_leaves_no_hope(setup: CommitmentSetup, state: str) -> None:
+def test_a_dead_delivery_is_a_failure(setup: CommitmentSetup, state: str) -> None:
     uid = received(setup)
     setup.job(state)
     setup.modality.listen().request_commitment(setup.receiver.port, (US, uid))
@@ -338,7 +338,7 @@ def test_what_retention_dropped_is_with_its_destinations(setup: CommitmentSetup)
     assert setup.modality.reports[0].failure_reasons == {uid: 0}
 
 
-def test_the_same_request_again_is_one_request_and_told_again(setup: CommitmentSetup) -> None:
+def test_a_repeated_request_is_one_request_and_reported_again(setup: CommitmentSetup) -> None:
     uid = received(setup)
     setup.job("done")
     setup.modality.listen()
@@ -412,7 +412,7 @@ def test_given_up_after_the_last_attempt_with_an_alarm_and_requeued(
     assert (setup.state(), len(setup.modality.reports)) == ("reported", 1)
 
 
-def test_a_requester_without_a_port_is_named_with_the_mend(setup: CommitmentSetup) -> None:
+def test_a_requester_without_a_port_is_named_with_the_fix(setup: CommitmentSetup) -> None:
     uid = received(setup)
     setup.job("done")
     setup.settings.receive.peer[0].port = None
@@ -531,9 +531,9 @@ def nothing() -> None:
 
 
 def something_else() -> Dataset:
-    made = Dataset()
-    made.RetrieveAETitle = "MODALITY"
-    return made
+    dataset = Dataset()
+    dataset.RetrieveAETitle = "MODALITY"
+    return dataset
 
 
 def without_objects() -> Dataset:
@@ -541,15 +541,15 @@ def without_objects() -> Dataset:
 
 
 def without_class() -> Dataset:
-    made = action_information((US, "1.2.1"), transaction="1.2.3")
-    del made.ReferencedSOPSequence[0].ReferencedSOPClassUID
-    return made
+    information = action_information((US, "1.2.1"), transaction="1.2.3")
+    del information.ReferencedSOPSequence[0].ReferencedSOPClassUID
+    return information
 
 
 def without_transaction() -> Dataset:
-    made = action_information((US, "1.2.1"), transaction="1.2.3")
-    del made.TransactionUID
-    return made
+    information = action_information((US, "1.2.1"), transaction="1.2.3")
+    del information.TransactionUID
+    return information
 
 
 def plain() -> Dataset:
@@ -584,7 +584,7 @@ def test_a_wrong_request_is_refused(
     assert len(setup.receiver.rows(Commitment)) == 1
 
 
-def test_uids_that_break_the_rules_are_given_back_as_they_came(setup: CommitmentSetup) -> None:
+def test_invalid_uids_are_reported_unchanged(setup: CommitmentSetup) -> None:
     """Leading zeros: not allowed by PS3.5 9.1, and sent by machines."""
     setup.modality.listen().request_commitment(
         setup.receiver.port, (US, "1.02.003"), transaction="1.04"

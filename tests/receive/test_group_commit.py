@@ -81,7 +81,7 @@ def test_those_who_wait_share_one_transaction(store: Counting) -> None:
     assert written(store) == [0, 1, 2, 3, 4]
 
 
-def test_one_that_fails_fails_alone(store: Counting) -> None:
+def test_a_failing_write_does_not_fail_the_others(store: Counting) -> None:
     told = crowd(store, [0, 1, None, 3])
     assert sorted(map(str, told)) == ["0", "1", "3", "IntegrityError"]
     assert written(store) == [0, 1, 3]

@@ -55,8 +55,10 @@ def nested(depth: int, undefined: bool) -> Dataset:
 def test_reads_what_pydicom_writes(tmp_path: Path, syntax: str, undefined: bool) -> None:
     dataset = ultrasound(syntax=syntax, pixels=b"" if syntax == ExplicitVRBigEndian else b"12" * 64)
     dataset.update(nested(4, undefined))
-    found = identity(part10(dataset), tmp_path, syntax)
-    assert found == Identity(US, dataset.SOPInstanceUID, "1.2.3.4.5", "1.2.3.4.5.1", CANARY_ID)
+    identifiers = identity(part10(dataset), tmp_path, syntax)
+    assert identifiers == Identity(
+        US, dataset.SOPInstanceUID, "1.2.3.4.5", "1.2.3.4.5.1", CANARY_ID
+    )
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
@@ -70,7 +72,7 @@ def test_reads_what_pydicom_writes(tmp_path: Path, syntax: str, undefined: bool)
         ("ISO_IR 100", "plain"),
     ],
 )
-def test_a_description_is_read_as_pydicom_reads_it(
+def test_descriptions_equal_pydicoms(
     tmp_path: Path, syntax: str, charset: str | list[str], description: str
 ) -> None:
     dataset = ultrasound(
@@ -83,9 +85,9 @@ def test_a_description_is_read_as_pydicom_reads_it(
     content = part10(dataset)
     path = tmp_path / "object.dcm"
     path.write_bytes(content)
-    found = read_identity(path, data_set_offset(path), syntax, with_description=True)
-    assert found.station_name == "ROOM 3"
-    assert found.study_description == pydicom.dcmread(path).StudyDescription == description
+    identity = read_identity(path, data_set_offset(path), syntax, with_description=True)
+    assert identity.station_name == "ROOM 3"
+    assert identity.study_description == pydicom.dcmread(path).StudyDescription == description
     unasked = read_identity(path, data_set_offset(path), syntax)
     assert (unasked.station_name, unasked.study_description) == ("", "")
 
@@ -99,8 +101,8 @@ def test_no_description_is_too_odd_to_receive(raw: bytes, charset: bytes) -> Non
     with tempfile.NamedTemporaryFile() as file:
         file.write(head + struct.pack("<HHI", 0x0008, 0x1030, len(raw)) + raw)
         file.flush()
-        found = read_identity(Path(file.name), 0, ImplicitVRLittleEndian, with_description=True)
-    assert "\0" not in found.study_description
+        identity = read_identity(Path(file.name), 0, ImplicitVRLittleEndian, with_description=True)
+    assert "\0" not in identity.study_description
 
 
 def test_an_overlong_description_refuses_nothing(tmp_path: Path) -> None:
@@ -108,24 +110,24 @@ def test_an_overlong_description_refuses_nothing(tmp_path: Path) -> None:
     dataset.add_new(0x00081030, "UT", "x" * 70_000)
     path = tmp_path / "object.dcm"
     path.write_bytes(part10(dataset))
-    found = read_identity(
+    identity = read_identity(
         path, data_set_offset(path), ImplicitVRLittleEndian, with_description=True
     )
-    assert (found.study_description, found.patient_id) == ("", CANARY_ID)
+    assert (identity.study_description, identity.patient_id) == ("", CANARY_ID)
 
 
-def test_every_real_file_is_read_as_pydicom_reads_it(shared_data: Path) -> None:
+def test_identifiers_of_every_real_file_equal_pydicoms(shared_data: Path) -> None:
     for path in sorted((shared_data / "us_dicom").glob("*.dcm")):
         expected = pydicom.dcmread(path, stop_before_pixels=True)
         with path.open("rb") as file:
             pydicom.filereader.read_preamble(file, False)
             meta = pydicom.filereader._read_file_meta_info(file)
-            found = read_identity(path, file.tell(), str(meta.TransferSyntaxUID))
-        assert found.sop_instance_uid == expected.SOPInstanceUID, path.name
-        assert found.sop_class_uid == expected.SOPClassUID
-        assert found.study_instance_uid == expected.StudyInstanceUID
-        assert found.series_instance_uid == expected.SeriesInstanceUID
-        assert found.patient_id == str(expected.get("PatientID") or "").strip()
+            identity = read_identity(path, file.tell(), str(meta.TransferSyntaxUID))
+        assert identity.sop_instance_uid == expected.SOPInstanceUID, path.name
+        assert identity.sop_class_uid == expected.SOPClassUID
+        assert identity.study_instance_uid == expected.StudyInstanceUID
+        assert identity.series_instance_uid == expected.SeriesInstanceUID
+        assert identity.patient_id == str(expected.get("PatientID") or "").strip()
 
 
 @pytest.mark.parametrize("declared", ["ISO_IR 999", "nonsense", "zlib", "ISO_IR 192\\x", "a\0b"])
@@ -136,9 +138,9 @@ def test_no_character_set_refuses_an_object(tmp_path: Path, declared: str) -> No
     place = content.index(b"\x08\x00\x16\x00UI")
     content = content[:place] + element + content[place:]
     content = content.replace(CANARY_ID.encode(), b"\xff\xfe\x80\x00" + b"\xe4" * 8)
-    found = identity(content, tmp_path, ExplicitVRLittleEndian)
-    assert found.sop_instance_uid == dataset.SOPInstanceUID
-    assert "\0" not in found.patient_id
+    identifiers = identity(content, tmp_path, ExplicitVRLittleEndian)
+    assert identifiers.sop_instance_uid == dataset.SOPInstanceUID
+    assert "\0" not in identifiers.patient_id
 
 
 def test_patient_id_in_its_declared_character_set(tmp_path: Path) -> None:
@@ -149,20 +151,24 @@ def test_patient_id_in_its_declared_character_set(tmp_path: Path) -> None:
 def test_absent_identifiers_are_empty(tmp_path: Path) -> None:
     dataset = ultrasound()
     del dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.PatientID
-    found = identity(part10(dataset), tmp_path, ExplicitVRLittleEndian)
-    assert (found.study_instance_uid, found.series_instance_uid, found.patient_id) == ("", "", "")
+    identifiers = identity(part10(dataset), tmp_path, ExplicitVRLittleEndian)
+    assert (
+        identifiers.study_instance_uid,
+        identifiers.series_instance_uid,
+        identifiers.patient_id,
+    ) == ("", "", "")
 
 
 def test_explicit_elements_under_an_implicit_label_are_read(tmp_path: Path) -> None:
     dataset = ultrasound()
-    found = identity(part10(dataset), tmp_path, ImplicitVRLittleEndian)
-    assert found.sop_instance_uid == dataset.SOPInstanceUID
+    identifiers = identity(part10(dataset), tmp_path, ImplicitVRLittleEndian)
+    assert identifiers.sop_instance_uid == dataset.SOPInstanceUID
 
 
 def test_implicit_elements_under_an_explicit_label_are_read(tmp_path: Path) -> None:
     dataset = ultrasound(syntax=ImplicitVRLittleEndian)
-    found = identity(part10(dataset), tmp_path, ExplicitVRLittleEndian)
-    assert found.sop_instance_uid == dataset.SOPInstanceUID
+    identifiers = identity(part10(dataset), tmp_path, ExplicitVRLittleEndian)
+    assert identifiers.sop_instance_uid == dataset.SOPInstanceUID
 
 
 def _with(content: bytes, element: bytes) -> bytes:
@@ -188,7 +194,7 @@ def test_an_unknown_value_representation_is_skipped(tmp_path: Path, vr: bytes, l
         assert identity(_with(content, element), tmp_path, ExplicitVRLittleEndian) == expected
 
 
-def test_identifiers_behind_a_later_tag_are_read_on_for(tmp_path: Path) -> None:
+def test_identifiers_after_a_later_tag_are_read(tmp_path: Path) -> None:
     dataset = ultrasound()
     expected = Identity(US, dataset.SOPInstanceUID, "1.2.3.4.5", "1.2.3.4.5.1", CANARY_ID)
     content = part10(dataset)
@@ -205,19 +211,19 @@ def test_identifiers_behind_a_later_tag_are_read_on_for(tmp_path: Path) -> None:
 
 
 def _one(element: DataElement) -> Dataset:
-    made = Dataset()
-    made.add(element)
-    return made
+    dataset = Dataset()
+    dataset.add(element)
+    return dataset
 
 
-def test_what_is_read_on_for_refuses_no_object_that_says_what_it_is(tmp_path: Path) -> None:
+def test_damage_after_the_identifiers_refuses_no_object(tmp_path: Path) -> None:
     dataset = ultrasound()
     del dataset.PatientID
     content = part10(dataset)
     place = content.index(b"\x28\x00\x02\x00US")
     broken = content[:place] + b"\x28\x00\x02\x00UN\0\0\xf0\xff\xff\x7f"
-    found = identity(broken, tmp_path, ExplicitVRLittleEndian)
-    assert (found.study_instance_uid, found.patient_id) == ("1.2.3.4.5", "")
+    identifiers = identity(broken, tmp_path, ExplicitVRLittleEndian)
+    assert (identifiers.study_instance_uid, identifiers.patient_id) == ("1.2.3.4.5", "")
 
 
 def test_elements_without_end_are_refused(tmp_path: Path) -> None:
@@ -238,8 +244,8 @@ def test_cut_inside_the_header_is_refused(tmp_path: Path, keep: int) -> None:
 
 def test_cut_inside_the_pixels_is_not_the_receivers_business(tmp_path: Path) -> None:
     dataset = ultrasound()
-    found = identity(part10(dataset)[:-100], tmp_path, ExplicitVRLittleEndian)
-    assert found.sop_instance_uid == dataset.SOPInstanceUID
+    identifiers = identity(part10(dataset)[:-100], tmp_path, ExplicitVRLittleEndian)
+    assert identifiers.sop_instance_uid == dataset.SOPInstanceUID
 
 
 def test_a_deflate_bomb_is_not_inflated(tmp_path: Path) -> None:

@@ -63,27 +63,27 @@ REQUESTS = [
 def test_a_data_set_of_tiny_elements_is_refused(
     receiver: RunningReceiver, operation: str, sop_class: str, instance: str, count: int
 ) -> None:
-    asked = raw_dimse.command(operation, sop_class, instance, has_data=True)
+    command = raw_dimse.command(operation, sop_class, instance, has_data=True)
     with raw_dimse.association(receiver.port, [sop_class]) as peer:
-        assert peer.ask(1, asked, TINY * count) == TOO_MUCH
+        assert peer.ask(1, command, TINY * count) == TOO_MUCH
         # The next is served.
-        assert peer.ask(1, asked, TINY) not in (TOO_MUCH, 0x0122)
+        assert peer.ask(1, command, TINY) not in (TOO_MUCH, 0x0122)
 
 
 @pytest.mark.parametrize(
     ("count", "status"), [(10, 0x0000), (data_set_size.MAX_ITEMS + 1, TOO_MUCH), (40_000, TOO_MUCH)]
 )
 def test_references_are_limited(receiver: RunningReceiver, count: int, status: int) -> None:
-    asked = raw_dimse.command("N-ACTION", PUSH_MODEL, PUSH_MODEL_INSTANCE, has_data=True)
+    command = raw_dimse.command("N-ACTION", PUSH_MODEL, PUSH_MODEL_INSTANCE, has_data=True)
     with raw_dimse.association(receiver.port, [PUSH_MODEL]) as peer:
-        assert peer.ask(1, asked, _references(count)) == status
+        assert peer.ask(1, command, _references(count)) == status
     assert len(receiver.rows(CommitmentItem)) == (count if status == 0x0000 else 0)
 
 
 def test_a_data_set_without_end_is_cut_off(receiver: RunningReceiver) -> None:
-    asked = raw_dimse.command("N-ACTION", PUSH_MODEL, PUSH_MODEL_INSTANCE, has_data=True)
+    command = raw_dimse.command("N-ACTION", PUSH_MODEL, PUSH_MODEL_INSTANCE, has_data=True)
     with raw_dimse.association(receiver.port, [PUSH_MODEL]) as peer:
-        _send_without_end(peer, asked)
+        _send_without_end(peer, command)
         with pytest.raises(raw_dimse.AbortedError):
             peer.pdu()
     eventually(lambda: dimse.memory_budget._free_bytes == dimse.MAX_DATA_SETS_IN_MEMORY)
@@ -101,8 +101,8 @@ def _send_without_end(peer: raw_dimse.Peer, asked: bytes) -> None:
 
 
 def test_associations_hold_so_much_together(receiver: RunningReceiver) -> None:
-    asked = raw_dimse.command("N-ACTION", PUSH_MODEL, PUSH_MODEL_INSTANCE, has_data=True)
-    pieces = fuzzing.p_data(1, asked, bytes(data_set_size.MAX_BYTES - 64))
+    command = raw_dimse.command("N-ACTION", PUSH_MODEL, PUSH_MODEL_INSTANCE, has_data=True)
+    pieces = fuzzing.p_data(1, command, bytes(data_set_size.MAX_BYTES - 64))
     with contextlib.ExitStack() as open_:
         for _ in range(4):
             peer = open_.enter_context(raw_dimse.association(receiver.port, [PUSH_MODEL]))
@@ -110,7 +110,7 @@ def test_associations_hold_so_much_together(receiver: RunningReceiver) -> None:
                 peer.connection.sendall(piece)
         eventually(lambda: dimse.memory_budget._free_bytes < data_set_size.MAX_BYTES // 4)
         last = open_.enter_context(raw_dimse.association(receiver.port, [PUSH_MODEL]))
-        assert last.ask(1, asked, bytes(data_set_size.MAX_BYTES - 64)) == TOO_MUCH
+        assert last.ask(1, command, bytes(data_set_size.MAX_BYTES - 64)) == TOO_MUCH
     eventually(lambda: dimse.memory_budget._free_bytes == dimse.MAX_DATA_SETS_IN_MEMORY)
 
 
@@ -130,8 +130,8 @@ def test_a_deflated_data_set_is_refused_by_what_it_would_inflate_to(
     bomb = deflate.compress(bytes(64 << 20)) + deflate.flush()
     with raw_dimse.peer(receiver.port) as peer:
         peer.associate(fuzzing.associate([(MPPS, DeflatedExplicitVRLittleEndian)]))
-        asked = raw_dimse.command("N-CREATE", MPPS, "1.2.3", has_data=True)
-        status = peer.ask(1, asked, bomb) if peer.results[1] == 0 else TOO_MUCH
+        command = raw_dimse.command("N-CREATE", MPPS, "1.2.3", has_data=True)
+        status = peer.ask(1, command, bomb) if peer.results[1] == 0 else TOO_MUCH
     assert status == TOO_MUCH
 
 
@@ -153,8 +153,8 @@ def full(
     start_receiver: Callable[..., RunningReceiver], monkeypatch: pytest.MonkeyPatch
 ) -> RunningReceiver:
     """A receiver whose disk reaches its hard mark after two blocks."""
-    asked = itertools.count()
-    monkeypatch.setattr(BackPressure, "has_room", lambda _self: next(asked) < 2)
+    calls = itertools.count()
+    monkeypatch.setattr(BackPressure, "has_room", lambda _self: next(calls) < 2)
     return start_receiver()
 
 
@@ -198,10 +198,10 @@ def test_a_write_error_removes_the_part_at_once(
 
 
 def _nested(items: list[Dataset]) -> Dataset:
-    made = Dataset()
-    made.ReferencedSOPSequence = items
-    made.TransactionUID = "1.2.3"
-    return made
+    dataset = Dataset()
+    dataset.ReferencedSOPSequence = items
+    dataset.TransactionUID = "1.2.3"
+    return dataset
 
 
 def _elements(dataset: Dataset) -> int:

@@ -115,7 +115,7 @@ def test_a_request_in_pieces_is_one_request(receiver: RunningReceiver) -> None:
         onward.close()
 
     threading.Thread(target=pass_on).start()
-    with association(relay.getsockname()[1]) as made:
-        assert made.is_established
-        assert made.send_c_store(ultrasound()).Status == 0x0000
+    with association(relay.getsockname()[1]) as assoc:
+        assert assoc.is_established
+        assert assoc.send_c_store(ultrasound()).Status == 0x0000
     relay.close()

@@ -28,8 +28,8 @@ STUDY = "1.2.3.4.5"
 
 @pytest.fixture
 def association(receiver: RunningReceiver) -> Iterator[Any]:
-    with Modality().association(receiver.port) as made:
-        yield made
+    with Modality().association(receiver.port) as assoc:
+        yield assoc
 
 
 def row(receiver: RunningReceiver) -> PerformedStep:
@@ -37,7 +37,7 @@ def row(receiver: RunningReceiver) -> PerformedStep:
     return found
 
 
-def test_begun_and_completed(receiver: RunningReceiver, association: Any) -> None:
+def test_a_step_is_created_and_completed(receiver: RunningReceiver, association: Any) -> None:
     uid = begin_step(association, STUDY)
     begun = row(receiver)
     assert (begun.sop_instance_uid, begun.study_instance_uid) == (uid, STUDY)
@@ -48,9 +48,7 @@ def test_begun_and_completed(receiver: RunningReceiver, association: Any) -> Non
     assert ended.updated_at > begun.updated_at
 
 
-def test_objects_that_are_no_images_are_made_too(
-    receiver: RunningReceiver, association: Any
-) -> None:
+def test_objects_that_are_no_images_count_too(receiver: RunningReceiver, association: Any) -> None:
     uid = begin_step(association, STUDY)
     modification = modification_list("1.1")
     report = Dataset()
@@ -96,9 +94,9 @@ def test_unknown_and_duplicate_steps(receiver: RunningReceiver, association: Any
 
 
 def without(keyword: str) -> Dataset:
-    made = step_in_progress(STUDY)
-    delattr(made, keyword)
-    return made
+    attributes = step_in_progress(STUDY)
+    delattr(attributes, keyword)
+    return attributes
 
 
 @pytest.mark.parametrize(
@@ -138,7 +136,7 @@ def test_success_only_once_it_is_in_the_database(
     assert answer.Status == 0x0110
 
 
-def test_nothing_of_the_patient_is_kept_or_logged(
+def test_nothing_of_the_patient_is_stored_or_logged(
     receiver: RunningReceiver, association: Any
 ) -> None:
     stream = io.StringIO()

@@ -47,8 +47,8 @@ def _refused(receiver: RunningReceiver) -> list[RefusedCaller]:
         with receiver.store.read() as session:
             return peers.refused_callers(session)
 
-    found: list[RefusedCaller] = eventually(now)
-    return found
+    callers: list[RefusedCaller] = eventually(now)
+    return callers
 
 
 @pytest.mark.parametrize(
@@ -128,8 +128,8 @@ def test_an_object_without_user_information_is_stored(
     del dataset.file_meta
     with raw_dimse.peer(receiver.port) as peer:
         peer.associate(request(contexts=contexts, user=user, more=raw_dimse.item(0x99, b"x")))
-        asked = raw_dimse.command("C-STORE", US, str(dataset.SOPInstanceUID), has_data=True)
-        assert peer.ask(1, asked, raw_dimse.encode_dataset(dataset)) == 0x0000
+        command = raw_dimse.command("C-STORE", US, str(dataset.SOPInstanceUID), has_data=True)
+        assert peer.ask(1, command, raw_dimse.encode_dataset(dataset)) == 0x0000
 
 
 def test_a_context_without_transfer_syntax_is_refused_and_others_are_not(

@@ -36,9 +36,9 @@ LOCAL_LIMIT = (0x02, 0x03, 0x02)
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    made = Service(tmp_path, SETTINGS, roles=("receive",)).start()
-    yield made
-    assert made.stop() == 0
+    service_process = Service(tmp_path, SETTINGS, roles=("receive",)).start()
+    yield service_process
+    assert service_process.stop() == 0
 
 
 def rows(service: Service, table: type) -> list[Any]:
@@ -75,36 +75,36 @@ class Open:
             context.__exit__(None, None, None)
 
 
-def rejection(made: Any) -> tuple[int, int, int]:
-    assert made.is_rejected
-    answer = made.acceptor.primitive
+def rejection(assoc: Any) -> tuple[int, int, int]:
+    assert assoc.is_rejected
+    answer = assoc.acceptor.primitive
     return answer.result, answer.result_source, answer.diagnostic
 
 
 def test_limits_hold_over_processes(service: Service) -> None:
     with Open(service.port) as peers:
         of_a = [peers.one("A") for _ in range(4)]
-        assert all(made.is_established for made in of_a)
+        assert all(assoc.is_established for assoc in of_a)
         assert rejection(peers.one("A")) == LOCAL_LIMIT
         assert all(peers.one(title).is_established for title in ("B", "C"))
         assert rejection(peers.one("D")) == LOCAL_LIMIT
-        for made in of_a:
-            assert made.send_c_store(ultrasound()).Status == 0x0000
+        for assoc in of_a:
+            assert assoc.send_c_store(ultrasound()).Status == 0x0000
         # They are shared out, not all one process's.
         assert len(holders(service)) == 2
         of_a[0].release()
         eventually(lambda: peers.one("D").is_established)
 
 
-def test_one_dies_the_other_serves_and_its_places_come_free(service: Service) -> None:
+def test_a_dead_receivers_slots_are_freed_while_the_other_serves(service: Service) -> None:
     with Open(service.port) as peers:
-        made = [peers.one("A") for _ in range(4)]
-        for each in made:
+        associations = [peers.one("A") for _ in range(4)]
+        for each in associations:
             assert each.send_c_store(ultrasound()).Status == 0x0000
         victim = receivers(service)[0]
         os.kill(victim, signal.SIGKILL)
-        eventually(lambda: sum(each.is_established for each in made) == 2)
-        for each in made:
+        eventually(lambda: sum(each.is_established for each in associations) == 2)
+        for each in associations:
             if each.is_established:
                 assert each.send_c_store(ultrasound()).Status == 0x0000
         # The dead one's two places are there again, before or after its successor is.
@@ -115,17 +115,17 @@ def test_one_dies_the_other_serves_and_its_places_come_free(service: Service) ->
 
 def test_the_same_object_at_once_is_one_instance(service: Service) -> None:
     datasets = [ultrasound() for _ in range(5)]
-    told: list[int] = []
+    statuses: list[int] = []
 
     def send() -> None:
-        told.extend(store(service.port, *datasets))
+        statuses.extend(store(service.port, *datasets))
 
     threads = [threading.Thread(target=send) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(120)
-    assert told == [0x0000] * 20
+    assert statuses == [0x0000] * 20
     uids = sorted(str(dataset.SOPInstanceUID) for dataset in datasets)
     assert sorted(row.sop_instance_uid for row in rows(service, Instance)) == uids
     assert [row.number for row in rows(service, Revision)] == [1] * 5
@@ -134,7 +134,7 @@ def test_the_same_object_at_once_is_one_instance(service: Service) -> None:
     assert len(list((service.folder / "spool").rglob("*.dcm"))) == 5
 
 
-def test_only_what_the_dead_received_is_swept(service: Service) -> None:
+def test_only_partial_files_of_dead_receivers_are_removed(service: Service) -> None:
     spool = Spool(service.folder / "spool")
     with spool.open() as ours:
         ours.write(b"of a living process")
@@ -151,7 +151,7 @@ def test_only_what_the_dead_received_is_swept(service: Service) -> None:
             eventually(lambda: list(spool.incoming.glob("*.part")) == [ours.path])
 
 
-def halfway(made: Any) -> None:
+def halfway(assoc: Any) -> None:
     """Begin a C-STORE and never end it."""
     dataset = ultrasound()
     request = C_STORE()
@@ -161,6 +161,6 @@ def halfway(made: Any) -> None:
     request.DataSet = BytesIO(bytes(100))
     message = C_STORE_RQ()
     message.primitive_to_message(request)
-    (context,) = made.accepted_contexts
+    (context,) = assoc.accepted_contexts
     command, *_ = message.encode_msg(context.context_id, 16384)
-    made.dul.send_pdu(command)
+    assoc.dul.send_pdu(command)

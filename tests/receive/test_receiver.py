@@ -103,17 +103,17 @@ def test_mismatch_with_the_command_is_a900(
 
 def chunked(port: int, path: Path) -> int:
     """Send a file's bytes as they are, under its meta group's UIDs."""
-    with association(port) as made:
-        assert made.is_established
-        return sent(made, path)
+    with association(port) as assoc:
+        assert assoc.is_established
+        return sent(assoc, path)
 
 
-def sent(made: Any, path: Path) -> int:
+def sent(assoc: Any, path: Path) -> int:
     """The status for a file's bytes as they are, under its meta group's UIDs."""
     from pynetdicom import _config
 
     _config.STORE_SEND_CHUNKED_DATASET = True
-    status: int = made.send_c_store(path).Status
+    status: int = assoc.send_c_store(path).Status
     return status
 
 
@@ -129,7 +129,7 @@ def test_rubbish_is_c000(receiver: RunningReceiver, tmp_path: Path) -> None:
     assert receiver.files() == []
 
 
-def test_truncated_pixels_are_kept_for_the_scorer_to_judge(
+def test_an_object_with_truncated_pixels_is_stored(
     receiver: RunningReceiver, tmp_path: Path
 ) -> None:
     path = tmp_path / "cut.dcm"
@@ -193,13 +193,13 @@ def test_two_patients_whose_elements_are_out_of_order_are_two_exams(
             *encoded,
             raw_dimse.encode_dataset(last, syntax),
         ]
-        with association(receiver.port, [(US, syntax)]) as made:
+        with association(receiver.port, [(US, syntax)]) as assoc:
             path = tmp_path / f"{patient}.dcm"
             meta = file_head(US, str(dataset.SOPInstanceUID), syntax, "1.2.3", "X")
             path.write_bytes(meta + b"".join(parts))
-            assert sent(made, path) == 0x0000
-    found = sorted((exam.study_instance_uid, exam.patient_id) for exam in receiver.rows(Exam))
-    assert found == [("1.2.3.5", "FIRST"), ("1.2.3.6", "SECOND")]
+            assert sent(assoc, path) == 0x0000
+    exams = sorted((exam.study_instance_uid, exam.patient_id) for exam in receiver.rows(Exam))
+    assert exams == [("1.2.3.5", "FIRST"), ("1.2.3.6", "SECOND")]
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,8 @@ def test_identifiers_that_no_row_can_hold_are_c000_and_leave_nothing(
     stream = io.StringIO()
     log.configure("debug", stream)
     try:
-        with association(receiver.port, [(US, ImplicitVRLittleEndian)]) as made:
-            assert sent(made, path) == CANNOT_UNDERSTAND
+        with association(receiver.port, [(US, ImplicitVRLittleEndian)]) as assoc:
+            assert sent(assoc, path) == CANNOT_UNDERSTAND
     finally:
         log.configure("critical")
     assert receiver.nothing_recorded()
@@ -242,8 +242,8 @@ def test_a_text_in_the_place_of_a_uid_is_not_logged(receiver: RunningReceiver) -
         dataset = ultrasound()
         del dataset.file_meta
         with raw_dimse.association(receiver.port, [US]) as peer:
-            asked = raw_dimse.command("C-STORE", US, "DOE^JANE", has_data=True)
-            assert peer.ask(1, asked, raw_dimse.encode_dataset(dataset)) == MISMATCH
+            command = raw_dimse.command("C-STORE", US, "DOE^JANE", has_data=True)
+            assert peer.ask(1, command, raw_dimse.encode_dataset(dataset)) == MISMATCH
             created = raw_dimse.command("N-CREATE", MPPS, "DOE^JANE", has_data=True)
         with raw_dimse.association(receiver.port, [MPPS]) as peer:
             assert peer.ask(1, created, raw_dimse.encode_dataset(dataset)) == 0x0117
@@ -263,7 +263,7 @@ def test_a_text_in_the_place_of_a_uid_is_not_logged(receiver: RunningReceiver) -
         RLELossless,
     ],
 )
-def test_each_transfer_syntax_is_kept_as_it_came(
+def test_each_transfer_syntax_is_stored_unchanged(
     receiver: RunningReceiver, tmp_path: Path, syntax: str
 ) -> None:
     dataset = ultrasound(syntax=ExplicitVRLittleEndian)
@@ -275,8 +275,8 @@ def test_each_transfer_syntax_is_kept_as_it_came(
     dataset.file_meta.TransferSyntaxUID = syntax
     path = tmp_path / "sent.dcm"
     dataset.save_as(path, enforce_file_format=True)
-    with association(receiver.port, [(US, syntax)]) as made:
-        assert made.send_c_store(pydicom.dcmread(path)).Status == 0x0000
+    with association(receiver.port, [(US, syntax)]) as assoc:
+        assert assoc.send_c_store(pydicom.dcmread(path)).Status == 0x0000
     (revision,) = receiver.rows(Revision)
     assert revision.transfer_syntax_uid == syntax
     stored = pydicom.dcmread(receiver.files()[0])
@@ -290,50 +290,50 @@ def test_every_ultrasound_class_is_accepted_in_every_syntax(receiver: RunningRec
         syntaxes
     )
     for sop_class in (US, US_RETIRED, "1.2.840.10008.5.1.4.1.1.3", "1.2.840.10008.5.1.4.1.1.3.1"):
-        wanted = [(sop_class, syntax) for syntax in syntaxes]
-        with association(receiver.port, wanted) as made:
-            assert made.is_established
-            assert made.rejected_contexts == []
+        contexts = [(sop_class, syntax) for syntax in syntaxes]
+        with association(receiver.port, contexts) as assoc:
+            assert assoc.is_established
+            assert assoc.rejected_contexts == []
 
 
 def test_retired_class_is_stored(receiver: RunningReceiver) -> None:
     ae = AE("MODALITY")
     dataset = ultrasound(sop_class=US_RETIRED)
-    made = ae.associate(
+    assoc = ae.associate(
         "127.0.0.1",
         receiver.port,
         contexts=[build_context(US_RETIRED, ExplicitVRLittleEndian)],
         ae_title="QCDAEMON",
     )
-    assert made.send_c_store(dataset).Status == 0x0000
-    made.release()
+    assert assoc.send_c_store(dataset).Status == 0x0000
+    assoc.release()
 
 
-def test_other_modalities_are_not_accepted(receiver: RunningReceiver) -> None:
+def test_other_sop_classes_are_not_accepted(receiver: RunningReceiver) -> None:
     ct = "1.2.840.10008.5.1.4.1.1.2"
-    with association(receiver.port, [(ct, ExplicitVRLittleEndian)]) as made:
-        assert not made.accepted_contexts
+    with association(receiver.port, [(ct, ExplicitVRLittleEndian)]) as assoc:
+        assert not assoc.accepted_contexts
 
 
 def test_echo_and_pdu_size(receiver: RunningReceiver) -> None:
-    with association(receiver.port, [("1.2.840.10008.1.1", ImplicitVRLittleEndian)]) as made:
-        assert made.send_c_echo().Status == 0x0000
-        assert made.acceptor.maximum_length == 1 << 20
+    with association(receiver.port, [("1.2.840.10008.1.1", ImplicitVRLittleEndian)]) as assoc:
+        assert assoc.send_c_echo().Status == 0x0000
+        assert assoc.acceptor.maximum_length == 1 << 20
 
 
 def test_unknown_caller_is_rejected(start_receiver: Callable[..., RunningReceiver]) -> None:
     receiver = start_receiver(peer=[{"ae_title": "VOLUSON1", "address": "127.0.0.0/8"}])
-    with association(receiver.port, calling="STRANGER") as made:
-        assert made.is_rejected
-        assert made.acceptor.primitive.diagnostic == 0x03
-    with association(receiver.port, calling="VOLUSON1") as made:
-        assert made.is_established
+    with association(receiver.port, calling="STRANGER") as assoc:
+        assert assoc.is_rejected
+        assert assoc.acceptor.primitive.diagnostic == 0x03
+    with association(receiver.port, calling="VOLUSON1") as assoc:
+        assert assoc.is_established
 
 
 def test_wrong_called_title_is_rejected(receiver: RunningReceiver) -> None:
-    with association(receiver.port, called="SOMEONE") as made:
-        assert made.is_rejected
-        assert made.acceptor.primitive.diagnostic == 0x07
+    with association(receiver.port, called="SOMEONE") as assoc:
+        assert assoc.is_rejected
+        assert assoc.acceptor.primitive.diagnostic == 0x07
 
 
 def test_too_many_associations_are_a_transient_rejection(
@@ -377,17 +377,17 @@ def test_failing_sync_is_a700_and_nothing_recorded(
     assert store(receiver.port, dataset) == [0x0000]
 
 
-def test_vanished_spool_is_a700_and_recovers(receiver: RunningReceiver) -> None:
-    away = receiver.spool.root.with_name("away")
-    receiver.spool.root.rename(away)
+def test_without_the_spool_a700_and_recovery(receiver: RunningReceiver) -> None:
+    moved_spool = receiver.spool.root.with_name("away")
+    receiver.spool.root.rename(moved_spool)
     dataset = ultrasound()
     assert store(receiver.port, dataset) == [RESOURCES]
-    away.rename(receiver.spool.root)
+    moved_spool.rename(receiver.spool.root)
     assert receiver.nothing_recorded()
     assert store(receiver.port, dataset) == [0x0000]
 
 
-def test_database_gone_is_a700_and_recovers(receiver: RunningReceiver) -> None:
+def test_without_the_database_a700_and_recovery(receiver: RunningReceiver) -> None:
     with receiver.store.begin() as session:
         session.execute(text("ALTER TABLE revision RENAME TO elsewhere"))
     dataset = ultrasound()
@@ -400,8 +400,8 @@ def test_database_gone_is_a700_and_recovers(receiver: RunningReceiver) -> None:
 
 
 def test_association_holds_its_exam_until_it_ends(receiver: RunningReceiver) -> None:
-    with association(receiver.port) as made:
-        made.send_c_store(ultrasound())
+    with association(receiver.port) as assoc:
+        assoc.send_c_store(ultrasound())
         (hold,) = receiver.rows(AssociationLease)
         receiver.scp.renew_holds()
         (renewed,) = receiver.rows(AssociationLease)
@@ -411,25 +411,25 @@ def test_association_holds_its_exam_until_it_ends(receiver: RunningReceiver) -> 
 
 
 def test_lost_connection_ends_the_hold(receiver: RunningReceiver) -> None:
-    with association(receiver.port) as made:
-        made.send_c_store(ultrasound())
+    with association(receiver.port) as assoc:
+        assoc.send_c_store(ultrasound())
         assert receiver.rows(AssociationLease)
-        made.abort()
+        assoc.abort()
         eventually(lambda: not receiver.rows(AssociationLease))
 
 
 def test_connection_lost_inside_an_object_leaves_nothing(receiver: RunningReceiver) -> None:
-    with association(receiver.port) as made:
-        made.dimse.maximum_pdu_size  # noqa: B018 - the association is up before its socket is cut
+    with association(receiver.port) as assoc:
+        assoc.dimse.maximum_pdu_size  # noqa: B018 - the association is up before its socket is cut
         sent = threading.Event()
 
         def cut(_event: Any) -> None:
             if not sent.is_set():
                 sent.set()
-                made.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+                assoc.dul.socket.socket.shutdown(socket.SHUT_RDWR)
 
-        made.bind(evt.EVT_DATA_SENT, cut)
-        made.send_c_store(ultrasound(pixels=bytes(4 << 20)))
+        assoc.bind(evt.EVT_DATA_SENT, cut)
+        assoc.send_c_store(ultrasound(pixels=bytes(4 << 20)))
     eventually(lambda: not receiver.scp._associations)
     assert receiver.nothing_recorded()
     eventually(lambda: not receiver.files())
@@ -445,13 +445,13 @@ def test_probes_leave_nothing_behind(receiver: RunningReceiver) -> None:
 
 
 def test_drain_lets_an_association_finish(receiver: RunningReceiver) -> None:
-    with association(receiver.port) as made:
-        assert made.send_c_store(ultrasound()).Status == 0x0000
+    with association(receiver.port) as assoc:
+        assert assoc.send_c_store(ultrasound()).Status == 0x0000
         aborted: list[int] = []
         drain = threading.Thread(target=lambda: aborted.append(receiver.scp.drain(30)))
         drain.start()
-        assert made.send_c_store(ultrasound()).Status == 0x0000
-        made.release()
+        assert assoc.send_c_store(ultrasound()).Status == 0x0000
+        assoc.release()
         drain.join(60)
     assert aborted == [0]
     with pytest.raises(OSError):
@@ -472,8 +472,8 @@ def test_logs_carry_reasons_but_no_patient(
                 store(receiver.port, ultrasound())
         finally:
             log.configure("critical")
-    told = [json.loads(line) for line in lines.read_text().splitlines()]
-    assert [each["event"] for each in told] == ["object stored", "object refused"]
-    assert told[1]["status"] == "A700"
-    assert told[1]["reason"] == "spool: no such file or directory"
+    entries = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [each["event"] for each in entries] == ["object stored", "object refused"]
+    assert entries[1]["status"] == "A700"
+    assert entries[1]["reason"] == "spool: no such file or directory"
     assert "CANARY" not in lines.read_text()

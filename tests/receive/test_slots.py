@@ -60,7 +60,7 @@ def test_no_cap_for_an_ae() -> None:
     slots.close()
 
 
-def test_processes_share_the_places(slots: AssociationSlots) -> None:
+def test_processes_share_the_slots(slots: AssociationSlots) -> None:
     assert slots.reserve("A") == 0
     with other(slots, "A", "A", "B", "C", "D") as process:
         assert said(process) == "[1, None, 2, 3, None]"

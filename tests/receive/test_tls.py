@@ -70,7 +70,7 @@ class Secured:
         ae = AE(calling)
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 60
         ae.add_requested_context(US, ExplicitVRLittleEndian)
-        made = associate(
+        assoc = associate(
             ae,
             "127.0.0.1",
             self.port,
@@ -78,17 +78,17 @@ class Secured:
             tls_args=(self.client(pair, **limits), "localhost"),
         )
         try:
-            yield made
+            yield assoc
         finally:
-            if made.is_established:
-                made.release()
+            if assoc.is_established:
+                assoc.release()
 
     def accepts(self, pair: Pair | None, **options: Any) -> bool:
-        with self.association(pair, **options) as made:
-            if not made.is_established:
+        with self.association(pair, **options) as assoc:
+            if not assoc.is_established:
                 return False
             # The object is longer than a TLS record and than a PDU.
-            return made.send_c_store(ultrasound(pixels=bytes(1 << 20))).Status == 0x0000
+            return assoc.send_c_store(ultrasound(pixels=bytes(1 << 20))).Status == 0x0000
 
     def shown(self) -> str:
         """The fingerprint of the certificate that a new connection is shown."""
@@ -175,9 +175,9 @@ def hello(secured: Secured, pair: Pair, **limits: Any) -> str:
     context = secured.client(pair, **limits)
     with (
         socket.create_connection(("127.0.0.1", secured.port), timeout=60) as plain,
-        context.wrap_socket(plain, server_hostname="localhost") as made,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
     ):
-        version = made.version()
+        version = connection.version()
         assert version is not None
         return version
 
@@ -230,8 +230,8 @@ def test_a_plain_caller_gets_nothing_on_the_port_for_tls(
     secure: Callable[..., Secured], modality: Pair
 ) -> None:
     secured = secure()
-    with association(secured.port) as made:
-        assert not made.is_established
+    with association(secured.port) as assoc:
+        assert not assoc.is_established
     eventually(lambda: secured.events("handshake failed"))
     assert secured.accepts(modality)
 
@@ -264,12 +264,12 @@ def test_a_renewed_certificate_counts_without_a_restart(
     secured = secure()
     old = secured.shown()
     renewed = hospital.issue("renewed")
-    with secured.association(modality) as made:
-        assert made.send_c_store(ultrasound()).Status == 0x0000
+    with secured.association(modality) as assoc:
+        assert assoc.send_c_store(ultrasound()).Status == 0x0000
         secured.own.install(renewed)
         assert secured.shown() == renewed.fingerprint.replace(":", "").lower() != old
         # Who was there stays.
-        assert made.send_c_store(ultrasound()).Status == 0x0000
+        assert assoc.send_c_store(ultrasound()).Status == 0x0000
     assert secured.accepts(modality)
 
 
@@ -291,7 +291,7 @@ def test_another_authority_counts_without_a_restart(
     assert secured.accepts(modality)
 
 
-def test_a_broken_renewal_is_told_once_and_changes_nothing(
+def test_a_broken_renewal_is_logged_once_and_changes_nothing(
     secure: Callable[..., Secured], hospital: Authority, modality: Pair
 ) -> None:
     secured = secure()
@@ -309,7 +309,7 @@ def test_a_broken_renewal_is_told_once_and_changes_nothing(
     assert secured.shown() != old
 
 
-def test_a_receiver_that_starts_with_a_broken_certificate_takes_tls_when_it_is_mended(
+def test_a_receiver_with_a_broken_certificate_accepts_tls_once_it_is_fixed(
     secure: Callable[..., Secured], hospital: Authority, modality: Pair, tmp_path: Path
 ) -> None:
     secured = secure()
@@ -359,8 +359,8 @@ def test_a_bound_peer_comes_with_its_certificate_or_not_at_all(
     assert secured.accepts(modality, calling="BOUND")
     assert not secured.accepts(other, calling="BOUND")
     assert not secured.accepts(modality, calling="STRANGER")
-    with association(secured.receiver.port, calling="BOUND") as made:
-        assert made.is_rejected
+    with association(secured.receiver.port, calling="BOUND") as assoc:
+        assert assoc.is_rejected
     receiver = secured.receiver
 
     def refused() -> list[peers.RefusedCaller]:

@@ -40,10 +40,10 @@ PINNED = {
 @pytest.mark.parametrize("method", PINNED, ids=lambda method: method.__qualname__)
 def test_pynetdicom_is_as_we_know_it(method: object) -> None:
     source = inspect.getsource(method)  # type: ignore[arg-type]
-    found = hashlib.sha256(source.encode()).hexdigest()[:12]
-    assert found == PINNED[method], (
+    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+    assert digest == PINNED[method], (
         f"pynetdicom {pynetdicom.__version__} changed what qc_daemon/receive/upper_layer builds"
-        f" on: read it anew, then pin {found}"
+        f" on: read it anew, then pin {digest}"
     )
 
 

@@ -15,9 +15,9 @@ from tests.support.storage import Storage
 
 @pytest.fixture
 def pacs() -> Iterator[Pacs]:
-    made = Pacs()
-    yield made
-    made.stop()
+    pacs = Pacs()
+    yield pacs
+    pacs.stop()
 
 
 @pytest.fixture

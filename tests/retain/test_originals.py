@@ -120,7 +120,7 @@ def refusal(ask: Callable[[], object]) -> ErrorCode:
     return caught.value.code
 
 
-def test_what_is_there_is_given_without_asking_anyone(storage: Storage, archive: Archive) -> None:
+def test_a_spooled_original_is_returned_without_a_query(storage: Storage, archive: Archive) -> None:
     archive.start()
     facts = storage.receive()
     assert originals(storage)(facts) == storage.spool.root / facts.path
@@ -141,7 +141,9 @@ def test_the_same_bytes_go_where_they_were(storage: Storage, archive: Archive, s
     assert list(storage.spool.incoming.iterdir()) == []
 
 
-def test_a_coerced_header_with_the_same_pixels_is_taken(storage: Storage, archive: Archive) -> None:
+def test_a_coerced_header_with_the_same_pixels_is_accepted(
+    storage: Storage, archive: Archive
+) -> None:
     dataset = ultrasound()
     facts = dropped(storage, dataset)
     dataset.PatientName = "COERCED"
@@ -205,7 +207,7 @@ def test_a_file_that_was_never_dropped_is_an_alarm_though_a_destination_cannot_b
     assert row(storage, facts).unavailable_at == MONDAY
 
 
-def test_a_destination_that_is_away_is_asked_again_later(
+def test_an_unreachable_destination_is_queried_again_later(
     storage: Storage, archive: Archive
 ) -> None:
     facts = dropped(storage, ultrasound())
@@ -213,9 +215,7 @@ def test_a_destination_that_is_away_is_asked_again_later(
     assert row(storage, facts).unavailable_at is None
 
 
-def test_a_destination_that_is_busy_is_asked_again_later(
-    storage: Storage, archive: Archive
-) -> None:
+def test_a_busy_destination_is_queried_again_later(storage: Storage, archive: Archive) -> None:
     facts = dropped(storage, ultrasound())
     archive.status = BUSY
     archive.start()
@@ -247,7 +247,7 @@ def test_neither_c_get_nor_c_move(storage: Storage, archive: Archive) -> None:
     assert refusal(lambda: originals(storage)(facts)) is ErrorCode.DELIVERY_UNREACHABLE
 
 
-def test_a_spool_that_is_away_loses_nothing(storage: Storage, archive: Archive) -> None:
+def test_without_the_spool_nothing_is_lost(storage: Storage, archive: Archive) -> None:
     facts = storage.receive()
     storage.spool.root.rename(storage.spool.root.with_name("away"))
     assert refusal(lambda: originals(storage)(facts)) is ErrorCode.SPOOL_MISSING

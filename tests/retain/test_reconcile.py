@@ -58,7 +58,7 @@ def test_files_with_rows_are_in_order(storage: Storage) -> None:
     assert (result.files, result.is_clean) == (3, True)
 
 
-def test_a_young_file_counts_as_known_or_as_too_young(storage: Storage) -> None:
+def test_a_young_file_has_a_row_or_is_too_young(storage: Storage) -> None:
     known = ultrasound()
     storage.receive(known, storage.file(known, hours_old=0))
     storage.file(hours_old=0)
@@ -78,9 +78,9 @@ def test_a_kill_between_file_and_row_leaves_an_orphan_that_a_resend_heals(storag
     assert process.stdout is not None
     port = int(process.stdout.readline())
     dataset = ultrasound()
-    with association(port) as made:
+    with association(port) as assoc:
         # Nobody told the sender success: it keeps the object.
-        assert "Status" not in made.send_c_store(dataset)
+        assert "Status" not in assoc.send_c_store(dataset)
     assert process.wait(30) == -signal.SIGKILL
     (orphan,) = (path for path in storage.spool.root.rglob("*.dcm"))
     # A start right now takes it for one whose row is on its way.
@@ -152,7 +152,7 @@ def test_a_damaged_orphan_is_not_released(storage: Storage) -> None:
         release_orphans(storage.settings, [orphan.stem])
 
 
-def test_missing_and_damaged_files_are_told(storage: Storage) -> None:
+def test_missing_and_damaged_files_are_counted(storage: Storage) -> None:
     gone, short = storage.receive(), storage.receive()
     (storage.spool.root / gone.path).unlink()
     (storage.spool.root / short.path).write_bytes(b"short")
@@ -161,7 +161,7 @@ def test_missing_and_damaged_files_are_told(storage: Storage) -> None:
     assert result.missing_ids == [gone.revision_id, short.revision_id]
 
 
-def test_a_crash_between_dropping_row_and_file_is_mended(storage: Storage) -> None:
+def test_a_file_left_by_a_crash_after_the_drop_is_removed(storage: Storage) -> None:
     dropped, kept = storage.receive(), storage.receive()
     with storage.store.begin() as session:
         session.execute(
@@ -176,7 +176,7 @@ def test_a_crash_between_dropping_row_and_file_is_mended(storage: Storage) -> No
     assert found(storage).is_clean
 
 
-def test_pieces_of_interrupted_fetches_are_removed(storage: Storage) -> None:
+def test_partial_files_of_interrupted_fetches_are_removed(storage: Storage) -> None:
     old, new = (storage.spool.incoming / name for name in ("a.fetched", "b.fetched"))
     for path in (old, new):
         path.write_bytes(b"x")
@@ -185,7 +185,7 @@ def test_pieces_of_interrupted_fetches_are_removed(storage: Storage) -> None:
     assert (old.exists(), new.exists()) == (False, True)
 
 
-def test_it_goes_page_by_page_and_stops_when_told(
+def test_it_reads_in_pages_and_ends_at_stop(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qc_daemon.retain.reconcile._PAGE", 2)

@@ -42,7 +42,7 @@ def test_a_batch_at_a_time(storage: Storage) -> None:
     assert reconcile(storage.store, storage.spool.root, LATER).is_clean
 
 
-def test_a_crash_before_the_file_goes_is_mended_at_the_next_start(
+def test_a_crash_before_the_file_is_removed_is_fixed_at_the_next_start(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage.receive()
@@ -60,7 +60,7 @@ def test_a_crash_before_the_file_goes_is_mended_at_the_next_start(
     assert files(storage) == []
 
 
-def test_nothing_leaves_while_the_database_is_away(storage: Storage) -> None:
+def test_without_the_database_nothing_is_dropped(storage: Storage) -> None:
     storage.receive()
     told(storage)
     database = Path(storage.settings.store.url.removeprefix("sqlite:///"))
@@ -76,17 +76,18 @@ def test_every_hour_and_at_once_while_there_is_more(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qc_daemon.retain.retention.BATCH", 1)
-    made: list[int] = []
+    calls: list[int] = []
     monkeypatch.setattr(
-        "qc_daemon.retain.retention.drop_due", lambda *_args: made.append(1) or (len(made) < 3)
+        "qc_daemon.retain.retention.drop_due",
+        lambda *_args: calls.append(1) or (len(calls) < 3),
     )
     seconds = iter([0.0, 1.0, 2.0, 3.0, 3601.0, 3602.0])
     retention = Retention(storage.store, storage.settings, lambda: LATER, lambda: next(seconds))
     for _ in range(5):
         retention.step()
-    assert len(made) == 3
+    assert len(calls) == 3
     retention.step()
-    assert len(made) == 4
+    assert len(calls) == 4
 
 
 DICOM = {"name": "pacs", "objects": ["source"]}

@@ -50,9 +50,9 @@ def flip(path: Path) -> None:
 def test_whole_files_are_in_order(storage: Storage, night: Night) -> None:
     for _ in range(3):
         storage.receive()
-    done = night.step()
-    assert done is not None
-    assert (done.files, done.faults, done.finished is not None) == (3, 0, True)
+    result = night.step()
+    assert result is not None
+    assert (result.files, result.faults, result.finished is not None) == (3, 0, True)
     # Once a night.
     assert night.step() is None
     night.now += timedelta(days=1)
@@ -61,24 +61,24 @@ def test_whole_files_are_in_order(storage: Storage, night: Night) -> None:
     assert again.files == 3
 
 
-def test_a_flipped_bit_is_an_alarm_and_the_file_is_kept_aside(
+def test_a_flipped_bit_is_an_alarm_and_the_file_is_moved_to_damaged(
     storage: Storage, night: Night
 ) -> None:
     whole, damaged = storage.receive(), storage.receive()
     flip(storage.spool.root / damaged.path)
     before = counters.shared().total("spool_damaged")
-    done = night.step()
-    assert done is not None
-    assert (done.files, done.damaged, done.missing) == (2, 1, 0)
+    result = night.step()
+    assert result is not None
+    assert (result.files, result.damaged, result.missing) == (2, 1, 0)
     assert counters.shared().total("spool_damaged") == before + 1
     assert counters.shared().maximum("scrub_faults") == 1
     assert not (storage.spool.root / damaged.path).exists()
     assert (storage.spool.root / whole.path).exists()
-    (aside,) = (storage.spool.root / "damaged").iterdir()
-    assert aside.stat().st_size == damaged.size
-    said = next(each for each in examine(storage.settings) if each.name == "scrub")
-    assert said.word == "warn"
-    assert "1 were damaged" in said.message
+    (damaged_file,) = (storage.spool.root / "damaged").iterdir()
+    assert damaged_file.stat().st_size == damaged.size
+    report = next(each for each in examine(storage.settings) if each.name == "scrub")
+    assert report.word == "warn"
+    assert "1 were damaged" in report.message
     # The next one finds that it is not there, and no second alarm is given for it.
     night.now += timedelta(days=1)
     later = night.step()
@@ -86,7 +86,7 @@ def test_a_flipped_bit_is_an_alarm_and_the_file_is_kept_aside(
     assert (later.damaged, later.missing) == (0, 1)
 
 
-def test_what_a_destination_gives_back_is_in_its_place_again(
+def test_a_file_fetched_from_a_destination_replaces_the_damaged_one(
     storage: Storage, night: Night
 ) -> None:
     first, second = storage.receive(), storage.receive()
@@ -102,18 +102,18 @@ def test_what_a_destination_gives_back_is_in_its_place_again(
     night.scrub.originals = give_back
     for each in (first, second):
         flip(storage.spool.root / each.path)
-    done = night.step()
-    assert done is not None
-    assert (done.damaged, done.fetched) == (2, 1)
+    result = night.step()
+    assert result is not None
+    assert (result.damaged, result.fetched) == (2, 1)
     assert (storage.spool.root / first.path).read_bytes() == content
 
 
-def test_a_lost_file_is_told(storage: Storage, night: Night) -> None:
+def test_a_missing_file_is_counted(storage: Storage, night: Night) -> None:
     gone = storage.receive()
     (storage.spool.root / gone.path).unlink()
-    done = night.step()
-    assert done is not None
-    assert (done.missing, done.damaged) == (1, 0)
+    result = night.step()
+    assert result is not None
+    assert (result.missing, result.damaged) == (1, 0)
 
 
 @pytest.mark.usefixtures("small_pages")
@@ -138,9 +138,9 @@ def test_a_pass_goes_on_where_a_restart_cut_it_short(storage: Storage, night: Ni
     night.scrub.pace = None
     night.now += timedelta(days=3)
     storage.receive()
-    done = night.step()
-    assert done is not None
-    assert (done.files, done.begun, done.finished is not None) == (8, begun, True)
+    result = night.step()
+    assert result is not None
+    assert (result.files, result.begun, result.finished is not None) == (8, begun, True)
 
 
 def test_a_broken_note_begins_anew(storage: Storage, night: Night) -> None:
@@ -152,7 +152,7 @@ def test_a_broken_note_begins_anew(storage: Storage, night: Night) -> None:
 
 
 @given(st.floats(1, 1e6), st.lists(st.integers(0, 10_000), min_size=1, max_size=30))
-def test_the_pace_is_kept(rate: float, counts: list[int]) -> None:
+def test_the_read_rate_is_limited(rate: float, counts: list[int]) -> None:
     now = 0.0
 
     def wait(seconds: float) -> None:

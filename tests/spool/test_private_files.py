@@ -100,8 +100,8 @@ def test_whatever_a_command_writes_is_private(tmp_path: Path) -> None:
             ("backup", tmp_path / "all", "--with-spool"),
             ("restore", tmp_path / "all"),
         ):
-            done = qc_daemon("db", *command, "--config", config)
-            assert done.returncode == 0, done.stderr
+            result = qc_daemon("db", *command, "--config", config)
+            assert result.returncode == 0, result.stderr
     finally:
         os.umask(before)
     assert open_to_others(tmp_path) == [config]

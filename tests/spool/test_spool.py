@@ -12,9 +12,9 @@ from qc_daemon.spool.spool import Spool
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Spool:
-    made = Spool(tmp_path / "spool")
-    made.prepare()
-    return made
+    spool_folder = Spool(tmp_path / "spool")
+    spool_folder.prepare()
+    return spool_folder
 
 
 def test_adopted_under_its_hash(spool: Spool) -> None:
@@ -52,7 +52,7 @@ def test_not_adopted_leaves_nothing(spool: Spool) -> None:
     assert [path for path in spool.root.rglob("*") if path.is_file()] == []
 
 
-def test_sweep_takes_what_a_dead_receiver_left(spool: Spool) -> None:
+def test_sweep_removes_partial_files_of_a_dead_receiver(spool: Spool) -> None:
     (spool.incoming / "left.part").write_bytes(b"half")
     with spool.open() as incoming:
         incoming.write(b"whole")
@@ -81,7 +81,7 @@ def test_a_failing_sync_adopts_nothing(spool: Spool, monkeypatch: pytest.MonkeyP
     assert [path for path in spool.root.rglob("*") if path.is_file()] == []
 
 
-def test_a_full_disk_is_told_at_the_end(small_disk: Path) -> None:
+def test_a_full_disk_is_raised_at_the_end(small_disk: Path) -> None:
     spool = Spool(small_disk)
     spool.prepare()
     with spool.open() as incoming:

@@ -80,7 +80,7 @@ def test_blocks_of_damaged_files_lack_their_end(
         assert len(given_out) < len(other) or not other
 
 
-def test_a_file_that_is_gone_or_not_ours_is_an_alarm(
+def test_a_missing_or_unreadable_file_is_an_alarm(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_permission(*_: object) -> int:
@@ -117,7 +117,7 @@ def test_a_file_written_to_after_the_check_is_noticed(file: Path) -> None:
     assert caught.value.code is ErrorCode.SPOOL_DAMAGED
 
 
-def test_what_goes_wrong_in_the_block_is_told_as_it_is(file: Path) -> None:
+def test_errors_inside_the_block_pass_unchanged(file: Path) -> None:
     with (
         pytest.raises(OSError, match="No space left"),
         verification.open_verified(file, SHA256),
@@ -125,7 +125,7 @@ def test_what_goes_wrong_in_the_block_is_told_as_it_is(file: Path) -> None:
         raise OSError(28, "No space left on device")
 
 
-def test_damaged_files_are_set_aside_and_none_is_lost(tmp_path: Path, file: Path) -> None:
+def test_damaged_files_are_moved_and_none_is_lost(tmp_path: Path, file: Path) -> None:
     spool = tmp_path / "spool"
     for number, content in enumerate((b"first", b"second"), 1):
         file.write_bytes(content)
@@ -140,7 +140,7 @@ def test_damaged_files_are_set_aside_and_none_is_lost(tmp_path: Path, file: Path
     ]
 
 
-def test_the_right_bytes_are_never_set_aside(tmp_path: Path, file: Path) -> None:
+def test_an_intact_file_is_never_moved_to_damaged(tmp_path: Path, file: Path) -> None:
     assert verification.move_to_damaged(tmp_path / "spool", file, SHA256) is None
     assert file.read_bytes() == CONTENT
     file.unlink()
