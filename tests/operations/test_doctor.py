@@ -137,7 +137,7 @@ def test_a_dicomweb_destination_is_searched(monkeypatch: pytest.MonkeyPatch) -> 
         "cannot be reached: connection refused: nothing listens at the port"
     )
     monkeypatch.delenv("VNA_TOKEN")
-    assert "its token is not in the environment variable VNA_TOKEN" in result().message
+    assert "its token is not in the environment variable VNA_TOKEN" in check_web().message
 
 
 def test_what_serve_will_make_is_no_fault(tmp_path: Path) -> None:
