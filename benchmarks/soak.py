@@ -127,14 +127,16 @@ class Load:
     acknowledged: set[str] = field(default_factory=set)
     served: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
-    def start(self, cine_seconds: float, hostile: bool = False) -> list[threading.Thread]:
+    def start(
+        self, cine_seconds: float, burst_seconds: float, hostile: bool = False
+    ) -> list[threading.Thread]:
         rng = np.random.default_rng(20261122)
         exams = [exam(seed, cine_frames=8) for seed in (1, 2)]
         stills = [jpeg(rng, number) for number in range(10)]
         long = cine(rng, 0)
         work: list[tuple[float, Callable[[], None]]] = [
             (20, lambda: self.examination(exams[self.sent["examination"] // len(exams[0]) % 2])),
-            (60, lambda: self.burst(stills)),
+            (burst_seconds, lambda: self.burst(stills)),
             (20, lambda: self.again(stills[:3])),
             (cine_seconds, lambda: self.store("cine", [renewed(long)])),
             (10, self.nuisances),
@@ -405,6 +407,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--cine-seconds", type=float, default=180.0, help="between two cines")
+    parser.add_argument(
+        "--burst-seconds",
+        type=float,
+        default=60.0,
+        help="between two bursts of 100 stills; what cannot be scored meanwhile waits until the end",
+    )
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--hostile", action="store_true", help="callers who mean harm, too")
     parser.add_argument(
@@ -418,6 +426,7 @@ def main() -> int:
         arguments.folder,
         arguments.minutes * 60,
         arguments.cine_seconds,
+        arguments.burst_seconds,
         database=arguments.database,
         hostile=arguments.hostile,
         restarts=arguments.restarts,
@@ -447,6 +456,7 @@ def run(
     folder: Path,
     seconds: float,
     cine_seconds: float,
+    burst_seconds: float = 60.0,
     *,
     database: str = "sqlite",
     hostile: bool = False,
@@ -472,7 +482,7 @@ def run(
         watch = Watch(service, f"http://127.0.0.1:{observe}/health")
         eventually(lambda: healthy(watch.health))
         load = Load(service.port)
-        threads = load.start(cine_seconds, hostile)
+        threads = load.start(cine_seconds, burst_seconds, hostile)
         if restarts is not None:
             threads.append(threading.Thread(target=site.restarts, args=(load.stop, restarts)))
             threads[-1].start()
