@@ -20,8 +20,8 @@ from rich.table import Table
 # The tests' helpers: a script's own folder is all that Python puts on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.report.conftest import _a_finding, _a_source, _us_header
-from tests.support.scored_exam import Clinic
+from tests.support.report_objects import nuchal_finding, source_instance, ultrasound_header
+from tests.support.scored_exam import ScoredExam
 
 STUDY = "1.2.826.0.1.3680043.10.1.2"
 
@@ -29,18 +29,19 @@ STUDY = "1.2.826.0.1.3680043.10.1.2"
 def measure(instances: int, objects: list[str]) -> tuple[float, float, float]:
     """Seconds, CPU seconds and peak MiB of the report of an exam with so many instances."""
     with tempfile.TemporaryDirectory() as folder:
-        clinic = Clinic(Path(folder), objects)
+        scored_exam = ScoredExam(Path(folder), objects)
         for number in range(1, instances + 1):
             uid = f"1.2.826.0.1.3680043.10.2.{number}"
-            clinic.receive(
-                _us_header(SOPInstanceUID=uid), _a_finding(_a_source(SOPInstanceUID=uid))
+            scored_exam.receive(
+                ultrasound_header(SOPInstanceUID=uid),
+                nuchal_finding(source_instance(SOPInstanceUID=uid)),
             )
-        clinic.close()
+        scored_exam.close()
         start, cpu = time.perf_counter(), time.process_time()
-        if not clinic.report():
+        if not scored_exam.report():
             raise SystemExit("no report job was due")
         elapsed, cpu = time.perf_counter() - start, time.process_time() - cpu
-        if not clinic.sent():
+        if not scored_exam.sent():
             raise SystemExit(f"the report of {instances} instances was not built")
         return elapsed, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

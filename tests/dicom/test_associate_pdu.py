@@ -11,28 +11,9 @@ from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
 from qc_daemon.dicom import associate_pdu
 from qc_daemon.dicom.associate_pdu import MalformedError, parse_answer, parse_request
 from tests.support import fuzzing
-from tests.support.raw_dimse import accept, item
+from tests.support.raw_dimse import USER_INFORMATION, accept, associate_request, item
 
 REQUEST = fuzzing.associate([("1.2.840.10008.1.1", "1.2.840.10008.1.2")])
-USER = item(0x51, struct.pack(">I", 16_384)) + item(0x52, b"1.2.3.4")
-
-
-def request(
-    version: int = 1,
-    called: bytes = b"QCDAEMON        ",
-    calling: bytes = b"MODALITY        ",
-    application: bytes = b"1.2.840.10008.3.1.1.1",
-    contexts: bytes | None = None,
-    user: bytes | None = USER,
-    more: bytes = b"",
-) -> bytes:
-    """An A-ASSOCIATE-RQ for Verification; `user` None leaves the User Information out."""
-    if contexts is None:
-        inner = item(0x30, b"1.2.840.10008.1.1") + item(0x40, b"1.2.840.10008.1.2")
-        contexts = item(0x20, bytes((1, 0, 0, 0)) + inner)
-    body = struct.pack(">HH16s16s32x", version, 0, called, calling)
-    body += item(0x10, application) + contexts + more
-    return fuzzing.pdu(0x01, body + (b"" if user is None else item(0x50, user)))
 
 
 def decoded(pdu: bytes) -> A_ASSOCIATE_RQ:
@@ -56,7 +37,9 @@ def _mutated(pdu: bytes, changes: list[tuple[int, int]]) -> bytes:
 
 @given(MUTATIONS, st.integers(0, 8))
 def test_pynetdicom_decodes_any_parsed_request(changes: list[tuple[int, int]], cut: int) -> None:
-    whole = request(user=USER + item(0x55, b"SOMEBODY 1.0") + item(0x54, b"\0\x031.2\1\1"))
+    whole = associate_request(
+        user=USER_INFORMATION + item(0x55, b"SOMEBODY 1.0") + item(0x54, b"\0\x031.2\1\1")
+    )
     try:
         parsed = parse_request(_mutated(whole, changes)[: len(whole) - cut])
     except MalformedError:
@@ -94,15 +77,15 @@ def test_any_bytes_are_parsed_or_malformed(rubbish: bytes) -> None:
 @pytest.mark.parametrize("kind", [0x00, 0x11, 0x60, 0x99, 0xF0, 0xFF])
 def test_unknown_items_and_sub_items_are_ignored(kind: int) -> None:
     extra = item(kind, b"whatever")
-    parsed = parse_request(request(more=extra, user=USER + extra))
+    parsed = parse_request(associate_request(more=extra, user=USER_INFORMATION + extra))
     assert parsed.rejection is None
     assert len(decoded(parsed.pdu).presentation_context) == 1
 
 
 @pytest.mark.parametrize("version", [0x0001, 0x0003, 0x8001, 0xFFFF])
 def test_bit_0_of_the_protocol_version_decides(version: int) -> None:
-    assert parse_request(request(version=version)).rejection is None
-    refused = parse_request(request(version=version & ~1))
+    assert parse_request(associate_request(version=version)).rejection is None
+    refused = parse_request(associate_request(version=version & ~1))
     assert refused.rejection == (1, 2, 2)
 
 
@@ -119,7 +102,7 @@ def test_bit_0_of_the_protocol_version_decides(version: int) -> None:
     ],
 )
 def test_calling_titles(calling: bytes, rejection: tuple[int, int, int] | None) -> None:
-    parsed = parse_request(request(calling=calling))
+    parsed = parse_request(associate_request(calling=calling))
     assert parsed.rejection == rejection
     if rejection is None:
         assert parsed.calling_ae == "MODALITY"
@@ -127,12 +110,12 @@ def test_calling_titles(calling: bytes, rejection: tuple[int, int, int] | None) 
 
 @pytest.mark.parametrize("called", [bytes(16), b" " * 16, b"QCD\xc4EMON        "])
 def test_a_called_title_that_is_none(called: bytes) -> None:
-    assert parse_request(request(called=called)).rejection == (1, 1, 7)
+    assert parse_request(associate_request(called=called)).rejection == (1, 1, 7)
 
 
 @pytest.mark.parametrize("application", [b"", b"1.2.840.10008.3.1.1.2", b"1.2.3"])
 def test_another_application_context(application: bytes) -> None:
-    assert parse_request(request(application=application)).rejection == (1, 1, 2)
+    assert parse_request(associate_request(application=application)).rejection == (1, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +129,7 @@ def test_another_application_context(application: bytes) -> None:
     ],
 )
 def test_maximum_lengths(user: bytes | None, most: int) -> None:
-    decoded_pdu = decoded(parse_request(request(user=user)).pdu)
+    decoded_pdu = decoded(parse_request(associate_request(user=user)).pdu)
     assert decoded_pdu.user_information.maximum_length == most
 
 
@@ -154,9 +137,9 @@ def test_maximum_lengths(user: bytes | None, most: int) -> None:
     "name", [b"SEVENTEEN LETTERS", b"A" * 24, b"\xc4\xd6\xdc", b"", b"A\0\0", b"A\nB"]
 )
 def test_implementation_version_names(name: bytes) -> None:
-    assert decoded(parse_request(request(user=USER + item(0x55, name))).pdu)
+    assert decoded(parse_request(associate_request(user=USER_INFORMATION + item(0x55, name))).pdu)
     answer = A_ASSOCIATE_AC()
-    answer.decode(parse_answer(accept([0], user=USER + item(0x55, name))))
+    answer.decode(parse_answer(accept([0], user=USER_INFORMATION + item(0x55, name))))
     answer.to_primitive()
 
 
@@ -165,13 +148,17 @@ def test_a_context_without_transfer_syntax_names_none_there_is() -> None:
     inner = item(0x30, b"1.2.840.10008.1.1")
     contexts = item(0x20, bytes((1, 0, 0, 0)) + inner)
     contexts += item(0x20, bytes((3, 0, 0, 0)) + inner + item(0x40, b"1.2.840.10008.1.2"))
-    first, second = decoded(parse_request(request(contexts=contexts)).pdu).presentation_context
+    first, second = decoded(
+        parse_request(associate_request(contexts=contexts)).pdu
+    ).presentation_context
     assert first.transfer_syntax == ["0.0"]
     assert second.transfer_syntax == ["1.2.840.10008.1.2"]
 
 
 def test_an_accepted_context_without_transfer_syntax_is_not_accepted() -> None:
-    body = struct.pack(">HH64x", 1, 0) + item(0x21, bytes((1, 0, 0, 0))) + item(0x50, USER)
+    body = (
+        struct.pack(">HH64x", 1, 0) + item(0x21, bytes((1, 0, 0, 0))) + item(0x50, USER_INFORMATION)
+    )
     answer = A_ASSOCIATE_AC()
     answer.decode(parse_answer(fuzzing.pdu(0x02, body)))
     assert [each.result for each in answer.presentation_context] == [4]

@@ -12,8 +12,8 @@ from detector.anatomy import View
 from model.finding import Finding
 from qc_daemon.report.sr.parse import parse_findings
 from qc_daemon.spool.private_files import is_open_to_others
-from tests.report.sr.test_document import assert_same
 from tests.support.command_line import qc_daemon
+from tests.support.report_objects import assert_same_findings
 from training.phantom.dicom import exam
 
 pytestmark = pytest.mark.timeout(900)
@@ -39,7 +39,7 @@ def test_reports_and_overlays_beside_the_findings(
     assert findings
     (report,) = (tmp_path / "sr").iterdir()
     assert dciodvfy(report) == []
-    assert_same(parse_findings(report.read_bytes()), findings)
+    assert_same_findings(parse_findings(report.read_bytes()), findings)
     overlays = list((tmp_path / "overlays").iterdir())
     assert overlays
     assert not any(is_open_to_others(each) for each in (tmp_path / "sr", tmp_path / "overlays"))

@@ -15,9 +15,9 @@ from qc_daemon.dicom.uids import VERIFICATION
 from qc_daemon.observe import counters, log
 from qc_daemon.records.received import peers
 from qc_daemon.records.received.peers import RefusedCaller
-from tests.dicom.test_associate_pdu import USER, request
 from tests.support import fuzzing, raw_dimse
 from tests.support.dicom_objects import US, ultrasound
+from tests.support.raw_dimse import USER_INFORMATION, associate_request
 from tests.support.running_receiver import RunningReceiver
 from tests.support.waiting import eventually
 
@@ -54,12 +54,24 @@ def _refused(receiver: RunningReceiver) -> list[RefusedCaller]:
 @pytest.mark.parametrize(
     ("asked", "answer", "counter", "called", "reason"),
     [
-        (request(called=b"NOTOURS         "), "1/1/7", 1, "NOTOURS", "our AE title is QCDAEMON"),
-        (request(calling=b" " * 16), "1/1/3", 0, "QCDAEMON", "no calling AE title"),
-        (request(version=2), "1/2/2", 2, "QCDAEMON", "another protocol version"),
-        (request(application=b"1.2.3"), "1/1/2", 2, "QCDAEMON", "another application context"),
         (
-            request(called=b"NOT\x1b[2JOURS     "),
+            associate_request(called=b"NOTOURS         "),
+            "1/1/7",
+            1,
+            "NOTOURS",
+            "our AE title is QCDAEMON",
+        ),
+        (associate_request(calling=b" " * 16), "1/1/3", 0, "QCDAEMON", "no calling AE title"),
+        (associate_request(version=2), "1/2/2", 2, "QCDAEMON", "another protocol version"),
+        (
+            associate_request(application=b"1.2.3"),
+            "1/1/2",
+            2,
+            "QCDAEMON",
+            "another application context",
+        ),
+        (
+            associate_request(called=b"NOT\x1b[2JOURS     "),
             "1/1/7",
             1,
             "NOT?[2JOURS",
@@ -97,7 +109,7 @@ def test_a_rejected_association_is_logged_counted_and_listed(
         (b"\x16\x03\x01\x02\x00\x01", "a TLS handshake, and this port is the plain one"),
         (fuzzing.pdu(0x01, bytes(40)), "an A-ASSOCIATE PDU is cut off"),
         (
-            request(contexts=raw_dimse.item(0x20, b"\0\0\0\0")),
+            associate_request(contexts=raw_dimse.item(0x20, b"\0\0\0\0")),
             "a presentation context has no odd ID",
         ),
     ],
@@ -118,7 +130,7 @@ def test_what_is_no_request_is_logged_and_counted(
     assert [now - then for now, then in zip(_counts(), before, strict=True)] == [0, 0, 1]
 
 
-@pytest.mark.parametrize("user", [None, b"", USER], ids=["none", "no-limit", "usual"])
+@pytest.mark.parametrize("user", [None, b"", USER_INFORMATION], ids=["none", "no-limit", "usual"])
 def test_an_object_without_user_information_is_stored(
     receiver: RunningReceiver, user: bytes | None
 ) -> None:
@@ -127,7 +139,9 @@ def test_an_object_without_user_information_is_stored(
     dataset = ultrasound()
     del dataset.file_meta
     with raw_dimse.peer(receiver.port) as peer:
-        peer.associate(request(contexts=contexts, user=user, more=raw_dimse.item(0x99, b"x")))
+        peer.associate(
+            associate_request(contexts=contexts, user=user, more=raw_dimse.item(0x99, b"x"))
+        )
         command = raw_dimse.command("C-STORE", US, str(dataset.SOPInstanceUID), has_data=True)
         assert peer.ask(1, command, raw_dimse.encode_dataset(dataset)) == 0x0000
 
@@ -141,7 +155,7 @@ def test_a_context_without_transfer_syntax_is_refused_and_others_are_not(
         0x20, bytes((3, 0, 0, 0)) + abstract + raw_dimse.item(0x40, raw_dimse.IMPLICIT.encode())
     )
     with raw_dimse.peer(receiver.port) as peer:
-        peer.associate(request(contexts=contexts))
+        peer.associate(associate_request(contexts=contexts))
         assert peer.results == {1: 4, 3: 0}
         assert peer.ask(3, raw_dimse.command("C-ECHO", VERIFICATION, None)) == 0x0000
 
@@ -152,7 +166,7 @@ def test_a_crowd_of_wrong_callers_leaves_a_list_of_bounded_length(
     receiver = start_receiver()
     for number in range(24):
         with raw_dimse.peer(receiver.port) as peer:
-            peer.connection.sendall(request(called=f"X{number}".encode().ljust(16)))
+            peer.connection.sendall(associate_request(called=f"X{number}".encode().ljust(16)))
             assert peer.pdu()[0] == 0x03
     (caller,) = _refused(receiver)
     assert caller.attempts == 24
@@ -175,7 +189,7 @@ def test_messages_to_a_peer_with_an_odd_maximum_are_of_even_fragments(
     """PS3.8 annex E; a response is longer than this peer takes at once."""
     user = raw_dimse.item(0x51, struct.pack(">I", 129)) + raw_dimse.item(0x52, b"1.2.3.4")
     with raw_dimse.peer(receiver.port) as peer:
-        peer.associate(request(user=user))
+        peer.associate(associate_request(user=user))
         peer.connection.sendall(
             fuzzing.p_data(1, raw_dimse.command("C-STORE", US, "1." + "2" * 60), b"")[0]
         )

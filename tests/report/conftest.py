@@ -1,101 +1,25 @@
 """A sound ultrasound header and findings of it."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
 
-from detector.anatomy import View
-from detector.boxes import Detection
-from detector.errors import Flag
-from model.finding import BundleId, Criterion, Finding, Judgement
+from model.finding import Finding
 from qc_daemon.report.source import SourceInstance
-
-US_IMAGE = "1.2.840.10008.5.1.4.1.1.6.1"
-BUNDLE = BundleId("default", "0.1", "0123456789abcdef" * 4)
-
-
-def _us_header(**values: Any) -> Dataset:
-    """A still as a well-behaved scanner writes its header; `values` replace or add elements."""
-    header = Dataset()
-    elements = {
-        "SpecificCharacterSet": "ISO_IR 100",
-        "SOPClassUID": US_IMAGE,
-        "SOPInstanceUID": "1.2.826.0.1.3680043.10.1.1.1",
-        "StudyInstanceUID": "1.2.826.0.1.3680043.10.1.2",
-        "SeriesInstanceUID": "1.2.826.0.1.3680043.10.1.3",
-        "PatientName": "Müller^Änne",
-        "PatientID": "4711",
-        "PatientBirthDate": "19900102",
-        "PatientSex": "F",
-        "StudyDate": "20260102",
-        "StudyTime": "101112.5",
-        "StudyID": "S1",
-        "AccessionNumber": "A1",
-        "ReferringPhysicianName": "Doe^Jane",
-        "Manufacturer": "Maker",
-        "Modality": "US",
-        "Rows": 120,
-        "Columns": 160,
-        **values,
-    }
-    for keyword, value in elements.items():
-        setattr(header, keyword, value)
-    return header
-
-
-def _a_source(sha256: str = "aa" * 32, **values: Any) -> SourceInstance:
-    return SourceInstance.of(_us_header(**values), sha256)
-
-
-def _a_finding(source: SourceInstance, **changes: Any) -> Finding:
-    """A non-standard NT view with two boxes; `changes` go to the finding or its judgement."""
-    judgement = {
-        "region_index": 0,
-        "region_bbox": (0.0, 0.0, 160.0, 120.0),
-        "view": View.NT,
-        "view_probability": 0.97,
-        "quality": "non-standard",
-        "probability": 0.1234567890123456,
-        "raw_probability": 0.2,
-        "gates": (0.2, 0.3, 0.5),
-        "detections": (
-            Detection("NT", (10.25, 20.5, 60.75, 40.0), 0.91),
-            Detection("NB", (70.0, 30.0, 90.0, 36.5), 0.55),
-        ),
-        "description": "nuchal translucency at the lower left, “thin”",
-        "criteria": (
-            Criterion("CRIT-GAIN", False, 0.3, "1", ()),
-            Criterion("CRIT-NT", True, 1.5, "mm", ("NT",)),
-            Criterion("CRIT-NASAL", None, None, "deg", ("NB", "F")),
-        ),
-        "flags": (Flag.LOW_RESOLUTION,),
-    }
-    finding = {
-        "bundle": BUNDLE,
-        "frame": 1,
-        "revision": 1,
-        "created": "2026-01-02T09:12:13.456Z",
-        "study_instance_uid": source.study_instance_uid,
-        "series_instance_uid": source.series_instance_uid,
-        "sop_instance_uid": source.sop_instance_uid,
-    }
-    for key, value in changes.items():
-        (judgement if key in judgement else finding)[key] = value
-    return Finding(judgement=Judgement(**judgement), **finding)
+from tests.support.report_objects import nuchal_finding, source_instance, ultrasound_header
 
 
 @pytest.fixture(scope="session")
 def us_header() -> Callable[..., Dataset]:
-    return _us_header
+    return ultrasound_header
 
 
 @pytest.fixture(scope="session")
 def a_source() -> Callable[..., SourceInstance]:
-    return _a_source
+    return source_instance
 
 
 @pytest.fixture(scope="session")
 def a_finding() -> Callable[..., Finding]:
-    return _a_finding
+    return nuchal_finding

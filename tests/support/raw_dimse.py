@@ -157,6 +157,27 @@ def item(kind: int, body: bytes) -> bytes:
     return struct.pack(">BBH", kind, 0, len(body)) + body
 
 
+USER_INFORMATION = item(0x51, struct.pack(">I", 16_384)) + item(0x52, b"1.2.3.4")
+
+
+def associate_request(
+    version: int = 1,
+    called: bytes = b"QCDAEMON        ",
+    calling: bytes = b"MODALITY        ",
+    application: bytes = b"1.2.840.10008.3.1.1.1",
+    contexts: bytes | None = None,
+    user: bytes | None = USER_INFORMATION,
+    more: bytes = b"",
+) -> bytes:
+    """An A-ASSOCIATE-RQ for Verification; `user` None leaves the User Information out."""
+    if contexts is None:
+        inner = item(0x30, b"1.2.840.10008.1.1") + item(0x40, b"1.2.840.10008.1.2")
+        contexts = item(0x20, bytes((1, 0, 0, 0)) + inner)
+    body = struct.pack(">HH16s16s32x", version, 0, called, calling)
+    body += item(0x10, application) + contexts + more
+    return fuzzing.pdu(0x01, body + (b"" if user is None else item(0x50, user)))
+
+
 @contextlib.contextmanager
 def acceptor(answer: Callable[[Peer], None]) -> Iterator[tuple[int, list[BaseException]]]:
     """A listener that leaves its one caller to `answer` in a thread; its port, and what it raised.

@@ -5,13 +5,11 @@ import re
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from highdicom.sr import CodeContentItem, RelationshipTypeValues, srread
 from hypothesis import HealthCheck, example, given, settings
@@ -30,15 +28,14 @@ from qc_daemon.report.source import InstanceReference, SourceInstance
 from qc_daemon.report.sr import codes
 from qc_daemon.report.sr.biometry import MachineReport, MachineValue
 from qc_daemon.report.sr.document import build_sr
-from qc_daemon.report.sr.groups import decimals, storable_text
+from qc_daemon.report.sr.groups import decimals
 from qc_daemon.report.sr.parse import parse_findings, parse_machine_reports
+from tests.support.report_objects import assert_same_findings
 
 CREATED = datetime(2026, 1, 2, 9, 30, 0, 250000, tzinfo=UTC)
 RETIRED_IMAGE = "1.2.840.10008.5.1.4.1.1.6"
 RETIRED_MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3"
 MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3.1"
-FL_STEP = 6.2e-5
-"""Half the spacing of FL numbers just below 2048, rounded up."""
 
 Make = Callable[..., Any]
 
@@ -61,26 +58,6 @@ def values_of(dataset: Dataset, code: str) -> list[str]:
             coded = item.get("ConceptCodeSequence")
             items.append(coded[0].CodeValue if coded else item.MeasuredValueSequence[0])
     return items
-
-
-def assert_same(parsed: list[Finding], reported: list[Finding]) -> None:
-    """Equal but for what FL and UT cannot carry."""
-    assert len(parsed) == len(reported)
-    for got, want in zip(parsed, reported, strict=True):
-        boxes = [d.bbox for d in got.judgement.detections]
-        expected = [d.bbox for d in want.judgement.detections]
-        np.testing.assert_allclose(
-            np.reshape(boxes, (-1, 4)), np.reshape(expected, (-1, 4)), rtol=0, atol=FL_STEP
-        )
-        aligned = tuple(
-            replace(d, bbox=box) for d, box in zip(got.judgement.detections, expected, strict=True)
-        )
-        judgement = replace(got.judgement, detections=aligned)
-        description = storable_text(want.judgement.description)
-        wanted = replace(
-            want, source=None, judgement=replace(want.judgement, description=description)
-        )
-        assert replace(got, judgement=judgement).to_json() == wanted.to_json()
 
 
 def test_without_a_zone_in_the_source_times_are_in_this_machine_s_zone(
@@ -553,7 +530,7 @@ def test_parsed_findings_equal_the_reported_ones(
 ) -> None:
     source = a_source(SOPClassUID=sop_class)
     findings = [a_finding(source, **change) for change in reported]
-    assert_same(parse_findings(to_bytes(report([source], findings))), findings)
+    assert_same_findings(parse_findings(to_bytes(report([source], findings))), findings)
 
 
 def test_valid_and_readable_by_others(
