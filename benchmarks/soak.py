@@ -411,7 +411,7 @@ def main() -> int:
         "--burst-seconds",
         type=float,
         default=60.0,
-        help="between two bursts of 100 stills; what cannot be scored meanwhile waits until the end",
+        help="between two bursts of 100 stills; what cannot be scored meanwhile waits to the end",
     )
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--hostile", action="store_true", help="callers who mean harm, too")
