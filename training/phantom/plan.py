@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 
 from detector.anatomy import View
-from training.phantom import abdomen, crl, head, nt
+from training.phantom.anatomy import abdomen, crl, head, nt
 from training.phantom.bmode import Machine, Shadow
 from training.phantom.defects import APPLICABLE, Defect, compatible
 from training.phantom.scene import Pose

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from detector.anatomy import LABELS, View
 from detector.boxes import Box
 from detector.frame import Pixels
-from training.phantom import other
+from training.phantom.anatomy import other
 from training.phantom.bmode import Picture, acquire
 from training.phantom.defects import APPLICABLE, Defect, truth
 from training.phantom.machine_marks import burn_in

@@ -1,0 +1,1 @@
+"""What each view shows, drawn in its own units: one module a view."""
