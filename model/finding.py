@@ -101,7 +101,7 @@ class Finding:
     unreadable_frames: tuple[UnreadableFrame, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object of the design's section 5."""
+        """The finding as a JSON object: what `qc-daemon score` prints and the database stores."""
         j = self.judgement
         body: dict[str, Any] = {
             "source": self.source,

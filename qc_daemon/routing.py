@@ -69,11 +69,6 @@ class Routes:
         return cls(settings.rule, own)
 
     @property
-    def needs_description(self) -> bool:
-        """Whether originals are routed by more of their header than receiving needs."""
-        return any(rule.station or rule.study for rule in self._rules.get(SOURCE, ()))
-
-    @property
     def needs_findings(self) -> bool:
         """Whether a rule asks for view or verdict."""
         return any(rule.needs_findings for rules in self._rules.values() for rule in rules)

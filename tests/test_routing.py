@@ -3,7 +3,6 @@
 from fnmatch import fnmatchcase
 from typing import Any, get_args
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -110,7 +109,6 @@ def test_without_rules_the_destinations_decide(
     names = tuple(own.get(kind, ()))
     assert routes.route(kind, [traits]) == Route(None, names)
     assert routes.certain(kind) == routes.possible(kind) == names
-    assert not routes.needs_description
     assert not routes.needs_findings
 
 
@@ -136,21 +134,6 @@ def test_a_rule_for_all_leaves_nothing_to_the_destinations() -> None:
     routes = Routes([rule("all", objects=["source"])], {"source": ["pacs"]})
     assert routes.route(SOURCE, [Traits()]).to == routes.certain(SOURCE) == ("archive",)
     assert routes.possible(SOURCE) == ("pacs", "archive")
-
-
-@pytest.mark.parametrize(
-    ("values", "needs_description"),
-    [
-        ({"station": "V*", "objects": ["source"]}, True),
-        ({"study": "V*", "objects": ["source"]}, True),
-        ({"calling_ae": "V*", "objects": ["source"]}, False),
-        ({"station": "V*", "objects": ["sr"]}, False),
-    ],
-)
-def test_only_rules_for_originals_need_the_description(
-    values: dict[str, Any], needs_description: bool
-) -> None:
-    assert Routes([rule("r", **values)]).needs_description is needs_description
 
 
 def test_routes_of_settings_name_rules_before_destinations() -> None:

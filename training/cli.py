@@ -287,7 +287,7 @@ def train_spatialclip(
     cache: Annotated[
         Path | None,
         typer.Option(
-            file_okay=False, help="Where boxes, words and sights are kept; default: beside OUT."
+            file_okay=False, help="Where boxes, words and features are kept; default: beside OUT."
         ),
     ] = None,
     fold: Fold = None,

@@ -36,8 +36,8 @@ ROWS = 32
 class Describer:
     """Describes the detections of a picture in English noun phrases, and nothing else.
 
-    Decoding is greedy over the tokens that the grammar allows (`model.grammar`): deterministic,
-    finite, true to the detections whatever the weights. BioGPT: Luo et al. 2022,
+    Decoding is greedy over the tokens that the grammar allows (`model.describer.grammar`):
+    deterministic, finite, true to the detections whatever the weights. BioGPT: Luo et al. 2022,
     doi 10.1093/bib/bbac409.
     """
 

@@ -1,7 +1,7 @@
 """The words a description may use: names of structures, places, and how to join them.
 
-A closed vocabulary: whatever is not here cannot be written (see `model.grammar`). No name contains
-another label's name, so that naming one structure never mentions a second.
+A closed vocabulary: whatever is not here cannot be written (see `model.describer.grammar`). No name
+contains another label's name, so that naming one structure never mentions a second.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Where it goes: C-STORE or a folder, with retry."""
+"""Where it goes: C-STORE, STOW-RS or a folder, with retry; and storage commitment, both ways."""
 
 from qc_daemon.deliver.worker import run
 

@@ -30,7 +30,7 @@ ALLOWED = frozenset(
         # network: titles and addresses name machines, not people
         "ae_title", "calling_ae", "called_ae", "address", "association", "destination", "status",
         "objects",
-        # what it is about; UIDs may stand in logs (DESIGN section 5)
+        # what it is about; UIDs may stand in logs, names and ids of patients may not
         "study", "series", "sop_class", "sop_instance", "transfer_syntax", "sha256", "revision",
         "transaction", "job", "kind", "attempt", "bundle", "model_id", "stage", "exam", "instance",
         "report", "bundle_version", "settings", "spool",

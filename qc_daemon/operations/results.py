@@ -87,7 +87,7 @@ def read_findings(
 
 
 def provenance(stored: StoredFinding) -> dict[str, Any]:
-    """Keys beside the finding's own (DESIGN.md, section 5); readers may do without them."""
+    """Keys beside those of `Finding.to_json`; readers may do without them."""
     return {
         "exam_id": stored.exam_id,
         "calling_ae": stored.revision.calling_ae,

@@ -256,7 +256,7 @@ def _damaged_error(unreachable: QCError | None) -> QCError:
 
 
 def _missing_error(unreachable: QCError | None) -> QCError:
-    """`unreachable`: as of `_damaged`."""
+    """`unreachable`: as in `_damaged_error`."""
     why = "no destination gives it back" if unreachable is None else unreachable.message
     return QCError(
         ErrorCode.SPOOL_MISSING,

@@ -66,7 +66,7 @@ def reconcile(
     """Compare all files and all rows; in pages, until `stop`. At most `listed` orphans are named.
 
     Files last written within `margin` before `before` or later are too young to be orphans. With
-    `mend`, files that retention dropped and a crash left behind are removed, and so are old
+    `fix`, files that retention dropped and a crash left behind are removed, and so are old
     pieces of interrupted fetches. Raises QCError STORAGE; OSError if the spool cannot be read.
     """
     differences = Differences()
@@ -93,7 +93,7 @@ def reconcile(
 
 
 def log_differences(differences: Differences) -> None:
-    """Say in the log what was differences."""
+    """Write the differences to the log, a line for each kind, and how many files were compared."""
     logger = log.get(role="supervisor")
     for kind, count in (
         ("orphan", differences.orphans),

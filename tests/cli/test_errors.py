@@ -1,7 +1,7 @@
 """Everything that can be wrong from outside: one clear line, the right exit status, no traceback.
 
-What goes wrong on the network is told in DICOM statuses: see receive/test_scp.py. Port in use is in
-test_daemon.py, a destination that is down in interop/test_destination_down.py.
+What goes wrong on the network is a DICOM status: receive/test_receiver.py. A port in use:
+service/test_supervisor.py. A destination that is down: interop/test_destination_down.py.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Nothing phones home: no address but loopback is looked up or connected to, in any process.
 
-The service runs under the same guard in interop/, the demo in test_demo.py.
+The service runs under the same guard in interop/, the demo in cli/test_demo.py.
 """
 
 import socket

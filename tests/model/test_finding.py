@@ -1,4 +1,4 @@
-"""The finding's JSON form: the contract of the design's section 5."""
+"""The finding's JSON form, which other programs read: no key goes, and none changes its meaning."""
 
 import json
 from datetime import UTC, datetime

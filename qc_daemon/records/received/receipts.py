@@ -133,7 +133,7 @@ def exam_description(patient_name: str, accession_number: str, study_date: str) 
     }
 
 
-# On the tables and built once, for the reason that `rows` gives.
+# On the tables and built once, for the reason that `upsert.py` gives.
 _instances, _exams, _revisions = (table_of(row).c for row in (Instance, Exam, Revision))
 _LOCK_INSTANCE = (
     select(_instances.id)

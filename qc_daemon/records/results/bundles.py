@@ -10,7 +10,7 @@ from qc_daemon.records.tables import BundleRow
 from qc_daemon.records.upsert import insert_once, insert_or_update, table_of
 
 _columns = table_of(BundleRow).c
-# Asked with every object: built once, and on the table (see `rows`).
+# Asked with every object: built once, and on the table (see `upsert.table_of`).
 _HISTORY = select(_columns.name, _columns.path, _columns.model_id, _columns.activated_at).order_by(
     _columns.activated_at.desc(), _columns.model_id
 )

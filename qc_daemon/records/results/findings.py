@@ -22,7 +22,7 @@ from qc_daemon.records.upsert import execute_update
 def store(
     session: Session, revision_id: int, findings: Sequence[dict[str, Any]], now: datetime
 ) -> int:
-    """Store the findings (JSON objects of the design's section 5) and mark the revision scored.
+    """Store the findings (JSON objects of `Finding.to_json`) and mark the revision scored.
 
     The first set of a revision and model stands: a second run, whatever its result, inserts nothing
     and changes nothing. Returns how many findings were stored.

@@ -29,7 +29,10 @@ from qc_daemon.records.upsert import execute_update, insert_once
 
 @dataclass(frozen=True, slots=True)
 class Retraction:
-    """Why (a key of `reject.RETRACTIONS`), by whom and when a rejection was taken back."""
+    """Why, by whom and when a rejection was taken back.
+
+    `reason` is a key of `RETRACTIONS` in `qc_daemon/operations/rejections.py`.
+    """
 
     reason: str
     retracted_by: str
