@@ -71,6 +71,16 @@ class Judgement:
     criteria: tuple[Criterion, ...]
     flags: tuple[Flag, ...] = ()
 
+    @property
+    def rank(self) -> tuple[float, float]:
+        """`quality_rank` of this judgement."""
+        return quality_rank(self.probability, self.view_probability)
+
+
+def quality_rank(probability: float | None, view_probability: float) -> tuple[float, float]:
+    """Sort key of findings, larger is better: the more probably standard, then the surer view."""
+    return (-1.0 if probability is None else probability, view_probability)
+
 
 @dataclass(frozen=True, slots=True)
 class UnreadableFrame:

@@ -133,8 +133,8 @@ Secret = Annotated[str, AfterValidator(_secret)]
 """Where a secret is: `env:NAME` or `file:PATH`."""
 User = Annotated[str, AfterValidator(_user)]
 Port = Annotated[int, Field(ge=0, le=65535)]
-ObjectKind = Literal["source", "sr", "overlay", "key-objects", "pdf"]
-Objects = Annotated[list[ObjectKind], BeforeValidator(_list)]
+DeliveredKind = Literal["source", "sr", "overlay", "key-objects", "pdf"]
+Objects = Annotated[list[DeliveredKind], BeforeValidator(_list)]
 Patterns = Annotated[
     list[Annotated[str, Field(min_length=1)]], Field(min_length=1), BeforeValidator(_list)
 ]

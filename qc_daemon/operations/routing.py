@@ -17,7 +17,7 @@ from qc_daemon.receive.identifiers import HeaderError, data_set_offset, read_ide
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.source_file import read_header
 from qc_daemon.routing import SOURCE, Routes, Traits
-from qc_daemon.settings import ObjectKind, Settings
+from qc_daemon.settings import DeliveredKind, Settings
 
 
 def try_rules(
@@ -55,7 +55,7 @@ def try_rules(
             result_traits = [
                 replace(traits, view=view, verdict=verdict) for view, verdict in results
             ]
-            for kind in get_args(ObjectKind):
+            for kind in get_args(DeliveredKind):
                 if kind != SOURCE:
                     yield from _derived_rows(path, kind, routes, result_traits)
         except QCError as error:

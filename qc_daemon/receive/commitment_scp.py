@@ -47,7 +47,7 @@ from qc_daemon.records.commitment import scp, scu
 from qc_daemon.records.store import Store
 
 # Operations that a destination may ask for which is no peer, and calls to report.
-REPORTER = frozenset({"C-ECHO", "N-EVENT-REPORT"})
+REPORTING_OPERATIONS = frozenset({"C-ECHO", "N-EVENT-REPORT"})
 
 
 class StorageCommitment:
@@ -84,7 +84,7 @@ class StorageCommitment:
     def restrict(self, association: Acceptor) -> None:
         """Permit nothing but reports and C-ECHO; call it before the association is accepted."""
         association.acceptor.supported_contexts = [build_context(VERIFICATION), *self.contexts()]
-        association.permitted = REPORTER
+        association.permitted = REPORTING_OPERATIONS
 
     def _on_report(self, event: Any) -> tuple[Dataset | int, None]:
         try:
@@ -113,7 +113,7 @@ class StorageCommitment:
         """Names of the destinations that the caller may be: a peer by its AE title, others by
         address too."""
         caller = caller_of(event.assoc)
-        if _is_reporter(event):
+        if _may_only_report(event):
             return self.reporting_destinations.with_title_and_address(caller)
         return self.reporting_destinations.with_title(caller.ae_title)
 
@@ -130,7 +130,7 @@ class StorageCommitment:
     def _on_request(self, event: Any) -> tuple[Dataset | int, None]:
         try:
             check(event)
-            reporter = self._reporter(event)
+            reporter = self._same_association_reporter(event)
             with parsing:
                 request = _read_request(event, reporter.token)
             is_new = self._record_request(request)
@@ -161,7 +161,7 @@ class StorageCommitment:
         except (QCError, SQLAlchemyError) as error:
             raise RefusedRequestError(PROCESSING_FAILURE, "database cannot be used") from error
 
-    def _reporter(self, event: Any) -> SameAssociationReporter:
+    def _same_association_reporter(self, event: Any) -> SameAssociationReporter:
         """The association's reporter, made with its first request, always in its own thread."""
         association: Acceptor = event.assoc
         reporter = association.interceptor
@@ -171,9 +171,9 @@ class StorageCommitment:
         return reporter
 
 
-def _is_reporter(event: Any) -> bool:
+def _may_only_report(event: Any) -> bool:
     """Whether the caller may do nothing but report."""
-    return bool(event.assoc.permitted == REPORTER)
+    return bool(event.assoc.permitted == REPORTING_OPERATIONS)
 
 
 def _read_report(event: Any) -> Report:

@@ -459,7 +459,7 @@ class JobRow(Base):
     updated_at: Mapped[datetime]
 
 
-class AssociationLease(Base):
+class ExamHold(Base):
     """An association that stored to an exam holds it open until it ends or this expires."""
 
     __tablename__ = "association_lease"
@@ -498,7 +498,7 @@ class Peer(Base):
     approved_at: Mapped[datetime]
 
 
-class Caller(Base):
+class CallerRow(Base):
     """A caller that was refused, whom it called the last time, and why it was refused then."""
 
     __tablename__ = "caller"

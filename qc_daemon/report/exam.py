@@ -31,7 +31,7 @@ from qc_daemon.report.source_file import read_header
 from qc_daemon.report.sr.biometry import MachineReport, MachineValue
 from qc_daemon.report.sr.document import build_sr
 from qc_daemon.report.summary.pdf import summary_pdf
-from qc_daemon.report.summary.summary import ExamSummary, ImageKey, SummaryImage, rank, summarise
+from qc_daemon.report.summary.summary import ExamSummary, ImageKey, SummaryImage, summarise
 from qc_daemon.report.summary.text import compose_page
 from qc_daemon.routing import Routes, Traits
 from qc_daemon.settings import ReportSettings, Settings
@@ -112,13 +112,13 @@ def destinations(
 def best_per_view(findings: Iterable[ReportedFinding]) -> list[ReportedFinding]:
     """The findings of one instance worth an overlay: the best of each view.
 
-    Best is the most probably standard, then the surest view. Frames of no assessed view are shown
+    Best is what ranks highest (`model.finding.quality_rank`). Frames of no assessed view are shown
     only where there is nothing else.
     """
     best: dict[View, ReportedFinding] = {}
     for each in findings:
         view = each.finding.judgement.view
-        if view not in best or rank(each.finding) > rank(best[view].finding):
+        if view not in best or each.finding.judgement.rank > best[view].finding.judgement.rank:
             best[view] = each
     assessed = [each for view, each in best.items() if view is not View.OTHER]
     return sorted(assessed or best.values(), key=lambda each: each.finding.frame)

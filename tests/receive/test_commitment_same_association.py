@@ -19,8 +19,13 @@ from qc_daemon.receive.access import AccessPolicy, Caller, ReportingDestinations
 from qc_daemon.receive.back_pressure import Level
 from qc_daemon.records.commitment import scu
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import Caller as CallerRow
-from qc_daemon.records.tables import JobKind, JobRow, OutgoingCommitment, OutgoingCommitmentItem
+from qc_daemon.records.tables import (
+    CallerRow,
+    JobKind,
+    JobRow,
+    OutgoingCommitment,
+    OutgoingCommitmentItem,
+)
 from qc_daemon.settings import DestinationSettings, PeerSettings
 from tests.support.dicom_objects import US, ultrasound
 from tests.support.pacs import associate_with_roles, send_commitment_report

@@ -14,7 +14,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from sqlalchemy import select
 
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import AssociationLease, Exam, Instance, JobRow, Revision
+from qc_daemon.records.tables import Exam, ExamHold, Instance, JobRow, Revision
 from qc_daemon.spool.spool import Spool
 from tests.support.dicom_objects import ultrasound
 from tests.support.peers import association, store
@@ -52,7 +52,7 @@ def receivers(service: Service) -> list[int]:
 
 def holders(service: Service) -> set[str]:
     """The processes that exams are held by, as association tokens name them."""
-    return {lease.token.rpartition("/")[0] for lease in rows(service, AssociationLease)}
+    return {hold.token.rpartition("/")[0] for hold in rows(service, ExamHold)}
 
 
 class Open:

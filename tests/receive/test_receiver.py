@@ -30,7 +30,7 @@ from qc_daemon.observe import log
 from qc_daemon.receive import presentation_contexts
 from qc_daemon.receive.identifiers import file_head
 from qc_daemon.receive.mpps import MPPS
-from qc_daemon.records.tables import AssociationLease, Exam, Instance, JobRow, Revision
+from qc_daemon.records.tables import Exam, ExamHold, Instance, JobRow, Revision
 from tests.support import raw_dimse
 from tests.support.dicom_objects import CANARY_ID, US, US_RETIRED, ultrasound
 from tests.support.peers import association, store
@@ -402,20 +402,20 @@ def test_without_the_database_a700_and_recovery(receiver: RunningReceiver) -> No
 def test_association_holds_its_exam_until_it_ends(receiver: RunningReceiver) -> None:
     with association(receiver.port) as assoc:
         assoc.send_c_store(ultrasound())
-        (hold,) = receiver.rows(AssociationLease)
+        (hold,) = receiver.rows(ExamHold)
         receiver.scp.renew_holds()
-        (renewed,) = receiver.rows(AssociationLease)
+        (renewed,) = receiver.rows(ExamHold)
         assert renewed.token == hold.token
         assert renewed.expires_at >= hold.expires_at
-    eventually(lambda: not receiver.rows(AssociationLease))
+    eventually(lambda: not receiver.rows(ExamHold))
 
 
 def test_lost_connection_ends_the_hold(receiver: RunningReceiver) -> None:
     with association(receiver.port) as assoc:
         assoc.send_c_store(ultrasound())
-        assert receiver.rows(AssociationLease)
+        assert receiver.rows(ExamHold)
         assoc.abort()
-        eventually(lambda: not receiver.rows(AssociationLease))
+        eventually(lambda: not receiver.rows(ExamHold))
 
 
 def test_connection_lost_inside_an_object_leaves_nothing(receiver: RunningReceiver) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from qc_daemon.receive import Receiver, Spool
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import AssociationLease, Exam, Instance, JobRow, Revision
+from qc_daemon.records.tables import Exam, ExamHold, Instance, JobRow, Revision
 
 
 @dataclass
@@ -28,5 +28,5 @@ class RunningReceiver:
         return sorted(path for path in self.spool.root.rglob("*") if path.is_file())
 
     def nothing_recorded(self) -> bool:
-        tables = (Exam, Instance, Revision, JobRow, AssociationLease)
+        tables = (Exam, Instance, Revision, JobRow, ExamHold)
         return not any(self.rows(table) for table in tables)

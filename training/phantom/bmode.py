@@ -51,7 +51,7 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class BModeImage:
     """Grey levels 0..255 and the share of echo that shadows let through; shape (height, width)."""
 
     grey: Floats
@@ -59,7 +59,7 @@ class Picture:
     mask: npt.NDArray[np.bool_]
 
 
-def acquire(scene: Scene, machine: Machine, rng: np.random.Generator) -> Picture:
+def acquire(scene: Scene, machine: Machine, rng: np.random.Generator) -> BModeImage:
     """Scan the scene."""
     sector = scene.sector
     radius, angle = sector.polar()
@@ -119,7 +119,7 @@ def acquire(scene: Scene, machine: Machine, rng: np.random.Generator) -> Picture
     picture = _blur(picture, machine)
     picture = np.power(picture, np.float32(machine.gamma)) * np.float32(255)
     picture[~mask] = 0
-    return Picture(np.asarray(picture, np.float32), np.asarray(passed), mask)
+    return BModeImage(np.asarray(picture, np.float32), np.asarray(passed), mask)
 
 
 def _pulse(field: Floats, lateral: float, axial: float) -> Floats:

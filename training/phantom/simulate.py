@@ -10,7 +10,7 @@ from detector.anatomy import LABELS, View
 from detector.boxes import Box
 from detector.frame import Pixels
 from training.phantom.anatomy import other
-from training.phantom.bmode import Picture, acquire
+from training.phantom.bmode import BModeImage, acquire
 from training.phantom.defects import APPLICABLE, Defect, truth
 from training.phantom.machine_marks import burn_in
 from training.phantom.plan import ANATOMY, Plan, choose_defects, plan
@@ -184,7 +184,9 @@ def _complete(scene: Scene, plan: Plan) -> bool:
     )
 
 
-def _visible_boxes(structures: dict[str, Points], picture: Picture) -> tuple[tuple[str, Box], ...]:
+def _visible_boxes(
+    structures: dict[str, Points], picture: BModeImage
+) -> tuple[tuple[str, Box], ...]:
     """Boxes tight around the visible part of each structure, in the vocabulary's order."""
     clear = picture.mask & (picture.transmission > _MIN_TRANSMISSION)
     visible = clear.astype(np.uint8)

@@ -17,14 +17,14 @@ from training.data.prepared import ModelInput, PreparedSample
 from training.data.samples import Sample
 
 CRITERIA = tuple(sorted({rule.code for rules in RULES.values() for rule in rules}))
-"""Codes of the criteria of all views, in the order of `Batch.criteria`."""
+"""Codes of the criteria of all views, in the order of `SpatialClipBatch.criteria`."""
 NO_VIEW = -1
 """View index of a picture whose view is unknown: it has no loss of the view and is no evidence of
 its accuracy."""
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class SpatialClipBatch:
     """What SpatialCLIP sees of B samples, and what is true of them."""
 
     inputs: Inputs
@@ -42,7 +42,7 @@ def make_batch(
     preprocessor: Preprocessor,
     generator: np.random.Generator | None = None,
     clean_fraction: float = 0.0,
-) -> Batch:
+) -> SpatialClipBatch:
     """The batch of the items in their order.
 
     With a generator they are augmented at random, but for the `clean_fraction` of them, some of
@@ -66,7 +66,7 @@ def make_batch(
         [each.description for each in inputs],
     )
     has_features = bool(items) and bool(items[0].augmented)
-    return Batch(
+    return SpatialClipBatch(
         Inputs(
             torch.from_numpy(np.stack(pictures)).float()
             if has_features

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from model.spatialclip.network import SpatialClip, SpatialClipOutput
 from model.spatialclip.stages import Stage
 from training.recipes import SpatialClipRecipe
-from training.train.batches import CRITERIA, NO_VIEW, Batch
+from training.train.batches import CRITERIA, NO_VIEW, SpatialClipBatch
 from training.train.precision import autocast
 
 ONE_MODALITY = torch.eye(3, dtype=torch.bool)
@@ -38,7 +38,7 @@ class CriteriaHeads(nn.Module):
 def spatialclip_loss(
     network: SpatialClip,
     heads: CriteriaHeads,
-    batch: Batch,
+    batch: SpatialClipBatch,
     recipe: SpatialClipRecipe,
     stage: Stage,
     present: Tensor,
@@ -109,7 +109,7 @@ def spatialclip_loss(
 
 
 def jpeg_consistency(
-    network: SpatialClip, features: tuple[Tensor, Tensor, Tensor], batch: Batch
+    network: SpatialClip, features: tuple[Tensor, Tensor, Tensor], batch: SpatialClipBatch
 ) -> Tensor | None:
     """() mean squared difference between the logits of pictures and of their JPEG copies, from all
     modalities and from the image alone; None where the batch has no copies.

@@ -298,11 +298,11 @@ def accept_without(session: Session, destination: str, now: datetime) -> list[in
     return [each for each in ids if jobs.mark_committed(session, each, now)]
 
 
-def reject(session: Session, destination: str, error: QCError, now: datetime) -> list[int]:
+def quarantine_sent(session: Session, destination: str, error: QCError, now: datetime) -> list[int]:
     """Quarantine what is sent to something that is no destination any more; the jobs' ids."""
     ids = _lock_sent_ids(session, destination)
     for each in ids:
-        jobs.reject(session, each, error, now)
+        jobs.quarantine_sent(session, each, error, now)
     return ids
 
 

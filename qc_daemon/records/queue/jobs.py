@@ -31,7 +31,7 @@ Transitions, all there are:
                                            (death counted)
     leased                    dead         fail RETRY, attempts used up
     leased                    quarantined  fail QUARANTINE; deaths used up (worker-deaths)
-    sent                      quarantined  reject
+    sent                      quarantined  quarantine_sent
     ready, leased, sent       dead         cancel
     ready, sent, dead,        ready        retry: at once, counts reset
     quarantined
@@ -523,7 +523,7 @@ def postpone_request(
     )
 
 
-def reject(session: Session, job_id: int, error: QCError, now: datetime) -> None:
+def quarantine_sent(session: Session, job_id: int, error: QCError, now: datetime) -> None:
     """Quarantine a sent job whose commitment cannot be requested."""
     _set_sent(
         session,

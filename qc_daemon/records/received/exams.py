@@ -20,9 +20,9 @@ from qc_daemon.records.received.revisions import (
 from qc_daemon.records.results import measurements
 from qc_daemon.records.results.measurements import MeasuredReport
 from qc_daemon.records.tables import (
-    AssociationLease,
     ClosedBy,
     Exam,
+    ExamHold,
     ExamOutcome,
     ExamState,
     Finding,
@@ -87,7 +87,7 @@ def hold_open(
     """Hold the exam open until the association, which has stored to it, ends or `expires`."""
     insert_or_update(
         session,
-        AssociationLease,
+        ExamHold,
         {"token": association, "exam_id": exam_id, "expires_at": max(now, expires)},
         ("token", "exam_id"),
     )
@@ -95,7 +95,7 @@ def hold_open(
 
 def end_association(session: Session, association: str) -> None:
     """Hold no exam open any more for an association that was released, aborted or lost."""
-    session.execute(delete(AssociationLease).where(AssociationLease.token == association))
+    session.execute(delete(ExamHold).where(ExamHold.token == association))
 
 
 def count_open(session: Session) -> int:
@@ -116,7 +116,7 @@ def close_due(
     but for one that then waits for a file that is gone: its findings open the exam again. A report
     job is inserted if there are findings and they differ from the last report's.
     """
-    session.execute(delete(AssociationLease).where(AssociationLease.expires_at <= now))
+    session.execute(delete(ExamHold).where(ExamHold.expires_at <= now))
     _reset_future_objects(session, now)
     quiet = now - timedelta(seconds=quiet_seconds)
     oldest = now - timedelta(minutes=max_open_minutes)
@@ -165,9 +165,9 @@ def _close_if_due(
             return False
         _close(session, exam_id, ClosedBy.MAX_OPEN, now)
         return True
-    leases = select(AssociationLease.token).where(AssociationLease.exam_id == exam_id)
-    is_held = _any(session, leases)
-    if exam.last_object_at <= quiet and not is_held:
+    holds = select(ExamHold.token).where(ExamHold.exam_id == exam_id)
+    has_hold = _any(session, holds)
+    if exam.last_object_at <= quiet and not has_hold:
         cause = ClosedBy.QUIET
     elif exam.opened_at <= oldest:
         cause = ClosedBy.MAX_OPEN

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import CursorResult, Delete, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from qc_daemon.records.tables import Caller, Peer
+from qc_daemon.records.tables import CallerRow, Peer
 from qc_daemon.records.upsert import execute_update, insert_once, insert_or_update
 
 # Callers stored in all, and of one address: a flood of invented titles from one machine drops only
@@ -78,15 +78,15 @@ def refused_callers(session: Session) -> list[RefusedCaller]:
     """The refused callers, latest first."""
     rows = session.execute(
         select(
-            Caller.ae_title,
-            Caller.address,
-            Caller.certificate,
-            Caller.attempts,
-            Caller.first_seen_at,
-            Caller.last_seen_at,
-            Caller.called_ae,
-            Caller.reason,
-        ).order_by(Caller.last_seen_at.desc(), Caller.id.desc())
+            CallerRow.ae_title,
+            CallerRow.address,
+            CallerRow.certificate,
+            CallerRow.attempts,
+            CallerRow.first_seen_at,
+            CallerRow.last_seen_at,
+            CallerRow.called_ae,
+            CallerRow.reason,
+        ).order_by(CallerRow.last_seen_at.desc(), CallerRow.id.desc())
     )
     return [RefusedCaller(*row) for row in rows]
 
@@ -101,34 +101,38 @@ def record_refusals(session: Session, callers: Iterable[RefusedCaller]) -> None:
     for caller in ordered:
         if not _count_again(session, caller):
             values = {name: getattr(caller, name) for name in RefusedCaller.__slots__}
-            if insert_once(session, Caller, values, ("ae_title", "address")) is None:
+            if insert_once(session, CallerRow, values, ("ae_title", "address")) is None:
                 _count_again(session, caller)
     for address in sorted({caller.address for caller in ordered}):
-        of_address = select(Caller.id).where(Caller.address == address)
-        newest = of_address.order_by(Caller.last_seen_at.desc(), Caller.id.desc())
+        of_address = select(CallerRow.id).where(CallerRow.address == address)
+        newest = of_address.order_by(CallerRow.last_seen_at.desc(), CallerRow.id.desc())
         _delete(
             session,
-            delete(Caller).where(
-                Caller.address == address, Caller.id.not_in(newest.limit(MAX_CALLERS_PER_ADDRESS))
+            delete(CallerRow).where(
+                CallerRow.address == address,
+                CallerRow.id.not_in(newest.limit(MAX_CALLERS_PER_ADDRESS)),
             ),
         )
-    newest = select(Caller.id).order_by(Caller.last_seen_at.desc(), Caller.id.desc())
-    _delete(session, delete(Caller).where(Caller.id.not_in(newest.limit(MAX_CALLERS))))
+    newest = select(CallerRow.id).order_by(CallerRow.last_seen_at.desc(), CallerRow.id.desc())
+    _delete(session, delete(CallerRow).where(CallerRow.id.not_in(newest.limit(MAX_CALLERS))))
 
 
 def remove_caller(session: Session, ae_title: str, address: str) -> None:
     """Remove a caller from the list of refused ones."""
-    _delete(session, delete(Caller).where(Caller.ae_title == ae_title, Caller.address == address))
+    _delete(
+        session,
+        delete(CallerRow).where(CallerRow.ae_title == ae_title, CallerRow.address == address),
+    )
 
 
 def _count_again(session: Session, caller: RefusedCaller) -> bool:
     """Count a caller that is on the list; False if it is not."""
     statement = (
-        update(Caller)
-        .where(Caller.ae_title == caller.ae_title, Caller.address == caller.address)
+        update(CallerRow)
+        .where(CallerRow.ae_title == caller.ae_title, CallerRow.address == caller.address)
         .values(
-            attempts=Caller.attempts + caller.attempts,
-            certificate=func.coalesce(caller.certificate, Caller.certificate),
+            attempts=CallerRow.attempts + caller.attempts,
+            certificate=func.coalesce(caller.certificate, CallerRow.certificate),
             last_seen_at=caller.last_seen_at,
             called_ae=caller.called_ae,
             reason=caller.reason,

@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 
 from qc_daemon.records.queue.jobs import PENDING
 from qc_daemon.records.tables import (
-    AssociationLease,
     Exam,
+    ExamHold,
     Instance,
     JobKind,
     JobRow,
@@ -80,7 +80,7 @@ def _progress(session: Session, exam: Exam) -> Progress:
     scoring = select(func.count(JobRow.id)).where(
         JobRow.exam_id == exam.id, JobRow.kind == JobKind.SCORE, JobRow.state.in_(PENDING)
     )
-    leases = select(func.count(AssociationLease.token)).where(AssociationLease.exam_id == exam.id)
+    holds = select(func.count(ExamHold.token)).where(ExamHold.exam_id == exam.id)
     return Progress(
         exam_id=exam.id,
         patient_id=exam.patient_id,
@@ -93,7 +93,7 @@ def _progress(session: Session, exam: Exam) -> Progress:
         outcome=exam.outcome,
         report_revision=exam.report_revision,
         scoring=session.execute(scoring).scalar_one(),
-        associations=session.execute(leases).scalar_one(),
+        associations=session.execute(holds).scalar_one(),
         sent=tuple(_delivery_counts(session, exam.id)),
     )
 

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, aliased
 
 from detector.anatomy import View
 from detector.errors import Flag
+from model.finding import quality_rank
 from qc_daemon.records.listings import ExamFilter, Window
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.revisions import RevisionFacts, as_facts, select_facts
@@ -176,9 +177,8 @@ def iter_findings(
 
 
 def rank(finding: dict[str, Any]) -> tuple[float, float]:
-    """Sort key of findings of a view: the more probably standard is better, then the surer view."""
-    probability = finding["quality"]["probability"]
-    return (-1.0 if probability is None else probability, finding["view"]["probability"])
+    """`quality_rank` of a finding's JSON object."""
+    return quality_rank(finding["quality"]["probability"], finding["view"]["probability"])
 
 
 def best_of(bodies: Sequence[dict[str, Any]]) -> set[int]:

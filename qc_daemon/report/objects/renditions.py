@@ -30,7 +30,6 @@ from qc_daemon.report.sr.parse import parse_findings
 from qc_daemon.report.summary import words
 from qc_daemon.report.summary.fonts import load_font, wrap_text
 from qc_daemon.report.summary.language import ENGLISH, translations
-from qc_daemon.report.summary.summary import rank
 
 SERIES_NUMBER = 9906
 SERIES_DESCRIPTION = "Ultrasound image quality, report as a page (machine-made)"
@@ -172,7 +171,10 @@ def best_findings(findings: Sequence[Finding]) -> list[PageFinding]:
         key = (finding.sop_instance_uid, finding.judgement.view)
         groups.setdefault(key, []).append(finding)
     return [
-        PageFinding(max(of_view, key=rank), len({each.frame for each in of_view}))
+        PageFinding(
+            max(of_view, key=lambda each: each.judgement.rank),
+            len({each.frame for each in of_view}),
+        )
         for of_view in groups.values()
     ]
 

@@ -112,13 +112,6 @@ def summarise(
     )
 
 
-def rank(finding: Finding) -> tuple[float, float]:
-    """Sort key, larger is better: the probability of a standard view, then that of the view."""
-    judgement = finding.judgement
-    probability = -1.0 if judgement.probability is None else judgement.probability
-    return (probability, judgement.view_probability)
-
-
 def _is_shared(image: SummaryImage) -> bool:
     return Flag.OTHER_PATIENT_IN_STUDY in image.finding.judgement.flags
 
@@ -133,7 +126,7 @@ def _row(view: View, images: Sequence[SummaryImage]) -> ViewRow:
     status = min((ViewStatus(s.finding.judgement.quality) for s in images), key=_ORDER.index)
     of_status = [s for s in images if s.finding.judgement.quality == status.value]
     count = len({image.source.sop_instance_uid for image in images})
-    return ViewRow(view, status, max(of_status, key=lambda s: rank(s.finding)), count)
+    return ViewRow(view, status, max(of_status, key=lambda s: s.finding.judgement.rank), count)
 
 
 _ORDER = list(ViewStatus)

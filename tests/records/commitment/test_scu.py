@@ -324,7 +324,7 @@ def test_accept_without_finishes_and_reject_quarantines_sent_jobs(records) -> No
     with records.store.begin() as session:
         assert scu.accept_without(session, "pacs", records.now) == [first]
         error = QCError(ErrorCode.DELIVERY_REFUSED, "not in the settings")
-        assert scu.reject(session, "gone", error, records.now) == [second]
+        assert scu.quarantine_sent(session, "gone", error, records.now) == [second]
     assert job(records, first).state is JobState.DONE
     rejected = job(records, second)
     assert (rejected.state, rejected.error_code) == (

@@ -16,7 +16,7 @@ from model.spatialclip.stages import Stage
 from training.data.prepared import PreparedSample
 from training.data.samples import Origin, Sample
 from training.recipes import SpatialClipRecipe
-from training.train.batches import NO_VIEW, Batch, make_batch
+from training.train.batches import NO_VIEW, SpatialClipBatch, make_batch
 from training.train.losses import (
     ONE_MODALITY,
     CriteriaHeads,
@@ -37,7 +37,7 @@ def network() -> SpatialClip:
 
 
 @pytest.fixture(scope="module")
-def batch() -> Batch:
+def batch() -> SpatialClipBatch:
     items = []
     for number in range(4):
         pixels = np.full((PICTURE_SIZE, PICTURE_SIZE, 3), 60 * number, np.uint8)
@@ -49,7 +49,7 @@ def batch() -> Batch:
     return make_batch(items, Preprocessor(train_tokenizer(WORDS, 300), PICTURE_SIZE))
 
 
-def loss_of(network: SpatialClip, batch: Batch, **recipe: float) -> torch.Tensor:
+def loss_of(network: SpatialClip, batch: SpatialClipBatch, **recipe: float) -> torch.Tensor:
     present = torch.ones(4, 3, dtype=torch.bool)
     plain = SpatialClipRecipe(label_smoothing=0.0)
     heads = CriteriaHeads(network.config.dim)
@@ -67,7 +67,7 @@ def loss_of(network: SpatialClip, batch: Batch, **recipe: float) -> torch.Tensor
 
 
 def test_unimodal_weight_adds_the_quality_loss_of_each_modality(
-    network: SpatialClip, batch: Batch
+    network: SpatialClip, batch: SpatialClipBatch
 ) -> None:
     inputs = batch.inputs.arguments()
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_unimodal_weight_adds_the_quality_loss_of_each_modality(
 
 
 def test_gate_prior_weight_pulls_the_gates_to_their_prior(
-    network: SpatialClip, batch: Batch
+    network: SpatialClip, batch: SpatialClipBatch
 ) -> None:
     assert network.gate_proj is not None
     original = network.gate_proj.bias.detach().clone()
@@ -101,7 +101,7 @@ def test_gate_prior_weight_pulls_the_gates_to_their_prior(
 
 
 def test_contrastive_losses_use_the_features_of_hidden_modalities_too(
-    network: SpatialClip, batch: Batch
+    network: SpatialClip, batch: SpatialClipBatch
 ) -> None:
     """Modality dropout is of the heads; the contrastive losses compare the encoders' features."""
     heads = CriteriaHeads(network.config.dim)
@@ -119,7 +119,7 @@ def test_contrastive_losses_use_the_features_of_hidden_modalities_too(
 
 
 def test_a_picture_of_unknown_view_has_no_loss_of_the_view(
-    network: SpatialClip, batch: Batch
+    network: SpatialClip, batch: SpatialClipBatch
 ) -> None:
     """It once counted as one of none of the views."""
     unknown = torch.full_like(batch.view, NO_VIEW)
