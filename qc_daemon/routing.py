@@ -90,7 +90,7 @@ class Routes:
         return tuple(name for name in dict.fromkeys(ends[0]) if all(name in to for to in ends))
 
     def route(self, kind: str, traits: Iterable[Traits]) -> Route:
-        """Where an object goes of which these things are true, one `Traits` for each finding."""
+        """An object's destinations by the first rule that fits; a `Traits` for each finding."""
         all_traits = list(traits) or [Traits()]
         earlier: list[Miss] = []
         for rule in self._rules.get(kind, ()):

@@ -1,6 +1,6 @@
 """Bringing the catalogues up to date with what the code says: run as a module.
 
-New messages are added empty, for a translator; those no longer said are dropped.
+New messages are added empty, for a translator; those no longer used are dropped.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ _CODE = ("summary/text.py", "summary/words.py", "objects/overlay.py")
 _REPORT = Path(qc_daemon.report.__file__).parent
 
 
-def said() -> Catalog:
+def extract_messages() -> Catalog:
     """Every message of overlays and summaries, in English."""
     catalogue = Catalog()
     for name in _CODE:
@@ -38,7 +38,7 @@ def said() -> Catalog:
 
 
 def _tables() -> Iterator[str]:
-    """What is said out of tables."""
+    """The messages that stand in tables: fixes, faults, labels, codes, verdicts, omissions."""
     for rules in RULES.values():
         yield from (rule.fix for rule in rules)
     for fault in (*words.FAULTS.values(), words.GAIN_LOW, words.GAIN_HIGH):
@@ -52,7 +52,7 @@ def _tables() -> Iterator[str]:
     yield from (words.NOT_FOR_CLINICAL_USE, words.CANNOT_TELL)
 
 
-def updated(language: str) -> bytes:
+def update_catalogue(language: str) -> bytes:
     """The language's catalogue as a file that has each message of today and no other."""
     path = catalogue_path(language)
     before = Catalog(locale=language)
@@ -71,13 +71,13 @@ def updated(language: str) -> bytes:
         revision_date=_DATE,
         fuzzy=False,
     )
-    for message in said():
+    for message in extract_messages():
         if message.id:
             known = before.get(message.id)
             catalogue.add(message.id, known.string if known else None)
-    made = BytesIO()
-    write_po(made, catalogue, sort_output=True, width=100)
-    return made.getvalue()
+    output = BytesIO()
+    write_po(output, catalogue, sort_output=True, width=100)
+    return output.getvalue()
 
 
 def main() -> None:
@@ -85,7 +85,7 @@ def main() -> None:
     for language in LANGUAGES:
         if language != ENGLISH:
             catalogue_path(language).parent.mkdir(exist_ok=True)
-            catalogue_path(language).write_bytes(updated(language))
+            catalogue_path(language).write_bytes(update_catalogue(language))
 
 
 if __name__ == "__main__":

@@ -121,14 +121,14 @@ def delivery_tables() -> dict[str, str]:
     return {"outcomes": _outcomes(STORE), "http-outcomes": _outcomes(HTTP)}
 
 
-def renewed(text: str, tables: Mapping[str, str]) -> str:
+def replace_tables(text: str, tables: Mapping[str, str]) -> str:
     """The text with these tables as the code has them now. Raises KeyError for a lost mark."""
     for name, table in tables.items():
         marks = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
-        found = marks.search(text)
-        if found is None:
+        match = marks.search(text)
+        if match is None:
             raise KeyError(f"no marks for table {name}")
-        text = f"{text[: found.end(1)]}{table}\n{text[found.start(2) :]}"
+        text = f"{text[: match.end(1)]}{table}\n{text[match.start(2) :]}"
     return text
 
 
@@ -252,22 +252,24 @@ def _character_sets() -> str:
 
 
 def _cipher_suites() -> str:
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.minimum_version = min(MINIMUM_VERSIONS.values())
-    made.set_ciphers(CIPHERS)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = min(MINIMUM_VERSIONS.values())
+    context.set_ciphers(CIPHERS)
     return _table(
         ("TLS", "cipher suite"),
         sorted(
             (cipher["protocol"].removeprefix("TLSv"), f"`{cipher['name']}`")
-            for cipher in made.get_ciphers()
+            for cipher in context.get_ciphers()
         ),
     )
 
 
 def main() -> int:
     """Write the tables into the documents."""
-    for path, made in ((STATEMENT, tables()), (DELIVERY, delivery_tables())):
-        path.write_text(renewed(path.read_text(encoding="utf-8"), made), encoding="utf-8")
+    for path, current_tables in ((STATEMENT, tables()), (DELIVERY, delivery_tables())):
+        path.write_text(
+            replace_tables(path.read_text(encoding="utf-8"), current_tables), encoding="utf-8"
+        )
     return 0
 
 

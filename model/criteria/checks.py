@@ -206,8 +206,11 @@ def _absence_counts(
     picture: RegionImage,
     thresholds: CriteriaThresholds,
 ) -> bool:
-    """Whether "not detected" means "not visible": the detector knows the label, and detected the
-    view's other structures with enough confidence (`CriteriaThresholds.support`)."""
+    """Whether an undetected structure counts as not visible.
+
+    It does if the detector knows its label, and detected the view's other structures with enough
+    confidence (`CriteriaThresholds.support`).
+    """
     missing = [group for group in check.needs if visible.judge(picture.confidence(group)) is False]
     if not any(thresholds.detectable.issuperset(group) for group in missing):
         return False

@@ -120,7 +120,7 @@ def is_allowed(caller: Caller, settings: list[PeerRule], approved: list[PeerRule
 
 
 class ReportingDestinations:
-    """Destinations that call to report storage commitment, from their host's address.
+    """Finds the destinations that a caller may be, which comes to report storage commitment.
 
     A destination that is no peer may do nothing else.
     """

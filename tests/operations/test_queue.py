@@ -1,4 +1,4 @@
-"""Work that nobody does is told, work that somebody does is not."""
+"""`missing_worker` names the role whose jobs wait while no process has it."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -64,7 +64,7 @@ def ask(receiver: RunningReceiver) -> RunningReceiver:
     return receiver
 
 
-def said(receiver: RunningReceiver) -> list[int | None]:
+def failures(receiver: RunningReceiver) -> list[int | None]:
     return [row.failure for row in receiver.rows(OutgoingCommitmentItem)]
 
 
@@ -82,14 +82,14 @@ def report(
 def test_a_destination_may_call_to_report(requester: RunningReceiver, failure: int) -> None:
     commitment_report = report(requester, failure=failure)
     assert send_commitment_report(requester.port, commitment_report) == 0x0000
-    assert said(requester) == [failure]
+    assert failures(requester) == [failure]
     assert send_commitment_report(requester.port, commitment_report) == 0x0000
-    assert said(requester) == [failure]
+    assert failures(requester) == [failure]
 
 
 def test_a_destination_may_report_without_role_selection(requester: RunningReceiver) -> None:
     assert send_commitment_report(requester.port, report(requester), as_scp=False) == 0x0000
-    assert said(requester) == [0]
+    assert failures(requester) == [0]
 
 
 def test_that_is_all_it_may(requester: RunningReceiver) -> None:
@@ -122,12 +122,12 @@ def test_the_role_that_it_selects_is_granted(requester: RunningReceiver) -> None
 
 def test_strangers_may_not_report(requester: RunningReceiver) -> None:
     assert send_commitment_report(requester.port, report(requester), calling="STRANGER") is None
-    assert said(requester) == [None]
+    assert failures(requester) == [None]
 
 
 def test_a_report_counts_only_from_the_requested_destination(requester: RunningReceiver) -> None:
     assert send_commitment_report(requester.port, report(requester), calling="MODALITY") == UNKNOWN
-    assert said(requester) == [None]
+    assert failures(requester) == [None]
 
 
 def test_a_destination_that_is_a_peer_too_may_report_and_store(
@@ -138,14 +138,14 @@ def test_a_destination_that_is_a_peer_too_may_report_and_store(
     receiver = ask(start_receiver(destinations=[far], peer=[MODALITY, peer]))
     # It may be a cluster that calls from another address than the one it is called at.
     assert send_commitment_report(receiver.port, report(receiver)) == 0x0000
-    assert said(receiver) == [0]
+    assert failures(receiver) == [0]
 
 
 def test_an_unknown_transaction_is_refused(requester: RunningReceiver) -> None:
     assert (
         send_commitment_report(requester.port, report(requester, transaction="2.25.1")) == UNKNOWN
     )
-    assert said(requester) == [None]
+    assert failures(requester) == [None]
 
 
 def test_a_transaction_of_another_destination_is_none(
@@ -163,7 +163,7 @@ def test_what_is_no_report_is_refused(requester: RunningReceiver) -> None:
     empty = Dataset()
     empty.PatientID = "X"
     assert send_commitment_report(requester.port, empty) == UNKNOWN
-    assert said(requester) == [None]
+    assert failures(requester) == [None]
 
 
 def test_an_item_without_a_reason_has_failed(requester: RunningReceiver) -> None:
@@ -173,7 +173,7 @@ def test_an_item_without_a_reason_has_failed(requester: RunningReceiver) -> None
     information.TransactionUID = TRANSACTION
     information.FailedSOPSequence = [nameless, failed]
     assert send_commitment_report(requester.port, information) == 0x0000
-    assert said(requester) == [0x0110]
+    assert failures(requester) == [0x0110]
 
 
 def test_without_the_database_a_report_is_refused_for_a_retry(

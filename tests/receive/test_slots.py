@@ -36,7 +36,7 @@ def other(slots: AssociationSlots, *titles: str) -> "subprocess.Popen[str]":
     )
 
 
-def said(process: "subprocess.Popen[str]") -> str:
+def read_line(process: "subprocess.Popen[str]") -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
@@ -63,7 +63,7 @@ def test_no_cap_for_an_ae() -> None:
 def test_processes_share_the_slots(slots: AssociationSlots) -> None:
     assert slots.reserve("A") == 0
     with other(slots, "A", "A", "B", "C", "D") as process:
-        assert said(process) == "[1, None, 2, 3, None]"
+        assert read_line(process) == "[1, None, 2, 3, None]"
         assert slots.reserve("E") is None
         assert slots.count_by_process()[process.pid] == 3
         process.kill()

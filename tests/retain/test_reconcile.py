@@ -47,14 +47,14 @@ threading.Event().wait()
 """A receiver that is killed between the file's adoption and its row's transaction."""
 
 
-def found(storage: Storage, before: datetime | None = None, **options: Any) -> Any:
+def run_reconcile(storage: Storage, before: datetime | None = None, **options: Any) -> Any:
     return reconcile(storage.store, storage.spool.root, before or datetime.now(UTC), **options)
 
 
 def test_files_with_rows_are_in_order(storage: Storage) -> None:
     for _ in range(3):
         storage.receive()
-    result = found(storage)
+    result = run_reconcile(storage)
     assert (result.files, result.is_clean) == (3, True)
 
 
@@ -63,9 +63,9 @@ def test_a_young_file_has_a_row_or_is_too_young(storage: Storage) -> None:
     storage.receive(known, storage.file(known, hours_old=0))
     storage.file(hours_old=0)
     storage.file()
-    result = found(storage)
+    result = run_reconcile(storage)
     assert (result.files, result.young, result.orphans) == (3, 1, 1)
-    result = found(storage, margin=timedelta(0))
+    result = run_reconcile(storage, margin=timedelta(0))
     assert (result.files, result.young, result.orphans) == (3, 0, 2)
 
 
@@ -84,8 +84,8 @@ def test_a_kill_between_file_and_row_leaves_an_orphan_that_a_resend_heals(storag
     assert process.wait(30) == -signal.SIGKILL
     (orphan,) = (path for path in storage.spool.root.rglob("*.dcm"))
     # A start right now takes it for one whose row is on its way.
-    assert found(storage).is_clean
-    result = found(storage, datetime.now(UTC) + MARGIN + timedelta(minutes=1))
+    assert run_reconcile(storage).is_clean
+    result = run_reconcile(storage, datetime.now(UTC) + MARGIN + timedelta(minutes=1))
     assert result.orphan_paths == [orphan.relative_to(storage.spool.root).as_posix()]
     _age(orphan)
     assert [row["sha256"] for row in list_orphans(storage.settings)] == [orphan.stem]
@@ -108,7 +108,7 @@ def test_a_released_orphan_is_admitted_with_its_jobs(storage: Storage) -> None:
     ]
     facts = storage.facts(1)
     assert (facts.sop_instance_uid, facts.sha256) == ("1.2.3.77", orphan.stem)
-    assert found(storage).is_clean
+    assert run_reconcile(storage).is_clean
     with pytest.raises(QCError, match="no orphan"):
         release_orphans(storage.settings, [orphan.stem])
 
@@ -156,7 +156,7 @@ def test_missing_and_damaged_files_are_counted(storage: Storage) -> None:
     gone, short = storage.receive(), storage.receive()
     (storage.spool.root / gone.path).unlink()
     (storage.spool.root / short.path).write_bytes(b"short")
-    result = found(storage)
+    result = run_reconcile(storage)
     assert (result.missing, result.damaged) == (1, 1)
     assert result.missing_ids == [gone.revision_id, short.revision_id]
 
@@ -169,11 +169,11 @@ def test_a_file_left_by_a_crash_after_the_drop_is_removed(storage: Storage) -> N
             .where(Revision.id == dropped.revision_id)
             .values(dropped_at=datetime.now(UTC))
         )
-    assert found(storage).removed == 0
-    assert found(storage, fix=True).removed == 1
+    assert run_reconcile(storage).removed == 0
+    assert run_reconcile(storage, fix=True).removed == 1
     assert not (storage.spool.root / dropped.path).exists()
     assert (storage.spool.root / kept.path).exists()
-    assert found(storage).is_clean
+    assert run_reconcile(storage).is_clean
 
 
 def test_partial_files_of_interrupted_fetches_are_removed(storage: Storage) -> None:
@@ -181,7 +181,7 @@ def test_partial_files_of_interrupted_fetches_are_removed(storage: Storage) -> N
     for path in (old, new):
         path.write_bytes(b"x")
     _age(old)
-    found(storage, fix=True)
+    run_reconcile(storage, fix=True)
     assert (old.exists(), new.exists()) == (False, True)
 
 
@@ -192,18 +192,18 @@ def test_it_reads_in_pages_and_ends_at_stop(
     for _ in range(5):
         storage.receive()
     storage.file()
-    result = found(storage)
+    result = run_reconcile(storage)
     assert (result.files, result.orphans, result.missing) == (6, 1, 0)
     stop = threading.Event()
     stop.set()
-    assert found(storage, stop=stop).files == 0
+    assert run_reconcile(storage, stop=stop).files == 0
 
 
 def test_a_second_receipt_of_the_same_bytes_is_no_orphan(storage: Storage) -> None:
     dataset = ultrasound()
     storage.receive(dataset)
     storage.receive(dataset)
-    assert found(storage).is_clean
+    assert run_reconcile(storage).is_clean
 
 
 def test_orphans_are_counted_again_while_the_service_runs(

@@ -18,7 +18,7 @@ RULE = RetentionRule(timedelta(days=400), ("pacs",), ("pacs",))
 LATER = MONDAY + timedelta(days=401)
 
 
-def told(storage: Storage) -> None:
+def finish_all(storage: Storage) -> None:
     """Everything is scored, delivered and closed."""
     with storage.store.begin() as session:
         session.execute(update(Revision).values(state=RevisionState.SCORED))
@@ -33,7 +33,7 @@ def files(storage: Storage) -> list[Path]:
 def test_a_batch_at_a_time(storage: Storage) -> None:
     for _ in range(3):
         storage.receive()
-    told(storage)
+    finish_all(storage)
     assert drop_due(storage.store, storage.spool.root, RULE, MONDAY) == 0
     assert drop_due(storage.store, storage.spool.root, RULE, LATER, limit=2) == 2
     assert len(files(storage)) == 1
@@ -46,7 +46,7 @@ def test_a_crash_before_the_file_is_removed_is_fixed_at_the_next_start(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage.receive()
-    told(storage)
+    finish_all(storage)
 
     def crash(_path: Path) -> None:
         raise KeyboardInterrupt
@@ -62,7 +62,7 @@ def test_a_crash_before_the_file_is_removed_is_fixed_at_the_next_start(
 
 def test_without_the_database_nothing_is_dropped(storage: Storage) -> None:
     storage.receive()
-    told(storage)
+    finish_all(storage)
     database = Path(storage.settings.store.url.removeprefix("sqlite:///"))
     storage.store.close()
     database.rename(database.with_name("away"))
@@ -128,15 +128,15 @@ def test_who_must_hold_what_rules_route(
     rule: dict[str, Any], every: tuple[str, ...], fetchable: tuple[str, ...]
 ) -> None:
     old = {"name": "old", "objects": []}
-    found = RetentionRule.of(
+    retention_rule = RetentionRule.of(
         Settings(
             destination=[DICOM, FOLDER | {"objects": []}, old],
             rule=[{"name": "r", "objects": ["source"]} | rule],
         )
     )
-    assert found is not None
-    assert set(found.source_destinations) == set(every)
-    assert set(found.fetchable) == set(fetchable)
+    assert retention_rule is not None
+    assert set(retention_rule.source_destinations) == set(every)
+    assert set(retention_rule.fetchable) == set(fetchable)
 
 
 @pytest.mark.parametrize("days", ["-1", '"never"', "1.5"])

@@ -1,4 +1,5 @@
-"""A clinic without a network: a store and a spool, with what the other stages would have done."""
+"""An exam that is stored and scored, without a network: a store and a spool, as the stages before
+reporting leave them."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence

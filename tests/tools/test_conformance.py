@@ -35,7 +35,7 @@ def refusals(module: ModuleType, error: str) -> set[int]:
 )
 def test_the_tables_are_the_codes(path: Path, tables: Callable[[], dict[str, str]]) -> None:
     text = path.read_text(encoding="utf-8")
-    assert conformance.renewed(text, tables()) == text, "run python -m tools.conformance"
+    assert conformance.replace_tables(text, tables()) == text, "run python -m tools.conformance"
 
 
 def test_every_refusal_status_is_in_the_statement() -> None:
@@ -54,4 +54,4 @@ def test_every_refusal_status_is_in_the_statement() -> None:
 
 def test_a_missing_table_marker_is_an_error() -> None:
     with pytest.raises(KeyError, match="no marks for table"):
-        conformance.renewed("nothing here", conformance.tables())
+        conformance.replace_tables("nothing here", conformance.tables())

@@ -20,7 +20,7 @@ def is_counted(facts: Mapping[str, Any]) -> bool:
     return "data" in facts["training"].get("calibration", {})
 
 
-def learnt(facts: Mapping[str, Any], part: str) -> list[Row] | None:
+def training_rows(facts: Mapping[str, Any], part: str) -> list[Row] | None:
     """What the part and what it began with learnt from; None where its run did not count."""
     run = facts["training"][part]
     own = run["training"].get("data")
@@ -28,10 +28,10 @@ def learnt(facts: Mapping[str, Any], part: str) -> list[Row] | None:
     return None if own is None or before is None else [*own, *before]
 
 
-def evidence(facts: Mapping[str, Any]) -> str:
+def views_with_real_pictures(facts: Mapping[str, Any]) -> str:
     """The card's first sentence: which views have learnt from real pictures."""
-    rows = [row for part in PARTS for row in learnt(facts, part) or ()]
-    if any(learnt(facts, part) is None for part in PARTS):
+    rows = [row for part in PARTS for row in training_rows(facts, part) or ()]
+    if any(training_rows(facts, part) is None for part in PARTS):
         return "What its parts learnt from was not all recorded."
     real = _real(rows)
     views = [view for view in facts["views"] if any(row["view"] == view for row in real)]
@@ -88,7 +88,7 @@ A group is what must not be divided: an exam, a patient, or a picture with what 
 
 def limits(facts: Mapping[str, Any]) -> str:
     """What the counts say must not be expected."""
-    rows = [row for part in PARTS for row in learnt(facts, part) or ()]
+    rows = [row for part in PARTS for row in training_rows(facts, part) or ()]
     text = ""
     for view in facts["views"]:
         real = [row for row in _real(rows) if row["view"] == view]
@@ -106,8 +106,8 @@ def limits(facts: Mapping[str, Any]) -> str:
     return text
 
 
-def calibrating(facts: Mapping[str, Any]) -> str:
-    """Which pictures the calibration and its error are of."""
+def calibration_pictures(facts: Mapping[str, Any]) -> str:
+    """The pictures that the calibration and its error are of; whether a part learnt from some."""
     rows = facts["training"]["calibration"]["data"]
     judged = [row for row in rows if row["view"] != View.OTHER]
     statement = f"Calibration pictures: {_origins(judged)}."
@@ -118,17 +118,17 @@ def calibrating(facts: Mapping[str, Any]) -> str:
             " their place, as its networks judged them; the parts of this bundle learnt from most"
             " of these."
         )
-    learnt = facts["training"]["calibration"].get("learnt from")
-    if learnt is None:
+    overlap = facts["training"]["calibration"].get("learnt from")
+    if overlap is None:
         return statement + " Whether a part learnt from some of them was not recorded."
     return (
         statement
-        + f" Of the pictures given to calibrate on, a part learnt from {learnt or 'none'}."
+        + f" Of the pictures given to calibrate on, a part learnt from {overlap or 'none'}."
     )
 
 
-def calibrated_on(facts: Mapping[str, Any]) -> str:
-    """What the probability is worth."""
+def calibration_by_view(facts: Mapping[str, Any]) -> str:
+    """The pictures that the probability is calibrated on, view by view."""
     rows = [r for r in facts["training"]["calibration"]["data"] if r["view"] != View.OTHER]
     by_view = {
         view: _origins([row for row in rows if row["view"] == view])

@@ -102,7 +102,7 @@ SpatialCLIP on held-out groups, before calibration:
 |---|---|
 {validated}
 
-When the bundle was made. {_calibrating(facts)} View accuracy and what lies beyond the outlier
+When the bundle was made. {_calibration_set(facts)} View accuracy and what lies beyond the outlier
 threshold, which was set on these very pictures: {_set_on(facts)}
 
 | figure | value |
@@ -120,7 +120,7 @@ Isotonic must be better by two standard errors, on {MIN_PICTURES} pictures or mo
 Figures on phantoms of unseen seeds: `qc-model evaluate`, see docs/benchmarks.md.
 
 ## Limits
-{_data_limits(facts)}- {_calibrated_on(facts)} Elsewhere it is an estimate.{_PICTURES_UNLIKE}
+{_data_limits(facts)}- {_calibration_by_view(facts)} Elsewhere it is an estimate.{_PICTURES_UNLIKE}
   out-of-distribution and "review".
 {_compression(facts)}{_notes(facts)}{_simulated_only(facts)}
 ## Repeat it
@@ -243,10 +243,10 @@ All steps, with the phantoms and what the parts started from: training/make_bund
 """
 
 
-def _calibrating(facts: Mapping[str, Any]) -> str:
+def _calibration_set(facts: Mapping[str, Any]) -> str:
     """Which pictures the calibration and its error are of."""
     if data.is_counted(facts):
-        return data.calibrating(facts)
+        return data.calibration_pictures(facts)
     if "cross_validation" not in facts:
         return "Calibration pictures are held out, and no part learnt from them."
     real = facts["cross_validation"]["set 2"]["pictures"]
@@ -260,9 +260,9 @@ def _notes(facts: Mapping[str, Any]) -> str:
     return "".join(f"- {note}\n" for note in facts.get("notes", ()))
 
 
-def _calibrated_on(facts: Mapping[str, Any]) -> str:
+def _calibration_by_view(facts: Mapping[str, Any]) -> str:
     if data.is_counted(facts):
-        return data.calibrated_on(facts) + "."
+        return data.calibration_by_view(facts) + "."
     if "cross_validation" not in facts:
         return "The probability is calibrated on pictures that were not trained on."
     real = facts["cross_validation"]["set 2"]
@@ -302,7 +302,7 @@ Here sensitivity is the share of unmet ones found unmet, of those decided ("–"
 def _evidence(facts: Mapping[str, Any]) -> str:
     """Which views rest on real pictures."""
     if data.is_counted(facts):
-        return data.evidence(facts)
+        return data.views_with_real_pictures(facts)
     real = [view for view in facts["views"] if view in facts["real_views"]]
     if not real:
         return "Trained on simulations."

@@ -80,7 +80,7 @@ def prepare_all(plan: Plan, detectors: Sequence[Path]) -> list[PreparedSample]:
 def exclude_groups_of(
     items: Sequence[PreparedSample], held_out: Sequence[Sample]
 ) -> list[PreparedSample]:
-    """The items without held-out pictures and what was made of them, as negatives are."""
+    """The items of no held-out picture's group: no such picture, and no negative made of one."""
     groups = {sample.group for sample in held_out}
     return [item for item in items if item.sample.group not in groups]
 

@@ -319,7 +319,8 @@ def _is_earlier_object(
     own: type[ReportObjectRow],
     other: type[ReportObjectRow],
 ) -> ColumnElement[bool]:
-    """An earlier object of the exam, of the same kind, is on its way to the same destination."""
+    """Whether `earlier` still sends an earlier object of the same exam and kind, and to the same
+    destination; `own` and `other` are the two jobs' objects."""
     return and_(
         own.id == job.object_id,
         own.kind == other.kind,
@@ -398,7 +399,7 @@ def _last_image(session: Session, exam_id: int, destination: str) -> datetime | 
 
 
 def _advance_dependents(session: Session, row: Job | JobRow, now: datetime) -> None:
-    """What `_due` put behind this job is due again: the job will not be done in its time."""
+    """Make due the jobs that `_due` put behind this one, which will not be done in its time."""
     execute_update(
         session,
         update(JobRow)
@@ -738,7 +739,7 @@ def _expire_leases(
 
 
 def reset_future_jobs(session: Session, now: datetime) -> None:
-    """Make due what waits for a time that a clock, set back since, once showed."""
+    """Make due the jobs whose wait was set while the clock ran ahead, before it was set back."""
     ahead = now + CLOCK_SKEW
     for state in (JobState.READY, JobState.SENT):
         execute_update(

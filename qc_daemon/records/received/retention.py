@@ -204,7 +204,7 @@ def was_dropped(session: Session, revision_id: int) -> bool:
 
 
 def referenced_paths(session: Session, paths: Iterable[str]) -> dict[str, bool]:
-    """Of these files those that a row names, and whether any such row has not dropped its file."""
+    """Which of these files a row names; the value: whether a row needs it (has not dropped it)."""
     rows = session.execute(
         select(Revision.path, func.count(), func.count(Revision.dropped_at))
         .where(Revision.path.in_(list(paths)))

@@ -13,7 +13,7 @@ from model.finding import REVIEW
 from qc_daemon.report.objects.overlay import render_overlay
 from qc_daemon.report.summary.fonts import font_path
 from qc_daemon.report.summary.language import LANGUAGES, catalogue_path, translations
-from tools.catalogue import said, updated
+from tools.catalogue import extract_messages, update_catalogue
 
 Make = Callable[..., Any]
 FOREIGN = [language for language in LANGUAGES if language != "en"]
@@ -22,7 +22,7 @@ FOREIGN = [language for language in LANGUAGES if language != "en"]
 @pytest.mark.parametrize("language", FOREIGN)
 def test_catalogue_is_what_the_code_says(language: str) -> None:
     """Else: python -m tools.catalogue, and translate what is empty."""
-    assert catalogue_path(language).read_bytes() == updated(language)
+    assert catalogue_path(language).read_bytes() == update_catalogue(language)
 
 
 @pytest.mark.parametrize("language", FOREIGN)
@@ -30,7 +30,7 @@ def test_every_message_is_translated_with_its_fields(language: str) -> None:
     with catalogue_path(language).open("rb") as text:
         catalogue = read_po(text, locale=language)
     messages = [message for message in catalogue if message.id]
-    assert len(messages) == len(said())
+    assert len(messages) == len(extract_messages())
     for message in messages:
         translated = message.string if isinstance(message.string, tuple) else (message.string,)
         original = message.id[-1] if isinstance(message.id, tuple) else message.id
@@ -43,7 +43,7 @@ def test_every_message_is_translated_with_its_fields(language: str) -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_letter_can_be_drawn(language: str) -> None:
     t = translations(language)
-    words = [m.id if isinstance(m.id, str) else m.id[0] for m in said() if m.id]
+    words = [m.id if isinstance(m.id, str) else m.id[0] for m in extract_messages() if m.id]
     letters = set("".join(t.gettext(word) for word in words) + "×?·…:,()><%\N{NO-BREAK SPACE}")
     for bold in (False, True):
         with TTFont(font_path(language, bold=bold), lazy=True) as font:
