@@ -39,7 +39,7 @@ class Networks:
     describer: Path
     samples: Sequence[Sample]
 
-    def judged(
+    def predict_logits(
         self, change: Callable[[Pixels], Pixels] | None = None
     ) -> tuple[list[float], list[PreparedSample]]:
         """The logits of each fold's own networks for its pictures, fold by fold, and what they saw;
@@ -47,16 +47,18 @@ class Networks:
         logits: list[float] = []
         evidence: list[PreparedSample] = []
         with tempfile.TemporaryDirectory() as scratch:
-            for folder, held in self._folds():
-                pictures = held
+            for folder, fold_samples in self._folds():
+                pictures = fold_samples
                 if change is not None:
-                    pictures = [copied(sample, Path(scratch), change) for sample in held]
-                seen = small_spatialclip.prepare_out_of_fold(
+                    pictures = [
+                        write_changed_copy(sample, Path(scratch), change) for sample in fold_samples
+                    ]
+                prepared = small_spatialclip.prepare_out_of_fold(
                     pictures, self._detectors(), self.describer, Path(scratch), 0
                 )
                 preprocessor = Preprocessor.load(folder, small_spatialclip.PICTURE_SIZE)
-                logits += predict(load_spatialclip(folder), seen, preprocessor).logit.tolist()
-                evidence += seen
+                logits += predict(load_spatialclip(folder), prepared, preprocessor).logit.tolist()
+                evidence += prepared
         return logits, evidence
 
     def fold_of(self, sample: Sample) -> int:
@@ -79,12 +81,12 @@ def networks(parser: argparse.ArgumentParser) -> tuple[Networks, argparse.Namesp
     parser.add_argument("--cross-validation", type=Path, required=True, help="its folder")
     parser.add_argument("--describer", type=Path, required=True, help="folder of the describer")
     parser.add_argument("--fetus-framework", type=Path, required=True, help="the data set's folder")
-    asked = parser.parse_args()
-    samples = splits.load(None, asked.fetus_framework, [BOTH_CLASSES])
-    return Networks(asked.cross_validation, asked.describer, samples), asked
+    arguments = parser.parse_args()
+    samples = splits.load(None, arguments.fetus_framework, [BOTH_CLASSES])
+    return Networks(arguments.cross_validation, arguments.describer, samples), arguments
 
 
-def copied(sample: Sample, folder: Path, change: Callable[[Pixels], Pixels]) -> Sample:
+def write_changed_copy(sample: Sample, folder: Path, change: Callable[[Pixels], Pixels]) -> Sample:
     """The sample with its picture changed, kept in the folder without loss."""
     path = folder / f"{sample.image.stem}.png"
     Image.fromarray(change(read_picture(sample.image))).save(path)
@@ -95,17 +97,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--quality", type=int, default=90, help="of the copies, 1 to 100")
     parser.add_argument("--subsampling", default="4:2:2", help="4:4:4, 4:2:2 or 4:2:0")
-    unseen, asked = networks(parser)
+    unseen, arguments = networks(parser)
 
     def compressed(pixels: Pixels) -> Pixels:
         stream = io.BytesIO()
         Image.fromarray(pixels).save(
-            stream, "JPEG", quality=asked.quality, subsampling=asked.subsampling
+            stream, "JPEG", quality=arguments.quality, subsampling=arguments.subsampling
         )
         return np.asarray(Image.open(stream).convert("RGB"))
 
-    (before, seen), (after, _) = unseen.judged(), unseen.judged(compressed)
-    samples = [each.sample for each in seen]
+    (before, evidence), (after, _) = unseen.predict_logits(), unseen.predict_logits(compressed)
+    samples = [each.sample for each in evidence]
     calibration, _ = select_calibration(
         before, [float(s.standard) for s in samples], [s.group for s in samples]
     )
@@ -113,8 +115,9 @@ def main() -> None:
         np.subtract(calibration.calibrate_many(before), calibration.calibrate_many(after))
     )
     print(
-        f"JPEG {asked.quality}, {asked.subsampling}, {len(gaps)} pictures: P(standard) changes by"
-        f" {np.quantile(gaps, 0.95):.4f} at the 95th percentile, {gaps.max():.4f} at most"
+        f"JPEG {arguments.quality}, {arguments.subsampling}, {len(gaps)} pictures: P(standard)"
+        f" changes by {np.quantile(gaps, 0.95):.4f} at the 95th percentile,"
+        f" {gaps.max():.4f} at most"
     )
 
 

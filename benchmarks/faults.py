@@ -45,7 +45,7 @@ from tests.support.service import Service  # noqa: E402
 from tests.support.waiting import eventually  # noqa: E402
 from training.phantom.dicom import exam  # noqa: E402
 
-A_ROUND = 30
+KILLS_PER_ROUND = 30
 CINE_FRAMES = 2
 # Models load again after each kill of the daemon, on cores that may be busy.
 PATIENCE_SECONDS = 3600.0
@@ -54,23 +54,23 @@ console = Console()
 
 
 def main() -> int:
-    arguments = parsed()
+    arguments = parse_arguments()
     if arguments.fresh:
         shutil.rmtree(arguments.folder, ignore_errors=True)
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    rounds = planned(arguments.kills, arguments.daemon_kills)
-    done: list[dict[str, Any]] = []
+    rounds = plan_rounds(arguments.kills, arguments.daemon_kills)
+    round_results: list[dict[str, Any]] = []
     for number, (killed, daemons) in enumerate(rounds, 1):
-        kept = arguments.folder / f"round-{number}.json"
-        if not kept.is_file():
+        result_file = arguments.folder / f"round-{number}.json"
+        if not result_file.is_file():
             console.print(f"round {number} of {len(rounds)}: {killed} receivers, {daemons} daemons")
-            told = play(arguments, number, killed, daemons)
-            kept.write_text(json.dumps(told))
-        done.append(json.loads(kept.read_text()))
-    return tell(done)
+            result = run_round(arguments, number, killed, daemons)
+            result_file.write_text(json.dumps(result))
+        round_results.append(json.loads(result_file.read_text()))
+    return print_result(round_results)
 
 
-def parsed() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=50, help="of receivers")
     parser.add_argument("--daemon-kills", type=int, default=5, help="of the whole daemon")
@@ -82,9 +82,9 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def planned(kills: int, daemon_kills: int) -> list[tuple[int, int]]:
+def plan_rounds(kills: int, daemon_kills: int) -> list[tuple[int, int]]:
     """Kills of receivers and of the daemon in each round, spread evenly."""
-    rounds = max(1, -(-kills // A_ROUND), -(-daemon_kills // A_ROUND))
+    rounds = max(1, -(-kills // KILLS_PER_ROUND), -(-daemon_kills // KILLS_PER_ROUND))
     return [
         (
             kills * (part + 1) // rounds - kills * part // rounds,
@@ -94,10 +94,10 @@ def planned(kills: int, daemon_kills: int) -> list[tuple[int, int]]:
     ]
 
 
-def play(
+def run_round(
     arguments: argparse.Namespace, number: int, receivers: int, daemons: int
 ) -> dict[str, Any]:
-    """One round; what it came to."""
+    """Run one round; returns what was counted, as JSON values."""
     began = time.monotonic()
     rng = random.Random(f"{arguments.seed}:{number}")
     folder = arguments.folder / f"round-{number}"
@@ -120,16 +120,16 @@ def play(
             victims = ["receiver"] * receivers + ["daemon"] * daemons
             rng.shuffle(victims)
             sent = 0
-            for place, victim in enumerate(victims, 1):
+            for position, victim in enumerate(victims, 1):
                 # Something has come through since the last kill, else there is no load.
-                eventually(lambda so_far=sent: answered(senders) > so_far, PATIENCE_SECONDS)
-                sent = answered(senders)
+                eventually(lambda so_far=sent: count_answers(senders) > so_far, PATIENCE_SECONDS)
+                sent = count_answers(senders)
                 kill(service, victim, rng)
-                console.print(f"  {place}/{len(victims)} {victim} killed; {sent} acknowledged")
-            eventually(lambda: everything_once(senders), PATIENCE_SECONDS)
+                console.print(f"  {position}/{len(victims)} {victim} killed; {sent} acknowledged")
+            eventually(lambda: is_all_acknowledged(senders), PATIENCE_SECONDS)
         eventually(lambda: not count_jobs(service, "score", "ready", "leased"), PATIENCE_SECONDS)
         service.stop()
-        # Now the exams fall quiet, are told and delivered.
+        # Now the exams fall quiet, are reported and delivered.
         service.settings = settings(port, pacs, quiet=0)
         service.start()
         eventually(lambda: all_reported(service), PATIENCE_SECONDS)
@@ -146,7 +146,7 @@ def play(
     return {
         "receivers": receivers,
         "daemons": daemons,
-        "answers": answered(senders),
+        "answers": count_answers(senders),
         "seconds": time.monotonic() - began,
         "clean": result.clean,
         **asdict(result),
@@ -167,19 +167,19 @@ def kill(service: Service, victim: str, rng: random.Random) -> None:
         service.start()
 
 
-def answered(senders: list[PersistentSender]) -> int:
+def count_answers(senders: list[PersistentSender]) -> int:
     return sum(len(sender.acknowledged) for sender in senders)
 
 
-def everything_once(senders: list[PersistentSender]) -> bool:
+def is_all_acknowledged(senders: list[PersistentSender]) -> bool:
     return all(
         {str(each.SOPInstanceUID) for each in sender.objects} <= set(sender.acknowledged)
         for sender in senders
     )
 
 
-def tell(rounds: list[dict[str, Any]]) -> int:
-    """Print the sum of all rounds; the exit status."""
+def print_result(rounds: list[dict[str, Any]]) -> int:
+    """Print the sum of all rounds; returns the exit status."""
     table = Table(title="kill -9 under load")
     table.add_column("what")
     table.add_column("count", justify="right")

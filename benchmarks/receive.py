@@ -105,8 +105,8 @@ def main() -> None:
     options.add_argument("--kinds", help="kinds of object, by comma")
     arguments = options.parse_args()
     console = Console(width=140)
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.folder or Path.cwd()) as made:
-        results, limits = measure(Path(made), arguments, console)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.folder or Path.cwd()) as folder:
+        results, limits = measure(Path(folder), arguments, console)
     show(results, limits, console)
 
 
@@ -131,7 +131,7 @@ def measure(
                     rate = disk_limit(folder / "disk", shares)
                     limits[kind.name] = (rate, rate * size / 1e6)
                 for name in names:
-                    results.append(one(folder, name, kind, level, shares, size))
+                    results.append(measure_one(folder, name, kind, level, shares, size))
                     console.print(
                         f"{kind.name} at {level}: {name}"
                         f" {results[-1].objects_per_second:.1f} objects/s"
@@ -237,9 +237,9 @@ def disk_limit(folder: Path, shares: list[list[Path]]) -> float:
         thread.start()
     for thread in threads:
         thread.join()
-    taken = time.perf_counter() - started
+    seconds = time.perf_counter() - started
     shutil.rmtree(folder)
-    return len(paths) / taken
+    return len(paths) / seconds
 
 
 # Receivers.
@@ -260,7 +260,7 @@ class Receiver:
     def command(self) -> list[str]:
         raise NotImplementedError
 
-    def held(self) -> int:
+    def count_objects(self) -> int:
         """How many objects it holds."""
         raise NotImplementedError
 
@@ -299,9 +299,9 @@ class Receiver:
     def _watch(self) -> None:
         assert self.process is not None
         while not self._over.wait(0.2):
-            self.look()
+            self.read_peaks()
 
-    def look(self) -> None:
+    def read_peaks(self) -> None:
         """Take the peak resident memory of every process of it that handles associations."""
         assert self.process is not None
         for each in self.receivers(psutil.Process(self.process.pid)):
@@ -334,7 +334,7 @@ class QCDaemon(Receiver):
         time.sleep(2.0)
         return True
 
-    def held(self) -> int:
+    def count_objects(self) -> int:
         with sqlite3.connect(self.folder / "qc.db") as database:
             rows: int = database.execute("SELECT COUNT(*) FROM revision").fetchone()[0]
         files = len(list((self.folder / "spool").rglob("*.dcm")))
@@ -365,7 +365,7 @@ class Orthanc(Receiver):
         program = shutil.which("Orthanc") or "/usr/sbin/Orthanc"
         return [program, "orthanc.json"]
 
-    def held(self) -> int:
+    def count_objects(self) -> int:
         url = f"http://127.0.0.1:{self.http}/statistics"
         with urllib.request.urlopen(url, timeout=60) as reply:
             count: int = json.load(reply)["CountInstances"]
@@ -379,7 +379,7 @@ class StoreSCP(Receiver):
         (self.folder / "received").mkdir()
         return ["storescp", "--fork", "+xa", "-od", "received", "-aet", self.title, str(self.port)]
 
-    def held(self) -> int:
+    def count_objects(self) -> int:
         return len(list((self.folder / "received").iterdir()))
 
 
@@ -389,16 +389,18 @@ RECEIVERS = {"qc-daemon": QCDaemon, "Orthanc": Orthanc, "storescp": StoreSCP}
 # Sending.
 
 
-def one(
+def measure_one(
     folder: Path, name: str, kind: Kind, level: int, shares: list[list[Path]], size: float
 ) -> Result:
-    """Send all shares at once, one association each."""
+    """Send all shares to a fresh receiver at once, one association each; returns its rates."""
     count = sum(map(len, shares))
     with RECEIVERS[name](folder / "receiver") as receiver:
         times = send(folder, receiver, kind, shares)
-        receiver.look()
-        if receiver.held() != count or len(times) != count:
-            raise SystemExit(f"{name} holds {receiver.held()} of {count}, {len(times)} answered")
+        receiver.read_peaks()
+        if receiver.count_objects() != count or len(times) != count:
+            raise SystemExit(
+                f"{name} holds {receiver.count_objects()} of {count}, {len(times)} answered"
+            )
     seconds = max(end for _, end in times) - min(start for start, _ in times)
     each = sorted(1000 * (end - start) for start, end in times)
     return Result(
@@ -430,18 +432,18 @@ def send(
     times: list[tuple[float, float]] = []
     for sender, log in zip(senders, logs, strict=True):
         status = sender.wait(LIMIT_SECONDS)
-        told = log.read_text(errors="replace")
+        output = log.read_text(errors="replace")
         log.unlink()
         if status != 0:
-            raise SystemExit(f"storescu ended with {status}:\n{told[-2000:]}")
-        times += _times(told)
+            raise SystemExit(f"storescu ended with {status}:\n{output[-2000:]}")
+        times += _times(output)
     return times
 
 
-def _times(told: str) -> list[tuple[float, float]]:
+def _times(output: str) -> list[tuple[float, float]]:
     pairs = []
     started = 0.0
-    for line in told.splitlines():
+    for line in output.splitlines():
         moment, _, text = line.partition(" ")
         if text.startswith("Sending Store Request"):
             started = float(moment)

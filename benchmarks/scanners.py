@@ -125,7 +125,7 @@ def regression(seen: Floats, standard: Any) -> Any:
 
 def main() -> None:
     unseen, _ = networks(argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0]))
-    plain, evidence = unseen.judged()
+    plain, evidence = unseen.predict_logits()
     standard = np.array([bool(each.sample.standard) for each in evidence])
     groups = [each.sample.group for each in evidence]
     calibration, _ = select_calibration(plain, standard.astype(float).tolist(), groups)
@@ -137,7 +137,7 @@ def main() -> None:
     }
     table = Table("pictures", "AUROC", "ECE", "AUROC of confidences")
     for name, change in {"as they are": None, **CHANGES}.items():
-        logits, seen = (plain, evidence) if change is None else unseen.judged(change)
+        logits, seen = (plain, evidence) if change is None else unseen.predict_logits(change)
         found = classification.classification_metrics(
             calibration.calibrate_many(logits), standard, groups
         )

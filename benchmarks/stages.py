@@ -52,9 +52,9 @@ def main() -> None:
     arguments.add_argument(
         "--bundle", action="append", help="name or folder, repeatable; without it the default one"
     )
-    given = arguments.parse_args()
+    options = arguments.parse_args()
     judges = {
-        name: Judge.open(Bundle.open(name), device="cpu") for name in given.bundle or ["default"]
+        name: Judge.open(Bundle.open(name), device="cpu") for name in options.bundle or ["default"]
     }
     console = Console()
     threads = torch.get_num_threads()
@@ -62,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = write_exam(Path(folder) / "exam")
         phantoms = [p for p in paths if p.name.startswith("phantom")][:8]
-        stages = time_stages(judges, phantoms, given.repeat)
+        stages = time_stages(judges, phantoms, options.repeat)
         show("seconds an image, median", stages, console, "{:.4f}")
         memory = {"figure": peak_memory(Path(folder), paths, console)}
         show("peak resident memory, MiB", memory, console, "{:.0f}")
@@ -72,26 +72,26 @@ def time_stages(
     judges: dict[str, Judge], paths: list[Path], repeat: int
 ) -> dict[str, dict[str, float]]:
     """Median wall seconds of each stage by bundle, over phantom stills, one image at a time."""
-    taken: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in judges}
+    seconds: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in judges}
     with DecodeProcess(megabytes=4096, seconds=120, max_pixels=64_000_000) as decoder:
         for path in paths * (repeat + 1):
             for name, judge in judges.items():
-                time_image(path, judge, decoder, taken[name])
+                time_image(path, judge, decoder, seconds[name])
     # The first round warms up.
     return {
         name: {stage: statistics.median(values[len(paths) :]) for stage, values in stages.items()}
-        for name, stages in taken.items()
+        for name, stages in seconds.items()
     }
 
 
 def time_image(
-    path: Path, judge: Judge, decoder: DecodeProcess, taken: dict[str, list[float]]
+    path: Path, judge: Judge, decoder: DecodeProcess, seconds: dict[str, list[float]]
 ) -> None:
     @contextmanager
     def timed(stage: str) -> Iterator[None]:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         yield
-        taken[stage].append(time.perf_counter() - begun)
+        seconds[stage].append(time.perf_counter() - started)
 
     with timed("decode: summary and hash"):
         decoder.summary(path)
@@ -100,15 +100,15 @@ def time_image(
     pixels = crop(frame, frame.regions[0]).pixels
     size = [(pixels.shape[1], pixels.shape[0])]
     with timed("detect"):
-        found = judge.detector.detect([pixels])
+        detections = judge.detector.detect([pixels])
     with timed("describe"):
-        words = judge.describer.describe_batch(found, size)
+        words = judge.describer.describe_batch(detections, size)
     with timed("SpatialCLIP"):
-        look(judge, pixels, words, found, size)
+        run_spatialclip(judge, pixels, words, detections, size)
     findings = judge_frames([frame], judge, **uids(path))
     view = findings[0].judgement.view
     with timed("criteria"):
-        checks.judge(view, found[0], *size[0], pixels, judge.criteria_thresholds)
+        checks.judge(view, detections[0], *size[0], pixels, judge.criteria_thresholds)
     source = SourceInstance.of(header(path), "00" * 32)
     now = datetime.now(UTC)
     with timed("SR"):
@@ -118,8 +118,10 @@ def time_image(
 
 
 @torch.inference_mode()
-def look(judge: Judge, pixels: Any, words: Any, found: Any, size: Any) -> Any:
-    inputs = judge.preprocessor.batch([judge.preprocessor.letterbox(pixels)], words, found, size)
+def run_spatialclip(judge: Judge, pixels: Any, words: Any, detections: Any, size: Any) -> Any:
+    inputs = judge.preprocessor.batch(
+        [judge.preprocessor.letterbox(pixels)], words, detections, size
+    )
     return judge.spatialclip(**inputs.arguments())
 
 
@@ -157,16 +159,16 @@ def _processes(config: str) -> list[tuple[str, float]]:
         ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
     ).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]
-    wanted = {int(pid) for pid, _, command in rows if config in command and "serve" in command}
-    while more := {int(p) for p, parent, _ in rows if int(parent) in wanted} - wanted:
-        wanted |= more
-    found = []
+    pids = {int(pid) for pid, _, command in rows if config in command and "serve" in command}
+    while more := {int(p) for p, parent, _ in rows if int(parent) in pids} - pids:
+        pids |= more
+    peaks = []
     for pid, _, command in rows:
-        if int(pid) in wanted:
+        if int(pid) in pids:
             status = Path(f"/proc/{pid}/status").read_text()
             peak = re.search(r"VmHWM:\s+(\d+)", status)
-            found.append((_name(command), int(peak.group(1)) / 1024 if peak else 0.0))
-    return found
+            peaks.append((_name(command), int(peak.group(1)) / 1024 if peak else 0.0))
+    return peaks
 
 
 def _name(command: str) -> str:
