@@ -241,7 +241,7 @@ def results(
     """
     from qc_daemon.operations.exams import describe_exams
     from qc_daemon.operations.results import CSV_COLUMNS, TABLE_COLUMNS, read_findings
-    from qc_daemon.operations.store import Listing, parse_window
+    from qc_daemon.operations.shared import Listing, parse_window
     from qc_daemon.records.listings import ExamFilter
 
     settings, chosen = load(config), parse_format(format)

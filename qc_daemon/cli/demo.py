@@ -34,7 +34,7 @@ from qc_daemon.cli.output import make_table
 from qc_daemon.cli.send import send
 from qc_daemon.observe import log
 from qc_daemon.operations.results import finding_row
-from qc_daemon.operations.store import open_store
+from qc_daemon.operations.shared import open_store
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received import exams
 from qc_daemon.records.results import findings

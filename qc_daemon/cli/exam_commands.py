@@ -95,7 +95,7 @@ def _list_exams(
     format: str,
 ) -> None:
     from qc_daemon.operations.exams import EXAM_COLUMNS, EXAM_TABLE, list_exams
-    from qc_daemon.operations.store import parse_window
+    from qc_daemon.operations.shared import parse_window
 
     chosen = parse_format(format)
     window = parse_window(since, until, row_limit(limit, chosen))

@@ -11,7 +11,7 @@ from detector.plain_text import visible
 from qc_daemon.cli.output import FORMAT_HELP, TABLE_LIMIT, say
 
 if TYPE_CHECKING:
-    from qc_daemon.operations.store import Listing, Outcome
+    from qc_daemon.operations.shared import Listing, Outcome
 
 Config = Annotated[
     Path | None, typer.Option("--config", "-c", help="Settings file (TOML); see the README.")
@@ -49,7 +49,7 @@ def row_limit(limit: int | None, chosen: str) -> int:
 
 def first_page(rows: Sequence[dict[str, Any]], limit: int | None, chosen: str) -> "Listing":
     """The first rows, up to the limit, of a list that is in memory as a whole."""
-    from qc_daemon.operations.store import Listing, parse_window
+    from qc_daemon.operations.shared import Listing, parse_window
 
     most = parse_window(None, None, row_limit(limit, chosen)).limit
     return Listing(rows[:most], len(rows))

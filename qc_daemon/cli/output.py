@@ -56,7 +56,7 @@ def write_list(
     or CSV shows, in order; without, those of the first row. A value may be None or a list of texts.
     """
     # This import loads the database's libraries, which `--help` does not need.
-    from qc_daemon.operations.store import Listing
+    from qc_daemon.operations.shared import Listing
 
     names = list(columns) or list(rows[0] if rows else ())
     if format == "json":

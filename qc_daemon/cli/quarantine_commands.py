@@ -37,7 +37,7 @@ def quarantine_list(
         QUARANTINE_TABLE,
         list_quarantined,
     )
-    from qc_daemon.operations.store import parse_window
+    from qc_daemon.operations.shared import parse_window
 
     chosen = parse_format(format)
     window = parse_window(since, until, row_limit(limit, chosen))

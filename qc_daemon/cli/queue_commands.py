@@ -45,7 +45,7 @@ def queue_list(
     Example: qc-daemon queue list --destination pacs --state dead --since 2026-11-01
     """
     from qc_daemon.operations.queue import JOB_COLUMNS, JOB_TABLE, list_jobs, missing_worker
-    from qc_daemon.operations.store import open_store, parse_window
+    from qc_daemon.operations.shared import open_store, parse_window
 
     chosen = parse_format(format)
     window = parse_window(since, until, row_limit(limit, chosen))
@@ -93,7 +93,7 @@ def commitment_list(
 ) -> None:
     """List requests for storage commitment that are not reported, or those in the given states."""
     from qc_daemon.operations.commitments import COMMITMENT_COLUMNS, list_commitments
-    from qc_daemon.operations.store import parse_window
+    from qc_daemon.operations.shared import parse_window
 
     chosen = parse_format(format)
     window = parse_window(since, until, row_limit(limit, chosen))

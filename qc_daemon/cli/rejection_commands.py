@@ -21,7 +21,7 @@ def rejection_list(
 ) -> None:
     """List rejected images, also those taken back: why, by whom and when."""
     from qc_daemon.operations.rejections import REJECTION_COLUMNS, REJECTION_TABLE, list_rejections
-    from qc_daemon.operations.store import parse_window
+    from qc_daemon.operations.shared import parse_window
 
     chosen = parse_format(format)
     rows = list_rejections(load(config), parse_window(since, until, row_limit(limit, chosen)))

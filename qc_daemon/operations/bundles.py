@@ -8,7 +8,7 @@ from detector.errors import ErrorCode, QCError
 from detector.plain_text import visible
 from model.bundle.bundle import MANIFEST, locate, read_model_id, shipped_bundles, verify
 from model.finding import BundleId
-from qc_daemon.operations.store import open_store
+from qc_daemon.operations.shared import open_store
 from qc_daemon.records import schema
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.results import bundles

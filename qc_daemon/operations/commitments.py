@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from qc_daemon.operations.store import (
+from qc_daemon.operations.shared import (
     Listing,
     Outcome,
     describe_unchanged,

@@ -6,7 +6,7 @@ from typing import Any
 from pydicom.uid import UID
 
 from detector.console import UsageError
-from qc_daemon.operations.store import open_store
+from qc_daemon.operations.shared import open_store
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.results import destinations

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
-from qc_daemon.operations.store import Listing, open_store
+from qc_daemon.operations.shared import Listing, open_store
 from qc_daemon.receive.identifiers import HeaderError, data_set_offset, read_identity
 from qc_daemon.records import listings
 from qc_daemon.records.clock import Clock, utc_now

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
-from qc_daemon.operations.store import open_store
+from qc_daemon.operations.shared import open_store
 from qc_daemon.receive import access
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.received import peers

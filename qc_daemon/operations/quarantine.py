@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.operations.store import Listing, Outcome, open_store, parse_choices
+from qc_daemon.operations.shared import Listing, Outcome, open_store, parse_choices
 from qc_daemon.records import listings
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.listings import ALL, Window

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import select
 
-from qc_daemon.operations.store import (
+from qc_daemon.operations.shared import (
     Listing,
     Outcome,
     describe_unchanged,

@@ -12,7 +12,7 @@ from pydicom.sr.coding import Code
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
-from qc_daemon.operations.store import Listing, open_store
+from qc_daemon.operations.shared import Listing, open_store
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.listings import ALL, Window
 from qc_daemon.records.received.revisions import RevisionFacts

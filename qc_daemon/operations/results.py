@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any, Literal
 
-from qc_daemon.operations.store import open_store, parse_moment
+from qc_daemon.operations.shared import open_store, parse_moment
 from qc_daemon.records.listings import ExamFilter, Window
 from qc_daemon.records.results import findings
 from qc_daemon.records.results.findings import StoredFinding, best_of, rank

@@ -16,7 +16,7 @@ from typing import Any
 from pydicom.filereader import read_file_meta_info
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.operations.store import open_store
+from qc_daemon.operations.shared import open_store
 from qc_daemon.receive import Spool
 from qc_daemon.receive.identifiers import HeaderError, data_set_offset, read_identity
 from qc_daemon.records.clock import Clock, utc_now

@@ -24,7 +24,7 @@ from qc_daemon.cli.output import (
     write_list,
     write_record,
 )
-from qc_daemon.operations.store import Listing
+from qc_daemon.operations.shared import Listing
 from qc_daemon.records.received import peers
 from qc_daemon.records.received.peers import RefusedCaller
 from qc_daemon.records.store import Store
