@@ -83,7 +83,9 @@ class Queue(RuleBasedStateMachine):
         due = [key for key, job in self.expected.items() if self._is_due(job)]
         with self.store.begin() as session:
             job = jobs.claim(session, [JobKind.SCORE], "w", self.now, LEASE, POLICY.max_deaths)
-        assert (job and job.id) == (min(due) if due else None)
+            due_since = {each.id: each.not_before for each in jobs.listing(session)}
+        longest_due = min(due, key=lambda key: (due_since[key], key), default=None)
+        assert (job and job.id) == longest_due
         if job is None:
             return multiple()
         expected = self.expected[job.id]
