@@ -310,7 +310,7 @@ def test_an_unsupported_sop_class_is_quarantined_until_retried(
     delivery.deliver()
     assert delivery.states() == [("quarantined", ErrorCode.DELIVERY_REFUSED), ("done", None)]
     assert strange in list_destinations(delivery.settings)[0]["does not take"]
-    # Its administrator mends that; the dead letter is sent by command.
+    # Its administrator fixes that; the dead letter is sent by command.
     delivery.archive.stop()
     delivery.archive.options["UnknownSopClassAccepted"] = True
     delivery.archive.start()

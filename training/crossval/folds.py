@@ -70,7 +70,8 @@ def prepare_samples(
 
 
 def prepare_all(plan: Plan, detectors: Sequence[Path]) -> list[PreparedSample]:
-    """All pictures prepared, real ones first; cached in the parts that folds and styles read."""
+    """Prepare all pictures, real ones first; each of the two parts is cached as the folds and the
+    left-out styles read it."""
     return [
         *prepare_samples(plan, plan.real, detectors),
         *prepare_samples(plan, plan.spatialclip_extra, detectors),

@@ -319,7 +319,7 @@ def test_sent_jobs_can_be_cancelled_and_sent_again(records) -> None:
     assert send(records) == [second]
 
 
-def test_accept_without_finishes_and_reject_quarantines_sent_jobs(records) -> None:
+def test_sent_jobs_are_accepted_without_commitment_or_quarantined(records) -> None:
     first, second = deliver(records, "pacs", "gone")
     with records.store.begin() as session:
         assert scu.accept_without(session, "pacs", records.now) == [first]
