@@ -298,14 +298,6 @@ def accept_without(session: Session, destination: str, now: datetime) -> list[in
     return [each for each in ids if jobs.mark_committed(session, each, now)]
 
 
-def quarantine_sent(session: Session, destination: str, error: QCError, now: datetime) -> list[int]:
-    """Quarantine what is sent to something that is no destination any more; the jobs' ids."""
-    ids = _lock_sent_ids(session, destination)
-    for each in ids:
-        jobs.quarantine_sent(session, each, error, now)
-    return ids
-
-
 def prune(session: Session, before: datetime) -> int:
     """Delete requests of before a moment that no sent job waits for; returns how many.
 

@@ -31,7 +31,6 @@ Transitions, all there are:
                                            (death counted)
     leased                    dead         fail RETRY, attempts used up
     leased                    quarantined  fail QUARANTINE; deaths used up (worker-deaths)
-    sent                      quarantined  quarantine_sent
     ready, leased, sent       dead         cancel
     ready, sent, dead,        ready        retry: at once, counts reset
     quarantined
@@ -519,18 +518,6 @@ def postpone_request(
         now,
         alarms=row.alarms + 1,
         not_before=until,
-        error_code=error.code,
-        error_message=error.message,
-    )
-
-
-def quarantine_sent(session: Session, job_id: int, error: QCError, now: datetime) -> None:
-    """Quarantine a sent job whose commitment cannot be requested."""
-    _set_sent(
-        session,
-        job_id,
-        now,
-        state=JobState.QUARANTINED,
         error_code=error.code,
         error_message=error.message,
     )

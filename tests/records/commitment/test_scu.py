@@ -319,18 +319,12 @@ def test_sent_jobs_can_be_cancelled_and_sent_again(records) -> None:
     assert send(records) == [second]
 
 
-def test_sent_jobs_are_accepted_without_commitment_or_quarantined(records) -> None:
-    first, second = deliver(records, "pacs", "gone")
+def test_sent_jobs_are_accepted_without_commitment(records) -> None:
+    first, second = deliver(records, "pacs", "other")
     with records.store.begin() as session:
         assert scu.accept_without(session, "pacs", records.now) == [first]
-        error = QCError(ErrorCode.DELIVERY_REFUSED, "not in the settings")
-        assert scu.quarantine_sent(session, "gone", error, records.now) == [second]
     assert job(records, first).state is JobState.DONE
-    rejected = job(records, second)
-    assert (rejected.state, rejected.error_code) == (
-        JobState.QUARANTINED,
-        ErrorCode.DELIVERY_REFUSED,
-    )
+    assert job(records, second).state is JobState.SENT
 
 
 def test_lost_lease_marks_nothing_sent(records) -> None:
