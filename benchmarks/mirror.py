@@ -18,16 +18,18 @@ def main() -> None:
     parser.add_argument("--fetus-framework", type=Path, required=True, help="the data set's folder")
     parser.add_argument("--bundle", default="default")
     arguments = parser.parse_args()
-    found = splits.load(None, arguments.fetus_framework, None)
-    held = [s for s in splits.split_by_group(found, 0.1, 0)[1] if s.annotated]
+    samples = splits.load(None, arguments.fetus_framework, None)
+    unseen = [s for s in splits.split_by_group(samples, 0.1, 0)[1] if s.annotated]
     detector = YoloDetector.load(locate(arguments.bundle) / DETECTOR)
     for mirrored in (False, True):
         detector.mirrored = mirrored
-        figures = detection_metrics(match_regions(detector, held), [s.group for s in held])["map50"]
+        figures = detection_metrics(match_regions(detector, unseen), [s.group for s in unseen])[
+            "map50"
+        ]
         low, high = figures["interval"]
         how = "mirror image too" if mirrored else "picture alone"
         print(
-            f"{how}: mAP50 {figures['value']:.3f} ({low:.3f} to {high:.3f}), {len(held)} pictures"
+            f"{how}: mAP50 {figures['value']:.3f} ({low:.3f} to {high:.3f}), {len(unseen)} pictures"
         )
 
 

@@ -138,7 +138,7 @@ def main() -> None:
     table = Table("pictures", "AUROC", "ECE", "AUROC of confidences")
     for name, change in {"as they are": None, **CHANGES}.items():
         logits, seen = (plain, evidence) if change is None else unseen.predict_logits(change)
-        found = classification.classification_metrics(
+        metrics = classification.classification_metrics(
             calibration.calibrate_many(logits), standard, groups
         )
         sure, score = surest(seen), np.zeros(len(seen))
@@ -146,8 +146,8 @@ def main() -> None:
             score[folds == fold] = fitted.decision_function(sure[folds == fold])
         table.add_row(
             name,
-            cell(found["AUROC"]),
-            cell(found["ECE"]),
+            cell(metrics["AUROC"]),
+            cell(metrics["ECE"]),
             f"{auroc(score, standard):.3f}",
         )
     Console().print(table)

@@ -14,23 +14,23 @@ from tests.support.storage import Storage
 
 @pytest.fixture
 def storage(tmp_path: Path, url: str) -> Iterator[Storage]:
-    made = new_storage(tmp_path, url)
-    yield made
-    made.store.close()
+    storage = new_storage(tmp_path, url)
+    yield storage
+    storage.store.close()
 
 
 @pytest.fixture
 def sqlite_storage(tmp_path: Path) -> Iterator[Storage]:
-    made = new_storage(tmp_path, f"sqlite:///{tmp_path / 'qc.db'}")
-    yield made
-    made.store.close()
+    storage = new_storage(tmp_path, f"sqlite:///{tmp_path / 'qc.db'}")
+    yield storage
+    storage.store.close()
 
 
 @pytest.fixture
 def postgres_storage(tmp_path: Path, postgres_url: str) -> Iterator[Storage]:
-    made = new_storage(tmp_path, postgres_url)
-    yield made
-    made.store.close()
+    storage = new_storage(tmp_path, postgres_url)
+    yield storage
+    storage.store.close()
 
 
 def new_storage(folder: Path, url: str) -> Storage:

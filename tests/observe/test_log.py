@@ -52,7 +52,7 @@ def test_bound_and_context_values_are_dropped_too(stream: io.StringIO) -> None:
     assert CANARY not in stream.getvalue()
 
 
-def test_event_composed_from_values_is_withheld(stream: io.StringIO) -> None:
+def test_an_event_composed_from_values_has_no_text_in_the_log(stream: io.StringIO) -> None:
     log.get().info(f"stored object of {CANARY}")
     assert CANARY not in stream.getvalue()
     assert lines(stream)[0]["event"] == "event withheld"

@@ -212,5 +212,5 @@ def test_health_fails_without_the_supervisors_heartbeat(
     assert site.get("/health")[0] == 503
 
 
-def test_other_paths_are_not_found(site: Site) -> None:
+def test_another_path_has_status_404(site: Site) -> None:
     assert site.get("/../etc/passwd")[0] == 404

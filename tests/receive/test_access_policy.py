@@ -99,13 +99,13 @@ def test_a_range_covers_exactly_its_addresses(address: Any, network: Any) -> Non
 
 @given(network=ADDRESSES.map(str), title=st.text(max_size=20))
 def test_any_calling_title_is_printed_as_one_ae_title(network: str, title: str) -> None:
-    shown = printable(title)
-    assert 1 <= len(shown) <= 16
-    assert shown.isascii()
-    assert shown.isprintable()
-    assert "\\" not in shown
+    text = printable(title)
+    assert 1 <= len(text) <= 16
+    assert text.isascii()
+    assert text.isprintable()
+    assert "\\" not in text
     # What is shown can be approved, and stays itself.
-    assert PeerSettings(ae_title=shown, address=network).ae_title == shown == printable(shown)
+    assert PeerSettings(ae_title=text, address=network).ae_title == text == printable(text)
 
 
 NOW = datetime(2026, 3, 4, tzinfo=UTC)

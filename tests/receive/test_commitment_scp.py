@@ -68,10 +68,10 @@ class CommitmentSetup:
             pass
 
     def reporter(self) -> CommitmentReporter:
-        made = CommitmentReporter(self.receiver.store, self.settings, "reporter", self.now)
+        reporter = CommitmentReporter(self.receiver.store, self.settings, "reporter", self.now)
         # Each look comes a long time after the last.
-        made.breaker = CircuitBreaker(lambda: self.now().timestamp())
-        return made
+        reporter.breaker = CircuitBreaker(lambda: self.now().timestamp())
+        return reporter
 
     def report(self) -> None:
         """Send what is due."""

@@ -244,9 +244,9 @@ def test_negatives_of_one_source_alone(
     assert qc_model(*of_pictures)[0] == 0
     assert qc_model(*of_pictures)[0] == 2
     assert qc_model(*of_pictures, "--force")[0] == 0
-    made = read_samples(tmp_path / "n" / "samples.json")
-    assert len(made) == 3
-    assert {sample.view for sample in made} == {"OTHER"}
+    samples = read_samples(tmp_path / "n" / "samples.json")
+    assert len(samples) == 3
+    assert {sample.view for sample in samples} == {"OTHER"}
     (tmp_path / "us").mkdir()
     for name in ("gdcm-US-ALOKA-16.dcm",):
         (tmp_path / "us" / name).write_bytes((shared_data / "us_dicom" / name).read_bytes())

@@ -60,7 +60,7 @@ def end(records, job: Job, state: JobState) -> None:
 
 
 @pytest.fixture
-def amended(records):
+def amended_exam(records):
     """An exam whose report to the PACS is being tried again when an amended one is made."""
     records.image()
     publish(records, SR)
@@ -71,22 +71,22 @@ def amended(records):
     return records
 
 
-def test_amendment_waits_for_the_earlier_report(amended) -> None:
-    assert due(amended) == []
-    amended.wait(600)
-    (first,) = due(amended)
+def test_amendment_waits_for_the_earlier_report(amended_exam) -> None:
+    assert due(amended_exam) == []
+    amended_exam.wait(600)
+    (first,) = due(amended_exam)
     assert first.revision == 1
-    assert due(amended) == []
-    end(amended, first, JobState.DONE)
-    assert [job.revision for job in due(amended)] == [2]
+    assert due(amended_exam) == []
+    end(amended_exam, first, JobState.DONE)
+    assert [job.revision for job in due(amended_exam)] == [2]
 
 
 @pytest.mark.parametrize("state", [JobState.SENT, JobState.DEAD, JobState.QUARANTINED])
-def test_ended_job_delays_no_amendment(amended, state: JobState) -> None:
-    amended.wait(600)
-    (first,) = due(amended)
-    end(amended, first, state)
-    assert [job.revision for job in due(amended)] == [2]
+def test_ended_job_delays_no_amendment(amended_exam, state: JobState) -> None:
+    amended_exam.wait(600)
+    (first,) = due(amended_exam)
+    end(amended_exam, first, state)
+    assert [job.revision for job in due(amended_exam)] == [2]
 
 
 def test_another_kind_and_another_destination_do_not_wait(records) -> None:

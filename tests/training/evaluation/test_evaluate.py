@@ -102,18 +102,18 @@ def test_the_command_writes_a_report_of_each_set(samples: Path, tmp_path: Path) 
 def test_held_out_evaluates_only_those_groups(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "fetus_framework"
     every = splits.load(None, folder, ["set2_train"])
-    held = splits.split_by_group(every, 0.02, 3)[1]
-    assert 3 <= len(held) <= 40
+    held_out = splits.split_by_group(every, 0.02, 3)[1]
+    assert 3 <= len(held_out) <= 40
     done = qc_model(
         *("evaluate", "--count", 0, "--fetus-framework", folder, "--split", "set2_train"),
         *("--held-out", 0.02, "--seed", 3, "--worst", 500, "--out", tmp_path / "f.json"),
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "f.json").read_text())["sets"]["set2_train"]
-    assert found["pictures"] == len(held)
-    assert found["detector"]["pictures"] == sum(bool(sample.annotated) for sample in held)
-    names = {sample.image.name for sample in held}
-    assert {each["picture"] for each in found["failures"]} <= names
+    figures = json.loads((tmp_path / "f.json").read_text())["sets"]["set2_train"]
+    assert figures["pictures"] == len(held_out)
+    assert figures["detector"]["pictures"] == sum(bool(sample.annotated) for sample in held_out)
+    names = {sample.image.name for sample in held_out}
+    assert {each["picture"] for each in figures["failures"]} <= names
 
 
 @pytest.mark.parametrize(
