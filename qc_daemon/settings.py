@@ -385,7 +385,9 @@ class DestinationSettings(_Section):
     password: Secret | None = Field(
         default=None, description="`env:NAME` or `file:PATH` of the password (dicomweb)"
     )
-    folder: Path | None = Field(default=None, description="where files are written (folder)")
+    folder: Path | None = Field(
+        default=None, description="where files are written (folder); it has to be there"
+    )
     layout: Literal["flat", "study"] = Field(
         default="flat",
         description="of a folder: UID.dcm, or by day and exam, with PDFs and PNGs beside them",

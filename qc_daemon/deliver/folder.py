@@ -1,5 +1,8 @@
 """Delivers into a folder: a file is there whole, or not at all.
 
+The destination's own folder is never made here: where it is not there, a share may not be mounted,
+and what is written in its place would reach nobody.
+
 Layout `flat`: every object as UID.dcm. Layout `study`: a folder for each day, in it one for each
 exam that began on it, and beside a summary or an overlay the PDF or the PNG that it holds. No name
 says anything of the patient.
@@ -36,6 +39,18 @@ def file_name(name: str) -> str:
     return f"{_safe(name)}.dcm"
 
 
+def folder_problem(folder: Path) -> str | None:
+    """Why nothing can be written into a destination's folder, and the fix; None if it is there."""
+    try:
+        if folder.is_dir():
+            return None
+        if folder.exists():
+            return f"{folder} is not a folder; move it away, or name another folder"
+    except OSError as error:
+        return f"the folder {folder} cannot be reached: {(error.strerror or 'error').lower()}"
+    return f"the folder {folder} is not there; mount its share, or make the folder"
+
+
 def exam_folder(exam: Exam) -> Path:
     """Where the objects of an exam lie in layout `study`, relative to the destination's folder."""
     return Path(f"{exam.day:%Y-%m-%d}") / f"exam-{exam.id}_{_safe(exam.study_instance_uid)}"
@@ -65,10 +80,14 @@ class FolderTransport:
         self.by_study = destination.layout == "study"
 
     def send(self, outgoing: OutgoingObject) -> bool:
+        """As a transport's. Raises QCError: DELIVERY_UNREACHABLE where there is no such folder."""
         target, beside = self.folder / file_name(outgoing.name), None
         if self.by_study and outgoing.exam is not None:
             target = self.folder / exam_folder(outgoing.exam) / f"{_stem(outgoing)}.dcm"
             beside = plain_file(outgoing)
+        problem = folder_problem(self.folder)
+        if problem is not None:
+            raise QCError(ErrorCode.DELIVERY_UNREACHABLE, f"destination {self.name}: {problem}")
         try:
             if beside is not None:
                 suffix, content = beside
@@ -106,9 +125,7 @@ class FolderTransport:
 
     def _make_folder(self, folder: Path) -> None:
         """Make a folder below the destination's own, with the permissions of that one."""
-        if folder == self.folder:
-            private_files.make_folder(folder)
-        elif not folder.is_dir():
+        if folder != self.folder and not folder.is_dir():
             self._make_folder(folder.parent)
             folder.mkdir(mode=private_files.FOLDER_MODE, exist_ok=True)
             folder.chmod(0o7777 & self.folder.stat().st_mode)

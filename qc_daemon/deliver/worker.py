@@ -23,6 +23,7 @@ from qc_daemon.deliver.commitment_scp import (
 )
 from qc_daemon.deliver.commitment_scu import CommitmentRequester
 from qc_daemon.deliver.fallback import SopClassFallback
+from qc_daemon.deliver.folder import folder_problem
 from qc_daemon.deliver.pool import DestinationPool
 from qc_daemon.deliver.transport import ClassRefusedError, Convert, OutgoingObject, Transport
 from qc_daemon.job_runner import ClaimJob, JobHandler, JobRunner
@@ -239,6 +240,7 @@ def run(
     """
     breaker, refusals = CircuitBreaker(), CommitmentRefusals()
     pool = DestinationPool(settings.destination, settings.receive.ae_title, convert=convert)
+    _warn_of_missing_folders(settings)
     # So many threads that a destination which uses all its connections leaves some for the others.
     connections = sum(each.max_associations for each in settings.destination)
     count = min(max(connections, 1), _MAX_THREADS)
@@ -287,3 +289,15 @@ def run(
         thread.join()
     if failed:
         raise failed[0]
+
+
+def _warn_of_missing_folders(settings: Settings) -> None:
+    """Log at the start which destinations' folders are not there; objects for them wait."""
+    for each in settings.destination:
+        if each.kind != "folder" or each.folder is None:
+            continue
+        problem = folder_problem(each.folder)
+        if problem is not None:
+            log.get(role="deliver").warning(
+                "destination folder missing", destination=each.name, reason=problem
+            )

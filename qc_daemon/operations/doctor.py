@@ -16,6 +16,7 @@ from pynetdicom import AE
 from detector.console import UsageError
 from detector.errors import QCError
 from model.bundle.bundle import verify
+from qc_daemon.deliver.folder import folder_problem
 from qc_daemon.deliver.outcome import http_words
 from qc_daemon.dicom import dicomweb
 from qc_daemon.dicom.association import associate
@@ -349,9 +350,10 @@ def _check_certificate(tls: TLSSettings, clock: Clock = utc_now) -> str:
 
 def _check_destination(destination: DestinationSettings) -> str:
     if destination.folder is not None and destination.kind == "folder":
-        folder = destination.folder
-        existing = _require_writable(folder)
-        return f"{folder} is writable" if existing == folder else f"{folder} will be made"
+        problem = folder_problem(destination.folder)
+        if problem is not None:
+            raise OSError(0, problem)
+        return f"{_require_writable(destination.folder)} is writable"
     if destination.kind == "dicomweb":
         return _check_dicomweb(destination)
     _echo(destination, "QCDAEMON", 10)

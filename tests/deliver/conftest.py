@@ -23,6 +23,7 @@ def pacs() -> Iterator[Pacs]:
 def delivery(tmp_path: Path, pacs: Pacs) -> Iterator[Delivery]:
     spool = tmp_path / "spool"
     (spool / "incoming").mkdir(parents=True)
+    (tmp_path / "share").mkdir()
     settings = Settings(
         store={"url": f"sqlite:///{tmp_path / 'qc.db'}", "spool": spool},
         jobs={"backoff_seconds": 30, "poll_seconds": 0.05},

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydicom.uid import EncapsulatedPDFStorage, SecondaryCaptureImageStorage
 
-from detector.errors import ErrorCode, QCError
+from detector.errors import ErrorCode, FailureClass, QCError
 from qc_daemon.deliver.folder import FolderTransport, _stem, exam_folder, file_name
 from qc_daemon.deliver.transport import Exam, OutgoingObject
 from qc_daemon.settings import DestinationSettings
@@ -32,10 +32,9 @@ def outgoing(
 
 
 def test_written_whole_under_its_uid(tmp_path: Path) -> None:
-    folder = tmp_path / "new" / "share"
-    transport(folder).send(outgoing())
-    assert [path.name for path in folder.iterdir()] == ["1.2.3.dcm"]
-    assert (folder / "1.2.3.dcm").read_bytes() == b"object"
+    transport(tmp_path).send(outgoing())
+    assert [path.name for path in tmp_path.iterdir()] == ["1.2.3.dcm"]
+    assert (tmp_path / "1.2.3.dcm").read_bytes() == b"object"
 
 
 @pytest.mark.parametrize(("folder", "file"), [(0o755, 0o644), (0o750, 0o640), (0o700, 0o600)])
@@ -47,15 +46,31 @@ def test_file_has_the_read_permissions_of_the_folder(
     assert stat.S_IMODE((tmp_path / "1.2.3.dcm").stat().st_mode) == file
 
 
-def test_created_folder_is_private(tmp_path: Path) -> None:
-    transport(tmp_path / "new" / "share").send(outgoing())
-    for folder in (tmp_path / "new", tmp_path / "new" / "share"):
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+@pytest.mark.parametrize("layout", ["flat", "study"])
+def test_the_destinations_own_folder_is_never_made(tmp_path: Path, layout: str) -> None:
+    """Where a share is not mounted, what would be written in its place would reach nobody."""
+    folder = tmp_path / "mount" / "share"
+    folder_transport = FolderTransport(
+        DestinationSettings(name="share", kind="folder", folder=folder, layout=layout)
+    )
+    sent = replace(outgoing(), exam=Exam(12, "1.2.840.99", date(2026, 11, 2)))
+    with pytest.raises(QCError) as caught:
+        folder_transport.send(sent)
+    assert caught.value.code is ErrorCode.DELIVERY_UNREACHABLE
+    assert caught.value.failure_class is FailureClass.ALARM
+    assert caught.value.message == (
+        f"destination share: the folder {folder} is not there; mount its share, or make the folder"
+    )
+    assert not any(tmp_path.iterdir())
+    folder.mkdir(parents=True)
+    folder_transport.send(sent)
+    assert [path.suffix for path in folder.rglob("*.dcm")] == [".dcm"]
 
 
 def test_same_object_again_replaces_its_file(tmp_path: Path) -> None:
     stored = tmp_path / "stored.dcm"
     stored.write_bytes(b"from the spool")
+    (tmp_path / "share").mkdir()
     folder_transport = transport(tmp_path / "share")
     folder_transport.send(outgoing(payload=None, path=stored))
     folder_transport.send(outgoing(payload=None, path=stored))
@@ -79,10 +94,17 @@ def test_two_revisions_have_two_names() -> None:
     assert file_name("1.2.3") != file_name("1.2.3-r2") == "1.2.3-r2.dcm"
 
 
-def test_folder_that_cannot_be_created_is_tried_again(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_tried_again(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(QCError, match="cannot be written") as caught:
-        transport(tmp_path / "file" / "share").send(outgoing())
+    with pytest.raises(QCError, match="is not a folder; move it away") as caught:
+        transport(tmp_path / "file").send(outgoing())
+    assert caught.value.code is ErrorCode.DELIVERY_UNREACHABLE
+
+
+def test_a_folder_that_cannot_be_written_is_tried_again() -> None:
+    """Root may write everywhere, but not in /proc."""
+    with pytest.raises(QCError, match="share cannot be written: ") as caught:
+        transport(Path("/proc")).send(outgoing())
     assert caught.value.code is ErrorCode.DELIVERY_UNREACHABLE
 
 
@@ -169,6 +191,7 @@ class TestByStudy:
         report_object = OutgoingObject(
             EncapsulatedPDFStorage, "1.7", "1.2.840.10008.1.2.1", "1.7", path=stored
         )
+        (tmp_path / "share").mkdir()
         files = self.deliver(tmp_path / "share", report_object)
         assert list(files) == ["2026-11-02/exam-12_1.2.840.99/image_1.7.dcm"]
 

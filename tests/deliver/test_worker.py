@@ -292,6 +292,7 @@ def test_a_database_that_fails_meanwhile_is_not_the_destinations_fault(
         with monkeypatch.context() as broken:
             broken.setattr("qc_daemon.records.results.reports.deliverable", fails)
             assert delivery.deliverer().run_once()
+    (tmp_path / "archive").mkdir()
         delivery.now += timedelta(hours=2)
     assert delivery.states() == [("ready", ErrorCode.STORAGE)]
     assert list_destinations(delivery.settings)[0]["state"] == "ok"
@@ -419,3 +420,31 @@ def test_exception_in_a_thread_ends_run(
     monkeypatch.setattr(threading, "excepthook", lambda _args: None)
     with pytest.raises(ZeroDivisionError):
         run(delivery.store, delivery.settings, "test", threading.Event())
+def test_a_folder_that_is_not_there_is_logged_at_the_start(
+    delivery: Delivery, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its objects wait until it is, and are not written into one that we make."""
+    folder = delivery.settings.destination[1].folder
+    assert folder is not None
+    folder.rmdir()
+    delivery.admit(ultrasound(), destination="share")
+    stop = threading.Event()
+    thread = threading.Thread(target=run, args=(delivery.store, delivery.settings, "test", stop))
+    thread.start()
+    try:
+        waiting = [("ready", ErrorCode.DELIVERY_UNREACHABLE)]
+        eventually(lambda: delivery.states() == waiting)
+    finally:
+        stop.set()
+        thread.join(60)
+    assert not folder.exists()
+    logged = capsys.readouterr().out
+    assert "destination folder missing" in logged
+    assert f"the folder {folder} is not there; mount its share, or make the folder" in logged
+    assert list_destinations(delivery.settings)[1]["state"] == "failing"
+    folder.mkdir()
+    delivery.now += timedelta(hours=2)
+    delivery.deliverer().run_once()
+    assert delivery.states() == [("done", None)]
+
+

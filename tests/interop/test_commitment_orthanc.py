@@ -67,6 +67,7 @@ def setup(
     folder = tmp_path_factory.mktemp("setup")
     orthanc = Orthanc(orthanc_program, folder / "orthanc").start()
     settings = SETTINGS.format(port=orthanc.dicom_port)
+    (folder / "archive").mkdir()
     service = Service(folder, settings, roles=("receive", "deliver")).start()
     orthanc.send(
         "PUT",

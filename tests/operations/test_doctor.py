@@ -141,20 +141,32 @@ def test_a_dicomweb_destination_is_searched(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_serve_will_make_is_no_fault(tmp_path: Path) -> None:
-    share = DestinationSettings(name="share", kind="folder", folder=tmp_path / "new" / "share")
     settings = Settings(
         store=StoreSettings(
             url=f"sqlite:///{tmp_path / 'var' / 'qc.db'}", spool=tmp_path / "spool"
         ),
-        destination=[share],
     )
-    result = {each.name: each for each in examine(settings)}
-    assert result["database"] == CheckResult("database", True, "is not there yet; serve makes it")
-    assert result["destination share"].is_healthy
+    result = checked(settings, "database")
+    assert result == CheckResult("database", True, "is not there yet; serve makes it")
     assert not any(tmp_path.iterdir())
-    (tmp_path / "new").touch()
-    result = {each.name: each for each in examine(settings)}
-    assert "is not a folder" in result["destination share"].message
+
+
+def test_the_folder_of_a_destination_has_to_be_there(here: Settings, tmp_path: Path) -> None:
+    """As where a share is not mounted: the service would not make it either."""
+    folder = tmp_path / "share"
+    here.destination = [DestinationSettings(name="share", kind="folder", folder=folder)]
+    assert checked(here, "destination share") == CheckResult(
+        "destination share",
+        False,
+        f"the folder {folder} is not there; mount its share, or make the folder",
+    )
+    assert not folder.exists()
+    folder.touch()
+    assert "is not a folder" in checked(here, "destination share").message
+    folder.unlink()
+    folder.mkdir()
+    assert checked(here, "destination share").message == f"{folder} is writable"
+    assert not any(folder.iterdir())
 
 
 @pytest.mark.parametrize(("device", "healthy"), [("cpu", True), ("cuda:99", False)])
@@ -254,9 +266,9 @@ def test_a_spool_that_is_a_file_fails_the_check(here: Settings, tmp_path: Path) 
     assert "is not a folder" in checked(here, "spool").message
 
 
-def test_a_folder_that_cannot_be_made_fails_the_check(here: Settings) -> None:
+def test_a_folder_that_cannot_be_written_fails_the_check(here: Settings) -> None:
     """Rights do not tell: root may write everywhere, but not make a folder in /proc."""
-    here.destination = [DestinationSettings(name="x", kind="folder", folder=Path("/proc/x"))]
+    here.destination = [DestinationSettings(name="x", kind="folder", folder=Path("/proc"))]
     assert not checked(here, "destination x").is_healthy
     here.store.url = "sqlite:////proc/qc.db"
     assert not checked(here, "database").is_healthy
