@@ -32,6 +32,7 @@ class ErrorCode(StrEnum):
     DELIVERY_UNREACHABLE = "delivery-unreachable"
     DELIVERY_RESOURCES = "delivery-out-of-resources"
     DELIVERY_FAILED = "delivery-failed"
+    DELIVERY_ABORTED = "delivery-aborted"
     DELIVERY_FORBIDDEN = "delivery-forbidden"
     COMMITMENT_REFUSED = "commitment-refused"
     COMMITMENT_AWAITED = "commitment-awaited"
@@ -64,6 +65,8 @@ FAILURE_CLASS: dict[ErrorCode, FailureClass] = {
     ErrorCode.DELIVERY_UNREACHABLE: FailureClass.ALARM,
     ErrorCode.DELIVERY_RESOURCES: FailureClass.ALARM,
     ErrorCode.DELIVERY_FAILED: FailureClass.RETRY,
+    # It broke off at this object and answers others; a restart there costs one attempt.
+    ErrorCode.DELIVERY_ABORTED: FailureClass.RETRY,
     ErrorCode.DELIVERY_FORBIDDEN: FailureClass.ALARM,
     ErrorCode.COMMITMENT_REFUSED: FailureClass.RETRY,
     ErrorCode.COMMITMENT_AWAITED: FailureClass.ALARM,

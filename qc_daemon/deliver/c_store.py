@@ -18,6 +18,7 @@ from qc_daemon.dicom.status import SOP_CLASS_NOT_SUPPORTED
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL
 from qc_daemon.dicom.tls import tls_args
 from qc_daemon.dicom.transfer_syntax import alternatives, reencode
+from qc_daemon.dicom.uids import VERIFICATION
 from qc_daemon.settings import DestinationSettings
 
 MAX_PDU = 128 << 10
@@ -107,6 +108,8 @@ class StoreSCU:
             # Without its last fragment there is no object, and the peer stores nothing.
             self._abort()
             raise
+        except ConnectionError as error:
+            raise self._loss() from error
         except (RuntimeError, OSError) as error:
             self._abort()
             raise self._error(ErrorCode.DELIVERY_UNREACHABLE, "lost the association") from error
@@ -115,13 +118,52 @@ class StoreSCU:
                 ErrorCode.DELIVERY_REFUSED, "cannot be sent the object: its header is invalid"
             ) from error
         if "Status" not in status:
-            self._abort()
-            raise self._error(ErrorCode.DELIVERY_UNREACHABLE, "did not answer the C-STORE")
+            raise self._loss()
         code, message = outcome(status.Status), f"answered C-STORE status {status.Status:04X}"
         if status.Status == SOP_CLASS_NOT_SUPPORTED:
             raise ClassRefusedError(self.destination.name, message)
         if code is not None:
             raise self._error(code, message)
+
+    def _loss(self) -> QCError:
+        """The error of a C-STORE that has begun and got no answer.
+
+        The destination is not to blame while it answers others: then the object may be what it
+        aborts on.
+        """
+        what = "broke off a C-STORE or did not answer it in time"
+        self._abort()
+        if self._answers_echo():
+            return self._error(
+                ErrorCode.DELIVERY_ABORTED,
+                f"{what}, but answers on a new association: the object may be the cause",
+            )
+        return self._error(ErrorCode.DELIVERY_UNREACHABLE, what)
+
+    def _answers_echo(self) -> bool:
+        """Whether the peer answers C-ECHO on a new association, or refuses it only this service.
+
+        Raises QCError DELIVERY_UNREACHABLE: the tls files cannot be read.
+        """
+        association = associate(
+            self._ae,
+            self.destination.host,
+            self.destination.port,
+            contexts=[build_context(VERIFICATION)],
+            ae_title=self.destination.ae_title,
+            tls_args=tls_args(self.destination),
+        )
+        if not association.is_established:
+            return bool(association.rejected_contexts) and not association.is_rejected
+        try:
+            is_answered = "Status" in association.send_c_echo()
+        except (RuntimeError, OSError):
+            is_answered = False
+        if is_answered:
+            association.release()
+        elif association.is_established:
+            association.abort()
+        return is_answered
 
     def _associate(self, pair: Pair) -> Any:
         is_proposed = pair in self._pairs

@@ -35,7 +35,7 @@ class StowRS:
     def send(self, outgoing: OutgoingObject) -> bool:
         try:
             with outgoing.file() as path:
-                answer = self._post(path, outgoing.sha256)
+                answer = self._post(path, outgoing)
             self._check_answer(answer, outgoing)
         except requests.RequestException as error:
             self.close()
@@ -61,19 +61,53 @@ class StowRS:
             self._session = dicomweb.session(self.destination)
         return self._session
 
-    def _post(self, path: Path, sha256: str | None) -> requests.Response:
+    def _post(self, path: Path, outgoing: OutgoingObject) -> requests.Response:
+        """The answer. Raises QCError DELIVERY_ABORTED, requests.RequestException.
+
+        A destination that breaks off and answers another request is not to blame: then the object
+        may be what it fails on.
+        """
         boundary = uuid4().hex
-        return self._open_session().post(
-            f"{self.destination.url}/studies",
-            data=_Multipart(path, sha256, boundary),
-            headers={
-                "Content-Type": "multipart/related;"
-                f' type="application/dicom"; boundary="{boundary}"'
-            },
+        body = _Multipart(path, outgoing.sha256, boundary)
+        try:
+            return self._open_session().post(
+                f"{self.destination.url}/studies",
+                data=body,
+                headers={
+                    "Content-Type": "multipart/related;"
+                    f' type="application/dicom"; boundary="{boundary}"'
+                },
+                timeout=self.destination.timeout,
+                # requests would turn the POST into a GET.
+                allow_redirects=False,
+            )
+        except requests.RequestException as error:
+            self.close()
+            if not body.is_begun or not self._answers_query(outgoing.sop_instance_uid):
+                raise
+            what = "did not answer the POST in time"
+            if not isinstance(error, requests.Timeout):
+                what = "broke off the connection during the POST"
+            raise self._error(
+                ErrorCode.DELIVERY_ABORTED,
+                f"{what}, but answers another request: the object may be the cause",
+            ) from error
+
+    def _answers_query(self, uid: str) -> bool:
+        """Whether the destination answers a QIDO-RS request, whatever it answers.
+
+        A status that a proxy gives for a server that is away is no answer.
+        Raises requests.RequestException.
+        """
+        with self._open_session().get(
+            f"{self.destination.url}/instances",
+            params={"SOPInstanceUID": uid, "limit": "1"},
             timeout=self.destination.timeout,
-            # requests would turn the POST into a GET.
             allow_redirects=False,
-        )
+            # Only its status is read.
+            stream=True,
+        ) as answer:
+            return http_outcome(answer.status_code) is not ErrorCode.DELIVERY_RESOURCES
 
     def _check_answer(self, answer: requests.Response, outgoing: OutgoingObject) -> None:
         """Return if the destination has the object. Raises QCError, requests.RequestException."""
@@ -139,11 +173,14 @@ class _Multipart:
         self._path = path
         self._sha256 = sha256
         self._size = path.stat().st_size
+        # The connection is there, and the request's head has gone out.
+        self.is_begun = False
 
     def __len__(self) -> int:
         return len(self._head) + self._size + len(self._tail)
 
     def __iter__(self) -> Iterator[bytes]:
+        self.is_begun = True
         yield self._head
         yield from blocks(self._path, self._sha256)
         yield self._tail

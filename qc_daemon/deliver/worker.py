@@ -55,6 +55,8 @@ _OF_THE_DESTINATION = (
     ErrorCode.DELIVERY_FORBIDDEN,
     ErrorCode.DELIVERY_FAILED,
 )
+# Failures of a destination that answers: another object may do.
+_OF_THE_OBJECT = (ErrorCode.DELIVERY_REFUSED, ErrorCode.DELIVERY_ABORTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ class DeliverHandler(JobHandler):
 
     def record_failure(self, session: Session, lease: Lease, error: QCError) -> None:
         destination = lease.job.destination
-        if error.code is ErrorCode.DELIVERY_REFUSED:
+        if error.code in _OF_THE_OBJECT:
             destinations.record_success(session, destination)
         elif isinstance(error, _SendingError) and error.code in _OF_THE_DESTINATION:
             destinations.record_failure(session, destination, error, lease.clock())
@@ -238,9 +240,9 @@ def run(
 
     Storage commitment is requested beside it, and what others request of us verified and reported.
     """
+    _warn_of_missing_folders(settings)
     breaker, refusals = CircuitBreaker(), CommitmentRefusals()
     pool = DestinationPool(settings.destination, settings.receive.ae_title, convert=convert)
-    _warn_of_missing_folders(settings)
     # So many threads that a destination which uses all its connections leaves some for the others.
     connections = sum(each.max_associations for each in settings.destination)
     count = min(max(connections, 1), _MAX_THREADS)

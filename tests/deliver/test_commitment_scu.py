@@ -23,7 +23,7 @@ from qc_daemon.operations.destinations import (
 )
 from qc_daemon.records.commitment import scu
 from qc_daemon.records.queue.retry import RetryPolicy
-from qc_daemon.records.tables import JobRow, OutgoingCommitment
+from qc_daemon.records.tables import CommitmentSupport, JobRow, OutgoingCommitment
 from tests.support.delivery import Delivery
 from tests.support.dicom_objects import CANARY, CANARY_ACCESSION, CANARY_ID, US, ultrasound
 from tests.support.job_runners import deliver_runner
@@ -133,6 +133,30 @@ def test_one_request_names_all_sent_objects_which_are_done_when_committed(
     assert {each.sop_class_uid for each in request.references} == {US}
     assert setup.pacs.answers == [0x0000]
     assert setup.delivery.states() == [DONE] * 3
+
+
+def test_an_object_that_the_peer_aborts_on_changes_nothing_about_its_commitment(
+    setup: CommitmentSetup,
+) -> None:
+    """What was sent is requested all the same; an object sent again ends with its attempts."""
+    setup.pacs.start()
+    good, again, bad = setup.admit(3)
+    setup.pacs.aborts_on = {bad}
+    setup.pacs.reasons = {again: 0x0110}
+    setup.deliver()
+    aborted = ("ready", ErrorCode.DELIVERY_ABORTED)
+    assert setup.delivery.states() == [SENT, SENT, aborted]
+    setup.run_requester()
+    assert [each.uids for each in setup.pacs.requests] == [[good, again]]
+    assert setup.delivery.states() == [DONE, ("ready", REFUSED), aborted]
+    setup.pacs.aborts_on |= {again}
+    for _ in range(2):
+        setup.delivery.now += timedelta(hours=2)
+        setup.deliver()
+    assert setup.delivery.states() == [DONE] + [("dead", ErrorCode.DELIVERY_ABORTED)] * 2
+    assert [row.attempts for row in setup.rows()] == [0, 3, 3]
+    condition = destination_condition(setup.delivery.settings, "pacs")
+    assert (condition.commitment, condition.failing_since) == (CommitmentSupport.TAKEN, None)
 
 
 def test_repeated_report_is_applied_once(setup: CommitmentSetup) -> None:

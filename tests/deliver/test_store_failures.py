@@ -13,6 +13,7 @@ from pynetdicom import AE, evt
 from detector.errors import FAILURE_CLASS, ErrorCode, FailureClass, QCError
 from qc_daemon.deliver.c_store import StoreSCU
 from qc_daemon.deliver.transport import ClassRefusedError, OutgoingObject
+from qc_daemon.dicom.uids import VERIFICATION
 from qc_daemon.settings import DestinationSettings
 from tests.support.dicom_objects import US, part10, ultrasound
 from tests.support.pacs import Pacs
@@ -56,6 +57,10 @@ STATUSES: dict[int, FailureClass | None] = {
     0x0211: QUARANTINE,
     0x0212: QUARANTINE,
 }
+
+
+# A-ABORT by the service user (PS3.8 9.3.8).
+ABORT = bytes((7, 0, 0, 0, 0, 4, 0, 0, 0, 0))
 
 
 def outgoing(**values: Any) -> OutgoingObject:
@@ -122,20 +127,28 @@ def test_refused_transfer_syntax_does_not_refuse_the_class(pacs: Pacs) -> None:
     assert not isinstance(error, ClassRefusedError)
 
 
+Serve = Callable[..., int]
+
+
 @pytest.fixture
-def scripted() -> Iterator[Callable[[Callable[[Any], int]], int]]:
-    """Makes a PACS that answers a C-STORE as the function does; its port."""
+def scripted() -> Iterator[Serve]:
+    """Makes a PACS that answers C-STORE and C-ECHO as the functions do; its port.
+
+    Without `echo` it accepts no Verification.
+    """
     servers = []
 
-    def serve(answer: Callable[[Any], int]) -> int:
-        port, ae = reserve_port(), AE("PACS")
+    def serve(
+        store: Callable[[Any], int], echo: Callable[[Any], int] | None = lambda _event: 0x0000
+    ) -> int:
+        ae, handlers = AE("PACS"), [(evt.EVT_C_STORE, store)]
         ae.add_supported_context(US)
-        servers.append(
-            ae.start_server(
-                ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, answer)]
-            )
-        )
-        return port
+        if echo is not None:
+            ae.add_supported_context(VERIFICATION)
+            handlers.append((evt.EVT_C_ECHO, echo))
+        server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        servers.append(server)
+        return int(server.server_address[1])
 
     yield serve
     for server in servers:
@@ -144,30 +157,139 @@ def scripted() -> Iterator[Callable[[Callable[[Any], int]], int]]:
         server.shutdown()
 
 
-def test_abort_is_unreachable(scripted: Callable[[Callable[[Any], int]], int]) -> None:
-    def abort(event: Any) -> int:
+def abort(event: Any) -> int:
+    event.assoc.abort()
+    return 0x0000
+
+
+def close_connection(event: Any) -> int:
+    event.assoc.dul.socket.close()
+    return 0x0000
+
+
+@pytest.mark.parametrize("echoes", [True, False])
+@pytest.mark.parametrize("break_off", [abort, close_connection])
+def test_a_peer_that_breaks_off_at_an_object_and_answers_others_is_not_unreachable(
+    scripted: Serve, break_off: Callable[[Any], int], echoes: bool
+) -> None:
+    """Even one that refuses Verification: it has answered the association request."""
+    port = scripted(break_off) if echoes else scripted(break_off, None)
+    error = failure(scu(port), outgoing())
+    assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_ABORTED, RETRY)
+    assert error.message == (
+        "destination pacs broke off a C-STORE or did not answer it in time, but answers on a new"
+        " association: the object may be the cause"
+    )
+
+
+def test_an_object_of_many_fragments_is_no_other_case(scripted: Serve) -> None:
+    """The peer aborts while the data set is still on its way."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        aborting = scripted(abort)
+
+        def relay() -> None:
+            """The first connection breaks off within the data set; later ones reach the PACS."""
+            for is_first in (True, False):
+                connection, _ = server.accept()
+                with connection, socket.create_connection(("127.0.0.1", aborting)) as peer:
+                    connection.sendall(exchange(connection, peer))
+                    if is_first:
+                        connection.recv(1 << 16)
+                        connection.sendall(ABORT)
+                        continue
+                    while data := connection.recv(1 << 16):
+                        peer.sendall(data)
+                        connection.sendall(peer.recv(1 << 16))
+
+        thread = threading.Thread(target=relay, daemon=True)
+        thread.start()
+        error = failure(scu(port), outgoing(pixels=bytes(1 << 24), Rows=4096, Columns=4096))
+        thread.join(60)
+    assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_ABORTED, RETRY)
+
+
+def test_a_peer_that_goes_away_during_an_object_is_unreachable() -> None:
+    """As where it is stopped: nothing listens any more."""
+    ae = AE("PACS")
+    ae.add_supported_context(US)
+    is_closed = threading.Event()
+
+    def go_away(event: Any) -> int:
+        server.socket.close()
+        server.shutdown()
+        is_closed.set()
         event.assoc.abort()
         return 0x0000
 
-    error = failure(scu(scripted(abort)), outgoing())
+    server = ae.start_server(
+        ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, go_away)]
+    )
+    error = failure(scu(server.server_address[1]), outgoing())
+    assert is_closed.is_set()
     assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_UNREACHABLE, ALARM)
 
 
-def test_no_answer_is_unreachable(scripted: Callable[[Callable[[Any], int]], int]) -> None:
+def test_a_peer_that_rejects_the_next_association_is_unreachable(scripted: Serve) -> None:
+    """It has had enough of us for now, or is on its way down."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        aborting = scripted(abort)
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection, socket.create_connection(("127.0.0.1", aborting)) as peer:
+                connection.sendall(exchange(connection, peer))
+                connection.recv(1 << 16)
+                connection.sendall(ABORT)
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(bytes((3, 0, 0, 0, 0, 4, 0, 2, 3, 1)))
+                connection.recv(1 << 16)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        error = failure(scu(server.getsockname()[1]), outgoing())
+        thread.join(60)
+    assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_UNREACHABLE, ALARM)
+
+
+def exchange(connection: socket.socket, peer: socket.socket) -> bytes:
+    """The peer's answer to the association request that comes on the connection."""
+    peer.sendall(connection.recv(1 << 16))
+    return peer.recv(1 << 16)
+
+
+@pytest.mark.parametrize(
+    ("echoes", "expected"),
+    [
+        (True, (ErrorCode.DELIVERY_ABORTED, RETRY)),
+        (False, (ErrorCode.DELIVERY_UNREACHABLE, ALARM)),
+    ],
+)
+def test_no_answer_is_the_objects_fault_where_c_echo_is_answered(
+    scripted: Serve, echoes: bool, expected: tuple[ErrorCode, FailureClass]
+) -> None:
     is_received, over = threading.Event(), threading.Event()
+
+    def echo(_event: Any) -> int:
+        if not echoes:
+            over.wait(60)
+        return 0x0000
 
     def silence(_event: Any) -> int:
         is_received.set()
         over.wait(60)
         return 0x0000
 
-    port = scripted(silence)
+    port = scripted(silence, echo)
     try:
         error = failure(scu(port, timeout=1), outgoing())
     finally:
         over.set()
     assert is_received.is_set()
-    assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_UNREACHABLE, ALARM)
+    assert (error.code, error.failure_class) == expected
+    assert "broke off a C-STORE or did not answer it in time" in error.message
 
 
 # A-ASSOCIATE-RJ (PS3.8 9.3.4): result, source, reason.

@@ -2,6 +2,7 @@
 
 import json
 import ssl
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,57 @@ def test_closed_port_is_unreachable() -> None:
     with pytest.raises(QCError, match="vna cannot be reached: connection refused") as error:
         transport.send(outgoing())
     assert error.value.code is ErrorCode.DELIVERY_UNREACHABLE
+
+
+BIG = outgoing(bytes(1 << 24))
+
+
+def test_a_service_that_breaks_off_at_an_object_and_answers_others_is_not_unreachable(
+    server: StowServer,
+) -> None:
+    server.breaks_off = lambda: None
+    for sent in (outgoing(), BIG):
+        error = result(server, sent)
+        assert error is not None
+        assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_ABORTED, RETRY)
+        assert error.message == (
+            "destination vna broke off the connection during the POST, but answers another"
+            " request: the object may be the cause"
+        )
+    server.query_status = 401
+    error = result(server)
+    assert error is not None
+    assert error.code is ErrorCode.DELIVERY_ABORTED
+
+
+def test_a_service_that_never_answers_an_object_and_answers_others_is_not_unreachable(
+    server: StowServer,
+) -> None:
+    over = threading.Event()
+    server.breaks_off = lambda: over.wait(60)
+    transport = StowRS(destination(server.url).model_copy(update={"timeout": 1.0}))
+    with pytest.raises(QCError, match="vna did not answer the POST in time, but") as caught:
+        transport.send(outgoing())
+    over.set()
+    transport.close()
+    assert caught.value.code is ErrorCode.DELIVERY_ABORTED
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_service_that_is_away_behind_its_proxy_is_unreachable(
+    server: StowServer, status: int
+) -> None:
+    server.breaks_off, server.query_status = lambda: None, status
+    error = result(server)
+    assert error is not None
+    assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_UNREACHABLE, ALARM)
+
+
+def test_a_service_that_goes_away_during_an_object_is_unreachable(server: StowServer) -> None:
+    server.breaks_off = server.stop
+    error = result(server)
+    assert error is not None
+    assert (error.code, error.failure_class) == (ErrorCode.DELIVERY_UNREACHABLE, ALARM)
 
 
 def test_missing_spool_file_is_an_alarm(server: StowServer, tmp_path: Path) -> None:

@@ -191,6 +191,56 @@ def test_status_decides_the_jobs_state(
     assert delivery.states() == [(state, code)]
 
 
+def test_an_object_that_the_peer_aborts_on_holds_no_other_up(
+    delivery: Delivery, pacs: Pacs
+) -> None:
+    """It counts attempts and ends, and the destination is not to blame."""
+    delivery.settings.jobs.max_attempts = 3
+    bad, good = ultrasound(), ultrasound()
+    pacs.aborts_on = {bad.SOPInstanceUID}
+    pacs.start()
+    delivery.admit(bad)
+    delivery.admit(good)
+    deliverer = delivery.deliverer()
+    assert [deliverer.run_once() for _ in range(3)] == [True, True, False]
+    assert delivery.states() == [("ready", ErrorCode.DELIVERY_ABORTED), ("done", None)]
+    assert pacs.uids() == [good.SOPInstanceUID]
+    row = list_destinations(delivery.settings)[0]
+    assert (row["state"], row["failing since"], row["aborted"]) == ("ok", None, 1)
+    for _ in range(2):
+        delivery.now += timedelta(hours=2)
+        assert deliverer.run_once()
+    deliverer.close()
+    assert delivery.states() == [("dead", ErrorCode.DELIVERY_ABORTED), ("done", None)]
+    row = list_destinations(delivery.settings)[0]
+    assert (row["state"], row["aborted"], row["given up"]) == ("ok", 0, 1)
+
+
+def test_a_peer_that_is_stopped_during_an_object_costs_at_most_one_attempt(
+    delivery: Delivery, pacs: Pacs
+) -> None:
+    dataset = ultrasound()
+    pacs.aborts_on = {dataset.SOPInstanceUID}
+    pacs.start()
+    delivery.admit(dataset)
+    delivery.deliverer().run_once()
+    pacs.stop()
+    for _ in range(5):
+        delivery.now += timedelta(hours=2)
+        delivery.deliverer().run_once()
+    with delivery.store.read() as session:
+        (job,) = jobs.listing(session, kinds=[JobKind.DELIVER])
+    assert (job.error_code, job.attempts, job.alarms) == (ErrorCode.DELIVERY_UNREACHABLE, 1, 5)
+    assert list_destinations(delivery.settings)[0]["state"] == "failing"
+    pacs.aborts_on = set()
+    pacs.start()
+    delivery.now += timedelta(hours=2)
+    deliverer = delivery.deliverer()
+    deliverer.run_once()
+    deliverer.close()
+    assert delivery.states() == [("done", None)]
+
+
 def test_no_accepted_context_is_refused(delivery: Delivery, pacs: Pacs) -> None:
     pacs.start()
     delivery.admit(jpeg())
@@ -242,6 +292,7 @@ def test_two_daemons_with_different_settings_share_a_queue(
 ) -> None:
     """As two hosts on one database, or one restarted after an edit of its settings."""
     other = delivery.settings.model_copy(deep=True)
+    (tmp_path / "archive").mkdir()
     other.destination = [
         DestinationSettings(name="archive", kind="folder", folder=tmp_path / "archive")
     ]
@@ -292,7 +343,6 @@ def test_a_database_that_fails_meanwhile_is_not_the_destinations_fault(
         with monkeypatch.context() as broken:
             broken.setattr("qc_daemon.records.results.reports.deliverable", fails)
             assert delivery.deliverer().run_once()
-    (tmp_path / "archive").mkdir()
         delivery.now += timedelta(hours=2)
     assert delivery.states() == [("ready", ErrorCode.STORAGE)]
     assert list_destinations(delivery.settings)[0]["state"] == "ok"
@@ -410,16 +460,6 @@ def test_run_delivers_until_stopped(delivery: Delivery, pacs: Pacs) -> None:
     assert not thread.is_alive()
 
 
-def test_exception_in_a_thread_ends_run(
-    delivery: Delivery, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(_self: Any) -> bool:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(worker.JobRunner, "run_once", broken)
-    monkeypatch.setattr(threading, "excepthook", lambda _args: None)
-    with pytest.raises(ZeroDivisionError):
-        run(delivery.store, delivery.settings, "test", threading.Event())
 def test_a_folder_that_is_not_there_is_logged_at_the_start(
     delivery: Delivery, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -448,3 +488,13 @@ def test_a_folder_that_is_not_there_is_logged_at_the_start(
     assert delivery.states() == [("done", None)]
 
 
+def test_exception_in_a_thread_ends_run(
+    delivery: Delivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_self: Any) -> bool:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(worker.JobRunner, "run_once", broken)
+    monkeypatch.setattr(threading, "excepthook", lambda _args: None)
+    with pytest.raises(ZeroDivisionError):
+        run(delivery.store, delivery.settings, "test", threading.Event())

@@ -25,7 +25,10 @@ from tests.support.ports import reserve_port
 
 @dataclass
 class Pacs:
-    """A storage SCP standing for the PACS; `status` is what it answers."""
+    """A storage SCP standing for the PACS; `status` is what it answers.
+
+    It aborts the association on which an object of `aborts_on` comes, by SOP Instance UID.
+    """
 
     port: int = field(default_factory=reserve_port)
     status: int = 0x0000
@@ -33,6 +36,7 @@ class Pacs:
     sop_classes: tuple[str, ...] = (US,)
     received: list[tuple[str, str, bytes]] = field(default_factory=list)
     associations: int = 0
+    aborts_on: set[str] = field(default_factory=set)
     _server: Any = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -62,6 +66,9 @@ class Pacs:
         self.associations += 1
 
     def _store(self, event: Any) -> int:
+        if event.request.AffectedSOPInstanceUID in self.aborts_on:
+            event.assoc.abort()
+            return 0x0110
         if self.status == 0:
             with self._lock:
                 self.received.append(

@@ -3,7 +3,7 @@
 import json
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,7 +40,8 @@ def _response(tag: str, item: dict[str, Any]) -> bytes:
 class StowServer:
     """`status`, `body` and `headers` answer a POST; `found` are the instances that QIDO-RS finds.
 
-    `query_status` is the status of that. With `tls` it speaks HTTPS.
+    `query_status` is the status of that. With `tls` it speaks HTTPS. `breaks_off` is called in
+    place of an answer to a POST, after which the connection is closed.
     """
 
     status: int = 200
@@ -49,6 +50,7 @@ class StowServer:
     headers: dict[str, str] = field(default_factory=dict)
     found: Sequence[str] = ()
     tls: ssl.SSLContext | None = None
+    breaks_off: Callable[[], object] | None = None
     requests: list[StowRequest] = field(default_factory=list)
     queries: list[str] = field(default_factory=list)
     _server: Any = None
@@ -65,6 +67,11 @@ class StowServer:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
+                if web.breaks_off is not None:
+                    self.rfile.read(10)
+                    web.breaks_off()
+                    self.close_connection = True
+                    return
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 web.requests.append(StowRequest(self.path, dict(self.headers), _parts(self, body)))
                 self._answer(web.status, web.body, web.headers)

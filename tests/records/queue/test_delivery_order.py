@@ -113,7 +113,10 @@ def test_images_are_sent_before_objects_that_refer_to_them(records) -> None:
     assert [job.object_id for job in due(records)] == [1]
 
 
-@pytest.mark.parametrize("code", [ErrorCode.DELIVERY_UNREACHABLE, ErrorCode.SPOOL_MISSING])
+@pytest.mark.parametrize(
+    "code",
+    [ErrorCode.DELIVERY_UNREACHABLE, ErrorCode.DELIVERY_ABORTED, ErrorCode.SPOOL_MISSING],
+)
 def test_image_is_not_waited_for_after_three_failures(records, code: ErrorCode) -> None:
     records.receive("pacs")
     publish(records, SR)
