@@ -7,7 +7,7 @@ import typer
 
 from detector import console
 from qc_daemon.cli.options import Config, Format
-from qc_daemon.cli.output import parse_format, say, write_list
+from qc_daemon.cli.output import parse_format, say, say_notes, write_list
 from qc_daemon.settings import load
 
 destination = typer.Typer(no_args_is_help=True, help="Where objects go, and what waits for it.")
@@ -17,12 +17,22 @@ rules = typer.Typer(no_args_is_help=True, help="Routing rules: which objects go 
 @destination.command("list")
 def destination_list(config: Config = None, format: Format = "table") -> None:
     """List destinations: whether they are reached and commit, what waits, what was given up."""
-    from qc_daemon.operations.destinations import DESTINATION_COLUMNS, list_destinations
+    from qc_daemon.operations.destinations import (
+        DESTINATION_COLUMNS,
+        destination_notes,
+        destination_table_row,
+        list_destinations,
+    )
 
     chosen = parse_format(format)
+    rows = list_destinations(load(config))
+    if chosen != "table":
+        write_list("destinations", rows, chosen)
+        return
     # A person reads what fits a line; a program gets all.
-    columns = DESTINATION_COLUMNS if chosen == "table" else ()
-    write_list("destinations", list_destinations(load(config)), chosen, columns=columns)
+    table = [destination_table_row(row) for row in rows]
+    write_list("destinations", table, chosen, columns=DESTINATION_COLUMNS)
+    say_notes(note for row in rows for note in destination_notes(row))
 
 
 @destination.command("retry")

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ TABLE_LIMIT = 200
 """A table has at most so many rows unless --limit says otherwise."""
 
 _MAX_WIDTH = 100_000
+_NOTE_WIDTH = 120
 _FORMULA = tuple("=+-@＝＋－＠")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
@@ -104,6 +106,21 @@ def write_record(record: Row, format: Format = "table") -> None:
 def say(line: str) -> None:
     """Print one line of plain text, with control characters escaped."""
     print(visible(line))
+
+
+def say_notes(notes: Iterable[str]) -> None:
+    """Print the lines that explain a table, folded between words."""
+    terminal = shutil.get_terminal_size().columns if sys.stdout.isatty() else _NOTE_WIDTH
+    for note in notes:
+        for line in textwrap.wrap(
+            visible(note),
+            min(terminal, _NOTE_WIDTH),
+            subsequent_indent="  ",
+            # A path or a UID that is folded can be neither read nor copied.
+            break_long_words=False,
+            break_on_hyphens=False,
+        ):
+            print(line)
 
 
 def make_table(title: str, columns: Sequence[str], rows: Iterable[Row]) -> Table:

@@ -1,5 +1,7 @@
 """Destinations for an operator: their condition, their jobs, retrying what was given up."""
 
+import re
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -16,16 +18,18 @@ from qc_daemon.settings import DestinationSettings, Settings
 DESTINATION_COLUMNS = (
     "name",
     "state",
-    "failing since",
-    "last error",
     "waiting",
     "not committed",
     "given up",
     "delivered",
     "commitment",
-    "does not take",
 )
-"""The columns of a table of destinations."""
+"""The columns of a table of destinations; `destination_notes` has what does not fit in one."""
+
+# What the commitment is, before since when and what follows from it.
+_COMMITMENT = re.compile(r"(.*?)(?: since |[:;,]|$)")
+# These need no note.
+_PLAIN_COMMITMENTS = ("", "off", "takes requests", "not known yet")
 
 
 def list_destinations(settings: Settings) -> list[dict[str, Any]]:
@@ -33,6 +37,7 @@ def list_destinations(settings: Settings) -> list[dict[str, Any]]:
     configured = {destination.name: destination for destination in settings.destination}
     with open_store(settings).read() as session:
         job_counts = destinations.count_deliveries(session)
+        aborted = destinations.count_aborted(session)
         refused_classes = {name: destinations.refused_classes(session, name) for name in configured}
         conditions = {
             name: destinations.condition(session, name) for name in {*configured, *job_counts}
@@ -51,6 +56,7 @@ def list_destinations(settings: Settings) -> list[dict[str, Any]]:
                     for uid, since in refused_classes.get(name, {}).items()
                 ),
                 "waiting": sum(count.get(state, 0) for state in jobs.TO_DO),
+                "aborted": aborted.get(name, 0),
                 "not committed": count.get(JobState.SENT, 0),
                 "given up": sum(count.get(state, 0) for state in jobs.FAILED_STATES),
                 "delivered": count.get(JobState.DONE, 0),
@@ -58,6 +64,44 @@ def list_destinations(settings: Settings) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def destination_table_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A destination as a table shows it, with its commitment in a word or two."""
+    return {**row, "commitment": _commitment_word(row)}
+
+
+def destination_notes(row: Mapping[str, Any]) -> Iterator[str]:
+    """The lines below a table that say what is wrong with a destination, or should be known.
+
+    An error is among them only if the destination has not answered since.
+    """
+    name = row["name"]
+    if row["failing since"] is not None:
+        yield (
+            f"{name}: failing since {_minute(row['failing since'])}; last error at"
+            f" {_minute(row['last error at'])}:"
+            f" {str(row['last error']).removeprefix(f'destination {name}').lstrip(': ')}"
+        )
+    if row["aborted"]:
+        yield (
+            f"{name}: aborted on {row['aborted']} of the objects that wait;"
+            f" see queue list --destination {name}"
+        )
+    if _commitment_word(row) not in _PLAIN_COMMITMENTS:
+        yield f"{name}: storage commitment {row['commitment']}"
+    if row["does not take"]:
+        yield f"{name}: does not take {row['does not take']}"
+
+
+def _commitment_word(row: Mapping[str, Any]) -> str:
+    match = _COMMITMENT.match(row["commitment"])
+    assert match is not None
+    return match[1]
+
+
+def _minute(moment: str) -> str:
+    return f"{datetime.fromisoformat(moment):%Y-%m-%d %H:%M} UTC"
 
 
 def _condition(

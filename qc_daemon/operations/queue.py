@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from detector.errors import ErrorCode, QCError
 from qc_daemon.operations.shared import (
     Listing,
     Outcome,
@@ -17,6 +19,7 @@ from qc_daemon.records import listings
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.listings import ALL, Window
 from qc_daemon.records.queue import jobs
+from qc_daemon.records.results.destinations import has_jobs
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobRow, JobState
 from qc_daemon.settings import Settings
@@ -51,10 +54,14 @@ def list_jobs(
     destinations: Sequence[str] = (),
     window: Window = ALL,
 ) -> Listing:
-    """Jobs in the states, by default those not done; the window is about when they were made."""
+    """Jobs in the states, by default those not done; the window is about when they were made.
+
+    Raises QCError: a destination that neither the settings nor any job knows.
+    """
     chosen_states = parse_choices(JobState, states, "--state") or list(OPEN_STATES)
     of_kinds = parse_choices(JobKind, kinds, "--kind")
     with open_store(settings).read() as session:
+        _require_known(settings, session, destinations)
         rows, total = listings.jobs(session, chosen_states, of_kinds, destinations, window)
     return Listing(
         (
@@ -78,6 +85,17 @@ def list_jobs(
         ),
         total,
     )
+
+
+def _require_known(settings: Settings, session: Session, names: Sequence[str]) -> None:
+    configured = {each.name for each in settings.destination}
+    for name in names:
+        if name not in configured and not has_jobs(session, name):
+            raise QCError(
+                ErrorCode.STORAGE,
+                f"there is no destination {name}: neither the settings nor any job names it;"
+                " see destination list",
+            )
 
 
 def retry_jobs(settings: Settings, ids: Sequence[int], clock: Clock = utc_now) -> Outcome:

@@ -1,7 +1,8 @@
 """`qc-daemon destination`: what waits for it, what it does not take, sending again."""
 
+import json
 import random
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ from qc_daemon.records.received import receipts
 from qc_daemon.records.received.receipts import Receipt
 from qc_daemon.records.results import destinations
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import JobKind
+from qc_daemon.records.tables import CommitmentSupport, JobKind
 from qc_daemon.settings import load
+from tests.support.command_line import qc_daemon
 from tests.support.databases import migrate
 
 runner = CliRunner()
@@ -68,6 +70,7 @@ def test_listed(config: str) -> None:
         "objects": "source, sr",
         "does not take": "Comprehensive 3D SR Storage (2026-11-02 08:00 UTC)",
         "waiting": 1,
+        "aborted": 0,
         "not committed": 0,
         "given up": 1,
         "delivered": 0,
@@ -85,6 +88,95 @@ def test_listed(config: str) -> None:
         "not in the settings",
     )
     assert "pacs" in run("list", "--config", config)
+
+
+def test_a_table_has_the_error_only_until_the_destination_answers_again(config: str) -> None:
+    store = Store(load(Path(config)).store.url)
+    away = QCError(
+        ErrorCode.DELIVERY_UNREACHABLE,
+        "destination pacs cannot be reached: connection refused: nothing listens at the port",
+    )
+    with store.begin() as session:
+        destinations.record_failure(session, "pacs", away, NOW)
+        destinations.record_failure(session, "pacs", away, NOW + timedelta(hours=3))
+        destinations.record_commitment(
+            session, "pacs", CommitmentSupport.REFUSED, NOW, "destination pacs answered 0122"
+        )
+    listed = run("list", "--config", config).splitlines()
+    assert max(map(len, listed)) <= 120
+    text = " ".join(each.strip() for each in listed)
+    assert (
+        "pacs: failing since 2026-11-02 08:00 UTC; last error at 2026-11-02 11:00 UTC:"
+        " cannot be reached: connection refused: nothing listens at the port"
+    ) in text
+    assert (
+        "pacs: storage commitment refused since 2026-11-02 08:00 UTC: destination pacs answered"
+        " 0122; stored counts as delivered"
+    ) in text
+    assert "pacs: does not take Comprehensive 3D SR Storage (2026-11-02 08:00 UTC)" in text
+    with store.begin() as session:
+        destinations.record_success(session, "pacs")
+    store.close()
+    assert "cannot be reached" not in run("list", "--config", config)
+    # A program has what it had.
+    row = json.loads(run("list", "--format", "json", "--config", config).splitlines()[0])
+    assert (row["failing_since"], row["last_error"], row["last_error_at"]) == (
+        None,
+        away.message,
+        "2026-11-02T11:00:00+00:00",
+    )
+    assert row["commitment"].startswith("refused since 2026-11-02 08:00 UTC: ")
+
+
+@pytest.mark.parametrize("name", ["p", "s" * 16])
+@pytest.mark.parametrize("commitment", [None, *CommitmentSupport])
+def test_a_table_fits_120_columns(config: str, name: str, commitment: str | None) -> None:
+    Path(config).write_text(
+        f'[[destination]]\nname = "{name}"\n[[destination]]\nname = "vna"\nkind = "dicomweb"\n'
+        'url = "https://vna.hospital.example/dicom-web"\ncommitment = "off"\n'
+    )
+    store = Store(load(Path(config)).store.url)
+    with store.begin() as session:
+        if commitment is not None:
+            destinations.record_commitment(session, name, CommitmentSupport(commitment), NOW)
+    store.close()
+    listed = run("list", "--config", config)
+    assert name in listed
+    assert max(map(len, listed.splitlines())) <= 120
+
+
+def test_what_the_destination_aborts_on_is_named(config: str) -> None:
+    store = Store(load(Path(config)).store.url)
+    with store.begin() as session:
+        job = jobs.claim(session, [JobKind.DELIVER], "w", NOW, 300, destinations=["pacs"])
+        assert job is not None
+        error = QCError(ErrorCode.DELIVERY_ABORTED, "no")
+        jobs.fail(session, job, error, NOW, RetryPolicy(), random.Random(1))
+    store.close()
+    line = "pacs: aborted on 1 of the objects that wait; see queue list --destination pacs"
+    assert line in run("list", "--config", config).splitlines()
+
+
+@pytest.mark.parametrize("name", ["pacs", "archive", "vna"])
+def test_a_destination_of_the_settings_or_of_a_job_has_a_queue(config: str, name: str) -> None:
+    with Path(config).open("a") as file:
+        file.write('[[destination]]\nname = "vna"\n')
+    listed = qc_daemon("queue", "list", "--destination", name, "--config", config)
+    assert listed.returncode == 0
+    assert ("no jobs match" in listed.stdout) == (name == "vna")
+
+
+@pytest.mark.parametrize(("name", "format"), [("pax", "table"), ("pac", "json")])
+def test_a_destination_that_nothing_knows_has_no_queue(config: str, name: str, format: str) -> None:
+    listed = qc_daemon(
+        *("queue", "list", "--destination", "pacs", "--destination", name),
+        *("--format", format, "--config", config),
+    )
+    assert (listed.returncode, listed.stdout) == (1, "")
+    assert listed.stderr == (
+        f"error: there is no destination {name}: neither the settings nor any job names it;"
+        " see destination list\n"
+    )
 
 
 def test_sent_again(config: str) -> None:

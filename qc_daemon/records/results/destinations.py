@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from detector.errors import QCError
-from qc_daemon.records.queue.jobs import FAILED_STATES
+from detector.errors import ErrorCode, QCError
+from qc_daemon.records.queue.jobs import FAILED_STATES, TO_DO
 from qc_daemon.records.tables import (
     CommitmentSupport,
     DestinationState,
@@ -85,6 +85,17 @@ def failed_jobs(session: Session, destination: str) -> list[int]:
     return list(ids)
 
 
+def has_jobs(session: Session, destination: str) -> bool:
+    """Whether any deliver job, of whatever state, names the destination."""
+    named = select(JobRow.id).where(
+        JobRow.kind == JobKind.DELIVER,
+        # All states, named, so that the index of claims answers.
+        JobRow.state.in_(tuple(JobState)),
+        JobRow.destination == destination,
+    )
+    return session.execute(named.limit(1)).first() is not None
+
+
 def count_deliveries(session: Session) -> dict[str, dict[JobState, int]]:
     """How many deliver jobs of each state there are, by destination."""
     rows = session.execute(
@@ -97,6 +108,20 @@ def count_deliveries(session: Session) -> dict[str, dict[JobState, int]]:
     for destination, state, count in rows:
         counts[destination][JobState(state)] = count
     return counts
+
+
+def count_aborted(session: Session) -> dict[str, int]:
+    """How many of the objects that wait their destination aborted on, by destination."""
+    rows = session.execute(
+        select(JobRow.destination, func.count())
+        .where(
+            JobRow.kind == JobKind.DELIVER,
+            JobRow.state.in_(TO_DO),
+            JobRow.error_code == ErrorCode.DELIVERY_ABORTED,
+        )
+        .group_by(JobRow.destination)
+    )
+    return {row[0]: row[1] for row in rows}
 
 
 def record_failure(session: Session, destination: str, error: QCError, now: datetime) -> None:
