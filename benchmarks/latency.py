@@ -108,6 +108,8 @@ def run(folder: Path, exams: list[list[Path]]) -> list[tuple[float, float, float
                 report = send(paths, receiver)
                 if report.failed:
                     raise SystemExit(f"not stored: {report.failed[0].reason}")
+                if report.not_sent:
+                    raise SystemExit(f"not stored: {report.stop_reason}")
                 last = time.monotonic()
                 wait = [_arrival(arrived, (study, kind), last) for kind in (SR, PDF)]
                 taken.append((last - begun, *(moment - last - QUIET_SECONDS for moment in wait)))

@@ -85,6 +85,8 @@ def run_demo(out: Path, console: Console) -> None:
                 raise QCError(
                     ErrorCode.INTERNAL, f"{first.path.name} was not stored: {first.reason}"
                 )
+            if report.not_sent:
+                raise QCError(ErrorCode.INTERNAL, f"not stored: {report.stop_reason}")
             wait_until_reported(config, progress, out / "service.log")
             with open_store(settings).read() as session:
                 objects = findings.query(session)

@@ -13,7 +13,7 @@ from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.plain_text import visible
 from qc_daemon.deliver.c_store import StoreSCU
-from qc_daemon.deliver.transport import OutgoingObject
+from qc_daemon.deliver.transport import AssociationRejectedError, OutgoingObject
 from qc_daemon.observe import log
 from qc_daemon.score.convert import Converter
 from qc_daemon.settings import ClientTLSSettings, DestinationSettings, ScoreSettings
@@ -21,6 +21,7 @@ from qc_daemon.settings import ClientTLSSettings, DestinationSettings, ScoreSett
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 # After so many failed connections in a row the rest is not tried: each one takes a timeout.
 _MAX_FAILURES = 2
+_NAME = "receiver"
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,25 @@ class Failure:
 
 @dataclass
 class SendReport:
-    """The files that were stored and those that were not."""
+    """The files that were stored, those that failed, and those that were not sent at all.
+
+    `stop_reason` is why the rest was not sent: the receiver takes no object of ours; "" otherwise.
+    """
 
     stored: list[Path] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
+    not_sent: list[Path] = field(default_factory=list)
+    stop_reason: str = ""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every file was stored."""
+        return not self.failed and not self.not_sent
+
+    def stop(self, reason: str, files: Sequence[Path]) -> None:
+        """Send no more: these files are not sent."""
+        self.not_sent += files
+        self.stop_reason = reason
 
 
 def parse_address(to: str) -> tuple[str, str, int]:
@@ -64,33 +80,38 @@ def send(
     """Store every DICOM file under `paths` in its own transfer syntax.
 
     `progress` takes the numbers of files completed and in all. An object that fails does not stop
-    the others. Raises UsageError for a path that does not exist, no files at all, or a bad address.
+    the others; a receiver that rejects our association, or cannot be reached, does. Raises
+    UsageError for a path that does not exist, no files at all, or a bad address.
     """
     title, host, port = parse_address(to)
     files = list(_files(paths))
     if not files:
         raise UsageError(f"{', '.join(map(str, paths))}: no files there; give DICOM files")
     destination = DestinationSettings(
-        name="receiver", ae_title=title, host=host, port=port, timeout=timeout, tls=tls
+        name=_NAME, ae_title=title, host=host, port=port, timeout=timeout, tls=tls
     )
     converter = Converter(ScoreSettings())
     scu = StoreSCU(destination, calling_ae, converter)
     report = SendReport()
-    unreachable = 0
+    unreached: list[Path] = []
     try:
         for count, path in enumerate(files):
             progress(count, len(files))
-            if unreachable >= _MAX_FAILURES:
-                report.failed.append(Failure(path, "not tried: the receiver cannot be reached"))
-                continue
             try:
                 scu.send(_outgoing_object(path))
+            except AssociationRejectedError as error:
+                report.stop(_describe_rejection(error, to, calling_ae), files[count:])
+                break
             except QCError as error:
-                reached = error.code is not ErrorCode.DELIVERY_UNREACHABLE
-                unreachable = 0 if reached else unreachable + 1
-                report.failed.append(Failure(path, error.message))
+                report.failed.append(Failure(path, _words(error)))
+                is_reached = error.code is not ErrorCode.DELIVERY_UNREACHABLE
+                unreached = [] if is_reached else [*unreached, path]
+                if len(unreached) == _MAX_FAILURES:
+                    del report.failed[-_MAX_FAILURES:]
+                    report.stop(f"{to}: {_words(error)}", [*unreached, *files[count + 1 :]])
+                    break
             else:
-                unreachable = 0
+                unreached = []
                 report.stored.append(path)
         progress(len(files), len(files))
     finally:
@@ -122,11 +143,35 @@ def send_with_progress(
             lambda count, total: bar.update(task, completed=count, total=total),
             tls=tls,
         )
-    for failure in report.failed:
-        line = visible(f"{failure.path}: {failure.reason}")
-        console.print(line, markup=False, emoji=False, highlight=False)
-    console.print(f"{len(report.stored)} stored, {len(report.failed)} failed", highlight=False)
-    return not report.failed
+    lines = [f"{failure.path}: {failure.reason}" for failure in report.failed]
+    if report.stop_reason:
+        lines.append(report.stop_reason)
+    for line in lines:
+        # A terminal breaks a long line by itself; in a file it stays one.
+        console.print(visible(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
+    not_sent = f", {len(report.not_sent)} not sent" if report.not_sent else ""
+    console.print(
+        f"{len(report.stored)} stored, {len(report.failed)} failed{not_sent}", highlight=False
+    )
+    return report.is_complete
+
+
+def _describe_rejection(error: AssociationRejectedError, to: str, calling_ae: str) -> str:
+    """A rejected association in one line, with both AE titles and how to fix it."""
+    fixes = {
+        "calling": f"have {calling_ae} entered there (a qc-daemon: peer approve {calling_ae}), or"
+        " give a title that it knows as --calling",
+        "called": "give its own AE title in --to",
+    }
+    fix = fixes.get(error.unknown_title or "", "see its log")
+    if error.code is ErrorCode.DELIVERY_UNREACHABLE:
+        fix = "try again later"
+    return f"{calling_ae} to {to}: {_words(error)}; {fix}"
+
+
+def _words(error: QCError) -> str:
+    """The message, without the name that only settings give a destination."""
+    return error.message.replace(f"destination {_NAME}", "the receiver", 1)
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:

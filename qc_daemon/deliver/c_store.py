@@ -4,16 +4,26 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pynetdicom import _config, build_context
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver.outcome import outcome
-from qc_daemon.deliver.transport import ClassRefusedError, Convert, OutgoingObject
+from qc_daemon.deliver.transport import (
+    AssociationRejectedError,
+    ClassRefusedError,
+    Convert,
+    OutgoingObject,
+)
 from qc_daemon.deliver.verified_send import verify_sending
 from qc_daemon.dicom.association import associate, requestor
-from qc_daemon.dicom.association_failure import cause, rejection
+from qc_daemon.dicom.association_failure import (
+    cause,
+    is_called_title_unknown,
+    is_calling_title_unknown,
+    rejection,
+)
 from qc_daemon.dicom.status import SOP_CLASS_NOT_SUPPORTED
 from qc_daemon.dicom.storage_commitment import PUSH_MODEL
 from qc_daemon.dicom.tls import tls_args
@@ -213,10 +223,18 @@ class StoreSCU:
 
     def _rejection(self, association: Any) -> QCError:
         """A-ASSOCIATE-RJ (PS3.8 9.3.4): what is permanent waits for someone who fixes it."""
-        why = rejection(association)
-        if association.acceptor.primitive.result == _REJECTED_PERMANENT:
-            return self._error(ErrorCode.DELIVERY_FORBIDDEN, f"cannot be stored to: {why}")
-        return self._error(ErrorCode.DELIVERY_UNREACHABLE, f"cannot be stored to for now: {why}")
+        why, name = rejection(association), self.destination.name
+        if association.acceptor.primitive.result != _REJECTED_PERMANENT:
+            return AssociationRejectedError(
+                ErrorCode.DELIVERY_UNREACHABLE, name, f"cannot be stored to for now: {why}"
+            )
+        if is_calling_title_unknown(association):
+            unknown: Literal["calling", "called"] | None = "calling"
+        else:
+            unknown = "called" if is_called_title_unknown(association) else None
+        return AssociationRejectedError(
+            ErrorCode.DELIVERY_FORBIDDEN, name, f"cannot be stored to: {why}", unknown
+        )
 
     def _class_refusal(self) -> QCError:
         return ClassRefusedError(

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.spool import verification
@@ -71,6 +71,23 @@ class ClassRefusedError(QCError):
 
     def __init__(self, destination: str, what: str) -> None:
         super().__init__(ErrorCode.DELIVERY_REFUSED, f"destination {destination} {what}")
+
+
+class AssociationRejectedError(QCError):
+    """The destination rejects the association, and so every object, until that is fixed.
+
+    `unknown_title`: which AE title it does not know, ours ("calling"), its own ("called"), or None.
+    """
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        destination: str,
+        what: str,
+        unknown_title: Literal["calling", "called"] | None = None,
+    ) -> None:
+        super().__init__(code, f"destination {destination} {what}")
+        self.unknown_title = unknown_title
 
 
 class Transport(Protocol):

@@ -26,8 +26,8 @@ _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKN
 # PS3.8 table 9-21: (source, reason) to what is wrong and the fix.
 _REJECTIONS = {
     (1, 2): "it does not know the application context",
-    (1, 3): "it does not know our AE title",
-    (1, 7): "it does not know the AE title that it was called by",
+    (1, 3): "it does not know our AE title {calling}",
+    (1, 7): "it does not know the AE title that it was called by, {called}",
     (2, 2): "it speaks another protocol version",
     (3, 1): "it is congested for the moment",
     (3, 2): "it has too many associations for the moment",
@@ -49,16 +49,26 @@ def cause(
 
 
 def rejection(association: Any) -> str:
-    """The reason in the A-ASSOCIATE-RJ, in words."""
+    """The reason in the A-ASSOCIATE-RJ, in words, with the AE title that it is about."""
     answer = association.acceptor.primitive
-    key = (answer.result_source, answer.diagnostic)
-    return f"association rejected: {_REJECTIONS.get(key, 'no reason given')}"
+    words = _REJECTIONS.get((answer.result_source, answer.diagnostic), "no reason given")
+    titles = {"calling": association.requestor.ae_title, "called": association.acceptor.ae_title}
+    return f"association rejected: {words.format(**titles)}"
+
+
+def is_calling_title_unknown(association: Any) -> bool:
+    """Whether the peer rejected the association for our AE title."""
+    return _is_rejected_for(association, (1, 3))
 
 
 def is_called_title_unknown(association: Any) -> bool:
     """Whether the peer rejected the association for the AE title that it was called by."""
+    return _is_rejected_for(association, (1, 7))
+
+
+def _is_rejected_for(association: Any, key: tuple[int, int]) -> bool:
     answer = association.acceptor.primitive
-    return association.is_rejected and (answer.result_source, answer.diagnostic) == (1, 7)
+    return association.is_rejected and (answer.result_source, answer.diagnostic) == key
 
 
 def _network(

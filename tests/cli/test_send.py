@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pynetdicom import AE, StoragePresentationContexts, evt
 from rich.console import Console
 
 from detector.console import UsageError
 from qc_daemon.cli.send import parse_address, send, send_with_progress
+from tests.support.command_line import qc_daemon
 from tests.support.dicom_objects import US_RETIRED, ultrasound, write
 from tests.support.pacs import Pacs
 from tests.support.ports import reserve_port
@@ -49,13 +51,53 @@ def test_refused_object_stops_no_other(tmp_path: Path, pacs: Pacs) -> None:
 def test_unreachable_receiver_is_not_tried_for_every_file(tmp_path: Path) -> None:
     paths = write(tmp_path, *(ultrasound() for _ in range(4)))
     report = send(paths, f"PACS@127.0.0.1:{reserve_port()}", timeout=5)
-    assert report.stored == []
-    assert [each.reason.startswith("not tried") for each in report.failed] == [
-        False,
-        False,
-        True,
-        True,
-    ]
+    assert (report.stored, report.failed, report.not_sent) == ([], [], paths)
+    assert "cannot be reached: connection refused" in report.stop_reason
+
+
+class Rejecting:
+    """A receiver that rejects every association after so many, for an AE title (PS3.8 9.3.4)."""
+
+    def __init__(self, known: str) -> None:
+        self.attempts = 0
+        self._ae = AE("ARCHIVE")
+        self._ae.require_called_aet = True
+        self._ae.require_calling_aet = [known]
+        self._ae.supported_contexts = StoragePresentationContexts
+        handlers = [(evt.EVT_CONN_OPEN, self._count), (evt.EVT_C_STORE, lambda _event: 0x0000)]
+        self.server = self._ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+
+    def _count(self, _event: object) -> None:
+        self.attempts += 1
+
+
+@pytest.fixture
+def archive() -> Iterator[Rejecting]:
+    archive = Rejecting("KNOWN")
+    yield archive
+    archive.server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("calling", "called", "words"),
+    [
+        ("OTHER", "ARCHIVE", ["does not know our AE title OTHER", "--calling"]),
+        ("KNOWN", "WRONG", ["the AE title that it was called by, WRONG", "--to"]),
+    ],
+)
+def test_a_rejected_association_is_one_failure_with_both_titles_and_the_fix(
+    tmp_path: Path, archive: Rejecting, calling: str, called: str, words: list[str]
+) -> None:
+    paths = write(tmp_path / "exam", *(ultrasound() for _ in range(5)))
+    to = f"{called}@127.0.0.1:{archive.server.server_address[1]}"
+    process = qc_daemon("send", tmp_path / "exam", "--to", to, "--calling", calling)
+    assert process.returncode == 1
+    lines = [line for line in process.stderr.splitlines() if "rejected" in line]
+    assert len(lines) == 1, process.stderr
+    for word in (calling, called, *words):
+        assert word in lines[0]
+    assert f"0 stored, 0 failed, {len(paths)} not sent" in process.stderr
+    assert archive.attempts == 1
 
 
 def test_the_result_is_printed_on_the_terminal(tmp_path: Path, pacs: Pacs) -> None:
