@@ -15,7 +15,6 @@ import typer
 from rich.console import Console
 
 from detector import console
-from detector.plain_text import visible
 from detector.version_option import add_version
 from qc_daemon.cli.bundle_commands import bundle
 from qc_daemon.cli.database_commands import db, spool
@@ -28,6 +27,7 @@ from qc_daemon.cli.options import (
     Format,
     Limit,
     Paths,
+    load_settings,
     row_limit,
 )
 from qc_daemon.cli.output import (
@@ -107,10 +107,7 @@ def serve(
     """
     from qc_daemon.service import supervisor
 
-    settings = load(config)
-    if config is None:
-        folder = visible(str(settings.store.spool.parent))
-        typer.echo(f"no settings file (--config): defaults, files in {folder}", err=True)
+    settings = load_settings(config)
     raise typer.Exit(supervisor.serve(settings, role or ["all"], config))
 
 
@@ -244,7 +241,7 @@ def results(
     from qc_daemon.operations.shared import Listing, parse_window
     from qc_daemon.records.listings import ExamFilter
 
-    settings, chosen = load(config), parse_format(format)
+    settings, chosen = load_settings(config), parse_format(format)
     exam_filter = ExamFilter(exam_id=exam, study=study, patient=patient)
     window = parse_window(since, until, row_limit(limit, chosen))
     rows = read_findings(
@@ -291,7 +288,9 @@ def summary(
     from qc_daemon.operations.exams import write_summary
 
     choose = _choose_exam if sys.stdin.isatty() and sys.stdout.isatty() else None
-    write_summary(load(config), study, out, language, exam=exam, patient=patient, choose=choose)
+    write_summary(
+        load_settings(config), study, out, language, exam=exam, patient=patient, choose=choose
+    )
     say(f"{out}: written")
 
 
@@ -311,7 +310,7 @@ def doctor(config: Config = None) -> None:
     from qc_daemon.operations.doctor import examine
 
     healthy = True
-    for check in examine(load(config)):
+    for check in examine(load_settings(config)):
         say(f"{check.word:4} {check.name}: {check.message}")
         healthy = healthy and check.is_healthy
     if not healthy:

@@ -6,30 +6,42 @@ from typing import Annotated
 import typer
 
 from detector import console
-from qc_daemon.cli.options import Config, Format
+from qc_daemon.cli.options import Config, Format, load_settings
 from qc_daemon.cli.output import parse_format, say, write_list, write_record
 from qc_daemon.settings import load
 
+Name = Annotated[
+    str | None,
+    typer.Argument(
+        help="A shipped bundle's name or a folder; without, the settings' score.bundle.",
+        show_default=False,
+    ),
+]
 bundle = typer.Typer(no_args_is_help=True, help="Models: list, verify, build, activate.")
 
 
 @bundle.command("list")
 def bundle_list(config: Config = None, format: Format = "table") -> None:
-    """List shipped bundles and the active one."""
+    """List shipped bundles and the active one.
+
+    Example: qc-daemon bundle list --config qc-daemon.toml
+    """
     from qc_daemon.operations.bundles import list_bundles
 
     chosen = parse_format(format)
-    write_list("bundles", list_bundles(load(config)), chosen)
+    write_list("bundles", list_bundles(load_settings(config)), chosen)
 
 
 @bundle.command("show")
-def bundle_show(
-    name: Annotated[str, typer.Argument()] = "default", format: Format = "table"
-) -> None:
-    """Show a bundle's manifest and model card."""
+def bundle_show(name: Name = None, config: Config = None, format: Format = "table") -> None:
+    """Show a bundle's manifest and model card.
+
+    Example: qc-daemon bundle show default --format json
+    """
     from qc_daemon.operations.bundles import describe_bundle, show_bundle
 
     chosen = parse_format(format)
+    name = name or load(config).score.bundle
     if chosen == "table":
         typer.echo(describe_bundle(name))
     else:
@@ -37,12 +49,15 @@ def bundle_show(
 
 
 @bundle.command("verify")
-def bundle_verify(name: Annotated[str, typer.Argument()] = "default") -> None:
-    """Check every file of a bundle against its manifest."""
+def bundle_verify(name: Name = None, config: Config = None) -> None:
+    """Check every file of a bundle against its manifest.
+
+    Example: qc-daemon bundle verify mine/
+    """
     from model.bundle.bundle import verify
     from qc_daemon.operations.bundles import bundle_folder
 
-    problems = verify(bundle_folder(name))
+    problems = verify(bundle_folder(name or load(config).score.bundle))
     for problem in problems:
         say(problem)
     if problems:
@@ -56,8 +71,8 @@ def bundle_build(
     detector: Annotated[Path, typer.Option(help="YOLO folder, or a .pt with --trust.")],
     describer: Annotated[Path, typer.Option(help="BioGPT folder.")],
     spatialclip: Annotated[Path, typer.Option(help="SpatialCLIP or CLIP folder.")],
-    name: Annotated[str, typer.Option()] = "custom",
-    version: Annotated[str, typer.Option()] = "1",
+    name: Annotated[str, typer.Option(help="Its name, as lists and reports show it.")] = "custom",
+    version: Annotated[str, typer.Option(help="Its version, as reports show it.")] = "1",
     clip: Annotated[
         Path | None, typer.Option(help="CLIP folder under a SpatialCLIP checkpoint.")
     ] = None,
@@ -79,8 +94,14 @@ def bundle_build(
 
 
 @bundle.command("activate")
-def bundle_activate(name: str, config: Config = None) -> None:
-    """Score new exams with this bundle. Example: qc-daemon bundle activate ./mine"""
+def bundle_activate(
+    name: Annotated[str, typer.Argument(help="A shipped bundle's name or a folder.")],
+    config: Config = None,
+) -> None:
+    """Score new exams with this bundle.
+
+    Example: qc-daemon bundle activate ./mine --config qc-daemon.toml
+    """
     from qc_daemon.operations.bundles import activate_bundle
 
-    say(f"active: model_id {activate_bundle(load(config), name)}")
+    say(f"active: model_id {activate_bundle(load_settings(config), name)}")

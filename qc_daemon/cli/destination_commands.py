@@ -6,17 +6,20 @@ from typing import Annotated
 import typer
 
 from detector import console
-from qc_daemon.cli.options import Config, Format
+from qc_daemon.cli.options import Config, Format, load_settings
 from qc_daemon.cli.output import parse_format, say, say_notes, write_list
-from qc_daemon.settings import load
 
 destination = typer.Typer(no_args_is_help=True, help="Where objects go, and what waits for it.")
+Name = Annotated[str, typer.Argument(help="Its name in the settings; see destination list.")]
 rules = typer.Typer(no_args_is_help=True, help="Routing rules: which objects go where.")
 
 
 @destination.command("list")
 def destination_list(config: Config = None, format: Format = "table") -> None:
-    """List destinations: whether they are reached and commit, what waits, what was given up."""
+    """List destinations: whether they are reached and commit, what waits, what was given up.
+
+    Example: qc-daemon destination list --config qc-daemon.toml
+    """
     from qc_daemon.operations.destinations import (
         DESTINATION_COLUMNS,
         destination_notes,
@@ -25,7 +28,7 @@ def destination_list(config: Config = None, format: Format = "table") -> None:
     )
 
     chosen = parse_format(format)
-    rows = list_destinations(load(config))
+    rows = list_destinations(load_settings(config))
     if chosen != "table":
         write_list("destinations", rows, chosen)
         return
@@ -36,19 +39,25 @@ def destination_list(config: Config = None, format: Format = "table") -> None:
 
 
 @destination.command("retry")
-def destination_retry(name: str, config: Config = None) -> None:
-    """Send again what was given up. Example: qc-daemon destination retry pacs"""
+def destination_retry(name: Name, config: Config = None) -> None:
+    """Send again what was given up.
+
+    Example: qc-daemon destination retry pacs --config qc-daemon.toml
+    """
     from qc_daemon.operations.destinations import retry_destination
 
-    say(f"{retry_destination(load(config), name)} jobs are ready again")
+    say(f"{retry_destination(load_settings(config), name)} jobs are ready again")
 
 
 @destination.command("relearn")
-def destination_relearn(name: str, config: Config = None) -> None:
-    """Offer again what it does not take. Example: qc-daemon destination relearn pacs"""
+def destination_relearn(name: Name, config: Config = None) -> None:
+    """Offer again what it does not take.
+
+    Example: qc-daemon destination relearn pacs --config qc-daemon.toml
+    """
     from qc_daemon.operations.destinations import relearn_destination
 
-    say(f"{relearn_destination(load(config), name)} SOP classes are offered again")
+    say(f"{relearn_destination(load_settings(config), name)} SOP classes are offered again")
 
 
 @rules.command("test")
@@ -73,7 +82,9 @@ def rules_test(
     from qc_daemon.operations.routing import route_row, try_rules
 
     chosen = parse_format(format)
-    rows = list(try_rules(load(config), paths, calling_ae=calling, view=view, verdict=verdict))
+    rows = list(
+        try_rules(load_settings(config), paths, calling_ae=calling, view=view, verdict=verdict)
+    )
     write_list("routes", rows if chosen == "json" else [route_row(row) for row in rows], chosen)
     if any("error" in row for row in rows):
         raise typer.Exit(console.FAILED)

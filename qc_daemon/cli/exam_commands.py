@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detector import console
-from qc_daemon.cli.options import Config, Format, Limit, row_limit
+from qc_daemon.cli.options import Config, Format, Limit, load_settings, row_limit
 from qc_daemon.cli.output import parse_format, say, write_list
-from qc_daemon.settings import load
 
 if TYPE_CHECKING:
     from qc_daemon.records.listings import ExamFilter
@@ -99,7 +98,7 @@ def _list_exams(
 
     chosen = parse_format(format)
     window = parse_window(since, until, row_limit(limit, chosen))
-    listing = list_exams(load(config), exam_filter, window)
+    listing = list_exams(load_settings(config), exam_filter, window)
     columns = EXAM_TABLE if chosen == "table" else EXAM_COLUMNS
     write_list("exams", listing.rows, chosen, columns=columns, is_filtered=True)
     if listing.unread:
@@ -119,5 +118,5 @@ def exam_close(
     """
     from qc_daemon.operations.exams import close_exams, parse_exam
 
-    for line in close_exams(load(config), parse_exam(exam)):
+    for line in close_exams(load_settings(config), parse_exam(exam)):
         say(line)

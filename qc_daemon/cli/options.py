@@ -1,5 +1,7 @@
-"""Options and arguments that several commands share, row limits, and the report of a change."""
+"""Options and arguments that several commands share, the settings that they name, row limits, and
+the report of a change."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,12 +11,16 @@ import typer
 from detector import console
 from detector.plain_text import visible
 from qc_daemon.cli.output import FORMAT_HELP, TABLE_LIMIT, say
+from qc_daemon.settings import Settings, load
 
 if TYPE_CHECKING:
     from qc_daemon.operations.shared import Listing, Outcome
 
 Config = Annotated[
-    Path | None, typer.Option("--config", "-c", help="Settings file (TOML); see the README.")
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="Settings file (TOML). Without it defaults count, files in ./var."
+    ),
 ]
 Paths = Annotated[list[Path], typer.Argument(help="Files or folders.")]
 Format = Annotated[str, typer.Option("--format", help=FORMAT_HELP)]
@@ -38,6 +44,30 @@ AllFrames = Annotated[
         " best, JSON all, unless told otherwise.",
     ),
 ]
+
+
+# The name that the documents give a settings file.
+_USUAL_NAME = "qc-daemon.toml"
+_STORE_VARIABLE = "QC_DAEMON_STORE"
+
+
+def load_settings(config: Path | None) -> Settings:
+    """The settings of the file and the environment. Raises SettingsError.
+
+    Without a file a line on stderr says where the defaults look: in another folder a command would
+    otherwise ask an empty database, or propose to make one.
+    """
+    settings = load(config)
+    if config is None and not any(name.upper().startswith(_STORE_VARIABLE) for name in os.environ):
+        folder = visible(str(settings.store.spool.parent))
+        here = Path(_USUAL_NAME).is_file()
+        fix = (
+            f"here is a {_USUAL_NAME}: give --config {_USUAL_NAME}"
+            if here
+            else "give --config FILE unless that is meant"
+        )
+        typer.echo(f"no settings file (--config): defaults, files in {folder}; {fix}", err=True)
+    return settings
 
 
 def row_limit(limit: int | None, chosen: str) -> int:

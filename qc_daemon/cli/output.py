@@ -23,7 +23,7 @@ from detector.plain_text import visible
 
 Format = Literal["table", "json", "csv"]
 FORMATS: tuple[Format, ...] = ("table", "json", "csv")
-FORMAT_HELP = "table, json (one object a line) or csv"
+FORMAT_HELP = "table, json or jsonl (both one object a line), or csv."
 Row = Mapping[str, Any]
 TABLE_LIMIT = 200
 """A table has at most so many rows unless --limit says otherwise."""
@@ -34,13 +34,17 @@ _FORMULA = tuple("=+-@＝＋－＠")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
-def parse_format(value: str) -> Format:
+def parse_format(value: str, formats: Sequence[Format] = FORMATS) -> Format:
     """The format by its name, `jsonl` being JSON too. Raises UsageError."""
     name = "json" if value == "jsonl" else value
-    for each in FORMATS:
+    for each in formats:
         if name == each:
             return each
-    raise UsageError(f"--format {value}: give one of {', '.join(FORMATS)}")
+    raise UsageError(f"--format {value}: give one of {', '.join(_names(formats))}")
+
+
+def _names(formats: Sequence[Format]) -> list[str]:
+    return [name for each in formats for name in (("json", "jsonl") if each == "json" else (each,))]
 
 
 def write_list(

@@ -5,17 +5,18 @@ from typing import Annotated
 import typer
 
 from qc_daemon.cli.options import (
+    LARGEST_ID,
     Config,
     Format,
     Ids,
     Limit,
     Since,
     Until,
+    load_settings,
     report_outcome,
     row_limit,
 )
 from qc_daemon.cli.output import parse_format, write_list, write_record
-from qc_daemon.settings import load
 
 quarantine = typer.Typer(no_args_is_help=True, help="Objects that could not be scored, and why.")
 
@@ -24,14 +25,18 @@ quarantine = typer.Typer(no_args_is_help=True, help="Objects that could not be s
 def quarantine_list(
     config: Config = None,
     code: Annotated[
-        list[str] | None, typer.Option(help="Code of the reason, as truncated; repeatable.")
+        list[str] | None,
+        typer.Option(help="Code of the reason, as truncated; any other word lists them all."),
     ] = None,
     since: Since = None,
     until: Until = None,
     limit: Limit = None,
     format: Format = "table",
 ) -> None:
-    """List quarantined objects with their reasons, in order of arrival."""
+    """List quarantined objects with their reasons, in order of arrival.
+
+    Example: qc-daemon quarantine list --code truncated --config qc-daemon.toml
+    """
     from qc_daemon.operations.quarantine import (
         QUARANTINE_COLUMNS,
         QUARANTINE_TABLE,
@@ -41,24 +46,36 @@ def quarantine_list(
 
     chosen = parse_format(format)
     window = parse_window(since, until, row_limit(limit, chosen))
-    rows = list_quarantined(load(config), code or [], window)
+    rows = list_quarantined(load_settings(config), code or [], window)
     columns = QUARANTINE_TABLE if chosen == "table" else QUARANTINE_COLUMNS
     is_filtered = bool(code or since or until)
     write_list("quarantined objects", rows, chosen, columns=columns, is_filtered=is_filtered)
 
 
 @quarantine.command("show")
-def quarantine_show(id: int, config: Config = None, format: Format = "table") -> None:
-    """Show one quarantined object: its reason and where its bytes lie."""
+def quarantine_show(
+    id: Annotated[int, typer.Argument(min=1, max=LARGEST_ID, help="As listed.")],
+    config: Config = None,
+    format: Format = "table",
+) -> None:
+    """Show one quarantined object: its reason and where its bytes lie.
+
+    Example: qc-daemon quarantine show 7 --config qc-daemon.toml
+    """
     from qc_daemon.operations.quarantine import show_quarantined
 
     chosen = parse_format(format)
-    write_record(show_quarantined(load(config), id), chosen)
+    write_record(show_quarantined(load_settings(config), id), chosen)
 
 
 @quarantine.command("release")
 def quarantine_release(ids: Ids, config: Config = None) -> None:
-    """Score quarantined objects again. Example: qc-daemon quarantine release 7"""
+    """Score quarantined objects again.
+
+    Example: qc-daemon quarantine release 7 --config qc-daemon.toml
+    """
     from qc_daemon.operations.quarantine import release_quarantined
 
-    report_outcome(release_quarantined(load(config), ids), "objects are to be scored again")
+    report_outcome(
+        release_quarantined(load_settings(config), ids), "objects are to be scored again"
+    )

@@ -12,11 +12,11 @@ from qc_daemon.cli.options import (
     Limit,
     Since,
     Until,
+    load_settings,
     report_outcome,
     row_limit,
 )
 from qc_daemon.cli.output import parse_format, write_list
-from qc_daemon.settings import load
 
 queue = typer.Typer(no_args_is_help=True, help="The job queue: list, retry, cancel.")
 commitment = typer.Typer(no_args_is_help=True, help="Storage commitment asked of us.")
@@ -27,7 +27,7 @@ def queue_list(
     config: Config = None,
     state: Annotated[
         list[str] | None,
-        typer.Option(help="ready, leased, sent, done, dead, quarantined; repeatable."),
+        typer.Option(help="ready, leased, sent, done, dead or quarantined; repeatable."),
     ] = None,
     kind: Annotated[
         list[str] | None, typer.Option(help="score, report or deliver; repeatable.")
@@ -49,7 +49,7 @@ def queue_list(
 
     chosen = parse_format(format)
     window = parse_window(since, until, row_limit(limit, chosen))
-    settings = load(config)
+    settings = load_settings(config)
     rows = list_jobs(
         settings,
         state or [],
@@ -66,44 +66,56 @@ def queue_list(
 
 @queue.command("retry")
 def queue_retry(ids: Ids, config: Config = None) -> None:
-    """Make dead or quarantined jobs ready again. Example: qc-daemon queue retry 12 13"""
+    """Make dead or quarantined jobs ready again.
+
+    Example: qc-daemon queue retry 12 13 --config qc-daemon.toml
+    """
     from qc_daemon.operations.queue import retry_jobs
 
-    report_outcome(retry_jobs(load(config), ids), "jobs are ready again")
+    report_outcome(retry_jobs(load_settings(config), ids), "jobs are ready again")
 
 
 @queue.command("cancel")
 def queue_cancel(ids: Ids, config: Config = None) -> None:
-    """Give jobs up: they become dead, and stay in the list. Example: qc-daemon queue cancel 12"""
+    """Give jobs up: they become dead, and stay in the list.
+
+    Example: qc-daemon queue cancel 12 --config qc-daemon.toml
+    """
     from qc_daemon.operations.queue import cancel_jobs
 
-    report_outcome(cancel_jobs(load(config), ids), "jobs are cancelled")
+    report_outcome(cancel_jobs(load_settings(config), ids), "jobs are cancelled")
 
 
 @commitment.command("list")
 def commitment_list(
     config: Config = None,
     state: Annotated[
-        list[str] | None, typer.Option(help="waiting, ready, reported, dead; repeatable.")
+        list[str] | None, typer.Option(help="waiting, ready, reported or dead; repeatable.")
     ] = None,
     since: Since = None,
     until: Until = None,
     limit: Limit = None,
     format: Format = "table",
 ) -> None:
-    """List requests for storage commitment that are not reported, or those in the given states."""
+    """List requests for storage commitment that are not reported, or those in the given states.
+
+    Example: qc-daemon commitment list --state dead --config qc-daemon.toml
+    """
     from qc_daemon.operations.commitments import COMMITMENT_COLUMNS, list_commitments
     from qc_daemon.operations.shared import parse_window
 
     chosen = parse_format(format)
     window = parse_window(since, until, row_limit(limit, chosen))
-    rows = list_commitments(load(config), state or [], window)
+    rows = list_commitments(load_settings(config), state or [], window)
     write_list("commitment requests", rows, chosen, columns=COMMITMENT_COLUMNS, is_filtered=True)
 
 
 @commitment.command("retry")
 def commitment_retry(ids: Ids, config: Config = None) -> None:
-    """Report requests that were given up again. Example: qc-daemon commitment retry 7"""
+    """Report requests that were given up again.
+
+    Example: qc-daemon commitment retry 7 --config qc-daemon.toml
+    """
     from qc_daemon.operations.commitments import retry_commitments
 
-    report_outcome(retry_commitments(load(config), ids), "reports are due again")
+    report_outcome(retry_commitments(load_settings(config), ids), "reports are due again")

@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from qc_daemon.cli.options import Config, Format, Limit, Since, Until, row_limit
+from qc_daemon.cli.options import Config, Format, Limit, Since, Until, load_settings, row_limit
 from qc_daemon.cli.output import parse_format, say, write_list
-from qc_daemon.settings import load
 
+Image = Annotated[str, typer.Argument(help="SOP Instance UID of the image, as in results.")]
 rejection = typer.Typer(no_args_is_help=True, help="Images that a person rejects for quality.")
 
 
@@ -19,19 +19,24 @@ def rejection_list(
     limit: Limit = None,
     format: Format = "table",
 ) -> None:
-    """List rejected images, also those taken back: why, by whom and when."""
+    """List rejected images, also those taken back: why, by whom and when.
+
+    Example: qc-daemon rejection list --since 2026-11-01 --config qc-daemon.toml
+    """
     from qc_daemon.operations.rejections import REJECTION_COLUMNS, REJECTION_TABLE, list_rejections
     from qc_daemon.operations.shared import parse_window
 
     chosen = parse_format(format)
-    rows = list_rejections(load(config), parse_window(since, until, row_limit(limit, chosen)))
+    rows = list_rejections(
+        load_settings(config), parse_window(since, until, row_limit(limit, chosen))
+    )
     columns = REJECTION_TABLE if chosen == "table" else REJECTION_COLUMNS
     write_list("rejections", rows, chosen, columns=columns, is_filtered=bool(since or until))
 
 
 @rejection.command("confirm")
 def rejection_confirm(
-    sop_instance_uid: str,
+    sop_instance_uid: Image,
     reason: Annotated[
         str, typer.Option(help="Code value, as 111209 (Positioning); any other lists them all.")
     ],
@@ -40,18 +45,19 @@ def rejection_confirm(
 ) -> None:
     """Reject an image: queue a note (key objects, 113001) for the destinations.
 
-    They may then hide or delete it.
+    They may then hide or delete it. A destination takes notes if "key-objects" is among its objects
+    in the settings.
 
     Example: qc-daemon rejection confirm 1.2.840.1 --reason 111209 --confirmed-by "Dr Lee"
     """
     from qc_daemon.operations.rejections import reject
 
-    say(reject(load(config), sop_instance_uid, reason, confirmed_by))
+    say(reject(load_settings(config), sop_instance_uid, reason, confirmed_by))
 
 
 @rejection.command("retract")
 def rejection_retract(
-    sop_instance_uid: str,
+    sop_instance_uid: Image,
     reason: Annotated[str, typer.Option(help="wrong-image, wrong-reason or reconsidered.")],
     retracted_by: Annotated[str, typer.Option(help="Name of the person who takes it back.")],
     config: Config = None,
@@ -64,4 +70,4 @@ def rejection_retract(
     """
     from qc_daemon.operations.rejections import retract
 
-    say(retract(load(config), sop_instance_uid, reason, retracted_by))
+    say(retract(load_settings(config), sop_instance_uid, reason, retracted_by))

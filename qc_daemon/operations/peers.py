@@ -1,6 +1,8 @@
 """Peers for an operator: list those that may store and refused callers, add, approve, remove."""
 
+from collections.abc import Sequence
 from datetime import datetime
+from enum import StrEnum
 from ipaddress import ip_network
 from typing import Any
 
@@ -8,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
-from qc_daemon.operations.shared import open_store
+from qc_daemon.operations.shared import open_store, parse_choices
 from qc_daemon.receive import access
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.received import peers
@@ -20,28 +22,50 @@ _FINGERPRINT: TypeAdapter[str] = TypeAdapter(Fingerprint)
 _NETWORK: TypeAdapter[str] = TypeAdapter(Network)
 
 
-def list_peers(settings: Settings) -> list[dict[str, Any]]:
+class PeerState(StrEnum):
+    """Why a peer is in the list: it may store by the settings or an approval, it may only report
+    storage commitment, or it was refused."""
+
+    SETTINGS = "settings"
+    REPORTS_ONLY = "reports only"
+    APPROVED = "approved"
+    REFUSED = "refused"
+
+
+def list_peers(settings: Settings, states: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Peers of the settings, destinations that may report storage commitment, peers of the
-    database, then refused callers, latest first."""
+    database, then refused callers, latest first; those in the states, by default all.
+
+    Raises UsageError for another state.
+    """
+    chosen = parse_choices(PeerState, states, "--state")
+    return [row for row in _rows(settings) if not chosen or row["state"] in chosen]
+
+
+def _rows(settings: Settings) -> list[dict[str, Any]]:
     with open_store(settings).read() as session:
         approved, refused = peers.approved_peers(session), peers.refused_callers(session)
     return [
         *(
-            _row("settings", peer.ae_title, shortest_address(peer.address), peer.certificate)
+            _row(
+                PeerState.SETTINGS, peer.ae_title, shortest_address(peer.address), peer.certificate
+            )
             for peer in settings.receive.peer
         ),
         *(
-            _row("reports only", each.ae_title, each.host, None)
+            _row(PeerState.REPORTS_ONLY, each.ae_title, each.host, None)
             for each in settings.destination
             if each.kind == "dicom" and each.commitment != "off"
         ),
         *(
-            _row("approved", peer.ae_title, peer.address, peer.certificate, peer.approved_at)
+            _row(
+                PeerState.APPROVED, peer.ae_title, peer.address, peer.certificate, peer.approved_at
+            )
             for peer in approved
         ),
         *(
             _row(
-                "refused",
+                PeerState.REFUSED,
                 caller.ae_title,
                 caller.address,
                 caller.certificate,
@@ -189,7 +213,7 @@ def _validate(kind: TypeAdapter[str], value: str, noun: str) -> str:
 
 
 def _row(
-    state: str,
+    state: PeerState,
     ae_title: str,
     address: str,
     certificate: str | None,
@@ -200,7 +224,7 @@ def _row(
     reason: str | None = None,
 ) -> dict[str, Any]:
     return {
-        "state": state,
+        "state": state.value,
         "ae_title": ae_title,
         "address": address,
         "certificate": certificate,

@@ -235,7 +235,11 @@ def _destinations(
     traits = Traits(facts.calling_ae, source.station_name, source.study_description)
     to = Routes.of(settings).route(ObjectKind.KEY_OBJECTS, [traits]).to
     if not to:
-        raise UsageError('the note would go nowhere; add "key-objects" to a destination\'s objects')
+        raise UsageError(
+            "no destination takes the note that rejects an image; add key-objects to one's objects"
+            ' in the settings, as objects = ["source", "sr", "overlay", "key-objects"], then'
+            " restart serve"
+        )
     return to
 
 
