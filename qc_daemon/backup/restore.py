@@ -1,4 +1,4 @@
-"""Restores a backup: nothing is deleted, and objects that came after the backup are listed.
+"""Restores a backup: nothing is deleted; objects and decisions that came later are listed.
 
 The files come first, then the database that names them. The old database is moved together with its
 write-ahead log: a log that stayed would be replayed over the new one.
@@ -16,7 +16,9 @@ from pydicom.filereader import read_file_meta_info
 from sqlalchemy import create_engine, inspect, text
 
 from detector.errors import ErrorCode, QCError
+from model.bundle.bundle import locate
 from qc_daemon.backup import contents, manifest, postgresql
+from qc_daemon.backup.decisions import Comparison, compare
 from qc_daemon.backup.manifest import DATABASE, SPOOL, Manifest
 from qc_daemon.records import integrity, schema
 from qc_daemon.records.store import parse
@@ -41,7 +43,8 @@ class Restoration:
 
     `old_database` is the folder, or the PostgreSQL schema, with the old database; None if there was
     none. `files` counts the files that the spool lacked; `replaced` those that were damaged, now in
-    `damaged/`; `missing` are files that rows name and neither spool nor backup has.
+    `damaged/`; `missing` are files that rows name and neither spool nor backup has. `decisions` are
+    those that people made after the backup.
     """
 
     schema_revision: str
@@ -51,6 +54,7 @@ class Restoration:
     replaced: int
     missing: tuple[str, ...]
     later: tuple[LaterObject, ...]
+    decisions: Comparison
 
 
 def restore(
@@ -93,6 +97,7 @@ def restore(
             replaced=replaced,
             missing=missing,
             later=tuple(_files_without_row(url, spool)),
+            decisions=compare(url, old_database, locate(settings.score.bundle).resolve()),
         )
 
 

@@ -6,9 +6,8 @@ from typing import Annotated
 import typer
 
 from detector import console
-from qc_daemon.cli.options import Config, Format, Limit, first_page
-from qc_daemon.cli.output import parse_format, say, write_list
-from qc_daemon.settings import load
+from qc_daemon.cli.options import Config, Format, Limit, first_page, load_settings
+from qc_daemon.cli.output import parse_format, say, write_list, write_record
 
 db = typer.Typer(no_args_is_help=True, help="The database: migrate, check, back up.")
 spool = typer.Typer(no_args_is_help=True, help="Received files that the database does not know.")
@@ -16,29 +15,34 @@ spool = typer.Typer(no_args_is_help=True, help="Received files that the database
 
 @db.command("upgrade")
 def db_upgrade(config: Config = None) -> None:
-    """Bring the database to this version's tables."""
-    from qc_daemon.records import schema
+    """Bring the database to this version's tables, or make it if it is not there.
 
-    schema.upgrade(load(config).store.url)
-    say("the database is up to date")
+    Example: qc-daemon db upgrade --config qc-daemon.toml
+    """
+    from qc_daemon.operations.database import upgrade
+
+    say(upgrade(load_settings(config)))
 
 
 @db.command("downgrade")
 def db_downgrade(
-    revision: str,
+    revision: Annotated[
+        str, typer.Argument(help="Such as 0011, or -1 (one step) after --; base: no tables.")
+    ],
     config: Config = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="A PostgreSQL database is saved already.")
+        bool, typer.Option("--yes", "-y", help="A PostgreSQL database is saved already.")
     ] = False,
 ) -> None:
     """Take the database back to an earlier revision; a SQLite one is copied before.
 
-    What later tables hold is lost. Stop the service first. Example: qc-daemon db downgrade -- -1
-    """
+    What later tables hold is lost. Stop the service first.
 
+    Example: qc-daemon db downgrade --config qc-daemon.toml -- -1
+    """
     from qc_daemon.operations.database import downgrade
 
-    for line in downgrade(load(config), revision, yes=yes):
+    for line in downgrade(load_settings(config), revision, yes=yes):
         say(line)
 
 
@@ -49,10 +53,13 @@ def db_check(
         bool, typer.Option("--full", help="Look at everything, however large it is.")
     ] = False,
 ) -> None:
-    """Say whether the database has this version's tables and is sound."""
+    """Say whether the database has this version's tables and is sound.
+
+    Example: qc-daemon db check --full --config qc-daemon.toml
+    """
     from qc_daemon.operations.database import check
 
-    say(check(load(config), full=full))
+    say(check(load_settings(config), full=full))
 
 
 @db.command("backup")
@@ -75,12 +82,12 @@ def db_backup(
 
         if link:
             raise console.UsageError("--link is for received objects; add --with-spool")
-        schema.backup(load(config).store.url, target)
+        schema.backup(load_settings(config).store.url, target)
         say(f"{target}: written, the database alone; --with-spool saves received objects with it")
         return
     from qc_daemon.operations.database import save_all
 
-    lines, complete = save_all(load(config), target, link=link)
+    lines, complete = save_all(load_settings(config), target, link=link)
     for line in lines:
         say(line)
     if not complete:
@@ -94,29 +101,40 @@ def db_restore(
     release: Annotated[
         bool, typer.Option("--release", help="Take in what came after the backup.")
     ] = False,
+    format: Annotated[
+        str, typer.Option("--format", help="table (lines of text) or json (one object).")
+    ] = "table",
 ) -> None:
     """Put a backup in place of the database, and received objects back that the spool lacks.
 
-    Stop the service first. The old database is moved aside; nothing is deleted.
+    Stop the service first. The old database is moved aside; nothing is deleted. What came after
+    the backup is listed: objects, and what people decided, with the commands that repeat it.
 
     Example: qc-daemon db restore /backup/2026-11-29
     """
-    from qc_daemon.operations.database import restore_all
+    from qc_daemon.operations.database import describe_restore, restore_all, restore_record
 
-    lines, complete = restore_all(load(config), source, release=release)
-    for line in lines:
-        say(line)
-    if not complete:
+    chosen = parse_format(format, ("table", "json"))
+    result = restore_all(load_settings(config), source, release=release)
+    if chosen == "json":
+        write_record(restore_record(result), chosen)
+    else:
+        for line in describe_restore(result):
+            say(line)
+    if not result.is_complete:
         raise typer.Exit(console.FAILED)
 
 
 @spool.command("list")
 def spool_list(config: Config = None, limit: Limit = None, format: Format = "table") -> None:
-    """List files in the spool that no row knows: a kill came between file and row."""
+    """List files in the spool that no row knows: a kill came between file and row.
+
+    Example: qc-daemon spool list --config qc-daemon.toml
+    """
     from qc_daemon.operations.spool import ORPHAN_COLUMNS, list_orphans
 
     chosen = parse_format(format)
-    rows = first_page(list_orphans(load(config)), limit, chosen)
+    rows = first_page(list_orphans(load_settings(config)), limit, chosen)
     write_list("files without a row", rows, chosen, columns=ORPHAN_COLUMNS)
 
 
@@ -134,7 +152,7 @@ def spool_release(
 
     if all == bool(sha256):
         raise console.UsageError("give either SHA-256 values as listed, or --all")
-    settings = load(config)
+    settings = load_settings(config)
     names = orphan_hashes(settings) if all else sha256 or []
     say(f"{release_orphans(settings, names)} objects are taken in")
 
@@ -143,7 +161,10 @@ def spool_release(
 def spool_discard(
     sha256: Annotated[list[str], typer.Argument(help="As listed.")], config: Config = None
 ) -> None:
-    """Delete such files for good."""
+    """Delete such files for good.
+
+    Example: qc-daemon spool discard 5f1a... --config qc-daemon.toml
+    """
     from qc_daemon.operations.spool import discard_orphans
 
-    say(f"{discard_orphans(load(config), sha256)} files are deleted")
+    say(f"{discard_orphans(load_settings(config), sha256)} files are deleted")

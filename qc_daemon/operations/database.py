@@ -1,22 +1,32 @@
 """The database for an operator: check, downgrade, save, restore; each returns plain lines."""
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
-from qc_daemon.backup import Manifest, Restoration, restore, save
+from qc_daemon.backup import Decision, DecisionKind, Manifest, Restoration, restore, save
 from qc_daemon.operations.spool import release_orphans
 from qc_daemon.records import integrity, schema
 from qc_daemon.records.clock import Clock, utc_now
+from qc_daemon.records.store import display_url, parse
 from qc_daemon.settings import Settings
 from qc_daemon.spool import service_lock
 
 _MAX_LISTED = 20
+
+
+def upgrade(settings: Settings) -> str:
+    """Bring the tables to this version's; a line that says where. Raises QCError STORAGE."""
+    schema.upgrade(settings.store.url)
+    return f"the database {display_url(parse(settings.store.url))} is up to date"
 
 
 def check(settings: Settings, *, full: bool) -> str:
@@ -97,25 +107,72 @@ def save_all(
     return lines, not (manifest.missing or manifest.damaged)
 
 
+@dataclass(frozen=True, slots=True)
+class RestoreResult:
+    """A restore; `released` counts the later objects taken in again, `schema_problem` is what is
+    still to be done about the tables, None if nothing."""
+
+    restoration: Restoration
+    released: int
+    schema_problem: str | None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no file is missing that the database names."""
+        return not self.restoration.missing
+
+
 def restore_all(
     settings: Settings, source: Path, *, release: bool, clock: Clock = utc_now
-) -> tuple[list[str], bool]:
-    """Put a backup in place; lines that say what was done, and whether no file is missing."""
+) -> RestoreResult:
+    """Put a backup in place, and with `release` take in what came after it."""
     with _progress_bar("Restoring") as progress:
         restoration = restore(settings, source, clock(), progress)
-    lines = [*_describe(restoration)]
+    released = 0
     if release and restoration.later:
         schema.upgrade(settings.store.url)
-        count = release_orphans(settings, [each.sha256 for each in restoration.later])
-        lines.append(f"{count} of them are taken in again")
+        released = release_orphans(settings, [each.sha256 for each in restoration.later])
+    return RestoreResult(restoration, released, schema.check(settings.store.url))
+
+
+def describe_restore(result: RestoreResult) -> Iterator[str]:
+    """Lines that say what was done, and what is left to do."""
+    restoration = result.restoration
+    yield from _describe(restoration)
+    if result.released:
+        yield f"{result.released} of them are taken in again"
     elif restoration.later:
-        lines.append(
-            "take them in with qc-daemon spool release SHA256 or qc-daemon spool release --all"
-        )
-    problem = schema.check(settings.store.url)
-    if problem:
-        lines.append(problem)
-    return lines, not restoration.missing
+        yield "take them in with qc-daemon spool release SHA256 or qc-daemon spool release --all"
+    yield from _describe_decisions(restoration)
+    if result.schema_problem:
+        yield result.schema_problem
+
+
+def restore_record(result: RestoreResult) -> dict[str, Any]:
+    """The same as one object for JSON, with everything listed."""
+    restoration = result.restoration
+    return {
+        "schema_revision": restoration.schema_revision,
+        "saved_at": restoration.created,
+        "old_database": restoration.old_database,
+        "files": restoration.files,
+        "replaced": restoration.replaced,
+        "missing": [Path(path).stem for path in restoration.missing],
+        "later": [asdict(each) for each in restoration.later],
+        "released": result.released,
+        "decisions": [
+            {
+                "kind": each.kind,
+                "subject": each.subject,
+                "at": each.at,
+                "command": each.command,
+                "needs_object": each.needs_object,
+            }
+            for each in restoration.decisions.decisions
+        ],
+        "decisions_problem": restoration.decisions.problem,
+        "schema_problem": result.schema_problem,
+    }
 
 
 @contextmanager
@@ -159,6 +216,78 @@ def _describe(restoration: Restoration) -> Iterator[str]:
         yield from _first_lines(
             [f"{each.sha256} {each.sop_instance_uid}".rstrip() for each in restoration.later]
         )
+
+
+# How many decisions of a kind there are, in words.
+_DECIDED = {
+    DecisionKind.PEER_APPROVED: "peers approved",
+    DecisionKind.PEER_REMOVED: "approvals of peers taken back",
+    DecisionKind.IMAGE_REJECTED: "images rejected",
+    DecisionKind.REJECTION_RETRACTED: "rejections retracted",
+    DecisionKind.BUNDLE_ACTIVATED: "bundles activated",
+    DecisionKind.EXAM_CLOSED: "exams closed",
+    DecisionKind.OBJECT_RELEASED: "objects released from quarantine",
+    DecisionKind.JOB_RETRIED: "jobs retried",
+    DecisionKind.JOB_CANCELLED: "jobs cancelled",
+    DecisionKind.COMMITMENT_RETRIED: "commitment reports retried",
+}
+# A rejection and its retraction are one list, as they are to be repeated in turn.
+_GROUPS: tuple[tuple[DecisionKind, ...], ...] = (
+    (DecisionKind.IMAGE_REJECTED, DecisionKind.REJECTION_RETRACTED),
+    *(
+        (kind,)
+        for kind in DecisionKind
+        if kind not in (DecisionKind.IMAGE_REJECTED, DecisionKind.REJECTION_RETRACTED)
+    ),
+)
+# Commands that take any number of ids.
+_BY_IDS = {"quarantine release", "queue retry", "queue cancel", "commitment retry"}
+_IDS_A_COMMAND = 50
+
+
+def _describe_decisions(restoration: Restoration) -> Iterator[str]:
+    """Decisions of people that only the old database has, by kind, with the commands."""
+    comparison = restoration.decisions
+    since = f"after {restoration.created}" if restoration.created else "after the backup"
+    if comparison.problem:
+        more = "else " if comparison.decisions else ""
+        yield f"what {more}people decided {since} cannot be told: {comparison.problem};"
+        yield (
+            "  ask them about peers, rejections, bundles, exams closed by command, quarantine and"
+            " the queue"
+        )
+    elif not comparison.decisions:
+        yield f"people decided nothing {since} that would have to be repeated"
+    if comparison.decisions:
+        yield (
+            f"{len(comparison.decisions)} decisions that people made {since} are not in it;"
+            " repeat those that still hold:"
+        )
+    for kinds in _GROUPS:
+        decisions = [each for each in comparison.decisions if each.kind in kinds]
+        if decisions:
+            counts = Counter(each.kind for each in decisions)
+            yield ", ".join(f"{counts[kind]} {_DECIDED[kind]}" for kind in kinds if counts[kind])
+            yield from _first_lines(_commands(decisions))
+    if any(each.needs_object for each in comparison.decisions):
+        yield "* its object came after the backup: take that in first"
+
+
+def _commands(decisions: Sequence[Decision]) -> list[str]:
+    """A line for each decision: its command, or what it was about; ids share a command."""
+    lines = []
+    ids: dict[str, list[str]] = {}
+    for each in decisions:
+        mark = " *" if each.needs_object else ""
+        if each.verb in _BY_IDS:
+            ids.setdefault(each.verb, []).append(each.argument)
+        else:
+            lines.append(f"{each.command or each.subject}{mark}")
+    for verb, numbers in ids.items():
+        for start in range(0, len(numbers), _IDS_A_COMMAND):
+            page = " ".join(numbers[start : start + _IDS_A_COMMAND])
+            lines.append(f"qc-daemon {verb} {page}")
+    return lines
 
 
 def _first_lines(lines: list[str]) -> Iterator[str]:

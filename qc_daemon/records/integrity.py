@@ -10,6 +10,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from sqlalchemy import Connection, create_engine, inspect, text
 
@@ -55,12 +56,18 @@ def examine(url: str, *, full: bool = False, seconds: float | None = None) -> In
     return examine_file(file, full=full, seconds=seconds)
 
 
-def examine_file(file: Path, *, full: bool = False, seconds: float | None = None) -> Integrity:
-    """The same of a SQLite file, which need not be the service's. Raises QCError STORAGE."""
+def examine_file(
+    file: Path, *, full: bool = False, seconds: float | None = None, read_only: bool = False
+) -> Integrity:
+    """The same of a SQLite file, which need not be the service's. Raises QCError STORAGE.
+
+    With `read_only` its write-ahead log is not brought into it.
+    """
     full = full or _size(file) <= _SMALL_BYTES
     deadline = None if seconds is None else time.monotonic() + seconds
+    address = f"file:{quote(str(file))}?mode={'ro' if read_only else 'rwc'}"
     try:
-        with closing(sqlite3.connect(file, timeout=30.0)) as connection:
+        with closing(sqlite3.connect(address, timeout=30.0, uri=True)) as connection:
             if deadline is not None:
                 connection.set_progress_handler(
                     lambda: int(time.monotonic() > deadline), _INSTRUCTIONS

@@ -1,0 +1,492 @@
+"""What people decided after a backup was made: the old database compared with the restored one.
+
+A restore brings rows back as they were saved, and what came later stands in the old database alone.
+Objects that came later are found in the spool; what a person ordered by command is in no file. Each
+decision is named with the command that repeats it.
+
+Queries ask only for columns that a database has, since the two may be of different versions. Rows
+are compared by what they stand for (AE title, UID), not by their numbers alone.
+
+Not compared, as nothing of it stands in a database or needs to be repeated: a retry of a job that
+waited anyway, `destination relearn` (a class that a destination does not take is offered again
+after a day), `spool discard`.
+"""
+
+import shlex
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, bindparam, create_engine, inspect, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from detector.errors import ErrorCode, QCError
+from qc_daemon.records import integrity, schema
+from qc_daemon.records.store import parse
+from qc_daemon.records.tables import (
+    ClosedBy,
+    CommitmentState,
+    ExamState,
+    JobKind,
+    JobState,
+    RevisionState,
+)
+
+# So many rows are asked for at once: a statement has a limited number of parameters.
+_PAGE = 500
+
+Row = dict[str, Any]
+
+
+class DecisionKind(StrEnum):
+    """What a person can order that the database keeps."""
+
+    PEER_APPROVED = "peer approved"
+    PEER_REMOVED = "peer removed"
+    IMAGE_REJECTED = "image rejected"
+    REJECTION_RETRACTED = "rejection retracted"
+    BUNDLE_ACTIVATED = "bundle activated"
+    EXAM_CLOSED = "exam closed"
+    OBJECT_RELEASED = "object released from quarantine"
+    JOB_RETRIED = "job retried"
+    JOB_CANCELLED = "job cancelled"
+    COMMITMENT_RETRIED = "commitment report retried"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One decision; `subject` names what it is about, by AE title, UID or number.
+
+    `at`: when it was made, ISO 8601 in UTC, None where the database does not say. `verb` and
+    `argument` are the command's words, without `qc-daemon`; both are empty where none repeats it.
+    `needs_object`: its object came after the backup, and has to be taken in first.
+    """
+
+    kind: DecisionKind
+    subject: str
+    at: str | None
+    verb: str = ""
+    argument: str = ""
+    needs_object: bool = False
+
+    @property
+    def command(self) -> str | None:
+        """The command that repeats it, None where there is none."""
+        return f"qc-daemon {self.verb} {self.argument}" if self.verb else None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Decisions that only the old database has; `problem` says why there may be others."""
+
+    decisions: tuple[Decision, ...]
+    problem: str | None = None
+
+
+def compare(url: str, old_database: str | None, default_bundle: Path) -> Comparison:
+    """Compare the database that was moved aside (a folder, or a PostgreSQL schema) with `url`'s.
+
+    `default_bundle` is the folder of the settings' bundle, which a service activates by itself.
+    Changes neither database.
+    """
+    if old_database is None:
+        return Comparison((), "there was no old database to compare with")
+    file = schema.file_of(url)
+    if file is None:
+        engine, old_schema = create_engine(parse(url)), old_database
+        old_engine, problem = engine, None
+    else:
+        engine, old_schema = create_engine(f"sqlite:///{file}"), None
+        old_file = Path(old_database) / file.name
+        old_engine, problem = _read_only(old_file), _damage(old_file)
+    try:
+        with engine.connect() as connection, old_engine.connect() as old_connection:
+            restored, old = _Tables(connection), _Tables(old_connection, old_schema)
+            if not old.names:
+                return Comparison((), "the old database has no tables")
+            decisions, unread = _decisions(restored, old, default_bundle)
+    except SQLAlchemyError as error:
+        return Comparison((), f"the old database cannot be read: {_words(error)}")
+    finally:
+        engine.dispose()
+        old_engine.dispose()
+    return Comparison(tuple(decisions), problem or unread)
+
+
+def _decisions(
+    restored: "_Tables", old: "_Tables", default_bundle: Path
+) -> tuple[list[Decision], str | None]:
+    """The decisions, and why some could not be read."""
+    questions: tuple[Callable[[], Iterable[Decision]], ...] = (
+        lambda: _peers(restored, old),
+        lambda: _rejections(restored, old),
+        lambda: _bundle(restored, old, default_bundle),
+        lambda: _closed_exams(restored, old),
+        lambda: _repeated_jobs(restored, old),
+        lambda: _cancelled_jobs(restored, old),
+        lambda: _commitments(restored, old),
+    )
+    decisions: list[Decision] = []
+    problem = None
+    for question in questions:
+        try:
+            decisions += question()
+        except (SQLAlchemyError, TypeError, ValueError) as error:
+            # A damaged database may be readable in part, and a damaged value may be of any type.
+            problem = f"the old database cannot be read in whole: {_words(error)}"
+    return decisions, problem
+
+
+def _peers(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
+    columns = ("ae_title", "address", "certificate", "approved_at")
+    before = {(row["ae_title"], row["address"]): row for row in restored.rows("peer", columns)}
+    after = {(row["ae_title"], row["address"]): row for row in old.rows("peer", columns)}
+    for (title, address), row in after.items():
+        earlier = before.get((title, address))
+        if earlier is None or earlier["certificate"] != row["certificate"]:
+            options = ["--address", address]
+            if row["certificate"] is not None:
+                options += ["--certificate", row["certificate"]]
+            yield Decision(
+                DecisionKind.PEER_APPROVED,
+                f"{title} at {address}",
+                _iso(row["approved_at"]),
+                "peer add",
+                _arguments(title, options),
+            )
+    for title, address in before.keys() - after.keys():
+        yield Decision(
+            DecisionKind.PEER_REMOVED,
+            f"{title} at {address}",
+            None,
+            "peer remove",
+            _arguments(title, ["--address", address]),
+        )
+
+
+def _rejections(restored: "_Tables", old: "_Tables") -> list[Decision]:
+    """In the order in which they were made, as an image may be rejected again."""
+    before, after = _rejections_of(restored), _rejections_of(old)
+    uids = sorted({uid for uid, _ in after})
+    known = {
+        row["sop_instance_uid"]
+        for row in restored.rows_of("instance", ("sop_instance_uid",), "sop_instance_uid", uids)
+    }
+    decisions = []
+    for (uid, number), row in after.items():
+        earlier = before.get((uid, number))
+        if earlier is None:
+            options = ["--reason", row["reason"], "--confirmed-by", row["confirmed_by"]]
+            decisions.append(
+                Decision(
+                    DecisionKind.IMAGE_REJECTED,
+                    uid,
+                    _iso(row["confirmed_at"]),
+                    "rejection confirm",
+                    _arguments(uid, options),
+                    uid not in known,
+                )
+            )
+        if row["retracted_at"] is not None and (earlier is None or earlier["retracted_at"] is None):
+            options = ["--reason", row["retraction_reason"], "--retracted-by", row["retracted_by"]]
+            decisions.append(
+                Decision(
+                    DecisionKind.REJECTION_RETRACTED,
+                    uid,
+                    _iso(row["retracted_at"]),
+                    "rejection retract",
+                    _arguments(uid, options),
+                    uid not in known,
+                )
+            )
+    return sorted(decisions, key=lambda decision: decision.at or "")
+
+
+def _rejections_of(tables: "_Tables") -> dict[tuple[str, int], Row]:
+    """Rejections by SOP Instance UID and number."""
+    columns = (
+        "instance_id",
+        "number",
+        "reason",
+        "confirmed_by",
+        "confirmed_at",
+        "retraction_reason",
+        "retracted_by",
+        "retracted_at",
+    )
+    rows = tables.rows("rejection", columns)
+    ids = sorted({row["instance_id"] for row in rows})
+    uids = {
+        row["id"]: row["sop_instance_uid"]
+        for row in tables.rows_of("instance", ("id", "sop_instance_uid"), "id", ids)
+    }
+    # Before a rejection could be retracted, an image had one at most.
+    return {(uids[row["instance_id"]], row["number"] or 1): row for row in rows}
+
+
+def _bundle(restored: "_Tables", old: "_Tables", default_bundle: Path) -> Iterator[Decision]:
+    columns = ("model_id", "name", "path", "activated_at")
+    before = sorted(restored.rows("active_bundle", columns), key=_activation)
+    after = sorted(old.rows("active_bundle", columns), key=_activation)
+    if not after or (before and before[-1]["model_id"] == after[-1]["model_id"]):
+        return
+    active = after[-1]
+    if not before and len(after) == 1 and Path(active["path"]) == default_bundle:
+        return
+    yield Decision(
+        DecisionKind.BUNDLE_ACTIVATED,
+        f"{active['name']} ({active['model_id']})",
+        _iso(active["activated_at"]),
+        "bundle activate",
+        _arguments(active["path"]),
+    )
+
+
+def _activation(row: Row) -> Any:
+    return row["activated_at"]
+
+
+def _closed_exams(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
+    columns = ("id", "study_instance_uid", "patient_id", "state", "closed_at", "closed_by")
+    closed = old.rows_of("exam", columns, "closed_by", [ClosedBy.PERSON])
+    before = restored.by_id("exam", columns, closed)
+    for row in closed:
+        earlier = before.get(row["id"])
+        if earlier is not None and not _is_same(earlier, row, "study_instance_uid", "patient_id"):
+            earlier = None
+        if earlier is not None and earlier["closed_at"] == row["closed_at"]:
+            continue
+        study = row["study_instance_uid"]
+        argument = str(row["id"]) if earlier is not None else study
+        yield Decision(
+            DecisionKind.EXAM_CLOSED,
+            f"exam {row['id']}, study {study}",
+            _iso(row["closed_at"]),
+            "exam close" if argument else "",
+            _arguments(argument) if argument else "",
+            # One that was closed in the backup opens again only by what came later.
+            earlier is None or earlier["state"] != ExamState.OPEN,
+        )
+
+
+_JOBS = (
+    "id",
+    "kind",
+    "subject",
+    "revision",
+    "destination",
+    "exam_id",
+    "revision_id",
+    "object_id",
+    "state",
+    "error_code",
+    "updated_at",
+)
+_ENDED = (JobState.DEAD, JobState.QUARANTINED)
+
+
+def _repeated_jobs(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
+    """Retried jobs and released objects: what has ended changes only by a person's order."""
+    ended = restored.rows_of("job", _JOBS, "state", _ENDED)
+    quarantined = {
+        row["id"]
+        for row in restored.rows_of("revision", ("id",), "state", [RevisionState.QUARANTINED])
+    }
+    # A job may be done whose object was quarantined afterwards.
+    done = [
+        row
+        for row in restored.rows_of("job", _JOBS, "revision_id", sorted(quarantined))
+        if row["kind"] == JobKind.SCORE and row["state"] == JobState.DONE
+    ]
+    rows = [*ended, *done]
+    after = old.by_id("job", _JOBS, rows)
+    subjects, subjects_after = _subjects(restored, rows), _subjects(old, after.values())
+    for row in rows:
+        later = after.get(row["id"])
+        if later is None or subjects[row["id"]] != subjects_after[later["id"]]:
+            continue
+        if later["updated_at"] == row["updated_at"]:
+            continue
+        if row["kind"] == JobKind.SCORE and row["revision_id"] in quarantined:
+            kind, verb, number = (
+                DecisionKind.OBJECT_RELEASED,
+                "quarantine release",
+                row["revision_id"],
+            )
+        else:
+            kind, verb, number = DecisionKind.JOB_RETRIED, "queue retry", row["id"]
+        yield Decision(kind, subjects[row["id"]], None, verb, str(number))
+
+
+def _cancelled_jobs(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
+    cancelled = old.rows_of("job", _JOBS, "error_code", [ErrorCode.CANCELLED])
+    before = restored.by_id("job", _JOBS, cancelled)
+    subjects, subjects_before = _subjects(old, cancelled), _subjects(restored, before.values())
+    for row in cancelled:
+        if row["state"] != JobState.DEAD:
+            continue
+        earlier = before.get(row["id"])
+        if earlier is not None and subjects_before[earlier["id"]] != subjects[row["id"]]:
+            earlier = None
+        if earlier is not None and earlier["updated_at"] == row["updated_at"]:
+            continue
+        yield Decision(
+            DecisionKind.JOB_CANCELLED,
+            subjects[row["id"]],
+            _iso(row["updated_at"]),
+            # A job of a later object gets another number when the object is taken in.
+            "" if earlier is None else "queue cancel",
+            "" if earlier is None else str(row["id"]),
+            earlier is None,
+        )
+
+
+def _commitments(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
+    columns = ("id", "transaction_uid", "requested_by", "state", "requested_at", "not_before")
+    ended = restored.rows_of("commitment", columns, "state", [CommitmentState.DEAD])
+    after = old.by_id("commitment", columns, ended)
+    for row in ended:
+        later = after.get(row["id"])
+        # A requester who asks again makes a report due without any person.
+        if later is None or not _is_same(
+            later, row, "transaction_uid", "requested_by", "requested_at"
+        ):
+            continue
+        if (later["state"], later["not_before"]) != (row["state"], row["not_before"]):
+            yield Decision(
+                DecisionKind.COMMITMENT_RETRIED,
+                f"transaction {row['transaction_uid']} of {row['requested_by']}",
+                None,
+                "commitment retry",
+                str(row["id"]),
+            )
+
+
+def _subjects(tables: "_Tables", jobs: Iterable[Row]) -> dict[int, str]:
+    """What each job is about, by UIDs, which are the same in both databases."""
+    rows = list(jobs)
+    revisions = tables.by_id("revision", ("id", "instance_id"), rows, "revision_id")
+    instances = tables.by_id(
+        "instance", ("id", "sop_instance_uid"), revisions.values(), "instance_id"
+    )
+    objects = tables.by_id("report_object", ("id", "sop_instance_uid"), rows, "object_id")
+    exams = tables.by_id("exam", ("id", "study_instance_uid"), rows, "exam_id")
+    subjects = {}
+    for row in rows:
+        revision = revisions.get(row["revision_id"])
+        instance = None if revision is None else instances.get(revision["instance_id"])
+        of_object = instance or objects.get(row["object_id"])
+        if of_object is not None:
+            what = f"object {of_object['sop_instance_uid']}"
+        else:
+            what = f"study {exams.get(row['exam_id'], {}).get('study_instance_uid', '')}"
+        to = f" to {row['destination']}" if row["destination"] else ""
+        subjects[row["id"]] = f"{row['kind']} of {what}, revision {row['revision']}{to}"
+    return subjects
+
+
+class _Tables:
+    """Rows of a database of any version: a column that it lacks is None, a table is empty."""
+
+    def __init__(self, connection: Connection, schema_name: str | None = None) -> None:
+        self._connection = connection
+        self._schema = schema_name
+        self._columns: dict[str, frozenset[str]] = {}
+        inspector = inspect(connection)
+        for name in inspector.get_table_names(schema=schema_name):
+            self._columns[name] = frozenset(
+                column["name"] for column in inspector.get_columns(name, schema=schema_name)
+            )
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of its tables."""
+        return frozenset(self._columns)
+
+    def rows(self, table: str, columns: Sequence[str]) -> list[Row]:
+        """All rows of a table."""
+        return self._select(table, columns, "")
+
+    def rows_of(
+        self, table: str, columns: Sequence[str], column: str, values: Sequence[Any]
+    ) -> list[Row]:
+        """The rows that have one of these values in a column, by id."""
+        if column not in self._columns.get(table, ()):
+            return []
+        rows = []
+        for start in range(0, len(values), _PAGE):
+            page = [getattr(each, "value", each) for each in values[start : start + _PAGE]]
+            rows += self._select(table, columns, f'WHERE "{column}" IN :values', page)
+        return rows
+
+    def by_id(
+        self, table: str, columns: Sequence[str], rows: Iterable[Row], column: str = "id"
+    ) -> dict[int, Row]:
+        """The rows of a table, by id, whose ids stand in a column of these rows."""
+        ids = sorted({row[column] for row in rows if row[column] is not None})
+        return {row["id"]: row for row in self.rows_of(table, columns, "id", ids)}
+
+    def _select(
+        self, table: str, columns: Sequence[str], where: str, values: Sequence[Any] = ()
+    ) -> list[Row]:
+        existing = self._columns.get(table, frozenset())
+        present = [name for name in columns if name in existing]
+        if not present:
+            return []
+        name = f'"{table}"' if self._schema is None else f'"{self._schema}"."{table}"'
+        listed = ", ".join(f'"{column}"' for column in present)
+        order = ' ORDER BY "id"' if "id" in existing else ""
+        statement = text(f"SELECT {listed} FROM {name} {where}{order}")
+        if where:
+            statement = statement.bindparams(bindparam("values", expanding=True))
+        result = self._connection.execute(statement, {"values": list(values)} if where else {})
+        empty = dict.fromkeys(columns)
+        return [empty | dict(row) for row in result.mappings()]
+
+
+def _read_only(file: Path) -> Engine:
+    """An engine that leaves a SQLite database and its write-ahead log as they are."""
+    address = f"file:{quote(str(file))}?mode=ro"
+    return create_engine(
+        "sqlite://", creator=lambda: sqlite3.connect(address, uri=True), poolclass=NullPool
+    )
+
+
+def _damage(file: Path) -> str | None:
+    """The first fault of the old database, None if it is sound."""
+    try:
+        result = integrity.examine_file(file, read_only=True)
+    except QCError as error:
+        return f"the old database cannot be read: {_words(error)}"
+    return None if result.is_sound else f"the old database is damaged: {result.faults[0]}"
+
+
+def _is_same(one: Row, other: Row, *columns: str) -> bool:
+    return all(one[column] == other[column] for column in columns)
+
+
+def _arguments(argument: str, options: Sequence[str] = ()) -> str:
+    """Options and argument, quoted for a shell; one that begins with a dash is no option."""
+    end = ["--"] if argument.startswith("-") else []
+    return shlex.join([*options, *end, argument])
+
+
+def _iso(value: Any) -> str | None:
+    """A stored moment, ISO 8601 in UTC to the second: SQLite has a text without a zone."""
+    if value is None:
+        return None
+    moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return moment.isoformat(timespec="seconds")
+
+
+def _words(error: Exception) -> str:
+    """An error's first line, without the statement and its values."""
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,312 @@
+"""A restore names what people decided after the backup, with the commands that repeat it."""
+
+import gc
+import json
+import shlex
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+from typer.testing import CliRunner
+
+from detector.errors import ErrorCode
+from qc_daemon.backup import Decision, DecisionKind, Restoration, restore, save
+from qc_daemon.cli.app import app
+from qc_daemon.operations import bundles, commitments, destinations, exams, peers, quarantine, queue
+from qc_daemon.operations.database import describe_restore, restore_all
+from qc_daemon.operations.rejections import reject, retract
+from qc_daemon.records import schema
+from qc_daemon.records.commitment.scp import Request, record_request
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.received import revisions
+from qc_daemon.records.received.revisions import RevisionFacts
+from qc_daemon.records.results import bundles as bundle_records
+from qc_daemon.records.tables import (
+    Commitment,
+    CommitmentState,
+    JobKind,
+    JobRow,
+    JobState,
+)
+from qc_daemon.settings import Settings
+from tests.support.dicom_objects import CANARY, CANARY_ID, ultrasound
+from tests.support.storage import Storage
+
+NOW = datetime(2026, 11, 29, 1, 2, 3, tzinfo=UTC)
+LATER = NOW + timedelta(hours=1)
+
+
+def clock() -> datetime:
+    return LATER
+
+
+@pytest.fixture
+def storage(storage: Storage) -> Storage:
+    store = {"url": storage.settings.store.url, "spool": storage.settings.store.spool}
+    storage.settings = Settings(
+        store=store, destination=[{"name": "pacs", "objects": ["source", "key-objects"]}]
+    )
+    return storage
+
+
+def backup(storage: Storage) -> Path:
+    folder = storage.spool.root.parent / "backup"
+    save(storage.settings, folder, NOW)
+    return folder
+
+
+def put_back(storage: Storage, source: Path) -> Restoration:
+    close(storage)
+    return restore(storage.settings, source, datetime.now(UTC))
+
+
+def close(storage: Storage) -> None:
+    storage.store.close()
+    # The operations leave the connections of their stores to the collector.
+    gc.collect()
+
+
+def end_jobs(storage: Storage, facts: RevisionFacts, kind: JobKind, state: JobState) -> int:
+    """End the object's job of a kind as it does by itself; returns its id."""
+    with storage.store.begin() as session:
+        (job,) = (
+            each
+            for each in jobs.listing(session, kinds=[kind])
+            if each.revision_id == facts.revision_id
+        )
+        session.execute(update(JobRow).where(JobRow.id == job.id).values(state=state))
+        if kind is JobKind.SCORE:
+            revisions.quarantine(session, facts.revision_id, ErrorCode.UNREADABLE, "broken", NOW)
+    return job.id
+
+
+def commands(restoration: Restoration, kind: DecisionKind) -> list[str | None]:
+    return [each.command for each in restoration.decisions.decisions if each.kind is kind]
+
+
+def repeat(storage: Storage, decisions: tuple[Decision, ...]) -> None:
+    """Type the commands in their order, as a person would."""
+    config = storage.spool.root.parent / "qc.toml"
+    config.write_text(
+        f'[store]\nurl = "{storage.settings.store.url}"\nspool = "spool"\n'
+        '[[destination]]\nname = "pacs"\nobjects = ["source", "key-objects"]\n'
+    )
+    for each in decisions:
+        assert each.command is not None
+        words = shlex.split(each.command)
+        assert words[0] == "qc-daemon"
+        result = CliRunner().invoke(app, [*words[1:3], "--config", str(config), *words[3:]])
+        assert result.exit_code == 0, (each, result.output, result.exception)
+
+
+def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Storage) -> None:
+    settings = storage.settings
+    image, broken, unsent, cancelled = (storage.receive() for _ in range(4))
+    open_exam = storage.receive(ultrasound(StudyInstanceUID="1.2.3.4"))
+    end_jobs(storage, broken, JobKind.SCORE, JobState.QUARANTINED)
+    retried = end_jobs(storage, unsent, JobKind.DELIVER, JobState.DEAD)
+    with storage.store.read() as session:
+        to_cancel = next(
+            each.id
+            for each in jobs.listing(session, kinds=[JobKind.DELIVER])
+            if each.revision_id == cancelled.revision_id
+        )
+    # Scored, so that its exam can be closed.
+    end_jobs(storage, open_exam, JobKind.SCORE, JobState.DONE)
+    peers.add_peer(settings, "GONE", "10.0.0.1", None, clock)
+    request = Request("1.2.3", "VOLUSON1", "10.1.0.1", "test/1", ())
+    with storage.store.begin() as session:
+        record_request(session, request, NOW)
+        bundle_records.activate(session, "other", "/models/other", "other", NOW)
+        session.execute(update(Commitment).values(state=CommitmentState.DEAD))
+    folder = backup(storage)
+
+    def decide() -> None:
+        peers.add_peer(settings, "VOLUSON1", "10.1.0.0/16", None, clock)
+        peers.add_peer(settings, "-DASH", "10.2.0.1", None, clock)
+        peers.remove_peer(settings, "GONE", None)
+        reject(settings, image.sop_instance_uid, "111209", "Dr O'Lee", clock)
+        retract(settings, image.sop_instance_uid, "wrong-image", "Dr O'Lee", clock)
+        bundles.activate_bundle(settings, "default", clock)
+        exams.close_exams(settings, exams.parse_exam(str(open_exam.exam_id)), clock)
+        quarantine.release_quarantined(settings, [broken.revision_id], clock)
+        destinations.retry_destination(settings, "pacs", clock)
+        queue.cancel_jobs(settings, [to_cancel], clock)
+        commitments.retry_commitments(settings, [1], clock)
+
+    decide()
+    restoration = put_back(storage, folder)
+    comparison = restoration.decisions
+    assert comparison.problem is None
+    kinds = Counter(each.kind for each in comparison.decisions)
+    assert kinds == {**dict.fromkeys(DecisionKind, 1), DecisionKind.PEER_APPROVED: 2}
+    assert not any(each.needs_object for each in comparison.decisions)
+    assert commands(restoration, DecisionKind.JOB_RETRIED) == [f"qc-daemon queue retry {retried}"]
+    assert commands(restoration, DecisionKind.OBJECT_RELEASED) == [
+        f"qc-daemon quarantine release {broken.revision_id}"
+    ]
+    assert commands(restoration, DecisionKind.IMAGE_REJECTED) == [
+        "qc-daemon rejection confirm --reason 111209 --confirmed-by 'Dr O'\"'\"'Lee' "
+        f"{image.sop_instance_uid}"
+    ]
+    repeat(storage, comparison.decisions)
+    # What was repeated is what was lost: a second restore of it names the same.
+    again = put_back(storage, folder).decisions
+    assert {(each.kind, each.command) for each in again.decisions} == {
+        (each.kind, each.command) for each in comparison.decisions
+    }
+
+
+def test_what_a_service_does_by_itself_is_no_decision(storage: Storage) -> None:
+    settings = storage.settings
+    first, second = storage.receive(), storage.receive()
+    folder = backup(storage)
+    bundles.seed_bundle(settings, storage.store, clock)
+    storage.receive()
+    end_jobs(storage, first, JobKind.SCORE, JobState.QUARANTINED)
+    end_jobs(storage, second, JobKind.DELIVER, JobState.DEAD)
+    comparison = put_back(storage, folder).decisions
+    assert (comparison.decisions, comparison.problem) == ((), None)
+
+
+def test_decisions_on_later_objects_say_that_these_come_first(storage: Storage) -> None:
+    settings = storage.settings
+    folder = backup(storage)
+    later = storage.receive()
+    end_jobs(storage, later, JobKind.SCORE, JobState.DONE)
+    reject(settings, later.sop_instance_uid, "111209", "Dr Lee", clock)
+    exams.close_exams(settings, exams.parse_exam(str(later.exam_id)), clock)
+    with storage.store.read() as session:
+        ids = [each.id for each in jobs.listing(session, kinds=[JobKind.DELIVER])]
+    queue.cancel_jobs(settings, ids, clock)
+    decisions = put_back(storage, folder).decisions.decisions
+    assert all(each.needs_object for each in decisions)
+    by_kind = {each.kind: each for each in decisions}
+    assert later.sop_instance_uid in str(by_kind[DecisionKind.IMAGE_REJECTED].command)
+    assert later.study_instance_uid in str(by_kind[DecisionKind.EXAM_CLOSED].command)
+    # Its job gets another number when the object is taken in.
+    assert by_kind[DecisionKind.JOB_CANCELLED].command is None
+
+
+def test_a_backup_of_older_tables_is_compared_too(storage: Storage) -> None:
+    """Before 0002 there were no peers, before 0005 no rejections."""
+    url = storage.settings.store.url
+    storage.store.close()
+    schema.downgrade(url, "0001")
+    folder = backup(storage)
+    schema.upgrade(url)
+    peers.add_peer(storage.settings, "VOLUSON1", "10.1.0.0/16", None, clock)
+    comparison = put_back(storage, folder).decisions
+    assert comparison.problem is None
+    assert [each.kind for each in comparison.decisions] == [DecisionKind.PEER_APPROVED]
+
+
+def test_an_unreadable_old_database_says_that_it_cannot_be_told(sqlite_storage: Storage) -> None:
+    storage = sqlite_storage
+    folder = backup(storage)
+    file = schema.file_of(storage.settings.store.url)
+    assert file is not None
+    harms: list[Callable[[], object]] = [
+        lambda: file.write_bytes(b"no database" * 1000),
+        lambda: file.write_bytes(b""),
+        file.unlink,
+    ]
+    for harm in harms:
+        close(storage)
+        harm()
+        result = restore_all(storage.settings, folder, release=False)
+        text = "\n".join(describe_restore(result))
+        assert "what people decided after 2026-11-29T01:02:03+00:00 cannot be told: " in text
+        assert result.restoration.decisions.decisions == ()
+
+
+def test_a_damaged_old_database_is_read_as_far_as_it_goes(sqlite_storage: Storage) -> None:
+    storage = sqlite_storage
+    folder = backup(storage)
+    peers.add_peer(storage.settings, "VOLUSON1", "10.1.0.0/16", None, clock)
+    storage.store.close()
+    file = schema.file_of(storage.settings.store.url)
+    assert file is not None
+    with closing(sqlite3.connect(file)) as connection:
+        page = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'job'"
+        ).fetchone()[0]
+        size = connection.execute("PRAGMA page_size").fetchone()[0]
+    with file.open("r+b") as handle:
+        handle.seek((page - 1) * size)
+        handle.write(b"\xff" * size)
+    comparison = put_back(storage, folder).decisions
+    assert comparison.problem is not None
+    assert [each.subject for each in comparison.decisions] == ["VOLUSON1 at 10.1.0.0/16"]
+
+
+def test_comparing_leaves_the_old_database_and_its_log_as_they_are(
+    sqlite_storage: Storage,
+) -> None:
+    storage = sqlite_storage
+    folder = backup(storage)
+    file = schema.file_of(storage.settings.store.url)
+    assert file is not None
+    copies = file.parent / "copies"
+    copies.mkdir()
+    peers.add_peer(storage.settings, "VOLUSON1", "10.1.0.0/16", None, clock)
+    # As a kill leaves them: the newest rows are in the log alone.
+    with storage.store.read():
+        for each in schema.files_of(file):
+            (copies / each.name).write_bytes(each.read_bytes())
+    close(storage)
+    for each in copies.iterdir():
+        (file.parent / each.name).write_bytes(each.read_bytes())
+    assert f"{file.name}-wal" in [each.name for each in copies.iterdir()]
+    restoration = put_back(storage, folder)
+    assert restoration.decisions.problem is None
+    assert [each.subject for each in restoration.decisions.decisions] == ["VOLUSON1 at 10.1.0.0/16"]
+    old = Path(str(restoration.old_database))
+    for name in (file.name, f"{file.name}-wal"):
+        assert (old / name).read_bytes() == (copies / name).read_bytes()
+
+
+def test_the_command_prints_decisions_as_lines_and_as_json(sqlite_storage: Storage) -> None:
+    storage = sqlite_storage
+    folder = storage.spool.root.parent
+    config = folder / "qc.toml"
+    config.write_text('[store]\nurl = "sqlite:///qc.db"\nspool = "spool"\n')
+    storage.receive(ultrasound())
+    source = backup(storage)
+    peers.add_peer(storage.settings, "VOLUSON1", "10.1.0.0/16", None, clock)
+    later = storage.receive(ultrasound())
+    with storage.store.read() as session:
+        ids = [each.id for each in jobs.listing(session) if each.revision_id == later.revision_id]
+    queue.cancel_jobs(storage.settings, ids, clock)
+    close(storage)
+    arguments = ["db", "restore", str(source), "--config", str(config)]
+    text = CliRunner().invoke(app, arguments)
+    assert text.exit_code == 0, text.output
+    assert "decisions that people made after 2026-11-29T01:02:03+00:00 are not in it" in text.output
+    assert "1 peers approved\n  qc-daemon peer add --address 10.1.0.0/16 VOLUSON1" in text.output
+    assert f"score of object {later.sop_instance_uid}, revision 1 *" in text.output
+    # The database is now as the backup has it, so a second restore has nothing to compare.
+    record = CliRunner().invoke(app, [*arguments, "--format", "json"])
+    assert record.exit_code == 0, record.output
+    document = json.loads(record.stdout)
+    assert (document["decisions"], document["decisions_problem"]) == ([], None)
+    assert [each["sha256"] for each in document["later"]] == [later.sha256]
+    peers.add_peer(storage.settings, "VOLUSON2", "10.1.0.0/16", None, clock)
+    document = json.loads(CliRunner().invoke(app, [*arguments, "--format", "json"]).stdout)
+    assert document["decisions"] == [
+        {
+            "kind": "peer approved",
+            "subject": "VOLUSON2 at 10.1.0.0/16",
+            "at": "2026-11-29T02:02:03+00:00",
+            "command": "qc-daemon peer add --address 10.1.0.0/16 VOLUSON2",
+            "needs_object": False,
+        }
+    ]
+    for output in (text.output, record.output):
+        assert CANARY not in output
+        assert CANARY_ID not in output
