@@ -97,9 +97,10 @@ Start = Annotated[
     Path | None,
     typer.Option(exists=True, file_okay=False, help="Folder of a trained one to begin with."),
 ]
-Epochs = Annotated[int, typer.Option(min=1)]
-DetectorSize = Annotated[int, typer.Option(min=32, max=4096, callback=_stride)]
-Seed = Annotated[int, typer.Option(min=0, max=MOST_SEED)]
+Epochs = Annotated[int, typer.Option(min=1, help="Epochs of a detector's training.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=MOST_SEED, help="Of all that is random: the same again.")
+]
 SeedOfDivision = Annotated[
     int,
     typer.Option(min=0, max=MOST_SEED, help="As in training: it names the groups held out."),
@@ -238,7 +239,7 @@ def train_spatialclip(
     ] = _SPATIALCLIP.stages,
     start: Start = None,
     learning_rate: Annotated[
-        float, typer.Option(min=0, callback=_finite)
+        float, typer.Option(min=0, callback=_finite, help="Learning rate after the warm-up.")
     ] = _SPATIALCLIP.learning_rate,
     simulated: Annotated[
         float,
@@ -395,10 +396,19 @@ def cross_validate(
     ],
     origin: OriginOfSamples = None,
     detector_size: Annotated[
-        int, typer.Option(min=32, max=4096, callback=_stride)
+        int,
+        typer.Option(
+            min=32,
+            max=4096,
+            callback=_stride,
+            help="Side of a detector's picture in pixels, a multiple of 32.",
+        ),
     ] = recipes.DETECTOR_FOLD.size,
     detector_epochs: Epochs = recipes.DETECTOR_FOLD.epochs,
-    stages: Annotated[tuple[int, int, int], typer.Option(min=0)] = recipes.SPATIALCLIP.stages,
+    stages: Annotated[
+        tuple[int, int, int],
+        typer.Option(min=0, help="Epochs of SpatialCLIP's three published stages."),
+    ] = recipes.SPATIALCLIP.stages,
     seed: Seed = 0,
     nested: Annotated[
         bool, typer.Option(help="Also bound the leak that is left, with one nested fold.")
@@ -527,8 +537,8 @@ def calibrate(
     note: Annotated[
         list[str] | None, typer.Option(help="A limit for the model card. Repeat it for more.")
     ] = None,
-    name: str = "default",
-    version: str = "0",
+    name: Annotated[str, typer.Option(help="The bundle's name, as reports show it.")] = "default",
+    version: Annotated[str, typer.Option(help="The bundle's version, as reports show it.")] = "0",
     force: Annotated[bool, typer.Option("--force", help="Replace the bundle in --out.")] = False,
 ) -> None:
     """Fit calibration, thresholds and the out-of-distribution score, and write the bundle.

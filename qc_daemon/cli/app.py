@@ -82,9 +82,17 @@ def main() -> None:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Where results go.")] = Path("demo-out"),
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for the results, made if it is not there; if something is in it, they go"
+            " into a new folder inside, named by day and time."
+        ),
+    ] = Path("demo-out"),
 ) -> None:
     """Run the main job on embedded defaults: store an exam, score it, return SRs.
+
+    It asks no settings and touches no other folder, nor a service that runs.
 
     Example: qc-daemon demo --out demo-out
     """
@@ -139,16 +147,27 @@ def send(
 @app.command(epilog=GATES_HELP)
 def score(
     paths: Paths,
-    bundle: Annotated[str, typer.Option(help="A shipped bundle's name or a folder.")] = "default",
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", "-c", help="Settings file (TOML), for [score] and [report]; none is needed."
+        ),
+    ] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(help="A shipped bundle's name or a folder; else what score.bundle says."),
+    ] = None,
     format: Format = "table",
     all_frames: AllFrames = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or cuda:N; else what score.device says.")
+    ] = None,
     sr: Annotated[Path | None, typer.Option(help="Folder for an SR of each DICOM file.")] = None,
     overlay: Annotated[
         Path | None, typer.Option(help="Folder for overlays of each DICOM file.")
     ] = None,
     language: Annotated[
-        str | None, typer.Option(help="Of overlays: en, de or zh; else QC_DAEMON_REPORT__LANGUAGE.")
+        str | None, typer.Option(help="Of overlays: en, de or zh; else what report.language says.")
     ] = None,
 ) -> None:
     """Score DICOM or picture files without a network or a database.
@@ -159,7 +178,10 @@ def score(
 
     # Arguments are checked before the models' libraries load, which takes seconds.
     chosen = parse_format(format)
-    Bundle.open(bundle)
+    settings = load(config)
+    settings.score.bundle = bundle or settings.score.bundle
+    settings.score.device = device or settings.score.device
+    Bundle.open(settings.score.bundle)
     from qc_daemon.operations.results import (
         FINDING_COLUMNS,
         SCORE_COLUMNS,
@@ -171,8 +193,6 @@ def score(
     if not list_files(paths):
         names = ", ".join(map(str, paths))
         raise console.UsageError(f"{names}: no files there; give DICOM or picture files")
-    settings = load()
-    settings.score.bundle, settings.score.device = bundle, device
     write_report = None
     if sr is not None or overlay is not None:
         from qc_daemon.report.files import ReportWriter
@@ -305,13 +325,21 @@ def _choose_exam(choices: "Sequence[Progress]") -> int:
 
 
 @app.command()
-def doctor(config: Config = None) -> None:
-    """Check settings, folders, database, bundle, ports and destinations."""
+def doctor(config: Config = None, format: Format = "table") -> None:
+    """Check settings, folders, database, bundle, ports and destinations.
+
+    Example: qc-daemon doctor --config qc-daemon.toml
+    """
     from qc_daemon.operations.doctor import examine
 
-    healthy = True
+    chosen = parse_format(format)
+    healthy, rows = True, []
     for check in examine(load_settings(config)):
-        say(f"{check.word:4} {check.name}: {check.message}")
+        if chosen == "table":
+            say(f"{check.word:4} {check.name}: {check.message}")
+        rows.append({"check": check.name, "result": check.word, "message": check.message})
         healthy = healthy and check.is_healthy
+    if chosen != "table":
+        write_list("checks", rows, chosen)
     if not healthy:
         raise typer.Exit(console.FAILED)

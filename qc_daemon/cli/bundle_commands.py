@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from detector import console
-from qc_daemon.cli.options import Config, Format, load_settings
+from qc_daemon.cli.options import Config, Format, Limit, first_page, load_settings
 from qc_daemon.cli.output import parse_format, say, write_list, write_record
 from qc_daemon.settings import load
 
@@ -21,7 +21,7 @@ bundle = typer.Typer(no_args_is_help=True, help="Models: list, verify, build, ac
 
 
 @bundle.command("list")
-def bundle_list(config: Config = None, format: Format = "table") -> None:
+def bundle_list(config: Config = None, limit: Limit = None, format: Format = "table") -> None:
     """List shipped bundles and the active one.
 
     Example: qc-daemon bundle list --config qc-daemon.toml
@@ -29,7 +29,8 @@ def bundle_list(config: Config = None, format: Format = "table") -> None:
     from qc_daemon.operations.bundles import list_bundles
 
     chosen = parse_format(format)
-    write_list("bundles", list_bundles(load_settings(config)), chosen)
+    rows = list_bundles(load_settings(config))
+    write_list("bundles", first_page(rows, limit, chosen), chosen)
 
 
 @bundle.command("show")

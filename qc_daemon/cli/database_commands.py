@@ -146,7 +146,9 @@ def spool_release(
 ) -> None:
     """Take such files in as if they had been received now.
 
-    Example, after a backup was restored: qc-daemon spool release --all
+    This is also how objects come back that are newer than a restored backup.
+
+    Example: qc-daemon spool release --all --config qc-daemon.toml
     """
     from qc_daemon.operations.spool import orphan_hashes, release_orphans
 

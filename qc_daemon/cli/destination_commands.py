@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from detector import console
-from qc_daemon.cli.options import Config, Format, load_settings
+from qc_daemon.cli.options import Config, Format, Limit, first_page, load_settings
 from qc_daemon.cli.output import parse_format, say, say_notes, write_list
 
 destination = typer.Typer(no_args_is_help=True, help="Where objects go, and what waits for it.")
@@ -15,7 +15,7 @@ rules = typer.Typer(no_args_is_help=True, help="Routing rules: which objects go 
 
 
 @destination.command("list")
-def destination_list(config: Config = None, format: Format = "table") -> None:
+def destination_list(config: Config = None, limit: Limit = None, format: Format = "table") -> None:
     """List destinations: whether they are reached and commit, what waits, what was given up.
 
     Example: qc-daemon destination list --config qc-daemon.toml
@@ -28,7 +28,7 @@ def destination_list(config: Config = None, format: Format = "table") -> None:
     )
 
     chosen = parse_format(format)
-    rows = list_destinations(load_settings(config))
+    rows = first_page(list_destinations(load_settings(config)), limit, chosen)
     if chosen != "table":
         write_list("destinations", rows, chosen)
         return
