@@ -177,10 +177,10 @@ class Calibration:
         common = Scaling.fit(z, y, bias=bias)
         own: dict[View, Scaling | Isotonic] = {}
         for view in sorted(set(views or ())):
-            chosen = np.array([v == view for v in views or ()])
-            positives = int(y[chosen].sum())
-            if min(positives, int(chosen.sum()) - positives) >= least_per_class:
-                own[view] = Scaling.fit(z[chosen], y[chosen], bias=bias)
+            of_view = np.array([v == view for v in views or ()])
+            positives = int(y[of_view].sum())
+            if min(positives, int(of_view.sum()) - positives) >= least_per_class:
+                own[view] = Scaling.fit(z[of_view], y[of_view], bias=bias)
         return cls(common, own)
 
     def to_json(self) -> dict[str, Any]:
@@ -212,11 +212,15 @@ def expected_calibration_error(
     p, y = np.asarray(probabilities, float), np.asarray(labels, float)
     if p.shape != y.shape or p.ndim != 1 or len(p) == 0:
         raise ValueError(f"{p.shape} probabilities for {y.shape} labels")
-    ordered = np.sort(p)
-    edges = np.unique(ordered[[len(p) * k // bins for k in range(1, bins)]])
-    chosen = np.searchsorted(edges, p, side="right")
-    excess = np.bincount(chosen, weights=y - p, minlength=len(edges) + 1)
+    excess = np.bincount(equal_mass_bins(p, bins), weights=y - p)
     return float(np.abs(excess).sum() / len(p))
+
+
+def equal_mass_bins(probabilities: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.intp]:
+    """(N,) the bin of each probability, from 0: N / `bins` in each, equal ones in the same."""
+    ordered = np.sort(probabilities)
+    edges = np.unique(ordered[[len(ordered) * k // bins for k in range(1, bins)]])
+    return np.searchsorted(edges, probabilities, side="right")
 
 
 def bootstrap_interval(

@@ -16,10 +16,11 @@ from qc_daemon.records import schema
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import Job
 from qc_daemon.records.queue.leases import Lease
-from qc_daemon.records.received.receipts import Receipt, admit
+from qc_daemon.records.received.receipts import admit
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobState
 from qc_daemon.settings import JobSettings
+from tests.support.receipts import numbered_receipt
 from tests.support.waiting import eventually
 
 MONDAY = datetime(2026, 11, 2, 8, tzinfo=UTC)
@@ -60,19 +61,7 @@ class Queue:
     )
 
     def add(self, number: int = 1) -> None:
-        receipt = Receipt(
-            sop_instance_uid=f"1.2.3.{number}",
-            sop_class_uid="1.2.840.10008.5.1.4.1.1.6.1",
-            study_instance_uid="1.2",
-            series_instance_uid="1.2.1",
-            patient_id="P",
-            transfer_syntax_uid="1.2.840.10008.1.2.1",
-            calling_ae="US1",
-            sha256=f"{number:064x}",
-            size=1,
-            path=f"{number}.dcm",
-            association="a",
-        )
+        receipt = numbered_receipt(number)
         with self.store.begin() as session:
             admit(session, receipt, source_destinations=(), bundle_id=None, now=self.now)
 

@@ -323,18 +323,24 @@ def _element(keyword: str, value: Any, mode: int) -> DataElement:
     return DataElement(tag, dictionary_VR(keyword), value, validation_mode=mode)
 
 
-def _code_item(reader: _Reader) -> Dataset | None:
-    """A code of the basic Code Sequence Macro (PS3.3 table 8.8-1), None if incomplete."""
+def _macro_item(reader: _Reader, required: Sequence[str], optional: str = "") -> Dataset | None:
+    """An item of the valid elements with these keywords, None if a required one is missing."""
     item = Dataset()
-    for keyword in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"):
+    for keyword in required:
         element = reader.valid(keyword)
         if element is None:
             return None
         item.add(element)
-    version = reader.valid("CodingSchemeVersion")
-    if version is not None:
-        item.add(version)
+    element = reader.valid(optional) if optional else None
+    if element is not None:
+        item.add(element)
     return item
+
+
+def _code_item(reader: _Reader) -> Dataset | None:
+    """A code of the basic Code Sequence Macro (PS3.3 table 8.8-1), None if incomplete."""
+    codes = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
+    return _macro_item(reader, codes, "CodingSchemeVersion")
 
 
 def _request_item(reader: _Reader) -> Dataset | None:
@@ -349,24 +355,9 @@ def _request_item(reader: _Reader) -> Dataset | None:
 
 def _other_id_item(reader: _Reader) -> Dataset | None:
     """Another identifier of the patient (PS3.3 C.7.1.1), None if incomplete."""
-    item = Dataset()
-    for keyword in ("PatientID", "TypeOfPatientID"):
-        element = reader.valid(keyword)
-        if element is None:
-            return None
-        item.add(element)
-    issuer = reader.valid("IssuerOfPatientID")
-    if issuer is not None:
-        item.add(issuer)
-    return item
+    return _macro_item(reader, ("PatientID", "TypeOfPatientID"), "IssuerOfPatientID")
 
 
 def _step_item(reader: _Reader) -> Dataset | None:
     """A reference to a performed procedure step, None if incomplete."""
-    item = Dataset()
-    for keyword in ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID"):
-        element = reader.valid(keyword)
-        if element is None:
-            return None
-        item.add(element)
-    return item
+    return _macro_item(reader, ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID"))

@@ -1,7 +1,6 @@
 """A real Orthanc as destination, by C-STORE and by STOW-RS, on bad days: away for hours, killed in
 the middle, its disk full, a class that it does not know. In the end it has each object once."""
 
-import hashlib
 import os
 import subprocess
 import threading
@@ -36,6 +35,7 @@ from tests.support.dicom_objects import part10, ultrasound
 from tests.support.job_runners import deliver_runner
 from tests.support.orthanc import Orthanc
 from tests.support.peers import store
+from tests.support.receipts import receipt_of, write_file
 from tests.support.service import Service
 from tests.support.waiting import eventually
 
@@ -59,21 +59,8 @@ class ArchiveDelivery:
     def admit(self, content: bytes) -> int:
         """The file as if received; the id of its exam."""
         header = dcmread(BytesIO(content), stop_before_pixels=True, force=True)
-        sha256 = hashlib.sha256(content).hexdigest()
-        (self.settings.store.spool / f"{sha256}.dcm").write_bytes(content)
-        receipt = receipts.Receipt(
-            sop_instance_uid=str(header.SOPInstanceUID),
-            sop_class_uid=str(header.SOPClassUID),
-            study_instance_uid=str(header.StudyInstanceUID),
-            series_instance_uid=str(header.SeriesInstanceUID),
-            patient_id=str(header.get("PatientID") or ""),
-            transfer_syntax_uid=str(header.file_meta.TransferSyntaxUID),
-            calling_ae="MODALITY",
-            sha256=sha256,
-            size=len(content),
-            path=f"{sha256}.dcm",
-            association="test/1",
-        )
+        path = write_file(content, self.settings.store.spool)
+        receipt = receipt_of(header, path, self.settings.store.spool)
         with self.store.begin() as session:
             admission = receipts.admit(
                 session, receipt, source_destinations=["pacs"], bundle_id=None, now=self.now

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from tests.support.environment import require
 from tests.support.job_runners import deliver_runner
 from tests.support.peers import association
 from tests.support.ports import reserve_port
+from tests.support.receipts import RECEIPT
 from tests.support.waiting import eventually
 
 PROFILE = """
@@ -92,9 +94,7 @@ def deliver(folder: Path, port: int) -> tuple[list[Dataset], set[str]]:
     image = ultrasound(study="1.2.826.0.1.3680043.10.1.77")
     first = report_of(image, 1)
     reports_sent = [first, report_of(image, 2, amends=first)]
-    receipt = receipts.Receipt(
-        str(image.SOPInstanceUID), "1", "1.2", "1.3", "P", "1", "AE", "ab" * 32, 1, "a", "a/1"
-    )
+    receipt = replace(RECEIPT, sop_instance_uid=str(image.SOPInstanceUID))
     with store.begin() as session:
         exam = receipts.admit(
             session, receipt, source_destinations=[], bundle_id=None, now=MONDAY

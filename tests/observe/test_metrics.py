@@ -20,6 +20,7 @@ from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
 from tests.support.databases import migrate
 from tests.support.dicom_objects import CANARY, CANARY_ID
+from tests.support.receipts import numbered_receipt
 
 NOW = datetime(2026, 11, 2, 8, tzinfo=UTC)
 
@@ -83,19 +84,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def receive(site: Site, number: int = 1) -> int:
-    receipt = receipts.Receipt(
-        sop_instance_uid=f"1.2.3.{number}",
-        sop_class_uid="1.2",
-        study_instance_uid="1.2",
-        series_instance_uid="1.2.1",
-        patient_id=CANARY_ID,
-        transfer_syntax_uid="1.2.840.10008.1.2.1",
-        calling_ae=CANARY,
-        sha256=f"{number:064x}",
-        size=10,
-        path=f"{number}.dcm",
-        association="a",
-    )
+    receipt = numbered_receipt(number, patient_id=CANARY_ID, calling_ae=CANARY, size=10)
     with site.store.begin() as session:
         return receipts.admit(
             session,
@@ -163,7 +152,7 @@ def test_metrics_name_no_patient_and_no_caller(site: Site) -> None:
     receive(site)
     _, text = site.get("/metrics")
     assert "qc_daemon_jobs" in text
-    for canary in (CANARY, CANARY_ID, "1.2.3.1"):
+    for canary in (CANARY, CANARY_ID, "1.2.3.4.1"):
         assert canary not in text
 
 

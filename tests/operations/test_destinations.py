@@ -14,13 +14,13 @@ from qc_daemon.operations.destinations import list_destinations
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.received import receipts
-from qc_daemon.records.received.receipts import Receipt
 from qc_daemon.records.results import destinations
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import CommitmentSupport, JobKind
 from qc_daemon.settings import load
 from tests.support.command_line import qc_daemon
 from tests.support.databases import migrate
+from tests.support.receipts import numbered_receipt
 
 runner = CliRunner()
 SR3D = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -37,9 +37,7 @@ def config(tmp_path: Path) -> str:
     store = Store(url)
     with store.begin() as session:
         for number in (1, 2):
-            receipt = Receipt(
-                f"1.1.{number}", "1.2", "1.3", "1.4", "P", "1", "AE", f"{number:064}", 1, "a", "x"
-            )
+            receipt = numbered_receipt(number)
             receipts.admit(
                 session,
                 receipt,

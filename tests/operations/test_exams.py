@@ -1,6 +1,7 @@
 """`qc-daemon exam`: finding exams and closing them, and their state, which `results` tells."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from detector.console import UsageError
 from detector.errors import QCError
 from qc_daemon.cli.app import app
 from qc_daemon.records.queue import jobs
-from qc_daemon.records.received.receipts import Receipt, admit
+from qc_daemon.records.received.receipts import admit
 from qc_daemon.records.results.findings import store as store_findings
 from qc_daemon.records.results.reports import ReportObject, publish
 from qc_daemon.records.store import Store
@@ -22,27 +23,11 @@ from qc_daemon.records.tables import Exam, JobKind, ObjectKind
 from qc_daemon.settings import load
 from tests.support.databases import migrate
 from tests.support.dicom_objects import ultrasound
+from tests.support.receipts import RECEIPT, numbered_receipt
+from tests.support.records import Records
 from tests.support.scored_exam import write_to_spool
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
-FINDING = {
-    "source": None,
-    "study_instance_uid": "1.2.3",
-    "series_instance_uid": "1.2.3.1",
-    "sop_instance_uid": "1.2.3.4",
-    "revision": 1,
-    "frame": 1,
-    "region": {"index": 0, "bbox": [0.0, 0.0, 640.0, 480.0]},
-    "bundle": {"name": "default", "version": "0", "model_id": "m"},
-    "view": {"code": "NT", "probability": 0.9},
-    "quality": {"label": "standard", "probability": 0.9, "raw_probability": 0.9},
-    "gates": {"image": 0.3, "text": 0.2, "spatial": 0.5},
-    "detections": [],
-    "description": "",
-    "criteria": [],
-    "flags": [],
-    "created": "2026-03-04T05:06:07.890Z",
-}
 runner = CliRunner()
 
 
@@ -52,19 +37,7 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "qc.toml"
     path.write_text("")
     migrate(load(path).store.url)
-    receipt = Receipt(
-        sop_instance_uid="1.2.3.4",
-        sop_class_uid="1.2.840.10008.5.1.4.1.1.6.1",
-        study_instance_uid="1.2.3",
-        series_instance_uid="1.2.3.1",
-        patient_id="CANARY4711",
-        transfer_syntax_uid="1.2.840.10008.1.2.1",
-        calling_ae="VOLUSON1",
-        sha256="a" * 64,
-        size=1000,
-        path="aa/a.dcm",
-        association="assoc-1",
-    )
+    receipt = replace(RECEIPT, patient_id="CANARY4711", path="aa/a.dcm")
     with Store(load(path).store.url).begin() as session:
         admit(session, receipt, source_destinations=["pacs"], bundle_id="m", now=NOW)
     return path
@@ -75,7 +48,7 @@ def score(config: Path) -> None:
         job = jobs.claim(session, [JobKind.SCORE], "w", NOW, 300)
         assert job is not None
         assert job.revision_id is not None
-        store_findings(session, job.revision_id, [FINDING], NOW)
+        store_findings(session, job.revision_id, [Records.finding()], NOW)
         jobs.finish(session, job, NOW)
 
 
@@ -147,18 +120,11 @@ def clinic(tmp_path: Path) -> Path:
     migrate(load(path).store.url)
     with Store(load(path).store.url).begin() as session:
         for number, (study, patient, name, accession, date) in enumerate(EXAMS):
-            receipt = Receipt(
+            receipt = numbered_receipt(
+                number,
                 sop_instance_uid=f"{study}.1",
-                sop_class_uid="1.2.840.10008.5.1.4.1.1.6.1",
                 study_instance_uid=study,
-                series_instance_uid=f"{study}.2",
                 patient_id=patient,
-                transfer_syntax_uid="1.2.840.10008.1.2.1",
-                calling_ae="VOLUSON1",
-                sha256=f"{number:064}",
-                size=1,
-                path=f"{number}.dcm",
-                association="a",
                 patient_name=name,
                 accession_number=accession,
                 study_date=date,
@@ -243,9 +209,12 @@ def test_a_wrong_filter_is_wrong_usage(clinic: Path, wrong: tuple[str, str]) -> 
 
 def test_the_newest_object_names_the_exam_and_one_without_a_name_does_not(clinic: Path) -> None:
     def later(number: int, name: str, accession: str) -> None:
-        receipt = Receipt(
-            *(f"1.2.3.11.{number}", "1.2", "1.2.3.11", "1.2.3.11.2", "P-2", "1", "US1"),
-            *(f"{number:064}", 1, "x", "a", name, accession, ""),
+        receipt = numbered_receipt(
+            number,
+            study_instance_uid="1.2.3.11",
+            patient_id="P-2",
+            patient_name=name,
+            accession_number=accession,
         )
         with Store(load(clinic).store.url).begin() as session:
             admit(session, receipt, source_destinations=[], bundle_id="m", now=NOW)

@@ -16,12 +16,13 @@ from detector.errors import ErrorCode
 from qc_daemon.cli.app import app
 from qc_daemon.cli.output import TABLE_LIMIT
 from qc_daemon.records.queue import jobs
-from qc_daemon.records.received.receipts import Receipt, admit
+from qc_daemon.records.received.receipts import admit
 from qc_daemon.records.received.revisions import quarantine
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
 from qc_daemon.settings import load
 from tests.support.databases import migrate
+from tests.support.receipts import numbered_receipt
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -51,9 +52,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def receive(session: Any, number: int, moment: datetime) -> int:
-    receipt = Receipt(
-        f"1.1.{number}", "1.2", "1.3", "1.4", "P", "1", "US1", f"{number:064}", 1, "a", "x"
-    )
+    receipt = numbered_receipt(number)
     admission = admit(
         session,
         receipt,
@@ -100,8 +99,8 @@ def test_a_job_names_its_exam_study_and_object(config: Path) -> None:
         first
         | {
             "exam_id": 1,
-            "study_instance_uid": "1.3",
-            "sop_instance_uid": "1.1.0",
+            "study_instance_uid": "1.2.3",
+            "sop_instance_uid": "1.2.3.4.0",
             "not_before": "2026-03-04T05:06:07+00:00",
             "code": None,
         }
@@ -187,7 +186,7 @@ def test_quarantine_is_filtered(config: Path) -> None:
         1
     ]
     record = json.loads(run(config, "quarantine", "show", "2", "--format", "json").stdout)
-    assert (record["code"], record["sop_instance_uid"]) == (ErrorCode.TRUNCATED, "1.1.1")
+    assert (record["code"], record["sop_instance_uid"]) == (ErrorCode.TRUNCATED, "1.2.3.4.1")
     record = run(config, "quarantine", "show", "2", "--format", "csv").stdout
     assert len(list(csv.DictReader(io.StringIO(record)))) == 1
 

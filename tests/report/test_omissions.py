@@ -103,7 +103,7 @@ def test_one_bad_object_is_omitted_and_the_others_reported(
                 damage(path)
         else:
             good = us_header(SOPInstanceUID=uid, InstanceNumber=number)
-            scored_exam.receive(good, a_finding(SourceInstance.of(good, "")))
+            scored_exam.receive_image(good)
     scored_exam.close()
     with capture_logs() as log:
         assert scored_exam.report()
@@ -137,13 +137,13 @@ def test_one_bad_object_is_omitted_and_the_others_reported(
 
 
 def test_a_file_altered_after_it_was_received_is_omitted(
-    scored_exam: ScoredExam, us_header: Make, a_finding: Make
+    scored_exam: ScoredExam, us_header: Make
 ) -> None:
     """By another patient's name, which no identifier of the object shows."""
     find = in_spool(scored_exam.settings.store.spool)
     for uid in (BAD, *GOOD):
         header = us_header(SOPInstanceUID=uid)
-        scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+        scored_exam.receive_image(header)
     scored_exam.close()
 
     def find_then_alter(facts: RevisionFacts) -> Path:
@@ -165,7 +165,7 @@ def test_released_and_sound_again_it_amends_the_report(
 ) -> None:
     for uid in GOOD:
         header = us_header(SOPInstanceUID=uid)
-        path = scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+        path = scored_exam.receive_image(header)
     content = path.read_bytes()
     path.unlink()
     scored_exam.close()
@@ -215,11 +215,8 @@ def test_an_exam_without_sound_objects_ends_the_job(
     assert "report-invalid" in lines[-1]
 
 
-def test_a_bad_measurement_is_omitted(
-    scored_exam: ScoredExam, us_header: Make, a_finding: Make
-) -> None:
-    header = us_header()
-    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+def test_a_bad_measurement_is_omitted(scored_exam: ScoredExam, us_header: Make) -> None:
+    scored_exam.receive_image()
     report = "1.2.840.10008.5.1.4.1.1.88.33"
     for uid, unit, series in (("1.2.8", "mm", "1.2.3"), ("1.2.9", "furlong", "1.2.3")):
         machine = us_header(SOPClassUID=report, SOPInstanceUID=uid, SeriesInstanceUID=series)
@@ -235,11 +232,11 @@ def test_a_bad_measurement_is_omitted(
     "error", [QCError(ErrorCode.DECODE_FAILED, "the decoder gave up"), ValueError("Müller")]
 )
 def test_a_picture_that_cannot_be_drawn_does_not_delay_the_others(
-    scored_exam: ScoredExam, us_header: Make, a_finding: Make, error: Exception
+    scored_exam: ScoredExam, us_header: Make, error: Exception
 ) -> None:
     for uid in GOOD:
         header = us_header(SOPInstanceUID=uid)
-        path = scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+        path = scored_exam.receive_image(header)
     scored_exam.close()
 
     def frames(source_path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
@@ -264,11 +261,11 @@ def test_a_picture_that_cannot_be_drawn_does_not_delay_the_others(
 
 
 def test_the_job_waits_some_tries_for_an_unreachable_archive(
-    scored_exam: ScoredExam, us_header: Make, a_finding: Make
+    scored_exam: ScoredExam, us_header: Make
 ) -> None:
     for uid in GOOD:
         header = us_header(SOPInstanceUID=uid)
-        path = scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+        path = scored_exam.receive_image(header)
     scored_exam.close()
     spool = scored_exam.settings.store.spool
 
@@ -291,11 +288,11 @@ def test_the_job_waits_some_tries_for_an_unreachable_archive(
 
 @pytest.mark.parametrize("keyword", ["SOPInstanceUID", "StudyInstanceUID"])
 def test_header_of_another_object_is_refused(
-    scored_exam: ScoredExam, us_header: Make, a_finding: Make, keyword: str
+    scored_exam: ScoredExam, us_header: Make, keyword: str
 ) -> None:
     """As a destination may give back that files objects under new identifiers."""
     header = us_header()
-    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.receive_image(header)
     with scored_exam.store.read() as session:
         (scored,) = exams.exam_content(session, 1).findings
     check_identity(SourceInstance.of(header, ""), scored.revision)
@@ -341,13 +338,13 @@ def test_bomb_is_not_inflated_to_read_its_header(tmp_path: Path, us_header: Make
 
 
 def test_overlays_are_published_in_batches_while_others_are_drawn(
-    scored_exam: ScoredExam, us_header: Make, a_finding: Make, monkeypatch: pytest.MonkeyPatch
+    scored_exam: ScoredExam, us_header: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of a large exam would not fit into memory together."""
     monkeypatch.setattr(exam, "_BATCH_BYTES", 1)
     for uid in GOOD:
         header = us_header(SOPInstanceUID=uid)
-        scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+        scored_exam.receive_image(header)
     scored_exam.close()
     stored: list[int] = []
 
@@ -361,11 +358,11 @@ def test_overlays_are_published_in_batches_while_others_are_drawn(
 
 
 def test_full_disk_loses_nothing_and_blames_no_object(
-    scored_exam: ScoredExam, us_header: Make, a_finding: Make, monkeypatch: pytest.MonkeyPatch
+    scored_exam: ScoredExam, us_header: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for uid in GOOD:
         header = us_header(SOPInstanceUID=uid)
-        scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+        scored_exam.receive_image(header)
     scored_exam.close()
     publish = reports.publish
     for kind in ("sr", "overlay", "pdf"):

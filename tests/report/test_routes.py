@@ -59,7 +59,7 @@ def test_the_report_goes_where_a_rule_sends_it(
     ruled(scored_exam, **{"objects": ["sr"]} | rule)
     one = us_header(StationName="Room 3", StudyDescription="Größe")
     two = us_header(SOPInstanceUID="1.2.3.77")
-    scored_exam.receive(one, a_finding(SourceInstance.of(one, "")))
+    scored_exam.receive_image(one)
     scored_exam.receive(
         two, a_finding(SourceInstance.of(two, ""), view=View.CRL, quality="standard")
     )
@@ -85,12 +85,9 @@ def test_each_overlay_goes_by_its_own_finding(
     assert routes(scored_exam) == [("sr", "pacs"), ("overlay", "qa"), ("overlay", "pacs")]
 
 
-def test_overlays_without_a_destination_are_not_built(
-    scored_exam: ScoredExam, us_header: Make, a_finding: Make
-) -> None:
+def test_overlays_without_a_destination_are_not_built(scored_exam: ScoredExam) -> None:
     ruled(scored_exam, objects=["overlay"], to=[], drop=True)
-    header = us_header()
-    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.receive_image()
     scored_exam.close()
 
     def never(*_arguments: Any) -> Any:
@@ -101,23 +98,23 @@ def test_overlays_without_a_destination_are_not_built(
 
 
 def test_an_amended_report_reaches_who_has_the_first(
-    scored_exam: ScoredExam, us_header: Make, a_finding: Make
+    scored_exam: ScoredExam, us_header: Make
 ) -> None:
     """The exam was fine and its report went to the PACS; now it is not, and goes elsewhere too."""
     ruled(scored_exam, objects=["sr"], verdict=["non-standard"])
     ruled(scored_exam, name="no", objects=["overlay"], to=[], drop=True)
     first, late = us_header(), us_header(SOPInstanceUID="1.2.3.77")
-    scored_exam.receive(first, a_finding(SourceInstance.of(first, ""), quality="standard"))
+    scored_exam.receive_image(first, quality="standard")
     scored_exam.close()
     assert scored_exam.report()
-    scored_exam.receive(late, a_finding(SourceInstance.of(late, "")))
+    scored_exam.receive_image(late)
     scored_exam.close()
     assert scored_exam.report()
     assert routes(scored_exam) == [("sr", "pacs"), ("sr", "qa"), ("sr", "pacs")]
     # One that takes no SR any more is given none.
     scored_exam.settings.destination[0].objects = []
     last = us_header(SOPInstanceUID="1.2.3.78")
-    scored_exam.receive(last, a_finding(SourceInstance.of(last, "")))
+    scored_exam.receive_image(last)
     scored_exam.close()
     assert scored_exam.report()
     assert routes(scored_exam)[3:] == [("sr", "qa")]

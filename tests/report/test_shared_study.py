@@ -53,7 +53,7 @@ def arrive(scored_exam: ScoredExam, us_header: Make, a_finding: Make) -> Make:
             ("PixelData", np.full((120, 160), 90, np.uint8).tobytes()),
         ):
             setattr(header, keyword, value)
-        scored_exam.receive(header, a_finding(SourceInstance.of(header, ""), flags=()))
+        scored_exam.receive_image(header, flags=())
 
     return receive
 

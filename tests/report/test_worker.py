@@ -36,13 +36,10 @@ def scored_exam(tmp_path: Path) -> Iterator[ScoredExam]:
     dataset.store.close()
 
 
-def test_exam_becomes_a_summary_in_the_chosen_language(
-    tmp_path: Path, us_header: Make, a_finding: Make
-) -> None:
+def test_exam_becomes_a_summary_in_the_chosen_language(tmp_path: Path) -> None:
     scored_exam = ScoredExam(tmp_path, ["sr", "pdf"])
     scored_exam.settings.report = ReportSettings(language="de", views=["NT", "CRL"])
-    header = us_header()
-    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.receive_image()
     scored_exam.close()
     assert scored_exam.report()
     sr, pdf = scored_exam.sent()
@@ -81,12 +78,12 @@ def test_frames_are_decoded_once_for_overlays_and_summary(
 
 
 def test_findings_are_reported_in_the_order_of_the_pictures(
-    scored_exam: ScoredExam, us_header: Make, a_finding: Make
+    scored_exam: ScoredExam, us_header: Make
 ) -> None:
     """Not in that of their UIDs; what has no number comes last."""
     for uid, number in (("1.2.1", None), ("1.2.2", 10), ("1.2.3", 2)):
         header = us_header(SOPInstanceUID=uid, InstanceNumber=number)
-        scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+        scored_exam.receive_image(header)
     scored_exam.close()
     assert scored_exam.report()
     sr = scored_exam.sent()[0]
@@ -98,11 +95,8 @@ def test_findings_are_reported_in_the_order_of_the_pictures(
     ]
 
 
-def test_report_goes_out_before_its_pictures_and_once(
-    scored_exam: ScoredExam, us_header: Make, a_finding: Make
-) -> None:
-    header = us_header()
-    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+def test_report_goes_out_before_its_pictures_and_once(scored_exam: ScoredExam) -> None:
+    scored_exam.receive_image()
     scored_exam.close()
 
     def without_archive(_path: Path, _numbers: Sequence[int]) -> Iterator[Frame]:
@@ -140,15 +134,12 @@ def test_exam_becomes_sr_and_overlay(
     assert [job.state for job in scored_exam.jobs(JobKind.REPORT)] == [JobState.DONE]
 
 
-def test_late_image_amends_the_report(
-    scored_exam: ScoredExam, us_header: Make, a_finding: Make
-) -> None:
-    first = us_header()
-    scored_exam.receive(first, a_finding(SourceInstance.of(first, "")))
+def test_late_image_amends_the_report(scored_exam: ScoredExam, us_header: Make) -> None:
+    scored_exam.receive_image()
     scored_exam.close()
     assert scored_exam.report()
     late = us_header(SOPInstanceUID="1.2.3.77")
-    scored_exam.receive(late, a_finding(SourceInstance.of(late, "")))
+    scored_exam.receive_image(late)
     scored_exam.close()
     assert scored_exam.report()
     old, new = (dcmread(BytesIO(s.payload or b"")) for s in scored_exam.sent() if s.kind == "sr")
@@ -158,11 +149,8 @@ def test_late_image_amends_the_report(
     assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == old.SOPInstanceUID
 
 
-def test_the_machine_s_measurements_are_reported(
-    scored_exam: ScoredExam, us_header: Make, a_finding: Make
-) -> None:
-    header = us_header()
-    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+def test_the_machine_s_measurements_are_reported(scored_exam: ScoredExam, us_header: Make) -> None:
+    scored_exam.receive_image()
     machine = us_header(SOPClassUID="1.2.840.10008.5.1.4.1.1.88.33", SOPInstanceUID="1.2.3.88")
     scored_exam.measure(machine, MeasuredValue("A", "NT", 1.4, "mm"))
     scored_exam.close()
@@ -175,12 +163,9 @@ def test_the_machine_s_measurements_are_reported(
     assert reported.reference.sop_class_uid == machine.SOPClassUID
 
 
-def test_frames_are_not_decoded_where_no_one_wants_overlays(
-    tmp_path: Path, us_header: Make, a_finding: Make
-) -> None:
+def test_frames_are_not_decoded_where_no_one_wants_overlays(tmp_path: Path) -> None:
     scored_exam = ScoredExam(tmp_path, ["sr"])
-    header = us_header()
-    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.receive_image()
     scored_exam.close()
 
     def never(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
@@ -190,22 +175,17 @@ def test_frames_are_not_decoded_where_no_one_wants_overlays(
     assert [s.kind for s in scored_exam.sent()] == ["sr"]
 
 
-def test_lost_header_values_are_flagged(
-    scored_exam: ScoredExam, us_header: Make, a_finding: Make
-) -> None:
+def test_lost_header_values_are_flagged(scored_exam: ScoredExam, us_header: Make) -> None:
     header = us_header(PatientSex="W")
-    scored_exam.receive(header, a_finding(SourceInstance.of(header, ""), flags=()))
+    scored_exam.receive_image(header, flags=())
     scored_exam.close()
     assert scored_exam.report()
     (finding,) = parse_findings(scored_exam.sent()[0].payload or b"")
     assert finding.judgement.flags == (Flag.HEADER_NORMALISED,)
 
 
-def test_missing_file_is_an_alarm_and_waits(
-    scored_exam: ScoredExam, us_header: Make, a_finding: Make
-) -> None:
-    header = us_header()
-    scored_exam.receive(header, a_finding(SourceInstance.of(header, ""))).unlink()
+def test_missing_file_is_an_alarm_and_waits(scored_exam: ScoredExam) -> None:
+    scored_exam.receive_image().unlink()
     scored_exam.close()
     assert scored_exam.report()
     (job,) = scored_exam.jobs(JobKind.REPORT)
@@ -213,11 +193,8 @@ def test_missing_file_is_an_alarm_and_waits(
     assert scored_exam.sent() == []
 
 
-def test_decoder_failure_leaves_the_picture_out_with_its_reason(
-    scored_exam: ScoredExam, us_header: Make, a_finding: Make
-) -> None:
-    header = us_header()
-    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+def test_decoder_failure_leaves_the_picture_out_with_its_reason(scored_exam: ScoredExam) -> None:
+    scored_exam.receive_image()
     scored_exam.close()
 
     def broken(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
@@ -233,11 +210,8 @@ def test_decoder_failure_leaves_the_picture_out_with_its_reason(
     assert [each.kind for each in scored_exam.sent()] == ["sr"]
 
 
-def test_unexpected_failure_concerns_its_job_only(
-    scored_exam: ScoredExam, us_header: Make, a_finding: Make
-) -> None:
-    header = us_header()
-    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+def test_unexpected_failure_concerns_its_job_only(scored_exam: ScoredExam) -> None:
+    scored_exam.receive_image()
     scored_exam.close()
 
     def surprised(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
@@ -249,11 +223,8 @@ def test_unexpected_failure_concerns_its_job_only(
     assert "Müller" not in (job.error_message or "")
 
 
-def test_lost_lease_publishes_nothing_more(
-    scored_exam: ScoredExam, us_header: Make, a_finding: Make
-) -> None:
-    header = us_header()
-    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+def test_lost_lease_publishes_nothing_more(scored_exam: ScoredExam) -> None:
+    scored_exam.receive_image()
     scored_exam.close()
 
     def slow(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
@@ -267,13 +238,10 @@ def test_lost_lease_publishes_nothing_more(
     assert [s.kind for s in scored_exam.sent()] == ["sr", "overlay"]
 
 
-def test_a_report_longer_than_its_lease_stays_with_its_worker(
-    scored_exam: ScoredExam, us_header: Make, a_finding: Make
-) -> None:
+def test_a_report_longer_than_its_lease_stays_with_its_worker(scored_exam: ScoredExam) -> None:
     """Another worker asks for work all the while; the living one is not counted dead."""
     scored_exam.settings.jobs.lease_seconds = 0.3
-    header = us_header()
-    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.receive_image()
     scored_exam.close()
 
     def slow(path: Path, numbers: Sequence[int]) -> Iterator[Frame]:
@@ -291,12 +259,9 @@ def test_a_report_longer_than_its_lease_stays_with_its_worker(
     assert [delivered.kind for delivered in scored_exam.sent()] == ["sr", "overlay"]
 
 
-def test_back_off_counts_from_the_failure(
-    scored_exam: ScoredExam, us_header: Make, a_finding: Make
-) -> None:
+def test_back_off_counts_from_the_failure(scored_exam: ScoredExam) -> None:
     """Not from the claim: a failure after an hour would be due again at once."""
-    header = us_header()
-    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.receive_image()
     scored_exam.close()
 
     def late(_path: Path, _numbers: Sequence[int]) -> Iterator[Frame]:
@@ -349,12 +314,12 @@ def test_cine_overlays_decode_only_the_frames_they_show(
 
 
 def test_images_needing_attention_get_key_objects_beside_the_report(
-    tmp_path: Path, us_header: Make, a_finding: Make
+    tmp_path: Path, us_header: Make
 ) -> None:
     scored_exam = ScoredExam(tmp_path, ["sr", "key-objects"])
     bad, good = us_header(), us_header(SOPInstanceUID="1.2.3.77")
-    scored_exam.receive(bad, a_finding(SourceInstance.of(bad, "")))
-    scored_exam.receive(good, a_finding(SourceInstance.of(good, ""), quality="standard"))
+    scored_exam.receive_image(bad)
+    scored_exam.receive_image(good, quality="standard")
     scored_exam.close()
     assert scored_exam.report()
     sr, selection = scored_exam.sent()
@@ -364,7 +329,7 @@ def test_images_needing_attention_get_key_objects_beside_the_report(
     image = dataset.ContentSequence[-1].ReferencedSOPSequence[0]
     assert image.ReferencedSOPInstanceUID == bad.SOPInstanceUID
     late = us_header(SOPInstanceUID="1.2.3.78")
-    scored_exam.receive(late, a_finding(SourceInstance.of(late, "")))
+    scored_exam.receive_image(late)
     scored_exam.close()
     assert scored_exam.report()
     first, second = (
@@ -396,11 +361,10 @@ def test_a_cine_with_a_good_frame_needs_no_attention(
     ("objects", "quality"), [(["sr", "key-objects"], "standard"), (["sr"], "review")]
 )
 def test_no_key_objects_without_images_or_takers(
-    tmp_path: Path, us_header: Make, a_finding: Make, objects: list[str], quality: str
+    tmp_path: Path, objects: list[str], quality: str
 ) -> None:
     scored_exam = ScoredExam(tmp_path, objects)
-    header = us_header()
-    scored_exam.receive(header, a_finding(SourceInstance.of(header, ""), quality=quality))
+    scored_exam.receive_image(quality=quality)
     scored_exam.close()
     assert scored_exam.report()
     assert [delivered.kind for delivered in scored_exam.sent()] == ["sr"]

@@ -1,6 +1,5 @@
 """Machines' OB-GYN reports (TID 5000): what is read from their trees, and what becomes of them."""
 
-import hashlib
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from sqlalchemy import select
 from detector.errors import ErrorCode, QCError
 from qc_daemon.dicom.implementation import MANUFACTURER
 from qc_daemon.operations.quarantine import list_quarantined
-from qc_daemon.records.received.receipts import Receipt, admit
+from qc_daemon.records.received.receipts import admit
 from qc_daemon.records.results import measurements as stored
 from qc_daemon.records.results.measurements import MeasuredValue
 from qc_daemon.records.store import Store
@@ -26,6 +25,7 @@ from qc_daemon.settings import Settings, load
 from tests.support.databases import migrate
 from tests.support.dicom_objects import part10, ultrasound
 from tests.support.job_runners import score_runner
+from tests.support.receipts import receipt_of, write_file
 
 COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
 CRL, NT, AGE = ("11957-8", "LN"), ("33069-6", "LN"), ("18185-9", "LN")
@@ -274,22 +274,8 @@ def scored(settings: Settings, *reports: Dataset) -> list[tuple[str, str]]:
     """Receive and score them; state of each revision and of its job."""
     store = Store(settings.store.url)
     for dataset in reports:
-        content = part10(dataset)
-        name = hashlib.sha256(content).hexdigest()
-        (settings.store.spool / name).write_bytes(content)
-        receipt = Receipt(
-            sop_instance_uid=str(dataset.SOPInstanceUID),
-            sop_class_uid=str(dataset.SOPClassUID),
-            study_instance_uid=str(dataset.StudyInstanceUID),
-            series_instance_uid=str(dataset.SeriesInstanceUID),
-            patient_id="P",
-            transfer_syntax_uid="1.2.840.10008.1.2.1",
-            calling_ae="US1",
-            sha256=name,
-            size=len(content),
-            path=name,
-            association="a",
-        )
+        path = write_file(part10(dataset), settings.store.spool)
+        receipt = receipt_of(dataset, path, settings.store.spool)
         with store.begin() as session:
             admit(session, receipt, source_destinations=(), bundle_id=None, now=datetime.now(UTC))
     with score_runner(store, settings) as runner:

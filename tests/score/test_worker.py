@@ -1,8 +1,7 @@
 """Score jobs against a real database, spool, decoding child and the default bundle."""
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +20,7 @@ from qc_daemon.operations.bundles import activate_bundle, seed_bundle
 from qc_daemon.operations.quarantine import list_quarantined, release_quarantined
 from qc_daemon.operations.results import stored_findings
 from qc_daemon.records.queue import jobs
-from qc_daemon.records.received.receipts import Receipt, admit
+from qc_daemon.records.received.receipts import admit
 from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobState
@@ -29,6 +28,7 @@ from qc_daemon.score.worker import ScoreHandler
 from qc_daemon.settings import Settings, load
 from tests.support.databases import migrate
 from tests.support.job_runners import score_runner
+from tests.support.receipts import RECEIPT, write_file
 from tests.support.waiting import eventually
 from training.phantom.dicom import exam
 
@@ -80,20 +80,9 @@ def receive(scoring: Scoring, dataset: Dataset | bytes, uid: str = "1.2.3") -> i
         buffer = BytesIO()
         dataset.save_as(buffer, enforce_file_format=True)
         dataset = buffer.getvalue()
-    name = hashlib.sha256(dataset).hexdigest()
-    (scoring.settings.store.spool / name).write_bytes(dataset)
-    receipt = Receipt(
-        sop_instance_uid=uid,
-        sop_class_uid="1.2.840.10008.5.1.4.1.1.6.1",
-        study_instance_uid="1.2",
-        series_instance_uid="1.2.1",
-        patient_id="P",
-        transfer_syntax_uid="1.2.840.10008.1.2.1",
-        calling_ae="US1",
-        sha256=name,
-        size=len(dataset),
-        path=name,
-        association="a",
+    path = write_file(dataset, scoring.settings.store.spool)
+    receipt = replace(
+        RECEIPT, sop_instance_uid=uid, sha256=path.stem, size=len(dataset), path=path.name
     )
     with scoring.store.begin() as session:
         return admit(

@@ -1,6 +1,5 @@
 """A store with one exam and its deliver jobs."""
 
-import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from qc_daemon.score.convert import Converter
 from qc_daemon.settings import Settings
 from tests.support.dicom_objects import part10
 from tests.support.job_runners import deliver_runner
+from tests.support.receipts import receipt_of, write_file
 
 MONDAY = datetime(2026, 11, 2, 8, tzinfo=UTC)
 
@@ -33,23 +33,8 @@ class Delivery:
 
     def admit(self, dataset: Dataset, destination: str = "pacs") -> Path:
         """The object as if received, with its deliver job; its file."""
-        content = part10(dataset)
-        sha256 = hashlib.sha256(content).hexdigest()
-        path = self.spool / f"{sha256}.dcm"
-        path.write_bytes(content)
-        receipt = receipts.Receipt(
-            sop_instance_uid=dataset.SOPInstanceUID,
-            sop_class_uid=dataset.SOPClassUID,
-            study_instance_uid=dataset.StudyInstanceUID,
-            series_instance_uid=dataset.SeriesInstanceUID,
-            patient_id=dataset.PatientID,
-            transfer_syntax_uid=dataset.file_meta.TransferSyntaxUID,
-            calling_ae="MODALITY",
-            sha256=sha256,
-            size=len(content),
-            path=path.name,
-            association="test/1",
-        )
+        path = write_file(part10(dataset), self.spool)
+        receipt = receipt_of(dataset, path, self.spool)
         with self.store.begin() as session:
             receipts.admit(
                 session, receipt, source_destinations=[destination], bundle_id=None, now=self.now

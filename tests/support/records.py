@@ -8,27 +8,15 @@ from typing import Any
 
 from qc_daemon.records.queue.jobs import Job, claim, finish, listing
 from qc_daemon.records.received.exams import close_due, end_association, hold_open
-from qc_daemon.records.received.receipts import Admission, Receipt, admit
+from qc_daemon.records.received.receipts import Admission, admit
 from qc_daemon.records.received.revisions import record_pixels
 from qc_daemon.records.results.findings import store as store_findings
 from qc_daemon.records.results.reports import ReportObject, publish
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
+from tests.support.receipts import RECEIPT
 
 START = datetime(2026, 3, 4, 5, 6, 7, 890123, tzinfo=UTC)
-RECEIPT = Receipt(
-    sop_instance_uid="1.2.3.4",
-    sop_class_uid="1.2.840.10008.5.1.4.1.1.6.1",
-    study_instance_uid="1.2.3",
-    series_instance_uid="1.2.3.1",
-    patient_id="P1",
-    transfer_syntax_uid="1.2.840.10008.1.2.1",
-    calling_ae="VOLUSON1",
-    sha256="a" * 64,
-    size=1000,
-    path="2026/03/04/a.dcm",
-    association="assoc-1",
-)
 
 
 class Records:

@@ -1,7 +1,6 @@
 """An exam that is stored and scored, without a network: a store and a spool, as the stages before
 reporting leave them."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,9 +24,12 @@ from qc_daemon.records.results.reports import Deliverable
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
 from qc_daemon.report.equipment import to_bytes
+from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.worker import ReportHandler
 from qc_daemon.settings import DestinationSettings, Settings, StoreSettings
 from tests.support.databases import migrate
+from tests.support.receipts import receipt_of, write_file
+from tests.support.report_objects import nuchal_finding, ultrasound_header
 
 START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
@@ -56,6 +58,11 @@ class ScoredExam:
         path, job = self._arrive(header, findings[0].bundle.model_id)
         self.score(job, path, *findings, pixels=pixels)
         return path
+
+    def receive_image(self, header: Dataset | None = None, **changes: Any) -> Path:
+        """A still with one finding arrives; `changes` go to the finding, see `nuchal_finding`."""
+        header = ultrasound_header() if header is None else header
+        return self.receive(header, nuchal_finding(SourceInstance.of(header, ""), **changes))
 
     def score(self, job: Job, path: Path, *findings: Finding, pixels: str = "") -> None:
         """The object's score job is done."""
@@ -124,21 +131,5 @@ class ScoredExam:
 
 def write_to_spool(dataset: Dataset, spool: Path) -> tuple[Path, Receipt]:
     """The object as a file in the spool, and what is known of it."""
-    payload = to_bytes(dataset)
-    sha256 = hashlib.sha256(payload).hexdigest()
-    path = spool / f"{sha256}.dcm"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(payload)
-    return path, Receipt(
-        sop_instance_uid=dataset.SOPInstanceUID,
-        sop_class_uid=dataset.SOPClassUID,
-        study_instance_uid=dataset.StudyInstanceUID,
-        series_instance_uid=dataset.SeriesInstanceUID,
-        patient_id=dataset.PatientID,
-        transfer_syntax_uid="1.2.840.10008.1.2.1",
-        calling_ae="VOLUSON1",
-        sha256=sha256,
-        size=len(payload),
-        path=path.name,
-        association="assoc-1",
-    )
+    path = write_file(to_bytes(dataset), spool)
+    return path, receipt_of(dataset, path, spool, calling_ae="VOLUSON1")

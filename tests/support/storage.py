@@ -15,6 +15,7 @@ from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
 from tests.support.dicom_objects import part10, ultrasound
+from tests.support.receipts import receipt_of
 
 MONDAY = datetime(2026, 11, 2, 8, tzinfo=UTC)
 
@@ -45,19 +46,7 @@ class Storage:
         """File and row."""
         dataset = dataset or ultrasound()
         path = path or self.file(dataset)
-        receipt = receipts.Receipt(
-            sop_instance_uid=dataset.SOPInstanceUID,
-            sop_class_uid=dataset.SOPClassUID,
-            study_instance_uid=dataset.StudyInstanceUID,
-            series_instance_uid=dataset.SeriesInstanceUID,
-            patient_id=dataset.PatientID,
-            transfer_syntax_uid=dataset.file_meta.TransferSyntaxUID,
-            calling_ae="MODALITY",
-            sha256=path.stem,
-            size=path.stat().st_size,
-            path=path.relative_to(self.spool.root).as_posix(),
-            association="test/1",
-        )
+        receipt = receipt_of(dataset, path, self.spool.root)
         with self.store.begin() as session:
             admission = receipts.admit(
                 session, receipt, source_destinations=["pacs"], bundle_id=None, now=MONDAY

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.calibration import equal_mass_bins
+
 Floats = npt.NDArray[np.float64]
 _Z95 = 1.959964
 
@@ -40,16 +42,15 @@ def reliability(
     """Equal-mass bins, those of the calibration error: mean probability, observed share with its
     Wilson interval of 95 %, and pictures of each."""
     p, y = np.asarray(probability, float), np.asarray(standard, bool)
-    edges = np.unique(np.sort(p)[[len(p) * k // bins for k in range(1, bins)]])
-    chosen = np.searchsorted(edges, p, side="right")
+    bin_of = equal_mass_bins(p, bins)
     return [
         {
-            "predicted": float(p[chosen == k].mean()),
-            "observed": float(y[chosen == k].mean()),
-            "interval": wilson(int(y[chosen == k].sum()), int((chosen == k).sum())),
-            "pictures": int((chosen == k).sum()),
+            "predicted": float(p[bin_of == k].mean()),
+            "observed": float(y[bin_of == k].mean()),
+            "interval": wilson(int(y[bin_of == k].sum()), int((bin_of == k).sum())),
+            "pictures": int((bin_of == k).sum()),
         }
-        for k in np.unique(chosen)
+        for k in np.unique(bin_of)
     ]
 
 

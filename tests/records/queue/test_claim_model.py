@@ -20,9 +20,10 @@ from detector.errors import ErrorCode, QCError
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import Job
 from qc_daemon.records.queue.retry import RetryPolicy
-from qc_daemon.records.received.receipts import Receipt, admit
+from qc_daemon.records.received.receipts import admit
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Exam, JobKind, JobState, ObjectKind, ReportObjectRow
+from tests.support.receipts import numbered_receipt
 
 # A back-off that most waits do not outlast: that is when jobs are put behind one another.
 POLICY = RetryPolicy(max_attempts=4, max_deaths=2, backoff_seconds=3000)
@@ -59,8 +60,8 @@ class DeliveryQueue(RuleBasedStateMachine):
             return jobs.listing(session, kinds=[JobKind.DELIVER])
 
     def one_of(self, seed: int, *states: JobState) -> Job | None:
-        chosen = [job for job in self.jobs() if job.state in states]
-        return chosen[seed % len(chosen)] if chosen else None
+        candidates = [job for job in self.jobs() if job.state in states]
+        return candidates[seed % len(candidates)] if candidates else None
 
     @rule(
         exam=st.integers(1, 2),
@@ -69,18 +70,10 @@ class DeliveryQueue(RuleBasedStateMachine):
     )
     def receive(self, exam: int, instance: int, names: set[str]) -> None:
         self.serial += 1
-        receipt = Receipt(
-            f"1.2.{exam}.{instance}",
-            "1.2",
-            f"1.2.{exam}",
-            "1.2.9",
-            "P",
-            "1",
-            "AE",
-            f"{self.serial:064x}",
-            1,
-            f"{self.serial}.dcm",
-            "assoc",
+        receipt = numbered_receipt(
+            self.serial,
+            sop_instance_uid=f"1.2.{exam}.{instance}",
+            study_instance_uid=f"1.2.{exam}",
         )
         with self.store.begin() as session:
             admit(session, receipt, source_destinations=sorted(names), bundle_id=None, now=self.now)
