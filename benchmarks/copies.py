@@ -45,7 +45,7 @@ class Networks:
         """The logits of each fold's own networks for its pictures, fold by fold, and what they saw;
         of changed copies if `change` is given."""
         logits: list[float] = []
-        evidence: list[PreparedSample] = []
+        samples: list[PreparedSample] = []
         with tempfile.TemporaryDirectory() as scratch:
             for folder, fold_samples in self._folds():
                 pictures = fold_samples
@@ -58,8 +58,8 @@ class Networks:
                 )
                 preprocessor = Preprocessor.load(folder, small_spatialclip.PICTURE_SIZE)
                 logits += predict(load_spatialclip(folder), prepared, preprocessor).logit.tolist()
-                evidence += prepared
-        return logits, evidence
+                samples += prepared
+        return logits, samples
 
     def fold_of(self, sample: Sample) -> int:
         """The fold whose networks never saw the sample."""
@@ -97,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--quality", type=int, default=90, help="of the copies, 1 to 100")
     parser.add_argument("--subsampling", default="4:2:2", help="4:4:4, 4:2:2 or 4:2:0")
-    unseen, arguments = networks(parser)
+    fold_networks, arguments = networks(parser)
 
     def compressed(pixels: Pixels) -> Pixels:
         stream = io.BytesIO()
@@ -106,8 +106,9 @@ def main() -> None:
         )
         return np.asarray(Image.open(stream).convert("RGB"))
 
-    (before, evidence), (after, _) = unseen.predict_logits(), unseen.predict_logits(compressed)
-    samples = [each.sample for each in evidence]
+    before, items = fold_networks.predict_logits()
+    after, _ = fold_networks.predict_logits(compressed)
+    samples = [each.sample for each in items]
     calibration, _ = select_calibration(
         before, [float(s.standard) for s in samples], [s.group for s in samples]
     )

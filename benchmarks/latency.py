@@ -53,8 +53,8 @@ def main() -> None:
             for number in range(arguments.exams + 1)
         ]
         alone = models_alone(exams[1])
-        taken = run(folder, exams)
-    show(console, taken, alone, arguments.images)
+        durations = run(folder, exams)
+    show(console, durations, alone, arguments.images)
 
 
 def write_exam(folder: Path, number: int, images: int) -> list[Path]:
@@ -85,35 +85,36 @@ def models_alone(paths: list[Path]) -> float:
         frames = [(path, list(decoder.frames(path))) for path in paths]
     seconds = 0.0
     for round_ in range(2):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         for _, decoded in frames:
             judge_frames(decoded, judge)
         # The first round warms up.
-        seconds = time.perf_counter() - begun if round_ else 0.0
+        seconds = time.perf_counter() - start if round_ else 0.0
     return seconds / len(paths)
 
 
 def run(folder: Path, exams: list[list[Path]]) -> list[tuple[float, float, float]]:
     """Seconds of each exam but the first, which warms up: sending, then from the last image to its
     report, and to its summary, at the PACS."""
-    taken = []
+    durations = []
     arrived: dict[tuple[str, str], float] = {}
-    with pacs(folder / "pacs", arrived) as there:
-        config = write_settings(folder, there)
+    with pacs(folder / "pacs", arrived) as destination:
+        config = write_settings(folder, destination)
         with run_service(config, folder / "service.log"):
             receiver = f"QCDAEMON@127.0.0.1:{load(config).receive.port}"
             for paths in exams:
                 study = str(dcmread(paths[0], stop_before_pixels=True).StudyInstanceUID)
-                begun = time.monotonic()
+                start = time.monotonic()
                 report = send(paths, receiver)
                 if report.failed:
                     raise SystemExit(f"not stored: {report.failed[0].reason}")
                 if report.not_sent:
                     raise SystemExit(f"not stored: {report.stop_reason}")
                 last = time.monotonic()
-                wait = [_arrival(arrived, (study, kind), last) for kind in (SR, PDF)]
-                taken.append((last - begun, *(moment - last - QUIET_SECONDS for moment in wait)))
-    return taken[1:]
+                arrivals = [_arrival(arrived, (study, kind), last) for kind in (SR, PDF)]
+                waits = (moment - last - QUIET_SECONDS for moment in arrivals)
+                durations.append((last - start, *waits))
+    return durations[1:]
 
 
 def _arrival(arrived: dict[tuple[str, str], float], key: tuple[str, str], since: float) -> float:
@@ -148,12 +149,12 @@ def pacs(folder: Path, arrived: dict[tuple[str, str], float]) -> Iterator[Pacs]:
 
 
 def show(
-    console: Console, taken: list[tuple[float, float, float]], alone: float, images: int
+    console: Console, durations: list[tuple[float, float, float]], alone: float, images: int
 ) -> None:
-    table = Table(title=f"{len(taken)} exams of {images} stills")
+    table = Table(title=f"{len(durations)} exams of {images} stills")
     for column in ("seconds", "p50", "p95"):
         table.add_column(column, justify="right" if column != "seconds" else "left")
-    sending, to_report, to_summary = (list(column) for column in zip(*taken, strict=True))
+    sending, to_report, to_summary = (list(column) for column in zip(*durations, strict=True))
     # Scoring begins with the first image: what the service adds is counted from there.
     own = [
         (sent + waited) / images - alone for sent, waited in zip(sending, to_report, strict=True)

@@ -25,16 +25,16 @@ def main() -> None:
     for half in (True, False):
         seconds = []
         for _ in range(1 + STEPS):
-            begun = time.monotonic()
+            start = time.monotonic()
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 output = network(pixels)
             (output["boxes"].float().mean() + output["scores"].float().mean()).backward()
-            seconds.append(time.monotonic() - begun)
+            seconds.append(time.monotonic() - start)
         name = "bfloat16" if half else "float32"
         print(f"{name}: {statistics.median(seconds[1:]):.1f} s a step", flush=True)
     with autocast("cpu"):
-        chosen = torch.nn.Linear(1, 1)(torch.ones(1, 1)).dtype
-    print(f"training takes {chosen} here")
+        dtype = torch.nn.Linear(1, 1)(torch.ones(1, 1)).dtype
+    print(f"training takes {dtype} here")
 
 
 if __name__ == "__main__":

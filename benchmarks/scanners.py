@@ -82,10 +82,10 @@ def farther(pixels: Pixels, factor: float = 0.7) -> Pixels:
     small = cv2.resize(
         pixels, (int(width * factor), int(height * factor)), interpolation=cv2.INTER_AREA
     )
-    shown = np.zeros_like(pixels)
+    canvas = np.zeros_like(pixels)
     top, left = (height - small.shape[0]) // 2, (width - small.shape[1]) // 2
-    shown[top : top + small.shape[0], left : left + small.shape[1]] = small
-    return shown
+    canvas[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return canvas
 
 
 def wider(pixels: Pixels) -> Pixels:
@@ -106,44 +106,47 @@ CHANGES = {
 }
 
 
-def surest(evidence: Sequence[PreparedSample]) -> Floats:
+def confidence_log_odds(samples: Sequence[PreparedSample]) -> Floats:
     """(N, labels) log-odds of each structure's most confident box, of 0.02 where it has none."""
-    best = np.full((len(evidence), len(LABELS)), 0.02)
-    for row, each in zip(best, evidence, strict=True):
+    best = np.full((len(samples), len(LABELS)), 0.02)
+    for row, each in zip(best, samples, strict=True):
         for box in each.detections[0]:
             at = BY_CODE[box.label].index
             row[at] = max(row[at], min(box.confidence, 0.98))
     return np.asarray(np.log(best / (1 - best)))
 
 
-def regression(seen: Floats, standard: Any) -> Any:
-    """Of "standard", its classes balanced."""
+def fit_regression(features: Floats, standard: Any) -> Any:
+    """A logistic regression of "standard" with balanced classes."""
     return make_pipeline(
         StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000)
-    ).fit(seen, standard)
+    ).fit(features, standard)
 
 
 def main() -> None:
-    unseen, _ = networks(argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0]))
-    plain, evidence = unseen.predict_logits()
-    standard = np.array([bool(each.sample.standard) for each in evidence])
-    groups = [each.sample.group for each in evidence]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    fold_networks, _ = networks(parser)
+    plain, originals = fold_networks.predict_logits()
+    standard = np.array([bool(each.sample.standard) for each in originals])
+    groups = [each.sample.group for each in originals]
     calibration, _ = select_calibration(plain, standard.astype(float).tolist(), groups)
-    folds = np.array([unseen.fold_of(each.sample) for each in evidence])
-    as_they_are = surest(evidence)
+    folds = np.array([fold_networks.fold_of(each.sample) for each in originals])
+    unchanged = confidence_log_odds(originals)
     by_fold = {
-        fold: regression(as_they_are[folds != fold], standard[folds != fold])
+        fold: fit_regression(unchanged[folds != fold], standard[folds != fold])
         for fold in sorted(set(folds.tolist()))
     }
     table = Table("pictures", "AUROC", "ECE", "AUROC of confidences")
     for name, change in {"as they are": None, **CHANGES}.items():
-        logits, seen = (plain, evidence) if change is None else unseen.predict_logits(change)
+        logits, samples = plain, originals
+        if change is not None:
+            logits, samples = fold_networks.predict_logits(change)
         metrics = classification.classification_metrics(
             calibration.calibrate_many(logits), standard, groups
         )
-        sure, score = surest(seen), np.zeros(len(seen))
-        for fold, fitted in by_fold.items():
-            score[folds == fold] = fitted.decision_function(sure[folds == fold])
+        confidences, score = confidence_log_odds(samples), np.zeros(len(samples))
+        for fold, regression in by_fold.items():
+            score[folds == fold] = regression.decision_function(confidences[folds == fold])
         table.add_row(
             name,
             cell(metrics["AUROC"]),

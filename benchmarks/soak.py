@@ -179,31 +179,31 @@ class Load:
 
     def store(self, name: str, objects: list[Dataset], commit: bool = False) -> None:
         contexts = {(str(d.SOPClassUID), str(d.file_meta.TransferSyntaxUID)) for d in objects}
-        asked = [*sorted(contexts), (PUSH_MODEL, "1.2.840.10008.1.2")] if commit else contexts
-        with association(self.port, sorted(asked)) as made:
-            if not made.is_established:
+        proposed = [*sorted(contexts), (PUSH_MODEL, "1.2.840.10008.1.2")] if commit else contexts
+        with association(self.port, sorted(proposed)) as assoc:
+            if not assoc.is_established:
                 self.refused["associations"] += 1
                 return
             for each in objects:
-                status = made.send_c_store(each).get("Status")
+                status = assoc.send_c_store(each).get("Status")
                 self.sent[name] += status == 0
                 self.refused[f"status {status}"] += status != 0
                 if status == 0:
                     self.acknowledged.add(str(each.SOPInstanceUID))
             if commit:
-                self.commit(made, objects)
+                self.commit(assoc, objects)
 
-    def commit(self, made: object, objects: list[Dataset]) -> None:
+    def commit(self, assoc: object, objects: list[Dataset]) -> None:
         request = Dataset()
         request.TransactionUID = generate_uid()
         request.ReferencedSOPSequence = [reference(each) for each in objects]
-        status, _ = made.send_n_action(request, 1, PUSH_MODEL, PUSH_MODEL_INSTANCE)  # type: ignore[attr-defined]
+        status, _ = assoc.send_n_action(request, 1, PUSH_MODEL, PUSH_MODEL_INSTANCE)  # type: ignore[attr-defined]
         self.sent["commitments"] += status.get("Status") == 0
 
     def verify(self) -> None:
-        with association(self.port, [(VERIFICATION, "1.2.840.10008.1.2")]) as made:
-            if made.is_established:
-                self.sent["verifications"] += made.send_c_echo().get("Status") == 0
+        with association(self.port, [(VERIFICATION, "1.2.840.10008.1.2")]) as assoc:
+            if assoc.is_established:
+                self.sent["verifications"] += assoc.send_c_echo().get("Status") == 0
 
     def nuisances(self) -> None:
         """Silent, half-open, scanning and rubbish-sending peers, and one that vanishes."""
@@ -279,23 +279,23 @@ class Load:
         """An association that is aborted in the middle of a PDU."""
         ae = AE("VANISHING")
         ae.add_requested_context(PUSH_MODEL)
-        made = ae.associate("127.0.0.1", self.port, ae_title="QCDAEMON")
-        if made.is_established:
+        assoc = ae.associate("127.0.0.1", self.port, ae_title="QCDAEMON")
+        if assoc.is_established:
             # A P-DATA-TF that says more than will ever come.
-            made.dul.socket.send(b"\x04\x00\x00\x10\x00\x00\x00\x0f\xff\xfc\x01\x00")
-            made.abort()
+            assoc.dul.socket.send(b"\x04\x00\x00\x10\x00\x00\x00\x0f\xff\xfc\x01\x00")
+            assoc.abort()
 
 
 def renewed(dataset: Dataset, study: str | None = None, patient: str | None = None) -> Dataset:
     """The same picture as a new object."""
     # Elements are shared, and to set one that is there would change it for all.
-    made = Dataset()
-    made.update({tag: dataset[tag] for tag in dataset.keys() - _IDENTIFIERS})
-    made.file_meta = copy.deepcopy(dataset.file_meta)
-    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    made.StudyInstanceUID = study or dataset.StudyInstanceUID
-    made.PatientID = patient or dataset.PatientID
-    return made
+    instance = Dataset()
+    instance.update({tag: dataset[tag] for tag in dataset.keys() - _IDENTIFIERS})
+    instance.file_meta = copy.deepcopy(dataset.file_meta)
+    instance.SOPInstanceUID = instance.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    instance.StudyInstanceUID = study or dataset.StudyInstanceUID
+    instance.PatientID = patient or dataset.PatientID
+    return instance
 
 
 def reference(dataset: Dataset) -> Dataset:
@@ -369,7 +369,7 @@ class Watch:
     latencies: list[float] = field(default_factory=list)
     failed: int = 0
 
-    def look(self, at: float) -> None:
+    def take_sample(self, at: float) -> None:
         began = time.monotonic()
         try:
             with urllib.request.urlopen(self.health, timeout=10) as answer:
@@ -444,12 +444,12 @@ class Outcome:
     not got."""
 
     unfinished: dict[str, int]
-    ended_badly: dict[str, int]
+    failed_jobs: dict[str, int]
     missing: int
 
     @property
     def is_good(self) -> bool:
-        return not (self.unfinished or self.missing or self.ended_badly)
+        return not (self.unfinished or self.missing or self.failed_jobs)
 
 
 def run(
@@ -489,7 +489,7 @@ def run(
         began = time.monotonic()
         for second in track(range(int(seconds)), "load", console=Console(stderr=True)):
             time.sleep(max(0.0, began + second - time.monotonic()))
-            watch.look(time.monotonic() - began)
+            watch.take_sample(time.monotonic() - began)
         load.stop.set()
         for thread in threads:
             thread.join()
@@ -594,7 +594,7 @@ def print_result(load: Load, watch: Watch, outcome: Outcome, console: Console) -
     console.print(f"hostile requests by status: {dict(load.served)}; 0000H would be one served")
     console.print(
         f"{len(load.acknowledged)} objects acknowledged, {outcome.missing} of them not at the PACS;"
-        f" jobs unfinished {outcome.unfinished}, ended badly {outcome.ended_badly}"
+        f" jobs unfinished {outcome.unfinished}, ended badly {outcome.failed_jobs}"
     )
     good = flat and not watch.failed and outcome.is_good and not load.served.get("0000H")
     console.print("passed" if good else "FAILED")

@@ -125,11 +125,11 @@ class Judge:
 
         Raises QCError on a part or a device that cannot be used, UsageError on no device's name.
         """
-        chosen = choose_device(device)
-        spatialclip = bundle.spatialclip(chosen)
+        torch_device = choose_device(device)
+        spatialclip = bundle.spatialclip(torch_device)
         return cls(
             bundle.id,
-            bundle.detector(chosen),
+            bundle.detector(torch_device),
             bundle.describer(),
             spatialclip,
             bundle.preprocessor(),

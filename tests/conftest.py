@@ -53,8 +53,8 @@ def dciodvfy() -> Callable[[Path], list[str]]:
 
     def errors(path: Path) -> list[str]:
         # Its exit status is 0 even when it found errors, so the lines are what counts.
-        done = subprocess.run([program, path], capture_output=True, text=True, errors="replace")
-        lines = (done.stdout + done.stderr).splitlines()
+        process = subprocess.run([program, path], capture_output=True, text=True, errors="replace")
+        lines = (process.stdout + process.stderr).splitlines()
         assert lines, "dciodvfy said nothing"
         return [line for line in lines if line.startswith("Error")]
 
@@ -69,9 +69,9 @@ def dsrdump() -> Callable[[Path], str]:
     assert program is not None
 
     def dump(path: Path) -> str:
-        done = subprocess.run([program, path], capture_output=True, text=True, errors="replace")
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        process = subprocess.run([program, path], capture_output=True, text=True, errors="replace")
+        assert process.returncode == 0, process.stderr
+        return process.stdout
 
     return dump
 

@@ -73,8 +73,8 @@ def update_catalogue(language: str) -> bytes:
     )
     for message in extract_messages():
         if message.id:
-            known = before.get(message.id)
-            catalogue.add(message.id, known.string if known else None)
+            previous = before.get(message.id)
+            catalogue.add(message.id, previous.string if previous else None)
     output = BytesIO()
     write_po(output, catalogue, sort_output=True, width=100)
     return output.getvalue()

@@ -142,8 +142,8 @@ def _uids(uids: Iterable[str]) -> str:
 
 
 def _name(uid: str) -> str:
-    known = UID(uid)
-    return f"{known.name} (retired)" if known.is_retired else known.name
+    sop_class = UID(uid)
+    return f"{sop_class.name} (retired)" if sop_class.is_retired else sop_class.name
 
 
 def _services() -> str:

@@ -104,8 +104,8 @@ def _type(field: FieldInfo) -> str:
 
 def _words(annotation: Any, metadata: Sequence[Any]) -> Iterator[str]:
     """The kinds of value that an annotation takes."""
-    for known, words in _TYPES.items():
-        if set(getattr(known, "__metadata__", ())) & _hashable(metadata):
+    for value_type, words in _TYPES.items():
+        if set(getattr(value_type, "__metadata__", ())) & _hashable(metadata):
             yield words
             return
     origin, arguments = get_origin(annotation), get_args(annotation)

@@ -89,12 +89,12 @@ def read_frames(
     with open_dicom_file(path) as source:
         header = image_header(source)
         _check_size(header.rows, header.columns, max_pixels)
-        chosen = _select_numbers(numbers, header.frames)
+        frame_numbers = _select_numbers(numbers, header.frames)
         regions = tissue_regions(source.dataset, header.rows, header.columns)
         simulated = text(source.dataset, "Manufacturer") == SIMULATOR
         foreign = () if is_ultrasound(source.dataset) else (Flag.NOT_ULTRASOUND,)
         decoder = decoding(source, header)
-        for number, pixels in decoder.frames(chosen, failed):
+        for number, pixels in decoder.frames(frame_numbers, failed):
             # The estimate is the first frame's, so that it does not depend on which are asked.
             regions = regions or (estimated_region(_first(decoder, number, pixels)),)
             yield Frame(number, pixels, regions, simulated, (*decoder.flags, *foreign))

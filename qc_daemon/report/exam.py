@@ -331,18 +331,18 @@ def render_pictures(
     pictures: dict[ImageKey, Pixels] = {}
     failed: list[Omission] = []
     for path, of_instance in _by_instance(findings):
-        chosen = [
+        overlay_findings = [
             each
             for each in best_per_view(of_instance)
             if destinations(ObjectKind.OVERLAY, [each], routes)
         ]
         best = [] if summary is None else [e for e in of_instance if summary.shows(e.image)]
         try:
-            pixels = _decode(path, [*chosen, *best], frames)
+            pixels = _decode(path, [*overlay_findings, *best], frames)
             for each in best:
                 pictures[each.image.key] = render_frame(pixels[each.finding.frame], each.finding)
             overlays = []
-            for each in chosen:
+            for each in overlay_findings:
                 overlay = build_overlay(
                     each.source,
                     pixels[each.finding.frame],

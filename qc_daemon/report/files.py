@@ -62,10 +62,10 @@ class ReportWriter:
             report_findings = [each.finding for each in reported]
             _write(self.sr, build_sr([source], report_findings, revision=REVISION, created=now))
         if self.overlay is not None:
-            chosen = best_per_view(reported)
-            numbers = sorted({each.finding.frame for each in chosen})
+            best = best_per_view(reported)
+            numbers = sorted({each.finding.frame for each in best})
             pixels = {frame.number: frame.pixels for frame in frames(path, numbers)}
-            for each in chosen:
+            for each in best:
                 finding = each.finding
                 _write(
                     self.overlay,

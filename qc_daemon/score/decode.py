@@ -129,8 +129,8 @@ class DecodeProcess:
         `reader.read_frames` and `verification.open_verified`, or DECODE_TIMEOUT, DECODE_MEMORY,
         DECODE_FAILED. Leaving early costs a restart of the child.
         """
-        chosen = None if numbers is None else sorted(set(numbers))
-        with _Call(self, _request("frames", path, sha256) | {"numbers": chosen}) as call:
+        ascending = None if numbers is None else sorted(set(numbers))
+        with _Call(self, _request("frames", path, sha256) | {"numbers": ascending}) as call:
             while "done" not in (reply := call.reply()):
                 yield _frame(reply, call.pixels(reply["shape"], self._max_pixels))
             call.mark_finished()

@@ -31,16 +31,16 @@ class JudgeCache:
         """
         with self._store.read() as session:
             activated = bundles.list_bundles(session)
-        matching = [b for b in activated if model_id in (None, b.model_id)]
-        if not matching:
+        candidates = [b for b in activated if model_id in (None, b.model_id)]
+        if not candidates:
             raise QCError(
                 ErrorCode.BUNDLE_INCOMPLETE,
                 "the bundle this exam was opened with is unknown; activate it again",
             )
-        chosen = matching[0]
+        bundle = candidates[0]
         # Removed and inserted again: the last one is then the one used last.
-        judge = self._judges.pop(chosen.model_id, None) or self._open(chosen)
-        self._judges[chosen.model_id] = judge
+        judge = self._judges.pop(bundle.model_id, None) or self._open(bundle)
+        self._judges[bundle.model_id] = judge
         while len(self._judges) > _MAX_JUDGES:
             del self._judges[next(iter(self._judges))]
         return judge

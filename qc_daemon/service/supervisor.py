@@ -70,30 +70,28 @@ def serve(settings: Settings, roles: Sequence[str], config_path: Path | None = N
     """
     log.configure()
     log.quiet_libraries()
-    chosen = _role_names(roles)
+    role_names = _role_names(roles)
     private_files.set_umask()
     spool = Spool(settings.store.spool)
     _prepare(spool)
     with service_lock.shared(spool.root):
-        return _serve(settings, chosen, spool, config_path)
+        return _serve(settings, role_names, spool, config_path)
 
 
-def _serve(
-    settings: Settings, chosen: Sequence[str], spool: Spool, config_path: Path | None
-) -> int:
+def _serve(settings: Settings, roles: Sequence[str], spool: Spool, config_path: Path | None) -> int:
     schema.upgrade(settings.store.url)
     store = Store(settings.store.url)
-    if "work" in chosen:
+    if "work" in roles:
         # Before the first object comes: an exam is fixed to a bundle when it opens.
         seed_bundle(settings, store)
     listeners: Listeners = {}
-    if "receive" in chosen:
+    if "receive" in roles:
         listeners = _listen(settings, config_path)
         spool.sweep()
-    _log_start(settings, store, chosen, config_path)
+    _log_start(settings, store, roles, config_path)
     supervisor = Supervisor(settings, store, spool, listeners)
     try:
-        return supervisor.run(chosen)
+        return supervisor.run(roles)
     finally:
         for listener in listeners.values():
             listener.close()

@@ -39,13 +39,13 @@ class Drill:
     def round(self, *, kill: bool) -> None:
         self.rounds += 1
         folder = self.folder / f"backup-{self.rounds}"
-        known = self.rows()
+        previous = self.rows()
         self.service.start()
         objects = [ultrasound(study=f"1.2.3.{self.rounds}") for _ in range(400)]
         with PersistentSender(self.service.port, objects, pause=0.0) as modality:
             eventually(lambda: modality.acknowledged)
             time.sleep(self.random.uniform(0.0, 0.2))
-            before = list(modality.acknowledged)
+            acknowledged_before = list(modality.acknowledged)
             manifest = save(self.settings, folder, datetime.now(UTC))
             count = len(modality.acknowledged)
             eventually(lambda: len(modality.acknowledged) > count or modality.finished())
@@ -58,21 +58,21 @@ class Drill:
         assert (manifest.missing, manifest.damaged) == ([], [])
         acknowledged = set(modality.acknowledged)
         if not kill:
-            self.settled()
+            self.assert_one_file()
 
         restoration = restore(self.settings, folder, datetime.now(UTC))
 
         restored = self.rows()
         assert restoration.missing == ()
         # Nothing that the backup acknowledged is missing, neither row nor bytes …
-        assert known | set(before) <= restored
-        self.whole()
+        assert previous | set(acknowledged_before) <= restored
+        self.assert_files_intact()
         # … what came later is named, and nothing else was lost.
         later = {each.sop_instance_uid for each in restoration.later}
         assert acknowledged - restored <= later
         assert not later & restored
         assert later, "no load between backup and end"
-        self.sound()
+        self.assert_sound()
         if self.random.random() < 0.5:
             count = len(restoration.later)
             assert (
@@ -85,17 +85,17 @@ class Drill:
         url = self.settings.store.url
         return set() if schema.has_no_tables(url) else set(stored_uids(url))
 
-    def settled(self) -> None:
+    def assert_one_file(self) -> None:
         """After a clean stop the database is one file."""
         file = schema.file_of(self.settings.store.url)
         assert file is None or schema.files_of(file) == [file]
 
-    def sound(self) -> None:
+    def assert_sound(self) -> None:
         result = integrity.examine(self.settings.store.url, full=True)
         assert (result.is_sound, result.is_full, result.faults) == (True, True, ())
         assert schema.check(self.settings.store.url) is None
 
-    def whole(self) -> None:
+    def assert_files_intact(self) -> None:
         engine = create_engine(self.settings.store.url)
         with engine.connect() as connection:
             paths = list(connection.execute(text("SELECT path, sha256 FROM revision")))
@@ -109,9 +109,9 @@ def drill(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Drill]:
     url = f"sqlite:///{tmp_path / 'qc.db'}"
     if request.param == "postgresql":
         url = request.getfixturevalue("postgres_url")
-    made = Drill(tmp_path, url, seed=20261129)
-    yield made
-    made.service.end()
+    new_drill = Drill(tmp_path, url, seed=20261129)
+    yield new_drill
+    new_drill.service.end()
 
 
 def test_a_stopped_and_a_killed_service_are_restored(drill: Drill) -> None:

@@ -69,55 +69,55 @@ def database(storage: Storage) -> Path:
 def test_what_was_saved_comes_back_and_what_came_later_is_named(
     storage: Storage, link: bool
 ) -> None:
-    saved = storage.receive()
+    facts = storage.receive()
     folder = backup(storage, link=link)
     later = storage.receive()
     restoration = put_back(storage, folder)
-    assert uids(storage) == {saved.sop_instance_uid}
+    assert uids(storage) == {facts.sop_instance_uid}
     assert [(each.sha256, each.sop_instance_uid) for each in restoration.later] == [
         (later.sha256, later.sop_instance_uid)
     ]
     assert (restoration.files, restoration.replaced, restoration.missing) == (0, 0, ())
     # The numbers go on where the restored rows end.
-    assert storage.receive(ultrasound()).revision_id > saved.revision_id
+    assert storage.receive(ultrasound()).revision_id > facts.revision_id
 
 
 def test_a_lost_spool_comes_back(storage: Storage) -> None:
-    saved = [storage.receive() for _ in range(3)]
+    originals = [storage.receive() for _ in range(3)]
     folder = backup(storage)
     shutil.rmtree(storage.spool.root)
     restoration = put_back(storage, folder)
     assert (restoration.files, restoration.missing, restoration.later) == (3, (), ())
-    assert all((storage.spool.root / each.path).is_file() for each in saved)
+    assert all((storage.spool.root / each.path).is_file() for each in originals)
 
 
 def test_a_damaged_file_is_replaced_and_moved_to_damaged(storage: Storage) -> None:
-    saved = storage.receive()
+    facts = storage.receive()
     folder = backup(storage)
-    path = storage.spool.root / saved.path
+    path = storage.spool.root / facts.path
     path.write_bytes(b"other" + path.read_bytes()[5:])
     restoration = put_back(storage, folder)
     assert (restoration.files, restoration.replaced) == (1, 1)
-    assert (folder / "spool" / saved.path).read_bytes() == path.read_bytes()
+    assert (folder / "spool" / facts.path).read_bytes() == path.read_bytes()
     (damaged_file,) = (storage.spool.root / "damaged").iterdir()
     assert damaged_file.read_bytes().startswith(b"other")
 
 
 def test_a_backup_names_what_it_could_not_save(storage: Storage) -> None:
-    gone, damaged = storage.receive(), storage.receive()
-    (storage.spool.root / gone.path).unlink()
+    missing, damaged = storage.receive(), storage.receive()
+    (storage.spool.root / missing.path).unlink()
     (storage.spool.root / damaged.path).write_bytes(b"x" * damaged.size)
     manifest = save(storage.settings, storage.spool.root.parent / "backup", NOW)
-    assert (manifest.missing, manifest.damaged) == ([gone.path], [damaged.path])
+    assert (manifest.missing, manifest.damaged) == ([missing.path], [damaged.path])
     restoration = put_back(storage, storage.spool.root.parent / "backup")
-    assert restoration.missing == (gone.path,)
+    assert restoration.missing == (missing.path,)
 
 
 def test_the_write_ahead_log_of_a_killed_service_is_not_replayed(sqlite_storage: Storage) -> None:
     """The obvious restore, a copy over the database, loses to the write-ahead log beside it."""
     storage = sqlite_storage
     file = database(storage)
-    saved = storage.receive()
+    facts = storage.receive()
     folder = backup(storage)
     later = [storage.receive() for _ in range(40)]
     # As a kill leaves them: whoever wrote has not closed.
@@ -131,7 +131,7 @@ def test_the_write_ahead_log_of_a_killed_service_is_not_replayed(sqlite_storage:
     assert len(schema.files_of(file)) == 3
     restoration = put_back(storage, folder)
     assert schema.files_of(file) == [file]
-    assert uids(storage) == {saved.sop_instance_uid}
+    assert uids(storage) == {facts.sop_instance_uid}
     assert restoration.old_database is not None
     # The old one is whole in its folder: with its log it has every row.
     with closing(sqlite3.connect(Path(restoration.old_database) / file.name)) as old:
@@ -155,11 +155,11 @@ def test_the_old_tables_move_to_a_schema(postgres_storage: Storage) -> None:
 
 
 def test_a_damaged_backup_changes_nothing(storage: Storage) -> None:
-    saved = storage.receive()
+    facts = storage.receive()
     folder = backup(storage)
     later = storage.receive()
     table = "qc.db" if storage.settings.store.url.startswith("sqlite") else "tables/instance.copy"
-    for name in ("manifest.json", table, f"spool/{saved.path}"):
+    for name in ("manifest.json", table, f"spool/{facts.path}"):
         path = folder / name
         content = path.read_bytes()
         middle = len(content) // 2
@@ -170,26 +170,26 @@ def test_a_damaged_backup_changes_nothing(storage: Storage) -> None:
             with pytest.raises(QCError) as caught:
                 put_back(storage, folder)
             assert caught.value.code is ErrorCode.STORAGE
-            assert uids(storage) == {saved.sop_instance_uid, later.sop_instance_uid}
+            assert uids(storage) == {facts.sop_instance_uid, later.sop_instance_uid}
             path.write_bytes(content)
     put_back(storage, folder)
-    assert uids(storage) == {saved.sop_instance_uid}
+    assert uids(storage) == {facts.sop_instance_uid}
 
 
-def _of_later_format(found: dict[str, object]) -> None:
-    found["format"] = 2
+def _of_later_format(manifest: dict[str, object]) -> None:
+    manifest["format"] = 2
 
 
-def _of_later_schema(found: dict[str, object]) -> None:
-    found["schema_revision"] = "9999"
+def _of_later_schema(manifest: dict[str, object]) -> None:
+    manifest["schema_revision"] = "9999"
 
 
-def _reaching_out(found: dict[str, object]) -> None:
-    found["files"] = {"../../outside": {"size": 1, "sha256": "0" * 64}}
+def _reaching_out(manifest: dict[str, object]) -> None:
+    manifest["files"] = {"../../outside": {"size": 1, "sha256": "0" * 64}}
 
 
-def _of_another_kind(found: dict[str, object]) -> None:
-    found["database"] = "postgresql" if found["database"] == "sqlite" else "sqlite"
+def _of_another_kind(manifest: dict[str, object]) -> None:
+    manifest["database"] = "postgresql" if manifest["database"] == "sqlite" else "sqlite"
 
 
 def test_a_backup_that_does_not_fit_is_refused(storage: Storage) -> None:
@@ -261,12 +261,12 @@ def test_a_database_that_another_program_has_open_is_not_replaced(storage: Stora
 
 def test_a_copy_alone_is_restored_too(sqlite_storage: Storage) -> None:
     storage = sqlite_storage
-    saved = storage.receive()
+    facts = storage.receive()
     copy = storage.spool.root.parent / "copy.db"
     schema.backup(storage.settings.store.url, copy)
     later = storage.receive()
     assert [each.sha256 for each in put_back(storage, copy).later] == [later.sha256]
-    assert uids(storage) == {saved.sop_instance_uid}
+    assert uids(storage) == {facts.sop_instance_uid}
 
 
 def test_no_restore_of_what_is_no_backup(sqlite_storage: Storage, tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_the_commands_save_restore_and_take_in_again(
     storage = sqlite_storage
     config = tmp_path / "qc.toml"
     config.write_text('[store]\nurl = "sqlite:///qc.db"\nspool = "spool"\n')
-    saved = storage.receive()
+    facts = storage.receive()
     backup = command("db", "backup", tmp_path / "saved", "--with-spool", "--config", config)
     assert "1 received objects" in backup
     later = storage.receive()
@@ -304,11 +304,11 @@ def test_the_commands_save_restore_and_take_in_again(
     assert "1 objects came after the backup" in result
     assert f"{later.sha256} {later.sop_instance_uid}" in result
     assert "1 objects are taken in" in command("spool", "release", "--all", "--config", config)
-    assert uids(storage) == {saved.sop_instance_uid, later.sop_instance_uid}
+    assert uids(storage) == {facts.sop_instance_uid, later.sop_instance_uid}
     storage.store.close()
     result = command("db", "restore", tmp_path / "saved", "--release", "--config", config)
     assert "1 of them are taken in again" in result
-    assert uids(storage) == {saved.sop_instance_uid, later.sop_instance_uid}
+    assert uids(storage) == {facts.sop_instance_uid, later.sop_instance_uid}
     assert "sound" in command("db", "check", "--config", config)
 
 
@@ -322,11 +322,11 @@ def test_a_role_without_the_right_to_create_a_schema_gets_the_grant(
     owner.dispose()
     try:
         storage = new_storage(tmp_path, postgres_url.replace("qc@", "weak@"))
-        saved = storage.receive()
+        facts = storage.receive()
         folder = backup(storage)
         with pytest.raises(QCError, match="GRANT CREATE"):
             put_back(storage, folder)
-        assert uids(storage) == {saved.sop_instance_uid}
+        assert uids(storage) == {facts.sop_instance_uid}
         storage.store.close()
     finally:
         with owner.connect() as connection:
@@ -337,7 +337,7 @@ def test_a_role_without_the_right_to_create_a_schema_gets_the_grant(
 
 def test_a_downgrade_copies_first_or_needs_confirmation(storage: Storage, tmp_path: Path) -> None:
     url = storage.settings.store.url
-    saved = storage.receive()
+    facts = storage.receive()
     storage.store.close()
     is_sqlite = schema.file_of(url) is not None
     if not is_sqlite:
@@ -356,7 +356,7 @@ def test_a_downgrade_copies_first_or_needs_confirmation(storage: Storage, tmp_pa
         copy = tmp_path / "qc.db.before_downgrade_20261129t010203"
         assert str(copy) in output
         assert put_back(storage, copy).schema_revision == before
-        assert uids(storage) == {saved.sop_instance_uid}
+        assert uids(storage) == {facts.sop_instance_uid}
 
 
 def test_a_database_is_checked_for_what_its_rows_refer_to(postgres_storage: Storage) -> None:

@@ -123,7 +123,7 @@ def test_each_answer_has_its_class(
 
 
 def test_object_missing_from_the_answer_is_queried(server: StowServer) -> None:
-    server.found = [UID]
+    server.queryable = [UID]
     assert result(server) is None
     assert server.queries == [f"/dicom-web/instances?SOPInstanceUID={UID}&limit=1"]
 

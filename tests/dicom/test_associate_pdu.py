@@ -55,13 +55,13 @@ def test_pynetdicom_decodes_any_parsed_request(changes: list[tuple[int, int]], c
 
 @given(MUTATIONS, st.integers(0, 8))
 def test_pynetdicom_decodes_any_parsed_answer(changes: list[tuple[int, int]], cut: int) -> None:
-    for whole, kind in (
+    for pdu, kind in (
         (accept([0, 3]), A_ASSOCIATE_AC),
         (fuzzing.pdu(0x03, bytes((0, 1, 1, 3))), A_ASSOCIATE_RJ),
     ):
         try:
             answer = kind()
-            answer.decode(parse_answer(_mutated(whole, changes)[: len(whole) - cut]))
+            answer.decode(parse_answer(_mutated(pdu, changes)[: len(pdu) - cut]))
             answer.to_primitive()
         except MalformedError:
             continue

@@ -214,10 +214,12 @@ class Reporting:
         if isinstance(event.message, N_EVENT_REPORT_RSP):
             self.answers.append(event.message.command_set.Status)
 
-    def _report(self, made: Any) -> None:
+    def _report(self, assoc: Any) -> None:
         """Not by `send_n_event_report`, which takes the next C-STORE for its answer."""
         (context_id,) = (
-            each.context_id for each in made.accepted_contexts if each.abstract_syntax == PUSH_MODEL
+            each.context_id
+            for each in assoc.accepted_contexts
+            if each.abstract_syntax == PUSH_MODEL
         )
         message = N_EVENT_REPORT()
         message.MessageID = 1
@@ -226,28 +228,31 @@ class Reporting:
         message.EventTypeID, information = event_information(
             Report("1.2", (Reference(US, "1.2.3"),), ())
         )
-        while made.is_established and not self.over.is_set():
+        while assoc.is_established and not self.over.is_set():
             answers = len(self.answers)
             message.EventInformation = io.BytesIO(encode(information, False, True) or b"")
-            made.dimse.send_msg(message, context_id)
-            eventually(lambda n=answers: len(self.answers) > n or not made.is_established)
+            assoc.dimse.send_msg(message, context_id)
+            eventually(lambda n=answers: len(self.answers) > n or not assoc.is_established)
 
 
 @pytest.fixture
 def reporting() -> Iterator[Reporting]:
-    made = Reporting().start()
-    yield made
-    made.stop()
+    server = Reporting().start()
+    yield server
+    server.stop()
+
+
+ReportingAssociation = tuple[Any, threading.Event, threading.Event]
 
 
 @pytest.fixture
-def told(reporting: Reporting) -> Iterator[tuple[Any, threading.Event, threading.Event]]:
+def reporting_association(reporting: Reporting) -> Iterator[ReportingAssociation]:
     """An association to it; set once a report is there; to be set to answer it, and every other."""
-    begun, free = threading.Event(), threading.Event()
+    has_report, may_answer = threading.Event(), threading.Event()
 
     def handler(_event: Any) -> tuple[int, None]:
-        begun.set()
-        free.wait(20)
+        has_report.set()
+        may_answer.wait(20)
         return 0x0000, None
 
     ae = AE("QCDAEMON")
@@ -258,29 +263,29 @@ def told(reporting: Reporting) -> Iterator[tuple[Any, threading.Event, threading
         *reporting.address,
         evt_handlers=[(evt.EVT_N_EVENT_REPORT, handler)],
     )
-    yield assoc, begun, free
-    free.set()
+    yield assoc, has_report, may_answer
+    may_answer.set()
     reporting.over.set()
     if assoc.is_established:
         assoc.release()
 
 
 def test_serving_a_report_does_not_mark_the_other_thread_paused(
-    reporting: Reporting, told: tuple[Any, threading.Event, threading.Event]
+    reporting: Reporting, reporting_association: ReportingAssociation
 ) -> None:
     """A sender would wait for a thread that waits for it."""
-    made, begun, free = told
-    assert made.send_c_store(ultrasound()).Status == 0x0000
-    assert begun.wait(20)
+    assoc, has_report, may_answer = reporting_association
+    assert assoc.send_c_store(ultrasound()).Status == 0x0000
+    assert has_report.wait(20)
     # What any sender does first; the thread stands still now.
-    made._reactor_checkpoint.clear()
+    assoc._reactor_checkpoint.clear()
     reporting.over.set()
-    free.set()
+    may_answer.set()
     eventually(lambda: reporting.answers == [0x0000])
     eventually(lambda: not any("_serve_request" in each.name for each in threading.enumerate()))
-    assert made._is_paused
-    made._reactor_checkpoint.set()
-    assert made.send_c_store(ultrasound()).Status == 0x0000
+    assert assoc._is_paused
+    assoc._reactor_checkpoint.set()
+    assert assoc.send_c_store(ultrasound()).Status == 0x0000
 
 
 def test_fragments_of_two_messages_do_not_mix(hurried: None) -> None:
@@ -314,13 +319,13 @@ def test_fragments_of_two_messages_do_not_mix(hurried: None) -> None:
 
 
 def test_concurrent_reports_and_sends_do_not_mix(
-    hurried: None, reporting: Reporting, told: tuple[Any, threading.Event, threading.Event]
+    hurried: None, reporting: Reporting, reporting_association: ReportingAssociation
 ) -> None:
-    made, _, free = told
-    free.set()
-    statuses = {made.send_c_store(ultrasound()).get("Status") for _ in range(60)}
+    assoc, _, may_answer = reporting_association
+    may_answer.set()
+    statuses = {assoc.send_c_store(ultrasound()).get("Status") for _ in range(60)}
     assert statuses == {0x0000}
-    assert made.is_established
+    assert assoc.is_established
     assert len(reporting.answers) > 1
     assert set(reporting.answers) == {0x0000}
 
@@ -387,17 +392,18 @@ def test_a_report_counts_only_on_the_context_of_storage_commitment(
             statuses.append(peer.ask(context, report, b"\0\0\0\0\0\0\0\0"))
         store = raw_dimse.command("C-STORE", US, "1.2.3.4", has_data=True)
         statuses.append(peer.ask(3, store, bytes(8)))
-        whole_not = raw_dimse.command("N-EVENT-REPORT", None, PUSH_MODEL_INSTANCE)
-        statuses.append(peer.ask(3, whole_not))
+        incomplete = raw_dimse.command("N-EVENT-REPORT", None, PUSH_MODEL_INSTANCE)
+        statuses.append(peer.ask(3, incomplete))
         statuses.append(peer.ask(3, report, bytes(8) * (MAX_ELEMENTS + 1)))
 
-    def told(event: Any) -> tuple[int, None]:
+    def record_report(event: Any) -> tuple[int, None]:
         reports.append(event.request)
         return 0x0000, None
 
     with raw_dimse.acceptor(answer) as (port, raised):
-        made = _association(port, [VERIFICATION, PUSH_MODEL], [(evt.EVT_N_EVENT_REPORT, told)], [])
-        assert made.is_established
+        handlers = [(evt.EVT_N_EVENT_REPORT, record_report)]
+        assoc = _association(port, [VERIFICATION, PUSH_MODEL], handlers, [])
+        assert assoc.is_established
         eventually(lambda: len(statuses) == 5 or raised)
     assert raised == []
     assert [f"{status:04X}" for status in statuses] == ["0122", "0000", "0122", "0212", "0213"]
@@ -421,28 +427,28 @@ def test_an_object_that_comes_back_counts_only_on_a_context_of_its_class() -> No
         for context, sop_class in ((1, US), (3, "1.2.840.10008.5.1.4.1.1.2"), (3, US)):
             store = raw_dimse.command("C-STORE", sop_class, f"1.2.3.{context}", has_data=True)
             statuses.append(peer.ask(context, store, bytes(8)))
-        done = (
+        elements = (
             raw_dimse.number(0x0100, 0x8010)
             + raw_dimse.number(0x0120, 1)
             + raw_dimse.number(0x0800, 0x0101)
         )
-        done = raw_dimse.uid(0x0002, model) + done + raw_dimse.number(0x0900, 0)
-        whole = raw_dimse.element(0x0000, struct.pack("<I", len(done))) + done
-        peer.connection.sendall(fuzzing.p_data(1, whole, b"")[0])
+        elements = raw_dimse.uid(0x0002, model) + elements + raw_dimse.number(0x0900, 0)
+        command_group = raw_dimse.element(0x0000, struct.pack("<I", len(elements))) + elements
+        peer.connection.sendall(fuzzing.p_data(1, command_group, b"")[0])
 
     def store(event: Any) -> int:
         received.append(str(event.request.AffectedSOPInstanceUID))
         return 0x0000
 
     with raw_dimse.acceptor(answer) as (port, raised):
-        made = _association(
+        assoc = _association(
             port, [model, US], [(evt.EVT_C_STORE, store)], [build_role(US, scp_role=True)]
         )
-        assert made.is_established
+        assert assoc.is_established
         identifier = Dataset()
         identifier.QueryRetrieveLevel = "IMAGE"
-        answers = list(made.send_c_get(identifier, model))
-        made.abort()
+        answers = list(assoc.send_c_get(identifier, model))
+        assoc.abort()
     assert raised == []
     assert [status.Status for status, _ in answers] == [0x0000]
     assert [f"{status:04X}" for status in statuses] == ["0122", "0122", "0000"]

@@ -110,12 +110,12 @@ def test_tls_failures_are_distinguished(tmp_path: Path) -> None:
 
     def server(days: int = 9, *, asks: bool = False) -> ssl.SSLContext:
         pair = hospital.issue("pacs", days)
-        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        made.load_cert_chain(pair.certificate, pair.key)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pair.certificate, pair.key)
         if asks:
-            made.load_verify_locations(hospital.certificate)
-            made.verify_mode = ssl.CERT_REQUIRED
-        return made
+            context.load_verify_locations(hospital.certificate)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
 
     with pacs(server()) as port:
         assert "an authority that we do not know" in why(port, ca=other.certificate)
@@ -147,7 +147,7 @@ def test_certificate_and_key_that_cannot_be_used_are_named(tmp_path: Path) -> No
     other = Authority.make(tmp_path / "other").issue("theirs")
     empty = tmp_path / "empty.pem"
     empty.touch()
-    for certificate, key, said in (
+    for certificate, key, message in (
         (pair.key, pair.certificate, "swapped"),
         (empty, pair.key, "empty.pem holds no certificate"),
         (pair.certificate, empty, "empty.pem holds no private key"),
@@ -155,4 +155,4 @@ def test_certificate_and_key_that_cannot_be_used_are_named(tmp_path: Path) -> No
     ):
         with pytest.raises(CertificateFileError) as caught:
             load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, key)
-        assert said in reason(caught.value)
+        assert message in reason(caught.value)

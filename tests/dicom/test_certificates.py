@@ -22,7 +22,7 @@ def authority(tmp_path: Path) -> Authority:
     return Authority.make(tmp_path / "ca")
 
 
-def told_by_openssl(path: Path) -> datetime:
+def openssl_expiry(path: Path) -> datetime:
     out = subprocess.run(
         ["openssl", "x509", "-in", path, "-noout", "-enddate"], capture_output=True, text=True
     ).stdout
@@ -34,14 +34,14 @@ def told_by_openssl(path: Path) -> datetime:
 @pytest.mark.parametrize("days", [-1, 1, 365, 22000])
 def test_the_end_is_openssls(authority: Authority, days: int) -> None:
     pair = authority.issue("service", days)
-    assert earliest_expiry(pair.certificate) == told_by_openssl(pair.certificate)
+    assert earliest_expiry(pair.certificate) == openssl_expiry(pair.certificate)
 
 
 def test_of_a_chain_the_first_to_end_counts(authority: Authority, tmp_path: Path) -> None:
     chain = tmp_path / "chain.pem"
     parts = [authority.issue("service", 5).certificate, authority.certificate]
     chain.write_text("".join(each.read_text() for each in reversed(parts)))
-    assert earliest_expiry(chain) == told_by_openssl(parts[0])
+    assert earliest_expiry(chain) == openssl_expiry(parts[0])
 
 
 def test_a_file_without_a_certificate_is_an_error(authority: Authority, tmp_path: Path) -> None:

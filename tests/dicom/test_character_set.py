@@ -44,9 +44,9 @@ SINGLE_BYTE = [
 def header(declared: str, **values: bytes) -> bytes:
     """An implicit data set with these elements as they are on the wire."""
     dataset = b""
-    known = {"SpecificCharacterSet": declared.encode("ascii"), **values}
-    for keyword in sorted(known, key=lambda name: int(Tag(name))):
-        value = known[keyword] + b" " * (len(known[keyword]) % 2)
+    elements = {"SpecificCharacterSet": declared.encode("ascii"), **values}
+    for keyword in sorted(elements, key=lambda name: int(Tag(name))):
+        value = elements[keyword] + b" " * (len(elements[keyword]) % 2)
         tag = int(Tag(keyword))
         dataset += struct.pack("<HHI", tag >> 16, tag & 0xFFFF, len(value)) + value
     return dataset

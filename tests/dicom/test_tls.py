@@ -69,11 +69,11 @@ def test_both_sides_show_their_certificate(
     tmp_path: Path, pacs: Start, hospital: Authority, ours: Pair
 ) -> None:
     port = pacs(hospital.issue("pacs"))
-    shown = {"certificate": ours.certificate, "key": ours.key}
-    assert sent(tmp_path, port, ClientTLSSettings(ca=hospital.certificate, **shown))
+    credentials = {"certificate": ours.certificate, "key": ours.key}
+    assert sent(tmp_path, port, ClientTLSSettings(ca=hospital.certificate, **credentials))
     # Without ours, without trust in theirs, and without TLS.
     assert not sent(tmp_path, port, ClientTLSSettings(ca=hospital.certificate))
-    assert not sent(tmp_path, port, ClientTLSSettings(**shown))
+    assert not sent(tmp_path, port, ClientTLSSettings(**credentials))
     assert not sent(tmp_path, port, None)
 
 

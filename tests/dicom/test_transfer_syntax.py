@@ -123,8 +123,8 @@ class TestConverter:
             dataset = ultrasound()
             path = tmp_path / str(number)
             path.write_bytes(part10(dataset))
-            with converter(path, None, ImplicitVRLittleEndian) as made:
-                assert values(dcmread(made)) == values(dataset)
+            with converter(path, None, ImplicitVRLittleEndian) as converted:
+                assert values(dcmread(converted)) == values(dataset)
                 assert len(list(tmp_path.iterdir())) == number + 1
         converter.close()
 

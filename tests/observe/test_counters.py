@@ -27,13 +27,13 @@ def test_counts_of_two_processes_add_up_and_a_successor_continues_them() -> None
     shared = SharedCounters.create(["delivered pacs", "failed pacs"])
 
     def run(row: int, times: int) -> None:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", COUNT, str(shared.fd), str(row), str(times)],
             pass_fds=[shared.fd],
             stderr=subprocess.PIPE,
             check=False,
         )
-        assert done.returncode == -9, done.stderr.decode()
+        assert process.returncode == -9, process.stderr.decode()
 
     run(1, 3)
     run(2, 4)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from detector.errors import ErrorCode
 from qc_daemon.cli.app import app
 from qc_daemon.records.queue import jobs
-from qc_daemon.records.received.receipts import Receipt, admit
+from qc_daemon.records.received.receipts import admit
 from qc_daemon.records.received.revisions import quarantine, quarantine_scored, record_pixels
 from qc_daemon.records.results.findings import best_of
 from qc_daemon.records.results.findings import store as store_findings
@@ -23,6 +23,7 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
 from qc_daemon.settings import load
 from tests.support.databases import migrate
+from tests.support.receipts import numbered_receipt
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 STILL, CINE, BROKEN = "1.9.1", "1.9.2", "1.9.3"
@@ -71,9 +72,14 @@ class Site:
 
     def receive(self, session: Session, uid: str, patient: str = "P1") -> int:
         self.serial += 1
-        receipt = Receipt(
-            *(uid, "1.2", "1.2.3", "1.2.3.1", patient, "1", "=US1"),
-            *(f"{self.serial:064}", 1, f"{self.serial}.dcm", "a", "Doe^Jane", "A1", "20260304"),
+        receipt = numbered_receipt(
+            self.serial,
+            sop_instance_uid=uid,
+            patient_id=patient,
+            calling_ae="=US1",
+            patient_name="Doe^Jane",
+            accession_number="A1",
+            study_date="20260304",
         )
         admission = admit(session, receipt, source_destinations=[], bundle_id="m", now=self.now)
         self.now += timedelta(days=1)
@@ -225,8 +231,8 @@ def test_a_corrected_patient_id_counts_once_and_under_the_new_one(site: Site) ->
     assert [(row["exam_id"], row["patient_id"]) for row in rows] == [("2", "P2")]
     assert len([each for each in site.findings() if each["sop_instance_uid"] == STILL]) == 1
     for exam, patient in (("1", "P1"), ("2", "P2")):
-        for chosen in (("--exam", exam), ("--patient", patient)):
-            rows = [row for row in site.rows(*chosen) if row["sop_instance_uid"] == STILL]
+        for filters in (("--exam", exam), ("--patient", patient)):
+            rows = [row for row in site.rows(*filters) if row["sop_instance_uid"] == STILL]
             assert [row["patient_id"] for row in rows] == [patient]
 
 

@@ -79,13 +79,13 @@ def test_parsed_requests_equal_pydicoms(data: st.DataObject, request: StoreReque
     read = parse_store_request(bytes(damaged))
     if read is None:
         return
-    known: Any = decode(io.BytesIO(bytes(damaged)), True, True)
-    assert (known.CommandField, known.MessageID, known.Priority) == (
+    expected: Any = decode(io.BytesIO(bytes(damaged)), True, True)
+    assert (expected.CommandField, expected.MessageID, expected.Priority) == (
         1, read.message_id, read.priority,
     )  # fmt: skip
-    assert known.CommandDataSetType != 0x0101
-    assert known.AffectedSOPClassUID == read.sop_class_uid
-    assert known.AffectedSOPInstanceUID == read.sop_instance_uid
+    assert expected.CommandDataSetType != 0x0101
+    assert expected.AffectedSOPClassUID == read.sop_class_uid
+    assert expected.AffectedSOPInstanceUID == read.sop_instance_uid
 
 
 @given(st.binary(max_size=300))
@@ -95,8 +95,8 @@ def test_rubbish_is_no_request(rubbish: bytes) -> None:
 
 def test_unusual_requests_are_left_to_pynetdicom() -> None:
     usual = encoded(C_STORE_RQ(), primitive(StoreRequest(1, 2, "1.2.3", "1.2.4")))
-    known = Dataset()
-    known.update(decode(io.BytesIO(usual), True, True))
+    complete = Dataset()
+    complete.update(decode(io.BytesIO(usual), True, True))
 
     def without_data_set(command: Dataset) -> None:
         command.CommandDataSetType = 0x0101
@@ -112,7 +112,7 @@ def test_unusual_requests_are_left_to_pynetdicom() -> None:
 
     for change in (without_data_set, of_a_move, other, nameless):
         command = Dataset()
-        command.update(known)
+        command.update(complete)
         change(command)
         assert parse_store_request(encode(command, True, True) or b"") is None
     assert parse_store_request(usual + struct.pack("<HHL", 0, 0x1031, 2) + b"\0\0") is None

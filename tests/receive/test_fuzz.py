@@ -107,8 +107,8 @@ def target(tmp_path: Path) -> Iterator[Target]:
     out = Path(os.environ.get("QC_FUZZ_OUT", tmp_path))
     environment = {"HOME": str(home), "TMPDIR": str(home), "QC_LOG": "info"}
     service = Service(folder, SETTINGS, ("receive",), environment=environment)
-    made = Target(service.start(), home, out)
-    yield made
+    running_target = Target(service.start(), home, out)
+    yield running_target
     service.end()
 
 
@@ -127,13 +127,13 @@ def attack(
     warm(target, pool)
     tally: Counter[str] = Counter()
     send_data(target, pool, data, tally)
-    for told in asyncio.run(fuzzing.run_cases(target.port, wire, AT_ONCE, PATIENCE)):
-        note(target, told, tally)
+    for result in asyncio.run(fuzzing.run_cases(target.port, wire, AT_ONCE, PATIENCE)):
+        note(target, result, tally)
     # It takes a sound object after all that, from a sender that knows nothing of it.
     sound = [DataCase(-1, each) for each in pool[:1]]
     send_data(target, pool, sound, tally)
     assert_unharmed(target)
-    assert_kept(target)
+    assert_all_stored(target)
     return tally
 
 
@@ -175,12 +175,12 @@ def send_data(target: Target, pool: list[Seed], cases: list[DataCase], tally: Co
         channel.close()
 
 
-def note(target: Target, told: WireResult, tally: Counter[str]) -> None:
-    if told.hung:
-        target.fail(told.case, f"the receiver kept the connection open {PATIENCE:g} s")
-    tally[f"{told.case.what}, {told.case.end}"] += 1
-    tally["acknowledged on the wire"] += len(told.acknowledged)
-    for instance in told.acknowledged:
+def note(target: Target, result: WireResult, tally: Counter[str]) -> None:
+    if result.hung:
+        target.fail(result.case, f"the receiver kept the connection open {PATIENCE:g} s")
+    tally[f"{result.case.what}, {result.case.end}"] += 1
+    tally["acknowledged on the wire"] += len(result.acknowledged)
+    for instance in result.acknowledged:
         # By name: which of the mutated bytes were its data set only the receiver can say.
         target.acknowledged[f"instance {instance}"] = instance
 
@@ -210,7 +210,7 @@ def assert_unharmed(target: Target) -> None:
     assert target.outside() == set()
 
 
-def assert_kept(target: Target) -> None:
+def assert_all_stored(target: Target) -> None:
     """Every acknowledged object has its row and its bytes; every file its hash for a name."""
     store = Store(f"sqlite:///{target.service.folder / 'qc.db'}")
     spool = target.service.folder / "spool"
@@ -221,14 +221,14 @@ def assert_kept(target: Target) -> None:
             )
         ).all()
     store.close()
-    kept: dict[str, str] = {}
+    stored: dict[str, str] = {}
     for row in rows:
         content = (spool / row.path).read_bytes()
         assert hashlib.sha256(content).hexdigest() == row.sha256 == Path(row.path).stem
         data = content[data_set_offset(spool / row.path) :]
-        kept[hashlib.sha256(data).hexdigest()] = row.sop_instance_uid
-        kept[f"instance {row.sop_instance_uid}"] = row.sop_instance_uid
-    assert target.acknowledged.items() <= kept.items()
+        stored[hashlib.sha256(data).hexdigest()] = row.sop_instance_uid
+        stored[f"instance {row.sop_instance_uid}"] = row.sop_instance_uid
+    assert target.acknowledged.items() <= stored.items()
     # What was being received is dropped when its association is over.
     eventually(lambda: not list((spool / "incoming").iterdir()), PATIENCE)
     files = {path.relative_to(spool).as_posix() for path in spool.rglob("*") if path.is_file()}
@@ -241,10 +241,10 @@ def assert_each_ends(target: Target, sample: int, seed: int) -> Counter[str]:
     """The decode stage says of each stored object what it is or why it can be nothing."""
     with Store(f"sqlite:///{target.service.folder / 'qc.db'}").read() as session:
         rows = session.execute(select(Revision.path, Revision.sop_class_uid)).all()
-    chosen = random.Random(seed).sample(rows, min(sample, len(rows)))
+    sample_rows = random.Random(seed).sample(rows, min(sample, len(rows)))
     ends: Counter[str] = Counter()
     with DecodeProcess(megabytes=1024, seconds=PATIENCE) as decoder:
-        for row in chosen:
+        for row in sample_rows:
             path = target.service.folder / "spool" / row.path
             try:
                 if row.sop_class_uid in STRUCTURED_REPORTS:
@@ -254,10 +254,10 @@ def assert_each_ends(target: Target, sample: int, seed: int) -> Counter[str]:
                 ends["read"] += 1
             except QCError as error:
                 ends[error.code.value] += 1
-    kept_with_a_reason = {
+    quarantine_codes = {
         code.value for code, what in FAILURE_CLASS.items() if what is FailureClass.QUARANTINE
     }
-    assert set(ends) <= kept_with_a_reason | {"read"}
+    assert set(ends) <= quarantine_codes | {"read"}
     return ends
 
 

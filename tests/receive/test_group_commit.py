@@ -34,22 +34,22 @@ class Counting(Store):
 
 @pytest.fixture
 def store(tmp_path: Path) -> Counting:
-    made = Counting(f"sqlite:///{tmp_path / 'qc.db'}")
-    with Store(made.url).begin() as session:
+    counting_store = Counting(f"sqlite:///{tmp_path / 'qc.db'}")
+    with Store(counting_store.url).begin() as session:
         session.execute(text("CREATE TABLE t (a INTEGER NOT NULL)"))
-    return made
+    return counting_store
 
 
-def write(commits: GroupCommit, value: int | None, told: list[Any]) -> threading.Thread:
+def write(commits: GroupCommit, value: int | None, outcomes: list[Any]) -> threading.Thread:
     def work(session: Session) -> int | None:
         session.execute(text("INSERT INTO t VALUES (:a)"), {"a": value})
         return value
 
     def run() -> None:
         try:
-            told.append(commits.write(str(value), work))
+            outcomes.append(commits.write(str(value), work))
         except Exception as error:
-            told.append(type(error).__name__)
+            outcomes.append(type(error).__name__)
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -63,16 +63,16 @@ def written(store: Store) -> list[int]:
 
 def crowd(store: Counting, values: list[int | None]) -> list[Any]:
     """The first alone, the others while it is being committed; what each was told."""
-    commits, told = GroupCommit(store), []  # type: ignore[var-annotated]
-    threads = [write(commits, values[0], told)]
+    commits, outcomes = GroupCommit(store), []  # type: ignore[var-annotated]
+    threads = [write(commits, values[0], outcomes)]
     assert store.begun.wait(60)
-    threads += [write(commits, value, told) for value in values[1:]]
+    threads += [write(commits, value, outcomes) for value in values[1:]]
     while len(commits._waiting) < len(values) - 1:
         assert threads[0].is_alive()
     store.go.set()
     for thread in threads:
         thread.join(60)
-    return told
+    return outcomes
 
 
 def test_those_who_wait_share_one_transaction(store: Counting) -> None:
@@ -82,6 +82,6 @@ def test_those_who_wait_share_one_transaction(store: Counting) -> None:
 
 
 def test_a_failing_write_does_not_fail_the_others(store: Counting) -> None:
-    told = crowd(store, [0, 1, None, 3])
-    assert sorted(map(str, told)) == ["0", "1", "3", "IntegrityError"]
+    outcomes = crowd(store, [0, 1, None, 3])
+    assert sorted(map(str, outcomes)) == ["0", "1", "3", "IntegrityError"]
     assert written(store) == [0, 1, 3]

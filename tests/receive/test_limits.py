@@ -89,9 +89,9 @@ def test_a_data_set_without_end_is_cut_off(receiver: RunningReceiver) -> None:
     eventually(lambda: dimse.memory_budget._free_bytes == dimse.MAX_DATA_SETS_IN_MEMORY)
 
 
-def _send_without_end(peer: raw_dimse.Peer, asked: bytes) -> None:
+def _send_without_end(peer: raw_dimse.Peer, command: bytes) -> None:
     """Send fragments until something is answered."""
-    peer.connection.sendall(fuzzing.p_data(1, asked, b"")[0])
+    peer.connection.sendall(fuzzing.p_data(1, command, b"")[0])
     fragment = fuzzing.pdu(0x04, struct.pack(">IBB", (1 << 20) + 2, 1, 0x00) + bytes(1 << 20))
     with contextlib.suppress(ConnectionError):
         for _ in range(200):

@@ -78,8 +78,8 @@ def test_requests_that_wait_take_bounded_memory(
     receiver: RunningReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "MAX_REQUESTS_WAITING", 10_000)
-    begun = b"\x01\x00\x00\x01\x00\x00" + bytes(6_000)
-    with crowd(receiver.port, 2, begun) as callers:
+    incomplete_request = b"\x01\x00\x00\x01\x00\x00" + bytes(6_000)
+    with crowd(receiver.port, 2, incomplete_request) as callers:
         assert hung_up(callers[0])
         eventually(lambda: receiver.scp._listeners[0].waiting == 1)
 

@@ -33,19 +33,20 @@ def association(receiver: RunningReceiver) -> Iterator[Any]:
 
 
 def row(receiver: RunningReceiver) -> PerformedStep:
-    (found,) = receiver.rows(PerformedStep)
-    return found
+    (step,) = receiver.rows(PerformedStep)
+    return step
 
 
 def test_a_step_is_created_and_completed(receiver: RunningReceiver, association: Any) -> None:
     uid = begin_step(association, STUDY)
-    begun = row(receiver)
-    assert (begun.sop_instance_uid, begun.study_instance_uid) == (uid, STUDY)
-    assert (begun.status, begun.instances, begun.calling_ae) == ("IN PROGRESS", [], "MODALITY")
+    created = row(receiver)
+    assert (created.sop_instance_uid, created.study_instance_uid) == (uid, STUDY)
+    assert (created.status, created.instances) == ("IN PROGRESS", [])
+    assert created.calling_ae == "MODALITY"
     assert end_step(association, uid, "1.1", "1.2", "1.1").Status == 0x0000
-    ended = row(receiver)
-    assert (ended.status, ended.instances) == ("COMPLETED", ["1.1", "1.2"])
-    assert ended.updated_at > begun.updated_at
+    completed = row(receiver)
+    assert (completed.status, completed.instances) == ("COMPLETED", ["1.1", "1.2"])
+    assert completed.updated_at > created.updated_at
 
 
 def test_objects_that_are_no_images_count_too(receiver: RunningReceiver, association: Any) -> None:

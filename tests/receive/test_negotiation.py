@@ -52,7 +52,7 @@ def _refused(receiver: RunningReceiver) -> list[RefusedCaller]:
 
 
 @pytest.mark.parametrize(
-    ("asked", "answer", "counter", "called", "reason"),
+    ("pdu", "answer", "counter", "called", "reason"),
     [
         (
             associate_request(called=b"NOTOURS         "),
@@ -81,11 +81,11 @@ def _refused(receiver: RunningReceiver) -> list[RefusedCaller]:
     ids=["called", "blank", "version", "application", "control"],
 )
 def test_a_rejected_association_is_logged_counted_and_listed(
-    receiver: RunningReceiver, asked: bytes, answer: str, counter: int, called: str, reason: str
+    receiver: RunningReceiver, pdu: bytes, answer: str, counter: int, called: str, reason: str
 ) -> None:
     before = _counts()
     with logged() as lines, raw_dimse.peer(receiver.port) as peer:
-        peer.connection.sendall(asked)
+        peer.connection.sendall(pdu)
         kind, body = peer.pdu()
         assert kind == 0x03
         assert "/".join(map(str, body[1:4])) == answer
@@ -98,7 +98,7 @@ def test_a_rejected_association_is_logged_counted_and_listed(
     assert (line["calling_ae"], line["called_ae"]) == (calling, called)
     assert (line["address"], line["reason"], line["status"]) == ("127.0.0.1", reason, answer)
     assert [now - then for now, then in zip(_counts(), before, strict=True)] == [
-        float(place == counter) for place in range(3)
+        float(position == counter) for position in range(3)
     ]
 
 

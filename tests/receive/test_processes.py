@@ -139,8 +139,8 @@ def test_only_partial_files_of_dead_receivers_are_removed(service: Service) -> N
     with spool.open() as ours:
         ours.write(b"of a living process")
         with Open(service.port) as peers:
-            made = peers.one("A")
-            halfway(made)
+            assoc = peers.one("A")
+            halfway(assoc)
             eventually(lambda: len(list(spool.incoming.glob("*.part"))) == 2)
             holder = next(
                 int(path.name.split("-")[0])

@@ -87,15 +87,15 @@ def test_other_content_under_the_same_uid_is_a_revision(receiver: RunningReceive
 
 
 @pytest.mark.parametrize(
-    ("told", "held"), [("1.2.3.4", "1.2.3.5"), (US, "1.2.840.10008.5.1.4.1.1.3.1")]
+    ("stated", "actual"), [("1.2.3.4", "1.2.3.5"), (US, "1.2.840.10008.5.1.4.1.1.3.1")]
 )
 def test_mismatch_with_the_command_is_a900(
-    receiver: RunningReceiver, tmp_path: Path, told: str, held: str
+    receiver: RunningReceiver, tmp_path: Path, stated: str, actual: str
 ) -> None:
     path = tmp_path / "lying.dcm"
     ultrasound(SOPInstanceUID="1.2.3.4").save_as(path, enforce_file_format=True)
     meta, mark, data = path.read_bytes().partition(b"\x08\x00\x16\x00UI")
-    path.write_bytes(meta + mark + data.replace(told.encode(), held.encode()))
+    path.write_bytes(meta + mark + data.replace(stated.encode(), actual.encode()))
     assert chunked(receiver.port, path) == MISMATCH
     assert receiver.nothing_recorded()
     assert receiver.files() == []

@@ -18,8 +18,8 @@ def routed(receiver: RunningReceiver) -> list[str]:
 
 
 def routes(**values: Any) -> Routes:
-    given = {"name": "r", "objects": ["source"], "to": ["archive"]} | values
-    return Routes([RuleSettings(**given)], {"source": ["pacs"]})
+    rule = {"name": "r", "objects": ["source"], "to": ["archive"]} | values
+    return Routes([RuleSettings(**rule)], {"source": ["pacs"]})
 
 
 @pytest.mark.parametrize(

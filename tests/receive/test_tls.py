@@ -53,7 +53,7 @@ class Secured:
     port: int
     own: Pair
     hospital: Authority
-    told: io.StringIO
+    log_stream: io.StringIO
 
     def client(self, pair: Pair | None, **limits: Any) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=self.hospital.certificate)
@@ -90,7 +90,7 @@ class Secured:
             # The object is longer than a TLS record and than a PDU.
             return assoc.send_c_store(ultrasound(pixels=bytes(1 << 20))).Status == 0x0000
 
-    def shown(self) -> str:
+    def fingerprint_of_port(self) -> str:
         """The fingerprint of the certificate that a new connection is shown."""
         with (
             socket.create_connection(("127.0.0.1", self.port), timeout=60) as plain,
@@ -101,7 +101,7 @@ class Secured:
             return fingerprint(der)
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self.told.getvalue().splitlines()]
+        lines = [json.loads(line) for line in self.log_stream.getvalue().splitlines()]
         return [line for line in lines if line["event"] == name]
 
 
@@ -109,8 +109,8 @@ class Secured:
 def secure(
     start_receiver: Callable[..., RunningReceiver], hospital: Authority, tmp_path: Path
 ) -> Iterator[Callable[..., Secured]]:
-    told = io.StringIO()
-    log.configure("debug", told)
+    log_stream = io.StringIO()
+    log.configure("debug", log_stream)
 
     def secure_(
         peer: list[PeerSettings] | None = None, patience: float = 10, **options: Any
@@ -125,7 +125,7 @@ def secure(
         listener = listen("127.0.0.1", 0)
         port = listener.getsockname()[1]
         receiver.scp.start(listener, Handshake(settings))
-        return Secured(receiver, port, own, hospital, told)
+        return Secured(receiver, port, own, hospital, log_stream)
 
     yield secure_
     log.configure("critical")
@@ -262,12 +262,12 @@ def test_a_renewed_certificate_counts_without_a_restart(
     secure: Callable[..., Secured], hospital: Authority, modality: Pair
 ) -> None:
     secured = secure()
-    old = secured.shown()
+    old = secured.fingerprint_of_port()
     renewed = hospital.issue("renewed")
     with secured.association(modality) as assoc:
         assert assoc.send_c_store(ultrasound()).Status == 0x0000
         secured.own.install(renewed)
-        assert secured.shown() == renewed.fingerprint.replace(":", "").lower() != old
+        assert secured.fingerprint_of_port() == renewed.fingerprint.replace(":", "").lower() != old
         # Who was there stays.
         assert assoc.send_c_store(ultrasound()).Status == 0x0000
     assert secured.accepts(modality)
@@ -295,18 +295,18 @@ def test_a_broken_renewal_is_logged_once_and_changes_nothing(
     secure: Callable[..., Secured], hospital: Authority, modality: Pair
 ) -> None:
     secured = secure()
-    old = secured.shown()
+    old = secured.fingerprint_of_port()
     renewed = hospital.issue("renewed")
     # The new certificate without its key: the moment in the middle of a renewal.
     secured.own.certificate.write_bytes(renewed.certificate.read_bytes())
     for _ in range(3):
-        assert secured.shown() == old
+        assert secured.fingerprint_of_port() == old
     assert secured.accepts(modality)
     assert len(secured.events("certificate not usable")) == 1
     secured.own.certificate.unlink()
-    assert secured.shown() == old
+    assert secured.fingerprint_of_port() == old
     secured.own.install(renewed)
-    assert secured.shown() != old
+    assert secured.fingerprint_of_port() != old
 
 
 def test_a_receiver_with_a_broken_certificate_accepts_tls_once_it_is_fixed(
@@ -368,8 +368,8 @@ def test_a_bound_peer_comes_with_its_certificate_or_not_at_all(
             return peers.refused_callers(session)
 
     eventually(lambda: sum(caller.attempts for caller in refused()) == 3)
-    shown = {caller.ae_title: caller.certificate for caller in refused()}
-    assert shown == {
+    certificates = {caller.ae_title: caller.certificate for caller in refused()}
+    assert certificates == {
         "BOUND": other.fingerprint.replace(":", "").lower(),
         "STRANGER": modality.fingerprint.replace(":", "").lower(),
     }

@@ -36,7 +36,7 @@ class Archive:
     holds: list[Dataset] = field(default_factory=list)
     status: int = 0x0000
     move_to: int = 0
-    asked: list[str] = field(default_factory=list)
+    queried_uids: list[str] = field(default_factory=list)
     _server: Any = None
 
     def start(self) -> None:
@@ -57,34 +57,34 @@ class Archive:
         if self._server is not None:
             self._server.shutdown()
 
-    def _found(self, event: Any) -> list[Dataset]:
-        wanted = event.identifier.SOPInstanceUID
-        self.asked.append(str(wanted))
-        return [each for each in self.holds if each.SOPInstanceUID == wanted]
+    def _matches(self, event: Any) -> list[Dataset]:
+        uid = event.identifier.SOPInstanceUID
+        self.queried_uids.append(str(uid))
+        return [each for each in self.holds if each.SOPInstanceUID == uid]
 
     def _get(self, event: Any) -> Iterator[Any]:
-        found = self._found(event)
+        matches = self._matches(event)
         if self.status:
             yield 1
             yield self.status, None
             return
-        yield len(found)
-        for each in found:
+        yield len(matches)
+        for each in matches:
             yield 0xFF00, each
 
     def _move(self, event: Any) -> Iterator[Any]:
-        found = self._found(event)
+        matches = self._matches(event)
         yield "127.0.0.1", self.move_to, {"ae_title": event.move_destination}
-        yield len(found)
-        for each in found:
+        yield len(matches)
+        for each in matches:
             yield 0xFF00, each
 
 
 @pytest.fixture
 def archive(pacs: Pacs) -> Iterator[Archive]:
-    made = Archive(pacs.port)
-    yield made
-    made.stop()
+    pacs_archive = Archive(pacs.port)
+    yield pacs_archive
+    pacs_archive.stop()
 
 
 def pixel_hash(path: Path) -> str:
@@ -124,7 +124,7 @@ def test_a_spooled_original_is_returned_without_a_query(storage: Storage, archiv
     archive.start()
     facts = storage.receive()
     assert originals(storage)(facts) == storage.spool.root / facts.path
-    assert archive.asked == []
+    assert archive.queried_uids == []
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
@@ -137,7 +137,7 @@ def test_the_same_bytes_go_where_they_were(storage: Storage, archive: Archive, s
     assert path == storage.spool.root / facts.path
     assert dcmread(path).PixelData == dataset.PixelData
     assert row(storage, facts).dropped_at is None
-    assert archive.asked == [facts.sop_instance_uid]
+    assert archive.queried_uids == [facts.sop_instance_uid]
     assert list(storage.spool.incoming.iterdir()) == []
 
 
@@ -151,9 +151,9 @@ def test_a_coerced_header_with_the_same_pixels_is_accepted(
     archive.start()
     path = originals(storage)(facts)
     assert dcmread(path).PatientName == "COERCED"
-    kept = row(storage, facts)
-    assert (kept.sha256, kept.dropped_at) == (facts.sha256, None)
-    assert storage.spool.root / kept.path == path
+    revision = row(storage, facts)
+    assert (revision.sha256, revision.dropped_at) == (facts.sha256, None)
+    assert storage.spool.root / revision.path == path
     assert path.stem == hashlib.sha256(path.read_bytes()).hexdigest()
     # The next time it is simply there, and the row still matches its file.
     assert originals(storage)(storage.facts(facts.revision_id)) == path

@@ -59,8 +59,8 @@ def test_files_with_rows_are_in_order(storage: Storage) -> None:
 
 
 def test_a_young_file_has_a_row_or_is_too_young(storage: Storage) -> None:
-    known = ultrasound()
-    storage.receive(known, storage.file(known, hours_old=0))
+    original = ultrasound()
+    storage.receive(original, storage.file(original, hours_old=0))
     storage.file(hours_old=0)
     storage.file()
     result = run_reconcile(storage)
@@ -127,10 +127,10 @@ def test_a_released_orphan_goes_where_a_rule_sends_it(storage: Storage) -> None:
 
 def test_a_discarded_orphan_is_gone_and_nothing_else_can_be_discarded(storage: Storage) -> None:
     orphan = storage.file()
-    known = storage.receive()
+    original = storage.receive()
     assert discard_orphans(storage.settings, [orphan.stem]) == 1
     assert not orphan.exists()
-    for name in (known.sha256, "0" * 64, "../../qc.db"):
+    for name in (original.sha256, "0" * 64, "../../qc.db"):
         with pytest.raises(QCError):
             discard_orphans(storage.settings, [name])
     fresh = storage.file(hours_old=0)
@@ -153,16 +153,16 @@ def test_a_damaged_orphan_is_not_released(storage: Storage) -> None:
 
 
 def test_missing_and_damaged_files_are_counted(storage: Storage) -> None:
-    gone, short = storage.receive(), storage.receive()
-    (storage.spool.root / gone.path).unlink()
+    missing, short = storage.receive(), storage.receive()
+    (storage.spool.root / missing.path).unlink()
     (storage.spool.root / short.path).write_bytes(b"short")
     result = run_reconcile(storage)
     assert (result.missing, result.damaged) == (1, 1)
-    assert result.missing_ids == [gone.revision_id, short.revision_id]
+    assert result.missing_ids == [missing.revision_id, short.revision_id]
 
 
 def test_a_file_left_by_a_crash_after_the_drop_is_removed(storage: Storage) -> None:
-    dropped, kept = storage.receive(), storage.receive()
+    dropped, other = storage.receive(), storage.receive()
     with storage.store.begin() as session:
         session.execute(
             update(Revision)
@@ -172,7 +172,7 @@ def test_a_file_left_by_a_crash_after_the_drop_is_removed(storage: Storage) -> N
     assert run_reconcile(storage).removed == 0
     assert run_reconcile(storage, fix=True).removed == 1
     assert not (storage.spool.root / dropped.path).exists()
-    assert (storage.spool.root / kept.path).exists()
+    assert (storage.spool.root / other.path).exists()
     assert run_reconcile(storage).is_clean
 
 

@@ -109,8 +109,8 @@ def test_a_file_fetched_from_a_destination_replaces_the_damaged_one(
 
 
 def test_a_missing_file_is_counted(storage: Storage, night: Night) -> None:
-    gone = storage.receive()
-    (storage.spool.root / gone.path).unlink()
+    missing = storage.receive()
+    (storage.spool.root / missing.path).unlink()
     result = night.step()
     assert result is not None
     assert (result.missing, result.damaged) == (1, 0)
@@ -120,19 +120,19 @@ def test_a_missing_file_is_counted(storage: Storage, night: Night) -> None:
 def test_a_pass_goes_on_where_a_restart_cut_it_short(storage: Storage, night: Night) -> None:
     for _ in range(7):
         storage.receive()
-    looked = 0
+    checks = 0
 
     def stop_at_the_fourth(_count: int) -> None:
-        nonlocal looked
-        looked += 1
-        if looked == 4:
+        nonlocal checks
+        checks += 1
+        if checks == 4:
             night.stop.set()
 
     night.scrub.pace = stop_at_the_fourth  # type: ignore[assignment]
-    cut = night.step()
-    assert cut is not None
-    assert (cut.files, cut.finished) == (3, None)
-    begun = cut.begun
+    partial = night.step()
+    assert partial is not None
+    assert (partial.files, partial.finished) == (3, None)
+    start = partial.begun
     # Days later, and with what came meanwhile: still the same pass.
     night.stop.clear()
     night.scrub.pace = None
@@ -140,7 +140,7 @@ def test_a_pass_goes_on_where_a_restart_cut_it_short(storage: Storage, night: Ni
     storage.receive()
     result = night.step()
     assert result is not None
-    assert (result.files, result.begun, result.finished is not None) == (8, begun, True)
+    assert (result.files, result.begun, result.finished is not None) == (8, start, True)
 
 
 def test_a_broken_note_begins_anew(storage: Storage, night: Night) -> None:

@@ -100,10 +100,10 @@ def apart(one: dict[str, Any], second: dict[str, Any]) -> float:
 
 
 def test_wraps_that_lose_nothing_change_nothing(shared_data: Path, tmp_path: Path) -> None:
-    chosen = pictures(shared_data, 200)
-    findings = scored(tmp_path, chosen, LOSSLESS)
-    assert len(findings) == len(chosen) * (1 + len(LOSSLESS))
-    for path in chosen:
+    paths = pictures(shared_data, 200)
+    findings = scored(tmp_path, paths, LOSSLESS)
+    assert len(findings) == len(paths) * (1 + len(LOSSLESS))
+    for path in paths:
         (png,) = findings[path.stem, "png"]
         for how in LOSSLESS:
             frames = findings[path.stem, how]
@@ -117,8 +117,8 @@ def test_wraps_that_lose_nothing_change_nothing(shared_data: Path, tmp_path: Pat
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("how", ["ybr", "jpeg"])
 def test_lossy_wraps_change_little(how: str, shared_data: Path, tmp_path: Path) -> None:
-    chosen = pictures(shared_data, 5)
-    findings = scored(tmp_path, chosen, (how,))
-    gaps = [apart(findings[p.stem, "png"][0], findings[p.stem, how][0]) for p in chosen]
+    paths = pictures(shared_data, 5)
+    findings = scored(tmp_path, paths, (how,))
+    gaps = [apart(findings[p.stem, "png"][0], findings[p.stem, how][0]) for p in paths]
     print(f"{how}: 95th percentile {np.quantile(gaps, 0.95):.4f}, largest {max(gaps):.4f}")
     assert np.quantile(gaps, 0.95) <= 0.02

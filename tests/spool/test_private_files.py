@@ -64,29 +64,29 @@ def test_the_database_and_its_copies_are_private(tmp_path: Path) -> None:
 
 def test_whatever_a_service_writes_is_private(tmp_path: Path) -> None:
     """Also what a version before it left readable."""
-    made = tmp_path / "made"
-    made.mkdir()
-    url = f"sqlite:///{made / 'var' / 'qc.db'}"
+    folder = tmp_path / "made"
+    folder.mkdir()
+    url = f"sqlite:///{folder / 'var' / 'qc.db'}"
     schema.upgrade(url)
-    spool = made / "spool"
+    spool = folder / "spool"
     (spool / "ab").mkdir(parents=True, mode=0o755)
-    (made / "var" / "qc.db").chmod(0o644)
+    (folder / "var" / "qc.db").chmod(0o644)
     spool.chmod(0o755)
     before = os.umask(0o022)
     try:
-        service = receive_service(made, url=url, roles=("receive", "schedule")).start()
+        service = receive_service(folder, url=url, roles=("receive", "schedule")).start()
     finally:
         os.umask(before)
     try:
         assert store(service.port, ultrasound()) == [0]
-        wanted = {"qc.db", "qc.db-wal", "qc.db-shm", "service.lock", "scrub.json"}
-        eventually(lambda: wanted <= {each.name for each in made.rglob("*")})
+        names = {"qc.db", "qc.db-wal", "qc.db-shm", "service.lock", "scrub.json"}
+        eventually(lambda: names <= {each.name for each in folder.rglob("*")})
         # Settings and log are the test's own.
         ours = {service.config, service.log_file}
-        assert set(open_to_others(made)) == ours
+        assert set(open_to_others(folder)) == ours
     finally:
         assert service.stop() == 0
-    assert set(open_to_others(made)) == ours
+    assert set(open_to_others(folder)) == ours
 
 
 def test_whatever_a_command_writes_is_private(tmp_path: Path) -> None:

@@ -66,18 +66,18 @@ def test_blocks_of_damaged_files_lack_their_end(
     path = tmp_path / "file"
     path.write_bytes(other)
     sha256 = hashlib.sha256(content).hexdigest()
-    given_out = bytearray()
+    output = bytearray()
 
     def read() -> None:
         for each in verification.blocks(path, sha256, block):
-            given_out.extend(each)
+            output.extend(each)
 
     if other == content:
         read()
-        assert bytes(given_out) == content
+        assert bytes(output) == content
     else:
         assert code(read) is ErrorCode.SPOOL_DAMAGED
-        assert len(given_out) < len(other) or not other
+        assert len(output) < len(other) or not other
 
 
 def test_a_missing_or_unreadable_file_is_an_alarm(

@@ -251,8 +251,8 @@ Case = DataCase | WireCase
 
 def data_case(seed: int, number: int, pool: Sequence[Seed]) -> DataCase:
     rng = random.Random(f"data:{seed}:{number}")
-    chosen, other = rng.choice(pool), rng.choice(pool)
-    instance, data = chosen.instance, chosen.data
+    seed_object, other = rng.choice(pool), rng.choice(pool)
+    instance, data = seed_object.instance, seed_object.data
     if rng.random() < 0.6:
         # Otherwise all cases of a seed are revisions of one instance, which is a case too.
         fresh = f"{instance[:4]}{seed}.{number}."[: len(instance)].rstrip(".")
@@ -262,14 +262,14 @@ def data_case(seed: int, number: int, pool: Sequence[Seed]) -> DataCase:
     if number % 50:
         # Each fiftieth is left as it is: the receiver must go on taking sound objects.
         data = mutate(data, rng, other.data)
-    return DataCase(number, replace(chosen, instance=instance, data=data))
+    return DataCase(number, replace(seed_object, instance=instance, data=data))
 
 
 def wire_case(seed: int, number: int, pool: Sequence[Seed]) -> WireCase:
     rng = random.Random(f"wire:{seed}:{number}")
-    chosen = rng.choice(pool)
-    request = associate([(US, ExplicitVRLittleEndian), (chosen.sop_class, chosen.syntax)])
-    message = p_data(3, c_store(chosen.sop_class, chosen.instance), chosen.data)
+    seed_object = rng.choice(pool)
+    request = associate([(US, ExplicitVRLittleEndian), (seed_object.sop_class, seed_object.syntax)])
+    message = p_data(3, c_store(seed_object.sop_class, seed_object.instance), seed_object.data)
     stream = b"".join(message)
     what = rng.choice(
         ["request", "request", "data", "data", "data", "control", "noise", "stranger", "order"]

@@ -92,18 +92,19 @@ def nuchal_finding(source: SourceInstance, **changes: Any) -> Finding:
 def assert_same_findings(parsed: list[Finding], reported: list[Finding]) -> None:
     """Equal but for what FL and UT cannot carry."""
     assert len(parsed) == len(reported)
-    for got, want in zip(parsed, reported, strict=True):
-        boxes = [d.bbox for d in got.judgement.detections]
-        expected = [d.bbox for d in want.judgement.detections]
+    for actual, original in zip(parsed, reported, strict=True):
+        boxes = [d.bbox for d in actual.judgement.detections]
+        expected = [d.bbox for d in original.judgement.detections]
         np.testing.assert_allclose(
             np.reshape(boxes, (-1, 4)), np.reshape(expected, (-1, 4)), rtol=0, atol=FL_STEP
         )
         aligned = tuple(
-            replace(d, bbox=box) for d, box in zip(got.judgement.detections, expected, strict=True)
+            replace(d, bbox=box)
+            for d, box in zip(actual.judgement.detections, expected, strict=True)
         )
-        judgement = replace(got.judgement, detections=aligned)
-        description = storable_text(want.judgement.description)
-        wanted = replace(
-            want, source=None, judgement=replace(want.judgement, description=description)
+        judgement = replace(actual.judgement, detections=aligned)
+        description = storable_text(original.judgement.description)
+        storable = replace(
+            original, source=None, judgement=replace(original.judgement, description=description)
         )
-        assert replace(got, judgement=judgement).to_json() == wanted.to_json()
+        assert replace(actual, judgement=judgement).to_json() == storable.to_json()

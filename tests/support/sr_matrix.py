@@ -231,7 +231,7 @@ def cases(us_header: Make, a_finding: Make) -> list[Case]:
     for number in range(COUNT):
         kind, text, header, machine = next(kinds), next(texts), next(headers), next(measured)
         sources, findings = [], []
-        chosen = next(bundles)
+        bundle = next(bundles)
         for position, (sop_class, frames, frames_with_findings) in enumerate(KINDS[kind]):
             source = _source(us_header, number, position, sop_class, frames, text, header)
             sources.append(source)
@@ -245,7 +245,7 @@ def cases(us_header: Make, a_finding: Make) -> list[Case]:
                         judgement=judgement,
                         frame=frame,
                         revision=1 + number % 3,
-                        bundle=draw.choice(chosen),
+                        bundle=draw.choice(bundle),
                     )
                 )
         revision = next(revisions)

@@ -1,4 +1,4 @@
-"""A DICOMweb service that is stored to by STOW-RS and answers what it is told to."""
+"""A DICOMweb service that is stored to by STOW-RS and answers as a test sets it."""
 
 import json
 import ssl
@@ -38,17 +38,18 @@ def _response(tag: str, item: dict[str, Any]) -> bytes:
 
 @dataclass
 class StowServer:
-    """`status`, `body` and `headers` answer a POST; `found` are the instances that QIDO-RS finds.
+    """`status`, `body` and `headers` answer a POST.
 
-    `query_status` is the status of that. With `tls` it speaks HTTPS. `breaks_off` is called in
-    place of an answer to a POST, after which the connection is closed.
+    QIDO-RS finds the instances `queryable`, and answers with `query_status`. With `tls` it speaks
+    HTTPS. `breaks_off` is called in place of an answer to a POST, after which the connection is
+    closed.
     """
 
     status: int = 200
     query_status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
-    found: Sequence[str] = ()
+    queryable: Sequence[str] = ()
     tls: ssl.SSLContext | None = None
     breaks_off: Callable[[], object] | None = None
     requests: list[StowRequest] = field(default_factory=list)
@@ -78,8 +79,8 @@ class StowServer:
 
             def do_GET(self) -> None:
                 web.queries.append(self.path)
-                found = [{"00080018": {"vr": "UI", "Value": [uid]}} for uid in web.found]
-                self._answer(web.query_status, json.dumps(found).encode(), {})
+                matches = [{"00080018": {"vr": "UI", "Value": [uid]}} for uid in web.queryable]
+                self._answer(web.query_status, json.dumps(matches).encode(), {})
 
             def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
                 self.send_response(status)

@@ -16,11 +16,11 @@ def nuchal_pictures(folder: Path, count: int) -> list[Path]:
     """Pictures of the Fetus Framework data set, half of them of each quality, in a fixed order."""
     with (folder / "labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    chosen: list[Path] = []
+    paths: list[Path] = []
     for quality, share in (("standard", count - count // 2), ("nonstandard", count // 2)):
         of_quality = [folder / row["local_file"] for row in rows if row["quality"] == quality]
-        chosen += of_quality[:share]
-    return chosen
+        paths += of_quality[:share]
+    return paths
 
 
 def ultrasound_image(picture: Path, patient: int, number: int) -> Dataset:

@@ -65,7 +65,7 @@ BOX = {"label": "NT", "bbox": [1, 2, 30, 40], "confidence": 1}
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"coordinates": [BOX | {"label": "NOSE"}]}, "0: coordinates 0: label 'NOSE'"),
         ({"coordinates": [BOX | {"bbox": [-50, 0, 5000, 40]}]}, "0: coordinates 0: bbox"),
@@ -76,7 +76,7 @@ BOX = {"label": "NT", "bbox": [1, 2, 30, 40], "confidence": 1}
 )
 @pytest.mark.parametrize("command", ["detector", "spatialclip", "evaluate", "calibrate"])
 def test_a_bad_sample_is_named_by_every_command(
-    phantoms: Path, tmp_path: Path, qc_model: Any, changes: Any, told: str, command: str
+    phantoms: Path, tmp_path: Path, qc_model: Any, changes: Any, message: str, command: str
 ) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
     (tmp_path / "part").mkdir()
@@ -99,14 +99,14 @@ def test_a_bad_sample_is_named_by_every_command(
     )
     assert status == 2, err
     assert err.startswith("error: ")
-    assert told in err
+    assert message in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--scale", "q"], "--scale"),
         (["--size", 100], "multiple of 32"),
@@ -134,17 +134,17 @@ def test_a_bad_sample_is_named_by_every_command(
     ],
 )
 def test_wrong_options_of_train_are_wrong_usage(
-    phantoms: Path, tmp_path: Path, qc_model: Any, arguments: list[object], told: str
+    phantoms: Path, tmp_path: Path, qc_model: Any, arguments: list[object], message: str
 ) -> None:
     (tmp_path / "taken").write_text("")
     status, err = qc_model(*small(phantoms), *arguments)
     assert status == 2, err
-    assert told in " ".join(err.replace("│", " ").split())
+    assert message in " ".join(err.replace("│", " ").split())
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["negatives", "--out", "n"], "give --dicom, --samples or --fetus-framework"),
         (["negatives", "--out", "n", "--dicom", "absent"], "absent"),
@@ -168,14 +168,14 @@ def test_wrong_options_of_train_are_wrong_usage(
     ],
 )
 def test_wrong_options_of_other_commands_are_one_error(
-    tmp_path: Path, qc_model: Any, arguments: list[object], told: str
+    tmp_path: Path, qc_model: Any, arguments: list[object], message: str
 ) -> None:
     (tmp_path / "us").mkdir()
     for name in ("a.dcm", "b.dcm"):
         (tmp_path / "us" / name).write_bytes(b"no DICOM")
     status, err = qc_model(*arguments)
     assert status in (1, 2)
-    assert told in err
+    assert message in err
     assert "internal error" not in err
     assert "Traceback" not in err
 

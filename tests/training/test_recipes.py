@@ -55,8 +55,8 @@ def test_options_are_those_of_the_commands_that_the_shipped_manifest_records(
 
 
 def test_the_script_states_no_recipe_and_asks_for_every_step() -> None:
-    asked = re.findall(r"^(?:recipe|phantoms) (\S+)$", SCRIPT, re.MULTILINE)
-    assert sorted(asked) == sorted(STEPS)
+    steps = re.findall(r"^(?:recipe|phantoms) (\S+)$", SCRIPT, re.MULTILINE)
+    assert sorted(steps) == sorted(STEPS)
     values = [option for step in STEPS.values() for option in step if option.startswith("--")]
     assert not set(values) & set(SCRIPT.split())
 

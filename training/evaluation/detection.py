@@ -96,8 +96,8 @@ def _average_precision(confidences: Floats, hits: npt.NDArray[np.bool_], total: 
     if total == 0 or len(hits) == 0:
         return 0.0
     order = np.argsort(-confidences, kind="stable")
-    found = np.cumsum(hits[order])
-    precision = found / np.arange(1, len(hits) + 1)
-    recall = found / total
+    true_positives = np.cumsum(hits[order])
+    precision = true_positives / np.arange(1, len(hits) + 1)
+    recall = true_positives / total
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     return float(np.sum(np.diff(recall, prepend=0.0) * envelope))

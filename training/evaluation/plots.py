@@ -155,15 +155,15 @@ def bars(
     Where a value lies below `start` all bars begin at 0: a bar down to a value would look like one
     up from it.
     """
-    known = {name: value for name, value in values.items() if value is not None}
-    if any(value < start for value in known.values()):
+    bars = {name: value for name, value in values.items() if value is not None}
+    if any(value < start for value in bars.values()):
         start = 0.0
     lows = [low for low, _ in (intervals or {}).values() if low is not None]
-    lowest = min([start, *known.values(), *lows])
+    lowest = min([start, *bars.values(), *lows])
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for row, (name, value) in enumerate(known.items()):
+        for row, (name, value) in enumerate(bars.items()):
             axes.barh(row, value - start, left=start, height=0.6, color="#9ecae9")
             low, high = (intervals or {}).get(name, (None, None))
             if low is not None and high is not None:
@@ -177,11 +177,11 @@ def bars(
                 textcoords="offset points",
                 va="center",
             )
-        _rows(axes, list(known))
+        _rows(axes, list(bars))
         axes.set(xlabel=label, xlim=(lowest, 1.0))
         axes.set_title(title, loc="left")
 
-    return _render_svg(title, draw, (_WIDE, 1.1 + 0.27 * len(known)))
+    return _render_svg(title, draw, (_WIDE, 1.1 + 0.27 * len(bars)))
 
 
 def format_metric(metric: Mapping[str, Any]) -> str:

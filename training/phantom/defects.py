@@ -148,10 +148,10 @@ REQUIRED: dict[View, dict[str, tuple[str, ...]]] = {
 """Criterion -> structures that must be visible for it to hold."""
 
 
-def compatible(chosen: tuple[Defect, ...], further: Defect) -> bool:
+def compatible(defects: tuple[Defect, ...], further: Defect) -> bool:
     """Whether `further` can be seen beside the defects already chosen."""
-    return further not in chosen and not any(
-        further in group and any(defect in group for defect in chosen) for group in _EXCLUSIVE
+    return further not in defects and not any(
+        further in group and any(defect in group for defect in defects) for group in _EXCLUSIVE
     )
 
 

@@ -56,13 +56,13 @@ def choose_defects(
 ) -> tuple[Defect, ...]:
     """One defect (the given one or any), sometimes a second that can be told beside it."""
     options = APPLICABLE[view]
-    chosen: tuple[Defect, ...] = (
+    defects: tuple[Defect, ...] = (
         first if first is not None else options[int(rng.integers(len(options)))],
     )
-    further = [defect for defect in options if compatible(chosen, defect)]
+    further = [defect for defect in options if compatible(defects, defect)]
     if further and rng.random() < 0.2:
-        chosen = (*chosen, further[int(rng.integers(len(further)))])
-    return chosen
+        defects = (*defects, further[int(rng.integers(len(further)))])
+    return defects
 
 
 def plan(

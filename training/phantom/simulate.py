@@ -57,13 +57,13 @@ def make(
         ValueError: a defect that the view cannot have, or one asked of a standard picture.
     """
     rng = np.random.default_rng([seed, 1])
-    chosen = VIEWS[int(rng.integers(len(VIEWS)))]
+    random_view = VIEWS[int(rng.integers(len(VIEWS)))]
     coin = bool(rng.random() < 0.5)
     if view is None:
         if defect is not None:
-            able = [option for option in VIEWS if defect in APPLICABLE[option]]
-            chosen = able[seed % len(able)]
-        view = chosen
+            candidates = [option for option in VIEWS if defect in APPLICABLE[option]]
+            random_view = candidates[seed % len(candidates)]
+        view = random_view
     if defect is not None and (standard or defect not in APPLICABLE[view]):
         raise ValueError(f"{defect.value!r} does not fit a {_kind(view, standard)} picture")
     if view is View.OTHER:

@@ -12,11 +12,11 @@ def epoch_order(
     simulated: Sequence[bool], ratio: float, generator: np.random.Generator
 ) -> list[int]:
     """The pictures of one epoch: every real one and `ratio` times as many simulated ones."""
-    real = [i for i, made in enumerate(simulated) if not made]
-    made = [i for i, made in enumerate(simulated) if made]
+    real = [i for i, is_simulated in enumerate(simulated) if not is_simulated]
+    phantoms = [i for i, is_simulated in enumerate(simulated) if is_simulated]
     if real:
-        made = list(generator.permutation(made)[: round(ratio * len(real))])
-    return [int(i) for i in generator.permutation(real + made)]
+        phantoms = list(generator.permutation(phantoms)[: round(ratio * len(real))])
+    return [int(i) for i in generator.permutation(real + phantoms)]
 
 
 def schedule(step: int, total: int, warmup: int) -> float:

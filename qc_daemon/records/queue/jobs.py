@@ -96,6 +96,7 @@ _MAX_IMAGE_FAILURES = 3
 # for others few queries should pass them.
 _FIRST_PAGE, _PAGE = 4, 128
 _NO_LEASE: dict[str, Any] = {"owner": None, "lease_token": None, "lease_until": None}
+_NO_ERROR: dict[str, Any] = {"error_code": None, "error_message": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,8 +432,7 @@ def finish(session: Session, job: Job, now: datetime) -> bool:
         job,
         now,
         state=JobState.DONE,
-        error_code=None,
-        error_message=None,
+        **_NO_ERROR,
         **_NO_LEASE,
     )
 
@@ -451,15 +451,14 @@ def mark_sent(session: Session, job: Job, now: datetime, request_at: datetime) -
         state=JobState.SENT,
         alarms=0,
         not_before=request_at,
-        error_code=None,
-        error_message=None,
+        **_NO_ERROR,
         **_NO_LEASE,
     )
 
 
 def mark_committed(session: Session, job_id: int, now: datetime) -> bool:
     """The destination has committed to the object, or can commit to none; False if not sent."""
-    return _set_sent(session, job_id, now, state=JobState.DONE, error_code=None, error_message=None)
+    return _set_sent(session, job_id, now, state=JobState.DONE, **_NO_ERROR)
 
 
 def requeue_uncommitted(
@@ -584,8 +583,8 @@ def retry(session: Session, ids: Sequence[int], now: datetime) -> int:
 def cancel(session: Session, ids: Sequence[int], now: datetime) -> int:
     """End pending jobs as dead; returns how many. A worker that has one cannot finish it."""
     message = "cancelled by an operator"
-    chosen = select(JobRow).where(JobRow.id.in_(ids), JobRow.state.in_(PENDING))
-    rows = _locked(session, chosen, wait=True)
+    statement = select(JobRow).where(JobRow.id.in_(ids), JobRow.state.in_(PENDING))
+    rows = _locked(session, statement, wait=True)
     for row in rows:
         _set(
             session,
@@ -668,8 +667,7 @@ def make_ready(session: Session, row: JobRow, now: datetime) -> None:
         deaths=0,
         alarms=0,
         not_before=now,
-        error_code=None,
-        error_message=None,
+        **_NO_ERROR,
         **_NO_LEASE,
     )
     _advance_dependents(session, row, now)
@@ -689,8 +687,8 @@ def make_ready(session: Session, row: JobRow, now: datetime) -> None:
 def _requeue(
     session: Session, ids: Sequence[int], states: Sequence[JobState], now: datetime
 ) -> int:
-    chosen = select(JobRow).where(JobRow.id.in_(ids), JobRow.state.in_(states))
-    rows = _locked(session, chosen, wait=True)
+    statement = select(JobRow).where(JobRow.id.in_(ids), JobRow.state.in_(states))
+    rows = _locked(session, statement, wait=True)
     for row in rows:
         make_ready(session, row, now)
     return len(rows)

@@ -61,14 +61,16 @@ def query(
     revision brings the findings of the revision whose pixels it has, each finding once. Findings of
     a study that several patients share are flagged.
     """
-    chosen = select_facts()
+    statement = select_facts()
     if study is not None:
-        chosen = chosen.where(Exam.study_instance_uid == study)
+        statement = statement.where(Exam.study_instance_uid == study)
     if since is not None:
-        chosen = chosen.where(Revision.received_at >= since)
+        statement = statement.where(Revision.received_at >= since)
     if exam_id is not None:
-        chosen = chosen.where(Revision.exam_id == exam_id)
-    revision_ids = chosen.with_only_columns(func.coalesce(Revision.source_revision_id, Revision.id))
+        statement = statement.where(Revision.exam_id == exam_id)
+    revision_ids = statement.with_only_columns(
+        func.coalesce(Revision.source_revision_id, Revision.id)
+    )
     rows = session.execute(
         select(Revision.received_at, Revision.id, Finding.body, Exam.study_instance_uid)
         .join(Finding, Finding.revision_id == Revision.id)
@@ -82,7 +84,7 @@ def query(
         for row in rows
     ]
     quarantined = session.execute(
-        chosen.add_columns(Revision.reason_code, Revision.reason_message).where(
+        statement.add_columns(Revision.reason_code, Revision.reason_message).where(
             Revision.state == RevisionState.QUARANTINED
         )
     )
@@ -218,7 +220,7 @@ def _scored_rows(
         # Of one exam, what a corrected header took to another exam is still listed.
         repeats.append(newer.exam_id == Revision.exam_id)
     is_repeated = exists().where(*repeats)
-    chosen = (
+    statement = (
         _select_filtered(exam_filter, window)
         .add_columns(is_superseded.label("is_superseded"), Finding.body)
         .join(Finding, Finding.revision_id == finding_revision)
@@ -226,8 +228,8 @@ def _scored_rows(
         .order_by(Revision.received_at, Revision.id, Finding.frame, Finding.region, Finding.id)
     )
     if not all_revisions:
-        chosen = chosen.where(~is_superseded)
-    yield from session.execute(chosen.execution_options(yield_per=_BATCH))
+        statement = statement.where(~is_superseded)
+    yield from session.execute(statement.execution_options(yield_per=_BATCH))
 
 
 def _quarantined_rows(
@@ -240,7 +242,7 @@ def _quarantined_rows(
         newer.number > Revision.number,
         newer.state != RevisionState.RECEIVED,
     )
-    chosen = (
+    statement = (
         _select_filtered(exam_filter, window)
         .add_columns(
             is_superseded.label("is_superseded"),
@@ -252,8 +254,8 @@ def _quarantined_rows(
         .order_by(Revision.received_at, Revision.id)
     )
     if not all_revisions:
-        chosen = chosen.where(~is_superseded)
-    yield from session.execute(chosen.execution_options(yield_per=_BATCH))
+        statement = statement.where(~is_superseded)
+    yield from session.execute(statement.execution_options(yield_per=_BATCH))
 
 
 def _select_filtered(exam_filter: ExamFilter, window: Window) -> Select[Any]:

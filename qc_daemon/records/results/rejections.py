@@ -166,10 +166,10 @@ def listing(session: Session) -> list[RejectionRecord]:
 
 def page(session: Session, window: Window = ALL) -> tuple[list[RejectionRecord], int]:
     """Rejections confirmed within the window, oldest first, and how many those are in all."""
-    chosen = window.where(_select(), Rejection.confirmed_at)
-    rows = session.execute(chosen.order_by(Rejection.id).limit(window.limit)).all()
-    counted = window.where(select(func.count()).select_from(Rejection), Rejection.confirmed_at)
-    return [_record(row) for row in rows], session.execute(counted).scalar_one()
+    statement = window.where(_select(), Rejection.confirmed_at)
+    rows = session.execute(statement.order_by(Rejection.id).limit(window.limit)).all()
+    count = window.where(select(func.count()).select_from(Rejection), Rejection.confirmed_at)
+    return [_record(row) for row in rows], session.execute(count).scalar_one()
 
 
 def confirm(

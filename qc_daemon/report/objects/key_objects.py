@@ -59,18 +59,18 @@ def build_key_objects(
     datasets. The standard lets no selection name its predecessor: a later one says in its text that
     it replaces an earlier one. Raises QCError REPORT_INVALID.
     """
-    chosen: dict[Code, list[Finding]] = {}
+    by_reason: dict[Code, list[Finding]] = {}
     for finding in filter(needs_attention, findings):
         for reason in _reasons(finding):
-            chosen.setdefault(reason, []).append(finding)
-    if chosen:
+            by_reason.setdefault(reason, []).append(finding)
+    if by_reason:
         check_study(sources)
     images = len({finding.sop_instance_uid for finding in findings})
     return [
         _selection(
             sources, of_reason, reason, images, joined_model_ids(findings), revision, created
         )
-        for reason, of_reason in chosen.items()
+        for reason, of_reason in by_reason.items()
     ]
 
 
@@ -160,7 +160,7 @@ def _reasons(finding: Finding) -> Iterable[Code]:
 
 def _selection(
     sources: Sequence[SourceInstance],
-    chosen: Sequence[Finding],
+    findings: Sequence[Finding],
     reason: Code,
     images: int,
     model_id: str,
@@ -170,19 +170,19 @@ def _selection(
     """The document with the images of these findings, out of so many."""
     by_instance = {source.sop_instance_uid: source for source in sources}
     frames: dict[str, list[int]] = {}
-    for finding in chosen:
-        listed = frames.setdefault(_instance_uid(finding, by_instance), [])
+    for finding in findings:
+        numbers = frames.setdefault(_instance_uid(finding, by_instance), [])
         # Several regions of one frame are one key object.
-        if finding.frame not in listed:
-            listed.append(finding.frame)
-    selected = [by_instance[uid] for uid in frames]
-    study_instance_uid = selected[0].study_instance_uid
+        if finding.frame not in numbers:
+            numbers.append(finding.frame)
+    image_sources = [by_instance[uid] for uid in frames]
+    study_instance_uid = image_sources[0].study_instance_uid
     return _document(
-        selected,
+        image_sources,
         frames,
         title=codes.QUALITY_ISSUE,
         reason=reason,
-        description=_description(reason, len(selected), images, revision),
+        description=_description(reason, len(image_sources), images, revision),
         observed_by=device_observer(model_id),
         series=(
             derived_uid("key-objects-series", study_instance_uid, model_id),
@@ -193,7 +193,7 @@ def _selection(
             f"key-objects {reason.scheme_designator} {reason.value}",
             KeyObjectSelectionDocumentStorage,
             study_instance_uid,
-            (source.sha256 for source in selected),
+            (source.sha256 for source in image_sources),
             model_id,
             revision,
         ),

@@ -104,8 +104,8 @@ def format_person(name: PersonName | str | None) -> str:
 
 
 def _parts(group: str) -> tuple[str, str]:
-    family, _, given = group.partition("^")
-    return family.strip(), " ".join(part for part in given.split("^")[:2] if part.strip())
+    family, _, given_names = group.partition("^")
+    return family.strip(), " ".join(part for part in given_names.split("^")[:2] if part.strip())
 
 
 def _date(value: str | None) -> str:

@@ -136,10 +136,10 @@ def test_as_many_as_the_vocabulary_holds(describer):
 
 @st.composite
 def walks(draw):
-    chosen = draw(
+    places = draw(
         st.sets(st.tuples(st.sampled_from(CODES), st.integers(0, 8)), min_size=1, max_size=12)
     )
-    return tuple(Mention(*pair) for pair in sorted(chosen)), draw(st.randoms(use_true_random=False))
+    return tuple(Mention(*pair) for pair in sorted(places)), draw(st.randoms(use_true_random=False))
 
 
 def by_letters(piece):

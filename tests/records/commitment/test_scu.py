@@ -127,8 +127,8 @@ def test_sent_job_is_done_when_committed(records) -> None:
     assert (job(records, sent).state, apply_reports(records)) == (JobState.SENT, [])
     assert record_report(records, "2.25.1")
     assert [each.state for each in apply_reports(records)] == [JobState.DONE]
-    done = job(records, sent)
-    assert (done.state, done.attempts, done.error_code) == (JobState.DONE, 0, None)
+    delivery = job(records, sent)
+    assert (delivery.state, delivery.attempts, delivery.error_code) == (JobState.DONE, 0, None)
 
 
 def test_report_counts_only_from_the_requested_destination(records) -> None:

@@ -137,8 +137,8 @@ def test_only_the_current_token_finishes_and_the_result_goes_with_it(records) ->
         assert finish(session, heir, records.now)
         assert not finish(session, heir, records.now)
     assert failing(records, job, FailureClass.RETRY) is None
-    done = now_of(records, heir)
-    assert (done.state, done.owner, done.lease_token) == (JobState.DONE, None, None)
+    current = now_of(records, heir)
+    assert (current.state, current.owner, current.lease_token) == (JobState.DONE, None, None)
 
 
 def test_a_job_that_was_never_leased_cannot_be_finished(records) -> None:

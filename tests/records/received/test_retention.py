@@ -275,8 +275,8 @@ class Case:
         return (
             not self.dropped
             and bool(self.sources or self.fetchable)
-            and (not self.fetchable or any(map(self.held, self.fetchable)))
-            and all(map(self.held, self.sources))
+            and (not self.fetchable or any(map(self.has_received, self.fetchable)))
+            and all(map(self.has_received, self.sources))
             and all(state is JobState.DONE and days >= self.keep for state, days in every)
             and self.received >= self.keep
             and self.state in (RevisionState.SCORED, RevisionState.HEADER)
@@ -285,7 +285,7 @@ class Case:
             and self.commitment not in (CommitmentState.WAITING, CommitmentState.READY)
         )
 
-    def held(self, destination: str) -> bool:
+    def has_received(self, destination: str) -> bool:
         return self.deliveries.get(destination, (None, 0))[0] is JobState.DONE
 
 

@@ -148,11 +148,11 @@ def test_dsrdump_reads_without_a_complaint(
     assert faults == {}
 
 
-def _unexpected(chosen: list[tuple[Case, Path]]) -> dict[str, int]:
+def _unexpected(cases: list[tuple[Case, Path]]) -> dict[str, int]:
     """What PixelMed says of these reports that is not allowed, with how often."""
-    reported = pixelmed.validate(path for _, path in chosen)
+    reported = pixelmed.validate(path for _, path in cases)
     lines: Counter[str] = Counter()
-    for case, path in chosen:
+    for case, path in cases:
         allowed = [*ALLOWED, ONE_BOX] if case.boxes == 1 else ALLOWED
         lines.update(
             line
@@ -219,8 +219,8 @@ def test_highdicom_finds_what_went_in_any(matrix: list[tuple[Case, Path]]) -> No
     _highdicom_finds(matrix)
 
 
-def _highdicom_finds(chosen: list[tuple[Case, Path]]) -> None:
-    for case, path in chosen:
+def _highdicom_finds(cases: list[tuple[Case, Path]]) -> None:
+    for case, path in cases:
         content = srread(path).content
         verdicts = {g.tracking_identifier: g for g in content.get_image_measurement_groups()}
         boxes = {g.tracking_identifier: g for g in content.get_planar_roi_measurement_groups()}

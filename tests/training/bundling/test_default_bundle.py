@@ -71,8 +71,8 @@ def test_no_description_names_what_was_not_detected(judge: Judge) -> None:
     codes = [label.code for label in LABELS if label.view is not None]
     tries = []
     for _ in range(1000):
-        chosen = generator.sample(codes, generator.randint(0, 8))
-        tries.append([Detection(code, _place(generator), generator.random()) for code in chosen])
+        labels = generator.sample(codes, generator.randint(0, 8))
+        tries.append([Detection(code, _place(generator), generator.random()) for code in labels])
     for start in range(0, len(tries), 50):
         chunk = tries[start : start + 50]
         sentences = judge.describer.describe_batch(chunk, [(600, 400)] * len(chunk))

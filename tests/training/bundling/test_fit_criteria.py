@@ -54,16 +54,16 @@ def samples():
     """Heads large and small, with a plexus or without; grey enough to be measured."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(40, 160, (100, 150, 3)).astype(np.uint8)
-    made = []
+    items = []
     for number in range(40):
         large, both = number % 2 == 0, number % 4 < 2
         half = rng.uniform(35, 45) if large else rng.uniform(10, 20)
-        found = [Detection("CB", (75 - half, 50 - half, 75 + half, 50 + half), 0.9)]
-        found += [Detection("CP1", (65, 45, 72, 55), 0.8)]
-        found += [Detection("CP2", (78, 45, 85, 55), 0.8)] if both else []
+        detections = [Detection("CB", (75 - half, 50 - half, 75 + half, 50 + half), 0.9)]
+        detections += [Detection("CP1", (65, 45, 72, 55), 0.8)]
+        detections += [Detection("CP2", (78, 45, 85, 55), 0.8)] if both else []
         truth = {"CRIT-SIZE": large, "CRIT-CHOROID": both}
-        made.append(CriteriaSample(View.HEAD, found, pixels, truth))
-    return made
+        items.append(CriteriaSample(View.HEAD, detections, pixels, truth))
+    return items
 
 
 def test_fit_finds_the_thresholds_of_the_samples(samples):

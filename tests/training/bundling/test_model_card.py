@@ -11,8 +11,8 @@ from training.bundling.model_card import model_card
 
 @pytest.fixture
 def facts() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((locate("default") / "bundle.json").read_text())
-    return found
+    manifest: dict[str, Any] = json.loads((locate("default") / "bundle.json").read_text())
+    return manifest
 
 
 def test_real_pictures_stand_beside_all(facts: dict[str, Any]) -> None:
@@ -139,8 +139,8 @@ def test_what_a_part_began_with_counts_as_learnt(own: dict[str, Any]) -> None:
 def test_the_card_counts_real_pictures_of_no_view(own: dict[str, Any]) -> None:
     for part in ("detector", "spatialclip"):
         own["training"][part]["training"]["data"] = [PHANTOMS, ROW | {"view": "not told"}]
-    told = "**Trained on simulations, and on 84 real pictures that show or name none of the views."
-    assert told in model_card(own)
+    note = "**Trained on simulations, and on 84 real pictures that show or name none of the views."
+    assert note in model_card(own)
     for part in ("detector", "spatialclip"):
         own["training"][part]["training"]["data"] = [PHANTOMS]
     assert "**Trained on simulations. " in model_card(own)

@@ -81,18 +81,18 @@ def test_cached_samples_are_the_same_when_read_again(
         assert np.array_equal(a.picture, b.picture)
         assert (a.detections, a.descriptions, a.size) == (b.detections, b.descriptions, b.size)
         assert a.sample is b.sample
-    kept = len(list((tmp_path / "cache").glob("*.npy")))
+    count = len(list((tmp_path / "cache").glob("*.npy")))
     # The same weights find other boxes when they look at mirror images too.
-    looking_twice = tmp_path / "detector"
-    shutil.copytree(detector_run, looking_twice)
-    description = json.loads((looking_twice / "detector.json").read_text())
-    (looking_twice / "detector.json").write_text(json.dumps(description | {"mirrored": True}))
+    mirrored_run = tmp_path / "detector"
+    shutil.copytree(detector_run, mirrored_run)
+    description = json.loads((mirrored_run / "detector.json").read_text())
+    (mirrored_run / "detector.json").write_text(json.dumps(description | {"mirrored": True}))
     prepare_cached(
         phantom_samples[:4],
-        looking_twice,
+        mirrored_run,
         tmp_path / "describer",
         Preprocessor(None, 64),
         tmp_path / "cache",
         thresholds=Thresholds(detection=0.0, layout=0.0),
     )
-    assert len(list((tmp_path / "cache").glob("*.npy"))) == kept + 1
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == count + 1

@@ -15,11 +15,13 @@ def box(x: float, confidence: float = 1.0, label: str = "NT") -> Detection:
 
 
 def scored(
-    found: Sequence[Sequence[Detection]],
+    predicted: Sequence[Sequence[Detection]],
     true: Sequence[Sequence[Detection]],
     annotated: Sequence[frozenset[str]],
 ) -> DetectorScore:
-    return score_detector([match_boxes(*each) for each in zip(found, true, annotated, strict=True)])
+    return score_detector(
+        [match_boxes(*each) for each in zip(predicted, true, annotated, strict=True)]
+    )
 
 
 def test_every_box_matched_is_an_ap_of_one() -> None:
@@ -43,9 +45,9 @@ def test_a_second_box_on_one_structure_is_false() -> None:
 
 
 def test_pictures_without_annotation_do_not_count() -> None:
-    known = scored([[box(0, 0.9)]], [[box(0)]], [NT])
+    score = scored([[box(0, 0.9)]], [[box(0)]], [NT])
     more = scored([[box(0, 0.9)], [box(0, 0.95)]], [[box(0)], []], [NT, frozenset()])
-    assert more == known
+    assert more == score
 
 
 def test_a_half_covering_box_is_no_hit() -> None:

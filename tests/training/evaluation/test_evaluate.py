@@ -74,7 +74,7 @@ def test_samples_keep_their_order_and_get_a_style(judge: Judge, samples: Path) -
 
 
 def test_the_command_writes_a_report_of_each_set(samples: Path, tmp_path: Path) -> None:
-    done = qc_model(
+    process = qc_model(
         "evaluate",
         "--samples",
         samples,
@@ -84,8 +84,8 @@ def test_the_command_writes_a_report_of_each_set(samples: Path, tmp_path: Path) 
         "--report",
         tmp_path / "my r.html",
     )
-    assert done.returncode == 0, done.stderr
-    assert "AUROC" in done.stdout
+    assert process.returncode == 0, process.stderr
+    assert "AUROC" in process.stdout
     figures = json.loads((tmp_path / "my r.json").read_text())
     assert set(figures["sets"]) == {"phantoms", samples.parent.name}
     own = figures["sets"][samples.parent.name]
@@ -104,11 +104,11 @@ def test_held_out_evaluates_only_those_groups(shared_data: Path, tmp_path: Path)
     every = splits.load(None, folder, ["set2_train"])
     held_out = splits.split_by_group(every, 0.02, 3)[1]
     assert 3 <= len(held_out) <= 40
-    done = qc_model(
+    process = qc_model(
         *("evaluate", "--count", 0, "--fetus-framework", folder, "--split", "set2_train"),
         *("--held-out", 0.02, "--seed", 3, "--worst", 500, "--out", tmp_path / "f.json"),
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     figures = json.loads((tmp_path / "f.json").read_text())["sets"]["set2_train"]
     assert figures["pictures"] == len(held_out)
     assert figures["detector"]["pictures"] == sum(bool(sample.annotated) for sample in held_out)
@@ -117,18 +117,18 @@ def test_held_out_evaluates_only_those_groups(shared_data: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--count", "0"], "no pictures"),
         (["--report", "report.pdf"], ".html"),
         (["--samples", "absent.json"], "absent.json"),
     ],
 )
-def test_wrong_usage_is_one_line(arguments: list[str], told: str) -> None:
-    done = qc_model("evaluate", *arguments)
-    assert done.returncode == 2
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr
+def test_wrong_usage_is_one_line(arguments: list[str], message: str) -> None:
+    process = qc_model("evaluate", *arguments)
+    assert process.returncode == 2
+    assert message in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_a_file_that_is_no_picture_is_named(tmp_path: Path, samples: Path) -> None:

@@ -115,10 +115,10 @@ def test_the_json_has_the_same_name_and_every_figure(
 ) -> None:
     write_report(tmp_path / "deep" / "r.html", "Evaluation", figures)
     assert {p.name for p in (tmp_path / "deep").iterdir()} == {"r.html", "r.json"}
-    known = json.loads((tmp_path / "deep" / "r.json").read_text())
-    assert known == to_plain(figures)
-    assert known["sets"]["one picture"]["quality"]["AUROC"]["value"] is None
-    assert len(known["sets"]["both classes"]["curves"]["risk and coverage"]["risk"]) == 61
+    written = json.loads((tmp_path / "deep" / "r.json").read_text())
+    assert written == to_plain(figures)
+    assert written["sets"]["one picture"]["quality"]["AUROC"]["value"] is None
+    assert len(written["sets"]["both classes"]["curves"]["risk and coverage"]["risk"]) == 61
 
 
 def test_the_same_figures_give_the_same_bytes(figures: dict[str, object]) -> None:

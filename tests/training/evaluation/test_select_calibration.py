@@ -31,7 +31,7 @@ def test_a_view_whose_truth_is_no_sigmoid_gets_isotonic() -> None:
     calibration, table = select_calibration(np.r_[z1, z2], np.r_[y1, y2], names(1600), views)
     assert isinstance(calibration.views[View.NT], Isotonic)
     assert isinstance(calibration.views[View.CRL], Scaling)
-    assert {view: told["chosen"] for view, told in table.items() if view != "all"} == {
+    assert {view: row["chosen"] for view, row in table.items() if view != "all"} == {
         "NT": "isotonic",
         "CRL": "temperature",
     }

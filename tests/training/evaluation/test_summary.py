@@ -95,8 +95,8 @@ def test_confusion_counts_every_picture() -> None:
 
 
 def test_a_picture_taken_for_other_counts_as_not_standard_at_chance() -> None:
-    taken = replace(RIGHT, predicted_view=View.OTHER, probability=None, label=REVIEW)
-    metrics = evaluate([taken] * 4)["quality"]
+    sample = replace(RIGHT, predicted_view=View.OTHER, probability=None, label=REVIEW)
+    metrics = evaluate([sample] * 4)["quality"]
     assert metrics["accuracy"]["value"] == 0
     assert metrics["Brier"]["value"] == pytest.approx(0.25)
 
@@ -165,13 +165,13 @@ def test_mistakes_count_which_branch_is_wrong_too() -> None:
 
 def test_criteria_and_defects_are_counted_where_the_truth_is_known() -> None:
     outcomes = (Criterion("CRIT-NT", False), Criterion("CRIT-GAIN", None))
-    known = replace(
+    sample = replace(
         RIGHT,
         criteria_outcomes=outcomes,
         criteria={"CRIT-NT": False, "CRIT-GAIN": True},
         defects=("blurred",),
     )
-    metrics = evaluate([known, replace(known, criteria={"CRIT-NT": True}), replace(RIGHT)])
+    metrics = evaluate([sample, replace(sample, criteria={"CRIT-NT": True}), replace(RIGHT)])
     assert metrics["criteria"] == {
         "CRIT-GAIN": {"right": 0, "wrong": 0, "cannot tell": 1},
         "CRIT-NT": {"right": 1, "wrong": 1, "cannot tell": 0},

@@ -290,9 +290,9 @@ def test_second_defect_never_contradicts_the_first() -> None:
     assert compatible((Defect.TOO_SMALL,), Defect.BLURRED)
     for seed in range(40):
         for view in VIEWS:
-            chosen = planning.choose_defects(np.random.default_rng(seed), view)
-            assert 1 <= len(chosen) <= 2
-            assert set(chosen) <= set(APPLICABLE[view])
+            defects = planning.choose_defects(np.random.default_rng(seed), view)
+            assert 1 <= len(defects) <= 2
+            assert set(defects) <= set(APPLICABLE[view])
 
 
 def test_truth_needs_the_structures_seen() -> None:

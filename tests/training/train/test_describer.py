@@ -44,8 +44,8 @@ def test_facts_are_written_beside_the_weights(trained):
 def test_the_result_loads_and_writes(trained):
     folder, _ = trained
     describer = Describer.load(folder)
-    free, held = exact_rates(describer, random.Random(9), 50)
-    assert free <= held
+    free, constrained = exact_rates(describer, random.Random(9), 50)
+    assert free <= constrained
 
 
 def test_same_seed_same_weights(trained, tmp_path):

@@ -29,8 +29,8 @@ def test_merging_adapters_leaves_the_outputs(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = SpatialClip(small_config(300)).eval()
     names = list(network.state_dict())
-    given = inputs(network)
-    arguments = given.arguments()
+    model_input = inputs(network)
+    arguments = model_input.arguments()
     with torch.inference_mode():
         before = network(**arguments).logit
     set_stage(network, Stage.PROJECTION)
