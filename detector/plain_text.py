@@ -1,4 +1,4 @@
-"""Makes text from outside safe to print, and folds it so that it can be searched."""
+"""Makes text from outside safe to print, folds it so that it can be searched, and counts nouns."""
 
 import unicodedata
 
@@ -28,6 +28,12 @@ def fold(text: str) -> str:
         if not unicodedata.combining(letter)
     )
     return " ".join("".join(characters).split())
+
+
+def count_of(count: int, singular: str, plural: str | None = None) -> str:
+    """The count with its noun, or with noun and verb: "1 file", "2 files"; "1 file is", "2 files
+    are". Without `plural` the noun takes an s."""
+    return f"{count} {singular if count == 1 else plural or f'{singular}s'}"
 
 
 def _steers(letter: str) -> bool:

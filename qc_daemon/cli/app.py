@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from detector import console
+from detector.plain_text import count_of
 from detector.version_option import add_version
 from qc_daemon.cli.bundle_commands import bundle
 from qc_daemon.cli.database_commands import db, spool
@@ -27,6 +28,7 @@ from qc_daemon.cli.options import (
     Format,
     Limit,
     Paths,
+    Patient,
     load_settings,
     row_limit,
 )
@@ -231,7 +233,7 @@ def results(
     exam: Annotated[
         int | None, typer.Option(min=1, max=LARGEST_ID, help="Exam id, as in exam list.")
     ] = None,
-    patient: Annotated[str | None, typer.Option(help="Patient ID, or words of the name.")] = None,
+    patient: Patient = None,
     since: Annotated[
         str | None, typer.Option(help="Received from this day or moment on: ISO 8601, UTC.")
     ] = None,
@@ -256,7 +258,7 @@ def results(
 
     Example: qc-daemon results --since 2026-11-01 --until 2026-11-30 --format csv
     """
-    from qc_daemon.operations.exams import describe_exams
+    from qc_daemon.operations.exams import describe_exams, require_exam
     from qc_daemon.operations.results import CSV_COLUMNS, TABLE_COLUMNS, read_findings
     from qc_daemon.operations.shared import Listing, parse_window
     from qc_daemon.records.listings import ExamFilter
@@ -264,6 +266,9 @@ def results(
     settings, chosen = load_settings(config), parse_format(format)
     exam_filter = ExamFilter(exam_id=exam, study=study, patient=patient)
     window = parse_window(since, until, row_limit(limit, chosen))
+    is_of_exam = study is not None or exam is not None
+    if is_of_exam:
+        require_exam(settings, study, exam)
     rows = read_findings(
         settings,
         exam_filter,
@@ -275,7 +280,7 @@ def results(
         best_first=chosen == "table",
     )
     if chosen == "table":
-        if study is not None or exam is not None:
+        if is_of_exam:
             for line in describe_exams(settings, study, exam):
                 say(line)
         page_rows = list(rows)
@@ -290,7 +295,9 @@ def results(
 def summary(
     out: Annotated[Path, typer.Option(help="File to write: .html or .pdf.")],
     study: Annotated[str | None, typer.Option(help="Study Instance UID, as in results.")] = None,
-    exam: Annotated[int | None, typer.Option(help="Which exam, by its number in results.")] = None,
+    exam: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST_ID, help="Exam id, as in exam list.")
+    ] = None,
     patient: Annotated[
         str | None, typer.Option(help="Patient ID, where several patients share the study.")
     ] = None,
@@ -319,7 +326,8 @@ def _choose_exam(choices: "Sequence[Progress]") -> int:
     say(f"{len(choices)} patients share this study:")
     for each in choices:
         opened = each.opened_at.isoformat(timespec="seconds")
-        say(f"{each.exam_id}: Patient ID {each.patient_id}, {each.objects} objects, since {opened}")
+        objects = count_of(each.objects, "object")
+        say(f"{each.exam_id}: Patient ID {each.patient_id}, {objects}, since {opened}")
     numbers = click.Choice([str(each.exam_id) for each in choices])
     return int(typer.prompt("Exam", type=numbers))
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detector import console
-from qc_daemon.cli.options import Config, Format, Limit, load_settings, row_limit
+from detector.plain_text import count_of
+from qc_daemon.cli.options import Config, Format, Limit, Patient, load_settings, row_limit
 from qc_daemon.cli.output import parse_format, say, write_list
 
 if TYPE_CHECKING:
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
 
 exam = typer.Typer(no_args_is_help=True, help="Examinations: list, find, close one now.")
 
-Patient = Annotated[
-    str | None, typer.Option(help="Whole patient ID, or words of the name in any order.")
-]
 ExamStates = Annotated[list[str] | None, typer.Option(help="open or closed; repeatable.")]
 
 
@@ -93,18 +91,20 @@ def _list_exams(
     limit: int | None,
     format: str,
 ) -> None:
-    from qc_daemon.operations.exams import EXAM_COLUMNS, EXAM_TABLE, list_exams
-    from qc_daemon.operations.shared import parse_window
+    from qc_daemon.operations.exams import EXAM_COLUMNS, EXAM_TABLE, list_exams, table_row
+    from qc_daemon.operations.shared import Listing, parse_window
 
     chosen = parse_format(format)
     window = parse_window(since, until, row_limit(limit, chosen))
     listing = list_exams(load_settings(config), exam_filter, window)
+    rows = listing.rows
+    if chosen == "table":
+        rows = Listing(map(table_row, rows), rows.total)
     columns = EXAM_TABLE if chosen == "table" else EXAM_COLUMNS
-    write_list("exams", listing.rows, chosen, columns=columns, is_filtered=True)
+    write_list("exams", rows, chosen, columns=columns, is_filtered=True)
     if listing.unread:
-        typer.echo(
-            f"the headers of {listing.unread} older exams are not read yet; say it again", err=True
-        )
+        unread = count_of(listing.unread, "older exam is", "older exams are")
+        typer.echo(f"{unread} not searched by name yet; give the command again", err=True)
 
 
 @exam.command("close")

@@ -28,6 +28,13 @@ Limit = Annotated[
     int | None,
     typer.Option(help=f"At most so many, 0: all. A table has {TABLE_LIMIT} unless told otherwise."),
 ]
+Patient = Annotated[
+    str | None,
+    typer.Option(
+        help="Whole patient ID; or words of the name or their beginnings, each of which must begin"
+        ' a word of the name, as "jan do" for Doe^Jane; order, case and accents do not count.'
+    ),
+]
 LARGEST_ID = 2**63 - 1  # Ids are signed 64-bit integers in the database.
 Ids = Annotated[list[int], typer.Argument(min=1, max=LARGEST_ID, help="As listed.")]
 Since = Annotated[

@@ -1,6 +1,6 @@
 """Exams for an operator: list, describe and close them, write a summary."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from itertools import groupby
@@ -11,13 +11,14 @@ from sqlalchemy.orm import Session
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
+from detector.plain_text import count_of
 from qc_daemon.operations.shared import Listing, open_store
 from qc_daemon.receive.identifiers import HeaderError, data_set_offset, read_identity
 from qc_daemon.records import listings
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.listings import ALL, ExamFilter, Window
 from qc_daemon.records.received import exams, progress, receipts
-from qc_daemon.records.received.progress import DeliveryCount, Progress
+from qc_daemon.records.received.progress import DeliveryCount, ExamStatus, Progress
 from qc_daemon.records.received.revisions import QuarantinedRevision
 from qc_daemon.records.results import rejections
 from qc_daemon.records.store import Store
@@ -37,12 +38,6 @@ CAUSES = {
     ClosedBy.MAX_OPEN: "it was open for the longest time allowed",
     ClosedBy.PERSON: "closed by command",
 }
-OUTCOMES = {
-    ExamOutcome.REPORT: "a report was asked for",
-    ExamOutcome.UNCHANGED: "nothing new to report",
-    ExamOutcome.NOTHING_TO_TELL: "no findings to report",
-}
-
 
 EXAM_COLUMNS = (
     "exam_id",
@@ -60,8 +55,23 @@ EXAM_COLUMNS = (
     "closed_by",
     "outcome",
     "model_id",
+    "status",
+    "to_be_scored",
+    "quarantined",
 )
-EXAM_TABLE = EXAM_COLUMNS[:10]
+EXAM_TABLE = (
+    "exam_id",
+    "state",
+    "outcome",
+    "patient_id",
+    "patient_name",
+    "accession_number",
+    "study_date",
+    "objects",
+    "report",
+    "last_object",
+    "study_instance_uid",
+)
 # A list reads at most so many headers of older exams at once, which takes some seconds.
 _MAX_HEADERS = 2000
 
@@ -86,6 +96,25 @@ def list_exams(settings: Settings, exam_filter: ExamFilter, window: Window = ALL
     return ExamList(Listing(map(_exam_row, rows), total), unread)
 
 
+def table_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of an exam for a table: its outcome in words, and no number of a report that is not
+    there."""
+    words = _outcome_words(
+        ExamStatus(row["status"]), row["objects"], row["quarantined"], row["to_be_scored"]
+    )
+    return {**row, "outcome": words, "report": row["report"] or None}
+
+
+def _outcome_words(status: ExamStatus, objects: int, quarantined: int, scoring: int) -> str:
+    """`reported, 1 of 3 in quarantine`; `waiting, 2 to be scored`."""
+    words = [] if status is ExamStatus.QUARANTINED else [status.value]
+    if scoring:
+        words.append(f"{scoring} to be scored")
+    if quarantined:
+        words.append(f"{quarantined} of {objects} in quarantine")
+    return ", ".join(words)
+
+
 def parse_exam(text: str) -> ExamFilter:
     """The exams that an argument of a command names: an exam id, else a Study Instance UID."""
     if text.isascii() and text.isdecimal() and len(text) <= _MAX_ID_DIGITS:
@@ -108,7 +137,7 @@ def describe_exams(
     settings: Settings, study: str | None = None, exam_id: int | None = None
 ) -> list[str]:
     """Lines on each exam of the study or of this id: its state, and the deliveries of each report
-    and of the originals."""
+    and of the originals. Raises QCError STORAGE if there is none."""
     exam_filter = ExamFilter(study=study, exam_id=exam_id)
     with open_store(settings).read() as session:
         exams_of_filter = _progress(session, exam_filter)
@@ -137,13 +166,10 @@ def close_exams(settings: Settings, exam_filter: ExamFilter, clock: Clock = utc_
     """
     with open_store(settings).begin() as session:
         exams_of_filter = _progress(session, exam_filter)
-        if not exams_of_filter:
-            raise QCError(ErrorCode.STORAGE, "no such exam; see exam list")
         scoring = sum(each.scoring for each in exams_of_filter if each.state == ExamState.OPEN)
         if scoring:
-            raise QCError(
-                ErrorCode.STORAGE, f"not closed: {scoring} objects are still to be scored"
-            )
+            number = count_of(scoring, "object is", "objects are")
+            raise QCError(ErrorCode.STORAGE, f"not closed: {number} still to be scored")
         now = clock()
         return [
             f"exam {each.exam_id} is closed"
@@ -153,8 +179,23 @@ def close_exams(settings: Settings, exam_filter: ExamFilter, clock: Clock = utc_
         ]
 
 
+def require_exam(settings: Settings, study: str | None, exam_id: int | None) -> None:
+    """Raises QCError STORAGE if there is no exam of the study and of this id; None: any."""
+    with open_store(settings).read() as session:
+        _progress(session, ExamFilter(study=study, exam_id=exam_id))
+
+
+def _unknown_exam(study: str | None, exam_id: int | None) -> QCError:
+    number = "exam" if exam_id is None else f"exam {exam_id}"
+    of_study = "" if study is None else f" of study {study}"
+    return QCError(ErrorCode.STORAGE, f"there is no {number}{of_study}; see exam list")
+
+
 def _progress(session: Session, exam_filter: ExamFilter) -> list[Progress]:
+    """The exams of the filter, by id. Raises QCError STORAGE if there is none."""
     rows, _ = listings.exams(session, exam_filter)
+    if not rows:
+        raise _unknown_exam(exam_filter.study, exam_filter.exam_id)
     return [progress.of_exam(session, row.id) for row in sorted(rows, key=lambda row: row.id)]
 
 
@@ -192,7 +233,7 @@ def _exam_row(row: Any) -> dict[str, Any]:
         "accession_number": row.accession_number,
         "study_date": _iso_date(row.study_date),
         "objects": row.objects,
-        "report": row.report_revision,
+        "report": row.reported,
         "last_object": _moment(row.last_object_at),
         "study_instance_uid": row.study_instance_uid,
         "opened": _moment(row.opened_at),
@@ -200,6 +241,9 @@ def _exam_row(row: Any) -> dict[str, Any]:
         "closed_by": row.closed_by,
         "outcome": row.outcome,
         "model_id": row.bundle_id,
+        "status": progress.exam_status(row),
+        "to_be_scored": row.scoring,
+        "quarantined": row.quarantined,
     }
 
 
@@ -212,7 +256,7 @@ def _reason(quarantined: QuarantinedRevision) -> str:
 
 
 def _lines(exam: Progress) -> Iterator[str]:
-    yield f"exam {exam.exam_id}: {exam.objects} objects, {_state(exam)}"
+    yield f"exam {exam.exam_id}: {count_of(exam.objects, 'object')}, {_state(exam)}"
     for number, counts in groupby(exam.sent, key=lambda count: count.report_revision):
         name = f"report {number}" if number else "originals"
         yield f"  {name}: {_delivery_counts(counts)}"
@@ -220,7 +264,7 @@ def _lines(exam: Progress) -> Iterator[str]:
 
 def _state(exam: Progress) -> str:
     if exam.state == ExamState.OPEN:
-        waiting = f"{exam.scoring} to be scored, {exam.associations} associations"
+        waiting = f"{exam.scoring} to be scored, {count_of(exam.associations, 'association')}"
         return (
             f"open since {_moment(exam.opened_at)}, last object {_moment(exam.last_object_at)}"
             + (f" ({waiting})")
@@ -228,10 +272,12 @@ def _state(exam: Progress) -> str:
     closed = f"closed {_moment(exam.closed_at)}"
     if exam.closed_by is not None:
         closed += f": {CAUSES[ClosedBy(exam.closed_by)]}"
-    if exam.outcome is not None:
-        closed += f"; {OUTCOMES[ExamOutcome(exam.outcome)]}"
-    amended = ", amended" if exam.report_revision > 1 else ""
-    return f"{closed} (report {exam.report_revision}{amended})" if exam.report_revision else closed
+    status = progress.exam_status(exam)
+    closed += f"; {_outcome_words(status, exam.objects, exam.quarantined, exam.scoring)}"
+    if exam.outcome == ExamOutcome.UNCHANGED:
+        closed += ", nothing new since"
+    amended = ", amended" if exam.reported > 1 else ""
+    return f"{closed} (report {exam.reported}{amended})" if exam.reported else closed
 
 
 def _delivery_counts(deliveries: Iterator[DeliveryCount]) -> str:
@@ -267,8 +313,8 @@ def write_summary(
 
     `exam` (an id) or `patient` (a Patient ID) select one of a study's exams; without them `choose`
     is called where several patients share the study. Raises UsageError for another suffix or
-    language, and if it is not clear which exam is meant; QCError for a study without findings or a
-    picture that cannot be read.
+    language, and if it is not clear which exam is meant; QCError for an exam that there is not or
+    that has no findings, and for a picture that cannot be read.
     """
     # The report stage loads fonts and page layout, which other questions on exams do without.
     from qc_daemon.report.summary.html import summary_html
@@ -299,7 +345,7 @@ def _choose_exam_id(
     patient: str | None,
     choose: Choose | None,
 ) -> int:
-    """The id of the exam that is meant. Raises UsageError, QCError NOT_AVAILABLE."""
+    """The id of the exam that is meant. Raises UsageError, QCError STORAGE."""
     with open_store(settings).read() as session:
         if study is None:
             if exam is None:
@@ -312,7 +358,7 @@ def _choose_exam_id(
         listed = "; ".join(_choice(each) for each in exams_of_study)
         raise UsageError(f"study {study} has no such exam or patient; its exams: {listed}")
     if not choices:
-        raise QCError(ErrorCode.NOT_AVAILABLE, f"no findings of study {study}; see results")
+        raise _unknown_exam(study, exam)
     if len(choices) == 1:
         return choices[0].exam_id
     if choose is not None:
@@ -326,7 +372,7 @@ def _choose_exam_id(
 def _choice(exam: Progress) -> str:
     """An exam without patient data: this stands in error messages."""
     opened = exam.opened_at.isoformat(timespec="seconds")
-    return f"--exam {exam.exam_id} ({exam.objects} objects, since {opened})"
+    return f"--exam {exam.exam_id} ({count_of(exam.objects, 'object')}, since {opened})"
 
 
 def _summary(settings: Settings, exam_id: int, now: datetime) -> "tuple[ExamSummary, Pictures]":
@@ -338,9 +384,12 @@ def _summary(settings: Settings, exam_id: int, now: datetime) -> "tuple[ExamSumm
         try:
             content = exams.exam_content(session, exam_id)
         except LookupError:
-            raise UsageError(f"there is no exam {exam_id}; see results --study") from None
+            raise _unknown_exam(None, exam_id) from None
         if not content.findings:
-            raise QCError(ErrorCode.NOT_AVAILABLE, f"no findings of exam {exam_id}; see results")
+            raise QCError(
+                ErrorCode.NOT_AVAILABLE,
+                f"exam {exam_id} has no findings to show; see results --exam {exam_id}",
+            )
         rejected = rejections.of_exam(session, content.exam_id)
         omissions = [each.code for each in exams.omissions(session, content.exam_id)]
     with DecodeProcess.of(settings.score) as decoder:

@@ -1,6 +1,7 @@
 """Stored findings as rows for people, spreadsheets and programs."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from itertools import groupby
 from typing import Any, Literal
 
@@ -87,14 +88,17 @@ def read_findings(
 
 
 def provenance(stored: StoredFinding) -> dict[str, Any]:
-    """Keys beside those of `Finding.to_json`; readers may do without them."""
+    """Keys beside those of `Finding.to_json`; readers may do without them.
+
+    `quarantine` is there only where the object was scored and no report has it: the reason.
+    """
     return {
         "exam_id": stored.exam_id,
         "calling_ae": stored.revision.calling_ae,
         "received": stored.revision.received_at.isoformat(timespec="seconds"),
         "superseded": stored.is_superseded,
         "best_frame": stored.is_best,
-    }
+    } | ({} if stored.quarantine is None else {"quarantine": asdict(stored.quarantine)})
 
 
 def stored_finding_row(stored: StoredFinding) -> dict[str, Any]:
@@ -114,6 +118,8 @@ def stored_finding_row(stored: StoredFinding) -> dict[str, Any]:
     }
     if "error" in body:
         return row
+    if stored.quarantine is not None:
+        row |= _error_columns(stored.quarantine.code, stored.quarantine.message)
     return row | {
         "frames_scored": stored.frames,
         "best_frame": stored.is_best,
@@ -148,13 +154,8 @@ def finding_row(finding: Mapping[str, Any]) -> dict[str, Any]:
     row["source"] = finding["source"] or finding["sop_instance_uid"]
     if "error" in finding:
         error = finding["error"]
-        return row | {
-            "frame": finding.get("frame"),
-            "verdict": "not scored",
-            "error": f"{error['code']}: {error['message']}",
-            "error_code": error["code"],
-            "error_message": error["message"],
-        }
+        columns = _error_columns(error["code"], error["message"])
+        return row | {"frame": finding.get("frame"), "verdict": "not scored"} | columns
     return row | {
         "frame": finding["frame"],
         "view": finding["view"]["code"],
@@ -171,6 +172,10 @@ def finding_row(finding: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "flags": list(finding["flags"]),
     }
+
+
+def _error_columns(code: str, message: str) -> dict[str, str]:
+    return {"error": f"{code}: {message}", "error_code": code, "error_message": message}
 
 
 def _round(value: float | None) -> float | None:

@@ -3,15 +3,17 @@
 Each function returns the rows of one page and how many rows match in all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, false, func, literal, not_, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from detector.plain_text import fold
+from qc_daemon.records.queue.jobs import FAILED_STATES
+from qc_daemon.records.received.progress import status_columns
 from qc_daemon.records.received.revisions import select_facts
 from qc_daemon.records.tables import (
     Commitment,
@@ -138,14 +140,59 @@ def quarantined(
     return rows, _total(session, chosen, rows, window)
 
 
+def count_quarantined(session: Session) -> dict[str, int]:
+    """How many objects are in quarantine, by the code of the reason, most first."""
+    rows = session.execute(
+        select(Revision.reason_code, func.count())
+        .where(Revision.state == RevisionState.QUARANTINED)
+        .group_by(Revision.reason_code)
+        .order_by(func.count().desc(), Revision.reason_code)
+    )
+    return {code or "": count for code, count in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class FailedJobs:
+    """How many jobs of a kind and destination were given up for the same reason."""
+
+    kind: JobKind
+    destination: str
+    code: str
+    count: int
+
+
+def count_failed_jobs(session: Session) -> list[FailedJobs]:
+    """Jobs that are dead or quarantined, most first; without those of objects in quarantine, whose
+    reason is the job's."""
+    rows = session.execute(
+        select(JobRow.kind, JobRow.destination, JobRow.error_code, func.count())
+        .join(Revision, Revision.id == JobRow.revision_id, isouter=True)
+        .where(
+            JobRow.state.in_(FAILED_STATES),
+            not_(
+                and_(
+                    JobRow.kind == JobKind.SCORE,
+                    func.coalesce(Revision.state, "") == RevisionState.QUARANTINED,
+                )
+            ),
+        )
+        .group_by(JobRow.kind, JobRow.destination, JobRow.error_code)
+        .order_by(func.count().desc(), JobRow.kind, JobRow.destination, JobRow.error_code)
+    )
+    return [
+        FailedJobs(JobKind(kind), destination, code or "", count)
+        for kind, destination, code, count in rows
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class ExamFilter:
     """Which exams; None or empty: any.
 
-    `patient` is a whole patient ID, or words of the name in any order, case and accents.
-    `accession` is a whole accession number. `text` is a part of any of these or of the Study
-    Instance UID. `day` is a study date; an exam without one counts for the day (UTC) on which its
-    first object came.
+    `patient` is a whole patient ID, or beginnings of words of the name, all of them, in any order,
+    case and accents. `accession` is a whole accession number. `text` is a part of any of these or
+    of the Study Instance UID. `day` is a study date; an exam without one counts for the day (UTC)
+    on which its first object came.
     """
 
     states: Sequence[str] = ()
@@ -167,7 +214,8 @@ class ExamFilter:
         if self.accession is not None:
             chosen = chosen.where(Exam.accession_number == self.accession)
         if self.patient is not None:
-            chosen = chosen.where(or_(Exam.patient_id == self.patient, _named(self.patient)))
+            has_name = _has_name_words(self.patient)
+            chosen = chosen.where(or_(Exam.patient_id == self.patient, has_name))
         if self.day is not None:
             start = datetime.combine(self.day, time(), UTC)
             undated = and_(
@@ -179,30 +227,40 @@ class ExamFilter:
         if self.text is not None:
             columns = (Exam.patient_id, Exam.accession_number, Exam.study_instance_uid)
             parts = [column.icontains(self.text, autoescape=True) for column in columns]
-            chosen = chosen.where(or_(*parts, _named(self.text)))
+            chosen = chosen.where(or_(*parts, _has_name_parts(self.text)))
         return chosen
 
 
 def exams(session: Session, exam_filter: ExamFilter, window: Window = ALL) -> tuple[Rows, int]:
-    """Exams, those whose last object came last first; the window is about when that came."""
-    objects = (
-        select(func.count(Revision.instance_id.distinct()))
-        .where(Revision.exam_id == Exam.id)
-        .scalar_subquery()
-    )
-    chosen = window.where(
-        exam_filter.where(select(*Exam.__table__.c, objects.label("objects"))), Exam.last_object_at
-    )
+    """Exams with `status_columns`, those whose last object came last first; the window is about
+    when that came."""
+    columns = select(*Exam.__table__.c, *status_columns())
+    chosen = window.where(exam_filter.where(columns), Exam.last_object_at)
     ordered = chosen.order_by(Exam.last_object_at.desc(), Exam.id.desc())
     rows = session.execute(ordered.limit(window.limit)).all()
     return rows, _total(session, chosen, rows, window)
 
 
-def _named(text: str) -> ColumnElement[bool]:
-    words = fold(text).split()
-    if not words:
-        return false()
-    return and_(*(Exam.patient_words.contains(word, autoescape=True) for word in words))
+def _has_name_words(text: str) -> ColumnElement[bool]:
+    """Each word of the text begins a word of the patient's name.
+
+    As a C-FIND key with a wildcard at its end would match (PS3.4 C.2.2.2.4), but in any component.
+    """
+    # A space before every word: only there a word of the text may begin.
+    words = literal(" ").concat(Exam.patient_words)
+    return _all_of(words.contains(f" {word}", autoescape=True) for word in fold(text).split())
+
+
+def _has_name_parts(text: str) -> ColumnElement[bool]:
+    """Each word of the text is a part of the patient's name."""
+    return _all_of(
+        Exam.patient_words.contains(word, autoescape=True) for word in fold(text).split()
+    )
+
+
+def _all_of(conditions: Iterable[ColumnElement[bool]]) -> ColumnElement[bool]:
+    """All conditions; without any, nothing matches."""
+    return and_(*required) if (required := list(conditions)) else false()
 
 
 def exams_without_description(session: Session, limit: int) -> tuple[Rows, int]:

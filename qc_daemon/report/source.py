@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.dataset import Dataset
 
 from detector.errors import ErrorCode, QCError
@@ -59,10 +60,7 @@ class SourceInstance:
         header, lost = normalise(received)
         for keyword in UIDS:
             if keyword not in header:
-                raise QCError(
-                    ErrorCode.REPORT_INVALID,
-                    f"the source has no {keyword}, so that no report can refer to it",
-                )
+                raise QCError(ErrorCode.REPORT_INVALID, _missing_uid(keyword))
         return cls(header, sha256, lost, _spacing(received))
 
     @property
@@ -113,6 +111,14 @@ class SourceInstance:
     def frame_numbers(self, frame: int) -> list[int] | None:
         """Referenced Frame Number of this frame; None for single-frame classes."""
         return [frame] if self.is_multi_frame else None
+
+
+def _missing_uid(keyword: str) -> str:
+    tag = tag_for_keyword(keyword) or 0
+    return (
+        f"a report needs the {dictionary_description(keyword)} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
+        " of each picture, and this one has none: correct that at the machine and send it again"
+    )
 
 
 def _spacing(received: Dataset) -> Mapping[int, tuple[float, float]]:

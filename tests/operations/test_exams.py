@@ -68,7 +68,7 @@ def run(config: Path, *arguments: str) -> Result:
 def test_a_study_that_is_scored_can_be_closed(config: Path) -> None:
     refused = run(config, "exam", "close", "1.2.3")
     assert isinstance(refused.exception, QCError)
-    assert "1 objects are still to be scored" in str(refused.exception)
+    assert "1 object is still to be scored" in str(refused.exception)
     score(config)
     assert run(config, "exam", "close", "1.2.3").output == "exam 1 is closed\n"
     for name in ("1.2.3", "1"):
@@ -83,14 +83,15 @@ def test_a_study_that_is_scored_can_be_closed(config: Path) -> None:
 
 def test_results_of_a_study_begin_with_its_state(config: Path) -> None:
     output = run(config, "results", "--study", "1.2.3").output
-    assert output.startswith("exam 1: 1 objects, open since 2026-03-04T05:06:07+00:00")
+    assert output.startswith("exam 1: 1 object, open since 2026-03-04T05:06:07+00:00")
     assert "1 to be scored" in output
     assert "originals: source to pacs: 1 ready" in output
     score(config)
     run(config, "exam", "close", "1.2.3")
+    assert "closed by command; report due\n" in run(config, "results", "--study", "1.2.3").output
     report(config)
     output = run(config, "results", "--study", "1.2.3").output
-    assert "closed by command; a report was asked for (report 1)" in output
+    assert "closed by command; reported (report 1)" in output
     assert "  report 1: sr to pacs: 1 ready" in output
     assert "CANARY" not in output
     assert not run(config, "results").output.startswith("exam")
@@ -167,6 +168,11 @@ def test_exams_are_listed_latest_first_with_the_ids_other_commands_take(clinic: 
         (["list", "--patient", "p-"], []),
         (["list", "--patient", "anne müller"], [1]),
         (["list", "--patient", "ANNE"], [4, 1]),
+        (["list", "--patient", "an mu"], [4, 1]),
+        (["list", "--patient", "an mül"], [1]),
+        (["list", "--patient", "nne"], []),
+        (["list", "--patient", "anne doe"], []),
+        (["list", "--patient", "花"], [3]),
         (["list", "--patient", "muller^anne"], [1]),
         (["list", "--patient", "花子"], [3]),
         (["list", "--patient", "%"], []),
@@ -195,9 +201,27 @@ def test_exams_are_found(clinic: Path, arguments: list[str], exams: list[int]) -
 
 
 def test_an_exam_is_named_by_its_number_everywhere(clinic: Path) -> None:
-    assert "exam 2: 1 objects" in run(clinic, "results", "--exam", "2").output
+    assert "exam 2: 1 object," in run(clinic, "results", "--exam", "2").output
     refused = run(clinic, "exam", "close", "2")
-    assert "1 objects are still to be scored" in str(refused.exception)
+    assert "1 object is still to be scored" in str(refused.exception)
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv"])
+@pytest.mark.parametrize("unknown", [("--exam", "99"), ("--study", "9.9")])
+def test_an_exam_that_there_is_not_fails(
+    clinic: Path, tmp_path: Path, unknown: tuple[str, str], form: str
+) -> None:
+    for command in (
+        ("results", "--format", form),
+        ("summary", "--out", str(tmp_path / "page.pdf")),
+    ):
+        result = run(clinic, *command, *unknown)
+        assert isinstance(result.exception, QCError)
+        assert unknown[1] in str(result.exception)
+        assert str(result.exception).endswith("see exam list")
+        assert result.stdout == ""
+    # A filter that nothing matches is an answer.
+    assert run(clinic, "results", "--patient", "nobody", "--format", form).exit_code == 0
 
 
 @pytest.mark.parametrize("wrong", [("--day", "today"), ("--state", "shut"), ("--since", "x")])

@@ -120,7 +120,12 @@ def test_the_page_is_in_the_chosen_language(tmp_path: Path) -> None:
     [
         ("exam.doc", (), UsageError, ".html or .pdf"),
         ("exam.pdf", ("--language", "fr"), UsageError, "en, de, zh"),
-        ("exam.pdf", ("--study", "1.2.3"), QCError, "no findings of study 1.2.3"),
+        (
+            "exam.pdf",
+            ("--study", "1.2.3"),
+            QCError,
+            "there is no exam of study 1.2.3; see exam list",
+        ),
         ("away/exam.pdf", (), QCError, "cannot be written"),
     ],
 )

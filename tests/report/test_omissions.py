@@ -15,9 +15,10 @@ from structlog.testing import capture_logs
 
 from detector.errors import ErrorCode, QCError
 from detector.frame import Frame
-from qc_daemon.operations.exams import describe_exams
+from qc_daemon.operations.exams import describe_exams, list_exams, table_row
 from qc_daemon.operations.quarantine import list_quarantined, release_quarantined
-from qc_daemon.operations.results import stored_findings
+from qc_daemon.operations.results import read_findings, stored_findings
+from qc_daemon.records.listings import ExamFilter, Window
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received import exams
 from qc_daemon.records.received.revisions import RevisionFacts, in_spool
@@ -126,10 +127,8 @@ def test_one_bad_object_is_omitted_and_the_others_reported(
     ]
     assert BAD in line
     assert row["code"] in line
-    errors = [
-        e["error"] for e in stored_findings(scored_exam.settings, study, None) if "error" in e
-    ]
-    assert [each["code"] for each in errors] == [row["code"]]
+    refused = [e for e in stored_findings(scored_exam.settings, study, None) if "quarantine" in e]
+    assert [each["quarantine"]["code"] for each in refused] == [row["code"]]
     pdf = next(each.payload for each in scored_exam.sent() if each.kind == "pdf")
     document = scored_exam.settings.store.spool / "summary.pdf"
     document.write_bytes(dcmread(BytesIO(pdf or b"")).EncapsulatedDocument)
@@ -211,8 +210,52 @@ def test_an_exam_without_sound_objects_ends_the_job(
     assert [job.state for job in scored_exam.jobs(JobKind.REPORT)] == [JobState.DONE]
     assert scored_exam.sent() == []
     lines = describe_exams(scored_exam.settings, header.StudyInstanceUID)
-    assert "no findings to report" in lines[0]
+    assert lines[0].endswith("; 1 of 1 in quarantine")
     assert "report-invalid" in lines[-1]
+
+
+def test_an_object_without_study_uid_is_one_row_that_says_why_there_is_no_report(
+    scored_exam: ScoredExam, us_header: Make, a_finding: Make
+) -> None:
+    header = us_header(StudyInstanceUID="")
+    scored_exam.receive(header, a_finding(SourceInstance.of(us_header(), "")))
+    scored_exam.close()
+    scored_exam.report()
+    (exam_row,) = list_exams(scored_exam.settings, ExamFilter()).rows
+    assert (exam_row["status"], exam_row["report"], exam_row["quarantined"]) == (
+        "in quarantine",
+        0,
+        1,
+    )
+    assert table_row(exam_row)["outcome"] == "1 of 1 in quarantine"
+    for form in ("row", "finding"):
+        (row,) = read_findings(
+            scored_exam.settings,
+            ExamFilter(),
+            Window(),
+            form,
+            all_frames=True,
+            all_revisions=True,
+        )
+        if form == "row":
+            assert (row["verdict"], row["error_code"]) == ("non-standard", "report-invalid")
+            message = row["error_message"]
+        else:
+            assert row["quality"]["label"] == "non-standard"
+            message = row["quarantine"]["message"]
+        assert message.startswith("a report needs the Study Instance UID (0020,000D)")
+        assert message.endswith("correct that at the machine and send it again")
+    (stored,) = stored_findings(scored_exam.settings, None, None)
+    assert stored["quarantine"]["code"] == "report-invalid"
+    # Sent again with one, it is scored and reported.
+    header = us_header()
+    scored_exam.receive(header, a_finding(SourceInstance.of(header, "")))
+    scored_exam.close()
+    scored_exam.report()
+    assert [row["status"] for row in list_exams(scored_exam.settings, ExamFilter()).rows] == [
+        "reported",
+        "in quarantine",
+    ]
 
 
 def test_a_bad_measurement_is_omitted(scored_exam: ScoredExam, us_header: Make) -> None:

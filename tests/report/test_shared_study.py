@@ -135,7 +135,7 @@ def test_the_summary_needs_the_patient_and_shows_no_other(
     result = runner.invoke(app, ["summary", "--study", STUDY, *config])
     assert isinstance(result.exception, UsageError)
     message = str(result.exception)
-    assert "--exam 1 (1 objects" in message
+    assert "--exam 1 (1 object," in message
     assert "--exam 2 (1 objects" in message
     assert "RIGHT" not in message
     assert not out.exists()

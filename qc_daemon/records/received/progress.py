@@ -2,20 +2,89 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, Label, func, select
 from sqlalchemy.orm import Session
 
-from qc_daemon.records.queue.jobs import PENDING
+from qc_daemon.records.queue.jobs import FAILED_STATES, PENDING
 from qc_daemon.records.tables import (
     Exam,
     ExamHold,
-    Instance,
+    ExamState,
     JobKind,
     JobRow,
+    ObjectKind,
     ReportObjectRow,
     Revision,
+    RevisionState,
 )
+
+
+class ExamStatus(StrEnum):
+    """What became of an exam, in the words that people and programs read."""
+
+    WAITING = "waiting"
+    REPORT_DUE = "report due"
+    REPORT_FAILED = "report failed"
+    REPORTED = "reported"
+    QUARANTINED = "in quarantine"
+    NOTHING_TO_REPORT = "nothing to report"
+
+
+def exam_status(exam: Any) -> ExamStatus:
+    """The status of an exam by its state and the columns of `status_columns`.
+
+    Waiting: it is open. Report due, failed: the job of its last report is to be done, was given up.
+    Reported: there is a report. Else every object is in quarantine, or no object shows a picture.
+    """
+    if exam.state == ExamState.OPEN:
+        return ExamStatus.WAITING
+    if exam.report_job in PENDING:
+        return ExamStatus.REPORT_DUE
+    if exam.report_job in FAILED_STATES:
+        return ExamStatus.REPORT_FAILED
+    if exam.reported:
+        return ExamStatus.REPORTED
+    if exam.objects and exam.quarantined == exam.objects:
+        return ExamStatus.QUARANTINED
+    return ExamStatus.NOTHING_TO_REPORT
+
+
+def status_columns() -> list[Label[Any]]:
+    """Of each exam of a statement: how many `objects` it has; how many of them are `quarantined`,
+    with no content that is not; how many score jobs are not done (`scoring`); the state of the job
+    of its last report (`report_job`, None without one); and the number of the latest report there
+    is (`reported`, 0 without one)."""
+    objects = _count_instances()
+    readable = _count_instances(Revision.state != RevisionState.QUARANTINED)
+    scoring = select(func.count(JobRow.id)).where(
+        JobRow.exam_id == Exam.id, JobRow.kind == JobKind.SCORE, JobRow.state.in_(PENDING)
+    )
+    report_job = select(JobRow.state).where(
+        JobRow.exam_id == Exam.id,
+        JobRow.kind == JobKind.REPORT,
+        JobRow.revision == Exam.report_revision,
+    )
+    reported = select(func.coalesce(func.max(ReportObjectRow.report_revision), 0)).where(
+        ReportObjectRow.exam_id == Exam.id, ReportObjectRow.kind == ObjectKind.SR
+    )
+    return [
+        objects.label("objects"),
+        (objects - readable).label("quarantined"),
+        scoring.scalar_subquery().label("scoring"),
+        report_job.scalar_subquery().label("report_job"),
+        reported.scalar_subquery().label("reported"),
+    ]
+
+
+def _count_instances(*conditions: ColumnElement[bool]) -> ColumnElement[int]:
+    return (
+        select(func.count(Revision.instance_id.distinct()))
+        .where(Revision.exam_id == Exam.id, *conditions)
+        .scalar_subquery()
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +103,9 @@ class DeliveryCount:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One exam. `closed_by` and `outcome` are None while it is open; `scoring` counts objects
-    still to be scored, `associations` those that may bring more. `sent` is ordered by report, kind,
-    destination and state."""
+    """One exam. `closed_by` and `outcome` are None while it is open; `associations` counts those
+    that may bring more objects; for `quarantined`, `scoring`, `report_job` and `reported` see
+    `status_columns`. `sent` is ordered by report, kind, destination and state."""
 
     exam_id: int
     patient_id: str
@@ -48,54 +117,55 @@ class Progress:
     closed_by: str | None
     outcome: str | None
     report_revision: int
+    quarantined: int
     scoring: int
+    report_job: str | None
+    reported: int
     associations: int
     sent: tuple[DeliveryCount, ...]
 
 
 def of_study(session: Session, study_instance_uid: str) -> list[Progress]:
     """The exams of a study (one for each patient ID that came with it), oldest first."""
-    return [
-        _progress(session, exam)
-        for exam in session.scalars(
-            select(Exam).where(Exam.study_instance_uid == study_instance_uid).order_by(Exam.id)
-        )
-    ]
+    return _progress(session, Exam.study_instance_uid == study_instance_uid)
 
 
 def of_exam(session: Session, exam_id: int) -> Progress:
     """How far the exam is; raises LookupError if there is none of that id."""
-    exam = session.get(Exam, exam_id)
-    if exam is None:
+    exams = _progress(session, Exam.id == exam_id)
+    if not exams:
         raise LookupError(f"no exam {exam_id}")
-    return _progress(session, exam)
+    return exams[0]
 
 
-def _progress(session: Session, exam: Exam) -> Progress:
-    objects = (
-        select(func.count(Instance.id.distinct()))
-        .join(Revision, Revision.instance_id == Instance.id)
-        .where(Revision.exam_id == exam.id)
-    )
-    scoring = select(func.count(JobRow.id)).where(
-        JobRow.exam_id == exam.id, JobRow.kind == JobKind.SCORE, JobRow.state.in_(PENDING)
-    )
-    holds = select(func.count(ExamHold.token)).where(ExamHold.exam_id == exam.id)
-    return Progress(
-        exam_id=exam.id,
-        patient_id=exam.patient_id,
-        state=exam.state,
-        objects=session.execute(objects).scalar_one(),
-        opened_at=exam.opened_at,
-        last_object_at=exam.last_object_at,
-        closed_at=exam.closed_at,
-        closed_by=exam.closed_by,
-        outcome=exam.outcome,
-        report_revision=exam.report_revision,
-        scoring=session.execute(scoring).scalar_one(),
-        associations=session.execute(holds).scalar_one(),
-        sent=tuple(_delivery_counts(session, exam.id)),
-    )
+def _progress(session: Session, condition: ColumnElement[bool]) -> list[Progress]:
+    holds = select(func.count(ExamHold.token)).where(ExamHold.exam_id == Exam.id).scalar_subquery()
+    rows = session.execute(
+        select(*Exam.__table__.c, *status_columns(), holds.label("associations"))
+        .where(condition)
+        .order_by(Exam.id)
+    ).all()
+    return [
+        Progress(
+            exam_id=row.id,
+            patient_id=row.patient_id,
+            state=row.state,
+            objects=row.objects,
+            opened_at=row.opened_at,
+            last_object_at=row.last_object_at,
+            closed_at=row.closed_at,
+            closed_by=row.closed_by,
+            outcome=row.outcome,
+            report_revision=row.report_revision,
+            quarantined=row.quarantined,
+            scoring=row.scoring,
+            report_job=row.report_job,
+            reported=row.reported,
+            associations=row.associations,
+            sent=tuple(_delivery_counts(session, row.id)),
+        )
+        for row in rows
+    ]
 
 
 def _delivery_counts(session: Session, exam_id: int) -> list[DeliveryCount]:

@@ -2,12 +2,12 @@
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Select, and_, exists, func, null, select, update
+from sqlalchemy import ColumnElement, Select, and_, exists, func, null, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from detector.anatomy import View
@@ -59,7 +59,8 @@ def query(
 
     `since`: received at that moment or later. Ordered by arrival, then frame and region. A header
     revision brings the findings of the revision whose pixels it has, each finding once. Findings of
-    a study that several patients share are flagged.
+    a study that several patients share are flagged; those of what was scored and then quarantined
+    have a key `quarantine` with the reason.
     """
     statement = select_facts()
     if study is not None:
@@ -72,7 +73,13 @@ def query(
         func.coalesce(Revision.source_revision_id, Revision.id)
     )
     rows = session.execute(
-        select(Revision.received_at, Revision.id, Finding.body, Exam.study_instance_uid)
+        select(
+            Revision.received_at,
+            Revision.id,
+            Finding.body,
+            Exam.study_instance_uid,
+            *_REASON_COLUMNS,
+        )
         .join(Finding, Finding.revision_id == Revision.id)
         .join(Exam, Exam.id == Revision.exam_id)
         .where(Revision.id.in_(revision_ids))
@@ -80,12 +87,17 @@ def query(
     ).all()
     shared = _shared_studies(session, {row.study_instance_uid for row in rows})
     answers = [
-        (row.received_at, row.id, _with_flag(row.body, row.study_instance_uid in shared))
+        (
+            row.received_at,
+            row.id,
+            _with_flag(row.body, row.study_instance_uid in shared) | _quarantine_key(_reason(row)),
+        )
         for row in rows
     ]
     quarantined = session.execute(
-        statement.add_columns(Revision.reason_code, Revision.reason_message).where(
-            Revision.state == RevisionState.QUARANTINED
+        statement.add_columns(*_REASON_COLUMNS).where(
+            Revision.state == RevisionState.QUARANTINED,
+            ~exists().where(Finding.revision_id == Revision.id),
         )
     )
     for row in quarantined:
@@ -115,12 +127,40 @@ def _with_flag(body: dict[str, Any], is_shared: bool) -> dict[str, Any]:
     return body | {"flags": [*body["flags"], Flag.OTHER_PATIENT_IN_STUDY]} if is_shared else body
 
 
+_REASON_COLUMNS = (
+    Revision.state.label("revision_state"),
+    Revision.reason_code,
+    Revision.reason_message,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a revision is in quarantine: an error code and a line for people."""
+
+    code: str
+    message: str
+
+
+def _reason(row: Any) -> Reason | None:
+    """The reason of a row with `_REASON_COLUMNS`; None if its revision is not in quarantine."""
+    if row.revision_state != RevisionState.QUARANTINED:
+        return None
+    return Reason(row.reason_code, row.reason_message)
+
+
+def _quarantine_key(reason: Reason | None) -> dict[str, Any]:
+    return {} if reason is None else {"quarantine": asdict(reason)}
+
+
 @dataclass(frozen=True, slots=True)
 class StoredFinding:
     """A finding or error object of a revision in an exam.
 
     `is_superseded`: a later content of the instance replaces it. `frames` counts the frames
     scored of the revision (0: an error), `is_best` says whether this one is shown for them all.
+    `quarantine` is the reason of a revision that was scored, and quarantined by a later stage: no
+    report has it.
     """
 
     body: dict[str, Any]
@@ -131,6 +171,7 @@ class StoredFinding:
     is_superseded: bool
     frames: int
     is_best: bool
+    quarantine: Reason | None = None
 
 
 def iter_findings(
@@ -147,6 +188,7 @@ def iter_findings(
     The window is about when a revision was received. Each finding comes once, with the newest
     header that has its pixels. Without `all_revisions` only what stands for an instance now. Of a
     cine the best frame of each view is best, as the reports have it; every region of a still is.
+    An error object comes only for a revision without a finding.
     """
     rows = heapq.merge(
         _scored_rows(session, exam_filter, window, all_revisions),
@@ -161,7 +203,6 @@ def iter_findings(
             scored.sort(key=lambda row: rank(row.body), reverse=True)
         numbers = {row.body["frame"] for row in scored}
         best = best_of([row.body for row in scored])
-        # What was scored may yet be refused by a later stage: then both come.
         for index, row in enumerate([*scored, *(row for row in stored if row.body is None)]):
             facts = as_facts(row)
             yield StoredFinding(
@@ -175,6 +216,7 @@ def iter_findings(
                 is_superseded=row.is_superseded,
                 frames=len(numbers),
                 is_best=row.body is None or index in best,
+                quarantine=None if row.body is None else _reason(row),
             )
 
 
@@ -206,14 +248,21 @@ def _scored_rows(
     session: Session, exam_filter: ExamFilter, window: Window, all_revisions: bool
 ) -> Iterator[Any]:
     newer = aliased(Revision)
-    finding_revision = func.coalesce(Revision.source_revision_id, Revision.id)
-    later = and_(
-        newer.instance_id == Revision.instance_id,
-        newer.number > Revision.number,
-        newer.state.in_(_READABLE),
+    finding_revision = _finding_revision()
+    later = and_(newer.instance_id == Revision.instance_id, newer.number > Revision.number)
+    is_readable = newer.state.in_(_READABLE)
+    # One that is quarantined is also superseded by a later one that is.
+    both_quarantined = and_(
+        Revision.state == RevisionState.QUARANTINED, newer.state == RevisionState.QUARANTINED
     )
-    is_superseded = exists().where(later, newer.exam_id == Revision.exam_id)
-    repeats = [later, func.coalesce(newer.source_revision_id, newer.id) == finding_revision]
+    is_superseded = exists().where(
+        later, or_(is_readable, both_quarantined), newer.exam_id == Revision.exam_id
+    )
+    repeats = [
+        later,
+        is_readable,
+        func.coalesce(newer.source_revision_id, newer.id) == finding_revision,
+    ]
     if window.until is not None:
         repeats.append(newer.received_at < window.until)
     if replace(exam_filter, study=None) != ExamFilter():
@@ -222,7 +271,7 @@ def _scored_rows(
     is_repeated = exists().where(*repeats)
     statement = (
         _select_filtered(exam_filter, window)
-        .add_columns(is_superseded.label("is_superseded"), Finding.body)
+        .add_columns(is_superseded.label("is_superseded"), Finding.body, *_REASON_COLUMNS)
         .join(Finding, Finding.revision_id == finding_revision)
         .where(~is_repeated)
         .order_by(Revision.received_at, Revision.id, Finding.frame, Finding.region, Finding.id)
@@ -247,15 +296,22 @@ def _quarantined_rows(
         .add_columns(
             is_superseded.label("is_superseded"),
             null().label("body"),
-            Revision.reason_code,
-            Revision.reason_message,
+            *_REASON_COLUMNS,
         )
-        .where(Revision.state == RevisionState.QUARANTINED)
+        .where(
+            Revision.state == RevisionState.QUARANTINED,
+            ~exists().where(Finding.revision_id == _finding_revision()),
+        )
         .order_by(Revision.received_at, Revision.id)
     )
     if not all_revisions:
         statement = statement.where(~is_superseded)
     yield from session.execute(statement.execution_options(yield_per=_BATCH))
+
+
+def _finding_revision() -> ColumnElement[int]:
+    """The revision whose findings a revision has: its own, or the one whose pixels it shares."""
+    return func.coalesce(Revision.source_revision_id, Revision.id)
 
 
 def _select_filtered(exam_filter: ExamFilter, window: Window) -> Select[Any]:
