@@ -1,4 +1,4 @@
-"""The commands on what is stored: `db`, and `spool` for files without a row."""
+"""The commands on what is stored: `db`, and `spool` for received files."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,9 @@ from qc_daemon.cli.options import Config, Format, Limit, first_page, load_settin
 from qc_daemon.cli.output import parse_format, say, write_list, write_record
 
 db = typer.Typer(no_args_is_help=True, help="The database: migrate, check, back up.")
-spool = typer.Typer(no_args_is_help=True, help="Received files that the database does not know.")
+spool = typer.Typer(
+    no_args_is_help=True, help="Received files: are they whole, does the database know them."
+)
 
 
 @db.command("upgrade")
@@ -123,6 +125,35 @@ def db_restore(
             say(line)
     if not result.is_complete:
         raise typer.Exit(console.FAILED)
+
+
+@spool.command("check")
+def spool_check(
+    config: Config = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Read every file: a size alone shows no altered bytes.")
+    ] = False,
+    limit: Limit = None,
+    format: Format = "table",
+) -> None:
+    """List received objects whose file is missing or damaged, and what to do; status 1 if any is.
+
+    Reading the files (--full) finds altered bytes too, as the scrub does at night.
+
+    Example: qc-daemon spool check --full
+    """
+    from qc_daemon.operations.spool import FAULT_ADVICE, FAULT_COLUMNS, list_faulty_files
+
+    chosen = parse_format(format)
+    rows = list_faulty_files(load_settings(config), full=full)
+    page = first_page(rows, limit, chosen)
+    write_list("missing or damaged files", page, chosen, columns=FAULT_COLUMNS)
+    if not rows:
+        return
+    if chosen == "table":
+        for line in FAULT_ADVICE:
+            say(line)
+    raise typer.Exit(console.FAILED)
 
 
 @spool.command("list")

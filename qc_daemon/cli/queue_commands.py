@@ -44,7 +44,13 @@ def queue_list(
 
     Example: qc-daemon queue list --destination pacs --state dead --since 2026-11-01
     """
-    from qc_daemon.operations.queue import JOB_COLUMNS, JOB_TABLE, list_jobs, missing_worker
+    from qc_daemon.operations.queue import (
+        JOB_COLUMNS,
+        JOB_TABLE,
+        list_jobs,
+        missing_worker,
+        stopped_service,
+    )
     from qc_daemon.operations.shared import open_store, parse_window
 
     chosen = parse_format(format)
@@ -60,7 +66,8 @@ def queue_list(
     columns = JOB_TABLE if chosen == "table" else JOB_COLUMNS
     write_list("jobs", rows, chosen, columns=columns, is_filtered=True)
     # Beside the list, which may be piped on.
-    if problem := missing_worker(open_store(settings)):
+    store = open_store(settings)
+    if problem := stopped_service(settings, store) or missing_worker(store):
         print(f"note: {problem}", file=sys.stderr)
 
 

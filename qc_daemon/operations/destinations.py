@@ -173,6 +173,19 @@ def destination_condition(settings: Settings, name: str) -> destinations.Conditi
         return destinations.condition(session, name)
 
 
+def unknown_destinations(settings: Settings) -> dict[str, int]:
+    """How many objects wait for destinations that are not in the settings, by name."""
+    configured = {destination.name for destination in settings.destination}
+    with open_store(settings).read() as session:
+        job_counts = destinations.count_deliveries(session)
+    waiting = {
+        name: sum(count.get(state, 0) for state in jobs.PENDING)
+        for name, count in sorted(job_counts.items())
+        if name not in configured
+    }
+    return {name: count for name, count in waiting.items() if count}
+
+
 def _iso(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat(timespec="seconds")
 

@@ -1,28 +1,29 @@
-"""Checks the installation: spool, database, queue, bundle, ports, destinations."""
+"""Checks the installation and what waits for a person: spool, database, queue, quarantine, bundle,
+ports, destinations."""
 
 import contextlib
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import requests
-from pynetdicom import AE
 
 from detector.console import UsageError
 from detector.errors import QCError
+from detector.plain_text import count_of
 from model.bundle.bundle import verify
 from qc_daemon.deliver.folder import folder_problem
 from qc_daemon.deliver.outcome import http_words
 from qc_daemon.dicom import dicomweb
-from qc_daemon.dicom.association import associate
+from qc_daemon.dicom.association import associate, requestor
 from qc_daemon.dicom.association_failure import cause, is_called_title_unknown
 from qc_daemon.dicom.certificates import WARN_BEFORE, earliest_expiry
-from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID
+from qc_daemon.dicom.implementation import DOCTOR_AE_TITLE, IMPLEMENTATION_CLASS_UID
 from qc_daemon.dicom.tls import has_revocations, tls_args
 from qc_daemon.dicom.uids import VERIFICATION
 from qc_daemon.operations.bundles import bundle_folder
@@ -31,16 +32,23 @@ from qc_daemon.operations.destinations import (
     commitment_fault,
     commitment_words,
     destination_condition,
+    unknown_destinations,
 )
-from qc_daemon.operations.queue import missing_worker
+from qc_daemon.operations.queue import (
+    missing_sender,
+    missing_worker,
+    read_backlog,
+    stopped_service,
+)
 from qc_daemon.operations.spool import orphan_margin
 from qc_daemon.receive import check_tls
-from qc_daemon.records import integrity, schema
+from qc_daemon.records import gauges, integrity, listings, schema
 from qc_daemon.records.clock import Clock, utc_now
+from qc_daemon.records.received import retention
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import CommitmentSupport
+from qc_daemon.records.tables import CommitmentState, CommitmentSupport
 from qc_daemon.retain import scrub
-from qc_daemon.retain.reconcile import reconcile
+from qc_daemon.retain.reconcile import Differences, reconcile
 from qc_daemon.settings import DestinationSettings, Settings, TLSSettings
 from qc_daemon.spool import private_files, service_lock
 from qc_daemon.spool.verification import DAMAGED_FOLDER
@@ -49,6 +57,10 @@ T = TypeVar("T")
 MIN_FREE_BYTES = 5 * 2**30
 # The integrity check stops after this time: nobody waits for that of a large database.
 INTEGRITY_SECONDS = 30.0
+# So many bytes of received files are read; of a larger spool only the sizes are compared.
+MAX_BYTES_READ = 256 * 2**20
+# So many reasons or destinations are named in one line.
+MAX_PARTS = 6
 SCRUB_OVERDUE = timedelta(days=8)
 
 
@@ -77,8 +89,12 @@ def examine(settings: Settings) -> Iterator[CheckResult]:
         ("spool", _check_spool),
         ("database", _check_database),
         ("spool and database", _check_reconciliation),
-        ("queue", _check_queue),
         ("scrub", _check_scrub),
+        ("service", _check_service),
+        ("queue", _check_queue),
+        ("failed jobs", _check_failed_jobs),
+        ("quarantine", _check_quarantine),
+        ("commitment requests", _check_commitment_requests),
         ("bundle", _check_bundle),
         ("device", _check_device),
         ("receiver", _check_receiver),
@@ -89,9 +105,9 @@ def examine(settings: Settings) -> Iterator[CheckResult]:
     if settings.receive.tls is not None:
         yield _run_check("certificate", _check_certificate, settings.receive.tls)
     for destination in settings.destination:
-        yield _run_check(f"destination {destination.name}", _check_destination, destination)
+        subject = (settings, destination)
+        yield _run_check(f"destination {destination.name}", _check_destination, subject)
         if destination.kind == "dicom":
-            subject = (settings, destination)
             yield _run_check(f"commitment {destination.name}", _check_commitment, subject)
 
 
@@ -149,7 +165,7 @@ def _check_database(settings: Settings) -> str:
         if received:
             raise OSError(
                 0,
-                f"is not there, but the spool has {received} received objects;"
+                f"is not there, but the spool has {count_of(received, 'received object')};"
                 " restore a backup (qc-daemon db restore), or serve begins an empty one",
             )
         return "is not there yet; serve makes it" if file else "is empty; serve makes its tables"
@@ -187,15 +203,42 @@ def _check_reconciliation(settings: Settings, clock: Clock = utc_now) -> str:
     spool = settings.store.spool
     if schema.check(settings.store.url) or not spool.is_dir():
         return "nothing to compare yet"
-    result = reconcile(Store(settings.store.url), spool, clock(), margin=orphan_margin(spool))
+    store = Store(settings.store.url)
+    with store.read() as session:
+        is_full = retention.spooled_bytes(session) <= MAX_BYTES_READ
+    result = reconcile(store, spool, clock(), full=is_full, margin=orphan_margin(spool))
     if not result.is_clean:
-        raise OSError(
-            0,
-            f"{result.missing} files are missing and {result.damaged} damaged,"
-            f" {result.orphans} are orphans (see spool list)",
+        raise OSError(0, _describe_differences(result))
+    known = result.files - result.young
+    summary = f"{count_of(known, 'file')}, all known and {'as received' if is_full else 'whole'}"
+    if result.young:
+        summary += f"; {count_of(result.young, 'more is', 'more are')} too young to judge"
+    return summary if is_full else f"{summary} by size; spool check --full reads them"
+
+
+def _describe_differences(result: Differences) -> str:
+    """`1 file is missing, 2 files are damaged: see spool check; 1 file is no object's: …`."""
+    parts = []
+    faults = [
+        f"{count_of(count, 'file is', 'files are')} {condition}"
+        for count, condition in (
+            (result.missing, "missing"),
+            (result.damaged, "damaged"),
+            (result.unreadable, "unreadable"),
         )
-    summary = f"{result.files - result.young} files, all known"
-    return f"{summary}; {result.young} more are too young to judge" if result.young else summary
+        if count
+    ]
+    if faults:
+        parts.append(
+            f"{', '.join(faults)}: qc-daemon spool check lists them by exam, and says what to do"
+        )
+    if result.orphans:
+        number = count_of(result.orphans, "file belongs to no object", "files belong to no object")
+        parts.append(
+            f"{number} that the database knows: qc-daemon spool list shows"
+            f" {'it' if result.orphans == 1 else 'them'}, spool release or discard decides"
+        )
+    return "; ".join(parts)
 
 
 def _check_scrub(settings: Settings, clock: Clock = utc_now) -> str:
@@ -205,13 +248,14 @@ def _check_scrub(settings: Settings, clock: Clock = utc_now) -> str:
     last_pass = scrub.read_progress(settings.store.spool).finished
     if last_pass is None:
         return "the spool has not been read through yet; the role schedule does so each night"
-    summary = f"{last_pass.files} files read through, finished {last_pass.finished}"
+    number = count_of(last_pass.files, "file")
+    summary = f"{number} read through, finished {last_pass.finished}"
     if last_pass.faults:
         raise NoticeError(
-            f"{summary}: {last_pass.damaged} were damaged (set aside in {DAMAGED_FOLDER}),"
+            f"{summary}: {last_pass.damaged} damaged (set aside in {DAMAGED_FOLDER}),"
             f" {last_pass.fetched} of them fetched back from a destination;"
             f" {last_pass.missing} missing, {last_pass.unreadable} unreadable;"
-            " look at the disk, and restore what is not there from a backup (qc-daemon db restore)"
+            " look at the disk; qc-daemon spool check lists what is still not there"
         )
     assert last_pass.finished is not None
     if clock() - datetime.fromisoformat(last_pass.finished) > SCRUB_OVERDUE:
@@ -219,13 +263,84 @@ def _check_scrub(settings: Settings, clock: Clock = utc_now) -> str:
     return f"{summary}: all as received"
 
 
-def _check_queue(settings: Settings) -> str:
+def _check_service(settings: Settings) -> str:
+    if service_lock.is_running(settings.store.spool):
+        return "runs"
+    if schema.has_no_tables(settings.store.url):
+        return "not running yet; start it with qc-daemon serve"
+    raise NoticeError(
+        "not running: nothing is received, scored or sent; start it with qc-daemon serve"
+    )
+
+
+def _check_queue(settings: Settings, clock: Clock = utc_now) -> str:
     if schema.check(settings.store.url):
-        return "nothing to look at yet"
-    problem = missing_worker(Store(settings.store.url))
+        return "nothing to check yet"
+    store = Store(settings.store.url)
+    problem = (
+        stopped_service(settings, store) or missing_worker(store) or missing_sender(settings, store)
+    )
     if problem:
         raise OSError(0, problem)
-    return "no job waits for a worker"
+    now = clock()
+    backlog = read_backlog(store, now)
+    return backlog.describe(now) if backlog.counts else "no job waits"
+
+
+def _check_failed_jobs(settings: Settings) -> str:
+    """Warn of jobs that were given up, but for those of objects in quarantine."""
+    if schema.check(settings.store.url):
+        return "nothing to check yet"
+    with Store(settings.store.url).read() as session:
+        failed = listings.count_failed_jobs(session)
+    if not failed:
+        return "none"
+    total = sum(each.count for each in failed)
+    listed = _first_of(
+        f"{each.count} {each.kind.value}"
+        f"{f' to {each.destination}' if each.destination else ''}: {each.code}"
+        for each in failed
+    )
+    raise NoticeError(
+        f"{count_of(total, 'job was', 'jobs were')} given up ({listed});"
+        " see qc-daemon queue list --state dead --state quarantined, then queue retry"
+    )
+
+
+def _check_quarantine(settings: Settings) -> str:
+    if schema.check(settings.store.url):
+        return "nothing to check yet"
+    with Store(settings.store.url).read() as session:
+        counts = listings.count_quarantined(session)
+    if not counts:
+        return "empty"
+    number = count_of(sum(counts.values()), "object is", "objects are")
+    listed = _first_of(f"{count} {code}" for code, count in counts.items())
+    raise NoticeError(
+        f"{number} in quarantine, not scored or not reported ({listed});"
+        " see qc-daemon quarantine list"
+    )
+
+
+def _check_commitment_requests(settings: Settings) -> str:
+    """Warn of storage commitment reports that no requester took."""
+    if schema.check(settings.store.url):
+        return "nothing to check yet"
+    with Store(settings.store.url).read() as session:
+        count = gauges.read(session).commitments.get(CommitmentState.DEAD, 0)
+    if not count:
+        return "none was given up"
+    raise NoticeError(
+        f"{count_of(count, 'report was', 'reports were')} given up;"
+        " see qc-daemon commitment list --state dead, then commitment retry"
+    )
+
+
+def _first_of(parts: Iterable[str]) -> str:
+    """The first parts of a list, and how many more there are."""
+    every = list(parts)
+    more = len(every) - MAX_PARTS
+    return ", ".join(every[:MAX_PARTS] + ([f"{more} more kinds"] if more > 0 else []))
 
 
 def _check_bundle(settings: Settings) -> str:
@@ -256,7 +371,7 @@ def _check_receiver(settings: Settings) -> str:
         if running:
             raise NoticeError(f"{where} is free, though a service runs; has it the role receive?")
         _require_free_port(receive.host, port, setting)
-        return f"{where} is free; the service is not running"
+        return f"{where} is free for the service"
     if not running:
         raise OSError(
             0,
@@ -272,7 +387,7 @@ def _check_own_receiver(ae_title: str, host: str, port: int) -> str:
     """Send C-ECHO to our receiver. Raises OSError if another program answers."""
     where = f"{host}:{port}"
     ours = DestinationSettings(name="receiver", ae_title=ae_title, host=host, port=port)
-    with _open_association(ours, "QCDOCTOR", 5) as association:
+    with _open_association(ours, DOCTOR_AE_TITLE, 5) as association:
         if association.is_rejected and not is_called_title_unknown(association):
             return f"{ae_title} answers on {where}; we are none of its peers"
         _require_established(association, ours)
@@ -315,7 +430,7 @@ def _check_metrics(settings: Settings) -> str:
     where = f"{observe.host}:{observe.port}"
     if not service_lock.is_running(settings.store.spool) or observe.port == 0:
         _require_free_port(observe.host, observe.port, "observe.port")
-        return f"{where} is free; the service is not running"
+        return f"{where} is free for the service"
     try:
         answer = requests.get(f"http://{where}/ready", timeout=5).json()
         ready, reasons = answer["ready"], answer["reasons"]
@@ -331,7 +446,17 @@ def _check_metrics(settings: Settings) -> str:
 def _check_destinations(settings: Settings) -> str:
     if not settings.destination:
         raise NoticeError("none is set: nothing is sent on; see [[destination]]")
-    return f"{len(settings.destination)} are set"
+    number = count_of(len(settings.destination), "is", "are")
+    if schema.check(settings.store.url):
+        return f"{number} set"
+    lost = unknown_destinations(settings)
+    if lost:
+        listed = _first_of(f"{count} for {name}" for name, count in lost.items())
+        raise NoticeError(
+            f"{number} set; objects wait for some that are not in the settings ({listed}):"
+            " put them back, or see qc-daemon queue list and queue cancel"
+        )
+    return f"{number} set"
 
 
 def _check_certificate(tls: TLSSettings, clock: Clock = utc_now) -> str:
@@ -348,7 +473,22 @@ def _check_certificate(tls: TLSSettings, clock: Clock = utc_now) -> str:
     return summary
 
 
-def _check_destination(destination: DestinationSettings) -> str:
+def _check_destination(subject: tuple[Settings, DestinationSettings]) -> str:
+    """Ask the destination; warn where it answers, and the service fails to send to it."""
+    settings, destination = subject
+    summary = _ask_destination(settings, destination)
+    if schema.check(settings.store.url):
+        return summary
+    condition = destination_condition(settings, destination.name)
+    if condition.failing_since is None:
+        return summary
+    raise NoticeError(
+        f"{summary}; but sending to it fails since {condition.failing_since:%Y-%m-%d %H:%M} UTC"
+        f" ({condition.error_code}: {condition.error_message}); see qc-daemon destination list"
+    )
+
+
+def _ask_destination(settings: Settings, destination: DestinationSettings) -> str:
     if destination.folder is not None and destination.kind == "folder":
         problem = folder_problem(destination.folder)
         if problem is not None:
@@ -356,7 +496,7 @@ def _check_destination(destination: DestinationSettings) -> str:
         return f"{_require_writable(destination.folder)} is writable"
     if destination.kind == "dicomweb":
         return _check_dicomweb(destination)
-    _echo(destination, "QCDAEMON", 10)
+    _echo(destination, settings.receive.ae_title, 10)
     return f"{destination.ae_title} answers C-ECHO"
 
 
@@ -410,9 +550,7 @@ def _echo(peer: DestinationSettings, calling: str, timeout: float) -> None:
 @contextlib.contextmanager
 def _open_association(peer: DestinationSettings, calling: str, timeout: float) -> Iterator[Any]:
     """An association for C-ECHO, established or not."""
-    entity = AE(calling)
-    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = timeout
-    entity.connection_timeout = timeout
+    entity = requestor(calling, timeout)
     entity.add_requested_context(VERIFICATION)
     association = associate(
         entity, peer.host, peer.port, ae_title=peer.ae_title, tls_args=tls_args(peer)

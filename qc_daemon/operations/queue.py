@@ -1,13 +1,16 @@
 """The job queue for an operator: list, retry and cancel jobs; whether no worker takes them."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from detector.errors import ErrorCode, QCError
+from detector.plain_text import count_of
+from detector.process_id import has_exited
 from qc_daemon.operations.shared import (
     Listing,
     Outcome,
@@ -19,10 +22,11 @@ from qc_daemon.records import listings
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.listings import ALL, Window
 from qc_daemon.records.queue import jobs
-from qc_daemon.records.results.destinations import has_jobs
+from qc_daemon.records.results.destinations import condition, has_jobs
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import JobKind, JobRow, JobState
+from qc_daemon.records.tables import JobKind, JobState
 from qc_daemon.settings import Settings
+from qc_daemon.spool import service_lock
 
 OPEN_STATES = (*jobs.PENDING, *jobs.FAILED_STATES)
 
@@ -120,6 +124,50 @@ _WORKER_KINDS = (JobKind.SCORE, JobKind.REPORT)
 _START_TIME = timedelta(minutes=5)
 # Between two jobs a worker holds no lease for a moment, so leases are read more than once.
 _LEASE_READINGS, _PAUSE_SECONDS = 5, 0.2
+_NO_TIME = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """The jobs that wait to be done, by kind: how many, and since when the oldest has been due or
+    when it will be. `active` are the kinds of which a process that may be alive has a job."""
+
+    counts: dict[JobKind, int]
+    due: dict[JobKind, datetime]
+    active: frozenset[JobKind]
+
+    def describe(self, now: datetime) -> str:
+        """`3 jobs wait (2 score, 1 deliver), the oldest since 2026-11-29 12:51 UTC`."""
+        number = count_of(sum(self.counts.values()), "job waits", "jobs wait")
+        kinds = ", ".join(f"{count} {kind.value}" for kind, count in self.counts.items())
+        oldest = min(self.due.values())
+        # One that failed is tried again after a while.
+        moment = f"the {'oldest since' if oldest <= now else 'next from'} {oldest:%Y-%m-%d %H:%M}"
+        return f"{number} ({kinds}), {moment} UTC"
+
+
+def read_backlog(store: Store, now: datetime) -> Backlog:
+    """The jobs that are ready, or leased by a process that has ended. Raises QCError STORAGE.
+
+    A process of this host is known to have ended as soon as it has; one of another host, or one
+    whose host cannot be told, when its lease has expired.
+    """
+    with store.read() as session:
+        ready = jobs.counts(session, [JobState.READY])
+        due = jobs.oldest_due(session)
+        leased = jobs.listing(session, [JobState.LEASED])
+    counts = Counter({kind: count for (kind, _), count in ready.items()})
+    active = set()
+    for job in leased:
+        assert job.lease_until is not None
+        assert job.owner is not None
+        if job.lease_until > now and not has_exited(job.owner):
+            active.add(job.kind)
+            continue
+        counts[job.kind] += 1
+        due[job.kind] = min(job.not_before, due.get(job.kind, job.not_before))
+    in_order = {kind: counts[kind] for kind in JobKind if counts[kind]}
+    return Backlog(in_order, due, frozenset(active))
 
 
 def missing_worker(
@@ -131,33 +179,82 @@ def missing_worker(
     never started and one that ended on another host have the same effect there. Raises QCError
     STORAGE.
     """
-    waiting = _waiting(store, clock())
-    for _ in range(_LEASE_READINGS):
-        if not waiting or _is_any_leased(store):
-            return ""
-        pause(_PAUSE_SECONDS)
-    if not (waiting := _waiting(store, clock())):
+    backlog = _unserved(store, _WORKER_KINDS, _START_TIME, clock, pause)
+    if backlog is None:
         return ""
-    kind, since = min(waiting.items(), key=lambda each: each[1])
+    kind, since = min(
+        ((kind, backlog.due[kind]) for kind in _WORKER_KINDS if kind in backlog.due),
+        key=lambda each: each[1],
+    )
     return (
         f"{kind.value} jobs have been due since {since:%Y-%m-%d %H:%M} UTC and no worker takes"
         " them; start serve with the role work, or see its log for failed"
     )
 
 
-def _waiting(store: Store, now: datetime) -> dict[JobKind, datetime]:
+def stopped_service(
+    settings: Settings,
+    store: Store,
+    clock: Clock = utc_now,
+    pause: Callable[[float], None] = time.sleep,
+) -> str:
+    """One line that says how many jobs wait for a service that does not run; empty if one runs, or
+    nothing waits. Raises QCError STORAGE."""
+    if service_lock.is_running(settings.store.spool):
+        return ""
+    backlog = _unserved(store, tuple(JobKind), _NO_TIME, clock, pause)
+    if backlog is None:
+        return ""
+    waiting = backlog.describe(clock())
+    return f"{waiting}, and the service is not running; start it with qc-daemon serve"
+
+
+def missing_sender(settings: Settings, store: Store, clock: Clock = utc_now) -> str:
+    """One line that says which objects no process sends; empty if one is at work.
+
+    Jobs for a destination that fails wait for it, and those for one that the settings do not have
+    for the settings. Raises QCError STORAGE.
+    """
+    before = clock() - _START_TIME
     with store.read() as session:
-        oldest = jobs.oldest_due(session)
-    return {
-        kind: oldest[kind]
-        for kind in _WORKER_KINDS
-        if kind in oldest and now - oldest[kind] > _START_TIME
-    }
-
-
-def _is_any_leased(store: Store) -> bool:
-    leased = select(JobRow.id).where(
-        JobRow.state == JobState.LEASED, JobRow.kind.in_(_WORKER_KINDS)
+        if jobs.has_changed_since(session, JobKind.DELIVER, before):
+            return ""
+        waiting = {
+            destination.name: due
+            for destination in settings.destination
+            if condition(session, destination.name).failing_since is None
+            and (due := jobs.oldest_due_for(session, JobKind.DELIVER, destination.name)) is not None
+            and due < before
+        }
+    if not waiting:
+        return ""
+    name, since = min(waiting.items(), key=lambda each: each[1])
+    return (
+        f"objects for {name} have been due since {since:%Y-%m-%d %H:%M} UTC and no process sends"
+        " them; start serve with the role deliver, or see its log for failed"
     )
-    with store.read() as session:
-        return session.execute(leased.limit(1)).first() is not None
+
+
+def _unserved(
+    store: Store,
+    kinds: Sequence[JobKind],
+    patience: timedelta,
+    clock: Clock,
+    pause: Callable[[float], None],
+) -> Backlog | None:
+    """The backlog, if a job of these kinds has been due for longer than `patience` (or waits at
+    all, without any) and no process is at work on the kinds."""
+
+    def is_waiting(backlog: Backlog) -> bool:
+        if not patience:
+            return bool(backlog.counts)
+        now = clock()
+        return any(kind in backlog.due and now - backlog.due[kind] > patience for kind in kinds)
+
+    for _ in range(_LEASE_READINGS):
+        backlog = read_backlog(store, clock())
+        if not is_waiting(backlog) or backlog.active.intersection(kinds):
+            return None
+        pause(_PAUSE_SECONDS)
+    backlog = read_backlog(store, clock())
+    return backlog if is_waiting(backlog) else None

@@ -1,7 +1,8 @@
-"""Orphans for an operator: files in the spool that no row names (`retain.reconcile`).
+"""The spool for an operator: files that rows lack, and orphans: files that no row names
+(`retain.reconcile`).
 
-Their senders never got a success status and have most likely sent them again, so nothing happens
-to orphans automatically. Released, an orphan is admitted as if received now; discarded, it is
+Senders of orphans never got a success status and have most likely sent them again, so nothing
+happens to them automatically. Released, an orphan is admitted as if received now; discarded, it is
 deleted.
 """
 
@@ -20,18 +21,71 @@ from qc_daemon.operations.shared import open_store
 from qc_daemon.receive import Spool
 from qc_daemon.receive.identifiers import HeaderError, data_set_offset, read_identity
 from qc_daemon.records.clock import Clock, utc_now
-from qc_daemon.records.received import receipts, retention
+from qc_daemon.records.received import receipts, retention, revisions
 from qc_daemon.records.results import bundles
 from qc_daemon.records.store import Store
 from qc_daemon.retain.reconcile import MARGIN, reconcile
 from qc_daemon.routing import SOURCE, Routes, Traits
 from qc_daemon.settings import Settings
 from qc_daemon.spool import service_lock
+from qc_daemon.spool.verification import DAMAGED_FOLDER
 
 _NAME = re.compile(r"[0-9a-f]{64}")
 
 
 ORPHAN_COLUMNS = ("sha256", "bytes", "written", "reason")
+FAULT_COLUMNS = (
+    "condition",
+    "exam_id",
+    "sop_instance_uid",
+    "revision",
+    "received",
+    "file",
+    "set_aside",
+)
+FAULT_ADVICE = (
+    "damaged: the bytes are not those that were received, and are never used. The nightly scrub,"
+    " or the first stage that needs the file, sets it aside in the spool's folder"
+    f" {DAMAGED_FOLDER} and fetches the same bytes from a destination that has them.",
+    "missing, or damaged and not fetched back: copy the file from a backup to its place (file), or"
+    " have the object sent again; what waits for it then goes on by itself.",
+)
+"""What becomes of faulty files, and what to do; a line each."""
+# Rows of one query.
+_PAGE = 500
+
+
+def list_faulty_files(
+    settings: Settings, *, full: bool, clock: Clock = utc_now
+) -> list[dict[str, Any]]:
+    """Received objects whose file is missing, damaged or unreadable; paths are in the spool.
+
+    Files are compared by their size, with `full` by their SHA-256. Raises QCError STORAGE.
+    """
+    spool, store = settings.store.spool, open_store(settings)
+    if not spool.is_dir():
+        return []
+    faulty = reconcile(
+        store, spool, clock(), full=full, margin=orphan_margin(spool), listed=sys.maxsize
+    ).faulty_files
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(faulty), _PAGE):
+        page = faulty[start : start + _PAGE]
+        with store.read() as session:
+            facts = revisions.facts_of(session, [each.revision_id for each in page])
+        rows += [
+            {
+                "condition": each.condition.value,
+                "exam_id": facts[each.revision_id].exam_id,
+                "sop_instance_uid": facts[each.revision_id].sop_instance_uid,
+                "revision": facts[each.revision_id].number,
+                "received": facts[each.revision_id].received_at.isoformat(timespec="seconds"),
+                "file": each.path,
+                "set_aside": each.set_aside,
+            }
+            for each in page
+        ]
+    return rows
 
 
 def list_orphans(settings: Settings, clock: Clock = utc_now) -> list[dict[str, Any]]:

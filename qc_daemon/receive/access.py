@@ -20,6 +20,7 @@ from qc_daemon.dicom.associate_pdu import (
     TEMPORARY_CONGESTION,
     Rejection,
 )
+from qc_daemon.dicom.implementation import DOCTOR_AE_TITLE
 from qc_daemon.observe import log
 from qc_daemon.receive.tls import certificate_of
 from qc_daemon.records.clock import Clock
@@ -277,6 +278,17 @@ def caller_of(association: Any) -> Caller:
         association.requestor.address_info.address,
         certificate_of(association),
     )
+
+
+def is_doctor(caller: Caller, own_address: str) -> bool:
+    """Whether the caller is our `doctor`: it has its AE title, and calls from this machine.
+
+    `own_address` is the address at which it reached us.
+    """
+    address = parse_address(caller.address)
+    if caller.ae_title != DOCTOR_AE_TITLE or address is None:
+        return False
+    return address.is_loopback or address == parse_address(own_address)
 
 
 def printable(title: str) -> str:

@@ -24,7 +24,13 @@ from qc_daemon.dicom.associate_pdu import (
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from qc_daemon.observe import counters, log
 from qc_daemon.receive import tls
-from qc_daemon.receive.access import AccessPolicy, Caller, ReportingDestinations, caller_of
+from qc_daemon.receive.access import (
+    AccessPolicy,
+    Caller,
+    ReportingDestinations,
+    caller_of,
+    is_doctor,
+)
 from qc_daemon.receive.back_pressure import BackPressure, Level
 from qc_daemon.receive.c_store import StorageSCP
 from qc_daemon.receive.commitment_scp import StorageCommitment
@@ -212,8 +218,12 @@ class Receiver:
             refusal = TEMPORARY_CONGESTION, "internal error"
         if refusal is not None:
             rejection, reason = refusal
-            request = event.assoc.associate_request
-            self._report_rejection(caller_of(event.assoc), request.called_ae, reason, rejection)
+            caller, request = caller_of(event.assoc), event.assoc.associate_request
+            if is_doctor(caller, event.assoc.acceptor.address_info.address):
+                # The rejection is its answer: it is no machine that anybody may want to approve.
+                self.log.info("doctor answered", calling_ae=caller.ae_title, reason=reason)
+            else:
+                self._report_rejection(caller, request.called_ae, reason, rejection)
             event.assoc.acse.send_reject(*rejection)
             event.assoc.kill()
 

@@ -20,6 +20,7 @@ from qc_daemon.observe import log
 from qc_daemon.records.received import retention
 from qc_daemon.records.received.retention import Original
 from qc_daemon.records.store import Store
+from qc_daemon.spool.verification import Condition, damaged_files, examine, hash_in_name
 
 MARGIN = timedelta(minutes=10)
 """A receipt whose row is not committed this long after its file was written has failed."""
@@ -27,6 +28,19 @@ MARGIN = timedelta(minutes=10)
 _PAGE = 500
 # Paths and IDs that are listed at most; the counts go on.
 _MAX_LISTED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class FaultyFile:
+    """A row whose file is not as it was acknowledged: missing, damaged or unreadable.
+
+    `set_aside` is where a damaged file lies now, relative to the spool; None while it is in place.
+    """
+
+    revision_id: int
+    condition: Condition
+    path: str
+    set_aside: str | None = None
 
 
 @dataclass
@@ -42,15 +56,20 @@ class Differences:
     orphans: int = 0
     missing: int = 0
     damaged: int = 0
+    unreadable: int = 0
     removed: int = 0
     orphan_paths: list[str] = field(default_factory=list)
-    missing_ids: list[int] = field(default_factory=list)
-    """Revisions whose file is missing or of another size."""
+    faulty_files: list[FaultyFile] = field(default_factory=list)
+
+    @property
+    def faults(self) -> int:
+        """How many rows have no intact file."""
+        return self.missing + self.damaged + self.unreadable
 
     @property
     def is_clean(self) -> bool:
         """Whether no file and no row lacks its other."""
-        return not (self.orphans or self.missing or self.damaged)
+        return not (self.orphans or self.faults)
 
 
 def reconcile(
@@ -60,11 +79,15 @@ def reconcile(
     stop: threading.Event | None = None,
     *,
     fix: bool = False,
+    full: bool = False,
     margin: timedelta = MARGIN,
     listed: int = _MAX_LISTED,
 ) -> Differences:
-    """Compare all files and all rows; in pages, until `stop`. At most `listed` orphans are named.
+    """Compare all files and all rows; in pages, until `stop`. At most `listed` orphans are named,
+    and as many faulty files.
 
+    A file is compared by its size, and with `full` by its SHA-256, so that every file is read. One
+    that was set aside as damaged counts as damaged, not as missing.
     Files last written within `margin` before `before` or later are too young to be orphans. With
     `fix`, files that retention dropped and a crash left behind are removed, and so are old
     pieces of interrupted fetches. Raises QCError STORAGE; OSError if the spool cannot be read.
@@ -88,7 +111,7 @@ def reconcile(
                 differences.removed += _remove(store, spool, path)
     if fix:
         _remove_partial_files(spool, limit)
-    _compare_rows(store, spool, stopped, differences)
+    _compare_rows(store, spool, stopped, differences, full=full, listed=listed)
     return differences
 
 
@@ -99,6 +122,7 @@ def log_differences(differences: Differences) -> None:
         ("orphan", differences.orphans),
         ("missing", differences.missing),
         ("damaged", differences.damaged),
+        ("unreadable", differences.unreadable),
     ):
         if count:
             logger.error("spool and database differ", kind=kind, count=count)
@@ -108,7 +132,13 @@ def log_differences(differences: Differences) -> None:
 
 
 def _compare_rows(
-    store: Store, spool: Path, stopped: threading.Event, differences: Differences
+    store: Store,
+    spool: Path,
+    stopped: threading.Event,
+    differences: Differences,
+    *,
+    full: bool,
+    listed: int,
 ) -> None:
     after = 0
     while not stopped.is_set():
@@ -118,15 +148,37 @@ def _compare_rows(
             return
         after = page[-1].revision_id
         for original in page:
-            size = _size(spool / original.path)
-            if size == original.size or not _is_unchanged(store, original):
+            faulty = _faulty_file(spool, original, full=full)
+            if faulty is None or not _is_unchanged(store, original):
                 continue
-            if size is None:
-                differences.missing += 1
-            else:
-                differences.damaged += 1
-            if len(differences.missing_ids) < _MAX_LISTED:
-                differences.missing_ids.append(original.revision_id)
+            match faulty.condition:
+                case Condition.MISSING:
+                    differences.missing += 1
+                case Condition.DAMAGED:
+                    differences.damaged += 1
+                case _:
+                    differences.unreadable += 1
+            if len(differences.faulty_files) < listed:
+                differences.faulty_files.append(faulty)
+
+
+def _faulty_file(spool: Path, original: Original, *, full: bool) -> FaultyFile | None:
+    """The fault of a row's file; None if it is as it was acknowledged, as far as it is read."""
+    path = spool / original.path
+    sha256 = hash_in_name(path)
+    if full and sha256 is not None:
+        condition = examine(path, sha256, original.size)
+    else:
+        condition = _condition_by_size(path, original.size)
+    set_aside = None
+    if condition is Condition.MISSING and sha256 is not None:
+        copies = damaged_files(spool, sha256)
+        if copies:
+            condition = Condition.DAMAGED
+            set_aside = copies[-1].relative_to(spool).as_posix()
+    if condition is Condition.INTACT:
+        return None
+    return FaultyFile(original.revision_id, condition, original.path, set_aside)
 
 
 def _is_unchanged(store: Store, original: Original) -> bool:
@@ -153,11 +205,11 @@ def _folders(parent: Path) -> list[Path]:
         return sorted(parent / e.name for e in entries if len(e.name) == 2 and e.is_dir())
 
 
-def _size(path: Path) -> int | None:
+def _condition_by_size(path: Path, size: int) -> Condition:
     try:
-        return path.stat().st_size
+        return Condition.INTACT if path.stat().st_size == size else Condition.DAMAGED
     except FileNotFoundError:
-        return None
+        return Condition.MISSING
 
 
 def _remove(store: Store, spool: Path, path: str) -> bool:

@@ -1,22 +1,34 @@
-"""What the doctor says of the receiver and its certificate."""
+"""What the doctor says of an installation, of the service, and of what waits for a person."""
 
 import contextlib
+import hashlib
+import json
 import os
+import random
 import socket
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from pynetdicom import AE
+from typer.testing import CliRunner
 
+from detector.errors import ErrorCode, QCError
+from qc_daemon.cli.app import app
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID
 from qc_daemon.observe import counters, metrics
 from qc_daemon.operations.doctor import CheckResult, examine
 from qc_daemon.receive import Spool
 from qc_daemon.records import schema
+from qc_daemon.records.queue import jobs
+from qc_daemon.records.queue.retry import RetryPolicy
+from qc_daemon.records.results import destinations
 from qc_daemon.records.store import Store
+from qc_daemon.records.tables import Commitment, CommitmentState, JobKind
 from qc_daemon.settings import (
     DestinationSettings,
     ReceiveSettings,
@@ -25,9 +37,11 @@ from qc_daemon.settings import (
     TLSSettings,
 )
 from qc_daemon.spool import service_lock
+from qc_daemon.spool.verification import move_to_damaged
 from tests.support.certificates import Authority
 from tests.support.databases import migrate
 from tests.support.ports import reserve_port
+from tests.support.records import Records
 from tests.support.stow_server import StowServer
 
 
@@ -97,7 +111,7 @@ def test_a_receiver_that_knows_its_peers_is_healthy(tmp_path: Path) -> None:
 def test_a_receiver_for_tls_only_gets_no_c_echo(authority: Authority, tmp_path: Path) -> None:
     port = reserve_port()
     settings = tls(authority, 8, port=port, only=True)
-    assert "not running" in check("receiver", tmp_path, tls=settings).message
+    assert "is free for the service" in check("receiver", tmp_path, tls=settings).message
     server = AE("QCDAEMON")
     server.add_supported_context("1.2.840.10008.1.1")
     running = server.start_server(("127.0.0.1", port), block=False)
@@ -288,7 +302,7 @@ def test_a_missing_database_beside_a_full_spool_fails_the_check(here: Settings) 
     file.unlink()
     result = checked(here, "database")
     assert not result.is_healthy
-    assert "1 received objects" in result.message
+    assert "1 received object;" in result.message
 
 
 def test_an_empty_postgresql_is_no_fault(here: Settings, postgres_url: str) -> None:
@@ -364,3 +378,162 @@ def test_files_open_to_other_users_are_a_warning(here: Settings) -> None:
 def test_an_unreachable_destination_fails_with_its_cause(here: Settings) -> None:
     here.destination = [DestinationSettings(name="pacs", port=reserve_port())]
     assert "connection refused" in checked(here, "destination pacs").message
+
+
+NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+
+
+@pytest.fixture
+def records(here: Settings) -> Iterator[Records]:
+    """The other stages of the installation."""
+    store = Store(here.store.url)
+    yield Records(store)
+    store.close()
+
+
+def test_a_service_that_was_never_started_is_a_hint_and_one_that_stopped_a_warning(
+    here: Settings, records: Records, tmp_path: Path
+) -> None:
+    assert check("service", tmp_path / "new") == CheckResult(
+        "service", True, "not running yet; start it with qc-daemon serve"
+    )
+    stopped = checked(here, "service")
+    assert (stopped.word, "start it with qc-daemon serve" in stopped.message) == ("warn", True)
+    assert checked(here, "queue") == CheckResult("queue", True, "no job waits")
+    with service_lock.shared(here.store.spool):
+        assert checked(here, "service") == CheckResult("service", True, "runs")
+        records.now = datetime.now(UTC)
+        records.image()
+        waiting = checked(here, "queue")
+    assert (waiting.is_healthy, waiting.message.startswith("1 job waits (1 score), ")) == (
+        True,
+        True,
+    )
+    # What waits is not done: no longer ok.
+    assert checked(here, "queue").word == "FAIL"
+
+
+def test_what_waits_for_a_person_is_a_warning_with_its_reasons_and_the_command(
+    here: Settings, records: Records
+) -> None:
+    names = ("failed jobs", "quarantine", "commitment requests")
+    before = [checked(here, name) for name in names]
+    assert [(each.word, each.message) for each in before] == [
+        ("ok", "none"),
+        ("ok", "empty"),
+        ("ok", "none was given up"),
+    ]
+    with service_lock.shared(here.store.spool):
+        for code in (ErrorCode.TRUNCATED, ErrorCode.NO_FRAMES, ErrorCode.TRUNCATED):
+            records.image()
+            score = records.claim(JobKind.SCORE)
+            assert score is not None
+            with records.store.begin() as session:
+                error = QCError(code, "broken")
+                jobs.fail(session, score, error, NOW, RetryPolicy(), random.Random(1))
+        records.receive("pacs")
+        (deliver,) = records.jobs(JobKind.DELIVER)
+        with records.store.begin() as session:
+            jobs.cancel(session, [deliver.id], NOW)
+            session.add(
+                Commitment(
+                    transaction_uid="1.2",
+                    requested_by="US1",
+                    address="127.0.0.1",
+                    association="",
+                    state=CommitmentState.DEAD,
+                    not_before=NOW,
+                    requested_at=NOW,
+                )
+            )
+        failed, quarantine, requests = (checked(here, name) for name in names)
+    assert {each.word for each in (failed, quarantine, requests)} == {"warn"}
+    # A job of an object in quarantine is not told twice.
+    assert failed.message.startswith("1 job was given up (1 deliver to pacs: cancelled); see")
+    assert "qc-daemon queue list --state dead --state quarantined" in failed.message
+    assert quarantine.message == (
+        "3 objects are in quarantine, not scored or not reported"
+        f" (2 {ErrorCode.TRUNCATED}, 1 {ErrorCode.NO_FRAMES}); see qc-daemon quarantine list"
+    )
+    assert requests.message.startswith("1 report was given up; see qc-daemon commitment list")
+
+
+def test_a_destination_that_answers_though_sending_fails_is_a_warning(
+    here: Settings, records: Records, tmp_path: Path
+) -> None:
+    here.destination = [DestinationSettings(name="share", kind="folder", folder=tmp_path / "share")]
+    assert checked(here, "destination share").word == "ok"
+    records.receive("share", "old")
+    with records.store.begin() as session:
+        full = QCError(ErrorCode.DELIVERY_RESOURCES, "the share is full")
+        destinations.record_failure(session, "share", full, NOW)
+    failing = checked(here, "destination share")
+    assert failing.word == "warn"
+    assert f"fails since 2026-03-04 05:06 UTC ({full.code}: the share is full)" in failing.message
+    assert "qc-daemon destination list" in failing.message
+    known = checked(here, "destinations")
+    assert known.word == "warn"
+    assert "1 is set; objects wait for some that are not in the settings (1 for old)" in (
+        known.message
+    )
+
+
+def test_missing_and_damaged_files_are_counted_and_the_command_lists_them(
+    here: Settings, records: Records
+) -> None:
+    paths = []
+    for number in range(4):
+        content = bytes([number]) * 1000
+        sha256 = hashlib.sha256(content).hexdigest()
+        path = here.store.spool / sha256[:2] / f"{sha256}.dcm"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        records.image(
+            sha256=sha256, path=f"{sha256[:2]}/{sha256}.dcm", study_instance_uid=f"1.{number}"
+        )
+        paths.append(path)
+    name = "spool and database"
+    assert checked(here, name).message == "4 files, all known and as received"
+    gone, flipped, set_aside, _ = paths
+    gone.unlink()
+    for path in (flipped, set_aside):
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
+    assert move_to_damaged(here.store.spool, set_aside, set_aside.stem) is not None
+    assert checked(here, name) == CheckResult(
+        name,
+        False,
+        "1 file is missing, 2 files are damaged: qc-daemon spool check lists them by exam, and says"
+        " what to do",
+    )
+    config = here.store.spool.parent / "qc.toml"
+    config.write_text(f'[store]\nurl = "{here.store.url}"\nspool = "spool"\n')
+
+    def listed(*options: str) -> Result:
+        arguments = ["spool", "check", "--config", str(config), *options]
+        return CliRunner().invoke(app, arguments)
+
+    rows = [json.loads(line) for line in listed("--full", "--format", "json").stdout.splitlines()]
+    assert [(row["condition"], row["exam_id"], row["sop_instance_uid"]) for row in rows] == [
+        ("missing", 1, "1.2.3.4.1"),
+        ("damaged", 2, "1.2.3.4.2"),
+        ("damaged", 3, "1.2.3.4.3"),
+    ]
+    assert rows[1]["set_aside"] is None
+    assert rows[2]["set_aside"] == f"damaged/{set_aside.stem}-1.dcm"
+    by_size = listed()
+    assert by_size.exit_code == 1
+    assert "1.2.3.4.3" in by_size.stdout
+    assert "1.2.3.4.2" not in by_size.stdout
+    assert "copy the file from a backup to its place" in by_size.stdout
+    # The files are back.
+    for path, number in ((gone, 0), (flipped, 1), (set_aside, 2)):
+        path.write_bytes(bytes([number]) * 1000)
+    again = listed("--full")
+    assert (again.exit_code, again.stdout) == (0, "no missing or damaged files\n")
+    assert checked(here, name).is_healthy
+    orphan = here.store.spool / "ab"
+    orphan.mkdir(exist_ok=True)
+    (orphan / f"{'ab' * 32}.dcm").touch()
+    assert checked(here, name).message.startswith(
+        "1 file belongs to no object that the database knows: qc-daemon spool list shows it"
+    )

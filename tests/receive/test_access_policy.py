@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from qc_daemon.dicom import associate_pdu
+from qc_daemon.operations.doctor import examine
 from qc_daemon.receive import access
-from qc_daemon.receive.access import Caller, PeerRule, is_allowed, printable
+from qc_daemon.receive.access import Caller, PeerRule, is_allowed, is_doctor, printable
 from qc_daemon.records.received import peers
-from qc_daemon.settings import PeerSettings
+from qc_daemon.settings import PeerSettings, Settings
+from qc_daemon.spool import service_lock
 from tests.support.peers import association
 from tests.support.running_receiver import RunningReceiver
 from tests.support.waiting import eventually
@@ -171,6 +174,30 @@ def test_refused_callers_are_written_down(
     assert (caller.ae_title, caller.address, caller.certificate) == ("US2", "127.0.0.1", None)
     assert caller.first_seen_at < caller.last_seen_at <= datetime.now(UTC) + timedelta(seconds=1)
     assert accepted(receiver, "US1")
+
+
+def test_doctor_leaves_no_trace_among_the_callers(
+    hurried: None, start_receiver: Callable[..., RunningReceiver]
+) -> None:
+    receiver = start_receiver(peer=[PeerSettings(ae_title="US1")])
+    here = Settings(
+        store={"url": f"sqlite:///{receiver.database}", "spool": receiver.spool.root},
+        receive={"port": receiver.port},
+    )
+    with service_lock.shared(receiver.spool.root), capture_logs() as log:
+        (result,) = [each for each in examine(here) if each.name == "receiver"]
+    assert result.is_healthy
+    assert "we are none of its peers" in result.message
+    # Its own title from elsewhere is a stranger's.
+    assert is_doctor(Caller("QCDOCTOR", "10.0.0.7"), "10.0.0.7")
+    assert not is_doctor(Caller("QCDOCTOR", "10.0.0.8"), "10.0.0.7")
+    assert not is_doctor(Caller("US2", "127.0.0.1"), "127.0.0.1")
+    assert answer(receiver, "US2") == associate_pdu.CALLING_NOT_RECOGNISED
+    eventually(lambda: refused(receiver))
+    assert [caller.ae_title for caller in refused(receiver)] == ["US2"]
+    assert [each["event"] for each in log if each.get("calling_ae") == "QCDOCTOR"] == [
+        "doctor answered"
+    ]
 
 
 def test_a_burst_is_written_in_few_transactions(

@@ -21,6 +21,7 @@ from qc_daemon.retain.reconcile import MARGIN, reconcile
 from qc_daemon.service import supervisor as daemon
 from qc_daemon.settings import RuleSettings
 from qc_daemon.spool import service_lock
+from qc_daemon.spool.verification import Condition, move_to_damaged
 from tests.support.dicom_objects import ultrasound
 from tests.support.peers import association
 from tests.support.storage import Storage
@@ -158,7 +159,29 @@ def test_missing_and_damaged_files_are_counted(storage: Storage) -> None:
     (storage.spool.root / short.path).write_bytes(b"short")
     result = run_reconcile(storage)
     assert (result.missing, result.damaged) == (1, 1)
-    assert result.missing_ids == [missing.revision_id, short.revision_id]
+    assert [(each.revision_id, each.condition) for each in result.faulty_files] == [
+        (missing.revision_id, Condition.MISSING),
+        (short.revision_id, Condition.DAMAGED),
+    ]
+
+
+def test_a_file_that_was_set_aside_is_damaged_and_not_missing(storage: Storage) -> None:
+    flipped = storage.receive()
+    path = storage.spool.root / flipped.path
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    # By its size alone nothing is wrong.
+    assert run_reconcile(storage).is_clean
+    (in_place,) = run_reconcile(storage, full=True).faulty_files
+    assert (in_place.condition, in_place.set_aside) == (Condition.DAMAGED, None)
+    moved = move_to_damaged(storage.spool.root, path, flipped.sha256)
+    assert moved is not None
+    for full in (False, True):
+        result = run_reconcile(storage, full=full)
+        assert (result.missing, result.damaged) == (0, 1)
+        (aside,) = result.faulty_files
+        assert aside.set_aside == moved.relative_to(storage.spool.root).as_posix()
 
 
 def test_a_file_left_by_a_crash_after_the_drop_is_removed(storage: Storage) -> None:

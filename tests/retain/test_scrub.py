@@ -78,7 +78,7 @@ def test_a_flipped_bit_is_an_alarm_and_the_file_is_moved_to_damaged(
     assert damaged_file.stat().st_size == damaged.size
     report = next(each for each in examine(storage.settings) if each.name == "scrub")
     assert report.word == "warn"
-    assert "1 were damaged" in report.message
+    assert "1 damaged (set aside in damaged)" in report.message
     # The next one finds that it is not there, and no second alarm is given for it.
     night.now += timedelta(days=1)
     later = night.step()

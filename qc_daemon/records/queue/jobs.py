@@ -627,16 +627,33 @@ def oldest_due(session: Session) -> dict[JobKind, datetime]:
     oldest: dict[JobKind, datetime] = {}
     for kind in JobKind:
         for destination in _destinations_of(session, kind, None):
-            first = session.execute(
-                select(func.min(JobRow.not_before)).where(
-                    JobRow.state == JobState.READY,
-                    JobRow.kind == kind,
-                    JobRow.destination == destination,
-                )
-            ).scalar_one()
+            first = oldest_due_for(session, kind, destination)
             if first is not None:
                 oldest[kind] = min(first, oldest.get(kind, first))
     return oldest
+
+
+def oldest_due_for(session: Session, kind: JobKind, destination: str) -> datetime | None:
+    """As `oldest_due`, of one kind and destination; None if no job of them is ready."""
+    return session.execute(
+        select(func.min(JobRow.not_before)).where(
+            JobRow.state == JobState.READY,
+            JobRow.kind == kind,
+            JobRow.destination == destination,
+        )
+    ).scalar_one()
+
+
+def has_changed_since(session: Session, kind: JobKind, moment: datetime) -> bool:
+    """Whether a job of the kind was claimed, ended or failed at `moment` or later."""
+    changed = select(JobRow.id).where(
+        JobRow.kind == kind,
+        JobRow.updated_at >= moment,
+        # A new job has changed in nothing yet.
+        JobRow.updated_at > JobRow.created_at,
+        JobRow.state.in_(tuple(JobState)),
+    )
+    return session.execute(changed.limit(1)).first() is not None
 
 
 def listing(

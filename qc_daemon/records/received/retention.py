@@ -213,6 +213,12 @@ def referenced_paths(session: Session, paths: Iterable[str]) -> dict[str, bool]:
     return {path: dropped < count for path, count, dropped in rows}
 
 
+def spooled_bytes(session: Session) -> int:
+    """The bytes of all files that should be in the spool."""
+    total = session.scalar(select(func.sum(Revision.size)).where(Revision.dropped_at.is_(None)))
+    return int(total or 0)
+
+
 def originals(session: Session, after: int, *, limit: int) -> list[Original]:
     """Rows whose file should be in the spool, by id, those beyond `after`."""
     rows = session.execute(

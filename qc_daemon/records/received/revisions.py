@@ -1,6 +1,6 @@
 """Revisions of an instance: what their pixels are, and why one could not be scored."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -82,6 +82,12 @@ def facts(session: Session, revision_id: int) -> RevisionFacts:
     if row is None:
         raise LookupError(f"no revision {revision_id}")
     return as_facts(row)
+
+
+def facts_of(session: Session, revision_ids: Collection[int]) -> dict[int, RevisionFacts]:
+    """The facts of those of the revisions that there are, by id."""
+    rows = session.execute(select_facts().where(Revision.id.in_(revision_ids)))
+    return {row.revision_id: as_facts(row) for row in rows}
 
 
 def record_pixels(
