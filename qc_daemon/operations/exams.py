@@ -356,7 +356,9 @@ def _choose_exam_id(
     choices = [each for each in choices if patient in (None, each.patient_id)]
     if not choices and exams_of_study:
         listed = "; ".join(_choice(each) for each in exams_of_study)
-        raise UsageError(f"study {study} has no such exam or patient; its exams: {listed}")
+        raise QCError(
+            ErrorCode.STORAGE, f"study {study} has no such exam or patient; its exams: {listed}"
+        )
     if not choices:
         raise _unknown_exam(study, exam)
     if len(choices) == 1:

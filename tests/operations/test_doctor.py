@@ -462,6 +462,7 @@ def test_a_destination_that_answers_though_sending_fails_is_a_warning(
     here: Settings, records: Records, tmp_path: Path
 ) -> None:
     here.destination = [DestinationSettings(name="share", kind="folder", folder=tmp_path / "share")]
+    (tmp_path / "share").mkdir()
     assert checked(here, "destination share").word == "ok"
     records.receive("share", "old")
     with records.store.begin() as session:

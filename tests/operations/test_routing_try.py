@@ -131,7 +131,7 @@ def test_an_object_that_no_report_can_name_is_forwarded_all_the_same(
     path.write_bytes(part10(dataset))
     source, error = tried(config, path, "--view", "NT")
     assert (source["object"], source["to"]) == ("source", ["pacs"])
-    assert "SeriesInstanceUID" in error["error"]["message"]
+    assert "Series Instance UID" in error["error"]["message"]
 
 
 @pytest.mark.parametrize("wrong", [["--view", "FACE"], ["--verdict", "bad"], ["--format", "xml"]])

@@ -13,7 +13,7 @@ from pydicom import dcmread
 from typer.testing import CliRunner
 
 from detector.console import UsageError
-from detector.errors import Flag
+from detector.errors import Flag, QCError
 from qc_daemon.cli.app import app
 from qc_daemon.operations.exams import describe_exams, write_summary
 from qc_daemon.operations.results import stored_findings
@@ -136,7 +136,7 @@ def test_the_summary_needs_the_patient_and_shows_no_other(
     assert isinstance(result.exception, UsageError)
     message = str(result.exception)
     assert "--exam 1 (1 object," in message
-    assert "--exam 2 (1 objects" in message
+    assert "--exam 2 (1 object," in message
     assert "RIGHT" not in message
     assert not out.exists()
     for options, visible, hidden in (
@@ -153,11 +153,11 @@ def test_the_summary_needs_the_patient_and_shows_no_other(
         ("--study", STUDY, "--exam", "9"),
         ("--study", STUDY, "--patient", "NOBODY"),
         ("--exam", "9"),
-        (),
     ):
         refused = runner.invoke(app, ["summary", *options, *config])
-        assert isinstance(refused.exception, UsageError)
+        assert isinstance(refused.exception, QCError)
         assert "NOBODY" not in str(refused.exception)
+    assert isinstance(runner.invoke(app, ["summary", *config]).exception, UsageError)
 
 
 def test_a_terminal_prompts_for_the_exam(
