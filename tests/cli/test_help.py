@@ -38,7 +38,12 @@ COMMANDS = DAEMON | MODEL
 # They ask neither the service's database nor its settings.
 WITHOUT_SETTINGS = {"qc-daemon demo", "qc-daemon send", "qc-daemon bundle build"}
 LISTS = [name for name in DAEMON if name.split()[-1] in ("list", "find")]
-RECORDS = ["qc-daemon bundle show", "qc-daemon quarantine show", "qc-daemon doctor"]
+RECORDS = [
+    "qc-daemon bundle show",
+    "qc-daemon quarantine show",
+    "qc-daemon spool check",
+    "qc-daemon doctor",
+]
 FINDINGS = ["qc-daemon results", "qc-daemon score", "qc-daemon rules test"]
 FORMATS = ("table", "json", "jsonl", "csv")
 # Every option that takes one of a closed list of words, in code as in help.
