@@ -11,9 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
 from scipy.special import expit, logit
-from sklearn.isotonic import IsotonicRegression
 
 from detector.anatomy import View
 
@@ -62,6 +60,8 @@ class Scaling:
         that can almost be separated would have a slope near infinity, and a new one on the wrong
         side be judged with certainty.
         """
+        from scipy.optimize import minimize
+
         z, y = _checked_samples(logits, labels)
         positives, negatives = y.sum(), (1 - y).sum()
         target = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
@@ -122,6 +122,8 @@ class Isotonic:
     @classmethod
     def fit(cls, logits: npt.ArrayLike, labels: npt.ArrayLike) -> Self:
         """Fit on logits and labels. Raises ValueError on one class or what is not finite."""
+        from sklearn.isotonic import IsotonicRegression
+
         z, y = _checked_samples(logits, labels)
         pool = np.unique(IsotonicRegression().fit_transform(z, y), return_inverse=True)[1]
         size = np.bincount(pool).astype(float)

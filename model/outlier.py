@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from sklearn.covariance import LedoitWolf
 
 from detector.anatomy import View
 from detector.errors import ErrorCode, QCError
@@ -75,6 +74,8 @@ class OutlierModel:
         The threshold is open until `with_threshold` sets it on pictures not fitted on.
         Raises ValueError on fewer than two pictures or values that are not finite.
         """
+        from sklearn.covariance import LedoitWolf
+
         x = np.asarray(features, float)
         if x.ndim != 2 or len(x) != len(views) or len(x) < 2 or not np.isfinite(x).all():
             raise ValueError(f"{x.shape} features for {len(views)} views, all must be finite")

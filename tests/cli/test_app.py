@@ -179,10 +179,19 @@ def test_doctor_names_what_is_wrong(tmp_path: Path) -> None:
     assert "ok   bundle" in result.output
 
 
-def test_help_loads_no_model_library() -> None:
-    """The receiver's process imports this module too: it must stay light."""
-    heavy = ("torch", "transformers", "ultralytics")
-    code = f"import sys, qc_daemon.cli.app; print([m for m in {heavy} if m in sys.modules])"
+@pytest.mark.parametrize(
+    ("modules", "unneeded"),
+    [
+        # The receiver's process imports this module too: it must stay light.
+        ("qc_daemon.cli.app", ("torch", "transformers", "ultralytics")),
+        # Judging needs these, but not what fits them.
+        ("model.calibration, model.outlier", ("sklearn", "torch")),
+    ],
+)
+def test_a_start_loads_no_library_that_it_does_not_need(
+    modules: str, unneeded: tuple[str, ...]
+) -> None:
+    code = f"import sys, {modules}; print([m for m in {unneeded} if m in sys.modules])"
     process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
