@@ -151,7 +151,7 @@ def _services() -> str:
     return _table(
         ("service", "SCU", "SCP"),
         (
-            ("Verification", "no", "yes"),
+            ("Verification", "yes", "yes"),
             (f"Storage of {count} SOP classes (below)", "yes, as received", "yes"),
             (f"Storage: {_name(Comprehensive3DSRStorage)}", "yes, made here", "yes"),
             (
