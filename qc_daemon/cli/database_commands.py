@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from detector import console
+from detector.plain_text import count_of
 from qc_daemon.cli.options import Config, Format, Limit, first_page, load_settings
 from qc_daemon.cli.output import parse_format, say, write_list, write_record
 
@@ -142,12 +143,18 @@ def spool_check(
 
     Example: qc-daemon spool check --full
     """
-    from qc_daemon.operations.spool import FAULT_ADVICE, FAULT_COLUMNS, list_faulty_files
+    from qc_daemon.operations.spool import (
+        FAULT_ADVICE,
+        FAULT_COLUMNS,
+        FAULT_TABLE,
+        list_faulty_files,
+    )
 
     chosen = parse_format(format)
     rows = list_faulty_files(load_settings(config), full=full)
     page = first_page(rows, limit, chosen)
-    write_list("missing or damaged files", page, chosen, columns=FAULT_COLUMNS)
+    columns = FAULT_TABLE if chosen == "table" else FAULT_COLUMNS
+    write_list("missing or damaged files", page, chosen, columns=columns)
     if not rows:
         return
     if chosen == "table":
@@ -187,7 +194,7 @@ def spool_release(
         raise console.UsageError("give either SHA-256 values as listed, or --all")
     settings = load_settings(config)
     names = orphan_hashes(settings) if all else sha256 or []
-    say(f"{release_orphans(settings, names)} objects are taken in")
+    say(f"{count_of(release_orphans(settings, names), 'object is', 'objects are')} taken in")
 
 
 @spool.command("discard")
@@ -200,4 +207,5 @@ def spool_discard(
     """
     from qc_daemon.operations.spool import discard_orphans
 
-    say(f"{discard_orphans(load_settings(config), sha256)} files are deleted")
+    count = discard_orphans(load_settings(config), sha256)
+    say(f"{count_of(count, 'file is', 'files are')} deleted")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from detector import console
+from detector.plain_text import count_of
 from qc_daemon.cli.options import Config, Format, Limit, first_page, load_settings
 from qc_daemon.cli.output import parse_format, say, say_notes, write_list
 
@@ -46,7 +47,8 @@ def destination_retry(name: Name, config: Config = None) -> None:
     """
     from qc_daemon.operations.destinations import retry_destination
 
-    say(f"{retry_destination(load_settings(config), name)} jobs are ready again")
+    count = retry_destination(load_settings(config), name)
+    say(f"{count_of(count, 'job is', 'jobs are')} ready again")
 
 
 @destination.command("relearn")
@@ -57,7 +59,8 @@ def destination_relearn(name: Name, config: Config = None) -> None:
     """
     from qc_daemon.operations.destinations import relearn_destination
 
-    say(f"{relearn_destination(load_settings(config), name)} SOP classes are offered again")
+    count = relearn_destination(load_settings(config), name)
+    say(f"{count_of(count, 'SOP class is', 'SOP classes are')} offered again")
 
 
 @rules.command("test")

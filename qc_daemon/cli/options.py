@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detector import console
-from detector.plain_text import visible
+from detector.plain_text import count_of, visible
 from qc_daemon.cli.output import FORMAT_HELP, TABLE_LIMIT, say
 from qc_daemon.settings import Settings, load
 
@@ -92,10 +92,13 @@ def first_page(rows: Sequence[dict[str, Any]], limit: int | None, chosen: str) -
     return Listing(rows[:most], len(rows))
 
 
-def report_outcome(outcome: "Outcome", line: str) -> None:
-    """Print how many were changed, and a line for each that was not, which is a failure."""
+def report_outcome(outcome: "Outcome", one: str, several: str) -> None:
+    """Print how many were changed, and a line for each that was not, which is a failure.
+
+    `one` and `several` follow the count: "job is ready again", "jobs are ready again".
+    """
     if outcome.count or not outcome.problems:
-        say(f"{outcome.count} {line}")
+        say(count_of(outcome.count, one, several))
     for problem in outcome.problems:
         typer.echo(f"error: {visible(problem)}", err=True)
     if outcome.problems:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from detector.plain_text import count_of
 from qc_daemon.cli.options import Config, Format, Limit, first_page, load_settings
 from qc_daemon.cli.output import parse_format, say, write_list
 
@@ -83,4 +84,5 @@ def peer_remove(
     """
     from qc_daemon.operations.peers import remove_peer
 
-    say(f"{remove_peer(load_settings(config), ae_title, address)} approvals are taken back")
+    count = remove_peer(load_settings(config), ae_title, address)
+    say(f"{count_of(count, 'approval is', 'approvals are')} taken back")

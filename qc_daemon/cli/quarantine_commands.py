@@ -76,6 +76,5 @@ def quarantine_release(ids: Ids, config: Config = None) -> None:
     """
     from qc_daemon.operations.quarantine import release_quarantined
 
-    report_outcome(
-        release_quarantined(load_settings(config), ids), "objects are to be scored again"
-    )
+    outcome = release_quarantined(load_settings(config), ids)
+    report_outcome(outcome, "object is to be scored again", "objects are to be scored again")

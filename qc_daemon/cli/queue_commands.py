@@ -79,7 +79,8 @@ def queue_retry(ids: Ids, config: Config = None) -> None:
     """
     from qc_daemon.operations.queue import retry_jobs
 
-    report_outcome(retry_jobs(load_settings(config), ids), "jobs are ready again")
+    outcome = retry_jobs(load_settings(config), ids)
+    report_outcome(outcome, "job is ready again", "jobs are ready again")
 
 
 @queue.command("cancel")
@@ -90,7 +91,8 @@ def queue_cancel(ids: Ids, config: Config = None) -> None:
     """
     from qc_daemon.operations.queue import cancel_jobs
 
-    report_outcome(cancel_jobs(load_settings(config), ids), "jobs are cancelled")
+    outcome = cancel_jobs(load_settings(config), ids)
+    report_outcome(outcome, "job is cancelled", "jobs are cancelled")
 
 
 @commitment.command("list")
@@ -125,4 +127,5 @@ def commitment_retry(ids: Ids, config: Config = None) -> None:
     """
     from qc_daemon.operations.commitments import retry_commitments
 
-    report_outcome(retry_commitments(load_settings(config), ids), "reports are due again")
+    outcome = retry_commitments(load_settings(config), ids)
+    report_outcome(outcome, "report is due again", "reports are due again")

@@ -284,7 +284,17 @@ def _check_queue(settings: Settings, clock: Clock = utc_now) -> str:
         raise OSError(0, problem)
     now = clock()
     backlog = read_backlog(store, now)
-    return backlog.describe(now) if backlog.counts else "no job waits"
+    if not backlog.counts:
+        return "no job waits"
+    with store.read() as session:
+        retried = listings.count_retried(session)
+    if not retried:
+        return backlog.describe(now)
+    listed = _first_of(f"{count} {code}" for code, count in retried.items())
+    raise NoticeError(
+        f"{backlog.describe(now)}; {sum(retried.values())} of them after a failure ({listed}):"
+        " see qc-daemon queue list"
+    )
 
 
 def _check_failed_jobs(settings: Settings) -> str:

@@ -43,6 +43,7 @@ FAULT_COLUMNS = (
     "file",
     "set_aside",
 )
+FAULT_TABLE = ("condition", "exam_id", "sop_instance_uid", "file", "set_aside")
 FAULT_ADVICE = (
     "damaged: the bytes are not those that were received, and are never used. The nightly scrub,"
     " or the first stage that needs the file, sets it aside in the spool's folder"

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from sqlalchemy import Connection, create_engine, inspect, text
 
 from detector.errors import ErrorCode, QCError
+from detector.plain_text import count_of
 from qc_daemon.records import schema
 from qc_daemon.records.store import display_url, parse, storage_errors
 from qc_daemon.records.tables import Base
@@ -100,7 +101,8 @@ def _faults(connection: sqlite3.Connection, full: bool) -> list[str]:
 
 
 def _dangling(table: str, parent: str, count: int) -> str:
-    return f"{count} rows of {table} refer to rows of {parent} that are not there"
+    rows = count_of(count, f"row of {table} refers", f"rows of {table} refer")
+    return f"{rows} to rows of {parent} that are not there"
 
 
 def _postgresql(url: str, full: bool) -> Integrity:

@@ -151,6 +151,17 @@ def count_quarantined(session: Session) -> dict[str, int]:
     return {code or "": count for code, count in rows}
 
 
+def count_retried(session: Session) -> dict[str, int]:
+    """How many jobs wait after a failure, by the code of its reason, most first."""
+    rows = session.execute(
+        select(JobRow.error_code, func.count())
+        .where(JobRow.state == JobState.READY, JobRow.error_code.is_not(None))
+        .group_by(JobRow.error_code)
+        .order_by(func.count().desc(), JobRow.error_code)
+    )
+    return {code or "": count for code, count in rows}
+
+
 @dataclass(frozen=True, slots=True)
 class FailedJobs:
     """How many jobs of a kind and destination were given up for the same reason."""

@@ -303,7 +303,7 @@ def test_the_commands_save_restore_and_take_in_again(
     result = command("db", "restore", tmp_path / "saved", "--config", config)
     assert "1 objects came after the backup" in result
     assert f"{later.sha256} {later.sop_instance_uid}" in result
-    assert "1 objects are taken in" in command("spool", "release", "--all", "--config", config)
+    assert "1 object is taken in" in command("spool", "release", "--all", "--config", config)
     assert uids(storage) == {facts.sop_instance_uid, later.sop_instance_uid}
     storage.store.close()
     result = command("db", "restore", tmp_path / "saved", "--release", "--config", config)
@@ -371,7 +371,7 @@ def test_a_database_is_checked_for_what_its_rows_refer_to(postgres_storage: Stor
     engine.dispose()
     integrity_result = integrity.examine(url, full=True)
     assert integrity_result.faults == (
-        "1 rows of revision refer to rows of instance that are not there",
+        "1 row of revision refers to rows of instance that are not there",
     )
 
 

@@ -178,13 +178,13 @@ def test_a_destination_that_nothing_knows_has_no_queue(config: str, name: str, f
 
 
 def test_sent_again(config: str) -> None:
-    assert "1 jobs are ready again" in run("retry", "pacs", "--config", config)
+    assert "1 job is ready again" in run("retry", "pacs", "--config", config)
     assert list_destinations(load(Path(config)))[0]["waiting"] == 2
     assert "0 jobs" in run("retry", "pacs", "--config", config)
 
 
 def test_learnt_again(config: str) -> None:
-    assert "1 SOP classes are offered again" in run("relearn", "pacs", "--config", config)
+    assert "1 SOP class is offered again" in run("relearn", "pacs", "--config", config)
     assert list_destinations(load(Path(config)))[0]["does not take"] == ""
 
 

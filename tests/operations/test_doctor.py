@@ -363,7 +363,7 @@ def test_a_dangling_reference_fails_the_check(here: Settings) -> None:
         connection.commit()
     result = checked(here, "database")
     assert not result.is_healthy
-    assert "1 rows of association_lease refer to rows of exam" in result.message
+    assert "1 row of association_lease refers to rows of exam" in result.message
 
 
 def test_files_open_to_other_users_are_a_warning(here: Settings) -> None:
@@ -405,9 +405,19 @@ def test_a_service_that_was_never_started_is_a_hint_and_one_that_stopped_a_warni
         records.now = datetime.now(UTC)
         records.image()
         waiting = checked(here, "queue")
+        score = records.claim(JobKind.SCORE)
+        assert score is not None
+        with records.store.begin() as session:
+            error = QCError(ErrorCode.SPOOL_MISSING, "gone")
+            jobs.fail(session, score, error, records.now, RetryPolicy(), random.Random(1))
+        retried = checked(here, "queue")
     assert (waiting.is_healthy, waiting.message.startswith("1 job waits (1 score), ")) == (
         True,
         True,
+    )
+    assert retried.word == "warn"
+    assert retried.message.endswith(
+        "; 1 of them after a failure (1 spool-file-missing): see qc-daemon queue list"
     )
     # What waits is not done: no longer ok.
     assert checked(here, "queue").word == "FAIL"
