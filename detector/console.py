@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from detector.errors import QCError
+from detector.errors import ErrorCode, QCError
 from detector.plain_text import visible
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
@@ -41,6 +41,10 @@ def run(app: Callable[[], object]) -> int:
         # The reader of our output has gone (`| head`); nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        why = error.strerror or str(error) or type(error).__name__
+        return _print_error(QCError(ErrorCode.STORAGE, f"{where}{why}"), FAILED, debug, error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -55,9 +59,9 @@ def run(app: Callable[[], object]) -> int:
     return DONE
 
 
-def _print_error(error: Exception, status: int, debug: bool) -> int:
+def _print_error(error: Exception, status: int, debug: bool, cause: Exception | None = None) -> int:
     if debug:
-        raise error
+        raise error from cause
     lines = error.lines if isinstance(error, UsageError) else (str(error),)
     for line in lines:
         print(f"error: {visible(line)}", file=sys.stderr)

@@ -62,8 +62,19 @@ def _ae_title(value: str) -> str:
     return title
 
 
+def parse_ae_title(value: str, argument: str) -> str:
+    """The AE title that an argument of a command gives. Raises UsageError that names it."""
+    try:
+        return _ae_title(value)
+    except ValueError as error:
+        raise UsageError(f"{argument}: {error}") from None
+
+
 def _network(value: str) -> str:
-    ipaddress.ip_network(value, strict=False)
+    try:
+        ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError("give an address or a network, as 10.1.0.5 or 10.1.0.0/16") from None
     return value
 
 

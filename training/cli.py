@@ -125,16 +125,11 @@ def main() -> None:
 
 
 def _run() -> None:
-    """Run the command; an error of the operating system is one line that names the file."""
+    """Run the command; where memory is short one line says what helps."""
     try:
         app()
-    except (BrokenPipeError, console.UsageError, QCError):
-        raise
     except MemoryError:
         raise QCError(ErrorCode.INTERNAL, "not enough memory: try a smaller --batch") from None
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise QCError(ErrorCode.STORAGE, f"{where}{error.strerror or error}") from error
 
 
 @train.command("detector")

@@ -170,6 +170,11 @@ def read_model_id(path_or_name: str | Path) -> str:
     return hashlib.sha256(_read_manifest(locate(path_or_name))).hexdigest()
 
 
+def read_manifest(path_or_name: str | Path) -> dict[str, Any]:
+    """The facts of a bundle's manifest, its files not compared. Raises QCError."""
+    return _parse_manifest(_read_manifest(locate(path_or_name)))
+
+
 def verify(path_or_name: str | Path) -> list[str]:
     """Everything wrong with a bundle's manifest and files, a line each; empty if nothing is."""
     path = locate(path_or_name)

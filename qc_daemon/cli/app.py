@@ -127,9 +127,17 @@ def send(
     to: Annotated[str, typer.Option(help="AET@HOST:PORT of the receiver.")],
     calling: Annotated[str, typer.Option(help="Our AE title.")] = "QCSEND",
     tls: Annotated[bool, typer.Option("--tls", help="Send over TLS.")] = False,
-    ca: Annotated[Path | None, typer.Option(help="Authority of its certificate (PEM).")] = None,
-    cert: Annotated[Path | None, typer.Option(help="The certificate we show (PEM).")] = None,
-    key: Annotated[Path | None, typer.Option(help="The key of --cert.")] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Authority of its certificate (PEM)."),
+    ] = None,
+    cert: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="The certificate we show (PEM)."),
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="The key of --cert.")
+    ] = None,
 ) -> None:
     """Store files or folders to a DICOM receiver.
 
@@ -164,9 +172,11 @@ def score(
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda or cuda:N; else what score.device says.")
     ] = None,
-    sr: Annotated[Path | None, typer.Option(help="Folder for an SR of each DICOM file.")] = None,
+    sr: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder for an SR of each DICOM file.")
+    ] = None,
     overlay: Annotated[
-        Path | None, typer.Option(help="Folder for overlays of each DICOM file.")
+        Path | None, typer.Option(file_okay=False, help="Folder for overlays of each DICOM file.")
     ] = None,
     language: Annotated[
         str | None, typer.Option(help="Of overlays: en, de or zh; else what report.language says.")
@@ -195,14 +205,14 @@ def score(
     if not list_files(paths):
         names = ", ".join(map(str, paths))
         raise console.UsageError(f"{names}: no files there; give DICOM or picture files")
+    from qc_daemon.report.summary.language import check_language
+
+    language = check_language(language or settings.report.language)
     write_report = None
     if sr is not None or overlay is not None:
         from qc_daemon.report.files import ReportWriter
-        from qc_daemon.report.summary.language import check_language
 
-        write_report = ReportWriter(
-            sr, overlay, check_language(language or settings.report.language)
-        )
+        write_report = ReportWriter(sr, overlay, language)
     has_failed = False
 
     def scored() -> Iterator[dict[str, Any]]:

@@ -69,13 +69,20 @@ def bundle_verify(name: Name = None, config: Config = None) -> None:
 @bundle.command("build")
 def bundle_build(
     out: Annotated[Path, typer.Option(help="The new bundle's folder.")],
-    detector: Annotated[Path, typer.Option(help="YOLO folder, or a .pt with --trust.")],
-    describer: Annotated[Path, typer.Option(help="BioGPT folder.")],
-    spatialclip: Annotated[Path, typer.Option(help="SpatialCLIP or CLIP folder.")],
+    detector: Annotated[
+        Path, typer.Option(exists=True, help="YOLO folder, or a .pt with --trust.")
+    ],
+    describer: Annotated[Path, typer.Option(exists=True, file_okay=False, help="BioGPT folder.")],
+    spatialclip: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="SpatialCLIP or CLIP folder.")
+    ],
     name: Annotated[str, typer.Option(help="Its name, as lists and reports show it.")] = "custom",
     version: Annotated[str, typer.Option(help="Its version, as reports show it.")] = "1",
     clip: Annotated[
-        Path | None, typer.Option(help="CLIP folder under a SpatialCLIP checkpoint.")
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="CLIP folder under a SpatialCLIP checkpoint."
+        ),
     ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Unpickle a .pt that you trust, once.")

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.progress import Progress
 
+from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.frame import Pixels
 from model.finding import Finding
@@ -64,10 +65,7 @@ class Pacs:
 def run_demo(out: Path, console: Console) -> None:
     """Run the demo, which writes findings, SRs, overlays and a page into `out`. Raises QCError."""
     log.quiet_libraries()
-    out.mkdir(parents=True, exist_ok=True)
-    if any(out.iterdir()):
-        out = out / datetime.now().strftime("%Y%m%d-%H%M%S")
-        out.mkdir()
+    out = _make_folder(out)
     console.print(Panel(BANNER, title="qc-daemon demo", border_style="yellow"))
     source = write_exam(out / "exam")
     with run_storage_scp(out / "pacs") as pacs:
@@ -97,6 +95,21 @@ def run_demo(out: Path, console: Console) -> None:
     console.print(
         f"structured reports, exam summaries and overlays: {out / 'results'}", markup=False
     )
+
+
+def _make_folder(out: Path) -> Path:
+    """The folder, or a new one in it where something is in it. Raises UsageError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            out = out / datetime.now().strftime("%Y%m%d-%H%M%S")
+            out.mkdir()
+    except OSError as error:
+        why = (error.strerror or type(error).__name__).lower()
+        raise UsageError(
+            f"--out {out}: no folder can be made there ({why}); name another"
+        ) from None
+    return out
 
 
 def write_exam(folder: Path) -> list[Path]:

@@ -72,6 +72,8 @@ def exam_find(
     """
     from qc_daemon.records.listings import ExamFilter
 
+    if not text.strip():
+        raise console.UsageError("give part of a patient ID, name, accession number or study UID")
     exam_filter = ExamFilter(states=_exam_states(state), text=text)
     _list_exams(config, exam_filter, None, None, limit, format)
 

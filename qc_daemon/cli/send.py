@@ -16,7 +16,12 @@ from qc_daemon.deliver.c_store import StoreSCU
 from qc_daemon.deliver.transport import AssociationRejectedError, OutgoingObject
 from qc_daemon.observe import log
 from qc_daemon.score.convert import Converter
-from qc_daemon.settings import ClientTLSSettings, DestinationSettings, ScoreSettings
+from qc_daemon.settings import (
+    ClientTLSSettings,
+    DestinationSettings,
+    ScoreSettings,
+    parse_ae_title,
+)
 
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 # After so many failed connections in a row the rest is not tried: each one takes a timeout.
@@ -64,9 +69,9 @@ def parse_address(to: str) -> tuple[str, str, int]:
     host, colon, port = host_and_port.rpartition(":")
     if not (at and colon and title.strip() and host) or not port.isdecimal():
         raise UsageError(f"--to {to}: give AET@HOST:PORT, as QCDAEMON@127.0.0.1:11112")
-    if len(title.strip()) > 16 or not 0 < int(port) < 65536:
-        raise UsageError(f"--to {to}: an AE title has up to 16 characters, a port is 1 to 65535")
-    return title.strip(), host.strip("[]"), int(port)
+    if not 0 < int(port) < 65536:
+        raise UsageError(f"--to {to}: a port is 1 to 65535")
+    return parse_ae_title(title, f"--to {to}"), host.strip("[]"), int(port)
 
 
 def send(
@@ -84,9 +89,8 @@ def send(
     UsageError for a path that does not exist, no files at all, or a bad address.
     """
     title, host, port = parse_address(to)
-    files = list(_files(paths))
-    if not files:
-        raise UsageError(f"{', '.join(map(str, paths))}: no files there; give DICOM files")
+    calling_ae = parse_ae_title(calling_ae, f"--calling {calling_ae}")
+    files = list_files(paths)
     destination = DestinationSettings(
         name=_NAME, ae_title=title, host=host, port=port, timeout=timeout, tls=tls
     )
@@ -129,6 +133,10 @@ def send_with_progress(
 ) -> bool:
     """`send` with a progress bar on the terminal; returns True if every file was stored."""
     log.quiet_libraries()
+    # Before the bar, which would stand above the error.
+    parse_address(to)
+    parse_ae_title(calling_ae, f"--calling {calling_ae}")
+    list_files(paths)
     with Progress(
         *Progress.get_default_columns()[:2],
         MofNCompleteColumn(),
@@ -174,14 +182,24 @@ def _words(error: QCError) -> str:
     return error.message.replace(f"destination {_NAME}", "the receiver", 1)
 
 
+def list_files(paths: Sequence[Path]) -> list[Path]:
+    """The files, and those in the folders. Raises UsageError without any, or for another path."""
+    files = list(_files(paths))
+    if not files:
+        raise UsageError(f"{', '.join(map(str, paths))}: no files there; give DICOM files")
+    return files
+
+
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
             yield from sorted(each for each in path.rglob("*") if each.is_file())
-        elif path.exists():
+        elif path.is_file():
             yield path
         else:
-            raise UsageError(f"{path} does not exist; give files or folders")
+            # A pipe would be waited for without end.
+            what = "is no file" if path.exists() else "does not exist"
+            raise UsageError(f"{path} {what}; give files or folders")
 
 
 def _outgoing_object(path: Path) -> OutgoingObject:

@@ -6,7 +6,15 @@ from typing import Any
 
 from detector.errors import ErrorCode, QCError
 from detector.plain_text import visible
-from model.bundle.bundle import MANIFEST, locate, read_model_id, shipped_bundles, verify
+from model.bundle.bundle import (
+    CARD,
+    MANIFEST,
+    locate,
+    read_manifest,
+    read_model_id,
+    shipped_bundles,
+    verify,
+)
 from model.finding import BundleId
 from qc_daemon.operations.shared import open_store
 from qc_daemon.records import schema
@@ -42,17 +50,20 @@ def list_bundles(settings: Settings) -> list[dict[str, Any]]:
 
 
 def show_bundle(name: str) -> dict[str, Any]:
-    """Name, version, model id, manifest (an object) and model card (Markdown) of a bundle."""
+    """Name, version, model id, manifest (an object) and model card (Markdown) of a bundle.
+
+    Raises QCError where there is no bundle of this version.
+    """
     folder = bundle_folder(name)
-    manifest = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-    card = folder / "MODEL_CARD.md"
+    manifest = read_manifest(folder)
+    card = folder / CARD
     return {
-        "name": manifest.get("name"),
-        "version": manifest.get("version"),
+        "name": manifest["name"],
+        "version": manifest["version"],
         "model_id": read_model_id(folder),
         "path": str(folder),
         "manifest": manifest,
-        "card": card.read_text(encoding="utf-8") if card.is_file() else None,
+        "card": card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None,
     }
 
 

@@ -63,8 +63,8 @@ def downgrade(
 ) -> Iterator[str]:
     """Downgrade the tables, a SQLite database after a copy of it; lines that say what was done.
 
-    Raises UsageError where no copy can be made and `yes` does not say that there is one; QCError
-    STORAGE if a service runs.
+    Raises UsageError for a revision that is not an earlier one, or where no copy can be made and
+    `yes` does not say that there is one; QCError STORAGE if a service runs.
     """
     url = settings.store.url
     problem = schema.check(url)
@@ -76,6 +76,7 @@ def downgrade(
             "a downgrade drops what later tables hold; save the database first"
             " (qc-daemon db backup FOLDER --with-spool), then add --yes"
         )
+    schema.check_downgrade(url, revision)
     with service_lock.exclusive(settings.store.spool):
         schema.refuse_in_use(url)
         if file is not None:
@@ -178,12 +179,15 @@ def restore_record(result: RestoreResult) -> dict[str, Any]:
 @contextmanager
 def _progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on the terminal; yields the function that takes files completed and total."""
+    terminal = Console(stderr=True)
     with Progress(
         *Progress.get_default_columns()[:2],
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=terminal,
         transient=True,
+        # Into a file it would write an empty line.
+        disable=not terminal.is_terminal,
     ) as bar:
         task = bar.add_task(what, total=None)
         yield lambda completed, total: bar.update(task, completed=completed, total=total)

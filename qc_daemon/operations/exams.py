@@ -350,7 +350,10 @@ def _choose_exam_id(
         if study is None:
             if exam is None:
                 raise UsageError("give --study or --exam")
-            return exam
+            rows, _ = listings.exams(session, ExamFilter(exam_id=exam))
+            if not rows:
+                raise _unknown_exam(study, exam)
+            study = rows[0].study_instance_uid
         exams_of_study = progress.of_study(session, study)
     choices = [each for each in exams_of_study if exam in (None, each.exam_id)]
     choices = [each for each in choices if patient in (None, each.patient_id)]

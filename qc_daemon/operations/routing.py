@@ -17,7 +17,7 @@ from qc_daemon.receive.identifiers import HeaderError, data_set_offset, read_ide
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.source_file import read_header
 from qc_daemon.routing import SOURCE, Routes, Traits
-from qc_daemon.settings import DeliveredKind, Settings
+from qc_daemon.settings import DeliveredKind, Settings, parse_ae_title
 
 
 def try_rules(
@@ -38,6 +38,8 @@ def try_rules(
         raise UsageError(f"--view {view}: give one of {', '.join(View)}")
     if verdict is not None and verdict not in QUALITY_LABELS:
         raise UsageError(f"--verdict {verdict}: give one of {', '.join(QUALITY_LABELS)}")
+    if calling_ae:
+        calling_ae = parse_ae_title(calling_ae, f"--calling {calling_ae}")
     routes = Routes.of(settings)
     objects_by_file = None
     if routes.needs_findings and view is None and verdict is None:
@@ -111,6 +113,8 @@ def _row(path: Path, kind: str, routes: Routes, traits: Sequence[Traits]) -> dic
 
 def _receiver_traits(path: Path, calling_ae: str) -> Traits:
     """The traits that the receiver would know of the file."""
+    if path.exists() and not path.is_file():
+        raise QCError(ErrorCode.UNREADABLE, "is no file; give DICOM files")
     try:
         syntax = str(read_file_meta_info(path).TransferSyntaxUID)
         identity = read_identity(path, data_set_offset(path), syntax, with_description=True)

@@ -18,6 +18,7 @@ from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, inspect, text
 
+from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from qc_daemon.records.store import READ_ONLY, display_url, engine, parse, storage_errors
 from qc_daemon.spool import private_files
@@ -58,6 +59,21 @@ def downgrade(url: str, revision: str) -> None:
     """Bring the database back to `revision` ("base": no tables). Data of dropped tables is lost."""
     with _migration(parse(url)) as config:
         command.downgrade(config, revision)
+
+
+def check_downgrade(url: str, revision: str) -> None:
+    """Raises UsageError unless the database can go back to `revision`: a number, -N steps, base."""
+    current = revision_of(url)
+    with _scripts() as config:
+        scripts = ScriptDirectory.from_config(config)
+        earlier = [each.revision for each in scripts.walk_revisions() if each.revision < current]
+    steps = [f"-{count}" for count in range(1, len(earlier) + 2)]
+    if revision not in (*earlier, "base", *steps):
+        latest = f"{earlier[0]} or another earlier number, " if earlier else ""
+        raise UsageError(
+            f"the database is at {current} and cannot go back to {revision};"
+            f" give {latest}-1 (one step) after --, or base (no tables)"
+        )
 
 
 def check(url: str) -> str | None:
@@ -263,7 +279,8 @@ def backup(url: str, target: Path) -> None:
             ErrorCode.STORAGE, f"{target} exists already; name another file for the backup"
         ) from None
     except OSError as error:
-        raise QCError(ErrorCode.STORAGE, f"no backup written to {target}: {error}") from error
+        why = (error.strerror or "error").lower()
+        raise QCError(ErrorCode.STORAGE, f"no backup written to {target}: {why}") from error
     try:
         _copy(file, target)
     except (OSError, sqlite3.Error) as error:

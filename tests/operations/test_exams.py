@@ -220,6 +220,9 @@ def test_an_exam_that_there_is_not_fails(
         assert unknown[1] in str(result.exception)
         assert str(result.exception).endswith("see exam list")
         assert result.stdout == ""
+    # Nor does the number of an exam stand for another patient's.
+    other = run(clinic, "summary", "--out", "page.pdf", "--exam", "2", "--patient", "nobody")
+    assert "no such exam or patient" in str(other.exception)
     # A filter that nothing matches is an answer.
     assert run(clinic, "results", "--patient", "nobody", "--format", form).exit_code == 0
 
