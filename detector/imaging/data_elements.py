@@ -85,7 +85,7 @@ class ElementReader:
         self, stream: BinaryIO, little_endian: bool = True, max_elements: int | None = None
     ) -> None:
         self._stream = stream
-        self._left = max_elements
+        self._remaining = max_elements
         self._little = little_endian
         order = "<" if little_endian else ">"
         self._tag = struct.Struct(f"{order}HH")
@@ -293,9 +293,9 @@ class ElementReader:
         """
         if at + 8 > end:
             return None
-        if self._left is not None:
-            self._left -= 1
-            if self._left < 0:
+        if self._remaining is not None:
+            self._remaining -= 1
+            if self._remaining < 0:
                 raise ValueError("the data set has too many elements")
         head = self._read(at, 12)
         if len(head) < 8:

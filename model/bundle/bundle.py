@@ -302,24 +302,24 @@ def _find_problems(
     """An error for each fault of the files; with `hashed` False none is hashed."""
     modes = _modes(folder)
     strange = {name for name, mode in modes.items() if not stat.S_ISREG(mode)}
-    listed, present = set(manifest["files"]), set(modes)
-    for name in sorted(set(REQUIRED_FILES) - listed):
+    names, files = set(manifest["files"]), set(modes)
+    for name in sorted(set(REQUIRED_FILES) - names):
         yield _incomplete(f"{name} is not in the bundle: build the bundle again")
-    for name in sorted(listed - present):
+    for name in sorted(names - files):
         yield _incomplete(f"{name} is missing: copy the whole bundle again")
-    for name in sorted(present - listed):
+    for name in sorted(files - names):
         yield _incomplete(f"{name} is not listed in {MANIFEST}: remove it")
-    for name in sorted(present):
+    for name in sorted(files):
         if PurePosixPath(name).suffix.lower() in _PICKLES:
             yield _mismatch(f"{name} is a pickle: convert it with bundle build --trust")
     for name in sorted(strange):
         # A link can name what lies outside the folder; a pipe would be read for ever.
         yield _mismatch(f"{name} is a link or no file: copy the bundle with its files")
-    for name in sorted(present - strange):
+    for name in sorted(files - strange):
         if not name.endswith(".safetensors") and (folder / name).stat().st_size > MAX_TEXT_BYTES:
             yield _mismatch(f"{name} has over {MAX_TEXT_BYTES} bytes: build the bundle again")
             strange.add(name)
-    for name in sorted((listed & present) - strange) if hashed else ():
+    for name in sorted((names & files) - strange) if hashed else ():
         if _digest(folder / name) != manifest["files"][name]:
             yield _mismatch(f"{name} has another hash than {MANIFEST} says: copy the bundle again")
         elif name.endswith(".safetensors"):

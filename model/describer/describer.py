@@ -110,8 +110,8 @@ class Describer:
         rows = [row for row, named in enumerate(mentions) if named]
         for start in range(0, len(rows), ROWS):
             batch = rows[start : start + ROWS]
-            written = self.write([mentions[row] for row in batch], wording)
-            for row, text in zip(batch, written, strict=True):
+            sentences = self.write([mentions[row] for row in batch], wording)
+            for row, text in zip(batch, sentences, strict=True):
                 texts[row] = text
         return texts
 

@@ -124,15 +124,15 @@ class CommitmentVerifier(CommitmentWorker):
     def _decide_all(self, claim: Claim, items: list[PendingItem]) -> bool:
         """False if the lease was lost on the way."""
         decisions: dict[int, int] = {}
-        written = time.monotonic()
+        last_write = time.monotonic()
         for item in items:
             failure = self._decide(item)
             if failure is not None:
                 decisions[item.position] = failure
-            if time.monotonic() - written >= _WRITE_INTERVAL_SECONDS:
+            if time.monotonic() - last_write >= _WRITE_INTERVAL_SECONDS:
                 if not self._write(claim, decisions):
                     return False
-                decisions, written = {}, time.monotonic()
+                decisions, last_write = {}, time.monotonic()
         return self._write(claim, decisions)
 
     def _write(self, claim: Claim, decisions: dict[int, int]) -> bool:

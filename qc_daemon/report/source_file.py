@@ -143,13 +143,13 @@ class _Bounded:
 
     def __init__(self, file: BinaryIO, limit: int) -> None:
         self._file = file
-        self._left = limit
+        self._remaining = limit
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, count: int = -1) -> bytes:
         """Raises EOFError beyond the limit: the parser then gives what it has."""
-        if count < 0 or count > self._left:
+        if count < 0 or count > self._remaining:
             raise EOFError("the header is longer than is read")
         content = self._file.read(count)
-        self._left -= len(content)
+        self._remaining -= len(content)
         return content

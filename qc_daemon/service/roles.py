@@ -96,6 +96,10 @@ def receive(context: RoleContext, stop: threading.Event) -> None:
 
 def work(context: RoleContext, stop: threading.Event) -> None:
     """Score objects and write reports; a due report comes first, because a person waits for it."""
+    from model.device import choose_device
+
+    # Before the models' libraries, which take seconds to load: an absent device is reported first.
+    choose_device(context.settings.score.device)
     from qc_daemon.report.worker import ReportHandler
     from qc_daemon.retain import Originals
     from qc_daemon.score.decode import DecodeProcess

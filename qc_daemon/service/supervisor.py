@@ -213,20 +213,20 @@ class DeferredTasks:
 
     def __init__(self) -> None:
         self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._left = 0
+        self._pending = 0
         self._changed = threading.Condition()
         threading.Thread(target=self._work, name="deferred", daemon=True).start()
 
     def add(self, task: Callable[[], None]) -> None:
         """Run the task after the others. If it raises QCError or OSError, it is tried again."""
         with self._changed:
-            self._left += 1
+            self._pending += 1
         self._tasks.put(task)
 
     def wait(self, seconds: float) -> bool:
         """Whether all tasks have succeeded within so many seconds."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._left, seconds)
+            return self._changed.wait_for(lambda: not self._pending, seconds)
 
     def _work(self) -> None:
         while True:
@@ -236,7 +236,7 @@ class DeferredTasks:
                 has_failed = True
                 time.sleep(_RETRY_SECONDS)
             with self._changed:
-                self._left -= 1
+                self._pending -= 1
                 self._changed.notify_all()
 
     def _succeeds(self, task: Callable[[], None], *, quietly: bool) -> bool:

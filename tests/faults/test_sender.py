@@ -22,11 +22,11 @@ PLACES = 8
 SMALL = b"a data set's first bytes, of many that were promised"
 
 
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    """Few places, and a network timeout that a test can wait for."""
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Few places, and a network timeout that a test can wait for. Shared by the tests."""
     more = f"max_associations = {PLACES}\nmax_associations_per_ae = 0"
-    service = receive_service(tmp_path, timeout=3, more=more).start()
+    service = receive_service(tmp_path_factory.mktemp("sender"), timeout=3, more=more).start()
     yield service
     service.end()
 
@@ -60,16 +60,19 @@ def handles(service: Service) -> int:
     return sum(psutil.Process(pid).num_fds() for pid in receiver_pids(service))
 
 
-def assert_as_before(service: Service) -> None:
-    """Nothing is left of the vanished: no file, no row, and all places are free."""
+def instances(service: Service) -> list[str]:
+    return stored_uids(f"sqlite:///{service.folder / 'qc.db'}")
+
+
+def assert_as_before(service: Service, before: list[str]) -> None:
+    """Nothing is left of the vanished: no file, no row but those `before`, all places free."""
     eventually(lambda: not parts(service))
-    url = f"sqlite:///{service.folder / 'qc.db'}"
-    assert stored_uids(url) == []
+    assert instances(service) == before
     # A place is free a moment after the file is gone.
     eventually(lambda: accepted_at_once(service.port) == PLACES)
     sound = ultrasound()
     eventually(lambda: is_stored(service.port, sound))
-    assert stored_uids(url) == [sound.SOPInstanceUID]
+    assert instances(service) == [*before, sound.SOPInstanceUID]
     assert service.events("process died") == []
 
 
@@ -93,31 +96,33 @@ def is_stored(port: int, dataset: object) -> bool:
 
 
 def test_a_connection_reset_in_mid_object_leaves_nothing(service: Service) -> None:
+    before = instances(service)
     for _ in range(3 * PLACES):
         peer = begin_object(service.port)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         peer.close()
         eventually(lambda: len(parts(service)) < PLACES)
-    assert_as_before(service)
+    assert_as_before(service, before)
 
 
 def test_a_sender_silent_in_mid_object_times_out_and_leaves_nothing(service: Service) -> None:
     """As behind a cable that was pulled: no FIN, no RST, no more bytes."""
-    before = handles(service)
+    before, handles_before = instances(service), handles(service)
     peers = [begin_object(service.port) for _ in range(PLACES)]
     eventually(lambda: parts(service))
     for peer in peers:
         while peer.recv(4096):
             pass
-    assert_as_before(service)
+    assert_as_before(service, before)
     for peer in peers:
         peer.close()
     # A pool of database connections may have grown.
-    eventually(lambda: handles(service) <= before + 32)
+    eventually(lambda: handles(service) <= handles_before + 32)
 
 
 def test_a_flood_of_associations_is_served_within_the_limit(service: Service) -> None:
     """Beyond the limit a transient rejection (PS3.8 9.3.4), and those inside it are served."""
+    before = instances(service)
     request = fuzzing.associate([(fuzzing.VERIFICATION, "1.2.840.10008.1.2")])
     peers = [socket.create_connection(("127.0.0.1", service.port), 60) for _ in range(100)]
     for peer in peers:
@@ -132,7 +137,7 @@ def test_a_flood_of_associations_is_served_within_the_limit(service: Service) ->
         assert read_pdu(peer)[0] == 0x06
     for peer in peers:
         peer.close()
-    assert_as_before(service)
+    assert_as_before(service, before)
 
 
 def test_objects_in_pdus_of_the_maximum_length(service: Service) -> None:

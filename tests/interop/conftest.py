@@ -39,6 +39,7 @@ url = "sqlite:///qc.db"
 spool = "spool"
 [receive]
 port = 0
+processes = 1
 quiet_seconds = 2
 [score]
 device = "cpu"

@@ -24,6 +24,7 @@ url = "sqlite:///qc.db"
 spool = "spool"
 [receive]
 port = 0
+processes = 1
 [[receive.peer]]
 ae_title = "MODALITY"
 address = "127.0.0.1"

@@ -17,6 +17,7 @@ url = "sqlite:///qc.db"
 spool = "spool"
 [receive]
 port = 0
+processes = 1
 [[receive.peer]]
 ae_title = "ORTHANC"
 address = "127.0.0.1"

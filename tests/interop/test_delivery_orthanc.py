@@ -314,6 +314,7 @@ url = "sqlite:///qc.db"
 spool = "spool"
 [receive]
 port = 0
+processes = 1
 [jobs]
 poll_seconds = 0.1
 [[destination]]

@@ -38,17 +38,17 @@ def test_a_report_waits_for_its_destination_and_is_sent_once(
             and job.state is JobState.READY
         ]
 
-    def tried() -> list[jobs.Job]:
+    def failed_deliveries() -> list[jobs.Job]:
         return [j for j in deployment.pending() if j.error_code == ErrorCode.DELIVERY_UNREACHABLE]
 
     # A report and an overlay of each picture; not all are tried while the PACS is known to be away.
-    eventually(lambda: len(waiting()) == 3 and tried(), SETTLE_SECONDS)
-    for job in tried():
+    eventually(lambda: len(waiting()) == 3 and failed_deliveries(), SETTLE_SECONDS)
+    for job in failed_deliveries():
         assert job.alarms >= 1
         assert job.not_before > job.created_at
-    listed = qc_daemon("queue", "list", "--config", deployment.service.config)
-    assert listed.returncode == 0
-    assert ErrorCode.DELIVERY_UNREACHABLE in listed.stdout
+    process = qc_daemon("queue", "list", "--config", deployment.service.config)
+    assert process.returncode == 0
+    assert ErrorCode.DELIVERY_UNREACHABLE in process.stdout
     assert len([each for each in deployment.results() if "error" not in each]) == 2
 
     deployment.pacs.start()

@@ -22,6 +22,7 @@ url = "sqlite:///qc.db"
 spool = "spool"
 [receive]
 port = 0
+processes = 1
 quiet_seconds = 86400
 [score]
 device = "cpu"

@@ -100,8 +100,10 @@ def test_originals_arrive_unchanged(outcome: Outcome) -> None:
     for uid, path in received.items():
         arrived = outcome.deployment.pacs.received(stored[uid])
         assert encoded(arrived.content) == encoded(path.read_bytes()), files[uid].name
-        sent, got = dcmread(files[uid]), arrived.dataset
-        assert got.PixelData == sent.PixelData or np.array_equal(got.pixel_array, sent.pixel_array)
+        original, received_dataset = dcmread(files[uid]), arrived.dataset
+        assert received_dataset.PixelData == original.PixelData or np.array_equal(
+            received_dataset.pixel_array, original.pixel_array
+        )
 
 
 def test_only_originals_reports_and_overlays_arrive(outcome: Outcome) -> None:

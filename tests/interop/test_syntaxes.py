@@ -54,6 +54,7 @@ url = "sqlite:///qc.db"
 spool = "spool"
 [receive]
 port = 0
+processes = 1
 """
 
 

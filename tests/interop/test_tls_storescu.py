@@ -21,6 +21,7 @@ url = "sqlite:///qc.db"
 spool = "spool"
 [receive]
 port = 0
+processes = 1
 [receive.tls]
 certificate = "pki/own.pem"
 key = "pki/own.key"

@@ -37,8 +37,8 @@ def primitive(request: StoreRequest) -> C_STORE:
     return primitive
 
 
-def encoded(message: DIMSEMessage, made: C_STORE) -> bytes:
-    message.primitive_to_message(made)
+def encoded(message: DIMSEMessage, primitive: C_STORE) -> bytes:
+    message.primitive_to_message(primitive)
     command = encode(message.command_set, True, True)
     assert command is not None
     return command

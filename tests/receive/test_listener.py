@@ -104,13 +104,13 @@ def test_a_request_in_pieces_is_one_request(receiver: RunningReceiver) -> None:
         onward.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
         def back() -> None:
-            while heard := onward.recv(4096):
-                there.sendall(heard)
+            while chunk := onward.recv(4096):
+                there.sendall(chunk)
             there.close()
 
         threading.Thread(target=back).start()
-        while heard := there.recv(4096):
-            for byte in heard:
+        while chunk := there.recv(4096):
+            for byte in chunk:
                 onward.sendall(bytes((byte,)))
         onward.close()
 

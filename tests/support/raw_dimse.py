@@ -126,16 +126,16 @@ class Peer:
         return int(kind), body
 
     def _read(self, count: int) -> bytes:
-        got = b""
-        while len(got) < count:
+        content = b""
+        while len(content) < count:
             try:
-                more = self.connection.recv(count - len(got))
+                more = self.connection.recv(count - len(content))
             except ConnectionError:
                 more = b""
             if not more:
                 raise AbortedError
-            got += more
-        return got
+            content += more
+        return content
 
 
 def accept(

@@ -228,7 +228,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_without_weights(
 
     honest = detector.DetectionLoss.__call__
     monkeypatch.setattr(
-        detector.DetectionLoss, "__call__", lambda *given: honest(*given) * float("nan")
+        detector.DetectionLoss, "__call__", lambda *arguments: honest(*arguments) * float("nan")
     )
     status, err = qc_model(*small(phantoms))
     assert status == 1

@@ -34,9 +34,9 @@ def alignment_metrics(features: Floats, descriptions: Sequence[str]) -> dict[str
 
 def _pair_metrics(first: Floats, second: Floats, same: npt.NDArray[np.bool_]) -> dict[str, Any]:
     cosines = first @ second.T
-    matched = np.diagonal(cosines)
+    own_cosines = np.diagonal(cosines)
     metrics = {
-        "matched": _mean_and_sd(matched),
+        "matched": _mean_and_sd(own_cosines),
         "retrieval": {
             "there": recall_at_k(cosines, same),
             "back": recall_at_k(cosines.T, same),
