@@ -40,6 +40,8 @@ from qc_daemon.records.tables import (
 
 # So many rows are asked for at once: a statement has a limited number of parameters.
 _PAGE = 500
+# A large old database is checked for so long and no longer: the service stands still.
+_CHECK_SECONDS = 60.0
 
 Row = dict[str, Any]
 
@@ -461,7 +463,7 @@ def _read_only(file: Path) -> Engine:
 def _damage(file: Path) -> str | None:
     """The first fault of the old database, None if it is sound."""
     try:
-        result = integrity.examine_file(file, read_only=True)
+        result = integrity.examine_file(file, read_only=True, seconds=_CHECK_SECONDS)
     except QCError as error:
         return f"the old database cannot be read: {_words(error)}"
     return None if result.is_sound else f"the old database is damaged: {result.faults[0]}"

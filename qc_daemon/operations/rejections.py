@@ -233,14 +233,18 @@ def _destinations(
 ) -> tuple[str, ...]:
     """The destinations of key objects of this image; a person decided, so rules see no verdict."""
     traits = Traits(facts.calling_ae, source.station_name, source.study_description)
-    to = Routes.of(settings).route(ObjectKind.KEY_OBJECTS, [traits]).to
-    if not to:
+    route = Routes.of(settings).route(ObjectKind.KEY_OBJECTS, [traits])
+    if route.to:
+        return route.to
+    if route.rule is not None:
         raise UsageError(
-            "no destination takes the note that rejects an image; add key-objects to one's objects"
-            ' in the settings, as objects = ["source", "sr", "overlay", "key-objects"], then'
-            " restart serve"
+            "the note that rejects an image would go nowhere: so says the rule"
+            f" {route.rule} in the settings; change it, or take key-objects out of its objects"
         )
-    return to
+    raise UsageError(
+        "no destination takes the note that rejects an image; add key-objects to one's objects in"
+        ' the settings, as objects = ["source", "sr", "overlay", "key-objects"]'
+    )
 
 
 def _rejected_already(sop_instance_uid: str) -> QCError:

@@ -170,7 +170,12 @@ def test_a_bad_reason_or_name_is_wrong_usage(config: Path, reason: str, by: str,
 
 def test_a_note_that_would_go_nowhere_is_wrong_usage(config: Path) -> None:
     config.write_text('[[destination]]\nname = "other"\nobjects = ["sr"]\n')
-    refused(confirm(config), UsageError, "key-objects")
+    fix = 'add key-objects to one\'s objects in the settings, as objects = ["source",'
+    refused(confirm(config), UsageError, fix)
+    config.write_text(
+        f'{SETTINGS}[[rule]]\nname = "none"\nobjects = ["key-objects"]\ndrop = true\n'
+    )
+    refused(confirm(config), UsageError, "so says the rule none")
     with Store(load(config).store.url).read() as session:
         assert rejections.listing(session) == []
 
