@@ -117,7 +117,8 @@ def send(
             else:
                 unreached = []
                 report.stored.append(path)
-        progress(len(files), len(files))
+        else:
+            progress(len(files), len(files))
     finally:
         scu.close()
         converter.close()

@@ -50,7 +50,14 @@ def test_refused_object_stops_no_other(tmp_path: Path, pacs: Pacs) -> None:
 
 def test_unreachable_receiver_is_not_tried_for_every_file(tmp_path: Path) -> None:
     paths = write(tmp_path, *(ultrasound() for _ in range(4)))
-    report = send(paths, f"PACS@127.0.0.1:{reserve_port()}", timeout=5)
+    ticks: list[tuple[int, int]] = []
+    report = send(
+        paths,
+        f"PACS@127.0.0.1:{reserve_port()}",
+        progress=lambda *tick: ticks.append(tick),
+        timeout=5,
+    )
+    assert max(ticks) < (4, 4)
     assert (report.stored, report.failed, report.not_sent) == ([], [], paths)
     assert "cannot be reached: connection refused" in report.stop_reason
 
