@@ -41,6 +41,8 @@ from qc_daemon.records.tables import CommitmentSupport, JobKind
 from qc_daemon.settings import Settings
 
 _MAX_THREADS = 16
+# At a stop what is being sent has so long to finish; what has not is sent again after the start.
+_STOP_SECONDS = 5.0
 # Failures of this side, which say nothing about the destination.
 _OURS = (
     ErrorCode.STORAGE,
@@ -239,6 +241,8 @@ def run(
     """Deliver until `stop`, one destination's slowness not holding up another's objects.
 
     Storage commitment is requested beside it, and what others request of us verified and reported.
+    Threads that still wait for a destination some seconds after `stop` are left behind: the process
+    has to end without them. Their leases are released by the supervisor.
     """
     _warn_of_missing_folders(settings)
     breaker, refusals = CircuitBreaker(), CommitmentRefusals()
@@ -284,13 +288,20 @@ def run(
             stop.set()
             raise
 
-    threads = [threading.Thread(target=work, args=(each,)) for each in loops]
+    threads = [threading.Thread(target=work, args=(each,), daemon=True) for each in loops]
     for thread in threads:
         thread.start()
+    stop.wait()
+    until = time.monotonic() + _STOP_SECONDS
     for thread in threads:
-        thread.join()
+        thread.join(max(0.0, until - time.monotonic()))
     if failed:
         raise failed[0]
+    unfinished = sum(thread.is_alive() for thread in threads)
+    if unfinished:
+        log.get(role="deliver").warning(
+            "sending not finished", count=unfinished, reason="the next start sends it again"
+        )
 
 
 def _warn_of_missing_folders(settings: Settings) -> None:

@@ -58,6 +58,9 @@ _REJECTION_EVENTS: dict[Rejection | None, tuple[str, str]] = {
     TEMPORARY_CONGESTION: ("association rejected", "rejected_busy"),
     LOCAL_LIMIT_EXCEEDED: ("too many associations", "rejected_busy"),
 }
+# At a stop an association counts as idle after so long, and one that was aborted has so long to
+# close its connection.
+_IDLE_SECONDS, _ABORT_SECONDS = 2.0, 1.0
 # TLS handshakes at once in one process; each takes a thread.
 MAX_HANDSHAKES = 32
 # The events of pynetdicom that end an association; several may come for one.
@@ -189,18 +192,29 @@ class Receiver:
     def drain(self, limit_seconds: float) -> int:
         """Stop accepting, let associations finish, abort the others; returns how many those are.
 
-        Associations have `limit_seconds` to finish.
+        Associations have `limit_seconds` to finish, but an idle one is not waited for.
         """
         while self._listeners:
             self._listeners.pop().close()
         until = time.monotonic() + limit_seconds
-        while self._associations and time.monotonic() < until:
+        aborted: dict[Acceptor, float] = {}
+        while associations := self._open_associations():
+            now = time.monotonic()
+            for each in associations:
+                if each in aborted:
+                    if now - aborted[each] >= _ABORT_SECONDS:
+                        each.disconnect()
+                elif now >= until or each.idle_seconds() >= _IDLE_SECONDS:
+                    aborted[each] = now
+                    each.abort(block=False)
+            if now >= until + 2 * _ABORT_SECONDS:
+                break
             time.sleep(0.05)
+        return len(aborted)
+
+    def _open_associations(self) -> list[Acceptor]:
         with self._lock:
-            remaining = list(self._associations)
-        for association in remaining:
-            association.abort()
-        return len(remaining)
+            return list(self._associations)
 
     def renew_holds(self) -> None:
         """Renew the holds on exams and record refused callers; called every few seconds."""

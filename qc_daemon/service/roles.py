@@ -4,6 +4,7 @@ The settings come as JSON on standard input, resolved as the parent had them. Im
 the roles: the receiver must stay small and never load a model library.
 """
 
+import atexit
 import contextlib
 import ctypes
 import functools
@@ -222,6 +223,13 @@ def handle_signals(handle: Callable[[], None], *signals: signal.Signals) -> None
         signal.signal(each, handler)
 
 
+def _end(stop: threading.Event) -> None:
+    """Stop in an orderly way; at once while the role is not ready, and holds no job."""
+    stop.set()
+    if not counters.get("ready"):
+        os._exit(DONE)
+
+
 def _exit_with_parent(parent: int) -> None:
     """Have the kernel kill us when the supervisor dies, and stop if it has already (prctl(2))."""
     if sys.platform == "linux":
@@ -238,7 +246,7 @@ def main() -> int:
     stop = threading.Event()
     # Ctrl-C reaches the whole terminal; the supervisor decides and sends SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    handle_signals(stop.set, signal.SIGTERM)
+    handle_signals(lambda: _end(stop), signal.SIGTERM)
     private_files.set_umask()
     log.configure()
     log.quiet_libraries()
@@ -283,5 +291,17 @@ def _write_reason(descriptor: int, reason: str) -> None:
         os.write(descriptor, reason.encode()[:REASON_BYTES])
 
 
+def _exit(status: int) -> None:
+    """End the process without the interpreter's own end.
+
+    That takes every module apart (0.4 s of CPU time, with torch more), and waits for each thread
+    that still waits for a peer. Nothing is left to be written: what is stored is committed.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _exit(main())

@@ -1,5 +1,6 @@
 """Deliver jobs end to end against a real storage SCP."""
 
+import socket
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -458,6 +459,28 @@ def test_run_delivers_until_stopped(delivery: Delivery, pacs: Pacs) -> None:
         stop.set()
         thread.join(60)
     assert not thread.is_alive()
+
+
+def test_run_does_not_wait_for_a_destination_that_does_not_answer(
+    delivery: Delivery, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        pacs = delivery.settings.destination[0]
+        pacs.port, pacs.timeout = silent.getsockname()[1], 3600
+        delivery.admit(ultrasound())
+        stop = threading.Event()
+        thread = threading.Thread(
+            target=run, args=(delivery.store, delivery.settings, "test", stop)
+        )
+        thread.start()
+        connection, _ = silent.accept()
+        with connection:
+            stop.set()
+            thread.join(250)
+            assert not thread.is_alive()
+            # Its lease is as it was; whoever starts the process releases it.
+            assert delivery.states() == [("leased", None)]
+    assert "sending not finished" in capsys.readouterr().out
 
 
 def test_a_folder_that_is_not_there_is_logged_at_the_start(

@@ -26,6 +26,7 @@ from pynetdicom import AE, build_context, evt
 from sqlalchemy import text
 
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID
+from qc_daemon.dicom.uids import VERIFICATION
 from qc_daemon.observe import log
 from qc_daemon.receive import presentation_contexts
 from qc_daemon.receive.identifiers import file_head
@@ -457,6 +458,18 @@ def test_drain_lets_an_association_finish(receiver: RunningReceiver) -> None:
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", receiver.port)).close()
     assert len(receiver.rows(Revision)) == 2
+
+
+def test_drain_does_not_wait_for_an_idle_association(receiver: RunningReceiver) -> None:
+    """Nor for the peer of one to close its connection: it may have been switched off."""
+    with (
+        association(receiver.port) as idle,
+        raw_dimse.association(receiver.port, [VERIFICATION]),
+    ):
+        assert idle.send_c_store(ultrasound()).Status == 0x0000
+        assert receiver.scp.drain(3600) == 2
+    assert not receiver.scp._associations
+    assert len(receiver.rows(Revision)) == 1
 
 
 def test_logs_carry_reasons_but_no_patient(

@@ -28,22 +28,45 @@ sys.exit(roles.main())
 """
 
 
-def ended(tmp_path: Path, how: str) -> tuple[int, str, list[dict[str, object]], float]:
-    """Exit status, reason left, log lines and the ready gauge of a role that failed."""
-    shared = SharedCounters.create()
-    ours, theirs = os.pipe()
-    orders = {
+# A role that waits for a peer, before or after it is ready.
+WAITING_PROGRAM = """
+import sys, threading, time
+from qc_daemon.service import roles
+
+def role(context, stop):
+    if sys.argv[2] == "loading":
+        print("loading", flush=True)
+        time.sleep(3600)
+    threading.Thread(target=time.sleep, args=(3600,)).start()
+    roles._ready("schedule")
+    print("ready", flush=True)
+    stop.wait()
+
+roles.ROLES["schedule"] = role
+roles._exit(roles.main())
+"""
+
+
+def orders(tmp_path: Path, shared: SharedCounters, reason: int) -> dict[str, object]:
+    """What the supervisor writes to a role's process."""
+    return {
         "parent": os.getpid(),
         "settings": {"store": {"url": f"sqlite:///{tmp_path / 'qc.db'}", "spool": str(tmp_path)}},
         "counters": {"fd": shared.fd, "more": []},
         "row": 1,
         "listeners": {},
         "slots": None,
-        "reason": theirs,
+        "reason": reason,
     }
+
+
+def ended(tmp_path: Path, how: str) -> tuple[int, str, list[dict[str, object]], float]:
+    """Exit status, reason left, log lines and the ready gauge of a role that failed."""
+    shared = SharedCounters.create()
+    ours, theirs = os.pipe()
     process = subprocess.run(
         [sys.executable, "-P", "-c", PROGRAM, "schedule", how],
-        input=json.dumps(orders),
+        input=json.dumps(orders(tmp_path, shared, theirs)),
         capture_output=True,
         text=True,
         pass_fds=(shared.fd, theirs),
@@ -75,3 +98,23 @@ def test_a_crash_after_the_start_is_named_by_type_and_location_only(tmp_path: Pa
     assert reason.startswith("RuntimeError at ")
     assert [line["event"] for line in lines] == ["ready", "crashed"]
     assert "driver" not in reason + str(lines)
+
+
+@pytest.mark.parametrize("how", ["loading", "ready"])
+def test_a_stop_waits_for_no_load_and_no_thread(tmp_path: Path, how: str) -> None:
+    """While it loads it holds no job; later a thread may still wait for a peer."""
+    shared = SharedCounters.create()
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", WAITING_PROGRAM, "schedule", how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        pass_fds=(shared.fd,),
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        json.dump(orders(tmp_path, shared, -1), process.stdin)
+        process.stdin.close()
+        assert process.stdout.readline() == f"{how}\n"
+        process.terminate()
+        assert process.wait(250) == 0

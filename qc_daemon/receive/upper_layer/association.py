@@ -67,6 +67,18 @@ class Acceptor(Association):  # type: ignore[misc]
         self.dul.stop_reading()
         super().kill()
 
+    def idle_seconds(self) -> float:
+        """Seconds since the peer has sent something; 0 while it sends or waits for our answer."""
+        # Paused: it waits for a message; else it serves one.
+        return self.dul.idle_seconds() if self._is_paused else 0.0
+
+    def disconnect(self) -> None:
+        """Close the connection at once, whatever the peer still has to say."""
+        connection = self.dul.socket.socket
+        if connection is not None:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
     def run_reactor(self) -> None:
         """Run until the association ends; then tell the server."""
         try:
@@ -81,9 +93,7 @@ class Acceptor(Association):  # type: ignore[misc]
         self.dul._kill_thread = True
         self.dul.wake()
         connection = self.dul.socket.socket
-        if connection is not None:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+        self.disconnect()
         if self._started_dul:
             self.dul.join()
         if connection is not None:

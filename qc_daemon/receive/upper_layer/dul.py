@@ -6,6 +6,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,7 @@ class UpperLayerProvider(DULServiceProvider):  # type: ignore[misc]
         self._run_loop_delay = 0
         self._poll: tuple[int, select.poll] | None = None
         self._reading = self._serving = False
+        self._last_read = time.monotonic()
 
     def wake(self) -> None:
         """Wake the provider's thread."""
@@ -93,7 +95,7 @@ class UpperLayerProvider(DULServiceProvider):  # type: ignore[misc]
         while self.event_queue.empty() and (self.assoc.dimse.is_storing or self._readable()):
             has_read = True
             self._read_pdu_data()
-            self._idle_timer.restart()
+            self._restart_idle_timer()
             if self._kill_thread or self.to_provider_queue.queue:
                 break
         return has_read
@@ -101,6 +103,15 @@ class UpperLayerProvider(DULServiceProvider):  # type: ignore[misc]
     def idle_timer_expired(self) -> bool:
         # While we write to disk and database, the peer is not idle but waits for us.
         return not self._serving and bool(super().idle_timer_expired())
+
+    def idle_seconds(self) -> float:
+        """Seconds since the peer has sent something; 0 while it sends or waits for our answer."""
+        is_busy = self._reading or self._serving
+        return 0.0 if is_busy else time.monotonic() - self._last_read
+
+    def _restart_idle_timer(self) -> None:
+        self._idle_timer.restart()
+        self._last_read = time.monotonic()
 
     def _readable(self) -> bool:
         """Wait for the peer; returns whether it has sent something before our user or a timer."""
@@ -131,7 +142,7 @@ class UpperLayerProvider(DULServiceProvider):  # type: ignore[misc]
         try:
             work()
         finally:
-            self._idle_timer.restart()
+            self._restart_idle_timer()
             self._serving = False
 
     def send_now(self, pdu: bytes) -> None:
