@@ -286,6 +286,32 @@ def test_an_archive_with_a_full_disk_is_tried_again(
     delivery.expect_all_there_once()
 
 
+def test_a_file_cut_short_holds_up_nothing_else(
+    make_delivery: Callable[..., ArchiveDelivery],
+) -> None:
+    """Orthanc never answers its C-STORE."""
+    delivery = make_delivery("dicom")
+    delivery.settings.destination[0].timeout = 2
+    delivery.settings.jobs.max_attempts = 4
+    delivery.archive.start()
+    picture = ultrasound(pixels=bytes(1 << 16), Rows=256, Columns=256)
+    exam = delivery.admit(part10(picture)[:20_000])
+    delivery.sent.clear()
+    delivery.admit(part10(ultrasound()))
+    delivery.publish(report_of(ultrasound(), 1), exam, 1)
+    delivery.deliver()
+    aborted = ("ready", ErrorCode.DELIVERY_ABORTED)
+    assert delivery.states() == [aborted, ("done", None), ("ready", None)]
+    assert list_destinations(delivery.settings)[0]["state"] == "ok"
+    # The report of its exam goes too, once it has failed three times.
+    delivery.pass_time(1)
+    assert delivery.states() == [aborted, ("done", None), ("done", None)]
+    assert set(delivery.archive.instances()) == set(delivery.sent)
+    delivery.pass_time(1)
+    assert delivery.states()[0] == ("dead", ErrorCode.DELIVERY_ABORTED)
+    assert list_destinations(delivery.settings)[0]["state"] == "ok"
+
+
 def test_an_unsupported_sop_class_is_quarantined_until_retried(
     make_delivery: Callable[..., ArchiveDelivery],
 ) -> None:
