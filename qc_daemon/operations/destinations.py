@@ -85,7 +85,7 @@ def destination_notes(row: Mapping[str, Any]) -> Iterator[str]:
         )
     if row["aborted"]:
         yield (
-            f"{name}: aborted on {row['aborted']} of the objects that wait;"
+            f"{name}: gave no answer for {row['aborted']} of the objects that wait;"
             f" see queue list --destination {name}"
         )
     if _commitment_word(row) not in _PLAIN_COMMITMENTS:

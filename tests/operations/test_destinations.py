@@ -151,7 +151,7 @@ def test_what_the_destination_aborts_on_is_named(config: str) -> None:
         error = QCError(ErrorCode.DELIVERY_ABORTED, "no")
         jobs.fail(session, job, error, NOW, RetryPolicy(), random.Random(1))
     store.close()
-    line = "pacs: aborted on 1 of the objects that wait; see queue list --destination pacs"
+    line = "pacs: gave no answer for 1 of the objects that wait; see queue list --destination pacs"
     assert line in run("list", "--config", config).splitlines()
 
 
