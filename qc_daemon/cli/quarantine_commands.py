@@ -18,7 +18,9 @@ from qc_daemon.cli.options import (
 )
 from qc_daemon.cli.output import parse_format, write_list, write_record
 
-quarantine = typer.Typer(no_args_is_help=True, help="Objects that could not be scored, and why.")
+quarantine = typer.Typer(
+    no_args_is_help=True, help="Objects that could not be scored or reported, and why."
+)
 
 
 @quarantine.command("list")

@@ -122,7 +122,7 @@ class Service(Collector):
         for status in ("0110", "A700", "A900", "C000", "other"):
             refused.add_metric([status], shared.total(f"refused_{status}"))
         rejected = CounterMetricFamily(
-            "qc_daemon_associations_rejected", "Associations turned away.", labels=["reason"]
+            "qc_daemon_associations_rejected", "Associations rejected.", labels=["reason"]
         )
         for reason in ("unknown", "busy", "called", "protocol"):
             rejected.add_metric([reason], shared.total(f"rejected_{reason}"))
@@ -138,12 +138,12 @@ class Service(Collector):
         )
         yield _gauge(
             "spool_orphans",
-            "Files without a row, at the last hourly look.",
+            "Files without a row, when last compared (hourly).",
             shared.maximum("spool_orphans"),
         )
         yield _gauge(
             "spool_missing",
-            "Rows whose file was missing or damaged, at the last hourly look.",
+            "Rows whose file was missing or damaged, when last compared (hourly).",
             shared.maximum("spool_missing"),
         )
         yield _gauge(
@@ -168,14 +168,16 @@ class Service(Collector):
                 deliveries.add_metric([destination.name, outcome], self.shared.total(name))
         yield deliveries
         fetched = CounterMetricFamily(
-            "qc_daemon_originals_fetched", "Dropped originals asked back.", labels=["outcome"]
+            "qc_daemon_originals_fetched",
+            "Dropped originals requested of destinations.",
+            labels=["outcome"],
         )
         for outcome in ("back", "nowhere"):
             fetched.add_metric([outcome], self.shared.total(f"fetched_{outcome}"))
         yield fetched
         yield CounterMetricFamily(
             "qc_daemon_spool_damaged_files",
-            "Altered files that were found in the spool and set aside.",
+            "Altered files that were moved to the spool's folder damaged.",
             self.shared.total("spool_damaged"),
         )
 
@@ -201,7 +203,7 @@ class Service(Collector):
         for kind, since in due.items():
             age.add_metric([kind], max(0.0, (self.clock() - since).total_seconds()))
         waiting = GaugeMetricFamily(
-            "qc_daemon_commitments", "Storage commitment requests not told.", labels=["state"]
+            "qc_daemon_commitments", "Storage commitment requests not reported.", labels=["state"]
         )
         for state_name, count in totals.commitments.items():
             waiting.add_metric([state_name], count)

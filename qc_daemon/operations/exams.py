@@ -393,7 +393,8 @@ def _summary(settings: Settings, exam_id: int, now: datetime) -> "tuple[ExamSumm
         if not content.findings:
             raise QCError(
                 ErrorCode.NOT_AVAILABLE,
-                f"exam {exam_id} has no findings to show; see results --exam {exam_id}",
+                f"exam {exam_id} has no findings to show: its objects are in quarantine, not scored"
+                f" yet or no pictures; see results --exam {exam_id}",
             )
         rejected = rejections.of_exam(session, content.exam_id)
         omissions = [each.code for each in exams.omissions(session, content.exam_id)]

@@ -1,11 +1,16 @@
 """Why exams were closed, by a person too, and how far each has come."""
 
+import random
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import select
 
+from detector.errors import ErrorCode, QCError
+from qc_daemon.records import listings
+from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import finish
+from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.received import progress
 from qc_daemon.records.received.exams import close_now, exam_content, hold_open
 from qc_daemon.records.received.progress import DeliveryCount
@@ -93,6 +98,62 @@ def test_progress_from_the_first_image_to_the_amended_report(records) -> None:
     assert (then.state, then.closed_by, then.outcome) == ("closed", "quiet", ExamOutcome.REPORT)
     assert (then.scoring, then.associations, then.report_revision) == (0, 0, 1)
     assert then.sent[-1] == DeliveryCount("sr", 1, "pacs", "ready", 1)
+
+
+def status(records) -> tuple[str, int, int]:
+    """The exam's status, in progress and in lists alike, with objects in quarantine and reports."""
+    with records.store.read() as session:
+        now = progress.of_exam(session, 1)
+        (row,), _ = listings.exams(session, listings.ExamFilter())
+    assert progress.exam_status(row) is progress.exam_status(now)
+    assert (row.quarantined, row.reported) == (now.quarantined, now.reported)
+    return progress.exam_status(now).value, now.quarantined, now.reported
+
+
+def fail(records, kind: JobKind, code: ErrorCode) -> None:
+    """Give up the next job of the kind."""
+    job = records.claim(kind)
+    assert job is not None
+    with records.store.begin() as session:
+        jobs.fail(session, job, QCError(code, "why"), records.now, RetryPolicy(), random.Random(1))
+
+
+def test_status_of_an_exam_from_its_first_object_on(records) -> None:
+    records.image()
+    assert status(records) == ("waiting", 0, 0)
+    fail(records, JobKind.SCORE, ErrorCode.TRUNCATED)
+    assert status(records) == ("waiting", 1, 0)
+    records.wait(60)
+    records.close_due()
+    assert status(records) == ("in quarantine", 1, 0)
+    records.image()
+    records.score_all()
+    assert status(records) == ("waiting", 1, 0)
+    records.wait(60)
+    records.close_due()
+    assert status(records) == ("report due", 1, 0)
+    fail(records, JobKind.REPORT, ErrorCode.REPORT_INVALID)
+    assert status(records) == ("report failed", 1, 0)
+    with records.store.begin() as session:
+        (report,) = jobs.listing(session, kinds=[JobKind.REPORT])
+        jobs.retry(session, [report.id], records.now)
+    records.publish(ReportObject(ObjectKind.SR, "2.25.1", "1.2.3", b"one"), sr=["pacs"])
+    assert status(records) == ("reported", 1, 1)
+    # A later content of the broken object is whole, and the report amended.
+    records.receive(sop_instance_uid="1.2.3.4.1", sha256="f" * 64)
+    records.score_all()
+    assert status(records) == ("waiting", 0, 1)
+    records.wait(60)
+    records.close_due()
+    records.publish(ReportObject(ObjectKind.SR, "2.25.2", "1.2.3", b"two"), sr=["pacs"])
+    assert status(records) == ("reported", 0, 2)
+
+
+def test_status_of_an_exam_without_a_picture(records) -> None:
+    measure(records)
+    records.wait(60)
+    records.close_due()
+    assert status(records) == ("nothing to report", 0, 0)
 
 
 def test_late_machine_measurement_amends_the_report(records) -> None:
