@@ -304,7 +304,7 @@ def results(
 @app.command()
 def summary(
     out: Annotated[Path, typer.Option(help="File to write: .html or .pdf.")],
-    study: Annotated[str | None, typer.Option(help="Study Instance UID, as in results.")] = None,
+    study: Annotated[str | None, typer.Option(help="Study Instance UID, as in exam list.")] = None,
     exam: Annotated[
         int | None, typer.Option(min=1, max=LARGEST_ID, help="Exam id, as in exam list.")
     ] = None,
@@ -344,7 +344,7 @@ def _choose_exam(choices: "Sequence[Progress]") -> int:
 
 @app.command()
 def doctor(config: Config = None, format: Format = "table") -> None:
-    """Check settings, folders, database, bundle, ports and destinations.
+    """Check the installation and the service, and say what waits, failed or is damaged.
 
     Example: qc-daemon doctor --config qc-daemon.toml
     """

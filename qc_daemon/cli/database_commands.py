@@ -165,7 +165,7 @@ def spool_check(
 
 @spool.command("list")
 def spool_list(config: Config = None, limit: Limit = None, format: Format = "table") -> None:
-    """List files in the spool that no row knows: a kill came between file and row.
+    """List files that the database does not know: a service was killed before it recorded them.
 
     Example: qc-daemon spool list --config qc-daemon.toml
     """

@@ -37,10 +37,10 @@ def exam_list(
     limit: Limit = None,
     format: Format = "table",
 ) -> None:
-    """List exams, the latest first, with the ids that results, summary and exam close take.
+    """List exams, the latest first: what became of them, and the ids for results and summary.
 
-    By operator they cannot be found yet: who scanned is not kept. Patients are named here and in no
-    log.
+    They cannot be searched by the person who scanned, whom the database does not name. Patients are
+    named here and in no log.
 
     Example: qc-daemon exam list --patient "doe jane" --day 2026-11-28
     """

@@ -12,6 +12,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
+from detector.plain_text import count_of
 from qc_daemon.backup import Decision, DecisionKind, Manifest, Restoration, restore, save
 from qc_daemon.operations.spool import release_orphans
 from qc_daemon.records import integrity, schema
@@ -96,14 +97,16 @@ def save_all(
     """Save database and spool; lines that say so, and whether every file that rows name is in."""
     with _progress_bar("Saving") as progress:
         manifest = save(settings, folder, clock(), link=link, progress=progress)
-    spooled = len(manifest.spool_files)
-    lines = [
-        f"{folder}: written, the database and {spooled} received objects"
-        f" ({_megabytes(manifest)} MB)"
-    ]
+    spooled = count_of(len(manifest.spool_files), "received object")
+    lines = [f"{folder}: written, the database and {spooled} ({_megabytes(manifest)} MB)"]
     for names, what in ((manifest.missing, "missing from"), (manifest.damaged, "damaged in")):
         if names:
-            lines.append(f"{len(names)} objects that the database names are {what} the spool:")
+            objects = count_of(
+                len(names),
+                f"object that the database names is {what}",
+                f"objects that the database names are {what}",
+            )
+            lines.append(f"{objects} the spool (qc-daemon spool check lists them by exam):")
             lines += _first_lines([Path(name).stem for name in names])
     return lines, not (manifest.missing or manifest.damaged)
 
@@ -141,7 +144,7 @@ def describe_restore(result: RestoreResult) -> Iterator[str]:
     restoration = result.restoration
     yield from _describe(restoration)
     if result.released:
-        yield f"{result.released} of them are taken in again"
+        yield f"{count_of(result.released, 'of them is', 'of them are')} taken in again"
     elif restoration.later:
         yield "take them in with qc-daemon spool release SHA256 or qc-daemon spool release --all"
     yield from _describe_decisions(restoration)
@@ -210,13 +213,21 @@ def _describe(restoration: Restoration) -> Iterator[str]:
             if restoration.replaced
             else ""
         )
-        yield f"{restoration.files} received objects are back in the spool{replaced}"
+        files = count_of(restoration.files, "received object is", "received objects are")
+        yield f"{files} back in the spool{replaced}"
     if restoration.missing:
-        yield f"{len(restoration.missing)} objects that the database names are nowhere:"
+        yield (
+            count_of(
+                len(restoration.missing),
+                "object that the database names is",
+                "objects that the database names are",
+            )
+            + " nowhere:"
+        )
         yield from _first_lines([Path(path).stem for path in restoration.missing])
     if restoration.later:
-        count = len(restoration.later)
-        yield f"{count} objects came after the backup, and only the spool has them:"
+        later = count_of(len(restoration.later), "object")
+        yield f"{later} came after the backup, and only the spool has what came:"
         yield from _first_lines(
             [f"{each.sha256} {each.sop_instance_uid}".rstrip() for each in restoration.later]
         )
@@ -263,10 +274,12 @@ def _describe_decisions(restoration: Restoration) -> Iterator[str]:
     elif not comparison.decisions:
         yield f"people decided nothing {since} that would have to be repeated"
     if comparison.decisions:
-        yield (
-            f"{len(comparison.decisions)} decisions that people made {since} are not in it;"
-            " repeat those that still hold:"
+        lacking = count_of(
+            len(comparison.decisions),
+            f"decision that people made {since} is",
+            f"decisions that people made {since} are",
         )
+        yield f"{lacking} not in it; repeat what still holds:"
     for kinds in _GROUPS:
         decisions = [each for each in comparison.decisions if each.kind in kinds]
         if decisions:

@@ -297,17 +297,17 @@ def test_the_commands_save_restore_and_take_in_again(
     config.write_text('[store]\nurl = "sqlite:///qc.db"\nspool = "spool"\n')
     facts = storage.receive()
     backup = command("db", "backup", tmp_path / "saved", "--with-spool", "--config", config)
-    assert "1 received objects" in backup
+    assert "1 received object " in backup
     later = storage.receive()
     storage.store.close()
     result = command("db", "restore", tmp_path / "saved", "--config", config)
-    assert "1 objects came after the backup" in result
+    assert "1 object came after the backup" in result
     assert f"{later.sha256} {later.sop_instance_uid}" in result
     assert "1 object is taken in" in command("spool", "release", "--all", "--config", config)
     assert uids(storage) == {facts.sop_instance_uid, later.sop_instance_uid}
     storage.store.close()
     result = command("db", "restore", tmp_path / "saved", "--release", "--config", config)
-    assert "1 of them are taken in again" in result
+    assert "1 of them is taken in again" in result
     assert uids(storage) == {facts.sop_instance_uid, later.sop_instance_uid}
     assert "sound" in command("db", "check", "--config", config)
 
