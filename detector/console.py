@@ -26,19 +26,23 @@ def run(app: Callable[[], object]) -> int:
     """
     # No Python child of ours, a process pool's neither, imports from the working directory.
     os.environ["PYTHONSAFEPATH"] = "1"
+    if sys.stdout is None:
+        # Closed by who started us (`>&-`).
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     debug = "--debug" in sys.argv or bool(os.environ.get("QC_DEBUG"))
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
     try:
         app()
     except SystemExit as end:
+        if _is_pipe_broken():
+            return DONE
         return end.code if isinstance(end.code, int) else DONE if end.code is None else FAILED
     except UsageError as error:
         return _print_error(error, WRONG_USAGE, debug)
     except QCError as error:
         return _print_error(error, FAILED, debug)
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`); nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except OSError as error:
@@ -57,6 +61,14 @@ def run(app: Callable[[], object]) -> int:
         )
         return FAILED
     return DONE
+
+
+def _is_pipe_broken() -> bool:
+    """Whether the reader of our output has gone (`| head`), which is nothing wrong.
+
+    Click ends with 1 then, and wraps the output so that nothing is written at the end.
+    """
+    return type(sys.stdout).__name__ == "PacifyFlushWrapper"
 
 
 def _print_error(error: Exception, status: int, debug: bool, cause: Exception | None = None) -> int:

@@ -4,6 +4,8 @@ What a bad DICOM file, bundle or setting leads to stands in test_errors.py.
 """
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,26 @@ def test_it_ends_with_a_status_and_one_clear_line(
         assert message in " ".join(plain.split())
     # Nothing is left behind, nor made where the user has mistyped a folder.
     assert {each.name for each in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("reader", ["closed pipe", "closed output"])
+def test_a_reader_that_has_gone_is_no_failure(reader: str) -> None:
+    """As `| head` and `>&-` leave it."""
+    start = "import sys; from qc_daemon.cli.app import main; main()"
+    command = [sys.executable, "-P", "-c", start, "bundle", "show", "default"]
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        process = subprocess.run(
+            command if reader == "closed pipe" else ["sh", "-c", 'exec "$@" >&-', "sh", *command],
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+        )
+    finally:
+        os.close(write)
+    assert (process.returncode, process.stderr) == (0, "")
 
 
 def test_an_error_of_the_operating_system_is_one_line(
