@@ -196,8 +196,15 @@ def print_table(
         print()
 
 
+class _Console(Console):
+    """Rich's, which ends with 1 where the reader has gone; `console.run` knows that it is none."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def _console(width: int) -> Console:
-    return Console(width=width, markup=False, emoji=False, highlight=False)
+    return _Console(width=width, markup=False, emoji=False, highlight=False)
 
 
 def _key(name: str) -> str:

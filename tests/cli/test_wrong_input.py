@@ -100,11 +100,12 @@ def test_it_ends_with_a_status_and_one_clear_line(
     assert {each.name for each in folder.iterdir()} == before
 
 
+@pytest.mark.parametrize("words", ["bundle show", "bundle list", "exam list --format csv"])
 @pytest.mark.parametrize("reader", ["closed pipe", "closed output"])
-def test_a_reader_that_has_gone_is_no_failure(reader: str) -> None:
+def test_a_reader_that_has_gone_is_no_failure(reader: str, words: str, folder: Path) -> None:
     """As `| head` and `>&-` leave it."""
     start = "import sys; from qc_daemon.cli.app import main; main()"
-    command = [sys.executable, "-P", "-c", start, "bundle", "show", "default"]
+    command = [sys.executable, "-P", "-c", start, *words.split(), "--config", "qc.toml"]
     read, write = os.pipe()
     os.close(read)
     try:
@@ -114,6 +115,7 @@ def test_a_reader_that_has_gone_is_no_failure(reader: str) -> None:
             stderr=subprocess.PIPE,
             text=True,
             timeout=120,
+            cwd=folder,
         )
     finally:
         os.close(write)
