@@ -1,4 +1,5 @@
-"""What a process remembers of destinations: those not reachable now, those without commitment."""
+"""What a process remembers of destinations: those not reachable now, those that break off at every
+object, those without commitment."""
 
 import time
 from collections.abc import Callable
@@ -11,6 +12,8 @@ _MIN_COOLDOWN, _MAX_COOLDOWN = 5.0, 60.0
 # So many refusals in a row are no accident. Requests are tried again after an hour.
 _MAX_REFUSALS = 3
 _UNSUPPORTED_SECONDS = 3600.0
+# So many unlike objects in a row that a destination broke off at, and no object is to blame.
+_MAX_ABORTED = 3
 
 
 class CircuitBreaker:
@@ -36,6 +39,26 @@ class CircuitBreaker:
         """Block the destination for twice as long as the failed connection took, within limits."""
         cooldown = min(max(2 * duration_seconds, _MIN_COOLDOWN), _MAX_COOLDOWN)
         self._until[name] = self._monotonic() + cooldown
+
+
+class AbortedObjects:
+    """Objects that each destination broke off at since it last answered one; shared like a circuit
+    breaker."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, set[str]] = {}
+
+    def record(self, name: str, uid: str) -> bool:
+        """Note that the destination broke off at the object; True once that says more of the
+        destination than of its objects."""
+        objects = self._objects.setdefault(name, set())
+        if len(objects) < _MAX_ABORTED:
+            objects.add(uid)
+        return len(objects) >= _MAX_ABORTED
+
+    def clear(self, name: str) -> None:
+        """The destination answered for an object."""
+        self._objects.pop(name, None)
 
 
 class CommitmentRefusals:

@@ -15,7 +15,11 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.deliver.circuit_breaker import CircuitBreaker, CommitmentRefusals
+from qc_daemon.deliver.circuit_breaker import (
+    AbortedObjects,
+    CircuitBreaker,
+    CommitmentRefusals,
+)
 from qc_daemon.deliver.commitment_scp import (
     CommitmentReporter,
     CommitmentVerifier,
@@ -76,7 +80,7 @@ class _SendingError(QCError):
 class DeliverHandler(JobHandler):
     """Sends one object after another in one thread.
 
-    The other threads share `pool`, `breaker` and `refusals`.
+    The other threads share `pool`, `breaker`, `refusals` and `aborted`.
     """
 
     kind = JobKind.DELIVER
@@ -94,6 +98,7 @@ class DeliverHandler(JobHandler):
         pool: DestinationPool | None = None,
         render: Render | None = None,
         convert: Convert | None = None,
+        aborted: AbortedObjects | None = None,
     ) -> None:
         self.settings = settings
         self.fallback = SopClassFallback(
@@ -105,6 +110,7 @@ class DeliverHandler(JobHandler):
         )
         self.breaker = breaker or CircuitBreaker()
         self.refusals = refusals or CommitmentRefusals()
+        self.aborted = aborted or AbortedObjects()
         self.log = log.get(role="deliver")
         self.pool = pool or DestinationPool(
             settings.destination, settings.receive.ae_title, convert=convert
@@ -183,13 +189,24 @@ class DeliverHandler(JobHandler):
         """Send the object; True if its commitment is to be requested. Raises QCError."""
         began = time.monotonic()
         try:
-            return transport.send(outgoing)
+            to_commit = transport.send(outgoing)
         except ClassRefusedError:
+            self.aborted.clear(name)
             raise
         except QCError as error:
-            if error.code is ErrorCode.DELIVERY_UNREACHABLE:
+            code, message = error.code, error.message
+            if code is ErrorCode.DELIVERY_ABORTED:
+                if self.aborted.record(name, outgoing.name):
+                    # Each object would be given up in turn, for a fault that is not its own.
+                    code = ErrorCode.DELIVERY_UNREACHABLE
+                    message = f"destination {name} breaks off at every object, though it answers"
+            elif code is ErrorCode.DELIVERY_REFUSED:
+                self.aborted.clear(name)
+            if code is ErrorCode.DELIVERY_UNREACHABLE:
                 self.breaker.record_failure(name, time.monotonic() - began)
-            raise _SendingError(error.code, error.message) from error
+            raise _SendingError(code, message) from error
+        self.aborted.clear(name)
+        return to_commit
 
     def _write(self, session: Session, lease: Lease, result: _SendResult) -> bool:
         """Record the delivery; True if commitment is to be requested.
@@ -245,7 +262,7 @@ def run(
     has to end without them. Their leases are released by the supervisor.
     """
     _warn_of_missing_folders(settings)
-    breaker, refusals = CircuitBreaker(), CommitmentRefusals()
+    breaker, refusals, aborted = CircuitBreaker(), CommitmentRefusals(), AbortedObjects()
     pool = DestinationPool(settings.destination, settings.receive.ae_title, convert=convert)
     # So many threads that a destination which uses all its connections leaves some for the others.
     connections = sum(each.max_associations for each in settings.destination)
@@ -260,6 +277,7 @@ def run(
             refusals=refusals,
             pool=pool,
             render=render,
+            aborted=aborted,
         )
         return JobRunner(
             store,

@@ -217,6 +217,37 @@ def test_an_object_that_the_peer_aborts_on_holds_no_other_up(
     assert (row["state"], row["aborted"], row["given up"]) == ("ok", 0, 1)
 
 
+def test_a_peer_that_breaks_off_at_every_object_is_to_blame_itself(
+    delivery: Delivery, pacs: Pacs
+) -> None:
+    """Its storing hangs while C-ECHO works: no object is given up for that."""
+    delivery.settings.jobs.max_attempts = 3
+    objects = [ultrasound() for _ in range(4)]
+    pacs.aborts_on = {each.SOPInstanceUID for each in objects}
+    pacs.start()
+    for each in objects:
+        delivery.admit(each)
+    breaker = CircuitBreaker(lambda: delivery.now.timestamp())
+    deliverer = deliver_runner(
+        delivery.store, delivery.settings, clock=delivery.clock, breaker=breaker
+    )
+    for _ in range(6):
+        delivery.now += timedelta(hours=2)
+        while deliverer.run_once():
+            delivery.now += timedelta(minutes=2)
+    with delivery.store.read() as session:
+        listed = jobs.listing(session, kinds=[JobKind.DELIVER])
+    assert [job.state for job in listed] == ["ready"] * 4
+    assert sum(job.attempts for job in listed) == 2
+    assert list_destinations(delivery.settings)[0]["state"] == "failing"
+    pacs.aborts_on = set()
+    delivery.now += timedelta(hours=2)
+    while deliverer.run_once():
+        pass
+    deliverer.close()
+    assert delivery.states() == [("done", None)] * 4
+
+
 def test_a_peer_that_is_stopped_during_an_object_costs_at_most_one_attempt(
     delivery: Delivery, pacs: Pacs
 ) -> None:
