@@ -158,7 +158,11 @@ class ConnectionListener:
             # It was closed after `select` had returned it.
             return
         if self._encrypted:
-            self._pass_on(waiting)
+            if _has_closed(waiting.connection):
+                # Nothing came: a test whether the port is open, as of a load balancer or doctor.
+                self._close(waiting)
+            else:
+                self._pass_on(waiting)
             return
         try:
             data = waiting.connection.recv(1 << 16)
@@ -199,6 +203,16 @@ class ConnectionListener:
         self._selector.unregister(waiting.connection)
         del self._waiting[waiting.connection.fileno()]
         self._bytes_in_memory -= len(waiting.first_bytes)
+
+
+def _has_closed(connection: socket.socket) -> bool:
+    """Whether the peer has ended a connection that is readable before it sent a byte."""
+    try:
+        return not connection.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _describe_invalid(first_bytes: bytearray) -> str:

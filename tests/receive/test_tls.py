@@ -18,7 +18,7 @@ from pynetdicom import AE
 from detector.console import UsageError
 from qc_daemon.dicom.association import associate
 from qc_daemon.dicom.certificates import fingerprint
-from qc_daemon.observe import log
+from qc_daemon.observe import counters, log
 from qc_daemon.receive import Handshake, access, check_tls, listen, tls
 from qc_daemon.records.received import peers
 from qc_daemon.records.tables import Revision
@@ -234,6 +234,21 @@ def test_a_plain_caller_gets_nothing_on_the_port_for_tls(
         assert not assoc.is_established
     eventually(lambda: secured.events("handshake failed"))
     assert secured.accepts(modality)
+
+
+def test_a_test_whether_the_port_for_tls_is_open_is_no_failed_handshake(
+    secure: Callable[..., Secured], modality: Pair
+) -> None:
+    secured = secure()
+    before = counters.shared().total("rejected_protocol")
+    for _ in range(3):
+        socket.create_connection(("127.0.0.1", secured.port), timeout=60).close()
+    assert secured.accepts(modality)
+    with association(secured.port) as assoc:
+        assert not assoc.is_established
+    eventually(lambda: secured.events("handshake failed"))
+    assert len(secured.events("handshake failed")) == 1
+    assert counters.shared().total("rejected_protocol") == before + 1
 
 
 def test_who_is_slow_to_shake_hands_holds_up_nobody(
