@@ -1,8 +1,9 @@
 """The scrub: once a night each spooled file is read and compared with its SHA-256.
 
 Disks lose bits in files that nobody reads. A file that differs is moved to the spool's folder
-`damaged`, logged as an alarm, and fetched from a destination that has the same bytes. A pass reads
-slowly, so that receiving and scoring are not delayed, and continues after a restart.
+`damaged`, logged as an alarm, and fetched from a destination that has the same bytes, each night
+until one has. A pass reads slowly, so that receiving and scoring are not delayed, and continues
+after a restart.
 """
 
 import json
@@ -22,7 +23,13 @@ from qc_daemon.records.received.revisions import Originals
 from qc_daemon.records.store import Store
 from qc_daemon.settings import Settings
 from qc_daemon.spool import private_files
-from qc_daemon.spool.verification import Condition, content_hash, examine, move_to_damaged
+from qc_daemon.spool.verification import (
+    Condition,
+    content_hash,
+    damaged_files,
+    examine,
+    move_to_damaged,
+)
 
 NAME = "scrub.json"
 # Files of one query, and the most that are read again after a restart.
@@ -194,7 +201,10 @@ class Scrub:
         )
 
     def _condition(self, original: Original) -> Condition:
-        """The condition of the file; a damaged one is moved to `damaged` and logged."""
+        """The condition of the file; a damaged one is moved to `damaged` and logged.
+
+        One that lies there already is still damaged, and not missing.
+        """
         path = self.spool / original.path
         sha256 = content_hash(path, "")
         if not sha256:
@@ -217,6 +227,10 @@ class Scrub:
                 revision=original.revision_id,
                 path=damaged_path.relative_to(self.spool),
             )
+        elif condition is Condition.MISSING and damaged_files(self.spool, sha256):
+            # An earlier pass or a stage set it aside, with an alarm; a destination may have the
+            # bytes by now.
+            return Condition.DAMAGED
         elif condition is Condition.UNREADABLE:
             self.log.critical("spool file unreadable", sha256=sha256, path=original.path)
         return condition

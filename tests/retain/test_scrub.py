@@ -79,11 +79,12 @@ def test_a_flipped_bit_is_an_alarm_and_the_file_is_moved_to_damaged(
     report = next(each for each in examine(storage.settings) if each.name == "scrub")
     assert report.word == "warn"
     assert "1 damaged (set aside in damaged)" in report.message
-    # The next one finds that it is not there, and no second alarm is given for it.
+    # It is still damaged the night after, and no second alarm is given for it.
     night.now += timedelta(days=1)
     later = night.step()
     assert later is not None
-    assert (later.damaged, later.missing) == (0, 1)
+    assert (later.damaged, later.missing, later.fetched) == (1, 0, 0)
+    assert counters.shared().total("spool_damaged") == before + 1
 
 
 def test_a_file_fetched_from_a_destination_replaces_the_damaged_one(
@@ -91,6 +92,13 @@ def test_a_file_fetched_from_a_destination_replaces_the_damaged_one(
 ) -> None:
     first, second = storage.receive(), storage.receive()
     content = (storage.spool.root / first.path).read_bytes()
+    second_content = (storage.spool.root / second.path).read_bytes()
+
+    def give_second(facts: RevisionFacts) -> Path:
+        assert facts.revision_id == second.revision_id
+        path = storage.spool.root / facts.path
+        path.write_bytes(second_content)
+        return path
 
     def give_back(facts: RevisionFacts) -> Path:
         path = storage.spool.root / facts.path
@@ -106,6 +114,13 @@ def test_a_file_fetched_from_a_destination_replaces_the_damaged_one(
     assert result is not None
     assert (result.damaged, result.fetched) == (2, 1)
     assert (storage.spool.root / first.path).read_bytes() == content
+    # A destination that was away is asked again the night after.
+    night.scrub.originals = give_second
+    night.now += timedelta(days=1)
+    later = night.step()
+    assert later is not None
+    assert (later.damaged, later.fetched) == (1, 1)
+    assert (storage.spool.root / second.path).read_bytes() == second_content
 
 
 def test_a_missing_file_is_counted(storage: Storage, night: Night) -> None:
