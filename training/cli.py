@@ -408,10 +408,11 @@ def cross_validate(
     nested: Annotated[
         bool, typer.Option(help="Also bound the leak that is left, with one nested fold.")
     ] = False,
-    looks: Annotated[
+    styles: Annotated[
         bool,
         typer.Option(
-            help="Also leave out each look: pictures clustered by grey levels, grain and size."
+            "--looks",
+            help="Also leave out each style: pictures clustered by grey levels, grain and size.",
         ),
     ] = False,
     jobs: Annotated[
@@ -450,7 +451,7 @@ def cross_validate(
             command=_command(),
         ),
         nested=nested,
-        leave_styles_out=looks,
+        leave_styles_out=styles,
         jobs=jobs,
     )
     long = ("risk and coverage", "sets", "alignment by fold")

@@ -29,7 +29,7 @@ ae_title = "FIXED"
 address = "10.9.0.0/16"
 """
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
-SHOWN, OTHER = "a1" * 32, "b2" * 32
+CERTIFICATE, OTHER = "a1" * 32, "b2" * 32
 runner = CliRunner()
 
 
@@ -65,7 +65,7 @@ def of_state(config: Path, state: str) -> list[tuple[str, str, str | None]]:
 
 
 def test_all_three_kinds_are_listed(config: Path) -> None:
-    refuse(config, "STRANGER", "192.168.1.2", SHOWN)
+    refuse(config, "STRANGER", "192.168.1.2", CERTIFICATE)
     assert peer(config, "add", "US1", "--address", "10.1.2.3/16").exit_code == 0
     rows = listed(config)
     assert [(row["state"], row["ae_title"], row["address"]) for row in rows] == [
@@ -73,7 +73,7 @@ def test_all_three_kinds_are_listed(config: Path) -> None:
         ("approved", "US1", "10.1.0.0/16"),
         ("refused", "STRANGER", "192.168.1.2"),
     ]
-    assert rows[2] | {"attempts": 1, "certificate": SHOWN} == rows[2]
+    assert rows[2] | {"attempts": 1, "certificate": CERTIFICATE} == rows[2]
     assert rows[2]["since"] == rows[2]["last_seen"] == "2026-03-04T05:06:07+00:00"
     table = peer(config, "list").output
     for word in ("FIXED", "US1", "STRANGER", "192.168.1.2"):
@@ -82,11 +82,11 @@ def test_all_three_kinds_are_listed(config: Path) -> None:
 
 
 def test_a_refused_caller_is_approved_with_its_address_and_certificate(config: Path) -> None:
-    refuse(config, "US1", "10.1.2.3", SHOWN)
+    refuse(config, "US1", "10.1.2.3", CERTIFICATE)
     refuse(config, "US2", "10.1.2.3")
     result = peer(config, "approve", "US1")
-    assert result.output == f"US1 may store from 10.1.2.3 with certificate {SHOWN}\n"
-    assert of_state(config, "approved") == [("US1", "10.1.2.3", SHOWN)]
+    assert result.output == f"US1 may store from 10.1.2.3 with certificate {CERTIFICATE}\n"
+    assert of_state(config, "approved") == [("US1", "10.1.2.3", CERTIFICATE)]
     assert of_state(config, "refused") == [("US2", "10.1.2.3", None)]
 
 
@@ -114,8 +114,8 @@ def test_a_whole_network_lets_in_all_it_covers(config: Path) -> None:
 
 
 def test_a_renewed_certificate_is_approved_the_same_way(config: Path) -> None:
-    peer(config, "add", "US1", "--address", "10.1.2.3", "--certificate", SHOWN.upper())
-    assert of_state(config, "approved") == [("US1", "10.1.2.3", SHOWN)]
+    peer(config, "add", "US1", "--address", "10.1.2.3", "--certificate", CERTIFICATE.upper())
+    assert of_state(config, "approved") == [("US1", "10.1.2.3", CERTIFICATE)]
     refuse(config, "US1", "10.1.2.3", OTHER)
     assert peer(config, "approve", "US1").exit_code == 0
     assert of_state(config, "approved") == [("US1", "10.1.2.3", OTHER)]
@@ -150,7 +150,7 @@ def test_wrong_usage_is_one_clear_line(
     config: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     # A peer of the settings whose certificate is another than it showed.
-    refuse(config, "FIXED", "10.9.1.1", SHOWN)
+    refuse(config, "FIXED", "10.9.1.1", CERTIFICATE)
     before = listed(config)
     result = peer(config, *arguments)
     assert isinstance(result.exception, UsageError)
@@ -161,7 +161,7 @@ def test_wrong_usage_is_one_clear_line(
 
 def test_a_certificate_needs_tls(config: Path) -> None:
     config.write_text("")
-    result = peer(config, "add", "US1", "--address", "10.0.0.1", "--certificate", SHOWN)
+    result = peer(config, "add", "US1", "--address", "10.0.0.1", "--certificate", CERTIFICATE)
     assert isinstance(result.exception, UsageError)
     assert "[receive.tls]" in str(result.exception)
 

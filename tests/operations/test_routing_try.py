@@ -51,7 +51,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def tried(config: Path, *arguments: str | Path) -> list[dict[str, Any]]:
+def rule_rows(config: Path, *arguments: str | Path) -> list[dict[str, Any]]:
     command = ["rules", "test", *map(str, arguments), "--config", str(config), "--format", "jsonl"]
     result = runner.invoke(app, command)
     assert result.exit_code == ("error" in result.output), result.output
@@ -59,7 +59,7 @@ def tried(config: Path, *arguments: str | Path) -> list[dict[str, Any]]:
 
 
 def test_each_object_with_its_rule(config: Path, file: Path) -> None:
-    rows = tried(config, file, "--view", "NT", "--verdict", "review")
+    rows = rule_rows(config, file, "--view", "NT", "--verdict", "review")
     assert {row["object"]: (row["rule"], row["to"]) for row in rows} == {
         "source": ("training-room", []),
         "sr": ("poor-nt", ["pacs", "qa"]),
@@ -70,7 +70,7 @@ def test_each_object_with_its_rule(config: Path, file: Path) -> None:
 
 
 def test_why_a_rule_does_not_match(config: Path, file: Path) -> None:
-    rows = {row["object"]: row for row in tried(config, file, "--view", "NT")}
+    rows = {row["object"]: row for row in rule_rows(config, file, "--view", "NT")}
     assert rows["sr"]["to"] == ["pacs"]
     assert rows["sr"]["earlier"] == [
         {"rule": "poor-nt", "why": "verdict (unknown) is not non-standard or review"}
@@ -87,7 +87,7 @@ def test_the_bundle_judges_where_nothing_is_supposed(
             yield {"source": str(paths[0]), "view": {"code": view}, "quality": {"label": label}}
 
     monkeypatch.setattr(files, "score_files", score)
-    rows = tried(config, file)
+    rows = rule_rows(config, file)
     assert [(row["object"], row["to"]) for row in rows if row["object"] in ("sr", "overlay")] == [
         ("sr", ["pacs", "qa"]),
         ("overlay", ["pacs", "qa"]),
@@ -99,7 +99,7 @@ def test_the_sender_is_supposed(config: Path, file: Path) -> None:
     text = SETTINGS.replace('station = "train*"', 'calling_ae = "VOLUSON?"')
     config.write_text(text)
     for calling, to in (("voluson1", []), ("", ["pacs"])):
-        row, *_ = tried(config, file, "--view", "CRL", "--calling", calling)
+        row, *_ = rule_rows(config, file, "--view", "CRL", "--calling", calling)
         assert (row["object"], row["to"]) == ("source", to)
 
 
@@ -116,7 +116,7 @@ def test_a_table_shows_the_route_and_no_patient(config: Path, file: Path) -> Non
 def test_other_files_are_listed_after_all_dicom_files(config: Path, file: Path) -> None:
     picture = file.with_name("a.png")
     picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(200))
-    first, *others = tried(config, picture, file.with_name("none.dcm"), file, "--view", "NT")
+    first, *others = rule_rows(config, picture, file.with_name("none.dcm"), file, "--view", "NT")
     assert first["error"]["message"] == "rules are tried on a DICOM file (PS3.10)"
     assert "No such file" in others[0]["error"]["message"]
     assert others[1]["object"] == "source"
@@ -129,7 +129,7 @@ def test_an_object_that_no_report_can_name_is_forwarded_all_the_same(
     dataset = ultrasound()
     del dataset.SeriesInstanceUID
     path.write_bytes(part10(dataset))
-    source, error = tried(config, path, "--view", "NT")
+    source, error = rule_rows(config, path, "--view", "NT")
     assert (source["object"], source["to"]) == ("source", ["pacs"])
     assert "Series Instance UID" in error["error"]["message"]
 

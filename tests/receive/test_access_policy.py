@@ -62,10 +62,10 @@ def test_one_of_several_peers_is_enough() -> None:
     assert is_allowed(Caller("VOLUSON1", "2001:db8::7"), [VOLUSON], [other])
 
 
-@pytest.mark.parametrize(("shown", "answer"), [(FIRST, True), (SECOND, False), (None, False)])
-def test_a_bound_peer_must_show_its_certificate(shown: str | None, answer: bool) -> None:
+@pytest.mark.parametrize(("certificate", "answer"), [(FIRST, True), (SECOND, False), (None, False)])
+def test_a_bound_peer_must_show_its_certificate(certificate: str | None, answer: bool) -> None:
     bound = PeerRule.of("VOLUSON1", "10.1.0.0/16", FIRST)
-    caller = Caller("VOLUSON1", "10.1.2.3", shown)
+    caller = Caller("VOLUSON1", "10.1.2.3", certificate)
     assert is_allowed(caller, [bound], []) is answer
     # Neither a wider peer without a certificate nor an approval makes it weaker.
     assert is_allowed(caller, [bound, VOLUSON], []) is answer

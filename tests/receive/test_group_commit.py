@@ -20,13 +20,13 @@ class Counting(Store):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.count = 0
-        self.begun, self.go = threading.Event(), threading.Event()
+        self.has_begun, self.go = threading.Event(), threading.Event()
 
     @contextmanager
     def begin(self) -> Iterator[Session]:
         self.count += 1
         if self.count == 1:
-            self.begun.set()
+            self.has_begun.set()
             assert self.go.wait(60)
         with super().begin() as session:
             yield session
@@ -65,7 +65,7 @@ def crowd(store: Counting, values: list[int | None]) -> list[Any]:
     """The first alone, the others while it is being committed; what each was told."""
     commits, outcomes = GroupCommit(store), []  # type: ignore[var-annotated]
     threads = [write(commits, values[0], outcomes)]
-    assert store.begun.wait(60)
+    assert store.has_begun.wait(60)
     threads += [write(commits, value, outcomes) for value in values[1:]]
     while len(commits._waiting) < len(values) - 1:
         assert threads[0].is_alive()

@@ -14,7 +14,7 @@ ROOMS = sorted(
     if path.is_dir() and not path.name.startswith(".") and (path / "__init__.py").is_file()
 )
 FOLDERS = {*ROOMS, "benchmarks", "deploy", "docs", "tests", "tools"}
-MADE = {"runs", "demo-out"}  # Folders that commands write; nothing of them is kept.
+OUTPUT_FOLDERS = {"runs", "demo-out"}  # Folders that commands write; nothing of them is kept.
 
 # A path with a folder in it, wherever it stands; not a part of a longer path.
 PATH = re.compile(r"(?<![\w./<-])([A-Za-z_][\w-]*(?:/[\w.-]+)+)")
@@ -28,7 +28,7 @@ def named_paths(text: str) -> Iterator[str]:
     for match in PATH.finditer(URL.sub("", text)):
         path = match[1].rstrip(".")
         first = path.split("/")[0]
-        if first in FOLDERS or (SOURCE_FILE.search(path) and first not in MADE):
+        if first in FOLDERS or (SOURCE_FILE.search(path) and first not in OUTPUT_FOLDERS):
             yield path
 
 

@@ -166,13 +166,15 @@ def _enough(truths: Truths) -> bool:
 
 
 def _columns(
-    samples: Sequence[CriteriaSample], known: frozenset[str]
+    samples: Sequence[CriteriaSample], detectable: frozenset[str]
 ) -> dict[View, dict[str, tuple[Values, Values, Truths]]]:
     """(presence, value, truth) of every sample, by view and criterion; NaN for None."""
     rows: dict[View, dict[str, list[tuple[float, float, bool]]]] = {}
     for sample in samples:
         height, width = sample.pixels.shape[:2]
-        measurements = measure(sample.view, sample.detections, width, height, sample.pixels, known)
+        measurements = measure(
+            sample.view, sample.detections, width, height, sample.pixels, detectable
+        )
         for code in measurements.keys() & sample.truth.keys():
             presence, value = measurements[code].presence, measurements[code].value
             rows.setdefault(sample.view, {}).setdefault(code, []).append(

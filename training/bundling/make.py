@@ -54,7 +54,7 @@ KNOWN_SHARE = 0.99
 """Share of known pictures that the out-of-distribution threshold lets pass."""
 REAL_PICTURES = 20
 """A view gives verdicts on real pictures where at least so many real ones calibrated it."""
-MIN_KNOWN = 8
+MIN_VIEW_PICTURES = 8
 """Pictures of the views that the outlier score needs: half of them fit it, half set its threshold.
 """
 KNOWN_VIEW_SHARE = 0.99
@@ -393,12 +393,12 @@ def fit_outlier(
     the share of these beyond it.
 
     `features` (N, d) are of the image, `confidences` (N,) sums over the boxes. Raises
-    UsageError on fewer than MIN_KNOWN pictures.
+    UsageError on fewer than MIN_VIEW_PICTURES pictures.
     """
-    if len(features) < MIN_KNOWN:
+    if len(features) < MIN_VIEW_PICTURES:
         raise UsageError(
             f"{len(features)} pictures of the views to calibrate on are too few:"
-            f" give {MIN_KNOWN} at least"
+            f" give {MIN_VIEW_PICTURES} at least"
         )
     even = np.arange(len(features)) % 2 == 0
     fitted = OutlierModel.fit(
