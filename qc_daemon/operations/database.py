@@ -233,18 +233,24 @@ def _describe(restoration: Restoration) -> Iterator[str]:
         )
 
 
-# How many decisions of a kind there are, in words.
+# One decision of a kind, and several, in words.
 _DECIDED = {
-    DecisionKind.PEER_APPROVED: "peers approved",
-    DecisionKind.PEER_REMOVED: "approvals of peers taken back",
-    DecisionKind.IMAGE_REJECTED: "images rejected",
-    DecisionKind.REJECTION_RETRACTED: "rejections retracted",
-    DecisionKind.BUNDLE_ACTIVATED: "bundles activated",
-    DecisionKind.EXAM_CLOSED: "exams closed",
-    DecisionKind.OBJECT_RELEASED: "objects released from quarantine",
-    DecisionKind.JOB_RETRIED: "jobs retried",
-    DecisionKind.JOB_CANCELLED: "jobs cancelled",
-    DecisionKind.COMMITMENT_RETRIED: "commitment reports retried",
+    DecisionKind.PEER_APPROVED: ("peer approved", "peers approved"),
+    DecisionKind.PEER_REMOVED: ("approval of a peer taken back", "approvals of peers taken back"),
+    DecisionKind.IMAGE_REJECTED: ("image rejected", "images rejected"),
+    DecisionKind.REJECTION_RETRACTED: ("rejection retracted", "rejections retracted"),
+    DecisionKind.BUNDLE_ACTIVATED: ("bundle activated", "bundles activated"),
+    DecisionKind.EXAM_CLOSED: ("exam closed", "exams closed"),
+    DecisionKind.OBJECT_RELEASED: (
+        "object released from quarantine",
+        "objects released from quarantine",
+    ),
+    DecisionKind.JOB_RETRIED: ("job retried", "jobs retried"),
+    DecisionKind.JOB_CANCELLED: ("job cancelled", "jobs cancelled"),
+    DecisionKind.COMMITMENT_RETRIED: (
+        "commitment report retried",
+        "commitment reports retried",
+    ),
 }
 # A rejection and its retraction are one list, as they are to be repeated in turn.
 _GROUPS: tuple[tuple[DecisionKind, ...], ...] = (
@@ -279,12 +285,14 @@ def _describe_decisions(restoration: Restoration) -> Iterator[str]:
             f"decision that people made {since} is",
             f"decisions that people made {since} are",
         )
-        yield f"{lacking} not in it; repeat what still holds:"
+        yield f"{lacking} not in the restored database; repeat what still holds:"
     for kinds in _GROUPS:
         decisions = [each for each in comparison.decisions if each.kind in kinds]
         if decisions:
             counts = Counter(each.kind for each in decisions)
-            yield ", ".join(f"{counts[kind]} {_DECIDED[kind]}" for kind in kinds if counts[kind])
+            yield ", ".join(
+                count_of(counts[kind], *_DECIDED[kind]) for kind in kinds if counts[kind]
+            )
             yield from _first_lines(_commands(decisions))
     if any(each.needs_object for each in comparison.decisions):
         yield "* its object came after the backup: take that in first"
