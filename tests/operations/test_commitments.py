@@ -48,7 +48,7 @@ def test_listed_by_state(config: str) -> None:
 
 def test_retried(config: str) -> None:
     result = run("retry", "1", "2", "--config", config, status=1)
-    assert "1 reports" in result
+    assert "1 report is due again" in result
     assert "no commitment request 2" in result
     assert "VOLUSON1" in run("list", "--state", "ready", "--config", config)
     assert "request 1 is ready" in run("retry", "1", "--config", config, status=1)
