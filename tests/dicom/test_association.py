@@ -3,6 +3,7 @@
 import contextlib
 import io
 import queue
+import socket
 import struct
 import sys
 import threading
@@ -328,6 +329,14 @@ def test_concurrent_reports_and_sends_do_not_mix(
     assert assoc.is_established
     assert len(reporting.answers) > 1
     assert set(reporting.answers) == {0x0000}
+
+
+def test_a_data_set_does_not_wait_for_the_acknowledgement_of_its_command() -> None:
+    pacs = Pacs().start()
+    with association(pacs.port, called="PACS") as assoc:
+        option = assoc.dul.socket.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    pacs.stop()
+    assert option
 
 
 def test_an_immediate_rejection_is_not_lost() -> None:

@@ -127,5 +127,6 @@ def test_the_command_line(tmp_path: Path, pacs: Start, hospital: Authority, ours
     files = ["--ca", hospital.certificate, "--cert", ours.certificate, "--key", ours.key]
     result = CliRunner().invoke(app, [*to, "--tls", *map(str, files)])
     assert result.exit_code == 0, result.output
-    for wrong in (["--ca", "ca.pem"], ["--tls", "--cert", "own.pem"]):
+    authority, own = str(hospital.certificate), str(ours.certificate)
+    for wrong in (["--ca", authority], ["--tls", "--cert", own]):
         assert isinstance(CliRunner().invoke(app, [*to, *wrong]).exception, UsageError)

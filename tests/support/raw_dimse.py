@@ -85,6 +85,10 @@ class Peer:
     connection: socket.socket
     results: dict[int, int] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        # A command and its data set are two writes: the second would wait 40 ms for a delayed ACK.
+        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
     def associate(self, request: bytes) -> None:
         """Send an A-ASSOCIATE-RQ. Raises AbortedError, or AssertionError for another answer."""
         self.connection.sendall(request)
