@@ -29,6 +29,42 @@ class Criterion:
     evidence: tuple[str, ...] = ()
 
 
+CRITERION_REASON, STRUCTURE_REASON, REGION_REASON = "criterion", "structure", "region"
+REASON_KINDS = (CRITERION_REASON, STRUCTURE_REASON, REGION_REASON)
+DIRECTIONS = ("low", "high")
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a view is not called standard, in words that say what is wrong and what to do.
+
+    `code` is that of a criterion, a label, or a part of the picture
+    (`model.criteria.faults.REGION_FAULTS`). `direction`, of a measured criterion: its value lies
+    beyond the lower ("low") or upper ("high") end.
+    """
+
+    kind: str
+    code: str
+    words: str
+    direction: str | None = None
+
+    def to_json(self) -> dict[str, str]:
+        """One of the finding's `reasons`; `direction` only where there is one."""
+        body = {"kind": self.kind, "code": self.code, "words": self.words}
+        return body | ({} if self.direction is None else {"direction": self.direction})
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Reason":
+        """The inverse of `to_json`; raises KeyError or ValueError on what is no reason."""
+        direction = data.get("direction")
+        return cls(
+            _one_of(data["kind"], REASON_KINDS),
+            data["code"],
+            data["words"],
+            None if direction is None else _one_of(direction, DIRECTIONS),
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class BundleId:
     """Which models judged: the bundle's name, version and SHA-256 of its manifest.
@@ -55,7 +91,8 @@ class Judgement:
     """The models' judgement of one frame's region, without files or DICOM.
 
     `probability` is the calibrated P(standard), None for OTHER; `gates` are the fusion weights of
-    image, text and spatial branch and sum to 1.
+    image, text and spatial branch and sum to 1. `reasons`, the most important first, say why the
+    view is not called standard; a standard view has none.
     """
 
     region_index: int
@@ -70,6 +107,7 @@ class Judgement:
     description: str
     criteria: tuple[Criterion, ...]
     flags: tuple[Flag, ...] = ()
+    reasons: tuple[Reason, ...] = ()
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -144,6 +182,7 @@ class Finding:
                 }
                 for c in j.criteria
             ],
+            "reasons": [reason.to_json() for reason in j.reasons],
             "flags": [flag.value for flag in j.flags],
             "created": self.created,
         }
@@ -176,6 +215,8 @@ class Finding:
                 for c in data["criteria"]
             ),
             flags=tuple(Flag(flag) for flag in data["flags"]),
+            # Findings of earlier versions have no reasons.
+            reasons=tuple(Reason.from_json(each) for each in data.get("reasons", ())),
         )
         return cls(
             judgement=judgement,

@@ -22,10 +22,12 @@ from model.augment import augment
 from model.bundle.bundle import Bundle
 from model.calibration import Calibration
 from model.criteria import checks
+from model.deletion import delete_each
 from model.describer.describer import Describer
 from model.device import choose_device
-from model.finding import NON_STANDARD, REVIEW, STANDARD, BundleId, Judgement
+from model.finding import NON_STANDARD, REVIEW, STANDARD, BundleId, Criterion, Judgement, Reason
 from model.outlier import OutlierModel, detector_evidence, is_coloured_everywhere
+from model.reasons import list_reasons, weightiest, withhold_uncertain
 from model.spatialclip.network import VIEWS, SpatialClip
 from model.spatialclip.preprocess import Preprocessor
 
@@ -72,11 +74,13 @@ class Thresholds:
 class RegionPrediction:
     """What the networks predict for one region, before any threshold on the verdict.
 
+    `detections` are shown, described and counted; `layout` are those that SpatialCLIP reads.
     `features` (3, d) are those of image, text and layout, of unit length.
     """
 
     pixels: Pixels
     detections: tuple[Detection, ...]
+    layout: tuple[Detection, ...]
     description: str
     logit: float
     views: dict[View, float]
@@ -187,6 +191,7 @@ class Judge:
                 RegionPrediction(
                     pixels,
                     detections[i],
+                    layouts[i],
                     descriptions[i],
                     float(output.logit[i]),
                     dict(zip(VIEWS, map(float, views[i]), strict=True)),
@@ -218,6 +223,7 @@ class Judge:
                 probability,
                 is_outlier or lacks_real_evidence or not self._is_sure(view, prediction),
             )
+        criteria, reasons = self._criteria_and_reasons(view, quality, prediction)
         height, width = frame.pixels.shape[:2]
         flags = []
         if is_outlier:
@@ -241,15 +247,42 @@ class Judge:
                 for d in prediction.detections
             ),
             description=prediction.description,
-            criteria=checks.judge(
-                view,
-                prediction.detections,
-                prediction.pixels.shape[1],
-                prediction.pixels.shape[0],
-                prediction.pixels,
-                self.criteria_thresholds,
-            ),
+            criteria=criteria,
             flags=tuple(flags),
+            reasons=reasons,
+        )
+
+    def _criteria_and_reasons(
+        self, view: View, quality: str, prediction: RegionPrediction
+    ) -> tuple[tuple[Criterion, ...], tuple[Reason, ...]]:
+        """The criteria and the reasons, which do not contradict the verdict: a standard view has no
+        reason, and a non-standard one has at least one."""
+        height, width = prediction.pixels.shape[:2]
+        thresholds = self.criteria_thresholds
+        criteria = checks.judge(
+            view, prediction.detections, width, height, prediction.pixels, thresholds
+        )
+        failures = checks.failures(
+            view, criteria, prediction.detections, prediction.layout, thresholds
+        )
+        if quality == STANDARD:
+            criteria = withhold_uncertain(criteria, failures)
+        reasons = list_reasons(view, quality, failures, prediction.detections, thresholds)
+        if quality == NON_STANDARD and not reasons:
+            # Costs as much as judging the picture some times more, so only where it is needed.
+            reasons = (self._weightiest(prediction),)
+        return criteria, reasons
+
+    def _weightiest(self, prediction: RegionPrediction) -> Reason:
+        return weightiest(
+            delete_each(
+                self.spatialclip,
+                self.preprocessor,
+                self.describer,
+                prediction.pixels,
+                prediction.detections,
+                prediction.layout,
+            )
         )
 
     def _view(self, prediction: RegionPrediction) -> View:

@@ -42,7 +42,21 @@ from model.criteria.sonogram import Sonogram
 from model.criteria.thresholds import PRESENT, CriteriaThresholds, ThreeWayThreshold
 from model.finding import Criterion
 
-__all__ = ["CHECKS", "Better", "CriteriaThresholds", "Measurement", "judge", "measure"]
+__all__ = [
+    "CHECKS",
+    "Better",
+    "CriteriaThresholds",
+    "Failure",
+    "Measurement",
+    "expected_structures",
+    "failures",
+    "judge",
+    "measure",
+]
+
+SURE_SUPPORT = 2.0
+"""A structure is missing at high certainty if the support of the others is so many times what a
+missing structure needs (`CriteriaThresholds.support`)."""
 
 MIN_STRUCTURES = 4
 """From so many detected structures of the NT view on, their common box stands for the fetus."""
@@ -95,6 +109,7 @@ class RegionImage:
 
 
 Measure = Callable[[RegionImage], float | None]
+_NO_PIXELS: Pixels = np.zeros((0, 0, 3), np.uint8)
 
 
 class Better(Enum):
@@ -115,6 +130,16 @@ class CriterionCheck:
     reads: tuple[str, ...] = ()
     unit: str = "1"
     better: Better = Better.HIGH
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How a criterion is not met: `direction` of a measured value (None: a structure is not
+    visible), and whether at high certainty."""
+
+    code: str
+    direction: str | None
+    is_certain: bool
 
 
 def judge(
@@ -148,6 +173,61 @@ def measure(
     """The measurements that `judge` compares with thresholds, by criterion code; for their fit."""
     picture = _region_image(view, detections, width, height, pixels, detectable)
     return {rule.code: _measure(rule.code, picture) for rule in RULES[view]}
+
+
+def failures(
+    view: View,
+    criteria: Sequence[Criterion],
+    detections: Sequence[Detection],
+    weak_detections: Sequence[Detection],
+    thresholds: CriteriaThresholds,
+) -> tuple[Failure, ...]:
+    """One for each of the `criteria` that is not met, in their order.
+
+    `criteria` are what `judge` made of `detections`. `weak_detections` are these and all others
+    that the detector makes, however unsure: at high certainty a structure is missing only if there
+    is no trace of it, and the view's other structures are detected with SURE_SUPPORT.
+    """
+    picture = _region_image(view, detections, 0, 0, _NO_PIXELS, thresholds.detectable)
+    traces = _region_image(view, weak_detections, 0, 0, _NO_PIXELS, thresholds.detectable)
+    return tuple(
+        _failure(criterion, picture, traces, thresholds)
+        for criterion in criteria
+        if criterion.met is False
+    )
+
+
+def expected_structures(view: View, thresholds: CriteriaThresholds) -> tuple[tuple[str, ...], ...]:
+    """Groups of labels that the detector knows, of each of which standard pictures show one."""
+    groups = thresholds.expected.get(view) or tuple(
+        group for check in CHECKS[view].values() for group in check.needs
+    )
+    known = (tuple(label for label in group if label in thresholds.detectable) for group in groups)
+    return tuple(dict.fromkeys(group for group in known if group))
+
+
+def _failure(
+    criterion: Criterion,
+    picture: RegionImage,
+    traces: RegionImage,
+    thresholds: CriteriaThresholds,
+) -> Failure:
+    code = criterion.code
+    check = CHECKS[picture.view][code]
+    if check.needs:
+        visible = thresholds.presence.get(picture.view, {}).get(code, PRESENT)
+        missing = [g for g in check.needs if visible.judge(picture.confidence(g)) is False]
+        if missing:
+            support = _support(check, picture, thresholds) or 0.0
+            has_no_trace = any(traces.confidence(group) == 0 for group in missing)
+            is_certain = has_no_trace and support >= SURE_SUPPORT * thresholds.support
+            return Failure(code, None, is_certain)
+    threshold = thresholds.measured.get(picture.view, {}).get(code)
+    if threshold is None or criterion.value is None:
+        return Failure(code, None, is_certain=False)
+    return Failure(
+        code, threshold.direction(criterion.value), threshold.is_far_beyond(criterion.value)
+    )
 
 
 def _region_image(
@@ -214,6 +294,14 @@ def _absence_counts(
     missing = [group for group in check.needs if visible.judge(picture.confidence(group)) is False]
     if not any(thresholds.detectable.issuperset(group) for group in missing):
         return False
+    support = _support(check, picture, thresholds)
+    return support is not None and support >= thresholds.support
+
+
+def _support(
+    check: CriterionCheck, picture: RegionImage, thresholds: CriteriaThresholds
+) -> float | None:
+    """Mean confidence over the view's labels that the check does not need; None without any."""
     needed = {label for group in check.needs for label in group}
     others = [
         label.code
@@ -223,8 +311,8 @@ def _absence_counts(
         and label.code not in needed
     ]
     if not others:
-        return False
-    return sum(picture.confidence([code]) for code in others) / len(others) >= thresholds.support
+        return None
+    return sum(picture.confidence([code]) for code in others) / len(others)
 
 
 # The measures. Each returns None where the boxes and the picture do not allow it.

@@ -37,9 +37,11 @@ NECK_NT = CriterionRule("CRIT-NECK", "Neutral neck", "Wait for a neutral positio
 NECK_CRL = CriterionRule("CRIT-NECK", "Neutral neck", "Wait for a neutral position", WANYONYI_CRL)
 NT_VISIBLE = CriterionRule("CRIT-NT", "Nuchal membrane visible", "Show the nuchal skin", FMF_NT)
 NASAL = CriterionRule("CRIT-NASAL", "Nasal bone visible", "Insonate the nose at 45 degrees", FMF_NT)
-PROFILE = CriterionRule("CRIT-PROFILE", "Profile with nasal tip", "Find the mid-sagittal", FMF_NT)
+PROFILE = CriterionRule(
+    "CRIT-PROFILE", "Profile with nasal tip", "Find the mid-sagittal plane", FMF_NT
+)
 BRAIN = CriterionRule(
-    "CRIT-BRAIN", "Palate and diencephalon visible", "Find the mid-sagittal", FMF_NT
+    "CRIT-BRAIN", "Palate and diencephalon visible", "Find the mid-sagittal plane", FMF_NT
 )
 SKULL = CriterionRule("CRIT-SKULL", "Skull outline closed", "Centre the head", ISUOG_2023)
 FALX = CriterionRule("CRIT-FALX", "Falx in the midline", "Level the plane", ISUOG_2023)
@@ -49,7 +51,7 @@ HORIZONTAL = CriterionRule("CRIT-HORIZONT", "Fetus horizontal", "Tilt the probe"
 LEVEL = CriterionRule(
     HORIZONTAL.code,
     HORIZONTAL.meaning,
-    "Tilt the probe: the membranes must lie across the beam",
+    "Tilt the probe until the membranes lie across the beam",
     TECHNICAL,
 )
 OUTLINE = CriterionRule(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from detector.anatomy import LABELS, View
+from model.criteria.faults import HIGH, LOW
 from model.criteria.rules import (
     COMPLETE,
     ENDS,
@@ -22,6 +23,11 @@ from model.criteria.rules import (
     SIZE,
     SKULL,
 )
+
+SURE_SHARE = 0.25
+"""A quarter less gain, sharpness or size than what is just not met is seen by any reader."""
+SURE_DISTANCE = 0.02
+"""For measurements around zero, such as distances from an edge in shares of the picture's side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,30 @@ class ThreeWayThreshold:
         if self.met_from <= value <= self.met_to:
             return True
         return None
+
+    def direction(self, value: float) -> str | None:
+        """Beyond which end a value that is not met lies: LOW or HIGH; None for any other value."""
+        if value < self.unmet_below:
+            return LOW
+        return HIGH if value > self.unmet_above else None
+
+    def is_far_beyond(self, value: float) -> bool:
+        """Whether a value is not met at high certainty.
+
+        It lies beyond the end by at least the width of the undecided band again, and by at least
+        the SURE_SHARE of the end and SURE_DISTANCE: fitted bands may have no width.
+        """
+        low = self.unmet_below - self._margin(self.met_from, self.unmet_below)
+        high = self.unmet_above + self._margin(self.met_to, self.unmet_above)
+        # An end that is not finite has nothing beyond it.
+        return value < low or value > high
+
+    @staticmethod
+    def _margin(met: float, unmet: float) -> float:
+        if not math.isfinite(unmet):
+            return 0.0
+        band = abs(unmet - met) if math.isfinite(met) else 0.0
+        return max(band, SURE_SHARE * abs(unmet), SURE_DISTANCE)
 
     def to_json(self) -> list[float | None]:
         """The four ends in order; null stands for an infinite one."""
@@ -144,7 +174,9 @@ class CriteriaThresholds:
     of the measurement in its own unit. A criterion without a threshold is None (cannot tell).
 
     `detectable`: labels that the bundle's detector knows. `support`: mean confidence over a view's
-    other labels from which a structure that was not detected counts as not visible.
+    other labels from which a structure that was not detected counts as not visible. `expected`:
+    groups of labels, of each of which standard pictures of the view show one; for a view that is
+    not in it, those that its criteria need.
     """
 
     detectable: frozenset[str] = field(default_factory=_all_labels)
@@ -153,15 +185,22 @@ class CriteriaThresholds:
     measured: Mapping[View, Mapping[str, ThreeWayThreshold]] = field(
         default_factory=lambda: MEASURED
     )
+    expected: Mapping[View, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for bundle.json."""
-        return {
+        """Plain values for bundle.json; `expected` only where there is any."""
+        body: dict[str, Any] = {
             "known": sorted(self.detectable),
             "support": self.support,
             "presence": _thresholds_to_json(self.presence),
             "measured": _thresholds_to_json(self.measured),
         }
+        if self.expected:
+            body["expected"] = {
+                view.value: [list(group) for group in groups]
+                for view, groups in self.expected.items()
+            }
+        return body
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "CriteriaThresholds":
@@ -171,6 +210,7 @@ class CriteriaThresholds:
             support=float(data["support"]),
             presence=_thresholds_from_json(data["presence"]),
             measured=_thresholds_from_json(data["measured"]),
+            expected=_expected_from_json(data.get("expected", {})),
         )
 
 
@@ -188,3 +228,15 @@ def _thresholds_from_json(data: dict[str, Any]) -> dict[View, dict[str, ThreeWay
         View(view): {code: ThreeWayThreshold.from_json(ends) for code, ends in of_view.items()}
         for view, of_view in data.items()
     }
+
+
+def _expected_from_json(data: dict[str, Any]) -> dict[View, tuple[tuple[str, ...], ...]]:
+    expected = {
+        View(view): tuple(tuple(map(str, group)) for group in groups)
+        for view, groups in data.items()
+    }
+    for view, groups in expected.items():
+        known = {label.code for label in LABELS if label.view is view}
+        if not all(group and known.issuperset(group) for group in groups):
+            raise ValueError(f"expected structures of {view}: each group has labels of the view")
+    return expected

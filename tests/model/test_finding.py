@@ -1,6 +1,7 @@
 """The finding's JSON form, which other programs read: no key goes, and none changes its meaning."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -10,7 +11,17 @@ from hypothesis import strategies as st
 from detector.anatomy import LABELS, View
 from detector.boxes import Detection
 from detector.errors import Flag
-from model.finding import QUALITY_LABELS, BundleId, Criterion, Finding, Judgement, utc
+from model.finding import (
+    DIRECTIONS,
+    QUALITY_LABELS,
+    REASON_KINDS,
+    BundleId,
+    Criterion,
+    Finding,
+    Judgement,
+    Reason,
+    utc,
+)
 
 probability = st.floats(0, 1)
 box = st.tuples(*[st.floats(0, 2000) for _ in range(4)])
@@ -45,6 +56,16 @@ judgements = st.builds(
         max_size=3,
     ).map(tuple),
     flags=st.lists(st.sampled_from(Flag), unique=True).map(tuple),
+    reasons=st.lists(
+        st.builds(
+            Reason,
+            kind=st.sampled_from(REASON_KINDS),
+            code=st.text(),
+            words=st.text(),
+            direction=st.none() | st.sampled_from(DIRECTIONS),
+        ),
+        max_size=3,
+    ).map(tuple),
 )
 findings = st.builds(
     Finding,
@@ -80,9 +101,27 @@ def test_json_has_the_contract_s_keys(finding: Finding) -> None:
         "detections",
         "description",
         "criteria",
+        "reasons",
         "flags",
         "created",
     ]
+
+
+@given(findings)
+def test_findings_of_earlier_versions_have_no_reasons(finding: Finding) -> None:
+    body = finding.to_json()
+    del body["reasons"]
+    judgement = replace(finding.judgement, reasons=())
+    assert Finding.from_json(body) == replace(finding, judgement=judgement)
+
+
+def test_direction_stands_only_where_there_is_one() -> None:
+    plain = Reason("structure", "PAL", "palate not visible: find the mid-sagittal plane")
+    assert list(plain.to_json()) == ["kind", "code", "words"]
+    assert replace(plain, direction="low").to_json()["direction"] == "low"
+    for wrong in ({"kind": "mood"}, {"direction": "sideways"}):
+        with pytest.raises(ValueError, match="none of"):
+            Reason.from_json(plain.to_json() | wrong)
 
 
 def test_a_moment_is_utc_to_the_millisecond() -> None:

@@ -13,6 +13,7 @@ from detector.letterbox import crop
 from model.augment import augment
 from model.bundle.bundle import Bundle
 from model.calibration import Calibration, Scaling
+from model.criteria import checks
 from model.criteria.rules import RULES
 from model.finding import NON_STANDARD, REVIEW, STANDARD
 from model.judge import Judge, RegionPrediction, Thresholds
@@ -116,6 +117,61 @@ def test_the_label_follows_the_calibrated_probability(
     (judgement,) = forced.judge(frame)
     assert judgement.view is not View.OTHER, "the phantom is one of the views"
     assert judgement.quality == quality
+    criteria_codes = [r.code for r in judgement.reasons if r.kind == "criterion"]
+    if quality == STANDARD:
+        assert judgement.reasons == ()
+    else:
+        unmet = {c.code for c in judgement.criteria if c.met is False}
+        assert set(criteria_codes) == unmet
+    if quality == NON_STANDARD:
+        assert judgement.reasons
+
+
+@pytest.mark.parametrize(("bias", "quality"), [(50.0, STANDARD), (-50.0, NON_STANDARD)])
+def test_verdict_and_criteria_are_one_judgement(
+    judge: Judge, frame: Frame, bias: float, quality: str
+) -> None:
+    """A picture that is just too dark is called so unless the view is called standard; far too
+    dark it is always."""
+    for level, is_told in ((0.55, quality == NON_STANDARD), (0.2, True)):
+        dark = replace(frame, pixels=(frame.pixels * level).astype(np.uint8))
+        forced = copy(judge)
+        forced.calibration = Calibration(Scaling(1.0, bias))
+        forced.outlier = judge.outlier.with_threshold(float("inf"))
+        forced.thresholds = replace(judge.thresholds, view=0.0)
+        (prediction,) = judge.predict([crop(frame, frame.regions[0]).pixels])
+        tissue = crop(dark, frame.regions[0])
+        judgement = forced.judgement(
+            dark, frame.regions[0], tissue, replace(prediction, pixels=tissue.pixels)
+        )
+        assert judgement.quality == quality
+        gain = {c.code: c for c in judgement.criteria}["CRIT-GAIN"]
+        assert gain.value is not None
+        assert gain.met is (False if is_told else None), gain
+        if quality == NON_STANDARD:
+            (reason,) = [r for r in judgement.reasons if r.code == "CRIT-GAIN"]
+            assert (reason.direction, reason.words) == (
+                "low",
+                "gain too low: turn the overall gain up",
+            )
+
+
+def test_a_non_standard_view_without_a_fault_names_what_weighs_most(
+    judge: Judge, frame: Frame
+) -> None:
+    forced = copy(judge)
+    forced.calibration = Calibration(Scaling(1.0, -50.0))
+    forced.thresholds = replace(judge.thresholds, view=0.0)
+    # No criterion can be unmet, and nothing is expected but what was detected.
+    forced.criteria_thresholds = checks.CriteriaThresholds(
+        detectable=frozenset({"NT"}), presence={}, measured={}
+    )
+    (judgement,) = forced.judge(replace(frame, simulated=True))
+    assert judgement.quality == NON_STANDARD
+    assert not [c for c in judgement.criteria if c.met is False]
+    (reason,) = judgement.reasons
+    assert reason.kind in ("structure", "region")
+    assert judgement == forced.judge(replace(frame, simulated=True))[0]
 
 
 def test_an_outlier_goes_to_review(judge: Judge, frame: Frame) -> None:

@@ -1,7 +1,7 @@
 """Fit the thresholds of the criteria to pictures whose truth is known."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +72,7 @@ def fit(
                 _fit_band(presence.setdefault(view, {}), code, presences, truths, Better.HIGH)
             else:
                 _fit_band(measured.setdefault(view, {}), code, values, truths, check.better)
-    return CriteriaThresholds(start.detectable, start.support, presence, measured)
+    return replace(start, presence=presence, measured=measured)
 
 
 def rates(

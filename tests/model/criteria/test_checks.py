@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 
 from detector.anatomy import LABELS, View
 from detector.boxes import Detection
-from model.criteria.checks import CHECKS, CriteriaThresholds, judge
+from model.criteria.checks import (
+    CHECKS,
+    CriteriaThresholds,
+    expected_structures,
+    failures,
+    judge,
+)
 from model.criteria.rules import RULES
 from model.criteria.sonogram import Sonogram
 from model.criteria.thresholds import ThreeWayThreshold
@@ -281,6 +287,103 @@ def test_band_judges_and_returns_from_json(four, value):
         assert band.judge(value) is None
 
 
+@given(st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4).map(sorted), st.floats(-5e6, 5e6))
+def test_far_beyond_is_at_least_one_more_undecided_band_away(four, value):
+    unmet_below, met_from, met_to, unmet_above = four
+    band = ThreeWayThreshold(*four)
+    is_low = value < unmet_below - (met_from - unmet_below)
+    is_high = value > unmet_above + (unmet_above - met_to)
+    if band.is_far_beyond(value):
+        assert band.judge(value) is False
+        assert (is_low, is_high) in ((True, False), (False, True))
+    if value < unmet_below:
+        assert band.direction(value) == "low"
+    elif value > unmet_above:
+        assert band.direction(value) == "high"
+    else:
+        assert band.direction(value) is None
+        assert not band.is_far_beyond(value)
+
+
+@given(
+    st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4).map(sorted),
+    st.floats(-5e6, 5e6),
+    st.floats(0, 1e6),
+)
+def test_what_is_far_beyond_stays_so_further_out(four, value, step):
+    band = ThreeWayThreshold(*four)
+    if band.is_far_beyond(value):
+        further = value - step if band.direction(value) == "low" else value + step
+        assert band.is_far_beyond(further)
+
+
+@pytest.mark.parametrize(
+    ("ends", "unmet", "far"),
+    [
+        ((0.2, 0.25, 0.5, 0.55), (0.18, 0.6), (0.14, 0.7)),
+        # A fitted band may have no width: then a quarter of the end is the distance.
+        ((0.2, 0.2, 0.5, 0.5), (0.16, 0.6), (0.14, 0.63)),
+        # Around zero a quarter is nothing.
+        ((0.0004, 0.0004, float("inf"), float("inf")), (-0.01,), (-0.03,)),
+    ],
+)
+def test_far_beyond_in_numbers(ends, unmet, far):
+    band = ThreeWayThreshold(*ends)
+    for value in unmet:
+        assert band.judge(value) is False
+        assert not band.is_far_beyond(value)
+    assert all(band.is_far_beyond(value) for value in far)
+
+
+def nuchal(confidence=0.9, **others):
+    """A whole NT view; a keyword changes the confidence of a label, 0 takes it out."""
+    codes = ("NT", "NB", "F", "NA", "TH", "MB", "PAL", "IT", "CM", "NS")
+    confidences = dict.fromkeys(codes, confidence) | others
+    boxes = {code: (40 + 20 * i, 80, 70 + 20 * i, 120) for i, code in enumerate(codes)}
+    return [Detection(code, boxes[code], c) for code, c in confidences.items() if c]
+
+
+@pytest.mark.parametrize(
+    ("confidence", "trace", "is_certain"),
+    [
+        (0.9, 0, True),
+        (0.9, 0.06, False),  # A trace of the bone.
+        (0.4, 0, False),  # Too little of the rest was detected.
+    ],
+)
+def test_a_structure_is_missing_for_certain_without_a_trace_among_many(
+    confidence, trace, is_certain
+):
+    detections, weak = nuchal(confidence, NB=0), nuchal(confidence, NB=trace)
+    thresholds = CriteriaThresholds()
+    criteria = judge(View.NT, detections, WIDTH, HEIGHT, PIXELS, thresholds)
+    by_code = {f.code: f for f in failures(View.NT, criteria, detections, weak, thresholds)}
+    assert set(by_code) == {c.code for c in criteria if c.met is False}
+    assert by_code["CRIT-NASAL"].is_certain is is_certain
+    assert by_code["CRIT-NASAL"].direction is None
+
+
+def test_a_measured_failure_has_its_direction_and_distance():
+    thresholds = CriteriaThresholds()
+    for level, direction, is_certain in ((0.05, "low", True), (0.19, "low", False)):
+        criteria = judge(View.NT, nuchal(), WIDTH, HEIGHT, speckle(level), thresholds)
+        (failure,) = (
+            f
+            for f in failures(View.NT, criteria, nuchal(), nuchal(), thresholds)
+            if f.code == "CRIT-GAIN"
+        )
+        assert (failure.direction, failure.is_certain) == (direction, is_certain)
+
+
+def test_expected_structures_are_those_that_criteria_need_and_the_detector_knows():
+    assert expected_structures(View.HEAD, CriteriaThresholds()) == (
+        ("CB",), ("CF",), ("CP1",), ("CP2",)
+    )  # fmt: skip
+    few = CriteriaThresholds(detectable=frozenset({"NA", "TH", "NT"}))
+    assert expected_structures(View.NT, few) == (("NT",), ("NA",), ("TH",))
+    assert expected_structures(View.OTHER, few) == ()
+
+
 @pytest.mark.parametrize("data", [None, [1, 2, 3], [2, 1, 3, 4], [1, 2, 5, 4], "1234"])
 def test_no_band(data):
     with pytest.raises((ValueError, TypeError)):
@@ -292,6 +395,20 @@ def test_thresholds_return_from_json():
         detectable=frozenset({"NT", "NB"}),
         support=0.4,
         presence={View.NT: {"CRIT-NT": ThreeWayThreshold(unmet_below=0.2, met_from=0.5)}},
+        expected={View.NT: (("NT",), ("F", "NA"))},
     )
     again = CriteriaThresholds.from_json(json.loads(json.dumps(thresholds.to_json())))
     assert again == thresholds
+
+
+def test_manifest_without_expected_structures_is_that_of_before():
+    data = CriteriaThresholds().to_json()
+    assert "expected" not in data
+    assert CriteriaThresholds.from_json(data).expected == {}
+
+
+@pytest.mark.parametrize("groups", [[["XX"]], [["CB"]], [[]]])
+def test_expected_structures_of_no_label_of_the_view_are_refused(groups):
+    data = CriteriaThresholds().to_json() | {"expected": {"NT": groups}}
+    with pytest.raises(ValueError, match="expected structures"):
+        CriteriaThresholds.from_json(data)
