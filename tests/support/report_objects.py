@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 from detector.anatomy import View
 from detector.boxes import Detection
 from detector.errors import Flag
-from model.finding import BundleId, Criterion, Finding, Judgement
+from model.finding import BundleId, Criterion, Finding, Judgement, Reason
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr.groups import storable_text
 
@@ -74,7 +74,13 @@ def nuchal_finding(source: SourceInstance, **changes: Any) -> Finding:
             Criterion("CRIT-NASAL", None, None, "deg", ("NB", "F")),
         ),
         "flags": (Flag.LOW_RESOLUTION,),
+        "reasons": (
+            Reason("criterion", "CRIT-GAIN", "gain too low: turn the overall gain up", "low"),
+            Reason("structure", "PAL", "palate not visible: find the mid-sagittal plane"),
+        ),
     }
+    if not changes.keys().isdisjoint({"view", "quality", "criteria"}):
+        judgement["reasons"] = ()
     finding = {
         "bundle": BUNDLE,
         "frame": 1,

@@ -11,8 +11,16 @@ from pydicom.sr.coding import Code
 
 from detector.anatomy import LABELS, View
 from detector.errors import Flag
+from model.criteria.faults import CELLS, HIGH, LOW, WHOLE
 from model.criteria.rules import FOCUS, GAIN, RULES, SHADOW
-from model.finding import NON_STANDARD, REVIEW, STANDARD
+from model.finding import (
+    CRITERION_REASON,
+    NON_STANDARD,
+    REGION_REASON,
+    REVIEW,
+    STANDARD,
+    STRUCTURE_REASON,
+)
 
 SCHEME = "99QCD"
 SCHEME_NAME = "qc-daemon ultrasound image quality"
@@ -92,6 +100,30 @@ LABEL_CODES = MappingProxyType(
 CRITERIA = MappingProxyType(
     {rule.code: _private(rule.code, rule.meaning) for rules in RULES.values() for rule in rules}
 )
+REASON = _private("REASON", "Reason against a standard view")
+REASON_WORDS = _private("REASON-WORDS", "Reason, and what to do")
+DIRECTION = _private("DIRECTION", "End that the criterion's value lies beyond")
+DIRECTIONS = MappingProxyType(
+    {LOW: Code("62482003", "SCT", "Low"), HIGH: Code("75540009", "SCT", "High")}
+)
+PARTS = MappingProxyType(
+    {
+        **{
+            cell: _private(f"REG-{cell.upper()}", f"Picture, {cell.replace('-', ' ')}")
+            for cell in CELLS
+        },
+        WHOLE: _private("REG-WHOLE", "Picture as a whole"),
+    }
+)
+"""Parts of the picture that a reason may name."""
+REASON_CODES = MappingProxyType(
+    {
+        **{(CRITERION_REASON, criterion): code for criterion, code in CRITERIA.items()},
+        **{(STRUCTURE_REASON, label): code for label, code in LABEL_CODES.items()},
+        **{(REGION_REASON, part): code for part, code in PARTS.items()},
+    }
+)
+"""The value of REASON by kind and code of a finding's reason."""
 REASON_GAIN = _private("NOT-GAIN", "Gain not adequate")
 REASON_FOCUS = _private("NOT-SHARP", "Image not sharp")
 
@@ -206,16 +238,20 @@ REASONS = MappingProxyType(
 """The reasons for which a person may reject an image, by code value: CID 7011 without X-ray's."""
 
 PRIVATE: tuple[tuple[str, tuple[Code, ...]], ...] = (
-    ("concept, CODE", (VIEW, QUALITY, FLAG, EVIDENCE)),
+    ("concept, CODE", (VIEW, QUALITY, FLAG, EVIDENCE, REASON, DIRECTION)),
     ("concept, NUM", (PROBABILITY, RAW_PROBABILITY, VIEW_PROBABILITY, *GATES, CONFIDENCE, VALUE)),
     ("concept, NUM", (REGION, *REGION_BOX, FRAME, REVISION)),
-    ("concept, TEXT", (CREATED, UNIT, READ_FROM)),
-    ("concept, CODE (CID 230)", (CLINICAL_USE, *CRITERIA.values())),
+    ("concept, TEXT", (CREATED, UNIT, READ_FROM, REASON_WORDS)),
+    (
+        "concept, CODE (CID 230); criteria are values of REASON, too",
+        (CLINICAL_USE, *CRITERIA.values()),
+    ),
     ("value of VIEW", tuple(VIEWS.values())),
     ("value of QLTY and Document Title Modifier", tuple(QUALITIES.values())),
     ("value of FLAG", tuple(FLAGS.values())),
     ("value of Document Title Modifier", (REASON_GAIN, REASON_FOCUS)),
-    ("value of Finding and EVIDENCE", tuple(LABEL_CODES.values())),
+    ("value of Finding, EVIDENCE and REASON", tuple(LABEL_CODES.values())),
+    ("value of REASON", tuple(PARTS.values())),
     ("Document Title", (REJECTION_RETRACTED,)),
 )
 """All codes of the private scheme, by use."""

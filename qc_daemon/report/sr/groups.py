@@ -17,7 +17,7 @@ from pydicom.valuerep import DSfloat
 from detector.boxes import Box, Detection
 from detector.errors import ErrorCode, QCError
 from model.criteria.rules import RULES, TECHNICAL_CODES
-from model.finding import BundleId, Criterion, Finding
+from model.finding import BundleId, Criterion, Finding, Reason
 from qc_daemon.report.derived_uids import derived_uid
 from qc_daemon.report.equipment import MANUFACTURER
 from qc_daemon.report.source import SourceInstance
@@ -76,6 +76,9 @@ def check_finding(finding: Finding, source: SourceInstance) -> None:
             raise _invalid(f"{criterion.code!r} is no criterion of the table")
         if not _is_code_value(criterion.unit):
             raise _invalid(f"the unit of {criterion.code} is no UCUM code of 1 to 16 characters")
+    for reason in j.reasons:
+        if (reason.kind, reason.code) not in codes.REASON_CODES:
+            raise _invalid(f"{reason.code!r} is no {reason.kind} of the table of reasons")
     frames = source.header.get("NumberOfFrames") if source.is_multi_frame else None
     if finding.frame < 1 or (frames and finding.frame > int(frames)):
         raise _invalid(f"frame {finding.frame} is not among the source's {frames or 'frames'}")
@@ -205,6 +208,8 @@ def _evaluations(finding: Finding) -> Iterator[hd.QualitativeEvaluation]:
         yield hd.QualitativeEvaluation(codes.IMAGE_QUALITY, codes.LIMITED_QUALITY)
     for criterion in j.criteria:
         yield _criterion(criterion, _RULE_SOURCES.get((j.view, criterion.code), ""))
+    for reason in j.reasons:
+        yield _reason(reason)
     for flag in j.flags:
         yield hd.QualitativeEvaluation(codes.FLAG, codes.FLAGS[flag])
     yield hd.QualitativeEvaluation(codes.CLINICAL_USE, codes.MET[finding.bundle.clinical_use])
@@ -230,6 +235,27 @@ def _criterion(criterion: Criterion, source: str) -> hd.QualitativeEvaluation:
         basis.append(_standard(source))
     if basis:
         evaluation[0].ContentSequence = basis
+    return evaluation
+
+
+def _reason(reason: Reason) -> hd.QualitativeEvaluation:
+    """What speaks against a standard view, with the words and the direction as its properties.
+
+    TID 1501 takes an evaluation as a code or as a text: the code is for programs, the text below
+    it for readers.
+    """
+    value = codes.REASON_CODES[reason.kind, reason.code]
+    evaluation = hd.QualitativeEvaluation(codes.REASON, value)
+    properties = hd.ContentSequence()
+    has_properties = hd.RelationshipTypeValues.HAS_PROPERTIES
+    words = storable_text(reason.words)
+    if words:
+        properties.append(hd.TextContentItem(codes.REASON_WORDS, words, has_properties))
+    if reason.direction is not None:
+        direction = codes.DIRECTIONS[reason.direction]
+        properties.append(hd.CodeContentItem(codes.DIRECTION, direction, has_properties))
+    if properties:
+        evaluation[0].ContentSequence = properties
     return evaluation
 
 

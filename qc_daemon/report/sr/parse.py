@@ -16,7 +16,7 @@ from pydicom.sr.coding import Code
 
 from detector.boxes import Box, Detection
 from detector.errors import ErrorCode, QCError
-from model.finding import BundleId, Criterion, Finding, Judgement
+from model.finding import BundleId, Criterion, Finding, Judgement, Reason
 from qc_daemon.report.source import InstanceReference
 from qc_daemon.report.sr import codes
 from qc_daemon.report.sr.biometry import BIOMETRY, MachineReport, MachineValue
@@ -144,6 +144,8 @@ def _judgement(group: Dataset, detections: tuple[Detection, ...]) -> Judgement:
         flags=tuple(
             _key_of_code(codes.FLAGS, _coded_value(item)) for item in _items(group, codes.FLAG)
         ),
+        # Reports of earlier versions have none.
+        reasons=tuple(map(_reason, _items(group, codes.REASON))),
     )
 
 
@@ -166,6 +168,17 @@ def _criteria(group: Dataset) -> Iterator[Criterion]:
             for basis in _items(item, codes.EVIDENCE)
         )
         yield Criterion(code, _key_of_code(codes.MET, _coded_value(item)), value, unit, evidence)
+
+
+def _reason(item: Dataset) -> Reason:
+    kind, code = _key_of_code(codes.REASON_CODES, _coded_value(item))
+    directions = _items(item, codes.DIRECTION)
+    return Reason(
+        kind,
+        code,
+        _text(item, codes.REASON_WORDS),
+        _key_of_code(codes.DIRECTIONS, _coded_value(directions[0])) if directions else None,
+    )
 
 
 def _detection(group: Dataset) -> Detection:

@@ -21,7 +21,16 @@ from detector.anatomy import LABELS, View
 from detector.boxes import Detection
 from detector.errors import ErrorCode, Flag, QCError
 from model.criteria.rules import RULES
-from model.finding import NON_STANDARD, QUALITY_LABELS, STANDARD, BundleId, Criterion, Finding
+from model.finding import (
+    DIRECTIONS,
+    NON_STANDARD,
+    QUALITY_LABELS,
+    STANDARD,
+    BundleId,
+    Criterion,
+    Finding,
+    Reason,
+)
 from qc_daemon.dicom.implementation import MANUFACTURER
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.source import InstanceReference, SourceInstance
@@ -444,6 +453,7 @@ def test_highdicom_reads_the_groups(tmp_path: Path, a_source: Make, a_finding: M
         ({"criteria": (Criterion("CRIT-NEW", True),)}, "criterion"),
         ({"criteria": (Criterion("CRIT-NT", True, float("nan")),)}, "value"),
         ({"criteria": (Criterion("CRIT-NT", True, 1.0, "a\\b"),)}, "unit"),
+        ({"reasons": (Reason("structure", "CRIT-NT", "x"),)}, "reasons"),
         ({"frame": 0}, "frame"),
         ({"frame": 9}, "frame"),
         ({"sop_instance_uid": "1.2.3"}, "source"),
@@ -498,6 +508,12 @@ criteria = st.builds(
     unit=st.sampled_from(["1", "mm", "deg", "{pixels}", "%"]),
     evidence=st.lists(labels, max_size=3).map(tuple),
 )
+reasons = st.builds(
+    lambda named, words, direction: Reason(*named, words, direction),
+    named=st.sampled_from(sorted(codes.REASON_CODES)),
+    words=st.text("abc:, äß骨", max_size=80).map(str.strip),
+    direction=st.none() | st.sampled_from(DIRECTIONS),
+)
 changes = st.fixed_dictionaries(
     {
         "region_index": st.integers(0, 9),
@@ -514,6 +530,7 @@ changes = st.fixed_dictionaries(
         "description": texts,
         "criteria": st.lists(criteria, max_size=4).map(tuple),
         "flags": st.lists(st.sampled_from(Flag), unique=True).map(tuple),
+        "reasons": st.lists(reasons, max_size=4).map(tuple),
         "frame": st.integers(1, 99),
         "revision": st.integers(1, 1000),
     }
@@ -627,6 +644,25 @@ def test_structures_are_listed_once_and_named_by_criteria(a_source: Make, a_find
     assert values_of(document, "EVIDENCE") == list(evidence)
     (reported,) = parse_findings(document)
     assert [c.evidence for c in reported.judgement.criteria] == [evidence] * len(RULES[View.NT])
+
+
+def test_reasons_stand_in_their_order_with_words_and_direction(
+    a_source: Make, a_finding: Make
+) -> None:
+    source = a_source()
+    document = report([source], [a_finding(source)])
+    assert values_of(document, "REASON") == ["CRIT-GAIN", "PAL"]
+    items = [i for i in walk(document) if _concept(i) == "REASON"]
+    (words, direction), (other_words,) = ([*item.ContentSequence] for item in items)
+    assert {each.RelationshipType for each in (words, direction)} == {"HAS PROPERTIES"}
+    assert words.TextValue == "gain too low: turn the overall gain up"
+    assert direction.ConceptCodeSequence[0].CodeMeaning == "Low"
+    assert other_words.TextValue == "palate not visible: find the mid-sagittal plane"
+
+
+def _concept(item: Dataset) -> str:
+    names = item.get("ConceptNameCodeSequence") or [Dataset()]
+    return str(names[0].get("CodeValue", ""))
 
 
 def test_a_report_of_an_earlier_version_is_still_parsed(a_source: Make, a_finding: Make) -> None:
