@@ -14,6 +14,14 @@ from babel.messages.pofile import read_po, write_po
 
 import qc_daemon.report
 from detector.anatomy import LABELS
+from model.criteria.faults import (
+    FAULTS,
+    FAULTS_BY_DIRECTION,
+    NOT_VISIBLE,
+    REGION_FAULTS,
+    STRUCTURE_FIXES,
+    UNLIKE_STANDARD,
+)
 from model.criteria.rules import RULES
 from qc_daemon.report.sr.codes import FLAGS, VIEWS
 from qc_daemon.report.summary import words
@@ -41,8 +49,10 @@ def _tables() -> Iterator[str]:
     """The messages that stand in tables: fixes, faults, labels, codes, verdicts, omissions."""
     for rules in RULES.values():
         yield from (rule.fix for rule in rules)
-    for fault in (*words.FAULTS.values(), words.GAIN_LOW, words.GAIN_HIGH):
-        yield from (fault.words, fault.fix, fault.topic)
+    for table in (FAULTS, FAULTS_BY_DIRECTION, REGION_FAULTS):
+        for fault in table.values():
+            yield from filter(None, (fault.words, fault.fix, fault.topic))
+    yield from (NOT_VISIBLE, UNLIKE_STANDARD, *STRUCTURE_FIXES.values(), words.STILL_STANDARD)
     yield from (label.meaning for label in LABELS)
     for codes in (VIEWS, FLAGS):
         yield from (code.meaning for code in codes.values())

@@ -233,9 +233,7 @@ def _lines(finding: Finding, t: NullTranslations) -> Iterator[_Line]:
     if Flag.OTHER_PATIENT_IN_STUDY in judgement.flags:
         yield _Line(f"! {t.gettext(words.OTHER_PATIENT)}", (255, 170, 90))
     yield _Line(words.view_line(judgement, t))
-    for fault in words.faults(judgement):
-        fix = f" → {t.gettext(fault.fix)}" if fault.fix else ""
-        yield _Line(f"× {t.gettext(fault.words)}{fix}", (255, 170, 90))
+    yield from (_Line(line, (255, 170, 90)) for line in words.fault_lines(judgement, t))
     unchecked = [t.gettext(topic) for topic in words.unchecked(judgement)]
     if unchecked:
         yield _Line(f"? {t.gettext(words.CANNOT_TELL)}: {', '.join(unchecked)}", (200, 200, 200))

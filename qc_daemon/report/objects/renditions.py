@@ -244,12 +244,10 @@ def _lines(entry: PageFinding) -> Iterator[_Line]:
     judgement = entry.finding.judgement
     if Flag.OTHER_PATIENT_IN_STUDY in judgement.flags:
         yield from _wrap_lines(words.OTHER_PATIENT, _REGULAR, _COLUMN, AMBER)
-    yield from _wrap_lines(
-        words.view_line(judgement, translations(ENGLISH)), _REGULAR, _COLUMN, WHITE
-    )
-    for fault in words.faults(judgement):
-        fix = f" → {fault.fix}" if fault.fix else ""
-        yield from _wrap_lines(f"× {fault.words}{fix}", _REGULAR, _COLUMN, AMBER)
+    t = translations(ENGLISH)
+    yield from _wrap_lines(words.view_line(judgement, t), _REGULAR, _COLUMN, WHITE)
+    for line in words.fault_lines(judgement, t):
+        yield from _wrap_lines(line, _REGULAR, _COLUMN, AMBER)
     unchecked = ", ".join(words.unchecked(judgement))
     if unchecked:
         yield from _wrap_lines(f"{words.CANNOT_TELL}: {unchecked}", _SMALL, _COLUMN, GREY)

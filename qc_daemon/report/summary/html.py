@@ -10,12 +10,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from detector.frame import Pixels
-from model.finding import Criterion, Finding
+from model.finding import STANDARD, Criterion, Finding, Judgement
 from qc_daemon.report.sr.codes import FLAGS, LABEL_CODES, VIEWS
 from qc_daemon.report.summary import words
 from qc_daemon.report.summary.summary import ImageKey
 from qc_daemon.report.summary.text import Page
 
+_UNCHECKED = "could not be checked"
 _ENVIRONMENT = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
     autoescape=True,
@@ -76,8 +77,11 @@ def _template_values(entry: PageEntry) -> dict[str, object]:
         "verdict": words.VERDICTS[judgement.quality],
         "probability": words.percent(judgement.probability),
         "gates": " / ".join(f"{100 * gate:.0f}" for gate in judgement.gates),
-        "unmet": [fault.words for fault in words.faults(judgement)],
-        "criteria": [_criterion(entry.finding, c) for c in judgement.criteria],
+        # Faults beside a standard verdict would contradict it: there they stand below, with why.
+        "faults": [
+            fault.statement for fault in words.faults(judgement) if judgement.quality != STANDARD
+        ],
+        "points": [*_faults(judgement), *_criteria(judgement)],
         "detections": [
             (d.label, LABEL_CODES[d.label].meaning, words.percent(d.confidence))
             for d in judgement.detections
@@ -90,25 +94,44 @@ def _template_values(entry: PageEntry) -> dict[str, object]:
     }
 
 
-def _criterion(finding: Finding, criterion: Criterion) -> dict[str, str]:
-    rule = words.rule(finding.judgement, criterion.code)
-    outcome = {True: "met", False: "not met", None: "could not be checked"}[criterion.met]
-    fault = words.fault(finding.judgement, criterion)
-    return {
-        "words": {True: rule.meaning, False: fault.words, None: fault.topic}[criterion.met],
-        "outcome": outcome,
-        "kind": outcome.replace(" ", "-"),
-        "fix": fault.fix if criterion.met is False else "",
-        "value": " ".join(_value(criterion)),
-        "source": rule.source,
-    }
+def _faults(judgement: Judgement) -> Iterator[dict[str, str]]:
+    """What speaks against a standard view, the most important first, and what to do."""
+    unmet = {c.code: c for c in judgement.criteria if c.met is False}
+    codes = [r.code for r in judgement.reasons] or list(unmet)
+    for code, fault in zip(codes, words.faults(judgement), strict=True):
+        statement = fault.statement
+        if judgement.quality == STANDARD:
+            statement = words.STILL_STANDARD.format(fault=statement)
+        yield {
+            "words": statement,
+            "kind": "not-met",
+            "fix": fault.fix,
+            "value": _value(unmet.get(code)),
+            "source": words.rule(judgement, code).source if code in unmet else "",
+        }
 
 
-def _value(criterion: Criterion) -> Iterator[str]:
-    if criterion.value is not None:
-        yield f"{criterion.value:.3g}"
-        if criterion.unit != "1":
-            yield criterion.unit
+def _criteria(judgement: Judgement) -> Iterator[dict[str, str]]:
+    """The criteria that are met or could not be checked."""
+    unchecked = {criterion.code for criterion in words.unchecked_criteria(judgement)}
+    for criterion in judgement.criteria:
+        if criterion.met or criterion.code in unchecked:
+            rule = words.rule(judgement, criterion.code)
+            topic = words.fault(judgement, criterion).topic
+            yield {
+                "words": f"{rule.meaning}: met" if criterion.met else f"{topic}: {_UNCHECKED}",
+                "kind": "met" if criterion.met else _UNCHECKED.replace(" ", "-"),
+                "fix": "",
+                "value": _value(criterion),
+                "source": rule.source,
+            }
+
+
+def _value(criterion: Criterion | None) -> str:
+    if criterion is None or criterion.value is None:
+        return ""
+    unit = "" if criterion.unit == "1" else f" {criterion.unit}"
+    return f"{criterion.value:.3g}{unit}"
 
 
 def _data_uri(pixels: Pixels) -> str:

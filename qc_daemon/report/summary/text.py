@@ -210,7 +210,13 @@ def _points(row: ViewRow, t: NullTranslations) -> Iterator[Point]:
         yield from _review_reasons(row.best, t)
     faults = words.faults(judgement)
     for fault in faults:
-        yield Point(UNMET, t.gettext(fault.words), t.gettext(fault.fix) if fault.fix else "")
+        statement = words.statement(fault, t)
+        if row.status is ViewStatus.STANDARD:
+            # A cross under a standard verdict would contradict it.
+            sentence = t.gettext(words.STILL_STANDARD).format(fault=statement)
+            yield Point(NOTE, sentence, words.fix(fault, t))
+        else:
+            yield Point(UNMET, statement, words.fix(fault, t))
     if row.status is ViewStatus.NON_STANDARD and not faults:
         yield Point(
             NOTE,

@@ -1,20 +1,34 @@
 """The words for findings, the same on overlays, pages and renditions."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
 from gettext import NullTranslations
 
-from detector.anatomy import LABELS
+from detector.anatomy import BY_CODE, LABELS
 from detector.errors import ErrorCode
+from model.criteria.checks import CHECKS
+from model.criteria.faults import (
+    FAULTS,
+    HIGH,
+    LOW,
+    REGION_FAULTS,
+    Fault,
+    capitalise,
+    criterion_fault,
+    structure_fault,
+)
 from model.criteria.rules import GAIN, RULES, CriterionRule
 from model.finding import (
+    CRITERION_REASON,
     NON_STANDARD,
+    REGION_REASON,
     REVIEW,
     STANDARD,
+    STRUCTURE_REASON,
     BundleId,
     Criterion,
     Finding,
     Judgement,
+    Reason,
 )
 from qc_daemon.report.sr import codes
 
@@ -23,58 +37,13 @@ VERDICTS = {STANDARD: "STANDARD", NON_STANDARD: "NON-STANDARD", REVIEW: "REVIEW"
 CANNOT_TELL = "Could not be checked"
 NOT_FOR_CLINICAL_USE = "Not for clinical use"
 
+STILL_STANDARD = "Standard all the same, though: {fault}"
+
 _GAIN_MIDDLE = 0.39
 """A gain that is not adequate is too low below this brightness (0..1), too high above: it lies
-between the lower and upper thresholds of every view (`model.criteria.thresholds`)."""
+between the lower and upper thresholds of every view (`model.criteria.thresholds`). For findings of
+earlier versions, which do not say the direction."""
 
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A fault of a picture and how to fix it; `topic` names what the criterion checks."""
-
-    words: str
-    fix: str
-    topic: str
-
-
-FAULTS = {
-    "CRIT-GAIN": Fault("Gain not adequate", "Adjust the overall gain", "gain"),
-    "CRIT-FOCUS": Fault("Image not sharp", "Hold still, set the focus depth", "sharpness"),
-    "CRIT-SHADOW": Fault(
-        "Shadow over the anatomy", "Change the angle of insonation", "shadow over the anatomy"
-    ),
-    "CRIT-SIZE": Fault("Anatomy too small in the image", "Magnify", "size of the anatomy"),
-    "CRIT-COMPLETE": Fault(
-        "Anatomy cut off at the edge", "Move it into the sector", "anatomy within the image"
-    ),
-    "CRIT-PLANE": Fault("Not the correct plane", "Rotate into the plane", "plane"),
-    "CRIT-NECK": Fault(
-        "Neck bent or stretched", "Wait for a neutral position", "position of the neck"
-    ),
-    "CRIT-NT": Fault("Nuchal membrane not visible", "Show the nuchal skin", "nuchal membrane"),
-    "CRIT-NASAL": Fault("Nasal bone not visible", "Insonate the nose at 45 degrees", "nasal bone"),
-    "CRIT-PROFILE": Fault(
-        "No profile with nasal tip", "Find the mid-sagittal", "profile with nasal tip"
-    ),
-    "CRIT-BRAIN": Fault(
-        "Palate or diencephalon not visible", "Find the mid-sagittal", "palate and diencephalon"
-    ),
-    "CRIT-SKULL": Fault("Skull outline not closed", "Centre the head", "skull outline"),
-    "CRIT-FALX": Fault("Falx not in the midline", "Level the plane", "falx"),
-    "CRIT-CHOROID": Fault(
-        "Not both choroid plexuses visible", "Level the plane", "choroid plexuses"
-    ),
-    "CRIT-ENDS": Fault("Crown or rump not visible", "Show both ends", "crown and rump"),
-    "CRIT-HORIZONT": Fault("Fetus not horizontal", "Tilt the probe", "position of the fetus"),
-    "CRIT-OUTLINE": Fault(
-        "Abdominal outline not closed", "Centre the abdomen", "abdominal outline"
-    ),
-    "CRIT-STOMACH": Fault("Stomach not visible", "Move to the stomach's level", "stomach"),
-    "CRIT-CORD": Fault("Cord insertion not visible", "Move to the insertion", "cord insertion"),
-}
-"""The fault of each criterion that is not met; the fix of the view's own rule comes first."""
-GAIN_LOW = Fault("Picture too dark", "Turn the overall gain up", "gain")
-GAIN_HIGH = Fault("Picture too bright", "Turn the overall gain down", "gain")
 OMISSIONS = {
     ErrorCode.SPOOL_MISSING: "the received file is gone",
     ErrorCode.SPOOL_DAMAGED: "the received file was altered",
@@ -101,21 +70,80 @@ DISCLAIMER = "Machine-made judgement of the picture, not of the fetus"
 
 
 def faults(judgement: Judgement) -> list[Fault]:
-    """The faults of the criteria that are not met, in the judgement's order."""
+    """What speaks against a standard view, the most important first: the finding's reasons, else
+    the criteria that are not met (of a standard view, and of findings of earlier versions)."""
+    if judgement.reasons:
+        return [reason_fault(judgement, reason) for reason in judgement.reasons]
     return [fault(judgement, c) for c in judgement.criteria if c.met is False]
 
 
 def fault(judgement: Judgement, criterion: Criterion) -> Fault:
-    """The criterion as a fault; the gain's value says in which direction."""
-    table_fault = FAULTS.get(criterion.code) or Fault(criterion.code, "", criterion.code)
+    """The criterion as a fault, in the direction that its reason has."""
+    for reason in judgement.reasons:
+        if reason.kind == CRITERION_REASON and reason.code == criterion.code:
+            return reason_fault(judgement, reason)
+    direction = None
     if criterion.code == GAIN.code and criterion.value is not None:
-        return GAIN_LOW if criterion.value < _GAIN_MIDDLE else GAIN_HIGH
-    return replace(table_fault, fix=rule(judgement, criterion.code).fix or table_fault.fix)
+        direction = LOW if criterion.value < _GAIN_MIDDLE else HIGH
+    return criterion_fault(judgement.view, criterion.code, direction)
+
+
+def reason_fault(judgement: Judgement, reason: Reason) -> Fault:
+    """The reason as a fault whose words can be translated; of an unknown code its own words."""
+    if reason.kind == CRITERION_REASON and reason.code in FAULTS:
+        return criterion_fault(judgement.view, reason.code, reason.direction)
+    if reason.kind == STRUCTURE_REASON and reason.code in BY_CODE:
+        was_detected = any(d.label == reason.code for d in judgement.detections)
+        return structure_fault(reason.code, was_detected=was_detected)
+    if reason.kind == REGION_REASON and reason.code in REGION_FAULTS:
+        return REGION_FAULTS[reason.code]
+    statement, _, fix = reason.words.partition(": ")
+    return Fault(capitalise(statement), capitalise(fix))
+
+
+def statement(fault: Fault, t: NullTranslations) -> str:
+    """The fault in the language of the catalogue."""
+    if not fault.structure:
+        return t.gettext(fault.words)
+    sentence = t.gettext(fault.words)
+    return capitalise(sentence.format(structure=t.gettext(fault.structure)))
+
+
+def fix(fault: Fault, t: NullTranslations) -> str:
+    """What to do about it, in the language of the catalogue; empty where there is nothing."""
+    return t.gettext(fault.fix) if fault.fix else ""
+
+
+def fault_lines(judgement: Judgement, t: NullTranslations) -> Iterator[str]:
+    """The faults and their fixes, one a line; on a standard view without a cross."""
+    for each in faults(judgement):
+        line = statement(each, t)
+        if judgement.quality == STANDARD:
+            line = f"• {t.gettext(STILL_STANDARD).format(fault=line)}"
+        else:
+            line = f"× {line}"
+        yield f"{line} → {fix(each, t)}" if each.fix else line
 
 
 def unchecked(judgement: Judgement) -> list[str]:
-    """The topics of the criteria that could not be checked."""
-    return [fault(judgement, c).topic for c in judgement.criteria if c.met is None]
+    """The topics of the `unchecked_criteria`."""
+    return [fault(judgement, c).topic for c in unchecked_criteria(judgement)]
+
+
+def unchecked_criteria(judgement: Judgement) -> list[Criterion]:
+    """The criteria that could not be checked, but for those whose structure is a reason: a page
+    that calls it not visible has said what there is to say."""
+    named = {reason.code for reason in judgement.reasons if reason.kind == STRUCTURE_REASON}
+    return [
+        c
+        for c in judgement.criteria
+        if c.met is None and named.isdisjoint(_needed_labels(judgement, c.code))
+    ]
+
+
+def _needed_labels(judgement: Judgement, code: str) -> set[str]:
+    check = CHECKS[judgement.view].get(code)
+    return {label for group in check.needs for label in group} if check else set()
 
 
 def legend(findings: Iterable[Finding], t: NullTranslations) -> str:

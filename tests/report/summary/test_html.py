@@ -51,7 +51,7 @@ def test_the_page_has_every_finding_and_loads_nothing(a_source: Make, a_finding:
     for word in (
         "NON-STANDARD",
         "REVIEW",
-        "Picture too dark",
+        "Gain too low",
         "Turn the overall gain up",
         "12\xa0%",
     ):

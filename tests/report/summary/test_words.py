@@ -155,8 +155,8 @@ def test_every_rule_has_words_for_its_fault(a_source: Make, a_finding: Make) -> 
 @pytest.mark.parametrize(
     ("value", "text", "fix"),
     [
-        (0.12, "Picture too dark", "Turn the overall gain up"),
-        (0.8, "Picture too bright", "Turn the overall gain down"),
+        (0.12, "Gain too low", "Turn the overall gain up"),
+        (0.8, "Gain too high", "Turn the overall gain down"),
         (None, "Gain not adequate", "Adjust the overall gain"),
     ],
 )
