@@ -155,6 +155,7 @@ def _evaluate(
         criteria=picture.criteria,
         defects=picture.defects,
         criteria_outcomes=judgement.criteria,
+        reasons=judgement.reasons,
         flags=tuple(flag.value for flag in judgement.flags),
         description=judgement.description,
         features=prediction.features,

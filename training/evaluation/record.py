@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.anatomy import View
-from model.finding import Criterion
+from model.finding import Criterion, Reason
 from training.evaluation.detection import Matches
 
 CHANCE = float(np.nextafter(0.5, 0))
@@ -31,6 +31,7 @@ class EvaluatedSample:
     criteria: Mapping[str, bool] = field(default_factory=dict)  # True outcomes by code.
     defects: tuple[str, ...] = ()  # True ones, of a phantom.
     criteria_outcomes: tuple[Criterion, ...] = ()  # As judged.
+    reasons: tuple[Reason, ...] = ()  # As judged.
     flags: tuple[str, ...] = ()
     description: str = ""
     features: npt.NDArray[np.float64] | None = None  # (3, d) of image, text and layout.

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from training.evaluation import plots
-from training.evaluation.summary import to_plain
+from training.evaluation.summary import FAULT_NAMED, UNMET_ON_STANDARD, to_plain
 
 RISK_AND_COVERAGE = "risk and coverage"
 QUALITY = (
@@ -79,6 +79,8 @@ def headline_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "decided: accuracy": metrics["labels"]["accuracy of the decided"],
         "left to review: share": metrics["labels"]["review share"],
     }
+    if "reasons" in metrics:
+        headline |= {name: metrics["reasons"][name] for name in (UNMET_ON_STANDARD, FAULT_NAMED)}
     if "detector" in metrics:
         headline["detector mAP50"] = metrics["detector"]["map50"]
     return headline

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from detector.anatomy import View
-from model.finding import NON_STANDARD, REVIEW, STANDARD
+from model.finding import (
+    CRITERION_REASON,
+    NON_STANDARD,
+    REASON_KINDS,
+    REVIEW,
+    STANDARD,
+    STRUCTURE_REASON,
+)
 from training.evaluation import alignment, classification, curves
 from training.evaluation.ablation import BRANCHES, SINGLE_BRANCHES
 from training.evaluation.detection import detection_metrics
@@ -20,6 +27,8 @@ from training.evaluation.record import EvaluatedSample
 NO_VIEW = "none of the views"
 WORST = 20
 EVERY_BRANCH = "each of them"
+UNMET_ON_STANDARD = "called standard: with an unmet criterion"
+FAULT_NAMED = "called non-standard: names a criterion or structure"
 FALSE_STANDARD, FALSE_NON_STANDARD = "passed though not standard", "refused though standard"
 
 
@@ -53,6 +62,8 @@ def evaluate(
         metrics["detector"] = detection_metrics(
             [dict(s.matches) for s in boxed], [s.group for s in boxed]
         )
+    if any(sample.criteria_outcomes for sample in samples):
+        metrics["reasons"] = reason_metrics(samples)
     if any(sample.criteria for sample in samples):
         metrics["criteria"] = criteria_counts(samples)
     if any(sample.defects for sample in samples):
@@ -160,6 +171,40 @@ def ablation_metrics(samples: Sequence[EvaluatedSample]) -> dict[str, Any]:
         )
         for name in samples[0].ablated_probabilities
     }
+
+
+def reason_metrics(samples: Sequence[EvaluatedSample]) -> dict[str, Any]:
+    """How well criteria and reasons fit the verdict, by the label that was given: the shares are
+    NaN without a picture of the label. And how many non-standard pictures name each kind first.
+    """
+    labels = np.array([sample.label for sample in samples])
+    has_unmet = np.array([bool(sample.unmet) for sample in samples])
+    names_fault = np.array(
+        [
+            any(r.kind in (CRITERION_REASON, STRUCTURE_REASON) for r in sample.reasons)
+            for sample in samples
+        ]
+    )
+    groups = [sample.group for sample in samples]
+    refused = [sample for sample in samples if sample.label == NON_STANDARD]
+    first = Counter(sample.reasons[0].kind for sample in refused if sample.reasons)
+    return {
+        UNMET_ON_STANDARD: _share(has_unmet, labels == STANDARD, groups),
+        FAULT_NAMED: _share(names_fault, labels == NON_STANDARD, groups),
+        "first reason": {kind: first[kind] for kind in REASON_KINDS},
+    }
+
+
+def _share(
+    is_counted: "np.ndarray[Any, Any]", is_of_label: "np.ndarray[Any, Any]", groups: Sequence[str]
+) -> dict[str, Any]:
+    """The share of the label's pictures that are counted, with its interval by group."""
+
+    def share(rows: classification.Indices) -> float:
+        of_label = is_of_label[rows]
+        return float(np.mean(is_counted[rows][of_label])) if of_label.any() else float("nan")
+
+    return classification.metric_with_interval(share, np.arange(len(is_counted)), groups)
 
 
 def criteria_counts(samples: Sequence[EvaluatedSample]) -> dict[str, dict[str, int]]:

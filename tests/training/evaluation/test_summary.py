@@ -9,11 +9,17 @@ import pytest
 
 from detector.anatomy import View
 from detector.boxes import Detection
-from model.finding import NON_STANDARD, REVIEW, STANDARD, Criterion
+from model.finding import NON_STANDARD, REVIEW, STANDARD, Criterion, Reason
 from training.evaluation.ablation import ABLATIONS
 from training.evaluation.detection import match_boxes
 from training.evaluation.record import EvaluatedSample
-from training.evaluation.summary import evaluate, list_failures, to_plain
+from training.evaluation.summary import (
+    FAULT_NAMED,
+    UNMET_ON_STANDARD,
+    evaluate,
+    list_failures,
+    to_plain,
+)
 
 RIGHT = EvaluatedSample(
     picture="a.png",
@@ -184,3 +190,29 @@ def test_one_picture_of_one_class_is_strict_json() -> None:
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
     assert metrics["quality"]["AUROC"]["value"] is None
     assert to_plain({"a": (math.nan, np.float64(1.5), np.int64(3))}) == {"a": [None, 1.5, 3]}
+
+
+def test_reasons_are_counted_by_the_verdict_that_they_must_fit() -> None:
+    unmet, met = (Criterion("CRIT-GAIN", False),), (Criterion("CRIT-GAIN", True),)
+    refused = replace(RIGHT, label=NON_STANDARD, criteria_outcomes=met)
+    structure = Reason("structure", "NB", "nasal bone not visible: insonate the nose")
+    region = Reason("region", "whole", "the picture as a whole is unlike standard views: compare")
+    several = [
+        replace(RIGHT, criteria_outcomes=unmet),
+        *[replace(RIGHT, criteria_outcomes=met, group=str(i)) for i in range(3)],
+        replace(RIGHT, label=REVIEW, criteria_outcomes=unmet),
+        replace(refused, criteria_outcomes=unmet, reasons=(Reason("criterion", "CRIT-GAIN", "x"),)),
+        replace(refused, reasons=(structure, region)),
+        replace(refused, reasons=(region,), group="b"),
+        replace(refused, reasons=(region,), group="c"),
+    ]
+    reasons = evaluate(several)["reasons"]
+    assert reasons[UNMET_ON_STANDARD]["value"] == 0.25
+    assert reasons[FAULT_NAMED]["value"] == 0.5
+    low, high = reasons[FAULT_NAMED]["interval"]
+    assert 0 <= low < 0.5 < high <= 1
+    assert reasons["first reason"] == {"criterion": 1, "structure": 1, "region": 2}
+
+
+def test_without_criteria_nothing_is_said_of_reasons() -> None:
+    assert "reasons" not in evaluate([RIGHT])
