@@ -256,7 +256,7 @@ _COLUMNS = (
     "view",
     "verdict",
     "probability",
-    "not_met",
+    "reasons",
     "flags",
     "error",
     "at",

@@ -18,13 +18,20 @@ FINDING_COLUMNS = (
     "view_probability",
     "verdict",
     "probability",
+    "reasons",
     "not_met",
     "flags",
     "error",
 )
 """The columns of a table of findings."""
 GATE_COLUMNS = ("gate_image", "gate_text", "gate_spatial")
-SCORE_COLUMNS = (*FINDING_COLUMNS[:-1], *GATE_COLUMNS, "error_code", "error_message")
+SCORE_COLUMNS = (
+    *(column for column in FINDING_COLUMNS if column not in ("reasons", "error")),
+    *GATE_COLUMNS,
+    "error_code",
+    "error_message",
+    "reasons",
+)
 """The columns of scored files as CSV."""
 TABLE_COLUMNS = ("exam_id", "sop_instance_uid", *FINDING_COLUMNS[1:])
 CSV_COLUMNS = (
@@ -58,6 +65,7 @@ CSV_COLUMNS = (
     "bundle",
     "bundle_version",
     "model_id",
+    "reasons",
 )
 
 
@@ -165,6 +173,8 @@ def finding_row(finding: Mapping[str, Any]) -> dict[str, Any]:
         "gate_image": _round(finding["gates"]["image"]),
         "gate_text": _round(finding["gates"]["text"]),
         "gate_spatial": _round(finding["gates"]["spatial"]),
+        # Findings of earlier versions have none.
+        "reasons": [reason["words"] for reason in finding.get("reasons", ())],
         "not_met": [
             criterion["code"].removeprefix("CRIT-")
             for criterion in finding["criteria"]

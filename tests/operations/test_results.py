@@ -14,6 +14,13 @@ from typer.testing import CliRunner
 
 from detector.errors import ErrorCode
 from qc_daemon.cli.app import app
+from qc_daemon.operations.results import (
+    CSV_COLUMNS,
+    FINDING_COLUMNS,
+    SCORE_COLUMNS,
+    TABLE_COLUMNS,
+    finding_row,
+)
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.receipts import admit
 from qc_daemon.records.received.revisions import quarantine, quarantine_scored, record_pixels
@@ -50,6 +57,14 @@ def finding(
         "criteria": [
             {"code": "CRIT-GAIN", "met": False, "value": 0.1, "unit": "1", "evidence": []},
             {"code": "CRIT-SIZE", "met": True, "value": 0.9, "unit": "1", "evidence": []},
+        ],
+        "reasons": [
+            {
+                "kind": "criterion",
+                "code": "CRIT-GAIN",
+                "words": "gain too low: turn the overall gain up",
+                "direction": "low",
+            }
         ],
         "flags": ["low-resolution", "burned-in-text"],
         "created": "2026-03-04T05:06:07.890Z",
@@ -158,10 +173,20 @@ def test_csv_has_one_value_a_column(site: Site) -> None:
         "bundle": "default",
         "bundle_version": "1.1",
         "model_id": "m",
+        "reasons": "gain too low: turn the overall gain up",
     }
     assert (cine["frame"], cine["frames_scored"]) == ("9", "3")
     assert (broken["verdict"], broken["error_code"]) == ("not scored", ErrorCode.TRUNCATED)
     assert broken["error_message"] == "ends early"
+
+
+def test_findings_of_earlier_versions_have_an_empty_column_of_reasons() -> None:
+    body = finding(STILL)
+    assert finding_row(body)["reasons"] == ["gain too low: turn the overall gain up"]
+    del body["reasons"]
+    assert finding_row(body)["reasons"] == []
+    for columns in (FINDING_COLUMNS, SCORE_COLUMNS, TABLE_COLUMNS, CSV_COLUMNS):
+        assert {"reasons", "not_met"} <= set(columns)
 
 
 def test_all_frames_of_a_cine_with_the_option(site: Site) -> None:
