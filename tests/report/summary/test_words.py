@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from detector.anatomy import View
+from detector.anatomy import LABELS, View
 from detector.boxes import Detection
 from detector.errors import QCError
 from model.bundle.bundle import Bundle, locate, write_manifest
+from model.criteria.faults import REGION_FAULTS
 from model.criteria.rules import RULES
-from model.finding import NON_STANDARD, STANDARD, Criterion, Finding
+from model.finding import NON_STANDARD, STANDARD, Criterion, Finding, Reason
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.objects.overlay import _lines, render_overlay
 from qc_daemon.report.objects.renditions import _heading
@@ -237,3 +238,106 @@ def test_table_of_the_demo_has_no_empty_column(a_source: Make, a_finding: Make) 
     assert "Seconds" in timed
     assert "0.50" in timed
     assert '<td class="number">20 / 30 / 50</td>' in untimed
+
+
+REASONS = (
+    Reason("criterion", "CRIT-GAIN", "gain too low: turn the overall gain up", "low"),
+    Reason("structure", "PAL", "palate not visible: find the mid-sagittal plane"),
+    Reason("structure", "NT", "nuchal translucency looks unlike that of standard views: …"),
+    Reason("region", "upper-left", "the upper left part …: check plane and sharpness there"),
+)
+SAID = {
+    "en": (
+        "Gain too low → Turn the overall gain up",
+        "Palate not visible → Find the mid-sagittal plane",
+        "Nuchal translucency looks unlike that of standard views → Show the nuchal skin",
+        "The upper left part of the picture weighs most against a standard view"
+        " → Check plane and sharpness there",
+    ),
+    "de": (
+        "Verstärkung zu niedrig → Gesamtverstärkung erhöhen",
+        "Gaumen nicht sichtbar → Medianebene aufsuchen",
+        "Nackentransparenz: sieht anders aus als in Standardebenen → Nackenhaut darstellen",
+        "Der Teil oben links des Bildes spricht am meisten gegen eine Standardebene"
+        " → Dort Ebene und Schärfe prüfen",
+    ),
+    "zh": (
+        "增益过低 → 调高总增益",
+        "上腭不可见 → 寻找正中矢状切面",
+        "颈后透明层与标准切面中的不同 → 显示颈后皮肤",
+        "图像左上部最不像标准切面 → 检查该处的切面和清晰度",
+    ),
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_reasons_stand_first_with_what_to_do(
+    a_source: Make, a_finding: Make, language: str
+) -> None:
+    source = a_source()
+    criteria = (
+        Criterion("CRIT-NT", True),
+        Criterion("CRIT-GAIN", False, 0.1),
+        Criterion("CRIT-BRAIN", None),
+    )
+    finding = a_finding(source, quality=NON_STANDARD, criteria=criteria, reasons=REASONS)
+    points = page_of([(source, finding)], language).cells[0].points
+    assert [f"{p.text} → {p.fix}" for p in points[:4]] == list(SAID[language])
+    assert {point.mark for point in points[:4]} == {"✗"}
+    # What could not be checked is the palate, which is named already.
+    assert [point.mark for point in points[4:]] == ["✓"]
+    overlay = overlay_words(finding, language)
+    positions = [overlay.index(f"× {said}") for said in SAID[language]]
+    assert positions == sorted(positions)
+    if language == "en":
+        page = exam_page([PageEntry(finding, "x")], title="t", banner="b")
+        positions = [page.index(said) for said in ("Gain too low <span", *SAID["en"][1:])]
+        assert positions == sorted(positions)
+        assert "could not be checked" not in page
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_reason_is_said_in_the_language_with_a_fix(
+    a_source: Make, a_finding: Make, language: str
+) -> None:
+    t = translations(language)
+    every = [
+        *[(view, "criterion", rule.code) for view, rules in RULES.items() for rule in rules],
+        *[(label.view, "structure", label.code) for label in LABELS if label.view],
+        *[(View.NT, "region", code) for code in REGION_FAULTS],
+    ]
+    for view, kind, code in every:
+        reason = Reason(kind, code, "words: of another version")
+        judgement = a_finding(a_source(), view=view, detections=(), reasons=(reason,)).judgement
+        (fault,) = words.faults(judgement)
+        statement, fix = words.statement(fault, t), words.fix(fault, t)
+        assert statement
+        assert fix
+        assert "{" not in statement
+        if language != "en":
+            assert statement != words.statement(fault, translations("en"))
+
+
+def test_reasons_of_another_version_are_said_in_their_own_words(
+    a_source: Make, a_finding: Make
+) -> None:
+    reason = Reason("region", "far-left", "the far left is too dark: turn it up")
+    finding = a_finding(a_source(), quality=NON_STANDARD, reasons=(reason,))
+    assert "× The far left is too dark → Turn it up" in overlay_words(finding, "en")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_an_unmet_criterion_does_not_contradict_a_standard_verdict(
+    a_source: Make, a_finding: Make, language: str
+) -> None:
+    source = a_source()
+    finding = a_finding(source, quality=STANDARD, criteria=(Criterion("CRIT-SIZE", False, 0.1),))
+    (point,) = page_of([(source, finding)], language).cells[0].points
+    assert point.mark == "•"
+    expected = translations(language).gettext(words.STILL_STANDARD).partition("{")[0]
+    assert point.text.startswith(expected)
+    assert "×" not in overlay_words(finding, language)
+    if language == "en":
+        page = exam_page([PageEntry(finding, "x")], title="t", banner="b")
+        assert "Standard all the same, though: Anatomy too small in the image" in page
+        assert "<td></td>" in page
