@@ -15,7 +15,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian, KeyObjectSelectionDocumentStorage
 
 from detector.errors import ErrorCode, QCError
-from model.finding import NON_STANDARD, REVIEW, Finding
+from model.finding import NON_STANDARD, REGION_REASON, REVIEW, Finding
 from qc_daemon.report.derived_uids import derived_uid, object_uid
 from qc_daemon.report.equipment import (
     MANUFACTURER,
@@ -150,10 +150,15 @@ def _instance_uid(finding: Finding, by_instance: Mapping[str, SourceInstance]) -
 
 
 def _reasons(finding: Finding) -> Iterable[Code]:
-    """Why it needs attention: what is unmet, else the verdict itself."""
+    """Why it needs attention: what is unmet or not visible, else the verdict itself."""
     judgement = finding.judgement
-    broken = [] if judgement.quality == REVIEW else words.unmet(judgement)
-    return dict.fromkeys(codes.attention_reason(rule.code) for rule in broken) or [
+    if judgement.reasons:
+        broken = [r.code for r in judgement.reasons if r.kind != REGION_REASON]
+    else:
+        broken = [rule.code for rule in words.unmet(judgement)]
+    if judgement.quality == REVIEW:
+        broken = []
+    return dict.fromkeys(map(codes.attention_reason, broken)) or [
         codes.QUALITIES[judgement.quality]
     ]
 

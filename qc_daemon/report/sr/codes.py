@@ -258,8 +258,8 @@ PRIVATE: tuple[tuple[str, tuple[Code, ...]], ...] = (
 
 
 def attention_reason(criterion: str) -> Code:
-    """The reason why an image that fails this criterion needs attention (CID 7011): Positioning for
-    all but the technical criteria."""
+    """The reason why an image that fails this criterion, or does not show the structure of this
+    label, needs attention (CID 7011): Positioning for all but the technical criteria."""
     code: Code = _TECHNICAL_REASONS.get(criterion, codes.cid7011.Positioning)
     return code
 
