@@ -15,7 +15,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian, KeyObjectSelectionDocumentStorage
 
 from detector.errors import ErrorCode, QCError
-from model.finding import NON_STANDARD, REGION_REASON, REVIEW, Finding
+from model.finding import NON_STANDARD, REVIEW, STRUCTURE_REASON, Finding
 from qc_daemon.report.derived_uids import derived_uid, object_uid
 from qc_daemon.report.equipment import (
     MANUFACTURER,
@@ -150,12 +150,11 @@ def _instance_uid(finding: Finding, by_instance: Mapping[str, SourceInstance]) -
 
 
 def _reasons(finding: Finding) -> Iterable[Code]:
-    """Why it needs attention: what is unmet or not visible, else the verdict itself."""
+    """Why it needs attention: what is unmet, else what is missing, else the verdict itself."""
     judgement = finding.judgement
-    if judgement.reasons:
-        broken = [r.code for r in judgement.reasons if r.kind != REGION_REASON]
-    else:
-        broken = [rule.code for rule in words.unmet(judgement)]
+    broken = [rule.code for rule in words.unmet(judgement)] or [
+        reason.code for reason in judgement.reasons if reason.kind == STRUCTURE_REASON
+    ]
     if judgement.quality == REVIEW:
         broken = []
     return dict.fromkeys(map(codes.attention_reason, broken)) or [

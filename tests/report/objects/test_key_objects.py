@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 
 from detector.anatomy import View
 from detector.errors import ErrorCode, QCError
-from model.finding import Criterion, Finding
+from model.finding import Criterion, Finding, Reason
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.objects.key_objects import (
     build_key_objects,
@@ -104,6 +104,16 @@ def description(document: Dataset) -> str:
         if item.ValueType == "TEXT" and item.ConceptNameCodeSequence[0].CodeValue == "113012"
     ]
     return str(text)
+
+
+def test_a_structure_is_a_reason_where_no_criterion_is(a_source: Make, a_finding: Make) -> None:
+    source = a_source()
+    for reason, code in (
+        (Reason("structure", "PAL", "palate not visible: find it"), "111209"),
+        (Reason("region", "whole", "the picture as a whole is unlike: compare it"), "NON"),
+    ):
+        finding = a_finding(source, quality="non-standard", criteria=(), reasons=(reason,))
+        assert modifiers(select([source], [finding]))[0][0] == code
 
 
 def test_images_that_need_attention_are_the_key_objects(a_source: Make, a_finding: Make) -> None:

@@ -471,7 +471,7 @@ def test_values_that_no_valid_object_can_hold_are_refused(
 
 
 def test_source_without_a_uid_is_refused(a_source: Make) -> None:
-    with pytest.raises(QCError, match="SeriesInstanceUID"):
+    with pytest.raises(QCError, match="Series Instance UID"):
         a_source(SeriesInstanceUID="")
 
 
