@@ -22,7 +22,7 @@ from detector.anatomy import LABELS, View
 from detector.boxes import Detection
 from detector.errors import Flag
 from model.criteria.rules import RULES
-from model.finding import BundleId, Criterion, Finding
+from model.finding import STANDARD, BundleId, Criterion, Finding, Reason
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.objects.renditions import render_report
 from qc_daemon.report.source import InstanceReference, SourceInstance
@@ -337,6 +337,7 @@ def _finding(
 ) -> Finding:
     is_other = view is View.OTHER
     flags = list(Flag)
+    criteria = _criteria(draw, view)
     finding: Finding = a_finding(
         source,
         view=view,
@@ -347,8 +348,9 @@ def _finding(
         gates=tuple(draw.random() for _ in range(3)),
         region_index=draw.choice([0, 1]),
         detections=tuple(_detection(draw) for _ in range(detections)),
-        criteria=_criteria(draw, view),
+        criteria=criteria,
         flags=tuple(draw.sample(flags, draw.randrange(len(flags) + 1))),
+        reasons=() if quality == STANDARD else _reasons(criteria),
     )
     return finding
 
@@ -372,6 +374,18 @@ def _criterion(draw: random.Random, name: str) -> Criterion:
     unit = draw.choice(["1", "mm", "deg", "%"])
     evidence = tuple(label.code for label in draw.sample(LABELS, draw.randrange(3)))
     return Criterion(name, draw.choice([True, False, None]), value, unit, evidence)
+
+
+def _reasons(criteria: tuple[Criterion, ...]) -> tuple[Reason, ...]:
+    """One for each criterion that is not met, then a structure and a part of the picture."""
+    # Of their own, so that the rest of the cases stays as it is.
+    draw = random.Random(len(criteria))
+    unmet = [Reason("criterion", c.code, f"{c.code}: fix it") for c in criteria if c.met is False]
+    return (
+        *(replace(reason, direction=draw.choice([None, "low", "high"])) for reason in unmet),
+        Reason("structure", draw.choice(LABELS).code, "Gaumen nicht sichtbar: 断面を探す"),
+        Reason("region", draw.choice(["upper-left", "middle-right", "centre", "whole"]), "part"),
+    )
 
 
 def _previous(revision: int) -> tuple[InstanceReference, ...]:

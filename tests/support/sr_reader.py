@@ -23,6 +23,7 @@ FLAGS = {
     "FLAG-BADFRAMES": "unreadable-frames",
     "FLAG-NOTUS": "not-ultrasound",
 }
+DIRECTIONS = {"62482003": "low", "75540009": "high"}
 MACHINE_MADE = 'Machine-made text: "'
 
 
@@ -119,6 +120,7 @@ def _verdict(group: Dataset, series_of: dict[str, tuple[str, str]]) -> dict[str,
         "criteria": [
             _criterion(item) for item in group.ContentSequence if "QCD CRIT-" in concept(item)
         ],
+        "reasons": [_reason(item) for item in children(group, "99QCD REASON")],
         "flags": [FLAGS[_coded(item)] for item in children(group, "99QCD FLAG")],
         "created": only(group, "99QCD CREATED").TextValue,
     }
@@ -138,6 +140,19 @@ def _criterion(item: Dataset) -> dict[str, Any]:
             label for each in children(item, "99QCD READ-FROM") for label in each.TextValue.split()
         ],
     }
+
+
+def _reason(item: Dataset) -> dict[str, str]:
+    code = _coded(item)
+    kind = "structure"
+    if code.startswith("CRIT-"):
+        kind = "criterion"
+    elif code.startswith("REG-"):
+        kind, code = "region", code.removeprefix("REG-").lower()
+    reason = {"kind": kind, "code": code, "words": only(item, "99QCD REASON-WORDS").TextValue}
+    for direction in children(item, "99QCD DIRECTION"):
+        reason["direction"] = DIRECTIONS[_coded(direction)]
+    return reason
 
 
 def _box(group: Dataset) -> dict[str, Any]:
