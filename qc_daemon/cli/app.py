@@ -199,6 +199,7 @@ def score(
         SCORE_COLUMNS,
         finding_row,
         select_frames,
+        table_row,
     )
     from qc_daemon.score.files import list_files, score_files
 
@@ -231,7 +232,7 @@ def score(
         if chosen == "csv":
             write_lines(rows, "csv", columns)
         else:
-            write_list("findings", list(rows), chosen, columns=columns)
+            write_list("findings", [table_row(row) for row in rows], chosen, columns=columns)
     if has_failed:
         raise typer.Exit(console.FAILED)
 
@@ -269,7 +270,7 @@ def results(
     Example: qc-daemon results --since 2026-11-01 --until 2026-11-30 --format csv
     """
     from qc_daemon.operations.exams import describe_exams, require_exam
-    from qc_daemon.operations.results import CSV_COLUMNS, TABLE_COLUMNS, read_findings
+    from qc_daemon.operations.results import CSV_COLUMNS, TABLE_COLUMNS, read_findings, table_row
     from qc_daemon.operations.shared import Listing, parse_window
     from qc_daemon.records.listings import ExamFilter
 
@@ -293,7 +294,7 @@ def results(
         if is_of_exam:
             for line in describe_exams(settings, study, exam):
                 say(line)
-        page_rows = list(rows)
+        page_rows = [table_row(row) for row in rows]
         is_cut = window.limit is not None and len(page_rows) > window.limit
         page = Listing(page_rows[: window.limit], None if is_cut else len(page_rows))
         write_list("findings", page, columns=TABLE_COLUMNS, is_filtered=True)

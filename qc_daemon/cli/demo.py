@@ -34,7 +34,7 @@ from model.finding import Finding
 from qc_daemon.cli.output import make_table
 from qc_daemon.cli.send import send
 from qc_daemon.observe import log
-from qc_daemon.operations.results import finding_row
+from qc_daemon.operations.results import finding_row, table_row
 from qc_daemon.operations.shared import open_store
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received import exams
@@ -242,7 +242,7 @@ def print_findings(
     for uid, group in groupby(objects, key=lambda finding: str(finding["sop_instance_uid"])):
         frames = list(group)
         best = max(frames, key=_view_probability)
-        row = finding_row(best)
+        row = table_row(finding_row(best))
         frame = f"{row['frame']}; {len(frames)} scored" if len(frames) > 1 else row["frame"]
         rows.append(row | {"file": names.get(uid, uid), "frame": frame, "at": _clock(best)})
     # A pipe has no width; 160 columns hold the table without cutting any.

@@ -184,6 +184,12 @@ def finding_row(finding: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def table_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row as a table has room for: of each reason what is wrong, not what to do about it."""
+    statements = [words.partition(": ")[0] for words in row["reasons"] or ()]
+    return {**row, "reasons": statements}
+
+
 def _error_columns(code: str, message: str) -> dict[str, str]:
     return {"error": f"{code}: {message}", "error_code": code, "error_message": message}
 

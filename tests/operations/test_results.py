@@ -20,6 +20,7 @@ from qc_daemon.operations.results import (
     SCORE_COLUMNS,
     TABLE_COLUMNS,
     finding_row,
+    table_row,
 )
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.receipts import admit
@@ -185,6 +186,8 @@ def test_findings_of_earlier_versions_have_an_empty_column_of_reasons() -> None:
     assert finding_row(body)["reasons"] == ["gain too low: turn the overall gain up"]
     del body["reasons"]
     assert finding_row(body)["reasons"] == []
+    assert table_row(finding_row(finding(STILL)))["reasons"] == ["gain too low"]
+    assert table_row(finding_row(body))["reasons"] == []
     for columns in (FINDING_COLUMNS, SCORE_COLUMNS, TABLE_COLUMNS, CSV_COLUMNS):
         assert {"reasons", "not_met"} <= set(columns)
 
