@@ -52,7 +52,13 @@ def _tables() -> Iterator[str]:
     for table in (FAULTS, FAULTS_BY_DIRECTION, REGION_FAULTS):
         for fault in table.values():
             yield from filter(None, (fault.words, fault.fix, fault.topic))
-    yield from (NOT_VISIBLE, UNLIKE_STANDARD, *STRUCTURE_FIXES.values(), words.STILL_STANDARD)
+    yield from (
+        NOT_VISIBLE,
+        UNLIKE_STANDARD,
+        *STRUCTURE_FIXES.values(),
+        words.STILL_STANDARD,
+        words.FAULT_AND_FIX,
+    )
     yield from (label.meaning for label in LABELS)
     for codes in (VIEWS, FLAGS):
         yield from (code.meaning for code in codes.values())

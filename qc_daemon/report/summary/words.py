@@ -37,6 +37,8 @@ VERDICTS = {STANDARD: "STANDARD", NON_STANDARD: "NON-STANDARD", REVIEW: "REVIEW"
 CANNOT_TELL = "Could not be checked"
 NOT_FOR_CLINICAL_USE = "Not for clinical use"
 
+FAULT_AND_FIX = "{fault} → {fix}"
+"""A line of an overlay; the Chinese letters there have no arrow."""
 STILL_STANDARD = "Standard all the same, though: {fault}"
 
 _GAIN_MIDDLE = 0.39
@@ -119,10 +121,10 @@ def fault_lines(judgement: Judgement, t: NullTranslations) -> Iterator[str]:
     for each in faults(judgement):
         line = statement(each, t)
         if judgement.quality == STANDARD:
-            line = f"• {t.gettext(STILL_STANDARD).format(fault=line)}"
+            line = f"· {t.gettext(STILL_STANDARD).format(fault=line)}"
         else:
             line = f"× {line}"
-        yield f"{line} → {fix(each, t)}" if each.fix else line
+        yield t.gettext(FAULT_AND_FIX).format(fault=line, fix=fix(each, t)) if each.fix else line
 
 
 def unchecked(judgement: Judgement) -> list[str]:
