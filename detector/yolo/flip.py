@@ -2,21 +2,26 @@
 
 from collections.abc import Sequence
 
-from detector.anatomy import SIDES
 from detector.boxes import Box, Detection, iou
+from detector.sides import names_in_mirror_image
 
 _SAME_STRUCTURE_IOU = 0.3
 """Two boxes of one label are the same structure from this overlap (intersection over union) on."""
+_FALX_CONFIDENCE = 0.25
+"""From this confidence on a box tells how a head lies."""
 
 
 def mirror_detections(boxes: Sequence[Detection], width: float) -> tuple[Detection, ...]:
     """The detections as they lie in the mirror image of a picture `width` pixels wide.
 
-    Labels that name a side change it (`anatomy.SIDES`).
+    Labels that name a side change it, where it is a horizontal one (`detector.sides`).
     """
+    names = names_in_mirror_image(
+        {d.label: d.bbox for d in boxes if d.confidence >= _FALX_CONFIDENCE}
+    )
     return tuple(
         Detection(
-            SIDES.get(d.label, d.label),
+            names.get(d.label, d.label),
             (width - d.bbox[2], d.bbox[1], width - d.bbox[0], d.bbox[3]),
             d.confidence,
         )
