@@ -47,7 +47,16 @@ class Scale(StrEnum):
     EXTRA = "x"
 
 
+class Backbone(StrEnum):
+    """Image networks of the small SpatialCLIP's tower."""
+
+    EFFICIENTNET = "tf_efficientnet_lite0"
+    SONONET = "sononet16"
+    BOTH = "tf_efficientnet_lite0+sononet16"
+
+
 _SCALE = Scale(_DETECTOR.scale)
+_BACKBONE = Backbone(_SPATIALCLIP.backbone)
 
 
 def _finite(value: float | None) -> float | None:
@@ -270,6 +279,17 @@ def train_spatialclip(
             min=0, help="Rank of adapters in place of whole blocks in the last stage; 0: none."
         ),
     ] = _SPATIALCLIP.lora_rank,
+    backbone: Annotated[
+        Backbone, typer.Option(help="Image networks of the tower; --start must have the same.")
+    ] = _BACKBONE,
+    sononet: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Weights of SonoNet-16 (.safetensors), for a backbone that has it.",
+        ),
+    ] = None,
     seed: Seed = _SPATIALCLIP.seed,
     held_out: HeldOut = 0.1,
     like: Annotated[
@@ -313,6 +333,7 @@ def train_spatialclip(
         ema_decay=ema,
         modality_dropout=modality_dropout,
         lora_rank=lora,
+        backbone=backbone.value,
         seed=seed,
     )
     if like is not None:
@@ -344,6 +365,7 @@ def train_spatialclip(
         out,
         recipe,
         start=start,
+        sononet=sononet,
         cache=cache,
         resume=resume,
         command=_command(),

@@ -89,6 +89,7 @@ class SpatialClipRecipe:
     ema_decay: float = 0.0  # Of the moving average of weights, which is what is saved; 0: none.
     lora_rank: int = 0  # Adapters in place of whole top blocks (Hu et al. 2021); 0: none.
     cached_augmentations: int = 0  # Of a real picture, backbone run once on each; 0: always anew.
+    backbone: str = "tf_efficientnet_lite0"  # Image networks of the tower (HybridEmbed).
     pooled: bool = False  # Give the network the backbone's average (SpatialClipConfig.pooled).
     mirrored: bool = False  # Let its backbone see mirror images too (SpatialClipConfig.mirrored).
     clean_fraction: float = 0.0  # Share of draws that show a picture unaugmented, as serving will.

@@ -11,19 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from model.spatialclip.preprocess import MEAN, STD
+from model.spatialclip.preprocess import FILL, MEAN, STD
+from model.spatialclip.sononet import SonoNet, normalise_picture
 
 # What TensorFlow's EfficientNet-Lite weights expect: (grey level - 127) / 128.
 _CENTRE, _SPREAD = 127.0, 128.0
 STRIDE = 32
+SONONET = "sononet16"
+"""The name of SonoNet-16 in `SpatialClipConfig.stem`."""
 _FROZEN_STAGES = 4
 
 
 class HybridEmbed(nn.Module):
-    """CLIP-normalised pictures (B, 3, S, S) -> the network's features (B, C, S / 32, S / 32) by
+    """CLIP-normalised pictures (B, 3, S, S) -> the networks' features (B, C, S / 32, S / 32) by
     `forward_features` -> CLIP's patch features (B, width, S / 32, S / 32) by `forward`.
 
-    `name` is a timm EfficientNet. Its batch normalisation is folded into the convolutions, with the
+    `name` is a timm EfficientNet, `sononet16`, or both with a "+" between them: then their features
+    stand one after the other. Their batch normalisation is folded into the convolutions, with the
     statistics it came with: batches must not hide how bright or sharp one picture is. `mirrored`:
     features are the mean of those of the picture and, turned back, of its mirror image.
     """
@@ -32,45 +36,70 @@ class HybridEmbed(nn.Module):
         super().__init__()
         self.name = name
         self.mirrored = mirrored
-        self.features = fold_batch_norm(_network(name))
-        self.channels: int = self.features.feature_info.channels()[0]
+        names = name.split("+")
+        timm_names = [each for each in names if each != SONONET]
+        if len(timm_names) > 1 or len(names) - len(timm_names) > 1:
+            raise ValueError(f"{name}: one timm network, {SONONET}, or one of each")
+        self.features = fold_batch_norm(_network(timm_names[0])) if timm_names else None
+        self.sononet = fold_batch_norm(SonoNet().eval()) if SONONET in names else None
+        self.channels: int = sum(
+            (
+                self.features.feature_info.channels()[0] if self.features is not None else 0,
+                self.sononet.channels if self.sononet is not None else 0,
+            )
+        )
         self.projection = nn.Conv2d(self.channels, width, 1, bias=False)
-        gain = 255 / _SPREAD * torch.tensor(STD)
-        offset = (255 * torch.tensor(MEAN) - _CENTRE) / _SPREAD
-        self.gain = nn.Buffer(gain.view(1, 3, 1, 1), persistent=False)
-        self.offset = nn.Buffer(offset.view(1, 3, 1, 1), persistent=False)
+        std, mean = torch.tensor(STD).view(1, 3, 1, 1), torch.tensor(MEAN).view(1, 3, 1, 1)
+        self.std = nn.Buffer(std, persistent=False)
+        self.mean = nn.Buffer(mean, persistent=False)
+        self.gain = nn.Buffer(255 / _SPREAD * std, persistent=False)
+        self.offset = nn.Buffer((255 * mean - _CENTRE) / _SPREAD, persistent=False)
 
     @property
     def weight(self) -> Tensor:
         """The tensor whose dtype CLIP gives its pictures."""
         return self.projection.weight
 
+    @property
+    def networks(self) -> nn.ModuleList:
+        """The image networks, without the projection behind them."""
+        return nn.ModuleList(each for each in (self.features, self.sononet) if each is not None)
+
     def forward(self, features: Tensor) -> Tensor:
         """Patch features of what `forward_features` gave for the pictures."""
         return self.projection(features)  # type: ignore[no-any-return]
 
     def forward_features(self, pixel_values: Tensor) -> Tensor:
-        """The image network's features (B, C, S / 32, S / 32) of CLIP-normalised pictures."""
+        """The image networks' features (B, C, S / 32, S / 32) of CLIP-normalised pictures."""
         # Full precision: on CPUs bfloat16 gains nothing in depthwise convolutions.
         with torch.autocast(pixel_values.device.type, enabled=False):
-            pixels = pixel_values.float() * self.gain + self.offset
+            pixels = pixel_values.float()
             features = self._network_features(pixels)
             if self.mirrored:
                 features = (features + self._network_features(pixels.flip(-1)).flip(-1)) / 2
         return features
 
     def _network_features(self, pixels: Tensor) -> Tensor:
-        (features,) = self.features(pixels.contiguous(memory_format=torch.channels_last))
-        return features  # type: ignore[no-any-return]
+        parts: list[Tensor] = []
+        if self.features is not None:
+            levels = pixels * self.gain + self.offset
+            parts += self.features(levels.contiguous(memory_format=torch.channels_last))
+        if self.sononet is not None:
+            grey = (pixels * self.std + self.mean).mean(1, keepdim=True)
+            parts.append(self.sononet(normalise_picture(grey, FILL / 255)))
+        return torch.cat(parts, 1)
 
     def freeze_early(self) -> None:
         """Stop training the first stages, whose edges and textures serve any picture."""
-        for module in (
-            self.features.conv_stem,
-            self.features.bn1,
-            *self.features.blocks[:_FROZEN_STAGES],
-        ):
-            module.requires_grad_(False)
+        if self.features is not None:
+            for module in (
+                self.features.conv_stem,
+                self.features.bn1,
+                *self.features.blocks[:_FROZEN_STAGES],
+            ):
+                module.requires_grad_(False)
+        if self.sononet is not None:
+            self.sononet.freeze_early()
 
     def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
         """Load an EfficientNet-Lite's published weights, which name the same tensors otherwise.
@@ -78,13 +107,23 @@ class HybridEmbed(nn.Module):
         They are matched by order, each shape checked; the layers behind the features (head,
         classes) are skipped. Raises ValueError on another network's weights.
         """
-        network = _network(self.name)
+        if self.features is None:
+            raise ValueError(f"{self.name} has no EfficientNet")
+        network = _network(self.name.partition("+")[0])
         own = network.state_dict()
         weights_by_order = list(weights.values())[: len(own)]
         if [tuple(t.shape) for t in own.values()] != [tuple(t.shape) for t in weights_by_order]:
             raise ValueError("these weights are another network's")
         network.load_state_dict(dict(zip(own, weights_by_order, strict=True)))
         self.features.load_state_dict(fold_batch_norm(network).state_dict())
+
+    def load_sononet(self, weights: Mapping[str, Tensor]) -> None:
+        """Load SonoNet-16's published weights. Raises ValueError on another network's."""
+        if self.sononet is None:
+            raise ValueError(f"{self.name} has no SonoNet")
+        network = SonoNet().eval()
+        network.load_published(weights)
+        self.sononet.load_state_dict(fold_batch_norm(network).state_dict())
 
 
 def fold_batch_norm(network: Any) -> Any:

@@ -32,7 +32,8 @@ class SpatialClipConfig:
 
     Defaults are the published sizes.
 
-    `stem` names a timm network whose features replace CLIP's patches of 32 pixels; empty: none.
+    `stem` names image networks whose features replace CLIP's patches of 32 pixels (backbone.py);
+    empty: none.
     `pooled`: their average over the picture joins the image feature past CLIP's blocks too.
     `mirrored`: the stem runs on the mirror image too, in twice its time.
     """
@@ -71,11 +72,16 @@ class SpatialClipConfig:
 
 
 def small_config(
-    vocabulary: int = 512, *, bos: int = 0, eos: int = 2, pad: int = 1
+    vocabulary: int = 512,
+    *,
+    bos: int = 0,
+    eos: int = 2,
+    pad: int = 1,
+    stem: str = "tf_efficientnet_lite0",
 ) -> SpatialClipConfig:
     """The default bundle's size (about 6 M parameters), for a text vocabulary of that many.
 
-    Its image tower has EfficientNet-Lite0 as backbone: patches alone, learnt from some thousand
+    Its image tower has an image network as backbone: patches alone, learnt from some thousand
     pictures, miss fine texture.
     """
     clip = _clip_dict(
@@ -99,7 +105,7 @@ def small_config(
             "pad_token_id": pad,
         },
     )
-    return SpatialClipConfig(clip, label_dim=48, heads=4, ffn=512, stem="tf_efficientnet_lite0")
+    return SpatialClipConfig(clip, label_dim=48, heads=4, ffn=512, stem=stem)
 
 
 def full_config() -> SpatialClipConfig:

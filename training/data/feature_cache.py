@@ -108,7 +108,7 @@ def _jpeg_copies(
 
 def _hash_weights(backbone: HybridEmbed) -> bytes:
     digest = hashlib.sha256(bytes([backbone.mirrored]))
-    for tensor in backbone.features.state_dict().values():
+    for tensor in backbone.networks.state_dict().values():
         digest.update(tensor.detach().cpu().numpy().tobytes())
     return digest.digest()
 

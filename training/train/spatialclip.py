@@ -37,7 +37,7 @@ from training.train.optim import epoch_order, schedule, update_average
 
 HEADS = ("gate_proj.", "classifier.", "view_head.", "trimodal_clip.pooled_projection.")
 """Parameters that learn at `head_rate`: linear layers on features of unit length."""
-BACKBONE = ".patch_embedding.features."
+BACKBONE = (".patch_embedding.features.", ".patch_embedding.sononet.")
 """Parameters that learn at `backbone_rate`: they are pretrained."""
 
 
@@ -180,7 +180,8 @@ class _Run:
         self.heads = CriteriaHeads(network.config.dim)
         self.average = deepcopy(network) if recipe.ema_decay else network
         self.samples = [item.sample for item in training]
-        standard = [s.standard for s in self.samples if s.view is not View.OTHER]
+        views = [s for s in self.samples if s.view is not View.OTHER]
+        standard = [s.standard for s in views if s.standard is not None]
         self.class_weight = class_weights(standard) if recipe.class_balanced else torch.ones(2)
         self.facts = recipe.to_json() | {"pictures": data_hash(self.samples)}
         order = picture_order(self.samples, recipe, np.random.default_rng(0))
@@ -313,7 +314,7 @@ def parameter_groups(
         if parameter.requires_grad:
             if name.startswith(HEADS):
                 of_heads.append(parameter)
-            elif BACKBONE in name:
+            elif any(part in name for part in BACKBONE):
                 of_backbone.append(parameter)
             else:
                 others.append(parameter)
@@ -344,9 +345,11 @@ def validation_metrics(
     from sklearn.metrics import roc_auc_score
 
     views = np.array([view_index(item.sample) for item in samples])
-    standard = np.array([item.sample.standard for item in samples])
+    standard = np.array([item.sample.standard is True for item in samples])
+    is_labelled = np.array([item.sample.standard is not None for item in samples])
     sets = np.array([_set_name(item.sample) for item in samples])
-    has_quality, has_view = views != VIEWS.index(View.OTHER), views != NO_VIEW
+    has_quality = is_labelled & (views != VIEWS.index(View.OTHER))
+    has_view = views != NO_VIEW
     metrics: dict[str, float] = {}
     if has_view.any():
         is_right = predictions.views.argmax(1) == views

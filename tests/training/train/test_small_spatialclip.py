@@ -6,11 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from detector.boxes import Detection
+from detector.console import UsageError
 from model.describer.describer import Describer
-from model.spatialclip.checkpoint import load_spatialclip
+from model.spatialclip.checkpoint import load_spatialclip, save_spatialclip
+from model.spatialclip.network import SpatialClip, small_config
 from model.spatialclip.preprocess import Preprocessor
 from training.data.prepared import PreparedSample
 from training.data.samples import Origin, Sample
@@ -18,6 +22,8 @@ from training.data.splits import fold_of
 from training.recipes import SpatialClipRecipe
 from training.train.small_spatialclip import (
     PICTURE_SIZE,
+    load_backbone_weights,
+    load_start,
     prepare_out_of_fold,
     train_small_spatialclip,
 )
@@ -94,3 +100,31 @@ def test_boxes_of_a_fold_come_from_its_own_detector(
             [item.sample], [folders[fold]], describer_run, tmp_path / "own", 0
         )
         assert own.detections == item.detections
+
+
+def test_sononet_needs_its_weights_and_a_start_of_the_same_backbone(tmp_path: Path) -> None:
+    network = SpatialClip(small_config(300, stem="sononet16"))
+    with pytest.raises(UsageError, match="needs the weights"):
+        load_backbone_weights(network, None)
+    other = tmp_path / "other.safetensors"
+    save_file({"features.0.0.0.weight": torch.zeros(2)}, other)
+    with pytest.raises(UsageError, match="is no SonoNet-16"):
+        load_backbone_weights(network, other)
+    save_spatialclip(tmp_path / "start", network)
+    with pytest.raises(UsageError, match="has the backbone sononet16"):
+        load_start(tmp_path / "start", SpatialClipRecipe())
+
+
+def test_sononet_begins_with_its_published_weights(shared_data: Path) -> None:
+    weights = shared_data / "weights" / "sononet16.safetensors"
+    network = SpatialClip(small_config(300, stem="tf_efficientnet_lite0+sononet16"))
+    load_backbone_weights(network, weights)
+    stem = network.trimodal_clip.stem
+    assert stem is not None
+    assert stem.sononet is not None
+    published = load_file(weights)
+    gain = (
+        published["features.0.0.1.weight"] / (published["features.0.0.1.running_var"] + 1e-5).sqrt()
+    )
+    folded = published["features.0.0.0.weight"] * gain.view(-1, 1, 1, 1)
+    assert torch.allclose(stem.sononet.blocks[0][0][0].weight, folded, rtol=1e-4)
