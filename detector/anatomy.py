@@ -51,8 +51,6 @@ LABELS: tuple[Label, ...] = (
     Label(19, "NS", "nasal skin", View.NT, "nasal skin"),
 )
 BY_CODE: dict[str, Label] = {label.code: label for label in LABELS}
-SIDES = {"CP1": "CP2", "CP2": "CP1"}
-"""Labels that mean left and right in the picture change when it is mirrored."""
 BY_FETUS_FRAMEWORK: dict[str, Label] = {
     label.fetus_framework: label for label in LABELS if label.fetus_framework
 }

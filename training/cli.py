@@ -126,6 +126,34 @@ Fold = Annotated[
     typer.Option(min=0, max=FOLDS - 1, help="Hold this fold of the real pictures out instead."),
 ]
 Out = Annotated[Path, typer.Option(help="Where the run goes.")]
+Hc18 = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True, file_okay=False, help="Folder of HC18's heads, with ellipses (labels.csv)."
+    ),
+]
+HeadStructures = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        file_okay=False,
+        help="Folder of heads with boxed falx and choroid plexus (boxes.csv).",
+    ),
+]
+FetalPlanes = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True, file_okay=False, help="Folder of FETAL_PLANES_DB's planes (labels.csv)."
+    ),
+]
+Unlabelled = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        callback=_finite,
+        help="Pictures without a quality label an epoch, for each labelled real one; 0: all.",
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
 
 
@@ -158,7 +186,30 @@ def train_detector(
     seed: Seed = _DETECTOR.seed,
     held_out: HeldOut = 0.1,
     fold: Fold = None,
-    start: Start = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            help="Weights to begin with: folder of a trained detector, or a file of another YOLO11"
+            " of that --scale (.safetensors; .pt with --trust).",
+        ),
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Open --start's .pt, a pickle of ultralytics.")
+    ] = False,
+    hc18: Hc18 = None,
+    head_structures: HeadStructures = None,
+    fetal_planes: FetalPlanes = None,
+    unlabelled: Unlabelled = _DETECTOR.unlabelled_ratio,
+    lying: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, callback=_finite, help="How often a simulated head is turned to lie."
+        ),
+    ] = _DETECTOR.lying_fraction,
+    float32_head: Annotated[
+        bool, typer.Option("--float32-head", help="Train the last module in full precision.")
+    ] = _DETECTOR.float32_head,
     simulated: Annotated[
         float,
         typer.Option(
@@ -175,25 +226,46 @@ def train_detector(
     """Train the anatomy detector on boxed pictures.
 
     Example: qc-model train detector --out runs/detector --samples runs/phantoms/samples.json
+
+    Example: qc-model train detector --out runs/detector --start yolo11n_coco.safetensors
+    --fetus-framework ff --hc18 hc18_heads --unlabelled 0.4 --size 640
     """
     from training.data import splits
     from training.train import detector, runs
+    from training.train.start import Start
 
     _check_split(split, fetus_framework)
-    boxed = [s for s in splits.load(samples, fetus_framework, split, origin) if s.annotated]
+    pictures = splits.load(samples, fetus_framework, split, origin)
+    pictures += splits.load_unlabelled(hc18, head_structures, fetal_planes)
+    boxed = [sample for sample in pictures if sample.annotated]
     training, validation = (
         splits.split_by_group(boxed, held_out, seed)
         if fold is None
         else splits.leave_fold_out(boxed, fold, FOLDS, seed)
     )
     recipe = DetectorRecipe(
-        scale.value, size, epochs, batch, simulated_ratio=simulated, mirrored=mirrored, seed=seed
+        scale.value,
+        size,
+        epochs,
+        batch,
+        simulated_ratio=simulated,
+        unlabelled_ratio=unlabelled,
+        lying_fraction=lying,
+        float32_head=float32_head,
+        mirrored=mirrored,
+        seed=seed,
     )
     _check_fold(fold, validation)
     detector.check_training(training, validation, recipe)
     runs.begin_run(out, resume=resume, force=force)
     facts = detector.train_detector(
-        training, validation, out, recipe, start=start, resume=resume, command=_command()
+        training,
+        validation,
+        out,
+        recipe,
+        start=None if start is None else Start(start, trust),
+        resume=resume,
+        command=_command(),
     )
     typer.echo(json.dumps(facts["validation"], indent=1))
 
@@ -412,6 +484,10 @@ def cross_validate(
         ),
     ],
     origin: OriginOfSamples = None,
+    hc18: Hc18 = None,
+    head_structures: HeadStructures = None,
+    fetal_planes: FetalPlanes = None,
+    unlabelled: Unlabelled = recipes.DETECTOR_FOLD.unlabelled_ratio,
     detector_size: Annotated[
         int,
         typer.Option(
@@ -466,11 +542,18 @@ def cross_validate(
             describer,
             detector_start,
             spatialclip_start,
-            replace(recipes.DETECTOR_FOLD, size=detector_size, epochs=detector_epochs, seed=seed),
+            replace(
+                recipes.DETECTOR_FOLD,
+                size=detector_size,
+                epochs=detector_epochs,
+                unlabelled_ratio=unlabelled,
+                seed=seed,
+            ),
             replace(recipes.SPATIALCLIP, stages=stages, seed=seed),
             folds=FOLDS,
             seed=seed,
             command=_command(),
+            unlabelled=splits.load_unlabelled(hc18, head_structures, fetal_planes),
         ),
         nested=nested,
         leave_styles_out=styles,

@@ -51,6 +51,9 @@ class DetectorRecipe:
     warmup_steps: int = 200  # Steps in which the learning rate rises.
     ema_decay: float = 0.999  # Of the moving average of weights, which is what is saved.
     simulated_ratio: float = 1.0  # Simulated pictures an epoch for each real one, drawn anew.
+    unlabelled_ratio: float = 0.0  # The same of real pictures without a quality label; 0: all.
+    lying_fraction: float = 0.0  # How often a simulated head is turned by a right angle.
+    float32_head: bool = False  # Train the last module in full precision, the others in bfloat16.
     mirrored: bool = False  # It serves on the mirror image too, in twice the time.
     seed: int = 0  # Of weights, order and augmentation.
 
@@ -204,7 +207,11 @@ HELD_OUT = 0.1
 
 # ------------------------------------------------------------- what make_bundle.sh types of them
 
-_OPTIONS = {"simulated_ratio": "--simulated"}
+_OPTIONS = {
+    "simulated_ratio": "--simulated",
+    "unlabelled_ratio": "--unlabelled",
+    "lying_fraction": "--lying",
+}
 """Options of `qc-model` that are not called as their field."""
 
 

@@ -324,7 +324,7 @@ def calibration_data(
     rows = [i for i, item in enumerate(items) if item.sample.view not in (None, View.OTHER)]
     data = CalibrationData(
         [float(logits[i]) for i in rows],
-        [float(items[i].sample.standard) for i in rows],
+        [float(items[i].sample.is_standard) for i in rows],
         [items[i].sample.group for i in rows],
         [items[i].sample.view or View.OTHER for i in rows],
     )

@@ -20,6 +20,7 @@ from training.recipes import DetectorRecipe, SpatialClipRecipe
 from training.train import small_spatialclip
 from training.train.batches import make_batch
 from training.train.detector import train_detector
+from training.train.start import Start
 
 BOTH_CLASSES = "set2_train"
 """The set with both classes, which quality is measured on: the other one is standard only."""
@@ -41,6 +42,7 @@ class Plan:
     folds: int = 5
     seed: int = 0  # of the division into folds
     command: str = "qc-model cross-validate"  # written beside the models and figures
+    unlabelled: Sequence[Sample] = ()  # real ones without a quality label, held out like `real`
 
 
 def load_predictions(out: Path) -> list[dict[str, Any]]:
@@ -54,8 +56,9 @@ def load_predictions(out: Path) -> list[dict[str, Any]]:
 
 
 def annotated_samples(plan: Plan) -> list[Sample]:
-    """The real pictures that a detector may learn from: those annotated with boxes."""
-    return [sample for sample in plan.real if sample.annotated]
+    """The real pictures that a detector may learn from: those annotated with boxes, or for what
+    they do not show."""
+    return [sample for sample in (*plan.real, *plan.unlabelled) if sample.annotated]
 
 
 def prepare_samples(
@@ -98,7 +101,7 @@ def ensure_detector(
             held_out,
             out,
             plan.detector,
-            start=plan.detector_start,
+            start=Start(plan.detector_start),
             resume=True,
             command=plan.command,
         )

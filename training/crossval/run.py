@@ -139,7 +139,10 @@ def write_plan(plan: Plan) -> None:
                     ("real pictures", plan.real),
                     ("--boxed", plan.detector_extra),
                     ("--judged", plan.spatialclip_extra),
+                    ("unlabelled pictures", plan.unlabelled),
                 )
+                # A plan of an earlier version names no unlabelled ones.
+                if samples or name != "unlabelled pictures"
             },
         }
     )
@@ -306,21 +309,44 @@ def _evaluated_sample(
 
 
 def detector_figures(plan: Plan, detectors: Sequence[Path]) -> dict[str, Any]:
-    """AP50 out of fold, over all annotated real pictures of NT views, and of each set."""
+    """AP50 out of fold, over all annotated real pictures of NT views, of each set of them, and of
+    each set of heads and planes without a quality label."""
+    nt_views = [s for s in annotated_samples(plan) if s.view is View.NT]
+    samples, matches = _match_out_of_fold(plan, detectors, nt_views)
+    figures = detection_metrics(matches, [s.group for s in samples])
+    figures["by set"] = _metrics_by_set(samples, matches)
+    # A set without boxes has no AP.
+    boxed = {s.source for s in plan.unlabelled if s.boxes}
+    if boxed:
+        others = [s for s in plan.unlabelled if s.source in boxed]
+        figures["unlabelled"] = _metrics_by_set(*_match_out_of_fold(plan, detectors, others))
+    return figures
+
+
+def _match_out_of_fold(
+    plan: Plan, detectors: Sequence[Path], pictures: Sequence[Sample]
+) -> tuple[list[Sample], list[dict[str, Matches]]]:
+    """The pictures fold by fold, each with the boxes of the detector that did not learn from it
+    matched to its true ones."""
     samples: list[Sample] = []
     matches: list[dict[str, Matches]] = []
-    annotated = [s for s in annotated_samples(plan) if s.view is View.NT]
     for fold, folder in enumerate(detectors):
-        own = [s for s in annotated if splits.fold_of(s, plan.folds, plan.seed) == fold]
+        own = [s for s in pictures if splits.fold_of(s, plan.folds, plan.seed) == fold]
         matches += match_regions(YoloDetector.load(folder), own)
         samples += own
+    return samples, matches
+
+
+def _metrics_by_set(
+    samples: Sequence[Sample], matches: Sequence[dict[str, Matches]]
+) -> dict[str, Any]:
     by_set = {}
-    for source in sorted({s.source for s in samples}):
+    for source in sorted({sample.source for sample in samples}):
         rows = [row for row, sample in enumerate(samples) if sample.source == source]
         by_set[source] = detection_metrics(
             [matches[i] for i in rows], [samples[i].group for i in rows]
         )
-    return detection_metrics(matches, [s.group for s in samples]) | {"by set": by_set}
+    return by_set
 
 
 def _sigmoid(logits: Sequence[float]) -> npt.NDArray[np.float64]:

@@ -43,7 +43,7 @@ class Sample:
     """A training picture and what is known of it."""
 
     image: Path
-    standard: bool
+    standard: bool | None  # None: nobody judged it
     boxes: tuple[Detection, ...] = ()  # in pixels of the picture
     # Label codes whose absence among `boxes` means "not in the picture"; a structure of another
     # label is unknown, not negative.
@@ -60,6 +60,13 @@ class Sample:
     dataset: str = ""  # where the set comes from, if the file names it
     hospital: str = ""  # likewise
     location: str = ""  # file and index, for messages
+
+    @property
+    def is_standard(self) -> bool:
+        """The quality label; raises ValueError where nobody judged the picture."""
+        if self.standard is None:
+            raise ValueError(f"{self.location} has no quality label")
+        return self.standard
 
     @property
     def simulated(self) -> bool:
@@ -337,12 +344,13 @@ def count_samples(samples: Sequence[Sample]) -> list[dict[str, Any]]:
             "source": source,
             "origin": origin,
             "view": view,
-            "standard": sum(s.standard for s in part),
-            "non-standard": sum(not s.standard for s in part),
+            "standard": sum(s.standard is True for s in part),
+            "non-standard": sum(s.standard is False for s in part),
+            "unlabelled": sum(s.standard is None for s in part),
             "groups": len({s.group for s in part}),
             "hospitals": len({s.hospital for s in part if s.hospital}),
             "boxed": sum(bool(s.annotated) for s in part),
-            "boxed non-standard": sum(bool(s.annotated) and not s.standard for s in part),
+            "boxed non-standard": sum(bool(s.annotated) and s.standard is False for s in part),
         }
         for (dataset, source, origin, view), part in sorted(parts.items())
     ]

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from detector.anatomy import View
 from detector.console import UsageError
+from training.data.fetal_planes import read_fetal_planes
 from training.data.fetus_framework import SPLITS, read_fetus_framework
+from training.data.heads import read_hc18, read_head_structures
 from training.data.samples import Origin, Sample, SampleError, read_samples
 
 
@@ -30,6 +32,24 @@ def load(
         raise UsageError("no pictures; give --samples or --fetus-framework")
     _refuse_duplicates(loaded)
     return loaded
+
+
+def load_unlabelled(
+    hc18: Path | None, head_structures: Path | None, fetal_planes: Path | None
+) -> list[Sample]:
+    """Real pictures without a quality label, of the data sets in these folders.
+
+    Raises UsageError.
+    """
+    readers = (
+        (hc18, read_hc18),
+        (head_structures, read_head_structures),
+        (fetal_planes, read_fetal_planes),
+    )
+    try:
+        return [sample for folder, read in readers if folder is not None for sample in read(folder)]
+    except SampleError as error:
+        raise UsageError(str(error)) from None
 
 
 def require_simulated(samples: list[Sample], option: str) -> list[Sample]:

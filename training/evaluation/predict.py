@@ -56,7 +56,7 @@ class LabelledPicture:
             boxes,
             sample.annotated,
             sample.view,
-            sample.standard,
+            sample.is_standard,
             sample.group,
             sample.source,
             sample.criteria,

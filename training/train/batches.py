@@ -77,9 +77,14 @@ def make_batch(
             ),
             has_features=has_features,
         ),
-        torch.tensor([float(item.sample.standard) for item in items]),
+        torch.tensor([float(item.sample.standard is True) for item in items]),
         torch.tensor([view_index(item.sample) for item in items]),
-        torch.tensor([item.sample.view is not View.OTHER for item in items]),
+        torch.tensor(
+            [
+                item.sample.view is not View.OTHER and item.sample.standard is not None
+                for item in items
+            ]
+        ),
         torch.tensor(
             [[item.sample.criteria.get(code, math.nan) for code in CRITERIA] for item in items]
         ),

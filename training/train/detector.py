@@ -1,4 +1,4 @@
-"""Train the anatomy detector: YOLO11 from scratch on boxed pictures.
+"""Train the anatomy detector: YOLO11 on boxed pictures, from scratch or from other weights.
 
 From top to bottom: data, augmentation, batches, loss, loop, evaluation, export.
 """
@@ -17,24 +17,25 @@ import cv2
 import numpy as np
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from detector.anatomy import LABELS, SIDES
+from detector.anatomy import LABELS, View
 from detector.boxes import Box
 from detector.console import UsageError
 from detector.frame import Pixels
 from detector.letterbox import Letterbox
-from detector.yolo.yolo import WEIGHTS, YoloDetector, build_network, save_detector
+from detector.sides import name_plexuses, names_in_mirror_image
+from detector.yolo.yolo import YoloDetector, build_network, save_detector
 from training.augment import scanner
 from training.data.regions import match_regions, read_region
 from training.data.samples import Sample, count_samples, data_hash, file_hash
 from training.evaluation.detection import DetectorScore, score_detector
 from training.recipes import DetectorRecipe
 from training.train import runs
-from training.train.optim import epoch_order, schedule, update_average
+from training.train.optim import draw_epoch, schedule, update_average
 from training.train.precision import autocast
+from training.train.start import Start, load_start
 
 CODES = tuple(label.code for label in LABELS if label.code != "UNKNOWN")
 """Labels of the detector, in the order of its classes."""
@@ -67,11 +68,13 @@ def canvas(size: int) -> tuple[int, int]:
     return size, max(32, round(size * 0.75 / 32) * 32)
 
 
-def augment(
-    picture: Picture, generator: np.random.Generator
-) -> tuple[Pixels, list[tuple[str, Box]]]:
+def augment(picture: Picture, recipe: DetectorRecipe, generator: np.random.Generator) -> Picture:
     """A scaled, moved, mirrored and restyled copy (H, W, 3) with its boxes, but for those of which
     less than half is left."""
+    stands = picture.sample.simulated and picture.sample.view is View.HEAD
+    # Phantoms' heads stand, most real ones lie. Only where asked: a draw more changes all others.
+    if stands and recipe.lying_fraction and generator.random() < recipe.lying_fraction:
+        picture = lay_down(picture)
     size = picture.pixels.shape[0]
     width, height = canvas(size)
     scale = math.exp(generator.uniform(math.log(0.65), math.log(1.3)))
@@ -79,8 +82,10 @@ def augment(
     shift = generator.uniform(-0.12, 0.12, 2) * size + size * (1 - scale) / 2
     shift[1] -= (size - height) / 2
     matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+    names = {code: code for code in CODES}
     if mirrored:
         matrix = np.array([[-scale, 0, size - shift[0]], [0, scale, shift[1]]])
+        names |= names_in_mirror_image(dict(picture.boxes))
     border = int(generator.integers(0, 160))
     pixels = cv2.warpAffine(
         picture.pixels,
@@ -97,9 +102,22 @@ def augment(
         visible = (clipped[2] - clipped[0]) * (clipped[3] - clipped[1])
         # A box that lost most of itself at the border no longer shows its structure.
         if visible >= 0.5 * (xs[1] - xs[0]) * (ys[1] - ys[0]):
-            name = SIDES.get(code, code) if mirrored else code
-            boxes.append((name, (clipped[0], clipped[1], clipped[2], clipped[3])))
-    return scanner.restyle(pixels, generator), boxes
+            box = (clipped[0], clipped[1], clipped[2], clipped[3])
+            boxes.append((names.get(code, code), box))
+    annotated = frozenset(names.get(code, code) for code in picture.annotated)
+    return Picture(scanner.restyle(pixels, generator), boxes, annotated, picture.sample)
+
+
+def lay_down(picture: Picture) -> Picture:
+    """The picture turned by a right angle, its plexuses named anew; as it is where they cannot be
+    (without a falx between them)."""
+    size = picture.pixels.shape[0]
+    boxes = {code: (y0, size - x1, y1, size - x0) for code, (x0, y0, x1, y1) in picture.boxes}
+    named = name_plexuses(boxes)
+    if named is None:
+        return picture
+    turned = np.ascontiguousarray(np.rot90(picture.pixels))
+    return Picture(turned, list(named.items()), picture.annotated, picture.sample)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,26 +129,24 @@ class Batch:
     annotated: Tensor  # (B, C) bool, in the order of CODES.
 
 
-def collate(
-    items: Sequence[tuple[Pixels, list[tuple[str, Box]], frozenset[str]]],
-) -> Batch:
-    """The batch of pictures (H, W, 3) with boxes and annotated labels; boxes become centre-x,
-    centre-y, width and height, as shares of the picture."""
-    height, width = items[0][0].shape[:2]
-    images = torch.from_numpy(np.stack([pixels for pixels, _, _ in items]))
+def collate(pictures: Sequence[Picture]) -> Batch:
+    """The batch of the pictures; boxes become centre-x, centre-y, width and height, as shares of
+    the picture."""
+    height, width = pictures[0].pixels.shape[:2]
+    images = torch.from_numpy(np.stack([picture.pixels for picture in pictures]))
     rows = [
         (
             *(index, CODES.index(code)),
             *((x0 + x1) / 2 / width, (y0 + y1) / 2 / height),
             *((x1 - x0) / width, (y1 - y0) / height),
         )
-        for index, (_, boxes, _) in enumerate(items)
-        for code, (x0, y0, x1, y1) in boxes
+        for index, picture in enumerate(pictures)
+        for code, (x0, y0, x1, y1) in picture.boxes
         # A label outside the vocabulary has no class.
         if code in CODES
     ]
     table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
-    is_annotated = [[code in annotated for code in CODES] for _, _, annotated in items]
+    is_annotated = [[code in picture.annotated for code in CODES] for picture in pictures]
     return Batch(
         images.permute(0, 3, 1, 2).float().div_(255).contiguous(memory_format=torch.channels_last),
         {"batch_idx": table[:, 0], "cls": table[:, 1], "bboxes": table[:, 2:]},
@@ -141,13 +157,13 @@ def collate(
 def batches(pictures: Sequence[Picture], recipe: DetectorRecipe, epoch: int) -> Iterator[Batch]:
     """One shuffled, augmented epoch; the same for the same seed and epoch."""
     generator = np.random.default_rng((recipe.seed, epoch))
-    order = epoch_order([p.sample.simulated for p in pictures], recipe.simulated_ratio, generator)
+    order = draw_epoch([p.sample for p in pictures], recipe, generator)
     starts = range(0, len(order) - recipe.batch + 1, recipe.batch)
 
     def make(start: int) -> Batch:
         own = np.random.default_rng((recipe.seed, epoch, start))
         selected = [pictures[i] for i in order[start : start + recipe.batch]]
-        return collate([(*augment(p, own), p.annotated) for p in selected])
+        return collate([augment(p, recipe, own) for p in selected])
 
     with ThreadPoolExecutor(1) as executor:
         pending = executor.submit(make, 0)
@@ -185,13 +201,13 @@ def train_detector(
     out: Path,
     recipe: DetectorRecipe,
     *,
-    start: Path | None = None,
+    start: Start | None = None,
     resume: bool = False,
     command: str = "",
 ) -> dict[str, Any]:
     """Train, export to `out` (architecture, safetensors) and return the run's facts.
 
-    `start` is the folder of a detector of ours whose weights to begin with. A checkpoint is
+    A checkpoint is
     written after each epoch; `resume` goes on from it. Raises UsageError where an epoch has no
     batch or nothing validates, QCError where a loss is not finite: then no weights are written.
     """
@@ -228,6 +244,7 @@ def train_detector(
         pictures = list(pool.map(lambda s: load_picture(s, recipe.size), training))
     console.print(f"{len(pictures)} pictures, {steps_per_epoch} steps an epoch")
     writer = SummaryWriter(str(out / "tensorboard"))
+    validation_score = None
     while epoch < recipe.epochs:
         network.train()
         started, losses = time.monotonic(), []
@@ -236,8 +253,7 @@ def train_detector(
                 group["lr"] = recipe.learning_rate * schedule(
                     step, total_steps, recipe.warmup_steps
                 )
-            with autocast("cpu"):
-                output = network(batch.images)
+            output = _forward(network, batch.images, recipe)
             value = loss(output, batch)
             losses.append(float(value.detach()))
             runs.check_loss(losses[-1], step)
@@ -257,13 +273,14 @@ def train_detector(
         console.print(f"{line} ({time.monotonic() - started:.0f} s)")
         _save_checkpoint(checkpoint, network, average, optimizer, epoch, step, run)
 
-    validation_score = evaluate_detector(_as_detector(average, recipe), validation)
+    if validation_score is None:  # It was resumed after its last epoch.
+        validation_score = evaluate_detector(_as_detector(average, recipe), validation)
     runs.check_network(average)
     save_detector(out, average, CODES, recipe.size, mirrored=recipe.mirrored)
     facts: dict[str, Any] = {
         "command": command,
         "recipe": recipe.to_json(),
-        "start": None if start is None else file_hash(start / WEIGHTS),
+        "start": None if start is None else file_hash(start.weights),
         "training": {
             "images": len(training),
             "sha256": run["pictures"],
@@ -278,32 +295,41 @@ def train_detector(
         },
     }
     if start is not None:
-        facts["start data"] = runs.data_of(start)
-    runs.write_pictures(out, training, start)
+        facts["start file"] = start.weights.name
+        facts["start data"] = start.data()
+    runs.write_pictures(out, training, None if start is None else start.pictures())
     runs.write_facts(out, facts)
     return facts
 
 
-def load_start(network: nn.Module, start: Path) -> None:
-    """Load the weights of the detector in `start`; raises UsageError where they are of another size
-    or vocabulary."""
-    runs.check_weights(start, "detector")
-    try:
-        weights = load_file(start / WEIGHTS)
-        own = network.state_dict()
-        network.load_state_dict({name: t.to(own[name]) for name, t in weights.items()})
-    except (OSError, KeyError, RuntimeError) as error:
-        raise UsageError(
-            f"--start {start} holds no detector of this --scale ({type(error).__name__})"
-        ) from None
+def _forward(network: Any, images: Tensor, recipe: DetectorRecipe) -> dict[str, Tensor]:
+    """The raw output in training mode, in bfloat16 where that is quicker; with `float32_head` the
+    head, whose logits and distances have few digits in bfloat16, in full precision."""
+    if not recipe.float32_head:
+        with autocast("cpu"):
+            return network(images)  # type: ignore[no-any-return]
+    *body, head = network.model
+    outputs: list[Tensor | None] = []
+    with autocast("cpu"):
+        x = images
+        for module in body:
+            x = module(_inputs(module.f, x, outputs))
+            outputs.append(x if module.i in network.save else None)
+    return head([t.float() for t in _inputs(head.f, x, outputs)])  # type: ignore[no-any-return]
+
+
+def _inputs(source: int | Sequence[int], x: Tensor, outputs: Sequence[Tensor | None]) -> Any:
+    """What a module of ultralytics' graph reads: the tensor before it, or other modules'."""
+    if isinstance(source, int):
+        return x if source == -1 else outputs[source]
+    return [x if index == -1 else outputs[index] for index in source]
 
 
 def check_training(
     training: Sequence[Sample], validation: Sequence[Sample], recipe: DetectorRecipe
 ) -> int:
     """Pictures an epoch; raises UsageError where a run could not train or validate."""
-    simulated = [sample.simulated for sample in training]
-    epoch_size = len(epoch_order(simulated, recipe.simulated_ratio, np.random.default_rng(0)))
+    epoch_size = len(draw_epoch(training, recipe, np.random.default_rng(0)))
     runs.check_division(training, validation, epoch_size, recipe.batch)
     for purpose, samples in (("learn from", training), ("validate with", validation)):
         if not any(box.label in CODES for sample in samples for box in sample.boxes):

@@ -7,6 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from training.data.samples import Sample
+from training.recipes import DetectorRecipe
+
 
 def epoch_order(
     simulated: Sequence[bool], ratio: float, generator: np.random.Generator
@@ -17,6 +20,40 @@ def epoch_order(
     if real:
         phantoms = list(generator.permutation(phantoms)[: round(ratio * len(real))])
     return [int(i) for i in generator.permutation(real + phantoms)]
+
+
+def draw_epoch(
+    samples: Sequence[Sample], recipe: DetectorRecipe, generator: np.random.Generator
+) -> list[int]:
+    """The pictures of a detector's epoch: every labelled real one, `unlabelled_ratio` times as many
+    of the real ones without a quality label, in equal parts of their sources and views while they
+    last, and `simulated_ratio` times as many simulated ones."""
+    simulated = [sample.simulated for sample in samples]
+    unlabelled: dict[tuple[str, str], list[int]] = {}
+    for index, sample in enumerate(samples):
+        if sample.standard is None and not sample.simulated:
+            key = (sample.source.partition("/")[0], str(sample.view))
+            unlabelled.setdefault(key, []).append(index)
+    labelled = len(samples) - sum(simulated) - sum(map(len, unlabelled.values()))
+    if not (unlabelled and labelled and recipe.unlabelled_ratio):
+        return epoch_order(simulated, recipe.simulated_ratio, generator)
+    drawn = _equal_parts(
+        [list(generator.permutation(part)) for _, part in sorted(unlabelled.items())],
+        round(recipe.unlabelled_ratio * labelled),
+    )
+    hidden = {index for part in unlabelled.values() for index in part} - set(drawn)
+    rest = [index for index in range(len(samples)) if index not in hidden]
+    # Simulated pictures are counted for each labelled one.
+    ratio = recipe.simulated_ratio * labelled / (labelled + len(drawn))
+    order = epoch_order([simulated[index] for index in rest], ratio, generator)
+    return [rest[index] for index in order]
+
+
+def _equal_parts(parts: Sequence[Sequence[int]], count: int) -> list[int]:
+    """`count` items, one of each part in turn while it lasts; all where there are fewer."""
+    turns = max(map(len, parts))
+    items = [int(part[turn]) for turn in range(turns) for part in parts if turn < len(part)]
+    return items[:count]
 
 
 def schedule(step: int, total: int, warmup: int) -> float:

@@ -98,9 +98,9 @@ def check_weights(folder: Path, part: str) -> None:
             raise UsageError(f"{path}: {problem}: train the {part} again")
 
 
-def write_pictures(out: Path, samples: Sequence[Sample], start: Path | None) -> None:
-    """Write which pictures the model learnt from; nothing where those of its start are unknown."""
-    before = set() if start is None else learnt_pictures(start)
+def write_pictures(out: Path, samples: Sequence[Sample], before: set[str] | None) -> None:
+    """Write which pictures the model learnt from, `before` at its start; nothing where those are
+    unknown (None)."""
     (out / PICTURES).unlink(missing_ok=True)
     if before is not None:
         own = {file_hash(sample.image) for sample in samples}

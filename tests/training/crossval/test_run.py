@@ -32,6 +32,7 @@ def test_models_of_another_plan_are_not_mixed_in(tmp_path: Path) -> None:
     for changed, message in (
         (replace(plan, seed=1), "other seed:"),
         (replace(plan, real=real[:2]), "other real pictures:"),
+        (replace(plan, unlabelled=real[:2]), "other unlabelled pictures:"),
         (replace(plan, spatialclip=SpatialClipRecipe(stages=(1, 0, 0))), "other spatialclip:"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -47,6 +48,10 @@ def test_every_real_picture_is_judged_once_by_models_that_did_not_learn_from_it(
     real = [
         replace(s, source="set2_train", origin=Origin.REAL, group=f"real {i}", standard=i % 2 == 0)
         for i, s in enumerate(simulated[:40])
+    ]
+    unlabelled = [
+        replace(s, source="heads", origin=Origin.REAL, group=f"head {i}", standard=None)
+        for i, s in enumerate(simulated[40:46])
     ]
     fresh(DescriberRecipe(seed=0, layers=1, hidden=32, heads=2)).save(tmp_path / "describer")
     recipe = DetectorRecipe(size=64, epochs=1, batch=8, warmup_steps=1)
@@ -75,6 +80,7 @@ def test_every_real_picture_is_judged_once_by_models_that_did_not_learn_from_it(
             stages=(1, 0, 1), batch=8, simulated_ratio=1.0, ema_decay=0.9, cached_augmentations=1
         ),
         folds=3,
+        unlabelled=unlabelled,
     )
     figures = cross_validate(plan, nested=True, leave_styles_out=True, jobs=2)
     styles = figures["looks left out"]
@@ -91,7 +97,8 @@ def test_every_real_picture_is_judged_once_by_models_that_did_not_learn_from_it(
         }
         detector = json.loads((folder / "detector" / "training.json").read_text())
         training = [s for s in real if s.group not in held_out]
-        assert detector["training"]["sha256"] == data_hash([*training, *simulated[40:50]])
+        boxed = [*training, *unlabelled, *simulated[40:50]]
+        assert detector["training"]["sha256"] == data_hash(boxed)
         clip = json.loads((folder / "spatialclip" / "training.json").read_text())
         assert clip["training"]["sha256"] == data_hash([*training, *simulated[50:]])
     assert set(figures["ablation"]) == set(ABLATIONS)
@@ -109,8 +116,9 @@ def test_every_real_picture_is_judged_once_by_models_that_did_not_learn_from_it(
             s.group for s in held_out
         }
         detector = json.loads((plan.out / f"detector-{fold}" / "training.json").read_text())
-        real_training, _ = splits.leave_fold_out(real, fold, 3, 0)
-        assert detector["training"]["sha256"] == data_hash([*real_training, *simulated[40:50]])
+        boxed, _ = splits.leave_fold_out([*real, *unlabelled], fold, 3, 0)
+        assert detector["training"]["sha256"] == data_hash([*boxed, *simulated[40:50]])
+    assert figures["detector"]["unlabelled"]["heads"]["pictures"] == len(unlabelled)
     (tmp_path / "describer" / "training.json").write_text("{}")
     facts = make.make_bundle(
         tmp_path / "bundle",

@@ -208,7 +208,10 @@ def test_a_file_without_a_list_is_refused(tmp_path: Path, text: str) -> None:
         ("fname,structure,x_min,y_min,x_max,y_max\n1.png,NT,1,2,3\n", "row 1: y_max is missing"),
         ("fname,structure,x_min,y_min,x_max,y_max\n1.png,NT,1,2,3,4,5\n", "more cells"),
         ("fname,structure,x_min,y_min,x_max,y_max\n1.png,NOSE,1,2,3,4\n", "structure 'NOSE'"),
-        ("fname,structure,x_min,y_min,x_max,y_max\n1.png,NT,1,2,nan,4\n", "has no area"),
+        (
+            "fname,structure,x_min,y_min,x_max,y_max\n1.png,NT,1,2,nan,4\n",
+            "x_max .nan. is no number",
+        ),
         ("fname,structure,x_min,y_min,x_max,y_max\n1.png,NT,one,2,3,4\n", "1.png"),
     ],
 )

@@ -1,8 +1,14 @@
 """The order of an epoch."""
 
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 
-from training.train.optim import epoch_order
+from detector.anatomy import View
+from training.data.samples import Origin, Sample
+from training.recipes import DetectorRecipe
+from training.train.optim import draw_epoch, epoch_order
 
 
 def test_an_epoch_has_every_real_picture_and_some_simulated() -> None:
@@ -14,3 +20,23 @@ def test_an_epoch_has_every_real_picture_and_some_simulated() -> None:
         assert len(set(order)) == 25
     assert set(epochs[0]) != set(epochs[1])
     assert sorted(epoch_order([True] * 5, 1.0, np.random.default_rng(0))) == list(range(5))
+
+
+def test_unlabelled_pictures_are_drawn_in_equal_parts_while_they_last() -> None:
+    def sample(source: str, standard: bool | None, origin: Origin = Origin.REAL) -> Sample:
+        return Sample(Path(source), standard, view=View.OTHER, source=source, origin=origin)
+
+    samples = (
+        [sample("labelled", True)] * 20
+        + [sample("many/a", None)] * 30
+        + [sample("many/b", None)] * 30
+        + [sample("few", None)] * 3
+        + [sample("phantoms", True, Origin.SIMULATED)] * 50
+    )
+    recipe = DetectorRecipe(simulated_ratio=0.5, unlabelled_ratio=0.6)
+    order = draw_epoch(samples, recipe, np.random.default_rng(0))
+    sources = Counter(samples[i].source.partition("/")[0] for i in order)
+    assert sources == {"labelled": 20, "many": 9, "few": 3, "phantoms": 10}
+    assert len(set(order)) == len(order)
+    everything = draw_epoch(samples, DetectorRecipe(), np.random.default_rng(0))
+    assert sum(samples[i].standard is None for i in everything) == 63
