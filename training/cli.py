@@ -303,6 +303,10 @@ def train_spatialclip(
     origin: OriginOfSamples = None,
     fetus_framework: FetusFramework = None,
     split: Splits = None,
+    hc18: Hc18 = None,
+    head_structures: HeadStructures = None,
+    fetal_planes: FetalPlanes = None,
+    unlabelled: Unlabelled = _SPATIALCLIP.unlabelled_ratio,
     epochs: Annotated[
         int, typer.Option(min=1, help="Epochs in which everything learns at once.")
     ] = _SPATIALCLIP.epochs,
@@ -400,6 +404,7 @@ def train_spatialclip(
         stages=stages,
         learning_rate=learning_rate,
         simulated_ratio=simulated,
+        unlabelled_ratio=unlabelled,
         focal_gamma=focal,
         class_balanced=balanced,
         ema_decay=ema,
@@ -417,6 +422,7 @@ def train_spatialclip(
         runs.check_weights(start, "spatialclip")
     cache = cache or out.parent
     loaded = splits.load(samples, fetus_framework, split, origin)
+    loaded += splits.load_unlabelled(hc18, head_structures, fetal_planes)
     training, validation = (
         splits.split_by_group(loaded, held_out, seed)
         if fold is None
@@ -523,6 +529,7 @@ def cross_validate(
     --judged b/samples.json --describer runs/describer --detector-start runs/detector-simulated
     --spatialclip-start runs/spatialclip-simulated
     """
+    from model.spatialclip.checkpoint import load_spatialclip
     from training.crossval import run
     from training.crossval.folds import Plan
     from training.data import splits
@@ -533,6 +540,7 @@ def cross_validate(
     runs.check_weights(describer, "describer")
     runs.check_weights(detector_start, "detector")
     runs.check_weights(spatialclip_start, "spatialclip")
+    backbone = load_spatialclip(spatialclip_start).config.stem
     figures = run.cross_validate(
         Plan(
             out,
@@ -549,7 +557,7 @@ def cross_validate(
                 unlabelled_ratio=unlabelled,
                 seed=seed,
             ),
-            replace(recipes.SPATIALCLIP, stages=stages, seed=seed),
+            replace(recipes.SPATIALCLIP, stages=stages, seed=seed, backbone=backbone),
             folds=FOLDS,
             seed=seed,
             command=_command(),

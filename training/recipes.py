@@ -89,6 +89,7 @@ class SpatialClipRecipe:
     focal_gamma: float = 0.0  # Exponent of the focal loss (Lin et al. 2017); 0: cross-entropy.
     class_balanced: bool = False  # Weigh classes by effective number (Cui et al. 2019).
     simulated_ratio: float = 0.0  # Simulated pictures an epoch for each real one; 0: all of them.
+    unlabelled_ratio: float = 0.0  # Real ones without a quality label, likewise.
     ema_decay: float = 0.0  # Of the moving average of weights, which is what is saved; 0: none.
     lora_rank: int = 0  # Adapters in place of whole top blocks (Hu et al. 2021); 0: none.
     cached_augmentations: int = 0  # Of a real picture, backbone run once on each; 0: always anew.

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich.console import Console
 
 from model.spatialclip.checkpoint import load_spatialclip
+from model.spatialclip.network import SpatialClip
 from model.spatialclip.preprocess import Preprocessor
 from training.data.prepared import PreparedSample
 from training.data.samples import Sample
@@ -24,6 +26,10 @@ from training.train.start import Start
 
 BOTH_CLASSES = "set2_train"
 """The set with both classes, which quality is measured on: the other one is standard only."""
+
+
+VIEWS_FILE = "views.json"
+"""The predictions of pictures that have no quality label: of which view they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +51,14 @@ class Plan:
     unlabelled: Sequence[Sample] = ()  # real ones without a quality label, held out like `real`
 
 
-def load_predictions(out: Path) -> list[dict[str, Any]]:
-    """The out-of-fold rows of all folds in a cross-validation's folder, each with its fold."""
+def load_predictions(out: Path, name: str = "predictions.json") -> list[dict[str, Any]]:
+    """The out-of-fold rows of all folds in a cross-validation's folder, each with its fold; with
+    VIEWS_FILE, of the pictures without a quality label."""
     folders = sorted(out.glob("spatialclip-*"), key=lambda f: int(f.name.rpartition("-")[2]))
     return [
         row | {"fold": fold}
         for fold, folder in enumerate(folders)
-        for row in json.loads((folder / "predictions.json").read_text())
+        for row in json.loads((folder / name).read_text())
     ]
 
 
@@ -73,10 +80,11 @@ def prepare_samples(
 
 
 def prepare_all(plan: Plan, detectors: Sequence[Path]) -> list[PreparedSample]:
-    """Prepare all pictures, real ones first; each of the two parts is cached as the folds and the
+    """Prepare all pictures, real ones first; each of the three parts is cached as the folds and the
     left-out styles read it."""
     return [
         *prepare_samples(plan, plan.real, detectors),
+        *prepare_samples(plan, plan.unlabelled, detectors),
         *prepare_samples(plan, plan.spatialclip_extra, detectors),
     ]
 
@@ -114,10 +122,15 @@ def has_predictions(folder: Path) -> bool:
 
 
 def train_and_predict(
-    plan: Plan, out: Path, training: Sequence[PreparedSample], held_out: Sequence[PreparedSample]
+    plan: Plan,
+    out: Path,
+    training: Sequence[PreparedSample],
+    held_out: Sequence[PreparedSample],
+    unlabelled: Sequence[PreparedSample] = (),
 ) -> None:
     """Train SpatialCLIP unless it is there, then write its predictions of the held-out pictures:
-    predictions.json, a row each, and alignment.json in `out`."""
+    predictions.json, a row each, and alignment.json in `out`; views.json of the `unlabelled`, which
+    are held out too."""
     if not (out / "training.json").is_file():
         Console(stderr=True).rule(str(out.relative_to(plan.out)))
         small_spatialclip.train_small_spatialclip(
@@ -132,6 +145,19 @@ def train_and_predict(
         )
     network = load_spatialclip(out)
     preprocessor = Preprocessor.load(out, small_spatialclip.PICTURE_SIZE)
+    if unlabelled:
+        rows, _ = _predict_rows(network, preprocessor, unlabelled)
+        (out / VIEWS_FILE).write_text(json.dumps(rows))
+    rows, features = _predict_rows(network, preprocessor, held_out)
+    (out / "predictions.json").write_text(json.dumps(rows))
+    health = alignment.alignment_metrics(features, [item.descriptions[0] for item in held_out])
+    (out / "alignment.json").write_text(json.dumps(health, indent=1))
+
+
+def _predict_rows(
+    network: SpatialClip, preprocessor: Preprocessor, items: Sequence[PreparedSample]
+) -> tuple[list[dict[str, Any]], npt.NDArray[np.float64]]:
+    """What the network says of the items, a row each, and their features (N, 3, d)."""
     rows: list[dict[str, Any]] = [
         {
             "picture": item.sample.image.name,
@@ -140,11 +166,11 @@ def train_and_predict(
             "view": item.sample.view,
             "standard": item.sample.standard,
         }
-        for item in held_out
+        for item in items
     ]
     features = []
-    for start in range(0, len(held_out), 32):
-        inputs = make_batch(held_out[start : start + 32], preprocessor).inputs
+    for start in range(0, len(items), 32):
+        inputs = make_batch(items[start : start + 32], preprocessor).inputs
         with torch.inference_mode():
             output = network(**inputs.arguments())
         branches = torch.stack((output.image, output.text, output.spatial), 1).double().numpy()
@@ -155,8 +181,4 @@ def train_and_predict(
                 "gates": output.gates[i].tolist(),
                 "views": output.view_logits[i].softmax(-1).tolist(),
             }
-    (out / "predictions.json").write_text(json.dumps(rows))
-    health = alignment.alignment_metrics(
-        np.concatenate(features), [item.descriptions[0] for item in held_out]
-    )
-    (out / "alignment.json").write_text(json.dumps(health, indent=1))
+    return rows, np.concatenate(features)

@@ -25,6 +25,7 @@ from model.spatialclip.network import VIEWS
 from training.crossval import leave_style_out
 from training.crossval.folds import (
     BOTH_CLASSES,
+    VIEWS_FILE,
     Plan,
     annotated_samples,
     ensure_detector,
@@ -185,14 +186,24 @@ def train_fold_spatialclip(plan: Plan, fold: int, detectors: Sequence[Path]) -> 
     """Train SpatialCLIP without a fold, and write its predictions of the fold, from boxes of a
     detector that did not learn from it either."""
     samples, held_out = splits.leave_fold_out(plan.real, fold, plan.folds, plan.seed)
-    training, validation = (prepare_samples(plan, part, detectors) for part in (samples, held_out))
+    others, unlabelled = splits.leave_fold_out(plan.unlabelled, fold, plan.folds, plan.seed)
+    training, validation = (
+        prepare_samples(plan, part, detectors) for part in ([*samples, *others], held_out)
+    )
     extra = exclude_groups_of(prepare_samples(plan, plan.spatialclip_extra, detectors), held_out)
-    train_and_predict(plan, plan.out / f"spatialclip-{fold}", [*training, *extra], validation)
+    train_and_predict(
+        plan,
+        plan.out / f"spatialclip-{fold}",
+        [*training, *extra],
+        validation,
+        prepare_samples(plan, unlabelled, detectors),
+    )
 
 
 def train_nested_spatialclip(plan: Plan, detectors: Sequence[Path]) -> None:
     """The same for the fold NESTED, with training boxes of detectors that did not learn from it."""
     training, held_out = splits.leave_fold_out(plan.real, NESTED, plan.folds, plan.seed)
+    others, _ = splits.leave_fold_out(plan.unlabelled, NESTED, plan.folds, plan.seed)
     inner = [
         plan.out / (f"detector-{fold}" if fold == NESTED else f"nested/detector-{fold}-{NESTED}")
         for fold in range(plan.folds)
@@ -201,7 +212,7 @@ def train_nested_spatialclip(plan: Plan, detectors: Sequence[Path]) -> None:
     train_and_predict(
         plan,
         plan.out / "nested" / "spatialclip",
-        [*prepare_samples(plan, training, inner), *extra],
+        [*prepare_samples(plan, [*training, *others], inner), *extra],
         prepare_samples(plan, held_out, detectors),
     )
 
@@ -228,6 +239,8 @@ def spatialclip_figures(plan: Plan) -> dict[str, Any]:
             for fold in range(plan.folds)
         },
     }
+    if plan.unlabelled:
+        figures["views of unlabelled pictures"] = view_figures(plan)
     path = plan.out / "nested" / "spatialclip" / "predictions.json"
     if path.is_file():
         nested_rows = json.loads(path.read_text())
@@ -242,6 +255,37 @@ def spatialclip_figures(plan: Plan) -> dict[str, Any]:
             if (part := [row for row in rows if row["source"] == BOTH_CLASSES])
         }
     return figures
+
+
+def view_figures(plan: Plan) -> dict[str, Any]:
+    """Of each set of pictures without a quality label: the share that is called each view, and the
+    share that is called a standard NT view, out of fold and with intervals by group.
+
+    As in `out_of_fold_figures` verdicts are without the out-of-distribution score.
+    """
+    _, high = Thresholds().review
+    both_classes = [r for r in load_predictions(plan.out) if r["source"] == BOTH_CLASSES]
+    rows = load_predictions(plan.out, VIEWS_FILE)
+    probabilities = calibrate_out_of_fold(rows, both_classes, ALL_BRANCHES)
+    called = np.array([VIEWS[int(np.argmax(row["views"]))] for row in rows])
+    is_standard = (called == View.NT) & (probabilities >= high)
+    names = np.array([f"{row['source']}, {row['view']}" for row in rows])
+    figures: dict[str, Any] = {}
+    for name in sorted(set(names.tolist())):
+        part = np.flatnonzero(names == name)
+        groups = [rows[i]["group"] for i in part]
+        figures[name] = {
+            "pictures": len(part),
+            "called": {str(view): _share(called[part] == view, groups) for view in VIEWS},
+            "called standard": _share(is_standard[part], groups),
+        }
+    return figures
+
+
+def _share(values: npt.NDArray[np.bool_], groups: Sequence[str]) -> dict[str, Any]:
+    return classification.metric_with_interval(
+        lambda at: float(np.mean(values[at])), np.arange(len(values)), groups
+    )
 
 
 def out_of_fold_figures(plan: Plan) -> tuple[dict[str, Any], float | None]:
@@ -311,7 +355,7 @@ def _evaluated_sample(
 def detector_figures(plan: Plan, detectors: Sequence[Path]) -> dict[str, Any]:
     """AP50 out of fold, over all annotated real pictures of NT views, of each set of them, and of
     each set of heads and planes without a quality label."""
-    nt_views = [s for s in annotated_samples(plan) if s.view is View.NT]
+    nt_views = [s for s in plan.real if s.annotated and s.view is View.NT]
     samples, matches = _match_out_of_fold(plan, detectors, nt_views)
     figures = detection_metrics(matches, [s.group for s in samples])
     figures["by set"] = _metrics_by_set(samples, matches)

@@ -8,6 +8,7 @@ epochs, folds and left-out styles then draw from those.
 import hashlib
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, replace
@@ -28,6 +29,7 @@ from model.spatialclip.preprocess import Preprocessor
 from training.data.augment import AUGMENTATION_VERSION, augment
 from training.data.prepared import ModelInput, PreparedSample
 from training.data.regions import read_region
+from training.data.samples import Sample
 
 # JPEG copies of a picture: how many, the lowest quality, and one above the highest.
 _JPEG_COPIES = (4, 75, 96)
@@ -46,20 +48,27 @@ def add_augmented(
     augmentations of it.
 
     A simulated picture, of which there are many and which is changed little, has at most one
-    augmentation. Features that lie in `folder` are read from there.
+    augmentation; one without a quality label, which is drawn less often, at most three. Features
+    that lie in `folder` are read from there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights_hash = _hash_weights(backbone)
     backbone.eval()
     results = []
     for item in track(items, "looking", console=Console(stderr=True)):
-        item_count = min(count, 1) if item.sample.simulated else count
+        item_count = int(min(count, _most_augmentations(item.sample)))
         key = _augmented_key(item, weights_hash, item_count, seed)
         path = folder / f"{key}.npz"
         if not path.is_file():
             _write_augmented(item, backbone, preprocessor, path, item_count, int(key, 16))
         results.append(replace(item, augmented=_read_augmented(path)))
     return results
+
+
+def _most_augmentations(sample: Sample) -> float:
+    if sample.simulated:
+        return 1
+    return 3 if sample.standard is None else math.inf
 
 
 def add_jpeg_features(
@@ -69,14 +78,14 @@ def add_jpeg_features(
     folder: Path,
     seed: int,
 ) -> list[PreparedSample]:
-    """The items, each real one with its `jpeg_features`: of JPEG copies of its region at full
-    size, letterboxed afterwards. Features that lie in `folder` are read from there."""
+    """The items, each real one that has a quality label with its `jpeg_features`: of JPEG copies of
+    its region at full size, letterboxed afterwards. Features in `folder` are read from there."""
     folder.mkdir(parents=True, exist_ok=True)
     weights_hash = _hash_weights(backbone)
     backbone.eval()
     results = []
     for item in track(items, "looking at copies", console=Console(stderr=True)):
-        if item.sample.simulated:
+        if item.sample.simulated or item.sample.standard is None:
             results.append(item)
             continue
         settings = repr((_JPEG_COPIES, seed)).encode()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from training.data.samples import Sample
-from training.recipes import DetectorRecipe
+from training.recipes import DetectorRecipe, SpatialClipRecipe
 
 
 def epoch_order(
@@ -23,10 +23,12 @@ def epoch_order(
 
 
 def draw_epoch(
-    samples: Sequence[Sample], recipe: DetectorRecipe, generator: np.random.Generator
+    samples: Sequence[Sample],
+    recipe: DetectorRecipe | SpatialClipRecipe,
+    generator: np.random.Generator,
 ) -> list[int]:
-    """The pictures of a detector's epoch: every labelled real one, `unlabelled_ratio` times as many
-    of the real ones without a quality label, in equal parts of their sources and views while they
+    """Indices of an epoch's pictures: every labelled real one, `unlabelled_ratio` times as many of
+    the real ones without a quality label, in equal parts of their sources and views while they
     last, and `simulated_ratio` times as many simulated ones."""
     simulated = [sample.simulated for sample in samples]
     unlabelled: dict[tuple[str, str], list[int]] = {}

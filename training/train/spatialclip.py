@@ -33,7 +33,7 @@ from training.train import runs
 from training.train.batches import NO_VIEW, make_batch, modality_mask, view_index
 from training.train.lora import add_adapters, merge_adapters
 from training.train.losses import CriteriaHeads, class_weights, spatialclip_loss
-from training.train.optim import epoch_order, schedule, update_average
+from training.train.optim import draw_epoch, schedule, update_average
 
 HEADS = ("gate_proj.", "classifier.", "view_head.", "trimodal_clip.pooled_projection.")
 """Parameters that learn at `head_rate`: linear layers on features of unit length."""
@@ -147,7 +147,8 @@ def check_training(
     """Raises UsageError where a run could not train or validate."""
     order = picture_order(training, recipe, np.random.default_rng(0))
     runs.check_division(training, validation, len(order), recipe.batch)
-    if len({sample.standard for sample in training if sample.view is not View.OTHER}) < 2:
+    labels = {sample.standard for sample in training if sample.view is not View.OTHER}
+    if not {True, False} <= labels:
         raise UsageError(
             "pictures to learn from must be standard and non-standard ones: there is one class only"
         )
@@ -159,7 +160,7 @@ def picture_order(
     """Indices of the samples of one epoch, in random order; see `simulated_ratio`."""
     if recipe.simulated_ratio == 0:
         return [int(i) for i in generator.permutation(len(samples))]
-    return epoch_order([sample.simulated for sample in samples], recipe.simulated_ratio, generator)
+    return draw_epoch(samples, recipe, generator)
 
 
 class _Run:

@@ -100,7 +100,8 @@ def test_every_real_picture_is_judged_once_by_models_that_did_not_learn_from_it(
         boxed = [*training, *unlabelled, *simulated[40:50]]
         assert detector["training"]["sha256"] == data_hash(boxed)
         clip = json.loads((folder / "spatialclip" / "training.json").read_text())
-        assert clip["training"]["sha256"] == data_hash([*training, *simulated[50:]])
+        judged = [*training, *unlabelled, *simulated[50:]]
+        assert clip["training"]["sha256"] == data_hash(judged)
     assert set(figures["ablation"]) == set(ABLATIONS)
     assert set(figures["fold 0, nested and not"]) == {"nested", "not nested"}
     assert json.loads((plan.out / "figures.json").read_text()) == figures
@@ -111,7 +112,9 @@ def test_every_real_picture_is_judged_once_by_models_that_did_not_learn_from_it(
     for fold in range(3):
         training, held_out = splits.leave_fold_out([*real, *simulated[50:]], fold, 3, 0)
         facts = json.loads((plan.out / f"spatialclip-{fold}" / "training.json").read_text())
-        assert facts["training"]["sha256"] == data_hash(training)
+        others, _ = splits.leave_fold_out(unlabelled, fold, 3, 0)
+        order = [*training[: -len(simulated[50:])], *others, *simulated[50:]]
+        assert facts["training"]["sha256"] == data_hash(order)
         assert {row["group"] for row in predictions if row["fold"] == fold} == {
             s.group for s in held_out
         }
@@ -119,6 +122,10 @@ def test_every_real_picture_is_judged_once_by_models_that_did_not_learn_from_it(
         boxed, _ = splits.leave_fold_out([*real, *unlabelled], fold, 3, 0)
         assert detector["training"]["sha256"] == data_hash([*boxed, *simulated[40:50]])
     assert figures["detector"]["unlabelled"]["heads"]["pictures"] == len(unlabelled)
+    called = figures["views of unlabelled pictures"]
+    assert sum(each["pictures"] for each in called.values()) == len(unlabelled)
+    for each in called.values():
+        assert sum(share["value"] for share in each["called"].values()) == pytest.approx(1)
     (tmp_path / "describer" / "training.json").write_text("{}")
     facts = make.make_bundle(
         tmp_path / "bundle",
