@@ -82,6 +82,16 @@ class Decision:
         """The command that repeats it, None where there is none."""
         return f"qc-daemon {self.verb} {self.argument}" if self.verb else None
 
+    def to_json(self) -> dict[str, Any]:
+        """It as a JSON object, with the command in place of its words."""
+        return {
+            "kind": self.kind,
+            "subject": self.subject,
+            "at": self.at,
+            "command": self.command,
+            "needs_object": self.needs_object,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:

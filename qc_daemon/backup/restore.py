@@ -5,6 +5,7 @@ write-ahead log: a log that stayed would be replayed over the new one.
 """
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ from qc_daemon.spool import private_files, service_lock, verification
 from qc_daemon.spool.verification import Condition
 
 _PAGE = 500
+DECISIONS = "decisions.json"
+"""The file with all decisions, beside the old database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,8 @@ class Restoration:
     `old_database` is the folder, or the PostgreSQL schema, with the old database; None if there was
     none. `files` counts the files that the spool lacked; `replaced` those that were damaged, now in
     `damaged/`; `missing` are files that rows name and neither spool nor backup has. `decisions` are
-    those that people made after the backup.
+    those that people made after the backup; `decisions_file` has them as JSON, None if there was no
+    old database or the file could not be written.
     """
 
     schema_revision: str
@@ -55,6 +59,7 @@ class Restoration:
     missing: tuple[str, ...]
     later: tuple[LaterObject, ...]
     decisions: Comparison
+    decisions_file: str | None = None
 
 
 def restore(
@@ -89,16 +94,46 @@ def restore(
             )
         sizes = _check_restored(url, file, counts)
         missing = tuple(path for path in sizes if not (spool / path).is_file())
+        created = None if backup_manifest is None else backup_manifest.created
+        decisions = compare(url, old_database, locate(settings.score.bundle).resolve())
+        # The spool has it where the old database is a PostgreSQL schema.
+        folder = spool / name if file is None else file.parent / name
         return Restoration(
             schema_revision=revision,
-            created=None if backup_manifest is None else backup_manifest.created,
+            created=created,
             old_database=old_database,
             files=added,
             replaced=replaced,
             missing=missing,
             later=tuple(_files_without_row(url, spool)),
-            decisions=compare(url, old_database, locate(settings.score.bundle).resolve()),
+            decisions=decisions,
+            decisions_file=_write_decisions(folder, decisions, created, old_database),
         )
+
+
+def _write_decisions(
+    folder: Path, decisions: Comparison, created: str | None, old_database: str | None
+) -> str | None:
+    """Write all decisions as JSON; returns the file, None if there is none.
+
+    A later restore cannot find them again: it compares with the database that this one restored.
+    The database is replaced by now, so a file that cannot be written is no failure of the restore.
+    """
+    if old_database is None:
+        return None
+    path = folder / DECISIONS
+    content = {
+        "saved_at": created,
+        "old_database": old_database,
+        "decisions": [each.to_json() for each in decisions.decisions],
+        "decisions_problem": decisions.problem,
+    }
+    try:
+        private_files.make_folder(folder)
+        private_files.write(path, f"{json.dumps(content, indent=2)}\n".encode())
+    except OSError:
+        return None
+    return str(path)
 
 
 @contextlib.contextmanager

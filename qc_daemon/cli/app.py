@@ -160,7 +160,9 @@ def score(
     config: Annotated[
         Path | None,
         typer.Option(
-            "--config", "-c", help="Settings file (TOML), for [score] and [report]; none is needed."
+            "--config",
+            "-c",
+            help=r"Settings file (TOML), for \[score] and \[report]; none is needed.",
         ),
     ] = None,
     bundle: Annotated[
@@ -183,6 +185,10 @@ def score(
     ] = None,
 ) -> None:
     """Score DICOM or picture files without a network or a database.
+
+    A file that cannot be scored has an error in the place of findings, and the command ends with
+    status 1 after all others. A cine of which some frames cannot be decoded is scored without them
+    (flag unreadable-frames; JSON and tables list them): that is no failure.
 
     Example: qc-daemon score exam/*.dcm --format jsonl --sr reports > findings.jsonl
     """
@@ -219,7 +225,8 @@ def score(
     def scored() -> Iterator[dict[str, Any]]:
         nonlocal has_failed
         for finding in score_files(paths, settings.score, write_report):
-            has_failed = has_failed or "error" in finding
+            # A frame's error stands beside the findings of its file.
+            has_failed = has_failed or ("error" in finding and "frame" not in finding)
             yield finding
 
     if chosen == "json" and all_frames is not False:

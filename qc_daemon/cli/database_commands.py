@@ -111,7 +111,9 @@ def db_restore(
     """Put a backup in place of the database, and received objects back that the spool lacks.
 
     Stop the service first. The old database is moved aside; nothing is deleted. What came after
-    the backup is listed: objects, and what people decided, with the commands that repeat it.
+    the backup is listed: objects, and what people decided, with the commands that repeat it. All
+    decisions are also written to decisions.json in the folder before_restore_… beside the database
+    (of PostgreSQL: in the spool).
 
     Example: qc-daemon db restore /backup/2026-11-29
     """
@@ -139,7 +141,8 @@ def spool_check(
 ) -> None:
     """List received objects whose file is missing or damaged, and what to do; status 1 if any is.
 
-    Reading the files (--full) finds altered bytes too, as the scrub does at night.
+    Only sizes are compared, unless --full reads the files: that finds altered bytes too, as the
+    scrub does at night.
 
     Example: qc-daemon spool check --full
     """
@@ -147,6 +150,7 @@ def spool_check(
         FAULT_ADVICE,
         FAULT_COLUMNS,
         FAULT_TABLE,
+        SIZES_ONLY,
         list_faulty_files,
     )
 
@@ -154,7 +158,12 @@ def spool_check(
     rows = list_faulty_files(load_settings(config), full=full)
     page = first_page(rows, limit, chosen)
     columns = FAULT_TABLE if chosen == "table" else FAULT_COLUMNS
-    write_list("missing or damaged files", page, chosen, columns=columns)
+    # Without reading them nobody knows whether files are undamaged.
+    noun = "missing or damaged files" if full else "missing files, none of another size"
+    write_list(noun if not rows else "missing or damaged files", page, chosen, columns=columns)
+    if not full:
+        # Programs read stdout: there a note would be a broken row.
+        typer.echo(SIZES_ONLY, err=chosen != "table")
     if not rows:
         return
     if chosen == "table":

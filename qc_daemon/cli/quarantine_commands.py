@@ -28,7 +28,10 @@ def quarantine_list(
     config: Config = None,
     code: Annotated[
         list[str] | None,
-        typer.Option(help="Code of the reason, as truncated; any other word lists them all."),
+        typer.Option(
+            help="Code of the reason, as truncated-pixel-data; repeatable. The error of a wrong"
+            " word names all codes."
+        ),
     ] = None,
     since: Since = None,
     until: Until = None,
@@ -37,7 +40,7 @@ def quarantine_list(
 ) -> None:
     """List quarantined objects with their reasons, in order of arrival.
 
-    Example: qc-daemon quarantine list --code truncated --config qc-daemon.toml
+    Example: qc-daemon quarantine list --code truncated-pixel-data --config qc-daemon.toml
     """
     from qc_daemon.operations.quarantine import (
         QUARANTINE_COLUMNS,

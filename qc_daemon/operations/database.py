@@ -25,9 +25,17 @@ _MAX_LISTED = 20
 
 
 def upgrade(settings: Settings) -> str:
-    """Bring the tables to this version's; a line that says where. Raises QCError STORAGE."""
-    schema.upgrade(settings.store.url)
-    return f"the database {display_url(parse(settings.store.url))} is up to date"
+    """Bring the tables to this version's, or make them; a line that says which, and where.
+
+    Raises QCError STORAGE.
+    """
+    url = settings.store.url
+    is_new, file = schema.has_no_tables(url), schema.file_of(url)
+    schema.upgrade(url)
+    where = display_url(parse(url)) if file is None else f"sqlite:///{file.absolute()}"
+    if is_new:
+        return f"there was no database: a new one, without any exam, is made: {where}"
+    return f"the database {where} is up to date"
 
 
 def check(settings: Settings, *, full: bool) -> str:
@@ -99,14 +107,17 @@ def save_all(
         manifest = save(settings, folder, clock(), link=link, progress=progress)
     spooled = count_of(len(manifest.spool_files), "received object")
     lines = [f"{folder}: written, the database and {spooled} ({_megabytes(manifest)} MB)"]
-    for names, what in ((manifest.missing, "missing from"), (manifest.damaged, "damaged in")):
+    for names, what, command in (
+        (manifest.missing, "missing from", "spool check"),
+        (manifest.damaged, "damaged in", "spool check --full"),
+    ):
         if names:
             objects = count_of(
                 len(names),
                 f"object that the database names is {what}",
                 f"objects that the database names are {what}",
             )
-            lines.append(f"{objects} the spool (qc-daemon spool check lists them by exam):")
+            lines.append(f"{objects} the spool (qc-daemon {command} lists them by exam):")
             lines += _first_lines([Path(name).stem for name in names])
     return lines, not (manifest.missing or manifest.damaged)
 
@@ -164,17 +175,9 @@ def restore_record(result: RestoreResult) -> dict[str, Any]:
         "missing": [Path(path).stem for path in restoration.missing],
         "later": [asdict(each) for each in restoration.later],
         "released": result.released,
-        "decisions": [
-            {
-                "kind": each.kind,
-                "subject": each.subject,
-                "at": each.at,
-                "command": each.command,
-                "needs_object": each.needs_object,
-            }
-            for each in restoration.decisions.decisions
-        ],
+        "decisions": [each.to_json() for each in restoration.decisions.decisions],
         "decisions_problem": restoration.decisions.problem,
+        "decisions_file": restoration.decisions_file,
         "schema_problem": result.schema_problem,
     }
 
@@ -296,6 +299,14 @@ def _describe_decisions(restoration: Restoration) -> Iterator[str]:
             yield from _first_lines(_commands(decisions))
     if any(each.needs_object for each in comparison.decisions):
         yield "* its object came after the backup: take that in first"
+    if restoration.old_database is None or not (comparison.decisions or comparison.problem):
+        return
+    if restoration.decisions_file is not None:
+        yield f"the whole list of decisions is in {restoration.decisions_file}; keep it: another"
+        yield "  restore compares with the database as it is now"
+    else:
+        yield "the list of decisions could not be written to a file; keep these lines: another"
+        yield "  restore compares with the database as it is now"
 
 
 def _commands(decisions: Sequence[Decision]) -> list[str]:

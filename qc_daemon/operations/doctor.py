@@ -208,7 +208,7 @@ def _check_reconciliation(settings: Settings, clock: Clock = utc_now) -> str:
         is_full = retention.spooled_bytes(session) <= MAX_BYTES_READ
     result = reconcile(store, spool, clock(), full=is_full, margin=orphan_margin(spool))
     if not result.is_clean:
-        raise OSError(0, _describe_differences(result))
+        raise OSError(0, _describe_differences(result, is_full=is_full))
     known = result.files - result.young
     summary = f"{count_of(known, 'file')}, all known and {'as received' if is_full else 'whole'}"
     if result.young:
@@ -216,8 +216,11 @@ def _check_reconciliation(settings: Settings, clock: Clock = utc_now) -> str:
     return summary if is_full else f"{summary} by size; spool check --full reads them"
 
 
-def _describe_differences(result: Differences) -> str:
-    """`1 file is missing, 2 files are damaged: see spool check; 1 file is no object's: …`."""
+def _describe_differences(result: Differences, *, is_full: bool) -> str:
+    """`1 file is missing, 2 files are damaged: see spool check; 1 file is no object's: …`.
+
+    The command named is the one that finds the same: altered bytes show only where files are read.
+    """
     parts = []
     faults = [
         f"{count_of(count, 'file is', 'files are')} {condition}"
@@ -230,7 +233,8 @@ def _describe_differences(result: Differences) -> str:
     ]
     if faults:
         parts.append(
-            f"{', '.join(faults)}: qc-daemon spool check lists them by exam, and says what to do"
+            f"{', '.join(faults)}: qc-daemon spool check{' --full' if is_full else ''} lists them"
+            " by exam, and says what to do"
         )
     if result.orphans:
         number = count_of(result.orphans, "file belongs to no object", "files belong to no object")

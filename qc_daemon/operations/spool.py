@@ -52,6 +52,11 @@ FAULT_ADVICE = (
     " have the object sent again; what waits for it then goes on by itself.",
 )
 """What becomes of faulty files, and what to do; a line each."""
+SIZES_ONLY = (
+    "only the sizes of the files were compared, which shows no altered bytes;"
+    " spool check --full reads their content"
+)
+"""What a check without `full` leaves open."""
 # Rows of one query.
 _PAGE = 500
 

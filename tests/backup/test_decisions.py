@@ -34,6 +34,7 @@ from qc_daemon.records.tables import (
     JobState,
 )
 from qc_daemon.settings import Settings
+from qc_daemon.spool import private_files
 from tests.support.dicom_objects import CANARY, CANARY_ID, ultrasound
 from tests.support.storage import Storage
 
@@ -154,6 +155,12 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
         "qc-daemon rejection confirm --reason 111209 --confirmed-by 'Dr O'\"'\"'Lee' "
         f"{image.sop_instance_uid}"
     ]
+    # The file has them all, on both databases.
+    file = Path(str(restoration.decisions_file))
+    assert file.parent.name.startswith("before_restore_")
+    assert file.stat().st_mode & 0o077 == 0
+    written = json.loads(file.read_text())["decisions"]
+    assert written == [each.to_json() for each in comparison.decisions]
     repeat(storage, comparison.decisions)
     # What was repeated is what was lost: a second restore of it names the same.
     again = put_back(storage, folder).decisions
@@ -291,11 +298,20 @@ def test_the_command_prints_decisions_as_lines_and_as_json(sqlite_storage: Stora
     assert made in text.output
     assert "1 peer approved\n  qc-daemon peer add --address 10.1.0.0/16 VOLUSON1" in text.output
     assert f"score of object {later.sop_instance_uid}, revision 1 *" in text.output
+    (line,) = (each for each in text.output.splitlines() if "whole list of decisions" in each)
+    file = Path(line.removeprefix("the whole list of decisions is in ").partition(";")[0])
+    assert file.parent.name.startswith("before_restore_")
+    assert (file.parent / "qc.db").is_file()
+    assert file.stat().st_mode & 0o077 == 0
     # The database is now as the backup has it, so a second restore has nothing to compare.
     record = CliRunner().invoke(app, [*arguments, "--format", "json"])
     assert record.exit_code == 0, record.output
     document = json.loads(record.stdout)
     assert (document["decisions"], document["decisions_problem"]) == ([], None)
+    assert Path(document["decisions_file"]).parent != file.parent
+    written = json.loads(file.read_text())
+    assert written["decisions_problem"] is None
+    assert {each["kind"] for each in written["decisions"]} == {"peer approved", "job cancelled"}
     assert [each["sha256"] for each in document["later"]] == [later.sha256]
     peers.add_peer(storage.settings, "VOLUSON2", "10.1.0.0/16", None, clock)
     document = json.loads(CliRunner().invoke(app, [*arguments, "--format", "json"]).stdout)
@@ -311,3 +327,22 @@ def test_the_command_prints_decisions_as_lines_and_as_json(sqlite_storage: Stora
     for output in (text.output, record.output):
         assert CANARY not in output
         assert CANARY_ID not in output
+
+
+def test_a_list_that_cannot_be_written_fails_no_restore(
+    sqlite_storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = sqlite_storage
+    folder = backup(storage)
+    peers.add_peer(storage.settings, "VOLUSON1", "10.1.0.0/16", None, clock)
+    close(storage)
+
+    def full(_path: Path, _content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(private_files, "write", full)
+    result = restore_all(storage.settings, folder, release=False)
+    assert result.restoration.decisions_file is None
+    text = "\n".join(describe_restore(result))
+    assert "qc-daemon peer add --address 10.1.0.0/16 VOLUSON1" in text
+    assert "the list of decisions could not be written to a file; keep these lines" in text

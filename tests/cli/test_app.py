@@ -196,3 +196,13 @@ def test_a_start_loads_no_library_that_it_does_not_need(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert json.loads(process.stdout.replace("'", '"')) == []
+
+
+def test_an_upgrade_says_that_it_made_the_database_and_where(tmp_path: Path) -> None:
+    config = tmp_path / "qc.toml"
+    config.write_text("")
+    arguments = ["db", "upgrade", "--config", str(config)]
+    first, second = (runner.invoke(app, arguments).stdout for _ in range(2))
+    where = f"sqlite:///{tmp_path}/var/qc.db"
+    assert first == f"there was no database: a new one, without any exam, is made: {where}\n"
+    assert second == f"the database {where} is up to date\n"

@@ -1,11 +1,15 @@
 """Every command of both programs: what all have in common, and that its help says what it takes."""
 
+import contextlib
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+import typer.rich_utils
 from typer.testing import CliRunner
 
 import training.cli
@@ -46,6 +50,16 @@ RECORDS = [
 ]
 FINDINGS = ["qc-daemon results", "qc-daemon score", "qc-daemon rules test"]
 FORMATS = ("table", "json", "jsonl", "csv")
+# Their examples name files and folders that must be there.
+NAMES_FILES = {
+    "qc-daemon bundle build",
+    "qc-model calibrate",
+    "qc-model cross-validate",
+    "qc-model evaluate",
+    "qc-model negatives",
+    "qc-model train detector",
+    "qc-model train spatialclip",
+}
 # Every option that takes one of a closed list of words, in code as in help.
 CHOICES: dict[tuple[str, str], Any] = {
     ("qc-daemon serve", "--role"): ["all", *ROLES],
@@ -102,6 +116,62 @@ def test_what_lists_has_a_format(name: str) -> None:
 @pytest.mark.parametrize("name", LISTS)
 def test_a_list_can_be_limited(name: str) -> None:
     assert option(name, "--limit") is not None
+
+
+def _examples(name: str) -> list[list[str]]:
+    """The words after the command in each example of its help, without what goes to a file."""
+    lines = [
+        line.strip().removeprefix("Example: ") for line in str(COMMANDS[name].help).split("\n")
+    ]
+    commands = [shlex.split(line, comments=True) for line in lines if line.startswith(f"{name} ")]
+    return [
+        words[len(name.split()) : words.index(">") if ">" in words else None] for words in commands
+    ]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_word_of_the_help_is_lost_as_markup(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands in square brackets is markup for the library that prints the help."""
+    monkeypatch.setattr(typer.rich_utils, "MAX_WIDTH", 2000)
+    program, *words = name.split()
+    line = app if program == "qc-daemon" else training.cli.app
+    shown = runner.invoke(line, [*words, "--help"]).output
+    shown_words = set(re.sub(r"[│╭╰─╮╯]", " ", shown).split())
+    command = COMMANDS[name]
+    texts = [command.help, command.epilog, *(getattr(each, "help", "") for each in command.params)]
+    for text in filter(None, texts):
+        words_of_text = set(text.replace("\\[", "[").split())
+        assert words_of_text <= shown_words, words_of_text - shown_words
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if _examples(name)])
+def test_the_examples_of_the_help_are_parsed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in _examples(name):
+        # The files of the examples are not here.
+        with (
+            pytest.raises(typer.BadParameter, match="does not exist")
+            if name in NAMES_FILES
+            else contextlib.nullcontext()
+        ):
+            COMMANDS[name].make_context(name, words)
+
+
+@pytest.mark.parametrize(
+    "name", [*LISTS, "qc-daemon results", "qc-daemon spool check", "qc-daemon quarantine show"]
+)
+def test_the_examples_of_what_asks_the_database_are_right(name: str, tmp_path: Path) -> None:
+    config = tmp_path / "qc.toml"
+    config.write_text("")
+    migrate(load(config).store.url)
+    for words in _examples(name):
+        own = words.index("--config") if "--config" in words else len(words)
+        arguments = [*words[:own], *words[own + 2 :], "--config", str(config)]
+        result = runner.invoke(app, [*name.split()[1:], *arguments])
+        assert result.exit_code != 2, result.output
+        assert type(result.exception).__name__ != "UsageError", str(result.exception)
 
 
 def test_confirmation_is_short_everywhere() -> None:

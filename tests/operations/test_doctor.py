@@ -513,8 +513,8 @@ def test_missing_and_damaged_files_are_counted_and_the_command_lists_them(
     assert checked(here, name) == CheckResult(
         name,
         False,
-        "1 file is missing, 2 files are damaged: qc-daemon spool check lists them by exam, and says"
-        " what to do",
+        "1 file is missing, 2 files are damaged: qc-daemon spool check --full lists them by exam,"
+        " and says what to do",
     )
     config = here.store.spool.parent / "qc.toml"
     config.write_text(f'[store]\nurl = "{here.store.url}"\nspool = "spool"\n')
@@ -535,7 +535,20 @@ def test_missing_and_damaged_files_are_counted_and_the_command_lists_them(
     assert by_size.exit_code == 1
     assert "1.2.3.4.3" in by_size.stdout
     assert "1.2.3.4.2" not in by_size.stdout
+    assert "only the sizes of the files were compared" in by_size.stdout
+    assert "spool check --full reads their content" in by_size.stdout
     assert "copy the file from a backup to its place" in by_size.stdout
+    # Sizes alone say nothing of flipped bytes, and the command does not pretend they do.
+    for path, number in ((gone, 0), (set_aside, 2)):
+        path.write_bytes(bytes([number]) * 1000)
+    assert "1 file is damaged: qc-daemon spool check --full lists" in checked(here, name).message
+    by_size = listed()
+    assert by_size.exit_code == 0
+    assert "damaged" not in by_size.stdout
+    assert "spool check --full reads their content" in by_size.stdout
+    rows_and_note = listed("--format", "json")
+    assert rows_and_note.stdout == ""
+    assert "spool check --full reads their content" in rows_and_note.stderr
     # The files are back.
     for path, number in ((gone, 0), (flipped, 1), (set_aside, 2)):
         path.write_bytes(bytes([number]) * 1000)

@@ -182,4 +182,10 @@ def test_a_bad_frame_is_listed_beside_the_others(
         assert finding["quality"]["label"] == "standard"
         assert "unreadable-frames" in finding["flags"]
         assert finding["unreadable_frames"] == [{"frame": 2, "error": bad["error"]}]
-    assert objects_by_file["status"] == [{"status": 1}]
+    # Every file is scored, this one too.
+    assert not any(
+        "error" in each and "frame" not in each
+        for objects in objects_by_file.values()
+        for each in objects
+    )
+    assert objects_by_file["status"] == [{"status": 0}]
