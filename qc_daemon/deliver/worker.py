@@ -132,6 +132,10 @@ class DeliverHandler(JobHandler):
 
     def run(self, lease: Lease) -> None:
         job = lease.job
+        if self._is_superseded(lease):
+            lease.settle(lambda session: self._supersede(session, lease))
+            self.log.info("superseded", job=job.id, destination=job.destination)
+            return
         result = self._deliver(job)
         # A database that is away costs no second send.
         to_commit = lease.settle(lambda session: self._write(session, lease, result))
@@ -208,6 +212,25 @@ class DeliverHandler(JobHandler):
         self.aborted.clear(name)
         return to_commit
 
+    def _replaces(self, job: Job) -> bool:
+        """Whether the destination keeps one object for each SOP Instance UID, the last it was sent;
+        a folder has each content in a file of its own."""
+        return job.object_id is None and self._destinations[job.destination].kind != "folder"
+
+    def _is_superseded(self, lease: Lease) -> bool:
+        """Whether the destination has a later content of the job's image, which it would replace.
+
+        While this job is leased none is sent, so the answer holds.
+        """
+        if not self._replaces(lease.job):
+            return False
+        with lease.store.read() as session:
+            return jobs.is_superseded(session, lease.job)
+
+    def _supersede(self, session: Session, lease: Lease) -> None:
+        if not jobs.supersede(session, lease.job, lease.clock()):
+            raise LeaseLostError
+
     def _write(self, session: Session, lease: Lease, result: _SendResult) -> bool:
         """Record the delivery; True if commitment is to be requested.
 
@@ -217,6 +240,8 @@ class DeliverHandler(JobHandler):
         if job.object_id is not None:
             renditions.record_rendition(session, job, result.rendition_id)
         destinations.record_success(session, job.destination)
+        if self._replaces(job):
+            jobs.supersede_earlier(session, job, now)
         if not self._is_to_commit(session, lease, result):
             lease.finish(session)
             return False

@@ -11,6 +11,7 @@ from detector.console import UsageError
 from qc_daemon.operations.shared import open_store
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.queue import jobs
+from qc_daemon.records.queue.order import TO_DO
 from qc_daemon.records.results import destinations
 from qc_daemon.records.tables import CommitmentSupport, JobState
 from qc_daemon.settings import DestinationSettings, Settings
@@ -55,7 +56,7 @@ def list_destinations(settings: Settings) -> list[dict[str, Any]]:
                     f"{UID(uid).name} ({since:%Y-%m-%d %H:%M} UTC)"
                     for uid, since in refused_classes.get(name, {}).items()
                 ),
-                "waiting": sum(count.get(state, 0) for state in jobs.TO_DO),
+                "waiting": sum(count.get(state, 0) for state in TO_DO),
                 "aborted": aborted.get(name, 0),
                 "not committed": count.get(JobState.SENT, 0),
                 "given up": sum(count.get(state, 0) for state in jobs.FAILED_STATES),

@@ -22,6 +22,7 @@ from qc_daemon.records import listings
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.listings import ALL, Window
 from qc_daemon.records.queue import jobs
+from qc_daemon.records.queue.order import Wait, waits
 from qc_daemon.records.results.destinations import condition, has_jobs
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobState
@@ -41,13 +42,15 @@ JOB_COLUMNS = (
     "not before",
     "code",
     "message",
+    "waits for",
+    "wait reason",
     "created",
     "exam id",
     "study instance uid",
     "sop instance uid",
 )
 
-JOB_TABLE = JOB_COLUMNS[:10]
+JOB_TABLE = JOB_COLUMNS[:12]
 
 
 def list_jobs(
@@ -67,6 +70,7 @@ def list_jobs(
     with open_store(settings).read() as session:
         _require_known(settings, session, destinations)
         rows, total = listings.jobs(session, chosen_states, of_kinds, destinations, window)
+        waiting = waits(session, [job.id for job in rows if job.state == JobState.READY])
     return Listing(
         (
             {
@@ -80,6 +84,7 @@ def list_jobs(
                 "not before": job.not_before.isoformat(timespec="seconds"),
                 "code": job.error_code,
                 "message": job.error_message,
+                **_describe_wait(waiting.get(job.id)),
                 "created": job.created_at.isoformat(timespec="seconds"),
                 "exam id": job.exam_id,
                 "study instance uid": job.study_instance_uid,
@@ -89,6 +94,13 @@ def list_jobs(
         ),
         total,
     )
+
+
+def _describe_wait(wait: Wait | None) -> dict[str, int | str | None]:
+    return {
+        "waits for": None if wait is None else wait.job_id,
+        "wait reason": None if wait is None else wait.reason,
+    }
 
 
 def _require_known(settings: Settings, session: Session, names: Sequence[str]) -> None:

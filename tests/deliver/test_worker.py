@@ -20,6 +20,7 @@ from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver import pool, run, worker
 from qc_daemon.deliver.circuit_breaker import CircuitBreaker
 from qc_daemon.operations.destinations import list_destinations
+from qc_daemon.operations.queue import list_jobs
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.results import reports
@@ -552,3 +553,68 @@ def test_exception_in_a_thread_ends_run(
     monkeypatch.setattr(threading, "excepthook", lambda _args: None)
     with pytest.raises(ZeroDivisionError):
         run(delivery.store, delivery.settings, "test", threading.Event())
+
+
+REFUSED_STUDY = "1.2.840.99.666"
+
+
+def admit_corrected(delivery: Delivery, destination: str = "pacs") -> None:
+    """An image of a study that the PACS refuses, and the same image corrected by its sender."""
+    wrong = ultrasound(SOPInstanceUID="1.2.840.99.5")
+    wrong.StudyInstanceUID = REFUSED_STUDY
+    delivery.admit(wrong, destination)
+    delivery.admit(ultrasound(SOPInstanceUID="1.2.840.99.5"), destination)
+
+
+@pytest.mark.parametrize("status", [0xA700, 0x0110])
+def test_corrected_image_arrives_though_the_first_is_refused_for_ever(
+    delivery: Delivery, pacs: Pacs, status: int
+) -> None:
+    pacs.statuses = {REFUSED_STUDY: status}
+    pacs.start()
+    admit_corrected(delivery)
+    deliverer = delivery.deliverer()
+    for _ in range(4):
+        while deliverer.run_once():
+            pass
+        delivery.now += timedelta(hours=1)
+    # The PACS would take the first now, and put it in the place of the corrected one.
+    pacs.statuses = {}
+    rows = {row["revision"]: row for row in list_jobs(delivery.settings, ["dead", "done"])}
+    with delivery.store.begin() as session:
+        jobs.retry(session, [rows[1]["id"]], delivery.now)
+    while deliverer.run_once():
+        pass
+    deliverer.close()
+    assert pacs.uids() == ["1.2.840.99.5"]
+    rows = {row["revision"]: row for row in list_jobs(delivery.settings, ["dead", "done"])}
+    assert (rows[1]["state"], rows[1]["code"]) == ("dead", "cancelled")
+    assert "revision 2" in rows[1]["message"]
+    assert rows[2]["state"] == "done"
+
+
+def test_folder_gets_the_earlier_image_too(delivery: Delivery) -> None:
+    """Each content has a file of its own there: nothing is replaced."""
+    share = delivery.settings.destination[1].folder
+    admit_corrected(delivery, "share")
+    share.rename(share.parent / "away")
+    deliverer = delivery.deliverer()
+    for _ in range(3):
+        deliverer.run_once()
+        delivery.now += timedelta(hours=2)
+    (share.parent / "away").rename(share)
+    deliverer = delivery.deliverer()
+    while deliverer.run_once():
+        pass
+    deliverer.close()
+    assert sorted(each.name for each in share.glob("*.dcm")) == [
+        "1.2.840.99.5-r2.dcm",
+        "1.2.840.99.5.dcm",
+    ]
+
+
+def test_queue_list_says_what_a_job_waits_for(delivery: Delivery) -> None:
+    admit_corrected(delivery)
+    first, second = list_jobs(delivery.settings, ["ready"], kinds=["deliver"])
+    assert (first["waits for"], first["wait reason"]) == (None, None)
+    assert (second["waits for"], second["wait reason"]) == (first["id"], "an earlier revision")

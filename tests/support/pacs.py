@@ -25,7 +25,8 @@ from tests.support.ports import reserve_port
 
 @dataclass
 class Pacs:
-    """A storage SCP standing for the PACS; `status` is what it answers.
+    """A storage SCP standing for the PACS; `status` is what it answers, `statuses` for the objects
+    of a study, by Study Instance UID.
 
     It aborts the association on which an object of `aborts_on` comes, by SOP Instance UID.
     """
@@ -37,6 +38,7 @@ class Pacs:
     received: list[tuple[str, str, bytes]] = field(default_factory=list)
     associations: int = 0
     aborts_on: set[str] = field(default_factory=set)
+    statuses: dict[str, int] = field(default_factory=dict)
     _server: Any = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -69,7 +71,9 @@ class Pacs:
         if event.request.AffectedSOPInstanceUID in self.aborts_on:
             event.assoc.abort()
             return 0x0110
-        if self.status == 0:
+        study = str(event.dataset.get("StudyInstanceUID", "")) if self.statuses else ""
+        status = self.statuses.get(study, self.status)
+        if status == 0:
             with self._lock:
                 self.received.append(
                     (
@@ -78,7 +82,7 @@ class Pacs:
                         event.encoded_dataset(include_meta=False),
                     )
                 )
-        return self.status
+        return status
 
 
 @dataclass

@@ -8,12 +8,14 @@ A job is unique by (kind, subject, revision, destination):
     deliver  instance:<id>       revision number     name         exam_id, revision_id (the source)
     deliver  object:<id>         report revision     name         exam_id, object_id
 
-Jobs of one kind, subject and destination are done in order of revision: a later content never
-overtakes an earlier one that is still ready or leased. It does not wait for a commitment to the
-earlier one; but if that has to be sent again, the later ones are sent again after it. To one
-destination the objects that we make of an exam go in order of revision too, each kind by itself,
-and after the exam's images as long as these have not failed three times. What has ended, well or
-badly, delays nothing.
+Jobs of one kind, subject and destination are done in order of revision (`order.py`): a later
+content does not overtake an earlier one that is still ready or leased. It does not wait for a
+commitment to the earlier one; but if that has to be sent again, the later ones are sent again after
+it. To one destination the objects that we make of an exam go in order of revision too, each kind by
+itself, and after the exam's images. A deliver job that has failed three times is waited for no more
+by the later ones, unless the destination is away; once a later content of an image is delivered,
+the earlier ones are not sent where they would replace it. What has ended, well or badly, delays
+nothing.
 
 Transitions, all there are:
 
@@ -32,6 +34,8 @@ Transitions, all there are:
     leased                    dead         fail RETRY, attempts used up
     leased                    quarantined  fail QUARANTINE; deaths used up (worker-deaths)
     ready, leased, sent       dead         cancel
+    ready, leased             dead         supersede, supersede_earlier: a later content of the
+                                           image was delivered where it would be replaced
     ready, sent, dead,        ready        retry: at once, counts reset
     quarantined
     done                      ready        revisions.release; requeue_uncommitted, of an earlier
@@ -55,8 +59,6 @@ from uuid import uuid4
 from sqlalchemy import (
     ColumnElement,
     Select,
-    and_,
-    bindparam,
     delete,
     func,
     literal,
@@ -65,9 +67,10 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
+from sqlalchemy.orm import Session, aliased
 
 from detector.errors import ErrorCode, FailureClass, QCError
+from qc_daemon.records.queue.order import TO_DO, blocked_until
 from qc_daemon.records.queue.retry import RetryPolicy, decide_retry
 from qc_daemon.records.tables import (
     Exam,
@@ -76,7 +79,6 @@ from qc_daemon.records.tables import (
     JobRow,
     JobState,
     OutgoingCommitmentItem,
-    ReportObjectRow,
     Revision,
     RevisionState,
     UTCDateTime,
@@ -84,14 +86,11 @@ from qc_daemon.records.tables import (
 from qc_daemon.records.upsert import execute_update, insert_once
 
 UNIQUE = ("kind", "subject", "revision", "destination")
-# Not handed over yet; not ended yet.
-TO_DO = (JobState.READY, JobState.LEASED)
+# Not ended yet.
 PENDING = (*TO_DO, JobState.SENT)
 FAILED_STATES = (JobState.DEAD, JobState.QUARANTINED)
 # How far apart the clocks of hosts on one database may be.
 CLOCK_SKEW = timedelta(minutes=1)
-# A result waits for an image of its exam until that has failed so often.
-_MAX_IMAGE_FAILURES = 3
 # Rows of the index that a claim reads: the first is nearly always claimable, but where many wait
 # for others few queries should pass them.
 _FIRST_PAGE, _PAGE = 4, 128
@@ -187,7 +186,8 @@ def claim(
         still_due = select(JobRow).where(
             JobRow.id == job_id, JobRow.state == JobState.READY, JobRow.not_before <= now
         )
-        if _locked(session, still_due):
+        rows = _locked(session, still_due)
+        if rows and _is_only_content(session, rows[0]):
             _set(
                 session,
                 job_id,
@@ -199,6 +199,28 @@ def claim(
             )
             return get(session, job_id)
     return None
+
+
+def _is_only_content(session: Session, row: JobRow) -> bool:
+    """Whether no other content of the image is being sent there; locks the jobs of those that wait.
+
+    An earlier one that keeps failing and the later one that goes past it are both due, and another
+    claimer may take the other at this moment.
+    """
+    if row.kind != JobKind.DELIVER or row.revision_id is None:
+        return True
+    others = select(JobRow).where(
+        JobRow.kind == row.kind,
+        JobRow.subject == row.subject,
+        JobRow.destination == row.destination,
+        JobRow.id != row.id,
+        JobRow.state.in_(TO_DO),
+    )
+    ids = session.scalars(others.with_only_columns(JobRow.id)).all()
+    if not ids:
+        return True
+    locked = _locked(session, others)
+    return len(locked) == len(ids) and all(each.state == JobState.READY for each in locked)
 
 
 def destinations_with(session: Session, state: JobState = JobState.READY) -> list[str]:
@@ -249,7 +271,7 @@ def _due(
             (row.not_before, row.id)
             for row in session.execute(following.order_by(*order).limit(size))
         ]
-        blocked = _blocked_until(session, [job_id for _, job_id in rows])
+        blocked = blocked_until(session, [job_id for _, job_id in rows])
         for not_before, job_id in rows:
             last = blocked.get(job_id)
             if last is not None and last > not_before:
@@ -276,130 +298,15 @@ def _postpone(session: Session, job_id: int, not_before: datetime) -> None:
     )
 
 
-def _blocked_until(session: Session, ids: Sequence[int]) -> dict[int, datetime | None]:
-    """Which of these ready jobs wait for other jobs, and when the last of those will be due.
-
-    None where all that a job waits for is leased.
-    """
-    if not ids:
-        return {}
-    rows = session.execute(_BLOCKED, {"ids": list(ids)}).all()
-    last_image: dict[tuple[int, str], datetime | None] = {}
-    blocked: dict[int, datetime | None] = {}
-    for job_id, exam_id, destination, has_images in rows:
-        lasts = [_last_earlier(session, job_id)]
-        if has_images:
-            key = (exam_id, destination)
-            if key not in last_image:
-                last_image[key] = _last_image(session, exam_id, destination)
-            lasts.append(last_image[key])
-        blocked[job_id] = max((each for each in lasts if each is not None), default=None)
-    return blocked
-
-
-def _earlier(job: type[JobRow], earlier: type[JobRow]) -> ColumnElement[bool]:
-    """An earlier content of the same subject, for the same destination, is not handed over."""
-    return and_(
-        earlier.kind == job.kind,
-        earlier.subject == job.subject,
-        earlier.destination == job.destination,
-        earlier.revision < job.revision,
-        earlier.state.in_(TO_DO),
-    )
-
-
-def _earlier_unsent(job: type[JobRow]) -> ColumnElement[bool]:
-    earlier = aliased(JobRow)
-    return select(earlier.id).where(_earlier(job, earlier)).exists()
-
-
-def _is_earlier_object(
-    job: type[JobRow],
-    earlier: type[JobRow],
-    own: type[ReportObjectRow],
-    other: type[ReportObjectRow],
-) -> ColumnElement[bool]:
-    """Whether `earlier` still sends an earlier object of the same exam and kind, and to the same
-    destination; `own` and `other` are the two jobs' objects."""
-    return and_(
-        own.id == job.object_id,
-        own.kind == other.kind,
-        other.id == earlier.object_id,
-        earlier.exam_id == job.exam_id,
-        earlier.kind == JobKind.DELIVER,
-        earlier.state.in_(TO_DO),
-        earlier.destination == job.destination,
-        earlier.revision < job.revision,
-    )
-
-
-def _amends_unsent(job: type[JobRow]) -> ColumnElement[bool]:
-    earlier, own, other = aliased(JobRow), aliased(ReportObjectRow), aliased(ReportObjectRow)
-    return select(earlier.id).where(_is_earlier_object(job, earlier, own, other)).exists()
-
-
-def _is_awaited_image(
-    image: type[JobRow],
-    exam_id: InstrumentedAttribute[int] | int,
-    destination: InstrumentedAttribute[str] | str,
-) -> ColumnElement[bool]:
-    """An image of the exam that one of our objects may refer to is on its way there too."""
-    return and_(
-        image.exam_id == exam_id,
-        image.kind == JobKind.DELIVER,
-        image.state.in_(TO_DO),
-        image.destination == destination,
-        image.revision_id.is_not(None),
-        image.attempts + image.alarms + image.deaths < _MAX_IMAGE_FAILURES,
-    )
-
-
-def _images_unsent(job: type[JobRow]) -> ColumnElement[bool]:
-    image = aliased(JobRow)
-    return and_(
-        job.object_id.is_not(None),
-        select(image.id).where(_is_awaited_image(image, job.exam_id, job.destination)).exists(),
-    )
-
-
-def _blocked_jobs() -> Select[int, int, str, bool]:
-    """Those of the jobs `ids` that wait for others; whether images are among these."""
-    job = aliased(JobRow)
-    has_images = _images_unsent(job)
-    return select(job.id, job.exam_id, job.destination, has_images).where(
-        job.id.in_(bindparam("ids", expanding=True)),
-        or_(_earlier_unsent(job), _amends_unsent(job), has_images),
-    )
-
-
-# Built once: SQLAlchemy takes longer to build it than a database to answer.
-_BLOCKED = _blocked_jobs()
-
-
-def _last_earlier(session: Session, job_id: int) -> datetime | None:
-    """When the last of the ready jobs that an object amends, or a content follows, will be due."""
-    job, earlier = aliased(JobRow), aliased(JobRow)
-    own, other = aliased(ReportObjectRow), aliased(ReportObjectRow)
-    last = select(func.max(earlier.not_before)).where(
-        job.id == job_id, earlier.state == JobState.READY
-    )
-    of_subject = session.execute(last.where(_earlier(job, earlier))).scalar_one()
-    of_object = session.execute(
-        last.where(_is_earlier_object(job, earlier, own, other))
-    ).scalar_one()
-    return max((each for each in (of_subject, of_object) if each is not None), default=None)
-
-
-def _last_image(session: Session, exam_id: int, destination: str) -> datetime | None:
-    return session.execute(
-        select(func.max(JobRow.not_before)).where(
-            _is_awaited_image(JobRow, exam_id, destination), JobRow.state == JobState.READY
-        )
-    ).scalar_one()
-
-
 def _advance_dependents(session: Session, row: Job | JobRow, now: datetime) -> None:
-    """Make due the jobs that `_due` put behind this one, which will not be done in its time."""
+    """Make due the jobs that `_due` put behind this one, which will not be done in its time.
+
+    What waits for a later content of the same image waits for this one too.
+    """
+    same = aliased(JobRow)
+    exams_of_subject = select(same.exam_id).where(
+        same.kind == row.kind, same.subject == row.subject, same.destination == row.destination
+    )
     execute_update(
         session,
         update(JobRow)
@@ -407,7 +314,12 @@ def _advance_dependents(session: Session, row: Job | JobRow, now: datetime) -> N
             JobRow.state == JobState.READY,
             JobRow.kind == row.kind,
             JobRow.destination == row.destination,
-            or_(JobRow.subject == row.subject, JobRow.exam_id == row.exam_id),
+            or_(
+                JobRow.subject == row.subject,
+                JobRow.exam_id == row.exam_id,
+                # A content corrected by its sender may be of another exam.
+                JobRow.exam_id.in_(exams_of_subject),
+            ),
             JobRow.id != row.id,
             JobRow.not_before > now,
             # One that failed by itself has its own back-off.
@@ -597,6 +509,65 @@ def cancel(session: Session, ids: Sequence[int], now: datetime) -> int:
         )
         _quarantine_revision(session, row, ErrorCode.CANCELLED, message, now)
     return len(rows)
+
+
+def is_superseded(session: Session, job: Job) -> bool:
+    """Whether the destination has a later content of the image that the job is to send."""
+    return _delivered_later(session, job) is not None
+
+
+def supersede(session: Session, job: Job, now: datetime) -> bool:
+    """End a leased job as dead, a later content having been delivered; False if it is no longer
+    ours."""
+    later = _delivered_later(session, job)
+    assert later is not None
+    is_ours = _set_leased(session, job, now, **_superseded_by(later), **_NO_LEASE)
+    if is_ours:
+        _advance_dependents(session, job, now)
+    return is_ours
+
+
+def supersede_earlier(session: Session, job: Job, now: datetime) -> int:
+    """End as dead the jobs of earlier contents of the image that `job` has delivered; returns how
+    many. One that another transaction has locked ends when it is claimed."""
+    if job.revision_id is None:
+        return 0
+    earlier = select(JobRow).where(
+        JobRow.kind == job.kind,
+        JobRow.subject == job.subject,
+        JobRow.destination == job.destination,
+        JobRow.revision < job.revision,
+        JobRow.state == JobState.READY,
+    )
+    rows = _locked(session, earlier)
+    for row in rows:
+        _set(session, row.id, now, **_superseded_by(job.revision))
+        _advance_dependents(session, row, now)
+    return len(rows)
+
+
+def _delivered_later(session: Session, job: Job) -> int | None:
+    """The last revision of the image that the destination has, if later than the job's."""
+    if job.kind is not JobKind.DELIVER or job.revision_id is None:
+        return None
+    return session.execute(
+        select(func.max(JobRow.revision)).where(
+            JobRow.kind == job.kind,
+            JobRow.subject == job.subject,
+            JobRow.destination == job.destination,
+            JobRow.revision > job.revision,
+            JobRow.state.in_((JobState.SENT, JobState.DONE)),
+        )
+    ).scalar_one()
+
+
+def _superseded_by(revision: int) -> dict[str, Any]:
+    return {
+        "state": JobState.DEAD,
+        "error_code": ErrorCode.CANCELLED,
+        "error_message": f"revision {revision} of the object has been delivered; sent after it,"
+        " this one would replace it",
+    }
 
 
 def get(session: Session, job_id: int) -> Job | None:

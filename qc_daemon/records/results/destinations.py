@@ -10,7 +10,8 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.records.queue.jobs import FAILED_STATES, TO_DO
+from qc_daemon.records.queue.jobs import FAILED_STATES
+from qc_daemon.records.queue.order import TO_DO
 from qc_daemon.records.tables import (
     CommitmentSupport,
     DestinationState,

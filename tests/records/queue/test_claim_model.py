@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from sqlalchemy import select
 
 from detector.errors import ErrorCode, QCError
-from qc_daemon.records.queue import jobs
+from qc_daemon.records.queue import jobs, order
 from qc_daemon.records.queue.jobs import Job
 from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.received.receipts import admit
@@ -29,7 +29,12 @@ from tests.support.receipts import numbered_receipt
 POLICY = RetryPolicy(max_attempts=4, max_deaths=2, backoff_seconds=3000)
 LEASE = 100
 DESTINATIONS = ("archive", "pacs")
-ERRORS = [ErrorCode.DELIVERY_FAILED, ErrorCode.DELIVERY_UNREACHABLE, ErrorCode.DELIVERY_REFUSED]
+ERRORS = [
+    ErrorCode.DELIVERY_FAILED,
+    ErrorCode.DELIVERY_RESOURCES,
+    ErrorCode.DELIVERY_UNREACHABLE,
+    ErrorCode.DELIVERY_REFUSED,
+]
 TO_DO = (JobState.READY, JobState.LEASED)
 
 
@@ -72,7 +77,8 @@ class DeliveryQueue(RuleBasedStateMachine):
         self.serial += 1
         receipt = numbered_receipt(
             self.serial,
-            sop_instance_uid=f"1.2.{exam}.{instance}",
+            # Corrected by its sender, a content may come in another exam.
+            sop_instance_uid=f"1.2.9.{instance}",
             study_instance_uid=f"1.2.{exam}",
         )
         with self.store.begin() as session:
@@ -177,6 +183,19 @@ class DeliveryQueue(RuleBasedStateMachine):
             jobs.release_owner(session, "w", self.now, POLICY.max_deaths, count_death=count_death)
 
     @invariant()
+    def a_list_says_what_each_ready_job_waits_for(self) -> None:
+        every = self.jobs()
+        with self.store.read() as session:
+            waiting = order.waits(session, [job.id for job in every])
+        blocked = {
+            job.id: {other.id for other in self.blockers(job, every)}
+            for job in every
+            if job.state is JobState.READY
+        }
+        assert set(waiting) == {job_id for job_id, others in blocked.items() if others}
+        assert all(wait.job_id in blocked[job_id] for job_id, wait in waiting.items())
+
+    @invariant()
     def no_job_waits_longer_than_its_own_back_off_and_what_it_waits_for(self) -> None:
         """With every lease ended in time, what is not blocked is due by its own failures only."""
         every = self.jobs()
@@ -197,14 +216,27 @@ class DeliveryQueue(RuleBasedStateMachine):
             for other in every
             if other.state in TO_DO and other.destination == job.destination and other.id != job.id
         ]
-        of_subject = [o for o in others if o.subject == job.subject and o.revision < job.revision]
+        awaited = [
+            o
+            for o in others
+            if o.state is JobState.LEASED
+            or o.attempts + o.alarms + o.deaths < 3
+            or o.error_code == ErrorCode.DELIVERY_UNREACHABLE
+        ]
+        of_subject = [o for o in awaited if o.subject == job.subject and o.revision < job.revision]
+        of_subject += [
+            o
+            for o in others
+            if o.subject == job.subject and o.revision > job.revision and o.state is JobState.LEASED
+        ]
         if job.object_id is None:
             return of_subject
         of_exam = [o for o in others if o.exam_id == job.exam_id]
         amended = [
             o
-            for o in of_exam
-            if o.object_id is not None
+            for o in awaited
+            if o.exam_id == job.exam_id
+            and o.object_id is not None
             and kinds[o.object_id] == kinds[job.object_id]
             and o.revision < job.revision
         ]

@@ -11,6 +11,7 @@ from sqlalchemy import update
 from detector.errors import ErrorCode, QCError
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import Job, claim
+from qc_daemon.records.queue.order import Wait, waits
 from qc_daemon.records.queue.retry import RetryPolicy
 from qc_daemon.records.results.reports import ReportObject
 from qc_daemon.records.tables import JobKind, JobRow, JobState, ObjectKind
@@ -171,3 +172,142 @@ def test_dependents_are_due_when_their_image_is_ended_or_retried(records, end_as
         (image,) = due(records)
         end(records, image, JobState.DONE)
     assert [job.object_id for job in due(records)] == [1]
+
+
+def due_ids(records) -> list[int]:
+    return [job.id for job in due(records)]
+
+
+def fail_three_times(records, code: ErrorCode) -> Job:
+    """The one job that is due fails three times; nothing else is due before the third."""
+    for failures in range(3):
+        (job,) = due(records)
+        fail(records, job, code)
+        if failures < 2:
+            assert due(records) == []
+            records.wait(600)
+    return job
+
+
+@pytest.fixture
+def corrected(records):
+    """An image sent again by its sender, under the same UID, in another study, with its report."""
+    records.receive("pacs", study_instance_uid="1.2.9", patient_id="P2")
+    records.receive("pacs", sha256="1" * 64)
+    records.score_all()
+    records.wait(60)
+    records.close_due()
+    for uid in ("2.25.11", "2.25.12"):
+        records.publish(replace(SR, sop_instance_uid=uid), sr=["pacs"])
+    return records
+
+
+@pytest.mark.parametrize(
+    "code",
+    [ErrorCode.DELIVERY_RESOURCES, ErrorCode.DELIVERY_FAILED, ErrorCode.SPOOL_MISSING],
+)
+def test_corrected_image_passes_one_that_failed_three_times(corrected, code: ErrorCode) -> None:
+    first = fail_three_times(corrected, code)
+    jobs_due = due(corrected)
+    assert [(job.subject, job.revision) for job in jobs_due if job.revision_id] == [
+        (first.subject, 2)
+    ]
+    second = next(job for job in jobs_due if job.revision_id)
+    # Two contents of one object are never on their way at the same time.
+    with corrected.store.begin() as session:
+        jobs.renew(session, second, corrected.now, 1200)
+    corrected.wait(600)
+    assert first.id not in due_ids(corrected)
+    fail(corrected, second)
+    assert first.id in due_ids(corrected)
+
+
+def test_corrected_image_waits_while_the_destination_is_away(corrected) -> None:
+    first = fail_three_times(corrected, ErrorCode.DELIVERY_UNREACHABLE)
+    corrected.wait(600)
+    images = [job for job in due(corrected) if job.revision_id]
+    assert [job.id for job in images] == [first.id]
+
+
+def test_amendment_passes_a_report_that_failed_three_times(amended_exam) -> None:
+    for _ in range(2):
+        amended_exam.wait(600)
+        (first,) = due(amended_exam)
+        assert first.revision == 1
+        fail(amended_exam, first)
+    (second,) = due(amended_exam)
+    assert second.revision == 2
+    end(amended_exam, second, JobState.DONE)
+    amended_exam.wait(600)
+    # Under a UID of its own it replaces nothing.
+    assert due_ids(amended_exam) == [first.id]
+
+
+@pytest.mark.parametrize("end_as", [JobState.DEAD, JobState.QUARANTINED, JobState.DONE])
+def test_dependents_in_another_exam_are_due_when_the_earlier_image_ends(corrected, end_as) -> None:
+    """The corrected image was put behind the first, and its report behind it."""
+    (first,) = due(corrected)
+    fail(corrected, first)
+    assert due(corrected) == []
+    if end_as is not JobState.DEAD:
+        with corrected.store.begin() as session:
+            jobs.retry(session, [first.id], corrected.now)
+        (first,) = due(corrected)
+    end(corrected, first, end_as)
+    due_now = due(corrected)
+    reports = [job for job in due_now if job.object_id]
+    (second,) = (job for job in due_now if job.revision_id)
+    assert (second.subject, second.revision) == (first.subject, 2)
+    # That of the first exam, which waits for no other image.
+    assert [job.exam_id for job in reports] == [first.exam_id]
+    end(corrected, second, JobState.DONE)
+    assert [job.exam_id for job in due(corrected)] == [second.exam_id]
+
+
+def test_waiting_jobs_name_what_they_wait_for(corrected) -> None:
+    every = {job.id: job for job in corrected.jobs(JobKind.DELIVER)}
+    with corrected.store.read() as session:
+        waiting = waits(session, list(every))
+    first, second = (job for job in every.values() if job.revision_id)
+    own_report, report = (job for job in every.values() if job.object_id)
+    assert waiting == {
+        second.id: Wait(first.id, "an earlier revision"),
+        own_report.id: Wait(first.id, "an image of its exam"),
+        report.id: Wait(second.id, "an image of its exam"),
+    }
+
+
+def test_earlier_image_is_superseded_once_the_later_is_delivered(corrected) -> None:
+    first = fail_three_times(corrected, ErrorCode.DELIVERY_RESOURCES)
+    second = next(job for job in due(corrected) if job.revision_id)
+    with corrected.store.begin() as session:
+        assert not jobs.is_superseded(session, first)
+        assert jobs.finish(session, second, corrected.now)
+        assert jobs.supersede_earlier(session, second, corrected.now) == 1
+        ended = jobs.get(session, first.id)
+    assert (ended.state, ended.error_code) == (JobState.DEAD, ErrorCode.CANCELLED)
+    assert "revision 2" in ended.error_message
+    with corrected.store.begin() as session:
+        jobs.retry(session, [first.id], corrected.now)
+    again = next(job for job in due(corrected) if job.id == first.id)
+    with corrected.store.begin() as session:
+        assert jobs.is_superseded(session, again)
+        assert jobs.supersede(session, again, corrected.now)
+        assert jobs.get(session, first.id).state is JobState.DEAD
+
+
+@pytest.mark.parametrize("store", ["postgresql"], indirect=True)
+def test_two_contents_are_not_claimed_at_the_same_moment(corrected) -> None:
+    """Both are due; one claimer has not committed when the other asks."""
+    fail_three_times(corrected, ErrorCode.DELIVERY_RESOURCES)
+    corrected.wait(600)
+
+    def claim_image(session) -> Job | None:
+        while job := claim(session, [JobKind.DELIVER], "w", corrected.now, 300):
+            if job.revision_id is not None:
+                return job
+        return None
+
+    with corrected.store.begin() as one, corrected.store.begin() as other:
+        assert claim_image(one) is not None
+        assert claim_image(other) is None
