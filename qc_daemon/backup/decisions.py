@@ -56,6 +56,7 @@ class DecisionKind(StrEnum):
     BUNDLE_ACTIVATED = "bundle activated"
     EXAM_CLOSED = "exam closed"
     OBJECT_RELEASED = "object released from quarantine"
+    OBJECT_DISMISSED = "quarantined object dismissed"
     JOB_RETRIED = "job retried"
     JOB_CANCELLED = "job cancelled"
     COMMITMENT_RETRIED = "commitment report retried"
@@ -141,6 +142,7 @@ def _decisions(
         lambda: _bundle(restored, old, default_bundle),
         lambda: _closed_exams(restored, old),
         lambda: _repeated_jobs(restored, old),
+        lambda: _dismissals(restored, old),
         lambda: _cancelled_jobs(restored, old),
         lambda: _commitments(restored, old),
     )
@@ -334,6 +336,40 @@ def _repeated_jobs(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
         else:
             kind, verb, number = DecisionKind.JOB_RETRIED, "queue retry", row["id"]
         yield Decision(kind, subjects[row["id"]], None, verb, str(number))
+
+
+def _dismissals(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
+    columns = (
+        "id",
+        "instance_id",
+        "number",
+        "sha256",
+        "dismissed_at",
+        "dismissed_by",
+        "dismissal_reason",
+    )
+    quarantined = old.rows_of("revision", columns, "state", [RevisionState.QUARANTINED])
+    dismissed = [row for row in quarantined if row["dismissed_at"] is not None]
+    before = restored.by_id("revision", columns, dismissed)
+    instances = old.by_id("instance", ("id", "sop_instance_uid"), dismissed, "instance_id")
+    for row in dismissed:
+        earlier = before.get(row["id"])
+        if earlier is not None and not _is_same(earlier, row, "sha256"):
+            earlier = None
+        if earlier is not None and earlier["dismissed_at"] == row["dismissed_at"]:
+            continue
+        options = ["--reason", row["dismissal_reason"], "--dismissed-by", row["dismissed_by"]]
+        # A later object gets another number when it is taken in.
+        is_later = earlier is None
+        uid = instances.get(row["instance_id"], {}).get("sop_instance_uid", "")
+        yield Decision(
+            DecisionKind.OBJECT_DISMISSED,
+            f"object {uid}, revision {row['number']}",
+            _iso(row["dismissed_at"]),
+            "" if is_later else "quarantine dismiss",
+            "" if is_later else _arguments(str(row["id"]), options),
+            is_later,
+        )
 
 
 def _cancelled_jobs(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:

@@ -30,7 +30,7 @@ def db_upgrade(config: Config = None) -> None:
 @db.command("downgrade")
 def db_downgrade(
     revision: Annotated[
-        str, typer.Argument(help="Such as 0011, or -1 (one step) after --; base: no tables.")
+        str, typer.Argument(help="Such as 0012, or -1 (one step) after --; base: no tables.")
     ],
     config: Config = None,
     yes: Annotated[

@@ -1,4 +1,5 @@
-"""The commands on objects that could not be scored: `quarantine list`, `show`, `release`."""
+"""The commands on objects that could not be scored: `quarantine list`, `show`, `release`,
+`dismiss`."""
 
 from typing import Annotated
 
@@ -33,6 +34,10 @@ def quarantine_list(
             " word names all codes."
         ),
     ] = None,
+    dismissed: Annotated[
+        bool,
+        typer.Option("--dismissed", help="Also those that were dismissed: by whom, when and why."),
+    ] = False,
     since: Since = None,
     until: Until = None,
     limit: Limit = None,
@@ -43,6 +48,7 @@ def quarantine_list(
     Example: qc-daemon quarantine list --code truncated-pixel-data --config qc-daemon.toml
     """
     from qc_daemon.operations.quarantine import (
+        DISMISSED_TABLE,
         QUARANTINE_COLUMNS,
         QUARANTINE_TABLE,
         list_quarantined,
@@ -51,8 +57,9 @@ def quarantine_list(
 
     chosen = parse_format(format)
     window = parse_window(since, until, row_limit(limit, chosen))
-    rows = list_quarantined(load_settings(config), code or [], window)
-    columns = QUARANTINE_TABLE if chosen == "table" else QUARANTINE_COLUMNS
+    rows = list_quarantined(load_settings(config), code or [], window, with_dismissed=dismissed)
+    in_table = DISMISSED_TABLE if dismissed else QUARANTINE_TABLE
+    columns = in_table if chosen == "table" else QUARANTINE_COLUMNS
     is_filtered = bool(code or since or until)
     write_list("quarantined objects", rows, chosen, columns=columns, is_filtered=is_filtered)
 
@@ -83,3 +90,23 @@ def quarantine_release(ids: Ids, config: Config = None) -> None:
 
     outcome = release_quarantined(load_settings(config), ids)
     report_outcome(outcome, "object is to be scored again", "objects are to be scored again")
+
+
+@quarantine.command("dismiss")
+def quarantine_dismiss(
+    ids: Ids,
+    reason: Annotated[str, typer.Option(help="Why nothing more is to be done, in own words.")],
+    dismissed_by: Annotated[str, typer.Option(help="Name of the person who decides it.")],
+    config: Config = None,
+) -> None:
+    """Set quarantined objects aside that need nothing more; lists and doctor pass over them.
+
+    Nothing is deleted: they stay in quarantine, quarantine list --dismissed shows them, and
+    quarantine release scores them again. Write no patient's name into the reason.
+
+    Example: qc-daemon quarantine dismiss 7 --reason "sent again, whole" --dismissed-by "Dr Lee"
+    """
+    from qc_daemon.operations.quarantine import dismiss_quarantined
+
+    outcome = dismiss_quarantined(load_settings(config), ids, reason, dismissed_by)
+    report_outcome(outcome, "object is dismissed", "objects are dismissed")

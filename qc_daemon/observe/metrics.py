@@ -209,7 +209,11 @@ class Service(Collector):
             waiting.add_metric([state_name], count)
         yield from (depth, age, waiting)
         yield _gauge("exams_open", "Open exams.", totals.open_exams)
-        yield _gauge("objects_quarantined", "Objects in quarantine.", totals.quarantined)
+        yield _gauge(
+            "objects_quarantined",
+            "Objects in quarantine, not dismissed.",
+            totals.quarantined,
+        )
 
     def _disk(self) -> Iterator[Metric]:
         try:

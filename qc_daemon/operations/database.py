@@ -248,6 +248,10 @@ _DECIDED = {
         "object released from quarantine",
         "objects released from quarantine",
     ),
+    DecisionKind.OBJECT_DISMISSED: (
+        "quarantined object dismissed",
+        "quarantined objects dismissed",
+    ),
     DecisionKind.JOB_RETRIED: ("job retried", "jobs retried"),
     DecisionKind.JOB_CANCELLED: ("job cancelled", "jobs cancelled"),
     DecisionKind.COMMITMENT_RETRIED: (

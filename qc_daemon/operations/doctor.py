@@ -332,7 +332,7 @@ def _check_quarantine(settings: Settings) -> str:
     listed = _first_of(f"{count} {code}" for code, count in counts.items())
     raise NoticeError(
         f"{number} in quarantine, not scored or not reported ({listed});"
-        " see qc-daemon quarantine list"
+        " see qc-daemon quarantine list, then quarantine release or dismiss"
     )
 
 

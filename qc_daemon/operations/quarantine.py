@@ -1,10 +1,17 @@
-"""Objects that could not be scored, for an operator: list, show, score again."""
+"""Objects that could not be scored, for an operator: list, show, score again, dismiss."""
 
 from collections.abc import Sequence
 from typing import Any
 
+from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
-from qc_daemon.operations.shared import Listing, Outcome, open_store, parse_choices
+from qc_daemon.operations.shared import (
+    Listing,
+    Outcome,
+    open_store,
+    parse_choices,
+    parse_person,
+)
 from qc_daemon.records import listings
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.listings import ALL, Window
@@ -21,18 +28,27 @@ QUARANTINE_COLUMNS = (
     "study_instance_uid",
     "exam_id",
     "calling_ae",
+    "dismissed",
+    "dismissed_by",
+    "dismissal_reason",
 )
 
 QUARANTINE_TABLE = QUARANTINE_COLUMNS[:6]
+DISMISSED_TABLE = (*QUARANTINE_TABLE, *QUARANTINE_COLUMNS[-3:])
+_MAX_REASON_LETTERS = 200
 
 
 def list_quarantined(
-    settings: Settings, codes: Sequence[str] = (), window: Window = ALL
+    settings: Settings,
+    codes: Sequence[str] = (),
+    window: Window = ALL,
+    *,
+    with_dismissed: bool = False,
 ) -> Listing:
     """Objects that could not be scored, newest last; the window is about since when."""
     chosen = parse_choices(ErrorCode, codes, "--code")
     with open_store(settings).read() as session:
-        rows, total = listings.quarantined(session, chosen, window)
+        rows, total = listings.quarantined(session, chosen, window, with_dismissed=with_dismissed)
     return Listing(
         (
             {
@@ -45,6 +61,11 @@ def list_quarantined(
                 "study_instance_uid": row.study_instance_uid,
                 "exam_id": row.exam_id,
                 "calling_ae": row.calling_ae,
+                "dismissed": None
+                if row.dismissed_at is None
+                else row.dismissed_at.isoformat(timespec="seconds"),
+                "dismissed_by": row.dismissed_by,
+                "dismissal_reason": row.dismissal_reason,
             }
             for row in rows
         ),
@@ -54,7 +75,7 @@ def list_quarantined(
 
 def show_quarantined(settings: Settings, id: int) -> dict[str, Any]:
     """One quarantined object, with its file. Raises QCError STORAGE for an unknown id."""
-    for row in list_quarantined(settings):
+    for row in list_quarantined(settings, with_dismissed=True):
         if row["id"] == id:
             with open_store(settings).read() as session:
                 facts = revisions.facts(session, id)
@@ -75,3 +96,36 @@ def release_quarantined(settings: Settings, ids: Sequence[int], clock: Clock = u
     remaining = [id for id in unique_ids if id not in released]
     problems = (f"nothing quarantined has id {id}; see quarantine list" for id in remaining)
     return Outcome(len(released), tuple(problems))
+
+
+def dismiss_quarantined(
+    settings: Settings,
+    ids: Sequence[int],
+    reason: str,
+    dismissed_by: str,
+    clock: Clock = utc_now,
+) -> Outcome:
+    """Record that this person wants nothing more done about quarantined objects, and why.
+
+    They stay in quarantine and can be released, but no list or count names them unless asked.
+    Raises UsageError for no reason or no name.
+    """
+    name = parse_person(dismissed_by, "--dismissed-by")
+    words = reason.strip()
+    if not words or len(words) > _MAX_REASON_LETTERS or not words.isprintable():
+        raise UsageError(f"--reason: say why on one line, in 1 to {_MAX_REASON_LETTERS} letters")
+    unique_ids = dict.fromkeys(ids)
+    with open_store(settings).begin() as session:
+        now = clock()
+        dismissed = [
+            id
+            for id in unique_ids
+            if revisions.dismiss(session, id, reason=words, dismissed_by=name, now=now)
+        ]
+    remaining = [id for id in unique_ids if id not in dismissed]
+    problems = (
+        f"nothing quarantined has id {id}, or it is dismissed already;"
+        " see quarantine list --dismissed"
+        for id in remaining
+    )
+    return Outcome(len(dismissed), tuple(problems))

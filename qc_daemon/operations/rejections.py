@@ -12,7 +12,7 @@ from pydicom.sr.coding import Code
 
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
-from qc_daemon.operations.shared import Listing, open_store
+from qc_daemon.operations.shared import Listing, open_store, parse_person
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.listings import ALL, Window
 from qc_daemon.records.received.revisions import RevisionFacts
@@ -31,10 +31,6 @@ from qc_daemon.routing import Routes, Traits
 from qc_daemon.score.pixel_hash import pixel_hash
 from qc_daemon.settings import Settings
 
-_MAX_NAME_LETTERS = 64
-# A single letter would be an initial; a person whose name is one letter gives a title with it.
-_MIN_NAME_LETTERS = 2
-
 
 def reject(
     settings: Settings,
@@ -50,7 +46,7 @@ def reject(
     or where no destination takes the note; QCError for an image that is unknown, no image, or
     rejected already.
     """
-    code, name = _reason(reason), _name(confirmed_by, "--confirmed-by")
+    code, name = _reason(reason), parse_person(confirmed_by, "--confirmed-by")
     store = open_store(settings)
     with store.read() as session:
         facts = rejections.newest_revision(session, sop_instance_uid)
@@ -102,7 +98,7 @@ def retract(
     """
     if reason not in RETRACTIONS:
         raise UsageError(f"--reason {reason}: give one of {list_retraction_reasons()}")
-    name = _name(retracted_by, "--retracted-by")
+    name = parse_person(retracted_by, "--retracted-by")
     store = open_store(settings)
     with store.read() as session:
         facts = rejections.newest_revision(session, sop_instance_uid)
@@ -196,19 +192,6 @@ def _reason(value: str) -> Code:
         return codes.REASONS[value]
     except KeyError:
         raise UsageError(f"--reason {value}: give one of {list_reasons()}") from None
-
-
-def _name(value: str, option: str) -> str:
-    """A person's name, as far as that can be checked: one line with letters, not a number or an
-    option. Raises UsageError."""
-    name = value.strip()
-    if not name or len(name) > _MAX_NAME_LETTERS or not name.isprintable():
-        raise UsageError(
-            f"{option}: give the person's name, 1 to {_MAX_NAME_LETTERS} letters on one line"
-        )
-    if sum(letter.isalpha() for letter in name) < _MIN_NAME_LETTERS or name.startswith("-"):
-        raise UsageError(f"{option} {name}: give the person's name, not a number or a sign")
-    return name
 
 
 def _note_object(note: Dataset) -> ReportObject:

@@ -70,6 +70,24 @@ def parse_choices(kind: type[Choice], values: Sequence[str], option: str) -> lis
         raise UsageError(f"{option}: give one of {', '.join(kind)}") from None
 
 
+_MAX_NAME_LETTERS = 64
+# A single letter would be an initial; a person whose name is one letter gives a title with it.
+_MIN_NAME_LETTERS = 2
+
+
+def parse_person(value: str, option: str) -> str:
+    """A person's name, as far as that can be checked: one line with letters, not a number or an
+    option. Raises UsageError."""
+    name = value.strip()
+    if not name or len(name) > _MAX_NAME_LETTERS or not name.isprintable():
+        raise UsageError(
+            f"{option}: give the person's name, 1 to {_MAX_NAME_LETTERS} letters on one line"
+        )
+    if sum(letter.isalpha() for letter in name) < _MIN_NAME_LETTERS or name.startswith("-"):
+        raise UsageError(f"{option} {name}: give the person's name, not a number or a sign")
+    return name
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How many things were changed, and a line for each id that was not."""

@@ -11,7 +11,8 @@ from qc_daemon.records.tables import Commitment, CommitmentState, Revision, Revi
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """Counts; `commitments` by state, without those reported."""
+    """Counts; `quarantined` without what a person dismissed, `commitments` by state, without those
+    reported."""
 
     open_exams: int
     quarantined: int
@@ -23,7 +24,7 @@ def read(session: Session) -> Gauges:
     quarantined = (
         select(func.count())
         .select_from(Revision)
-        .where(Revision.state == RevisionState.QUARANTINED)
+        .where(Revision.state == RevisionState.QUARANTINED, Revision.dismissed_at.is_(None))
     )
     commitments = session.execute(
         select(Commitment.state, func.count().label("number"))

@@ -124,15 +124,26 @@ def commitments(
 
 
 def quarantined(
-    session: Session, codes: Sequence[str] = (), window: Window = ALL
+    session: Session,
+    codes: Sequence[str] = (),
+    window: Window = ALL,
+    *,
+    with_dismissed: bool = False,
 ) -> tuple[Rows, int]:
     """Facts and reason of quarantined objects in order of arrival; the window: since when."""
     chosen = select_facts().add_columns(
-        Revision.reason_code, Revision.reason_message, Revision.reason_at
+        Revision.reason_code,
+        Revision.reason_message,
+        Revision.reason_at,
+        Revision.dismissed_at,
+        Revision.dismissed_by,
+        Revision.dismissal_reason,
     )
     chosen = window.where(
         chosen.where(Revision.state == RevisionState.QUARANTINED), Revision.reason_at
     )
+    if not with_dismissed:
+        chosen = chosen.where(Revision.dismissed_at.is_(None))
     if codes:
         chosen = chosen.where(Revision.reason_code.in_(codes))
     ordered = chosen.order_by(Revision.received_at, Revision.id)
@@ -141,10 +152,11 @@ def quarantined(
 
 
 def count_quarantined(session: Session) -> dict[str, int]:
-    """How many objects are in quarantine, by the code of the reason, most first."""
+    """How many objects that nobody dismissed are in quarantine, by the code of the reason, most
+    first."""
     rows = session.execute(
         select(Revision.reason_code, func.count())
-        .where(Revision.state == RevisionState.QUARANTINED)
+        .where(Revision.state == RevisionState.QUARANTINED, Revision.dismissed_at.is_(None))
         .group_by(Revision.reason_code)
         .order_by(func.count().desc(), Revision.reason_code)
     )

@@ -286,6 +286,10 @@ class Revision(Base):
     # When retention took the file away, and when an attempt to fetch it back found it nowhere.
     dropped_at: Mapped[datetime | None]
     unavailable_at: Mapped[datetime | None]
+    # Who decided that a quarantined content needs nothing more; set in that state only.
+    dismissed_at: Mapped[datetime | None]
+    dismissed_by: Mapped[str | None]
+    dismissal_reason: Mapped[str | None]
 
 
 class Finding(Base):

@@ -107,9 +107,10 @@ def repeat(storage: Storage, decisions: tuple[Decision, ...]) -> None:
 
 def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Storage) -> None:
     settings = storage.settings
-    image, broken, unsent, cancelled = (storage.receive() for _ in range(4))
+    image, broken, unsent, cancelled, cut = (storage.receive() for _ in range(5))
     open_exam = storage.receive(ultrasound(StudyInstanceUID="1.2.3.4"))
     end_jobs(storage, broken, JobKind.SCORE, JobState.QUARANTINED)
+    end_jobs(storage, cut, JobKind.SCORE, JobState.QUARANTINED)
     retried = end_jobs(storage, unsent, JobKind.DELIVER, JobState.DEAD)
     with storage.store.read() as session:
         to_cancel = next(
@@ -136,6 +137,9 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
         bundles.activate_bundle(settings, "default", clock)
         exams.close_exams(settings, exams.parse_exam(str(open_exam.exam_id)), clock)
         quarantine.release_quarantined(settings, [broken.revision_id], clock)
+        quarantine.dismiss_quarantined(
+            settings, [cut.revision_id], "it's whole now", "Dr Lee", clock
+        )
         destinations.retry_destination(settings, "pacs", clock)
         queue.cancel_jobs(settings, [to_cancel], clock)
         commitments.retry_commitments(settings, [1], clock)
@@ -161,6 +165,10 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
     assert file.stat().st_mode & 0o077 == 0
     written = json.loads(file.read_text())["decisions"]
     assert written == [each.to_json() for each in comparison.decisions]
+    assert commands(restoration, DecisionKind.OBJECT_DISMISSED) == [
+        "qc-daemon quarantine dismiss --reason 'it'\"'\"'s whole now' --dismissed-by 'Dr Lee'"
+        f" {cut.revision_id}"
+    ]
     repeat(storage, comparison.decisions)
     # What was repeated is what was lost: a second restore of it names the same.
     again = put_back(storage, folder).decisions
@@ -184,8 +192,10 @@ def test_what_a_service_does_by_itself_is_no_decision(storage: Storage) -> None:
 def test_decisions_on_later_objects_say_that_these_come_first(storage: Storage) -> None:
     settings = storage.settings
     folder = backup(storage)
-    later = storage.receive()
+    later, cut = storage.receive(), storage.receive()
     end_jobs(storage, later, JobKind.SCORE, JobState.DONE)
+    end_jobs(storage, cut, JobKind.SCORE, JobState.QUARANTINED)
+    quarantine.dismiss_quarantined(settings, [cut.revision_id], "cut", "Dr Lee", clock)
     reject(settings, later.sop_instance_uid, "111209", "Dr Lee", clock)
     exams.close_exams(settings, exams.parse_exam(str(later.exam_id)), clock)
     with storage.store.read() as session:
@@ -198,6 +208,7 @@ def test_decisions_on_later_objects_say_that_these_come_first(storage: Storage) 
     assert later.study_instance_uid in str(by_kind[DecisionKind.EXAM_CLOSED].command)
     # Its job gets another number when the object is taken in.
     assert by_kind[DecisionKind.JOB_CANCELLED].command is None
+    assert by_kind[DecisionKind.OBJECT_DISMISSED].command is None
 
 
 def test_a_backup_of_older_tables_is_compared_too(storage: Storage) -> None:

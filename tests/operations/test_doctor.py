@@ -463,7 +463,8 @@ def test_what_waits_for_a_person_is_a_warning_with_its_reasons_and_the_command(
     assert "qc-daemon queue list --state dead --state quarantined" in failed.message
     assert quarantine.message == (
         "3 objects are in quarantine, not scored or not reported"
-        f" (2 {ErrorCode.TRUNCATED}, 1 {ErrorCode.NO_FRAMES}); see qc-daemon quarantine list"
+        f" (2 {ErrorCode.TRUNCATED}, 1 {ErrorCode.NO_FRAMES}); see qc-daemon quarantine list,"
+        " then quarantine release or dismiss"
     )
     assert requests.message.startswith("1 report was given up; see qc-daemon commitment list")
 

@@ -15,6 +15,7 @@ from detector.console import UsageError
 from detector.errors import ErrorCode
 from qc_daemon.cli.app import app
 from qc_daemon.cli.output import TABLE_LIMIT
+from qc_daemon.records import gauges, listings
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.receipts import admit
 from qc_daemon.records.received.revisions import quarantine
@@ -189,6 +190,64 @@ def test_quarantine_is_filtered(config: Path) -> None:
     assert (record["code"], record["sop_instance_uid"]) == (ErrorCode.TRUNCATED, "1.2.3.4.1")
     record = run(config, "quarantine", "show", "2", "--format", "csv").stdout
     assert len(list(csv.DictReader(io.StringIO(record)))) == 1
+
+
+def test_what_is_dismissed_is_set_aside_and_can_be_released(config: Path) -> None:
+    settings = load(config)
+    with Store(settings.store.url).begin() as session:
+        score_jobs = jobs.listing(session, kinds=[JobKind.SCORE], limit=2)
+        jobs.cancel(session, [job.id for job in score_jobs], NOW)
+        quarantine(session, 1, ErrorCode.NO_FRAMES, "no frames", NOW)
+        quarantine(session, 2, ErrorCode.TRUNCATED, "ends early", NOW)
+
+    def counts() -> tuple[int, int]:
+        with Store(settings.store.url).read() as session:
+            in_doctor = sum(listings.count_quarantined(session).values())
+            return in_doctor, gauges.read(session).quarantined
+
+    assert counts() == (2, 2)
+    decision = ["--reason", "sent again, whole", "--dismissed-by", "Dr Lee"]
+    assert run(config, "quarantine", "dismiss", "2", *decision).stdout == "1 object is dismissed\n"
+    assert counts() == (1, 1)
+    assert [row["id"] for row in listed(config, "quarantine", "list")] == [1]
+    every = listed(config, "quarantine", "list", "--dismissed")
+    assert [(row["id"], row["dismissed_by"], row["dismissal_reason"]) for row in every] == [
+        (1, None, None),
+        (2, "Dr Lee", "sent again, whole"),
+    ]
+    assert every[1]["dismissed"] is not None
+    assert "Dr Lee" in run(config, "quarantine", "list", "--dismissed").stdout
+    record = json.loads(run(config, "quarantine", "show", "2", "--format", "json").stdout)
+    assert record["dismissed_by"] == "Dr Lee"
+    again = runner.invoke(
+        app, ["quarantine", "dismiss", "1", "2", "9", *decision, "--config", str(config)]
+    )
+    assert again.exit_code == 1
+    assert again.stdout == "1 object is dismissed\n"
+    assert [line.split(",")[0] for line in again.stderr.splitlines()] == [
+        f"error: nothing quarantined has id {number}" for number in (2, 9)
+    ]
+    assert run(config, "quarantine", "release", "2").exit_code == 0
+    assert [row["id"] for row in listed(config, "quarantine", "list", "--dismissed")] == [1]
+    # Quarantined once more, it is news once more.
+    with Store(settings.store.url).begin() as session:
+        quarantine(session, 2, ErrorCode.TRUNCATED, "ends early", NOW)
+    assert [row["id"] for row in listed(config, "quarantine", "list")] == [2]
+
+
+@pytest.mark.parametrize(
+    "decision",
+    [
+        ("--reason", " ", "--dismissed-by", "Dr Lee"),
+        ("--reason", "two\nlines", "--dismissed-by", "Dr Lee"),
+        ("--reason", "x" * 201, "--dismissed-by", "Dr Lee"),
+        ("--reason", "sent again", "--dismissed-by", "7"),
+    ],
+)
+def test_a_dismissal_needs_a_reason_and_a_person(config: Path, decision: tuple[str, ...]) -> None:
+    arguments = ["quarantine", "dismiss", "1", *decision, "--config", str(config)]
+    result = runner.invoke(app, arguments)
+    assert isinstance(result.exception, UsageError)
 
 
 @pytest.mark.parametrize("format", ["json", "csv"])

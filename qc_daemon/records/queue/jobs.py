@@ -666,7 +666,13 @@ def make_ready(session: Session, row: JobRow, now: datetime) -> None:
         update(Revision)
         .where(Revision.id == row.revision_id, Revision.state == RevisionState.QUARANTINED)
         .values(
-            state=RevisionState.RECEIVED, reason_code=None, reason_message=None, reason_at=None
+            state=RevisionState.RECEIVED,
+            reason_code=None,
+            reason_message=None,
+            reason_at=None,
+            dismissed_at=None,
+            dismissed_by=None,
+            dismissal_reason=None,
         ),
     )
     reopen(session, row.exam_id, now)

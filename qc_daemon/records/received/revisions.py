@@ -232,6 +232,28 @@ def release(session: Session, revision_id: int, now: datetime) -> bool:
     return True
 
 
+def dismiss(
+    session: Session, revision_id: int, *, reason: str, dismissed_by: str, now: datetime
+) -> bool:
+    """Record that a person wants nothing more done about a quarantined revision.
+
+    It stays in quarantine, and `release` scores it again. False if it is not in quarantine or
+    dismissed already.
+    """
+    return bool(
+        execute_update(
+            session,
+            update(Revision)
+            .where(
+                Revision.id == revision_id,
+                Revision.state == RevisionState.QUARANTINED,
+                Revision.dismissed_at.is_(None),
+            )
+            .values(dismissed_at=now, dismissed_by=dismissed_by, dismissal_reason=reason),
+        )
+    )
+
+
 def select_facts() -> Select[*tuple[object, ...]]:
     """The columns `as_facts` reads, from revision, instance and exam."""
     return (
