@@ -14,6 +14,7 @@ from qc_daemon.deliver.transport import (
     AssociationRejectedError,
     ClassRefusedError,
     Convert,
+    ObjectStatusError,
     OutgoingObject,
 )
 from qc_daemon.deliver.verified_send import verify_sending
@@ -133,7 +134,7 @@ class StoreSCU:
         if status.Status == SOP_CLASS_NOT_SUPPORTED:
             raise ClassRefusedError(self.destination.name, message)
         if code is not None:
-            raise self._error(code, message)
+            raise ObjectStatusError(code, f"destination {self.destination.name} {message}")
 
     def _loss(self) -> QCError:
         """The error of a C-STORE that has begun and got no answer.

@@ -1,7 +1,8 @@
 """What a process remembers of destinations: those not reachable now, those that break off at every
-object, those without commitment."""
+object or store none, those without commitment."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from detector.errors import ErrorCode, QCError
@@ -14,6 +15,8 @@ _MAX_REFUSALS = 3
 _UNSUPPORTED_SECONDS = 3600.0
 # So many unlike objects in a row that a destination broke off at, and no object is to blame.
 _MAX_ABORTED = 3
+# So many answers in a row that an object cannot be stored now.
+_MAX_UNSTORED = 3
 
 
 class CircuitBreaker:
@@ -59,6 +62,32 @@ class AbortedObjects:
     def clear(self, name: str) -> None:
         """The destination answered for an object."""
         self._objects.pop(name, None)
+
+
+class UnstoredObjects:
+    """Objects for which each destination answered, since it last stored one, that it is out of
+    resources or failed; shared like a circuit breaker."""
+
+    def __init__(self) -> None:
+        self._failures: dict[str, Counter[str]] = {}
+        # They failed before the destination stored another object.
+        self._suspects: dict[str, set[str]] = {}
+
+    def record(self, name: str, uid: str) -> bool:
+        """Note such an answer for the object; True once that says more of the destination than of
+        its objects: for three unlike ones in a row, or three times for one and no other stored."""
+        failures = self._failures.setdefault(name, Counter())
+        if uid in self._suspects.get(name, ()):
+            return False
+        if uid in failures or len(failures) < _MAX_UNSTORED:
+            failures[uid] += 1
+        return len(failures) >= _MAX_UNSTORED or max(failures.values()) >= _MAX_UNSTORED
+
+    def clear(self, name: str, uid: str) -> None:
+        """The destination stored the object: those that it did not store are to blame."""
+        suspects = self._suspects.setdefault(name, set())
+        suspects.update(self._failures.pop(name, ()))
+        suspects.discard(uid)
 
 
 class CommitmentRefusals:

@@ -14,7 +14,7 @@ import requests
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.deliver.outcome import UNSUPPORTED_MEDIA_TYPE, http_outcome, http_words, outcome
-from qc_daemon.deliver.transport import ClassRefusedError, OutgoingObject
+from qc_daemon.deliver.transport import ClassRefusedError, ObjectStatusError, OutgoingObject
 from qc_daemon.dicom import dicomweb
 from qc_daemon.dicom.status import SOP_CLASS_NOT_SUPPORTED
 from qc_daemon.settings import DestinationSettings
@@ -112,16 +112,21 @@ class StowRS:
     def _check_answer(self, answer: requests.Response, outgoing: OutgoingObject) -> None:
         """Return if the destination has the object. Raises QCError, requests.RequestException."""
         status = answer.status_code
+        is_of_object = True
         code, message = http_outcome(status), f"answered HTTP {status}, {http_words(status)}"
         is_stored, failure = _store_result(answer, outgoing.sop_instance_uid)
         if failure is not None:
             code, message = outcome(failure), f"answered STOW-RS failure reason {failure:04X}"
         elif code is None and not is_stored and not self._has_object(outgoing):
             code, message = ErrorCode.DELIVERY_RESOURCES, "did not say that it stored the object"
+        else:
+            is_of_object = False
         if failure == SOP_CLASS_NOT_SUPPORTED or (
             failure is None and status == UNSUPPORTED_MEDIA_TYPE
         ):
             raise ClassRefusedError(self.destination.name, message)
+        if code is not None and is_of_object:
+            raise ObjectStatusError(code, f"destination {self.destination.name} {message}")
         if code is not None:
             raise self._error(code, message)
 

@@ -73,6 +73,10 @@ class ClassRefusedError(QCError):
         super().__init__(ErrorCode.DELIVERY_REFUSED, f"destination {destination} {what}")
 
 
+class ObjectStatusError(QCError):
+    """The destination answered that it does not store this object; it may store others."""
+
+
 class AssociationRejectedError(QCError):
     """The destination rejects the association, and so every object, until that is fixed.
 

@@ -19,6 +19,7 @@ from qc_daemon.deliver.circuit_breaker import (
     AbortedObjects,
     CircuitBreaker,
     CommitmentRefusals,
+    UnstoredObjects,
 )
 from qc_daemon.deliver.commitment_scp import (
     CommitmentReporter,
@@ -29,7 +30,13 @@ from qc_daemon.deliver.commitment_scu import CommitmentRequester
 from qc_daemon.deliver.fallback import SopClassFallback
 from qc_daemon.deliver.folder import folder_problem
 from qc_daemon.deliver.pool import DestinationPool
-from qc_daemon.deliver.transport import ClassRefusedError, Convert, OutgoingObject, Transport
+from qc_daemon.deliver.transport import (
+    ClassRefusedError,
+    Convert,
+    ObjectStatusError,
+    OutgoingObject,
+    Transport,
+)
 from qc_daemon.job_runner import ClaimJob, JobHandler, JobRunner
 from qc_daemon.observe import counters, log
 from qc_daemon.records.clock import Clock, utc_now
@@ -62,6 +69,8 @@ _OF_THE_DESTINATION = (
     ErrorCode.DELIVERY_FAILED,
 )
 # Failures of a destination that answers: another object may do.
+# What an object's own status may say of the destination or of the object.
+_OF_EITHER = (ErrorCode.DELIVERY_RESOURCES, ErrorCode.DELIVERY_FAILED)
 _OF_THE_OBJECT = (ErrorCode.DELIVERY_REFUSED, ErrorCode.DELIVERY_ABORTED)
 
 
@@ -74,13 +83,20 @@ class _SendResult:
 
 
 class _SendingError(QCError):
-    """An error of the sending itself, not of what comes before, as fetching an original back."""
+    """An error of the sending itself, not of what comes before, as fetching an original back.
+
+    `is_of_object`: the destination may store others.
+    """
+
+    def __init__(self, code: ErrorCode, message: str, *, is_of_object: bool = False) -> None:
+        super().__init__(code, message)
+        self.is_of_object = is_of_object
 
 
 class DeliverHandler(JobHandler):
     """Sends one object after another in one thread.
 
-    The other threads share `pool`, `breaker`, `refusals` and `aborted`.
+    The other threads share `pool`, `breaker`, `refusals`, `aborted` and `unstored`.
     """
 
     kind = JobKind.DELIVER
@@ -99,6 +115,7 @@ class DeliverHandler(JobHandler):
         render: Render | None = None,
         convert: Convert | None = None,
         aborted: AbortedObjects | None = None,
+        unstored: UnstoredObjects | None = None,
     ) -> None:
         self.settings = settings
         self.fallback = SopClassFallback(
@@ -111,6 +128,7 @@ class DeliverHandler(JobHandler):
         self.breaker = breaker or CircuitBreaker()
         self.refusals = refusals or CommitmentRefusals()
         self.aborted = aborted or AbortedObjects()
+        self.unstored = unstored or UnstoredObjects()
         self.log = log.get(role="deliver")
         self.pool = pool or DestinationPool(
             settings.destination, settings.receive.ae_title, convert=convert
@@ -150,6 +168,8 @@ class DeliverHandler(JobHandler):
         if error.code in _OF_THE_OBJECT:
             destinations.record_success(session, destination)
         elif isinstance(error, _SendingError) and error.code in _OF_THE_DESTINATION:
+            if error.is_of_object and not destinations.is_failing(session, destination):
+                return
             destinations.record_failure(session, destination, error, lease.clock())
 
     def count_failure(self, job: Job, error: QCError) -> None:
@@ -198,7 +218,7 @@ class DeliverHandler(JobHandler):
             self.aborted.clear(name)
             raise
         except QCError as error:
-            code, message = error.code, error.message
+            code, message, is_of_object = error.code, error.message, False
             if code is ErrorCode.DELIVERY_ABORTED:
                 if self.aborted.record(name, outgoing.name):
                     # Each object would be given up in turn, for a fault that is not its own.
@@ -208,8 +228,11 @@ class DeliverHandler(JobHandler):
                 self.aborted.clear(name)
             if code is ErrorCode.DELIVERY_UNREACHABLE:
                 self.breaker.record_failure(name, time.monotonic() - began)
-            raise _SendingError(code, message) from error
+            elif isinstance(error, ObjectStatusError) and code in _OF_EITHER:
+                is_of_object = not self.unstored.record(name, outgoing.name)
+            raise _SendingError(code, message, is_of_object=is_of_object) from error
         self.aborted.clear(name)
+        self.unstored.clear(name, outgoing.name)
         return to_commit
 
     def _replaces(self, job: Job) -> bool:
@@ -287,7 +310,8 @@ def run(
     has to end without them. Their leases are released by the supervisor.
     """
     _warn_of_missing_folders(settings)
-    breaker, refusals, aborted = CircuitBreaker(), CommitmentRefusals(), AbortedObjects()
+    breaker, refusals = CircuitBreaker(), CommitmentRefusals()
+    aborted, unstored = AbortedObjects(), UnstoredObjects()
     pool = DestinationPool(settings.destination, settings.receive.ae_title, convert=convert)
     # So many threads that a destination which uses all its connections leaves some for the others.
     connections = sum(each.max_associations for each in settings.destination)
@@ -303,6 +327,7 @@ def run(
             pool=pool,
             render=render,
             aborted=aborted,
+            unstored=unstored,
         )
         return JobRunner(
             store,

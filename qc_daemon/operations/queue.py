@@ -42,15 +42,29 @@ JOB_COLUMNS = (
     "not before",
     "code",
     "message",
-    "waits for",
-    "wait reason",
     "created",
     "exam id",
     "study instance uid",
     "sop instance uid",
+    "tries",
+    "waits for",
+    "wait reason",
 )
 
-JOB_TABLE = JOB_COLUMNS[:12]
+JOB_TABLE = (
+    "id",
+    "kind",
+    "subject",
+    "revision",
+    "destination",
+    "state",
+    "tries",
+    "not before",
+    "code",
+    "message",
+    "waits for",
+    "wait reason",
+)
 
 
 def list_jobs(
@@ -81,6 +95,7 @@ def list_jobs(
                 "destination": job.destination,
                 "state": job.state,
                 "attempts": job.attempts,
+                "tries": job.attempts + job.alarms,
                 "not before": job.not_before.isoformat(timespec="seconds"),
                 "code": job.error_code,
                 "message": job.error_message,

@@ -79,6 +79,7 @@ def jobs(
             JobRow.destination,
             JobRow.state,
             JobRow.attempts,
+            JobRow.alarms,
             JobRow.not_before,
             JobRow.created_at,
             JobRow.error_code,

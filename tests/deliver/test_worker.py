@@ -618,3 +618,58 @@ def test_queue_list_says_what_a_job_waits_for(delivery: Delivery) -> None:
     first, second = list_jobs(delivery.settings, ["ready"], kinds=["deliver"])
     assert (first["waits for"], first["wait reason"]) == (None, None)
     assert (second["waits for"], second["wait reason"]) == (first["id"], "an earlier revision")
+
+
+def send_due(delivery: Delivery, deliverer) -> dict[str, object]:
+    """Send what is due, an hour later than before; the row of the destination."""
+    delivery.now += timedelta(hours=1)
+    while deliverer.run_once():
+        pass
+    return list_destinations(delivery.settings)[0]
+
+
+@pytest.mark.parametrize("status", [0xA700, 0x0213, 0x0110])
+def test_one_object_that_is_not_stored_makes_no_destination_fail(
+    delivery: Delivery, pacs: Pacs, status: int
+) -> None:
+    pacs.statuses = {REFUSED_STUDY: status}
+    pacs.start()
+    deliverer = delivery.deliverer()
+    delivery.admit(ultrasound(study=REFUSED_STUDY))
+    states = []
+    for stored in (True, True, True, False, False, False, False):
+        if stored:
+            delivery.admit(ultrasound())
+        states.append(send_due(delivery, deliverer)["state"])
+    deliverer.close()
+    assert states == ["ok"] * 7
+    (job,) = list_jobs(delivery.settings, ["ready"], kinds=["deliver"])
+    assert job["tries"] == 7
+
+
+def test_destination_that_stores_none_of_three_objects_fails_until_it_stores_one(
+    delivery: Delivery, pacs: Pacs
+) -> None:
+    pacs.status = 0xA700
+    pacs.start()
+    deliverer = delivery.deliverer()
+    for _ in range(2):
+        delivery.admit(ultrasound())
+    assert send_due(delivery, deliverer)["state"] == "ok"
+    delivery.admit(ultrasound())
+    row = send_due(delivery, deliverer)
+    assert row["state"] == "failing"
+    pacs.status = 0
+    assert send_due(delivery, deliverer)["state"] == "ok"
+    deliverer.close()
+
+
+def test_destination_that_does_not_store_its_only_object_fails_at_the_third_try(
+    delivery: Delivery, pacs: Pacs
+) -> None:
+    pacs.status = 0xA700
+    pacs.start()
+    deliverer = delivery.deliverer()
+    delivery.admit(ultrasound())
+    assert [send_due(delivery, deliverer)["state"] for _ in range(3)] == ["ok", "ok", "failing"]
+    deliverer.close()

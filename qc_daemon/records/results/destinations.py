@@ -139,6 +139,11 @@ def record_failure(session: Session, destination: str, error: QCError, now: date
     )
 
 
+def is_failing(session: Session, destination: str) -> bool:
+    """Whether the destination failed and has not answered since."""
+    return condition(session, destination).failing_since is not None
+
+
 def record_success(session: Session, destination: str) -> None:
     """Record that the destination answered. Writes nothing where it did before."""
     session.execute(
