@@ -79,6 +79,9 @@ def main() -> None:
     # the service's user may be another one.
     if sys.argv[1:2] != ["bundle"]:
         private_files.set_umask()
+    from qc_daemon.observe import log
+
+    log.configure_command()
     sys.exit(console.run(app))
 
 

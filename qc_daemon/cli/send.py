@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
+from pydicom.misc import is_dicom
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
@@ -41,12 +42,14 @@ class Failure:
 class SendReport:
     """The files that were stored, those that failed, and those that were not sent at all.
 
+    `skipped` are files of folders that are no DICOM objects, as notes or a DICOMDIR.
     `stop_reason` is why the rest was not sent: the receiver takes no object of ours; "" otherwise.
     """
 
     stored: list[Path] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
     not_sent: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
     stop_reason: str = ""
 
     @property
@@ -86,17 +89,18 @@ def send(
 
     `progress` takes the numbers of files completed and in all. An object that fails does not stop
     the others; a receiver that rejects our association, or cannot be reached, does. Raises
-    UsageError for a path that does not exist, no files at all, or a bad address.
+    UsageError for a path that does not exist, no DICOM files at all, or a bad address. What is no
+    DICOM is skipped in a folder, and fails where it is named itself.
     """
     title, host, port = parse_address(to)
     calling_ae = parse_ae_title(calling_ae, f"--calling {calling_ae}")
-    files = list_files(paths)
+    files, skipped = list_files(paths)
     destination = DestinationSettings(
         name=_NAME, ae_title=title, host=host, port=port, timeout=timeout, tls=tls
     )
     converter = Converter(ScoreSettings())
     scu = StoreSCU(destination, calling_ae, converter)
-    report = SendReport()
+    report = SendReport(skipped=skipped)
     unreached: list[Path] = []
     try:
         for count, path in enumerate(files):
@@ -159,8 +163,10 @@ def send_with_progress(
         # A terminal breaks a long line by itself; in a file it stays one.
         console.print(visible(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
     not_sent = f", {len(report.not_sent)} not sent" if report.not_sent else ""
+    skipped = f", {len(report.skipped)} skipped (no DICOM)" if report.skipped else ""
     console.print(
-        f"{len(report.stored)} stored, {len(report.failed)} failed{not_sent}", highlight=False
+        f"{len(report.stored)} stored, {len(report.failed)} failed{not_sent}{skipped}",
+        highlight=False,
     )
     return report.is_complete
 
@@ -183,20 +189,38 @@ def _words(error: QCError) -> str:
     return error.message.replace(f"destination {_NAME}", "the receiver", 1)
 
 
-def list_files(paths: Sequence[Path]) -> list[Path]:
-    """The files, and those in the folders. Raises UsageError without any, or for another path."""
-    files = list(_files(paths))
+def list_files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The files and the DICOM files in the folders; and what else is in the folders.
+
+    Raises UsageError without any of the first, or for another path.
+    """
+    files: list[Path] = []
+    skipped: list[Path] = []
+    for path, is_named in _files(paths):
+        (files if is_named or _is_object(path) else skipped).append(path)
     if not files:
-        raise UsageError(f"{', '.join(map(str, paths))}: no files there; give DICOM files")
-    return files
+        what = "DICOM files" if skipped else "files"
+        raise UsageError(f"{', '.join(map(str, paths))}: no {what} there; give DICOM files")
+    return files, skipped
 
 
-def _files(paths: Sequence[Path]) -> Iterator[Path]:
+def _is_object(path: Path) -> bool:
+    """Whether the file may hold an object, by its preamble (PS3.10 7.1) and its name."""
+    try:
+        return is_dicom(path) and path.name.upper() != "DICOMDIR"
+    except OSError:
+        # It is tried, so that its error is seen.
+        return True
+
+
+def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
+    """Each file, and whether it was named itself."""
     for path in paths:
         if path.is_dir():
-            yield from sorted(each for each in path.rglob("*") if each.is_file())
+            for each in sorted(each for each in path.rglob("*") if each.is_file()):
+                yield each, False
         elif path.is_file():
-            yield path
+            yield path, True
         else:
             # A pipe would be waited for without end.
             what = "is no file" if path.exists() else "does not exist"

@@ -131,7 +131,7 @@ def _find_rejection(
     if not calling:
         return CALLING_NOT_RECOGNISED, "no calling AE title"
     if not _is_title(calling):
-        return CALLING_NOT_RECOGNISED, "the calling AE title holds characters that none may"
+        return CALLING_NOT_RECOGNISED, "the calling AE title holds characters that none may hold"
     if not _is_title(called):
         return CALLED_NOT_RECOGNISED, "no called AE title, or one of characters that none may hold"
     return None, ""

@@ -100,6 +100,20 @@ def configure(level: str | None = None, stream: TextIO | None = None) -> None:
     )
 
 
+def configure_command() -> None:
+    """Set logging up for a command, whose output says what happened: no lines unless QC_LOG asks.
+
+    Unconfigured, structlog would print every value as it is.
+    """
+    configure()
+    if "QC_LOG" not in os.environ:
+        structlog.configure(processors=[_drop])
+
+
+def _drop(_logger: object, _method: str, _event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    raise structlog.DropEvent
+
+
 def quiet_libraries() -> None:
     """Silence library loggers and warnings: they quote element values."""
     for name in _QUOTING_LIBRARIES:

@@ -57,5 +57,8 @@ def retry_commitments(settings: Settings, ids: Sequence[int], clock: Clock = utc
         states = listings.commitment_states(session, ids)
         count = scp.requeue(session, ids, clock())
     return Outcome(
-        count, describe_unchanged(ids, states, {CommitmentState.DEAD}, "commitment request")
+        count,
+        describe_unchanged(
+            ids, states, {CommitmentState.DEAD}, "commitment request", "commitment list"
+        ),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydicom.uid import UID
 
-from detector.console import UsageError
+from detector.errors import ErrorCode, QCError
 from qc_daemon.operations.shared import open_store
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.queue import jobs
@@ -208,4 +208,4 @@ def relearn_destination(settings: Settings, name: str) -> int:
 
 def _require_destination(settings: Settings, name: str) -> None:
     if name not in [each.name for each in settings.destination]:
-        raise UsageError(f"there is no destination {name}; see destination list")
+        raise QCError(ErrorCode.STORAGE, f"there is no destination {name}; see destination list")

@@ -135,7 +135,7 @@ def retry_jobs(settings: Settings, ids: Sequence[int], clock: Clock = utc_now) -
         states = listings.job_states(session, ids)
         count = jobs.retry(session, ids, clock())
     retriable = {JobState.READY, JobState.SENT, JobState.DEAD, JobState.QUARANTINED}
-    return Outcome(count, describe_unchanged(ids, states, retriable, "job"))
+    return Outcome(count, describe_unchanged(ids, states, retriable, "job", "queue list"))
 
 
 def cancel_jobs(settings: Settings, ids: Sequence[int], clock: Clock = utc_now) -> Outcome:
@@ -143,7 +143,7 @@ def cancel_jobs(settings: Settings, ids: Sequence[int], clock: Clock = utc_now) 
     with open_store(settings).begin() as session:
         states = listings.job_states(session, ids)
         count = jobs.cancel(session, ids, clock())
-    return Outcome(count, describe_unchanged(ids, states, set(jobs.PENDING), "job"))
+    return Outcome(count, describe_unchanged(ids, states, set(jobs.PENDING), "job", "queue list"))
 
 
 _WORKER_KINDS = (JobKind.SCORE, JobKind.REPORT)

@@ -97,11 +97,11 @@ class Outcome:
 
 
 def describe_unchanged(
-    ids: Sequence[int], states: Mapping[int, str], fit: Collection[str], noun: str
+    ids: Sequence[int], states: Mapping[int, str], fit: Collection[str], noun: str, command: str
 ) -> tuple[str, ...]:
-    """A line for each id that is unknown or in no state (`fit`) to be changed."""
+    """A line for each id that is unknown or in no state (`fit`) to be changed; `command` lists."""
     return tuple(
-        f"no {noun} {id}" if id not in states else f"{noun} {id} is {states[id]}"
+        f"no {noun} {id}; see {command}" if id not in states else f"{noun} {id} is {states[id]}"
         for id in dict.fromkeys(ids)
         if states.get(id) not in fit
     )

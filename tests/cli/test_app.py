@@ -130,7 +130,9 @@ def test_queue_and_quarantine_of_an_empty_store(config: str) -> None:
         assert result.exit_code == 1
         assert result.stdout == ""
         noun = "job" if verb[0] == "queue" else "commitment request"
-        assert result.stderr == f"error: no {noun} 5\nerror: no {noun} 99999\n"
+        assert result.stderr == "".join(
+            f"error: no {noun} {id}; see {verb[0]} list\n" for id in (5, 99999)
+        )
     result = runner.invoke(app, ["quarantine", "release", "5", "--config", config])
     assert result.exit_code == 1
     assert "nothing quarantined has id 5" in result.stderr
@@ -206,3 +208,27 @@ def test_an_upgrade_says_that_it_made_the_database_and_where(tmp_path: Path) -> 
     where = f"sqlite:///{tmp_path}/var/qc.db"
     assert first == f"there was no database: a new one, without any exam, is made: {where}\n"
     assert second == f"the database {where} is up to date\n"
+
+
+def test_a_command_prints_no_log_lines_unless_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code = (
+        "from pathlib import Path; from qc_daemon.cli import app\n"
+        "from qc_daemon.observe import log\n"
+        "app.console.run = lambda _: log.get().critical('spool file damaged', path=Path()) or 0\n"
+        "app.main()"
+    )
+
+    def streams() -> tuple[str, str]:
+        process = subprocess.run(
+            [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
+        )
+        return process.stdout, process.stderr
+
+    monkeypatch.delenv("QC_LOG", raising=False)
+    assert streams() == ("", "")
+    monkeypatch.setenv("QC_LOG", "info")
+    out, lines = streams()
+    assert out == ""
+    assert json.loads(lines)["path"] == "."

@@ -34,11 +34,14 @@ def test_a_folder_is_sent_and_each_file_listed(tmp_path: Path, pacs: Pacs) -> No
     ticks: list[tuple[int, int]] = []
     report = send([tmp_path / "exam"], to(pacs), progress=lambda *tick: ticks.append(tick))
     assert report.stored == paths
-    assert [(each.path.name, each.reason) for each in report.failed] == [
+    assert report.is_complete
+    assert [each.name for each in report.skipped] == ["notes.txt"]
+    assert pacs.uids() == [each.SOPInstanceUID for each in objects]
+    assert ticks == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    named = send([tmp_path / "exam" / "notes.txt"], to(pacs))
+    assert [(each.path.name, each.reason) for each in named.failed] == [
         ("notes.txt", "not a DICOM file")
     ]
-    assert pacs.uids() == [each.SOPInstanceUID for each in objects]
-    assert ticks == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_refused_object_stops_no_other(tmp_path: Path, pacs: Pacs) -> None:
@@ -111,7 +114,10 @@ def test_the_result_is_printed_on_the_terminal(tmp_path: Path, pacs: Pacs) -> No
     write(tmp_path / "exam", ultrasound())
     out = io.StringIO()
     assert send_with_progress([tmp_path], to(pacs), "QCSEND", Console(file=out, width=200))
-    assert "1 stored, 0 failed" in out.getvalue()
+    assert "1 stored, 0 failed\n" in out.getvalue()
+    (tmp_path / "truth.json").write_text("{}")
+    assert send_with_progress([tmp_path], to(pacs), "QCSEND", Console(file=out, width=200))
+    assert "1 stored, 0 failed, 1 skipped (no DICOM)\n" in out.getvalue()
     (tmp_path / "broken.dcm").write_bytes(bytes(128) + b"DICM" + b"rubbish")
     assert not send_with_progress([tmp_path], to(pacs), "QCSEND", Console(file=out, width=200))
     assert "1 stored, 1 failed" in out.getvalue()

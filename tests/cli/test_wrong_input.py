@@ -43,7 +43,7 @@ CASES: list[tuple[str, int, str]] = [
     ("queue retry 99999999999999999999 CONFIG", 2, "less than or equal to"),
     ("rules test PIPE CONFIG", 1, ""),
     ("rules test FILE --calling AVERYVERYLONGTITLE CONFIG", 2, "an AE title has 1 to 16"),
-    ("destination retry none CONFIG", 2, "see destination list"),
+    ("destination retry none CONFIG", 1, "see destination list"),
     ("db downgrade 9999 CONFIG", 2, "cannot go back to 9999; give"),
     ("db downgrade CONFIG -- -99", 2, "cannot go back to -99; give"),
     ("db downgrade CONFIG -- +1", 2, "cannot go back to +1; give"),

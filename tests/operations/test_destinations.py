@@ -189,5 +189,5 @@ def test_learnt_again(config: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["retry", "relearn"])
-def test_an_unknown_destination_is_wrong_usage(config: str, command: str) -> None:
-    run(command, "pax", "--config", config, status=2)
+def test_an_unknown_destination_is_a_failure(config: str, command: str) -> None:
+    run(command, "pax", "--config", config, status=1)

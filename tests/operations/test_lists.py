@@ -160,7 +160,7 @@ def test_what_can_be_retried_is_and_what_cannot_is_named(config: Path) -> None:
     result = run(config, "queue", "retry", str(score), str(score), str(deliver), "77")
     assert result.exit_code == 1
     assert result.stdout == "1 job is ready again\n"
-    assert result.stderr == f"error: job {deliver} is done\nerror: no job 77\n"
+    assert result.stderr == f"error: job {deliver} is done\nerror: no job 77; see queue list\n"
     assert run(config, "queue", "cancel", str(score)).stdout == "1 job is cancelled\n"
     again = run(config, "queue", "cancel", str(score))
     assert (again.exit_code, again.stderr) == (1, f"error: job {score} is dead\n")
