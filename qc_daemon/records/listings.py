@@ -9,8 +9,9 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, false, func, literal, not_, or_, select
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
+from detector.errors import ErrorCode
 from detector.plain_text import fold
 from qc_daemon.records.queue.jobs import FAILED_STATES
 from qc_daemon.records.received.progress import status_columns
@@ -187,7 +188,23 @@ class FailedJobs:
 
 def count_failed_jobs(session: Session) -> list[FailedJobs]:
     """Jobs that are dead or quarantined, most first; without those of objects in quarantine, whose
-    reason is the job's."""
+    reason is the job's, and of image revisions ended because a later one was delivered: nobody
+    needs to do anything about them."""
+    later = aliased(JobRow)
+    is_superseded = and_(
+        JobRow.kind == JobKind.DELIVER,
+        JobRow.revision_id.is_not(None),
+        func.coalesce(JobRow.error_code, "") == ErrorCode.CANCELLED,
+        select(later.id)
+        .where(
+            later.kind == JobRow.kind,
+            later.subject == JobRow.subject,
+            later.destination == JobRow.destination,
+            later.revision > JobRow.revision,
+            later.state.in_((JobState.SENT, JobState.DONE)),
+        )
+        .exists(),
+    )
     rows = session.execute(
         select(JobRow.kind, JobRow.destination, JobRow.error_code, func.count())
         .join(Revision, Revision.id == JobRow.revision_id, isouter=True)
@@ -199,6 +216,7 @@ def count_failed_jobs(session: Session) -> list[FailedJobs]:
                     func.coalesce(Revision.state, "") == RevisionState.QUARANTINED,
                 )
             ),
+            not_(is_superseded),
         )
         .group_by(JobRow.kind, JobRow.destination, JobRow.error_code)
         .order_by(func.count().desc(), JobRow.kind, JobRow.destination, JobRow.error_code)

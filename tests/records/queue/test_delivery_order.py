@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from detector.errors import ErrorCode, QCError
+from qc_daemon.records.listings import count_failed_jobs
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import Job, claim
 from qc_daemon.records.queue.order import Wait, waits
@@ -285,6 +286,8 @@ def test_earlier_image_is_superseded_once_the_later_is_delivered(corrected) -> N
         assert jobs.finish(session, second, corrected.now)
         assert jobs.supersede_earlier(session, second, corrected.now) == 1
         ended = jobs.get(session, first.id)
+        # The destination has the later one: nobody needs to do anything.
+        assert count_failed_jobs(session) == []
     assert (ended.state, ended.error_code) == (JobState.DEAD, ErrorCode.CANCELLED)
     assert "revision 2" in ended.error_message
     with corrected.store.begin() as session:
