@@ -58,6 +58,7 @@ EXAM_COLUMNS = (
     "status",
     "to_be_scored",
     "quarantined",
+    "rejected",
 )
 EXAM_TABLE = (
     "exam_id",
@@ -100,18 +101,26 @@ def table_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row of an exam for a table: its outcome in words, and no number of a report that is not
     there."""
     words = _outcome_words(
-        ExamStatus(row["status"]), row["objects"], row["quarantined"], row["to_be_scored"]
+        ExamStatus(row["status"]),
+        row["objects"],
+        row["quarantined"],
+        row["to_be_scored"],
+        row["rejected"],
     )
     return {**row, "outcome": words, "report": row["report"] or None}
 
 
-def _outcome_words(status: ExamStatus, objects: int, quarantined: int, scoring: int) -> str:
-    """`reported, 1 of 3 in quarantine`; `waiting, 2 to be scored`."""
+def _outcome_words(
+    status: ExamStatus, objects: int, quarantined: int, scoring: int, rejected: int
+) -> str:
+    """`reported, 1 of 3 in quarantine, 1 of 3 rejected`; `waiting, 2 to be scored`."""
     words = [] if status is ExamStatus.QUARANTINED else [status.value]
     if scoring:
         words.append(f"{scoring} to be scored")
     if quarantined:
         words.append(f"{quarantined} of {objects} in quarantine")
+    if rejected:
+        words.append(f"{rejected} of {objects} rejected")
     return ", ".join(words)
 
 
@@ -244,6 +253,7 @@ def _exam_row(row: Any) -> dict[str, Any]:
         "status": progress.exam_status(row),
         "to_be_scored": row.scoring,
         "quarantined": row.quarantined,
+        "rejected": row.rejected,
     }
 
 
@@ -273,7 +283,9 @@ def _state(exam: Progress) -> str:
     if exam.closed_by is not None:
         closed += f": {CAUSES[ClosedBy(exam.closed_by)]}"
     status = progress.exam_status(exam)
-    closed += f"; {_outcome_words(status, exam.objects, exam.quarantined, exam.scoring)}"
+    closed += (
+        f"; {_outcome_words(status, exam.objects, exam.quarantined, exam.scoring, exam.rejected)}"
+    )
     if exam.outcome == ExamOutcome.UNCHANGED:
         closed += ", nothing new since"
     amended = ", amended" if exam.reported > 1 else ""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from qc_daemon.operations.shared import open_store, parse_moment
 from qc_daemon.records.listings import ExamFilter, Window
-from qc_daemon.records.results import findings
+from qc_daemon.records.results import findings, rejections
 from qc_daemon.records.results.findings import StoredFinding, best_of, rank
 from qc_daemon.settings import Settings
 
@@ -66,6 +66,7 @@ CSV_COLUMNS = (
     "bundle_version",
     "model_id",
     "reasons",
+    "rejected",
 )
 
 
@@ -82,6 +83,7 @@ def read_findings(
     """Stored findings in order of arrival, one by one as they are read: finding objects with the
     keys of `provenance`, or rows of `CSV_COLUMNS`. At most `window.limit`."""
     with open_store(settings).read() as session:
+        rejected = rejections.standing(session)
         count = 0
         every = findings.iter_findings(
             session, exam_filter, window, all_revisions=all_revisions, best_first=best_first
@@ -92,7 +94,11 @@ def read_findings(
             if window.limit is not None and count >= window.limit:
                 return
             count += 1
-            yield each.body | provenance(each) if form == "finding" else stored_finding_row(each)
+            is_rejected = each.revision.sop_instance_uid in rejected
+            if form == "finding":
+                yield each.body | provenance(each) | {"rejected": is_rejected}
+            else:
+                yield stored_finding_row(each) | {"rejected": is_rejected}
 
 
 def provenance(stored: StoredFinding) -> dict[str, Any]:
@@ -185,9 +191,11 @@ def finding_row(finding: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def table_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row as a table has room for: of each reason what is wrong, not what to do about it."""
+    """The row as a table has room for: of each reason what is wrong, not what to do about it; and
+    with the verdict whether a person rejected the image."""
     statements = [words.partition(": ")[0] for words in row["reasons"] or ()]
-    return {**row, "reasons": statements}
+    verdict = f"{row['verdict']}, rejected" if row.get("rejected") else row["verdict"]
+    return {**row, "reasons": statements, "verdict": verdict}
 
 
 def _error_columns(code: str, message: str) -> dict[str, str]:

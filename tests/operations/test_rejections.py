@@ -1,5 +1,7 @@
 """`qc-daemon rejection`: a person rejects an image, or takes that back; notes tell of both."""
 
+import csv
+import io
 import json
 from datetime import UTC, datetime
 from io import BytesIO
@@ -16,6 +18,7 @@ from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from qc_daemon.cli.app import app
 from qc_daemon.records.queue import jobs
+from qc_daemon.records.received import revisions
 from qc_daemon.records.received.receipts import admit
 from qc_daemon.records.results import rejections, reports
 from qc_daemon.records.store import Store
@@ -121,6 +124,33 @@ def test_who_confirmed_is_stored_and_listed(config: Path) -> None:
     output = run(config, "list").output
     for word in (UID, "NOT-GAIN", "Gain not adequate", "Dr Lee"):
         assert word in output
+
+
+def test_results_and_exams_say_that_it_is_rejected(config: Path) -> None:
+    """Until the rejection is retracted."""
+    with Store(load(config).store.url).begin() as session:
+        revisions.quarantine(session, 1, ErrorCode.TRUNCATED, "ends early", NOW)
+
+    def outputs() -> tuple[bool, bool, int, bool, bool]:
+        def of(verb: str, format: str) -> str:
+            words = [*verb.split(), "--format", format, "--config", str(config)]
+            return runner.invoke(app, words).stdout
+
+        (row,) = csv.DictReader(io.StringIO(of("results", "csv")))
+        return (
+            json.loads(of("results", "json"))["rejected"],
+            row["rejected"] == "true",
+            json.loads(of("exam list", "json"))["rejected"],
+            "not scored, rejected" in of("results", "table"),
+            "1 of 1 rejected" in of("exam list", "table"),
+        )
+
+    assert outputs() == (False, False, 0, False, False)
+    assert confirm(config).exit_code == 0
+    assert outputs() == (True, True, 1, True, True)
+    retraction = ["--reason", "wrong-image", "--retracted-by", "Dr Lee"]
+    assert run(config, "retract", UID, *retraction).exit_code == 0
+    assert outputs() == (False, False, 0, False, False)
 
 
 def test_an_image_is_rejected_once(config: Path) -> None:

@@ -145,6 +145,7 @@ def test_csv_has_one_value_a_column(site: Site) -> None:
     still, cine, broken = site.rows()
     assert still == {
         "exam_id": "1",
+        "rejected": "false",
         "patient_id": "P1",
         "accession_number": "A1",
         "study_instance_uid": "1.2.3",
@@ -213,6 +214,7 @@ def test_json_is_the_finding_with_keys_beside_it(site: Site) -> None:
         "received": "2026-03-04T05:06:07+00:00",
         "superseded": False,
         "best_frame": True,
+        "rejected": False,
     }
     assert {key: still[key] for key in set(still) - set(finding(STILL))} == beside
     assert broken["error"]["code"] == ErrorCode.TRUNCATED

@@ -16,6 +16,7 @@ from qc_daemon.records.tables import (
     JobKind,
     JobRow,
     ObjectKind,
+    Rejection,
     ReportObjectRow,
     Revision,
     RevisionState,
@@ -54,11 +55,16 @@ def exam_status(exam: Any) -> ExamStatus:
 
 def status_columns() -> list[Label[Any]]:
     """Of each exam of a statement: how many `objects` it has; how many of them are `quarantined`,
-    with no content that is not; how many score jobs are not done (`scoring`); the state of the job
-    of its last report (`report_job`, None without one); and the number of the latest report there
-    is (`reported`, 0 without one)."""
+    with no content that is not; how many images a person `rejected`; how many score jobs are not
+    done (`scoring`); the state of the job of its last report (`report_job`, None without one); and
+    the number of the latest report there is (`reported`, 0 without one)."""
     objects = _count_instances()
     readable = _count_instances(Revision.state != RevisionState.QUARANTINED)
+    rejected = _count_instances(
+        Revision.instance_id.in_(
+            select(Rejection.instance_id).where(Rejection.retracted_at.is_(None))
+        )
+    )
     scoring = select(func.count(JobRow.id)).where(
         JobRow.exam_id == Exam.id, JobRow.kind == JobKind.SCORE, JobRow.state.in_(PENDING)
     )
@@ -73,6 +79,7 @@ def status_columns() -> list[Label[Any]]:
     return [
         objects.label("objects"),
         (objects - readable).label("quarantined"),
+        rejected.label("rejected"),
         scoring.scalar_subquery().label("scoring"),
         report_job.scalar_subquery().label("report_job"),
         reported.scalar_subquery().label("reported"),
@@ -104,8 +111,8 @@ class DeliveryCount:
 @dataclass(frozen=True, slots=True)
 class Progress:
     """One exam. `closed_by` and `outcome` are None while it is open; `associations` counts those
-    that may bring more objects; for `quarantined`, `scoring`, `report_job` and `reported` see
-    `status_columns`. `sent` is ordered by report, kind, destination and state."""
+    that may bring more objects; for `quarantined`, `rejected`, `scoring`, `report_job` and
+    `reported` see `status_columns`. `sent` is ordered by report, kind, destination and state."""
 
     exam_id: int
     patient_id: str
@@ -118,6 +125,7 @@ class Progress:
     outcome: str | None
     report_revision: int
     quarantined: int
+    rejected: int
     scoring: int
     report_job: str | None
     reported: int
@@ -158,6 +166,7 @@ def _progress(session: Session, condition: ColumnElement[bool]) -> list[Progress
             outcome=row.outcome,
             report_revision=row.report_revision,
             quarantined=row.quarantined,
+            rejected=row.rejected,
             scoring=row.scoring,
             report_job=row.report_job,
             reported=row.reported,

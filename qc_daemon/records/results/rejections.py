@@ -109,6 +109,17 @@ def of_exam(session: Session, exam_id: int) -> frozenset[str]:
     )
 
 
+def standing(session: Session) -> frozenset[str]:
+    """The SOP Instance UIDs of all images that stand rejected by a person."""
+    return frozenset(
+        session.scalars(
+            select(Instance.sop_instance_uid)
+            .join(Rejection, Rejection.instance_id == Instance.id)
+            .where(Rejection.retracted_at.is_(None))
+        )
+    )
+
+
 def count_notes(session: Session, exam_id: int) -> int:
     """How many notes the exam has, of rejections and of retractions."""
     return session.execute(
