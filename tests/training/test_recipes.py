@@ -31,8 +31,9 @@ def manifest() -> Any:
 def test_recipes_are_those_that_the_shipped_manifest_records(manifest: Any) -> None:
     trained = manifest["training"]
     assert asdict(recipes.DESCRIBER) == trained["describer"]["settings"]
-    assert recipes.DETECTOR.to_json() == trained["detector"]["recipe"]
-    assert recipes.SPATIALCLIP.to_json() == trained["spatialclip"]["recipe"]
+    # What a recipe has learnt to say since then had its default.
+    for recipe, part in ((recipes.DETECTOR, "detector"), (recipes.SPATIALCLIP, "spatialclip")):
+        assert recipe.to_json() == type(recipe)().to_json() | trained[part]["recipe"]
     assert SpatialClipRecipe.from_json(trained["spatialclip"]["recipe"]) == recipes.SPATIALCLIP
     assert manifest["version"] == recipes.VERSION
     assert manifest["cross_validation"]["folds"] == recipes.FOLDS
@@ -107,7 +108,8 @@ def test_a_run_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     }
     (tmp_path / "training.json").write_text(json.dumps({"recipe": written}))
     assert SpatialClipRecipe.of_run(tmp_path) == recipes.SPATIALCLIP
-    assert list(recipes.SPATIALCLIP.to_json().items()) == list(written.items())
+    today = recipes.SPATIALCLIP.to_json()
+    assert [(name, today[name]) for name in today if name in written] == list(written.items())
 
 
 @pytest.mark.parametrize(

@@ -297,7 +297,7 @@ def train_detector(
     if start is not None:
         facts["start file"] = start.weights.name
         facts["start data"] = start.data()
-    runs.write_pictures(out, training, None if start is None else start.pictures())
+    runs.write_pictures(out, training, set() if start is None else start.pictures())
     runs.write_facts(out, facts)
     return facts
 

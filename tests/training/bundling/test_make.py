@@ -74,8 +74,8 @@ def test_the_samples_say_what_is_real_and_not_their_folder(
     """Pictures of one view alone calibrate, too."""
     source = "settled" if origin is Origin.REAL else "set2_train"
     samples = [replace(sample, origin=origin, source=source) for sample in nt]
-    runs.write_pictures(parts["detector"], samples[:3], None)
-    runs.write_pictures(parts["spatialclip"], samples[2:5], None)
+    runs.write_pictures(parts["detector"], samples[:3], set())
+    runs.write_pictures(parts["spatialclip"], samples[2:5], set())
     facts = make(tmp_path / "b", parts, samples)
     assert facts["real_views"] == (["NT"] if origin is Origin.REAL else [])
     assert facts["training"]["calibration"]["learnt from"] == 5

@@ -17,6 +17,7 @@ from training.data.samples import Origin, Sample, file_hash
 from training.recipes import DetectorRecipe
 from training.train import detector as detector_training
 from training.train.detector import CODES, Picture, augment, batches, lay_down, load_picture
+from training.train.runs import learnt_pictures
 from training.train.start import Start, load_start
 
 
@@ -26,6 +27,8 @@ def test_a_run_loads_and_resumes(
     run = shutil.copytree(detector_run, tmp_path / "run")
     facts = json.loads((run / "training.json").read_text())
     assert facts["training"]["images"] == 16
+    # From scratch: it learnt from these and no other.
+    assert learnt_pictures(run) == {file_hash(s.image) for s in phantom_samples[:16]}
     before = YoloDetector.load(run)
     recipe = DetectorRecipe(size=64, epochs=2, batch=8, warmup_steps=1)
     detector_training.train_detector(
