@@ -224,7 +224,7 @@ def test_a_backup_of_older_tables_is_compared_too(storage: Storage) -> None:
     assert [each.kind for each in comparison.decisions] == [DecisionKind.PEER_APPROVED]
 
 
-def test_an_unreadable_old_database_says_that_it_cannot_be_told(sqlite_storage: Storage) -> None:
+def test_decisions_of_an_unreadable_old_database_are_unknown(sqlite_storage: Storage) -> None:
     storage = sqlite_storage
     folder = backup(storage)
     file = schema.file_of(storage.settings.store.url)
@@ -305,8 +305,8 @@ def test_the_command_prints_decisions_as_lines_and_as_json(sqlite_storage: Stora
     arguments = ["db", "restore", str(source), "--config", str(config)]
     text = CliRunner().invoke(app, arguments)
     assert text.exit_code == 0, text.output
-    made = "decisions that people made after 2026-11-29T01:02:03+00:00 are not in the restored"
-    assert made in text.output
+    sentence = "decisions that people made after 2026-11-29T01:02:03+00:00 are not in the restored"
+    assert sentence in text.output
     assert "1 peer approved\n  qc-daemon peer add --address 10.1.0.0/16 VOLUSON1" in text.output
     assert f"score of object {later.sop_instance_uid}, revision 1 *" in text.output
     (line,) = (each for each in text.output.splitlines() if "whole list of decisions" in each)

@@ -135,13 +135,13 @@ def test_no_word_of_the_help_is_lost_as_markup(name: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(typer.rich_utils, "MAX_WIDTH", 2000)
     program, *words = name.split()
     line = app if program == "qc-daemon" else training.cli.app
-    shown = runner.invoke(line, [*words, "--help"]).output
-    shown_words = set(re.sub(r"[│╭╰─╮╯]", " ", shown).split())
+    output = runner.invoke(line, [*words, "--help"]).output
+    output_words = set(re.sub(r"[│╭╰─╮╯]", " ", output).split())
     command = COMMANDS[name]
     texts = [command.help, command.epilog, *(getattr(each, "help", "") for each in command.params)]
     for text in filter(None, texts):
         words_of_text = set(text.replace("\\[", "[").split())
-        assert words_of_text <= shown_words, words_of_text - shown_words
+        assert words_of_text <= output_words, words_of_text - output_words
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if _examples(name)])

@@ -180,7 +180,7 @@ def test_refused_class_is_tried_again_after_a_day(setup: FallbackSetup) -> None:
     assert setup.refused() == set()
 
 
-def test_an_amendment_refers_to_the_rendition_at_the_destination(setup: FallbackSetup) -> None:
+def test_a_later_report_refers_to_the_rendition_at_the_destination(setup: FallbackSetup) -> None:
     setup.took(SR)
     first = setup.publish()
     setup.deliver()

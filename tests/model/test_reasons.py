@@ -142,8 +142,8 @@ def test_on_a_standard_view_only_what_is_certain_stays_unmet(
         Criterion(code, False if code in unmet else data.draw(st.sampled_from([True, None])))
         for code in CHECKS[view]
     ]
-    held = withhold_uncertain(criteria, list(unmet.values()))
-    for before, after in zip(criteria, held, strict=True):
+    criteria_of_standard = withhold_uncertain(criteria, list(unmet.values()))
+    for before, after in zip(criteria, criteria_of_standard, strict=True):
         is_doubtful = before.met is False and not unmet[before.code].is_certain
         assert after.met is (None if is_doubtful else before.met)
 

@@ -68,9 +68,7 @@ NAME_LETTERS = st.text(st.sampled_from("abAÄäß山%_^= '"), max_size=8)
     max_examples=60,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-def test_a_name_is_found_by_the_beginnings_of_its_words(
-    records, names: list[str], text: str
-) -> None:
+def test_patient_name_matches_by_word_prefix(records, names: list[str], text: str) -> None:
     with records.store.begin() as session:
         session.execute(delete(Exam))
         for number, name in enumerate(names):

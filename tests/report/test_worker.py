@@ -134,7 +134,9 @@ def test_exam_becomes_sr_and_overlay(
     assert [job.state for job in scored_exam.jobs(JobKind.REPORT)] == [JobState.DONE]
 
 
-def test_late_image_amends_the_report(scored_exam: ScoredExam, us_header: Make) -> None:
+def test_image_after_the_report_makes_a_new_revision(
+    scored_exam: ScoredExam, us_header: Make
+) -> None:
     scored_exam.receive_image()
     scored_exam.close()
     assert scored_exam.report()

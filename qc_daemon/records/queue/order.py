@@ -115,7 +115,7 @@ def _is_earlier_object(
     )
 
 
-def _amends_unsent(job: type[JobRow]) -> ColumnElement[bool]:
+def _earlier_report_unsent(job: type[JobRow]) -> ColumnElement[bool]:
     earlier, own, other = aliased(JobRow), aliased(ReportObjectRow), aliased(ReportObjectRow)
     return select(earlier.id).where(_is_earlier_object(job, earlier, own, other)).exists()
 
@@ -150,7 +150,7 @@ def _blocked_jobs() -> Select[int, int, str, bool]:
     has_images = _images_unsent(job)
     return select(job.id, job.exam_id, job.destination, has_images).where(
         job.id.in_(bindparam("ids", expanding=True)),
-        or_(_earlier_unsent(job), _later_leased(job), _amends_unsent(job), has_images),
+        or_(_earlier_unsent(job), _later_leased(job), _earlier_report_unsent(job), has_images),
     )
 
 

@@ -62,8 +62,8 @@ def end(records, job: Job, state: JobState) -> None:
 
 
 @pytest.fixture
-def amended_exam(records):
-    """An exam whose report to the PACS is being tried again when an amended one is made."""
+def exam_with_two_reports(records):
+    """An exam whose report to the PACS is being tried again when its second one is made."""
     records.image()
     publish(records, SR)
     (first,) = due(records)
@@ -73,22 +73,22 @@ def amended_exam(records):
     return records
 
 
-def test_amendment_waits_for_the_earlier_report(amended_exam) -> None:
-    assert due(amended_exam) == []
-    amended_exam.wait(600)
-    (first,) = due(amended_exam)
+def test_second_report_waits_for_the_first(exam_with_two_reports) -> None:
+    assert due(exam_with_two_reports) == []
+    exam_with_two_reports.wait(600)
+    (first,) = due(exam_with_two_reports)
     assert first.revision == 1
-    assert due(amended_exam) == []
-    end(amended_exam, first, JobState.DONE)
-    assert [job.revision for job in due(amended_exam)] == [2]
+    assert due(exam_with_two_reports) == []
+    end(exam_with_two_reports, first, JobState.DONE)
+    assert [job.revision for job in due(exam_with_two_reports)] == [2]
 
 
 @pytest.mark.parametrize("state", [JobState.SENT, JobState.DEAD, JobState.QUARANTINED])
-def test_ended_job_delays_no_amendment(amended_exam, state: JobState) -> None:
-    amended_exam.wait(600)
-    (first,) = due(amended_exam)
-    end(amended_exam, first, state)
-    assert [job.revision for job in due(amended_exam)] == [2]
+def test_ended_job_delays_no_later_report(exam_with_two_reports, state: JobState) -> None:
+    exam_with_two_reports.wait(600)
+    (first,) = due(exam_with_two_reports)
+    end(exam_with_two_reports, first, state)
+    assert [job.revision for job in due(exam_with_two_reports)] == [2]
 
 
 def test_another_kind_and_another_destination_do_not_wait(records) -> None:
@@ -230,18 +230,18 @@ def test_corrected_image_waits_while_the_destination_is_away(corrected) -> None:
     assert [job.id for job in images] == [first.id]
 
 
-def test_amendment_passes_a_report_that_failed_three_times(amended_exam) -> None:
+def test_second_report_passes_one_that_failed_three_times(exam_with_two_reports) -> None:
     for _ in range(2):
-        amended_exam.wait(600)
-        (first,) = due(amended_exam)
+        exam_with_two_reports.wait(600)
+        (first,) = due(exam_with_two_reports)
         assert first.revision == 1
-        fail(amended_exam, first)
-    (second,) = due(amended_exam)
+        fail(exam_with_two_reports, first)
+    (second,) = due(exam_with_two_reports)
     assert second.revision == 2
-    end(amended_exam, second, JobState.DONE)
-    amended_exam.wait(600)
+    end(exam_with_two_reports, second, JobState.DONE)
+    exam_with_two_reports.wait(600)
     # Under a UID of its own it replaces nothing.
-    assert due_ids(amended_exam) == [first.id]
+    assert due_ids(exam_with_two_reports) == [first.id]
 
 
 @pytest.mark.parametrize("end_as", [JobState.DEAD, JobState.QUARANTINED, JobState.DONE])
