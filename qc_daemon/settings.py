@@ -37,6 +37,7 @@ from pydantic_settings import (
 
 from detector.anatomy import View
 from detector.console import UsageError
+from detector.errors import Flag
 from model.device import NAMES as DEVICE_NAMES
 from model.device import is_device_name
 from qc_daemon.settings_problems import nearest, problems_of, problems_of_environment
@@ -477,6 +478,41 @@ class ReportSettings(_Section):
     )
 
 
+class ReviewSettings(_Section):
+    """Which findings a person has to read, and which readings another person has to repeat."""
+
+    first_share: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="share of the findings with a sure verdict that wait for a person, drawn at"
+        " random; those that the models leave to a person wait anyway",
+    )
+    share: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="share of the first readings that a second, blinded one follows, at random",
+    )
+    risk_share: float = Field(
+        default=0.25,
+        ge=0,
+        le=1,
+        description="the same share where there is a risk: near the thresholds, a flag, a reader"
+        " who disagrees with the models",
+    )
+    near: float = Field(
+        default=0.15,
+        ge=0,
+        le=0.5,
+        description="a probability so far from 0.5 or nearer counts as near the thresholds",
+    )
+    flags: Annotated[list[Flag], BeforeValidator(_list)] = Field(
+        default=[Flag.OUT_OF_DISTRIBUTION, Flag.SAME_UID_OTHER_CONTENT, Flag.COLOUR_DOUBTFUL],
+        description="flags that count as a risk",
+    )
+
+
 class ScheduleSettings(_Section):
     """When things happen, and the zone that times on pages are in."""
 
@@ -541,6 +577,7 @@ class Settings(BaseSettings):
     receive: ReceiveSettings = ReceiveSettings()
     score: ScoreSettings = ScoreSettings()
     report: ReportSettings = ReportSettings()
+    review: ReviewSettings = ReviewSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     jobs: JobSettings = JobSettings()
     observe: ObserveSettings = ObserveSettings()

@@ -28,6 +28,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from qc_daemon.review.events import EventKind
+
 
 class UTCDateTime(TypeDecorator[datetime]):
     """A moment that knows its zone, kept in UTC; refuses a naive one with ValueError.
@@ -410,6 +412,52 @@ class Rejection(Base):
     retraction_reason: Mapped[str | None]
     retracted_by: Mapped[str | None]
     retracted_at: Mapped[datetime | None]
+
+
+class ReviewEvent(Base):
+    """One event of a finding's review, numbered from 1 (`qc_daemon/review/events.py`).
+
+    Rows are only added: triggers refuse an UPDATE or DELETE. `drawn_by` and `second_by` are rules
+    of `qc_daemon/review/drawing.py`, joined by commas: how the finding came to this reading, and
+    why a second one is to follow.
+    """
+
+    __tablename__ = "review"
+    __table_args__ = (
+        UniqueConstraint("finding_id", "number"),
+        _one_of("kind", EventKind),
+        Index(None, "at"),
+    )
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    finding_id: Mapped[int] = mapped_column(ForeignKey("finding.id"))
+    number: Mapped[int]
+    kind: Mapped[str]
+    reader: Mapped[str]
+    at: Mapped[datetime]
+    revision: Mapped[int]
+    model_id: Mapped[str]
+    view: Mapped[str | None]
+    verdict: Mapped[str | None]
+    criteria: Mapped[dict[str, Any]]
+    reason: Mapped[str | None]
+    remark: Mapped[str | None]
+    reader_number: Mapped[int | None]
+    is_blinded: Mapped[bool]
+    seconds: Mapped[float | None]
+    drawn_by: Mapped[str | None]
+    drawn_probability: Mapped[float | None]
+    second_by: Mapped[str | None]
+    second_probability: Mapped[float | None]
+
+
+class Secret(Base):
+    """A random key of this store, by its purpose; made once, when it is first needed."""
+
+    __tablename__ = "secret"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[bytes]
 
 
 class JobRow(Base):

@@ -1,7 +1,8 @@
 """Exams: open while objects may come, closed when all is quiet and scored, then reported."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,7 +18,7 @@ from qc_daemon.records.received.revisions import (
     as_facts,
     select_facts,
 )
-from qc_daemon.records.results import measurements
+from qc_daemon.records.results import measurements, reviews
 from qc_daemon.records.results.measurements import MeasuredReport
 from qc_daemon.records.tables import (
     ClosedBy,
@@ -35,6 +36,8 @@ from qc_daemon.records.tables import (
     RevisionState,
 )
 from qc_daemon.records.upsert import execute_update, insert_or_update
+from qc_daemon.review.events import Event
+from qc_daemon.review.state import ReviewState
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class ExamContent:
     `findings` are those of each instance's newest scored content, ordered by SOP Instance UID,
     frame and region. `previous_sr_uids` are the SRs of earlier reports, oldest first; `measured` is
     what machines' own reports say; `other_patients` counts the exams of other patients under the
-    same Study Instance UID.
+    same Study Instance UID; `reviews` are persons' verdicts that stand, by finding id.
     """
 
     exam_id: int
@@ -65,20 +68,33 @@ class ExamContent:
     previous_sr_uids: tuple[str, ...]
     measured: tuple[MeasuredReport, ...] = ()
     other_patients: int = 0
+    reviews: Mapping[int, ReviewState] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of which findings are reported, and of machines' measurements if there are any.
+        """SHA-256 of which findings are reported, of machines' measurements if there are any, and
+        of persons' verdicts that are not the models'.
 
         Findings never change once stored; a machine's report that comes again with the same values
-        is no news.
+        is no news, nor is a person who agrees with the models.
         """
         content = ",".join(str(i) for i in sorted(f.finding_id for f in self.findings))
         if self.measured:
             content += repr(sorted((m.revision.sop_instance_uid, m.values) for m in self.measured))
         if self.other_patients:
             content += "other patients"
+        overridden = [self._overriding(each) for each in self.findings]
+        if any(overridden):
+            content += repr(sorted(each for each in overridden if each))
         return hashlib.sha256(content.encode()).hexdigest()
+
+    def _overriding(self, scored: ScoredFinding) -> tuple[str, ...]:
+        """What a person says of the finding in the models' place; empty if nobody does."""
+        state = self.reviews.get(scored.finding_id)
+        if state is None or state.outcome is None or not overrides(state.outcome, scored.finding):
+            return ()
+        outcome = state.outcome
+        return tuple(map(repr, (scored.finding_id, outcome.answer, outcome.criteria)))
 
 
 def hold_open(
@@ -267,6 +283,46 @@ def _amend_other_patients(session: Session, content: ExamContent, now: datetime)
             execute_update(session, update(Exam).where(Exam.id == other).values(**values))
 
 
+def amend_reviewed(session: Session, exam_id: int, now: datetime) -> bool:
+    """Have the report of a closed exam amended if a person's verdict changes it; False if not.
+
+    An open exam is reported with it when it closes. A report that is queued and not yet begun will
+    have it. The caller holds the review in the same transaction.
+    """
+    exam = session.execute(
+        select(Exam.state, Exam.reported_content, Exam.report_revision)
+        .where(Exam.id == exam_id)
+        .with_for_update(key_share=True)
+    ).one()
+    if exam.state != ExamState.CLOSED or exam.reported_content is None:
+        return False
+    content = exam_content(session, exam_id)
+    if not content.findings or content.fingerprint == exam.reported_content:
+        return False
+    if _is_report_to_begin(session, exam_id, exam.report_revision):
+        values: dict[str, Any] = {"reported_content": content.fingerprint}
+    else:
+        values = _insert_report_job(session, content, now)
+    execute_update(session, update(Exam).where(Exam.id == exam_id).values(**values))
+    return True
+
+
+def _is_report_to_begin(session: Session, exam_id: int, report_revision: int) -> bool:
+    """Whether the exam's last report is queued, and no worker has read what it is to contain."""
+    job = session.execute(
+        select(JobRow.id)
+        .where(
+            JobRow.exam_id == exam_id,
+            JobRow.kind == JobKind.REPORT,
+            JobRow.revision == report_revision,
+            JobRow.state == JobState.READY,
+            JobRow.attempts == 0,
+        )
+        .with_for_update(key_share=True)
+    ).first()
+    return job is not None
+
+
 def of_study(session: Session, study_instance_uid: str) -> list[int]:
     """The exams under this Study Instance UID, oldest first; several if patients share it."""
     return list(
@@ -295,13 +351,14 @@ def exam_content(session: Session, exam_id: int) -> ExamContent:
     ).one_or_none()
     if exam is None:
         raise LookupError(f"no exam {exam_id}")
+    findings = tuple(_select_findings(session, exam_id))
     return ExamContent(
         exam_id=exam.id,
         study_instance_uid=exam.study_instance_uid,
         patient_id=exam.patient_id,
         bundle_id=exam.bundle_id,
         report_revision=exam.report_revision,
-        findings=tuple(_select_findings(session, exam_id)),
+        findings=findings,
         previous_sr_uids=tuple(
             session.scalars(
                 select(ReportObjectRow.sop_instance_uid)
@@ -311,6 +368,15 @@ def exam_content(session: Session, exam_id: int) -> ExamContent:
         ),
         measured=tuple(measurements.of_exam(session, exam_id)),
         other_patients=_count_other_patients(session, exam.study_instance_uid),
+        reviews=reviews.outcomes(session, [each.finding_id for each in findings]),
+    )
+
+
+def overrides(outcome: Event, finding: Mapping[str, Any]) -> bool:
+    """Whether a person's outcome says anything else than the finding (its JSON object)."""
+    met = {each["code"]: each["met"] for each in finding["criteria"]}
+    return outcome.answer != reviews.model_answer(finding) or any(
+        code not in met or met[code] is not outcome_met for code, outcome_met in outcome.criteria
     )
 
 

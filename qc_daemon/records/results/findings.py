@@ -160,7 +160,7 @@ class StoredFinding:
     `is_superseded`: a later content of the instance replaces it. `frames` counts the frames
     scored of the revision (0: an error), `is_best` says whether this one is shown for them all.
     `quarantine` is the reason of a revision that was scored, and quarantined by a later stage: no
-    report has it.
+    report has it. `finding_id` is None for an error.
     """
 
     body: dict[str, Any]
@@ -172,6 +172,7 @@ class StoredFinding:
     frames: int
     is_best: bool
     quarantine: Reason | None = None
+    finding_id: int | None = None
 
 
 def iter_findings(
@@ -217,6 +218,7 @@ def iter_findings(
                 frames=len(numbers),
                 is_best=row.body is None or index in best,
                 quarantine=None if row.body is None else _reason(row),
+                finding_id=row.finding_id,
             )
 
 
@@ -271,7 +273,12 @@ def _scored_rows(
     is_repeated = exists().where(*repeats)
     statement = (
         _select_filtered(exam_filter, window)
-        .add_columns(is_superseded.label("is_superseded"), Finding.body, *_REASON_COLUMNS)
+        .add_columns(
+            is_superseded.label("is_superseded"),
+            Finding.body,
+            Finding.id.label("finding_id"),
+            *_REASON_COLUMNS,
+        )
         .join(Finding, Finding.revision_id == finding_revision)
         .where(~is_repeated)
         .order_by(Revision.received_at, Revision.id, Finding.frame, Finding.region, Finding.id)
@@ -296,6 +303,7 @@ def _quarantined_rows(
         .add_columns(
             is_superseded.label("is_superseded"),
             null().label("body"),
+            null().label("finding_id"),
             *_REASON_COLUMNS,
         )
         .where(

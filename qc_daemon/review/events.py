@@ -1,0 +1,81 @@
+"""The events of a finding's review: each is a fact that happened once and is never changed."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from detector.anatomy import View
+from detector.plain_text import fold
+
+Criteria = tuple[tuple[str, bool | None], ...]
+"""Code and outcome of each criterion that a person judged: met, not met (False), cannot tell."""
+
+
+class EventKind(StrEnum):
+    """What happened.
+
+    Accept and override are readings: a person says what the picture shows, and it is what the
+    models say, or not. Resolve is the verdict where two readings disagree. Unblind: this person
+    was shown the models' answer while a blinded reading was waiting, and cannot give that.
+    """
+
+    ACCEPT = "accept"
+    OVERRIDE = "override"
+    REMARK = "remark"
+    DISPUTE = "dispute"
+    RESOLVE = "resolve"
+    UNBLIND = "unblind"
+
+
+READINGS = (EventKind.ACCEPT, EventKind.OVERRIDE)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """How a finding came to be read: the rules that drew it, and the probability that they do.
+
+    The inverse of `probability` is the weight of the reading in figures of all findings.
+    """
+
+    rules: tuple[str, ...]
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of a finding's review.
+
+    `number` counts the finding's events from 1. `view` and `verdict` are what a reading or a
+    resolution says; `verdict` is None for a view that is not assessed, and both are None for other
+    kinds. `reader_number` of a reading: 1 first, 2 second, and so on. `seconds` is how long it
+    took. `revision` (of the image) and `model_id` are those of the finding. `drawn` says how the
+    finding came to this reading (None: the reader chose it), `second` that this reading is to be
+    followed by a blinded second one.
+    """
+
+    number: int
+    kind: EventKind
+    reader: str
+    at: datetime
+    revision: int
+    model_id: str
+    view: View | None = None
+    verdict: str | None = None
+    criteria: Criteria = ()
+    reason: str | None = None
+    remark: str | None = None
+    reader_number: int | None = None
+    is_blinded: bool = False
+    seconds: float | None = None
+    drawn: Draw | None = None
+    second: Draw | None = None
+
+    @property
+    def answer(self) -> tuple[View | None, str | None]:
+        """View and verdict, which two readings agree or disagree in."""
+        return self.view, self.verdict
+
+
+def is_same_person(one: str, other: str) -> bool:
+    """Whether two names are one person's: case, accents and punctuation do not count."""
+    return fold(one) == fold(other)
