@@ -23,6 +23,7 @@ import numpy as np
 from detector.errors import ErrorCode, Flag, QCError
 from detector.frame import Frame, Pixels, Region
 from detector.imaging.reader import MAX_PIXELS, BadFrame, ImageSummary
+from qc_daemon.dicom.acquisition import Acquisition
 from qc_daemon.score.obgyn_report import FetalMeasurement
 from qc_daemon.settings import ScoreSettings
 
@@ -95,14 +96,25 @@ class DecodeProcess:
         `reader.summarise_image` and `verification.open_verified`, or DECODE_TIMEOUT, DECODE_MEMORY,
         DECODE_FAILED.
         """
-        with _Call(self, _request("summary", path, sha256)) as call:
-            reply = call.reply()
-            call.mark_finished()
-            bad = tuple(
-                BadFrame(number, ErrorCode(code), message)
-                for number, code, message in reply["bad_frames"]
-            )
-            return ImageSummary(**reply["summary"], bad_frames=bad)
+        return _summary(self._reply("summary", path, sha256, with_acquisition=False))
+
+    def summary_and_acquisition(
+        self, path: Path, sha256: str | None = None
+    ) -> tuple[ImageSummary, Acquisition]:
+        """The summary, and what the header says of who made the image, where, when and with what.
+
+        Raises QCError as `summary`.
+        """
+        reply = self._reply("summary", path, sha256, with_acquisition=True)
+        return _summary(reply), Acquisition.from_json(reply["acquisition"])
+
+    def acquisition(self, path: Path, sha256: str | None = None) -> Acquisition:
+        """What the header says of who made the image, where, when and with what; decodes nothing.
+
+        Raises QCError as `verification.open_verified`, or DECODE_TIMEOUT, DECODE_MEMORY,
+        DECODE_FAILED.
+        """
+        return Acquisition.from_json(self._reply("acquisition", path, sha256)["acquisition"])
 
     def pixel_sha256(self, path: Path) -> str:
         """The hash of the file's decoded pixels. Raises QCError as `summary`."""
@@ -115,10 +127,8 @@ class DecodeProcess:
         `obgyn_report.read_measurements` and `verification.open_verified`, or DECODE_TIMEOUT,
         DECODE_MEMORY, DECODE_FAILED.
         """
-        with _Call(self, _request("measurements", path, sha256)) as call:
-            reply = call.reply()
-            call.mark_finished()
-            return [FetalMeasurement(**each) for each in reply["measurements"]]
+        reply = self._reply("measurements", path, sha256)
+        return [FetalMeasurement(**each) for each in reply["measurements"]]
 
     def frames(
         self, path: Path, numbers: Sequence[int] | None = None, sha256: str | None = None
@@ -149,6 +159,15 @@ class DecodeProcess:
             while "done" not in call.reply():
                 yield call.block()
             call.mark_finished()
+
+    def _reply(
+        self, action: str, path: Path, sha256: str | None, **arguments: Any
+    ) -> dict[str, Any]:
+        """The only reply to a request."""
+        with _Call(self, _request(action, path, sha256) | arguments) as call:
+            reply = call.reply()
+            call.mark_finished()
+            return reply
 
     def _ready(self) -> "_Child":
         """The child, started if there is none or it died while idle."""
@@ -321,6 +340,13 @@ class _Call:
 
 def _request(action: str, path: Path, sha256: str | None) -> dict[str, Any]:
     return {"do": action, "path": str(path.absolute()), "sha256": sha256}
+
+
+def _summary(reply: dict[str, Any]) -> ImageSummary:
+    bad = tuple(
+        BadFrame(number, ErrorCode(code), message) for number, code, message in reply["bad_frames"]
+    )
+    return ImageSummary(**reply["summary"], bad_frames=bad)
 
 
 def _environment() -> dict[str, str]:

@@ -22,6 +22,7 @@ import pydicom.config
 from detector.errors import ErrorCode, QCError
 from detector.frame import Frame
 from detector.imaging.reader import ImageSummary, read_frames, summarise_image
+from qc_daemon.dicom.acquisition import read_acquisition_file
 from qc_daemon.dicom.transfer_syntax import reencode
 from qc_daemon.score.obgyn_report import read_measurements
 from qc_daemon.spool.verification import open_verified
@@ -94,6 +95,10 @@ def build_replies(
         match request["do"]:
             case "summary":
                 last = summary_message(summarise_image(path, max_pixels))
+                if request["with_acquisition"]:
+                    last |= acquisition_message(path)
+            case "acquisition":
+                last = acquisition_message(path)
             case "measurements":
                 last = {"measurements": [asdict(each) for each in read_measurements(path)]}
             case "convert":
@@ -110,6 +115,10 @@ def summary_message(summary: ImageSummary) -> dict[str, Any]:
     del facts["bad_frames"]
     bad = [(each.number, each.code.value, each.message) for each in summary.bad_frames]
     return {"summary": facts, "bad_frames": bad}
+
+
+def acquisition_message(path: Path) -> dict[str, Any]:
+    return {"acquisition": read_acquisition_file(path).to_json()}
 
 
 def frame_message(frame: Frame) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from model.device import device_failure
 from model.finding import Finding
 from qc_daemon.job_runner import JobHandler
 from qc_daemon.observe import log
+from qc_daemon.records.acquisition import acquisitions
 from qc_daemon.records.queue.leases import Lease
 from qc_daemon.records.received import revisions
 from qc_daemon.records.received.revisions import Originals, RevisionFacts, in_spool
@@ -58,9 +59,14 @@ class ScoreHandler(JobHandler):
         if facts.sop_class_uid in STRUCTURED_REPORTS:
             self._store_measurements(lease, facts, path)
             return
-        summary = self.decoder.summary(path, content_hash(path, facts.sha256))
+        summary, acquisition = self.decoder.summary_and_acquisition(
+            path, content_hash(path, facts.sha256)
+        )
         lease.check()
         with self.store.begin() as session:
+            acquisitions.store(
+                session, facts.revision_id, acquisition, facts.calling_ae, lease.clock()
+            )
             content = revisions.record_pixels(
                 session, facts.revision_id, summary.pixel_sha256, lease.clock()
             )

@@ -19,11 +19,12 @@ from qc_daemon.job_runner import JobRunner
 from qc_daemon.operations.bundles import activate_bundle, seed_bundle
 from qc_daemon.operations.quarantine import list_quarantined, release_quarantined
 from qc_daemon.operations.results import stored_findings
+from qc_daemon.records.acquisition import identities
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.receipts import admit
 from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import JobKind, JobState
+from qc_daemon.records.tables import AcquisitionRow, IdentityKind, JobKind, JobState
 from qc_daemon.score.worker import ScoreHandler
 from qc_daemon.settings import Settings, load
 from tests.support.databases import migrate
@@ -316,3 +317,29 @@ def test_an_exam_keeps_the_bundle_it_was_opened_with(scoring: Scoring, tmp_path:
     manifest.write_text(manifest.read_text().replace('"format":  1', '"format":   1'))
     with pytest.raises(QCError, match="has changed"):
         scoring.handler.models.judge(model_id)
+
+
+def test_a_scored_image_has_the_facts_of_its_header(
+    scoring: Scoring, objects: list[Dataset]
+) -> None:
+    image = Dataset.from_json(objects[0].to_json())
+    image.file_meta = objects[0].file_meta
+    image.OperatorsName = ["Doe^Jane", "Lee^Ann"]
+    image.DeviceSerialNumber, image.InstitutionName = "7", "St. Mary's"
+    image.AcquisitionDateTime = "20261129081500"
+    revision_id = receive(scoring, image)
+    scoring.run_once()
+    with scoring.store.read() as session:
+        row = session.get_one(AcquisitionRow, revision_id)
+        persons = identities.every(session, IdentityKind.PERSON)
+        (device,) = identities.every(session, IdentityKind.DEVICE)
+    assert (row.state, row.institution, row.acquired) == (
+        "read",
+        "St. Mary's",
+        "2026-11-29T08:15:00",
+    )
+    assert row.device_id == device.row.id
+    assert {each.row.received_name: each.images for each in persons} == {
+        "Doe^Jane": 1,
+        "Lee^Ann": 1,
+    }

@@ -1,0 +1,259 @@
+"""The facts of acquisition of each revision, stored once, and read with the exam's measurements."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, exists, func, select
+from sqlalchemy.orm import Session
+
+from detector.plain_text import fold
+from qc_daemon.dicom.acquisition import Acquisition, body_mass_index, device_identity
+from qc_daemon.records.acquisition import identities
+from qc_daemon.records.received.revisions import RevisionFacts, as_facts, select_facts
+from qc_daemon.records.tables import (
+    AcquisitionOperator,
+    AcquisitionRow,
+    AcquisitionState,
+    IdentityKind,
+    Measurement,
+    Revision,
+    RevisionState,
+)
+from qc_daemon.records.upsert import insert_once
+
+LAST_MENSTRUAL_DATE, REPORT, REPORT_BY_CRL = "last-menstrual-date", "report", "report-crl"
+"""Where a gestational age is from: the image's header, or a machine's report (TID 5000) of its
+exam, which gives it for the fetus or by the crown-rump length."""
+PENDING = "pending"
+"""The state of an image whose header is still to be read: an older version scored it."""
+
+
+def store(
+    session: Session,
+    revision_id: int,
+    acquisition: Acquisition | None,
+    calling_ae: str,
+    now: datetime,
+) -> None:
+    """Store what the revision's header says (None: its file cannot be read); the first set that was
+    read stands, and takes the place of an unknown one."""
+    state = session.scalars(
+        select(AcquisitionRow.state).where(AcquisitionRow.revision_id == revision_id)
+    ).one_or_none()
+    if state == AcquisitionState.READ or (state is not None and acquisition is None):
+        return
+    if state is not None:
+        session.execute(delete(AcquisitionRow).where(AcquisitionRow.revision_id == revision_id))
+    if acquisition is None:
+        _insert(session, revision_id, AcquisitionState.UNKNOWN, now, {})
+        return
+    # In the order of identities: two workers that make the same ones never wait for each other.
+    operators = sorted(acquisition.operators, key=lambda operator: operator.identity)
+    person_ids = [identities.identify_person(session, each, now) for each in operators]
+    identity = device_identity(acquisition, calling_ae)
+    age = acquisition.gestational_age_days
+    values = {
+        "device_id": identities.identify_device(session, identity, acquisition, calling_ae, now),
+        "device_source": identity.source,
+        "site": site_key(acquisition.institution),
+        "gestational_age_days": age,
+        "gestational_age_source": None if age is None else LAST_MENSTRUAL_DATE,
+        **{name: getattr(acquisition, name) for name in _SAME},
+    }
+    if _insert(session, revision_id, AcquisitionState.READ, now, values):
+        session.add_all(
+            AcquisitionOperator(revision_id=revision_id, person_id=person_id)
+            for person_id in person_ids
+        )
+        session.flush()
+
+
+def _insert(
+    session: Session,
+    revision_id: int,
+    state: AcquisitionState,
+    now: datetime,
+    values: dict[str, Any],
+) -> bool:
+    """Insert the row; False where another worker has just done so."""
+    row = {"revision_id": revision_id, "state": state, "read_at": now, **values}
+    return insert_once(session, AcquisitionRow, row, ("revision_id",)) is not None
+
+
+_SAME = (
+    "software_versions",
+    "transducer",
+    "transducer_type",
+    "institution",
+    "department",
+    "performing_physician",
+    "acquired",
+    "acquired_zone",
+    "acquired_source",
+    "patient_age_years",
+    "patient_size_m",
+    "patient_weight_kg",
+    "study_description",
+    "burned_in_annotation",
+)
+"""Columns that are fields of `Acquisition` too."""
+
+
+def site_key(institution: str | None) -> str | None:
+    """An institution's name to compare by: without case, accents and punctuation; None for none."""
+    return None if institution is None else fold(institution) or None
+
+
+def unread(
+    session: Session, after: int, limit: int, *, with_unknown: bool = False
+) -> list[RevisionFacts]:
+    """Decoded revisions beyond the id `after` whose header is still to be read, by id;
+    `with_unknown` also those whose file was gone or unreadable the last time."""
+    states = [AcquisitionState.READ] if with_unknown else list(AcquisitionState)
+    is_read = exists().where(
+        AcquisitionRow.revision_id == Revision.id, AcquisitionRow.state.in_(states)
+    )
+    rows = session.execute(
+        select_facts()
+        .where(Revision.id > after, Revision.pixel_sha256.is_not(None), ~is_read)
+        .order_by(Revision.id)
+        .limit(limit)
+    )
+    return [as_facts(row) for row in rows]
+
+
+def count_states(session: Session) -> dict[str, int]:
+    """How many decoded images were read, are unknown, and are pending."""
+    rows = session.execute(
+        select(AcquisitionRow.state, func.count().label("number")).group_by(AcquisitionRow.state)
+    )
+    counts = dict.fromkeys(AcquisitionState, 0) | {row.state: row.number for row in rows}
+    is_stored = exists().where(AcquisitionRow.revision_id == Revision.id)
+    pending = session.execute(
+        select(func.count()).where(Revision.pixel_sha256.is_not(None), ~is_stored)
+    ).scalar_one()
+    return {str(state): count for state, count in counts.items()} | {PENDING: pending}
+
+
+ACQUISITION_COLUMNS = tuple(
+    column.label(f"acquisition_{column.key}") for column in AcquisitionRow.__table__.c
+)
+"""Columns that `AcquisitionReader.of_row` reads, by an outer join; all NULL while pending."""
+OPERATOR_IDS = (
+    select(func.aggregate_strings(AcquisitionOperator.person_id, " "))
+    .where(AcquisitionOperator.revision_id == Revision.id)
+    .correlate(Revision)
+    .scalar_subquery()
+    .label("acquisition_person_ids")
+)
+"""The ids of the operators of a row's revision, separated by spaces; NULL for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetalAge:
+    """Gestational age in days and crown-rump length in mm of an exam, as its machine's report says;
+    None where it does not, or where several fetuses differ."""
+
+    days: int | None = None
+    source: str | None = None
+    crl_mm: float | None = None
+
+
+class AcquisitionReader:
+    """Makes the key `acquisition` of findings: persons and devices as they are merged now, and what
+    the machine's reports of the exam measured."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._persons = identities.roots(session, IdentityKind.PERSON)
+        self._devices = identities.roots(session, IdentityKind.DEVICE)
+        self._measured = set(session.scalars(select(Measurement.exam_id).distinct()))
+        self._ages: dict[int, FetalAge] = {}
+
+    def of_row(self, row: Any) -> dict[str, Any]:
+        """The JSON object of a row with `ACQUISITION_COLUMNS`, `OPERATOR_IDS` and `exam_id`; its
+        keys are always the same."""
+        age = self._age(row.exam_id)
+        return acquisition_json(
+            lambda name: getattr(row, f"acquisition_{name}"),
+            persons=self._resolve(self._persons, (row.acquisition_person_ids or "").split()),
+            devices=self._devices,
+            age=age,
+        )
+
+    @staticmethod
+    def _resolve(merged: Mapping[str, str], ids: Collection[str]) -> list[str]:
+        return sorted({merged.get(id, id) for id in ids})
+
+    def _age(self, exam_id: int) -> FetalAge:
+        if exam_id not in self._measured:
+            return FetalAge()
+        if exam_id not in self._ages:
+            self._ages[exam_id] = fetal_age(self._session, exam_id)
+        return self._ages[exam_id]
+
+
+def acquisition_json(
+    value: Callable[[str], Any], persons: list[str], devices: Mapping[str, str], age: FetalAge
+) -> dict[str, Any]:
+    """The JSON object of stored facts; a machine's report is believed before the header."""
+    device_id = value("device_id")
+    days, source = age.days, age.source
+    if days is None:
+        days, source = value("gestational_age_days"), value("gestational_age_source")
+    acquired, zone = value("acquired"), value("acquired_zone")
+    return {
+        "state": value("state") or PENDING,
+        "person_ids": persons,
+        "device_id": None if device_id is None else devices.get(device_id, device_id),
+        "device_source": value("device_source"),
+        "site": value("institution"),
+        "department": value("department"),
+        "acquired": None if acquired is None else acquired + (zone or ""),
+        "acquired_source": value("acquired_source"),
+        "gestational_age_days": days,
+        "gestational_age_source": source,
+        "crl_mm": age.crl_mm,
+        "crl_source": None if age.crl_mm is None else REPORT,
+        "patient_age_years": value("patient_age_years"),
+        "patient_size_m": value("patient_size_m"),
+        "patient_weight_kg": value("patient_weight_kg"),
+        "patient_bmi": body_mass_index(value("patient_size_m"), value("patient_weight_kg")),
+        "software_versions": value("software_versions"),
+        "transducer": value("transducer"),
+        "transducer_type": value("transducer_type"),
+        "study_description": value("study_description"),
+        "burned_in_annotation": value("burned_in_annotation"),
+    }
+
+
+ACQUISITION_KEYS = tuple(acquisition_json(lambda _: None, [], {}, FetalAge()))
+"""The keys of the JSON object, in order."""
+
+
+def fetal_age(session: Session, exam_id: int) -> FetalAge:
+    """What the machine's reports of the exam say of age and length, the newest report first."""
+    rows = session.execute(
+        select(Measurement.concept, Measurement.fetus, Measurement.value)
+        .join(Revision, Revision.id == Measurement.revision_id)
+        .where(Measurement.exam_id == exam_id, Revision.state != RevisionState.QUARANTINED)
+        .order_by(Revision.received_at.desc(), Measurement.id)
+    ).all()
+    lengths = _common_value(rows, "CRL")
+    for concept, source in (("GA", REPORT), ("GA-CRL", REPORT_BY_CRL)):
+        days = _common_value(rows, concept)
+        if days is not None:
+            return FetalAge(round(days), source, lengths)
+    return FetalAge(crl_mm=lengths)
+
+
+def _common_value(rows: Collection[Any], concept: str) -> float | None:
+    """The newest value of a concept; None where those of several fetuses differ, as an image does
+    not say which one it shows."""
+    by_fetus: dict[str | None, float] = {}
+    for row in rows:
+        if row.concept == concept:
+            by_fetus.setdefault(row.fetus, row.value)
+    return by_fetus.popitem()[1] if len(set(by_fetus.values())) == 1 else None

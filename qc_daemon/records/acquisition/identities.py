@@ -1,0 +1,266 @@
+"""Persons and devices: a new identity makes a new row; people merge, split and rename them.
+
+A merge sets `merged_into` and moves nothing, so that a split gives back exactly what it took,
+whatever came between. Whoever an image is counted for is found by following `merged_into` to its
+end (`roots`). Every decision is recorded.
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from qc_daemon.dicom.acquisition import Acquisition, DeviceIdentity, Operator
+from qc_daemon.records.tables import (
+    AcquisitionOperator,
+    AcquisitionRow,
+    Device,
+    IdentityAction,
+    IdentityChange,
+    IdentityKind,
+    Person,
+    Revision,
+)
+from qc_daemon.records.upsert import execute_update, insert_once
+
+Identity = Person | Device
+_TABLES: dict[IdentityKind, type[Identity]] = {
+    IdentityKind.PERSON: Person,
+    IdentityKind.DEVICE: Device,
+}
+# Letters and digits that are not mistaken for one another (Crockford's base 32), so that an id can
+# be read out; eight of them are 40 random bits.
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_ID_LENGTH = 8
+_PREFIX = {IdentityKind.PERSON: "p", IdentityKind.DEVICE: "d"}
+
+
+class IdentityError(ValueError):
+    """A merge, split or rename that cannot be; the message says why, in one line."""
+
+
+def identify_person(session: Session, operator: Operator, now: datetime) -> str:
+    """The id of the operator's own row, new for a new identity; merges are not followed."""
+    received = {
+        "received_name": operator.name,
+        "code": operator.code,
+        "scheme": operator.scheme,
+    }
+    id = _identify(session, IdentityKind.PERSON, operator.identity, received, now)
+    if operator.name is not None:
+        # The code came without a name before.
+        execute_update(
+            session,
+            update(Person)
+            .where(Person.id == id, Person.received_name.is_(None))
+            .values(received_name=operator.name),
+        )
+    return id
+
+
+def identify_device(
+    session: Session,
+    identity: DeviceIdentity,
+    acquisition: Acquisition,
+    calling_ae: str,
+    now: datetime,
+) -> str:
+    """The id of the device's own row, new for a new identity; merges are not followed."""
+    received = {
+        "serial_number": acquisition.serial_number,
+        "manufacturer": acquisition.manufacturer,
+        "model": acquisition.model,
+        "station_name": acquisition.station_name,
+        "calling_ae": calling_ae,
+    }
+    return _identify(session, IdentityKind.DEVICE, identity.identity, received, now)
+
+
+def _identify(
+    session: Session,
+    kind: IdentityKind,
+    identity: str,
+    received: Mapping[str, str | None],
+    now: datetime,
+) -> str:
+    table = _TABLES[kind]
+    known = select(table.id).where(table.identity == identity)
+    id = session.scalars(known).one_or_none()
+    if id is None:
+        values = {"id": _new_id(kind), "identity": identity, "created_at": now, **received}
+        # Another worker may be making the same one: then its row counts.
+        insert_once(session, table, values, ("identity",))
+        id = session.scalars(known).one()
+    return id
+
+
+def _new_id(kind: IdentityKind) -> str:
+    """An id that says nothing: neither a name nor how many came before."""
+    return _PREFIX[kind] + "".join(secrets.choice(_ALPHABET) for _ in range(_ID_LENGTH))
+
+
+def roots(session: Session, kind: IdentityKind) -> dict[str, str]:
+    """For each id that is merged into another the one that it counts for; others are absent."""
+    table = _TABLES[kind]
+    rows = session.execute(
+        select(table.id, table.merged_into).where(table.merged_into.is_not(None))
+    )
+    merged = {row.id: row.merged_into or row.id for row in rows}
+    return {id: _root(id, merged) for id in merged}
+
+
+def _root(id: str, merged: Mapping[str, str]) -> str:
+    while id in merged:
+        id = merged[id]
+    return id
+
+
+def members(session: Session, kind: IdentityKind, id: str) -> set[str] | None:
+    """The ids that count for the same one as this id, itself included; None if it is unknown."""
+    if session.get(_TABLES[kind], id) is None:
+        return None
+    resolved = roots(session, kind)
+    root = resolved.get(id, id)
+    return {root, *(each for each, of in resolved.items() if of == root)}
+
+
+def merge(
+    session: Session,
+    kind: IdentityKind,
+    ids: Sequence[str],
+    into: str,
+    changed_by: str,
+    now: datetime,
+) -> None:
+    """Make these aliases of `into`, all or none. Raises IdentityError."""
+    rows = _lock(session, kind, (*ids, into))
+    _require_root(kind, rows[into], "merge into that one")
+    for id in dict.fromkeys(ids):
+        if id == into:
+            raise IdentityError(f"{kind} {id} cannot be merged into itself")
+        _require_root(kind, rows[id], "split it first")
+        rows[id].merged_into = into
+        _record(session, kind, IdentityAction.MERGE, id, changed_by, now, other_id=into)
+
+
+def split(session: Session, kind: IdentityKind, id: str, changed_by: str, now: datetime) -> str:
+    """Undo a merge: all that counted for this one before does again; returns what it was merged
+    into. Raises IdentityError."""
+    row = _lock(session, kind, (id,))[id]
+    into = row.merged_into
+    if into is None:
+        table = _TABLES[kind]
+        aliases = session.scalars(select(table.id).where(table.merged_into == id).order_by("id"))
+        names = ", ".join(aliases)
+        advice = f"; merged into it: {names}, split one of those" if names else ""
+        raise IdentityError(f"{kind} {id} is not merged into another{advice}")
+    row.merged_into = None
+    _record(session, kind, IdentityAction.SPLIT, id, changed_by, now, other_id=into)
+    return into
+
+
+def rename(
+    session: Session, kind: IdentityKind, id: str, name: str, changed_by: str, now: datetime
+) -> None:
+    """Give it a name, in place of what headers call it. Raises IdentityError."""
+    row = _lock(session, kind, (id,))[id]
+    _require_root(kind, row, "rename that one, or split it first")
+    if row.name == name:
+        raise IdentityError(f"{kind} {id} has that name already")
+    _record(session, kind, IdentityAction.RENAME, id, changed_by, now, before=row.name, after=name)
+    row.name = name
+
+
+def _lock(session: Session, kind: IdentityKind, ids: Sequence[str]) -> dict[str, Identity]:
+    """The rows by id, locked in the order of their ids: two at once wait, and never for each
+    other. Raises IdentityError for an unknown id."""
+    table = _TABLES[kind]
+    wanted = sorted(set(ids))
+    rows = session.scalars(
+        select(table)
+        .where(table.id.in_(wanted))
+        .order_by(table.id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    by_id: dict[str, Any] = {row.id: row for row in rows}
+    for id in ids:
+        if id not in by_id:
+            raise IdentityError(f"there is no {kind} {id}; see {kind} list")
+    return by_id
+
+
+def _require_root(kind: IdentityKind, row: Identity, advice: str) -> None:
+    if row.merged_into is not None:
+        raise IdentityError(f"{kind} {row.id} is merged into {row.merged_into} already; {advice}")
+
+
+def _record(
+    session: Session,
+    kind: IdentityKind,
+    action: IdentityAction,
+    subject_id: str,
+    changed_by: str,
+    now: datetime,
+    **values: str | None,
+) -> None:
+    session.add(
+        IdentityChange(
+            kind=kind,
+            action=action,
+            subject_id=subject_id,
+            changed_by=changed_by,
+            changed_at=now,
+            **values,
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ListedIdentity:
+    """The row of a person or device with the images of its own identity, and when the first and
+    the last of them were received (None: no image)."""
+
+    row: Any
+    images: int
+    first_at: datetime | None
+    last_at: datetime | None
+
+
+def every(session: Session, kind: IdentityKind) -> list[ListedIdentity]:
+    """All persons or devices, by id."""
+    rows = session.scalars(select(_TABLES[kind]).order_by("id")).all()
+    counts = {id: numbers for id, *numbers in session.execute(_image_counts(kind))}
+    return [ListedIdentity(row, *counts.get(row.id, (0, None, None))) for row in rows]
+
+
+def _image_counts(kind: IdentityKind) -> Any:
+    """Ids with the number of their images: an image that came again counts once."""
+    numbers = (
+        func.count(Revision.instance_id.distinct()),
+        func.min(Revision.received_at),
+        func.max(Revision.received_at),
+    )
+    if kind is IdentityKind.PERSON:
+        id = AcquisitionOperator.person_id
+        joined = select(id, *numbers).join(Revision, Revision.id == AcquisitionOperator.revision_id)
+        return joined.group_by(id)
+    return (
+        select(AcquisitionRow.device_id, *numbers)
+        .join(Revision, Revision.id == AcquisitionRow.revision_id)
+        .where(AcquisitionRow.device_id.is_not(None))
+        .group_by(AcquisitionRow.device_id)
+    )
+
+
+def history(session: Session, kind: IdentityKind) -> list[IdentityChange]:
+    """All decisions, oldest first."""
+    return list(
+        session.scalars(
+            select(IdentityChange).where(IdentityChange.kind == kind).order_by(IdentityChange.id)
+        )
+    )
