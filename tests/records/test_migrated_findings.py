@@ -12,7 +12,7 @@ from qc_daemon.records.clock import utc_now
 from qc_daemon.records.store import Store
 
 COUNT = 10_000
-BEFORE = "0013"
+BEFORE = "0014"
 """The last version without facts of acquisition."""
 
 
