@@ -261,6 +261,22 @@ def results(
     until: Annotated[
         str | None, typer.Option(help="Received up to this day, or before this moment.")
     ] = None,
+    person: Annotated[
+        str | None, typer.Option(help="Id of one of the operators, as in person list.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Id of the ultrasound machine, as in device list.")
+    ] = None,
+    site: Annotated[
+        str | None,
+        typer.Option(help="Institution, as the machines name it; case and accents do not count."),
+    ] = None,
+    view: Annotated[
+        list[str] | None, typer.Option(help="NT, CRL, HEAD, ABDOMEN or OTHER; repeatable.")
+    ] = None,
+    verdict: Annotated[
+        list[str] | None, typer.Option(help="standard, non-standard or review; repeatable.")
+    ] = None,
     all_frames: AllFrames = None,
     all_revisions: Annotated[
         bool | None,
@@ -278,14 +294,23 @@ def results(
     CSV has one value a column, and the patient ID: keep it where patient data may be.
 
     Example: qc-daemon results --since 2026-11-01 --until 2026-11-30 --format csv
+
+    Example: qc-daemon results --site "St. Mary's" --view NT --verdict review
     """
     from qc_daemon.operations.exams import describe_exams, require_exam
-    from qc_daemon.operations.results import CSV_COLUMNS, TABLE_COLUMNS, read_findings, table_row
+    from qc_daemon.operations.results import (
+        CSV_COLUMNS,
+        TABLE_COLUMNS,
+        parse_finding_filter,
+        read_findings,
+        table_row,
+    )
     from qc_daemon.operations.shared import Listing, parse_window
     from qc_daemon.records.listings import ExamFilter
 
     settings, chosen = load_settings(config), parse_format(format)
     exam_filter = ExamFilter(exam_id=exam, study=study, patient=patient)
+    finding_filter = parse_finding_filter(person, device, site, view or (), verdict or ())
     window = parse_window(since, until, row_limit(limit, chosen))
     is_of_exam = study is not None or exam is not None
     if is_of_exam:
@@ -299,6 +324,7 @@ def results(
         all_frames=chosen == "json" if all_frames is None else all_frames,
         all_revisions=chosen == "json" if all_revisions is None else all_revisions,
         best_first=chosen == "table",
+        finding_filter=finding_filter,
     )
     if chosen == "table":
         if is_of_exam:

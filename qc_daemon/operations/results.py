@@ -1,14 +1,23 @@
 """Stored findings as rows for people, spreadsheets and programs."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any, Literal
 
+from sqlalchemy.orm import Session
+
+from detector.anatomy import View
+from detector.console import UsageError
+from detector.errors import ErrorCode, QCError
+from model.finding import QUALITY_LABELS
 from qc_daemon.operations.shared import open_store, parse_moment
+from qc_daemon.records.acquisition import identities
+from qc_daemon.records.acquisition.acquisitions import ACQUISITION_KEYS, AcquisitionFilter
 from qc_daemon.records.listings import ExamFilter, Window
 from qc_daemon.records.results import findings, rejections
 from qc_daemon.records.results.findings import StoredFinding, best_of, rank
+from qc_daemon.records.tables import IdentityKind
 from qc_daemon.settings import Settings
 
 FINDING_COLUMNS = (
@@ -34,6 +43,8 @@ SCORE_COLUMNS = (
 )
 """The columns of scored files as CSV."""
 TABLE_COLUMNS = ("exam_id", "sop_instance_uid", *FINDING_COLUMNS[1:])
+ACQUISITION_COLUMNS = ("acquisition", *ACQUISITION_KEYS[1:])
+"""The key `acquisition` of a finding, a column each; the first says whether it was read."""
 CSV_COLUMNS = (
     "exam_id",
     "patient_id",
@@ -67,7 +78,55 @@ CSV_COLUMNS = (
     "model_id",
     "reasons",
     "rejected",
+    *ACQUISITION_COLUMNS,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class FindingFilter:
+    """Which findings; None or empty: any.
+
+    `person` and `device` are ids of `person list` and `device list`, also of one that is merged
+    into another; `site` is an institution's name. With views or verdicts, what could not be scored
+    is left out.
+    """
+
+    person: str | None = None
+    device: str | None = None
+    site: str | None = None
+    views: Sequence[str] = ()
+    verdicts: Sequence[str] = ()
+
+    def has(self, finding: Mapping[str, Any]) -> bool:
+        """Whether a finding or error object has one of the views and one of the verdicts."""
+        if "error" in finding:
+            return not self.views and not self.verdicts
+        return (not self.views or finding["view"]["code"] in self.views) and (
+            not self.verdicts or finding["quality"]["label"] in self.verdicts
+        )
+
+
+ANY_FINDING = FindingFilter()
+
+
+def parse_finding_filter(
+    person: str | None,
+    device: str | None,
+    site: str | None,
+    views: Sequence[str],
+    verdicts: Sequence[str],
+) -> FindingFilter:
+    """The filter that options name. Raises UsageError for a view or verdict that there is not."""
+    codes = [view.upper() for view in views]
+    _require(codes, [each.value for each in View], "--view")
+    _require(verdicts, QUALITY_LABELS, "--verdict")
+    return FindingFilter(person, device, site, codes, verdicts)
+
+
+def _require(values: Sequence[str], choices: Sequence[str], option: str) -> None:
+    for value in values:
+        if value not in choices:
+            raise UsageError(f"{option} {value}: give one of {', '.join(choices)}")
 
 
 def read_findings(
@@ -79,17 +138,28 @@ def read_findings(
     all_frames: bool,
     all_revisions: bool,
     best_first: bool = False,
+    finding_filter: FindingFilter = ANY_FINDING,
 ) -> Iterator[dict[str, Any]]:
     """Stored findings in order of arrival, one by one as they are read: finding objects with the
-    keys of `provenance`, or rows of `CSV_COLUMNS`. At most `window.limit`."""
+    keys of `provenance`, or rows of `CSV_COLUMNS`. At most `window.limit`.
+
+    Raises QCError STORAGE for a person or device that there is not.
+    """
     with open_store(settings).read() as session:
+        acquisition_filter = _acquisition_filter(session, finding_filter)
         rejected = rejections.standing(session)
         count = 0
         every = findings.iter_findings(
-            session, exam_filter, window, all_revisions=all_revisions, best_first=best_first
+            session,
+            exam_filter,
+            window,
+            all_revisions=all_revisions,
+            best_first=best_first,
+            acquisition_filter=acquisition_filter,
         )
         for each in every:
-            if not (all_frames or each.is_best):
+            # Which frame is best does not depend on what is asked for.
+            if not ((all_frames or each.is_best) and finding_filter.has(each.body)):
                 continue
             if window.limit is not None and count >= window.limit:
                 return
@@ -99,6 +169,24 @@ def read_findings(
                 yield each.body | provenance(each) | {"rejected": is_rejected}
             else:
                 yield stored_finding_row(each) | {"rejected": is_rejected}
+
+
+def _acquisition_filter(session: Session, chosen: FindingFilter) -> AcquisitionFilter:
+    return AcquisitionFilter(
+        persons=_members(session, IdentityKind.PERSON, chosen.person),
+        devices=_members(session, IdentityKind.DEVICE, chosen.device),
+        site=chosen.site,
+    )
+
+
+def _members(session: Session, kind: IdentityKind, id: str | None) -> frozenset[str] | None:
+    """Everyone who counts as this one; None for no id. Raises QCError STORAGE."""
+    if id is None:
+        return None
+    ids = identities.members(session, kind, id)
+    if ids is None:
+        raise QCError(ErrorCode.STORAGE, f"there is no {kind} {id}; see {kind} list")
+    return frozenset(ids)
 
 
 def provenance(stored: StoredFinding) -> dict[str, Any]:
@@ -112,6 +200,7 @@ def provenance(stored: StoredFinding) -> dict[str, Any]:
         "received": stored.revision.received_at.isoformat(timespec="seconds"),
         "superseded": stored.is_superseded,
         "best_frame": stored.is_best,
+        "acquisition": stored.acquisition,
     } | ({} if stored.quarantine is None else {"quarantine": asdict(stored.quarantine)})
 
 
@@ -129,6 +218,7 @@ def stored_finding_row(stored: StoredFinding) -> dict[str, Any]:
         "superseded": stored.is_superseded,
         "calling_ae": facts.calling_ae,
         "received": facts.received_at.isoformat(timespec="seconds"),
+        **_acquisition_columns(stored.acquisition),
     }
     if "error" in body:
         return row
@@ -144,6 +234,10 @@ def stored_finding_row(stored: StoredFinding) -> dict[str, Any]:
         "bundle_version": body["bundle"]["version"],
         "model_id": body["bundle"]["model_id"],
     }
+
+
+def _acquisition_columns(acquisition: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(zip(ACQUISITION_COLUMNS, acquisition.values(), strict=True))
 
 
 def select_frames(scored: Iterable[dict[str, Any]], all_frames: bool) -> Iterator[dict[str, Any]]:

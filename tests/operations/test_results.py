@@ -12,9 +12,12 @@ from click.testing import Result
 from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
-from detector.errors import ErrorCode
+from detector.console import UsageError
+from detector.errors import ErrorCode, QCError
 from qc_daemon.cli.app import app
+from qc_daemon.dicom.acquisition import Acquisition, Operator
 from qc_daemon.operations.results import (
+    ACQUISITION_COLUMNS,
     CSV_COLUMNS,
     FINDING_COLUMNS,
     SCORE_COLUMNS,
@@ -22,13 +25,15 @@ from qc_daemon.operations.results import (
     finding_row,
     table_row,
 )
+from qc_daemon.records.acquisition import acquisitions, identities
+from qc_daemon.records.acquisition.acquisitions import ACQUISITION_KEYS
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.receipts import admit
 from qc_daemon.records.received.revisions import quarantine, quarantine_scored, record_pixels
 from qc_daemon.records.results.findings import best_of
 from qc_daemon.records.results.findings import store as store_findings
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import JobKind
+from qc_daemon.records.tables import IdentityKind, JobKind
 from qc_daemon.settings import load
 from tests.support.databases import migrate
 from tests.support.receipts import numbered_receipt
@@ -176,6 +181,8 @@ def test_csv_has_one_value_a_column(site: Site) -> None:
         "bundle_version": "1.1",
         "model_id": "m",
         "reasons": "gain too low: turn the overall gain up",
+        **dict.fromkeys(ACQUISITION_COLUMNS, ""),
+        "acquisition": "pending",
     }
     assert (cine["frame"], cine["frames_scored"]) == ("9", "3")
     assert (broken["verdict"], broken["error_code"]) == ("not scored", ErrorCode.TRUNCATED)
@@ -215,6 +222,11 @@ def test_json_is_the_finding_with_keys_beside_it(site: Site) -> None:
         "superseded": False,
         "best_frame": True,
         "rejected": False,
+        "acquisition": {
+            **dict.fromkeys(ACQUISITION_KEYS),
+            "state": "pending",
+            "person_ids": [],
+        },
     }
     assert {key: still[key] for key in set(still) - set(finding(STILL))} == beside
     assert broken["error"]["code"] == ErrorCode.TRUNCATED
@@ -306,6 +318,90 @@ def test_a_corrected_patient_id_counts_once_and_under_the_new_one(site: Site) ->
 def test_results_are_filtered(site: Site, filters: tuple[str, ...], count: int) -> None:
     assert len(site.rows(*filters)) == count
     assert len(site.findings(*filters, "--best-frames")) == count
+
+
+DOE, ROE = Operator("Doe^Jane"), Operator("Roe^Richard")
+
+
+@pytest.fixture
+def acquired(site: Site) -> Site:
+    """The still is Doe's and Roe's at St. Mary's, the cine Roe's elsewhere; the rest unknown."""
+    with site.session() as session:
+        for revision_id, facts in (
+            (1, Acquisition((DOE, ROE), serial_number="7", institution="St. Mary's")),
+            (2, Acquisition((ROE,), serial_number="8", institution="Elsewhere")),
+            (3, None),
+        ):
+            acquisitions.store(session, revision_id, facts, "US1", site.now)
+    return site
+
+
+def ids(site: Site, kind: IdentityKind) -> dict[str | None, str]:
+    with site.session() as session:
+        every = identities.every(session, kind)
+        return {
+            each.row.received_name if kind == "person" else each.row.serial_number: each.row.id
+            for each in every
+        }
+
+
+def uids(site: Site, *filters: str) -> list[str]:
+    return [row["sop_instance_uid"] for row in site.rows(*filters)]
+
+
+def test_results_are_filtered_by_who_made_them_where_and_with_what(acquired: Site) -> None:
+    persons = ids(acquired, IdentityKind.PERSON)
+    devices = ids(acquired, IdentityKind.DEVICE)
+    doe, roe = persons["Doe^Jane"], persons["Roe^Richard"]
+    assert uids(acquired, "--person", doe) == [STILL]
+    assert uids(acquired, "--person", roe) == [STILL, CINE]
+    assert uids(acquired, "--person", roe, "--device", devices["8"]) == [CINE]
+    assert uids(acquired, "--site", "ST MARYS") == []
+    assert uids(acquired, "--site", "st. mary's") == [STILL]
+    assert uids(acquired) == [STILL, CINE, BROKEN]
+    still, cine, broken = acquired.rows()
+    assert still["person_ids"] == "; ".join(sorted((doe, roe)))
+    assert (cine["device_id"], cine["site"]) == (devices["8"], "Elsewhere")
+    assert broken["acquisition"] == "unknown"
+
+
+def test_a_merged_person_is_the_one_merged_into(acquired: Site) -> None:
+    persons = ids(acquired, IdentityKind.PERSON)
+    doe, roe = persons["Doe^Jane"], persons["Roe^Richard"]
+    with acquired.session() as session:
+        identities.merge(session, IdentityKind.PERSON, [roe], doe, "Dr Lee", NOW)
+    for id in (doe, roe):
+        assert uids(acquired, "--person", id) == [STILL, CINE]
+    assert {row["person_ids"] for row in acquired.rows("--person", roe)} == {doe}
+
+
+def test_results_are_filtered_by_view_and_verdict(site: Site) -> None:
+    assert uids(site, "--view", "nt") == [STILL, CINE]
+    assert uids(site, "--view", "OTHER") == []
+    assert [row["frame"] for row in site.rows("--view", "OTHER", "--all-frames")] == ["1"]
+    assert uids(site, "--view", "NT", "--view", "CRL", "--verdict", "review") == [STILL, CINE]
+    assert uids(site, "--verdict", "standard") == []
+
+
+@pytest.mark.parametrize(
+    ("filters", "kind", "words"),
+    [
+        (("--person", "p0"), QCError, "there is no person p0; see person list"),
+        (("--device", "d0"), QCError, "there is no device d0; see device list"),
+        (("--view", "HAND"), UsageError, "--view HAND: give one of NT, CRL, HEAD, ABDOMEN, OTHER"),
+        (
+            ("--verdict", "good"),
+            UsageError,
+            "--verdict good: give one of standard, non-standard, review",
+        ),
+    ],
+)
+def test_a_filter_for_what_there_is_not_says_so(
+    site: Site, filters: tuple[str, ...], kind: type[Exception], words: str
+) -> None:
+    result = runner.invoke(app, ["results", "--config", str(site.config), *filters])
+    assert isinstance(result.exception, kind)
+    assert words in str(result.exception)
 
 
 def test_a_table_names_no_patient_and_says_how_many_rows_match(site: Site) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, exists, func, select
+from sqlalchemy import Select, delete, exists, func, select
 from sqlalchemy.orm import Session
 
 from detector.plain_text import fold
@@ -149,6 +149,36 @@ OPERATOR_IDS = (
     .label("acquisition_person_ids")
 )
 """The ids of the operators of a row's revision, separated by spaces; NULL for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class AcquisitionFilter:
+    """Which images, by who made them, with what and where; None: any.
+
+    `persons` and `devices` are ids as stored, aliases among them: `identities.members` gives them.
+    Case, accents and punctuation of the name of a site do not count.
+    """
+
+    persons: frozenset[str] | None = None
+    devices: frozenset[str] | None = None
+    site: str | None = None
+
+    def where(self, chosen: Select[Any]) -> Select[Any]:
+        """The statement, joined with `AcquisitionRow`, of these images only."""
+        if self.persons is not None:
+            has_operator = exists().where(
+                AcquisitionOperator.revision_id == Revision.id,
+                AcquisitionOperator.person_id.in_(self.persons),
+            )
+            chosen = chosen.where(has_operator)
+        if self.devices is not None:
+            chosen = chosen.where(AcquisitionRow.device_id.in_(self.devices))
+        if self.site is not None:
+            chosen = chosen.where(AcquisitionRow.site == site_key(self.site))
+        return chosen
+
+
+ANY_ACQUISITION = AcquisitionFilter()
 
 
 @dataclass(frozen=True, slots=True)

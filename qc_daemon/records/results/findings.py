@@ -13,10 +13,17 @@ from sqlalchemy.orm import Session, aliased
 from detector.anatomy import View
 from detector.errors import Flag
 from model.finding import quality_rank
+from qc_daemon.records.acquisition.acquisitions import (
+    ACQUISITION_COLUMNS,
+    ANY_ACQUISITION,
+    OPERATOR_IDS,
+    AcquisitionFilter,
+    AcquisitionReader,
+)
 from qc_daemon.records.listings import ExamFilter, Window
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.revisions import RevisionFacts, as_facts, select_facts
-from qc_daemon.records.tables import Exam, Finding, Revision, RevisionState
+from qc_daemon.records.tables import AcquisitionRow, Exam, Finding, Revision, RevisionState
 from qc_daemon.records.upsert import execute_update
 
 
@@ -171,6 +178,7 @@ class StoredFinding:
     is_superseded: bool
     frames: int
     is_best: bool
+    acquisition: dict[str, Any]
     quarantine: Reason | None = None
     finding_id: int | None = None
 
@@ -182,6 +190,7 @@ def iter_findings(
     *,
     all_revisions: bool,
     best_first: bool = False,
+    acquisition_filter: AcquisitionFilter = ANY_ACQUISITION,
 ) -> Iterator[StoredFinding]:
     """Yield what is stored of these exams, as it is read.
 
@@ -192,11 +201,12 @@ def iter_findings(
     An error object comes only for a revision without a finding.
     """
     rows = heapq.merge(
-        _scored_rows(session, exam_filter, window, all_revisions),
-        _quarantined_rows(session, exam_filter, window, all_revisions),
+        _scored_rows(session, exam_filter, window, all_revisions, acquisition_filter),
+        _quarantined_rows(session, exam_filter, window, all_revisions, acquisition_filter),
         key=lambda row: (row.received_at, row.revision_id),
     )
     shared = _shared_studies(session, None)
+    acquisitions = AcquisitionReader(session)
     for _, group in groupby(rows, key=lambda row: row.revision_id):
         stored = list(group)
         scored = [row for row in stored if row.body is not None]
@@ -217,6 +227,7 @@ def iter_findings(
                 is_superseded=row.is_superseded,
                 frames=len(numbers),
                 is_best=row.body is None or index in best,
+                acquisition=acquisitions.of_row(row),
                 quarantine=None if row.body is None else _reason(row),
                 finding_id=row.finding_id,
             )
@@ -247,7 +258,11 @@ _BATCH = 200
 
 
 def _scored_rows(
-    session: Session, exam_filter: ExamFilter, window: Window, all_revisions: bool
+    session: Session,
+    exam_filter: ExamFilter,
+    window: Window,
+    all_revisions: bool,
+    acquisition_filter: AcquisitionFilter,
 ) -> Iterator[Any]:
     newer = aliased(Revision)
     finding_revision = _finding_revision()
@@ -272,7 +287,7 @@ def _scored_rows(
         repeats.append(newer.exam_id == Revision.exam_id)
     is_repeated = exists().where(*repeats)
     statement = (
-        _select_filtered(exam_filter, window)
+        _select_filtered(exam_filter, window, acquisition_filter)
         .add_columns(
             is_superseded.label("is_superseded"),
             Finding.body,
@@ -289,7 +304,11 @@ def _scored_rows(
 
 
 def _quarantined_rows(
-    session: Session, exam_filter: ExamFilter, window: Window, all_revisions: bool
+    session: Session,
+    exam_filter: ExamFilter,
+    window: Window,
+    all_revisions: bool,
+    acquisition_filter: AcquisitionFilter,
 ) -> Iterator[Any]:
     newer = aliased(Revision)
     is_superseded = exists().where(
@@ -299,7 +318,7 @@ def _quarantined_rows(
         newer.state != RevisionState.RECEIVED,
     )
     statement = (
-        _select_filtered(exam_filter, window)
+        _select_filtered(exam_filter, window, acquisition_filter)
         .add_columns(
             is_superseded.label("is_superseded"),
             null().label("body"),
@@ -322,9 +341,16 @@ def _finding_revision() -> ColumnElement[int]:
     return func.coalesce(Revision.source_revision_id, Revision.id)
 
 
-def _select_filtered(exam_filter: ExamFilter, window: Window) -> Select[Any]:
-    facts = select_facts().add_columns(Exam.patient_id, Exam.accession_number)
-    return window.where(exam_filter.where(facts), Revision.received_at)
+def _select_filtered(
+    exam_filter: ExamFilter, window: Window, acquisition_filter: AcquisitionFilter
+) -> Select[Any]:
+    facts = (
+        select_facts()
+        .add_columns(Exam.patient_id, Exam.accession_number, *ACQUISITION_COLUMNS, OPERATOR_IDS)
+        .join(AcquisitionRow, AcquisitionRow.revision_id == Revision.id, isouter=True)
+    )
+    filtered = acquisition_filter.where(exam_filter.where(facts))
+    return window.where(filtered, Revision.received_at)
 
 
 def _error_object(facts: RevisionFacts, row: Any) -> dict[str, Any]:
