@@ -161,7 +161,8 @@ def _no_pixels(_path: Path) -> str:
 def schedule(context: RoleContext, stop: threading.Event) -> None:
     """Close exams that are due, and once an hour remove originals that are due.
 
-    In a thread of its own the scrub reads through the spool each night.
+    In threads of their own the scrub reads through the spool each night, and what an older version
+    did not read of its images is read.
     """
     from qc_daemon.records.received import exams
     from qc_daemon.retain import Originals, Retention, Scrub
@@ -170,6 +171,7 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
     originals = Originals(context.store, context.settings, _no_pixels)
     scrubbing = Scrub(context.store, context.settings, stop, originals=originals)
     scrub = threading.Thread(target=scrubbing.run, daemon=True)
+    fill = threading.Thread(target=_fill_acquisitions, args=(context, stop), daemon=True)
     retention = Retention(context.store, context.settings)
     settings = context.settings.receive
 
@@ -185,8 +187,24 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
 
     _ready("schedule")
     scrub.start()
+    fill.start()
     run_loop(step, stop, log.get(role="schedule"), lambda: _CLOCK_SECONDS)
     scrub.join()
+    fill.join()
+
+
+def _fill_acquisitions(context: RoleContext, stop: threading.Event) -> None:
+    from qc_daemon.records.acquisition import acquisitions
+
+    with contextlib.suppress(QCError), context.store.read() as session:
+        if not acquisitions.unread(session, 0, 1):
+            # Seldom is there anything to read, and the decoder's libraries are large.
+            return
+    from qc_daemon.score.acquisition_fill import fill_in_background
+    from qc_daemon.score.decode import DecodeProcess
+
+    spool, limits = context.settings.store.spool, context.settings.score
+    fill_in_background(context.store, spool, lambda: DecodeProcess.of(limits), stop)
 
 
 ROLES: dict[str, Callable[[RoleContext, threading.Event], None]] = {
