@@ -17,6 +17,7 @@ from rich.console import Console
 from detector import console
 from detector.plain_text import count_of
 from detector.version_option import add_version
+from qc_daemon.cli.acquisition_commands import acquisition, device, person
 from qc_daemon.cli.bundle_commands import bundle
 from qc_daemon.cli.database_commands import db, spool
 from qc_daemon.cli.destination_commands import destination, rules
@@ -65,6 +66,9 @@ app.add_typer(spool, name="spool")
 app.add_typer(destination, name="destination")
 app.add_typer(exam, name="exam")
 app.add_typer(commitment, name="commitment")
+app.add_typer(person, name="person")
+app.add_typer(device, name="device")
+app.add_typer(acquisition, name="acquisition")
 app.add_typer(db, name="db")
 
 GATES_HELP = (
