@@ -43,6 +43,7 @@ from qc_daemon.cli.peer_commands import peer
 from qc_daemon.cli.quarantine_commands import quarantine
 from qc_daemon.cli.queue_commands import commitment, queue
 from qc_daemon.cli.rejection_commands import rejection
+from qc_daemon.cli.review_commands import review
 from qc_daemon.settings import ClientTLSSettings, load
 from qc_daemon.spool import private_files
 
@@ -61,6 +62,7 @@ app.add_typer(quarantine, name="quarantine")
 app.add_typer(bundle, name="bundle")
 app.add_typer(peer, name="peer")
 app.add_typer(rejection, name="rejection")
+app.add_typer(review, name="review")
 app.add_typer(rules, name="rules")
 app.add_typer(spool, name="spool")
 app.add_typer(destination, name="destination")

@@ -11,6 +11,7 @@ from detector.anatomy import View
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from model.finding import QUALITY_LABELS
+from qc_daemon.operations.reviews import add_states, review_of
 from qc_daemon.operations.shared import open_store, parse_moment
 from qc_daemon.records.acquisition import identities
 from qc_daemon.records.acquisition.acquisitions import ACQUISITION_KEYS, AcquisitionFilter
@@ -79,6 +80,12 @@ CSV_COLUMNS = (
     "reasons",
     "rejected",
     *ACQUISITION_COLUMNS,
+    "finding_id",
+    "review_state",
+    "review_view",
+    "review_verdict",
+    "reviewed_by",
+    "reviewed",
 )
 
 
@@ -157,7 +164,7 @@ def read_findings(
             best_first=best_first,
             acquisition_filter=acquisition_filter,
         )
-        for each in every:
+        for each, state, _ in add_states(session, settings, every):
             # Which frame is best does not depend on what is asked for.
             if not ((all_frames or each.is_best) and finding_filter.has(each.body)):
                 continue
@@ -165,10 +172,23 @@ def read_findings(
                 return
             count += 1
             is_rejected = each.revision.sop_instance_uid in rejected
+            review = None if state is None else review_of(state)
             if form == "finding":
-                yield each.body | provenance(each) | {"rejected": is_rejected}
+                about = provenance(each) | {"rejected": is_rejected}
+                yield each.body | about | ({} if review is None else {"review": review})
             else:
-                yield stored_finding_row(each) | {"rejected": is_rejected}
+                columns = {} if review is None else _review_columns(review)
+                yield stored_finding_row(each) | {"rejected": is_rejected} | columns
+
+
+def _review_columns(review: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "review_state": review["state"],
+        "review_view": review["view"],
+        "review_verdict": review["outcome"],
+        "reviewed_by": review["reader"],
+        "reviewed": review["at"],
+    }
 
 
 def _acquisition_filter(session: Session, chosen: FindingFilter) -> AcquisitionFilter:
@@ -194,14 +214,19 @@ def provenance(stored: StoredFinding) -> dict[str, Any]:
 
     `quarantine` is there only where the object was scored and no report has it: the reason.
     """
-    return {
+    keys: dict[str, Any] = {
         "exam_id": stored.exam_id,
         "calling_ae": stored.revision.calling_ae,
         "received": stored.revision.received_at.isoformat(timespec="seconds"),
         "superseded": stored.is_superseded,
         "best_frame": stored.is_best,
         "acquisition": stored.acquisition,
-    } | ({} if stored.quarantine is None else {"quarantine": asdict(stored.quarantine)})
+    }
+    if stored.finding_id is not None:
+        keys["finding_id"] = stored.finding_id
+    if stored.quarantine is not None:
+        keys["quarantine"] = asdict(stored.quarantine)
+    return keys
 
 
 def stored_finding_row(stored: StoredFinding) -> dict[str, Any]:
@@ -227,6 +252,7 @@ def stored_finding_row(stored: StoredFinding) -> dict[str, Any]:
     return row | {
         "frames_scored": stored.frames,
         "best_frame": stored.is_best,
+        "finding_id": stored.finding_id,
         "region": body["region"]["index"],
         "raw_probability": body["quality"]["raw_probability"],
         "created": body["created"],
@@ -286,9 +312,12 @@ def finding_row(finding: Mapping[str, Any]) -> dict[str, Any]:
 
 def table_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row as a table has room for: of each reason what is wrong, not what to do about it; and
-    with the verdict whether a person rejected the image."""
+    with the verdict whether a person rejected the image, and what a person says of the finding."""
     statements = [words.partition(": ")[0] for words in row["reasons"] or ()]
     verdict = f"{row['verdict']}, rejected" if row.get("rejected") else row["verdict"]
+    if row.get("review_view") is not None:
+        person = row["review_verdict"] or row["review_view"]
+        verdict = f"{verdict}; {row['reviewed_by']}: {person}"
     return {**row, "reasons": statements, "verdict": verdict}
 
 

@@ -19,7 +19,6 @@ FLAGGED = "flag"
 DISAGREES = "disagreement"
 NEW_PERSON = "new-person"
 NEW_DEVICE = "new-device"
-REMARKED = "remark"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +44,12 @@ class DrawnFinding:
     flags: tuple[str, ...]
 
 
-def draw_first(finding: DrawnFinding, shares: Shares, secret: bytes) -> Draw | None:
-    """Why a person has to read the finding; None if nobody has to."""
+def draw_first(finding: DrawnFinding, shares: Shares, secret: bytes | None) -> Draw | None:
+    """Why a person has to read the finding; None if nobody has to. Without a secret none is drawn
+    at random."""
     if finding.verdict == REVIEW:
         return Draw((LEFT_TO_PERSON,), 1.0)
-    if _uniform(secret, "first reading", finding.key) < shares.first:
+    if secret is not None and _uniform(secret, "first reading", finding.key) < shares.first:
         return Draw((AT_RANDOM,), shares.first)
     return None
 

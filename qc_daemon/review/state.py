@@ -135,7 +135,8 @@ def refusal(state: ReviewState, event: Event) -> str | None:
     """
     if event.number != state.version + 1:
         return _CHANGED
-    return _fault(event) or _CHECKS[event.kind](state, event)
+    # Whether it may come at all is said first: a fault of the answer may tell what others said.
+    return _CHECKS[event.kind](state, event) or _fault(event)
 
 
 _CHANGED = "has changed since it was shown; show it again"
@@ -170,9 +171,8 @@ def _check_reading(state: ReviewState, event: Event) -> str | None:
             last.reason,
             last.remark,
         )
-        return (
-            f"was read so by {last.reader} on {last.at:%Y-%m-%d} already" if is_repeated else None
-        )
+        by_whom = f"by {last.reader} on {last.at:%Y-%m-%d}"
+        return f"was read so already {by_whom}" if is_repeated else None
     if state.status in _UNREAD:
         return None
     if state.status is ReviewStatus.DISAGREEMENT:

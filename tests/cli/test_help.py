@@ -59,6 +59,7 @@ NAMES_FILES = {
     "qc-model negatives",
     "qc-model train detector",
     "qc-model train spatialclip",
+    "qc-daemon review import",
 }
 # Every option that takes one of a closed list of words, in code as in help.
 CHOICES: dict[tuple[str, str], Any] = {

@@ -183,6 +183,12 @@ def test_csv_has_one_value_a_column(site: Site) -> None:
         "reasons": "gain too low: turn the overall gain up",
         **dict.fromkeys(ACQUISITION_COLUMNS, ""),
         "acquisition": "pending",
+        "finding_id": "1",
+        "review_state": "waiting",
+        "review_view": "",
+        "review_verdict": "",
+        "reviewed_by": "",
+        "reviewed": "",
     }
     assert (cine["frame"], cine["frames_scored"]) == ("9", "3")
     assert (broken["verdict"], broken["error_code"]) == ("not scored", ErrorCode.TRUNCATED)
@@ -227,6 +233,8 @@ def test_json_is_the_finding_with_keys_beside_it(site: Site) -> None:
             "state": "pending",
             "person_ids": [],
         },
+        "finding_id": 1,
+        "review": {"state": "waiting", "outcome": None, "view": None, "reader": None, "at": None},
     }
     assert {key: still[key] for key in set(still) - set(finding(STILL))} == beside
     assert broken["error"]["code"] == ErrorCode.TRUNCATED

@@ -1,0 +1,696 @@
+"""Reviews for an operator: what waits for a person, what a person says of a finding, and disputes.
+
+A change adds one event to the finding's history in one transaction, with the amended report that
+it leads to. Nothing that a person said is changed or removed.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from detector.anatomy import View
+from detector.console import UsageError
+from detector.errors import ErrorCode, QCError
+from model.criteria.rules import RULES
+from model.finding import REVIEW
+from qc_daemon.operations.shared import Listing, open_store, parse_choices, parse_person
+from qc_daemon.records import secrets
+from qc_daemon.records.clock import Clock, utc_now
+from qc_daemon.records.listings import ALL, ExamFilter, Window
+from qc_daemon.records.received import exams
+from qc_daemon.records.results import bundles, findings, reviews
+from qc_daemon.records.results.findings import StoredFinding
+from qc_daemon.records.results.reviews import FindingKey, ReviewableFinding
+from qc_daemon.records.store import Store
+from qc_daemon.review import drawing
+from qc_daemon.review.drawing import DrawnFinding, Shares
+from qc_daemon.review.events import Criteria, Draw, Event, EventKind
+from qc_daemon.review.reasons import LEFT_TO_PERSON, REASONS, list_reasons
+from qc_daemon.review.state import (
+    VERDICTS,
+    ReviewState,
+    ReviewStatus,
+    current_state,
+    next_reader_number,
+    refusal,
+)
+from qc_daemon.settings import Settings
+
+DRAW_SECRET = "draw"
+WAITING = (ReviewStatus.WAITING, ReviewStatus.SECOND_READING, ReviewStatus.DISAGREEMENT)
+"""The states in which a finding waits for a person."""
+OUTCOMES = {"met": True, "not-met": False, "cannot-tell": None}
+"""The words for a criterion's outcome."""
+LIST_COLUMNS = (
+    "finding",
+    "state",
+    "exam_id",
+    "sop_instance_uid",
+    "revision",
+    "frame",
+    "region",
+    "view",
+    "verdict",
+    "probability",
+    "not_met",
+    "flags",
+    "person_view",
+    "person_verdict",
+    "reader",
+    "at",
+    "asked_by",
+    "events",
+    "remarks",
+)
+LIST_TABLE = (
+    "finding",
+    "state",
+    "exam_id",
+    "sop_instance_uid",
+    "frame",
+    "view",
+    "verdict",
+    "probability",
+    "person_verdict",
+    "reader",
+    "asked_by",
+)
+EVENT_COLUMNS = (
+    "number",
+    "kind",
+    "reader",
+    "at",
+    "view",
+    "verdict",
+    "criteria",
+    "reason",
+    "remark",
+    "blinded",
+)
+_ANSWER_COLUMNS = ("view", "verdict", "probability", "not_met", "flags")
+_EVENT_ANSWER = ("view", "verdict", "criteria", "reason", "remark")
+MAX_REMARK_LETTERS = 1000
+_MAX_SECONDS = 86_400.0
+# Of a PN (PS3.5 6.2): these separate the groups of a name and the values of an element.
+_NAME_SEPARATORS = ("\\", "=")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a person says, as typed: names are checked by `_event`. `seconds` is how long it took,
+    `version` the number of the last event that the person was shown (None: not said)."""
+
+    reader: str
+    view: str | None = None
+    verdict: str | None = None
+    criteria: tuple[str, ...] = ()
+    reason: str | None = None
+    remark: str | None = None
+    seconds: float | None = None
+    version: int | None = None
+
+
+def accept(settings: Settings, finding: int, answer: Answer, clock: Clock = utc_now) -> str:
+    """A person agrees with the models; returns a line that says what follows.
+
+    Raises UsageError for wrong words, QCError STORAGE where it cannot be: see `refusal`.
+    """
+    return _change(settings, finding, EventKind.ACCEPT, answer, clock)
+
+
+def override(settings: Settings, finding: int, answer: Answer, clock: Clock = utc_now) -> str:
+    """A person says otherwise than the models, and why; as `accept`."""
+    return _change(settings, finding, EventKind.OVERRIDE, answer, clock)
+
+
+def read_blinded(settings: Settings, finding: int, answer: Answer, clock: Clock = utc_now) -> str:
+    """A person says what the picture shows, without the models' answer; as `accept`."""
+    return _change(settings, finding, None, answer, clock)
+
+
+def dispute(settings: Settings, finding: int, answer: Answer, clock: Clock = utc_now) -> str:
+    """A person asks for a blinded reading by another person, whose outcome stands; as `accept`."""
+    return _change(settings, finding, EventKind.DISPUTE, answer, clock)
+
+
+def resolve(settings: Settings, finding: int, answer: Answer, clock: Clock = utc_now) -> str:
+    """A person decides between two readings that differ; as `accept`."""
+    return _change(settings, finding, EventKind.RESOLVE, answer, clock)
+
+
+def remark(settings: Settings, finding: int, answer: Answer, clock: Clock = utc_now) -> str:
+    """A person remarks on a finding, which then waits for a person's verdict; as `accept`."""
+    return _change(settings, finding, EventKind.REMARK, answer, clock)
+
+
+def _change(
+    settings: Settings, finding_id: int, kind: EventKind | None, answer: Answer, clock: Clock
+) -> str:
+    store = open_store(settings)
+    with store.begin() as session:
+        change = record(session, settings, finding_id, kind, answer, clock())
+    return f"finding {finding_id}: {change.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An event that was added; `line` says what came of it."""
+
+    event: Event
+    line: str
+
+
+def record(
+    session: Session,
+    settings: Settings,
+    finding_id: int,
+    kind: EventKind | None,
+    answer: Answer,
+    now: datetime,
+) -> Change:
+    """Add what a person says to the finding's history; `kind` None is a blinded reading.
+
+    The caller's transaction also holds the job of an amended report. Raises UsageError, QCError.
+    """
+    secrets.get(session, DRAW_SECRET)
+    finding = require_finding(session, finding_id)
+    state = state_of(session, settings, finding)
+    event = _event(session, settings, finding, state, kind, answer, now)
+    reason = refusal(state, event)
+    if reason is None and answer.version not in (None, state.version):
+        reason = "has changed since it was shown; show it again"
+    if reason is None and not reviews.append(session, finding_id, event):
+        reason = "has changed since it was shown; show it again"
+    if reason is not None:
+        raise QCError(ErrorCode.STORAGE, f"finding {finding_id} {reason}")
+    after = current_state((*finding.history, event))
+    is_amended = amend_reports(session, finding, now)
+    line = _describe(event, after, is_amended=is_amended)
+    return Change(event, line + _describe_bundle(session, finding))
+
+
+def amend_reports(session: Session, finding: ReviewableFinding, now: datetime) -> bool:
+    """Have the reports amended that show the finding, where that changes them."""
+    amended = [exams.amend_reviewed(session, exam_id, now) for exam_id in finding.reported]
+    return any(amended)
+
+
+def require_finding(session: Session, finding_id: int) -> ReviewableFinding:
+    """The finding for review. Raises QCError for one that there is not, or that is not reported."""
+    finding = reviews.reviewable(session, finding_id)
+    if finding is None:
+        raise QCError(ErrorCode.STORAGE, f"there is no finding {finding_id}; see review list --all")
+    if not finding.reported:
+        if finding.replaced_by:
+            now = ", ".join(map(str, finding.replaced_by))
+            raise QCError(
+                ErrorCode.STORAGE,
+                f"finding {finding_id} is of a picture that a later one under the same UID"
+                f" replaced; review finding {now} in its place",
+            )
+        raise QCError(
+            ErrorCode.STORAGE,
+            f"finding {finding_id} is of an object in quarantine, which no report has;"
+            " see quarantine list",
+        )
+    return finding
+
+
+def state_of(session: Session, settings: Settings, finding: ReviewableFinding) -> ReviewState:
+    """Where the finding's review stands, with what is drawn for a first reading."""
+    first = _draw_first(session, settings, finding.key, finding.body)
+    return current_state(finding.history, needs_reading=first is not None)
+
+
+def _event(
+    session: Session,
+    settings: Settings,
+    finding: ReviewableFinding,
+    state: ReviewState,
+    kind: EventKind | None,
+    answer: Answer,
+    now: datetime,
+) -> Event:
+    """What the person says as the finding's next event. Raises UsageError, QCError."""
+    event = Event(
+        number=state.version + 1,
+        kind=kind or EventKind.OVERRIDE,
+        reader=parse_reader(answer.reader),
+        at=now,
+        revision=finding.key.revision,
+        model_id=finding.key.model_id,
+        view=_parse_view(answer.view),
+        verdict=_parse_verdict(answer.verdict),
+        reason=_parse_reason(answer.reason),
+        remark=parse_remark(answer.remark),
+        seconds=_parse_seconds(answer.seconds),
+        is_blinded=kind is None,
+    )
+    event = replace(event, criteria=parse_criteria(answer.criteria, event.view))
+    if kind is EventKind.ACCEPT:
+        event = _accepting(finding, state, event)
+    elif kind is EventKind.OVERRIDE:
+        event = _overriding(finding, event)
+    elif kind is None and not exams.overrides(event, finding.body):
+        event = replace(event, kind=EventKind.ACCEPT)
+    if kind not in (EventKind.ACCEPT, EventKind.OVERRIDE, None):
+        return event
+    return _drawn(session, settings, finding, state, event)
+
+
+def _accepting(finding: ReviewableFinding, state: ReviewState, event: Event) -> Event:
+    view, verdict = finding.answer
+    # Who waits to read it blinded is not told that there is nothing to accept.
+    if verdict == REVIEW and not state.is_blinded:
+        raise QCError(
+            ErrorCode.STORAGE,
+            f"finding {finding.finding_id} has no verdict to accept: the models leave it to a"
+            " person; give one with review override",
+        )
+    return replace(event, view=view, verdict=None if verdict == REVIEW else verdict)
+
+
+def _overriding(finding: ReviewableFinding, event: Event) -> Event:
+    """The override with what is not said as the models have it."""
+    view, verdict = finding.answer
+    if event.view is None:
+        event = replace(event, view=view)
+    if event.view is view and event.verdict is None and verdict != REVIEW:
+        event = replace(event, verdict=verdict)
+    if event.reason is None and verdict == REVIEW:
+        event = replace(event, reason=LEFT_TO_PERSON)
+    return event
+
+
+def _drawn(
+    session: Session,
+    settings: Settings,
+    finding: ReviewableFinding,
+    state: ReviewState,
+    event: Event,
+) -> Event:
+    """The reading with its number, how it was drawn, and whether a second one is to follow."""
+    number = next_reader_number(state, event)
+    event = replace(event, reader_number=number)
+    if number > 1:
+        waiting = state.readings[0].second if state.readings else None
+        return replace(event, drawn=None if state.dispute is not None else waiting)
+    if state.dispute is not None:
+        return event
+    second = drawing.draw_second(
+        _drawn_finding(finding.key, finding.body),
+        shares_of(settings),
+        secrets.get(session, DRAW_SECRET),
+        disagrees=exams.overrides(event, finding.body),
+    )
+    return replace(
+        event, drawn=_draw_first(session, settings, finding.key, finding.body), second=second
+    )
+
+
+def shares_of(settings: Settings) -> Shares:
+    """How much the settings want to be drawn."""
+    review = settings.review
+    return Shares(
+        review.first_share, review.share, review.risk_share, review.near, frozenset(review.flags)
+    )
+
+
+def _drawn_finding(key: FindingKey, body: dict[str, Any]) -> DrawnFinding:
+    quality = body["quality"]
+    # A view that is not assessed has no verdict that a person would have to give.
+    is_assessed = body["view"]["code"] != View.OTHER
+    verdict = str(quality["label"]) if is_assessed else ""
+    return DrawnFinding(str(key), verdict, quality["probability"], tuple(body["flags"]))
+
+
+def _draw_first(
+    session: Session, settings: Settings, key: FindingKey, body: dict[str, Any]
+) -> Draw | None:
+    secret = secrets.read(session, DRAW_SECRET)
+    return drawing.draw_first(_drawn_finding(key, body), shares_of(settings), secret)
+
+
+def prepare(store: Store) -> None:
+    """Make the secret that findings are drawn with, if there is none yet."""
+    with store.read() as session:
+        is_there = secrets.read(session, DRAW_SECRET) is not None
+    if not is_there:
+        with store.begin() as session:
+            secrets.get(session, DRAW_SECRET)
+
+
+def parse_reader(value: str) -> str:
+    """The reader's name, which an SR can hold as a person's name (PN). Raises UsageError."""
+    name = parse_person(value, "--reader")
+    if any(separator in name for separator in _NAME_SEPARATORS):
+        raise UsageError(f"--reader {name}: give a name without \\ and =")
+    return name
+
+
+def _parse_view(value: str | None) -> View | None:
+    if value is None:
+        return None
+    (view,) = parse_choices(View, [value.upper()], f"--view {value}")
+    return view
+
+
+def _parse_verdict(value: str | None) -> str | None:
+    if value is not None and value not in VERDICTS:
+        raise UsageError(f"--verdict {value}: give {' or '.join(VERDICTS)}")
+    return value
+
+
+def _parse_reason(value: str | None) -> str | None:
+    if value is not None and value not in REASONS:
+        raise UsageError(f"--reason {value}: give one of {list_reasons()}")
+    return value
+
+
+def parse_remark(value: str | None) -> str | None:
+    """The remark on one line, None if it is empty. Raises UsageError."""
+    text = (value or "").strip()
+    if len(text) > MAX_REMARK_LETTERS or not text.isprintable():
+        raise UsageError(f"--remark: give up to {MAX_REMARK_LETTERS} letters on one line")
+    return text or None
+
+
+def _parse_seconds(value: float | None) -> float | None:
+    if value is not None and not 0 <= value <= _MAX_SECONDS:
+        raise UsageError(f"--seconds {value:g}: give 0 to {_MAX_SECONDS:g}")
+    return value
+
+
+def parse_criteria(values: Iterable[str], view: View | None) -> Criteria:
+    """`CODE=met`, `not-met` or `cannot-tell` of each, for criteria of the view (None: of any).
+
+    The letters before the code's dash may be left away. Raises UsageError.
+    """
+    known = {
+        rule.code: None
+        for of_view, rules in RULES.items()
+        if view is None or of_view is view
+        for rule in rules
+    }
+    criteria: dict[str, bool | None] = {}
+    for value in values:
+        code, _, word = value.partition("=")
+        code = code.strip().upper()
+        code = code if code.startswith(_CRITERION) else f"{_CRITERION}{code}"
+        word = word.strip().lower().replace(" ", "-").replace("_", "-")
+        if code not in known:
+            of_view = f" of {view}" if view else ""
+            raise UsageError(f"--criterion {value}: give a criterion{of_view}: {', '.join(known)}")
+        if word not in OUTCOMES:
+            raise UsageError(f"--criterion {value}: give {code}= one of {', '.join(OUTCOMES)}")
+        criteria[code] = OUTCOMES[word]
+    return tuple(criteria.items())
+
+
+_CRITERION = "CRIT-"
+
+
+def criteria_words(criteria: Criteria) -> list[str]:
+    """The inverse of `parse_criteria`."""
+    words = {outcome: word for word, outcome in OUTCOMES.items()}
+    return [f"{code}={words[met]}" for code, met in criteria]
+
+
+def _describe(event: Event, after: ReviewState, *, is_amended: bool) -> str:
+    """What came of it. Of a blinded reading not whether it is what the models say."""
+    kind = "read" if event.is_blinded else _WORDS[event.kind]
+    answer = f" as {describe_answer(event)}" if event.view is not None else ""
+    parts = [f"{kind}{answer} by {event.reader}"]
+    if after.status is ReviewStatus.SECOND_READING:
+        parts.append("it waits for a blinded reading by another person")
+    if after.status is ReviewStatus.DISAGREEMENT:
+        parts.append("the readings differ: decide with review resolve")
+    if is_amended:
+        parts.append("an amended report is queued")
+    return "; ".join(parts)
+
+
+_WORDS = {
+    EventKind.ACCEPT: "accepted",
+    EventKind.OVERRIDE: "overridden",
+    EventKind.DISPUTE: "disputed",
+    EventKind.RESOLVE: "resolved",
+    EventKind.REMARK: "remarked on",
+    EventKind.UNBLIND: "shown with its answers",
+}
+
+
+def describe_answer(event: Event) -> str:
+    """View and verdict of a reading: "NT, standard"."""
+    view = "" if event.view is None else str(event.view.value)
+    return view if event.verdict is None else f"{view}, {event.verdict}"
+
+
+def _describe_bundle(session: Session, finding: ReviewableFinding) -> str:
+    """Says so where the models that judged are not the active ones any more."""
+    active = bundles.active(session)
+    if active is None or active.model_id == finding.key.model_id:
+        return ""
+    bundle = finding.body["bundle"]
+    return (
+        f"; bundle {bundle['name']} {bundle['version']}, which judged it, is not active any more:"
+        " the review counts for this finding"
+    )
+
+
+def list_reviews(
+    settings: Settings,
+    states: Sequence[str] = (),
+    exam_filter: ExamFilter | None = None,
+    window: Window = ALL,
+    *,
+    with_all: bool = False,
+    is_blinded: bool = False,
+) -> Listing:
+    """Findings that wait for a person, in order of arrival; in these states, or all.
+
+    The window is about when an image was received. The models' answer is left out where a blinded
+    reading is to come, and of all with `is_blinded`. Raises UsageError.
+    """
+    chosen = parse_choices(ReviewStatus, states, "--state")
+    chosen = chosen or (list(ReviewStatus) if with_all else list(WAITING))
+    store = open_store(settings)
+    prepare(store)
+    with store.read() as session:
+        rows = iter_rows(session, settings, chosen, exam_filter, window, is_blinded=is_blinded)
+        limit = window.limit and window.limit + 1
+        page = list(islice(rows, limit))
+    is_cut = window.limit is not None and len(page) > window.limit
+    return Listing(page[: window.limit], None if is_cut else len(page))
+
+
+def iter_rows(
+    session: Session,
+    settings: Settings,
+    states: Collection[ReviewStatus],
+    exam_filter: ExamFilter | None = None,
+    window: Window = ALL,
+    *,
+    is_blinded: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Rows of LIST_COLUMNS and `model_id` of the findings in these states."""
+    for stored, state, draw in iter_states(session, settings, exam_filter, window):
+        if state.status in states:
+            yield _list_row(stored, state, draw, is_blinded=is_blinded or state.is_blinded)
+
+
+def add_states(
+    session: Session, settings: Settings, every: Iterator[StoredFinding]
+) -> Iterator[tuple[StoredFinding, ReviewState | None, Draw | None]]:
+    """Each of these with where its review stands and why a person is asked to read it first; None
+    for an error and for what is in quarantine, which nobody reviews."""
+    for batch in _batches(every):
+        histories = reviews.histories(session, [each.finding_id or 0 for each in batch])
+        for each in batch:
+            if each.finding_id is None or each.quarantine is not None:
+                yield each, None, None
+                continue
+            draw = _draw_first(session, settings, key_of(each), each.body)
+            history = histories.get(each.finding_id, ())
+            yield each, current_state(history, needs_reading=draw is not None), draw
+
+
+def iter_states(
+    session: Session,
+    settings: Settings,
+    exam_filter: ExamFilter | None = None,
+    window: Window = ALL,
+) -> Iterator[tuple[StoredFinding, ReviewState, Draw | None]]:
+    """The findings that stand, of a cine the best ones and those with events, each with where its
+    review stands and why a person is asked to read it first."""
+    every = findings.iter_findings(
+        session, exam_filter or ExamFilter(), replace(window, limit=None), all_revisions=False
+    )
+    for each, state, draw in add_states(session, settings, every):
+        # Frames of a cine that no report shows wait for nobody.
+        if state is not None and (each.is_best or state.version):
+            yield each, state, draw
+
+
+_BATCH = 200
+
+
+def _batches(stored: Iterator[StoredFinding]) -> Iterator[list[StoredFinding]]:
+    while batch := list(islice(stored, _BATCH)):
+        yield batch
+
+
+def key_of(stored: StoredFinding) -> FindingKey:
+    """What names the finding in every database."""
+    body = stored.body
+    return FindingKey(
+        stored.revision.sop_instance_uid,
+        body["revision"],
+        body["frame"],
+        body["region"]["index"],
+        body["bundle"]["model_id"],
+    )
+
+
+def _list_row(
+    stored: StoredFinding, state: ReviewState, draw: Draw | None, *, is_blinded: bool
+) -> dict[str, Any]:
+    body, outcome, key = stored.body, state.outcome, key_of(stored)
+    row: dict[str, Any] = {
+        "finding": stored.finding_id,
+        "state": state.status,
+        "exam_id": stored.exam_id,
+        "sop_instance_uid": key.sop_instance_uid,
+        "revision": key.revision,
+        "frame": key.frame,
+        "region": key.region,
+        "model_id": key.model_id,
+        "asked_by": _asked_by(state, draw),
+        "events": state.version,
+        "reader": None if outcome is None else outcome.reader,
+        "at": None if outcome is None else _moment(outcome.at),
+        "view": body["view"]["code"],
+        "verdict": body["quality"]["label"],
+        "probability": body["quality"]["probability"],
+        "not_met": [each["code"] for each in body["criteria"] if each["met"] is False],
+        "flags": list(body["flags"]),
+        "person_view": None if outcome is None else outcome.view,
+        "person_verdict": None if outcome is None else outcome.verdict,
+        "remarks": [each.remark for each in state.remarks],
+    }
+    if is_blinded:
+        row |= dict.fromkeys((*_ANSWER_COLUMNS, "person_view", "person_verdict", "remarks"))
+        # Rules of drawing may be the answer itself: that the first reader disagreed.
+        row["asked_by"] = []
+    return row
+
+
+def _asked_by(state: ReviewState, draw: Draw | None) -> list[str]:
+    """Why the finding waits for a person."""
+    if state.status is ReviewStatus.WAITING:
+        return [*(draw.rules if draw else ()), *(["remark"] if state.remarks else [])]
+    return []
+
+
+def show_review(
+    settings: Settings,
+    finding_id: int,
+    *,
+    reader: str | None = None,
+    is_blinded: bool = False,
+    unblind: bool = False,
+    clock: Clock = utc_now,
+) -> dict[str, Any]:
+    """A finding with where its review stands, and `events`, its history.
+
+    Where a blinded reading is to come (or with `is_blinded`) without the models' answer and what
+    others said. `unblind` shows it to `reader`, which is stored: that person cannot give the
+    blinded reading any more. Raises UsageError, QCError.
+    """
+    if unblind and (reader is None or is_blinded):
+        raise UsageError("--unblind: give --reader, the person who is shown the answers")
+    store = open_store(settings)
+    prepare(store)
+    if unblind:
+        _unblind(store, settings, finding_id, parse_reader(reader or ""), clock())
+    with store.read() as session:
+        finding = require_finding(session, finding_id)
+        state = state_of(session, settings, finding)
+        active = bundles.active(session)
+    hides = is_blinded or (state.is_blinded and not unblind)
+    body, outcome = finding.body, state.outcome
+    shown: dict[str, Any] = {
+        "finding": finding_id,
+        "state": state.status,
+        "exam_id": sorted(finding.reported),
+        "sop_instance_uid": finding.key.sop_instance_uid,
+        "revision": finding.key.revision,
+        "frame": finding.key.frame,
+        "region": finding.key.region,
+        "bundle": f"{body['bundle']['name']} {body['bundle']['version']}",
+        "is_bundle_active": active is None or active.model_id == finding.key.model_id,
+        "view": body["view"]["code"],
+        "verdict": body["quality"]["label"],
+        "probability": body["quality"]["probability"],
+        "criteria": criteria_words(tuple((c["code"], c["met"]) for c in body["criteria"])),
+        "reasons": [reason["words"] for reason in body.get("reasons", ())],
+        "flags": list(body["flags"]),
+        "outcome": None if outcome is None else describe_answer(outcome),
+        "reader": None if outcome is None else outcome.reader,
+        "at": None if outcome is None else _moment(outcome.at),
+        "version": state.version,
+        "answers_hidden": hides,
+        "events": [_event_row(event) for event in finding.history],
+    }
+    if hides:
+        shown |= dict.fromkeys((*_ANSWER_COLUMNS, "criteria", "reasons", "outcome"))
+        shown["events"] = [row | dict.fromkeys(_EVENT_ANSWER) for row in shown["events"]]
+        for row in shown["events"]:
+            # Which of the two a reading was would say whether it agrees with the models.
+            if row["kind"] in (EventKind.ACCEPT, EventKind.OVERRIDE):
+                row["kind"] = "read"
+    return shown
+
+
+def _unblind(store: Store, settings: Settings, finding_id: int, reader: str, now: datetime) -> None:
+    with store.begin() as session:
+        finding = require_finding(session, finding_id)
+        if not state_of(session, settings, finding).is_blinded:
+            return
+    with store.begin() as session:
+        record(session, settings, finding_id, EventKind.UNBLIND, Answer(reader), now)
+
+
+def _event_row(event: Event) -> dict[str, Any]:
+    return {
+        "number": event.number,
+        "kind": event.kind,
+        "reader": event.reader,
+        "at": _moment(event.at),
+        "view": event.view,
+        "verdict": event.verdict,
+        "criteria": criteria_words(event.criteria),
+        "reason": event.reason,
+        "remark": event.remark,
+        "blinded": event.is_blinded,
+    }
+
+
+def review_of(state: ReviewState) -> dict[str, Any]:
+    """The object `review` of a finding's JSON (DESIGN section 5)."""
+    outcome = state.outcome
+    return {
+        "state": state.status,
+        "outcome": None if outcome is None else outcome.verdict,
+        "view": None if outcome is None else outcome.view,
+        "reader": None if outcome is None else outcome.reader,
+        "at": None if outcome is None else _moment(outcome.at),
+    }
+
+
+def _moment(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds")
