@@ -484,11 +484,31 @@ def clear(site: Site) -> None:
         session.execute(text(trigger))
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=st.lists(step, max_size=8))
+histories = given(steps=st.lists(step, max_size=8))
+on_one_database = [HealthCheck.function_scoped_fixture]
+
+
+@settings(max_examples=40, suppress_health_check=on_one_database)
+@histories
 def test_histories_are_never_rewritten_and_come_back_from_their_export(
     two_sites: tuple[Site, Site], tmp_path: Path, steps: list[dict[str, Any]]
 ) -> None:
+    check_history(two_sites, tmp_path, steps)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, suppress_health_check=on_one_database)
+@histories
+def test_many_histories_are_never_rewritten(
+    two_sites: tuple[Site, Site], tmp_path: Path, steps: list[dict[str, Any]]
+) -> None:
+    check_history(two_sites, tmp_path, steps)
+
+
+def check_history(
+    two_sites: tuple[Site, Site], tmp_path: Path, steps: list[dict[str, Any]]
+) -> None:
+    """A reviewer after the other on one store; its export into an empty one."""
     site, other = two_sites
     clear(site)
     clear(other)
@@ -510,11 +530,11 @@ def test_histories_are_never_rewritten_and_come_back_from_their_export(
         assert after[: len(before)] == before
         before = after
     with site.exam.store.read() as session:
-        histories = review_records.histories(session, [1, 2, 3])
+        stored = review_records.histories(session, [1, 2, 3])
         for finding_id in (1, 2, 3):
             finding = reviews.require_finding(session, finding_id)
             state = reviews.state_of(session, own, finding)
-            events = histories.get(finding_id, ())
+            events = stored.get(finding_id, ())
             assert [event.number for event in events] == list(range(1, len(events) + 1))
             assert replace(state, status=current_state(events).status) == current_state(events)
     for is_csv in (True, False):
@@ -527,7 +547,7 @@ def test_histories_are_never_rewritten_and_come_back_from_their_export(
         outcome, there = review_files.import_reviews(other.exam.settings, path)
         assert (outcome.problems, outcome.count, there) == ((), len(rows), 0)
         with other.exam.store.read() as session:
-            assert review_records.histories(session, [1, 2, 3]) == histories
+            assert review_records.histories(session, [1, 2, 3]) == stored
         outcome, there = review_files.import_reviews(other.exam.settings, path)
         assert (outcome.count, there) == (0, len(rows))
 
