@@ -499,7 +499,7 @@ class ReviewSettings(_Section):
         ge=0,
         le=1,
         description="the same share where there is a risk: near the thresholds, a flag, a reader"
-        " who disagrees with the models",
+        " who disagrees with the models, a new person or device",
     )
     near: float = Field(
         default=0.15,
@@ -510,6 +510,12 @@ class ReviewSettings(_Section):
     flags: Annotated[list[Flag], BeforeValidator(_list)] = Field(
         default=[Flag.OUT_OF_DISTRIBUTION, Flag.SAME_UID_OTHER_CONTENT, Flag.COLOUR_DOUBTFUL],
         description="flags that count as a risk",
+    )
+    new_after: int = Field(
+        default=20,
+        ge=0,
+        le=10_000,
+        description="a person or device with fewer images counts as new",
     )
 
 

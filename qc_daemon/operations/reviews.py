@@ -28,7 +28,7 @@ from qc_daemon.records.results.reviews import FindingKey, ReviewableFinding
 from qc_daemon.records.store import Store
 from qc_daemon.review import drawing
 from qc_daemon.review.drawing import DrawnFinding, Shares
-from qc_daemon.review.events import Criteria, Draw, Event, EventKind
+from qc_daemon.review.events import Criteria, Draw, Event, EventKind, name_words
 from qc_daemon.review.reasons import LEFT_TO_PERSON, REASONS, list_reasons
 from qc_daemon.review.state import (
     VERDICTS,
@@ -181,6 +181,8 @@ def record(
     state = state_of(session, settings, finding)
     event = _event(session, settings, finding, state, kind, answer, now)
     reason = refusal(state, event)
+    if reason is None and state.is_blinded and event.is_blinded:
+        reason = _dependence(session, finding, state, event.reader)
     if reason is None and answer.version not in (None, state.version):
         reason = "has changed since it was shown; show it again"
     if reason is None and not reviews.append(session, finding_id, event):
@@ -191,6 +193,23 @@ def record(
     is_amended = amend_reports(session, finding, now)
     line = _describe(event, after, is_amended=is_amended)
     return Change(event, line + _describe_bundle(session, finding))
+
+
+def _dependence(
+    session: Session, finding: ReviewableFinding, state: ReviewState, reader: str
+) -> str | None:
+    """Why this reader is not another person than those before, by persons as they are merged now,
+    or scanned the picture; None for another one."""
+    names = reviews.names_of(session, reader)
+    before = [*(each.reader for each in state.readings), *state.unblinded]
+    before += [state.dispute.reader] if state.dispute is not None else []
+    same = next((name for name in before if name_words(name) in names), None)
+    if same is not None:
+        return f"was read, disputed or seen by {same}, who is {reader}; another has to read it"
+    operators = reviews.operator_names(session, finding.file.revision_id)
+    if any(name_words(name) in names for name in operators):
+        return f"shows what {reader} scanned; another person has to read it"
+    return None
 
 
 def amend_reports(session: Session, finding: ReviewableFinding, now: datetime) -> bool:
@@ -306,6 +325,7 @@ def _drawn(
         shares_of(settings),
         secrets.get(session, DRAW_SECRET),
         disagrees=exams.overrides(event, finding.body),
+        novelties=reviews.novelties(session, finding.file.revision_id, settings.review.new_after),
     )
     return replace(
         event, drawn=_draw_first(session, settings, finding.key, finding.body), second=second

@@ -77,5 +77,10 @@ class Event:
 
 
 def is_same_person(one: str, other: str) -> bool:
-    """Whether two names are one person's: case, accents and punctuation do not count."""
-    return fold(one) == fold(other)
+    """Whether two names are one person's: case, accents, punctuation and order do not count."""
+    return name_words(one) == name_words(other)
+
+
+def name_words(name: str) -> tuple[str, ...]:
+    """A name to compare by: "LEE^ANN" and "Ann Lee" are the same."""
+    return tuple(sorted(fold(name).split()))

@@ -23,11 +23,13 @@ from detector.console import UsageError
 from detector.errors import QCError
 from model.finding import Finding
 from qc_daemon.cli.app import app
+from qc_daemon.dicom.acquisition import Acquisition, Operator
 from qc_daemon.operations import review_files, reviews
 from qc_daemon.operations.reviews import Answer
+from qc_daemon.records.acquisition import acquisitions, identities
 from qc_daemon.records.results import reviews as review_records
 from qc_daemon.records.results.bundles import activate
-from qc_daemon.records.tables import JobKind
+from qc_daemon.records.tables import IdentityKind, JobKind
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.review.events import EventKind
 from qc_daemon.review.state import current_state
@@ -298,6 +300,52 @@ def test_a_blinded_reader_does_not_get_the_answers(site: Site) -> None:
         ("unblind", None),
         ("accept", "standard"),
     ]
+
+
+def scanned_by(site: Site, finding: int, *names: str) -> None:
+    """The finding's picture was scanned by these."""
+    operators = [Operator(name=name) for name in names]
+    with site.exam.store.begin() as session:
+        session.execute(text("DELETE FROM acquisition WHERE revision_id = :id"), {"id": finding})
+        acquisitions.store(
+            session,
+            finding,
+            Acquisition(operators=tuple(operators), station_name="ROOM 1"),
+            "VOLUSON1",
+            site.exam.now,
+        )
+
+
+def test_persons_merged_while_a_finding_is_reviewed_are_one_reader(site: Site) -> None:
+    scanned_by(site, 2, "BERG^ANNA")
+    scanned_by(site, 1, "Lee^Ann", "Lee^Anne")
+    site.say(
+        "override", "2", "--verdict", "non-standard", "--reason", "criterion", "--reader", "Ann Lee"
+    )
+    site.say("dispute", "2", "--reason", "criterion", "--reader", "A. Ng")
+    before = site.dump()
+    with site.exam.store.begin() as session:
+        rows = session.execute(text("SELECT id, received_name FROM person")).all()
+        ids = {row.received_name: row.id for row in rows}
+        identities.merge(
+            session, IdentityKind.PERSON, [ids["Lee^Anne"]], ids["Lee^Ann"], "Lead", site.exam.now
+        )
+    assert site.dump() == before
+    read = ("read", "2", "--view", "NT", "--verdict", "standard", "--reader")
+    refused(site.run(*read, "Anne Lee"), "seen by Ann Lee, who is Anne Lee")
+    refused(site.run(*read, "Anna Berg"), "scanned")
+    site.say(*read, "Dr Roth")
+
+
+def test_a_new_person_or_device_is_a_risk(tmp_path: Path) -> None:
+    site = Site(tmp_path, risk_share=1.0, new_after=2)
+    scanned_by(site, 1, "BERG^ANNA")
+    assert "blinded reading" in site.say("accept", "1", "--reader", "Dr Lee")
+    rows = [json.loads(line) for line in site.say("export", "--format", "jsonl").splitlines()]
+    assert rows[0]["second_by"] == ["new-device", "new-person"]
+    scanned_by(site, 2, "BERG^ANNA")
+    assert "blinded reading" not in site.say("accept", "2", "--reader", "Dr Lee")
+    site.exam.store.close()
 
 
 def test_second_readings_are_drawn_and_differing_ones_resolved(tmp_path: Path) -> None:

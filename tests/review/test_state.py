@@ -232,5 +232,6 @@ def test_what_is_no_review_is_refused_with_a_reason(changes: dict[str, Any], wor
 
 def test_names_are_one_person_whatever_their_case_and_points() -> None:
     assert is_same_person("Dr. Änne Lee", "dr änne LEE")
+    assert is_same_person("LEE^ANN", "Ann Lee")
     assert not is_same_person("Lee", "Leo")
     assert len(set(REASONS)) == len(REASONS)

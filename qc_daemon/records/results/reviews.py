@@ -12,18 +12,24 @@ from sqlalchemy import Row, func, select
 from sqlalchemy.orm import Session
 
 from detector.anatomy import View
+from qc_daemon.records.acquisition import identities
 from qc_daemon.records.listings import ALL, Window
 from qc_daemon.records.received.revisions import RevisionFacts, as_facts, select_facts
 from qc_daemon.records.tables import (
+    AcquisitionOperator,
+    AcquisitionRow,
     Exam,
     Finding,
+    IdentityKind,
     Instance,
+    Person,
     ReviewEvent,
     Revision,
     RevisionState,
 )
 from qc_daemon.records.upsert import insert_once
-from qc_daemon.review.events import READINGS, Draw, Event, EventKind
+from qc_daemon.review.drawing import NEW_DEVICE, NEW_PERSON
+from qc_daemon.review.events import READINGS, Draw, Event, EventKind, name_words
 from qc_daemon.review.state import ReviewState, current_state
 
 # So many findings' events are asked for at once: a statement has a limited number of parameters.
@@ -300,6 +306,70 @@ def _keys(session: Session, ids: Collection[int]) -> dict[int, FindingKey]:
         .where(Finding.id.in_(ids))
     )
     return {row.id: FindingKey(*row[1:]) for row in rows}
+
+
+def novelties(session: Session, revision_id: int, new_after: int) -> frozenset[str]:
+    """NEW_PERSON, NEW_DEVICE: whether a person who scanned the revision, or its device, has fewer
+    than so many images; merged ones count together."""
+    persons = set(
+        session.scalars(
+            select(AcquisitionOperator.person_id).where(
+                AcquisitionOperator.revision_id == revision_id
+            )
+        )
+    )
+    device = session.scalars(
+        select(AcquisitionRow.device_id).where(AcquisitionRow.revision_id == revision_id)
+    ).one_or_none()
+    found = set()
+    for kind, ids, word in (
+        (IdentityKind.PERSON, persons, NEW_PERSON),
+        (IdentityKind.DEVICE, {device} if device else set(), NEW_DEVICE),
+    ):
+        groups = [identities.members(session, kind, id) or {id} for id in ids]
+        if any(_count_images(session, kind, group) < new_after for group in groups):
+            found.add(word)
+    return frozenset(found)
+
+
+def _count_images(session: Session, kind: IdentityKind, ids: Collection[str]) -> int:
+    images = func.count(Revision.instance_id.distinct())
+    if kind is IdentityKind.PERSON:
+        chosen = (
+            select(images)
+            .join(AcquisitionOperator, AcquisitionOperator.revision_id == Revision.id)
+            .where(AcquisitionOperator.person_id.in_(ids))
+        )
+    else:
+        chosen = (
+            select(images)
+            .join(AcquisitionRow, AcquisitionRow.revision_id == Revision.id)
+            .where(AcquisitionRow.device_id.in_(ids))
+        )
+    return session.execute(chosen).scalar_one()
+
+
+def names_of(session: Session, name: str) -> frozenset[tuple[str, ...]]:
+    """The names, as `name_words` has them, that count for the same person as this one now: those of
+    persons who were merged; the name itself among them."""
+    rows = session.execute(select(Person.id, Person.name, Person.received_name)).all()
+    roots = identities.roots(session, IdentityKind.PERSON)
+    names: dict[str, set[tuple[str, ...]]] = {}
+    for row in rows:
+        of_person = names.setdefault(roots.get(row.id, row.id), set())
+        of_person.update(name_words(each) for each in (row.name, row.received_name) if each)
+    own = name_words(name)
+    return frozenset({own}.union(*(each for each in names.values() if own in each)))
+
+
+def operator_names(session: Session, revision_id: int) -> list[str]:
+    """The names of those who scanned the revision, as received and as given."""
+    rows = session.execute(
+        select(Person.name, Person.received_name)
+        .join(AcquisitionOperator, AcquisitionOperator.person_id == Person.id)
+        .where(AcquisitionOperator.revision_id == revision_id)
+    )
+    return [name for row in rows for name in row if name]
 
 
 def _rules(draw: Draw | None) -> str | None:
