@@ -27,7 +27,7 @@ from model.describer.describer import Describer
 from model.device import choose_device
 from model.finding import NON_STANDARD, REVIEW, STANDARD, BundleId, Criterion, Judgement, Reason
 from model.outlier import OutlierModel, detector_evidence, is_coloured_everywhere
-from model.reasons import list_reasons, weightiest, withhold_uncertain
+from model.reasons import judge_criteria, weightiest
 from model.spatialclip.network import VIEWS, SpatialClip
 from model.spatialclip.preprocess import Preprocessor
 
@@ -259,15 +259,12 @@ class Judge:
         reason, and a non-standard one has at least one."""
         height, width = prediction.pixels.shape[:2]
         thresholds = self.criteria_thresholds
-        criteria = checks.judge(
-            view, prediction.detections, width, height, prediction.pixels, thresholds
+        measurements = checks.measure(
+            view, prediction.detections, width, height, prediction.pixels, thresholds.detectable
         )
-        failures = checks.failures(
-            view, criteria, prediction.detections, prediction.layout, thresholds
+        criteria, reasons = judge_criteria(
+            view, quality, measurements, prediction.detections, prediction.layout, thresholds
         )
-        if quality == STANDARD:
-            criteria = withhold_uncertain(criteria, failures)
-        reasons = list_reasons(view, quality, failures, prediction.detections, thresholds)
         if quality == NON_STANDARD and not reasons:
             # Costs as much as judging the picture some times more, so only where it is needed.
             reasons = (self._weightiest(prediction),)

@@ -5,13 +5,13 @@ pictures show and this one does not; only if there is neither, what weighed most
 (`model.deletion`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from detector.anatomy import View
 from detector.boxes import Detection
 from model.criteria import checks
-from model.criteria.checks import CriteriaThresholds, Failure
+from model.criteria.checks import CriteriaThresholds, Failure, Measurement
 from model.criteria.faults import REGION_FAULTS, WHOLE, criterion_fault, structure_fault
 from model.criteria.rules import TECHNICAL_CODES
 from model.finding import (
@@ -36,6 +36,27 @@ class Deletions:
 
     structures: dict[str, float]
     cells: dict[str, float]
+
+
+def judge_criteria(
+    view: View,
+    quality: str,
+    measurements: Mapping[str, Measurement],
+    detections: Sequence[Detection],
+    weak_detections: Sequence[Detection],
+    thresholds: CriteriaThresholds,
+) -> tuple[tuple[Criterion, ...], tuple[Reason, ...]]:
+    """The criteria and the reasons of a verdict, which do not contradict it.
+
+    `measurements` are what `checks.measure` made of `detections`; `weak_detections` are these and
+    all others, however unsure. A non-standard view may have no reason here: then one is to be
+    found by deletion (`weightiest`).
+    """
+    criteria = checks.decide(view, detections, measurements, thresholds)
+    failures = checks.failures(view, criteria, detections, weak_detections, thresholds)
+    if quality == STANDARD:
+        criteria = withhold_uncertain(criteria, failures)
+    return criteria, list_reasons(view, quality, failures, detections, thresholds)
 
 
 def withhold_uncertain(

@@ -48,11 +48,16 @@ __all__ = [
     "CriteriaThresholds",
     "Failure",
     "Measurement",
+    "decide",
     "expected_structures",
     "failures",
     "judge",
     "measure",
 ]
+
+SURE_PREVALENCE = 0.95
+"""What fewer standard pictures show (`CriteriaThresholds.prevalence`) is not missing at high
+certainty: the picture may be standard without it."""
 
 SURE_SUPPORT = 2.0
 """A structure is missing at high certainty if the support of the others is so many times what a
@@ -155,10 +160,20 @@ def judge(
     Boxes are in pixels of the region `pixels`, RGB (height, width, 3). Size is a share of the
     picture, as in the guidelines, so that no rule needs millimetres.
     """
-    picture = _region_image(view, detections, width, height, pixels, thresholds.detectable)
+    measurements = measure(view, detections, width, height, pixels, thresholds.detectable)
+    return decide(view, detections, measurements, thresholds)
+
+
+def decide(
+    view: View,
+    detections: Sequence[Detection],
+    measurements: Mapping[str, Measurement],
+    thresholds: CriteriaThresholds,
+) -> tuple[Criterion, ...]:
+    """What `judge` gives, from the measurements that `measure` made of the same detections."""
+    picture = _region_image(view, detections, 0, 0, _NO_PIXELS, thresholds.detectable)
     return tuple(
-        _criterion(rule.code, picture, _measure(rule.code, picture), thresholds)
-        for rule in RULES[view]
+        _criterion(rule.code, picture, measurements[rule.code], thresholds) for rule in RULES[view]
     )
 
 
@@ -186,7 +201,8 @@ def failures(
 
     `criteria` are what `judge` made of `detections`. `weak_detections` are these and all others
     that the detector makes, however unsure: at high certainty a structure is missing only if there
-    is no trace of it, and the view's other structures are detected with SURE_SUPPORT.
+    is no trace of it, standard pictures hardly ever lack it (SURE_PREVALENCE), and the view's other
+    structures are detected with SURE_SUPPORT.
     """
     picture = _region_image(view, detections, 0, 0, _NO_PIXELS, thresholds.detectable)
     traces = _region_image(view, weak_detections, 0, 0, _NO_PIXELS, thresholds.detectable)
@@ -220,7 +236,12 @@ def _failure(
         if missing:
             support = _support(check, picture, thresholds) or 0.0
             has_no_trace = any(traces.confidence(group) == 0 for group in missing)
-            is_certain = has_no_trace and support >= SURE_SUPPORT * thresholds.support
+            prevalence = thresholds.prevalence.get(picture.view, {}).get(code, 1.0)
+            is_certain = (
+                has_no_trace
+                and prevalence >= SURE_PREVALENCE
+                and support >= SURE_SUPPORT * thresholds.support
+            )
             return Failure(code, None, is_certain)
     threshold = thresholds.measured.get(picture.view, {}).get(code)
     if threshold is None or criterion.value is None:

@@ -176,7 +176,8 @@ class CriteriaThresholds:
     `detectable`: labels that the bundle's detector knows. `support`: mean confidence over a view's
     other labels from which a structure that was not detected counts as not visible. `expected`:
     groups of labels, of each of which standard pictures of the view show one; for a view that is
-    not in it, those that its criteria need.
+    not in it, those that its criteria need. `prevalence`: share of real standard pictures, 0..1,
+    that show what a criterion needs; for a criterion that is not in it, all.
     """
 
     detectable: frozenset[str] = field(default_factory=_all_labels)
@@ -186,9 +187,10 @@ class CriteriaThresholds:
         default_factory=lambda: MEASURED
     )
     expected: Mapping[View, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    prevalence: Mapping[View, Mapping[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for bundle.json; `expected` only where there is any."""
+        """Plain values for bundle.json; `expected` and `prevalence` only where there is any."""
         body: dict[str, Any] = {
             "known": sorted(self.detectable),
             "support": self.support,
@@ -199,6 +201,10 @@ class CriteriaThresholds:
             body["expected"] = {
                 view.value: [list(group) for group in groups]
                 for view, groups in self.expected.items()
+            }
+        if self.prevalence:
+            body["prevalence"] = {
+                view.value: dict(of_view) for view, of_view in self.prevalence.items()
             }
         return body
 
@@ -211,6 +217,10 @@ class CriteriaThresholds:
             presence=_thresholds_from_json(data["presence"]),
             measured=_thresholds_from_json(data["measured"]),
             expected=_expected_from_json(data.get("expected", {})),
+            prevalence={
+                View(view): {str(code): float(share) for code, share in of_view.items()}
+                for view, of_view in data.get("prevalence", {}).items()
+            },
         )
 
 

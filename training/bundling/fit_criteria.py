@@ -69,9 +69,9 @@ def fit(
         for code, (presences, values, truths) in codes.items():
             check = CHECKS[view][code]
             if check.measure is None:
-                _fit_band(presence.setdefault(view, {}), code, presences, truths, Better.HIGH)
+                fit_band(presence.setdefault(view, {}), code, presences, truths, Better.HIGH)
             else:
-                _fit_band(measured.setdefault(view, {}), code, values, truths, check.better)
+                fit_band(measured.setdefault(view, {}), code, values, truths, check.better)
     return replace(start, presence=presence, measured=measured)
 
 
@@ -119,7 +119,7 @@ def band_of(values: Values, truths: Truths, better: Better) -> ThreeWayThreshold
     return ThreeWayThreshold(low.unmet_below, low.met_from, mirrored.met_to, mirrored.unmet_above)
 
 
-def _fit_band(
+def fit_band(
     bands: dict[str, ThreeWayThreshold], code: str, values: Values, truths: Truths, b: Better
 ) -> None:
     is_known = np.isfinite(values)

@@ -37,6 +37,7 @@ from model.spatialclip.network import VIEWS, SpatialClip
 from model.spatialclip.preprocess import Preprocessor
 from training.bundling.fit_criteria import CriteriaSample, fit, rates
 from training.bundling.model_card import model_card
+from training.bundling.real_criteria import criteria_figures, fit_to_real, read_real_pictures
 from training.crossval.folds import BOTH_CLASSES, load_predictions
 from training.data.negatives import read_negatives
 from training.data.prepared import PreparedSample, prepare
@@ -128,6 +129,10 @@ def make_bundle(
     with_criteria = _criteria_samples(prepared, detections)
     labels = networks.detector.labels
     criteria = fit(with_criteria, CriteriaThresholds(detectable=frozenset(labels)))
+    on_real = None
+    if cross_validation is not None:
+        on_real = criteria_figures(cross_validation, criteria)
+        criteria = fit_to_real(criteria, read_real_pictures(cross_validation))
     learnt_from = _count_learnt(samples, (detector, spatialclip))
     metrics = {
         "calibration pictures": len(data.logits),
@@ -144,6 +149,7 @@ def make_bundle(
             other_organs, networks, outlier, thresholds
         ),
         "criteria": [asdict(rate) for rate in rates(with_criteria, criteria)],
+        **({} if on_real is None else {"criteria on real pictures": to_plain(on_real)}),
     }
     facts = {
         "name": name,

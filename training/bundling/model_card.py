@@ -15,7 +15,7 @@ from training.evaluation.select_calibration import (
     MIN_PICTURES,
     TEMPERATURE,
 )
-from training.evaluation.summary import EVERY_BRANCH
+from training.evaluation.summary import EVERY_BRANCH, FAULT_NAMED, UNMET_ON_STANDARD
 
 KINDS = (TEMPERATURE, ISOTONIC)
 LABELS = (STANDARD, REVIEW, NON_STANDARD)
@@ -296,6 +296,41 @@ Here sensitivity is the share of unmet ones found unmet, of those decided ("–"
 | view | criterion | met | unmet | sensitivity | specificity | undecided |
 |---|---|---|---|---|---|---|
 {rows}
+{_criteria_on_real(facts)}"""
+
+
+def _criteria_on_real(facts: Mapping[str, Any]) -> str:
+    """The paragraph of how criteria and reasons fit real pictures; empty where it is not known."""
+    figures = facts["metrics"].get("criteria on real pictures")
+    if not figures:
+        return ""
+    rows = "\n".join(
+        f"| {name} | {format_number(of_set[UNMET_ON_STANDARD]['value'])}"
+        f" | {format_number(of_set[FAULT_NAMED]['value'])} |"
+        for name, of_set in figures.items()
+    )
+    outcomes = "\n".join(
+        f"| {name} | {code} | {format_number(of_truth['met'])}"
+        f" | {format_number(of_truth['not met'])} | {format_number(of_truth['undecided'])} |"
+        for name, of_set in figures.items()
+        for code, by_truth in of_set["criteria"].items()
+        if (of_truth := by_truth.get("standard"))
+    )
+    return f"""
+Real pictures do not tell which criterion they meet. Their boxes fit which structures count as
+visible; the measurements of standard ones say how far an end must lie outside. Each picture judged
+by networks, calibration and thresholds of the other folds or styles; reasons that deletion finds
+come on top. A fault is a criterion or a structure:
+
+| pictures | called standard: a criterion not met | called non-standard: a fault named |
+|---|---|---|
+{rows}
+
+Criteria of the truly standard ones, whatever they were called:
+
+| pictures | criterion | met | not met | undecided |
+|---|---|---|---|---|
+{outcomes}
 """
 
 

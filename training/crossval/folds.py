@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,15 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 
+from detector.anatomy import LABELS, View
+from detector.boxes import filter_by_confidence
+from model.criteria.checks import measure
+from model.judge import Thresholds
 from model.spatialclip.checkpoint import load_spatialclip
 from model.spatialclip.network import SpatialClip
 from model.spatialclip.preprocess import Preprocessor
 from training.data.prepared import PreparedSample
+from training.data.regions import read_region
 from training.data.samples import Sample
 from training.evaluation import alignment
 from training.evaluation.ablation import ablate
@@ -165,6 +170,7 @@ def _predict_rows(
             "source": item.sample.source,
             "view": item.sample.view,
             "standard": item.sample.standard,
+            **_criteria_facts(item),
         }
         for item in items
     ]
@@ -182,3 +188,25 @@ def _predict_rows(
                 "views": output.view_logits[i].softmax(-1).tolist(),
             }
     return rows, np.concatenate(features)
+
+
+def _criteria_facts(item: PreparedSample) -> dict[str, Any]:
+    """What criteria and reasons are judged by, in the sample's own view: all detections, the
+    measurements by criterion code, and the annotated structures with those that have a box."""
+    sample = item.sample
+    view = sample.view or View.OTHER
+    pixels, _ = read_region(sample)
+    detections = item.detections[0]
+    measurements = measure(
+        view,
+        filter_by_confidence(Thresholds().detection, detections),
+        *item.size,
+        pixels,
+        frozenset(label.code for label in LABELS),
+    )
+    return {
+        "detections": [astuple(detection) for detection in detections],
+        "measurements": {code: astuple(m) for code, m in measurements.items()},
+        "annotated": sorted(sample.annotated),
+        "boxed": sorted({box.label for box in sample.boxes}),
+    }

@@ -71,6 +71,15 @@ def train_style_spatialclip(
     train_and_predict(plan, style_folder(plan, style) / "spatialclip", training, validation)
 
 
+def load_style_predictions(out: Path) -> dict[str, list[dict[str, Any]]]:
+    """By style, the predictions of its pictures by networks that did not learn from it, in a
+    cross-validation's folder; empty where no style was left out."""
+    return {
+        path.parent.parent.name.replace("-", " "): json.loads(path.read_text())
+        for path in sorted(out.glob("look-*/spatialclip/predictions.json"))
+    }
+
+
 def style_figures(
     plan: Plan,
     by_style: Mapping[str, Sequence[Sample]],

@@ -300,7 +300,7 @@ def out_of_fold_figures(plan: Plan) -> tuple[dict[str, Any], float | None]:
     features = {s.image.name: style_features(read_region(s)[0]) for s in plan.real}
     evaluated, separation = assign_styles(
         [
-            _evaluated_sample(row, {name: float(p[i]) for name, p in ablated.items()}, features)
+            evaluated_sample(row, {name: float(p[i]) for name, p in ablated.items()}, features)
             for i, row in enumerate(rows)
         ]
     )
@@ -329,11 +329,13 @@ def calibrate_out_of_fold(
     return probabilities
 
 
-def _evaluated_sample(
+def evaluated_sample(
     row: dict[str, Any],
     probabilities: dict[str, float],
     features: dict[str, npt.NDArray[np.float64]],
 ) -> EvaluatedSample:
+    """A row of predictions.json as an evaluated sample, with its calibrated probabilities by
+    ablation and style features by picture; criteria and reasons are not judged."""
     low, high = Thresholds().review
     p = probabilities[ALL_BRANCHES]
     image, text, spatial = row["gates"]

@@ -29,6 +29,7 @@ WORST = 20
 EVERY_BRANCH = "each of them"
 UNMET_ON_STANDARD = "called standard: with an unmet criterion"
 FAULT_NAMED = "called non-standard: names a criterion or structure"
+OUTCOMES = {True: "met", False: "not met", None: "undecided"}
 FALSE_STANDARD, FALSE_NON_STANDARD = "passed though not standard", "refused though standard"
 
 
@@ -175,7 +176,8 @@ def ablation_metrics(samples: Sequence[EvaluatedSample]) -> dict[str, Any]:
 
 def reason_metrics(samples: Sequence[EvaluatedSample]) -> dict[str, Any]:
     """How well criteria and reasons fit the verdict, by the label that was given: the shares are
-    NaN without a picture of the label. And how many non-standard pictures name each kind first.
+    NaN without a picture of the label. How many non-standard pictures name each kind first. And of
+    truly standard pictures, and of the others, the shares of each criterion's outcomes.
     """
     labels = np.array([sample.label for sample in samples])
     has_unmet = np.array([bool(sample.unmet) for sample in samples])
@@ -192,6 +194,28 @@ def reason_metrics(samples: Sequence[EvaluatedSample]) -> dict[str, Any]:
         UNMET_ON_STANDARD: _share(has_unmet, labels == STANDARD, groups),
         FAULT_NAMED: _share(names_fault, labels == NON_STANDARD, groups),
         "first reason": {kind: first[kind] for kind in REASON_KINDS},
+        "criteria": outcome_shares(samples),
+    }
+
+
+def outcome_shares(samples: Sequence[EvaluatedSample]) -> dict[str, dict[str, dict[str, float]]]:
+    """By criterion, of the truly standard and of the non-standard pictures: the shares that are
+    met, not met and undecided. A criterion of two views is counted over both."""
+    counts: dict[str, dict[str, Counter[str]]] = {}
+    for sample in samples:
+        truth = STANDARD if sample.standard else NON_STANDARD
+        for criterion in sample.criteria_outcomes:
+            by_truth = counts.setdefault(
+                criterion.code, {STANDARD: Counter(), NON_STANDARD: Counter()}
+            )
+            by_truth[truth][OUTCOMES[criterion.met]] += 1
+    return {
+        code: {
+            truth: {name: count[name] / count.total() for name in OUTCOMES.values()}
+            for truth, count in by_truth.items()
+            if count
+        }
+        for code, by_truth in counts.items()
     }
 
 

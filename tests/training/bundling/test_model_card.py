@@ -7,6 +7,7 @@ import pytest
 
 from model.bundle.bundle import locate
 from training.bundling.model_card import model_card
+from training.evaluation.summary import FAULT_NAMED, UNMET_ON_STANDARD
 
 
 @pytest.fixture
@@ -165,3 +166,18 @@ def test_notes_are_limits(facts: dict[str, Any]) -> None:
 def test_the_structures_that_are_hardest_to_find_are_named(facts: dict[str, Any]) -> None:
     facts["cross_validation"]["detector"]["ap50"] = {"TH": 0.99, "NT": 0.75, "NS": 0.61, "MB": 0.98}
     assert "over all boxed pictures: NS 0.61, NT 0.75, MB 0.98." in model_card(facts)
+
+
+def test_the_card_says_how_criteria_fit_real_pictures(facts: dict[str, Any]) -> None:
+    assert "Criteria of the truly standard ones" not in model_card(facts)
+    shares = {"met": 0.9, "not met": 0.02, "undecided": 0.08}
+    facts["metrics"]["criteria on real pictures"] = {
+        "look 1 left out": {
+            UNMET_ON_STANDARD: {"value": 0.031, "interval": [0.0, 0.1]},
+            FAULT_NAMED: {"value": 0.97, "interval": [0.9, 1.0]},
+            "criteria": {"CRIT-NASAL": {"standard": shares}},
+        }
+    }
+    lines = model_card(facts).splitlines()
+    assert "| look 1 left out | 0.031 | 0.970 |" in lines
+    assert "| look 1 left out | CRIT-NASAL | 0.900 | 0.020 | 0.080 |" in lines
