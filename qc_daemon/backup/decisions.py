@@ -33,6 +33,8 @@ from qc_daemon.records.tables import (
     ClosedBy,
     CommitmentState,
     ExamState,
+    IdentityAction,
+    IdentityKind,
     JobKind,
     JobState,
     RevisionState,
@@ -60,6 +62,9 @@ class DecisionKind(StrEnum):
     JOB_RETRIED = "job retried"
     JOB_CANCELLED = "job cancelled"
     COMMITMENT_RETRIED = "commitment report retried"
+    IDENTITY_MERGED = "person or device merged"
+    IDENTITY_SPLIT = "person or device split"
+    IDENTITY_RENAMED = "person or device named"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +150,7 @@ def _decisions(
         lambda: _dismissals(restored, old),
         lambda: _cancelled_jobs(restored, old),
         lambda: _commitments(restored, old),
+        lambda: _identity_changes(restored, old),
     )
     decisions: list[Decision] = []
     problem = None
@@ -414,6 +420,50 @@ def _commitments(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
                 "commitment retry",
                 str(row["id"]),
             )
+
+
+def _identity_changes(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
+    """Merges, splits and names of persons and devices, in the order in which they were made."""
+    columns = (
+        "kind",
+        "action",
+        "subject_id",
+        "other_id",
+        "after",
+        "changed_by",
+        "changed_at",
+    )
+    before = [tuple(row.values()) for row in restored.rows("identity_change", columns)]
+    known = {row["id"] for kind in IdentityKind for row in restored.rows(kind.value, ("id",))}
+    for row in old.rows("identity_change", columns):
+        if tuple(row.values()) in before:
+            continue
+        kind, action, id, other = (
+            row[name] for name in ("kind", "action", "subject_id", "other_id")
+        )
+        is_rename = action == IdentityAction.RENAME
+        verb = "name" if is_rename and kind == IdentityKind.DEVICE else action
+        options = ["--changed-by", row["changed_by"]]
+        if action == IdentityAction.MERGE:
+            options += ["--into", other]
+        # One that came after the backup gets another id when its objects are taken in.
+        is_later = not known >= {id, *([] if other is None else [other])}
+        command = shlex.join([*options, "--", id, *([row["after"]] if is_rename else [])])
+        yield Decision(
+            _IDENTITY_DECISIONS[IdentityAction(action)],
+            f"{kind} {id}" + ("" if other is None else f", {other}"),
+            _iso(row["changed_at"]),
+            "" if is_later else f"{kind} {verb}",
+            "" if is_later else command,
+            is_later,
+        )
+
+
+_IDENTITY_DECISIONS = {
+    IdentityAction.MERGE: DecisionKind.IDENTITY_MERGED,
+    IdentityAction.SPLIT: DecisionKind.IDENTITY_SPLIT,
+    IdentityAction.RENAME: DecisionKind.IDENTITY_RENAMED,
+}
 
 
 def _subjects(tables: "_Tables", jobs: Iterable[Row]) -> dict[int, str]:

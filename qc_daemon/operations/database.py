@@ -258,15 +258,22 @@ _DECIDED = {
         "commitment report retried",
         "commitment reports retried",
     ),
+    DecisionKind.IDENTITY_MERGED: ("person or device merged", "persons or devices merged"),
+    DecisionKind.IDENTITY_SPLIT: ("person or device split", "persons or devices split"),
+    DecisionKind.IDENTITY_RENAMED: ("person or device named", "persons or devices named"),
 }
-# A rejection and its retraction are one list, as they are to be repeated in turn.
-_GROUPS: tuple[tuple[DecisionKind, ...], ...] = (
+# What is to be repeated in turn is one list.
+_IN_TURN: tuple[tuple[DecisionKind, ...], ...] = (
     (DecisionKind.IMAGE_REJECTED, DecisionKind.REJECTION_RETRACTED),
-    *(
-        (kind,)
-        for kind in DecisionKind
-        if kind not in (DecisionKind.IMAGE_REJECTED, DecisionKind.REJECTION_RETRACTED)
+    (
+        DecisionKind.IDENTITY_MERGED,
+        DecisionKind.IDENTITY_SPLIT,
+        DecisionKind.IDENTITY_RENAMED,
     ),
+)
+_GROUPS: tuple[tuple[DecisionKind, ...], ...] = (
+    *_IN_TURN,
+    *((kind,) for kind in DecisionKind if not any(kind in kinds for kinds in _IN_TURN)),
 )
 # Commands that take any number of ids.
 _BY_IDS = {"quarantine release", "queue retry", "queue cancel", "commitment retry"}
@@ -281,8 +288,8 @@ def _describe_decisions(restoration: Restoration) -> Iterator[str]:
         more = "else " if comparison.decisions else ""
         yield f"what {more}people decided {since} cannot be told: {comparison.problem};"
         yield (
-            "  ask them about peers, rejections, bundles, exams closed by command, quarantine and"
-            " the queue"
+            "  ask them about peers, rejections, bundles, exams closed by command, quarantine,"
+            " the queue, persons and devices"
         )
     elif not comparison.decisions:
         yield f"people decided nothing {since} that would have to be repeated"

@@ -17,10 +17,21 @@ from typer.testing import CliRunner
 from detector.errors import ErrorCode
 from qc_daemon.backup import Decision, DecisionKind, Restoration, restore, save
 from qc_daemon.cli.app import app
-from qc_daemon.operations import bundles, commitments, destinations, exams, peers, quarantine, queue
+from qc_daemon.dicom.acquisition import Operator
+from qc_daemon.operations import (
+    bundles,
+    commitments,
+    destinations,
+    exams,
+    identities,
+    peers,
+    quarantine,
+    queue,
+)
 from qc_daemon.operations.database import describe_restore, restore_all
 from qc_daemon.operations.rejections import reject, retract
 from qc_daemon.records import schema
+from qc_daemon.records.acquisition.identities import identify_person
 from qc_daemon.records.commitment.scp import Request, record_request
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received import revisions
@@ -29,6 +40,7 @@ from qc_daemon.records.results import bundles as bundle_records
 from qc_daemon.records.tables import (
     Commitment,
     CommitmentState,
+    IdentityKind,
     JobKind,
     JobRow,
     JobState,
@@ -105,6 +117,12 @@ def repeat(storage: Storage, decisions: tuple[Decision, ...]) -> None:
         assert result.exit_code == 0, (each, result.output, result.exception)
 
 
+def persons(storage: Storage, *names: str) -> list[str]:
+    """The ids of operators of these names."""
+    with storage.store.begin() as session:
+        return [identify_person(session, Operator(name), NOW) for name in names]
+
+
 def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Storage) -> None:
     settings = storage.settings
     image, broken, unsent, cancelled, cut = (storage.receive() for _ in range(5))
@@ -126,6 +144,7 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
         record_request(session, request, NOW)
         bundle_records.activate(session, "other", "/models/other", "other", NOW)
         session.execute(update(Commitment).values(state=CommitmentState.DEAD))
+    one, other = persons(storage, "Doe^Jane", "Doe^J")
     folder = backup(storage)
 
     def decide() -> None:
@@ -143,6 +162,9 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
         destinations.retry_destination(settings, "pacs", clock)
         queue.cancel_jobs(settings, [to_cancel], clock)
         commitments.retry_commitments(settings, [1], clock)
+        identities.merge(settings, IdentityKind.PERSON, [one], other, "Dr O'Lee", clock)
+        identities.split(settings, IdentityKind.PERSON, one, "Dr Lee", clock)
+        identities.rename(settings, IdentityKind.PERSON, one, "-Jane", "Dr Lee", clock)
 
     decide()
     restoration = put_back(storage, folder)
@@ -201,12 +223,15 @@ def test_decisions_on_later_objects_say_that_these_come_first(storage: Storage) 
     with storage.store.read() as session:
         ids = [each.id for each in jobs.listing(session, kinds=[JobKind.DELIVER])]
     queue.cancel_jobs(settings, ids, clock)
+    one, two = persons(storage, "Doe^Jane", "Doe^J")
+    identities.merge(settings, IdentityKind.PERSON, [one], two, "Dr Lee", clock)
     decisions = put_back(storage, folder).decisions.decisions
     assert all(each.needs_object for each in decisions)
     by_kind = {each.kind: each for each in decisions}
     assert later.sop_instance_uid in str(by_kind[DecisionKind.IMAGE_REJECTED].command)
     assert later.study_instance_uid in str(by_kind[DecisionKind.EXAM_CLOSED].command)
-    # Its job gets another number when the object is taken in.
+    # A job and a person get another number when the object is taken in.
+    assert by_kind[DecisionKind.IDENTITY_MERGED].command is None
     assert by_kind[DecisionKind.JOB_CANCELLED].command is None
     assert by_kind[DecisionKind.OBJECT_DISMISSED].command is None
 
