@@ -19,13 +19,21 @@ SQLITE_TRIGGER = """
 CREATE TRIGGER review_no_{verb} BEFORE {verb} ON review
 BEGIN SELECT RAISE(ABORT, 'reviews are only added to'); END
 """
+# A restore moves the old tables into a schema of their own, and their trigger keeps the function.
 POSTGRESQL_FUNCTION = """
-CREATE FUNCTION refuse_review_change() RETURNS trigger LANGUAGE plpgsql AS
+CREATE OR REPLACE FUNCTION refuse_review_change() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN RAISE EXCEPTION 'reviews are only added to'; END $$
 """
 POSTGRESQL_TRIGGER = """
 CREATE TRIGGER review_no_change BEFORE UPDATE OR DELETE ON review
 FOR EACH ROW EXECUTE FUNCTION refuse_review_change()
+"""
+
+POSTGRESQL_DROP = """
+DO $$ BEGIN
+    DROP FUNCTION refuse_review_change();
+EXCEPTION WHEN dependent_objects_still_exist THEN NULL;
+END $$
 """
 
 
@@ -78,4 +86,4 @@ def downgrade() -> None:
     op.drop_table("secret")
     op.drop_table("review")
     if op.get_context().dialect.name != "sqlite":
-        op.execute("DROP FUNCTION refuse_review_change()")
+        op.execute(POSTGRESQL_DROP)

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy import Connection, Integer, create_engine, inspect, text
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.backup import contents
@@ -136,9 +136,9 @@ def _fill(connection: Connection, folder: Path, manifest: Manifest) -> None:
 
 
 def _set_sequence(connection: Connection, name: str) -> None:
-    """Let the IDs of new rows follow the highest one of the backup."""
-    columns = {column["name"] for column in inspect(connection).get_columns(name)}
-    if "id" not in columns:
+    """Let the IDs of new rows follow the highest one of the backup, where they are numbers."""
+    columns = {column["name"]: column["type"] for column in inspect(connection).get_columns(name)}
+    if not isinstance(columns.get("id"), Integer):
         return
     connection.execute(
         text(

@@ -163,7 +163,8 @@ def test_a_damaged_backup_changes_nothing(storage: Storage) -> None:
         path = folder / name
         content = path.read_bytes()
         middle = len(content) // 2
-        for harm in (None, content[:middle], content[:middle] + b"\0" + content[middle + 1 :]):
+        flipped = bytes([content[middle] ^ 0xFF])
+        for harm in (None, content[:middle], content[:middle] + flipped + content[middle + 1 :]):
             path.unlink()
             if harm is not None:
                 path.write_bytes(harm)
