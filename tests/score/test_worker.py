@@ -1,9 +1,10 @@
 """Score jobs against a real database, spool, decoding child and the default bundle."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import cast
 
@@ -12,11 +13,14 @@ import torch
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from sqlalchemy import delete
 
 from detector.anatomy import View
 from detector.errors import ErrorCode, QCError
 from qc_daemon.job_runner import JobRunner
+from qc_daemon.observe import log
 from qc_daemon.operations.bundles import activate_bundle, seed_bundle
+from qc_daemon.operations.identities import merge, rename
 from qc_daemon.operations.quarantine import list_quarantined, release_quarantined
 from qc_daemon.operations.results import stored_findings
 from qc_daemon.records.acquisition import identities
@@ -24,10 +28,19 @@ from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.receipts import admit
 from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import AcquisitionRow, IdentityKind, JobKind, JobState
+from qc_daemon.records.tables import (
+    AcquisitionOperator,
+    AcquisitionRow,
+    IdentityKind,
+    JobKind,
+    JobState,
+)
+from qc_daemon.score.acquisition_fill import fill_in_background
+from qc_daemon.score.decode import DecodeProcess
 from qc_daemon.score.worker import ScoreHandler
 from qc_daemon.settings import Settings, load
 from tests.support.databases import migrate
+from tests.support.dicom_objects import CANARY_NUMBERS, WHO_AND_WHERE
 from tests.support.job_runners import score_runner
 from tests.support.receipts import RECEIPT, write_file
 from tests.support.waiting import eventually
@@ -319,27 +332,45 @@ def test_an_exam_keeps_the_bundle_it_was_opened_with(scoring: Scoring, tmp_path:
         scoring.handler.models.judge(model_id)
 
 
-def test_a_scored_image_has_the_facts_of_its_header(
-    scoring: Scoring, objects: list[Dataset]
+def test_a_scored_image_has_the_facts_of_its_header_and_no_log_has_one(
+    scoring: Scoring,
+    objects: list[Dataset],
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     image = Dataset.from_json(objects[0].to_json())
     image.file_meta = objects[0].file_meta
-    image.OperatorsName = ["Doe^Jane", "Lee^Ann"]
-    image.DeviceSerialNumber, image.InstitutionName = "7", "St. Mary's"
+    for keyword, value in WHO_AND_WHERE.items():
+        setattr(image, keyword, value)
     image.AcquisitionDateTime = "20261129081500"
+    log.configure("debug", stream := StringIO())
+    caplog.set_level("DEBUG")
     revision_id = receive(scoring, image)
     scoring.run_once()
-    with scoring.store.read() as session:
+    with scoring.store.begin() as session:
         row = session.get_one(AcquisitionRow, revision_id)
         persons = identities.every(session, IdentityKind.PERSON)
         (device,) = identities.every(session, IdentityKind.DEVICE)
-    assert (row.state, row.institution, row.acquired) == (
-        "read",
-        "St. Mary's",
-        "2026-11-29T08:15:00",
-    )
-    assert row.device_id == device.row.id
-    assert {each.row.received_name: each.images for each in persons} == {
-        "Doe^Jane": 1,
-        "Lee^Ann": 1,
-    }
+        assert (row.state, row.institution, row.acquired) == (
+            "read",
+            "CANARY HOSPITAL",
+            "2026-11-29T08:15:00",
+        )
+        assert (row.patient_size_m, row.patient_weight_kg) == tuple(map(float, CANARY_NUMBERS))
+        assert row.device_id == device.row.id
+        assert {each.row.received_name: each.images for each in persons} == {
+            "CANARY^OPERATOR": 1,
+            "CANARY^SECOND": 1,
+        }
+        # As an older version left it, and to be read again.
+        session.execute(delete(AcquisitionOperator))
+        session.execute(delete(AcquisitionRow))
+    spool = scoring.settings.store.spool
+    fill_in_background(scoring.store, spool, DecodeProcess, threading.Event())
+    one, other = (each.row.id for each in persons)
+    merge(scoring.settings, IdentityKind.PERSON, [one], other, "CANARY Lead")
+    rename(scoring.settings, IdentityKind.PERSON, other, "CANARY Two", "CANARY Lead")
+    text = "".join((stream.getvalue(), caplog.text, *capfd.readouterr()))
+    assert '"scored"' in text
+    assert '"acquisitions read"' in text
+    assert not any(canary in text for canary in ("CANARY", *CANARY_NUMBERS))

@@ -24,7 +24,7 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Exam, Instance, JobKind, JobRow
 from qc_daemon.service import supervisor
 from qc_daemon.settings import Settings
-from tests.support.dicom_objects import ultrasound
+from tests.support.dicom_objects import CANARY_NUMBERS, WHO_AND_WHERE, ultrasound
 from tests.support.pacs import Pacs
 from tests.support.peers import association, store
 from tests.support.service import Service, running
@@ -82,7 +82,7 @@ def rows(service: Service, column: object) -> list:  # type: ignore[type-arg]
 
 def test_from_modality_to_pacs(make: Callable[..., Service], pacs: Pacs) -> None:
     service = make().start()
-    dataset = ultrasound()
+    dataset = ultrasound(**WHO_AND_WHERE)
     assert store(service.port, dataset) == [0x0000]
     # The PACS is down at first: the object waits and goes out when it returns, once.
     eventually(lambda: service.events("not delivered"))
@@ -92,8 +92,9 @@ def test_from_modality_to_pacs(make: Callable[..., Service], pacs: Pacs) -> None
     assert service.stop() == 0
     log_text = service.log_file.read_text()
     assert "Traceback" not in log_text
-    # The patient's name, identifier and accession number all hold the word.
+    # The patient's name, identifier and accession number, operators and site all hold the word.
     assert "CANARY" not in log_text
+    assert not any(number in log_text for number in CANARY_NUMBERS)
 
 
 def test_receiver_killed_inside_an_association_loses_nothing(make: Callable[..., Service]) -> None:

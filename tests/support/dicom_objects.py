@@ -14,6 +14,19 @@ US_RETIRED = "1.2.840.10008.5.1.4.1.1.6"
 CANARY = "CANARY^NAME"
 CANARY_ID = "CANARYID4711"
 CANARY_ACCESSION = "CANARYACC99"
+WHO_AND_WHERE: dict[str, Any] = {
+    "OperatorsName": ["CANARY^OPERATOR", "CANARY^SECOND"],
+    "PerformingPhysicianName": "CANARY^PHYSICIAN",
+    "InstitutionName": "CANARY HOSPITAL",
+    "InstitutionalDepartmentName": "CANARY WARD",
+    "DeviceSerialNumber": "CANARY-7",
+    "StudyDescription": "CANARY STUDY",
+    "PatientAge": "031Y",
+    "PatientSize": "1.6471",
+    "PatientWeight": "70.4711",
+}
+"""Facts of acquisition that must turn up in no log either."""
+CANARY_NUMBERS = ("1.6471", "70.4711")
 
 
 def ultrasound(
