@@ -66,6 +66,8 @@ def _tables() -> Iterator[str]:
     yield from dict.fromkeys((*words.OMISSIONS.values(), words.OTHER_OMISSION))
     yield from (words.OTHER_PATIENT, words.DISCLAIMER)
     yield from (words.NOT_FOR_CLINICAL_USE, words.CANNOT_TELL)
+    yield from (words.NO_VIEW, words.DECIDED, words.CONFIRMED, words.MODELS_SAY)
+    yield words.NOT_PRINTABLE
 
 
 def update_catalogue(language: str) -> bytes:

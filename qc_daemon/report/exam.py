@@ -26,6 +26,7 @@ from qc_daemon.report.objects.encapsulated_pdf import build_pdf
 from qc_daemon.report.objects.key_objects import build_key_objects
 from qc_daemon.report.objects.overlay import build_overlay, render_frame
 from qc_daemon.report.omission import Omission, check_identity, find_faults
+from qc_daemon.report.reviewed import as_reviewed, review_rank
 from qc_daemon.report.source import InstanceReference, SourceInstance
 from qc_daemon.report.source_file import read_header
 from qc_daemon.report.sr.biometry import MachineReport, MachineValue
@@ -33,6 +34,7 @@ from qc_daemon.report.sr.document import build_sr
 from qc_daemon.report.summary.pdf import summary_pdf
 from qc_daemon.report.summary.summary import ExamSummary, ImageKey, SummaryImage, summarise
 from qc_daemon.report.summary.text import compose_page
+from qc_daemon.review.state import ReviewState
 from qc_daemon.routing import Routes, Traits
 from qc_daemon.settings import ReportSettings, Settings
 from qc_daemon.spool.verification import content_hash, open_verified
@@ -43,7 +45,10 @@ FrameReader = Callable[[Path, Sequence[int]], Iterable[Frame]]
 
 @dataclass(frozen=True, slots=True)
 class ReportedFinding:
-    """A stored finding for a report, with its source and the path of the file with its pixels."""
+    """A stored finding for a report, with its source and the path of the file with its pixels.
+
+    `finding` is the models'; `review` is what persons say of it, None if nobody does.
+    """
 
     finding: Finding
     finding_id: int
@@ -51,11 +56,23 @@ class ReportedFinding:
     path: Path
     calling_ae: str = ""
     facts: RevisionFacts | None = None
+    review: ReviewState | None = None
+
+    @property
+    def shown(self) -> Finding:
+        """The finding as pictures, pages and rules have it: with a person's verdict if there is
+        one."""
+        return as_reviewed(self.finding, self.review)
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Sort key of an instance's findings, larger is better."""
+        return review_rank(self.finding, self.review)
 
     @property
     def image(self) -> SummaryImage:
         """The finding's image for a summary."""
-        return SummaryImage(self.source, self.finding)
+        return SummaryImage(self.source, self.shown, self.review, self.finding.judgement)
 
     @property
     def traits(self) -> Traits:
@@ -64,8 +81,8 @@ class ReportedFinding:
             self.calling_ae,
             self.source.station_name,
             self.source.study_description,
-            self.finding.judgement.view,
-            self.finding.judgement.quality,
+            self.shown.judgement.view,
+            self.shown.judgement.quality,
         )
 
 
@@ -112,13 +129,13 @@ def destinations(
 def best_per_view(findings: Iterable[ReportedFinding]) -> list[ReportedFinding]:
     """The findings of one instance worth an overlay: the best of each view.
 
-    Best is what ranks highest (`model.finding.quality_rank`). Frames of no assessed view are shown
+    Best is what ranks highest (`review_rank`). Frames of no assessed view are shown
     only where there is nothing else.
     """
     best: dict[View, ReportedFinding] = {}
     for each in findings:
-        view = each.finding.judgement.view
-        if view not in best or each.finding.judgement.rank > best[view].finding.judgement.rank:
+        view = each.shown.judgement.view
+        if view not in best or each.rank > best[view].rank:
             best[view] = each
     assessed = [each for view, each in best.items() if view is not View.OTHER]
     return sorted(assessed or best.values(), key=lambda each: each.finding.frame)
@@ -154,7 +171,15 @@ def load_findings(
             omissions[facts.revision_id] = Omission(facts, _invalid(error))
             continue
         findings.append(
-            ReportedFinding(finding, scored.finding_id, source, path, facts.calling_ae, facts)
+            ReportedFinding(
+                finding,
+                scored.finding_id,
+                source,
+                path,
+                facts.calling_ae,
+                facts,
+                content.reviews.get(scored.finding_id),
+            )
         )
     # In the order of the pictures' series and instance numbers, where the headers have them.
     findings = [each for each in findings if facts_of(each).revision_id not in omissions]
@@ -231,6 +256,7 @@ def build_report(
             created=now,
             previous=[] if latest is None else [_reference(latest)],
             measured=[_machine_report(each) for each in measured],
+            reviews=[each.review for each in findings],
         )
         return _object(ObjectKind.SR, report, None)
     except MemoryError:
@@ -258,10 +284,22 @@ def _select_key_objects(
     best = [
         each for _, of_instance in _by_instance(findings) for each in best_per_view(of_instance)
     ]
+    # What a person calls none of the views has been decided: nobody has to look at it again.
+    best = [each for each in best if not _is_set_aside(each.review)]
+    by_person = [each.shown for each in best if each.review is not None and each.review.outcome]
     for selection in build_key_objects(
-        _sources(findings), [each.finding for each in best], revision=revision, created=now
+        _sources(findings),
+        [each.shown for each in best],
+        revision=revision,
+        created=now,
+        by_person=by_person,
     ):
         yield _object(ObjectKind.KEY_OBJECTS, selection, None)
+
+
+def _is_set_aside(review: ReviewState | None) -> bool:
+    outcome = None if review is None else review.outcome
+    return outcome is not None and outcome.view is View.OTHER
 
 
 def select_key_objects(
@@ -340,16 +378,17 @@ def render_pictures(
         try:
             pixels = _decode(path, [*overlay_findings, *best], frames)
             for each in best:
-                pictures[each.image.key] = render_frame(pixels[each.finding.frame], each.finding)
+                pictures[each.image.key] = render_frame(pixels[each.finding.frame], each.shown)
             overlays = []
             for each in overlay_findings:
                 overlay = build_overlay(
                     each.source,
                     pixels[each.finding.frame],
-                    each.finding,
+                    each.shown,
                     revision=revision,
                     created=now,
                     language=settings.language,
+                    decision=each.image.decision,
                 )
                 overlays.append(_object(ObjectKind.OVERLAY, overlay, each.finding_id))
         except (LeaseLostError, MemoryError):

@@ -1,5 +1,6 @@
 """The events of a finding's review: each is a fact that happened once and is never changed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -9,6 +10,10 @@ from detector.plain_text import fold
 
 Criteria = tuple[tuple[str, bool | None], ...]
 """Code and outcome of each criterion that a person judged: met, not met (False), cannot tell."""
+
+
+ModelAnswer = tuple[View, str | None]
+"""View and verdict of the models as a reading has them: no verdict for a view not assessed."""
 
 
 class EventKind(StrEnum):
@@ -74,6 +79,12 @@ class Event:
     def answer(self) -> tuple[View | None, str | None]:
         """View and verdict, which two readings agree or disagree in."""
         return self.view, self.verdict
+
+    def differs(self, answer: "ModelAnswer", met: Mapping[str, bool | None]) -> bool:
+        """Whether it says anything else than the models, whose criteria's outcomes are `met`."""
+        return self.answer != answer or any(
+            code not in met or met[code] is not outcome for code, outcome in self.criteria
+        )
 
 
 def is_same_person(one: str, other: str) -> bool:

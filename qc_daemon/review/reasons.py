@@ -11,7 +11,7 @@ REASONS = {
     "left-to-person": "the models left the verdict to a person",
     "other": "another reason, which the remark names",
 }
-"""Code and words. `other` needs a remark."""
+"""Code and words. `other` needs a remark. New ones come last: the SR's codes count them."""
 
 NEEDS_REMARK = "other"
 LEFT_TO_PERSON = "left-to-person"

@@ -375,9 +375,7 @@ def exam_content(session: Session, exam_id: int) -> ExamContent:
 def overrides(outcome: Event, finding: Mapping[str, Any]) -> bool:
     """Whether a person's outcome says anything else than the finding (its JSON object)."""
     met = {each["code"]: each["met"] for each in finding["criteria"]}
-    return outcome.answer != reviews.model_answer(finding) or any(
-        code not in met or met[code] is not outcome_met for code, outcome_met in outcome.criteria
-    )
+    return outcome.differs(reviews.model_answer(finding), met)
 
 
 def _count_other_patients(session: Session, study_instance_uid: str) -> int:

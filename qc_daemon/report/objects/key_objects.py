@@ -50,6 +50,7 @@ def build_key_objects(
     *,
     revision: int,
     created: datetime,
+    by_person: Sequence[Finding] = (),
 ) -> list[Dataset]:
     """The selections of these findings' images that need attention, one for each reason.
 
@@ -57,8 +58,10 @@ def build_key_objects(
     selection of each of its reasons: in the findings' order, once, a cine with the frames
     concerned. `sources`, `revision` and `created` are as of `build_sr`; same arguments, same
     datasets. The standard lets no selection name its predecessor: a later one says in its text that
-    it replaces an earlier one. Raises QCError REPORT_INVALID.
+    it replaces an earlier one. `by_person` are those of the findings that a person decided: the
+    text counts their images. Raises QCError REPORT_INVALID.
     """
+    decided = {finding.sop_instance_uid for finding in by_person}
     by_reason: dict[Code, list[Finding]] = {}
     for finding in filter(needs_attention, findings):
         for reason in _reasons(finding):
@@ -68,7 +71,14 @@ def build_key_objects(
     images = len({finding.sop_instance_uid for finding in findings})
     return [
         _selection(
-            sources, of_reason, reason, images, joined_model_ids(findings), revision, created
+            sources,
+            of_reason,
+            reason,
+            images,
+            joined_model_ids(findings),
+            revision,
+            created,
+            len(decided.intersection(each.sop_instance_uid for each in of_reason)),
         )
         for reason, of_reason in by_reason.items()
     ]
@@ -170,8 +180,10 @@ def _selection(
     model_id: str,
     revision: int,
     created: datetime,
+    decided: int,
 ) -> Dataset:
-    """The document with the images of these findings, out of so many."""
+    """The document with the images of these findings, out of so many; of `decided` images a person
+    said so."""
     by_instance = {source.sop_instance_uid: source for source in sources}
     frames: dict[str, list[int]] = {}
     for finding in findings:
@@ -186,7 +198,7 @@ def _selection(
         frames,
         title=codes.QUALITY_ISSUE,
         reason=reason,
-        description=_description(reason, len(image_sources), images, revision),
+        description=_description(reason, len(image_sources), images, revision, decided),
         observed_by=device_observer(model_id),
         series=(
             derived_uid("key-objects-series", study_instance_uid, model_id),
@@ -206,9 +218,11 @@ def _selection(
     )
 
 
-def _description(reason: Code, count: int, images: int, revision: int) -> str:
-    """In words; nothing of the patient."""
+def _description(reason: Code, count: int, images: int, revision: int, decided: int) -> str:
+    """In words; nothing of the patient, nor the person's name."""
     text = f"Machine-made; in need of attention: {count} of {images} images, {reason.meaning}"
+    if decided:
+        text += f" (reviewed by a person: {decided} of {count})"
     return text if revision == 1 else f"{text}. Version {revision}, in place of earlier ones"
 
 

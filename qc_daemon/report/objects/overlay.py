@@ -6,7 +6,7 @@ shows. The verdict stands in the panel, never over the anatomy, in letters that 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, tzinfo
 from gettext import NullTranslations
 
 import numpy as np
@@ -29,6 +29,7 @@ from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.summary import words
 from qc_daemon.report.summary.fonts import load_font, wrap_text
 from qc_daemon.report.summary.language import ENGLISH, translations
+from qc_daemon.report.summary.summary import Decision
 
 SERIES_NUMBER = 9902
 SERIES_DESCRIPTION = "Ultrasound image quality overlay (machine-made)"
@@ -72,14 +73,17 @@ def build_overlay(
     revision: int,
     created: datetime,
     language: str = ENGLISH,
+    decision: Decision | None = None,
 ) -> Dataset:
     """The overlay of one finding as a Secondary Capture; same arguments, same dataset.
 
     `pixels` is the finding's frame, RGB, shape (rows, columns, 3); `language` one of
-    `language.LANGUAGES`. Raises QCError REPORT_INVALID where no valid object can be made.
+    `language.LANGUAGES`; `decision` says whose verdict the finding has, where it is a person's.
+    Raises QCError REPORT_INVALID where no valid object can be made.
     """
+    moment = local_time(created, source.header)
     return build_secondary_capture(
-        render_overlay(pixels, finding, language),
+        render_overlay(pixels, finding, language, decision, moment.tzinfo),
         source.header,
         series=(
             derived_uid("overlay-series", source.study_instance_uid, finding.bundle.model_id),
@@ -98,7 +102,7 @@ def build_overlay(
         ],
         # Parts of the frame were burned in by the machine, and the verdict is now.
         burned_in=True,
-        moment=local_time(created, source.header),
+        moment=moment,
     )
 
 
@@ -120,10 +124,16 @@ def overlay_uid(source: SourceInstance, finding: Finding, revision: int) -> str:
     )
 
 
-def render_overlay(pixels: Pixels, finding: Finding, language: str = ENGLISH) -> Pixels:
+def render_overlay(
+    pixels: Pixels,
+    finding: Finding,
+    language: str = ENGLISH,
+    decision: Decision | None = None,
+    zone: tzinfo | None = None,
+) -> Pixels:
     """The frame with boxes over a panel with the verdict; RGB, at least MIN_WIDTH wide."""
     frame = _draw_frame(pixels, finding)
-    panel = _panel(frame.width, finding, language)
+    panel = _panel(frame.width, finding, language, decision, zone)
     whole = Image.new("RGB", (frame.width, frame.height + panel.height), BLACK)
     whole.paste(frame, (0, 0))
     whole.paste(panel, (0, frame.height))
@@ -201,7 +211,9 @@ class _Line:
     small: bool = False
 
 
-def _panel(width: int, finding: Finding, language: str) -> Image.Image:
+def _panel(
+    width: int, finding: Finding, language: str, decision: Decision | None, zone: tzinfo | None
+) -> Image.Image:
     """The banner with the verdict, then the reasons line by line, wrapped to the width."""
     banner_height = width // 7
     background, letters = VERDICT_COLOURS[finding.judgement.quality]
@@ -210,7 +222,7 @@ def _panel(width: int, finding: Finding, language: str) -> Image.Image:
     margin = width // 40
     lines = [
         _Line(part, line.colour, line.small)
-        for line in _lines(finding, t)
+        for line in _lines(finding, t, decision, zone)
         for part in wrap_text(line.text, small if line.small else regular, width - 2 * margin)
     ]
     heights = [int((small if line.small else regular).size * 1.4) for line in lines]
@@ -218,6 +230,9 @@ def _panel(width: int, finding: Finding, language: str) -> Image.Image:
     draw = ImageDraw.Draw(panel)
     draw.rectangle((0, 0, width, banner_height - 1), fill=background)
     verdict = t.gettext(words.VERDICTS[finding.judgement.quality])
+    if decision is not None and decision.outcome.verdict is None:
+        # Nobody has to review what a person calls none of the views.
+        verdict = t.gettext(words.NO_VIEW)
     middle = (width / 2, banner_height / 2)
     draw.text(middle, verdict, letters, load_font(width // 11, language, bold=True), anchor="mm")
     y = banner_height + margin
@@ -228,11 +243,18 @@ def _panel(width: int, finding: Finding, language: str) -> Image.Image:
     return panel
 
 
-def _lines(finding: Finding, t: NullTranslations) -> Iterator[_Line]:
+def _lines(
+    finding: Finding,
+    t: NullTranslations,
+    decision: Decision | None = None,
+    zone: tzinfo | None = None,
+) -> Iterator[_Line]:
     judgement = finding.judgement
     if Flag.OTHER_PATIENT_IN_STUDY in judgement.flags:
         yield _Line(f"! {t.gettext(words.OTHER_PATIENT)}", (255, 170, 90))
-    yield _Line(words.view_line(judgement, t))
+    yield _Line(words.view_line(judgement, t, is_decided=decision is not None))
+    if decision is not None:
+        yield _Line(words.decision_line(decision, t, zone), (150, 210, 255))
     yield from (_Line(line, (255, 170, 90)) for line in words.fault_lines(judgement, t))
     unchecked = [t.gettext(topic) for topic in words.unchecked(judgement)]
     if unchecked:

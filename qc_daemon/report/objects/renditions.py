@@ -6,8 +6,8 @@ stored bytes alone: the same bytes make the same rendition.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from io import BytesIO
 
 import numpy as np
@@ -26,10 +26,13 @@ from qc_daemon.report.equipment import (
 )
 from qc_daemon.report.objects.overlay import BLACK, VERDICT_COLOURS, WHITE, Colour
 from qc_daemon.report.objects.secondary_capture import build_secondary_capture, source_image
-from qc_daemon.report.sr.parse import parse_findings
+from qc_daemon.report.reviewed import as_reviewed, review_rank
+from qc_daemon.report.sr.parse import parse_findings, parse_reviews
+from qc_daemon.report.sr.reviews import ReportedReview
 from qc_daemon.report.summary import words
 from qc_daemon.report.summary.fonts import load_font, wrap_text
 from qc_daemon.report.summary.language import ENGLISH, translations
+from qc_daemon.report.summary.summary import Decision
 
 SERIES_NUMBER = 9906
 SERIES_DESCRIPTION = "Ultrasound image quality, report as a page (machine-made)"
@@ -126,7 +129,7 @@ def _page(report: Dataset) -> Dataset:
     """One page with the findings in words, as a Secondary Capture."""
     study, number = str(report.StudyInstanceUID), int(report.InstanceNumber)
     return build_secondary_capture(
-        draw_page(parse_findings(report), number),
+        draw_page(parse_findings(report), number, parse_reviews(report)),
         report,
         series=(
             derived_uid("page-series", study, str(report.SeriesInstanceUID)),
@@ -158,22 +161,33 @@ def _sources(report: Dataset) -> Iterator[Dataset]:
 
 @dataclass(frozen=True, slots=True)
 class PageFinding:
-    """A finding on the page, the best of `frames` frames of its image and view."""
+    """A finding on the page, the best of `frames` frames of its image and view; with a person's
+    verdict where there is one, and `decision` that says whose."""
 
     finding: Finding
     frames: int
+    decision: Decision | None = None
 
 
-def best_findings(findings: Sequence[Finding]) -> list[PageFinding]:
-    """The best finding of each view of each image: most probably standard, then surest."""
-    groups: dict[tuple[str | None, str], list[Finding]] = {}
-    for finding in findings:
-        key = (finding.sop_instance_uid, finding.judgement.view)
-        groups.setdefault(key, []).append(finding)
+def best_findings(
+    findings: Sequence[Finding], reviews: Sequence[ReportedReview] = ()
+) -> list[PageFinding]:
+    """The best finding of each view of each image: a person's standard view, then what is most
+    probably standard, then surest. `reviews` count the findings from 1."""
+    states = {review.number: review.state for review in reviews}
+    groups: dict[tuple[str | None, str], list[tuple[tuple[float, float], PageFinding]]] = {}
+    for number, finding in enumerate(findings, start=1):
+        state = states.get(number)
+        shown = as_reviewed(finding, state)
+        outcome = None if state is None else state.outcome
+        decision = None if outcome is None else Decision(outcome, finding.judgement)
+        entry = PageFinding(shown, 1, decision)
+        key = (finding.sop_instance_uid, shown.judgement.view)
+        groups.setdefault(key, []).append((review_rank(finding, state), entry))
     return [
-        PageFinding(
-            max(of_view, key=lambda each: each.judgement.rank),
-            len({each.frame for each in of_view}),
+        replace(
+            max(of_view, key=lambda each: each[0])[1],
+            frames=len({entry.finding.frame for _, entry in of_view}),
         )
         for of_view in groups.values()
     ]
@@ -190,9 +204,11 @@ class _Line:
         return int(self.size * 1.4)
 
 
-def draw_page(findings: Sequence[Finding], revision: int) -> Pixels:
+def draw_page(
+    findings: Sequence[Finding], revision: int, reviews: Sequence[ReportedReview] = ()
+) -> Pixels:
     """The page: a heading, then the findings in columns; RGB."""
-    blocks = [(each, list(_lines(each))) for each in best_findings(findings)]
+    blocks = [(each, list(_lines(each))) for each in best_findings(findings, reviews)]
     heights = [_height(lines) for _, lines in blocks]
     columns = _columns(heights)
     width = max(len(columns), 1) * (_COLUMN + _MARGIN) + _MARGIN
@@ -245,7 +261,13 @@ def _lines(entry: PageFinding) -> Iterator[_Line]:
     if Flag.OTHER_PATIENT_IN_STUDY in judgement.flags:
         yield from _wrap_lines(words.OTHER_PATIENT, _REGULAR, _COLUMN, AMBER)
     t = translations(ENGLISH)
-    yield from _wrap_lines(words.view_line(judgement, t), _REGULAR, _COLUMN, WHITE)
+    is_decided = entry.decision is not None
+    view = words.view_line(judgement, t, is_decided=is_decided)
+    yield from _wrap_lines(view, _REGULAR, _COLUMN, WHITE)
+    if entry.decision is not None:
+        # The page is made from the report alone, which has moments in UTC.
+        line = words.decision_line(entry.decision, t, UTC)
+        yield from _wrap_lines(line, _REGULAR, _COLUMN, WHITE)
     for line in words.fault_lines(judgement, t):
         yield from _wrap_lines(line, _REGULAR, _COLUMN, AMBER)
     unchecked = ", ".join(words.unchecked(judgement))
@@ -260,6 +282,8 @@ def _tag(canvas: ImageDraw.ImageDraw, entry: PageFinding, x: int, y: int) -> Non
     judgement = entry.finding.judgement
     background, letters = VERDICT_COLOURS[judgement.quality]
     verdict, bold = words.VERDICTS[judgement.quality], load_font(_REGULAR, bold=True)
+    if entry.decision is not None and entry.decision.outcome.verdict is None:
+        verdict = words.NO_VIEW
     right = x + canvas.textlength(verdict, font=bold) + 20
     canvas.rectangle((x, y, right, y + _tag_height()), fill=background)
     middle = y + _tag_height() / 2

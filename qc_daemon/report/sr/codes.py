@@ -17,10 +17,12 @@ from model.finding import (
     CRITERION_REASON,
     NON_STANDARD,
     REGION_REASON,
-    REVIEW,
     STANDARD,
     STRUCTURE_REASON,
 )
+from model.finding import REVIEW as LEFT_TO_PERSON
+from qc_daemon.review.events import EventKind
+from qc_daemon.review.reasons import REASONS as REASONS_OF_REVIEW
 
 SCHEME = "99QCD"
 SCHEME_NAME = "qc-daemon ultrasound image quality"
@@ -72,7 +74,7 @@ QUALITIES = MappingProxyType(
     {
         STANDARD: _private("STD", "Standard view"),
         NON_STANDARD: _private("NON", "Non-standard view"),
-        REVIEW: _private("REV", "To be reviewed by a person"),
+        LEFT_TO_PERSON: _private("REV", "To be reviewed by a person"),
     }
 )
 FLAGS = MappingProxyType(
@@ -127,6 +129,23 @@ REASON_CODES = MappingProxyType(
 REASON_GAIN = _private("NOT-GAIN", "Gain not adequate")
 REASON_FOCUS = _private("NOT-SHARP", "Image not sharp")
 
+REVIEW = _private("REVIEW", "Person's review of the finding")
+REVIEWS = MappingProxyType(
+    {
+        EventKind.ACCEPT: _private("RVW-ACCEPTED", "Person agrees with the models"),
+        EventKind.OVERRIDE: _private("RVW-OVERRIDDEN", "Person says otherwise than the models"),
+        EventKind.RESOLVE: _private("RVW-RESOLVED", "Person decided between two readings"),
+    }
+)
+REVIEW_REASON = _private("RVW-REASON", "Reason of the person's verdict")
+REVIEW_REASONS = MappingProxyType(
+    {
+        reason: _private(f"RR-{number:02}", words[:1].upper() + words[1:])
+        for number, (reason, words) in enumerate(REASONS_OF_REVIEW.items(), start=1)
+    }
+)
+BLINDED = _private("BLINDED", "Read without the models' answer")
+
 FINDING_SITES = MappingProxyType(
     {
         "CP1": codes.SCT.StructureOfChoroidPlexus,
@@ -153,6 +172,8 @@ LIMITED_QUALITY = codes.RADLEX.LimitedQuality
 COMMENT = codes.DCM.Comment
 FINDING = codes.DCM.Finding
 TRACKING_IDENTIFIER = codes.DCM.TrackingIdentifier
+TRACKING_UID = codes.DCM.TrackingUniqueIdentifier
+PERSON_OBSERVER_NAME = codes.DCM.PersonObserverName
 ALGORITHM_NAME = codes.DCM.AlgorithmName
 ALGORITHM_VERSION = codes.DCM.AlgorithmVersion
 ALGORITHM_PARAMETERS = codes.DCM.AlgorithmParameters
@@ -253,6 +274,10 @@ PRIVATE: tuple[tuple[str, tuple[Code, ...]], ...] = (
     ("value of Finding, EVIDENCE and REASON", tuple(LABEL_CODES.values())),
     ("value of REASON", tuple(PARTS.values())),
     ("Document Title", (REJECTION_RETRACTED,)),
+    ("concept, CODE, in a person's group", (REVIEW, REVIEW_REASON)),
+    ("concept, CODE (CID 230), in a person's group", (BLINDED,)),
+    ("value of REVIEW", tuple(REVIEWS.values())),
+    ("value of RVW-REASON", tuple(REVIEW_REASONS.values())),
 )
 """All codes of the private scheme, by use."""
 

@@ -33,6 +33,8 @@ from qc_daemon.report.sr import codes
 from qc_daemon.report.sr.biometry import MachineReport, build_biometry_groups
 from qc_daemon.report.sr.groups import build_groups
 from qc_daemon.report.sr.image_library import build_image_library
+from qc_daemon.report.sr.reviews import build_review_group
+from qc_daemon.review.state import ReviewState
 
 SERIES_NUMBER = 9901
 SERIES_DESCRIPTION = "Ultrasound image quality (machine-made)"
@@ -46,12 +48,14 @@ def build_sr(
     created: datetime,
     previous: Sequence[InstanceReference] = (),
     measured: Sequence[MachineReport] = (),
+    reviews: Sequence[ReviewState | None] = (),
 ) -> Dataset:
     """The report of these findings, in their order; same arguments, same dataset.
 
     Patient and study come from the first source; `revision` counts the exam's reports from 1,
     `created` knows its zone, `previous` are the reports this one replaces, `measured` are the
-    machines' own reports of the exam. Raises QCError REPORT_INVALID for a finding without its
+    machines' own reports of the exam, `reviews` what persons say of the findings, in their order
+    (empty: of none). Raises QCError REPORT_INVALID for a finding without its
     source, or for values that no valid report can hold.
     """
     if not findings:
@@ -60,8 +64,12 @@ def build_sr(
     check_study(sources)
     first = sources[0]
     groups: list[content.templates.Template] = []
-    for number, finding in enumerate(findings, start=1):
-        groups += build_groups(number, finding, _source_of(finding, by_instance))
+    states = reviews or [None] * len(findings)
+    for number, (finding, state) in enumerate(zip(findings, states, strict=True), start=1):
+        source = _source_of(finding, by_instance)
+        groups += build_groups(number, finding, source)
+        if state is not None and state.outcome is not None:
+            groups.append(_review_group(number, finding, source, state))
     groups += build_biometry_groups(measured)
     model_id = joined_model_ids(findings)
     try:
@@ -95,6 +103,15 @@ def build_sr(
         report.PredecessorDocumentsSequence = _hierarchy(previous)
     set_creation_time(report, local_time(created, first.header))
     return report
+
+
+def _review_group(
+    number: int, finding: Finding, source: SourceInstance, state: ReviewState
+) -> content.templates.Template:
+    with warnings.catch_warnings():
+        # highdicom warns of names without a caret, and quotes them.
+        warnings.simplefilter("ignore")
+        return build_review_group(number, finding, source, state)
 
 
 def _content(

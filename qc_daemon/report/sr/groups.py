@@ -144,17 +144,22 @@ def polyline(box: Box) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
     return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)], dtype=np.float32)
 
 
-def _tracking(identifier: str, finding: Finding, source: SourceInstance) -> hd.TrackingIdentifier:
-    """The same finding of the same content keeps its UID in every revision of the report."""
-    uid = derived_uid(
+def finding_uid(finding: Finding, source: SourceInstance, box: str = "") -> str:
+    """Tracking Unique Identifier of the finding, or of one of its boxes: the same finding of the
+    same content keeps it in every revision of the report."""
+    return derived_uid(
         "tracking",
         source.sop_instance_uid,
         source.sha256,
         finding.bundle.model_id,
         str(finding.frame),
         str(finding.judgement.region_index),
-        identifier.partition("-")[2],
+        box,
     )
+
+
+def _tracking(identifier: str, finding: Finding, source: SourceInstance) -> hd.TrackingIdentifier:
+    uid = finding_uid(finding, source, identifier.partition("-")[2])
     return hd.TrackingIdentifier(uid=uid, identifier=identifier)
 
 

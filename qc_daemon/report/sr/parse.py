@@ -21,6 +21,7 @@ from qc_daemon.report.source import InstanceReference
 from qc_daemon.report.sr import codes
 from qc_daemon.report.sr.biometry import BIOMETRY, MachineReport, MachineValue
 from qc_daemon.report.sr.groups import ALGORITHM, FINDING, MACHINE_MADE, MACHINE_MADE_END, MODEL_ID
+from qc_daemon.report.sr.reviews import PERSON, ReportedReview, parse_observation_time
 
 _FINDING_GROUP = "1501"
 _BOX_GROUP = "1410"
@@ -40,6 +41,40 @@ def parse_machine_reports(report: Dataset | bytes) -> list[MachineReport]:
     Raises QCError REPORT_INVALID for any other document.
     """
     return _read(report, _machine_reports)
+
+
+def parse_reviews(report: Dataset | bytes) -> list[ReportedReview]:
+    """Persons' verdicts in a report that `build_sr` made, apart from the models' findings.
+
+    Raises QCError REPORT_INVALID for any other document.
+    """
+    return _read(report, _reviews)
+
+
+def _reviews(report: Dataset) -> list[ReportedReview]:
+    reviews = []
+    for group in _one(report, codes.IMAGING_MEASUREMENTS).ContentSequence:
+        tracking = str(_one(group, codes.TRACKING_IDENTIFIER).TextValue)
+        if tracking.startswith(PERSON):
+            reviews.append(_review(int(tracking.removeprefix(PERSON)), group))
+    return reviews
+
+
+def _review(number: int, group: Dataset) -> ReportedReview:
+    reasons = _items(group, codes.REVIEW_REASON)
+    verdicts = _items(group, codes.QUALITY)
+    return ReportedReview(
+        number=number,
+        tracking_uid=str(_one(group, codes.TRACKING_UID).UID),
+        kind=_key_of_code(codes.REVIEWS, _coded_value(_one(group, codes.REVIEW))),
+        view=_key_of_code(codes.VIEWS, _coded_value(_one(group, codes.VIEW))),
+        verdict=_key_of_code(codes.QUALITIES, _coded_value(verdicts[0])) if verdicts else None,
+        criteria=tuple((each.code, each.met) for each in _criteria(group)),
+        reason=_key_of_code(codes.REVIEW_REASONS, _coded_value(reasons[0])) if reasons else None,
+        reader=str(_one(group, codes.PERSON_OBSERVER_NAME).PersonName),
+        at=parse_observation_time(group),
+        is_blinded=bool(_key_of_code(codes.MET, _coded_value(_one(group, codes.BLINDED)))),
+    )
 
 
 def _read(report: Dataset | bytes, parse: Callable[[Dataset], list[Any]]) -> list[Any]:

@@ -8,8 +8,11 @@ from enum import StrEnum
 
 from detector.anatomy import View
 from detector.errors import ErrorCode, Flag
-from model.finding import NON_STANDARD, REVIEW, STANDARD, BundleId, Finding
+from model.finding import NON_STANDARD, REVIEW, STANDARD, BundleId, Finding, Judgement
+from qc_daemon.report.reviewed import review_rank
 from qc_daemon.report.source import SourceInstance
+from qc_daemon.review.events import Event
+from qc_daemon.review.state import ReviewState
 
 ImageKey = tuple[str, int, int]
 """SOP Instance UID, frame (from 1) and region of a drawn picture."""
@@ -25,11 +28,38 @@ class ViewStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Decision:
+    """A person's verdict and what the models say, for a line of a page."""
+
+    outcome: Event
+    models: Judgement
+
+
+@dataclass(frozen=True, slots=True)
 class SummaryImage:
-    """A finding with its source, as an image of the summary."""
+    """A finding with its source, as an image of the summary.
+
+    `finding` has a person's verdict where there is one: then `review` says whose, and `models` is
+    what the models say.
+    """
 
     source: SourceInstance
     finding: Finding
+    review: ReviewState | None = None
+    models: Judgement | None = None
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Sort key, larger is better."""
+        return review_rank(self.finding, self.review)
+
+    @property
+    def decision(self) -> Decision | None:
+        """Who decided, beside the models' verdict; None where nobody did."""
+        outcome = None if self.review is None else self.review.outcome
+        if outcome is None or self.models is None:
+            return None
+        return Decision(outcome, self.models)
 
     @property
     def key(self) -> ImageKey:
@@ -126,7 +156,7 @@ def _row(view: View, images: Sequence[SummaryImage]) -> ViewRow:
     status = min((ViewStatus(s.finding.judgement.quality) for s in images), key=_ORDER.index)
     of_status = [s for s in images if s.finding.judgement.quality == status.value]
     count = len({image.source.sop_instance_uid for image in images})
-    return ViewRow(view, status, max(of_status, key=lambda s: s.finding.judgement.rank), count)
+    return ViewRow(view, status, max(of_status, key=lambda s: s.rank), count)
 
 
 _ORDER = list(ViewStatus)

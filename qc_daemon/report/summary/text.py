@@ -70,7 +70,7 @@ def compose_page(summary: ExamSummary, language: str, zone: tzinfo | None = None
         title=t.gettext("Ultrasound image quality: exam summary"),
         facts=tuple(_facts(summary.first.header, t)),
         tasks=tuple(_tasks(summary, t)),
-        cells=tuple(_cell(row, summary, t) for row in summary.rows),
+        cells=tuple(_cell(row, summary, t, zone) for row in summary.rows),
         notes=tuple(_notes(summary, t, zone)),
         page_of=t.gettext("Page {page} of {pages}"),
         banner="" if is_clinical else t.gettext(words.NOT_FOR_CLINICAL_USE),
@@ -91,7 +91,7 @@ def _facts(header: Dataset, t: NullTranslations) -> Iterator[tuple[str, str]]:
         if text and is_drawable(text):
             yield label, text
         elif text:
-            yield label, t.gettext("(in letters that cannot be printed here)")
+            yield label, t.gettext(words.NOT_PRINTABLE)
 
 
 def format_person(name: PersonName | str | None) -> str:
@@ -169,7 +169,7 @@ def _not_drawable(
         yield Point(NOTE, t.gettext("The picture cannot be shown: its file cannot be decoded."))
 
 
-def _cell(row: ViewRow, summary: ExamSummary, t: NullTranslations) -> Cell:
+def _cell(row: ViewRow, summary: ExamSummary, t: NullTranslations, zone: tzinfo | None) -> Cell:
     verdicts = {
         ViewStatus.STANDARD: t.gettext("Standard view"),
         ViewStatus.NON_STANDARD: t.gettext("Not a standard view"),
@@ -182,8 +182,19 @@ def _cell(row: ViewRow, summary: ExamSummary, t: NullTranslations) -> Cell:
         verdict=verdicts[row.status],
         image=row.best,
         caption="" if row.best is None else _caption(row, row.best, t),
-        points=(*_not_drawable(row.best, summary, t), *_points(row, t)),
+        points=(
+            *_not_drawable(row.best, summary, t),
+            *_decision(row.best, t, zone),
+            *_points(row, t),
+        ),
     )
+
+
+def _decision(
+    image: SummaryImage | None, t: NullTranslations, zone: tzinfo | None
+) -> Iterator[Point]:
+    if image is not None and image.decision is not None:
+        yield Point(NOTE, words.decision_line(image.decision, t, zone))
 
 
 def _caption(row: ViewRow, image: SummaryImage, t: NullTranslations) -> str:
@@ -217,7 +228,7 @@ def _points(row: ViewRow, t: NullTranslations) -> Iterator[Point]:
             yield Point(NOTE, sentence, words.fix(fault, t))
         else:
             yield Point(UNMET, statement, words.fix(fault, t))
-    if row.status is ViewStatus.NON_STANDARD and not faults:
+    if row.status is ViewStatus.NON_STANDARD and not faults and not row.best.decision:
         yield Point(
             NOTE,
             t.gettext("No single criterion fails, but the picture as a whole is not standard."),

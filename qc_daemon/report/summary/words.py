@@ -1,9 +1,10 @@
 """The words for findings, the same on overlays, pages and renditions."""
 
 from collections.abc import Iterable, Iterator
+from datetime import tzinfo
 from gettext import NullTranslations
 
-from detector.anatomy import BY_CODE, LABELS
+from detector.anatomy import BY_CODE, LABELS, View
 from detector.errors import ErrorCode
 from model.criteria.checks import CHECKS
 from model.criteria.faults import (
@@ -31,10 +32,18 @@ from model.finding import (
     Reason,
 )
 from qc_daemon.report.sr import codes
+from qc_daemon.report.summary.fonts import is_drawable
+from qc_daemon.report.summary.summary import Decision
+from qc_daemon.review.events import EventKind
 
 VERDICTS = {STANDARD: "STANDARD", NON_STANDARD: "NON-STANDARD", REVIEW: "REVIEW"}
 
+NO_VIEW = "NO ASSESSED VIEW"
 CANNOT_TELL = "Could not be checked"
+DECIDED = "Decided by {reader}, {date}"
+CONFIRMED = "Confirmed by {reader}, {date}"
+MODELS_SAY = "models: {verdict}"
+NOT_PRINTABLE = "(in letters that cannot be printed here)"
 NOT_FOR_CLINICAL_USE = "Not for clinical use"
 
 FAULT_AND_FIX = "{fault} → {fix}"
@@ -178,11 +187,30 @@ def percent(probability: float | None) -> str:
     return f"{100 * probability:.0f}\N{NO-BREAK SPACE}%"
 
 
-def view_line(judgement: Judgement, t: NullTranslations) -> str:
-    """View and probabilities in one line."""
+def view_line(judgement: Judgement, t: NullTranslations, *, is_decided: bool = False) -> str:
+    """View and probabilities in one line; of what a person decided no probability."""
     view = t.gettext(codes.VIEWS[judgement.view].meaning)
+    if is_decided:
+        return view
     line = f"{view} ({percent(judgement.view_probability)})"
     return line if judgement.probability is None else f"{line}, {standard_line(judgement, t)}"
+
+
+def decision_line(decision: Decision, t: NullTranslations, zone: tzinfo | None) -> str:
+    """Who decided and when, in this zone, and where it is not the same what the models say."""
+    outcome, models = decision.outcome, decision.models
+    sentence = t.gettext(CONFIRMED if outcome.kind is EventKind.ACCEPT else DECIDED)
+    name = outcome.reader if is_drawable(outcome.reader) else t.gettext(NOT_PRINTABLE)
+    line = sentence.format(reader=name, date=f"{outcome.at.astimezone(zone):%Y-%m-%d}")
+    is_other = models.view is View.OTHER
+    if outcome.answer == (models.view, None if is_other else models.quality):
+        return line
+    said = t.gettext(codes.VIEWS[models.view].meaning)
+    if not is_other:
+        said += f", {t.gettext(VERDICTS[models.quality])}"
+        if models.probability is not None:
+            said += f" ({percent(models.probability)})"
+    return f"{line} · {t.gettext(MODELS_SAY).format(verdict=said)}"
 
 
 def standard_line(judgement: Judgement, t: NullTranslations) -> str:
