@@ -31,7 +31,7 @@ from qc_daemon.operations import (
 from qc_daemon.operations.database import describe_restore, restore_all
 from qc_daemon.operations.rejections import reject, retract
 from qc_daemon.records import schema
-from qc_daemon.records.acquisition.identities import identify_person
+from qc_daemon.records.acquisition.identities import identify_persons
 from qc_daemon.records.commitment.scp import Request, record_request
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received import revisions
@@ -120,7 +120,7 @@ def repeat(storage: Storage, decisions: tuple[Decision, ...]) -> None:
 def persons(storage: Storage, *names: str) -> list[str]:
     """The ids of operators of these names."""
     with storage.store.begin() as session:
-        return [identify_person(session, Operator(name), NOW) for name in names]
+        return [identify_persons(session, [Operator(name)], NOW)[0] for name in names]
 
 
 def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Storage) -> None:

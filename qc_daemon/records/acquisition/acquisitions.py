@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, delete, exists, func, select
+from sqlalchemy import Select, bindparam, delete, exists, func, insert, select
 from sqlalchemy.orm import Session
 
 from detector.plain_text import fold
@@ -21,7 +21,7 @@ from qc_daemon.records.tables import (
     Revision,
     RevisionState,
 )
-from qc_daemon.records.upsert import insert_once
+from qc_daemon.records.upsert import insert_once, table_of
 
 LAST_MENSTRUAL_DATE, REPORT, REPORT_BY_CRL = "last-menstrual-date", "report", "report-crl"
 """Where a gestational age is from: the image's header, or a machine's report (TID 5000) of its
@@ -39,19 +39,10 @@ def store(
 ) -> None:
     """Store what the revision's header says (None: its file cannot be read); the first set that was
     read stands, and takes the place of an unknown one."""
-    state = session.scalars(
-        select(AcquisitionRow.state).where(AcquisitionRow.revision_id == revision_id)
-    ).one_or_none()
-    if state == AcquisitionState.READ or (state is not None and acquisition is None):
-        return
-    if state is not None:
-        session.execute(delete(AcquisitionRow).where(AcquisitionRow.revision_id == revision_id))
     if acquisition is None:
         _insert(session, revision_id, AcquisitionState.UNKNOWN, now, {})
         return
-    # In the order of identities: two workers that make the same ones never wait for each other.
-    operators = sorted(acquisition.operators, key=lambda operator: operator.identity)
-    person_ids = [identities.identify_person(session, each, now) for each in operators]
+    person_ids = identities.identify_persons(session, acquisition.operators, now)
     identity = device_identity(acquisition, calling_ae)
     age = acquisition.gestational_age_days
     values = {
@@ -62,12 +53,25 @@ def store(
         "gestational_age_source": None if age is None else LAST_MENSTRUAL_DATE,
         **{name: getattr(acquisition, name) for name in _SAME},
     }
-    if _insert(session, revision_id, AcquisitionState.READ, now, values):
-        session.add_all(
-            AcquisitionOperator(revision_id=revision_id, person_id=person_id)
-            for person_id in person_ids
+    is_new = _insert(session, revision_id, AcquisitionState.READ, now, values)
+    if not is_new and session.execute(_FORGET_UNKNOWN, {"revision": revision_id}).one_or_none():
+        is_new = _insert(session, revision_id, AcquisitionState.READ, now, values)
+    if is_new and person_ids:
+        session.execute(
+            _ADD_PERSONS, [{"revision_id": revision_id, "person_id": id} for id in person_ids]
         )
-        session.flush()
+
+
+# On the tables and built once, for the reason that `upsert.py` gives.
+_ADD_PERSONS = insert(table_of(AcquisitionOperator))
+_columns = table_of(AcquisitionRow).c
+_FORGET_UNKNOWN = (
+    delete(table_of(AcquisitionRow))
+    .where(
+        _columns.revision_id == bindparam("revision"), _columns.state == AcquisitionState.UNKNOWN
+    )
+    .returning(_columns.revision_id)
+)
 
 
 def _insert(
@@ -77,7 +81,7 @@ def _insert(
     now: datetime,
     values: dict[str, Any],
 ) -> bool:
-    """Insert the row; False where another worker has just done so."""
+    """Insert the row; False where there is one."""
     row = {"revision_id": revision_id, "state": state, "read_at": now, **values}
     return insert_once(session, AcquisitionRow, row, ("revision_id",)) is not None
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import BindParameter, Select, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from qc_daemon.dicom.acquisition import Acquisition, DeviceIdentity, Operator
@@ -25,7 +25,7 @@ from qc_daemon.records.tables import (
     Person,
     Revision,
 )
-from qc_daemon.records.upsert import execute_update, insert_once
+from qc_daemon.records.upsert import insert_once, table_of
 
 Identity = Person | Device
 _TABLES: dict[IdentityKind, type[Identity]] = {
@@ -43,23 +43,30 @@ class IdentityError(ValueError):
     """A merge, split or rename that cannot be; the message says why, in one line."""
 
 
-def identify_person(session: Session, operator: Operator, now: datetime) -> str:
-    """The id of the operator's own row, new for a new identity; merges are not followed."""
-    received = {
-        "received_name": operator.name,
-        "code": operator.code,
-        "scheme": operator.scheme,
-    }
-    id = _identify(session, IdentityKind.PERSON, operator.identity, received, now)
-    if operator.name is not None:
-        # The code came without a name before.
-        execute_update(
-            session,
-            update(Person)
-            .where(Person.id == id, Person.received_name.is_(None))
-            .values(received_name=operator.name),
-        )
-    return id
+def identify_persons(session: Session, operators: Sequence[Operator], now: datetime) -> list[str]:
+    """The ids of the operators' own rows, new for new identities; merges are not followed.
+
+    In the order of identities: two workers that make the same ones never wait for each other.
+    """
+    if not operators:
+        return []
+    ordered = sorted(operators, key=lambda operator: operator.identity)
+    known = _known(session, _PERSONS, [operator.identity for operator in ordered])
+    for operator in ordered:
+        person = known.get(operator.identity)
+        if person is None:
+            received = {
+                "received_name": operator.name,
+                "code": operator.code,
+                "scheme": operator.scheme,
+            }
+            _insert(session, IdentityKind.PERSON, operator.identity, received, now)
+        elif person.received is None and operator.name is not None:
+            # The code came without a name before.
+            session.execute(_NAME_PERSON, {"person": person.id, "received": operator.name})
+    if any(operator.identity not in known for operator in ordered):
+        known = _known(session, _PERSONS, [operator.identity for operator in ordered])
+    return [known[operator.identity].id for operator in ordered]
 
 
 def identify_device(
@@ -70,32 +77,50 @@ def identify_device(
     now: datetime,
 ) -> str:
     """The id of the device's own row, new for a new identity; merges are not followed."""
-    received = {
-        "serial_number": acquisition.serial_number,
-        "manufacturer": acquisition.manufacturer,
-        "model": acquisition.model,
-        "station_name": acquisition.station_name,
-        "calling_ae": calling_ae,
-    }
-    return _identify(session, IdentityKind.DEVICE, identity.identity, received, now)
+    known = _known(session, _DEVICES, [identity.identity])
+    if not known:
+        received = {
+            "serial_number": acquisition.serial_number,
+            "manufacturer": acquisition.manufacturer,
+            "model": acquisition.model,
+            "station_name": acquisition.station_name,
+            "calling_ae": calling_ae,
+        }
+        _insert(session, IdentityKind.DEVICE, identity.identity, received, now)
+        known = _known(session, _DEVICES, [identity.identity])
+    id: str = known[identity.identity].id
+    return id
 
 
-def _identify(
+# On the tables and built once, for the reason that `upsert.py` gives.
+_persons, _devices = table_of(Person).c, table_of(Device).c
+_IDENTITIES: BindParameter[Any] = bindparam("identities", expanding=True)
+_PERSONS = select(_persons.identity, _persons.id, _persons.received_name.label("received")).where(
+    _persons.identity.in_(_IDENTITIES)
+)
+_DEVICES = select(_devices.identity, _devices.id).where(_devices.identity.in_(_IDENTITIES))
+_NAME_PERSON = (
+    update(table_of(Person))
+    .where(_persons.id == bindparam("person"), _persons.received_name.is_(None))
+    .values(received_name=bindparam("received"))
+)
+
+
+def _known(session: Session, statement: Select[Any], wanted: Sequence[str]) -> dict[str, Any]:
+    """The rows of those identities that there are, by identity."""
+    return {row.identity: row for row in session.execute(statement, {"identities": wanted})}
+
+
+def _insert(
     session: Session,
     kind: IdentityKind,
     identity: str,
     received: Mapping[str, str | None],
     now: datetime,
-) -> str:
-    table = _TABLES[kind]
-    known = select(table.id).where(table.identity == identity)
-    id = session.scalars(known).one_or_none()
-    if id is None:
-        values = {"id": _new_id(kind), "identity": identity, "created_at": now, **received}
-        # Another worker may be making the same one: then its row counts.
-        insert_once(session, table, values, ("identity",))
-        id = session.scalars(known).one()
-    return id
+) -> None:
+    """Insert a row; where another worker is making the same one, that one counts."""
+    values = {"id": _new_id(kind), "identity": identity, "created_at": now, **received}
+    insert_once(session, _TABLES[kind], values, ("identity",))
 
 
 def _new_id(kind: IdentityKind) -> str:

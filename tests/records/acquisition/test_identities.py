@@ -20,7 +20,7 @@ PERSON, DEVICE = IdentityKind.PERSON, IdentityKind.DEVICE
 
 def person(store: Store, name: str, code: str | None = None, scheme: str | None = None) -> str:
     with store.begin() as session:
-        return identities.identify_person(session, Operator(name, code, scheme), NOW)
+        return identities.identify_persons(session, [Operator(name, code, scheme)], NOW)[0]
 
 
 def merge(store: Store, id: str, into: str) -> None:
@@ -53,7 +53,7 @@ def test_one_identity_is_one_person_however_it_is_typed(store: Store) -> None:
 
 def test_a_code_gets_its_name_when_one_comes(store: Store) -> None:
     with store.begin() as session:
-        id = identities.identify_person(session, Operator(None, "7", "A"), NOW)
+        (id,) = identities.identify_persons(session, [Operator(None, "7", "A")], NOW)
     assert person(store, "Doe^Jane", "7", "A") == id
     with store.read() as session:
         (listed,) = identities.every(session, PERSON)
