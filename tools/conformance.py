@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from pydicom.datadict import dictionary_description
+from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     Comprehensive3DSRStorage,
@@ -22,7 +24,7 @@ from pydicom.uid import (
 
 from detector.errors import ErrorCode
 from qc_daemon.deliver.outcome import HTTP, STORE, Meaning
-from qc_daemon.dicom import associate_pdu, status
+from qc_daemon.dicom import acquisition, associate_pdu, status
 from qc_daemon.dicom.character_set import DEFINED_TERMS
 from qc_daemon.dicom.data_set_size import MAX_BYTES, MAX_ELEMENTS, MAX_ITEMS
 from qc_daemon.dicom.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -109,6 +111,7 @@ def tables() -> dict[str, str]:
         "commitment-failures": _statuses(COMMITMENT_FAILURES),
         "outcomes": _outcomes(STORE),
         "measurements": _measurements(),
+        "acquisition": _table(("tag", "attribute"), map(_attribute, acquisition.KEYWORDS)),
         "character-sets": _character_sets(),
         "cipher-suites": _cipher_suites(),
         "reasons": _reasons(),
@@ -223,6 +226,11 @@ def _measurements() -> str:
             for concept, unit in MEASUREMENTS.items()
         ),
     )
+
+
+def _attribute(keyword: str) -> tuple[str, str]:
+    tag = Tag(keyword)
+    return f"({tag.group:04X},{tag.element:04X})", dictionary_description(tag)
 
 
 def _reasons() -> str:
