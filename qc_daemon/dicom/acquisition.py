@@ -245,11 +245,9 @@ class _Reader:
 
     def __init__(self, dataset: Dataset, sets: tuple[str, ...] | None = None) -> None:
         self.dataset = dataset
-        declared = self._raw("SpecificCharacterSet")
-        if declared is None:
-            self._sets = sets or ("6",)
-        else:
-            self._sets = character_sets(declared.decode("latin-1")) or ("6",)
+        declared = self._declared_sets()
+        stated = sets if declared is None else character_sets(declared)
+        self._sets = stated or ("6",)
 
     def text(self, keyword: str) -> str | None:
         """The first value; None when absent, empty, too long or not to be decoded."""
@@ -278,10 +276,12 @@ class _Reader:
         ]
 
     def _values(self, keyword: str, delimiters: frozenset[int]) -> list[str]:
-        raw = self._raw(keyword)
-        if raw is not None:
+        item = self._item(keyword)
+        if item is None:
+            return []
+        if isinstance(item, RawDataElement):
             with suppress(CharacterSetError):
-                return decode_text(raw, self._sets, delimiters).split("\\")
+                return decode_text(bytes(item.value or b""), self._sets, delimiters).split("\\")
             return []
         value = element(self.dataset, keyword)
         if value is None or isinstance(value, bytes | Dataset):
@@ -289,19 +289,20 @@ class _Reader:
         values = value if isinstance(value, MultiValue | list | tuple) else [value]
         return [str(each) for each in values]
 
-    def _raw(self, keyword: str) -> bytes | None:
-        """The value's bytes as they stand in the file; None when absent or already parsed."""
-        tag = tag_for_keyword(keyword)
-        item = None if tag is None else self.dataset.get_item(tag)
+    def _declared_sets(self) -> str | None:
+        """Specific Character Set as text; None where the data set has none of its own."""
+        item = self._item("SpecificCharacterSet")
+        if item is None:
+            return None
         if isinstance(item, RawDataElement):
-            return None if item.value is None else bytes(item.value)
-        if keyword == "SpecificCharacterSet":
-            value = element(self.dataset, keyword)
-            values = value if isinstance(value, MultiValue | list) else [value or ""]
-            return (
-                None if value is None else "\\".join(map(str, values)).encode("latin-1", "replace")
-            )
-        return None
+            return bytes(item.value or b"").decode("latin-1")
+        value = element(self.dataset, "SpecificCharacterSet")
+        return "\\".join(value) if isinstance(value, MultiValue | list) else str(value or "")
+
+    def _item(self, keyword: str) -> Any:
+        """The element as it stands in the file, else as it was parsed; None when absent."""
+        tag = tag_for_keyword(keyword)
+        return None if tag is None or tag not in self.dataset else self.dataset.get_item(tag)
 
 
 def _printable(value: str) -> str:
