@@ -9,6 +9,7 @@ the pixel data where they are.
 import io
 import struct
 from collections.abc import Container, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -42,6 +43,21 @@ _SEQUENCES = frozenset(
         0x00289145,  # Pixel Value Transformation Sequence
         0x52009229,  # Shared Functional Groups Sequence
         0x52009230,  # Per-Frame Functional Groups Sequence
+    }
+)
+_IDENTIFICATIONS = frozenset(
+    {
+        0x00081072,  # Operator Identification Sequence
+        0x00401101,  # Person Identification Code Sequence
+    }
+)
+"""Sequences that say who made the picture: one that is none is as good as absent."""
+_PATIENT = frozenset(
+    {
+        0x00101010,  # Patient's Age
+        0x00101020,  # Patient's Size
+        0x00101030,  # Patient's Weight
+        0x001021D0,  # Last Menstrual Date
     }
 )
 _MAX_DEPTH = 8  # None of these sequences is nested deeper.
@@ -94,8 +110,8 @@ class ElementReader:
         self._size = stream.seek(0, io.SEEK_END)
 
     def data_set(self, start: int, implicit: bool) -> tuple[Dataset, PixelElement | None]:
-        """The elements of the data set at `start` that describe its picture, and the position of
-        its pixel data.
+        """The elements of the data set at `start` that describe its picture and who made it, and
+        the position of its pixel data.
 
         Elements may stand in any order, also behind the pixel data; what stands before them
         counts more. Raises ValueError for a sequence that is none.
@@ -191,7 +207,7 @@ class ElementReader:
     @staticmethod
     def _is_needed(tag: int) -> bool:
         group = tag >> 16
-        if group in _GROUPS or tag in _SEQUENCES or tag in _OFFSET_TABLES:
+        if group in _GROUPS or tag in _SEQUENCES or tag in _OFFSET_TABLES or tag in _PATIENT:
             return True
         return 0x6000 <= group <= 0x60FE and tag & 0xFFFF in _OVERLAY_BITS
 
@@ -201,6 +217,10 @@ class ElementReader:
         if header.tag in _SEQUENCES:
             items = self._items(header, end, implicit, depth + 1)
             dataset[header.tag] = DataElement(BaseTag(header.tag), "SQ", Sequence(items))
+        elif header.tag in _IDENTIFICATIONS:
+            with suppress(ValueError):
+                items = self._items(header, end, implicit, depth + 1)
+                dataset[header.tag] = DataElement(BaseTag(header.tag), "SQ", Sequence(items))
         elif header.vr == "SQ" or header.is_undefined or header.length > MAX_VALUE_BYTES:
             return
         elif header.end <= end:

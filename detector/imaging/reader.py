@@ -5,9 +5,11 @@ message holds no patient data. No more than a few frames are in memory at once.
 """
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+
+from pydicom.dataset import Dataset
 
 from detector.errors import ErrorCode, Flag, QCError
 from detector.frame import Frame, Pixels
@@ -58,8 +60,17 @@ class ImageSummary(Header):
         return tuple(number for number in range(1, self.frames + 1) if number not in bad)
 
 
-def read_header(path: Path) -> Header:
-    """The identifiers and size of a file's image, without decoding it.
+ElementsReader = Callable[[Dataset], object]
+"""Reads what it wants of a header: its elements without pixel data."""
+
+
+def _no_reader(_dataset: Dataset) -> None:
+    """Reads nothing."""
+
+
+def read_header(path: Path, read_elements: ElementsReader = _no_reader) -> Header:
+    """The identifiers and size of a file's image, without decoding it; `read_elements` is called
+    with the data set of a DICOM file.
 
     Raises QCError: UNREADABLE, NOT_AN_IMAGE.
     """
@@ -67,6 +78,7 @@ def read_header(path: Path) -> Header:
         rows, columns = picture_size(path)
         return Header(None, None, None, None, None, rows, columns, 1)
     with open_dicom_file(path) as source:
+        read_elements(source.dataset)
         return image_header(source)
 
 
@@ -100,12 +112,15 @@ def read_frames(
             yield Frame(number, pixels, regions, simulated, (*decoder.flags, *foreign))
 
 
-def summarise_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageSummary:
-    """Decodes every frame once, for their number, hash and faults.
+def summarise_image(
+    path: Path, max_pixels: int = MAX_PIXELS, read_elements: ElementsReader = _no_reader
+) -> ImageSummary:
+    """Decodes every frame once, for their number, hash and faults; `read_elements` is called with
+    the data set of a DICOM file, whose header is then read but once for both.
 
     Raises QCError as `read_frames` does.
     """
-    header = read_header(path)
+    header = read_header(path, read_elements)
     digest = hashlib.sha256()
     count = 0
     bad: list[BadFrame] = []

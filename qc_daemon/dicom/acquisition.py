@@ -6,7 +6,6 @@ on what its header says of people.
 """
 
 import re
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
@@ -16,11 +15,9 @@ from typing import Any, Literal, Self
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_partial
 from pydicom.multival import MultiValue
-from pydicom.tag import BaseTag, Tag
 
-from detector.imaging.dicom_file import element, items
+from detector.imaging.dicom_file import element, items, open_dicom_file
 from qc_daemon.dicom.character_set import (
     NAME_DELIMITERS,
     VALUE_DELIMITERS,
@@ -77,11 +74,7 @@ KEYWORDS = (
     "TransducerType",
     "BurnedInAnnotation",
 )
-"""The elements that are read."""
-_TAGS: list[BaseTag | int] = [Tag(keyword) for keyword in KEYWORDS]
-_LAST = max(_TAGS)
-_SOP_INSTANCE, _SERIES = Tag("SOPInstanceUID"), Tag("SeriesInstanceUID")
-_PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+"""The elements that are read; `detector.imaging.data_elements` keeps them of a file."""
 
 AcquiredSource = Literal["acquisition", "content", "series", "study"]
 
@@ -179,29 +172,9 @@ def _key(*parts: str | None) -> str:
 
 
 def read_acquisition_file(path: Path) -> Acquisition:
-    """The facts of a received file's header; none of them where it cannot be parsed."""
-    try:
-        with path.open("rb") as file:
-            return read_acquisition(
-                read_partial(file, _is_after_facts(), force=True, specific_tags=_TAGS)
-            )
-    except MemoryError:
-        raise
-    except Exception:
-        # The parser raises whatever malformed bytes break; the image itself may still be read.
-        return Acquisition()
-
-
-def _is_after_facts() -> Callable[[BaseTag, str | None, int], bool]:
-    """A function that says whether an element lies behind all that is read. Elements may be out of
-    order, so that it is never true before the instance and its series are named."""
-    missing = {_SOP_INSTANCE, _SERIES}
-
-    def is_after(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-        missing.discard(tag)
-        return tag in _PIXELS or (tag > _LAST and not missing)
-
-    return is_after
+    """The facts of a received file's header. Raises QCError as `open_dicom_file`."""
+    with open_dicom_file(path) as source:
+        return read_acquisition(source.dataset)
 
 
 def read_acquisition(dataset: Dataset) -> Acquisition:

@@ -29,6 +29,8 @@ _OF_THE_FILE = frozenset(
         ErrorCode.SPOOL_MISSING,
         ErrorCode.SPOOL_DAMAGED,
         ErrorCode.UNREADABLE,
+        ErrorCode.TRUNCATED,
+        ErrorCode.NOT_AN_IMAGE,
         ErrorCode.DECODE_FAILED,
         ErrorCode.DECODE_MEMORY,
         ErrorCode.DECODE_TIMEOUT,

@@ -96,7 +96,7 @@ class DecodeProcess:
         `reader.summarise_image` and `verification.open_verified`, or DECODE_TIMEOUT, DECODE_MEMORY,
         DECODE_FAILED.
         """
-        return _summary(self._reply("summary", path, sha256, with_acquisition=False))
+        return _summary(self._reply("summary", path, sha256))
 
     def summary_and_acquisition(
         self, path: Path, sha256: str | None = None
@@ -105,14 +105,14 @@ class DecodeProcess:
 
         Raises QCError as `summary`.
         """
-        reply = self._reply("summary", path, sha256, with_acquisition=True)
+        reply = self._reply("summary", path, sha256)
         return _summary(reply), Acquisition.from_json(reply["acquisition"])
 
     def acquisition(self, path: Path, sha256: str | None = None) -> Acquisition:
         """What the header says of who made the image, where, when and with what; decodes nothing.
 
-        Raises QCError as `verification.open_verified`, or DECODE_TIMEOUT, DECODE_MEMORY,
-        DECODE_FAILED.
+        Raises QCError as `dicom_file.open_dicom_file` and `verification.open_verified`, or
+        DECODE_TIMEOUT, DECODE_MEMORY, DECODE_FAILED.
         """
         return Acquisition.from_json(self._reply("acquisition", path, sha256)["acquisition"])
 
@@ -160,11 +160,9 @@ class DecodeProcess:
                 yield call.block()
             call.mark_finished()
 
-    def _reply(
-        self, action: str, path: Path, sha256: str | None, **arguments: Any
-    ) -> dict[str, Any]:
+    def _reply(self, action: str, path: Path, sha256: str | None) -> dict[str, Any]:
         """The only reply to a request."""
-        with _Call(self, _request(action, path, sha256) | arguments) as call:
+        with _Call(self, _request(action, path, sha256)) as call:
             reply = call.reply()
             call.mark_finished()
             return reply

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pydicom.config
+from pydicom.dataset import Dataset
 
 from detector.errors import ErrorCode, QCError
 from detector.frame import Frame
 from detector.imaging.reader import ImageSummary, read_frames, summarise_image
-from qc_daemon.dicom.acquisition import read_acquisition_file
+from qc_daemon.dicom.acquisition import Acquisition, read_acquisition, read_acquisition_file
 from qc_daemon.dicom.transfer_syntax import reencode
 from qc_daemon.score.obgyn_report import read_measurements
 from qc_daemon.spool.verification import open_verified
@@ -94,11 +95,9 @@ def build_replies(
     with nullcontext(file) if sha256 is None else open_verified(file, sha256) as path:
         match request["do"]:
             case "summary":
-                last = summary_message(summarise_image(path, max_pixels))
-                if request["with_acquisition"]:
-                    last |= acquisition_message(path)
+                last = summarise(path, max_pixels)
             case "acquisition":
-                last = acquisition_message(path)
+                last = {"acquisition": read_acquisition_file(path).to_json()}
             case "measurements":
                 last = {"measurements": [asdict(each) for each in read_measurements(path)]}
             case "convert":
@@ -110,15 +109,23 @@ def build_replies(
     yield last, None
 
 
+def summarise(path: Path, max_pixels: int) -> dict[str, Any]:
+    """The message of a summary, with the facts of acquisition from the same reading."""
+    acquisition = Acquisition()
+
+    def read_elements(dataset: Dataset) -> None:
+        nonlocal acquisition
+        acquisition = read_acquisition(dataset)
+
+    summary = summarise_image(path, max_pixels, read_elements)
+    return summary_message(summary) | {"acquisition": acquisition.to_json()}
+
+
 def summary_message(summary: ImageSummary) -> dict[str, Any]:
     facts = asdict(summary)
     del facts["bad_frames"]
     bad = [(each.number, each.code.value, each.message) for each in summary.bad_frames]
     return {"summary": facts, "bad_frames": bad}
-
-
-def acquisition_message(path: Path) -> dict[str, Any]:
-    return {"acquisition": read_acquisition_file(path).to_json()}
 
 
 def frame_message(frame: Frame) -> dict[str, Any]:
