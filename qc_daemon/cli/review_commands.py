@@ -2,10 +2,11 @@
 `read`, `dispute`, `resolve`, `remark`, `export`, `import`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detector.console import UsageError
 from qc_daemon.cli.options import (
     LARGEST_ID,
     Config,
@@ -25,6 +26,9 @@ from qc_daemon.cli.output import (
     write_list,
     write_record,
 )
+
+if TYPE_CHECKING:
+    from qc_daemon.settings import Settings
 
 Finding = Annotated[
     int, typer.Argument(min=1, max=LARGEST_ID, help="Number of the finding, as in review list.")
@@ -284,6 +288,20 @@ def review_export(
     blinded: Annotated[
         bool, typer.Option("--blinded", help="A sheet without the models' answers.")
     ] = False,
+    training: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Folder for pictures and samples.json to learn from, in place of rows.",
+        ),
+    ] = None,
+    with_burned_in: Annotated[
+        bool,
+        typer.Option(
+            "--with-burned-in",
+            help="With --training: also pictures whose header says that text is burned into them.",
+        ),
+    ] = False,
     since: Since = None,
     until: Until = None,
     format: Annotated[str, typer.Option("--format", help="csv, or json or jsonl.")] = "csv",
@@ -295,7 +313,13 @@ def review_export(
     --since and --until are about when a review was made, with --sheet about when an image was
     received. No row names a patient.
 
+    With --training: the region of each picture that was judged as PNG, with a pseudonym of its
+    patient, for qc-model. Text that a machine wrote into the region is still in it: the README.txt
+    beside them says so. Look at the pictures before you give them to anybody.
+
     Example: qc-daemon review export --sheet > sheet.csv
+
+    Example: qc-daemon review export --training reviewed/ --config qc-daemon.toml
     """
     from qc_daemon.operations.review_files import (
         HISTORY_COLUMNS,
@@ -306,6 +330,11 @@ def review_export(
     from qc_daemon.operations.shared import parse_window
 
     is_csv = parse_format(format, ("csv", "json")) == "csv"
+    if training is not None:
+        if sheet or blinded:
+            raise UsageError("--training goes without --sheet and --blinded")
+        _export_training(load_settings(config), training, since, until, with_burned_in)
+        return
     settings, window = load_settings(config), parse_window(since, until)
     if sheet:
         rows = make_sheet(settings, window, is_blinded=blinded)
@@ -313,6 +342,19 @@ def review_export(
         rows = history(settings, window, as_text=is_csv)
     columns = SHEET_COLUMNS if sheet else HISTORY_COLUMNS
     write_lines(rows, "csv" if is_csv else "json", columns)
+
+
+def _export_training(
+    settings: "Settings", folder: Path, since: str | None, until: str | None, with_burned_in: bool
+) -> None:
+    from qc_daemon.operations.review_training import describe_export, export_training
+    from qc_daemon.operations.shared import parse_window
+
+    window = parse_window(since, until)
+    export = export_training(settings, folder, window, with_burned_in=with_burned_in)
+    for line in describe_export(export, folder):
+        say(line)
+    report_outcome(export.outcome, "sample is written", "samples are written")
 
 
 @review.command("import")

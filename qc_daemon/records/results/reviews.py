@@ -195,7 +195,8 @@ class ReviewedFinding:
     """A finding that a person's verdict stands for, to learn, calibrate or count from.
 
     `state.outcome` is that verdict. `first` is the first reading; `first.drawn` says how the
-    finding came to it.
+    finding came to it. `site` (`acquisitions.site_key`), `device_id` (merges are followed) and
+    whether the picture has text in it are of the image's header, None where that does not say.
     """
 
     finding_id: int
@@ -205,6 +206,9 @@ class ReviewedFinding:
     body: dict[str, Any]
     state: ReviewState
     file: RevisionFacts
+    site: str | None = None
+    device_id: str | None = None
+    has_burned_in_text: bool | None = None
 
     @property
     def first(self) -> Event:
@@ -248,6 +252,7 @@ def _reviewed_page(
     session: Session, ids: Collection[int], settled_only: bool
 ) -> Iterator[ReviewedFinding]:
     states = outcomes(session, ids)
+    devices = identities.roots(session, IdentityKind.DEVICE)
     rows = session.execute(
         select_facts()
         .add_columns(
@@ -257,8 +262,12 @@ def _reviewed_page(
             Finding.region,
             Finding.model_id,
             Exam.patient_id,
+            AcquisitionRow.site,
+            AcquisitionRow.device_id,
+            AcquisitionRow.burned_in_annotation,
         )
         .join(Finding, Finding.revision_id == Revision.id)
+        .join(AcquisitionRow, AcquisitionRow.revision_id == Revision.id, isouter=True)
         .where(Finding.id.in_(ids))
         .order_by(Finding.id)
     )
@@ -275,6 +284,9 @@ def _reviewed_page(
             row.body,
             state,
             facts,
+            row.site,
+            devices.get(row.device_id, row.device_id),
+            row.burned_in_annotation,
         )
 
 
