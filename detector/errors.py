@@ -102,6 +102,7 @@ class Flag(StrEnum):
 
     OUT_OF_DISTRIBUTION = "out-of-distribution"
     NO_REAL_EVIDENCE = "no-real-evidence"
+    BEYOND_FIRST_TRIMESTER = "beyond-first-trimester"
     BURNED_IN_TEXT = "burned-in-text"
     LOW_RESOLUTION = "low-resolution"
     HEADER_NORMALISED = "header-normalised"

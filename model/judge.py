@@ -19,6 +19,7 @@ from detector.frame import Frame, Pixels, Region
 from detector.letterbox import Crop, crop
 from detector.yolo.yolo import YoloDetector
 from model.augment import augment
+from model.biometry import is_beyond_first_trimester
 from model.bundle.bundle import Bundle
 from model.calibration import Calibration
 from model.criteria import checks
@@ -214,6 +215,10 @@ class Judge:
         )
         # A simulation teaches how an anatomy lies, not how every scanner shows it.
         lacks_real_evidence = not frame.simulated and view not in (View.OTHER, *self.real_views)
+        # Of a profile or a trunk no skull is measured.
+        is_beyond = view in (View.HEAD, View.OTHER) and is_beyond_first_trimester(
+            prediction.detections, region.spacing_mm
+        )
         probability = raw = None
         quality = REVIEW
         if view is not View.OTHER:
@@ -221,15 +226,22 @@ class Judge:
             probability = self.calibration.calibrate(prediction.logit, view)
             quality = self._quality(
                 probability,
-                is_outlier or lacks_real_evidence or not self._is_sure(view, prediction),
+                is_outlier
+                or lacks_real_evidence
+                or is_beyond
+                or not self._is_sure(view, prediction),
             )
-        criteria, reasons = self._criteria_and_reasons(view, quality, prediction)
+        criteria, reasons = self._criteria_and_reasons(
+            view, quality, prediction, lacks_real_evidence=lacks_real_evidence
+        )
         height, width = frame.pixels.shape[:2]
         flags = []
         if is_outlier:
             flags.append(Flag.OUT_OF_DISTRIBUTION)
         if lacks_real_evidence:
             flags.append(Flag.NO_REAL_EVIDENCE)
+        if is_beyond:
+            flags.append(Flag.BEYOND_FIRST_TRIMESTER)
         if min(prediction.pixels.shape[:2]) < LOW_RESOLUTION_PX:
             flags.append(Flag.LOW_RESOLUTION)
         flags.extend(frame.flags)
@@ -253,7 +265,12 @@ class Judge:
         )
 
     def _criteria_and_reasons(
-        self, view: View, quality: str, prediction: RegionPrediction
+        self,
+        view: View,
+        quality: str,
+        prediction: RegionPrediction,
+        *,
+        lacks_real_evidence: bool,
     ) -> tuple[tuple[Criterion, ...], tuple[Reason, ...]]:
         """The criteria and the reasons, which do not contradict the verdict: a standard view has no
         reason, and a non-standard one has at least one."""
@@ -263,7 +280,13 @@ class Judge:
             view, prediction.detections, width, height, prediction.pixels, thresholds.detectable
         )
         criteria, reasons = judge_criteria(
-            view, quality, measurements, prediction.detections, prediction.layout, thresholds
+            view,
+            quality,
+            measurements,
+            prediction.detections,
+            prediction.layout,
+            thresholds,
+            lacks_real_evidence=lacks_real_evidence,
         )
         if quality == NON_STANDARD and not reasons:
             # Costs as much as judging the picture some times more, so only where it is needed.

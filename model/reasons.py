@@ -5,7 +5,7 @@ pictures show and this one does not; only if there is neither, what weighed most
 (`model.deletion`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from detector.anatomy import View
@@ -45,18 +45,31 @@ def judge_criteria(
     detections: Sequence[Detection],
     weak_detections: Sequence[Detection],
     thresholds: CriteriaThresholds,
+    *,
+    lacks_real_evidence: bool = False,
 ) -> tuple[tuple[Criterion, ...], tuple[Reason, ...]]:
     """The criteria and the reasons of a verdict, which do not contradict it.
 
     `measurements` are what `checks.measure` made of `detections`; `weak_detections` are these and
-    all others, however unsure. A non-standard view may have no reason here: then one is to be
-    found by deletion (`weightiest`).
+    all others, however unsure. A view that `lacks_real_evidence` fails no criterion for what was
+    not detected: the detector learnt its structures from phantoms. A non-standard view may have no
+    reason here: then one is to be found by deletion (`weightiest`).
     """
     criteria = checks.decide(view, detections, measurements, thresholds)
     failures = checks.failures(view, criteria, detections, weak_detections, thresholds)
+    if lacks_real_evidence:
+        doubtful = {each.code for each in failures if rests_on_detector(view, each)}
+        criteria = _withhold(criteria, doubtful)
+        failures = tuple(each for each in failures if each.code not in doubtful)
     if quality == STANDARD:
         criteria = withhold_uncertain(criteria, failures)
     return criteria, list_reasons(view, quality, failures, detections, thresholds)
+
+
+def rests_on_detector(view: View, failure: Failure) -> bool:
+    """Whether the detector alone says that the criterion fails: by what it does not detect, or by
+    how unsure it is."""
+    return failure.direction is None or checks.CHECKS[view][failure.code].by_confidence
 
 
 def withhold_uncertain(
@@ -66,9 +79,12 @@ def withhold_uncertain(
 
     Verdict and criteria are one judgement, and the verdict has seen more than each criterion has.
     """
-    doubtful = {failure.code for failure in failures if not failure.is_certain}
+    return _withhold(criteria, {failure.code for failure in failures if not failure.is_certain})
+
+
+def _withhold(criteria: Sequence[Criterion], codes: Collection[str]) -> tuple[Criterion, ...]:
     return tuple(
-        replace(criterion, met=None) if criterion.code in doubtful else criterion
+        replace(criterion, met=None) if criterion.code in codes else criterion
         for criterion in criteria
     )
 

@@ -128,13 +128,15 @@ class Better(Enum):
 @dataclass(frozen=True, slots=True)
 class CriterionCheck:
     """How one criterion is judged. `needs`: of each group one label must be visible. `measure`
-    reads the boxes of `reads` (empty: every structure of the view)."""
+    reads the boxes of `reads` (empty: every structure of the view), or only the detector's
+    confidences in them (`by_confidence`)."""
 
     needs: tuple[tuple[str, ...], ...] = ()
     measure: Measure | None = None
     reads: tuple[str, ...] = ()
     unit: str = "1"
     better: Better = Better.HIGH
+    by_confidence: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -498,7 +500,9 @@ CHECKS: dict[View, dict[str, CriterionCheck]] = {
     View.NT: {
         **_TECHNICAL,
         SIZE.code: CriterionCheck(measure=extent_of_all),
-        PLANE.code: CriterionCheck(measure=mean_confidence(("NB", "F", "NA", "PAL", "TH", "MB"))),
+        PLANE.code: CriterionCheck(
+            measure=mean_confidence(("NB", "F", "NA", "PAL", "TH", "MB")), by_confidence=True
+        ),
         NECK_NT.code: CriterionCheck(
             measure=head_angle,
             reads=("NB", "NA", "PAL", "CM", "IT", "MB", "NT"),
@@ -533,7 +537,7 @@ CHECKS: dict[View, dict[str, CriterionCheck]] = {
     View.HEAD: {
         **_TECHNICAL,
         SIZE.code: CriterionCheck(measure=extent_of("CB"), reads=("CB",)),
-        PLANE.code: CriterionCheck(measure=level_head),
+        PLANE.code: CriterionCheck(measure=level_head, by_confidence=True),
         SKULL.code: CriterionCheck(needs=(("CB",),), measure=margin_of("CB")),
         FALX.code: CriterionCheck(
             needs=(("CF",),), measure=falx_offset, reads=("CB",), better=Better.LOW
@@ -543,7 +547,7 @@ CHECKS: dict[View, dict[str, CriterionCheck]] = {
     View.ABDOMEN: {
         **_TECHNICAL,
         SIZE.code: CriterionCheck(measure=extent_of("AS"), reads=("AS",)),
-        PLANE.code: CriterionCheck(measure=round_section),
+        PLANE.code: CriterionCheck(measure=round_section, by_confidence=True),
         OUTLINE.code: CriterionCheck(needs=(("AS",),), measure=margin_of("AS")),
         STOMACH.code: CriterionCheck(needs=(("S",),)),
         CORD.code: CriterionCheck(needs=(("UC", "UI"),)),

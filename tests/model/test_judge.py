@@ -46,6 +46,34 @@ def test_a_view_without_real_evidence_gets_no_verdict_on_a_real_picture(
     assert judgement.quality == (of_simulated.quality if simulated else REVIEW)
 
 
+def test_a_head_beyond_the_first_trimester_is_flagged_and_gets_no_verdict(judge: Judge) -> None:
+    phantom = make(1, View.HEAD, standard=True)
+    for scale, is_beyond in ((1.0, False), (2.0, True)):
+        spacing = (scale * phantom.spacing_mm, scale * phantom.spacing_mm)
+        region = Region(0, phantom.region, spacing)
+        (judgement,) = judge.judge(Frame(1, phantom.pixels, (region,), simulated=True))
+        assert judgement.view is View.HEAD
+        assert (Flag.BEYOND_FIRST_TRIMESTER in judgement.flags) is is_beyond
+        assert judgement.quality == (REVIEW if is_beyond else STANDARD)
+
+
+def test_without_real_evidence_nothing_fails_for_what_was_not_detected(judge: Judge) -> None:
+    phantom = next(
+        p for n in range(100) if (p := make(n, View.HEAD)).criteria.get("CRIT-CHOROID") is False
+    )
+    frame = Frame(1, phantom.pixels, (Region(0, phantom.region),))
+    outcomes = {}
+    for simulated in (True, False):
+        (judgement,) = judge.judge(replace(frame, simulated=simulated))
+        assert judgement.view is View.HEAD
+        outcomes[simulated] = {each.code: each.met for each in judgement.criteria}
+        named = {reason.code for reason in judgement.reasons}
+        assert ("CRIT-CHOROID" in named) is simulated
+    assert outcomes[True]["CRIT-CHOROID"] is False
+    assert outcomes[False]["CRIT-CHOROID"] is None
+    assert outcomes[False]["CRIT-SIZE"] is outcomes[True]["CRIT-SIZE"]
+
+
 def test_the_answer_is_whole(judge: Judge, frame: Frame) -> None:
     (judgement,) = judge.judge(frame)
     rows, columns = frame.pixels.shape[:2]

@@ -13,6 +13,7 @@ QUALITIES = {"STD": "standard", "NON": "non-standard", "REV": "review"}
 FLAGS = {
     "FLAG-OOD": "out-of-distribution",
     "FLAG-EVIDENCE": "no-real-evidence",
+    "FLAG-AGE": "beyond-first-trimester",
     "FLAG-TEXT": "burned-in-text",
     "FLAG-LOWRES": "low-resolution",
     "FLAG-HEADER": "header-normalised",

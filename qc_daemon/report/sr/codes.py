@@ -81,6 +81,9 @@ FLAGS = MappingProxyType(
     {
         Flag.OUT_OF_DISTRIBUTION: _private("FLAG-OOD", "Unlike the images learned from"),
         Flag.NO_REAL_EVIDENCE: _private("FLAG-EVIDENCE", "View learned from simulations only"),
+        Flag.BEYOND_FIRST_TRIMESTER: _private(
+            "FLAG-AGE", "Head larger than in the first trimester"
+        ),
         Flag.BURNED_IN_TEXT: _private("FLAG-TEXT", "Text burned into the picture"),
         Flag.LOW_RESOLUTION: _private("FLAG-LOWRES", "Low resolution"),
         Flag.HEADER_NORMALISED: _private("FLAG-HEADER", "Invalid header values were emptied"),
