@@ -12,6 +12,7 @@ waited anyway, `destination relearn` (a class that a destination does not take i
 after a day), `spool discard`.
 """
 
+import json
 import shlex
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,6 +40,7 @@ from qc_daemon.records.tables import (
     JobState,
     RevisionState,
 )
+from qc_daemon.review.events import EventKind
 
 # So many rows are asked for at once: a statement has a limited number of parameters.
 _PAGE = 500
@@ -65,6 +67,7 @@ class DecisionKind(StrEnum):
     IDENTITY_MERGED = "person or device merged"
     IDENTITY_SPLIT = "person or device split"
     IDENTITY_RENAMED = "person or device named"
+    FINDING_REVIEWED = "finding reviewed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,7 @@ def _decisions(
         lambda: _cancelled_jobs(restored, old),
         lambda: _commitments(restored, old),
         lambda: _identity_changes(restored, old),
+        lambda: _reviews(restored, old),
     )
     decisions: list[Decision] = []
     problem = None
@@ -464,6 +468,75 @@ _IDENTITY_DECISIONS = {
     IdentityAction.SPLIT: DecisionKind.IDENTITY_SPLIT,
     IdentityAction.RENAME: DecisionKind.IDENTITY_RENAMED,
 }
+
+
+_EVENT = (
+    "finding_id",
+    "number",
+    "kind",
+    "reader",
+    "at",
+    "view",
+    "verdict",
+    "criteria",
+    "reason",
+    "remark",
+    "is_blinded",
+    "seconds",
+)
+
+
+def _reviews(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
+    """Events of reviews, in the order in which they were made."""
+    events = old.rows("review", _EVENT)
+    before = {(row["finding_id"], row["number"]): row for row in restored.rows("review", _EVENT)}
+    later = [row for row in events if before.get((row["finding_id"], row["number"])) != row]
+    known = restored.by_id("finding", ("id",), later, "finding_id")
+    for row in later:
+        # One that came after the backup gets another number when its object is taken in.
+        is_later = row["finding_id"] not in known
+        verb, argument = _review_command(row)
+        yield Decision(
+            DecisionKind.FINDING_REVIEWED,
+            f"finding {row['finding_id']}, event {row['number']}",
+            _iso(row["at"]),
+            "" if is_later else verb,
+            "" if is_later else argument,
+            is_later,
+        )
+
+
+def _review_command(row: Row) -> tuple[str, str]:
+    """The verb and the arguments that add the event again."""
+    finding, kind = str(row["finding_id"]), row["kind"]
+    reader = ["--reader", row["reader"]]
+    if kind == EventKind.UNBLIND:
+        return "review show", shlex.join([finding, "--unblind", *reader])
+    if kind == EventKind.REMARK:
+        return "review remark", shlex.join([*reader, "--", finding, row["remark"]])
+    options = [*reader]
+    is_blinded = bool(row["is_blinded"])
+    if kind != EventKind.ACCEPT or is_blinded:
+        criteria = row["criteria"]
+        # SQLite has JSON as a text.
+        outcomes = json.loads(criteria) if isinstance(criteria, str) else criteria or {}
+        options += _option("--view", row["view"]) + _option("--verdict", row["verdict"])
+        for code, met in outcomes.items():
+            options += ["--criterion", f"{code}={_OUTCOMES[met]}"]
+    if not is_blinded:
+        options += _option("--reason", row["reason"])
+    options += _option("--remark", row["remark"])
+    if row["seconds"] is not None:
+        options += ["--seconds", repr(float(row["seconds"]))]
+    return f"review {'read' if is_blinded else kind}", shlex.join([*options, "--", finding])
+
+
+_OUTCOMES = {True: "met", False: "not-met", None: "cannot-tell"}
+
+
+def _option(name: str, value: str | None) -> list[str]:
+    """`--name=value`, for a value that begins with a dash is no option; nothing for no value."""
+    return [] if value is None else [f"{name}={value}"]
 
 
 def _subjects(tables: "_Tables", jobs: Iterable[Row]) -> dict[int, str]:

@@ -241,7 +241,8 @@ def require_finding(session: Session, finding_id: int) -> ReviewableFinding:
 
 def state_of(session: Session, settings: Settings, finding: ReviewableFinding) -> ReviewState:
     """Where the finding's review stands, with what is drawn for a first reading."""
-    first = _draw_first(session, settings, finding.key, finding.body)
+    secret = secrets.read(session, DRAW_SECRET)
+    first = _draw_first(settings, finding.key, finding.body, secret)
     return current_state(finding.history, needs_reading=first is not None)
 
 
@@ -320,15 +321,16 @@ def _drawn(
         return replace(event, drawn=None if state.dispute is not None else waiting)
     if state.dispute is not None:
         return event
+    secret = secrets.get(session, DRAW_SECRET)
     second = drawing.draw_second(
         _drawn_finding(finding.key, finding.body),
         shares_of(settings),
-        secrets.get(session, DRAW_SECRET),
+        secret,
         disagrees=exams.overrides(event, finding.body),
         novelties=reviews.novelties(session, finding.file.revision_id, settings.review.new_after),
     )
     return replace(
-        event, drawn=_draw_first(session, settings, finding.key, finding.body), second=second
+        event, drawn=_draw_first(settings, finding.key, finding.body, secret), second=second
     )
 
 
@@ -349,9 +351,8 @@ def _drawn_finding(key: FindingKey, body: dict[str, Any]) -> DrawnFinding:
 
 
 def _draw_first(
-    session: Session, settings: Settings, key: FindingKey, body: dict[str, Any]
+    settings: Settings, key: FindingKey, body: dict[str, Any], secret: bytes | None
 ) -> Draw | None:
-    secret = secrets.read(session, DRAW_SECRET)
     return drawing.draw_first(_drawn_finding(key, body), shares_of(settings), secret)
 
 
@@ -528,13 +529,14 @@ def add_states(
 ) -> Iterator[tuple[StoredFinding, ReviewState | None, Draw | None]]:
     """Each of these with where its review stands and why a person is asked to read it first; None
     for an error and for what is in quarantine, which nobody reviews."""
+    secret = secrets.read(session, DRAW_SECRET)
     for batch in _batches(every):
         histories = reviews.histories(session, [each.finding_id or 0 for each in batch])
         for each in batch:
             if each.finding_id is None or each.quarantine is not None:
                 yield each, None, None
                 continue
-            draw = _draw_first(session, settings, key_of(each), each.body)
+            draw = _draw_first(settings, key_of(each), each.body, secret)
             history = histories.get(each.finding_id, ())
             yield each, current_state(history, needs_reading=draw is not None), draw
 

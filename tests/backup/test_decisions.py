@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 from typer.testing import CliRunner
 
 from detector.errors import ErrorCode
@@ -27,9 +27,11 @@ from qc_daemon.operations import (
     peers,
     quarantine,
     queue,
+    reviews,
 )
 from qc_daemon.operations.database import describe_restore, restore_all
 from qc_daemon.operations.rejections import reject, retract
+from qc_daemon.operations.reviews import Answer
 from qc_daemon.records import schema
 from qc_daemon.records.acquisition.identities import identify_persons
 from qc_daemon.records.commitment.scp import Request, record_request
@@ -37,6 +39,7 @@ from qc_daemon.records.queue import jobs
 from qc_daemon.records.received import revisions
 from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.results import bundles as bundle_records
+from qc_daemon.records.results import findings
 from qc_daemon.records.tables import (
     Commitment,
     CommitmentState,
@@ -45,9 +48,10 @@ from qc_daemon.records.tables import (
     JobRow,
     JobState,
 )
-from qc_daemon.settings import Settings
+from qc_daemon.settings import ReviewSettings, Settings
 from qc_daemon.spool import private_files
 from tests.support.dicom_objects import CANARY, CANARY_ID, ultrasound
+from tests.support.report_objects import nuchal_finding, source_instance
 from tests.support.storage import Storage
 
 NOW = datetime(2026, 11, 29, 1, 2, 3, tzinfo=UTC)
@@ -145,6 +149,7 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
         bundle_records.activate(session, "other", "/models/other", "other", NOW)
         session.execute(update(Commitment).values(state=CommitmentState.DEAD))
     one, other = persons(storage, "Doe^Jane", "Doe^J")
+    reviewed = scored(storage)
     folder = backup(storage)
 
     def decide() -> None:
@@ -165,6 +170,15 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
         identities.merge(settings, IdentityKind.PERSON, [one], other, "Dr O'Lee", clock)
         identities.split(settings, IdentityKind.PERSON, one, "Dr Lee", clock)
         identities.rename(settings, IdentityKind.PERSON, one, "-Jane", "Dr Lee", clock)
+        answer = Answer(
+            "Dr O'Lee",
+            verdict="standard",
+            criteria=("GAIN=met", "NASAL=cannot-tell"),
+            reason="other",
+            remark="-it's whole",
+            seconds=2.5,
+        )
+        reviews.override(settings, reviewed, answer, clock)
 
     decide()
     restoration = put_back(storage, folder)
@@ -197,6 +211,42 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
     assert {(each.kind, each.command) for each in again.decisions} == {
         (each.kind, each.command) for each in comparison.decisions
     }
+
+
+def scored(storage: Storage) -> int:
+    """The finding of one more object."""
+    facts = storage.receive(ultrasound(StudyInstanceUID="1.2.3.5"))
+    body = nuchal_finding(source_instance()).to_json()
+    with storage.store.begin() as session:
+        findings.store(session, facts.revision_id, [body], NOW)
+        return int(session.execute(text("SELECT max(id) FROM finding")).scalar_one())
+
+
+def test_every_kind_of_review_is_named_with_its_command(storage: Storage) -> None:
+    settings = storage.settings
+    settings.review = ReviewSettings(share=0, risk_share=0, first_share=0)
+    one, two = scored(storage), scored(storage)
+    reviews.accept(settings, one, Answer("Dr Lee"), clock)
+    folder = backup(storage)
+    reviews.remark(settings, one, Answer("Ng", remark="--look"), clock)
+    reviews.dispute(settings, one, Answer("A. Berg", reason="criterion"), clock)
+    reviews.show_review(settings, one, reader="Ng", unblind=True, clock=clock)
+    reviews.read_blinded(settings, one, Answer("Dr Roth", "NT", "non-standard"), clock)
+    reviews.accept(settings, two, Answer("Dr Lee", seconds=1), clock)
+    later = scored(storage)
+    reviews.accept(settings, later, Answer("Dr Lee"), clock)
+    restoration = put_back(storage, folder)
+    found = restoration.decisions.decisions
+    assert [each.needs_object for each in found] == [False] * 5 + [True]
+    assert commands(restoration, DecisionKind.FINDING_REVIEWED) == [
+        f"qc-daemon review remark --reader Ng -- {one} --look",
+        f"qc-daemon review dispute --reader 'A. Berg' --reason=criterion -- {one}",
+        f"qc-daemon review show {one} --unblind --reader Ng",
+        f"qc-daemon review read --reader 'Dr Roth' --view=NT --verdict=non-standard -- {one}",
+        f"qc-daemon review accept --reader 'Dr Lee' --seconds 1.0 -- {two}",
+        None,
+    ]
+    repeat(storage, found[:-1])
 
 
 def test_what_a_service_does_by_itself_is_no_decision(storage: Storage) -> None:
