@@ -181,6 +181,8 @@ def record(
     state = state_of(session, settings, finding)
     event = _event(session, settings, finding, state, kind, answer, now)
     reason = refusal(state, event)
+    if reason is None and kind is EventKind.OVERRIDE and not exams.overrides(event, finding.body):
+        reason = "says so already by its models; accept it with review accept"
     if reason is None and state.is_blinded and event.is_blinded:
         reason = _dependence(session, finding, state, event.reader)
     if reason is None and answer.version not in (None, state.version):

@@ -186,6 +186,16 @@ def test_wrong_words_are_named_with_what_is_right(site: Site) -> None:
     assert site.dump() == []
 
 
+def test_an_override_that_says_what_the_models_say_is_an_acceptance(site: Site) -> None:
+    same = ("override", "2", "--verdict", "standard", "--criterion", "GAIN=not-met", *OVERRIDE)
+    refused(site.run(*same), "review accept")
+    assert site.dump() == []
+    # Taking an own override back is agreeing with the models.
+    site.say("override", "2", "--verdict", "non-standard", *OVERRIDE)
+    site.say("accept", "2", "--reader", "Dr Lee")
+    assert (site.show(2)["state"], site.show(2)["outcome"]) == ("accepted", "NT, standard")
+
+
 def test_an_override_twice_is_one(site: Site) -> None:
     override = ("override", "2", "--verdict", "non-standard", *OVERRIDE)
     site.say(*override)
