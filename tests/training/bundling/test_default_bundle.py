@@ -85,6 +85,7 @@ def _place(generator: random.Random) -> tuple[float, float, float, float]:
     return (x, y, x + generator.uniform(10, 100), y + generator.uniform(10, 80))
 
 
+@pytest.mark.slow
 def test_held_out_real_pictures(judge: Judge, shared_data: Path) -> None:
     """The groups of set 2 that were held out of the shipped parts; they calibrate, no more."""
     samples = read_fetus_framework(shared_data / "fetus_framework", ("set2_train",))

@@ -67,7 +67,9 @@ def make(
     return make_bundle(out, **parts, samples=samples, other_organs=[], **(facts | options))
 
 
-@pytest.mark.parametrize("origin", list(Origin))
+@pytest.mark.parametrize(
+    "origin", [Origin.REAL, pytest.param(Origin.SIMULATED, marks=pytest.mark.slow)]
+)
 def test_the_samples_say_what_is_real_and_not_their_folder(
     parts: dict[str, Path], nt: list[Sample], tmp_path: Path, origin: Origin
 ) -> None:

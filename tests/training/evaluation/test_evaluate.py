@@ -73,6 +73,7 @@ def test_samples_keep_their_order_and_get_a_style(judge: Judge, samples: Path) -
     assert all(0 <= p <= 1 for v in evaluated for p in v.ablated_probabilities.values())
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_report_of_each_set(samples: Path, tmp_path: Path) -> None:
     process = qc_model(
         "evaluate",
@@ -99,6 +100,7 @@ def test_the_command_writes_a_report_of_each_set(samples: Path, tmp_path: Path) 
     assert str(samples.parent.parent) not in text + (tmp_path / "my r.json").read_text()
 
 
+@pytest.mark.slow
 def test_held_out_evaluates_only_those_groups(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "fetus_framework"
     every = splits.load(None, folder, ["set2_train"])
