@@ -308,7 +308,7 @@ def amend_reviewed(session: Session, exam_id: int, now: datetime) -> bool:
 
 
 def _is_report_to_begin(session: Session, exam_id: int, report_revision: int) -> bool:
-    """Whether the exam's last report is queued, and no worker has read what it is to contain."""
+    """Whether the exam's last report is queued and its SR, which stands once made, is not made."""
     job = session.execute(
         select(JobRow.id)
         .where(
@@ -316,11 +316,16 @@ def _is_report_to_begin(session: Session, exam_id: int, report_revision: int) ->
             JobRow.kind == JobKind.REPORT,
             JobRow.revision == report_revision,
             JobRow.state == JobState.READY,
-            JobRow.attempts == 0,
         )
+        # One that is claimed just now is leased afterwards, and does not match any more.
         .with_for_update(key_share=True)
     ).first()
-    return job is not None
+    made = select(ReportObjectRow.id).where(
+        ReportObjectRow.exam_id == exam_id,
+        ReportObjectRow.kind == ObjectKind.SR,
+        ReportObjectRow.report_revision == report_revision,
+    )
+    return job is not None and not _any(session, made)
 
 
 def of_study(session: Session, study_instance_uid: str) -> list[int]:

@@ -1,5 +1,6 @@
 """Review events in the database: only added to, one of each number, read back as they were."""
 
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -183,3 +184,65 @@ def test_only_what_is_not_the_models_answer_amends_a_report(records: Records) ->
             {"kind": JobKind.REPORT},
         ).all()
     assert [tuple(row) for row in report_jobs] == [(1, "done"), (2, "ready")]
+
+
+def test_two_reviewers_at_once_are_one_event_on_both_databases(records: Records) -> None:
+    """The second one waits for the first one's transaction, and finds its number taken."""
+    finding_id = scored(records)
+    first_has_added, results = threading.Event(), dict[str, bool]()
+
+    def review(reader: str, *, is_first: bool) -> None:
+        if not is_first:
+            first_has_added.wait(10)
+        with records.store.begin() as session:
+            results[reader] = reviews.append(session, finding_id, event(reader=reader))
+            if is_first:
+                first_has_added.set()
+                # The other one is at its insert now, or will be.
+                threading.Event().wait(0.2)
+
+    threads = [
+        threading.Thread(target=review, args=(reader,), kwargs={"is_first": reader == "Lee"})
+        for reader in ("Lee", "Ng")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {"Lee": True, "Ng": False}
+    with records.store.read() as session:
+        assert [each.reader for each in reviews.histories(session, [finding_id])[finding_id]] == [
+            "Lee"
+        ]
+
+
+def test_a_report_that_a_worker_began_is_followed_by_another(records: Records) -> None:
+    finding_id = scored(records)
+    with records.store.begin() as session:
+        session.execute(text("UPDATE job SET state = 'done'"))
+    records.wait(300)
+    with records.store.begin() as session:
+        (exam_id,) = exams.close_due(session, records.now, 60, 240)
+    job = records.claim(JobKind.REPORT)
+    assert job is not None
+    add(records.store, finding_id, event())
+    with records.store.begin() as session:
+        assert exams.amend_reviewed(session, exam_id, records.now)
+    with records.store.read() as session:
+        rows = session.execute(text("SELECT revision FROM job WHERE kind = 'report'")).all()
+    assert sorted(row.revision for row in rows) == [1, 2]
+
+
+def test_an_open_exam_is_reported_with_the_verdict_when_it_closes(records: Records) -> None:
+    finding_id = scored(records)
+    with records.store.read() as session:
+        reviewable = reviews.reviewable(session, finding_id)
+        assert reviewable is not None
+        (exam_id,) = reviewable.reported
+        before = exams.exam_content(session, exam_id).fingerprint
+    add(records.store, finding_id, event())
+    with records.store.begin() as session:
+        assert not exams.amend_reviewed(session, exam_id, records.now)
+        content = exams.exam_content(session, exam_id)
+    assert content.fingerprint != before
+    assert list(content.reviews) == [finding_id]
