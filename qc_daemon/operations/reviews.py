@@ -286,14 +286,23 @@ def _event(
 
 def _accepting(finding: ReviewableFinding, state: ReviewState, event: Event) -> Event:
     view, verdict = finding.answer
-    # Who waits to read it blinded is not told that there is nothing to accept.
-    if verdict == REVIEW and not state.is_blinded:
+    # Who waits to read it blinded is not told that there is nothing to accept, or what.
+    if state.is_blinded:
+        return replace(event, view=view, verdict=None)
+    contradicts = event.view not in (None, view) or event.verdict not in (None, verdict)
+    if contradicts or event.criteria:
+        raise QCError(
+            ErrorCode.STORAGE,
+            f"finding {finding.finding_id} cannot be accepted as something else than the models"
+            " say; give view, verdict and criteria with review override",
+        )
+    if verdict == REVIEW:
         raise QCError(
             ErrorCode.STORAGE,
             f"finding {finding.finding_id} has no verdict to accept: the models leave it to a"
             " person; give one with review override",
         )
-    return replace(event, view=view, verdict=None if verdict == REVIEW else verdict)
+    return replace(event, view=view, verdict=verdict)
 
 
 def _overriding(finding: ReviewableFinding, event: Event) -> Event:

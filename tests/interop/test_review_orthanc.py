@@ -1,6 +1,7 @@
 """An override by command arrives in a real Orthanc as an amended report with both verdicts."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,13 @@ from qc_daemon.deliver.transport import OutgoingObject
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr.parse import parse_findings, parse_reviews
 from qc_daemon.settings import DestinationSettings
+from tests.interop.conftest import Deployment
+from tests.support.dicom_objects import part10
 from tests.support.orthanc import Orthanc
 from tests.support.report_objects import nuchal_finding, ultrasound_header
 from tests.support.scored_exam import ScoredExam
+from tests.support.waiting import eventually
+from training.phantom.dicom import exam
 
 
 @pytest.fixture
@@ -45,16 +50,16 @@ def deliver(exam: ScoredExam, pacs: Orthanc) -> None:
 def test_an_override_by_command_arrives_as_an_amended_report(
     tmp_path: Path, pacs: Orthanc, dciodvfy: object, dsrdump: object
 ) -> None:
-    exam = ScoredExam(tmp_path / "site", ["sr"])
+    scored = ScoredExam(tmp_path / "site", ["sr"])
     config = tmp_path / "qc.toml"
     config.write_text(
-        f'[store]\nurl = "{exam.settings.store.url}"\nspool = "{exam.settings.store.spool}"\n'
+        f'[store]\nurl = "{scored.settings.store.url}"\nspool = "{scored.settings.store.spool}"\n'
         "[review]\nshare = 0.0\nrisk_share = 0.0\n"
     )
     header = ultrasound_header()
-    exam.receive(header, nuchal_finding(SourceInstance.of(header, "")))
-    exam.close()
-    assert exam.report()
+    scored.receive(header, nuchal_finding(SourceInstance.of(header, "")))
+    scored.close()
+    assert scored.report()
     result = CliRunner().invoke(
         app,
         [
@@ -64,9 +69,9 @@ def test_an_override_by_command_arrives_as_an_amended_report(
     )
     assert result.exit_code == 0, result.exception
     assert "an amended report is queued" in result.stdout
-    assert exam.report()
-    deliver(exam, pacs)
-    first, amended = (each.sop_instance_uid for each in exam.sent())
+    assert scored.report()
+    deliver(scored, pacs)
+    first, amended = (each.sop_instance_uid for each in scored.sent())
     arrived = pacs.instances()
     assert set(arrived) == {first, amended}
     report = pacs.received(arrived[amended])
@@ -82,4 +87,46 @@ def test_an_override_by_command_arrives_as_an_amended_report(
     predecessor = report.dataset.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0]
     assert predecessor.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == first
     assert report.dataset.VerificationFlag == "UNVERIFIED"
-    exam.store.close()
+    scored.store.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_running_service_sends_the_amended_report(
+    make_deployment: Callable[..., Deployment], tmp_path: Path
+) -> None:
+    """From the machine to the archive; then what a person says by command arrives there too."""
+    deployment = make_deployment()
+    deployment.pacs.start()
+    deployment.service.start()
+    (image, *_) = exam(77)
+    path = tmp_path / "image.dcm"
+    path.write_bytes(part10(image))
+    runner = CliRunner()
+    to = f"QCDAEMON@127.0.0.1:{deployment.service.port}"
+    sent = runner.invoke(app, ["send", str(path), "--to", to, "--calling", "DCMSEND"])
+    assert sent.exit_code == 0, sent.output
+    config = ["--config", str(deployment.service.config)]
+
+    def reports() -> list[bytes]:
+        return [
+            each.content
+            for each in map(deployment.pacs.received, deployment.pacs.instances().values())
+            if each.dataset.Modality == "SR"
+        ]
+
+    (first,) = eventually(reports, 600)
+    before = parse_findings(first)
+    listed = runner.invoke(app, ["review", "list", "--all", "--format", "jsonl", *config])
+    row = json.loads(listed.stdout.splitlines()[0])
+    other = "non-standard" if row["verdict"] == "standard" else "standard"
+    words = ["--view", "NT", "--verdict", other, "--reason", "criterion", "--reader", "Lee^Ann"]
+    result = runner.invoke(app, ["review", "override", str(row["finding"]), *words, *config])
+    assert result.exit_code == 0, result.exception
+    assert "an amended report is queued" in result.stdout
+    eventually(lambda: len(reports()) == 2, 600)
+    (amended,) = (each for each in reports() if parse_reviews(each))
+    assert [each.to_json() for each in parse_findings(amended)] == [
+        each.to_json() for each in before
+    ]
+    assert [(each.reader, each.verdict) for each in parse_reviews(amended)] == [("Lee^Ann", other)]

@@ -455,13 +455,16 @@ def test_a_wrong_row_keeps_the_whole_file_out_and_each_is_named(site: Site, tmp_
         row | {"sop_instance_uid": "1.2.3", "action": "accept", "reader": "Dr Lee"},
         row | {"action": "override", "verdict": "standard", "reader": "Ng", "reason": "mood"},
         row | {"action": "accept", "reader": "Dr Lee", "seconds": "long"},
+        row
+        | {"finding": "2", "sop_instance_uid": "", "action": "accept", "reader": "Dr Lee"}
+        | {"verdict": "non-standard"},
     ]
     path = write_sheet(tmp_path / "sheet.csv", [good, *wrong])
     result = site.run("import", str(path))
     assert result.exit_code == 1
     problems = [line for line in result.stderr.splitlines() if line.startswith("error:")]
     assert [line.split(":")[1].strip() for line in problems[:-1]] == [
-        f"line {number}" for number in range(3, 9)
+        f"line {number}" for number in range(3, 10)
     ]
     assert "nothing of the file is taken in" in problems[-1]
     assert site.dump() == []
