@@ -203,23 +203,26 @@ class AcquisitionReader:
         self._session = session
         self._persons = identities.roots(session, IdentityKind.PERSON)
         self._devices = identities.roots(session, IdentityKind.DEVICE)
+        self._with_code = identities.persons_with_code(session)
         self._measured = set(session.scalars(select(Measurement.exam_id).distinct()))
         self._ages: dict[int, FetalAge] = {}
 
     def of_row(self, row: Any) -> dict[str, Any]:
         """The JSON object of a row with `ACQUISITION_COLUMNS`, `OPERATOR_IDS` and `exam_id`; its
         keys are always the same."""
-        age = self._age(row.exam_id)
+        ids = (row.acquisition_person_ids or "").split()
         return acquisition_json(
             lambda name: getattr(row, f"acquisition_{name}"),
-            persons=self._resolve(self._persons, (row.acquisition_person_ids or "").split()),
+            persons=sorted({self._persons.get(id, id) for id in ids}),
+            person_source=self._person_source(ids),
             devices=self._devices,
-            age=age,
+            age=self._age(row.exam_id),
         )
 
-    @staticmethod
-    def _resolve(merged: Mapping[str, str], ids: Collection[str]) -> list[str]:
-        return sorted({merged.get(id, id) for id in ids})
+    def _person_source(self, ids: Collection[str]) -> str | None:
+        """What the header identified its operators by: "code", "name", or both."""
+        sources = {"code" if id in self._with_code else "name" for id in ids}
+        return " and ".join(sorted(sources)) or None
 
     def _age(self, exam_id: int) -> FetalAge:
         if exam_id not in self._measured:
@@ -230,7 +233,11 @@ class AcquisitionReader:
 
 
 def acquisition_json(
-    value: Callable[[str], Any], persons: list[str], devices: Mapping[str, str], age: FetalAge
+    value: Callable[[str], Any],
+    persons: list[str],
+    person_source: str | None,
+    devices: Mapping[str, str],
+    age: FetalAge,
 ) -> dict[str, Any]:
     """The JSON object of stored facts; a machine's report is believed before the header."""
     device_id = value("device_id")
@@ -241,9 +248,11 @@ def acquisition_json(
     return {
         "state": value("state") or PENDING,
         "person_ids": persons,
+        "person_source": person_source,
         "device_id": None if device_id is None else devices.get(device_id, device_id),
         "device_source": value("device_source"),
         "site": value("institution"),
+        "site_source": None if value("institution") is None else "institution-name",
         "department": value("department"),
         "acquired": None if acquired is None else acquired + (zone or ""),
         "acquired_source": value("acquired_source"),
@@ -263,7 +272,7 @@ def acquisition_json(
     }
 
 
-ACQUISITION_KEYS = tuple(acquisition_json(lambda _: None, [], {}, FetalAge()))
+ACQUISITION_KEYS = tuple(acquisition_json(lambda _: None, [], None, {}, FetalAge()))
 """The keys of the JSON object, in order."""
 
 

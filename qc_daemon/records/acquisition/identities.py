@@ -144,6 +144,11 @@ def _root(id: str, merged: Mapping[str, str]) -> str:
     return id
 
 
+def persons_with_code(session: Session) -> frozenset[str]:
+    """The ids of persons that a code identifies."""
+    return frozenset(session.scalars(select(Person.id).where(Person.code.is_not(None))))
+
+
 def members(session: Session, kind: IdentityKind, id: str) -> set[str] | None:
     """The ids that count for the same one as this id, itself included; None if it is unknown."""
     if session.get(_TABLES[kind], id) is None:

@@ -21,7 +21,7 @@ from tests.support.records import Records
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
 FULL = Acquisition(
-    operators=(Operator("Doe^Jane"), Operator("Lee^Ann")),
+    operators=(Operator("Doe^Jane"), Operator("Lee^Ann", "17", "99LAB")),
     serial_number="7",
     manufacturer="ACME",
     institution="St. Mary's Hôpital",
@@ -64,7 +64,9 @@ def test_facts_come_back_as_a_finding_has_them(records: Records) -> None:
     assert facts["device_id"].startswith("d")
     expected = {
         "state": "read",
+        "person_source": "code and name",
         "device_source": "serial",
+        "site_source": "institution-name",
         "site": "St. Mary's Hôpital",
         "acquired": "2026-11-29T08:15:00+01:00",
         "gestational_age_days": 86,
