@@ -20,9 +20,11 @@ from qc_daemon.report.objects.renditions import render_report
 from qc_daemon.report.reviewed import as_reviewed, review_rank
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr.parse import parse_findings, parse_reviews
+from qc_daemon.report.summary.fonts import load_font
 from qc_daemon.report.summary.language import LANGUAGES, translations
 from qc_daemon.report.summary.summary import Decision, ViewStatus
 from qc_daemon.report.summary.text import compose_page
+from qc_daemon.report.summary.words import NO_VIEW, decision_line
 from qc_daemon.review.events import Event, EventKind
 from qc_daemon.review.state import ReviewState, ReviewStatus
 from qc_daemon.settings import ReportSettings, ReviewSettings
@@ -105,6 +107,23 @@ def test_an_overlay_says_who_decided_and_what_the_models_say(language: str) -> N
     pixels = np.zeros((120, 160, 3), np.uint8)
     plain, decided = (render_overlay(pixels, each.shown, language, d) for d in (None, decision))
     assert decided.shape[0] > plain.shape[0]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_verdict_of_no_view_fits_its_banner(language: str) -> None:
+    letters = load_font(640 // 11, language, bold=True)
+    word = translations(language).gettext(NO_VIEW)
+    assert letters.getlength(word) < 640
+    assert language == "en" or word != NO_VIEW
+
+
+def test_the_models_view_is_named_only_where_the_person_says_another() -> None:
+    same, other = reported(state()).image.decision, reported(state(view=View.CRL)).image.decision
+    assert same is not None
+    assert other is not None
+    t = translations("en")
+    assert "models: NON-STANDARD" in decision_line(same, t, UTC)
+    assert "models: Nuchal translucency, mid-sagittal, NON-STANDARD" in decision_line(other, t, UTC)
 
 
 def test_a_name_that_cannot_be_printed_is_said_to_be_one() -> None:

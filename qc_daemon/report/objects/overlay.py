@@ -63,6 +63,8 @@ VERDICT_COLOURS: dict[str, tuple[Colour, Colour]] = {
     REVIEW: ((240, 228, 66), BLACK),
 }
 """The colours of the banner's background and letters, by verdict."""
+NO_VIEW_COLOURS: tuple[Colour, Colour] = (GREY, BLACK)
+"""The same where a person says that the picture shows none of the views."""
 
 
 def build_overlay(
@@ -216,8 +218,8 @@ def _panel(
 ) -> Image.Image:
     """The banner with the verdict, then the reasons line by line, wrapped to the width."""
     banner_height = width // 7
-    background, letters = VERDICT_COLOURS[finding.judgement.quality]
     t = translations(language)
+    verdict, (background, letters) = _verdict(finding, t, decision)
     regular, small = (load_font(width // part, language) for part in (28, 38))
     margin = width // 40
     lines = [
@@ -229,10 +231,6 @@ def _panel(
     panel = Image.new("RGB", (width, banner_height + sum(heights) + 2 * margin), BLACK)
     draw = ImageDraw.Draw(panel)
     draw.rectangle((0, 0, width, banner_height - 1), fill=background)
-    verdict = t.gettext(words.VERDICTS[finding.judgement.quality])
-    if decision is not None and decision.outcome.verdict is None:
-        # Nobody has to review what a person calls none of the views.
-        verdict = t.gettext(words.NO_VIEW)
     middle = (width / 2, banner_height / 2)
     draw.text(middle, verdict, letters, load_font(width // 11, language, bold=True), anchor="mm")
     y = banner_height + margin
@@ -241,6 +239,17 @@ def _panel(
         draw.text((margin, y + height / 2), line.text, line.colour, font, anchor="lm")
         y += height
     return panel
+
+
+def _verdict(
+    finding: Finding, t: NullTranslations, decision: Decision | None
+) -> tuple[str, tuple[Colour, Colour]]:
+    """The banner's words, and the colours of its background and letters."""
+    if decision is not None and decision.outcome.verdict is None:
+        # Nobody has to review what a person calls none of the views.
+        return t.gettext(words.NO_VIEW), NO_VIEW_COLOURS
+    quality = finding.judgement.quality
+    return t.gettext(words.VERDICTS[quality]), VERDICT_COLOURS[quality]
 
 
 def _lines(

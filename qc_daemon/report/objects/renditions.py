@@ -24,7 +24,13 @@ from qc_daemon.report.derived_uids import derived_uid
 from qc_daemon.report.equipment import (
     to_bytes,
 )
-from qc_daemon.report.objects.overlay import BLACK, VERDICT_COLOURS, WHITE, Colour
+from qc_daemon.report.objects.overlay import (
+    BLACK,
+    NO_VIEW_COLOURS,
+    VERDICT_COLOURS,
+    WHITE,
+    Colour,
+)
 from qc_daemon.report.objects.secondary_capture import build_secondary_capture, source_image
 from qc_daemon.report.reviewed import as_reviewed, review_rank
 from qc_daemon.report.sr.parse import parse_findings, parse_reviews
@@ -283,7 +289,7 @@ def _tag(canvas: ImageDraw.ImageDraw, entry: PageFinding, x: int, y: int) -> Non
     background, letters = VERDICT_COLOURS[judgement.quality]
     verdict, bold = words.VERDICTS[judgement.quality], load_font(_REGULAR, bold=True)
     if entry.decision is not None and entry.decision.outcome.verdict is None:
-        verdict = words.NO_VIEW
+        verdict, (background, letters) = words.NO_VIEW, NO_VIEW_COLOURS
     right = x + canvas.textlength(verdict, font=bold) + 20
     canvas.rectangle((x, y, right, y + _tag_height()), fill=background)
     middle = y + _tag_height() / 2

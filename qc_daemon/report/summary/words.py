@@ -38,7 +38,8 @@ from qc_daemon.review.events import EventKind
 
 VERDICTS = {STANDARD: "STANDARD", NON_STANDARD: "NON-STANDARD", REVIEW: "REVIEW"}
 
-NO_VIEW = "NO ASSESSED VIEW"
+NO_VIEW = "NOT ASSESSED"
+"""The verdict where a person says that the picture shows none of the views."""
 CANNOT_TELL = "Could not be checked"
 DECIDED = "Decided by {reader}, {date}"
 CONFIRMED = "Confirmed by {reader}, {date}"
@@ -205,12 +206,12 @@ def decision_line(decision: Decision, t: NullTranslations, zone: tzinfo | None) 
     is_other = models.view is View.OTHER
     if outcome.answer == (models.view, None if is_other else models.quality):
         return line
-    said = t.gettext(codes.VIEWS[models.view].meaning)
+    said = [] if outcome.view is models.view else [t.gettext(codes.VIEWS[models.view].meaning)]
     if not is_other:
-        said += f", {t.gettext(VERDICTS[models.quality])}"
-        if models.probability is not None:
-            said += f" ({percent(models.probability)})"
-    return f"{line} · {t.gettext(MODELS_SAY).format(verdict=said)}"
+        verdict = t.gettext(VERDICTS[models.quality])
+        known = models.probability is not None
+        said.append(f"{verdict} ({percent(models.probability)})" if known else verdict)
+    return f"{line} · {t.gettext(MODELS_SAY).format(verdict=', '.join(said))}"
 
 
 def standard_line(judgement: Judgement, t: NullTranslations) -> str:
