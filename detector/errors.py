@@ -103,6 +103,7 @@ class Flag(StrEnum):
     OUT_OF_DISTRIBUTION = "out-of-distribution"
     NO_REAL_EVIDENCE = "no-real-evidence"
     BEYOND_FIRST_TRIMESTER = "beyond-first-trimester"
+    NOT_COMMISSIONED = "not-commissioned"
     BURNED_IN_TEXT = "burned-in-text"
     LOW_RESOLUTION = "low-resolution"
     HEADER_NORMALISED = "header-normalised"

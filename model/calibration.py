@@ -149,6 +149,10 @@ class Calibration:
         """P(standard) of one logit."""
         return float(self._of(view).probability(logit))
 
+    def log_odds(self, logit: float, view: View | None = None) -> float:
+        """The calibrated log odds of one logit, unbounded."""
+        return float(self._of(view).log_odds_of(logit))
+
     def calibrate_many(self, logits: npt.ArrayLike, views: Sequence[View] | None = None) -> Floats:
         """P(standard) of (n,) logits, each by its view."""
         values = np.asarray(logits, float)

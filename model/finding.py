@@ -87,12 +87,34 @@ class BundleId:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteFacts:
+    """Which site's calibration gave a probability: kind none, unlabelled or reviewed, on `n`
+    findings (of kind reviewed: reviews), which shifts the bundle's log odds by `shift`.
+
+    `bundle_probability` is what the bundle says without it, None for OTHER; `calibration` the id of
+    the site's calibration, None where there is none; `promise` what it promises of verdicts, in
+    plain sentences.
+    """
+
+    id: str
+    kind: str
+    n: int
+    shift: float
+    bundle_probability: float | None = None
+    calibration: str | None = None
+    promise: str | None = None
+
+
+SITE_KINDS = ("none", "unlabelled", "reviewed")
+
+
+@dataclass(frozen=True, slots=True)
 class Judgement:
     """The models' judgement of one frame's region, without files or DICOM.
 
-    `probability` is the calibrated P(standard), None for OTHER; `gates` are the fusion weights of
-    image, text and spatial branch and sum to 1. `reasons`, the most important first, say why the
-    view is not called standard; a standard view has none.
+    `probability` is the calibrated P(standard), None for OTHER: the site's where `site` says so;
+    `gates` are the fusion weights of image, text and spatial branch and sum to 1. `reasons`, the
+    most important first, say why the view is not called standard; a standard view has none.
     """
 
     region_index: int
@@ -108,6 +130,7 @@ class Judgement:
     criteria: tuple[Criterion, ...]
     flags: tuple[Flag, ...] = ()
     reasons: tuple[Reason, ...] = ()
+    site: SiteFacts | None = None
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -186,6 +209,8 @@ class Finding:
             "flags": [flag.value for flag in j.flags],
             "created": self.created,
         }
+        if j.site is not None:
+            body["site"] = asdict(j.site)
         if self.unreadable_frames:
             body["unreadable_frames"] = [
                 {"frame": each.frame, "error": {"code": each.code, "message": each.message}}
@@ -217,6 +242,7 @@ class Finding:
             flags=tuple(Flag(flag) for flag in data["flags"]),
             # Findings of earlier versions have no reasons.
             reasons=tuple(Reason.from_json(each) for each in data.get("reasons", ())),
+            site=_site_from_json(data["site"]) if data.get("site") is not None else None,
         )
         return cls(
             judgement=judgement,
@@ -233,6 +259,13 @@ class Finding:
                 for each in data.get("unreadable_frames", ())
             ),
         )
+
+
+def _site_from_json(data: dict[str, Any]) -> SiteFacts:
+    # Later versions may say more of a site.
+    known = {name: data[name] for name in SiteFacts.__dataclass_fields__ if name in data}
+    _one_of(data["kind"], SITE_KINDS)
+    return SiteFacts(**known)
 
 
 def utc(moment: datetime) -> str:

@@ -26,9 +26,18 @@ from model.criteria import checks
 from model.deletion import delete_each
 from model.describer.describer import Describer
 from model.device import choose_device
-from model.finding import NON_STANDARD, REVIEW, STANDARD, BundleId, Criterion, Judgement, Reason
+from model.finding import (
+    NON_STANDARD,
+    REVIEW,
+    STANDARD,
+    BundleId,
+    Criterion,
+    Judgement,
+    Reason,
+)
 from model.outlier import OutlierModel, detector_evidence, is_coloured_everywhere
 from model.reasons import judge_criteria, weightiest
+from model.site.use import SiteUse
 from model.spatialclip.network import VIEWS, SpatialClip
 from model.spatialclip.preprocess import Preprocessor
 
@@ -146,12 +155,13 @@ class Judge:
             bundle.real_views,
         )
 
-    def judge(self, frame: Frame) -> list[Judgement]:
-        """One judgement per tissue region of the frame."""
+    def judge(self, frame: Frame, site: SiteUse | None = None) -> list[Judgement]:
+        """One judgement per tissue region of the frame, its probability that of the site if one is
+        given."""
         crops = [crop(frame, region) for region in frame.regions]
         predictions = self.predict([each.pixels for each in crops])
         return [
-            self.judgement(frame, region, tissue, prediction)
+            self.judgement(frame, region, tissue, prediction, site)
             for region, tissue, prediction in zip(frame.regions, crops, predictions, strict=True)
         ]
 
@@ -204,7 +214,12 @@ class Judge:
         return predictions
 
     def judgement(
-        self, frame: Frame, region: Region, tissue: Crop, prediction: RegionPrediction
+        self,
+        frame: Frame,
+        region: Region,
+        tissue: Crop,
+        prediction: RegionPrediction,
+        site: SiteUse | None = None,
     ) -> Judgement:
         """The verdict on a region of the frame from the prediction for its crop, `tissue`."""
         view = self._view(prediction)
@@ -219,18 +234,27 @@ class Judge:
         is_beyond = view in (View.HEAD, View.OTHER) and is_beyond_first_trimester(
             prediction.detections, region.spacing_mm
         )
-        probability = raw = None
+        probability = raw = site_facts = None
         quality = REVIEW
         if view is not View.OTHER:
             raw = float(1 / (1 + np.exp(-prediction.logit)))
-            probability = self.calibration.calibrate(prediction.logit, view)
-            quality = self._quality(
+            probability = bundle_probability = self.calibration.calibrate(prediction.logit, view)
+            band = self.thresholds.review
+            if site is not None:
+                log_odds = self.calibration.log_odds(prediction.logit, view)
+                probability = site.probability(log_odds, bundle_probability, view)
+                band = site.review_band(band, view)
+                site_facts = site.facts(view, bundle_probability)
+            quality = _quality(
                 probability,
+                band,
                 is_outlier
                 or lacks_real_evidence
                 or is_beyond
                 or not self._is_sure(view, prediction),
             )
+        elif site is not None:
+            site_facts = site.facts(view, None)
         criteria, reasons = self._criteria_and_reasons(
             view, quality, prediction, lacks_real_evidence=lacks_real_evidence
         )
@@ -242,6 +266,8 @@ class Judge:
             flags.append(Flag.NO_REAL_EVIDENCE)
         if is_beyond:
             flags.append(Flag.BEYOND_FIRST_TRIMESTER)
+        if site is not None and not site.is_commissioned(view):
+            flags.append(Flag.NOT_COMMISSIONED)
         if min(prediction.pixels.shape[:2]) < LOW_RESOLUTION_PX:
             flags.append(Flag.LOW_RESOLUTION)
         flags.extend(frame.flags)
@@ -262,6 +288,7 @@ class Judge:
             criteria=criteria,
             flags=tuple(flags),
             reasons=reasons,
+            site=site_facts,
         )
 
     def _criteria_and_reasons(
@@ -316,11 +343,12 @@ class Judge:
         has_structure = any(BY_CODE[d.label].view is view for d in prediction.detections)
         return has_structure and prediction.views[view] >= self.thresholds.view
 
-    def _quality(self, probability: float, unsure: bool) -> str:
-        low, high = self.thresholds.review
-        if unsure or low < probability < high:
-            return REVIEW
-        return STANDARD if probability >= high else NON_STANDARD
+
+def _quality(probability: float, band: tuple[float, float], unsure: bool) -> str:
+    low, high = band
+    if unsure or low < probability < high:
+        return REVIEW
+    return STANDARD if probability >= high else NON_STANDARD
 
 
 def average(predictions: Sequence[RegionPrediction]) -> RegionPrediction:

@@ -44,6 +44,7 @@ from qc_daemon.cli.quarantine_commands import quarantine
 from qc_daemon.cli.queue_commands import commitment, queue
 from qc_daemon.cli.rejection_commands import rejection
 from qc_daemon.cli.review_commands import review
+from qc_daemon.cli.site_commands import site as site_app
 from qc_daemon.settings import ClientTLSSettings, load
 from qc_daemon.spool import private_files
 
@@ -64,6 +65,7 @@ app.add_typer(peer, name="peer")
 app.add_typer(rejection, name="rejection")
 app.add_typer(review, name="review")
 app.add_typer(rules, name="rules")
+app.add_typer(site_app, name="site")
 app.add_typer(spool, name="spool")
 app.add_typer(destination, name="destination")
 app.add_typer(exam, name="exam")
@@ -192,6 +194,10 @@ def score(
     language: Annotated[
         str | None, typer.Option(help="Of overlays: en, de or zh; else what report.language says.")
     ] = None,
+    site: Annotated[
+        Path | None,
+        typer.Option(help="Calibration of the site that the files are from, by site fit."),
+    ] = None,
 ) -> None:
     """Score DICOM or picture files without a network or a database.
 
@@ -200,15 +206,19 @@ def score(
     (flag unreadable-frames; JSON and tables list them): that is no failure.
 
     Example: qc-daemon score exam/*.dcm --format jsonl --sr reports > findings.jsonl
+
+    Example: qc-daemon score exam/*.dcm --site site.json
     """
     from model.bundle.bundle import Bundle
+    from model.site.record import read_record
 
     # Arguments are checked before the models' libraries load, which takes seconds.
     chosen = parse_format(format)
     settings = load(config)
     settings.score.bundle = bundle or settings.score.bundle
     settings.score.device = device or settings.score.device
-    Bundle.open(settings.score.bundle)
+    record = None if site is None else read_record(site)
+    opened = Bundle.open(settings.score.bundle)
     from qc_daemon.operations.results import (
         FINDING_COLUMNS,
         SCORE_COLUMNS,
@@ -216,7 +226,10 @@ def score(
         select_frames,
         table_row,
     )
-    from qc_daemon.score.files import list_files, score_files
+    from qc_daemon.score.files import check_bundle, list_files, score_files
+
+    if record is not None:
+        check_bundle(record, opened.id)
 
     if not list_files(paths):
         names = ", ".join(map(str, paths))
@@ -233,7 +246,7 @@ def score(
 
     def scored() -> Iterator[dict[str, Any]]:
         nonlocal has_failed
-        for finding in score_files(paths, settings.score, write_report):
+        for finding in score_files(paths, settings.score, write_report, record):
             # A frame's error stands beside the findings of its file.
             has_failed = has_failed or ("error" in finding and "frame" not in finding)
             yield finding

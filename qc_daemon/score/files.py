@@ -4,11 +4,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.frame import Frame
 from model.bundle.bundle import Bundle
-from model.finding import Finding
+from model.finding import BundleId, Finding
 from model.judge import Judge
+from model.site.record import SiteRecord
+from model.site.use import SiteUse
 from qc_daemon.score.decode import DecodeProcess, choose_frames
 from qc_daemon.score.findings import judge_frames
 from qc_daemon.settings import ScoreSettings
@@ -27,16 +30,26 @@ def list_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def score_files(
-    paths: Sequence[Path], settings: ScoreSettings, write_report: FindingsWriter | None = None
+    paths: Sequence[Path],
+    settings: ScoreSettings,
+    write_report: FindingsWriter | None = None,
+    site: SiteRecord | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Finding objects, and {"source", "error"} for each file that cannot be scored or whose
-    `write_report` failed; with "frame" for a frame that cannot be decoded while others can."""
+    `write_report` failed; with "frame" for a frame that cannot be decoded while others can.
+
+    `site` is the calibration of the place that the files are from. Raises UsageError where it was
+    fitted on another bundle."""
     files = list_files(paths)
-    judge = Judge.open(Bundle.open(settings.bundle), settings.device, settings.augment)
+    bundle = Bundle.open(settings.bundle)
+    if site is not None:
+        check_bundle(site, bundle.id)
+    use = None if site is None else SiteUse.of_record(site)
+    judge = Judge.open(bundle, settings.device, settings.augment)
     with DecodeProcess.of(settings) as decoder:
         for path in files:
             try:
-                findings = _score(path, judge, decoder, settings.cine_frames)
+                findings = _score(path, judge, decoder, settings.cine_frames, use)
                 yield from (finding.to_json() for finding in findings)
                 if findings:
                     yield from _unreadable_frames(path, findings[0])
@@ -46,7 +59,20 @@ def score_files(
                 yield _error_object(path, error)
 
 
-def _score(path: Path, judge: Judge, decoder: DecodeProcess, cine_frames: int) -> list[Finding]:
+def check_bundle(site: SiteRecord, bundle: BundleId) -> None:
+    """Raises UsageError where the site calibration was fitted on another bundle."""
+    if site.bundle.model_id != bundle.model_id:
+        raise UsageError(
+            f"the site calibration {site.id} was fitted on bundle {site.bundle.name}"
+            f" {site.bundle.version} ({site.bundle.model_id[:12]}), not on {bundle.name}"
+            f" {bundle.version} ({bundle.model_id[:12]}): fit it again, or name its bundle with"
+            " --bundle"
+        )
+
+
+def _score(
+    path: Path, judge: Judge, decoder: DecodeProcess, cine_frames: int, site: SiteUse | None
+) -> list[Finding]:
     if not path.is_file():
         raise QCError(ErrorCode.UNREADABLE, "no such file")
     summary = decoder.summary(path)
@@ -58,6 +84,7 @@ def _score(path: Path, judge: Judge, decoder: DecodeProcess, cine_frames: int) -
         series_instance_uid=summary.series_instance_uid,
         sop_instance_uid=summary.sop_instance_uid,
         bad_frames=summary.bad_frames,
+        site=site,
     )
 
 

@@ -8,6 +8,7 @@ from detector.frame import Frame
 from detector.imaging.reader import BadFrame
 from model.finding import Finding, Judgement, UnreadableFrame, utc
 from model.judge import Judge
+from model.site.use import SiteUse
 from qc_daemon.records.clock import Clock, utc_now
 
 
@@ -24,10 +25,12 @@ def judge_frames(
     bad_frames: Sequence[BadFrame] = (),
     after_each: Callable[[], None] = lambda: None,
     clock: Clock = utc_now,
+    site: SiteUse | None = None,
 ) -> list[Finding]:
     """One finding per frame and tissue region; `after_each` runs after each frame (leases).
 
-    `bad_frames`, which cannot be judged, are named in each finding of their object.
+    `bad_frames`, which cannot be judged, are named in each finding of their object. `site`: whose
+    calibration gives the probabilities.
     """
     findings = []
     if bad_frames:
@@ -36,7 +39,7 @@ def judge_frames(
         UnreadableFrame(each.number, each.code.value, each.message) for each in bad_frames
     )
     for frame in frames:
-        for judgement in judge.judge(frame):
+        for judgement in judge.judge(frame, site):
             findings.append(
                 Finding(
                     judgement=_add_flags(judgement, flags),

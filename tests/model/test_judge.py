@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 
 from detector.anatomy import LABELS, View
 from detector.errors import Flag
@@ -17,6 +18,10 @@ from model.criteria import checks
 from model.criteria.rules import RULES
 from model.finding import NON_STANDARD, REVIEW, STANDARD
 from model.judge import Judge, RegionPrediction, Thresholds
+from model.site.calibrate import calibrate_site
+from model.site.site_map import SiteMap
+from model.site.use import SiteUse
+from tests.support.sites import log_odds_of_site, question, site_samples
 from training.phantom import make
 
 
@@ -326,3 +331,41 @@ def test_the_reader_s_flags_are_passed_on_and_cost_no_verdict(judge: Judge, fram
     (judgement,) = judge.judge(replace(frame, flags=doubts))
     assert judgement.quality == usual.quality
     assert judgement.flags == (*usual.flags, *doubts)
+
+
+def test_a_site_gives_the_probability_and_the_verdict(judge: Judge, frame: Frame) -> None:
+    (plain,) = judge.judge(frame)
+    assert plain.site is None
+    assert plain.probability is not None
+    record = calibrate_site(
+        site_samples(*log_odds_of_site(np.random.default_rng(0), 150)), question(view=View.NT)
+    )
+    low = replace(record, kind="unlabelled", map=SiteMap(-7.0, 1.0), thresholds=(0.4, 0.6))
+    (judgement,) = judge.judge(frame, SiteUse.of_record(low))
+    expected = SiteMap(-7.0, 1.0).log_odds_of(logit(plain.probability))
+    assert judgement.probability == pytest.approx(expit(expected), abs=1e-6)
+    assert judgement.raw_probability == plain.raw_probability
+    assert judgement.site is not None
+    assert judgement.site.bundle_probability == plain.probability
+    assert judgement.site.shift == -7.0
+    assert Flag.NOT_COMMISSIONED not in judgement.flags
+    strict = replace(low, map=SiteMap(), thresholds=(0.0, 1.0))
+    assert judge.judge(frame, SiteUse.of_record(strict))[0].quality == REVIEW
+
+
+def test_a_site_without_a_calibration_for_the_view_is_not_commissioned(
+    judge: Judge, frame: Frame
+) -> None:
+    (plain,) = judge.judge(frame)
+    record = calibrate_site(
+        site_samples(*log_odds_of_site(np.random.default_rng(0), 150)), question(view=View.HEAD)
+    )
+    for use in (SiteUse("here"), SiteUse("here", record), SiteUse("here", record, "machine")):
+        (judgement,) = judge.judge(frame, use)
+        assert judgement.probability == plain.probability
+        assert judgement.quality == plain.quality
+        assert Flag.NOT_COMMISSIONED in judgement.flags
+        assert judgement.site is not None
+        assert (judgement.site.kind, judgement.site.calibration) == ("none", None)
+    (waived,) = judge.judge(frame, SiteUse("here", is_waived=True))
+    assert Flag.NOT_COMMISSIONED not in waived.flags

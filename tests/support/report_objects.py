@@ -78,6 +78,7 @@ def nuchal_finding(source: SourceInstance, **changes: Any) -> Finding:
             Reason("criterion", "CRIT-GAIN", "gain too low: turn the overall gain up", "low"),
             Reason("structure", "PAL", "palate not visible: find the mid-sagittal plane"),
         ),
+        "site": None,
     }
     if not changes.keys().isdisjoint({"view", "quality", "criteria"}):
         judgement["reasons"] = ()

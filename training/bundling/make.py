@@ -27,11 +27,13 @@ from model.bundle.bundle import (
     SPATIALCLIP,
     write_manifest,
 )
-from model.calibration import expected_calibration_error
+from model.calibration import Calibration, expected_calibration_error
 from model.criteria.thresholds import CriteriaThresholds
 from model.describer.describer import Describer
 from model.judge import Thresholds
 from model.outlier import OutlierModel, detector_evidence
+from model.site import reference
+from model.site.reference import Reference
 from model.spatialclip.checkpoint import load_spatialclip
 from model.spatialclip.network import VIEWS, SpatialClip
 from model.spatialclip.preprocess import Preprocessor
@@ -159,6 +161,7 @@ def make_bundle(
         "thresholds": thresholds.to_json(),
         "criteria": criteria.to_json(),
         "calibration": calibration.to_json(),
+        **_reference(data, calibration, out_of_fold),
         "real_views": real_views(
             [item.sample.view for item in prepared if not item.sample.simulated]
             + [View(row["view"]) for row in out_of_fold]
@@ -338,6 +341,19 @@ def calibration_data(
         data = data.with_out_of_fold(out_of_fold)
     data.check()
     return data
+
+
+def _reference(
+    data: CalibrationData, calibration: Calibration, out_of_fold: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Where the calibrated log odds of each class lie, of the pictures judged out of fold: what
+    site calibration compares another hospital with. Empty without such pictures."""
+    views = {row["view"] for row in out_of_fold}
+    rows = [i for i, view in enumerate(data.views) if view in views]
+    if not rows:
+        return {}
+    log_odds = [calibration.log_odds(data.logits[i], data.views[i]) for i in rows]
+    return {reference.KEY: Reference.measure(log_odds, [data.standard[i] for i in rows])}
 
 
 def read_cross_validation(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from detector.anatomy import BY_CODE
 from model.finding import NON_STANDARD, REVIEW, STANDARD
+from model.site.reference import KEY
 from training.bundling import data_statements as data
 from training.evaluation.ablation import ABLATIONS, ALL_BRANCHES, SINGLE_BRANCHES
 from training.evaluation.report import QUALITY, format_interval, format_number
@@ -122,7 +123,7 @@ Figures on phantoms of unseen seeds: `qc-model evaluate`, see docs/benchmarks.md
 ## Limits
 {_data_limits(facts)}- {_calibration_by_view(facts)} Elsewhere it is an estimate.{_PICTURES_UNLIKE}
   out-of-distribution and "review".
-{_compression(facts)}{_notes(facts)}{_simulated_only(facts)}
+{_site(facts)}{_compression(facts)}{_notes(facts)}{_simulated_only(facts)}
 ## Repeat it
 {_all_steps(facts)}made the parts (folders outside the project by their last name):
 
@@ -221,6 +222,20 @@ def _data_limits(facts: Mapping[str, Any]) -> str:
   probe on the same ImageNet features fell from an AUROC of 0.968 to 0.65 to 0.72 at a second
   hospital (README of the shared data). Validate it on your own pictures before use.
 - Choroid plexuses are named by their side in the picture.
+"""
+
+
+def _site(facts: Mapping[str, Any]) -> str:
+    """What site calibration goes by; nothing for bundles that do not say it."""
+    if KEY not in facts:
+        return ""
+    standard, other = (facts[KEY][name] for name in ("standard", "non-standard"))
+    return f"""\
+- In another hospital its probabilities may be off while its ranking holds: `qc-daemon site fit`
+  calibrates them there, and until then findings carry the flag `not-commissioned`. At home,
+  {facts[KEY]["pictures"]} pictures out of fold: log odds of standard views {standard["mean"]:.1f}
+  (SD {standard["SD"]:.1f}), of others {other["mean"]:.1f} (SD {other["SD"]:.1f}). With enough
+  reviews a site's calibration also promises a share of wrong verdicts.
 """
 
 

@@ -38,6 +38,20 @@ VIEW_PROBABILITY = _private("VIEW-P", "Probability of the view")
 QUALITY = _private("QLTY", "Quality of the view")
 PROBABILITY = _private("PSTD", "Probability of a standard view")
 RAW_PROBABILITY = _private("PSTD-RAW", "Probability of a standard view before calibration")
+BUNDLE_PROBABILITY = _private("PSTD-BUNDLE", "Probability of a standard view by the bundle alone")
+SITE = _private("SITE", "Site whose calibration gives the probability")
+SITE_CALIBRATION = _private("SITE-CAL", "Calibration of the probability to the site")
+SITE_CALIBRATIONS = MappingProxyType(
+    {
+        "none": _private("SITE-NONE", "Not calibrated to the site"),
+        "unlabelled": _private("SITE-UNLABELLED", "Calibrated by findings without labels"),
+        "reviewed": _private("SITE-REVIEWED", "Calibrated by reviewed findings"),
+    }
+)
+SITE_CALIBRATION_ID = _private("SITE-CAL-ID", "Identifier of the site calibration")
+SITE_PROMISE = _private("SITE-PROMISE", "What is promised of verdicts at the site")
+SITE_NUMBER = _private("SITE-N", "Findings that the site calibration rests on")
+SITE_SHIFT = _private("SITE-SHIFT", "Shift of log odds at the site")
 GATES = (
     _private("GIMG", "Fusion weight of the image"),
     _private("GTXT", "Fusion weight of the text"),
@@ -83,6 +97,9 @@ FLAGS = MappingProxyType(
         Flag.NO_REAL_EVIDENCE: _private("FLAG-EVIDENCE", "View learned from simulations only"),
         Flag.BEYOND_FIRST_TRIMESTER: _private(
             "FLAG-AGE", "Head larger than in the first trimester"
+        ),
+        Flag.NOT_COMMISSIONED: _private(
+            "FLAG-COMMISSION", "Probability not calibrated to this site"
         ),
         Flag.BURNED_IN_TEXT: _private("FLAG-TEXT", "Text burned into the picture"),
         Flag.LOW_RESOLUTION: _private("FLAG-LOWRES", "Low resolution"),
@@ -262,16 +279,21 @@ REASONS = MappingProxyType(
 """The reasons for which a person may reject an image, by code value: CID 7011 without X-ray's."""
 
 PRIVATE: tuple[tuple[str, tuple[Code, ...]], ...] = (
-    ("concept, CODE", (VIEW, QUALITY, FLAG, EVIDENCE, REASON, DIRECTION)),
+    ("concept, CODE", (VIEW, QUALITY, SITE_CALIBRATION, FLAG, EVIDENCE, REASON, DIRECTION)),
     ("concept, NUM", (PROBABILITY, RAW_PROBABILITY, VIEW_PROBABILITY, *GATES, CONFIDENCE, VALUE)),
+    ("concept, NUM", (BUNDLE_PROBABILITY, SITE_NUMBER, SITE_SHIFT)),
     ("concept, NUM", (REGION, *REGION_BOX, FRAME, REVISION)),
-    ("concept, TEXT", (CREATED, UNIT, READ_FROM, REASON_WORDS)),
+    (
+        "concept, TEXT",
+        (CREATED, UNIT, READ_FROM, REASON_WORDS, SITE, SITE_CALIBRATION_ID, SITE_PROMISE),
+    ),
     (
         "concept, CODE (CID 230); criteria are values of REASON, too",
         (CLINICAL_USE, *CRITERIA.values()),
     ),
     ("value of VIEW", tuple(VIEWS.values())),
     ("value of QLTY and Document Title Modifier", tuple(QUALITIES.values())),
+    ("value of SITE-CAL", tuple(SITE_CALIBRATIONS.values())),
     ("value of FLAG", tuple(FLAGS.values())),
     ("value of Document Title Modifier", (REASON_GAIN, REASON_FOCUS)),
     ("value of Finding, EVIDENCE and REASON", tuple(LABEL_CODES.values())),

@@ -17,7 +17,7 @@ from pydicom.valuerep import DSfloat
 from detector.boxes import Box, Detection
 from detector.errors import ErrorCode, QCError
 from model.criteria.rules import RULES, TECHNICAL_CODES
-from model.finding import BundleId, Criterion, Finding, Reason
+from model.finding import BundleId, Criterion, Finding, Reason, SiteFacts
 from qc_daemon.report.derived_uids import derived_uid
 from qc_daemon.report.equipment import MANUFACTURER
 from qc_daemon.report.source import SourceInstance
@@ -62,9 +62,12 @@ def check_finding(finding: Finding, source: SourceInstance) -> None:
     if not all(_is_box(box) for box in boxes):
         raise _invalid("a box is not finite or not ordered")
     probabilities = [j.view_probability, j.probability, j.raw_probability]
+    probabilities.append(None if j.site is None else j.site.bundle_probability)
     probabilities += [*j.gates, *(d.confidence for d in j.detections)]
     if not all(p is None or (math.isfinite(p) and 0.0 <= p <= 1.0) for p in probabilities):
         raise _invalid("a probability, gate or confidence is outside 0..1")
+    if j.site is not None and not math.isfinite(j.site.shift):
+        raise _invalid("the site's shift is not finite")
     if not all(c.value is None or math.isfinite(c.value) for c in j.criteria):
         raise _invalid("a criterion's value is not finite")
     labels = [d.label for d in j.detections] + [e for c in j.criteria for e in c.evidence]
@@ -181,6 +184,7 @@ def _measurements(finding: Finding, source: SourceInstance) -> Iterator[hd.Measu
         yield _number(codes.PROBABILITY, j.probability)
     if j.raw_probability is not None:
         yield _number(codes.RAW_PROBABILITY, j.raw_probability)
+    yield from _site_measurements(j.site)
     for name, gate in zip(codes.GATES, j.gates, strict=True):
         yield _number(name, gate)
     yield _count(codes.REGION, j.region_index)
@@ -196,6 +200,15 @@ def _measurements(finding: Finding, source: SourceInstance) -> Iterator[hd.Measu
     if not source.is_multi_frame and finding.frame != 1:
         # A single-frame class with several frames: no legal reference can name the frame.
         yield _count(codes.FRAME, finding.frame)
+
+
+def _site_measurements(site: SiteFacts | None) -> Iterator[hd.Measurement]:
+    if site is None:
+        return
+    if site.bundle_probability is not None:
+        yield _number(codes.BUNDLE_PROBABILITY, site.bundle_probability)
+    yield _count(codes.SITE_NUMBER, site.n)
+    yield _number(codes.SITE_SHIFT, site.shift)
 
 
 def _evaluations(finding: Finding) -> Iterator[hd.QualitativeEvaluation]:
@@ -215,6 +228,9 @@ def _evaluations(finding: Finding) -> Iterator[hd.QualitativeEvaluation]:
         yield _criterion(criterion, _RULE_SOURCES.get((j.view, criterion.code), ""))
     for reason in j.reasons:
         yield _reason(reason)
+    if j.site is not None:
+        kind = codes.SITE_CALIBRATIONS[j.site.kind]
+        yield hd.QualitativeEvaluation(codes.SITE_CALIBRATION, kind)
     for flag in j.flags:
         yield hd.QualitativeEvaluation(codes.FLAG, codes.FLAGS[flag])
     yield hd.QualitativeEvaluation(codes.CLINICAL_USE, codes.MET[finding.bundle.clinical_use])
@@ -281,6 +297,16 @@ def _texts(finding: Finding) -> Iterator[hd.TextContentItem]:
     if description:
         comment = f"{MACHINE_MADE}{description}{MACHINE_MADE_END}"
         yield hd.TextContentItem(codes.COMMENT, comment, contains)
+    site = finding.judgement.site
+    if site is not None:
+        for name, value in (
+            (codes.SITE, site.id),
+            (codes.SITE_CALIBRATION_ID, site.calibration),
+            (codes.SITE_PROMISE, site.promise),
+        ):
+            words = storable_text(value or "")
+            if words:
+                yield hd.TextContentItem(name, words, contains)
     if finding.created:
         yield hd.TextContentItem(codes.CREATED, finding.created, contains)
 

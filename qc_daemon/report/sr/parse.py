@@ -16,7 +16,7 @@ from pydicom.sr.coding import Code
 
 from detector.boxes import Box, Detection
 from detector.errors import ErrorCode, QCError
-from model.finding import BundleId, Criterion, Finding, Judgement, Reason
+from model.finding import BundleId, Criterion, Finding, Judgement, Reason, SiteFacts
 from qc_daemon.report.source import InstanceReference
 from qc_daemon.report.sr import codes
 from qc_daemon.report.sr.biometry import BIOMETRY, MachineReport, MachineValue
@@ -181,6 +181,23 @@ def _judgement(group: Dataset, detections: tuple[Detection, ...]) -> Judgement:
         ),
         # Reports of earlier versions have none.
         reasons=tuple(map(_reason, _items(group, codes.REASON))),
+        site=_site(group),
+    )
+
+
+def _site(group: Dataset) -> SiteFacts | None:
+    """None in a report without site calibration, as of earlier versions."""
+    kinds = _items(group, codes.SITE_CALIBRATION)
+    if not kinds:
+        return None
+    return SiteFacts(
+        id=_text(group, codes.SITE),
+        kind=_key_of_code(codes.SITE_CALIBRATIONS, _coded_value(kinds[0])),
+        n=int(_number(group, codes.SITE_NUMBER)),
+        shift=_number(group, codes.SITE_SHIFT),
+        bundle_probability=_number_or_none(group, codes.BUNDLE_PROBABILITY),
+        calibration=_text(group, codes.SITE_CALIBRATION_ID) or None,
+        promise=_text(group, codes.SITE_PROMISE) or None,
     )
 
 

@@ -30,6 +30,7 @@ from model.finding import (
     Criterion,
     Finding,
     Reason,
+    SiteFacts,
 )
 from qc_daemon.dicom.implementation import MANUFACTURER
 from qc_daemon.report.equipment import to_bytes
@@ -663,6 +664,34 @@ def test_reasons_stand_in_their_order_with_words_and_direction(
 def _concept(item: Dataset) -> str:
     names = item.get("ConceptNameCodeSequence") or [Dataset()]
     return str(names[0].get("CodeValue", ""))
+
+
+@pytest.mark.parametrize(
+    "site",
+    [
+        SiteFacts(
+            "st marys", "reviewed", 120, 2.75, 0.4321, "0123456789ab", "At most 5% are poor."
+        ),
+        SiteFacts("st marys", "none", 0, 0.0, 0.25),
+        SiteFacts("Sankt Märia", "unlabelled", 40, -1.5),
+    ],
+)
+def test_the_site_is_named_and_read_back(
+    a_source: Make,
+    a_finding: Make,
+    site: SiteFacts,
+    tmp_path: Path,
+    dciodvfy: Callable[[Path], list[str]],
+) -> None:
+    source = a_source()
+    finding = a_finding(source, site=site, flags=(Flag.NOT_COMMISSIONED,))
+    content = to_bytes(report([source], [finding]))
+    (parsed,) = parse_findings(content)
+    assert parsed.judgement.site == site
+    assert parsed.judgement.flags == (Flag.NOT_COMMISSIONED,)
+    path = tmp_path / "sr.dcm"
+    path.write_bytes(content)
+    assert dciodvfy(path) == []
 
 
 def test_a_report_of_an_earlier_version_is_still_parsed(a_source: Make, a_finding: Make) -> None:

@@ -1,0 +1,102 @@
+"""How good a site's probabilities are, before and after: figures with bootstrap intervals."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from model.calibration import bootstrap_interval, expected_calibration_error
+from model.site.samples import Floats
+
+_RESAMPLES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A value, with its 95 % interval over resampled exams where there is one."""
+
+    value: float
+    interval: tuple[float, float] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "value": self.value,
+            "interval": None if self.interval is None else list(self.interval),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`; raises KeyError, TypeError or ValueError on what is none."""
+        interval = data["interval"]
+        if interval is not None:
+            low, high = map(float, interval)
+            interval = (low, high)
+        return cls(float(data["value"]), interval)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of reviewed findings: calibration error (10 bins of equal mass), accuracy at one half, and
+    the shares that are called standard, left to review and called non-standard."""
+
+    reviews: int
+    calibration_error: Figure
+    accuracy: Figure
+    called: tuple[float, float, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "reviews": self.reviews,
+            "ECE": self.calibration_error.to_json(),
+            "accuracy": self.accuracy.to_json(),
+            "called": dict(zip(("standard", "review", "non-standard"), self.called, strict=True)),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`; raises KeyError, TypeError or ValueError on what is none."""
+        called = data["called"]
+        return cls(
+            int(data["reviews"]),
+            Figure.from_json(data["ECE"]),
+            Figure.from_json(data["accuracy"]),
+            (float(called["standard"]), float(called["review"]), float(called["non-standard"])),
+        )
+
+
+def measure(
+    probabilities: Floats,
+    labels: Floats,
+    exam: npt.NDArray[np.intp],
+    review: tuple[float, float],
+) -> Figures:
+    """The figures of (n,) probabilities and labels; exams are resampled whole."""
+    low, high = review
+    is_standard = probabilities >= high
+    is_review = (probabilities > low) & ~is_standard
+
+    def error(at: npt.NDArray[np.intp]) -> float:
+        return expected_calibration_error(probabilities[at], labels[at])
+
+    def accuracy(at: npt.NDArray[np.intp]) -> float:
+        return float(((probabilities[at] >= 0.5) == labels[at]).mean())
+
+    return Figures(
+        len(labels),
+        _figure(error, exam),
+        _figure(accuracy, exam),
+        (
+            float(is_standard.mean()),
+            float(is_review.mean()),
+            float((~is_standard & ~is_review).mean()),
+        ),
+    )
+
+
+def _figure(metric: Callable[[npt.NDArray[np.intp]], float], exam: npt.NDArray[np.intp]) -> Figure:
+    value = metric(np.arange(len(exam)))
+    return Figure(value, bootstrap_interval(metric, exam.tolist(), resamples=_RESAMPLES))

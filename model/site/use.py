@@ -1,0 +1,70 @@
+"""A site calibration at work: what it makes of one picture's log odds."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from detector.anatomy import View
+from model.finding import SiteFacts
+from model.site.promise import describe_promised
+from model.site.record import NONE, REVIEWED, SiteRecord
+
+
+@dataclass(frozen=True, slots=True)
+class SiteUse:
+    """The site a picture is from and its active calibration, None while it has none.
+
+    `device` names what made the picture, None if that is not known. `is_waived`: a person decided
+    that verdicts there need no calibration.
+    """
+
+    site: str
+    record: SiteRecord | None = None
+    device: str | None = None
+    is_waived: bool = False
+
+    @classmethod
+    def of_record(cls, record: SiteRecord) -> Self:
+        """For pictures that a person says are of the calibration's own site and device."""
+        return cls(record.site, record, record.device)
+
+    def applied(self, view: View) -> SiteRecord | None:
+        """The calibration that counts for this view; None where none was fitted for it."""
+        record = self.record
+        if record is None or not record.is_calibrated or view is View.OTHER:
+            return None
+        is_of_view = record.view is None or record.view is view
+        is_of_device = record.device is None or record.device == self.device
+        return record if is_of_view and is_of_device else None
+
+    def is_commissioned(self, view: View) -> bool:
+        """Whether a verdict on this view is calibrated here, or a person waived that."""
+        return self.is_waived or view is View.OTHER or self.applied(view) is not None
+
+    def probability(self, log_odds: float, bundle_probability: float, view: View) -> float:
+        """P(standard) at the site, from the bundle's calibrated log odds and probability."""
+        record = self.applied(view)
+        if record is None or record.map.is_identity:
+            return bundle_probability
+        return float(record.map.probability(log_odds, view, self.device))
+
+    def review_band(self, band: tuple[float, float], view: View) -> tuple[float, float]:
+        """The probabilities between which a person decides; `band` where the site says nothing."""
+        record = self.applied(view)
+        return band if record is None else record.thresholds
+
+    def facts(self, view: View, bundle_probability: float | None) -> SiteFacts:
+        """What a finding says of the site."""
+        record = self.applied(view)
+        if record is None:
+            return SiteFacts(self.site, NONE, 0, 0.0, bundle_probability)
+        n = record.reviews if record.kind == REVIEWED else record.findings
+        promises = [] if record.promise is None else describe_promised(record.promise)
+        return SiteFacts(
+            self.site,
+            record.kind,
+            n,
+            record.map.shift,
+            bundle_probability,
+            record.id,
+            " ".join(promises) or None,
+        )

@@ -1,0 +1,86 @@
+"""A site calibration in words, and as a record of one value a key."""
+
+from typing import Any
+
+from model.site.figures import Figures
+from model.site.promise import describe
+from model.site.record import NONE, SiteRecord
+
+
+def describe_record(record: SiteRecord) -> list[str]:
+    """What a person wants to know of it, a plain sentence a line."""
+    lines = [
+        f"site {record.site}, calibration {record.id}: {record.kind}, {record.reason}",
+        f"bundle {record.bundle.name} {record.bundle.version} ({record.bundle.model_id[:12]});"
+        f" {record.findings} findings of {record.exams} exams, {record.reviews} reviewed",
+    ]
+    if record.kind != NONE:
+        lines.append(_describe_shift(record))
+    if record.before is not None and record.after is not None:
+        lines += [
+            _describe_figures("before", record.before),
+            _describe_figures("after", record.after),
+        ]
+    low, high = record.thresholds
+    lines.append(f"left to a person: probabilities between {low:.3f} and {high:.3f}")
+    if record.promise is not None:
+        lines += describe(record.promise)
+    return lines
+
+
+def record_row(record: SiteRecord) -> dict[str, Any]:
+    """The record with one value a key, for lists."""
+    promise = record.promise
+    return {
+        "id": record.id,
+        "site": record.site,
+        "kind": record.kind,
+        "view": None if record.view is None else record.view.value,
+        "device": record.device,
+        "bundle": record.bundle.name,
+        "bundle_version": record.bundle.version,
+        "findings": record.findings,
+        "exams": record.exams,
+        "reviews": record.reviews,
+        "shift": round(record.map.shift, 3),
+        "promised": [
+            name
+            for name, side in (
+                ()
+                if promise is None
+                else (("standard", promise.standard), ("non-standard", promise.non_standard))
+            )
+            if side.is_promised
+        ],
+        "reason": record.reason,
+        "created": record.created,
+    }
+
+
+def _describe_shift(record: SiteRecord) -> str:
+    if record.map.is_identity:
+        return "probabilities stay as the bundle gives them"
+    interval = record.shift_interval
+    within = (
+        "" if interval is None else f" (without labels {interval[0]:+.1f} to {interval[1]:+.1f})"
+    )
+    return (
+        f"log odds of a standard view {record.map.shift:+.2f} at the threshold{within}, slope"
+        f" {record.map.slope:.2f}; the order of the pictures stays"
+    )
+
+
+def _describe_figures(when: str, figures: Figures) -> str:
+    words = []
+    for name, figure in (
+        ("calibration error", figures.calibration_error),
+        ("accuracy", figures.accuracy),
+    ):
+        interval = figure.interval
+        within = "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+        words.append(f"{name} {figure.value:.3f}{within}")
+    standard, review, other = figures.called
+    return (
+        f"{when}, of {figures.reviews} reviews: {', '.join(words)}; standard {standard:.0%},"
+        f" review {review:.0%}, non-standard {other:.0%}"
+    )
