@@ -40,7 +40,12 @@ DAEMON = dict(_commands(typer.main.get_command(app), "qc-daemon"))
 MODEL = dict(_commands(typer.main.get_command(training.cli.app), "qc-model"))
 COMMANDS = DAEMON | MODEL
 # They ask neither the service's database nor its settings.
-WITHOUT_SETTINGS = {"qc-daemon demo", "qc-daemon send", "qc-daemon bundle build"}
+WITHOUT_SETTINGS = {
+    "qc-daemon demo",
+    "qc-daemon send",
+    "qc-daemon bundle build",
+    "qc-daemon site show",
+}
 LISTS = [name for name in DAEMON if name.split()[-1] in ("list", "find")]
 RECORDS = [
     "qc-daemon bundle show",
@@ -52,6 +57,7 @@ FINDINGS = ["qc-daemon results", "qc-daemon score", "qc-daemon rules test"]
 FORMATS = ("table", "json", "jsonl", "csv")
 # Their examples name files and folders that must be there.
 NAMES_FILES = {
+    "qc-daemon site fit",
     "qc-daemon bundle build",
     "qc-model calibrate",
     "qc-model cross-validate",
