@@ -14,7 +14,9 @@ from qc_daemon.records.acquisition.acquisitions import (
     AcquisitionReader,
     fetal_age,
 )
+from qc_daemon.records.listings import ExamFilter, Window
 from qc_daemon.records.results import measurements
+from qc_daemon.records.results.findings import iter_findings
 from qc_daemon.records.results.measurements import MeasuredValue
 from qc_daemon.records.tables import AcquisitionRow, IdentityKind, Revision
 from tests.support.records import Records
@@ -154,3 +156,15 @@ def test_unread_images_are_those_that_were_decoded_without_facts(records: Record
     assert unread(with_unknown=True) == [second]
     with records.store.read() as session:
         assert acquisitions.count_states(session) == {"read": 1, "unknown": 1, "pending": 0}
+
+
+def test_findings_that_are_read_in_pages_have_what_the_machine_measured(records: Records) -> None:
+    """The measurements are asked for while the findings are still being read."""
+    records.image()
+    records.score_all(count=250)
+    report = records.image().revision_id
+    with records.store.begin() as session:
+        measurements.store(session, report, [MeasuredValue("1", "CRL", 62.0, "mm")])
+    with records.store.read() as session:
+        every = list(iter_findings(session, ExamFilter(), Window(), all_revisions=True))
+    assert [each.acquisition["crl_mm"] for each in every] == [62.0] * 250
