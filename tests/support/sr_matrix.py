@@ -28,6 +28,9 @@ from qc_daemon.report.objects.renditions import render_report
 from qc_daemon.report.source import InstanceReference, SourceInstance
 from qc_daemon.report.sr.biometry import MachineReport, MachineValue
 from qc_daemon.report.sr.document import build_sr
+from qc_daemon.review.events import Event, EventKind
+from qc_daemon.review.reasons import REASONS
+from qc_daemon.review.state import ReviewState, ReviewStatus
 
 COUNT = 204
 CREATED = datetime(2026, 1, 2, 9, 30, 0, 250000, tzinfo=UTC)
@@ -52,6 +55,7 @@ class Case:
     revision: int = 1
     previous: tuple[InstanceReference, ...] = ()
     measured: tuple[MachineReport, ...] = ()
+    reviews: tuple[ReviewState | None, ...] = ()
     fallback: bool = False
     illegal_uids: bool = False
 
@@ -71,6 +75,7 @@ class Case:
             created=CREATED,
             previous=self.previous,
             measured=self.measured,
+            reviews=self.reviews,
         )
         return as_comprehensive(report) if self.fallback else report
 
@@ -258,10 +263,40 @@ def cases(us_header: Make, a_finding: Make) -> list[Case]:
                 revision=revision,
                 previous=_previous(revision),
                 measured=tuple(_machine(n, v) for n, v in enumerate(MEASURED[machine])),
+                # Persons review what was reported before.
+                reviews=tuple(_review(number + n) for n in range(len(findings)))
+                if revision > 1
+                else (),
                 fallback=number % 3 == 2,
             )
         )
     return matrix
+
+
+READERS = ("Lee^Ann", "Dr Müller-Strøm", "王^小明")
+
+
+def _review(number: int) -> ReviewState | None:
+    """What a person says of a finding; of every fourth nobody does."""
+    if number % 4 == 3:
+        return None
+    view = list(View)[number % len(View)]
+    kind = (EventKind.ACCEPT, EventKind.OVERRIDE, EventKind.RESOLVE)[number % 3]
+    rules = RULES.get(view, ())[: number % 5]
+    outcome = Event(
+        number=1,
+        kind=kind,
+        reader=READERS[number % len(READERS)],
+        at=datetime(2026, 1, 2, 9, number % 60, 30, tzinfo=UTC),
+        revision=1,
+        model_id="m",
+        view=view,
+        verdict=None if view is View.OTHER else ("standard", "non-standard")[number % 2],
+        criteria=tuple((r.code, (True, False, None)[n % 3]) for n, r in enumerate(rules)),
+        reason=None if kind is EventKind.ACCEPT else list(REASONS)[number % len(REASONS)],
+        is_blinded=number % 5 == 0,
+    )
+    return ReviewState(ReviewStatus.RESOLVED, outcome)
 
 
 def real_cases(shared_data: Path, a_finding: Make) -> list[Case]:

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.sr.groups import storable_text
-from qc_daemon.report.sr.parse import parse_findings, parse_machine_reports
+from qc_daemon.report.sr.parse import parse_findings, parse_machine_reports, parse_reviews
 from tests.support import pixelmed, sr_reader
 from tests.support.environment import ROOT, require
 from tests.support.sr_matrix import COUNT, MULTI_FRAME, Case, cases, real_cases
@@ -50,6 +50,8 @@ EXTENSIONS = {
     "121024,DCM": "Subject Class: twins, told for one group; see docs/decisions.md",
     "11951-1,LN": "Fetus ID, as Subject Class",
     "121112,DCM": "Source of Measurement: a machine's report, where TID 1501 has an image",
+    "121005,DCM": "Observer Type: a person, of a group alone (TID 1002)",
+    "121008,DCM": "Person Observer Name, as Observer Type",
 }
 ALLOWED = [
     rf'Warning: .*/[A-Z]+ \({code},"[^"/]*"\): Content Item not in template' for code in EXTENSIONS
@@ -192,6 +194,27 @@ def _assert_boxes(got: list[Any], want: list[Any]) -> None:
     )
 
 
+def test_what_persons_say_is_read_apart(parsed_reports: list[tuple[Case, Dataset]]) -> None:
+    count = 0
+    for case, report in parsed_reports:
+        outcomes = [state.outcome for state in case.reviews if state is not None]
+        reviews = parse_reviews(report)
+        assert [each.number for each in reviews] == [
+            number for number, state in enumerate(case.reviews, start=1) if state is not None
+        ]
+        for got, want in zip(reviews, outcomes, strict=True):
+            assert want is not None
+            assert (got.kind, got.view, got.verdict) == (want.kind, want.view, want.verdict)
+            assert (got.criteria, got.reason, got.reader) == (
+                want.criteria,
+                want.reason,
+                want.reader,
+            )
+            assert (got.at, got.is_blinded) == (want.at, want.is_blinded)
+        count += len(reviews)
+    assert count >= len(parsed_reports) // 4
+
+
 def test_our_own_reader_finds_what_went_in(parsed_reports: list[tuple[Case, Dataset]]) -> None:
     for case, report in parsed_reports:
         for got, want in zip(parse_findings(report), case.findings, strict=True):
@@ -289,9 +312,15 @@ def test_uids_are_unique_and_evidence_is_exact(parsed_reports: list[tuple[Case, 
     uses: Counter[str] = Counter()
     for case, report in parsed_reports:
         uses[report.SOPInstanceUID] += 1
-        tracking = [i.UID for i in _measured(report) if sr_reader.concept(i) == "DCM 112040"]
-        assert len(tracking) == len(set(tracking)) == len(sr_reader.groups(report)), case.name
-        assert all(re.fullmatch(r"2\.25\.[1-9]\d{1,38}", uid) for uid in tracking), case.name
+        names = [sr_reader.only(g, "DCM 112039").TextValue for g in sr_reader.groups(report)]
+        uids = [sr_reader.only(g, "DCM 112040").UID for g in sr_reader.groups(report)]
+        by_name = dict(zip(names, uids, strict=True))
+        assert len(by_name) == len(names), case.name
+        # A person's group has the UID of the finding that it is about, and no other is shared.
+        persons = {name for name in names if name.startswith("P")}
+        assert all(by_name[name] == by_name[f"F{name[1:]}"] for name in persons), case.name
+        assert len(set(uids)) == len(uids) - len(persons), case.name
+        assert all(re.fullmatch(r"2\.25\.[1-9]\d{1,38}", uid) for uid in uids), case.name
         referenced = {
             (named.ReferencedSOPClassUID, named.ReferencedSOPInstanceUID)
             for item in sr_reader.items(report)
