@@ -8,6 +8,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import StringIO
@@ -23,6 +24,7 @@ from qc_daemon.operations.reviews import (
     OUTCOMES,
     WAITING,
     Answer,
+    Change,
     amend_reports,
     criteria_words,
     iter_rows,
@@ -96,6 +98,8 @@ _SKEW = timedelta(minutes=5)
 # What begins so is a formula to a spreadsheet, or was quoted because it is one.
 _QUOTED = re.compile(r"'\s*['=+\-@＝＋－＠]")
 _MOST_PROBLEMS = 50
+# Each takes some milliseconds, in which nobody else can write: what is received meanwhile waits.
+_MOST_ACTIONS = 2000
 
 
 def make_sheet(
@@ -192,39 +196,71 @@ def import_reviews(
     With a wrong row nothing is taken in. `reader` stands for rows that name nobody. Raises
     UsageError for a file that is neither CSV nor JSON lines, QCError STORAGE.
     """
-    lines = _read(path)
+    lines = [each for each in _read(path) if _is_filled_in(each)]
     default = None if reader is None else parse_reader(reader)
+    if sum(not each.values.get("number") for each in lines) > _MOST_ACTIONS:
+        raise UsageError(f"{path} has more than {_MOST_ACTIONS} rows with an action; divide it")
     store = open_store(settings)
+    with store.read() as session:
+        histories = _Histories(session, lines)
     try:
         with store.begin() as session:
-            added, there = _import(session, settings, lines, default, clock())
+            added, there = _import(session, settings, lines, histories, default, clock())
     except _RefusedError as refused:
         return Outcome(0, refused.problems), 0
     return Outcome(added), there
+
+
+def _is_filled_in(line: _Line) -> bool:
+    return bool(line.values.get("number") or line.values.get("action"))
+
+
+class _Histories:
+    """The findings of a history's rows and their events, read before anything is written: while a
+    file is taken in, nobody else can write. Who adds an event meanwhile takes its number, which
+    then refuses ours."""
+
+    def __init__(self, session: Session, lines: Sequence[_Line]) -> None:
+        keys: dict[FindingKey, int | None] = {}
+        for line in lines:
+            if line.values.get("number"):
+                # A wrong key is a problem of its line, which is said later.
+                with suppress(ValueError, TypeError, OverflowError):
+                    keys.setdefault(_key(line.values), None)
+        self._ids = {key: reviews.find(session, key) for key in keys}
+        ids = [finding_id for finding_id in self._ids.values() if finding_id is not None]
+        self._events = {id: list(each) for id, each in reviews.histories(session, ids).items()}
+
+    def find(self, key: FindingKey) -> int | None:
+        """The finding's id, None if there is none."""
+        return self._ids.get(key)
+
+    def events(self, finding_id: int) -> list[Event]:
+        """The finding's events, to which those taken in are added."""
+        return self._events.setdefault(finding_id, [])
 
 
 def _import(
     session: Session,
     settings: Settings,
     lines: Sequence[_Line],
+    histories: _Histories,
     reader: str | None,
     now: datetime,
 ) -> tuple[int, int]:
     added, there, problems = 0, 0, list[str]()
-    touched: dict[int, None] = {}
+    findings: set[int] = set()
+    exam_ids: set[int] = set()
     for line in sorted(lines, key=_order):
         try:
             if line.values.get("number"):
-                finding_id, is_new = _import_event(session, line.values, now)
-                touched[finding_id] = None
-            elif line.values.get("action"):
-                is_new = _import_action(session, settings, line.values, reader, now)
+                finding_id, is_new = _import_event(session, histories, line.values, now)
+                findings.add(finding_id)
             else:
-                continue
-        except (UsageError, QCError) as error:
-            problems.append(f"line {line.number}: {error}")
-            continue
-        except (ValueError, TypeError, OverflowError) as error:
+                change = _import_action(session, settings, line.values, reader, now)
+                is_new = change is not None
+                exam_ids.update(change.exam_ids if change is not None else ())
+        except (UsageError, QCError, ValueError, TypeError, OverflowError) as error:
             problems.append(f"line {line.number}: {error}")
             continue
         added, there = added + is_new, there + (not is_new)
@@ -232,10 +268,7 @@ def _import(
         more = len(problems) - _MOST_PROBLEMS
         cut = [f"and {more} more wrong rows"] if more > 0 else []
         raise _RefusedError([*problems[:_MOST_PROBLEMS], *cut, "nothing of the file is taken in"])
-    for finding_id in touched:
-        finding = reviews.reviewable(session, finding_id)
-        if finding is not None:
-            amend_reports(session, finding, now)
+    amend_reports(session, exam_ids | reviews.exams_of(session, findings), now)
     return added, there
 
 
@@ -245,13 +278,18 @@ def _order(line: _Line) -> tuple[int, int]:
     return (int(number) if number.isdecimal() else 0, line.number)
 
 
-def _import_event(session: Session, values: Mapping[str, Any], now: datetime) -> tuple[int, bool]:
+def _import_event(
+    session: Session, histories: _Histories, values: Mapping[str, Any], now: datetime
+) -> tuple[int, bool]:
     """Take in an event of a history as it was; False if it is there already."""
-    finding_id = _finding_id(session, values)
-    event = _event(values, _key(values))
+    key = _key(values)
+    finding_id = histories.find(key)
+    if finding_id is None:
+        raise _unknown(key)
+    event = _event(values, key)
     if event.at > now + _SKEW:
         raise ValueError(f"at {values['at']} lies in the future")
-    stored = reviews.histories(session, [finding_id]).get(finding_id, ())
+    stored = histories.events(finding_id)
     if event.number <= len(stored):
         if stored[event.number - 1] == event:
             return finding_id, False
@@ -263,6 +301,7 @@ def _import_event(session: Session, values: Mapping[str, Any], now: datetime) ->
         raise ValueError(f"finding {finding_id} {reason}")
     if not reviews.append(session, finding_id, event):
         raise ValueError(f"finding {finding_id} has changed since; import again")
+    stored.append(event)
     return finding_id, True
 
 
@@ -272,8 +311,8 @@ def _import_action(
     values: Mapping[str, Any],
     reader: str | None,
     now: datetime,
-) -> bool:
-    """Do what a sheet's row says; False if it was done already."""
+) -> Change | None:
+    """Do what a sheet's row says; None if it was done already."""
     action = _text(values, "action") or ""
     if action not in ACTIONS:
         raise ValueError(f"action {action}: give one of {', '.join(ACTIONS)}")
@@ -292,9 +331,8 @@ def _import_action(
         version=_whole(values, "events"),
     )
     if _was_done(session, finding_id, ACTIONS[action], answer):
-        return False
-    record(session, settings, finding_id, ACTIONS[action], answer, now)
-    return True
+        return None
+    return record(session, settings, finding_id, ACTIONS[action], answer, now, amends=False)
 
 
 def _was_done(session: Session, finding_id: int, kind: EventKind | None, answer: Answer) -> bool:
@@ -323,15 +361,19 @@ def _finding_id(session: Session, values: Mapping[str, Any]) -> int:
         key = _key(values)
         finding_id = reviews.find(session, key)
         if finding_id is None:
-            raise ValueError(
-                f"there is no finding of image {key.sop_instance_uid}, revision {key.revision},"
-                f" frame {key.frame}, region {key.region} by these models"
-            )
+            raise _unknown(key)
         return finding_id
     number = _whole(values, "finding")
     if number is None:
         raise ValueError("finding is missing: leave the first columns as they were exported")
     return number
+
+
+def _unknown(key: FindingKey) -> ValueError:
+    return ValueError(
+        f"there is no finding of image {key.sop_instance_uid}, revision {key.revision},"
+        f" frame {key.frame}, region {key.region} by these models"
+    )
 
 
 def _key(values: Mapping[str, Any]) -> FindingKey:

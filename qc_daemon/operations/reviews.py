@@ -158,10 +158,11 @@ def _change(
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An event that was added; `line` says what came of it."""
+    """An event that was added; `line` says what came of it. `exam_ids` report the finding."""
 
     event: Event
     line: str
+    exam_ids: frozenset[int]
 
 
 def record(
@@ -171,10 +172,13 @@ def record(
     kind: EventKind | None,
     answer: Answer,
     now: datetime,
+    *,
+    amends: bool = True,
 ) -> Change:
     """Add what a person says to the finding's history; `kind` None is a blinded reading.
 
-    The caller's transaction also holds the job of an amended report. Raises UsageError, QCError.
+    The caller's transaction also holds the job of an amended report; without `amends` the caller
+    sees to that, once for several findings of an exam. Raises UsageError, QCError.
     """
     secrets.get(session, DRAW_SECRET)
     finding = require_finding(session, finding_id)
@@ -192,9 +196,9 @@ def record(
     if reason is not None:
         raise QCError(ErrorCode.STORAGE, f"finding {finding_id} {reason}")
     after = current_state((*finding.history, event))
-    is_amended = amend_reports(session, finding, now)
+    is_amended = amends and amend_reports(session, finding.reported, now)
     line = _describe(event, after, is_amended=is_amended)
-    return Change(event, line + _describe_bundle(session, finding))
+    return Change(event, line + _describe_bundle(session, finding), frozenset(finding.reported))
 
 
 def _dependence(
@@ -214,9 +218,9 @@ def _dependence(
     return None
 
 
-def amend_reports(session: Session, finding: ReviewableFinding, now: datetime) -> bool:
-    """Have the reports amended that show the finding, where that changes them."""
-    amended = [exams.amend_reviewed(session, exam_id, now) for exam_id in finding.reported]
+def amend_reports(session: Session, exam_ids: Iterable[int], now: datetime) -> bool:
+    """Have the reports of these exams amended, where what persons say changes them."""
+    amended = [exams.amend_reviewed(session, exam_id, now) for exam_id in sorted(exam_ids)]
     return any(amended)
 
 

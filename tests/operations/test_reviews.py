@@ -470,6 +470,35 @@ def test_a_wrong_row_keeps_the_whole_file_out_and_each_is_named(site: Site, tmp_
     assert site.dump() == []
 
 
+def test_a_sheet_amends_the_report_of_an_exam_once(site: Site, tmp_path: Path) -> None:
+    site.exam.close()
+    assert site.report() == 1
+    rows = [
+        {"finding": str(number), "action": "override", "verdict": verdict, "reason": "criterion"}
+        for number, verdict in ((1, "standard"), (2, "non-standard"), (3, "standard"))
+    ]
+    path = write_sheet(tmp_path / "sheet.csv", rows)
+    assert site.say("import", str(path), "--reader", "Dr Lee") == "3 reviews are taken in\n"
+    assert len(site.exam.jobs(JobKind.REPORT)) == 2
+    assert site.report() == 2
+    history = tmp_path / "history.csv"
+    history.write_text(site.say("export"))
+    assert site.say("import", str(history)) == "3 already there\n0 reviews are taken in\n"
+    assert len(site.exam.jobs(JobKind.REPORT)) == 2
+
+
+def test_a_sheet_that_would_stop_others_for_long_is_to_be_divided(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(review_files, "_MOST_ACTIONS", 1)
+    rows = [{"finding": str(number), "action": "accept"} for number in (1, 2)]
+    path = write_sheet(tmp_path / "sheet.csv", [*rows, {"finding": "3", "action": ""}])
+    wrong = site.run("import", str(path), "--reader", "Dr Lee")
+    refused(wrong, "more than 1 rows", "divide it", error=UsageError)
+    path = write_sheet(tmp_path / "sheet.csv", [rows[0], {"finding": "3", "action": ""}])
+    assert "1 review is taken in" in site.say("import", str(path), "--reader", "Dr Lee")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

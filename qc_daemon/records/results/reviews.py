@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Row, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from detector.anatomy import View
 from qc_daemon.records.acquisition import identities
@@ -146,6 +146,23 @@ def find(session: Session, key: FindingKey) -> int | None:
             Finding.model_id == key.model_id,
         )
     ).scalar_one_or_none()
+
+
+def exams_of(session: Session, finding_ids: Collection[int]) -> set[int]:
+    """The exams that these findings' contents came under, whether or not they still stand."""
+    ids, exam_ids = sorted(finding_ids), set[int]()
+    of_instance = aliased(Revision)
+    for start in range(0, len(ids), _PAGE):
+        exam_ids.update(
+            session.scalars(
+                select(of_instance.exam_id)
+                .join(Revision, Revision.instance_id == of_instance.instance_id)
+                .join(Finding, Finding.revision_id == Revision.id)
+                .where(Finding.id.in_(ids[start : start + _PAGE]))
+                .distinct()
+            )
+        )
+    return exam_ids
 
 
 def reviewable(session: Session, finding_id: int) -> ReviewableFinding | None:
