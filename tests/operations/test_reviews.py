@@ -27,14 +27,16 @@ from qc_daemon.dicom.acquisition import Acquisition, Operator
 from qc_daemon.operations import review_files, reviews
 from qc_daemon.operations.reviews import Answer
 from qc_daemon.records.acquisition import acquisitions, identities
+from qc_daemon.records.results import findings
 from qc_daemon.records.results import reviews as review_records
 from qc_daemon.records.results.bundles import activate
 from qc_daemon.records.tables import IdentityKind, JobKind
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.review.events import EventKind
 from qc_daemon.review.state import current_state
-from qc_daemon.settings import ReviewSettings
-from tests.support.report_objects import nuchal_finding, ultrasound_header
+from qc_daemon.settings import ReviewSettings, Settings, StoreSettings
+from tests.support.records import Records
+from tests.support.report_objects import nuchal_finding, source_instance, ultrasound_header
 from tests.support.scored_exam import ScoredExam
 
 runner = CliRunner()
@@ -672,3 +674,33 @@ def test_a_history_that_does_not_fit_is_kept_out(site: Site, tmp_path: Path) -> 
         assert result.exit_code == 1, change
         assert words in result.stderr, change
     assert len(site.dump()) == 1
+
+
+def test_a_whole_review_on_both_databases(records: Records, tmp_path: Path) -> None:
+    """Lists, readings, a dispute, both exports and the import, where rows are locked otherwise."""
+    own = Settings(store=StoreSettings(url=records.store.url, spool=tmp_path))
+    own.review = ReviewSettings(first_share=1.0, share=1.0, new_after=0)
+    admission = records.image()
+    with records.store.begin() as session:
+        body = nuchal_finding(source_instance()).to_json()
+        findings.store(session, admission.revision_id, [body], records.now)
+    (row,) = reviews.list_reviews(own)
+    finding = int(row["finding"])
+    assert "blinded" in reviews.accept(own, finding, Answer("Dr Lee", seconds=1.5))
+    assert reviews.show_review(own, finding)["answers_hidden"] is True
+    with pytest.raises(QCError, match="another"):
+        reviews.read_blinded(own, finding, Answer("Lee Dr", "NT", "standard"))
+    assert "differ" in reviews.read_blinded(own, finding, Answer("Ng", "NT", "standard"))
+    reviews.resolve(own, finding, Answer("Dr Roth", "NT", "standard", ("GAIN=met",)))
+    reviews.dispute(own, finding, Answer("A. Berg", reason="other", remark="'=which?"))
+    (sheet,) = review_files.make_sheet(own, is_blinded=False)
+    assert (sheet["state"], sheet["model_verdict"]) == ("second-reading", None)
+    rows = list(review_files.history(own, as_text=True))
+    assert [each["kind"] for each in rows] == ["accept", "override", "resolve", "dispute"]
+    path = tmp_path / "history.csv"
+    path.write_text(as_csv(rows))
+    outcome, there = review_files.import_reviews(own, path)
+    assert (outcome.count, there, outcome.problems) == (0, 4, ())
+    with records.store.read() as session:
+        (reviewed,) = review_records.reviewed_findings(session, settled_only=False)
+    assert (reviewed.weight, reviewed.state.status) == (1.0, "second-reading")
