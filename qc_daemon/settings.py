@@ -499,7 +499,7 @@ class ReviewSettings(_Section):
         ge=0,
         le=1,
         description="the same share where there is a risk: near the thresholds, a flag, a reader"
-        " who disagrees with the models, a new person or device",
+        " who disagrees with the models, a new person or device, a reader who scanned it",
     )
     near: float = Field(
         default=0.15,

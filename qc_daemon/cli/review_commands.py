@@ -132,19 +132,19 @@ def review_show(
 
     Example: qc-daemon review show 7 --config qc-daemon.toml
     """
-    from qc_daemon.operations.reviews import EVENT_COLUMNS, show_review
+    from qc_daemon.operations.reviews import EVENT_COLUMNS, HIDDEN, show_review
 
     chosen = parse_format(format)
     shown = show_review(
         load_settings(config), finding, reader=reader, is_blinded=blinded, unblind=unblind
     )
-    if chosen == "json":
-        write_record(shown, chosen)
-        return
-    events = shown.pop("events")
+    events = shown["events"] if chosen == "json" else shown.pop("events")
     write_record(shown, chosen)
     if chosen == "table" and events:
         print_table("events", EVENT_COLUMNS, events)
+    if shown["answers_hidden"] and not blinded:
+        # Programs read stdout; `answers_hidden` tells them.
+        typer.echo(HIDDEN, err=True)
 
 
 @review.command("accept")

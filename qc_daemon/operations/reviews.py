@@ -27,7 +27,7 @@ from qc_daemon.records.results.findings import StoredFinding
 from qc_daemon.records.results.reviews import FindingKey, ReviewableFinding
 from qc_daemon.records.store import Store
 from qc_daemon.review import drawing
-from qc_daemon.review.drawing import DrawnFinding, Shares
+from qc_daemon.review.drawing import OWN_PICTURE, DrawnFinding, Shares
 from qc_daemon.review.events import Criteria, Draw, Event, EventKind, name_words
 from qc_daemon.review.reasons import LEFT_TO_PERSON, REASONS, list_reasons
 from qc_daemon.review.state import (
@@ -93,6 +93,10 @@ EVENT_COLUMNS = (
 )
 _ANSWER_COLUMNS = ("view", "verdict", "probability", "not_met", "flags")
 _EVENT_ANSWER = ("view", "verdict", "criteria", "reason", "remark")
+HIDDEN = (
+    "the answers are hidden until another person has read it blinded (review read);"
+    " --unblind --reader NAME shows them, and NAME cannot read it blinded any more"
+)
 MAX_REMARK_LETTERS = 1000
 _MAX_SECONDS = 86_400.0
 # Of a PN (PS3.5 6.2): these separate the groups of a name and the values of an element.
@@ -212,8 +216,7 @@ def _dependence(
     same = next((name for name in before if name_words(name) in names), None)
     if same is not None:
         return f"was read, disputed or seen by {same}, who is {reader}; another has to read it"
-    operators = reviews.operator_names(session, finding.file.revision_id)
-    if any(name_words(name) in names for name in operators):
+    if _is_operator(session, finding, reader):
         return f"shows what {reader} scanned; another person has to read it"
     return None
 
@@ -342,11 +345,26 @@ def _drawn(
         shares_of(settings),
         secret,
         disagrees=exams.overrides(event, finding.body),
-        novelties=reviews.novelties(session, finding.file.revision_id, settings.review.new_after),
+        further=_further_risks(session, settings, finding, event.reader),
     )
     return replace(
         event, drawn=_draw_first(settings, finding.key, finding.body, secret), second=second
     )
+
+
+def _further_risks(
+    session: Session, settings: Settings, finding: ReviewableFinding, reader: str
+) -> frozenset[str]:
+    """Risks that the finding itself does not tell: a new person or device, the own picture."""
+    risks = reviews.novelties(session, finding.file.revision_id, settings.review.new_after)
+    return risks | {OWN_PICTURE} if _is_operator(session, finding, reader) else risks
+
+
+def _is_operator(session: Session, finding: ReviewableFinding, reader: str) -> bool:
+    """Whether the reader, by persons as they are merged now, scanned the picture."""
+    names = reviews.names_of(session, reader)
+    operators = reviews.operator_names(session, finding.file.revision_id)
+    return any(name_words(name) in names for name in operators)
 
 
 def shares_of(settings: Settings) -> Shares:

@@ -19,6 +19,7 @@ FLAGGED = "flag"
 DISAGREES = "disagreement"
 NEW_PERSON = "new-person"
 NEW_DEVICE = "new-device"
+OWN_PICTURE = "own-picture"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +61,14 @@ def draw_second(
     secret: bytes,
     *,
     disagrees: bool,
-    novelties: Collection[str] = (),
+    further: Collection[str] = (),
 ) -> Draw | None:
     """Why the first reading is followed by a second one; None if it is not.
 
-    `disagrees`: the first reader and the models. `novelties`: NEW_PERSON or NEW_DEVICE.
+    `disagrees`: the first reader and the models. `further` risks: NEW_PERSON, NEW_DEVICE, and
+    OWN_PICTURE where the reader scanned it: own pictures are scored too high.
     """
-    rules = list(_risks(finding, shares, disagrees)) + sorted(novelties)
+    rules = list(_risks(finding, shares, disagrees)) + sorted(further)
     probability = max(shares.second, shares.risk) if rules else shares.second
     if _uniform(secret, "second reading", finding.key) >= probability:
         return None

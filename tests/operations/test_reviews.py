@@ -289,6 +289,8 @@ def test_a_blinded_reader_does_not_get_the_answers(site: Site) -> None:
         assert "0.1234" not in output
     refused(site.run("accept", "2", "--reader", "Ng"), "review read")
     assert site.show(2)["answers_hidden"] is True
+    assert site.run("show", "2").stderr.strip() == reviews.HIDDEN
+    assert site.run("show", "1").stderr == ""
     # Whoever wants to see them sees them, and cannot give the blinded reading any more.
     refused(site.run("show", "2", "--unblind"), "--reader", error=UsageError)
     assert site.show(2, "--unblind", "--reader", "Ng")["verdict"] == "standard"
@@ -357,6 +359,12 @@ def test_a_new_person_or_device_is_a_risk(tmp_path: Path) -> None:
     assert rows[0]["second_by"] == ["new-device", "new-person"]
     scanned_by(site, 2, "BERG^ANNA")
     assert "blinded reading" not in site.say("accept", "2", "--reader", "Dr Lee")
+    # Who scores the own picture is read again, too.
+    own = ("override", "3", "--verdict", "standard", "--reader", "Anna Berg")
+    scanned_by(site, 3, "BERG^ANNA")
+    assert "blinded reading" in site.say(*own)
+    rows = [json.loads(line) for line in site.say("export", "--format", "jsonl").splitlines()]
+    assert rows[2]["second_by"] == ["own-picture"]
     site.exam.store.close()
 
 

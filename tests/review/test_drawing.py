@@ -43,20 +43,21 @@ def test_second_readings_are_drawn_independently_of_first_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("finding", "disagrees", "novelties", "rule"),
+    ("finding", "disagrees", "further", "rule"),
     [
         (replace(SURE, probability=0.64), False, (), drawing.NEAR_THRESHOLD),
         (replace(SURE, flags=("low-resolution",)), False, (), drawing.FLAGGED),
         (SURE, True, (), drawing.DISAGREES),
         (SURE, False, (drawing.NEW_PERSON,), drawing.NEW_PERSON),
         (SURE, False, (drawing.NEW_DEVICE,), drawing.NEW_DEVICE),
+        (SURE, False, (drawing.OWN_PICTURE,), drawing.OWN_PICTURE),
     ],
 )
 def test_a_risk_is_drawn_more_often_and_named(
-    finding: DrawnFinding, disagrees: bool, novelties: tuple[str, ...], rule: str
+    finding: DrawnFinding, disagrees: bool, further: tuple[str, ...], rule: str
 ) -> None:
     drawn = [
-        draw_second(each, SHARES, SECRET, disagrees=disagrees, novelties=novelties)
+        draw_second(each, SHARES, SECRET, disagrees=disagrees, further=further)
         for each in (replace(finding, key=f"1.2.{number}") for number in range(COUNT))
     ]
     assert sum(draw is not None for draw in drawn) / COUNT == pytest.approx(0.5, abs=0.032)
