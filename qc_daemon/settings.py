@@ -362,6 +362,15 @@ class ScoreSettings(_Section):
         le=16,
         description="further looks at each region, averaged; n of them cost n times as much again",
     )
+    site: str | None = Field(
+        default=None,
+        description="the site that all images are from; else each image's Institution Name",
+    )
+    site_calibration: Literal["propose", "auto", "off"] = Field(
+        default="propose",
+        description="fitted each night: propose waits for a person (site activate), auto activates"
+        " it, off neither fits nor applies any",
+    )
     decode_seconds: float = Field(
         default=120.0, gt=0, le=_DAY, description="seconds that one object may take to decode"
     )

@@ -11,30 +11,33 @@ from model.site.record import NONE, REVIEWED, SiteRecord
 
 @dataclass(frozen=True, slots=True)
 class SiteUse:
-    """The site a picture is from and its active calibration, None while it has none.
+    """The site a picture is from and its active calibrations, none while it has none; where several
+    apply the first one counts.
 
     `device` names what made the picture, None if that is not known. `is_waived`: a person decided
     that verdicts there need no calibration.
     """
 
     site: str
-    record: SiteRecord | None = None
+    records: tuple[SiteRecord, ...] = ()
     device: str | None = None
     is_waived: bool = False
 
     @classmethod
     def of_record(cls, record: SiteRecord) -> Self:
         """For pictures that a person says are of the calibration's own site and device."""
-        return cls(record.site, record, record.device)
+        return cls(record.site, (record,), record.device)
 
     def applied(self, view: View) -> SiteRecord | None:
         """The calibration that counts for this view; None where none was fitted for it."""
-        record = self.record
-        if record is None or not record.is_calibrated or view is View.OTHER:
+        if view is View.OTHER:
             return None
-        is_of_view = record.view is None or record.view is view
-        is_of_device = record.device is None or record.device == self.device
-        return record if is_of_view and is_of_device else None
+        for record in self.records:
+            is_of_view = record.view is None or record.view is view
+            is_of_device = record.device is None or record.device == self.device
+            if record.is_calibrated and is_of_view and is_of_device:
+                return record
+        return None
 
     def is_commissioned(self, view: View) -> bool:
         """Whether a verdict on this view is calibrated here, or a person waived that."""

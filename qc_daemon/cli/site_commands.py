@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from detector import console
-from qc_daemon.cli.options import Config, Format
-from qc_daemon.cli.output import parse_format, say, write_record
+from qc_daemon.cli.options import Config, Format, Limit, first_page, load_settings
+from qc_daemon.cli.output import parse_format, say, write_list, write_record
 from qc_daemon.settings import load
 
 site = typer.Typer(
@@ -22,13 +22,21 @@ SiteName = Annotated[
 ]
 
 
+By = Annotated[str, typer.Option("--by", help="Name of the person who decides it.")]
+Name = Annotated[str, typer.Argument(help="Institution, as the machines name it.")]
+
+
 @site.command("fit")
 def site_fit(
-    out: Annotated[Path, typer.Option(help="File to write, JSON.")],
+    out: Annotated[Path | None, typer.Option(help="File to write, JSON.")] = None,
     findings: Annotated[
-        Path,
-        typer.Option(exists=True, dir_okay=False, help="What score --format jsonl wrote."),
-    ],
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="What score --format jsonl wrote; without it, what is stored and reviewed.",
+        ),
+    ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -62,30 +70,47 @@ def site_fit(
 ) -> None:
     """Calibrate probabilities to a hospital, without labels or by a person's.
 
-    Too little to tell is an answer, not a failure: it is said and written, nothing is changed by
-    it, and the status is 0. Verdicts stay in the order that the bundle gives them.
+    From a file of findings, or from what the service stored and people reviewed: then it is a
+    proposal, which site activate makes count. Too little to tell is an answer, not a failure: it is
+    said and written, nothing is changed by it, and the status is 0. Verdicts stay in the order that
+    the bundle gives them.
 
     Example: qc-daemon site fit --findings findings.jsonl --labels labels.csv --out site.json
+
+    Example: qc-daemon site fit --site "St. Mary's" --config qc-daemon.toml
     """
     from qc_daemon.operations.site_files import fit_files, parse_choice, parse_tolerance
     from qc_daemon.operations.site_words import describe_record
 
     choice = parse_choice(view, device, since)
     tolerance = parse_tolerance(poor_tolerated, standard_tolerated, confidence)
-    name = bundle or load(config).score.bundle
-    record = fit_files(findings, labels, name, site, choice, tolerance)
-    try:
-        out.write_text(json.dumps(record.to_json(), indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise console.UsageError(f"{out}: cannot be written ({error.strerror})") from error
+    if findings is not None:
+        if out is None:
+            raise console.UsageError("--findings needs --out: name the file to write")
+        name = bundle or load(config).score.bundle
+        record = fit_files(findings, labels, name, site, choice, tolerance)
+    elif labels is not None or bundle is not None:
+        raise console.UsageError("--labels and --bundle go with --findings")
+    else:
+        from qc_daemon.operations.sites import fit_stored
+
+        record = fit_stored(load_settings(config), site, choice, tolerance)
+    if out is not None:
+        try:
+            out.write_text(json.dumps(record.to_json(), indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise console.UsageError(f"{out}: cannot be written ({error.strerror})") from error
     for line in describe_record(record):
         say(line)
-    say(f"{out}: written")
+    if out is not None:
+        say(f"{out}: written")
 
 
 @site.command("show")
 def site_show(
-    file: Annotated[Path, typer.Argument(help="What site fit wrote.")], format: Format = "table"
+    source: Annotated[str, typer.Argument(help="What site fit wrote, or an id of site history.")],
+    config: Config = None,
+    format: Format = "table",
 ) -> None:
     """Show a site calibration: what it rests on, figures before and after, what is promised.
 
@@ -94,9 +119,75 @@ def site_show(
     from model.site.record import read_record
     from qc_daemon.operations.site_words import describe_record, record_row
 
-    chosen, record = parse_format(format), read_record(file)
+    chosen = parse_format(format)
+    if source.endswith(".json") or Path(source).exists():
+        record = read_record(Path(source))
+    else:
+        from qc_daemon.operations.sites import find_record
+
+        record = find_record(load_settings(config), source)
     if chosen == "table":
         for line in describe_record(record):
             say(line)
     else:
         write_record(record.to_json() if chosen == "json" else record_row(record), chosen)
+
+
+@site.command("activate")
+def site_activate(
+    source: Annotated[str, typer.Argument(help="What site fit wrote, or an id of site history.")],
+    by: By,
+    config: Config = None,
+) -> None:
+    """Give new findings of the site the probabilities and thresholds of a calibration.
+
+    What is stored already stays as it was said.
+
+    Example: qc-daemon site activate 78c3012b2bbe --by "Dr Weber"
+    """
+    from qc_daemon.operations.sites import activate
+
+    record = activate(load_settings(config), source, by)
+    say(f"site {record.site}: calibration {record.id} is active for new findings")
+
+
+@site.command("retire")
+def site_retire(site: Name, by: By, config: Config = None) -> None:
+    """Take back what is active at a site, a waiver too: it is in commissioning again.
+
+    Example: qc-daemon site retire "St. Mary's" --by "Dr Weber"
+    """
+    from qc_daemon.operations.sites import decide
+    from qc_daemon.records.tables import SiteAction
+
+    name = decide(load_settings(config), site, SiteAction.RETIRED, by)
+    say(f"site {name}: nothing is active; new findings are flagged not-commissioned")
+
+
+@site.command("waive")
+def site_waive(site: Name, by: By, config: Config = None) -> None:
+    """Decide that verdicts at a site need no calibration for the active bundle.
+
+    Example: qc-daemon site waive "St. Mary's" --by "Dr Weber"
+    """
+    from qc_daemon.operations.sites import decide
+    from qc_daemon.records.tables import SiteAction
+
+    name = decide(load_settings(config), site, SiteAction.WAIVED, by)
+    say(f"site {name}: new findings are no longer flagged not-commissioned")
+
+
+@site.command("history")
+def site_history(
+    site: SiteName = None, limit: Limit = None, config: Config = None, format: Format = "table"
+) -> None:
+    """List what was proposed, activated, retired and waived, the newest last.
+
+    Example: qc-daemon site history --site "St. Mary's"
+    """
+    from qc_daemon.operations.sites import HISTORY_COLUMNS, list_history
+
+    chosen = parse_format(format)
+    rows = list_history(load_settings(config), site)
+    columns = HISTORY_COLUMNS[:-1] if chosen == "table" else HISTORY_COLUMNS
+    write_list("events", first_page(rows, limit, chosen), chosen, columns=columns)

@@ -40,6 +40,8 @@ from qc_daemon.operations.queue import (
     read_backlog,
     stopped_service,
 )
+from qc_daemon.operations.shared import open_store
+from qc_daemon.operations.sites import check_promises, commissioning_sites
 from qc_daemon.operations.spool import orphan_margin
 from qc_daemon.receive import check_tls
 from qc_daemon.records import gauges, integrity, listings, schema
@@ -96,6 +98,7 @@ def examine(settings: Settings) -> Iterator[CheckResult]:
         ("quarantine", _check_quarantine),
         ("commitment requests", _check_commitment_requests),
         ("bundle", _check_bundle),
+        ("sites", _check_sites),
         ("device", _check_device),
         ("receiver", _check_receiver),
         ("metrics", _check_metrics),
@@ -363,6 +366,26 @@ def _check_bundle(settings: Settings) -> str:
     if problems:
         raise OSError(0, problems[0])
     return f"{folder.name}, verified"
+
+
+def _check_sites(settings: Settings) -> str:
+    if settings.score.site_calibration == "off":
+        return "probabilities are not calibrated to sites (score.site_calibration is off)"
+    store = open_store(settings)
+    broken = [
+        f"{name} ({check.wrong} of {check.called} wrong)"
+        for name, check in check_promises(settings, store)
+        if not check.is_kept
+    ]
+    if broken:
+        raise NoticeError(f"promise broken: {_first_of(broken)}; fit the site again (site fit)")
+    waiting = commissioning_sites(settings, store)
+    if waiting:
+        raise NoticeError(
+            f"not calibrated, so that findings are flagged: {_first_of(waiting)}; see site history,"
+            " then site activate or site waive"
+        )
+    return "every site with findings is calibrated or waived"
 
 
 def _check_device(settings: Settings) -> str:

@@ -196,6 +196,15 @@ class IdentityAction(StrEnum):
     RENAME = "rename"
 
 
+class SiteAction(StrEnum):
+    """What was done with a site's calibration; the last of all but `proposed` counts."""
+
+    PROPOSED = "proposed"
+    ACTIVATED = "activated"
+    RETIRED = "retired"
+    WAIVED = "waived"
+
+
 Key = BigInteger().with_variant(Integer(), "sqlite")
 
 
@@ -471,6 +480,26 @@ class ReviewEvent(Base):
     drawn_probability: Mapped[float | None]
     second_by: Mapped[str | None]
     second_probability: Mapped[float | None]
+
+
+class SiteCalibrationRow(Base):
+    """An event in the history of a site's calibration for a bundle; rows are only added.
+
+    `record` is the JSON of `model.site.record` where it was proposed or activated, `calibration`
+    its id. `decided_by` is empty where the service did it.
+    """
+
+    __tablename__ = "site_calibration"
+    __table_args__ = (_one_of("action", SiteAction), Index(None, "site", "model_id"))
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    site: Mapped[str]
+    model_id: Mapped[str]
+    action: Mapped[str]
+    calibration: Mapped[str | None]
+    record: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    decided_by: Mapped[str | None]
+    decided_at: Mapped[datetime]
 
 
 class Secret(Base):

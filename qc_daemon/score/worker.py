@@ -6,6 +6,8 @@ from detector.errors import Flag, QCError
 from detector.imaging.reader import ImageSummary
 from model.device import device_failure
 from model.finding import Finding
+from model.site.use import SiteUse
+from qc_daemon.dicom.acquisition import Acquisition
 from qc_daemon.job_runner import JobHandler
 from qc_daemon.observe import log
 from qc_daemon.records.acquisition import acquisitions
@@ -13,7 +15,7 @@ from qc_daemon.records.queue.leases import Lease
 from qc_daemon.records.received import revisions
 from qc_daemon.records.received.revisions import Originals, RevisionFacts, in_spool
 from qc_daemon.records.results import findings as stored_findings
-from qc_daemon.records.results import measurements
+from qc_daemon.records.results import measurements, sites
 from qc_daemon.records.results.measurements import MeasuredValue
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
@@ -75,7 +77,8 @@ class ScoreHandler(JobHandler):
         if content == "header":
             _log.info("scored", job=job.id, findings=0, content=content)
             return
-        findings = self._judge(lease, facts, path, summary, content == "other")
+        site = self._site(facts, acquisition)
+        findings = self._judge(lease, facts, path, summary, content == "other", site)
         with self.store.begin() as session:
             stored_findings.store(
                 session, facts.revision_id, [f.to_json() for f in findings], lease.clock()
@@ -99,6 +102,7 @@ class ScoreHandler(JobHandler):
         path: Path,
         summary: ImageSummary,
         is_other_content: bool,
+        site: SiteUse | None,
     ) -> list[Finding]:
         if summary.bad_frames:
             _log.warning(
@@ -123,4 +127,18 @@ class ScoreHandler(JobHandler):
             bad_frames=summary.bad_frames,
             after_each=lease.check,
             clock=lease.clock,
+            site=site,
         )
+
+    def _site(self, facts: RevisionFacts, acquisition: Acquisition | None) -> SiteUse | None:
+        """The image's site with what is active there; None where sites are not calibrated."""
+        settings = self.settings.score
+        if settings.site_calibration == "off":
+            return None
+        model_id = self.models.judge(facts.bundle_id).bundle_id.model_id
+        institution = None if acquisition is None else acquisition.institution
+        site = sites.site_of(settings.site or institution)
+        with self.store.read() as session:
+            active = sites.active(session, site, model_id)
+            device = sites.device_of(session, facts.revision_id)
+        return SiteUse(site, active.records, device, active.is_waived)

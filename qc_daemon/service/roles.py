@@ -171,6 +171,7 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
     originals = Originals(context.store, context.settings, _no_pixels)
     scrubbing = Scrub(context.store, context.settings, stop, originals=originals)
     scrub = threading.Thread(target=scrubbing.run, daemon=True)
+    propose = threading.Thread(target=_propose_sites, args=(context, stop), daemon=True)
     fill = threading.Thread(target=_fill_acquisitions, args=(context, stop), daemon=True)
     retention = Retention(context.store, context.settings)
     settings = context.settings.receive
@@ -188,9 +189,35 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
     _ready("schedule")
     scrub.start()
     fill.start()
+    propose.start()
     run_loop(step, stop, log.get(role="schedule"), lambda: _CLOCK_SECONDS)
     scrub.join()
     fill.join()
+    propose.join()
+
+
+def _propose_sites(context: RoleContext, stop: threading.Event) -> None:
+    """Each night, as the scrub begins, fit the calibration of each site anew."""
+    from qc_daemon.retain.scrub import is_due
+
+    if context.settings.score.site_calibration == "off":
+        return
+    # After a start nothing is fitted before the night: the database may be large.
+    last = utc_now()
+    while not stop.wait(_CLOCK_SECONDS):
+        now = utc_now()
+        if not is_due(now, last, context.settings.store.scrub_at):
+            continue
+        last = now
+        from qc_daemon.operations.sites import propose_all
+
+        try:
+            count = propose_all(context.settings, context.store)
+            log.get(role="schedule").info("sites fitted", count=count)
+        except Exception as error:
+            # A night without a proposal is no reason to stop closing exams.
+            kind, place = type(error).__name__, log.where(error)
+            log.get(role="schedule").error("sites not fitted", error_type=kind, error_at=place)
 
 
 def _fill_acquisitions(context: RoleContext, stop: threading.Event) -> None:

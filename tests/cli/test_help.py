@@ -44,7 +44,6 @@ WITHOUT_SETTINGS = {
     "qc-daemon demo",
     "qc-daemon send",
     "qc-daemon bundle build",
-    "qc-daemon site show",
 }
 LISTS = [name for name in DAEMON if name.split()[-1] in ("list", "find")]
 RECORDS = [

@@ -360,7 +360,7 @@ def test_a_site_without_a_calibration_for_the_view_is_not_commissioned(
     record = calibrate_site(
         site_samples(*log_odds_of_site(np.random.default_rng(0), 150)), question(view=View.HEAD)
     )
-    for use in (SiteUse("here"), SiteUse("here", record), SiteUse("here", record, "machine")):
+    for use in (SiteUse("here"), SiteUse("here", (record,)), SiteUse("here", (record,), "machine")):
         (judgement,) = judge.judge(frame, use)
         assert judgement.probability == plain.probability
         assert judgement.quality == plain.quality

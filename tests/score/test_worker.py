@@ -2,12 +2,14 @@
 
 import threading
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -17,6 +19,9 @@ from sqlalchemy import delete
 
 from detector.anatomy import View
 from detector.errors import ErrorCode, QCError
+from model.finding import BundleId
+from model.site.calibrate import calibrate_site
+from model.site.site_map import SiteMap
 from qc_daemon.job_runner import JobRunner
 from qc_daemon.observe import log
 from qc_daemon.operations.bundles import activate_bundle, seed_bundle
@@ -27,6 +32,7 @@ from qc_daemon.records.acquisition import identities
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.receipts import admit
 from qc_daemon.records.received.revisions import RevisionFacts
+from qc_daemon.records.results import sites
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import (
     AcquisitionOperator,
@@ -34,6 +40,7 @@ from qc_daemon.records.tables import (
     IdentityKind,
     JobKind,
     JobState,
+    SiteAction,
 )
 from qc_daemon.score.acquisition_fill import fill_in_background
 from qc_daemon.score.decode import DecodeProcess
@@ -43,6 +50,7 @@ from tests.support.databases import migrate
 from tests.support.dicom_objects import CANARY_NUMBERS, WHO_AND_WHERE
 from tests.support.job_runners import score_runner
 from tests.support.receipts import RECEIPT, write_file
+from tests.support.sites import log_odds_of_site, question, site_samples
 from tests.support.waiting import eventually
 from training.phantom.dicom import exam
 
@@ -252,7 +260,7 @@ def test_a_lease_that_another_took_over_stores_nothing(
     judge = scoring.handler.models.judge(None)
     judged = judge.judge
 
-    def judge_and_lose(frame):  # type: ignore[no-untyped-def]
+    def judge_and_lose(frame, site=None):  # type: ignore[no-untyped-def]
         usurp()
         return judged(frame)
 
@@ -269,7 +277,7 @@ def test_a_device_that_fails_ends_the_worker_and_costs_the_job_nothing(
 ) -> None:
     receive(scoring, objects[0])
 
-    def judge(_frame: object) -> None:
+    def judge(_frame: object, _site: object = None) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
 
     scoring.handler.models.judge(None).judge = judge  # type: ignore[method-assign, assignment]
@@ -292,7 +300,7 @@ def test_scoring_longer_than_its_lease_stays_with_its_worker(
     judge = scoring.handler.models.judge(None)
     judged = judge.judge
 
-    def judge_slowly(frame):  # type: ignore[no-untyped-def]
+    def judge_slowly(frame, site=None):  # type: ignore[no-untyped-def]
         nonlocal now
         for _ in range(4):
             now += timedelta(seconds=0.25)
@@ -374,3 +382,57 @@ def test_a_scored_image_has_the_facts_of_its_header_and_no_log_has_one(
     assert '"scored"' in text
     assert '"acquisitions read"' in text
     assert not any(canary in text for canary in ("CANARY", *CANARY_NUMBERS))
+
+
+def test_a_site_in_commissioning_is_flagged_until_it_is_calibrated_or_waived(
+    scoring: Scoring, objects: list[Dataset]
+) -> None:
+    """Three objects of one hospital: before anything, calibrated, and after it is retired."""
+    receive(scoring, objects[0])
+    assert scoring.run_once()
+    (before,) = scored(scoring)
+    assert before["site"]["kind"] == "none"
+    assert "not-commissioned" in before["flags"]
+    record = replace(
+        calibrate_site(
+            site_samples(*log_odds_of_site(np.random.default_rng(0), 150)),
+            question(site=before["site"]["id"], bundle=BundleId(**before["bundle"])),
+        ),
+        map=SiteMap(-2.0, 1.0),
+    )
+    again = rescore(scoring, objects[0], "1.2.77")
+    assert again["quality"] == before["quality"]
+    with scoring.store.begin() as session:
+        sites.append(
+            session,
+            before["site"]["id"],
+            record.bundle.model_id,
+            SiteAction.ACTIVATED,
+            datetime.now(UTC),
+            record=record,
+            decided_by="Dr Weber",
+        )
+    calibrated = rescore(scoring, objects[0], "1.2.78")
+    assert calibrated["site"]["calibration"] == record.id
+    assert calibrated["site"]["bundle_probability"] == before["quality"]["probability"]
+    assert calibrated["quality"]["probability"] < before["quality"]["probability"]
+    assert calibrated["quality"]["raw_probability"] == before["quality"]["raw_probability"]
+    assert "not-commissioned" not in calibrated["flags"]
+    scoring.settings.score.site_calibration = "off"
+    off = rescore(scoring, objects[0], "1.2.79")
+    assert "site" not in off
+    assert off["quality"] == before["quality"]
+
+
+def scored(scoring: Scoring) -> list[dict[str, Any]]:
+    return stored_findings(scoring.settings, None, None)
+
+
+def rescore(scoring: Scoring, dataset: Dataset, uid: str) -> dict[str, Any]:
+    """The same picture under another UID."""
+    other = deepcopy(dataset)
+    other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = uid
+    receive(scoring, other)
+    assert scoring.run_once()
+    (finding,) = [f for f in scored(scoring) if f["sop_instance_uid"] == uid]
+    return finding

@@ -1,0 +1,340 @@
+"""Sites for an operator: calibrate from what is stored, activate, retire, waive, and their history.
+
+`propose` is what happens each night.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from detector.console import UsageError
+from detector.errors import ErrorCode, QCError
+from model.finding import NON_STANDARD, STANDARD
+from model.site.calibrate import calibrate_site
+from model.site.promise import Promise, PromiseCheck, Tolerance, check_promise, one_of_each_exam
+from model.site.record import SiteRecord, read_record
+from model.site.samples import Samples, SiteSample
+from qc_daemon.observe import log
+from qc_daemon.operations.reviews import key_of
+from qc_daemon.operations.shared import open_store, parse_person
+from qc_daemon.operations.site_files import Choice, has_evidence, make_question, make_sample
+from qc_daemon.operations.site_words import record_row
+from qc_daemon.records.clock import Clock, utc_now
+from qc_daemon.records.listings import ExamFilter, Window
+from qc_daemon.records.results import bundles, findings, reviews, sites
+from qc_daemon.records.results.bundles import ActiveBundle
+from qc_daemon.records.results.sites import SiteEvent
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import SiteAction
+from qc_daemon.settings import Settings
+
+HISTORY_COLUMNS = (
+    "site",
+    "action",
+    "calibration",
+    "kind",
+    "findings",
+    "reviews",
+    "shift",
+    "promised",
+    "decided_by",
+    "decided_at",
+    "model_id",
+)
+_log = log.get(role="schedule")
+
+
+def fit_stored(
+    settings: Settings,
+    site: str | None,
+    choice: Choice,
+    tolerance: Tolerance,
+    clock: Clock = utc_now,
+) -> SiteRecord:
+    """The calibration that the stored findings of a site and their reviews make, for the active
+    bundle. Raises UsageError where there are none, or several sites and none is named."""
+    store = open_store(settings)
+    with store.read() as session:
+        bundle = _active_bundle(session)
+        by_site = read_samples(session, settings, bundle, choice)
+    name = _choose_site(by_site, site)
+    question = make_question(bundle.path, name, choice, tolerance, clock)
+    record = calibrate_site(by_site[name], question)
+    with store.begin() as session:
+        _propose(session, record, clock())
+    return record
+
+
+def read_samples(
+    session: Session, settings: Settings, bundle: ActiveBundle, choice: Choice
+) -> dict[str, list[SiteSample]]:
+    """The samples of each site: what the bundle scored, with what people say of it."""
+    answers = {
+        reviewed.key: (reviewed.state.outcome.verdict, reviewed.weight or 1.0)
+        for reviewed in reviews.reviewed_findings(session)
+        if reviewed.state.outcome is not None
+        and reviewed.state.outcome.verdict in (STANDARD, NON_STANDARD)
+    }
+    places = sites.places(session)
+    by_site: dict[str, list[SiteSample]] = {}
+    window = Window(choice.since, None, None)
+    for stored in findings.iter_findings(session, ExamFilter(), window, all_revisions=False):
+        body = stored.body
+        if not has_evidence(body) or body["bundle"]["model_id"] != bundle.model_id:
+            continue
+        place, device = places.get(stored.revision.revision_id, (sites.UNNAMED, None))
+        if choice.view is not None and body["view"]["code"] != choice.view:
+            continue
+        if choice.device is not None and device != choice.device:
+            continue
+        key = key_of(stored)
+        verdict, weight = answers.get(key, (None, 1.0))
+        sample = make_sample(
+            body,
+            key=str(key),
+            exam=stored.exam_id,
+            device=device,
+            is_standard=None if verdict is None else verdict == STANDARD,
+            weight=weight,
+        )
+        by_site.setdefault(_site(settings, place), []).append(sample)
+    return by_site
+
+
+def activate(settings: Settings, source: str, by: str, clock: Clock = utc_now) -> SiteRecord:
+    """Make a calibration (a file, or the id of a proposed one) the one that new findings get.
+
+    Raises UsageError or QCError where there is none, or it is of another bundle.
+    """
+    person = parse_person(by, "--by")
+    with open_store(settings).begin() as session:
+        record = _find_record(session, source)
+        if not record.is_calibrated:
+            raise UsageError(
+                f"calibration {record.id} changes nothing ({record.reason}): see waive"
+            )
+        bundle = _active_bundle(session)
+        if record.bundle.model_id != bundle.model_id:
+            raise UsageError(
+                f"calibration {record.id} was fitted on another bundle"
+                f" ({record.bundle.model_id[:12]}) than the active one: fit it again"
+            )
+        sites.append(
+            session,
+            sites.site_of(record.site),
+            bundle.model_id,
+            SiteAction.ACTIVATED,
+            clock(),
+            record=record,
+            decided_by=person,
+        )
+    return record
+
+
+def decide(
+    settings: Settings, site: str, action: SiteAction, by: str, clock: Clock = utc_now
+) -> str:
+    """Retire what is active at the site for the active bundle, or waive calibration there; returns
+    the site. Raises UsageError on a site with nothing to retire."""
+    person, name = parse_person(by, "--by"), sites.site_of(site)
+    with open_store(settings).begin() as session:
+        bundle = _active_bundle(session)
+        current = sites.active(session, name, bundle.model_id)
+        if action is SiteAction.RETIRED and not current.records and not current.is_waived:
+            raise UsageError(f"site {name} has nothing active; see site history")
+        sites.append(session, name, bundle.model_id, action, clock(), decided_by=person)
+    return name
+
+
+def list_history(settings: Settings, site: str | None) -> list[dict[str, Any]]:
+    """A row of HISTORY_COLUMNS for each event, the newest last."""
+    with open_store(settings).read() as session:
+        events = sites.history(session, None if site is None else sites.site_of(site))
+    return [_history_row(event) for event in events]
+
+
+def find_record(settings: Settings, source: str) -> SiteRecord:
+    """The calibration of a file, or a stored one by its id."""
+    if Path(source).exists():
+        return read_record(Path(source))
+    with open_store(settings).read() as session:
+        return _find_record(session, source)
+
+
+def propose_all(settings: Settings, store: Store, clock: Clock = utc_now) -> int:
+    """Fit each site anew from what is stored; returns how many proposals were added.
+
+    With `[score] site_calibration = "auto"` one that is calibrated is also activated. Promises are
+    compared with the reviews made since; a broken one is logged.
+    """
+    added = 0
+    with store.read() as session:
+        bundle = bundles.active(session)
+        if bundle is None:
+            return 0
+        by_site = read_samples(session, settings, bundle, Choice())
+    for name, rows in by_site.items():
+        question = make_question(bundle.path, name, Choice(), Tolerance(), clock)
+        record = calibrate_site(rows, question)
+        with store.begin() as session:
+            if not _propose(session, record, clock()):
+                continue
+            added += 1
+            if settings.score.site_calibration == "auto" and record.is_calibrated:
+                sites.append(
+                    session, name, bundle.model_id, SiteAction.ACTIVATED, clock(), record=record
+                )
+    for broken in broken_promises(settings, store):
+        _log.error("promise broken", count=broken.wrong, findings=broken.called)
+    return added
+
+
+def broken_promises(settings: Settings, store: Store) -> list[PromiseCheck]:
+    """The promises of active calibrations that reviews made since speak against."""
+    return [check for _, check in check_promises(settings, store) if not check.is_kept]
+
+
+def check_promises(settings: Settings, store: Store) -> list[tuple[str, PromiseCheck]]:
+    """Each promise of an active calibration ("site: side") against the reviews since then."""
+    checks: list[tuple[str, PromiseCheck]] = []
+    with store.read() as session:
+        bundle = bundles.active(session)
+        if bundle is None:
+            return []
+        latest: dict[str, SiteEvent] = {}
+        for event in sites.history(session):
+            if event.model_id == bundle.model_id and event.action is not SiteAction.PROPOSED:
+                latest[event.site] = event
+        for site, event in latest.items():
+            record = event.record
+            if event.action is not SiteAction.ACTIVATED or record is None or record.promise is None:
+                continue
+            samples = _reviewed_since(session, settings, site, record, event.decided_at)
+            checks += [
+                (f"{site}: {side}", check)
+                for side, check in _check(record, record.promise, samples).items()
+            ]
+    return checks
+
+
+def commissioning_sites(settings: Settings, store: Store) -> list[str]:
+    """Sites with findings of the active bundle that neither are calibrated nor waived."""
+    with store.read() as session:
+        bundle = bundles.active(session)
+        if bundle is None:
+            return []
+        return sorted(
+            site
+            for site in {_site(settings, name) for name in sites.names(session)}
+            if sites.active(session, site, bundle.model_id).is_commissioning
+        )
+
+
+def _check(record: SiteRecord, promise: Promise, samples: Samples) -> Mapping[str, PromiseCheck]:
+    chosen = one_of_each_exam(samples)
+    probabilities = [
+        float(record.map.probability(s, row.view, row.device))
+        for s, row in zip(chosen.log_odds, chosen.rows, strict=True)
+    ]
+    return check_promise(promise, probabilities, chosen.labels())
+
+
+def _reviewed_since(
+    session: Session, settings: Settings, site: str, record: SiteRecord, since: datetime
+) -> Samples:
+    """The reviewed findings of the site whose first reading came after the activation."""
+    places = sites.places(session)
+    rows = []
+    for reviewed in reviews.reviewed_findings(session, Window(since, None, None)):
+        outcome, body = reviewed.state.outcome, reviewed.body
+        place, device = places.get(reviewed.file.revision_id, (sites.UNNAMED, None))
+        if (
+            outcome is not None
+            and outcome.verdict in (STANDARD, NON_STANDARD)
+            and _site(settings, place) == site
+            and has_evidence(body)
+            and body["bundle"]["model_id"] == record.bundle.model_id
+        ):
+            rows.append(
+                make_sample(
+                    body,
+                    key=str(reviewed.finding_id),
+                    exam=reviewed.exam_id,
+                    device=device,
+                    is_standard=outcome.verdict == STANDARD,
+                )
+            )
+    return Samples.of(rows)
+
+
+def _site(settings: Settings, place: str) -> str:
+    """The site that the settings name for all images, else the image's own."""
+    return sites.site_of(settings.score.site) if settings.score.site else place
+
+
+def _propose(session: Session, record: SiteRecord, now: datetime) -> bool:
+    """Add the proposal unless the last one rests on the same data; whether it was added."""
+    name = sites.site_of(record.site)
+    proposed = [
+        event.record
+        for event in sites.history(session, name)
+        if event.action is SiteAction.PROPOSED and event.record is not None
+    ]
+    if any(
+        (each.data_sha256, each.bundle, each.view, each.device)
+        == (record.data_sha256, record.bundle, record.view, record.device)
+        for each in proposed[-1:]
+    ):
+        return False
+    model_id = record.bundle.model_id
+    sites.append(session, name, model_id, SiteAction.PROPOSED, now, record=record)
+    return True
+
+
+def _find_record(session: Session, source: str) -> SiteRecord:
+    if Path(source).exists():
+        return read_record(Path(source))
+    for event in reversed(sites.history(session)):
+        if event.calibration == source and event.record is not None:
+            return event.record
+    raise UsageError(f"{source}: no file, and no calibration with this id; see site history")
+
+
+def _choose_site(by_site: Mapping[str, object], site: str | None) -> str:
+    if site is not None:
+        name = sites.site_of(site)
+        if name not in by_site:
+            raise UsageError(f"no findings of site {name} that match; see results --site")
+        return name
+    if not by_site:
+        raise UsageError("no stored findings of the active bundle that match")
+    if len(by_site) > 1:
+        raise UsageError(f"findings of {len(by_site)} sites: name one with --site")
+    return next(iter(by_site))
+
+
+def _active_bundle(session: Session) -> ActiveBundle:
+    bundle = bundles.active(session)
+    if bundle is None:
+        raise QCError(ErrorCode.BUNDLE_INCOMPLETE, "no bundle is active yet; start the service")
+    return bundle
+
+
+def _history_row(event: SiteEvent) -> dict[str, Any]:
+    facts = {} if event.record is None else record_row(event.record)
+    return {
+        "site": event.site,
+        "action": event.action.value,
+        "calibration": event.calibration,
+        "kind": facts.get("kind"),
+        "findings": facts.get("findings"),
+        "reviews": facts.get("reviews"),
+        "shift": facts.get("shift"),
+        "promised": facts.get("promised") or [],
+        "decided_by": event.decided_by,
+        "decided_at": event.decided_at.isoformat(timespec="seconds"),
+        "model_id": event.model_id,
+    }

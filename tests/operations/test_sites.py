@@ -1,0 +1,235 @@
+"""Sites in the service: fitted from what is stored, activated, retired, waived, and promises."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+from scipy.special import expit
+from typer.testing import CliRunner
+
+from detector.anatomy import View
+from detector.console import UsageError
+from model.bundle.bundle import read_model_id
+from model.site.promise import Tolerance
+from qc_daemon.cli.app import app
+from qc_daemon.dicom.acquisition import Acquisition
+from qc_daemon.operations import sites as operations
+from qc_daemon.operations.bundles import seed_bundle
+from qc_daemon.operations.doctor import examine
+from qc_daemon.operations.site_files import Choice
+from qc_daemon.records.acquisition import acquisitions
+from qc_daemon.records.queue.jobs import finish
+from qc_daemon.records.results import findings, reviews, sites
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import JobKind
+from qc_daemon.review.events import Event, EventKind
+from qc_daemon.settings import load
+from tests.support.databases import migrate
+from tests.support.records import START, Records
+from tests.support.sites import log_odds_of_site
+
+MODEL = read_model_id("default")
+runner = CliRunner()
+
+
+class Service:
+    """A store with scored images of hospitals, and the commands on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config = folder / "qc.toml"
+        self.config.write_text("")
+        self.settings = load(self.config)
+        self.settings.store.spool.mkdir(parents=True)
+        migrate(self.settings.store.url)
+        self.store = Store(self.settings.store.url)
+        seed_bundle(self.settings, self.store)
+        self.records = Records(self.store)
+
+    def score(self, institution: str, pictures: int, *, shift: float = 3.0, seed: int = 0) -> None:
+        """Images of one exam each, as a hospital's scanner shows them."""
+        s, self.labels = log_odds_of_site(np.random.default_rng(seed), pictures, shift=shift)
+        for i, log_odds in enumerate(s):
+            admission = self.records.image(study_instance_uid=f"1.2.9.{seed}.{i}")
+            while (job := self.records.claim(JobKind.SCORE)) is not None:
+                assert job.revision_id is not None
+                body = self.records.finding(
+                    model_id=MODEL,
+                    sop_instance_uid=job.subject,
+                    quality={
+                        "label": "review",
+                        "probability": float(expit(log_odds)),
+                        "raw_probability": 0.5,
+                    },
+                )
+                with self.store.begin() as session:
+                    acquisition = Acquisition(institution=institution)
+                    acquisitions.store(
+                        session, admission.revision_id, acquisition, "VOLUSON", START
+                    )
+                    findings.store(session, admission.revision_id, [body], START)
+                    assert finish(session, job, self.records.now)
+
+    def review(self, verdicts: dict[int, str]) -> None:
+        """A first reading of these findings, which settles them."""
+        with self.store.begin() as session:
+            for finding_id, verdict in verdicts.items():
+                event = Event(
+                    number=1,
+                    kind=EventKind.OVERRIDE,
+                    reader="Dr Weber",
+                    at=self.records.now,
+                    revision=1,
+                    model_id=MODEL,
+                    view=View.NT,
+                    verdict=verdict,
+                    reason="other",
+                    reader_number=1,
+                )
+                assert reviews.append(session, finding_id, event)
+
+    def review_all(self, start: int = 1) -> None:
+        words = ("non-standard", "standard")
+        self.review({start + i: words[int(y)] for i, y in enumerate(self.labels)})
+
+    def run(self, *arguments: str) -> Result:
+        return runner.invoke(app, ["site", *arguments, "--config", str(self.config)])
+
+    def say(self, *arguments: str) -> str:
+        result = self.run(*arguments)
+        assert result.exit_code == 0, result.exception or result.output
+        return result.stdout
+
+    def history(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.say("history", "--format", "json").splitlines()]
+
+    def doctor(self) -> str:
+        (line,) = [c for c in examine(self.settings) if c.name == "sites"]
+        return f"{line.word}: {line.message}"
+
+    def active(self, site: str) -> sites.ActiveSite:
+        with self.store.read() as session:
+            return sites.active(session, sites.site_of(site), MODEL)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    service = Service(tmp_path)
+    yield service
+    service.store.close()
+
+
+def test_from_proposal_to_retirement(service: Service) -> None:
+    service.score("St. Mary's", 80)
+    assert "not calibrated" in service.doctor()
+    assert "st mary" in service.doctor()
+    assert "two classes of log odds" in service.say("fit", "--site", "ST MARY'S")
+    (proposed,) = service.history()
+    assert (proposed["action"], proposed["kind"], proposed["findings"]) == (
+        "proposed",
+        "unlabelled",
+        80,
+    )
+    assert service.active("St. Mary's").is_commissioning
+    shown = json.loads(service.say("show", proposed["calibration"], "--format", "json"))
+    assert shown["id"] == proposed["calibration"]
+
+    service.say("activate", proposed["calibration"], "--by", "Dr Weber")
+    (record,) = service.active("St. Mary's").records
+    assert record.id == proposed["calibration"]
+    assert service.doctor().startswith("ok")
+
+    service.say("retire", "St. Mary's", "--by", "Dr Weber")
+    assert service.active("St. Mary's") == sites.ActiveSite()
+    assert [each["action"] for each in service.history()] == ["proposed", "activated", "retired"]
+    assert service.history()[1]["decided_by"] == "Dr Weber"
+
+    service.say("waive", "St. Mary's", "--by", "Dr Weber")
+    assert not service.active("St. Mary's").is_commissioning
+    assert service.doctor().startswith("ok")
+
+
+def test_reviews_are_what_it_is_fitted_to(service: Service) -> None:
+    service.score("Here", 80)
+    service.review_all()
+    record = operations.fit_stored(service.settings, None, Choice(), Tolerance())
+    assert (record.kind, record.reviews, record.exams) == ("reviewed", 80, 80)
+    assert record.map.shift > 1
+
+
+def test_each_site_is_its_own(service: Service) -> None:
+    service.score("Here", 40, seed=1)
+    service.score("There", 50, seed=2)
+    refused(service.run("fit"), "2 sites")
+    refused(service.run("fit", "--site", "nowhere"), "no findings of site nowhere")
+    assert operations.propose_all(service.settings, service.store) == 2
+    assert operations.propose_all(service.settings, service.store) == 0
+    assert {each["site"] for each in service.history()} == {"here", "there"}
+    assert service.active("Here").is_commissioning
+
+
+def test_a_named_site_is_that_of_all_images(service: Service) -> None:
+    service.score("Here", 20, seed=1)
+    service.score("There", 20, seed=2)
+    service.settings.score.site = "Both"
+    assert operations.propose_all(service.settings, service.store) == 1
+    assert operations.commissioning_sites(service.settings, service.store) == ["both"]
+
+
+def test_auto_activates_what_is_calibrated(service: Service) -> None:
+    service.score("Here", 80)
+    service.score("Small", 10, seed=3)
+    service.settings.score.site_calibration = "auto"
+    assert operations.propose_all(service.settings, service.store) == 2
+    assert service.active("Here").records
+    assert service.active("Small").is_commissioning
+
+
+def test_a_broken_promise_is_said(service: Service) -> None:
+    service.score("Here", 300, shift=0.0)
+    service.review_all()
+    record = operations.fit_stored(service.settings, None, Choice(), Tolerance())
+    assert record.promise is not None
+    assert record.promise.non_standard.is_promised
+    operations.activate(service.settings, record.id, "Dr Weber", lambda: service.records.wait(60))
+    assert operations.broken_promises(service.settings, service.store) == []
+    service.records.wait(60)
+    service.score("Here", 60, shift=9.0, seed=9)
+    service.review(dict.fromkeys(range(301, 361), "standard"))
+    (broken,) = operations.broken_promises(service.settings, service.store)
+    assert broken.wrong > 10
+    assert "promise broken" in service.doctor()
+
+
+def refused(result: Result, *words: str) -> None:
+    assert isinstance(result.exception, UsageError), result.exception or result.output
+    line = str(result.exception)
+    assert "\n" not in line
+    for word in words:
+        assert word in line
+
+
+def test_wrong_use(service: Service, tmp_path: Path) -> None:
+    refused(service.run("show", "abc"), "no calibration with this id")
+    refused(service.run("activate", "abc", "--by", "Dr Weber"), "site history")
+    refused(service.run("retire", "Here", "--by", "Dr Weber"), "nothing active")
+    refused(service.run("waive", "Here", "--by", "7"), "--by")
+    refused(service.run("fit"), "no stored findings")
+    refused(service.run("fit", "--labels", str(service.config)), "--findings")
+    service.score("Here", 5)
+    service.say("fit")
+    (small,) = service.history()
+    refused(service.run("activate", small["calibration"], "--by", "Dr Weber"), "changes nothing")
+
+
+def test_a_calibration_of_another_bundle_is_not_activated(service: Service, tmp_path: Path) -> None:
+    service.score("Here", 80)
+    record = operations.fit_stored(service.settings, None, Choice(), Tolerance())
+    other = replace(record, bundle=replace(record.bundle, model_id="ab" * 32))
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(other.to_json()))
+    refused(service.run("activate", str(path), "--by", "Dr Weber"), "another bundle")
