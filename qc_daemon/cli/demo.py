@@ -156,7 +156,7 @@ def run_storage_scp(folder: Path) -> Iterator[Pacs]:
 
 
 def write_settings(out: Path, pacs: Pacs) -> Path:
-    """Embedded defaults with free ports and a short quiet time."""
+    """Embedded defaults with free ports and a short quiet time; phantoms are of no hospital."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     path = out / "qc-daemon.toml"
@@ -164,6 +164,8 @@ def write_settings(out: Path, pacs: Pacs) -> Path:
         f"""[receive]
 port = {port}
 quiet_seconds = {QUIET_SECONDS}
+[score]
+site_calibration = "off"
 [jobs]
 poll_seconds = 0.2
 [[destination]]

@@ -32,16 +32,12 @@ def site_fit(
     findings: Annotated[
         Path | None,
         typer.Option(
-            exists=True,
-            dir_okay=False,
             help="What score --format jsonl wrote; without it, what is stored and reviewed.",
         ),
     ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(
-            exists=True,
-            dir_okay=False,
             help="CSV with the columns source or sop_instance_uid, frame, and label: standard or"
             " non-standard.",
         ),

@@ -118,7 +118,7 @@ def fit_files(
             key=f"{name_of(body)}#{body['frame']}#{body['region']['index']}",
             exam=body["study_instance_uid"] or body["source"] or name_of(body),
             device=(body.get("acquisition") or {}).get("device_id"),
-            is_standard=_label_of(body, answers),
+            is_standard=label_of(body, answers),
         )
         for body in bodies
     ]
@@ -237,7 +237,7 @@ def _add_label(
         raise UsageError(f"{at}: another label than before for the same picture; keep one")
 
 
-def _label_of(
+def label_of(
     body: Mapping[str, Any], answers: Mapping[tuple[str, int | None], bool]
 ) -> bool | None:
     for name in (body["source"], body["sop_instance_uid"]):
@@ -254,7 +254,7 @@ def _check_labels(
 ) -> None:
     if not answers:
         raise UsageError(f"{path}: no labels; fill the column label in")
-    if all(_label_of(body, answers) is None for body in bodies):
+    if all(label_of(body, answers) is None for body in bodies):
         raise UsageError(
             f"{path}: no label matches a finding; source, or sop_instance_uid, and frame must be"
             " as in the findings"

@@ -56,7 +56,6 @@ FINDINGS = ["qc-daemon results", "qc-daemon score", "qc-daemon rules test"]
 FORMATS = ("table", "json", "jsonl", "csv")
 # Their examples name files and folders that must be there.
 NAMES_FILES = {
-    "qc-daemon site fit",
     "qc-daemon bundle build",
     "qc-model calibrate",
     "qc-model cross-validate",
