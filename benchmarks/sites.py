@@ -60,7 +60,7 @@ def main() -> None:
         }
     else:
         pools = {arguments.findings.name: read_pool(arguments.findings, arguments.labels)}
-    console = Console()
+    console = Console(width=160)
     for name, (s, y) in pools.items():
         console.rule(f"{name}: {len(s)} pictures, AUROC {roc_auc_score(y, s):.3f}")
         console.print(calibration_table(s, y, reference, arguments.sites))
