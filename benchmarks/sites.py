@@ -65,7 +65,7 @@ def main() -> None:
         console.rule(f"{name}: {len(s)} pictures, AUROC {roc_auc_score(y, s):.3f}")
         console.print(calibration_table(s, y, reference, arguments.sites))
         console.print(refusals(s, y, reference, arguments.sites))
-        console.print(promise_table(s, y, reference, arguments.promises))
+        console.print(promise_table(s, y, arguments.promises))
 
 
 def read_pool(findings: Path, labels: Path) -> tuple[Floats, Floats]:
@@ -149,8 +149,9 @@ def refusals(s: Floats, y: Floats, reference: Reference | None, sites: int) -> T
     return table
 
 
-def promise_table(s: Floats, y: Floats, reference: Reference | None, sites: int) -> Table:
-    """Sites resampled from all pictures, and whether all pictures keep what is promised there."""
+def promise_table(s: Floats, y: Floats, sites: int) -> Table:
+    """Sites resampled from all pictures, fitted to their reviews alone, and whether all pictures
+    keep what is promised there."""
     table = Table("reviews", "promised", "both sides", "kept", "kept where promised", "decided")
     for reviews in REVIEWS:
         promised = both = kept = kept_of_promised = 0
@@ -158,7 +159,7 @@ def promise_table(s: Floats, y: Floats, reference: Reference | None, sites: int)
         for seed in range(sites):
             at = np.random.default_rng(seed).choice(len(s), reviews)
             samples = Samples.of(site_samples(s[at], y[at]))
-            prior = fit_unlabelled(samples, reference).map or SiteMap()
+            prior = SiteMap()
             site_map = prior if find_problem(samples) else fit_reviewed(samples, prior)
             promise = make_promise(samples, site_map, BAND, Tolerance())
             high, low = promise.standard.threshold, promise.non_standard.threshold

@@ -145,7 +145,11 @@ def _fit_line(samples: Samples, prior: SiteMap) -> SiteMap:
 
 def _fit_isotonic(samples: Samples, prior: SiteMap) -> SiteMap:
     line = _fit_line(samples, prior)
-    fitted = Isotonic.fit(samples.log_odds, samples.labels())
+    try:
+        fitted = Isotonic.fit(samples.log_odds, samples.labels())
+    except ValueError:
+        # Shares of two pools that differ by a rounding error only do not rise.
+        return line
     values = bounded(np.array(fitted.log_odds))
     if len(values) < 2 or line.views or line.devices:
         return line

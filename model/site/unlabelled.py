@@ -23,8 +23,10 @@ MAX_VALLEY = 0.9
 """Between the classes the fitted density falls to at most this share of that at the lower one."""
 MIN_DISTANCE_SDS = 2.5
 """The classes lie at least so many standard deviations apart (AUROC 0.96 of normal classes)."""
-LEAST_SHIFT = 1.5
+LEAST_SHIFT = 2.0
 """A smaller shift, in log odds, is left out: normal classes fit real ones no better than that."""
+LEAST_EVIDENCE = 0.5
+"""The nearer end of the shift's interval over resampled exams lies at least so far from 0."""
 _RESAMPLES = 60
 
 
@@ -49,7 +51,7 @@ def fit_unlabelled(samples: Samples, reference: Reference | None, seed: int = 0)
     The test: `MIN_EXAMS` exams, a BIC `MIN_BIC_GAIN` better than that of one normal or skew-normal
     class, each class with `MIN_SHARE`, a valley between them, and `MIN_DISTANCE_SDS` apart. Each
     exam counts once. The map changes something only where the shift is at least `LEAST_SHIFT` and
-    its interval, over resampled exams, excludes 0.
+    its interval, over resampled exams, stays `LEAST_EVIDENCE` away from 0.
     """
     if reference is None:
         return UnlabelledFit(
@@ -68,7 +70,8 @@ def fit_unlabelled(samples: Samples, reference: Reference | None, seed: int = 0)
     shifts = _resampled_shifts(samples, reference, mixture, seed)
     low, high = (float(each) for each in np.quantile(shifts, [0.025, 0.975]))
     shift, interval = bias / slope, (low, high)
-    if abs(shift) < LEAST_SHIFT or low <= 0 <= high:
+    is_material = low >= LEAST_EVIDENCE or high <= -LEAST_EVIDENCE
+    if abs(shift) < LEAST_SHIFT or not is_material:
         return UnlabelledFit(
             SiteMap(),
             "the bundle's probabilities fit these findings: left as they are",

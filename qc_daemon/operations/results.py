@@ -64,6 +64,8 @@ CSV_COLUMNS = (
     "verdict",
     "probability",
     "raw_probability",
+    "bundle_probability",
+    "site_calibration",
     "gate_image",
     "gate_text",
     "gate_spatial",
@@ -255,6 +257,9 @@ def stored_finding_row(stored: StoredFinding) -> dict[str, Any]:
         "finding_id": stored.finding_id,
         "region": body["region"]["index"],
         "raw_probability": body["quality"]["raw_probability"],
+        # Findings of earlier versions say nothing of a site.
+        "bundle_probability": (body.get("site") or {}).get("bundle_probability"),
+        "site_calibration": (body.get("site") or {}).get("kind"),
         "created": body["created"],
         "bundle": body["bundle"]["name"],
         "bundle_version": body["bundle"]["version"],

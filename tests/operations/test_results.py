@@ -167,6 +167,8 @@ def test_csv_has_one_value_a_column(site: Site) -> None:
         "verdict": "review",
         "probability": "0.9",
         "raw_probability": "0.5",
+        "bundle_probability": "",
+        "site_calibration": "",
         "gate_image": "0.3",
         "gate_text": "0.2",
         "gate_spatial": "0.5",

@@ -201,3 +201,11 @@ def test_isotonic_is_taken_where_a_line_cannot_follow() -> None:
     assert expected_calibration_error(site_map.probability(s), y) < expected_calibration_error(
         SiteMap(site_map.bias, site_map.slope).probability(s), y
     )
+
+
+def test_pictures_that_come_twice_are_no_trouble() -> None:
+    for seed in range(4):
+        generator = np.random.default_rng(seed)
+        s, y = log_odds_of_site(generator, 150)
+        at = generator.choice(150, 260)
+        assert calibrate_site(site_samples(s[at], y[at]), question()).kind == "reviewed"
