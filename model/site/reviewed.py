@@ -84,11 +84,11 @@ def left_out_log_odds(samples: Samples, prior: SiteMap, *, isotonic: bool = Fals
     """
     log_odds = np.zeros(len(samples.rows))
     for is_left_out in _folds(samples):
-        kept = samples.at(np.flatnonzero(~is_left_out))
-        if isotonic and kept.labels().min() < kept.labels().max():
-            fitted = _fit_isotonic(kept, prior)
+        others = samples.at(np.flatnonzero(~is_left_out))
+        if isotonic and others.labels().min() < others.labels().max():
+            fitted = _fit_isotonic(others, prior)
         else:
-            fitted = _fit_line(kept, prior)
+            fitted = _fit_line(others, prior)
         for row in np.flatnonzero(is_left_out):
             of = samples.rows[row]
             log_odds[row] = fitted.log_odds_of(samples.log_odds[row], of.view, of.device)

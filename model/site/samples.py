@@ -44,13 +44,15 @@ class Samples:
 
     @classmethod
     def of(cls, rows: Iterable[SiteSample]) -> "Samples":
-        kept = tuple(rows)
-        names = {name: number for number, name in enumerate(dict.fromkeys(r.exam for r in kept))}
-        s = np.array([each.log_odds for each in kept], float)
+        all_rows = tuple(rows)
+        names = {
+            name: number for number, name in enumerate(dict.fromkeys(r.exam for r in all_rows))
+        }
+        s = np.array([each.log_odds for each in all_rows], float)
         return cls(
-            kept,
+            all_rows,
             np.clip(s, -MAX_LOG_ODDS, MAX_LOG_ODDS),
-            np.array([names[each.exam] for each in kept], dtype=np.intp),
+            np.array([names[each.exam] for each in all_rows], dtype=np.intp),
         )
 
     @property

@@ -117,8 +117,8 @@ def _resampled_shifts(
         times = np.bincount(
             generator.integers(samples.exams, size=samples.exams), minlength=samples.exams
         )[samples.exam]
-        kept = times > 0
-        s, w = samples.log_odds[kept], (weights * times)[kept]
+        is_drawn = times > 0
+        s, w = samples.log_odds[is_drawn], (weights * times)[is_drawn]
         bias, slope = fit_mixture(s, w, reference, start).line(s, w)
         shifts.append(bias / slope)
     return shifts

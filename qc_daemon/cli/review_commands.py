@@ -135,14 +135,14 @@ def review_show(
     from qc_daemon.operations.reviews import EVENT_COLUMNS, HIDDEN, show_review
 
     chosen = parse_format(format)
-    shown = show_review(
+    body = show_review(
         load_settings(config), finding, reader=reader, is_blinded=blinded, unblind=unblind
     )
-    events = shown["events"] if chosen == "json" else shown.pop("events")
-    write_record(shown, chosen)
+    events = body["events"] if chosen == "json" else body.pop("events")
+    write_record(body, chosen)
     if chosen == "table" and events:
         print_table("events", EVENT_COLUMNS, events)
-    if shown["answers_hidden"] and not blinded:
+    if body["answers_hidden"] and not blinded:
         # Programs read stdout; `answers_hidden` tells them.
         typer.echo(HIDDEN, err=True)
 

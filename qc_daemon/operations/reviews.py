@@ -678,7 +678,7 @@ def show_review(
         active = bundles.active(session)
     hides = is_blinded or (state.is_blinded and not unblind)
     body, outcome = finding.body, state.outcome
-    shown: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "finding": finding_id,
         "state": state.status,
         "exam_id": sorted(finding.reported),
@@ -702,13 +702,13 @@ def show_review(
         "events": [_event_row(event) for event in finding.history],
     }
     if hides:
-        shown |= dict.fromkeys((*_ANSWER_COLUMNS, "criteria", "reasons", "outcome"))
-        shown["events"] = [row | dict.fromkeys(_EVENT_ANSWER) for row in shown["events"]]
-        for row in shown["events"]:
+        facts |= dict.fromkeys((*_ANSWER_COLUMNS, "criteria", "reasons", "outcome"))
+        facts["events"] = [row | dict.fromkeys(_EVENT_ANSWER) for row in facts["events"]]
+        for row in facts["events"]:
             # Which of the two a reading was would say whether it agrees with the models.
             if row["kind"] in (EventKind.ACCEPT, EventKind.OVERRIDE):
                 row["kind"] = "read"
-    return shown
+    return facts
 
 
 def _unblind(store: Store, settings: Settings, finding_id: int, reader: str, now: datetime) -> None:

@@ -95,8 +95,8 @@ def _with_similar_given_names(persons: Sequence[PersonFacts]) -> Iterable[Sugges
     for person in persons:
         words = name_words(person.name or "")
         if len(words) > 1:
-            given = fold(" ".join(words[1:]))
-            by_family.setdefault(fold(words[0]), []).append((person.id, given))
+            given_name = fold(" ".join(words[1:]))
+            by_family.setdefault(fold(words[0]), []).append((person.id, given_name))
     for group in by_family.values():
         for (one, name), (other, other_name) in combinations(group, 2):
             if _is_similar(name, other_name):

@@ -26,7 +26,7 @@ from qc_daemon.report.objects.encapsulated_pdf import build_pdf
 from qc_daemon.report.objects.key_objects import build_key_objects
 from qc_daemon.report.objects.overlay import build_overlay, render_frame
 from qc_daemon.report.omission import Omission, check_identity, find_faults
-from qc_daemon.report.reviewed import as_reviewed, review_rank
+from qc_daemon.report.person_verdict import apply_review, review_rank
 from qc_daemon.report.source import InstanceReference, SourceInstance
 from qc_daemon.report.source_file import read_header
 from qc_daemon.report.sr.biometry import MachineReport, MachineValue
@@ -59,10 +59,10 @@ class ReportedFinding:
     review: ReviewState | None = None
 
     @property
-    def shown(self) -> Finding:
+    def effective(self) -> Finding:
         """The finding as pictures, pages and rules have it: with a person's verdict if there is
         one."""
-        return as_reviewed(self.finding, self.review)
+        return apply_review(self.finding, self.review)
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -72,7 +72,7 @@ class ReportedFinding:
     @property
     def image(self) -> SummaryImage:
         """The finding's image for a summary."""
-        return SummaryImage(self.source, self.shown, self.review, self.finding.judgement)
+        return SummaryImage(self.source, self.effective, self.review, self.finding.judgement)
 
     @property
     def traits(self) -> Traits:
@@ -81,8 +81,8 @@ class ReportedFinding:
             self.calling_ae,
             self.source.station_name,
             self.source.study_description,
-            self.shown.judgement.view,
-            self.shown.judgement.quality,
+            self.effective.judgement.view,
+            self.effective.judgement.quality,
         )
 
 
@@ -134,7 +134,7 @@ def best_per_view(findings: Iterable[ReportedFinding]) -> list[ReportedFinding]:
     """
     best: dict[View, ReportedFinding] = {}
     for each in findings:
-        view = each.shown.judgement.view
+        view = each.effective.judgement.view
         if view not in best or each.rank > best[view].rank:
             best[view] = each
     assessed = [each for view, each in best.items() if view is not View.OTHER]
@@ -286,10 +286,10 @@ def _select_key_objects(
     ]
     # What a person calls none of the views has been decided: nobody has to look at it again.
     best = [each for each in best if not _is_set_aside(each.review)]
-    by_person = [each.shown for each in best if each.review is not None and each.review.outcome]
+    by_person = [each.effective for each in best if each.review is not None and each.review.outcome]
     for selection in build_key_objects(
         _sources(findings),
-        [each.shown for each in best],
+        [each.effective for each in best],
         revision=revision,
         created=now,
         by_person=by_person,
@@ -378,13 +378,13 @@ def render_pictures(
         try:
             pixels = _decode(path, [*overlay_findings, *best], frames)
             for each in best:
-                pictures[each.image.key] = render_frame(pixels[each.finding.frame], each.shown)
+                pictures[each.image.key] = render_frame(pixels[each.finding.frame], each.effective)
             overlays = []
             for each in overlay_findings:
                 overlay = build_overlay(
                     each.source,
                     pixels[each.finding.frame],
-                    each.shown,
+                    each.effective,
                     revision=revision,
                     created=now,
                     language=settings.language,

@@ -17,7 +17,7 @@ from qc_daemon.operations.reviews import Answer, override, read_blinded
 from qc_daemon.report.exam import ReportedFinding, best_per_view, summarise_exam
 from qc_daemon.report.objects.overlay import _lines, render_overlay
 from qc_daemon.report.objects.renditions import render_report
-from qc_daemon.report.reviewed import as_reviewed, review_rank
+from qc_daemon.report.person_verdict import apply_review, review_rank
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr.parse import parse_findings, parse_reviews
 from qc_daemon.report.summary.fonts import load_font
@@ -60,25 +60,25 @@ def reported(review: ReviewState | None, number: int = 1, **changes: Any) -> Rep
 def test_a_finding_as_a_person_has_it() -> None:
     finding = nuchal_finding(SOURCE)
     before = finding.to_json()
-    standard = as_reviewed(finding, state(criteria=(("CRIT-GAIN", True),))).judgement
+    standard = apply_review(finding, state(criteria=(("CRIT-GAIN", True),))).judgement
     assert (standard.quality, standard.probability, standard.reasons) == ("standard", None, ())
     assert standard.criteria[0].met is True
     assert standard.criteria[1:] == finding.judgement.criteria[1:]
     assert standard.detections == finding.judgement.detections
-    worse = as_reviewed(
+    worse = apply_review(
         nuchal_finding(SOURCE, quality="standard"),
         state(verdict="non-standard", criteria=(("CRIT-NECK", False),)),
     ).judgement
     assert [(each.kind, each.code) for each in worse.reasons] == [("criterion", "CRIT-NECK")]
-    kept = as_reviewed(finding, state(verdict="non-standard", criteria=(("CRIT-GAIN", True),)))
+    kept = apply_review(finding, state(verdict="non-standard", criteria=(("CRIT-GAIN", True),)))
     assert [each.code for each in kept.judgement.reasons] == ["PAL"]
-    other = as_reviewed(finding, state(view=View.CRL)).judgement
+    other = apply_review(finding, state(view=View.CRL)).judgement
     assert (other.view, other.criteria) == (View.CRL, ())
-    none = as_reviewed(finding, state(view=View.OTHER, verdict=None)).judgement
+    none = apply_review(finding, state(view=View.OTHER, verdict=None)).judgement
     assert (none.view, none.quality) == (View.OTHER, "review")
-    agreed = as_reviewed(finding, state(kind=EventKind.ACCEPT, verdict="non-standard"))
+    agreed = apply_review(finding, state(kind=EventKind.ACCEPT, verdict="non-standard"))
     assert agreed is finding
-    assert as_reviewed(finding, None) is finding
+    assert apply_review(finding, None) is finding
     assert finding.to_json() == before
 
 
@@ -97,7 +97,7 @@ def test_an_overlay_says_who_decided_and_what_the_models_say(language: str) -> N
     each = reported(state())
     decision = each.image.decision
     assert decision is not None
-    lines = [line.text for line in _lines(each.shown, t, decision, UTC)]
+    lines = [line.text for line in _lines(each.effective, t, decision, UTC)]
     (line,) = (line for line in lines if "Dr Lee" in line)
     assert "2026-03-05" in line
     assert "12\N{NO-BREAK SPACE}%" in line
@@ -105,7 +105,7 @@ def test_an_overlay_says_who_decided_and_what_the_models_say(language: str) -> N
     assert all("%" not in other for other in lines if other != line)
     assert not any(other.startswith("×") for other in lines)
     pixels = np.zeros((120, 160, 3), np.uint8)
-    plain, decided = (render_overlay(pixels, each.shown, language, d) for d in (None, decision))
+    plain, decided = (render_overlay(pixels, each.effective, language, d) for d in (None, decision))
     assert decided.shape[0] > plain.shape[0]
 
 
@@ -130,7 +130,7 @@ def test_a_name_that_cannot_be_printed_is_said_to_be_one() -> None:
     each = reported(state(reader="ᚱᚢᚾᛅᛋ"))
     decision = each.image.decision
     assert decision is not None
-    lines = [line.text for line in _lines(each.shown, translations("en"), decision, UTC)]
+    lines = [line.text for line in _lines(each.effective, translations("en"), decision, UTC)]
     assert any("letters that cannot be printed" in line for line in lines)
 
 

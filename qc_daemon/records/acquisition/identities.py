@@ -106,9 +106,9 @@ _NAME_PERSON = (
 )
 
 
-def _known(session: Session, statement: Select[Any], wanted: Sequence[str]) -> dict[str, Any]:
+def _known(session: Session, statement: Select[Any], identities: Sequence[str]) -> dict[str, Any]:
     """The rows of those identities that there are, by identity."""
-    return {row.identity: row for row in session.execute(statement, {"identities": wanted})}
+    return {row.identity: row for row in session.execute(statement, {"identities": identities})}
 
 
 def _insert(
@@ -209,10 +209,10 @@ def _lock(session: Session, kind: IdentityKind, ids: Sequence[str]) -> dict[str,
     """The rows by id, locked in the order of their ids: two at once wait, and never for each
     other. Raises IdentityError for an unknown id."""
     table = _TABLES[kind]
-    wanted = sorted(set(ids))
+    unique_ids = sorted(set(ids))
     rows = session.scalars(
         select(table)
-        .where(table.id.in_(wanted))
+        .where(table.id.in_(unique_ids))
         .order_by(table.id)
         .with_for_update()
         .execution_options(populate_existing=True)

@@ -320,12 +320,12 @@ def _is_report_to_begin(session: Session, exam_id: int, report_revision: int) ->
         # One that is claimed just now is leased afterwards, and does not match any more.
         .with_for_update(key_share=True)
     ).first()
-    made = select(ReportObjectRow.id).where(
+    report_object = select(ReportObjectRow.id).where(
         ReportObjectRow.exam_id == exam_id,
         ReportObjectRow.kind == ObjectKind.SR,
         ReportObjectRow.report_revision == report_revision,
     )
-    return job is not None and not _any(session, made)
+    return job is not None and not _any(session, report_object)
 
 
 def of_study(session: Session, study_instance_uid: str) -> list[int]:

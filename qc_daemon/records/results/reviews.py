@@ -350,15 +350,15 @@ def novelties(session: Session, revision_id: int, new_after: int) -> frozenset[s
     device = session.scalars(
         select(AcquisitionRow.device_id).where(AcquisitionRow.revision_id == revision_id)
     ).one_or_none()
-    found = set()
+    known_words = set()
     for kind, ids, word in (
         (IdentityKind.PERSON, persons, NEW_PERSON),
         (IdentityKind.DEVICE, {device} if device else set(), NEW_DEVICE),
     ):
         groups = [identities.members(session, kind, id) or {id} for id in ids]
         if any(_count_images(session, kind, group) < new_after for group in groups):
-            found.add(word)
-    return frozenset(found)
+            known_words.add(word)
+    return frozenset(known_words)
 
 
 def _count_images(session: Session, kind: IdentityKind, ids: Collection[str]) -> int:

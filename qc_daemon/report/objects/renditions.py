@@ -32,7 +32,7 @@ from qc_daemon.report.objects.overlay import (
     Colour,
 )
 from qc_daemon.report.objects.secondary_capture import build_secondary_capture, source_image
-from qc_daemon.report.reviewed import as_reviewed, review_rank
+from qc_daemon.report.person_verdict import apply_review, review_rank
 from qc_daemon.report.sr.parse import parse_findings, parse_reviews
 from qc_daemon.report.sr.reviews import ReportedReview
 from qc_daemon.report.summary import words
@@ -184,7 +184,7 @@ def best_findings(
     groups: dict[tuple[str | None, str], list[tuple[tuple[float, float], PageFinding]]] = {}
     for number, finding in enumerate(findings, start=1):
         state = states.get(number)
-        shown = as_reviewed(finding, state)
+        shown = apply_review(finding, state)
         outcome = None if state is None else state.outcome
         decision = None if outcome is None else Decision(outcome, finding.judgement)
         entry = PageFinding(shown, 1, decision)

@@ -9,7 +9,7 @@ from enum import StrEnum
 from detector.anatomy import View
 from detector.errors import ErrorCode, Flag
 from model.finding import NON_STANDARD, REVIEW, STANDARD, BundleId, Finding, Judgement
-from qc_daemon.report.reviewed import review_rank
+from qc_daemon.report.person_verdict import review_rank
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.review.events import Event
 from qc_daemon.review.state import ReviewState

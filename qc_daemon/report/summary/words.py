@@ -206,12 +206,14 @@ def decision_line(decision: Decision, t: NullTranslations, zone: tzinfo | None) 
     is_other = models.view is View.OTHER
     if outcome.answer == (models.view, None if is_other else models.quality):
         return line
-    said = [] if outcome.view is models.view else [t.gettext(codes.VIEWS[models.view].meaning)]
+    differences = (
+        [] if outcome.view is models.view else [t.gettext(codes.VIEWS[models.view].meaning)]
+    )
     if not is_other:
         verdict = t.gettext(VERDICTS[models.quality])
         known = models.probability is not None
-        said.append(f"{verdict} ({percent(models.probability)})" if known else verdict)
-    return f"{line} · {t.gettext(MODELS_SAY).format(verdict=', '.join(said))}"
+        differences.append(f"{verdict} ({percent(models.probability)})" if known else verdict)
+    return f"{line} · {t.gettext(MODELS_SAY).format(verdict=', '.join(differences))}"
 
 
 def standard_line(judgement: Judgement, t: NullTranslations) -> str:

@@ -30,7 +30,7 @@ def overrides(finding: Finding, outcome: Event) -> bool:
     return outcome.differs(answer, met)
 
 
-def as_reviewed(finding: Finding, state: ReviewState | None) -> Finding:
+def apply_review(finding: Finding, state: ReviewState | None) -> Finding:
     """The finding with the person's view, verdict and criteria in place of the models'; the same
     finding where the person agrees, or nobody read it.
 
@@ -58,25 +58,30 @@ def as_reviewed(finding: Finding, state: ReviewState | None) -> Finding:
 
 def _criteria(judgement: Judgement, outcome: Event, view: View) -> tuple[Criterion, ...]:
     """The models' criteria of the view, with what the person says of them."""
-    said = dict(outcome.criteria)
+    by_person = dict(outcome.criteria)
     own = judgement.criteria if view is judgement.view else ()
-    kept = [Criterion(each.code, said[each.code]) if each.code in said else each for each in own]
+    own_criteria = [
+        Criterion(each.code, by_person[each.code]) if each.code in by_person else each
+        for each in own
+    ]
     codes = {each.code for each in own}
-    added = [Criterion(code, met) for code, met in outcome.criteria if code not in codes]
-    return (*kept, *added)
+    others = [Criterion(code, met) for code, met in outcome.criteria if code not in codes]
+    return (*own_criteria, *others)
 
 
 def _reasons(judgement: Judgement, outcome: Event) -> tuple[Reason, ...]:
     """What the person says is not met, then the models' reasons where they said the same verdict of
     the same view, without criteria that the person says are met."""
-    said = dict(outcome.criteria)
-    own = tuple(Reason(CRITERION_REASON, code, "") for code, met in said.items() if met is False)
+    by_person = dict(outcome.criteria)
+    own = tuple(
+        Reason(CRITERION_REASON, code, "") for code, met in by_person.items() if met is False
+    )
     if outcome.view is not judgement.view or judgement.quality != NON_STANDARD:
         return own
     return own + tuple(
         reason
         for reason in judgement.reasons
-        if reason.kind != CRITERION_REASON or reason.code not in said
+        if reason.kind != CRITERION_REASON or reason.code not in by_person
     )
 
 
