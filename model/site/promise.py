@@ -146,7 +146,13 @@ def make_promise(
     Pictures of one exam are no independent evidence: one of each counts, drawn by its key.
     """
     chosen = one_of_each_exam(samples)
-    s, y, weights = chosen.log_odds, chosen.labels(), chosen.review_weights()
+    y, weights = chosen.labels(), chosen.review_weights()
+    s = np.array(
+        [
+            float(site_map.without_offset(odds, row.view, row.device))
+            for odds, row in zip(chosen.log_odds, chosen.rows, strict=True)
+        ]
+    )
     p, level = site_map.probability(s), tolerance.level
     high = _find_threshold(s, 1 - y, 1 - p, weights, tolerance.standard, level)
     low = _find_threshold(-s, y, p, weights, tolerance.non_standard, level)
@@ -301,9 +307,11 @@ def _missing(
         )
     # The safest half of those called counts, and it has fewer wrong ones than all of them.
     rate = errors / count / 2
-    if rate >= tolerated:
-        return None
     needed = least_called(tolerated, level)
+    if rate >= tolerated and count >= needed:
+        return None
+    # Of fewer the share that is wrong says too little to give up on.
+    rate = rate if rate < tolerated else 0.0
     while float(binom.cdf(round(rate * needed), needed, tolerated)) > level:
         needed += 1
     return max(1, math.ceil(needed * reviews / count) - reviews)
@@ -338,8 +346,8 @@ def describe(promise: Promise) -> list[str]:
             )
         else:
             lines.append(
-                f"No promise for views called {called}: about {side.missing} more reviews are"
-                " needed."
+                f"No promise for views called {called}: about {side.missing} more"
+                f" {'review is' if side.missing == 1 else 'reviews are'} needed."
             )
     return lines
 

@@ -71,7 +71,7 @@ def find_problem(samples: Samples) -> str | None:
     """Why nothing can be fitted to these reviews; None where it can."""
     y = samples.labels()
     if len(y) < MIN_REVIEWS:
-        return f"{len(y)} reviews, and at least {MIN_REVIEWS} are needed"
+        return f"{len(y)} review{'' if len(y) == 1 else 's'}, and at least {MIN_REVIEWS} are needed"
     if y.min() == y.max():
         return "the reviews are all of one verdict: review some of the other"
     return None

@@ -76,10 +76,19 @@ class SiteMap:
             inside = np.clip(s, self.knots[0], self.knots[-1])
             steps = np.interp(inside, self.knots, self.values) + self.slope * (s - inside)
             line = _LINE_SHARE * line + (1 - _LINE_SHARE) * steps
-        offset = (0.0 if view is None else self.views.get(view, 0.0)) + (
+        return bounded(line + self._offset(view, device))
+
+    def _offset(self, view: View | None, device: str | None) -> float:
+        return (0.0 if view is None else self.views.get(view, 0.0)) + (
             0.0 if device is None else self.devices.get(device, 0.0)
         )
-        return bounded(line + offset)
+
+    def without_offset(
+        self, log_odds: npt.ArrayLike, view: View | None, device: str | None
+    ) -> Floats:
+        """The bundle's log odds for which the line alone gives what this map gives for the view and
+        device. A map of steps has no offsets (`reviewed.fit_reviewed`)."""
+        return np.asarray(log_odds, float) + self._offset(view, device) / self.slope
 
     def probability(
         self, log_odds: npt.ArrayLike, view: View | None = None, device: str | None = None

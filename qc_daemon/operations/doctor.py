@@ -40,7 +40,6 @@ from qc_daemon.operations.queue import (
     read_backlog,
     stopped_service,
 )
-from qc_daemon.operations.shared import open_store
 from qc_daemon.operations.sites import check_promises, commissioning_sites
 from qc_daemon.operations.spool import orphan_margin
 from qc_daemon.receive import check_tls
@@ -371,7 +370,9 @@ def _check_bundle(settings: Settings) -> str:
 def _check_sites(settings: Settings) -> str:
     if settings.score.site_calibration == "off":
         return "probabilities are not calibrated to sites (score.site_calibration is off)"
-    store = open_store(settings)
+    if schema.check(settings.store.url):
+        return "nothing to check yet"
+    store = Store(settings.store.url)
     broken = [
         f"{name} ({check.wrong} of {check.called} wrong)"
         for name, check in check_promises(settings, store)

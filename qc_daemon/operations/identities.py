@@ -115,8 +115,9 @@ def merge(
         raise _refused(error) from None
     merged = list(dict.fromkeys(ids))
     are = "counts" if len(merged) == 1 else "count"
-    undo = f"{kind} split {merged[0]}"
-    return f"{kind} {', '.join(merged)} now {are} as {into}; {undo} takes that back"
+    undo = " and ".join(f"{kind} split {each}" for each in merged)
+    take = "takes" if len(merged) == 1 else "take"
+    return f"{kind} {', '.join(merged)} now {are} as {into}; {undo} {take} that back"
 
 
 def split(

@@ -196,7 +196,13 @@ def import_reviews(
     With a wrong row nothing is taken in. `reader` stands for rows that name nobody. Raises
     UsageError for a file that is neither CSV nor JSON lines, QCError STORAGE.
     """
-    lines = [each for each in _read(path) if _is_filled_in(each)]
+    rows = _read(path)
+    if rows and not any({"number", "action"} & each.values.keys() for each in rows):
+        raise UsageError(
+            f"{path} has no column action, nor the number of an event: give what review export"
+            " wrote (with --sheet: to fill in)"
+        )
+    lines = [each for each in rows if _is_filled_in(each)]
     default = None if reader is None else parse_reader(reader)
     if sum(not each.values.get("number") for each in lines) > _MOST_ACTIONS:
         raise UsageError(f"{path} has more than {_MOST_ACTIONS} rows with an action; divide it")
@@ -313,7 +319,7 @@ def _import_action(
     now: datetime,
 ) -> Change | None:
     """Do what a sheet's row says; None if it was done already."""
-    action = _text(values, "action") or ""
+    action = (_text(values, "action") or "").lower()
     if action not in ACTIONS:
         raise ValueError(f"action {action}: give one of {', '.join(ACTIONS)}")
     finding_id = _finding_id(session, values)

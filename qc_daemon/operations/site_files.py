@@ -99,7 +99,10 @@ def fit_files(
 
     Raises UsageError on files that are none, findings of another bundle, labels that match none.
     """
-    bodies = [body for body in read_findings(findings) if _is_chosen(body, choice)]
+    # A file may hold a picture's finding more than once, as when it was scored again: the last one.
+    bodies = list(
+        {_key(body): body for body in read_findings(findings) if _is_chosen(body, choice)}.values()
+    )
     if not bodies:
         raise UsageError(f"{findings}: no findings with a probability that match")
     question = make_question(bundle, site or _site_of(bodies), choice, tolerance, clock)
@@ -115,7 +118,7 @@ def fit_files(
     rows = [
         make_sample(
             body,
-            key=f"{name_of(body)}#{body['frame']}#{body['region']['index']}",
+            key=_key(body),
             exam=body["study_instance_uid"] or body["source"] or name_of(body),
             device=(body.get("acquisition") or {}).get("device_id"),
             is_standard=label_of(body, answers),
@@ -201,14 +204,19 @@ def read_labels(path: Path) -> dict[tuple[str, int | None], bool]:
     answers: dict[tuple[str, int | None], bool] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = set(reader.fieldnames or ())
+            header = file.readline()
+            # Spreadsheets of some countries separate by semicolons.
+            delimiter = max(",;\t", key=header.count)
+            names = next(csv.reader([header], delimiter=delimiter), [])
+            names = [name.strip().lower() for name in names]
+            reader = csv.DictReader(file, names, delimiter=delimiter)
+            columns = set(names)
             if "label" not in columns or not columns & {"source", "sop_instance_uid"}:
                 raise UsageError(
                     f"{path}: give the columns source or sop_instance_uid, frame, and label"
                 )
             for row in reader:
-                _add_label(answers, row, f"{path}: line {reader.line_num}")
+                _add_label(answers, row, f"{path}: line {reader.line_num + 1}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: cannot be read as CSV in UTF-8") from error
     return answers
@@ -230,7 +238,8 @@ def _add_label(
         )
     text = (row.get("frame") or "").strip()
     try:
-        frame = int(text) if text else None
+        # Spreadsheets may write 1.0 for 1.
+        frame = int(text.removesuffix(".0")) if text else None
     except ValueError:
         raise UsageError(f"{at}: frame {text!r} is no number") from None
     if answers.setdefault((name, frame), LABELS[label]) != LABELS[label]:
@@ -262,6 +271,8 @@ def _check_labels(
 
 
 def _is_chosen(body: Mapping[str, Any], choice: Choice) -> bool:
+    if body.get("superseded"):
+        return False
     if choice.view is not None and body["view"]["code"] != choice.view:
         return False
     if choice.device is not None:
@@ -281,6 +292,10 @@ def _site_of(bodies: Iterable[Mapping[str, Any]]) -> str:
     if len(names) > 1:
         raise UsageError("the findings are of several sites: name one with --site")
     return str(names.pop()) if names else UNNAMED
+
+
+def _key(body: Mapping[str, Any]) -> str:
+    return f"{name_of(body)}#{body['frame']}#{body['region']['index']}"
 
 
 def name_of(body: Mapping[str, Any]) -> str:

@@ -177,6 +177,7 @@ def test_doctor_names_what_is_wrong(tmp_path: Path) -> None:
     result = runner.invoke(app, ["doctor", "--config", str(path)])
     assert result.exit_code == 1
     assert "ok   database: is not there yet" in result.output
+    assert "ok   sites: nothing to check yet" in result.output
     assert "FAIL destination pacs" in result.output
     assert "ok   bundle" in result.output
 

@@ -712,3 +712,19 @@ def test_a_whole_review_on_both_databases(records: Records, tmp_path: Path) -> N
     with records.store.read() as session:
         (reviewed,) = review_records.reviewed_findings(session, settled_only=False)
     assert (reviewed.weight, reviewed.state.status) == (1.0, "second-reading")
+
+
+def test_a_file_that_holds_no_reviews_is_refused(site: Site, tmp_path: Path) -> None:
+    path = tmp_path / "sheet.csv"
+    for content in ("finding,verdict\n1,standard\n", '{"sop_instance_uid": "1.2", "frame": 1}\n'):
+        path.write_text(content)
+        refused(site.run("import", str(path)), "review export", error=UsageError)
+    path.write_text("finding,action\n")
+    assert site.say("import", str(path)) == "0 reviews are taken in\n"
+
+
+def test_an_action_may_begin_with_a_capital_letter(site: Site, tmp_path: Path) -> None:
+    path = tmp_path / "sheet.csv"
+    path.write_text("finding,action,reader\n1,Accept,Dr Lee\n")
+    assert site.say("import", str(path)) == "1 review is taken in\n"
+    assert site.states()[1] == "accepted"

@@ -238,3 +238,32 @@ def test_a_calibration_of_another_bundle_is_not_applied(
     process = qc_daemon("score", tmp_path, "--site", out)
     assert process.returncode == 2
     assert "was fitted on bundle default 1.1 (efef" in process.stderr
+
+
+@pytest.mark.parametrize("text", ["Source;FRAME;label\r\n", "source\tframe\tLabel\n"])
+def test_labels_as_spreadsheets_write_them(site: tuple[Path, Path], text: str) -> None:
+    findings, labels = site
+    expected = fit(findings, labels)
+    rows = list(csv.reader(labels.open(newline="")))[1:]
+    delimiter = text[6]
+    lines = [delimiter.join((name, f"{frame}.0", label)) for name, frame, label in rows]
+    labels.write_text("\ufeff" + text + "\r\n".join(lines), encoding="utf-8", newline="")
+    assert fit(findings, labels).data_sha256 == expected.data_sha256
+
+
+def test_a_wrong_label_is_named_with_its_line(site: tuple[Path, Path]) -> None:
+    findings, labels = site
+    labels.write_text("source,frame,label\nset/0.png,1,standard\nset/1.png,1,good\n")
+    with pytest.raises(UsageError, match="line 3: label 'good'"):
+        fit(findings, labels)
+
+
+def test_a_finding_counts_once_and_a_superseded_one_not(site: tuple[Path, Path]) -> None:
+    findings, labels = site
+    expected = fit(findings, labels)
+    text = findings.read_text()
+    old = body(7, 5.0, superseded=True)
+    findings.write_text(text + text + json.dumps(old) + "\n")
+    again = fit(findings, labels)
+    assert (again.findings, again.reviews) == (150, 150)
+    assert again.data_sha256 == expected.data_sha256

@@ -8,6 +8,7 @@ import pytest
 from scipy.special import expit
 from scipy.stats import binom
 
+from detector.anatomy import View
 from model.site.promise import (
     Promise,
     Tolerance,
@@ -160,3 +161,43 @@ def test_thresholds_are_probabilities_of_the_site() -> None:
         assert log_odds * 2 == pytest.approx(round(log_odds * 2), abs=1e-6)
         assert promise.standard.called == (s >= log_odds - 1e-9).sum()
     assert expit(0) == 0.5
+
+
+def test_views_with_offsets_are_promised_for_as_their_verdicts_are_given() -> None:
+    generator = np.random.default_rng(3)
+    labels = (generator.random(300) < 0.45).astype(float)
+    lower = generator.random(300) < 0.5
+    s = np.where(labels == 1, 3.0, -3.0) + generator.normal(0, 1.2, 300) - 4.0 * lower
+    samples = Samples.of(
+        replace(row, view=View.CRL if of_lower else View.NT)
+        for row, of_lower in zip(site_samples(s, labels), lower, strict=True)
+    )
+    site_map = fit_reviewed(samples, SiteMap())
+    assert set(site_map.views) == {View.NT, View.CRL}
+    promise = make_promise(samples, site_map, BAND, Tolerance())
+    p = np.array(
+        [
+            float(site_map.probability(row.log_odds, row.view))
+            for row in one_of_each_exam(samples).rows
+        ]
+    )
+    for side, called in (
+        (promise.standard, p >= (promise.standard.threshold or 2.0) - 1e-9),
+        (promise.non_standard, p <= (promise.non_standard.threshold or -1.0) + 1e-9),
+    ):
+        assert side.is_promised
+        assert side.called == called.sum()
+
+
+def test_one_wrong_verdict_of_one_does_not_ask_for_a_larger_tolerance() -> None:
+    samples = Samples.of(site_samples(np.array([-4.0]), np.array([1.0])))
+    promise = make_promise(samples, SiteMap(), BAND, Tolerance())
+    assert (promise.non_standard.called, promise.non_standard.wrong) == (1, 1)
+    assert promise.non_standard.missing == least_called(0.05, 0.05) - 1
+    assert "58 more reviews are needed" in describe(promise)[1]
+
+
+def test_one_missing_review_is_one() -> None:
+    promise = make_promise(Samples.of(()), SiteMap(), BAND, Tolerance())
+    one = replace(promise, standard=replace(promise.standard, missing=1))
+    assert describe(one)[0].endswith("about 1 more review is needed.")
