@@ -4,12 +4,14 @@
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from detector.anatomy import View
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from model.finding import NON_STANDARD, STANDARD
@@ -17,18 +19,20 @@ from model.site.calibrate import calibrate_site
 from model.site.promise import Promise, PromiseCheck, Tolerance, check_promise, one_of_each_exam
 from model.site.record import SiteRecord, read_record
 from model.site.samples import Samples, SiteSample
+from model.site.use import SiteUse
 from qc_daemon.observe import log
 from qc_daemon.operations.reviews import key_of
 from qc_daemon.operations.shared import open_store, parse_person
 from qc_daemon.operations.site_files import Choice, has_evidence, make_question, make_sample
 from qc_daemon.operations.site_words import record_row
+from qc_daemon.records.acquisition import identities
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.listings import ExamFilter, Window
 from qc_daemon.records.results import bundles, findings, reviews, sites
 from qc_daemon.records.results.bundles import ActiveBundle
 from qc_daemon.records.results.sites import SiteEvent
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import SiteAction
+from qc_daemon.records.tables import IdentityKind, SiteAction
 from qc_daemon.settings import Settings
 
 HISTORY_COLUMNS = (
@@ -59,6 +63,7 @@ def fit_stored(
     store = open_store(settings)
     with store.read() as session:
         bundle = _active_bundle(session)
+        choice = _resolve_device(session, choice)
         by_site = read_samples(session, settings, bundle, choice)
     name = _choose_site(by_site, site)
     question = make_question(bundle.path, name, choice, tolerance, clock)
@@ -66,6 +71,16 @@ def fit_stored(
     with store.begin() as session:
         _propose(session, record, clock())
     return record
+
+
+def _resolve_device(session: Session, choice: Choice) -> Choice:
+    """The choice with the device that the named one counts for. Raises UsageError."""
+    if choice.device is None:
+        return choice
+    if identities.members(session, IdentityKind.DEVICE, choice.device) is None:
+        raise UsageError(f"there is no device {choice.device}; see device list")
+    root = identities.roots(session, IdentityKind.DEVICE).get(choice.device, choice.device)
+    return replace(choice, device=root)
 
 
 def read_samples(
@@ -143,10 +158,19 @@ def decide(
     with open_store(settings).begin() as session:
         bundle = _active_bundle(session)
         current = sites.active(session, name, bundle.model_id)
+        if action is SiteAction.WAIVED:
+            _require_images(session, settings, name)
         if action is SiteAction.RETIRED and not current.records and not current.is_waived:
             raise UsageError(f"site {name} has nothing active; see site history")
         sites.append(session, name, bundle.model_id, action, clock(), decided_by=person)
     return name
+
+
+def _require_images(session: Session, settings: Settings, name: str) -> None:
+    """Raises UsageError where other sites have images and this one has none: a slip of the pen."""
+    known = {_site(settings, place) for place in sites.names(session)}
+    if known and name not in known:
+        raise UsageError(f"no image is of site {name}; there are: {', '.join(sorted(known))}")
 
 
 def list_history(settings: Settings, site: str | None) -> list[dict[str, Any]]:
@@ -204,19 +228,21 @@ def check_promises(settings: Settings, store: Store) -> list[tuple[str, PromiseC
         bundle = bundles.active(session)
         if bundle is None:
             return []
-        latest: dict[str, SiteEvent] = {}
+        since: dict[tuple[str, str], datetime] = {}
         for event in sites.history(session):
-            if event.model_id == bundle.model_id and event.action is not SiteAction.PROPOSED:
-                latest[event.site] = event
-        for site, event in latest.items():
-            record = event.record
-            if event.action is not SiteAction.ACTIVATED or record is None or record.promise is None:
-                continue
-            samples = _reviewed_since(session, settings, site, record, event.decided_at)
-            checks += [
-                (f"{site}: {side}", check)
-                for side, check in _check(record, record.promise, samples).items()
-            ]
+            if event.action is SiteAction.ACTIVATED and event.calibration is not None:
+                since[event.site, event.calibration] = event.decided_at
+        for site in dict.fromkeys(name for name, _ in since):
+            records = sites.active(session, site, bundle.model_id).records
+            for record in records:
+                if record.promise is None:
+                    continue
+                begin = since[site, record.id]
+                samples = _reviewed_since(session, settings, site, record, begin, records)
+                checks += [
+                    (f"{site}: {side}", check)
+                    for side, check in _check(record, record.promise, samples).items()
+                ]
     return checks
 
 
@@ -243,9 +269,15 @@ def _check(record: SiteRecord, promise: Promise, samples: Samples) -> Mapping[st
 
 
 def _reviewed_since(
-    session: Session, settings: Settings, site: str, record: SiteRecord, since: datetime
+    session: Session,
+    settings: Settings,
+    site: str,
+    record: SiteRecord,
+    since: datetime,
+    records: tuple[SiteRecord, ...],
 ) -> Samples:
-    """The reviewed findings of the site whose first reading came after the activation."""
+    """The reviewed findings of the site whose first reading came after the activation, and for
+    which this one of the active `records` counts."""
     places = sites.places(session)
     rows = []
     for reviewed in reviews.reviewed_findings(session, Window(since, None, None)):
@@ -257,6 +289,7 @@ def _reviewed_since(
             and _site(settings, place) == site
             and has_evidence(body)
             and body["bundle"]["model_id"] == record.bundle.model_id
+            and SiteUse(site, records, device).applied(View(body["view"]["code"])) is record
         ):
             rows.append(
                 make_sample(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 from scipy.special import expit
+from sqlalchemy import func, select
 from typer.testing import CliRunner
 
 from detector.anatomy import View
@@ -22,11 +23,11 @@ from qc_daemon.operations import sites as operations
 from qc_daemon.operations.bundles import seed_bundle
 from qc_daemon.operations.doctor import examine
 from qc_daemon.operations.site_files import Choice
-from qc_daemon.records.acquisition import acquisitions
+from qc_daemon.records.acquisition import acquisitions, identities
 from qc_daemon.records.queue.jobs import finish
 from qc_daemon.records.results import findings, reviews, sites
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import JobKind
+from qc_daemon.records.tables import AcquisitionRow, IdentityKind, JobKind
 from qc_daemon.review.events import Event, EventKind
 from qc_daemon.settings import load
 from tests.support.databases import migrate
@@ -50,7 +51,15 @@ class Service:
         seed_bundle(self.settings, self.store)
         self.records = Records(self.store)
 
-    def score(self, institution: str, pictures: int, *, shift: float = 3.0, seed: int = 0) -> None:
+    def score(
+        self,
+        institution: str,
+        pictures: int,
+        *,
+        shift: float = 3.0,
+        seed: int = 0,
+        serial: str | None = None,
+    ) -> None:
         """Images of one exam each, as a hospital's scanner shows them."""
         s, self.labels = log_odds_of_site(np.random.default_rng(seed), pictures, shift=shift)
         for i, log_odds in enumerate(s):
@@ -67,7 +76,7 @@ class Service:
                     },
                 )
                 with self.store.begin() as session:
-                    acquisition = Acquisition(institution=institution)
+                    acquisition = Acquisition(institution=institution, serial_number=serial)
                     acquisitions.store(
                         session, admission.revision_id, acquisition, "VOLUSON", START
                     )
@@ -203,6 +212,11 @@ def test_a_broken_promise_is_said(service: Service) -> None:
     (broken,) = operations.broken_promises(service.settings, service.store)
     assert broken.wrong > 10
     assert "promise broken" in service.doctor()
+    # A waiver leaves the calibration active, and with it what is promised.
+    service.say("waive", "Here", "--by", "Dr Weber")
+    assert operations.broken_promises(service.settings, service.store) == [broken]
+    service.say("retire", "Here", "--by", "Dr Weber")
+    assert operations.broken_promises(service.settings, service.store) == []
 
 
 def refused(result: Result, *words: str) -> None:
@@ -233,3 +247,24 @@ def test_a_calibration_of_another_bundle_is_not_activated(service: Service, tmp_
     path = tmp_path / "other.json"
     path.write_text(json.dumps(other.to_json()))
     refused(service.run("activate", str(path), "--by", "Dr Weber"), "another bundle")
+
+
+def test_a_merged_device_is_the_one_that_it_counts_for(service: Service) -> None:
+    service.score("Here", 3, seed=1, serial="SN-1")
+    service.score("Here", 4, seed=2, serial="SN-2")
+    with service.store.begin() as session:
+        column = AcquisitionRow.device_id
+        first, second = session.scalars(select(column).group_by(column).order_by(func.count()))
+        assert first is not None
+        assert second is not None
+        identities.merge(session, IdentityKind.DEVICE, [first], second, "Dr Lee", START)
+    for device in (first, second):
+        record = operations.fit_stored(service.settings, None, Choice(device=device), Tolerance())
+        assert (record.findings, record.device) == (7, second)
+    refused(service.run("fit", "--device", "d000"), "device list")
+
+
+def test_a_waiver_for_a_site_without_images_is_a_slip(service: Service) -> None:
+    service.say("waive", "Here", "--by", "Dr Weber")
+    service.score("St. Mary's", 1)
+    refused(service.run("waive", "St. Marys", "--by", "Dr Weber"), "there are: st mary s")

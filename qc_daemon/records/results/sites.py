@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from model.site.record import SiteRecord
 from qc_daemon.records.acquisition.acquisitions import site_key
-from qc_daemon.records.tables import AcquisitionRow, SiteAction, SiteCalibrationRow
+from qc_daemon.records.acquisition.identities import roots
+from qc_daemon.records.tables import AcquisitionRow, IdentityKind, SiteAction, SiteCalibrationRow
 
 UNNAMED = "unnamed"
 """The site of images that name none."""
@@ -112,19 +113,23 @@ def fold(events: Iterator[SiteEvent]) -> ActiveSite:
 
 
 def device_of(session: Session, revision_id: int) -> str | None:
-    """The device that made a revision's image, by its own id; None if that is not known."""
+    """The device that made a revision's image, as it counts now; None if that is not known."""
     device: str | None = session.scalars(
         select(AcquisitionRow.device_id).where(AcquisitionRow.revision_id == revision_id)
     ).one_or_none()
-    return device
+    return None if device is None else roots(session, IdentityKind.DEVICE).get(device, device)
 
 
 def places(session: Session) -> dict[int, tuple[str, str | None]]:
-    """Site and device of each revision whose header was read."""
+    """Site of each revision whose header was read, and its device as it counts now."""
+    root = roots(session, IdentityKind.DEVICE)
     rows = session.execute(
         select(AcquisitionRow.revision_id, AcquisitionRow.site, AcquisitionRow.device_id)
     )
-    return {row.revision_id: (row.site or UNNAMED, row.device_id) for row in rows}
+    return {
+        row.revision_id: (row.site or UNNAMED, root.get(row.device_id, row.device_id))
+        for row in rows
+    }
 
 
 def names(session: Session) -> set[str]:
