@@ -233,5 +233,6 @@ def expect_same(reported: dict[str, Any], stored: dict[str, Any]) -> None:
     flags = [flag for flag in reported["flags"] if flag != Flag.HEADER_NORMALISED]
     # What `results` says of the record beside the finding itself.
     of_record = {"exam_id", "calling_ae", "received", "superseded", "rejected", "best_frame"}
+    of_record |= {"acquisition", "finding_id", "review"}
     finding = {key: value for key, value in stored.items() if key not in of_record}
     assert {**reported, "detections": aligned, "flags": flags} == finding
