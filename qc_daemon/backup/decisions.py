@@ -39,6 +39,7 @@ from qc_daemon.records.tables import (
     JobKind,
     JobState,
     RevisionState,
+    SiteAction,
 )
 from qc_daemon.review.events import EventKind
 
@@ -68,6 +69,9 @@ class DecisionKind(StrEnum):
     IDENTITY_SPLIT = "person or device split"
     IDENTITY_RENAMED = "person or device named"
     FINDING_REVIEWED = "finding reviewed"
+    SITE_ACTIVATED = "site calibration activated"
+    SITE_RETIRED = "site calibration retired"
+    SITE_WAIVED = "site calibration waived"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +159,7 @@ def _decisions(
         lambda: _commitments(restored, old),
         lambda: _identity_changes(restored, old),
         lambda: _reviews(restored, old),
+        lambda: _sites(restored, old),
     )
     decisions: list[Decision] = []
     problem = None
@@ -532,6 +537,44 @@ def _review_command(row: Row) -> tuple[str, str]:
 
 
 _OUTCOMES = {True: "met", False: "not-met", None: "cannot-tell"}
+
+
+def _sites(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
+    """What persons decided of sites' calibrations, in the order in which they did.
+
+    A calibration that came after the backup has no command: it is to be fitted again.
+    """
+    columns = ("site", "model_id", "action", "calibration", "decided_by", "decided_at")
+    rows = restored.rows("site_calibration", columns)
+    before = [tuple(row.values()) for row in rows]
+    known = {row["calibration"] for row in rows}
+    for row in old.rows("site_calibration", columns):
+        kind = _SITE_DECISIONS.get(row["action"])
+        if kind is None or row["decided_by"] is None or tuple(row.values()) in before:
+            continue
+        site, calibration = row["site"], row["calibration"]
+        is_activation = kind is DecisionKind.SITE_ACTIVATED
+        is_lost = is_activation and calibration not in known
+        what = calibration if is_activation else site
+        yield Decision(
+            kind,
+            f"site {site}" + (f", calibration {calibration}" if is_activation else ""),
+            _iso(row["decided_at"]),
+            "" if is_lost else f"site {_SITE_VERBS[kind]}",
+            "" if is_lost else shlex.join(["--by", row["decided_by"], "--", what]),
+        )
+
+
+_SITE_DECISIONS = {
+    SiteAction.ACTIVATED.value: DecisionKind.SITE_ACTIVATED,
+    SiteAction.RETIRED.value: DecisionKind.SITE_RETIRED,
+    SiteAction.WAIVED.value: DecisionKind.SITE_WAIVED,
+}
+_SITE_VERBS = {
+    DecisionKind.SITE_ACTIVATED: "activate",
+    DecisionKind.SITE_RETIRED: "retire",
+    DecisionKind.SITE_WAIVED: "waive",
+}
 
 
 def _option(name: str, value: str | None) -> list[str]:

@@ -261,6 +261,10 @@ _DECIDED = {
     DecisionKind.IDENTITY_MERGED: ("person or device merged", "persons or devices merged"),
     DecisionKind.IDENTITY_SPLIT: ("person or device split", "persons or devices split"),
     DecisionKind.IDENTITY_RENAMED: ("person or device named", "persons or devices named"),
+    DecisionKind.FINDING_REVIEWED: ("review of a finding", "reviews of findings"),
+    DecisionKind.SITE_ACTIVATED: ("site calibration activated", "site calibrations activated"),
+    DecisionKind.SITE_RETIRED: ("site calibration retired", "site calibrations retired"),
+    DecisionKind.SITE_WAIVED: ("site calibration waived", "site calibrations waived"),
 }
 # What is to be repeated in turn is one list.
 _IN_TURN: tuple[tuple[DecisionKind, ...], ...] = (
@@ -270,6 +274,7 @@ _IN_TURN: tuple[tuple[DecisionKind, ...], ...] = (
         DecisionKind.IDENTITY_SPLIT,
         DecisionKind.IDENTITY_RENAMED,
     ),
+    (DecisionKind.SITE_ACTIVATED, DecisionKind.SITE_RETIRED, DecisionKind.SITE_WAIVED),
 )
 _GROUPS: tuple[tuple[DecisionKind, ...], ...] = (
     *_IN_TURN,
@@ -289,7 +294,7 @@ def _describe_decisions(restoration: Restoration) -> Iterator[str]:
         yield f"what {more}people decided {since} cannot be told: {comparison.problem};"
         yield (
             "  ask them about peers, rejections, bundles, exams closed by command, quarantine,"
-            " the queue, persons and devices"
+            " the queue, persons and devices, reviews, sites"
         )
     elif not comparison.decisions:
         yield f"people decided nothing {since} that would have to be repeated"

@@ -10,11 +10,15 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sqlalchemy import text, update
 from typer.testing import CliRunner
 
 from detector.errors import ErrorCode
+from model.bundle.bundle import read_model_id
+from model.finding import BundleId
+from model.site.calibrate import calibrate_site
 from qc_daemon.backup import Decision, DecisionKind, Restoration, restore, save
 from qc_daemon.cli.app import app
 from qc_daemon.dicom.acquisition import Operator
@@ -28,8 +32,9 @@ from qc_daemon.operations import (
     quarantine,
     queue,
     reviews,
+    sites,
 )
-from qc_daemon.operations.database import describe_restore, restore_all
+from qc_daemon.operations.database import RestoreResult, describe_restore, restore_all
 from qc_daemon.operations.rejections import reject, retract
 from qc_daemon.operations.reviews import Answer
 from qc_daemon.records import schema
@@ -40,6 +45,7 @@ from qc_daemon.records.received import revisions
 from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.results import bundles as bundle_records
 from qc_daemon.records.results import findings
+from qc_daemon.records.results import sites as site_records
 from qc_daemon.records.tables import (
     Commitment,
     CommitmentState,
@@ -47,11 +53,13 @@ from qc_daemon.records.tables import (
     JobKind,
     JobRow,
     JobState,
+    SiteAction,
 )
 from qc_daemon.settings import ReviewSettings, Settings
 from qc_daemon.spool import private_files
 from tests.support.dicom_objects import CANARY, CANARY_ID, ultrasound
 from tests.support.report_objects import nuchal_finding, source_instance
+from tests.support.sites import log_odds_of_site, question, site_samples
 from tests.support.storage import Storage
 
 NOW = datetime(2026, 11, 29, 1, 2, 3, tzinfo=UTC)
@@ -150,6 +158,7 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
         session.execute(update(Commitment).values(state=CommitmentState.DEAD))
     one, other = persons(storage, "Doe^Jane", "Doe^J")
     reviewed = scored(storage)
+    site = proposed_calibration(storage)
     folder = backup(storage)
 
     def decide() -> None:
@@ -179,6 +188,9 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
             seconds=2.5,
         )
         reviews.override(settings, reviewed, answer, clock)
+        sites.activate(settings, site, "Dr O'Lee", clock)
+        sites.decide(settings, "", SiteAction.RETIRED, "Dr Lee", clock)
+        sites.decide(settings, "", SiteAction.WAIVED, "Dr Lee", clock)
 
     decide()
     restoration = put_back(storage, folder)
@@ -195,6 +207,22 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
         "qc-daemon rejection confirm --reason 111209 --confirmed-by 'Dr O'\"'\"'Lee' "
         f"{image.sop_instance_uid}"
     ]
+    assert [
+        command
+        for kind in (
+            DecisionKind.SITE_ACTIVATED,
+            DecisionKind.SITE_RETIRED,
+            DecisionKind.SITE_WAIVED,
+        )
+        for command in commands(restoration, kind)
+    ] == [
+        f"qc-daemon site activate --by 'Dr O'\"'\"'Lee' -- {site}",
+        "qc-daemon site retire --by 'Dr Lee' -- unnamed",
+        "qc-daemon site waive --by 'Dr Lee' -- unnamed",
+    ]
+    said = "\n".join(describe_restore(RestoreResult(restoration, 0, None)))
+    for kind in set(DecisionKind) - {DecisionKind.JOB_RETRIED}:
+        assert all(command in said for command in commands(restoration, kind))
     # The file has them all, on both databases.
     file = Path(str(restoration.decisions_file))
     assert file.parent.name.startswith("before_restore_")
@@ -211,6 +239,28 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
     assert {(each.kind, each.command) for each in again.decisions} == {
         (each.kind, each.command) for each in comparison.decisions
     }
+
+
+def proposed_calibration(storage: Storage) -> str:
+    """The id of a calibration that was proposed for images of no named site."""
+    log_odds, labels = log_odds_of_site(np.random.default_rng(0), 30)
+    bundle = BundleId("default", "1.1", read_model_id("default"))
+    record = calibrate_site(site_samples(log_odds, labels), question(site="unnamed", bundle=bundle))
+    with storage.store.begin() as session:
+        site_records.append(
+            session, "unnamed", bundle.model_id, SiteAction.PROPOSED, NOW, record=record
+        )
+    return record.id
+
+
+def test_a_calibration_that_came_after_the_backup_is_named(storage: Storage) -> None:
+    folder = backup(storage)
+    bundles.activate_bundle(storage.settings, "default", clock)
+    site = proposed_calibration(storage)
+    sites.activate(storage.settings, site, "Dr Lee", clock)
+    decisions = put_back(storage, folder).decisions.decisions
+    (lost,) = (each for each in decisions if each.kind is DecisionKind.SITE_ACTIVATED)
+    assert (lost.subject, lost.command) == (f"site unnamed, calibration {site}", None)
 
 
 def scored(storage: Storage) -> int:
