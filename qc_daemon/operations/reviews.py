@@ -736,12 +736,14 @@ def _event_row(event: Event) -> dict[str, Any]:
 
 
 def review_of(state: ReviewState) -> dict[str, Any]:
-    """The object `review` of a finding's JSON (DESIGN section 5)."""
+    """The object `review` of a finding's JSON (DESIGN section 5); what a person said of it is left
+    out while another one has to read it blinded."""
     outcome = state.outcome
+    shown = None if state.is_blinded else outcome
     return {
         "state": state.status,
-        "outcome": None if outcome is None else outcome.verdict,
-        "view": None if outcome is None else outcome.view,
+        "outcome": None if shown is None else shown.verdict,
+        "view": None if shown is None else shown.view,
         "reader": None if outcome is None else outcome.reader,
         "at": None if outcome is None else _moment(outcome.at),
     }

@@ -373,6 +373,16 @@ def test_second_readings_are_drawn_and_differing_ones_resolved(tmp_path: Path) -
     said = site.say("accept", "1", "--reader", "Dr Lee")
     assert "it waits for a blinded reading by another person" in said
     assert [row["finding"] for row in site.rows("list")] == [1, 3]
+    results = ["results", "--config", str(site.config), "--format"]
+    body = json.loads(runner.invoke(app, [*results, "jsonl"]).stdout.splitlines()[0])
+    assert body["review"] | {"at": ""} == {
+        "state": "second-reading",
+        "outcome": None,
+        "view": None,
+        "reader": "Dr Lee",
+        "at": "",
+    }
+    assert "Dr Lee: " not in runner.invoke(app, [*results, "table"]).stdout
     said = site.say("read", "1", "--view", "NT", "--verdict", "standard", "--reader", "Ng")
     assert "the readings differ" in said
     refused(site.run("accept", "1", "--reader", "Roth"), "review resolve")
