@@ -17,6 +17,7 @@ import numpy.typing as npt
 from scipy.special import expit
 from scipy.stats import binom
 
+from detector.anatomy import View
 from model.site.samples import Floats, Samples
 from model.site.site_map import SiteMap
 
@@ -98,17 +99,23 @@ class Tolerance:
 @dataclass(frozen=True, slots=True)
 class Promise:
     """Both sides, what was tolerated, how many exams they rest on, and the share of reviewed
-    pictures between the thresholds, which is left to people."""
+    pictures between the thresholds, which is left to people. `views` were among the reviewed ones:
+    of others nothing is promised."""
 
     tolerance: Tolerance
     standard: Side
     non_standard: Side
     exams: int
     left_to_people: float
+    views: tuple[View, ...] = ()
+
+    def is_about(self, view: View) -> bool:
+        """Whether it holds for this view; one of an earlier version names none."""
+        return not self.views or view in self.views
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form."""
-        return {
+        body: dict[str, Any] = {
             "tolerated": {
                 "standard": self.tolerance.standard,
                 "non-standard": self.tolerance.non_standard,
@@ -119,6 +126,7 @@ class Promise:
             "exams": self.exams,
             "left_to_people": self.left_to_people,
         }
+        return body | ({"views": [view.value for view in self.views]} if self.views else {})
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -134,6 +142,7 @@ class Promise:
             Side.from_json(data["non-standard"]),
             int(data["exams"]),
             float(data["left_to_people"]),
+            tuple(map(View, data.get("views", ()))),
         )
 
 
@@ -170,6 +179,7 @@ def make_promise(
         _side(p <= lower, y, p_low, tolerance.non_standard, tolerance.level),
         chosen.exams,
         float(np.mean((p > lower) & (p < upper))) if len(p) else 1.0,
+        tuple(sorted({row.view for row in chosen.rows})),
     )
 
 

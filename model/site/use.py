@@ -61,7 +61,9 @@ class SiteUse:
         if record is None:
             return SiteFacts(self.site, NONE, 0, 0.0, bundle_probability)
         n = record.reviews if record.kind == REVIEWED else record.findings
-        promises = [] if record.promise is None else describe_promised(record.promise)
+        promise = record.promise
+        is_promised = promise is not None and promise.is_about(view)
+        promises = describe_promised(promise) if promise is not None and is_promised else []
         return SiteFacts(
             self.site,
             record.kind,

@@ -25,6 +25,8 @@ def describe_record(record: SiteRecord) -> list[str]:
     lines.append(f"left to a person: probabilities between {low:.3f} and {high:.3f}")
     if record.promise is not None:
         lines += describe(record.promise)
+        if record.promise.views:
+            lines.append(f"reviewed views: {', '.join(record.promise.views)}; of others no promise")
     return lines
 
 

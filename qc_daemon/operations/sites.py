@@ -290,6 +290,7 @@ def _reviewed_since(
             and has_evidence(body)
             and body["bundle"]["model_id"] == record.bundle.model_id
             and SiteUse(site, records, device).applied(View(body["view"]["code"])) is record
+            and (record.promise is None or record.promise.is_about(View(body["view"]["code"])))
         ):
             rows.append(
                 make_sample(

@@ -9,6 +9,7 @@ from scipy.special import expit
 from scipy.stats import binom
 
 from detector.anatomy import View
+from model.site.calibrate import calibrate_site
 from model.site.promise import (
     Promise,
     Tolerance,
@@ -24,7 +25,8 @@ from model.site.promise import (
 from model.site.reviewed import fit_reviewed
 from model.site.samples import Samples
 from model.site.site_map import SiteMap
-from tests.support.sites import log_odds_of_site, site_samples
+from model.site.use import SiteUse
+from tests.support.sites import log_odds_of_site, question, site_samples
 
 BAND = (0.4, 0.6)
 
@@ -201,3 +203,17 @@ def test_one_missing_review_is_one() -> None:
     promise = make_promise(Samples.of(()), SiteMap(), BAND, Tolerance())
     one = replace(promise, standard=replace(promise.standard, missing=1))
     assert describe(one)[0].endswith("about 1 more review is needed.")
+
+
+def test_nothing_is_promised_of_a_view_that_was_not_reviewed() -> None:
+    s, y = log_odds_of_site(np.random.default_rng(0), 250)
+    record = calibrate_site(site_samples(s, y), question())
+    assert record.promise is not None
+    assert record.promise.non_standard.is_promised
+    assert record.promise.views == (View.NT,)
+    use = SiteUse.of_record(record)
+    assert "at most 5%" in (use.facts(View.NT, 0.9).promise or "")
+    assert use.facts(View.HEAD, 0.9).promise is None
+    assert Promise.from_json(record.promise.to_json()) == record.promise
+    older = {key: each for key, each in record.promise.to_json().items() if key != "views"}
+    assert Promise.from_json(older).is_about(View.HEAD)
