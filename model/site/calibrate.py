@@ -1,5 +1,6 @@
 """From a site's findings to its calibration: unlabelled first, then by the reviews there are."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -80,6 +81,7 @@ def calibrate_site(rows: Iterable[SiteSample], question: SiteQuestion) -> SiteRe
         before=before,
         after=after,
         promise=promise,
+        by_view=dict(sorted(Counter(row.view for row in samples.rows).items())),
     )
 
 

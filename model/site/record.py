@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +17,8 @@ from model.site.site_map import SiteMap
 
 SCHEMA = 1
 NONE, UNLABELLED, REVIEWED = KINDS = SITE_KINDS
+MIN_OF_VIEW = 10
+"""Of fewer findings of a view nothing is said of it: its verdicts stay as the bundle gives them."""
 MAX_BYTES = 4 * 2**20
 """A larger file is no site calibration."""
 
@@ -27,8 +29,9 @@ class SiteRecord:
 
     `view` and `device` say what it was fitted on, None: all. `kind` "none" leaves all as it is, and
     `reason` says why. `thresholds` are the probabilities between which a person decides. `findings`
-    counts all it was fitted on, `reviews` those with a person's verdict. `before` and `after` are
-    figures of the reviews, the latter with exams left out in turn.
+    counts all it was fitted on, `by_view` those of each view, `reviews` those with a person's
+    verdict. `before` and `after` are figures of the reviews, the latter with exams left out in
+    turn.
     """
 
     site: str
@@ -50,6 +53,7 @@ class SiteRecord:
     before: Figures | None = None
     after: Figures | None = None
     promise: Promise | None = None
+    by_view: Mapping[View, int] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -61,6 +65,12 @@ class SiteRecord:
     def is_calibrated(self) -> bool:
         """Whether it says what probabilities mean at the site, even if that is "the same"."""
         return self.kind != NONE
+
+    def is_about(self, view: View) -> bool:
+        """Whether it was fitted on enough findings of the view to say anything of it."""
+        if self.view is not None:
+            return self.view is view
+        return self.by_view.get(view, 0) >= MIN_OF_VIEW
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form, with its id."""
@@ -80,6 +90,7 @@ class SiteRecord:
             "shift_interval": None if self.shift_interval is None else list(self.shift_interval),
             "share_standard": self.share,
             "findings": self.findings,
+            "findings_by_view": {view.value: count for view, count in self.by_view.items()},
             "exams": self.exams,
             "reviews": self.reviews,
             "data_sha256": self.data_sha256,
@@ -127,7 +138,8 @@ class SiteRecord:
         share = data["share_standard"]
         if share is not None and not (math.isfinite(share) and 0 <= share <= 1):
             raise ValueError("share_standard lies outside 0..1")
-        counts = [data["findings"], data["exams"], data["reviews"]]
+        by_view = {View(view): count for view, count in data["findings_by_view"].items()}
+        counts = [data["findings"], data["exams"], data["reviews"], *by_view.values()]
         if not all(type(each) is int and each >= 0 for each in counts):
             raise ValueError("a count is no whole number")
         texts = [data["site"], data["reason"], data["data_sha256"], data["created"]]
@@ -153,6 +165,7 @@ class SiteRecord:
             before=None if before is None else Figures.from_json(before),
             after=None if after is None else Figures.from_json(after),
             promise=None if promise is None else Promise.from_json(promise),
+            by_view=by_view,
         )
 
 

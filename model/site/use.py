@@ -33,9 +33,8 @@ class SiteUse:
         if view is View.OTHER:
             return None
         for record in self.records:
-            is_of_view = record.view is None or record.view is view
             is_of_device = record.device is None or record.device == self.device
-            if record.is_calibrated and is_of_view and is_of_device:
+            if record.is_calibrated and record.is_about(view) and is_of_device:
                 return record
         return None
 

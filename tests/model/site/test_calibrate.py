@@ -10,11 +10,12 @@ from scipy.special import expit
 from detector.anatomy import View
 from model.calibration import expected_calibration_error
 from model.site.calibrate import calibrate_site
-from model.site.record import SiteRecord
+from model.site.record import MIN_OF_VIEW, SiteRecord
 from model.site.reference import KEY, Reference
 from model.site.reviewed import Groups
 from model.site.samples import Samples, SiteSample
 from model.site.site_map import SiteMap
+from model.site.use import SiteUse
 from tests.support.sites import REFERENCE, log_odds_of_site, question, site_samples
 
 SITES = 8
@@ -209,3 +210,18 @@ def test_pictures_that_come_twice_are_no_trouble() -> None:
         s, y = log_odds_of_site(generator, 150)
         at = generator.choice(150, 260)
         assert calibrate_site(site_samples(s[at], y[at]), question()).kind == "reviewed"
+
+
+def test_a_view_that_was_not_fitted_stays_as_the_bundle_has_it() -> None:
+    rows = site_samples(log_odds_of_site(np.random.default_rng(0), 150, shift=3.0)[0])
+    record = calibrate_site(rows, question())
+    assert record.is_calibrated
+    assert record.by_view == {View.NT: len(rows)}
+    use = SiteUse.of_record(record)
+    assert use.applied(View.NT) is record
+    assert use.is_commissioned(View.NT)
+    assert use.applied(View.HEAD) is None
+    assert not use.is_commissioned(View.HEAD)
+    assert use.probability(0.3, 0.57, View.HEAD) == 0.57
+    few = [*rows, *(replace(row, view=View.HEAD) for row in rows[: MIN_OF_VIEW - 1])]
+    assert SiteUse.of_record(calibrate_site(few, question())).applied(View.HEAD) is None
