@@ -205,7 +205,7 @@ class PromiseCheck:
     tail: float
 
     @property
-    def is_kept(self) -> bool:
+    def is_consistent(self) -> bool:
         """Whether the reviews do not speak against the promise."""
         return self.tail > ALARM_LEVEL
 

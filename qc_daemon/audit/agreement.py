@@ -169,8 +169,8 @@ def bootstrap_interval(
     generator = np.random.default_rng(seed)
     values = []
     for _ in range(resamples):
-        drawn = generator.integers(len(members), size=len(members))
-        values.append(figure(np.concatenate([members[each] for each in drawn])))
+        sample = generator.integers(len(members), size=len(members))
+        values.append(figure(np.concatenate([members[each] for each in sample])))
     finite = np.array(values)[np.isfinite(values)]
     if not len(finite):
         return float("nan"), float("nan")

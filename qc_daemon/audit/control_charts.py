@@ -101,7 +101,7 @@ def p_chart(counts: npt.ArrayLike, sizes: npt.ArrayLike, target: float | None = 
     return _chart_of_shares(x / n, centre, reach)
 
 
-def laney_chart(counts: npt.ArrayLike, sizes: npt.ArrayLike) -> Chart:
+def p_prime_chart(counts: npt.ArrayLike, sizes: npt.ArrayLike) -> Chart:
     """p' chart: as `p_chart`, with limits that also hold the variation between periods, from the
     mean moving range of the scores. Raises ValueError for fewer than two periods."""
     x, n = _counted(counts, sizes)

@@ -376,7 +376,7 @@ def _check_sites(settings: Settings) -> str:
     broken = [
         f"{name} ({check.wrong} of {check.called} wrong)"
         for name, check in check_promises(settings, store)
-        if not check.is_kept
+        if not check.is_consistent
     ]
     if broken:
         raise NoticeError(f"promise broken: {_first_of(broken)}; fit the site again (site fit)")

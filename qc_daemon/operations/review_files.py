@@ -25,13 +25,13 @@ from qc_daemon.operations.reviews import (
     WAITING,
     Answer,
     Change,
-    amend_reports,
     criteria_words,
     iter_rows,
     parse_criteria,
     parse_reader,
     parse_remark,
     prepare,
+    queue_amendments,
     record,
     require_finding,
 )
@@ -149,8 +149,8 @@ def _history_row(finding_id: int, key: FindingKey, event: Event, as_text: bool) 
         "reader_number": event.reader_number,
         "blinded": event.is_blinded,
         "seconds": event.seconds,
-        "drawn_by": list(event.drawn.rules) if event.drawn else None,
-        "drawn_probability": event.drawn.probability if event.drawn else None,
+        "drawn_by": list(event.draw.rules) if event.draw else None,
+        "drawn_probability": event.draw.probability if event.draw else None,
         "second_by": list(event.second.rules) if event.second else None,
         "second_probability": event.second.probability if event.second else None,
     }
@@ -274,7 +274,7 @@ def _import(
         more = len(problems) - _MOST_PROBLEMS
         cut = [f"and {more} more wrong rows"] if more > 0 else []
         raise _RefusedError([*problems[:_MOST_PROBLEMS], *cut, "nothing of the file is taken in"])
-    amend_reports(session, exam_ids | reviews.exams_of(session, findings), now)
+    queue_amendments(session, exam_ids | reviews.exams_of(session, findings), now)
     return added, there
 
 
@@ -410,7 +410,7 @@ def _event(values: Mapping[str, Any], key: FindingKey) -> Event:
         reader_number=_whole(values, "reader_number"),
         is_blinded=_truth(values, "blinded"),
         seconds=_number(values, "seconds"),
-        drawn=_draw(values, "drawn"),
+        draw=_draw(values, "drawn"),
         second=_draw(values, "second"),
     )
 

@@ -200,7 +200,7 @@ def record(
     if reason is not None:
         raise QCError(ErrorCode.STORAGE, f"finding {finding_id} {reason}")
     after = current_state((*finding.history, event))
-    is_amended = amends and amend_reports(session, finding.reported, now)
+    is_amended = amends and queue_amendments(session, finding.reported, now)
     line = _describe(event, after, is_amended=is_amended)
     return Change(event, line + _describe_bundle(session, finding), frozenset(finding.reported))
 
@@ -221,9 +221,9 @@ def _dependence(
     return None
 
 
-def amend_reports(session: Session, exam_ids: Iterable[int], now: datetime) -> bool:
+def queue_amendments(session: Session, exam_ids: Iterable[int], now: datetime) -> bool:
     """Have the reports of these exams amended, where what persons say changes them."""
-    amended = [exams.amend_reviewed(session, exam_id, now) for exam_id in sorted(exam_ids)]
+    amended = [exams.queue_amendment(session, exam_id, now) for exam_id in sorted(exam_ids)]
     return any(amended)
 
 
@@ -336,7 +336,7 @@ def _drawn(
     event = replace(event, reader_number=number)
     if number > 1:
         waiting = state.readings[0].second if state.readings else None
-        return replace(event, drawn=None if state.dispute is not None else waiting)
+        return replace(event, draw=None if state.dispute is not None else waiting)
     if state.dispute is not None:
         return event
     secret = secrets.get(session, DRAW_SECRET)
@@ -348,7 +348,7 @@ def _drawn(
         further=_further_risks(session, settings, finding, event.reader),
     )
     return replace(
-        event, drawn=_draw_first(settings, finding.key, finding.body, secret), second=second
+        event, draw=_draw_first(settings, finding.key, finding.body, secret), second=second
     )
 
 
@@ -739,11 +739,11 @@ def review_of(state: ReviewState) -> dict[str, Any]:
     """The object `review` of a finding's JSON (DESIGN section 5); what a person said of it is left
     out while another one has to read it blinded."""
     outcome = state.outcome
-    shown = None if state.is_blinded else outcome
+    visible = None if state.is_blinded else outcome
     return {
         "state": state.status,
-        "outcome": None if shown is None else shown.verdict,
-        "view": None if shown is None else shown.view,
+        "outcome": None if visible is None else visible.verdict,
+        "view": None if visible is None else visible.view,
         "reader": None if outcome is None else outcome.reader,
         "at": None if outcome is None else _moment(outcome.at),
     }

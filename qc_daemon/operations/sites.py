@@ -218,7 +218,7 @@ def propose_all(settings: Settings, store: Store, clock: Clock = utc_now) -> int
 
 def broken_promises(settings: Settings, store: Store) -> list[PromiseCheck]:
     """The promises of active calibrations that reviews made since speak against."""
-    return [check for _, check in check_promises(settings, store) if not check.is_kept]
+    return [check for _, check in check_promises(settings, store) if not check.is_consistent]
 
 
 def check_promises(settings: Settings, store: Store) -> list[tuple[str, PromiseCheck]]:

@@ -99,15 +99,15 @@ def reconcile(
     while not stopped.is_set() and (page := list(islice(files, _PAGE))):
         differences.files += len(page)
         with store.read() as session:
-            is_kept = retention.referenced_paths(session, [path for path, _ in page])
+            is_consistent = retention.referenced_paths(session, [path for path, _ in page])
         for path, written in page:
-            if path not in is_kept and written >= limit:
+            if path not in is_consistent and written >= limit:
                 differences.young += 1
-            elif path not in is_kept:
+            elif path not in is_consistent:
                 differences.orphans += 1
                 if len(differences.orphan_paths) < listed:
                     differences.orphan_paths.append(path)
-            elif fix and not is_kept[path] and written < limit:
+            elif fix and not is_consistent[path] and written < limit:
                 differences.removed += _remove(store, spool, path)
     if fix:
         _remove_partial_files(spool, limit)
@@ -215,10 +215,10 @@ def _condition_by_size(path: Path, size: int) -> Condition:
 def _remove(store: Store, spool: Path, path: str) -> bool:
     """Remove a dropped file, unless it was just fetched back; returns whether it did."""
     with store.read() as session:
-        is_kept = retention.referenced_paths(session, [path]).get(path, True)
-    if not is_kept:
+        is_consistent = retention.referenced_paths(session, [path]).get(path, True)
+    if not is_consistent:
         (spool / path).unlink(missing_ok=True)
-    return not is_kept
+    return not is_consistent
 
 
 def _remove_partial_files(spool: Path, limit: float) -> None:

@@ -53,7 +53,7 @@ class Event:
     `number` counts the finding's events from 1. `view` and `verdict` are what a reading or a
     resolution says; `verdict` is None for a view that is not assessed, and both are None for other
     kinds. `reader_number` of a reading: 1 first, 2 second, and so on. `seconds` is how long it
-    took. `revision` (of the image) and `model_id` are those of the finding. `drawn` says how the
+    took. `revision` (of the image) and `model_id` are those of the finding. `draw` says how the
     finding came to this reading (None: the reader chose it), `second` that this reading is to be
     followed by a blinded second one.
     """
@@ -72,7 +72,7 @@ class Event:
     reader_number: int | None = None
     is_blinded: bool = False
     seconds: float | None = None
-    drawn: Draw | None = None
+    draw: Draw | None = None
     second: Draw | None = None
 
     @property

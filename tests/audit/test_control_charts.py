@@ -12,9 +12,9 @@ from qc_daemon.audit.control_charts import (
     average_run_length,
     cusum,
     ewma_chart,
-    laney_chart,
     limit_for_run_length,
     p_chart,
+    p_prime_chart,
     risk_adjusted_cusum,
     risk_adjusted_weights,
     self_starting_cusum,
@@ -49,16 +49,16 @@ def test_limits_follow_the_size_of_each_period():
         p_chart([0, 3], [0, 10])
 
 
-def test_laney_widens_where_periods_vary_and_leaves_alone_where_they_do_not():
+def test_p_prime_limits_follow_the_variation_between_periods():
     rng = np.random.default_rng(0)
     alike = rng.binomial(1000, 0.3, 4000)
-    plain, wide = p_chart(alike, 1000), laney_chart(alike, 1000)
+    plain, wide = p_chart(alike, 1000), p_prime_chart(alike, 1000)
     assert wide.high_reach[0] == pytest.approx(plain.high_reach[0], rel=0.05)
     varied = rng.binomial(1000, np.clip(rng.normal(0.3, 0.05, 200), 0, 1))
     assert len(beyond(p_chart(varied, 1000))) > 50
-    assert len(beyond(laney_chart(varied, 1000))) <= 3
+    assert len(beyond(p_prime_chart(varied, 1000))) <= 3
     with pytest.raises(ValueError, match="two periods"):
-        laney_chart([3], [10])
+        p_prime_chart([3], [10])
 
 
 def test_xmr_screens_one_wide_range():
@@ -171,8 +171,8 @@ def test_a_limit_gives_the_run_length_that_it_was_asked_for():
     limit = limit_for_run_length(risks, 2.0, 500)
     lengths = []
     for _ in range(200):
-        drawn = rng.choice(risks, 4000)
-        signal = risk_adjusted_cusum(rng.random(4000) < drawn, drawn, 2.0, limit)
+        sample = rng.choice(risks, 4000)
+        signal = risk_adjusted_cusum(rng.random(4000) < sample, sample, 2.0, limit)
         over = np.flatnonzero(signal.upper > limit)
         lengths.append(over[0] + 1 if len(over) else 4000)
     assert np.mean(lengths) == pytest.approx(500, rel=0.2)

@@ -43,7 +43,7 @@ def test_the_index_of_no_drift_has_its_law():
     assert np.mean(np.array(p_values) < 0.05) == pytest.approx(0.05, abs=0.04)
 
 
-def test_drift_is_told_from_none():
+def test_drift_has_a_low_p_value():
     rng = np.random.default_rng(1)
     reference = ReferenceBins.of(rng.normal(size=5000))
     assert reference.p_value(rng.normal(size=400)) > 0.01

@@ -72,8 +72,8 @@ def test_more_than_all_is_no_share():
 def test_exact_limits_are_interpolated(target, n, limits):
     for probability, expected in zip((0.001, 0.025, 0.975, 0.999), limits, strict=True):
         assert exact_limit(target, n, probability) == pytest.approx(expected, abs=6e-5)
-    drawn = funnel_limits(target, n)
-    assert drawn.low_alarm <= drawn.low_warning <= drawn.high_warning <= drawn.high_alarm
+    lines = funnel_limits(target, n)
+    assert lines.low_alarm <= lines.low_warning <= lines.high_warning <= lines.high_alarm
 
 
 @pytest.mark.parametrize(("target", "n"), [(0.0, 10), (1.0, 10), (0.5, 0)])
@@ -85,11 +85,11 @@ def test_there_is_no_limit_without_a_target_or_pictures(target, n):
 @given(st.floats(0.02, 0.98), st.integers(1, 400), st.data())
 def test_what_lies_beyond_a_drawn_limit_by_a_picture_is_decided_so(target, n, data):
     share = Proportion(data.draw(st.integers(0, n)), n)
-    drawn = funnel_limits(target, n)
+    lines = funnel_limits(target, n)
     is_beyond = tail(share, target) < ALARM
-    if share.x / n < drawn.low_alarm - 1 / n or share.x / n > drawn.high_alarm + 1 / n:
+    if share.x / n < lines.low_alarm - 1 / n or share.x / n > lines.high_alarm + 1 / n:
         assert is_beyond
-    if drawn.low_alarm + 1 / n < share.x / n < drawn.high_alarm - 1 / n:
+    if lines.low_alarm + 1 / n < share.x / n < lines.high_alarm - 1 / n:
         assert not is_beyond
 
 
@@ -144,8 +144,8 @@ def test_plain_limits_are_those_without_variance():
     spread = Overdispersion.of([Proportion(x, n) for x, n in zip(COUNTS, SIZES, strict=True)])
     spread.__dict__["variance"] = 0.0
     limits = spread.limits(100)
-    drawn = (limits.low_alarm, limits.low_warning, limits.high_warning, limits.high_alarm)
-    assert drawn == pytest.approx((0.2071, 0.2547, 0.4397, 0.4961), abs=6e-5)
+    lines = (limits.low_alarm, limits.low_warning, limits.high_warning, limits.high_alarm)
+    assert lines == pytest.approx((0.2071, 0.2547, 0.4397, 0.4961), abs=6e-5)
 
 
 def test_one_unit_varies_with_nobody():
@@ -164,10 +164,10 @@ def test_one_unit_varies_with_nobody():
 def test_limits_are_shares_in_order(pairs, n):
     spread = Overdispersion.of([Proportion(x, of) for x, of in pairs])
     limits = spread.limits(n)
-    drawn = [limits.low_alarm, limits.low_warning, limits.high_warning, limits.high_alarm]
-    assert drawn == sorted(drawn)
-    assert drawn[0] >= 0
-    assert drawn[-1] <= 1 + 1e-12
+    lines = [limits.low_alarm, limits.low_warning, limits.high_warning, limits.high_alarm]
+    assert lines == sorted(lines)
+    assert lines[0] >= 0
+    assert lines[-1] <= 1 + 1e-12
 
 
 def test_dispersion_of_wetherill_and_brown():

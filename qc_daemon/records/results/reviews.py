@@ -104,8 +104,8 @@ def append(session: Session, finding_id: int, event: Event) -> bool:
         "reader_number": event.reader_number,
         "is_blinded": event.is_blinded,
         "seconds": event.seconds,
-        "drawn_by": _rules(event.drawn),
-        "drawn_probability": event.drawn and event.drawn.probability,
+        "drawn_by": _rules(event.draw),
+        "drawn_probability": event.draw and event.draw.probability,
         "second_by": _rules(event.second),
         "second_probability": event.second and event.second.probability,
     }
@@ -211,7 +211,7 @@ def _newest_contents(session: Session, instance_id: int) -> dict[int, Row[Any]]:
 class ReviewedFinding:
     """A finding that a person's verdict stands for, to learn, calibrate or count from.
 
-    `state.outcome` is that verdict. `first` is the first reading; `first.drawn` says how the
+    `state.outcome` is that verdict. `first` is the first reading; `first.draw` says how the
     finding came to it. `site` (`acquisitions.site_key`), `device_id` (merges are followed) and
     whether the picture has text in it are of the image's header, None where that does not say.
     """
@@ -236,8 +236,8 @@ class ReviewedFinding:
     def weight(self) -> float | None:
         """For how many findings this one stands: the inverse of the probability that it was drawn
         with; None where the reader chose it, so that it stands for itself alone."""
-        drawn = self.first.drawn
-        return None if drawn is None else 1.0 / drawn.probability
+        draw = self.first.draw
+        return None if draw is None else 1.0 / draw.probability
 
 
 def reviewed_findings(
@@ -427,6 +427,6 @@ def _event(row: Any) -> Event:
         reader_number=row.reader_number,
         is_blinded=row.is_blinded,
         seconds=row.seconds,
-        drawn=_draw(row.drawn_by, row.drawn_probability),
+        draw=_draw(row.drawn_by, row.drawn_probability),
         second=_draw(row.second_by, row.second_probability),
     )

@@ -184,11 +184,11 @@ def best_findings(
     groups: dict[tuple[str | None, str], list[tuple[tuple[float, float], PageFinding]]] = {}
     for number, finding in enumerate(findings, start=1):
         state = states.get(number)
-        shown = apply_review(finding, state)
+        effective = apply_review(finding, state)
         outcome = None if state is None else state.outcome
         decision = None if outcome is None else Decision(outcome, finding.judgement)
-        entry = PageFinding(shown, 1, decision)
-        key = (finding.sop_instance_uid, shown.judgement.view)
+        entry = PageFinding(effective, 1, decision)
+        key = (finding.sop_instance_uid, effective.judgement.view)
         groups.setdefault(key, []).append((review_rank(finding, state), entry))
     return [
         replace(

@@ -131,12 +131,12 @@ def test_later_reviews_keep_it_or_break_it() -> None:
     called = np.full(100, high)
     kept = check_promise(promise, called, np.repeat([1.0, 0.0], [95, 5]))["standard"]
     broken = check_promise(promise, called, np.repeat([1.0, 0.0], [86, 14]))["standard"]
-    assert kept.is_kept
+    assert kept.is_consistent
     assert (broken.called, broken.wrong) == (100, 14)
     assert broken.tail == pytest.approx(binom.sf(13, 100, 0.05))
-    assert not broken.is_kept
+    assert not broken.is_consistent
     nothing = check_promise(promise, [], [])
-    assert all(check.is_kept and check.called == 0 for check in nothing.values())
+    assert all(check.is_consistent and check.called == 0 for check in nothing.values())
     assert check_promise(promise_of(50), called, np.zeros(100)) == {}
 
 
