@@ -122,13 +122,16 @@ class ConnectionListener:
         now = time.monotonic()
         while self._waiting:
             oldest = next(iter(self._waiting.values()))
-            if (
-                oldest.until > now
-                and len(self._waiting) <= MAX_WAITING
-                and self._is_within_memory()
-            ):
+            if len(self._waiting) > MAX_WAITING or not self._is_within_memory():
+                self._close(oldest)
+            elif oldest.until > now:
                 return
-            self._close(oldest)
+            else:
+                # On a busy machine this comes late: a request that came in time is still unread.
+                if _has_bytes(oldest.connection):
+                    self._read_bytes(oldest)
+                if self._is_waiting(oldest):
+                    self._close(oldest)
 
     def _is_within_memory(self) -> bool:
         return self._bytes_in_memory <= MAX_REQUESTS_WAITING
@@ -154,15 +157,15 @@ class ConnectionListener:
         self._selector.register(connection, selectors.EVENT_READ, waiting)
 
     def _read_bytes(self, waiting: _WaitingConnection) -> None:
-        if self._waiting.get(waiting.connection.fileno()) is not waiting:
+        if not self._is_waiting(waiting):
             # It was closed after `select` had returned it.
             return
         if self._encrypted:
-            if _has_closed(waiting.connection):
+            if _has_bytes(waiting.connection):
+                self._pass_on(waiting)
+            else:
                 # Nothing came: a test whether the port is open, as of a load balancer or doctor.
                 self._close(waiting)
-            else:
-                self._pass_on(waiting)
             return
         try:
             data = waiting.connection.recv(1 << 16)
@@ -182,6 +185,9 @@ class ConnectionListener:
             self._close(waiting, _describe_invalid(waiting.first_bytes))
         elif len(waiting.first_bytes) >= size:
             self._pass_on(waiting)
+
+    def _is_waiting(self, waiting: _WaitingConnection) -> bool:
+        return self._waiting.get(waiting.connection.fileno()) is waiting
 
     def _pass_on(self, waiting: _WaitingConnection) -> None:
         self._remove(waiting)
@@ -205,14 +211,12 @@ class ConnectionListener:
         self._bytes_in_memory -= len(waiting.first_bytes)
 
 
-def _has_closed(connection: socket.socket) -> bool:
-    """Whether the peer has ended a connection that is readable before it sent a byte."""
+def _has_bytes(connection: socket.socket) -> bool:
+    """Whether the peer has sent bytes that nobody has read."""
     try:
-        return not connection.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return False
+        return bool(connection.recv(1, socket.MSG_PEEK))
     except OSError:
-        return True
+        return False
 
 
 def _describe_invalid(first_bytes: bytearray) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def descriptors() -> int:
 def test_silent_ones_hold_up_nobody_and_are_dropped(
     start_receiver: Callable[..., RunningReceiver], say: bytes
 ) -> None:
-    receiver = start_receiver(artim_timeout=1.0)
+    receiver = start_receiver(artim_timeout=3.0)
     assert store(receiver.port, ultrasound()) == [0x0000]
     eventually(lambda: not receiver.scp._associations)
     threads, files = threading.active_count(), descriptors()
@@ -62,6 +63,30 @@ def test_silent_ones_hold_up_nobody_and_are_dropped(
     eventually(lambda: not receiver.scp._associations)
     assert receiver.scp._listeners[0].waiting == 0
     eventually(lambda: threading.active_count() <= threads and descriptors() <= files)
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_request_that_came_in_time_is_served_by_a_listener_that_is_late(encrypted: bool) -> None:
+    served, is_late = [], threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connections = listener.ConnectionListener(
+            server,
+            lambda connection, _address, data: served.append((connection, data)),
+            seconds=0.2,
+            encrypted=encrypted,
+            # Called before each connection is accepted: at the second one, until the time is over.
+            has_more_than_others=lambda: bool(connections.waiting) and not is_late.wait(60),
+        )
+        connections.open()
+        with crowd(server.getsockname()[1], 1) as (caller,), contextlib.ExitStack() as callers:
+            eventually(lambda: connections.waiting == 1)
+            callers.enter_context(crowd(server.getsockname()[1], 1))
+            caller.sendall(ASSOCIATE_RQ + bytes(0x100))
+            time.sleep(0.3)
+            is_late.set()
+            eventually(lambda: bool(served))
+        connections.close()
+    served[0][0].close()
 
 
 def test_the_longest_silent_goes_when_too_many_wait(
