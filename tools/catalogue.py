@@ -23,9 +23,9 @@ from model.criteria.faults import (
     UNLIKE_STANDARD,
 )
 from model.criteria.rules import RULES
+from qc_daemon.language.catalogues import ENGLISH, LANGUAGES, catalogue_path
 from qc_daemon.report.sr.codes import FLAGS, VIEWS
 from qc_daemon.report.summary import words
-from qc_daemon.report.summary.language import ENGLISH, LANGUAGES, catalogue_path
 
 _KEYWORDS = {"gettext": None, "ngettext": (1, 2)}
 _DATE = datetime(2026, 1, 1, tzinfo=UTC)

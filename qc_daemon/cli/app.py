@@ -234,7 +234,7 @@ def score(
     if not list_files(paths):
         names = ", ".join(map(str, paths))
         raise console.UsageError(f"{names}: no files there; give DICOM or picture files")
-    from qc_daemon.report.summary.language import check_language
+    from qc_daemon.language.catalogues import check_language
 
     language = check_language(language or settings.report.language)
     write_report = None

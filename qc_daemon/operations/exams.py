@@ -329,8 +329,8 @@ def write_summary(
     that has no findings, and for a picture that cannot be read.
     """
     # The report stage loads fonts and page layout, which other questions on exams do without.
+    from qc_daemon.language.catalogues import check_language
     from qc_daemon.report.summary.html import summary_html
-    from qc_daemon.report.summary.language import check_language
     from qc_daemon.report.summary.pdf import summary_pdf
     from qc_daemon.report.summary.text import compose_page
 

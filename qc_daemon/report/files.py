@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 from detector.errors import ErrorCode, QCError
 from detector.imaging.dicom_file import is_dicom
 from model.finding import Finding
+from qc_daemon.language.catalogues import ENGLISH
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.exam import FrameReader, ReportedFinding, best_per_view, under_source_uids
@@ -17,7 +18,6 @@ from qc_daemon.report.objects.overlay import build_overlay
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.source_file import read_header
 from qc_daemon.report.sr.document import build_sr
-from qc_daemon.report.summary.language import ENGLISH
 from qc_daemon.spool import private_files
 
 REVISION = 1

@@ -16,10 +16,10 @@ import training.cli
 from detector.anatomy import View
 from model.finding import QUALITY_LABELS
 from qc_daemon.cli.app import app
+from qc_daemon.language.catalogues import LANGUAGES
 from qc_daemon.operations.peers import PeerState
 from qc_daemon.operations.rejections import RETRACTIONS
 from qc_daemon.records.tables import CommitmentState, ExamState, JobKind, JobState
-from qc_daemon.report.summary.language import LANGUAGES
 from qc_daemon.service.roles import ROLES
 from qc_daemon.settings import load
 from tests.support.databases import migrate

@@ -13,6 +13,8 @@ from pydicom.dataset import Dataset
 
 from detector.anatomy import View
 from model.finding import Finding
+from qc_daemon.language.catalogues import LANGUAGES, translations
+from qc_daemon.language.fonts import load_font
 from qc_daemon.operations.reviews import Answer, override, read_blinded
 from qc_daemon.report.exam import ReportedFinding, best_per_view, summarise_exam
 from qc_daemon.report.objects.overlay import _lines, render_overlay
@@ -20,8 +22,6 @@ from qc_daemon.report.objects.renditions import render_report
 from qc_daemon.report.person_verdict import apply_review, review_rank
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr.parse import parse_findings, parse_reviews
-from qc_daemon.report.summary.fonts import load_font
-from qc_daemon.report.summary.language import LANGUAGES, translations
 from qc_daemon.report.summary.summary import Decision, ViewStatus
 from qc_daemon.report.summary.text import compose_page
 from qc_daemon.report.summary.words import NO_VIEW, decision_line

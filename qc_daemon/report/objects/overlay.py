@@ -19,6 +19,8 @@ from detector.boxes import Box
 from detector.errors import Flag
 from detector.frame import Pixels
 from model.finding import NON_STANDARD, REVIEW, STANDARD, Finding
+from qc_daemon.language.catalogues import ENGLISH, translations
+from qc_daemon.language.fonts import load_font, wrap_text
 from qc_daemon.report.derived_uids import derived_uid, object_uid
 from qc_daemon.report.equipment import (
     local_time,
@@ -27,8 +29,6 @@ from qc_daemon.report.objects.captions import overlap, place_captions
 from qc_daemon.report.objects.secondary_capture import build_secondary_capture, source_image
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.summary import words
-from qc_daemon.report.summary.fonts import load_font, wrap_text
-from qc_daemon.report.summary.language import ENGLISH, translations
 from qc_daemon.report.summary.summary import Decision
 
 SERIES_NUMBER = 9902

@@ -19,6 +19,8 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from detector.errors import ErrorCode, Flag, QCError
 from detector.frame import Pixels
 from model.finding import Finding
+from qc_daemon.language.catalogues import ENGLISH, translations
+from qc_daemon.language.fonts import load_font, wrap_text
 from qc_daemon.records.results.renditions import Rendition, RenditionReference
 from qc_daemon.report.derived_uids import derived_uid
 from qc_daemon.report.equipment import (
@@ -36,8 +38,6 @@ from qc_daemon.report.person_verdict import apply_review, review_rank
 from qc_daemon.report.sr.parse import parse_findings, parse_reviews
 from qc_daemon.report.sr.reviews import ReportedReview
 from qc_daemon.report.summary import words
-from qc_daemon.report.summary.fonts import load_font, wrap_text
-from qc_daemon.report.summary.language import ENGLISH, translations
 from qc_daemon.report.summary.summary import Decision
 
 SERIES_NUMBER = 9906

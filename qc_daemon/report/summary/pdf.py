@@ -12,9 +12,9 @@ from fpdf.enums import DocumentCompliance, MethodReturnValue, XPos, YPos
 from PIL import Image
 
 from detector.frame import Pixels
+from qc_daemon.language import fonts
+from qc_daemon.language.catalogues import CHINESE
 from qc_daemon.report.objects.overlay import BLACK, VERDICT_COLOURS, WHITE, Colour
-from qc_daemon.report.summary import fonts
-from qc_daemon.report.summary.language import CHINESE
 from qc_daemon.report.summary.summary import ImageKey, ViewStatus
 from qc_daemon.report.summary.text import Cell, Page, Point
 

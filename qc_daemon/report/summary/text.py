@@ -12,11 +12,11 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import PersonName
 
 from detector.errors import ErrorCode, Flag
+from qc_daemon.language.catalogues import translations
+from qc_daemon.language.fonts import is_drawable
 from qc_daemon.report.equipment import software_version
 from qc_daemon.report.sr.codes import FLAGS, VIEWS
 from qc_daemon.report.summary import words
-from qc_daemon.report.summary.fonts import is_drawable
-from qc_daemon.report.summary.language import translations
 from qc_daemon.report.summary.summary import ExamSummary, SummaryImage, ViewRow, ViewStatus
 
 _REVIEW_FLAGS = (Flag.NOT_ULTRASOUND, Flag.OUT_OF_DISTRIBUTION, Flag.NO_REAL_EVIDENCE)

@@ -31,8 +31,8 @@ from model.finding import (
     Judgement,
     Reason,
 )
+from qc_daemon.language.fonts import is_drawable
 from qc_daemon.report.sr import codes
-from qc_daemon.report.summary.fonts import is_drawable
 from qc_daemon.report.summary.summary import Decision
 from qc_daemon.review.events import EventKind
 

@@ -10,9 +10,9 @@ from babel.messages.pofile import read_po
 from fontTools.ttLib import TTFont
 
 from model.finding import REVIEW
+from qc_daemon.language.catalogues import LANGUAGES, catalogue_path, translations
+from qc_daemon.language.fonts import font_path
 from qc_daemon.report.objects.overlay import render_overlay
-from qc_daemon.report.summary.fonts import font_path
-from qc_daemon.report.summary.language import LANGUAGES, catalogue_path, translations
 from tools.catalogue import extract_messages, update_catalogue
 
 Make = Callable[..., Any]

@@ -17,11 +17,11 @@ from detector.boxes import Detection
 from detector.errors import ErrorCode, Flag, QCError
 from model.criteria.rules import RULES
 from model.finding import NON_STANDARD, REVIEW, STANDARD, Criterion
+from qc_daemon.language.catalogues import LANGUAGES
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.objects.encapsulated_pdf import build_pdf
 from qc_daemon.report.objects.overlay import render_frame
 from qc_daemon.report.summary.html import summary_html
-from qc_daemon.report.summary.language import LANGUAGES
 from qc_daemon.report.summary.pdf import Pictures, summary_pdf
 from qc_daemon.report.summary.summary import ExamSummary, SummaryImage, ViewStatus, summarise
 from qc_daemon.report.summary.text import Page, compose_page, format_person

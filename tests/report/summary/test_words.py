@@ -21,6 +21,7 @@ from model.bundle.bundle import Bundle, locate, write_manifest
 from model.criteria.faults import REGION_FAULTS
 from model.criteria.rules import RULES
 from model.finding import NON_STANDARD, STANDARD, Criterion, Finding, Reason
+from qc_daemon.language.catalogues import LANGUAGES, translations
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.objects.overlay import _lines, render_overlay
 from qc_daemon.report.objects.renditions import _heading
@@ -28,7 +29,6 @@ from qc_daemon.report.sr.document import build_sr
 from qc_daemon.report.sr.parse import parse_findings
 from qc_daemon.report.summary import words
 from qc_daemon.report.summary.html import PageEntry, exam_page, summary_html
-from qc_daemon.report.summary.language import LANGUAGES, translations
 from qc_daemon.report.summary.pdf import summary_pdf
 from qc_daemon.report.summary.summary import ExamSummary, SummaryImage, summarise
 from qc_daemon.report.summary.text import Page, compose_page

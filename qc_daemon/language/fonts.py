@@ -10,7 +10,7 @@ import matplotlib
 from fontTools.ttLib import TTFont
 from PIL import ImageFont
 
-from qc_daemon.report.summary.language import CHINESE, ENGLISH
+from qc_daemon.language.catalogues import CHINESE, ENGLISH
 
 _DEJAVU = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 LATIN = _DEJAVU / "DejaVuSans.ttf"

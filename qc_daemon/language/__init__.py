@@ -1,0 +1,1 @@
+"""Languages and fonts of everything that people read: pages, pictures, reports."""
