@@ -2,11 +2,12 @@
 `read`, `dispute`, `resolve`, `remark`, `export`, `import`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from detector.console import UsageError
+from detector.plain_text import count_of
 from qc_daemon.cli.options import (
     LARGEST_ID,
     Config,
@@ -76,8 +77,16 @@ def review_list(
     exam: Annotated[
         int | None, typer.Option(min=1, max=LARGEST_ID, help="Exam id, as in exam list.")
     ] = None,
+    answers: Annotated[
+        bool,
+        typer.Option(
+            "--answers",
+            help="Also the models' answers of what waits for a first reading; who sees them should"
+            " not read it blinded.",
+        ),
+    ] = False,
     blinded: Annotated[
-        bool, typer.Option("--blinded", help="Without the models' answers.")
+        bool, typer.Option("--blinded", help="Without the models' answers of any finding.")
     ] = False,
     since: Since = None,
     until: Until = None,
@@ -86,12 +95,18 @@ def review_list(
 ) -> None:
     """List findings that wait for a person: left to one, drawn, remarked on, disputed.
 
-    --since and --until are about when the image was received. Of a finding that waits for a blinded
-    reading the answers are left out.
+    --since and --until are about when the image was received. Of a finding that waits for a reading
+    the answers are left out: who has seen them cannot be its second, blinded reader.
 
     Example: qc-daemon review list --since 2026-11-01 --config qc-daemon.toml
     """
-    from qc_daemon.operations.reviews import LIST_COLUMNS, LIST_TABLE, list_reviews
+    from qc_daemon.operations.reviews import (
+        LEFT_OUT,
+        LIST_COLUMNS,
+        LIST_TABLE,
+        list_reviews,
+        parse_answers,
+    )
     from qc_daemon.operations.shared import parse_window
     from qc_daemon.records.listings import ExamFilter
 
@@ -101,11 +116,14 @@ def review_list(
         state or (),
         ExamFilter(exam_id=exam),
         parse_window(since, until, row_limit(limit, chosen)),
+        parse_answers(answers, blinded),
         with_all=all,
-        is_blinded=blinded,
     )
     columns = LIST_TABLE if chosen == "table" else LIST_COLUMNS
     write_list("findings", rows, chosen, columns=columns, is_filtered=True)
+    is_left_out = any(row["state"] == "waiting" for row in rows)
+    if chosen == "table" and is_left_out and not (answers or blinded):
+        typer.echo(LEFT_OUT, err=True)
 
 
 @review.command("show")
@@ -285,9 +303,23 @@ def review_export(
             help="A row for each finding that waits for a person, to fill in and import.",
         ),
     ] = False,
-    blinded: Annotated[
-        bool, typer.Option("--blinded", help="A sheet without the models' answers.")
+    answers: Annotated[
+        bool,
+        typer.Option(
+            "--answers",
+            help="A sheet with the models' answers of what waits for a first reading; who sees them"
+            " should not read it blinded.",
+        ),
     ] = False,
+    whole: Annotated[
+        bool,
+        typer.Option(
+            "--whole",
+            help="Also what was said of findings that wait for a blinded reading: a copy to keep,"
+            " not to give to those who read.",
+        ),
+    ] = False,
+    blinded: Annotated[bool, typer.Option("--blinded", hidden=True)] = False,
     training: Annotated[
         Path | None,
         typer.Option(
@@ -308,8 +340,11 @@ def review_export(
 ) -> None:
     """Write what persons said, each event a row, to keep or to import elsewhere.
 
+    Findings that wait for a blinded reading are left out, and counted, unless --whole is given.
+
     With --sheet: what is to be reviewed. Fill in action (accept, override, read, dispute, resolve
-    or remark), reader and what else the action needs; rows without an action are passed over.
+    or remark), reader and what else the action needs; rows without an action are passed over. The
+    models' answers are in it with --answers only, and never where a blinded reading is to come.
     --since and --until are about when a review was made, with --sheet about when an image was
     received. No row names a patient.
 
@@ -324,24 +359,35 @@ def review_export(
     from qc_daemon.operations.review_files import (
         HISTORY_COLUMNS,
         SHEET_COLUMNS,
-        history,
+        History,
         make_sheet,
     )
     from qc_daemon.operations.shared import parse_window
 
     is_csv = parse_format(format, ("csv", "json")) == "csv"
+    if answers and (blinded or not sheet):
+        raise UsageError("--answers goes with --sheet, and without --blinded")
+    if whole and (sheet or training is not None):
+        raise UsageError("--whole goes with neither --sheet nor --training")
     if training is not None:
         if sheet or blinded:
             raise UsageError("--training goes without --sheet and --blinded")
         _export_training(load_settings(config), training, since, until, with_burned_in)
         return
     settings, window = load_settings(config), parse_window(since, until)
+    form: Literal["json", "csv"] = "csv" if is_csv else "json"
     if sheet:
-        rows = make_sheet(settings, window, is_blinded=blinded)
-    else:
-        rows = history(settings, window, as_text=is_csv)
-    columns = SHEET_COLUMNS if sheet else HISTORY_COLUMNS
-    write_lines(rows, "csv" if is_csv else "json", columns)
+        write_lines(make_sheet(settings, window, with_answers=answers), form, SHEET_COLUMNS)
+        return
+    history = History(settings, window, is_csv, whole)
+    write_lines(iter(history), form, HISTORY_COLUMNS)
+    if history.left_out:
+        # Programs read stdout.
+        left_out = count_of(history.left_out, "finding")
+        typer.echo(
+            f"left out: {left_out} that a blinded reading is to come of; --whole has all",
+            err=True,
+        )
 
 
 def _export_training(

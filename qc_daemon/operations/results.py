@@ -19,6 +19,7 @@ from qc_daemon.records.listings import ExamFilter, Window
 from qc_daemon.records.results import findings, rejections
 from qc_daemon.records.results.findings import StoredFinding, best_of, rank
 from qc_daemon.records.tables import IdentityKind
+from qc_daemon.review.state import ReviewStatus
 from qc_daemon.settings import Settings
 
 FINDING_COLUMNS = (
@@ -115,6 +116,8 @@ class FindingFilter:
         )
 
 
+TO_READ_BLINDED = "to be read blinded"
+_ANSWER_COLUMNS = ("view", "view_probability", "probability", "reasons", "not_met", "flags")
 ANY_FINDING = FindingFilter()
 
 
@@ -317,7 +320,12 @@ def finding_row(finding: Mapping[str, Any]) -> dict[str, Any]:
 
 def table_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row as a table has room for: of each reason what is wrong, not what to do about it; and
-    with the verdict whether a person rejected the image, and what a person says of the finding."""
+    with the verdict whether a person rejected the image, and what a person says of the finding.
+
+    A table is what people look at: of a finding that waits for a blinded reading it has no answer.
+    """
+    if row.get("review_state") == ReviewStatus.SECOND_READING:
+        row = {**row, **dict.fromkeys(_ANSWER_COLUMNS), "verdict": TO_READ_BLINDED}
     statements = [words.partition(": ")[0] for words in row["reasons"] or ()]
     verdict = f"{row['verdict']}, rejected" if row.get("rejected") else row["verdict"]
     if row.get("review_view") is not None:

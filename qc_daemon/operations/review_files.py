@@ -24,6 +24,7 @@ from qc_daemon.operations.reviews import (
     OUTCOMES,
     WAITING,
     Answer,
+    Answers,
     Change,
     criteria_words,
     iter_rows,
@@ -103,13 +104,18 @@ _MOST_ACTIONS = 2000
 
 
 def make_sheet(
-    settings: Settings, window: Window = ALL, *, is_blinded: bool
+    settings: Settings, window: Window = ALL, *, with_answers: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """A row of SHEET_COLUMNS for each finding that waits for a person, the last columns empty."""
+    """A row of SHEET_COLUMNS for each finding that waits for a person, the last columns empty.
+
+    The models' answers are in it `with_answers` only: whoever has seen them cannot read blinded.
+    Of what waits for a blinded reading they are in no sheet.
+    """
     store = open_store(settings)
     prepare(store)
+    answers = Answers.ASKED_FOR if with_answers else Answers.OPEN
     with store.read() as session:
-        for row in iter_rows(session, settings, WAITING, None, window, is_blinded=is_blinded):
+        for row in iter_rows(session, settings, WAITING, None, window, answers):
             yield {
                 **{name: row[name] for name in ("finding", *KEY_COLUMNS, "events", "state")},
                 "asked_by": row["asked_by"],
@@ -121,15 +127,29 @@ def make_sheet(
             }
 
 
-def history(settings: Settings, window: Window = ALL, *, as_text: bool) -> Iterator[dict[str, Any]]:
+@dataclass(slots=True)
+class History:
     """A row of HISTORY_COLUMNS for each event of the findings with an event in the window.
 
-    `as_text` quotes texts as CSV needs it, so that they come back as they were.
+    `as_text` quotes texts as CSV needs it, so that they come back as they were. Findings that wait
+    for a blinded reading are left out unless it `is_whole`; once all rows are read, `left_out` says
+    how many.
     """
-    with open_store(settings).read() as session:
-        for finding_id, key, events in reviews.iter_events(session, window):
-            for event in events:
-                yield _history_row(finding_id, key, event, as_text)
+
+    settings: Settings
+    window: Window = ALL
+    as_text: bool = False
+    is_whole: bool = False
+    left_out: int = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        with open_store(self.settings).read() as session:
+            for finding_id, key, events in reviews.iter_events(session, self.window):
+                if not self.is_whole and current_state(events).is_blinded:
+                    self.left_out += 1
+                    continue
+                for event in events:
+                    yield _history_row(finding_id, key, event, self.as_text)
 
 
 def _history_row(finding_id: int, key: FindingKey, event: Event, as_text: bool) -> dict[str, Any]:

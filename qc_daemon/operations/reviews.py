@@ -7,6 +7,7 @@ it leads to. Nothing that a person said is changed or removed.
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import Enum
 from itertools import islice
 from typing import Any
 
@@ -97,10 +98,40 @@ HIDDEN = (
     "the answers are hidden until another person has read it blinded (review read);"
     " --unblind --reader NAME shows them, and NAME cannot read it blinded any more"
 )
+LEFT_OUT = (
+    "without view, verdict and probability of what waits for a first reading: review show N has"
+    " them, or --answers; whoever has seen them should not read it blinded"
+)
 MAX_REMARK_LETTERS = 1000
 _MAX_SECONDS = 86_400.0
 # Of a PN (PS3.5 6.2): these separate the groups of a name and the values of an element.
 _NAME_SEPARATORS = ("\\", "=")
+
+
+class Answers(Enum):
+    """Which findings of a list or sheet have the answers of models and persons: OPEN, those that
+    nobody has to read; ASKED_FOR, also those that wait for a first reading; NONE. Those that wait
+    for a blinded reading never have them."""
+
+    NONE = "none"
+    OPEN = "open"
+    ASKED_FOR = "asked for"
+
+    def are_of(self, state: ReviewState) -> bool:
+        """Whether a finding in this state has its answers."""
+        if self is Answers.NONE or state.is_blinded:
+            return False
+        # Whoever comes upon the answer in a list cannot be the second, blinded reader any more.
+        return self is Answers.ASKED_FOR or state.status is not ReviewStatus.WAITING
+
+
+def parse_answers(with_answers: bool, is_blinded: bool) -> Answers:
+    """The answers that options ask for. Raises UsageError."""
+    if with_answers and is_blinded:
+        raise UsageError("--answers goes without --blinded")
+    if is_blinded:
+        return Answers.NONE
+    return Answers.ASKED_FOR if with_answers else Answers.OPEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -480,7 +511,7 @@ def _describe(event: Event, after: ReviewState, *, is_amended: bool) -> str:
     answer = f" as {describe_answer(event)}" if event.view is not None else ""
     parts = [f"{kind}{answer} by {event.reader}"]
     if after.status is ReviewStatus.SECOND_READING:
-        parts.append("it waits for a blinded reading by another person")
+        parts.append(_WAITS)
     if after.status is ReviewStatus.DISAGREEMENT:
         parts.append("the readings differ: decide with review resolve")
     if is_amended:
@@ -488,6 +519,9 @@ def _describe(event: Event, after: ReviewState, *, is_amended: bool) -> str:
     return "; ".join(parts)
 
 
+_WAITS = (
+    "it waits for a blinded reading by another person, and until then nobody is shown what was said"
+)
 _WORDS = {
     EventKind.ACCEPT: "accepted",
     EventKind.OVERRIDE: "overridden",
@@ -521,21 +555,21 @@ def list_reviews(
     states: Sequence[str] = (),
     exam_filter: ExamFilter | None = None,
     window: Window = ALL,
+    answers: Answers = Answers.OPEN,
     *,
     with_all: bool = False,
-    is_blinded: bool = False,
 ) -> Listing:
     """Findings that wait for a person, in order of arrival; in these states, or all.
 
-    The window is about when an image was received. The models' answer is left out where a blinded
-    reading is to come, and of all with `is_blinded`. Raises UsageError.
+    The window is about when an image was received; `answers` says which rows have the models'.
+    Raises UsageError.
     """
     chosen = parse_choices(ReviewStatus, states, "--state")
     chosen = chosen or (list(ReviewStatus) if with_all else list(WAITING))
     store = open_store(settings)
     prepare(store)
     with store.read() as session:
-        rows = iter_rows(session, settings, chosen, exam_filter, window, is_blinded=is_blinded)
+        rows = iter_rows(session, settings, chosen, exam_filter, window, answers)
         limit = window.limit and window.limit + 1
         page = list(islice(rows, limit))
     is_cut = window.limit is not None and len(page) > window.limit
@@ -548,13 +582,12 @@ def iter_rows(
     states: Collection[ReviewStatus],
     exam_filter: ExamFilter | None = None,
     window: Window = ALL,
-    *,
-    is_blinded: bool = False,
+    answers: Answers = Answers.OPEN,
 ) -> Iterator[dict[str, Any]]:
     """Rows of LIST_COLUMNS and `model_id` of the findings in these states."""
     for stored, state, draw in iter_states(session, settings, exam_filter, window):
         if state.status in states:
-            yield _list_row(stored, state, draw, is_blinded=is_blinded or state.is_blinded)
+            yield _list_row(stored, state, draw, answers)
 
 
 def add_states(
@@ -612,7 +645,7 @@ def key_of(stored: StoredFinding) -> FindingKey:
 
 
 def _list_row(
-    stored: StoredFinding, state: ReviewState, draw: Draw | None, *, is_blinded: bool
+    stored: StoredFinding, state: ReviewState, draw: Draw | None, answers: Answers
 ) -> dict[str, Any]:
     body, outcome, key = stored.body, state.outcome, key_of(stored)
     row: dict[str, Any] = {
@@ -637,10 +670,11 @@ def _list_row(
         "person_verdict": None if outcome is None else outcome.verdict,
         "remarks": [each.remark for each in state.remarks],
     }
-    if is_blinded:
-        row |= dict.fromkeys((*_ANSWER_COLUMNS, "person_view", "person_verdict", "remarks"))
+    if not answers.are_of(state):
+        row |= dict.fromkeys((*_ANSWER_COLUMNS, "person_view", "person_verdict"))
+    if answers is Answers.NONE or state.is_blinded:
         # Rules of drawing may be the answer itself: that the first reader disagreed.
-        row["asked_by"] = []
+        row |= {"asked_by": [], "remarks": None}
     return row
 
 

@@ -17,6 +17,7 @@ Remarks are possible at any time; one on a finding that nobody has read makes it
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Self
 
 from detector.anatomy import View
 from model.finding import NON_STANDARD, STANDARD
@@ -56,6 +57,17 @@ class ReviewState:
     def is_blinded(self) -> bool:
         """Whether the models' answer and earlier readings are hidden from who asks."""
         return self.status is ReviewStatus.SECOND_READING
+
+    @property
+    def is_read_once(self) -> bool:
+        """Whether there is a first reading that a blinded one is to follow, not because of a
+        dispute."""
+        return self.is_blinded and self.dispute is None
+
+    def as_reported(self) -> Self:
+        """The state as reports have it, which go to everybody: a first reading that a blinded one
+        is to follow is not in it. What was reported before a dispute stays."""
+        return replace(self, outcome=None) if self.is_read_once else self
 
     @property
     def is_settled(self) -> bool:

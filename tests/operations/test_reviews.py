@@ -112,7 +112,7 @@ def test_what_the_models_leave_to_a_person_waits(site: Site) -> None:
     assert site.rows("list")[0]["asked_by"] == ["left-to-person"]
     assert site.states() == {1: "automatic", 2: "automatic", 3: "waiting"}
     assert "left-to-person" in site.say("list")
-    (row,) = csv.DictReader(io.StringIO(site.say("list", "--format", "csv")))
+    (row,) = csv.DictReader(io.StringIO(site.say("list", "--format", "csv", "--answers")))
     assert row["view"] == "NT"
     assert site.rows("list", "--state", "automatic", "--limit", "1")[0]["finding"] == 1
 
@@ -160,6 +160,7 @@ def test_results_have_what_the_person_said_beside_the_finding(site: Site) -> Non
     assert "Dr Lee: non-standard" in runner.invoke(app, [*arguments, "table"]).stdout
 
 
+EXPORT = ("export", "--whole")
 OVERRIDE = ("--reason", "criterion", "--reader", "Dr Lee")
 
 
@@ -355,7 +356,7 @@ def test_a_new_person_or_device_is_a_risk(tmp_path: Path) -> None:
     site = Site(tmp_path, risk_share=1.0, new_after=2)
     scanned_by(site, 1, "BERG^ANNA")
     assert "blinded reading" in site.say("accept", "1", "--reader", "Dr Lee")
-    rows = [json.loads(line) for line in site.say("export", "--format", "jsonl").splitlines()]
+    rows = [json.loads(line) for line in site.say(*EXPORT, "--format", "jsonl").splitlines()]
     assert rows[0]["second_by"] == ["new-device", "new-person"]
     scanned_by(site, 2, "BERG^ANNA")
     assert "blinded reading" not in site.say("accept", "2", "--reader", "Dr Lee")
@@ -363,7 +364,7 @@ def test_a_new_person_or_device_is_a_risk(tmp_path: Path) -> None:
     own = ("override", "3", "--verdict", "standard", "--reader", "Anna Berg")
     scanned_by(site, 3, "BERG^ANNA")
     assert "blinded reading" in site.say(*own)
-    rows = [json.loads(line) for line in site.say("export", "--format", "jsonl").splitlines()]
+    rows = [json.loads(line) for line in site.say(*EXPORT, "--format", "jsonl").splitlines()]
     assert rows[2]["second_by"] == ["own-picture"]
     site.exam.store.close()
 
@@ -391,6 +392,38 @@ def test_second_readings_are_drawn_and_differing_ones_resolved(tmp_path: Path) -
     with site.exam.store.read() as session:
         (row,) = review_records.reviewed_findings(session)
     assert (row.finding_id, row.first.reader, row.weight) == (1, "Dr Lee", None)
+    site.exam.store.close()
+
+
+def test_no_list_sheet_or_export_tells_a_later_blinded_reader_the_answers(tmp_path: Path) -> None:
+    site = Site(tmp_path, share=1.0, first_share=1.0)
+
+    def outputs() -> list[str]:
+        results = ["results", "--config", str(site.config), "--format", "table"]
+        return [
+            *(site.say("list", "--format", form) for form in ("table", "csv", "jsonl")),
+            site.say("export", "--sheet"),
+            *(site.say("export", "--format", form) for form in ("csv", "jsonl")),
+            runner.invoke(app, results).stdout,
+        ]
+
+    # Before the first reading nobody comes upon the models' answer without asking for it.
+    assert all("0.12" not in output and "NT" not in output for output in outputs()[:4])
+    assert reviews.LEFT_OUT in site.run("list").stderr
+    assert {row["verdict"] for row in site.rows("list", "--answers")} >= {"standard"}
+    for finding, verdict in (("1", "standard"), ("2", "non-standard"), ("3", "standard")):
+        site.say("override", finding, "--verdict", verdict, *OVERRIDE)
+    for output in outputs():
+        words = output.replace("second-reading", "").replace("non_standard", "")
+        assert "standard" not in words
+        assert "criterion" not in words
+        assert "0.12" not in words
+    assert "left out: 3 findings" in site.run("export").stderr
+    rows = [json.loads(line) for line in site.say(*EXPORT, "--format", "jsonl").splitlines()]
+    assert [row["verdict"] for row in rows] == ["standard", "non-standard", "standard"]
+    wrong = (("list", "--answers", "--blinded"), ("export", "--answers"))
+    for arguments in (*wrong, ("export", "--sheet", "--whole")):
+        refused(site.run(*arguments), "goes with", error=UsageError)
     site.exam.store.close()
 
 
@@ -430,7 +463,7 @@ def write_sheet(path: Path, rows: Sequence[dict[str, str]], delimiter: str = ","
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_a_sheet_is_filled_in_and_taken_in(site: Site, tmp_path: Path, delimiter: str) -> None:
     site.say("remark", "1", "=look", "--reader", "Ng")
-    rows = sheet_of(site)
+    rows = sheet_of(site, "--answers")
     assert [(row["finding"], row["model_verdict"]) for row in rows] == [
         ("1", "non-standard"),
         ("3", "review"),
@@ -456,11 +489,11 @@ def test_a_sheet_is_filled_in_and_taken_in(site: Site, tmp_path: Path, delimiter
 
 
 def test_a_blinded_sheet_has_no_answers(site: Site) -> None:
-    (row,) = sheet_of(site, "--blinded")
+    (row,) = sheet_of(site)
     assert (row["model_view"], row["model_verdict"], row["model_probability"]) == ("", "", "")
     site.say("override", "2", "--verdict", "non-standard", *OVERRIDE)
     site.say("dispute", "2", "--reason", "criterion", "--reader", "A. Berg")
-    by_id = {row["finding"]: row for row in sheet_of(site)}
+    by_id = {row["finding"]: row for row in sheet_of(site, "--answers")}
     assert by_id["2"]["model_verdict"] == ""
     assert by_id["3"]["model_verdict"] == "review"
 
@@ -650,7 +683,7 @@ def check_history(
     for is_csv in (True, False):
         clear(other)
         path = tmp_path / "history"
-        rows = list(review_files.history(own, as_text=is_csv))
+        rows = list(review_files.History(own, as_text=is_csv, is_whole=True))
         path.write_text(as_csv(rows) if is_csv else "\n".join(map(json.dumps, rows)), "utf-8")
         if not rows:
             continue
@@ -711,9 +744,10 @@ def test_a_whole_review_on_both_databases(records: Records, tmp_path: Path) -> N
     assert "differ" in reviews.read_blinded(own, finding, Answer("Ng", "NT", "standard"))
     reviews.resolve(own, finding, Answer("Dr Roth", "NT", "standard", ("GAIN=met",)))
     reviews.dispute(own, finding, Answer("A. Berg", reason="other", remark="'=which?"))
-    (sheet,) = review_files.make_sheet(own, is_blinded=False)
+    (sheet,) = review_files.make_sheet(own, with_answers=True)
     assert (sheet["state"], sheet["model_verdict"]) == ("second-reading", None)
-    rows = list(review_files.history(own, as_text=True))
+    assert list(review_files.History(own)) == []
+    rows = list(review_files.History(own, as_text=True, is_whole=True))
     assert [each["kind"] for each in rows] == ["accept", "override", "resolve", "dispute"]
     path = tmp_path / "history.csv"
     path.write_text(as_csv(rows))

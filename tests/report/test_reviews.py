@@ -241,6 +241,41 @@ def test_a_blinded_reading_after_a_dispute_is_the_one_reported(site: Site) -> No
     assert (review.reader, review.verdict, review.is_blinded) == ("Ng", "non-standard", True)
 
 
+def test_a_first_reading_is_reported_when_the_blinded_one_is_in(site: Site) -> None:
+    site.exam.settings.review = ReviewSettings(first_share=0, share=1, risk_share=1)
+    site.override(1, verdict="standard")
+    assert not site.exam.report()
+    # Another finding's verdict amends the report meanwhile, which says nothing of the first one's.
+    site.exam.settings.review = ReviewSettings(first_share=0, share=0, risk_share=0)
+    site.override(2, verdict="non-standard")
+    objects = site.report()
+    assert [each.number for each in parse_reviews(objects["sr"][0])] == [2]
+    assert selected(objects) == {"1", "2", "3"}
+    assert all("Lee" not in str(each) for each in objects["key-objects"])
+    read_blinded(site.exam.settings, 1, Answer("Ng", view="NT", verdict="standard"))
+    objects = site.report()
+    assert [(each.number, each.verdict) for each in parse_reviews(objects["sr"][0])] == [
+        (1, "standard"),
+        (2, "non-standard"),
+    ]
+    assert selected(objects) == {"2", "3"}
+
+
+def test_what_was_reported_before_a_dispute_stays_until_it_is_read(site: Site) -> None:
+    from qc_daemon.operations.reviews import dispute
+
+    site.override(1, verdict="standard")
+    site.report()
+    dispute(site.exam.settings, 1, Answer("A. Berg", reason="criterion"))
+    assert not site.exam.report()
+    site.override(2, verdict="non-standard")
+    (sr,) = site.report()["sr"]
+    assert [(each.number, each.reader) for each in parse_reviews(sr)] == [
+        (1, "Dr Lee"),
+        (2, "Dr Lee"),
+    ]
+
+
 def test_a_page_for_destinations_without_sr_follows_the_person(site: Site) -> None:
     site.override(1, verdict="standard")
     site.report()

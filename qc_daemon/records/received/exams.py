@@ -373,7 +373,7 @@ def exam_content(session: Session, exam_id: int) -> ExamContent:
         ),
         measured=tuple(measurements.of_exam(session, exam_id)),
         other_patients=_count_other_patients(session, exam.study_instance_uid),
-        reviews=reviews.outcomes(session, [each.finding_id for each in findings]),
+        reviews=reviews.reported_outcomes(session, [each.finding_id for each in findings]),
     )
 
 

@@ -132,6 +132,13 @@ def outcomes(session: Session, finding_ids: Collection[int]) -> dict[int, Review
     return {finding_id: state for finding_id, state in states.items() if state.outcome is not None}
 
 
+def reported_outcomes(session: Session, finding_ids: Collection[int]) -> dict[int, ReviewState]:
+    """As `outcomes`, as reports have them: without first readings that a blinded one is to follow,
+    whose reader must not come upon them."""
+    reported = {id: each.as_reported() for id, each in outcomes(session, finding_ids).items()}
+    return {finding_id: state for finding_id, state in reported.items() if state.outcome}
+
+
 def find(session: Session, key: FindingKey) -> int | None:
     """The id of the finding with this key, None if there is none."""
     return session.execute(
