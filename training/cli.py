@@ -17,6 +17,7 @@ from detector.version_option import add_version
 from training import recipes
 from training.data.samples import Origin
 from training.phantom.command import phantom
+from training.phantom.history.command import history
 from training.recipes import FOLDS, DescriberRecipe, DetectorRecipe, SpatialClipRecipe
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ app = typer.Typer(
 add_version(app, "qc-model")
 train = typer.Typer(no_args_is_help=True, help="Train one of the models.")
 app.add_typer(train, name="train")
-app.command()(phantom)
+phantom_app = typer.Typer(invoke_without_command=True)
+phantom_app.callback()(phantom)
+phantom_app.command()(history)
+app.add_typer(phantom_app, name="phantom")
 
 MOST_SEED = 2**32 - 1
 _DESCRIBER, _DETECTOR, _SPATIALCLIP = DescriberRecipe(), DetectorRecipe(), SpatialClipRecipe()

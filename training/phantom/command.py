@@ -21,7 +21,10 @@ class Format(StrEnum):
 
 
 def phantom(
-    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    context: typer.Context,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to.", show_default=False)
+    ] = None,
     count: Annotated[int, typer.Option(help="Pictures (png) or exams (dicom).", min=1)] = 100,
     seed: Annotated[int, typer.Option(help="Sets of unlike seeds share no picture.", min=0)] = 0,
     view: Annotated[
@@ -48,6 +51,10 @@ def phantom(
 
     qc-model phantom --out runs/exams --count 3 --format dicom
     """
+    if context.invoked_subcommand is not None:
+        return
+    if out is None:
+        raise UsageError("name the folder to write to with --out")
     views = tuple(view) if view else VIEWS
     if format is Format.DICOM and other_share:
         raise UsageError("--other-share goes with --format png only; use --view OTHER for DICOM")
