@@ -41,6 +41,23 @@ def load_font(size: int, language: str = ENGLISH, *, bold: bool = False) -> Imag
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
 
 
+def text_width(text: str, size: float, *, bold: bool = False) -> float:
+    """How wide the text is in our fonts, in the unit of `size`; letters that neither has count as
+    wide as Chinese ones, joined forms as their widest."""
+    latin = _widths(LATIN_BOLD if bold else LATIN)
+    return size * sum(
+        0.0 if unicodedata.combining(letter) else latin.get(ord(letter), 1.0) for letter in text
+    )
+
+
+@cache
+def _widths(path: Path) -> dict[int, float]:
+    """The width of each letter of a font, in parts of its size."""
+    with TTFont(path, lazy=True) as font:
+        per_em, widths = font["head"].unitsPerEm, font["hmtx"]
+        return {code: widths[name][0] / per_em for code, name in font.getBestCmap().items()}
+
+
 def wrap_text(text: str, font: ImageFont.FreeTypeFont, width: float) -> Iterator[str]:
     """The text in lines of at most `width` pixels; a longer word has a line of its own."""
     line = ""
