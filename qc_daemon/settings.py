@@ -526,6 +526,11 @@ class ReviewSettings(_Section):
         le=10_000,
         description="a person or device with fewer images counts as new",
     )
+    readers_may_resolve: bool = Field(
+        default=False,
+        description="whether one of the two whose readings differ, or who scanned the image, may"
+        " decide between them; else a third person has to",
+    )
 
 
 class ScheduleSettings(_Section):

@@ -266,7 +266,7 @@ def review_resolve(
     version: Version = None,
     config: Config = None,
 ) -> None:
-    """Decide between two readings that differ.
+    """Decide between two readings that differ, as a third person.
 
     Example: qc-daemon review resolve 7 --view NT --verdict standard --reader "Dr Roth"
     """

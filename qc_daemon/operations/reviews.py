@@ -29,7 +29,14 @@ from qc_daemon.records.results.reviews import FindingKey, ReviewableFinding
 from qc_daemon.records.store import Store
 from qc_daemon.review import drawing
 from qc_daemon.review.drawing import OWN_PICTURE, DrawnFinding, Shares
-from qc_daemon.review.events import Criteria, Draw, Event, EventKind, name_words
+from qc_daemon.review.events import (
+    Criteria,
+    Draw,
+    Event,
+    EventKind,
+    is_same_person,
+    name_words,
+)
 from qc_daemon.review.reasons import LEFT_TO_PERSON, REASONS, list_reasons
 from qc_daemon.review.state import (
     VERDICTS,
@@ -223,6 +230,9 @@ def record(
     if reason is None and kind is EventKind.OVERRIDE and not exams.overrides(event, finding.body):
         reason = "says so already by its models; accept it with review accept"
     if reason is None and state.is_blinded and event.is_blinded:
+        before = [*state.unblinded, *([state.dispute.reader] if state.dispute else [])]
+        reason = _dependence(session, finding, state, event.reader, before)
+    if reason is None and kind is EventKind.RESOLVE and not settings.review.readers_may_resolve:
         reason = _dependence(session, finding, state, event.reader)
     if reason is None and answer.version not in (None, state.version):
         reason = "has changed since it was shown; show it again"
@@ -237,18 +247,25 @@ def record(
 
 
 def _dependence(
-    session: Session, finding: ReviewableFinding, state: ReviewState, reader: str
+    session: Session,
+    finding: ReviewableFinding,
+    state: ReviewState,
+    reader: str,
+    before: Sequence[str] = (),
 ) -> str | None:
-    """Why this reader is not another person than those before, by persons as they are merged now,
-    or scanned the picture; None for another one."""
+    """Why this person is not another one than the readers and those `before`, by persons as they
+    are merged now, or scanned the picture; None for another one."""
     names = reviews.names_of(session, reader)
-    before = [*(each.reader for each in state.readings), *state.unblinded]
-    before += [state.dispute.reader] if state.dispute is not None else []
+    before = [*(each.reader for each in state.readings), *before]
     same = next((name for name in before if name_words(name) in names), None)
+    needs = "has to read it"
+    if state.status is ReviewStatus.DISAGREEMENT:
+        needs = "has to decide between the readings ([review] readers_may_resolve)"
     if same is not None:
-        return f"was read, disputed or seen by {same}, who is {reader}; another has to read it"
+        is_known = "" if is_same_person(same, reader) else f", who is {reader}"
+        return f"was read, disputed or seen by {same}{is_known}; another person {needs}"
     if _is_operator(session, finding, reader):
-        return f"shows what {reader} scanned; another person has to read it"
+        return f"shows what {reader} scanned; another person {needs}"
     return None
 
 

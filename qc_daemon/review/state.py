@@ -7,7 +7,7 @@
 | accepted | a person agrees with the models | dispute |
 | overridden | a person says otherwise, and that stands | dispute |
 | second-reading | a blinded reading by another person is to come | accept, override (blinded) |
-| disagreement | two readings differ; the first stands until then | resolve |
+| disagreement | two readings differ; the first stands until then | resolve (by a third person) |
 | resolved | a person decided between them, or the reading after a dispute stands | dispute |
 
 A reader may correct an own first reading until another person has read or disputed the finding.

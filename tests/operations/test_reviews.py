@@ -395,6 +395,25 @@ def test_second_readings_are_drawn_and_differing_ones_resolved(tmp_path: Path) -
     site.exam.store.close()
 
 
+def test_a_third_person_decides_between_readings_that_differ(tmp_path: Path) -> None:
+    site = Site(tmp_path, share=1.0)
+    scanned_by(site, 1, "BERG^ANNA")
+    site.say("accept", "1", "--reader", "Dr Lee")
+    site.say("read", "1", "--view", "NT", "--verdict", "standard", "--reader", "Ng")
+    before = site.dump()
+    resolve = ("resolve", "1", "--view", "NT", "--verdict", "standard", "--reader")
+    for name in ("ng", "Lee, Dr"):
+        refused(site.run(*resolve, name), "read", "another person", "readers_may_resolve")
+    refused(site.run(*resolve, "Anna Berg"), "scanned", "readers_may_resolve")
+    assert site.dump() == before
+    # A lab of two says by its settings that a reader may.
+    site.exam.settings.review.readers_may_resolve = True
+    said = reviews.resolve(site.exam.settings, 1, Answer("Ng", "NT", "standard"))
+    assert said.startswith("finding 1: resolved as NT, standard by Ng")
+    assert [event["reader"] for event in site.show(1)["events"]] == ["Dr Lee", "Ng", "Ng"]
+    site.exam.store.close()
+
+
 def test_no_list_sheet_or_export_tells_a_later_blinded_reader_the_answers(tmp_path: Path) -> None:
     site = Site(tmp_path, share=1.0, first_share=1.0)
 
