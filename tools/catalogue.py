@@ -64,7 +64,7 @@ def _tables() -> Iterator[str]:
         yield from (code.meaning for code in codes.values())
     yield from words.VERDICTS.values()
     yield from dict.fromkeys((*words.OMISSIONS.values(), words.OTHER_OMISSION))
-    yield from (words.OTHER_PATIENT, words.DISCLAIMER)
+    yield from (words.OTHER_PATIENT, words.DISCLAIMER, words.DISCLAIMER_BESIDE_PERSON)
     yield from (words.NOT_FOR_CLINICAL_USE, words.CANNOT_TELL)
     yield from (words.NO_VIEW, words.DECIDED, words.CONFIRMED, words.MODELS_SAY)
     yield words.NOT_PRINTABLE

@@ -242,7 +242,9 @@ def record(
         raise QCError(ErrorCode.STORAGE, f"finding {finding_id} {reason}")
     after = current_state((*finding.history, event))
     is_amended = amends and queue_amendments(session, finding.reported, now)
-    line = _describe(event, after, is_amended=is_amended)
+    line = _describe(
+        event, after, is_amended=is_amended, is_remark=_changes_remark_only(state, event)
+    )
     return Change(event, line + _describe_bundle(session, finding), frozenset(finding.reported))
 
 
@@ -522,7 +524,20 @@ def criteria_words(criteria: Criteria) -> list[str]:
     return [f"{code}={words[met]}" for code, met in criteria]
 
 
-def _describe(event: Event, after: ReviewState, *, is_amended: bool) -> str:
+def _changes_remark_only(before: ReviewState, event: Event) -> bool:
+    """Whether it is a remark, or a reader says the same as before with another one."""
+    said = before.outcome
+    if event.kind is EventKind.REMARK or said is None or event.is_blinded:
+        return event.kind is EventKind.REMARK
+    return (said.kind, said.answer, said.criteria, said.reason) == (
+        event.kind,
+        event.answer,
+        event.criteria,
+        event.reason,
+    )
+
+
+def _describe(event: Event, after: ReviewState, *, is_amended: bool, is_remark: bool) -> str:
     """What came of it. Of a blinded reading not whether it is what the models say."""
     kind = "read" if event.is_blinded else _WORDS[event.kind]
     answer = f" as {describe_answer(event)}" if event.view is not None else ""
@@ -533,6 +548,8 @@ def _describe(event: Event, after: ReviewState, *, is_amended: bool) -> str:
         parts.append("the readings differ: decide with review resolve")
     if is_amended:
         parts.append("an amended report is queued")
+    if is_remark:
+        parts.append("the report stays as it is: remarks are in none")
     return "; ".join(parts)
 
 

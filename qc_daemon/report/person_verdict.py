@@ -17,7 +17,7 @@ from model.finding import (
     Judgement,
     Reason,
 )
-from qc_daemon.review.events import Event
+from qc_daemon.review.events import Event, EventKind
 from qc_daemon.review.state import ReviewState
 
 
@@ -28,6 +28,24 @@ def overrides(finding: Finding, outcome: Event) -> bool:
     is_other = judgement.view is View.OTHER
     answer = (judgement.view, None if is_other else judgement.quality)
     return outcome.differs(answer, met)
+
+
+def agrees(judgement: Judgement, outcome: Event) -> bool:
+    """Whether a person says the models' view and verdict, and of no criterion that they decided the
+    opposite. What they could not tell, a person may add."""
+    is_other = judgement.view is View.OTHER
+    met = {each.code: each.met for each in judgement.criteria}
+    return outcome.answer == (judgement.view, None if is_other else judgement.quality) and not any(
+        met.get(code) is not None and outcome_met is not met[code]
+        for code, outcome_met in outcome.criteria
+    )
+
+
+def is_acceptance(judgement: Judgement, outcome: Event) -> bool:
+    """Whether the outcome agrees with the models by intent, or read blinded by what it says."""
+    if outcome.kind is EventKind.OVERRIDE and outcome.is_blinded:
+        return agrees(judgement, outcome)
+    return outcome.kind is EventKind.ACCEPT
 
 
 def apply_review(finding: Finding, state: ReviewState | None) -> Finding:

@@ -590,6 +590,21 @@ def test_what_is_no_file_of_reviews_is_refused(
     refused(site.run("import", str(path)), words, error=UsageError)
 
 
+def test_another_reason_amends_the_report_and_another_remark_does_not(site: Site) -> None:
+    site.exam.close()
+    site.say("override", "2", "--verdict", "non-standard", *OVERRIDE)
+    assert site.report() == 1
+    again = ("override", "2", "--verdict", "non-standard", "--reader", "Dr Lee")
+    said = site.say(*again, "--reason", "criterion", "--remark", "no nasal bone")
+    assert said.endswith("; the report stays as it is: remarks are in none\n")
+    assert "remarks are in none" in site.say("remark", "2", "ask the lead", "--reader", "Ng")
+    assert site.report() == 1
+    said = site.say(*again, "--reason", "image-quality")
+    assert "an amended report is queued" in said
+    assert "remarks" not in said
+    assert site.report() == 2
+
+
 def test_an_override_amends_the_report_once(site: Site) -> None:
     site.exam.close()
     assert site.report() == 1

@@ -22,6 +22,7 @@ from qc_daemon.report.objects.renditions import render_report
 from qc_daemon.report.person_verdict import apply_review, review_rank
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr.parse import parse_findings, parse_reviews
+from qc_daemon.report.summary import words
 from qc_daemon.report.summary.summary import Decision, ViewStatus
 from qc_daemon.report.summary.text import compose_page
 from qc_daemon.report.summary.words import NO_VIEW, decision_line
@@ -101,6 +102,7 @@ def test_an_overlay_says_who_decided_and_what_the_models_say(language: str) -> N
     (line,) = (line for line in lines if "Dr Lee" in line)
     assert "2026-03-05" in line
     assert "12\N{NO-BREAK SPACE}%" in line
+    assert any(t.gettext(words.DISCLAIMER_BESIDE_PERSON) in each for each in lines)
     # No probability stands for what a person decided, and no fault of the models' verdict.
     assert all("%" not in other for other in lines if other != line)
     assert not any(other.startswith("×") for other in lines)
@@ -140,6 +142,8 @@ def test_a_summary_follows_the_person_and_says_who() -> None:
     (row,) = summary.rows
     assert row.status is ViewStatus.STANDARD
     page = compose_page(summary, "en", UTC)
+    assert words.DISCLAIMER_BESIDE_PERSON in page.notes
+    assert words.DISCLAIMER not in page.notes
     assert any("Decided by Dr Lee, 2026-03-05" in point.text for point in page.cells[0].points)
     assert "standard:" not in page.cells[0].caption
     accepted = [reported(state(kind=EventKind.ACCEPT, verdict="non-standard", reason=None))]

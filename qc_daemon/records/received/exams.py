@@ -73,10 +73,10 @@ class ExamContent:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of which findings are reported, of machines' measurements if there are any, and
-        of persons' verdicts that are not the models'.
+        of persons' verdicts that are not the models', with their coded reasons.
 
         Findings never change once stored; a machine's report that comes again with the same values
-        is no news, nor is a person who agrees with the models.
+        is no news, nor is a person who agrees with the models, or a remark.
         """
         content = ",".join(str(i) for i in sorted(f.finding_id for f in self.findings))
         if self.measured:
@@ -94,7 +94,8 @@ class ExamContent:
         if state is None or state.outcome is None or not overrides(state.outcome, scored.finding):
             return ()
         outcome = state.outcome
-        return tuple(map(repr, (scored.finding_id, outcome.answer, outcome.criteria)))
+        reason = () if outcome.reason is None else (outcome.reason,)
+        return tuple(map(repr, (scored.finding_id, outcome.answer, outcome.criteria, *reason)))
 
 
 def hold_open(

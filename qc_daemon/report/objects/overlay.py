@@ -273,5 +273,6 @@ def _lines(
     legend = words.legend([finding], t)
     if legend:
         yield _Line(legend, (170, 170, 170), small=True)
-    footer = f"{t.gettext(words.DISCLAIMER)} · {words.models_line(finding.bundle)}"
+    disclaimer = t.gettext(words.disclaimer(has_decision=decision is not None))
+    footer = f"{disclaimer} · {words.models_line(finding.bundle)}"
     yield _Line(footer, (170, 170, 170), small=True)

@@ -218,7 +218,7 @@ def draw_page(
     heights = [_height(lines) for _, lines in blocks]
     columns = _columns(heights)
     width = max(len(columns), 1) * (_COLUMN + _MARGIN) + _MARGIN
-    heading = list(_heading(findings, revision, width - 2 * _MARGIN))
+    heading = list(_heading(findings, revision, width - 2 * _MARGIN, has_decision=bool(reviews)))
     top = _MARGIN + sum(line.height for line in heading) + _GAP
     tallest = max((sum(heights[index] for index in column) for column in columns), default=0)
     page = Image.new("RGB", (width, top + tallest + _MARGIN), BLACK)
@@ -248,14 +248,16 @@ def _columns(heights: Sequence[int]) -> list[list[int]]:
     return columns
 
 
-def _heading(findings: Sequence[Finding], revision: int, width: int) -> Iterator[_Line]:
+def _heading(
+    findings: Sequence[Finding], revision: int, width: int, *, has_decision: bool = False
+) -> Iterator[_Line]:
     again = "" if revision == 1 else f" (report {revision}, replaces the one before)"
     bundle = findings[0].bundle
     clinical = all(finding.bundle.clinical_use for finding in findings)
     for text, size, colour in (
         (f"Quality of the ultrasound images{again}", _LARGE, WHITE),
         *(() if clinical else ((words.NOT_FOR_CLINICAL_USE, _LARGE, AMBER),)),
-        (words.DISCLAIMER, _REGULAR, GREY),
+        (words.disclaimer(has_decision=has_decision), _REGULAR, GREY),
         (f"Models: {words.models_line(bundle)}", _SMALL, GREY),
     ):
         yield from _wrap_lines(text, size, width, colour)

@@ -157,6 +157,8 @@ REVIEWS = MappingProxyType(
         EventKind.RESOLVE: _private("RVW-RESOLVED", "Person decided between two readings"),
     }
 )
+DECIDED = _private("RVW-DECIDED", "Person decided what the models left to a person")
+"""Of an override where the models have no verdict: there is nothing that it contradicts."""
 REVIEW_REASON = _private("RVW-REASON", "Reason of the person's verdict")
 REVIEW_REASONS = MappingProxyType(
     {
@@ -301,7 +303,7 @@ PRIVATE: tuple[tuple[str, tuple[Code, ...]], ...] = (
     ("Document Title", (REJECTION_RETRACTED,)),
     ("concept, CODE, in a person's group", (REVIEW, REVIEW_REASON)),
     ("concept, CODE (CID 230), in a person's group", (BLINDED,)),
-    ("value of REVIEW", tuple(REVIEWS.values())),
+    ("value of REVIEW", (*REVIEWS.values(), DECIDED)),
     ("value of RVW-REASON", tuple(REVIEW_REASONS.values())),
 )
 """All codes of the private scheme, by use."""

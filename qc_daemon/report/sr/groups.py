@@ -17,7 +17,8 @@ from pydicom.valuerep import DSfloat
 from detector.boxes import Box, Detection
 from detector.errors import ErrorCode, QCError
 from model.criteria.rules import RULES, TECHNICAL_CODES
-from model.finding import BundleId, Criterion, Finding, Reason, SiteFacts
+from model.finding import BundleId, Criterion, Finding, Judgement, Reason, SiteFacts
+from model.site.record import NONE
 from qc_daemon.report.derived_uids import derived_uid
 from qc_daemon.report.equipment import MANUFACTURER
 from qc_daemon.report.source import SourceInstance
@@ -184,7 +185,7 @@ def _measurements(finding: Finding, source: SourceInstance) -> Iterator[hd.Measu
         yield _number(codes.PROBABILITY, j.probability)
     if j.raw_probability is not None:
         yield _number(codes.RAW_PROBABILITY, j.raw_probability)
-    yield from _site_measurements(j.site)
+    yield from _site_measurements(j)
     for name, gate in zip(codes.GATES, j.gates, strict=True):
         yield _number(name, gate)
     yield _count(codes.REGION, j.region_index)
@@ -202,8 +203,10 @@ def _measurements(finding: Finding, source: SourceInstance) -> Iterator[hd.Measu
         yield _count(codes.FRAME, finding.frame)
 
 
-def _site_measurements(site: SiteFacts | None) -> Iterator[hd.Measurement]:
-    if site is None:
+def _site_measurements(judgement: Judgement) -> Iterator[hd.Measurement]:
+    site = judgement.site
+    if site is None or site == SiteFacts(site.id, NONE, 0, 0.0, judgement.probability):
+        # Nothing is calibrated: no number, no shift, and the probability is the bundle's.
         return
     if site.bundle_probability is not None:
         yield _number(codes.BUNDLE_PROBABILITY, site.bundle_probability)

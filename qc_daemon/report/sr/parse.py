@@ -17,11 +17,13 @@ from pydicom.sr.coding import Code
 from detector.boxes import Box, Detection
 from detector.errors import ErrorCode, QCError
 from model.finding import BundleId, Criterion, Finding, Judgement, Reason, SiteFacts
+from model.site.record import NONE as NO_CALIBRATION
 from qc_daemon.report.source import InstanceReference
 from qc_daemon.report.sr import codes
 from qc_daemon.report.sr.biometry import BIOMETRY, MachineReport, MachineValue
 from qc_daemon.report.sr.groups import ALGORITHM, FINDING, MACHINE_MADE, MACHINE_MADE_END, MODEL_ID
 from qc_daemon.report.sr.reviews import PERSON, ReportedReview, parse_observation_time
+from qc_daemon.review.events import EventKind
 
 _FINDING_GROUP = "1501"
 _BOX_GROUP = "1410"
@@ -66,7 +68,7 @@ def _review(number: int, group: Dataset) -> ReportedReview:
     return ReportedReview(
         number=number,
         tracking_uid=str(_one(group, codes.TRACKING_UID).UID),
-        kind=_key_of_code(codes.REVIEWS, _coded_value(_one(group, codes.REVIEW))),
+        kind=_kind_of_review(_coded_value(_one(group, codes.REVIEW))),
         view=_key_of_code(codes.VIEWS, _coded_value(_one(group, codes.VIEW))),
         verdict=_key_of_code(codes.QUALITIES, _coded_value(verdicts[0])) if verdicts else None,
         criteria=tuple((each.code, each.met) for each in _criteria(group)),
@@ -75,6 +77,13 @@ def _review(number: int, group: Dataset) -> ReportedReview:
         at=parse_observation_time(group),
         is_blinded=bool(_key_of_code(codes.MET, _coded_value(_one(group, codes.BLINDED)))),
     )
+
+
+def _kind_of_review(coded: Dataset) -> EventKind:
+    if _has_code(coded, codes.DECIDED):
+        return EventKind.OVERRIDE
+    kind: EventKind = _key_of_code(codes.REVIEWS, coded)
+    return kind
 
 
 def _read(report: Dataset | bytes, parse: Callable[[Dataset], list[Any]]) -> list[Any]:
@@ -190,12 +199,16 @@ def _site(group: Dataset) -> SiteFacts | None:
     kinds = _items(group, codes.SITE_CALIBRATION)
     if not kinds:
         return None
+    kind = _key_of_code(codes.SITE_CALIBRATIONS, _coded_value(kinds[0]))
+    has_own = kind != NO_CALIBRATION or _items(group, codes.BUNDLE_PROBABILITY)
+    probability = codes.BUNDLE_PROBABILITY if has_own else codes.PROBABILITY
     return SiteFacts(
         id=_text(group, codes.SITE),
-        kind=_key_of_code(codes.SITE_CALIBRATIONS, _coded_value(kinds[0])),
-        n=int(_number(group, codes.SITE_NUMBER)),
-        shift=_number(group, codes.SITE_SHIFT),
-        bundle_probability=_number_or_none(group, codes.BUNDLE_PROBABILITY),
+        kind=kind,
+        # A site without calibration has none of these: its probability is the bundle's.
+        n=int(_number_or_none(group, codes.SITE_NUMBER) or 0),
+        shift=_number_or_none(group, codes.SITE_SHIFT) or 0.0,
+        bundle_probability=_number_or_none(group, probability),
         calibration=_text(group, codes.SITE_CALIBRATION_ID) or None,
         promise=_text(group, codes.SITE_PROMISE) or None,
     )

@@ -12,10 +12,12 @@ from datetime import datetime
 import highdicom.sr as hd
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes as dicom
+from pydicom.sr.coding import Code
 
 from detector.anatomy import View
-from model.finding import Finding
+from model.finding import REVIEW, Finding, Judgement
 from qc_daemon.report.equipment import dicom_date, dicom_time, local_time
+from qc_daemon.report.person_verdict import is_acceptance
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr import codes
 from qc_daemon.report.sr.groups import finding_uid
@@ -75,7 +77,7 @@ def build_review_group(
         tracking_identifier=hd.TrackingIdentifier(
             uid=finding_uid(finding, source), identifier=f"{PERSON}{number}"
         ),
-        qualitative_evaluations=list(_evaluations(outcome)),
+        qualitative_evaluations=list(_evaluations(finding.judgement, outcome)),
         source_images=[
             hd.SourceImageForMeasurementGroup(
                 referenced_sop_class_uid=source.sop_class_uid,
@@ -102,9 +104,19 @@ def _observation_time(at: datetime) -> str:
     return f"{dicom_date(at)}{dicom_time(at)}{'' if zone == '+0000' else zone}"
 
 
-def _evaluations(outcome: Event) -> Iterator[hd.QualitativeEvaluation]:
+def _review_code(models: Judgement, outcome: Event) -> Code:
+    """How the outcome stands to what the models say."""
+    if is_acceptance(models, outcome):
+        return codes.REVIEWS[EventKind.ACCEPT]
+    is_undecided = models.quality == REVIEW and models.view is not View.OTHER
+    if outcome.kind is EventKind.OVERRIDE and is_undecided and outcome.view is models.view:
+        return codes.DECIDED
+    return codes.REVIEWS[outcome.kind]
+
+
+def _evaluations(models: Judgement, outcome: Event) -> Iterator[hd.QualitativeEvaluation]:
     assert outcome.view is not None
-    yield hd.QualitativeEvaluation(codes.REVIEW, codes.REVIEWS[outcome.kind])
+    yield hd.QualitativeEvaluation(codes.REVIEW, _review_code(models, outcome))
     yield hd.QualitativeEvaluation(codes.VIEW, codes.VIEWS[outcome.view])
     if outcome.verdict is not None:
         yield hd.QualitativeEvaluation(codes.QUALITY, codes.QUALITIES[outcome.verdict])

@@ -268,7 +268,8 @@ def _notes(summary: ExamSummary, t: NullTranslations, zone: tzinfo | None) -> It
     if summary.revision > 1:
         sentence = t.gettext("Version {number} of this summary, in place of earlier ones.")
         yield sentence.format(number=summary.revision)
-    yield t.gettext(words.DISCLAIMER)
+    has_decision = any(r.best is not None and r.best.decision is not None for r in summary.rows)
+    yield t.gettext(words.disclaimer(has_decision=has_decision))
     models = ", ".join(map(words.models_line, summary.bundles))
     yield t.gettext("Made by qc-daemon {version} with models {models} on {moment}.").format(
         version=software_version(), models=models, moment=format_moment(summary.created, zone)

@@ -32,9 +32,9 @@ from model.finding import (
     Reason,
 )
 from qc_daemon.language.fonts import is_drawable
+from qc_daemon.report.person_verdict import is_acceptance
 from qc_daemon.report.sr import codes
 from qc_daemon.report.summary.summary import Decision
-from qc_daemon.review.events import EventKind
 
 VERDICTS = {STANDARD: "STANDARD", NON_STANDARD: "NON-STANDARD", REVIEW: "REVIEW"}
 
@@ -79,6 +79,14 @@ OTHER_PATIENT = (
     "check which patient was selected at the machine."
 )
 DISCLAIMER = "Machine-made judgement of the picture, not of the fetus"
+DISCLAIMER_BESIDE_PERSON = (
+    "Judgement of the picture, not of the fetus: by a person where one is named, else machine-made"
+)
+
+
+def disclaimer(*, has_decision: bool) -> str:
+    """What a page or picture says at its end, in English: who judged, and what was judged."""
+    return DISCLAIMER_BESIDE_PERSON if has_decision else DISCLAIMER
 
 
 def faults(judgement: Judgement) -> list[Fault]:
@@ -200,7 +208,7 @@ def view_line(judgement: Judgement, t: NullTranslations, *, is_decided: bool = F
 def decision_line(decision: Decision, t: NullTranslations, zone: tzinfo | None) -> str:
     """Who decided and when, in this zone, and where it is not the same what the models say."""
     outcome, models = decision.outcome, decision.models
-    sentence = t.gettext(CONFIRMED if outcome.kind is EventKind.ACCEPT else DECIDED)
+    sentence = t.gettext(CONFIRMED if is_acceptance(models, outcome) else DECIDED)
     name = outcome.reader if is_drawable(outcome.reader) else t.gettext(NOT_PRINTABLE)
     line = sentence.format(reader=name, date=f"{outcome.at.astimezone(zone):%Y-%m-%d}")
     is_other = models.view is View.OTHER

@@ -43,6 +43,7 @@ from qc_daemon.report.sr.parse import parse_findings, parse_machine_reports
 from tests.support.report_objects import assert_same_findings
 
 CREATED = datetime(2026, 1, 2, 9, 30, 0, 250000, tzinfo=UTC)
+PROBABILITY = 0.1234567890123456  # What `nuchal_finding` has.
 RETIRED_IMAGE = "1.2.840.10008.5.1.4.1.1.6"
 RETIRED_MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3"
 MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3.1"
@@ -673,6 +674,7 @@ def _concept(item: Dataset) -> str:
             "st marys", "reviewed", 120, 2.75, 0.4321, "0123456789ab", "At most 5% are poor."
         ),
         SiteFacts("st marys", "none", 0, 0.0, 0.25),
+        SiteFacts("st marys", "none", 0, 0.0, PROBABILITY),
         SiteFacts("Sankt Märia", "unlabelled", 40, -1.5),
     ],
 )
@@ -689,6 +691,9 @@ def test_the_site_is_named_and_read_back(
     (parsed,) = parse_findings(content)
     assert parsed.judgement.site == site
     assert parsed.judgement.flags == (Flag.NOT_COMMISSIONED,)
+    # What says that nothing was calibrated needs no rows of numbers.
+    is_empty = site.kind == "none" and site.bundle_probability == PROBABILITY
+    assert (b"SITE-SHIFT" in content) is not is_empty
     path = tmp_path / "sr.dcm"
     path.write_bytes(content)
     assert dciodvfy(path) == []

@@ -136,6 +136,37 @@ def test_the_moment_of_a_verdict_is_in_the_zone_of_the_source(
     assert "ObservationDateTime" not in process.stderr
 
 
+def review_code(finding: Finding, state: ReviewState) -> str:
+    report = build_sr(SOURCES[:1], [finding], revision=1, created=CREATED, reviews=[state])
+    (group,) = (
+        each
+        for each in sr_reader.groups(report)
+        if sr_reader.only(each, "DCM 112039").TextValue == "P1"
+    )
+    item = sr_reader.only(group, "99QCD REVIEW")
+    return str(item.ConceptCodeSequence[0].CodeValue)
+
+
+def test_the_code_says_how_the_person_stands_to_what_the_models_say() -> None:
+    (source,) = SOURCES[:1]
+    models = nuchal_finding(source)
+    undecided = nuchal_finding(source, quality="review")
+    same: dict[str, Any] = {"verdict": "non-standard", "criteria": (), "reason": None}
+    assert review_code(models, outcome()) == "RVW-OVERRIDDEN"
+    # A blinded reader knows no answer to contradict: what he adds to the same one is no override.
+    blinded = same | {"is_blinded": True, "criteria": (("CRIT-NASAL", True),)}
+    assert review_code(models, outcome(**blinded)) == "RVW-ACCEPTED"
+    blinded["criteria"] = (("CRIT-GAIN", True),)
+    assert review_code(models, outcome(**blinded)) == "RVW-OVERRIDDEN"
+    assert review_code(undecided, outcome(**same)) == "RVW-DECIDED"
+    assert review_code(undecided, outcome(view=View.CRL)) == "RVW-OVERRIDDEN"
+    assert review_code(undecided, outcome(kind=EventKind.RESOLVE)) == "RVW-RESOLVED"
+    (parsed,) = parse_reviews(
+        build_sr([source], [undecided], revision=1, created=CREATED, reviews=[outcome()])
+    )
+    assert parsed.kind is EventKind.OVERRIDE
+
+
 def test_every_reason_and_kind_has_a_code() -> None:
     for reason in REASONS:
         state = outcome(reason=reason)
