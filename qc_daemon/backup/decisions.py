@@ -211,7 +211,7 @@ def _rejections(restored: "_Tables", old: "_Tables") -> list[Decision]:
     for (uid, number), row in after.items():
         earlier = before.get((uid, number))
         if earlier is None:
-            options = ["--reason", row["reason"], "--confirmed-by", row["confirmed_by"]]
+            options = ["--reason", row["reason"], "--by", row["confirmed_by"]]
             decisions.append(
                 Decision(
                     DecisionKind.IMAGE_REJECTED,
@@ -223,7 +223,7 @@ def _rejections(restored: "_Tables", old: "_Tables") -> list[Decision]:
                 )
             )
         if row["retracted_at"] is not None and (earlier is None or earlier["retracted_at"] is None):
-            options = ["--reason", row["retraction_reason"], "--retracted-by", row["retracted_by"]]
+            options = ["--reason", row["retraction_reason"], "--by", row["retracted_by"]]
             decisions.append(
                 Decision(
                     DecisionKind.REJECTION_RETRACTED,
@@ -373,7 +373,7 @@ def _dismissals(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
             earlier = None
         if earlier is not None and earlier["dismissed_at"] == row["dismissed_at"]:
             continue
-        options = ["--reason", row["dismissal_reason"], "--dismissed-by", row["dismissed_by"]]
+        options = ["--reason", row["dismissal_reason"], "--by", row["dismissed_by"]]
         # A later object gets another number when it is taken in.
         is_later = earlier is None
         uid = instances.get(row["instance_id"], {}).get("sop_instance_uid", "")
@@ -452,7 +452,7 @@ def _identity_changes(restored: "_Tables", old: "_Tables") -> Iterator[Decision]
         )
         is_rename = action == IdentityAction.RENAME
         verb = "name" if is_rename and kind == IdentityKind.DEVICE else action
-        options = ["--changed-by", row["changed_by"]]
+        options = ["--by", row["changed_by"]]
         if action == IdentityAction.MERGE:
             options += ["--into", other]
         # One that came after the backup gets another id when its objects are taken in.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qc_daemon.cli.options import Config, Format, Limit, first_page, load_settings
+from qc_daemon.cli.options import By, Config, Format, Limit, first_page, load_settings
 from qc_daemon.cli.output import parse_format, say, write_list, write_record
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ Persons = Annotated[list[str], typer.Argument(help="Ids of persons, as in person
 PersonId = Annotated[str, typer.Argument(help="Id of the person, as in person list.")]
 Devices = Annotated[list[str], typer.Argument(help="Ids of devices, as in device list.")]
 DeviceId = Annotated[str, typer.Argument(help="Id of the device, as in device list.")]
-ChangedBy = Annotated[str, typer.Option(help="Name of the person who decides it.")]
 History = Annotated[bool, typer.Option("--history", help="List the decisions instead.")]
 
 
@@ -76,46 +75,46 @@ def person_list(
 def person_merge(
     ids: Persons,
     into: Annotated[str, typer.Option(help="Id of the person that they are.")],
-    changed_by: ChangedBy,
+    by: By,
     config: Config = None,
 ) -> None:
     """Count persons as another one: all or none of them. person split takes it back.
 
-    Example: qc-daemon person merge p4k2m7x0a --into p9d3wq1zt --changed-by "Dr Lee"
+    Example: qc-daemon person merge p4k2m7x0a --into p9d3wq1zt --by "Dr Lee"
     """
     from qc_daemon.operations.identities import merge
     from qc_daemon.records.tables import IdentityKind
 
-    say(merge(load_settings(config), IdentityKind.PERSON, ids, into, changed_by))
+    say(merge(load_settings(config), IdentityKind.PERSON, ids, into, by))
 
 
 @person.command("split")
-def person_split(id: PersonId, changed_by: ChangedBy, config: Config = None) -> None:
+def person_split(id: PersonId, by: By, config: Config = None) -> None:
     """Take a merge back: the person, with all that was merged into it, counts for itself again.
 
-    Example: qc-daemon person split p4k2m7x0a --changed-by "Dr Lee"
+    Example: qc-daemon person split p4k2m7x0a --by "Dr Lee"
     """
     from qc_daemon.operations.identities import split
     from qc_daemon.records.tables import IdentityKind
 
-    say(split(load_settings(config), IdentityKind.PERSON, id, changed_by))
+    say(split(load_settings(config), IdentityKind.PERSON, id, by))
 
 
 @person.command("rename")
 def person_rename(
     id: PersonId,
     name: Annotated[str, typer.Argument(help="What the person is called.")],
-    changed_by: ChangedBy,
+    by: By,
     config: Config = None,
 ) -> None:
     """Call a person something else than the machines do.
 
-    Example: qc-daemon person rename p9d3wq1zt "Jane Doe" --changed-by "Dr Lee"
+    Example: qc-daemon person rename p9d3wq1zt "Jane Doe" --by "Dr Lee"
     """
     from qc_daemon.operations.identities import rename
     from qc_daemon.records.tables import IdentityKind
 
-    say(rename(load_settings(config), IdentityKind.PERSON, id, name, changed_by))
+    say(rename(load_settings(config), IdentityKind.PERSON, id, name, by))
 
 
 @device.command("list")
@@ -139,46 +138,46 @@ def device_list(
 def device_merge(
     ids: Devices,
     into: Annotated[str, typer.Option(help="Id of the device that they are.")],
-    changed_by: ChangedBy,
+    by: By,
     config: Config = None,
 ) -> None:
     """Count devices as another one: all or none of them. device split takes it back.
 
-    Example: qc-daemon device merge d4k2m7x0a --into d9d3wq1zt --changed-by "Dr Lee"
+    Example: qc-daemon device merge d4k2m7x0a --into d9d3wq1zt --by "Dr Lee"
     """
     from qc_daemon.operations.identities import merge
     from qc_daemon.records.tables import IdentityKind
 
-    say(merge(load_settings(config), IdentityKind.DEVICE, ids, into, changed_by))
+    say(merge(load_settings(config), IdentityKind.DEVICE, ids, into, by))
 
 
 @device.command("split")
-def device_split(id: DeviceId, changed_by: ChangedBy, config: Config = None) -> None:
+def device_split(id: DeviceId, by: By, config: Config = None) -> None:
     """Take a merge back: the device, with all that was merged into it, counts for itself again.
 
-    Example: qc-daemon device split d4k2m7x0a --changed-by "Dr Lee"
+    Example: qc-daemon device split d4k2m7x0a --by "Dr Lee"
     """
     from qc_daemon.operations.identities import split
     from qc_daemon.records.tables import IdentityKind
 
-    say(split(load_settings(config), IdentityKind.DEVICE, id, changed_by))
+    say(split(load_settings(config), IdentityKind.DEVICE, id, by))
 
 
 @device.command("name")
 def device_name(
     id: DeviceId,
     name: Annotated[str, typer.Argument(help="What the machine is called.")],
-    changed_by: ChangedBy,
+    by: By,
     config: Config = None,
 ) -> None:
     """Give an ultrasound machine a name.
 
-    Example: qc-daemon device name d9d3wq1zt "Room 2" --changed-by "Dr Lee"
+    Example: qc-daemon device name d9d3wq1zt "Room 2" --by "Dr Lee"
     """
     from qc_daemon.operations.identities import rename
     from qc_daemon.records.tables import IdentityKind
 
-    say(rename(load_settings(config), IdentityKind.DEVICE, id, name, changed_by))
+    say(rename(load_settings(config), IdentityKind.DEVICE, id, name, by))
 
 
 @acquisition.command("show")

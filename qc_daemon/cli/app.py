@@ -31,6 +31,7 @@ from qc_daemon.cli.options import (
     Paths,
     Patient,
     load_settings,
+    option_name,
     row_limit,
 )
 from qc_daemon.cli.output import (
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
+    context_settings={"token_normalize_func": option_name},
     pretty_exceptions_enable=False,
     help="Quality control of first-trimester fetal ultrasound, between modality and PACS. "
     "Not a medical device.",

@@ -43,6 +43,8 @@ Since = Annotated[
 Until = Annotated[
     str | None, typer.Option(help="Up to this day, which counts whole, or before this moment.")
 ]
+By = Annotated[str, typer.Option("--by", help="Name of the person who decides it.")]
+_OLD_NAMES = dict.fromkeys(("changed-by", "confirmed-by", "dismissed-by", "retracted-by"), "by")
 AllFrames = Annotated[
     bool | None,
     typer.Option(
@@ -56,6 +58,11 @@ AllFrames = Annotated[
 # The name that the documents give a settings file.
 _USUAL_NAME = "qc-daemon.toml"
 _STORE_VARIABLE = "QC_DAEMON_STORE"
+
+
+def option_name(name: str) -> str:
+    """The option's name now, for the one that an earlier version had; both without dashes."""
+    return _OLD_NAMES.get(name, name)
 
 
 def load_settings(config: Path | None) -> Settings:

@@ -7,6 +7,7 @@ import typer
 
 from qc_daemon.cli.options import (
     LARGEST_ID,
+    By,
     Config,
     Format,
     Ids,
@@ -96,7 +97,7 @@ def quarantine_release(ids: Ids, config: Config = None) -> None:
 def quarantine_dismiss(
     ids: Ids,
     reason: Annotated[str, typer.Option(help="Why nothing more is to be done, in own words.")],
-    dismissed_by: Annotated[str, typer.Option(help="Name of the person who decides it.")],
+    by: By,
     config: Config = None,
 ) -> None:
     """Set quarantined objects aside that need nothing more; lists and doctor pass over them.
@@ -104,9 +105,9 @@ def quarantine_dismiss(
     Nothing is deleted: they stay in quarantine, quarantine list --dismissed shows them, and
     quarantine release scores them again. Write no patient's name into the reason.
 
-    Example: qc-daemon quarantine dismiss 7 --reason "sent again, whole" --dismissed-by "Dr Lee"
+    Example: qc-daemon quarantine dismiss 7 --reason "sent again, whole" --by "Dr Lee"
     """
     from qc_daemon.operations.quarantine import dismiss_quarantined
 
-    outcome = dismiss_quarantined(load_settings(config), ids, reason, dismissed_by)
+    outcome = dismiss_quarantined(load_settings(config), ids, reason, by)
     report_outcome(outcome, "object is dismissed", "objects are dismissed")

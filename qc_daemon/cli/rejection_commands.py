@@ -4,7 +4,16 @@ from typing import Annotated
 
 import typer
 
-from qc_daemon.cli.options import Config, Format, Limit, Since, Until, load_settings, row_limit
+from qc_daemon.cli.options import (
+    By,
+    Config,
+    Format,
+    Limit,
+    Since,
+    Until,
+    load_settings,
+    row_limit,
+)
 from qc_daemon.cli.output import parse_format, say, write_list
 
 Image = Annotated[str, typer.Argument(help="SOP Instance UID of the image, as in results.")]
@@ -40,7 +49,7 @@ def rejection_confirm(
     reason: Annotated[
         str, typer.Option(help="Code value, as 111209 (Positioning); any other lists them all.")
     ],
-    confirmed_by: Annotated[str, typer.Option(help="Name of the person who rejects it.")],
+    by: By,
     config: Config = None,
 ) -> None:
     """Reject an image: queue a note (key objects, 113001) for the destinations.
@@ -48,26 +57,26 @@ def rejection_confirm(
     They may then hide or delete it. A destination takes notes if "key-objects" is among its objects
     in the settings.
 
-    Example: qc-daemon rejection confirm 1.2.840.1 --reason 111209 --confirmed-by "Dr Lee"
+    Example: qc-daemon rejection confirm 1.2.840.1 --reason 111209 --by "Dr Lee"
     """
     from qc_daemon.operations.rejections import reject
 
-    say(reject(load_settings(config), sop_instance_uid, reason, confirmed_by))
+    say(reject(load_settings(config), sop_instance_uid, reason, by))
 
 
 @rejection.command("retract")
 def rejection_retract(
     sop_instance_uid: Image,
     reason: Annotated[str, typer.Option(help="wrong-image, wrong-reason or reconsidered.")],
-    retracted_by: Annotated[str, typer.Option(help="Name of the person who takes it back.")],
+    by: By,
     config: Config = None,
 ) -> None:
     """Retract a rejection: queue a note (key objects) for the same destinations.
 
     The rejection stays listed. An archive that hid the image may not show it again by itself.
 
-    Example: qc-daemon rejection retract 1.2.840.1 --reason wrong-image --retracted-by "Dr Lee"
+    Example: qc-daemon rejection retract 1.2.840.1 --reason wrong-image --by "Dr Lee"
     """
     from qc_daemon.operations.rejections import retract
 
-    say(retract(load_settings(config), sop_instance_uid, reason, retracted_by))
+    say(retract(load_settings(config), sop_instance_uid, reason, by))

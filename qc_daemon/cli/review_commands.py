@@ -27,6 +27,7 @@ from qc_daemon.cli.output import (
     write_list,
     write_record,
 )
+from qc_daemon.review.reasons import list_reasons
 
 if TYPE_CHECKING:
     from qc_daemon.settings import Settings
@@ -47,9 +48,7 @@ Criteria = Annotated[
         " repeatable.",
     ),
 ]
-Reason = Annotated[
-    str | None, typer.Option(help="Code, as criterion; the error of a wrong one lists them all.")
-]
+Reason = Annotated[str | None, typer.Option(help=f"A code: {list_reasons()}.")]
 Remark = Annotated[
     str | None, typer.Option(help="In own words, on one line. Write no patient's name.")
 ]
@@ -319,7 +318,9 @@ def review_export(
             " not to give to those who read.",
         ),
     ] = False,
-    blinded: Annotated[bool, typer.Option("--blinded", hidden=True)] = False,
+    blinded: Annotated[
+        bool, typer.Option("--blinded", hidden=True, help="As a sheet is without --answers.")
+    ] = False,
     training: Annotated[
         Path | None,
         typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from detector import console
-from qc_daemon.cli.options import Config, Format, Limit, first_page, load_settings
+from qc_daemon.cli.options import By, Config, Format, Limit, first_page, load_settings
 from qc_daemon.cli.output import parse_format, say, write_list, write_record
 from qc_daemon.settings import load
 
@@ -22,7 +22,6 @@ SiteName = Annotated[
 ]
 
 
-By = Annotated[str, typer.Option("--by", help="Name of the person who decides it.")]
 Name = Annotated[str, typer.Argument(help="Institution, as the machines name it.")]
 
 

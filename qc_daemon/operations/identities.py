@@ -107,7 +107,7 @@ def merge(
 
     Raises UsageError without a person's name, QCError for what cannot be merged.
     """
-    who = parse_person(changed_by, "--changed-by")
+    who = parse_person(changed_by, "--by")
     try:
         with open_store(settings).begin() as session:
             identities.merge(session, kind, ids, into, who, clock())
@@ -124,7 +124,7 @@ def split(
     settings: Settings, kind: IdentityKind, id: str, changed_by: str, clock: Clock = utc_now
 ) -> str:
     """Undo a merge; returns a line that says so. Raises UsageError, QCError as `merge`."""
-    who = parse_person(changed_by, "--changed-by")
+    who = parse_person(changed_by, "--by")
     try:
         with open_store(settings).begin() as session:
             into = identities.split(session, kind, id, who, clock())
@@ -142,7 +142,7 @@ def rename(
     clock: Clock = utc_now,
 ) -> str:
     """Give it a name; returns a line that says so. Raises UsageError, QCError as `merge`."""
-    who = parse_person(changed_by, "--changed-by")
+    who = parse_person(changed_by, "--by")
     clean = " ".join(name.split())
     if not clean or len(clean) > _MAX_NAME or not clean.isprintable():
         raise UsageError(f"give a name of 1 to {_MAX_NAME} letters on one line")
@@ -160,7 +160,7 @@ def describe_suggestions(kind: IdentityKind, rows: Sequence[dict[str, Any]]) -> 
     if not count:
         return None
     may = f"{count_of(count, kind)} may be the same as another one (similar to)"
-    return f"{may}; {kind} merge ID --into ID --changed-by NAME makes them one"
+    return f"{may}; {kind} merge ID --into ID --by NAME makes them one"
 
 
 def _every(settings: Settings, kind: IdentityKind) -> list[ListedIdentity]:

@@ -110,7 +110,7 @@ def dismiss_quarantined(
     They stay in quarantine and can be released, but no list or count names them unless asked.
     Raises UsageError for no reason or no name.
     """
-    name = parse_person(dismissed_by, "--dismissed-by")
+    name = parse_person(dismissed_by, "--by")
     words = reason.strip()
     if not words or len(words) > _MAX_REASON_LETTERS or not words.isprintable():
         raise UsageError(f"--reason: say why on one line, in 1 to {_MAX_REASON_LETTERS} letters")

@@ -46,7 +46,7 @@ def reject(
     or where no destination takes the note; QCError for an image that is unknown, no image, or
     rejected already.
     """
-    code, name = _reason(reason), parse_person(confirmed_by, "--confirmed-by")
+    code, name = _reason(reason), parse_person(confirmed_by, "--by")
     store = open_store(settings)
     with store.read() as session:
         facts = rejections.newest_revision(session, sop_instance_uid)
@@ -98,7 +98,7 @@ def retract(
     """
     if reason not in RETRACTIONS:
         raise UsageError(f"--reason {reason}: give one of {list_retraction_reasons()}")
-    name = parse_person(retracted_by, "--retracted-by")
+    name = parse_person(retracted_by, "--by")
     store = open_store(settings)
     with store.read() as session:
         facts = rejections.newest_revision(session, sop_instance_uid)

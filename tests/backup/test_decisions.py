@@ -204,7 +204,7 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
         f"qc-daemon quarantine release {broken.revision_id}"
     ]
     assert commands(restoration, DecisionKind.IMAGE_REJECTED) == [
-        "qc-daemon rejection confirm --reason 111209 --confirmed-by 'Dr O'\"'\"'Lee' "
+        "qc-daemon rejection confirm --reason 111209 --by 'Dr O'\"'\"'Lee' "
         f"{image.sop_instance_uid}"
     ]
     assert [
@@ -230,7 +230,7 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
     written = json.loads(file.read_text())["decisions"]
     assert written == [each.to_json() for each in comparison.decisions]
     assert commands(restoration, DecisionKind.OBJECT_DISMISSED) == [
-        "qc-daemon quarantine dismiss --reason 'it'\"'\"'s whole now' --dismissed-by 'Dr Lee'"
+        "qc-daemon quarantine dismiss --reason 'it'\"'\"'s whole now' --by 'Dr Lee'"
         f" {cut.revision_id}"
     ]
     repeat(storage, comparison.decisions)

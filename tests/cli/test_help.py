@@ -14,12 +14,14 @@ from typer.testing import CliRunner
 
 import training.cli
 from detector.anatomy import View
+from detector.console import UsageError
 from model.finding import QUALITY_LABELS
 from qc_daemon.cli.app import app
 from qc_daemon.language.catalogues import LANGUAGES
 from qc_daemon.operations.peers import PeerState
 from qc_daemon.operations.rejections import RETRACTIONS
 from qc_daemon.records.tables import CommitmentState, ExamState, JobKind, JobState
+from qc_daemon.review.reasons import REASONS
 from qc_daemon.service.roles import ROLES
 from qc_daemon.settings import load
 from tests.support.databases import migrate
@@ -230,3 +232,33 @@ def test_without_a_settings_file_the_defaults_are_named_first(
     assert "no settings file" not in runner.invoke(app, [*name.split()[1:], *config]).stderr
     monkeypatch.setenv("QC_DAEMON_STORE__URL", f"sqlite:///{tmp_path}/other.db")
     assert "no settings file" not in runner.invoke(app, name.split()[1:]).stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "old"),
+    [
+        (("person", "split", "p4k2m7x0a"), "--changed-by"),
+        (("device", "name", "d4k2m7x0a", "Room 2"), "--changed-by"),
+        (("rejection", "confirm", "1.2", "--reason", "111209"), "--confirmed-by"),
+        (("rejection", "retract", "1.2", "--reason", "reconsidered"), "--retracted-by"),
+        (("quarantine", "dismiss", "7", "--reason", "sent again"), "--dismissed-by"),
+        (("site", "waive", "Here"), "--by"),
+    ],
+)
+def test_who_decides_is_by_everywhere_and_older_names_are_taken(
+    command: tuple[str, ...], old: str
+) -> None:
+    text = runner.invoke(app, [*command[:2], "--help"]).stdout
+    assert "--by " in text
+    assert old == "--by" or old not in text
+    for option in (old, "--by"):
+        # The name alone is wrong, which is said before anything is looked for.
+        result = runner.invoke(app, [*command, option, "7"])
+        assert isinstance(result.exception, UsageError)
+        assert "--by" in str(result.exception)
+
+
+def test_the_help_of_an_override_has_every_reason() -> None:
+    parameters = COMMANDS["qc-daemon review override"].params
+    (reason,) = (each.help for each in parameters if "--reason" in each.opts)
+    assert all(f"{code} ({words})" in reason for code, words in REASONS.items())

@@ -78,7 +78,7 @@ def test_persons_and_devices_are_listed_with_what_may_be_one(lab: Laboratory) ->
 
 def test_a_merge_its_split_and_a_name_are_recorded(lab: Laboratory) -> None:
     one, other = (each["id"] for each in lab.rows("person", "list"))
-    by = ("--changed-by", "Dr Lee")
+    by = ("--by", "Dr Lee")
     assert f"person split {one}" in lab.say("person", "merge", one, "--into", other, *by)
     merged = {each["id"]: each["merged_into"] for each in lab.rows("person", "list")}
     assert merged == {one: other, other: None}
@@ -117,7 +117,7 @@ def test_what_cannot_be_done_says_why_and_changes_nothing(
     before = lab.rows("person", "list")
     ids = [each["id"] for each in before]
     filled = [argument.format(*ids) for argument in arguments]
-    result = lab.run("person", *filled, "--changed-by", "Dr Lee")
+    result = lab.run("person", *filled, "--by", "Dr Lee")
     assert isinstance(result.exception, kind)
     assert words in str(result.exception)
     assert "\n" not in str(result.exception)
@@ -128,13 +128,13 @@ def test_what_cannot_be_done_says_why_and_changes_nothing(
 def test_somebody_must_decide_it(lab: Laboratory) -> None:
     one, other = (each["id"] for each in lab.rows("person", "list"))
     assert lab.run("person", "merge", one, "--into", other).exit_code == 2
-    result = lab.run("person", "merge", one, "--into", other, "--changed-by", "1")
+    result = lab.run("person", "merge", one, "--into", other, "--by", "1")
     assert isinstance(result.exception, UsageError)
 
 
 def test_a_device_can_be_split_too(lab: Laboratory) -> None:
     one, other = (each["id"] for each in lab.rows("device", "list"))
-    by = ("--changed-by", "Dr Lee")
+    by = ("--by", "Dr Lee")
     lab.say("device", "merge", one, "--into", other, *by)
     assert f"device {one} no longer counts as {other}" in lab.say("device", "split", one, *by)
 

@@ -206,7 +206,7 @@ def test_what_is_dismissed_is_set_aside_and_can_be_released(config: Path) -> Non
             return in_doctor, gauges.read(session).quarantined
 
     assert counts() == (2, 2)
-    decision = ["--reason", "sent again, whole", "--dismissed-by", "Dr Lee"]
+    decision = ["--reason", "sent again, whole", "--by", "Dr Lee"]
     assert run(config, "quarantine", "dismiss", "2", *decision).stdout == "1 object is dismissed\n"
     assert counts() == (1, 1)
     assert [row["id"] for row in listed(config, "quarantine", "list")] == [1]
@@ -238,10 +238,10 @@ def test_what_is_dismissed_is_set_aside_and_can_be_released(config: Path) -> Non
 @pytest.mark.parametrize(
     "decision",
     [
-        ("--reason", " ", "--dismissed-by", "Dr Lee"),
-        ("--reason", "two\nlines", "--dismissed-by", "Dr Lee"),
-        ("--reason", "x" * 201, "--dismissed-by", "Dr Lee"),
-        ("--reason", "sent again", "--dismissed-by", "7"),
+        ("--reason", " ", "--by", "Dr Lee"),
+        ("--reason", "two\nlines", "--by", "Dr Lee"),
+        ("--reason", "x" * 201, "--by", "Dr Lee"),
+        ("--reason", "sent again", "--by", "7"),
     ],
 )
 def test_a_dismissal_needs_a_reason_and_a_person(config: Path, decision: tuple[str, ...]) -> None:

@@ -83,7 +83,7 @@ def run(config: Path, *arguments: str) -> Result:
 
 
 def confirm(config: Path, uid: str = UID, reason: str = "111209", by: str = "Dr Lee") -> Result:
-    return run(config, "confirm", uid, "--reason", reason, "--confirmed-by", by)
+    return run(config, "confirm", uid, "--reason", reason, "--by", by)
 
 
 def notes(config: Path) -> list[tuple[str, Dataset]]:
@@ -148,7 +148,7 @@ def test_results_and_exams_say_that_it_is_rejected(config: Path) -> None:
     assert outputs() == (False, False, 0, False, False)
     assert confirm(config).exit_code == 0
     assert outputs() == (True, True, 1, True, True)
-    retraction = ["--reason", "wrong-image", "--retracted-by", "Dr Lee"]
+    retraction = ["--reason", "wrong-image", "--by", "Dr Lee"]
     assert run(config, "retract", UID, *retraction).exit_code == 0
     assert outputs() == (False, False, 0, False, False)
 
@@ -185,9 +185,9 @@ def test_an_image_without_its_bytes_is_refused(config: Path) -> None:
     [
         ("113001", "Dr Lee", "111209 Positioning"),
         ("", "Dr Lee", "--reason"),
-        ("111209", "  ", "--confirmed-by"),
-        ("111209", "Dr\nLee", "--confirmed-by"),
-        ("111209", "x" * 65, "--confirmed-by"),
+        ("111209", "  ", "--by"),
+        ("111209", "Dr\nLee", "--by"),
+        ("111209", "x" * 65, "--by"),
         ("111209", "4711", "not a number"),
         ("111209", "-", "not a number"),
         ("111209", "x", "not a number"),
@@ -213,7 +213,7 @@ def test_a_note_that_would_go_nowhere_is_wrong_usage(config: Path) -> None:
 def retract(
     config: Path, uid: str = UID, reason: str = "wrong-image", by: str = "Dr May"
 ) -> Result:
-    return run(config, "retract", uid, "--reason", reason, "--retracted-by", by)
+    return run(config, "retract", uid, "--reason", reason, "--by", by)
 
 
 def listed(config: Path) -> list[dict[str, Any]]:
@@ -289,8 +289,8 @@ def test_it_may_be_rejected_again_and_no_note_overtakes_another(config: Path) ->
     ("reason", "by", "error", "word"),
     [
         ("slip", "Dr Lee", UsageError, "wrong-image (another image was meant)"),
-        ("wrong-image", "1234", UsageError, "--retracted-by"),
-        ("wrong-image", "", UsageError, "--retracted-by"),
+        ("wrong-image", "1234", UsageError, "--by"),
+        ("wrong-image", "", UsageError, "--by"),
     ],
 )
 def test_a_bad_retraction_is_wrong_usage(
