@@ -145,7 +145,8 @@ def test_no_word_of_the_help_is_lost_as_markup(name: str, monkeypatch: pytest.Mo
     output = runner.invoke(line, [*words, "--help"]).output
     output_words = set(re.sub(r"[│╭╰─╮╯]", " ", output).split())
     command = COMMANDS[name]
-    texts = [command.help, command.epilog, *(getattr(each, "help", "") for each in command.params)]
+    shown = [each for each in command.params if not getattr(each, "hidden", False)]
+    texts = [command.help, command.epilog, *(getattr(each, "help", "") for each in shown)]
     for text in filter(None, texts):
         words_of_text = set(text.replace("\\[", "[").split())
         assert words_of_text <= output_words, words_of_text - output_words
