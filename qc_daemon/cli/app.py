@@ -5,8 +5,6 @@ Heavy modules are imported inside their command, so that `--help` starts fast.
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,12 +25,9 @@ from qc_daemon.cli.options import (
     AllFrames,
     Config,
     Format,
-    Limit,
     Paths,
-    Patient,
     load_settings,
     option_name,
-    row_limit,
 )
 from qc_daemon.cli.output import (
     parse_format,
@@ -44,6 +39,7 @@ from qc_daemon.cli.peer_commands import peer
 from qc_daemon.cli.quarantine_commands import quarantine
 from qc_daemon.cli.queue_commands import commitment, queue
 from qc_daemon.cli.rejection_commands import rejection
+from qc_daemon.cli.result_commands import GATES_HELP, results
 from qc_daemon.cli.review_commands import review
 from qc_daemon.cli.site_commands import site as site_app
 from qc_daemon.settings import ClientTLSSettings, load
@@ -67,6 +63,7 @@ app.add_typer(peer, name="peer")
 app.add_typer(rejection, name="rejection")
 app.add_typer(review, name="review")
 app.add_typer(rules, name="rules")
+app.add_typer(results, name="results")
 app.add_typer(site_app, name="site")
 app.add_typer(spool, name="spool")
 app.add_typer(destination, name="destination")
@@ -76,12 +73,6 @@ app.add_typer(person, name="person")
 app.add_typer(device, name="device")
 app.add_typer(acquisition, name="acquisition")
 app.add_typer(db, name="db")
-
-GATES_HELP = (
-    "Probability: that the view is a standard one. Gates (in CSV and JSON): how much the picture,"
-    " its description and the layout of its structures (image, text, spatial) weighed in that; they"
-    " sum to 1."
-)
 
 
 def main() -> None:
@@ -266,97 +257,6 @@ def score(
             write_list("findings", [table_row(row) for row in rows], chosen, columns=columns)
     if has_failed:
         raise typer.Exit(console.FAILED)
-
-
-@app.command(epilog=GATES_HELP)
-def results(
-    config: Config = None,
-    study: Annotated[str | None, typer.Option(help="Study Instance UID.")] = None,
-    exam: Annotated[
-        int | None, typer.Option(min=1, max=LARGEST_ID, help="Exam id, as in exam list.")
-    ] = None,
-    patient: Patient = None,
-    since: Annotated[
-        str | None, typer.Option(help="Received from this day or moment on: ISO 8601, UTC.")
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option(help="Received up to this day, or before this moment.")
-    ] = None,
-    person: Annotated[
-        str | None, typer.Option(help="Id of one of the operators, as in person list.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Id of the ultrasound machine, as in device list.")
-    ] = None,
-    site: Annotated[
-        str | None,
-        typer.Option(help="Institution, as the machines name it; case and accents do not count."),
-    ] = None,
-    view: Annotated[
-        list[str] | None, typer.Option(help="NT, CRL, HEAD, ABDOMEN or OTHER; repeatable.")
-    ] = None,
-    verdict: Annotated[
-        list[str] | None, typer.Option(help="standard, non-standard or review; repeatable.")
-    ] = None,
-    all_frames: AllFrames = None,
-    all_revisions: Annotated[
-        bool | None,
-        typer.Option(
-            "--all-revisions/--current",
-            help="Also what a later content of the same image has superseded, marked so: in JSON"
-            " always, unless told otherwise.",
-        ),
-    ] = None,
-    limit: Limit = None,
-    format: Format = "table",
-) -> None:
-    """Show stored findings and recorded reasons; of an exam, as a table, its state before them.
-
-    CSV has one value a column, and the patient ID: keep it where patient data may be.
-
-    Example: qc-daemon results --since 2026-11-01 --until 2026-11-30 --format csv
-
-    Example: qc-daemon results --site "St. Mary's" --view NT --verdict review
-    """
-    from qc_daemon.operations.exams import describe_exams, require_exam
-    from qc_daemon.operations.results import (
-        CSV_COLUMNS,
-        TABLE_COLUMNS,
-        parse_finding_filter,
-        read_findings,
-        table_row,
-    )
-    from qc_daemon.operations.shared import Listing, parse_window
-    from qc_daemon.records.listings import ExamFilter
-
-    settings, chosen = load_settings(config), parse_format(format)
-    exam_filter = ExamFilter(exam_id=exam, study=study, patient=patient)
-    finding_filter = parse_finding_filter(person, device, site, view or (), verdict or ())
-    window = parse_window(since, until, row_limit(limit, chosen))
-    is_of_exam = study is not None or exam is not None
-    if is_of_exam:
-        require_exam(settings, study, exam)
-    rows = read_findings(
-        settings,
-        exam_filter,
-        # One row more than the limit shows whether there are more.
-        replace(window, limit=window.limit and window.limit + 1),
-        "finding" if chosen == "json" else "row",
-        all_frames=chosen == "json" if all_frames is None else all_frames,
-        all_revisions=chosen == "json" if all_revisions is None else all_revisions,
-        best_first=chosen == "table",
-        finding_filter=finding_filter,
-    )
-    if chosen == "table":
-        if is_of_exam:
-            for line in describe_exams(settings, study, exam):
-                say(line)
-        page_rows = [table_row(row) for row in rows]
-        is_cut = window.limit is not None and len(page_rows) > window.limit
-        page = Listing(page_rows[: window.limit], None if is_cut else len(page_rows))
-        write_list("findings", page, columns=TABLE_COLUMNS, is_filtered=True)
-    else:
-        write_lines(islice(rows, window.limit), chosen, CSV_COLUMNS)
 
 
 @app.command()

@@ -218,6 +218,7 @@ def provenance(stored: StoredFinding) -> dict[str, Any]:
     """Keys beside those of `Finding.to_json`; readers may do without them.
 
     `quarantine` is there only where the object was scored and no report has it: the reason.
+    `imported` only where the finding came from a file.
     """
     keys: dict[str, Any] = {
         "exam_id": stored.exam_id,
@@ -231,6 +232,8 @@ def provenance(stored: StoredFinding) -> dict[str, Any]:
         keys["finding_id"] = stored.finding_id
     if stored.quarantine is not None:
         keys["quarantine"] = asdict(stored.quarantine)
+    if stored.is_imported:
+        keys["imported"] = True
     return keys
 
 

@@ -205,6 +205,17 @@ class SiteAction(StrEnum):
     WAIVED = "waived"
 
 
+class AuditState(StrEnum):
+    """How far an audit is; paused and cancelled by a person, failed with a reason."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
 Key = BigInteger().with_variant(Integer(), "sqlite")
 
 
@@ -265,6 +276,8 @@ class Exam(Base):
     patient_words: Mapped[str | None]
     accession_number: Mapped[str | None]
     study_date: Mapped[str | None]
+    # When its findings were imported; NULL where its objects were received.
+    imported_at: Mapped[datetime | None]
 
 
 class Instance(Base):
@@ -500,6 +513,64 @@ class SiteCalibrationRow(Base):
     record: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     decided_by: Mapped[str | None]
     decided_at: Mapped[datetime]
+
+
+class AuditRow(Base):
+    """An audit of a local date (ISO 8601), one by its name: how far it is, and what it found.
+
+    `first_day` and `last_day` are the days that are judged, both included; NULL for what the
+    settings say. Running, and only then, it has an owner, a token and the end of its lease; what
+    is left of an expired lease may be claimed by another process. `progress` is 0 to 1.
+    """
+
+    __tablename__ = "audit"
+    __table_args__ = (
+        UniqueConstraint("name", "local_date"),
+        _one_of("state", AuditState),
+        CheckConstraint(
+            "(state = 'running') = (lease_token IS NOT NULL)"
+            " AND (lease_token IS NULL) = (lease_until IS NULL)"
+            " AND (lease_token IS NULL) = (owner IS NULL)",
+            name="lease",
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    name: Mapped[str]
+    local_date: Mapped[str]
+    first_day: Mapped[str | None]
+    last_day: Mapped[str | None]
+    state: Mapped[str] = mapped_column(default=AuditState.WAITING)
+    progress: Mapped[float] = mapped_column(default=0.0)
+    attempts: Mapped[int] = mapped_column(default=0)
+    owner: Mapped[str | None]
+    lease_token: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    data_sha256: Mapped[str | None]
+    content: Mapped[bytes | None] = mapped_column(Deflated)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class AuditLimits(Base):
+    """The limits that a week of a measure was first judged by: what is set later changes none.
+
+    `starts_on` is the week's first day (ISO 8601), `local_date` that of the audit.
+    """
+
+    __tablename__ = "audit_limits"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    subject_id: Mapped[str] = mapped_column(primary_key=True)
+    measure: Mapped[str] = mapped_column(primary_key=True)
+    starts_on: Mapped[str] = mapped_column(primary_key=True)
+    local_date: Mapped[str]
+    centre: Mapped[float]
+    low: Mapped[float]
+    high: Mapped[float]
 
 
 class Secret(Base):

@@ -34,6 +34,8 @@ def _commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
     if members is None:
         yield name, command
         return
+    if command.invoke_without_command:
+        yield name, command
     for member, each in members.items():
         yield from _commands(each, f"{name} {member}")
 
@@ -66,6 +68,7 @@ NAMES_FILES = {
     "qc-model train detector",
     "qc-model train spatialclip",
     "qc-daemon review import",
+    "qc-daemon results import",
 }
 # Every option that takes one of a closed list of words, in code as in help.
 CHOICES: dict[tuple[str, str], Any] = {

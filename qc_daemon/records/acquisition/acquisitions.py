@@ -187,12 +187,13 @@ ANY_ACQUISITION = AcquisitionFilter()
 
 @dataclass(frozen=True, slots=True)
 class FetalAge:
-    """Gestational age in days and crown-rump length in mm of an exam, as its machine's report says;
-    None where it does not, or where several fetuses differ."""
+    """Gestational age in days, crown-rump length and nuchal translucency in mm of an exam, as its
+    machine's report says; None where it does not, or where several fetuses differ."""
 
     days: int | None = None
     source: str | None = None
     crl_mm: float | None = None
+    nt_mm: float | None = None
 
 
 class AcquisitionReader:
@@ -260,6 +261,8 @@ def acquisition_json(
         "gestational_age_source": source,
         "crl_mm": age.crl_mm,
         "crl_source": None if age.crl_mm is None else REPORT,
+        "nt_mm": age.nt_mm,
+        "nt_source": None if age.nt_mm is None else REPORT,
         "patient_age_years": value("patient_age_years"),
         "patient_size_m": value("patient_size_m"),
         "patient_weight_kg": value("patient_weight_kg"),
@@ -284,12 +287,12 @@ def fetal_age(session: Session, exam_id: int) -> FetalAge:
         .where(Measurement.exam_id == exam_id, Revision.state != RevisionState.QUARANTINED)
         .order_by(Revision.received_at.desc(), Measurement.id)
     ).all()
-    lengths = _common_value(rows, "CRL")
+    length, translucency = (_common_value(rows, concept) for concept in ("CRL", "NT"))
     for concept, source in (("GA", REPORT), ("GA-CRL", REPORT_BY_CRL)):
         days = _common_value(rows, concept)
         if days is not None:
-            return FetalAge(round(days), source, lengths)
-    return FetalAge(crl_mm=lengths)
+            return FetalAge(round(days), source, length, translucency)
+    return FetalAge(crl_mm=length, nt_mm=translucency)
 
 
 def _common_value(rows: Collection[Any], concept: str) -> float | None:

@@ -167,7 +167,7 @@ class StoredFinding:
     `is_superseded`: a later content of the instance replaces it. `frames` counts the frames
     scored of the revision (0: an error), `is_best` says whether this one is shown for them all.
     `quarantine` is the reason of a revision that was scored, and quarantined by a later stage: no
-    report has it. `finding_id` is None for an error.
+    report has it. `finding_id` is None for an error. `is_imported`: it came from a file.
     """
 
     body: dict[str, Any]
@@ -181,6 +181,7 @@ class StoredFinding:
     acquisition: dict[str, Any]
     quarantine: Reason | None = None
     finding_id: int | None = None
+    is_imported: bool = False
 
 
 def iter_findings(
@@ -230,6 +231,7 @@ def iter_findings(
                 acquisition=acquisitions.of_row(row),
                 quarantine=None if row.body is None else _reason(row),
                 finding_id=row.finding_id,
+                is_imported=row.imported_at is not None,
             )
 
 
@@ -346,7 +348,13 @@ def _select_filtered(
 ) -> Select[Any]:
     facts = (
         select_facts()
-        .add_columns(Exam.patient_id, Exam.accession_number, *ACQUISITION_COLUMNS, OPERATOR_IDS)
+        .add_columns(
+            Exam.patient_id,
+            Exam.accession_number,
+            Exam.imported_at,
+            *ACQUISITION_COLUMNS,
+            OPERATOR_IDS,
+        )
         .join(AcquisitionRow, AcquisitionRow.revision_id == Revision.id, isouter=True)
     )
     filtered = acquisition_filter.where(exam_filter.where(facts))

@@ -33,6 +33,11 @@ def test_every_line_is_a_finding(tmp_path: Path) -> None:
     assert len({line["sop_instance_uid"] for line in lines}) == 800
 
 
+@pytest.mark.parametrize("count", [1, 5, 60])
+def test_a_short_history_has_as_many_findings_as_asked_for(tmp_path: Path, count: int) -> None:
+    assert len(_read(write_history(tmp_path, 3, count))) == count
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_one_other_exams(tmp_path: Path) -> None:
     first = write_history(tmp_path / "a", 5, 300)
     assert first.read_bytes() == write_history(tmp_path / "b", 5, 300).read_bytes()

@@ -28,7 +28,7 @@ VIEWS = ("NT", "CRL", "HEAD", "ABDOMEN")
 OTHER = len(VIEWS)
 _VIEW_LOG_ODDS = np.array([1.1, 1.7, 1.5, 0.9])
 _IMAGES_OF_EXAM = 4.3
-"""Images that an exam has on average, less than it has, so that none is missing at the end."""
+"""Images that an exam has at the least, on average."""
 AWAY = 0.15
 """Share of exams that are made on a device of another site."""
 SHARED = 0.02
@@ -148,6 +148,9 @@ def draw_images(lab: Lab, exams: Exams, images: int, random: np.random.Generator
     counts = random.choice(3, (n, len(VIEWS)), p=(0.06, 0.8, 0.14))
     others = random.choice(2, (n, 1), p=(0.8, 0.2))
     counts[counts.sum(axis=1) == 0, 0] = 1
+    # In a short history chance may leave too few.
+    missing = max(0, images - int(counts.sum() + others.sum()))
+    np.add.at(counts, (random.integers(0, n, missing), random.integers(0, len(VIEWS), missing)), 1)
     flat = np.hstack((counts, others)).ravel()
     exam = np.repeat(np.repeat(np.arange(n), len(VIEWS) + 1), flat)[:images]
     view = np.repeat(np.tile(np.arange(len(VIEWS) + 1), n), flat)[:images]

@@ -230,7 +230,7 @@ def _reasons(view: str, verdict: str, criteria: list[dict[str, Any]]) -> list[di
         {
             "kind": "criterion",
             "code": each["code"],
-            "words": f"not: {rules[each['code']].meaning}: {rules[each['code']].fix}",
+            "words": f"{rules[each['code']].meaning} not met: {rules[each['code']].fix}",
         }
         for each in criteria
         if each["met"] is False

@@ -1,0 +1,152 @@
+"""The commands on stored findings: `results` lists them, `results import` takes them in."""
+
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from detector.plain_text import count_of
+from qc_daemon.cli.options import (
+    LARGEST_ID,
+    AllFrames,
+    Config,
+    Format,
+    Limit,
+    Patient,
+    load_settings,
+    row_limit,
+)
+from qc_daemon.cli.output import parse_format, say, write_lines, write_list
+
+results = typer.Typer(invoke_without_command=True)
+
+GATES_HELP = (
+    "Probability: that the view is a standard one. Gates (in CSV and JSON): how much the picture,"
+    " its description and the layout of its structures (image, text, spatial) weighed in that; they"
+    " sum to 1."
+)
+
+
+@results.callback(epilog=GATES_HELP)
+def results_list(
+    context: typer.Context,
+    config: Config = None,
+    study: Annotated[str | None, typer.Option(help="Study Instance UID.")] = None,
+    exam: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST_ID, help="Exam id, as in exam list.")
+    ] = None,
+    patient: Patient = None,
+    since: Annotated[
+        str | None, typer.Option(help="Received from this day or moment on: ISO 8601, UTC.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Received up to this day, or before this moment.")
+    ] = None,
+    person: Annotated[
+        str | None, typer.Option(help="Id of one of the operators, as in person list.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Id of the ultrasound machine, as in device list.")
+    ] = None,
+    site: Annotated[
+        str | None,
+        typer.Option(help="Institution, as the machines name it; case and accents do not count."),
+    ] = None,
+    view: Annotated[
+        list[str] | None, typer.Option(help="NT, CRL, HEAD, ABDOMEN or OTHER; repeatable.")
+    ] = None,
+    verdict: Annotated[
+        list[str] | None, typer.Option(help="standard, non-standard or review; repeatable.")
+    ] = None,
+    all_frames: AllFrames = None,
+    all_revisions: Annotated[
+        bool | None,
+        typer.Option(
+            "--all-revisions/--current",
+            help="Also what a later content of the same image has superseded, marked so: in JSON"
+            " always, unless told otherwise.",
+        ),
+    ] = None,
+    limit: Limit = None,
+    format: Format = "table",
+) -> None:
+    """Show stored findings and recorded reasons; of an exam, as a table, its state before them.
+
+    CSV has one value a column, and the patient ID: keep it where patient data may be.
+
+    Example: qc-daemon results --since 2026-11-01 --until 2026-11-30 --format csv
+
+    Example: qc-daemon results --site "St. Mary's" --view NT --verdict review
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from qc_daemon.operations.exams import describe_exams, require_exam
+    from qc_daemon.operations.results import (
+        CSV_COLUMNS,
+        TABLE_COLUMNS,
+        parse_finding_filter,
+        read_findings,
+        table_row,
+    )
+    from qc_daemon.operations.shared import Listing, parse_window
+    from qc_daemon.records.listings import ExamFilter
+
+    settings, chosen = load_settings(config), parse_format(format)
+    exam_filter = ExamFilter(exam_id=exam, study=study, patient=patient)
+    finding_filter = parse_finding_filter(person, device, site, view or (), verdict or ())
+    window = parse_window(since, until, row_limit(limit, chosen))
+    is_of_exam = study is not None or exam is not None
+    if is_of_exam:
+        require_exam(settings, study, exam)
+    rows = read_findings(
+        settings,
+        exam_filter,
+        # One row more than the limit shows whether there are more.
+        replace(window, limit=window.limit and window.limit + 1),
+        "finding" if chosen == "json" else "row",
+        all_frames=chosen == "json" if all_frames is None else all_frames,
+        all_revisions=chosen == "json" if all_revisions is None else all_revisions,
+        best_first=chosen == "table",
+        finding_filter=finding_filter,
+    )
+    if chosen == "table":
+        if is_of_exam:
+            for line in describe_exams(settings, study, exam):
+                say(line)
+        page_rows = [table_row(row) for row in rows]
+        is_cut = window.limit is not None and len(page_rows) > window.limit
+        page = Listing(page_rows[: window.limit], None if is_cut else len(page_rows))
+        write_list("findings", page, columns=TABLE_COLUMNS, is_filtered=True)
+    else:
+        write_lines(islice(rows, window.limit), chosen, CSV_COLUMNS)
+
+
+@results.command("import")
+def results_import(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="What results --format jsonl wrote.", exists=True, dir_okay=False),
+    ],
+    config: Config = None,
+) -> None:
+    """Take in findings that another database or qc-model phantom history wrote, for audits.
+
+    They are marked as imported: nothing is reported or delivered of them, and there are no
+    pictures. What is stored already stays as it is. A file with a wrong line is left out whole.
+    Reviews are taken in by review import.
+
+    Example: qc-daemon results import findings.jsonl
+    """
+    from qc_daemon.operations.result_import import count_lines, import_findings
+
+    settings = load_settings(config)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("Importing findings", total=count_lines(files))
+        outcome = import_findings(settings, files, progress=lambda lines: bar.advance(task, lines))
+    known = f", {outcome.known} known already" if outcome.known else ""
+    errors = f", {outcome.errors} of images that were not scored left out" if outcome.errors else ""
+    say(f"{count_of(outcome.stored, 'finding')} imported{known}{errors}")
