@@ -12,7 +12,7 @@ from babel.messages.catalog import Catalog
 from babel.messages.extract import extract_from_file
 from babel.messages.pofile import read_po, write_po
 
-import qc_daemon.report
+import qc_daemon
 from detector.anatomy import LABELS
 from model.criteria.faults import (
     FAULTS,
@@ -29,16 +29,21 @@ from qc_daemon.report.summary import words
 
 _KEYWORDS = {"gettext": None, "ngettext": (1, 2)}
 _DATE = datetime(2026, 1, 1, tzinfo=UTC)
+_SERVICE = Path(qc_daemon.__file__).parent
 # Modules whose messages are translated.
-_CODE = ("summary/text.py", "summary/words.py", "objects/overlay.py")
-_REPORT = Path(qc_daemon.report.__file__).parent
+_CODE = (
+    *(_SERVICE / "report" / name for name in ("summary/text.py", "summary/words.py")),
+    _SERVICE / "report" / "objects" / "overlay.py",
+    *sorted((_SERVICE / "audit" / "charts").glob("*.py")),
+    *sorted((_SERVICE / "audit" / "reports").glob("*.py")),
+)
 
 
 def extract_messages() -> Catalog:
-    """Every message of overlays and summaries, in English."""
+    """Every message of overlays, summaries and reports of audits, in English."""
     catalogue = Catalog()
-    for name in _CODE:
-        for _, message, _, _ in extract_from_file("python", _REPORT / name, _KEYWORDS):
+    for path in _CODE:
+        for _, message, _, _ in extract_from_file("python", path, _KEYWORDS):
             catalogue.add(message)
     for message in _tables():
         catalogue.add(message)
@@ -79,7 +84,7 @@ def update_catalogue(language: str) -> bytes:
             before = read_po(text, locale=language)
     catalogue = Catalog(
         locale=language,
-        header_comment="# Words of overlays and summaries. Licence as the project's.",
+        header_comment="# Words of overlays, summaries and reports. Licence as the project's.",
         project="qc-daemon",
         version="1",
         last_translator="qc-daemon maintainers",

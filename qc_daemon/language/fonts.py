@@ -79,6 +79,11 @@ def is_drawable(text: str) -> bool:
     )
 
 
+def has_letters(text: str, *paths: Path) -> bool:
+    """Whether one of the fonts has each letter of the text."""
+    return all(any(ord(letter) in _letters(path) for path in paths) for letter in text)
+
+
 @cache
 def _letters(path: Path) -> frozenset[int]:
     with TTFont(path, lazy=True) as font:

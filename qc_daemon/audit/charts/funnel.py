@@ -110,7 +110,7 @@ def funnel_chart(
     # Marked ones lie on top.
     for unit in sorted(drawn, key=lambda unit: unit.is_marked):
         shapes.append(_marker(unit, x, y, w))
-    shapes += _names(drawn, x, y, (left, top, right))
+    shapes += _names(drawn, x, y, (left, top, right), y(target))
     entries = _entries(drawn, target, w)
     below = top + _PLOT + 42
     shapes += legend(entries, left, right, below)
@@ -170,20 +170,23 @@ def _marker(unit: FunnelUnit, x: Scale, y: Scale, w: Wording) -> Marker:
 
 
 def _names(
-    units: Sequence[FunnelUnit], x: Scale, y: Scale, plot: tuple[float, float, float]
+    units: Sequence[FunnelUnit],
+    x: Scale,
+    y: Scale,
+    plot: tuple[float, float, float],
+    benchmark: float,
 ) -> list[Text]:
-    """The names of marked units beside their markers, where they hide as few others as can be; one
-    that finds no place is left to the table."""
+    """The names of marked units beside their markers, where they hide as few others, and as little
+    of the benchmark's line, as can be; one that finds no place is left to the table."""
     points = [(x(unit.share.n), y(unit.share.x / unit.share.n)) for unit in units]
-    markers = [(px - 4, py - 4, px + 4, py + 4) for px, py in points]
+    marks = [(px - 4, py - 4, px + 4, py + 4) for px, py in points]
+    marks.append((plot[0], benchmark - 1, plot[2], benchmark + 1))
     labels: list[Text] = []
     for unit, (px, py) in zip(units, points, strict=True):
         name = shorten(unit.name, TEXT, _LABEL, bold=True) if unit.is_marked else ""
         places = [label for label in _places(name, px, py) if _is_free(label, labels, plot)]
         if name and places:
-            labels.append(
-                min(places, key=lambda p: sum(overlap(p.box, marker) for marker in markers))
-            )
+            labels.append(min(places, key=lambda p: sum(overlap(p.box, mark) for mark in marks)))
     return labels
 
 

@@ -194,13 +194,15 @@ def strip_chart(rows: Sequence[StripRow], title: str, w: Wording) -> Chart:
             )
         )
     entries = [
-        LegendEntry(Marker(0, 0, MarkerShape.DIAMOND, 6.5, Tone.ACCENT), w.gettext("own share")),
-        LegendEntry(area_sample(Tone.LIGHT), w.gettext("middle half of the others")),
-        LegendEntry(area_sample(Tone.PALE), w.gettext("all others")),
-        LegendEntry(
-            Line(((0.0, -7.0), (0.0, 7.0)), Tone.INK, 1.6), w.gettext("median of the others")
-        ),
+        LegendEntry(Marker(0, 0, MarkerShape.DIAMOND, 6.5, Tone.ACCENT), w.gettext("own share"))
     ]
+    if any(_quantiles(row.others) is not None for row in rows):
+        sample = Line(((0.0, -7.0), (0.0, 7.0)), Tone.INK, 1.6)
+        entries += [
+            LegendEntry(area_sample(Tone.LIGHT), w.gettext("middle half of the others")),
+            LegendEntry(area_sample(Tone.PALE), w.gettext("all others")),
+            LegendEntry(sample, w.gettext("median of the others")),
+        ]
     columns = (
         w.gettext("What"),
         "x/n",

@@ -43,7 +43,7 @@ from qc_daemon.audit.control_charts import RUN, Rule
 from qc_daemon.language.fonts import text_width
 from qc_daemon.language.wording import Wording
 
-_PLOT = 190.0
+_PLOT, _SUM_PLOT = 190.0, 140.0
 _LANE = 18.0
 _DASH = (2.0, 3.0)
 
@@ -146,7 +146,8 @@ def cusum_chart(
     def label(value: float) -> str:
         return w.decimal(abs(value), 1)
 
-    frame = _Frame.of(ordered[0].day, ordered[-1].day, Scale(-reach, reach, 0, 1), events, label)
+    span = Scale(-reach, reach, 0, 1)
+    frame = _Frame.of(ordered[0].day, ordered[-1].day, span, events, label, _SUM_PLOT)
     zero = frame.y(0.0)
     shapes: list[Shape] = [*frame.axes(label), Line(((frame.left, zero), (frame.right, zero)))]
     for side in (1, -1):
@@ -175,10 +176,10 @@ def cusum_chart(
         limit=label(limit), days=w.join(crossed) or "–"
     )
     entries = [
-        LegendEntry(line_sample(Tone.ACCENT, 1.6), w.gettext("sum of what is better (upwards)")),
+        LegendEntry(line_sample(Tone.ACCENT, 1.6), w.gettext("sum above the centre (upwards)")),
         LegendEntry(
             line_sample(Tone.ACCENT, 1.6, (7.0, 3.0)),
-            w.gettext("sum of what is worse (downwards)"),
+            w.gettext("sum below the centre (downwards)"),
         ),
         LegendEntry(
             line_sample(Tone.MIDDLE, 1.3), w.gettext("limit {limit}").format(limit=label(limit))
@@ -229,6 +230,7 @@ class _Frame:
         span: Scale,
         events: Sequence[ChartEvent],
         label: Callable[[float], str],
+        plot: float = _PLOT,
     ) -> "_Frame":
         inside = sorted((e for e in events if first <= e.day <= last), key=lambda e: e.day)
         left = left_margin([label(tick) for tick in ticks(span.low, span.high)])
@@ -236,7 +238,7 @@ class _Frame:
         days = max(1, (last - first).days)
         # Half a period before the first and after the last point.
         x = Scale(-0.02 * days, 1.02 * days, left, WIDTH - EDGE)
-        y = Scale(span.low, span.high, top + _PLOT, top)
+        y = Scale(span.low, span.high, top + plot, top)
         return cls(left, top, x, y, first, last, tuple(inside))
 
     @property
@@ -245,7 +247,7 @@ class _Frame:
 
     @property
     def bottom(self) -> float:
-        return self.top + _PLOT
+        return self.y.start
 
     def x_of(self, day: date) -> float:
         """The pixel of a day."""

@@ -1,0 +1,422 @@
+"""What an audit's JSON says, typed: measures of subjects with what they were judged by.
+
+Keys that an audit lacks are None or empty, so that a report leaves the section out.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from scipy import stats
+
+from qc_daemon.audit.proportions import (
+    ALARM,
+    MIN_JUDGED,
+    WARNING,
+    FunnelLimits,
+    Proportion,
+    funnel_limits,
+)
+
+PERSON, DEVICE, SITE = "person", "device", "site"
+COMPLETION, STANDARD, SCORE = "completion", "standard", "exam-score"
+FAILURE, SET_FAILURE = "failure", "set-failure"
+ALARMED, DECLINING = "alarm", "declining"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The benchmark and limits at a measure's n; `between` is the standard deviation between units
+    on the arcsine scale (`Overdispersion`), `others` how many they are."""
+
+    target: float
+    at_n: FunnelLimits
+    between: float
+    others: int
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> "Limits":
+        names = ("low_alarm", "low_warning", "high_warning", "high_alarm")
+        return cls(
+            float(body["target"]),
+            FunnelLimits(*(float(body[name]) for name in names)),
+            float(body.get("between") or 0.0),
+            int(body.get("others") or 0),
+        )
+
+    def at(self, n: int) -> FunnelLimits:
+        """The limits at another n: exact and interpolated; arcsine with variation between units."""
+        if not self.between:
+            return funnel_limits(self.target, max(1, n))
+        spread = math.sqrt(1 / (4 * max(1, n)) + self.between**2)
+        centre = math.asin(math.sqrt(self.target))
+        bounds = []
+        for probability in (ALARM, WARNING, 1 - WARNING, 1 - ALARM):
+            angle = centre + float(stats.norm.ppf(probability)) * spread
+            bounds.append(math.sin(min(max(angle, 0.0), math.pi / 2)) ** 2)
+        return FunnelLimits(*bounds)
+
+
+@dataclass(frozen=True, slots=True)
+class Adjusted:
+    """A share with the case mix taken out, and what it was adjusted by."""
+
+    value: float
+    low: float | None
+    high: float | None
+    expected: float | None
+    by: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A point of a measure's history, with the limits that were used then."""
+
+    start: date
+    end: date
+    x: int | None
+    n: int
+    value: float
+    centre: float | None
+    low: float | None
+    high: float | None
+    rules: tuple[str, ...]
+    model_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CusumFacts:
+    """Day, upper and lower sum of each period of the history, and where they signal."""
+
+    limit: float
+    sums: tuple[tuple[date, float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One measure of a subject in the audit's window."""
+
+    name: str
+    view: str | None
+    unit: str
+    x: int | None
+    n: int
+    value: float | None
+    low: float | None
+    high: float | None
+    is_judged: bool
+    limits: Limits | None
+    power: float | None
+    flag: str | None
+    rule: str | None
+    adjusted: Adjusted | None
+    unadjusted_flag: str | None
+    periods: tuple[Period, ...]
+    cusum: CusumFacts | None
+
+    @property
+    def kind(self) -> str:
+        """The name without its view or criterion."""
+        return self.name.partition(":")[0]
+
+    @property
+    def code(self) -> str:
+        """The view or criterion in the name; empty for none."""
+        return self.name.partition(":")[2]
+
+    @property
+    def share(self) -> Proportion | None:
+        """x of n, where the measure counts."""
+        return None if self.x is None else Proportion(self.x, self.n)
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> "Measure":
+        limits, cusum, unadjusted = body.get("limits"), body.get("cusum"), body.get("unadjusted")
+        history = list(body.get("history") or ())
+        rules: dict[int, list[str]] = {}
+        for signal in body.get("signals") or ():
+            rules.setdefault(int(signal["at"]), []).append(str(signal["rule"]))
+        return cls(
+            name=str(body["name"]),
+            view=body.get("view"),
+            unit=str(body.get("unit") or "1"),
+            x=body.get("x"),
+            n=int(body.get("n") or 0),
+            value=body.get("value"),
+            low=body.get("low"),
+            high=body.get("high"),
+            is_judged=bool(body.get("judged", int(body.get("n") or 0) >= MIN_JUDGED)),
+            limits=None if limits is None else Limits.from_json(limits),
+            power=body.get("power"),
+            flag=body.get("flag"),
+            rule=body.get("rule"),
+            adjusted=_adjusted(body.get("adjusted")),
+            unadjusted_flag=None if unadjusted is None else unadjusted.get("flag"),
+            periods=tuple(
+                _period(each, tuple(rules.get(index, ())))
+                for index, each in enumerate(history)
+                if each.get("value") is not None
+            ),
+            cusum=None if cusum is None else _cusum(cusum, history),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceShare:
+    """A device of a person: its part of her pictures, and by how much the device's own standard
+    rate lies above the lab's."""
+
+    id: str
+    part: float
+    value: float | None
+    effect: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A finding that a report shows."""
+
+    finding_id: int
+    view: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A person, device or site with its measures."""
+
+    kind: str
+    id: str
+    findings: int
+    exams: int
+    measures: tuple[Measure, ...]
+    devices: tuple[DeviceShare, ...] = ()
+    good: tuple[Example, ...] = ()
+    instructive: tuple[Example, ...] = ()
+
+    def measure(self, name: str) -> Measure | None:
+        """The measure of this name; None where there is none."""
+        return next((each for each in self.measures if each.name == name), None)
+
+    @property
+    def is_assessable(self) -> bool:
+        """Whether any measure has enough pictures to be judged."""
+        return any(measure.is_judged for measure in self.measures)
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> "Subject":
+        examples = body.get("examples") or {}
+        return cls(
+            kind=str(body["kind"]),
+            id=str(body["id"]),
+            findings=int(body.get("findings") or 0),
+            exams=int(body.get("exams") or 0),
+            measures=tuple(Measure.from_json(each) for each in body.get("measures") or ()),
+            devices=tuple(
+                DeviceShare(
+                    str(each["id"]),
+                    float(each["share"]),
+                    each.get("value"),
+                    each.get("effect"),
+                )
+                for each in body.get("devices") or ()
+            ),
+            good=_examples(examples.get("good")),
+            instructive=_examples(examples.get("instructive")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AgreementFacts:
+    """How two readers' answers agree, with 95 % intervals; NaN where it cannot be said."""
+
+    answers: tuple[str, ...]
+    table: tuple[tuple[int, ...], ...]
+    n: int
+    exams: int
+    observed: float
+    kappa: tuple[float, float, float]
+    ac1: tuple[float, float, float]
+    prevalence: tuple[float, ...]
+    left_out: int
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any] | None) -> "AgreementFacts | None":
+        if body is None or not body.get("n"):
+            return None
+        return cls(
+            answers=tuple(map(str, body["answers"])),
+            table=tuple(tuple(map(int, row)) for row in body["table"]),
+            n=int(body["n"]),
+            exams=int(body.get("exams") or 0),
+            observed=_float(body.get("observed")),
+            kappa=_three(body, "kappa"),
+            ac1=_three(body, "ac1"),
+            prevalence=tuple(_float(each) for each in body.get("prevalence") or ()),
+            left_out=int(body.get("left_out") or 0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A feature of a device's or site's pictures that has moved."""
+
+    kind: str
+    id: str
+    feature: str
+    n: int
+    value: float | None
+    q: float | None
+    since: date | None
+    is_alarm: bool
+    calls_for_calibration: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A day on which something changed for all: other models, other answers of the same models."""
+
+    day: date
+    kind: str
+    name: str
+    shift: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFacts:
+    """An audit of a local date: whom it judged, by what."""
+
+    day: date
+    start: date
+    end: date
+    timezone: str
+    models: str
+    model_id: str | None
+    criteria_version: str
+    data_sha256: str
+    false_discovery_rate: float | None
+    expected_views: tuple[str, ...]
+    nt_citation: str | None
+    subjects: tuple[Subject, ...]
+    changes: tuple[Change, ...]
+    drift: tuple[Drift, ...]
+    model_and_reader: AgreementFacts | None
+    two_readers: AgreementFacts | None
+
+    def subject(self, kind: str, id: str) -> Subject | None:
+        """The subject, None where the audit has no picture of it."""
+        return next((s for s in self.subjects if (s.kind, s.id) == (kind, id)), None)
+
+    def others(self, subject: Subject) -> list[Subject]:
+        """All other subjects of its kind."""
+        return [s for s in self.subjects if s.kind == subject.kind and s.id != subject.id]
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> "AuditFacts":
+        bundle = body.get("bundle") or {}
+        rules = body.get("rules") or {}
+        agreement = body.get("agreement") or {}
+        return cls(
+            day=date.fromisoformat(body["date"]),
+            start=date.fromisoformat(body["window"]["from"]),
+            end=date.fromisoformat(body["window"]["to"]),
+            timezone=str(body.get("timezone") or "UTC"),
+            models=" ".join(str(bundle[key]) for key in ("name", "version") if bundle.get(key)),
+            model_id=bundle.get("model_id"),
+            criteria_version=str(body.get("criteria_version") or ""),
+            data_sha256=str(body.get("data_sha256") or ""),
+            false_discovery_rate=rules.get("false_discovery_rate"),
+            expected_views=tuple(rules.get("expected_views") or ()),
+            nt_citation=(rules.get("nt_curve") or {}).get("citation"),
+            subjects=tuple(Subject.from_json(each) for each in body.get("subjects") or ()),
+            changes=tuple(_changes(body)),
+            drift=tuple(_drift(each) for each in body.get("drift") or ()),
+            model_and_reader=AgreementFacts.from_json(agreement.get("model_first")),
+            two_readers=AgreementFacts.from_json(agreement.get("first_second")),
+        )
+
+
+def _changes(body: Mapping[str, Any]) -> Iterable[Change]:
+    """Other bundles after the first, and shifts of the models' answers."""
+    bundles = list(body.get("bundles") or ())
+    for each in bundles[1:]:
+        name = " ".join(str(each[key]) for key in ("name", "version") if each.get(key))
+        yield Change(date.fromisoformat(each["from"]), "bundle", name)
+    for each in body.get("changes") or ():
+        yield Change(
+            date.fromisoformat(each["date"]),
+            str(each["kind"]),
+            str(each.get("name") or ""),
+            each.get("shift"),
+        )
+
+
+def _drift(body: Mapping[str, Any]) -> Drift:
+    since = body.get("since")
+    return Drift(
+        kind=str(body["kind"]),
+        id=str(body["id"]),
+        feature=str(body["feature"]),
+        n=int(body.get("n") or 0),
+        value=body.get("value"),
+        q=body.get("q"),
+        since=None if since is None else date.fromisoformat(since),
+        is_alarm=body.get("flag") == ALARMED,
+        calls_for_calibration=bool(body.get("calibrate")),
+    )
+
+
+def _examples(bodies: Iterable[Mapping[str, Any]] | None) -> tuple[Example, ...]:
+    return tuple(Example(int(b["finding_id"]), str(b.get("view") or "")) for b in bodies or ())
+
+
+def _adjusted(body: Mapping[str, Any] | None) -> Adjusted | None:
+    if body is None or body.get("value") is None:
+        return None
+    return Adjusted(
+        float(body["value"]),
+        body.get("low"),
+        body.get("high"),
+        body.get("expected"),
+        tuple(map(str, body.get("by") or ())),
+    )
+
+
+def _period(body: Mapping[str, Any], rules: tuple[str, ...]) -> Period:
+    return Period(
+        start=date.fromisoformat(body["from"]),
+        end=date.fromisoformat(body["to"]),
+        x=body.get("x"),
+        n=int(body.get("n") or 0),
+        value=float(body["value"]),
+        centre=body.get("centre"),
+        low=body.get("low_limit"),
+        high=body.get("high_limit"),
+        rules=rules,
+        model_id=body.get("model_id"),
+    )
+
+
+def _cusum(body: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> CusumFacts:
+    """Raises ValueError where the sums are not as many as the periods."""
+    sums = zip(history, body["upper"], body["lower"], strict=True)
+    return CusumFacts(
+        float(body["limit"]),
+        tuple(
+            (date.fromisoformat(each["from"]), float(upper), float(lower))
+            for each, upper, lower in sums
+        ),
+    )
+
+
+def _three(body: Mapping[str, Any], name: str) -> tuple[float, float, float]:
+    return (
+        _float(body.get(name)),
+        _float(body.get(f"{name}_low")),
+        _float(body.get(f"{name}_high")),
+    )
+
+
+def _float(value: float | None) -> float:
+    return math.nan if value is None else float(value)

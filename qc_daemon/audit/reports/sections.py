@@ -1,0 +1,604 @@
+"""The sections that reports share: trend, devices, others, views, criteria, agreement, method."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from qc_daemon.audit.charts.agreement_table import agreement_chart
+from qc_daemon.audit.charts.drawing import Table
+from qc_daemon.audit.charts.funnel import FunnelUnit, funnel_chart
+from qc_daemon.audit.charts.rows import ForestRow, StripRow, forest_chart, strip_chart
+from qc_daemon.audit.charts.time_charts import (
+    ChartEvent,
+    SumPoint,
+    TimePoint,
+    control_chart,
+    cusum_chart,
+)
+from qc_daemon.audit.proportions import MIN_JUDGED, Proportion
+from qc_daemon.audit.reports import facts
+from qc_daemon.audit.reports.document import (
+    Block,
+    Callout,
+    ChartBlock,
+    Heading,
+    Items,
+    Paragraph,
+    Picture,
+    Pictures,
+    TableBlock,
+)
+from qc_daemon.audit.reports.facts import AgreementFacts, AuditFacts, Measure, Subject
+from qc_daemon.audit.reports.words import (
+    Names,
+    adjustment_words,
+    answer_words,
+    feature_words,
+    flag_words,
+    measure_words,
+    rule_words,
+    value_words,
+)
+from qc_daemon.language.wording import Wording
+
+MAX_CRITERIA = 12
+"""At most so many criteria stand in a chart; all of them in the audit."""
+_POWER_DIFFERENCE = 0.15
+"""The audit's power is the chance to call a share that is worse than the benchmark by this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Composer:
+    """Makes blocks of what an audit says of a subject, in one language."""
+
+    audit: AuditFacts
+    subject: Subject
+    name: str
+    names: Names
+    w: Wording
+    next_audit: date | None = None
+
+    def measure(self, name: str) -> Measure | None:
+        """The subject's measure; None where it has none or no pictures."""
+        measure = self.subject.measure(name)
+        return measure if measure is not None and measure.n else None
+
+    def period(self) -> str:
+        """The judged period."""
+        return f"{self.audit.start.isoformat()} – {self.audit.end.isoformat()}"
+
+    def in_short(self) -> Iterator[Block]:
+        """What there is to say, or that nothing can be said."""
+        w = self.w
+        yield Heading(w.gettext("In short"))
+        if not self.subject.is_assessable:
+            yield Callout(
+                w.gettext("Not assessable in this period"),
+                (
+                    w.gettext(
+                        "There are fewer than {least} pictures of every kind. No share is judged"
+                        " and none is compared; the numbers below are there to be seen, and the"
+                        " pictures to learn from."
+                    ).format(least=MIN_JUDGED),
+                ),
+            )
+            return
+        flagged = [m for m in self.subject.measures if m.flag is not None and m.is_judged]
+        alarms = [m for m in flagged if m.flag in (facts.ALARMED, facts.DECLINING)]
+        for measure in alarms:
+            yield Callout(self._flag_title(measure), tuple(self._flag_lines(measure)))
+        others = [measure for measure in flagged if measure not in alarms]
+        if others:
+            yield Items(tuple(f"{self._flag_title(m)} ({rule_words(m.rule, w)})" for m in others))
+        if not alarms:
+            yield Callout(
+                w.gettext("Nothing in this period calls for a talk"),
+                (w.gettext("Every share lies where chance and the mix of exams may put it."),),
+            )
+        yield Paragraph(
+            w.gettext(
+                "A flag is about this period's numbers, not about a person: look at the machine's"
+                " settings, the mix of exams and the models first."
+            ),
+            is_small=True,
+        )
+
+    def _flag_title(self, measure: Measure) -> str:
+        return f"{self._title(measure)}: {value_words(measure, self.w)}, " + flag_words(
+            measure.flag, self.w
+        )
+
+    def _title(self, measure: Measure) -> str:
+        words = measure_words(measure, self.names, self.w)
+        if measure.kind == facts.STANDARD and measure.code:
+            return self.w.gettext("Standard views, {view}").format(view=words)
+        if measure.kind == facts.FAILURE:
+            return self.w.gettext("Criterion, {fault}").format(fault=words)
+        if measure.kind == facts.SET_FAILURE:
+            return self.w.gettext("In every picture of an exam, {fault}").format(fault=words)
+        return words
+
+    def _flag_lines(self, measure: Measure) -> Iterator[str]:
+        """Period, rule, limit, models and criteria that the flag was raised by."""
+        w = self.w
+        counted = f"{measure.x}/{measure.n}" if measure.x is not None else f"n = {measure.n}"
+        yield w.gettext("Period {period}: {counted}.").format(period=self.period(), counted=counted)
+        limit = "–"
+        if measure.limits is not None:
+            limit = w.gettext("benchmark {target}, outer limits {limits}").format(
+                target=w.percent(measure.limits.target),
+                limits=w.interval(measure.limits.at_n.low_alarm, measure.limits.at_n.high_alarm),
+            )
+        yield w.gettext("Rule: {rule}; {limit}.").format(
+            rule=rule_words(measure.rule, w), limit=limit
+        )
+        yield w.gettext("Models {models}; criteria version {criteria}.").format(
+            models=self.audit.models or "–", criteria=self.audit.criteria_version or "–"
+        )
+
+    def trend(self, name: str, title: str, chart_name: str) -> Iterator[Block]:
+        """A measure along time, with its limits as they were, and its CUSUM."""
+        w, measure = self.w, self.subject.measure(name)
+        if measure is None or not measure.periods:
+            return
+        is_share = measure.unit == "1"
+        points = [
+            TimePoint(
+                period.start,
+                period.value,
+                period.centre,
+                period.low,
+                period.high,
+                period.rules,
+                period.x,
+                period.n if period.x is not None else None,
+                f"#{chart_name}-{index}",
+            )
+            for index, period in enumerate(measure.periods)
+        ]
+        chart = control_chart(points, self.events(), title, w, is_share=is_share)
+        yield ChartBlock(chart_name, chart)
+        if measure.cusum is not None and measure.is_judged:
+            sums = [
+                SumPoint(day, upper, lower, f"#{chart_name}-cusum-{index}")
+                for index, (day, upper, lower) in enumerate(measure.cusum.sums)
+            ]
+            cusum_title = w.gettext("{title}: small steady changes (CUSUM)").format(title=title)
+            yield ChartBlock(
+                f"{chart_name}-cusum",
+                cusum_chart(sums, measure.cusum.limit, self.events(), cusum_title, w),
+            )
+
+    def events(self) -> list[ChartEvent]:
+        """What changed for everybody, for the axes of time."""
+        w = self.w
+        words = {
+            "bundle": w.gettext("other models: {name}"),
+            "model": w.gettext("the models' answers shifted for everybody"),
+            "service": w.gettext("service: {name}"),
+            "probe": w.gettext("other probe: {name}"),
+            "software": w.gettext("other software: {name}"),
+            "criteria": w.gettext("other criteria: {name}"),
+        }
+        return [
+            ChartEvent(change.day, words.get(change.kind, change.kind).format(name=change.name))
+            for change in self.audit.changes
+        ]
+
+    def values(self, measures: Sequence[Measure]) -> TableBlock:
+        """A row a measure: x/n, value with interval, benchmark, and what it is flagged as."""
+        w = self.w
+        columns = (
+            w.gettext("What"),
+            "x/n",
+            w.gettext("Value (95 % interval)"),
+            w.gettext("Benchmark"),
+            w.gettext("Remark"),
+        )
+        rows = tuple(
+            (
+                self._title(m),
+                f"{m.x}/{m.n}" if m.x is not None else f"n = {m.n}",
+                value_words(m, w),
+                "–" if m.limits is None else w.percent(m.limits.target),
+                flag_words(m.flag, w)
+                if m.is_judged
+                else w.gettext("not assessable (n below {least})").format(least=MIN_JUDGED),
+            )
+            for m in measures
+        )
+        return TableBlock(Table("", columns, rows))
+
+    def devices(self) -> Iterator[Block]:
+        """The person's machines, and how much of a difference is theirs."""
+        w = self.w
+        if not self.subject.devices:
+            return
+        yield Heading(w.gettext("The machines first"))
+        rows = tuple(
+            (
+                self.names.device(each.id),
+                w.percent(each.part),
+                w.percent(each.value),
+                "–" if each.effect is None else _points(each.effect, w),
+            )
+            for each in self.subject.devices
+        )
+        columns = (
+            w.gettext("Device"),
+            w.gettext("Part of these pictures"),
+            w.gettext("Standard views on it, everybody"),
+            w.gettext("Device against the lab"),
+        )
+        yield TableBlock(Table("", columns, rows))
+        yield Paragraph(
+            w.gettext(
+                "What a machine takes from everybody's pictures is no one person's: comparisons"
+                " below are adjusted for the device where that could be computed."
+            ),
+            is_small=True,
+        )
+        for each in self.audit.drift:
+            if each.is_alarm and each.kind == facts.DEVICE:
+                mine = [device.id for device in self.subject.devices]
+                if each.id in mine:
+                    yield Paragraph(self._drift_words(each))
+
+    def among_others(self, kind_words: str) -> Iterator[Block]:
+        """Own shares within the band of the others', the funnel, and what the case mix explains."""
+        w = self.w
+        yield Heading(kind_words)
+        if not self.subject.is_assessable:
+            yield Paragraph(
+                w.gettext("Not compared: fewer than {least} pictures of every kind.").format(
+                    least=MIN_JUDGED
+                )
+            )
+            return
+        rows = []
+        for measure in self.subject.measures:
+            if measure.kind not in (facts.STANDARD, facts.COMPLETION) or measure.share is None:
+                continue
+            if measure.is_judged:
+                shares = tuple(self._others(measure.name))
+                label = measure_words(measure, self.names, w)
+                rows.append(StripRow(label, measure.share, shares))
+        if rows:
+            yield ChartBlock("strip", strip_chart(rows, w.gettext("Own shares and others'"), w))
+        standard = self.measure(facts.STANDARD)
+        if standard is not None and standard.limits is not None and standard.share is not None:
+            target = standard.limits.target
+            if 0 < target < 1:
+                title = w.gettext("Standard views by the number of pictures")
+                chart = funnel_chart(self._funnel(standard), target, standard.limits.at, title, w)
+                yield ChartBlock("funnel", chart)
+        yield from self._case_mix()
+        yield from self._power()
+
+    def _others(self, name: str) -> Iterator[float]:
+        for other in self.audit.others(self.subject):
+            measure = other.measure(name)
+            if measure is not None and measure.is_judged and measure.value is not None:
+                yield measure.value
+
+    def _funnel(self, own: Measure) -> list[FunnelUnit]:
+        units = []
+        for other in self.audit.others(self.subject):
+            measure = other.measure(own.name)
+            if measure is not None and measure.share is not None:
+                is_beyond = measure.flag == facts.ALARMED
+                units.append(FunnelUnit(measure.share, is_beyond=is_beyond))
+        assert own.share is not None
+        units.append(FunnelUnit(own.share, self.name, True, own.flag == facts.ALARMED))
+        return units
+
+    def _case_mix(self) -> Iterator[Block]:
+        w = self.w
+        kinds = (facts.STANDARD, facts.COMPLETION)
+        adjusted = [
+            m
+            for m in self.subject.measures
+            if m.adjusted is not None and m.is_judged and m.kind in kinds
+        ]
+        if not adjusted:
+            return
+        rows = []
+        for measure in adjusted:
+            assert measure.adjusted is not None
+            interval = (
+                w.interval(measure.adjusted.low, measure.adjusted.high)
+                if measure.adjusted.low is not None and measure.adjusted.high is not None
+                else "–"
+            )
+            rows.append(
+                (
+                    self._title(measure),
+                    value_words(measure, w),
+                    f"{w.percent(measure.adjusted.value)} ({interval})",
+                    w.percent(measure.adjusted.expected),
+                )
+            )
+        columns = (
+            w.gettext("What"),
+            w.gettext("As it is"),
+            w.gettext("Adjusted"),
+            w.gettext("Expected of these exams"),
+        )
+        by = dict.fromkeys(each for m in adjusted if m.adjusted for each in m.adjusted.by)
+        caption = w.gettext("Adjusted for {facts}").format(facts=adjustment_words(tuple(by), w))
+        yield TableBlock(Table(caption, columns, tuple(rows)))
+        explained = [
+            self._title(m) for m in adjusted if m.unadjusted_flag == "alarm" and m.flag != "alarm"
+        ]
+        if explained:
+            yield Paragraph(
+                w.gettext(
+                    "Without adjustment this would have been called: {measures}. The mix of exams"
+                    " explains it."
+                ).format(measures=w.join(explained))
+            )
+
+    def _power(self) -> Iterator[Block]:
+        w = self.w
+        parts = [
+            f"{self._title(m)} {w.percent(m.power)}"
+            for m in self.subject.measures
+            if m.power is not None and m.is_judged and m.kind in (facts.STANDARD, facts.COMPLETION)
+        ]
+        if parts:
+            yield Paragraph(
+                w.gettext(
+                    "Power: a true share {points} points worse than the benchmark would be called"
+                    " with a probability of: {parts}. Else it passes."
+                ).format(points=round(100 * _POWER_DIFFERENCE), parts="; ".join(parts)),
+                is_small=True,
+            )
+
+    def views(self) -> Iterator[Block]:
+        """Standard rate of each view, then which criteria fail."""
+        w = self.w
+        rows = [
+            ForestRow(
+                self.names.view(m.code),
+                m.share,
+                None if m.limits is None else m.limits.target,
+            )
+            for m in self.subject.measures
+            if m.kind == facts.STANDARD and m.code and m.share is not None
+        ]
+        if any(row.share.n for row in rows):
+            yield Heading(w.gettext("Views"))
+            title = w.gettext("Standard pictures of each view")
+            chart = forest_chart(rows, title, w, reference_words=w.gettext("benchmark"))
+            yield ChartBlock("views", chart)
+        failures = [m for m in self.subject.measures if m.kind == facts.FAILURE and m.x and m.share]
+        failures.sort(key=lambda m: (-(m.value or 0.0), m.name))
+        if failures:
+            yield Heading(w.gettext("What fails most"))
+            chosen = [
+                ForestRow(
+                    measure_words(m, self.names, w),
+                    m.share or Proportion(0, 0),
+                    None if m.limits is None else m.limits.target,
+                )
+                for m in failures[:MAX_CRITERIA]
+            ]
+            title = w.gettext("Criteria that are not met, of the pictures that were checked")
+            chart = forest_chart(chosen, title, w, reference_words=w.gettext("benchmark"))
+            yield ChartBlock("criteria", chart)
+        sets = [m for m in self.subject.measures if m.kind == facts.SET_FAILURE and m.x]
+        if sets:
+            lines = [
+                w.gettext("{fault}: in every picture of {x} of {n} exams").format(
+                    fault=measure_words(m, self.names, w), x=m.x, n=m.n
+                )
+                for m in sets
+            ]
+            yield Items(tuple(lines))
+
+    def nuchal(self) -> Iterator[Block]:
+        """Measuring NT and CRL: bias apart from spread."""
+        w = self.w
+        kinds = ("nt-bias", "nt-spread", "nt-digits", "crl-range")
+        chosen = [m for m in self.subject.measures if m.kind in kinds and m.n]
+        if not chosen:
+            return
+        yield Heading(w.gettext("Measuring NT and CRL"))
+        yield self.values(chosen)
+        title = w.gettext("NT: bias against the curve, by period")
+        yield from self.trend("nt-bias", title, "nt-bias")
+        citation = self.audit.nt_citation or w.gettext("the lab's own curve")
+        yield Paragraph(
+            w.gettext(
+                "Curve: {citation}. This judges measuring, not the fetus; bias and spread are"
+                " judged apart."
+            ).format(citation=citation),
+            is_small=True,
+        )
+
+    def drift(self) -> Iterator[Block]:
+        """Of a device or site: which features of its pictures have moved."""
+        w = self.w
+        own = [
+            d for d in self.audit.drift if (d.kind, d.id) == (self.subject.kind, self.subject.id)
+        ]
+        if not own:
+            return
+        yield Heading(w.gettext("Drift of the pictures"))
+        rows = tuple(
+            (
+                feature_words(d.feature, w),
+                str(d.n),
+                w.decimal(d.value, 3),
+                w.decimal(d.q, 3),
+                "–" if d.since is None else d.since.isoformat(),
+                w.gettext("alarm") if d.is_alarm else "",
+            )
+            for d in own
+        )
+        columns = (
+            w.gettext("Feature"),
+            "n",
+            w.gettext("Stability index (PSI)"),
+            "q",
+            w.gettext("Since"),
+            w.gettext("Remark"),
+        )
+        yield TableBlock(Table("", columns, rows))
+        if any(d.calls_for_calibration for d in own):
+            yield Paragraph(
+                w.gettext("The drift calls for a new site calibration: see qc-daemon site list.")
+            )
+
+    def _drift_words(self, drift: facts.Drift) -> str:
+        since = "–" if drift.since is None else drift.since.isoformat()
+        return self.w.gettext("{device}: drift of the {feature} since {since}.").format(
+            device=self.names.device(drift.id), feature=feature_words(drift.feature, self.w),
+            since=since,
+        )  # fmt: skip
+
+    def examples(self, good: Sequence[Picture], instructive: Sequence[Picture]) -> Iterator[Block]:
+        """Good pictures, then instructive ones with what to change."""
+        w = self.w
+        yield Heading(w.gettext("Good pictures"))
+        if good:
+            yield Pictures(tuple(good))
+        else:
+            yield Paragraph(w.gettext("No standard picture of this period can be shown."))
+        yield Heading(w.gettext("Pictures to learn from"))
+        if instructive:
+            yield Pictures(tuple(instructive))
+        else:
+            yield Paragraph(w.gettext("No such picture of this period can be shown."))
+
+    def agreement(self) -> Iterator[Block]:
+        """How far the models agree with human readers, and these with each other."""
+        yield from agreement_section(self.audit, self.w)
+
+    def dispute(self, example: int | None) -> Iterator[Block]:
+        """How a finding is disputed, and what comes of it."""
+        yield from dispute_section(self.w, example)
+
+    def method(self) -> Iterator[Block]:
+        """What was computed from what, and when it will be again."""
+        w, audit = self.w, self.audit
+        yield Heading(w.gettext("How this was computed, and what is next"))
+        lines = [
+            w.gettext(
+                "Judged: {start} to {end} ({zone}), {findings} findings of {exams} exams."
+            ).format(
+                start=audit.start.isoformat(),
+                end=audit.end.isoformat(),
+                zone=audit.timezone,
+                findings=self.subject.findings,
+                exams=self.subject.exams,
+            ),
+            w.gettext(
+                "Nobody is judged by fewer than {least} pictures. A share is called where its exact"
+                " binomial tail lies beyond 99.8 %, at a false discovery rate of {rate} over all"
+                " comparisons; a person is left out of her own benchmark."
+            ).format(least=MIN_JUDGED, rate=w.percent(audit.false_discovery_rate)),
+            w.gettext(
+                "Control charts alarm beyond 3 sigma or at {run} periods in a row on one side: in"
+                " control once in 153 periods on average. Limits are those stored with each period."
+            ).format(run=8),
+            w.gettext("Models {models}; criteria version {criteria}; data {data}.").format(
+                models=audit.models or "–",
+                criteria=audit.criteria_version or "–",
+                data=audit.data_sha256[:16] or "–",
+            ),
+            w.gettext(
+                "Steps, where there is something to do: advice on the pictures; three to five new"
+                " pictures; the next audit."
+            ),
+        ]
+        if self.next_audit is not None:
+            lines.append(w.gettext("Next audit: {day}.").format(day=self.next_audit.isoformat()))
+        yield Items(tuple(lines))
+
+
+def agreement_section(audit: AuditFacts, w: Wording) -> Iterator[Block]:
+    """The audit of the auditor: the models' agreement with human readers in this period."""
+    yield Heading(w.gettext("How far the models agree with human readers"))
+    model = audit.model_and_reader
+    if model is None:
+        yield Paragraph(
+            w.gettext(
+                "There are no blinded readings in this period: how far the models agree with human"
+                " readers is not known."
+            )
+        )
+    else:
+        answers = [answer_words(answer, w) for answer in model.answers]
+        chart = agreement_chart(
+            model.table,
+            answers,
+            w.gettext("Models"),
+            w.gettext("Reader"),
+            w.gettext("Models and first readers, blinded readings"),
+            w,
+        )
+        yield ChartBlock("agreement", chart)
+        yield Paragraph(_agreement_words(model, w))
+    if audit.two_readers is not None:
+        yield Paragraph(
+            w.gettext("Two human readers of the same picture: {words}").format(
+                words=_agreement_words(audit.two_readers, w)
+            )
+        )
+    left_out = 0 if model is None else model.left_out
+    yield Paragraph(
+        w.ngettext(
+            "A reading by somebody who saw the models' answer is no evidence: {count} is left out.",
+            "Readings by people who saw the models' answer are no evidence: {count} are left out.",
+            left_out,
+        ).format(count=left_out),
+        is_small=True,
+    )
+
+
+def _agreement_words(agreement: AgreementFacts, w: Wording) -> str:
+    def figure(values: tuple[float, float, float]) -> str:
+        value, low, high = values
+        if math.isnan(low) or math.isnan(high):
+            return w.decimal(value)
+        return f"{w.decimal(value)} ({w.decimal(low)} – {w.decimal(high)})"
+
+    prevalence = agreement.prevalence[0] if agreement.prevalence else None
+    return w.gettext(
+        "{n} pictures of {exams} exams, {observed} agree; kappa {kappa}, AC1 {ac1}; {share} are"
+        " called {answer}."
+    ).format(
+        n=agreement.n,
+        exams=agreement.exams,
+        observed=w.percent(agreement.observed),
+        kappa=figure(agreement.kappa),
+        ac1=figure(agreement.ac1),
+        share=w.percent(prevalence),
+        answer=answer_words(agreement.answers[0], w),
+    )
+
+
+def dispute_section(w: Wording, example: int | None) -> Iterator[Block]:
+    """How a finding is disputed, and what comes of it."""
+    yield Heading(w.gettext("If a finding is wrong"))
+    number = "NUMBER" if example is None else str(example)
+    yield Paragraph(
+        w.gettext(
+            "Anybody may dispute a finding; its number stands below its picture, and review list"
+            " --all has them all. Another person then reads the picture without the models' answer,"
+            " and that reading stands. The next night's audit counts it; both answers are kept."
+        )
+    )
+    yield Items(
+        (f'qc-daemon review dispute {number} --reason criterion --reader "…" --remark "…"',),
+        is_command=True,
+    )
+
+
+def _points(effect: float, w: Wording) -> str:
+    sign = "+" if effect > 0 else "−" if effect < 0 else ""
+    return w.gettext("{sign}{value} points").format(
+        sign=sign, value=w.decimal(abs(100 * effect), 1)
+    )

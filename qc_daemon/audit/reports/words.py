@@ -1,0 +1,131 @@
+"""The words of reports: measures, rules, drift, and what a flag says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from detector.anatomy import View
+from model.criteria.faults import FAULTS, capitalise
+from qc_daemon.audit.control_charts import RUN
+from qc_daemon.audit.reports import facts
+from qc_daemon.audit.reports.facts import Measure
+from qc_daemon.language.wording import Wording
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What things are called: views by code, in the report's language; devices and sites by id."""
+
+    views: Mapping[str, str]
+    devices: Mapping[str, str]
+
+    def view(self, code: str) -> str:
+        """The view in words; an unknown code as it is."""
+        return self.views.get(code, code)
+
+    def device(self, id: str) -> str:
+        """The device's name; its id where it has none."""
+        return self.devices.get(id) or id
+
+
+def measure_words(measure: Measure, names: Names, w: Wording) -> str:
+    """What a measure counts."""
+    if measure.kind == facts.STANDARD:
+        if measure.code in set(View):
+            return names.view(measure.code)
+        return w.gettext("Standard views")
+    if measure.kind in (facts.FAILURE, facts.SET_FAILURE):
+        return criterion_words(measure.code, w)
+    return {
+        facts.COMPLETION: w.gettext("Expected views present"),
+        facts.SCORE: w.gettext("Exam score (expected views that are standard)"),
+        "probability": w.gettext("Mean probability of a standard view"),
+        "seconds-per-view": w.gettext("Seconds per view"),
+        "nt-bias": w.gettext("NT: bias against the curve"),
+        "nt-spread": w.gettext("NT: spread about the curve"),
+        "nt-digits": w.gettext("NT: preferred last digits"),
+        "crl-range": w.gettext("CRL within 45 to 84 mm"),
+        "trend": w.gettext("Trend over the history"),
+    }.get(measure.kind, measure.name)
+
+
+def criterion_words(code: str, w: Wording) -> str:
+    """What is wrong where a criterion is not met; an unknown code as it is."""
+    fault = FAULTS.get(code)
+    return code if fault is None else w.gettext(fault.words)
+
+
+def rule_words(rule: str | None, w: Wording) -> str:
+    """The rule that a flag was raised by."""
+    return {
+        "false-discovery": w.gettext(
+            "exact tail beyond the limit, adjusted for the number of comparisons"
+        ),
+        "beyond-limit": w.gettext("a period beyond its control limit"),
+        "eight-on-one-side": w.gettext("{run} periods in a row on one side").format(run=RUN),
+        "trend": w.gettext("a steady trend over the history"),
+        "cusum": w.gettext("CUSUM beyond its limit"),
+        "set": w.gettext("a criterion that fails in every picture of an exam"),
+    }.get(rule or "", rule or "–")
+
+
+def flag_words(flag: str | None, w: Wording) -> str:
+    """A flag in a word; empty for none."""
+    return {
+        "alarm": w.gettext("to be talked about"),
+        "note": w.gettext("note"),
+        "better": w.gettext("better than the benchmark"),
+        "improving": w.gettext("improving"),
+        "declining": w.gettext("declining"),
+    }.get(flag or "", flag or "")
+
+
+def value_words(measure: Measure, w: Wording) -> str:
+    """The value with its interval, in the measure's unit."""
+    if measure.value is None:
+        return "–"
+    is_share = measure.x is not None or (
+        measure.unit == "1" and measure.kind in (facts.SCORE, "probability", facts.COMPLETION)
+    )
+    if is_share:
+        value = w.percent(measure.value)
+        if measure.low is not None and measure.high is not None:
+            value += f" ({w.interval(measure.low, measure.high)})"
+        return value
+    digits = 1 if measure.unit == "s" else 3
+    unit = {"s": " s", "log10": " log₁₀", "log-odds/year": w.gettext(" log odds a year")}.get(
+        measure.unit, ""
+    )
+    value = w.decimal(measure.value, digits)
+    if measure.low is not None and measure.high is not None:
+        value += f" ({w.decimal(measure.low, digits)} – {w.decimal(measure.high, digits)})"
+    return value + unit
+
+
+def adjustment_words(by: tuple[str, ...], w: Wording) -> str:
+    """What was adjusted for."""
+    words = {
+        "gestational-age": w.gettext("gestational age"),
+        "bmi": w.gettext("body mass index"),
+        "view": w.gettext("view"),
+        "device": w.gettext("device"),
+        "crl": w.gettext("crown-rump length"),
+    }
+    return w.join([words.get(each, each) for each in by]) or "–"
+
+
+def feature_words(feature: str, w: Wording) -> str:
+    """A feature that drift is watched by."""
+    return {
+        "log-odds": w.gettext("models' log odds of a standard view"),
+        "confidence": w.gettext("confidence of the detected structures"),
+        "detections": w.gettext("number of detected structures"),
+        "view-probability": w.gettext("probability of the view"),
+    }.get(feature, feature)
+
+
+def answer_words(answer: str, w: Wording) -> str:
+    """A reader's answer."""
+    return {
+        "standard": w.gettext("standard"),
+        "non-standard": w.gettext("non-standard"),
+    }.get(answer, capitalise(answer))
