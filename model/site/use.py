@@ -5,6 +5,7 @@ from typing import Self
 
 from detector.anatomy import View
 from model.finding import SiteFacts
+from model.site.names import UNNAMED, is_same_site, site_key
 from model.site.promise import describe_promised
 from model.site.record import NONE, REVIEWED, SiteRecord
 
@@ -24,8 +25,13 @@ class SiteUse:
     is_waived: bool = False
 
     @classmethod
-    def of_record(cls, record: SiteRecord) -> Self:
-        """For pictures that a person says are of the calibration's own site and device."""
+    def of_record(cls, record: SiteRecord, institution: str | None = None) -> Self:
+        """For a picture that a person says is of the calibration's own site and device; unless its
+        header names another institution: that one is not calibrated by it."""
+        is_named = record.site != UNNAMED and site_key(institution) is not None
+        if is_named and not is_same_site(record.site, institution):
+            assert institution is not None
+            return cls(institution)
         return cls(record.site, (record,), record.device)
 
     def applied(self, view: View) -> SiteRecord | None:

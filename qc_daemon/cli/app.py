@@ -189,7 +189,10 @@ def score(
     ] = None,
     site: Annotated[
         Path | None,
-        typer.Option(help="Calibration of the site that the files are from, by site fit."),
+        typer.Option(
+            help="Calibration of the site that the files are from, by site fit. What names another"
+            " institution is not calibrated by it (flag not-commissioned)."
+        ),
     ] = None,
 ) -> None:
     """Score DICOM or picture files without a network or a database.
@@ -219,7 +222,7 @@ def score(
         select_frames,
         table_row,
     )
-    from qc_daemon.score.files import check_bundle, list_files, score_files
+    from qc_daemon.score.files import check_bundle, is_elsewhere, list_files, score_files
 
     if record is not None:
         check_bundle(record, opened.id)
@@ -236,10 +239,13 @@ def score(
 
         write_report = ReportWriter(sr, overlay, language)
     has_failed = False
+    elsewhere: set[str] = set()
 
     def scored() -> Iterator[dict[str, Any]]:
         nonlocal has_failed
         for finding in score_files(paths, settings.score, write_report, record):
+            if record is not None and is_elsewhere(finding, record):
+                elsewhere.add(finding["source"])
             # A frame's error stands beside the findings of its file.
             has_failed = has_failed or ("error" in finding and "frame" not in finding)
             yield finding
@@ -255,6 +261,12 @@ def score(
             write_lines(rows, "csv", columns)
         else:
             write_list("findings", [table_row(row) for row in rows], chosen, columns=columns)
+    if elsewhere and record is not None:
+        files = count_of(len(elsewhere), "file names", "files name")
+        typer.echo(
+            f"{files} another institution than {record.site}: not calibrated by {record.id}",
+            err=True,
+        )
     if has_failed:
         raise typer.Exit(console.FAILED)
 

@@ -15,6 +15,7 @@ from detector.errors import Flag
 from model.bundle.bundle import read_manifest, read_model_id
 from model.finding import NON_STANDARD, STANDARD, BundleId, utc
 from model.site.calibrate import SiteQuestion, calibrate_site
+from model.site.names import UNNAMED, site_of
 from model.site.promise import Tolerance
 from model.site.record import SiteRecord
 from model.site.reference import Reference
@@ -22,8 +23,6 @@ from model.site.samples import SiteSample, log_odds_of
 from qc_daemon.operations.shared import parse_moment
 from qc_daemon.records.clock import Clock, utc_now
 
-UNNAMED = "unnamed"
-"""The site of findings that name none."""
 LABELS = {STANDARD: True, NON_STANDARD: False}
 _LEFT_OUT = {Flag.NO_REAL_EVIDENCE.value, Flag.NOT_ULTRASOUND.value}
 _MAX_LINE = 16 << 20
@@ -105,7 +104,7 @@ def fit_files(
     )
     if not bodies:
         raise UsageError(f"{findings}: no findings with a probability that match")
-    question = make_question(bundle, site or _site_of(bodies), choice, tolerance, clock)
+    question = make_question(bundle, _site_name(site, bodies), choice, tolerance, clock)
     others = {body["bundle"]["model_id"] for body in bodies} - {question.bundle.model_id}
     if others:
         raise UsageError(
@@ -285,13 +284,21 @@ def _is_chosen(body: Mapping[str, Any], choice: Choice) -> bool:
     return bool(moment) and parse_moment(str(moment), "created") >= choice.since
 
 
+def _site_name(site: str | None, bodies: Iterable[Mapping[str, Any]]) -> str:
+    name = " ".join((site or "").split())
+    return name or _site_of(bodies)
+
+
 def _site_of(bodies: Iterable[Mapping[str, Any]]) -> str:
-    """The one institution that the findings name, if they do."""
-    names = {(body.get("acquisition") or {}).get("site") for body in bodies}
-    names.discard(None)
-    if len(names) > 1:
+    """The one institution that the findings name, if they do, as the first one writes it."""
+    written: dict[str, str] = {}
+    for body in bodies:
+        name = (body.get("acquisition") or {}).get("site")
+        if name is not None:
+            written.setdefault(site_of(name), name)
+    if len(written) > 1:
         raise UsageError("the findings are of several sites: name one with --site")
-    return str(names.pop()) if names else UNNAMED
+    return next(iter(written.values()), UNNAMED)
 
 
 def _key(body: Mapping[str, Any]) -> str:

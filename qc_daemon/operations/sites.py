@@ -16,6 +16,7 @@ from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from model.finding import NON_STANDARD, STANDARD
 from model.site.calibrate import calibrate_site
+from model.site.names import UNNAMED, site_of
 from model.site.promise import Promise, PromiseCheck, Tolerance, check_promise, one_of_each_exam
 from model.site.record import SiteRecord, read_record
 from model.site.samples import Samples, SiteSample
@@ -65,8 +66,9 @@ def fit_stored(
         bundle = _active_bundle(session)
         choice = _resolve_device(session, choice)
         by_site = read_samples(session, settings, bundle, choice)
-    name = _choose_site(by_site, site)
-    question = make_question(bundle.path, name, choice, tolerance, clock)
+        name = _choose_site(by_site, site)
+        written = _written_name(session, settings, name)
+    question = make_question(bundle.path, written, choice, tolerance, clock)
     record = calibrate_site(by_site[name], question)
     with store.begin() as session:
         _propose(session, record, clock())
@@ -100,7 +102,7 @@ def read_samples(
         body = stored.body
         if not has_evidence(body) or body["bundle"]["model_id"] != bundle.model_id:
             continue
-        place, device = places.get(stored.revision.revision_id, (sites.UNNAMED, None))
+        place, device = places.get(stored.revision.revision_id, (UNNAMED, None))
         if choice.view is not None and body["view"]["code"] != choice.view:
             continue
         if choice.device is not None and device != choice.device:
@@ -139,7 +141,7 @@ def activate(settings: Settings, source: str, by: str, clock: Clock = utc_now) -
             )
         sites.append(
             session,
-            sites.site_of(record.site),
+            site_of(record.site),
             bundle.model_id,
             SiteAction.ACTIVATED,
             clock(),
@@ -154,30 +156,34 @@ def decide(
 ) -> str:
     """Retire what is active at the site for the active bundle, or waive calibration there; returns
     the site. Raises UsageError on a site with nothing to retire."""
-    person, name = parse_person(by, "--by"), sites.site_of(site)
+    person, name = parse_person(by, "--by"), site_of(site)
     with open_store(settings).begin() as session:
         bundle = _active_bundle(session)
         current = sites.active(session, name, bundle.model_id)
         if action is SiteAction.WAIVED:
             _require_images(session, settings, name)
         if action is SiteAction.RETIRED and not current.records and not current.is_waived:
-            raise UsageError(f"site {name} has nothing active; see site history")
+            raise UsageError(f"site {site.strip()} has nothing active; see site history")
         sites.append(session, name, bundle.model_id, action, clock(), decided_by=person)
-    return name
+        return _written_name(session, settings, name)
 
 
 def _require_images(session: Session, settings: Settings, name: str) -> None:
     """Raises UsageError where other sites have images and this one has none: a slip of the pen."""
     known = {_site(settings, place) for place in sites.names(session)}
     if known and name not in known:
-        raise UsageError(f"no image is of site {name}; there are: {', '.join(sorted(known))}")
+        names = sorted(_written_name(session, settings, each) for each in known)
+        raise UsageError(f"no image is of site {name}; there are: {', '.join(names)}")
 
 
 def list_history(settings: Settings, site: str | None) -> list[dict[str, Any]]:
     """A row of HISTORY_COLUMNS for each event, the newest last."""
     with open_store(settings).read() as session:
-        events = sites.history(session, None if site is None else sites.site_of(site))
-    return [_history_row(event) for event in events]
+        events = sites.history(session, None if site is None else site_of(site))
+        written = {
+            name: _written_name(session, settings, name) for name in {each.site for each in events}
+        }
+    return [_history_row(event, written[event.site]) for event in events]
 
 
 def find_record(settings: Settings, source: str) -> SiteRecord:
@@ -200,8 +206,9 @@ def propose_all(settings: Settings, store: Store, clock: Clock = utc_now) -> int
         if bundle is None:
             return 0
         by_site = read_samples(session, settings, bundle, Choice())
+        written = {name: _written_name(session, settings, name) for name in by_site}
     for name, rows in by_site.items():
-        question = make_question(bundle.path, name, Choice(), Tolerance(), clock)
+        question = make_question(bundle.path, written[name], Choice(), Tolerance(), clock)
         record = calibrate_site(rows, question)
         with store.begin() as session:
             if not _propose(session, record, clock()):
@@ -240,7 +247,7 @@ def check_promises(settings: Settings, store: Store) -> list[tuple[str, PromiseC
                 begin = since[site, record.id]
                 samples = _reviewed_since(session, settings, site, record, begin, records)
                 checks += [
-                    (f"{site}: {side}", check)
+                    (f"{_written_name(session, settings, site)}: {side}", check)
                     for side, check in _check(record, record.promise, samples).items()
                 ]
     return checks
@@ -253,7 +260,7 @@ def commissioning_sites(settings: Settings, store: Store) -> list[str]:
         if bundle is None:
             return []
         return sorted(
-            site
+            _written_name(session, settings, site)
             for site in {_site(settings, name) for name in sites.names(session)}
             if sites.active(session, site, bundle.model_id).is_commissioning
         )
@@ -282,7 +289,7 @@ def _reviewed_since(
     rows = []
     for reviewed in reviews.reviewed_findings(session, Window(since, None, None)):
         outcome, body = reviewed.state.outcome, reviewed.body
-        place, device = places.get(reviewed.file.revision_id, (sites.UNNAMED, None))
+        place, device = places.get(reviewed.file.revision_id, (UNNAMED, None))
         if (
             outcome is not None
             and outcome.verdict in (STANDARD, NON_STANDARD)
@@ -306,12 +313,18 @@ def _reviewed_since(
 
 def _site(settings: Settings, place: str) -> str:
     """The site that the settings name for all images, else the image's own."""
-    return sites.site_of(settings.score.site) if settings.score.site else place
+    return site_of(settings.score.site) if settings.score.site else place
+
+
+def _written_name(session: Session, settings: Settings, site: str) -> str:
+    """The site as people write it: as the settings do, else as its first image has it."""
+    own = settings.score.site
+    return own if own and site_of(own) == site else sites.written_name(session, site)
 
 
 def _propose(session: Session, record: SiteRecord, now: datetime) -> bool:
     """Add the proposal unless the last one rests on the same data; whether it was added."""
-    name = sites.site_of(record.site)
+    name = site_of(record.site)
     proposed = [
         event.record
         for event in sites.history(session, name)
@@ -339,9 +352,9 @@ def _find_record(session: Session, source: str) -> SiteRecord:
 
 def _choose_site(by_site: Mapping[str, object], site: str | None) -> str:
     if site is not None:
-        name = sites.site_of(site)
+        name = site_of(site)
         if name not in by_site:
-            raise UsageError(f"no findings of site {name} that match; see results --site")
+            raise UsageError(f"no findings of site {site.strip()} that match; see results --site")
         return name
     if not by_site:
         raise UsageError("no stored findings of the active bundle that match")
@@ -357,10 +370,10 @@ def _active_bundle(session: Session) -> ActiveBundle:
     return bundle
 
 
-def _history_row(event: SiteEvent) -> dict[str, Any]:
+def _history_row(event: SiteEvent, site: str) -> dict[str, Any]:
     facts = {} if event.record is None else record_row(event.record)
     return {
-        "site": event.site,
+        "site": site,
         "action": event.action.value,
         "calibration": event.calibration,
         "kind": facts.get("kind"),

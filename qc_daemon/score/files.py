@@ -1,6 +1,6 @@
 """Score files without a network or a database."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from detector.frame import Frame
 from model.bundle.bundle import Bundle
 from model.finding import BundleId, Finding
 from model.judge import Judge
+from model.site.names import is_same_site
 from model.site.record import SiteRecord
 from model.site.use import SiteUse
 from qc_daemon.score.decode import DecodeProcess, choose_frames
@@ -38,18 +39,18 @@ def score_files(
     """Finding objects, and {"source", "error"} for each file that cannot be scored or whose
     `write_report` failed; with "frame" for a frame that cannot be decoded while others can.
 
-    `site` is the calibration of the place that the files are from. Raises UsageError where it was
-    fitted on another bundle."""
+    `site` is the calibration of the place that the files are from; a file whose header names
+    another institution is not calibrated by it and carries the flag not-commissioned. Raises
+    UsageError where it was fitted on another bundle."""
     files = list_files(paths)
     bundle = Bundle.open(settings.bundle)
     if site is not None:
         check_bundle(site, bundle.id)
-    use = None if site is None else SiteUse.of_record(site)
     judge = Judge.open(bundle, settings.device, settings.augment)
     with DecodeProcess.of(settings) as decoder:
         for path in files:
             try:
-                findings = _score(path, judge, decoder, settings.cine_frames, use)
+                findings = _score(path, judge, decoder, settings.cine_frames, site)
                 yield from (finding.to_json() for finding in findings)
                 if findings:
                     yield from _unreadable_frames(path, findings[0])
@@ -70,12 +71,19 @@ def check_bundle(site: SiteRecord, bundle: BundleId) -> None:
         )
 
 
+def is_elsewhere(finding: Mapping[str, Any], site: SiteRecord) -> bool:
+    """Whether a finding object is of another institution than the calibration's."""
+    facts = finding.get("site")
+    return facts is not None and not is_same_site(facts["id"], site.site)
+
+
 def _score(
-    path: Path, judge: Judge, decoder: DecodeProcess, cine_frames: int, site: SiteUse | None
+    path: Path, judge: Judge, decoder: DecodeProcess, cine_frames: int, site: SiteRecord | None
 ) -> list[Finding]:
     if not path.is_file():
         raise QCError(ErrorCode.UNREADABLE, "no such file")
-    summary = decoder.summary(path)
+    summary, acquisition = decoder.summary_and_acquisition(path)
+    use = None if site is None else SiteUse.of_record(site, acquisition.institution)
     return judge_frames(
         decoder.frames(path, choose_frames(summary, cine_frames)),
         judge,
@@ -84,7 +92,7 @@ def _score(
         series_instance_uid=summary.series_instance_uid,
         sop_instance_uid=summary.sop_instance_uid,
         bad_frames=summary.bad_frames,
-        site=site,
+        site=use,
     )
 
 

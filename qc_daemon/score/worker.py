@@ -6,6 +6,7 @@ from detector.errors import Flag, QCError
 from detector.imaging.reader import ImageSummary
 from model.device import device_failure
 from model.finding import Finding
+from model.site.names import site_of
 from model.site.use import SiteUse
 from qc_daemon.dicom.acquisition import Acquisition
 from qc_daemon.job_runner import JobHandler
@@ -137,8 +138,9 @@ class ScoreHandler(JobHandler):
             return None
         model_id = self.models.judge(facts.bundle_id).bundle_id.model_id
         institution = None if acquisition is None else acquisition.institution
-        site = sites.site_of(settings.site or institution)
+        site = site_of(settings.site or institution)
         with self.store.read() as session:
             active = sites.active(session, site, model_id)
             device = sites.device_of(session, facts.revision_id)
-        return SiteUse(site, active.records, device, active.is_waived)
+            name = settings.site or sites.written_name(session, site)
+        return SiteUse(name, active.records, device, active.is_waived)

@@ -20,6 +20,7 @@ from model.site.record import read_record
 from qc_daemon.operations.site_files import Choice, fit_files, parse_choice
 from qc_daemon.operations.site_words import describe_record, record_row
 from tests.support.command_line import qc_daemon
+from tests.support.dicom_objects import ultrasound, write
 from tests.support.sites import log_odds_of_site
 from training.phantom import make
 
@@ -180,7 +181,8 @@ def test_the_commands(site: tuple[Path, Path], tmp_path: Path) -> None:
     """Fit, show, and score a picture with and without the site: the raw probability stays."""
     findings = site[0]
     out = tmp_path / "site.json"
-    process = qc_daemon("site", "fit", "--findings", findings, "--out", out)
+    named = ("--site", " St. Anna ")
+    process = qc_daemon("site", "fit", "--findings", findings, "--out", out, *named)
     assert process.returncode == 0, process.stderr
     assert "two classes of log odds" in process.stdout
     shown = qc_daemon("site", "show", out, "--format", "json")
@@ -191,7 +193,28 @@ def test_the_commands(site: tuple[Path, Path], tmp_path: Path) -> None:
     Image.fromarray(phantom.pixels).save(picture)
     common = ("--format", "jsonl", "--device", "cpu")
     plain = json.loads(qc_daemon("score", picture, *common).stdout)
-    with_site = json.loads(qc_daemon("score", picture, "--site", out, *common).stdout)
+    here, elsewhere = (
+        ultrasound(
+            pixels=phantom.pixels.tobytes(),
+            Rows=phantom.pixels.shape[0],
+            Columns=phantom.pixels.shape[1],
+            SamplesPerPixel=3,
+            PlanarConfiguration=0,
+            PhotometricInterpretation="RGB",
+            InstitutionName=institution,
+        )
+        for institution in ("ST.  ANNA", "St. Anne")
+    )
+    files = write(tmp_path / "dicom", here, elsewhere)
+    process = qc_daemon("score", picture, *files, "--site", out, *common)
+    with_site, same, other = (json.loads(line) for line in process.stdout.splitlines())
+    assert "1 file names another institution than St. Anna" in process.stderr
+    assert (same["site"]["kind"], other["site"]["kind"]) == ("unlabelled", "none")
+    assert same["quality"]["probability"] > other["quality"]["probability"]
+    assert other["site"]["bundle_probability"] == other["quality"]["probability"]
+    assert other["site"]["id"] == "St. Anne"
+    assert "not-commissioned" in other["flags"]
+    assert "not-commissioned" not in same["flags"]
     assert "site" not in plain
     assert with_site["site"]["kind"] == "unlabelled"
     assert with_site["site"]["n"] == 150

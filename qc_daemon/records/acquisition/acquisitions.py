@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Select, bindparam, delete, exists, func, insert, select
 from sqlalchemy.orm import Session
 
-from detector.plain_text import fold
+from model.site.names import site_key
 from qc_daemon.dicom.acquisition import Acquisition, body_mass_index, device_identity
 from qc_daemon.records.acquisition import identities
 from qc_daemon.records.received.revisions import RevisionFacts, as_facts, select_facts
@@ -103,11 +103,6 @@ _SAME = (
     "burned_in_annotation",
 )
 """Columns that are fields of `Acquisition` too."""
-
-
-def site_key(institution: str | None) -> str | None:
-    """An institution's name to compare by: without case, accents and punctuation; None for none."""
-    return None if institution is None else fold(institution) or None
 
 
 def unread(

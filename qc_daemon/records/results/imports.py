@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Table, func, insert, select
 from sqlalchemy.orm import Session
 
-from qc_daemon.records.acquisition.acquisitions import site_key
+from model.site.names import site_key
 from qc_daemon.records.tables import (
     AcquisitionOperator,
     AcquisitionRow,

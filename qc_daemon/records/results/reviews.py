@@ -219,7 +219,7 @@ class ReviewedFinding:
     """A finding that a person's verdict stands for, to learn, calibrate or count from.
 
     `state.outcome` is that verdict. `first` is the first reading; `first.draw` says how the
-    finding came to it. `site` (`acquisitions.site_key`), `device_id` (merges are followed) and
+    finding came to it. `site` (`site_key`), `device_id` (merges are followed) and
     whether the picture has text in it are of the image's header, None where that does not say.
     """
 

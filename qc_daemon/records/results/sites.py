@@ -8,13 +8,10 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from model.site.names import UNNAMED, site_of
 from model.site.record import SiteRecord
-from qc_daemon.records.acquisition.acquisitions import site_key
 from qc_daemon.records.acquisition.identities import roots
 from qc_daemon.records.tables import AcquisitionRow, IdentityKind, SiteAction, SiteCalibrationRow
-
-UNNAMED = "unnamed"
-"""The site of images that name none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +42,6 @@ class ActiveSite:
         return not self.is_waived and not any(each.is_calibrated for each in self.records)
 
 
-def site_of(institution: str | None) -> str:
-    """The site of an institution's name, as it is compared."""
-    return site_key(institution) or UNNAMED
-
-
 def append(
     session: Session,
     site: str,
@@ -60,9 +52,9 @@ def append(
     record: SiteRecord | None = None,
     decided_by: str | None = None,
 ) -> None:
-    """Add an event."""
+    """Add an event of the site, however its name is written."""
     row = SiteCalibrationRow(
-        site=site,
+        site=site_of(site),
         model_id=model_id,
         action=action,
         calibration=None if record is None else record.id,
@@ -78,7 +70,7 @@ def history(session: Session, site: str | None = None) -> list[SiteEvent]:
     """Every event in its order, of one site or of all."""
     statement = select(SiteCalibrationRow).order_by(SiteCalibrationRow.id)
     if site is not None:
-        statement = statement.where(SiteCalibrationRow.site == site)
+        statement = statement.where(SiteCalibrationRow.site == site_of(site))
     return [_event(row) for row in session.scalars(statement)]
 
 
@@ -88,7 +80,7 @@ def active(session: Session, site: str, model_id: str) -> ActiveSite:
     statement = (
         select(SiteCalibrationRow)
         .where(
-            SiteCalibrationRow.site == site,
+            SiteCalibrationRow.site == site_of(site),
             SiteCalibrationRow.model_id == model_id,
             SiteCalibrationRow.action != SiteAction.PROPOSED,
         )
@@ -133,8 +125,19 @@ def places(session: Session) -> dict[int, tuple[str, str | None]]:
 
 
 def names(session: Session) -> set[str]:
-    """Every site that an image names."""
+    """Every site that an image names, as it is compared."""
     return {name or UNNAMED for name in session.scalars(select(AcquisitionRow.site).distinct())}
+
+
+def written_name(session: Session, site: str) -> str:
+    """The site as the first image of it has it, else as it is compared."""
+    name = session.scalars(
+        select(AcquisitionRow.institution)
+        .where(AcquisitionRow.site == site, AcquisitionRow.institution.is_not(None))
+        .order_by(AcquisitionRow.revision_id)
+        .limit(1)
+    ).one_or_none()
+    return name or site
 
 
 def _event(row: Any) -> SiteEvent:
