@@ -99,7 +99,7 @@ def review_list(
 
     Example: qc-daemon review list --since 2026-11-01 --config qc-daemon.toml
     """
-    from qc_daemon.operations.reviews import (
+    from qc_daemon.operations.review_lists import (
         LEFT_OUT,
         LIST_COLUMNS,
         LIST_TABLE,
@@ -149,7 +149,7 @@ def review_show(
 
     Example: qc-daemon review show 7 --config qc-daemon.toml
     """
-    from qc_daemon.operations.reviews import EVENT_COLUMNS, HIDDEN, show_review
+    from qc_daemon.operations.review_lists import EVENT_COLUMNS, HIDDEN, show_review
 
     chosen = parse_format(format)
     body = show_review(

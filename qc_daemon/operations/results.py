@@ -11,7 +11,7 @@ from detector.anatomy import View
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from model.finding import QUALITY_LABELS
-from qc_daemon.operations.reviews import add_states, review_of
+from qc_daemon.operations.review_lists import add_states, review_of
 from qc_daemon.operations.shared import open_store, parse_moment
 from qc_daemon.records.acquisition import identities
 from qc_daemon.records.acquisition.acquisitions import ACQUISITION_KEYS, AcquisitionFilter

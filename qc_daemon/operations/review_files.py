@@ -20,14 +20,12 @@ from sqlalchemy.orm import Session
 from detector.anatomy import View
 from detector.console import UsageError
 from detector.errors import QCError
+from qc_daemon.operations.review_lists import WAITING, Answers, iter_rows
 from qc_daemon.operations.reviews import (
     OUTCOMES,
-    WAITING,
     Answer,
-    Answers,
     Change,
     criteria_words,
-    iter_rows,
     parse_criteria,
     parse_reader,
     parse_remark,

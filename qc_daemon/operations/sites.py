@@ -22,7 +22,7 @@ from model.site.record import SiteRecord, read_record
 from model.site.samples import Samples, SiteSample
 from model.site.use import SiteUse
 from qc_daemon.observe import log
-from qc_daemon.operations.reviews import key_of
+from qc_daemon.operations.review_lists import key_of
 from qc_daemon.operations.shared import open_store, parse_person
 from qc_daemon.operations.site_files import Choice, has_evidence, make_question, make_sample
 from qc_daemon.operations.site_words import record_row

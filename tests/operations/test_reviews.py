@@ -24,7 +24,7 @@ from detector.errors import QCError
 from model.finding import Finding
 from qc_daemon.cli.app import app
 from qc_daemon.dicom.acquisition import Acquisition, Operator
-from qc_daemon.operations import review_files, reviews
+from qc_daemon.operations import review_files, review_lists, reviews
 from qc_daemon.operations.reviews import Answer
 from qc_daemon.records.acquisition import acquisitions, identities
 from qc_daemon.records.results import findings
@@ -290,7 +290,7 @@ def test_a_blinded_reader_does_not_get_the_answers(site: Site) -> None:
         assert "0.1234" not in output
     refused(site.run("accept", "2", "--reader", "Ng"), "review read")
     assert site.show(2)["answers_hidden"] is True
-    assert site.run("show", "2").stderr.strip() == reviews.HIDDEN
+    assert site.run("show", "2").stderr.strip() == review_lists.HIDDEN
     assert site.run("show", "1").stderr == ""
     # Whoever wants to see them sees them, and cannot give the blinded reading any more.
     refused(site.run("show", "2", "--unblind"), "--reader", error=UsageError)
@@ -428,7 +428,7 @@ def test_no_list_sheet_or_export_tells_a_later_blinded_reader_the_answers(tmp_pa
 
     # Before the first reading nobody comes upon the models' answer without asking for it.
     assert all("0.12" not in output and "NT" not in output for output in outputs()[:4])
-    assert reviews.LEFT_OUT in site.run("list").stderr
+    assert review_lists.LEFT_OUT in site.run("list").stderr
     assert {row["verdict"] for row in site.rows("list", "--answers")} >= {"standard"}
     for finding, verdict in (("1", "standard"), ("2", "non-standard"), ("3", "standard")):
         site.say("override", finding, "--verdict", verdict, *OVERRIDE)
@@ -769,10 +769,10 @@ def test_a_whole_review_on_both_databases(records: Records, tmp_path: Path) -> N
     with records.store.begin() as session:
         body = nuchal_finding(source_instance()).to_json()
         findings.store(session, admission.revision_id, [body], records.now)
-    (row,) = reviews.list_reviews(own)
+    (row,) = review_lists.list_reviews(own)
     finding = int(row["finding"])
     assert "blinded" in reviews.accept(own, finding, Answer("Dr Lee", seconds=1.5))
-    assert reviews.show_review(own, finding)["answers_hidden"] is True
+    assert review_lists.show_review(own, finding)["answers_hidden"] is True
     with pytest.raises(QCError, match="another"):
         reviews.read_blinded(own, finding, Answer("Lee Dr", "NT", "standard"))
     assert "differ" in reviews.read_blinded(own, finding, Answer("Ng", "NT", "standard"))
