@@ -105,6 +105,7 @@ class Service(Collector):
         yield from self._received()
         yield from self._delivered()
         yield from self._stored()
+        yield from self._judged()
         yield from self._disk()
         yield from self._processes()
         yield from self._certificates()
@@ -213,6 +214,40 @@ class Service(Collector):
             "objects_quarantined",
             "Objects in quarantine, not dismissed.",
             totals.quarantined,
+        )
+
+    def _judged(self) -> Iterator[Metric]:
+        """What waits for a person, and where models are calibrated; the role `schedule` counts."""
+        shared = self.shared
+        waiting = GaugeMetricFamily(
+            "qc_daemon_reviews_waiting",
+            "Findings that wait for a person, when last counted (hourly).",
+            labels=["kind"],
+        )
+        for kind, name in (
+            ("first-reading", "reviews_waiting"),
+            ("second-reading", "reviews_second_reading"),
+            ("disagreement", "reviews_disagreement"),
+        ):
+            waiting.add_metric([kind], shared.maximum(name))
+        yield waiting
+        yield _gauge(
+            "reviews_oldest_timestamp_seconds",
+            "Since when the longest of them waits; 0: none.",
+            shared.maximum("reviews_oldest"),
+        )
+        sites = GaugeMetricFamily(
+            "qc_daemon_sites",
+            "Sites with findings by calibration, when last counted (hourly).",
+            labels=["state"],
+        )
+        for state in ("calibrated", "waived", "commissioning"):
+            sites.add_metric([state], shared.maximum(f"sites_{state}"))
+        yield sites
+        yield _gauge(
+            "promises_broken",
+            "Promises of active calibrations that later reviews speak against, when last counted.",
+            shared.maximum("promises_broken"),
         )
 
     def _disk(self) -> Iterator[Metric]:

@@ -5,6 +5,7 @@ import contextlib
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -40,6 +41,7 @@ from qc_daemon.operations.queue import (
     read_backlog,
     stopped_service,
 )
+from qc_daemon.operations.review_lists import count_waiting
 from qc_daemon.operations.sites import check_promises, commissioning_sites
 from qc_daemon.operations.spool import orphan_margin
 from qc_daemon.receive import check_tls
@@ -50,6 +52,7 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import CommitmentState, CommitmentSupport
 from qc_daemon.retain import scrub
 from qc_daemon.retain.reconcile import Differences, reconcile
+from qc_daemon.review.state import ReviewStatus
 from qc_daemon.settings import DestinationSettings, Settings, TLSSettings
 from qc_daemon.spool import private_files, service_lock
 from qc_daemon.spool.verification import DAMAGED_FOLDER
@@ -58,6 +61,7 @@ T = TypeVar("T")
 MIN_FREE_BYTES = 5 * 2**30
 # The integrity check stops after this time: nobody waits for that of a large database.
 INTEGRITY_SECONDS = 30.0
+REVIEWS_SECONDS = 20.0
 # So many bytes of received files are read; of a larger spool only the sizes are compared.
 MAX_BYTES_READ = 256 * 2**20
 # So many reasons or destinations are named in one line.
@@ -98,6 +102,7 @@ def examine(settings: Settings) -> Iterator[CheckResult]:
         ("commitment requests", _check_commitment_requests),
         ("bundle", _check_bundle),
         ("sites", _check_sites),
+        ("reviews", _check_reviews),
         ("device", _check_device),
         ("receiver", _check_receiver),
         ("metrics", _check_metrics),
@@ -387,6 +392,30 @@ def _check_sites(settings: Settings) -> str:
             " then site activate or site waive"
         )
     return "every site with findings is calibrated or waived"
+
+
+def _check_reviews(settings: Settings) -> str:
+    if schema.check(settings.store.url):
+        return "nothing to check yet"
+    end = time.monotonic() + REVIEWS_SECONDS
+    with Store(settings.store.url).read() as session:
+        waiting = count_waiting(session, settings, lambda: time.monotonic() < end)
+    parts = [
+        f"{count} for {words}"
+        for status, words in (
+            (ReviewStatus.WAITING, "a first reading"),
+            (ReviewStatus.SECOND_READING, "a blinded one by another person"),
+            (ReviewStatus.DISAGREEMENT, "a decision between two readings"),
+        )
+        if (count := waiting.counts[status])
+    ]
+    cut = "" if waiting.is_whole else f", as far as counted in {REVIEWS_SECONDS:.0f} s"
+    if waiting.oldest is None:
+        return f"no finding waits for a person{cut}"
+    raise NoticeError(
+        f"{count_of(waiting.total, 'finding waits', 'findings wait')} for a person, the longest"
+        f" since {waiting.oldest:%Y-%m-%d}{cut}: {_first_of(parts)}; see review list"
+    )
 
 
 def _check_device(settings: Settings) -> str:

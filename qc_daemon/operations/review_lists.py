@@ -4,8 +4,8 @@ states that other lists show.
 Whoever may still have to read a finding blinded comes upon no answer here; see `Answers`.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 from itertools import islice
@@ -216,6 +216,48 @@ def key_of(stored: StoredFinding) -> FindingKey:
         body["region"]["index"],
         body["bundle"]["model_id"],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingReviews:
+    """How many findings wait for a person, by state, and since when the longest; `is_whole`:
+    everything was counted."""
+
+    counts: Mapping[ReviewStatus, int]
+    oldest: datetime | None
+    is_whole: bool = True
+
+    @property
+    def total(self) -> int:
+        """All that wait."""
+        return sum(self.counts.values())
+
+
+def count_waiting(
+    session: Session, settings: Settings, goes_on: Callable[[], bool] = lambda: True
+) -> WaitingReviews:
+    """Count what waits for a person, until `goes_on` says no, which is asked now and then.
+
+    An exam's findings are read, so that it takes seconds in a large store.
+    """
+    counts = dict.fromkeys(WAITING, 0)
+    oldest: datetime | None = None
+    for number, (stored, state, draw) in enumerate(iter_states(session, settings), 1):
+        if number % _BATCH == 0 and not goes_on():
+            return WaitingReviews(counts, oldest, is_whole=False)
+        if state.status in counts:
+            counts[state.status] += 1
+            since = _waits_since(stored, state, draw)
+            oldest = since if oldest is None else min(oldest, since)
+    return WaitingReviews(counts, oldest)
+
+
+def _waits_since(stored: StoredFinding, state: ReviewState, draw: Draw | None) -> datetime:
+    """When a finding that waits for a person began to: since it came, or since what was said."""
+    if state.status is ReviewStatus.WAITING:
+        return state.remarks[0].at if draw is None else stored.revision.received_at
+    asked = state.dispute or state.readings[-1]
+    return asked.at
 
 
 def _list_row(

@@ -31,7 +31,7 @@ from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.listings import ExamFilter, Window
 from qc_daemon.records.results import bundles, findings, reviews, sites
 from qc_daemon.records.results.bundles import ActiveBundle
-from qc_daemon.records.results.sites import SiteEvent
+from qc_daemon.records.results.sites import ActiveSite, SiteEvent
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import IdentityKind, SiteAction
 from qc_daemon.settings import Settings
@@ -253,17 +253,34 @@ def check_promises(settings: Settings, store: Store) -> list[tuple[str, PromiseC
     return checks
 
 
-def commissioning_sites(settings: Settings, store: Store) -> list[str]:
-    """Sites with findings of the active bundle that neither are calibrated nor waived."""
+CALIBRATED, WAIVED, COMMISSIONING = SITE_STATES = ("calibrated", "waived", "commissioning")
+"""What a site with findings may be for the active bundle."""
+
+
+def site_states(settings: Settings, store: Store) -> dict[str, str]:
+    """One of SITE_STATES for each site with findings, by its name; empty without a bundle."""
     with store.read() as session:
         bundle = bundles.active(session)
         if bundle is None:
-            return []
-        return sorted(
-            _written_name(session, settings, site)
-            for site in {_site(settings, name) for name in sites.names(session)}
-            if sites.active(session, site, bundle.model_id).is_commissioning
-        )
+            return {}
+        return {
+            _written_name(session, settings, site): _state(
+                sites.active(session, site, bundle.model_id)
+            )
+            for site in sorted({_site(settings, name) for name in sites.names(session)})
+        }
+
+
+def _state(active: ActiveSite) -> str:
+    if active.is_commissioning:
+        return COMMISSIONING
+    return CALIBRATED if any(each.is_calibrated for each in active.records) else WAIVED
+
+
+def commissioning_sites(settings: Settings, store: Store) -> list[str]:
+    """Sites with findings of the active bundle that neither are calibrated nor waived."""
+    states = site_states(settings, store)
+    return [site for site, state in states.items() if state == COMMISSIONING]
 
 
 def _check(record: SiteRecord, promise: Promise, samples: Samples) -> Mapping[str, PromiseCheck]:

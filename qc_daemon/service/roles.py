@@ -48,6 +48,8 @@ PLAIN, TLS = "plain", "tls"
 DRAIN_SECONDS = 25.0
 _HOLD_EVERY_SECONDS = 5.0
 _CLOCK_SECONDS = 1.0
+# What waits for people is counted when the start's work is done, and then now and then.
+_FIRST_COUNT_SECONDS, _COUNT_SECONDS = 60.0, 3600.0
 _PR_SET_PDEATHSIG = 1
 _DECODERS = ("numpy", "gdcm", "pylibjpeg", "libjpeg", "openjpeg", "rle", "PIL", "jpeg_ls")
 
@@ -161,8 +163,8 @@ def _no_pixels(_path: Path) -> str:
 def schedule(context: RoleContext, stop: threading.Event) -> None:
     """Close exams that are due, and once an hour remove originals that are due.
 
-    In threads of their own the scrub reads through the spool each night, and what an older version
-    did not read of its images is read.
+    In threads of their own the scrub reads through the spool each night, what an older version did
+    not read of its images is read, sites are fitted, and what waits for people is counted.
     """
     from qc_daemon.records.received import exams
     from qc_daemon.retain import Originals, Retention, Scrub
@@ -173,6 +175,7 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
     scrub = threading.Thread(target=scrubbing.run, daemon=True)
     propose = threading.Thread(target=_propose_sites, args=(context, stop), daemon=True)
     fill = threading.Thread(target=_fill_acquisitions, args=(context, stop), daemon=True)
+    count = threading.Thread(target=_count_waiting, args=(context, stop), daemon=True)
     retention = Retention(context.store, context.settings)
     settings = context.settings.receive
 
@@ -190,10 +193,12 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
     scrub.start()
     fill.start()
     propose.start()
+    count.start()
     run_loop(step, stop, log.get(role="schedule"), lambda: _CLOCK_SECONDS)
     scrub.join()
     fill.join()
     propose.join()
+    count.join()
 
 
 def _propose_sites(context: RoleContext, stop: threading.Event) -> None:
@@ -218,6 +223,23 @@ def _propose_sites(context: RoleContext, stop: threading.Event) -> None:
             # A night without a proposal is no reason to stop closing exams.
             kind, place = type(error).__name__, log.where(error)
             log.get(role="schedule").error("sites not fitted", error_type=kind, error_at=place)
+
+
+def _count_waiting(context: RoleContext, stop: threading.Event) -> None:
+    """Soon after the start and then hourly, count for /metrics what waits for people."""
+    wait = _FIRST_COUNT_SECONDS
+    while not stop.wait(wait):
+        wait = _COUNT_SECONDS
+        from qc_daemon.operations.waiting import read_gauges
+
+        try:
+            values = read_gauges(context.settings, context.store, lambda: not stop.is_set())
+        except Exception as error:
+            kind, place = type(error).__name__, log.where(error)
+            log.get(role="schedule").error("reviews not counted", error_type=kind, error_at=place)
+            continue
+        for name, value in values.items():
+            counters.set(name, value)
 
 
 def _fill_acquisitions(context: RoleContext, stop: threading.Event) -> None:

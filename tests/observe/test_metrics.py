@@ -103,12 +103,21 @@ def test_counts_of_all_processes_are_summed(site: Site) -> None:
         site.shared.set(row, "associations", 2)
         site.shared.set(row, "delivered pacs", 5)
     site.shared.set(2, "pressure", 1)
+    site.shared.set(2, "reviews_second_reading", 3)
+    site.shared.set(2, "reviews_oldest", 1_800_000_000)
+    site.shared.set(2, "sites_commissioning", 2)
+    site.shared.set(2, "promises_broken", 1)
     figures = site.figures()
     assert figures["objects_stored_total new"] == 7
     assert figures["received_bytes_total"] == 700
     assert figures["objects_refused_total A700"] == 2
     assert figures["associations_open"] == 4
     assert figures["pressure"] == 1
+    assert figures["reviews_waiting second-reading"] == 3
+    assert figures["reviews_waiting first-reading"] == 0
+    assert figures["reviews_oldest_timestamp_seconds"] == 1_800_000_000
+    assert figures["sites commissioning"] == 2
+    assert figures["promises_broken"] == 1
     assert (
         figures["deliveries_total pacs delivered"],
         figures["deliveries_total pacs failed"],

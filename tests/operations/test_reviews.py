@@ -25,7 +25,9 @@ from model.finding import Finding
 from qc_daemon.cli.app import app
 from qc_daemon.dicom.acquisition import Acquisition, Operator
 from qc_daemon.operations import review_files, review_lists, reviews
+from qc_daemon.operations.doctor import examine
 from qc_daemon.operations.reviews import Answer
+from qc_daemon.operations.waiting import read_gauges
 from qc_daemon.records.acquisition import acquisitions, identities
 from qc_daemon.records.results import findings
 from qc_daemon.records.results import reviews as review_records
@@ -457,6 +459,46 @@ def test_a_share_of_sure_findings_waits_for_a_person(tmp_path: Path) -> None:
     with site.exam.store.read() as session:
         (row,) = review_records.reviewed_findings(session)
     assert row.weight == 1.0
+    site.exam.store.close()
+
+
+def test_doctor_says_how_many_wait_for_whom_and_since_when(tmp_path: Path) -> None:
+    site = Site(tmp_path, share=1.0)
+
+    def checked() -> tuple[str, str]:
+        (line,) = (each for each in examine(site.exam.settings) if each.name == "reviews")
+        return line.word, line.message
+
+    since = f"{site.exam.now:%Y-%m-%d}"
+    assert checked() == (
+        "warn",
+        f"1 finding waits for a person, the longest since {since}: 1 for a first reading;"
+        " see review list",
+    )
+    site.say("accept", "1", "--reader", "Dr Lee")
+    site.say("accept", "2", "--reader", "Dr Lee")
+    site.say("read", "2", "--view", "NT", "--verdict", "non-standard", "--reader", "Ng")
+    word, message = checked()
+    assert (word, message.partition(":")[2]) == (
+        "warn",
+        " 1 for a first reading, 1 for a blinded one by another person, 1 for a decision between"
+        " two readings; see review list",
+    )
+    assert read_gauges(site.exam.settings, site.exam.store, lambda: True) == {
+        "reviews_waiting": 1.0,
+        "reviews_second_reading": 1.0,
+        "reviews_disagreement": 1.0,
+        "reviews_oldest": site.exam.now.timestamp(),
+        "sites_calibrated": 0.0,
+        "sites_waived": 0.0,
+        "sites_commissioning": 0.0,
+        "promises_broken": 0.0,
+    }
+    site.say("read", "1", "--view", "NT", "--verdict", "non-standard", "--reader", "Ng")
+    site.say("resolve", "2", "--view", "NT", "--verdict", "standard", "--reader", "Roth")
+    site.say("override", "3", "--verdict", "standard", *OVERRIDE)
+    site.say("read", "3", "--view", "NT", "--verdict", "standard", "--reader", "Ng")
+    assert checked() == ("ok", "no finding waits for a person")
     site.exam.store.close()
 
 
