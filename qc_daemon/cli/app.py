@@ -39,6 +39,7 @@ from qc_daemon.cli.peer_commands import peer
 from qc_daemon.cli.quarantine_commands import quarantine
 from qc_daemon.cli.queue_commands import commitment, queue
 from qc_daemon.cli.rejection_commands import rejection
+from qc_daemon.cli.report_commands import report
 from qc_daemon.cli.result_commands import GATES_HELP, results
 from qc_daemon.cli.review_commands import review
 from qc_daemon.cli.site_commands import site as site_app
@@ -73,6 +74,7 @@ app.add_typer(person, name="person")
 app.add_typer(device, name="device")
 app.add_typer(acquisition, name="acquisition")
 app.add_typer(db, name="db")
+app.command()(report)
 
 
 def main() -> None:

@@ -48,6 +48,22 @@ def write(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def replace(path: Path, content: bytes) -> None:
+    """Write the file, 0600, as a whole or not at all: what was there stays until all of the new
+    content is on disk. Raises OSError."""
+    # In the same folder, as a file is moved in one step within a file system only.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with os.fdopen(create(temporary), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def is_open_to_others(path: Path) -> bool:
     """Whether group or others have any right to it; False if it does not exist."""
     try:

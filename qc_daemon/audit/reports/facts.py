@@ -303,6 +303,7 @@ class AuditFacts:
     drift: tuple[Drift, ...]
     model_and_reader: AgreementFacts | None
     two_readers: AgreementFacts | None
+    next_audit: date | None
 
     def subject(self, kind: str, id: str) -> Subject | None:
         """The subject, None where the audit has no picture of it."""
@@ -334,6 +335,7 @@ class AuditFacts:
             drift=tuple(_drift(each) for each in body.get("drift") or ()),
             model_and_reader=AgreementFacts.from_json(agreement.get("model_first")),
             two_readers=AgreementFacts.from_json(agreement.get("first_second")),
+            next_audit=_day(body.get("next_audit")),
         )
 
 
@@ -352,8 +354,11 @@ def _changes(body: Mapping[str, Any]) -> Iterable[Change]:
         )
 
 
+def _day(value: str | None) -> date | None:
+    return None if value is None else date.fromisoformat(value)
+
+
 def _drift(body: Mapping[str, Any]) -> Drift:
-    since = body.get("since")
     return Drift(
         kind=str(body["kind"]),
         id=str(body["id"]),
@@ -361,7 +366,7 @@ def _drift(body: Mapping[str, Any]) -> Drift:
         n=int(body.get("n") or 0),
         value=body.get("value"),
         q=body.get("q"),
-        since=None if since is None else date.fromisoformat(since),
+        since=_day(body.get("since")),
         is_alarm=body.get("flag") == ALARMED,
         calls_for_calibration=bool(body.get("calibrate")),
     )

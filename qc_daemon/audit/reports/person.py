@@ -14,10 +14,12 @@ def person_report(
     good: Sequence[Picture] = (),
     instructive: Sequence[Picture] = (),
     example: int | None = None,
+    left_out: int = 0,
 ) -> Document:
     """What the audit says of the person, with up to three good and three instructive pictures.
 
-    `example` is the number of a finding, for the command that disputes it.
+    `example` is the number of a finding, for the command that disputes it; `left_out` is how many
+    pictures may not be shown.
     """
     w, subject = composer.w, composer.subject
     blocks: list[Block] = [*composer.in_short(), Heading(w.gettext("Own trend"))]
@@ -35,7 +37,7 @@ def person_report(
         blocks += [Heading(w.gettext("Other numbers")), composer.values(general)]
     blocks += composer.views()
     blocks += composer.nuchal()
-    blocks += composer.examples(good, instructive)
+    blocks += composer.examples(good, instructive, left_out)
     blocks += composer.agreement()
     blocks += composer.dispute(example)
     blocks += composer.method()

@@ -458,8 +458,10 @@ class Composer:
             since=since,
         )  # fmt: skip
 
-    def examples(self, good: Sequence[Picture], instructive: Sequence[Picture]) -> Iterator[Block]:
-        """Good pictures, then instructive ones with what to change."""
+    def examples(
+        self, good: Sequence[Picture], instructive: Sequence[Picture], left_out: int
+    ) -> Iterator[Block]:
+        """Good pictures, then instructive ones with what to change; how many may not be shown."""
         w = self.w
         yield Heading(w.gettext("Good pictures"))
         if good:
@@ -471,6 +473,15 @@ class Composer:
             yield Pictures(tuple(instructive))
         else:
             yield Paragraph(w.gettext("No such picture of this period can be shown."))
+        if left_out:
+            sentence = w.ngettext(
+                "{count} picture is not shown: its file is gone, text may be burned into it, or"
+                " somebody is still to read it blinded.",
+                "{count} pictures are not shown: their files are gone, text may be burned into"
+                " them, or somebody is still to read them blinded.",
+                left_out,
+            )
+            yield Paragraph(sentence.format(count=left_out), is_small=True)
 
     def agreement(self) -> Iterator[Block]:
         """How far the models agree with human readers, and these with each other."""

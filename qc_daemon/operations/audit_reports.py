@@ -1,0 +1,392 @@
+"""Reports of audits for people: by person, device, site or exam, as HTML, PDF or JSON.
+
+A report is made of one stored audit and computes nothing again, so that it says tomorrow what it
+says today. Of an exam it is made of the exam's findings as they stand.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from detector.anatomy import View
+from detector.console import UsageError
+from detector.errors import ErrorCode, QCError
+from detector.plain_text import fold
+from qc_daemon.audit.reports.document import Document, Picture
+from qc_daemon.audit.reports.exam import ExamFacts, ExamPicture, exam_report
+from qc_daemon.audit.reports.facts import PERSON, SITE, AuditFacts, Example, Subject
+from qc_daemon.audit.reports.person import person_report
+from qc_daemon.audit.reports.place import place_report
+from qc_daemon.audit.reports.sections import Composer
+from qc_daemon.audit.reports.words import Names
+from qc_daemon.language.catalogues import check_language
+from qc_daemon.language.wording import Wording
+from qc_daemon.operations.example_pictures import load_pictures
+from qc_daemon.operations.shared import open_store
+from qc_daemon.records.acquisition import identities
+from qc_daemon.records.received import exams
+from qc_daemon.records.results import audits, rejections
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import AcquisitionRow, IdentityKind
+from qc_daemon.settings import Settings
+from qc_daemon.spool import private_files
+
+FORMATS = ("html", "pdf", "json")
+MAX_EXAMPLES = 3
+"""Good pictures, and instructive ones, in a report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a report is about: the value of the one option that was given."""
+
+    kind: str
+    value: str
+
+    @classmethod
+    def of(cls, **values: str | None) -> "Target":
+        """The one that is given. Raises UsageError for none and for several."""
+        given = [(kind, value) for kind, value in values.items() if value is not None]
+        if len(given) != 1:
+            options = ", ".join(f"--{kind}" for kind in values)
+            raise UsageError(f"give one of {options}")
+        kind, value = given[0]
+        if not value.strip():
+            raise UsageError(f"--{kind}: give which one, as in {kind} list")
+        return cls(kind, value.strip())
+
+
+@dataclass(frozen=True, slots=True)
+class ReportPeriod:
+    """The newest audit of a local date within these days, both included, is reported."""
+
+    start: date | None = None
+    end: date | None = None
+
+    @classmethod
+    def parse(cls, start: str | None, end: str | None) -> "ReportPeriod":
+        """Days in ISO 8601. Raises UsageError."""
+        period = cls(_parse_day(start, "--from"), _parse_day(end, "--to"))
+        if period.start is not None and period.end is not None and period.end < period.start:
+            raise UsageError(f"--to {end} lies before --from {start}; give the earlier day first")
+        return period
+
+    @property
+    def words(self) -> str:
+        """` from 2026-01-01 to 2026-06-30`; empty for any time."""
+        start = "" if self.start is None else f" from {self.start.isoformat()}"
+        return start + ("" if self.end is None else f" to {self.end.isoformat()}")
+
+
+def _parse_day(value: str | None, option: str) -> date | None:
+    if value is None:
+        return None
+    try:
+        return date.fromisoformat(value)
+    except ValueError:
+        raise UsageError(f"{option} {value}: give a day as 2026-11-28") from None
+
+
+def choose_format(value: str | None, out: Path | None) -> str:
+    """The format that is asked for, else that of the file's suffix, else html. Raises UsageError
+    where both are given and differ."""
+    suffix = "" if out is None else out.suffix.lower().removeprefix(".")
+    if value is None:
+        return suffix if suffix in FORMATS else "html"
+    if value not in FORMATS:
+        raise UsageError(f"--format {value}: give one of {', '.join(FORMATS)}")
+    if suffix in FORMATS and suffix != value:
+        raise UsageError(f"--format {value} does not go with --out {out}; give one of them")
+    return value
+
+
+def make_report(
+    settings: Settings,
+    target: Target,
+    period: ReportPeriod,
+    format: str,
+    language: str | None = None,
+) -> bytes:
+    """The report as the bytes of a file of this format.
+
+    Raises UsageError for a language that there is not and a name that several have, QCError STORAGE
+    for what there is not, or of which no audit in the period has anything.
+    """
+    chosen = check_language(language or settings.report.language)
+    store = open_store(settings)
+    if target.kind == "exam":
+        return _of_exam(settings, store, target.value, format, chosen)
+    with store.read() as session:
+        id, name = _identify(session, target)
+        body = audits.newest_in(session, period.start, period.end)
+        devices = _names(session, IdentityKind.DEVICE)
+    if body is None:
+        raise QCError(
+            ErrorCode.STORAGE,
+            f"there is no audit{period.words}; see audit list, or make one with audit run",
+        )
+    audit = AuditFacts.from_json(body)
+    subject = _subject(audit, target.kind, id)
+    if subject is None:
+        # She exists, but has no picture in the audit's window: that is a report too.
+        subject = Subject(target.kind, id, 0, 0, ())
+    if format == "json":
+        return _as_json(target.kind, subject.id, name, body)
+    composer = Composer(
+        audit, subject, name, _report_names(chosen, devices), Wording(chosen), audit.next_audit
+    )
+    created = datetime.combine(audit.day, datetime.min.time(), UTC)
+    if target.kind != PERSON:
+        return _write(place_report(composer, created), format)
+    examples = [*subject.good[:MAX_EXAMPLES], *subject.instructive[:MAX_EXAMPLES]]
+    loaded = load_pictures(settings, store, [each.finding_id for each in examples], chosen)
+
+    def pictures(of: Sequence[Example]) -> list[Picture]:
+        ids = [each.finding_id for each in of[:MAX_EXAMPLES]]
+        return [loaded.pictures[id] for id in ids if id in loaded.pictures]
+
+    first = next((each.finding_id for each in subject.instructive), None)
+    document = person_report(
+        composer, created, pictures(subject.good), pictures(subject.instructive), first,
+        loaded.left_out,
+    )  # fmt: skip
+    return _write(document, format)
+
+
+def write_report(out: Path, content: bytes) -> None:
+    """The file as a whole, or as it was before. Raises QCError STORAGE."""
+    try:
+        private_files.replace(out, content)
+    except OSError as error:
+        raise QCError(ErrorCode.STORAGE, f"{out} cannot be written: {error.strerror}") from error
+
+
+def _identify(session: Session, target: Target) -> tuple[str, str]:
+    """The id that an audit has, and what the subject is called. Raises UsageError, QCError."""
+    if target.kind == SITE:
+        return fold(target.value), target.value
+    kind = IdentityKind(target.kind)
+    rows = {each.row.id: each.row for each in identities.every(session, kind)}
+    roots = identities.roots(session, kind)
+    if target.value in rows:
+        id = roots.get(target.value, target.value)
+        return id, _name(rows[id])
+    same = {
+        roots.get(id, id)
+        for id, row in rows.items()
+        if fold(target.value) in {fold(name) for name in (_name(row), row.name or "") if name}
+    }
+    if not same:
+        raise QCError(
+            ErrorCode.STORAGE,
+            f"there is no {target.kind} {target.value}; see {target.kind} list",
+        )
+    if len(same) > 1:
+        ids = ", ".join(sorted(same))
+        raise UsageError(
+            f"--{target.kind} {target.value}: several are called so; give one of {ids}"
+        )
+    (id,) = same
+    return id, _name(rows[id])
+
+
+def _name(row: Any) -> str:
+    """What a person or device is called: by a person's word, else as headers have it, else its
+    id."""
+    from qc_daemon.report.summary.text import format_person
+
+    if row.name:
+        return str(row.name)
+    if hasattr(row, "received_name"):
+        return format_person(row.received_name) or row.code or row.id
+    return " ".join(filter(None, (row.model, row.station_name or row.serial_number))) or row.id
+
+
+def _names(session: Session, kind: IdentityKind) -> dict[str, str]:
+    return {each.row.id: _name(each.row) for each in identities.every(session, kind)}
+
+
+def _report_names(language: str, devices: Mapping[str, str]) -> Names:
+    from qc_daemon.report.sr.codes import VIEWS
+
+    w = Wording(language)
+    return Names({view: w.gettext(code.meaning) for view, code in VIEWS.items()}, devices)
+
+
+def _subject(audit: AuditFacts, kind: str, id: str) -> Subject | None:
+    """The subject of this id; a site by its name without case, accents and punctuation.
+
+    Raises QCError STORAGE for a site that the audit does not know.
+    """
+    if kind != SITE:
+        return audit.subject(kind, id)
+    found = next((s for s in audit.subjects if s.kind == SITE and fold(s.id) == id), None)
+    if found is None:
+        known = ", ".join(sorted(s.id for s in audit.subjects if s.kind == SITE)) or "none"
+        raise QCError(
+            ErrorCode.STORAGE,
+            f"the audit of {audit.day.isoformat()} has no such site; it has: {known}",
+        )
+    return found
+
+
+def _write(document: Document, format: str) -> bytes:
+    # Fonts and page layout take a second to load.
+    if format == "pdf":
+        from qc_daemon.audit.reports.pdf import report_pdf
+
+        return report_pdf(document)
+    from qc_daemon.audit.reports.html import report_html
+
+    return report_html(document).encode()
+
+
+_SHARED_KEYS = (
+    "date",
+    "audit",
+    "timezone",
+    "window",
+    "history",
+    "bundle",
+    "criteria_version",
+    "data_sha256",
+    "rules",
+    "changes",
+    "agreement",
+    "next_audit",
+)
+
+
+def _as_json(kind: str, id: str, name: str, body: Mapping[str, Any]) -> bytes:
+    """What the report is made of: the subject's part of the audit and what holds for all."""
+    subject = next((s for s in body["subjects"] if s["kind"] == kind and str(s["id"]) == id), None)
+    report = {
+        "kind": kind,
+        "id": id,
+        "name": name,
+        **{key: body[key] for key in _SHARED_KEYS if key in body},
+        "subject": subject,
+        "drift": [d for d in body.get("drift") or () if d["kind"] == kind and d["id"] == id],
+    }
+    return (json.dumps(report, ensure_ascii=False) + "\n").encode()
+
+
+def _of_exam(settings: Settings, store: Store, value: str, format: str, language: str) -> bytes:
+    facts, body = _exam_facts(store, value)
+    if format == "json":
+        return (json.dumps(_exam_json(facts)) + "\n").encode()
+    expected = [View(name) for name in settings.report.views]
+    audit = None if body is None else AuditFacts.from_json(body)
+    good = [p.finding_id for p in facts.pictures if p.verdict == "standard"][:MAX_EXAMPLES]
+    instructive = [p.finding_id for p in facts.pictures if p.verdict == "non-standard"]
+    instructive = instructive[:MAX_EXAMPLES]
+    loaded = load_pictures(settings, store, [*good, *instructive], language).pictures
+    document = exam_report(
+        facts,
+        expected,
+        _report_names(language, {}),
+        Wording(language),
+        audit,
+        [loaded[id] for id in good if id in loaded],
+        [loaded[id] for id in instructive if id in loaded],
+    )
+    return _write(document, format)
+
+
+def _exam_facts(store: Store, value: str) -> tuple[ExamFacts, dict[str, Any] | None]:
+    """What stands of the exam, and the newest audit. Raises UsageError, QCError STORAGE."""
+    from model.finding import Finding
+    from qc_daemon.report.person_verdict import apply_review
+
+    if not (value.isascii() and value.isdecimal() and len(value) <= _MAX_ID_DIGITS):
+        raise UsageError(f"--exam {value}: give the exam's id, as in exam list")
+    with store.read() as session:
+        try:
+            content = exams.exam_content(session, int(value))
+        except LookupError:
+            raise QCError(ErrorCode.STORAGE, f"there is no exam {value}; see exam list") from None
+        rejected = rejections.of_exam(session, content.exam_id)
+        left_out = len(exams.omissions(session, content.exam_id))
+        body = audits.newest_in(session, None, None)
+        device = _device(session, [each.revision.revision_id for each in content.findings])
+    if not content.findings:
+        raise QCError(
+            ErrorCode.NOT_AVAILABLE,
+            f"exam {value} has no findings to report; see results --exam {value}",
+        )
+    by_image: dict[tuple[str, str], tuple[tuple[float, float], ExamPicture]] = {}
+    models: dict[str, None] = {}
+    for scored in content.findings:
+        if scored.revision.sop_instance_uid in rejected:
+            continue
+        state = content.reviews.get(scored.finding_id)
+        finding = Finding.from_json(scored.finding)
+        effective = apply_review(finding, state)
+        judgement = effective.judgement
+        models[f"{finding.bundle.name} {finding.bundle.version}"] = None
+        picture = ExamPicture(
+            scored.finding_id,
+            judgement.view,
+            judgement.quality,
+            judgement.probability,
+            tuple(c.code for c in judgement.criteria if c.met is False),
+            tuple(c.code for c in judgement.criteria if c.met is not None),
+            by_person=state is not None and state.outcome is not None,
+        )
+        # A cine is one picture of each view that it shows, by its best frame.
+        key = (scored.revision.sop_instance_uid, judgement.view)
+        if key not in by_image or judgement.rank > by_image[key][0]:
+            by_image[key] = (judgement.rank, picture)
+    received = max(each.revision.received_at for each in content.findings)
+    pictures = tuple(picture for _, picture in by_image.values())
+    return (
+        ExamFacts(content.exam_id, received, device, ", ".join(models), pictures, left_out),
+        body,
+    )
+
+
+_MAX_ID_DIGITS = 18
+
+
+def _device(session: Session, revision_ids: Sequence[int]) -> str | None:
+    """What the machine of these images is called; None for several, or none that is known."""
+    ids = set(
+        session.scalars(
+            select(AcquisitionRow.device_id).where(AcquisitionRow.revision_id.in_(revision_ids))
+        )
+    )
+    roots = identities.roots(session, IdentityKind.DEVICE)
+    devices = {roots.get(id, id) for id in ids if id is not None}
+    if len(devices) != 1:
+        return None
+    (id,) = devices
+    return _names(session, IdentityKind.DEVICE).get(id)
+
+
+def _exam_json(exam: ExamFacts) -> dict[str, Any]:
+    return {
+        "kind": "exam",
+        "id": exam.exam_id,
+        "received": exam.received.isoformat(timespec="seconds"),
+        "device": exam.device,
+        "models": exam.models,
+        "left_out": exam.left_out,
+        "pictures": [
+            {
+                "finding_id": picture.finding_id,
+                "view": picture.view,
+                "verdict": picture.verdict,
+                "probability": picture.probability,
+                "unmet": list(picture.unmet),
+                "checked": list(picture.checked),
+                "by_person": picture.by_person,
+            }
+            for picture in exam.pictures
+        ],
+    }
