@@ -13,7 +13,10 @@ from qc_daemon.cli.output import say
 
 def report(
     person: Annotated[
-        str | None, typer.Option(help="Id of a person, as in person list, or the name.")
+        str | None,
+        typer.Option(
+            "--person", "--sonographer", help="Id of a person, as in person list, or the name."
+        ),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="Id of a device, as in device list, or the name.")

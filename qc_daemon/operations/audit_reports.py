@@ -31,7 +31,7 @@ from qc_daemon.operations.example_pictures import load_pictures
 from qc_daemon.operations.shared import open_store
 from qc_daemon.records.acquisition import identities
 from qc_daemon.records.received import exams
-from qc_daemon.records.results import audits, rejections
+from qc_daemon.records.results import audit_contents, rejections
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import AcquisitionRow, IdentityKind
 from qc_daemon.settings import Settings
@@ -124,7 +124,7 @@ def make_report(
         return _of_exam(settings, store, target.value, format, chosen)
     with store.read() as session:
         id, name = _identify(session, target)
-        body = audits.newest_in(session, period.start, period.end)
+        body = audit_contents.newest_in(session, period.start, period.end)
         devices = _names(session, IdentityKind.DEVICE)
     if body is None:
         raise QCError(
@@ -313,7 +313,7 @@ def _exam_facts(store: Store, value: str) -> tuple[ExamFacts, dict[str, Any] | N
             raise QCError(ErrorCode.STORAGE, f"there is no exam {value}; see exam list") from None
         rejected = rejections.of_exam(session, content.exam_id)
         left_out = len(exams.omissions(session, content.exam_id))
-        body = audits.newest_in(session, None, None)
+        body = audit_contents.newest_in(session, None, None)
         device = _device(session, [each.revision.revision_id for each in content.findings])
     if not content.findings:
         raise QCError(

@@ -1,0 +1,312 @@
+"""`qc-daemon report`: an audit for people, and nothing of a patient in it."""
+
+import base64
+import io
+import json
+import re
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sqlalchemy import update
+from typer.testing import CliRunner
+
+from detector.console import UsageError
+from detector.errors import QCError
+from qc_daemon.cli.app import app
+from qc_daemon.dicom.acquisition import Operator
+from qc_daemon.operations.audit_reports import (
+    ReportPeriod,
+    Target,
+    choose_format,
+    make_report,
+    write_report,
+)
+from qc_daemon.operations.identities import list_devices, list_persons
+from qc_daemon.operations.reviews import Answer, dispute
+from qc_daemon.records.tables import AcquisitionRow, AuditRow, AuditState
+from tests.support import pdf
+from tests.support.audit_json import audit_json
+from tests.support.reviewed_exam import REGION, ReviewedExam
+
+CANARIES = (
+    "CANARYNAME",
+    "CANARYFIRST",
+    "Anna-4711",
+    "Berta-4712",
+    "19871231",
+    "1987-12-31",
+    "CANARYACC",
+)
+ANY = ReportPeriod()
+
+
+class AuditedExam:
+    """Four pictures by one person on one device, with audits of three dates that show them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.reviewed = ReviewedExam(folder, 0)
+        self.settings = self.reviewed.settings
+        for number in range(1, 5):
+            self.reviewed.receive(
+                number,
+                PatientName="CANARYNAME^CANARYFIRST",
+                PatientBirthDate="19871231",
+                AccessionNumber="CANARYACC",
+            )
+            self.reviewed.set_acquisition(
+                number,
+                operators=(Operator("Berg^Anna"),),
+                serial_number="SN1",
+                manufacturer="GE",
+                model="Voluson E10",
+            )
+        (self.person,) = [row["id"] for row in list_persons(self.settings)]
+        (self.device,) = [row["id"] for row in list_devices(self.settings)]
+        for day in ("2026-06-26", "2026-06-27", "2026-06-28"):
+            self.store_audit(day)
+
+    def body(self, day: str) -> dict[str, Any]:
+        text = json.dumps(audit_json({"p1": 120, **{f"q{i}": 40 + i for i in range(8)}}))
+        text = text.replace('"p1"', f'"{self.person}"').replace('"d1"', f'"{self.device}"')
+        body: dict[str, Any] = json.loads(text)
+        body["date"] = day
+        subject = next(s for s in body["subjects"] if s["id"] == self.person)
+        subject["examples"] = {
+            "good": [{"finding_id": 1, "view": "NT"}, {"finding_id": 3, "view": "NT"}],
+            "instructive": [{"finding_id": 2, "view": "NT"}, {"finding_id": 4, "view": "NT"}],
+        }
+        return body
+
+    def store_audit(self, day: str, state: AuditState = AuditState.DONE) -> None:
+        now = self.reviewed.exam.now
+        with self.reviewed.exam.store.begin() as session:
+            session.add(
+                AuditRow(
+                    name="nightly",
+                    local_date=day,
+                    state=state,
+                    content=json.dumps(self.body(day)).encode(),
+                    created_at=now,
+                    updated_at=now,
+                )
+            )
+
+    def report(self, format: str = "html", period: ReportPeriod = ANY, **target: str) -> bytes:
+        return make_report(self.settings, Target.of(**target), period, format)
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuditedExam]:
+    """For tests that only read."""
+    audited = AuditedExam(tmp_path_factory.mktemp("site"))
+    yield audited
+    audited.reviewed.exam.store.close()
+
+
+@pytest.fixture
+def own_audited(tmp_path: Path) -> Iterator[AuditedExam]:
+    """For tests that change it."""
+    audited = AuditedExam(tmp_path / "site")
+    yield audited
+    audited.reviewed.exam.store.close()
+
+
+def pictures(page: str) -> list[Any]:
+    found = re.findall(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", page)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(each)))) for each in found]
+
+
+@pytest.mark.parametrize("kind", ["person", "device"])
+def test_nothing_of_a_patient_is_in_the_report(
+    audited: AuditedExam, tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    id = audited.person if kind == "person" else audited.device
+    texts = [audited.report(format, **{kind: id}).decode() for format in ("html", "json")]
+    path = tmp_path / "report.pdf"
+    path.write_bytes(audited.report("pdf", **{kind: id}))
+    texts.append(pdf.text(path))
+    captured = capfd.readouterr()
+    texts += [captured.out, captured.err]
+    for canary in CANARIES:
+        assert not any(canary in text for text in texts), canary
+    assert "1.2.826.0.1" not in "".join(texts)
+
+
+def test_pictures_are_the_tissue_alone(audited: AuditedExam) -> None:
+    """In the corner, outside of the region, stands a name in white; tissue is darker."""
+    page = audited.report(person=audited.person).decode()
+    shown = pictures(page)
+    assert len(shown) == 4
+    x0, y0, x1, y1 = REGION
+    scale = shown[0].shape[1] / (x1 - x0)
+    for each in shown:
+        assert each.shape[:2] == pytest.approx(((y1 - y0) * scale, (x1 - x0) * scale), abs=scale)
+        assert each[: int(2 * scale), : int(30 * scale)].mean() < 180
+    assert "Gain too low → Turn the overall gain up" in page
+    assert "2: Nuchal translucency, mid-sagittal" in page
+    assert "review dispute 2 " in page
+
+
+def test_pictures_with_text_burned_in_or_that_are_read_blinded_are_left_out(
+    own_audited: AuditedExam,
+) -> None:
+    with own_audited.reviewed.exam.store.begin() as session:
+        session.execute(
+            update(AcquisitionRow)
+            .where(AcquisitionRow.revision_id == 1)
+            .values(burned_in_annotation=True)
+        )
+    dispute(own_audited.settings, 4, Answer("A. Berg", reason="criterion"))
+    page = own_audited.report(person=own_audited.person).decode()
+    assert len(pictures(page)) == 2
+    assert "2 pictures are not shown" in page
+
+
+def test_pictures_whose_file_is_gone_are_left_out(own_audited: AuditedExam) -> None:
+    for path in own_audited.reviewed.paths.values():
+        path.unlink()
+    page = own_audited.report(person=own_audited.person).decode()
+    assert not pictures(page)
+    assert "4 pictures are not shown" in page
+
+
+def test_the_newest_audit_of_the_period_is_reported(own_audited: AuditedExam) -> None:
+    own_audited.store_audit("2026-06-29", AuditState.FAILED)
+    for start, end, day in (
+        (None, None, "2026-06-28"),
+        (None, "2026-06-27", "2026-06-27"),
+        ("2026-06-26", "2026-06-26", "2026-06-26"),
+    ):
+        period = ReportPeriod.parse(start, end)
+        body = json.loads(own_audited.report("json", period, person=own_audited.person))
+        assert body["date"] == day
+        assert body["id"] == own_audited.person
+        assert body["name"] == "Berg, Anna"
+        assert {m["name"] for m in body["subject"]["measures"]} >= {"standard", "completion"}
+
+
+def test_a_report_says_the_same_each_time(audited: AuditedExam) -> None:
+    assert audited.report(person=audited.person) == audited.report(person=audited.person)
+
+
+@pytest.mark.parametrize("name", ["Berg, Anna", "berg anna"])
+def test_a_person_is_known_by_name(audited: AuditedExam, name: str) -> None:
+    assert "Image quality: Berg, Anna" in audited.report(person=name).decode()
+
+
+def test_a_person_without_pictures_in_the_window_has_a_report(own_audited: AuditedExam) -> None:
+    own_audited.reviewed.receive(5)
+    own_audited.reviewed.set_acquisition(5, operators=(Operator("Neu^Nina"),))
+    page = own_audited.report(person="Neu, Nina").decode()
+    assert "Not assessable in this period" in page
+
+
+def test_a_site_is_known_without_case_and_accents(audited: AuditedExam) -> None:
+    page = audited.report(site="St. Mary").decode()
+    assert "Image quality at the site St. Mary" in page
+
+
+def test_the_report_of_an_exam(audited: AuditedExam) -> None:
+    page = audited.report(exam="1").decode()
+    body = json.loads(audited.report("json", exam="1"))
+    ids = {picture["finding_id"] for picture in body["pictures"]}
+    assert ids
+    assert "Image quality of exam 1" in page
+    assert "Voluson E10" in page
+    assert len(pictures(page)) == len(ids)
+    for canary in CANARIES:
+        assert canary not in page
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ({"person": "nobody"}, "there is no person nobody; see person list"),
+        ({"device": "d0"}, "there is no device d0; see device list"),
+        ({"site": "Elsewhere"}, "the audit of 2026-06-28 has no such site; it has: st mary"),
+        ({"exam": "99"}, "there is no exam 99; see exam list"),
+    ],
+)
+def test_what_there_is_not_is_said_in_a_line(
+    audited: AuditedExam, target: dict[str, str], message: str
+) -> None:
+    with pytest.raises(QCError, match=re.escape(message)):
+        audited.report(**target)
+
+
+def test_a_period_without_an_audit(audited: AuditedExam) -> None:
+    period = ReportPeriod.parse("2027-01-01", "2027-01-31")
+    with pytest.raises(QCError, match="no audit from 2027-01-01 to 2027-01-31; see audit list"):
+        audited.report("html", period, person=audited.person)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "message"),
+    [
+        ("2026-06-02", "2026-06-01", "--to 2026-06-01 lies before --from 2026-06-02"),
+        ("june", None, "--from june: give a day"),
+        (None, "2026-13-01", "--to 2026-13-01: give a day"),
+    ],
+)
+def test_wrong_periods(start: str | None, end: str | None, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ReportPeriod.parse(start, end)
+
+
+def test_one_target_is_needed() -> None:
+    for values in ({"person": None, "device": None}, {"person": "a", "device": "b"}):
+        with pytest.raises(UsageError, match="give one of --person, --device"):
+            Target.of(**values)
+    with pytest.raises(UsageError, match="--person: give which one"):
+        Target.of(person=" ")
+
+
+def test_the_format_is_that_of_the_file() -> None:
+    assert choose_format(None, Path("a.PDF")) == "pdf"
+    assert choose_format(None, None) == "html"
+    assert choose_format("json", Path("a.txt")) == "json"
+    with pytest.raises(UsageError, match="does not go with --out"):
+        choose_format("html", Path("a.pdf"))
+    with pytest.raises(UsageError, match="give one of html, pdf, json"):
+        choose_format("docx", None)
+
+
+def test_a_disk_that_is_full_leaves_the_earlier_report(tmp_path: Path) -> None:
+    """The kernel refuses all beyond a size, as it does on a full disk."""
+    path = tmp_path / "report.html"
+    path.write_bytes(b"earlier")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(QCError, match=r"report\.html cannot be written: File too large"):
+            write_report(path, b"x" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"earlier"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_command_writes_a_private_file(audited: AuditedExam, tmp_path: Path) -> None:
+    config = tmp_path / "qc-daemon.toml"
+    store = audited.settings.store
+    config.write_text(f'[store]\nurl = "{store.url}"\nspool = "{store.spool}"\n')
+    out = tmp_path / "report.pdf"
+    arguments = ["report", "--sonographer", audited.person, "--out", str(out), "-c", str(config)]
+    outcome = CliRunner().invoke(app, arguments)
+    assert outcome.exit_code == 0, outcome.output
+    assert outcome.output.endswith(f"{out}: written\n")
+    assert out.read_bytes().startswith(b"%PDF-")
+    assert out.stat().st_mode & 0o077 == 0
+    missing = CliRunner().invoke(app, [*arguments, "--from", "2027-01-01"])
+    assert missing.exit_code != 0
+    assert out.read_bytes().startswith(b"%PDF-")
+
+
+def test_exam_has_no_period() -> None:
+    outcome = CliRunner().invoke(app, ["report", "--exam", "1", "--from", "2026-01-01"])
+    assert isinstance(outcome.exception, UsageError)
