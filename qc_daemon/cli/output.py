@@ -11,7 +11,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -86,14 +86,19 @@ def write_list(
 
 
 def write_lines(
-    rows: Iterable[Row], format: Literal["json", "csv"], columns: Sequence[str]
+    rows: Iterable[Row],
+    format: Literal["json", "csv"],
+    columns: Sequence[str],
+    file: TextIO | None = None,
 ) -> None:
-    """Write rows for a program as they come, JSON objects whole, CSV by these columns."""
+    """Write rows for a program as they come, JSON objects whole, CSV by these columns; to stdout,
+    or to `file`."""
     if format == "json":
         for row in rows:
-            print(json.dumps(row), flush=True)
+            # Whoever reads a pipe sees each row at once; a file is written as a whole.
+            print(json.dumps(row), file=file, flush=file is None)
     else:
-        _write_csv(columns, rows)
+        _write_csv(columns, rows, file)
 
 
 def write_record(record: Row, format: Format = "table") -> None:
@@ -169,8 +174,8 @@ def csv_cell(value: object) -> object:
     return f"'{text}" if is_formula else text
 
 
-def _write_csv(columns: Sequence[str], rows: Iterable[Row]) -> None:
-    writer = csv.writer(sys.stdout)
+def _write_csv(columns: Sequence[str], rows: Iterable[Row], file: TextIO | None = None) -> None:
+    writer = csv.writer(sys.stdout if file is None else file)
     writer.writerow([_key(column) for column in columns])
     writer.writerows([csv_cell(row.get(column)) for column in columns] for row in rows)
 

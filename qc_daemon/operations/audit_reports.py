@@ -162,7 +162,8 @@ def make_report(
 def write_report(out: Path, content: bytes) -> None:
     """The file as a whole, or as it was before. Raises QCError STORAGE."""
     try:
-        private_files.replace(out, content)
+        with private_files.replacing(out) as file:
+            file.write(content)
     except OSError as error:
         raise QCError(ErrorCode.STORAGE, f"{out} cannot be written: {error.strerror}") from error
 

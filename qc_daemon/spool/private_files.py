@@ -6,7 +6,10 @@ because as a library it may run under another umask.
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 FILE_MODE, FOLDER_MODE = 0o600, 0o700
 # The rights of group and others.
@@ -48,14 +51,15 @@ def write(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Write the file, 0600, as a whole or not at all: what was there stays until all of the new
-    content is on disk. Raises OSError."""
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, 0600, that takes the place of `path` once all of it is on disk, or never:
+    whatever is raised meanwhile leaves what was there. Raises OSError."""
     # In the same folder, as a file is moved in one step within a file system only.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with os.fdopen(create(temporary), "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

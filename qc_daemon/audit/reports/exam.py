@@ -122,7 +122,7 @@ def _in_short(
 ) -> Callout:
     lines = []
     if missing:
-        absent = w.join([names.view(view) for view in missing])
+        absent = "; ".join(names.view(view) for view in missing)
         lines.append(w.gettext("Missing: {views}.").format(views=absent))
     for verdict, sentence in (
         (NON_STANDARD, w.gettext("Not standard in any picture: {views}.")),
@@ -134,7 +134,7 @@ def _in_short(
             if _best(code, pictures).verdict == verdict
         ]
         if views:
-            lines.append(sentence.format(views=w.join(views)))
+            lines.append(sentence.format(views="; ".join(views)))
     if lines:
         return Callout(w.gettext("The exam is not complete and standard"), tuple(lines))
     return Callout(w.gettext("Every expected view is there and standard"))
