@@ -25,7 +25,7 @@ from qc_daemon.dicom.character_set import (
     character_sets,
     decode_text,
 )
-from qc_daemon.dicom.person_name import clean_name, fold_name
+from qc_daemon.dicom.person_name import clean_name, fold_name, names_nobody
 
 MAX_TEXT = 64
 """Characters of a value (LO, PS3.5 6.2); a longer one is no name of anything."""
@@ -236,9 +236,10 @@ class _Reader:
         return [_line(value) for value in values[:_MAX_VALUES]]
 
     def names(self, keyword: str) -> list[str | None]:
-        """The names of persons; None for each that is none."""
+        """The names of persons; None for each that is none, or that names nobody ("UNKNOWN")."""
         values = self._values(keyword, NAME_DELIMITERS)
-        return [clean_name(_printable(value)) for value in values[:_MAX_VALUES]]
+        names = (clean_name(_printable(value)) for value in values[:_MAX_VALUES])
+        return [None if name is None or names_nobody(name) else name for name in names]
 
     def items(self, keyword: str) -> "list[_Reader]":
         """The items of a sequence."""
@@ -308,7 +309,7 @@ def _code(item: _Reader) -> tuple[str, str] | None:
     """Code value and scheme of a Person Identification Macro (PS3.3 table 10-1)."""
     for code in item.items("PersonIdentificationCodeSequence")[:1]:
         value = code.text("CodeValue") or code.text("LongCodeValue") or code.text("URNCodeValue")
-        if value is not None:
+        if value is not None and not names_nobody(value):
             return value, code.text("CodingSchemeDesignator") or ""
     return None
 

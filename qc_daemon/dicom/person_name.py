@@ -6,6 +6,8 @@ machines type in capitals. Accents count, and so do the ideographic characters.
 
 import unicodedata
 
+from detector.plain_text import fold
+
 MAX_GROUP = 64
 """Characters of a component group (PS3.5 6.2)."""
 _GROUPS = 2  # Alphabetic and ideographic; the phonetic one repeats them.
@@ -20,6 +22,28 @@ def clean_name(text: str) -> str | None:
         return None
     name = "=".join(groups).rstrip("=")
     return name if any(letter.isalnum() for letter in name) else None
+
+
+def names_nobody(name: str) -> bool:
+    """Whether a name or code says that there is none, or only what somebody does there: "UNKNOWN",
+    "n/a", "Operator"; a name of `_NO_NAMES` alone, in any group and component."""
+    words = fold(name.replace("=", " ")).split()
+    return " ".join(words) in _NO_NAMES or all(word in _NO_NAMES for word in words)
+
+
+_NO_NAMES = frozenset(
+    # What de-identification leaves, what a field that must be filled in gets, and what machines
+    # call whoever uses them; folded.
+    (
+        *("anon", "anonym", "anonymised", "anonymized", "anonymous", "deidentified", "removed"),
+        *("blank", "default", "dummy", "empty", "n a", "na", "nil", "no name", "noname", "none"),
+        *("not given", "not known", "not specified", "null", "undefined", "unk", "unknown"),
+        *("unnamed", "unspecified", "x", "xx", "xxx", "keine", "keiner", "unbekannt", "inconnu"),
+        *("desconocido", "sconosciuto", "不明", "未知", "无"),
+        *("admin", "administrator", "doctor", "examiner", "guest", "operator", "physician"),
+        *("sonographer", "technician", "user", "benutzer", "bediener", "gast", "untersucher"),
+    )
+)
 
 
 def fold_name(name: str) -> str:

@@ -43,7 +43,8 @@ class Suggestion:
 
 def similar_persons(persons: Sequence[PersonFacts]) -> list[Suggestion]:
     """Persons with the same code in other schemes, the same words of a name in any order (without
-    case and accents), or the same family name and a similar given name."""
+    case, accents and how umlauts are written out), or the same family name and a similar given
+    name."""
     return _first_reasons(
         (
             *_sharing(persons, lambda each: each.code, "the same code in another scheme"),
@@ -95,8 +96,8 @@ def _with_similar_given_names(persons: Sequence[PersonFacts]) -> Iterable[Sugges
     for person in persons:
         words = name_words(person.name or "")
         if len(words) > 1:
-            given_name = fold(" ".join(words[1:]))
-            by_family.setdefault(fold(words[0]), []).append((person.id, given_name))
+            given_name = fold_spelling(" ".join(words[1:]))
+            by_family.setdefault(fold_spelling(words[0]), []).append((person.id, given_name))
     for group in by_family.values():
         for (one, name), (other, other_name) in combinations(group, 2):
             if _is_similar(name, other_name):
@@ -114,8 +115,24 @@ def _is_similar(one: str, other: str) -> bool:
 
 def _name_key(person: PersonFacts) -> str | None:
     """The words of the name in alphabetical order; None for a single one, which many may share."""
-    words = sorted(fold(" ".join(name_words(person.name or ""))).split())
+    words = sorted(fold_spelling(" ".join(name_words(person.name or ""))).split())
     return " ".join(words) if len(words) > 1 else None
+
+
+def fold_spelling(name: str) -> str:
+    """As `fold`, with what one letter is on one machine and two are on another as the same: Müller,
+    Mueller and Muller; Håkansson and Haakansson; Weiß and Weiss; Sørensen and Soerensen."""
+    letters = fold(name.casefold().translate(_LETTERS))
+    for two, one in _WRITTEN_OUT:
+        letters = letters.replace(two, one)
+    return letters
+
+
+# Letters that Unicode takes for letters of their own, not for one with an accent.
+_LETTERS = str.maketrans(
+    {"æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "ł": "l", "ħ": "h", "ı": "i", "þ": "th"}
+)
+_WRITTEN_OUT = (("ae", "a"), ("oe", "o"), ("ue", "u"), ("aa", "a"))
 
 
 def _suggestion(one: str, other: str, reason: str) -> Suggestion:

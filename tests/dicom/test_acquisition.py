@@ -105,6 +105,21 @@ def test_a_code_identifies_an_operator_and_is_named_where_names_are_as_many() ->
     assert read_acquisition(dataset).operators == (Operator("A^B"),)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("UNKNOWN", "unknown^unknown", "N/A", "n.a.", "None", "-", "--", "?", "Anonymous^", "^"),
+        *("Operator", "OPERATOR^", "Not Given", "unbekannt", "XXX", "Unknown=不明", "null"),
+    ],
+)
+def test_what_names_nobody_is_no_person(name: str) -> None:
+    facts = read_acquisition(ultrasound(OperatorsName=name, PerformingPhysicianName=name))
+    assert facts.operators == ()
+    assert facts.performing_physician is None
+    named = read_acquisition(ultrasound(OperatorsName=[name, "Nil^Anna", "User^Ben"]))
+    assert [each.name for each in named.operators] == ["Nil^Anna", "User^Ben"]
+
+
 def test_an_operator_named_twice_is_one() -> None:
     dataset = ultrasound(OperatorsName=["Doe^Jane", "DOE^JANE^^", "Lee^Ann"])
     assert read_acquisition(dataset).operators == (Operator("Doe^Jane"), Operator("Lee^Ann"))
