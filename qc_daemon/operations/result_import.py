@@ -45,6 +45,8 @@ _TEXTS = (
     "transducer",
     "transducer_type",
     "study_description",
+    "performing_physician",
+    "manufacturer",
 )
 
 

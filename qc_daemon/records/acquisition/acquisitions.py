@@ -199,6 +199,7 @@ class AcquisitionReader:
         self._session = session
         self._persons = identities.roots(session, IdentityKind.PERSON)
         self._devices = identities.roots(session, IdentityKind.DEVICE)
+        self._manufacturers = identities.manufacturers(session)
         self._with_code = identities.persons_with_code(session)
         self._measured = set(session.scalars(select(Measurement.exam_id).distinct()))
         self._ages: dict[int, FetalAge] = {}
@@ -212,6 +213,7 @@ class AcquisitionReader:
             persons=sorted({self._persons.get(id, id) for id in ids}),
             person_source=self._person_source(ids),
             devices=self._devices,
+            manufacturers=self._manufacturers,
             age=self._age(row.exam_id),
         )
 
@@ -233,9 +235,13 @@ def acquisition_json(
     persons: list[str],
     person_source: str | None,
     devices: Mapping[str, str],
+    manufacturers: Mapping[str, str],
     age: FetalAge,
 ) -> dict[str, Any]:
-    """The JSON object of stored facts; a machine's report is believed before the header."""
+    """The JSON object of stored facts; a machine's report is believed before the header.
+
+    `persons` and `devices` are as merged, `manufacturers` by a device's own id.
+    """
     device_id = value("device_id")
     days, source = age.days, age.source
     if days is None:
@@ -267,10 +273,12 @@ def acquisition_json(
         "transducer_type": value("transducer_type"),
         "study_description": value("study_description"),
         "burned_in_annotation": value("burned_in_annotation"),
+        "performing_physician": value("performing_physician"),
+        "manufacturer": None if device_id is None else manufacturers.get(device_id),
     }
 
 
-ACQUISITION_KEYS = tuple(acquisition_json(lambda _: None, [], None, {}, FetalAge()))
+ACQUISITION_KEYS = tuple(acquisition_json(lambda _: None, [], None, {}, {}, FetalAge()))
 """The keys of the JSON object, in order."""
 
 

@@ -149,6 +149,14 @@ def persons_with_code(session: Session) -> frozenset[str]:
     return frozenset(session.scalars(select(Person.id).where(Person.code.is_not(None))))
 
 
+def manufacturers(session: Session) -> dict[str, str]:
+    """The manufacturer of each device whose images name one, as received."""
+    rows = session.execute(
+        select(Device.id, Device.manufacturer).where(Device.manufacturer.is_not(None))
+    )
+    return {row.id: row.manufacturer for row in rows}
+
+
 def members(session: Session, kind: IdentityKind, id: str) -> set[str] | None:
     """The ids that count for the same one as this id, itself included; None if it is unknown."""
     if session.get(_TABLES[kind], id) is None:

@@ -48,6 +48,7 @@ _SAME = (
     "gestational_age_source",
     "study_description",
     "burned_in_annotation",
+    "performing_physician",
 )
 """Columns of `acquisition` that are keys of a finding's `acquisition`."""
 
@@ -225,7 +226,8 @@ class FindingImport:
                     persons[id] = self._identity(id) | {"code": None, "scheme": None} | code
             device = facts.get("device_id")
             if device is not None and device not in self._devices:
-                devices[device] = self._identity(device)
+                made_by = {"manufacturer": facts.get("manufacturer")}
+                devices[device] = self._identity(device) | made_by
         if persons:
             self._session.execute(insert(table_of(Person)), list(persons.values()))
         if devices:

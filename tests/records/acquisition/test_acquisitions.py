@@ -26,6 +26,7 @@ FULL = Acquisition(
     operators=(Operator("Doe^Jane"), Operator("Lee^Ann", "17", "99LAB")),
     serial_number="7",
     manufacturer="ACME",
+    performing_physician="Weber^Ina",
     institution="St. Mary's Hôpital",
     acquired="2026-11-29T08:15:00",
     acquired_zone="+01:00",
@@ -76,6 +77,8 @@ def test_facts_come_back_as_a_finding_has_them(records: Records) -> None:
         "patient_bmi": 25.7,
         "burned_in_annotation": False,
         "crl_mm": None,
+        "performing_physician": "Weber^Ina",
+        "manufacturer": "ACME",
     }
     assert {name: facts[name] for name in expected} == expected
 

@@ -201,6 +201,8 @@ def _facts(lab: Lab, exams: Exams, exam: int) -> dict[str, Any]:
         "transducer_type": None,
         "study_description": None,
         "burned_in_annotation": None,
+        "performing_physician": None,
+        "manufacturer": None,
     }
 
 
