@@ -1,4 +1,5 @@
-"""Makes text from outside safe to print, folds it so that it can be searched, and counts nouns."""
+"""Makes text from outside safe to print, folds it so that it can be searched, counts nouns, and
+writes probabilities."""
 
 import unicodedata
 
@@ -34,6 +35,19 @@ def count_of(count: int, singular: str, plural: str | None = None) -> str:
     """The count with its noun, or with noun and verb: "1 file", "2 files"; "1 file is", "2 files
     are". Without `plural` the noun takes an s."""
     return f"{count} {singular if count == 1 else plural or f'{singular}s'}"
+
+
+def decimals(value: float) -> str:
+    """A number with four decimals, more where these would make a probability certain: 0.99996 is
+    not 1. As DS takes it (PS3.5 6.2)."""
+    for digits in range(4, 15):
+        text = f"{value:.{digits}f}"
+        if float(text) not in (0.0, 1.0):
+            break
+    else:
+        # Zeros of an exponent are no decimals.
+        return f"{value:.10g}"
+    return text.rstrip("0").rstrip(".")
 
 
 def _steers(letter: str) -> bool:

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from detector.console import UsageError
-from detector.plain_text import visible
+from detector.plain_text import decimals, visible
 
 Format = Literal["table", "json", "csv"]
 FORMATS: tuple[Format, ...] = ("table", "json", "csv")
@@ -151,7 +151,9 @@ def cell(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(cell(each) for each in value)
     if isinstance(value, float):
-        return f"{value:.4g}"
+        text = f"{value:.4g}"
+        # A probability of 0.99996 is not 1.
+        return decimals(value) if text == "1" and value < 1 else text
     return visible(str(value))
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from detector import console
+from detector.plain_text import visible
 from qc_daemon.cli.options import By, Config, Format, Limit, first_page, load_settings
 from qc_daemon.cli.output import parse_format, say, write_list, write_record
 from qc_daemon.settings import load
@@ -23,6 +24,10 @@ SiteName = Annotated[
 
 
 Name = Annotated[str, typer.Argument(help="Institution, as the machines name it.")]
+
+
+def _warn(line: str) -> None:
+    typer.echo(visible(line), err=True)
 
 
 @site.command("fit")
@@ -83,7 +88,7 @@ def site_fit(
         if out is None:
             raise console.UsageError("--findings needs --out: name the file to write")
         name = bundle or load(config).score.bundle
-        record = fit_files(findings, labels, name, site, choice, tolerance)
+        record = fit_files(findings, labels, name, site, choice, tolerance, warn=_warn)
     elif labels is not None or bundle is not None:
         raise console.UsageError("--labels and --bundle go with --findings")
     else:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from detector.anatomy import View
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
+from detector.plain_text import decimals
 from model.finding import QUALITY_LABELS
 from qc_daemon.operations.review_lists import add_states, review_of
 from qc_daemon.operations.shared import open_store, parse_moment
@@ -342,7 +343,7 @@ def _error_columns(code: str, message: str) -> dict[str, str]:
 
 
 def _round(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+    return None if value is None else float(decimals(value))
 
 
 def stored_findings(

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -12,6 +12,7 @@ from typing import Any
 from detector.anatomy import View
 from detector.console import UsageError
 from detector.errors import Flag
+from detector.plain_text import count_of
 from model.bundle.bundle import read_manifest, read_model_id
 from model.finding import NON_STANDARD, STANDARD, BundleId, utc
 from model.site.calibrate import SiteQuestion, calibrate_site
@@ -93,15 +94,16 @@ def fit_files(
     choice: Choice,
     tolerance: Tolerance,
     clock: Clock = utc_now,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> SiteRecord:
-    """The calibration that a file of findings, with labels if there are, makes.
+    """The calibration that a file of findings, with labels if there are, makes; `warn` gets a line
+    on labels that match no finding of the file.
 
     Raises UsageError on files that are none, findings of another bundle, labels that match none.
     """
     # A file may hold a picture's finding more than once, as when it was scored again: the last one.
-    bodies = list(
-        {_key(body): body for body in read_findings(findings) if _is_chosen(body, choice)}.values()
-    )
+    every = {_key(body): body for body in read_findings(findings) if not body.get("superseded")}
+    bodies = [body for body in every.values() if _is_chosen(body, choice)]
     if not bodies:
         raise UsageError(f"{findings}: no findings with a probability that match")
     question = make_question(bundle, _site_name(site, bodies), choice, tolerance, clock)
@@ -114,6 +116,9 @@ def fit_files(
     answers = {} if labels is None else read_labels(labels)
     if labels is not None:
         _check_labels(labels, answers, bodies)
+        unmatched = _unmatched(answers, every.values())
+        if unmatched:
+            warn(_describe_unmatched(unmatched, len(answers)))
     rows = [
         make_sample(
             body,
@@ -194,13 +199,19 @@ def _parse_finding(path: Path, number: int, line: str) -> dict[str, Any]:
     return body
 
 
-def read_labels(path: Path) -> dict[tuple[str, int | None], bool]:
+LabelKey = tuple[str, int | None]
+"""Source or SOP Instance UID, and frame; None: every frame."""
+Answers = Mapping[LabelKey, bool]
+"""Labels of pictures: whether each is standard."""
+
+
+def read_labels(path: Path) -> dict[LabelKey, bool]:
     """Labels by source or SOP instance and frame (None: every frame) of a CSV file.
 
     Columns: `source` or `sop_instance_uid`, `label` (standard or non-standard), and `frame` where
     there are several. Raises UsageError naming the line.
     """
-    answers: dict[tuple[str, int | None], bool] = {}
+    answers: dict[LabelKey, bool] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = file.readline()
@@ -221,9 +232,7 @@ def read_labels(path: Path) -> dict[tuple[str, int | None], bool]:
     return answers
 
 
-def _add_label(
-    answers: dict[tuple[str, int | None], bool], row: Mapping[str, str | None], at: str
-) -> None:
+def _add_label(answers: dict[LabelKey, bool], row: Mapping[str, str | None], at: str) -> None:
     names = [(row.get(column) or "").strip() for column in ("source", "sop_instance_uid")]
     name = next((each for each in names if each), None)
     label = (row.get("label") or "").strip().lower()
@@ -245,19 +254,41 @@ def _add_label(
         raise UsageError(f"{at}: another label than before for the same picture; keep one")
 
 
-def label_of(
-    body: Mapping[str, Any], answers: Mapping[tuple[str, int | None], bool]
-) -> bool | None:
-    for name in (body["source"], body["sop_instance_uid"]):
-        for frame in (body["frame"], None):
-            if name is not None and (name, frame) in answers:
-                return answers[name, frame]
-    return None
+def label_of(body: Mapping[str, Any], answers: Answers) -> bool | None:
+    """The finding's label, None if there is none: by its source, else its SOP instance; of its
+    frame, else of every frame."""
+    return next((answers[key] for key in _label_keys(body) if key in answers), None)
+
+
+def _label_keys(body: Mapping[str, Any]) -> list[LabelKey]:
+    names = (body["source"], body["sop_instance_uid"])
+    return [(name, frame) for name in names if name for frame in (body["frame"], None)]
+
+
+def _unmatched(answers: Answers, bodies: Iterable[Mapping[str, Any]]) -> list[LabelKey]:
+    """The labels that are of none of these findings."""
+    keys = {key for body in bodies for key in _label_keys(body)}
+    return [key for key in answers if key not in keys]
+
+
+_NAMED = 3
+
+
+def _describe_unmatched(unmatched: Sequence[LabelKey], labels: int) -> str:
+    named = [
+        name if frame is None else f"{name} frame {frame}" for name, frame in unmatched[:_NAMED]
+    ]
+    more = [f"and {len(unmatched) - _NAMED} more"] if len(unmatched) > _NAMED else []
+    return (
+        f"left out, for they match no finding with a probability: {len(unmatched)} of"
+        f" {count_of(labels, 'label')} ({', '.join([*named, *more])}); source, or"
+        " sop_instance_uid, and frame must be as in the findings"
+    )
 
 
 def _check_labels(
     path: Path,
-    answers: Mapping[tuple[str, int | None], bool],
+    answers: Answers,
     bodies: Sequence[Mapping[str, Any]],
 ) -> None:
     if not answers:
@@ -270,8 +301,6 @@ def _check_labels(
 
 
 def _is_chosen(body: Mapping[str, Any], choice: Choice) -> bool:
-    if body.get("superseded"):
-        return False
     if choice.view is not None and body["view"]["code"] != choice.view:
         return False
     if choice.device is not None:

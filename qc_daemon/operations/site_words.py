@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from detector.plain_text import decimals
 from model.site.figures import Figures
 from model.site.promise import describe
 from model.site.record import NONE, SiteRecord
@@ -22,7 +23,7 @@ def describe_record(record: SiteRecord) -> list[str]:
             _describe_figures("after", record.after),
         ]
     low, high = record.thresholds
-    lines.append(f"left to a person: probabilities between {low:.3f} and {high:.3f}")
+    lines.append(f"left to a person: probabilities between {decimals(low)} and {decimals(high)}")
     if record.promise is not None:
         lines += describe(record.promise)
         if record.promise.views:

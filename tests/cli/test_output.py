@@ -18,12 +18,14 @@ from detector.plain_text import visible
 from qc_daemon.cli.app import app
 from qc_daemon.cli.output import (
     Format,
+    cell,
     csv_cell,
     parse_format,
     print_table,
     write_list,
     write_record,
 )
+from qc_daemon.operations.results import finding_row
 from qc_daemon.operations.shared import Listing
 from qc_daemon.records.received import peers
 from qc_daemon.records.received.peers import RefusedCaller
@@ -31,6 +33,7 @@ from qc_daemon.records.store import Store
 from qc_daemon.settings import load
 from tests.support.command_line import qc_daemon
 from tests.support.databases import migrate
+from tests.support.records import Records
 
 NOW = datetime(2026, 3, 4, tzinfo=UTC)
 STRANGERS = ["[/x]EVIL", "[bold red]OK", "A\x1b[31mB", "=1+1", "+1+1", "-1+1", "@SUM(A1)", ":ok:"]
@@ -105,6 +108,20 @@ def test_what_a_spreadsheet_would_run_is_quoted(value: str) -> None:
     assert text.startswith(("'", "\\"))
     assert "\t" not in text
     assert "\r" not in text
+
+
+@pytest.mark.parametrize(
+    ("probability", "text"),
+    [(0.99996, "0.99996"), (0.9999999, "0.9999999"), (1.0, "1"), (0.97312, "0.9731"), (0, "0")],
+)
+def test_no_probability_is_rounded_to_certainty(probability: float, text: str) -> None:
+    assert cell(probability) == text
+    body = Records.finding(
+        view={"code": "NT", "probability": probability},
+        quality={"label": "standard", "probability": probability, "raw_probability": 0.9},
+    )
+    row = finding_row(body)
+    assert [cell(row[name]) for name in ("view_probability", "probability")] == [text, text]
 
 
 def test_keys_are_stable_and_none_is_empty() -> None:

@@ -177,6 +177,29 @@ def test_findings_of_another_bundle(tmp_path: Path) -> None:
         fit(write_findings(tmp_path / "f.jsonl", [other]))
 
 
+def test_labels_that_match_nothing_are_counted_and_named(
+    site: tuple[Path, Path], tmp_path: Path
+) -> None:
+    rows: list[tuple[object, ...]] = [(f"set/{i}.png", 1, "standard") for i in range(3)]
+    wrong = [("set/1.png", 2, "standard"), *((f"away/{i}.png", "", "standard") for i in range(4))]
+    labels = write_labels(tmp_path / "wrong.csv", [*rows, *wrong])
+    lines: list[str] = []
+    arguments = ("default", None, Choice(), Tolerance())
+    record = fit_files(site[0], labels, *arguments, warn=lines.append)
+    assert record.reviews == 3
+    (line,) = lines
+    assert "5 of 8 labels (set/1.png frame 2, away/0.png, away/1.png, and 2 more)" in line
+    fit_files(site[0], site[1], *arguments, warn=lines.append)
+    # Of another view than was asked for is no slip.
+    views = write_findings(
+        tmp_path / "views.jsonl",
+        [body(0, 1.0), body(1, 1.0, view={"code": "CRL", "probability": 1})],
+    )
+    labels = write_labels(tmp_path / "both.csv", [("set/0.png", 1, "standard"), rows[1]])
+    fit_files(views, labels, "default", None, Choice(View.NT), Tolerance(), warn=lines.append)
+    assert len(lines) == 1
+
+
 def test_the_commands(site: tuple[Path, Path], tmp_path: Path) -> None:
     """Fit, show, and score a picture with and without the site: the raw probability stays."""
     findings = site[0]

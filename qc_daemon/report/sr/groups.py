@@ -16,6 +16,7 @@ from pydicom.valuerep import DSfloat
 
 from detector.boxes import Box, Detection
 from detector.errors import ErrorCode, QCError
+from detector.plain_text import decimals
 from model.criteria.rules import RULES, TECHNICAL_CODES
 from model.finding import BundleId, Criterion, Finding, Judgement, Reason, SiteFacts
 from model.site.record import NONE
@@ -338,18 +339,6 @@ def set_decimal(item: hd.NumContentItem, text: str) -> hd.NumContentItem:
     float as Floating Point Value (FD) too, which is bit-exact (PS3.3 C.18.1)."""
     item.MeasuredValueSequence[0].NumericValue = DSfloat(text)
     return item
-
-
-def decimals(value: float) -> str:
-    """Four decimals as DS, more where these would make a probability certain."""
-    for digits in range(4, 15):
-        text = f"{value:.{digits}f}"
-        if float(text) not in (0.0, 1.0):
-            break
-    else:
-        # Zeros of an exponent are no decimals.
-        return f"{value:.10g}"
-    return text.rstrip("0").rstrip(".")
 
 
 def _is_box(box: Box) -> bool:

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import highdicom.sr as hd
 
 from detector.boxes import Box
+from detector.plain_text import decimals
 from model.finding import Finding
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr import codes
-from qc_daemon.report.sr.groups import decimals, set_decimal
+from qc_daemon.report.sr.groups import set_decimal
 
 _ACQUISITION = hd.RelationshipTypeValues.HAS_ACQ_CONTEXT
 _CONTAINS = hd.RelationshipTypeValues.CONTAINS

@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from detector.anatomy import LABELS, View
 from detector.boxes import Detection
 from detector.errors import ErrorCode, Flag, QCError
+from detector.plain_text import decimals
 from model.criteria.rules import RULES
 from model.finding import (
     DIRECTIONS,
@@ -38,7 +39,6 @@ from qc_daemon.report.source import InstanceReference, SourceInstance
 from qc_daemon.report.sr import codes
 from qc_daemon.report.sr.biometry import MachineReport, MachineValue
 from qc_daemon.report.sr.document import build_sr
-from qc_daemon.report.sr.groups import decimals
 from qc_daemon.report.sr.parse import parse_findings, parse_machine_reports
 from tests.support.report_objects import assert_same_findings
 
