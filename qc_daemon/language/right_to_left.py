@@ -5,6 +5,7 @@ chapter 9.2), which our font has, and put into the order in which they are read 
 bidirectional algorithm (UAX #9).
 """
 
+import re
 import unicodedata
 from functools import cache
 
@@ -27,17 +28,36 @@ def is_right_to_left(text: str) -> bool:
 def visual_order(text: str) -> str:
     """The text as its letters stand on paper from left to right, joined where they join.
 
-    A text without letters that run from right to left stays as it is. Words that run so are kept on
-    one line: broken, they would be in the wrong order.
+    What runs from right to left is turned by itself, as in a directional isolate (UAX #9, 6.3): the
+    words and numbers around it keep their places. It is kept on one line: broken, its words would
+    be in the wrong order.
     """
-    if not is_right_to_left(text):
-        return text
-    return str(BidiParagraph(_join(text), base_direction=TextDirection.LTR).get_reordered_string())
+    return _RUN.sub(lambda run: _turn(run[0]), text) if is_right_to_left(text) else text
+
+
+# From the first to the last letter that runs so, with whatever but other letters is in between.
+_LETTERS = "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]"
+_RUN = re.compile(f"{_LETTERS}(?:[^A-Za-z\u00c0-\u058f\u3400-\u9fff]*{_LETTERS})*")
+
+
+def _turn(run: str) -> str:
+    ordered = BidiParagraph(_join(run), base_direction=TextDirection.RTL).get_reordered_string()
+    return str(ordered).translate(_MIRRORED).replace(" ", "\N{NO-BREAK SPACE}")
+
+
+_MIRRORED = str.maketrans("()[]{}<>«»", ")(][}{><»«")
 
 
 def is_printable(text: str) -> bool:
     """Whether our fonts have each letter of the text, once it is joined."""
-    return all(has_letters(letter, LATIN, HAN) for letter in visual_order(text))
+    return has_letters(visual_order(text), LATIN, HAN)
+
+
+def printable(text: str) -> str:
+    """As `visual_order`, with a question mark for each letter that our fonts lack."""
+    return "".join(
+        letter if has_letters(letter, LATIN, HAN) else "?" for letter in visual_order(text)
+    )
 
 
 def _join(text: str) -> str:

@@ -26,6 +26,7 @@ from qc_daemon.audit.reports.place import place_report
 from qc_daemon.audit.reports.sections import Composer
 from qc_daemon.audit.reports.words import Names
 from qc_daemon.language.catalogues import check_language
+from qc_daemon.language.right_to_left import is_printable
 from qc_daemon.language.wording import Wording
 from qc_daemon.operations.example_pictures import load_pictures
 from qc_daemon.operations.shared import open_store
@@ -138,6 +139,9 @@ def make_report(
         subject = Subject(target.kind, id, 0, 0, ())
     if format == "json":
         return _as_json(target.kind, subject.id, name, body)
+    if format == "pdf" and not is_printable(name):
+        # Fonts of some scripts are too large to come along.
+        name = subject.id
     composer = Composer(
         audit, subject, name, _report_names(chosen, devices), Wording(chosen), audit.next_audit
     )

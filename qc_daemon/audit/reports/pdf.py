@@ -6,7 +6,6 @@ from html import escape
 from io import BytesIO
 from typing import Any
 
-from fpdf import FPDF
 from fpdf.enums import DocumentCompliance, MethodReturnValue, XPos, YPos
 
 from qc_daemon.audit.charts.drawing import (
@@ -36,7 +35,8 @@ from qc_daemon.audit.reports.document import (
 from qc_daemon.audit.reports.html import encode_jpeg
 from qc_daemon.language import fonts
 from qc_daemon.language.catalogues import CHINESE
-from qc_daemon.language.right_to_left import visual_order
+from qc_daemon.language.pdf_text import MixedFontPDF
+from qc_daemon.language.right_to_left import printable
 
 # Lengths in millimetres.
 _MARGIN, _FOOTER, _GUTTER = 12.0, 8.0, 5.0
@@ -65,7 +65,7 @@ def report_pdf(document: Document) -> bytes:
     return bytes(sheet.output())
 
 
-class _Sheet(FPDF):  # type: ignore[misc]
+class _Sheet(MixedFontPDF):
     def __init__(self, document: Document) -> None:
         super().__init__(enforce_compliance=DocumentCompliance.PDFA_2B)
         self.document = document
@@ -90,7 +90,7 @@ class _Sheet(FPDF):  # type: ignore[misc]
         self.set_y(-_MARGIN - 4)
         self._style(_SMALL, Tone.MIDDLE)
         page_number = self.document.page_of.format(page=self.page_no(), pages="{nb}")
-        self.cell(0, 4, visual_order(self.document.notice), new_x=XPos.LMARGIN)
+        self.cell(0, 4, printable(self.document.notice), new_x=XPos.LMARGIN)
         self.cell(0, 4, page_number, align="R")
 
     def head(self) -> None:
@@ -100,7 +100,7 @@ class _Sheet(FPDF):  # type: ignore[misc]
         self.set_line_width(0.5)
         self._paragraph(self.document.notice, self.epw, line=6.0, is_framed=True, padding=1)
         self.ln(3)
-        title = visual_order(self.document.title)
+        title = printable(self.document.title)
         size = _TITLE
         self._style(size, bold=True)
         while size > _MIN_TITLE and self.get_string_width(title) > self.epw:
@@ -278,7 +278,7 @@ class _Sheet(FPDF):  # type: ignore[misc]
     def _text(self, text: Text, scale: float, top: float) -> None:
         size = text.size * scale
         self._style(size / _POINT, text.tone, bold=text.bold)
-        words = visual_order(text.text)
+        words = printable(text.text)
         width = float(self.get_string_width(words))
         # The space that was planned is for the width of our own measure.
         planned = text.width * scale
@@ -322,11 +322,11 @@ class _Sheet(FPDF):  # type: ignore[misc]
     def _natural(self, table: Table) -> list[float]:
         """The columns' widths where no cell is broken, with a gap."""
         self._style(_SMALL, bold=True)
-        widths = [float(self.get_string_width(visual_order(name))) for name in table.columns]
+        widths = [float(self.get_string_width(printable(name))) for name in table.columns]
         self._style(_SMALL)
         for row in table.rows:
             for index, cell in enumerate(row):
-                width = float(self.get_string_width(visual_order(cell)))
+                width = float(self.get_string_width(printable(cell)))
                 widths[index] = max(widths[index], width)
         return [width + 3.0 for width in widths]
 
@@ -435,7 +435,7 @@ def _rgb(tone: Tone) -> tuple[int, int, int]:
 
 
 def _with_line_breaks(text: str) -> str:
-    return _HAN.sub("\u200b", visual_order(text))
+    return _HAN.sub("\u200b", printable(text))
 
 
 def _metadata(document: Document) -> str:

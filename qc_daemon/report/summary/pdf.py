@@ -7,13 +7,13 @@ from html import escape
 from io import BytesIO
 from typing import Any
 
-from fpdf import FPDF
 from fpdf.enums import DocumentCompliance, MethodReturnValue, XPos, YPos
 from PIL import Image
 
 from detector.frame import Pixels
 from qc_daemon.language import fonts
 from qc_daemon.language.catalogues import CHINESE
+from qc_daemon.language.pdf_text import MixedFontPDF
 from qc_daemon.report.objects.overlay import BLACK, VERDICT_COLOURS, WHITE, Colour
 from qc_daemon.report.summary.summary import ImageKey, ViewStatus
 from qc_daemon.report.summary.text import Cell, Page, Point
@@ -48,7 +48,7 @@ def summary_pdf(page: Page, pictures: Pictures, created: datetime) -> bytes:
     return bytes(sheet.output())
 
 
-class _Sheet(FPDF):  # type: ignore[misc]
+class _Sheet(MixedFontPDF):
     def __init__(self, page: Page, created: datetime) -> None:
         super().__init__(enforce_compliance=DocumentCompliance.PDFA_2B)
         self.page_words = page

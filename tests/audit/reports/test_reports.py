@@ -166,6 +166,20 @@ def test_arabic_letters_are_joined_and_in_their_order_in_the_pdf(tmp_path: Path)
     assert any(form in pdf.text(path) for form in ("رﻮﻧ", "ﺭﻮﻧ", "ﻧﻮﺭ", "نور"))
 
 
+@pytest.mark.parametrize(("language", "name"), [("zh", "Ödön Иван"), ("en", "王小明")])
+def test_numbers_after_a_name_in_another_font_are_those_of_the_tables(
+    language: str, name: str, tmp_path: Path
+) -> None:
+    document = of_person("p00", name, language)
+    path = tmp_path / "report.pdf"
+    path.write_bytes(report_pdf(document))
+    words = pdf.text(path)
+    for block in document.charts():
+        for row in block.chart.table.rows:
+            for cell in row:
+                assert re.sub(r"\s", "", cell) in words
+
+
 def test_own_trend_is_first_and_machines_are_before_people() -> None:
     headings = [b.text for b in of_person().blocks if isinstance(b, Heading)]
     order = [
