@@ -15,14 +15,16 @@ class SiteUse:
     """The site a picture is from and its active calibrations, none while it has none; where several
     apply the first one counts.
 
-    `device` names what made the picture, None if that is not known. `is_waived`: a person decided
-    that verdicts there need no calibration.
+    `device` names what made the picture, None if that is not known; `aliases` are other ids that
+    count for the same device, as a calibration may know it that is older than their merge.
+    `is_waived`: a person decided that verdicts there need no calibration.
     """
 
     site: str
     records: tuple[SiteRecord, ...] = ()
     device: str | None = None
     is_waived: bool = False
+    aliases: tuple[str, ...] = ()
 
     @classmethod
     def of_record(cls, record: SiteRecord, institution: str | None = None) -> Self:
@@ -39,7 +41,7 @@ class SiteUse:
         if view is View.OTHER:
             return None
         for record in self.records:
-            is_of_device = record.device is None or record.device == self.device
+            is_of_device = record.device is None or record.device in (self.device, *self.aliases)
             if record.is_calibrated and record.is_about(view) and is_of_device:
                 return record
         return None
@@ -53,7 +55,12 @@ class SiteUse:
         record = self.applied(view)
         if record is None or record.map.is_identity:
             return bundle_probability
-        return float(record.map.probability(log_odds, view, self.device))
+        return float(record.map.probability(log_odds, view, self.device_in(record)))
+
+    def device_in(self, record: SiteRecord) -> str | None:
+        """The device by the id that the calibration's map knows it by."""
+        known = (each for each in (self.device, *self.aliases) if each in record.map.devices)
+        return next(known, self.device)
 
     def review_band(self, band: tuple[float, float], view: View) -> tuple[float, float]:
         """The probabilities between which a person decides; `band` where the site says nothing."""

@@ -302,18 +302,19 @@ def _reviewed_since(
 ) -> Samples:
     """The reviewed findings of the site whose first reading came after the activation, and for
     which this one of the active `records` counts."""
-    places = sites.places(session)
+    places, aliases = sites.places(session), sites.aliases(session)
     rows = []
     for reviewed in reviews.reviewed_findings(session, Window(since, None, None)):
         outcome, body = reviewed.state.outcome, reviewed.body
         place, device = places.get(reviewed.file.revision_id, (UNNAMED, None))
+        use = SiteUse(site, records, device, aliases=aliases.get(device or "", ()))
         if (
             outcome is not None
             and outcome.verdict in (STANDARD, NON_STANDARD)
             and _site(settings, place) == site
             and has_evidence(body)
             and body["bundle"]["model_id"] == record.bundle.model_id
-            and SiteUse(site, records, device).applied(View(body["view"]["code"])) is record
+            and use.applied(View(body["view"]["code"])) is record
             and (record.promise is None or record.promise.is_about(View(body["view"]["code"])))
         ):
             rows.append(
@@ -321,7 +322,7 @@ def _reviewed_since(
                     body,
                     key=str(reviewed.finding_id),
                     exam=reviewed.exam_id,
-                    device=device,
+                    device=use.device_in(record),
                     is_standard=outcome.verdict == STANDARD,
                 )
             )

@@ -141,6 +141,7 @@ class ScoreHandler(JobHandler):
         site = site_of(settings.site or institution)
         with self.store.read() as session:
             active = sites.active(session, site, model_id)
-            device = sites.device_of(session, facts.revision_id)
+            devices = sites.device_ids(session, facts.revision_id)
             name = settings.site or sites.written_name(session, site)
-        return SiteUse(name, active.records, device, active.is_waived)
+        device = devices[0] if devices else None
+        return SiteUse(name, active.records, device, active.is_waived, devices[1:])

@@ -18,6 +18,9 @@ from detector.console import UsageError
 from model.bundle.bundle import read_model_id
 from model.site.names import site_of
 from model.site.promise import Tolerance
+from model.site.record import SiteRecord
+from model.site.site_map import SiteMap
+from model.site.use import SiteUse
 from qc_daemon.cli.app import app
 from qc_daemon.dicom.acquisition import Acquisition
 from qc_daemon.operations import sites as operations
@@ -28,7 +31,7 @@ from qc_daemon.records.acquisition import acquisitions, identities
 from qc_daemon.records.queue.jobs import finish
 from qc_daemon.records.results import findings, reviews, sites
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import AcquisitionRow, IdentityKind, JobKind
+from qc_daemon.records.tables import AcquisitionRow, IdentityKind, JobKind, SiteAction
 from qc_daemon.review.events import Event, EventKind
 from qc_daemon.settings import load
 from tests.support.databases import migrate
@@ -265,6 +268,48 @@ def test_a_merged_device_is_the_one_that_it_counts_for(service: Service) -> None
         record = operations.fit_stored(service.settings, None, Choice(device=device), Tolerance())
         assert (record.findings, record.device) == (7, second)
     refused(service.run("fit", "--device", "d000"), "device list")
+
+
+def test_a_calibration_of_a_device_outlives_its_merge(service: Service) -> None:
+    """It was fitted before somebody said that two machines are one."""
+    service.score("Here", 12, seed=1, serial="SN-1")
+    service.score("Here", 12, seed=2, serial="SN-2")
+    with service.store.read() as session:
+        rows = session.execute(
+            select(AcquisitionRow.revision_id, AcquisitionRow.device_id).order_by(
+                AcquisitionRow.revision_id
+            )
+        ).all()
+    first, (last, second) = rows[0].device_id, rows[-1]
+    choice = Choice(device=first)
+    small = operations.fit_stored(service.settings, None, choice, Tolerance())
+    offsets = SiteMap(-1.0, 1.0, devices={str(first): 0.5})
+    record = replace(small, kind="reviewed", map=offsets, by_view={View.NT: 12})
+
+    def activate(record: SiteRecord) -> None:
+        with service.store.begin() as session:
+            sites.append(session, "Here", MODEL, SiteAction.ACTIVATED, START, record=record)
+
+    def use() -> SiteUse:
+        with service.store.read() as session:
+            devices = sites.device_ids(session, last)
+        return SiteUse("Here", service.active("Here").records, devices[0], aliases=devices[1:])
+
+    activate(record)
+    assert use().applied(View.NT) is None
+    with service.store.begin() as session:
+        identities.merge(session, IdentityKind.DEVICE, [str(first)], str(second), "Lead", START)
+    applied = use().applied(View.NT)
+    assert applied is not None
+    assert applied.id == record.id
+    # With the offset of the machine that it knew.
+    assert use().probability(1.0, 0.5, View.NT) == pytest.approx(float(expit(1.0 - 1.0 + 0.5)))
+    # What is fitted for the merged one later counts in its place.
+    later = replace(record, device=str(second), findings=24)
+    activate(later)
+    assert use().applied(View.NT) == later
+    activate(record)
+    assert use().applied(View.NT) == record
 
 
 def test_a_waiver_for_a_site_without_images_is_a_slip(service: Service) -> None:

@@ -9,7 +9,9 @@ from qc_daemon.dicom.acquisition import Acquisition, Operator
 from qc_daemon.records import schema
 from qc_daemon.records.acquisition import acquisitions
 from qc_daemon.records.clock import utc_now
+from qc_daemon.records.results import sites
 from qc_daemon.records.store import Store
+from qc_daemon.records.tables import SiteAction
 
 COUNT = 10_000
 BEFORE = "0014"
@@ -75,7 +77,12 @@ def test_findings_outlive_up_down_and_up_again(url: str, engine: Engine) -> None
         facts = Acquisition(operators=(Operator("Doe^Jane"),), institution="St. Mary's")
         for revision_id in range(1, 101):
             acquisitions.store(session, revision_id, facts, "US1", utc_now())
+        sites.append(session, "St. Mary's", "m", SiteAction.WAIVED, utc_now(), decided_by="Lee")
     store.close()
+    schema.downgrade(url, "0015")
+    assert count(engine, "acquisition") == 100
+    schema.upgrade(url)
+    assert (count(engine, "acquisition"), count(engine, "site_calibration")) == (100, 0)
     schema.downgrade(url, BEFORE)
     assert count(engine, "finding") == COUNT
     schema.upgrade(url)

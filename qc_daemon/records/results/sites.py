@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from model.site.names import UNNAMED, site_of
 from model.site.record import SiteRecord
-from qc_daemon.records.acquisition.identities import roots
+from qc_daemon.records.acquisition.identities import members, roots
 from qc_daemon.records.tables import AcquisitionRow, IdentityKind, SiteAction, SiteCalibrationRow
 
 
@@ -30,8 +30,8 @@ class SiteEvent:
 
 @dataclass(frozen=True, slots=True)
 class ActiveSite:
-    """What is active at a site for a bundle: calibrations, those for a device or view first, and
-    whether a person waived calibration."""
+    """What is active at a site for a bundle: calibrations, those for a device or view first and of
+    these the newest, and whether a person waived calibration."""
 
     records: tuple[SiteRecord, ...] = ()
     is_waived: bool = False
@@ -99,17 +99,24 @@ def fold(events: Iterator[SiteEvent]) -> ActiveSite:
         elif event.action == SiteAction.WAIVED:
             is_waived = True
         elif event.action == SiteAction.ACTIVATED and event.record is not None:
+            # Its place is that of the activation: devices may have been merged since the first one.
+            records.pop((event.record.view, event.record.device), None)
             records[event.record.view, event.record.device] = event.record
-    specific = sorted(records.values(), key=lambda r: (r.device is None, r.view is None))
+    newest_first = reversed(records.values())
+    specific = sorted(newest_first, key=lambda r: (r.device is None, r.view is None))
     return ActiveSite(tuple(specific), is_waived)
 
 
-def device_of(session: Session, revision_id: int) -> str | None:
-    """The device that made a revision's image, as it counts now; None if that is not known."""
+def device_ids(session: Session, revision_id: int) -> tuple[str, ...]:
+    """The ids that count for the device that made a revision's image, its own first; none if that
+    is not known."""
     device: str | None = session.scalars(
         select(AcquisitionRow.device_id).where(AcquisitionRow.revision_id == revision_id)
     ).one_or_none()
-    return None if device is None else roots(session, IdentityKind.DEVICE).get(device, device)
+    if device is None:
+        return ()
+    others = (members(session, IdentityKind.DEVICE, device) or set()) - {device}
+    return (device, *sorted(others))
 
 
 def places(session: Session) -> dict[int, tuple[str, str | None]]:
@@ -122,6 +129,15 @@ def places(session: Session) -> dict[int, tuple[str, str | None]]:
         row.revision_id: (row.site or UNNAMED, root.get(row.device_id, row.device_id))
         for row in rows
     }
+
+
+def aliases(session: Session) -> dict[str, tuple[str, ...]]:
+    """The ids that were merged into each device, by its own."""
+    merged: dict[str, tuple[str, ...]] = {}
+    for id, root in sorted(roots(session, IdentityKind.DEVICE).items()):
+        if id != root:
+            merged[root] = (*merged.get(root, ()), id)
+    return merged
 
 
 def names(session: Session) -> set[str]:
