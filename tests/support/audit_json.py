@@ -5,12 +5,18 @@ import random
 from datetime import date, timedelta
 from typing import Any
 
-from qc_daemon.audit.proportions import Proportion, funnel_limits
+from scipy import stats
+from scipy.special import expit, logit
+
+from qc_daemon.audit.proportions import Proportion
 
 VIEWS = ("NT", "CRL", "HEAD", "ABDOMEN")
 CODES = ("CRIT-NECK", "CRIT-SIZE", "CRIT-GAIN", "CRIT-NASAL", "CRIT-FALX", "CRIT-CORD")
 END = date(2026, 6, 28)
 WEEKS = 26
+BETWEEN = 0.2
+"""Standard deviation between subjects, log odds."""
+_DEVICE = {"device_x": 430, "device_n": 600}
 
 
 def audit_json(counts: dict[str, int], seed: int = 1, **changes: Any) -> dict[str, Any]:
@@ -115,6 +121,22 @@ def subject(kind: str, id: str, n: int, rng: random.Random) -> dict[str, Any]:
             mean("nt-bias", n // 4, -0.012, "log10"),
             mean("nt-spread", n // 4, 0.11, "log10"),
         ]
+    measures += [mean("probability", n, 0.66, "1") | {"x": 0.66 * n + 0.01}]
+    for each in measures:
+        if each["name"] == "nt-bias" and n:
+            days = [END - timedelta(days=9 * back) for back in range(8, 0, -1)]
+            each["ewma"] = {
+                "points": [
+                    {
+                        "date": day.isoformat(),
+                        "value": -0.01,
+                        "centre": 0,
+                        "low": -0.07,
+                        "high": 0.07,
+                    }
+                    for day in days
+                ]
+            }
     body: dict[str, Any] = {
         "kind": kind,
         "id": id,
@@ -126,8 +148,16 @@ def subject(kind: str, id: str, n: int, rng: random.Random) -> dict[str, Any]:
     }
     if kind == "person":
         body["devices"] = [
-            {"id": "d1", "share": 0.7, "value": 0.74, "effect": -0.061},
-            {"id": "d2", "share": 0.3, "value": 0.85, "effect": 0.048},
+            {"id": "d2", "share": 0.3, "x": 24, "n": 30, "value": 0.8, **_DEVICE, "effect": 0.048},
+            {
+                "id": "d1",
+                "share": 0.7,
+                "x": 50,
+                "n": 70,
+                "value": 0.71,
+                **_DEVICE,
+                "effect": -0.061,
+            },
         ]
         body["examples"] = {"good": [], "instructive": []}
     return body
@@ -146,7 +176,6 @@ def measure(
     x = sum(rng.random() < chance for _ in range(n))
     share = Proportion(x, n)
     low, high = share.interval()
-    limits = funnel_limits(chance, max(1, n))
     body: dict[str, Any] = {
         "name": name,
         "view": view,
@@ -169,22 +198,14 @@ def measure(
         "history": [],
     }
     if n >= 30:
-        body["limits"] = {
-            "target": chance,
-            "low_alarm": limits.low_alarm,
-            "low_warning": limits.low_warning,
-            "high_warning": limits.high_warning,
-            "high_alarm": limits.high_alarm,
-            "between": 0.04,
-            "others": 12,
-        }
+        body["limits"] = limits_json(chance, n)
         body["power"] = 0.16
         body["adjusted"] = {
-            "value": min(1.0, (share.value or 0) + 0.02),
+            "value": min(0.99, (share.value or 0) + 0.02),
             "low": low,
             "high": high,
-            "expected": chance,
-            "overall": chance,
+            "expected": chance * n,
+            "overall": 0.8,
             "p": 0.2,
             "q": 0.4,
             "by": ["gestational-age", "bmi", "view", "device"],
@@ -192,6 +213,20 @@ def measure(
     if with_history and n:
         body["history"], body["signals"], body["cusum"] = history(n, chance, rng)
     return body
+
+
+def limits_json(target: float, n: int) -> dict[str, Any]:
+    """In log odds, with variation between subjects, as the audit computes them."""
+    reach = math.sqrt(1 / (n * target * (1 - target)) + BETWEEN**2)
+    names = ("low_alarm", "low_warning", "high_warning", "high_alarm")
+    z = stats.norm.ppf([0.001, 0.025, 0.975, 0.999])
+    limits = expit(logit(target) + z * reach).tolist()
+    return {
+        "target": target,
+        **dict(zip(names, limits, strict=True)),
+        "between": BETWEEN,
+        "others": 99,
+    }
 
 
 def history(n: int, chance: float, rng: random.Random) -> tuple[Any, Any, Any]:

@@ -52,13 +52,20 @@ _LABEL = 220.0
 @dataclass(frozen=True, slots=True)
 class FunnelUnit:
     """A person, device or site with its share. Only a marked one is named in the chart; `is_beyond`
-    says that the exact tail lies beyond the outer limits."""
+    says that the audit has called it. `adjusted` is the share with the case mix taken out (None:
+    drawn is the share itself)."""
 
     share: Proportion
     name: str = ""
     is_marked: bool = False
     is_beyond: bool = False
     href: str = ""
+    adjusted: float | None = None
+
+    @property
+    def drawn(self) -> float:
+        """The share that is drawn (0..1); of one with pictures."""
+        return self.share.x / self.share.n if self.adjusted is None else self.adjusted
 
 
 def funnel_chart(
@@ -78,7 +85,7 @@ def funnel_chart(
     most = max(*(unit.share.n for unit in drawn), MIN_JUDGED + 10)
     grid = sorted({max(1, round(most * step / _STEPS)) for step in range(1, _STEPS + 1)})
     curve = [(n, limits(n)) for n in grid]
-    y_values = [unit.share.x / unit.share.n for unit in drawn] + [target]
+    y_values = [unit.drawn for unit in drawn] + [target]
     y_values += [v for n, each in curve if n >= MIN_JUDGED for v in _all(each)]
     span = padded(y_values, 0.1, 0.0, 1.0)
     left = left_margin([w.percent(tick) for tick in ticks(span.low, span.high)])
@@ -166,7 +173,7 @@ def _marker(unit: FunnelUnit, x: Scale, y: Scale, w: Wording) -> Marker:
     if unit.is_marked:
         shape, radius, tone = MarkerShape.DIAMOND, 6.5, Tone.ACCENT
     note = f"{unit.name} {_share(share, w)}" if unit.is_marked else _share(share, w)
-    return Marker(x(share.n), y(share.x / share.n), shape, radius, tone, note, unit.href)
+    return Marker(x(share.n), y(unit.drawn), shape, radius, tone, note, unit.href)
 
 
 def _names(
@@ -178,7 +185,7 @@ def _names(
 ) -> list[Text]:
     """The names of marked units beside their markers, where they hide as few others, and as little
     of the benchmark's line, as can be; one that finds no place is left to the table."""
-    points = [(x(unit.share.n), y(unit.share.x / unit.share.n)) for unit in units]
+    points = [(x(unit.share.n), y(unit.drawn)) for unit in units]
     marks = [(px - 4, py - 4, px + 4, py + 4) for px, py in points]
     marks.append((plot[0], benchmark - 1, plot[2], benchmark + 1))
     labels: list[Text] = []
@@ -254,6 +261,7 @@ def _table(
 ) -> Table:
     """Marked units first, then the others by their number of pictures."""
     ordered = sorted(units, key=lambda unit: (not unit.is_marked, -unit.share.n, -unit.share.x))
+    has_adjusted = any(unit.adjusted is not None for unit in units)
     rows = []
     for unit in ordered:
         outer = limits(unit.share.n)
@@ -263,6 +271,7 @@ def _table(
                 f"{unit.share.x}/{unit.share.n}",
                 w.percent(unit.share.value),
                 w.interval(*unit.share.interval()),
+                *((w.percent(unit.adjusted),) if has_adjusted else ()),
                 w.interval(outer.low_warning, outer.high_warning),
                 w.interval(outer.low_alarm, outer.high_alarm),
             )
@@ -272,6 +281,7 @@ def _table(
         "x/n",
         w.gettext("Share"),
         w.gettext("95 % interval"),
+        *((w.gettext("Adjusted"),) if has_adjusted else ()),
         w.gettext("Inner limits"),
         w.gettext("Outer limits"),
     )

@@ -28,45 +28,69 @@ ALARMED, DECLINING = "alarm", "declining"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The benchmark and limits at a measure's n; `between` is the standard deviation between units
-    on the arcsine scale (`Overdispersion`), `others` how many they are."""
+    """The benchmark and the limits at the measure's own n; `between` is the standard deviation
+    between units in log odds."""
 
     target: float
+    n: int
     at_n: FunnelLimits
     between: float
-    others: int
 
     @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> "Limits":
+    def from_json(cls, body: Mapping[str, Any], n: int) -> "Limits":
         names = ("low_alarm", "low_warning", "high_warning", "high_alarm")
-        return cls(
-            float(body["target"]),
-            FunnelLimits(*(float(body[name]) for name in names)),
-            float(body.get("between") or 0.0),
-            int(body.get("others") or 0),
-        )
+        at_n = FunnelLimits(*(float(body[name]) for name in names))
+        return cls(float(body["target"]), n, at_n, float(body.get("between") or 0.0))
 
-    def at(self, n: int) -> FunnelLimits:
-        """The limits at another n: exact and interpolated; arcsine with variation between units."""
-        if not self.between:
-            return funnel_limits(self.target, max(1, n))
-        spread = math.sqrt(1 / (4 * max(1, n)) + self.between**2)
-        centre = math.asin(math.sqrt(self.target))
-        bounds = []
-        for probability in (ALARM, WARNING, 1 - WARNING, 1 - ALARM):
-            angle = centre + float(stats.norm.ppf(probability)) * spread
-            bounds.append(math.sin(min(max(angle, 0.0), math.pi / 2)) ** 2)
+    def at(self, n: int, centre: float) -> FunnelLimits:
+        """The limits about a centre (0 < centre < 1) at another n, for a curve.
+
+        Exact and interpolated where the audit's own are; else in log odds, with a standard error
+        that falls with the root of n and the variation between units, as the audit's.
+        """
+        if self._is_exact:
+            return funnel_limits(centre, max(1, n))
+        error = max(0.0, self._reach**2 - self.between**2) * self.n / max(1, n)
+        reach = math.sqrt(error + self.between**2)
+        bounds = [
+            _expit(_logit(centre) + float(stats.norm.ppf(probability)) * reach)
+            for probability in (ALARM, WARNING, 1 - WARNING, 1 - ALARM)
+        ]
         return FunnelLimits(*bounds)
+
+    @property
+    def _is_exact(self) -> bool:
+        if self.between or not 0 < self.target < 1 or self.n < 1:
+            return not self.between
+        exact = funnel_limits(self.target, self.n)
+        return math.isclose(exact.low_warning, self.at_n.low_warning, abs_tol=1e-4)
+
+    @property
+    def _reach(self) -> float:
+        """How far the inner limits lie from the benchmark, in log odds, a standard deviation."""
+        low, high = (_logit(each) for each in (self.at_n.low_warning, self.at_n.high_warning))
+        return (high - low) / 2 / float(stats.norm.ppf(1 - WARNING))
+
+
+def _logit(share: float) -> float:
+    within = min(max(share, 1e-6), 1 - 1e-6)
+    return math.log(within / (1 - within))
+
+
+def _expit(log_odds: float) -> float:
+    return 1 / (1 + math.exp(-log_odds))
 
 
 @dataclass(frozen=True, slots=True)
 class Adjusted:
-    """A share with the case mix taken out, and what it was adjusted by."""
+    """A value with the case mix taken out, and what it was adjusted by; `expected` is what others
+    would have had of the same exams, `overall` what all have of all."""
 
     value: float
     low: float | None
     high: float | None
     expected: float | None
+    overall: float | None
     by: tuple[str, ...]
 
 
@@ -95,6 +119,17 @@ class CusumFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Average:
+    """A point of an exponentially weighted moving average, with its limits."""
+
+    day: date
+    value: float
+    centre: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Measure:
     """One measure of a subject in the audit's window."""
 
@@ -115,6 +150,7 @@ class Measure:
     unadjusted_flag: str | None
     periods: tuple[Period, ...]
     cusum: CusumFacts | None
+    ewma: tuple[Average, ...]
 
     @property
     def kind(self) -> str:
@@ -135,24 +171,25 @@ class Measure:
     def from_json(cls, body: Mapping[str, Any]) -> "Measure":
         limits, cusum, unadjusted = body.get("limits"), body.get("cusum"), body.get("unadjusted")
         history = list(body.get("history") or ())
+        n, unit = int(body.get("n") or 0), str(body.get("unit") or "1")
         rules: dict[int, list[str]] = {}
         for signal in body.get("signals") or ():
             rules.setdefault(int(signal["at"]), []).append(str(signal["rule"]))
         return cls(
             name=str(body["name"]),
             view=body.get("view"),
-            unit=str(body.get("unit") or "1"),
-            x=body.get("x"),
-            n=int(body.get("n") or 0),
+            unit=unit,
+            x=_count(body.get("x")),
+            n=n,
             value=body.get("value"),
             low=body.get("low"),
             high=body.get("high"),
-            is_judged=bool(body.get("judged", int(body.get("n") or 0) >= MIN_JUDGED)),
-            limits=None if limits is None else Limits.from_json(limits),
+            is_judged=bool(body.get("judged", n >= MIN_JUDGED)),
+            limits=None if limits is None else Limits.from_json(limits, n),
             power=body.get("power"),
             flag=body.get("flag"),
             rule=body.get("rule"),
-            adjusted=_adjusted(body.get("adjusted")),
+            adjusted=_adjusted(body.get("adjusted"), n if unit == "1" else 1),
             unadjusted_flag=None if unadjusted is None else unadjusted.get("flag"),
             periods=tuple(
                 _period(each, tuple(rules.get(index, ())))
@@ -160,17 +197,19 @@ class Measure:
                 if each.get("value") is not None
             ),
             cusum=None if cusum is None else _cusum(cusum, history),
+            ewma=tuple(_average(each) for each in (body.get("ewma") or {}).get("points") or ()),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceShare:
-    """A device of a person: its part of her pictures, and by how much the device's own standard
-    rate lies above the lab's."""
+    """A device of a person: its part of her pictures, her standard views on it and everybody's, and
+    by how much the device's rate differs from the lab's (shares)."""
 
     id: str
     part: float
-    value: float | None
+    own: Proportion
+    everybody: Proportion
     effect: float | None
 
 
@@ -214,13 +253,10 @@ class Subject:
             exams=int(body.get("exams") or 0),
             measures=tuple(Measure.from_json(each) for each in body.get("measures") or ()),
             devices=tuple(
-                DeviceShare(
-                    str(each["id"]),
-                    float(each["share"]),
-                    each.get("value"),
-                    each.get("effect"),
+                sorted(
+                    (_device(each) for each in body.get("devices") or ()),
+                    key=lambda device: (-device.part, device.id),
                 )
-                for each in body.get("devices") or ()
             ),
             good=_examples(examples.get("good")),
             instructive=_examples(examples.get("instructive")),
@@ -376,14 +412,37 @@ def _examples(bodies: Iterable[Mapping[str, Any]] | None) -> tuple[Example, ...]
     return tuple(Example(int(b["finding_id"]), str(b.get("view") or "")) for b in bodies or ())
 
 
-def _adjusted(body: Mapping[str, Any] | None) -> Adjusted | None:
+def _count(x: float | None) -> int | None:
+    """x of a share; None for a sum that is no count, as of probabilities."""
+    return int(x) if x is not None and float(x).is_integer() else None
+
+
+def _device(body: Mapping[str, Any]) -> DeviceShare:
+    return DeviceShare(
+        id=str(body["id"]),
+        part=float(body["share"]),
+        own=Proportion(int(body.get("x") or 0), int(body.get("n") or 0)),
+        everybody=Proportion(int(body.get("device_x") or 0), int(body.get("device_n") or 0)),
+        effect=body.get("effect"),
+    )
+
+
+def _average(body: Mapping[str, Any]) -> Average:
+    names = ("value", "centre", "low", "high")
+    return Average(date.fromisoformat(body["date"]), *(float(body[name]) for name in names))
+
+
+def _adjusted(body: Mapping[str, Any] | None, n: int) -> Adjusted | None:
+    """`n` divides what was expected, which an audit counts."""
     if body is None or body.get("value") is None:
         return None
+    expected = body.get("expected")
     return Adjusted(
         float(body["value"]),
         body.get("low"),
         body.get("high"),
-        body.get("expected"),
+        None if expected is None or not n else float(expected) / n,
+        body.get("overall"),
         tuple(map(str, body.get("by") or ())),
     )
 

@@ -34,9 +34,11 @@ from qc_daemon.audit.reports.words import (
     Names,
     adjustment_words,
     answer_words,
+    benchmark_words,
     feature_words,
     flag_words,
     measure_words,
+    range_words,
     rule_words,
     value_words,
 )
@@ -126,9 +128,10 @@ class Composer:
         yield w.gettext("Period {period}: {counted}.").format(period=self.period(), counted=counted)
         limit = "–"
         if measure.limits is not None:
+            at_n = measure.limits.at_n
             limit = w.gettext("benchmark {target}, outer limits {limits}").format(
-                target=w.percent(measure.limits.target),
-                limits=w.interval(measure.limits.at_n.low_alarm, measure.limits.at_n.high_alarm),
+                target=benchmark_words(measure, w),
+                limits=range_words(measure, at_n.low_alarm, at_n.high_alarm, w),
             )
         yield w.gettext("Rule: {rule}; {limit}.").format(
             rule=rule_words(measure.rule, w), limit=limit
@@ -201,7 +204,7 @@ class Composer:
                 self._title(m),
                 f"{m.x}/{m.n}" if m.x is not None else f"n = {m.n}",
                 value_words(m, w),
-                "–" if m.limits is None else w.percent(m.limits.target),
+                benchmark_words(m, w),
                 flag_words(m.flag, w)
                 if m.is_judged
                 else w.gettext("not assessable (n below {least})").format(least=MIN_JUDGED),
@@ -220,7 +223,8 @@ class Composer:
             (
                 self.names.device(each.id),
                 w.percent(each.part),
-                w.percent(each.value),
+                f"{each.own.x}/{each.own.n} = {w.percent(each.own.value)}",
+                f"{each.everybody.x}/{each.everybody.n} = {w.percent(each.everybody.value)}",
                 "–" if each.effect is None else _points(each.effect, w),
             )
             for each in self.subject.devices
@@ -228,7 +232,8 @@ class Composer:
         columns = (
             w.gettext("Device"),
             w.gettext("Part of these pictures"),
-            w.gettext("Standard views on it, everybody"),
+            w.gettext("Own standard views on it"),
+            w.gettext("Everybody's"),
             w.gettext("Device against the lab"),
         )
         yield TableBlock(Table("", columns, rows))
@@ -266,13 +271,7 @@ class Composer:
                 rows.append(StripRow(label, measure.share, shares))
         if rows:
             yield ChartBlock("strip", strip_chart(rows, w.gettext("Own shares and others'"), w))
-        standard = self.measure(facts.STANDARD)
-        if standard is not None and standard.limits is not None and standard.share is not None:
-            target = standard.limits.target
-            if 0 < target < 1:
-                title = w.gettext("Standard views by the number of pictures")
-                chart = funnel_chart(self._funnel(standard), target, standard.limits.at, title, w)
-                yield ChartBlock("funnel", chart)
+        yield from self._funnel()
         yield from self._case_mix()
         yield from self._power()
 
@@ -282,16 +281,42 @@ class Composer:
             if measure is not None and measure.is_judged and measure.value is not None:
                 yield measure.value
 
-    def _funnel(self, own: Measure) -> list[FunnelUnit]:
+    def _funnel(self) -> Iterator[Block]:
+        """All shares of standard views by the number of pictures; with the case mix taken out where
+        the audit could, as then one benchmark is everybody's."""
+        w, own = self.w, self.measure(facts.STANDARD)
+        if own is None or own.limits is None or own.share is None:
+            return
+        limits, centre, title = (
+            own.limits,
+            own.limits.target,
+            w.gettext("Standard views by the number of pictures"),
+        )
+        is_adjusted = own.adjusted is not None and own.adjusted.overall is not None
+        if own.adjusted is not None and own.adjusted.overall is not None:
+            centre = own.adjusted.overall
+            title = w.gettext("Standard views by the number of pictures, adjusted")
+        if not 0 < centre < 1:
+            return
         units = []
-        for other in self.audit.others(self.subject):
-            measure = other.measure(own.name)
-            if measure is not None and measure.share is not None:
-                is_beyond = measure.flag == facts.ALARMED
-                units.append(FunnelUnit(measure.share, is_beyond=is_beyond))
-        assert own.share is not None
-        units.append(FunnelUnit(own.share, self.name, True, own.flag == facts.ALARMED))
-        return units
+        for each in [*self.audit.others(self.subject), self.subject]:
+            measure = each.measure(own.name)
+            if measure is None or measure.share is None:
+                continue
+            if is_adjusted and measure.adjusted is None:
+                continue
+            is_own = each is self.subject
+            units.append(
+                FunnelUnit(
+                    measure.share,
+                    self.name if is_own else "",
+                    is_own,
+                    measure.flag == facts.ALARMED,
+                    adjusted=measure.adjusted.value if is_adjusted and measure.adjusted else None,
+                )
+            )
+        chart = funnel_chart(units, centre, lambda n: limits.at(n, centre), title, w)
+        yield ChartBlock("funnel", chart)
 
     def _case_mix(self) -> Iterator[Block]:
         w = self.w
@@ -408,6 +433,12 @@ class Composer:
         yield self.values(chosen)
         title = w.gettext("NT: bias against the curve, by period")
         yield from self.trend("nt-bias", title, "nt-bias")
+        bias = self.measure("nt-bias")
+        if bias is not None and bias.ewma:
+            points = [TimePoint(a.day, a.value, a.centre, a.low, a.high) for a in bias.ewma]
+            title = w.gettext("NT: bias against the curve, weighted average (EWMA)")
+            chart = control_chart(points, self.events(), title, w, is_share=False)
+            yield ChartBlock("nt-ewma", chart)
         citation = self.audit.nt_citation or w.gettext("the lab's own curve")
         yield Paragraph(
             w.gettext(

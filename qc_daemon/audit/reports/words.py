@@ -83,22 +83,38 @@ def value_words(measure: Measure, w: Wording) -> str:
     """The value with its interval, in the measure's unit."""
     if measure.value is None:
         return "–"
-    is_share = measure.x is not None or (
-        measure.unit == "1" and measure.kind in (facts.SCORE, "probability", facts.COMPLETION)
-    )
-    if is_share:
-        value = w.percent(measure.value)
-        if measure.low is not None and measure.high is not None:
-            value += f" ({w.interval(measure.low, measure.high)})"
-        return value
-    digits = 1 if measure.unit == "s" else 3
-    unit = {"s": " s", "log10": " log₁₀", "log-odds/year": w.gettext(" log odds a year")}.get(
-        measure.unit, ""
-    )
-    value = w.decimal(measure.value, digits)
+    value = _number(measure, measure.value, w)
     if measure.low is not None and measure.high is not None:
-        value += f" ({w.decimal(measure.low, digits)} – {w.decimal(measure.high, digits)})"
-    return value + unit
+        value += f" ({range_words(measure, measure.low, measure.high, w)})"
+    return value + _unit(measure, w)
+
+
+def benchmark_words(measure: Measure, w: Wording) -> str:
+    """What the measure is compared with; a dash for nothing."""
+    return "–" if measure.limits is None else _number(measure, measure.limits.target, w)
+
+
+def range_words(measure: Measure, low: float, high: float, w: Wording) -> str:
+    """Two values of the measure, without their unit."""
+    if _is_share(measure):
+        return w.interval(low, high)
+    return f"{_number(measure, low, w)} – {_number(measure, high, w)}"
+
+
+def _is_share(measure: Measure) -> bool:
+    """Whether the value is written in percent."""
+    return measure.unit == "1"
+
+
+def _number(measure: Measure, value: float, w: Wording) -> str:
+    if _is_share(measure):
+        return w.percent(value)
+    return w.decimal(value, 1 if measure.unit == "s" else 3)
+
+
+def _unit(measure: Measure, w: Wording) -> str:
+    units = {"s": " s", "log10": " log₁₀", "log-odds/year": w.gettext(" log odds a year")}
+    return units.get(measure.unit, "")
 
 
 def adjustment_words(by: tuple[str, ...], w: Wording) -> str:
@@ -109,6 +125,8 @@ def adjustment_words(by: tuple[str, ...], w: Wording) -> str:
         "view": w.gettext("view"),
         "device": w.gettext("device"),
         "crl": w.gettext("crown-rump length"),
+        "quarter": w.gettext("quarter of the year"),
+        "person": w.gettext("who made the picture"),
     }
     return w.join([words.get(each, each) for each in by]) or "–"
 

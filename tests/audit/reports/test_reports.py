@@ -14,8 +14,9 @@ import pytest
 
 from detector.anatomy import View
 from model.finding import NON_STANDARD, REVIEW, STANDARD
-from qc_daemon.audit.proportions import Overdispersion, Proportion, funnel_limits
-from qc_daemon.audit.reports.document import ChartBlock, Document, Heading, Picture
+from qc_daemon.audit.charts.drawing import Marker
+from qc_daemon.audit.proportions import funnel_limits
+from qc_daemon.audit.reports.document import ChartBlock, Document, Heading, Picture, TableBlock
 from qc_daemon.audit.reports.exam import ExamFacts, ExamPicture, exam_report
 from qc_daemon.audit.reports.facts import AuditFacts, Limits
 from qc_daemon.audit.reports.html import report_html
@@ -27,7 +28,7 @@ from qc_daemon.audit.reports.words import Names
 from qc_daemon.language.catalogues import LANGUAGES
 from qc_daemon.language.wording import Wording
 from tests.support import pdf
-from tests.support.audit_json import audit_json
+from tests.support.audit_json import audit_json, limits_json
 
 CREATED = datetime(2026, 6, 28, tzinfo=UTC)
 COUNTS = {
@@ -276,13 +277,49 @@ def test_an_audit_with_the_least_of_keys_can_be_reported() -> None:
 
 
 def test_limits_at_another_n_are_those_of_the_audit() -> None:
-    n, target = 100, 0.8
-    exact = Limits(target, funnel_limits(target, n), 0.0, 9)
-    assert exact.at(n) == exact.at_n
-    spread = Overdispersion.of([Proportion(70, 100), Proportion(95, 100), Proportion(75, 100)])
-    wide = Limits(spread.target, spread.limits(n), float(np.sqrt(spread.variance)), 3)
-    assert vars_of(wide.at(n)) == pytest.approx(vars_of(wide.at_n))
-    assert wide.at(n).low_alarm < exact.at(n).low_alarm
+    exact = Limits(0.8, 100, funnel_limits(0.8, 100), 0.0)
+    assert exact.at(50, 0.7) == funnel_limits(0.7, 50)
+    # In log odds, with variation between subjects: what the audit says of another subject.
+    wide = Limits.from_json(limits_json(0.8, 100), 100)
+    other = Limits.from_json(limits_json(0.7, 400), 400)
+    at_own = vars_of(wide.at(100, 0.8))
+    assert at_own == pytest.approx(vars_of(wide.at_n), abs=1e-6)
+    scaled = vars_of(Limits.from_json(limits_json(0.8, 400), 400).at_n)
+    assert vars_of(wide.at(400, 0.8)) == pytest.approx(scaled, abs=1e-6)
+    assert other.at(400, 0.8).low_alarm < 0.8 < other.at(400, 0.8).high_alarm
+
+
+def test_what_was_expected_is_a_share_of_the_pictures() -> None:
+    document = of_person("p00")
+    table = next(
+        b.table
+        for b in document.blocks
+        if isinstance(b, TableBlock) and b.table.caption.startswith("Adjusted for")
+    )
+    own = next(s for s in audit_json(COUNTS)["subjects"] if s["id"] == "p00")["measures"][0]
+    expected = own["adjusted"]["expected"] / own["n"]
+    assert table.rows[0][3] == Wording().percent(expected)
+
+
+def test_the_funnel_has_the_case_mix_taken_out() -> None:
+    funnel = next(b for b in of_person().charts() if b.name == "funnel").chart
+    assert "adjusted" in funnel.drawing.title
+    own = next(s for s in audit_json(COUNTS)["subjects"] if s["id"] == "p00")["measures"][0]
+    marked = next(m for m in funnel.drawing.shapes if isinstance(m, Marker) and m.radius > 6)
+    assert funnel.table.rows[0][4] == Wording().percent(own["adjusted"]["value"])
+    assert marked.note.startswith("Anna Berg 2")
+
+
+def test_machines_are_in_the_order_of_their_part() -> None:
+    words = Page(report_html(of_person())).words
+    assert words.index("50/70 = 71") < words.index("24/30 = 80")
+    assert "430/600 = 72" in words
+
+
+def test_a_sum_that_is_no_count_is_a_mean() -> None:
+    words = Page(report_html(of_person())).words
+    assert "Mean probability of a standard view" in words
+    assert "198.01" not in words
 
 
 def vars_of(limits: Any) -> list[float]:
