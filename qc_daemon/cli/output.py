@@ -152,8 +152,9 @@ def cell(value: object) -> str:
         return ", ".join(cell(each) for each in value)
     if isinstance(value, float):
         text = f"{value:.4g}"
-        # A probability of 0.99996 is not 1.
-        return decimals(value) if text == "1" and value < 1 else text
+        # A probability of 0.99996 is not 1, and nobody reads 1e-05.
+        is_awkward = 0 < value < 1 and (text == "1" or "e" in text)
+        return decimals(value) if is_awkward else text
     return visible(str(value))
 
 

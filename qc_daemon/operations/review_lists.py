@@ -352,7 +352,8 @@ def show_review(
         "events": [_event_row(event) for event in finding.history],
     }
     if hides:
-        facts |= dict.fromkeys((*_ANSWER_COLUMNS, "criteria", "reasons", "outcome"))
+        answers = (*_ANSWER_COLUMNS, "criteria", "reasons", "outcome")
+        facts |= {name: None for name in answers if name in facts}
         facts["events"] = [row | dict.fromkeys(_EVENT_ANSWER) for row in facts["events"]]
         for row in facts["events"]:
             # Which of the two a reading was would say whether it agrees with the models.

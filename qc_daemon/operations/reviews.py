@@ -458,7 +458,7 @@ def _describe(event: Event, after: ReviewState, *, is_amended: bool, is_remark: 
     if after.status is ReviewStatus.SECOND_READING:
         parts.append(_WAITS)
     if after.status is ReviewStatus.DISAGREEMENT:
-        parts.append("the readings differ: decide with review resolve")
+        parts.append("the readings differ: a third person decides with review resolve")
     if is_amended:
         parts.append("an amended report is queued")
     if is_remark:

@@ -7,7 +7,7 @@
 | accepted | a person agrees with the models | dispute |
 | overridden | a person says otherwise, and that stands | dispute |
 | second-reading | a blinded reading by another person is to come | accept, override (blinded) |
-| disagreement | two readings differ; the first stands until then | resolve (by a third person) |
+| disagreement | two readings differ; neither is reported yet | resolve (by a third person) |
 | resolved | a person decided between them, or the reading after a dispute stands | dispute |
 
 A reader may correct an own first reading until another person has read or disputed the finding.
@@ -66,8 +66,9 @@ class ReviewState:
 
     def as_reported(self) -> Self:
         """The state as reports have it, which go to everybody: a first reading that a blinded one
-        is to follow is not in it. What was reported before a dispute stays."""
-        return replace(self, outcome=None) if self.is_read_once else self
+        is to follow, or contradicts, is not in it. What was reported before a dispute stays."""
+        is_open = self.is_read_once or self.status is ReviewStatus.DISAGREEMENT
+        return replace(self, outcome=None) if is_open else self
 
     @property
     def is_settled(self) -> bool:

@@ -112,7 +112,14 @@ def test_what_a_spreadsheet_would_run_is_quoted(value: str) -> None:
 
 @pytest.mark.parametrize(
     ("probability", "text"),
-    [(0.99996, "0.99996"), (0.9999999, "0.9999999"), (1.0, "1"), (0.97312, "0.9731"), (0, "0")],
+    [
+        (0.99996, "0.99996"),
+        (0.9999999, "0.9999999"),
+        (1.0, "1"),
+        (0.97312, "0.9731"),
+        (1.346e-05, "0.00001"),
+        (0, "0"),
+    ],
 )
 def test_no_probability_is_rounded_to_certainty(probability: float, text: str) -> None:
     assert cell(probability) == text

@@ -15,7 +15,7 @@ from detector.anatomy import View
 from model.finding import Finding
 from qc_daemon.language.catalogues import LANGUAGES, translations
 from qc_daemon.language.fonts import load_font
-from qc_daemon.operations.reviews import Answer, override, read_blinded
+from qc_daemon.operations.reviews import Answer, override, read_blinded, resolve
 from qc_daemon.report.exam import ReportedFinding, best_per_view, summarise_exam
 from qc_daemon.report.objects.overlay import _lines, render_overlay
 from qc_daemon.report.objects.renditions import render_report
@@ -256,7 +256,10 @@ def test_a_first_reading_is_reported_when_the_blinded_one_is_in(site: Site) -> N
     assert [each.number for each in parse_reviews(objects["sr"][0])] == [2]
     assert selected(objects) == {"1", "2", "3"}
     assert all("Lee" not in str(each) for each in objects["key-objects"])
-    read_blinded(site.exam.settings, 1, Answer("Ng", view="NT", verdict="standard"))
+    # Nor do reports choose between two that differ.
+    read_blinded(site.exam.settings, 1, Answer("Ng", view="NT", verdict="non-standard"))
+    assert not site.exam.report()
+    resolve(site.exam.settings, 1, Answer("Roth", view="NT", verdict="standard"))
     objects = site.report()
     assert [(each.number, each.verdict) for each in parse_reviews(objects["sr"][0])] == [
         (1, "standard"),

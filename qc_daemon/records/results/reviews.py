@@ -133,8 +133,8 @@ def outcomes(session: Session, finding_ids: Collection[int]) -> dict[int, Review
 
 
 def reported_outcomes(session: Session, finding_ids: Collection[int]) -> dict[int, ReviewState]:
-    """As `outcomes`, as reports have them: without first readings that a blinded one is to follow,
-    whose reader must not come upon them."""
+    """As `outcomes`, as reports have them (`ReviewState.as_reported`): without first readings that
+    a blinded one is to follow, whose reader must not come upon them, or contradicts."""
     reported = {id: each.as_reported() for id, each in outcomes(session, finding_ids).items()}
     return {finding_id: state for finding_id, state in reported.items() if state.outcome}
 
