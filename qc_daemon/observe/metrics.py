@@ -221,7 +221,7 @@ class Service(Collector):
         shared = self.shared
         waiting = GaugeMetricFamily(
             "qc_daemon_reviews_waiting",
-            "Findings that wait for a person, when last counted (hourly).",
+            "Findings that wait for a person, when last counted.",
             labels=["kind"],
         )
         for kind, name in (
@@ -238,7 +238,7 @@ class Service(Collector):
         )
         sites = GaugeMetricFamily(
             "qc_daemon_sites",
-            "Sites with findings by calibration, when last counted (hourly).",
+            "Sites with findings by calibration, when last counted.",
             labels=["state"],
         )
         for state in ("calibrated", "waived", "commissioning"):

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ DRAIN_SECONDS = 25.0
 _HOLD_EVERY_SECONDS = 5.0
 _CLOCK_SECONDS = 1.0
 # What waits for people is counted when the start's work is done, and then now and then.
-_FIRST_COUNT_SECONDS, _COUNT_SECONDS = 60.0, 3600.0
+_FIRST_COUNT_SECONDS, _COUNT_SECONDS = 60.0, 300.0
 _PR_SET_PDEATHSIG = 1
 _DECODERS = ("numpy", "gdcm", "pylibjpeg", "libjpeg", "openjpeg", "rle", "PIL", "jpeg_ls")
 
@@ -226,20 +227,22 @@ def _propose_sites(context: RoleContext, stop: threading.Event) -> None:
 
 
 def _count_waiting(context: RoleContext, stop: threading.Event) -> None:
-    """Soon after the start and then hourly, count for /metrics what waits for people."""
+    """Soon after the start and then every few minutes count for /metrics what waits for people; in
+    a large store less often, so that it takes no more than a hundredth of the time."""
     wait = _FIRST_COUNT_SECONDS
     while not stop.wait(wait):
-        wait = _COUNT_SECONDS
         from qc_daemon.operations.waiting import read_gauges
 
+        begun = time.monotonic()
         try:
             values = read_gauges(context.settings, context.store, lambda: not stop.is_set())
         except Exception as error:
             kind, place = type(error).__name__, log.where(error)
             log.get(role="schedule").error("reviews not counted", error_type=kind, error_at=place)
-            continue
+            values = {}
         for name, value in values.items():
             counters.set(name, value)
+        wait = max(_COUNT_SECONDS, 100 * (time.monotonic() - begun))
 
 
 def _fill_acquisitions(context: RoleContext, stop: threading.Event) -> None:

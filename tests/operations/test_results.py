@@ -368,6 +368,7 @@ def test_results_are_filtered_by_who_made_them_where_and_with_what(acquired: Sit
     assert uids(acquired, "--person", roe, "--device", devices["8"]) == [CINE]
     assert uids(acquired, "--site", "ST MARYS") == []
     assert uids(acquired, "--site", "st. mary's") == [STILL]
+    assert uids(acquired, "--site", "Unnamed") == [BROKEN]
     assert uids(acquired) == [STILL, CINE, BROKEN]
     still, cine, broken = acquired.rows()
     assert still["person_ids"] == "; ".join(sorted((doe, roe)))

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, bindparam, delete, exists, func, insert, select
+from sqlalchemy import Select, bindparam, delete, exists, func, insert, or_, select
 from sqlalchemy.orm import Session
 
-from model.site.names import site_key
+from model.site.names import UNNAMED, site_key, site_of
 from qc_daemon.dicom.acquisition import Acquisition, body_mass_index, device_identity
 from qc_daemon.records.acquisition import identities
 from qc_daemon.records.received.revisions import RevisionFacts, as_facts, select_facts
@@ -155,7 +155,8 @@ class AcquisitionFilter:
     """Which images, by who made them, with what and where; None: any.
 
     `persons` and `devices` are ids as stored, aliases among them: `identities.members` gives them.
-    Case, accents and punctuation of the name of a site do not count.
+    Case, accents and punctuation of the name of a site do not count; `unnamed` are images that name
+    none.
     """
 
     persons: frozenset[str] | None = None
@@ -173,7 +174,10 @@ class AcquisitionFilter:
         if self.devices is not None:
             chosen = chosen.where(AcquisitionRow.device_id.in_(self.devices))
         if self.site is not None:
-            chosen = chosen.where(AcquisitionRow.site == site_key(self.site))
+            is_of_site = AcquisitionRow.site == site_of(self.site)
+            if site_of(self.site) == UNNAMED:
+                is_of_site = or_(is_of_site, AcquisitionRow.site.is_(None))
+            chosen = chosen.where(is_of_site)
         return chosen
 
 
