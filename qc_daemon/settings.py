@@ -533,9 +533,43 @@ class ReviewSettings(_Section):
     )
 
 
+class NuchalCurveSettings(_Section):
+    """The median NT by crown-rump length that measuring is judged against: log10 of mm is
+    constant + linear x CRL + quadratic x CRL^2, CRL in mm. None is shipped: take it from a
+    publication, and name that."""
+
+    citation: str = Field(min_length=1, description="where the curve is from; reports name it")
+    constant: float = Field(description="of log10 of the median NT in mm")
+    linear: float = Field(description="a mm of crown-rump length")
+    quadratic: float = Field(default=0.0, description="a square mm of crown-rump length")
+
+
+class AuditSettings(_Section):
+    """What the nightly audit judges, and by what."""
+
+    window_days: int = Field(
+        default=365, ge=7, le=3660, description="days that persons, devices and sites are judged by"
+    )
+    history_days: int = Field(
+        default=731,
+        ge=7,
+        le=3660,
+        description="days that trends, drift and weekly points are from; at least the window",
+    )
+    nt_curve: NuchalCurveSettings | None = Field(
+        default=None,
+        description="NT by crown-rump length, of a publication; without it everybody's own values",
+    )
+
+
 class ScheduleSettings(_Section):
     """When things happen, and the zone that times on pages are in."""
 
+    audit: str = Field(
+        default="02:00",
+        pattern=r"^(([01]\d|2[0-3]):[0-5]\d|off)$",
+        description="local time from which the day before is audited, as 02:00; or off",
+    )
     timezone: str | None = Field(
         default=None, description="IANA name, as Europe/Berlin; else this machine's zone"
     )
@@ -554,6 +588,11 @@ class ScheduleSettings(_Section):
     def zone(self) -> ZoneInfo | None:
         """None for this machine's zone."""
         return None if self.timezone is None else ZoneInfo(self.timezone)
+
+    @property
+    def audit_time(self) -> time | None:
+        """None where no audit is scheduled."""
+        return None if self.audit == "off" else time.fromisoformat(self.audit)
 
 
 class JobSettings(_Section):
@@ -598,6 +637,7 @@ class Settings(BaseSettings):
     score: ScoreSettings = ScoreSettings()
     report: ReportSettings = ReportSettings()
     review: ReviewSettings = ReviewSettings()
+    audit: AuditSettings = AuditSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     jobs: JobSettings = JobSettings()
     observe: ObserveSettings = ObserveSettings()

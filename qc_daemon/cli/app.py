@@ -16,6 +16,7 @@ from detector import console
 from detector.plain_text import count_of
 from detector.version_option import add_version
 from qc_daemon.cli.acquisition_commands import acquisition, device, person
+from qc_daemon.cli.audit_commands import audit
 from qc_daemon.cli.bundle_commands import bundle
 from qc_daemon.cli.database_commands import db, spool
 from qc_daemon.cli.destination_commands import destination, rules
@@ -75,6 +76,7 @@ app.add_typer(commitment, name="commitment")
 app.add_typer(person, name="person")
 app.add_typer(device, name="device")
 app.add_typer(acquisition, name="acquisition")
+app.add_typer(audit, name="audit")
 app.add_typer(db, name="db")
 app.command()(report)
 

@@ -97,9 +97,15 @@ def _plant(random: np.random.Generator) -> Planted:
         outlier_person=outlier,
         case_mix_person=case_mix,
         nt_bias_person=nt_bias,
-        model_shift_day=int(random.integers(DAYS * 3 // 10, DAYS * 8 // 10)),
+        model_shift_day=_working_day(int(random.integers(DAYS * 3 // 10, DAYS * 8 // 10))),
         is_new_bundle=bool(random.random() < 0.5),
     )
+
+
+def _working_day(day: int) -> int:
+    """The day, or the Monday after it."""
+    weekday = day_of(day).weekday()
+    return day + (7 - weekday if weekday >= 5 else 0)
 
 
 def _planted_persons(planted: Planted) -> set[int]:

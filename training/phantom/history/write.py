@@ -44,19 +44,25 @@ def write_history(out: Path, seed: int, findings: int, *, is_null: bool = False)
     if truth.exists():
         raise UsageError(f"{out} holds a history already: name another folder with --out")
     out.mkdir(parents=True, exist_ok=True)
+    known, lines = make_history(seed, findings, is_null=is_null)
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(f"{json.dumps(each)}\n" for each in lines)
+    partial.replace(path)
+    # Written last: a folder without it was interrupted.
+    truth.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def make_history(
+    seed: int, findings: int, *, is_null: bool = False
+) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+    """What is planted, as in the file `truth.json`, and the finding objects."""
     random = np.random.default_rng((seed, int(is_null)))
     lab = make_lab(seed, random, is_null=is_null)
     exams = draw_exams(lab, findings, random)
     images = draw_images(lab, exams, findings, random)
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(
-            f"{json.dumps(each)}\n" for each in make_findings(lab, exams, images, random)
-        )
-    partial.replace(path)
-    # Written last: a folder without it was interrupted.
-    truth.write_text(json.dumps(truth_of(lab, images), indent=1) + "\n", encoding="utf-8")
-    return path
+    return truth_of(lab, images), make_findings(lab, exams, images, random)
 
 
 def truth_of(lab: Lab, images: Images) -> dict[str, Any]:

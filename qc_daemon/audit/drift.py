@@ -1,0 +1,246 @@
+"""Drift: pictures of a device (or site) are no longer read as those that it began with.
+
+For each feature of the models' answers a subject's values are taken from the mean of its own first
+half-year. What is left of its newest values is compared with what is left of the other subjects'
+in the same days: a change of the models, or of the season, moves all of them and is none of a
+device. The index is PSI over the others' deciles with its chi squared law, and the shift of the
+mean with its normal one, both widened as images of one exam are alike. p-values are adjusted over
+subjects and features (Benjamini and Hochberg); an alarm needs SIGNALS of the last NIGHTS weekly
+looks.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from qc_daemon.audit.benchmark import Bools, Floats, Ints
+from qc_daemon.audit.changes import case_residuals
+from qc_daemon.audit.distances import MIN_SAMPLE, ReferenceBins
+from qc_daemon.audit.measures import MONTH, Frame, Kind
+from qc_daemon.audit.proportions import adjust
+
+FEATURES = ("log-odds", "confidence", "detections", "view-probability")
+REFERENCE_DAYS = 182
+RECENT_DAYS = 28
+LONGEST_RECENT_DAYS = 182
+NIGHTS, SIGNALS = 5, 3
+STEP = 7
+"""Days between two looks."""
+LEAST_SHIFT = 0.3
+"""Log odds from which a device's drift calls for a new calibration of its site."""
+_FEW_SUBJECTS = 3
+"""Of fewer subjects nobody can say which one moved: each is compared with its own reference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A feature of a subject: PSI `value` and `shift` of the mean (its own unit) of `n` recent
+    values against `reference_n`; None where there are too few. `nights`: whether each look, oldest
+    first, was beyond the false discovery rate. `since`: the day (ordinal) it began, about."""
+
+    subject: int
+    feature: str
+    n: int
+    reference_n: int
+    value: float | None
+    shift: float | None
+    p: float | None
+    q: float | None
+    nights: tuple[bool, ...]
+    since: int | None
+
+    @property
+    def is_alarm(self) -> bool:
+        return sum(self.nights) >= SIGNALS
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether probabilities of the site no longer mean what they meant."""
+        shifted = self.shift is not None and abs(self.shift) >= LEAST_SHIFT
+        return self.is_alarm and self.feature == "log-odds" and shifted
+
+
+def drifts(frame: Frame, kind: Kind, level: float, left_out: Bools | None = None) -> list[Drift]:
+    """The drift of each subject and feature; rows (n,) that are `left_out` count for nothing.
+
+    In a second round subjects with an alarm are left out of what the others are compared with.
+    """
+    subjects = len(frame.names(kind))
+    samples = {each: _Samples.of(frame, kind, each, subjects, left_out) for each in FEATURES}
+    first = _round(frame, samples, subjects, level, frozenset())
+    moved = frozenset(each.subject for each in first if each.is_alarm)
+    if not moved or len(moved) * 2 > subjects:
+        return first
+    return _round(frame, samples, subjects, level, moved)
+
+
+@dataclass(frozen=True, slots=True)
+class _Test:
+    n: int
+    reference_n: int
+    index: float
+    shift: float
+    p: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Samples:
+    """A feature's values in the order of time, with subject and day, each taken from the mean of
+    the subject's reference; and how alike images of an exam are."""
+
+    value: Floats
+    subject: Ints
+    day: Ints
+    reference_n: Ints
+    inflation: float
+
+    @classmethod
+    def of(
+        cls, frame: Frame, kind: Kind, feature: str, subjects: int, left_out: Bools | None
+    ) -> "_Samples":
+        rows = frame.rows
+        column = {"person": rows.person, "device": rows.device, "site": rows.site}[kind]
+        values = {
+            "log-odds": rows.log_odds,
+            "confidence": rows.confidence,
+            "detections": rows.detections.astype(float),
+            "view-probability": rows.view_probability,
+        }[feature]
+        is_chosen = rows.is_view & (column >= 0) & np.isfinite(values)
+        if left_out is not None:
+            is_chosen &= ~left_out
+        chosen = np.flatnonzero(is_chosen)
+        subject, day = column[chosen], rows.day[chosen]
+        if not len(chosen):
+            return cls(np.zeros(0), subject, day, np.zeros(subjects, np.int64), 1.0)
+        value = case_residuals(frame, values[chosen], chosen)
+        end = _reference_ends(subject, day, subjects)
+        early = day < end[subject]
+        n = np.bincount(subject[early], minlength=subjects)
+        mean = np.bincount(subject[early], value[early], minlength=subjects) / np.maximum(n, 1)
+        value = value - mean[subject]
+        sums = np.bincount(rows.exam[chosen], value)
+        spread = float(np.square(value).sum())
+        inflation = max(1.0, float(np.square(sums).sum()) / spread) if spread > 0 else 1.0
+        return cls(value, subject, day, np.where(n >= MIN_SAMPLE, n, 0), inflation)
+
+    def test(self, subject: int, look: int, moved: frozenset[int]) -> _Test | None:
+        """The newest values up to a day against the others'; None for too few of either."""
+        if not self.reference_n[subject]:
+            return None
+        own = np.flatnonzero(self.subject == subject)
+        end = int(np.searchsorted(self.day[own], look, side="right"))
+        start = int(np.searchsorted(self.day[own], look - RECENT_DAYS, side="right"))
+        longest = int(np.searchsorted(self.day[own], look - LONGEST_RECENT_DAYS, side="right"))
+        start = max(longest, min(start, end - MIN_SAMPLE), int(self.reference_n[subject]))
+        if end - start < MIN_SAMPLE:
+            return None
+        recent = self.value[own[start:end]]
+        reference = self._reference(subject, int(self.day[own[start]]), look, moved)
+        if len(reference) < MIN_SAMPLE or reference.min() == reference.max():
+            return None
+        bins = ReferenceBins.of(reference)
+        index = bins.stability_index(recent)
+        # The subject's own reference is uncertain too.
+        sizes = 1 / len(reference) + 1 / len(recent) + 1 / int(self.reference_n[subject])
+        law = float(stats.chi2.sf(index / sizes / self.inflation, len(bins.shares) - 1))
+        shift = float(recent.mean() - reference.mean())
+        error = float(np.sqrt(self.inflation * self.value.var() * sizes))
+        normal = 2 * float(stats.norm.sf(abs(shift) / error)) if error > 0 else 1.0
+        # Two tests of one question.
+        p = min(1.0, 2 * min(law, normal))
+        return _Test(len(recent), len(reference), float(index), shift, p)
+
+    def _reference(self, subject: int, first: int, last: int, moved: frozenset[int]) -> Floats:
+        has_reference = np.flatnonzero(self.reference_n > 0)
+        if len(has_reference) < _FEW_SUBJECTS:
+            own = np.flatnonzero(self.subject == subject)
+            return self.value[own[: int(self.reference_n[subject])]]
+        others = np.setdiff1d(has_reference, [subject, *moved])
+        inside = (self.day >= first) & (self.day <= last) & np.isin(self.subject, others)
+        return self.value[inside]
+
+    def begin(self, subject: int) -> int | None:
+        """The day from which on the mean leads away from the reference, about: where a flat line
+        and then a rising one fit best."""
+        own = np.flatnonzero(self.subject == subject)
+        day, value = self.day[own], self.value[own]
+        if len(own) < 2 * MIN_SAMPLE:
+            return None
+        places = np.arange(int(day[0]) + REFERENCE_DAYS // 2, int(day[-1]) - MONTH, MONTH // 4)
+        best, best_gain = None, 0.0
+        centred = value - value.mean()
+        for place in places.tolist():
+            ramp = np.maximum(day - place, 0).astype(float)
+            ramp -= ramp.mean()
+            spread = float(ramp @ ramp)
+            gain = float(ramp @ centred) ** 2 / spread if spread > 0 else 0.0
+            if gain > best_gain:
+                best, best_gain = place, gain
+        return best
+
+    def without_common(self, moved: frozenset[int], month: int) -> "_Samples":
+        """The values less what the others' had in the same month."""
+        if not len(self.value):
+            return self
+        block = (self.day - self.day.min()) // month
+        usual = ~np.isin(self.subject, list(moved))
+        size = int(block.max()) + 1
+        n = np.bincount(block[usual], minlength=size)
+        mean = np.bincount(block[usual], self.value[usual], minlength=size) / np.maximum(n, 1)
+        value = self.value - mean[block]
+        return _Samples(value, self.subject, self.day, self.reference_n, self.inflation)
+
+
+def _reference_ends(subject: Ints, day: Ints, subjects: int) -> Ints:
+    """(subjects,) The day after each subject's reference: half a year, longer where that has too
+    few values."""
+    ends = np.zeros(subjects, np.int64)
+    for each in range(subjects):
+        days = day[subject == each]
+        if len(days):
+            enough = int(days[min(MIN_SAMPLE, len(days)) - 1]) + 1
+            ends[each] = max(int(days[0]) + REFERENCE_DAYS, enough)
+    return ends
+
+
+def _round(
+    frame: Frame,
+    samples: dict[str, _Samples],
+    subjects: int,
+    level: float,
+    moved: frozenset[int],
+) -> list[Drift]:
+    pairs = [(subject, feature) for subject in range(subjects) for feature in FEATURES]
+    looks = [frame.last_day - STEP * back for back in range(NIGHTS - 1, -1, -1)]
+    tests = {
+        pair: [samples[pair[1]].test(pair[0], look, moved) for look in looks] for pair in pairs
+    }
+    q_values: dict[tuple[int, str], list[float | None]] = {pair: [] for pair in pairs}
+    for night in range(NIGHTS):
+        tested = {pair: test for pair in pairs if (test := tests[pair][night]) is not None}
+        q = adjust([test.p for test in tested.values()]).tolist()
+        adjusted = dict(zip(tested, q, strict=True))
+        for pair in pairs:
+            q_values[pair].append(adjusted.get(pair))
+    results = []
+    for subject, feature in pairs:
+        newest, q_of_nights = tests[subject, feature][-1], q_values[subject, feature]
+        nights = tuple(each is not None and each <= level for each in q_of_nights)
+        own = samples[feature].without_common(moved | {subject}, MONTH) if any(nights) else None
+        results.append(
+            Drift(
+                subject,
+                feature,
+                n=0 if newest is None else newest.n,
+                reference_n=0 if newest is None else newest.reference_n,
+                value=None if newest is None else newest.index,
+                shift=None if newest is None else newest.shift,
+                p=None if newest is None else newest.p,
+                q=q_of_nights[-1],
+                nights=nights,
+                since=None if own is None else own.begin(subject),
+            )
+        )
+    return results

@@ -1,0 +1,534 @@
+"""Audits: run one, list them, show what they found, and stop and go on.
+
+One audit reads the findings of its window and of the history before it, hands the rows to
+`audit.make_audit`, and stores what that says as it will be printed.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy.orm import Session
+
+from detector.anatomy import View
+from detector.console import UsageError
+from detector.errors import ErrorCode, QCError
+from detector.process_id import lease_owner
+from model.finding import NON_STANDARD, STANDARD
+from qc_daemon.audit.audit import Audit, AuditRules, ReadingPair, Readings, make_audit
+from qc_daemon.audit.history import LimitKey, PointLimits
+from qc_daemon.audit.nuchal import NuchalCurve
+from qc_daemon.audit.rows import AuditFinding, BundleKey, Rows, RowsBuilder
+from qc_daemon.operations.shared import open_store
+from qc_daemon.records.clock import Clock, utc_now
+from qc_daemon.records.results import audit_rows, audits
+from qc_daemon.records.results.audit_rows import AuditedFinding
+from qc_daemon.records.results.audits import NIGHTLY, ClaimedAudit, StoredLimits
+from qc_daemon.records.store import Store
+from qc_daemon.records.tables import AuditState
+from qc_daemon.review.events import Event
+from qc_daemon.settings import Settings
+
+LEASE_SECONDS = 300.0
+"""After which a silent process's audit is another's."""
+_READING = 0.5
+"""The share of an audit that goes to reading."""
+_STEP = 2000
+LIST_COLUMNS = ("date", "audit", "state", "progress", "from", "data_sha256", "reason", "updated")
+
+Progress = Callable[[float], None]
+"""Told how far an audit is, 0 to 1."""
+
+
+class AuditInterruptedError(Exception):
+    """The audit was paused or cancelled, or another process has taken it over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """The days that are judged, both included."""
+
+    first: date
+    last: date
+
+
+def local_zone(settings: Settings) -> ZoneInfo:
+    """The zone of the settings, else this machine's, else UTC."""
+    zone = settings.schedule.zone
+    if zone is not None:
+        return zone
+    target = os.path.realpath("/etc/localtime")
+    name = os.environ.get("TZ") or target.partition("zoneinfo/")[2]
+    try:
+        return ZoneInfo(name or "UTC")
+    except (ValueError, OSError, LookupError):
+        return ZoneInfo("UTC")
+
+
+def today(settings: Settings, clock: Clock = utc_now) -> date:
+    """The local date."""
+    return clock().astimezone(local_zone(settings)).date()
+
+
+# Run.
+
+
+def run_audit(
+    settings: Settings,
+    day: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    *,
+    progress: Progress = lambda _: None,
+    clock: Clock = utc_now,
+) -> dict[str, Any]:
+    """Run the audit of a day, again if there is one: the last one with images that is over, where
+    none is named; of the days from `since` to `until` in place of the settings' window.
+
+    Returns what it found. Raises UsageError for a date that is none or not over, and QCError where
+    another process runs it, or it was paused or cancelled.
+    """
+    store = open_store(settings)
+    period = parse_period(settings, day, since, until, store, clock)
+    first = None if since is None else period.first.isoformat()
+    name, local_date = NIGHTLY, period.last.isoformat()
+    with store.begin() as session:
+        started = audits.restart(session, name, local_date, first, clock())
+        claimed = None
+        if started:
+            owner = lease_owner("audit", os.getpid())
+            only = (name, local_date)
+            claimed = audits.claim(session, owner, clock(), LEASE_SECONDS, only=only)
+    if claimed is None:
+        raise QCError(ErrorCode.STORAGE, f"the audit of {local_date} is run by another process")
+    try:
+        return perform(settings, store, claimed, progress=progress, clock=clock)
+    except AuditInterruptedError:
+        raise QCError(
+            ErrorCode.CANCELLED,
+            f"the audit of {local_date} was paused or cancelled; see audit list",
+        ) from None
+
+
+def parse_period(
+    settings: Settings,
+    day: str | None,
+    since: str | None,
+    until: str | None,
+    store: Store,
+    clock: Clock,
+) -> Period:
+    """The days that options name. Raises UsageError."""
+    if day is not None and until is not None and day != until:
+        raise UsageError(f"--date {day} and --to {until}: an audit has the date of its last day")
+    named = day or until
+    open_day = today(settings, clock)
+    if named is None:
+        with store.read() as session:
+            newest = audit_rows.last_day(session, open_day.isoformat())
+        # Nothing is stored yet: the day before says so.
+        last = open_day - timedelta(days=1) if newest is None else date.fromisoformat(newest)
+    else:
+        last = _parse_day(named, "--to" if day is None else "--date")
+    if last >= open_day:
+        raise UsageError(
+            f"{last} is not over in {local_zone(settings)}: give a day before {open_day}"
+        )
+    if since is None:
+        return Period(last - timedelta(days=settings.audit.window_days - 1), last)
+    first = _parse_day(since, "--from")
+    if first > last:
+        raise UsageError(f"--from {since}: give a day that is not after {last}")
+    return Period(first, last)
+
+
+def _parse_day(value: str, option: str) -> date:
+    try:
+        return date.fromisoformat(value)
+    except ValueError:
+        raise UsageError(f"{option} {value}: give a date, as 2026-11-01") from None
+
+
+def perform(
+    settings: Settings,
+    store: Store,
+    claimed: ClaimedAudit,
+    *,
+    progress: Progress = lambda _: None,
+    clock: Clock = utc_now,
+) -> dict[str, Any]:
+    """Do the audit that this process has claimed, and store it; returns what it found.
+
+    Raises AuditInterruptedError where it is no longer this process's. Other failures are stored
+    with the audit, and raised.
+    """
+
+    def step(part: float) -> None:
+        with store.begin() as session:
+            if not audits.renew(session, claimed, round(part, 4), clock(), LEASE_SECONDS):
+                raise AuditInterruptedError
+        progress(part)
+
+    try:
+        content, limits = _content(settings, store, claimed, step)
+        with store.begin() as session:
+            if not audits.finish(session, claimed, content, clock()):
+                raise AuditInterruptedError
+            audits.add_limits(session, claimed.name, claimed.local_date, limits)
+    except AuditInterruptedError:
+        raise
+    except Exception as error:
+        code = error.code.value if isinstance(error, QCError) else ErrorCode.INTERNAL.value
+        # Another error's words may quote data.
+        words = error.message if isinstance(error, QCError) else type(error).__name__
+        with store.begin() as session:
+            audits.fail(session, claimed, code, words, clock())
+        raise
+    progress(1.0)
+    return content
+
+
+def _content(
+    settings: Settings, store: Store, claimed: ClaimedAudit, step: Progress
+) -> tuple[dict[str, Any], list[StoredLimits]]:
+    last = date.fromisoformat(claimed.local_date)
+    window = settings.audit.window_days
+    first = last - timedelta(days=window - 1)
+    if claimed.first_day is not None:
+        first = date.fromisoformat(claimed.first_day)
+    start = min(first, last - timedelta(days=settings.audit.history_days - 1))
+    zone = local_zone(settings)
+    with store.read() as session:
+        reader = _Reader(session, zone, first, step)
+        rows = reader.read(start, last)
+        names = audit_rows.site_names(session)
+        stored = audits.stored_limits(session, claimed.name, claimed.local_date)
+    curve = settings.audit.nt_curve
+    rules = AuditRules(
+        first_day=first.toordinal(),
+        last_day=last.toordinal(),
+        views=tuple(settings.report.views),
+        curve=None if curve is None else NuchalCurve(**curve.model_dump()),
+    )
+    audit = make_audit(
+        rows,
+        rules,
+        stored={
+            LimitKey(each.kind, each.subject_id, each.measure, each.starts_on): PointLimits(
+                each.centre, each.low, each.high
+            )
+            for each in stored
+        },
+        readings=reader.readings(),
+        step=lambda part: step(_READING + (1 - _READING) * part),
+    )
+    with store.read() as session:
+        _fill_examples(session, audit)
+    for subject in audit.content["subjects"]:
+        if subject["kind"] == "site":
+            subject["name"] = names.get(subject["id"], subject["id"])
+    content = {
+        "date": claimed.local_date,
+        "audit": claimed.name,
+        "timezone": zone.key,
+        **audit.content,
+        "second_readings": reader.second_readings,
+    }
+    limits = [
+        StoredLimits(
+            key.kind, key.subject, key.measure, key.starts_on, each.centre, each.low, each.high
+        )
+        for key, each in audit.limits.items()
+    ]
+    return content, limits
+
+
+def _fill_examples(session: Session, audit: Audit) -> None:
+    """Say of each example where its picture is."""
+    subjects = [each for each in audit.content["subjects"] if "examples" in each]
+    ids = {id for each in subjects for chosen in each["examples"].values() for id in chosen}
+    known = audit_rows.addresses(session, ids)
+    for subject in subjects:
+        subject["examples"] = {
+            name: [_address(known[id]) for id in chosen]
+            for name, chosen in subject["examples"].items()
+        }
+
+
+def _address(finding: audit_rows.FindingAddress) -> dict[str, Any]:
+    return {
+        "finding_id": finding.finding_id,
+        "study_instance_uid": finding.study_instance_uid,
+        "sop_instance_uid": finding.sop_instance_uid,
+        "frame": finding.frame,
+        "region": finding.region,
+        "view": finding.view,
+        "probability": finding.probability,
+        "reasons": list(finding.reasons),
+    }
+
+
+class _Reader:
+    """Reads findings into rows, and notes what readers said of those in the window."""
+
+    def __init__(self, session: Session, zone: ZoneInfo, first: date, step: Progress) -> None:
+        self._session, self._zone, self._step = session, zone, step
+        self._first_day = first.toordinal()
+        self._model_first: list[ReadingPair] = []
+        self._first_second: list[ReadingPair] = []
+        self._unblinded = 0
+        self.second_readings: list[dict[str, Any]] = []
+
+    def read(self, start: date, last: date) -> Rows:
+        end = (last + timedelta(days=1)).isoformat()
+        total = max(1, audit_rows.count_findings(self._session, start.isoformat(), end))
+        builder = RowsBuilder()
+        last_day = last.toordinal()
+        findings = audit_rows.iter_audited(self._session, start.isoformat(), end)
+        for count, finding in enumerate(findings):
+            if count % _STEP == 0:
+                self._step(_READING * min(1.0, count / total))
+            day, second = moment_of(finding, self._zone)
+            if start.toordinal() <= day <= last_day:
+                builder.add(row_of(finding, day, second))
+                if day >= self._first_day and finding.review is not None:
+                    self._note_readings(finding)
+        self.second_readings.sort(key=lambda each: each["finding_id"])
+        return builder.build()
+
+    def readings(self) -> Readings:
+        """What readers said, in an order of its own."""
+
+        def ordered(pairs: list[ReadingPair]) -> list[ReadingPair]:
+            return sorted(pairs, key=lambda pair: (pair.exam, pair.first, pair.second))
+
+        return Readings(ordered(self._model_first), ordered(self._first_second), self._unblinded)
+
+    def _note_readings(self, finding: AuditedFinding) -> None:
+        state = finding.review
+        assert state is not None
+        model = str(finding.body["quality"]["label"])
+        view = finding.body["view"]["code"]
+        for reading in state.readings:
+            if not reading.is_blinded:
+                self._unblinded += 1
+            elif model in (STANDARD, NON_STANDARD) and reading.view == view and reading.verdict:
+                self._model_first.append(ReadingPair(model, reading.verdict, finding.exam_id))
+        if len(state.readings) > 1:
+            first, second = state.readings[:2]
+            if second.is_blinded and first.verdict and second.verdict:
+                pair = ReadingPair(first.verdict, second.verdict, finding.exam_id)
+                self._first_second.append(pair)
+        drawn = next((each for each in state.readings if each.second is not None), None)
+        if drawn is not None and drawn.second is not None:
+            self.second_readings.append(
+                {
+                    "finding_id": finding.finding_id,
+                    "drawn": ",".join(drawn.second.rules),
+                    "at": drawn.at.isoformat(timespec="seconds"),
+                    "status": state.status.value,
+                }
+            )
+
+
+def moment_of(finding: AuditedFinding, zone: ZoneInfo) -> tuple[int, int | None]:
+    """Local day (ordinal), and the second of that day; None where only the receipt is known."""
+    if finding.acquired is None:
+        return finding.received_at.astimezone(zone).date().toordinal(), None
+    moment = datetime.fromisoformat(finding.acquired)
+    second = moment.hour * 3600 + moment.minute * 60 + moment.second
+    return moment.date().toordinal(), second
+
+
+def row_of(finding: AuditedFinding, day: int, second: int | None) -> AuditFinding:
+    """The row of a finding; a person's verdict stands for the models'."""
+    body = finding.body
+    outcome: Event | None = None if finding.review is None else finding.review.outcome
+    view, verdict = body["view"]["code"], body["quality"]["label"]
+    criteria = {each["code"]: each["met"] for each in body["criteria"]}
+    if outcome is not None and outcome.view is not None:
+        view, verdict = outcome.view.value, outcome.verdict
+        criteria |= dict(outcome.criteria)
+    bundle, quality = body["bundle"], body["quality"]
+    key = (body["sop_instance_uid"], body["revision"], body["frame"], body["region"]["index"])
+    return AuditFinding(
+        key=repr(key),
+        finding_id=finding.finding_id,
+        exam_id=finding.exam_id,
+        persons=finding.persons,
+        device=finding.device,
+        site=finding.site,
+        bundle=BundleKey(bundle["name"], bundle["version"], bundle["model_id"]),
+        view=view,
+        view_probability=body["view"]["probability"],
+        verdict=verdict if view != View.OTHER else None,
+        is_reviewed=outcome is not None,
+        probability=quality["probability"],
+        raw_probability=quality["raw_probability"],
+        confidences=[each["confidence"] for each in body["detections"]],
+        criteria=criteria,
+        day=day,
+        second=second,
+        gestation=finding.gestation,
+        bmi=finding.bmi,
+        crl=finding.crl,
+        nt=finding.nt,
+    )
+
+
+# List, show, pause, resume, cancel.
+
+
+def list_audits(settings: Settings) -> list[dict[str, Any]]:
+    """All audits, the newest date first."""
+    with open_store(settings).read() as session:
+        return [
+            {
+                "date": each.local_date,
+                "audit": each.name,
+                "state": each.state,
+                "progress": each.progress,
+                "from": each.first_day,
+                "data_sha256": each.data_sha256,
+                "reason": each.error_message,
+                "updated": each.updated_at.isoformat(timespec="seconds"),
+            }
+            for each in audits.every(session)
+        ]
+
+
+def read_audit(settings: Settings, day: str | None = None) -> dict[str, Any]:
+    """What the audit of that date found, of the newest one without a date. Raises UsageError where
+    there is none."""
+    if day is not None:
+        _parse_day(day, "DATE")
+    with open_store(settings).read() as session:
+        content = audits.read(session, NIGHTLY, local_date=day)
+    if content is None:
+        which = "no audit is done yet" if day is None else f"there is no audit of {day}"
+        raise UsageError(f"{which}; see audit list, or run it with audit run")
+    return content
+
+
+def newest_audit(settings: Settings, since: str, until: str) -> dict[str, Any] | None:
+    """What the newest audit with a date of this period (both days included) found."""
+    with open_store(settings).read() as session:
+        return audits.read(session, NIGHTLY, since=since, until=until)
+
+
+_VERBS = {
+    AuditState.PAUSED: "paused",
+    AuditState.WAITING: "resumed",
+    AuditState.CANCELLED: "cancelled",
+}
+
+
+def change_audit(settings: Settings, day: str, state: AuditState, clock: Clock = utc_now) -> str:
+    """Pause, resume or cancel the audit of a date; returns a line that says so. Raises UsageError
+    for a date without one, QCError where its state does not allow it."""
+    _parse_day(day, "DATE")
+    with open_store(settings).begin() as session:
+        stays = audits.change_state(session, NIGHTLY, day, state, clock())
+    if stays is None:
+        return f"audit of {day} {_VERBS[state]}"
+    if not stays:
+        raise UsageError(f"there is no audit of {day}; see audit list")
+    raise QCError(ErrorCode.STORAGE, f"the audit of {day} is {stays}: it cannot be {_VERBS[state]}")
+
+
+# As tables and CSV.
+
+MEASURE_COLUMNS = (
+    "kind",
+    "id",
+    "measure",
+    "view",
+    "x",
+    "n",
+    "value",
+    "low",
+    "high",
+    "target",
+    "low_alarm",
+    "high_alarm",
+    "adjusted",
+    "adjusted_low",
+    "adjusted_high",
+    "p",
+    "q",
+    "power",
+    "judged",
+    "flag",
+    "rule",
+    "unit",
+)
+FLAG_COLUMNS = ("kind", "id", "flag", "measure", "q", "words")
+
+
+def measure_rows(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row for each measure of each subject."""
+    for subject in content["subjects"]:
+        for measure in subject["measures"]:
+            limits, adjusted = measure["limits"] or {}, measure["adjusted"] or {}
+            yield {
+                "kind": subject["kind"],
+                "id": subject["id"],
+                "measure": measure["name"],
+                **{name: limits.get(name) for name in ("target", "low_alarm", "high_alarm")},
+                "adjusted": adjusted.get("value"),
+                "adjusted_low": adjusted.get("low"),
+                "adjusted_high": adjusted.get("high"),
+                "p": adjusted.get("p"),
+                "q": adjusted.get("q"),
+                **{
+                    name: measure[name]
+                    for name in ("view", "x", "n", "value", "low", "high", "power", "judged")
+                },
+                **{name: measure[name] for name in ("flag", "rule", "unit")},
+            }
+
+
+def flag_rows(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the audit names, for a table: changes of the models first, then drift, devices, sites
+    and persons; of each the worst few. Notes are left out."""
+    rows = [
+        {"kind": each["kind"], "id": each["date"], "flag": "change", "words": each["words"]}
+        for each in content["changes"]
+    ]
+    rows += [
+        {
+            "kind": each["kind"],
+            "id": each["id"],
+            "flag": "drift",
+            "measure": each["feature"],
+            "q": each["q"],
+            "words": each["words"],
+        }
+        for each in content["drift"]
+        if each["flag"]
+    ]
+    order = {"device": 0, "site": 1, "person": 2}
+    for subject in sorted(content["subjects"], key=lambda each: order[each["kind"]]):
+        named = [each for each in subject["flags"] if each["flag"] != "note"]
+        rows += [{"kind": subject["kind"], "id": subject["id"], **each} for each in named[:_WORST]]
+    return [{column: row.get(column) for column in FLAG_COLUMNS} for row in rows]
+
+
+_WORST = 3
+
+
+def describe(content: dict[str, Any]) -> list[str]:
+    """Lines that stand before the table."""
+    window, counts = content["window"], content["counts"]
+    judged = sum(each["assessable"] for each in content["subjects"] if each["kind"] == "person")
+    persons = sum(each["kind"] == "person" for each in content["subjects"])
+    return [
+        f"audit of {content['date']}: {window['from']} to {window['to']} ({content['timezone']})",
+        f"{counts['findings']} findings of {counts['exams']} exams,"
+        f" {counts['reviewed']} reviewed, {counts['undecided']} undecided",
+        f"{judged} of {persons} persons have enough images to be judged"
+        f" ({content['rules']['min_judged']} or more)",
+    ]
