@@ -111,6 +111,12 @@ def _name(value: str) -> str:
     return value
 
 
+def _mail_address(value: str) -> str:
+    if not re.fullmatch(r"[^\s@<>,;:\"()\[\]\\]+@[A-Za-z0-9.-]+", value) or not value.isprintable():
+        raise ValueError("a mail address is NAME@HOST, without a person's name before it")
+    return value
+
+
 def _secret(value: str) -> str:
     if not re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+", value):
         raise ValueError("give env:NAME or file:PATH, where the secret stands, not the secret")
@@ -144,6 +150,7 @@ Name = Annotated[str, AfterValidator(_name)]
 Secret = Annotated[str, AfterValidator(_secret)]
 """Where a secret is: `env:NAME` or `file:PATH`."""
 User = Annotated[str, AfterValidator(_user)]
+MailAddress = Annotated[str, AfterValidator(_mail_address)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 DeliveredKind = Literal["source", "sr", "overlay", "key-objects", "pdf"]
 Objects = Annotated[list[DeliveredKind], BeforeValidator(_list)]
@@ -595,6 +602,59 @@ class ScheduleSettings(_Section):
         return None if self.audit == "off" else time.fromisoformat(self.audit)
 
 
+class MailRecipient(_Section):
+    """Who gets a digest of each audit by mail (`[[mail.recipient]]`)."""
+
+    address: MailAddress = Field(description="mail address")
+    person: str | None = Field(
+        default=None,
+        description="id of the person whose private report it points to, as in `person list`;"
+        " without it the digest is the lab's",
+    )
+    language: Literal["en", "de", "zh"] | None = Field(
+        default=None, description="of the mail; else report.language"
+    )
+
+
+class MailSettings(_Section):
+    """Digests of audits by SMTP; off unless a host is named. A mail has links, and no numbers."""
+
+    host: str | None = Field(default=None, description="mail server (SMTP)")
+    port: Port = Field(default=587, description="its port")
+    security: Literal["starttls", "tls", "none"] = Field(
+        default="starttls", description="how the connection is made secret"
+    )
+    ca: Path | None = Field(
+        default=None, description="authority of the server's certificate (PEM); else the system's"
+    )
+    user: str | None = Field(default=None, min_length=1, description="user name, with `password`")
+    password: Secret | None = Field(
+        default=None, description="`env:NAME` or `file:PATH` of the password"
+    )
+    sender: MailAddress | None = Field(default=None, description="address that mails are from")
+    link: WebAddress | None = Field(
+        default=None,
+        description="where reports are read, as https://qc.example.org; without it a mail names the"
+        " command",
+    )
+    per_minute: int = Field(
+        default=30, ge=1, le=6000, description="at most so many digests a minute"
+    )
+    recipient: list[MailRecipient] = Field(default=[], description="see below")
+
+
+class WebhookSettings(_Section):
+    """What is called when an audit is done (`[[webhook]]`): a POST of JSON, signed by HMAC-SHA256
+    over the header X-QC-Timestamp, a full stop and the body."""
+
+    name: Name = Field(description="its name in lists")
+    url: WebAddress = Field(description="called by POST")
+    secret: Secret = Field(description="`env:NAME` or `file:PATH` of the key of the signature")
+    ca: Path | None = Field(
+        default=None, description="authority of the server's certificate (PEM); else the usual"
+    )
+
+
 class JobSettings(_Section):
     """The queue: leases, attempts and back-off."""
 
@@ -640,6 +700,8 @@ class Settings(BaseSettings):
     audit: AuditSettings = AuditSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     jobs: JobSettings = JobSettings()
+    mail: MailSettings = MailSettings()
+    webhook: list[WebhookSettings] = []
     observe: ObserveSettings = ObserveSettings()
     destination: list[DestinationSettings] = []
     rule: list[RuleSettings] = []
@@ -723,6 +785,26 @@ def _problems(settings: Settings) -> Iterator[str]:
             )
     yield from _rule_problems(settings.rule, names)
     yield from _certificate_problems(settings.receive)
+    yield from _digest_problems(settings)
+
+
+def _digest_problems(settings: Settings) -> Iterator[str]:
+    """Digests go to a server that is named, from an address, to each recipient once."""
+    mail = settings.mail
+    if mail.host is not None and mail.sender is None:
+        yield "mail.sender is missing: give the address that mails are from"
+    if mail.host is None and mail.recipient:
+        yield "mail.host is missing: name the mail server, or remove mail.recipient"
+    if (mail.user is None) != (mail.password is None):
+        yield "mail: user and password go together; give both or neither"
+    if mail.user is not None and mail.security == "none":
+        yield "mail: a password is not sent without TLS; set security to starttls or tls"
+    keys = [(each.address, each.person) for each in mail.recipient]
+    if len(keys) != len(set(keys)):
+        yield "mail.recipient: an address is listed twice for the same report; remove one"
+    names = [hook.name for hook in settings.webhook]
+    if len(names) != len(set(names)):
+        yield "webhook.name: two webhooks share a name; rename one"
 
 
 def _destination_problems(destination: DestinationSettings) -> Iterator[str]:
@@ -781,6 +863,12 @@ def _certificate_problems(receive: ReceiveSettings) -> Iterator[str]:
         yield f"receive.peer {bound.ae_title}: certificate needs [receive.tls], and mutual not none"
 
 
+def _resolve_secret(source: str | None, base: Path) -> str | None:
+    if source is None or not source.startswith("file:"):
+        return source
+    return f"file:{base / source.removeprefix('file:')}"
+
+
 def _resolve(settings: Settings, base: Path) -> Settings:
     store = settings.store
     store.spool = base / store.spool
@@ -789,6 +877,10 @@ def _resolve(settings: Settings, base: Path) -> Settings:
         store.url = f"{prefix}{base / store.url.removeprefix(prefix)}"
     if settings.receive.tls is not None:
         _resolve_files(settings.receive.tls, base)
+    mail = settings.mail
+    mail.ca, mail.password = mail.ca and base / mail.ca, _resolve_secret(mail.password, base)
+    for hook in settings.webhook:
+        hook.ca, hook.secret = hook.ca and base / hook.ca, _resolve_secret(hook.secret, base) or ""
     for peer in settings.receive.peer:
         if peer.tls is not None:
             _resolve_files(peer.tls, base)

@@ -36,6 +36,7 @@ _CODE = (
     _SERVICE / "report" / "objects" / "overlay.py",
     *sorted((_SERVICE / "audit" / "charts").glob("*.py")),
     *sorted((_SERVICE / "audit" / "reports").glob("*.py")),
+    _SERVICE / "digest" / "message.py",
 )
 
 

@@ -20,6 +20,7 @@ from qc_daemon.cli.audit_commands import audit
 from qc_daemon.cli.bundle_commands import bundle
 from qc_daemon.cli.database_commands import db, spool
 from qc_daemon.cli.destination_commands import destination, rules
+from qc_daemon.cli.digest_commands import digest
 from qc_daemon.cli.exam_commands import exam
 from qc_daemon.cli.export_commands import export
 from qc_daemon.cli.options import (
@@ -71,6 +72,7 @@ app.add_typer(site_app, name="site")
 app.add_typer(spool, name="spool")
 app.add_typer(destination, name="destination")
 app.add_typer(exam, name="exam")
+app.add_typer(digest, name="digest")
 app.add_typer(export, name="export")
 app.add_typer(commitment, name="commitment")
 app.add_typer(person, name="person")

@@ -49,7 +49,7 @@ from qc_daemon.records import gauges, integrity, listings, schema
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.received import retention
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import CommitmentState, CommitmentSupport
+from qc_daemon.records.tables import CommitmentState, CommitmentSupport, DigestState
 from qc_daemon.retain import scrub
 from qc_daemon.retain.reconcile import Differences, reconcile
 from qc_daemon.review.state import ReviewStatus
@@ -111,6 +111,8 @@ def examine(settings: Settings) -> Iterator[CheckResult]:
         yield _run_check(name, check, settings)
     if settings.receive.tls is not None:
         yield _run_check("certificate", _check_certificate, settings.receive.tls)
+    if settings.mail.host is not None or settings.webhook:
+        yield _run_check("digests", _check_digests, settings)
     for destination in settings.destination:
         subject = (settings, destination)
         yield _run_check(f"destination {destination.name}", _check_destination, subject)
@@ -362,6 +364,27 @@ def _first_of(parts: Iterable[str]) -> str:
     every = list(parts)
     more = len(every) - MAX_PARTS
     return ", ".join(every[:MAX_PARTS] + ([f"{more} more kinds"] if more > 0 else []))
+
+
+def _check_digests(settings: Settings) -> str:
+    """Warn of digests that were given up or are tried again."""
+    from qc_daemon.operations.digests import list_digests
+
+    if schema.check(settings.store.url):
+        return "nothing to check yet"
+    rows = list_digests(settings)
+    dead = [row for row in rows if row["state"] == DigestState.DEAD]
+    if dead:
+        number = count_of(len(dead), "digest was", "digests were")
+        raise NoticeError(
+            f"{number} given up, the last one: {dead[0]['error']};"
+            " see qc-daemon digest list, then digest retry"
+        )
+    late = [row for row in rows if row["state"] == DigestState.READY and row["error"]]
+    if late:
+        number = count_of(len(late), "digest is", "digests are")
+        raise NoticeError(f"{number} tried again: {late[0]['error']}")
+    return f"{count_of(len(rows), 'digest')} sent"
 
 
 def _check_bundle(settings: Settings) -> str:

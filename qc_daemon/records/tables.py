@@ -216,6 +216,21 @@ class AuditState(StrEnum):
     CANCELLED = "cancelled"
 
 
+class DigestState(StrEnum):
+    """A digest is ready until it is sent, or given up (dead)."""
+
+    READY = "ready"
+    SENT = "sent"
+    DEAD = "dead"
+
+
+class DigestChannel(StrEnum):
+    """How a digest goes."""
+
+    MAIL = "mail"
+    WEBHOOK = "webhook"
+
+
 Key = BigInteger().with_variant(Integer(), "sqlite")
 
 
@@ -552,6 +567,33 @@ class AuditRow(Base):
     content: Mapped[bytes | None] = mapped_column(Deflated)
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
+
+
+class DigestRow(Base):
+    """A digest of an audit for a recipient: an address, or a webhook's name. `subject_id` is the
+    person it is about, empty for the lab. Whoever sends it moves `next_at` ahead first."""
+
+    __tablename__ = "digest"
+    __table_args__ = (
+        UniqueConstraint("channel", "recipient", "subject_id", "audit", "local_date"),
+        _one_of("channel", DigestChannel),
+        _one_of("state", DigestState),
+        Index(None, "state", "next_at"),
+    )
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    channel: Mapped[str]
+    recipient: Mapped[str]
+    subject_id: Mapped[str] = mapped_column(default="")
+    audit: Mapped[str]
+    local_date: Mapped[str]
+    state: Mapped[str] = mapped_column(default=DigestState.READY)
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_at: Mapped[datetime]
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    created_at: Mapped[datetime]
+    sent_at: Mapped[datetime | None]
 
 
 class AuditLimits(Base):

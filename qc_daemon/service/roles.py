@@ -51,6 +51,7 @@ _HOLD_EVERY_SECONDS = 5.0
 _CLOCK_SECONDS = 1.0
 # What waits for people is counted when the start's work is done, and then now and then.
 _FIRST_COUNT_SECONDS, _COUNT_SECONDS = 60.0, 300.0
+_DIGEST_SECONDS = 60.0  # Between two looks at whether an audit is done.
 _PR_SET_PDEATHSIG = 1
 _DECODERS = ("numpy", "gdcm", "pylibjpeg", "libjpeg", "openjpeg", "rle", "PIL", "jpeg_ls")
 
@@ -177,6 +178,7 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
     propose = threading.Thread(target=_propose_sites, args=(context, stop), daemon=True)
     fill = threading.Thread(target=_fill_acquisitions, args=(context, stop), daemon=True)
     count = threading.Thread(target=_count_waiting, args=(context, stop), daemon=True)
+    digests = threading.Thread(target=_send_digests, args=(context, stop), daemon=True)
     retention = Retention(context.store, context.settings)
     settings = context.settings.receive
 
@@ -195,11 +197,13 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
     fill.start()
     propose.start()
     count.start()
+    digests.start()
     run_loop(step, stop, log.get(role="schedule"), lambda: _CLOCK_SECONDS)
     scrub.join()
     fill.join()
     propose.join()
     count.join()
+    digests.join()
 
 
 def _propose_sites(context: RoleContext, stop: threading.Event) -> None:
@@ -224,6 +228,20 @@ def _propose_sites(context: RoleContext, stop: threading.Event) -> None:
             # A night without a proposal is no reason to stop closing exams.
             kind, place = type(error).__name__, log.where(error)
             log.get(role="schedule").error("sites not fitted", error_type=kind, error_at=place)
+
+
+def _send_digests(context: RoleContext, stop: threading.Event) -> None:
+    """Every minute, tell the recipients of the settings of an audit that is done."""
+    if not context.settings.mail.recipient and not context.settings.webhook:
+        return
+    while not stop.wait(_DIGEST_SECONDS):
+        from qc_daemon.operations.digests import send_due
+
+        try:
+            send_due(context.settings, context.store, utc_now, stop.wait)
+        except Exception as error:
+            kind, place = type(error).__name__, log.where(error)
+            log.get(role="schedule").error("digests not sent", error_type=kind, error_at=place)
 
 
 def _count_waiting(context: RoleContext, stop: threading.Event) -> None:

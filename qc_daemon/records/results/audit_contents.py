@@ -34,6 +34,13 @@ def every_in(
             yield _body(content)
 
 
+def data_sha256(session: Session, name: str, local_date: str) -> str | None:
+    """The hash of the data that the audit read; None while it is not known."""
+    return session.execute(
+        select(AuditRow.data_sha256).where(AuditRow.name == name, AuditRow.local_date == local_date)
+    ).scalar_one_or_none()
+
+
 def _select(start: date | None, end: date | None, name: str) -> Select[bytes | None]:
     statement = select(AuditRow.content).where(
         AuditRow.name == name,
