@@ -15,8 +15,8 @@ after a day), `spool discard`.
 import json
 import shlex
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -80,7 +80,8 @@ class Decision:
 
     `at`: when it was made, ISO 8601 in UTC, None where the database does not say. `verb` and
     `argument` are the command's words, without `qc-daemon`; both are empty where none repeats it.
-    `needs_object`: its object came after the backup, and has to be taken in first.
+    `needs_object`: its object came after the backup, and has to be taken in first. `record`: the
+    site calibration that only the old database has; its command needs the file that it is put into.
     """
 
     kind: DecisionKind
@@ -89,11 +90,17 @@ class Decision:
     verb: str = ""
     argument: str = ""
     needs_object: bool = False
+    record: Mapping[str, Any] | None = None
 
     @property
     def command(self) -> str | None:
         """The command that repeats it, None where there is none."""
         return f"qc-daemon {self.verb} {self.argument}" if self.verb else None
+
+    def with_record_at(self, path: Path) -> "Decision":
+        """The decision whose command takes its record from this file."""
+        argument = f"{self.argument} {shlex.quote(str(path))}"
+        return replace(self, verb="site activate", argument=argument)
 
     def to_json(self) -> dict[str, Any]:
         """It as a JSON object, with the command in place of its words."""
@@ -523,8 +530,7 @@ def _review_command(row: Row) -> tuple[str, str]:
     is_blinded = bool(row["is_blinded"])
     if kind != EventKind.ACCEPT or is_blinded:
         criteria = row["criteria"]
-        # SQLite has JSON as a text.
-        outcomes = json.loads(criteria) if isinstance(criteria, str) else criteria or {}
+        outcomes = _as_json(criteria) or {}
         options += _option("--view", row["view"]) + _option("--verdict", row["verdict"])
         for code, met in outcomes.items():
             options += ["--criterion", f"{code}={_OUTCOMES[met]}"]
@@ -542,12 +548,17 @@ _OUTCOMES = {True: "met", False: "not-met", None: "cannot-tell"}
 def _sites(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
     """What persons decided of sites' calibrations, in the order in which they did.
 
-    A calibration that came after the backup has no command: it is to be fitted again.
+    A calibration that came after the backup comes with its record, and has no command before that
+    is in a file.
     """
     columns = ("site", "model_id", "action", "calibration", "decided_by", "decided_at")
     rows = restored.rows("site_calibration", columns)
     before = [tuple(row.values()) for row in rows]
     known = {row["calibration"] for row in rows}
+    records = {
+        row["calibration"]: row["record"]
+        for row in old.rows("site_calibration", ("calibration", "record"))
+    }
     for row in old.rows("site_calibration", columns):
         kind = _SITE_DECISIONS.get(row["action"])
         if kind is None or row["decided_by"] is None or tuple(row.values()) in before:
@@ -555,14 +566,20 @@ def _sites(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
         site, calibration = row["site"], row["calibration"]
         is_activation = kind is DecisionKind.SITE_ACTIVATED
         is_lost = is_activation and calibration not in known
-        what = calibration if is_activation else site
+        what = [] if is_lost else [calibration if is_activation else site]
         yield Decision(
             kind,
             f"site {site}" + (f", calibration {calibration}" if is_activation else ""),
             _iso(row["decided_at"]),
             "" if is_lost else f"site {_SITE_VERBS[kind]}",
-            "" if is_lost else shlex.join(["--by", row["decided_by"], "--", what]),
+            shlex.join(["--by", row["decided_by"], "--", *what]),
+            record=_as_json(records[calibration]) if is_lost else None,
         )
+
+
+def _as_json(value: Any) -> Any:
+    """A JSON column's value, which SQLite has as a text."""
+    return json.loads(value) if isinstance(value, str) else value
 
 
 _SITE_DECISIONS = {

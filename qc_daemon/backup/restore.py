@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -98,6 +98,7 @@ def restore(
         decisions = compare(url, old_database, locate(settings.score.bundle).resolve())
         # The spool has it where the old database is a PostgreSQL schema.
         folder = spool / name if file is None else file.parent / name
+        decisions = _write_calibrations(folder, decisions)
         return Restoration(
             schema_revision=revision,
             created=created,
@@ -109,6 +110,21 @@ def restore(
             decisions=decisions,
             decisions_file=_write_decisions(folder, decisions, created, old_database),
         )
+
+
+def _write_calibrations(folder: Path, comparison: Comparison) -> Comparison:
+    """Put each site calibration that only the old database has into a file; returns the comparison
+    with the commands that activate them. One that cannot be written is to be fitted again."""
+    decisions = []
+    for each in comparison.decisions:
+        if each.record is not None:
+            path = folder / f"site-{each.record['id']}.json"
+            with contextlib.suppress(OSError):
+                private_files.make_folder(folder)
+                private_files.write(path, f"{json.dumps(each.record, indent=1)}\n".encode())
+                each = each.with_record_at(path)
+        decisions.append(each)
+    return replace(comparison, decisions=tuple(decisions))
 
 
 def _write_decisions(

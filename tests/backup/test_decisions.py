@@ -31,6 +31,7 @@ from qc_daemon.operations import (
     peers,
     quarantine,
     queue,
+    review_lists,
     reviews,
     sites,
 )
@@ -253,14 +254,22 @@ def proposed_calibration(storage: Storage) -> str:
     return record.id
 
 
-def test_a_calibration_that_came_after_the_backup_is_named(storage: Storage) -> None:
-    folder = backup(storage)
+def test_a_calibration_that_came_after_the_backup_can_be_activated_again(
+    storage: Storage,
+) -> None:
     bundles.activate_bundle(storage.settings, "default", clock)
+    folder = backup(storage)
     site = proposed_calibration(storage)
     sites.activate(storage.settings, site, "Dr Lee", clock)
     decisions = put_back(storage, folder).decisions.decisions
     (lost,) = (each for each in decisions if each.kind is DecisionKind.SITE_ACTIVATED)
-    assert (lost.subject, lost.command) == (f"site unnamed, calibration {site}", None)
+    assert lost.subject == f"site unnamed, calibration {site}"
+    assert lost.command is not None
+    program, *words, path = shlex.split(lost.command)
+    assert (program, words) == ("qc-daemon", ["site", "activate", "--by", "Dr Lee", "--"])
+    assert sites.activate(storage.settings, path, "Dr Lee", clock).id == site
+    (again,) = sites.list_history(storage.settings, None)
+    assert (again["action"], again["calibration"]) == ("activated", site)
 
 
 def scored(storage: Storage) -> int:
@@ -280,7 +289,7 @@ def test_every_kind_of_review_is_named_with_its_command(storage: Storage) -> Non
     folder = backup(storage)
     reviews.remark(settings, one, Answer("Ng", remark="--look"), clock)
     reviews.dispute(settings, one, Answer("A. Berg", reason="criterion"), clock)
-    reviews.show_review(settings, one, reader="Ng", unblind=True, clock=clock)
+    review_lists.show_review(settings, one, reader="Ng", unblind=True, clock=clock)
     reviews.read_blinded(settings, one, Answer("Dr Roth", "NT", "non-standard"), clock)
     reviews.accept(settings, two, Answer("Dr Lee", seconds=1), clock)
     later = scored(storage)
