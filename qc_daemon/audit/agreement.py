@@ -79,7 +79,8 @@ class Agreement:
         cross = p * np.square(columns[:, None] + rows[None, :])
         second = (1 - self.kappa) ** 2 * (cross.sum() - np.trace(cross))
         third = (self.kappa - expected * (1 - self.kappa)) ** 2
-        return float(np.sqrt((first + second - third) / n) / (1 - expected))
+        # Of perfect agreement nothing is left but rounding, which may be below 0.
+        return float(np.sqrt(max(0.0, first + second - third) / n) / (1 - expected))
 
 
 def cross_table(
@@ -104,8 +105,8 @@ def fleiss_kappa(counts: npt.ArrayLike) -> float:
     Raises ValueError where readers are not equally many, or fewer than two.
     """
     n = np.asarray(counts, float)
-    readers = n.sum(axis=1)
-    if len(n) == 0 or readers[0] < 2 or (readers != readers[0]).any():
+    readers = n.sum(axis=-1)
+    if n.ndim != 2 or len(n) == 0 or readers[0] < 2 or (readers != readers[0]).any():
         raise ValueError("each picture needs equally many readers, two at least")
     shares = n.sum(axis=0) / n.sum()
     observed = float(((n * (n - 1)).sum(axis=1) / (readers * (readers - 1))).mean())
@@ -124,7 +125,8 @@ class IntraclassCorrelation:
 
 
 def intraclass_correlations(scores: npt.ArrayLike) -> dict[str, IntraclassCorrelation]:
-    """All six forms. Raises ValueError for fewer than two targets or raters, or a missing score."""
+    """All six forms. Raises ValueError for fewer than two targets or raters, a missing score, or
+    scores of which targets, or raters' opinions of them, do not differ."""
     x = np.asarray(scores, float)
     if x.ndim != 2 or min(x.shape) < 2 or not np.isfinite(x).all():
         raise ValueError("two targets and two raters at least, and every score, are needed")
@@ -134,7 +136,7 @@ def intraclass_correlations(scores: npt.ArrayLike) -> dict[str, IntraclassCorrel
     within = np.square(x - x.mean(axis=1, keepdims=True)).sum() / (n * (k - 1))
     raters = n * np.square(x.mean(axis=0) - mean).sum() / (k - 1)
     error = (within * n * (k - 1) - raters * (k - 1)) / ((n - 1) * (k - 1))
-    if error <= 0 or within <= 0:
+    if min(between, error, within) <= 1e-12 * np.square(x).max():
         raise ValueError("the scores do not vary enough to be compared")
     forms = {
         "1,1": _one_way(between, within, n, k),

@@ -47,8 +47,11 @@ class Chart:
 
     @property
     def scores(self) -> Floats:
-        """(points,) distances from the centre in standard deviations, on the point's own side."""
-        reach = np.where(self.values >= self.centre, self.high_reach, self.low_reach)
+        """(points,) distances from the centre in standard deviations, the limits being three away.
+
+        By the wider side: limits are symmetric but where a share's end at 0 or 1.
+        """
+        reach = np.maximum(self.high_reach, self.low_reach)
         with np.errstate(divide="ignore", invalid="ignore"):
             scores = SIGMAS * (self.values - self.centre) / reach
         return np.nan_to_num(scores, nan=0.0)
@@ -93,17 +96,20 @@ _CHECKS = {Rule.BEYOND: _is_beyond, Rule.RUN: _ends_run, Rule.TWO_OF_THREE: _end
 def p_chart(counts: npt.ArrayLike, sizes: npt.ArrayLike, target: float | None = None) -> Chart:
     """Shares, about their common share or a target, with 3 sigma of the binomial.
 
-    Raises ValueError where a size is 0.
+    Raises ValueError where a size is 0 or below its count, or the target is no share.
     """
     x, n = _counted(counts, sizes)
     centre = float(x.sum() / n.sum()) if target is None else target
+    if not 0 <= centre <= 1:
+        raise ValueError(f"a target of {centre} is no share")
     reach = SIGMAS * np.sqrt(centre * (1 - centre) / n)
     return _chart_of_shares(x / n, centre, reach)
 
 
 def p_prime_chart(counts: npt.ArrayLike, sizes: npt.ArrayLike) -> Chart:
     """p' chart: as `p_chart`, with limits that also hold the variation between periods, from the
-    mean moving range of the scores. Raises ValueError for fewer than two periods."""
+    mean moving range of the scores. Raises ValueError as `p_chart`, and for fewer than two
+    periods."""
     x, n = _counted(counts, sizes)
     if len(x) < 2:
         raise ValueError("two periods at least are needed to say how they vary")
@@ -117,8 +123,9 @@ def p_prime_chart(counts: npt.ArrayLike, sizes: npt.ArrayLike) -> Chart:
 
 def xmr_chart(values: npt.ArrayLike) -> Chart:
     """Individual values about their mean, with limits from the mean moving range; ranges beyond
-    3.267 times that are left out once. Raises ValueError for fewer than two values."""
-    x = np.asarray(values, float)
+    3.267 times that are left out once. Raises ValueError for fewer than two values, or one that is
+    not finite."""
+    x = _finite(values)
     if len(x) < 2:
         raise ValueError("two values at least are needed to say how they vary")
     ranges = np.abs(np.diff(x))
@@ -132,10 +139,14 @@ def ewma_chart(
     values: npt.ArrayLike, mean: float, deviation: float, weight: float = 0.1, width: float = 2.7
 ) -> Chart:
     """Exponentially weighted moving averages of values with this mean and standard deviation;
-    limits of each point's own variance. Raises ValueError unless 0 < weight <= 1."""
+    limits of each point's own variance. Neighbouring averages are alike: of the rules only BEYOND
+    says anything of them, unless the weight is 1.
+
+    Raises ValueError unless 0 < weight <= 1, and on a value that is not finite.
+    """
     if not 0 < weight <= 1:
         raise ValueError(f"a weight of {weight} is not above 0 and at most 1")
-    x = np.asarray(values, float)
+    x = _finite(values)
     averages = np.array(
         list(accumulate(x, lambda z, value: weight * value + (1 - weight) * z, initial=mean))[1:]
     )
@@ -161,15 +172,17 @@ class Cusum:
 
 
 def cusum(values: npt.ArrayLike, mean: float, slack: float, limit: float) -> Cusum:
-    """Tabular CUSUM: sums of what lies more than `slack` above, and below, the mean."""
-    x = np.asarray(values, float) - mean
+    """Tabular CUSUM: sums of what lies more than `slack` above, and below, the mean. Raises
+    ValueError on a value that is not finite: a sum would begin anew there, and say nothing."""
+    x = _finite(values) - mean
     return Cusum(_sum_up(x - slack), _sum_up(-x - slack), limit)
 
 
 def self_starting_cusum(values: npt.ArrayLike, slack: float = 0.5, limit: float = 5.0) -> Cusum:
     """CUSUM of values whose mean and deviation are not known beforehand (Hawkins 1987): each is
-    compared with those before it, and its t score made a normal one. Points 0 and 1 are 0."""
-    x = np.asarray(values, float)
+    compared with those before it, and its t score made a normal one. Points 0 and 1 are 0. Raises
+    ValueError on a value that is not finite."""
+    x = _finite(values)
     scores = np.zeros(len(x))
     for n in range(3, len(x) + 1):
         before = x[: n - 1]
@@ -205,12 +218,14 @@ def average_run_length(
     risks: npt.ArrayLike, ratio: float, limit: float, *, true_ratio: float = 1.0, states: int = 400
 ) -> float:
     """Pictures until one of a risk-adjusted CUSUM's sides signals, on average: a Markov chain over
-    `states` of the sum (Knoth et al. 2019). Risks are drawn from the (n,) given ones; failures
-    happen at `true_ratio` times their odds."""
+    `states` of the sum (Knoth et al. 2019); infinite where the sum never rises. Risks are drawn
+    from the (n,) given ones; failures happen at `true_ratio` times their odds."""
     p = np.asarray(risks, float)
     failing = expit(logit(p) + np.log(true_ratio))
     steps = np.concatenate([risk_adjusted_weights(np.full(len(p), y), p, ratio) for y in (1, 0)])
     masses = np.concatenate((failing, 1 - failing)) / len(p)
+    if not (steps[masses > 0] > 0).any():
+        return float("inf")
     width = 2 * limit / (2 * states - 1)
     # Each step lands between two states, and is shared so that its mean is right.
     offset = steps / width
@@ -262,7 +277,17 @@ def _counted(counts: npt.ArrayLike, sizes: npt.ArrayLike) -> tuple[Floats, Float
     x, n = np.broadcast_arrays(x, n)
     if not len(x) or (n <= 0).any():
         raise ValueError("every period needs pictures: leave out those without")
+    # Counts may be sums of shares, which are right to some digits.
+    if not ((x >= 0) & (x <= n * (1 + 1e-9))).all():
+        raise ValueError("a count is no number from 0 to its size")
     return x, n
+
+
+def _finite(values: npt.ArrayLike) -> Floats:
+    x = np.asarray(values, float)
+    if not np.isfinite(x).all():
+        raise ValueError("a value is not finite")
+    return x
 
 
 def _chart_of_shares(shares: Floats, centre: float, reach: Floats) -> Chart:
@@ -276,8 +301,8 @@ def two_sided_run_length(upper: float, lower: float) -> float:
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Of a baseline; raises ValueError for fewer than two values."""
+    """Of a baseline; raises ValueError for fewer than two values, or one that is not finite."""
     if len(values) < 2:
         raise ValueError("two values at least are needed to say how they vary")
-    x = np.asarray(values, float)
+    x = _finite(values)
     return float(x.mean()), float(x.std(ddof=1))

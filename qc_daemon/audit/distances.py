@@ -46,7 +46,7 @@ class ReferenceBins:
 
     def stability_index(self, values: npt.ArrayLike) -> float:
         """PSI of (M,) values: the sum of (q - p) ln(q / p) over the bins. An empty bin counts as
-        half a value. Raises ValueError without values."""
+        half a value. Raises ValueError without values, or on one that is not finite."""
         return stability_index(self.shares, self._shares_of(values))
 
     def p_value(self, values: npt.ArrayLike) -> float:
@@ -60,6 +60,8 @@ class ReferenceBins:
         x = np.asarray(values, float)
         if not len(x):
             raise ValueError("no values to compare with the reference")
+        if not np.isfinite(x).all():
+            raise ValueError("a value that is compared with the reference is not finite")
         return np.asarray(np.maximum(_counts(self.edges, x), 0.5) / len(x))
 
 

@@ -91,13 +91,13 @@ def two_sided(tail_probability: float) -> float:
 
 def power(target: float, n: int, share: float, level: float = ALARM) -> float:
     """The probability that a true `share` of n is called beyond the limit of this level on its side
-    of the target."""
-    if share < target:
-        # The largest count whose lower tail is still below the level.
-        count = int(stats.binom.ppf(level, n, target))
-        count -= int(stats.binom.cdf(count, n, target) >= level)
-        return float(stats.binom.cdf(count, n, share))
-    return power(1 - target, n, 1 - share, level)
+    of the target; that of a false alarm on the lower side where they are the same."""
+    if share > target:
+        return power(1 - target, n, 1 - share, level)
+    # The largest count whose lower tail is still below the level.
+    count = int(stats.binom.ppf(level, n, target))
+    count -= int(stats.binom.cdf(count, n, target) >= level)
+    return float(stats.binom.cdf(count, n, share))
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Overdispersion:
         )
 
     def limits(self, n: int) -> FunnelLimits:
-        """The limits at n, with the variation between units."""
+        """The limits at n, which is at least 1, with the variation between units."""
         spread = np.sqrt(1 / (4 * n) + self.variance)
         z = stats.norm.ppf([ALARM, WARNING, 1 - WARNING, 1 - ALARM])
         # Clipped before squaring, for a squared sine turns back beyond the quarter.
@@ -178,8 +178,13 @@ class Overdispersion:
 
 def dispersion_test(counts: Sequence[int], n: int) -> tuple[float, float, float]:
     """Whether counts of n vary more than a binomial: observed over theoretical variance, the
-    statistic D and its p-value (Wetherill and Brown 1991)."""
+    statistic D and its p-value (Wetherill and Brown 1991).
+
+    Raises ValueError for fewer than two counts, or where none or all of every n are counted.
+    """
     x = np.asarray(counts, float)
+    if len(x) < 2 or not 0 < x.sum() < n * len(x):
+        raise ValueError("counts that could vary are needed, two at least")
     share = x.mean() / n
     ratio = float(x.var(ddof=1) / (n * share * (1 - share)))
     statistic = ratio * (len(x) - 1)

@@ -68,6 +68,8 @@ def test_fleiss_1971():
     assert fleiss_kappa(counts) == pytest.approx(0.4302445, abs=6e-8)
     with pytest.raises(ValueError, match="equally many"):
         fleiss_kappa([[1, 1], [2, 1]])
+    with pytest.raises(ValueError, match="equally many"):
+        fleiss_kappa([])
 
 
 SHROUT = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
@@ -90,7 +92,15 @@ def test_shrout_and_fleiss(form, value, low, high):
 
 
 @pytest.mark.parametrize(
-    "scores", [[[1, 2]], [[1], [2]], [[1, 2], [math.nan, 3]], [[1, 1], [2, 2]]]
+    "scores",
+    [
+        [[1, 2]],
+        [[1], [2]],
+        [[1, 2], [math.nan, 3]],
+        [[1, 1], [2, 2]],
+        [[1, 2], [2, 1]],
+        [[1, 1.1], [2, 2.1], [3, 3.1]],
+    ],
 )
 def test_scores_that_cannot_be_compared_are_refused(scores):
     with pytest.raises(ValueError, match=r"needed|vary"):
@@ -117,6 +127,14 @@ def test_all_of_one_answer_leaves_kappa_open():
     assert math.isnan(table.kappa)
     assert math.isnan(table.kappa_error())
     assert table.ac1 == 1
+
+
+def test_the_error_of_perfect_agreement_is_nothing():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        table = Agreement.of(np.diag(rng.integers(1, 40, 3)))
+        assert table.kappa == pytest.approx(1)
+        assert table.kappa_error() == pytest.approx(0, abs=1e-7)
 
 
 tables = st.integers(2, 4).flatmap(

@@ -13,6 +13,7 @@ from qc_daemon.audit.control_charts import (
     cusum,
     ewma_chart,
     limit_for_run_length,
+    mean_and_deviation,
     p_chart,
     p_prime_chart,
     risk_adjusted_cusum,
@@ -134,6 +135,45 @@ def test_eight_on_one_side_and_two_of_three():
     assert [index for index, rule in signals if rule is Rule.RUN] == [37]
     assert [index for index, rule in signals if rule is Rule.TWO_OF_THREE] == [41]
     assert not [index for index, rule in signals if rule is Rule.BEYOND]
+
+
+def test_a_limit_that_ends_at_one_does_not_make_good_months_rare():
+    """All of 30 are 1.8 standard deviations above a target of 0.9, whose upper limit ends at 1."""
+    chart = p_chart([27, 30, 30, 26], 30, target=0.9)
+    assert chart.high[0] == 1
+    assert chart.scores == pytest.approx([0, 1.826, 1.826, -0.609], abs=1e-3)
+    assert chart.signals() == []
+    assert p_chart([3, 0, 0, 4], 30, target=0.1).signals() == []
+
+
+@pytest.mark.parametrize(
+    "chart",
+    [
+        lambda x: xmr_chart(x),
+        lambda x: ewma_chart(x, 0, 1),
+        lambda x: cusum(x, 0, 0.5, 4),
+        lambda x: self_starting_cusum(x),
+        lambda x: mean_and_deviation(x),
+        lambda x: p_chart(x, 10),
+    ],
+)
+def test_what_is_no_number_is_refused(chart):
+    chart([1.0, 2.0, 1.0, 2.0])
+    with pytest.raises(ValueError, match=r"not finite|no number"):
+        chart([1.0, 2.0, float("nan"), 2.0])
+
+
+def test_more_than_all_and_a_target_that_is_no_share_are_refused():
+    with pytest.raises(ValueError, match="to its size"):
+        p_chart([11], [10])
+    with pytest.raises(ValueError, match="no share"):
+        p_chart([1], [10], target=1.5)
+
+
+def test_a_sum_that_never_rises_never_signals():
+    assert average_run_length([0.0, 0.0], 2.0, 3.0) == float("inf")
+    assert average_run_length([0.1], 1.0, 3.0) == float("inf")
+    assert limit_for_run_length([0.0, 0.0], 2.0, 300) > 0
 
 
 def risk_of(parsonnet, intercept=-3.68):

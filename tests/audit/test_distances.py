@@ -59,6 +59,8 @@ def test_values_that_are_all_alike_share_a_bin():
             ReferenceBins.of(values)
     with pytest.raises(ValueError, match="no values"):
         reference.stability_index([])
+    with pytest.raises(ValueError, match="not finite"):
+        reference.p_value([0.0, np.nan])
 
 
 def test_whole_exams_are_dealt_out():

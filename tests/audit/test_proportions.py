@@ -106,6 +106,11 @@ def test_under_the_target_itself_the_power_is_at_most_the_level(target, n):
     assert power(target, n, target - 1e-12) <= ALARM + 1e-9
 
 
+def test_power_of_no_difference_is_that_of_a_false_alarm():
+    assert 0 < power(0.85, 30, 0.85) < ALARM
+    assert power(0.85, 30, 0.85) == pytest.approx(power(0.85, 30, 0.85 - 1e-12), rel=1e-6)
+
+
 def test_two_sides_are_counted():
     assert two_sided(0.01) == 0.02
     assert two_sided(0.7) == 1.0
@@ -175,6 +180,12 @@ def test_dispersion_of_wetherill_and_brown():
     counts += (8, 12, 13, 10, 12, 13, 16, 12, 18, 16, 10, 16, 10, 12, 14)
     ratio, statistic, p = dispersion_test(counts, 50)
     assert (ratio, statistic, p) == pytest.approx((0.76446, 22.1692, 0.8131), abs=6e-5)
+
+
+@pytest.mark.parametrize("counts", [(), (3,), (0, 0, 0), (50, 50)])
+def test_counts_that_cannot_vary_have_no_dispersion(counts):
+    with pytest.raises(ValueError, match="could vary"):
+        dispersion_test(counts, 50)
 
 
 def test_false_discoveries_of_benjamini_and_hochberg():
