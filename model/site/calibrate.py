@@ -59,7 +59,9 @@ def calibrate_site(rows: Iterable[SiteSample], question: SiteQuestion) -> SiteRe
         promise = make_promise(reviewed, site_map, question.review, question.tolerance)
     band = question.review if promise is None else review_band(promise, question.review)
     before, after = (
-        (None, None) if problem is not None else _figures(reviewed, prior, question.review, band)
+        (None, None)
+        if problem is not None
+        else _figures(reviewed, prior, question.review, band, isotonic=bool(site_map.knots))
     )
     return SiteRecord(
         site=question.site,
@@ -90,10 +92,12 @@ def _figures(
     prior: SiteMap,
     review: tuple[float, float],
     band: tuple[float, float],
+    *,
+    isotonic: bool,
 ) -> tuple[figures.Figures, figures.Figures]:
     """Figures of the bundle's probabilities, and of the site's with exams left out in turn."""
     y = reviewed.labels()
-    odds = left_out_log_odds(reviewed, prior)
+    odds = left_out_log_odds(reviewed, prior, isotonic=isotonic)
     return (
         figures.measure(expit(reviewed.log_odds), y, reviewed.exam, review),
         figures.measure(np.asarray(expit(odds)), y, reviewed.exam, band),

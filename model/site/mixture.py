@@ -18,8 +18,8 @@ _MIDPOINT_SD = 4.0
 _DISTANCE_SD = {True: 0.25, False: 0.4}  # as a share of the reference's distance
 _SPREAD_SD = {True: 0.25, False: 0.5}  # of the mean of both classes' log standard deviations
 _RATIO_SD = {True: 0.2, False: 0.5}  # of the log of their ratio
-_STARTS = (0.15, 0.3, 0.5, 0.7, 0.85)
-_LOG_SD_RANGE, _SHARE_RANGE, _SKEW_RANGE = (-1.5, 3.0), (-5.0, 5.0), (-30.0, 30.0)
+STARTS = (0.15, 0.3, 0.5, 0.7, 0.85)
+LOG_SD_RANGE, SHARE_RANGE, _SKEW_RANGE = (-1.5, 3.0), (-5.0, 5.0), (-30.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def fit_mixture(
     s: Floats, weights: Floats, reference: Reference, start: Mixture | None = None
 ) -> Mixture:
     """The likeliest two classes of (n,) log odds, given where the bundle's own lie (MAP)."""
-    priors = _priors(reference)
+    terms = priors(reference)
 
     def loss(p: Floats) -> tuple[float, Floats]:
         m1, m0, l1, l0, lp = p
@@ -116,14 +116,14 @@ def fit_mixture(
                 -(r - weights * pi).sum() + 2 * pi - 1,
             ]
         )
-        for direction, mean, deviation in priors:
+        for direction, mean, deviation in terms:
             error = (direction @ p - mean) / deviation
             value += 0.5 * error * error
             gradient += direction * error / deviation
         return value, gradient
 
-    bounds = [(None, None)] * 2 + [_LOG_SD_RANGE] * 2 + [_SHARE_RANGE]
-    starts = [start.parameters] if start is not None else _split_starts(s)
+    bounds = [(None, None)] * 2 + [LOG_SD_RANGE] * 2 + [SHARE_RANGE]
+    starts = [start.parameters] if start is not None else split_starts(s)
     optima = [minimize(loss, x, jac=True, method="L-BFGS-B", bounds=bounds) for x in starts]
     m1, m0, l1, l0, lp = min(optima, key=lambda each: float(each.fun)).x
     if m1 < m0:
@@ -131,14 +131,17 @@ def fit_mixture(
     return Mixture(float(m1), float(m0), float(np.exp(l1)), float(np.exp(l0)), float(expit(lp)))
 
 
-def one_class_bic(s: Floats, weights: Floats) -> float:
-    """The lower BIC of one normal and of one skew-normal class (Azzalini 1985)."""
+def one_class_log_likelihood(s: Floats, weights: Floats) -> float:
+    """The weighted log likelihood of (n,) log odds by the likeliest skew-normal class (Azzalini
+    1985), of which a normal one is a case."""
     n = float(weights.sum())
     mean = float((weights * s).sum() / n)
     deviation = float(np.sqrt((weights * np.square(s - mean)).sum() / n)) + 1e-9
-    normal = (
-        weights * (0.5 * np.square((s - mean) / deviation) + np.log(deviation) + _LOG_ROOT_2PI)
-    ).sum()
+    normal = float(
+        (
+            weights * (0.5 * np.square((s - mean) / deviation) + np.log(deviation) + _LOG_ROOT_2PI)
+        ).sum()
+    )
 
     def loss(p: Floats) -> float:
         x = (s - p[0]) / np.exp(p[1])
@@ -154,15 +157,10 @@ def one_class_bic(s: Floats, weights: Floats) -> float:
         ).fun
         for side in (-0.9, 0.9)
     )
-    return float(min(2 * normal + 2 * np.log(n), 2 * skewed + 3 * np.log(n)))
+    return -min(normal, float(skewed))
 
 
-def two_class_bic(mixture: Mixture, s: Floats, weights: Floats) -> float:
-    """The BIC of a mixture, which has five parameters."""
-    return float(-2 * mixture.log_likelihood(s, weights) + 5 * np.log(weights.sum()))
-
-
-def _priors(reference: Reference) -> list[tuple[Floats, float, float]]:
+def priors(reference: Reference) -> list[tuple[Floats, float, float]]:
     """Normal priors on directions of the parameters: direction, mean, standard deviation."""
     measured = reference.is_measured
     log1, log0 = np.log(reference.standard_deviation), np.log(reference.non_standard_deviation)
@@ -179,10 +177,10 @@ def _priors(reference: Reference) -> list[tuple[Floats, float, float]]:
     ]
 
 
-def _split_starts(s: Floats) -> list[Floats]:
+def split_starts(s: Floats) -> list[Floats]:
     """Starting parameters from a cut of the log odds at some quantiles."""
     starts = []
-    for share in _STARTS:
+    for share in STARTS:
         cut = np.quantile(s, share)
         upper, lower = s[s > cut], s[s <= cut]
         if not len(upper) or not len(lower):

@@ -4,11 +4,16 @@ Learn then Test (Angelopoulos et al. 2021, arXiv:2110.01052): thresholds are tes
 other from the safest on, each by a valid p-value for "more than the tolerated share is wrong", and
 the last one passed before the first failure is taken. The share is a ratio, wrong among called: of
 the called ones each is wrong or not, so that their number is binomial at each threshold.
+
+What it rests on: exams are independent and of the site as it will be; reviewed ones were drawn from
+all of them, with the probability that is one over their weight (a lab that reviews what it likes
+learns of what it likes); each exam counts once, so that the share is that of exams with a called
+picture. Offsets of views and devices were fitted to the same reviews, and are taken as given.
 """
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -25,6 +30,7 @@ TOLERATED = 0.05
 CONFIDENCE = 0.9
 ALARM_LEVEL = 0.01
 """A promise is broken where so many wrong ones had at most this probability if it held."""
+_MOST_MISSING = 10_000
 # Thresholds in the bundle's log odds, fixed before anything is read: safest first.
 _GRID = np.arange(12.0, -12.01, -0.5)
 # The first threshold tested calls at least this share of those that the safest half would: with
@@ -168,7 +174,7 @@ def make_promise(
     top = None if high is None else float(site_map.log_odds_of(high))
     bottom = None if low is None else float(site_map.log_odds_of(-low))
     if top is not None and bottom is not None and top < bottom:
-        # Every threshold between is safe on both sides.
+        # Every threshold between is safe on both sides, for the further out the fewer are wrong.
         top = bottom = min(max(0.0, top), bottom)
     p_high, p_low = (None if each is None else float(expit(each)) for each in (top, bottom))
     upper = max(review[1], p_low or 0.0) if p_high is None else p_high
@@ -198,7 +204,8 @@ def review_band(promise: Promise, review: tuple[float, float]) -> tuple[float, f
 @dataclass(frozen=True, slots=True)
 class PromiseCheck:
     """What later reviews say of one side: `tail` is the probability of so many wrong ones, or more,
-    if just the tolerated share were wrong."""
+    if just the tolerated share were wrong. It is that of one check: one that is repeated as
+    reviews are added falls below `ALARM_LEVEL` at some time more often."""
 
     called: int
     wrong: int
@@ -239,18 +246,22 @@ def one_of_each_exam(samples: Samples) -> Samples:
     return samples.at(sorted(index for _, index in first.values()))
 
 
-def p_value(wrong: Floats, weights: Floats, tolerated: float) -> float:
+def p_value(
+    wrong: Floats, weights: Floats, tolerated: float, largest: float | None = None
+) -> float:
     """Of "more than `tolerated` of the called are wrong": (n,) wrong 0 or 1, and the weights.
 
-    Equal weights: the exact binomial tail. Else each weight times (wrong - tolerated), which is
-    bounded and has a mean over 0 under the hypothesis, by Hoeffding and Bentkus (Bates et al.
-    2021).
+    `largest` is the largest weight that a called one can have, where these may lack it: findings
+    that are seldom drawn, and that may all be wrong, are those that are easily missed.
+    All of the largest weight: the exact binomial tail. Else each weight times (wrong - tolerated),
+    which is bounded and has a mean over 0 under the hypothesis, by Hoeffding and Bentkus (Bates et
+    al. 2021, J. ACM 68:43).
     """
     n = len(wrong)
     if n == 0:
         return 1.0
-    largest = float(weights.max())
-    if np.ptp(weights) < 1e-9 * largest:
+    largest = float(weights.max()) if largest is None else largest
+    if float(weights.min()) > (1 - 1e-9) * largest:
         return float(binom.cdf(int(wrong.sum()), n, tolerated))
     mean = float((weights / largest * (wrong - tolerated)).mean()) + tolerated
     if mean >= tolerated:
@@ -262,10 +273,18 @@ def p_value(wrong: Floats, weights: Floats, tolerated: float) -> float:
 
 def least_called(tolerated: float, level: float, wrong: int = 0) -> int:
     """How many must be called for `wrong` of them to pass at this level."""
-    n = wrong + 1
-    while float(binom.cdf(wrong, n, tolerated)) > level:
-        n += 1
-    return n
+    return _least(wrong + 1, lambda n: float(binom.cdf(wrong, n, tolerated)) <= level)
+
+
+def _least(start: int, passes: Callable[[int], bool]) -> int:
+    """The least number from `start` on that passes, all after it doing so too."""
+    low, high = start - 1, start
+    while not passes(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if passes(middle) else (middle, high)
+    return high
 
 
 def _find_threshold(
@@ -278,12 +297,12 @@ def _find_threshold(
     """
     # Where the search starts is chosen by the log odds alone, never by the labels.
     start = max(least_called(tolerated, level), _START_SHARE * float((s >= 0).sum()))
-    best = None
+    best, largest = None, float(weights.max(initial=0.0))
     for threshold in _GRID:
         called = s >= threshold
         if called.sum() < start:
             continue
-        if p_value(wrong[called], weights[called], tolerated) > level:
+        if p_value(wrong[called], weights[called], tolerated, largest) > level:
             break
         if float((weights * expected)[called].sum() / weights[called].sum()) > tolerated:
             # Luck in a few reviews is no reason to go on where the site's own probabilities do not.
@@ -307,24 +326,20 @@ def _side(
 def _missing(
     called: npt.NDArray[np.bool_], errors: int, tolerated: float, level: float
 ) -> int | None:
-    """How many more reviews a promise may need, if called and wrong ones stay as frequent."""
-    count, reviews = int(called.sum()), len(called)
+    """How many more reviews a promise may need, if called and wrong ones stay as frequent; None
+    where it would be more than `_MOST_MISSING`."""
+    count, reviews, needed = int(called.sum()), len(called), least_called(tolerated, level)
     if not count:
-        return (
-            None
-            if reviews >= 2 * least_called(tolerated, level)
-            else least_called(tolerated, level) - reviews
-        )
+        return needed - reviews if reviews < needed else None
     # The safest half of those called counts, and it has fewer wrong ones than all of them.
     rate = errors / count / 2
-    needed = least_called(tolerated, level)
     if rate >= tolerated and count >= needed:
         return None
     # Of fewer the share that is wrong says too little to give up on.
     rate = rate if rate < tolerated else 0.0
-    while float(binom.cdf(round(rate * needed), needed, tolerated)) > level:
-        needed += 1
-    return max(1, math.ceil(needed * reviews / count) - reviews)
+    needed = _least(needed, lambda n: float(binom.cdf(round(rate * n), n, tolerated)) <= level)
+    missing = max(1, math.ceil(needed * reviews / count) - reviews)
+    return missing if missing <= _MOST_MISSING else None
 
 
 def _check(called: npt.NDArray[np.bool_], wrong: Floats, tolerated: float) -> PromiseCheck:
@@ -348,6 +363,11 @@ def describe(promise: Promise) -> list[str]:
                 f"Of the views called {called}, at most {tolerated:.0%} are {wrong} (confidence"
                 f" {promise.tolerance.confidence:.0%}, {promise.exams} reviewed exams:"
                 f" {side.wrong} of {side.called})."
+            )
+        elif side.missing is None and not side.called:
+            lines.append(
+                f"No promise for views called {called}: of {promise.exams} reviewed exams none has"
+                " one."
             )
         elif side.missing is None:
             lines.append(

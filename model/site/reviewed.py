@@ -11,7 +11,7 @@ from scipy.special import expit
 from detector.anatomy import View
 from model.calibration import Isotonic
 from model.site.samples import Floats, Samples
-from model.site.site_map import SiteMap, bounded, capped
+from model.site.site_map import MAX_OFFSET, MAX_SLOPE, MIN_SLOPE, SiteMap, bounded, capped
 
 BIAS_SD, LOG_SLOPE_SD = 1.5, 0.3
 """Standard deviations of the prior about the fit without labels, or about no change."""
@@ -25,7 +25,6 @@ MIN_ISOTONIC, MIN_CLASS_ISOTONIC, MIN_STANDARD_ERRORS = 200, 50, 2.0
 is lower by so many standard errors of the difference."""
 _MAX_FOLDS = 200
 _FEWER_FOLDS = 20
-_MAX_OFFSET = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +131,11 @@ def _fit_line(samples: Samples, prior: SiteMap) -> SiteMap:
 
     start = np.zeros(2 + groups.rows.shape[1])
     start[:2] = prior_bias, prior_log_slope
-    optimum = minimize(loss, start, jac=True, method="L-BFGS-B").x
+    slopes = (float(np.log(MIN_SLOPE)), float(np.log(MAX_SLOPE)))
+    bounds = [(None, None), slopes, *[(-MAX_OFFSET, MAX_OFFSET)] * groups.rows.shape[1]]
+    optimum = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
     bias, slope = capped(float(optimum[0]), float(np.exp(optimum[1])))
-    offsets = np.clip(optimum[2:], -_MAX_OFFSET, _MAX_OFFSET).tolist()
+    offsets = optimum[2:].tolist()
     return SiteMap(
         bias,
         slope,
@@ -144,16 +145,17 @@ def _fit_line(samples: Samples, prior: SiteMap) -> SiteMap:
 
 
 def _fit_isotonic(samples: Samples, prior: SiteMap) -> SiteMap:
+    """The steps, or the line where these do not rise, are one, or shift by more than a map may."""
     line = _fit_line(samples, prior)
+    if line.views or line.devices:
+        return line
     try:
         fitted = Isotonic.fit(samples.log_odds, samples.labels())
+        values = bounded(np.array(fitted.log_odds))
+        return SiteMap(line.bias, line.slope, knots=fitted.logits, values=tuple(values.tolist()))
     except ValueError:
         # Shares of two pools that differ by a rounding error only do not rise.
         return line
-    values = bounded(np.array(fitted.log_odds))
-    if len(values) < 2 or line.views or line.devices:
-        return line
-    return SiteMap(line.bias, line.slope, knots=fitted.logits, values=tuple(values.tolist()))
 
 
 def _can_be_isotonic(samples: Samples) -> bool:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -44,11 +45,16 @@ class Samples:
 
     @classmethod
     def of(cls, rows: Iterable[SiteSample]) -> "Samples":
+        """Raises ValueError on log odds that are no number or a weight that is not above 0."""
         all_rows = tuple(rows)
         names = {
             name: number for number, name in enumerate(dict.fromkeys(r.exam for r in all_rows))
         }
         s = np.array([each.log_odds for each in all_rows], float)
+        if np.isnan(s).any():
+            raise ValueError("a finding's log odds are no number")
+        if not all(0 < each.weight < math.inf for each in all_rows):
+            raise ValueError("a review's weight is not above 0")
         return cls(
             all_rows,
             np.clip(s, -MAX_LOG_ODDS, MAX_LOG_ODDS),

@@ -20,8 +20,8 @@ CERTAIN = 8.0
 """Beyond these log odds (P 0.0003 and 0.9997) a site's map rises ever slower: no hospital's few
 hundred pictures can show more. It also keeps probabilities apart that would else round to 1."""
 _LINE_SHARE = 0.1
-# An offset may not change the ranking by more than a prior thinks likely (`reviewed.py`).
-_MAX_OFFSET = 3.0
+MAX_OFFSET = 3.0
+"""An offset may not change the ranking by more than a prior thinks likely (`reviewed.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +43,18 @@ class SiteMap:
     def __post_init__(self) -> None:
         if not MIN_SLOPE <= self.slope <= MAX_SLOPE:
             raise ValueError(f"slope {self.slope} is not within {MIN_SLOPE}..{MAX_SLOPE}")
-        if not np.isfinite(self.bias) or abs(self.shift) > MAX_SHIFT * (1 + 1e-9):
-            raise ValueError(f"the shift is over {MAX_SHIFT} log odds")
+        if not np.isfinite(self.bias):
+            raise ValueError("the bias is not finite")
         offsets = [*self.views.values(), *self.devices.values()]
-        if not all(np.isfinite(each) and abs(each) <= _MAX_OFFSET for each in offsets):
-            raise ValueError(f"an offset is over {_MAX_OFFSET} log odds")
+        if not all(np.isfinite(each) and abs(each) <= MAX_OFFSET for each in offsets):
+            raise ValueError(f"an offset is over {MAX_OFFSET} log odds")
         if len(self.knots) != len(self.values) or len(self.knots) == 1:
             raise ValueError(f"{len(self.knots)} knots for {len(self.values)} values")
         for row in (self.knots, self.values):
             if not np.isfinite(row).all() or np.any(np.diff(row) <= 0):
                 raise ValueError("knots and values must be finite and rise")
+        if abs(self.shift) > MAX_SHIFT * (1 + 1e-9):
+            raise ValueError(f"the shift is over {MAX_SHIFT} log odds")
 
     @property
     def is_identity(self) -> bool:
@@ -61,8 +63,14 @@ class SiteMap:
 
     @property
     def shift(self) -> float:
-        """The bundle's log odds that this map adds where it turns from non-standard to standard."""
-        return self.bias / self.slope
+        """The bundle's log odds that this map adds where it turns from non-standard to standard,
+        without offsets."""
+        if not self.knots:
+            return self.bias / self.slope
+        # Between and beyond the knots the map is made of lines, and levels off only far from 0.
+        at_knots = self.log_odds_of(self.knots)
+        inside = float(np.interp(0.0, at_knots, self.knots))
+        return -(inside - float(self.log_odds_of(inside)) / self.slope)
 
     def log_odds_of(
         self, log_odds: npt.ArrayLike, view: View | None = None, device: str | None = None
@@ -133,7 +141,8 @@ def bounded(log_odds: Floats) -> Floats:
 
 
 def capped(bias: float, slope: float) -> tuple[float, float]:
-    """Bias and slope within what a map may have, the shift no larger than `MAX_SHIFT`."""
+    """Bias and slope (above 0) within what a map may have: the same shift, but no larger than
+    `MAX_SHIFT`."""
+    shift = min(max(bias / slope, -MAX_SHIFT), MAX_SHIFT)
     slope = min(max(slope, MIN_SLOPE), MAX_SLOPE)
-    limit = MAX_SHIFT * slope
-    return min(max(bias, -limit), limit), slope
+    return shift * slope, slope

@@ -25,6 +25,14 @@ def log_odds_of_site(
     return np.where(labels == 1, standard, poor) + noise - shift, labels
 
 
+def log_odds_of_second_hospital(generator: np.random.Generator, pictures: int) -> Floats:
+    """(n,) log odds as at the second hospital of the held-back pictures: standard views lower by
+    about 3 than where the bundle learnt, 41 % of all, AUROC 0.982."""
+    noise = generator.standard_normal(pictures)
+    is_standard = generator.random(pictures) < 0.41
+    return np.where(is_standard, 0.06 + 1.45 * noise, -4.5 + 1.6 * noise)
+
+
 def site_samples(log_odds: Floats, labels: Floats | None = None) -> list[SiteSample]:
     """Each one an exam of its own, reviewed where there are labels."""
     return [

@@ -12,7 +12,7 @@ from model.calibration import expected_calibration_error
 from model.site.calibrate import calibrate_site
 from model.site.record import MIN_OF_VIEW, SiteRecord
 from model.site.reference import KEY, Reference
-from model.site.reviewed import Groups
+from model.site.reviewed import Groups, left_out_log_odds
 from model.site.samples import Samples, SiteSample
 from model.site.site_map import SiteMap
 from model.site.use import SiteUse
@@ -202,6 +202,26 @@ def test_isotonic_is_taken_where_a_line_cannot_follow() -> None:
     assert expected_calibration_error(site_map.probability(s), y) < expected_calibration_error(
         SiteMap(site_map.bias, site_map.slope).probability(s), y
     )
+
+
+def test_figures_are_of_the_map_that_is_given() -> None:
+    """Steps, not the line that they were chosen before: it says 0.5 for nobody."""
+    generator = np.random.default_rng(7)
+    s = generator.uniform(-6, 6, 600)
+    truth = np.where(np.abs(s) < 4, 0.5, np.where(s > 0, 0.98, 0.02))
+    y = (generator.random(600) < truth).astype(float)
+    record = calibrate_site(site_samples(s, y), question())
+    assert record.map.knots
+    assert record.after is not None
+    line = left_out_log_odds(Samples.of(site_samples(s, y)), SiteMap())
+    assert record.after.calibration_error.value < expected_calibration_error(expit(line), y)
+
+
+@pytest.mark.parametrize("row", [{"log_odds": float("nan")}, {"weight": 0.0}, {"weight": -1.0}])
+def test_what_is_no_number_is_no_finding(row: dict[str, float]) -> None:
+    rows = site_samples(np.zeros(40))
+    with pytest.raises(ValueError, match=r"no number|above 0"):
+        calibrate_site([*rows, replace(rows[0], **row)], question())  # type: ignore[arg-type]
 
 
 def test_pictures_that_come_twice_are_no_trouble() -> None:

@@ -199,6 +199,50 @@ def test_one_wrong_verdict_of_one_does_not_ask_for_a_larger_tolerance() -> None:
     assert "58 more reviews are needed" in describe(promise)[1]
 
 
+@pytest.mark.parametrize("reviews", [0, 10, 58, 59, 80, 130])
+def test_reviews_are_missing_or_will_not_do_where_nothing_is_called(reviews: int) -> None:
+    poor = Samples.of(site_samples(np.full(reviews, -3.0), np.zeros(reviews)))
+    promise = make_promise(poor, SiteMap(), BAND, Tolerance())
+    least = least_called(0.05, 0.05)
+    assert promise.standard.missing == (least - reviews if reviews < least else None)
+    words = "more review" if reviews < least else f"of {reviews} reviewed exams none has one"
+    assert words in describe(promise)[0]
+
+
+def test_where_almost_too_many_are_wrong_no_million_of_reviews_is_asked_for() -> None:
+    """39 of 400 called ones: at a share so near to the tolerated one 81,497 more would do."""
+    s, y = np.full(400, 1.0), np.r_[np.zeros(39), np.ones(361)]
+    promise = make_promise(Samples.of(site_samples(s, y)), SiteMap(), BAND, Tolerance())
+    assert promise.standard.missing is None
+    assert "name a larger share" in describe(promise)[0]
+    assert least_called(1e-6, 0.05) == 2_995_731
+
+
+def test_findings_that_are_seldom_drawn_count_although_none_of_them_is_called() -> None:
+    """A tenth of the called findings is drawn with a probability of 0.05, and 60 % of these are
+    wrong: 6 % of all. Among 70 called reviews there often is none of them."""
+    generator = np.random.default_rng(0)
+    passed = passed_unknown = 0
+    for _ in range(200):
+        is_seldom = generator.random(20_000) < 0.1
+        probability = np.where(is_seldom, 0.05, 1.0)
+        at = generator.choice(20_000, 70, p=probability / probability.sum())
+        wrong = (is_seldom[at] & (generator.random(70) < 0.6)).astype(float)
+        weights = 1 / probability[at]
+        passed += p_value(wrong, weights, 0.05, largest=20.0) <= 0.05
+        passed_unknown += p_value(wrong, weights, 0.05) <= 0.05
+    assert passed <= 0.05 * 200
+    assert passed_unknown > 0.5 * 200
+
+
+def test_a_large_weight_elsewhere_makes_a_promise_need_more() -> None:
+    s, y = np.r_[np.full(100, 3.0), np.full(20, -3.0)], np.r_[np.ones(100), np.zeros(20)]
+    alike = site_samples(s, y)
+    drawn = [replace(row, weight=20.0 if i >= 100 else 1.0) for i, row in enumerate(alike)]
+    promises = [make_promise(Samples.of(r), SiteMap(), BAND, Tolerance()) for r in (alike, drawn)]
+    assert [promise.standard.is_promised for promise in promises] == [True, False]
+
+
 def test_one_missing_review_is_one() -> None:
     promise = make_promise(Samples.of(()), SiteMap(), BAND, Tolerance())
     one = replace(promise, standard=replace(promise.standard, missing=1))

@@ -20,13 +20,18 @@ shifts = st.floats(-MAX_SHIFT, MAX_SHIFT)
 @st.composite
 def maps(draw: st.DrawFn) -> SiteMap:
     slope, shift = draw(slopes), draw(shifts)
-    knots = sorted(draw(st.sets(st.integers(-80, 80), max_size=6)))
+    knots = sorted(draw(st.sets(st.integers(-60, 60), max_size=6)))
     steps = draw(st.lists(st.floats(1e-3, 3.0), min_size=len(knots), max_size=len(knots)))
     if len(knots) < 2:
         return SiteMap(shift * slope * 0.999, slope)
-    values = (np.cumsum(steps) - 4.0).tolist()
+    values = np.cumsum(steps)
+    # They turn at one of the knots, the line somewhere else.
+    values -= draw(st.sampled_from(values.tolist()))
     return SiteMap(
-        shift * slope * 0.999, slope, knots=tuple(k / 10 for k in knots), values=tuple(values)
+        shift * slope * 0.999,
+        slope,
+        knots=tuple(k / 10 for k in knots),
+        values=tuple(values.tolist()),
     )
 
 
@@ -64,6 +69,16 @@ def test_the_shift_is_where_the_verdict_turns() -> None:
     assert site_map.probability(-2.0) == pytest.approx(0.5)
 
 
+@given(maps())
+def test_the_shift_of_steps_is_where_they_turn(site_map: SiteMap) -> None:
+    assert site_map.log_odds_of(-site_map.shift) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_steps_shift_by_no_more_than_a_line_may() -> None:
+    with pytest.raises(ValueError, match="shift"):
+        SiteMap(knots=(-12.0, -11.0), values=(1.0, 2.0))
+
+
 def test_a_view_has_an_offset_of_its_own() -> None:
     site_map = SiteMap(bias=1.0, views={View.NT: 0.5}, devices={"d": -0.25})
     assert site_map.log_odds_of(0.0, View.NT) == 1.5
@@ -73,13 +88,16 @@ def test_a_view_has_an_offset_of_its_own() -> None:
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
 def test_what_is_capped_is_a_map(bias: float, slope: float) -> None:
-    assert abs(SiteMap(*capped(bias, slope)).shift) <= MAX_SHIFT * (1 + 1e-9)
+    shift = SiteMap(*capped(bias, slope)).shift
+    # The verdict turns where it did: only how steep it turns there is capped.
+    assert shift == pytest.approx(np.clip(bias / slope, -MAX_SHIFT, MAX_SHIFT))
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         {"bias": 9.0, "slope": 1.0},
+        {"bias": float("inf"), "slope": 1.0},
         {"bias": 0.0, "slope": -1.0},
         {"bias": float("nan"), "slope": 1.0},
         {"bias": 0.0, "slope": 1.0, "views": {"NT": 50}},
