@@ -597,6 +597,18 @@ class ScheduleSettings(_Section):
         return None if self.timezone is None else ZoneInfo(self.timezone)
 
     @property
+    def local_zone(self) -> ZoneInfo:
+        """The zone, else this machine's, else UTC."""
+        if self.timezone is not None:
+            return ZoneInfo(self.timezone)
+        target = os.path.realpath("/etc/localtime")
+        name = os.environ.get("TZ") or target.partition("zoneinfo/")[2]
+        try:
+            return ZoneInfo(name or "UTC")
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            return ZoneInfo("UTC")
+
+    @property
     def audit_time(self) -> time | None:
         """None where no audit is scheduled."""
         return None if self.audit == "off" else time.fromisoformat(self.audit)

@@ -34,6 +34,8 @@ ALLOWED = frozenset(
         "study", "series", "sop_class", "sop_instance", "transfer_syntax", "sha256", "revision",
         "transaction", "job", "kind", "attempt", "bundle", "model_id", "stage", "exam", "instance",
         "report", "bundle_version", "settings", "spool",
+        # the local date of an audit, which is of a lab and of no patient
+        "audit_date",
         # how it went; a reason is a fixed phrase or a QCError's message, which carries no values
         "reason", "code", "failure_class", "state", "content", "findings", "frames", "error_type",
         "error_at", "exit_status", "signal", "count", "bytes", "seconds", "retry_in", "path",
@@ -52,6 +54,7 @@ _QUOTING_LIBRARIES = (
     "PIL",
     "sqlalchemy",
     "alembic",
+    "apscheduler",
 )
 
 Logger = structlog.typing.FilteringBoundLogger

@@ -26,14 +26,12 @@ from qc_daemon.operations.shared import open_store
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.results import audit_rows, audits
 from qc_daemon.records.results.audit_rows import AuditedFinding
-from qc_daemon.records.results.audits import NIGHTLY, ClaimedAudit, StoredLimits
+from qc_daemon.records.results.audits import LEASE_SECONDS, NIGHTLY, ClaimedAudit, StoredLimits
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import AuditState
 from qc_daemon.review.events import Event
 from qc_daemon.settings import Settings
 
-LEASE_SECONDS = 300.0
-"""After which a silent process's audit is another's."""
 _READING = 0.5
 """The share of an audit that goes to reading."""
 _STEP = 2000
@@ -55,22 +53,9 @@ class Period:
     last: date
 
 
-def local_zone(settings: Settings) -> ZoneInfo:
-    """The zone of the settings, else this machine's, else UTC."""
-    zone = settings.schedule.zone
-    if zone is not None:
-        return zone
-    target = os.path.realpath("/etc/localtime")
-    name = os.environ.get("TZ") or target.partition("zoneinfo/")[2]
-    try:
-        return ZoneInfo(name or "UTC")
-    except (ValueError, OSError, LookupError):
-        return ZoneInfo("UTC")
-
-
 def today(settings: Settings, clock: Clock = utc_now) -> date:
     """The local date."""
-    return clock().astimezone(local_zone(settings)).date()
+    return clock().astimezone(settings.schedule.local_zone).date()
 
 
 # Run.
@@ -135,7 +120,7 @@ def parse_period(
         last = _parse_day(named, "--to" if day is None else "--date")
     if last >= open_day:
         raise UsageError(
-            f"{last} is not over in {local_zone(settings)}: give a day before {open_day}"
+            f"{last} is not over in {settings.schedule.local_zone}: give a day before {open_day}"
         )
     if since is None:
         return Period(last - timedelta(days=settings.audit.window_days - 1), last)
@@ -200,7 +185,7 @@ def _content(
     if claimed.first_day is not None:
         first = date.fromisoformat(claimed.first_day)
     start = min(first, last - timedelta(days=settings.audit.history_days - 1))
-    zone = local_zone(settings)
+    zone = settings.schedule.local_zone
     with store.read() as session:
         reader = _Reader(session, zone, first, step)
         rows = reader.read(start, last)

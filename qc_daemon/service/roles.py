@@ -166,10 +166,12 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
     """Close exams that are due, and once an hour remove originals that are due.
 
     In threads of their own the scrub reads through the spool each night, what an older version did
-    not read of its images is read, sites are fitted, and what waits for people is counted.
+    not read of its images is read, sites are fitted, what waits for people is counted, and a
+    process does the nightly audit.
     """
     from qc_daemon.records.received import exams
     from qc_daemon.retain import Originals, Retention, Scrub
+    from qc_daemon.service.nightly_audits import NightlyAudits
 
     # What the scrub asks back must be the very same bytes, so that no pixels are compared.
     originals = Originals(context.store, context.settings, _no_pixels)
@@ -179,6 +181,8 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
     fill = threading.Thread(target=_fill_acquisitions, args=(context, stop), daemon=True)
     count = threading.Thread(target=_count_waiting, args=(context, stop), daemon=True)
     digests = threading.Thread(target=_send_digests, args=(context, stop), daemon=True)
+    nightly = NightlyAudits(context.settings, context.store)
+    audit = threading.Thread(target=nightly.run, args=(stop,), daemon=True)
     retention = Retention(context.store, context.settings)
     settings = context.settings.receive
 
@@ -198,12 +202,14 @@ def schedule(context: RoleContext, stop: threading.Event) -> None:
     propose.start()
     count.start()
     digests.start()
+    audit.start()
     run_loop(step, stop, log.get(role="schedule"), lambda: _CLOCK_SECONDS)
     scrub.join()
     fill.join()
     propose.join()
     count.join()
     digests.join()
+    audit.join()
 
 
 def _propose_sites(context: RoleContext, stop: threading.Event) -> None:
@@ -318,7 +324,7 @@ def _end(stop: threading.Event) -> None:
         os._exit(DONE)
 
 
-def _exit_with_parent(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """Have the kernel kill us when the supervisor dies, and stop if it has already (prctl(2))."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -330,7 +336,7 @@ def main() -> int:
     """Run the role; the exit status says whether starting again could help."""
     role = sys.argv[1]
     orders = json.load(sys.stdin)
-    _exit_with_parent(orders["parent"])
+    exit_with_parent(orders["parent"])
     stop = threading.Event()
     # Ctrl-C reaches the whole terminal; the supervisor decides and sends SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

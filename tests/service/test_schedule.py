@@ -13,11 +13,13 @@ from model.bundle.bundle import read_model_id
 from qc_daemon.dicom.acquisition import Acquisition
 from qc_daemon.observe import counters
 from qc_daemon.operations import sites
+from qc_daemon.operations.audits import list_audits
 from qc_daemon.operations.bundles import seed_bundle
 from qc_daemon.records.acquisition import acquisitions
 from qc_daemon.records.results import findings
 from qc_daemon.records.store import Store
 from qc_daemon.service import roles
+from qc_daemon.service.nightly_audits import NightlyAudits
 from qc_daemon.service.roles import RoleContext
 from qc_daemon.settings import load
 from tests.support.databases import migrate
@@ -108,3 +110,30 @@ def test_what_waits_for_people_is_counted_for_the_metrics(
     assert counters.get("reviews_waiting") == 1
     assert counters.get("reviews_oldest") == START.timestamp()
     assert counters.get("promises_broken") == 0
+
+
+def test_a_process_does_the_audit_that_is_due(context: RoleContext) -> None:
+    nightly = NightlyAudits(context.settings, context.store)
+    stop = threading.Event()
+    thread = threading.Thread(target=nightly.run, args=(stop, 0.2))
+    thread.start()
+    try:
+        eventually(lambda: [each["state"] for each in list_audits(context.settings)] == ["done"])
+    finally:
+        stop.set()
+        thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_an_audit_under_way_ends_with_the_role_and_is_taken_up_again(
+    context: RoleContext,
+) -> None:
+    nightly = NightlyAudits(context.settings, context.store)
+    nightly.tick()
+    process = nightly._process
+    assert process is not None
+    nightly._end()
+    assert process.returncode is not None
+    [listed] = list_audits(context.settings)
+    # It may have been done in time; else its lease says until when nobody else takes it.
+    assert listed["state"] in ("waiting", "running", "done")

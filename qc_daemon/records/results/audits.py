@@ -15,13 +15,16 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, insert, or_, select, update
 from sqlalchemy.orm import Session
 
+from detector.errors import ErrorCode
 from qc_daemon.records.tables import AuditLimits, AuditRow, AuditState
 from qc_daemon.records.upsert import execute_update, insert_once, table_of
 
 NIGHTLY = "nightly"
+LEASE_SECONDS = 300.0
+"""After which a silent process's audit is another's."""
 _FREE = {"owner": None, "lease_token": None, "lease_until": None}
 OPEN_STATES = (AuditState.WAITING, AuditState.RUNNING, AuditState.PAUSED)
 
@@ -92,10 +95,7 @@ def claim(
 ) -> ClaimedAudit | None:
     """Take the oldest audit that waits, or whose worker is gone; `only` one of that name and date.
     None if there is none, or another process was faster."""
-    is_free = or_(
-        AuditRow.state == AuditState.WAITING,
-        and_(AuditRow.state == AuditState.RUNNING, AuditRow.lease_until < now),
-    )
+    is_free = _is_free(now)
     chosen = select(AuditRow.id, AuditRow.name, AuditRow.local_date, AuditRow.first_day)
     chosen = chosen.where(is_free).order_by(AuditRow.local_date, AuditRow.id).limit(1)
     if only is not None:
@@ -204,13 +204,44 @@ def change_state(
     )
 
 
-def newest_date(session: Session, name: str) -> str | None:
-    """The newest local date that there is an audit of."""
-    return session.scalar(
-        select(AuditRow.local_date)
-        .where(AuditRow.name == name)
-        .order_by(AuditRow.local_date.desc())
-        .limit(1)
+def dates(session: Session, name: str) -> set[str]:
+    """The local dates that there is an audit of, whatever its state."""
+    return set(session.scalars(select(AuditRow.local_date).where(AuditRow.name == name)))
+
+
+def has_waiting(session: Session, now: datetime) -> bool:
+    """Whether `claim` would find one."""
+    return session.scalar(select(AuditRow.id).where(_is_free(now)).limit(1)) is not None
+
+
+def give_up(session: Session, max_attempts: int, now: datetime) -> list[str]:
+    """Fail those whose workers died too often; returns their dates."""
+    rows = session.execute(
+        select(AuditRow.id, AuditRow.local_date).where(
+            AuditRow.state == AuditState.RUNNING,
+            AuditRow.lease_until < now,
+            AuditRow.attempts >= max_attempts,
+        )
+    ).all()
+    for row in rows:
+        session.execute(
+            update(AuditRow)
+            .where(AuditRow.id == row.id, AuditRow.lease_until < now)
+            .values(
+                state=AuditState.FAILED,
+                error_code=ErrorCode.WORKER_DEATHS.value,
+                error_message=f"{max_attempts} processes ended while they worked at it",
+                updated_at=now,
+                **_FREE,
+            )
+        )
+    return [row.local_date for row in rows]
+
+
+def _is_free(now: datetime) -> ColumnElement[bool]:
+    return or_(
+        AuditRow.state == AuditState.WAITING,
+        and_(AuditRow.state == AuditState.RUNNING, AuditRow.lease_until < now),
     )
 
 
