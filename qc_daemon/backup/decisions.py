@@ -41,7 +41,7 @@ from qc_daemon.records.tables import (
     RevisionState,
     SiteAction,
 )
-from qc_daemon.review.events import EventKind
+from qc_daemon.review.events import SAID_COLUMNS, EventKind
 
 # So many rows are asked for at once: a statement has a limited number of parameters.
 _PAGE = 500
@@ -484,15 +484,7 @@ _IDENTITY_DECISIONS = {
 
 _EVENT = (
     "finding_id",
-    "number",
-    "kind",
-    "reader",
-    "at",
-    "view",
-    "verdict",
-    "criteria",
-    "reason",
-    "remark",
+    *SAID_COLUMNS,
     "is_blinded",
     "seconds",
 )

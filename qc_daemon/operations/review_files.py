@@ -39,7 +39,7 @@ from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.listings import ALL, Window
 from qc_daemon.records.results import reviews
 from qc_daemon.records.results.reviews import FindingKey
-from qc_daemon.review.events import Draw, Event, EventKind, is_same_person
+from qc_daemon.review.events import SAID_COLUMNS, Draw, Event, EventKind, is_same_person
 from qc_daemon.review.state import current_state, refusal
 from qc_daemon.settings import Settings
 
@@ -47,15 +47,7 @@ KEY_COLUMNS = ("sop_instance_uid", "revision", "frame", "region", "model_id")
 HISTORY_COLUMNS = (
     "finding",
     *KEY_COLUMNS,
-    "number",
-    "kind",
-    "reader",
-    "at",
-    "view",
-    "verdict",
-    "criteria",
-    "reason",
-    "remark",
+    *SAID_COLUMNS,
     "reader_number",
     "blinded",
     "seconds",

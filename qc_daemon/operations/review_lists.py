@@ -34,7 +34,7 @@ from qc_daemon.records.results import bundles, findings, reviews
 from qc_daemon.records.results.findings import StoredFinding
 from qc_daemon.records.results.reviews import FindingKey
 from qc_daemon.records.store import Store
-from qc_daemon.review.events import Draw, Event, EventKind
+from qc_daemon.review.events import SAID_COLUMNS, Draw, Event, EventKind
 from qc_daemon.review.state import ReviewState, ReviewStatus, current_state
 from qc_daemon.settings import Settings
 
@@ -75,15 +75,7 @@ LIST_TABLE = (
     "asked_by",
 )
 EVENT_COLUMNS = (
-    "number",
-    "kind",
-    "reader",
-    "at",
-    "view",
-    "verdict",
-    "criteria",
-    "reason",
-    "remark",
+    *SAID_COLUMNS,
     "blinded",
 )
 _ANSWER_COLUMNS = ("view", "verdict", "probability", "not_met", "flags")

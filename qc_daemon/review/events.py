@@ -32,6 +32,18 @@ class EventKind(StrEnum):
     UNBLIND = "unblind"
 
 
+SAID_COLUMNS = (
+    "number",
+    "kind",
+    "reader",
+    "at",
+    "view",
+    "verdict",
+    "criteria",
+    "reason",
+    "remark",
+)
+"""What a person said, as columns of tables and files: fields of `Event`."""
 READINGS = (EventKind.ACCEPT, EventKind.OVERRIDE)
 
 

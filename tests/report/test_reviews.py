@@ -1,7 +1,7 @@
 """A person's verdict in what is reported: pictures, summary and key objects follow it."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,30 +26,20 @@ from qc_daemon.report.summary import words
 from qc_daemon.report.summary.summary import Decision, ViewStatus
 from qc_daemon.report.summary.text import compose_page
 from qc_daemon.report.summary.words import NO_VIEW, decision_line
-from qc_daemon.review.events import Event, EventKind
-from qc_daemon.review.state import ReviewState, ReviewStatus
+from qc_daemon.review.events import EventKind
+from qc_daemon.review.state import ReviewState
 from qc_daemon.settings import ReportSettings, ReviewSettings
-from tests.support.report_objects import nuchal_finding, source_instance, ultrasound_header
+from tests.support.report_objects import (
+    REVIEWED_AT,
+    nuchal_finding,
+    reviewed,
+    source_instance,
+    ultrasound_header,
+)
 from tests.support.scored_exam import ScoredExam
 
-AT = datetime(2026, 3, 5, 7, 8, 9, tzinfo=UTC)
 SOURCE = source_instance()
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-
-
-def state(**changes: Any) -> ReviewState:
-    values: dict[str, Any] = {
-        "number": 1,
-        "kind": EventKind.OVERRIDE,
-        "reader": "Dr Lee",
-        "at": AT,
-        "revision": 1,
-        "model_id": "m",
-        "view": View.NT,
-        "verdict": "standard",
-        "reason": "measurable",
-    }
-    return ReviewState(ReviewStatus.OVERRIDDEN, Event(**values | changes))
 
 
 def reported(review: ReviewState | None, number: int = 1, **changes: Any) -> ReportedFinding:
@@ -61,23 +51,23 @@ def reported(review: ReviewState | None, number: int = 1, **changes: Any) -> Rep
 def test_a_finding_as_a_person_has_it() -> None:
     finding = nuchal_finding(SOURCE)
     before = finding.to_json()
-    standard = apply_review(finding, state(criteria=(("CRIT-GAIN", True),))).judgement
+    standard = apply_review(finding, reviewed(criteria=(("CRIT-GAIN", True),))).judgement
     assert (standard.quality, standard.probability, standard.reasons) == ("standard", None, ())
     assert standard.criteria[0].met is True
     assert standard.criteria[1:] == finding.judgement.criteria[1:]
     assert standard.detections == finding.judgement.detections
     worse = apply_review(
         nuchal_finding(SOURCE, quality="standard"),
-        state(verdict="non-standard", criteria=(("CRIT-NECK", False),)),
+        reviewed(verdict="non-standard", criteria=(("CRIT-NECK", False),)),
     ).judgement
     assert [(each.kind, each.code) for each in worse.reasons] == [("criterion", "CRIT-NECK")]
-    kept = apply_review(finding, state(verdict="non-standard", criteria=(("CRIT-GAIN", True),)))
+    kept = apply_review(finding, reviewed(verdict="non-standard", criteria=(("CRIT-GAIN", True),)))
     assert [each.code for each in kept.judgement.reasons] == ["PAL"]
-    other = apply_review(finding, state(view=View.CRL)).judgement
+    other = apply_review(finding, reviewed(view=View.CRL)).judgement
     assert (other.view, other.criteria) == (View.CRL, ())
-    none = apply_review(finding, state(view=View.OTHER, verdict=None)).judgement
+    none = apply_review(finding, reviewed(view=View.OTHER, verdict=None)).judgement
     assert (none.view, none.quality) == (View.OTHER, "review")
-    agreed = apply_review(finding, state(kind=EventKind.ACCEPT, verdict="non-standard"))
+    agreed = apply_review(finding, reviewed(kind=EventKind.ACCEPT, verdict="non-standard"))
     assert agreed is finding
     assert apply_review(finding, None) is finding
     assert finding.to_json() == before
@@ -85,8 +75,10 @@ def test_a_finding_as_a_person_has_it() -> None:
 
 def test_a_persons_standard_view_comes_first_and_a_rejected_one_last() -> None:
     sure = reported(None, 1, quality="standard", probability=0.99)
-    by_person = reported(state(), 2)
-    not_standard = reported(state(verdict="non-standard"), 3, quality="standard", probability=0.9)
+    by_person = reported(reviewed(), 2)
+    not_standard = reported(
+        reviewed(verdict="non-standard"), 3, quality="standard", probability=0.9
+    )
     ranks = [review_rank(each.finding, each.review) for each in (by_person, sure, not_standard)]
     assert ranks == sorted(ranks, reverse=True)
     assert best_per_view([sure, by_person, not_standard]) == [by_person]
@@ -95,7 +87,7 @@ def test_a_persons_standard_view_comes_first_and_a_rejected_one_last() -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_an_overlay_says_who_decided_and_what_the_models_say(language: str) -> None:
     t = translations(language)
-    each = reported(state())
+    each = reported(reviewed())
     decision = each.image.decision
     assert decision is not None
     lines = [line.text for line in _lines(each.effective, t, decision, UTC)]
@@ -120,7 +112,10 @@ def test_the_verdict_of_no_view_fits_its_banner(language: str) -> None:
 
 
 def test_the_models_view_is_named_only_where_the_person_says_another() -> None:
-    same, other = reported(state()).image.decision, reported(state(view=View.CRL)).image.decision
+    same, other = (
+        reported(reviewed()).image.decision,
+        reported(reviewed(view=View.CRL)).image.decision,
+    )
     assert same is not None
     assert other is not None
     t = translations("en")
@@ -129,7 +124,7 @@ def test_the_models_view_is_named_only_where_the_person_says_another() -> None:
 
 
 def test_a_name_that_cannot_be_printed_is_said_to_be_one() -> None:
-    each = reported(state(reader="ᚱᚢᚾᛅᛋ"))
+    each = reported(reviewed(reader="ᚱᚢᚾᛅᛋ"))
     decision = each.image.decision
     assert decision is not None
     lines = [line.text for line in _lines(each.effective, translations("en"), decision, UTC)]
@@ -137,8 +132,8 @@ def test_a_name_that_cannot_be_printed_is_said_to_be_one() -> None:
 
 
 def test_a_summary_follows_the_person_and_says_who() -> None:
-    findings = [reported(state()), reported(None, 2)]
-    summary = summarise_exam(findings, ReportSettings(views=["NT"]), 1, AT, ())
+    findings = [reported(reviewed()), reported(None, 2)]
+    summary = summarise_exam(findings, ReportSettings(views=["NT"]), 1, REVIEWED_AT, ())
     (row,) = summary.rows
     assert row.status is ViewStatus.STANDARD
     page = compose_page(summary, "en", UTC)
@@ -146,8 +141,10 @@ def test_a_summary_follows_the_person_and_says_who() -> None:
     assert words.DISCLAIMER not in page.notes
     assert any("Decided by Dr Lee, 2026-03-05" in point.text for point in page.cells[0].points)
     assert "standard:" not in page.cells[0].caption
-    accepted = [reported(state(kind=EventKind.ACCEPT, verdict="non-standard", reason=None))]
-    page = compose_page(summarise_exam(accepted, ReportSettings(views=["NT"]), 1, AT, ()), "en")
+    accepted = [reported(reviewed(kind=EventKind.ACCEPT, verdict="non-standard", reason=None))]
+    page = compose_page(
+        summarise_exam(accepted, ReportSettings(views=["NT"]), 1, REVIEWED_AT, ()), "en"
+    )
     assert any("Confirmed by Dr Lee" in point.text for point in page.cells[0].points)
 
 
@@ -295,7 +292,7 @@ def test_a_page_for_destinations_without_sr_follows_the_person(site: Site) -> No
 
 
 def test_a_decision_needs_no_models_answer_to_be_said() -> None:
-    each = reported(state())
+    each = reported(reviewed())
     assert isinstance(each.image.decision, Decision)
     assert reported(None).image.decision is None
     assert isinstance(each.finding, Finding)

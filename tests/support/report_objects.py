@@ -1,6 +1,7 @@
 """A sound ultrasound header, findings of it, and the comparison with findings read from an SR."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,12 @@ from detector.errors import Flag
 from model.finding import BundleId, Criterion, Finding, Judgement, Reason
 from qc_daemon.report.source import SourceInstance
 from qc_daemon.report.sr.groups import storable_text
+from qc_daemon.review.events import Event, EventKind
+from qc_daemon.review.state import ReviewState, ReviewStatus
 
 FL_STEP = 6.2e-5
 """Half the spacing of FL numbers just below 2048, rounded up."""
+REVIEWED_AT = datetime(2026, 3, 5, 7, 8, 9, tzinfo=UTC)
 US_IMAGE = "1.2.840.10008.5.1.4.1.1.6.1"
 BUNDLE = BundleId("default", "0.1", "0123456789abcdef" * 4)
 
@@ -94,6 +98,22 @@ def nuchal_finding(source: SourceInstance, **changes: Any) -> Finding:
     for key, value in changes.items():
         (judgement if key in judgement else finding)[key] = value
     return Finding(judgement=Judgement(**judgement), **finding)
+
+
+def reviewed(**changes: Any) -> ReviewState:
+    """A person's override to a standard NT view; `changes` go to the event."""
+    values: dict[str, Any] = {
+        "number": 1,
+        "kind": EventKind.OVERRIDE,
+        "reader": "Dr Lee",
+        "at": REVIEWED_AT,
+        "revision": 1,
+        "model_id": "m",
+        "view": View.NT,
+        "verdict": "standard",
+        "reason": "measurable",
+    }
+    return ReviewState(ReviewStatus.OVERRIDDEN, Event(**values | changes))
 
 
 def assert_same_findings(parsed: list[Finding], reported: list[Finding]) -> None:

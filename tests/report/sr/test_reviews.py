@@ -16,11 +16,16 @@ from model.finding import Finding
 from qc_daemon.report.equipment import to_bytes
 from qc_daemon.report.sr.document import build_sr
 from qc_daemon.report.sr.parse import parse_findings, parse_reviews
-from qc_daemon.review.events import Event, EventKind
+from qc_daemon.review.events import EventKind
 from qc_daemon.review.reasons import REASONS
-from qc_daemon.review.state import ReviewState, ReviewStatus, current_state
+from qc_daemon.review.state import ReviewState, current_state
 from tests.support import pixelmed, sr_reader
-from tests.support.report_objects import assert_same_findings, nuchal_finding, source_instance
+from tests.support.report_objects import (
+    assert_same_findings,
+    nuchal_finding,
+    reviewed,
+    source_instance,
+)
 
 CREATED = datetime(2026, 1, 2, 9, 30, 0, 250000, tzinfo=UTC)
 AT = datetime(2026, 1, 2, 9, 25, 1, 500000, tzinfo=UTC)
@@ -28,19 +33,11 @@ AT = datetime(2026, 1, 2, 9, 25, 1, 500000, tzinfo=UTC)
 
 def outcome(**changes: Any) -> ReviewState:
     values: dict[str, Any] = {
-        "number": 1,
-        "kind": EventKind.OVERRIDE,
-        "reader": "Dr Lee",
         "at": AT,
-        "revision": 1,
-        "model_id": "m",
-        "view": View.NT,
-        "verdict": "standard",
         "criteria": (("CRIT-GAIN", True), ("CRIT-NASAL", None), ("CRIT-NT", False)),
-        "reason": "measurable",
         "remark": "her mother is Jane",
     }
-    return ReviewState(ReviewStatus.OVERRIDDEN, Event(**values | changes))
+    return reviewed(**values | changes)
 
 
 SOURCES = [
