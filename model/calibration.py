@@ -209,17 +209,22 @@ class Calibration:
 
 
 def expected_calibration_error(
-    probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int = 10
+    probabilities: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    bins: int = 10,
+    weights: npt.ArrayLike | None = None,
 ) -> float:
     """Mean |observed - predicted| over equal-mass bins, weighted by size; 0..1.
 
-    Equal probabilities share a bin, so that the order of the samples cannot matter.
+    Equal probabilities share a bin, so that the order of the samples cannot matter. `weights` (n,)
+    say how many each sample stands for, all above 0; bins are of samples all the same.
     """
     p, y = np.asarray(probabilities, float), np.asarray(labels, float)
     if p.shape != y.shape or p.ndim != 1 or len(p) == 0:
         raise ValueError(f"{p.shape} probabilities for {y.shape} labels")
-    excess = np.bincount(equal_mass_bins(p, bins), weights=y - p)
-    return float(np.abs(excess).sum() / len(p))
+    w = np.ones(len(p)) if weights is None else np.asarray(weights, float)
+    excess = np.bincount(equal_mass_bins(p, bins), weights=w * (y - p))
+    return float(np.abs(excess).sum() / w.sum())
 
 
 def equal_mass_bins(probabilities: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.intp]:

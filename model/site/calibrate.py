@@ -54,6 +54,8 @@ def calibrate_site(rows: Iterable[SiteSample], question: SiteQuestion) -> SiteRe
         reason = f"not enough to tell: {fit.reason}" if fit.map is None else fit.reason
         if reviewed.rows:
             reason += f" ({problem})"
+    # Without the fit of all findings the map rests on the reviewed ones alone.
+    fitted = reviewed if kind == REVIEWED and fit.map is None else samples
     promise = None
     if reviewed.rows:
         promise = make_promise(reviewed, site_map, question.review, question.tolerance)
@@ -83,7 +85,7 @@ def calibrate_site(rows: Iterable[SiteSample], question: SiteQuestion) -> SiteRe
         before=before,
         after=after,
         promise=promise,
-        by_view=dict(sorted(Counter(row.view for row in samples.rows).items())),
+        by_view=dict(sorted(Counter(row.view for row in fitted.rows).items())),
     )
 
 
@@ -96,9 +98,9 @@ def _figures(
     isotonic: bool,
 ) -> tuple[figures.Figures, figures.Figures]:
     """Figures of the bundle's probabilities, and of the site's with exams left out in turn."""
-    y = reviewed.labels()
+    y, weights = reviewed.labels(), reviewed.review_weights()
     odds = left_out_log_odds(reviewed, prior, isotonic=isotonic)
     return (
-        figures.measure(expit(reviewed.log_odds), y, reviewed.exam, review),
-        figures.measure(np.asarray(expit(odds)), y, reviewed.exam, band),
+        figures.measure(expit(reviewed.log_odds), y, reviewed.exam, review, weights),
+        figures.measure(np.asarray(expit(odds)), y, reviewed.exam, band, weights),
     )

@@ -73,26 +73,29 @@ def measure(
     labels: Floats,
     exam: npt.NDArray[np.intp],
     review: tuple[float, float],
+    weights: Floats,
 ) -> Figures:
-    """The figures of (n,) probabilities and labels; exams are resampled whole."""
+    """The figures of (n,) probabilities and labels, each for as many findings as its weight says;
+    exams are resampled whole."""
     low, high = review
+    share = weights / weights.sum()
     is_standard = probabilities >= high
     is_review = (probabilities > low) & ~is_standard
 
     def error(at: npt.NDArray[np.intp]) -> float:
-        return expected_calibration_error(probabilities[at], labels[at])
+        return expected_calibration_error(probabilities[at], labels[at], weights=weights[at])
 
     def accuracy(at: npt.NDArray[np.intp]) -> float:
-        return float(((probabilities[at] >= 0.5) == labels[at]).mean())
+        return float(np.average((probabilities[at] >= 0.5) == labels[at], weights=weights[at]))
 
     return Figures(
         len(labels),
         _figure(error, exam),
         _figure(accuracy, exam),
         (
-            float(is_standard.mean()),
-            float(is_review.mean()),
-            float((~is_standard & ~is_review).mean()),
+            float(share @ is_standard),
+            float(share @ is_review),
+            float(share @ (~is_standard & ~is_review)),
         ),
     )
 

@@ -29,9 +29,9 @@ class SiteRecord:
 
     `view` and `device` say what it was fitted on, None: all. `kind` "none" leaves all as it is, and
     `reason` says why. `thresholds` are the probabilities between which a person decides. `findings`
-    counts all it was fitted on, `by_view` those of each view, `reviews` those with a person's
-    verdict. `before` and `after` are figures of the reviews, the latter with exams left out in
-    turn.
+    counts all there were, `by_view` those of each view that the map was fitted on, `reviews` those
+    with a person's verdict. `before` and `after` are figures of the reviews, the latter with exams
+    left out in turn.
     """
 
     site: str

@@ -120,6 +120,22 @@ def test_figures_are_of_exams_left_out() -> None:
     assert sum(record.after.called) == pytest.approx(1)
 
 
+def test_figures_are_of_as_many_findings_as_each_review_stands_for() -> None:
+    """Nine tenths of the weight lie on reviews that the bundle gets right."""
+    s, y = np.r_[np.full(20, 3.0), np.full(20, -3.0)], np.tile([1.0, 0.0], 20)
+    rows = [
+        replace(row, weight=9.0 if (row.log_odds > 0) == row.is_standard else 1.0)
+        for row in site_samples(s, y)
+    ]
+    before = calibrate_site(rows, question()).before
+    assert before is not None
+    assert before.accuracy.value == pytest.approx(0.9)
+    plain = calibrate_site(site_samples(s, y), question()).before
+    assert plain is not None
+    assert plain.accuracy.value == pytest.approx(0.5)
+    assert sum(before.called) == pytest.approx(1)
+
+
 def test_views_have_offsets_only_where_both_are_known_well() -> None:
     generator = np.random.default_rng(3)
     s, y = log_odds_of_site(generator, 240)
@@ -230,6 +246,30 @@ def test_pictures_that_come_twice_are_no_trouble() -> None:
         s, y = log_odds_of_site(generator, 150)
         at = generator.choice(150, 260)
         assert calibrate_site(site_samples(s[at], y[at]), question()).kind == "reviewed"
+
+
+def test_a_map_of_reviews_alone_says_nothing_of_views_without_reviews() -> None:
+    """The log odds of all findings lie in one group, so that only the reviews say anything."""
+    generator = np.random.default_rng(0)
+    s = generator.normal(0, 1, 120)
+    y = (s + generator.normal(0, 1, 120) > 0).astype(float)
+    rows = site_samples(s, y)
+    heads = [
+        replace(row, view=View.HEAD, key=f"head {row.key}", exam=1000 + i, is_standard=None)
+        for i, row in enumerate(rows[:40])
+    ]
+    record = calibrate_site([*rows, *heads], question())
+    assert record.kind == "reviewed"
+    assert record.share is None
+    assert record.is_about(View.NT)
+    assert not record.is_about(View.HEAD)
+    assert record.findings == 160
+    # Where the fit of all findings stands behind it, they count.
+    far = np.r_[s[:60] - 3, s[60:] + 3]
+    both = [replace(row, log_odds=float(v)) for row, v in zip(rows, far, strict=True)]
+    both = [replace(row, is_standard=row.log_odds > 0) for row in both]
+    heads = [replace(head, log_odds=row.log_odds) for head, row in zip(heads, both, strict=False)]
+    assert calibrate_site([*both, *heads], question()).is_about(View.HEAD)
 
 
 def test_a_view_that_was_not_fitted_stays_as_the_bundle_has_it() -> None:

@@ -140,6 +140,20 @@ def test_later_reviews_keep_it_or_break_it() -> None:
     assert check_promise(promise_of(50), called, np.zeros(100)) == {}
 
 
+def test_reviews_drawn_for_being_doubtful_break_no_promise_by_themselves() -> None:
+    """Of 100 called 10 are wrong, all among 20 that were ten times as likely to be drawn."""
+    promise = promise_of(1000)
+    assert promise.standard.threshold is not None
+    called, labels = np.full(100, promise.standard.threshold), np.ones(100)
+    labels[:10] = 0
+    weights = np.where(np.arange(100) < 20, 1.0, 10.0)
+    assert check_promise(promise, called, labels)["standard"].tail < 0.05
+    assert check_promise(promise, called, labels, weights)["standard"].tail == 1.0
+    all_wrong = check_promise(promise, called, np.zeros(100), weights)["standard"]
+    assert all_wrong.wrong == 100
+    assert not all_wrong.is_consistent
+
+
 def test_its_json_is_read_back() -> None:
     for reviews in (50, 1000):
         promise = promise_of(reviews)
