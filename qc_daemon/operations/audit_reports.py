@@ -7,7 +7,7 @@ says today. Of an exam it is made of the exam's findings as they stand.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from qc_daemon.operations.example_pictures import load_pictures
 from qc_daemon.operations.shared import open_store
 from qc_daemon.records.acquisition import identities
 from qc_daemon.records.received import exams
-from qc_daemon.records.results import audit_contents, rejections
+from qc_daemon.records.results import audits, rejections
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import AcquisitionRow, IdentityKind
 from qc_daemon.settings import Settings
@@ -77,6 +77,13 @@ class ReportPeriod:
         if period.start is not None and period.end is not None and period.end < period.start:
             raise UsageError(f"--to {end} lies before --from {start}; give the earlier day first")
         return period
+
+    def as_text(self) -> dict[str, str | None]:
+        """The days in ISO 8601, as audits are read by."""
+        return {
+            "since": None if self.start is None else self.start.isoformat(),
+            "until": None if self.end is None else self.end.isoformat(),
+        }
 
     @property
     def words(self) -> str:
@@ -125,7 +132,7 @@ def make_report(
         return _of_exam(settings, store, target.value, format, chosen)
     with store.read() as session:
         id, name = _identify(session, target)
-        body = audit_contents.newest_in(session, period.start, period.end)
+        body = audits.read(session, audits.NIGHTLY, **period.as_text())
         devices = _names(session, IdentityKind.DEVICE)
     if body is None:
         raise QCError(
@@ -139,11 +146,17 @@ def make_report(
         subject = Subject(target.kind, id, 0, 0, ())
     if format == "json":
         return _as_json(target.kind, subject.id, name, body)
+    name = subject.name or name
     if format == "pdf" and not is_printable(name):
         # Fonts of some scripts are too large to come along.
         name = subject.id
     composer = Composer(
-        audit, subject, name, _report_names(chosen, devices), Wording(chosen), audit.next_audit
+        audit,
+        subject,
+        name,
+        _report_names(chosen, devices),
+        Wording(chosen),
+        _next_audit(settings, audit),
     )
     created = datetime.combine(audit.day, datetime.min.time(), UTC)
     if target.kind != PERSON:
@@ -161,6 +174,13 @@ def make_report(
         loaded.left_out,
     )  # fmt: skip
     return _write(document, format)
+
+
+def _next_audit(settings: Settings, audit: AuditFacts) -> date | None:
+    """The local date of the audit after this one; None where no audit is scheduled."""
+    if audit.next_audit is not None or settings.schedule.audit_time is None:
+        return audit.next_audit
+    return audit.day + timedelta(days=1)
 
 
 def write_report(out: Path, content: bytes) -> None:
@@ -318,7 +338,7 @@ def _exam_facts(store: Store, value: str) -> tuple[ExamFacts, dict[str, Any] | N
             raise QCError(ErrorCode.STORAGE, f"there is no exam {value}; see exam list") from None
         rejected = rejections.of_exam(session, content.exam_id)
         left_out = len(exams.omissions(session, content.exam_id))
-        body = audit_contents.newest_in(session, None, None)
+        body = audits.read(session, audits.NIGHTLY)
         device = _device(session, [each.revision.revision_id for each in content.findings])
     if not content.findings:
         raise QCError(

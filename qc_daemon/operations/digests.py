@@ -22,7 +22,7 @@ from qc_daemon.operations.shared import Outcome, describe_unchanged, open_store
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.queue.retry import RetryPolicy, next_try
 from qc_daemon.records.results import audit_contents, digests
-from qc_daemon.records.results.audit_contents import NIGHTLY
+from qc_daemon.records.results.audits import NIGHTLY
 from qc_daemon.records.results.digests import Recipient
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import DigestRow, DigestState

@@ -141,6 +141,12 @@ def test_a_person_without_pictures_in_the_window_has_a_report(own_audited: Audit
 def test_a_site_is_known_without_case_and_accents(audited: AuditedExam) -> None:
     page = audited.report(site="St. Mary").decode()
     assert "Image quality at the site St. Mary" in page
+    assert "Next audit: 2026-06-29" in page
+
+
+def test_without_a_schedule_no_next_audit_is_named(own_audited: AuditedExam) -> None:
+    own_audited.settings.schedule.audit = "off"
+    assert "Next audit" not in own_audited.report(person=own_audited.person).decode()
 
 
 def test_the_report_of_an_exam(audited: AuditedExam) -> None:

@@ -146,6 +146,8 @@ def subject(kind: str, id: str, n: int, rng: random.Random) -> dict[str, Any]:
         "measures": measures,
         "flags": [],
     }
+    if kind == "site":
+        body["name"] = "St. Mary"
     if kind == "person":
         body["devices"] = [
             {"id": "d2", "share": 0.3, "x": 24, "n": 30, "value": 0.8, **_DEVICE, "effect": 0.048},

@@ -68,7 +68,9 @@ class AuditedExam:
                     name="nightly",
                     local_date=day,
                     state=state,
-                    content=json.dumps(self.body(day)).encode(),
+                    content=json.dumps(self.body(day)).encode()
+                    if state is AuditState.DONE
+                    else None,
                     created_at=now,
                     updated_at=now,
                 )

@@ -22,6 +22,7 @@ from qc_daemon.audit.proportions import (
 
 PERSON, DEVICE, SITE = "person", "device", "site"
 COMPLETION, STANDARD, SCORE = "completion", "standard", "exam-score"
+_VERSION_DIGITS = 16
 FAILURE, SET_FAILURE = "failure", "set-failure"
 ALARMED, DECLINING = "alarm", "declining"
 
@@ -223,13 +224,14 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A person, device or site with its measures."""
+    """A person, device or site with its measures; `name` is a site's, as headers write it."""
 
     kind: str
     id: str
     findings: int
     exams: int
     measures: tuple[Measure, ...]
+    name: str | None = None
     devices: tuple[DeviceShare, ...] = ()
     good: tuple[Example, ...] = ()
     instructive: tuple[Example, ...] = ()
@@ -252,6 +254,7 @@ class Subject:
             findings=int(body.get("findings") or 0),
             exams=int(body.get("exams") or 0),
             measures=tuple(Measure.from_json(each) for each in body.get("measures") or ()),
+            name=body.get("name"),
             devices=tuple(
                 sorted(
                     (_device(each) for each in body.get("devices") or ()),
@@ -361,7 +364,10 @@ class AuditFacts:
             timezone=str(body.get("timezone") or "UTC"),
             models=" ".join(str(bundle[key]) for key in ("name", "version") if bundle.get(key)),
             model_id=bundle.get("model_id"),
-            criteria_version=str(body.get("criteria_version") or ""),
+            # Criteria have their thresholds in the bundle.
+            criteria_version=str(
+                body.get("criteria_version") or (bundle.get("model_id") or "")[:_VERSION_DIGITS]
+            ),
             data_sha256=str(body.get("data_sha256") or ""),
             false_discovery_rate=rules.get("false_discovery_rate"),
             expected_views=tuple(rules.get("expected_views") or ()),
