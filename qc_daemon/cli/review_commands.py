@@ -199,7 +199,8 @@ def review_override(
     """Override a finding: its view, its verdict, criteria, or several of them, with a reason.
 
     What is not given stays as the models have it. The exam's report is amended: the person's
-    verdict stands in it beside the models', and overlay, summary and key objects follow it.
+    verdict stands in it beside the models', and overlay, summary and key objects follow it. Where a
+    blinded second reading is to come, that is done once it agrees or a third person decided.
 
     Example: qc-daemon review override 7 --verdict standard --reason measurable --reader "Dr Lee"
     """
