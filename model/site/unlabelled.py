@@ -19,8 +19,8 @@ MIN_SHARE = 0.1
 MIN_LIKELIHOOD_RATIO = 9.0
 """Twice the log of how much likelier two classes are than one skew-normal class. The law of this
 ratio is not chi squared, for with a share of 0 the other class has no place (McLachlan 1987), so
-that the level is measured: of made-up sites of one class at most 1 in 100 reach it, pass the other
-tests and are changed (docs/experiments.md, `benchmarks/site_classes.py`)."""
+that the level is simulated: of sites of one class about 1 in 100 at most reaches it, passes the
+other tests and is changed (docs/experiments.md, `benchmarks/site_classes.py`)."""
 MAX_VALLEY = 0.9
 """Between the classes the fitted density falls to at most this share of that at the lower one."""
 MIN_DISTANCE_SDS = 2.5
