@@ -1,32 +1,67 @@
-"""How often audits of made-up histories are right.
+"""How often audits of made-up histories are right, and what they cost.
 
 .venv/bin/python benchmarks/audits.py planted --seeds 101 110 --findings 30000
 .venv/bin/python benchmarks/audits.py null --seeds 1 200 --findings 10000
+.venv/bin/python benchmarks/audits.py cost --seeds 1 1 --findings 100000
 
 `planted` counts what is named of what is planted, and what else is. `null` counts how many audits
 call anybody where nothing is planted, for each family of tests, with the Wilson interval; the
-stated rate is at most the false discovery rate of the audit, 5 %.
+stated rate is at most the false discovery rate of the audit, 5 %. `cost` imports a history into a
+new SQLite database and audits it, a process for each number of findings: seconds, and the largest
+memory of the process.
 """
 
 import argparse
+import os
+import resource
 import sys
+import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from qc_daemon.audit.audit import FALSE_DISCOVERY_RATE
 from qc_daemon.audit.proportions import Proportion
+from qc_daemon.operations.audits import run_audit
+from qc_daemon.operations.result_import import import_findings
+from qc_daemon.records import schema
+from qc_daemon.settings import load
 from tests.support.histories import audit_history, extras, false_alarms, misses
+from training.phantom.history import write_history
+
+
+def measure_cost(seed: int, findings: int) -> None:
+    """Print what the import and the audit of a history take."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["QC_DAEMON_STORE__URL"] = f"sqlite:///{folder}/qc.db"
+        settings = load(None)
+        schema.upgrade(settings.store.url)
+        path = write_history(Path(folder) / "history", seed, findings)
+        steps = {
+            "import": lambda: import_findings(settings, [path]),
+            "audit": lambda: run_audit(settings),
+        }
+        for name, step in steps.items():
+            wall, processor = time.monotonic(), time.process_time()
+            step()
+            wall, processor = time.monotonic() - wall, time.process_time() - processor
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            print(f"{name} of {findings}: {wall:.1f} s, CPU {processor:.1f} s, {memory:.2f} GiB")
 
 
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("kind", choices=("planted", "null"))
+    parser.add_argument("kind", choices=("planted", "null", "cost"))
     parser.add_argument("--seeds", nargs=2, type=int, metavar=("FIRST", "LAST"), required=True)
     parser.add_argument("--findings", type=int, default=10_000)
     options = parser.parse_args()
     first, last = options.seeds
+    if options.kind == "cost":
+        for seed in range(first, last + 1):
+            measure_cost(seed, options.findings)
+        return
     counts = Counter[str]()
     for seed in range(first, last + 1):
         truth, content = audit_history(seed, options.findings, is_null=options.kind == "null")

@@ -28,6 +28,7 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import AuditState
 from qc_daemon.settings import Settings, load
 from tests.support.databases import migrate
+from tests.support.histories import misses
 from training.phantom.history import write_history
 
 NOW = datetime(2026, 10, 1, 8, 0, tzinfo=UTC)
@@ -281,3 +282,19 @@ def test_a_failure_is_stored_without_its_words(
         run_audit(settings, LAST, clock=clock)
     [listed] = [json.loads(line) for line in run("list", "--format", "json").stdout.splitlines()]
     assert (listed["state"], listed["reason"]) == ("failed", "RuntimeError")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [601, 602, 603])
+def test_what_is_planted_in_an_imported_history_is_named(
+    url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seed: int
+) -> None:
+    """The whole way, as a user goes it; seeds that nothing was tuned on."""
+    monkeypatch.setenv("QC_DAEMON_STORE__URL", url)
+    migrate(url)
+    path = write_history(tmp_path / "history", seed, 30_000)
+    assert runner.invoke(app, ["results", "import", str(path)]).exit_code == 0
+    assert run("run").exit_code == 0
+    content = json.loads(run("show", "--format", "json").stdout)
+    truth = json.loads((path.parent / "truth.json").read_text())
+    assert misses(truth, content) == []
