@@ -43,9 +43,9 @@ LEAD, ANNA = "lead@example.org", "anna@example.org"
 class Lab:
     """A store with audits, and settings that send to a lead and to one person."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str | None = None) -> None:
         self.now = NOW
-        url = f"sqlite:///{folder / 'qc.db'}"
+        url = url or f"sqlite:///{folder / 'qc.db'}"
         migrate(url)
         self.settings = Settings(store=StoreSettings(url=url, spool=folder))
         self.store = Store(url)
@@ -124,7 +124,12 @@ def test_a_mail_has_a_link_and_no_number_of_anybody(lab: Lab) -> None:
     assert "%" not in anna
 
 
-def test_two_processes_send_each_digest_once(lab: Lab) -> None:
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_two_processes_send_each_digest_once(
+    database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue("postgres_url") if database == "postgresql" else None
+    lab = Lab(tmp_path, url)
     many = [MailRecipient(address=f"a{number}@example.org") for number in range(12)]
     with SmtpServer() as server:
         lab.mail(server.port, recipient=many)
@@ -136,6 +141,7 @@ def test_two_processes_send_each_digest_once(lab: Lab) -> None:
         # Whoever lost a race leaves the rest to the next minute.
         lab.send()
         assert sorted(mail["To"] for mail in server.mails) == sorted(m.address for m in many)
+    lab.store.close()
 
 
 def test_starttls_and_login(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
