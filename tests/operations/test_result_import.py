@@ -181,6 +181,18 @@ def test_an_exam_that_was_received_is_not_mixed_with_imported_findings(
         import_findings(settings, [path])
 
 
+def test_a_study_that_comes_later_is_not_shared_with_its_imported_findings(
+    settings: Settings, tmp_path: Path
+) -> None:
+    path = write_history(tmp_path, 3, 5)
+    import_findings(settings, [path])
+    study = json.loads(path.read_text().splitlines()[0])["study_instance_uid"]
+    with Store(settings.store.url).begin() as session:
+        receipt = numbered_receipt(1, study_instance_uid=study)
+        admit(session, receipt, source_destinations=[], bundle_id="m", now=NOW)
+    assert all("other-patient-in-study" not in line["flags"] for line in printed())
+
+
 def test_objects_that_were_not_scored_are_left_out(settings: Settings, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in write_history(tmp_path, 3, 5).read_text().splitlines()]
     error = {"sop_instance_uid": "1.2", "error": {"code": "decode-failed", "message": "no"}}

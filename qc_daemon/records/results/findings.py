@@ -120,7 +120,8 @@ def _shared_studies(session: Session, studies: set[str] | None) -> set[str]:
         return set()
     several = (
         select(Exam.study_instance_uid)
-        .where(Exam.study_instance_uid != "")
+        # An imported exam has no patient: it says nothing of whose the study is.
+        .where(Exam.study_instance_uid != "", Exam.imported_at.is_(None))
         .group_by(Exam.study_instance_uid)
         .having(func.count() > 1)
     )
