@@ -18,9 +18,10 @@ from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.process_id import lease_owner
 from model.finding import NON_STANDARD, STANDARD
-from qc_daemon.audit.audit import Audit, AuditRules, ReadingPair, Readings, make_audit
+from qc_daemon.audit.audit import Audit, AuditRules, make_audit
 from qc_daemon.audit.history import LimitKey, PointLimits
 from qc_daemon.audit.nuchal import NuchalCurve
+from qc_daemon.audit.readings import ReadingPair, Readings
 from qc_daemon.audit.rows import AuditFinding, BundleKey, Rows, RowsBuilder
 from qc_daemon.operations.shared import open_store
 from qc_daemon.records.clock import Clock, utc_now

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qc_daemon.audit.audit import AuditRules, ReadingPair, Readings, make_audit
+from qc_daemon.audit.audit import AuditRules, make_audit
 from qc_daemon.audit.history import LimitKey, PointLimits
 from qc_daemon.audit.nuchal import NuchalCurve
+from qc_daemon.audit.readings import ReadingPair, Readings
 from qc_daemon.audit.rows import Rows, RowsBuilder
 from qc_daemon.records.results.audits import encode
 from tests.support.histories import (
@@ -80,7 +81,7 @@ def test_an_alarm_says_what_others_had_of_the_same_cases(
     assert own["rule"] == "false-discovery"
     assert own["low"] < own["value"] < own["high"] < own["limits"]["low_alarm"]
     assert own["value"] == pytest.approx(own["x"] / own["n"], abs=1e-6)
-    assert own["adjusted"]["q"] <= 0.05
+    assert own["adjusted"]["q"] <= 0.01
     assert 0 < own["power"] <= 1
 
 
@@ -242,11 +243,12 @@ def test_other_histories_of_thirty_thousand(seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_false_alarms_come_at_the_stated_rate() -> None:
-    """Of 200 labs in which nothing is wrong each family calls somebody in at most 5 %: more than
-    17 of 200 have a probability of 0.02 at that rate."""
+    """Of 200 labs in which nothing is wrong each family calls somebody in at most 1 %, of trends in
+    5 %: more than 6 (17) of 200 have a probability below 0.02 at that rate."""
     counts = dict[str, int]()
     for seed in range(2001, 2201):
         _, content = audit_history(seed, 10_000, is_null=True)
         for family in false_alarms(content):
             counts[family] = counts.get(family, 0) + 1
-    assert max(counts.values(), default=0) <= 17, counts
+    assert counts.pop("trends", 0) <= 17
+    assert max(counts.values(), default=0) <= 6, counts
