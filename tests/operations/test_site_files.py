@@ -200,6 +200,7 @@ def test_labels_that_match_nothing_are_counted_and_named(
     assert len(lines) == 1
 
 
+@pytest.mark.slow
 def test_the_commands(site: tuple[Path, Path], tmp_path: Path) -> None:
     """Fit, show, and score a picture with and without the site: the raw probability stays."""
     findings = site[0]

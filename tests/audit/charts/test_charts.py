@@ -1,8 +1,6 @@
 """Charts whatever the numbers and names: all marks on the paper, no label on another, valid XML."""
 
-import re
 from datetime import date, timedelta
-from itertools import combinations
 from xml.etree import ElementTree
 
 import pytest
@@ -11,14 +9,10 @@ from hypothesis import strategies as st
 
 from qc_daemon.audit.charts.agreement_table import agreement_chart
 from qc_daemon.audit.charts.drawing import (
-    Chart,
     Drawing,
     Marker,
     MarkerShape,
     Text,
-    bounds,
-    overlap,
-    texts,
     write_svg,
 )
 from qc_daemon.audit.charts.funnel import FunnelUnit, funnel_chart
@@ -34,6 +28,7 @@ from qc_daemon.audit.control_charts import Rule
 from qc_daemon.audit.proportions import Proportion, funnel_limits
 from qc_daemon.language.catalogues import LANGUAGES
 from qc_daemon.language.wording import Wording
+from tests.support.charts import check_chart
 
 SVG = "{http://www.w3.org/2000/svg}"
 ENGLISH = Wording("en")
@@ -56,27 +51,6 @@ SHARES = st.integers(0, 4000).flatmap(lambda n: st.integers(0, n).map(lambda x: 
 DAYS = st.dates(date(2020, 1, 1), date(2030, 12, 31))
 
 
-def check(chart: Chart) -> ElementTree.Element:
-    """What holds of every chart; returns its SVG as a tree."""
-    drawing = chart.drawing
-    for shape in drawing.shapes:
-        left, top, right, bottom = bounds(shape)
-        assert -0.01 <= left <= right <= drawing.width + 0.01, shape
-        assert -0.01 <= top <= bottom <= drawing.height + 0.01, shape
-    for one, other in combinations([each for each in texts(drawing.shapes) if each.text], 2):
-        assert not overlap(one.box, other.box), (one, other)
-    assert all(len(row) == len(chart.table.columns) for row in chart.table.rows)
-    svg = write_svg(drawing, "c1")
-    assert svg == write_svg(drawing, "c1")
-    root = ElementTree.fromstring(svg)
-    assert root.get("role") == "img"
-    assert root.find(f"{SVG}title") is not None
-    assert root.find(f"{SVG}desc") is not None
-    assert not root.findall(f".//{SVG}script")
-    assert not re.search(r"\bstyle=|\bon\w+=|javascript:", re.sub(r">[^<]*<", "><", svg))
-    return root
-
-
 @settings(max_examples=15, deadline=None)
 @given(
     st.lists(st.tuples(SHARES, NAMES, st.booleans(), st.booleans()), min_size=1, max_size=20),
@@ -89,7 +63,7 @@ def test_funnel(
 ) -> None:
     drawn = [FunnelUnit(*unit) for unit in units] + [FunnelUnit(Proportion(20, 40), "A", True)]
     chart = funnel_chart(drawn, target, lambda n: funnel_limits(target, max(1, n)), title, w)
-    check(chart)
+    check_chart(chart)
     assert len(chart.table.rows) == sum(unit.share.n > 0 for unit in drawn)
 
 
@@ -130,7 +104,7 @@ def test_control_chart(
     days = (last - first).days
     near = [ChartEvent(first + timedelta(days=(7 * i) % (days + 1)), "x") for i in range(9)]
     chart = control_chart(points, [*events, *near], title, w, is_share=is_share)
-    check(chart)
+    check_chart(chart)
     assert len(chart.notes) == len(inside) + 9
 
 
@@ -146,7 +120,7 @@ def test_cusum(first: date, sums: list[tuple[float, float]], limit: float, w: Wo
         SumPoint(first + timedelta(days=7 * i), upper, lower)
         for i, (upper, lower) in enumerate(sums)
     ]
-    root = check(cusum_chart(points, limit, [ChartEvent(first, "probe")], "CUSUM", w))
+    root = check_chart(cusum_chart(points, limit, [ChartEvent(first, "probe")], "CUSUM", w))
     crossings = sum(each > limit for pair in sums for each in pair)
     legend = 1 if crossings else 0
     assert len(root.findall(f".//{SVG}polygon")) == crossings + legend
@@ -158,7 +132,7 @@ def test_cusum(first: date, sums: list[tuple[float, float]], limit: float, w: Wo
     WORDINGS,
 )
 def test_forest(rows: list[tuple[str, Proportion, float | None]], w: Wording) -> None:
-    check(forest_chart([ForestRow(*row) for row in rows], "Criteria", w))
+    check_chart(forest_chart([ForestRow(*row) for row in rows], "Criteria", w))
 
 
 @settings(max_examples=15, deadline=None)
@@ -172,7 +146,7 @@ def test_forest(rows: list[tuple[str, Proportion, float | None]], w: Wording) ->
 )
 def test_strip(rows: list[tuple[str, Proportion, tuple[float, ...]]], w: Wording) -> None:
     chart = strip_chart([StripRow(*row) for row in rows], "Among others", w)
-    check(chart)
+    check_chart(chart)
 
 
 @settings(max_examples=15, deadline=None)
@@ -192,7 +166,7 @@ def test_strip(rows: list[tuple[str, Proportion, tuple[float, ...]]], w: Wording
 def test_agreement(
     table: tuple[list[list[int]], list[str]], first: str, second: str, w: Wording
 ) -> None:
-    check(agreement_chart(*table, first, second, "Agreement", w))
+    check_chart(agreement_chart(*table, first, second, "Agreement", w))
 
 
 def test_others_have_no_name_in_the_funnel() -> None:

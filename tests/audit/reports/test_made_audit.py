@@ -13,7 +13,7 @@ from qc_daemon.audit.reports.place import place_report
 from qc_daemon.audit.reports.sections import Composer
 from qc_daemon.audit.reports.words import Names
 from qc_daemon.language.wording import Wording
-from tests.audit.charts.test_charts import check
+from tests.support.charts import check_chart
 from tests.support.histories import audit_history
 
 CREATED = datetime(2026, 9, 30, tzinfo=UTC)
@@ -67,6 +67,6 @@ def test_every_subject_has_a_report_whose_charts_are_sound(
         charts = [block for block in document.blocks if isinstance(block, ChartBlock)]
         assert charts
         for block in charts:
-            check(block.chart)
+            check_chart(block.chart)
         text = report_html(document)
         assert not {s.id for s in audit.others(subject) if s.kind == "person"} & set(text.split())

@@ -183,6 +183,7 @@ def test_validators_find_no_fault(
     assert len(srread(path).content.get_image_measurement_groups()) == len(FINDINGS) + 4
 
 
+@pytest.mark.slow
 def test_pixelmed_finds_no_fault(path: Path) -> None:
     if not pixelmed.present():
         pytest.skip("PixelMed's validator is not here")
