@@ -137,13 +137,16 @@ def results_import(
 
     They are marked as imported: nothing is reported or delivered of them, and there are no
     pictures. What is stored already stays as it is. A file with a wrong line is left out whole.
-    Reviews are taken in by review import.
+    Reviews are taken in by review import. Where there is no database, one is made.
 
     Example: qc-daemon results import findings.jsonl
     """
+    from qc_daemon.operations.database import make_if_absent
     from qc_daemon.operations.result_import import count_lines, import_findings
 
     settings = load_settings(config)
+    if line := make_if_absent(settings):
+        typer.echo(line, err=True)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("Importing findings", total=count_lines(files))
         outcome = import_findings(settings, files, progress=lambda lines: bar.advance(task, lines))

@@ -38,6 +38,14 @@ def upgrade(settings: Settings) -> str:
     return f"the database {where} is up to date"
 
 
+def make_if_absent(settings: Settings) -> str | None:
+    """Make the tables where there are none; a line that says where, or None.
+
+    Raises QCError STORAGE.
+    """
+    return upgrade(settings) if schema.has_no_tables(settings.store.url) else None
+
+
 def check(settings: Settings, *, full: bool) -> str:
     """One line that says the database is up to date and sound; else raises QCError STORAGE."""
     url = settings.store.url

@@ -75,6 +75,17 @@ def test_what_was_printed_can_be_imported_elsewhere(
     assert list(map(without_own, printed())) == list(map(without_own, first))
 
 
+def test_a_database_is_made_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QC_DAEMON_STORE__URL", f"sqlite:///{tmp_path / 'new.db'}")
+    path = write_history(tmp_path, 3, 20)
+    result = runner.invoke(app, ["results", "import", str(path)])
+    assert result.exit_code == 0, result.output
+    assert "a new one, without any exam, is made" in result.output
+    assert len(printed()) == 20
+
+
 def test_a_second_import_changes_nothing(settings: Settings, tmp_path: Path) -> None:
     path = write_history(tmp_path, 3, 50)
     import_findings(settings, [path])
