@@ -8,21 +8,26 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.plain_text import count_of
 from qc_daemon.cli.options import Config, Since, Until, load_settings
 from qc_daemon.cli.output import parse_format, say, write_lines
+from qc_daemon.operations.parquet import write_parquet
 from qc_daemon.spool import private_files
 
 export = typer.Typer(
     no_args_is_help=True,
-    help="Findings, reviews and audits as CSV or JSON lines, for other programs.",
+    help="Findings, reviews and audits as CSV, JSON lines or Parquet, for other programs.",
 )
 Out = Annotated[
     Path | None,
     typer.Option(dir_okay=False, help="File to write, as a whole or not at all; else the output."),
 ]
-ExportFormat = Annotated[str, typer.Option("--format", help="csv, or json or jsonl.")]
+ExportFormat = Annotated[
+    str, typer.Option("--format", help="csv, json (or jsonl), or parquet (with --out).")
+]
+_Format = Literal["csv", "json", "parquet"]
 
 
 @export.command("findings")
@@ -43,8 +48,8 @@ def export_findings(
     from qc_daemon.operations import exports
     from qc_daemon.operations.shared import parse_window
 
-    chosen, window = _parse(format), parse_window(since, until)
-    rows = exports.export_findings(load_settings(config), window, as_rows=chosen == "csv")
+    chosen, window = _parse(format, out), parse_window(since, until)
+    rows = exports.export_findings(load_settings(config), window, as_rows=chosen != "json")
     _write(rows, chosen, exports.FINDING_COLUMNS, out)
 
 
@@ -66,7 +71,7 @@ def export_reviews(
     from qc_daemon.operations.review_files import HISTORY_COLUMNS, History
     from qc_daemon.operations.shared import parse_window
 
-    chosen, window = _parse(format), parse_window(since, until)
+    chosen, window = _parse(format, out), parse_window(since, until)
     history = History(load_settings(config), window, as_text=chosen == "csv")
     _write(iter(history), chosen, HISTORY_COLUMNS, out)
     if history.left_out:
@@ -86,40 +91,48 @@ def export_audits(
     out: Out = None,
     config: Config = None,
 ) -> None:
-    """Write audits: as CSV a row for each measure of each person, device and site, as JSON each
-    audit whole.
+    """Write audits: as CSV or Parquet a row for each measure of each person, device and site, as
+    JSON each audit whole.
 
     Example: qc-daemon export audits --from 2026-01-01 --out audits.csv
     """
     from qc_daemon.operations import exports
     from qc_daemon.operations.audit_reports import ReportPeriod
 
-    chosen, period = _parse(format), ReportPeriod.parse(start, end)
-    rows = exports.export_audits(load_settings(config), period, as_rows=chosen == "csv")
+    chosen, period = _parse(format, out), ReportPeriod.parse(start, end)
+    rows = exports.export_audits(load_settings(config), period, as_rows=chosen != "json")
     _write(rows, chosen, exports.AUDIT_COLUMNS, out)
 
 
-def _parse(format: str) -> Literal["csv", "json"]:
-    return "csv" if parse_format(format, ("csv", "json")) == "csv" else "json"
+def _parse(format: str, out: Path | None) -> _Format:
+    if format == "parquet":
+        if out is None:
+            raise UsageError("--format parquet needs --out FILE")
+        return "parquet"
+    return "csv" if parse_format(format, ("csv", "json"), ("parquet",)) == "csv" else "json"
 
 
 def _write(
     rows: Iterator[dict[str, Any]],
-    format: Literal["csv", "json"],
+    format: _Format,
     columns: Sequence[str],
     out: Path | None,
 ) -> None:
     """Write the rows. Raises QCError STORAGE for a file that cannot be written."""
     if out is None:
+        assert format != "parquet"
         write_lines(rows, format, columns)
         sys.stdout.flush()
         return
     try:
         with private_files.replacing(out) as file:
-            text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-            write_lines(rows, format, columns, text)
-            text.flush()
-            text.detach()
+            if format == "parquet":
+                write_parquet(rows, columns, file)
+            else:
+                text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+                write_lines(rows, format, columns, text)
+                text.flush()
+                text.detach()
     except OSError as error:
         raise QCError(ErrorCode.STORAGE, f"{out} cannot be written: {error.strerror}") from error
     say(f"{out}: written")

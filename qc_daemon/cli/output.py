@@ -34,13 +34,18 @@ _FORMULA = tuple("=+-@＝＋－＠")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
-def parse_format(value: str, formats: Sequence[Format] = FORMATS) -> Format:
-    """The format by its name, `jsonl` being JSON too. Raises UsageError."""
+def parse_format(
+    value: str, formats: Sequence[Format] = FORMATS, others: Sequence[str] = ()
+) -> Format:
+    """The format by its name, `jsonl` being JSON too.
+
+    Raises UsageError, which also names `others`: formats that the caller knows.
+    """
     name = "json" if value == "jsonl" else value
     for each in formats:
         if name == each:
             return each
-    raise UsageError(f"--format {value}: give one of {', '.join(_names(formats))}")
+    raise UsageError(f"--format {value}: give one of {', '.join([*_names(formats), *others])}")
 
 
 def _names(formats: Sequence[Format]) -> list[str]:

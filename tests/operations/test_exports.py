@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import polars
 import pytest
 from typer.testing import CliRunner
 
@@ -97,6 +98,20 @@ def test_audits(config: Path, audited: AuditedExam) -> None:
     assert float(own["adjusted"]) == measure["adjusted"]["value"]
 
 
+@pytest.mark.parametrize("what", ["findings", "reviews", "audits"])
+def test_parquet_has_the_columns_and_values_of_csv(config: Path, tmp_path: Path, what: str) -> None:
+    out = tmp_path / "rows.parquet"
+    export(config, what, "--format", "parquet", "--out", str(out))
+    of_csv, table = rows(export(config, what)), polars.read_parquet(out)
+    assert table.columns == list(of_csv[0])
+    assert len(table) == len(of_csv)
+    number = {"findings": "probability", "reviews": "finding", "audits": "value"}[what]
+    assert table[number].dtype.is_numeric()
+    assert [each for each in table[number] if each is not None] == pytest.approx(
+        [float(row[number]) for row in of_csv if row[number]], abs=1e-5
+    )
+
+
 def test_a_file_is_written_as_a_whole_or_not_at_all(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,5 +133,7 @@ def test_a_file_is_written_as_a_whole_or_not_at_all(
 
 
 def test_other_formats_are_named(config: Path) -> None:
-    with pytest.raises(UsageError, match="--format parquet: give one of csv, json, jsonl"):
+    with pytest.raises(UsageError, match="--format excel: give one of csv, json, jsonl, parquet"):
+        export(config, "findings", "--format", "excel")
+    with pytest.raises(UsageError, match="--format parquet needs --out"):
         export(config, "findings", "--format", "parquet")
