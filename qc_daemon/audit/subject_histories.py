@@ -1,6 +1,6 @@
 """Histories of measures week by week, their control charts, and trends of persons."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -184,7 +184,10 @@ class _Cusums:
     limit: float
 
     def of(self, own: Ints, day: Ints, frame: Frame) -> dict[str, Any] | None:
-        """The sums of a person at the end of each week that is over, by its points of history."""
+        """The sums of a person at the end of each week that is over, by its points of history.
+
+        A sum that passes the limit begins again (Steiner 2000); its week has the value that did.
+        """
         _, week = complete_weeks(np.zeros(len(own)), day, frame)
         own = own[: len(week)] if len(week) < len(own) else own
         if not len(week):
@@ -192,12 +195,24 @@ class _Cusums:
         last = np.flatnonzero(np.append(np.diff(week) > 0, True))
         sums = {}
         for name, weights in (("upper", self.worse), ("lower", self.better)):
-            total, path = 0.0, []
-            for weight in weights[own].tolist():
-                total = max(0.0, total + weight)
-                path.append(total)
-            sums[name] = [rounded(path[place], 4) for place in last.tolist()]
+            sums[name] = [
+                rounded(each, 4) for each in _sums_by_week(weights[own], last.tolist(), self.limit)
+            ]
         return {"limit": rounded(self.limit, 4), "ratio": CUSUM_RATIO, **sums}
+
+
+def _sums_by_week(weights: Floats, last: Sequence[int], limit: float) -> list[float]:
+    """The sum after each place of `last`, or what passed the limit since the one before."""
+    by_week, total, start = list[float](), 0.0, 0
+    for end in last:
+        passed = None
+        for weight in weights[start : end + 1].tolist():
+            total = max(0.0, total + weight)
+            if total > limit:
+                passed, total = total, 0.0
+        by_week.append(total if passed is None else passed)
+        start = end + 1
+    return by_week
 
 
 def _cusums(frame: Frame, counted: Counted, trials: Trials) -> _Cusums | None:

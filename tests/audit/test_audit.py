@@ -4,6 +4,7 @@ The seeds are none that the audit was tuned on.
 """
 
 import json
+import math
 from datetime import date, timedelta
 from typing import Any
 
@@ -83,6 +84,16 @@ def test_an_alarm_says_what_others_had_of_the_same_cases(
     assert own["value"] == pytest.approx(own["x"] / own["n"], abs=1e-6)
     assert own["adjusted"]["q"] <= 0.01
     assert 0 < own["power"] <= 1
+
+
+def test_a_sum_begins_again_after_its_signal(
+    truth_and_rows: tuple[dict[str, Any], Rows], content: dict[str, Any]
+) -> None:
+    own = measure(content, truth_and_rows[0]["outlier_person"], "standard")["cusum"]
+    # One image adds the logarithm of the odds ratio at most.
+    largest = own["limit"] + math.log(own["ratio"])
+    assert own["limit"] < max(own["upper"]) <= largest
+    assert sum(each > own["limit"] for each in own["upper"]) > 1
 
 
 def test_a_drift_calls_for_a_new_calibration_and_says_since_when(

@@ -176,10 +176,10 @@ def cusum_chart(
         limit=label(limit), days=w.join(crossed) or "–"
     )
     entries = [
-        LegendEntry(line_sample(Tone.ACCENT, 1.6), w.gettext("sum above the centre (upwards)")),
+        LegendEntry(line_sample(Tone.ACCENT, 1.6), w.gettext("poorer than expected (upwards)")),
         LegendEntry(
             line_sample(Tone.ACCENT, 1.6, (7.0, 3.0)),
-            w.gettext("sum below the centre (downwards)"),
+            w.gettext("better than expected (downwards)"),
         ),
         LegendEntry(
             line_sample(Tone.MIDDLE, 1.3), w.gettext("limit {limit}").format(limit=label(limit))
@@ -188,10 +188,10 @@ def cusum_chart(
     if crossed:
         entries.append(
             LegendEntry(
-                Marker(0, 0, MarkerShape.DIAMOND, 6.0), w.gettext("alarm: beyond the limit")
+                Marker(0, 0, MarkerShape.DIAMOND, 6.0), w.gettext("signal: the sum begins again")
             )
         )
-    columns = (w.gettext("From"), w.gettext("Upper sum"), w.gettext("Lower sum"))
+    columns = (w.gettext("From"), w.gettext("Sum, poorer"), w.gettext("Sum, better"))
     rows = tuple((p.day.isoformat(), w.decimal(p.upper), w.decimal(p.lower)) for p in ordered)
     table = Table(title, columns, rows, tuple(p.href for p in ordered))
     return frame.chart(shapes, entries, title, description, table)
