@@ -57,16 +57,6 @@ class Trials:
     cell: Ints
     stratum: Ints
 
-    def chosen(self, rows: Bools) -> "Trials":
-        """Those rows only."""
-        return Trials(
-            self.outcome[rows],
-            self.subject[rows],
-            self.exam[rows],
-            self.cell[rows],
-            self.stratum[rows],
-        )
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cells:
@@ -261,9 +251,9 @@ def between_variance(effects: Floats, errors: Floats) -> float:
     centre = float((weights * effects).sum() / weights.sum())
     scores = (effects - centre) / errors
     bounds = np.quantile(scores, (WINSORISED, 1 - WINSORISED))
-    drawn = np.clip(scores, *bounds)
+    winsorised = np.clip(scores, *bounds)
     # Drawing in takes variance away also where chance alone is at work.
-    total = float(np.square(drawn).sum()) / _DRAWN_VARIANCE
+    total = float(np.square(winsorised).sum()) / _WINSORISED_VARIANCE
     excess = total - (len(effects) - 1)
     spread = weights.sum() - np.square(weights).sum() / weights.sum()
     return max(0.0, excess / float(spread)) if spread > 0 else 0.0
@@ -276,7 +266,7 @@ def _drawn_variance() -> float:
     return float(inside + 2 * WINSORISED * c**2)
 
 
-_DRAWN_VARIANCE = _drawn_variance()
+_WINSORISED_VARIANCE = _drawn_variance()
 
 
 def _chances(design: Floats, x: Floats, n: Floats, start: Floats) -> Floats:

@@ -55,14 +55,14 @@ def case_residuals(frame: Frame, values: Floats, rows: Ints) -> Floats:
 def model_changes(frame: Frame) -> list[ModelChange]:
     """The changes, oldest first."""
     rows = frame.rows
-    chosen = np.flatnonzero(np.isfinite(rows.log_odds) & (rows.device >= 0))
-    if len(chosen) < 4 * _MIN_SIDE:
+    row_index = np.flatnonzero(np.isfinite(rows.log_odds) & (rows.device >= 0))
+    if len(row_index) < 4 * _MIN_SIDE:
         return []
-    residual = case_residuals(frame, rows.log_odds[chosen], chosen)
-    first = int(rows.day[chosen].min())
-    day = rows.day[chosen] - first
+    residual = case_residuals(frame, rows.log_odds[row_index], row_index)
+    first = int(rows.day[row_index].min())
+    day = rows.day[row_index] - first
     days = int(day.max()) + 1
-    search = _Search(residual, day, rows.device[chosen], rows.exam[chosen], days)
+    search = _Search(residual, day, rows.device[row_index], rows.exam[row_index], days)
     starts = [int(each) - first for each in _bundle_days(frame)]
     level = SCORE * np.ones(days)
     for start in starts:
@@ -74,7 +74,7 @@ def model_changes(frame: Frame) -> list[ModelChange]:
         place = search.refine(peak)
         near = [start for start in starts if abs(start - place) <= _NEAR]
         place = min(near, key=lambda start: abs(start - place)) if near else place
-        changes.append(_describe(frame, search, chosen, place, first, bool(near), score[peak]))
+        changes.append(_describe(frame, search, row_index, place, first, bool(near), score[peak]))
         score[max(0, peak - WINDOW) : peak + WINDOW + 1] = 0.0
     return sorted(changes, key=lambda change: change.day)
 
@@ -161,7 +161,7 @@ def _steps(n: Ints, total: Floats, variance: float) -> tuple[Floats, Floats]:
 def _describe(
     frame: Frame,
     search: _Search,
-    chosen: Ints,
+    row_index: Ints,
     place: int,
     first: int,
     is_bundle_change: bool,
@@ -178,8 +178,8 @@ def _describe(
         before=means[0],
         after=means[1],
         p=p,
-        devices=_moved(frame.rows.device[chosen], search.value, before, after, sign),
-        persons=_moved(frame.rows.person[chosen], search.value, before, after, sign),
+        devices=_moved(frame.rows.device[row_index], search.value, before, after, sign),
+        persons=_moved(frame.rows.person[row_index], search.value, before, after, sign),
         is_bundle_change=is_bundle_change,
     )
 

@@ -107,20 +107,20 @@ class _Samples:
             "detections": rows.detections.astype(float),
             "view-probability": rows.view_probability,
         }[feature]
-        is_chosen = rows.is_view & (column >= 0) & np.isfinite(values)
+        has_value = rows.is_view & (column >= 0) & np.isfinite(values)
         if left_out is not None:
-            is_chosen &= ~left_out
-        chosen = np.flatnonzero(is_chosen)
-        subject, day = column[chosen], rows.day[chosen]
-        if not len(chosen):
+            has_value &= ~left_out
+        row_index = np.flatnonzero(has_value)
+        subject, day = column[row_index], rows.day[row_index]
+        if not len(row_index):
             return cls(np.zeros(0), subject, day, np.zeros(subjects, np.int64), 1.0)
-        value = case_residuals(frame, values[chosen], chosen)
+        value = case_residuals(frame, values[row_index], row_index)
         end = _reference_ends(subject, day, subjects)
         early = day < end[subject]
         n = np.bincount(subject[early], minlength=subjects)
         mean = np.bincount(subject[early], value[early], minlength=subjects) / np.maximum(n, 1)
         value = value - mean[subject]
-        sums = np.bincount(rows.exam[chosen], value)
+        sums = np.bincount(rows.exam[row_index], value)
         spread = float(np.square(value).sum())
         inflation = max(1.0, float(np.square(sums).sum()) / spread) if spread > 0 else 1.0
         return cls(value, subject, day, np.where(n >= MIN_SAMPLE, n, 0), inflation)

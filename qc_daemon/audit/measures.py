@@ -164,24 +164,24 @@ def _filled(values: Floats, person: Ints) -> Floats:
     return np.where(np.isnan(values) & enough[place], np.append(mean, np.nan)[place], values)
 
 
-def iter_counted(frame: Frame, chosen: Bools) -> Iterator[Counted]:
-    """The measures of the chosen rows (n,), one after the other, for they are large."""
+def iter_counted(frame: Frame, is_included: Bools) -> Iterator[Counted]:
+    """The measures of the included rows (n,), one after the other, for they are large."""
     rows = frame.rows
-    yield from _exam_measures(frame, chosen)
-    decided = chosen & rows.is_view & (rows.verdict != UNDECIDED)
+    yield from _exam_measures(frame, is_included)
+    decided = is_included & rows.is_view & (rows.verdict != UNDECIDED)
     yield standard(frame, decided)
     for view in frame.views:
         of_view = np.flatnonzero(decided & (rows.view == rows.views.index(view)))
         outcome = rows.verdict[of_view].astype(float)
         yield Counted(f"standard:{view}", outcome, of_view, "high", view=view)
-    scored = np.flatnonzero(chosen & rows.is_view & np.isfinite(rows.probability))
+    scored = np.flatnonzero(is_included & rows.is_view & np.isfinite(rows.probability))
     yield Counted("probability", rows.probability[scored], scored, "high")
     for place, code in enumerate(rows.criteria):
-        judged = np.flatnonzero(chosen & ((rows.judged >> place) & 1 == 1))
+        judged = np.flatnonzero(is_included & ((rows.judged >> place) & 1 == 1))
         outcome = (1 - ((rows.met[judged] >> place) & 1)).astype(float)
         yield Counted(f"failure:{code}", outcome, judged, "low", criterion=code)
         yield _set_failure(frame, judged, outcome, code)
-    yield from _measuring(frame, chosen)
+    yield from _measuring(frame, is_included)
 
 
 def standard(frame: Frame, decided: Bools) -> Counted:
@@ -190,11 +190,11 @@ def standard(frame: Frame, decided: Bools) -> Counted:
     return Counted("standard", frame.rows.verdict[row].astype(float), row, "high")
 
 
-def _exam_measures(frame: Frame, chosen: Bools) -> Iterator[Counted]:
+def _exam_measures(frame: Frame, is_included: Bools) -> Iterator[Counted]:
     """Of each exam and each view that it should have: whether it is there, and whether an image of
     it is standard."""
     rows, codes = frame.rows, frame.view_codes
-    in_window = chosen[frame.first_row] if frame.exams else np.zeros(0, bool)
+    in_window = is_included[frame.first_row] if frame.exams else np.zeros(0, bool)
     exam = np.flatnonzero(in_window)
     places = np.arange(len(codes))
     place_of = np.full(len(rows.views), -1)
@@ -230,11 +230,11 @@ def _set_failure(frame: Frame, judged: Ints, outcome: Floats, code: str) -> Coun
     )
 
 
-def _measuring(frame: Frame, chosen: Bools) -> Iterator[Counted]:
+def _measuring(frame: Frame, is_included: Bools) -> Iterator[Counted]:
     """Of exams whose machine reports them: crown-rump lengths within the range, and NT written with
     the digits 0 and 5."""
     rows = frame.rows
-    first = frame.first_row[chosen[frame.first_row]] if frame.exams else np.zeros(0, np.int64)
+    first = frame.first_row[is_included[frame.first_row]] if frame.exams else np.zeros(0, np.int64)
     with_crl = first[np.isfinite(rows.crl[first])]
     low, high = CRL_RANGE
     inside = (rows.crl[with_crl] >= low) & (rows.crl[with_crl] <= high)
@@ -252,11 +252,11 @@ def _measuring(frame: Frame, chosen: Bools) -> Iterator[Counted]:
     )
 
 
-def seconds_per_view(frame: Frame, chosen: Bools) -> tuple[Floats, Ints]:
+def seconds_per_view(frame: Frame, is_included: Bools) -> tuple[Floats, Ints]:
     """(exams,) Seconds between the images of an exam, on average, and the exam's first row; of
     exams with two images or more that were not interrupted."""
     rows = frame.rows
-    timed = chosen & rows.is_view & (rows.second >= 0)
+    timed = is_included & rows.is_view & (rows.second >= 0)
     moment = rows.day * 86_400 + rows.second
     low = np.full(frame.exams, np.iinfo(np.int64).max)
     high = np.full(frame.exams, np.iinfo(np.int64).min)

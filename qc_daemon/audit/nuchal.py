@@ -28,13 +28,15 @@ class NuchalCurve:
         return self.constant + self.linear * crl + self.quadratic * np.square(crl)
 
 
-def log_multiples(frame: Frame, chosen: Bools, curve: NuchalCurve | None) -> tuple[Floats, Ints]:
+def log_multiples(
+    frame: Frame, is_included: Bools, curve: NuchalCurve | None
+) -> tuple[Floats, Ints]:
     """(n,) log10 MoM of the exams with a CRL within CRL_RANGE and an NT, and their first rows.
 
     Without a curve that of the rows themselves. Empty for fewer than ten.
     """
     rows = frame.rows
-    first = frame.first_row[chosen[frame.first_row]] if frame.exams else np.zeros(0, np.int64)
+    first = frame.first_row[is_included[frame.first_row]] if frame.exams else np.zeros(0, np.int64)
     low, high = CRL_RANGE
     with np.errstate(invalid="ignore"):
         is_measured = (rows.crl[first] >= low) & (rows.crl[first] <= high) & (rows.nt[first] > 0)

@@ -89,8 +89,8 @@ def _mean_limits(target: float, error: float, between: float, others: int) -> di
     reach = float(np.hypot(error, between))
     z = stats.norm.ppf([ALARM, WARNING, 1 - WARNING, 1 - ALARM]) * reach + target
     names = ("low_alarm", "low_warning", "high_warning", "high_alarm")
-    drawn = {name: rounded(each) for name, each in zip(names, z.tolist(), strict=True)}
-    return {"target": rounded(target), **drawn, "between": rounded(between), "others": others}
+    limits = {name: rounded(each) for name, each in zip(names, z.tolist(), strict=True)}
+    return {"target": rounded(target), **limits, "between": rounded(between), "others": others}
 
 
 def _spreads(values: Floats, subject: Ints, subjects: int) -> tuple[Floats, Floats, float]:

@@ -127,9 +127,9 @@ def set_history(
     limits: dict[LimitKey, PointLimits],
 ) -> None:
     bundles = frame.model_of_week
-    drawn, signals, new = history(points, stored, *of, measure["name"], bundles)
-    measure["history"], measure["signals"] = drawn, signals
-    limits.update(new)
+    weeks, signals, new_limits = history(points, stored, *of, measure["name"], bundles)
+    measure["history"], measure["signals"] = weeks, signals
+    limits.update(new_limits)
 
 
 def complete_weeks(values: Floats, day: Ints, frame: Frame) -> tuple[Floats, Ints]:

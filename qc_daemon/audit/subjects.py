@@ -39,26 +39,26 @@ def subjects_of(
             "flags": flags_of(of_subject),
         }
         if kind == "person":
-            chosen = np.flatnonzero(window & (rows.person == subject))
-            values["devices"] = _devices(chosen, of_devices, frame)
-            values["examples"] = _examples(chosen, rows)
+            row_index = np.flatnonzero(window & (rows.person == subject))
+            values["devices"] = _devices(row_index, of_devices, frame)
+            values["examples"] = _examples(row_index, rows)
         subjects.append(values)
     return subjects
 
 
-def _devices(chosen: Ints, of_devices: SubjectMeasures, frame: Frame) -> list[dict[str, Any]]:
+def _devices(row_index: Ints, of_devices: SubjectMeasures, frame: Frame) -> list[dict[str, Any]]:
     """A person's devices, with what each is like by itself: `effect` is the difference of its
     share from everybody's, other things being equal."""
     rows = frame.rows
-    device = rows.device[chosen]
-    decided = rows.is_view[chosen] & (rows.verdict[chosen] != UNDECIDED)
+    device = rows.device[row_index]
+    decided = rows.is_view[row_index] & (rows.verdict[row_index] != UNDECIDED)
     total = int((device >= 0).sum())
     listed = []
     for each in np.unique(device[device >= 0]).tolist():
         own = decided & (device == each)
         measure = of_devices.by_subject.get(each, {}).get("standard", {})
         adjusted = measure.get("adjusted")
-        x, n = int((rows.verdict[chosen[own]] == 1).sum()), int(own.sum())
+        x, n = int((rows.verdict[row_index[own]] == 1).sum()), int(own.sum())
         effect = None if adjusted is None else adjusted["value"] - adjusted["overall"]
         listed.append(
             {
@@ -75,9 +75,9 @@ def _devices(chosen: Ints, of_devices: SubjectMeasures, frame: Frame) -> list[di
     return listed
 
 
-def _examples(chosen: Ints, rows: Rows) -> dict[str, list[int]]:
+def _examples(row_index: Ints, rows: Rows) -> dict[str, list[int]]:
     """Findings to look at: the most and the least probably standard ones, of unlike views."""
-    scored = chosen[rows.is_view[chosen] & np.isfinite(rows.probability[chosen])]
+    scored = row_index[rows.is_view[row_index] & np.isfinite(rows.probability[row_index])]
     order = scored[np.argsort(rows.probability[scored], kind="stable")]
     good = [row for row in order[::-1].tolist() if rows.verdict[row] == 1]
     poor = [row for row in order.tolist() if rows.verdict[row] == 0]
@@ -88,11 +88,11 @@ def _examples(chosen: Ints, rows: Rows) -> dict[str, list[int]]:
 
 
 def _of_unlike_views(ordered: Sequence[int], rows: Rows) -> list[int]:
-    views, chosen = set[int](), list[int]()
+    views, finding_ids = set[int](), list[int]()
     for row in ordered:
-        if len(chosen) == EXAMPLES:
+        if len(finding_ids) == EXAMPLES:
             break
         if int(rows.view[row]) not in views:
             views.add(int(rows.view[row]))
-            chosen.append(int(rows.finding_id[row]))
-    return chosen
+            finding_ids.append(int(rows.finding_id[row]))
+    return finding_ids
