@@ -12,7 +12,7 @@ demo: install
 
 test: install
 	@sh deploy/system-tools.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile
 
 TESTS ?= tests
 test-slow: install

@@ -26,20 +26,6 @@ os.environ["PATH"] = os.pathsep.join(
 )
 
 
-# Folders whose files take minutes: begun first, so that no process waits for another's last file.
-_LONG_FIRST = ("interop", "service", "cli", "faults", "backup", "report", "operations")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the folders with long files first; else as collected."""
-
-    def order(item: pytest.Item) -> int:
-        folder = item.path.relative_to(ROOT / "tests").parts[0]
-        return _LONG_FIRST.index(folder) if folder in _LONG_FIRST else len(_LONG_FIRST)
-
-    items.sort(key=order)
-
-
 @pytest.fixture(autouse=True)
 def _process_state() -> Iterator[None]:
     """A test that sets logging or the umask, or runs a command that does, does so for itself."""
