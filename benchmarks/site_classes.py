@@ -213,8 +213,8 @@ def lines(s: Floats, fits: Fits, weights: Floats | None = None) -> tuple[Floats,
 def intervals(s: Floats, fits: Fits, reference: Reference, seed: int = 0) -> tuple[Floats, Floats]:
     """(sites,) ends of the 95 % interval of the shift over resampled pictures."""
     sites, n = s.shape
-    drawn = np.random.default_rng(seed).integers(n, size=(sites * RESAMPLES, n))
-    weights = np.array([np.bincount(row, minlength=n) for row in drawn], float)
+    indices = np.random.default_rng(seed).integers(n, size=(sites * RESAMPLES, n))
+    weights = np.array([np.bincount(row, minlength=n) for row in indices], float)
     repeated = np.repeat(s, RESAMPLES, axis=0)
     start = np.repeat(fits.parameters, RESAMPLES, axis=0)
     again = fit_two_classes(repeated, weights, reference, start, STEPS // 3)

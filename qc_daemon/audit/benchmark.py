@@ -398,9 +398,9 @@ def _compare_means(
     total_n, total = reference.sum(), values[reference].sum()
     n = np.bincount(subject, minlength=subjects + 1)[:subjects]
     own = np.bincount(subject, values, minlength=subjects + 1)[:subjects]
-    kept = np.where(is_reference, 1, 0)
-    others_n = total_n - kept * n
-    others = (total - kept * own) / np.maximum(others_n, 1)
+    weight = np.where(is_reference, 1, 0)
+    others_n = total_n - weight * n
+    others = (total - weight * own) / np.maximum(others_n, 1)
     safe = np.maximum(n, 1)
     shift_mean = np.bincount(subject, shift, minlength=subjects + 1)[:subjects] / safe
     effect = np.where((n > 0) & (others_n >= MIN_JUDGED), own / safe - others - shift_mean, np.nan)

@@ -52,12 +52,12 @@ class Target:
 
     @classmethod
     def of(cls, **values: str | None) -> "Target":
-        """The one that is given. Raises UsageError for none and for several."""
-        given = [(kind, value) for kind, value in values.items() if value is not None]
-        if len(given) != 1:
+        """The one subject that the options name. Raises UsageError for none and for several."""
+        subjects = [(kind, value) for kind, value in values.items() if value is not None]
+        if len(subjects) != 1:
             options = ", ".join(f"--{kind}" for kind in values)
             raise UsageError(f"give one of {options}")
-        kind, value = given[0]
+        kind, value = subjects[0]
         if not value.strip():
             raise UsageError(f"--{kind}: give which one, as in {kind} list")
         return cls(kind, value.strip())
@@ -251,14 +251,14 @@ def _subject(audit: AuditFacts, kind: str, id: str) -> Subject | None:
     """
     if kind != SITE:
         return audit.subject(kind, id)
-    found = next((s for s in audit.subjects if s.kind == SITE and fold(s.id) == id), None)
-    if found is None:
+    site = next((s for s in audit.subjects if s.kind == SITE and fold(s.id) == id), None)
+    if site is None:
         known = ", ".join(sorted(s.id for s in audit.subjects if s.kind == SITE)) or "none"
         raise QCError(
             ErrorCode.STORAGE,
             f"the audit of {audit.day.isoformat()} has no such site; it has: {known}",
         )
-    return found
+    return site
 
 
 def _write(document: Document, format: str) -> bytes:

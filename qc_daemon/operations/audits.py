@@ -308,13 +308,13 @@ class _Reader:
             if second.is_blinded and first.verdict and second.verdict:
                 pair = ReadingPair(first.verdict, second.verdict, finding.exam_id)
                 self._first_second.append(pair)
-        drawn = next((each for each in state.readings if each.second is not None), None)
-        if drawn is not None and drawn.second is not None:
+        first_reading = next((each for each in state.readings if each.second is not None), None)
+        if first_reading is not None and first_reading.second is not None:
             self.second_readings.append(
                 {
                     "finding_id": finding.finding_id,
-                    "drawn": ",".join(drawn.second.rules),
-                    "at": drawn.at.isoformat(timespec="seconds"),
+                    "drawn": ",".join(first_reading.second.rules),
+                    "at": first_reading.at.isoformat(timespec="seconds"),
                     "status": state.status.value,
                 }
             )

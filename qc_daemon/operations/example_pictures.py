@@ -112,11 +112,11 @@ def _draw(example: _Example, path: Path, frames: FrameReader) -> Pixels:
     is_whole = finding.judgement.region_bbox == (0.0, 0.0, float(columns), float(rows))
     if is_whole and not example.is_free_of_text:
         raise QCError(ErrorCode.NOT_AVAILABLE, "the whole picture may have text in it")
-    drawn = render_frame(pixels, finding)
-    scale = drawn.shape[1] // columns
+    overlay = render_frame(pixels, finding)
+    scale = overlay.shape[1] // columns
     x0, y0, x1, y1 = (scale * edge for edge in finding.judgement.region_bbox)
     left, top = max(0, math.ceil(x0)), max(0, math.ceil(y0))
-    region = drawn[top : math.floor(y1), left : math.floor(x1)]
+    region = overlay[top : math.floor(y1), left : math.floor(x1)]
     if region.size == 0:
         raise QCError(ErrorCode.TOO_SMALL, "its region is empty")
     return region

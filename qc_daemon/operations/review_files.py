@@ -30,7 +30,7 @@ from qc_daemon.operations.reviews import (
     parse_reader,
     parse_remark,
     prepare,
-    queue_amendments,
+    queue_report_revisions,
     record,
     require_finding,
 )
@@ -284,7 +284,7 @@ def _import(
         more = len(problems) - _MOST_PROBLEMS
         cut = [f"and {more} more wrong rows"] if more > 0 else []
         raise _RefusedError([*problems[:_MOST_PROBLEMS], *cut, "nothing of the file is taken in"])
-    queue_amendments(session, exam_ids | reviews.exams_of(session, findings), now)
+    queue_report_revisions(session, exam_ids | reviews.exams_of(session, findings), now)
     return added, there
 
 

@@ -153,7 +153,7 @@ def record(
     if reason is not None:
         raise QCError(ErrorCode.STORAGE, f"finding {finding_id} {reason}")
     after = current_state((*finding.history, event))
-    is_amended = amends and queue_amendments(session, finding.reported, now)
+    is_amended = amends and queue_report_revisions(session, finding.reported, now)
     line = _describe(
         event, after, is_amended=is_amended, is_remark=_changes_remark_only(state, event)
     )
@@ -183,10 +183,10 @@ def _dependence(
     return None
 
 
-def queue_amendments(session: Session, exam_ids: Iterable[int], now: datetime) -> bool:
+def queue_report_revisions(session: Session, exam_ids: Iterable[int], now: datetime) -> bool:
     """Have the reports of these exams amended, where what persons say changes them."""
-    amended = [exams.queue_amendment(session, exam_id, now) for exam_id in sorted(exam_ids)]
-    return any(amended)
+    is_queued = [exams.queue_report_revision(session, exam_id, now) for exam_id in sorted(exam_ids)]
+    return any(is_queued)
 
 
 def require_finding(session: Session, finding_id: int) -> ReviewableFinding:

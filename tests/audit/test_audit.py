@@ -224,17 +224,17 @@ def test_agreement_is_of_blinded_readings_with_the_raw_table(small: Rows) -> Non
 
 
 def test_an_audit_ends_where_its_step_raises(small: Rows) -> None:
-    told = []
+    parts = []
 
     def step(part: float) -> None:
-        told.append(part)
+        parts.append(part)
         if part > 0.3:
             raise InterruptedError
 
     last = int(small.day.max())
     with pytest.raises(InterruptedError):
         make_audit(small, AuditRules(last - 364, last, VIEWS), stored={}, step=step)
-    assert told == sorted(told)
+    assert parts == sorted(parts)
 
 
 def test_keys_of_limits_are_those_of_the_history(small: Rows) -> None:

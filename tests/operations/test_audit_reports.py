@@ -49,8 +49,8 @@ def own_audited(tmp_path: Path) -> Iterator[AuditedExam]:
 
 
 def pictures(page: str) -> list[Any]:
-    found = re.findall(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", page)
-    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(each)))) for each in found]
+    pictures = re.findall(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", page)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(each)))) for each in pictures]
 
 
 @pytest.mark.parametrize("kind", ["person", "device"])

@@ -63,7 +63,7 @@ class FunnelUnit:
     adjusted: float | None = None
 
     @property
-    def drawn(self) -> float:
+    def height(self) -> float:
         """The share that is drawn (0..1); of one with pictures."""
         return self.share.x / self.share.n if self.adjusted is None else self.adjusted
 
@@ -79,13 +79,13 @@ def funnel_chart(
 
     Raises ValueError where no unit has pictures.
     """
-    drawn = [unit for unit in units if unit.share.n]
-    if not drawn:
+    with_images = [unit for unit in units if unit.share.n]
+    if not with_images:
         raise ValueError("a funnel needs a unit with pictures")
-    most = max(*(unit.share.n for unit in drawn), MIN_JUDGED + 10)
+    most = max(*(unit.share.n for unit in with_images), MIN_JUDGED + 10)
     grid = sorted({max(1, round(most * step / _STEPS)) for step in range(1, _STEPS + 1)})
     curve = [(n, limits(n)) for n in grid]
-    y_values = [unit.drawn for unit in drawn] + [target]
+    y_values = [unit.height for unit in with_images] + [target]
     y_values += [v for n, each in curve if n >= MIN_JUDGED for v in _all(each)]
     span = padded(y_values, 0.1, 0.0, 1.0)
     left = left_margin([w.percent(tick) for tick in ticks(span.low, span.high)])
@@ -115,24 +115,24 @@ def funnel_chart(
         ),
     ]
     # Marked ones lie on top.
-    for unit in sorted(drawn, key=lambda unit: unit.is_marked):
+    for unit in sorted(with_images, key=lambda unit: unit.is_marked):
         shapes.append(_marker(unit, x, y, w))
-    shapes += _names(drawn, x, y, (left, top, right), y(target))
-    entries = _entries(drawn, target, w)
+    shapes += _names(with_images, x, y, (left, top, right), y(target))
+    entries = _entries(with_images, target, w)
     below = top + _PLOT + 42
     shapes += legend(entries, left, right, below)
     height = below + legend_height(entries, left, right) + EDGE / 2
-    marked = [unit for unit in drawn if unit.is_marked]
+    marked = [unit for unit in with_images if unit.is_marked]
     description = w.gettext(
         "Funnel plot of {count} shares about {target}; marked: {marked}."
     ).format(
-        count=len(drawn),
+        count=len(with_images),
         target=w.percent(target),
         marked="; ".join(f"{unit.name} {_share(unit.share, w)}" for unit in marked) or "–",
     )
     return Chart(
         Drawing(WIDTH, height, title, description, tuple(shapes)),
-        _table(drawn, limits, title, w),
+        _table(with_images, limits, title, w),
     )
 
 
@@ -173,7 +173,7 @@ def _marker(unit: FunnelUnit, x: Scale, y: Scale, w: Wording) -> Marker:
     if unit.is_marked:
         shape, radius, tone = MarkerShape.DIAMOND, 6.5, Tone.ACCENT
     note = f"{unit.name} {_share(share, w)}" if unit.is_marked else _share(share, w)
-    return Marker(x(share.n), y(unit.drawn), shape, radius, tone, note, unit.href)
+    return Marker(x(share.n), y(unit.height), shape, radius, tone, note, unit.href)
 
 
 def _names(
@@ -185,7 +185,7 @@ def _names(
 ) -> list[Text]:
     """The names of marked units beside their markers, where they hide as few others, and as little
     of the benchmark's line, as can be; one that finds no place is left to the table."""
-    points = [(x(unit.share.n), y(unit.drawn)) for unit in units]
+    points = [(x(unit.share.n), y(unit.height)) for unit in units]
     marks = [(px - 4, py - 4, px + 4, py + 4) for px, py in points]
     marks.append((plot[0], benchmark - 1, plot[2], benchmark + 1))
     labels: list[Text] = []

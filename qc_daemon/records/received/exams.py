@@ -284,7 +284,7 @@ def _amend_other_patients(session: Session, content: ExamContent, now: datetime)
             execute_update(session, update(Exam).where(Exam.id == other).values(**values))
 
 
-def queue_amendment(session: Session, exam_id: int, now: datetime) -> bool:
+def queue_report_revision(session: Session, exam_id: int, now: datetime) -> bool:
     """Have the report of a closed exam amended if a person's verdict changes it; False if not.
 
     An open exam is reported with it when it closes. A report that is queued and not yet begun will

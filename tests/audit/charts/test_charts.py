@@ -61,10 +61,10 @@ DAYS = st.dates(date(2020, 1, 1), date(2030, 12, 31))
 def test_funnel(
     units: list[tuple[Proportion, str, bool, bool]], target: float, title: str, w: Wording
 ) -> None:
-    drawn = [FunnelUnit(*unit) for unit in units] + [FunnelUnit(Proportion(20, 40), "A", True)]
-    chart = funnel_chart(drawn, target, lambda n: funnel_limits(target, max(1, n)), title, w)
+    dots = [FunnelUnit(*unit) for unit in units] + [FunnelUnit(Proportion(20, 40), "A", True)]
+    chart = funnel_chart(dots, target, lambda n: funnel_limits(target, max(1, n)), title, w)
     check_chart(chart)
-    assert len(chart.table.rows) == sum(unit.share.n > 0 for unit in drawn)
+    assert len(chart.table.rows) == sum(unit.share.n > 0 for unit in dots)
 
 
 @st.composite

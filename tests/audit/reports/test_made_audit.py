@@ -42,7 +42,7 @@ def called(document: Document) -> list[str]:
     return [title for title in titles if "Nothing" not in title]
 
 
-def test_who_is_called_is_told_so_and_the_case_mix_is_taken_out(
+def test_a_report_names_the_flag_and_the_case_mix_is_taken_out(
     history: tuple[dict[str, Any], AuditFacts],
 ) -> None:
     truth, audit = history

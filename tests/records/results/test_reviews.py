@@ -168,16 +168,16 @@ def test_only_what_is_not_the_models_answer_amends_a_report(records: Records) ->
     agreeing = event(kind=EventKind.ACCEPT, verdict="non-standard", criteria=(), reason=None)
     add(records.store, finding_id, agreeing)
     with records.store.begin() as session:
-        assert not exams.queue_amendment(session, exam_id, records.now)
+        assert not exams.queue_report_revision(session, exam_id, records.now)
         session.execute(text("UPDATE job SET state = 'done'"))
     add(records.store, finding_id, event(2))
     with records.store.begin() as session:
-        assert exams.queue_amendment(session, exam_id, records.now)
-        assert not exams.queue_amendment(session, exam_id, records.now)
+        assert exams.queue_report_revision(session, exam_id, records.now)
+        assert not exams.queue_report_revision(session, exam_id, records.now)
     add(records.store, finding_id, event(3, criteria=()))
     with records.store.begin() as session:
         # The queued report will have this one too.
-        assert exams.queue_amendment(session, exam_id, records.now)
+        assert exams.queue_report_revision(session, exam_id, records.now)
     with records.store.read() as session:
         report_jobs = session.execute(
             text("SELECT revision, state FROM job WHERE kind = :kind ORDER BY revision"),
@@ -227,7 +227,7 @@ def test_a_report_that_a_worker_began_is_followed_by_another(records: Records) -
     assert job is not None
     add(records.store, finding_id, event())
     with records.store.begin() as session:
-        assert exams.queue_amendment(session, exam_id, records.now)
+        assert exams.queue_report_revision(session, exam_id, records.now)
     with records.store.read() as session:
         rows = session.execute(text("SELECT revision FROM job WHERE kind = 'report'")).all()
     assert sorted(row.revision for row in rows) == [1, 2]
@@ -242,7 +242,7 @@ def test_an_open_exam_is_reported_with_the_verdict_when_it_closes(records: Recor
         before = exams.exam_content(session, exam_id).fingerprint
     add(records.store, finding_id, event())
     with records.store.begin() as session:
-        assert not exams.queue_amendment(session, exam_id, records.now)
+        assert not exams.queue_report_revision(session, exam_id, records.now)
         content = exams.exam_content(session, exam_id)
     assert content.fingerprint != before
     assert list(content.reviews) == [finding_id]
