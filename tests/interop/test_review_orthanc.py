@@ -97,6 +97,8 @@ def test_the_running_service_sends_the_amended_report(
 ) -> None:
     """From the machine to the archive; then what a person says by command arrives there too."""
     deployment = make_deployment()
+    # No reading is drawn for a blinded second one, which the amended report would wait for.
+    deployment.service.settings += "[review]\nshare = 0.0\nrisk_share = 0.0\n"
     deployment.pacs.start()
     deployment.service.start()
     (image, *_) = exam(77)
