@@ -289,7 +289,7 @@ def _check(record: SiteRecord, promise: Promise, samples: Samples) -> Mapping[st
         float(record.map.probability(s, row.view, row.device))
         for s, row in zip(chosen.log_odds, chosen.rows, strict=True)
     ]
-    return check_promise(promise, probabilities, chosen.labels())
+    return check_promise(promise, probabilities, chosen.labels(), chosen.review_weights())
 
 
 def _reviewed_since(
@@ -324,6 +324,7 @@ def _reviewed_since(
                     exam=reviewed.exam_id,
                     device=use.device_in(record),
                     is_standard=outcome.verdict == STANDARD,
+                    weight=reviewed.weight or 1.0,
                 )
             )
     return Samples.of(rows)

@@ -32,7 +32,7 @@ from qc_daemon.records.queue.jobs import finish
 from qc_daemon.records.results import findings, reviews, sites
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import AcquisitionRow, IdentityKind, JobKind, SiteAction
-from qc_daemon.review.events import Event, EventKind
+from qc_daemon.review.events import Draw, Event, EventKind
 from qc_daemon.settings import load
 from tests.support.databases import migrate
 from tests.support.records import START, Records
@@ -87,7 +87,7 @@ class Service:
                     findings.store(session, admission.revision_id, [body], START)
                     assert finish(session, job, self.records.now)
 
-    def review(self, verdicts: dict[int, str]) -> None:
+    def review(self, verdicts: dict[int, str], draw: Draw | None = None) -> None:
         """A first reading of these findings, which settles them."""
         with self.store.begin() as session:
             for finding_id, verdict in verdicts.items():
@@ -102,6 +102,7 @@ class Service:
                     verdict=verdict,
                     reason="other",
                     reader_number=1,
+                    draw=draw,
                 )
                 assert reviews.append(session, finding_id, event)
 
@@ -223,6 +224,24 @@ def test_a_broken_promise_is_said(service: Service) -> None:
     assert operations.broken_promises(service.settings, service.store) == [broken]
     service.say("retire", "Here", "--by", "Dr Weber")
     assert operations.broken_promises(service.settings, service.store) == []
+
+
+def test_reviews_stand_for_as_many_findings_as_they_were_drawn_from(service: Service) -> None:
+    """All wrong ones were read as they were in doubt, the right ones one in twenty."""
+    service.score("Here", 300, shift=0.0)
+    service.review_all()
+    record = operations.fit_stored(service.settings, None, Choice(), Tolerance())
+    operations.activate(service.settings, record.id, "Dr Weber", lambda: service.records.wait(60))
+    service.records.wait(60)
+    service.score("Here", 80, shift=9.0, seed=9)
+    wrong, right = range(301, 317), range(317, 381)
+    service.review(dict.fromkeys(wrong, "standard"), Draw(("left-to-person",), 1.0))
+    service.review(dict.fromkeys(right, "non-standard"), Draw(("random",), 0.05))
+    checks = dict(operations.check_promises(service.settings, service.store))
+    check = checks["Here: non-standard"]
+    assert check.called > 60
+    assert check.wrong > 10
+    assert check.is_consistent
 
 
 def refused(result: Result, *words: str) -> None:
