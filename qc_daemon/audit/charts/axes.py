@@ -22,6 +22,7 @@ WIDTH = 700.0
 """Of every chart: the width of an A4 page between its margins."""
 EDGE = 8.0
 _GAP = 6.0
+_SAMPLE_GAP = 4.0
 _SAMPLE = 24.0
 _ROW = 17.0
 
@@ -128,8 +129,8 @@ def legend(entries: Sequence[LegendEntry], left: float, right: float, y: float) 
     for entry, x, row in _legend_places(entries, left, right):
         middle = y + row * _ROW + _ROW / 2
         shapes.append(_moved(entry.sample, x + _SAMPLE / 2, middle))
-        words = shorten(entry.words, SMALL, right - x - _SAMPLE - _GAP)
-        shapes.append(Text(x + _SAMPLE + 4, middle + 4, words, SMALL))
+        words = shorten(entry.words, SMALL, right - x - _SAMPLE - _SAMPLE_GAP)
+        shapes.append(Text(x + _SAMPLE + _SAMPLE_GAP, middle + 4, words, SMALL))
     return shapes
 
 
@@ -144,7 +145,7 @@ def _legend_places(
 ) -> Iterator[tuple[LegendEntry, float, int]]:
     x, row = left, 0
     for entry in entries:
-        width = _SAMPLE + 4 + text_width(entry.words, SMALL)
+        width = _SAMPLE + _SAMPLE_GAP + text_width(entry.words, SMALL)
         if x > left and x + width > right:
             x, row = left, row + 1
         yield entry, x, row

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qc_daemon.audit.charts.agreement_table import agreement_chart
+from qc_daemon.audit.charts.axes import LegendEntry, legend, line_sample
 from qc_daemon.audit.charts.drawing import (
+    SMALL,
     Drawing,
     Marker,
     MarkerShape,
@@ -27,6 +29,7 @@ from qc_daemon.audit.charts.time_charts import (
 from qc_daemon.audit.control_charts import Rule
 from qc_daemon.audit.proportions import Proportion, funnel_limits
 from qc_daemon.language.catalogues import LANGUAGES
+from qc_daemon.language.fonts import text_width
 from qc_daemon.language.wording import Wording
 from tests.support.charts import check_chart
 
@@ -233,3 +236,14 @@ def test_numbers_are_written_as_the_language_does(language: str) -> None:
     assert w.percent(0.4567, 1) == f"45{comma}7{space}%"
     assert w.percent(None) == w.decimal(float("nan")) == "–"
     assert w.interval(0.714, 0.921) == f"71–92{space}%"
+
+
+@given(st.lists(st.text("abc ", min_size=1, max_size=40), min_size=1, max_size=5), st.data())
+def test_legends_cut_no_words_that_fit(words: list[str], data: st.DataObject) -> None:
+    """Also where a row ends just at the edge."""
+    entries = [LegendEntry(line_sample(), each) for each in words]
+    widest = max(text_width(each, SMALL) for each in words)
+    right = 8.0 + 28.0 + widest + data.draw(st.floats(0.0, 300.0))
+    texts = [shape for shape in legend(entries, 8.0, right, 0.0) if isinstance(shape, Text)]
+    assert [each.text for each in texts] == words
+    assert all(each.box[2] <= right + 1e-6 for each in texts)
