@@ -15,6 +15,7 @@ from detector import console
 from detector.errors import ErrorCode, QCError
 from detector.version_option import add_version
 from training import recipes
+from training.commands import fetalclip
 from training.data.samples import Origin
 from training.phantom.command import phantom
 from training.phantom.history.command import history
@@ -35,6 +36,7 @@ phantom_app = typer.Typer(invoke_without_command=True)
 phantom_app.callback()(phantom)
 phantom_app.command()(history)
 app.add_typer(phantom_app, name="phantom")
+app.add_typer(fetalclip.app, name="fetalclip")
 
 MOST_SEED = 2**32 - 1
 _DESCRIBER, _DETECTOR, _SPATIALCLIP = DescriberRecipe(), DetectorRecipe(), SpatialClipRecipe()

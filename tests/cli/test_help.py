@@ -64,6 +64,7 @@ NAMES_FILES = {
     "qc-model calibrate",
     "qc-model cross-validate",
     "qc-model evaluate",
+    "qc-model fetalclip convert",
     "qc-model negatives",
     "qc-model train detector",
     "qc-model train spatialclip",
