@@ -8,6 +8,7 @@ from typing import Any
 from detector.anatomy import View
 from detector.boxes import Box, Detection
 from detector.errors import Flag
+from model.image_features import ImageFeatures
 
 STANDARD = "standard"
 NON_STANDARD = "non-standard"
@@ -131,6 +132,8 @@ class Judgement:
     flags: tuple[Flag, ...] = ()
     reasons: tuple[Reason, ...] = ()
     site: SiteFacts | None = None
+    # Stored beside the finding, not in its JSON, and no part of what was judged.
+    features: ImageFeatures | None = field(default=None, compare=False)
 
     @property
     def rank(self) -> tuple[float, float]:

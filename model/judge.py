@@ -35,6 +35,7 @@ from model.finding import (
     Judgement,
     Reason,
 )
+from model.image_features import ImageFeatures
 from model.outlier import OutlierModel, detector_evidence, is_coloured_everywhere
 from model.reasons import judge_criteria, weightiest
 from model.site.use import SiteUse
@@ -289,6 +290,7 @@ class Judge:
             flags=tuple(flags),
             reasons=reasons,
             site=site_facts,
+            features=ImageFeatures.of(prediction.pixels, region.spacing_mm, prediction.features[0]),
         )
 
     def _criteria_and_reasons(

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from detector.console import UsageError
 from detector.plain_text import count_of
 from qc_daemon.cli.options import (
     LARGEST_ID,
@@ -71,6 +72,14 @@ def results_list(
             " always, unless told otherwise.",
         ),
     ] = None,
+    image_features: Annotated[
+        bool,
+        typer.Option(
+            "--image-features",
+            help="In JSON also image statistics and embedding of each picture, as results import"
+            " takes them in.",
+        ),
+    ] = False,
     limit: Limit = None,
     format: Format = "table",
 ) -> None:
@@ -96,6 +105,8 @@ def results_list(
     from qc_daemon.records.listings import ExamFilter
 
     settings, chosen = load_settings(config), parse_format(format)
+    if image_features and chosen != "json":
+        raise UsageError("--image-features: they are not for tables; add --format jsonl")
     exam_filter = ExamFilter(exam_id=exam, study=study, patient=patient)
     finding_filter = parse_finding_filter(person, device, site, view or (), verdict or ())
     window = parse_window(since, until, row_limit(limit, chosen))
@@ -112,6 +123,7 @@ def results_list(
         all_revisions=chosen == "json" if all_revisions is None else all_revisions,
         best_first=chosen == "table",
         finding_filter=finding_filter,
+        with_image_features=image_features,
     )
     if chosen == "table":
         if is_of_exam:

@@ -15,6 +15,7 @@ from typing import Any
 
 from detector.console import UsageError
 from model.finding import Finding
+from model.image_features import ImageFeatures
 from qc_daemon.operations.shared import open_store
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.results.imports import FindingImport, ImportedFinding, received_uids
@@ -78,6 +79,7 @@ _LIST_KEYS = frozenset(
         "imported",
         "rejected",
         "review",
+        "image_features",
     )
 )
 """What the list says beside the finding, made anew by each list."""
@@ -197,7 +199,17 @@ def _parse(line: bytes, *, is_checked: bool) -> ImportedFinding | None:
         zone=zone,
         calling_ae=_text(values.get("calling_ae"), "calling_ae") or "",
         received_at=_moment(values.get("received") or values["created"]),
+        features=_features(values.get("image_features")),
     )
+
+
+def _features(values: Any) -> ImageFeatures | None:
+    if values is None:
+        return None
+    try:
+        return ImageFeatures.from_json(values)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _LineError(f"has image_features that are none ({_first_words(error)})") from None
 
 
 def _check(values: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any, Literal
 
 from sqlalchemy.orm import Session
@@ -17,7 +17,7 @@ from qc_daemon.operations.shared import open_store, parse_moment
 from qc_daemon.records.acquisition import identities
 from qc_daemon.records.acquisition.acquisitions import ACQUISITION_KEYS, AcquisitionFilter
 from qc_daemon.records.listings import ExamFilter, Window
-from qc_daemon.records.results import findings, rejections
+from qc_daemon.records.results import findings, image_features, rejections
 from qc_daemon.records.results.findings import StoredFinding, best_of, rank
 from qc_daemon.records.tables import IdentityKind
 from qc_daemon.review.state import ReviewStatus
@@ -117,6 +117,7 @@ class FindingFilter:
         )
 
 
+_BATCH = 500
 TO_READ_BLINDED = "to be read blinded"
 _ANSWER_COLUMNS = ("view", "view_probability", "probability", "reasons", "not_met", "flags")
 ANY_FINDING = FindingFilter()
@@ -152,39 +153,78 @@ def read_findings(
     all_revisions: bool,
     best_first: bool = False,
     finding_filter: FindingFilter = ANY_FINDING,
+    with_image_features: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Stored findings in order of arrival, one by one as they are read: finding objects with the
-    keys of `provenance`, or rows of `CSV_COLUMNS`. At most `window.limit`.
+    keys of `provenance`, or rows of `CSV_COLUMNS`. At most `window.limit`. Of finding objects
+    `with_image_features` adds the key `image_features`, where they are stored.
 
     Raises QCError STORAGE for a person or device that there is not.
     """
     with open_store(settings).read() as session:
-        acquisition_filter = _acquisition_filter(session, finding_filter)
-        rejected = rejections.standing(session)
-        count = 0
-        every = findings.iter_findings(
+        listed = _iter_listed(
             session,
+            settings,
             exam_filter,
             window,
+            form,
+            all_frames=all_frames,
             all_revisions=all_revisions,
             best_first=best_first,
-            acquisition_filter=acquisition_filter,
+            finding_filter=finding_filter,
         )
-        for each, state, _ in add_states(session, settings, every):
-            # Which frame is best does not depend on what is asked for.
-            if not ((all_frames or each.is_best) and finding_filter.has(each.body)):
-                continue
-            if window.limit is not None and count >= window.limit:
-                return
-            count += 1
-            is_rejected = each.revision.sop_instance_uid in rejected
-            review = None if state is None else review_of(state)
-            if form == "finding":
-                about = provenance(each) | {"rejected": is_rejected}
-                yield each.body | about | ({} if review is None else {"review": review})
-            else:
-                columns = {} if review is None else _review_columns(review)
-                yield stored_finding_row(each) | {"rejected": is_rejected} | columns
+        yield from _add_image_features(session, listed) if with_image_features else listed
+
+
+def _add_image_features(
+    session: Session, objects: Iterator[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    while batch := list(islice(objects, _BATCH)):
+        ids = {each["finding_id"] for each in batch if "finding_id" in each}
+        known = image_features.of_findings(session, ids)
+        for each in batch:
+            features = known.get(each.get("finding_id", 0))
+            yield each if features is None else each | {"image_features": features.to_json()}
+
+
+def _iter_listed(
+    session: Session,
+    settings: Settings,
+    exam_filter: ExamFilter,
+    window: Window,
+    form: Literal["finding", "row"],
+    *,
+    all_frames: bool,
+    all_revisions: bool,
+    best_first: bool,
+    finding_filter: FindingFilter,
+) -> Iterator[dict[str, Any]]:
+    acquisition_filter = _acquisition_filter(session, finding_filter)
+    rejected = rejections.standing(session)
+    count = 0
+    every = findings.iter_findings(
+        session,
+        exam_filter,
+        window,
+        all_revisions=all_revisions,
+        best_first=best_first,
+        acquisition_filter=acquisition_filter,
+    )
+    for each, state, _ in add_states(session, settings, every):
+        # Which frame is best does not depend on what is asked for.
+        if not ((all_frames or each.is_best) and finding_filter.has(each.body)):
+            continue
+        if window.limit is not None and count >= window.limit:
+            return
+        count += 1
+        is_rejected = each.revision.sop_instance_uid in rejected
+        review = None if state is None else review_of(state)
+        if form == "finding":
+            about = provenance(each) | {"rejected": is_rejected}
+            yield each.body | about | ({} if review is None else {"review": review})
+        else:
+            columns = {} if review is None else _review_columns(review)
+            yield stored_finding_row(each) | {"rejected": is_rejected} | columns
 
 
 def _review_columns(review: Mapping[str, Any]) -> dict[str, Any]:

@@ -372,6 +372,34 @@ class Finding(Base):
     created_at: Mapped[datetime]
 
 
+class ImageFeaturesRow(Base):
+    """What a finding's picture was like (`model.image_features`): its statistics, and its embedding
+    as little-endian float16, comparable between findings of one model id only. The finding's row
+    without it is as good: an older version stored none.
+    """
+
+    __tablename__ = "image_features"
+
+    finding_id: Mapped[int] = mapped_column(
+        Key, ForeignKey("finding.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    mean: Mapped[float | None]
+    deviation: Mapped[float | None]
+    percentile_1: Mapped[float | None]
+    median: Mapped[float | None]
+    percentile_99: Mapped[float | None]
+    black: Mapped[float | None]
+    saturated: Mapped[float | None]
+    sharpness: Mapped[float | None]
+    noise: Mapped[float | None]
+    entropy: Mapped[float | None]
+    colour: Mapped[float | None]
+    width: Mapped[float | None]
+    height: Mapped[float | None]
+    spacing: Mapped[float | None]
+    embedding: Mapped[bytes | None]
+
+
 class ReportObjectRow(Base):
     """A DICOM object we made: built once, its bytes kept, a resend sends these bytes."""
 

@@ -82,7 +82,11 @@ class ScoreHandler(JobHandler):
         findings = self._judge(lease, facts, path, summary, content == "other", site)
         with self.store.begin() as session:
             stored_findings.store(
-                session, facts.revision_id, [f.to_json() for f in findings], lease.clock()
+                session,
+                facts.revision_id,
+                [finding.to_json() for finding in findings],
+                lease.clock(),
+                [finding.judgement.features for finding in findings],
             )
             lease.finish(session)
         _log.info("scored", job=job.id, findings=len(findings), content=content)

@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 from typer.testing import CliRunner
 
 from detector.console import UsageError
+from model.image_features import ImageFeatures
 from qc_daemon.cli.app import app
 from qc_daemon.operations.result_import import ImportOutcome, import_findings
 from qc_daemon.records.acquisition import identities
@@ -19,6 +20,7 @@ from qc_daemon.records.store import Store
 from qc_daemon.records.tables import Exam, Finding, IdentityKind, JobRow
 from qc_daemon.settings import Settings, load
 from tests.support.databases import migrate
+from tests.support.image_features import FEATURES
 from tests.support.receipts import numbered_receipt
 from training.phantom.history import write_history
 
@@ -35,14 +37,14 @@ def settings(url: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return load(None)
 
 
-def printed() -> list[dict[str, Any]]:
-    result = runner.invoke(app, ["results", "--format", "jsonl"])
+def printed(*options: str) -> list[dict[str, Any]]:
+    result = runner.invoke(app, ["results", "--format", "jsonl", *options])
     assert result.exit_code == 0, result.output
     return [json.loads(line) for line in result.output.splitlines()]
 
 
-def without_own(line: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in line.items() if key not in OWN_KEYS}
+def without_own(line: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key not in (*OWN_KEYS, *keys)}
 
 
 def write(path: Path, lines: list[dict[str, Any]]) -> Path:
@@ -58,7 +60,8 @@ def test_results_prints_what_was_imported(settings: Settings, tmp_path: Path) ->
     assert len(stored) == 400
     for line in lines:
         again = stored[line["sop_instance_uid"]]
-        assert without_own(again) == without_own(line)
+        # They are printed where they are asked for.
+        assert without_own(again) == without_own(line, "image_features")
         assert again["imported"] is True
 
 
@@ -73,6 +76,32 @@ def test_what_was_printed_can_be_imported_elsewhere(
     monkeypatch.setenv("QC_DAEMON_STORE__URL", url)
     assert import_findings(load(None), [path]) == ImportOutcome(stored=60)
     assert list(map(without_own, printed())) == list(map(without_own, first))
+
+
+def test_image_features_go_with_their_findings(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [json.loads(line) for line in write_history(tmp_path, 3, 20).read_text().splitlines()]
+    del lines[0]["image_features"]
+    lines[1]["image_features"] = FEATURES.to_json()
+    import_findings(settings, [write(tmp_path / "some.jsonl", lines)])
+    assert all("image_features" not in line for line in printed())
+    first = printed("--image-features")
+    assert ["image_features" in line for line in first].count(False) == 1
+    by_uid = {line["sop_instance_uid"]: line for line in first}
+    again = by_uid[lines[1]["sop_instance_uid"]]["image_features"]
+    assert ImageFeatures.from_json(again) == FEATURES
+    path, url = write(tmp_path / "printed.jsonl", first), f"sqlite:///{tmp_path / 'other.db'}"
+    migrate(url)
+    monkeypatch.setenv("QC_DAEMON_STORE__URL", url)
+    import_findings(load(None), [path])
+    assert list(map(without_own, printed("--image-features"))) == list(map(without_own, first))
+
+
+def test_image_features_are_not_for_tables(settings: Settings) -> None:
+    result = runner.invoke(app, ["results", "--image-features"])
+    assert isinstance(result.exception, UsageError)
+    assert "--format jsonl" in str(result.exception)
 
 
 def test_a_database_is_made_where_there_is_none(
@@ -100,7 +129,7 @@ def test_more_findings_of_an_exam_may_come_later(settings: Settings, tmp_path: P
     part.write_text("".join(lines[:11]))
     assert import_findings(settings, [part]).stored == 11
     assert import_findings(settings, [whole]) == ImportOutcome(stored=39, known=11)
-    expected = [without_own(json.loads(line)) for line in lines]
+    expected = [without_own(json.loads(line), "image_features") for line in lines]
     assert sorted(map(without_own, printed()), key=lambda line: line["sop_instance_uid"]) == sorted(
         expected, key=lambda line: line["sop_instance_uid"]
     )
@@ -134,6 +163,7 @@ WRONG = [
     ("a time", lambda line: _facts(line, acquired="noon"), "acquired that is no time"),
     ("a length", lambda line: _facts(line, crl_mm="61"), "crl_mm that is no number"),
     ("a NUL", lambda line: line | {"description": "a\0b"}, "has a NUL character"),
+    ("features", lambda line: line | {"image_features": {"embedding": "?"}}, "image_features that"),
     ("a moment", lambda line: line | {"received": 7}, "has a received that is no time"),
 ]  # fmt: skip
 

@@ -10,8 +10,10 @@ from qc_daemon.records import schema
 from qc_daemon.records.acquisition import acquisitions
 from qc_daemon.records.clock import utc_now
 from qc_daemon.records.results import sites
+from qc_daemon.records.results.image_features import values_of
 from qc_daemon.records.store import Store
-from qc_daemon.records.tables import SiteAction
+from qc_daemon.records.tables import ImageFeaturesRow, SiteAction
+from tests.support.image_features import FEATURES
 
 COUNT = 10_000
 BEFORE = "0014"
@@ -78,7 +80,14 @@ def test_findings_outlive_up_down_and_up_again(url: str, engine: Engine) -> None
         for revision_id in range(1, 101):
             acquisitions.store(session, revision_id, facts, "US1", utc_now())
         sites.append(session, "St. Mary's", "m", SiteAction.WAIVED, utc_now(), decided_by="Lee")
+        session.add_all(
+            ImageFeaturesRow(**values_of(finding_id, FEATURES)) for finding_id in range(1, 51)
+        )
     store.close()
+    schema.downgrade(url, "0019")
+    assert count(engine, "finding") == COUNT
+    schema.upgrade(url)
+    assert count(engine, "image_features") == 0
     schema.downgrade(url, "0015")
     assert count(engine, "acquisition") == 100
     schema.upgrade(url)

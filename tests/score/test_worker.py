@@ -32,7 +32,7 @@ from qc_daemon.records.acquisition import identities
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.receipts import admit
 from qc_daemon.records.received.revisions import RevisionFacts
-from qc_daemon.records.results import sites
+from qc_daemon.records.results import image_features, sites
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import (
     AcquisitionOperator,
@@ -121,6 +121,22 @@ def test_a_still_gets_one_finding(scoring: Scoring, objects: list[Dataset]) -> N
     assert finding["frame"] == 1
     assert finding["source"] is None
     assert len(finding["bundle"]["model_id"]) == 64
+
+
+def test_a_finding_has_its_image_statistics_and_embedding(
+    scoring: Scoring, objects: list[Dataset]
+) -> None:
+    receive(scoring, objects[0])
+    assert scoring.run_once()
+    with scoring.store.read() as session:
+        (features,) = image_features.of_findings(session, {1}).values()
+    region = stored_findings(scoring.settings, None, None)[0]["region"]["bbox"]
+    assert features.statistics is not None
+    assert features.statistics.width == pytest.approx(region[2] - region[0], abs=1)
+    assert 0 < features.statistics.mean < 255
+    assert features.embedding is not None
+    embedding = np.frombuffer(features.embedding, "<f2").astype(float)
+    assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-2)
 
 
 def test_a_cine_gets_a_finding_per_chosen_frame(scoring: Scoring, objects: list[Dataset]) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, aliased
 from detector.anatomy import View
 from detector.errors import Flag
 from model.finding import quality_rank
+from model.image_features import ImageFeatures
 from qc_daemon.records.acquisition.acquisitions import (
     ACQUISITION_COLUMNS,
     ANY_ACQUISITION,
@@ -23,14 +24,27 @@ from qc_daemon.records.acquisition.acquisitions import (
 from qc_daemon.records.listings import ExamFilter, Window
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.received.revisions import RevisionFacts, as_facts, select_facts
-from qc_daemon.records.tables import AcquisitionRow, Exam, Finding, Revision, RevisionState
+from qc_daemon.records.results import image_features
+from qc_daemon.records.tables import (
+    AcquisitionRow,
+    Exam,
+    Finding,
+    ImageFeaturesRow,
+    Revision,
+    RevisionState,
+)
 from qc_daemon.records.upsert import execute_update
 
 
 def store(
-    session: Session, revision_id: int, findings: Sequence[dict[str, Any]], now: datetime
+    session: Session,
+    revision_id: int,
+    findings: Sequence[dict[str, Any]],
+    now: datetime,
+    features: Sequence[ImageFeatures | None] | None = None,
 ) -> int:
-    """Store the findings (JSON objects of `Finding.to_json`) and mark the revision scored.
+    """Store the findings (JSON objects of `Finding.to_json`) and mark the revision scored;
+    `features`, of each finding, are what its picture was like.
 
     The first set of a revision and model stands: a second run, whatever its result, inserts nothing
     and changes nothing. Returns how many findings were stored.
@@ -41,9 +55,17 @@ def store(
     model_ids = set(
         session.scalars(select(Finding.model_id).where(Finding.revision_id == revision_id))
     )
-    new = [finding for finding in findings if finding["bundle"]["model_id"] not in model_ids]
-    session.add_all(_row(revision_id, finding, now) for finding in new)
+    new = {
+        place: _row(revision_id, finding, now)
+        for place, finding in enumerate(findings)
+        if finding["bundle"]["model_id"] not in model_ids
+    }
+    session.add_all(new.values())
     session.flush()
+    for place, row in new.items():
+        own = None if features is None else features[place]
+        if own is not None:
+            session.add(ImageFeaturesRow(**image_features.values_of(row.id, own)))
     execute_update(
         session,
         update(Revision)

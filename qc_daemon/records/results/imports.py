@@ -13,7 +13,9 @@ from typing import Any
 from sqlalchemy import Table, func, insert, select
 from sqlalchemy.orm import Session
 
+from model.image_features import ImageFeatures
 from model.site.names import site_key
+from qc_daemon.records.results.image_features import values_of
 from qc_daemon.records.tables import (
     AcquisitionOperator,
     AcquisitionRow,
@@ -21,6 +23,7 @@ from qc_daemon.records.tables import (
     Exam,
     ExamState,
     Finding,
+    ImageFeaturesRow,
     Instance,
     Measurement,
     Person,
@@ -71,6 +74,7 @@ class ImportedFinding:
     zone: str | None
     calling_ae: str
     received_at: datetime
+    features: ImageFeatures | None = None
 
     @property
     def id(self) -> FindingId:
@@ -107,9 +111,21 @@ class FindingImport:
         added = self._add_revisions(new)
         self._add_facts(added)
         if new:
-            rows = [self._finding_row(each) for each in new]
-            self._session.execute(insert(table_of(Finding)), rows)
+            self._add_findings(new)
         return len(new)
+
+    def _add_findings(self, findings: Sequence[ImportedFinding]) -> None:
+        rows = [self._finding_row(each) for each in findings]
+        if not any(each.features for each in findings):
+            self._session.execute(insert(table_of(Finding)), rows)
+            return
+        ids = _insert(self._session, table_of(Finding), rows)
+        features = [
+            values_of(id, each.features)
+            for id, each in zip(ids, findings, strict=True)
+            if each.features is not None
+        ]
+        self._session.execute(insert(table_of(ImageFeaturesRow)), features)
 
     def _add_exams(self, findings: Sequence[ImportedFinding]) -> None:
         missing = {each.exam: each for each in reversed(findings) if each.exam not in self._exams}

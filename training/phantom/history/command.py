@@ -22,9 +22,10 @@ def history(
 ) -> None:
     """Make up two years of a lab's findings, in which it is known what is wrong: for audits.
 
-    50 persons, 8 devices, 3 sites. Planted: a device that drifts, a trainee who gets better, a
-    person whose pictures are poor, one who only has harder cases, one who measures the nuchal
-    translucency too large, and a change of the models. truth.json names them.
+    50 persons, 8 devices, 3 sites. Planted: a device that drifts, in its pictures and in what the
+    models answer; a trainee who gets better, a person whose pictures are poor, one who only has
+    harder cases, one who measures the nuchal translucency too large, and a change of the models.
+    truth.json names them.
 
     Example: qc-model phantom history --out runs/history --seed 3 --findings 10000
     """

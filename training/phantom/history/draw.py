@@ -189,11 +189,18 @@ def _model_effect(lab: Lab, exams: Exams) -> Floats:
     value = np.zeros(len(exams.day))
     if planted.model_shift_day is not None:
         value += np.where(exams.day >= planted.model_shift_day, MODEL_SHIFT, 0.0)
-    if planted.drift_begins is not None:
-        part = (exams.day - planted.drift_begins) / (DAYS - 1 - planted.drift_begins)
-        is_drifting = exams.device == _or_none(planted.drifting_device)
-        value += np.where(is_drifting, DRIFT_LOG_ODDS * part.clip(0, 1), 0.0)
-    return value
+    return value + DRIFT_LOG_ODDS * drift_of_exams(lab, exams)
+
+
+def drift_of_exams(lab: Lab, exams: Exams) -> Floats:
+    """(exams,) How much of the drifting device's drift there is by then: 0, and 1 on the last day;
+    0 on other devices."""
+    planted = lab.planted
+    if planted.drift_begins is None:
+        return np.zeros(len(exams.day))
+    part = (exams.day - planted.drift_begins) / (DAYS - 1 - planted.drift_begins)
+    is_drifting = exams.device == _or_none(planted.drifting_device)
+    return np.where(is_drifting, part.clip(0, 1), 0.0)
 
 
 def _or_none(index: int | None) -> int:

@@ -22,6 +22,8 @@ CASE_MIX_SHARE = 0.75
 NT_BIAS_LOG10 = 0.08
 DRIFT_LOG_ODDS = -1.6
 """What the drifting device has lost by the last day; it loses it evenly from the day it begins."""
+DRIFT_MEAN_GREY = 14.0
+"""By how many grey levels its pictures are brighter by then."""
 MODEL_SHIFT = -0.9
 
 

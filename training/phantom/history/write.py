@@ -15,6 +15,7 @@ from detector.anatomy import View
 from detector.console import UsageError
 from model.criteria.rules import RULES
 from training.phantom.history.draw import OTHER, VIEWS, Exams, Images, draw_exams, draw_images
+from training.phantom.history.features import DrawnFeatures, draw_features
 from training.phantom.history.plan import (
     FIRST,
     LAST,
@@ -30,6 +31,7 @@ FINDINGS, TRUTH = "findings.jsonl", "truth.json"
 BUNDLE = "phantom-history"
 _BAND = (0.4, 0.6)
 """Between these probabilities the verdict is left to a person."""
+_FEATURES = 1
 _WIDTH, _HEIGHT = 800.0, 600.0
 _BOX_OF_VIEW = {"NT": "NT", "CRL": "CRL", "HEAD": "CB", "ABDOMEN": "AS"}
 
@@ -62,7 +64,11 @@ def make_history(
     lab = make_lab(seed, random, is_null=is_null)
     exams = draw_exams(lab, findings, random)
     images = draw_images(lab, exams, findings, random)
-    return truth_of(lab, images), make_findings(lab, exams, images, random)
+    # By a generator of its own, so that a seed's findings are those that it had without features.
+    features = draw_features(
+        lab, exams, images, np.random.default_rng((seed, int(is_null), _FEATURES))
+    )
+    return truth_of(lab, images), make_findings(lab, exams, images, features, random)
 
 
 def truth_of(lab: Lab, images: Images) -> dict[str, Any]:
@@ -94,7 +100,7 @@ def truth_of(lab: Lab, images: Images) -> dict[str, Any]:
 
 
 def make_findings(
-    lab: Lab, exams: Exams, images: Images, random: np.random.Generator
+    lab: Lab, exams: Exams, images: Images, features: DrawnFeatures, random: np.random.Generator
 ) -> Iterator[dict[str, Any]]:
     """The finding objects, exam by exam in the order of time."""
     bundles = _bundles(lab)
@@ -153,6 +159,7 @@ def make_findings(
             "best_frame": True,
             "acquisition": facts | acquired,
             "rejected": False,
+            "image_features": features.to_json(row),
         }
 
 
