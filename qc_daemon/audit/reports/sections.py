@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import takewhile
 
 from qc_daemon.audit.charts.agreement_table import agreement_chart
 from qc_daemon.audit.charts.drawing import Table
@@ -16,6 +17,7 @@ from qc_daemon.audit.charts.time_charts import (
     control_chart,
     cusum_chart,
 )
+from qc_daemon.audit.control_charts import ALARMS
 from qc_daemon.audit.proportions import MIN_JUDGED, Proportion
 from qc_daemon.audit.reports import facts
 from qc_daemon.audit.reports.document import (
@@ -90,10 +92,19 @@ class Composer:
         alarms = [m for m in flagged if m.flag in (facts.ALARMED, facts.DECLINING)]
         for measure in alarms:
             yield Callout(self._flag_title(measure), tuple(self._flag_lines(measure)))
-        others = [measure for measure in flagged if measure not in alarms]
+        drifts = [drift for drift in self._own_drift() if drift.is_alarm]
+        if drifts:
+            yield Callout(
+                w.gettext("What the models see of these pictures has moved"),
+                tuple(map(self._drift_words, drifts)),
+            )
+        others = [
+            f"{self._flag_title(m)} ({rule_words(m.rule, w)})" for m in flagged if m not in alarms
+        ]
+        others += self._trend_alarms(flagged)
         if others:
-            yield Items(tuple(f"{self._flag_title(m)} ({rule_words(m.rule, w)})" for m in others))
-        if not alarms:
+            yield Items(tuple(others))
+        if not alarms and not drifts:
             yield Callout(
                 w.gettext("Nothing in this period calls for a talk"),
                 (w.gettext("Every share lies where chance and the mix of exams may put it."),),
@@ -105,6 +116,28 @@ class Composer:
             ),
             is_small=True,
         )
+
+    def _own_drift(self) -> list[facts.Drift]:
+        return [
+            d for d in self.audit.drift if (d.kind, d.id) == (self.subject.kind, self.subject.id)
+        ]
+
+    def _trend_alarms(self, flagged: Sequence[Measure]) -> Iterator[str]:
+        """Of each measure that has no flag: the alarm of its own chart that goes on till now."""
+        for name in (facts.STANDARD, facts.COMPLETION):
+            measure = self.measure(name)
+            if measure is None or measure in flagged or not measure.periods:
+                continue
+            last = measure.periods[-1]
+            rule = next((rule for rule in last.rules if rule in ALARMS), None)
+            if rule is None:
+                continue
+            run = takewhile(lambda p: set(p.rules) & set(ALARMS), reversed(measure.periods))
+            yield self.w.gettext("{measure}, own trend: {rule}, since {day}").format(
+                measure=self._title(measure),
+                rule=rule_words(rule, self.w),
+                day=list(run)[-1].start.isoformat(),
+            )
 
     def _flag_title(self, measure: Measure) -> str:
         return f"{self._title(measure)}: {value_words(measure, self.w)}, " + flag_words(
@@ -353,15 +386,22 @@ class Composer:
         by = dict.fromkeys(each for m in adjusted if m.adjusted for each in m.adjusted.by)
         caption = w.gettext("Adjusted for {facts}").format(facts=adjustment_words(tuple(by), w))
         yield TableBlock(Table(caption, columns, tuple(rows)))
-        explained = [
-            self._title(m) for m in adjusted if m.unadjusted_flag == "alarm" and m.flag != "alarm"
-        ]
+        cleared = [m for m in adjusted if m.unadjusted_flag == "alarm" and m.flag != "alarm"]
+        explained = [m for m in cleared if _is_explained(m)]
         if explained:
             yield Paragraph(
                 w.gettext(
                     "Without adjustment this would have been called: {measures}. The mix of exams"
                     " explains it."
-                ).format(measures=w.join(explained))
+                ).format(measures="; ".join(map(self._title, explained)))
+            )
+        within = [m for m in cleared if m not in explained]
+        if within:
+            yield Paragraph(
+                w.gettext(
+                    "Without adjustment this would have been called: {measures}. The mix of exams"
+                    " does not explain it, but others differ from each other as much."
+                ).format(measures="; ".join(map(self._title, within)))
             )
 
     def _power(self) -> Iterator[Block]:
@@ -451,9 +491,7 @@ class Composer:
     def drift(self) -> Iterator[Block]:
         """Of a device or site: which features of its pictures have moved."""
         w = self.w
-        own = [
-            d for d in self.audit.drift if (d.kind, d.id) == (self.subject.kind, self.subject.id)
-        ]
+        own = self._own_drift()
         if not own:
             return
         yield Heading(w.gettext("Drift of the pictures"))
@@ -637,6 +675,14 @@ def dispute_section(w: Wording, example: int | None) -> Iterator[Block]:
         (f'qc-daemon review dispute {number} --reason criterion --reader "…" --remark "…"',),
         is_command=True,
     )
+
+
+def _is_explained(measure: Measure) -> bool:
+    """Whether the measure, with the case mix taken out, comes nearer to what all have of all."""
+    adjusted = measure.adjusted
+    if adjusted is None or adjusted.overall is None or measure.value is None:
+        return False
+    return abs(adjusted.value - adjusted.overall) < abs(measure.value - adjusted.overall)
 
 
 def _points(effect: float, w: Wording) -> str:

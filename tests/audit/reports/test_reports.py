@@ -70,7 +70,8 @@ def flagged_body() -> dict[str, Any]:
     body = audit_json(COUNTS)
     first = body["subjects"][0]["measures"]
     first[0] |= {"flag": "alarm", "rule": "false-discovery"}
-    first[2] |= {"unadjusted": {"p": 0.0001, "flag": "alarm"}}
+    first[2] |= {"unadjusted": {"p": 0.0001, "flag": "alarm"}, "value": 0.6}
+    first[2]["adjusted"] |= {"value": 0.75, "overall": 0.8}
     return body
 
 
@@ -215,6 +216,15 @@ def test_a_flag_names_period_rule_limit_models_and_criteria() -> None:
         assert part in words
     assert "Nothing in this period calls for a talk" not in words
     assert "The mix of exams explains it" in words
+    assert "does not explain it" not in words
+
+
+def test_the_mix_of_exams_is_named_only_where_it_brings_the_share_nearer() -> None:
+    body = flagged_body()
+    body["subjects"][0]["measures"][2]["adjusted"] |= {"value": 0.55}
+    words = Page(report_html(person_report(composer(body, "person", "p00"), CREATED))).words
+    assert "The mix of exams explains it" not in words
+    assert "The mix of exams does not explain it" in words
 
 
 def test_below_thirty_nothing_is_judged_and_pictures_are_shown() -> None:
@@ -260,8 +270,27 @@ def test_report_of_a_device_tells_its_drift_and_names_nobody() -> None:
     assert "Image quality of the device Room 2" in words
     assert "0.310" in words
     assert "new site calibration" in words
+    assert "What the models see of these pictures has moved" in words
+    assert "Nothing in this period calls for a talk" not in words
     assert not re.search(r"\bp\d\d\b", words)
     report_pdf(document)
+
+
+def test_an_alarm_of_the_own_chart_that_goes_on_is_said_first() -> None:
+    body = audit_json(COUNTS)
+    standard = body["subjects"][0]["measures"][0]
+    last = len(standard["history"]) - 1
+    standard["signals"] = [
+        {"at": at, "rule": rule}
+        for at, rule in ((2, "beyond-limit"), (last - 1, "eight-on-one-side"),
+                         (last, "eight-on-one-side"))
+    ]  # fmt: skip
+    since = standard["history"][last - 1]["from"]
+    words = Page(report_html(person_report(composer(body, "person", "p00"), CREATED))).words
+    assert f"Standard views, own trend: 8 periods in a row on one side, since {since}" in words
+    standard["signals"] = [{"at": last - 1, "rule": "eight-on-one-side"}]
+    words = Page(report_html(person_report(composer(body, "person", "p00"), CREATED))).words
+    assert "own trend:" not in words
 
 
 def test_an_audit_with_the_least_of_keys_can_be_reported() -> None:
