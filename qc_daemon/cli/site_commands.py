@@ -177,6 +177,20 @@ def site_waive(site: Name, by: By, config: Config = None) -> None:
     say(f"site {name}: new findings are no longer flagged not-commissioned")
 
 
+@site.command("list")
+def site_list(limit: Limit = None, config: Config = None, format: Format = "table") -> None:
+    """List the sites that images name: calibrated, waived or in commissioning for the active
+    bundle, and when a calibration was proposed that nobody has decided on.
+
+    Example: qc-daemon site list
+    """
+    from qc_daemon.operations.sites import LIST_COLUMNS, list_sites
+
+    chosen = parse_format(format)
+    rows = list_sites(load_settings(config))
+    write_list("sites", first_page(rows, limit, chosen), chosen, columns=LIST_COLUMNS)
+
+
 @site.command("history")
 def site_history(
     site: SiteName = None, limit: Limit = None, config: Config = None, format: Format = "table"

@@ -49,6 +49,16 @@ HISTORY_COLUMNS = (
     "decided_at",
     "model_id",
 )
+LIST_COLUMNS = (
+    "site",
+    "state",
+    "images",
+    "calibrations",
+    "shift",
+    "reviews",
+    "promised",
+    "proposed_at",
+)
 _log = log.get(role="schedule")
 
 
@@ -184,6 +194,44 @@ def list_history(settings: Settings, site: str | None) -> list[dict[str, Any]]:
             name: _written_name(session, settings, name) for name in {each.site for each in events}
         }
     return [_history_row(event, written[event.site]) for event in events]
+
+
+def list_sites(settings: Settings) -> list[dict[str, Any]]:
+    """A row of LIST_COLUMNS for each site with images: what counts there for the active bundle.
+
+    `shift` and `reviews` are of the calibration of all views and devices, else of the newest one;
+    `proposed_at` is when a newer one was proposed than is active.
+    """
+    with open_store(settings).read() as session:
+        bundle = _active_bundle(session)
+        counts: dict[str, int] = {}
+        for name, count in sites.images(session).items():
+            site = _site(settings, name)
+            counts[site] = counts.get(site, 0) + count
+        return [
+            _list_row(session, settings, site, bundle.model_id, count)
+            for site, count in sorted(counts.items())
+        ]
+
+
+def _list_row(
+    session: Session, settings: Settings, site: str, model_id: str, images: int
+) -> dict[str, Any]:
+    active = sites.active(session, site, model_id)
+    # The general one stands last; it counts where no other one is about the view and device.
+    facts = record_row(active.records[-1]) if active.records else {}
+    events = [event for event in sites.history(session, site) if event.model_id == model_id]
+    is_proposed = bool(events) and events[-1].action is SiteAction.PROPOSED
+    return {
+        "site": _written_name(session, settings, site),
+        "state": _state(active),
+        "images": images,
+        "calibrations": [each.id for each in active.records],
+        "shift": facts.get("shift"),
+        "reviews": facts.get("reviews"),
+        "promised": facts.get("promised") or [],
+        "proposed_at": events[-1].decided_at.isoformat(timespec="seconds") if is_proposed else None,
+    }
 
 
 def find_record(settings: Settings, source: str) -> SiteRecord:

@@ -121,6 +121,9 @@ class Service:
     def history(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.say("history", "--format", "json").splitlines()]
 
+    def listed(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.say("list", "--format", "json").splitlines()]
+
     def doctor(self) -> str:
         (line,) = [c for c in examine(self.settings) if c.name == "sites"]
         return f"{line.word}: {line.message}"
@@ -151,6 +154,9 @@ def test_from_proposal_to_retirement(service: Service) -> None:
         80,
     )
     assert service.active("St. Mary's").is_commissioning
+    (row,) = service.listed()
+    assert (row["site"], row["state"], row["images"]) == ("St. Mary's", "commissioning", 80)
+    assert (row["proposed_at"], row["calibrations"]) == (proposed["decided_at"], [])
     shown = json.loads(service.say("show", proposed["calibration"], "--format", "json"))
     assert shown["id"] == proposed["calibration"]
 
@@ -158,6 +164,10 @@ def test_from_proposal_to_retirement(service: Service) -> None:
     (record,) = service.active("St. Mary's").records
     assert record.id == proposed["calibration"]
     assert service.doctor().startswith("ok")
+    (row,) = service.listed()
+    assert (row["state"], row["calibrations"]) == ("calibrated", [record.id])
+    assert (row["shift"], row["reviews"]) == (round(record.map.shift, 3), 0)
+    assert row["proposed_at"] is None
 
     assert "St. Mary's" in service.say("retire", "ST MARY S", "--by", "Dr Weber")
     assert service.active("St. Mary's") == sites.ActiveSite()
@@ -167,6 +177,7 @@ def test_from_proposal_to_retirement(service: Service) -> None:
     service.say("waive", "St. Mary's", "--by", "Dr Weber")
     assert not service.active("St. Mary's").is_commissioning
     assert service.doctor().startswith("ok")
+    assert [each["state"] for each in service.listed()] == ["waived"]
 
 
 def test_reviews_are_what_it_is_fitted_to(service: Service) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from model.site.names import UNNAMED, site_of
@@ -143,6 +143,12 @@ def aliases(session: Session) -> dict[str, tuple[str, ...]]:
 def names(session: Session) -> set[str]:
     """Every site that an image names, as it is compared."""
     return {name or UNNAMED for name in session.scalars(select(AcquisitionRow.site).distinct())}
+
+
+def images(session: Session) -> dict[str, int]:
+    """How many images name each site, by the site as it is compared."""
+    rows = session.execute(select(AcquisitionRow.site, func.count()).group_by(AcquisitionRow.site))
+    return {row[0] or UNNAMED: row[1] for row in rows}
 
 
 def written_name(session: Session, site: str) -> str:
