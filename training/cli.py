@@ -16,6 +16,8 @@ from detector.errors import ErrorCode, QCError
 from detector.version_option import add_version
 from training import recipes
 from training.commands import fetalclip
+from training.commands.gestational_age import gestational_age
+from training.commands.zero_shot import zero_shot
 from training.data.samples import Origin
 from training.phantom.command import phantom
 from training.phantom.history.command import history
@@ -37,6 +39,8 @@ phantom_app.callback()(phantom)
 phantom_app.command()(history)
 app.add_typer(phantom_app, name="phantom")
 app.add_typer(fetalclip.app, name="fetalclip")
+app.command("zero-shot")(zero_shot)
+app.command("gestational-age")(gestational_age)
 
 MOST_SEED = 2**32 - 1
 _DESCRIBER, _DETECTOR, _SPATIALCLIP = DescriberRecipe(), DetectorRecipe(), SpatialClipRecipe()

@@ -1,5 +1,7 @@
-"""`qc-model fetalclip`: its checkpoints."""
+"""`qc-model fetalclip`: its checkpoints and published figures."""
 
+import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +10,13 @@ import typer
 from detector.console import UsageError
 
 app = typer.Typer(no_args_is_help=True, help="FetalCLIP: checkpoints and published figures.")
+
+
+class FiguresFormat(StrEnum):
+    """How figures are written."""
+
+    TABLE = "table"
+    JSON = "json"
 
 
 @app.command()
@@ -91,3 +100,36 @@ def _to_file(source: Path, out: Path) -> None:
     network = checkpoint.load_fetalclip(source)
     out.parent.mkdir(parents=True, exist_ok=True)
     save_file(checkpoint.to_open_clip(network), out, metadata={"format": "pt"})
+
+
+@app.command()
+def figures(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            file_okay=False,
+            help="Folder of the published outputs: hc18_similarity.npz,"
+            " test_five_planes_prediction.json, test_brain_subplanes_prediction.json.",
+        ),
+    ],
+    format: Annotated[
+        FiguresFormat, typer.Option("--format", help="table or json.")
+    ] = FiguresFormat.TABLE,
+) -> None:
+    """Compute FetalCLIP's published figures again from its published outputs.
+
+    Example: qc-model fetalclip figures fetalclip_ga --format json
+    """
+    from training.evaluation.fetalclip_figures import published_figures
+
+    result = published_figures(folder)
+    if format is FiguresFormat.JSON:
+        typer.echo(json.dumps(result, indent=1))
+        return
+    for figure in result["figures"]:
+        low, high = figure["interval"]
+        typer.echo(
+            f"{figure['name']}: {figure['value']:.4f} ({low:.4f} to {high:.4f}) over"
+            f" {figure['n']} pictures; published {figure['published']:.4f}\n  {figure['note']}"
+        )
