@@ -15,7 +15,7 @@ from detector import console
 from detector.errors import ErrorCode, QCError
 from detector.version_option import add_version
 from training import recipes
-from training.commands import fetalclip
+from training.commands import fetalclip, nextgen_uia
 from training.commands.gestational_age import gestational_age
 from training.commands.zero_shot import zero_shot
 from training.data.samples import Origin
@@ -39,6 +39,7 @@ phantom_app.callback()(phantom)
 phantom_app.command()(history)
 app.add_typer(phantom_app, name="phantom")
 app.add_typer(fetalclip.app, name="fetalclip")
+app.add_typer(nextgen_uia.app, name="nextgen-uia")
 app.command("zero-shot")(zero_shot)
 app.command("gestational-age")(gestational_age)
 

@@ -69,6 +69,7 @@ NAMES_FILES = {
     "qc-model gestational-age",
     "qc-model zero-shot",
     "qc-model negatives",
+    "qc-model nextgen-uia convert",
     "qc-model train detector",
     "qc-model train spatialclip",
     "qc-daemon review import",

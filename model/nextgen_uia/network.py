@@ -1,0 +1,190 @@
+"""An image tower with a head that classifies or segments by three of its layers.
+
+As NextGen-UIA has it for CLIP (layers 3, 6 and 9). SonoNet-16 is a tower too: it has no attention
+to adapt, but learnt from fetal ultrasound.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from model.nextgen_uia.adapters import grid_side, vision_of
+from model.spatialclip.backbone import fold_batch_norm
+from model.spatialclip.preprocess import FILL, MEAN, STD
+from model.spatialclip.sononet import SonoNet, normalise_picture
+
+LAYERS = (3, 6, 9)
+
+
+class Task(StrEnum):
+    """What a head says of a picture: a class, or a class of each pixel."""
+
+    CLASSIFICATION = "classification"
+    SEGMENTATION = "segmentation"
+
+
+@dataclass(frozen=True, slots=True)
+class HeadConfig:
+    """Of a head. In segmentation the first class is the background."""
+
+    task: Task
+    classes: tuple[str, ...]
+    width: int = 512  # Channels of the sum of the layers.
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+            raise ValueError("a head tells two different classes apart at least")
+        if self.width < 1:
+            raise ValueError("a head's width is at least 1")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"classes": list(self.classes)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Raises ValueError, TypeError or KeyError on what `to_json` does not write."""
+        return cls(Task(data["task"]), tuple(map(str, data["classes"])), int(data["width"]))
+
+
+class ClipTower(nn.Module):
+    """The image tower of any transformers CLIP, which may have adapters."""
+
+    kind = "clip"
+
+    def __init__(self, vision: nn.Module, layers: tuple[int, ...] = LAYERS) -> None:
+        super().__init__()
+        self.vision: Any = vision_of(vision)
+        self.layers = layers
+        count = len(self.vision.encoder.layers)
+        if not layers or max(layers) >= count:
+            raise ValueError(f"the tower has {count} blocks, and none {max(layers, default=0)}")
+        self.channels = (self.vision.config.hidden_size,) * len(layers)
+        self.side = int(self.vision.config.image_size)
+
+    @property
+    def vision_model(self) -> Any:
+        return self.vision
+
+    def facts(self) -> dict[str, Any]:
+        """What adapters and heads have to fit."""
+        return {
+            "kind": self.kind,
+            "width": self.channels[0],
+            "blocks": len(self.vision.encoder.layers),
+            "grid": grid_side(self.vision),
+            "layers": list(self.layers),
+        }
+
+    def maps(self, pixel_values: Tensor) -> list[Tensor]:
+        """(B, 3, S, S) -> (B, width, grid, grid) after each of the layers; blocks beyond the last
+        of them are not run."""
+        vision = self.vision
+        hidden = vision.pre_layrnorm(vision.embeddings(pixel_values))
+        maps: dict[int, Tensor] = {}
+        for number, block in enumerate(vision.encoder.layers[: max(self.layers) + 1]):
+            hidden = block(hidden, None)
+            if number in self.layers:
+                side = grid_side(vision)
+                maps[number] = hidden[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+        return [maps[number] for number in self.layers]
+
+
+class SonoNetTower(nn.Module):
+    """SonoNet-16 as a tower: its blocks of stride 4, 8 and 16. Batch normalisation is folded."""
+
+    kind = "sononet16"
+    channels = (64, 128, 128)
+    layers = (2, 3, 4)
+
+    def __init__(self, side: int = 224) -> None:
+        super().__init__()
+        if side % 16:
+            raise ValueError("the side of a picture is a multiple of 16")
+        self.network = fold_batch_norm(SonoNet().eval())
+        self.side = side
+        std, mean = torch.tensor(STD).view(1, 3, 1, 1), torch.tensor(MEAN).view(1, 3, 1, 1)
+        self.std = nn.Buffer(std, persistent=False)
+        self.mean = nn.Buffer(mean, persistent=False)
+
+    @staticmethod
+    def published_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """SonoNet-16's published tensors with batch normalisation folded, under the names of
+        `network`. Raises ValueError on another network's."""
+        network = SonoNet().eval()
+        network.load_published(weights)
+        return dict(fold_batch_norm(network).state_dict())
+
+    def facts(self) -> dict[str, Any]:
+        return {"kind": self.kind, "side": self.side}
+
+    def maps(self, pixel_values: Tensor) -> list[Tensor]:
+        """(B, 3, S, S) -> features of stride 4, 8 and 16."""
+        grey = (pixel_values * self.std + self.mean).mean(1, keepdim=True)
+        features = normalise_picture(grey, FILL / 255)
+        maps = []
+        for number, block in enumerate(self.network.blocks):
+            features = block(nn.functional.max_pool2d(features, 2) if number else features)
+            if number in self.layers:
+                maps.append(features)
+        return maps
+
+
+Tower = ClipTower | SonoNetTower
+
+
+class LayerHead(nn.Module):
+    """Maps of the layers, shallow first, to logits (B, C), or (B, C, S, S) for pixels."""
+
+    def __init__(self, channels: tuple[int, ...], config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.reduces = nn.ModuleList(nn.Linear(each, width) for each in channels)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
+            )
+            for _ in channels
+        )
+        self.dropout = nn.Dropout(0.5)
+        # A pixel's classes are a linear layer, too: a convolution of 1 x 1.
+        self.classifier = nn.Linear(width, len(config.classes))
+
+    def forward(self, maps: list[Tensor], side: int) -> Tensor:
+        total: Tensor | None = None
+        grid = maps[0].shape[-2:]
+        for each, reduce, block in reversed(
+            list(zip(maps, self.reduces, self.blocks, strict=True))
+        ):
+            part = block(reduce(each.movedim(1, -1))).movedim(-1, 1)
+            if part.shape[-2:] != grid:
+                part = interpolate(part, grid, mode="bilinear", align_corners=False)
+            total = part if total is None else total + part
+        assert total is not None
+        if self.config.task is Task.CLASSIFICATION:
+            return self.classifier(self.dropout(total.mean((-2, -1))))  # type: ignore[no-any-return]
+        # Classes first: interpolation commutes with a linear layer, and of `width` channels it
+        # would take many times as long.
+        coarse = self.classifier(total.movedim(1, -1)).movedim(-1, 1)
+        return interpolate(coarse, (side, side), mode="bilinear", align_corners=False)
+
+
+class AdaptedNetwork(nn.Module):
+    """Tower and head: CLIP-normalised pictures (B, 3, S, S) -> logits as of `LayerHead`."""
+
+    def __init__(self, tower: Tower, config: HeadConfig) -> None:
+        super().__init__()
+        self.tower = tower
+        self.head = LayerHead(tower.channels, config)
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.classifier.weight.device
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.head(self.tower.maps(pixel_values), pixel_values.shape[-1])  # type: ignore[no-any-return]
