@@ -357,8 +357,9 @@ def count_samples(samples: Sequence[Sample]) -> list[dict[str, Any]]:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """SHA-256 of a file's bytes, read piece by piece: a cine may be large."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def data_hash(samples: Sequence[Sample]) -> str:
