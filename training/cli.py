@@ -2,7 +2,6 @@
 
 import json
 import math
-import shlex
 import sys
 from dataclasses import replace
 from enum import StrEnum
@@ -15,8 +14,9 @@ from detector import console
 from detector.errors import ErrorCode, QCError
 from detector.version_option import add_version
 from training import recipes
-from training.commands import fetalclip, nextgen_uia
+from training.commands import dual_branch, fetalclip, nextgen_uia
 from training.commands.gestational_age import gestational_age
+from training.commands.options import typed_command
 from training.commands.zero_shot import zero_shot
 from training.data.samples import Origin
 from training.phantom.command import phantom
@@ -42,6 +42,8 @@ app.add_typer(fetalclip.app, name="fetalclip")
 app.add_typer(nextgen_uia.app, name="nextgen-uia")
 app.command("zero-shot")(zero_shot)
 app.command("gestational-age")(gestational_age)
+train.command("dual-branch")(dual_branch.train)
+app.add_typer(dual_branch.app, name="dual-branch")
 
 MOST_SEED = 2**32 - 1
 _DESCRIBER, _DETECTOR, _SPATIALCLIP = DescriberRecipe(), DetectorRecipe(), SpatialClipRecipe()
@@ -276,7 +278,7 @@ def train_detector(
         recipe,
         start=None if start is None else Start(start, trust),
         resume=resume,
-        command=_command(),
+        command=typed_command(),
     )
     typer.echo(json.dumps(facts["validation"], indent=1))
 
@@ -457,7 +459,7 @@ def train_spatialclip(
         sononet=sononet,
         cache=cache,
         resume=resume,
-        command=_command(),
+        command=typed_command(),
     )
     typer.echo(json.dumps(facts["validation"], indent=1))
 
@@ -571,7 +573,7 @@ def cross_validate(
             replace(recipes.SPATIALCLIP, stages=stages, seed=seed, backbone=backbone),
             folds=FOLDS,
             seed=seed,
-            command=_command(),
+            command=typed_command(),
             unlabelled=splits.load_unlabelled(hc18, head_structures, fetal_planes),
         ),
         nested=nested,
@@ -694,7 +696,7 @@ def calibrate(
         split_by_vendor(dicom)[0] if dicom else [],
         name=name,
         version=version,
-        command=_command(),
+        command=typed_command(),
         cross_validation=cross_validation,
         notes=note or (),
         force=force,
@@ -798,7 +800,7 @@ def evaluate(
         ablation=ablate,
         augment=augment,
         worst=worst,
-    ) | {"command": _command()}
+    ) | {"command": typed_command()}
     print_table(figures)
     if out:
         out.write_text(json.dumps(figures, indent=1))
@@ -816,10 +818,3 @@ def _check_fold(fold: int | None, validation: "list[Sample]") -> None:
         raise console.UsageError(
             f"--fold {fold} holds no real picture: simulated ones are never held out by folds"
         )
-
-
-def _command() -> str:
-    """The command as it can be typed again, without the folders of this machine."""
-    return shlex.join(
-        ["qc-model", *(Path(a).name if a.startswith("/") else a for a in sys.argv[1:])]
-    )

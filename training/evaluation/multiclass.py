@@ -46,17 +46,19 @@ def multiclass_metrics(
     predicted: Sequence[str],
     groups: Sequence[Hashable],
     *,
+    labels: Sequence[str] | None = None,
     resamples: int = 1000,
 ) -> dict[str, Any]:
     """Macro-F1, accuracy, macro recall, macro precision and F1 weighted by pictures, each as
     {"value", "interval"} of 95 % over resampled groups; F1, recall and pictures of each true class;
-    the confusion matrix, whose columns have predicted classes that are nobody's truth too.
+    the confusion matrix, whose columns have predicted classes that are nobody's truth too. Its
+    order is that of `labels`, or by name.
 
     Means are over true classes. Raises ValueError on lists of unlike lengths or of none.
     """
     if not len(truth) or not len(truth) == len(predicted) == len(groups):
         raise ValueError(f"{len(truth)} labels, {len(predicted)} predictions, {len(groups)} groups")
-    labels = sorted(set(truth) | set(predicted))
+    labels = labels or sorted(set(truth) | set(predicted))
     number = {label: index for index, label in enumerate(labels)}
     rows = np.array([number[label] for label in truth], np.intp)
     columns = np.array([number[label] for label in predicted], np.intp)
@@ -93,7 +95,7 @@ def multiclass_metrics(
             for label, index in number.items()
             if confusion[index].sum()
         },
-        "confusion": {"labels": labels, "pictures": confusion.tolist()},
+        "confusion": {"labels": list(labels), "pictures": confusion.tolist()},
     }
 
 
