@@ -70,7 +70,7 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $(STAMP)
 
 lock:
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra train --generate-hashes --no-emit-index-url \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra train --extra teaching --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-annotate --no-header --python-version 3.11 --quiet -o requirements.lock
 
 clean:

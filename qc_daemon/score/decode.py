@@ -23,6 +23,7 @@ import numpy as np
 from detector.errors import ErrorCode, Flag, QCError
 from detector.frame import Frame, Pixels, Region
 from detector.imaging.reader import MAX_PIXELS, BadFrame, ImageSummary
+from qc_daemon.deidentification.image_facts import ImageFacts
 from qc_daemon.dicom.acquisition import Acquisition
 from qc_daemon.score.obgyn_report import FetalMeasurement
 from qc_daemon.settings import ScoreSettings
@@ -115,6 +116,13 @@ class DecodeProcess:
         DECODE_TIMEOUT, DECODE_MEMORY, DECODE_FAILED.
         """
         return Acquisition.from_json(self._reply("acquisition", path, sha256)["acquisition"])
+
+    def image_facts(self, path: Path, sha256: str | None = None) -> ImageFacts:
+        """What of the header may stay in an image for teaching; decodes nothing.
+
+        Raises QCError as `acquisition`.
+        """
+        return ImageFacts.from_json(self._reply("image facts", path, sha256)["image_facts"])
 
     def pixel_sha256(self, path: Path) -> str:
         """The hash of the file's decoded pixels. Raises QCError as `summary`."""

@@ -22,7 +22,9 @@ from pydicom.dataset import Dataset
 
 from detector.errors import ErrorCode, QCError
 from detector.frame import Frame
+from detector.imaging.dicom_file import open_dicom_file
 from detector.imaging.reader import ImageSummary, read_frames, summarise_image
+from qc_daemon.deidentification.image_facts import ImageFacts, read_image_facts
 from qc_daemon.dicom.acquisition import Acquisition, read_acquisition, read_acquisition_file
 from qc_daemon.dicom.transfer_syntax import reencode
 from qc_daemon.score.obgyn_report import read_measurements
@@ -98,6 +100,8 @@ def build_replies(
                 last = summarise(path, max_pixels)
             case "acquisition":
                 last = {"acquisition": read_acquisition_file(path).to_json()}
+            case "image facts":
+                last = {"image_facts": _image_facts(path).to_json()}
             case "measurements":
                 last = {"measurements": [asdict(each) for each in read_measurements(path)]}
             case "convert":
@@ -107,6 +111,11 @@ def build_replies(
                 for frame in read_frames(path, request["numbers"], max_pixels):
                     yield frame_message(frame), frame.pixels.data.cast("B")
     yield last, None
+
+
+def _image_facts(path: Path) -> ImageFacts:
+    with open_dicom_file(path) as source:
+        return read_image_facts(source.dataset, str(source.transfer_syntax))
 
 
 def summarise(path: Path, max_pixels: int) -> dict[str, Any]:
