@@ -72,6 +72,7 @@ class DecisionKind(StrEnum):
     SITE_ACTIVATED = "site calibration activated"
     SITE_RETIRED = "site calibration retired"
     SITE_WAIVED = "site calibration waived"
+    TEACHING_DECIDED = "image for teaching released or rejected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,7 @@ def _decisions(
         lambda: _identity_changes(restored, old),
         lambda: _reviews(restored, old),
         lambda: _sites(restored, old),
+        lambda: _teaching_releases(restored, old),
     )
     decisions: list[Decision] = []
     problem = None
@@ -282,6 +284,22 @@ def _bundle(restored: "_Tables", old: "_Tables", default_bundle: Path) -> Iterat
         "bundle activate",
         _arguments(active["path"]),
     )
+
+
+def _teaching_releases(restored: "_Tables", old: "_Tables") -> Iterator[Decision]:
+    """What left the house cannot be taken back: it is named, and no command repeats it."""
+    columns = ("preparation", "number", "action", "decided_by", "decided_at")
+    known = {
+        (row["preparation"], row["number"]) for row in restored.rows("teaching_release", columns)
+    }
+    for row in old.rows("teaching_release", columns):
+        if (row["preparation"], row["number"]) not in known:
+            subject = f"image {row['number']} of {row['preparation']}, {row['action']}"
+            yield Decision(
+                DecisionKind.TEACHING_DECIDED,
+                f"{subject} by {row['decided_by']}",
+                _iso(row["decided_at"]),
+            )
 
 
 def _activation(row: Row) -> Any:

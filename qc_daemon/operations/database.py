@@ -270,6 +270,10 @@ _DECIDED = {
     DecisionKind.IDENTITY_SPLIT: ("person or device split", "persons or devices split"),
     DecisionKind.IDENTITY_RENAMED: ("person or device named", "persons or devices named"),
     DecisionKind.FINDING_REVIEWED: ("review of a finding", "reviews of findings"),
+    DecisionKind.TEACHING_DECIDED: (
+        "decision on an image for teaching",
+        "decisions on images for teaching",
+    ),
     DecisionKind.SITE_ACTIVATED: ("site calibration activated", "site calibrations activated"),
     DecisionKind.SITE_RETIRED: ("site calibration retired", "site calibrations retired"),
     DecisionKind.SITE_WAIVED: ("site calibration waived", "site calibrations waived"),
@@ -302,7 +306,7 @@ def _describe_decisions(restoration: Restoration) -> Iterator[str]:
         yield f"what {more}people decided {since} cannot be told: {comparison.problem};"
         yield (
             "  ask them about peers, rejections, bundles, exams closed by command, quarantine,"
-            " the queue, persons and devices, reviews, sites"
+            " the queue, persons and devices, reviews, sites, images for teaching"
         )
     elif not comparison.decisions:
         yield f"people decided nothing {since} that would have to be repeated"

@@ -199,7 +199,7 @@ def _iter_listed(
     best_first: bool,
     finding_filter: FindingFilter,
 ) -> Iterator[dict[str, Any]]:
-    acquisition_filter = _acquisition_filter(session, finding_filter)
+    acquisition_filter = select_acquisitions(session, finding_filter)
     rejected = rejections.standing(session)
     count = 0
     every = findings.iter_findings(
@@ -237,7 +237,8 @@ def _review_columns(review: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _acquisition_filter(session: Session, chosen: FindingFilter) -> AcquisitionFilter:
+def select_acquisitions(session: Session, chosen: FindingFilter) -> AcquisitionFilter:
+    """The filter by person, device and site. Raises QCError STORAGE for one that there is not."""
     return AcquisitionFilter(
         persons=_members(session, IdentityKind.PERSON, chosen.person),
         devices=_members(session, IdentityKind.DEVICE, chosen.device),

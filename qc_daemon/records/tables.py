@@ -501,6 +501,37 @@ class Rejection(Base):
     retracted_at: Mapped[datetime | None]
 
 
+class TeachingAction(StrEnum):
+    """What a person decided of an image that was prepared for teaching."""
+
+    RELEASED = "released"
+    REJECTED = "rejected"
+
+
+class TeachingRelease(Base):
+    """A person's decision on an image prepared for teaching; rows are only added.
+
+    `preparation` is the random id of the folder that was prepared, `number` the image's in it;
+    `finding_ids` what it shows, `sha256` the hash of the file that was released.
+    """
+
+    __tablename__ = "teaching_release"
+    __table_args__ = (
+        UniqueConstraint("preparation", "number"),
+        _one_of("action", TeachingAction),
+        Index(None, "decided_at"),
+    )
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    preparation: Mapped[str]
+    number: Mapped[int]
+    action: Mapped[str]
+    finding_ids: Mapped[list[int]] = mapped_column(JSON)
+    sha256: Mapped[str | None]
+    decided_by: Mapped[str]
+    decided_at: Mapped[datetime]
+
+
 class ReviewEvent(Base):
     """One event of a finding's review, numbered from 1 (`qc_daemon/review/events.py`).
 

@@ -45,8 +45,9 @@ from qc_daemon.records.queue import jobs
 from qc_daemon.records.received import revisions
 from qc_daemon.records.received.revisions import RevisionFacts
 from qc_daemon.records.results import bundles as bundle_records
-from qc_daemon.records.results import findings
+from qc_daemon.records.results import findings, teaching_releases
 from qc_daemon.records.results import sites as site_records
+from qc_daemon.records.results.teaching_releases import TeachingDecision
 from qc_daemon.records.tables import (
     Commitment,
     CommitmentState,
@@ -55,6 +56,7 @@ from qc_daemon.records.tables import (
     JobRow,
     JobState,
     SiteAction,
+    TeachingAction,
 )
 from qc_daemon.settings import ReviewSettings, Settings
 from qc_daemon.spool import private_files
@@ -123,6 +125,10 @@ def repeat(storage: Storage, decisions: tuple[Decision, ...]) -> None:
         '[[destination]]\nname = "pacs"\nobjects = ["source", "key-objects"]\n'
     )
     for each in decisions:
+        if each.kind is DecisionKind.TEACHING_DECIDED:
+            # What has left the house is named, and nothing repeats it.
+            assert each.command is None
+            continue
         assert each.command is not None
         words = shlex.split(each.command)
         assert words[0] == "qc-daemon"
@@ -192,6 +198,9 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
         sites.activate(settings, site, "Dr O'Lee", clock)
         sites.decide(settings, "", SiteAction.RETIRED, "Dr Lee", clock)
         sites.decide(settings, "", SiteAction.WAIVED, "Dr Lee", clock)
+        release = TeachingDecision(3, TeachingAction.RELEASED, (7,), "ab" * 32)
+        with storage.store.begin() as session:
+            teaching_releases.add(session, "p", [release], "Dr Lee", NOW)
 
     decide()
     restoration = put_back(storage, folder)
@@ -223,7 +232,10 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
     ]
     said = "\n".join(describe_restore(RestoreResult(restoration, 0, None)))
     for kind in set(DecisionKind) - {DecisionKind.JOB_RETRIED}:
-        assert all(command in said for command in commands(restoration, kind))
+        assert all(command in said for command in commands(restoration, kind) if command)
+    (teaching,) = (e for e in comparison.decisions if e.kind is DecisionKind.TEACHING_DECIDED)
+    assert teaching.subject == "image 3 of p, released by Dr Lee"
+    assert teaching.subject in said
     # The file has them all, on both databases.
     file = Path(str(restoration.decisions_file))
     assert file.parent.name.startswith("before_restore_")
@@ -238,7 +250,7 @@ def test_each_kind_of_decision_is_named_and_its_command_repeats_it(storage: Stor
     # What was repeated is what was lost: a second restore of it names the same.
     again = put_back(storage, folder).decisions
     assert {(each.kind, each.command) for each in again.decisions} == {
-        (each.kind, each.command) for each in comparison.decisions
+        (each.kind, each.command) for each in comparison.decisions if each.command is not None
     }
 
 
