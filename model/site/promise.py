@@ -19,8 +19,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit
-from scipy.stats import binom
+from scipy.special import bdtr, expit
 
 from detector.anatomy import View
 from model.site.samples import Floats, Samples
@@ -268,18 +267,18 @@ def p_value(
         return 1.0
     largest = float(weights.max()) if largest is None else largest
     if float(weights.min()) > (1 - 1e-9) * largest:
-        return float(binom.cdf(int(wrong.sum()), n, tolerated))
+        return float(bdtr(int(wrong.sum()), n, tolerated))
     mean = float((weights / largest * (wrong - tolerated)).mean()) + tolerated
     if mean >= tolerated:
         return 1.0
     hoeffding = math.exp(-n * _relative_entropy(mean, tolerated))
-    bentkus = math.e * float(binom.cdf(math.ceil(n * mean - 1e-9), n, tolerated))
+    bentkus = math.e * float(bdtr(math.ceil(n * mean - 1e-9), n, tolerated))
     return min(1.0, hoeffding, bentkus)
 
 
 def least_called(tolerated: float, level: float, wrong: int = 0) -> int:
     """How many must be called for `wrong` of them to pass at this level."""
-    return _least(wrong + 1, lambda n: float(binom.cdf(wrong, n, tolerated)) <= level)
+    return _least(wrong + 1, lambda n: float(bdtr(wrong, n, tolerated)) <= level)
 
 
 def _least(start: int, passes: Callable[[int], bool]) -> int:
@@ -343,7 +342,7 @@ def _missing(
         return None
     # Of fewer the share that is wrong says too little to give up on.
     rate = rate if rate < tolerated else 0.0
-    needed = _least(needed, lambda n: float(binom.cdf(round(rate * n), n, tolerated)) <= level)
+    needed = _least(needed, lambda n: float(bdtr(round(rate * n), n, tolerated)) <= level)
     missing = max(1, math.ceil(needed * reviews / count) - reviews)
     return missing if missing <= _MOST_MISSING else None
 

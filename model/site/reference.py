@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
+from scipy.special import ndtri
 
 KEY = "reference_log_odds"
 """The manifest's optional key: for each verdict the mean and standard deviation of the calibrated
@@ -63,7 +63,7 @@ class Reference:
     @classmethod
     def from_auroc(cls, auroc: float) -> Self:
         """Two normal classes of one variance with this AUROC, calibrated."""
-        d = math.sqrt(2) * float(norm.ppf(auroc))
+        d = math.sqrt(2) * float(ndtri(auroc))
         return cls(d * d / 2, d, -d * d / 2, d, is_measured=False)
 
     @staticmethod

@@ -184,10 +184,16 @@ def test_doctor_names_what_is_wrong(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("modules", "unneeded"),
     [
-        # The receiver's process imports this module too: it must stay light.
-        ("qc_daemon.cli.app", ("torch", "transformers", "ultralytics")),
-        # Judging needs these, but not what fits them.
-        ("model.calibration, model.outlier", ("sklearn", "torch")),
+        # The receiver's process imports the first of these too: it must stay light.
+        (
+            "qc_daemon.cli.app, qc_daemon.service.supervisor, qc_daemon.operations.queue",
+            ("torch", "transformers", "ultralytics", "scipy", "matplotlib", "highdicom", "cv2"),
+        ),
+        # Judging needs these, but not what fits them; what looks at a site needs no model.
+        (
+            "model.calibration, model.outlier, qc_daemon.operations.doctor",
+            ("sklearn", "torch", "scipy.stats", "matplotlib", "highdicom"),
+        ),
     ],
 )
 def test_a_start_loads_no_library_that_it_does_not_need(
