@@ -12,7 +12,6 @@ from structlog.testing import capture_logs
 
 from detector.errors import ErrorCode, QCError
 from qc_daemon.job_runner import ClaimJob, JobHandler, JobRunner
-from qc_daemon.records import schema
 from qc_daemon.records.queue import jobs
 from qc_daemon.records.queue.jobs import Job
 from qc_daemon.records.queue.leases import Lease
@@ -20,6 +19,7 @@ from qc_daemon.records.received.receipts import admit
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind, JobState
 from qc_daemon.settings import JobSettings
+from tests.support.databases import migrate
 from tests.support.receipts import numbered_receipt
 from tests.support.waiting import eventually
 
@@ -87,7 +87,7 @@ class Queue:
 @pytest.fixture
 def queue(tmp_path: Path) -> Iterator[Queue]:
     url = f"sqlite:///{tmp_path / 'qc.db'}"
-    schema.upgrade(url)
+    migrate(url)
     store = Store(url)
     yield Queue(store)
     store.close()
