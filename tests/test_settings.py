@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from qc_daemon.settings import Settings, SettingsError, checked, load
 from qc_daemon.settings_problems import paths
-from tests.support.command_line import qc_daemon
+from tests.support.command_line import qc_daemon_here
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -224,7 +224,7 @@ def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         load(write(tmp_path, text))
     assert len(caught.value.lines) == 3
-    command = qc_daemon("serve", "--config", write(tmp_path, text))
+    command = qc_daemon_here("serve", "--config", write(tmp_path, text))
     assert command.returncode == 2
     assert [line.split()[0] for line in command.stderr.splitlines()] == ["error:"] * 3
     text = '[[destination]]\nname = "a"\nkind = "folder"\n' * 2

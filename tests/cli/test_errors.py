@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 
 from detector.errors import ErrorCode
 from model.bundle.bundle import locate
-from tests.support.command_line import Completed, qc_daemon
+from tests.support.command_line import Completed, qc_daemon, qc_daemon_here
 from tests.support.dicom_objects import CANARY, CANARY_ID, part10, ultrasound
 
 COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
@@ -162,7 +162,9 @@ def test_bad_setting_is_wrong_usage(tmp_path: Path, settings: str | None, words:
     config = tmp_path / "qc.toml"
     if settings is not None:
         config.write_text(settings)
-    line = refused(2, "serve", "--config", config)
+    # One of them as a process: the status and the one line are all that it leaves.
+    run = qc_daemon if settings is None else qc_daemon_here
+    line = refused(2, "serve", "--config", config, run=run)
     for word in words:
         assert word in line
 
@@ -172,7 +174,7 @@ def test_spool_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     config = tmp_path / "qc.toml"
     config.write_text('[store]\nurl = "sqlite:///qc.db"\nspool = "file/spool"\n')
-    line = refused(1, "serve", "--config", config)
+    line = refused(1, "serve", "--config", config, run=qc_daemon)
     assert "spool" in line
     assert "cannot be written" in line
 
@@ -189,9 +191,11 @@ def test_wrong_words_are_wrong_usage(arguments: tuple[str, ...]) -> None:
     assert process.stdout == ""
 
 
-def refused(status: int, *arguments: str | Path) -> str:
+def refused(
+    status: int, *arguments: str | Path, run: Callable[..., Completed] = qc_daemon_here
+) -> str:
     """Run a command that must fail; the one line it says, log lines apart."""
-    process = qc_daemon(*arguments)
+    process = run(*arguments)
     assert process.returncode == status, process.stderr
     assert process.stdout == ""
     lines = [line for line in process.stderr.splitlines() if not line.startswith("{")]

@@ -31,7 +31,7 @@ from qc_daemon.records.received import peers
 from qc_daemon.records.received.peers import RefusedCaller
 from qc_daemon.records.store import Store
 from qc_daemon.settings import load
-from tests.support.command_line import qc_daemon
+from tests.support.command_line import qc_daemon_here
 from tests.support.databases import migrate
 from tests.support.records import Records
 
@@ -206,7 +206,9 @@ def test_a_caller_s_ae_title_is_shown_literally(tmp_path: Path, format: str) -> 
 
 
 def test_a_message_steers_no_terminal(tmp_path: Path) -> None:
-    process = qc_daemon("peer", "approve", "A\x1b[2J\u202eB", "--config", tmp_path / "none.toml")
+    process = qc_daemon_here(
+        "peer", "approve", "A\x1b[2J\u202eB", "--config", tmp_path / "none.toml"
+    )
     assert "\x1b" not in process.stderr
     path = tmp_path / "[/x]\x1b[31m.dcm"
     for arguments in (
@@ -214,7 +216,7 @@ def test_a_message_steers_no_terminal(tmp_path: Path) -> None:
         ("send", path, "--to", "X@127.0.0.1:1"),
         ("[/x]\x1b",),
     ):
-        process = qc_daemon(*arguments)
+        process = qc_daemon_here(*arguments)
         assert process.returncode in (1, 2)
         assert "\x1b" not in process.stdout + process.stderr, arguments
         assert "Traceback" not in process.stderr

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from detector.console import UsageError
 from qc_daemon.cli.send import parse_address, send, send_with_progress
-from tests.support.command_line import qc_daemon
+from tests.support.command_line import qc_daemon_here
 from tests.support.dicom_objects import US_RETIRED, ultrasound, write
 from tests.support.pacs import Pacs
 from tests.support.ports import reserve_port
@@ -100,7 +100,7 @@ def test_a_rejected_association_is_one_failure_with_both_titles_and_the_fix(
 ) -> None:
     paths = write(tmp_path / "exam", *(ultrasound() for _ in range(5)))
     to = f"{called}@127.0.0.1:{archive.server.server_address[1]}"
-    process = qc_daemon("send", tmp_path / "exam", "--to", to, "--calling", calling)
+    process = qc_daemon_here("send", tmp_path / "exam", "--to", to, "--calling", calling)
     assert process.returncode == 1
     lines = [line for line in process.stderr.splitlines() if "rejected" in line]
     assert len(lines) == 1, process.stderr

@@ -18,7 +18,7 @@ from qc_daemon.records.results import destinations
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import CommitmentSupport, JobKind
 from qc_daemon.settings import load
-from tests.support.command_line import qc_daemon
+from tests.support.command_line import qc_daemon_here
 from tests.support.databases import migrate
 from tests.support.receipts import numbered_receipt
 
@@ -159,14 +159,14 @@ def test_what_the_destination_aborts_on_is_named(config: str) -> None:
 def test_a_destination_of_the_settings_or_of_a_job_has_a_queue(config: str, name: str) -> None:
     with Path(config).open("a") as file:
         file.write('[[destination]]\nname = "vna"\n')
-    listed = qc_daemon("queue", "list", "--destination", name, "--config", config)
+    listed = qc_daemon_here("queue", "list", "--destination", name, "--config", config)
     assert listed.returncode == 0
     assert ("no jobs match" in listed.stdout) == (name == "vna")
 
 
 @pytest.mark.parametrize(("name", "format"), [("pax", "table"), ("pac", "json")])
 def test_a_destination_that_nothing_knows_has_no_queue(config: str, name: str, format: str) -> None:
-    listed = qc_daemon(
+    listed = qc_daemon_here(
         *("queue", "list", "--destination", "pacs", "--destination", name),
         *("--format", format, "--config", config),
     )

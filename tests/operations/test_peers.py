@@ -16,7 +16,7 @@ from qc_daemon.records.received import peers
 from qc_daemon.records.received.peers import RefusedCaller
 from qc_daemon.records.store import Store
 from qc_daemon.settings import load
-from tests.support.command_line import qc_daemon
+from tests.support.command_line import qc_daemon_here
 from tests.support.databases import migrate
 
 SETTINGS = """
@@ -166,12 +166,12 @@ def test_a_certificate_needs_tls(config: Path) -> None:
     assert "[receive.tls]" in str(result.exception)
 
 
-def test_exit_statuses_on_a_real_command_line(config: Path) -> None:
-    process = qc_daemon("peer", "approve", "NOBODY", "--config", config)
+def test_exit_statuses_of_a_command_line(config: Path) -> None:
+    process = qc_daemon_here("peer", "approve", "NOBODY", "--config", config)
     assert (process.returncode, process.stdout) == (1, "")
     assert process.stderr.startswith("error: no refused caller NOBODY")
-    assert qc_daemon("peer", "remove", "FIXED", "--config", config).returncode == 2
-    assert qc_daemon("peer", "add", "US1", "--config", config).returncode == 2
+    assert qc_daemon_here("peer", "remove", "FIXED", "--config", config).returncode == 2
+    assert qc_daemon_here("peer", "add", "US1", "--config", config).returncode == 2
 
 
 def test_approving_a_caller_of_another_called_title_says_so(config: Path) -> None:

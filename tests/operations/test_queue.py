@@ -16,7 +16,7 @@ from qc_daemon.records.results import destinations
 from qc_daemon.records.tables import JobKind
 from qc_daemon.settings import DestinationSettings, Settings, StoreSettings
 from qc_daemon.spool import service_lock
-from tests.support.command_line import qc_daemon
+from tests.support.command_line import qc_daemon_here
 
 
 def missing(records, pause=lambda _seconds: None) -> str:  # type: ignore[no-untyped-def]
@@ -179,8 +179,8 @@ def test_queue_list_and_doctor_say_it(records, tmp_path) -> None:  # type: ignor
     for running, problem in ((False, "the service is not running"), (True, "no worker takes them")):
         spool = tmp_path / "spool"
         with service_lock.shared(spool) if running else contextlib.nullcontext():
-            listed = qc_daemon("queue", "list", "--config", config)
-            lines = qc_daemon("doctor", "--config", config).stdout.splitlines()
+            listed = qc_daemon_here("queue", "list", "--config", config)
+            lines = qc_daemon_here("doctor", "--config", config).stdout.splitlines()
         assert listed.returncode == 0
         assert problem in listed.stderr
         assert problem not in listed.stdout

@@ -19,7 +19,7 @@ from model.site.promise import Tolerance
 from model.site.record import read_record
 from qc_daemon.operations.site_files import Choice, fit_files, parse_choice
 from qc_daemon.operations.site_words import describe_record, record_row
-from tests.support.command_line import qc_daemon
+from tests.support.command_line import qc_daemon_here
 from tests.support.dicom_objects import ultrasound, write
 from tests.support.sites import log_odds_of_site
 from training.phantom import make
@@ -206,17 +206,17 @@ def test_the_commands(site: tuple[Path, Path], tmp_path: Path) -> None:
     findings = site[0]
     out = tmp_path / "site.json"
     named = ("--site", " St. Anna ")
-    process = qc_daemon("site", "fit", "--findings", findings, "--out", out, *named)
+    process = qc_daemon_here("site", "fit", "--findings", findings, "--out", out, *named)
     assert process.returncode == 0, process.stderr
     assert "two classes of log odds" in process.stdout
-    shown = qc_daemon("site", "show", out, "--format", "json")
+    shown = qc_daemon_here("site", "show", out, "--format", "json")
     assert json.loads(shown.stdout)["id"] == read_record(out).id
 
     phantom = make(77, View.NT, standard=True)
     picture = tmp_path / "picture.png"
     Image.fromarray(phantom.pixels).save(picture)
     common = ("--format", "jsonl", "--device", "cpu")
-    plain = json.loads(qc_daemon("score", picture, *common).stdout)
+    plain = json.loads(qc_daemon_here("score", picture, *common).stdout)
     here, elsewhere = (
         ultrasound(
             pixels=phantom.pixels.tobytes(),
@@ -230,7 +230,7 @@ def test_the_commands(site: tuple[Path, Path], tmp_path: Path) -> None:
         for institution in ("ST.  ANNA", "St. Anne")
     )
     files = write(tmp_path / "dicom", here, elsewhere)
-    process = qc_daemon("score", picture, *files, "--site", out, *common)
+    process = qc_daemon_here("score", picture, *files, "--site", out, *common)
     with_site, same, other = (json.loads(line) for line in process.stdout.splitlines())
     assert "1 file names another institution than St. Anna" in process.stderr
     assert (same["site"]["kind"], other["site"]["kind"]) == ("unlabelled", "none")
@@ -251,7 +251,7 @@ def test_the_commands(site: tuple[Path, Path], tmp_path: Path) -> None:
 def test_a_site_that_is_not_calibrated_says_so_and_is_no_failure(tmp_path: Path) -> None:
     findings = write_findings(tmp_path / "f.jsonl", [body(i, 1.0) for i in range(5)])
     out = tmp_path / "site.json"
-    process = qc_daemon("site", "fit", "--findings", findings, "--out", out)
+    process = qc_daemon_here("site", "fit", "--findings", findings, "--out", out)
     assert process.returncode == 0, process.stderr
     assert "not enough to tell" in process.stdout
     assert read_record(out).kind == "none"
@@ -269,7 +269,7 @@ def test_wrong_use_is_one_line_each(site: tuple[Path, Path], tmp_path: Path) -> 
             "confidence",
         ),
     ):
-        process = qc_daemon(*arguments)
+        process = qc_daemon_here(*arguments)
         assert process.returncode == 2, process.stdout
         assert words in process.stderr
         assert len(process.stderr.strip().splitlines()) == 1
@@ -282,7 +282,7 @@ def test_a_calibration_of_another_bundle_is_not_applied(
     out = tmp_path / "site.json"
     other = replace(record, bundle=replace(record.bundle, model_id="ef" * 32))
     out.write_text(json.dumps(other.to_json()))
-    process = qc_daemon("score", tmp_path, "--site", out)
+    process = qc_daemon_here("score", tmp_path, "--site", out)
     assert process.returncode == 2
     assert "was fitted on bundle default 1.1 (efef" in process.stderr
 

@@ -8,7 +8,7 @@ import pytest
 
 from qc_daemon.records import schema
 from qc_daemon.spool import private_files
-from tests.support.command_line import qc_daemon
+from tests.support.command_line import qc_daemon_here
 from tests.support.dicom_objects import ultrasound
 from tests.support.peers import store
 from tests.support.receive_service import receive_service
@@ -100,7 +100,8 @@ def test_whatever_a_command_writes_is_private(tmp_path: Path) -> None:
             ("backup", tmp_path / "all", "--with-spool"),
             ("restore", tmp_path / "all"),
         ):
-            result = qc_daemon("db", *command, "--config", config)
+            os.umask(0o022)
+            result = qc_daemon_here("db", *command, "--config", config)
             assert result.returncode == 0, result.stderr
     finally:
         os.umask(before)
