@@ -26,6 +26,11 @@ os.environ["PATH"] = os.pathsep.join(
 )
 
 
+# A machine that keeps no bytecode compiles the project anew in each of several hundred processes.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+
 @pytest.fixture(autouse=True)
 def _process_state() -> Iterator[None]:
     """A test that sets logging or the umask, or runs a command that does, does so for itself."""
