@@ -6,7 +6,7 @@ one exam are no independent evidence. Readings of somebody who knew the other an
 Cohen 1960; Fleiss 1971; Gwet 2008 (Br. J. Math. Stat. Psychol. 61:29); Shrout and Fleiss 1979.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,6 +99,62 @@ def cross_table(
     return table
 
 
+EXACT_BELOW = 25
+"""Of so many differing pairs on McNemar's test is the chi-square one."""
+
+
+@dataclass(frozen=True, slots=True)
+class McNemar:
+    """McNemar's test of pairs that differ: `method` is "exact" (binomial, two-sided) or
+    "chi-square" (with continuity correction, 1 degree of freedom)."""
+
+    method: str
+    p: float
+
+
+def mcnemar(first_only: int, second_only: int) -> McNemar:
+    """Whether pairs differ more often one way than the other (McNemar 1947; Edwards 1948).
+
+    The counts are of pairs with yes of the first only, and of the second only. Raises ValueError
+    for a negative one.
+    """
+    if min(first_only, second_only) < 0:
+        raise ValueError("counts of pairs are not negative")
+    n = first_only + second_only
+    if n < EXACT_BELOW:
+        p = float(stats.binomtest(min(first_only, second_only), n).pvalue) if n else 1.0
+        return McNemar("exact", p)
+    chi_square = max(0, abs(first_only - second_only) - 1) ** 2 / n
+    return McNemar("chi-square", float(stats.chi2.sf(chi_square, 1)))
+
+
+def bootstrap_tables(
+    cells: Ints,
+    groups: Sequence[Hashable],
+    number_of_cells: int,
+    figures: Mapping[str, Callable[[Ints], float]],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict[str, tuple[float, float]]:
+    """The 95 % percentile intervals of figures of the counts of cells (n,), over resampled groups;
+    NaN without any. The cost of a resample grows with the groups, not with the rows."""
+    places: dict[Hashable, int] = {}
+    group = np.array([places.setdefault(each, len(places)) for each in groups], np.int64)
+    if not places:
+        return dict.fromkeys(figures, (float("nan"), float("nan")))
+    counts = np.zeros((len(places), number_of_cells), np.int64)
+    np.add.at(counts, (group, cells), 1)
+    generator = np.random.default_rng(seed)
+    values: dict[str, list[float]] = {name: [] for name in figures}
+    for _ in range(resamples):
+        sample = generator.integers(len(places), size=len(places))
+        table = np.bincount(sample, minlength=len(places)) @ counts
+        for name, figure in figures.items():
+            values[name].append(figure(table))
+    return {name: _percentiles(each) for name, each in values.items()}
+
+
 def fleiss_kappa(counts: npt.ArrayLike) -> float:
     """Of (pictures, k) counts of each answer by equally many readers a picture.
 
@@ -151,28 +207,8 @@ def intraclass_correlations(scores: npt.ArrayLike) -> dict[str, IntraclassCorrel
     return {form: IntraclassCorrelation(form, *values) for form, values in (forms | means).items()}
 
 
-def bootstrap_interval(
-    figure: Callable[[Ints], float],
-    groups: Sequence[Hashable],
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> tuple[float, float]:
-    """The 95 % percentile interval of `figure` over rows (n,) of resampled groups; NaN without any.
-
-    `figure` is called with row numbers; what is NaN for a sample does not count.
-    """
-    rows_of: dict[Hashable, list[int]] = {}
-    for row, group in enumerate(groups):
-        rows_of.setdefault(group, []).append(row)
-    members = [np.array(rows, np.int64) for rows in rows_of.values()]
-    if not members:
-        return float("nan"), float("nan")
-    generator = np.random.default_rng(seed)
-    values = []
-    for _ in range(resamples):
-        sample = generator.integers(len(members), size=len(members))
-        values.append(figure(np.concatenate([members[each] for each in sample])))
+def _percentiles(values: Sequence[float]) -> tuple[float, float]:
+    """The 2.5 % and 97.5 % quantiles of what is finite; NaN without any."""
     finite = np.array(values)[np.isfinite(values)]
     if not len(finite):
         return float("nan"), float("nan")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from qc_daemon.audit.agreement import Agreement, bootstrap_interval, cross_table
+from qc_daemon.audit.agreement import Agreement, bootstrap_tables, cross_table
 from qc_daemon.audit.benchmark import Ints
 from qc_daemon.audit.history import rounded
 
@@ -46,27 +46,41 @@ def agreement_tables(readings: Readings) -> dict[str, Any]:
 
 
 def _agreement_table(pairs: Sequence[ReadingPair], left_out: int) -> dict[str, Any] | None:
-    """Raw table, kappa and AC1 with intervals by exam; None for no pair."""
-    if not pairs:
+    return agreement_table(
+        [pair.first for pair in pairs],
+        [pair.second for pair in pairs],
+        [pair.exam for pair in pairs],
+        ANSWERS,
+        left_out,
+    )
+
+
+def agreement_table(
+    first: Sequence[str],
+    second: Sequence[str],
+    exams: Sequence[int],
+    answers: Sequence[str],
+    left_out: int,
+) -> dict[str, Any] | None:
+    """Raw table of two answers on each image, kappa and AC1 with intervals by exam; None for no
+    image. `left_out` is how many images or readings do not count."""
+    if not first:
         return None
-    first = np.array([ANSWERS.index(pair.first) for pair in pairs])
-    second = np.array([ANSWERS.index(pair.second) for pair in pairs])
-    table = cross_table([p.first for p in pairs], [p.second for p in pairs], ANSWERS)
-    agreement = Agreement.of(table)
-    exams = [pair.exam for pair in pairs]
+    table = cross_table(first, second, answers)
+    agreement, k = Agreement.of(table), len(answers)
+    place = {answer: index for index, answer in enumerate(answers)}
+    cells = np.array([place[a] * k + place[b] for a, b in zip(first, second, strict=True)])
 
     def figure(name: str) -> Callable[[Ints], float]:
-        def of(rows: Ints) -> float:
-            counts = np.bincount(first[rows] * 2 + second[rows], minlength=4).reshape(2, 2)
-            return float(getattr(Agreement.of(counts), name))
+        return lambda counts: float(getattr(Agreement.of(counts.reshape(k, k)), name))
 
-        return of
-
-    intervals = {name: bootstrap_interval(figure(name), exams) for name in ("kappa", "ac1")}
+    intervals = bootstrap_tables(
+        cells, exams, k * k, {name: figure(name) for name in ("kappa", "ac1")}
+    )
     return {
-        "answers": list(ANSWERS),
+        "answers": list(answers),
         "table": table.tolist(),
-        "n": len(pairs),
+        "n": len(first),
         "exams": len(set(exams)),
         "observed": rounded(agreement.observed),
         "kappa": rounded(agreement.kappa),

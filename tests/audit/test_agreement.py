@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from qc_daemon.audit.agreement import (
     Agreement,
-    bootstrap_interval,
+    bootstrap_tables,
     cross_table,
     fleiss_kappa,
     intraclass_correlations,
+    mcnemar,
 )
 
 GWET_3 = [[13, 0, 0], [0, 20, 7], [0, 4, 56]]
@@ -156,16 +158,26 @@ def test_figures_are_at_most_one_and_do_not_depend_on_who_is_first(counts):
 def test_exams_are_resampled_as_a_whole():
     """Twenty pictures an exam that are all alike: the interval is that of exams."""
     rng = np.random.default_rng(0)
-    by_exam = rng.random(40) < 0.5
-    values = np.repeat(by_exam, 20).astype(float)
-    exams = np.repeat(np.arange(40), 20)
-
-    def mean(rows):
-        return float(values[rows].mean())
-
-    low, high = bootstrap_interval(mean, exams.tolist())
+    cells = np.repeat(rng.random(40) < 0.5, 20).astype(np.int64)
+    exams = np.repeat(np.arange(40), 20).tolist()
+    share = {"share": lambda counts: float(counts[1] / counts.sum())}
+    low, high = bootstrap_tables(cells, exams, 2, share)["share"]
     assert high - low == pytest.approx(4 * math.sqrt(0.25 / 40), rel=0.2)
-    narrow = bootstrap_interval(mean, list(range(len(values))))
+    narrow = bootstrap_tables(cells, list(range(len(cells))), 2, share)["share"]
     assert narrow[1] - narrow[0] < (high - low) / 3
-    assert bootstrap_interval(mean, exams.tolist()) == (low, high)
-    assert all(map(math.isnan, bootstrap_interval(mean, [])))
+    assert bootstrap_tables(cells, exams, 2, share)["share"] == (low, high)
+    nothing = bootstrap_tables(np.empty(0, np.int64), [], 2, share)["share"]
+    assert all(map(math.isnan, nothing))
+
+
+def test_mcnemar_is_exact_where_few_pairs_differ():
+    assert mcnemar(0, 0).p == 1.0
+    assert (mcnemar(1, 5).method, mcnemar(1, 5).p) == ("exact", pytest.approx(14 / 64))
+    assert mcnemar(5, 1) == mcnemar(1, 5)
+    assert mcnemar(20, 4).method == "exact"
+    # Agresti 2013, table 11.1: 794 voters, 150 and 86 changed; with continuity correction.
+    many = mcnemar(150, 86)
+    assert many.method == "chi-square"
+    assert many.p == pytest.approx(float(stats.chi2.sf(63**2 / 236, 1)))
+    with pytest.raises(ValueError, match="not negative"):
+        mcnemar(-1, 3)
