@@ -23,6 +23,12 @@ def report(
     ] = None,
     site: Annotated[str | None, typer.Option(help="Institution, as the machines name it.")] = None,
     exam: Annotated[str | None, typer.Option(help="Exam id, as in exam list.")] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Bundle that audit run --bundle tried: a folder or shipped name."
+        ),
+    ] = None,
     start: Annotated[
         str | None, typer.Option("--from", help="An audit of this day or later; ISO 8601.")
     ] = None,
@@ -40,14 +46,16 @@ def report(
     ] = None,
     config: Config = None,
 ) -> None:
-    """Report what the newest audit in a period says of a person, a device or a site, or what is
-    known of an exam.
+    """Report what the newest audit in a period says of a person, a device, a site or a bundle that
+    was tried in shadow, or what is known of an exam.
 
     The report of a person is private: own trend first, machines before people, others as a band
     without names. Reports of persons, devices and sites hold nothing of a patient but pictures of
     tissue. A file is written as a whole or not at all.
 
     Example: qc-daemon report --person p4k2m7x0a --out report.pdf --config qc-daemon.toml
+
+    Example: qc-daemon report --bundle ./mine --out changes.html
 
     Example: qc-daemon report --device "Room 2" --from 2026-06-01 --to 2026-06-30 --format json
     """
@@ -59,7 +67,7 @@ def report(
         write_report,
     )
 
-    target = Target.of(person=person, device=device, site=site, exam=exam)
+    target = Target.of(person=person, device=device, site=site, exam=exam, bundle=bundle)
     period, chosen = ReportPeriod.parse(start, end), choose_format(format, out)
     if target.kind == "exam" and (start or end):
         raise UsageError("--from and --to do not go with --exam: an exam has no period")

@@ -6,7 +6,7 @@ says today. Of an exam it is made of the exam's findings as they stand.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from detector.anatomy import View
 from detector.console import UsageError
 from detector.errors import ErrorCode, QCError
 from detector.plain_text import fold
+from model.bundle.bundle import read_model_id
+from qc_daemon.audit.reports.bundle import bundle_report, change_lines
 from qc_daemon.audit.reports.document import Document, Picture
 from qc_daemon.audit.reports.exam import ExamFacts, ExamPicture, exam_report
 from qc_daemon.audit.reports.facts import PERSON, SITE, AuditFacts, Example, Subject
@@ -28,6 +30,7 @@ from qc_daemon.audit.reports.words import Names
 from qc_daemon.language.catalogues import check_language
 from qc_daemon.language.right_to_left import is_printable
 from qc_daemon.language.wording import Wording
+from qc_daemon.operations.bundles import bundle_folder
 from qc_daemon.operations.example_pictures import load_pictures
 from qc_daemon.operations.shared import open_store
 from qc_daemon.records.acquisition import identities
@@ -39,6 +42,7 @@ from qc_daemon.settings import Settings
 from qc_daemon.spool import private_files
 
 FORMATS = ("html", "pdf", "json")
+BUNDLE = "bundle"
 MAX_EXAMPLES = 3
 """Good pictures, and instructive ones, in a report."""
 
@@ -130,9 +134,11 @@ def make_report(
     store = open_store(settings)
     if target.kind == "exam":
         return _of_exam(settings, store, target.value, format, chosen)
+    if target.kind == BUNDLE:
+        return _of_bundle(settings, store, target.value, period, format, chosen)
     with store.read() as session:
         id, name = _identify(session, target)
-        body = audits.read(session, audits.NIGHTLY, **period.as_text())
+        body = audits.read(session, None, **period.as_text())
         devices = _names(session, IdentityKind.DEVICE)
     if body is None:
         raise QCError(
@@ -174,6 +180,39 @@ def make_report(
         loaded.left_out,
     )  # fmt: skip
     return _write(document, format)
+
+
+def _of_bundle(
+    settings: Settings,
+    store: Store,
+    value: str,
+    period: ReportPeriod,
+    format: str,
+    language: str,
+) -> bytes:
+    """The newest audit that tried the bundle in shadow. Raises QCError."""
+    name = audits.shadow_name(read_model_id(bundle_folder(value)))
+    with store.read() as session:
+        content = audits.read(session, name, **period.as_text())
+        devices = _names(session, IdentityKind.DEVICE)
+    if content is None:
+        raise QCError(
+            ErrorCode.STORAGE,
+            f"there is no audit of bundle {value}{period.words}; make one with audit run --bundle",
+        )
+    if format == "json":
+        return (json.dumps(content, ensure_ascii=False) + "\n").encode()
+    names, w = _report_names(language, devices), Wording(language)
+    loaded = load_pictures(settings, store, content["largest"], language, is_spool_only=True)
+    changes = {each["finding_id"]: each for each in content["changes"]}
+    pictures = [
+        replace(loaded.pictures[id], lines=change_lines(changes[id], names, w))
+        for id in content["largest"]
+        if id in loaded.pictures
+    ]
+    day = date.fromisoformat(content["date"])
+    created = datetime.combine(day, datetime.min.time(), UTC)
+    return _write(bundle_report(content, names, created, pictures, w), format)
 
 
 def _next_audit(settings: Settings, audit: AuditFacts) -> date | None:

@@ -23,6 +23,16 @@ from qc_daemon.audit.history import LimitKey, PointLimits
 from qc_daemon.audit.nuchal import NuchalCurve
 from qc_daemon.audit.readings import ReadingPair, Readings
 from qc_daemon.audit.rows import AuditFinding, BundleKey, Rows, RowsBuilder
+from qc_daemon.operations.online_work import AUDIT_SECONDS, OnlineWork
+from qc_daemon.operations.shadow_audits import (
+    KIND,
+    EngineMaker,
+    Step,
+    compare_in_shadow,
+    describe_comparison,
+    engine_here,
+    open_shadow,
+)
 from qc_daemon.operations.shared import open_store
 from qc_daemon.records.clock import Clock, utc_now
 from qc_daemon.records.results import audit_rows, audits
@@ -68,21 +78,30 @@ def run_audit(
     since: str | None = None,
     until: str | None = None,
     *,
+    bundle: str | None = None,
     progress: Progress = lambda _: None,
     clock: Clock = utc_now,
+    make_engine: EngineMaker = engine_here,
 ) -> dict[str, Any]:
     """Run the audit of a day, again if there is one: the last one with images that is over, where
-    none is named; of the days from `since` to `until` in place of the settings' window.
+    none is named. With `since` it is an audit of its own, of the days from then on; with `bundle`
+    (a name or folder) one that scores the images again with that bundle, and compares.
 
-    Returns what it found. Raises UsageError for a date that is none or not over, and QCError where
-    another process runs it, or it was paused or cancelled.
+    Returns what it found. Raises UsageError for a date that is none or not over, and QCError for a
+    bundle that is missing or damaged, and where another process runs the audit, or it was paused or
+    cancelled.
     """
     store = open_store(settings)
     period = parse_period(settings, day, since, until, store, clock)
-    first = None if since is None else period.first.isoformat()
+    shadow = None if bundle is None else open_shadow(bundle)
+    first = None if since is None and shadow is None else period.first.isoformat()
     name, local_date = NIGHTLY, period.last.isoformat()
+    if shadow is not None:
+        name = audits.shadow_name(shadow.model_id)
+    elif first is not None:
+        name = audits.period_name(first)
     with store.begin() as session:
-        started = audits.restart(session, name, local_date, first, clock())
+        started = audits.restart(session, name, local_date, first, clock(), shadow)
         claimed = None
         if started:
             owner = lease_owner("audit", os.getpid())
@@ -91,12 +110,20 @@ def run_audit(
     if claimed is None:
         raise QCError(ErrorCode.STORAGE, f"the audit of {local_date} is run by another process")
     try:
-        return perform(settings, store, claimed, progress=progress, clock=clock)
+        return perform(
+            settings, store, claimed, progress=progress, clock=clock, make_engine=make_engine
+        )
     except AuditInterruptedError:
         raise QCError(
             ErrorCode.CANCELLED,
             f"the audit of {local_date} was paused or cancelled; see audit list",
         ) from None
+    except KeyboardInterrupt:
+        if name != NIGHTLY:
+            # Else the service would go on with what a person has just ended.
+            with store.begin() as session:
+                audits.release(session, claimed, AuditState.PAUSED, clock())
+        raise
 
 
 def parse_period(
@@ -145,21 +172,34 @@ def perform(
     *,
     progress: Progress = lambda _: None,
     clock: Clock = utc_now,
+    make_engine: EngineMaker = engine_here,
+    is_nightly_first: bool = False,
 ) -> dict[str, Any]:
     """Do the audit that this process has claimed, and store it; returns what it found.
 
-    Raises AuditInterruptedError where it is no longer this process's. Other failures are stored
-    with the audit, and raised.
+    Between its steps it waits while online work does (`OnlineWork`). With `is_nightly_first` one in
+    shadow is left to wait as soon as a nightly one does. Raises AuditInterruptedError where it is
+    no longer this process's. Other failures are stored with the audit, and raised.
     """
+    online = OnlineWork(store, None if claimed.bundle else AUDIT_SECONDS, clock=clock)
 
-    def step(part: float) -> None:
+    def step(part: float, *, has_stored: bool = False) -> None:
         with store.begin() as session:
-            if not audits.renew(session, claimed, round(part, 4), clock(), LEASE_SECONDS):
-                raise AuditInterruptedError
+            now, share = clock(), round(part, 4)
+            is_ours = audits.renew(
+                session, claimed, share, now, LEASE_SECONDS, has_stored=has_stored
+            )
+            if is_ours and claimed.bundle is not None and is_nightly_first:
+                is_ours = not audits.has_nightly_waiting(session, now) or not audits.release(
+                    session, claimed, AuditState.WAITING, now
+                )
+        if not is_ours:
+            raise AuditInterruptedError
         progress(part)
+        online.wait()
 
     try:
-        content, limits = _content(settings, store, claimed, step)
+        content, limits = _content(settings, store, claimed, step, clock, make_engine)
         with store.begin() as session:
             if not audits.finish(session, claimed, content, clock()):
                 raise AuditInterruptedError
@@ -178,20 +218,46 @@ def perform(
 
 
 def _content(
-    settings: Settings, store: Store, claimed: ClaimedAudit, step: Progress
+    settings: Settings,
+    store: Store,
+    claimed: ClaimedAudit,
+    step: Step,
+    clock: Clock,
+    make_engine: EngineMaker,
 ) -> tuple[dict[str, Any], list[StoredLimits]]:
     last = date.fromisoformat(claimed.local_date)
     window = settings.audit.window_days
     first = last - timedelta(days=window - 1)
     if claimed.first_day is not None:
         first = date.fromisoformat(claimed.first_day)
+    head = {
+        "date": claimed.local_date,
+        "audit": claimed.name,
+        "timezone": settings.schedule.timezone,
+    }
+    if claimed.bundle is not None:
+        compared = compare_in_shadow(
+            settings, store, claimed.bundle, first, last, step, clock, make_engine
+        )
+        return head | compared, []
+    audit, limits = _audit_content(settings, store, claimed, first, last, step)
+    return head | audit, limits
+
+
+def _audit_content(
+    settings: Settings, store: Store, claimed: ClaimedAudit, first: date, last: date, step: Step
+) -> tuple[dict[str, Any], list[StoredLimits]]:
+    """What it says of persons, devices and sites, and the limits that it judged by."""
     start = min(first, last - timedelta(days=settings.audit.history_days - 1))
     zone = settings.schedule.local_zone
     with store.read() as session:
         reader = _Reader(session, zone, first, step)
         rows = reader.read(start, last)
         names = audit_rows.site_names(session)
-        stored = audits.stored_limits(session, claimed.name, claimed.local_date)
+        # A week that a nightly audit has judged keeps its limits in every other audit too.
+        stored = audits.stored_limits(session, NIGHTLY, claimed.local_date)
+        if claimed.name != NIGHTLY:
+            stored += audits.stored_limits(session, claimed.name, claimed.local_date)
     curve = settings.audit.nt_curve
     rules = AuditRules(
         first_day=first.toordinal(),
@@ -217,9 +283,6 @@ def _content(
         if subject["kind"] == "site":
             subject["name"] = names.get(subject["id"], subject["id"])
     content = {
-        "date": claimed.local_date,
-        "audit": claimed.name,
-        "timezone": zone.key,
         **audit.content,
         "second_readings": reader.second_readings,
     }
@@ -386,17 +449,31 @@ def list_audits(settings: Settings) -> list[dict[str, Any]]:
         ]
 
 
-def read_audit(settings: Settings, day: str | None = None) -> dict[str, Any]:
-    """What the audit of that date found, of the newest one without a date. Raises UsageError where
-    there is none."""
+def read_audit(
+    settings: Settings, day: str | None = None, name: str | None = None
+) -> dict[str, Any]:
+    """What the audit of that date found, of the newest one without a date; without a name the
+    nightly one, or the only one of the date. Raises UsageError where there is none."""
     if day is not None:
         _parse_day(day, "DATE")
     with open_store(settings).read() as session:
-        content = audits.read(session, NIGHTLY, local_date=day)
+        if name is None and day is not None:
+            name = _only_name(session, day)
+        content = audits.read(session, name, local_date=day)
     if content is None:
-        which = "no audit is done yet" if day is None else f"there is no audit of {day}"
-        raise UsageError(f"{which}; see audit list, or run it with audit run")
+        which = "audit" if name in (None, NIGHTLY) else f"audit {name}"
+        words = f"no {which} is done yet" if day is None else f"there is no {which} of {day}"
+        raise UsageError(f"{words}; see audit list, or run it with audit run")
     return content
+
+
+def _only_name(session: Session, day: str) -> str | None:
+    """The name of the audit of a date that is meant without one. Raises UsageError where several
+    may be."""
+    names = audits.names_of(session, day)
+    if len(names) > 1 and names[0] != NIGHTLY:
+        raise UsageError(f"{day} has several audits: give --audit {' or --audit '.join(names)}")
+    return names[0] if names else None
 
 
 def newest_audit(settings: Settings, since: str, until: str) -> dict[str, Any] | None:
@@ -412,17 +489,26 @@ _VERBS = {
 }
 
 
-def change_audit(settings: Settings, day: str, state: AuditState, clock: Clock = utc_now) -> str:
-    """Pause, resume or cancel the audit of a date; returns a line that says so. Raises UsageError
-    for a date without one, QCError where its state does not allow it."""
+def change_audit(
+    settings: Settings,
+    day: str,
+    state: AuditState,
+    name: str | None = None,
+    clock: Clock = utc_now,
+) -> str:
+    """Pause, resume or cancel the audit of a date; without a name the nightly one, or the only one.
+    Returns a line that says so. Raises UsageError for a date without one, QCError where its state
+    does not allow it."""
     _parse_day(day, "DATE")
     with open_store(settings).begin() as session:
-        stays = audits.change_state(session, NIGHTLY, day, state, clock())
+        chosen = name or _only_name(session, day) or NIGHTLY
+        stays = audits.change_state(session, chosen, day, state, clock())
+    which = f"audit of {day}" if chosen == NIGHTLY else f"audit {chosen} of {day}"
     if stays is None:
-        return f"audit of {day} {_VERBS[state]}"
+        return f"{which} {_VERBS[state]}"
     if not stays:
-        raise UsageError(f"there is no audit of {day}; see audit list")
-    raise QCError(ErrorCode.STORAGE, f"the audit of {day} is {stays}: it cannot be {_VERBS[state]}")
+        raise UsageError(f"there is no {which}; see audit list")
+    raise QCError(ErrorCode.STORAGE, f"the {which} is {stays}: it cannot be {_VERBS[state]}")
 
 
 # As tables and CSV.
@@ -508,6 +594,8 @@ _WORST = 3
 
 def describe(content: dict[str, Any]) -> list[str]:
     """Lines that stand before the table."""
+    if content.get("kind") == KIND:
+        return describe_comparison(content)
     window, counts = content["window"], content["counts"]
     judged = sum(each["assessable"] for each in content["subjects"] if each["kind"] == "person")
     persons = sum(each["kind"] == "person" for each in content["subjects"])

@@ -20,7 +20,8 @@ from model.finding import STANDARD, Finding, Judgement
 from qc_daemon.audit.reports.document import Picture
 from qc_daemon.language.catalogues import translations
 from qc_daemon.operations.reviews import state_of
-from qc_daemon.records.received.revisions import RevisionFacts
+from qc_daemon.records.received import revisions
+from qc_daemon.records.received.revisions import RevisionFacts, in_spool
 from qc_daemon.records.results import reviews
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import AcquisitionRow
@@ -43,9 +44,15 @@ class ExamplePictures:
 
 
 def load_pictures(
-    settings: Settings, store: Store, finding_ids: Sequence[int], language: str
+    settings: Settings,
+    store: Store,
+    finding_ids: Sequence[int],
+    language: str,
+    *,
+    is_spool_only: bool = False,
 ) -> ExamplePictures:
-    """The pictures of these findings, drawn; decoding runs in a child process."""
+    """The pictures of these findings, drawn; decoding runs in a child process. With `is_spool_only`
+    no file is fetched back from a destination."""
     from qc_daemon.score.decode import DecodeProcess
 
     with store.read() as session:
@@ -57,7 +64,9 @@ def load_pictures(
     pictures: dict[int, Picture] = {}
     if chosen:
         with DecodeProcess.of(settings.score) as decoder:
-            originals = Originals(store, settings, decoder.pixel_sha256)
+            originals: revisions.Originals = in_spool(settings.store.spool)
+            if not is_spool_only:
+                originals = Originals(store, settings, decoder.pixel_sha256)
             for example in chosen:
                 try:
                     path = originals(example.file)

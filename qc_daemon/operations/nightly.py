@@ -62,7 +62,7 @@ def has_work(store: Store, clock: Clock = utc_now) -> bool:
 
 
 def work(settings: Settings, store: Store, clock: Clock = utc_now) -> int:
-    """Do the audits that wait, the oldest first, until there is none; returns how many were done.
+    """Do the audits that wait, nightly ones first, until there is none; returns how many were done.
 
     One that fails is stored as failed, and is no reason to leave the others.
     """
@@ -77,7 +77,7 @@ def work(settings: Settings, store: Store, clock: Clock = utc_now) -> int:
         if claimed is None:
             return done
         try:
-            content = perform(settings, store, claimed, clock=clock)
+            content = perform(settings, store, claimed, clock=clock, is_nightly_first=True)
         except AuditInterruptedError:
             _log.info("audit interrupted", audit_date=claimed.local_date)
         except QCError as error:
@@ -94,5 +94,6 @@ def work(settings: Settings, store: Store, clock: Clock = utc_now) -> int:
             )
         else:
             done += 1
-            count = content["counts"]["findings"]
+            counts = content["counts"]
+            count = counts["findings"] if claimed.bundle is None else counts["compared"]
             _log.info("audit done", audit_date=claimed.local_date, findings=count)

@@ -594,7 +594,8 @@ class AuditRow(Base):
 
     `first_day` and `last_day` are the days that are judged, both included; NULL for what the
     settings say. Running, and only then, it has an owner, a token and the end of its lease; what
-    is left of an expired lease may be claimed by another process. `progress` is 0 to 1.
+    is left of an expired lease may be claimed by another process. `progress` is 0 to 1. `model_id`
+    and `bundle_path` are of the bundle that it tries in shadow; NULL where it tries none.
     """
 
     __tablename__ = "audit"
@@ -626,6 +627,23 @@ class AuditRow(Base):
     content: Mapped[bytes | None] = mapped_column(Deflated)
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
+    model_id: Mapped[str | None]
+    bundle_path: Mapped[str | None]
+
+
+class ShadowFinding(Base):
+    """What another bundle says of a frame and region, for an audit alone: no list, report or
+    reading knows it. `conditions` are what else it depends on (version, settings, calibration)."""
+
+    __tablename__ = "shadow_finding"
+
+    model_id: Mapped[str] = mapped_column(primary_key=True)
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revision.id"), primary_key=True)
+    frame: Mapped[int] = mapped_column(primary_key=True)
+    region: Mapped[int] = mapped_column(primary_key=True)
+    conditions: Mapped[str]
+    body: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
 
 
 class DigestRow(Base):

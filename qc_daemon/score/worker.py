@@ -6,9 +6,7 @@ from detector.errors import Flag, QCError
 from detector.imaging.reader import ImageSummary
 from model.device import device_failure
 from model.finding import Finding
-from model.site.names import site_of
 from model.site.use import SiteUse
-from qc_daemon.dicom.acquisition import Acquisition
 from qc_daemon.job_runner import JobHandler
 from qc_daemon.observe import log
 from qc_daemon.records.acquisition import acquisitions
@@ -16,7 +14,7 @@ from qc_daemon.records.queue.leases import Lease
 from qc_daemon.records.received import revisions
 from qc_daemon.records.received.revisions import Originals, RevisionFacts, in_spool
 from qc_daemon.records.results import findings as stored_findings
-from qc_daemon.records.results import measurements, sites
+from qc_daemon.records.results import measurements
 from qc_daemon.records.results.measurements import MeasuredValue
 from qc_daemon.records.store import Store
 from qc_daemon.records.tables import JobKind
@@ -24,6 +22,7 @@ from qc_daemon.score.decode import DecodeProcess, choose_frames
 from qc_daemon.score.findings import judge_frames
 from qc_daemon.score.models import JudgeCache
 from qc_daemon.score.obgyn_report import STRUCTURED_REPORTS
+from qc_daemon.score.sites import site_use
 from qc_daemon.settings import Settings
 from qc_daemon.spool.verification import content_hash
 
@@ -78,7 +77,13 @@ class ScoreHandler(JobHandler):
         if content == "header":
             _log.info("scored", job=job.id, findings=0, content=content)
             return
-        site = self._site(facts, acquisition)
+        site = site_use(
+            self.store,
+            self.settings.score,
+            facts.revision_id,
+            None if acquisition is None else acquisition.institution,
+            self.models.judge(facts.bundle_id).bundle_id.model_id,
+        )
         findings = self._judge(lease, facts, path, summary, content == "other", site)
         with self.store.begin() as session:
             stored_findings.store(
@@ -134,18 +139,3 @@ class ScoreHandler(JobHandler):
             clock=lease.clock,
             site=site,
         )
-
-    def _site(self, facts: RevisionFacts, acquisition: Acquisition | None) -> SiteUse | None:
-        """The image's site with what is active there; None where sites are not calibrated."""
-        settings = self.settings.score
-        if settings.site_calibration == "off":
-            return None
-        model_id = self.models.judge(facts.bundle_id).bundle_id.model_id
-        institution = None if acquisition is None else acquisition.institution
-        site = site_of(settings.site or institution)
-        with self.store.read() as session:
-            active = sites.active(session, site, model_id)
-            devices = sites.device_ids(session, facts.revision_id)
-            name = settings.site or sites.written_name(session, site)
-        device = devices[0] if devices else None
-        return SiteUse(name, active.records, device, active.is_waived, devices[1:])

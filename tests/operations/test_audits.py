@@ -146,6 +146,29 @@ def test_a_changed_window_rewrites_no_limits(settings: Settings) -> None:
     assert later["window"]["from"] == "2026-07-01"
 
 
+def test_an_audit_of_a_period_leaves_the_nightly_one_as_it_is(settings: Settings) -> None:
+    nightly = run_audit(settings, LAST, clock=clock)
+    first = stored_bytes(settings)
+    chosen = run_audit(settings, LAST, since="2026-07-01", clock=clock)
+    assert chosen["audit"] == "from-2026-07-01"
+    assert stored_bytes(settings) == first
+    assert read_audit(settings, LAST, "from-2026-07-01") == chosen
+    assert read_audit(settings) == nightly
+    named = run("show", LAST, "--audit", "from-2026-07-01", "--format", "json").stdout
+    assert json.loads(named) == chosen
+    assert run("show", LAST, "--audit", "from-2026-07-02").exit_code != 0
+    listed = [json.loads(line) for line in run("list", "--format", "json").stdout.splitlines()]
+    assert [each["audit"] for each in listed] == ["from-2026-07-01", "nightly"]
+
+
+def test_of_several_audits_of_a_date_one_is_to_be_named(settings: Settings) -> None:
+    first = run_audit(settings, LAST, since="2026-07-01", clock=clock)
+    assert read_audit(settings, LAST) == read_audit(settings) == first
+    run_audit(settings, LAST, since="2026-08-01", clock=clock)
+    with pytest.raises(UsageError, match="--audit from-2026-07-01"):
+        read_audit(settings, LAST)
+
+
 def test_the_newest_audit_of_a_period(settings: Settings) -> None:
     for day in ("2026-08-31", LAST):
         run_audit(settings, day, clock=clock)

@@ -615,6 +615,15 @@ def oldest_due_for(session: Session, kind: JobKind, destination: str) -> datetim
     ).scalar_one()
 
 
+def is_backlogged(session: Session, now: datetime) -> bool:
+    """Whether a job is due while processes work at others; with nobody at work it waits for none
+    that could be in anybody's way."""
+    is_at_work = select(JobRow.id).where(JobRow.state == JobState.LEASED, JobRow.lease_until > now)
+    if session.execute(is_at_work.limit(1)).first() is None:
+        return False
+    return any(moment <= now for moment in oldest_due(session).values())
+
+
 def has_changed_since(session: Session, kind: JobKind, moment: datetime) -> bool:
     """Whether a job of the kind was claimed, ended or failed at `moment` or later."""
     changed = select(JobRow.id).where(

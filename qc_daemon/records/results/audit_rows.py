@@ -38,7 +38,8 @@ class AuditedFinding:
     """A finding that stands for its image now, with the state of its review (None: no event).
 
     `acquired` is local time of the machine (ISO 8601), None where it is not known; persons and
-    devices are those that they count for now.
+    devices are those that they count for now. `revision_id` is the newest with the pixels;
+    `institution` as its header writes it.
     """
 
     finding_id: int
@@ -54,6 +55,9 @@ class AuditedFinding:
     crl: float | None
     nt: float | None
     review: ReviewState | None
+    revision_id: int = 0
+    institution: str | None = None
+    is_imported: bool = False
 
 
 def count_findings(session: Session, first: str, last: str) -> int:
@@ -104,6 +108,9 @@ def iter_audited(session: Session, first: str, last: str) -> Iterator[AuditedFin
                 crl,
                 nt,
                 reviews.get(row.finding_id),
+                row.revision_id,
+                row.institution,
+                row.imported_at is not None,
             )
 
 
@@ -124,11 +131,13 @@ def _statement(first: str, last: str) -> Any:
             Revision.exam_id,
             Revision.received_at,
             Exam.bundle_id,
+            Exam.imported_at,
             Finding.id.label("finding_id"),
             Finding.model_id,
             Finding.body,
             AcquisitionRow.device_id,
             AcquisitionRow.site,
+            AcquisitionRow.institution,
             AcquisitionRow.acquired,
             AcquisitionRow.gestational_age_days,
             AcquisitionRow.patient_size_m,

@@ -1,5 +1,9 @@
 """Audits: one row by name and local date, which one process at a time works at.
 
+The nightly audit's name is `nightly`. One of a period that somebody chose is `from-` and its first
+day, one that tries another bundle in shadow `shadow-` and the first digits of its model id: neither
+takes the place of what people were told of by the nightly one.
+
 | state | next |
 |---|---|
 | waiting | running (claimed), paused, cancelled |
@@ -15,7 +19,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from detector.errors import ErrorCode
@@ -23,10 +27,30 @@ from qc_daemon.records.tables import AuditLimits, AuditRow, AuditState
 from qc_daemon.records.upsert import execute_update, insert_once, table_of
 
 NIGHTLY = "nightly"
+_PERIOD, _SHADOW = "from-", "shadow-"
+_ID_DIGITS = 12
 LEASE_SECONDS = 300.0
 """After which a silent process's audit is another's."""
 _FREE = {"owner": None, "lease_token": None, "lease_until": None}
 OPEN_STATES = (AuditState.WAITING, AuditState.RUNNING, AuditState.PAUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowBundle:
+    """The bundle that an audit tries in shadow, and where it lies."""
+
+    model_id: str
+    path: str
+
+
+def period_name(first_day: str) -> str:
+    """The name of an audit of a period that begins on this day (ISO 8601)."""
+    return f"{_PERIOD}{first_day}"
+
+
+def shadow_name(model_id: str) -> str:
+    """The name of audits that try the bundle with this model id."""
+    return f"{_SHADOW}{model_id[:_ID_DIGITS]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +62,7 @@ class ClaimedAudit:
     local_date: str
     first_day: str | None
     token: str
+    bundle: ShadowBundle | None = None
 
 
 def queue(session: Session, name: str, local_date: str, now: datetime) -> bool:
@@ -57,10 +82,16 @@ def queue(session: Session, name: str, local_date: str, now: datetime) -> bool:
 
 
 def restart(
-    session: Session, name: str, local_date: str, first_day: str | None, now: datetime
+    session: Session,
+    name: str,
+    local_date: str,
+    first_day: str | None,
+    now: datetime,
+    bundle: ShadowBundle | None = None,
 ) -> bool:
     """Have an audit run again, or for the first time, from `first_day` on (None: what the settings
-    say); False while another process works at it. What it found before stays until it is done."""
+    say); False while another process works at it. What it found before stays until it is done.
+    `bundle`: what it tries in shadow."""
     queue(session, name, local_date, now)
     changed = execute_update(
         session,
@@ -79,6 +110,8 @@ def restart(
             error_code=None,
             error_message=None,
             updated_at=now,
+            model_id=None if bundle is None else bundle.model_id,
+            bundle_path=None if bundle is None else bundle.path,
             **_FREE,
         ),
     )
@@ -93,11 +126,19 @@ def claim(
     *,
     only: tuple[str, str] | None = None,
 ) -> ClaimedAudit | None:
-    """Take the oldest audit that waits, or whose worker is gone; `only` one of that name and date.
-    None if there is none, or another process was faster."""
+    """Take the oldest audit that waits, or whose worker is gone, nightly ones first; `only` one of
+    that name and date. None if there is none, or another process was faster."""
     is_free = _is_free(now)
-    chosen = select(AuditRow.id, AuditRow.name, AuditRow.local_date, AuditRow.first_day)
-    chosen = chosen.where(is_free).order_by(AuditRow.local_date, AuditRow.id).limit(1)
+    chosen = select(
+        AuditRow.id,
+        AuditRow.name,
+        AuditRow.local_date,
+        AuditRow.first_day,
+        AuditRow.model_id,
+        AuditRow.bundle_path,
+    )
+    order = (_NIGHTLY_FIRST, AuditRow.local_date, AuditRow.id)
+    chosen = chosen.where(is_free).order_by(*order).limit(1)
     if only is not None:
         chosen = chosen.where(AuditRow.name == only[0], AuditRow.local_date == only[1])
     row = session.execute(chosen).one_or_none()
@@ -118,19 +159,38 @@ def claim(
             updated_at=now,
         ),
     )
-    return ClaimedAudit(row.id, row.name, row.local_date, row.first_day, token) if taken else None
+    if not taken:
+        return None
+    bundle = None if row.model_id is None else ShadowBundle(row.model_id, row.bundle_path or "")
+    return ClaimedAudit(row.id, row.name, row.local_date, row.first_day, token, bundle)
 
 
 def renew(
-    session: Session, audit: ClaimedAudit, progress: float, now: datetime, lease_seconds: float
+    session: Session,
+    audit: ClaimedAudit,
+    progress: float,
+    now: datetime,
+    lease_seconds: float,
+    *,
+    has_stored: bool = False,
 ) -> bool:
-    """Say how far it is, and keep it; False where it was paused, cancelled or taken over."""
-    values = {
+    """Say how far it is, and keep it; False where it was paused, cancelled or taken over.
+
+    `has_stored`: what was done so far is not done again, so that the next death is the first.
+    """
+    values: dict[str, Any] = {
         "progress": progress,
         "lease_until": now + timedelta(seconds=lease_seconds),
         "updated_at": now,
     }
+    if has_stored:
+        values["attempts"] = 1
     return _change(session, audit, values)
+
+
+def release(session: Session, audit: ClaimedAudit, state: AuditState, now: datetime) -> bool:
+    """Leave it to wait or paused, for whoever goes on with it; False where it is another's."""
+    return _change(session, audit, {"state": state, "updated_at": now, **_FREE})
 
 
 def finish(
@@ -214,6 +274,12 @@ def has_waiting(session: Session, now: datetime) -> bool:
     return session.scalar(select(AuditRow.id).where(_is_free(now)).limit(1)) is not None
 
 
+def has_nightly_waiting(session: Session, now: datetime) -> bool:
+    """Whether a nightly audit waits for a process."""
+    chosen = select(AuditRow.id).where(_is_free(now), AuditRow.name == NIGHTLY)
+    return session.scalar(chosen.limit(1)) is not None
+
+
 def give_up(session: Session, max_attempts: int, now: datetime) -> list[str]:
     """Fail those whose workers died too often; returns their dates."""
     rows = session.execute(
@@ -236,6 +302,9 @@ def give_up(session: Session, max_attempts: int, now: datetime) -> list[str]:
             )
         )
     return [row.local_date for row in rows]
+
+
+_NIGHTLY_FIRST = case((AuditRow.name == NIGHTLY, 0), else_=1)
 
 
 def _is_free(now: datetime) -> ColumnElement[bool]:
@@ -271,24 +340,43 @@ def every(session: Session) -> list[ListedAudit]:
     return [ListedAudit(*row) for row in rows]
 
 
+def names_of(session: Session, local_date: str) -> list[str]:
+    """The names of the audits of that date, the nightly one first."""
+    chosen = select(AuditRow.name).where(AuditRow.local_date == local_date)
+    return list(session.scalars(chosen.order_by(_NIGHTLY_FIRST, AuditRow.name)))
+
+
 def read(
     session: Session,
-    name: str,
+    name: str | None,
     *,
     local_date: str | None = None,
     since: str | None = None,
     until: str | None = None,
 ) -> dict[str, Any] | None:
     """What the audit of that date found, or the newest one of a period (both days included); None
-    where none is done."""
-    chosen = select(AuditRow.content).where(AuditRow.name == name, AuditRow.content.is_not(None))
+    where none is done.
+
+    Without a name it is one of persons and devices: the nightly one, where there is one of the
+    date, else that of the period that was run last. Where `since` and `until` are the very days of
+    such a period, it is that one.
+    """
+    chosen = select(AuditRow.content).where(AuditRow.content.is_not(None))
+    order = [AuditRow.local_date.desc(), _NIGHTLY_FIRST, AuditRow.updated_at.desc()]
+    if name is not None:
+        chosen = chosen.where(AuditRow.name == name)
+    else:
+        chosen = chosen.where(AuditRow.model_id.is_(None))
+        if since is not None and until is not None:
+            is_period = and_(AuditRow.name == period_name(since), AuditRow.local_date == until)
+            order.insert(0, case((is_period, 0), else_=1))
     if local_date is not None:
         chosen = chosen.where(AuditRow.local_date == local_date)
     if since is not None:
         chosen = chosen.where(AuditRow.local_date >= since)
     if until is not None:
         chosen = chosen.where(AuditRow.local_date <= until)
-    content = session.scalar(chosen.order_by(AuditRow.local_date.desc()).limit(1))
+    content = session.scalar(chosen.order_by(*order).limit(1))
     return None if content is None else json.loads(content)
 
 
