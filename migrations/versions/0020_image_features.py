@@ -31,7 +31,7 @@ def upgrade() -> None:
     op.create_table(
         "image_features",
         sa.Column("finding_id", KEY, autoincrement=False, nullable=False),
-        *(sa.Column(name, sa.Float(), nullable=True) for name in STATISTICS),
+        *(sa.Column(name, sa.Double(), nullable=True) for name in STATISTICS),
         sa.Column("embedding", sa.LargeBinary(), nullable=True),
         sa.ForeignKeyConstraint(
             ["finding_id"],
