@@ -6,10 +6,12 @@ A function of its arguments: the same rows, rules and stored limits give the sam
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
 
+from model.criteria.rules import RULES
 from qc_daemon.audit.benchmark import Bools
 from qc_daemon.audit.changes import ModelChange, model_changes
 from qc_daemon.audit.drift import NIGHTS, RECENT_DAYS, SIGNALS, Drift, drifts
@@ -33,6 +35,8 @@ from qc_daemon.audit.subjects import subjects_of
 
 FALSE_DISCOVERY_RATE = 0.01
 """Share of the names that may be there by chance. A false one costs more than a late one."""
+
+_VERSION_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +97,23 @@ def make_audit(
     # A site is not named for what one of its devices does.
     site_drift = drifts(frame, "site", rules.level, left_out | np.isin(rows.device, moved))
     step(0.9)
+    bundle = _bundle_of_most(rows, window)
+    version = None if bundle is None else criteria_version(bundle["model_id"])
     subjects = []
     for kind in KINDS:
         call_measures(by_kind[kind], rules.level)
-        subjects += subjects_of(by_kind[kind], by_kind["device"], frame, kind, window)
+        of_kind = subjects_of(by_kind[kind], by_kind["device"], frame, kind, window)
+        for flag in (flag for each in of_kind for flag in each["flags"]):
+            # It is read apart from its audit, too: it names what it was raised by.
+            flag["model_id"] = None if bundle is None else bundle["model_id"]
+            flag["criteria_version"] = version
+        subjects += of_kind
     content = {
         "window": _period(rules.first_day, rules.last_day),
         "history": _period(int(rows.day.min()) if len(rows) else rules.first_day, rules.last_day),
-        "bundle": _bundle_of_most(rows, window),
+        "bundle": bundle,
         "bundles": _bundles(rows),
+        "criteria_version": version,
         "data_sha256": rows.digest,
         "rules": _rules(rules),
         "counts": _counts(frame, window),
@@ -116,6 +128,13 @@ def make_audit(
     }
     step(1.0)
     return Audit(content, limits)
+
+
+def criteria_version(model_id: str) -> str:
+    """Which criteria were judged by: 16 hexadecimal digits of this program's rules and of the
+    bundle, which has their thresholds."""
+    rules = [(view.value, [rule.code for rule in RULES[view]]) for view in sorted(RULES)]
+    return sha256(repr((model_id, rules)).encode()).hexdigest()[:_VERSION_DIGITS]
 
 
 def _period(first: int, last: int) -> dict[str, str]:

@@ -43,12 +43,21 @@ def flags_of(measures: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
             "measure": each["name"],
             "rule": each["rule"],
             "q": (each["adjusted"] or {}).get("q"),
+            "limit": _limit(each),
             "words": _words(each),
         }
         for each in measures.values()
         if each["flag"] is not None
     ]
     return sorted(flags, key=lambda flag: (_ORDER[flag["flag"]], *measure_order(flag["measure"])))
+
+
+def _limit(measure: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The benchmark and outer limits that the measure is drawn against; None where it has none."""
+    limits = measure["limits"]
+    if limits is None:
+        return None
+    return {name: limits[name] for name in ("target", "low_alarm", "high_alarm")}
 
 
 def measure_order(name: str) -> tuple[int, str]:

@@ -5,13 +5,14 @@ The seeds are none that the audit was tuned on.
 
 import json
 import math
+import re
 from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
 import pytest
 
-from qc_daemon.audit.audit import AuditRules, make_audit
+from qc_daemon.audit.audit import AuditRules, criteria_version, make_audit
 from qc_daemon.audit.history import LimitKey, PointLimits
 from qc_daemon.audit.nuchal import NuchalCurve
 from qc_daemon.audit.readings import ReadingPair, Readings
@@ -84,6 +85,26 @@ def test_an_alarm_says_what_others_had_of_the_same_cases(
     assert own["value"] == pytest.approx(own["x"] / own["n"], abs=1e-6)
     assert own["adjusted"]["q"] <= 0.01
     assert 0 < own["power"] <= 1
+
+
+def test_a_flag_names_rule_limit_models_and_criteria(
+    truth_and_rows: tuple[dict[str, Any], Rows], content: dict[str, Any]
+) -> None:
+    outlier = truth_and_rows[0]["outlier_person"]
+    flag = next(f for f in subject(content, outlier)["flags"] if f["measure"] == "standard")
+    limits = measure(content, outlier, "standard")["limits"]
+    assert flag["rule"] == "false-discovery"
+    assert flag["limit"] == {key: limits[key] for key in ("target", "low_alarm", "high_alarm")}
+    assert flag["model_id"] == content["bundle"]["model_id"]
+    assert flag["criteria_version"] == content["criteria_version"]
+    assert re.fullmatch("[0-9a-f]{16}", content["criteria_version"])
+    assert content["criteria_version"] != criteria_version("another bundle")
+    trend = next(
+        f
+        for f in subject(content, truth_and_rows[0]["improving_person"])["flags"]
+        if f["measure"] == "trend"
+    )
+    assert trend["limit"] is None
 
 
 def test_a_sum_begins_again_after_its_signal(
