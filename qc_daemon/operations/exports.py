@@ -11,7 +11,6 @@ from qc_daemon.operations.results import CSV_COLUMNS, read_findings
 from qc_daemon.operations.shared import open_store
 from qc_daemon.records.listings import ALL, ExamFilter, Window
 from qc_daemon.records.results import audit_contents
-from qc_daemon.records.results.audits import NIGHTLY
 from qc_daemon.settings import Settings
 
 _PATIENT_COLUMNS = ("patient_id", "accession_number", "study_description")
@@ -74,7 +73,7 @@ def export_audits(
     """The audits of local dates within the period, oldest first: a row of AUDIT_COLUMNS for each
     measure of each subject, else each audit whole."""
     with open_store(settings).read() as session:
-        for body in audit_contents.every_in(session, NIGHTLY, period.start, period.end):
+        for body in audit_contents.every_in(session, period.start, period.end):
             if as_rows:
                 yield from _rows(body)
             else:

@@ -93,7 +93,7 @@ def _answer(answer: Mapping[str, Any], names: Names, w: Wording) -> str:
 
 
 def _verdict(verdict: str, w: Wording) -> str:
-    return w.gettext("for a person to judge") if verdict == "review" else answer_words(verdict, w)
+    return w.gettext("undecided") if verdict == "review" else answer_words(verdict, w)
 
 
 def _stored_bundles(content: Mapping[str, Any]) -> str:

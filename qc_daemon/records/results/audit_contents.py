@@ -11,17 +11,17 @@ from sqlalchemy.orm import Session
 from qc_daemon.records.tables import AuditRow
 
 
-def every_in(
-    session: Session, name: str, start: date | None, end: date | None
-) -> Iterator[dict[str, Any]]:
+def every_in(session: Session, start: date | None, end: date | None) -> Iterator[dict[str, Any]]:
     """What the audits of local dates within these days (None: any) found, oldest first, one in
-    memory at a time."""
-    chosen = select(AuditRow.content).where(AuditRow.name == name, AuditRow.content.is_not(None))
+    memory at a time; also those of chosen periods, but none that tried another bundle."""
+    chosen = select(AuditRow.content).where(
+        AuditRow.model_id.is_(None), AuditRow.content.is_not(None)
+    )
     if start is not None:
         chosen = chosen.where(AuditRow.local_date >= start.isoformat())
     if end is not None:
         chosen = chosen.where(AuditRow.local_date <= end.isoformat())
-    chosen = chosen.order_by(AuditRow.local_date).execution_options(yield_per=1)
+    chosen = chosen.order_by(AuditRow.local_date, AuditRow.name).execution_options(yield_per=1)
     for content in session.scalars(chosen):
         if content is not None:
             yield json.loads(content)
