@@ -7,8 +7,8 @@
 `planted` counts what is named of what is planted, and what else is. `null` counts how many audits
 call anybody where nothing is planted, for each family of tests, with the Wilson interval; the
 stated rate is at most the false discovery rate of the audit, 1 %, and of trends 5 %. `cost` imports
-a history into a new SQLite database and audits it, a process for each number of findings: seconds,
-and the largest memory of the process.
+a history into a new SQLite database and audits it, each in a process of its own: seconds, and the
+largest memory of the process.
 """
 
 import argparse
@@ -18,6 +18,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -32,23 +34,38 @@ from tests.support.histories import audit_history, extras, false_alarms, misses
 from training.phantom.history import write_history
 
 
+def import_history(path: Path) -> None:
+    """Store the findings of a file."""
+    import_findings(load(None), [path])
+
+
+def audit_last_day(_path: Path) -> None:
+    """The audit of the last day with images."""
+    run_audit(load(None))
+
+
+def measure(name: str, step: Callable[[Path], None], path: Path) -> None:
+    """Print what the step takes in this process."""
+    wall, processor = time.monotonic(), time.process_time()
+    step(path)
+    wall, processor = time.monotonic() - wall, time.process_time() - processor
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{name}: {wall:.1f} s, CPU {processor:.1f} s, {memory:.2f} GiB", flush=True)
+
+
 def measure_cost(seed: int, findings: int) -> None:
     """Print what the import and the audit of a history take."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["QC_DAEMON_STORE__URL"] = f"sqlite:///{folder}/qc.db"
-        settings = load(None)
-        schema.upgrade(settings.store.url)
+        schema.upgrade(load(None).store.url)
         path = write_history(Path(folder) / "history", seed, findings)
-        steps = {
-            "import": lambda: import_findings(settings, [path]),
-            "audit": lambda: run_audit(settings),
-        }
-        for name, step in steps.items():
-            wall, processor = time.monotonic(), time.process_time()
-            step()
-            wall, processor = time.monotonic() - wall, time.process_time() - processor
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-            print(f"{name} of {findings}: {wall:.1f} s, CPU {processor:.1f} s, {memory:.2f} GiB")
+        # Memory is a process's largest so far: that of the import must not hide the audit's.
+        processes = get_context("spawn")
+        for name, step in (("import", import_history), ("audit", audit_last_day)):
+            arguments = (f"{name} of {findings}", step, path)
+            process = processes.Process(target=measure, args=arguments)
+            process.start()
+            process.join()
 
 
 def main() -> None:

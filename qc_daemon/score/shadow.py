@@ -7,18 +7,19 @@ after the other; another one may spread them over processes or machines.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detector.errors import ErrorCode, FailureClass, QCError
 from model.device import device_failure
-from model.judge import Judge
 from qc_daemon.records.received.revisions import Originals, RevisionFacts
 from qc_daemon.records.store import Store
 from qc_daemon.score.decode import DecodeProcess
-from qc_daemon.score.findings import judge_frames
 from qc_daemon.score.sites import site_use
 from qc_daemon.settings import Settings
 from qc_daemon.spool.verification import content_hash
+
+if TYPE_CHECKING:
+    from model.judge import Judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +53,11 @@ def is_of_the_picture(error: QCError) -> bool:
 
 
 def score_here(
-    store: Store, settings: Settings, judge: Judge, originals: Originals
+    store: Store, settings: Settings, judge: "Judge", originals: Originals
 ) -> ShadowEngine:
     """The engine of this process: decoding in a child, one picture at a time."""
+    # Who only compares what is scored need not load the networks' libraries.
+    from qc_daemon.score.findings import judge_frames
 
     def run(tasks: Iterable[ShadowTask]) -> Iterator[ShadowResult]:
         with DecodeProcess.of(settings.score) as decoder:
