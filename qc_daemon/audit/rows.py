@@ -180,18 +180,19 @@ class RowsBuilder:
         self._digests += sha256(text.encode()).digest()[:16]
 
     def build(self) -> Rows:
-        """The columns of all that was added."""
-        digests = (
-            np.frombuffer(bytes(self._digests), "S16") if self._digests else np.empty(0, "S16")
-        )
-        columns: dict[str, Any] = {
-            name: np.frombuffer(values, np.int64).copy() if len(values) else np.empty(0, np.int64)
-            for name, values in self._integers.items()
-        }
-        columns |= {name: np.array(values, np.float64) for name, values in self._floats.items()}
+        """The columns of all that was added; once, for what was added is given up with it: of a
+        million findings no column is in memory twice."""
+        digests = np.frombuffer(self._digests, "S16") if self._digests else np.empty(0, "S16")
         # What was read first depends on the database; the time and the content do not.
-        order = np.lexsort((digests, columns["second"], columns["day"]))
-        columns = {name: values[order] for name, values in columns.items()}
+        second, day = (np.array(self._integers[name], np.int64) for name in ("second", "day"))
+        order = np.lexsort((digests, second, day))
+        columns = dict[str, Any]()
+        while self._integers:
+            name, integers = self._integers.popitem()
+            columns[name] = np.array(integers, np.int64)[order]
+        while self._floats:
+            name, floats = self._floats.popitem()
+            columns[name] = np.array(floats, np.float64)[order]
         names = {}
         for column in ("person", "device", "site", "bundle"):
             names[column], columns[column] = self._sorted(column, columns[column])
