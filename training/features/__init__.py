@@ -1,0 +1,1 @@
+"""Features of frozen image towers: computed once, kept, searched, and learnt from."""
