@@ -65,7 +65,12 @@ class AdapterConfig:
             raise ValueError("bottleneck and rank are at least 1, dropout below 1")
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"layers": list(self.layers)}
+        """Plain values, by their names."""
+        return asdict(self) | {
+            "kind": self.kind.value,
+            "spectrum": self.spectrum.value,
+            "layers": list(self.layers),
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

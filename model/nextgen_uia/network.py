@@ -43,7 +43,8 @@ class HeadConfig:
             raise ValueError("a head's width is at least 1")
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"classes": list(self.classes)}
+        """Plain values, by their names."""
+        return asdict(self) | {"task": self.task.value, "classes": list(self.classes)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

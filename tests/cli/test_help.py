@@ -78,6 +78,8 @@ NAMES_FILES = {
     "qc-model few-shot",
     "qc-model negatives",
     "qc-model nextgen-uia convert",
+    "qc-model nextgen-uia evaluate",
+    "qc-model train adapter",
     "qc-model train detector",
     "qc-model train dual-branch",
     "qc-model train spatialclip",

@@ -1,0 +1,27 @@
+"""What decides the trainings of NextGen-UIA's adapters and heads, as values.
+
+Nothing here imports torch, for `qc-model --help` reads it.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class HeadRecipe:
+    """What decides the training of a head, beside its pictures, tower and adapters."""
+
+    epochs: int = 200  # Each has every picture once, but for the rest of a batch.
+    batch: int = 32  # Pictures a step.
+    learning_rate: float = 1e-4  # Highest one, of AdamW with betas 0.9 and 0.95; then a cosine.
+    weight_decay: float = 0.01  # Of matrices; vectors have none.
+    tower_rate: float = 0.1  # Learning rate of a tuned tower, as a share.
+    focal_gamma: float = 2.0  # Exponent of the focal loss of classes.
+    patience: int = 15  # Epochs without a better validation, after which the training ends.
+    augment: bool = True  # Move, scale, mirror and re-tone the pictures.
+    tune_tower: bool = False  # The whole tower learns, not only adapters and head.
+    seed: int = 0  # Of weights, order, augmentation and dropout.
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values under the names that run folders store."""
+        return asdict(self)
