@@ -34,6 +34,9 @@ _UNCLIP = 1.6
 """The core is shrunk from the word by area x (1 - r^2) / perimeter; this grows it back."""
 _MARGIN = 2
 """Pixels beside the word that are blanked too: the soft edges of letters."""
+_SURROUNDINGS, _GAIN, _MIDDLE = 5.0, 3.0, 90.0
+"""Local contrast: the surroundings' standard deviation in pixels, wider than a letter's stroke, and
+the grey levels that a difference is drawn with."""
 _MIN_SIDE = 2
 """A core with a side below so many pixels is a speck."""
 _MAX_HEIGHT, _MAX_HEIGHT_SHARE = 20, 1 / 14
@@ -52,11 +55,18 @@ class TextDetector:
             raise QCError(ErrorCode.NOT_AVAILABLE, f"{path.name} is no text detector") from error
 
     def find_words(self, pixels: Pixels) -> list[PixelBox]:
-        """A box around each word in an RGB picture, with a margin; boxes may overlap."""
+        """A box around each word in an RGB picture, with a margin; boxes may overlap.
+
+        Raises QCError NOT_AVAILABLE where the network fails, as without memory.
+        """
         rows, columns = pixels.shape[:2]
         scale = min(1.0, (_MOST_PIXELS / (rows * columns)) ** 0.5)
-        probabilities = self._probabilities(_scaled(pixels, scale))
-        return [_picture_box(box, scale, rows, columns) for box in _iter_words(probabilities)]
+        scaled = _scaled(pixels, scale)
+        return [
+            _picture_box(box, scale, rows, columns)
+            for view in (scaled, _local_contrast(scaled))
+            for box in _iter_words(self._probabilities(view))
+        ]
 
     def _probabilities(self, pixels: Pixels) -> npt.NDArray[np.float32]:
         rows, columns = pixels.shape[:2]
@@ -71,8 +81,11 @@ class TextDetector:
         # Grey levels 0..255 to -1..1, in the order blue, green, red.
         half = 127.5
         blob = cv2.dnn.blobFromImage(padded, 1 / half, mean=(half, half, half))
-        self._network.setInput(blob)
-        answer: npt.NDArray[np.float32] = self._network.forward()[0, 0]
+        try:
+            self._network.setInput(blob)
+            answer: npt.NDArray[np.float32] = self._network.forward()[0, 0]
+        except cv2.error as error:
+            raise QCError(ErrorCode.NOT_AVAILABLE, "the text detector fails on it") from error
         return answer[:rows, :columns]
 
 
@@ -97,6 +110,13 @@ def _scaled(pixels: Pixels, scale: float) -> Pixels:
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
+def _local_contrast(pixels: Pixels) -> Pixels:
+    """What differs from its surroundings: letters across tissue that is as bright as they are."""
+    levels = pixels.astype(np.float32)
+    differences = levels - cv2.GaussianBlur(levels, (0, 0), _SURROUNDINGS)
+    return np.asarray(np.clip(_GAIN * differences + _MIDDLE, 0, 255), np.uint8)
+
+
 def _iter_words(probabilities: npt.NDArray[np.float32]) -> Iterator[PixelBox]:
     """The boxes of words whose cores the map shows, upright also around a slanting word."""
     core = (probabilities > _PIXEL_PROBABILITY).astype(np.uint8)
@@ -113,12 +133,11 @@ def _iter_words(probabilities: npt.NDArray[np.float32]) -> Iterator[PixelBox]:
             continue
         growth = round(width * height * _UNCLIP / (2 * (width + height))) + _MARGIN
         (x0, y0), (x1, y1) = corners.min(axis=0), corners.max(axis=0)
-        yield (
-            int(np.floor(x0)) - growth,
-            int(np.floor(y0)) - growth,
-            int(np.ceil(x1)) + 1 + growth,
-            int(np.ceil(y1)) + 1 + growth,
-        )
+        left, right = int(np.floor(x0)) - growth, int(np.ceil(x1)) + 1 + growth
+        top, bottom = int(np.floor(y0)) - growth, int(np.ceil(y1)) + 1 + growth
+        # Its neighbours in the line may be lost in bright tissue.
+        beside = min(bottom - top, right - left)
+        yield left - beside, top, right + beside, bottom
 
 
 def _mean(probabilities: npt.NDArray[np.float32], corners: npt.NDArray[np.float32]) -> float:

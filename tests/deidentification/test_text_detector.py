@@ -43,6 +43,24 @@ def test_tissue_without_words_stays(detector: TextDetector) -> None:
     assert covered_share((0, 0, 320, 320), words, pixels.shape) < 0.02
 
 
+def test_a_word_is_covered_with_its_neighbours_in_the_line_and_a_head_is_no_word(
+    detector: TextDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = np.zeros((300, 400), np.float32)
+    shown[100:106, 200:240] = 0.9
+    monkeypatch.setattr(detector, "_probabilities", lambda _pixels: shown)
+    pixels = np.zeros((300, 400, 3), np.uint8)
+    ((x0, y0, x1, y1),) = set(detector.find_words(pixels))
+    # Half as high again above and below the core, and a letter's height and more beside it.
+    assert (y0, y1) == (94, 112)
+    assert (x0, x1) == (200 - 6 - 18, 240 + 6 + 18)
+    shown[:] = 0
+    shown[100:200, 150:290] = 1.0
+    shown[20, 20] = 1.0
+    shown[40:46, 40:80] = 0.35
+    assert detector.find_words(pixels) == []
+
+
 def test_a_large_picture_is_read_smaller(
     detector: TextDetector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
