@@ -21,7 +21,7 @@ from pydicom.uid import (
 )
 
 from detector.anatomy import View
-from tests.support.command_line import qc_daemon
+from tests.support.command_line import qc_daemon_here
 from training.phantom import make
 
 
@@ -115,7 +115,7 @@ def objects_by_file(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[
     exif[0x0112] = 6
     turned = Image.fromarray(VIEW).transpose(Image.Transpose.ROTATE_90)
     turned.save(folder / "turned.png", exif=exif)
-    process = qc_daemon("score", folder, "--format", "jsonl")
+    process = qc_daemon_here("score", folder, "--format", "jsonl")
     lines: dict[str, list[dict[str, Any]]] = {"status": [{"status": process.returncode}]}
     for line in map(json.loads, process.stdout.splitlines()):
         lines.setdefault(Path(line["source"]).stem, []).append(line)

@@ -13,7 +13,7 @@ from detector.errors import QCError
 from detector.frame import Frame, Region
 from model.bundle.bundle import Bundle
 from model.judge import Judge
-from tests.support.command_line import qc_model
+from tests.support.command_line import qc_model, qc_model_here
 from training.data import splits
 from training.data.samples import read_samples
 from training.evaluation.ablation import ABLATIONS, ablate
@@ -127,7 +127,7 @@ def test_held_out_evaluates_only_those_groups(shared_data: Path, tmp_path: Path)
     ],
 )
 def test_wrong_usage_is_one_line(arguments: list[str], message: str) -> None:
-    process = qc_model("evaluate", *arguments)
+    process = qc_model_here("evaluate", *arguments)
     assert process.returncode == 2
     assert message in process.stderr
     assert "Traceback" not in process.stderr
