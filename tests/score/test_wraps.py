@@ -3,8 +3,6 @@ change what is said of it."""
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from pydicom.uid import (
 
 from detector.frame import Pixels
 from detector.imaging.picture_file import read_picture
+from tests.support.command_line import qc_daemon_here
 from training.data.fetus_framework import read_fetus_framework
 
 LOSSLESS = ("rgb", "region", "cine")
@@ -77,8 +76,8 @@ def scored(folder: Path, pictures: list[Path], ways: tuple[str, ...]) -> dict[tu
         for how in ways:
             file = folder / f"{path.stem}.{how}.dcm"
             wrapped(pixels, how).save_as(file, enforce_file_format=True)
-    command = [sys.executable, "-P", "-m", "qc_daemon", "score", str(folder), "--format", "jsonl"]
-    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    process = qc_daemon_here("score", folder, "--format", "jsonl")
+    assert process.returncode == 0, process.stderr
     findings: dict[tuple[str, str], Any] = {}
     for line in map(json.loads, process.stdout.splitlines()):
         name, how, _ = Path(line["source"]).name.split(".")
