@@ -23,8 +23,8 @@ _RESAMPLES, _SEED = 10_000, 42
 BRAIN_NOTE = (
     "The published table has 70.15 %. No mean of the published predictions is 0.7015 (macro-F1"
     " {f1}, macro precision {precision}, macro recall {recall}, accuracy {accuracy}, weighted F1"
-    " {weighted}); it lies within the interval of their macro-F1, so the table is of other"
-    " predictions than those published, of another run or other prompts."
+    " {weighted}). It lies within the interval of their macro-F1: perhaps the table is of another"
+    " run or other prompts."
 )
 
 
