@@ -25,3 +25,21 @@ class HeadRecipe:
     def to_json(self) -> dict[str, Any]:
         """Plain values under the names that run folders store."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionRecipe:
+    """What decides the tuning of adapters on captions, beside the pairs, the CLIP and the adapters.
+    The published values."""
+
+    epochs: int = 32  # Each has every pair once, but for the rest of a batch.
+    batch: int = 64  # Pairs a step: each picture is told apart from so many captions.
+    learning_rate: float = 1e-4  # Highest one, of AdamW with betas 0.9 and 0.95; then a cosine.
+    weight_decay: float = 0.01  # Of matrices; vectors have none.
+    temperature: float = 0.07  # Fixed.
+    patience: int = 10  # Epochs without a lower validation loss, after which the training ends.
+    seed: int = 0  # Of weights, order and dropout.
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values under the names that run folders store."""
+        return asdict(self)

@@ -14,7 +14,7 @@ from detector import console
 from detector.errors import ErrorCode, QCError
 from detector.version_option import add_version
 from training import recipes
-from training.commands import dual_branch, fetalclip, nextgen_uia
+from training.commands import captions, dual_branch, fetalclip, nextgen_uia
 from training.commands.embed import embed, search
 from training.commands.gestational_age import gestational_age
 from training.commands.options import typed_command
@@ -43,6 +43,8 @@ app.add_typer(phantom_app, name="phantom")
 app.add_typer(fetalclip.app, name="fetalclip")
 app.add_typer(nextgen_uia.app, name="nextgen-uia")
 train.command("adapter")(nextgen_uia.train)
+train.command("captions")(captions.train)
+nextgen_uia.app.command("retrieval")(captions.retrieval)
 app.command("zero-shot")(zero_shot)
 app.command()(embed)
 app.command()(search)

@@ -79,6 +79,8 @@ NAMES_FILES = {
     "qc-model negatives",
     "qc-model nextgen-uia convert",
     "qc-model nextgen-uia evaluate",
+    "qc-model nextgen-uia retrieval",
+    "qc-model train captions",
     "qc-model train adapter",
     "qc-model train detector",
     "qc-model train dual-branch",

@@ -2,8 +2,6 @@
 
 import json
 import math
-import shlex
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +10,7 @@ import typer
 
 from detector.console import UsageError
 from training.adapter_recipes import HeadRecipe
+from training.commands.options import typed_command
 
 if TYPE_CHECKING:
     from training.data.lesions import Lesion
@@ -226,7 +225,7 @@ def train(
         adapters=adapters,
         start=begin_with,
         resume=resume,
-        command=_typed_command(),
+        command=typed_command(),
     )
     answer = {name: facts[name] for name in ("best epoch", "learnt parameters")}
     typer.echo(json.dumps(answer | {"validation": facts["validation"]["score"]}, indent=1))
@@ -306,7 +305,7 @@ def evaluate(
         figures = evaluate_head(network, held, batch, masks)
     except SampleError as error:
         raise UsageError(str(error)) from None
-    figures |= {"data sha256": lesions.lesions_hash(pictures), "command": _typed_command()}
+    figures |= {"data sha256": lesions.lesions_hash(pictures), "command": typed_command()}
     text = json.dumps(figures, indent=1)
     typer.echo(text)
     if out is not None:
@@ -418,9 +417,3 @@ def _refuse_learnt(run: Path, pictures: "list[Lesion]") -> None:
                 f"{lesion.location}: the head learnt from {lesion.image.name}: give the --seed,"
                 " --held-out and --validation of its training, or --with-learnt"
             )
-
-
-def _typed_command() -> str:
-    """The command as it can be typed again, without the folders of this machine."""
-    names = (Path(each).name if each.startswith("/") else each for each in sys.argv[1:])
-    return shlex.join(["qc-model", *names])

@@ -1,6 +1,5 @@
 """Losses of NextGen-UIA's heads, of logits whose softmax is what is scored."""
 
-import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
@@ -23,11 +22,3 @@ def dice_ce_loss(logits: Tensor, target: Tensor) -> Tensor:
     total = (probability.square() + truth.square()).sum((-2, -1))
     dice = (2 * both + _SMOOTH) / (total + _SMOOTH)
     return 1 - dice.mean() + cross_entropy(logits.float(), target)
-
-
-def contrastive_loss(images: Tensor, texts: Tensor, temperature: float) -> Tensor:
-    """() symmetric InfoNCE (Radford et al. 2021) of features (B, d) of unit length; row i of one
-    belongs to row i of the other."""
-    logits = images @ texts.T / temperature
-    rows = torch.arange(len(logits), device=logits.device)
-    return (cross_entropy(logits, rows) + cross_entropy(logits.T, rows)) / 2

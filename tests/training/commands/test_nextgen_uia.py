@@ -94,3 +94,19 @@ def test_one_source_of_pictures_has_to_be_given(tmp_path: Path, clip: Path) -> N
         run(*command)
     with pytest.raises(UsageError, match="--data and --dataset go together"):
         run(*command, "--data", tmp_path)
+
+
+def test_adapters_are_tuned_on_captions_and_judged_by_retrieval(tmp_path: Path, clip: Path) -> None:
+    data = write_published(tmp_path / "data") / "all"
+    rows = [f"{path.name},a picture of case {path.stem}" for path in (data / "images").iterdir()]
+    (data / "pairs.csv").write_text("\n".join(["filename,Caption", *sorted(rows)]) + "\n")
+    pairs, out = ["--model", clip, "--captions", data / "pairs.csv", "--device", "cpu"], "tuned"
+    options = ["--epochs", 1, "--batch", 4, "--validation", 0.3, "--last", 1]
+    answer = json.loads(run("train", "captions", *pairs, "--out", tmp_path / out, *options))
+    assert answer["best epoch"] == 1
+    assert read_trained(tmp_path / out).adapters == AdapterConfig(Kind.HYBRID, (1,))
+    figures = json.loads(run("nextgen-uia", "retrieval", *pairs, "--adapters", tmp_path / out))
+    assert figures["pairs"] == 16
+    assert 0 <= figures["rSum"] <= 600
+    with pytest.raises(UsageError, match="nothing would learn"):
+        run("train", "captions", *pairs, "--out", tmp_path / "b", "--adapter", "none")

@@ -18,7 +18,7 @@ from tests.support.towers import vision_tower
 from training.adapter_recipes import HeadRecipe
 from training.data.lesions import Lesion, part, read_published
 from training.train import nextgen_uia
-from training.train.adapter_losses import contrastive_loss, dice_ce_loss, focal_loss
+from training.train.adapter_losses import dice_ce_loss, focal_loss
 from training.train.nextgen_uia import Pictures, augment, predict, train_head
 
 RECIPE = HeadRecipe(epochs=3, batch=4, learning_rate=3e-3)
@@ -172,10 +172,3 @@ def test_dice_loss_is_nothing_for_a_perfect_mask_and_one_for_a_wrong_one() -> No
     right = torch.stack([1 - target, target], 1).float() * 60 - 30
     assert float(dice_ce_loss(right, target)) == pytest.approx(0, abs=1e-4)
     assert float(dice_ce_loss(-right, target)) == pytest.approx(1 + 60, abs=0.1)
-
-
-def test_contrastive_loss_is_symmetric() -> None:
-    a = torch.nn.functional.normalize(torch.randn(5, 8), dim=-1)
-    b = torch.nn.functional.normalize(torch.randn(5, 8), dim=-1)
-    assert torch.allclose(contrastive_loss(a, b, 0.07), contrastive_loss(b, a, 0.07))
-    assert contrastive_loss(a, a, 0.07) < contrastive_loss(a, b, 0.07)
